@@ -1,0 +1,20 @@
+//! A lab for a Windows Filtering Platform driver, on Linux.
+//!
+//! It loads the shipping `.sys`, gives it an NT kernel and a filter engine, and
+//! puts it between real scanners and a TCP host.
+//!
+//! | module | guarantee |
+//! |---|---|
+//! | [`setup`] | what the lab needs on the machine, and the build of the driver |
+//! | [`image`] | maps the unchanged PE, names its code from the PDB; raw memory |
+//! | [`nt`] | ntoskrnl, fwpkclnt and ndis as the driver imports them; raw memory |
+//! | [`exports`] | one table of everything a driver can import |
+//! | [`verifier`] | Driver Verifier's rules, each with its bugcheck code |
+//! | [`wfp`] | the filter engine, pure Rust without unsafe |
+//! | [`host`] | a TCP host that walks the layers in the documented order |
+//! | [`wire`] | TUN device in a network namespace, packet recording |
+//! | [`report`] | what people read |
+//! | [`commands`] | `cargo lab …` |
+
+pub mod status;
+pub mod wfp;

@@ -1,0 +1,107 @@
+//! NTSTATUS values, as `ntstatus.h` names them.
+
+use std::fmt;
+
+/// An NTSTATUS. Negative values are errors (`NT_SUCCESS` is `>= 0`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[must_use]
+pub struct Status(pub i32);
+
+macro_rules! statuses {
+    ($($name:ident = $value:literal;)*) => {
+        #[allow(missing_docs, reason = "the names are ntstatus.h's own")]
+        impl Status {
+            $(pub const $name: Self = Self($value as u32 as i32);)*
+            /// Every status the lab uses, with the name `ntstatus.h` gives it.
+            pub const ALL: &'static [(&'static str, Self)] = &[
+                $((concat!("STATUS_", stringify!($name)), Self::$name),)*
+            ];
+        }
+    };
+}
+
+statuses! {
+    SUCCESS = 0;
+    PENDING = 0x103;
+    OBJECT_NAME_EXISTS = 0x4000_0000;
+    BUFFER_OVERFLOW = 0x8000_0005;
+    DEVICE_BUSY = 0x8000_0011;
+    UNSUCCESSFUL = 0xC000_0001;
+    NOT_IMPLEMENTED = 0xC000_0002;
+    INVALID_HANDLE = 0xC000_0008;
+    INVALID_PARAMETER = 0xC000_000D;
+    BUFFER_TOO_SMALL = 0xC000_0023;
+    OBJECT_TYPE_MISMATCH = 0xC000_0024;
+    OBJECT_NAME_NOT_FOUND = 0xC000_0034;
+    OBJECT_NAME_COLLISION = 0xC000_0035;
+    INSUFFICIENT_RESOURCES = 0xC000_009A;
+    NOT_FOUND = 0xC000_0225;
+    FWP_CALLOUT_NOT_FOUND = 0xC022_0001;
+    FWP_CONDITION_NOT_FOUND = 0xC022_0002;
+    FWP_FILTER_NOT_FOUND = 0xC022_0003;
+    FWP_LAYER_NOT_FOUND = 0xC022_0004;
+    FWP_PROVIDER_NOT_FOUND = 0xC022_0005;
+    FWP_SUBLAYER_NOT_FOUND = 0xC022_0007;
+    FWP_NOT_FOUND = 0xC022_0008;
+    FWP_ALREADY_EXISTS = 0xC022_0009;
+    FWP_IN_USE = 0xC022_000A;
+    FWP_DYNAMIC_SESSION_IN_PROGRESS = 0xC022_000B;
+    FWP_WRONG_SESSION = 0xC022_000C;
+    FWP_NO_TXN_IN_PROGRESS = 0xC022_000D;
+    FWP_TXN_IN_PROGRESS = 0xC022_000E;
+    FWP_TXN_ABORTED = 0xC022_000F;
+    FWP_SESSION_ABORTED = 0xC022_0010;
+    FWP_INCOMPATIBLE_TXN = 0xC022_0011;
+    FWP_TIMEOUT = 0xC022_0012;
+    FWP_NET_EVENTS_DISABLED = 0xC022_0013;
+    FWP_INCOMPATIBLE_LAYER = 0xC022_0014;
+    FWP_KM_CLIENTS_ONLY = 0xC022_0015;
+    FWP_LIFETIME_MISMATCH = 0xC022_0016;
+    FWP_BUILTIN_OBJECT = 0xC022_0017;
+    FWP_NOTIFICATION_DROPPED = 0xC022_0019;
+    FWP_NULL_POINTER = 0xC022_001C;
+    FWP_INVALID_ENUMERATOR = 0xC022_001D;
+    FWP_INVALID_FLAGS = 0xC022_001E;
+    FWP_INVALID_RANGE = 0xC022_0020;
+    FWP_NULL_DISPLAY_NAME = 0xC022_0023;
+    FWP_INVALID_ACTION_TYPE = 0xC022_0024;
+    FWP_INVALID_WEIGHT = 0xC022_0025;
+    FWP_MATCH_TYPE_MISMATCH = 0xC022_0026;
+    FWP_TYPE_MISMATCH = 0xC022_0027;
+    FWP_OUT_OF_BOUNDS = 0xC022_0028;
+    FWP_RESERVED = 0xC022_0029;
+    FWP_DUPLICATE_CONDITION = 0xC022_002A;
+    FWP_ACTION_INCOMPATIBLE_WITH_LAYER = 0xC022_002C;
+    FWP_ACTION_INCOMPATIBLE_WITH_SUBLAYER = 0xC022_002D;
+    FWP_CALLOUT_NOTIFICATION_FAILED = 0xC022_0037;
+    FWP_CANNOT_PEND = 0xC022_0103;
+}
+
+impl Status {
+    /// Whether `NT_SUCCESS` holds.
+    pub fn is_success(self) -> bool {
+        self.0 >= 0
+    }
+
+    /// `Ok` for a success status, the status itself otherwise.
+    pub fn to_result(self) -> Result<(), Status> {
+        if self.is_success() { Ok(()) } else { Err(self) }
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match Self::ALL.iter().find(|(_, status)| status == self) {
+            Some((name, _)) => f.write_str(name),
+            None => write!(f, "NTSTATUS {:#010x}", self.0 as u32),
+        }
+    }
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::error::Error for Status {}

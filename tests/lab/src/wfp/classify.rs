@@ -1,0 +1,206 @@
+//! What goes into a classify, and what comes out.
+
+use super::{Guid, Value};
+use crate::status::Status;
+
+/// A run-time layer id (`FWPS_BUILTIN_LAYERS`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LayerId(pub u16);
+
+/// A data flow's handle (`FWPS_METADATA_FIELD_FLOW_HANDLE`); never 0.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct FlowHandle(pub u64);
+
+/// `FWPS_DISCARD_METADATA0`: module, reason within it, and the filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Discard {
+    /// `FWPS_DISCARD_MODULE0`: 0 network, 1 transport, 2 general.
+    pub module: u32,
+    /// `IP_DISCARD_REASON`, `INET_DISCARD_REASON` or `FWPS_GENERAL_DISCARD_REASON0`.
+    pub reason: u32,
+    /// The filter that dropped, 0 if none.
+    pub filter_id: u64,
+}
+
+/// The metadata a host offers. `Some` sets the field's bit in
+/// `currentMetadataValues`; sizes are in bytes.
+#[derive(Clone, Debug, Default)]
+#[allow(
+    missing_docs,
+    reason = "the names are those of FWPS_INCOMING_METADATA_VALUES0"
+)]
+pub struct Metadata {
+    pub discard: Option<Discard>,
+    pub flow_handle: Option<FlowHandle>,
+    pub ip_header_size: Option<u32>,
+    pub transport_header_size: Option<u32>,
+    pub process_path: Option<std::sync::Arc<[u8]>>,
+    pub process_id: Option<u64>,
+    pub token: Option<u64>,
+    pub system_flags: Option<u32>,
+    pub compartment_id: Option<u32>,
+    pub path_mtu: Option<u32>,
+    pub completion_handle: Option<u64>,
+    pub transport_endpoint_handle: Option<u64>,
+    pub parent_endpoint_handle: Option<u64>,
+    pub remote_scope_id: Option<u32>,
+    pub packet_direction: Option<u32>,
+    pub icmp_id_and_sequence: Option<u32>,
+    pub sub_process_tag: Option<u32>,
+    /// `FWPS_METADATA_FIELD_ALE_CLASSIFY_REQUIRED`, a bit without a field.
+    pub ale_classify_required: bool,
+}
+
+/// A packet handed over as a NET_BUFFER_LIST.
+#[derive(Clone, Copy, Debug)]
+pub struct Packet<'a> {
+    /// The whole packet from its IP header on (from the transport header on
+    /// where an outbound layer precedes the IP header).
+    pub bytes: &'a [u8],
+    /// Where the NET_BUFFER's data starts, in bytes into `bytes`.
+    pub data_start: usize,
+}
+
+/// `layerData` by kind of layer.
+#[derive(Clone, Copy, Debug)]
+pub enum LayerData<'a> {
+    /// NULL.
+    None,
+    /// A NET_BUFFER_LIST.
+    Packet(Packet<'a>),
+    /// An `FWPS_STREAM_CALLOUT_IO_PACKET0` over these stream bytes.
+    Stream {
+        /// The bytes indicated, possibly none (a FIN).
+        bytes: &'a [u8],
+        /// `FWPS_STREAM_FLAG_*`.
+        flags: u32,
+    },
+}
+
+/// One indication to the engine.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// The layer.
+    pub layer: LayerId,
+    /// The layer's data fields in index order, all of them.
+    pub values: &'a [Value],
+    /// Metadata.
+    pub metadata: &'a Metadata,
+    /// `layerData`.
+    pub data: LayerData<'a>,
+}
+
+/// `FWP_ACTION_TYPE`; a foreign value, so any number may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names are fwptypes.h's own")]
+pub struct ActionType(pub u32);
+
+#[allow(missing_docs, reason = "the names are fwptypes.h's own")]
+impl ActionType {
+    pub const BLOCK: Self = Self(0x1001);
+    pub const PERMIT: Self = Self(0x1002);
+    pub const CALLOUT_TERMINATING: Self = Self(0x5003);
+    pub const CALLOUT_INSPECTION: Self = Self(0x6004);
+    pub const CALLOUT_UNKNOWN: Self = Self(0x4005);
+    pub const CONTINUE: Self = Self(0x2006);
+    pub const NONE: Self = Self(0x0007);
+    pub const NONE_NO_MATCH: Self = Self(0x0008);
+}
+
+/// `FWPS_RIGHT_ACTION_WRITE`.
+pub const RIGHT_ACTION_WRITE: u32 = 1;
+/// `FWPS_CLASSIFY_OUT_FLAG_ABSORB`.
+pub const CLASSIFY_OUT_FLAG_ABSORB: u32 = 1;
+
+/// `FWPS_CLASSIFY_OUT0`, the part a callout may write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClassifyOut {
+    /// `actionType`.
+    pub action: ActionType,
+    /// `rights`.
+    pub rights: u32,
+    /// `flags`.
+    pub flags: u32,
+}
+
+/// A filter as a callout sees it (`FWPS_FILTER3`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are those of FWPS_FILTER3")]
+pub struct RuntimeFilter {
+    pub filter_id: u64,
+    pub weight: u64,
+    pub sublayer_weight: u16,
+    /// `FWPS_FILTER_FLAG_*`.
+    pub flags: u16,
+    pub action: ActionType,
+    pub callout_id: u32,
+    pub layer: LayerId,
+    pub raw_context: u64,
+}
+
+/// `FWPS_CALLOUT_NOTIFY_TYPE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are fwpsk.h's own")]
+pub enum NotifyType {
+    AddFilter = 0,
+    DeleteFilter = 1,
+    AddFilterPostCommit = 2,
+}
+
+/// A callout's functions, as a driver registered them.
+///
+/// The engine calls them without holding any lock of its own, so they may call
+/// back into it.
+pub trait CalloutDriver: Send + Sync {
+    /// `classifyFn`.
+    fn classify(
+        &self,
+        request: &Request<'_>,
+        filter: &RuntimeFilter,
+        flow_context: u64,
+        out: &mut ClassifyOut,
+    );
+    /// `notifyFn`; the key is `None` for a delete.
+    fn notify(&self, kind: NotifyType, key: Option<Guid>, filter: &RuntimeFilter) -> Status;
+    /// Whether the callout has a `flowDeleteFn`.
+    fn has_flow_delete(&self) -> bool;
+    /// `flowDeleteFn`.
+    fn flow_delete(&self, layer: LayerId, callout_id: u32, flow_context: u64);
+}
+
+/// One call of a `classifyFn`, with what it changed.
+#[derive(Clone, Debug)]
+pub struct Invocation {
+    /// Run-time id of the callout.
+    pub callout_id: u32,
+    /// Its `calloutKey`.
+    pub callout_key: Guid,
+    /// The filter that led to it.
+    pub filter_id: u64,
+    /// `FWPS_CLASSIFY_OUT0` as the callout got it.
+    pub before: ClassifyOut,
+    /// The same as the callout left it.
+    pub after: ClassifyOut,
+}
+
+/// What the engine decided.
+#[derive(Clone, Debug)]
+pub struct Decision {
+    /// `BLOCK` or `PERMIT`.
+    pub action: ActionType,
+    /// The right to change it was cleared.
+    pub hard: bool,
+    /// The block came with ABSORB: no discard layer, no audit.
+    pub absorbed: bool,
+    /// The filter that decided, `None` where nothing did.
+    pub filter_id: Option<u64>,
+    /// Every `classifyFn` called, in order.
+    pub invocations: Vec<Invocation>,
+}
+
+impl Decision {
+    /// Whether the packet or operation is stopped here.
+    pub fn blocked(&self) -> bool {
+        self.action == ActionType::BLOCK
+    }
+}
