@@ -25,10 +25,7 @@ pub struct Discard {
 /// The metadata a host offers. `Some` sets the field's bit in
 /// `currentMetadataValues`; sizes are in bytes.
 #[derive(Clone, Debug, Default)]
-#[allow(
-    missing_docs,
-    reason = "the names are those of FWPS_INCOMING_METADATA_VALUES0"
-)]
+#[allow(missing_docs, reason = "the names are those of FWPS_INCOMING_METADATA_VALUES0")]
 pub struct Metadata {
     pub discard: Option<Discard>,
     pub flow_handle: Option<FlowHandle>,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::{
-    Callout, CalloutDriver, Change, Decision, Filter, FlowHandle, Guid, LayerId, LayerInfo,
-    Provider, Request, Session, Sublayer,
+    Callout, CalloutDriver, Change, Decision, Filter, FlowHandle, Guid, LayerId, LayerInfo, Provider,
+    Request, Session, Sublayer,
 };
 use crate::status::Status;
 
@@ -148,13 +148,7 @@ impl Engine {
     pub fn flow_end(&self, flow: FlowHandle) {
         todo!()
     }
-    pub fn flow_associate(
-        &self,
-        flow: FlowHandle,
-        layer: LayerId,
-        callout_id: u32,
-        context: u64,
-    ) -> Status {
+    pub fn flow_associate(&self, flow: FlowHandle, layer: LayerId, callout_id: u32, context: u64) -> Status {
         todo!()
     }
     pub fn flow_remove(&self, flow: FlowHandle, layer: LayerId, callout_id: u32) -> Status {

@@ -110,36 +110,17 @@ pub struct Filter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant is named after its function")]
 pub enum Change {
-    CalloutRegister {
-        key: Guid,
-        id: u32,
-    },
-    CalloutUnregister {
-        key: Guid,
-        id: u32,
-    },
+    CalloutRegister { key: Guid, id: u32 },
+    CalloutUnregister { key: Guid, id: u32 },
     EngineOpen,
     EngineClose,
     TransactionBegin,
     TransactionCommit,
     TransactionAbort,
-    ProviderAdd {
-        key: Guid,
-    },
-    SublayerAdd {
-        key: Guid,
-    },
-    CalloutAdd {
-        key: Guid,
-        layer: Guid,
-        provider: Option<Guid>,
-    },
-    FilterAdd {
-        key: Guid,
-        layer: Guid,
-        callout: Option<Guid>,
-        provider: Option<Guid>,
-    },
+    ProviderAdd { key: Guid },
+    SublayerAdd { key: Guid },
+    CalloutAdd { key: Guid, layer: Guid, provider: Option<Guid> },
+    FilterAdd { key: Guid, layer: Guid, callout: Option<Guid>, provider: Option<Guid> },
 }
 
 /// A layer as the engine knows it.

@@ -1,0 +1,146 @@
+//! Reads the declarations with bindgen and tells the linker how a driver looks.
+
+use std::path::{Path, PathBuf};
+use std::{env, fs};
+
+/// Every function the driver imports, by the module that exports it.
+///
+/// `tests/lab` holds the linked driver against Microsoft's documentation: the
+/// right module, and present in Windows 10 2004.
+const IMPORTS: &[(&str, &[&str])] = &[
+    (
+        "ntoskrnl.exe",
+        &[
+            "ExAllocatePool2",
+            "ExFreePoolWithTag",
+            "IoAllocateWorkItem",
+            "IoCreateDevice",
+            "IoDeleteDevice",
+            "IoFreeWorkItem",
+            "IoOpenDriverRegistryKey",
+            "IoQueueWorkItem",
+            "KeBugCheckEx",
+            "KeDelayExecutionThread",
+            "KeGetCurrentProcessorNumberEx",
+            "KeInitializeEvent",
+            "KeQueryMaximumProcessorCountEx",
+            "KeSetEvent",
+            "KeWaitForSingleObject",
+            "ZwClose",
+            "ZwQueryValueKey",
+            "memcmp",
+            "memcpy",
+            "memmove",
+            "memset",
+        ],
+    ),
+    (
+        "fwpkclnt.sys",
+        &[
+            "FwpmBfeStateGet0",
+            "FwpmBfeStateSubscribeChanges0",
+            "FwpmBfeStateUnsubscribeChanges0",
+            "FwpmCalloutAdd0",
+            "FwpmEngineClose0",
+            "FwpmEngineOpen0",
+            "FwpmFilterAdd0",
+            "FwpmProviderAdd0",
+            "FwpmSubLayerAdd0",
+            "FwpmTransactionAbort0",
+            "FwpmTransactionBegin0",
+            "FwpmTransactionCommit0",
+            "FwpsCalloutRegister3",
+            "FwpsCalloutUnregisterById0",
+        ],
+    ),
+];
+
+/// Declarations that no imported function mentions.
+const ITEMS: &[&str] = &[
+    "ALL_PROCESSOR_GROUPS",
+    "FILE_DEVICE_.*",
+    "FWPM_.*",
+    "FWPS_.*",
+    "FWP_.*",
+    "KEY_QUERY_VALUE",
+    "KEY_VALUE_PARTIAL_INFORMATION",
+    "MDL_.*",
+    "NET_BUFFER.*",
+    "REG_DWORD",
+    "DRIVER_INITIALIZE",
+    "DRIVER_OBJECT",
+    "KEVENT",
+    "MDL",
+    "_MODE",
+];
+
+fn main() {
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=src/ffi/wdk.h");
+    println!("cargo::rustc-check-cfg=cfg(driver)");
+    // Off Windows only the pure part is built, for its tests.
+    if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("windows") {
+        return;
+    }
+    println!("cargo::rustc-cfg=driver");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    fs::write(out.join("bindings.rs"), bindings(Path::new("src/ffi/wdk.h"))).expect("OUT_DIR can be written");
+    for argument in [
+        "/NODEFAULTLIB",
+        "/ENTRY:DriverEntry",
+        "/SUBSYSTEM:NATIVE,10.00",
+        "/VERSION:10.0",
+        "/OSVERSION:10.0",
+        "/DRIVER:WDM",
+        // Fills in the checksum, which the loader verifies.
+        "/RELEASE",
+        "/OPT:REF,ICF",
+        "/BREPRO",
+        "/PDBALTPATH:hushport.pdb",
+    ] {
+        println!("cargo::rustc-cdylib-link-arg={argument}");
+    }
+}
+
+/// The options are those of wdk-build's `BuilderExt::wdk_default`, so that
+/// either build has the same names and the same enum style.
+fn bindings(header: &Path) -> String {
+    let target = env::var("TARGET").expect("cargo sets TARGET");
+    let mut builder = bindgen::builder()
+        .header(header.to_str().expect("a plain path"))
+        .clang_args([&format!("--target={target}"), "-fno-builtin", "-fms-extensions"])
+        .use_core()
+        .derive_default(true)
+        .generate_cstr(true)
+        .default_enum_style(bindgen::EnumVariation::ModuleConsts)
+        .must_use_type("NTSTATUS")
+        .formatter(bindgen::Formatter::Prettyplease);
+    for item in ITEMS.iter().chain(IMPORTS.iter().flat_map(|(_, functions)| *functions)) {
+        builder = builder.allowlist_item(item);
+    }
+    let text = builder.generate().expect("wdk.h holds together").to_string();
+    linked(&text)
+}
+
+/// Gives every function's block the module it is imported from. bindgen writes
+/// one block for each function.
+fn linked(bindings: &str) -> String {
+    let mut linked = String::with_capacity(bindings.len() * 2);
+    let mut blocks = bindings.split("unsafe extern \"C\" {\n");
+    linked.push_str(blocks.next().unwrap_or_default());
+    for block in blocks {
+        let function = block
+            .split_once("pub fn ")
+            .and_then(|(_, rest)| rest.split_once('('))
+            .map(|(name, _)| name)
+            .expect("a block declares a function");
+        let (module, _) = IMPORTS
+            .iter()
+            .find(|(_, functions)| functions.contains(&function))
+            .unwrap_or_else(|| panic!("{function}: name its module in IMPORTS"));
+        linked.push_str(&format!(
+            "#[link(name = \"{module}\", kind = \"raw-dylib\", modifiers = \"+verbatim\")]\nunsafe extern \"C\" {{\n{block}"
+        ));
+    }
+    linked
+}

@@ -1,0 +1,24 @@
+//! The observing callouts: they count and let everything pass.
+
+use super::{SHARED, Shared};
+use crate::kernel::irql::MaxDispatch;
+use crate::kernel::published::Published;
+use crate::kernel::wfp::callout::{Action, Classify};
+use crate::kernel::wfp::incoming::Incoming;
+use crate::logic::stealth::Verdict;
+
+/// Stands at every layer where nothing is decided.
+pub struct Observe;
+
+impl Classify for Observe {
+    type Shared = Shared;
+
+    fn shared() -> &'static Published<Shared> {
+        &SHARED
+    }
+
+    fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
+        shared.count(incoming, Verdict::Observed, irql);
+        Action::Continue
+    }
+}

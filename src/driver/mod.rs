@@ -1,0 +1,56 @@
+//! WIRING: what is started in which order, and what each callout does.
+#![deny(unsafe_code)]
+
+mod callouts;
+mod counters;
+mod filtering;
+mod policy;
+
+use crate::kernel::device::Device;
+use crate::kernel::entry::{self, DriverObject};
+use crate::kernel::irql::Passive;
+use crate::kernel::per_cpu::PerCpu;
+use crate::kernel::pool::{PoolBox, PoolVec};
+use crate::kernel::published::Publication;
+use crate::kernel::status::Result;
+use crate::kernel::wfp::bfe::Subscription;
+use crate::kernel::wfp::callout::Registration;
+use callouts::{SHARED, Shared};
+use counters::Counters;
+use filtering::Filtering;
+
+/// The running driver. Its fields are in the order in which they are stopped.
+pub struct Driver {
+    filtering: Subscription<Filtering>,
+    callouts: PoolVec<Registration>,
+    shared: Publication<Shared>,
+    device: Device,
+}
+
+impl entry::Driver for Driver {
+    /// What is started before a failure is dropped in reverse.
+    ///
+    /// Success means that the driver protects, or that BFE does not run yet and
+    /// it will as soon as BFE does.
+    fn start(object: &DriverObject, irql: &Passive) -> Result<Self> {
+        let policy = policy::read(object, irql)?;
+        let device = Device::create(object, irql)?;
+        let counters = PerCpu::new(Counters::zero, irql)?;
+        let shared = SHARED.publish(PoolBox::new(Shared { counters, policy })?);
+        let callouts = callouts::register(&device, irql)?;
+        let filtering = Subscription::new(&device, Filtering::new(policy, irql)?, irql)?;
+        filtering.follower().bring_about(irql)?;
+        Ok(Self { filtering, callouts, shared, device })
+    }
+
+    fn stop(self, irql: &Passive) {
+        let Self { filtering, callouts, shared, device } = self;
+        // No more changes of BFE's state, then the session with its objects.
+        filtering.follower().end(irql);
+        drop(filtering);
+        // Waits for classifies, which use what is shared.
+        drop(callouts);
+        drop(shared);
+        drop(device);
+    }
+}

@@ -1,0 +1,27 @@
+//! Macros with casts or suffixes, which bindgen leaves out or mistypes.
+//!
+//! Given once, for a build with the WDK's headers and one without; compared
+//! with the kit's own values by `tests/lab`.
+
+use super::{NTSTATUS, POOL_FLAGS, ULONG};
+
+// ntstatus.h
+pub const STATUS_SUCCESS: NTSTATUS = 0;
+pub const STATUS_DEVICE_BUSY: NTSTATUS = 0x8000_0011_u32 as NTSTATUS;
+pub const STATUS_INVALID_PARAMETER: NTSTATUS = 0xC000_000D_u32 as NTSTATUS;
+pub const STATUS_OBJECT_NAME_NOT_FOUND: NTSTATUS = 0xC000_0034_u32 as NTSTATUS;
+pub const STATUS_INSUFFICIENT_RESOURCES: NTSTATUS = 0xC000_009A_u32 as NTSTATUS;
+pub const STATUS_BUFFER_OVERFLOW: NTSTATUS = 0x8000_0005_u32 as NTSTATUS;
+pub const STATUS_BUFFER_TOO_SMALL: NTSTATUS = 0xC000_0023_u32 as NTSTATUS;
+pub const STATUS_FWP_IN_USE: NTSTATUS = 0xC022_000A_u32 as NTSTATUS;
+
+// wdm.h
+pub const POOL_FLAG_NON_PAGED: POOL_FLAGS = 0x40;
+pub const POOL_FLAG_CACHE_ALIGNED: POOL_FLAGS = 0x08;
+
+/// Bug check 0xE2, `MANUALLY_INITIATED_CRASH` (bugcodes.h): the driver itself
+/// asks for it.
+pub const MANUALLY_INITIATED_CRASH: ULONG = 0xE2;
+
+/// `RPC_C_AUTHN_WINNT` (rpcdce.h), which no kernel header includes.
+pub const RPC_C_AUTHN_WINNT: u32 = 10;

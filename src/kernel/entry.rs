@@ -1,0 +1,114 @@
+//! DriverEntry and DriverUnload around a driver that starts and drops.
+
+use core::cell::UnsafeCell;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::irql::Passive;
+use super::status::Result;
+use crate::ffi;
+
+/// The system's object for this driver.
+pub struct DriverObject(NonNull<ffi::DRIVER_OBJECT>);
+
+impl DriverObject {
+    pub(super) fn as_ptr(&self) -> *mut ffi::DRIVER_OBJECT {
+        self.0.as_ptr()
+    }
+}
+
+/// A driver: started when loaded, stopped when dropped.
+pub trait Driver: Sized + Send + Sync {
+    /// Starts everything, or nothing: what was started before a failure is
+    /// undone.
+    fn start(object: &DriverObject, irql: &Passive) -> Result<Self>;
+    /// Stops everything, in reverse.
+    fn stop(self, irql: &Passive);
+}
+
+/// The place of the one running driver.
+pub struct Instance<D> {
+    running: AtomicBool,
+    driver: UnsafeCell<MaybeUninit<D>>,
+}
+
+// SAFETY: `running` hands the driver from the thread that loads it to the one
+// that unloads it; nobody else looks at it.
+unsafe impl<D: Send> Sync for Instance<D> {}
+
+impl<D: Driver> Instance<D> {
+    /// None yet.
+    pub const fn none() -> Self {
+        Self { running: AtomicBool::new(false), driver: UnsafeCell::new(MaybeUninit::uninit()) }
+    }
+
+    /// DRIVER_INITIALIZE.
+    ///
+    /// # Safety
+    /// The system calls it with its driver object at PASSIVE_LEVEL, and not
+    /// again before [`Self::unload`].
+    pub unsafe fn load(&self, object: *mut ffi::DRIVER_OBJECT, unload: ffi::PDRIVER_UNLOAD) -> ffi::NTSTATUS {
+        let Some(object) = NonNull::new(object) else {
+            return ffi::STATUS_INVALID_PARAMETER;
+        };
+        // SAFETY: DriverEntry is called at PASSIVE_LEVEL (DRIVER_INITIALIZE).
+        let irql = unsafe { Passive::assume() };
+        let driver = match D::start(&DriverObject(object), &irql) {
+            Ok(driver) => driver,
+            Err(status) => return status.code(),
+        };
+        // SAFETY: no driver runs, so nobody else touches its place.
+        unsafe { (*self.driver.get()).write(driver) };
+        self.running.store(true, Ordering::Release);
+        // SAFETY: the driver object is the system's, for DriverEntry to fill in.
+        unsafe { (*object.as_ptr()).DriverUnload = unload };
+        ffi::STATUS_SUCCESS
+    }
+
+    /// DRIVER_UNLOAD.
+    ///
+    /// # Safety
+    /// The system calls it at PASSIVE_LEVEL, when nothing else of the driver
+    /// that [`Self::load`] started is called any more but its callbacks.
+    pub unsafe fn unload(&self) {
+        if self.running.swap(false, Ordering::Acquire) {
+            // SAFETY: `running` says that a driver was written and not yet
+            // taken.
+            let driver = unsafe { (*self.driver.get()).assume_init_read() };
+            // SAFETY: DriverUnload is called at PASSIVE_LEVEL (DRIVER_UNLOAD).
+            let irql = unsafe { Passive::assume() };
+            driver.stop(&irql);
+        }
+    }
+}
+
+/// Makes a [`Driver`] the one that the system loads: defines DriverEntry, which
+/// the linker's /ENTRY names.
+macro_rules! driver_entry {
+    ($driver:ty) => {
+        #[allow(unsafe_code, reason = "the entry point, as src/kernel defines it")]
+        const _: () = {
+            use $crate::{ffi, kernel::entry::Instance};
+
+            static INSTANCE: Instance<$driver> = Instance::none();
+
+            // SAFETY: the one definition of the image's entry point.
+            #[unsafe(no_mangle)]
+            unsafe extern "C" fn DriverEntry(
+                object: *mut ffi::DRIVER_OBJECT,
+                _registry_path: ffi::PUNICODE_STRING,
+            ) -> ffi::NTSTATUS {
+                // SAFETY: the system calls DriverEntry as `load` asks.
+                unsafe { INSTANCE.load(object, Some(driver_unload)) }
+            }
+
+            unsafe extern "C" fn driver_unload(_object: *mut ffi::DRIVER_OBJECT) {
+                // SAFETY: the system calls DriverUnload as `unload` asks.
+                unsafe { INSTANCE.unload() }
+            }
+        };
+    };
+}
+
+pub(crate) use driver_entry;

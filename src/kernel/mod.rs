@@ -1,0 +1,20 @@
+//! SAFE WRAPPERS: the kernel's interface as Rust; the only hand-written unsafe.
+//!
+//! Wrappers keep the C name, recased. What must hold at a call is a type: the
+//! IRQL as a token ([`irql`]), what must be undone as a value that undoes it
+//! when dropped.
+#![allow(unsafe_code, reason = "calls into the kernel and reads what it passes")]
+
+pub mod device;
+pub mod entry;
+pub mod irql;
+pub mod mutex;
+mod panic;
+pub mod per_cpu;
+pub mod pool;
+pub mod published;
+pub mod registry;
+pub mod status;
+pub mod utf16;
+pub mod wfp;
+mod work_item;

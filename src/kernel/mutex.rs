@@ -1,0 +1,87 @@
+//! A lock for threads at PASSIVE_LEVEL, held across calls that block.
+
+use core::cell::UnsafeCell;
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+use core::ptr;
+
+use super::irql::Passive;
+use super::pool::PoolBox;
+use super::status::Result;
+use crate::ffi;
+
+/// A value behind a synchronization event, which lets one waiter through at a
+/// time and, unlike a fast mutex, leaves the IRQL as it is.
+pub struct Mutex<T>(PoolBox<Inner<T>>);
+
+struct Inner<T> {
+    free: UnsafeCell<ffi::KEVENT>,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the event lets one thread at a time to the value.
+unsafe impl<T: Send> Send for Inner<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Inner<T> {}
+
+/// The lock, held.
+#[must_use]
+pub struct Guard<'a, T> {
+    inner: &'a Inner<T>,
+    stays_here: PhantomData<*mut ()>,
+}
+
+impl<T> Mutex<T> {
+    /// Unlocked. The event is linked into lists of waiters, so it lives in pool
+    /// and never moves.
+    pub fn new(value: T, _: &Passive) -> Result<Self> {
+        let free = UnsafeCell::new(ffi::KEVENT::default());
+        let inner = PoolBox::new(Inner { free, value: UnsafeCell::new(value) })?;
+        // SAFETY: the event is in nonpaged pool and nobody waits on it yet.
+        unsafe {
+            ffi::KeInitializeEvent(inner.free.get(), ffi::_EVENT_TYPE::SynchronizationEvent, 1);
+        }
+        Ok(Self(inner))
+    }
+
+    /// Waits until nobody else holds it.
+    pub fn lock<'a>(&'a self, _: &'a Passive) -> Guard<'a, T> {
+        // SAFETY: the event was initialized in `new`; waiting without a timeout
+        // is allowed at PASSIVE_LEVEL, and not alertable it ends in success.
+        let waited = unsafe {
+            ffi::KeWaitForSingleObject(
+                self.0.free.get().cast(),
+                ffi::_KWAIT_REASON::Executive,
+                ffi::_MODE::KernelMode as ffi::KPROCESSOR_MODE,
+                0,
+                ptr::null_mut(),
+            )
+        };
+        debug_assert!(waited == ffi::STATUS_SUCCESS, "nothing else ends this wait");
+        Guard { inner: &self.0, stays_here: PhantomData }
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: this guard holds the lock.
+        unsafe { &*self.inner.value.get() }
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: this guard holds the lock and is borrowed alone.
+        unsafe { &mut *self.inner.value.get() }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: the event was initialized; without Wait the call is allowed
+        // at the PASSIVE_LEVEL at which the lock was taken.
+        let _previous = unsafe { ffi::KeSetEvent(self.inner.free.get(), 0, 0) };
+    }
+}

@@ -1,0 +1,39 @@
+//! What the compiler and the linker want of any program.
+//!
+//! The shipping driver has no path that panics: its linked image holds no
+//! symbol of `core::panicking`, which the tests check.
+
+use core::panic::PanicInfo;
+
+use crate::ffi;
+
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    let location = info.location();
+    let file = location.map_or(core::ptr::null(), |location| location.file().as_ptr());
+    let length = location.map_or(0, |location| location.file().len());
+    let line = location.map_or(0, |location| location.line());
+    // SAFETY: takes numbers only and may be called at any IRQL.
+    unsafe {
+        ffi::KeBugCheckEx(
+            ffi::MANUALLY_INITIATED_CRASH,
+            u32::from_le_bytes(*b"hush").into(),
+            file as ffi::ULONG_PTR,
+            length as ffi::ULONG_PTR,
+            line.into(),
+        )
+    }
+}
+
+/// Tells the C runtime that floating point is in use; there is none here.
+// SAFETY: no other object defines it, for there is no C runtime.
+#[unsafe(no_mangle)]
+static _fltused: i32 = 0;
+
+/// The personality that prebuilt `core` names in its unwind tables; nothing
+/// unwinds under `panic = "abort"`.
+// SAFETY: no other object defines it, for there is no C runtime.
+#[unsafe(no_mangle)]
+extern "C" fn __CxxFrameHandler3() -> i32 {
+    0
+}

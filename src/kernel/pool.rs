@@ -1,0 +1,199 @@
+//! Nonpaged pool, always fallible, under one tag, as aligned as asked for.
+
+use core::marker::PhantomData;
+use core::mem::{align_of, size_of};
+use core::ops::Deref;
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicUsize, Ordering, fence};
+
+use super::status::{Result, Status};
+use crate::ffi;
+
+/// Reads `hush` in a debugger's pool listing.
+const TAG: ffi::ULONG = u32::from_le_bytes(*b"hush");
+
+/// What ExAllocatePool2 aligns to on 64-bit Windows (its documentation).
+const POOL_ALIGNMENT: usize = 16;
+
+/// A block of zeroed pool.
+#[repr(C)]
+struct Block {
+    /// The first byte aligned as asked for.
+    data: NonNull<u8>,
+    /// What the pool gave.
+    base: NonNull<u8>,
+}
+
+impl Block {
+    fn allocate(size: usize, align: usize) -> Result<Self> {
+        let spare = if align > POOL_ALIGNMENT { align - POOL_ALIGNMENT } else { 0 };
+        // The pool takes a request for no bytes as a fault of the caller.
+        let size = size.max(1).checked_add(spare).ok_or(Status::INSUFFICIENT_RESOURCES)?;
+        // SAFETY: size and tag are not zero, and the flags ask for nonpaged
+        // pool, which may be had at any IRQL at which this crate runs.
+        let base = unsafe { ffi::ExAllocatePool2(ffi::POOL_FLAG_NON_PAGED, size as ffi::SIZE_T, TAG) };
+        let base = NonNull::new(base.cast::<u8>()).ok_or(Status::INSUFFICIENT_RESOURCES)?;
+        let offset = base.as_ptr().align_offset(align).min(spare);
+        // SAFETY: `spare` bytes more than `size` were allocated.
+        let data = unsafe { base.add(offset) };
+        Ok(Self { data, base })
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: `base` came from ExAllocatePool2 under this tag and is freed
+        // once, here.
+        unsafe { ffi::ExFreePoolWithTag(self.base.as_ptr().cast(), TAG) };
+    }
+}
+
+/// A value in nonpaged pool, at an address that never changes.
+pub struct PoolBox<T> {
+    block: Block,
+    owns: PhantomData<T>,
+}
+
+// SAFETY: it owns its value as a plain `T` would be owned.
+unsafe impl<T: Send> Send for PoolBox<T> {}
+// SAFETY: it gives out shared references only.
+unsafe impl<T: Sync> Sync for PoolBox<T> {}
+
+impl<T> PoolBox<T> {
+    /// Moves a value into pool.
+    pub fn new(value: T) -> Result<Self> {
+        let block = Block::allocate(size_of::<T>(), align_of::<T>())?;
+        // SAFETY: the block is fresh, large enough and aligned for a `T`.
+        unsafe { block.data.cast::<T>().write(value) };
+        Ok(Self { block, owns: PhantomData })
+    }
+
+    /// Where the value is.
+    pub fn as_ptr(&self) -> *mut T {
+        self.block.data.cast().as_ptr()
+    }
+}
+
+impl<T> Deref for PoolBox<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the block holds a `T` from `new` until drop.
+        unsafe { self.block.data.cast().as_ref() }
+    }
+}
+
+impl<T> Drop for PoolBox<T> {
+    fn drop(&mut self) {
+        // SAFETY: the value was written in `new` and is dropped once, here.
+        unsafe { self.as_ptr().drop_in_place() };
+    }
+}
+
+/// A value in nonpaged pool that lives as long as the last of its owners.
+pub struct PoolArc<T> {
+    counted: core::mem::ManuallyDrop<PoolBox<Counted<T>>>,
+}
+
+struct Counted<T> {
+    owners: AtomicUsize,
+    value: T,
+}
+
+impl<T> PoolArc<T> {
+    /// Moves a value into pool.
+    pub fn new(value: T) -> Result<Self> {
+        let counted = PoolBox::new(Counted { owners: AtomicUsize::new(1), value })?;
+        Ok(Self { counted: core::mem::ManuallyDrop::new(counted) })
+    }
+}
+
+impl<T> Clone for PoolArc<T> {
+    fn clone(&self) -> Self {
+        self.counted.owners.fetch_add(1, Ordering::Relaxed);
+        let PoolBox { block: Block { data, base }, owns }: &PoolBox<Counted<T>> = &self.counted;
+        let counted = PoolBox { block: Block { data: *data, base: *base }, owns: *owns };
+        Self { counted: core::mem::ManuallyDrop::new(counted) }
+    }
+}
+
+impl<T> Deref for PoolArc<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.counted.value
+    }
+}
+
+impl<T> Drop for PoolArc<T> {
+    fn drop(&mut self) {
+        if self.counted.owners.fetch_sub(1, Ordering::Release) == 1 {
+            fence(Ordering::Acquire);
+            // SAFETY: this was the last owner, and each drops its share once.
+            unsafe { core::mem::ManuallyDrop::drop(&mut self.counted) };
+        }
+    }
+}
+
+/// A list of at most so many values, all of its memory taken at the start.
+///
+/// Dropped from its end, so that what came last goes first.
+pub struct PoolVec<T> {
+    block: Block,
+    length: usize,
+    capacity: usize,
+    owns: PhantomData<T>,
+}
+
+// SAFETY: it owns its values as a plain array would.
+unsafe impl<T: Send> Send for PoolVec<T> {}
+// SAFETY: shared, it gives out shared references only.
+unsafe impl<T: Sync> Sync for PoolVec<T> {}
+
+impl<T> PoolVec<T> {
+    /// An empty list with room for `capacity` values.
+    pub fn with_capacity(capacity: usize) -> Result<Self> {
+        let size = size_of::<T>().checked_mul(capacity).ok_or(Status::INSUFFICIENT_RESOURCES)?;
+        let block = Block::allocate(size, align_of::<T>())?;
+        Ok(Self { block, length: 0, capacity, owns: PhantomData })
+    }
+
+    /// Adds a value; a full list refuses it.
+    pub fn push(&mut self, value: T) -> Result {
+        if self.length == self.capacity {
+            return Err(Status::INSUFFICIENT_RESOURCES);
+        }
+        // SAFETY: the block has room for `capacity` values, and length is less.
+        let place = unsafe { self.block.data.cast::<T>().add(self.length) };
+        // SAFETY: nothing lives in that place yet.
+        unsafe { place.write(value) };
+        self.length += 1;
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        self.length = self.length.checked_sub(1)?;
+        // SAFETY: the block has at least `length` + 1 values.
+        let place = unsafe { self.block.data.cast::<T>().add(self.length) };
+        // SAFETY: the value there was written by `push`, and with the shorter
+        // length nothing else reads it again.
+        Some(unsafe { place.read() })
+    }
+}
+
+impl<T> Deref for PoolVec<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: the first `length` places hold values from `push`.
+        unsafe { core::slice::from_raw_parts(self.block.data.cast().as_ptr(), self.length) }
+    }
+}
+
+impl<T> Drop for PoolVec<T> {
+    fn drop(&mut self) {
+        while let Some(value) = self.pop() {
+            drop(value);
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! A value that callbacks without a context of their own can find.
+
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use super::pool::PoolBox;
+
+/// The place of a value, empty until one is published.
+pub struct Published<T>(AtomicPtr<T>);
+
+/// Keeps the value published, and takes it back when dropped.
+pub struct Publication<T: 'static> {
+    place: &'static Published<T>,
+    value: PoolBox<T>,
+}
+
+impl<T: Sync> Published<T> {
+    /// An empty place.
+    pub const fn empty() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// Shows a value to every callback.
+    pub fn publish(&'static self, value: PoolBox<T>) -> Publication<T> {
+        self.0.store(value.as_ptr(), Ordering::Release);
+        Publication { place: self, value }
+    }
+
+    /// What is published.
+    ///
+    /// # Safety
+    /// The publication outlives `'a`: the caller is a callback whose
+    /// registration is dropped, and drained, before the publication.
+    pub(super) unsafe fn get<'a>(&self) -> Option<&'a T> {
+        let value = self.0.load(Ordering::Acquire);
+        // SAFETY: not null means published, and by this function's contract it
+        // stays so for `'a`.
+        unsafe { value.as_ref() }
+    }
+}
+
+impl<T> core::ops::Deref for Publication<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: 'static> Drop for Publication<T> {
+    fn drop(&mut self) {
+        self.place.0.store(ptr::null_mut(), Ordering::Release);
+    }
+}

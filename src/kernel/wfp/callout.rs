@@ -1,0 +1,134 @@
+//! Callouts: registration, and the thunk that every classify comes through.
+
+use core::ffi::c_void;
+
+use super::guid;
+use super::incoming::Incoming;
+use crate::ffi;
+use crate::kernel::device::Device;
+use crate::kernel::irql::{MaxDispatch, Passive};
+use crate::kernel::published::Published;
+use crate::kernel::status::{Result, to_result};
+use crate::kernel::work_item::pause;
+use crate::logic::layers::Guid;
+
+/// What a callout does with what it is shown.
+pub trait Classify: 'static {
+    /// What all classifies share.
+    type Shared: Sync + 'static;
+
+    /// Where that is found: a classify brings no context of the callout's own,
+    /// and a filter's is set by whoever adds the filter.
+    fn shared() -> &'static Published<Self::Shared>;
+
+    /// Looks at an indication and says what to do about it.
+    fn classify(shared: &Self::Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action;
+}
+
+/// What a callout asks of the engine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Action {
+    /// On to the next filter.
+    Continue,
+    /// Stop it here, and let nobody change that.
+    Block,
+}
+
+/// Watching costs no throughput: what offloads there are go on.
+const FLAGS: u32 = ffi::FWP_CALLOUT_FLAG_ALLOW_OFFLOAD
+    | ffi::FWP_CALLOUT_FLAG_ALLOW_RSC
+    | ffi::FWP_CALLOUT_FLAG_ALLOW_USO
+    | ffi::FWP_CALLOUT_FLAG_ALLOW_URO;
+
+/// A registered callout.
+pub struct Registration {
+    id: u32,
+    _device: Device,
+}
+
+impl Registration {
+    /// Registers `C` under a key. Classifies may come at once: what they share
+    /// is published before, and taken back only after this is dropped.
+    pub fn new<C: Classify>(device: &Device, key: Guid, _: &Passive) -> Result<Self> {
+        let callout = ffi::FWPS_CALLOUT3 {
+            calloutKey: guid(key),
+            flags: FLAGS,
+            classifyFn: Some(classify_thunk::<C>),
+            notifyFn: Some(notify),
+            flowDeleteFn: None,
+        };
+        let mut id = 0;
+        // SAFETY: the device is alive, callout and id are locals, the functions
+        // live as long as the image, and the call is made at PASSIVE_LEVEL.
+        to_result(unsafe { ffi::FwpsCalloutRegister3(device.as_ptr().cast(), &callout, &mut id) })?;
+        Ok(Self { id, _device: device.clone() })
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        loop {
+            // SAFETY: the id is a registered callout's; registrations are only
+            // held at PASSIVE_LEVEL.
+            let status = unsafe { ffi::FwpsCalloutUnregisterById0(self.id) };
+            // Busy while flows or another thread hold on to it. The image must
+            // not go away under a callout, so there is nothing but to wait.
+            if status != ffi::STATUS_DEVICE_BUSY && status != ffi::STATUS_FWP_IN_USE {
+                break;
+            }
+            pause();
+        }
+    }
+}
+
+/// FWPS_CALLOUT_CLASSIFY_FN3: checks what came, asks `C`, applies the answer
+/// once.
+unsafe extern "C" fn classify_thunk<C: Classify>(
+    in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
+    in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
+    layer_data: *mut c_void,
+    _classify_context: *const c_void,
+    _filter: *const ffi::FWPS_FILTER3,
+    _flow_context: u64,
+    classify_out: *mut ffi::FWPS_CLASSIFY_OUT0,
+) {
+    // SAFETY: the engine passes its own result structure, to be written by this
+    // thread alone until the return, or NULL.
+    let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
+    let may_write = out.rights & ffi::FWPS_RIGHT_ACTION_WRITE != 0;
+    // SAFETY: the engine passes structures that live until the return.
+    let incoming = unsafe { Incoming::new(in_fixed_values, in_meta_values, layer_data, may_write) };
+    // SAFETY: callouts are registered after the publication and drained before
+    // its end, so it outlives this call.
+    let shared = unsafe { C::shared().get() };
+    let action = match (incoming, shared) {
+        (Some(incoming), Some(shared)) => {
+            // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
+            // (FWPS_CALLOUT_CLASSIFY_FN3).
+            let irql = unsafe { MaxDispatch::assume() };
+            C::classify(shared, &incoming, &irql)
+        }
+        _ => Action::Continue,
+    };
+    if !may_write {
+        return;
+    }
+    match action {
+        Action::Continue => out.actionType = ffi::FWP_ACTION_CONTINUE,
+        Action::Block => {
+            out.actionType = ffi::FWP_ACTION_BLOCK;
+            out.rights &= !ffi::FWPS_RIGHT_ACTION_WRITE;
+        }
+    }
+}
+
+/// FWPS_CALLOUT_NOTIFY_FN3: filters come and go as they like; a kind of notice
+/// that is not known must succeed, too.
+unsafe extern "C" fn notify(
+    _kind: ffi::FWPS_CALLOUT_NOTIFY_TYPE,
+    _filter_key: *const ffi::GUID,
+    _filter: *mut ffi::FWPS_FILTER3,
+) -> ffi::NTSTATUS {
+    ffi::STATUS_SUCCESS
+}

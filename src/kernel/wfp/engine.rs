@@ -1,0 +1,223 @@
+//! The filter engine's management side: session, transaction, objects.
+
+use core::ptr;
+
+use super::guid;
+use crate::ffi;
+use crate::kernel::irql::Passive;
+use crate::kernel::status::{Result, to_result};
+use crate::kernel::utf16::Utf16;
+use crate::logic::layers::Guid;
+
+/// An open session. It is dynamic: its objects go when it is dropped.
+pub struct Engine(ffi::HANDLE);
+
+// SAFETY: a session may be used by any thread, one at a time.
+unsafe impl Send for Engine {}
+
+/// A name and a description that administrators read.
+pub struct Display {
+    name: Utf16<64>,
+    description: Utf16<128>,
+}
+
+/// What every object of ours refers to.
+pub struct Provider {
+    /// Its key.
+    pub key: Guid,
+    /// What administrators read.
+    pub display: Display,
+}
+
+/// Where our filters stand among other people's.
+pub struct Sublayer {
+    /// Its key.
+    pub key: Guid,
+    /// What administrators read.
+    pub display: Display,
+    /// The heavier, the earlier.
+    pub weight: u16,
+}
+
+/// A callout as filters name it.
+pub struct Callout<'a> {
+    /// The key under which it is registered.
+    pub key: Guid,
+    /// The layer it is for.
+    pub layer: Guid,
+    /// What administrators read.
+    pub display: &'a Display,
+}
+
+/// A filter without conditions that leads to a callout.
+pub struct Filter<'a> {
+    /// Its key.
+    pub key: Guid,
+    /// Its layer.
+    pub layer: Guid,
+    /// Its callout.
+    pub callout: Guid,
+    /// What the callout may do.
+    pub action: Action,
+    /// What administrators read.
+    pub display: &'a Display,
+}
+
+/// What a filter lets its callout do.
+#[derive(Clone, Copy)]
+pub enum Action {
+    /// Look; skipped when the callout is gone.
+    Inspect,
+    /// Block, permit or leave it; permits when the callout is gone.
+    Decide,
+}
+
+impl Display {
+    /// The parts of the name, one after the other.
+    pub fn new(name: &[&str], description: &str) -> Self {
+        Self { name: Utf16::concat(name), description: Utf16::concat(&[description]) }
+    }
+
+    fn data(&self) -> ffi::FWPM_DISPLAY_DATA0 {
+        ffi::FWPM_DISPLAY_DATA0 { name: self.name.as_ptr(), description: self.description.as_ptr() }
+    }
+}
+
+impl Engine {
+    /// Opens a dynamic session; fails unless BFE runs.
+    pub fn open(display: &Display, _: &Passive) -> Result<Self> {
+        let session = ffi::FWPM_SESSION0 {
+            displayData: display.data(),
+            flags: ffi::FWPM_SESSION_FLAG_DYNAMIC,
+            ..Default::default()
+        };
+        let mut handle = ptr::null_mut();
+        // SAFETY: kernel callers pass no server and no identity; session and
+        // handle are locals, and the call is made at PASSIVE_LEVEL.
+        to_result(unsafe {
+            ffi::FwpmEngineOpen0(
+                ptr::null(),
+                ffi::RPC_C_AUTHN_WINNT,
+                ptr::null_mut(),
+                &session,
+                &mut handle,
+            )
+        })?;
+        Ok(Self(handle))
+    }
+
+    /// Begins to change objects; nothing shows before the commit.
+    pub fn transaction<'a>(&'a mut self, irql: &'a Passive) -> Result<Transaction<'a>> {
+        // SAFETY: the session is open and, borrowed alone, in no transaction;
+        // the call is made at PASSIVE_LEVEL.
+        to_result(unsafe { ffi::FwpmTransactionBegin0(self.0, 0) })?;
+        Ok(Transaction { engine: self, _irql: irql, open: true })
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // SAFETY: the session is open and closed once, here; sessions are only
+        // held at PASSIVE_LEVEL. One that BFE has closed is refused, harmlessly.
+        let _closed_or_gone = unsafe { ffi::FwpmEngineClose0(self.0) };
+    }
+}
+
+/// A transaction, undone when dropped before its commit.
+#[must_use]
+pub struct Transaction<'a> {
+    engine: &'a mut Engine,
+    _irql: &'a Passive,
+    open: bool,
+}
+
+impl Transaction<'_> {
+    /// Adds the provider.
+    pub fn add_provider(&mut self, provider: &Provider) -> Result {
+        let object = ffi::FWPM_PROVIDER0 {
+            providerKey: guid(provider.key),
+            displayData: provider.display.data(),
+            ..Default::default()
+        };
+        // SAFETY: the session is open in a transaction at PASSIVE_LEVEL, and
+        // the object is a local whose pointers outlive the call.
+        to_result(unsafe { ffi::FwpmProviderAdd0(self.engine.0, &object, ptr::null_mut()) })
+    }
+
+    /// Adds the sublayer.
+    pub fn add_sublayer(&mut self, sublayer: &Sublayer, provider: &Provider) -> Result {
+        let mut provider = guid(provider.key);
+        let object = ffi::FWPM_SUBLAYER0 {
+            subLayerKey: guid(sublayer.key),
+            displayData: sublayer.display.data(),
+            providerKey: &mut provider,
+            weight: sublayer.weight,
+            ..Default::default()
+        };
+        // SAFETY: as for the provider.
+        to_result(unsafe { ffi::FwpmSubLayerAdd0(self.engine.0, &object, ptr::null_mut()) })
+    }
+
+    /// Adds a callout.
+    pub fn add_callout(&mut self, callout: &Callout<'_>, provider: &Provider) -> Result {
+        let mut provider = guid(provider.key);
+        let object = ffi::FWPM_CALLOUT0 {
+            calloutKey: guid(callout.key),
+            displayData: callout.display.data(),
+            providerKey: &mut provider,
+            applicableLayer: guid(callout.layer),
+            ..Default::default()
+        };
+        // SAFETY: as for the provider; the id is not asked for.
+        to_result(unsafe {
+            ffi::FwpmCalloutAdd0(self.engine.0, &object, ptr::null_mut(), ptr::null_mut())
+        })
+    }
+
+    /// Adds a filter.
+    pub fn add_filter(&mut self, filter: &Filter<'_>, sublayer: &Sublayer, provider: &Provider) -> Result {
+        let mut provider = guid(provider.key);
+        let (action, flags) = match filter.action {
+            Action::Inspect => (ffi::FWP_ACTION_CALLOUT_INSPECTION, 0),
+            Action::Decide => {
+                (ffi::FWP_ACTION_CALLOUT_UNKNOWN, ffi::FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED)
+            }
+        };
+        let object = ffi::FWPM_FILTER0 {
+            filterKey: guid(filter.key),
+            displayData: filter.display.data(),
+            flags,
+            providerKey: &mut provider,
+            layerKey: guid(filter.layer),
+            subLayerKey: guid(sublayer.key),
+            // FWP_EMPTY: the engine chooses a weight. It is the sublayer's only
+            // filter at the layer.
+            weight: ffi::FWP_VALUE0 { type_: ffi::FWP_DATA_TYPE_::FWP_EMPTY, ..Default::default() },
+            action: ffi::FWPM_ACTION0 {
+                type_: action,
+                __bindgen_anon_1: ffi::FWPM_ACTION0___bindgen_ty_1 { calloutKey: guid(filter.callout) },
+            },
+            ..Default::default()
+        };
+        // SAFETY: as for the provider; the id is not asked for.
+        to_result(unsafe { ffi::FwpmFilterAdd0(self.engine.0, &object, ptr::null_mut(), ptr::null_mut()) })
+    }
+
+    /// Makes all of it hold at once.
+    pub fn commit(mut self) -> Result {
+        // Whatever comes of it, the transaction is over.
+        self.open = false;
+        // SAFETY: the session is open in a transaction, at PASSIVE_LEVEL.
+        to_result(unsafe { ffi::FwpmTransactionCommit0(self.engine.0) })
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if self.open {
+            // SAFETY: the session is open in a transaction, at PASSIVE_LEVEL.
+            // Should it fail, closing the session aborts all the same.
+            let _aborted = unsafe { ffi::FwpmTransactionAbort0(self.engine.0) };
+        }
+    }
+}

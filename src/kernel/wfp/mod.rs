@@ -1,0 +1,21 @@
+//! The Windows Filtering Platform: engine, callouts, what a classify brings.
+
+pub mod bfe;
+pub mod callout;
+pub mod engine;
+pub mod incoming;
+mod net_buffer;
+
+use crate::ffi;
+use crate::logic::layers::Guid;
+
+/// A GUID as the C structures carry it.
+pub(super) const fn guid(number: Guid) -> ffi::GUID {
+    let bytes = (number as u64).to_be_bytes();
+    ffi::GUID {
+        Data1: (number >> 96) as ffi::ULONG,
+        Data2: (number >> 80) as ffi::USHORT,
+        Data3: (number >> 64) as ffi::USHORT,
+        Data4: bytes,
+    }
+}

@@ -1,0 +1,118 @@
+//! Work put off to a system thread at PASSIVE_LEVEL.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::device::Device;
+use super::irql::Passive;
+use super::pool::PoolBox;
+use super::status::{Result, Status, to_result};
+use crate::ffi;
+
+/// What there is to do, as often as it is asked for.
+pub trait Work: Send + Sync {
+    /// Does it. Requests that come meanwhile lead to one more run.
+    fn run(&self, irql: &Passive);
+}
+
+/// A work item and its work, drained when dropped.
+pub struct WorkItem<W: Work>(PoolBox<Inner<W>>);
+
+pub(super) struct Inner<W> {
+    item: ffi::PIO_WORKITEM,
+    /// Requests not yet answered by a run that began after them.
+    requests: AtomicU32,
+    pub(super) work: W,
+    /// Named by the work item.
+    _device: Device,
+}
+
+// SAFETY: the item is only handed back to the system; queueing is guarded by
+// `requests`.
+unsafe impl<W: Send> Send for Inner<W> {}
+// SAFETY: as above.
+unsafe impl<W: Sync> Sync for Inner<W> {}
+
+impl<W: Work> WorkItem<W> {
+    /// Nothing runs until the first request.
+    pub fn new(device: &Device, work: W, _: &Passive) -> Result<Self> {
+        // SAFETY: the device is alive, and the item keeps it so.
+        let item = unsafe { ffi::IoAllocateWorkItem(device.as_ptr()) };
+        if item.is_null() {
+            return Err(Status::INSUFFICIENT_RESOURCES);
+        }
+        let inner = Inner { item, requests: AtomicU32::new(0), work, _device: device.clone() };
+        Ok(Self(PoolBox::new(inner)?))
+    }
+
+    /// The work, which [`Inner::request`] takes by address.
+    pub(super) fn as_ptr(&self) -> *mut Inner<W> {
+        self.0.as_ptr()
+    }
+
+    /// What is done.
+    pub fn work(&self) -> &W {
+        &self.0.work
+    }
+}
+
+impl<W: Work> Inner<W> {
+    /// Asks for a run; at any IRQL up to DISPATCH_LEVEL.
+    ///
+    /// # Safety
+    /// `inner` is a live [`WorkItem`]'s, which is not being dropped yet.
+    pub(super) unsafe fn request(inner: *mut Self) {
+        // SAFETY: by this function's contract.
+        let this = unsafe { &*inner };
+        if this.requests.fetch_add(1, Ordering::AcqRel) == 0 {
+            // SAFETY: the item is allocated and, since there was no request,
+            // not queued; `inner` lives until it has run (see Drop).
+            unsafe {
+                ffi::IoQueueWorkItem(
+                    this.item,
+                    Some(Self::routine),
+                    ffi::_WORK_QUEUE_TYPE::DelayedWorkQueue,
+                    inner.cast(),
+                );
+            }
+        }
+    }
+
+    unsafe extern "C" fn routine(_: ffi::PDEVICE_OBJECT, context: ffi::PVOID) {
+        // SAFETY: the context is what `request` passed, and it lives until
+        // `requests` is zero.
+        let this = unsafe { &*context.cast::<Self>() };
+        // SAFETY: the system calls work routines at PASSIVE_LEVEL
+        // (IO_WORKITEM_ROUTINE).
+        let irql = unsafe { Passive::assume() };
+        loop {
+            let requests = this.requests.load(Ordering::Acquire);
+            this.work.run(&irql);
+            if this.requests.fetch_sub(requests, Ordering::AcqRel) == requests {
+                return;
+            }
+        }
+    }
+}
+
+impl<W> Drop for Inner<W> {
+    fn drop(&mut self) {
+        // Whoever made requests has stopped; what they asked for runs out.
+        while self.requests.load(Ordering::Acquire) != 0 {
+            pause();
+        }
+        // SAFETY: the item is allocated and not queued; it is freed once, here.
+        unsafe { ffi::IoFreeWorkItem(self.item) };
+    }
+}
+
+/// Lets other threads run for a moment; at PASSIVE_LEVEL only.
+pub(super) fn pause() {
+    // Relative, in units of 100 ns: 1 ms.
+    let mut interval = ffi::LARGE_INTEGER { QuadPart: -10_000 };
+    // SAFETY: `interval` is a local; callers are at PASSIVE_LEVEL, since all
+    // that drains is dropped there.
+    let waited = unsafe {
+        ffi::KeDelayExecutionThread(ffi::_MODE::KernelMode as ffi::KPROCESSOR_MODE, 0, &mut interval)
+    };
+    debug_assert!(to_result(waited).is_ok(), "nothing interrupts this wait");
+}

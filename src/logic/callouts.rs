@@ -1,0 +1,160 @@
+//! The table of callouts: one at every layer and twin, of either family.
+
+use super::layers::{Family, Fields, Guid, LAYERS, Layer, Role};
+
+/// One callout.
+#[derive(Clone, Copy, Debug)]
+pub struct Callout {
+    /// The documented layer it stands at; its place there is the order of the
+    /// flows.
+    pub layer: &'static Layer,
+    /// Address family.
+    pub family: Family,
+    /// Whether it stands at the layer's twin.
+    pub discard: bool,
+    /// The layer's run-time id.
+    pub layer_id: u16,
+    /// The layer's management key.
+    pub layer_key: Guid,
+    /// What the callout does.
+    pub role: Role,
+}
+
+/// Number of callouts.
+pub const COUNT: usize = 66;
+
+/// Every callout, in the order in which they are registered and given their
+/// filters: as the TCP flows first come to the layers, each with its twin
+/// behind it, IPv4 before IPv6; then the layers beside those flows.
+pub static CALLOUTS: [Callout; COUNT] = every();
+
+/// Marks this driver's callouts and filters; the layer's id is added.
+const CALLOUT_KEY: Guid = 0x2f6b1e84_5d0a_4c3e_9b57_68a1c40d0000;
+const FILTER_KEY: Guid = 0x93c07d15_e8f2_4b6a_a1d4_07be5c920000;
+
+impl Callout {
+    /// The callout's own key.
+    pub const fn key(&self) -> Guid {
+        CALLOUT_KEY + self.layer_id as Guid
+    }
+
+    /// Its filter's key.
+    pub const fn filter_key(&self) -> Guid {
+        FILTER_KEY + self.layer_id as Guid
+    }
+
+    /// Where its layer's data fields stand.
+    pub const fn fields(&self) -> &'static Fields {
+        &self.layer.fields
+    }
+
+    /// The layer's name in parts, as `fwpsk.h` composes it.
+    pub const fn name(&self) -> [&'static str; 3] {
+        let family = match self.family {
+            Family::V4 => "_V4",
+            Family::V6 => "_V6",
+        };
+        [self.layer.name, family, if self.discard { "_DISCARD" } else { "" }]
+    }
+}
+
+/// A callout's place in [`CALLOUTS`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Index(u8);
+
+impl Index {
+    /// The callout at a layer, `None` for a layer that has none.
+    pub fn of_layer(layer_id: u16) -> Option<Self> {
+        match *BY_LAYER.get(usize::from(layer_id))? {
+            NOWHERE => None,
+            index => Some(Self(index)),
+        }
+    }
+
+    /// As a number below [`COUNT`].
+    pub const fn number(self) -> usize {
+        self.0 as usize
+    }
+}
+
+const NOWHERE: u8 = u8::MAX;
+const LAYER_IDS: usize = 72;
+static BY_LAYER: [u8; LAYER_IDS] = by_layer();
+
+const fn every() -> [Callout; COUNT] {
+    let nothing = Callout {
+        layer: &LAYERS[0],
+        family: Family::V4,
+        discard: false,
+        layer_id: 0,
+        layer_key: 0,
+        role: Role::Observe,
+    };
+    let mut callouts = [nothing; COUNT];
+    let (mut count, mut row) = (0, 0);
+    while row < LAYERS.len() {
+        let layer = &LAYERS[row];
+        let mut column = 0;
+        while column < Family::ALL.len() {
+            let family = Family::ALL[column];
+            let layer_id = layer.ids[column];
+            let layer_key = layer.keys[column];
+            callouts[count] =
+                Callout { layer, family, discard: false, layer_id, layer_key, role: Role::Observe };
+            count += 1;
+            if let Some(twin) = &layer.discard {
+                let (layer_id, layer_key, role) = (layer_id + 1, twin.keys[column], twin.role);
+                callouts[count] = Callout { layer, family, discard: true, layer_id, layer_key, role };
+                count += 1;
+            }
+            column += 1;
+        }
+        row += 1;
+    }
+    assert!(count == COUNT);
+    callouts
+}
+
+const fn by_layer() -> [u8; LAYER_IDS] {
+    let callouts = every();
+    let mut indices = [NOWHERE; LAYER_IDS];
+    let mut index = 0;
+    while index < COUNT {
+        let layer_id = callouts[index].layer_id as usize;
+        assert!(indices[layer_id] == NOWHERE);
+        indices[layer_id] = index as u8;
+        index += 1;
+    }
+    indices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::layers::Decision;
+
+    #[test]
+    fn a_layer_leads_to_its_callout() {
+        for (number, callout) in CALLOUTS.iter().enumerate() {
+            assert_eq!(Index::of_layer(callout.layer_id).unwrap().number(), number);
+        }
+        assert_eq!((0..=u16::MAX).filter_map(Index::of_layer).count(), COUNT);
+    }
+
+    #[test]
+    fn the_discards_of_inbound_transport_decide_and_no_others() {
+        let deciding = CALLOUTS.iter().filter(|callout| callout.role != Role::Observe);
+        let names: Vec<_> = deciding.map(|callout| callout.name().concat()).collect();
+        assert_eq!(names, ["INBOUND_TRANSPORT_V4_DISCARD", "INBOUND_TRANSPORT_V6_DISCARD"]);
+        assert!(CALLOUTS.iter().any(|callout| callout.role == Role::Decide(Decision::TransportDiscard)));
+    }
+
+    #[test]
+    fn keys_differ() {
+        let mut keys: Vec<_> =
+            CALLOUTS.iter().flat_map(|callout| [callout.key(), callout.filter_key()]).collect();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), 2 * COUNT);
+    }
+}

@@ -1,0 +1,147 @@
+//! The driver's build: the same source as on Windows, linked by rust-lld.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::{Need, Toolchain, ensure, root, state};
+
+/// A Windows target of the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// x86_64-pc-windows-msvc, which the lab runs.
+    X64,
+    /// aarch64-pc-windows-msvc, compiled and linked only.
+    Arm64,
+}
+
+impl Target {
+    /// Both, the one that runs here first.
+    pub const ALL: [Self; 2] = [Self::X64, Self::Arm64];
+
+    /// Rust's name.
+    pub fn triple(self) -> &'static str {
+        match self {
+            Self::X64 => "x86_64-pc-windows-msvc",
+            Self::Arm64 => "aarch64-pc-windows-msvc",
+        }
+    }
+
+    /// The driver kit's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::X64 => "x64",
+            Self::Arm64 => "arm64",
+        }
+    }
+}
+
+/// A linked driver.
+#[derive(Clone, Debug)]
+pub struct Driver {
+    /// `hushport.sys`; `hushport.pdb` lies beside it.
+    pub sys: PathBuf,
+    /// What bindgen wrote for this build.
+    pub bindings: PathBuf,
+}
+
+/// Builds the shipping driver, once a process; cargo knows what is fresh.
+pub fn build(target: Target) -> Result<&'static Driver> {
+    static BUILT: [OnceLock<Result<Driver, String>>; 2] = [const { OnceLock::new() }; 2];
+    let built = BUILT[target as usize].get_or_init(|| link(target).map_err(|error| format!("{error:#}")));
+    built.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// Clippy over the driver for one Windows target, warnings denied.
+pub fn lint(target: Target) -> Result<()> {
+    let toolchain = toolchain()?;
+    let status = cargo(toolchain, "clippy", target)
+        .args(["--", "--deny", "warnings"])
+        .status()
+        .context("cannot start cargo clippy")?;
+    if !status.success() {
+        bail!("clippy finds fault with the driver for {}", target.triple());
+    }
+    Ok(())
+}
+
+fn toolchain() -> Result<&'static Toolchain> {
+    static TOOLCHAIN: OnceLock<Result<Toolchain, String>> = OnceLock::new();
+    let found = TOOLCHAIN.get_or_init(|| {
+        // Test processes run side by side; one of them does the set-up.
+        let _guard = lock().map_err(|error| format!("{error:#}"))?;
+        ensure(&[Need::Libclang]).and_then(|()| Toolchain::ensure()).map_err(|error| format!("{error:#}"))
+    });
+    found.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+fn cargo(toolchain: &Toolchain, verb: &str, target: Target) -> Command {
+    let mut command = toolchain.command("cargo");
+    command
+        .current_dir(root())
+        .args([verb, "--package", "hushport", "--lib", "--release", "--locked", "--no-default-features"])
+        .args(["--target", target.triple()])
+        .arg("--target-dir")
+        .arg(state().join("driver"));
+    command
+}
+
+fn link(target: Target) -> Result<Driver> {
+    let toolchain = toolchain()?;
+    let _guard = lock()?;
+    let mut command = cargo(toolchain, "build", target);
+    command.arg("--message-format=json-render-diagnostics");
+    let output =
+        command.stderr(Stdio::piped()).output().with_context(|| format!("cannot start {command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    if !output.status.success() {
+        bail!("the driver does not build for {}:\n{said}", target.triple());
+    }
+    let messages: Vec<Value> = String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    let linked = messages.iter().filter_map(artifact).next_back().context("cargo names no hushport.dll")?;
+    let out_dir =
+        messages.iter().filter_map(out_directory).next_back().context("cargo names no output of build.rs")?;
+    let directory = state().join(target.name());
+    std::fs::create_dir_all(&directory)?;
+    let sys = directory.join("hushport.sys");
+    replace(&linked, &sys)?;
+    replace(&linked.with_extension("pdb"), &directory.join("hushport.pdb"))?;
+    Ok(Driver { sys, bindings: out_dir.join("bindings.rs") })
+}
+
+fn artifact(message: &Value) -> Option<PathBuf> {
+    let of_driver = message["reason"] == "compiler-artifact" && message["target"]["name"] == "hushport";
+    let files = message["filenames"].as_array().filter(|_| of_driver)?;
+    files.iter().filter_map(Value::as_str).find(|name| name.ends_with(".dll")).map(PathBuf::from)
+}
+
+fn out_directory(message: &Value) -> Option<PathBuf> {
+    let executed = message["reason"] == "build-script-executed";
+    let package = message["package_id"].as_str().filter(|_| executed)?;
+    package
+        .contains("hushport@")
+        .then(|| message["out_dir"].as_str().map(PathBuf::from))?
+        .or_else(|| package.contains("#hushport").then(|| message["out_dir"].as_str().map(PathBuf::from))?)
+}
+
+/// Puts a copy in place in one step, so that a process that has the old file
+/// mapped keeps it.
+fn replace(from: &Path, to: &Path) -> Result<()> {
+    let fresh = to.with_extension("new");
+    std::fs::copy(from, &fresh).with_context(|| format!("cannot copy {}", from.display()))?;
+    std::fs::rename(&fresh, to).with_context(|| format!("cannot write {}", to.display()))
+}
+
+fn lock() -> Result<nix::fcntl::Flock<std::fs::File>> {
+    std::fs::create_dir_all(state())?;
+    let path = state().join("lock");
+    let file = std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
+        .map_err(|(_, error)| anyhow::anyhow!("cannot lock {}: {error}", path.display()))
+}

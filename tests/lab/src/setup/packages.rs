@@ -1,0 +1,105 @@
+//! Debian packages the lab's commands use.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+
+use super::run;
+
+/// A thing the lab needs from the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// libclang, through which bindgen reads C.
+    Libclang,
+    /// A program on the PATH and the package it comes in.
+    Program(&'static str, &'static str),
+}
+
+impl Need {
+    /// `nmap`.
+    pub const NMAP: Self = Self::Program("nmap", "nmap");
+    /// `ip`.
+    pub const IP: Self = Self::Program("ip", "iproute2");
+    /// `curl`.
+    pub const CURL: Self = Self::Program("curl", "curl");
+    /// `xz`, for a library source given as `.tar.xz`.
+    pub const XZ: Self = Self::Program("xz", "xz-utils");
+
+    fn package(self) -> &'static str {
+        match self {
+            Self::Libclang => "libclang-dev",
+            Self::Program(_, package) => package,
+        }
+    }
+
+    fn present(self) -> bool {
+        match self {
+            Self::Libclang => libclang_present(),
+            Self::Program(program, _) => program_present(program),
+        }
+    }
+}
+
+/// Makes sure of every need: as root by apt, otherwise by one line that says
+/// what to install.
+pub fn ensure(needs: &[Need]) -> Result<()> {
+    let mut missing: Vec<_> =
+        needs.iter().filter(|need| !need.present()).map(|need| need.package()).collect();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let install = format!("apt-get install -y {}", missing.join(" "));
+    if !nix::unistd::geteuid().is_root() || !program_present("apt-get") {
+        bail!("missing: {}; as root: {install}", missing.join(", "));
+    }
+    eprintln!("lab: {install}");
+    let apt = |arguments: &[&str]| {
+        let mut command = std::process::Command::new("apt-get");
+        command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
+        run(&mut command)
+    };
+    let arguments: Vec<_> =
+        ["install", "-y", "--no-install-recommends"].into_iter().chain(missing.iter().copied()).collect();
+    // A fresh machine has no package lists, an old one has stale lists.
+    if apt(&arguments).is_err() {
+        apt(&["update"])?;
+        apt(&arguments)?;
+    }
+    match needs.iter().find(|need| !need.present()) {
+        Some(need) => bail!("{} is installed but {need:?} is still not found", need.package()),
+        None => Ok(()),
+    }
+}
+
+fn program_present(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    // The administrator's directories are not on every user's PATH.
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin"].map(Into::into))
+        .any(|directory| directory.join(program).is_file())
+}
+
+/// The places where clang-sys looks, as far as Debian uses them.
+fn libclang_present() -> bool {
+    let named = std::env::var_os("LIBCLANG_PATH").map(std::path::PathBuf::from);
+    let llvm = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let llvm = llvm.filter(|entry| entry.file_name().to_string_lossy().starts_with("llvm-"));
+    llvm.map(|entry| entry.path().join("lib"))
+        .chain(
+            ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib", "/usr/local/lib"]
+                .map(Into::into),
+        )
+        .chain(named)
+        .any(|directory| has_libclang(&directory))
+}
+
+fn has_libclang(directory: &Path) -> bool {
+    std::fs::read_dir(directory).into_iter().flatten().flatten().any(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        (name.starts_with("libclang.so") || name.starts_with("libclang-"))
+            && name.contains(".so")
+            && !name.starts_with("libclang-cpp")
+    })
+}

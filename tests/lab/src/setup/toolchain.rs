@@ -1,0 +1,128 @@
+//! A compiler that can build for Windows: its `core` and `alloc`, its linker.
+//!
+//! Where `rustup target add` works the pinned toolchain is used. Else `core`
+//! and `alloc` are built from the library source that [`super::source`] finds.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use rustc_build_sysroot::{BuildMode, SysrootBuilder, SysrootConfig};
+use rustc_version::VersionMeta;
+
+use super::{Target, clean_command, run, source, state};
+
+/// What cargo needs to build the driver.
+#[derive(Clone, Debug)]
+pub struct Toolchain {
+    /// The rustup toolchain's name.
+    pub channel: String,
+    /// The sysroot with the Windows targets' `core` and `alloc`, where it is
+    /// not the toolchain's own.
+    pub sysroot: Option<PathBuf>,
+    /// `rust-lld`, an LLVM linker for every format.
+    pub linker: PathBuf,
+}
+
+impl Toolchain {
+    /// Finds or makes one, for every target the driver is built for.
+    pub fn ensure() -> Result<Self> {
+        let pinned = pinned()?;
+        if !Target::ALL.iter().all(|target| has_target(&pinned, *target)) && !add_targets(&pinned) {
+            return Self::from_source();
+        }
+        Ok(Self { linker: linker(&pinned)?, channel: pinned, sysroot: None })
+    }
+
+    fn from_source() -> Result<Self> {
+        let source = source::find()?;
+        let channel = source.channel;
+        let sysroot = state().join("sysroot").join(&channel);
+        for target in Target::ALL {
+            build_sysroot(&channel, &source.library, &sysroot, target)?;
+        }
+        Ok(Self { linker: linker(&channel)?, channel, sysroot: Some(sysroot) })
+    }
+
+    /// A command of this toolchain, set up to compile and link for Windows.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = clean_command(program);
+        command.env("RUSTUP_TOOLCHAIN", &self.channel);
+        let mut flags = Vec::new();
+        if let Some(sysroot) = &self.sysroot {
+            flags.push(format!("--sysroot={}", sysroot.display()));
+        }
+        // Where the checkout lies is nobody's business and must not make two
+        // builds of one source differ.
+        flags.push(format!("--remap-path-prefix={}=", super::root().display()));
+        command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+        for target in Target::ALL {
+            let name = target.triple().replace('-', "_").to_uppercase();
+            command.env(format!("CARGO_TARGET_{name}_LINKER"), &self.linker);
+        }
+        command
+    }
+}
+
+/// The toolchain that rust-toolchain.toml names.
+fn pinned() -> Result<String> {
+    let file = super::root().join("rust-toolchain.toml");
+    let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    text.lines()
+        .find_map(|line| line.strip_prefix("channel = \"")?.strip_suffix('"'))
+        .map(str::to_owned)
+        .with_context(|| format!("{}: a line channel = \"…\" is wanted", file.display()))
+}
+
+/// `rustc` of a toolchain.
+pub(super) fn rustc(channel: &str) -> Command {
+    let mut command = clean_command("rustc");
+    command.env("RUSTUP_TOOLCHAIN", channel);
+    command
+}
+
+pub(super) fn sysroot_of(channel: &str) -> Result<PathBuf> {
+    Ok(run(rustc(channel).args(["--print", "sysroot"]))?.trim().into())
+}
+
+fn has_target(channel: &str, target: Target) -> bool {
+    let print = run(rustc(channel).args(["--print", "target-libdir", "--target", target.triple()]));
+    let entries = print.ok().and_then(|directory| std::fs::read_dir(directory.trim()).ok());
+    entries
+        .into_iter()
+        .flatten()
+        .flatten()
+        .any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
+}
+
+fn add_targets(channel: &str) -> bool {
+    let mut command = clean_command("rustup");
+    command.args(["target", "add", "--toolchain", channel]).args(Target::ALL.map(Target::triple));
+    run(&mut command).is_ok()
+}
+
+fn linker(channel: &str) -> Result<PathBuf> {
+    let host = VersionMeta::for_command(rustc(channel))?.host;
+    let linker = sysroot_of(channel)?.join("lib/rustlib").join(host).join("bin/rust-lld");
+    if !linker.is_file() {
+        bail!("toolchain {channel} has no rust-lld ({} is wanted)", linker.display());
+    }
+    Ok(linker)
+}
+
+fn build_sysroot(channel: &str, library: &Path, sysroot: &Path, target: Target) -> Result<()> {
+    let mut cargo = clean_command("cargo");
+    // The library uses unstable features, also where the compiler is stable.
+    cargo.env("RUSTUP_TOOLCHAIN", channel).env("RUSTC_BOOTSTRAP", "1");
+    let triple = target.triple();
+    SysrootBuilder::new(sysroot, triple)
+        .build_mode(BuildMode::Build)
+        .sysroot_config(SysrootConfig::NoStd)
+        .rustc_version(VersionMeta::for_command(rustc(channel))?)
+        .rustflag("-Cpanic=abort")
+        .cargo(cargo)
+        .when_build_required(move || eprintln!("lab: building core and alloc for {triple}"))
+        .build_from_source(library)
+        .with_context(|| format!("cannot build core and alloc for {triple} from {}", library.display()))?;
+    Ok(())
+}
