@@ -78,7 +78,9 @@ impl Key {
             Ok(()) => Err(ValueError::WrongType),
             Err(status) if status.is(ffi::STATUS_OBJECT_NAME_NOT_FOUND) => Ok(None),
             // Longer than a REG_DWORD can be.
-            Err(status) if status.is(ffi::STATUS_BUFFER_OVERFLOW) || status.is(ffi::STATUS_BUFFER_TOO_SMALL) => {
+            Err(status)
+                if status.is(ffi::STATUS_BUFFER_OVERFLOW) || status.is(ffi::STATUS_BUFFER_TOO_SMALL) =>
+            {
                 Err(ValueError::WrongType)
             }
             Err(status) => Err(ValueError::Unreadable(status)),

@@ -95,13 +95,7 @@ impl Engine {
         // SAFETY: kernel callers pass no server and no identity; session and
         // handle are locals, and the call is made at PASSIVE_LEVEL.
         to_result(unsafe {
-            ffi::FwpmEngineOpen0(
-                ptr::null(),
-                ffi::RPC_C_AUTHN_WINNT,
-                ptr::null_mut(),
-                &session,
-                &mut handle,
-            )
+            ffi::FwpmEngineOpen0(ptr::null(), ffi::RPC_C_AUTHN_WINNT, ptr::null_mut(), &session, &mut handle)
         })?;
         Ok(Self(handle))
     }
@@ -169,9 +163,7 @@ impl Transaction<'_> {
             ..Default::default()
         };
         // SAFETY: as for the provider; the id is not asked for.
-        to_result(unsafe {
-            ffi::FwpmCalloutAdd0(self.engine.0, &object, ptr::null_mut(), ptr::null_mut())
-        })
+        to_result(unsafe { ffi::FwpmCalloutAdd0(self.engine.0, &object, ptr::null_mut(), ptr::null_mut()) })
     }
 
     /// Adds a filter.

@@ -43,8 +43,7 @@ impl<'a> Incoming<'a> {
             return None;
         }
         // SAFETY: the engine's array has as many values as it says.
-        let values =
-            unsafe { core::slice::from_raw_parts(values.incomingValue, values.valueCount as usize) };
+        let values = unsafe { core::slice::from_raw_parts(values.incomingValue, values.valueCount as usize) };
         Some(Self { index, callout, values, metadata, layer_data, may_write, of_call: PhantomData })
     }
 

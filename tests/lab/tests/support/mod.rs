@@ -1,0 +1,11 @@
+//! What several test files share.
+#![allow(dead_code, reason = "each test file uses a part")]
+
+use serde_json::Value;
+
+/// A fact table of the WDK, by its file name.
+pub fn facts(name: &str) -> Value {
+    let path = format!("{}/facts/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
