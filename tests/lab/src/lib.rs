@@ -16,5 +16,7 @@
 //! | [`report`] | what people read |
 //! | [`commands`] | `cargo lab …` |
 
+pub mod host;
 pub mod status;
 pub mod wfp;
+pub mod wire;
