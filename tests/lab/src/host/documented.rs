@@ -134,60 +134,98 @@ impl fmt::Display for Comparison {
 /// Compares the layers seen during one event with the documented ones.
 ///
 /// `seen` holds layer names with or without family (`STREAM_V4`, `STREAM`).
-/// `watched` says which layers the observer is at, by name without family;
-/// the others are left out of the expectation. A sequence that ends with a
-/// discard twin right after its layer was ended by a filter there, and counts
-/// as a match up to that point.
+/// `stopped` says that a filter blocked on the way ([`Record::stopped`]): then
+/// the sequence may end after the layer of the Block or its discard twin, and
+/// the segment that follows starts anew. `watched` says which layers the
+/// observer is at, by name without family; the others are left out of the
+/// expectation.
+///
+/// [`Record::stopped`]: super::Record::stopped
 pub fn compare<'a>(
     event: Event,
     seen: impl IntoIterator<Item = &'a str>,
+    stopped: bool,
     watched: impl Fn(&str) -> bool,
 ) -> Comparison {
     let Some(sequence) = sequence(event) else {
         return Comparison::Undocumented;
     };
     let seen: Vec<String> = seen.into_iter().map(without_family).collect();
-    let mut position = 0;
+    let mut matcher = Matcher {
+        seen: &seen,
+        position: 0,
+        stopped,
+    };
     for expected in sequence {
         let (layers, optional, repeated) = match expected {
             Layer(name) => (std::slice::from_ref(name), false, false),
             Open(name) => (std::slice::from_ref(name), true, false),
             Segments(names) => (*names, false, true),
         };
-        let mut first = true;
-        while first || repeated && position < seen.len() {
-            first = false;
-            for &name in layers.iter().filter(|name| watched(name)) {
-                if seen.get(position).map(String::as_str) == Some(name) {
-                    position += 1;
-                    if ended_by_block(&seen, position, name) {
-                        return Comparison::Match;
-                    }
-                } else if !optional {
-                    return Comparison::Deviation {
-                        position,
-                        expected: Some(name),
-                        seen: seen.get(position).cloned(),
-                    };
-                }
+        let layers: Vec<&'static str> = layers.iter().copied().filter(|n| watched(n)).collect();
+        loop {
+            let found = matcher.take(&layers, repeated);
+            if matcher.stopped && matcher.at_end() && matcher.position > 0 {
+                return Comparison::Match;
             }
-            if !layers.iter().any(|name| watched(name)) {
+            if let Err(name) = found
+                && !optional
+            {
+                return Comparison::Deviation {
+                    position: matcher.position,
+                    expected: Some(name),
+                    seen: seen.get(matcher.position).cloned(),
+                };
+            }
+            if !repeated || layers.is_empty() || matcher.at_end() {
                 break;
             }
         }
     }
-    match seen.get(position) {
+    match seen.get(matcher.position) {
         None => Comparison::Match,
         Some(extra) => Comparison::Deviation {
-            position,
+            position: matcher.position,
             expected: None,
             seen: Some(extra.clone()),
         },
     }
 }
 
-fn ended_by_block(seen: &[String], position: usize, name: &str) -> bool {
-    position + 1 == seen.len() && seen[position].strip_suffix("_DISCARD") == Some(name)
+/// How far the comparison has come in what was seen.
+struct Matcher<'a> {
+    seen: &'a [String],
+    position: usize,
+    stopped: bool,
+}
+
+impl Matcher<'_> {
+    fn at_end(&self) -> bool {
+        self.position == self.seen.len()
+    }
+
+    fn next_is(&self, name: &str) -> bool {
+        self.seen
+            .get(self.position)
+            .is_some_and(|seen| seen == name)
+    }
+
+    /// Moves over these layers; the error is the one that is missing. A
+    /// segment of several that was stopped counts as far as it came.
+    fn take(&mut self, layers: &[&'static str], segment: bool) -> Result<(), &'static str> {
+        for (index, &name) in layers.iter().enumerate() {
+            if !self.next_is(name) {
+                let cut_short = segment && self.stopped && index > 0 && self.next_is(layers[0]);
+                return if cut_short { Ok(()) } else { Err(name) };
+            }
+            self.position += 1;
+            if self.stopped && self.next_is(&format!("{name}_DISCARD")) {
+                self.position += 1;
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
 }
 
 fn without_family(name: &str) -> String {
@@ -199,7 +237,11 @@ mod tests {
     use super::*;
 
     fn check(event: Event, seen: &[&str]) -> Comparison {
-        compare(event, seen.iter().copied(), |_| true)
+        compare(event, seen.iter().copied(), false, |_| true)
+    }
+
+    fn check_stopped(event: Event, seen: &[&str]) -> Comparison {
+        compare(event, seen.iter().copied(), true, |_| true)
     }
 
     #[test]
@@ -256,25 +298,53 @@ mod tests {
     }
 
     #[test]
-    fn a_block_ends_the_sequence_and_only_watched_layers_count() {
-        assert_eq!(
-            check(
-                Event::SynIn,
-                &[
-                    "INBOUND_IPPACKET",
-                    "INBOUND_TRANSPORT",
-                    "INBOUND_TRANSPORT_DISCARD"
-                ]
-            ),
-            Comparison::Match
-        );
+    fn a_block_ends_the_sequence() {
+        const IN: &str = "INBOUND_IPPACKET";
+        const TRANSPORT: &str = "INBOUND_TRANSPORT";
+        const TWIN: &str = "INBOUND_TRANSPORT_DISCARD";
+        for seen in [&[IN][..], &[IN, TRANSPORT], &[IN, TRANSPORT, TWIN]] {
+            assert_eq!(check_stopped(Event::SynIn, seen), Comparison::Match);
+            assert_ne!(check(Event::SynIn, seen), Comparison::Match);
+        }
+        for wrong in [
+            &[TRANSPORT][..],
+            &[IN, TWIN],
+            &[IN, TRANSPORT, TWIN, "STREAM"],
+        ] {
+            let comparison = check_stopped(Event::SynIn, wrong);
+            assert!(
+                matches!(comparison, Comparison::Deviation { .. }),
+                "{wrong:?}"
+            );
+        }
+        let (out, ip) = ("OUTBOUND_TRANSPORT", "OUTBOUND_IPPACKET");
+        let twin = "OUTBOUND_TRANSPORT_DISCARD";
+        for seen in [
+            &["STREAM"][..],
+            &["STREAM", out, twin, out, ip],
+            &["STREAM", out, out, ip],
+            &["STREAM", out, ip, out],
+        ] {
+            assert_eq!(check_stopped(Event::DataSent, seen), Comparison::Match);
+        }
+        let comparison = check_stopped(Event::DataSent, &["STREAM", ip]);
+        assert!(matches!(comparison, Comparison::Deviation { .. }));
+    }
+
+    #[test]
+    fn only_watched_layers_count() {
         let transport_only = |name: &str| name.starts_with("OUTBOUND_TRANSPORT");
         assert_eq!(
             compare(
                 Event::DataSent,
                 ["OUTBOUND_TRANSPORT_V4", "OUTBOUND_TRANSPORT_V4"],
+                false,
                 transport_only
             ),
+            Comparison::Match
+        );
+        assert_eq!(
+            compare(Event::DataSent, [], false, |_| false),
             Comparison::Match
         );
         assert_eq!(check(Event::FinOut, &[]), Comparison::Undocumented);

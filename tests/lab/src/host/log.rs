@@ -121,6 +121,13 @@ impl Record {
     pub fn layers(&self) -> impl Iterator<Item = &'static str> {
         self.steps.iter().map(|step| step.name)
     }
+
+    /// Whether a filter blocked at a layer other than a discard twin.
+    pub fn stopped(&self) -> bool {
+        self.steps
+            .iter()
+            .any(|step| step.decision.blocked() && !step.name.ends_with("_DISCARD"))
+    }
 }
 
 impl fmt::Display for Record {
