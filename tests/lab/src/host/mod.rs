@@ -8,11 +8,11 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `sockets` | bind, listen, connect, close |
+//! | `sockets`, `connection` | bind, listen, connect, close |
 //! | `inbound`, `segment` | a packet from the network, up to the application |
 //! | `outbound` | bytes from an application, down to the network |
 //! | `gate` | one layer: classify, log, discard twin |
-//! | `scene`, `layers` | values, metadata and data of one indication |
+//! | `scene`, `metadata`, `layers` | what one indication carries |
 //! | [`documented`] | the documents' sequences, to compare with |
 //! | `run` | a thread that drives a host over a wire |
 
@@ -20,12 +20,14 @@
 
 mod answer;
 mod application;
+mod connection;
 pub mod documented;
 mod filter;
 mod gate;
 mod inbound;
 mod layers;
 mod log;
+mod metadata;
 mod options;
 mod outbound;
 mod run;
@@ -55,8 +57,9 @@ pub use variants::{
     DataStart, DiscardMetadata, ListenerReason, StreamBlock, UdpDiscard, Variants, reason,
 };
 
+use connection::Connection;
 use gate::Gate;
-use sockets::{Connection, Listener};
+use sockets::Listener;
 use stack::Stack;
 
 /// A connection's addresses, local first.

@@ -65,6 +65,7 @@ impl Host {
         };
         let record = self.gate.open(connection.ends, event);
         connection.sending = Some(record);
+        connection.since = self.gate.now;
         let mut scene = connection.scene(None);
         scene.stream = Some((&chunk, flags | stream_flag::SEND));
         let passed = self.gate.pass(record, Layer::Stream, &scene);

@@ -1,16 +1,16 @@
-//! One indication's circumstances, turned into values, metadata and data.
+//! One indication's circumstances, turned into values and data.
 //!
 //! Which field comes where is read from the layer's definition; what a field
-//! holds is decided here once for all layers (facts: 4.1 to 4.4).
+//! holds is decided here once for all layers (facts: 4.1 to 4.3).
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::layers::{Field, Layer};
 use super::log::Ends;
-use super::options::{Interface, Options, Process};
+use super::options::{Interface, Options};
 use super::variants::{DataStart, Variants};
-use crate::wfp::{Discard, FlowHandle, LayerData, Metadata, Packet, Value};
+use crate::wfp::{FlowHandle, LayerData, Packet, Value};
 use crate::wire::{Family, Parsed, Transport};
 
 /// `FWP_CONDITION_FLAG_*` (`fwptypes.h`) that the host itself sets.
@@ -87,7 +87,7 @@ impl<'a> Scene<'a> {
     }
 
     /// The direction of this packet or call.
-    fn passing(&self) -> Direction {
+    pub fn passing(&self) -> Direction {
         self.packet
             .map_or(self.direction, |(direction, _)| direction)
     }
@@ -119,16 +119,7 @@ impl<'a> Scene<'a> {
     fn value(&self, field: Field, options: &Options) -> Value {
         let local = self.ends.local.ip();
         let remote = self.ends.remote.map(|remote| remote.ip());
-        let interface = &options.interface;
         let inbound = self.passing() == Direction::Inbound;
-        // An interface is known on the side the packet is on; the other one is
-        // FWP_EMPTY, as unknown values are (facts: 4.3).
-        let arrival = inbound.then_some(interface);
-        let nexthop = (!inbound).then_some(interface);
-        let bound = (!local.is_unspecified()).then_some(interface);
-        let of = |interface: Option<&Interface>, value: fn(&Interface) -> Value| {
-            interface.map_or(Value::Empty, value)
-        };
         match field {
             Field::AppId | Field::OriginalAppId => Value::ByteBlob(options.process.path.clone()),
             Field::UserId => Value::TokenAccessInformation(options.process.user.clone()),
@@ -151,20 +142,6 @@ impl<'a> Scene<'a> {
             Field::ReauthorizeReason => Value::Uint32(self.reauthorize_reason),
             Field::PromiscuousMode | Field::SocketProperty | Field::SystemPort => Value::Uint32(0),
             Field::CompartmentId => Value::Uint32(options.compartment),
-            Field::LocalInterface => of(bound, |i| Value::Uint64(i.luid)),
-            Field::InterfaceIndex => Value::Uint32(interface.index),
-            Field::SubInterfaceIndex => Value::Uint32(interface.sub_index),
-            Field::InterfaceType => of(bound, |i| Value::Uint32(i.kind)),
-            Field::TunnelType => of(bound, |i| Value::Uint32(i.tunnel)),
-            Field::ArrivalInterface => of(arrival, |i| Value::Uint64(i.luid)),
-            Field::ArrivalInterfaceIndex => of(arrival, |i| Value::Uint32(i.index)),
-            Field::ArrivalInterfaceType => of(arrival, |i| Value::Uint32(i.kind)),
-            Field::ArrivalTunnelType => of(arrival, |i| Value::Uint32(i.tunnel)),
-            Field::NexthopInterface => of(nexthop, |i| Value::Uint64(i.luid)),
-            Field::NexthopInterfaceIndex => of(nexthop, |i| Value::Uint32(i.index)),
-            Field::NexthopSubInterfaceIndex => of(nexthop, |i| Value::Uint32(i.sub_index)),
-            Field::NexthopInterfaceType => of(nexthop, |i| Value::Uint32(i.kind)),
-            Field::NexthopTunnelType => of(nexthop, |i| Value::Uint32(i.tunnel)),
             Field::InterfaceQuarantineEpoch => Value::Uint64(0),
             Field::ProfileId
             | Field::OriginalProfileId
@@ -184,76 +161,36 @@ impl<'a> Scene<'a> {
             | Field::Reserved1
             | Field::Reserved2
             | Field::Reserved3 => Value::Empty,
+            interface => self.interface_value(interface, &options.interface),
         }
     }
 
-    /// What the layer offers of the metadata structure.
-    pub fn metadata(
-        &self,
-        layer: Layer,
-        discard: Option<Discard>,
-        options: &Options,
-        variants: &Variants,
-    ) -> Metadata {
-        let mut metadata = Metadata {
-            discard,
-            ..Metadata::default()
+    /// An interface is known on the side the packet is on; the other one is
+    /// FWP_EMPTY, as unknown values are (facts: 4.3).
+    fn interface_value(&self, field: Field, interface: &Interface) -> Value {
+        let inbound = self.passing() == Direction::Inbound;
+        let arrival = inbound.then_some(interface);
+        let nexthop = (!inbound).then_some(interface);
+        let bound = (!self.ends.local.ip().is_unspecified()).then_some(interface);
+        let of = |interface: Option<&Interface>, value: fn(&Interface) -> Value| {
+            interface.map_or(Value::Empty, value)
         };
-        for item in offered(layer) {
-            self.offer(*item, layer, options, variants, &mut metadata);
-        }
-        metadata
-    }
-
-    fn offer(
-        &self,
-        item: Item,
-        layer: Layer,
-        options: &Options,
-        variants: &Variants,
-        to: &mut Metadata,
-    ) {
-        let Process {
-            path, id, token, ..
-        } = &options.process;
-        let packet = self.packet.map(|(_, parsed)| parsed);
-        let reauthorizing = self.flags & flag::IS_REAUTHORIZE != 0;
-        let authorizing = matches!(layer, Layer::AleAuthRecvAccept | Layer::AleAuthConnect);
-        match item {
-            Item::Flow if authorizing && !reauthorizing => {
-                to.flow_handle = self.flow.filter(|_| variants.flow_handle_at_authorization);
-            }
-            Item::Flow => to.flow_handle = self.flow,
-            Item::IpHeader => to.ip_header_size = packet.map(|p| p.ip_header_size as u32),
-            Item::TransportHeader => {
-                to.transport_header_size = packet.map(|p| p.transport_header_size as u32);
-            }
-            Item::ProcessPath => to.process_path = Some(path.clone()),
-            Item::Token => to.token = Some(*token),
-            Item::ProcessId => to.process_id = Some(*id),
-            Item::SystemFlags => to.system_flags = Some(0),
-            Item::Compartment => to.compartment_id = Some(options.compartment),
-            Item::PathMtu => to.path_mtu = Some(options.network.mtu.into()),
-            // Only an initial authorization can pend (facts: section 7).
-            Item::Completion => to.completion_handle = self.endpoint.filter(|_| !reauthorizing),
-            Item::Endpoint => to.transport_endpoint_handle = self.endpoint,
-            Item::Parent => to.parent_endpoint_handle = self.parent,
-            Item::RemoteScope => {
-                to.remote_scope_id = (self.family() == Family::V6).then_some(0);
-            }
-            Item::PacketDirection => {
-                to.packet_direction = reauthorizing.then_some(self.passing() as u32);
-            }
-            Item::IcmpId => {
-                to.icmp_id_and_sequence = packet.and_then(|p| match p.transport {
-                    Transport::Icmp { rest, .. } => Some(rest),
-                    _ => None,
-                });
-            }
-            Item::SubProcessTag => to.sub_process_tag = options.process.sub_process_tag,
-            Item::AleClassifyRequired => {
-                to.ale_classify_required = self.flags & flag::REQUIRES_ALE_CLASSIFY != 0;
-            }
+        match field {
+            Field::LocalInterface => of(bound, |i| Value::Uint64(i.luid)),
+            Field::InterfaceIndex => Value::Uint32(interface.index),
+            Field::SubInterfaceIndex => Value::Uint32(interface.sub_index),
+            Field::InterfaceType => of(bound, |i| Value::Uint32(i.kind)),
+            Field::TunnelType => of(bound, |i| Value::Uint32(i.tunnel)),
+            Field::ArrivalInterface => of(arrival, |i| Value::Uint64(i.luid)),
+            Field::ArrivalInterfaceIndex => of(arrival, |i| Value::Uint32(i.index)),
+            Field::ArrivalInterfaceType => of(arrival, |i| Value::Uint32(i.kind)),
+            Field::ArrivalTunnelType => of(arrival, |i| Value::Uint32(i.tunnel)),
+            Field::NexthopInterface => of(nexthop, |i| Value::Uint64(i.luid)),
+            Field::NexthopInterfaceIndex => of(nexthop, |i| Value::Uint32(i.index)),
+            Field::NexthopSubInterfaceIndex => of(nexthop, |i| Value::Uint32(i.sub_index)),
+            Field::NexthopInterfaceType => of(nexthop, |i| Value::Uint32(i.kind)),
+            Field::NexthopTunnelType => of(nexthop, |i| Value::Uint32(i.tunnel)),
+            other => unreachable!("{other:?} is no property of an interface"),
         }
     }
 
@@ -316,133 +253,5 @@ fn address_type(address: IpAddr) -> u8 {
         _ if address.is_multicast() => 3,
         IpAddr::V4(address) if address.is_broadcast() => 4,
         _ => 1,
-    }
-}
-
-/// A field of the metadata structure.
-#[derive(Clone, Copy)]
-enum Item {
-    Flow,
-    IpHeader,
-    TransportHeader,
-    ProcessPath,
-    Token,
-    ProcessId,
-    SystemFlags,
-    Compartment,
-    PathMtu,
-    Completion,
-    Endpoint,
-    Parent,
-    RemoteScope,
-    PacketDirection,
-    IcmpId,
-    SubProcessTag,
-    AleClassifyRequired,
-}
-
-/// Metadata Fields at Each Filtering Layer, row by row (facts: 4.4). Fragment
-/// data, control data and the redirect fields have no circumstances here.
-fn offered(layer: Layer) -> &'static [Item] {
-    use Item::*;
-    match layer {
-        Layer::InboundIppacket => &[IpHeader, Compartment],
-        Layer::OutboundIppacket => &[IpHeader, Compartment, TransportHeader, PathMtu],
-        Layer::InboundTransport => &[
-            Flow,
-            IpHeader,
-            TransportHeader,
-            SystemFlags,
-            Compartment,
-            Endpoint,
-            AleClassifyRequired,
-            IcmpId,
-        ],
-        Layer::OutboundTransport => &[
-            Flow,
-            TransportHeader,
-            SystemFlags,
-            Compartment,
-            Endpoint,
-            RemoteScope,
-            IcmpId,
-        ],
-        Layer::Stream => &[Flow, SystemFlags],
-        Layer::DatagramData => &[
-            Flow,
-            IpHeader,
-            TransportHeader,
-            SystemFlags,
-            Compartment,
-            Endpoint,
-            RemoteScope,
-            IcmpId,
-        ],
-        Layer::OutboundIcmpError => &[
-            TransportHeader,
-            SystemFlags,
-            Compartment,
-            Endpoint,
-            RemoteScope,
-        ],
-        Layer::AleResourceAssignment | Layer::AleAuthListen => &[
-            ProcessPath,
-            Token,
-            ProcessId,
-            Completion,
-            Endpoint,
-            SubProcessTag,
-        ],
-        Layer::AleAuthRecvAccept => &[
-            Flow,
-            IpHeader,
-            TransportHeader,
-            ProcessPath,
-            Token,
-            ProcessId,
-            Compartment,
-            Completion,
-            Endpoint,
-            Parent,
-            PacketDirection,
-            IcmpId,
-            SubProcessTag,
-        ],
-        Layer::AleAuthConnect => &[
-            Flow,
-            TransportHeader,
-            ProcessPath,
-            Token,
-            ProcessId,
-            Compartment,
-            Completion,
-            Endpoint,
-            Parent,
-            RemoteScope,
-            PacketDirection,
-            IcmpId,
-            SubProcessTag,
-        ],
-        Layer::AleFlowEstablished => &[
-            Flow,
-            ProcessPath,
-            Token,
-            ProcessId,
-            Endpoint,
-            Parent,
-            IcmpId,
-            SubProcessTag,
-        ],
-        Layer::AleResourceRelease => &[Token, ProcessId, Compartment, Endpoint, SubProcessTag],
-        Layer::AleEndpointClosure => &[
-            Token,
-            ProcessId,
-            Compartment,
-            Endpoint,
-            Parent,
-            SubProcessTag,
-        ],
-        Layer::AleConnectRedirect => &[Token, ProcessId, Endpoint, IcmpId, SubProcessTag],
-        Layer::AleBindRedirect => &[Token, ProcessId, Endpoint, SubProcessTag],
     }
 }

@@ -3,6 +3,8 @@
 use smoltcp::socket::tcp;
 
 use super::answer;
+use super::application::Session;
+use super::connection::Connection;
 use super::layers::Layer;
 use super::log::{Event, RecordId};
 use super::scene::{Direction, Scene, flag};
@@ -167,7 +169,13 @@ impl Host {
         {
             self.stack.ingress(parsed.bytes, self.gate.now);
             if self.stack.state(handle) == tcp::State::SynReceived {
-                self.accepted(handle, &scene, flow, generation, (local, application));
+                let authorized = (flow, generation);
+                let session = Session::server(application);
+                let mut connection =
+                    Connection::new(handle, &scene, authorized, self.gate.now, session);
+                connection.parent = Some((local, parent));
+                let pair = (parsed.destination, parsed.source);
+                self.connections.insert(pair, connection);
                 return;
             }
             self.stack.remove(handle);
@@ -243,6 +251,7 @@ impl Host {
         let Some(connection) = self.connections.get_mut(&pair) else {
             return false;
         };
+        connection.since = self.gate.now;
         let state = self.stack.state(connection.handle);
         let mut just_established = false;
         if !connection.established && is_synchronized(state) {

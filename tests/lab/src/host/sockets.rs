@@ -2,16 +2,13 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use smoltcp::iface::SocketHandle;
-use smoltcp::socket::tcp;
-
+use super::Host;
 use super::application::{Application, Session};
+use super::connection::Connection;
 use super::layers::Layer;
-use super::log::{Ends, Event, RecordId};
+use super::log::{Ends, Event};
 use super::scene::{Direction, Scene, flag};
-use super::{Host, Pair};
-use crate::wfp::FlowHandle;
-use crate::wire::{Family, Parsed};
+use crate::wire::Family;
 
 /// The first port of the dynamic range (RFC 6335; Windows' default).
 pub(super) const FIRST_EPHEMERAL_PORT: u16 = 49_152;
@@ -20,7 +17,7 @@ const TCP: u8 = 6;
 
 /// A connection the host made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ConnectionId(u64);
+pub struct ConnectionId(pub(super) u64);
 
 /// How far a connection the host made has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,51 +61,6 @@ pub enum SocketError {
 pub(super) struct Listener {
     pub application: Application,
     pub endpoint: u64,
-}
-
-/// A TCP connection.
-pub(super) struct Connection {
-    pub id: ConnectionId,
-    pub handle: SocketHandle,
-    pub ends: Ends,
-    pub direction: Direction,
-    pub endpoint: u64,
-    /// The listener's address and endpoint, for an accepted one.
-    pub parent: Option<(SocketAddr, u64)>,
-    pub flow: FlowHandle,
-    /// The authorizing layer's generation when it was last authorized.
-    pub generation: u64,
-    pub established: bool,
-    pub peer_closed: bool,
-    /// ENDPOINT_CLOSURE was told and the flow has ended.
-    pub closed: bool,
-    pub first_ack_sent: bool,
-    pub close_sent: bool,
-    pub aborted: bool,
-    /// The record of the bytes, or of the FIN, being sent.
-    pub sending: Option<RecordId>,
-    pub session: Session,
-}
-
-impl Connection {
-    /// The layer that authorized it.
-    pub fn authorizing(&self) -> Layer {
-        match self.direction {
-            Direction::Inbound => Layer::AleAuthRecvAccept,
-            Direction::Outbound => Layer::AleAuthConnect,
-        }
-    }
-
-    /// The scene of a packet or call of this connection.
-    pub fn scene<'a>(&self, packet: Option<(Direction, Parsed<'a>)>) -> Scene<'a> {
-        Scene {
-            packet,
-            flow: Some(self.flow).filter(|_| !self.closed),
-            endpoint: Some(self.endpoint),
-            parent: self.parent.map(|(_, endpoint)| endpoint),
-            ..Scene::call(self.ends, self.direction)
-        }
-    }
 }
 
 impl Host {
@@ -223,28 +175,12 @@ impl Host {
             self.release(&bound);
             return Err(SocketError::Unusable(remote));
         };
-        let id = ConnectionId(endpoint);
-        let connection = Connection {
-            id,
-            handle,
-            ends: scene.ends,
-            direction: Direction::Outbound,
-            endpoint,
-            parent: None,
-            flow,
-            generation,
-            established: false,
-            peer_closed: false,
-            closed: false,
-            first_ack_sent: false,
-            close_sent: false,
-            aborted: false,
-            sending: None,
-            session: Session::client(request),
-        };
+        let session = Session::client(request);
+        let connection =
+            Connection::new(handle, &scene, (flow, generation), self.gate.now, session);
         self.connections.insert((local, remote), connection);
         self.turn();
-        Ok(id)
+        Ok(ConnectionId(endpoint))
     }
 
     /// How a connection the host made goes; `None` if it made none such.
@@ -262,102 +198,6 @@ impl Host {
         Some(Outcome { state, received })
     }
 
-    /// Takes over a connection that a listener's SYN has begun.
-    pub(super) fn accepted(
-        &mut self,
-        handle: SocketHandle,
-        scene: &Scene<'_>,
-        flow: FlowHandle,
-        generation: u64,
-        listener: (SocketAddr, Application),
-    ) {
-        let Some(remote) = scene.ends.remote else {
-            return;
-        };
-        let endpoint = scene.endpoint.unwrap_or_default();
-        let connection = Connection {
-            id: ConnectionId(endpoint),
-            handle,
-            ends: scene.ends,
-            direction: Direction::Inbound,
-            endpoint,
-            parent: scene.parent.map(|endpoint| (listener.0, endpoint)),
-            flow,
-            generation,
-            established: false,
-            peer_closed: false,
-            closed: false,
-            first_ack_sent: false,
-            close_sent: false,
-            aborted: false,
-            sending: None,
-            session: Session::server(listener.1),
-        };
-        self.connections
-            .insert((scene.ends.local, remote), connection);
-    }
-
-    /// Ends what TCP has ended: told at TIME-WAIT, forgotten when that is over.
-    pub(super) fn reap(&mut self) {
-        let pairs: Vec<Pair> = self.connections.keys().copied().collect();
-        for pair in pairs {
-            let Some(connection) = self.connections.get(&pair) else {
-                continue;
-            };
-            match self.stack.state(connection.handle) {
-                // From SYN-RECEIVED a RST leads back to LISTEN; the next SYN
-                // gets a socket of its own.
-                tcp::State::Closed | tcp::State::Listen => self.forget(pair),
-                tcp::State::TimeWait => self.close(pair),
-                _ => {}
-            }
-        }
-    }
-
-    /// Removes a connection at once; TCP sends nothing more for it.
-    pub(super) fn forget(&mut self, pair: Pair) {
-        self.close(pair);
-        let Some(connection) = self.connections.remove(&pair) else {
-            return;
-        };
-        self.stack.remove(connection.handle);
-        if connection.direction == Direction::Outbound {
-            let clean = connection.peer_closed && connection.close_sent && !connection.aborted;
-            let outcome = Outcome {
-                state: if clean { State::Closed } else { State::Aborted },
-                received: connection.session.into_received(),
-            };
-            self.outcomes.insert(connection.id, outcome);
-        }
-    }
-
-    /// Tells the layers that a connection's endpoint closes, and ends its flow.
-    fn close(&mut self, pair: Pair) {
-        let Some(connection) = self.connections.get_mut(&pair) else {
-            return;
-        };
-        if std::mem::replace(&mut connection.closed, true) {
-            return;
-        }
-        let (flow, outbound) = (connection.flow, connection.direction == Direction::Outbound);
-        let scene = Scene {
-            flow: Some(flow),
-            ..connection.scene(None)
-        };
-        // A half-open one has no endpoint of its own yet.
-        if connection.established || outbound {
-            let record = self.gate.open(scene.ends, Event::EndpointClosed);
-            self.gate.tell(record, Layer::AleEndpointClosure, &scene);
-        }
-        self.gate.filter.flow_end(flow);
-        if outbound {
-            self.release(&Scene {
-                ends: ends(scene.ends.local, None),
-                ..scene
-            });
-        }
-    }
-
     fn bind(&mut self, scene: &Scene<'_>) -> Result<(), SocketError> {
         let record = self.gate.open(scene.ends, Event::Bind);
         for layer in [Layer::AleBindRedirect, Layer::AleResourceAssignment] {
@@ -368,7 +208,7 @@ impl Host {
         Ok(())
     }
 
-    fn release(&mut self, scene: &Scene<'_>) {
+    pub(super) fn release(&mut self, scene: &Scene<'_>) {
         let record = self.gate.open(scene.ends, Event::PortFreed);
         self.gate.tell(record, Layer::AleResourceRelease, scene);
     }
@@ -393,7 +233,7 @@ impl Host {
     }
 }
 
-fn ends(local: SocketAddr, remote: Option<SocketAddr>) -> Ends {
+pub(super) fn ends(local: SocketAddr, remote: Option<SocketAddr>) -> Ends {
     Ends {
         protocol: TCP,
         local,

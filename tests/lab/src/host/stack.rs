@@ -14,8 +14,6 @@ use super::options::Options;
 
 /// Bytes of each direction's socket buffer.
 const BUFFER: usize = 65_535;
-/// After this long without an answer a connection is given up.
-const TIMEOUT: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(30);
 
 /// The queues smoltcp reads and writes.
 struct Queues {
@@ -160,7 +158,6 @@ impl Stack {
 fn socket() -> Socket<'static> {
     let buffer = || SocketBuffer::new(vec![0; BUFFER]);
     let mut socket = Socket::new(buffer(), buffer());
-    socket.set_timeout(Some(TIMEOUT));
     // A segment's acknowledgment and answer then follow it in the log.
     socket.set_ack_delay(None);
     socket.set_nagle_enabled(false);

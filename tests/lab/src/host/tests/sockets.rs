@@ -224,3 +224,45 @@ fn a_half_open_scan_leaves_nothing() {
     assert_eq!(world.fake.live_flows(), 0);
     assert!(!world.events().contains(&Event::EndpointClosed));
 }
+
+#[test]
+fn an_idle_connection_stays_and_a_half_open_one_is_given_up_silently() {
+    let mut world = World::new(Family::V4);
+    let at = world.host_at(PORT);
+    world.host.listen(at, Application::Echo).unwrap();
+    let peer = world.connect(PORT);
+    let syn = world.segment(PORT, crate::wire::TcpFlags::SYN);
+    assert_eq!(world.probe(&syn).len(), 1);
+    assert_eq!(world.fake.live_flows(), 2);
+    let mut sent = Vec::new();
+    for _ in 0..120 {
+        world.now += std::time::Duration::from_secs(1);
+        world.host.poll(world.now);
+        sent.extend(std::iter::from_fn(|| world.host.transmit()));
+    }
+    assert_eq!(World::resets(&sent), 0);
+    assert_eq!(world.fake.live_flows(), 1);
+    world.send(peer, b"still there");
+    assert_eq!(world.read(peer), b"still there");
+}
+
+#[test]
+fn a_peer_that_goes_away_is_given_up() {
+    let mut world = World::new(Family::V4);
+    let at = world.host_at(PORT);
+    world.host.listen(at, Application::Echo).unwrap();
+    let peer = world.connect(PORT);
+    world.peer.socket(peer).send_slice(b"hi").unwrap();
+    world.peer.egress(world.now);
+    while let Some(packet) = world.peer.outbound() {
+        world.host.receive(&packet, world.now);
+    }
+    for seconds in 1..=61 {
+        assert_eq!(world.fake.live_flows(), 1, "after {seconds} s");
+        world
+            .host
+            .poll(world.now + std::time::Duration::from_secs(seconds));
+    }
+    assert_eq!(world.fake.live_flows(), 0);
+    assert_documented(&world.records(), &[Event::DataSent, Event::EndpointClosed]);
+}
