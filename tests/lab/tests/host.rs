@@ -25,12 +25,16 @@ struct Blocking {
 }
 
 impl Blocking {
-    /// At INBOUND_TRANSPORT_DISCARD of both families.
+    /// At INBOUND_TRANSPORT_DISCARD and INBOUND_IPPACKET_DISCARD.
     fn discards() -> Self {
-        let twin = |family| definition(Layer::InboundTransport, family).discard;
-        let twins = Family::BOTH.into_iter().filter_map(twin);
+        let mut layers = Vec::new();
+        for layer in [Layer::InboundTransport, Layer::InboundIppacket] {
+            for family in Family::BOTH {
+                layers.extend(definition(layer, family).discard.map(|(id, _)| id));
+            }
+        }
         Self {
-            layers: twins.map(|(id, _)| id).collect(),
+            layers,
             ..Self::default()
         }
     }
@@ -179,6 +183,82 @@ fn with_a_block_closed_ports_are_silent_and_open_ones_serve() {
         Event::DataSent,
         Event::EndpointClosed,
     ]);
+}
+
+/// Technique, and what nmap says of a port with a listener (22) and one without
+/// (81): first as they are, then with the discard layers blocking. Like
+/// Windows, the host answers FIN, NULL, Xmas and Maimon probes with a RST even
+/// where a listener is, so they tell the two apart no more than ACKs do (nmap's
+/// manual, Port Scanning Techniques).
+const TECHNIQUES: &[(&str, [&str; 2], [&str; 2])] = &[
+    ("-sT", ["open", "closed"], ["open", "filtered"]),
+    (
+        "-sA",
+        ["unfiltered", "unfiltered"],
+        ["filtered", "filtered"],
+    ),
+    ("-sW", ["closed", "closed"], ["filtered", "filtered"]),
+    (
+        "-sF",
+        ["closed", "closed"],
+        ["open|filtered", "open|filtered"],
+    ),
+    (
+        "-sN",
+        ["closed", "closed"],
+        ["open|filtered", "open|filtered"],
+    ),
+    (
+        "-sX",
+        ["closed", "closed"],
+        ["open|filtered", "open|filtered"],
+    ),
+    (
+        "-sM",
+        ["closed", "closed"],
+        ["open|filtered", "open|filtered"],
+    ),
+    (
+        "-sU",
+        ["closed", "closed"],
+        ["open|filtered", "open|filtered"],
+    ),
+];
+
+fn scan_by_every_technique(silent: bool) {
+    let bench = Bench::new(match silent {
+        false => Blocking::default(),
+        true => Blocking::discards(),
+    });
+    for (technique, answering, silenced) in TECHNIQUES {
+        let expected = if silent { silenced } else { answering };
+        for family in Family::BOTH {
+            let report = bench.nmap(family, technique, "22,81");
+            for (port, state) in [22, 81].iter().zip(expected) {
+                let wanted = format!("{port}/{state}/");
+                // A state all ports share is only counted.
+                let summary = format!("Ignored State: {state} (2)");
+                assert!(
+                    report.contains(&wanted) || report.contains(&summary),
+                    "{technique} {family:?}: no {wanted} in {report}"
+                );
+            }
+            if silent {
+                assert_eq!(bench.recorder.resets(family), 0, "{technique}");
+            }
+        }
+    }
+    bench.finish(&[Event::SynNobodyListening, Event::EndpointlessDatagram]);
+}
+
+#[test]
+fn every_technique_is_answered_without_a_filter() {
+    scan_by_every_technique(false);
+}
+
+#[test]
+fn no_technique_is_answered_with_a_block() {
+    scan_by_every_technique(true);
 }
 
 #[test]

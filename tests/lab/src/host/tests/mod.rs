@@ -2,6 +2,7 @@
 //! a TCP of its own.
 
 mod fake;
+mod hostile;
 mod offers;
 mod reauthorization;
 mod refusals;
