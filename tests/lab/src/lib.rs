@@ -16,6 +16,8 @@
 //! | [`report`] | what people read |
 //! | [`commands`] | `cargo lab …` |
 
+pub mod host;
 pub mod setup;
 pub mod status;
 pub mod wfp;
+pub mod wire;

@@ -1,0 +1,132 @@
+//! Answers the host makes itself: RST, echo reply, ICMP unreachable.
+
+use std::net::IpAddr;
+
+use etherparse::icmpv6::{ParameterProblemCode, ParameterProblemHeader};
+use etherparse::{Icmpv4Type, Icmpv6Type, IpHeaders, PacketBuilder, PacketBuilderStep};
+use etherparse::{icmpv4, icmpv6};
+
+use crate::wire::{Parsed, TcpFlags};
+
+/// The hop limit Windows sends with.
+pub(super) const HOP_LIMIT: u8 = 128;
+
+/// Why a datagram cannot be delivered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unreachable {
+    Port,
+    Protocol,
+}
+
+/// An IP header back to the sender of `packet`.
+fn back(packet: &Parsed<'_>) -> PacketBuilderStep<IpHeaders> {
+    let (from, to) = (packet.destination.ip(), packet.source.ip());
+    let headers = match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let header = etherparse::Ipv4Header {
+                source: from.octets(),
+                destination: to.octets(),
+                time_to_live: HOP_LIMIT,
+                ..etherparse::Ipv4Header::default()
+            };
+            IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default())
+        }
+        (from, to) => {
+            let header = etherparse::Ipv6Header {
+                source: v6(from),
+                destination: v6(to),
+                hop_limit: HOP_LIMIT,
+                ..etherparse::Ipv6Header::default()
+            };
+            IpHeaders::Ipv6(header, etherparse::Ipv6Extensions::default())
+        }
+    };
+    PacketBuilder::ip(headers)
+}
+
+fn v6(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+        IpAddr::V6(address) => address.octets(),
+    }
+}
+
+/// The RST for a segment of no connection (RFC 9293, 3.10.7.1), `None` where
+/// none is due: for a RST, and for what is not TCP.
+pub(super) fn reset(packet: &Parsed<'_>) -> Option<Vec<u8>> {
+    let tcp = packet.tcp().filter(|tcp| !tcp.flags.has(TcpFlags::RST))?;
+    let (from, to) = (packet.destination.port(), packet.source.port());
+    let acknowledged = tcp.flags.has(TcpFlags::ACK);
+    let sequence = if acknowledged { tcp.acknowledgment } else { 0 };
+    let mut segment = back(packet).tcp(from, to, sequence, 0).rst();
+    if !acknowledged {
+        let controls =
+            u32::from(tcp.flags.has(TcpFlags::SYN)) + u32::from(tcp.flags.has(TcpFlags::FIN));
+        let length = packet.payload().len() as u32 + controls;
+        segment = segment.ack(tcp.sequence.wrapping_add(length));
+    }
+    let mut bytes = Vec::new();
+    segment.write(&mut bytes, &[]).ok()?;
+    Some(bytes)
+}
+
+/// The reply to an echo request, `None` if it is none.
+pub(super) fn echo_reply(packet: &Parsed<'_>) -> Option<Vec<u8>> {
+    let body = packet.transport_bytes();
+    let header: [u8; 4] = body.get(4..8)?.try_into().ok()?;
+    let data = body.get(8..)?;
+    let mut bytes = Vec::new();
+    match packet.source.ip() {
+        IpAddr::V4(_) => {
+            let header = etherparse::IcmpEchoHeader::from_bytes(header);
+            back(packet)
+                .icmpv4(Icmpv4Type::EchoReply(header))
+                .write(&mut bytes, data)
+        }
+        IpAddr::V6(_) => {
+            let header = etherparse::IcmpEchoHeader::from_bytes(header);
+            back(packet)
+                .icmpv6(Icmpv6Type::EchoReply(header))
+                .write(&mut bytes, data)
+        }
+    }
+    .ok()?;
+    Some(bytes)
+}
+
+/// The ICMP error for a datagram without endpoint (RFC 792: type 3, codes 2
+/// and 3; RFC 4443: type 1 code 4, type 4 code 1), with the start of the
+/// packet as those documents want it quoted.
+pub(super) fn unreachable(packet: &Parsed<'_>, why: Unreachable) -> Option<Vec<u8>> {
+    /// The IPv6 minimum MTU less the error's own headers.
+    const V6_QUOTE: usize = 1280 - 40 - 8;
+    /// Where the fixed IPv6 header has its next header.
+    const NEXT_HEADER: u32 = 6;
+    let mut bytes = Vec::new();
+    let quote = |limit: usize| &packet.bytes[..packet.bytes.len().min(limit)];
+    match packet.source.ip() {
+        IpAddr::V4(_) => {
+            let why = match why {
+                Unreachable::Port => icmpv4::DestUnreachableHeader::Port,
+                Unreachable::Protocol => icmpv4::DestUnreachableHeader::Protocol,
+            };
+            back(packet)
+                .icmpv4(Icmpv4Type::DestinationUnreachable(why))
+                .write(&mut bytes, quote(packet.ip_header_size + 8))
+        }
+        IpAddr::V6(_) => {
+            let kind = match why {
+                Unreachable::Port => {
+                    Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port)
+                }
+                Unreachable::Protocol => Icmpv6Type::ParameterProblem(ParameterProblemHeader {
+                    code: ParameterProblemCode::UnrecognizedNextHeader,
+                    pointer: NEXT_HEADER,
+                }),
+            };
+            back(packet).icmpv6(kind).write(&mut bytes, quote(V6_QUOTE))
+        }
+    }
+    .ok()?;
+    Some(bytes)
+}

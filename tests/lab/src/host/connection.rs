@@ -1,0 +1,173 @@
+//! A TCP connection of the host, and how it ends.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use smoltcp::iface::SocketHandle;
+use smoltcp::socket::tcp;
+
+use super::application::Session;
+use super::layers::Layer;
+use super::log::{Ends, Event, RecordId};
+use super::scene::{Direction, Scene};
+use super::sockets::{ConnectionId, Outcome, State, ends};
+use super::{Host, Pair};
+use crate::wfp::FlowHandle;
+use crate::wire::Parsed;
+
+/// How long a handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
+/// How long the peer may leave data or a FIN without a word. smoltcp's own
+/// timeout will not do: it resets connections that are merely idle.
+const ANSWER_LIMIT: Duration = Duration::from_secs(60);
+
+/// A TCP connection.
+pub(super) struct Connection {
+    pub id: ConnectionId,
+    /// When the peer was last heard, or given something to answer; since the
+    /// host's start.
+    pub since: Duration,
+    pub handle: SocketHandle,
+    pub ends: Ends,
+    pub direction: Direction,
+    pub endpoint: u64,
+    /// The listener's address and endpoint, for an accepted one.
+    pub parent: Option<(SocketAddr, u64)>,
+    pub flow: FlowHandle,
+    /// The authorizing layer's generation when it was last authorized.
+    pub generation: u64,
+    pub established: bool,
+    pub peer_closed: bool,
+    /// ENDPOINT_CLOSURE was told and the flow has ended.
+    pub closed: bool,
+    pub first_ack_sent: bool,
+    pub close_sent: bool,
+    pub aborted: bool,
+    /// The record of the bytes, or of the FIN, being sent.
+    pub sending: Option<RecordId>,
+    pub session: Session,
+}
+
+impl Connection {
+    /// A connection whose first SYN has just passed. `authorized` is its flow
+    /// and the authorizing layer's generation.
+    pub fn new(
+        handle: SocketHandle,
+        scene: &Scene<'_>,
+        (flow, generation): (FlowHandle, u64),
+        since: Duration,
+        session: Session,
+    ) -> Self {
+        let endpoint = scene.endpoint.unwrap_or_default();
+        Self {
+            id: ConnectionId(endpoint),
+            since,
+            handle,
+            ends: scene.ends,
+            direction: scene.direction,
+            endpoint,
+            parent: None,
+            flow,
+            generation,
+            established: false,
+            peer_closed: false,
+            closed: false,
+            first_ack_sent: false,
+            close_sent: false,
+            aborted: false,
+            sending: None,
+            session,
+        }
+    }
+
+    /// The layer that authorized it.
+    pub fn authorizing(&self) -> Layer {
+        match self.direction {
+            Direction::Inbound => Layer::AleAuthRecvAccept,
+            Direction::Outbound => Layer::AleAuthConnect,
+        }
+    }
+
+    /// The scene of a packet or call of this connection.
+    pub fn scene<'a>(&self, packet: Option<(Direction, Parsed<'a>)>) -> Scene<'a> {
+        Scene {
+            packet,
+            flow: Some(self.flow).filter(|_| !self.closed),
+            endpoint: Some(self.endpoint),
+            parent: self.parent.map(|(_, endpoint)| endpoint),
+            ..Scene::call(self.ends, self.direction)
+        }
+    }
+}
+
+impl Host {
+    /// Ends what TCP has ended: told at TIME-WAIT, forgotten when that is over.
+    pub(super) fn reap(&mut self) {
+        let pairs: Vec<Pair> = self.connections.keys().copied().collect();
+        for pair in pairs {
+            let Some(connection) = self.connections.get(&pair) else {
+                continue;
+            };
+            let state = self.stack.state(connection.handle);
+            let unanswered =
+                connection.close_sent || self.stack.socket(connection.handle).send_queue() > 0;
+            let limit = match connection.established {
+                false => HANDSHAKE_LIMIT,
+                true if unanswered => ANSWER_LIMIT,
+                true => Duration::MAX,
+            };
+            match state {
+                _ if self.gate.now.saturating_sub(connection.since) > limit => self.forget(pair),
+                // From SYN-RECEIVED a RST leads back to LISTEN; the next SYN
+                // gets a socket of its own.
+                tcp::State::Closed | tcp::State::Listen => self.forget(pair),
+                tcp::State::TimeWait => self.close(pair),
+                _ => {}
+            }
+        }
+    }
+
+    /// Removes a connection at once; TCP sends nothing more for it.
+    pub(super) fn forget(&mut self, pair: Pair) {
+        self.close(pair);
+        let Some(connection) = self.connections.remove(&pair) else {
+            return;
+        };
+        self.stack.remove(connection.handle);
+        if connection.direction == Direction::Outbound {
+            let clean = connection.peer_closed && connection.close_sent && !connection.aborted;
+            let outcome = Outcome {
+                state: if clean { State::Closed } else { State::Aborted },
+                received: connection.session.into_received(),
+            };
+            self.outcomes.insert(connection.id, outcome);
+        }
+    }
+
+    /// Tells the layers that a connection's endpoint closes, and ends its flow.
+    fn close(&mut self, pair: Pair) {
+        let Some(connection) = self.connections.get_mut(&pair) else {
+            return;
+        };
+        if std::mem::replace(&mut connection.closed, true) {
+            return;
+        }
+        let (flow, outbound) = (connection.flow, connection.direction == Direction::Outbound);
+        let scene = Scene {
+            flow: Some(flow),
+            ..connection.scene(None)
+        };
+        // A half-open one has no endpoint of its own yet.
+        if connection.established || outbound {
+            let record = self.gate.open(scene.ends, Event::EndpointClosed);
+            self.gate.tell(record, Layer::AleEndpointClosure, &scene);
+        }
+        self.gate.filter.flow_end(flow);
+        if outbound {
+            self.release(&Scene {
+                ends: ends(scene.ends.local, None),
+                ..scene
+            });
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What the host asks of a filter engine, so that tests can put one in its
+//! place.
+
+use crate::wfp::{Decision, Engine, FlowHandle, LayerId, Request};
+
+/// The part of a filter engine that a host calls.
+pub trait Filter: Send + Sync {
+    /// Evaluates a layer's filters for one indication.
+    fn classify(&self, request: &Request<'_>) -> Decision;
+    /// Rises whenever a filter at the layer is added or removed.
+    fn generation(&self, layer: LayerId) -> u64;
+    /// Starts a data flow.
+    fn flow_create(&self) -> FlowHandle;
+    /// Ends a data flow.
+    fn flow_end(&self, flow: FlowHandle);
+}
+
+impl Filter for Engine {
+    fn classify(&self, request: &Request<'_>) -> Decision {
+        self.classify(request)
+    }
+
+    fn generation(&self, layer: LayerId) -> u64 {
+        self.generation(layer)
+    }
+
+    fn flow_create(&self) -> FlowHandle {
+        self.flow_create()
+    }
+
+    fn flow_end(&self, flow: FlowHandle) {
+        self.flow_end(flow);
+    }
+}

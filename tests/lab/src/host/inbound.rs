@@ -1,0 +1,244 @@
+//! A packet from the network: the IP layer, and everything that is not TCP.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use etherparse::SlicedPacket;
+use etherparse::defrag::IpDefragPool;
+
+use super::Host;
+use super::answer::{self, Unreachable};
+use super::layers::Layer;
+use super::log::{Event, RecordId};
+use super::scene::{Direction, Scene, flag};
+use super::variants::{UdpDiscard, reason};
+use crate::wfp::FlowHandle;
+use crate::wire::{Family, Parsed, Transport, reassembled};
+
+/// How long a datagram's flow lives without traffic (facts: 1.3), and a
+/// fragment without the rest (RFC 8200, 4.5).
+const IDLE: Duration = Duration::from_secs(60);
+
+/// The most echo flows and partial datagrams at once.
+const FLOWS_LIMIT: usize = 1024;
+
+/// Flows of echo requests, by remote address and identifier.
+#[derive(Default)]
+pub(super) struct EchoFlows(BTreeMap<(IpAddr, u16), (FlowHandle, Duration)>);
+
+/// Datagrams of which only a part has come.
+pub(super) struct Fragments {
+    pool: IpDefragPool<Duration, ()>,
+    active: usize,
+}
+
+impl Default for Fragments {
+    fn default() -> Self {
+        Self {
+            pool: IpDefragPool::new(),
+            active: 0,
+        }
+    }
+}
+
+impl Host {
+    /// Takes one packet from the network.
+    pub fn receive(&mut self, bytes: &[u8], now: Duration) {
+        self.gate.now = now;
+        self.gate.counters.received += 1;
+        // What has no IP header reaches no layer.
+        let Some(parsed) = Parsed::new(bytes) else {
+            return;
+        };
+        let mut scene = Scene::packet(Direction::Inbound, parsed);
+        let event = self.event_of(&parsed);
+        let record = self.gate.open(scene.ends, event);
+        if matches!(parsed.transport, Transport::Fragment) {
+            scene.flags = flag::IS_FRAGMENT;
+        }
+        if self.gate.pass(record, Layer::InboundIppacket, &scene) {
+            if parsed.destination.ip() == self.own(parsed.family()) {
+                self.deliver(record, &scene, parsed);
+            } else {
+                self.unusable(record, &scene, reason::IP_NOT_LOCALLY_DESTINED);
+            }
+        }
+        self.turn();
+    }
+
+    /// What a packet is to this host, before any layer has seen it.
+    fn event_of(&self, parsed: &Parsed<'_>) -> Event {
+        match parsed.transport {
+            Transport::Tcp(tcp) => self.segment_event(parsed, tcp.flags),
+            Transport::Udp | Transport::Other => Event::EndpointlessDatagram,
+            Transport::Icmp { kind, .. } if kind == echo_request(parsed.family()) => {
+                Event::EchoRequestIn
+            }
+            Transport::Icmp { .. } => Event::OtherIn,
+            Transport::Fragment => Event::FragmentIn,
+            Transport::Malformed => Event::Unusable,
+        }
+    }
+
+    fn deliver(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>) {
+        match parsed.transport {
+            Transport::Tcp(tcp) => self.segment(record, *scene, parsed, tcp),
+            Transport::Udp => self.endpointless(record, scene, parsed, Unreachable::Port),
+            Transport::Other => self.endpointless(record, scene, parsed, Unreachable::Protocol),
+            Transport::Icmp { kind, .. } if kind == echo_request(parsed.family()) => {
+                self.echo(record, *scene, parsed);
+            }
+            // An error or a reply to nothing the host sent; only non-error
+            // messages go on to ALE, and no socket waits for one.
+            Transport::Icmp { .. } => {}
+            Transport::Fragment => self.fragment(record, parsed),
+            Transport::Malformed => self.unusable(record, scene, reason::IP_MALFORMED_HEADER),
+        }
+    }
+
+    /// A packet the IP layer drops without an answer.
+    fn unusable(&mut self, record: RecordId, scene: &Scene<'_>, why: u32) {
+        self.gate.log.rename(record, Event::Unusable);
+        // No answer is due, so there is none to prevent.
+        let _ = self.gate.answer_after_discard(
+            record,
+            Layer::InboundIppacket,
+            scene,
+            reason::MODULE_NETWORK,
+            why,
+        );
+    }
+
+    /// A datagram nobody waits for: the discard layers, then the ICMP error.
+    fn endpointless(
+        &mut self,
+        record: RecordId,
+        scene: &Scene<'_>,
+        parsed: Parsed<'_>,
+        why: Unreachable,
+    ) {
+        const IP: Layer = Layer::InboundIppacket;
+        const TRANSPORT: Layer = Layer::InboundTransport;
+        let (at, network) = match (why, self.gate.variants.udp_discard) {
+            (Unreachable::Protocol, _) => (&[IP][..], reason::IP_PROTOCOL_UNREACHABLE),
+            (_, UdpDiscard::IpPacket) => (&[IP][..], reason::IP_PORT_UNREACHABLE),
+            (_, UdpDiscard::Transport) => (&[TRANSPORT][..], reason::IP_PORT_UNREACHABLE),
+            (_, UdpDiscard::Both) => (&[TRANSPORT, IP][..], reason::IP_PORT_UNREACHABLE),
+        };
+        for &layer in at {
+            let (module, why) = if layer == TRANSPORT {
+                (reason::MODULE_TRANSPORT, reason::INET_ENDPOINT_NOT_FOUND)
+            } else {
+                (reason::MODULE_NETWORK, network)
+            };
+            if !self
+                .gate
+                .answer_after_discard(record, layer, scene, module, why)
+            {
+                self.gate.counters.silenced += 1;
+                return;
+            }
+        }
+        if let Some(error) = answer::unreachable(&parsed, why) {
+            self.send_built(error, Event::IcmpErrorOut, Layer::OutboundIcmpError, None);
+        }
+    }
+
+    /// An echo request: authorized like a datagram for the stack's own ICMP
+    /// endpoint, then answered.
+    fn echo(&mut self, record: RecordId, mut scene: Scene<'_>, parsed: Parsed<'_>) {
+        let Transport::Icmp { rest, .. } = parsed.transport else {
+            return;
+        };
+        let key = (parsed.source.ip(), (rest >> 16) as u16);
+        let now = self.gate.now;
+        let known = self.echo.0.get_mut(&key).map(|(flow, last)| {
+            *last = now;
+            *flow
+        });
+        scene.flow = known;
+        if known.is_some() {
+            self.gate.log.rename(record, Event::LaterEchoRequestIn);
+        } else {
+            scene.flags |= flag::REQUIRES_ALE_CLASSIFY;
+        }
+        if !self.gate.pass(record, Layer::InboundTransport, &scene) {
+            return;
+        }
+        if known.is_none() {
+            if self.echo.0.len() >= FLOWS_LIMIT {
+                return;
+            }
+            scene.flags &= !flag::REQUIRES_ALE_CLASSIFY;
+            let flow = self.gate.filter.flow_create();
+            scene.flow = Some(flow);
+            for layer in [Layer::AleAuthRecvAccept, Layer::AleFlowEstablished] {
+                if !self.gate.pass(record, layer, &scene) {
+                    self.gate.filter.flow_end(flow);
+                    return;
+                }
+            }
+            self.echo.0.insert(key, (flow, now));
+        }
+        if self.gate.pass(record, Layer::DatagramData, &scene)
+            && let Some(reply) = answer::echo_reply(&parsed)
+        {
+            self.send_built(reply, Event::EchoReplyOut, Layer::DatagramData, scene.flow);
+        }
+    }
+
+    /// Keeps a fragment; the last one brings the datagram to the layers above,
+    /// which never see the fragments (facts: 1.3).
+    fn fragment(&mut self, record: RecordId, parsed: Parsed<'_>) {
+        if self.fragments.active >= FLOWS_LIMIT {
+            return;
+        }
+        let now = self.gate.now;
+        let Ok(sliced) = SlicedPacket::from_ip(parsed.bytes) else {
+            return;
+        };
+        self.fragments.active += 1;
+        let Ok(Some(whole)) = self.fragments.pool.process_sliced_packet(&sliced, now, ()) else {
+            return;
+        };
+        let Some(datagram) = reassembled(parsed.bytes, parsed.protocol, &whole.payload) else {
+            return;
+        };
+        self.fragments.pool.return_buf(whole);
+        if let Some(parsed) = Parsed::new(&datagram) {
+            let event = self.event_of(&parsed);
+            self.gate.log.rename(record, event);
+            let mut scene = Scene::packet(Direction::Inbound, parsed);
+            scene.flags = flag::IS_REASSEMBLED;
+            self.deliver(record, &scene, parsed);
+        }
+    }
+
+    /// Ends echo flows and partial datagrams that nothing was heard of.
+    pub(super) fn expire(&mut self) {
+        let now = self.gate.now;
+        let fresh = |last: &Duration| now.saturating_sub(*last) < IDLE;
+        let filter = &self.gate.filter;
+        self.echo.0.retain(|_, (flow, last)| {
+            if !fresh(last) {
+                filter.flow_end(*flow);
+            }
+            fresh(last)
+        });
+        let active = std::cell::Cell::new(0);
+        self.fragments.pool.retain(|last| {
+            active.set(active.get() + usize::from(fresh(last)));
+            fresh(last)
+        });
+        self.fragments.active = active.get();
+    }
+}
+
+/// The ICMP type of an echo request (RFC 792, RFC 4443).
+fn echo_request(family: Family) -> u8 {
+    match family {
+        Family::V4 => 8,
+        Family::V6 => 128,
+    }
+}

@@ -1,0 +1,208 @@
+//! What each layer offers of the metadata structure.
+
+use super::layers::Layer;
+use super::options::{Options, Process};
+use super::scene::{Scene, flag};
+use super::variants::Variants;
+use crate::wfp::{Discard, Metadata};
+use crate::wire::{Family, Transport};
+
+impl Scene<'_> {
+    /// What the layer offers of the metadata structure.
+    pub fn metadata(
+        &self,
+        layer: Layer,
+        discard: Option<Discard>,
+        options: &Options,
+        variants: &Variants,
+    ) -> Metadata {
+        let mut metadata = Metadata {
+            discard,
+            ..Metadata::default()
+        };
+        for item in offered(layer) {
+            self.offer(*item, layer, options, variants, &mut metadata);
+        }
+        metadata
+    }
+
+    fn offer(
+        &self,
+        item: Item,
+        layer: Layer,
+        options: &Options,
+        variants: &Variants,
+        to: &mut Metadata,
+    ) {
+        let Process {
+            path, id, token, ..
+        } = &options.process;
+        let packet = self.packet.map(|(_, parsed)| parsed);
+        let reauthorizing = self.flags & flag::IS_REAUTHORIZE != 0;
+        let authorizing = matches!(layer, Layer::AleAuthRecvAccept | Layer::AleAuthConnect);
+        match item {
+            Item::Flow if authorizing && !reauthorizing => {
+                to.flow_handle = self.flow.filter(|_| variants.flow_handle_at_authorization);
+            }
+            Item::Flow => to.flow_handle = self.flow,
+            Item::IpHeader => to.ip_header_size = packet.map(|p| p.ip_header_size as u32),
+            Item::TransportHeader => {
+                to.transport_header_size = packet.map(|p| p.transport_header_size as u32);
+            }
+            Item::ProcessPath => to.process_path = Some(path.clone()),
+            Item::Token => to.token = Some(*token),
+            Item::ProcessId => to.process_id = Some(*id),
+            Item::SystemFlags => to.system_flags = Some(0),
+            Item::Compartment => to.compartment_id = Some(options.compartment),
+            Item::PathMtu => to.path_mtu = Some(options.network.mtu.into()),
+            // Only an initial authorization can pend (facts: section 7).
+            Item::Completion => to.completion_handle = self.endpoint.filter(|_| !reauthorizing),
+            Item::Endpoint => to.transport_endpoint_handle = self.endpoint,
+            Item::Parent => to.parent_endpoint_handle = self.parent,
+            Item::RemoteScope => {
+                to.remote_scope_id = (self.family() == Family::V6).then_some(0);
+            }
+            Item::PacketDirection => {
+                to.packet_direction = reauthorizing.then_some(self.passing() as u32);
+            }
+            Item::IcmpId => {
+                to.icmp_id_and_sequence = packet.and_then(|p| match p.transport {
+                    Transport::Icmp { rest, .. } => Some(rest),
+                    _ => None,
+                });
+            }
+            Item::SubProcessTag => to.sub_process_tag = options.process.sub_process_tag,
+            Item::AleClassifyRequired => {
+                to.ale_classify_required = self.flags & flag::REQUIRES_ALE_CLASSIFY != 0;
+            }
+        }
+    }
+}
+
+/// A field of the metadata structure.
+#[derive(Clone, Copy)]
+enum Item {
+    Flow,
+    IpHeader,
+    TransportHeader,
+    ProcessPath,
+    Token,
+    ProcessId,
+    SystemFlags,
+    Compartment,
+    PathMtu,
+    Completion,
+    Endpoint,
+    Parent,
+    RemoteScope,
+    PacketDirection,
+    IcmpId,
+    SubProcessTag,
+    AleClassifyRequired,
+}
+
+/// Metadata Fields at Each Filtering Layer, row by row (facts: 4.4). Fragment
+/// data, control data and the redirect fields have no circumstances here.
+fn offered(layer: Layer) -> &'static [Item] {
+    use Item::*;
+    match layer {
+        Layer::InboundIppacket => &[IpHeader, Compartment],
+        Layer::OutboundIppacket => &[IpHeader, Compartment, TransportHeader, PathMtu],
+        Layer::InboundTransport => &[
+            Flow,
+            IpHeader,
+            TransportHeader,
+            SystemFlags,
+            Compartment,
+            Endpoint,
+            AleClassifyRequired,
+            IcmpId,
+        ],
+        Layer::OutboundTransport => &[
+            Flow,
+            TransportHeader,
+            SystemFlags,
+            Compartment,
+            Endpoint,
+            RemoteScope,
+            IcmpId,
+        ],
+        Layer::Stream => &[Flow, SystemFlags],
+        Layer::DatagramData => &[
+            Flow,
+            IpHeader,
+            TransportHeader,
+            SystemFlags,
+            Compartment,
+            Endpoint,
+            RemoteScope,
+            IcmpId,
+        ],
+        Layer::OutboundIcmpError => &[
+            TransportHeader,
+            SystemFlags,
+            Compartment,
+            Endpoint,
+            RemoteScope,
+        ],
+        Layer::AleResourceAssignment | Layer::AleAuthListen => &[
+            ProcessPath,
+            Token,
+            ProcessId,
+            Completion,
+            Endpoint,
+            SubProcessTag,
+        ],
+        Layer::AleAuthRecvAccept => &[
+            Flow,
+            IpHeader,
+            TransportHeader,
+            ProcessPath,
+            Token,
+            ProcessId,
+            Compartment,
+            Completion,
+            Endpoint,
+            Parent,
+            PacketDirection,
+            IcmpId,
+            SubProcessTag,
+        ],
+        Layer::AleAuthConnect => &[
+            Flow,
+            TransportHeader,
+            ProcessPath,
+            Token,
+            ProcessId,
+            Compartment,
+            Completion,
+            Endpoint,
+            Parent,
+            RemoteScope,
+            PacketDirection,
+            IcmpId,
+            SubProcessTag,
+        ],
+        Layer::AleFlowEstablished => &[
+            Flow,
+            ProcessPath,
+            Token,
+            ProcessId,
+            Endpoint,
+            Parent,
+            IcmpId,
+            SubProcessTag,
+        ],
+        Layer::AleResourceRelease => &[Token, ProcessId, Compartment, Endpoint, SubProcessTag],
+        Layer::AleEndpointClosure => &[
+            Token,
+            ProcessId,
+            Compartment,
+            Endpoint,
+            Parent,
+            SubProcessTag,
+        ],
+        Layer::AleConnectRedirect => &[Token, ProcessId, Endpoint, IcmpId, SubProcessTag],
+        Layer::AleBindRedirect => &[Token, ProcessId, Endpoint, SubProcessTag],
+    }
+}

@@ -1,0 +1,205 @@
+//! From an application down to the network.
+
+use super::layers::Layer;
+use super::log::{Event, RecordId};
+use super::scene::{Direction, Scene};
+use super::segment::stream_flag;
+use super::variants::StreamBlock;
+use super::{Host, Pair};
+use crate::wfp::FlowHandle;
+use crate::wire::{Parsed, TcpFlags};
+
+/// The most bytes of one stream indication. The next one waits until these are
+/// acknowledged, so that each segment belongs to one indication.
+const CHUNK: usize = 32 << 10;
+
+impl Host {
+    /// Lets applications and TCP send until neither has anything more to send
+    /// now, then ends what TCP has ended.
+    pub(super) fn turn(&mut self) {
+        loop {
+            let pairs: Vec<Pair> = self.connections.keys().copied().collect();
+            let mut handed_over = false;
+            for pair in pairs {
+                handed_over |= self.hand_over(pair);
+            }
+            self.stack.egress(self.gate.now);
+            while let Some(packet) = self.stack.outbound() {
+                self.send_segment(packet);
+            }
+            if !handed_over {
+                break;
+            }
+        }
+        self.reap();
+    }
+
+    /// Gives TCP the next bytes, or the end, of an application's output.
+    /// Returns whether something changed.
+    fn hand_over(&mut self, pair: Pair) -> bool {
+        let Some(connection) = self.connections.get(&pair) else {
+            return false;
+        };
+        let socket = self.stack.socket(connection.handle);
+        if !connection.established || connection.close_sent || connection.aborted {
+            return false;
+        }
+        let chunk = connection.session.pending(CHUNK);
+        if socket.send_queue() > 0 || !socket.may_send() {
+            return false;
+        }
+        if chunk.is_empty() && !connection.session.close {
+            return false;
+        }
+        if !self.still_authorized(pair, None) {
+            return true;
+        }
+        let Some(connection) = self.connections.get_mut(&pair) else {
+            return true;
+        };
+        let chunk = connection.session.pending(CHUNK).to_vec();
+        let (event, flags) = if chunk.is_empty() {
+            (Event::FinOut, stream_flag::SEND_DISCONNECT)
+        } else {
+            (Event::DataSent, 0)
+        };
+        let record = self.gate.open(connection.ends, event);
+        connection.sending = Some(record);
+        connection.since = self.gate.now;
+        let mut scene = connection.scene(None);
+        scene.stream = Some((&chunk, flags | stream_flag::SEND));
+        let passed = self.gate.pass(record, Layer::Stream, &scene);
+        let socket = self.stack.socket(connection.handle);
+        if !passed && self.gate.variants.stream_block == StreamBlock::Reset {
+            connection.aborted = true;
+            socket.abort();
+        } else if chunk.is_empty() {
+            connection.close_sent = true;
+            socket.close();
+        } else {
+            // The buffer is empty and larger than a chunk; what it does not
+            // take stays pending all the same.
+            let taken = if passed {
+                socket.send_slice(&chunk).unwrap_or(0)
+            } else {
+                chunk.len()
+            };
+            connection.session.advance(taken);
+        }
+        true
+    }
+
+    /// Classifies the connection again if the policy has changed since it was
+    /// authorized; without permission it is dropped.
+    #[must_use]
+    fn still_authorized(&mut self, pair: Pair, packet: Option<Parsed<'_>>) -> bool {
+        let Some(connection) = self.connections.get(&pair) else {
+            return false;
+        };
+        let scene = connection.scene(packet.map(|parsed| (Direction::Outbound, parsed)));
+        let now = self.gate.generation(connection.authorizing(), &scene);
+        if connection.closed || now == connection.generation {
+            return true;
+        }
+        let record = self
+            .gate
+            .open(connection.ends, Event::ReauthorizationPassesElsewhere);
+        if self.reauthorize(record, pair, scene) {
+            return true;
+        }
+        self.gate
+            .log
+            .rename(record, Event::ReauthorizationFailsElsewhere);
+        self.forget(pair);
+        false
+    }
+
+    /// A segment TCP made.
+    fn send_segment(&mut self, packet: Vec<u8>) {
+        let Some(parsed) = Parsed::new(&packet) else {
+            return;
+        };
+        let pair = (parsed.source, parsed.destination);
+        if self.connections.contains_key(&pair) && !self.still_authorized(pair, Some(parsed)) {
+            return;
+        }
+        let mut scene = Scene::packet(Direction::Outbound, parsed);
+        let record = match self.connections.get(&pair) {
+            Some(connection) => {
+                scene = connection.scene(scene.packet);
+                self.record_of(pair, &parsed)
+            }
+            // Its connection was dropped in this very turn.
+            None => self.gate.open(scene.ends, Event::RstOut),
+        };
+        self.down(record, &scene, packet.clone());
+    }
+
+    /// The record a sent segment belongs to.
+    fn record_of(&mut self, pair: Pair, parsed: &Parsed<'_>) -> RecordId {
+        let has = |flags| parsed.has_flags(flags, TcpFlags::default());
+        let event = if has(TcpFlags::RST) {
+            Event::RstOut
+        } else if has(TcpFlags::SYN | TcpFlags::ACK) {
+            Event::SynAckOut
+        } else if has(TcpFlags::SYN) {
+            Event::SynOut
+        } else if !parsed.payload().is_empty() {
+            Event::DataSent
+        } else if has(TcpFlags::FIN) {
+            Event::FinOut
+        } else {
+            Event::LaterAckOut
+        };
+        let mut ends = Scene::packet(Direction::Outbound, *parsed).ends;
+        if let Some(connection) = self.connections.get_mut(&pair) {
+            ends = connection.ends;
+            if let Some(record) = connection.sending
+                && self.gate.log.event(record) == Some(event)
+            {
+                return record;
+            }
+            let handshake = event == Event::LaterAckOut
+                && connection.direction == Direction::Outbound
+                && !std::mem::replace(&mut connection.first_ack_sent, true);
+            if handshake {
+                return self.gate.open(ends, Event::AckOut);
+            }
+        }
+        self.gate.open(ends, event)
+    }
+
+    /// Sends a packet the host itself has built, by way of `first` where that
+    /// is not the transport layer itself.
+    pub(super) fn send_built(
+        &mut self,
+        packet: Vec<u8>,
+        event: Event,
+        first: Layer,
+        flow: Option<FlowHandle>,
+    ) {
+        let Some(parsed) = Parsed::new(&packet) else {
+            return;
+        };
+        let scene = Scene {
+            flow,
+            ..Scene::packet(Direction::Outbound, parsed)
+        };
+        let record = self.gate.open(scene.ends, event);
+        if first != Layer::OutboundTransport && !self.gate.pass(record, first, &scene) {
+            return;
+        }
+        self.down(record, &scene, packet.clone());
+    }
+
+    /// The layers every outbound packet passes.
+    fn down(&mut self, record: RecordId, scene: &Scene<'_>, packet: Vec<u8>) {
+        for layer in [Layer::OutboundTransport, Layer::OutboundIppacket] {
+            if !self.gate.pass(record, layer, scene) {
+                return;
+            }
+        }
+        self.gate.counters.sent += 1;
+        self.outbound.push_back(packet);
+    }
+}

@@ -1,0 +1,170 @@
+//! TCP itself: a smoltcp interface over two queues.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
+use smoltcp::socket::tcp::{self, Socket, SocketBuffer};
+use smoltcp::time::Instant;
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint};
+
+use super::options::Options;
+
+/// Bytes of each direction's socket buffer.
+const BUFFER: usize = 65_535;
+
+/// The queues smoltcp reads and writes.
+struct Queues {
+    inbound: Option<Vec<u8>>,
+    outbound: VecDeque<Vec<u8>>,
+    mtu: usize,
+}
+
+struct Received(Vec<u8>);
+struct Sending<'a>(&'a mut VecDeque<Vec<u8>>);
+
+impl RxToken for Received {
+    fn consume<R, F: FnOnce(&[u8]) -> R>(self, f: F) -> R {
+        f(&self.0)
+    }
+}
+
+impl TxToken for Sending<'_> {
+    fn consume<R, F: FnOnce(&mut [u8]) -> R>(self, length: usize, f: F) -> R {
+        let mut packet = vec![0; length];
+        let result = f(&mut packet);
+        self.0.push_back(packet);
+        result
+    }
+}
+
+impl Device for Queues {
+    type RxToken<'a> = Received;
+    type TxToken<'a> = Sending<'a>;
+
+    fn receive(&mut self, _: Instant) -> Option<(Received, Sending<'_>)> {
+        let packet = self.inbound.take()?;
+        Some((Received(packet), Sending(&mut self.outbound)))
+    }
+
+    fn transmit(&mut self, _: Instant) -> Option<Sending<'_>> {
+        Some(Sending(&mut self.outbound))
+    }
+
+    fn capabilities(&self) -> DeviceCapabilities {
+        let mut capabilities = DeviceCapabilities::default();
+        capabilities.medium = Medium::Ip;
+        capabilities.max_transmission_unit = self.mtu;
+        capabilities
+    }
+}
+
+/// smoltcp's interface and sockets.
+pub(super) struct Stack {
+    interface: Interface,
+    sockets: SocketSet<'static>,
+    queues: Queues,
+}
+
+impl Stack {
+    pub fn new(options: &Options) -> Self {
+        let network = &options.network;
+        let mut queues = Queues {
+            inbound: None,
+            outbound: VecDeque::new(),
+            mtu: network.mtu.into(),
+        };
+        let mut config = Config::new(HardwareAddress::Ip);
+        config.random_seed = options.seed;
+        let mut interface = Interface::new(config, &mut queues, Instant::ZERO);
+        interface.update_ip_addrs(|addresses| {
+            for cidr in [
+                IpCidr::new(network.host.0.into(), network.prefix.0),
+                IpCidr::new(network.host.1.into(), network.prefix.1),
+            ] {
+                addresses
+                    .push(cidr)
+                    .expect("smoltcp holds two addresses by default");
+            }
+        });
+        Self {
+            interface,
+            sockets: SocketSet::new(Vec::new()),
+            queues,
+        }
+    }
+
+    /// A socket waiting for one SYN to `local`.
+    pub fn listen(&mut self, local: SocketAddr) -> Option<SocketHandle> {
+        let mut socket = socket();
+        let address: IpAddress = local.ip().into();
+        socket.listen((address, local.port())).ok()?;
+        Some(self.sockets.add(socket))
+    }
+
+    /// A socket that sends a SYN at the next turn.
+    pub fn connect(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<SocketHandle> {
+        let mut socket = socket();
+        let context = self.interface.context();
+        socket
+            .connect(context, IpEndpoint::from(remote), IpEndpoint::from(local))
+            .ok()?;
+        Some(self.sockets.add(socket))
+    }
+
+    pub fn socket(&mut self, handle: SocketHandle) -> &mut Socket<'static> {
+        self.sockets.get_mut(handle)
+    }
+
+    pub fn state(&self, handle: SocketHandle) -> tcp::State {
+        self.sockets.get::<Socket<'_>>(handle).state()
+    }
+
+    pub fn remove(&mut self, handle: SocketHandle) {
+        self.sockets.remove(handle);
+    }
+
+    /// Gives one packet to TCP.
+    pub fn ingress(&mut self, packet: &[u8], now: Duration) {
+        self.queues.inbound = Some(packet.to_vec());
+        self.interface
+            .poll_ingress_single(instant(now), &mut self.queues, &mut self.sockets);
+    }
+
+    /// Lets every socket send what it has to send.
+    pub fn egress(&mut self, now: Duration) {
+        while self
+            .interface
+            .poll_egress(instant(now), &mut self.queues, &mut self.sockets)
+            != PollResult::None
+        {}
+    }
+
+    /// The next packet TCP wants out.
+    pub fn outbound(&mut self) -> Option<Vec<u8>> {
+        self.queues.outbound.pop_front()
+    }
+
+    /// How long until a timer of TCP is due.
+    pub fn delay(&mut self, now: Duration) -> Option<Duration> {
+        self.interface
+            .poll_delay(instant(now), &self.sockets)
+            .map(Duration::from)
+    }
+}
+
+fn socket() -> Socket<'static> {
+    let buffer = || SocketBuffer::new(vec![0; BUFFER]);
+    let mut socket = Socket::new(buffer(), buffer());
+    // A segment's acknowledgment and answer then follow it in the log.
+    socket.set_ack_delay(None);
+    socket.set_nagle_enabled(false);
+    socket.set_hop_limit(Some(super::answer::HOP_LIMIT));
+    socket
+}
+
+fn instant(now: Duration) -> Instant {
+    Instant::from_micros(i64::try_from(now.as_micros()).unwrap_or(i64::MAX))
+}

@@ -1,0 +1,70 @@
+//! Segments no honest peer sends, to closed, open and connected ports.
+
+use proptest::prelude::*;
+
+use super::assert_documented;
+use super::world::{CLOSED, PEER_PORT, PORT, World};
+use crate::host::{Application, Event};
+use crate::wire::{Family, Parsed};
+
+/// Ports, sequence and acknowledgment numbers, flags, options, payload.
+type Segment = (u16, u16, u32, u32, u8, Vec<u8>, Vec<u8>);
+
+fn segment() -> impl Strategy<Value = Segment> {
+    (
+        prop_oneof![Just(PEER_PORT), Just(0), any::<u16>()],
+        prop_oneof![Just(PORT), Just(CLOSED), Just(0)],
+        any::<u32>(),
+        any::<u32>(),
+        any::<u8>(),
+        prop::collection::vec(any::<u8>(), 0..=10).prop_map(|words| words.repeat(4)),
+        prop::collection::vec(any::<u8>(), 0..64),
+    )
+}
+
+fn build(world: &World, segment: &Segment) -> Vec<u8> {
+    let (from, to, sequence, acknowledgment, flags, options, payload) = segment;
+    let mut header = etherparse::TcpHeader::new(*from, *to, *sequence, 1024);
+    header.acknowledgment_number = *acknowledgment;
+    let bit = |n: u8| flags & 1 << n != 0;
+    (header.fin, header.syn, header.rst, header.psh) = (bit(0), bit(1), bit(2), bit(3));
+    (header.ack, header.urg, header.ece, header.cwr) = (bit(4), bit(5), bit(6), bit(7));
+    header.set_options_raw(options).expect("40 bytes at most");
+    let mut packet = Vec::new();
+    let ip = world.ip();
+    ip.tcp_header(header)
+        .write(&mut packet, payload)
+        .expect("a vector takes everything");
+    packet
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn any_segments_walk_as_documented(
+        segments in prop::collection::vec(segment(), 1..40),
+        six in any::<bool>(),
+    ) {
+        let family = if six { Family::V6 } else { Family::V4 };
+        let mut world = World::new(family);
+        let at = world.host_at(PORT);
+        world.host.listen(at, Application::Echo).expect("nothing blocks");
+        world.connect(PORT);
+        for segment in &segments {
+            let packet = build(&world, segment);
+            for answer in world.probe(&packet) {
+                let answer = Parsed::new(&answer).expect("the host sends IP");
+                prop_assert!(answer.tcp().is_some_and(|tcp| tcp.checksum_valid));
+            }
+        }
+        assert_documented(&world.records(), &[Event::Listen, Event::AckIn]);
+        // All that is left is given up in time.
+        world.host.unlisten(at).expect("it listens");
+        for _ in 0..200 {
+            world.now += std::time::Duration::from_secs(1);
+            world.host.poll(world.now);
+        }
+        prop_assert!(world.fake.live_flows() <= 1, "only the honest one may stay");
+    }
+}

@@ -1,0 +1,29 @@
+//! Every walk, in both families, against a fake filter engine and a peer with
+//! a TCP of its own.
+
+mod fake;
+mod hostile;
+mod offers;
+mod reauthorization;
+mod refusals;
+mod sockets;
+mod world;
+
+use super::documented::{Comparison, compare};
+use super::{Event, Record};
+
+/// Panics unless each record's layers are what the documents say, and each of
+/// `wanted` occurs.
+fn assert_documented<'a>(records: impl IntoIterator<Item = &'a Record>, wanted: &[Event]) {
+    let mut seen = Vec::new();
+    for record in records {
+        match compare(record.event, record.layers(), record.stopped(), |_| true) {
+            Comparison::Match => seen.push(record.event),
+            Comparison::Undocumented => {}
+            deviation @ Comparison::Deviation { .. } => panic!("{record}\n{deviation}"),
+        }
+    }
+    for event in wanted {
+        assert!(seen.contains(event), "no {event} among {seen:?}");
+    }
+}

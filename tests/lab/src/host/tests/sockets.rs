@@ -1,0 +1,268 @@
+//! Connections as they should go, from both sides, and their ends.
+
+use super::assert_documented;
+use super::world::{CLOSED, PORT, World};
+use crate::host::{Application, Event, Layer, SocketError, State};
+use crate::wire::Family;
+
+#[test]
+fn a_served_connection_walks_as_documented() {
+    for family in Family::BOTH {
+        let mut world = World::new(family);
+        let at = world.host_at(PORT);
+        world.host.listen(at, Application::Echo).unwrap();
+        let peer = world.connect(PORT);
+        assert_eq!(
+            world.events(),
+            [
+                Event::Bind,
+                Event::Listen,
+                Event::SynIn,
+                Event::SynAckOut,
+                Event::AckIn
+            ]
+        );
+        world.send(peer, b"hello");
+        assert_eq!(world.read(peer), b"hello");
+        assert_eq!(
+            world.events()[5..],
+            [Event::DataReceived, Event::DataSent, Event::LaterAckIn]
+        );
+        world.peer.socket(peer).close();
+        world.run();
+        assert_eq!(
+            world.events()[8..],
+            [
+                Event::FinIn,
+                Event::FinOut,
+                Event::LaterAckIn,
+                Event::EndpointClosed
+            ]
+        );
+        assert_eq!(world.fake.live_flows(), 0);
+        world.host.unlisten(at).unwrap();
+        assert_eq!(
+            world.events()[12..],
+            [Event::EndpointClosed, Event::PortFreed]
+        );
+        assert_documented(
+            &world.records(),
+            &[
+                Event::Bind,
+                Event::Listen,
+                Event::SynIn,
+                Event::SynAckOut,
+                Event::AckIn,
+                Event::DataReceived,
+                Event::DataSent,
+                Event::EndpointClosed,
+                Event::PortFreed,
+            ],
+        );
+        assert_eq!(
+            world.layers(Event::DataSent),
+            ["STREAM", "OUTBOUND_TRANSPORT", "OUTBOUND_IPPACKET"]
+        );
+    }
+}
+
+#[test]
+fn a_made_connection_walks_as_documented() {
+    for family in Family::BOTH {
+        let mut world = World::new(family);
+        let server = world.peer.listen(world.peer_at(PORT)).unwrap();
+        let to = world.peer_at(PORT);
+        let id = world.host.connect(to, b"question".to_vec()).unwrap();
+        world.run();
+        assert_eq!(
+            world.events()[..6],
+            [
+                Event::Bind,
+                Event::Connect,
+                Event::SynOut,
+                Event::SynAckIn,
+                Event::DataSent,
+                Event::LaterAckIn
+            ]
+        );
+        assert_eq!(world.read(server), b"question");
+        assert_eq!(world.host.outcome(id).unwrap().state, State::Open);
+        world.send(server, b"answer");
+        world.peer.socket(server).close();
+        world.run();
+        let outcome = world.host.outcome(id).unwrap();
+        assert_eq!(outcome.state, State::Closed);
+        assert_eq!(outcome.received, b"answer");
+        assert_eq!(world.fake.live_flows(), 0);
+        let events = [
+            Event::Bind,
+            Event::Connect,
+            Event::SynOut,
+            Event::SynAckIn,
+            Event::DataSent,
+            Event::DataReceived,
+            Event::EndpointClosed,
+            Event::PortFreed,
+        ];
+        assert_documented(&world.records(), &events);
+    }
+}
+
+#[test]
+fn the_handshakes_ack_goes_alone_when_there_is_nothing_to_say() {
+    for family in Family::BOTH {
+        let mut world = World::new(family);
+        world.peer.listen(world.peer_at(PORT)).unwrap();
+        let to = world.peer_at(PORT);
+        world.host.connect(to, Vec::new()).unwrap();
+        world.run();
+        assert_documented(&world.records(), &[Event::SynAckIn, Event::AckOut]);
+    }
+}
+
+#[test]
+fn much_data_is_one_indication_and_many_segments() {
+    let mut world = World::new(Family::V6);
+    let at = world.host_at(PORT);
+    world.host.listen(at, Application::Http).unwrap();
+    let peer = world.connect(PORT);
+    world.send(
+        peer,
+        b"GET /bytes/100000 HTTP/1.1\r\nConnection: close\r\n\r\n",
+    );
+    let mut got = 0;
+    loop {
+        let bytes = world.read(peer);
+        if bytes.is_empty() {
+            break;
+        }
+        got += bytes.len();
+        world.run();
+    }
+    assert!(got > 100_000 && got < 101_000, "{got}");
+    assert_documented(&world.records(), &[Event::DataSent]);
+    let records = world.records();
+    let sent = records.iter().filter(|r| r.event == Event::DataSent);
+    assert_eq!(sent.clone().count(), 4, "chunks of 32 KB");
+    assert!(sent.clone().all(|record| record.steps.len() > 1));
+    assert!(sent.map(|record| record.steps.len()).max() > Some(20));
+}
+
+#[test]
+fn refusals_are_told_to_the_caller() {
+    for (layer, discard) in [
+        (Layer::AleBindRedirect, 0),
+        (Layer::AleResourceAssignment, 1),
+        (Layer::AleAuthListen, 1),
+    ] {
+        let mut world = World::new(Family::V4);
+        world.fake.block(layer, false, false);
+        let at = world.host_at(PORT);
+        let error = world.host.listen(at, Application::Hold).unwrap_err();
+        assert!(matches!(error, SocketError::Blocked(_, name) if name == layer.name()));
+        if discard == 1 {
+            assert_eq!(world.fake.at(layer, Family::V4, true).len(), 1);
+        }
+        world.fake.permit_all();
+        world.host.listen(at, Application::Hold).unwrap();
+        assert_eq!(
+            world.host.listen(at, Application::Hold),
+            Err(SocketError::InUse(at))
+        );
+    }
+    for layer in [Layer::AleConnectRedirect, Layer::AleAuthConnect] {
+        let mut world = World::new(Family::V4);
+        world.fake.block(layer, false, false);
+        let to = world.peer_at(PORT);
+        let error = world.host.connect(to, Vec::new()).unwrap_err();
+        assert!(matches!(error, SocketError::Blocked(_, name) if name == layer.name()));
+        assert_eq!(world.fake.live_flows(), 0);
+        assert!(world.host.transmit().is_none(), "no SYN");
+        assert_eq!(world.events().last(), Some(&Event::PortFreed));
+    }
+}
+
+#[test]
+fn a_refused_or_reset_connection_ends_its_flow() {
+    let mut world = World::new(Family::V4);
+    let to = world.peer_at(CLOSED);
+    let id = world.host.connect(to, Vec::new()).unwrap();
+    world.run();
+    assert_eq!(world.host.outcome(id).unwrap().state, State::Aborted);
+
+    let at = world.host_at(PORT);
+    world.host.listen(at, Application::Hold).unwrap();
+    let peer = world.connect(PORT);
+    assert_eq!(world.fake.live_flows(), 1);
+    world.peer.socket(peer).abort();
+    world.run();
+    assert_eq!(
+        world.layers(Event::RstIn),
+        ["INBOUND_IPPACKET", "INBOUND_TRANSPORT", "STREAM"]
+    );
+    assert_eq!(world.fake.live_flows(), 0);
+    assert_eq!(world.events().last(), Some(&Event::EndpointClosed));
+}
+
+#[test]
+fn a_half_open_scan_leaves_nothing() {
+    let mut world = World::new(Family::V4);
+    let at = world.host_at(PORT);
+    world.host.listen(at, Application::Hold).unwrap();
+    let syn = world.segment(PORT, crate::wire::TcpFlags::SYN);
+    assert_eq!(world.probe(&syn).len(), 1);
+    assert_eq!(world.fake.live_flows(), 1);
+    // The scanner's RST has the sequence number after its SYN.
+    let mut reset = Vec::new();
+    world
+        .ip()
+        .tcp(50_000, PORT, 1001, 0)
+        .rst()
+        .write(&mut reset, &[])
+        .unwrap();
+    assert!(world.probe(&reset).is_empty());
+    assert_eq!(world.fake.live_flows(), 0);
+    assert!(!world.events().contains(&Event::EndpointClosed));
+}
+
+#[test]
+fn an_idle_connection_stays_and_a_half_open_one_is_given_up_silently() {
+    let mut world = World::new(Family::V4);
+    let at = world.host_at(PORT);
+    world.host.listen(at, Application::Echo).unwrap();
+    let peer = world.connect(PORT);
+    let syn = world.segment(PORT, crate::wire::TcpFlags::SYN);
+    assert_eq!(world.probe(&syn).len(), 1);
+    assert_eq!(world.fake.live_flows(), 2);
+    let mut sent = Vec::new();
+    for _ in 0..120 {
+        world.now += std::time::Duration::from_secs(1);
+        world.host.poll(world.now);
+        sent.extend(std::iter::from_fn(|| world.host.transmit()));
+    }
+    assert_eq!(World::resets(&sent), 0);
+    assert_eq!(world.fake.live_flows(), 1);
+    world.send(peer, b"still there");
+    assert_eq!(world.read(peer), b"still there");
+}
+
+#[test]
+fn a_peer_that_goes_away_is_given_up() {
+    let mut world = World::new(Family::V4);
+    let at = world.host_at(PORT);
+    world.host.listen(at, Application::Echo).unwrap();
+    let peer = world.connect(PORT);
+    world.peer.socket(peer).send_slice(b"hi").unwrap();
+    world.peer.egress(world.now);
+    while let Some(packet) = world.peer.outbound() {
+        world.host.receive(&packet, world.now);
+    }
+    for seconds in 1..=61 {
+        assert_eq!(world.fake.live_flows(), 1, "after {seconds} s");
+        world
+            .host
+            .poll(world.now + std::time::Duration::from_secs(seconds));
+    }
+    assert_eq!(world.fake.live_flows(), 0);
+    assert_documented(&world.records(), &[Event::DataSent, Event::EndpointClosed]);
+}

@@ -1,0 +1,112 @@
+//! The points that Microsoft's documents leave open, each as a switch.
+//!
+//! The defaults are the documents' word where there is one, else the likeliest
+//! reading (facts: sections 2.1 and 11).
+
+/// `FWPS_DISCARD_MODULE0` and the reasons the host gives (`fwpsk.h`,
+/// `fwpstypes.h`).
+#[allow(missing_docs, reason = "the names are those of the headers, recased")]
+pub mod reason {
+    pub const MODULE_NETWORK: u32 = 0;
+    pub const MODULE_TRANSPORT: u32 = 1;
+    pub const MODULE_GENERAL: u32 = 2;
+    pub const GENERAL_FIREWALL_POLICY: u32 = 0;
+    pub const IP_NOT_LOCALLY_DESTINED: u32 = 2;
+    pub const IP_PROTOCOL_UNREACHABLE: u32 = 3;
+    pub const IP_PORT_UNREACHABLE: u32 = 4;
+    pub const IP_MALFORMED_HEADER: u32 = 6;
+    pub const INET_CHECKSUM_INVALID: u32 = 3;
+    pub const INET_ENDPOINT_NOT_FOUND: u32 = 4;
+    pub const INET_ACK_INVALID: u32 = 8;
+    pub const INET_EXPECTED_SYN: u32 = 9;
+    pub const INET_LISTENER_INVALID_FLAGS: u32 = 23;
+    pub const INET_PAUSE_ACCEPT: u32 = 30;
+}
+
+/// What a discard layer is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiscardMetadata {
+    /// The documented or inferred module and reason.
+    Documented,
+    /// The module with this number as its reason.
+    Reason(u32),
+    /// The metadata bit is not set.
+    Absent,
+}
+
+/// The reason for a segment that a listener cannot use (facts: 8, 9 or 23).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListenerReason {
+    /// 8 with an ACK, 23 for a SYN with other flags, else 9.
+    ByFlags,
+    /// Always this number.
+    Always(u32),
+}
+
+/// Where the data of an NBL starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum DataStart {
+    IpHeader,
+    TransportHeader,
+    Payload,
+}
+
+/// Where UDP without an endpoint is discarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UdpDiscard {
+    /// At INBOUND_IPPACKET_DISCARD, as *UDP Packet Flows* has it.
+    IpPacket,
+    /// At INBOUND_TRANSPORT_DISCARD, as field reports have it.
+    Transport,
+    /// At the transport layer's, then at the IP layer's.
+    Both,
+}
+
+/// What a Block at the stream layer does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamBlock {
+    /// The indicated bytes are taken out of the stream.
+    DropBytes,
+    /// The connection is reset.
+    Reset,
+}
+
+/// One world the host can play.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Variants {
+    /// Whether INBOUND_TRANSPORT is classified before its discard twin. *TCP
+    /// Packet Flows* does not list it.
+    pub transport_before_discard: bool,
+    /// What the discard layers learn of a packet without endpoint. It does not
+    /// bear on packets that a filter dropped.
+    pub discard_metadata: DiscardMetadata,
+    /// The reason for a segment that a listener cannot use.
+    pub listener_reason: ListenerReason,
+    /// Where the NBL starts at INBOUND_TRANSPORT_DISCARD; documented: payload.
+    pub transport_discard_start: DataStart,
+    /// Where it starts at INBOUND_IPPACKET_DISCARD; documented: where the stack
+    /// stopped parsing.
+    pub ippacket_discard_start: DataStart,
+    /// Where UDP without an endpoint is discarded.
+    pub udp_discard: UdpDiscard,
+    /// Whether the authorization layers see a flow handle already.
+    pub flow_handle_at_authorization: bool,
+    /// What a Block at the stream layer does.
+    pub stream_block: StreamBlock,
+}
+
+impl Default for Variants {
+    fn default() -> Self {
+        Self {
+            transport_before_discard: false,
+            discard_metadata: DiscardMetadata::Documented,
+            listener_reason: ListenerReason::ByFlags,
+            transport_discard_start: DataStart::Payload,
+            ippacket_discard_start: DataStart::TransportHeader,
+            udp_discard: UdpDiscard::IpPacket,
+            flow_handle_at_authorization: true,
+            stream_block: StreamBlock::DropBytes,
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! A TUN device: the kernel's end of the wire.
+#![expect(
+    unsafe_code,
+    reason = "TUNSETIFF is an ioctl, which nix offers as an unsafe function only"
+)]
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{LARGEST_PACKET, Wire};
+
+/// The device that creates TUN interfaces.
+const CLONE_DEVICE: &str = "/dev/net/tun";
+
+mod request {
+    // _IOW('T', 202, int) (linux/if_tun.h), though it takes an ifreq.
+    nix::ioctl_write_ptr_bad!(
+        set_interface,
+        nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
+        libc::ifreq
+    );
+}
+
+/// A TUN interface without packet information: reads and writes are raw IP.
+pub struct Tun {
+    file: File,
+    name: String,
+    buffer: Box<[u8; LARGEST_PACKET]>,
+}
+
+impl Tun {
+    /// Creates the interface in the calling thread's network namespace; it is
+    /// gone when this is dropped.
+    ///
+    /// # Errors
+    /// With the device's name and what it wants, where the kernel refuses.
+    pub fn open(name: &str) -> io::Result<Self> {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .custom_flags(libc::O_NONBLOCK | libc::O_CLOEXEC)
+            .open(CLONE_DEVICE)
+            .map_err(|error| explain(name, "open", &error))?;
+        let mut interface = libc::ifreq {
+            ifr_name: [0; libc::IFNAMSIZ],
+            ifr_ifru: libc::__c_anonymous_ifr_ifru {
+                ifru_flags: (libc::IFF_TUN | libc::IFF_NO_PI) as libc::c_short,
+            },
+        };
+        if name.is_empty() || name.len() >= libc::IFNAMSIZ {
+            let error = io::Error::from(io::ErrorKind::InvalidInput);
+            return Err(explain(name, "name", &error));
+        }
+        for (to, from) in interface.ifr_name.iter_mut().zip(name.bytes()) {
+            *to = from as libc::c_char;
+        }
+        // SAFETY: `interface` is a whole ifreq with a terminated name and
+        // outlives the call; TUNSETIFF reads and writes nothing beyond it.
+        unsafe { request::set_interface(file.as_raw_fd(), &interface) }
+            .map_err(|error| explain(name, "TUNSETIFF", &error.into()))?;
+        Ok(Self {
+            file,
+            name: name.to_owned(),
+            buffer: Box::new([0; LARGEST_PACKET]),
+        })
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Wire for Tun {
+    fn read(&mut self, packet: &mut Vec<u8>) -> io::Result<bool> {
+        match self.file.read(&mut self.buffer[..]) {
+            Ok(length) => {
+                packet.clear();
+                packet.extend_from_slice(&self.buffer[..length]);
+                Ok(true)
+            }
+            Err(error) if is_retry(&error) => Ok(false),
+            Err(error) => Err(explain(&self.name, "read", &error)),
+        }
+    }
+
+    fn write(&mut self, packet: &[u8]) -> io::Result<()> {
+        match self.file.write(packet) {
+            Ok(_) => Ok(()),
+            Err(error) if is_retry(&error) => Ok(()),
+            Err(error) => Err(explain(&self.name, "write", &error)),
+        }
+    }
+
+    fn wait(&mut self, timeout: Duration) -> io::Result<()> {
+        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+        let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
+            Err(error) => Err(explain(&self.name, "poll", &error.into())),
+        }
+    }
+}
+
+fn is_retry(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+    )
+}
+
+fn explain(name: &str, what: &str, error: &io::Error) -> io::Error {
+    let wanted = match error.kind() {
+        io::ErrorKind::NotFound => "; it wants the kernel module tun",
+        io::ErrorKind::PermissionDenied => {
+            "; it wants root, or user namespaces (unshare --user --map-root-user) and \
+             a /dev/net/tun this user may open"
+        }
+        _ => "",
+    };
+    io::Error::new(
+        error.kind(),
+        format!("TUN device {name} ({CLONE_DEVICE}): {what}: {error}{wanted}"),
+    )
+}
