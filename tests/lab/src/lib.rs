@@ -16,5 +16,6 @@
 //! | [`report`] | what people read |
 //! | [`commands`] | `cargo lab …` |
 
+pub mod image;
 pub mod status;
 pub mod wfp;
