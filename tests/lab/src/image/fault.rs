@@ -66,15 +66,16 @@ pub(super) struct RawFault {
 }
 
 extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel passes a valid siginfo.
-    let code = unsafe { (*info).si_code };
+    // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo.
+    let information = unsafe { &*info };
+    let code = information.si_code;
     // SAFETY: with SA_SIGINFO the third argument is the thread's ucontext.
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     match Control::existing() {
         // Positive codes are exceptions, the others were sent by somebody.
         Some(control) if code > 0 && control.host_rsp.get() != 0 && !control.reporting.get() => {
             // SAFETY: the signals handled carry an address when they are exceptions.
-            let address = unsafe { (*info).si_addr() }.addr() as u64;
+            let address = unsafe { information.si_addr() }.addr() as u64;
             control.reporting.set(true);
             control.fault.set(Some(RawFault {
                 signal,

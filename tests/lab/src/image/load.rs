@@ -36,8 +36,9 @@ pub enum LoadError {
     /// Not a PE32+ file for x64.
     #[error(transparent)]
     File(#[from] PeError),
-    /// Sections not on pages of their own, in ascending order.
-    #[error("section {0} does not have pages of its own in ascending order")]
+    /// Sections not on pages of their own, in ascending order (Verifier 0xC4
+    /// subcode 0x2004).
+    #[error("sections do not lie on pages of their own in ascending order: {0}")]
     Alignment(String),
     /// Verifier 0xC4 subcode 0x2003.
     #[error("section {0} is both writable and executable")]
@@ -219,6 +220,12 @@ fn check(file: &PeFile) -> Result<(), LoadError> {
         if file.directory(index).is_some() {
             return Err(LoadError::Directory(what));
         }
+    }
+    if file.section_alignment < PAGE {
+        return Err(LoadError::Alignment(format!(
+            "alignment {:#x}",
+            file.section_alignment
+        )));
     }
     let mut free = file.header_size.next_multiple_of(PAGE);
     for section in &file.sections {

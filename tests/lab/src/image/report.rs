@@ -101,19 +101,31 @@ impl FaultReport {
         named.map_or(&[], |frame| &frame.symbols)
     }
 
-    /// The innermost driver function, inlined or not.
+    /// Where in the source it happened: the innermost place, inlined or not, that
+    /// is not in Rust's library.
+    pub fn place(&self) -> Option<&SourceFrame> {
+        let chain = self.inline_chain();
+        let library = |frame: &&SourceFrame| {
+            ["core::", "alloc::", "compiler_builtins::"]
+                .iter()
+                .any(|library| frame.function.starts_with(library))
+        };
+        chain.iter().find(|frame| !library(frame)).or(chain.first())
+    }
+
+    /// The function at [`Self::place`].
     pub fn function(&self) -> Option<&str> {
-        Some(&self.inline_chain().first()?.function)
+        Some(&self.place()?.function)
     }
 
-    /// The source file of that function's part.
+    /// The source file of [`Self::place`].
     pub fn file(&self) -> Option<&str> {
-        self.inline_chain().first()?.file.as_deref()
+        self.place()?.file.as_deref()
     }
 
-    /// The line in it.
+    /// The line of [`Self::place`].
     pub fn line(&self) -> Option<u32> {
-        self.inline_chain().first()?.line
+        self.place()?.line
     }
 
     /// A call that was not begun, for want of stack.

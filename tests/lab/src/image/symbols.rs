@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use pdb_addr2line::pdb::{self, FallibleIterator, PDB, SymbolData};
-use pdb_addr2line::{Context, ContextPdbData};
+use pdb_addr2line::{Context, ContextPdbData, TypeFormatterFlags};
 use thiserror::Error;
 
 use super::pe::{PdbId, PeFile};
@@ -28,7 +28,7 @@ pub enum SymbolError {
         /// Where it was looked for.
         path: PathBuf,
         /// What it must be.
-        id: PdbId,
+        id: Box<PdbId>,
         /// What the system said.
         reason: String,
     },
@@ -40,9 +40,9 @@ pub enum SymbolError {
         /// The PDB.
         path: PathBuf,
         /// What the image says.
-        wanted: PdbId,
+        wanted: Box<PdbId>,
         /// What the PDB says of itself.
-        found: PdbId,
+        found: Box<PdbId>,
     },
     /// The PDB cannot be read.
     #[error("{}: {reason}", path.display())]
@@ -131,7 +131,7 @@ impl Symbols {
             return Vec::new();
         };
         let frames = found.frames.into_iter().map(|frame| SourceFrame {
-            function: frame.function.unwrap_or_else(|| "?".to_owned()),
+            function: frame.function.map_or_else(|| "?".to_owned(), readable),
             file: frame.file.map(|file| file.into_owned()),
             line: frame.line,
         });
@@ -181,6 +181,15 @@ impl Symbols {
     }
 }
 
+/// Demangles the name of a function that was compiled without debug information,
+/// as that of `core` may be, and leaves other names alone.
+fn readable(name: String) -> String {
+    match rustc_demangle::try_demangle(&name) {
+        Ok(demangled) => format!("{demangled:#}"),
+        Err(_) => name,
+    }
+}
+
 /// Beside the image, under the name the linker gave it, else under the image's.
 fn pdb_path(image: &Path, id: &PdbId) -> PathBuf {
     let linked = id.path.rsplit(['/', '\\']).next().unwrap_or_default();
@@ -196,7 +205,7 @@ fn load(image: &str, path: &Path, wanted: &PdbId) -> Loaded {
     let bytes = std::fs::read(path).map_err(|error| SymbolError::Missing {
         image: image.to_owned(),
         path: path.to_owned(),
-        id: wanted.clone(),
+        id: Box::new(wanted.clone()),
         reason: error.to_string(),
     })?;
     let broken = |error: String| SymbolError::Broken {
@@ -209,8 +218,8 @@ fn load(image: &str, path: &Path, wanted: &PdbId) -> Loaded {
         return Err(SymbolError::Mismatch {
             image: image.to_owned(),
             path: path.to_owned(),
-            wanted: wanted.clone(),
-            found,
+            wanted: Box::new(wanted.clone()),
+            found: Box::new(found),
         });
     }
     let raw = read_data(&mut pdb).map_err(|error| broken(error.to_string()))?;
@@ -299,13 +308,15 @@ fn index(
         .collect();
     data.sort_by(|a, b| (a.rva, &a.name).cmp(&(b.rva, &b.name)));
     data.dedup_by(|a, b| (a.rva, &a.name) == (b.rva, &b.name));
-    let context = owner.make_context()?;
+    // Rust does not overload: the arguments' types, spelt as in C++, tell nothing.
+    let flags = TypeFormatterFlags::default() | TypeFormatterFlags::NO_ARGUMENTS;
+    let context = owner.make_context_with_formatter_flags(flags)?;
     let mut functions: Vec<_> = context
         .functions()
         .filter_map(|function| {
             let end = function.end_rva.unwrap_or(function.start_rva);
             Some(Function {
-                name: function.name?,
+                name: readable(function.name?),
                 range: function.start_rva..end,
             })
         })

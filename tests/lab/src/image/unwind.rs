@@ -18,8 +18,7 @@ use super::symbols::Symbols;
 use super::thunk::{ImportFrame, name_of_body};
 
 /// A deeper stack than this does not fit in 24 KB.
-const MOST_FRAMES: usize = KERNEL_FRAMES;
-const KERNEL_FRAMES: usize = super::KERNEL_STACK_SIZE / 16;
+const MOST_FRAMES: usize = super::KERNEL_STACK_SIZE / 16;
 
 /// Walks the kernel stack from a fault in driver code, or from the export body
 /// that is running, through every nested call.
@@ -30,7 +29,7 @@ pub(super) fn walk(control: &Control, fault: Option<&RawFault>) -> Backtrace {
     let mut frames = Vec::new();
     let unwinder = Images::new();
     if let Some(fault) = fault {
-        unwinder.from_fault(control, fault, &mut frames);
+        unwinder.start_at(control, fault, &mut frames);
     }
     let mut link = control.kernel_rsp.get();
     while let Some(import) = ImportFrame::at(control, link) {
@@ -71,7 +70,7 @@ impl Images {
         Self(unwinder)
     }
 
-    fn from_fault(&self, control: &Control, fault: &RawFault, frames: &mut Vec<Frame>) {
+    fn start_at(&self, control: &Control, fault: &RawFault, frames: &mut Vec<Frame>) {
         let (rip, rsp, rbp) = (fault.rip(), fault.rsp(), fault.rbp());
         let start = FrameAddress::from_instruction_pointer(rip);
         if places::find(rip).is_some() {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use iced_x86::{
-    CpuidFeature, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, OpKind, Register,
+    CpuidFeature, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Register,
 };
 use object::pe::IMAGE_DIRECTORY_ENTRY_EXCEPTION;
 
@@ -11,30 +11,55 @@ use super::{Report, Rule};
 use crate::image::pe::PeFile;
 use crate::image::symbols::Symbols;
 
-/// Decodes each function once.
+/// Decodes every executable section once, beginning anew at each function.
 ///
 /// Functions come from `.pdata` and from the PDB, for leaf functions have no
-/// entry in `.pdata`. What lies between functions is padding.
+/// entry in `.pdata`. What lies between is padding and the linker's thunks: it
+/// is decoded too, but need not be code.
 pub(super) fn check(file: &PeFile, symbols: Option<&Symbols>, report: &mut Report) {
-    report.code = ranges(file, symbols);
-    for range in report.code.clone() {
-        let Some(code) = file.slice(range.clone()) else {
-            continue;
-        };
-        let mut decoder = Decoder::with_ip(64, code, u64::from(range.start), DecoderOptions::NONE);
-        let mut information = InstructionInfoFactory::new();
-        while decoder.can_decode() {
-            let instruction = decoder.decode();
-            for rule in broken_rules(&instruction, &mut information) {
-                let rva = instruction.ip() as u32;
-                let function =
-                    symbols.and_then(|symbols| Some(symbols.resolve(rva).first()?.to_string()));
-                let function = function.unwrap_or_else(|| "unnamed code".to_owned());
-                let code = instruction.code();
-                report.add(rule, format!("{code:?} at {rva:#x} in {function}"));
+    report.functions = functions(file, symbols);
+    let mut information = InstructionInfoFactory::new();
+    for section in file.sections.iter().filter(|one| one.is_executable()) {
+        for (range, is_function) in pieces(&section.range, &report.functions) {
+            let Some(code) = file.slice(range.clone()) else {
+                continue;
+            };
+            let start = u64::from(range.start);
+            let mut decoder = Decoder::with_ip(64, code, start, DecoderOptions::NONE);
+            while decoder.can_decode() {
+                let instruction = decoder.decode();
+                for rule in broken_rules(&instruction, &mut information) {
+                    if is_function || rule != Rule::Undecodable {
+                        report.add(rule, detail(&instruction, symbols));
+                    }
+                }
             }
         }
     }
+}
+
+fn detail(instruction: &Instruction, symbols: Option<&Symbols>) -> String {
+    let rva = instruction.ip() as u32;
+    let function = symbols.and_then(|symbols| Some(symbols.resolve(rva).first()?.to_string()));
+    let function = function.unwrap_or_else(|| "unnamed code".to_owned());
+    format!("{:?} at {rva:#x} in {function}", instruction.code())
+}
+
+/// Cuts a section into functions and what lies between them.
+fn pieces(section: &Range<u32>, functions: &[Range<u32>]) -> Vec<(Range<u32>, bool)> {
+    let mut pieces = Vec::new();
+    let mut at = section.start;
+    for function in functions.iter().filter(|one| section.contains(&one.start)) {
+        if at < function.start {
+            pieces.push((at..function.start, false));
+        }
+        pieces.push((function.clone(), true));
+        at = function.end;
+    }
+    if at < section.end {
+        pieces.push((at..section.end, false));
+    }
+    pieces
 }
 
 fn broken_rules(instruction: &Instruction, information: &mut InstructionInfoFactory) -> Vec<Rule> {
@@ -45,12 +70,13 @@ fn broken_rules(instruction: &Instruction, information: &mut InstructionInfoFact
     if instruction.is_privileged() {
         rules.push(Rule::PrivilegedInstruction);
     }
+    let features = instruction.cpuid_features();
     if matches!(instruction.segment_prefix(), Register::FS | Register::GS)
-        && uses_memory(instruction)
+        || features.contains(&CpuidFeature::FSGSBASE)
     {
         rules.push(Rule::SegmentRegister);
     }
-    if instruction.cpuid_features().contains(&CpuidFeature::FPU) {
+    if features.contains(&CpuidFeature::FPU) || features.contains(&CpuidFeature::MMX) {
         rules.push(Rule::FloatingPointUnit);
         return rules;
     }
@@ -73,21 +99,12 @@ fn broken_rules(instruction: &Instruction, information: &mut InstructionInfoFact
     rules
 }
 
-fn uses_memory(instruction: &Instruction) -> bool {
-    (0..instruction.op_count()).any(|index| {
-        !matches!(
-            instruction.op_kind(index),
-            OpKind::Register | OpKind::NearBranch64 | OpKind::FarBranch32
-        ) && instruction.memory_segment() == instruction.segment_prefix()
-    })
-}
-
 fn is_vex(instruction: &Instruction) -> bool {
     instruction.encoding() != iced_x86::EncodingKind::Legacy
 }
 
 /// Every function's code, ascending, overlapping ranges joined.
-fn ranges(file: &PeFile, symbols: Option<&Symbols>) -> Vec<Range<u32>> {
+fn functions(file: &PeFile, symbols: Option<&Symbols>) -> Vec<Range<u32>> {
     let mut ranges: Vec<_> = runtime_functions(file);
     if let Some(symbols) = symbols {
         ranges.extend(

@@ -46,7 +46,7 @@ pub enum Rule {
     HighEntropy,
     /// No record of a PDB.
     NoPdbRecord,
-    /// The PDB could not be read, so that leaf functions go unchecked.
+    /// The PDB could not be read, so that findings in code have no names.
     NoSymbols,
     /// An instruction for ring 0 or I/O.
     PrivilegedInstruction,
@@ -82,8 +82,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Imported names by module, as the image spells it.
     pub imports: BTreeMap<String, BTreeSet<String>>,
-    /// The code that was decoded, relative to the image base.
-    pub code: Vec<Range<u32>>,
+    /// The functions' code, relative to the image base, ascending.
+    pub functions: Vec<Range<u32>>,
 }
 
 impl Report {
