@@ -51,18 +51,19 @@ enum Routine {
     Count,
     Number,
     Depth,
+    Brink,
 }
 
 /// A loaded test driver whose DriverEntry has run.
 struct Driver {
     image: Image,
-    routines: [u64; 15],
+    routines: [u64; 16],
 }
 
 impl Driver {
     fn start() -> Self {
         let image = Image::load(&DRIVER, &exports::resolve).expect("the driver loads");
-        let mut routines = [0u64; 15];
+        let mut routines = [0u64; 16];
         let table = routines.as_mut_ptr().expose_provenance() as u64;
         let status = run(image.entry(), &[table, 0x1122_3344_5566_7788]).expect("DriverEntry");
         assert_eq!(status, 0);
@@ -286,6 +287,53 @@ fn the_kernel_stack_ends_at_24_kilobytes() {
     assert!((60..=24 * 1024 / 256).contains(&frames), "{frames} frames");
     // The thread is none the worse for it.
     assert_eq!(driver.run(Routine::Count, 1).expect("still runs"), 0);
+}
+
+#[test]
+fn an_import_called_at_the_end_of_the_stack_is_an_overflow_of_the_driver() {
+    let driver = Driver::start();
+    assert_eq!(driver.run(Routine::Brink, 4096).expect("fits"), 0);
+    // So close to the end that the frame of the import does not fit, while the
+    // driver's own does.
+    let remaining = lab::image::stack_remaining() as u64;
+    let mut in_gate = 0;
+    for left in (0..512).step_by(16) {
+        let Err(Stop::Fault(report)) = driver.run(Routine::Brink, remaining - left) else {
+            continue;
+        };
+        assert_eq!(report.kind, FaultKind::StackOverflow);
+        assert_eq!(
+            report.at.as_deref(),
+            Some("guard below the kernel stack: stack overflow")
+        );
+        let frames = &report.backtrace.0;
+        if frames[0].place == "import gate" {
+            assert_eq!(report.function(), Some("driver::brink"), "{report}");
+            in_gate += 1;
+        }
+    }
+    assert!(in_gate > 0, "no fault in the gate");
+}
+
+#[test]
+fn a_fault_outside_any_call_goes_to_the_previous_handler() {
+    use std::os::unix::process::ExitStatusExt;
+    const CHILD: &str = "IMAGE_TEST_CHILD";
+    if std::env::var_os(CHILD).is_some() {
+        let driver = Driver::start();
+        driver.fault(Routine::Read, 0);
+        let address = std::ptr::without_provenance::<u64>(std::hint::black_box(16));
+        // SAFETY: none; the process is meant to die of it.
+        unsafe { address.read_volatile() };
+        return;
+    }
+    let name = "a_fault_outside_any_call_goes_to_the_previous_handler";
+    let child = std::process::Command::new(std::env::current_exe().expect("this program"))
+        .args([name, "--exact"])
+        .env(CHILD, "1")
+        .output()
+        .expect("starts");
+    assert_eq!(child.status.signal(), Some(libc::SIGSEGV), "{child:?}");
 }
 
 #[test]

@@ -95,6 +95,16 @@ pub(super) fn name_of_body(body: u64) -> Option<String> {
         .map(|(_, _, name)| name.clone())
 }
 
+/// Whether an address is in the gate, the code behind every thunk.
+pub(super) fn is_gate(address: u64) -> bool {
+    // The code below is shorter than this; what follows it is never reached
+    // with the stack pointer on a kernel stack.
+    const LENGTH: u64 = 128;
+    address
+        .checked_sub(gate as *const () as u64)
+        .is_some_and(|offset| offset < LENGTH)
+}
+
 /// The export whose thunk holds `address`, as `module!name`.
 pub(super) fn name_of_thunk(address: u64) -> Option<String> {
     let thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,7 +15,7 @@ use super::places;
 use super::report::{Backtrace, Frame};
 use super::stack::Control;
 use super::symbols::Symbols;
-use super::thunk::{ImportFrame, name_of_body};
+use super::thunk::{ImportFrame, is_gate, name_of_body};
 
 /// A deeper stack than this does not fit in 24 KB.
 const MOST_FRAMES: usize = super::KERNEL_STACK_SIZE / 16;
@@ -76,13 +76,14 @@ impl Images {
         if places::find(rip).is_some() {
             return self.follow(control, start, UnwindRegsX86_64::new(rip, rsp, rbp), frames);
         }
-        // A call to a place without code: its return address is on top.
+        // A call to a place without code, or the first instructions of an import
+        // thunk: the return address is on top, or not far below it.
         frames.push(name(start));
-        let caller = control
-            .word(rsp)
-            .and_then(FrameAddress::from_return_address);
-        if let Some(caller) = caller {
-            let regs = UnwindRegsX86_64::new(caller.address(), rsp + 8, rbp);
+        let top = rsp.max(control.stack().start);
+        let mut words = (top..).step_by(8).take(8);
+        let caller = words.find_map(|at| Some((at, caller_at(control, at)?)));
+        if let Some((at, caller)) = caller {
+            let regs = UnwindRegsX86_64::new(caller.address(), at + 8, rbp);
             self.follow(control, caller, regs, frames);
         }
     }
@@ -118,12 +119,26 @@ impl Images {
     }
 }
 
+/// A return address into driver code, if a word of the stack is one.
+fn caller_at(control: &Control, at: u64) -> Option<FrameAddress> {
+    let caller = FrameAddress::from_return_address(control.word(at)?)?;
+    let found = places::find(caller.address_for_lookup())?;
+    found
+        .file
+        .section_at(found.rva)?
+        .is_executable()
+        .then_some(caller)
+}
+
 fn name(address: FrameAddress) -> Frame {
     let at = address.address_for_lookup();
     match places::find(at) {
         None => Frame {
             address: address.address(),
-            place: places::describe(at),
+            place: match is_gate(at) {
+                true => "import gate".to_owned(),
+                false => places::describe(at),
+            },
             symbols: Vec::new(),
         },
         Some(found) => {

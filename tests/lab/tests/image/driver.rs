@@ -26,9 +26,10 @@ unsafe extern "system" {
 }
 
 pub static COUNTERS: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
-static ROUTINES: [extern "system" fn(u64) -> u64; 15] = [
+static ROUTINES: [extern "system" fn(u64) -> u64; 16] = [
     read, write, recurse, cr8, fail, nested, ten, registers, read_by_export, instruction, jump,
     spend, count, number, depth,
+    brink,
 ];
 
 #[unsafe(no_mangle)]
@@ -177,6 +178,23 @@ extern "system" fn number(_: u64) -> u64 {
 /// Calls itself through an export until the argument is used up.
 extern "system" fn depth(left: u64) -> u64 {
     if left == 0 { 0 } else { 1 + unsafe { LabCallback(depth, left - 1) } }
+}
+
+/// Calls an export with `bytes` less of the stack.
+extern "system" fn brink(bytes: u64) -> u64 {
+    unsafe {
+        asm!(
+            "mov r12, rsp",
+            "sub rsp, {bytes}",
+            "call {export}",
+            "mov rsp, r12",
+            bytes = in(reg) bytes,
+            export = sym call_clobber,
+            out("r12") _,
+            clobber_abi("win64"),
+        );
+    }
+    0
 }
 
 /// Named by every object file that computes with floating point.
