@@ -319,7 +319,15 @@ fn an_import_called_at_the_end_of_the_stack_is_an_overflow_of_the_driver() {
 fn a_fault_outside_any_call_goes_to_the_previous_handler() {
     use std::os::unix::process::ExitStatusExt;
     const CHILD: &str = "IMAGE_TEST_CHILD";
-    if std::env::var_os(CHILD).is_some() {
+    extern "C" fn previous(_: i32) {
+        // SAFETY: ends the process at once, which a handler may do.
+        unsafe { libc::_exit(42) };
+    }
+    if let Some(kind) = std::env::var_os(CHILD) {
+        if kind == "handler" {
+            // SAFETY: installs a handler that does nothing but end the process.
+            unsafe { libc::signal(libc::SIGSEGV, previous as *const () as usize) };
+        }
         let driver = Driver::start();
         driver.fault(Routine::Read, 0);
         let address = std::ptr::without_provenance::<u64>(std::hint::black_box(16));
@@ -328,12 +336,17 @@ fn a_fault_outside_any_call_goes_to_the_previous_handler() {
         return;
     }
     let name = "a_fault_outside_any_call_goes_to_the_previous_handler";
-    let child = std::process::Command::new(std::env::current_exe().expect("this program"))
-        .args([name, "--exact"])
-        .env(CHILD, "1")
-        .output()
-        .expect("starts");
-    assert_eq!(child.status.signal(), Some(libc::SIGSEGV), "{child:?}");
+    let child = |kind| {
+        std::process::Command::new(std::env::current_exe().expect("this program"))
+            .args([name, "--exact"])
+            .env(CHILD, kind)
+            .output()
+            .expect("starts")
+    };
+    let output = child("handler");
+    assert_eq!(output.status.code(), Some(42), "{output:?}");
+    let output = child("none");
+    assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{output:?}");
 }
 
 #[test]
@@ -439,24 +452,18 @@ fn calls_nest_on_one_stack() {
 #[test]
 fn a_fault_in_a_nested_call_shows_all_calls() {
     let driver = Driver::start();
-    let report = driver.fault(Routine::Nested, 0x1000);
-    let named = report
-        .backtrace
-        .0
-        .iter()
-        .map(|frame| match frame.symbols.last() {
-            Some(function) => function.function.clone(),
-            None => frame.place.clone(),
-        });
-    let named: Vec<_> = named.collect();
-    assert_eq!(
-        named,
-        [
-            "driver::called_back",
-            "fwpkclnt.sys!LabCallback",
-            "driver::nested"
-        ]
-    );
+    let report = driver.fault(Routine::Nested, 0x100);
+    let name = |frame: &lab::image::Frame| match frame.symbols.last() {
+        Some(function) => function.function.clone(),
+        None => frame.place.clone(),
+    };
+    let named: Vec<_> = report.backtrace.0.iter().map(name).collect();
+    let once = [
+        "driver::called_back",
+        "fwpkclnt.sys!LabCallback",
+        "driver::nested",
+    ];
+    assert_eq!(named, [once, once].concat());
     assert_eq!(
         driver.run(Routine::Nested, 1).expect("the thread goes on"),
         3

@@ -143,7 +143,7 @@ fn an_import_by_ordinal_is_named() {
 
 #[test]
 fn each_instruction_rule_has_a_planted_break() {
-    let plants: [(Rule, &[u8]); 16] = [
+    let plants: [(Rule, &[u8]); 17] = [
         (Rule::PrivilegedInstruction, &[0x44, 0x0F, 0x20, 0xC0]), // mov rax, cr8
         (Rule::PrivilegedInstruction, &[0xFA]),                   // cli
         (Rule::PrivilegedInstruction, &[0xEC]),                   // in al, dx
@@ -154,6 +154,7 @@ fn each_instruction_rule_has_a_planted_break() {
         (Rule::ExtendedVector, &[0xC5, 0xFC, 0x28, 0xC1]),        // vmovaps ymm0, ymm1
         (Rule::ExtendedVector, &[0xC5, 0xF8, 0x28, 0xC1]),        // vmovaps xmm0, xmm1
         (Rule::ExtendedVector, &[0xC5, 0xF8, 0x92, 0xC0]),        // kmovw k0, eax
+        (Rule::ExtendedVector, &[0xC5, 0xF9, 0x7E, 0xC0]),        // vmovd eax, xmm0
         (Rule::FloatingPointUnit, &[0xD9, 0xE8]),                 // fld1
         (Rule::FloatingPointUnit, &[0x0F, 0x6E, 0xC0]),           // movd mm0, eax
         (Rule::SegmentRegister, &[0x65, 0x48, 0x8B, 0x00]),       // mov rax, gs:[rax]
@@ -198,7 +199,7 @@ fn the_loader_refuses_what_windows_would() {
         plant(&mut patch);
         load(patch).expect_err("refused").to_string()
     };
-    let cases: [(&str, Plant); 12] = [
+    let cases: [(&str, Plant); 13] = [
         ("machine 0xaa64", |patch| {
             patch.set_u16(patch.nt + 4, 0xAA64)
         }),
@@ -220,6 +221,11 @@ fn the_loader_refuses_what_windows_would() {
         }),
         ("stripped", |patch| patch.bytes[patch.nt + 22] |= 1),
         ("entry point", |patch| patch.set_u32(patch.optional + 16, 0)),
+        ("headers longer", |patch| {
+            patch.bytes.resize(0x3000, 0);
+            patch.set_u32(patch.optional + 56, 0x1000);
+            patch.set_u32(patch.optional + 60, 0x1800);
+        }),
         ("image size", |patch| {
             patch.set_u32(patch.optional + 56, 0xFFFF_F000)
         }),

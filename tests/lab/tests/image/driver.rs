@@ -72,12 +72,17 @@ extern "system" fn fail(index: u64) -> u64 {
     [1, 2, 3][black_box(index) as usize]
 }
 
+#[inline(never)]
 extern "system" fn nested(argument: u64) -> u64 {
     1 + unsafe { LabCallback(called_back, argument) }
 }
 
 extern "system" fn called_back(argument: u64) -> u64 {
-    if argument < 0x100 { argument * 2 } else { load(argument) }
+    match argument {
+        0..0x100 => argument * 2,
+        0x100 => 1 + nested(0x1000),
+        address => load(address),
+    }
 }
 
 extern "system" fn ten(_: u64) -> u64 {
