@@ -319,14 +319,21 @@ fn an_import_called_at_the_end_of_the_stack_is_an_overflow_of_the_driver() {
 fn a_fault_outside_any_call_goes_to_the_previous_handler() {
     use std::os::unix::process::ExitStatusExt;
     const CHILD: &str = "IMAGE_TEST_CHILD";
-    extern "C" fn previous(_: i32) {
+    extern "C" fn previous(_: i32, information: &libc::siginfo_t, _: usize) {
+        // SAFETY: SIGSEGV carries an address.
+        let address = unsafe { information.si_addr() }.addr();
+        let code = if address == 16 { 42 } else { 43 };
         // SAFETY: ends the process at once, which a handler may do.
-        unsafe { libc::_exit(42) };
+        unsafe { libc::_exit(code) };
     }
     if let Some(kind) = std::env::var_os(CHILD) {
         if kind == "handler" {
+            // SAFETY: all bit patterns of `sigaction` are valid.
+            let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+            action.sa_sigaction = previous as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO;
             // SAFETY: installs a handler that does nothing but end the process.
-            unsafe { libc::signal(libc::SIGSEGV, previous as *const () as usize) };
+            unsafe { libc::sigaction(libc::SIGSEGV, &action, std::ptr::null_mut()) };
         }
         let driver = Driver::start();
         driver.fault(Routine::Read, 0);
