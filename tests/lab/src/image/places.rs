@@ -1,6 +1,7 @@
 //! Which image, loaded or gone, an address belongs to, and what else lies there.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::pe::{PAGE, PeFile};
@@ -17,16 +18,30 @@ const NULL_REGION: u64 = 0x1_0000;
 /// The first address beyond the lower half of the 48-bit address space.
 const USER_END: u64 = 1 << 47;
 
-static IMAGES: Mutex<Vec<Entry>> = Mutex::new(Vec::new());
+static IMAGES: Mutex<Images> = Mutex::new(Images {
+    loaded: BTreeMap::new(),
+    gone: BTreeMap::new(),
+});
 static DESCRIBERS: Mutex<Vec<Describer>> = Mutex::new(Vec::new());
 
-/// One image, which may be gone: its addresses are never given out again.
-struct Entry {
-    base: u64,
-    size: u64,
-    name: String,
-    /// Present while it is loaded.
-    file: Option<Arc<PeFile>>,
+/// Images by base address. Addresses are never given out again, so the maps do
+/// not overlap, and many loads leave the search short.
+struct Images {
+    loaded: BTreeMap<u64, Arc<PeFile>>,
+    /// Size and name of those that were unloaded.
+    gone: BTreeMap<u64, (u64, String)>,
+}
+
+impl Images {
+    fn find(&self, address: u64) -> Option<InImage> {
+        let (base, file) = self.loaded.range(..=address).next_back()?;
+        let offset = address - base;
+        let inside = offset < file.image.len() as u64;
+        inside.then(|| InImage {
+            file: Arc::clone(file),
+            rva: offset as u32,
+        })
+    }
 }
 
 /// A loaded image and an address in it.
@@ -35,45 +50,33 @@ pub(super) struct InImage {
     pub rva: u32,
 }
 
-fn images() -> MutexGuard<'static, Vec<Entry>> {
+fn images() -> MutexGuard<'static, Images> {
     IMAGES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) fn loaded(base: u64, file: Arc<PeFile>) {
-    let (size, name) = (file.image.len() as u64, file.name());
-    images().push(Entry {
-        base,
-        size,
-        name,
-        file: Some(file),
-    });
+    images().loaded.insert(base, file);
 }
 
 pub(super) fn unloaded(base: u64) {
-    if let Some(entry) = images().iter_mut().find(|entry| entry.base == base) {
-        entry.file = None;
+    let mut images = images();
+    if let Some(file) = images.loaded.remove(&base) {
+        images
+            .gone
+            .insert(base, (file.image.len() as u64, file.name()));
     }
 }
 
 /// Every loaded image with its base.
 pub(super) fn all_loaded() -> Vec<(u64, Arc<PeFile>)> {
-    images()
-        .iter()
-        .filter_map(|entry| Some((entry.base, entry.file.clone()?)))
-        .collect()
+    let images = images();
+    let all = images.loaded.iter();
+    all.map(|(&base, file)| (base, Arc::clone(file))).collect()
 }
 
 /// The loaded image that holds `address`.
 pub(super) fn find(address: u64) -> Option<InImage> {
-    images().iter().find_map(|entry| {
-        let rva = address
-            .checked_sub(entry.base)
-            .filter(|&offset| offset < entry.size)?;
-        Some(InImage {
-            file: entry.file.clone()?,
-            rva: rva as u32,
-        })
-    })
+    images().find(address)
 }
 
 /// Adds to what [`describe`] knows. It is asked in ordinary code, never in a
@@ -116,38 +119,30 @@ pub fn describe(address: u64) -> String {
 }
 
 fn in_image(address: u64) -> Option<String> {
-    let images = images();
-    let guard = u64::from(PAGE);
-    let inside = |entry: &&Entry| (entry.base..entry.base + entry.size).contains(&address);
-    let near =
-        |entry: &&Entry| (entry.base - guard..entry.base + entry.size + guard).contains(&address);
-    if let Some(Entry {
-        base, name, file, ..
-    }) = images.iter().find(inside)
-    {
-        let rva = (address - base) as u32;
-        let Some(file) = file.clone() else {
-            return Some(format!("unloaded image {name}+{rva:#x}"));
-        };
-        let name = name.clone();
-        // Reading the PDB takes its time.
-        drop(images);
+    // Not under the lock: reading the PDB takes its time.
+    if let Some(InImage { file, rva }) = find(address) {
         let section = file
             .section_at(rva)
             .map_or("no section", |section| &section.name);
-        let datum = Symbols::of(&file)
-            .ok()
-            .and_then(|symbols| symbols.data_at(rva));
-        return Some(match datum {
-            Some(datum) => {
-                let offset = rva - datum.rva;
-                format!("{name}+{rva:#x} ({section}, {}+{offset:#x})", datum.name)
-            }
-            None => format!("{name}+{rva:#x} ({section})"),
+        let place = format!("{}+{rva:#x} ({section}", file.name());
+        let symbols = Symbols::of(&file).ok();
+        return Some(match symbols.and_then(|symbols| symbols.data_at(rva)) {
+            Some(datum) => format!("{place}, {}+{:#x})", datum.name, rva - datum.rva),
+            None => format!("{place})"),
         });
     }
-    let entry = images.iter().find(near)?;
-    Some(format!("guard page beside image {}", entry.name))
+    let images = images();
+    let guard = u64::from(PAGE);
+    let beside = |name: &str| Some(format!("guard page beside image {name}"));
+    if let Some((base, (size, name))) = images.gone.range(..=address).next_back()
+        && address - base < *size
+    {
+        return Some(format!("unloaded image {name}+{:#x}", address - base));
+    }
+    if let Some(above) = images.find(address.saturating_add(guard)) {
+        return beside(&above.file.name());
+    }
+    beside(&images.find(address.checked_sub(guard)?)?.file.name())
 }
 
 fn on_stack(address: u64) -> Option<String> {

@@ -1,24 +1,17 @@
 //! Files that a loader must refuse and a lint must name, made from a good one.
 
-#[path = "image/build.rs"]
-mod build;
-#[path = "image/exports.rs"]
-mod exports;
-#[path = "image/patch.rs"]
-mod patch;
-
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use lab::image::lint::{Report, Rule, lint};
 use lab::image::{Image, LoadError, PeError, PeFile};
-use patch::Patch;
 
-static CLEAN: LazyLock<PathBuf> = LazyLock::new(|| {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/image/clean.rs");
-    build::build_test_driver(&source)
-});
+use crate::harness::source;
+use crate::patch::Patch;
+use crate::{build, exports};
+
+static CLEAN: LazyLock<PathBuf> = LazyLock::new(|| build::build_test_driver(&source("clean.rs")));
 
 /// Changes a good file into a bad one.
 type Plant = fn(&mut Patch);

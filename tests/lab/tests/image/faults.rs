@@ -1,147 +1,12 @@
-//! The loader, the calls and the fault reports, on a real driver file.
-#![expect(unsafe_code, reason = "calls driver code and maps memory for it")]
+//! What driver code does wrong, and how it is named.
+#![expect(
+    unsafe_code,
+    reason = "maps memory for the driver and faults on purpose"
+)]
 
-#[path = "image/build.rs"]
-mod build;
-#[path = "image/exports.rs"]
-mod exports;
+use lab::image::{Access, FaultKind, Stop};
 
-use std::ffi::c_void;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock};
-
-use lab::image::{
-    Access, FaultKind, FaultReport, Image, LoadError, PeFile, Stop, SymbolError, call,
-};
-
-/// Built once for each test program.
-static DRIVER: LazyLock<PathBuf> = LazyLock::new(|| build::build_test_driver(&source("driver.rs")));
-
-fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/image")
-        .join(name)
-}
-
-/// The line of `driver.rs` that holds `text`.
-fn line_of(text: &str) -> u32 {
-    let driver = std::fs::read_to_string(source("driver.rs")).expect("the driver's source");
-    let index = driver
-        .lines()
-        .position(|line| line.contains(text))
-        .expect("the line");
-    index as u32 + 1
-}
-
-/// What the driver offers, in the order of its table.
-#[derive(Clone, Copy)]
-enum Routine {
-    Read,
-    Write,
-    Recurse,
-    Cr8,
-    Fail,
-    Nested,
-    Ten,
-    Registers,
-    ReadByExport,
-    Instruction,
-    Jump,
-    Spend,
-    Count,
-    Number,
-    Depth,
-    Brink,
-}
-
-/// A loaded test driver whose DriverEntry has run.
-struct Driver {
-    image: Image,
-    routines: [u64; 16],
-}
-
-impl Driver {
-    fn start() -> Self {
-        let image = Image::load(&DRIVER, &exports::resolve).expect("the driver loads");
-        let mut routines = [0u64; 16];
-        let table = routines.as_mut_ptr().expose_provenance() as u64;
-        let status = run(image.entry(), &[table, 0x1122_3344_5566_7788]).expect("DriverEntry");
-        assert_eq!(status, 0);
-        Self { image, routines }
-    }
-
-    fn run(&self, routine: Routine, argument: u64) -> Result<u64, Stop> {
-        run(self.routines[routine as usize], &[argument])
-    }
-
-    fn fault(&self, routine: Routine, argument: u64) -> FaultReport {
-        fault(self.run(routine, argument))
-    }
-}
-
-fn run(entry: u64, arguments: &[u64]) -> Result<u64, Stop> {
-    let entry = std::ptr::with_exposed_provenance::<c_void>(entry as usize);
-    // SAFETY: a routine of the test driver, which takes these arguments.
-    unsafe { call(entry, arguments) }
-}
-
-fn fault(result: Result<u64, Stop>) -> FaultReport {
-    match result {
-        Err(Stop::Fault(report)) => *report,
-        other => panic!("expected a fault, got {other:?}"),
-    }
-}
-
-#[test]
-fn the_image_is_mapped_relocated_and_bound() {
-    let driver = Driver::start();
-    let Driver { image, routines } = &driver;
-    assert!(image.contains(image.base()) && image.contains(image.base() + image.size() - 1));
-    assert!(!image.contains(image.base() + image.size()) && !image.contains(image.base() - 1));
-    for &routine in routines {
-        let section = image
-            .rva(routine)
-            .and_then(|rva| image.file().section_at(rva));
-        assert_eq!(section.expect("in a section").name, ".text");
-    }
-    assert_eq!(driver.run(Routine::Number, 0).expect("a data import"), 4711);
-}
-
-#[test]
-fn two_images_of_one_file_do_not_share_data() {
-    let file = Arc::new(PeFile::read(&DRIVER).expect("the driver parses"));
-    let first = Driver::start();
-    let second = Image::map(file, &exports::resolve).expect("the driver loads again");
-    assert_ne!(first.image.base(), second.base());
-    assert_eq!(first.run(Routine::Count, 5).expect("counts"), 0);
-    assert_eq!(first.run(Routine::Count, 1).expect("counts"), 5);
-    let (counters, symbol) = first.image.data("COUNTERS").expect("in the PDB");
-    assert_eq!(symbol.name, "driver::COUNTERS");
-    assert_eq!(symbol.size, 32);
-    let (others, _) = second.data("driver::COUNTERS").expect("in the PDB");
-    let value = |base: u64| {
-        let address = std::ptr::with_exposed_provenance::<u64>(base as usize + 16);
-        // SAFETY: the third counter, in a mapped section for data.
-        unsafe { address.read_volatile() }
-    };
-    assert_eq!((value(counters), value(others)), (6, 0));
-}
-
-#[test]
-fn missing_imports_are_named_all_at_once() {
-    let without = |module: &str, name: &str| {
-        let wanted = !matches!(name, "LabTen" | "KeBugCheckEx");
-        wanted.then(|| exports::resolve(module, name)).flatten()
-    };
-    let error = Image::load(&DRIVER, &without).expect_err("two imports are missing");
-    let LoadError::Missing(missing) = &error else {
-        panic!("{error}")
-    };
-    assert_eq!(missing.len(), 2);
-    let text = error.to_string();
-    assert!(text.contains("ntoskrnl.exe!KeBugCheckEx"), "{text}");
-    assert!(text.contains("fwpkclnt.sys!LabTen"), "{text}");
-}
+use crate::harness::{Driver, Routine, fault, line_of, run};
 
 #[test]
 fn a_null_read_is_named_with_its_inline_chain() {
@@ -195,6 +60,13 @@ fn a_null_write_and_a_write_to_constants_are_named() {
         at.starts_with("driver.sys+0x") && at.contains(".rdata"),
         "{at}"
     );
+    for beside in [
+        driver.image.base() - 8,
+        driver.image.base() + driver.image.size(),
+    ] {
+        let at = driver.fault(Routine::Write, beside).at;
+        assert_eq!(at.as_deref(), Some("guard page beside image driver.sys"));
+    }
     // Code is no more writable than constants.
     let report = driver.fault(Routine::Write, driver.image.entry());
     assert!(report.at.expect("a place").contains(".text"));
@@ -342,7 +214,7 @@ fn a_fault_outside_any_call_goes_to_the_previous_handler() {
         unsafe { address.read_volatile() };
         return;
     }
-    let name = "a_fault_outside_any_call_goes_to_the_previous_handler";
+    let name = "faults::a_fault_outside_any_call_goes_to_the_previous_handler";
     let child = |kind| {
         std::process::Command::new(std::env::current_exe().expect("this program"))
             .args([name, "--exact"])
@@ -354,27 +226,6 @@ fn a_fault_outside_any_call_goes_to_the_previous_handler() {
     assert_eq!(output.status.code(), Some(42), "{output:?}");
     let output = child("none");
     assert_eq!(output.status.signal(), Some(libc::SIGSEGV), "{output:?}");
-}
-
-#[test]
-fn the_stack_used_is_measured() {
-    let driver = Driver::start();
-    lab::image::stack_used_reset();
-    driver.run(Routine::Count, 0).expect("counts");
-    let little = lab::image::stack_used();
-    driver.run(Routine::Spend, 0).expect("spends");
-    let much = lab::image::stack_used();
-    assert!(little < 300, "{little} bytes for a leaf");
-    assert!(
-        (3000..3600).contains(&much),
-        "{much} bytes for a frame of 3000"
-    );
-    lab::image::stack_used_reset();
-    assert_eq!(lab::image::stack_used(), 0);
-    // The export's own megabyte is not the driver's.
-    driver.run(Routine::Registers, 0).expect("calls an export");
-    let with_export = lab::image::stack_used();
-    assert!(with_export < 1000, "{with_export} bytes");
 }
 
 #[test]
@@ -398,62 +249,6 @@ fn instructions_that_a_driver_may_not_use_are_named() {
         assert_eq!(report.kind, kind);
         assert_eq!(report.function(), Some("driver::instruction"));
     }
-}
-
-#[test]
-fn a_panic_reaches_the_bugcheck_with_its_line() {
-    let driver = Driver::start();
-    assert_eq!(driver.run(Routine::Fail, 2).expect("in bounds"), 3);
-    let stop = driver.run(Routine::Fail, 3).expect_err("out of bounds");
-    let Stop::BugCheck {
-        code,
-        parameters,
-        text,
-        backtrace,
-    } = &stop
-    else {
-        panic!("{stop}")
-    };
-    assert_eq!(*code, 0xDEAD);
-    let line = line_of("black_box(index)");
-    assert_eq!(parameters[2], u64::from(line));
-    assert!(text.ends_with(&format!("driver.rs:{line}")), "{text}");
-    let functions: Vec<_> = backtrace
-        .0
-        .iter()
-        .flat_map(|frame| &frame.symbols)
-        .collect();
-    assert_eq!(backtrace.0[0].place, "ntoskrnl.exe!KeBugCheckEx");
-    assert!(functions.iter().any(|frame| {
-        frame
-            .function
-            .contains("core::panicking::panic_bounds_check")
-    }));
-    let last = functions.last().expect("a frame");
-    assert_eq!((&*last.function, last.line), ("driver::fail", Some(line)));
-}
-
-#[test]
-fn exports_take_their_stack_arguments() {
-    assert_eq!(
-        Driver::start().run(Routine::Ten, 0).expect("runs"),
-        12_345_678_910
-    );
-}
-
-#[test]
-fn exports_keep_the_registers_that_a_callee_must() {
-    assert_eq!(Driver::start().run(Routine::Registers, 0).expect("runs"), 0);
-}
-
-#[test]
-fn calls_nest_on_one_stack() {
-    let driver = Driver::start();
-    assert_eq!(driver.run(Routine::Nested, 21).expect("runs"), 43);
-    assert_eq!(driver.run(Routine::Depth, 20).expect("runs"), 20);
-    let report = driver.fault(Routine::Depth, 5000);
-    assert_eq!(report.kind, FaultKind::StackOverflow);
-    assert!(!lab::image::in_call());
 }
 
 #[test]
@@ -495,86 +290,4 @@ fn a_fault_in_an_export_is_the_drivers() {
             .to_string()
             .contains("in fwpkclnt.sys!LabRead, called by the driver")
     );
-}
-
-#[test]
-fn threads_have_stacks_of_their_own() {
-    let driver = Driver::start();
-    std::thread::scope(|scope| {
-        for thread in 0..4u64 {
-            let driver = &driver;
-            scope.spawn(move || {
-                for round in 0..200 {
-                    assert_eq!(
-                        driver.run(Routine::Nested, thread).expect("runs"),
-                        2 * thread + 1
-                    );
-                    if round % 50 == 0 {
-                        let report = driver.fault(Routine::Read, thread);
-                        assert_eq!(report.address, Some(thread));
-                    }
-                }
-            });
-        }
-    });
-}
-
-#[test]
-fn symbols_come_from_the_matching_pdb_only() {
-    let driver = Driver::start();
-    let symbols = driver.image.symbols().expect("the PDB matches");
-    let named = |name: &str| {
-        symbols
-            .functions()
-            .iter()
-            .any(|function| function.name.contains(name))
-    };
-    assert!(named("driver::recurse") && named("core::panicking::panic_bounds_check"));
-    assert!(matches!(
-        symbols.data("NOTHING"),
-        Err(SymbolError::NotFound(_))
-    ));
-
-    let folder = tempfile::tempdir().expect("a folder");
-    let moved = folder.path().join("driver.sys");
-    std::fs::copy(&*DRIVER, &moved).expect("copies");
-    let lonely = Arc::new(PeFile::read(&moved).expect("parses"));
-    let error = lab::image::Symbols::of(&lonely).expect_err("no PDB beside it");
-    let id = lonely.pdb.clone().expect("a CodeView record");
-    assert!(error.to_string().contains(&id.guid.to_string()), "{error}");
-
-    // The right PDB, but the image wants another age.
-    let other = folder.path().join("other.sys");
-    let mut bytes = lonely.bytes.clone();
-    let at = bytes
-        .windows(4)
-        .position(|window| window == b"RSDS")
-        .expect("a CodeView record");
-    bytes[at + 20] ^= 0x40;
-    std::fs::write(&other, bytes).expect("writes");
-    std::fs::copy(
-        DRIVER.with_extension("pdb"),
-        folder.path().join("other.pdb"),
-    )
-    .expect("copies");
-    let stranger = Arc::new(PeFile::read(&other).expect("parses"));
-    let error = lab::image::Symbols::of(&stranger).expect_err("another build's PDB");
-    assert!(matches!(error, SymbolError::Mismatch { .. }), "{error}");
-}
-
-#[test]
-fn discardable_sections_go_away() {
-    let mut driver = Driver::start();
-    let reloc = driver
-        .image
-        .file()
-        .sections
-        .iter()
-        .find(|section| section.is_discardable());
-    let start = u64::from(reloc.expect(".reloc is discardable").range.start);
-    let address = driver.image.base() + start;
-    assert!(driver.run(Routine::Read, address).is_ok());
-    driver.image.discard().expect("protects");
-    let report = driver.fault(Routine::Read, address);
-    assert!(report.at.expect("a place").contains(".reloc"));
 }

@@ -1,7 +1,7 @@
 //! A driver whose routines do one wrong (or telling) thing each.
 //!
 //! DriverEntry fills the table it is given with their addresses, in the order
-//! of `Routine` in `image.rs`.
+//! of `Routine` in `harness.rs`.
 #![no_std]
 #![allow(non_snake_case, non_upper_case_globals, reason = "names of the NT API")]
 
@@ -18,8 +18,18 @@ unsafe extern "system" {
 
 #[link(name = "fwpkclnt.sys", kind = "raw-dylib", modifiers = "+verbatim")]
 unsafe extern "system" {
-    fn LabTen(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64, g: u64, h: u64, i: u64, j: u64)
-    -> u64;
+    fn LabTen(
+        a: u64,
+        b: u64,
+        c: u64,
+        d: u64,
+        e: u64,
+        f: u64,
+        g: u64,
+        h: u64,
+        i: u64,
+        j: u64,
+    ) -> u64;
     fn LabCallback(routine: extern "system" fn(u64) -> u64, argument: u64) -> u64;
     fn LabRead(pointer: u64) -> u64;
     fn LabClobber();
@@ -27,8 +37,21 @@ unsafe extern "system" {
 
 pub static COUNTERS: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
 static ROUTINES: [extern "system" fn(u64) -> u64; 16] = [
-    read, write, recurse, cr8, fail, nested, ten, registers, read_by_export, instruction, jump,
-    spend, count, number, depth,
+    read,
+    write,
+    recurse,
+    cr8,
+    fail,
+    nested,
+    ten,
+    registers,
+    read_by_export,
+    instruction,
+    jump,
+    spend,
+    count,
+    number,
+    depth,
     brink,
 ];
 
@@ -37,7 +60,11 @@ pub unsafe extern "system" fn DriverEntry(table: *mut u64, magic: u64) -> i32 {
     for (index, routine) in ROUTINES.iter().enumerate() {
         unsafe { table.add(index).write(*routine as usize as u64) };
     }
-    if magic == 0x1122_3344_5566_7788 { 0 } else { -1 }
+    if magic == 0x1122_3344_5566_7788 {
+        0
+    } else {
+        -1
+    }
 }
 
 #[inline(always)]
@@ -58,7 +85,11 @@ extern "system" fn write(address: u64) -> u64 {
 extern "system" fn recurse(depth: u64) -> u64 {
     let mut frame = [depth; 32];
     black_box(&mut frame);
-    if depth == 0 { frame[0] } else { recurse(depth - 1) + frame[31] }
+    if depth == 0 {
+        frame[0]
+    } else {
+        recurse(depth - 1) + frame[31]
+    }
 }
 
 extern "system" fn cr8(_: u64) -> u64 {
@@ -182,7 +213,11 @@ extern "system" fn number(_: u64) -> u64 {
 
 /// Calls itself through an export until the argument is used up.
 extern "system" fn depth(left: u64) -> u64 {
-    if left == 0 { 0 } else { 1 + unsafe { LabCallback(depth, left - 1) } }
+    if left == 0 {
+        0
+    } else {
+        1 + unsafe { LabCallback(depth, left - 1) }
+    }
 }
 
 /// Calls an export with `bytes` less of the stack.
