@@ -87,14 +87,16 @@ pub fn backtrace() -> Backtrace {
     }
 }
 
-/// Where driver code called the export body that is running: its return address.
-/// Costs a few loads, for records kept with every allocation; [`describe`]
-/// names it later.
+/// Where driver code called the export body that is running: an address in the
+/// call instruction. Costs a few loads, for records kept with every allocation;
+/// [`describe`] names it later.
 ///
 /// [`describe`]: super::describe
 pub fn call_site() -> Option<u64> {
     let control = Control::existing()?;
-    Some(ImportFrame::at(control, control.kernel_rsp.get())?.return_address)
+    let frame = ImportFrame::at(control, control.kernel_rsp.get())?;
+    // One byte back, for the next instruction may belong to another line.
+    frame.return_address.checked_sub(1)
 }
 
 /// Bytes that the driver may still use of this thread's kernel stack

@@ -121,13 +121,24 @@ pub fn describe(address: u64) -> String {
 fn in_image(address: u64) -> Option<String> {
     // Not under the lock: reading the PDB takes its time.
     if let Some(InImage { file, rva }) = find(address) {
-        let section = file
-            .section_at(rva)
-            .map_or("no section", |section| &section.name);
-        let place = format!("{}+{rva:#x} ({section}", file.name());
-        let symbols = Symbols::of(&file).ok();
-        return Some(match symbols.and_then(|symbols| symbols.data_at(rva)) {
-            Some(datum) => format!("{place}, {}+{:#x})", datum.name, rva - datum.rva),
+        let section = file.section_at(rva);
+        let place = match section {
+            Some(section) => format!("{}+{rva:#x} ({}", file.name(), section.name),
+            None => format!("{}+{rva:#x} (no section", file.name()),
+        };
+        let Ok(symbols) = Symbols::of(&file) else {
+            return Some(format!("{place})"));
+        };
+        if let Some(datum) = symbols.data_at(rva) {
+            let offset = rva - datum.rva;
+            return Some(format!("{place}, {}+{offset:#x})", datum.name));
+        }
+        let chain = match section {
+            Some(section) if section.is_executable() => symbols.resolve(rva),
+            _ => Vec::new(),
+        };
+        return Some(match chain.first() {
+            Some(function) => format!("{place}, {function})"),
             None => format!("{place})"),
         });
     }

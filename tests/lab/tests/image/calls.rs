@@ -2,6 +2,7 @@
 
 use lab::image::{FaultKind, Stop};
 
+use crate::exports::SITE;
 use crate::harness::{Driver, Routine, line_of};
 
 #[test]
@@ -101,4 +102,20 @@ fn a_panic_reaches_the_bugcheck_with_its_line() {
     }));
     let last = functions.last().expect("a frame");
     assert_eq!((&*last.function, last.line), ("driver::fail", Some(line)));
+}
+
+#[test]
+fn an_export_knows_where_it_was_called() {
+    let driver = Driver::start();
+    driver.run(Routine::Nested, 1).expect("runs");
+    let site = SITE.get().expect("called back");
+    let line = line_of("LabCallback(called_back");
+    let text = lab::image::describe(site);
+    assert!(text.starts_with("driver.sys+0x"), "{text}");
+    assert!(text.contains("(.text, driver::nested at "), "{text}");
+    assert!(text.ends_with(&format!("driver.rs:{line})")), "{text}");
+    assert_eq!(lab::image::call_site(), None);
+    let (counters, _) = driver.image.data("COUNTERS").expect("in the PDB");
+    let text = lab::image::describe(counters + 8);
+    assert!(text.ends_with("driver::COUNTERS+0x8)"), "{text}");
 }

@@ -1,6 +1,7 @@
 //! What the test drivers import.
 #![expect(unsafe_code, reason = "reads what the driver points to")]
 
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::hint::black_box;
 
@@ -32,7 +33,13 @@ extern "win64" fn ten(
     digits.iter().fold(0, |sum, digit| sum * 10 + digit) * 100 + j
 }
 
+thread_local! {
+    /// Where the driver called `LabCallback` last.
+    pub static SITE: Cell<Option<u64>> = const { Cell::new(None) };
+}
+
 extern "win64" fn callback(routine: *const c_void, argument: u64) -> u64 {
+    SITE.set(lab::image::call_site());
     // SAFETY: the driver passes a routine of one argument.
     match unsafe { call(routine, &[argument]) } {
         Ok(value) => value,
