@@ -17,6 +17,7 @@
 //! | [`commands`] | `cargo lab …` |
 
 pub mod host;
+pub mod image;
 pub mod setup;
 pub mod status;
 pub mod wfp;

@@ -1,0 +1,300 @@
+//! CPU exceptions of driver code become [`Stop::Fault`](super::Stop::Fault).
+//!
+//! The signal handler only records registers and lets the thread continue in
+//! `on_fault`, on the host's stack: there, in ordinary code, the report is made.
+#![expect(unsafe_code, reason = "handles signals")]
+
+use std::ffi::{c_int, c_void};
+use std::ptr::NonNull;
+use std::sync::{Once, OnceLock};
+
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, OpKind, Register};
+
+use super::call::escape;
+use super::places;
+use super::report::{Access, FaultKind, FaultReport, Stop};
+use super::stack::Control;
+
+const SIGNALS: [c_int; 5] = [
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+    libc::SIGTRAP,
+];
+const ALTERNATE_STACK: usize = 64 << 10;
+
+/// Direction, trap and alignment-check flags, which host code expects clear.
+const FLAGS: i64 = 0x400 | 0x100 | 0x4_0000;
+
+static PREVIOUS: OnceLock<[libc::sigaction; SIGNALS.len()]> = OnceLock::new();
+
+/// Installs the handler for the process, once.
+pub(super) fn install() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // Known before the handler can run.
+        let previous = SIGNALS.map(|signal| set_action(signal, None));
+        assert!(PREVIOUS.set(previous).is_ok(), "installed once");
+        // SAFETY: all bit patterns of `sigaction` are valid.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        action.sa_sigaction = handler as *const () as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        for signal in SIGNALS {
+            set_action(signal, Some(&action));
+        }
+    });
+}
+
+fn set_action(signal: c_int, action: Option<&libc::sigaction>) -> libc::sigaction {
+    // SAFETY: all bit patterns of `sigaction` are valid.
+    let mut previous: libc::sigaction = unsafe { std::mem::zeroed() };
+    let new = action.map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: `new` is null or a complete action whose handler keeps to what a
+    // signal handler may do.
+    let result = unsafe { libc::sigaction(signal, new, &mut previous) };
+    assert!(result == 0, "sigaction({signal})");
+    previous
+}
+
+/// Registers at the moment of a fault.
+#[derive(Clone, Copy)]
+pub(super) struct RawFault {
+    signal: c_int,
+    address: u64,
+    registers: [i64; 23],
+}
+
+extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo.
+    let information = unsafe { &*info };
+    let code = information.si_code;
+    // SAFETY: with SA_SIGINFO the third argument is the thread's ucontext.
+    let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    match Control::existing() {
+        // Positive codes are exceptions, the others were sent by somebody.
+        Some(control) if code > 0 && control.host_rsp.get() != 0 && !control.reporting.get() => {
+            // SAFETY: the signals handled carry an address when they are exceptions.
+            let address = unsafe { information.si_addr() }.addr() as u64;
+            control.reporting.set(true);
+            control.fault.set(Some(RawFault {
+                signal,
+                address,
+                registers: *registers,
+            }));
+            // As if `enter` had called `on_fault`: what was below its frame is abandoned.
+            registers[libc::REG_RSP as usize] = control.host_rsp.get() as i64 - 8;
+            registers[libc::REG_RIP as usize] = on_fault as *const () as i64;
+            registers[libc::REG_RDI as usize] = std::ptr::from_ref(control).addr() as i64;
+            registers[libc::REG_EFL as usize] &= !FLAGS;
+        }
+        _ => chain(signal, code, info, context),
+    }
+}
+
+/// Makes the report and abandons the call.
+extern "sysv64" fn on_fault(control: &Control) -> ! {
+    let raw = control
+        .fault
+        .take()
+        .expect("the handler recorded the fault");
+    let report = Box::new(FaultReport::new(control, &raw));
+    control.reporting.set(false);
+    escape(Stop::Fault(report))
+}
+
+/// Passes a signal that is not the driver's to whoever handled it before.
+fn chain(signal: c_int, code: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let index = SIGNALS.iter().position(|&known| known == signal);
+    let previous = index.and_then(|index| PREVIOUS.get()?.get(index));
+    match previous {
+        Some(action) if action.sa_sigaction == libc::SIG_IGN && code <= 0 => {}
+        Some(action) if !matches!(action.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN) => {
+            let function = std::ptr::with_exposed_provenance::<c_void>(action.sa_sigaction);
+            // SAFETY: a handler's address; whether it takes one or three
+            // arguments makes no difference to a C function on x86-64.
+            let function = unsafe {
+                std::mem::transmute::<
+                    *const c_void,
+                    extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void),
+                >(function)
+            };
+            function(signal, info, context);
+        }
+        _ => {
+            // SAFETY: restoring the default action is always allowed.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+            if code <= 0 {
+                // SAFETY: signals this thread, which is in a handler for it.
+                unsafe { libc::raise(signal) };
+            }
+            // An exception comes again when the instruction is retried.
+        }
+    }
+}
+
+impl RawFault {
+    pub fn rip(&self) -> u64 {
+        self.registers[libc::REG_RIP as usize] as u64
+    }
+
+    pub fn rsp(&self) -> u64 {
+        self.registers[libc::REG_RSP as usize] as u64
+    }
+
+    pub fn rbp(&self) -> u64 {
+        self.registers[libc::REG_RBP as usize] as u64
+    }
+
+    /// The kind of fault, the address accessed, and the driver's instruction.
+    ///
+    /// Vectors and error codes: Intel SDM volume 3, chapter 6.
+    pub fn classify(&self, control: &Control) -> (FaultKind, Option<u64>, Option<String>) {
+        let instruction = self.instruction();
+        let name = instruction.map(|instruction| format!("{:?}", instruction.code()));
+        let error = self.registers[libc::REG_ERR as usize];
+        let (kind, address) = match self.registers[libc::REG_TRAPNO as usize] {
+            0 if self.signal == libc::SIGFPE => (FaultKind::DivideError, None),
+            3 => (FaultKind::Breakpoint, None),
+            6 => (FaultKind::IllegalInstruction, None),
+            13 => self.general_protection(instruction.as_ref()),
+            14 if control.is_below_stack(self.address) && error & 0x10 == 0 => {
+                (FaultKind::StackOverflow, Some(self.address))
+            }
+            14 => {
+                let access = match (error & 0x10 != 0, error & 2 != 0) {
+                    (true, _) => Access::Execute,
+                    (false, true) => Access::Write,
+                    (false, false) => Access::Read,
+                };
+                (FaultKind::AccessViolation(access), Some(self.address))
+            }
+            vector => (FaultKind::Exception(vector as u8), None),
+        };
+        (kind, address, name)
+    }
+
+    /// `#GP` has many causes, which the instruction tells apart.
+    fn general_protection(&self, instruction: Option<&Instruction>) -> (FaultKind, Option<u64>) {
+        let Some(instruction) = instruction else {
+            // A jump to where no code can be, or a fault in an export body.
+            return match is_canonical(self.rip()) {
+                true => (FaultKind::GeneralProtection, None),
+                false => (
+                    FaultKind::AccessViolation(Access::Execute),
+                    Some(self.rip()),
+                ),
+            };
+        };
+        if instruction.code() == Code::Int_imm8 && instruction.immediate8() == 0x29 {
+            let code = self.registers[libc::REG_RCX as usize] as u32;
+            return (FaultKind::FastFail(code), None);
+        }
+        if instruction.is_privileged() {
+            return (FaultKind::PrivilegedInstruction, None);
+        }
+        let operands = 0..instruction.op_count();
+        let memory = operands
+            .clone()
+            .find(|&index| instruction.op_kind(index) == OpKind::Memory);
+        let address = memory.and_then(|index| {
+            instruction.virtual_address(index, 0, |register, _, _| self.register(register))
+        });
+        match address {
+            // Whether it reads or writes the processor does not tell; the
+            // destination is the first operand.
+            Some(address) if !is_canonical(address) => {
+                let writes = memory == Some(0) && operands.len() > 1;
+                let access = if writes { Access::Write } else { Access::Read };
+                (FaultKind::AccessViolation(access), Some(address))
+            }
+            address => (FaultKind::GeneralProtection, address),
+        }
+    }
+
+    fn instruction(&self) -> Option<Instruction> {
+        let found = places::find(self.rip())?;
+        let code = found.file.image.get(found.rva as usize..)?;
+        let code = &code[..code.len().min(16)];
+        Decoder::with_ip(64, code, self.rip(), DecoderOptions::NONE)
+            .iter()
+            .next()
+    }
+
+    fn register(&self, register: Register) -> Option<u64> {
+        let index = match register.full_register() {
+            Register::RAX => libc::REG_RAX,
+            Register::RBX => libc::REG_RBX,
+            Register::RCX => libc::REG_RCX,
+            Register::RDX => libc::REG_RDX,
+            Register::RSI => libc::REG_RSI,
+            Register::RDI => libc::REG_RDI,
+            Register::RBP => libc::REG_RBP,
+            Register::RSP => libc::REG_RSP,
+            Register::R8 => libc::REG_R8,
+            Register::R9 => libc::REG_R9,
+            Register::R10 => libc::REG_R10,
+            Register::R11 => libc::REG_R11,
+            Register::R12 => libc::REG_R12,
+            Register::R13 => libc::REG_R13,
+            Register::R14 => libc::REG_R14,
+            Register::R15 => libc::REG_R15,
+            // Flat segments start at 0; FS and GS are not the driver's.
+            _ => return Some(0),
+        };
+        Some(self.registers[index as usize] as u64)
+    }
+}
+
+/// Whether bits 47 to 63 are all alike.
+fn is_canonical(address: u64) -> bool {
+    let high = (address as i64) >> 47;
+    high == 0 || high == -1
+}
+
+/// The stack on which this thread handles signals: its kernel stack may be full.
+pub(super) struct AlternateStack(NonNull<c_void>);
+
+impl AlternateStack {
+    pub fn install() -> Self {
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
+        // SAFETY: an anonymous mapping at an address of the kernel's choice.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                ALTERNATE_STACK,
+                protection,
+                flags,
+                -1,
+                0,
+            )
+        };
+        assert!(start != libc::MAP_FAILED, "no memory for a signal stack");
+        let stack = libc::stack_t {
+            ss_sp: start,
+            ss_flags: 0,
+            ss_size: ALTERNATE_STACK,
+        };
+        // SAFETY: memory of that size which lives until `drop`.
+        let result = unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) };
+        assert!(result == 0, "sigaltstack");
+        Self(NonNull::new(start).expect("mmap does not map at zero"))
+    }
+}
+
+impl Drop for AlternateStack {
+    fn drop(&mut self) {
+        let off = libc::stack_t {
+            ss_sp: std::ptr::null_mut(),
+            ss_flags: libc::SS_DISABLE,
+            ss_size: 0,
+        };
+        // The stack that Rust's runtime set up is not put back: when thread
+        // variables are destroyed it is gone already.
+        // SAFETY: disables the stack of a thread that is ending and handles no signal.
+        unsafe { libc::sigaltstack(&off, std::ptr::null_mut()) };
+        // SAFETY: the mapping `install` made, no longer the thread's signal stack.
+        unsafe { libc::munmap(self.0.as_ptr(), ALTERNATE_STACK) };
+    }
+}

@@ -1,0 +1,40 @@
+//! Maps the unchanged driver file, calls into it, and names what it did wrong.
+//!
+//! | file | guarantee |
+//! |---|---|
+//! | `pe` | a PE32+ file as a flat image and checked tables; safe code, hostile input gives errors |
+//! | `load` | an image mapped, relocated, bound and protected as Windows does it |
+//! | `map` | pages: reserve, protect, revoke |
+//! | `thunk` | import slots that lead from the driver's stack to the host's |
+//! | `stack` | the 24 KB kernel stack of a thread, guarded on both sides |
+//! | `call` | into the driver and out of it, by return or by [`escape`] |
+//! | `fault` | CPU exceptions of driver code become [`Stop::Fault`] |
+//! | `report` | what stopped a driver, and the text people read |
+//! | `unwind` | which driver frames lie on the kernel stack |
+//! | `places` | which image, loaded or gone, an address belongs to |
+//! | `symbols` | functions, inline chains, lines and data from the matching PDB |
+//! | [`lint`] | rules that a linked driver keeps, checked on the file |
+
+mod call;
+mod fault;
+pub mod lint;
+mod load;
+mod map;
+mod pe;
+mod places;
+mod report;
+mod stack;
+mod symbols;
+mod thunk;
+mod unwind;
+
+pub use call::{
+    backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset,
+};
+pub use load::{Image, LoadError, MissingImport};
+pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
+pub use places::{describe, register_describer};
+pub use report::{Access, Backtrace, FaultKind, FaultReport, Frame, SourceFrame, Stop};
+pub use stack::KERNEL_STACK_SIZE;
+pub use symbols::{DataSymbol, Function, SymbolError, Symbols};
+pub use thunk::{Export, MAX_ARGUMENTS, bind};

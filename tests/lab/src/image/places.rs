@@ -1,0 +1,170 @@
+//! Which image, loaded or gone, an address belongs to, and what else lies there.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::pe::{PAGE, PeFile};
+use super::stack::Control;
+use super::symbols::Symbols;
+use super::thunk;
+
+/// Says what an address is, if it knows: a block of pool, for example.
+type Describer = fn(u64) -> Option<String>;
+
+/// Windows keeps the first 64 KB unmapped, so that small offsets from a null
+/// pointer fault.
+const NULL_REGION: u64 = 0x1_0000;
+/// The first address beyond the lower half of the 48-bit address space.
+const USER_END: u64 = 1 << 47;
+
+static IMAGES: Mutex<Images> = Mutex::new(Images {
+    loaded: BTreeMap::new(),
+    gone: BTreeMap::new(),
+});
+static DESCRIBERS: Mutex<Vec<Describer>> = Mutex::new(Vec::new());
+
+/// Images by base address. Addresses are never given out again, so the maps do
+/// not overlap, and many loads leave the search short.
+struct Images {
+    loaded: BTreeMap<u64, Arc<PeFile>>,
+    /// Size and name of those that were unloaded.
+    gone: BTreeMap<u64, (u64, String)>,
+}
+
+impl Images {
+    fn find(&self, address: u64) -> Option<InImage> {
+        let (base, file) = self.loaded.range(..=address).next_back()?;
+        let offset = address - base;
+        let inside = offset < file.image.len() as u64;
+        inside.then(|| InImage {
+            file: Arc::clone(file),
+            rva: offset as u32,
+        })
+    }
+}
+
+/// A loaded image and an address in it.
+pub(super) struct InImage {
+    pub file: Arc<PeFile>,
+    pub rva: u32,
+}
+
+fn images() -> MutexGuard<'static, Images> {
+    IMAGES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn loaded(base: u64, file: Arc<PeFile>) {
+    images().loaded.insert(base, file);
+}
+
+pub(super) fn unloaded(base: u64) {
+    let mut images = images();
+    if let Some(file) = images.loaded.remove(&base) {
+        images
+            .gone
+            .insert(base, (file.image.len() as u64, file.name()));
+    }
+}
+
+/// Every loaded image with its base.
+pub(super) fn all_loaded() -> Vec<(u64, Arc<PeFile>)> {
+    let images = images();
+    let all = images.loaded.iter();
+    all.map(|(&base, file)| (base, Arc::clone(file))).collect()
+}
+
+/// The loaded image that holds `address`.
+pub(super) fn find(address: u64) -> Option<InImage> {
+    images().find(address)
+}
+
+/// Adds to what [`describe`] knows. It is asked in ordinary code, never in a
+/// signal handler, but the thread may hold any lock of the export that faulted:
+/// a describer must not wait for one.
+pub fn register_describer(describer: Describer) {
+    let mut describers = DESCRIBERS.lock().unwrap_or_else(PoisonError::into_inner);
+    if !describers
+        .iter()
+        .any(|&known| std::ptr::fn_addr_eq(known, describer))
+    {
+        describers.push(describer);
+    }
+}
+
+/// Says what lies at an address.
+pub fn describe(address: u64) -> String {
+    in_image(address)
+        .or_else(|| on_stack(address))
+        .or_else(|| {
+            Some(format!(
+                "import thunk of {}",
+                thunk::name_of_thunk(address)?
+            ))
+        })
+        .or_else(|| {
+            // Copied, so that a describer may register another.
+            let describers = DESCRIBERS
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .clone();
+            describers.iter().find_map(|describer| describer(address))
+        })
+        .unwrap_or_else(|| match address {
+            0 => "null pointer".to_owned(),
+            1..NULL_REGION => format!("null pointer + {address:#x}"),
+            NULL_REGION..USER_END => "unknown memory".to_owned(),
+            _ => "outside the lower half of the address space".to_owned(),
+        })
+}
+
+fn in_image(address: u64) -> Option<String> {
+    // Not under the lock: reading the PDB takes its time.
+    if let Some(InImage { file, rva }) = find(address) {
+        let section = file.section_at(rva);
+        let place = match section {
+            Some(section) => format!("{}+{rva:#x} ({}", file.name(), section.name),
+            None => format!("{}+{rva:#x} (no section", file.name()),
+        };
+        let Ok(symbols) = Symbols::of(&file) else {
+            return Some(format!("{place})"));
+        };
+        if let Some(datum) = symbols.data_at(rva) {
+            let offset = rva - datum.rva;
+            return Some(format!("{place}, {}+{offset:#x})", datum.name));
+        }
+        let chain = match section {
+            Some(section) if section.is_executable() => symbols.resolve(rva),
+            _ => Vec::new(),
+        };
+        return Some(match chain.first() {
+            Some(function) => format!("{place}, {function})"),
+            None => format!("{place})"),
+        });
+    }
+    let images = images();
+    let guard = u64::from(PAGE);
+    let beside = |name: &str| Some(format!("guard page beside image {name}"));
+    if let Some((base, (size, name))) = images.gone.range(..=address).next_back()
+        && address - base < *size
+    {
+        return Some(format!("unloaded image {name}+{:#x}", address - base));
+    }
+    if let Some(above) = images.find(address.saturating_add(guard)) {
+        return beside(&above.file.name());
+    }
+    beside(&images.find(address.checked_sub(guard)?)?.file.name())
+}
+
+fn on_stack(address: u64) -> Option<String> {
+    let control = Control::existing()?;
+    if control.stack().contains(&address) {
+        Some("kernel stack".to_owned())
+    } else if control.is_below_stack(address) {
+        Some("guard below the kernel stack: stack overflow".to_owned())
+    } else if control.is_above_stack(address) {
+        Some("guard above the kernel stack".to_owned())
+    } else {
+        None
+    }
+}

@@ -1,0 +1,229 @@
+//! The 24 KB kernel stack of a thread, guarded on both sides.
+//!
+//! One aligned block per thread, so that the block's first page, which says
+//! how to get back to the host's stack, is found from the stack pointer alone:
+//!
+//! ```text
+//! 0x0000  control page
+//! 0x1000  guard, 32 KB: no frame can step over it
+//! 0x9000  stack, 24 KB
+//! 0xf000  guard
+//! ```
+#![expect(
+    unsafe_code,
+    reason = "maps stacks and follows the thread's pointer to its own"
+)]
+
+use std::cell::{Cell, RefCell};
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use super::fault::{AlternateStack, RawFault};
+use super::report::Stop;
+
+/// What Windows gives a kernel thread on x64 ("Using the Kernel Stack",
+/// Microsoft Learn: 24 KB).
+pub const KERNEL_STACK_SIZE: usize = 24 << 10;
+
+/// Size and alignment of a thread's block.
+pub(super) const BLOCK: usize = 0x1_0000;
+const STACK: Range<usize> = 0x9000..0x9000 + KERNEL_STACK_SIZE;
+/// Kept free at the top: a gate may copy more stack arguments than the outermost
+/// driver function has, when the export is variadic.
+const HEADROOM: u64 = 128;
+/// A call is not begun with less stack than this.
+const LEAST: u64 = 256;
+/// What stack memory holds until it is used.
+const UNUSED: u64 = 0xB5B5_5B5B_A5A5_5A5A;
+
+/// What the assembly and the fault handler know of a thread.
+#[repr(C)]
+pub(super) struct Control {
+    /// The host's stack pointer in the innermost call; 0 outside any.
+    pub host_rsp: Cell<u64>,
+    /// The innermost import frame on the kernel stack ([`super::thunk`]); 0
+    /// when no export body is running.
+    pub kernel_rsp: Cell<u64>,
+    /// Set by an escape, taken by the call that returns.
+    pub stop: Cell<Option<Stop>>,
+    /// Set by the fault handler, taken by the report.
+    pub fault: Cell<Option<RawFault>>,
+    /// A report is being made: a fault now is the lab's own.
+    pub reporting: Cell<bool>,
+}
+
+impl Control {
+    /// The calling thread's, made on first use.
+    pub fn of_thread() -> &'static Control {
+        if CONTROL.get().is_null() {
+            create();
+        }
+        // SAFETY: set by `create` to a block that lives as long as the thread,
+        // and `Control` is neither `Send` nor `Sync`, so the reference stays here.
+        unsafe { &*CONTROL.get() }
+    }
+
+    /// The calling thread's, if it has one; usable in a signal handler.
+    pub fn existing() -> Option<&'static Control> {
+        // SAFETY: as in `of_thread`; null gives `None`.
+        unsafe { CONTROL.get().as_ref() }
+    }
+
+    /// Where in the thread's block an address lies.
+    fn offset(&self, address: u64) -> Option<usize> {
+        let offset = address.checked_sub(std::ptr::from_ref(self).addr() as u64)? as usize;
+        (offset < BLOCK).then_some(offset)
+    }
+
+    /// Addresses of the stack.
+    pub fn stack(&self) -> Range<u64> {
+        let block = std::ptr::from_ref(self).addr() as u64;
+        block + STACK.start as u64..block + STACK.end as u64
+    }
+
+    /// Whether an address lies in the guard below the stack.
+    pub fn is_below_stack(&self, address: u64) -> bool {
+        self.offset(address)
+            .is_some_and(|offset| (0x1000..STACK.start).contains(&offset))
+    }
+
+    /// Whether an address lies in the guard above the stack.
+    pub fn is_above_stack(&self, address: u64) -> bool {
+        self.offset(address)
+            .is_some_and(|offset| offset >= STACK.end)
+    }
+
+    /// Where the next call's frames begin: 16-byte aligned.
+    pub fn next_frame(&self) -> u64 {
+        match self.kernel_rsp.get() {
+            0 => self.stack().end - HEADROOM,
+            frame => frame & !15,
+        }
+    }
+
+    /// Whether a call with its arguments ending at `rsp` has room to run.
+    pub fn has_room(&self, rsp: u64) -> bool {
+        rsp >= self.stack().start + LEAST
+    }
+
+    /// A word of the stack, if `address` is one.
+    pub fn word(&self, address: u64) -> Option<u64> {
+        let stack = self.stack();
+        if !address.is_multiple_of(8) || address < stack.start || address > stack.end - 8 {
+            return None;
+        }
+        // SAFETY: an aligned word of the mapped stack, which only this thread
+        // writes, and not while this function runs.
+        Some(unsafe { std::ptr::with_exposed_provenance::<u64>(address as usize).read_volatile() })
+    }
+
+    /// Writes a word of the stack.
+    pub fn set_word(&self, address: u64, value: u64) {
+        assert!(self.word(address).is_some(), "a word of the kernel stack");
+        let place = std::ptr::with_exposed_provenance_mut::<u64>(address as usize);
+        // SAFETY: an aligned word of this thread's stack; callers write only
+        // below the frames in use.
+        unsafe { place.write_volatile(value) };
+    }
+
+    /// Bytes used at most since the stack was painted.
+    pub fn used(&self) -> usize {
+        let top = self.stack().end - HEADROOM;
+        top.saturating_sub(self.lowest_used()) as usize
+    }
+
+    /// Paints what is not in use.
+    pub fn paint(&self) {
+        for address in (self.lowest_used()..self.next_frame()).step_by(8) {
+            self.set_word(address, UNUSED);
+        }
+    }
+
+    /// Below this every word is as painted.
+    fn lowest_used(&self) -> u64 {
+        let stack = self.stack();
+        let mut words = stack.clone().step_by(8);
+        words
+            .find(|&address| self.word(address) != Some(UNUSED))
+            .unwrap_or(stack.end)
+    }
+}
+
+thread_local! {
+    // Without a destructor, so that the fault handler may read it.
+    static CONTROL: Cell<*const Control> = const { Cell::new(std::ptr::null()) };
+    static OWNER: RefCell<Option<Owner>> = const { RefCell::new(None) };
+}
+
+/// Frees the thread's block when the thread ends.
+struct Owner {
+    mapping: NonNull<u8>,
+    _alternate: AlternateStack,
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        CONTROL.set(std::ptr::null());
+        // SAFETY: the mapping `create` made; the pointer to it was just cleared.
+        unsafe { libc::munmap(self.mapping.as_ptr().cast(), 2 * BLOCK) };
+    }
+}
+
+fn create() {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: an anonymous mapping at an address of the kernel's choice. Twice
+    // the size, so that an aligned block lies in it.
+    let start = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            2 * BLOCK,
+            libc::PROT_NONE,
+            flags,
+            -1,
+            0,
+        )
+    };
+    assert!(start != libc::MAP_FAILED, "no memory for a kernel stack");
+    let padding = start.expose_provenance().next_multiple_of(BLOCK) - start.addr();
+    // SAFETY: less than BLOCK bytes into a mapping of twice that.
+    let block = unsafe { start.cast::<u8>().add(padding) };
+    for range in [0..0x1000, STACK] {
+        // SAFETY: within the block.
+        let pages = unsafe { block.add(range.start) };
+        // SAFETY: pages of the mapping just made, to which there is no reference yet.
+        let result = unsafe {
+            libc::mprotect(
+                pages.cast(),
+                range.len(),
+                libc::PROT_READ | libc::PROT_WRITE,
+            )
+        };
+        assert!(result == 0, "cannot make a kernel stack accessible");
+    }
+    let control = block.cast::<Control>();
+    let fresh = Control {
+        host_rsp: Cell::new(0),
+        kernel_rsp: Cell::new(0),
+        stop: Cell::new(None),
+        fault: Cell::new(None),
+        reporting: Cell::new(false),
+    };
+    // SAFETY: the control page is writable, aligned and larger than `Control`.
+    unsafe { control.write(fresh) };
+    let mapping = NonNull::new(start.cast()).expect("mmap does not map at zero");
+    let owner = Owner {
+        mapping,
+        _alternate: AlternateStack::install(),
+    };
+    match OWNER.try_with(|slot| slot.replace(Some(owner))) {
+        Ok(_previous) => {}
+        Err(_ending) => panic!("driver code called while its thread is being torn down"),
+    }
+    CONTROL.set(control);
+    let control = Control::of_thread();
+    for address in control.stack().step_by(8) {
+        control.set_word(address, UNUSED);
+    }
+}
+
+const _: () = assert!(size_of::<Control>() <= 0x1000);

@@ -1,0 +1,264 @@
+//! Import slots that lead from the driver's stack to the host's.
+//!
+//! Each export gets 32 bytes of code that load the export's address and its
+//! number of stack arguments and jump to one gate. The gate keeps a frame on
+//! the kernel stack, copies the stack arguments to the host's stack, and runs
+//! the body there, so that a body may use as much stack as it likes.
+#![expect(unsafe_code, reason = "writes code and switches stacks")]
+
+use std::arch::naked_asm;
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use super::stack::{BLOCK, Control};
+
+/// Most arguments of a function called through [`super::call`] or bound with
+/// [`bind`], those in registers included.
+pub const MAX_ARGUMENTS: usize = 12;
+
+/// What an import is bound to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Export {
+    /// An `extern "win64"` function.
+    Code {
+        /// Its address.
+        address: usize,
+        /// Arguments beyond the four in registers.
+        stack_arguments: u8,
+    },
+    /// A variable; the import slot holds its address.
+    Data {
+        /// Its address.
+        address: usize,
+    },
+}
+
+impl Export {
+    /// An `extern "win64"` function of so many arguments in all.
+    ///
+    /// # Panics
+    /// If there are more than [`MAX_ARGUMENTS`].
+    pub fn code(function: *const c_void, arguments: usize) -> Self {
+        assert!(
+            arguments <= MAX_ARGUMENTS,
+            "at most {MAX_ARGUMENTS} arguments"
+        );
+        Self::Code {
+            address: function.expose_provenance(),
+            stack_arguments: arguments.saturating_sub(4) as u8,
+        }
+    }
+
+    /// A variable.
+    pub fn data(variable: *const c_void) -> Self {
+        Self::Data {
+            address: variable.expose_provenance(),
+        }
+    }
+}
+
+/// The address that driver code uses for an export; the same for the same
+/// module, name and export, so that pointers compare equal.
+///
+/// For import slots and for what MmGetSystemRoutineAddress returns. Only driver
+/// code may call it: it expects to run on a kernel stack.
+pub fn bind(module: &str, name: &str, export: Export) -> io::Result<u64> {
+    let (address, stack_arguments) = match export {
+        Export::Data { address } => return Ok(address as u64),
+        Export::Code {
+            address,
+            stack_arguments,
+        } => (address, stack_arguments),
+    };
+    let mut thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let key = (format!("{module}!{name}"), export);
+    if let Some(&thunk) = thunks.bound.get(&key) {
+        return Ok(thunk);
+    }
+    let thunk = thunks.add(address as u64, stack_arguments)?;
+    thunks.names.push((thunk, address as u64, key.0.clone()));
+    thunks.bound.insert(key, thunk);
+    Ok(thunk)
+}
+
+/// The export whose body is at `body`, as `module!name`.
+pub(super) fn name_of_body(body: u64) -> Option<String> {
+    let thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);
+    thunks
+        .names
+        .iter()
+        .find(|&&(_, address, _)| address == body)
+        .map(|(_, _, name)| name.clone())
+}
+
+/// Whether an address is in the gate, the code behind every thunk.
+pub(super) fn is_gate(address: u64) -> bool {
+    // The code below is shorter than this; what follows it is never reached
+    // with the stack pointer on a kernel stack.
+    const LENGTH: u64 = 128;
+    address
+        .checked_sub(gate as *const () as u64)
+        .is_some_and(|offset| offset < LENGTH)
+}
+
+/// The export whose thunk holds `address`, as `module!name`.
+pub(super) fn name_of_thunk(address: u64) -> Option<String> {
+    let thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);
+    let holds = |start: u64| (start..start + THUNK as u64).contains(&address);
+    thunks
+        .names
+        .iter()
+        .find(|&&(start, _, _)| holds(start))
+        .map(|(_, _, name)| name.clone())
+}
+
+/// The frame that the gate keeps on the kernel stack while a body runs.
+pub(super) struct ImportFrame {
+    /// The next outer one; 0 for none.
+    pub outer: u64,
+    /// The export's body.
+    pub body: u64,
+    /// The driver's registers after the export returns.
+    pub return_address: u64,
+    pub rsp: u64,
+    pub rbp: u64,
+}
+
+impl ImportFrame {
+    /// Reads the frame at `address`, which the gate pushed in this order:
+    /// return address, rbp, rbx, body, outer frame.
+    pub fn at(control: &Control, address: u64) -> Option<Self> {
+        Some(Self {
+            outer: control.word(address)?,
+            body: control.word(address + 8)?,
+            rbp: control.word(address + 24)?,
+            return_address: control.word(address + 32)?,
+            rsp: address + 40,
+        })
+    }
+}
+
+const THUNK: usize = 32;
+const ARENA: usize = 1 << 20;
+
+static THUNKS: LazyLock<Mutex<Thunks>> = LazyLock::new(|| Mutex::new(Thunks::default()));
+
+/// Thunks are written through one mapping and run through another: no page is
+/// both writable and executable. They live as long as the process.
+#[derive(Default)]
+struct Thunks {
+    arena: Option<(usize, usize)>,
+    used: usize,
+    bound: HashMap<(String, Export), u64>,
+    names: Vec<(u64, u64, String)>,
+}
+
+impl Thunks {
+    fn add(&mut self, target: u64, stack_arguments: u8) -> io::Result<u64> {
+        let (write, execute) = match self.arena {
+            Some(arena) => arena,
+            None => *self.arena.insert(map_arena()?),
+        };
+        if self.used + THUNK > ARENA {
+            return Err(io::Error::other("no room for another import thunk"));
+        }
+        let mut code = [0xCC; THUNK];
+        let mut length = 0;
+        let mut put = |bytes: &[u8]| {
+            code[length..length + bytes.len()].copy_from_slice(bytes);
+            length += bytes.len();
+        };
+        put(&[0x49, 0xBB]); // mov r11, target
+        put(&target.to_le_bytes());
+        put(&[0x41, 0xBA]); // mov r10d, stack arguments
+        put(&u32::from(stack_arguments).to_le_bytes());
+        put(&[0x48, 0xB8]); // mov rax, gate
+        put(&(gate as *const () as u64).to_le_bytes());
+        put(&[0xFF, 0xE0]); // jmp rax
+        let place = std::ptr::with_exposed_provenance_mut::<[u8; THUNK]>(write + self.used);
+        // SAFETY: 32 unused bytes of the writable mapping, under the lock.
+        unsafe { place.write(code) };
+        let thunk = (execute + self.used) as u64;
+        self.used += THUNK;
+        Ok(thunk)
+    }
+}
+
+fn map_arena() -> io::Result<(usize, usize)> {
+    let file: OwnedFd =
+        nix::sys::memfd::memfd_create(c"import thunks", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
+    nix::unistd::ftruncate(&file, ARENA as i64)?;
+    let map = |protection| {
+        // SAFETY: a new mapping of our own file at an address of the kernel's choice.
+        let start = unsafe {
+            libc::mmap(
+                std::ptr::null_mut(),
+                ARENA,
+                protection,
+                libc::MAP_SHARED,
+                file.as_raw_fd(),
+                0,
+            )
+        };
+        match start {
+            libc::MAP_FAILED => Err(io::Error::last_os_error()),
+            start => Ok(start.expose_provenance()),
+        }
+    };
+    Ok((
+        map(libc::PROT_READ | libc::PROT_WRITE)?,
+        map(libc::PROT_READ | libc::PROT_EXEC)?,
+    ))
+}
+
+/// Runs an export's body on the host's stack.
+///
+/// In: `r11` the body, `r10` the number of stack arguments; all other registers
+/// and the stack as the x64 convention has them at a function's first
+/// instruction. The body, compiled as `extern "win64"`, itself keeps rdi, rsi
+/// and xmm6 to xmm15, which host code would clobber.
+///
+/// # Safety
+/// Reached through a thunk only, on a thread's kernel stack inside a call.
+#[unsafe(naked)]
+unsafe extern "win64" fn gate() {
+    naked_asm!(
+        "push rbp",
+        "mov rbp, rsp",
+        "push rbx",
+        "push r11",
+        "mov rbx, rsp",
+        "and rbx, {block}",
+        "push qword ptr [rbx + {kernel_rsp}]",
+        "mov [rbx + {kernel_rsp}], rsp",
+        "mov rsp, [rbx + {host_rsp}]",
+        // An even number of words keeps the stack aligned.
+        "lea rax, [r10 * 8 + 8]",
+        "and rax, -16",
+        "sub rsp, rax",
+        "2:",
+        "test r10, r10",
+        "jz 3f",
+        // Saved rbp, return address and home space lie below the arguments.
+        "mov rax, [rbp + r10 * 8 + 0x28]",
+        "mov [rsp + r10 * 8 - 8], rax",
+        "dec r10",
+        "jmp 2b",
+        "3:",
+        "sub rsp, 32",
+        "call r11",
+        "mov rsp, [rbx + {kernel_rsp}]",
+        "pop qword ptr [rbx + {kernel_rsp}]",
+        "add rsp, 8",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+        host_rsp = const offset_of!(Control, host_rsp),
+        kernel_rsp = const offset_of!(Control, kernel_rsp),
+        block = const -(BLOCK as isize),
+    )
+}
