@@ -68,7 +68,7 @@ pub fn lint(target: Target) -> Result<()> {
     Ok(())
 }
 
-fn toolchain() -> Result<&'static Toolchain> {
+pub(super) fn toolchain() -> Result<&'static Toolchain> {
     static TOOLCHAIN: OnceLock<Result<Toolchain, String>> = OnceLock::new();
     let found = TOOLCHAIN.get_or_init(|| {
         // Test processes run side by side; one of them does the set-up.
@@ -138,7 +138,7 @@ fn replace(from: &Path, to: &Path) -> Result<()> {
     std::fs::rename(&fresh, to).with_context(|| format!("cannot write {}", to.display()))
 }
 
-fn lock() -> Result<nix::fcntl::Flock<std::fs::File>> {
+pub(super) fn lock() -> Result<nix::fcntl::Flock<std::fs::File>> {
     std::fs::create_dir_all(state())?;
     let path = state().join("lock");
     let file = std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;

@@ -5,11 +5,13 @@
 
 mod driver;
 mod packages;
+mod single;
 mod source;
 mod toolchain;
 
 pub use driver::{Driver, Target, build, lint};
 pub use packages::{Need, ensure};
+pub use single::compile;
 pub use toolchain::Toolchain;
 
 use std::path::{Path, PathBuf};

@@ -254,3 +254,36 @@ fn panic(info: &PanicInfo) -> ! {
     let name = file.as_ptr() as u64;
     unsafe { KeBugCheckEx(0xDEAD, name, file.len() as u64, u64::from(line), 0) }
 }
+
+/// What the compiler calls by itself, and a prebuilt `core` does not bring.
+mod memory {
+    use core::arch::asm;
+    use core::ffi::c_void;
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn memcpy(to: *mut c_void, from: *const c_void, count: usize) -> *mut c_void {
+        unsafe {
+            asm!("rep movsb", inout("rcx") count => _, inout("rdi") to => _, inout("rsi") from => _);
+        }
+        to
+    }
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn memset(to: *mut c_void, byte: i32, count: usize) -> *mut c_void {
+        unsafe {
+            asm!("rep stosb", inout("rcx") count => _, inout("rdi") to => _, in("al") byte as u8);
+        }
+        to
+    }
+
+    #[unsafe(no_mangle)]
+    unsafe extern "C" fn memcmp(one: *const u8, other: *const u8, count: usize) -> i32 {
+        for index in 0..count {
+            let (a, b) = unsafe { (one.add(index).read_volatile(), other.add(index).read_volatile()) };
+            if a != b {
+                return i32::from(a) - i32::from(b);
+            }
+        }
+        0
+    }
+}
