@@ -16,10 +16,14 @@ mod flow;
 mod layer;
 mod lock;
 mod management;
+#[cfg(test)]
+mod naive;
 mod objects;
 mod options;
 mod report;
 mod store;
+#[cfg(test)]
+mod tests;
 mod transaction;
 mod value;
 mod violation;
