@@ -33,7 +33,7 @@ struct Verdict {
     action: ActionType,
     hard: bool,
     absorbed: bool,
-    /// A block returned although the right to write was gone.
+    /// A block over a hard permit, returned without the right to write.
     veto: bool,
     filter_id: Option<u64>,
 }
@@ -81,9 +81,7 @@ impl Run<'_> {
                 .find_map(|filter| self.apply(filter, current));
             let Some(verdict) = verdict else { continue };
             current = Some(match current {
-                Some(kept) if kept.hard && !(kept.action == ActionType::PERMIT && verdict.veto) => {
-                    kept
-                }
+                Some(kept) if kept.hard && !verdict.veto => kept,
                 _ => verdict,
             });
             let block = current.filter(|current| current.action == ActionType::BLOCK);

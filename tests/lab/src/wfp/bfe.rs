@@ -4,8 +4,8 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex};
 
+use super::activation::Notices;
 use super::lock::Locked;
-use super::transaction::Notices;
 use super::{Engine, Rule};
 use crate::status::Status;
 

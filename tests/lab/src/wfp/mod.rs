@@ -4,6 +4,7 @@
 //! [`CalloutDriver`]; raw structures are translated in [`crate::nt`].
 #![forbid(unsafe_code)]
 
+mod activation;
 mod arbitration;
 mod bfe;
 mod callout;

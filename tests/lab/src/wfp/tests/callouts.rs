@@ -101,7 +101,8 @@ fn unregistering_waits_for_running_classifies() {
 
 #[test]
 fn unregistering_from_inside_is_noted() {
-    let own: Arc<Mutex<Option<(std::sync::Weak<Engine>, u32)>>> = Arc::default();
+    type Own = Option<(std::sync::Weak<Engine>, u32)>;
+    let own: Arc<Mutex<Own>> = Arc::default();
     let inner = own.clone();
     let fake = Arc::new(Fake::new(move |_, _, _| {
         let (engine, id) = inner.locked().take().unwrap();

@@ -236,7 +236,7 @@ fn run(layer: &str, engine: &Engine, ids: &[u64], numbers: [u16; 2]) -> Outcome 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig { cases: 5000, failure_persistence: None, ..Default::default() })]
 
     #[test]
     fn the_engine_decides_as_the_documents_say(
