@@ -8,19 +8,20 @@ use std::fmt;
 pub struct Status(pub i32);
 
 macro_rules! statuses {
-    ($($name:ident = $value:literal;)*) => {
+    ($($prefix:literal: $($name:ident = $value:literal;)*)*) => {
         #[allow(missing_docs, reason = "the names are ntstatus.h's own")]
         impl Status {
-            $(pub const $name: Self = Self($value as u32 as i32);)*
+            $($(pub const $name: Self = Self($value as u32 as i32);)*)*
             /// Every status the lab uses, with the name `ntstatus.h` gives it.
             pub const ALL: &'static [(&'static str, Self)] = &[
-                $((concat!("STATUS_", stringify!($name)), Self::$name),)*
+                $($((concat!($prefix, stringify!($name)), Self::$name),)*)*
             ];
         }
     };
 }
 
 statuses! {
+    "STATUS_":
     SUCCESS = 0;
     PENDING = 0x103;
     OBJECT_NAME_EXISTS = 0x4000_0000;
@@ -41,6 +42,7 @@ statuses! {
     FWP_FILTER_NOT_FOUND = 0xC022_0003;
     FWP_LAYER_NOT_FOUND = 0xC022_0004;
     FWP_PROVIDER_NOT_FOUND = 0xC022_0005;
+    FWP_PROVIDER_CONTEXT_NOT_FOUND = 0xC022_0006;
     FWP_SUBLAYER_NOT_FOUND = 0xC022_0007;
     FWP_NOT_FOUND = 0xC022_0008;
     FWP_ALREADY_EXISTS = 0xC022_0009;
@@ -62,6 +64,7 @@ statuses! {
     FWP_NULL_POINTER = 0xC022_001C;
     FWP_INVALID_ENUMERATOR = 0xC022_001D;
     FWP_INVALID_FLAGS = 0xC022_001E;
+    FWP_INVALID_NET_MASK = 0xC022_001F;
     FWP_INVALID_RANGE = 0xC022_0020;
     FWP_NULL_DISPLAY_NAME = 0xC022_0023;
     FWP_INVALID_ACTION_TYPE = 0xC022_0024;
@@ -75,6 +78,8 @@ statuses! {
     FWP_ACTION_INCOMPATIBLE_WITH_SUBLAYER = 0xC022_002D;
     FWP_CALLOUT_NOTIFICATION_FAILED = 0xC022_0037;
     FWP_CANNOT_PEND = 0xC022_0103;
+    "RPC_NT_":
+    SERVER_UNAVAILABLE = 0xC002_0017;
 }
 
 impl Status {
@@ -105,3 +110,28 @@ impl fmt::Debug for Status {
 }
 
 impl std::error::Error for Status {}
+
+#[cfg(test)]
+mod tests {
+    use super::Status;
+
+    #[test]
+    fn values_are_those_of_the_fact_table() {
+        let text = include_str!("../facts/macros.json");
+        let macros: serde_json::Value = serde_json::from_str(text).unwrap();
+        for (name, status) in Status::ALL {
+            let bits = macros[name][1]
+                .as_str()
+                .unwrap_or_else(|| panic!("{name} is unknown"));
+            assert_eq!(bits, format!("0x{:08X}", status.0), "{name}");
+        }
+    }
+
+    #[test]
+    fn success_is_not_negative() {
+        assert!(Status::OBJECT_NAME_EXISTS.is_success());
+        assert!(!Status::DEVICE_BUSY.is_success());
+        assert_eq!(Status::FWP_IN_USE.to_string(), "STATUS_FWP_IN_USE");
+        assert_eq!(Status(-1).to_string(), "NTSTATUS 0xffffffff");
+    }
+}

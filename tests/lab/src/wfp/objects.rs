@@ -1,6 +1,6 @@
 //! Management objects, as the `FWPM_*` structures describe them.
 
-use super::{ActionType, Guid, LayerId, Value};
+use super::{ActionType, Guid, Value};
 
 /// `FWPM_DISPLAY_DATA0`. `name` is `None` where the pointer was NULL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,28 +110,63 @@ pub struct Filter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant is named after its function")]
 pub enum Change {
-    CalloutRegister { key: Guid, id: u32 },
-    CalloutUnregister { key: Guid, id: u32 },
+    CalloutRegister {
+        key: Guid,
+        id: u32,
+    },
+    CalloutUnregister {
+        key: Guid,
+        id: u32,
+    },
     EngineOpen,
     EngineClose,
     TransactionBegin,
     TransactionCommit,
     TransactionAbort,
-    ProviderAdd { key: Guid },
-    SublayerAdd { key: Guid },
-    CalloutAdd { key: Guid, layer: Guid, provider: Option<Guid> },
-    FilterAdd { key: Guid, layer: Guid, callout: Option<Guid>, provider: Option<Guid> },
+    ProviderAdd {
+        key: Guid,
+    },
+    ProviderDelete {
+        key: Guid,
+    },
+    SublayerAdd {
+        key: Guid,
+    },
+    SublayerDelete {
+        key: Guid,
+    },
+    CalloutAdd {
+        key: Guid,
+        layer: Guid,
+        provider: Option<Guid>,
+    },
+    CalloutDelete {
+        key: Guid,
+    },
+    FilterAdd {
+        key: Guid,
+        layer: Guid,
+        callout: Option<Guid>,
+        provider: Option<Guid>,
+    },
+    FilterDelete {
+        key: Guid,
+    },
 }
 
-/// A layer as the engine knows it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the fields say it")]
-pub struct LayerInfo {
-    pub id: LayerId,
-    /// Management GUID (`FWPM_LAYER_*`).
-    pub key: Guid,
-    /// Without prefix: `INBOUND_TRANSPORT_V4_DISCARD`.
-    pub name: &'static str,
-    /// Number of data fields.
-    pub fields: usize,
-}
+/// `FWPM_SESSION_FLAG_DYNAMIC`.
+pub const SESSION_FLAG_DYNAMIC: u32 = 1;
+/// `FWPM_TXN_READ_ONLY`.
+pub const TXN_READ_ONLY: u32 = 1;
+
+/// `FWPM_FILTER_FLAG_PERSISTENT`; providers and sublayers use the same bit.
+pub const FLAG_PERSISTENT: u32 = 1;
+/// `FWPM_CALLOUT_FLAG_PERSISTENT`.
+pub const CALLOUT_FLAG_PERSISTENT: u32 = 0x1_0000;
+
+/// `FWPM_FILTER_FLAG_BOOTTIME`.
+pub const FILTER_FLAG_BOOTTIME: u32 = 2;
+/// `FWPM_FILTER_FLAG_CLEAR_ACTION_RIGHT`.
+pub const FILTER_FLAG_CLEAR_ACTION_RIGHT: u32 = 8;
+/// `FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED`.
+pub const FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED: u32 = 0x10;

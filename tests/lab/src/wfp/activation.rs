@@ -1,0 +1,108 @@
+//! From the committed objects to what classify sees, and who is told of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, MutexGuard};
+
+use super::filter::StoredFilter;
+use super::transaction::Core;
+use super::{BfeState, CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY, Engine, NotifyType};
+use crate::status::Status;
+
+/// Notifications to deliver once no lock is held.
+#[must_use]
+#[derive(Default)]
+pub(super) struct Notices(Vec<(NotifyType, Arc<StoredFilter>)>);
+
+impl Engine {
+    /// Brings what classify sees in line with the objects and the engine's
+    /// state; says what callouts have to hear of it.
+    pub(super) fn activate(&self, core: &mut Core, announced: &[Arc<StoredFilter>]) -> Notices {
+        // Boot-time filters act until the engine runs, all others while it does.
+        let running = core.bfe == BfeState::Running || core.bfe == BfeState::StopPending;
+        let stored = core.store.filters.iter();
+        let wanted = stored.filter(|(_, stored)| stored.is_boot_time() != running);
+        let wanted: BTreeMap<_, _> = wanted
+            .map(|(id, stored)| (*id, Arc::clone(stored)))
+            .collect();
+        let before = std::mem::replace(&mut core.active, wanted);
+        let gone = before
+            .values()
+            .filter(|stored| !core.active.contains_key(&stored.id()));
+        let new = core
+            .active
+            .values()
+            .filter(|stored| !before.contains_key(&stored.id()));
+        let (gone, new): (Vec<_>, Vec<_>) = (gone.cloned().collect(), new.cloned().collect());
+
+        let layers: BTreeSet<_> = gone
+            .iter()
+            .chain(&new)
+            .map(|stored| stored.layer.id)
+            .collect();
+        for layer in layers {
+            self.publish(
+                layer,
+                core.active
+                    .values()
+                    .filter(|stored| stored.layer.id == layer),
+            );
+        }
+
+        let was_told = |stored: &Arc<StoredFilter>| {
+            announced
+                .iter()
+                .any(|announced| announced.id() == stored.id())
+        };
+        let kept = |stored: &Arc<StoredFilter>| core.store.filters.contains_key(&stored.id());
+        let brief = announced.iter().filter(|stored| !kept(stored)).cloned();
+        let mut notices = Notices::deleted(gone).and(Notices::deleted(brief.collect()));
+        for stored in new {
+            if !was_told(&stored) {
+                notices.0.push((NotifyType::AddFilter, Arc::clone(&stored)));
+            }
+            notices.0.push((NotifyType::AddFilterPostCommit, stored));
+        }
+        notices
+    }
+
+    /// Lets go of the lock, wakes who waits for it, and tells the callouts.
+    pub(super) fn release(&self, core: MutexGuard<'_, Core>, notices: Notices) {
+        drop(core);
+        self.transaction_free.notify_all();
+        for (kind, stored) in notices.0 {
+            // A failure is ignored for DELETE, and comes too late for the
+            // others. A classify that began before may still be under way with
+            // a filter whose end is told here: no source rules that out.
+            let _ignored = notify(kind, &stored);
+        }
+    }
+}
+
+impl Notices {
+    pub(super) fn and(mut self, mut more: Self) -> Self {
+        self.0.append(&mut more.0);
+        self
+    }
+
+    pub(super) fn deleted(list: Vec<Arc<StoredFilter>>) -> Self {
+        Self(
+            list.into_iter()
+                .map(|stored| (NotifyType::DeleteFilter, stored))
+                .collect(),
+        )
+    }
+}
+
+/// Calls `notifyFn`, if the callout is registered: nothing is made up for it
+/// later if it isn't.
+pub(super) fn notify(kind: NotifyType, stored: &StoredFilter) -> Status {
+    let Some(callout) = stored.active.slot.as_ref().and_then(|slot| slot.enter()) else {
+        return Status::SUCCESS;
+    };
+    let asked = callout.flags & CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY != 0;
+    if kind == NotifyType::AddFilterPostCommit && !asked {
+        return Status::SUCCESS;
+    }
+    let key = (kind != NotifyType::DeleteFilter).then_some(stored.filter.key);
+    callout.driver.notify(kind, key, &stored.active.runtime)
+}

@@ -1,0 +1,309 @@
+//! Arbitration: from a layer's filters to one decision (*Filter Arbitration*).
+
+use std::sync::Arc;
+
+use super::callout::{CALLOUT_FLAG_CONDITIONAL_ON_FLOW, Entered, Slot};
+use super::condition::Conditions;
+use super::flow::Flow;
+use super::{
+    ActionType, AfterBlock, CLASSIFY_OUT_FLAG_ABSORB, ClassifyOut, Decision, DiscardRights,
+    Invocation, LayerInfo, Options, RIGHT_ACTION_WRITE, Request, Rule, RuntimeFilter, Violation,
+};
+
+/// `FWPS_FILTER_FLAG_CLEAR_ACTION_RIGHT`.
+pub(super) const RUNTIME_FLAG_CLEAR_ACTION_RIGHT: u16 = 1;
+/// `FWPS_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED`.
+pub(super) const RUNTIME_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED: u16 = 2;
+
+/// A filter ready to run.
+pub(super) struct ActiveFilter {
+    pub(super) runtime: RuntimeFilter,
+    pub(super) conditions: Conditions,
+    /// For the callout actions.
+    pub(super) slot: Option<Arc<Slot>>,
+}
+
+/// A layer's filters: sublayers by falling weight, in each its filters by
+/// falling weight.
+pub(super) type Snapshot = Vec<Vec<Arc<ActiveFilter>>>;
+
+/// What one filter, and in the end the layer, says.
+#[derive(Clone, Copy)]
+struct Verdict {
+    action: ActionType,
+    hard: bool,
+    absorbed: bool,
+    /// A block over a hard permit, returned without the right to write.
+    veto: bool,
+    filter_id: Option<u64>,
+}
+
+/// One run over a layer's filters.
+pub(super) struct Run<'a> {
+    pub(super) layer: &'static LayerInfo,
+    pub(super) request: &'a Request<'a>,
+    pub(super) options: &'a Options,
+    pub(super) flow: Option<Arc<Flow>>,
+    pub(super) violations: Vec<Violation>,
+    pub(super) invocations: Vec<Invocation>,
+}
+
+impl Run<'_> {
+    pub(super) fn decide(&mut self, snapshot: &Snapshot) -> Decision {
+        let verdict = if self.layer.is_stream() {
+            self.chain(snapshot)
+        } else {
+            self.arbitrate(snapshot)
+        };
+        Decision {
+            action: verdict.map_or(ActionType::PERMIT, |verdict| verdict.action),
+            hard: verdict.is_some_and(|verdict| verdict.hard),
+            absorbed: verdict.is_some_and(|verdict| verdict.absorbed),
+            filter_id: verdict.and_then(|verdict| verdict.filter_id),
+            invocations: std::mem::take(&mut self.invocations),
+        }
+    }
+
+    /// All sublayers, heaviest first; a lower one overrides what is soft.
+    fn arbitrate(&mut self, snapshot: &Snapshot) -> Option<Verdict> {
+        let no_write = self.options.discard_rights == DiscardRights::NoWrite;
+        let mut current = (self.layer.is_discard() && no_write).then_some(Verdict {
+            action: ActionType::PERMIT,
+            hard: true,
+            absorbed: false,
+            veto: false,
+            filter_id: None,
+        });
+        for sublayer in snapshot {
+            // The first filter that permits or blocks speaks for its sublayer.
+            let verdict = sublayer
+                .iter()
+                .find_map(|filter| self.apply(filter, current));
+            let Some(verdict) = verdict else { continue };
+            current = Some(match current {
+                Some(kept) if kept.hard && !verdict.veto => kept,
+                _ => verdict,
+            });
+            let block = current.filter(|current| current.action == ActionType::BLOCK);
+            let stop = match self.options.after_block {
+                AfterBlock::EvaluateAll => false,
+                AfterBlock::StopWhenHard => block.is_some_and(|block| block.hard),
+                AfterBlock::Stop => block.is_some(),
+            };
+            if stop {
+                break;
+            }
+        }
+        current
+    }
+
+    /// The stream layers' chain: every callout in order sees what the ones
+    /// before it passed on, and rights mean nothing (*Using a Callout for Deep
+    /// Inspection*). A block ends it; a filter's own permit ends its sublayer
+    /// (inferred). Streams are not buffered: NONE, which asks for more data,
+    /// passes the data on.
+    fn chain(&mut self, snapshot: &Snapshot) -> Option<Verdict> {
+        let mut last = None;
+        for sublayer in snapshot {
+            for filter in sublayer {
+                let Some(verdict) = self.apply(filter, None) else {
+                    continue;
+                };
+                let verdict = Verdict {
+                    hard: false,
+                    ..verdict
+                };
+                if verdict.action == ActionType::BLOCK {
+                    return Some(verdict);
+                }
+                last = Some(verdict);
+                if filter.slot.is_none() {
+                    break;
+                }
+            }
+        }
+        last
+    }
+
+    /// Permit or Block of one filter, `None` where it doesn't match, was
+    /// skipped or says Continue.
+    fn apply(&mut self, filter: &ActiveFilter, current: Option<Verdict>) -> Option<Verdict> {
+        if !filter.conditions.hold(self.request.values) {
+            return None;
+        }
+        let runtime = &filter.runtime;
+        let clear = runtime.flags & RUNTIME_FLAG_CLEAR_ACTION_RIGHT != 0;
+        let of_filter = |action| Verdict {
+            action,
+            hard: clear || action == ActionType::BLOCK,
+            absorbed: false,
+            veto: false,
+            filter_id: Some(runtime.filter_id),
+        };
+        let Some(slot) = &filter.slot else {
+            return Some(of_filter(runtime.action));
+        };
+        let Some(callout) = slot.enter() else {
+            let permit = runtime.flags & RUNTIME_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED != 0;
+            return match runtime.action {
+                ActionType::CALLOUT_INSPECTION => None,
+                _ if permit => Some(of_filter(ActionType::PERMIT)),
+                _ => Some(of_filter(ActionType::BLOCK)),
+            };
+        };
+        let (before, after) = self.invoke(slot, &callout, runtime, current)?;
+        self.judge(slot.id, before, after);
+        let result = verdict_of_callout(runtime, before, after)?;
+        Some(Verdict {
+            absorbed: result.absorbed && self.layer.allows_absorb(),
+            ..result
+        })
+    }
+
+    /// Calls `classifyFn`; `None` where CONDITIONAL_ON_FLOW skips it.
+    fn invoke(
+        &mut self,
+        slot: &Slot,
+        callout: &Entered<'_>,
+        filter: &RuntimeFilter,
+        current: Option<Verdict>,
+    ) -> Option<(ClassifyOut, ClassifyOut)> {
+        let layer = self.layer.id;
+        let flow = self
+            .flow
+            .clone()
+            .filter(|_| callout.driver.has_flow_delete());
+        let context = flow
+            .as_ref()
+            .map_or(0, |flow| flow.begin_classify(layer, slot.id));
+        let skipped = callout.flags & CALLOUT_FLAG_CONDITIONAL_ON_FLOW != 0 && context == 0;
+        let called = (!skipped).then(|| {
+            // Without the right to write, a callout sees the decision it may
+            // veto.
+            let before = match current.filter(|current| current.hard) {
+                Some(current) => ClassifyOut {
+                    action: current.action,
+                    rights: 0,
+                    flags: 0,
+                },
+                None => ClassifyOut {
+                    action: self.options.initial_action,
+                    rights: RIGHT_ACTION_WRITE,
+                    flags: 0,
+                },
+            };
+            let mut after = before;
+            callout
+                .driver
+                .classify(self.request, filter, context, &mut after);
+            (before, after)
+        });
+        if let Some(flow) = flow {
+            flow.end_classify(layer, callout, slot.id);
+        }
+        let (before, after) = called?;
+        self.invocations.push(Invocation {
+            callout_id: slot.id,
+            callout_key: slot.key,
+            filter_id: filter.filter_id,
+            before,
+            after,
+        });
+        Some((before, after))
+    }
+
+    /// Notes which rules of `FWPS_CLASSIFY_OUT0` the callout broke.
+    fn judge(&mut self, callout_id: u32, before: ClassifyOut, after: ClassifyOut) {
+        let mut note = |rule, text: String| {
+            let (callout_id, layer) = (Some(callout_id), Some(self.layer.id));
+            self.violations.push(Violation {
+                callout_id,
+                layer,
+                rule,
+                text,
+            });
+        };
+        let held = before.rights & RIGHT_ACTION_WRITE != 0;
+        let (from, to) = (before.action.0, after.action.0);
+        if !is_return_value(after.action) {
+            note(
+                Rule::UnknownAction,
+                format!("actionType {to:#x} is none a callout may return"),
+            );
+        }
+        if !held && before.action != after.action && !is_veto(before, after) {
+            note(
+                Rule::WriteWithoutRight,
+                format!("actionType {from:#x} became {to:#x} without the right to write it"),
+            );
+        }
+        if !held && after.rights & RIGHT_ACTION_WRITE != 0 {
+            note(
+                Rule::RightRaised,
+                "the right to write actionType was set again".into(),
+            );
+        }
+        if after.flags & CLASSIFY_OUT_FLAG_ABSORB != 0 {
+            if !self.layer.allows_absorb() {
+                note(
+                    Rule::InvalidAbsorb,
+                    "ABSORB is not valid at this layer".into(),
+                );
+            } else if after.action != ActionType::BLOCK {
+                note(
+                    Rule::InvalidAbsorb,
+                    format!("ABSORB without a block (actionType {to:#x})"),
+                );
+            }
+        }
+    }
+}
+
+/// What `FWPS_CLASSIFY_OUT0` lets a callout return.
+fn is_return_value(action: ActionType) -> bool {
+    [
+        ActionType::BLOCK,
+        ActionType::PERMIT,
+        ActionType::CONTINUE,
+        ActionType::NONE,
+        ActionType::NONE_NO_MATCH,
+    ]
+    .contains(&action)
+}
+
+fn is_veto(before: ClassifyOut, after: ClassifyOut) -> bool {
+    before.rights & RIGHT_ACTION_WRITE == 0
+        && before.action == ActionType::PERMIT
+        && after.action == ActionType::BLOCK
+}
+
+/// What a callout's result means under the filter's action type
+/// (`FWPS_ACTION0`). What was written without the right does not count.
+fn verdict_of_callout(
+    filter: &RuntimeFilter,
+    before: ClassifyOut,
+    after: ClassifyOut,
+) -> Option<Verdict> {
+    let held = before.rights & RIGHT_ACTION_WRITE != 0;
+    let veto = is_veto(before, after);
+    let result = if held || veto {
+        after.action
+    } else {
+        before.action
+    };
+    let action = match (filter.action, result) {
+        (ActionType::CALLOUT_INSPECTION, _) => return None,
+        (_, ActionType::BLOCK | ActionType::PERMIT) => result,
+        (ActionType::CALLOUT_TERMINATING, _) => ActionType::BLOCK,
+        _ => return None,
+    };
+    Some(Verdict {
+        action,
+        hard: veto
+            || filter.flags & RUNTIME_FLAG_CLEAR_ACTION_RIGHT != 0
+            || after.rights & RIGHT_ACTION_WRITE == 0,
+        absorbed: result == ActionType::BLOCK && after.flags & CLASSIFY_OUT_FLAG_ABSORB != 0,
+        veto,
+        filter_id: Some(filter.filter_id),
+    })
+}

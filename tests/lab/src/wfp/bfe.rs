@@ -1,0 +1,114 @@
+//! The Base Filtering Engine's state and who hears of its changes.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex};
+
+use super::activation::Notices;
+use super::lock::Locked;
+use super::{Engine, Rule};
+use crate::status::Status;
+
+/// `FWPM_SERVICE_STATE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are fwpmtypes.h's own")]
+pub enum BfeState {
+    Stopped = 0,
+    StartPending = 1,
+    StopPending = 2,
+    Running = 3,
+}
+
+/// A subscription to changes of the Base Filtering Engine's state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SubscriptionId(pub u64);
+
+thread_local! {
+    /// Subscriptions whose callback this thread is inside of.
+    static INSIDE: RefCell<Vec<SubscriptionId>> = const { RefCell::new(Vec::new()) };
+}
+
+type Callback = Arc<dyn Fn(BfeState) + Send + Sync>;
+
+/// `FwpmBfeStateSubscribeChanges0`.
+#[derive(Clone)]
+pub(super) struct Subscription {
+    callback: Callback,
+    running: Arc<(AtomicUsize, Mutex<()>, Condvar)>,
+}
+
+impl Engine {
+    /// `FwpmBfeStateGet0`.
+    pub fn bfe_state(&self) -> BfeState {
+        self.core.locked().bfe
+    }
+
+    /// Changes the state; subscribers hear each change before this returns.
+    ///
+    /// From `StopPending` on no session can be opened, and `Stopped` ends those
+    /// there are: their objects go, and calls with their handles, but for
+    /// closing, fail with `STATUS_FWP_SESSION_ABORTED`.
+    pub fn set_bfe_state(&self, state: BfeState) {
+        let mut core = self.core.locked();
+        if core.bfe == state {
+            return;
+        }
+        core.bfe = state;
+        let notices = match state {
+            BfeState::Stopped => self.stop(&mut core),
+            BfeState::Running => self.activate(&mut core, &[]),
+            BfeState::StartPending | BfeState::StopPending => Notices::default(),
+        };
+        let subscriptions: Vec<_> = core
+            .subscriptions
+            .iter()
+            .map(|(id, it)| (*id, it.clone()))
+            .collect();
+        for (_, subscription) in &subscriptions {
+            subscription.running.0.fetch_add(1, SeqCst);
+        }
+        self.release(core, notices);
+        for (id, subscription) in subscriptions {
+            INSIDE.with_borrow_mut(|inside| inside.push(id));
+            (subscription.callback)(state);
+            INSIDE.with_borrow_mut(Vec::pop);
+            subscription.running.0.fetch_sub(1, SeqCst);
+            let _order = subscription.running.1.locked();
+            subscription.running.2.notify_all();
+        }
+    }
+
+    /// `FwpmBfeStateSubscribeChanges0`. The callback may call back into the
+    /// engine.
+    pub fn bfe_subscribe(&self, callback: Callback) -> Result<SubscriptionId, Status> {
+        let id = SubscriptionId(self.next_id());
+        let subscription = Subscription {
+            callback,
+            running: Arc::default(),
+        };
+        self.core.locked().subscriptions.insert(id, subscription);
+        Ok(id)
+    }
+
+    /// `FwpmBfeStateUnsubscribeChanges0`. Waits until the callback has returned;
+    /// called from inside it, Windows would wait for itself: here that is
+    /// recorded as a violation.
+    pub fn bfe_unsubscribe(&self, id: SubscriptionId) -> Status {
+        let Some(subscription) = self.core.locked().subscriptions.remove(&id) else {
+            return Status::INVALID_HANDLE;
+        };
+        if INSIDE.with_borrow(|inside| inside.contains(&id)) {
+            let text = "unsubscribed from inside the callback, which deadlocks";
+            self.violate(None, Rule::WaitsForItself, text);
+            return Status::SUCCESS;
+        }
+        let (count, lock, returned) = &*subscription.running;
+        let mut guard = lock.locked();
+        while count.load(SeqCst) != 0 {
+            guard = returned
+                .wait(guard)
+                .unwrap_or_else(|poison| poison.into_inner());
+        }
+        Status::SUCCESS
+    }
+}

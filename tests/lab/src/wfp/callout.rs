@@ -1,0 +1,228 @@
+//! Callouts as drivers register them, bound to filters at run time by key.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, RwLock};
+
+use super::lock::{Locked, read, write};
+use super::{CalloutDriver, Guid};
+use crate::status::Status;
+
+/// `FWP_CALLOUT_FLAG_CONDITIONAL_ON_FLOW`.
+pub const CALLOUT_FLAG_CONDITIONAL_ON_FLOW: u32 = 1;
+/// `FWP_CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY`.
+pub const CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY: u32 = 4;
+/// Every `FWP_CALLOUT_FLAG_*` that `fwpsk.h` defines.
+const KNOWN_FLAGS: u32 = 0x7FF;
+
+/// The first run-time id. Windows gives the low ones to its own callouts.
+const FIRST_ID: u32 = 0x101;
+
+thread_local! {
+    /// Callouts whose functions this thread is inside of.
+    static INSIDE: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// All callout keys seen so far; a key keeps its run-time id.
+#[derive(Default)]
+pub(super) struct Callouts {
+    by_key: RwLock<HashMap<Guid, Arc<Slot>>>,
+}
+
+impl Callouts {
+    /// The slot of a key, made if the key is new.
+    pub(super) fn slot(&self, key: Guid) -> Arc<Slot> {
+        if let Some(slot) = read(&self.by_key).get(&key) {
+            return Arc::clone(slot);
+        }
+        let mut slots = write(&self.by_key);
+        let id = FIRST_ID + u32::try_from(slots.len()).unwrap_or(u32::MAX - FIRST_ID);
+        Arc::clone(
+            slots
+                .entry(key)
+                .or_insert_with(|| Arc::new(Slot::new(key, id))),
+        )
+    }
+
+    pub(super) fn find(&self, key: Guid) -> Option<Arc<Slot>> {
+        read(&self.by_key).get(&key).cloned()
+    }
+
+    pub(super) fn find_id(&self, id: u32) -> Option<Arc<Slot>> {
+        read(&self.by_key)
+            .values()
+            .find(|slot| slot.id == id)
+            .cloned()
+    }
+
+    /// What drivers have left registered.
+    pub(super) fn registered(&self) -> Vec<(Guid, u32)> {
+        let slots = read(&self.by_key);
+        let present = slots.values().filter(|slot| read(&slot.state).is_some());
+        let mut list: Vec<_> = present.map(|slot| (slot.key, slot.id)).collect();
+        list.sort_by_key(|(_, id)| *id);
+        list
+    }
+}
+
+/// The place of one callout key, registered or not.
+pub(super) struct Slot {
+    pub(super) key: Guid,
+    pub(super) id: u32,
+    state: RwLock<Option<Registration>>,
+    left: (Mutex<()>, Condvar),
+}
+
+#[derive(Clone)]
+struct Registration {
+    driver: Arc<dyn CalloutDriver>,
+    flags: u32,
+    /// Being unregistered: no call into it begins any more.
+    leaving: bool,
+    running: Arc<AtomicUsize>,
+}
+
+/// The right to call a callout's functions; unregistering waits for its drop.
+pub(super) struct Entered<'a> {
+    slot: &'a Slot,
+    pub(super) driver: Arc<dyn CalloutDriver>,
+    pub(super) flags: u32,
+    running: Arc<AtomicUsize>,
+}
+
+impl Slot {
+    fn new(key: Guid, id: u32) -> Self {
+        Self {
+            key,
+            id,
+            state: RwLock::new(None),
+            left: Default::default(),
+        }
+    }
+
+    /// `FwpsCalloutRegister`.
+    pub(super) fn register(&self, flags: u32, driver: Arc<dyn CalloutDriver>) -> Status {
+        if flags & !KNOWN_FLAGS != 0 {
+            return Status::FWP_INVALID_FLAGS;
+        }
+        let mut state = write(&self.state);
+        match &*state {
+            Some(registration) if registration.leaving => Status::FWP_IN_USE,
+            Some(_) => Status::FWP_ALREADY_EXISTS,
+            None => {
+                let running = Arc::default();
+                *state = Some(Registration {
+                    driver,
+                    flags,
+                    leaving: false,
+                    running,
+                });
+                Status::SUCCESS
+            }
+        }
+    }
+
+    /// `FwpsCalloutUnregister`. `has_contexts` says whether flow contexts are
+    /// left.
+    ///
+    /// Waits until calls into the callout have returned, since the driver may
+    /// free what they use right afterwards (inferred: the pages don't say it).
+    pub(super) fn unregister(&self, has_contexts: impl Fn() -> bool) -> Result<(), Unregister> {
+        let running = {
+            let mut state = write(&self.state);
+            let registration = match &mut *state {
+                None => return Err(Status::FWP_CALLOUT_NOT_FOUND.into()),
+                Some(registration) if registration.leaving => return Err(Status::FWP_IN_USE.into()),
+                Some(registration) => registration,
+            };
+            if has_contexts() {
+                return Err(Status::DEVICE_BUSY.into());
+            }
+            if INSIDE.with_borrow(|inside| inside.contains(&self.id)) {
+                return Err(Unregister::FromInside);
+            }
+            registration.leaving = true;
+            Arc::clone(&registration.running)
+        };
+        loop {
+            let mut guard = self.left.0.locked();
+            while running.load(SeqCst) != 0 {
+                guard = self
+                    .left
+                    .1
+                    .wait(guard)
+                    .unwrap_or_else(|poison| poison.into_inner());
+            }
+            drop(guard);
+            // The last calls may have associated contexts, or a flow's end may
+            // have begun another call.
+            let mut state = write(&self.state);
+            if running.load(SeqCst) != 0 {
+                continue;
+            }
+            if has_contexts() {
+                if let Some(registration) = &mut *state {
+                    registration.leaving = false;
+                }
+                return Err(Status::DEVICE_BUSY.into());
+            }
+            *state = None;
+            return Ok(());
+        }
+    }
+
+    /// Begins a call, unless the callout is absent or leaving.
+    pub(super) fn enter(&self) -> Option<Entered<'_>> {
+        self.enter_if(|registration| !registration.leaving)
+    }
+
+    /// Begins a call even into a leaving callout: for a context that is still
+    /// there and must be deleted.
+    pub(super) fn enter_leaving(&self) -> Option<Entered<'_>> {
+        self.enter_if(|_| true)
+    }
+
+    fn enter_if(&self, may: impl Fn(&Registration) -> bool) -> Option<Entered<'_>> {
+        let state = read(&self.state);
+        let registration = state.as_ref().filter(|registration| may(registration))?;
+        registration.running.fetch_add(1, SeqCst);
+        INSIDE.with_borrow_mut(|inside| inside.push(self.id));
+        Some(Entered {
+            slot: self,
+            driver: Arc::clone(&registration.driver),
+            flags: registration.flags,
+            running: Arc::clone(&registration.running),
+        })
+    }
+}
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        INSIDE.with_borrow_mut(|inside| {
+            if let Some(at) = inside.iter().rposition(|id| *id == self.slot.id) {
+                inside.remove(at);
+            }
+        });
+        if self.running.fetch_sub(1, SeqCst) == 1 {
+            // The lock is what keeps the wake-up from falling between the
+            // waiter's look at the count and its sleep.
+            let _order = self.slot.left.0.locked();
+            self.slot.left.1.notify_all();
+        }
+    }
+}
+
+/// Why a callout was not unregistered.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Unregister {
+    Refused(Status),
+    /// The caller is inside a function of that callout and would wait for itself.
+    FromInside,
+}
+
+impl From<Status> for Unregister {
+    fn from(status: Status) -> Self {
+        Self::Refused(status)
+    }
+}

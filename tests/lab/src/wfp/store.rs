@@ -1,0 +1,340 @@
+//! Management objects and what they demand of each other.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::filter::StoredFilter;
+use super::{
+    CALLOUT_FLAG_PERSISTENT, Callout, DisplayData, FLAG_PERSISTENT, Guid, Provider, SessionId,
+    Sublayer, facts, layer,
+};
+use crate::status::Status;
+
+/// How long an object lives (*Object Management*).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lifetime {
+    /// Until its session ends.
+    Dynamic(SessionId),
+    /// Until the Base Filtering Engine stops.
+    Static,
+    /// Until it is deleted; boot-time filters too.
+    Persistent,
+    BuiltIn,
+}
+
+impl Lifetime {
+    /// An object may not refer to a shorter-lived one.
+    fn may_refer_to(self, other: Self) -> bool {
+        let rank = |lifetime| match lifetime {
+            Self::Dynamic(_) => 0,
+            Self::Static => 1,
+            Self::Persistent => 2,
+            Self::BuiltIn => 3,
+        };
+        match (self, other) {
+            (_, Self::Dynamic(_)) => self == other,
+            _ => rank(self) <= rank(other),
+        }
+    }
+}
+
+/// Who calls: what an object's lifetime depends on.
+#[derive(Clone, Copy)]
+pub(super) struct Caller {
+    pub(super) session: SessionId,
+    pub(super) dynamic: bool,
+}
+
+impl Caller {
+    /// That a dynamic session cannot make persistent objects is inferred, and
+    /// so is the status.
+    pub(super) fn lifetime(self, persistent: bool) -> Result<Lifetime, Status> {
+        match (self.dynamic, persistent) {
+            (true, true) => Err(Status::FWP_DYNAMIC_SESSION_IN_PROGRESS),
+            (true, false) => Ok(Lifetime::Dynamic(self.session)),
+            (false, true) => Ok(Lifetime::Persistent),
+            (false, false) => Ok(Lifetime::Static),
+        }
+    }
+
+    /// Another session's dynamic object cannot be deleted (inferred).
+    fn may_delete(self, lifetime: Lifetime) -> Result<(), Status> {
+        match lifetime {
+            Lifetime::BuiltIn => Err(Status::FWP_BUILTIN_OBJECT),
+            Lifetime::Dynamic(owner) if owner != self.session => Err(Status::FWP_WRONG_SESSION),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Entry<T> {
+    pub(super) object: Arc<T>,
+    pub(super) lifetime: Lifetime,
+    /// Position in the order of adding, which breaks ties of weight (inferred).
+    pub(super) sequence: u64,
+}
+
+/// All management objects; a transaction works on a copy.
+#[derive(Clone)]
+pub(super) struct Store {
+    pub(super) providers: BTreeMap<Guid, Entry<Provider>>,
+    pub(super) sublayers: BTreeMap<Guid, Entry<Sublayer>>,
+    pub(super) callouts: BTreeMap<Guid, Entry<Callout>>,
+    pub(super) filters: BTreeMap<u64, Arc<StoredFilter>>,
+}
+
+impl Store {
+    /// The built-in sublayers. No header gives their weights: the inspection
+    /// one is documented as the lightest, the others are put in the middle.
+    pub(super) fn new() -> Self {
+        let sublayers = BUILT_IN_SUBLAYERS
+            .iter()
+            .zip(0..)
+            .filter_map(|(name, sequence)| {
+                let key = facts::guid(&format!("FWPM_SUBLAYER_{name}"))?;
+                let display = DisplayData {
+                    name: Some((*name).to_owned()),
+                    description: None,
+                };
+                let weight = if *name == "INSPECTION" { 0 } else { 0x8000 };
+                let object = Arc::new(Sublayer {
+                    key,
+                    display,
+                    flags: 0,
+                    provider: None,
+                    weight,
+                });
+                Some((
+                    key,
+                    Entry {
+                        object,
+                        lifetime: Lifetime::BuiltIn,
+                        sequence,
+                    },
+                ))
+            });
+        Self {
+            providers: BTreeMap::new(),
+            sublayers: sublayers.collect(),
+            callouts: BTreeMap::new(),
+            filters: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn add_provider(
+        &mut self,
+        caller: Caller,
+        provider: Provider,
+        sequence: u64,
+    ) -> Result<(), Status> {
+        check_name(&provider.display)?;
+        // DISABLED is read only.
+        check_flags(provider.flags, FLAG_PERSISTENT)?;
+        let lifetime = caller.lifetime(provider.flags & FLAG_PERSISTENT != 0)?;
+        insert(
+            &mut self.providers,
+            provider.key,
+            provider,
+            lifetime,
+            sequence,
+        )
+    }
+
+    pub(super) fn delete_provider(&mut self, caller: Caller, key: Guid) -> Result<(), Status> {
+        let entry = self
+            .providers
+            .get(&key)
+            .ok_or(Status::FWP_PROVIDER_NOT_FOUND)?;
+        caller.may_delete(entry.lifetime)?;
+        let used = self
+            .sublayers
+            .values()
+            .any(|entry| entry.object.provider == Some(key))
+            || self
+                .callouts
+                .values()
+                .any(|entry| entry.object.provider == Some(key))
+            || self
+                .filters
+                .values()
+                .any(|stored| stored.filter.provider == Some(key));
+        check_unused(used)?;
+        self.providers.remove(&key);
+        Ok(())
+    }
+
+    pub(super) fn add_sublayer(
+        &mut self,
+        caller: Caller,
+        sublayer: Sublayer,
+        sequence: u64,
+    ) -> Result<(), Status> {
+        check_name(&sublayer.display)?;
+        check_flags(sublayer.flags, FLAG_PERSISTENT)?;
+        let lifetime = caller.lifetime(sublayer.flags & FLAG_PERSISTENT != 0)?;
+        self.check_provider(sublayer.provider, lifetime)?;
+        insert(
+            &mut self.sublayers,
+            sublayer.key,
+            sublayer,
+            lifetime,
+            sequence,
+        )
+    }
+
+    pub(super) fn delete_sublayer(&mut self, caller: Caller, key: Guid) -> Result<(), Status> {
+        let entry = self
+            .sublayers
+            .get(&key)
+            .ok_or(Status::FWP_SUBLAYER_NOT_FOUND)?;
+        caller.may_delete(entry.lifetime)?;
+        check_unused(
+            self.filters
+                .values()
+                .any(|stored| stored.filter.sublayer == key),
+        )?;
+        self.sublayers.remove(&key);
+        Ok(())
+    }
+
+    pub(super) fn add_callout(
+        &mut self,
+        caller: Caller,
+        callout: Callout,
+        sequence: u64,
+    ) -> Result<(), Status> {
+        const USES_PROVIDER_CONTEXT: u32 = 0x2_0000;
+        check_name(&callout.display)?;
+        // REGISTERED is read only.
+        check_flags(
+            callout.flags,
+            CALLOUT_FLAG_PERSISTENT | USES_PROVIDER_CONTEXT,
+        )?;
+        let lifetime = caller.lifetime(callout.flags & CALLOUT_FLAG_PERSISTENT != 0)?;
+        layer::layer_by_key(callout.applicable_layer).ok_or(Status::FWP_LAYER_NOT_FOUND)?;
+        self.check_provider(callout.provider, lifetime)?;
+        insert(&mut self.callouts, callout.key, callout, lifetime, sequence)
+    }
+
+    pub(super) fn delete_callout(&mut self, caller: Caller, key: Guid) -> Result<(), Status> {
+        let entry = self
+            .callouts
+            .get(&key)
+            .ok_or(Status::FWP_CALLOUT_NOT_FOUND)?;
+        caller.may_delete(entry.lifetime)?;
+        let mut filters = self.filters.values();
+        check_unused(filters.any(|stored| stored.filter.callout == Some(key)))?;
+        self.callouts.remove(&key);
+        Ok(())
+    }
+
+    pub(super) fn delete_filter(&mut self, caller: Caller, id: u64) -> Result<Guid, Status> {
+        let stored = self.filters.get(&id).ok_or(Status::FWP_FILTER_NOT_FOUND)?;
+        caller.may_delete(stored.lifetime)?;
+        let key = stored.filter.key;
+        self.filters.remove(&id);
+        Ok(key)
+    }
+
+    /// Drops every object whose lifetime `ends` says is over. No object that
+    /// stays can refer to one of them.
+    pub(super) fn drop_lifetimes(&mut self, ends: impl Fn(Lifetime) -> bool) {
+        self.filters.retain(|_, stored| !ends(stored.lifetime));
+        self.callouts.retain(|_, entry| !ends(entry.lifetime));
+        self.sublayers.retain(|_, entry| !ends(entry.lifetime));
+        self.providers.retain(|_, entry| !ends(entry.lifetime));
+    }
+
+    pub(super) fn check_provider(
+        &self,
+        provider: Option<Guid>,
+        lifetime: Lifetime,
+    ) -> Result<(), Status> {
+        let Some(key) = provider else { return Ok(()) };
+        let entry = self
+            .providers
+            .get(&key)
+            .ok_or(Status::FWP_PROVIDER_NOT_FOUND)?;
+        check_lifetime(lifetime, entry.lifetime)
+    }
+}
+
+/// `FWPM_SUBLAYER_*` of `fwpmk.h`, the alias `EDGE_TRAVERSAL` left out.
+const BUILT_IN_SUBLAYERS: [&str; 18] = [
+    "RPC_AUDIT",
+    "IPSEC_TUNNEL",
+    "UNIVERSAL",
+    "LIPS",
+    "SECURE_SOCKET",
+    "TCP_CHIMNEY_OFFLOAD",
+    "INSPECTION",
+    "TEREDO",
+    "IPSEC_FORWARD_OUTBOUND_TUNNEL",
+    "IPSEC_DOSP",
+    "TCP_TEMPLATES",
+    "IPSEC_SECURITY_REALM",
+    "MPSSVC_WSH",
+    "MPSSVC_WF",
+    "MPSSVC_QUARANTINE",
+    "MPSSVC_EDP",
+    "MPSSVC_TENANT_RESTRICTIONS",
+    "MPSSVC_APP_ISOLATION",
+];
+
+pub(super) fn built_in_sublayer(name: &str) -> Guid {
+    facts::guid(&format!("FWPM_SUBLAYER_{name}")).unwrap_or_default()
+}
+
+fn insert<T>(
+    table: &mut BTreeMap<Guid, Entry<T>>,
+    key: Guid,
+    object: T,
+    lifetime: Lifetime,
+    sequence: u64,
+) -> Result<(), Status> {
+    if table.contains_key(&key) {
+        return Err(Status::FWP_ALREADY_EXISTS);
+    }
+    table.insert(
+        key,
+        Entry {
+            object: Arc::new(object),
+            lifetime,
+            sequence,
+        },
+    );
+    Ok(())
+}
+
+pub(super) fn check_name(display: &DisplayData) -> Result<(), Status> {
+    display
+        .name
+        .as_ref()
+        .map(|_| ())
+        .ok_or(Status::FWP_NULL_DISPLAY_NAME)
+}
+
+pub(super) fn check_flags(flags: u32, valid: u32) -> Result<(), Status> {
+    if flags & !valid == 0 {
+        Ok(())
+    } else {
+        Err(Status::FWP_INVALID_FLAGS)
+    }
+}
+
+fn check_unused(used: bool) -> Result<(), Status> {
+    if used {
+        Err(Status::FWP_IN_USE)
+    } else {
+        Ok(())
+    }
+}
+
+pub(super) fn check_lifetime(object: Lifetime, referenced: Lifetime) -> Result<(), Status> {
+    if object.may_refer_to(referenced) {
+        Ok(())
+    } else {
+        Err(Status::FWP_LIFETIME_MISMATCH)
+    }
+}

@@ -1,0 +1,295 @@
+//! The layer table against `facts/wfp.md`'s picture of it.
+
+use super::*;
+
+/// Names of the 66 layers with kernel-mode callouts, by family.
+fn walked_layers() -> Vec<String> {
+    const TWINNED: [&str; 14] = [
+        "INBOUND_IPPACKET",
+        "OUTBOUND_IPPACKET",
+        "IPFORWARD",
+        "INBOUND_TRANSPORT",
+        "OUTBOUND_TRANSPORT",
+        "STREAM",
+        "DATAGRAM_DATA",
+        "INBOUND_ICMP_ERROR",
+        "OUTBOUND_ICMP_ERROR",
+        "ALE_RESOURCE_ASSIGNMENT",
+        "ALE_AUTH_LISTEN",
+        "ALE_AUTH_RECV_ACCEPT",
+        "ALE_AUTH_CONNECT",
+        "ALE_FLOW_ESTABLISHED",
+    ];
+    const SINGLE: [&str; 5] = [
+        "ALE_RESOURCE_RELEASE",
+        "ALE_ENDPOINT_CLOSURE",
+        "ALE_CONNECT_REDIRECT",
+        "ALE_BIND_REDIRECT",
+        "STREAM_PACKET",
+    ];
+    let mut names = Vec::new();
+    for family in ["V4", "V6"] {
+        for stem in TWINNED {
+            names.push(format!("{stem}_{family}"));
+            names.push(format!("{stem}_{family}_DISCARD"));
+        }
+        names.extend(SINGLE.map(|stem| format!("{stem}_{family}")));
+    }
+    names
+}
+
+#[test]
+fn every_walked_layer_has_id_key_and_typed_fields() {
+    let names = walked_layers();
+    assert_eq!(names.len(), 66);
+    let engine = Engine::new();
+    for name in names {
+        let layer = engine
+            .layer_by_name(&name)
+            .unwrap_or_else(|| panic!("{name}"));
+        assert_eq!(engine.layer(layer.id), Some(layer));
+        assert_eq!(engine.layer_by_key(layer.key), Some(layer));
+        assert_eq!(layer.fields, layer.data_fields.len());
+        assert!(layer.fields >= 8, "{name} has {} fields", layer.fields);
+        for field in &layer.data_fields {
+            let untyped = ["RESERVED_", "IPSEC_SECURITY_REALM_ID", "NAP_CONTEXT"];
+            let may_be_untyped = untyped.iter().any(|name| field.name.starts_with(name));
+            assert_eq!(
+                field.data_type.is_none(),
+                may_be_untyped,
+                "{name}: {}",
+                field.name
+            );
+            let reserved = field.name.starts_with("RESERVED_");
+            assert_eq!(
+                field.condition.is_none(),
+                reserved,
+                "{name}: {}",
+                field.name
+            );
+        }
+    }
+}
+
+#[test]
+fn ids_keep_the_documented_pattern() {
+    for layer in layers() {
+        if let Some(parent) = layer.name.strip_suffix("_DISCARD") {
+            let parent = layer::layer_by_name(parent).unwrap();
+            assert_eq!(layer.id.0, parent.id.0 + 1, "{}", layer.name);
+            assert_eq!(layer.data_fields, parent.data_fields);
+        }
+        if let Some(stem) = layer.name.strip_suffix("_V4") {
+            let v6 = layer::layer_by_name(&format!("{stem}_V6")).unwrap();
+            let twinned = layer::layer_by_name(&format!("{}_DISCARD", layer.name)).is_some();
+            let apart = v6.id.0 - layer.id.0;
+            assert_eq!(apart, if twinned { 2 } else { 1 }, "{}", layer.name);
+            assert_eq!(layer.fields, v6.fields, "{}", layer.name);
+        }
+    }
+    let id = |name| layer::layer_by_name(name).unwrap().id.0;
+    assert_eq!(id("INBOUND_TRANSPORT_V4_DISCARD"), 13);
+    assert_eq!(id("ALE_AUTH_RECV_ACCEPT_V6"), 46);
+    assert_eq!(id("OUTBOUND_TRANSPORT_FAST"), 79);
+}
+
+#[test]
+fn fields_are_found_by_name_and_alias() {
+    let field = |layer, name| layer::layer_by_name(layer).unwrap().field(name);
+    assert_eq!(field("INBOUND_TRANSPORT_V4", "IP_REMOTE_PORT"), Some(5));
+    assert_eq!(field("INBOUND_TRANSPORT_V6_DISCARD", "ICMP_CODE"), Some(5));
+    assert_eq!(field("ALE_AUTH_CONNECT_V4", "ICMP_TYPE"), Some(4));
+    assert_eq!(field("OUTBOUND_ICMP_ERROR_V4", "ICMP_TYPE"), Some(4));
+    assert_eq!(field("OUTBOUND_ICMP_ERROR_V6", "ICMP_TYPE"), Some(4));
+    assert_eq!(
+        field("ALE_AUTH_RECV_ACCEPT_V4", "LOCAL_INTERFACE_INDEX"),
+        Some(16)
+    );
+    assert_eq!(field("INBOUND_TRANSPORT_V4", "MAX"), None);
+}
+
+#[test]
+fn types_follow_the_family() {
+    let of = |layer: &str, name: &str| {
+        let layer = layer::layer_by_name(layer).unwrap();
+        layer.data_fields[layer.field(name).unwrap()].data_type
+    };
+    assert_eq!(
+        of("INBOUND_TRANSPORT_V4", "IP_LOCAL_ADDRESS"),
+        Some(DataType::Uint32)
+    );
+    assert_eq!(
+        of("INBOUND_TRANSPORT_V6", "IP_LOCAL_ADDRESS"),
+        Some(DataType::ByteArray16)
+    );
+    assert_eq!(
+        of("IPFORWARD_V6", "IP_SOURCE_ADDRESS"),
+        Some(DataType::ByteArray16)
+    );
+    assert_eq!(
+        of("INBOUND_TRANSPORT_V4", "IP_LOCAL_ADDRESS_TYPE"),
+        Some(DataType::Uint8)
+    );
+    assert_eq!(
+        of("INBOUND_TRANSPORT_V4", "IP_PROTOCOL"),
+        Some(DataType::Uint8)
+    );
+    assert_eq!(
+        of("INBOUND_TRANSPORT_V4", "IP_LOCAL_PORT"),
+        Some(DataType::Uint16)
+    );
+    assert_eq!(
+        of("INBOUND_ICMP_ERROR_V6", "ICMP_TYPE"),
+        Some(DataType::Uint16)
+    );
+    assert_eq!(
+        of("INBOUND_TRANSPORT_V4", "IP_LOCAL_INTERFACE"),
+        Some(DataType::Uint64)
+    );
+    assert_eq!(
+        of("INBOUND_TRANSPORT_V4", "INTERFACE_INDEX"),
+        Some(DataType::Uint32)
+    );
+    assert_eq!(
+        of("INBOUND_TRANSPORT_V4", "INTERFACE_TYPE"),
+        Some(DataType::Uint32)
+    );
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "FLAGS"), Some(DataType::Uint32));
+    assert_eq!(
+        of("ALE_AUTH_CONNECT_V4", "ALE_APP_ID"),
+        Some(DataType::ByteBlob)
+    );
+    assert_eq!(
+        of("ALE_AUTH_CONNECT_V4", "ALE_PACKAGE_ID"),
+        Some(DataType::Sid)
+    );
+    let token = Some(DataType::TokenAccessInformation);
+    assert_eq!(of("ALE_AUTH_CONNECT_V4", "ALE_USER_ID"), token);
+}
+
+#[test]
+fn data_types_are_numbered_as_in_the_header() {
+    let table: Vec<_> = facts::enumerators("FWP_DATA_TYPE").unwrap().collect();
+    let number = |name| table.iter().find(|entry| entry.0 == name).unwrap().1;
+    for (data_type, name) in [
+        (DataType::Empty, "FWP_EMPTY"),
+        (DataType::Uint8, "FWP_UINT8"),
+        (DataType::Uint16, "FWP_UINT16"),
+        (DataType::Uint32, "FWP_UINT32"),
+        (DataType::Uint64, "FWP_UINT64"),
+        (DataType::ByteArray16, "FWP_BYTE_ARRAY16_TYPE"),
+        (DataType::ByteBlob, "FWP_BYTE_BLOB_TYPE"),
+        (DataType::Sid, "FWP_SID"),
+        (
+            DataType::TokenAccessInformation,
+            "FWP_TOKEN_ACCESS_INFORMATION_TYPE",
+        ),
+        (DataType::ByteArray6, "FWP_BYTE_ARRAY6_TYPE"),
+        (DataType::V4AddrMask, "FWP_V4_ADDR_MASK"),
+        (DataType::V6AddrMask, "FWP_V6_ADDR_MASK"),
+        (DataType::Range, "FWP_RANGE_TYPE"),
+    ] {
+        assert_eq!(data_type as u64, number(name), "{name}");
+    }
+}
+
+#[test]
+fn constants_are_those_of_the_headers() {
+    let macros: std::collections::HashMap<_, _> = facts::macros("FW").collect();
+    for (name, value) in [
+        ("P_ACTION_BLOCK", ActionType::BLOCK.0),
+        ("P_ACTION_PERMIT", ActionType::PERMIT.0),
+        (
+            "P_ACTION_CALLOUT_TERMINATING",
+            ActionType::CALLOUT_TERMINATING.0,
+        ),
+        (
+            "P_ACTION_CALLOUT_INSPECTION",
+            ActionType::CALLOUT_INSPECTION.0,
+        ),
+        ("P_ACTION_CALLOUT_UNKNOWN", ActionType::CALLOUT_UNKNOWN.0),
+        ("P_ACTION_CONTINUE", ActionType::CONTINUE.0),
+        ("P_ACTION_NONE", ActionType::NONE.0),
+        ("P_ACTION_NONE_NO_MATCH", ActionType::NONE_NO_MATCH.0),
+        ("PS_RIGHT_ACTION_WRITE", RIGHT_ACTION_WRITE),
+        ("PS_CLASSIFY_OUT_FLAG_ABSORB", CLASSIFY_OUT_FLAG_ABSORB),
+        (
+            "PS_FILTER_FLAG_CLEAR_ACTION_RIGHT",
+            super::super::arbitration::RUNTIME_FLAG_CLEAR_ACTION_RIGHT.into(),
+        ),
+        (
+            "PS_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED",
+            super::super::arbitration::RUNTIME_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED.into(),
+        ),
+        (
+            "P_CALLOUT_FLAG_CONDITIONAL_ON_FLOW",
+            CALLOUT_FLAG_CONDITIONAL_ON_FLOW,
+        ),
+        (
+            "P_CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY",
+            CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY,
+        ),
+        ("PM_SESSION_FLAG_DYNAMIC", SESSION_FLAG_DYNAMIC),
+        ("PM_TXN_READ_ONLY", TXN_READ_ONLY),
+        ("PM_FILTER_FLAG_PERSISTENT", FLAG_PERSISTENT),
+        ("PM_PROVIDER_FLAG_PERSISTENT", FLAG_PERSISTENT),
+        ("PM_SUBLAYER_FLAG_PERSISTENT", FLAG_PERSISTENT),
+        ("PM_CALLOUT_FLAG_PERSISTENT", CALLOUT_FLAG_PERSISTENT),
+        ("PM_FILTER_FLAG_BOOTTIME", FILTER_FLAG_BOOTTIME),
+        (
+            "PM_FILTER_FLAG_CLEAR_ACTION_RIGHT",
+            FILTER_FLAG_CLEAR_ACTION_RIGHT,
+        ),
+        (
+            "PM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED",
+            FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED,
+        ),
+    ] {
+        assert_eq!(macros.get(name), Some(&u64::from(value)), "FW{name}");
+    }
+}
+
+#[test]
+fn absorb_is_valid_where_the_page_says() {
+    let valid: Vec<_> = layers()
+        .iter()
+        .filter(|layer| layer.allows_absorb())
+        .map(|layer| layer.name)
+        .collect();
+    for name in [
+        "INBOUND_IPPACKET_V4",
+        "OUTBOUND_TRANSPORT_V6",
+        "STREAM_PACKET_V4",
+    ] {
+        assert!(valid.contains(&name), "{name}");
+    }
+    for name in [
+        "ALE_AUTH_RECV_ACCEPT_V4",
+        "INGRESS_VSWITCH_ETHERNET",
+        "DATAGRAM_DATA_V6",
+    ] {
+        assert!(valid.contains(&name), "{name}");
+    }
+    for name in [
+        "STREAM_V4",
+        "ALE_AUTH_LISTEN_V4",
+        "INBOUND_TRANSPORT_V4_DISCARD",
+    ] {
+        assert!(!valid.contains(&name), "{name}");
+    }
+    assert!(!valid.contains(&"IPFORWARD_V4"));
+}
+
+#[test]
+#[should_panic(expected = "number of values")]
+fn classify_refuses_a_wrong_number_of_values() {
+    classify_with(&Engine::new(), LAYER, &[Value::Empty], &Metadata::default());
+}
+
+#[test]
+#[should_panic(expected = "IP_LOCAL_PORT")]
+fn classify_refuses_a_wrong_type() {
+    let mut values = values(LAYER, &[]);
+    values[4] = Value::Uint32(80);
+    classify_with(&Engine::new(), LAYER, &values, &Metadata::default());
+}

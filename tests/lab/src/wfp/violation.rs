@@ -1,0 +1,48 @@
+//! Rules that a callout broke without the engine refusing the call.
+
+use std::fmt;
+
+use super::LayerId;
+
+/// One broken rule, for the verifier and for reports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// Run-time id of the callout, where one is concerned.
+    pub callout_id: Option<u32>,
+    /// The layer, where one is concerned.
+    pub layer: Option<LayerId>,
+    /// Which rule.
+    pub rule: Rule,
+    /// What was seen.
+    pub text: String,
+}
+
+/// The rules looked after while callouts run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rule {
+    /// `actionType` was written without `FWPS_RIGHT_ACTION_WRITE`, and not to
+    /// veto a permit (`FWPS_CLASSIFY_OUT0`).
+    WriteWithoutRight,
+    /// `FWPS_RIGHT_ACTION_WRITE` was set by the callout, which may only clear it.
+    RightRaised,
+    /// `actionType` is none of the five values a callout may return.
+    UnknownAction,
+    /// `FWPS_CLASSIFY_OUT_FLAG_ABSORB` where it is not valid, or without a block.
+    InvalidAbsorb,
+    /// A call from inside the very callback it would have to wait for.
+    WaitsForItself,
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.rule)?;
+        if let Some(id) = self.callout_id {
+            write!(f, ", callout {id}")?;
+        }
+        if let Some(layer) = self.layer {
+            let name = super::layer_by_id(layer).map_or("unknown layer", |layer| layer.name);
+            write!(f, ", {name}")?;
+        }
+        write!(f, ": {}", self.text)
+    }
+}
