@@ -13,12 +13,21 @@
 //! | [`wfp`] | the filter engine, pure Rust without unsafe |
 //! | [`host`] | a TCP host that walks the layers in the documented order |
 //! | [`wire`] | TUN device in a network namespace, packet recording |
+//! | [`machine`], [`world`] | all of it put together, and running; [`scan`] is nmap in it |
 //! | [`report`] | what people read |
 //! | [`commands`] | `cargo lab …` |
 
+pub mod commands;
+pub mod exports;
 pub mod host;
 pub mod image;
+pub mod machine;
+pub mod nt;
+pub mod report;
+pub mod scan;
 pub mod setup;
 pub mod status;
+pub mod verifier;
 pub mod wfp;
 pub mod wire;
+pub mod world;

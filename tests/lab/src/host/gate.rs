@@ -2,6 +2,7 @@
 //! brings about.
 
 use std::sync::Arc;
+use std::fmt;
 use std::time::Duration;
 
 use super::filter::Filter;
@@ -23,6 +24,13 @@ pub struct Counters {
     pub blocked: u64,
     /// Packets for which an answer was due but a discard layer blocked it.
     pub silenced: u64,
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { received, sent, classified, blocked, silenced } = self;
+        write!(f, "{received} packets in, {sent} out, {classified} indications, {blocked} blocked, {silenced} answers kept back")
+    }
 }
 
 /// The way to the filter engine.

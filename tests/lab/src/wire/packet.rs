@@ -1,5 +1,6 @@
 //! A raw IP packet, parsed once, with the positions that layers speak of.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{IpSlice, NetSlice, SlicedPacket, TcpSlice, UdpSlice};
@@ -10,6 +11,15 @@ use etherparse::{IpSlice, NetSlice, SlicedPacket, TcpSlice, UdpSlice};
 pub enum Family {
     V4,
     V6,
+}
+
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
 }
 
 impl Family {

@@ -1,0 +1,268 @@
+//! `cargo lab demo`: the driver at work, from the first scan to the unload.
+
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use super::as_root;
+use crate::host::{Application, Event, State};
+use crate::report::{Checks, Watched, flows};
+use crate::scan::{self, States};
+use crate::setup::{self, Need, Target};
+use crate::wfp::{ActionType, DisplayData, Filter, Guid, Session, Value};
+use crate::wire::{Family, Way};
+use crate::world::{Plan, World};
+
+const OPEN: u16 = 80;
+const ECHO: u16 = 7;
+/// Scanned: two that listen, 98 that do not.
+const PORTS: &str = "1-100";
+const CLOSED: usize = 98;
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Every event that the demo must have met; the page's flows, and the end.
+const EVENTS: [Event; 17] = [
+    Event::Bind,
+    Event::Listen,
+    Event::Connect,
+    Event::SynOut,
+    Event::SynIn,
+    Event::SynAckOut,
+    Event::SynAckIn,
+    Event::AckOut,
+    Event::AckIn,
+    Event::SynNobodyListening,
+    Event::DataSent,
+    Event::DataReceived,
+    Event::ReauthorizationPasses,
+    Event::ReauthorizationFails,
+    Event::RstOut,
+    Event::EndpointClosed,
+    Event::PortFreed,
+];
+
+/// Runs it; whether everything was as expected.
+pub fn run() -> Result<bool> {
+    setup::ensure(&[Need::Libclang, Need::NMAP, Need::IP, Need::CURL])?;
+    println!("building hushport.sys");
+    let driver = setup::build(Target::X64)?;
+    println!("  {}", driver.sys.display());
+    as_root()?;
+    let mut checks = Checks::default();
+    let listen = vec![(OPEN, Application::Http), (ECHO, Application::Echo)];
+    let without = World::start(&Plan { listen: listen.clone(), ..Plan::default() })?;
+    println!("\n1. nmap -sS, without the driver");
+    scans(&without, "without", "closed", &mut checks)?;
+    without.host.stop()?;
+
+    let mut world = World::start(&Plan { driver: Some(&driver.sys), listen, ..Plan::default() })?;
+    println!("\n1. nmap -sS, with the driver");
+    scans(&world, "with", "filtered", &mut checks)?;
+    println!("\n2. curl through the open port");
+    for family in Family::BOTH {
+        fetch(&world, family, &mut checks)?;
+    }
+    println!("\n3. connections out of the host, to a server in the namespace");
+    for family in Family::BOTH {
+        connect(&world, family, &mut checks)?;
+    }
+    println!("\n4. the layers of each flow, as the driver's callouts saw them");
+    for family in Family::BOTH {
+        reauthorize(&world, family)?;
+    }
+    for (port, family) in [OPEN, ECHO].into_iter().flat_map(|port| Family::BOTH.map(|family| (port, family))) {
+        world.host.unlisten(world.address(family, port))??;
+    }
+    show_flows(&world, &mut checks)?;
+    println!("\n5. unload");
+    unload(&mut world, &mut checks);
+    let capture = setup::state().join("demo.pcap");
+    world.recorder.write_pcap(std::fs::File::create(&capture)?)?;
+    world.host.stop()?;
+    println!("  every packet is in {}", Path::new(&capture).display());
+    println!("\n{checks}");
+    Ok(checks.hold())
+}
+
+/// Scans both families. `expected` is what closed ports are to look like.
+fn scans(world: &World, how: &str, expected: &str, checks: &mut Checks) -> Result<()> {
+    for family in Family::BOTH {
+        let before = world.recorder.resets(family);
+        let states = scan::tcp(world, family, "-sS", PORTS)?;
+        let resets = world.recorder.resets(family) - before;
+        let others = states.iter().filter(|(port, _)| ![OPEN, ECHO].contains(port));
+        let mut counted = BTreeMap::new();
+        for (_, state) in others {
+            *counted.entry(&**state).or_insert(0_usize) += 1;
+        }
+        let summary: Vec<_> = counted.iter().map(|(state, count)| format!("{count} {state}")).collect();
+        let summary = summary.join(", ");
+        println!("  {family}: port {OPEN} {}, {summary}, {resets} RST on the wire", state(&states, OPEN));
+        let what = format!("{family} {how} driver");
+        checks.note(format!("{what}: closed ports"), format!("{CLOSED} {expected}"), &summary);
+        checks.note(format!("{what}: port {OPEN}"), "open", state(&states, OPEN));
+        // A closed port that answers does so once for each probe.
+        let answered = match resets {
+            0 => "no",
+            _ if resets >= CLOSED => "each port",
+            _ => "some ports",
+        };
+        let wanted = if expected == "closed" { "each port" } else { "no" };
+        checks.note(format!("{what}: RST on the wire"), wanted, answered);
+    }
+    Ok(())
+}
+
+fn state(states: &States, port: u16) -> &str {
+    states.get(&port).map_or("unknown", String::as_str)
+}
+
+fn fetch(world: &World, family: Family, checks: &mut Checks) -> Result<()> {
+    let mut curl = Command::new("curl");
+    let url = format!("http://{}/bytes/100000", world.address(family, OPEN));
+    curl.args(["--silent", "--show-error", "--max-time", "10", &url]);
+    let output = world.namespace.output(curl)?;
+    println!("  {url}: {} bytes", output.stdout.len());
+    if !output.status.success() {
+        println!("  curl: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    checks.note(format!("{family} curl through port {OPEN}: bytes"), 100_000, output.stdout.len());
+    Ok(())
+}
+
+fn connect(world: &World, family: Family, checks: &mut Checks) -> Result<()> {
+    let near = world.near(family);
+    let listener = world.namespace.run(move || TcpListener::bind((near, 0)))??;
+    let address = listener.local_addr()?;
+    let server = world.namespace.thread(move || serve_once(&listener))?;
+    let connection = world.host.connect(address, b"from the host\n".to_vec())??;
+    let end = Instant::now() + PATIENCE;
+    let outcome = loop {
+        match world.host.outcome(connection)? {
+            Some(outcome) if [State::Closed, State::Aborted].contains(&outcome.state) => break outcome,
+            _ if Instant::now() > end => bail!("the connection to {address} does not end"),
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let heard = server.join().ok().context("the server panicked")??;
+    println!("  to {address}: sent {:?}, received {:?}", heard.trim_end(), String::from_utf8_lossy(&outcome.received).trim_end());
+    let answer = format!("{:?}, {}", outcome.state, String::from_utf8_lossy(&outcome.received).trim_end());
+    checks.note(format!("{family} connection out"), "Closed, heard: from the host", answer);
+    Ok(())
+}
+
+/// Answers one line and closes.
+fn serve_once(listener: &TcpListener) -> std::io::Result<String> {
+    let (mut stream, _) = listener.accept()?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut buffer = [0; 256];
+    let length = stream.read(&mut buffer)?;
+    let heard = String::from_utf8_lossy(&buffer[..length]).into_owned();
+    stream.write_all(format!("heard: {heard}").as_bytes())?;
+    Ok(heard)
+}
+
+/// Changes the policy of other people twice while a connection is open, so that
+/// its next packet is authorized anew: once it passes, once it does not.
+fn reauthorize(world: &World, family: Family) -> Result<()> {
+    let address = world.address(family, ECHO);
+    let mut client = world.namespace.run(move || client(address))??;
+    echo(&mut client, b"before")?;
+    settle(world);
+    let engine = world.machine.engine();
+    let layer = engine.layer_by_name(&format!("ALE_AUTH_RECV_ACCEPT_{family:?}"));
+    let layer = layer.context("the engine lacks a layer")?.key;
+    let name = DisplayData { name: Some("an administrator's".into()), description: None };
+    let session = engine.open(Session { display: name.clone(), flags: DYNAMIC, ..Session::default() })?;
+    let filter = |action, weight| Filter {
+        key: Guid::nil(),
+        display: name.clone(),
+        flags: 0,
+        provider: None,
+        layer,
+        sublayer: Guid::nil(),
+        weight: Value::Uint8(weight),
+        conditions: Vec::new(),
+        action,
+        callout: None,
+        raw_context: 0,
+    };
+    engine.filter_add(session, filter(ActionType::PERMIT, 1))?;
+    echo(&mut client, b"permitted")?;
+    settle(world);
+    engine.filter_add(session, filter(ActionType::BLOCK, 2))?;
+    client.write_all(b"blocked")?;
+    let mut nothing = [0; 16];
+    let answered = client.read(&mut nothing).is_ok_and(|length| length > 0);
+    engine.close(session).to_result()?;
+    if answered {
+        bail!("{address} answers on a connection that an administrator's filter blocks");
+    }
+    Ok(())
+}
+
+/// Waits until nothing is under way, so that the next packet is the next data
+/// and not an acknowledgement of the last.
+fn settle(world: &World) {
+    let packets = || world.recorder.packets().len();
+    let mut before = packets();
+    loop {
+        std::thread::sleep(Duration::from_millis(120));
+        match packets() {
+            now if now == before => return,
+            now => before = now,
+        }
+    }
+}
+
+/// `FWPM_SESSION_FLAG_DYNAMIC`.
+const DYNAMIC: u32 = 1;
+
+fn client(address: SocketAddr) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+    Ok(stream)
+}
+
+fn echo(client: &mut TcpStream, text: &[u8]) -> Result<()> {
+    client.write_all(text)?;
+    let mut back = vec![0; text.len()];
+    client.read_exact(&mut back).with_context(|| format!("no echo of {:?}", String::from_utf8_lossy(text)))?;
+    Ok(())
+}
+
+fn show_flows(world: &World, checks: &mut Checks) -> Result<()> {
+    let report = world.host.report()?;
+    let watched = Watched::of(world.machine.engine());
+    let flows = flows(&report.log, &watched);
+    for flow in &flows {
+        println!("{flow}");
+        let seen = flow.deviation.as_deref().unwrap_or("match");
+        checks.note(format!("layers of: {}", flow.event), "match", seen);
+    }
+    for event in EVENTS {
+        if !flows.iter().any(|flow| flow.event == event) {
+            checks.note(format!("layers of: {event}"), "match", "never met");
+        }
+    }
+    let forgotten = report.log.forgotten();
+    checks.note("events that the log had no room for", 0, forgotten);
+    Ok(())
+}
+
+fn unload(world: &mut World, checks: &mut Checks) {
+    let sent = world.recorder.count(Way::FromHost, |_| true);
+    println!("  after {sent} packets from the host");
+    let left = match world.machine.stop() {
+        Ok(left) if left.is_empty() => "nothing".to_owned(),
+        Ok(left) => left.to_string(),
+        Err(stop) => stop.to_string(),
+    };
+    println!("  pool, handles and WFP objects left: {left}");
+    checks.note("left behind by the driver", "nothing", left);
+}

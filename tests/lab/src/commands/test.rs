@@ -1,0 +1,43 @@
+//! `cargo lab test`: what a person and a machine run before they trust it.
+
+use std::process::Command;
+
+use anyhow::{Context, Result};
+
+use super::as_root;
+use crate::setup::{self, Need, Target};
+
+/// What to run.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Passed to `cargo test`, such as a test's name
+    arguments: Vec<String>,
+}
+
+/// Lints and tests; whether all of it passed.
+pub fn run(arguments: &Arguments) -> Result<bool> {
+    setup::ensure(&[Need::Libclang, Need::NMAP, Need::IP, Need::CURL])?;
+    for target in Target::ALL {
+        step(&format!("build the driver for {}", target.triple()));
+        setup::build(target)?;
+        step(&format!("clippy over the driver for {}", target.triple()));
+        setup::lint(target)?;
+    }
+    // After the set-up, which may have to download.
+    as_root()?;
+    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"];
+    let mut test = vec!["test", "--workspace", "--locked", "--profile", "lab"];
+    test.extend(arguments.arguments.iter().map(String::as_str));
+    Ok(cargo(&clippy)? && cargo(&test)?)
+}
+
+fn cargo(arguments: &[&str]) -> Result<bool> {
+    step(&format!("cargo {}", arguments.join(" ")));
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let status = cargo.args(arguments).current_dir(setup::root()).status().context("cannot start cargo")?;
+    Ok(status.success())
+}
+
+fn step(what: &str) {
+    println!("== {what}");
+}

@@ -1,0 +1,165 @@
+//! `cargo lab up`: the host stays, for tools of one's own.
+
+use std::process::Command;
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use super::as_root;
+use crate::host::Application;
+use crate::setup::{self, Need, Target};
+use crate::wire::Family;
+use crate::world::{Plan, World};
+
+/// How the host is to be.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Leave the driver out
+    #[arg(long)]
+    no_driver: bool,
+    /// A port that listens, on both families, and what stands behind it: 80,
+    /// 7/echo or 9/hold; HTTP where nothing is said [default: 80]
+    #[arg(long, value_name = "PORT[/APPLICATION]", value_parser = listener)]
+    listen: Vec<(u16, Application)>,
+    /// A value of the driver's policy, as in its registry key
+    #[arg(long, value_name = "NAME=VALUE", value_parser = assignment)]
+    set: Vec<(String, u32)>,
+    /// Write every packet to this file at the end
+    #[arg(long, value_name = "FILE.pcap")]
+    pcap: Option<std::path::PathBuf>,
+}
+
+const NAME: &str = "hushport";
+
+/// Runs until interrupted.
+pub fn run(arguments: &Arguments) -> Result<bool> {
+    setup::ensure(&[Need::Libclang, Need::IP])?;
+    let driver = match arguments.no_driver {
+        true => None,
+        false => Some(&*setup::build(Target::X64)?.sys),
+    };
+    as_root()?;
+    let (interrupted, interrupts) = mpsc::channel();
+    ctrlc::set_handler(move || {
+        let _gone = interrupted.send(());
+    })?;
+    let listen = match &arguments.listen[..] {
+        [] => vec![(80, Application::Http)],
+        listen => listen.to_vec(),
+    };
+    let plan = Plan { driver, values: arguments.set.clone(), listen, ..Plan::default() };
+    let mut world = World::start(&plan)?;
+    for (name, _) in &arguments.set {
+        if driver.is_some() && !world.machine.has_read(name) {
+            bail!("--set {name}: the driver reads no value of that name");
+        }
+    }
+    let named = Named::new(&world);
+    announce(&plan, &world, named.enter());
+    let mut stopped = false;
+    while interrupts.recv_timeout(Duration::from_millis(200)).is_err() {
+        if let Some(stop) = world.machine.kernel().stopped().filter(|_| !stopped) {
+            eprintln!("lab: the driver stopped the machine; its callouts are gone\n{stop}");
+            stopped = true;
+        }
+    }
+    println!();
+    let report = world.host.report()?;
+    println!("{}", report.counters);
+    let mut well = !stopped;
+    if driver.is_some() && !stopped {
+        let left = world.machine.stop().map_err(|stop| anyhow::anyhow!("unload stopped the machine: {stop}"))?;
+        println!("left behind by the driver: {}", if left.is_empty() { "nothing".into() } else { left.to_string() });
+        well = left.is_empty();
+    }
+    if let Some(path) = &arguments.pcap {
+        let file = std::fs::File::create(path).with_context(|| format!("--pcap {}", path.display()))?;
+        world.recorder.write_pcap(file)?;
+    }
+    world.host.stop()?;
+    Ok(well)
+}
+
+fn announce(plan: &Plan<'_>, world: &World, enter: &str) {
+    let ports: Vec<_> = plan.listen.iter().map(|(port, _)| port.to_string()).collect();
+    let ports = ports.join(",");
+    let hosts = Family::BOTH.map(|family| world.network.host_address(family));
+    let [v4, v6] = &hosts;
+    println!("driver     {}", plan.driver.map_or("none".into(), |driver| driver.display().to_string()));
+    for (name, number) in &plan.values {
+        println!("           {name} = {number}");
+    }
+    println!("host       {v4}, {v6}");
+    println!("listening  {ports}");
+    println!("interface  {} in the namespace\n", world.network.interface);
+    println!("reach it with");
+    println!("  {enter} nmap -sS -Pn -n -p 1-100 {v4}");
+    println!("  {enter} nmap -6 -sS -Pn -n --send-ip -p 1-100 {v6}");
+    let port = plan.listen.first().map_or(80, |(port, _)| *port);
+    println!("  {enter} curl http://{v4}:{port}/");
+    println!("  {enter} tcpdump -ni {}", world.network.interface);
+    println!("\nCtrl-C ends it.");
+}
+
+/// A name for the namespace under `ip netns`, where one can be given.
+struct Named {
+    named: bool,
+    enter: String,
+}
+
+impl Named {
+    fn new(world: &World) -> Self {
+        let ip = |arguments: &[&str]| {
+            let output = Command::new("ip").args(arguments).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        // Of an earlier run that was killed.
+        let _was_there = ip(&["netns", "delete", NAME]);
+        let named = ip(&["netns", "attach", NAME, &world.namespace.tid().to_string()]);
+        let enter = match named {
+            true => format!("ip netns exec {NAME}"),
+            false => {
+                let path = world.namespace.path();
+                format!("nsenter --preserve-credentials --user=/proc/{}/ns/user --net={}", std::process::id(), path.display())
+            }
+        };
+        Self { named, enter }
+    }
+
+    fn enter(&self) -> &str {
+        &self.enter
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if self.named {
+            let _best_effort = Command::new("ip").args(["netns", "delete", NAME]).status();
+        }
+    }
+}
+
+fn listener(text: &str) -> Result<(u16, Application), String> {
+    let (port, application) = text.split_once('/').unwrap_or((text, "http"));
+    let application = match application {
+        "http" => Application::Http,
+        "echo" => Application::Echo,
+        "hold" => Application::Hold,
+        other => return Err(format!("{other:?}: http, echo or hold is wanted")),
+    };
+    match port.parse() {
+        Ok(0) | Err(_) => Err(format!("{port:?}: a port from 1 to 65535 is wanted")),
+        Ok(port) => Ok((port, application)),
+    }
+}
+
+fn assignment(text: &str) -> Result<(String, u32), String> {
+    let (name, value) = text.split_once('=').ok_or("NAME=VALUE is wanted")?;
+    let number = match value.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => value.parse(),
+    };
+    let number = number.map_err(|_| format!("{value:?}: a number from 0 to {} is wanted", u32::MAX))?;
+    Ok((name.to_owned(), number))
+}

@@ -1,0 +1,89 @@
+//! Real nmap in a world's namespace.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::wire::Family;
+use crate::world::World;
+
+/// What nmap says of a port: `open`, `closed`, `filtered`, …
+pub type States = BTreeMap<u16, String>;
+
+/// Scans the host's TCP ports with a technique such as `-sS`; `ports` as for
+/// `-p`.
+pub fn tcp(world: &World, family: Family, technique: &str, ports: &str) -> Result<States> {
+    let mut nmap = Command::new("nmap");
+    nmap.args([technique, "-Pn", "-n", "--send-ip", "--max-retries", "2", "-T4", "-p", ports]);
+    nmap.args(["--max-rtt-timeout", "200ms", "--min-hostgroup", "1", "-oX", "-"]);
+    if family == Family::V6 {
+        nmap.arg("-6");
+    }
+    nmap.arg(world.network.host_address(family).to_string());
+    let said = format!("{nmap:?}");
+    let output = world.namespace.output(nmap).context("nmap")?;
+    if !output.status.success() {
+        bail!("{said}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+    }
+    states(&String::from_utf8_lossy(&output.stdout)).with_context(|| said)
+}
+
+/// Every port's state from nmap's XML, those that it sums up too.
+fn states(xml: &str) -> Result<States> {
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    let document = roxmltree::Document::parse_with_options(xml, options)?;
+    let mut states = States::new();
+    for port in document.descendants().filter(|node| node.has_tag_name("port")) {
+        let number = port.attribute("portid").and_then(|number| number.parse().ok());
+        let state = port.children().find(|node| node.has_tag_name("state"));
+        let state = state.and_then(|state| state.attribute("state"));
+        if let (Some(number), Some(state)) = (number, state) {
+            states.insert(number, state.to_owned());
+        }
+    }
+    for reasons in document.descendants().filter(|node| node.has_tag_name("extrareasons")) {
+        let state = reasons.parent().and_then(|summed| summed.attribute("state")).context("extraports without a state")?;
+        for port in numbers(reasons.attribute("ports").unwrap_or_default())? {
+            states.insert(port, state.to_owned());
+        }
+    }
+    if states.is_empty() {
+        bail!("nmap reports no port");
+    }
+    Ok(states)
+}
+
+/// `1-3,7` as numbers.
+fn numbers(list: &str) -> Result<Vec<u16>> {
+    let mut numbers = Vec::new();
+    for range in list.split(',').filter(|range| !range.is_empty()) {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let (first, last): (u16, u16) = (first.parse()?, last.parse()?);
+        numbers.extend(first..=last);
+    }
+    Ok(numbers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_and_summed_up_ports_are_read() {
+        let xml = r#"<?xml version="1.0"?><!DOCTYPE nmaprun><nmaprun><host><ports>
+            <extraports state="filtered" count="4">
+            <extrareasons reason="no-response" count="4" proto="tcp" ports="1-3,7"/></extraports>
+            <port protocol="tcp" portid="80"><state state="open" reason="syn-ack"/></port>
+            </ports></host></nmaprun>"#;
+        let states = states(xml).unwrap();
+        let filtered: Vec<_> = states.iter().filter(|(_, state)| *state == "filtered").map(|(port, _)| *port).collect();
+        assert_eq!(filtered, [1, 2, 3, 7]);
+        assert_eq!(states[&80], "open");
+    }
+
+    #[test]
+    fn a_report_without_ports_is_an_error() {
+        assert!(states("<nmaprun><host/></nmaprun>").is_err());
+    }
+}

@@ -1,0 +1,87 @@
+//! A whole world: network namespace, machine with or without the driver, host.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+
+use crate::host::{Application, Host, HostHandle, Variants, spawn};
+use crate::machine::Machine;
+use crate::wire::{Family, Namespace, Network, Recorder, Recording};
+use crate::{host, nt};
+
+/// What a world is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Plan<'a> {
+    /// The driver to start; `None` leaves it out.
+    pub driver: Option<&'a Path>,
+    /// REG_DWORDs under the driver's `Parameters`.
+    pub values: Vec<(String, u32)>,
+    /// Ports that listen, on both families, and what stands behind them.
+    pub listen: Vec<(u16, Application)>,
+    /// What Microsoft's documents leave open about the stack.
+    pub variants: Variants,
+    /// The machine.
+    pub machine: nt::Options,
+}
+
+/// A running world.
+pub struct World {
+    /// Where scanners and clients run.
+    pub namespace: Namespace,
+    /// The addresses.
+    pub network: Network,
+    /// Every packet on the wire.
+    pub recorder: Arc<Recorder>,
+    /// Kernel, engine and driver.
+    pub machine: Machine,
+    /// The host between them.
+    pub host: HostHandle,
+}
+
+/// The most bytes of packets a world keeps.
+const KEPT_PACKETS: usize = 256 << 20;
+
+impl World {
+    /// Starts everything; the driver first, so that it sees the host's sockets
+    /// from their birth.
+    pub fn start(plan: &Plan<'_>) -> Result<Self> {
+        let namespace = Namespace::new()?;
+        let options = host::Options::default();
+        let network = options.network.clone();
+        let tun = namespace.tun(&network)?;
+        let mut machine = Machine::new(plan.machine.clone());
+        for (name, number) in &plan.values {
+            machine.set(name, *number);
+        }
+        if let Some(driver) = plan.driver {
+            machine.start(driver).with_context(|| format!("{} does not start", driver.display()))?;
+        }
+        let recorder = Recorder::new(KEPT_PACKETS);
+        let filter = Arc::clone(machine.engine());
+        let host = Host::new(filter, options, plan.variants.clone());
+        let host = spawn(host, Recording::new(tun, Arc::clone(&recorder)))?;
+        let world = Self { namespace, network, recorder, machine, host };
+        for (port, application) in &plan.listen {
+            for family in Family::BOTH {
+                let local = world.address(family, *port);
+                world.host.listen(local, *application)?.with_context(|| format!("listening on {local}"))?;
+            }
+        }
+        Ok(world)
+    }
+
+    /// A port of the host.
+    pub fn address(&self, family: Family, port: u16) -> SocketAddr {
+        SocketAddr::new(self.network.host_address(family), port)
+    }
+
+    /// The address of the network's side, where clients and servers are.
+    pub fn near(&self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => self.network.near.0.into(),
+            Family::V6 => self.network.near.1.into(),
+        }
+    }
+}
