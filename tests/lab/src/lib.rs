@@ -16,5 +16,8 @@
 //! | [`report`] | what people read |
 //! | [`commands`] | `cargo lab …` |
 
+pub mod exports;
+pub mod nt;
 pub mod status;
+pub mod verifier;
 pub mod wfp;
