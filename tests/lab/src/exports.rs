@@ -116,12 +116,18 @@ struct Fact {
 static FACTS: LazyLock<Vec<Fact>> = LazyLock::new(|| {
     let text = include_str!("../facts/functions.json");
     let facts: Value = serde_json::from_str(text).expect("the fact tables are JSON");
-    NAMES.iter().map(|name| Fact::read(name, &facts[name])).collect()
+    NAMES
+        .iter()
+        .map(|name| Fact::read(name, &facts[name]))
+        .collect()
 });
 
 impl Fact {
     fn read(name: &str, fact: &Value) -> Self {
-        assert_eq!(fact["kind"].as_str().or(fact["kind"]["x64"].as_str()), Some("import"));
+        assert_eq!(
+            fact["kind"].as_str().or(fact["kind"]["x64"].as_str()),
+            Some("import")
+        );
         let irql = &fact["irql"];
         // The lowest of the maxima that depend on arguments is always safe;
         // functions that know better say so when they are entered.
@@ -196,10 +202,7 @@ const fn equal(a: &[u8], b: &[u8]) -> bool {
 /// `enter!(Name, ceiling)` where the arguments decide.
 macro_rules! enter {
     ($name:ident) => {
-        $crate::exports::enter_below(
-            const { $crate::exports::index(stringify!($name)) },
-            None,
-        )
+        $crate::exports::enter_below(const { $crate::exports::index(stringify!($name)) }, None)
     };
     ($name:ident, $ceiling:expr) => {
         $crate::exports::enter_below(
@@ -256,7 +259,12 @@ mod tests {
         assert_eq!(export.stack_args, 3);
         assert!(resolve("fwpkclnt.sys", "IoCreateDevice").is_none());
         assert!(resolve("ntoskrnl.exe", "IoCreateNothing").is_none());
-        assert_eq!(resolve("ntoskrnl.exe", "KeGetCurrentIrql").unwrap().stack_args, 0);
+        assert_eq!(
+            resolve("ntoskrnl.exe", "KeGetCurrentIrql")
+                .unwrap()
+                .stack_args,
+            0
+        );
     }
 
     #[test]
@@ -269,7 +277,7 @@ mod tests {
     }
 
     /// Reads the sources: each row's function has the signature the facts
-    /// give, begins with `enter!` of its own name, and none is without a row.
+    /// give, enters by `enter!` of its own name, and none is without a row.
     #[test]
     fn every_thunk_is_what_its_row_says() {
         let facts = facts();
@@ -277,18 +285,16 @@ mod tests {
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/nt");
         for file in FILES.iter().collect::<BTreeSet<_>>() {
             let path = match *file {
-                "fwp" => vec![format!("{directory}/fwp/mod.rs")],
-                file => vec![format!("{directory}/{file}.rs")],
+                "fwp" => format!("{directory}/fwp/mod.rs"),
+                file => format!("{directory}/{file}.rs"),
             };
-            for path in path {
-                let source = std::fs::read_to_string(&path).unwrap();
-                for item in syn::parse_file(&source).unwrap().items {
-                    if let syn::Item::Fn(function) = item
-                        && function.sig.abi.is_some()
-                        && matches!(function.vis, syn::Visibility::Public(_))
-                    {
-                        thunks.insert(function.sig.ident.to_string(), (function, *file));
-                    }
+            let source = std::fs::read_to_string(&path).unwrap();
+            for item in syn::parse_file(&source).unwrap().items {
+                if let syn::Item::Fn(function) = item
+                    && function.sig.abi.is_some()
+                    && matches!(function.vis, syn::Visibility::Public(_))
+                {
+                    thunks.insert(function.sig.ident.to_string(), (function, *file));
                 }
             }
         }
@@ -298,8 +304,8 @@ mod tests {
             assert_eq!(FILES[index_of(&name)], file, "{name}");
             let classes: Vec<Value> = signature(&function.sig);
             assert_eq!(facts[&name]["abi"], Value::Array(classes), "{name}");
-            let first = function.block.stmts.first().map(|s| quote_name(s));
-            assert_eq!(first.flatten().as_deref(), Some(name.as_str()), "enter! of {name}");
+            let entered = entered_name(&function.block);
+            assert_eq!(entered.as_deref(), Some(name.as_str()), "enter! of {name}");
         }
     }
 
@@ -344,19 +350,20 @@ mod tests {
         }
     }
 
-    /// The first name inside the first `enter!` of a statement.
-    fn quote_name(statement: &syn::Stmt) -> Option<String> {
+    /// The name in the only `enter!` of a body.
+    fn entered_name(body: &syn::Block) -> Option<String> {
         struct Finder(Option<String>);
         impl<'a> syn::visit::Visit<'a> for Finder {
             fn visit_macro(&mut self, mac: &'a syn::Macro) {
                 if mac.path.is_ident("enter") {
+                    assert!(self.0.is_none(), "one enter! each");
                     let text = mac.tokens.to_string();
                     self.0 = text.split(',').next().map(|name| name.trim().to_string());
                 }
             }
         }
         let mut finder = Finder(None);
-        syn::visit::Visit::visit_stmt(&mut finder, statement);
+        syn::visit::Visit::visit_block(&mut finder, body);
         finder.0
     }
 }

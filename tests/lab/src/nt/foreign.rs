@@ -99,9 +99,8 @@ pub fn read<T: Plain>(address: usize) -> Result<T, BadPointer> {
     let mut value = MaybeUninit::<T>::zeroed();
     // SAFETY: the bytes of `value`, zeroed and so initialized, borrowed alone
     // for the length of the copy.
-    let bytes = unsafe {
-        std::slice::from_raw_parts_mut(value.as_mut_ptr().cast::<u8>(), size_of::<T>())
-    };
+    let bytes =
+        unsafe { std::slice::from_raw_parts_mut(value.as_mut_ptr().cast::<u8>(), size_of::<T>()) };
     read_into(address, bytes)?;
     // SAFETY: `Plain`: every bit pattern is a value.
     Ok(unsafe { value.assume_init() })
@@ -114,8 +113,7 @@ pub fn write<T: Plain>(address: usize, value: &T) -> Result<(), BadPointer> {
     copy.write(*value);
     // SAFETY: `copy` is initialized; padding is written as whatever it holds,
     // which nobody reads as a value.
-    let bytes =
-        unsafe { std::slice::from_raw_parts(copy.as_ptr().cast::<u8>(), size_of::<T>()) };
+    let bytes = unsafe { std::slice::from_raw_parts(copy.as_ptr().cast::<u8>(), size_of::<T>()) };
     write_bytes(address, bytes)
 }
 
@@ -184,7 +182,10 @@ mod tests {
     #[test]
     fn a_string_that_ends_at_a_guard_page_is_read_whole() {
         let pages = Guarded::new(PAGE);
-        let text: Vec<u8> = "silent\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let text: Vec<u8> = "silent\0"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
         let at = pages.end() - text.len();
         pages.put_bytes(at, &text);
         assert_eq!(read_wide(at).unwrap().unwrap(), "silent");
@@ -216,7 +217,10 @@ mod tests {
         assert_eq!(read(&string(8, 8)).unwrap(), "Mode");
         assert_eq!(read(&string(7, 8)), Err(BadString::Malformed));
         assert_eq!(read(&string(8, 6)), Err(BadString::Malformed));
-        let nowhere = UNICODE_STRING { Buffer: 64, ..string(8, 8) };
+        let nowhere = UNICODE_STRING {
+            Buffer: 64,
+            ..string(8, 8)
+        };
         assert!(matches!(read(&nowhere), Err(BadString::Pointer(_))));
     }
 }

@@ -179,8 +179,9 @@ mod tests {
     #[test]
     fn an_escape_ends_the_innermost_call_only() {
         assert_eq!(Direct.call(nest as *const c_void, &[]).unwrap(), 1);
-        let Err(Stop::BugCheck { code, parameters, .. }) =
-            Direct.call(give_up as *const c_void, &[0xE2])
+        let Err(Stop::BugCheck {
+            code, parameters, ..
+        }) = Direct.call(give_up as *const c_void, &[0xE2])
         else {
             panic!("an escape must arrive as an error");
         };

@@ -5,9 +5,7 @@ use super::foreign;
 use super::load::{parameters_key, service_key};
 use super::memory::Guarded;
 use super::objects::{Device, Object, WorkItem};
-use super::types::{
-    Address, BOOLEAN, DEVICE_OBJECT, HANDLE, NTSTATUS,
-};
+use super::types::{Address, BOOLEAN, DEVICE_OBJECT, HANDLE, NTSTATUS};
 use super::work::Job;
 use super::{Kernel, Trouble, status};
 use crate::exports::enter;
@@ -193,7 +191,10 @@ pub extern "win64" fn IoQueueWorkItem(
     let kernel = enter!(IoQueueWorkItem);
     // One worker serves all queues.
     let _ = QueueType;
-    kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, Context, false), ());
+    kernel.settle(
+        queue(&kernel, IoWorkItem, WorkerRoutine, Context, false),
+        (),
+    );
 }
 
 /// `IoQueueWorkItemEx`: the routine gets the work item too.

@@ -169,7 +169,11 @@ fn release(kernel: &Kernel, address: Address) {
         Err(_) => {
             let text = format!("processor {}", cpu::processor());
             let parameters = [address as u64, 0, 0];
-            kernel.violate(Violation::new(&rules::SPIN_LOCK_NOT_OWNED, parameters, text));
+            kernel.violate(Violation::new(
+                &rules::SPIN_LOCK_NOT_OWNED,
+                parameters,
+                text,
+            ));
         }
     }
 }
@@ -276,7 +280,9 @@ pub(super) fn wait(kernel: &Kernel, timeout: Option<i64>, take: impl Fn() -> boo
         if left.is_some_and(|left| left.is_zero()) {
             return status::TIMEOUT;
         }
-        kernel.bell.wait_past(count, left.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN));
+        kernel
+            .bell
+            .wait_past(count, left.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN));
         kernel.leave_if_stopped();
     }
 }

@@ -110,7 +110,9 @@ impl Kernel {
         let calls = (0..exports::count()).map(|_| AtomicU64::new(0)).collect();
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
-            processors: (0..options.processors).map(|_| Processor::default()).collect(),
+            processors: (0..options.processors)
+                .map(|_| Processor::default())
+                .collect(),
             options,
             guest,
             engine: OnceLock::new(),
@@ -177,7 +179,11 @@ impl Kernel {
         })?;
         if locks > 0 {
             let text = format!("{what} returned with {locks} held");
-            self.condemn(Violation::new(&rules::SPIN_LOCK_HELD, [locks.into(), 0, 0], text));
+            self.condemn(Violation::new(
+                &rules::SPIN_LOCK_HELD,
+                [locks.into(), 0, 0],
+                text,
+            ));
         }
         if left_at != irql {
             let rule = match what {
@@ -284,7 +290,13 @@ impl Kernel {
     /// Runs a job of the work queue; called on the worker's thread.
     pub(super) fn run_job(&self, job: Job) {
         let (routine, arguments) = match job {
-            Job::IoWorkItem { item, routine, object, context, extended } => {
+            Job::IoWorkItem {
+                item,
+                routine,
+                object,
+                context,
+                extended,
+            } => {
                 if let Some(entry) = self.objects().work_items.get_mut(&item) {
                     entry.queued = false;
                 }

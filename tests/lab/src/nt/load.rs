@@ -159,7 +159,10 @@ impl Kernel {
             handles: objects.describe_handles(),
             devices: objects.describe_devices(),
             work_items: work_items.collect(),
-            engine: self.engine_if_used().map(|e| e.objects()).unwrap_or_default(),
+            engine: self
+                .engine_if_used()
+                .map(|e| e.objects())
+                .unwrap_or_default(),
         }
     }
 
@@ -217,7 +220,9 @@ impl Kernel {
     }
 
     fn loaded(&self) -> std::sync::MutexGuard<'_, Option<Loaded>> {
-        self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.loaded
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 

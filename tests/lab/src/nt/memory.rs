@@ -61,11 +61,7 @@ impl Reservation {
     /// Makes pages readable and writable. Fails when the host is out of
     /// mappings (`vm.max_map_count`).
     pub fn open(&self, address: usize, bytes: usize) -> bool {
-        self.protect(
-            address,
-            bytes,
-            ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
-        )
+        self.protect(address, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
     }
 
     /// Takes pages away again; their contents are lost.

@@ -8,11 +8,13 @@
 use super::Kernel;
 use super::memory::{Guarded, PAGE};
 use super::types::{
-    Address, BOOLEAN, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER,
+    Address, BOOLEAN, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER_DATA,
     NTSTATUS, Plain,
 };
 use crate::exports::enter;
 use crate::status::Status;
+
+// A NET_BUFFER begins with its NET_BUFFER_DATA; the rest is none of ours.
 
 fn peek<T: Plain>(address: Address) -> T {
     // SAFETY: a structure in kernel or driver memory; a bad pointer faults,
@@ -55,7 +57,7 @@ pub extern "win64" fn NdisGetDataBuffer(
     AlignOffset: u32,
 ) -> Address {
     let kernel = enter!(NdisGetDataBuffer);
-    let buffer: NET_BUFFER = peek(NetBuffer);
+    let buffer: NET_BUFFER_DATA = peek(NetBuffer);
     let needed = BytesNeeded as usize;
     if needed == 0 || u64::from(BytesNeeded) > buffer.stDataLength {
         return 0;
@@ -95,7 +97,9 @@ fn copy(kernel: &Kernel, at: Address, offset: usize, needed: usize, storage: Add
         let Some(start) = mapped(kernel, at, &mdl) else {
             return false;
         };
-        let part = (mdl.ByteCount as usize).saturating_sub(offset).min(needed - done);
+        let part = (mdl.ByteCount as usize)
+            .saturating_sub(offset)
+            .min(needed - done);
         // SAFETY: the MDL says where its bytes are, the driver where to put
         // them; if either lies, this faults as the driver's fault.
         unsafe {
@@ -110,7 +114,7 @@ fn copy(kernel: &Kernel, at: Address, offset: usize, needed: usize, storage: Add
 }
 
 /// Sets the current MDL from the data's offset in the chain.
-fn relocate(buffer: &mut NET_BUFFER) {
+fn relocate(buffer: &mut NET_BUFFER_DATA) {
     let mut offset = buffer.DataOffset;
     let mut at = buffer.MdlChain;
     loop {
@@ -135,7 +139,7 @@ pub extern "win64" fn NdisRetreatNetBufferDataStart(
     AllocateMdlHandler: Address,
 ) -> NTSTATUS {
     let kernel = enter!(NdisRetreatNetBufferDataStart);
-    let mut buffer: NET_BUFFER = peek(NetBuffer);
+    let mut buffer: NET_BUFFER_DATA = peek(NetBuffer);
     if DataOffsetDelta <= buffer.DataOffset {
         buffer.DataOffset -= DataOffsetDelta;
     } else {
@@ -192,7 +196,7 @@ pub extern "win64" fn NdisAdvanceNetBufferDataStart(
     let kernel = enter!(NdisAdvanceNetBufferDataStart);
     // Belongs to an allocation handler, which is never called.
     let _ = FreeMdlHandler;
-    let mut buffer: NET_BUFFER = peek(NetBuffer);
+    let mut buffer: NET_BUFFER_DATA = peek(NetBuffer);
     buffer.DataOffset = buffer.DataOffset.saturating_add(DataOffsetDelta);
     buffer.stDataLength = buffer.stDataLength.saturating_sub(DataOffsetDelta.into());
     relocate(&mut buffer);

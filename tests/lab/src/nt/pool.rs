@@ -55,7 +55,11 @@ pub struct Leak {
 
 impl fmt::Display for Leak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes, tag {}, at {:#x}", self.size, self.tag, self.address)?;
+        write!(
+            f,
+            "{} bytes, tag {}, at {:#x}",
+            self.size, self.tag, self.address
+        )?;
         match self.stack.first() {
             Some(caller) => write!(f, ", allocated from {caller:#x}"),
             None => Ok(()),
@@ -155,7 +159,11 @@ impl Pool {
         let Some(first) = first.filter(|&first| self.arena.open(first, pages * PAGE)) else {
             return 0;
         };
-        let align = if wanted.cache_aligned { CACHE_LINE } else { ALIGNMENT };
+        let align = if wanted.cache_aligned {
+            CACHE_LINE
+        } else {
+            ALIGNMENT
+        };
         let start = match wanted.size {
             PAGE.. => first,
             size => first + PAGE - size.next_multiple_of(align),
@@ -194,10 +202,16 @@ impl Pool {
             Err(Violation::new(rule, [address as u64, 0, 0], text))
         };
         let Some((first, block)) = state.find(address) else {
-            return bad(&rules::POOL_BAD_FREE, format!("{address:#x} is in no pool block"));
+            return bad(
+                &rules::POOL_BAD_FREE,
+                format!("{address:#x} is in no pool block"),
+            );
         };
         if block.start != address {
-            let text = format!("{address:#x} is not the start of {}", describe(block, address));
+            let text = format!(
+                "{address:#x} is not the start of {}",
+                describe(block, address)
+            );
             return bad(&rules::POOL_BAD_FREE, text);
         }
         if block.freed.is_some() {
@@ -225,7 +239,11 @@ impl Pool {
         let text = describe(block, block.start);
         if irql > limit {
             let parameters = [u64::from(irql.0), u64::from(block.paged), address];
-            return Err(Violation::new(rule, parameters, format!("{text} at {irql}")));
+            return Err(Violation::new(
+                rule,
+                parameters,
+                format!("{text} at {irql}"),
+            ));
         }
         if tag != 0 && tag != block.tag {
             let parameters = [address, u64::from(block.tag), u64::from(tag)];
@@ -274,12 +292,18 @@ impl Pool {
 
     /// The next `count` allocations fail.
     pub fn fail_next(&self, count: u64) {
-        self.set_shortage(Shortage { fail: count, ..Shortage::default() });
+        self.set_shortage(Shortage {
+            fail: count,
+            ..Shortage::default()
+        });
     }
 
     /// Every allocation of more than `bytes` fails.
     pub fn fail_above(&self, bytes: usize) {
-        self.set_shortage(Shortage { above: Some(bytes), ..Shortage::default() });
+        self.set_shortage(Shortage {
+            above: Some(bytes),
+            ..Shortage::default()
+        });
     }
 
     /// Whether an allocation elsewhere in the kernel fails too; counts as one.

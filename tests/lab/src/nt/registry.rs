@@ -146,7 +146,9 @@ impl<T> Registry<T> {
         for end in ends {
             if !state.keys.contains_key(&upper[..end]) {
                 state.keys.insert(upper[..end].to_string(), Key::default());
-                let parent = upper[..end].rsplit_once('\\').map_or("", |(parent, _)| parent);
+                let parent = upper[..end]
+                    .rsplit_once('\\')
+                    .map_or("", |(parent, _)| parent);
                 fired.extend(state.take_watches(parent, NOTIFY_CHANGE_NAME));
             }
         }
@@ -199,7 +201,9 @@ impl<T> Registry<T> {
     pub fn read(&self, key: &str, name: &str) -> Option<(String, RegistryValue)> {
         let mut state = self.state();
         let values = state.keys.get(&normal(key)).map(|key| &key.values);
-        let value = values.and_then(|values| values.get(&name.to_uppercase())).cloned();
+        let value = values
+            .and_then(|values| values.get(&name.to_uppercase()))
+            .cloned();
         state.reads.push(Read {
             key: key.to_string(),
             name: name.to_string(),
@@ -217,7 +221,10 @@ impl<T> Registry<T> {
     pub fn was_read(&self, name: &str) -> bool {
         let state = self.state();
         let wanted = name.to_uppercase();
-        state.reads.iter().any(|read| read.name.to_uppercase() == wanted)
+        state
+            .reads
+            .iter()
+            .any(|read| read.name.to_uppercase() == wanted)
     }
 
     /// What a key holds, `None` if there is no such key.
@@ -227,7 +234,10 @@ impl<T> Registry<T> {
         let key = state.keys.get(&upper)?;
         let bytes = |text: &str| text.encode_utf16().count() as u32 * 2;
         let below = format!("{upper}\\");
-        let subkeys = state.keys.keys().filter_map(|path| path.strip_prefix(&below));
+        let subkeys = state
+            .keys
+            .keys()
+            .filter_map(|path| path.strip_prefix(&below));
         let subkeys: Vec<u32> = subkeys.filter(|s| !s.contains('\\')).map(bytes).collect();
         let values = || key.values.values();
         Some(KeySummary {
@@ -235,7 +245,10 @@ impl<T> Registry<T> {
             longest_subkey: subkeys.into_iter().max().unwrap_or(0),
             values: key.values.len() as u32,
             longest_name: values().map(|(name, _)| bytes(name)).max().unwrap_or(0),
-            longest_data: values().map(|(_, v)| v.data.len() as u32).max().unwrap_or(0),
+            longest_data: values()
+                .map(|(_, v)| v.data.len() as u32)
+                .max()
+                .unwrap_or(0),
         })
     }
 
@@ -246,14 +259,20 @@ impl<T> Registry<T> {
 
     /// Whether a watch still waits.
     pub fn has_watch(&self, which: impl Fn(&T) -> bool) -> bool {
-        self.state().watches.iter().any(|watch| which(&watch.notice))
+        self.state()
+            .watches
+            .iter()
+            .any(|watch| which(&watch.notice))
     }
 
     /// Takes out the watches that were requested on a handle.
     #[must_use = "watchers must be told"]
     pub fn take_watches_of(&self, handle: usize) -> Vec<Watch<T>> {
         let mut state = self.state();
-        state.watches.extract_if(.., |watch| watch.handle == handle).collect()
+        state
+            .watches
+            .extract_if(.., |watch| watch.handle == handle)
+            .collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
@@ -298,7 +317,11 @@ mod tests {
     #[test]
     fn names_are_compared_without_case() {
         let registry = Registry::<u32>::default();
-        assert!(registry.set_value(KEY, "Mode", RegistryValue::dword(1)).is_empty());
+        assert!(
+            registry
+                .set_value(KEY, "Mode", RegistryValue::dword(1))
+                .is_empty()
+        );
         let read = registry.read(&KEY.to_lowercase(), "MODE").unwrap();
         assert_eq!(read, ("Mode".to_string(), RegistryValue::dword(1)));
         assert!(registry.was_read("mode"));
@@ -313,7 +336,11 @@ mod tests {
         registry.watch(watch(false, 1));
         let fired = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
         assert_eq!(fired.len(), 1);
-        assert!(registry.set_value(KEY, "Mode", RegistryValue::dword(0)).is_empty());
+        assert!(
+            registry
+                .set_value(KEY, "Mode", RegistryValue::dword(0))
+                .is_empty()
+        );
     }
 
     #[test]
@@ -325,7 +352,11 @@ mod tests {
         let fired = registry.set_value(&below, "Mode", RegistryValue::dword(1));
         assert_eq!(fired.iter().map(|w| w.notice).collect::<Vec<_>>(), [2]);
         let beside = format!("{KEY}2");
-        assert!(registry.set_value(&beside, "Mode", RegistryValue::dword(1)).is_empty());
+        assert!(
+            registry
+                .set_value(&beside, "Mode", RegistryValue::dword(1))
+                .is_empty()
+        );
     }
 
     #[test]

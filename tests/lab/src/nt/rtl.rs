@@ -2,11 +2,9 @@
 #![expect(unsafe_code, reason = "moves driver memory")]
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
-use super::foreign::{self, BadPointer};
-use super::types::{
-    Address, NTSTATUS, RTL_OSVERSIONINFOEXW, RTL_OSVERSIONINFOW, UNICODE_STRING,
-};
 use super::Kernel;
+use super::foreign::{self, BadPointer};
+use super::types::{Address, NTSTATUS, RTL_OSVERSIONINFOEXW, RTL_OSVERSIONINFOW, UNICODE_STRING};
 use crate::exports::enter;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};

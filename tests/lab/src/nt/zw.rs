@@ -98,13 +98,10 @@ pub extern "win64" fn ZwQueryKey(
     ResultLength: Address,
 ) -> NTSTATUS {
     let kernel = enter!(ZwQueryKey);
-    let outcome = query_key(&kernel, KeyHandle, KeyInformationClass).map_or_else(
-        Ok,
-        |bytes| {
-            let fixed = offset_of!(KEY_FULL_INFORMATION, Class);
-            answer(&bytes, fixed, KeyInformation, Length, ResultLength)
-        },
-    );
+    let outcome = query_key(&kernel, KeyHandle, KeyInformationClass).map_or_else(Ok, |bytes| {
+        let fixed = offset_of!(KEY_FULL_INFORMATION, Class);
+        answer(&bytes, fixed, KeyInformation, Length, ResultLength)
+    });
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
 }
 
@@ -145,13 +142,19 @@ pub extern "win64" fn ZwQueryValueKey(
 ) -> NTSTATUS {
     let kernel = enter!(ZwQueryValueKey);
     let outcome = query_value(&kernel, KeyHandle, ValueName).and_then(|found| {
-        let (bytes, fixed) = match found.and_then(|(name, value)| {
-            value_information(KeyValueInformationClass, &name, &value)
-        }) {
+        let (bytes, fixed) = match found
+            .and_then(|(name, value)| value_information(KeyValueInformationClass, &name, &value))
+        {
             Ok(information) => information,
             Err(status) => return Ok(status),
         };
-        Ok(answer(&bytes, fixed, KeyValueInformation, Length, ResultLength)?)
+        Ok(answer(
+            &bytes,
+            fixed,
+            KeyValueInformation,
+            Length,
+            ResultLength,
+        )?)
     });
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
 }
@@ -178,9 +181,8 @@ fn value_information(
     const PARTIAL: i32 = 2;
     let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let (name_length, data_length) = (name.len() as u32, value.data.len() as u32);
-    let words = |words: &[u32]| -> Vec<u8> {
-        words.iter().flat_map(|word| word.to_le_bytes()).collect()
-    };
+    let words =
+        |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
     // The title index is always 0.
     match class {
         BASIC => {
@@ -243,7 +245,11 @@ pub extern "win64" fn ZwNotifyChangeKey(
         Err(status) => return status.0,
     };
     if Asynchronous == 0 {
-        let told = || !kernel.registry().has_watch(|notice: &Notice| notice.id == id);
+        let told = || {
+            !kernel
+                .registry()
+                .has_watch(|notice: &Notice| notice.id == id)
+        };
         return ke::wait(&kernel, None, told).0;
     }
     Status::PENDING.0
@@ -382,14 +388,20 @@ pub extern "win64" fn ZwWaitForSingleObject(
 /// (`STATUS_NOTIFY_CLEANUP`).
 pub extern "win64" fn ZwClose(Handle: HANDLE) -> NTSTATUS {
     let kernel = enter!(ZwClose);
-    kernel.settle(close(&kernel, Handle), Status::INVALID_HANDLE).0
+    kernel
+        .settle(close(&kernel, Handle), Status::INVALID_HANDLE)
+        .0
 }
 
 fn close(kernel: &Kernel, handle: HANDLE) -> Result<Status, Violation> {
     let closed = kernel.objects().close(handle);
     if closed.is_none() {
         let text = format!("ZwClose of {handle:#x}");
-        return Err(Violation::new(&rules::BAD_HANDLE, [handle as u64, 0, 0], text));
+        return Err(Violation::new(
+            &rules::BAD_HANDLE,
+            [handle as u64, 0, 0],
+            text,
+        ));
     }
     let watches = kernel.registry().take_watches_of(handle);
     kernel.tell(watches, status::NOTIFY_CLEANUP);

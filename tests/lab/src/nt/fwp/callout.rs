@@ -16,8 +16,8 @@ use super::incoming::Scratch;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 use crate::wfp::{
-    ActionType, CalloutDriver, ClassifyOut, Guid, LayerId, NotifyType, RIGHT_ACTION_WRITE,
-    Request, RuntimeFilter,
+    ActionType, CalloutDriver, ClassifyOut, Guid, LayerId, NotifyType, RIGHT_ACTION_WRITE, Request,
+    RuntimeFilter,
 };
 
 /// `FWPS_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED` (`fwpstypes.h`).
@@ -64,7 +64,10 @@ impl GuestCallout {
             return filter.raw_context;
         }
         let contexts = self.contexts();
-        contexts.get(&filter.filter_id).copied().unwrap_or(filter.raw_context)
+        contexts
+            .get(&filter.filter_id)
+            .copied()
+            .unwrap_or(filter.raw_context)
     }
 
     /// Breaches a classify can commit that show only afterwards.
@@ -80,12 +83,20 @@ impl GuestCallout {
         // Permit (facts 3.1, 3.2).
         let veto = after.action == ActionType::BLOCK;
         if written && before.rights & RIGHT_ACTION_WRITE == 0 && !veto {
-            let parameters = [request.layer.0.into(), before.action.0.into(), after.action.0.into()];
+            let parameters = [
+                request.layer.0.into(),
+                before.action.0.into(),
+                after.action.0.into(),
+            ];
             let text = format!(
                 "layer {}, action {:#x} became {:#x}",
                 request.layer.0, before.action.0, after.action.0
             );
-            kernel.condemn(Violation::new(&rules::ACTION_WITHOUT_RIGHT, parameters, text));
+            kernel.condemn(Violation::new(
+                &rules::ACTION_WITHOUT_RIGHT,
+                parameters,
+                text,
+            ));
         }
     }
 }
@@ -98,7 +109,10 @@ impl CalloutDriver for GuestCallout {
         flow_context: u64,
         out: &mut ClassifyOut,
     ) {
-        let kernel = self.kernel.upgrade().filter(|kernel| kernel.stopped().is_none());
+        let kernel = self
+            .kernel
+            .upgrade()
+            .filter(|kernel| kernel.stopped().is_none());
         let Some(kernel) = kernel else {
             return unregistered(filter, out);
         };

@@ -3,13 +3,13 @@
 use std::cell::RefCell;
 
 use super::super::memory::{Guarded, PAGE};
+use super::super::types::GUID;
 use super::super::types::{
     Address, FWP_BYTE_BLOB, FWP_VALUE0, FWPS_ACTION0, FWPS_CLASSIFY_OUT0, FWPS_DISCARD_METADATA0,
     FWPS_FILTER3, FWPS_INCOMING_METADATA_VALUES0, FWPS_INCOMING_VALUE0, FWPS_INCOMING_VALUES0,
     FWPS_STREAM_CALLOUT_IO_PACKET0, FWPS_STREAM_DATA_OFFSET0, FWPS_STREAM_DATA0, Plain, data_type,
     metadata_field as field,
 };
-use super::super::types::GUID;
 use super::packet::{Laid, MdlMapping, NblLayout, PacketRoom};
 use crate::wfp::{ClassifyOut, LayerData, Metadata, Request, RuntimeFilter, Value};
 
@@ -77,7 +77,10 @@ impl Scratch {
     fn take(&mut self, bytes: usize, align: usize) -> Address {
         let at = (self.pointed.start() + self.used).next_multiple_of(align);
         self.used = at + bytes - self.pointed.start();
-        assert!(self.used <= self.pointed.len(), "the values fit the scratch pages");
+        assert!(
+            self.used <= self.pointed.len(),
+            "the values fit the scratch pages"
+        );
         at
     }
 
@@ -129,7 +132,10 @@ impl Scratch {
                 panic!("masks and ranges occur in conditions only")
             }
         };
-        FWP_VALUE0 { r#type: kind, value }
+        FWP_VALUE0 {
+            r#type: kind,
+            value,
+        }
     }
 
     /// `FWPS_INCOMING_METADATA_VALUES0`.
@@ -245,7 +251,9 @@ impl Scratch {
         match data {
             LayerData::None => (0, None),
             LayerData::Packet(packet) => {
-                let laid = self.packet.lay(packet.bytes, packet.data_start, layout, mapping);
+                let laid = self
+                    .packet
+                    .lay(packet.bytes, packet.data_start, layout, mapping);
                 (laid.list, Some(laid))
             }
             LayerData::Stream { bytes, flags } => {
@@ -279,7 +287,11 @@ impl Scratch {
     /// Whether the driver moved the packet's data start and left it so.
     pub(super) fn moved(&self, laid: &Laid) -> bool {
         let buffer = self.packet.buffer(laid);
-        let start = (buffer.CurrentMdl, buffer.CurrentMdlOffset, buffer.stDataLength);
+        let start = (
+            buffer.CurrentMdl,
+            buffer.CurrentMdlOffset,
+            buffer.stDataLength,
+        );
         start != laid.start
     }
 }

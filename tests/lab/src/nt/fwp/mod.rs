@@ -18,9 +18,7 @@ use std::sync::Arc;
 
 use super::cpu::{InCallback, Irql};
 use super::foreign;
-use super::types::{
-    Address, FWPS_CALLOUT3, GUID, HANDLE, NTSTATUS,
-};
+use super::types::{Address, FWPS_CALLOUT3, GUID, HANDLE, NTSTATUS};
 use super::{Kernel, Trouble};
 use crate::exports::enter;
 use crate::status::Status;
@@ -49,7 +47,9 @@ pub extern "win64" fn FwpmEngineOpen0(
     if serverName != 0 || !SERVICES.contains(&authnService) {
         return Status::INVALID_PARAMETER.0;
     }
-    kernel.settle(open(&kernel, session, engineHandle), REFUSED).0
+    kernel
+        .settle(open(&kernel, session, engineHandle), REFUSED)
+        .0
 }
 
 fn open(kernel: &Kernel, session: Address, out: Address) -> Result<Status, Trouble> {
@@ -261,7 +261,13 @@ pub extern "win64" fn FwpsCalloutRegister1(
     calloutId: Address,
 ) -> NTSTATUS {
     let kernel = enter!(FwpsCalloutRegister1);
-    let outcome = register(&kernel, deviceObject, callout, calloutId, Prototype::Windows7);
+    let outcome = register(
+        &kernel,
+        deviceObject,
+        callout,
+        calloutId,
+        Prototype::Windows7,
+    );
     kernel.settle(outcome, REFUSED).0
 }
 
@@ -272,7 +278,13 @@ pub extern "win64" fn FwpsCalloutRegister2(
     calloutId: Address,
 ) -> NTSTATUS {
     let kernel = enter!(FwpsCalloutRegister2);
-    let outcome = register(&kernel, deviceObject, callout, calloutId, Prototype::Windows7);
+    let outcome = register(
+        &kernel,
+        deviceObject,
+        callout,
+        calloutId,
+        Prototype::Windows7,
+    );
     kernel.settle(outcome, REFUSED).0
 }
 
@@ -283,7 +295,13 @@ pub extern "win64" fn FwpsCalloutRegister3(
     calloutId: Address,
 ) -> NTSTATUS {
     let kernel = enter!(FwpsCalloutRegister3);
-    let outcome = register(&kernel, deviceObject, callout, calloutId, Prototype::Windows7);
+    let outcome = register(
+        &kernel,
+        deviceObject,
+        callout,
+        calloutId,
+        Prototype::Windows7,
+    );
     kernel.settle(outcome, REFUSED).0
 }
 
@@ -305,7 +323,9 @@ fn register(
     }
     let guest = GuestCallout::new(kernel.weak(), callout, prototype);
     let key = callout.calloutKey.to_guid();
-    let id = kernel.engine().callout_register(key, callout.flags, Arc::new(guest));
+    let id = kernel
+        .engine()
+        .callout_register(key, callout.flags, Arc::new(guest));
     give_id(id, out)
 }
 

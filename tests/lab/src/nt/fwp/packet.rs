@@ -2,7 +2,8 @@
 
 use super::super::memory::{Guarded, PAGE};
 use super::super::types::{
-    Address, MDL, MDL_PAGES_LOCKED, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER, NET_BUFFER_LIST,
+    Address, MDL, MDL_PAGES_LOCKED, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER, NET_BUFFER_DATA,
+    NET_BUFFER_LIST,
 };
 
 /// How a packet's bytes are cut into MDLs. Whatever the cut, the last byte
@@ -77,7 +78,10 @@ impl PacketRoom {
         layout: NblLayout,
         mapping: MdlMapping,
     ) -> Laid {
-        assert!(data_start <= bytes.len(), "the data starts within the packet");
+        assert!(
+            data_start <= bytes.len(),
+            "the data starts within the packet"
+        );
         let pieces = cut(bytes.len(), data_start, layout);
         let gaps = GAP * pieces.len();
         grow(&mut self.data, bytes.len() + gaps);
@@ -89,8 +93,13 @@ impl PacketRoom {
         for (index, piece) in pieces.iter().enumerate().rev() {
             at -= piece.len();
             self.data.put_bytes(at, &bytes[piece.clone()]);
-            let next = if index + 1 < pieces.len() { mdl_at(index + 1) } else { 0 };
-            self.mdls.put(mdl_at(index), &mdl(at, piece.len(), next, mapping));
+            let next = if index + 1 < pieces.len() {
+                mdl_at(index + 1)
+            } else {
+                0
+            };
+            self.mdls
+                .put(mdl_at(index), &mdl(at, piece.len(), next, mapping));
             let last = index + 1 == pieces.len();
             if piece.contains(&data_start) || (last && data_start == bytes.len()) {
                 start = (mdl_at(index), (data_start - piece.start) as u32);
@@ -102,12 +111,16 @@ impl PacketRoom {
         }
         let length = (bytes.len() - data_start) as u64;
         let buffer_at = self.head.start() + size_of::<NET_BUFFER_LIST>();
-        let buffer = NET_BUFFER {
+        let data = NET_BUFFER_DATA {
             CurrentMdl: start.0,
             CurrentMdlOffset: start.1,
             stDataLength: length,
             MdlChain: mdl_at(0),
             DataOffset: data_start as u32,
+            ..NET_BUFFER_DATA::zeroed()
+        };
+        let buffer = NET_BUFFER {
+            Data: data,
             ..NET_BUFFER::zeroed()
         };
         self.head.put(buffer_at, &buffer);
@@ -124,7 +137,7 @@ impl PacketRoom {
     }
 
     /// The NET_BUFFER as the driver left it.
-    pub(super) fn buffer(&self, laid: &Laid) -> NET_BUFFER {
+    pub(super) fn buffer(&self, laid: &Laid) -> NET_BUFFER_DATA {
         self.head.get(laid.buffer)
     }
 }
@@ -145,7 +158,9 @@ fn cut(length: usize, data_start: usize, layout: NblLayout) -> Vec<std::ops::Ran
         NblLayout::Pieces(size) if length > 0 => {
             let size = size.max(1);
             let starts = (0..length).step_by(size);
-            starts.map(|start| start..(start + size).min(length)).collect()
+            starts
+                .map(|start| start..(start + size).min(length))
+                .collect()
         }
         _ => std::iter::once(0..length).collect(),
     }

@@ -54,7 +54,12 @@ fn drive_on<R, F: FnOnce() -> R>(
 /// Asserts that the driver was stopped by `rule`, and by nothing before it.
 #[track_caller]
 fn stopped_by<R>(kernel: &Kernel, outcome: Result<R, Stop>, rule: &'static Rule) {
-    let Err(Stop::BugCheck { code, parameters, text }) = outcome else {
+    let Err(Stop::BugCheck {
+        code,
+        parameters,
+        text,
+    }) = outcome
+    else {
         panic!("{} did not fire", rule.id);
     };
     assert_eq!(code, rule.code, "{text}");
@@ -62,7 +67,10 @@ fn stopped_by<R>(kernel: &Kernel, outcome: Result<R, Stop>, rule: &'static Rule)
         assert_eq!(parameters[0], first, "{text}");
     }
     let found = kernel.verifier().findings();
-    let names: Vec<_> = found.iter().map(|finding| finding.violation.rule.id).collect();
+    let names: Vec<_> = found
+        .iter()
+        .map(|finding| finding.violation.rule.id)
+        .collect();
     assert_eq!(names, [rule.id], "{text}");
 }
 
@@ -100,11 +108,7 @@ type Look<'a> = Box<dyn Fn(&Kernel, usize) + 'a>;
 
 /// Gives `run` the closure and the machine in a form a thread-local can hold;
 /// `run` must not let them outlive itself.
-fn with_look(
-    look: Look<'_>,
-    kernel: &Arc<Kernel>,
-    run: impl FnOnce((Look<'static>, usize)),
-) {
+fn with_look(look: Look<'_>, kernel: &Arc<Kernel>, run: impl FnOnce((Look<'static>, usize))) {
     // SAFETY: `run` keeps it no longer than this call, during which `look`
     // and all it borrows live.
     let look = unsafe { std::mem::transmute::<Look<'_>, Look<'static>>(look) };

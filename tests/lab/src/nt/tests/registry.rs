@@ -6,8 +6,7 @@ use std::time::Duration;
 use super::super::load::parameters_key;
 use super::super::registry::RegistryValue;
 use super::super::types::{
-    IO_STATUS_BLOCK, LARGE_INTEGER, LIST_ENTRY, OBJECT_ATTRIBUTES, UNICODE_STRING,
-    WORK_QUEUE_ITEM,
+    IO_STATUS_BLOCK, LARGE_INTEGER, LIST_ENTRY, OBJECT_ATTRIBUTES, UNICODE_STRING, WORK_QUEUE_ITEM,
 };
 use super::super::zw::*;
 use super::super::{Irql, Kernel, status};
@@ -41,9 +40,12 @@ fn open(kernel: &Kernel, path: &str) -> Result<usize, Status> {
         ..OBJECT_ATTRIBUTES::zeroed()
     };
     let handle = 0usize;
-    let status = clean(kernel, drive(kernel, Irql::PASSIVE, || {
-        ZwOpenKey(address(&handle), 0x2_0019, address(&attributes))
-    }));
+    let status = clean(
+        kernel,
+        drive(kernel, Irql::PASSIVE, || {
+            ZwOpenKey(address(&handle), 0x2_0019, address(&attributes))
+        }),
+    );
     Status(status).to_result()?;
     Ok(peek(address(&handle)))
 }
@@ -53,11 +55,16 @@ fn query(kernel: &Kernel, key: usize, name: &str, class: i32, room: u32) -> (Sta
     let name = wide(name);
     let name = string(&name);
     let (buffer, needed) = ([0xEEu8; 128], 0u32);
-    let status = clean(kernel, drive(kernel, Irql::PASSIVE, || {
-        let (name, out) = (address(&name), address(&buffer));
-        ZwQueryValueKey(key, name, class, out, room, address(&needed))
-    }));
-    let answer = (0..128).map(|at| peek::<u8>(address(&buffer) + at)).collect();
+    let status = clean(
+        kernel,
+        drive(kernel, Irql::PASSIVE, || {
+            let (name, out) = (address(&name), address(&buffer));
+            ZwQueryValueKey(key, name, class, out, room, address(&needed))
+        }),
+    );
+    let answer = (0..128)
+        .map(|at| peek::<u8>(address(&buffer) + at))
+        .collect();
     (Status(status), peek(address(&needed)), answer)
 }
 
@@ -75,7 +82,10 @@ fn values_are_answered_as_far_as_they_fit() {
     const PARTIAL: i32 = 2;
     let (status, needed, answer) = query(&kernel, key, "mode", PARTIAL, 128);
     assert_eq!((status, needed), (Status::SUCCESS, 16));
-    assert_eq!(answer[..16], [0, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 2, 0, 0, 0]);
+    assert_eq!(
+        answer[..16],
+        [0, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 2, 0, 0, 0]
+    );
     assert_eq!(answer[16], 0xEE);
     let (status, needed, answer) = query(&kernel, key, "mode", PARTIAL, 14);
     assert_eq!((status, needed), (Status::BUFFER_OVERFLOW, 16));
@@ -131,7 +141,10 @@ fn a_change_queues_the_work_item() {
         WorkerRoutine: on_change as *const () as usize,
         Parameter: 5,
     };
-    let block = IO_STATUS_BLOCK { Pointer: 99, Information: 99 };
+    let block = IO_STATUS_BLOCK {
+        Pointer: 99,
+        Information: 99,
+    };
     let watch = |filter| {
         let outcome = drive(&kernel, Irql::PASSIVE, || {
             let (item, block) = (address(&item), address(&block));
@@ -151,10 +164,16 @@ fn a_change_queues_the_work_item() {
     assert!(kernel.work().drain(Duration::from_secs(5)));
     assert_eq!(RAN.load(Ordering::SeqCst), 5);
     assert_eq!(watch(4), Status::PENDING);
-    assert_eq!(clean(&kernel, drive(&kernel, Irql::PASSIVE, || ZwClose(key))), 0);
+    assert_eq!(
+        clean(&kernel, drive(&kernel, Irql::PASSIVE, || ZwClose(key))),
+        0
+    );
     assert!(kernel.work().drain(Duration::from_secs(5)));
     assert_eq!(RAN.load(Ordering::SeqCst), 10);
-    assert_eq!(peek::<u64>(address(&block)), status::NOTIFY_CLEANUP.0 as u64);
+    assert_eq!(
+        peek::<u64>(address(&block)),
+        status::NOTIFY_CLEANUP.0 as u64
+    );
 }
 
 #[test]
@@ -170,11 +189,18 @@ fn a_change_sets_the_event() {
         (created, pending, early, event)
     });
     let (created, pending, early, event) = clean(&kernel, outcome);
-    assert_eq!((created, pending, early), (0, Status::PENDING.0, status::TIMEOUT.0));
+    assert_eq!(
+        (created, pending, early),
+        (0, Status::PENDING.0, status::TIMEOUT.0)
+    );
     kernel.set_value(&parameters_key("hushport"), "Mode", RegistryValue::dword(0));
     let outcome = drive(&kernel, Irql::PASSIVE, || {
         let first = ZwWaitForSingleObject(event, 0, 0);
-        (first, ZwWaitForSingleObject(event, 0, address(&now)), ZwClose(event))
+        (
+            first,
+            ZwWaitForSingleObject(event, 0, address(&now)),
+            ZwClose(event),
+        )
     });
     assert_eq!(clean(&kernel, outcome), (0, status::TIMEOUT.0, 0));
 }
@@ -199,11 +225,18 @@ fn a_synchronous_request_waits_for_the_change() {
 #[test]
 fn handles_and_strings_are_checked() {
     let kernel = machine();
-    assert_eq!(open(&kernel, r"\Registry\Nowhere"), Err(Status::OBJECT_NAME_NOT_FOUND));
+    assert_eq!(
+        open(&kernel, r"\Registry\Nowhere"),
+        Err(Status::OBJECT_NAME_NOT_FOUND)
+    );
     let outcome = drive(&kernel, Irql::PASSIVE, || ZwClose(0x44));
     stopped_by(&kernel, outcome, &rules::BAD_HANDLE);
     let (kernel, key) = prepared();
-    let odd = UNICODE_STRING { Length: 3, MaximumLength: 4, Buffer: address(&kernel) };
+    let odd = UNICODE_STRING {
+        Length: 3,
+        MaximumLength: 4,
+        Buffer: address(&kernel),
+    };
     let outcome = drive(&kernel, Irql::PASSIVE, || {
         ZwQueryValueKey(key, address(&odd), 2, 0, 0, 0)
     });

@@ -3,15 +3,20 @@
 use super::{Address, raw};
 
 raw! {
+    /// Head of a `NET_BUFFER` (`nbl.h`).
+    struct NET_BUFFER_DATA {
+        Next: Address,
+        CurrentMdl: Address,
+        CurrentMdlOffset: u32,
+        stDataLength = "@u1.stDataLength": u64,
+        MdlChain: Address,
+        DataOffset: u32,
+    }
+
     /// `nbl.h`.
     #[repr(align(16))]
     struct NET_BUFFER {
-        Next = "@u1.@s1.Next": Address,
-        CurrentMdl = "@u1.@s1.CurrentMdl": Address,
-        CurrentMdlOffset = "@u1.@s1.CurrentMdlOffset": u32,
-        stDataLength = "@u1.@s1.@u1.stDataLength": u64,
-        MdlChain = "@u1.@s1.MdlChain": Address,
-        DataOffset = "@u1.@s1.DataOffset": u32,
+        Data = "@u1.@s1": NET_BUFFER_DATA,
         ChecksumBias: u16,
         Reserved: u16,
         NdisPoolHandle: Address,
