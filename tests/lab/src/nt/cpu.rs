@@ -1,0 +1,214 @@
+//! Simulated processors: which one a thread is on, and at which IRQL.
+//!
+//! Any number of threads may be on a processor below DISPATCH_LEVEL, as if
+//! they were preempting each other; at DISPATCH_LEVEL and above there is one.
+//! A thread holds its processor's dispatch lock exactly while its IRQL is
+//! DISPATCH_LEVEL or higher.
+
+use std::cell::Cell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::Kernel;
+
+/// An interrupt request level (`wdm.h`, x64).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Irql(pub u8);
+
+#[allow(missing_docs, reason = "the names are wdm.h's own")]
+impl Irql {
+    pub const PASSIVE: Self = Self(0);
+    pub const APC: Self = Self(1);
+    pub const DISPATCH: Self = Self(2);
+    pub const IPI: Self = Self(14);
+    pub const HIGH: Self = Self(15);
+}
+
+impl fmt::Display for Irql {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("PASSIVE_LEVEL"),
+            1 => f.write_str("APC_LEVEL"),
+            2 => f.write_str("DISPATCH_LEVEL"),
+            14 => f.write_str("IPI_LEVEL"),
+            15 => f.write_str("HIGH_LEVEL"),
+            other => write!(f, "IRQL {other}"),
+        }
+    }
+}
+
+/// A processor's exclusion at DISPATCH_LEVEL.
+#[derive(Debug, Default)]
+pub(super) struct Processor {
+    dispatch: AtomicBool,
+}
+
+impl Processor {
+    fn lock(&self) {
+        let mut backoff = Backoff::default();
+        while self.dispatch.swap(true, Ordering::Acquire) {
+            backoff.wait();
+        }
+    }
+
+    fn unlock(&self) {
+        self.dispatch.store(false, Ordering::Release);
+    }
+}
+
+/// Waiting in a host that has fewer processors than the simulated machine.
+#[derive(Default)]
+pub(super) struct Backoff(u32);
+
+impl Backoff {
+    /// A little longer each time.
+    pub(super) fn wait(&mut self) {
+        self.0 = self.0.saturating_add(1);
+        match self.0 {
+            ..32 => std::hint::spin_loop(),
+            32..256 => std::thread::yield_now(),
+            _ => std::thread::sleep(Duration::from_micros(50)),
+        }
+    }
+}
+
+/// A thread's place in a simulated machine.
+struct Place {
+    kernel: Cell<*const Kernel>,
+    processor: Cell<u32>,
+    irql: Cell<Irql>,
+    /// Spin locks the driver holds on this thread.
+    locks: Cell<u32>,
+    /// Nested BFE state callbacks on this thread.
+    callbacks: Cell<u32>,
+}
+
+thread_local! {
+    static PLACE: Place = const { Place {
+        kernel: Cell::new(std::ptr::null()),
+        processor: Cell::new(0),
+        irql: Cell::new(Irql::PASSIVE),
+        locks: Cell::new(0),
+        callbacks: Cell::new(0),
+    } };
+}
+
+/// The machine this thread is in, or null.
+pub(super) fn kernel() -> *const Kernel {
+    PLACE.with(|place| place.kernel.get())
+}
+
+/// The processor this thread is on.
+pub fn processor() -> u32 {
+    PLACE.with(|place| place.processor.get())
+}
+
+/// The level this thread runs at.
+pub fn irql() -> Irql {
+    PLACE.with(|place| place.irql.get())
+}
+
+/// Spin locks held on this thread.
+pub(super) fn locks() -> u32 {
+    PLACE.with(|place| place.locks.get())
+}
+
+/// Counts a spin lock taken or given back.
+pub(super) fn count_lock(change: i32) {
+    PLACE.with(|place| {
+        let locks = place.locks.get().saturating_add_signed(change);
+        place.locks.set(locks);
+    });
+}
+
+/// Whether this thread is in a BFE state callback.
+pub(super) fn in_callback() -> bool {
+    PLACE.with(|place| place.callbacks.get() > 0)
+}
+
+/// Marks a BFE state callback for as long as the value lives.
+pub(super) struct InCallback(());
+
+impl InCallback {
+    pub(super) fn begin() -> Self {
+        PLACE.with(|place| place.callbacks.set(place.callbacks.get() + 1));
+        Self(())
+    }
+}
+
+impl Drop for InCallback {
+    fn drop(&mut self) {
+        PLACE.with(|place| place.callbacks.set(place.callbacks.get() - 1));
+    }
+}
+
+/// Changes this thread's level, taking or giving back the processor.
+pub(super) fn set_irql(kernel: &Kernel, irql: Irql) {
+    PLACE.with(|place| {
+        let old = place.irql.get();
+        let processor = kernel.processor(place.processor.get());
+        if old < Irql::DISPATCH && irql >= Irql::DISPATCH {
+            processor.lock();
+        } else if old >= Irql::DISPATCH && irql < Irql::DISPATCH {
+            processor.unlock();
+        }
+        place.irql.set(irql);
+    });
+}
+
+/// A stay on a processor at a level; dropping it restores where the thread
+/// was, whatever level the driver left it at.
+pub(super) struct Stay<'a> {
+    kernel: &'a Kernel,
+    outer_kernel: *const Kernel,
+    outer_processor: u32,
+    outer_irql: Irql,
+    outer_locks: u32,
+    /// A stay belongs to its thread.
+    here: PhantomData<*const ()>,
+}
+
+impl<'a> Stay<'a> {
+    /// Moves this thread.
+    ///
+    /// # Panics
+    /// If the thread is at DISPATCH_LEVEL on another processor or in another
+    /// machine, where no thread could leave from: a fault of the lab.
+    pub(super) fn begin(kernel: &'a Kernel, processor: u32, irql: Irql) -> Self {
+        let stay = PLACE.with(|place| Self {
+            kernel,
+            outer_kernel: place.kernel.get(),
+            outer_processor: place.processor.get(),
+            outer_irql: place.irql.get(),
+            outer_locks: place.locks.get(),
+            here: PhantomData,
+        });
+        if stay.outer_irql >= Irql::DISPATCH {
+            let same = std::ptr::eq(stay.outer_kernel, kernel);
+            assert!(
+                same && processor == stay.outer_processor && irql >= Irql::DISPATCH,
+                "a thread at DISPATCH_LEVEL cannot leave its processor"
+            );
+        }
+        PLACE.with(|place| {
+            place.kernel.set(kernel);
+            place.processor.set(processor);
+            place.locks.set(0);
+        });
+        set_irql(kernel, irql);
+        stay
+    }
+}
+
+impl Drop for Stay<'_> {
+    fn drop(&mut self) {
+        set_irql(self.kernel, self.outer_irql);
+        PLACE.with(|place| {
+            place.kernel.set(self.outer_kernel);
+            place.processor.set(self.outer_processor);
+            place.locks.set(self.outer_locks);
+        });
+    }
+}

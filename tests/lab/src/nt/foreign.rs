@@ -1,0 +1,226 @@
+//! Reading what a driver points to: copied once, a bad pointer is an error.
+//!
+//! The kernel itself copies (`process_vm_readv` on the own process), so that a
+//! pointer to nowhere comes back as [`BadPointer`] instead of a fault in the
+//! lab. Paths a packet takes read directly and leave faults to the image
+//! loader's handler; they hold nothing that would need dropping.
+#![expect(unsafe_code, reason = "copies from and to foreign memory")]
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+
+use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
+use nix::unistd::Pid;
+
+use super::memory::PAGE;
+use super::types::{GUID, Plain, UNICODE_STRING};
+use crate::wfp::Guid;
+
+/// A pointer that leads nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadPointer {
+    /// The first address that could not be used.
+    pub address: usize,
+    /// It was to be written.
+    pub write: bool,
+}
+
+/// Why a `UNICODE_STRING` could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BadString {
+    /// The structure or its buffer is not there.
+    Pointer(BadPointer),
+    /// Odd length, or longer than its maximum.
+    Malformed,
+}
+
+impl From<BadPointer> for BadString {
+    fn from(bad: BadPointer) -> Self {
+        Self::Pointer(bad)
+    }
+}
+
+/// The most characters looked at for a terminating NUL (`UNICODE_STRING`'s
+/// own limit).
+const LONGEST_STRING: usize = 32_767;
+
+/// Copies `len` bytes.
+pub fn read_bytes(address: usize, len: usize) -> Result<Vec<u8>, BadPointer> {
+    let mut bytes = vec![0; len];
+    read_into(address, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// Fills `bytes` from `address`.
+fn read_into(address: usize, bytes: &mut [u8]) -> Result<(), BadPointer> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let bad = BadPointer {
+            address: address.wrapping_add(done),
+            write: false,
+        };
+        let base = address.checked_add(done).ok_or(bad)?;
+        let remote = [RemoteIoVec {
+            base,
+            len: bytes.len() - done,
+        }];
+        let mut local = [IoSliceMut::new(&mut bytes[done..])];
+        match process_vm_readv(Pid::this(), &mut local, &remote) {
+            Ok(0) | Err(_) => return Err(bad),
+            Ok(count) => done += count,
+        }
+    }
+    Ok(())
+}
+
+/// Copies bytes out to the driver.
+pub fn write_bytes(address: usize, bytes: &[u8]) -> Result<(), BadPointer> {
+    let mut done = 0;
+    while done < bytes.len() {
+        let bad = BadPointer {
+            address: address.wrapping_add(done),
+            write: true,
+        };
+        let base = address.checked_add(done).ok_or(bad)?;
+        let remote = [RemoteIoVec {
+            base,
+            len: bytes.len() - done,
+        }];
+        match process_vm_writev(Pid::this(), &[IoSlice::new(&bytes[done..])], &remote) {
+            Ok(0) | Err(_) => return Err(bad),
+            Ok(count) => done += count,
+        }
+    }
+    Ok(())
+}
+
+/// Copies one structure.
+pub fn read<T: Plain>(address: usize) -> Result<T, BadPointer> {
+    let mut value = MaybeUninit::<T>::zeroed();
+    // SAFETY: the bytes of `value`, zeroed and so initialized, borrowed alone
+    // for the length of the copy.
+    let bytes =
+        unsafe { std::slice::from_raw_parts_mut(value.as_mut_ptr().cast::<u8>(), size_of::<T>()) };
+    read_into(address, bytes)?;
+    // SAFETY: `Plain`: every bit pattern is a value.
+    Ok(unsafe { value.assume_init() })
+}
+
+/// Copies one structure out.
+pub fn write<T: Plain>(address: usize, value: &T) -> Result<(), BadPointer> {
+    // The copy into zeroed memory leaves no uninitialized padding behind.
+    let mut copy = MaybeUninit::<T>::zeroed();
+    copy.write(*value);
+    // SAFETY: `copy` is initialized; padding is written as whatever it holds,
+    // which nobody reads as a value.
+    let bytes = unsafe { std::slice::from_raw_parts(copy.as_ptr().cast::<u8>(), size_of::<T>()) };
+    write_bytes(address, bytes)
+}
+
+/// Copies an array of structures.
+pub fn read_array<T: Plain>(address: usize, count: usize) -> Result<Vec<T>, BadPointer> {
+    (0..count)
+        .map(|index| read(address.wrapping_add(index * size_of::<T>())))
+        .collect()
+}
+
+/// Copies a structure if the pointer is not NULL.
+pub fn read_optional<T: Plain>(address: usize) -> Result<Option<T>, BadPointer> {
+    match address {
+        0 => Ok(None),
+        _ => read(address).map(Some),
+    }
+}
+
+/// Copies a GUID if the pointer is not NULL.
+pub fn read_guid(address: usize) -> Result<Option<Guid>, BadPointer> {
+    Ok(read_optional::<GUID>(address)?.map(GUID::to_guid))
+}
+
+/// Copies a NUL-terminated UTF-16 string; `None` for NULL. Lone surrogates
+/// become U+FFFD.
+pub fn read_wide(address: usize) -> Result<Option<String>, BadPointer> {
+    if address == 0 {
+        return Ok(None);
+    }
+    let mut units = Vec::new();
+    while units.len() < LONGEST_STRING {
+        // Never across a page the string does not reach.
+        let at = address.wrapping_add(units.len() * 2);
+        let room = (PAGE - at % PAGE).div_ceil(2);
+        let part = read_units(at, room)?;
+        let end = part.iter().position(|&unit| unit == 0);
+        units.extend_from_slice(&part[..end.unwrap_or(part.len())]);
+        if end.is_some() {
+            break;
+        }
+    }
+    Ok(Some(String::from_utf16_lossy(&units)))
+}
+
+fn read_units(address: usize, count: usize) -> Result<Vec<u16>, BadPointer> {
+    let bytes = read_bytes(address, count * 2)?;
+    let pairs = bytes.chunks_exact(2);
+    Ok(pairs.map(|b| u16::from_le_bytes([b[0], b[1]])).collect())
+}
+
+/// Copies a counted string.
+pub fn read_unicode_string(address: usize) -> Result<String, BadString> {
+    let string: UNICODE_STRING = read(address)?;
+    if !string.Length.is_multiple_of(2) || string.Length > string.MaximumLength {
+        return Err(BadString::Malformed);
+    }
+    let units = read_units(string.Buffer, usize::from(string.Length / 2))?;
+    Ok(String::from_utf16_lossy(&units))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::Guarded;
+    use super::*;
+
+    #[test]
+    fn a_string_that_ends_at_a_guard_page_is_read_whole() {
+        let pages = Guarded::new(PAGE);
+        let text: Vec<u8> = "silent\0"
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        let at = pages.end() - text.len();
+        pages.put_bytes(at, &text);
+        assert_eq!(read_wide(at).unwrap().unwrap(), "silent");
+        // Without its terminator the string runs into the guard page.
+        pages.put_bytes(pages.end() - 2, &[1, 0]);
+        let bad = read_wide(at).unwrap_err();
+        assert_eq!((bad.address, bad.write), (pages.end(), false));
+    }
+
+    #[test]
+    fn bad_pointers_are_errors() {
+        assert!(read::<u32>(8).is_err());
+        assert!(read::<u64>(usize::MAX - 3).is_err());
+        assert_eq!(write(16, &7u32).unwrap_err().address, 16);
+        let pages = Guarded::new(PAGE);
+        assert!(read::<u64>(pages.end() - 4).is_err());
+        assert!(write(pages.end() - 4, &0u64).is_err());
+    }
+
+    #[test]
+    fn malformed_strings_are_told_from_bad_pointers() {
+        let text: Vec<u16> = "Mode".encode_utf16().collect();
+        let string = |length, maximum| UNICODE_STRING {
+            Length: length,
+            MaximumLength: maximum,
+            Buffer: text.as_ptr() as usize,
+        };
+        let read = |string: &UNICODE_STRING| read_unicode_string(string as *const _ as usize);
+        assert_eq!(read(&string(8, 8)).unwrap(), "Mode");
+        assert_eq!(read(&string(7, 8)), Err(BadString::Malformed));
+        assert_eq!(read(&string(8, 6)), Err(BadString::Malformed));
+        let nowhere = UNICODE_STRING {
+            Buffer: 64,
+            ..string(8, 8)
+        };
+        assert!(matches!(read(&nowhere), Err(BadString::Pointer(_))));
+    }
+}

@@ -1,0 +1,213 @@
+//! A driver's callout as the engine calls it.
+//!
+//! Once the machine has stopped, no callback reaches the driver any more; a
+//! classify then answers as if the callout were unregistered: a TERMINATING or
+//! UNKNOWN filter blocks unless PERMIT_IF_CALLOUT_UNREGISTERED is set, an
+//! INSPECTION filter is skipped.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
+
+use super::super::Kernel;
+use super::super::cpu::Irql;
+use super::super::types::FWPS_CALLOUT3;
+use super::incoming::Scratch;
+use crate::status::Status;
+use crate::verifier::{Violation, rules};
+use crate::wfp::{
+    ActionType, CalloutDriver, ClassifyOut, Guid, LayerId, NotifyType, RIGHT_ACTION_WRITE, Request,
+    RuntimeFilter,
+};
+
+/// `FWPS_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED` (`fwpstypes.h`).
+const PERMIT_IF_CALLOUT_UNREGISTERED: u16 = 2;
+
+/// How a callout's functions are called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prototype {
+    /// Without `classifyContext` (`FWPS_CALLOUT_CLASSIFY_FN0`).
+    Vista,
+    /// With it (`FWPS_CALLOUT_CLASSIFY_FN1` to `FN3`).
+    Windows7,
+}
+
+/// A registered callout of the loaded driver.
+pub struct GuestCallout {
+    kernel: Weak<Kernel>,
+    callout: FWPS_CALLOUT3,
+    prototype: Prototype,
+    /// Contexts that notifyFn put into filters, by filter id.
+    contexts: Mutex<BTreeMap<u64, u64>>,
+    has_contexts: AtomicBool,
+}
+
+impl GuestCallout {
+    /// A callout as the driver registered it.
+    pub fn new(kernel: Weak<Kernel>, callout: FWPS_CALLOUT3, prototype: Prototype) -> Self {
+        Self {
+            kernel,
+            callout,
+            prototype,
+            contexts: Mutex::default(),
+            has_contexts: AtomicBool::new(false),
+        }
+    }
+
+    fn contexts(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
+        self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The filter's context: the driver's own if it set one.
+    fn context(&self, filter: &RuntimeFilter) -> u64 {
+        if !self.has_contexts.load(Ordering::Acquire) {
+            return filter.raw_context;
+        }
+        let contexts = self.contexts();
+        contexts
+            .get(&filter.filter_id)
+            .copied()
+            .unwrap_or(filter.raw_context)
+    }
+
+    /// Breaches a classify can commit that show only afterwards.
+    fn check(
+        &self,
+        kernel: &Kernel,
+        request: &Request<'_>,
+        before: &ClassifyOut,
+        after: &ClassifyOut,
+    ) {
+        let written = after.action != before.action;
+        // A veto is the one write allowed without the right: a Block over a
+        // Permit (facts 3.1, 3.2).
+        let veto = after.action == ActionType::BLOCK;
+        if written && before.rights & RIGHT_ACTION_WRITE == 0 && !veto {
+            let parameters = [
+                request.layer.0.into(),
+                before.action.0.into(),
+                after.action.0.into(),
+            ];
+            let text = format!(
+                "layer {}, action {:#x} became {:#x}",
+                request.layer.0, before.action.0, after.action.0
+            );
+            kernel.condemn(Violation::new(
+                &rules::ACTION_WITHOUT_RIGHT,
+                parameters,
+                text,
+            ));
+        }
+    }
+}
+
+impl CalloutDriver for GuestCallout {
+    fn classify(
+        &self,
+        request: &Request<'_>,
+        filter: &RuntimeFilter,
+        flow_context: u64,
+        out: &mut ClassifyOut,
+    ) {
+        let kernel = self
+            .kernel
+            .upgrade()
+            .filter(|kernel| kernel.stopped().is_none());
+        let Some(kernel) = kernel else {
+            return unregistered(filter, out);
+        };
+        let options = kernel.options();
+        let answered = Scratch::with(|scratch| {
+            let values = scratch.values(request);
+            let metadata = scratch.metadata(request.metadata);
+            let (layout, mapping) = (options.nbl_layout, options.mdl_mapping);
+            let (data, laid) = scratch.layer_data(&request.data, layout, mapping);
+            let raw_filter = scratch.filter(filter, self.context(filter));
+            let raw_out = scratch.classify_out(out);
+            // Opaque; what it points to is nobody's business.
+            let context = scratch.point_to(&0u64);
+            let head = [values as u64, metadata as u64, data as u64];
+            let tail = [raw_filter as u64, flow_context, raw_out as u64];
+            let entry = self.callout.classifyFn;
+            let level = options.classify_irql;
+            let outcome = match self.prototype {
+                Prototype::Vista => {
+                    let [a, b, c] = head;
+                    let [d, e, f] = tail;
+                    kernel.call_driver(entry, &[a, b, c, d, e, f], level, "classifyFn")
+                }
+                Prototype::Windows7 => {
+                    let [a, b, c] = head;
+                    let [e, f, g] = tail;
+                    let arguments = [a, b, c, context as u64, e, f, g];
+                    kernel.call_driver(entry, &arguments, level, "classifyFn")
+                }
+            };
+            outcome.ok()?;
+            if laid.is_some_and(|laid| scratch.moved(&laid)) {
+                let parameters = [request.layer.0.into(), 0, 0];
+                let text = format!("layer {}", request.layer.0);
+                kernel.condemn(Violation::new(&rules::NET_BUFFER_CHANGED, parameters, text));
+            }
+            let raw = scratch.classify_result(raw_out);
+            Some(ClassifyOut {
+                action: ActionType(raw.actionType),
+                rights: raw.rights,
+                flags: raw.flags,
+            })
+        });
+        let Some(after) = answered else {
+            return unregistered(filter, out);
+        };
+        self.check(&kernel, request, out, &after);
+        *out = after;
+    }
+
+    fn notify(&self, kind: NotifyType, key: Option<Guid>, filter: &RuntimeFilter) -> Status {
+        let Some(kernel) = self.kernel.upgrade() else {
+            return Status::UNSUCCESSFUL;
+        };
+        let before = self.context(filter);
+        let (outcome, after) = Scratch::with(|scratch| {
+            let key = key.map_or(0, |key| scratch.guid(key));
+            let raw_filter = scratch.filter(filter, before);
+            let arguments = [kind as u64, key as u64, raw_filter as u64];
+            let entry = self.callout.notifyFn;
+            let outcome = kernel.call_driver(entry, &arguments, Irql::PASSIVE, "notifyFn");
+            (outcome, scratch.filter_context(raw_filter))
+        });
+        match kind {
+            NotifyType::DeleteFilter => {
+                self.contexts().remove(&filter.filter_id);
+            }
+            _ if after != before => {
+                self.contexts().insert(filter.filter_id, after);
+                self.has_contexts.store(true, Ordering::Release);
+            }
+            _ => {}
+        }
+        outcome.map_or(Status::UNSUCCESSFUL, |status| Status(status as u32 as i32))
+    }
+
+    fn has_flow_delete(&self) -> bool {
+        self.callout.flowDeleteFn != 0
+    }
+
+    fn flow_delete(&self, layer: LayerId, callout_id: u32, flow_context: u64) {
+        if let Some(kernel) = self.kernel.upgrade().filter(|_| self.has_flow_delete()) {
+            let arguments = [layer.0.into(), callout_id.into(), flow_context];
+            let entry = self.callout.flowDeleteFn;
+            // An error has stopped the machine already.
+            let _ = kernel.call_driver(entry, &arguments, Irql::DISPATCH, "flowDeleteFn");
+        }
+    }
+}
+
+/// What a filter does whose callout is not there (facts 3.2).
+fn unregistered(filter: &RuntimeFilter, out: &mut ClassifyOut) {
+    out.action = match filter.action {
+        ActionType::CALLOUT_INSPECTION => ActionType::CONTINUE,
+        _ if filter.flags & PERMIT_IF_CALLOUT_UNREGISTERED != 0 => ActionType::PERMIT,
+        _ => ActionType::BLOCK,
+    };
+}

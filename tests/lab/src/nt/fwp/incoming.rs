@@ -1,0 +1,297 @@
+//! An indication as the raw structures a classifyFn gets.
+
+use std::cell::RefCell;
+
+use super::super::memory::{Guarded, PAGE};
+use super::super::types::GUID;
+use super::super::types::{
+    Address, FWP_BYTE_BLOB, FWP_VALUE0, FWPS_ACTION0, FWPS_CLASSIFY_OUT0, FWPS_DISCARD_METADATA0,
+    FWPS_FILTER3, FWPS_INCOMING_METADATA_VALUES0, FWPS_INCOMING_VALUE0, FWPS_INCOMING_VALUES0,
+    FWPS_STREAM_CALLOUT_IO_PACKET0, FWPS_STREAM_DATA_OFFSET0, FWPS_STREAM_DATA0, Plain, data_type,
+    metadata_field as field,
+};
+use super::packet::{Laid, MdlMapping, NblLayout, PacketRoom};
+use crate::wfp::{ClassifyOut, LayerData, Metadata, Request, RuntimeFilter, Value};
+
+/// Pages that one classify writes its structures into, kept by the thread. The
+/// value array and each structure end at a guard page.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    values: Guarded,
+    metadata: Guarded,
+    filter: Guarded,
+    out: Guarded,
+    /// What values and metadata point to, and small structures.
+    pointed: Guarded,
+    used: usize,
+    packet: PacketRoom,
+}
+
+thread_local! {
+    /// As many as classifies have ever nested on this thread.
+    static SPARE: RefCell<Vec<Scratch>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Scratch {
+    /// Runs `f` with pages of this thread's.
+    pub(super) fn with<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
+        let spare = SPARE.with(|spare| spare.borrow_mut().pop());
+        let mut scratch = spare.unwrap_or_else(|| Scratch {
+            values: Guarded::new(PAGE),
+            metadata: Guarded::new(PAGE),
+            filter: Guarded::new(PAGE),
+            out: Guarded::new(PAGE),
+            pointed: Guarded::new(4 * PAGE),
+            used: 0,
+            packet: PacketRoom::default(),
+        });
+        scratch.used = 0;
+        let result = f(&mut scratch);
+        SPARE.with(|spare| spare.borrow_mut().push(scratch));
+        result
+    }
+
+    /// Puts a structure at the end of a page.
+    fn put_last<T: Plain>(room: &Guarded, value: &T) -> Address {
+        let at = room.end() - size_of::<T>().next_multiple_of(align_of::<T>());
+        room.put(at, value);
+        at
+    }
+
+    /// Puts a structure where pointers may lead.
+    pub(super) fn point_to<T: Plain>(&mut self, value: &T) -> Address {
+        let at = self.take(size_of::<T>(), align_of::<T>());
+        self.pointed.put(at, value);
+        at
+    }
+
+    fn point_to_bytes(&mut self, bytes: &[u8]) -> Address {
+        let at = self.take(bytes.len(), 8);
+        self.pointed.put_bytes(at, bytes);
+        at
+    }
+
+    /// # Panics
+    /// If a request's values need more room than any real one: a fault of the
+    /// lab.
+    fn take(&mut self, bytes: usize, align: usize) -> Address {
+        let at = (self.pointed.start() + self.used).next_multiple_of(align);
+        self.used = at + bytes - self.pointed.start();
+        assert!(
+            self.used <= self.pointed.len(),
+            "the values fit the scratch pages"
+        );
+        at
+    }
+
+    fn blob(&mut self, bytes: &[u8]) -> Address {
+        let data = self.point_to_bytes(bytes);
+        let blob = FWP_BYTE_BLOB {
+            size: bytes.len() as u32,
+            data,
+        };
+        self.point_to(&blob)
+    }
+
+    /// `FWPS_INCOMING_VALUES0` with its array.
+    pub(super) fn values(&mut self, request: &Request<'_>) -> Address {
+        let count = request.values.len();
+        let array = self.values.end() - count * size_of::<FWPS_INCOMING_VALUE0>();
+        for (index, value) in request.values.iter().enumerate() {
+            let value = self.value(value);
+            let at = array + index * size_of::<FWPS_INCOMING_VALUE0>();
+            self.values.put(at, &FWPS_INCOMING_VALUE0 { value });
+        }
+        self.point_to(&FWPS_INCOMING_VALUES0 {
+            layerId: request.layer.0,
+            valueCount: count as u32,
+            incomingValue: array,
+        })
+    }
+
+    /// `FWP_VALUE0`: up to 32 bits in place, the rest by pointer.
+    ///
+    /// # Panics
+    /// If the value is one of a condition: a fault of the lab.
+    fn value(&mut self, value: &Value) -> FWP_VALUE0 {
+        let (kind, value) = match value {
+            Value::Empty => (data_type::EMPTY, 0),
+            Value::Uint8(value) => (data_type::UINT8, u64::from(*value)),
+            Value::Uint16(value) => (data_type::UINT16, u64::from(*value)),
+            Value::Uint32(value) => (data_type::UINT32, u64::from(*value)),
+            Value::Uint64(value) => (data_type::UINT64, self.point_to(value) as u64),
+            Value::ByteArray16(bytes) => {
+                (data_type::BYTE_ARRAY16, self.point_to_bytes(bytes) as u64)
+            }
+            Value::ByteBlob(bytes) => (data_type::BYTE_BLOB, self.blob(bytes) as u64),
+            Value::Sid(bytes) => (data_type::SID, self.point_to_bytes(bytes) as u64),
+            Value::TokenAccessInformation(bytes) => {
+                (data_type::TOKEN_ACCESS_INFORMATION, self.blob(bytes) as u64)
+            }
+            Value::V4AddrMask(..) | Value::V6AddrMask(..) | Value::Range(_) => {
+                panic!("masks and ranges occur in conditions only")
+            }
+        };
+        FWP_VALUE0 {
+            r#type: kind,
+            value,
+        }
+    }
+
+    /// `FWPS_INCOMING_METADATA_VALUES0`.
+    pub(super) fn metadata(&mut self, metadata: &Metadata) -> Address {
+        let mut raw = FWPS_INCOMING_METADATA_VALUES0::zeroed();
+        let mut present = 0;
+        // Sets a member and its bit.
+        macro_rules! field {
+            ($source:ident, $bit:ident => $($target:tt)+) => {
+                if let Some(value) = metadata.$source {
+                    raw.$($target)+ = value;
+                    present |= field::$bit;
+                }
+            };
+        }
+        field!(ip_header_size, IP_HEADER_SIZE => ipHeaderSize);
+        field!(transport_header_size, TRANSPORT_HEADER_SIZE => transportHeaderSize);
+        field!(process_id, PROCESS_ID => processId);
+        field!(token, TOKEN => token);
+        field!(system_flags, SYSTEM_FLAGS => flags);
+        field!(compartment_id, COMPARTMENT_ID => compartmentId);
+        field!(path_mtu, PATH_MTU => pathMtu);
+        field!(transport_endpoint_handle, TRANSPORT_ENDPOINT_HANDLE => transportEndpointHandle);
+        field!(parent_endpoint_handle, PARENT_ENDPOINT_HANDLE => parentEndpointHandle);
+        field!(remote_scope_id, REMOTE_SCOPE_ID => remoteScopeId);
+        field!(packet_direction, PACKET_DIRECTION => packetDirection);
+        field!(icmp_id_and_sequence, ICMP_ID_AND_SEQUENCE => icmpIdAndSequence);
+        if let Some(flow) = metadata.flow_handle {
+            raw.flowHandle = flow.0;
+            present |= field::FLOW_HANDLE;
+        }
+        if let Some(handle) = metadata.completion_handle {
+            raw.completionHandle = handle as Address;
+            present |= field::COMPLETION_HANDLE;
+        }
+        if let Some(tag) = metadata.sub_process_tag {
+            raw.subProcessTag = tag as Address;
+            present |= field::SUB_PROCESS_TAG;
+        }
+        if let Some(discard) = metadata.discard {
+            raw.discardMetadata = FWPS_DISCARD_METADATA0 {
+                discardModule: discard.module,
+                discardReason: discard.reason,
+                filterId: discard.filter_id,
+            };
+            present |= field::DISCARD_REASON;
+        }
+        if let Some(path) = &metadata.process_path {
+            raw.processPath = self.blob(path);
+            present |= field::PROCESS_PATH;
+        }
+        if metadata.ale_classify_required {
+            present |= field::ALE_CLASSIFY_REQUIRED;
+        }
+        raw.currentMetadataValues = present;
+        Self::put_last(&self.metadata, &raw)
+    }
+
+    /// `FWPS_FILTER3` with the given context. Conditions are not shown.
+    pub(super) fn filter(&mut self, filter: &RuntimeFilter, context: u64) -> Address {
+        let weight = FWP_VALUE0 {
+            r#type: data_type::UINT64,
+            value: self.point_to(&filter.weight) as u64,
+        };
+        let raw = FWPS_FILTER3 {
+            filterId: filter.filter_id,
+            weight,
+            subLayerWeight: filter.sublayer_weight,
+            flags: filter.flags,
+            action: FWPS_ACTION0 {
+                r#type: filter.action.0,
+                calloutId: filter.callout_id,
+            },
+            context,
+            ..FWPS_FILTER3::zeroed()
+        };
+        Self::put_last(&self.filter, &raw)
+    }
+
+    /// The filter's context as the driver left it.
+    pub(super) fn filter_context(&self, filter: Address) -> u64 {
+        self.filter.get::<FWPS_FILTER3>(filter).context
+    }
+
+    /// `FWPS_CLASSIFY_OUT0` on the way in.
+    pub(super) fn classify_out(&mut self, out: &ClassifyOut) -> Address {
+        let raw = FWPS_CLASSIFY_OUT0 {
+            actionType: out.action.0,
+            rights: out.rights,
+            flags: out.flags,
+            ..FWPS_CLASSIFY_OUT0::zeroed()
+        };
+        Self::put_last(&self.out, &raw)
+    }
+
+    /// `FWPS_CLASSIFY_OUT0` on the way back.
+    pub(super) fn classify_result(&self, out: Address) -> FWPS_CLASSIFY_OUT0 {
+        self.out.get(out)
+    }
+
+    /// A GUID that a pointer can lead to.
+    pub(super) fn guid(&mut self, guid: crate::wfp::Guid) -> Address {
+        self.point_to(&GUID::from(guid))
+    }
+
+    /// `layerData`, and how the packet in it was laid out.
+    pub(super) fn layer_data(
+        &mut self,
+        data: &LayerData<'_>,
+        layout: NblLayout,
+        mapping: MdlMapping,
+    ) -> (Address, Option<Laid>) {
+        match data {
+            LayerData::None => (0, None),
+            LayerData::Packet(packet) => {
+                let laid = self
+                    .packet
+                    .lay(packet.bytes, packet.data_start, layout, mapping);
+                (laid.list, Some(laid))
+            }
+            LayerData::Stream { bytes, flags } => {
+                let laid = self.packet.lay(bytes, 0, layout, mapping);
+                (self.stream(&laid, bytes.len(), *flags), Some(laid))
+            }
+        }
+    }
+
+    fn stream(&mut self, laid: &Laid, length: usize, flags: u32) -> Address {
+        // A FIN indicates no bytes, and no list then.
+        let list = if length > 0 { laid.list } else { 0 };
+        let offset = FWPS_STREAM_DATA_OFFSET0 {
+            netBufferList: list,
+            netBuffer: if length > 0 { laid.buffer } else { 0 },
+            mdl: if length > 0 { laid.start.0 } else { 0 },
+            ..FWPS_STREAM_DATA_OFFSET0::zeroed()
+        };
+        let data = self.point_to(&FWPS_STREAM_DATA0 {
+            flags,
+            dataOffset: offset,
+            dataLength: length as u64,
+            netBufferListChain: list,
+        });
+        self.point_to(&FWPS_STREAM_CALLOUT_IO_PACKET0 {
+            streamData: data,
+            ..FWPS_STREAM_CALLOUT_IO_PACKET0::zeroed()
+        })
+    }
+
+    /// Whether the driver moved the packet's data start and left it so.
+    pub(super) fn moved(&self, laid: &Laid) -> bool {
+        let buffer = self.packet.buffer(laid);
+        let start = (
+            buffer.CurrentMdl,
+            buffer.CurrentMdlOffset,
+            buffer.stDataLength,
+        );
+        start != laid.start
+    }
+}

@@ -1,0 +1,439 @@
+//! fwpkclnt: the filter engine as a driver reaches it (`fwpmk.h`, `fwpsk.h`).
+//!
+//! | module | holds |
+//! |---|---|
+//! | this one | the exports: read what the driver passes, ask the engine |
+//! | [`read`] | management structures to the engine's objects |
+//! | [`callout`] | a driver's callout as the engine calls it |
+//! | [`incoming`] | an indication as raw structures |
+//! | [`packet`] | a packet as NET_BUFFER_LIST, NET_BUFFER and MDLs |
+#![expect(non_snake_case, reason = "the names are fwpkclnt's own")]
+
+mod callout;
+mod incoming;
+mod packet;
+mod read;
+
+use std::sync::Arc;
+
+use super::cpu::{InCallback, Irql};
+use super::foreign;
+use super::types::{Address, FWPS_CALLOUT3, GUID, HANDLE, NTSTATUS};
+use super::{Kernel, Trouble};
+use crate::exports::enter;
+use crate::status::Status;
+use crate::verifier::{Violation, rules};
+use crate::wfp::{BfeState, Engine, FlowHandle, Guid, LayerId, SessionId};
+
+pub use callout::{GuestCallout, Prototype};
+pub use packet::{MdlMapping, NblLayout};
+
+/// What an export returns where the driver broke a tolerated rule.
+const REFUSED: Status = Status::UNSUCCESSFUL;
+
+/// `FwpmEngineOpen0`. Kernel callers pass no server; the identity is ignored
+/// (documentation).
+pub extern "win64" fn FwpmEngineOpen0(
+    serverName: Address,
+    authnService: u32,
+    authIdentity: Address,
+    session: Address,
+    engineHandle: Address,
+) -> NTSTATUS {
+    let kernel = enter!(FwpmEngineOpen0);
+    let _ = authIdentity;
+    /// `RPC_C_AUTHN_WINNT` and `RPC_C_AUTHN_DEFAULT` (`rpcdce.h`).
+    const SERVICES: [u32; 2] = [10, u32::MAX];
+    if serverName != 0 || !SERVICES.contains(&authnService) {
+        return Status::INVALID_PARAMETER.0;
+    }
+    kernel
+        .settle(open(&kernel, session, engineHandle), REFUSED)
+        .0
+}
+
+fn open(kernel: &Kernel, session: Address, out: Address) -> Result<Status, Trouble> {
+    let session = read::session(session)?;
+    // A bad handle pointer is found before anything is opened.
+    foreign::write(out, &0usize)?;
+    let id = match kernel.engine().open(session) {
+        Ok(id) => id,
+        Err(status) => return Ok(status),
+    };
+    let handle = {
+        let mut objects = kernel.objects();
+        let handle = objects.opaque();
+        objects.sessions.insert(handle, id);
+        handle
+    };
+    foreign::write(out, &handle)?;
+    Ok(Status::SUCCESS)
+}
+
+/// The session behind an engine handle. A closed or invented one is a breach:
+/// the real library would follow the pointer.
+fn session(kernel: &Kernel, handle: HANDLE) -> Result<SessionId, Trouble> {
+    let id = kernel.objects().sessions.get(&handle).copied();
+    id.ok_or_else(|| bad_handle("engine handle", handle))
+}
+
+fn bad_handle(kind: &str, handle: HANDLE) -> Trouble {
+    let text = format!("{kind} {handle:#x}");
+    Violation::new(&rules::BAD_HANDLE, [handle as u64, 0, 0], text).into()
+}
+
+/// Runs a management call on the engine behind a handle.
+fn manage(
+    kernel: &Kernel,
+    handle: HANDLE,
+    call: impl FnOnce(&Engine, SessionId) -> Result<Status, Trouble>,
+) -> NTSTATUS {
+    let outcome = session(kernel, handle).and_then(|id| call(kernel.engine(), id));
+    kernel.settle(outcome, REFUSED).0
+}
+
+/// A GUID that must be there.
+fn key(address: Address) -> Result<Guid, Trouble> {
+    Ok(foreign::read::<GUID>(address)?.to_guid())
+}
+
+/// Writes a new object's id where the caller wants it.
+fn give_id<T: super::types::Plain>(id: Result<T, Status>, out: Address) -> Result<Status, Trouble> {
+    match id {
+        Ok(id) => {
+            if out != 0 {
+                foreign::write(out, &id)?;
+            }
+            Ok(Status::SUCCESS)
+        }
+        Err(status) => Ok(status),
+    }
+}
+
+/// `FwpmEngineClose0`.
+pub extern "win64" fn FwpmEngineClose0(engineHandle: HANDLE) -> NTSTATUS {
+    let kernel = enter!(FwpmEngineClose0);
+    let removed = |kernel: &Kernel| {
+        let id = kernel.objects().sessions.remove(&engineHandle);
+        let id = id.ok_or_else(|| bad_handle("engine handle", engineHandle))?;
+        Ok::<_, Trouble>(kernel.engine().close(id))
+    };
+    kernel.settle(removed(&kernel), REFUSED).0
+}
+
+/// `FwpmTransactionBegin0`.
+pub extern "win64" fn FwpmTransactionBegin0(engineHandle: HANDLE, flags: u32) -> NTSTATUS {
+    let kernel = enter!(FwpmTransactionBegin0);
+    manage(&kernel, engineHandle, |engine, id| {
+        Ok(engine.transaction_begin(id, flags))
+    })
+}
+
+/// `FwpmTransactionCommit0`.
+pub extern "win64" fn FwpmTransactionCommit0(engineHandle: HANDLE) -> NTSTATUS {
+    let kernel = enter!(FwpmTransactionCommit0);
+    manage(&kernel, engineHandle, |engine, id| {
+        Ok(engine.transaction_commit(id))
+    })
+}
+
+/// `FwpmTransactionAbort0`.
+pub extern "win64" fn FwpmTransactionAbort0(engineHandle: HANDLE) -> NTSTATUS {
+    let kernel = enter!(FwpmTransactionAbort0);
+    manage(&kernel, engineHandle, |engine, id| {
+        Ok(engine.transaction_abort(id))
+    })
+}
+
+/// `FwpmProviderAdd0`; security descriptors are not modelled.
+pub extern "win64" fn FwpmProviderAdd0(
+    engineHandle: HANDLE,
+    provider: Address,
+    sd: Address,
+) -> NTSTATUS {
+    let kernel = enter!(FwpmProviderAdd0);
+    let _ = sd;
+    manage(&kernel, engineHandle, |engine, id| {
+        Ok(engine.provider_add(id, read::provider(provider)?))
+    })
+}
+
+/// `FwpmProviderDeleteByKey0`.
+pub extern "win64" fn FwpmProviderDeleteByKey0(engineHandle: HANDLE, key: Address) -> NTSTATUS {
+    let kernel = enter!(FwpmProviderDeleteByKey0);
+    manage(&kernel, engineHandle, |engine, id| {
+        Ok(engine.provider_delete(id, self::key(key)?))
+    })
+}
+
+/// `FwpmSubLayerAdd0`.
+pub extern "win64" fn FwpmSubLayerAdd0(
+    engineHandle: HANDLE,
+    subLayer: Address,
+    sd: Address,
+) -> NTSTATUS {
+    let kernel = enter!(FwpmSubLayerAdd0);
+    let _ = sd;
+    manage(&kernel, engineHandle, |engine, id| {
+        Ok(engine.sublayer_add(id, read::sublayer(subLayer)?))
+    })
+}
+
+/// `FwpmSubLayerDeleteByKey0`.
+pub extern "win64" fn FwpmSubLayerDeleteByKey0(engineHandle: HANDLE, key: Address) -> NTSTATUS {
+    let kernel = enter!(FwpmSubLayerDeleteByKey0);
+    manage(&kernel, engineHandle, |engine, id| {
+        Ok(engine.sublayer_delete(id, self::key(key)?))
+    })
+}
+
+/// `FwpmCalloutAdd0`.
+pub extern "win64" fn FwpmCalloutAdd0(
+    engineHandle: HANDLE,
+    callout: Address,
+    sd: Address,
+    id: Address,
+) -> NTSTATUS {
+    let kernel = enter!(FwpmCalloutAdd0);
+    let _ = sd;
+    manage(&kernel, engineHandle, |engine, session| {
+        give_id(engine.callout_add(session, read::callout(callout)?), id)
+    })
+}
+
+/// `FwpmCalloutDeleteByKey0`.
+pub extern "win64" fn FwpmCalloutDeleteByKey0(engineHandle: HANDLE, key: Address) -> NTSTATUS {
+    let kernel = enter!(FwpmCalloutDeleteByKey0);
+    manage(&kernel, engineHandle, |engine, id| {
+        Ok(engine.callout_delete(id, self::key(key)?))
+    })
+}
+
+/// `FwpmFilterAdd0`.
+pub extern "win64" fn FwpmFilterAdd0(
+    engineHandle: HANDLE,
+    filter: Address,
+    sd: Address,
+    id: Address,
+) -> NTSTATUS {
+    let kernel = enter!(FwpmFilterAdd0);
+    let _ = sd;
+    manage(&kernel, engineHandle, |engine, session| {
+        let filter = match read::filter(filter)? {
+            Ok(filter) => filter,
+            Err(status) => return Ok(status),
+        };
+        give_id(engine.filter_add(session, filter), id)
+    })
+}
+
+/// `FwpmFilterDeleteById0`.
+pub extern "win64" fn FwpmFilterDeleteById0(engineHandle: HANDLE, id: u64) -> NTSTATUS {
+    let kernel = enter!(FwpmFilterDeleteById0);
+    manage(&kernel, engineHandle, |engine, session| {
+        Ok(engine.filter_delete_by_id(session, id))
+    })
+}
+
+/// `FwpmFilterDeleteByKey0`.
+pub extern "win64" fn FwpmFilterDeleteByKey0(engineHandle: HANDLE, key: Address) -> NTSTATUS {
+    let kernel = enter!(FwpmFilterDeleteByKey0);
+    manage(&kernel, engineHandle, |engine, id| {
+        Ok(engine.filter_delete_by_key(id, self::key(key)?))
+    })
+}
+
+/// `FwpsCalloutRegister0`: the prototype of Windows Vista.
+pub extern "win64" fn FwpsCalloutRegister0(
+    deviceObject: Address,
+    callout: Address,
+    calloutId: Address,
+) -> NTSTATUS {
+    let kernel = enter!(FwpsCalloutRegister0);
+    let outcome = register(&kernel, deviceObject, callout, calloutId, Prototype::Vista);
+    kernel.settle(outcome, REFUSED).0
+}
+
+/// `FwpsCalloutRegister1`.
+pub extern "win64" fn FwpsCalloutRegister1(
+    deviceObject: Address,
+    callout: Address,
+    calloutId: Address,
+) -> NTSTATUS {
+    let kernel = enter!(FwpsCalloutRegister1);
+    let outcome = register(
+        &kernel,
+        deviceObject,
+        callout,
+        calloutId,
+        Prototype::Windows7,
+    );
+    kernel.settle(outcome, REFUSED).0
+}
+
+/// `FwpsCalloutRegister2`.
+pub extern "win64" fn FwpsCalloutRegister2(
+    deviceObject: Address,
+    callout: Address,
+    calloutId: Address,
+) -> NTSTATUS {
+    let kernel = enter!(FwpsCalloutRegister2);
+    let outcome = register(
+        &kernel,
+        deviceObject,
+        callout,
+        calloutId,
+        Prototype::Windows7,
+    );
+    kernel.settle(outcome, REFUSED).0
+}
+
+/// `FwpsCalloutRegister3`.
+pub extern "win64" fn FwpsCalloutRegister3(
+    deviceObject: Address,
+    callout: Address,
+    calloutId: Address,
+) -> NTSTATUS {
+    let kernel = enter!(FwpsCalloutRegister3);
+    let outcome = register(
+        &kernel,
+        deviceObject,
+        callout,
+        calloutId,
+        Prototype::Windows7,
+    );
+    kernel.settle(outcome, REFUSED).0
+}
+
+/// The four structures differ in the functions' prototypes only.
+fn register(
+    kernel: &Kernel,
+    device: Address,
+    callout: Address,
+    out: Address,
+    prototype: Prototype,
+) -> Result<Status, Trouble> {
+    let callout: FWPS_CALLOUT3 = foreign::read(callout)?;
+    if !kernel.objects().devices.contains_key(&device) {
+        let text = format!("DEVICE_OBJECT {device:#x}");
+        return Err(Violation::new(&rules::BAD_OBJECT, [device as u64, 0, 0], text).into());
+    }
+    if callout.classifyFn == 0 || callout.notifyFn == 0 {
+        return Ok(Status::INVALID_PARAMETER);
+    }
+    let guest = GuestCallout::new(kernel.weak(), callout, prototype);
+    let key = callout.calloutKey.to_guid();
+    let id = kernel
+        .engine()
+        .callout_register(key, callout.flags, Arc::new(guest));
+    give_id(id, out)
+}
+
+/// `FwpsCalloutUnregisterById0`.
+pub extern "win64" fn FwpsCalloutUnregisterById0(calloutId: u32) -> NTSTATUS {
+    let kernel = enter!(FwpsCalloutUnregisterById0);
+    kernel.engine().callout_unregister_by_id(calloutId).0
+}
+
+/// `FwpsCalloutUnregisterByKey0`.
+pub extern "win64" fn FwpsCalloutUnregisterByKey0(calloutKey: Address) -> NTSTATUS {
+    let kernel = enter!(FwpsCalloutUnregisterByKey0);
+    let outcome = key(calloutKey).map(|key| kernel.engine().callout_unregister_by_key(key));
+    kernel.settle(outcome, REFUSED).0
+}
+
+/// `FwpmBfeStateGet0`.
+pub extern "win64" fn FwpmBfeStateGet0() -> i32 {
+    let kernel = enter!(FwpmBfeStateGet0);
+    kernel.engine().bfe_state() as i32
+}
+
+/// `FwpmBfeStateSubscribeChanges0`: the callback runs at PASSIVE_LEVEL on the
+/// thread that changes the state.
+pub extern "win64" fn FwpmBfeStateSubscribeChanges0(
+    deviceObject: Address,
+    callback: Address,
+    context: Address,
+    changeHandle: Address,
+) -> NTSTATUS {
+    let kernel = enter!(FwpmBfeStateSubscribeChanges0);
+    let outcome = subscribe(&kernel, deviceObject, callback, context, changeHandle);
+    kernel.settle(outcome, REFUSED).0
+}
+
+fn subscribe(
+    kernel: &Kernel,
+    device: Address,
+    callback: Address,
+    context: Address,
+    out: Address,
+) -> Result<Status, Trouble> {
+    if !kernel.objects().devices.contains_key(&device) {
+        let text = format!("DEVICE_OBJECT {device:#x}");
+        return Err(Violation::new(&rules::BAD_OBJECT, [device as u64, 0, 0], text).into());
+    }
+    foreign::write(out, &0usize)?;
+    let machine = kernel.weak();
+    let notify = move |state: BfeState| {
+        if let Some(kernel) = machine.upgrade() {
+            let inside = InCallback::begin();
+            let arguments = [context as u64, state as u64];
+            // An error has stopped the machine already.
+            let _ = kernel.call_driver(callback, &arguments, Irql::PASSIVE, "BFE callback");
+            drop(inside);
+        }
+    };
+    let id = match kernel.engine().bfe_subscribe(Arc::new(notify)) {
+        Ok(id) => id,
+        Err(status) => return Ok(status),
+    };
+    let handle = {
+        let mut objects = kernel.objects();
+        let handle = objects.opaque();
+        objects.subscriptions.insert(handle, id);
+        handle
+    };
+    foreign::write(out, &handle)?;
+    Ok(Status::SUCCESS)
+}
+
+/// `FwpmBfeStateUnsubscribeChanges0`: waits for callbacks in progress, and so
+/// must not be called from one (documentation).
+pub extern "win64" fn FwpmBfeStateUnsubscribeChanges0(changeHandle: HANDLE) -> NTSTATUS {
+    let kernel = enter!(FwpmBfeStateUnsubscribeChanges0);
+    kernel.settle(unsubscribe(&kernel, changeHandle), REFUSED).0
+}
+
+fn unsubscribe(kernel: &Kernel, handle: HANDLE) -> Result<Status, Trouble> {
+    if super::cpu::in_callback() {
+        let parameters = [handle as u64, 0, 0];
+        return Err(Violation::new(&rules::CALLBACK_DEADLOCK, parameters, "").into());
+    }
+    let id = kernel.objects().subscriptions.remove(&handle);
+    let id = id.ok_or_else(|| bad_handle("change handle", handle))?;
+    Ok(kernel.engine().bfe_unsubscribe(id))
+}
+
+/// `FwpsFlowAssociateContext0`.
+pub extern "win64" fn FwpsFlowAssociateContext0(
+    flowId: u64,
+    layerId: u16,
+    calloutId: u32,
+    flowContext: u64,
+) -> NTSTATUS {
+    let kernel = enter!(FwpsFlowAssociateContext0);
+    let (flow, layer) = (FlowHandle(flowId), LayerId(layerId));
+    let engine = kernel.engine();
+    engine.flow_associate(flow, layer, calloutId, flowContext).0
+}
+
+/// `FwpsFlowRemoveContext0`.
+pub extern "win64" fn FwpsFlowRemoveContext0(
+    flowId: u64,
+    layerId: u16,
+    calloutId: u32,
+) -> NTSTATUS {
+    let kernel = enter!(FwpsFlowRemoveContext0);
+    let (flow, layer) = (FlowHandle(flowId), LayerId(layerId));
+    kernel.engine().flow_remove(flow, layer, calloutId).0
+}

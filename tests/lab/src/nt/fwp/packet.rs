@@ -1,0 +1,202 @@
+//! A packet as NET_BUFFER_LIST, NET_BUFFER and a chain of MDLs.
+
+use super::super::memory::{Guarded, PAGE};
+use super::super::types::{
+    Address, MDL, MDL_PAGES_LOCKED, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER, NET_BUFFER_DATA,
+    NET_BUFFER_LIST,
+};
+
+/// How a packet's bytes are cut into MDLs. Whatever the cut, the last byte
+/// ends at a guard page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NblLayout {
+    /// One MDL.
+    #[default]
+    Contiguous,
+    /// A second MDL begins this many bytes after the data start, which splits
+    /// a header.
+    SplitAt(usize),
+    /// MDLs of this many bytes each, down to 1.
+    Pieces(usize),
+}
+
+/// Whether MDLs come with an address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MdlMapping {
+    /// Over nonpaged pool, mapped.
+    #[default]
+    Mapped,
+    /// Locked pages that whoever reads them must map, which can fail.
+    Unmapped,
+}
+
+/// Bytes between two MDLs' buffers, which nothing should read.
+const GAP: usize = 16;
+/// Fills the gaps.
+const GAP_FILL: u8 = 0xA5;
+
+/// Room for one packet at a time; grows and is used again.
+#[derive(Debug)]
+pub(super) struct PacketRoom {
+    /// NET_BUFFER_LIST and NET_BUFFER.
+    head: Guarded,
+    mdls: Guarded,
+    data: Guarded,
+}
+
+/// A packet laid out.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Laid {
+    /// The `NET_BUFFER_LIST`.
+    pub(super) list: Address,
+    /// The `NET_BUFFER`.
+    pub(super) buffer: Address,
+    /// MDL and offset in it where the data starts, and the data's length.
+    pub(super) start: (Address, u32, u64),
+}
+
+impl Default for PacketRoom {
+    fn default() -> Self {
+        Self {
+            head: Guarded::new(PAGE),
+            mdls: Guarded::new(PAGE),
+            data: Guarded::new(2 * PAGE),
+        }
+    }
+}
+
+impl PacketRoom {
+    /// Lays out `bytes` with the data starting at `data_start`; what comes
+    /// before stays readable as unused space.
+    ///
+    /// # Panics
+    /// If the data does not start within the packet: a fault of the lab.
+    pub(super) fn lay(
+        &mut self,
+        bytes: &[u8],
+        data_start: usize,
+        layout: NblLayout,
+        mapping: MdlMapping,
+    ) -> Laid {
+        assert!(
+            data_start <= bytes.len(),
+            "the data starts within the packet"
+        );
+        let pieces = cut(bytes.len(), data_start, layout);
+        let gaps = GAP * pieces.len();
+        grow(&mut self.data, bytes.len() + gaps);
+        grow(&mut self.mdls, pieces.len() * size_of::<MDL>());
+        let first_mdl = self.mdls.end() - pieces.len() * size_of::<MDL>();
+        let mdl_at = |index: usize| first_mdl + index * size_of::<MDL>();
+        let mut at = self.data.end();
+        let mut start = (mdl_at(0), 0);
+        for (index, piece) in pieces.iter().enumerate().rev() {
+            at -= piece.len();
+            self.data.put_bytes(at, &bytes[piece.clone()]);
+            let next = if index + 1 < pieces.len() {
+                mdl_at(index + 1)
+            } else {
+                0
+            };
+            self.mdls
+                .put(mdl_at(index), &mdl(at, piece.len(), next, mapping));
+            let last = index + 1 == pieces.len();
+            if piece.contains(&data_start) || (last && data_start == bytes.len()) {
+                start = (mdl_at(index), (data_start - piece.start) as u32);
+            }
+            if index > 0 {
+                at -= GAP;
+                self.data.put_bytes(at, &[GAP_FILL; GAP]);
+            }
+        }
+        let length = (bytes.len() - data_start) as u64;
+        let buffer_at = self.head.start() + size_of::<NET_BUFFER_LIST>();
+        let data = NET_BUFFER_DATA {
+            CurrentMdl: start.0,
+            CurrentMdlOffset: start.1,
+            stDataLength: length,
+            MdlChain: mdl_at(0),
+            DataOffset: data_start as u32,
+            ..NET_BUFFER_DATA::zeroed()
+        };
+        let buffer = NET_BUFFER {
+            Data: data,
+            ..NET_BUFFER::zeroed()
+        };
+        self.head.put(buffer_at, &buffer);
+        let list = NET_BUFFER_LIST {
+            FirstNetBuffer: buffer_at,
+            ..NET_BUFFER_LIST::zeroed()
+        };
+        self.head.put(self.head.start(), &list);
+        Laid {
+            list: self.head.start(),
+            buffer: buffer_at,
+            start: (start.0, start.1, length),
+        }
+    }
+
+    /// The NET_BUFFER as the driver left it.
+    pub(super) fn buffer(&self, laid: &Laid) -> NET_BUFFER_DATA {
+        self.head.get(laid.buffer)
+    }
+}
+
+fn grow(room: &mut Guarded, bytes: usize) {
+    if room.len() < bytes {
+        *room = Guarded::new(bytes.next_power_of_two());
+    }
+}
+
+/// Where the pieces begin and end, in order; at least one.
+fn cut(length: usize, data_start: usize, layout: NblLayout) -> Vec<std::ops::Range<usize>> {
+    let split_at = |at: usize| vec![0..at, at..length];
+    match layout {
+        NblLayout::SplitAt(after) if (1..length).contains(&(data_start + after)) => {
+            split_at(data_start + after)
+        }
+        NblLayout::Pieces(size) if length > 0 => {
+            let size = size.max(1);
+            let starts = (0..length).step_by(size);
+            starts
+                .map(|start| start..(start + size).min(length))
+                .collect()
+        }
+        _ => std::iter::once(0..length).collect(),
+    }
+}
+
+fn mdl(at: Address, length: usize, next: Address, mapping: MdlMapping) -> MDL {
+    let pages = (at % PAGE + length).div_ceil(PAGE);
+    let (flags, mapped) = match mapping {
+        MdlMapping::Mapped => (MDL_SOURCE_IS_NONPAGED_POOL, at),
+        MdlMapping::Unmapped => (MDL_PAGES_LOCKED, 0),
+    };
+    MDL {
+        Next: next,
+        // The page frame numbers that follow an MDL are nobody's business
+        // here, but its size counts them.
+        Size: i16::try_from(size_of::<MDL>() + 8 * pages).unwrap_or(i16::MAX),
+        MdlFlags: flags,
+        Process: 0,
+        MappedSystemVa: mapped,
+        StartVa: at & !(PAGE - 1),
+        ByteCount: length as u32,
+        ByteOffset: (at % PAGE) as u32,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_cover_the_packet() {
+        let one = |range: std::ops::Range<usize>| vec![range];
+        assert_eq!(cut(10, 4, NblLayout::Contiguous), one(0..10));
+        assert_eq!(cut(10, 4, NblLayout::SplitAt(2)), [0..6, 6..10]);
+        assert_eq!(cut(10, 4, NblLayout::SplitAt(6)), one(0..10));
+        assert_eq!(cut(5, 0, NblLayout::Pieces(2)), [0..2, 2..4, 4..5]);
+        assert_eq!(cut(0, 0, NblLayout::Pieces(1)), one(0..0));
+    }
+}

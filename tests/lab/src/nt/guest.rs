@@ -1,0 +1,190 @@
+//! How the kernel gets into driver code and out of it again.
+//!
+//! The kernel knows a driver only as addresses. A [`Guest`] runs such code and
+//! can abandon it from inside an export. [`Direct`] does so for native code on
+//! the caller's own stack; a loaded image brings its own kernel stacks and
+//! fault handler behind the same trait.
+#![expect(unsafe_code, reason = "calls addresses, leaves frames behind")]
+
+use std::arch::naked_asm;
+use std::cell::{Cell, RefCell};
+use std::ffi::c_void;
+
+/// Why driver code did not return.
+#[derive(Clone, Debug)]
+pub enum Stop {
+    /// `KeBugCheckEx`, or a verifier rule.
+    BugCheck {
+        /// Bugcheck code.
+        code: u32,
+        /// The four parameters.
+        parameters: [u64; 4],
+        /// What happened, in words.
+        text: String,
+    },
+    /// A processor fault, described.
+    Fault(String),
+}
+
+/// Runs driver code.
+pub trait Guest: Send + Sync {
+    /// Calls `entry` (win64 convention, at most [`MOST_ARGUMENTS`] integer
+    /// arguments). `Err` if [`escape`](Self::escape) or a fault ended it.
+    fn call(&self, entry: *const c_void, arguments: &[u64]) -> Result<u64, Stop>;
+
+    /// Leaves the innermost [`call`](Self::call) on this thread with `Err`.
+    /// No frame between here and there may own anything with a destructor.
+    fn escape(&self, stop: Stop) -> !;
+
+    /// Return addresses of the driver's frames on this thread, innermost
+    /// first; empty if unknown.
+    fn frames(&self) -> Vec<u64> {
+        Vec::new()
+    }
+}
+
+/// The most arguments of any driver routine the kernel calls.
+pub const MOST_ARGUMENTS: usize = 12;
+
+/// Native code on the caller's stack, without fault handling.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Direct;
+
+thread_local! {
+    /// Stack pointer saved by the innermost call.
+    static SAVED: Cell<usize> = const { Cell::new(0) };
+    /// Why it was left, set just before leaving.
+    static STOP: RefCell<Option<Stop>> = const { RefCell::new(None) };
+}
+
+impl Guest for Direct {
+    fn call(&self, entry: *const c_void, arguments: &[u64]) -> Result<u64, Stop> {
+        assert!(arguments.len() <= MOST_ARGUMENTS, "too many arguments");
+        let mut padded = [0; MOST_ARGUMENTS];
+        padded[..arguments.len()].copy_from_slice(arguments);
+        let outer = SAVED.get();
+        let mut saved = outer;
+        // `saved` is filled before `entry` runs; an escape needs it, so the
+        // thread-local points at this frame's variable.
+        SAVED.set(&raw mut saved as usize);
+        // SAFETY: `entry` is code with the win64 convention (the trait's
+        // contract), `padded` holds every argument slot the stub copies, and
+        // `saved` outlives the call.
+        let value = unsafe { enter(entry, padded.as_ptr(), &raw mut saved) };
+        SAVED.set(outer);
+        match STOP.take() {
+            None => Ok(value),
+            Some(stop) => Err(stop),
+        }
+    }
+
+    fn escape(&self, stop: Stop) -> ! {
+        let saved = SAVED.get() as *const usize;
+        assert!(!saved.is_null(), "escape outside a driver call");
+        STOP.set(Some(stop));
+        // SAFETY: set by the innermost `call`, whose frame is still below us.
+        let stack = unsafe { saved.read() };
+        // SAFETY: `stack` is what `enter` saved, and the frames in between own
+        // nothing (the trait's contract).
+        unsafe { leave(stack) }
+    }
+}
+
+/// Saves the callee-saved registers, stores the stack pointer in `*saved`,
+/// copies twelve arguments into place and calls `entry`.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn enter(
+    entry: *const c_void,
+    arguments: *const u64,
+    saved: *mut usize,
+) -> u64 {
+    naked_asm!(
+        "push rbp",
+        "push rbx",
+        "push r12",
+        "push r13",
+        "push r14",
+        "push r15",
+        "mov [rdx], rsp",
+        // Twelve slots of 8 bytes and 8 more to keep the stack aligned.
+        "sub rsp, 104",
+        "mov rax, rdi",
+        "mov r10, rsi",
+        "mov ecx, 4",
+        "2:",
+        "mov r11, [r10 + rcx * 8]",
+        "mov [rsp + rcx * 8], r11",
+        "inc ecx",
+        "cmp ecx, 12",
+        "jne 2b",
+        "mov rcx, [r10]",
+        "mov rdx, [r10 + 8]",
+        "mov r8, [r10 + 16]",
+        "mov r9, [r10 + 24]",
+        "call rax",
+        "add rsp, 104",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+    )
+}
+
+/// Returns from the `enter` that saved `stack`.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn leave(stack: usize) -> ! {
+    naked_asm!(
+        "mov rsp, rdi",
+        "xor eax, eax",
+        "pop r15",
+        "pop r14",
+        "pop r13",
+        "pop r12",
+        "pop rbx",
+        "pop rbp",
+        "ret",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    extern "win64" fn weigh(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64, g: u64) -> u64 {
+        a + 10 * b + 100 * c + 1_000 * d + 10_000 * e + 100_000 * f + 1_000_000 * g
+    }
+
+    extern "win64" fn give_up(code: u64) -> u64 {
+        Direct.escape(Stop::BugCheck {
+            code: code as u32,
+            parameters: [1, 2, 3, 4],
+            text: "gave up".into(),
+        })
+    }
+
+    extern "win64" fn nest() -> u64 {
+        let inner = Direct.call(give_up as *const c_void, &[5]);
+        u64::from(inner.is_err())
+    }
+
+    #[test]
+    fn every_argument_arrives_where_it_belongs() {
+        let value = Direct.call(weigh as *const c_void, &[1, 2, 3, 4, 5, 6, 7]);
+        assert_eq!(value.unwrap(), 7_654_321);
+    }
+
+    #[test]
+    fn an_escape_ends_the_innermost_call_only() {
+        assert_eq!(Direct.call(nest as *const c_void, &[]).unwrap(), 1);
+        let Err(Stop::BugCheck {
+            code, parameters, ..
+        }) = Direct.call(give_up as *const c_void, &[0xE2])
+        else {
+            panic!("an escape must arrive as an error");
+        };
+        assert_eq!((code, parameters), (0xE2, [1, 2, 3, 4]));
+    }
+}

@@ -1,0 +1,466 @@
+//! One simulated machine.
+#![expect(
+    unsafe_code,
+    reason = "an export borrows the kernel its thread stays in"
+)]
+
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::ops::Deref;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
+
+use super::clock::Clock;
+use super::cpu::{self, Irql, Processor, Stay};
+use super::foreign::{BadPointer, BadString};
+use super::fwp::{MdlMapping, NblLayout};
+use super::guest::{Guest, Stop};
+use super::load::Loaded;
+use super::objects::{Notice, Objects};
+use super::pool::{Pool, Where};
+use super::registry::{Registry, RegistryValue, Watch};
+use super::sync::Bell;
+use super::types::Address;
+use super::work::{Job, WorkQueue};
+use crate::exports;
+use crate::verifier::{Finding, Verifier, Violation, rules};
+use crate::wfp::Engine;
+
+/// How a machine is made.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Simulated processors, 1 to 64.
+    pub processors: u32,
+    /// The level classify runs at; the documents allow up to DISPATCH_LEVEL
+    /// and name no layer's own (facts, "per-layer IRQL").
+    pub classify_irql: Irql,
+    /// How packets are cut into MDLs.
+    pub nbl_layout: NblLayout,
+    /// Whether packets' MDLs are mapped already.
+    pub mdl_mapping: MdlMapping,
+    /// Build number that `RtlGetVersion` reports.
+    pub build: u32,
+    /// How long unload waits for work items to end.
+    pub drain_limit: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            processors: 4,
+            classify_irql: Irql::DISPATCH,
+            nbl_layout: NblLayout::Contiguous,
+            mdl_mapping: MdlMapping::Mapped,
+            build: 22621,
+            drain_limit: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Why an export's body could not go on.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// The driver passed a bad pointer.
+    Pointer(BadPointer),
+    /// The `UNICODE_STRING` at this address cannot be read.
+    String(Address, BadString),
+    /// The driver broke a rule.
+    Rule(Violation),
+}
+
+impl From<BadPointer> for Trouble {
+    fn from(bad: BadPointer) -> Self {
+        Self::Pointer(bad)
+    }
+}
+
+impl From<Violation> for Trouble {
+    fn from(violation: Violation) -> Self {
+        Self::Rule(violation)
+    }
+}
+
+/// One simulated machine. Many can live in one process; a thread is in at most
+/// one at a time.
+pub struct Kernel {
+    me: Weak<Kernel>,
+    options: Options,
+    guest: Arc<dyn Guest>,
+    engine: OnceLock<Arc<Engine>>,
+    processors: Vec<Processor>,
+    pool: Pool,
+    registry: Registry<Notice>,
+    verifier: Verifier,
+    clock: Clock,
+    calls: Box<[AtomicU64]>,
+    stopped: OnceLock<Stop>,
+    work: WorkQueue,
+    objects: Mutex<Objects>,
+    log: Mutex<Vec<String>>,
+    pub(super) loaded: Mutex<Option<Loaded>>,
+    pub(super) bell: Bell,
+}
+
+impl Kernel {
+    /// A machine with nothing loaded, whose driver code `guest` runs.
+    pub fn new(guest: Arc<dyn Guest>, options: Options) -> Arc<Self> {
+        assert!(matches!(options.processors, 1..=64), "1 to 64 processors");
+        let calls = (0..exports::count()).map(|_| AtomicU64::new(0)).collect();
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            processors: (0..options.processors)
+                .map(|_| Processor::default())
+                .collect(),
+            options,
+            guest,
+            engine: OnceLock::new(),
+            pool: Pool::default(),
+            registry: Registry::default(),
+            verifier: Verifier::default(),
+            clock: Clock::default(),
+            calls,
+            stopped: OnceLock::new(),
+            work: WorkQueue::new(Weak::clone(me)),
+            objects: Mutex::default(),
+            log: Mutex::default(),
+            loaded: Mutex::default(),
+            bell: Bell::default(),
+        })
+    }
+
+    /// The machine this thread is in.
+    ///
+    /// # Panics
+    /// If it is in none: an export was called without a kernel.
+    pub(crate) fn current() -> Current {
+        let kernel = NonNull::new(cpu::kernel().cast_mut());
+        Current {
+            kernel: kernel.expect("this thread is in no simulated machine"),
+            thread: PhantomData,
+        }
+    }
+
+    /// Runs `f` with this thread on processor `n` at the given level.
+    pub fn on_processor<R>(&self, n: u32, irql: Irql, f: impl FnOnce(&Self) -> R) -> R {
+        assert!(n < self.options.processors, "no processor {n}");
+        let stay = Stay::begin(self, n, irql);
+        let result = f(self);
+        drop(stay);
+        result
+    }
+
+    /// Runs driver code on the thread's processor (0 for a thread from
+    /// outside) at the given level or the thread's, if that is higher. What
+    /// the driver leaves behind is checked; a bugcheck or fault stops the
+    /// machine. A stopped machine runs nothing.
+    pub(crate) fn call_driver(
+        &self,
+        entry: Address,
+        arguments: &[u64],
+        irql: Irql,
+        what: &str,
+    ) -> Result<u64, Stop> {
+        if let Some(stop) = self.stopped() {
+            return Err(stop.clone());
+        }
+        let inside = std::ptr::eq(cpu::kernel(), self);
+        let processor = if inside { cpu::processor() } else { 0 };
+        let irql = if inside { irql.max(cpu::irql()) } else { irql };
+        let stay = Stay::begin(self, processor, irql);
+        let outcome = self.guest.call(entry as *const c_void, arguments);
+        let (left_at, locks) = (cpu::irql(), cpu::locks());
+        drop(stay);
+        let value = outcome.inspect_err(|stop| {
+            // The first stop is the one that counts.
+            let _ = self.stopped.set(stop.clone());
+            self.bell.ring();
+        })?;
+        if locks > 0 {
+            let text = format!("{what} returned with {locks} held");
+            self.condemn(Violation::new(
+                &rules::SPIN_LOCK_HELD,
+                [locks.into(), 0, 0],
+                text,
+            ));
+        }
+        if left_at != irql {
+            let rule = match what {
+                "worker routine" => &rules::WORKER_IRQL,
+                _ => &rules::IRQL_CHANGED,
+            };
+            let parameters = [entry as u64, irql.0.into(), left_at.0.into()];
+            let text = format!("{what} was called at {irql} and returned at {left_at}");
+            self.condemn(Violation::new(rule, parameters, text));
+        }
+        match self.stopped() {
+            Some(stop) => Err(stop.clone()),
+            None => Ok(value),
+        }
+    }
+
+    /// Reports a breach that an export noticed. If it is fatal, the driver's
+    /// call ends here: the caller must own nothing with a destructor.
+    pub(crate) fn violate(&self, violation: Violation) {
+        let stack = self.guest.frames();
+        let stop = bugcheck(&violation);
+        if self.verifier.report(Finding { violation, stack }) {
+            self.stop(stop);
+        }
+    }
+
+    /// The value of an export's body, or `otherwise` after reporting a breach
+    /// that is tolerated.
+    pub(crate) fn settle<T: Copy>(
+        &self,
+        outcome: Result<T, impl Into<Trouble>>,
+        otherwise: T,
+    ) -> T {
+        let violation = match outcome {
+            Ok(value) => return value,
+            Err(trouble) => self.breach(trouble.into()),
+        };
+        self.violate(violation);
+        otherwise
+    }
+
+    /// Trouble as the breach it is.
+    pub(crate) fn breach(&self, trouble: Trouble) -> Violation {
+        match trouble {
+            Trouble::Pointer(bad) | Trouble::String(_, BadString::Pointer(bad)) => {
+                self.bad_pointer(bad)
+            }
+            Trouble::String(address, BadString::Malformed) => Violation::new(
+                &rules::MALFORMED_STRING,
+                [0, address as u64, 0],
+                format!("UNICODE_STRING at {address:#x}"),
+            ),
+            Trouble::Rule(violation) => violation,
+        }
+    }
+
+    /// Reports a breach noticed outside driver code. A fatal one stops the
+    /// machine at the driver's next call into it.
+    pub(crate) fn condemn(&self, violation: Violation) {
+        let stop = bugcheck(&violation);
+        let stack = Vec::new();
+        if self.verifier.report(Finding { violation, stack }) {
+            let _ = self.stopped.set(stop);
+            self.bell.ring();
+        }
+    }
+
+    /// Stops the machine from within an export and leaves the driver's call;
+    /// the caller must own nothing with a destructor.
+    pub(crate) fn stop(&self, stop: Stop) -> ! {
+        let _ = self.stopped.set(stop.clone());
+        self.bell.ring();
+        self.guest.escape(stop)
+    }
+
+    /// Leaves the driver's call if the machine has stopped.
+    pub(crate) fn leave_if_stopped(&self) {
+        if let Some(stop) = self.stopped() {
+            self.guest.escape(stop.clone());
+        }
+    }
+
+    /// Why the machine stopped, if it did. Nothing of the driver runs any
+    /// more then.
+    pub fn stopped(&self) -> Option<&Stop> {
+        self.stopped.get()
+    }
+
+    /// A bad pointer as the breach it is: freed pool, beyond a block, or
+    /// nowhere at all.
+    pub(crate) fn bad_pointer(&self, bad: BadPointer) -> Violation {
+        let place = self.pool.describe(bad.address);
+        let (rule, text) = match place {
+            Some((Where::Freed, text)) => (&rules::FREED_POOL_ACCESS, text),
+            Some((_, text)) => (&rules::BEYOND_POOL_ACCESS, text),
+            None if cpu::irql() >= Irql::DISPATCH => (&rules::BAD_POINTER_RAISED, String::new()),
+            None => (&rules::BAD_POINTER, String::new()),
+        };
+        let verb = if bad.write { "writing" } else { "reading" };
+        let text = format!("{verb} {:#x} {text}", bad.address);
+        Violation::new(rule, [bad.address as u64, bad.write.into(), 0], text)
+    }
+
+    /// Runs a job of the work queue; called on the worker's thread.
+    pub(super) fn run_job(&self, job: Job) {
+        let (routine, arguments) = match job {
+            Job::IoWorkItem {
+                item,
+                routine,
+                object,
+                context,
+                extended,
+            } => {
+                if let Some(entry) = self.objects().work_items.get_mut(&item) {
+                    entry.queued = false;
+                }
+                let third = extended.then_some(item as u64);
+                let arguments = [object as u64, context as u64].into_iter().chain(third);
+                (routine, arguments.collect::<Vec<_>>())
+            }
+            Job::WorkQueueItem { routine, parameter } => (routine, vec![parameter as u64]),
+        };
+        // The worker serves from the machine's last processor. An error has
+        // stopped the machine already.
+        let _ = self.on_processor(self.options.processors - 1, Irql::PASSIVE, |kernel| {
+            kernel.call_driver(routine, &arguments, Irql::PASSIVE, "worker routine")
+        });
+        if let Job::IoWorkItem { object, .. } = job {
+            self.objects().release_device(object);
+        }
+    }
+
+    /// Tells registry watchers.
+    pub(super) fn tell(&self, watches: Vec<Watch<Notice>>, status: crate::status::Status) {
+        for watch in watches {
+            super::zw::complete_watch(self, &watch.notice, status);
+        }
+    }
+
+    /// Sets a registry value and tells the driver if it watches.
+    pub fn set_value(&self, key: &str, name: &str, value: RegistryValue) {
+        let watches = self.registry.set_value(key, name, value);
+        self.tell(watches, crate::status::Status::SUCCESS);
+    }
+
+    /// Deletes a registry value and tells the driver if it watches.
+    pub fn delete_value(&self, key: &str, name: &str) {
+        let watches = self.registry.delete_value(key, name);
+        self.tell(watches, crate::status::Status::SUCCESS);
+    }
+
+    /// How often the driver called each export it called at all.
+    pub fn calls(&self) -> Vec<(&'static str, u64)> {
+        let counted = self.calls.iter().enumerate().filter_map(|(index, calls)| {
+            let calls = calls.load(Ordering::Relaxed);
+            (calls > 0).then(|| (exports::name(index), calls))
+        });
+        counted.collect()
+    }
+
+    /// How often the driver called one export.
+    pub fn call_count(&self, name: &str) -> u64 {
+        let calls = self.calls();
+        let found = calls.iter().find(|(export, _)| *export == name);
+        found.map_or(0, |(_, calls)| *calls)
+    }
+
+    /// Counts a call of the export at `index` of the table.
+    pub(crate) fn count_call(&self, index: usize) {
+        self.calls[index].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Adds a line to the machine's log.
+    pub fn log(&self, line: impl Into<String>) {
+        lock(&self.log).push(line.into());
+    }
+
+    /// The machine's log.
+    pub fn log_lines(&self) -> Vec<String> {
+        lock(&self.log).clone()
+    }
+
+    /// The filter engine, made when it is first asked for.
+    pub fn engine(&self) -> &Arc<Engine> {
+        self.engine.get_or_init(Engine::new)
+    }
+
+    /// Puts an engine of the caller's own making into the machine.
+    ///
+    /// # Panics
+    /// If it has one already.
+    pub fn set_engine(&self, engine: Arc<Engine>) {
+        assert!(self.engine.set(engine).is_ok(), "the machine has an engine");
+    }
+
+    /// The engine, if anybody has asked for it yet.
+    pub(super) fn engine_if_used(&self) -> Option<&Arc<Engine>> {
+        self.engine.get()
+    }
+
+    pub(super) fn processor(&self, n: u32) -> &Processor {
+        &self.processors[n as usize]
+    }
+
+    pub(super) fn objects(&self) -> MutexGuard<'_, Objects> {
+        lock(&self.objects)
+    }
+
+    /// A reference that does not keep the machine alive, for callbacks.
+    pub(super) fn weak(&self) -> Weak<Self> {
+        Weak::clone(&self.me)
+    }
+
+    /// How the machine was made.
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// What runs driver code.
+    pub fn guest(&self) -> &dyn Guest {
+        &*self.guest
+    }
+
+    /// Pool.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// The registry. Changes go through [`Kernel::set_value`], which tells.
+    pub fn registry(&self) -> &Registry<Notice> {
+        &self.registry
+    }
+
+    /// What the verifier found.
+    pub fn verifier(&self) -> &Verifier {
+        &self.verifier
+    }
+
+    /// Time.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The work queue.
+    pub fn work(&self) -> &WorkQueue {
+        &self.work
+    }
+}
+
+/// The machine an export was called in. Valid while the driver's call lasts,
+/// and owns nothing, so that the call may be abandoned.
+#[derive(Clone, Copy)]
+pub(crate) struct Current {
+    kernel: NonNull<Kernel>,
+    /// Belongs to its thread.
+    thread: PhantomData<*const ()>,
+}
+
+impl Deref for Current {
+    type Target = Kernel;
+
+    fn deref(&self) -> &Kernel {
+        // SAFETY: made from the thread's place, which a `Stay` set for as
+        // long as it borrows the kernel; exports run within that stay and
+        // keep no `Current`.
+        unsafe { self.kernel.as_ref() }
+    }
+}
+
+fn bugcheck(violation: &Violation) -> Stop {
+    Stop::BugCheck {
+        code: violation.rule.code,
+        parameters: violation.bugcheck_parameters(),
+        text: violation.to_string(),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

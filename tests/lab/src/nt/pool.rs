@@ -1,0 +1,438 @@
+//! Pool: every block in pages of its own, its end at a guard page.
+//!
+//! A block of a page or more starts at a page boundary (`ExAllocatePool2`
+//! documentation), a smaller one ends at the guard page as closely as an
+//! alignment of 16 allows. What is left of its pages holds a pattern that is
+//! checked when the block is freed. Freed pages stay inaccessible for the
+//! length of a quarantine.
+#![expect(unsafe_code, reason = "fills and checks the pages of blocks")]
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use super::cpu::Irql;
+use super::memory::{PAGE, Reservation, round_to_pages};
+use crate::verifier::{Rule, Violation, rules};
+
+/// `MEMORY_ALLOCATION_ALIGNMENT` on x64.
+const ALIGNMENT: usize = 16;
+/// A cache line, for `POOL_FLAG_CACHE_ALIGNED`.
+const CACHE_LINE: usize = 64;
+/// Address space for blocks: enough that quarantined pages need no early
+/// reuse.
+const ARENA: usize = 16 << 30;
+/// Freed blocks that stay inaccessible before their pages serve again.
+const QUARANTINE: usize = 4096;
+/// Fills what is allocated uninitialized.
+const UNINITIALIZED: u8 = 0xCC;
+/// Fills what surrounds a block in its pages.
+const SLACK: u8 = 0xA5;
+
+/// Which allocations fail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shortage {
+    /// This many succeed first.
+    pub skip: u64,
+    /// After those, this many fail.
+    pub fail: u64,
+    /// Every allocation of more bytes fails.
+    pub above: Option<usize>,
+}
+
+/// A block that was not freed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leak {
+    /// Its address.
+    pub address: usize,
+    /// Bytes asked for.
+    pub size: usize,
+    /// Its tag, four characters in memory order.
+    pub tag: PoolTag,
+    /// Return addresses of the allocation.
+    pub stack: Vec<u64>,
+}
+
+impl fmt::Display for Leak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} bytes, tag {}, at {:#x}",
+            self.size, self.tag, self.address
+        )?;
+        match self.stack.first() {
+            Some(caller) => write!(f, ", allocated from {caller:#x}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A pool tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolTag(pub u32);
+
+impl fmt::Display for PoolTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'{}'", self.0.to_le_bytes().escape_ascii())
+    }
+}
+
+/// What lies at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Where {
+    /// In a block, or in the slack of its pages.
+    Live,
+    /// In a freed block.
+    Freed,
+    /// Past the end of a block, in its guard page.
+    Beyond,
+}
+
+/// One allocation as `ExAllocatePool2` passes it on.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Bytes.
+    pub size: usize,
+    /// Tag.
+    pub tag: u32,
+    /// Pageable.
+    pub paged: bool,
+    /// Zeroed, as by default.
+    pub zeroed: bool,
+    /// Aligned to a cache line.
+    pub cache_aligned: bool,
+    /// Return addresses of the caller.
+    pub stack: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct Block {
+    start: usize,
+    size: usize,
+    tag: u32,
+    paged: bool,
+    pages: usize,
+    stack: Vec<u64>,
+    freed: Option<Vec<u64>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By first page.
+    blocks: BTreeMap<usize, Block>,
+    quarantine: VecDeque<usize>,
+    /// Pages that may serve again, by their number.
+    free: BTreeMap<usize, Vec<usize>>,
+    next: usize,
+    shortage: Shortage,
+    allocations: u64,
+    bytes: usize,
+    most_bytes: usize,
+}
+
+/// The pool of one machine.
+#[derive(Debug)]
+pub struct Pool {
+    arena: Reservation,
+    state: Mutex<State>,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            arena: Reservation::new(ARENA).expect("the host has address space"),
+            state: Mutex::default(),
+        }
+    }
+}
+
+impl Pool {
+    /// Address of a new block, 0 if there is no memory.
+    pub fn allocate(&self, wanted: Wanted) -> usize {
+        let mut state = self.state();
+        state.allocations += 1;
+        if state.short(wanted.size) {
+            return 0;
+        }
+        let pages = round_to_pages(wanted.size) / PAGE;
+        let first = state.take_pages(pages, &self.arena);
+        let Some(first) = first.filter(|&first| self.arena.open(first, pages * PAGE)) else {
+            return 0;
+        };
+        let align = if wanted.cache_aligned {
+            CACHE_LINE
+        } else {
+            ALIGNMENT
+        };
+        let start = match wanted.size {
+            PAGE.. => first,
+            size => first + PAGE - size.next_multiple_of(align),
+        };
+        let fill = if wanted.zeroed { 0 } else { UNINITIALIZED };
+        let end = start + wanted.size;
+        self.fill(first, start, SLACK);
+        self.fill(start, end, fill);
+        self.fill(end, first + pages * PAGE, SLACK);
+        state.bytes += wanted.size;
+        state.most_bytes = state.most_bytes.max(state.bytes);
+        let block = Block {
+            start,
+            size: wanted.size,
+            tag: wanted.tag,
+            paged: wanted.paged,
+            pages,
+            stack: wanted.stack,
+            freed: None,
+        };
+        state.blocks.insert(first, block);
+        start
+    }
+
+    /// Frees a block. `tag` 0 means any. The block is freed even where a
+    /// violation is found that leaves no doubt which block is meant.
+    pub fn free(
+        &self,
+        address: usize,
+        tag: u32,
+        irql: Irql,
+        stack: Vec<u64>,
+    ) -> Result<(), Violation> {
+        let mut state = self.state();
+        let bad = |rule: &'static Rule, text: String| {
+            Err(Violation::new(rule, [address as u64, 0, 0], text))
+        };
+        let Some((first, block)) = state.find(address) else {
+            return bad(
+                &rules::POOL_BAD_FREE,
+                format!("{address:#x} is in no pool block"),
+            );
+        };
+        if block.start != address {
+            let text = format!(
+                "{address:#x} is not the start of {}",
+                describe(block, address)
+            );
+            return bad(&rules::POOL_BAD_FREE, text);
+        }
+        if block.freed.is_some() {
+            let text = describe(block, address);
+            let parameters = [0, address as u64, u64::from(block.tag)];
+            return Err(Violation::new(&rules::POOL_DOUBLE_FREE, parameters, text));
+        }
+        let outcome = self.check_block(first, block, tag, irql);
+        self.release(&mut state, first, stack);
+        outcome
+    }
+
+    fn check_block(
+        &self,
+        first: usize,
+        block: &Block,
+        tag: u32,
+        irql: Irql,
+    ) -> Result<(), Violation> {
+        let address = block.start as u64;
+        let (limit, rule) = match block.paged {
+            true => (Irql::APC, &rules::POOL_FREE_PAGED_IRQL),
+            false => (Irql::DISPATCH, &rules::POOL_FREE_IRQL),
+        };
+        let text = describe(block, block.start);
+        if irql > limit {
+            let parameters = [u64::from(irql.0), u64::from(block.paged), address];
+            return Err(Violation::new(
+                rule,
+                parameters,
+                format!("{text} at {irql}"),
+            ));
+        }
+        if tag != 0 && tag != block.tag {
+            let parameters = [address, u64::from(block.tag), u64::from(tag)];
+            let text = format!("{text} freed as {}", PoolTag(tag));
+            return Err(Violation::new(&rules::POOL_WRONG_TAG, parameters, text));
+        }
+        let end = block.start + block.size;
+        let sides = [
+            (first, block.start, &rules::POOL_UNDERRUN),
+            (end, first + block.pages * PAGE, &rules::POOL_OVERRUN),
+        ];
+        for (from, to, rule) in sides {
+            if let Some(changed) = self.first_change(from, to) {
+                let text = format!("{text}: byte at {changed:#x} was written");
+                return Err(Violation {
+                    rule,
+                    parameters: [address, changed as u64, 0],
+                    detail: text,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn release(&self, state: &mut State, first: usize, stack: Vec<u64>) {
+        let Some(block) = state.blocks.get_mut(&first) else {
+            return;
+        };
+        block.freed = Some(stack);
+        state.bytes -= block.size;
+        let closed = self.arena.close(first, block.pages * PAGE);
+        assert!(closed, "the host has memory mappings left");
+        state.quarantine.push_back(first);
+        if state.quarantine.len() > QUARANTINE
+            && let Some(oldest) = state.quarantine.pop_front()
+            && let Some(block) = state.blocks.remove(&oldest)
+        {
+            state.free.entry(block.pages).or_default().push(oldest);
+        }
+    }
+
+    /// Which of the next allocations fail; replaces what was set before.
+    pub fn set_shortage(&self, shortage: Shortage) {
+        self.state().shortage = shortage;
+    }
+
+    /// The next `count` allocations fail.
+    pub fn fail_next(&self, count: u64) {
+        self.set_shortage(Shortage {
+            fail: count,
+            ..Shortage::default()
+        });
+    }
+
+    /// Every allocation of more than `bytes` fails.
+    pub fn fail_above(&self, bytes: usize) {
+        self.set_shortage(Shortage {
+            above: Some(bytes),
+            ..Shortage::default()
+        });
+    }
+
+    /// Whether an allocation elsewhere in the kernel fails too; counts as one.
+    pub fn take_shortage(&self) -> bool {
+        let mut state = self.state();
+        state.allocations += 1;
+        state.short(0)
+    }
+
+    /// Allocations asked for so far, failed ones included.
+    pub fn allocations(&self) -> u64 {
+        self.state().allocations
+    }
+
+    /// Bytes allocated now, and the most there ever were.
+    pub fn bytes(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.bytes, state.most_bytes)
+    }
+
+    /// Blocks not freed, in address order.
+    pub fn leaks(&self) -> Vec<Leak> {
+        let state = self.state();
+        let live = state.blocks.values().filter(|block| block.freed.is_none());
+        live.map(|block| Leak {
+            address: block.start,
+            size: block.size,
+            tag: PoolTag(block.tag),
+            stack: block.stack.clone(),
+        })
+        .collect()
+    }
+
+    /// What lies at an address of the pool, with a description.
+    pub fn describe(&self, address: usize) -> Option<(Where, String)> {
+        // A fault handler may ask while this thread holds the lock.
+        let state = self.state.try_lock().ok()?;
+        let (first, block) = state.find(address)?;
+        let place = match &block.freed {
+            Some(_) => Where::Freed,
+            None if address >= first + block.pages * PAGE => Where::Beyond,
+            None => Where::Live,
+        };
+        Some((place, describe(block, address)))
+    }
+
+    fn fill(&self, from: usize, to: usize, value: u8) {
+        debug_assert!(self.arena.contains(from));
+        // SAFETY: called for pages of a block just opened for writing and not
+        // yet known to the driver.
+        unsafe { std::ptr::write_bytes(from as *mut u8, value, to - from) };
+    }
+
+    fn first_change(&self, from: usize, to: usize) -> Option<usize> {
+        (from..to).find(|&address| {
+            // SAFETY: slack of a live block, whose pages are readable; read
+            // raw, since a driver gone wrong may write it at this moment.
+            unsafe { (address as *const u8).read_volatile() != SLACK }
+        })
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn short(&mut self, size: usize) -> bool {
+        let shortage = &mut self.shortage;
+        if shortage.above.is_some_and(|above| size > above) {
+            return true;
+        }
+        if shortage.fail == 0 {
+            return false;
+        }
+        if shortage.skip > 0 {
+            shortage.skip -= 1;
+            return false;
+        }
+        shortage.fail -= 1;
+        true
+    }
+
+    /// `pages` closed pages, followed by one that stays closed.
+    fn take_pages(&mut self, pages: usize, arena: &Reservation) -> Option<usize> {
+        if let Some(page) = self.free.get_mut(&pages).and_then(Vec::pop) {
+            return Some(page);
+        }
+        // The first page of the arena guards the first block from below.
+        let first = arena.base() + PAGE + self.next;
+        let taken = pages.checked_add(1)?.checked_mul(PAGE)?;
+        let end = self.next.checked_add(taken)?;
+        if end > arena.len() - PAGE {
+            return None;
+        }
+        self.next = end;
+        Some(first)
+    }
+
+    /// The block whose pages or guard page hold the address.
+    fn find(&self, address: usize) -> Option<(usize, &Block)> {
+        let (&first, block) = self.blocks.range(..=address).next_back()?;
+        (address < first + (block.pages + 1) * PAGE).then_some((first, block))
+    }
+}
+
+fn describe(block: &Block, address: usize) -> String {
+    let (size, tag) = (block.size, PoolTag(block.tag));
+    let from = |stack: &[u64]| match stack.first() {
+        Some(caller) => format!("{caller:#x}"),
+        None => "an unknown caller".to_string(),
+    };
+    let block_text = match &block.freed {
+        Some(stack) => format!(
+            "freed pool block, tag {tag}, {size} bytes, allocated from {}, freed from {}",
+            from(&block.stack),
+            from(stack)
+        ),
+        None => format!(
+            "pool block, tag {tag}, {size} bytes, allocated from {}",
+            from(&block.stack)
+        ),
+    };
+    let end = block.start + size;
+    if address < block.start {
+        format!("{} bytes before {block_text}", block.start - address)
+    } else if address >= end {
+        format!("{} bytes past the end of {block_text}", address - end)
+    } else {
+        format!("byte {} of {block_text}", address - block.start)
+    }
+}

@@ -1,0 +1,378 @@
+//! The registry: a tree of keys in memory, with change notification.
+//!
+//! Pure data. Key paths are the kernel's (`\Registry\Machine\…`), compared
+//! without case, as value names are.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A registry value: its `REG_*` type and raw bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryValue {
+    /// `REG_*` (`winnt.h`).
+    pub kind: u32,
+    /// The data as stored; nothing guarantees that it fits the type.
+    pub data: Vec<u8>,
+}
+
+/// `REG_SZ`.
+pub const REG_SZ: u32 = 1;
+/// `REG_BINARY`.
+pub const REG_BINARY: u32 = 3;
+/// `REG_DWORD`.
+pub const REG_DWORD: u32 = 4;
+/// `REG_MULTI_SZ`.
+pub const REG_MULTI_SZ: u32 = 7;
+
+impl RegistryValue {
+    /// `REG_DWORD`.
+    pub fn dword(value: u32) -> Self {
+        Self {
+            kind: REG_DWORD,
+            data: value.to_le_bytes().to_vec(),
+        }
+    }
+
+    /// `REG_SZ`, with its terminator.
+    pub fn sz(text: &str) -> Self {
+        Self {
+            kind: REG_SZ,
+            data: wide(text).chain([0, 0]).collect(),
+        }
+    }
+
+    /// `REG_MULTI_SZ`: each string terminated, and an empty one at the end.
+    pub fn multi_sz<S: AsRef<str>>(strings: impl IntoIterator<Item = S>) -> Self {
+        let mut data: Vec<u8> = Vec::new();
+        for string in strings {
+            data.extend(wide(string.as_ref()).chain([0, 0]));
+        }
+        data.extend([0, 0]);
+        Self {
+            kind: REG_MULTI_SZ,
+            data,
+        }
+    }
+}
+
+fn wide(text: &str) -> impl Iterator<Item = u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes)
+}
+
+/// A value the driver asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Read {
+    /// Full path of the key.
+    pub key: String,
+    /// Name as the driver spelled it.
+    pub name: String,
+    /// Whether there was such a value.
+    pub found: bool,
+}
+
+/// `REG_NOTIFY_CHANGE_NAME` (`winnt.h`): subkeys added or deleted.
+pub const NOTIFY_CHANGE_NAME: u32 = 1;
+/// `REG_NOTIFY_CHANGE_LAST_SET` (`winnt.h`): values written or deleted.
+pub const NOTIFY_CHANGE_LAST_SET: u32 = 4;
+
+/// A request to hear of changes, with what its maker needs to deliver it.
+#[derive(Clone, Debug)]
+pub struct Watch<T> {
+    /// Key watched.
+    pub key: String,
+    /// Handle it was requested on.
+    pub handle: usize,
+    /// `REG_NOTIFY_*`.
+    pub filter: u32,
+    /// Subkeys too.
+    pub subtree: bool,
+    /// How to tell.
+    pub notice: T,
+}
+
+#[derive(Debug, Default)]
+struct Key {
+    /// By upper-case name; with the name as given.
+    values: BTreeMap<String, (String, RegistryValue)>,
+}
+
+#[derive(Debug)]
+struct State<T> {
+    /// By upper-case path.
+    keys: BTreeMap<String, Key>,
+    watches: Vec<Watch<T>>,
+    reads: Vec<Read>,
+}
+
+/// The registry of one machine; `T` is how a watcher is told.
+#[derive(Debug)]
+pub struct Registry<T> {
+    state: Mutex<State<T>>,
+}
+
+impl<T> Default for Registry<T> {
+    fn default() -> Self {
+        Self {
+            state: Mutex::new(State {
+                keys: BTreeMap::new(),
+                watches: Vec::new(),
+                reads: Vec::new(),
+            }),
+        }
+    }
+}
+
+/// Summary of a key, as `KEY_FULL_INFORMATION` gives it; lengths in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct KeySummary {
+    pub subkeys: u32,
+    pub longest_subkey: u32,
+    pub values: u32,
+    pub longest_name: u32,
+    pub longest_data: u32,
+}
+
+impl<T> Registry<T> {
+    /// Makes a key, and those above it. Returns the watchers of new names.
+    #[must_use = "watchers must be told"]
+    pub fn create_key(&self, path: &str) -> Vec<Watch<T>> {
+        let mut state = self.state();
+        let upper = normal(path);
+        let mut fired = Vec::new();
+        let ends = upper.match_indices('\\').skip(1).map(|(at, _)| at);
+        let ends: Vec<usize> = ends.chain([upper.len()]).collect();
+        for end in ends {
+            if !state.keys.contains_key(&upper[..end]) {
+                state.keys.insert(upper[..end].to_string(), Key::default());
+                let parent = upper[..end]
+                    .rsplit_once('\\')
+                    .map_or("", |(parent, _)| parent);
+                fired.extend(state.take_watches(parent, NOTIFY_CHANGE_NAME));
+            }
+        }
+        fired
+    }
+
+    /// Whether there is such a key.
+    pub fn has_key(&self, path: &str) -> bool {
+        self.state().keys.contains_key(&normal(path))
+    }
+
+    /// Sets a value, making its key if need be. Returns whom to tell; a watch
+    /// tells once.
+    #[must_use = "watchers must be told"]
+    pub fn set_value(&self, key: &str, name: &str, value: RegistryValue) -> Vec<Watch<T>> {
+        let mut fired = self.create_key(key);
+        let mut state = self.state();
+        let values = &mut state.keys.entry(normal(key)).or_default().values;
+        values.insert(name.to_uppercase(), (name.to_string(), value));
+        fired.extend(state.take_watches(&normal(key), NOTIFY_CHANGE_LAST_SET));
+        fired
+    }
+
+    /// Deletes a value; nobody is told if there was none.
+    #[must_use = "watchers must be told"]
+    pub fn delete_value(&self, key: &str, name: &str) -> Vec<Watch<T>> {
+        let mut state = self.state();
+        let values = state.keys.get_mut(&normal(key)).map(|key| &mut key.values);
+        match values.and_then(|values| values.remove(&name.to_uppercase())) {
+            Some(_) => state.take_watches(&normal(key), NOTIFY_CHANGE_LAST_SET),
+            None => Vec::new(),
+        }
+    }
+
+    /// A value as the lab sees it, not recorded as read.
+    pub fn value(&self, key: &str, name: &str) -> Option<RegistryValue> {
+        let state = self.state();
+        let values = &state.keys.get(&normal(key))?.values;
+        Some(values.get(&name.to_uppercase())?.1.clone())
+    }
+
+    /// All values of a key with their names as set.
+    pub fn values(&self, key: &str) -> Vec<(String, RegistryValue)> {
+        let state = self.state();
+        let key = state.keys.get(&normal(key));
+        key.map_or_else(Vec::new, |key| key.values.values().cloned().collect())
+    }
+
+    /// A value as the driver reads it, with the name as set.
+    pub fn read(&self, key: &str, name: &str) -> Option<(String, RegistryValue)> {
+        let mut state = self.state();
+        let values = state.keys.get(&normal(key)).map(|key| &key.values);
+        let value = values
+            .and_then(|values| values.get(&name.to_uppercase()))
+            .cloned();
+        state.reads.push(Read {
+            key: key.to_string(),
+            name: name.to_string(),
+            found: value.is_some(),
+        });
+        value
+    }
+
+    /// Every value the driver asked for, in order.
+    pub fn reads(&self) -> Vec<Read> {
+        self.state().reads.clone()
+    }
+
+    /// Whether the driver ever asked for a value of this name.
+    pub fn was_read(&self, name: &str) -> bool {
+        let state = self.state();
+        let wanted = name.to_uppercase();
+        state
+            .reads
+            .iter()
+            .any(|read| read.name.to_uppercase() == wanted)
+    }
+
+    /// What a key holds, `None` if there is no such key.
+    pub fn summary(&self, path: &str) -> Option<KeySummary> {
+        let state = self.state();
+        let upper = normal(path);
+        let key = state.keys.get(&upper)?;
+        let bytes = |text: &str| text.encode_utf16().count() as u32 * 2;
+        let below = format!("{upper}\\");
+        let subkeys = state
+            .keys
+            .keys()
+            .filter_map(|path| path.strip_prefix(&below));
+        let subkeys: Vec<u32> = subkeys.filter(|s| !s.contains('\\')).map(bytes).collect();
+        let values = || key.values.values();
+        Some(KeySummary {
+            subkeys: subkeys.len() as u32,
+            longest_subkey: subkeys.into_iter().max().unwrap_or(0),
+            values: key.values.len() as u32,
+            longest_name: values().map(|(name, _)| bytes(name)).max().unwrap_or(0),
+            longest_data: values()
+                .map(|(_, v)| v.data.len() as u32)
+                .max()
+                .unwrap_or(0),
+        })
+    }
+
+    /// Adds a watch.
+    pub fn watch(&self, watch: Watch<T>) {
+        self.state().watches.push(watch);
+    }
+
+    /// Whether a watch still waits.
+    pub fn has_watch(&self, which: impl Fn(&T) -> bool) -> bool {
+        self.state()
+            .watches
+            .iter()
+            .any(|watch| which(&watch.notice))
+    }
+
+    /// Takes out the watches that were requested on a handle.
+    #[must_use = "watchers must be told"]
+    pub fn take_watches_of(&self, handle: usize) -> Vec<Watch<T>> {
+        let mut state = self.state();
+        state
+            .watches
+            .extract_if(.., |watch| watch.handle == handle)
+            .collect()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> State<T> {
+    fn take_watches(&mut self, upper: &str, change: u32) -> Vec<Watch<T>> {
+        let concerned = |watch: &mut Watch<T>| {
+            let watched = normal(&watch.key);
+            let below = upper
+                .strip_prefix(&watched)
+                .is_some_and(|rest| watch.subtree && rest.starts_with('\\'));
+            watch.filter & change != 0 && (upper == watched || below)
+        };
+        self.watches.extract_if(.., concerned).collect()
+    }
+}
+
+/// Upper case, without a separator at the end.
+fn normal(path: &str) -> String {
+    path.trim_end_matches('\\').to_uppercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = r"\Registry\Machine\System\Test";
+
+    fn watch(subtree: bool, notice: u32) -> Watch<u32> {
+        Watch {
+            key: KEY.into(),
+            handle: 4,
+            filter: NOTIFY_CHANGE_LAST_SET,
+            subtree,
+            notice,
+        }
+    }
+
+    #[test]
+    fn names_are_compared_without_case() {
+        let registry = Registry::<u32>::default();
+        assert!(
+            registry
+                .set_value(KEY, "Mode", RegistryValue::dword(1))
+                .is_empty()
+        );
+        let read = registry.read(&KEY.to_lowercase(), "MODE").unwrap();
+        assert_eq!(read, ("Mode".to_string(), RegistryValue::dword(1)));
+        assert!(registry.was_read("mode"));
+        assert!(!registry.was_read("Trace"));
+        assert!(registry.read(KEY, "Trace").is_none());
+        assert!(registry.was_read("Trace") && !registry.reads()[1].found);
+    }
+
+    #[test]
+    fn a_watch_tells_once() {
+        let registry = Registry::default();
+        registry.watch(watch(false, 1));
+        let fired = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
+        assert_eq!(fired.len(), 1);
+        assert!(
+            registry
+                .set_value(KEY, "Mode", RegistryValue::dword(0))
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn a_change_below_concerns_only_those_who_watch_the_tree() {
+        let registry = Registry::default();
+        registry.watch(watch(false, 1));
+        registry.watch(watch(true, 2));
+        let below = format!(r"{KEY}\Parameters");
+        let fired = registry.set_value(&below, "Mode", RegistryValue::dword(1));
+        assert_eq!(fired.iter().map(|w| w.notice).collect::<Vec<_>>(), [2]);
+        let beside = format!("{KEY}2");
+        assert!(
+            registry
+                .set_value(&beside, "Mode", RegistryValue::dword(1))
+                .is_empty()
+        );
+    }
+
+    #[test]
+    fn deleting_what_is_not_there_tells_nobody() {
+        let registry = Registry::default();
+        let _ = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
+        registry.watch(watch(false, 1));
+        assert!(registry.delete_value(KEY, "Trace").is_empty());
+        assert_eq!(registry.delete_value(KEY, "mode").len(), 1);
+    }
+
+    #[test]
+    fn strings_end_as_windows_writes_them() {
+        assert_eq!(RegistryValue::sz("a").data, [b'a', 0, 0, 0]);
+        let multi = RegistryValue::multi_sz(["a", "b"]).data;
+        assert_eq!(multi, [b'a', 0, 0, 0, b'b', 0, 0, 0, 0, 0]);
+        assert_eq!(RegistryValue::multi_sz([""; 0]).data, [0, 0]);
+    }
+}

@@ -1,0 +1,204 @@
+//! Pool rules.
+
+use super::super::ex::{ExAllocatePool2, ExFreePool, ExFreePoolWithTag};
+use super::super::memory::PAGE;
+use super::super::pool::{Shortage, Where};
+use super::super::{Irql, Kernel, foreign};
+use super::{clean, drive, machine, peek, poke, stopped_by};
+use crate::verifier::{Rule, rules};
+
+const NON_PAGED: u64 = 0x40;
+const PAGED: u64 = 0x100;
+const TAG: u32 = u32::from_le_bytes(*b"hush");
+
+fn allocate(size: usize) -> usize {
+    ExAllocatePool2(NON_PAGED, size, TAG)
+}
+
+#[test]
+fn blocks_are_zeroed_aligned_and_end_at_a_guard_page() {
+    let kernel = machine();
+    let outcome = drive(&kernel, Irql::DISPATCH, || {
+        for size in [1, 15, 16, 100, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE] {
+            let block = allocate(size);
+            assert_eq!(block % 16, 0);
+            assert!(size < PAGE || block % PAGE == 0, "whole pages start at one");
+            assert!((block..block + size).all(|at| peek::<u8>(at) == 0));
+            let beyond = (block + size).next_multiple_of(if size < PAGE { 16 } else { PAGE });
+            assert_eq!(beyond % PAGE, 0);
+            assert!(foreign::read::<u8>(beyond).is_err(), "guarded after {size}");
+            assert!(foreign::read::<u8>((block & !(PAGE - 1)) - 1).is_err());
+            ExFreePoolWithTag(block, TAG);
+            assert!(foreign::read::<u8>(block).is_err(), "gone when freed");
+        }
+        let raw = ExAllocatePool2(NON_PAGED | 0x2, 40, TAG);
+        assert_eq!(peek::<u64>(raw), 0xCCCC_CCCC_CCCC_CCCC);
+        let line = ExAllocatePool2(NON_PAGED | 0x8, 40, TAG);
+        assert_eq!(line % 64, 0);
+        ExFreePool(raw);
+        ExFreePool(line);
+    });
+    clean(&kernel, outcome);
+    assert!(kernel.pool().leaks().is_empty());
+    assert_eq!(kernel.call_count("ExAllocatePool2"), 10);
+}
+
+/// Runs `f` and expects `rule` to stop it.
+#[track_caller]
+fn breaks<R>(rule: &'static Rule, irql: Irql, f: impl FnOnce() -> R) {
+    let kernel = machine();
+    let outcome = drive(&kernel, irql, f);
+    stopped_by(&kernel, outcome, rule);
+}
+
+#[test]
+fn wrong_requests() {
+    let level = Irql::DISPATCH;
+    breaks(&rules::POOL_ZERO_BYTES, level, || allocate(0));
+    breaks(&rules::POOL_ZERO_TAG, level, || {
+        ExAllocatePool2(NON_PAGED, 8, 0)
+    });
+    breaks(&rules::POOL_PAGED_IRQL, level, || {
+        ExAllocatePool2(PAGED, 8, TAG)
+    });
+    breaks(&rules::POOL_IRQL, Irql::HIGH, || allocate(8));
+    breaks(&rules::POOL_EXECUTABLE, level, || {
+        ExAllocatePool2(0x80, 8, TAG)
+    });
+    for flags in [0, NON_PAGED | PAGED, NON_PAGED | 0x800, NON_PAGED | 0x10] {
+        breaks(&rules::POOL_BAD_FLAGS, Irql::PASSIVE, || {
+            ExAllocatePool2(flags, 8, TAG)
+        });
+    }
+}
+
+#[test]
+fn optional_flags_are_ignored() {
+    let kernel = machine();
+    let outcome = drive(&kernel, Irql::PASSIVE, || {
+        let block = ExAllocatePool2(NON_PAGED | (1 << 40), 8, TAG);
+        assert_ne!(block, 0);
+        ExFreePool(block);
+    });
+    clean(&kernel, outcome);
+}
+
+#[test]
+fn wrong_frees() {
+    let level = Irql::DISPATCH;
+    breaks(&rules::POOL_BAD_FREE, level, || ExFreePool(0));
+    breaks(&rules::POOL_BAD_FREE, level, || {
+        ExFreePool(allocate(64) + 16)
+    });
+    breaks(&rules::POOL_DOUBLE_FREE, level, || {
+        let block = allocate(64);
+        ExFreePool(block);
+        ExFreePool(block);
+    });
+    breaks(&rules::POOL_WRONG_TAG, level, || {
+        ExFreePoolWithTag(allocate(64), TAG + 1)
+    });
+    breaks(&rules::POOL_FREE_IRQL, level, || {
+        let block = allocate(64);
+        super::super::ke::KfRaiseIrql(Irql::HIGH.0);
+        ExFreePool(block);
+    });
+    breaks(&rules::POOL_FREE_PAGED_IRQL, Irql::PASSIVE, || {
+        let block = ExAllocatePool2(PAGED, 64, TAG);
+        super::super::ke::KfRaiseIrql(Irql::DISPATCH.0);
+        ExFreePool(block);
+    });
+}
+
+#[test]
+fn writes_beside_a_block_are_found_when_it_is_freed() {
+    let level = Irql::DISPATCH;
+    breaks(&rules::POOL_OVERRUN, level, || {
+        let block = allocate(60);
+        poke(block + 60, 0u8);
+        ExFreePool(block);
+    });
+    breaks(&rules::POOL_UNDERRUN, level, || {
+        let block = allocate(64);
+        poke(block - 1, 0u8);
+        ExFreePool(block);
+    });
+    // A block of whole pages has its slack behind it.
+    breaks(&rules::POOL_OVERRUN, level, || {
+        let block = allocate(PAGE + 8);
+        poke(block + PAGE + 8, 0u8);
+        ExFreePool(block);
+    });
+}
+
+#[test]
+fn shortages() {
+    let kernel = machine();
+    let succeeds = |kernel: &Kernel| {
+        clean(
+            kernel,
+            drive(kernel, Irql::DISPATCH, || {
+                let block = allocate(64);
+                if block != 0 {
+                    ExFreePool(block);
+                }
+                block != 0
+            }),
+        )
+    };
+    kernel.pool().fail_next(1);
+    assert!(!succeeds(&kernel));
+    assert!(succeeds(&kernel));
+    kernel.pool().fail_above(63);
+    assert!(!succeeds(&kernel));
+    kernel.pool().fail_above(64);
+    assert!(succeeds(&kernel));
+    kernel.pool().set_shortage(Shortage {
+        skip: 1,
+        fail: 1,
+        above: None,
+    });
+    assert_eq!([(); 3].map(|()| succeeds(&kernel)), [true, false, true]);
+    kernel.pool().fail_next(1);
+    let outcome = drive(&kernel, Irql::PASSIVE, || {
+        ExAllocatePool2(NON_PAGED | 0x20, 8, TAG)
+    });
+    stopped_by(&kernel, outcome, &rules::POOL_RAISE);
+}
+
+#[test]
+fn addresses_are_described() {
+    let kernel = machine();
+    let outcome = drive(&kernel, Irql::PASSIVE, || (allocate(32), allocate(32)));
+    let (live, freed) = clean(&kernel, outcome);
+    clean(&kernel, drive(&kernel, Irql::PASSIVE, || ExFreePool(freed)));
+    let pool = kernel.pool();
+    let (place, text) = pool.describe(live + 4).unwrap();
+    assert!(place == Where::Live && text.contains("byte 4 of pool block, tag 'hush', 32 bytes"));
+    let (place, text) = pool.describe(live + 32 + 8).unwrap();
+    assert!(place == Where::Beyond && text.starts_with("8 bytes past the end of pool block"));
+    let (place, text) = pool.describe(freed).unwrap();
+    assert!(
+        place == Where::Freed && text.contains("freed pool block"),
+        "{text}"
+    );
+    assert!(pool.describe(16).is_none());
+    assert_eq!(pool.leaks().len(), 1);
+    assert_eq!(pool.bytes(), (32, 64));
+}
+
+#[test]
+fn quarantined_pages_serve_again() {
+    let kernel = machine();
+    let outcome = drive(&kernel, Irql::DISPATCH, || {
+        let first = allocate(8);
+        ExFreePool(first);
+        let reused = (0..5000).any(|_| {
+            let block = allocate(8);
+            ExFreePool(block);
+            block == first
+        });
+        assert!(reused);
+    });
+    clean(&kernel, outcome);
+}

@@ -1,0 +1,170 @@
+//! The structures that cross the boundary, as the WDK lays them out.
+//!
+//! Declared here independently of the driver's own header, so that a mistake
+//! in either shows: every size and offset is tested against
+//! `facts/layouts.x64.json`. A member that points into foreign memory is an
+//! [`Address`]; nothing here is ever dereferenced by type.
+#![allow(
+    non_camel_case_types,
+    non_snake_case,
+    reason = "names as in the WDK headers"
+)]
+
+mod base;
+mod fwpm;
+mod fwps;
+mod io;
+mod net;
+
+pub use base::*;
+pub use fwpm::*;
+pub use fwps::*;
+pub use io::*;
+pub use net::*;
+
+/// An address in the driver's world; a claim until it is read.
+pub type Address = usize;
+/// `HANDLE`.
+pub type HANDLE = Address;
+/// `NTSTATUS`.
+pub type NTSTATUS = i32;
+/// `BOOLEAN`.
+pub type BOOLEAN = u8;
+/// `KIRQL`.
+pub type KIRQL = u8;
+
+/// A declared member: path in the fact tables, offset and size in bytes.
+pub type Member = (&'static str, usize, usize);
+
+/// What a declared structure looks like, for comparison with the facts.
+#[derive(Clone, Copy, Debug)]
+pub struct Layout {
+    /// Name in the headers.
+    pub name: &'static str,
+    /// Size in bytes.
+    pub size: usize,
+    /// Alignment in bytes.
+    pub align: usize,
+    /// Every declared member.
+    pub members: &'static [Member],
+}
+
+/// A structure of plain integers without padding rules of its own: every bit
+/// pattern is a value, so it may be copied out of foreign memory.
+///
+/// # Safety
+/// Implemented by `raw!` only, whose members are integers, arrays of them and
+/// other such structures.
+#[allow(unsafe_code, reason = "a marker that licenses byte-wise copies")]
+pub unsafe trait Plain: Copy {}
+
+macro_rules! plain {
+    ($($type:ty)*) => { $(
+        #[allow(unsafe_code, reason = "a marker that licenses byte-wise copies")]
+        // SAFETY: every bit pattern of an integer is a value.
+        unsafe impl $crate::nt::types::Plain for $type {}
+    )* };
+}
+plain!(u8 u16 u32 u64 usize i8 i16 i32 i64);
+
+/// Size of a member, through the type of a borrow of it.
+const fn size_of_member<S, M>(_: fn(&S) -> &M) -> usize {
+    size_of::<M>()
+}
+
+/// Declares `repr(C)` structures together with their [`Layout`]s. A member is
+/// `name: type` or, where the fact tables spell its path differently,
+/// `name = "path": type`.
+macro_rules! raw {
+    ($(
+        $(#[$meta:meta])*
+        struct $name:ident { $($field:ident $(= $path:literal)? : $type:ty),* $(,)? }
+    )*) => {
+        $(
+            $(#[$meta])*
+            #[repr(C)]
+            #[derive(Clone, Copy, Debug)]
+            #[allow(missing_docs, reason = "the names are the headers' own")]
+            pub struct $name { $(pub $field: $type),* }
+
+            #[allow(unsafe_code, reason = "a marker that licenses byte-wise copies")]
+            // SAFETY: `raw!` declares members of integer types only.
+            unsafe impl $crate::nt::types::Plain for $name {}
+
+            impl $name {
+                /// All members zero.
+                pub const fn zeroed() -> Self {
+                    #[allow(unsafe_code, reason = "zero is a value of every integer")]
+                    // SAFETY: `Plain`: every bit pattern is a value.
+                    unsafe { std::mem::zeroed() }
+                }
+            }
+        )*
+
+        /// The structures of this file.
+        pub(super) const LAYOUTS: &[$crate::nt::types::Layout] = &[$(
+            $crate::nt::types::Layout {
+                name: stringify!($name),
+                size: size_of::<$name>(),
+                align: align_of::<$name>(),
+                members: &[$((
+                    raw!(@path $field $($path)?),
+                    std::mem::offset_of!($name, $field),
+                    $crate::nt::types::size_of_member(|it: &$name| &it.$field),
+                )),*],
+            }
+        ),*];
+    };
+    (@path $field:ident) => { stringify!($field) };
+    (@path $field:ident $path:literal) => { $path };
+}
+use raw;
+
+/// Every declared structure.
+pub fn layouts() -> impl Iterator<Item = &'static Layout> {
+    [
+        base::LAYOUTS,
+        io::LAYOUTS,
+        net::LAYOUTS,
+        fwpm::LAYOUTS,
+        fwps::LAYOUTS,
+    ]
+    .into_iter()
+    .flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    #[test]
+    fn every_structure_is_laid_out_as_in_the_headers() {
+        let facts: Value =
+            serde_json::from_str(include_str!("../../../facts/layouts.x64.json")).unwrap();
+        for layout in layouts() {
+            let fact = resolve(&facts, layout.name);
+            assert_eq!(fact["size"], layout.size, "size of {}", layout.name);
+            assert_eq!(fact["align"], layout.align, "alignment of {}", layout.name);
+            for (path, offset, size) in layout.members {
+                let field = fact["fields"]
+                    .as_array()
+                    .unwrap()
+                    .iter()
+                    .find(|field| field[0] == *path)
+                    .unwrap_or_else(|| panic!("{}.{path} is in no header", layout.name));
+                assert_eq!(field[1], *offset, "offset of {}.{path}", layout.name);
+                assert_eq!(field[2], *size, "size of {}.{path}", layout.name);
+            }
+        }
+    }
+
+    fn resolve<'a>(facts: &'a Value, name: &str) -> &'a Value {
+        let fact = &facts[name];
+        assert!(fact.is_object(), "{name} is in no header");
+        match fact["same_as"].as_str() {
+            Some(other) => resolve(facts, other),
+            None => fact,
+        }
+    }
+}

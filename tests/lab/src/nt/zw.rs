@@ -1,0 +1,409 @@
+//! System services: registry, events, handles (`wdm.h`, `ntifs.h`).
+#![expect(non_snake_case, reason = "the names are the NT API's own")]
+
+use std::mem::offset_of;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::cpu::Irql;
+use super::foreign::{self, BadPointer};
+use super::ke;
+use super::objects::{Event, Notice, Object};
+use super::registry::{RegistryValue, Watch};
+use super::types::{
+    Address, BOOLEAN, HANDLE, IO_STATUS_BLOCK, KEY_FULL_INFORMATION, KEY_VALUE_BASIC_INFORMATION,
+    KEY_VALUE_FULL_INFORMATION, KEY_VALUE_PARTIAL_INFORMATION, LARGE_INTEGER, NTSTATUS,
+    OBJECT_ATTRIBUTES, WORK_QUEUE_ITEM,
+};
+use super::work::Job;
+use super::{Kernel, Trouble, status};
+use crate::exports::enter;
+use crate::status::Status;
+use crate::verifier::{Violation, rules};
+
+/// Path of the key behind a handle, or what the call returns instead.
+fn key(kernel: &Kernel, handle: HANDLE) -> Result<String, Status> {
+    match kernel.objects().handle(handle) {
+        Some(Object::Key(path)) => Ok(path.clone()),
+        Some(_) => Err(Status::OBJECT_TYPE_MISMATCH),
+        None => Err(Status::INVALID_HANDLE),
+    }
+}
+
+fn string(address: Address) -> Result<String, Trouble> {
+    foreign::read_unicode_string(address).map_err(|bad| Trouble::String(address, bad))
+}
+
+/// `ZwOpenKey`.
+pub extern "win64" fn ZwOpenKey(
+    KeyHandle: Address,
+    DesiredAccess: u32,
+    ObjectAttributes: Address,
+) -> NTSTATUS {
+    let kernel = enter!(ZwOpenKey);
+    // Kernel callers are not checked against a key's security.
+    let _ = DesiredAccess;
+    let outcome = open_key(&kernel, KeyHandle, ObjectAttributes);
+    kernel.settle(outcome, Status::UNSUCCESSFUL).0
+}
+
+fn open_key(kernel: &Kernel, out: Address, attributes: Address) -> Result<Status, Trouble> {
+    let attributes: OBJECT_ATTRIBUTES = foreign::read(attributes)?;
+    if attributes.Length as usize != size_of::<OBJECT_ATTRIBUTES>() {
+        return Ok(Status::INVALID_PARAMETER);
+    }
+    let name = string(attributes.ObjectName)?;
+    let path = match attributes.RootDirectory {
+        0 => name,
+        root => match key(kernel, root) {
+            Ok(root) => format!(r"{root}\{name}"),
+            Err(status) => return Ok(status),
+        },
+    };
+    if !kernel.registry().has_key(&path) {
+        return Ok(Status::OBJECT_NAME_NOT_FOUND);
+    }
+    let handle = kernel.objects().open(Object::Key(path));
+    foreign::write(out, &handle)?;
+    Ok(Status::SUCCESS)
+}
+
+/// Writes a variable-length answer as far as it fits. `fixed` bytes must fit
+/// at all (`ZwQueryValueKey` documentation).
+fn answer(
+    bytes: &[u8],
+    fixed: usize,
+    buffer: Address,
+    length: u32,
+    result_length: Address,
+) -> Result<Status, BadPointer> {
+    foreign::write(result_length, &(bytes.len() as u32))?;
+    let room = length as usize;
+    if room < fixed {
+        return Ok(Status::BUFFER_TOO_SMALL);
+    }
+    foreign::write_bytes(buffer, &bytes[..bytes.len().min(room)])?;
+    Ok(match room < bytes.len() {
+        true => Status::BUFFER_OVERFLOW,
+        false => Status::SUCCESS,
+    })
+}
+
+/// `ZwQueryKey`, `KeyFullInformation`; keys keep no time of writing.
+pub extern "win64" fn ZwQueryKey(
+    KeyHandle: HANDLE,
+    KeyInformationClass: i32,
+    KeyInformation: Address,
+    Length: u32,
+    ResultLength: Address,
+) -> NTSTATUS {
+    let kernel = enter!(ZwQueryKey);
+    let outcome = query_key(&kernel, KeyHandle, KeyInformationClass).map_or_else(Ok, |bytes| {
+        let fixed = offset_of!(KEY_FULL_INFORMATION, Class);
+        answer(&bytes, fixed, KeyInformation, Length, ResultLength)
+    });
+    kernel.settle(outcome, Status::UNSUCCESSFUL).0
+}
+
+fn query_key(kernel: &Kernel, handle: HANDLE, class: i32) -> Result<Vec<u8>, Status> {
+    /// `KeyFullInformation` (`wdm.h`).
+    const FULL: i32 = 2;
+    let path = key(kernel, handle)?;
+    if class != FULL {
+        return Err(Status::INVALID_PARAMETER);
+    }
+    let summary = kernel.registry().summary(&path);
+    let summary = summary.ok_or(Status::OBJECT_NAME_NOT_FOUND)?;
+    let class_offset = offset_of!(KEY_FULL_INFORMATION, Class) as u32;
+    let fields = [
+        0,
+        0,
+        0,
+        class_offset,
+        0,
+        summary.subkeys,
+        summary.longest_subkey,
+        0,
+        summary.values,
+        summary.longest_name,
+        summary.longest_data,
+    ];
+    Ok(fields.into_iter().flat_map(u32::to_le_bytes).collect())
+}
+
+/// `ZwQueryValueKey`: basic, full or partial information.
+pub extern "win64" fn ZwQueryValueKey(
+    KeyHandle: HANDLE,
+    ValueName: Address,
+    KeyValueInformationClass: i32,
+    KeyValueInformation: Address,
+    Length: u32,
+    ResultLength: Address,
+) -> NTSTATUS {
+    let kernel = enter!(ZwQueryValueKey);
+    let outcome = query_value(&kernel, KeyHandle, ValueName).and_then(|found| {
+        let (bytes, fixed) = match found
+            .and_then(|(name, value)| value_information(KeyValueInformationClass, &name, &value))
+        {
+            Ok(information) => information,
+            Err(status) => return Ok(status),
+        };
+        Ok(answer(
+            &bytes,
+            fixed,
+            KeyValueInformation,
+            Length,
+            ResultLength,
+        )?)
+    });
+    kernel.settle(outcome, Status::UNSUCCESSFUL).0
+}
+
+type Found = Result<(String, RegistryValue), Status>;
+
+fn query_value(kernel: &Kernel, handle: HANDLE, name: Address) -> Result<Found, Trouble> {
+    let name = string(name)?;
+    Ok(key(kernel, handle).and_then(|path| {
+        let value = kernel.registry().read(&path, &name);
+        value.ok_or(Status::OBJECT_NAME_NOT_FOUND)
+    }))
+}
+
+/// The answer's bytes, and how many of them must fit.
+fn value_information(
+    class: i32,
+    name: &str,
+    value: &RegistryValue,
+) -> Result<(Vec<u8>, usize), Status> {
+    /// `KEY_VALUE_INFORMATION_CLASS` (`wdm.h`).
+    const BASIC: i32 = 0;
+    const FULL: i32 = 1;
+    const PARTIAL: i32 = 2;
+    let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let (name_length, data_length) = (name.len() as u32, value.data.len() as u32);
+    let words =
+        |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
+    // The title index is always 0.
+    match class {
+        BASIC => {
+            let fixed = offset_of!(KEY_VALUE_BASIC_INFORMATION, Name);
+            let header = words(&[0, value.kind, name_length]);
+            Ok(([header, name].concat(), fixed))
+        }
+        FULL => {
+            let fixed = offset_of!(KEY_VALUE_FULL_INFORMATION, Name);
+            let data_at = (fixed + name.len()).next_multiple_of(4);
+            let header = words(&[0, value.kind, data_at as u32, data_length, name_length]);
+            let mut bytes = [header, name].concat();
+            bytes.resize(data_at, 0);
+            bytes.extend_from_slice(&value.data);
+            Ok((bytes, fixed))
+        }
+        PARTIAL => {
+            let fixed = offset_of!(KEY_VALUE_PARTIAL_INFORMATION, Data);
+            let header = words(&[0, value.kind, data_length]);
+            Ok(([header, value.data.clone()].concat(), fixed))
+        }
+        _ => Err(Status::INVALID_PARAMETER),
+    }
+}
+
+/// `ZwNotifyChangeKey`. For kernel callers `ApcRoutine` is a
+/// `WORK_QUEUE_ITEM` and `ApcContext` the queue it goes to (documentation).
+pub extern "win64" fn ZwNotifyChangeKey(
+    KeyHandle: HANDLE,
+    Event: HANDLE,
+    ApcRoutine: Address,
+    ApcContext: Address,
+    IoStatusBlock: Address,
+    CompletionFilter: u32,
+    WatchTree: BOOLEAN,
+    Buffer: Address,
+    BufferSize: u32,
+    Asynchronous: BOOLEAN,
+) -> NTSTATUS {
+    let kernel = enter!(ZwNotifyChangeKey);
+    /// `CriticalWorkQueue` and `DelayedWorkQueue` (`wdm.h`).
+    const QUEUES: std::ops::RangeInclusive<Address> = 0..=1;
+    /// Every `REG_NOTIFY_*` bit (`winnt.h`).
+    const FILTERS: u32 = 0x1000_000F;
+    let bad_queue = ApcRoutine != 0 && !QUEUES.contains(&ApcContext);
+    let bad_filter = CompletionFilter == 0 || CompletionFilter & !FILTERS != 0;
+    if bad_queue || bad_filter || Buffer != 0 || BufferSize != 0 {
+        return Status::INVALID_PARAMETER.0;
+    }
+    let request = NotifyRequest {
+        handle: KeyHandle,
+        event: Event,
+        work_item: ApcRoutine,
+        status_block: IoStatusBlock,
+        filter: CompletionFilter,
+        subtree: WatchTree != 0,
+    };
+    let id = match request.register(&kernel) {
+        Ok(id) => id,
+        Err(status) => return status.0,
+    };
+    if Asynchronous == 0 {
+        let told = || {
+            !kernel
+                .registry()
+                .has_watch(|notice: &Notice| notice.id == id)
+        };
+        return ke::wait(&kernel, None, told).0;
+    }
+    Status::PENDING.0
+}
+
+struct NotifyRequest {
+    handle: HANDLE,
+    event: HANDLE,
+    work_item: Address,
+    status_block: Address,
+    filter: u32,
+    subtree: bool,
+}
+
+impl NotifyRequest {
+    /// Adds the watch; returns the notice's id.
+    fn register(self, kernel: &Kernel) -> Result<Address, Status> {
+        let key = key(kernel, self.handle)?;
+        let mut objects = kernel.objects();
+        let event = match self.event {
+            0 => None,
+            handle => match objects.handle(handle) {
+                Some(Object::Event(event)) => Some(Arc::clone(event)),
+                Some(_) => return Err(Status::OBJECT_TYPE_MISMATCH),
+                None => return Err(Status::INVALID_HANDLE),
+            },
+        };
+        if let Some(event) = &event {
+            event.signaled.store(false, Ordering::Release);
+        }
+        let id = objects.opaque();
+        drop(objects);
+        kernel.registry().watch(Watch {
+            key,
+            handle: self.handle,
+            filter: self.filter,
+            subtree: self.subtree,
+            notice: Notice {
+                id,
+                event,
+                work_item: self.work_item,
+                status_block: self.status_block,
+            },
+        });
+        Ok(id)
+    }
+}
+
+/// Tells a watcher: status block first, then event and work item.
+pub(super) fn complete_watch(kernel: &Kernel, notice: &Notice, status: Status) {
+    let block = IO_STATUS_BLOCK {
+        Pointer: u64::from(status.0 as u32),
+        Information: 0,
+    };
+    if let Err(bad) = foreign::write(notice.status_block, &block) {
+        kernel.condemn(kernel.bad_pointer(bad));
+    }
+    if notice.work_item != 0 {
+        match foreign::read::<WORK_QUEUE_ITEM>(notice.work_item) {
+            Ok(item) => kernel.work().push(Job::WorkQueueItem {
+                routine: item.WorkerRoutine,
+                parameter: item.Parameter,
+            }),
+            Err(bad) => kernel.condemn(kernel.bad_pointer(bad)),
+        }
+    }
+    if let Some(event) = &notice.event {
+        event.signaled.store(true, Ordering::Release);
+    }
+    kernel.bell.ring();
+}
+
+/// `ZwCreateEvent`; events have no names here.
+pub extern "win64" fn ZwCreateEvent(
+    EventHandle: Address,
+    DesiredAccess: u32,
+    ObjectAttributes: Address,
+    EventType: i32,
+    InitialState: BOOLEAN,
+) -> NTSTATUS {
+    let kernel = enter!(ZwCreateEvent);
+    let _ = (DesiredAccess, ObjectAttributes);
+    let outcome = create_event(&kernel, EventHandle, EventType, InitialState != 0);
+    kernel.settle(outcome, Status::UNSUCCESSFUL).0
+}
+
+fn create_event(
+    kernel: &Kernel,
+    out: Address,
+    kind: i32,
+    signaled: bool,
+) -> Result<Status, BadPointer> {
+    if !matches!(kind, 0 | 1) {
+        return Ok(Status::INVALID_PARAMETER);
+    }
+    let event = Event {
+        signaled: AtomicBool::new(signaled),
+        synchronization: kind == 1,
+    };
+    let handle = kernel.objects().open(Object::Event(Arc::new(event)));
+    foreign::write(out, &handle)?;
+    Ok(Status::SUCCESS)
+}
+
+/// `ZwWaitForSingleObject` on an event.
+pub extern "win64" fn ZwWaitForSingleObject(
+    Handle: HANDLE,
+    Alertable: BOOLEAN,
+    Timeout: Address,
+) -> NTSTATUS {
+    // Read before the IRQL is checked, for it decides the ceiling.
+    let timeout = foreign::read_optional::<LARGE_INTEGER>(Timeout);
+    let only_look = matches!(timeout, Ok(Some(LARGE_INTEGER { QuadPart: 0 })));
+    let ceiling = if only_look { Irql::DISPATCH } else { Irql::APC };
+    let kernel = enter!(ZwWaitForSingleObject, ceiling);
+    let _ = Alertable;
+    let timeout = kernel.settle(timeout, None);
+    match kernel.objects().handle(Handle) {
+        Some(Object::Event(_)) => {}
+        Some(_) => return Status::OBJECT_TYPE_MISMATCH.0,
+        None => return Status::INVALID_HANDLE.0,
+    }
+    // Looked up each time, so that nothing is owned while waiting; a handle
+    // closed meanwhile ends the wait.
+    let take = || match kernel.objects().handle(Handle) {
+        Some(Object::Event(event)) if event.synchronization => {
+            event.signaled.swap(false, Ordering::AcqRel)
+        }
+        Some(Object::Event(event)) => event.signaled.load(Ordering::Acquire),
+        _ => true,
+    };
+    ke::wait(&kernel, timeout.map(|t| t.QuadPart), take).0
+}
+
+/// `ZwClose`. Closing a watched key tells its watchers
+/// (`STATUS_NOTIFY_CLEANUP`).
+pub extern "win64" fn ZwClose(Handle: HANDLE) -> NTSTATUS {
+    let kernel = enter!(ZwClose);
+    kernel
+        .settle(close(&kernel, Handle), Status::INVALID_HANDLE)
+        .0
+}
+
+fn close(kernel: &Kernel, handle: HANDLE) -> Result<Status, Violation> {
+    let closed = kernel.objects().close(handle);
+    if closed.is_none() {
+        let text = format!("ZwClose of {handle:#x}");
+        return Err(Violation::new(
+            &rules::BAD_HANDLE,
+            [handle as u64, 0, 0],
+            text,
+        ));
+    }
+    let watches = kernel.registry().take_watches_of(handle);
+    kernel.tell(watches, status::NOTIFY_CLEANUP);
+    Ok(Status::SUCCESS)
+}

@@ -1,0 +1,150 @@
+//! Driver Verifier's rules, each with its bugcheck code.
+//!
+//! A [`Rule`] is one row of the table in [`rules`]; code that notices a breach
+//! hands a [`Violation`] to the kernel, which keeps a [`Finding`] and, unless
+//! the rule is tolerated, stops the machine with the rule's bugcheck.
+#![forbid(unsafe_code)]
+
+pub mod rules;
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One thing a driver must not do.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// The rule's name in reports: `POOL_DOUBLE_FREE`.
+    pub id: &'static str,
+    /// Bugcheck code. [`rules::LAB`] where Windows itself would stay silent.
+    pub code: u32,
+    /// The bugcheck's first parameter, where the code has several meanings.
+    pub parameter: Option<u64>,
+    /// What was done wrong.
+    pub text: &'static str,
+}
+
+/// A breach that was just noticed, not yet reported.
+#[derive(Clone, Debug)]
+#[must_use = "a violation has no effect until the kernel is told"]
+pub struct Violation {
+    /// The rule that was broken.
+    pub rule: &'static Rule,
+    /// The bugcheck's further parameters: those after the rule's own first
+    /// one, or all from the first on where the rule has none.
+    pub parameters: [u64; 3],
+    /// What exactly happened.
+    pub detail: String,
+}
+
+impl Violation {
+    /// A breach of `rule`.
+    pub fn new(rule: &'static Rule, parameters: [u64; 3], detail: impl Into<String>) -> Self {
+        Self {
+            rule,
+            parameters,
+            detail: detail.into(),
+        }
+    }
+
+    /// The four parameters as a bugcheck screen shows them.
+    pub fn bugcheck_parameters(&self) -> [u64; 4] {
+        let [a, b, c] = self.parameters;
+        match self.rule.parameter {
+            Some(first) => [first, a, b, c],
+            None => [a, b, c, 0],
+        }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d] = self.bugcheck_parameters();
+        write!(
+            f,
+            "{} {:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x}): {}: {}",
+            self.rule.id, self.rule.code, self.rule.text, self.detail
+        )
+    }
+}
+
+/// A reported breach.
+#[derive(Clone, Debug)]
+pub struct Finding {
+    /// What was broken, and how.
+    pub violation: Violation,
+    /// Return addresses in the driver, innermost first; empty where the lab
+    /// itself noticed it after the driver had returned.
+    pub stack: Vec<u64>,
+}
+
+/// What one kernel has found, and what it lets pass.
+#[derive(Debug, Default)]
+pub struct Verifier {
+    findings: Mutex<Vec<Finding>>,
+    tolerated: Mutex<BTreeSet<&'static str>>,
+}
+
+impl Verifier {
+    /// Keeps reporting breaches of `rule`, but lets the machine run on.
+    pub fn tolerate(&self, rule: &'static Rule) {
+        lock(&self.tolerated).insert(rule.id);
+    }
+
+    /// Everything found so far.
+    pub fn findings(&self) -> Vec<Finding> {
+        lock(&self.findings).clone()
+    }
+
+    /// Keeps the finding and says whether it is fatal.
+    pub fn report(&self, finding: Finding) -> bool {
+        let fatal = !lock(&self.tolerated).contains(finding.violation.rule.id);
+        lock(&self.findings).push(finding);
+        fatal
+    }
+}
+
+/// A panicking test must not hide what was found before it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rule_names_and_codes_are_unique() {
+        let names: BTreeSet<_> = rules::ALL.iter().map(|rule| rule.id).collect();
+        assert_eq!(names.len(), rules::ALL.len());
+        let codes: BTreeSet<_> = rules::ALL
+            .iter()
+            .filter(|rule| rule.code != rules::LAB)
+            .map(|rule| (rule.code, rule.parameter))
+            .collect();
+        let coded = rules::ALL.iter().filter(|rule| rule.code != rules::LAB);
+        assert_eq!(codes.len(), coded.count());
+    }
+
+    #[test]
+    fn a_tolerated_rule_is_still_reported() {
+        let verifier = Verifier::default();
+        let finding = |rule| Finding {
+            violation: Violation::new(rule, [1, 2, 3], "test"),
+            stack: Vec::new(),
+        };
+        assert!(verifier.report(finding(&rules::POOL_DOUBLE_FREE)));
+        verifier.tolerate(&rules::POOL_DOUBLE_FREE);
+        assert!(!verifier.report(finding(&rules::POOL_DOUBLE_FREE)));
+        assert!(verifier.report(finding(&rules::POOL_BAD_FREE)));
+        assert_eq!(verifier.findings().len(), 3);
+    }
+
+    #[test]
+    fn parameters_follow_the_rules_own() {
+        let with = Violation::new(&rules::POOL_DOUBLE_FREE, [7, 8, 9], "");
+        assert_eq!(with.bugcheck_parameters(), [0x13, 7, 8, 9]);
+        let without = Violation::new(&rules::SPIN_LOCK_OWNED, [7, 8, 9], "");
+        assert_eq!(without.bugcheck_parameters(), [7, 8, 9, 0]);
+    }
+}
