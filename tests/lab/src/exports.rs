@@ -116,18 +116,12 @@ struct Fact {
 static FACTS: LazyLock<Vec<Fact>> = LazyLock::new(|| {
     let text = include_str!("../facts/functions.json");
     let facts: Value = serde_json::from_str(text).expect("the fact tables are JSON");
-    NAMES
-        .iter()
-        .map(|name| Fact::read(name, &facts[name]))
-        .collect()
+    NAMES.iter().map(|name| Fact::read(name, &facts[name])).collect()
 });
 
 impl Fact {
     fn read(name: &str, fact: &Value) -> Self {
-        assert_eq!(
-            fact["kind"].as_str().or(fact["kind"]["x64"].as_str()),
-            Some("import")
-        );
+        assert_eq!(fact["kind"].as_str().or(fact["kind"]["x64"].as_str()), Some("import"));
         let irql = &fact["irql"];
         // The lowest of the maxima that depend on arguments is always safe;
         // functions that know better say so when they are entered.
@@ -205,10 +199,7 @@ macro_rules! enter {
         $crate::exports::enter_below(const { $crate::exports::index(stringify!($name)) }, None)
     };
     ($name:ident, $ceiling:expr) => {
-        $crate::exports::enter_below(
-            const { $crate::exports::index(stringify!($name)) },
-            Some($ceiling),
-        )
+        $crate::exports::enter_below(const { $crate::exports::index(stringify!($name)) }, Some($ceiling))
     };
 }
 pub(crate) use enter;
@@ -259,12 +250,7 @@ mod tests {
         assert_eq!(export.stack_args, 3);
         assert!(resolve("fwpkclnt.sys", "IoCreateDevice").is_none());
         assert!(resolve("ntoskrnl.exe", "IoCreateNothing").is_none());
-        assert_eq!(
-            resolve("ntoskrnl.exe", "KeGetCurrentIrql")
-                .unwrap()
-                .stack_args,
-            0
-        );
+        assert_eq!(resolve("ntoskrnl.exe", "KeGetCurrentIrql").unwrap().stack_args, 0);
     }
 
     #[test]
@@ -316,9 +302,7 @@ mod tests {
     fn signature(signature: &syn::Signature) -> Vec<Value> {
         let mut classes: Vec<Value> = Vec::new();
         for input in &signature.inputs {
-            let syn::FnArg::Typed(argument) = input else {
-                panic!("an export has no receiver")
-            };
+            let syn::FnArg::Typed(argument) = input else { panic!("an export has no receiver") };
             classes.push(class(&argument.ty).into());
         }
         classes.push("->".into());

@@ -43,7 +43,10 @@ fn states(xml: &str) -> Result<States> {
         }
     }
     for reasons in document.descendants().filter(|node| node.has_tag_name("extrareasons")) {
-        let state = reasons.parent().and_then(|summed| summed.attribute("state")).context("extraports without a state")?;
+        let state = reasons
+            .parent()
+            .and_then(|summed| summed.attribute("state"))
+            .context("extraports without a state")?;
         for port in numbers(reasons.attribute("ports").unwrap_or_default())? {
             states.insert(port, state.to_owned());
         }
@@ -77,7 +80,8 @@ mod tests {
             <port protocol="tcp" portid="80"><state state="open" reason="syn-ack"/></port>
             </ports></host></nmaprun>"#;
         let states = states(xml).unwrap();
-        let filtered: Vec<_> = states.iter().filter(|(_, state)| *state == "filtered").map(|(port, _)| *port).collect();
+        let filtered: Vec<_> =
+            states.iter().filter(|(_, state)| *state == "filtered").map(|(port, _)| *port).collect();
         assert_eq!(filtered, [1, 2, 3, 7]);
         assert_eq!(states[&80], "open");
     }

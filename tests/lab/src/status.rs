@@ -120,9 +120,7 @@ mod tests {
         let text = include_str!("../facts/macros.json");
         let macros: serde_json::Value = serde_json::from_str(text).unwrap();
         for (name, status) in Status::ALL {
-            let bits = macros[name][1]
-                .as_str()
-                .unwrap_or_else(|| panic!("{name} is unknown"));
+            let bits = macros[name][1].as_str().unwrap_or_else(|| panic!("{name} is unknown"));
             assert_eq!(bits, format!("0x{:08X}", status.0), "{name}");
         }
     }

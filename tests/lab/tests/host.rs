@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 
 use lab::host::documented::{Comparison, compare};
 use lab::host::{
-    Application, Event, Filter, Host, HostHandle, Layer, Options, State, Variants, definition,
-    spawn,
+    Application, Event, Filter, Host, HostHandle, Layer, Options, State, Variants, definition, spawn,
 };
 use lab::wfp::{ActionType, Decision, FlowHandle, LayerId, Request};
 use lab::wire::{Family, Namespace, Network, Recorder, Recording};
@@ -33,10 +32,7 @@ impl Blocking {
                 layers.extend(definition(layer, family).discard.map(|(id, _)| id));
             }
         }
-        Self {
-            layers,
-            ..Self::default()
-        }
+        Self { layers, ..Self::default() }
     }
 }
 
@@ -44,11 +40,7 @@ impl Filter for Blocking {
     fn classify(&self, request: &Request<'_>) -> Decision {
         let blocked = self.layers.contains(&request.layer);
         Decision {
-            action: if blocked {
-                ActionType::BLOCK
-            } else {
-                ActionType::PERMIT
-            },
+            action: if blocked { ActionType::BLOCK } else { ActionType::PERMIT },
             hard: blocked,
             absorbed: false,
             filter_id: blocked.then_some(1),
@@ -89,12 +81,7 @@ impl Bench {
             host.listen(at(80), Application::Http).unwrap().unwrap();
             host.listen(at(22), Application::Hold).unwrap().unwrap();
         }
-        Self {
-            host,
-            namespace,
-            recorder,
-            network,
-        }
+        Self { host, namespace, recorder, network }
     }
 
     /// Runs a command inside and returns what it printed.
@@ -164,14 +151,7 @@ fn with_a_block_closed_ports_are_silent_and_open_ones_serve() {
 
         let host = SocketAddr::from((bench.network.host_address(family), 80));
         let url = format!("http://{host}/bytes/100000");
-        let arguments = [
-            "--silent",
-            "--show-error",
-            "--fail",
-            "--max-time",
-            "20",
-            &url,
-        ];
+        let arguments = ["--silent", "--show-error", "--fail", "--max-time", "20", &url];
         assert_eq!(bench.run("curl", &arguments).len(), 100_000);
     }
     bench.finish(&[
@@ -192,37 +172,13 @@ fn with_a_block_closed_ports_are_silent_and_open_ones_serve() {
 /// manual, Port Scanning Techniques).
 const TECHNIQUES: &[(&str, [&str; 2], [&str; 2])] = &[
     ("-sT", ["open", "closed"], ["open", "filtered"]),
-    (
-        "-sA",
-        ["unfiltered", "unfiltered"],
-        ["filtered", "filtered"],
-    ),
+    ("-sA", ["unfiltered", "unfiltered"], ["filtered", "filtered"]),
     ("-sW", ["closed", "closed"], ["filtered", "filtered"]),
-    (
-        "-sF",
-        ["closed", "closed"],
-        ["open|filtered", "open|filtered"],
-    ),
-    (
-        "-sN",
-        ["closed", "closed"],
-        ["open|filtered", "open|filtered"],
-    ),
-    (
-        "-sX",
-        ["closed", "closed"],
-        ["open|filtered", "open|filtered"],
-    ),
-    (
-        "-sM",
-        ["closed", "closed"],
-        ["open|filtered", "open|filtered"],
-    ),
-    (
-        "-sU",
-        ["closed", "closed"],
-        ["open|filtered", "open|filtered"],
-    ),
+    ("-sF", ["closed", "closed"], ["open|filtered", "open|filtered"]),
+    ("-sN", ["closed", "closed"], ["open|filtered", "open|filtered"]),
+    ("-sX", ["closed", "closed"], ["open|filtered", "open|filtered"]),
+    ("-sM", ["closed", "closed"], ["open|filtered", "open|filtered"]),
+    ("-sU", ["closed", "closed"], ["open|filtered", "open|filtered"]),
 ];
 
 fn scan_by_every_technique(silent: bool) {
@@ -269,9 +225,7 @@ fn the_host_connects_to_a_server_in_the_namespace() {
             Family::V4 => SocketAddr::from((bench.network.near.0, 7777)),
             Family::V6 => SocketAddr::from((bench.network.near.1, 7777)),
         };
-        let listener = bench
-            .namespace
-            .run(move || std::net::TcpListener::bind(near));
+        let listener = bench.namespace.run(move || std::net::TcpListener::bind(near));
         let listener = listener.unwrap().unwrap();
         let server = bench.namespace.thread(move || {
             let (mut stream, _) = listener.accept().unwrap();
@@ -293,10 +247,5 @@ fn the_host_connects_to_a_server_in_the_namespace() {
             std::thread::sleep(Duration::from_millis(5));
         }
     }
-    bench.finish(&[
-        Event::Connect,
-        Event::SynOut,
-        Event::SynAckIn,
-        Event::PortFreed,
-    ]);
+    bench.finish(&[Event::Connect, Event::SynOut, Event::SynAckIn, Event::PortFreed]);
 }

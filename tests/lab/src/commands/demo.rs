@@ -75,7 +75,8 @@ pub fn run() -> Result<bool> {
     for family in Family::BOTH {
         reauthorize(&world, family)?;
     }
-    for (port, family) in [OPEN, ECHO].into_iter().flat_map(|port| Family::BOTH.map(|family| (port, family))) {
+    for (port, family) in [OPEN, ECHO].into_iter().flat_map(|port| Family::BOTH.map(|family| (port, family)))
+    {
         world.host.unlisten(world.address(family, port))??;
     }
     show_flows(&world, &mut checks)?;
@@ -150,7 +151,11 @@ fn connect(world: &World, family: Family, checks: &mut Checks) -> Result<()> {
         }
     };
     let heard = server.join().ok().context("the server panicked")??;
-    println!("  to {address}: sent {:?}, received {:?}", heard.trim_end(), String::from_utf8_lossy(&outcome.received).trim_end());
+    println!(
+        "  to {address}: sent {:?}, received {:?}",
+        heard.trim_end(),
+        String::from_utf8_lossy(&outcome.received).trim_end()
+    );
     let answer = format!("{:?}, {}", outcome.state, String::from_utf8_lossy(&outcome.received).trim_end());
     checks.note(format!("{family} connection out"), "Closed, heard: from the host", answer);
     Ok(())
@@ -232,7 +237,9 @@ fn client(address: SocketAddr) -> std::io::Result<TcpStream> {
 fn echo(client: &mut TcpStream, text: &[u8]) -> Result<()> {
     client.write_all(text)?;
     let mut back = vec![0; text.len()];
-    client.read_exact(&mut back).with_context(|| format!("no echo of {:?}", String::from_utf8_lossy(text)))?;
+    client
+        .read_exact(&mut back)
+        .with_context(|| format!("no echo of {:?}", String::from_utf8_lossy(text)))?;
     Ok(())
 }
 

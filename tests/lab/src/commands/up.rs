@@ -69,8 +69,12 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     println!("{}", report.counters);
     let mut well = !stopped;
     if driver.is_some() && !stopped {
-        let left = world.machine.stop().map_err(|stop| anyhow::anyhow!("unload stopped the machine: {stop}"))?;
-        println!("left behind by the driver: {}", if left.is_empty() { "nothing".into() } else { left.to_string() });
+        let left =
+            world.machine.stop().map_err(|stop| anyhow::anyhow!("unload stopped the machine: {stop}"))?;
+        println!(
+            "left behind by the driver: {}",
+            if left.is_empty() { "nothing".into() } else { left.to_string() }
+        );
         well = left.is_empty();
     }
     if let Some(path) = &arguments.pcap {
@@ -121,7 +125,11 @@ impl Named {
             true => format!("ip netns exec {NAME}"),
             false => {
                 let path = world.namespace.path();
-                format!("nsenter --preserve-credentials --user=/proc/{}/ns/user --net={}", std::process::id(), path.display())
+                format!(
+                    "nsenter --preserve-credentials --user=/proc/{}/ns/user --net={}",
+                    std::process::id(),
+                    path.display()
+                )
             }
         };
         Self { named, enter }

@@ -60,8 +60,7 @@ pub(super) fn reset(packet: &Parsed<'_>) -> Option<Vec<u8>> {
     let sequence = if acknowledged { tcp.acknowledgment } else { 0 };
     let mut segment = back(packet).tcp(from, to, sequence, 0).rst();
     if !acknowledged {
-        let controls =
-            u32::from(tcp.flags.has(TcpFlags::SYN)) + u32::from(tcp.flags.has(TcpFlags::FIN));
+        let controls = u32::from(tcp.flags.has(TcpFlags::SYN)) + u32::from(tcp.flags.has(TcpFlags::FIN));
         let length = packet.payload().len() as u32 + controls;
         segment = segment.ack(tcp.sequence.wrapping_add(length));
     }
@@ -79,15 +78,11 @@ pub(super) fn echo_reply(packet: &Parsed<'_>) -> Option<Vec<u8>> {
     match packet.source.ip() {
         IpAddr::V4(_) => {
             let header = etherparse::IcmpEchoHeader::from_bytes(header);
-            back(packet)
-                .icmpv4(Icmpv4Type::EchoReply(header))
-                .write(&mut bytes, data)
+            back(packet).icmpv4(Icmpv4Type::EchoReply(header)).write(&mut bytes, data)
         }
         IpAddr::V6(_) => {
             let header = etherparse::IcmpEchoHeader::from_bytes(header);
-            back(packet)
-                .icmpv6(Icmpv6Type::EchoReply(header))
-                .write(&mut bytes, data)
+            back(packet).icmpv6(Icmpv6Type::EchoReply(header)).write(&mut bytes, data)
         }
     }
     .ok()?;
@@ -116,9 +111,7 @@ pub(super) fn unreachable(packet: &Parsed<'_>, why: Unreachable) -> Option<Vec<u
         }
         IpAddr::V6(_) => {
             let kind = match why {
-                Unreachable::Port => {
-                    Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port)
-                }
+                Unreachable::Port => Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port),
                 Unreachable::Protocol => Icmpv6Type::ParameterProblem(ParameterProblemHeader {
                     code: ParameterProblemCode::UnrecognizedNextHeader,
                     pointer: NEXT_HEADER,

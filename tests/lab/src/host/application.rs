@@ -53,12 +53,7 @@ impl Session {
     }
 
     fn new(kind: Kind, output: Vec<u8>) -> Self {
-        Self {
-            kind,
-            output,
-            sent: 0,
-            close: false,
-        }
+        Self { kind, output, sent: 0, close: false }
     }
 
     /// What a client has read; nothing for a server.
@@ -123,9 +118,7 @@ impl Session {
 }
 
 fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
-    bytes
-        .windows(pattern.len())
-        .position(|window| window == pattern)
+    bytes.windows(pattern.len()).position(|window| window == pattern)
 }
 
 /// Appends the answer to one request; returns whether to close after it.
@@ -135,8 +128,7 @@ fn respond(request: &[u8], output: &mut Vec<u8>) -> bool {
     let mut lines = text.split("\r\n");
     let mut words = lines.next().unwrap_or_default().split(' ');
     let (method, path, version) = (words.next(), words.next(), words.next());
-    let (Some(method @ ("GET" | "HEAD")), Some(path), Some(version)) = (method, path, version)
-    else {
+    let (Some(method @ ("GET" | "HEAD")), Some(path), Some(version)) = (method, path, version) else {
         write_response(output, "405 Method Not Allowed", 0);
         return true;
     };
@@ -149,11 +141,7 @@ fn respond(request: &[u8], output: &mut Vec<u8>) -> bool {
         None if path == "/" => Some(PAGE.into()),
         _ => None,
     };
-    let status = if body.is_some() {
-        "200 OK"
-    } else {
-        "404 Not Found"
-    };
+    let status = if body.is_some() { "200 OK" } else { "404 Not Found" };
     let body = body.unwrap_or_default();
     write_response(output, status, body.len());
     if method == "GET" {

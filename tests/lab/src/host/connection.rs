@@ -109,8 +109,7 @@ impl Host {
                 continue;
             };
             let state = self.stack.state(connection.handle);
-            let unanswered =
-                connection.close_sent || self.stack.socket(connection.handle).send_queue() > 0;
+            let unanswered = connection.close_sent || self.stack.socket(connection.handle).send_queue() > 0;
             let limit = match connection.established {
                 false => HANDSHAKE_LIMIT,
                 true if unanswered => ANSWER_LIMIT,
@@ -153,10 +152,7 @@ impl Host {
             return;
         }
         let (flow, outbound) = (connection.flow, connection.direction == Direction::Outbound);
-        let scene = Scene {
-            flow: Some(flow),
-            ..connection.scene(None)
-        };
+        let scene = Scene { flow: Some(flow), ..connection.scene(None) };
         // A half-open one has no endpoint of its own yet.
         if connection.established || outbound {
             let record = self.gate.open(scene.ends, Event::EndpointClosed);
@@ -164,10 +160,7 @@ impl Host {
         }
         self.gate.filter.flow_end(flow);
         if outbound {
-            self.release(&Scene {
-                ends: ends(scene.ends.local, None),
-                ..scene
-            });
+            self.release(&Scene { ends: ends(scene.ends.local, None), ..scene });
         }
     }
 }

@@ -32,27 +32,17 @@ pub fn sequence(event: Event) -> Option<&'static [Expected]> {
         Event::SynOut | Event::SynAckOut | Event::AckOut | Event::RstOut => {
             &[Layer("OUTBOUND_TRANSPORT"), Layer("OUTBOUND_IPPACKET")]
         }
-        Event::SynIn => &[
-            Layer("INBOUND_IPPACKET"),
-            Layer("INBOUND_TRANSPORT"),
-            Layer("ALE_AUTH_RECV_ACCEPT"),
-        ],
-        Event::SynAckIn | Event::AckIn => &[
-            Layer("INBOUND_IPPACKET"),
-            Layer("INBOUND_TRANSPORT"),
-            Layer("ALE_FLOW_ESTABLISHED"),
-        ],
-        Event::SynNobodyListening => &[
-            Layer("INBOUND_IPPACKET"),
-            Open("INBOUND_TRANSPORT"),
-            Layer("INBOUND_TRANSPORT_DISCARD"),
-        ],
+        Event::SynIn => {
+            &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_TRANSPORT"), Layer("ALE_AUTH_RECV_ACCEPT")]
+        }
+        Event::SynAckIn | Event::AckIn => {
+            &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_TRANSPORT"), Layer("ALE_FLOW_ESTABLISHED")]
+        }
+        Event::SynNobodyListening => {
+            &[Layer("INBOUND_IPPACKET"), Open("INBOUND_TRANSPORT"), Layer("INBOUND_TRANSPORT_DISCARD")]
+        }
         Event::DataSent => &[Layer("STREAM"), Segments(OUT)],
-        Event::DataReceived => &[
-            Layer("INBOUND_IPPACKET"),
-            Layer("INBOUND_TRANSPORT"),
-            Layer("STREAM"),
-        ],
+        Event::DataReceived => &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_TRANSPORT"), Layer("STREAM")],
         Event::ReauthorizationPasses => &[
             Layer("INBOUND_IPPACKET"),
             Layer("INBOUND_TRANSPORT"),
@@ -68,14 +58,10 @@ pub fn sequence(event: Event) -> Option<&'static [Expected]> {
         // ALE Layers, ALE Endpoint Lifetime: not on the page of the flows.
         Event::EndpointClosed => &[Layer("ALE_ENDPOINT_CLOSURE")],
         Event::PortFreed => &[Layer("ALE_RESOURCE_RELEASE")],
-        Event::EndpointlessDatagram => {
-            &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_IPPACKET_DISCARD")]
+        Event::EndpointlessDatagram => &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_IPPACKET_DISCARD")],
+        Event::IcmpErrorOut => {
+            &[Layer("OUTBOUND_ICMP_ERROR"), Layer("OUTBOUND_TRANSPORT"), Layer("OUTBOUND_IPPACKET")]
         }
-        Event::IcmpErrorOut => &[
-            Layer("OUTBOUND_ICMP_ERROR"),
-            Layer("OUTBOUND_TRANSPORT"),
-            Layer("OUTBOUND_IPPACKET"),
-        ],
         Event::EchoRequestIn => &[
             Layer("INBOUND_IPPACKET"),
             Layer("INBOUND_TRANSPORT"),
@@ -83,11 +69,9 @@ pub fn sequence(event: Event) -> Option<&'static [Expected]> {
             Layer("ALE_FLOW_ESTABLISHED"),
             Layer("DATAGRAM_DATA"),
         ],
-        Event::EchoReplyOut => &[
-            Layer("DATAGRAM_DATA"),
-            Layer("OUTBOUND_TRANSPORT"),
-            Layer("OUTBOUND_IPPACKET"),
-        ],
+        Event::EchoReplyOut => {
+            &[Layer("DATAGRAM_DATA"), Layer("OUTBOUND_TRANSPORT"), Layer("OUTBOUND_IPPACKET")]
+        }
         _ => return None,
     })
 }
@@ -116,11 +100,7 @@ impl fmt::Display for Comparison {
         match self {
             Self::Match => f.write_str("as documented"),
             Self::Undocumented => f.write_str("not documented"),
-            Self::Deviation {
-                position,
-                expected,
-                seen,
-            } => write!(
+            Self::Deviation { position, expected, seen } => write!(
                 f,
                 "deviates at layer {}: documented {}, seen {}",
                 position + 1,
@@ -151,11 +131,7 @@ pub fn compare<'a>(
         return Comparison::Undocumented;
     };
     let seen: Vec<String> = seen.into_iter().map(without_family).collect();
-    let mut matcher = Matcher {
-        seen: &seen,
-        position: 0,
-        stopped,
-    };
+    let mut matcher = Matcher { seen: &seen, position: 0, stopped };
     for expected in sequence {
         let (layers, optional, repeated) = match expected {
             Layer(name) => (std::slice::from_ref(name), false, false),
@@ -184,11 +160,9 @@ pub fn compare<'a>(
     }
     match seen.get(matcher.position) {
         None => Comparison::Match,
-        Some(extra) => Comparison::Deviation {
-            position: matcher.position,
-            expected: None,
-            seen: Some(extra.clone()),
-        },
+        Some(extra) => {
+            Comparison::Deviation { position: matcher.position, expected: None, seen: Some(extra.clone()) }
+        }
     }
 }
 
@@ -205,9 +179,7 @@ impl Matcher<'_> {
     }
 
     fn next_is(&self, name: &str) -> bool {
-        self.seen
-            .get(self.position)
-            .is_some_and(|seen| seen == name)
+        self.seen.get(self.position).is_some_and(|seen| seen == name)
     }
 
     /// Moves over these layers; the error is the one that is missing. A
@@ -256,11 +228,7 @@ mod tests {
         assert_eq!(check(Event::DataSent, &two), Comparison::Match);
         for seen in [
             &["INBOUND_IPPACKET", "INBOUND_TRANSPORT_DISCARD"][..],
-            &[
-                "INBOUND_IPPACKET",
-                "INBOUND_TRANSPORT",
-                "INBOUND_TRANSPORT_DISCARD",
-            ],
+            &["INBOUND_IPPACKET", "INBOUND_TRANSPORT", "INBOUND_TRANSPORT_DISCARD"],
         ] {
             assert_eq!(check(Event::SynNobodyListening, seen), Comparison::Match);
         }
@@ -274,27 +242,18 @@ mod tests {
             seen: seen.map(str::to_owned),
         };
         assert_eq!(
-            check(
-                Event::SynIn,
-                &["INBOUND_IPPACKET_V6", "ALE_AUTH_RECV_ACCEPT_V6"]
-            ),
+            check(Event::SynIn, &["INBOUND_IPPACKET_V6", "ALE_AUTH_RECV_ACCEPT_V6"]),
             deviation(1, Some("INBOUND_TRANSPORT"), Some("ALE_AUTH_RECV_ACCEPT"))
         );
         assert_eq!(
-            check(
-                Event::SynOut,
-                &["OUTBOUND_TRANSPORT", "OUTBOUND_IPPACKET", "STREAM"]
-            ),
+            check(Event::SynOut, &["OUTBOUND_TRANSPORT", "OUTBOUND_IPPACKET", "STREAM"]),
             deviation(2, None, Some("STREAM"))
         );
         assert_eq!(
             check(Event::DataSent, &["STREAM", "OUTBOUND_TRANSPORT"]),
             deviation(2, Some("OUTBOUND_IPPACKET"), None)
         );
-        assert_eq!(
-            check(Event::DataSent, &["STREAM"]),
-            deviation(1, Some("OUTBOUND_TRANSPORT"), None)
-        );
+        assert_eq!(check(Event::DataSent, &["STREAM"]), deviation(1, Some("OUTBOUND_TRANSPORT"), None));
     }
 
     #[test]
@@ -306,16 +265,9 @@ mod tests {
             assert_eq!(check_stopped(Event::SynIn, seen), Comparison::Match);
             assert_ne!(check(Event::SynIn, seen), Comparison::Match);
         }
-        for wrong in [
-            &[TRANSPORT][..],
-            &[IN, TWIN],
-            &[IN, TRANSPORT, TWIN, "STREAM"],
-        ] {
+        for wrong in [&[TRANSPORT][..], &[IN, TWIN], &[IN, TRANSPORT, TWIN, "STREAM"]] {
             let comparison = check_stopped(Event::SynIn, wrong);
-            assert!(
-                matches!(comparison, Comparison::Deviation { .. }),
-                "{wrong:?}"
-            );
+            assert!(matches!(comparison, Comparison::Deviation { .. }), "{wrong:?}");
         }
         let (out, ip) = ("OUTBOUND_TRANSPORT", "OUTBOUND_IPPACKET");
         let twin = "OUTBOUND_TRANSPORT_DISCARD";
@@ -343,10 +295,7 @@ mod tests {
             ),
             Comparison::Match
         );
-        assert_eq!(
-            compare(Event::DataSent, [], false, |_| false),
-            Comparison::Match
-        );
+        assert_eq!(compare(Event::DataSent, [], false, |_| false), Comparison::Match);
         assert_eq!(check(Event::FinOut, &[]), Comparison::Undocumented);
     }
 }

@@ -1,8 +1,8 @@
 //! Passes one indication through one layer: classify, log, and what a Block
 //! brings about.
 
-use std::sync::Arc;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::filter::Filter;
@@ -29,7 +29,10 @@ pub struct Counters {
 impl fmt::Display for Counters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { received, sent, classified, blocked, silenced } = self;
-        write!(f, "{received} packets in, {sent} out, {classified} indications, {blocked} blocked, {silenced} answers kept back")
+        write!(
+            f,
+            "{received} packets in, {sent} out, {classified} indications, {blocked} blocked, {silenced} answers kept back"
+        )
     }
 }
 
@@ -92,11 +95,7 @@ impl Gate {
             DiscardMetadata::Reason(other) => Some(other),
             DiscardMetadata::Absent => None,
         }
-        .map(|reason| Discard {
-            module,
-            reason,
-            filter_id: 0,
-        });
+        .map(|reason| Discard { module, reason, filter_id: 0 });
         !self.indicate(record, layer, scene, Some(discard)).blocked()
     }
 
@@ -129,11 +128,7 @@ impl Gate {
             data: scene.data(layer, discard.is_some(), &self.variants),
         });
         self.counters.classified += 1;
-        let step = Step {
-            layer: id,
-            name,
-            decision: decision.clone(),
-        };
+        let step = Step { layer: id, name, decision: decision.clone() };
         self.log.push(record, step);
         decision
     }

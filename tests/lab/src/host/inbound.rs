@@ -35,10 +35,7 @@ pub(super) struct Fragments {
 
 impl Default for Fragments {
     fn default() -> Self {
-        Self {
-            pool: IpDefragPool::new(),
-            active: 0,
-        }
+        Self { pool: IpDefragPool::new(), active: 0 }
     }
 }
 
@@ -72,9 +69,7 @@ impl Host {
         match parsed.transport {
             Transport::Tcp(tcp) => self.segment_event(parsed, tcp.flags),
             Transport::Udp | Transport::Other => Event::EndpointlessDatagram,
-            Transport::Icmp { kind, .. } if kind == echo_request(parsed.family()) => {
-                Event::EchoRequestIn
-            }
+            Transport::Icmp { kind, .. } if kind == echo_request(parsed.family()) => Event::EchoRequestIn,
             Transport::Icmp { .. } => Event::OtherIn,
             Transport::Fragment => Event::FragmentIn,
             Transport::Malformed => Event::Unusable,
@@ -111,13 +106,7 @@ impl Host {
     }
 
     /// A datagram nobody waits for: the discard layers, then the ICMP error.
-    fn endpointless(
-        &mut self,
-        record: RecordId,
-        scene: &Scene<'_>,
-        parsed: Parsed<'_>,
-        why: Unreachable,
-    ) {
+    fn endpointless(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>, why: Unreachable) {
         const IP: Layer = Layer::InboundIppacket;
         const TRANSPORT: Layer = Layer::InboundTransport;
         let (at, network) = match (why, self.gate.variants.udp_discard) {
@@ -132,10 +121,7 @@ impl Host {
             } else {
                 (reason::MODULE_NETWORK, network)
             };
-            if !self
-                .gate
-                .answer_after_discard(record, layer, scene, module, why)
-            {
+            if !self.gate.answer_after_discard(record, layer, scene, module, why) {
                 self.gate.counters.silenced += 1;
                 return;
             }

@@ -149,9 +149,7 @@ pub fn definition(layer: Layer, family: Family) -> &'static Definition {
 fn define(enums: &Json, layer: Layer, family: Family) -> Definition {
     let name: &'static str = format!("{}_{family:?}", layer.name()).leak();
     let id_of = |name: &str| {
-        enums["FWPS_BUILTIN_LAYERS"][format!("FWPS_LAYER_{name}")]
-            .as_u64()
-            .map(|id| LayerId(id as u16))
+        enums["FWPS_BUILTIN_LAYERS"][format!("FWPS_LAYER_{name}")].as_u64().map(|id| LayerId(id as u16))
     };
     let twin: &'static str = format!("{name}_DISCARD").leak();
     let prefix = format!("FWPS_FIELD_{name}_");
@@ -168,10 +166,7 @@ fn define(enums: &Json, layer: Layer, family: Family) -> Definition {
         .collect();
     fields.sort_unstable_by_key(|(index, _)| *index);
     assert!(
-        fields
-            .iter()
-            .map(|(index, _)| *index)
-            .eq(0..fields.len() as u64),
+        fields.iter().map(|(index, _)| *index).eq(0..fields.len() as u64),
         "facts/enums.json: the fields of {name} are not numbered from 0"
     );
     Definition {
@@ -204,10 +199,7 @@ mod tests {
     fn ids_twins_and_order_are_the_headers() {
         let v4 = definition(Layer::InboundTransport, Family::V4);
         assert_eq!((v4.id, v4.name), (LayerId(12), "INBOUND_TRANSPORT_V4"));
-        assert_eq!(
-            v4.discard,
-            Some((LayerId(13), "INBOUND_TRANSPORT_V4_DISCARD"))
-        );
+        assert_eq!(v4.discard, Some((LayerId(13), "INBOUND_TRANSPORT_V4_DISCARD")));
         assert_eq!(v4.fields[0], Field::Protocol);
         assert_eq!(v4.fields[14], Field::CompartmentId);
         let closure = definition(Layer::AleEndpointClosure, Family::V6);

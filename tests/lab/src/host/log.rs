@@ -124,9 +124,7 @@ impl Record {
 
     /// Whether a filter blocked at a layer other than a discard twin.
     pub fn stopped(&self) -> bool {
-        self.steps
-            .iter()
-            .any(|step| step.decision.blocked() && !step.name.ends_with("_DISCARD"))
+        self.steps.iter().any(|step| step.decision.blocked() && !step.name.ends_with("_DISCARD"))
     }
 }
 
@@ -135,11 +133,7 @@ impl fmt::Display for Record {
         let seconds = self.at.as_secs_f64();
         write!(f, "{seconds:10.6} {} {}:", self.ends, self.event)?;
         for step in &self.steps {
-            let verdict = if step.decision.blocked() {
-                " BLOCK"
-            } else {
-                ""
-            };
+            let verdict = if step.decision.blocked() { " BLOCK" } else { "" };
             write!(f, " {}{verdict}", step.name)?;
         }
         Ok(())
@@ -161,11 +155,7 @@ const STEPS_LIMIT: usize = 1024;
 impl Log {
     /// Keeps the latest `limit` records.
     pub fn new(limit: usize) -> Self {
-        Self {
-            records: VecDeque::new(),
-            first: 0,
-            limit: limit.max(1),
-        }
+        Self { records: VecDeque::new(), first: 0, limit: limit.max(1) }
     }
 
     /// The records, oldest first.
@@ -183,12 +173,7 @@ impl Log {
             self.records.pop_front();
             self.first += 1;
         }
-        self.records.push_back(Record {
-            at,
-            ends,
-            event,
-            steps: Vec::new(),
-        });
+        self.records.push_back(Record { at, ends, event, steps: Vec::new() });
         RecordId(self.first + self.records.len() as u64 - 1)
     }
 
@@ -225,11 +210,7 @@ mod tests {
     #[test]
     fn is_bounded_and_late_steps_of_forgotten_records_go_nowhere() {
         let mut log = Log::new(2);
-        let ends = Ends {
-            protocol: 6,
-            local: ([10, 77, 0, 2], 80).into(),
-            remote: None,
-        };
+        let ends = Ends { protocol: 6, local: ([10, 77, 0, 2], 80).into(), remote: None };
         let ids: Vec<_> = [Event::Bind, Event::Listen, Event::SynIn]
             .map(|event| log.open(Duration::ZERO, ends, event))
             .into();
@@ -238,9 +219,6 @@ mod tests {
         let events: Vec<_> = log.records().map(|record| record.event).collect();
         assert_eq!(events, [Event::Listen, Event::BacklogFull]);
         assert_eq!(log.forgotten(), 1);
-        assert_eq!(
-            (log.event(ids[0]), log.event(ids[1])),
-            (None, Some(Event::Listen))
-        );
+        assert_eq!((log.event(ids[0]), log.event(ids[1])), (None, Some(Event::Listen)));
     }
 }

@@ -16,27 +16,15 @@ impl Scene<'_> {
         options: &Options,
         variants: &Variants,
     ) -> Metadata {
-        let mut metadata = Metadata {
-            discard,
-            ..Metadata::default()
-        };
+        let mut metadata = Metadata { discard, ..Metadata::default() };
         for item in offered(layer) {
             self.offer(*item, layer, options, variants, &mut metadata);
         }
         metadata
     }
 
-    fn offer(
-        &self,
-        item: Item,
-        layer: Layer,
-        options: &Options,
-        variants: &Variants,
-        to: &mut Metadata,
-    ) {
-        let Process {
-            path, id, token, ..
-        } = &options.process;
+    fn offer(&self, item: Item, layer: Layer, options: &Options, variants: &Variants, to: &mut Metadata) {
+        let Process { path, id, token, .. } = &options.process;
         let packet = self.packet.map(|(_, parsed)| parsed);
         let reauthorizing = self.flags & flag::IS_REAUTHORIZE != 0;
         let authorizing = matches!(layer, Layer::AleAuthRecvAccept | Layer::AleAuthConnect);
@@ -118,41 +106,17 @@ fn offered(layer: Layer) -> &'static [Item] {
             AleClassifyRequired,
             IcmpId,
         ],
-        Layer::OutboundTransport => &[
-            Flow,
-            TransportHeader,
-            SystemFlags,
-            Compartment,
-            Endpoint,
-            RemoteScope,
-            IcmpId,
-        ],
+        Layer::OutboundTransport => {
+            &[Flow, TransportHeader, SystemFlags, Compartment, Endpoint, RemoteScope, IcmpId]
+        }
         Layer::Stream => &[Flow, SystemFlags],
-        Layer::DatagramData => &[
-            Flow,
-            IpHeader,
-            TransportHeader,
-            SystemFlags,
-            Compartment,
-            Endpoint,
-            RemoteScope,
-            IcmpId,
-        ],
-        Layer::OutboundIcmpError => &[
-            TransportHeader,
-            SystemFlags,
-            Compartment,
-            Endpoint,
-            RemoteScope,
-        ],
-        Layer::AleResourceAssignment | Layer::AleAuthListen => &[
-            ProcessPath,
-            Token,
-            ProcessId,
-            Completion,
-            Endpoint,
-            SubProcessTag,
-        ],
+        Layer::DatagramData => {
+            &[Flow, IpHeader, TransportHeader, SystemFlags, Compartment, Endpoint, RemoteScope, IcmpId]
+        }
+        Layer::OutboundIcmpError => &[TransportHeader, SystemFlags, Compartment, Endpoint, RemoteScope],
+        Layer::AleResourceAssignment | Layer::AleAuthListen => {
+            &[ProcessPath, Token, ProcessId, Completion, Endpoint, SubProcessTag]
+        }
         Layer::AleAuthRecvAccept => &[
             Flow,
             IpHeader,
@@ -183,25 +147,11 @@ fn offered(layer: Layer) -> &'static [Item] {
             IcmpId,
             SubProcessTag,
         ],
-        Layer::AleFlowEstablished => &[
-            Flow,
-            ProcessPath,
-            Token,
-            ProcessId,
-            Endpoint,
-            Parent,
-            IcmpId,
-            SubProcessTag,
-        ],
+        Layer::AleFlowEstablished => {
+            &[Flow, ProcessPath, Token, ProcessId, Endpoint, Parent, IcmpId, SubProcessTag]
+        }
         Layer::AleResourceRelease => &[Token, ProcessId, Compartment, Endpoint, SubProcessTag],
-        Layer::AleEndpointClosure => &[
-            Token,
-            ProcessId,
-            Compartment,
-            Endpoint,
-            Parent,
-            SubProcessTag,
-        ],
+        Layer::AleEndpointClosure => &[Token, ProcessId, Compartment, Endpoint, Parent, SubProcessTag],
         Layer::AleConnectRedirect => &[Token, ProcessId, Endpoint, IcmpId, SubProcessTag],
         Layer::AleBindRedirect => &[Token, ProcessId, Endpoint, SubProcessTag],
     }

@@ -53,9 +53,7 @@ pub use options::{Interface, Options, Process};
 pub use run::{Finished, HostHandle, Report, spawn};
 pub use scene::Direction;
 pub use sockets::{ConnectionId, Outcome, SocketError, State};
-pub use variants::{
-    DataStart, DiscardMetadata, ListenerReason, StreamBlock, UdpDiscard, Variants, reason,
-};
+pub use variants::{DataStart, DiscardMetadata, ListenerReason, StreamBlock, UdpDiscard, Variants, reason};
 
 use connection::Connection;
 use gate::Gate;

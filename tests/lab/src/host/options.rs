@@ -64,13 +64,7 @@ impl Default for Options {
         let path = "\\device\\harddiskvolume3\\hushport\\server.exe\0";
         Self {
             network: Network::default(),
-            interface: Interface {
-                luid: 6 << 48 | 0x8000 << 24,
-                index: 7,
-                sub_index: 0,
-                kind: 6,
-                tunnel: 0,
-            },
+            interface: Interface { luid: 6 << 48 | 0x8000 << 24, index: 7, sub_index: 0, kind: 6, tunnel: 0 },
             process: Process {
                 path: path.encode_utf16().flat_map(u16::to_le_bytes).collect(),
                 id: 4242,

@@ -79,11 +79,7 @@ impl Host {
         } else {
             // The buffer is empty and larger than a chunk; what it does not
             // take stays pending all the same.
-            let taken = if passed {
-                socket.send_slice(&chunk).unwrap_or(0)
-            } else {
-                chunk.len()
-            };
+            let taken = if passed { socket.send_slice(&chunk).unwrap_or(0) } else { chunk.len() };
             connection.session.advance(taken);
         }
         true
@@ -101,15 +97,11 @@ impl Host {
         if connection.closed || now == connection.generation {
             return true;
         }
-        let record = self
-            .gate
-            .open(connection.ends, Event::ReauthorizationPassesElsewhere);
+        let record = self.gate.open(connection.ends, Event::ReauthorizationPassesElsewhere);
         if self.reauthorize(record, pair, scene) {
             return true;
         }
-        self.gate
-            .log
-            .rename(record, Event::ReauthorizationFailsElsewhere);
+        self.gate.log.rename(record, Event::ReauthorizationFailsElsewhere);
         self.forget(pair);
         false
     }
@@ -181,10 +173,7 @@ impl Host {
         let Some(parsed) = Parsed::new(&packet) else {
             return;
         };
-        let scene = Scene {
-            flow,
-            ..Scene::packet(Direction::Outbound, parsed)
-        };
+        let scene = Scene { flow, ..Scene::packet(Direction::Outbound, parsed) };
         let record = self.gate.open(scene.ends, event);
         if first != Layer::OutboundTransport && !self.gate.pass(record, first, &scene) {
             return;

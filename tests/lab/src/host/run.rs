@@ -41,12 +41,10 @@ pub struct HostHandle {
 /// If no thread can be started.
 pub fn spawn(mut host: Host, mut wire: impl Wire + 'static) -> io::Result<HostHandle> {
     let (commands, receiver) = mpsc::channel();
-    let thread = thread::Builder::new()
-        .name("host".to_owned())
-        .spawn(move || {
-            drive(&mut host, &mut wire, &receiver)?;
-            Ok(report(&host))
-        })?;
+    let thread = thread::Builder::new().name("host".to_owned()).spawn(move || {
+        drive(&mut host, &mut wire, &receiver)?;
+        Ok(report(&host))
+    })?;
     Ok(HostHandle { commands, thread })
 }
 
@@ -105,9 +103,7 @@ impl HostHandle {
     /// What ended the thread early.
     pub fn stop(self) -> io::Result<Report> {
         drop(self.commands);
-        self.thread
-            .join()
-            .map_err(|_| io::Error::other("the host's thread panicked"))?
+        self.thread.join().map_err(|_| io::Error::other("the host's thread panicked"))?
     }
 
     /// Runs a closure on the host between two packets.
@@ -126,18 +122,11 @@ impl HostHandle {
 }
 
 fn report(host: &Host) -> Report {
-    Report {
-        log: host.log().clone(),
-        counters: host.counters(),
-    }
+    Report { log: host.log().clone(), counters: host.counters() }
 }
 
 /// Runs until the sender of commands is gone.
-fn drive(
-    host: &mut Host,
-    wire: &mut impl Wire,
-    commands: &mpsc::Receiver<Command>,
-) -> io::Result<()> {
+fn drive(host: &mut Host, wire: &mut impl Wire, commands: &mpsc::Receiver<Command>) -> io::Result<()> {
     let start = Instant::now();
     let mut packet = Vec::new();
     loop {

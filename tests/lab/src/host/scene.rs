@@ -71,15 +71,8 @@ impl<'a> Scene<'a> {
             Direction::Inbound => (parsed.destination, parsed.source),
             Direction::Outbound => (parsed.source, parsed.destination),
         };
-        let ends = Ends {
-            protocol: parsed.protocol,
-            local,
-            remote: Some(remote),
-        };
-        Self {
-            packet: Some((direction, parsed)),
-            ..Self::call(ends, direction)
-        }
+        let ends = Ends { protocol: parsed.protocol, local, remote: Some(remote) };
+        Self { packet: Some((direction, parsed)), ..Self::call(ends, direction) }
     }
 
     pub fn family(&self) -> Family {
@@ -88,8 +81,7 @@ impl<'a> Scene<'a> {
 
     /// The direction of this packet or call.
     pub fn passing(&self) -> Direction {
-        self.packet
-            .map_or(self.direction, |(direction, _)| direction)
+        self.packet.map_or(self.direction, |(direction, _)| direction)
     }
 
     /// At the ports' positions ICMP has its type and code.
@@ -110,10 +102,7 @@ impl<'a> Scene<'a> {
 
     /// The layer's data fields in index order.
     pub fn values(&self, fields: &[Field], options: &Options) -> Vec<Value> {
-        fields
-            .iter()
-            .map(|&field| self.value(field, options))
-            .collect()
+        fields.iter().map(|&field| self.value(field, options)).collect()
     }
 
     fn value(&self, field: Field, options: &Options) -> Value {
@@ -222,11 +211,8 @@ impl<'a> Scene<'a> {
             return LayerData::None;
         };
         let headless = direction == Direction::Outbound && layer != Layer::OutboundIppacket;
-        let (bytes, ip_header) = if headless {
-            (parsed.transport_bytes(), 0)
-        } else {
-            (parsed.bytes, parsed.ip_header_size)
-        };
+        let (bytes, ip_header) =
+            if headless { (parsed.transport_bytes(), 0) } else { (parsed.bytes, parsed.ip_header_size) };
         let data_start = match start {
             DataStart::IpHeader => 0,
             DataStart::TransportHeader => ip_header,

@@ -60,18 +60,10 @@ impl Host {
     fn listener_at(&self, parsed: &Parsed<'_>) -> Option<std::net::SocketAddr> {
         let mut any = parsed.destination;
         any.set_ip(unspecified(parsed.family()));
-        [parsed.destination, any]
-            .into_iter()
-            .find(|local| self.listeners.contains_key(local))
+        [parsed.destination, any].into_iter().find(|local| self.listeners.contains_key(local))
     }
 
-    pub(super) fn segment(
-        &mut self,
-        record: RecordId,
-        scene: Scene<'_>,
-        parsed: Parsed<'_>,
-        tcp: Tcp,
-    ) {
+    pub(super) fn segment(&mut self, record: RecordId, scene: Scene<'_>, parsed: Parsed<'_>, tcp: Tcp) {
         if !tcp.checksum_valid {
             self.gate.log.rename(record, Event::Unusable);
             // No answer is due, so there is none to prevent.
@@ -113,9 +105,7 @@ impl Host {
             Some(_) => match self.gate.variants.listener_reason {
                 ListenerReason::Always(number) => number,
                 ListenerReason::ByFlags if tcp.flags.has(TcpFlags::ACK) => reason::INET_ACK_INVALID,
-                ListenerReason::ByFlags if tcp.flags.has(SYN) => {
-                    reason::INET_LISTENER_INVALID_FLAGS
-                }
+                ListenerReason::ByFlags if tcp.flags.has(SYN) => reason::INET_LISTENER_INVALID_FLAGS,
                 ListenerReason::ByFlags => reason::INET_EXPECTED_SYN,
             },
         };
@@ -128,9 +118,7 @@ impl Host {
         if self.gate.variants.transport_before_discard && !self.gate.pass(record, layer, scene) {
             return;
         }
-        let may_answer =
-            self.gate
-                .answer_after_discard(record, layer, scene, reason::MODULE_TRANSPORT, why);
+        let may_answer = self.gate.answer_after_discard(record, layer, scene, reason::MODULE_TRANSPORT, why);
         let Some(reset) = answer::reset(&parsed) else {
             return;
         };
@@ -171,8 +159,7 @@ impl Host {
             if self.stack.state(handle) == tcp::State::SynReceived {
                 let authorized = (flow, generation);
                 let session = Session::server(application);
-                let mut connection =
-                    Connection::new(handle, &scene, authorized, self.gate.now, session);
+                let mut connection = Connection::new(handle, &scene, authorized, self.gate.now, session);
                 connection.parent = Some((local, parent));
                 let pair = (parsed.destination, parsed.source);
                 self.connections.insert(pair, connection);
@@ -191,8 +178,7 @@ impl Host {
         let mut scene = connection.scene(packet);
         scene.flags = flags;
         let authorizing = connection.authorizing();
-        let stale = !connection.closed
-            && self.gate.generation(authorizing, &scene) != connection.generation;
+        let stale = !connection.closed && self.gate.generation(authorizing, &scene) != connection.generation;
         if stale {
             scene.flags |= flag::REQUIRES_ALE_CLASSIFY;
         }
@@ -223,12 +209,7 @@ impl Host {
     /// Classifies a connection again at the layer that authorized it. Returns
     /// whether it may go on.
     #[must_use]
-    pub(super) fn reauthorize(
-        &mut self,
-        record: RecordId,
-        pair: Pair,
-        mut scene: Scene<'_>,
-    ) -> bool {
+    pub(super) fn reauthorize(&mut self, record: RecordId, pair: Pair, mut scene: Scene<'_>) -> bool {
         let Some(connection) = self.connections.get_mut(&pair) else {
             return false;
         };
@@ -241,13 +222,7 @@ impl Host {
 
     /// What TCP made of a segment: an established flow, bytes, an end. Returns
     /// whether the stream layer was indicated data.
-    fn after_ingress(
-        &mut self,
-        record: RecordId,
-        pair: Pair,
-        scene: Scene<'_>,
-        parsed: Parsed<'_>,
-    ) -> bool {
+    fn after_ingress(&mut self, record: RecordId, pair: Pair, scene: Scene<'_>, parsed: Parsed<'_>) -> bool {
         let Some(connection) = self.connections.get_mut(&pair) else {
             return false;
         };
@@ -283,10 +258,7 @@ impl Host {
         if parsed.has_flags(TcpFlags::PSH, TcpFlags::default()) {
             flags |= stream_flag::RECEIVE_PUSH;
         }
-        let scene = Scene {
-            stream: Some((&bytes, flags | stream_flag::RECEIVE)),
-            ..scene
-        };
+        let scene = Scene { stream: Some((&bytes, flags | stream_flag::RECEIVE)), ..scene };
         let passed = self.gate.pass(record, Layer::Stream, &scene);
         if passed {
             connection.session.data(&bytes);
@@ -305,17 +277,11 @@ impl Host {
 }
 
 fn is_synchronized(state: tcp::State) -> bool {
-    !matches!(
-        state,
-        tcp::State::Closed | tcp::State::Listen | tcp::State::SynSent | tcp::State::SynReceived
-    )
+    !matches!(state, tcp::State::Closed | tcp::State::Listen | tcp::State::SynSent | tcp::State::SynReceived)
 }
 
 fn has_peer_closed(state: tcp::State) -> bool {
-    matches!(
-        state,
-        tcp::State::CloseWait | tcp::State::LastAck | tcp::State::Closing | tcp::State::TimeWait
-    )
+    matches!(state, tcp::State::CloseWait | tcp::State::LastAck | tcp::State::Closing | tcp::State::TimeWait)
 }
 
 /// Everything readable; the ring buffer may give it in two parts.

@@ -69,35 +69,23 @@ impl Host {
     ///
     /// # Errors
     /// If a filter blocks, or the address is taken or not the host's.
-    pub fn listen(
-        &mut self,
-        local: SocketAddr,
-        application: Application,
-    ) -> Result<(), SocketError> {
+    pub fn listen(&mut self, local: SocketAddr, application: Application) -> Result<(), SocketError> {
         if !local.ip().is_unspecified() && local.ip() != self.own(Family::of(local.ip())) {
             return Err(SocketError::Unusable(local));
         }
         if self.listeners.contains_key(&local) {
             return Err(SocketError::InUse(local));
         }
-        let scene = Scene {
-            endpoint: Some(self.handle()),
-            ..Scene::call(ends(local, None), Direction::Inbound)
-        };
+        let scene =
+            Scene { endpoint: Some(self.handle()), ..Scene::call(ends(local, None), Direction::Inbound) };
         self.bind(&scene)?;
         let record = self.gate.open(scene.ends, Event::Listen);
         if !self.gate.pass(record, Layer::AleAuthListen, &scene) {
             self.release(&scene);
-            return Err(SocketError::Blocked(
-                scene.ends,
-                Layer::AleAuthListen.name(),
-            ));
+            return Err(SocketError::Blocked(scene.ends, Layer::AleAuthListen.name()));
         }
         let endpoint = scene.endpoint.unwrap_or_default();
-        let listener = Listener {
-            application,
-            endpoint,
-        };
+        let listener = Listener { application, endpoint };
         self.listeners.insert(local, listener);
         Ok(())
     }
@@ -108,10 +96,7 @@ impl Host {
     /// # Errors
     /// If nobody listens there.
     pub fn unlisten(&mut self, local: SocketAddr) -> Result<(), SocketError> {
-        let listener = self
-            .listeners
-            .remove(&local)
-            .ok_or(SocketError::NotListening(local))?;
+        let listener = self.listeners.remove(&local).ok_or(SocketError::NotListening(local))?;
         for connection in self.connections.values_mut() {
             if connection.parent == Some((local, listener.endpoint)) && !connection.established {
                 connection.aborted = true;
@@ -119,10 +104,8 @@ impl Host {
             }
         }
         self.turn();
-        let scene = Scene {
-            endpoint: Some(listener.endpoint),
-            ..Scene::call(ends(local, None), Direction::Inbound)
-        };
+        let scene =
+            Scene { endpoint: Some(listener.endpoint), ..Scene::call(ends(local, None), Direction::Inbound) };
         let record = self.gate.open(scene.ends, Event::EndpointClosed);
         self.gate.tell(record, Layer::AleEndpointClosure, &scene);
         self.release(&scene);
@@ -134,20 +117,13 @@ impl Host {
     ///
     /// # Errors
     /// If a filter blocks.
-    pub fn connect(
-        &mut self,
-        remote: SocketAddr,
-        request: Vec<u8>,
-    ) -> Result<ConnectionId, SocketError> {
+    pub fn connect(&mut self, remote: SocketAddr, request: Vec<u8>) -> Result<ConnectionId, SocketError> {
         let family = Family::of(remote.ip());
         let endpoint = self.handle();
         let binding = Scene {
             endpoint: Some(endpoint),
             flags: flag::IS_WILDCARD_BIND,
-            ..Scene::call(
-                ends(SocketAddr::new(unspecified(family), 0), None),
-                Direction::Outbound,
-            )
+            ..Scene::call(ends(SocketAddr::new(unspecified(family), 0), None), Direction::Outbound)
         };
         self.bind(&binding)?;
         let local = SocketAddr::new(self.own(family), self.free_port(remote));
@@ -157,10 +133,7 @@ impl Host {
             flow: Some(flow),
             ..Scene::call(ends(local, Some(remote)), Direction::Outbound)
         };
-        let bound = Scene {
-            ends: ends(local, None),
-            ..scene
-        };
+        let bound = Scene { ends: ends(local, None), ..scene };
         let generation = self.gate.generation(Layer::AleAuthConnect, &scene);
         let record = self.gate.open(scene.ends, Event::Connect);
         for layer in [Layer::AleConnectRedirect, Layer::AleAuthConnect] {
@@ -176,8 +149,7 @@ impl Host {
             return Err(SocketError::Unusable(remote));
         };
         let session = Session::client(request);
-        let connection =
-            Connection::new(handle, &scene, (flow, generation), self.gate.now, session);
+        let connection = Connection::new(handle, &scene, (flow, generation), self.gate.now, session);
         self.connections.insert((local, remote), connection);
         self.turn();
         Ok(ConnectionId(endpoint))
@@ -189,11 +161,7 @@ impl Host {
             return Some(outcome.clone());
         }
         let connection = self.connections.values().find(|c| c.id == id)?;
-        let state = if connection.established {
-            State::Open
-        } else {
-            State::Connecting
-        };
+        let state = if connection.established { State::Open } else { State::Connecting };
         let received = connection.session.received().to_vec();
         Some(Outcome { state, received })
     }
@@ -221,10 +189,7 @@ impl Host {
     fn free_port(&mut self, remote: SocketAddr) -> u16 {
         let own = self.own(Family::of(remote.ip()));
         loop {
-            self.last_port = self
-                .last_port
-                .checked_add(1)
-                .unwrap_or(FIRST_EPHEMERAL_PORT);
+            self.last_port = self.last_port.checked_add(1).unwrap_or(FIRST_EPHEMERAL_PORT);
             let local = SocketAddr::new(own, self.last_port);
             if !self.connections.contains_key(&(local, remote)) {
                 return self.last_port;
@@ -234,11 +199,7 @@ impl Host {
 }
 
 pub(super) fn ends(local: SocketAddr, remote: Option<SocketAddr>) -> Ends {
-    Ends {
-        protocol: TCP,
-        local,
-        remote,
-    }
+    Ends { protocol: TCP, local, remote }
 }
 
 pub(super) fn unspecified(family: Family) -> IpAddr {

@@ -71,11 +71,7 @@ pub(super) struct Stack {
 impl Stack {
     pub fn new(options: &Options) -> Self {
         let network = &options.network;
-        let mut queues = Queues {
-            inbound: None,
-            outbound: VecDeque::new(),
-            mtu: network.mtu.into(),
-        };
+        let mut queues = Queues { inbound: None, outbound: VecDeque::new(), mtu: network.mtu.into() };
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = options.seed;
         let mut interface = Interface::new(config, &mut queues, Instant::ZERO);
@@ -84,16 +80,10 @@ impl Stack {
                 IpCidr::new(network.host.0.into(), network.prefix.0),
                 IpCidr::new(network.host.1.into(), network.prefix.1),
             ] {
-                addresses
-                    .push(cidr)
-                    .expect("smoltcp holds two addresses by default");
+                addresses.push(cidr).expect("smoltcp holds two addresses by default");
             }
         });
-        Self {
-            interface,
-            sockets: SocketSet::new(Vec::new()),
-            queues,
-        }
+        Self { interface, sockets: SocketSet::new(Vec::new()), queues }
     }
 
     /// A socket waiting for one SYN to `local`.
@@ -108,9 +98,7 @@ impl Stack {
     pub fn connect(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<SocketHandle> {
         let mut socket = socket();
         let context = self.interface.context();
-        socket
-            .connect(context, IpEndpoint::from(remote), IpEndpoint::from(local))
-            .ok()?;
+        socket.connect(context, IpEndpoint::from(remote), IpEndpoint::from(local)).ok()?;
         Some(self.sockets.add(socket))
     }
 
@@ -129,15 +117,12 @@ impl Stack {
     /// Gives one packet to TCP.
     pub fn ingress(&mut self, packet: &[u8], now: Duration) {
         self.queues.inbound = Some(packet.to_vec());
-        self.interface
-            .poll_ingress_single(instant(now), &mut self.queues, &mut self.sockets);
+        self.interface.poll_ingress_single(instant(now), &mut self.queues, &mut self.sockets);
     }
 
     /// Lets every socket send what it has to send.
     pub fn egress(&mut self, now: Duration) {
-        while self
-            .interface
-            .poll_egress(instant(now), &mut self.queues, &mut self.sockets)
+        while self.interface.poll_egress(instant(now), &mut self.queues, &mut self.sockets)
             != PollResult::None
         {}
     }
@@ -149,9 +134,7 @@ impl Stack {
 
     /// How long until a timer of TCP is due.
     pub fn delay(&mut self, now: Duration) -> Option<Duration> {
-        self.interface
-            .poll_delay(instant(now), &self.sockets)
-            .map(Duration::from)
+        self.interface.poll_delay(instant(now), &self.sockets).map(Duration::from)
     }
 }
 

@@ -25,10 +25,7 @@ use super::unwind;
 /// # Panics
 /// If there are more than [`MAX_ARGUMENTS`] arguments.
 pub unsafe fn call(entry: *const c_void, args: &[u64]) -> Result<u64, Stop> {
-    assert!(
-        args.len() <= MAX_ARGUMENTS,
-        "at most {MAX_ARGUMENTS} arguments"
-    );
+    assert!(args.len() <= MAX_ARGUMENTS, "at most {MAX_ARGUMENTS} arguments");
     fault::install();
     let control = Control::of_thread();
     let on_stack = args.get(4..).unwrap_or_default();
@@ -36,10 +33,7 @@ pub unsafe fn call(entry: *const c_void, args: &[u64]) -> Result<u64, Stop> {
     // Below the stack arguments lies the callee's home space of four words.
     let rsp = first - 32;
     if !control.has_room(rsp) {
-        return Err(Stop::Fault(Box::new(FaultReport::exhausted(
-            control,
-            entry.addr() as u64,
-        ))));
+        return Err(Stop::Fault(Box::new(FaultReport::exhausted(control, entry.addr() as u64))));
     }
     for (address, &argument) in (first..).step_by(8).zip(on_stack) {
         control.set_word(address, argument);

@@ -15,13 +15,7 @@ use super::places;
 use super::report::{Access, FaultKind, FaultReport, Stop};
 use super::stack::Control;
 
-const SIGNALS: [c_int; 5] = [
-    libc::SIGSEGV,
-    libc::SIGBUS,
-    libc::SIGILL,
-    libc::SIGFPE,
-    libc::SIGTRAP,
-];
+const SIGNALS: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
 const ALTERNATE_STACK: usize = 64 << 10;
 
 /// Direction, trap and alignment-check flags, which host code expects clear.
@@ -77,11 +71,7 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
             // SAFETY: the signals handled carry an address when they are exceptions.
             let address = unsafe { information.si_addr() }.addr() as u64;
             control.reporting.set(true);
-            control.fault.set(Some(RawFault {
-                signal,
-                address,
-                registers: *registers,
-            }));
+            control.fault.set(Some(RawFault { signal, address, registers: *registers }));
             // As if `enter` had called `on_fault`: what was below its frame is abandoned.
             registers[libc::REG_RSP as usize] = control.host_rsp.get() as i64 - 8;
             registers[libc::REG_RIP as usize] = on_fault as *const () as i64;
@@ -94,10 +84,7 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
 
 /// Makes the report and abandons the call.
 extern "sysv64" fn on_fault(control: &Control) -> ! {
-    let raw = control
-        .fault
-        .take()
-        .expect("the handler recorded the fault");
+    let raw = control.fault.take().expect("the handler recorded the fault");
     let report = Box::new(FaultReport::new(control, &raw));
     control.reporting.set(false);
     escape(Stop::Fault(report))
@@ -114,10 +101,9 @@ fn chain(signal: c_int, code: c_int, info: *mut libc::siginfo_t, context: *mut c
             // SAFETY: a handler's address; whether it takes one or three
             // arguments makes no difference to a C function on x86-64.
             let function = unsafe {
-                std::mem::transmute::<
-                    *const c_void,
-                    extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void),
-                >(function)
+                std::mem::transmute::<*const c_void, extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void)>(
+                    function,
+                )
             };
             function(signal, info, context);
         }
@@ -180,10 +166,7 @@ impl RawFault {
             // A jump to where no code can be, or a fault in an export body.
             return match is_canonical(self.rip()) {
                 true => (FaultKind::GeneralProtection, None),
-                false => (
-                    FaultKind::AccessViolation(Access::Execute),
-                    Some(self.rip()),
-                ),
+                false => (FaultKind::AccessViolation(Access::Execute), Some(self.rip())),
             };
         };
         if instruction.code() == Code::Int_imm8 && instruction.immediate8() == 0x29 {
@@ -194,9 +177,7 @@ impl RawFault {
             return (FaultKind::PrivilegedInstruction, None);
         }
         let operands = 0..instruction.op_count();
-        let memory = operands
-            .clone()
-            .find(|&index| instruction.op_kind(index) == OpKind::Memory);
+        let memory = operands.clone().find(|&index| instruction.op_kind(index) == OpKind::Memory);
         let address = memory.and_then(|index| {
             instruction.virtual_address(index, 0, |register, _, _| self.register(register))
         });
@@ -216,9 +197,7 @@ impl RawFault {
         let found = places::find(self.rip())?;
         let code = found.file.image.get(found.rva as usize..)?;
         let code = &code[..code.len().min(16)];
-        Decoder::with_ip(64, code, self.rip(), DecoderOptions::NONE)
-            .iter()
-            .next()
+        Decoder::with_ip(64, code, self.rip(), DecoderOptions::NONE).iter().next()
     }
 
     fn register(&self, register: Register) -> Option<u64> {
@@ -260,22 +239,9 @@ impl AlternateStack {
         let protection = libc::PROT_READ | libc::PROT_WRITE;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: an anonymous mapping at an address of the kernel's choice.
-        let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                ALTERNATE_STACK,
-                protection,
-                flags,
-                -1,
-                0,
-            )
-        };
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), ALTERNATE_STACK, protection, flags, -1, 0) };
         assert!(start != libc::MAP_FAILED, "no memory for a signal stack");
-        let stack = libc::stack_t {
-            ss_sp: start,
-            ss_flags: 0,
-            ss_size: ALTERNATE_STACK,
-        };
+        let stack = libc::stack_t { ss_sp: start, ss_flags: 0, ss_size: ALTERNATE_STACK };
         // SAFETY: memory of that size which lives until `drop`.
         let result = unsafe { libc::sigaltstack(&stack, std::ptr::null_mut()) };
         assert!(result == 0, "sigaltstack");
@@ -285,11 +251,7 @@ impl AlternateStack {
 
 impl Drop for AlternateStack {
     fn drop(&mut self) {
-        let off = libc::stack_t {
-            ss_sp: std::ptr::null_mut(),
-            ss_flags: libc::SS_DISABLE,
-            ss_size: 0,
-        };
+        let off = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
         // The stack that Rust's runtime set up is not put back: when thread
         // variables are destroyed it is gone already.
         // SAFETY: disables the stack of a thread that is ending and handles no signal.

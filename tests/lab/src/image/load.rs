@@ -77,11 +77,7 @@ pub enum LoadError {
 }
 
 fn list(missing: &[MissingImport]) -> String {
-    missing
-        .iter()
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// A driver image in memory. Dropping it unloads it: its addresses stay
@@ -95,18 +91,12 @@ pub struct Image {
 impl Image {
     /// Reads, checks and maps a driver. `resolve` is asked for each import by
     /// module (as the image spells it) and name.
-    pub fn load(
-        path: &Path,
-        resolve: &dyn Fn(&str, &str) -> Option<Export>,
-    ) -> Result<Self, LoadError> {
+    pub fn load(path: &Path, resolve: &dyn Fn(&str, &str) -> Option<Export>) -> Result<Self, LoadError> {
         Self::map(Arc::new(PeFile::read(path)?), resolve)
     }
 
     /// Maps a parsed file, which can be mapped many times.
-    pub fn map(
-        file: Arc<PeFile>,
-        resolve: &dyn Fn(&str, &str) -> Option<Export>,
-    ) -> Result<Self, LoadError> {
+    pub fn map(file: Arc<PeFile>, resolve: &dyn Fn(&str, &str) -> Option<Export>) -> Result<Self, LoadError> {
         check(&file)?;
         let imports = resolve_imports(&file, resolve)?;
         let mut memory = Reservation::new(file.image.len())?;
@@ -170,14 +160,8 @@ impl Image {
     /// Takes the discardable sections away, as Windows does once DriverEntry
     /// has returned.
     pub fn discard(&mut self) -> io::Result<()> {
-        for section in self
-            .file
-            .sections
-            .iter()
-            .filter(|section| section.is_discardable())
-        {
-            self.memory
-                .protect(pages(&section.range), Protection::None)?;
+        for section in self.file.sections.iter().filter(|section| section.is_discardable()) {
+            self.memory.protect(pages(&section.range), Protection::None)?;
         }
         Ok(())
     }
@@ -222,10 +206,7 @@ fn check(file: &PeFile) -> Result<(), LoadError> {
         }
     }
     if file.section_alignment < PAGE {
-        return Err(LoadError::Alignment(format!(
-            "alignment {:#x}",
-            file.section_alignment
-        )));
+        return Err(LoadError::Alignment(format!("alignment {:#x}", file.section_alignment)));
     }
     let mut free = file.header_size.next_multiple_of(PAGE);
     for section in &file.sections {
@@ -237,20 +218,13 @@ fn check(file: &PeFile) -> Result<(), LoadError> {
         }
         free = section.range.end.next_multiple_of(PAGE);
     }
-    if !file
-        .section_at(file.entry)
-        .is_some_and(Section::is_executable)
-    {
+    if !file.section_at(file.entry).is_some_and(Section::is_executable) {
         return Err(LoadError::Entry(file.entry));
     }
     if file.characteristics & pe::IMAGE_FILE_RELOCS_STRIPPED.0 != 0 {
         return Err(LoadError::NotRelocatable);
     }
-    match file
-        .relocations
-        .iter()
-        .find(|one| one.kind != pe::IMAGE_REL_BASED_DIR64.0)
-    {
+    match file.relocations.iter().find(|one| one.kind != pe::IMAGE_REL_BASED_DIR64.0) {
         Some(&super::Relocation { rva, kind }) => Err(LoadError::Relocation { rva, kind }),
         None => Ok(()),
     }
@@ -268,25 +242,15 @@ fn resolve_imports(
         let name = match &import.name {
             ImportName::Name(name) => name,
             &ImportName::Ordinal(ordinal) => {
-                return Err(LoadError::Ordinal {
-                    module: module.clone(),
-                    ordinal,
-                });
+                return Err(LoadError::Ordinal { module: module.clone(), ordinal });
             }
         };
         match resolve(module, name) {
             Some(export) => bound.push((import.slot, bind(module, name, export)?)),
-            None => missing.push(MissingImport {
-                module: module.clone(),
-                name: name.clone(),
-            }),
+            None => missing.push(MissingImport { module: module.clone(), name: name.clone() }),
         }
     }
-    if missing.is_empty() {
-        Ok(bound)
-    } else {
-        Err(LoadError::Missing(missing))
-    }
+    if missing.is_empty() { Ok(bound) } else { Err(LoadError::Missing(missing)) }
 }
 
 fn relocate(file: &PeFile, base: u64, content: &mut [u8]) {

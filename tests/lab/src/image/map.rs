@@ -64,29 +64,18 @@ impl Reservation {
         self.protect(0..self.size, Protection::ReadWrite)?;
         // SAFETY: the pages were just made writable, and `content` is a live
         // slice elsewhere: nobody else has a reference into a reservation.
-        unsafe {
-            self.base
-                .copy_from_nonoverlapping(NonNull::from(content).cast(), content.len())
-        };
+        unsafe { self.base.copy_from_nonoverlapping(NonNull::from(content).cast(), content.len()) };
         self.protect(0..self.size, Protection::None)
     }
 
     /// Changes what may be done with whole pages, given as offsets.
     pub fn protect(&mut self, range: Range<usize>, protection: Protection) -> io::Result<()> {
-        assert!(
-            range.start <= range.end && range.end <= self.size,
-            "pages of the reservation"
-        );
+        assert!(range.start <= range.end && range.end <= self.size, "pages of the reservation");
         // SAFETY: `range.start` is at most the size.
         let start = unsafe { self.base.add(range.start) };
         // SAFETY: the pages are ours, and Rust holds no reference into them.
-        let result =
-            unsafe { libc::mprotect(start.as_ptr().cast(), range.len(), protection.bits()) };
-        if result == 0 {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
+        let result = unsafe { libc::mprotect(start.as_ptr().cast(), range.len(), protection.bits()) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Gives the memory back and keeps the addresses, without access.

@@ -28,9 +28,7 @@ mod symbols;
 mod thunk;
 mod unwind;
 
-pub use call::{
-    backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset,
-};
+pub use call::{backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset};
 pub use load::{Image, LoadError, MissingImport};
 pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
 pub use places::{describe, register_describer};

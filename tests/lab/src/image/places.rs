@@ -18,10 +18,7 @@ const NULL_REGION: u64 = 0x1_0000;
 /// The first address beyond the lower half of the 48-bit address space.
 const USER_END: u64 = 1 << 47;
 
-static IMAGES: Mutex<Images> = Mutex::new(Images {
-    loaded: BTreeMap::new(),
-    gone: BTreeMap::new(),
-});
+static IMAGES: Mutex<Images> = Mutex::new(Images { loaded: BTreeMap::new(), gone: BTreeMap::new() });
 static DESCRIBERS: Mutex<Vec<Describer>> = Mutex::new(Vec::new());
 
 /// Images by base address. Addresses are never given out again, so the maps do
@@ -37,10 +34,7 @@ impl Images {
         let (base, file) = self.loaded.range(..=address).next_back()?;
         let offset = address - base;
         let inside = offset < file.image.len() as u64;
-        inside.then(|| InImage {
-            file: Arc::clone(file),
-            rva: offset as u32,
-        })
+        inside.then(|| InImage { file: Arc::clone(file), rva: offset as u32 })
     }
 }
 
@@ -61,9 +55,7 @@ pub(super) fn loaded(base: u64, file: Arc<PeFile>) {
 pub(super) fn unloaded(base: u64) {
     let mut images = images();
     if let Some(file) = images.loaded.remove(&base) {
-        images
-            .gone
-            .insert(base, (file.image.len() as u64, file.name()));
+        images.gone.insert(base, (file.image.len() as u64, file.name()));
     }
 }
 
@@ -84,10 +76,7 @@ pub(super) fn find(address: u64) -> Option<InImage> {
 /// a describer must not wait for one.
 pub fn register_describer(describer: Describer) {
     let mut describers = DESCRIBERS.lock().unwrap_or_else(PoisonError::into_inner);
-    if !describers
-        .iter()
-        .any(|&known| std::ptr::fn_addr_eq(known, describer))
-    {
+    if !describers.iter().any(|&known| std::ptr::fn_addr_eq(known, describer)) {
         describers.push(describer);
     }
 }
@@ -96,18 +85,10 @@ pub fn register_describer(describer: Describer) {
 pub fn describe(address: u64) -> String {
     in_image(address)
         .or_else(|| on_stack(address))
-        .or_else(|| {
-            Some(format!(
-                "import thunk of {}",
-                thunk::name_of_thunk(address)?
-            ))
-        })
+        .or_else(|| Some(format!("import thunk of {}", thunk::name_of_thunk(address)?)))
         .or_else(|| {
             // Copied, so that a describer may register another.
-            let describers = DESCRIBERS
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
+            let describers = DESCRIBERS.lock().unwrap_or_else(PoisonError::into_inner).clone();
             describers.iter().find_map(|describer| describer(address))
         })
         .unwrap_or_else(|| match address {

@@ -28,12 +28,7 @@ impl Stop {
     /// A bugcheck by the export body that is running, with its backtrace.
     pub fn bug_check(code: u32, parameters: [u64; 4], text: impl Into<String>) -> Self {
         let backtrace = super::backtrace();
-        Self::BugCheck {
-            code,
-            parameters,
-            text: text.into(),
-            backtrace,
-        }
+        Self::BugCheck { code, parameters, text: text.into(), backtrace }
     }
 }
 
@@ -93,11 +88,7 @@ pub struct FaultReport {
 impl FaultReport {
     /// The inline chain where the innermost driver frame stands: innermost first.
     pub fn inline_chain(&self) -> &[SourceFrame] {
-        let named = self
-            .backtrace
-            .0
-            .iter()
-            .find(|frame| !frame.symbols.is_empty());
+        let named = self.backtrace.0.iter().find(|frame| !frame.symbols.is_empty());
         named.map_or(&[], |frame| &frame.symbols)
     }
 
@@ -258,16 +249,8 @@ impl fmt::Display for Stop {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Fault(report) => report.fmt(f),
-            Self::BugCheck {
-                code,
-                parameters: [a, b, c, d],
-                text,
-                backtrace,
-            } => {
-                writeln!(
-                    f,
-                    "bugcheck {code:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x}): {text}"
-                )?;
+            Self::BugCheck { code, parameters: [a, b, c, d], text, backtrace } => {
+                writeln!(f, "bugcheck {code:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x}): {text}")?;
                 backtrace.fmt(f)
             }
         }

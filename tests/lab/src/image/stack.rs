@@ -9,10 +9,7 @@
 //! 0x9000  stack, 24 KB
 //! 0xf000  guard
 //! ```
-#![expect(
-    unsafe_code,
-    reason = "maps stacks and follows the thread's pointer to its own"
-)]
+#![expect(unsafe_code, reason = "maps stacks and follows the thread's pointer to its own")]
 
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
@@ -83,14 +80,12 @@ impl Control {
 
     /// Whether an address lies in the guard below the stack.
     pub fn is_below_stack(&self, address: u64) -> bool {
-        self.offset(address)
-            .is_some_and(|offset| (0x1000..STACK.start).contains(&offset))
+        self.offset(address).is_some_and(|offset| (0x1000..STACK.start).contains(&offset))
     }
 
     /// Whether an address lies in the guard above the stack.
     pub fn is_above_stack(&self, address: u64) -> bool {
-        self.offset(address)
-            .is_some_and(|offset| offset >= STACK.end)
+        self.offset(address).is_some_and(|offset| offset >= STACK.end)
     }
 
     /// Where the next call's frames begin: 16-byte aligned.
@@ -143,9 +138,7 @@ impl Control {
     fn lowest_used(&self) -> u64 {
         let stack = self.stack();
         let mut words = stack.clone().step_by(8);
-        words
-            .find(|&address| self.word(address) != Some(UNUSED))
-            .unwrap_or(stack.end)
+        words.find(|&address| self.word(address) != Some(UNUSED)).unwrap_or(stack.end)
     }
 }
 
@@ -173,16 +166,7 @@ fn create() {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
     // SAFETY: an anonymous mapping at an address of the kernel's choice. Twice
     // the size, so that an aligned block lies in it.
-    let start = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            2 * BLOCK,
-            libc::PROT_NONE,
-            flags,
-            -1,
-            0,
-        )
-    };
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), 2 * BLOCK, libc::PROT_NONE, flags, -1, 0) };
     assert!(start != libc::MAP_FAILED, "no memory for a kernel stack");
     let padding = start.expose_provenance().next_multiple_of(BLOCK) - start.addr();
     // SAFETY: less than BLOCK bytes into a mapping of twice that.
@@ -191,13 +175,7 @@ fn create() {
         // SAFETY: within the block.
         let pages = unsafe { block.add(range.start) };
         // SAFETY: pages of the mapping just made, to which there is no reference yet.
-        let result = unsafe {
-            libc::mprotect(
-                pages.cast(),
-                range.len(),
-                libc::PROT_READ | libc::PROT_WRITE,
-            )
-        };
+        let result = unsafe { libc::mprotect(pages.cast(), range.len(), libc::PROT_READ | libc::PROT_WRITE) };
         assert!(result == 0, "cannot make a kernel stack accessible");
     }
     let control = block.cast::<Control>();
@@ -211,10 +189,7 @@ fn create() {
     // SAFETY: the control page is writable, aligned and larger than `Control`.
     unsafe { control.write(fresh) };
     let mapping = NonNull::new(start.cast()).expect("mmap does not map at zero");
-    let owner = Owner {
-        mapping,
-        _alternate: AlternateStack::install(),
-    };
+    let owner = Owner { mapping, _alternate: AlternateStack::install() };
     match OWNER.try_with(|slot| slot.replace(Some(owner))) {
         Ok(_previous) => {}
         Err(_ending) => panic!("driver code called while its thread is being torn down"),

@@ -118,9 +118,7 @@ impl Symbols {
         let path = pdb_path(&file.path, &id);
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = loaded.get_or_insert_default().entry((path, id));
-        entry
-            .or_insert_with_key(|(path, id)| load(&file.name(), path, id))
-            .clone()
+        entry.or_insert_with_key(|(path, id)| load(&file.name(), path, id)).clone()
     }
 
     /// The inline chain at an address: innermost first, the function whose code
@@ -154,12 +152,8 @@ impl Symbols {
         if let Some(exact) = self.data.iter().find(|datum| datum.name == name) {
             return Ok(exact);
         }
-        let ends = |datum: &&DataSymbol| {
-            datum
-                .name
-                .strip_suffix(name)
-                .is_some_and(|rest| rest.ends_with("::"))
-        };
+        let ends =
+            |datum: &&DataSymbol| datum.name.strip_suffix(name).is_some_and(|rest| rest.ends_with("::"));
         let candidates: Vec<_> = self.data.iter().filter(ends).collect();
         match candidates.as_slice() {
             [] => Err(SymbolError::NotFound(name.to_owned())),
@@ -174,8 +168,7 @@ impl Symbols {
     /// The global variable that holds an address.
     pub fn data_at(&self, rva: u32) -> Option<&DataSymbol> {
         let holds = |datum: &&DataSymbol| {
-            rva.checked_sub(datum.rva)
-                .is_some_and(|offset| u64::from(offset) < datum.size)
+            rva.checked_sub(datum.rva).is_some_and(|offset| u64::from(offset) < datum.size)
         };
         self.data.iter().find(holds)
     }
@@ -194,11 +187,7 @@ fn readable(name: String) -> String {
 fn pdb_path(image: &Path, id: &PdbId) -> PathBuf {
     let linked = id.path.rsplit(['/', '\\']).next().unwrap_or_default();
     let by_link = image.with_file_name(linked);
-    if !linked.is_empty() && by_link.is_file() {
-        by_link
-    } else {
-        image.with_extension("pdb")
-    }
+    if !linked.is_empty() && by_link.is_file() { by_link } else { image.with_extension("pdb") }
 }
 
 fn load(image: &str, path: &Path, wanted: &PdbId) -> Loaded {
@@ -208,10 +197,7 @@ fn load(image: &str, path: &Path, wanted: &PdbId) -> Loaded {
         id: Box::new(wanted.clone()),
         reason: error.to_string(),
     })?;
-    let broken = |error: String| SymbolError::Broken {
-        path: path.to_owned(),
-        reason: error,
-    };
+    let broken = |error: String| SymbolError::Broken { path: path.to_owned(), reason: error };
     let mut pdb = PDB::open(Cursor::new(bytes)).map_err(|error| broken(error.to_string()))?;
     let found = identify(&mut pdb, path).map_err(|error| broken(error.to_string()))?;
     if (found.guid, found.age) != (wanted.guid, wanted.age) {
@@ -258,12 +244,7 @@ fn read_data(pdb: &mut PDB<'static, Cursor<Vec<u8>>>) -> pdb::Result<Vec<RawData
             return;
         };
         let name = datum.name.to_string().into_owned();
-        data.push(RawData {
-            name,
-            rva: rva.0,
-            module,
-            type_index: datum.type_index,
-        });
+        data.push(RawData { name, rva: rva.0, module, type_index: datum.type_index });
     };
     let globals = pdb.global_symbols()?;
     let mut symbols = globals.iter();
@@ -284,27 +265,17 @@ fn read_data(pdb: &mut PDB<'static, Cursor<Vec<u8>>>) -> pdb::Result<Vec<RawData
     Ok(data)
 }
 
-fn index(
-    pdb: PDB<'static, Cursor<Vec<u8>>>,
-    raw: Vec<RawData>,
-) -> Result<Symbols, pdb_addr2line::Error> {
+fn index(pdb: PDB<'static, Cursor<Vec<u8>>>, raw: Vec<RawData>) -> Result<Symbols, pdb_addr2line::Error> {
     // The context borrows from its data, and both live as long as the process.
     let owner = Box::leak(Box::new(ContextPdbData::try_from_pdb(pdb)?));
     let types = owner.make_type_formatter()?;
     let mut data: Vec<_> = raw
         .into_iter()
-        .map(
-            |RawData {
-                 name,
-                 rva,
-                 module,
-                 type_index,
-             }| DataSymbol {
-                name,
-                rva,
-                size: types.get_type_size(module, type_index),
-            },
-        )
+        .map(|RawData { name, rva, module, type_index }| DataSymbol {
+            name,
+            rva,
+            size: types.get_type_size(module, type_index),
+        })
         .collect();
     data.sort_by(|a, b| (a.rva, &a.name).cmp(&(b.rva, &b.name)));
     data.dedup_by(|a, b| (a.rva, &a.name) == (b.rva, &b.name));
@@ -315,16 +286,9 @@ fn index(
         .functions()
         .filter_map(|function| {
             let end = function.end_rva.unwrap_or(function.start_rva);
-            Some(Function {
-                name: readable(function.name?),
-                range: function.start_rva..end,
-            })
+            Some(Function { name: readable(function.name?), range: function.start_rva..end })
         })
         .collect();
     functions.sort_by_key(|function| function.range.start);
-    Ok(Symbols {
-        context: Mutex::new(context),
-        functions,
-        data,
-    })
+    Ok(Symbols { context: Mutex::new(context), functions, data })
 }

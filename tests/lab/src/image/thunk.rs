@@ -43,10 +43,7 @@ impl Export {
     /// # Panics
     /// If there are more than [`MAX_ARGUMENTS`].
     pub fn code(function: *const c_void, arguments: usize) -> Self {
-        assert!(
-            arguments <= MAX_ARGUMENTS,
-            "at most {MAX_ARGUMENTS} arguments"
-        );
+        assert!(arguments <= MAX_ARGUMENTS, "at most {MAX_ARGUMENTS} arguments");
         Self::Code {
             address: function.expose_provenance(),
             stack_arguments: arguments.saturating_sub(4) as u8,
@@ -55,9 +52,7 @@ impl Export {
 
     /// A variable.
     pub fn data(variable: *const c_void) -> Self {
-        Self::Data {
-            address: variable.expose_provenance(),
-        }
+        Self::Data { address: variable.expose_provenance() }
     }
 }
 
@@ -69,10 +64,7 @@ impl Export {
 pub fn bind(module: &str, name: &str, export: Export) -> io::Result<u64> {
     let (address, stack_arguments) = match export {
         Export::Data { address } => return Ok(address as u64),
-        Export::Code {
-            address,
-            stack_arguments,
-        } => (address, stack_arguments),
+        Export::Code { address, stack_arguments } => (address, stack_arguments),
     };
     let mut thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);
     let key = (format!("{module}!{name}"), export);
@@ -88,11 +80,7 @@ pub fn bind(module: &str, name: &str, export: Export) -> io::Result<u64> {
 /// The export whose body is at `body`, as `module!name`.
 pub(super) fn name_of_body(body: u64) -> Option<String> {
     let thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);
-    thunks
-        .names
-        .iter()
-        .find(|&&(_, address, _)| address == body)
-        .map(|(_, _, name)| name.clone())
+    thunks.names.iter().find(|&&(_, address, _)| address == body).map(|(_, _, name)| name.clone())
 }
 
 /// Whether an address is in the gate, the code behind every thunk.
@@ -100,20 +88,14 @@ pub(super) fn is_gate(address: u64) -> bool {
     // The code below is shorter than this; what follows it is never reached
     // with the stack pointer on a kernel stack.
     const LENGTH: u64 = 128;
-    address
-        .checked_sub(gate as *const () as u64)
-        .is_some_and(|offset| offset < LENGTH)
+    address.checked_sub(gate as *const () as u64).is_some_and(|offset| offset < LENGTH)
 }
 
 /// The export whose thunk holds `address`, as `module!name`.
 pub(super) fn name_of_thunk(address: u64) -> Option<String> {
     let thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);
     let holds = |start: u64| (start..start + THUNK as u64).contains(&address);
-    thunks
-        .names
-        .iter()
-        .find(|&&(start, _, _)| holds(start))
-        .map(|(_, _, name)| name.clone())
+    thunks.names.iter().find(|&&(start, _, _)| holds(start)).map(|(_, _, name)| name.clone())
 }
 
 /// The frame that the gate keeps on the kernel stack while a body runs.
@@ -195,24 +177,14 @@ fn map_arena() -> io::Result<(usize, usize)> {
     let map = |protection| {
         // SAFETY: a new mapping of our own file at an address of the kernel's choice.
         let start = unsafe {
-            libc::mmap(
-                std::ptr::null_mut(),
-                ARENA,
-                protection,
-                libc::MAP_SHARED,
-                file.as_raw_fd(),
-                0,
-            )
+            libc::mmap(std::ptr::null_mut(), ARENA, protection, libc::MAP_SHARED, file.as_raw_fd(), 0)
         };
         match start {
             libc::MAP_FAILED => Err(io::Error::last_os_error()),
             start => Ok(start.expose_provenance()),
         }
     };
-    Ok((
-        map(libc::PROT_READ | libc::PROT_WRITE)?,
-        map(libc::PROT_READ | libc::PROT_EXEC)?,
-    ))
+    Ok((map(libc::PROT_READ | libc::PROT_WRITE)?, map(libc::PROT_READ | libc::PROT_EXEC)?))
 }
 
 /// Runs an export's body on the host's stack.

@@ -60,12 +60,7 @@ impl Images {
         let mut unwinder = UnwinderX86_64::new();
         for (base, file) in places::all_loaded() {
             let range = base..base + file.image.len() as u64;
-            unwinder.add_module(Module::new(
-                file.name(),
-                range,
-                base,
-                Sections { base, file },
-            ));
+            unwinder.add_module(Module::new(file.name(), range, base, Sections { base, file }));
         }
         Self(unwinder)
     }
@@ -104,8 +99,7 @@ impl Images {
             let rsp = regs.sp();
             // The unwind tables are the driver's: they may be nonsense.
             let next = catch_unwind(AssertUnwindSafe(|| {
-                self.0
-                    .unwind_frame(address, &mut regs, &mut cache, &mut read)
+                self.0.unwind_frame(address, &mut regs, &mut cache, &mut read)
             }));
             let Ok(Ok(Some(caller))) = next else { return };
             let Some(caller) = FrameAddress::from_return_address(caller) else {
@@ -123,11 +117,7 @@ impl Images {
 fn caller_at(control: &Control, at: u64) -> Option<FrameAddress> {
     let caller = FrameAddress::from_return_address(control.word(at)?)?;
     let found = places::find(caller.address_for_lookup())?;
-    found
-        .file
-        .section_at(found.rva)?
-        .is_executable()
-        .then_some(caller)
+    found.file.section_at(found.rva)?.is_executable().then_some(caller)
 }
 
 fn name(address: FrameAddress) -> Frame {
@@ -192,9 +182,6 @@ impl ModuleSectionInfo<Bytes> for Sections {
             _ => return None,
         };
         let range = range.start as usize..range.end as usize;
-        Some(Bytes {
-            file: Arc::clone(&self.file),
-            range,
-        })
+        Some(Bytes { file: Arc::clone(&self.file), range })
     }
 }

@@ -131,11 +131,9 @@ pub extern "win64" fn ExReleaseRundownProtection(RunRef: Address) {
     let order = Ordering::AcqRel;
     match rundown(RunRef).fetch_update(order, Ordering::Acquire, release) {
         Ok(_) => kernel.bell.ring(),
-        Err(_) => kernel.violate(Violation::new(
-            &rules::RUNDOWN_UNDERFLOW,
-            [RunRef as u64, 0, 0],
-            String::new(),
-        )),
+        Err(_) => {
+            kernel.violate(Violation::new(&rules::RUNDOWN_UNDERFLOW, [RunRef as u64, 0, 0], String::new()))
+        }
     }
 }
 
@@ -191,8 +189,7 @@ pub extern "win64" fn ExAcquireFastMutex(FastMutex: Address) {
     loop {
         let count = kernel.bell.count();
         // ExInitializeFastMutex (wdm.h, inline) leaves Count at 1.
-        let taken =
-            mutex_count(FastMutex).compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed);
+        let taken = mutex_count(FastMutex).compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed);
         if taken.is_ok() {
             break;
         }
@@ -211,11 +208,7 @@ pub extern "win64" fn ExReleaseFastMutex(FastMutex: Address) {
     if mutex_owner(FastMutex).load(Ordering::Relaxed) != this_thread() {
         let parameters = [FastMutex as u64, 0, 0];
         let text = String::new();
-        kernel.violate(Violation::new(
-            &rules::FAST_MUTEX_NOT_OWNED,
-            parameters,
-            text,
-        ));
+        kernel.violate(Violation::new(&rules::FAST_MUTEX_NOT_OWNED, parameters, text));
         return;
     }
     let old = Irql(mutex_irql(FastMutex).load(Ordering::Relaxed) as u8);

@@ -55,15 +55,9 @@ pub fn read_bytes(address: usize, len: usize) -> Result<Vec<u8>, BadPointer> {
 fn read_into(address: usize, bytes: &mut [u8]) -> Result<(), BadPointer> {
     let mut done = 0;
     while done < bytes.len() {
-        let bad = BadPointer {
-            address: address.wrapping_add(done),
-            write: false,
-        };
+        let bad = BadPointer { address: address.wrapping_add(done), write: false };
         let base = address.checked_add(done).ok_or(bad)?;
-        let remote = [RemoteIoVec {
-            base,
-            len: bytes.len() - done,
-        }];
+        let remote = [RemoteIoVec { base, len: bytes.len() - done }];
         let mut local = [IoSliceMut::new(&mut bytes[done..])];
         match process_vm_readv(Pid::this(), &mut local, &remote) {
             Ok(0) | Err(_) => return Err(bad),
@@ -77,15 +71,9 @@ fn read_into(address: usize, bytes: &mut [u8]) -> Result<(), BadPointer> {
 pub fn write_bytes(address: usize, bytes: &[u8]) -> Result<(), BadPointer> {
     let mut done = 0;
     while done < bytes.len() {
-        let bad = BadPointer {
-            address: address.wrapping_add(done),
-            write: true,
-        };
+        let bad = BadPointer { address: address.wrapping_add(done), write: true };
         let base = address.checked_add(done).ok_or(bad)?;
-        let remote = [RemoteIoVec {
-            base,
-            len: bytes.len() - done,
-        }];
+        let remote = [RemoteIoVec { base, len: bytes.len() - done }];
         match process_vm_writev(Pid::this(), &[IoSlice::new(&bytes[done..])], &remote) {
             Ok(0) | Err(_) => return Err(bad),
             Ok(count) => done += count,
@@ -99,8 +87,7 @@ pub fn read<T: Plain>(address: usize) -> Result<T, BadPointer> {
     let mut value = MaybeUninit::<T>::zeroed();
     // SAFETY: the bytes of `value`, zeroed and so initialized, borrowed alone
     // for the length of the copy.
-    let bytes =
-        unsafe { std::slice::from_raw_parts_mut(value.as_mut_ptr().cast::<u8>(), size_of::<T>()) };
+    let bytes = unsafe { std::slice::from_raw_parts_mut(value.as_mut_ptr().cast::<u8>(), size_of::<T>()) };
     read_into(address, bytes)?;
     // SAFETY: `Plain`: every bit pattern is a value.
     Ok(unsafe { value.assume_init() })
@@ -119,9 +106,7 @@ pub fn write<T: Plain>(address: usize, value: &T) -> Result<(), BadPointer> {
 
 /// Copies an array of structures.
 pub fn read_array<T: Plain>(address: usize, count: usize) -> Result<Vec<T>, BadPointer> {
-    (0..count)
-        .map(|index| read(address.wrapping_add(index * size_of::<T>())))
-        .collect()
+    (0..count).map(|index| read(address.wrapping_add(index * size_of::<T>()))).collect()
 }
 
 /// Copies a structure if the pointer is not NULL.
@@ -182,10 +167,7 @@ mod tests {
     #[test]
     fn a_string_that_ends_at_a_guard_page_is_read_whole() {
         let pages = Guarded::new(PAGE);
-        let text: Vec<u8> = "silent\0"
-            .encode_utf16()
-            .flat_map(u16::to_le_bytes)
-            .collect();
+        let text: Vec<u8> = "silent\0".encode_utf16().flat_map(u16::to_le_bytes).collect();
         let at = pages.end() - text.len();
         pages.put_bytes(at, &text);
         assert_eq!(read_wide(at).unwrap().unwrap(), "silent");
@@ -217,10 +199,7 @@ mod tests {
         assert_eq!(read(&string(8, 8)).unwrap(), "Mode");
         assert_eq!(read(&string(7, 8)), Err(BadString::Malformed));
         assert_eq!(read(&string(8, 6)), Err(BadString::Malformed));
-        let nowhere = UNICODE_STRING {
-            Buffer: 64,
-            ..string(8, 8)
-        };
+        let nowhere = UNICODE_STRING { Buffer: 64, ..string(8, 8) };
         assert!(matches!(read(&nowhere), Err(BadString::Pointer(_))));
     }
 }

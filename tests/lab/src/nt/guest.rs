@@ -9,6 +9,7 @@
 use std::arch::naked_asm;
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
+use std::fmt;
 
 /// Why driver code did not return.
 #[derive(Clone, Debug)]
@@ -24,6 +25,17 @@ pub enum Stop {
     },
     /// A processor fault, described.
     Fault(String),
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BugCheck { code, parameters: [a, b, c, d], text } => {
+                write!(f, "bugcheck {code:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x}): {text}")
+            }
+            Self::Fault(text) => f.write_str(text),
+        }
+    }
 }
 
 /// Runs driver code.
@@ -93,11 +105,7 @@ impl Guest for Direct {
 /// Saves the callee-saved registers, stores the stack pointer in `*saved`,
 /// copies twelve arguments into place and calls `entry`.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn enter(
-    entry: *const c_void,
-    arguments: *const u64,
-    saved: *mut usize,
-) -> u64 {
+unsafe extern "sysv64" fn enter(entry: *const c_void, arguments: *const u64, saved: *mut usize) -> u64 {
     naked_asm!(
         "push rbp",
         "push rbx",
@@ -158,11 +166,7 @@ mod tests {
     }
 
     extern "win64" fn give_up(code: u64) -> u64 {
-        Direct.escape(Stop::BugCheck {
-            code: code as u32,
-            parameters: [1, 2, 3, 4],
-            text: "gave up".into(),
-        })
+        Direct.escape(Stop::BugCheck { code: code as u32, parameters: [1, 2, 3, 4], text: "gave up".into() })
     }
 
     extern "win64" fn nest() -> u64 {
@@ -179,9 +183,7 @@ mod tests {
     #[test]
     fn an_escape_ends_the_innermost_call_only() {
         assert_eq!(Direct.call(nest as *const c_void, &[]).unwrap(), 1);
-        let Err(Stop::BugCheck {
-            code, parameters, ..
-        }) = Direct.call(give_up as *const c_void, &[0xE2])
+        let Err(Stop::BugCheck { code, parameters, .. }) = Direct.call(give_up as *const c_void, &[0xE2])
         else {
             panic!("an escape must arrive as an error");
         };

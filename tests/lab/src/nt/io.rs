@@ -83,12 +83,7 @@ fn create_device(
     }
     device.NextDevice = objects.devices.keys().next_back().copied().unwrap_or(0);
     memory.put(address, &device);
-    let entry = Device {
-        memory,
-        name,
-        references: 0,
-        deleted: false,
-    };
+    let entry = Device { memory, name, references: 0, deleted: false };
     objects.devices.insert(address, entry);
     drop(objects);
     kernel.link_devices(address);
@@ -173,10 +168,7 @@ fn allocate_work_item(kernel: &Kernel, device: Address) -> Result<Address, Troub
         return Err(no_such_object("DEVICE_OBJECT", device));
     }
     let item = objects.opaque();
-    let entry = WorkItem {
-        device,
-        queued: false,
-    };
+    let entry = WorkItem { device, queued: false };
     objects.work_items.insert(item, entry);
     Ok(item)
 }
@@ -191,10 +183,7 @@ pub extern "win64" fn IoQueueWorkItem(
     let kernel = enter!(IoQueueWorkItem);
     // One worker serves all queues.
     let _ = QueueType;
-    kernel.settle(
-        queue(&kernel, IoWorkItem, WorkerRoutine, Context, false),
-        (),
-    );
+    kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, Context, false), ());
 }
 
 /// `IoQueueWorkItemEx`: the routine gets the work item too.
@@ -231,13 +220,7 @@ fn queue(
         device.references += 1;
     }
     drop(objects);
-    kernel.work().push(Job::IoWorkItem {
-        item,
-        routine,
-        object,
-        context,
-        extended,
-    });
+    kernel.work().push(Job::IoWorkItem { item, routine, object, context, extended });
     Ok(())
 }
 

@@ -11,8 +11,7 @@ use super::ex::LOOK_AGAIN;
 use super::foreign;
 use super::guest::Stop;
 use super::types::{
-    Address, BOOLEAN, DISPATCHER_HEADER, KEVENT, KIRQL, LARGE_INTEGER, LIST_ENTRY, NTSTATUS,
-    PROCESSOR_NUMBER,
+    Address, BOOLEAN, DISPATCHER_HEADER, KEVENT, KIRQL, LARGE_INTEGER, LIST_ENTRY, NTSTATUS, PROCESSOR_NUMBER,
 };
 use super::{Kernel, status};
 use crate::exports::enter;
@@ -29,11 +28,7 @@ pub extern "win64" fn KeGetCurrentProcessorNumberEx(ProcNumber: Address) -> u32 
     let kernel = enter!(KeGetCurrentProcessorNumberEx);
     let processor = cpu::processor();
     if ProcNumber != 0 {
-        let number = PROCESSOR_NUMBER {
-            Group: 0,
-            Number: processor as u8,
-            Reserved: 0,
-        };
+        let number = PROCESSOR_NUMBER { Group: 0, Number: processor as u8, Reserved: 0 };
         let written = foreign::write(ProcNumber, &number);
         kernel.settle(written, ());
     }
@@ -134,10 +129,7 @@ fn acquire(kernel: &Kernel, address: Address) {
         return;
     }
     let mut backoff = Backoff::default();
-    while word
-        .compare_exchange_weak(0, owner(), Ordering::Acquire, Ordering::Relaxed)
-        .is_err()
-    {
+    while word.compare_exchange_weak(0, owner(), Ordering::Acquire, Ordering::Relaxed).is_err() {
         backoff.wait();
         kernel.leave_if_stopped();
     }
@@ -169,11 +161,7 @@ fn release(kernel: &Kernel, address: Address) {
         Err(_) => {
             let text = format!("processor {}", cpu::processor());
             let parameters = [address as u64, 0, 0];
-            kernel.violate(Violation::new(
-                &rules::SPIN_LOCK_NOT_OWNED,
-                parameters,
-                text,
-            ));
+            kernel.violate(Violation::new(&rules::SPIN_LOCK_NOT_OWNED, parameters, text));
         }
     }
 }
@@ -201,10 +189,7 @@ pub extern "win64" fn KeInitializeEvent(Event: Address, Type: i32, State: BOOLEA
             // In 32-bit words, as every dispatcher object's.
             Size: (size_of::<KEVENT>() / 4) as u8,
             SignalState: (State != 0).into(),
-            WaitListHead: LIST_ENTRY {
-                Flink: list,
-                Blink: list,
-            },
+            WaitListHead: LIST_ENTRY { Flink: list, Blink: list },
             ..DISPATCHER_HEADER::zeroed()
         },
     };
@@ -260,9 +245,7 @@ pub extern "win64" fn KeWaitForSingleObject(
     let timeout = kernel.settle(timeout, None);
     let synchronization = event_type(Object) == SYNCHRONIZATION_EVENT;
     let take = || match synchronization {
-        true => signal_state(Object)
-            .compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok(),
+        true => signal_state(Object).compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
         false => signal_state(Object).load(Ordering::Acquire) != 0,
     };
     wait(&kernel, timeout.map(|t| t.QuadPart), take).0
@@ -280,9 +263,7 @@ pub(super) fn wait(kernel: &Kernel, timeout: Option<i64>, take: impl Fn() -> boo
         if left.is_some_and(|left| left.is_zero()) {
             return status::TIMEOUT;
         }
-        kernel
-            .bell
-            .wait_past(count, left.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN));
+        kernel.bell.wait_past(count, left.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN));
         kernel.leave_if_stopped();
     }
 }
@@ -318,12 +299,7 @@ pub extern "win64" fn KeBugCheckEx(
     let kernel = enter!(KeBugCheckEx);
     kernel.stop(Stop::BugCheck {
         code: BugCheckCode,
-        parameters: [
-            BugCheckParameter1,
-            BugCheckParameter2,
-            BugCheckParameter3,
-            BugCheckParameter4,
-        ],
+        parameters: [BugCheckParameter1, BugCheckParameter2, BugCheckParameter3, BugCheckParameter4],
         text: "KeBugCheckEx".into(),
     })
 }
@@ -332,15 +308,11 @@ pub extern "win64" fn KeBugCheckEx(
 pub extern "win64" fn KeQueryPerformanceCounter(PerformanceFrequency: Address) -> LARGE_INTEGER {
     let kernel = enter!(KeQueryPerformanceCounter);
     if PerformanceFrequency != 0 {
-        let frequency = LARGE_INTEGER {
-            QuadPart: 10_000_000,
-        };
+        let frequency = LARGE_INTEGER { QuadPart: 10_000_000 };
         let written = foreign::write(PerformanceFrequency, &frequency);
         kernel.settle(written, ());
     }
-    LARGE_INTEGER {
-        QuadPart: kernel.clock().interrupt_time() as i64,
-    }
+    LARGE_INTEGER { QuadPart: kernel.clock().interrupt_time() as i64 }
 }
 
 /// `KeQueryInterruptTimePrecise`: in 100 ns; the same count as the

@@ -1,8 +1,5 @@
 //! One simulated machine.
-#![expect(
-    unsafe_code,
-    reason = "an export borrows the kernel its thread stays in"
-)]
+#![expect(unsafe_code, reason = "an export borrows the kernel its thread stays in")]
 
 use std::ffi::c_void;
 use std::marker::PhantomData;
@@ -110,9 +107,7 @@ impl Kernel {
         let calls = (0..exports::count()).map(|_| AtomicU64::new(0)).collect();
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
-            processors: (0..options.processors)
-                .map(|_| Processor::default())
-                .collect(),
+            processors: (0..options.processors).map(|_| Processor::default()).collect(),
             options,
             guest,
             engine: OnceLock::new(),
@@ -136,10 +131,7 @@ impl Kernel {
     /// If it is in none: an export was called without a kernel.
     pub(crate) fn current() -> Current {
         let kernel = NonNull::new(cpu::kernel().cast_mut());
-        Current {
-            kernel: kernel.expect("this thread is in no simulated machine"),
-            thread: PhantomData,
-        }
+        Current { kernel: kernel.expect("this thread is in no simulated machine"), thread: PhantomData }
     }
 
     /// Runs `f` with this thread on processor `n` at the given level.
@@ -179,11 +171,7 @@ impl Kernel {
         })?;
         if locks > 0 {
             let text = format!("{what} returned with {locks} held");
-            self.condemn(Violation::new(
-                &rules::SPIN_LOCK_HELD,
-                [locks.into(), 0, 0],
-                text,
-            ));
+            self.condemn(Violation::new(&rules::SPIN_LOCK_HELD, [locks.into(), 0, 0], text));
         }
         if left_at != irql {
             let rule = match what {
@@ -212,11 +200,7 @@ impl Kernel {
 
     /// The value of an export's body, or `otherwise` after reporting a breach
     /// that is tolerated.
-    pub(crate) fn settle<T: Copy>(
-        &self,
-        outcome: Result<T, impl Into<Trouble>>,
-        otherwise: T,
-    ) -> T {
+    pub(crate) fn settle<T: Copy>(&self, outcome: Result<T, impl Into<Trouble>>, otherwise: T) -> T {
         let violation = match outcome {
             Ok(value) => return value,
             Err(trouble) => self.breach(trouble.into()),
@@ -228,9 +212,7 @@ impl Kernel {
     /// Trouble as the breach it is.
     pub(crate) fn breach(&self, trouble: Trouble) -> Violation {
         match trouble {
-            Trouble::Pointer(bad) | Trouble::String(_, BadString::Pointer(bad)) => {
-                self.bad_pointer(bad)
-            }
+            Trouble::Pointer(bad) | Trouble::String(_, BadString::Pointer(bad)) => self.bad_pointer(bad),
             Trouble::String(address, BadString::Malformed) => Violation::new(
                 &rules::MALFORMED_STRING,
                 [0, address as u64, 0],
@@ -290,13 +272,7 @@ impl Kernel {
     /// Runs a job of the work queue; called on the worker's thread.
     pub(super) fn run_job(&self, job: Job) {
         let (routine, arguments) = match job {
-            Job::IoWorkItem {
-                item,
-                routine,
-                object,
-                context,
-                extended,
-            } => {
+            Job::IoWorkItem { item, routine, object, context, extended } => {
                 if let Some(entry) = self.objects().work_items.get_mut(&item) {
                     entry.queued = false;
                 }

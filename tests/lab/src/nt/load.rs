@@ -159,10 +159,7 @@ impl Kernel {
             handles: objects.describe_handles(),
             devices: objects.describe_devices(),
             work_items: work_items.collect(),
-            engine: self
-                .engine_if_used()
-                .map(|e| e.objects())
-                .unwrap_or_default(),
+            engine: self.engine_if_used().map(|e| e.objects()).unwrap_or_default(),
         }
     }
 
@@ -220,9 +217,7 @@ impl Kernel {
     }
 
     fn loaded(&self) -> std::sync::MutexGuard<'_, Option<Loaded>> {
-        self.loaded
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -235,11 +230,8 @@ fn driver_object(memory: &Guarded, image: &DriverImage) -> Address {
     let mut string = |text: &str| {
         let bytes: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
         memory.put_bytes(text_at, &bytes);
-        let string = UNICODE_STRING {
-            Length: bytes.len() as u16,
-            MaximumLength: bytes.len() as u16,
-            Buffer: text_at,
-        };
+        let string =
+            UNICODE_STRING { Length: bytes.len() as u16, MaximumLength: bytes.len() as u16, Buffer: text_at };
         text_at += bytes.len().next_multiple_of(8);
         string
     };

@@ -37,10 +37,7 @@ impl Reservation {
         // SAFETY: a fresh anonymous mapping at an address of the host's
         // choice disturbs nobody.
         let base = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, flags) };
-        Some(Self {
-            base: base.ok()?,
-            bytes: bytes.get(),
-        })
+        Some(Self { base: base.ok()?, bytes: bytes.get() })
     }
 
     /// First address.
@@ -117,10 +114,7 @@ impl Guarded {
         let reservation = Reservation::new(bytes + 2 * PAGE).expect("the host has address space");
         let opened = reservation.open(reservation.base() + PAGE, bytes);
         assert!(opened, "the host has memory mappings left");
-        Self {
-            reservation,
-            used: bytes,
-        }
+        Self { reservation, used: bytes }
     }
 
     /// First usable address.

@@ -28,11 +28,7 @@ pub extern "win64" fn MmMapLockedPagesSpecifyCache(
     if BugCheckOnFailure != 0 {
         let parameters = [MemoryDescriptorList as u64, 0, 0];
         let text = String::new();
-        kernel.violate(Violation::new(
-            &rules::MDL_BUGCHECK_ON_FAILURE,
-            parameters,
-            text,
-        ));
+        kernel.violate(Violation::new(&rules::MDL_BUGCHECK_ON_FAILURE, parameters, text));
     }
     if kernel.pool().take_shortage() {
         return 0;

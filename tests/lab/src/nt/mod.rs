@@ -20,6 +20,7 @@ pub mod io;
 pub mod ke;
 mod kernel;
 mod load;
+pub mod mapped;
 pub mod memory;
 pub mod mm;
 pub mod ndis;
@@ -40,7 +41,7 @@ pub use cpu::Irql;
 pub use fwp::{MdlMapping, NblLayout};
 pub use guest::{Direct, Guest, Stop};
 pub use kernel::{Kernel, Options};
-pub use load::{DriverImage, LeakReport};
+pub use load::{DriverImage, LeakReport, parameters_key};
 
 pub(crate) use kernel::{Current, Trouble};
 

@@ -8,8 +8,8 @@
 use super::Kernel;
 use super::memory::{Guarded, PAGE};
 use super::types::{
-    Address, BOOLEAN, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER_DATA,
-    NTSTATUS, Plain,
+    Address, BOOLEAN, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER_DATA, NTSTATUS,
+    Plain,
 };
 use crate::exports::enter;
 use crate::status::Status;
@@ -38,11 +38,7 @@ fn mapped(kernel: &Kernel, address: Address, mdl: &MDL) -> Option<Address> {
         return None;
     }
     let start = mdl.StartVa.wrapping_add(mdl.ByteOffset as usize);
-    let mapped = MDL {
-        MappedSystemVa: start,
-        MdlFlags: mdl.MdlFlags | MDL_MAPPED_TO_SYSTEM_VA,
-        ..*mdl
-    };
+    let mapped = MDL { MappedSystemVa: start, MdlFlags: mdl.MdlFlags | MDL_MAPPED_TO_SYSTEM_VA, ..*mdl };
     poke(address, &mapped);
     Some(start)
 }
@@ -97,9 +93,7 @@ fn copy(kernel: &Kernel, at: Address, offset: usize, needed: usize, storage: Add
         let Some(start) = mapped(kernel, at, &mdl) else {
             return false;
         };
-        let part = (mdl.ByteCount as usize)
-            .saturating_sub(offset)
-            .min(needed - done);
+        let part = (mdl.ByteCount as usize).saturating_sub(offset).min(needed - done);
         // SAFETY: the MDL says where its bytes are, the driver where to put
         // them; if either lies, this faults as the driver's fault.
         unsafe {

@@ -55,11 +55,7 @@ pub struct Leak {
 
 impl fmt::Display for Leak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} bytes, tag {}, at {:#x}",
-            self.size, self.tag, self.address
-        )?;
+        write!(f, "{} bytes, tag {}, at {:#x}", self.size, self.tag, self.address)?;
         match self.stack.first() {
             Some(caller) => write!(f, ", allocated from {caller:#x}"),
             None => Ok(()),
@@ -139,10 +135,7 @@ pub struct Pool {
 
 impl Default for Pool {
     fn default() -> Self {
-        Self {
-            arena: Reservation::new(ARENA).expect("the host has address space"),
-            state: Mutex::default(),
-        }
+        Self { arena: Reservation::new(ARENA).expect("the host has address space"), state: Mutex::default() }
     }
 }
 
@@ -159,11 +152,7 @@ impl Pool {
         let Some(first) = first.filter(|&first| self.arena.open(first, pages * PAGE)) else {
             return 0;
         };
-        let align = if wanted.cache_aligned {
-            CACHE_LINE
-        } else {
-            ALIGNMENT
-        };
+        let align = if wanted.cache_aligned { CACHE_LINE } else { ALIGNMENT };
         let start = match wanted.size {
             PAGE.. => first,
             size => first + PAGE - size.next_multiple_of(align),
@@ -190,28 +179,14 @@ impl Pool {
 
     /// Frees a block. `tag` 0 means any. The block is freed even where a
     /// violation is found that leaves no doubt which block is meant.
-    pub fn free(
-        &self,
-        address: usize,
-        tag: u32,
-        irql: Irql,
-        stack: Vec<u64>,
-    ) -> Result<(), Violation> {
+    pub fn free(&self, address: usize, tag: u32, irql: Irql, stack: Vec<u64>) -> Result<(), Violation> {
         let mut state = self.state();
-        let bad = |rule: &'static Rule, text: String| {
-            Err(Violation::new(rule, [address as u64, 0, 0], text))
-        };
+        let bad = |rule: &'static Rule, text: String| Err(Violation::new(rule, [address as u64, 0, 0], text));
         let Some((first, block)) = state.find(address) else {
-            return bad(
-                &rules::POOL_BAD_FREE,
-                format!("{address:#x} is in no pool block"),
-            );
+            return bad(&rules::POOL_BAD_FREE, format!("{address:#x} is in no pool block"));
         };
         if block.start != address {
-            let text = format!(
-                "{address:#x} is not the start of {}",
-                describe(block, address)
-            );
+            let text = format!("{address:#x} is not the start of {}", describe(block, address));
             return bad(&rules::POOL_BAD_FREE, text);
         }
         if block.freed.is_some() {
@@ -224,13 +199,7 @@ impl Pool {
         outcome
     }
 
-    fn check_block(
-        &self,
-        first: usize,
-        block: &Block,
-        tag: u32,
-        irql: Irql,
-    ) -> Result<(), Violation> {
+    fn check_block(&self, first: usize, block: &Block, tag: u32, irql: Irql) -> Result<(), Violation> {
         let address = block.start as u64;
         let (limit, rule) = match block.paged {
             true => (Irql::APC, &rules::POOL_FREE_PAGED_IRQL),
@@ -239,11 +208,7 @@ impl Pool {
         let text = describe(block, block.start);
         if irql > limit {
             let parameters = [u64::from(irql.0), u64::from(block.paged), address];
-            return Err(Violation::new(
-                rule,
-                parameters,
-                format!("{text} at {irql}"),
-            ));
+            return Err(Violation::new(rule, parameters, format!("{text} at {irql}")));
         }
         if tag != 0 && tag != block.tag {
             let parameters = [address, u64::from(block.tag), u64::from(tag)];
@@ -258,11 +223,7 @@ impl Pool {
         for (from, to, rule) in sides {
             if let Some(changed) = self.first_change(from, to) {
                 let text = format!("{text}: byte at {changed:#x} was written");
-                return Err(Violation {
-                    rule,
-                    parameters: [address, changed as u64, 0],
-                    detail: text,
-                });
+                return Err(Violation { rule, parameters: [address, changed as u64, 0], detail: text });
             }
         }
         Ok(())
@@ -292,18 +253,12 @@ impl Pool {
 
     /// The next `count` allocations fail.
     pub fn fail_next(&self, count: u64) {
-        self.set_shortage(Shortage {
-            fail: count,
-            ..Shortage::default()
-        });
+        self.set_shortage(Shortage { fail: count, ..Shortage::default() });
     }
 
     /// Every allocation of more than `bytes` fails.
     pub fn fail_above(&self, bytes: usize) {
-        self.set_shortage(Shortage {
-            above: Some(bytes),
-            ..Shortage::default()
-        });
+        self.set_shortage(Shortage { above: Some(bytes), ..Shortage::default() });
     }
 
     /// Whether an allocation elsewhere in the kernel fails too; counts as one.
@@ -422,10 +377,7 @@ fn describe(block: &Block, address: usize) -> String {
             from(&block.stack),
             from(stack)
         ),
-        None => format!(
-            "pool block, tag {tag}, {size} bytes, allocated from {}",
-            from(&block.stack)
-        ),
+        None => format!("pool block, tag {tag}, {size} bytes, allocated from {}", from(&block.stack)),
     };
     let end = block.start + size;
     if address < block.start {

@@ -28,18 +28,12 @@ pub const REG_MULTI_SZ: u32 = 7;
 impl RegistryValue {
     /// `REG_DWORD`.
     pub fn dword(value: u32) -> Self {
-        Self {
-            kind: REG_DWORD,
-            data: value.to_le_bytes().to_vec(),
-        }
+        Self { kind: REG_DWORD, data: value.to_le_bytes().to_vec() }
     }
 
     /// `REG_SZ`, with its terminator.
     pub fn sz(text: &str) -> Self {
-        Self {
-            kind: REG_SZ,
-            data: wide(text).chain([0, 0]).collect(),
-        }
+        Self { kind: REG_SZ, data: wide(text).chain([0, 0]).collect() }
     }
 
     /// `REG_MULTI_SZ`: each string terminated, and an empty one at the end.
@@ -49,10 +43,7 @@ impl RegistryValue {
             data.extend(wide(string.as_ref()).chain([0, 0]));
         }
         data.extend([0, 0]);
-        Self {
-            kind: REG_MULTI_SZ,
-            data,
-        }
+        Self { kind: REG_MULTI_SZ, data }
     }
 }
 
@@ -113,13 +104,7 @@ pub struct Registry<T> {
 
 impl<T> Default for Registry<T> {
     fn default() -> Self {
-        Self {
-            state: Mutex::new(State {
-                keys: BTreeMap::new(),
-                watches: Vec::new(),
-                reads: Vec::new(),
-            }),
-        }
+        Self { state: Mutex::new(State { keys: BTreeMap::new(), watches: Vec::new(), reads: Vec::new() }) }
     }
 }
 
@@ -146,9 +131,7 @@ impl<T> Registry<T> {
         for end in ends {
             if !state.keys.contains_key(&upper[..end]) {
                 state.keys.insert(upper[..end].to_string(), Key::default());
-                let parent = upper[..end]
-                    .rsplit_once('\\')
-                    .map_or("", |(parent, _)| parent);
+                let parent = upper[..end].rsplit_once('\\').map_or("", |(parent, _)| parent);
                 fired.extend(state.take_watches(parent, NOTIFY_CHANGE_NAME));
             }
         }
@@ -201,14 +184,8 @@ impl<T> Registry<T> {
     pub fn read(&self, key: &str, name: &str) -> Option<(String, RegistryValue)> {
         let mut state = self.state();
         let values = state.keys.get(&normal(key)).map(|key| &key.values);
-        let value = values
-            .and_then(|values| values.get(&name.to_uppercase()))
-            .cloned();
-        state.reads.push(Read {
-            key: key.to_string(),
-            name: name.to_string(),
-            found: value.is_some(),
-        });
+        let value = values.and_then(|values| values.get(&name.to_uppercase())).cloned();
+        state.reads.push(Read { key: key.to_string(), name: name.to_string(), found: value.is_some() });
         value
     }
 
@@ -221,10 +198,7 @@ impl<T> Registry<T> {
     pub fn was_read(&self, name: &str) -> bool {
         let state = self.state();
         let wanted = name.to_uppercase();
-        state
-            .reads
-            .iter()
-            .any(|read| read.name.to_uppercase() == wanted)
+        state.reads.iter().any(|read| read.name.to_uppercase() == wanted)
     }
 
     /// What a key holds, `None` if there is no such key.
@@ -234,10 +208,7 @@ impl<T> Registry<T> {
         let key = state.keys.get(&upper)?;
         let bytes = |text: &str| text.encode_utf16().count() as u32 * 2;
         let below = format!("{upper}\\");
-        let subkeys = state
-            .keys
-            .keys()
-            .filter_map(|path| path.strip_prefix(&below));
+        let subkeys = state.keys.keys().filter_map(|path| path.strip_prefix(&below));
         let subkeys: Vec<u32> = subkeys.filter(|s| !s.contains('\\')).map(bytes).collect();
         let values = || key.values.values();
         Some(KeySummary {
@@ -245,10 +216,7 @@ impl<T> Registry<T> {
             longest_subkey: subkeys.into_iter().max().unwrap_or(0),
             values: key.values.len() as u32,
             longest_name: values().map(|(name, _)| bytes(name)).max().unwrap_or(0),
-            longest_data: values()
-                .map(|(_, v)| v.data.len() as u32)
-                .max()
-                .unwrap_or(0),
+            longest_data: values().map(|(_, v)| v.data.len() as u32).max().unwrap_or(0),
         })
     }
 
@@ -259,20 +227,14 @@ impl<T> Registry<T> {
 
     /// Whether a watch still waits.
     pub fn has_watch(&self, which: impl Fn(&T) -> bool) -> bool {
-        self.state()
-            .watches
-            .iter()
-            .any(|watch| which(&watch.notice))
+        self.state().watches.iter().any(|watch| which(&watch.notice))
     }
 
     /// Takes out the watches that were requested on a handle.
     #[must_use = "watchers must be told"]
     pub fn take_watches_of(&self, handle: usize) -> Vec<Watch<T>> {
         let mut state = self.state();
-        state
-            .watches
-            .extract_if(.., |watch| watch.handle == handle)
-            .collect()
+        state.watches.extract_if(.., |watch| watch.handle == handle).collect()
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
@@ -284,9 +246,8 @@ impl<T> State<T> {
     fn take_watches(&mut self, upper: &str, change: u32) -> Vec<Watch<T>> {
         let concerned = |watch: &mut Watch<T>| {
             let watched = normal(&watch.key);
-            let below = upper
-                .strip_prefix(&watched)
-                .is_some_and(|rest| watch.subtree && rest.starts_with('\\'));
+            let below =
+                upper.strip_prefix(&watched).is_some_and(|rest| watch.subtree && rest.starts_with('\\'));
             watch.filter & change != 0 && (upper == watched || below)
         };
         self.watches.extract_if(.., concerned).collect()
@@ -305,23 +266,13 @@ mod tests {
     const KEY: &str = r"\Registry\Machine\System\Test";
 
     fn watch(subtree: bool, notice: u32) -> Watch<u32> {
-        Watch {
-            key: KEY.into(),
-            handle: 4,
-            filter: NOTIFY_CHANGE_LAST_SET,
-            subtree,
-            notice,
-        }
+        Watch { key: KEY.into(), handle: 4, filter: NOTIFY_CHANGE_LAST_SET, subtree, notice }
     }
 
     #[test]
     fn names_are_compared_without_case() {
         let registry = Registry::<u32>::default();
-        assert!(
-            registry
-                .set_value(KEY, "Mode", RegistryValue::dword(1))
-                .is_empty()
-        );
+        assert!(registry.set_value(KEY, "Mode", RegistryValue::dword(1)).is_empty());
         let read = registry.read(&KEY.to_lowercase(), "MODE").unwrap();
         assert_eq!(read, ("Mode".to_string(), RegistryValue::dword(1)));
         assert!(registry.was_read("mode"));
@@ -336,11 +287,7 @@ mod tests {
         registry.watch(watch(false, 1));
         let fired = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
         assert_eq!(fired.len(), 1);
-        assert!(
-            registry
-                .set_value(KEY, "Mode", RegistryValue::dword(0))
-                .is_empty()
-        );
+        assert!(registry.set_value(KEY, "Mode", RegistryValue::dword(0)).is_empty());
     }
 
     #[test]
@@ -352,11 +299,7 @@ mod tests {
         let fired = registry.set_value(&below, "Mode", RegistryValue::dword(1));
         assert_eq!(fired.iter().map(|w| w.notice).collect::<Vec<_>>(), [2]);
         let beside = format!("{KEY}2");
-        assert!(
-            registry
-                .set_value(&beside, "Mode", RegistryValue::dword(1))
-                .is_empty()
-        );
+        assert!(registry.set_value(&beside, "Mode", RegistryValue::dword(1)).is_empty());
     }
 
     #[test]

@@ -25,11 +25,7 @@ fn init_unicode_string(destination: Address, source: Address) -> Result<(), BadP
         length += 2;
     }
     let maximum = if source == 0 { 0 } else { length + 2 };
-    let string = UNICODE_STRING {
-        Length: length as u16,
-        MaximumLength: maximum as u16,
-        Buffer: source,
-    };
+    let string = UNICODE_STRING { Length: length as u16, MaximumLength: maximum as u16, Buffer: source };
     foreign::write(destination, &string)
 }
 

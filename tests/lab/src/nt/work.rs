@@ -53,10 +53,7 @@ impl WorkQueue {
             .name("lab-worker".into())
             .spawn(serve)
             .expect("the host has threads left");
-        Self {
-            sender: Mutex::new(sender),
-            pending,
-        }
+        Self { sender: Mutex::new(sender), pending }
     }
 
     /// Queues a job.
@@ -82,10 +79,7 @@ impl WorkQueue {
             if left.is_zero() {
                 return false;
             }
-            count = idle
-                .wait_timeout(count, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            count = idle.wait_timeout(count, left).unwrap_or_else(PoisonError::into_inner).0;
         }
         true
     }

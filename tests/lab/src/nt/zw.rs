@@ -12,8 +12,8 @@ use super::objects::{Event, Notice, Object};
 use super::registry::{RegistryValue, Watch};
 use super::types::{
     Address, BOOLEAN, HANDLE, IO_STATUS_BLOCK, KEY_FULL_INFORMATION, KEY_VALUE_BASIC_INFORMATION,
-    KEY_VALUE_FULL_INFORMATION, KEY_VALUE_PARTIAL_INFORMATION, LARGE_INTEGER, NTSTATUS,
-    OBJECT_ATTRIBUTES, WORK_QUEUE_ITEM,
+    KEY_VALUE_FULL_INFORMATION, KEY_VALUE_PARTIAL_INFORMATION, LARGE_INTEGER, NTSTATUS, OBJECT_ATTRIBUTES,
+    WORK_QUEUE_ITEM,
 };
 use super::work::Job;
 use super::{Kernel, Trouble, status};
@@ -148,13 +148,7 @@ pub extern "win64" fn ZwQueryValueKey(
             Ok(information) => information,
             Err(status) => return Ok(status),
         };
-        Ok(answer(
-            &bytes,
-            fixed,
-            KeyValueInformation,
-            Length,
-            ResultLength,
-        )?)
+        Ok(answer(&bytes, fixed, KeyValueInformation, Length, ResultLength)?)
     });
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
 }
@@ -170,19 +164,14 @@ fn query_value(kernel: &Kernel, handle: HANDLE, name: Address) -> Result<Found, 
 }
 
 /// The answer's bytes, and how many of them must fit.
-fn value_information(
-    class: i32,
-    name: &str,
-    value: &RegistryValue,
-) -> Result<(Vec<u8>, usize), Status> {
+fn value_information(class: i32, name: &str, value: &RegistryValue) -> Result<(Vec<u8>, usize), Status> {
     /// `KEY_VALUE_INFORMATION_CLASS` (`wdm.h`).
     const BASIC: i32 = 0;
     const FULL: i32 = 1;
     const PARTIAL: i32 = 2;
     let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let (name_length, data_length) = (name.len() as u32, value.data.len() as u32);
-    let words =
-        |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
+    let words = |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
     // The title index is always 0.
     match class {
         BASIC => {
@@ -245,11 +234,7 @@ pub extern "win64" fn ZwNotifyChangeKey(
         Err(status) => return status.0,
     };
     if Asynchronous == 0 {
-        let told = || {
-            !kernel
-                .registry()
-                .has_watch(|notice: &Notice| notice.id == id)
-        };
+        let told = || !kernel.registry().has_watch(|notice: &Notice| notice.id == id);
         return ke::wait(&kernel, None, told).0;
     }
     Status::PENDING.0
@@ -287,12 +272,7 @@ impl NotifyRequest {
             handle: self.handle,
             filter: self.filter,
             subtree: self.subtree,
-            notice: Notice {
-                id,
-                event,
-                work_item: self.work_item,
-                status_block: self.status_block,
-            },
+            notice: Notice { id, event, work_item: self.work_item, status_block: self.status_block },
         });
         Ok(id)
     }
@@ -300,19 +280,15 @@ impl NotifyRequest {
 
 /// Tells a watcher: status block first, then event and work item.
 pub(super) fn complete_watch(kernel: &Kernel, notice: &Notice, status: Status) {
-    let block = IO_STATUS_BLOCK {
-        Pointer: u64::from(status.0 as u32),
-        Information: 0,
-    };
+    let block = IO_STATUS_BLOCK { Pointer: u64::from(status.0 as u32), Information: 0 };
     if let Err(bad) = foreign::write(notice.status_block, &block) {
         kernel.condemn(kernel.bad_pointer(bad));
     }
     if notice.work_item != 0 {
         match foreign::read::<WORK_QUEUE_ITEM>(notice.work_item) {
-            Ok(item) => kernel.work().push(Job::WorkQueueItem {
-                routine: item.WorkerRoutine,
-                parameter: item.Parameter,
-            }),
+            Ok(item) => kernel
+                .work()
+                .push(Job::WorkQueueItem { routine: item.WorkerRoutine, parameter: item.Parameter }),
             Err(bad) => kernel.condemn(kernel.bad_pointer(bad)),
         }
     }
@@ -336,19 +312,11 @@ pub extern "win64" fn ZwCreateEvent(
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
 }
 
-fn create_event(
-    kernel: &Kernel,
-    out: Address,
-    kind: i32,
-    signaled: bool,
-) -> Result<Status, BadPointer> {
+fn create_event(kernel: &Kernel, out: Address, kind: i32, signaled: bool) -> Result<Status, BadPointer> {
     if !matches!(kind, 0 | 1) {
         return Ok(Status::INVALID_PARAMETER);
     }
-    let event = Event {
-        signaled: AtomicBool::new(signaled),
-        synchronization: kind == 1,
-    };
+    let event = Event { signaled: AtomicBool::new(signaled), synchronization: kind == 1 };
     let handle = kernel.objects().open(Object::Event(Arc::new(event)));
     foreign::write(out, &handle)?;
     Ok(Status::SUCCESS)
@@ -375,9 +343,7 @@ pub extern "win64" fn ZwWaitForSingleObject(
     // Looked up each time, so that nothing is owned while waiting; a handle
     // closed meanwhile ends the wait.
     let take = || match kernel.objects().handle(Handle) {
-        Some(Object::Event(event)) if event.synchronization => {
-            event.signaled.swap(false, Ordering::AcqRel)
-        }
+        Some(Object::Event(event)) if event.synchronization => event.signaled.swap(false, Ordering::AcqRel),
         Some(Object::Event(event)) => event.signaled.load(Ordering::Acquire),
         _ => true,
     };
@@ -388,20 +354,14 @@ pub extern "win64" fn ZwWaitForSingleObject(
 /// (`STATUS_NOTIFY_CLEANUP`).
 pub extern "win64" fn ZwClose(Handle: HANDLE) -> NTSTATUS {
     let kernel = enter!(ZwClose);
-    kernel
-        .settle(close(&kernel, Handle), Status::INVALID_HANDLE)
-        .0
+    kernel.settle(close(&kernel, Handle), Status::INVALID_HANDLE).0
 }
 
 fn close(kernel: &Kernel, handle: HANDLE) -> Result<Status, Violation> {
     let closed = kernel.objects().close(handle);
     if closed.is_none() {
         let text = format!("ZwClose of {handle:#x}");
-        return Err(Violation::new(
-            &rules::BAD_HANDLE,
-            [handle as u64, 0, 0],
-            text,
-        ));
+        return Err(Violation::new(&rules::BAD_HANDLE, [handle as u64, 0, 0], text));
     }
     let watches = kernel.registry().take_watches_of(handle);
     kernel.tell(watches, status::NOTIFY_CLEANUP);

@@ -37,7 +37,8 @@ pub fn compile(source: &Path, arguments: &[&str]) -> Result<PathBuf> {
         rustc.arg(format!("-Clink-arg={argument}"));
     }
     rustc.arg(format!("-Clink-arg=/PDB:{}", driver.with_extension("pdb").display()));
-    let output = rustc.args(arguments).arg("-o").arg(&fresh).arg(source).output().context("cannot start rustc")?;
+    let output =
+        rustc.args(arguments).arg("-o").arg(&fresh).arg(source).output().context("cannot start rustc")?;
     if !output.status.success() {
         bail!("cannot compile {}:\n{}", source.display(), String::from_utf8_lossy(&output.stderr));
     }

@@ -40,11 +40,7 @@ pub struct Violation {
 impl Violation {
     /// A breach of `rule`.
     pub fn new(rule: &'static Rule, parameters: [u64; 3], detail: impl Into<String>) -> Self {
-        Self {
-            rule,
-            parameters,
-            detail: detail.into(),
-        }
+        Self { rule, parameters, detail: detail.into() }
     }
 
     /// The four parameters as a bugcheck screen shows them.
@@ -129,10 +125,8 @@ mod tests {
     #[test]
     fn a_tolerated_rule_is_still_reported() {
         let verifier = Verifier::default();
-        let finding = |rule| Finding {
-            violation: Violation::new(rule, [1, 2, 3], "test"),
-            stack: Vec::new(),
-        };
+        let finding =
+            |rule| Finding { violation: Violation::new(rule, [1, 2, 3], "test"), stack: Vec::new() };
         assert!(verifier.report(finding(&rules::POOL_DOUBLE_FREE)));
         verifier.tolerate(&rules::POOL_DOUBLE_FREE);
         assert!(!verifier.report(finding(&rules::POOL_DOUBLE_FREE)));

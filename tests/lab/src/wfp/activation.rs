@@ -21,38 +21,19 @@ impl Engine {
         let running = core.bfe == BfeState::Running || core.bfe == BfeState::StopPending;
         let stored = core.store.filters.iter();
         let wanted = stored.filter(|(_, stored)| stored.is_boot_time() != running);
-        let wanted: BTreeMap<_, _> = wanted
-            .map(|(id, stored)| (*id, Arc::clone(stored)))
-            .collect();
+        let wanted: BTreeMap<_, _> = wanted.map(|(id, stored)| (*id, Arc::clone(stored))).collect();
         let before = std::mem::replace(&mut core.active, wanted);
-        let gone = before
-            .values()
-            .filter(|stored| !core.active.contains_key(&stored.id()));
-        let new = core
-            .active
-            .values()
-            .filter(|stored| !before.contains_key(&stored.id()));
+        let gone = before.values().filter(|stored| !core.active.contains_key(&stored.id()));
+        let new = core.active.values().filter(|stored| !before.contains_key(&stored.id()));
         let (gone, new): (Vec<_>, Vec<_>) = (gone.cloned().collect(), new.cloned().collect());
 
-        let layers: BTreeSet<_> = gone
-            .iter()
-            .chain(&new)
-            .map(|stored| stored.layer.id)
-            .collect();
+        let layers: BTreeSet<_> = gone.iter().chain(&new).map(|stored| stored.layer.id).collect();
         for layer in layers {
-            self.publish(
-                layer,
-                core.active
-                    .values()
-                    .filter(|stored| stored.layer.id == layer),
-            );
+            self.publish(layer, core.active.values().filter(|stored| stored.layer.id == layer));
         }
 
-        let was_told = |stored: &Arc<StoredFilter>| {
-            announced
-                .iter()
-                .any(|announced| announced.id() == stored.id())
-        };
+        let was_told =
+            |stored: &Arc<StoredFilter>| announced.iter().any(|announced| announced.id() == stored.id());
         let kept = |stored: &Arc<StoredFilter>| core.store.filters.contains_key(&stored.id());
         let brief = announced.iter().filter(|stored| !kept(stored)).cloned();
         let mut notices = Notices::deleted(gone).and(Notices::deleted(brief.collect()));
@@ -85,11 +66,7 @@ impl Notices {
     }
 
     pub(super) fn deleted(list: Vec<Arc<StoredFilter>>) -> Self {
-        Self(
-            list.into_iter()
-                .map(|stored| (NotifyType::DeleteFilter, stored))
-                .collect(),
-        )
+        Self(list.into_iter().map(|stored| (NotifyType::DeleteFilter, stored)).collect())
     }
 }
 

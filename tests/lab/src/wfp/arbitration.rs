@@ -6,8 +6,8 @@ use super::callout::{CALLOUT_FLAG_CONDITIONAL_ON_FLOW, Entered, Slot};
 use super::condition::Conditions;
 use super::flow::Flow;
 use super::{
-    ActionType, AfterBlock, CLASSIFY_OUT_FLAG_ABSORB, ClassifyOut, Decision, DiscardRights,
-    Invocation, LayerInfo, Options, RIGHT_ACTION_WRITE, Request, Rule, RuntimeFilter, Violation,
+    ActionType, AfterBlock, CLASSIFY_OUT_FLAG_ABSORB, ClassifyOut, Decision, DiscardRights, Invocation,
+    LayerInfo, Options, RIGHT_ACTION_WRITE, Request, Rule, RuntimeFilter, Violation,
 };
 
 /// `FWPS_FILTER_FLAG_CLEAR_ACTION_RIGHT`.
@@ -50,11 +50,7 @@ pub(super) struct Run<'a> {
 
 impl Run<'_> {
     pub(super) fn decide(&mut self, snapshot: &Snapshot) -> Decision {
-        let verdict = if self.layer.is_stream() {
-            self.chain(snapshot)
-        } else {
-            self.arbitrate(snapshot)
-        };
+        let verdict = if self.layer.is_stream() { self.chain(snapshot) } else { self.arbitrate(snapshot) };
         Decision {
             action: verdict.map_or(ActionType::PERMIT, |verdict| verdict.action),
             hard: verdict.is_some_and(|verdict| verdict.hard),
@@ -76,9 +72,7 @@ impl Run<'_> {
         });
         for sublayer in snapshot {
             // The first filter that permits or blocks speaks for its sublayer.
-            let verdict = sublayer
-                .iter()
-                .find_map(|filter| self.apply(filter, current));
+            let verdict = sublayer.iter().find_map(|filter| self.apply(filter, current));
             let Some(verdict) = verdict else { continue };
             current = Some(match current {
                 Some(kept) if kept.hard && !verdict.veto => kept,
@@ -109,10 +103,7 @@ impl Run<'_> {
                 let Some(verdict) = self.apply(filter, None) else {
                     continue;
                 };
-                let verdict = Verdict {
-                    hard: false,
-                    ..verdict
-                };
+                let verdict = Verdict { hard: false, ..verdict };
                 if verdict.action == ActionType::BLOCK {
                     return Some(verdict);
                 }
@@ -154,10 +145,7 @@ impl Run<'_> {
         let (before, after) = self.invoke(slot, &callout, runtime, current)?;
         self.judge(slot.id, before, after);
         let result = verdict_of_callout(runtime, before, after)?;
-        Some(Verdict {
-            absorbed: result.absorbed && self.layer.allows_absorb(),
-            ..result
-        })
+        Some(Verdict { absorbed: result.absorbed && self.layer.allows_absorb(), ..result })
     }
 
     /// Calls `classifyFn`; `None` where CONDITIONAL_ON_FLOW skips it.
@@ -169,33 +157,20 @@ impl Run<'_> {
         current: Option<Verdict>,
     ) -> Option<(ClassifyOut, ClassifyOut)> {
         let layer = self.layer.id;
-        let flow = self
-            .flow
-            .clone()
-            .filter(|_| callout.driver.has_flow_delete());
-        let context = flow
-            .as_ref()
-            .map_or(0, |flow| flow.begin_classify(layer, slot.id));
+        let flow = self.flow.clone().filter(|_| callout.driver.has_flow_delete());
+        let context = flow.as_ref().map_or(0, |flow| flow.begin_classify(layer, slot.id));
         let skipped = callout.flags & CALLOUT_FLAG_CONDITIONAL_ON_FLOW != 0 && context == 0;
         let called = (!skipped).then(|| {
             // Without the right to write, a callout sees the decision it may
             // veto.
             let before = match current.filter(|current| current.hard) {
-                Some(current) => ClassifyOut {
-                    action: current.action,
-                    rights: 0,
-                    flags: 0,
-                },
-                None => ClassifyOut {
-                    action: self.options.initial_action,
-                    rights: RIGHT_ACTION_WRITE,
-                    flags: 0,
-                },
+                Some(current) => ClassifyOut { action: current.action, rights: 0, flags: 0 },
+                None => {
+                    ClassifyOut { action: self.options.initial_action, rights: RIGHT_ACTION_WRITE, flags: 0 }
+                }
             };
             let mut after = before;
-            callout
-                .driver
-                .classify(self.request, filter, context, &mut after);
+            callout.driver.classify(self.request, filter, context, &mut after);
             (before, after)
         });
         if let Some(flow) = flow {
@@ -216,20 +191,12 @@ impl Run<'_> {
     fn judge(&mut self, callout_id: u32, before: ClassifyOut, after: ClassifyOut) {
         let mut note = |rule, text: String| {
             let (callout_id, layer) = (Some(callout_id), Some(self.layer.id));
-            self.violations.push(Violation {
-                callout_id,
-                layer,
-                rule,
-                text,
-            });
+            self.violations.push(Violation { callout_id, layer, rule, text });
         };
         let held = before.rights & RIGHT_ACTION_WRITE != 0;
         let (from, to) = (before.action.0, after.action.0);
         if !is_return_value(after.action) {
-            note(
-                Rule::UnknownAction,
-                format!("actionType {to:#x} is none a callout may return"),
-            );
+            note(Rule::UnknownAction, format!("actionType {to:#x} is none a callout may return"));
         }
         if !held && before.action != after.action && !is_veto(before, after) {
             note(
@@ -238,22 +205,13 @@ impl Run<'_> {
             );
         }
         if !held && after.rights & RIGHT_ACTION_WRITE != 0 {
-            note(
-                Rule::RightRaised,
-                "the right to write actionType was set again".into(),
-            );
+            note(Rule::RightRaised, "the right to write actionType was set again".into());
         }
         if after.flags & CLASSIFY_OUT_FLAG_ABSORB != 0 {
             if !self.layer.allows_absorb() {
-                note(
-                    Rule::InvalidAbsorb,
-                    "ABSORB is not valid at this layer".into(),
-                );
+                note(Rule::InvalidAbsorb, "ABSORB is not valid at this layer".into());
             } else if after.action != ActionType::BLOCK {
-                note(
-                    Rule::InvalidAbsorb,
-                    format!("ABSORB without a block (actionType {to:#x})"),
-                );
+                note(Rule::InvalidAbsorb, format!("ABSORB without a block (actionType {to:#x})"));
             }
         }
     }
@@ -261,14 +219,8 @@ impl Run<'_> {
 
 /// What `FWPS_CLASSIFY_OUT0` lets a callout return.
 fn is_return_value(action: ActionType) -> bool {
-    [
-        ActionType::BLOCK,
-        ActionType::PERMIT,
-        ActionType::CONTINUE,
-        ActionType::NONE,
-        ActionType::NONE_NO_MATCH,
-    ]
-    .contains(&action)
+    [ActionType::BLOCK, ActionType::PERMIT, ActionType::CONTINUE, ActionType::NONE, ActionType::NONE_NO_MATCH]
+        .contains(&action)
 }
 
 fn is_veto(before: ClassifyOut, after: ClassifyOut) -> bool {
@@ -279,18 +231,10 @@ fn is_veto(before: ClassifyOut, after: ClassifyOut) -> bool {
 
 /// What a callout's result means under the filter's action type
 /// (`FWPS_ACTION0`). What was written without the right does not count.
-fn verdict_of_callout(
-    filter: &RuntimeFilter,
-    before: ClassifyOut,
-    after: ClassifyOut,
-) -> Option<Verdict> {
+fn verdict_of_callout(filter: &RuntimeFilter, before: ClassifyOut, after: ClassifyOut) -> Option<Verdict> {
     let held = before.rights & RIGHT_ACTION_WRITE != 0;
     let veto = is_veto(before, after);
-    let result = if held || veto {
-        after.action
-    } else {
-        before.action
-    };
+    let result = if held || veto { after.action } else { before.action };
     let action = match (filter.action, result) {
         (ActionType::CALLOUT_INSPECTION, _) => return None,
         (_, ActionType::BLOCK | ActionType::PERMIT) => result,

@@ -59,11 +59,7 @@ impl Engine {
             BfeState::Running => self.activate(&mut core, &[]),
             BfeState::StartPending | BfeState::StopPending => Notices::default(),
         };
-        let subscriptions: Vec<_> = core
-            .subscriptions
-            .iter()
-            .map(|(id, it)| (*id, it.clone()))
-            .collect();
+        let subscriptions: Vec<_> = core.subscriptions.iter().map(|(id, it)| (*id, it.clone())).collect();
         for (_, subscription) in &subscriptions {
             subscription.running.0.fetch_add(1, SeqCst);
         }
@@ -82,10 +78,7 @@ impl Engine {
     /// engine.
     pub fn bfe_subscribe(&self, callback: Callback) -> Result<SubscriptionId, Status> {
         let id = SubscriptionId(self.next_id());
-        let subscription = Subscription {
-            callback,
-            running: Arc::default(),
-        };
+        let subscription = Subscription { callback, running: Arc::default() };
         self.core.locked().subscriptions.insert(id, subscription);
         Ok(id)
     }
@@ -105,9 +98,7 @@ impl Engine {
         let (count, lock, returned) = &*subscription.running;
         let mut guard = lock.locked();
         while count.load(SeqCst) != 0 {
-            guard = returned
-                .wait(guard)
-                .unwrap_or_else(|poison| poison.into_inner());
+            guard = returned.wait(guard).unwrap_or_else(|poison| poison.into_inner());
         }
         Status::SUCCESS
     }

@@ -38,11 +38,7 @@ impl Callouts {
         }
         let mut slots = write(&self.by_key);
         let id = FIRST_ID + u32::try_from(slots.len()).unwrap_or(u32::MAX - FIRST_ID);
-        Arc::clone(
-            slots
-                .entry(key)
-                .or_insert_with(|| Arc::new(Slot::new(key, id))),
-        )
+        Arc::clone(slots.entry(key).or_insert_with(|| Arc::new(Slot::new(key, id))))
     }
 
     pub(super) fn find(&self, key: Guid) -> Option<Arc<Slot>> {
@@ -50,10 +46,7 @@ impl Callouts {
     }
 
     pub(super) fn find_id(&self, id: u32) -> Option<Arc<Slot>> {
-        read(&self.by_key)
-            .values()
-            .find(|slot| slot.id == id)
-            .cloned()
+        read(&self.by_key).values().find(|slot| slot.id == id).cloned()
     }
 
     /// What drivers have left registered.
@@ -93,12 +86,7 @@ pub(super) struct Entered<'a> {
 
 impl Slot {
     fn new(key: Guid, id: u32) -> Self {
-        Self {
-            key,
-            id,
-            state: RwLock::new(None),
-            left: Default::default(),
-        }
+        Self { key, id, state: RwLock::new(None), left: Default::default() }
     }
 
     /// `FwpsCalloutRegister`.
@@ -112,12 +100,7 @@ impl Slot {
             Some(_) => Status::FWP_ALREADY_EXISTS,
             None => {
                 let running = Arc::default();
-                *state = Some(Registration {
-                    driver,
-                    flags,
-                    leaving: false,
-                    running,
-                });
+                *state = Some(Registration { driver, flags, leaving: false, running });
                 Status::SUCCESS
             }
         }
@@ -148,11 +131,7 @@ impl Slot {
         loop {
             let mut guard = self.left.0.locked();
             while running.load(SeqCst) != 0 {
-                guard = self
-                    .left
-                    .1
-                    .wait(guard)
-                    .unwrap_or_else(|poison| poison.into_inner());
+                guard = self.left.1.wait(guard).unwrap_or_else(|poison| poison.into_inner());
             }
             drop(guard);
             // The last calls may have associated contexts, or a flow's end may

@@ -23,14 +23,8 @@ impl Conditions {
     pub(super) fn compile(layer: &LayerInfo, list: &[Condition]) -> Result<Self, Status> {
         let mut groups: Vec<Group> = Vec::new();
         for condition in list {
-            let field = layer
-                .field_by_condition(condition.field)
-                .ok_or(Status::FWP_CONDITION_NOT_FOUND)?;
-            check(
-                &layer.data_fields[field],
-                condition.match_type,
-                &condition.value,
-            )?;
+            let field = layer.field_by_condition(condition.field).ok_or(Status::FWP_CONDITION_NOT_FOUND)?;
+            check(&layer.data_fields[field], condition.match_type, &condition.value)?;
             let test = (condition.match_type, condition.value.clone());
             if let Some(group) = groups.last_mut().filter(|group| group.field == field) {
                 // Twice the same test is called a duplicate (inferred).
@@ -45,10 +39,7 @@ impl Conditions {
             if groups.iter().any(|group| group.field == field) {
                 return Err(Status::FWP_DUPLICATE_CONDITION);
             }
-            groups.push(Group {
-                field,
-                tests: vec![test],
-            });
+            groups.push(Group { field, tests: vec![test] });
         }
         Ok(Self(groups))
     }
@@ -57,10 +48,7 @@ impl Conditions {
     pub(super) fn hold(&self, values: &[Value]) -> bool {
         self.0.iter().all(|group| {
             let value = &values[group.field];
-            group
-                .tests
-                .iter()
-                .any(|(match_type, wanted)| matches(*match_type, value, wanted))
+            group.tests.iter().any(|(match_type, wanted)| matches(*match_type, value, wanted))
         })
     }
 
@@ -79,11 +67,7 @@ fn check(field: &Field, match_type: MatchType, value: &Value) -> Result<(), Stat
     match value {
         Value::V4AddrMask(_, mask) => {
             let applies = field.is_ip_address() && field.data_type == Some(DataType::Uint32);
-            return check_mask(
-                applies,
-                mask.leading_ones() == mask.count_ones(),
-                match_type,
-            );
+            return check_mask(applies, mask.leading_ones() == mask.count_ones(), match_type);
         }
         Value::V6AddrMask(_, length) => {
             let applies = field.is_ip_address() && field.data_type == Some(DataType::ByteArray16);
@@ -109,20 +93,14 @@ fn check(field: &Field, match_type: MatchType, value: &Value) -> Result<(), Stat
     }
     let fits = match match_type {
         M::Equal | M::NotEqual => true,
-        M::Greater | M::Less | M::GreaterOrEqual | M::LessOrEqual => {
-            compare(value, value).is_some()
-        }
+        M::Greater | M::Less | M::GreaterOrEqual | M::LessOrEqual => compare(value, value).is_some(),
         M::FlagsAllSet | M::FlagsAnySet | M::FlagsNoneSet => value.unsigned().is_some(),
         // That these two take byte blobs is inferred.
         M::Prefix | M::NotPrefix => given == DataType::ByteBlob,
         // For strings only, and no kernel-mode layer has a string field.
         M::EqualCaseInsensitive | M::Range => false,
     };
-    if fits {
-        Ok(())
-    } else {
-        Err(Status::FWP_MATCH_TYPE_MISMATCH)
-    }
+    if fits { Ok(()) } else { Err(Status::FWP_MATCH_TYPE_MISMATCH) }
 }
 
 fn check_mask(applies: bool, valid: bool, match_type: MatchType) -> Result<(), Status> {
@@ -143,10 +121,7 @@ pub(super) fn matches(match_type: MatchType, value: &Value, wanted: &Value) -> b
     }
     let order = compare(value, wanted);
     let flags = |holds: fn(u64, u64) -> bool| {
-        value
-            .unsigned()
-            .zip(wanted.unsigned())
-            .is_some_and(|(value, wanted)| holds(value, wanted))
+        value.unsigned().zip(wanted.unsigned()).is_some_and(|(value, wanted)| holds(value, wanted))
     };
     match match_type {
         M::Equal => equal(value, wanted),
@@ -188,9 +163,7 @@ fn compare(left: &Value, right: &Value) -> Option<Ordering> {
     match (left, right) {
         (Value::ByteArray16(left), Value::ByteArray16(right)) => Some(left.cmp(right)),
         (Value::ByteBlob(left), Value::ByteBlob(right)) => Some(left.cmp(right)),
-        _ if left.data_type() == right.data_type() => {
-            Some(left.unsigned()?.cmp(&right.unsigned()?))
-        }
+        _ if left.data_type() == right.data_type() => Some(left.unsigned()?.cmp(&right.unsigned()?)),
         _ => None,
     }
 }

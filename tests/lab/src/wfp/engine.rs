@@ -10,8 +10,8 @@ use super::flow::Flows;
 use super::lock::{Locked, read, write};
 use super::transaction::Core;
 use super::{
-    CalloutDriver, Change, Decision, FlowHandle, Guid, LayerId, LayerInfo, Options, Request, Rule,
-    Violation, layer,
+    CalloutDriver, Change, Decision, FlowHandle, Guid, LayerId, LayerInfo, Options, Request, Rule, Violation,
+    layer,
 };
 use crate::status::Status;
 
@@ -53,9 +53,7 @@ impl Engine {
             transaction_free: Condvar::new(),
             callouts: Callouts::default(),
             flows: Flows::default(),
-            layers: (0..layer::layer_ids())
-                .map(|_| LayerState::default())
-                .collect(),
+            layers: (0..layer::layer_ids()).map(|_| LayerState::default()).collect(),
             last_id: AtomicU64::new(0),
             violations: Mutex::default(),
         })
@@ -89,26 +87,18 @@ impl Engine {
     /// returned.
     pub fn callout_unregister_by_id(&self, id: u32) -> Status {
         let slot = self.callouts.find_id(id);
-        slot.map_or(Status::FWP_CALLOUT_NOT_FOUND, |slot| {
-            self.unregister(slot.key, id)
-        })
+        slot.map_or(Status::FWP_CALLOUT_NOT_FOUND, |slot| self.unregister(slot.key, id))
     }
 
     /// `FwpsCalloutUnregisterByKey0`. Waits until calls into the callout have
     /// returned.
     pub fn callout_unregister_by_key(&self, key: Guid) -> Status {
         let slot = self.callouts.find(key);
-        slot.map_or(Status::FWP_CALLOUT_NOT_FOUND, |slot| {
-            self.unregister(key, slot.id)
-        })
+        slot.map_or(Status::FWP_CALLOUT_NOT_FOUND, |slot| self.unregister(key, slot.id))
     }
 
     fn unregister(&self, key: Guid, id: u32) -> Status {
-        match self
-            .callouts
-            .slot(key)
-            .unregister(|| self.flows.has_contexts_of(id))
-        {
+        match self.callouts.slot(key).unregister(|| self.flows.has_contexts_of(id)) {
             Ok(()) => {
                 self.record(Change::CalloutUnregister { key, id });
                 Status::SUCCESS
@@ -130,29 +120,16 @@ impl Engine {
     pub fn classify(&self, request: &Request<'_>) -> Decision {
         let layer = layer::layer_by_id(request.layer)
             .unwrap_or_else(|| panic!("layer {} is unknown", request.layer.0));
-        assert_eq!(
-            request.values.len(),
-            layer.fields,
-            "number of values at {}",
-            layer.name
-        );
+        assert_eq!(request.values.len(), layer.fields, "number of values at {}", layer.name);
         for (field, value) in layer.data_fields.iter().zip(request.values) {
-            assert!(
-                field.accepts(value),
-                "{} of {} is {value:?}",
-                field.name,
-                layer.name
-            );
+            assert!(field.accepts(value), "{} of {} is {value:?}", field.name, layer.name);
         }
         let snapshot = Arc::clone(&read(&self.layers[usize::from(layer.id.0)].snapshot));
         let mut run = Run {
             layer,
             request,
             options: &self.options,
-            flow: request
-                .metadata
-                .flow_handle
-                .and_then(|flow| self.flows.find(flow)),
+            flow: request.metadata.flow_handle.and_then(|flow| self.flows.find(flow)),
             violations: Vec::new(),
             invocations: Vec::new(),
         };
@@ -181,20 +158,12 @@ impl Engine {
     }
 
     /// `FwpsFlowAssociateContext0`.
-    pub fn flow_associate(
-        &self,
-        flow: FlowHandle,
-        layer: LayerId,
-        callout_id: u32,
-        context: u64,
-    ) -> Status {
+    pub fn flow_associate(&self, flow: FlowHandle, layer: LayerId, callout_id: u32, context: u64) -> Status {
         let (slot, flow) = (self.callouts.find_id(callout_id), self.flows.find(flow));
         let known = layer::layer_by_id(layer).is_some();
         // A callout that is leaving may still be in a classify that associates.
         match (slot.as_ref().and_then(|slot| slot.enter_leaving()), flow) {
-            (Some(callout), Some(flow)) if known => {
-                flow.associate(layer, &callout, callout_id, context)
-            }
+            (Some(callout), Some(flow)) if known => flow.associate(layer, &callout, callout_id, context),
             _ => Status::INVALID_PARAMETER,
         }
     }
@@ -202,9 +171,7 @@ impl Engine {
     /// `FwpsFlowRemoveContext0`.
     pub fn flow_remove(&self, flow: FlowHandle, layer: LayerId, callout_id: u32) -> Status {
         let flow = self.flows.find(flow);
-        flow.map_or(Status::UNSUCCESSFUL, |flow| {
-            flow.remove(layer, callout_id, &self.callouts)
-        })
+        flow.map_or(Status::UNSUCCESSFUL, |flow| flow.remove(layer, callout_id, &self.callouts))
     }
 
     // Looking at it.
@@ -238,31 +205,16 @@ impl Engine {
 
     pub(super) fn violate(&self, callout_id: Option<u32>, rule: Rule, text: &str) {
         let text = text.to_owned();
-        self.violations.locked().push(Violation {
-            callout_id,
-            layer: None,
-            rule,
-            text,
-        });
+        self.violations.locked().push(Violation { callout_id, layer: None, rule, text });
     }
 
     /// Puts a layer's filters where classify finds them.
-    pub(super) fn publish<'a>(
-        &self,
-        layer: LayerId,
-        filters: impl Iterator<Item = &'a Arc<StoredFilter>>,
-    ) {
+    pub(super) fn publish<'a>(&self, layer: LayerId, filters: impl Iterator<Item = &'a Arc<StoredFilter>>) {
         let mut filters: Vec<_> = filters.collect();
         filters.sort_by_key(|stored| (stored.sublayer_order(), stored.order()));
-        let sublayers =
-            filters.chunk_by(|left, right| left.sublayer_order() == right.sublayer_order());
+        let sublayers = filters.chunk_by(|left, right| left.sublayer_order() == right.sublayer_order());
         let snapshot = sublayers
-            .map(|sublayer| {
-                sublayer
-                    .iter()
-                    .map(|stored| Arc::clone(&stored.active))
-                    .collect()
-            })
+            .map(|sublayer| sublayer.iter().map(|stored| Arc::clone(&stored.active)).collect())
             .collect();
         if let Some(state) = self.layers.get(usize::from(layer.0)) {
             *write(&state.snapshot) = Arc::new(snapshot);

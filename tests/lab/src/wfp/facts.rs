@@ -20,11 +20,7 @@ fn parse(text: &str) -> Json {
 /// An enum's enumerators with their values.
 pub(super) fn enumerators(name: &str) -> Option<impl Iterator<Item = (&'static str, u64)>> {
     let table: &'static Map<String, Json> = ENUMS.get(name)?.as_object()?;
-    Some(
-        table
-            .iter()
-            .filter_map(|(name, value)| Some((name.as_str(), value.as_u64()?))),
-    )
+    Some(table.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_u64()?))))
 }
 
 /// A GUID by the name `DEFINE_GUID` or a macro gives it.
@@ -38,9 +34,7 @@ pub(super) fn macros(prefix: &str) -> impl Iterator<Item = (&'static str, u64)> 
     table
         .into_iter()
         .flatten()
-        .filter_map(move |(name, entry)| {
-            Some((name.strip_prefix(prefix)?, bits(entry.get(1)?.as_str()?)?))
-        })
+        .filter_map(move |(name, entry)| Some((name.strip_prefix(prefix)?, bits(entry.get(1)?.as_str()?)?)))
 }
 
 /// The bit pattern of an integer macro.

@@ -8,13 +8,11 @@ use super::arbitration::{
 };
 use super::callout::Callouts;
 use super::condition::Conditions;
-use super::store::{
-    Caller, Lifetime, Store, built_in_sublayer, check_flags, check_lifetime, check_name,
-};
+use super::store::{Caller, Lifetime, Store, built_in_sublayer, check_flags, check_lifetime, check_name};
 use super::{
     ActionType, FILTER_FLAG_BOOTTIME, FILTER_FLAG_CLEAR_ACTION_RIGHT,
-    FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED, FLAG_PERSISTENT, Filter, LayerInfo, RuntimeFilter,
-    Value, layer,
+    FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED, FLAG_PERSISTENT, Filter, LayerInfo, RuntimeFilter, Value,
+    layer,
 };
 use crate::status::Status;
 
@@ -38,10 +36,7 @@ impl StoredFilter {
 
     /// The sublayer's place among the layer's: heaviest first.
     pub(super) fn sublayer_order(&self) -> (Reverse<u16>, u64) {
-        (
-            Reverse(self.active.runtime.sublayer_weight),
-            self.sublayer_sequence,
-        )
+        (Reverse(self.active.runtime.sublayer_weight), self.sublayer_sequence)
     }
 
     /// The filter's place within its sublayer: heaviest first.
@@ -69,19 +64,12 @@ impl Store {
             // That the default sublayer is this one is inferred.
             filter.sublayer = built_in_sublayer("UNIVERSAL");
         }
-        let sublayer = self
-            .sublayers
-            .get(&filter.sublayer)
-            .ok_or(Status::FWP_SUBLAYER_NOT_FOUND)?;
+        let sublayer = self.sublayers.get(&filter.sublayer).ok_or(Status::FWP_SUBLAYER_NOT_FOUND)?;
         check_lifetime(lifetime, sublayer.lifetime)?;
         self.check_action(&mut filter, layer, lifetime)?;
         let conditions = Conditions::compile(layer, &filter.conditions)?;
         let weight = effective_weight(&filter.weight, conditions.specificity())?;
-        if self
-            .filters
-            .values()
-            .any(|stored| stored.filter.key == filter.key)
-        {
+        if self.filters.values().any(|stored| stored.filter.key == filter.key) {
             return Err(Status::FWP_ALREADY_EXISTS);
         }
         let slot = filter.callout.map(|key| callouts.slot(key));
@@ -100,25 +88,15 @@ impl Store {
             lifetime,
             layer,
             sublayer_sequence: sublayer.sequence,
-            active: Arc::new(ActiveFilter {
-                runtime,
-                conditions,
-                slot,
-            }),
+            active: Arc::new(ActiveFilter { runtime, conditions, slot }),
         });
         self.filters.insert(id, Arc::clone(&stored));
         Ok(stored)
     }
 
     /// The action, its callout, and what the sublayer accepts.
-    fn check_action(
-        &self,
-        filter: &mut Filter,
-        layer: &LayerInfo,
-        lifetime: Lifetime,
-    ) -> Result<(), Status> {
-        let permits_if_unregistered =
-            filter.flags & FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED != 0;
+    fn check_action(&self, filter: &mut Filter, layer: &LayerInfo, lifetime: Lifetime) -> Result<(), Status> {
+        let permits_if_unregistered = filter.flags & FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED != 0;
         match filter.action {
             // The GUID is a filter type here, of no effect (FWPM_ACTION0).
             ActionType::BLOCK | ActionType::PERMIT => filter.callout = None,
@@ -126,10 +104,7 @@ impl Store {
             | ActionType::CALLOUT_INSPECTION
             | ActionType::CALLOUT_UNKNOWN => {
                 let key = filter.callout.unwrap_or_default();
-                let callout = self
-                    .callouts
-                    .get(&key)
-                    .ok_or(Status::FWP_CALLOUT_NOT_FOUND)?;
+                let callout = self.callouts.get(&key).ok_or(Status::FWP_CALLOUT_NOT_FOUND)?;
                 check_lifetime(lifetime, callout.lifetime)?;
                 if callout.object.applicable_layer != layer.key {
                     return Err(Status::FWP_INCOMPATIBLE_LAYER);
@@ -175,14 +150,8 @@ fn check_filter_flags(filter: &Filter) -> Result<(), Status> {
 
 fn runtime_flags(flags: u32) -> u16 {
     [
-        (
-            FILTER_FLAG_CLEAR_ACTION_RIGHT,
-            RUNTIME_FLAG_CLEAR_ACTION_RIGHT,
-        ),
-        (
-            FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED,
-            RUNTIME_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED,
-        ),
+        (FILTER_FLAG_CLEAR_ACTION_RIGHT, RUNTIME_FLAG_CLEAR_ACTION_RIGHT),
+        (FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED, RUNTIME_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED),
     ]
     .into_iter()
     .filter(|(flag, _)| flags & flag != 0)

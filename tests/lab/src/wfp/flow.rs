@@ -70,26 +70,16 @@ impl Flows {
         let flows = read(&self.flows);
         let each = flows.iter().flat_map(|(handle, flow)| {
             let state = flow.0.locked();
-            let kept = state
-                .contexts
-                .iter()
-                .map(|(place, context)| (*place, *context));
+            let kept = state.contexts.iter().map(|(place, context)| (*place, *context));
             let all: Vec<_> = kept.chain(state.due.iter().copied()).collect();
-            all.into_iter()
-                .map(|(place, context)| (*handle, place, context))
+            all.into_iter().map(|(place, context)| (*handle, place, context))
         });
         each.collect()
     }
 }
 
 impl Flow {
-    pub(super) fn associate(
-        &self,
-        layer: LayerId,
-        callout: &Entered<'_>,
-        id: u32,
-        context: u64,
-    ) -> Status {
+    pub(super) fn associate(&self, layer: LayerId, callout: &Entered<'_>, id: u32, context: u64) -> Status {
         let mut state = self.0.locked();
         if context == 0 || state.ended || !callout.driver.has_flow_delete() {
             return Status::INVALID_PARAMETER;
@@ -154,10 +144,7 @@ impl Flow {
 
     fn has_context_of(&self, id: u32) -> bool {
         let state = self.0.locked();
-        let mut places = state
-            .contexts
-            .keys()
-            .chain(state.due.iter().map(|(place, _)| place));
+        let mut places = state.contexts.keys().chain(state.due.iter().map(|(place, _)| place));
         places.any(|(_, callout)| *callout == id)
     }
 }

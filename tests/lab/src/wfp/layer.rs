@@ -54,19 +54,12 @@ impl LayerInfo {
     /// Index of a data field by its short name or by an alias of it.
     pub fn field(&self, name: &str) -> Option<usize> {
         let own = self.data_fields.iter().position(|field| field.name == name);
-        own.or_else(|| {
-            self.aliases
-                .iter()
-                .find(|alias| alias.0 == name)
-                .map(|alias| alias.1)
-        })
+        own.or_else(|| self.aliases.iter().find(|alias| alias.0 == name).map(|alias| alias.1))
     }
 
     /// Index of the field that conditions with this GUID test.
     pub fn field_by_condition(&self, condition: Guid) -> Option<usize> {
-        self.data_fields
-            .iter()
-            .position(|field| field.condition == Some(condition))
+        self.data_fields.iter().position(|field| field.condition == Some(condition))
     }
 
     /// Whether this is a `DISCARD` twin.
@@ -93,11 +86,7 @@ impl LayerInfo {
             "STREAM_PACKET_",
             "ALE_",
         ];
-        const ALE: [&str; 3] = [
-            "ALE_AUTH_RECV_ACCEPT_",
-            "ALE_AUTH_CONNECT_",
-            "ALE_FLOW_ESTABLISHED_",
-        ];
+        const ALE: [&str; 3] = ["ALE_AUTH_RECV_ACCEPT_", "ALE_AUTH_CONNECT_", "ALE_FLOW_ESTABLISHED_"];
         !self.is_discard()
             && FAMILIES.iter().any(|family| self.name.contains(family))
             && (!self.name.starts_with("ALE_") || ALE.iter().any(|ale| self.name.starts_with(ale)))
@@ -112,17 +101,12 @@ pub fn layers() -> &'static [LayerInfo] {
 
 /// Number of kernel-mode layer ids (`FWPS_BUILTIN_KM_LAYER_MAX`).
 pub(super) fn layer_ids() -> usize {
-    layers()
-        .last()
-        .map_or(0, |layer| usize::from(layer.id.0) + 1)
+    layers().last().map_or(0, |layer| usize::from(layer.id.0) + 1)
 }
 
 pub(super) fn layer_by_id(id: LayerId) -> Option<&'static LayerInfo> {
     let table = layers();
-    table
-        .binary_search_by_key(&id, |layer| layer.id)
-        .ok()
-        .map(|at| &table[at])
+    table.binary_search_by_key(&id, |layer| layer.id).ok().map(|at| &table[at])
 }
 
 pub(super) fn layer_by_key(key: Guid) -> Option<&'static LayerInfo> {
@@ -134,17 +118,10 @@ pub(super) fn layer_by_name(name: &str) -> Option<&'static LayerInfo> {
 }
 
 fn build() -> Vec<LayerInfo> {
-    let kernel_mode = facts::macros("FWPS_BUILTIN_KM_LAYER_MAX")
-        .map(|(_, value)| value)
-        .next();
+    let kernel_mode = facts::macros("FWPS_BUILTIN_KM_LAYER_MAX").map(|(_, value)| value).next();
     let limit = kernel_mode.expect("the fact tables name the number of kernel-mode layers");
-    let ids = facts::enumerators("FWPS_BUILTIN_LAYERS")
-        .into_iter()
-        .flatten();
-    let mut table: Vec<_> = ids
-        .filter(|(_, id)| *id < limit)
-        .filter_map(build_layer)
-        .collect();
+    let ids = facts::enumerators("FWPS_BUILTIN_LAYERS").into_iter().flatten();
+    let mut table: Vec<_> = ids.filter(|(_, id)| *id < limit).filter_map(build_layer).collect();
     table.sort_by_key(|layer| layer.id);
     table
 }
@@ -214,9 +191,7 @@ fn data_type(field: &str, v6: bool) -> Option<DataType> {
         "IP_PROTOCOL" | "EMBEDDED_PROTOCOL" => DataType::Uint8,
         "ETHER_TYPE" | "VLAN_ID" => DataType::Uint16,
         "INTERFACE" | "INTERFACE_QUARANTINE_EPOCH" => DataType::Uint64,
-        "ALE_USER_ID" | "ALE_REMOTE_USER_ID" | "ALE_REMOTE_MACHINE_ID" => {
-            DataType::TokenAccessInformation
-        }
+        "ALE_USER_ID" | "ALE_REMOTE_USER_ID" | "ALE_REMOTE_MACHINE_ID" => DataType::TokenAccessInformation,
         "ALE_PACKAGE_ID" => DataType::Sid,
         "ALE_APP_ID"
         | "ALE_ORIGINAL_APP_ID"

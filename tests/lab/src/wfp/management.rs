@@ -3,8 +3,8 @@
 use super::lock::Locked;
 use super::transaction::Open;
 use super::{
-    BfeState, Callout, Change, Engine, Filter, Guid, Provider, SESSION_FLAG_DYNAMIC, Session,
-    SessionId, Sublayer,
+    BfeState, Callout, Change, Engine, Filter, Guid, Provider, SESSION_FLAG_DYNAMIC, Session, SessionId,
+    Sublayer,
 };
 use crate::status::Status;
 
@@ -25,11 +25,7 @@ impl Engine {
         if core.bfe != BfeState::Running {
             return Err(Status::SERVER_UNAVAILABLE);
         }
-        if core
-            .sessions
-            .values()
-            .any(|open| open.session.key == session.key)
-        {
+        if core.sessions.values().any(|open| open.session.key == session.key) {
             return Err(Status::FWP_ALREADY_EXISTS);
         }
         core.sessions.insert(id, Open::new(session));
@@ -101,14 +97,7 @@ impl Engine {
         self.edit(session, |store, caller| {
             let (key, layer, provider) = (callout.key, callout.applicable_layer, callout.provider);
             store.add_callout(caller, callout, sequence)?;
-            Ok((
-                self.callouts.slot(key).id,
-                Change::CalloutAdd {
-                    key,
-                    layer,
-                    provider,
-                },
-            ))
+            Ok((self.callouts.slot(key).id, Change::CalloutAdd { key, layer, provider }))
         })
     }
 
@@ -127,22 +116,8 @@ impl Engine {
         let id = FIRST_FILTER_ID + self.next_id();
         self.edit_with_notice(session, |store, caller| {
             let stored = store.add_filter(caller, filter, id, &self.callouts)?;
-            let Filter {
-                key,
-                layer,
-                callout,
-                provider,
-                ..
-            } = stored.filter;
-            Ok((
-                stored,
-                Change::FilterAdd {
-                    key,
-                    layer,
-                    callout,
-                    provider,
-                },
-            ))
+            let Filter { key, layer, callout, provider, .. } = stored.filter;
+            Ok((stored, Change::FilterAdd { key, layer, callout, provider }))
         })
     }
 
@@ -157,10 +132,7 @@ impl Engine {
     /// `FwpmFilterDeleteByKey0`.
     pub fn filter_delete_by_key(&self, session: SessionId, key: Guid) -> Status {
         status(self.edit(session, |store, caller| {
-            let found = store
-                .filters
-                .values()
-                .find(|stored| stored.filter.key == key);
+            let found = store.filters.values().find(|stored| stored.filter.key == key);
             let id = found.ok_or(Status::FWP_FILTER_NOT_FOUND)?.id();
             store.delete_filter(caller, id)?;
             Ok(((), Change::FilterDelete { key }))

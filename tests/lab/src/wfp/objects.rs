@@ -110,48 +110,21 @@ pub struct Filter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant is named after its function")]
 pub enum Change {
-    CalloutRegister {
-        key: Guid,
-        id: u32,
-    },
-    CalloutUnregister {
-        key: Guid,
-        id: u32,
-    },
+    CalloutRegister { key: Guid, id: u32 },
+    CalloutUnregister { key: Guid, id: u32 },
     EngineOpen,
     EngineClose,
     TransactionBegin,
     TransactionCommit,
     TransactionAbort,
-    ProviderAdd {
-        key: Guid,
-    },
-    ProviderDelete {
-        key: Guid,
-    },
-    SublayerAdd {
-        key: Guid,
-    },
-    SublayerDelete {
-        key: Guid,
-    },
-    CalloutAdd {
-        key: Guid,
-        layer: Guid,
-        provider: Option<Guid>,
-    },
-    CalloutDelete {
-        key: Guid,
-    },
-    FilterAdd {
-        key: Guid,
-        layer: Guid,
-        callout: Option<Guid>,
-        provider: Option<Guid>,
-    },
-    FilterDelete {
-        key: Guid,
-    },
+    ProviderAdd { key: Guid },
+    ProviderDelete { key: Guid },
+    SublayerAdd { key: Guid },
+    SublayerDelete { key: Guid },
+    CalloutAdd { key: Guid, layer: Guid, provider: Option<Guid> },
+    CalloutDelete { key: Guid },
+    FilterAdd { key: Guid, layer: Guid, callout: Option<Guid>, provider: Option<Guid> },
+    FilterDelete { key: Guid },
 }
 
 /// `FWPM_SESSION_FLAG_DYNAMIC`.

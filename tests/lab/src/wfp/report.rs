@@ -33,11 +33,7 @@ impl Engine {
                 .iter()
                 .map(|(key, id)| format!("registered callout {id} {{{key}}}"))
                 .collect(),
-            sessions: core
-                .sessions
-                .iter()
-                .map(|(id, open)| core.describe(*id, open))
-                .collect(),
+            sessions: core.sessions.iter().map(|(id, open)| core.describe(*id, open)).collect(),
             providers: named("provider", &store.providers, |object| &object.display),
             sublayers: named("sublayer", &store.sublayers, |object| &object.display),
             callouts: named("callout", &store.callouts, |object| &object.display),
@@ -51,10 +47,7 @@ impl Engine {
                 .map(|(flow, (layer, id), context)| {
                     let layer = layer::layer_by_id(*layer).map_or("?", |layer| layer.name);
                     let key = names.get(id).copied().unwrap_or_default();
-                    format!(
-                        "context {context:#x} of flow {} at {layer}, callout {{{key}}}",
-                        flow.0
-                    )
+                    format!("context {context:#x} of flow {} at {layer}, callout {{{key}}}", flow.0)
                 })
                 .collect(),
             subscriptions: core
@@ -71,16 +64,10 @@ fn named<T>(
     table: &BTreeMap<Guid, Entry<T>>,
     display: impl Fn(&T) -> &DisplayData,
 ) -> Vec<String> {
-    let own = table
-        .iter()
-        .filter(|(_, entry)| entry.lifetime != Lifetime::BuiltIn);
-    own.map(|(key, entry)| name_of(kind, display(&entry.object), *key))
-        .collect()
+    let own = table.iter().filter(|(_, entry)| entry.lifetime != Lifetime::BuiltIn);
+    own.map(|(key, entry)| name_of(kind, display(&entry.object), *key)).collect()
 }
 
 fn name_of(kind: &str, display: &DisplayData, key: Guid) -> String {
-    format!(
-        "{kind} \"{}\" {{{key}}}",
-        display.name.as_deref().unwrap_or_default()
-    )
+    format!("{kind} \"{}\" {{{key}}}", display.name.as_deref().unwrap_or_default())
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use super::filter::StoredFilter;
 use super::{
-    CALLOUT_FLAG_PERSISTENT, Callout, DisplayData, FLAG_PERSISTENT, Guid, Provider, SessionId,
-    Sublayer, facts, layer,
+    CALLOUT_FLAG_PERSISTENT, Callout, DisplayData, FLAG_PERSISTENT, Guid, Provider, SessionId, Sublayer,
+    facts, layer,
 };
 use crate::status::Status;
 
@@ -88,32 +88,13 @@ impl Store {
     /// The built-in sublayers. No header gives their weights: the inspection
     /// one is documented as the lightest, the others are put in the middle.
     pub(super) fn new() -> Self {
-        let sublayers = BUILT_IN_SUBLAYERS
-            .iter()
-            .zip(0..)
-            .filter_map(|(name, sequence)| {
-                let key = facts::guid(&format!("FWPM_SUBLAYER_{name}"))?;
-                let display = DisplayData {
-                    name: Some((*name).to_owned()),
-                    description: None,
-                };
-                let weight = if *name == "INSPECTION" { 0 } else { 0x8000 };
-                let object = Arc::new(Sublayer {
-                    key,
-                    display,
-                    flags: 0,
-                    provider: None,
-                    weight,
-                });
-                Some((
-                    key,
-                    Entry {
-                        object,
-                        lifetime: Lifetime::BuiltIn,
-                        sequence,
-                    },
-                ))
-            });
+        let sublayers = BUILT_IN_SUBLAYERS.iter().zip(0..).filter_map(|(name, sequence)| {
+            let key = facts::guid(&format!("FWPM_SUBLAYER_{name}"))?;
+            let display = DisplayData { name: Some((*name).to_owned()), description: None };
+            let weight = if *name == "INSPECTION" { 0 } else { 0x8000 };
+            let object = Arc::new(Sublayer { key, display, flags: 0, provider: None, weight });
+            Some((key, Entry { object, lifetime: Lifetime::BuiltIn, sequence }))
+        });
         Self {
             providers: BTreeMap::new(),
             sublayers: sublayers.collect(),
@@ -132,33 +113,15 @@ impl Store {
         // DISABLED is read only.
         check_flags(provider.flags, FLAG_PERSISTENT)?;
         let lifetime = caller.lifetime(provider.flags & FLAG_PERSISTENT != 0)?;
-        insert(
-            &mut self.providers,
-            provider.key,
-            provider,
-            lifetime,
-            sequence,
-        )
+        insert(&mut self.providers, provider.key, provider, lifetime, sequence)
     }
 
     pub(super) fn delete_provider(&mut self, caller: Caller, key: Guid) -> Result<(), Status> {
-        let entry = self
-            .providers
-            .get(&key)
-            .ok_or(Status::FWP_PROVIDER_NOT_FOUND)?;
+        let entry = self.providers.get(&key).ok_or(Status::FWP_PROVIDER_NOT_FOUND)?;
         caller.may_delete(entry.lifetime)?;
-        let used = self
-            .sublayers
-            .values()
-            .any(|entry| entry.object.provider == Some(key))
-            || self
-                .callouts
-                .values()
-                .any(|entry| entry.object.provider == Some(key))
-            || self
-                .filters
-                .values()
-                .any(|stored| stored.filter.provider == Some(key));
+        let used = self.sublayers.values().any(|entry| entry.object.provider == Some(key))
+            || self.callouts.values().any(|entry| entry.object.provider == Some(key))
+            || self.filters.values().any(|stored| stored.filter.provider == Some(key));
         check_unused(used)?;
         self.providers.remove(&key);
         Ok(())
@@ -174,26 +137,13 @@ impl Store {
         check_flags(sublayer.flags, FLAG_PERSISTENT)?;
         let lifetime = caller.lifetime(sublayer.flags & FLAG_PERSISTENT != 0)?;
         self.check_provider(sublayer.provider, lifetime)?;
-        insert(
-            &mut self.sublayers,
-            sublayer.key,
-            sublayer,
-            lifetime,
-            sequence,
-        )
+        insert(&mut self.sublayers, sublayer.key, sublayer, lifetime, sequence)
     }
 
     pub(super) fn delete_sublayer(&mut self, caller: Caller, key: Guid) -> Result<(), Status> {
-        let entry = self
-            .sublayers
-            .get(&key)
-            .ok_or(Status::FWP_SUBLAYER_NOT_FOUND)?;
+        let entry = self.sublayers.get(&key).ok_or(Status::FWP_SUBLAYER_NOT_FOUND)?;
         caller.may_delete(entry.lifetime)?;
-        check_unused(
-            self.filters
-                .values()
-                .any(|stored| stored.filter.sublayer == key),
-        )?;
+        check_unused(self.filters.values().any(|stored| stored.filter.sublayer == key))?;
         self.sublayers.remove(&key);
         Ok(())
     }
@@ -207,10 +157,7 @@ impl Store {
         const USES_PROVIDER_CONTEXT: u32 = 0x2_0000;
         check_name(&callout.display)?;
         // REGISTERED is read only.
-        check_flags(
-            callout.flags,
-            CALLOUT_FLAG_PERSISTENT | USES_PROVIDER_CONTEXT,
-        )?;
+        check_flags(callout.flags, CALLOUT_FLAG_PERSISTENT | USES_PROVIDER_CONTEXT)?;
         let lifetime = caller.lifetime(callout.flags & CALLOUT_FLAG_PERSISTENT != 0)?;
         layer::layer_by_key(callout.applicable_layer).ok_or(Status::FWP_LAYER_NOT_FOUND)?;
         self.check_provider(callout.provider, lifetime)?;
@@ -218,10 +165,7 @@ impl Store {
     }
 
     pub(super) fn delete_callout(&mut self, caller: Caller, key: Guid) -> Result<(), Status> {
-        let entry = self
-            .callouts
-            .get(&key)
-            .ok_or(Status::FWP_CALLOUT_NOT_FOUND)?;
+        let entry = self.callouts.get(&key).ok_or(Status::FWP_CALLOUT_NOT_FOUND)?;
         caller.may_delete(entry.lifetime)?;
         let mut filters = self.filters.values();
         check_unused(filters.any(|stored| stored.filter.callout == Some(key)))?;
@@ -246,16 +190,9 @@ impl Store {
         self.providers.retain(|_, entry| !ends(entry.lifetime));
     }
 
-    pub(super) fn check_provider(
-        &self,
-        provider: Option<Guid>,
-        lifetime: Lifetime,
-    ) -> Result<(), Status> {
+    pub(super) fn check_provider(&self, provider: Option<Guid>, lifetime: Lifetime) -> Result<(), Status> {
         let Some(key) = provider else { return Ok(()) };
-        let entry = self
-            .providers
-            .get(&key)
-            .ok_or(Status::FWP_PROVIDER_NOT_FOUND)?;
+        let entry = self.providers.get(&key).ok_or(Status::FWP_PROVIDER_NOT_FOUND)?;
         check_lifetime(lifetime, entry.lifetime)
     }
 }
@@ -296,45 +233,22 @@ fn insert<T>(
     if table.contains_key(&key) {
         return Err(Status::FWP_ALREADY_EXISTS);
     }
-    table.insert(
-        key,
-        Entry {
-            object: Arc::new(object),
-            lifetime,
-            sequence,
-        },
-    );
+    table.insert(key, Entry { object: Arc::new(object), lifetime, sequence });
     Ok(())
 }
 
 pub(super) fn check_name(display: &DisplayData) -> Result<(), Status> {
-    display
-        .name
-        .as_ref()
-        .map(|_| ())
-        .ok_or(Status::FWP_NULL_DISPLAY_NAME)
+    display.name.as_ref().map(|_| ()).ok_or(Status::FWP_NULL_DISPLAY_NAME)
 }
 
 pub(super) fn check_flags(flags: u32, valid: u32) -> Result<(), Status> {
-    if flags & !valid == 0 {
-        Ok(())
-    } else {
-        Err(Status::FWP_INVALID_FLAGS)
-    }
+    if flags & !valid == 0 { Ok(()) } else { Err(Status::FWP_INVALID_FLAGS) }
 }
 
 fn check_unused(used: bool) -> Result<(), Status> {
-    if used {
-        Err(Status::FWP_IN_USE)
-    } else {
-        Ok(())
-    }
+    if used { Err(Status::FWP_IN_USE) } else { Ok(()) }
 }
 
 pub(super) fn check_lifetime(object: Lifetime, referenced: Lifetime) -> Result<(), Status> {
-    if object.may_refer_to(referenced) {
-        Ok(())
-    } else {
-        Err(Status::FWP_LIFETIME_MISMATCH)
-    }
+    if object.may_refer_to(referenced) { Ok(()) } else { Err(Status::FWP_LIFETIME_MISMATCH) }
 }

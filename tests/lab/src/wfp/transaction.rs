@@ -67,15 +67,8 @@ impl Core {
     }
 
     fn live(&mut self, session: SessionId) -> Result<&mut Open, Status> {
-        let open = self
-            .sessions
-            .get_mut(&session)
-            .ok_or(Status::INVALID_HANDLE)?;
-        if open.aborted {
-            Err(Status::FWP_SESSION_ABORTED)
-        } else {
-            Ok(open)
-        }
+        let open = self.sessions.get_mut(&session).ok_or(Status::INVALID_HANDLE)?;
+        if open.aborted { Err(Status::FWP_SESSION_ABORTED) } else { Ok(open) }
     }
 
     /// Ends a session's explicit transaction without its changes; implicit ones
@@ -85,19 +78,13 @@ impl Core {
         let open = self.sessions.get_mut(&session);
         let explicit = open.is_some_and(|open| open.transaction.take().is_some());
         self.readers.remove(&session);
-        let writer = self
-            .writer
-            .take_if(|writer| explicit && writer.session == session);
+        let writer = self.writer.take_if(|writer| explicit && writer.session == session);
         writer.map(|writer| writer.announced).unwrap_or_default()
     }
 }
 
 impl Engine {
-    pub(super) fn transaction_begin_inner(
-        &self,
-        session: SessionId,
-        flags: u32,
-    ) -> Result<(), Status> {
+    pub(super) fn transaction_begin_inner(&self, session: SessionId, flags: u32) -> Result<(), Status> {
         if flags & !TXN_READ_ONLY != 0 {
             return Err(Status::FWP_INVALID_FLAGS);
         }
@@ -109,11 +96,7 @@ impl Engine {
 
     pub(super) fn transaction_commit_inner(&self, session: SessionId) -> Result<(), Status> {
         let mut core = self.core.locked();
-        let flags = core
-            .live(session)?
-            .transaction
-            .take()
-            .ok_or(Status::FWP_NO_TXN_IN_PROGRESS)?;
+        let flags = core.live(session)?.transaction.take().ok_or(Status::FWP_NO_TXN_IN_PROGRESS)?;
         core.journal.push(Change::TransactionCommit);
         let notices = if flags & TXN_READ_ONLY != 0 {
             core.readers.remove(&session);
@@ -127,9 +110,7 @@ impl Engine {
 
     pub(super) fn transaction_abort_inner(&self, session: SessionId) -> Result<(), Status> {
         let mut core = self.core.locked();
-        core.live(session)?
-            .transaction
-            .ok_or(Status::FWP_NO_TXN_IN_PROGRESS)?;
+        core.live(session)?.transaction.ok_or(Status::FWP_NO_TXN_IN_PROGRESS)?;
         let announced = core.abandon(session);
         core.journal.push(Change::TransactionAbort);
         self.release(core, Notices::deleted(announced));
@@ -158,9 +139,7 @@ impl Engine {
             Err(status) => return Err(status),
         };
         if let Some(writer) = &mut core.writer {
-            writer
-                .store
-                .drop_lifetimes(|lifetime| lifetime == Lifetime::Dynamic(session));
+            writer.store.drop_lifetimes(|lifetime| lifetime == Lifetime::Dynamic(session));
         }
         let notices = self.commit(&mut core);
         core.sessions.remove(&session);
@@ -172,18 +151,13 @@ impl Engine {
     /// The engine stops: every session dies with its transaction, and every
     /// object that is neither persistent nor built in goes.
     pub(super) fn stop(&self, core: &mut Core) -> Notices {
-        let gone = core
-            .writer
-            .take()
-            .map(|writer| writer.announced)
-            .unwrap_or_default();
+        let gone = core.writer.take().map(|writer| writer.announced).unwrap_or_default();
         core.readers.clear();
         for open in core.sessions.values_mut() {
             open.transaction = None;
             open.aborted = true;
         }
-        core.store
-            .drop_lifetimes(|lifetime| matches!(lifetime, Lifetime::Dynamic(_) | Lifetime::Static));
+        core.store.drop_lifetimes(|lifetime| matches!(lifetime, Lifetime::Dynamic(_) | Lifetime::Static));
         self.activate(core, &[]).and(Notices::deleted(gone))
     }
 
@@ -203,11 +177,7 @@ impl Engine {
         match result {
             Ok((value, change)) => {
                 core.journal.push(change);
-                let notices = if explicit {
-                    Notices::default()
-                } else {
-                    self.commit(&mut core)
-                };
+                let notices = if explicit { Notices::default() } else { self.commit(&mut core) };
                 self.release(core, notices);
                 Ok(value)
             }
@@ -252,11 +222,7 @@ impl Engine {
 
         let mut core = self.core.locked();
         // Somebody may have closed the session meanwhile.
-        let Some(writer) = core
-            .writer
-            .as_mut()
-            .filter(|writer| writer.serial == serial)
-        else {
+        let Some(writer) = core.writer.as_mut().filter(|writer| writer.serial == serial) else {
             return Err(Status::FWP_TXN_ABORTED);
         };
         if !accepted.is_success() {
@@ -269,11 +235,7 @@ impl Engine {
             return Err(Status::FWP_CALLOUT_NOTIFICATION_FAILED);
         }
         core.journal.push(change);
-        let notices = if explicit {
-            Notices::default()
-        } else {
-            self.commit(&mut core)
-        };
+        let notices = if explicit { Notices::default() } else { self.commit(&mut core) };
         self.release(core, notices);
         Ok(id)
     }
@@ -323,12 +285,7 @@ impl Engine {
         } else {
             let store = core.store.clone();
             let announced = Vec::new();
-            core.writer = Some(Writer {
-                serial: self.next_id(),
-                session,
-                store,
-                announced,
-            });
+            core.writer = Some(Writer { serial: self.next_id(), session, store, announced });
         }
         Ok(core)
     }
@@ -369,10 +326,6 @@ impl Core {
 
 impl Open {
     pub(super) fn new(session: Session) -> Self {
-        Self {
-            session,
-            aborted: false,
-            transaction: None,
-        }
+        Self { session, aborted: false, transaction: None }
     }
 }

@@ -27,25 +27,15 @@ impl MemoryWire {
     /// Both ends of a new link.
     pub fn pair() -> (Self, Self) {
         let (a, b) = (Arc::<Queue>::default(), Arc::<Queue>::default());
-        let left = Self {
-            inbound: a.clone(),
-            outbound: b.clone(),
-        };
-        let right = Self {
-            inbound: b,
-            outbound: a,
-        };
+        let left = Self { inbound: a.clone(), outbound: b.clone() };
+        let right = Self { inbound: b, outbound: a };
         (left, right)
     }
 }
 
 impl Wire for MemoryWire {
     fn read(&mut self, packet: &mut Vec<u8>) -> io::Result<bool> {
-        let mut packets = self
-            .inbound
-            .packets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut packets = self.inbound.packets.lock().unwrap_or_else(PoisonError::into_inner);
         match packets.pop_front() {
             Some(next) => {
                 *packet = next;
@@ -56,11 +46,7 @@ impl Wire for MemoryWire {
     }
 
     fn write(&mut self, packet: &[u8]) -> io::Result<()> {
-        let mut packets = self
-            .outbound
-            .packets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut packets = self.outbound.packets.lock().unwrap_or_else(PoisonError::into_inner);
         if packets.len() < QUEUE_LENGTH {
             packets.push_back(packet.to_vec());
             self.outbound.arrival.notify_one();
@@ -69,17 +55,9 @@ impl Wire for MemoryWire {
     }
 
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        let packets = self
-            .inbound
-            .packets
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let packets = self.inbound.packets.lock().unwrap_or_else(PoisonError::into_inner);
         // Whether it timed out does not matter: the caller reads next.
-        drop(
-            self.inbound
-                .arrival
-                .wait_timeout_while(packets, timeout, |packets| packets.is_empty()),
-        );
+        drop(self.inbound.arrival.wait_timeout_while(packets, timeout, |packets| packets.is_empty()));
         Ok(())
     }
 }

@@ -76,18 +76,16 @@ impl Namespace {
     pub fn new() -> io::Result<Self> {
         let (jobs, receiver) = mpsc::channel::<Job>();
         let (ready, started) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name("network-namespace".to_owned())
-            .spawn(move || {
-                let entered = unshare(CloneFlags::CLONE_NEWNET).map(|()| gettid().as_raw());
-                let failed = entered.is_err();
-                if ready.send(entered).is_err() || failed {
-                    return;
-                }
-                for job in receiver {
-                    job();
-                }
-            })?;
+        let thread = thread::Builder::new().name("network-namespace".to_owned()).spawn(move || {
+            let entered = unshare(CloneFlags::CLONE_NEWNET).map(|()| gettid().as_raw());
+            let failed = entered.is_err();
+            if ready.send(entered).is_err() || failed {
+                return;
+            }
+            for job in receiver {
+                job();
+            }
+        })?;
         let tid = started.recv().map_err(io::Error::other)?.map_err(|error| {
             let error = io::Error::from(error);
             io::Error::new(
@@ -98,11 +96,7 @@ impl Namespace {
                 ),
             )
         })?;
-        let namespace = Self {
-            jobs: Some(jobs),
-            thread: Some(thread),
-            tid,
-        };
+        let namespace = Self { jobs: Some(jobs), thread: Some(thread), tid };
         namespace.ip(&["link", "set", "lo", "up"])?;
         Ok(namespace)
     }
@@ -131,10 +125,7 @@ impl Namespace {
     ///
     /// # Errors
     /// If the closure panicked.
-    pub fn run<T: Send + 'static>(
-        &self,
-        closure: impl FnOnce() -> T + Send + 'static,
-    ) -> io::Result<T> {
+    pub fn run<T: Send + 'static>(&self, closure: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
         let (sender, result) = mpsc::channel();
         let job: Job = Box::new(move || {
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(closure));
@@ -169,9 +160,7 @@ impl Namespace {
     pub fn spawn(&self, mut command: Command) -> io::Result<Child> {
         // SAFETY: the hook only calls prctl, which is async-signal-safe.
         unsafe {
-            command.pre_exec(|| {
-                nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from)
-            });
+            command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
         }
         let name = command.get_program().to_string_lossy().into_owned();
         self.run(move || command.spawn())?

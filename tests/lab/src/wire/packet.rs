@@ -161,8 +161,7 @@ impl<'a> Parsed<'a> {
 
     /// Whether it is a TCP segment with all of `set` and none of `clear`.
     pub fn has_flags(&self, set: TcpFlags, clear: TcpFlags) -> bool {
-        self.tcp()
-            .is_some_and(|tcp| tcp.flags.has(set) && tcp.flags.0 & clear.0 == 0)
+        self.tcp().is_some_and(|tcp| tcp.flags.has(set) && tcp.flags.0 & clear.0 == 0)
     }
 
     /// From the transport header on.
@@ -181,12 +180,12 @@ fn parse_transport(ip: &IpSlice<'_>, number: u8, body: &[u8]) -> ((u16, u16), us
         protocol::TCP => match TcpSlice::from_slice(body) {
             Ok(tcp) => {
                 let checksum = match ip {
-                    IpSlice::Ipv4(ip) => tcp
-                        .calc_checksum_ipv4(ip.header().source(), ip.header().destination())
-                        .ok(),
-                    IpSlice::Ipv6(ip) => tcp
-                        .calc_checksum_ipv6(ip.header().source(), ip.header().destination())
-                        .ok(),
+                    IpSlice::Ipv4(ip) => {
+                        tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination()).ok()
+                    }
+                    IpSlice::Ipv6(ip) => {
+                        tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination()).ok()
+                    }
                 };
                 let header = Tcp {
                     sequence: tcp.sequence_number(),
@@ -256,10 +255,7 @@ mod tests {
             Family::V6 => PacketBuilder::ipv6([1; 16], [2; 16], 64),
         };
         let mut packet = Vec::new();
-        ip.tcp(40_000, 80, 7, 1024)
-            .syn()
-            .write(&mut packet, b"abc")
-            .unwrap();
+        ip.tcp(40_000, 80, 7, 1024).syn().write(&mut packet, b"abc").unwrap();
         packet
     }
 
@@ -272,10 +268,7 @@ mod tests {
             assert_eq!(parsed.family(), family);
             assert_eq!(parsed.ip_header_size, header);
             assert_eq!(parsed.transport_header_size, 20);
-            assert_eq!(
-                (parsed.source.port(), parsed.destination.port()),
-                (40_000, 80)
-            );
+            assert_eq!((parsed.source.port(), parsed.destination.port()), (40_000, 80));
             assert!(parsed.has_flags(TcpFlags::SYN, TcpFlags::ACK));
             assert_eq!(parsed.payload(), b"abc");
             assert!(parsed.tcp().unwrap().checksum_valid);

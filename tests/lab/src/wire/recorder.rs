@@ -44,24 +44,15 @@ pub struct Recorder {
 impl Recorder {
     /// Keeps at most `limit` bytes of packets.
     pub fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self {
-            limit,
-            kept: Mutex::default(),
-        })
+        Arc::new(Self { limit, kept: Mutex::default() })
     }
 
     /// Adds a packet as of now.
     pub fn record(&self, way: Way, bytes: &[u8]) {
-        let at = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.bytes += bytes.len();
-        kept.packets.push_back(Captured {
-            at,
-            way,
-            bytes: bytes.to_vec(),
-        });
+        kept.packets.push_back(Captured { at, way, bytes: bytes.to_vec() });
         while kept.bytes > self.limit {
             let Some(oldest) = kept.packets.pop_front() else {
                 break;
@@ -109,8 +100,7 @@ impl Recorder {
     /// SYN-ACKs the host sent.
     pub fn syn_acks(&self, family: Family) -> usize {
         self.count(Way::FromHost, |packet| {
-            packet.family() == family
-                && packet.has_flags(TcpFlags::SYN | TcpFlags::ACK, TcpFlags::RST)
+            packet.family() == family && packet.has_flags(TcpFlags::SYN | TcpFlags::ACK, TcpFlags::RST)
         })
     }
 
@@ -132,8 +122,7 @@ impl Recorder {
         let mut pcap = PcapWriter::with_header(writer, header).map_err(to_io)?;
         for packet in self.packets() {
             let length = packet.bytes.len() as u32;
-            pcap.write_packet(&PcapPacket::new(packet.at, length, &packet.bytes))
-                .map_err(to_io)?;
+            pcap.write_packet(&PcapPacket::new(packet.at, length, &packet.bytes)).map_err(to_io)?;
         }
         pcap.into_writer().flush()
     }

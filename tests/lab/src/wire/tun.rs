@@ -1,8 +1,5 @@
 //! A TUN device: the kernel's end of the wire.
-#![expect(
-    unsafe_code,
-    reason = "TUNSETIFF is an ioctl, which nix offers as an unsafe function only"
-)]
+#![expect(unsafe_code, reason = "TUNSETIFF is an ioctl, which nix offers as an unsafe function only")]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -63,11 +60,7 @@ impl Tun {
         // outlives the call; TUNSETIFF reads and writes nothing beyond it.
         unsafe { request::set_interface(file.as_raw_fd(), &interface) }
             .map_err(|error| explain(name, "TUNSETIFF", &error.into()))?;
-        Ok(Self {
-            file,
-            name: name.to_owned(),
-            buffer: Box::new([0; LARGEST_PACKET]),
-        })
+        Ok(Self { file, name: name.to_owned(), buffer: Box::new([0; LARGEST_PACKET]) })
     }
 
     /// The interface's name.
@@ -108,10 +101,7 @@ impl Wire for Tun {
 }
 
 fn is_retry(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
-    )
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
 }
 
 fn explain(name: &str, what: &str, error: &io::Error) -> io::Error {
@@ -123,8 +113,5 @@ fn explain(name: &str, what: &str, error: &io::Error) -> io::Error {
         }
         _ => "",
     };
-    io::Error::new(
-        error.kind(),
-        format!("TUN device {name} ({CLONE_DEVICE}): {what}: {error}{wanted}"),
-    )
+    io::Error::new(error.kind(), format!("TUN device {name} ({CLONE_DEVICE}): {what}: {error}{wanted}"))
 }

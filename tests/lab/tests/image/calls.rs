@@ -7,10 +7,7 @@ use crate::harness::{Driver, Routine, line_of};
 
 #[test]
 fn exports_take_their_stack_arguments() {
-    assert_eq!(
-        Driver::start().run(Routine::Ten, 0).expect("runs"),
-        12_345_678_910
-    );
+    assert_eq!(Driver::start().run(Routine::Ten, 0).expect("runs"), 12_345_678_910);
 }
 
 #[test]
@@ -37,10 +34,7 @@ fn the_stack_used_is_measured() {
     driver.run(Routine::Spend, 0).expect("spends");
     let much = lab::image::stack_used();
     assert!(little < 300, "{little} bytes for a leaf");
-    assert!(
-        (3000..3600).contains(&much),
-        "{much} bytes for a frame of 3000"
-    );
+    assert!((3000..3600).contains(&much), "{much} bytes for a frame of 3000");
     lab::image::stack_used_reset();
     assert_eq!(lab::image::stack_used(), 0);
     // The export's own megabyte is not the driver's.
@@ -57,10 +51,7 @@ fn threads_have_stacks_of_their_own() {
             let driver = &driver;
             scope.spawn(move || {
                 for round in 0..200 {
-                    assert_eq!(
-                        driver.run(Routine::Nested, thread).expect("runs"),
-                        2 * thread + 1
-                    );
+                    assert_eq!(driver.run(Routine::Nested, thread).expect("runs"), 2 * thread + 1);
                     if round % 50 == 0 {
                         let report = driver.fault(Routine::Read, thread);
                         assert_eq!(report.address, Some(thread));
@@ -76,30 +67,14 @@ fn a_panic_reaches_the_bugcheck_with_its_line() {
     let driver = Driver::start();
     assert_eq!(driver.run(Routine::Fail, 2).expect("in bounds"), 3);
     let stop = driver.run(Routine::Fail, 3).expect_err("out of bounds");
-    let Stop::BugCheck {
-        code,
-        parameters,
-        text,
-        backtrace,
-    } = &stop
-    else {
-        panic!("{stop}")
-    };
+    let Stop::BugCheck { code, parameters, text, backtrace } = &stop else { panic!("{stop}") };
     assert_eq!(*code, 0xDEAD);
     let line = line_of("black_box(index)");
     assert_eq!(parameters[2], u64::from(line));
     assert!(text.ends_with(&format!("driver.rs:{line}")), "{text}");
-    let functions: Vec<_> = backtrace
-        .0
-        .iter()
-        .flat_map(|frame| &frame.symbols)
-        .collect();
+    let functions: Vec<_> = backtrace.0.iter().flat_map(|frame| &frame.symbols).collect();
     assert_eq!(backtrace.0[0].place, "ntoskrnl.exe!KeBugCheckEx");
-    assert!(functions.iter().any(|frame| {
-        frame
-            .function
-            .contains("core::panicking::panic_bounds_check")
-    }));
+    assert!(functions.iter().any(|frame| { frame.function.contains("core::panicking::panic_bounds_check") }));
     let last = functions.last().expect("a frame");
     assert_eq!((&*last.function, last.line), ("driver::fail", Some(line)));
 }

@@ -17,18 +17,7 @@ extern "win64" fn bug_check(code: u32, a: u64, b: u64, c: u64, d: u64) -> ! {
     escape(Stop::bug_check(code, [a, b, c, d], text))
 }
 
-extern "win64" fn ten(
-    a: u64,
-    b: u64,
-    c: u64,
-    d: u64,
-    e: u64,
-    f: u64,
-    g: u64,
-    h: u64,
-    i: u64,
-    j: u64,
-) -> u64 {
+extern "win64" fn ten(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64, g: u64, h: u64, i: u64, j: u64) -> u64 {
     let digits = [a, b, c, d, e, f, g, h, i];
     digits.iter().fold(0, |sum, digit| sum * 10 + digit) * 100 + j
 }

@@ -1,8 +1,5 @@
 //! What driver code does wrong, and how it is named.
-#![expect(
-    unsafe_code,
-    reason = "maps memory for the driver and faults on purpose"
-)]
+#![expect(unsafe_code, reason = "maps memory for the driver and faults on purpose")]
 
 use lab::image::{Access, FaultKind, Stop};
 
@@ -15,27 +12,11 @@ fn a_null_read_is_named_with_its_inline_chain() {
     assert_eq!(report.kind, FaultKind::AccessViolation(Access::Read));
     assert_eq!(report.address, Some(8));
     assert_eq!(report.at.as_deref(), Some("null pointer + 0x8"));
-    let chain: Vec<_> = report
-        .inline_chain()
-        .iter()
-        .map(|frame| &*frame.function)
-        .collect();
-    assert!(
-        chain.contains(&"driver::load") && chain.last() == Some(&"driver::read"),
-        "{chain:?}"
-    );
-    let load = report
-        .inline_chain()
-        .iter()
-        .find(|frame| frame.function == "driver::load");
-    assert_eq!(
-        load.and_then(|frame| frame.line),
-        Some(line_of("read_volatile"))
-    );
-    assert!(
-        load.and_then(|frame| frame.file.as_deref())
-            .is_some_and(|file| file.ends_with("driver.rs"))
-    );
+    let chain: Vec<_> = report.inline_chain().iter().map(|frame| &*frame.function).collect();
+    assert!(chain.contains(&"driver::load") && chain.last() == Some(&"driver::read"), "{chain:?}");
+    let load = report.inline_chain().iter().find(|frame| frame.function == "driver::load");
+    assert_eq!(load.and_then(|frame| frame.line), Some(line_of("read_volatile")));
+    assert!(load.and_then(|frame| frame.file.as_deref()).is_some_and(|file| file.ends_with("driver.rs")));
 }
 
 #[test]
@@ -47,23 +28,13 @@ fn a_null_write_and_a_write_to_constants_are_named() {
     assert_eq!(report.function(), Some("driver::write"));
 
     let file = driver.image.file();
-    let constants = file
-        .sections
-        .iter()
-        .find(|section| section.name == ".rdata")
-        .expect(".rdata");
+    let constants = file.sections.iter().find(|section| section.name == ".rdata").expect(".rdata");
     let address = driver.image.base() + u64::from(constants.range.start);
     let report = driver.fault(Routine::Write, address);
     assert_eq!(report.kind, FaultKind::AccessViolation(Access::Write));
     let at = report.at.expect("a place");
-    assert!(
-        at.starts_with("driver.sys+0x") && at.contains(".rdata"),
-        "{at}"
-    );
-    for beside in [
-        driver.image.base() - 8,
-        driver.image.base() + driver.image.size(),
-    ] {
+    assert!(at.starts_with("driver.sys+0x") && at.contains(".rdata"), "{at}");
+    for beside in [driver.image.base() - 8, driver.image.base() + driver.image.size()] {
         let at = driver.fault(Routine::Write, beside).at;
         assert_eq!(at.as_deref(), Some("guard page beside image driver.sys"));
     }
@@ -78,34 +49,18 @@ fn a_registered_describer_names_the_end_of_a_block() {
     static GUARD: std::sync::OnceLock<u64> = std::sync::OnceLock::new();
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
     // SAFETY: an anonymous mapping at an address of the kernel's choice.
-    let block = unsafe {
-        libc::mmap(
-            std::ptr::null_mut(),
-            2 * PAGE,
-            libc::PROT_NONE,
-            flags,
-            -1,
-            0,
-        )
-    };
+    let block = unsafe { libc::mmap(std::ptr::null_mut(), 2 * PAGE, libc::PROT_NONE, flags, -1, 0) };
     // SAFETY: the first page of the mapping just made.
     let result = unsafe { libc::mprotect(block, PAGE, libc::PROT_READ | libc::PROT_WRITE) };
     assert_eq!(result, 0);
     let end = (block.expose_provenance() + PAGE) as u64;
     GUARD.set(end).expect("set once");
     lab::image::register_describer(|address| {
-        let offset = address
-            .checked_sub(*GUARD.get()?)
-            .filter(|&offset| offset < PAGE as u64)?;
+        let offset = address.checked_sub(*GUARD.get()?).filter(|&offset| offset < PAGE as u64)?;
         Some(format!("{offset} bytes beyond a pool block"))
     });
     let driver = Driver::start();
-    assert_eq!(
-        driver
-            .run(Routine::Write, end - 8)
-            .expect("inside the block"),
-        0
-    );
+    assert_eq!(driver.run(Routine::Write, end - 8).expect("inside the block"), 0);
     // The write of eight bytes begins inside and ends beyond.
     let report = driver.fault(Routine::Write, end);
     assert_eq!(report.at.as_deref(), Some("0 bytes beyond a pool block"));
@@ -119,10 +74,7 @@ fn a_call_after_unload_is_named() {
     drop(driver);
     let report = fault(run(entry, &[1]));
     assert_eq!(report.kind, FaultKind::AccessViolation(Access::Execute));
-    assert_eq!(
-        report.at,
-        Some(format!("unloaded image driver.sys+{rva:#x}"))
-    );
+    assert_eq!(report.at, Some(format!("unloaded image driver.sys+{rva:#x}")));
     assert_eq!((report.address, report.rip), (Some(entry), entry));
 }
 
@@ -174,10 +126,7 @@ fn an_import_called_at_the_end_of_the_stack_is_an_overflow_of_the_driver() {
             continue;
         };
         assert_eq!(report.kind, FaultKind::StackOverflow);
-        assert_eq!(
-            report.at.as_deref(),
-            Some("guard below the kernel stack: stack overflow")
-        );
+        assert_eq!(report.at.as_deref(), Some("guard below the kernel stack: stack overflow"));
         let frames = &report.backtrace.0;
         if frames[0].place == "import gate" {
             assert_eq!(report.function(), Some("driver::brink"), "{report}");
@@ -234,10 +183,7 @@ fn instructions_that_a_driver_may_not_use_are_named() {
     let report = driver.fault(Routine::Cr8, 0);
     assert_eq!(report.kind, FaultKind::PrivilegedInstruction);
     assert_eq!(report.instruction.as_deref(), Some("Mov_r64_cr"));
-    assert_eq!(
-        (report.function(), report.line()),
-        (Some("driver::cr8"), Some(line_of("mov {}, cr8")))
-    );
+    assert_eq!((report.function(), report.line()), (Some("driver::cr8"), Some(line_of("mov {}, cr8"))));
     for (which, kind) in [
         (0, FaultKind::IllegalInstruction),
         (1, FaultKind::Breakpoint),
@@ -260,16 +206,9 @@ fn a_fault_in_a_nested_call_shows_all_calls() {
         None => frame.place.clone(),
     };
     let named: Vec<_> = report.backtrace.0.iter().map(name).collect();
-    let once = [
-        "driver::called_back",
-        "fwpkclnt.sys!LabCallback",
-        "driver::nested",
-    ];
+    let once = ["driver::called_back", "fwpkclnt.sys!LabCallback", "driver::nested"];
     assert_eq!(named, [once, once].concat());
-    assert_eq!(
-        driver.run(Routine::Nested, 1).expect("the thread goes on"),
-        3
-    );
+    assert_eq!(driver.run(Routine::Nested, 1).expect("the thread goes on"), 3);
 }
 
 #[test]
@@ -277,17 +216,10 @@ fn a_fault_in_an_export_is_the_drivers() {
     let driver = Driver::start();
     let good = 41u64;
     let address = std::ptr::from_ref(&good).expose_provenance() as u64;
-    assert_eq!(
-        driver.run(Routine::ReadByExport, address).expect("reads"),
-        42
-    );
+    assert_eq!(driver.run(Routine::ReadByExport, address).expect("reads"), 42);
     let report = driver.fault(Routine::ReadByExport, 0x10);
     assert_eq!(report.kind, FaultKind::AccessViolation(Access::Read));
     assert_eq!(report.export.as_deref(), Some("fwpkclnt.sys!LabRead"));
     assert_eq!(report.function(), Some("driver::read_by_export"));
-    assert!(
-        report
-            .to_string()
-            .contains("in fwpkclnt.sys!LabRead, called by the driver")
-    );
+    assert!(report.to_string().contains("in fwpkclnt.sys!LabRead, called by the driver"));
 }

@@ -10,22 +10,16 @@ use lab::image::{FaultReport, Image, Stop, call};
 use crate::{build, exports};
 
 /// Built once for each test program.
-pub static DRIVER: LazyLock<PathBuf> =
-    LazyLock::new(|| build::build_test_driver(&source("driver.rs")));
+pub static DRIVER: LazyLock<PathBuf> = LazyLock::new(|| build::build_test_driver(&source("driver.rs")));
 
 pub fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("tests/image/drivers")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/image/drivers").join(name)
 }
 
 /// The line of `driver.rs` that holds `text`.
 pub fn line_of(text: &str) -> u32 {
     let driver = std::fs::read_to_string(source("driver.rs")).expect("the driver's source");
-    let index = driver
-        .lines()
-        .position(|line| line.contains(text))
-        .expect("the line");
+    let index = driver.lines().position(|line| line.contains(text)).expect("the line");
     index as u32 + 1
 }
 

@@ -42,10 +42,7 @@ fn load(patch: Patch) -> Result<Image, LoadError> {
 /// The rules broken, the checksum aside, which every patch breaks.
 fn rules(patch: Patch) -> BTreeSet<Rule> {
     let findings = lint_of(patch).findings.into_iter();
-    findings
-        .map(|finding| finding.rule)
-        .filter(|&rule| rule != Rule::Checksum)
-        .collect()
+    findings.map(|finding| finding.rule).filter(|&rule| rule != Rule::Checksum).collect()
 }
 
 #[test]
@@ -76,36 +73,16 @@ fn the_checksum_is_recomputed() {
 #[test]
 fn each_header_rule_has_a_planted_break() {
     let plants: [(Rule, Plant); 11] = [
-        (Rule::WritableAndExecutable, |patch| {
-            patch.set_section_flags(".text", WRITE)
-        }),
-        (Rule::SectionAlignment, |patch| {
-            patch.set_u32(patch.optional + 32, 512)
-        }),
-        (Rule::SectionAlignment, |patch| {
-            patch.move_section(".pdata", 0x200)
-        }),
-        (Rule::ExecutableImportTable, |patch| {
-            patch.set_section_flags(".rdata", EXECUTE)
-        }),
-        (Rule::ThreadLocalStorage, |patch| {
-            patch.set_directory(TLS, 0x1000, 40)
-        }),
-        (Rule::DelayImport, |patch| {
-            patch.set_directory(DELAY_IMPORT, 0x1000, 32)
-        }),
-        (Rule::Subsystem, |patch| {
-            patch.bytes[patch.optional + 68] = 2
-        }),
-        (Rule::DynamicBase, |patch| {
-            patch.bytes[patch.optional + 70] &= !0x40
-        }),
-        (Rule::NxCompatible, |patch| {
-            patch.bytes[patch.optional + 71] &= !0x01
-        }),
-        (Rule::HighEntropy, |patch| {
-            patch.bytes[patch.optional + 70] &= !0x20
-        }),
+        (Rule::WritableAndExecutable, |patch| patch.set_section_flags(".text", WRITE)),
+        (Rule::SectionAlignment, |patch| patch.set_u32(patch.optional + 32, 512)),
+        (Rule::SectionAlignment, |patch| patch.move_section(".pdata", 0x200)),
+        (Rule::ExecutableImportTable, |patch| patch.set_section_flags(".rdata", EXECUTE)),
+        (Rule::ThreadLocalStorage, |patch| patch.set_directory(TLS, 0x1000, 40)),
+        (Rule::DelayImport, |patch| patch.set_directory(DELAY_IMPORT, 0x1000, 32)),
+        (Rule::Subsystem, |patch| patch.bytes[patch.optional + 68] = 2),
+        (Rule::DynamicBase, |patch| patch.bytes[patch.optional + 70] &= !0x40),
+        (Rule::NxCompatible, |patch| patch.bytes[patch.optional + 71] &= !0x01),
+        (Rule::HighEntropy, |patch| patch.bytes[patch.optional + 70] &= !0x20),
         (Rule::NoPdbRecord, |patch| patch.set_directory(DEBUG, 0, 0)),
     ];
     for (rule, plant) in plants {
@@ -128,10 +105,7 @@ fn an_import_by_ordinal_is_named() {
     };
     assert_eq!(rules(ordinal()), BTreeSet::from([Rule::OrdinalImport]));
     let error = load(ordinal()).expect_err("by ordinal");
-    assert!(
-        matches!(error, LoadError::Ordinal { ordinal: 7, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, LoadError::Ordinal { ordinal: 7, .. }), "{error}");
 }
 
 #[test]
@@ -163,15 +137,9 @@ fn each_instruction_rule_has_a_planted_break() {
     let mut patch = clean();
     patch.plant_code(&[0xF4]);
     let report = lint_of(patch);
-    let finding = report
-        .findings
-        .iter()
-        .find(|one| one.rule == Rule::PrivilegedInstruction);
+    let finding = report.findings.iter().find(|one| one.rule == Rule::PrivilegedInstruction);
     let detail = &finding.expect("found").detail;
-    assert!(
-        detail.contains("clean::leaf at ") && detail.contains("clean.rs:"),
-        "{detail}"
-    );
+    assert!(detail.contains("clean::leaf at ") && detail.contains("clean.rs:"), "{detail}");
 }
 
 #[test]
@@ -193,25 +161,15 @@ fn the_loader_refuses_what_windows_would() {
         load(patch).expect_err("refused").to_string()
     };
     let cases: [(&str, Plant); 13] = [
-        ("machine 0xaa64", |patch| {
-            patch.set_u16(patch.nt + 4, 0xAA64)
-        }),
+        ("machine 0xaa64", |patch| patch.set_u16(patch.nt + 4, 0xAA64)),
         ("magic 0x010b", |patch| patch.set_u16(patch.optional, 0x10B)),
         ("broken PE", |patch| patch.bytes.truncate(0x300)),
-        ("writable and executable", |patch| {
-            patch.set_section_flags(".text", WRITE)
-        }),
-        ("alignment 0x200", |patch| {
-            patch.set_u32(patch.optional + 32, 512)
-        }),
+        ("writable and executable", |patch| patch.set_section_flags(".text", WRITE)),
+        ("alignment 0x200", |patch| patch.set_u32(patch.optional + 32, 512)),
         (".pdata", |patch| patch.move_section(".pdata", 0x200)),
         ("TLS", |patch| patch.set_directory(TLS, 0x1000, 40)),
-        ("delay-load", |patch| {
-            patch.set_directory(DELAY_IMPORT, 0x1000, 32)
-        }),
-        ("relocation type 3", |patch| {
-            patch.set_first_relocation_type(3)
-        }),
+        ("delay-load", |patch| patch.set_directory(DELAY_IMPORT, 0x1000, 32)),
+        ("relocation type 3", |patch| patch.set_first_relocation_type(3)),
         ("stripped", |patch| patch.bytes[patch.nt + 22] |= 1),
         ("entry point", |patch| patch.set_u32(patch.optional + 16, 0)),
         ("headers longer", |patch| {
@@ -219,9 +177,7 @@ fn the_loader_refuses_what_windows_would() {
             patch.set_u32(patch.optional + 56, 0x1000);
             patch.set_u32(patch.optional + 60, 0x1800);
         }),
-        ("image size", |patch| {
-            patch.set_u32(patch.optional + 56, 0xFFFF_F000)
-        }),
+        ("image size", |patch| patch.set_u32(patch.optional + 56, 0xFFFF_F000)),
     ];
     for (text, plant) in cases {
         let error = refused(plant);
@@ -259,8 +215,5 @@ fn hostile_files_give_errors_and_no_panics() {
         mapped += usize::from(Image::map(file, &exports::resolve).is_ok());
     }
     // Else the test would not have tested the later steps.
-    assert!(
-        parsed > 1000 && mapped > 500,
-        "{parsed} parsed, {mapped} mapped"
-    );
+    assert!(parsed > 1000 && mapped > 500, "{parsed} parsed, {mapped} mapped");
 }

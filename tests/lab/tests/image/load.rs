@@ -15,9 +15,7 @@ fn the_image_is_mapped_relocated_and_bound() {
     assert!(image.contains(image.base()) && image.contains(image.base() + image.size() - 1));
     assert!(!image.contains(image.base() + image.size()) && !image.contains(image.base() - 1));
     for &routine in routines {
-        let section = image
-            .rva(routine)
-            .and_then(|rva| image.file().section_at(rva));
+        let section = image.rva(routine).and_then(|rva| image.file().section_at(rva));
         assert_eq!(section.expect("in a section").name, ".text");
     }
     assert_eq!(driver.run(Routine::Number, 0).expect("a data import"), 4711);
@@ -50,9 +48,7 @@ fn missing_imports_are_named_all_at_once() {
         wanted.then(|| exports::resolve(module, name)).flatten()
     };
     let error = Image::load(&DRIVER, &without).expect_err("two imports are missing");
-    let LoadError::Missing(missing) = &error else {
-        panic!("{error}")
-    };
+    let LoadError::Missing(missing) = &error else { panic!("{error}") };
     assert_eq!(missing.len(), 2);
     let text = error.to_string();
     assert!(text.contains("ntoskrnl.exe!KeBugCheckEx"), "{text}");
@@ -63,17 +59,9 @@ fn missing_imports_are_named_all_at_once() {
 fn symbols_come_from_the_matching_pdb_only() {
     let driver = Driver::start();
     let symbols = driver.image.symbols().expect("the PDB matches");
-    let named = |name: &str| {
-        symbols
-            .functions()
-            .iter()
-            .any(|function| function.name.contains(name))
-    };
+    let named = |name: &str| symbols.functions().iter().any(|function| function.name.contains(name));
     assert!(named("driver::recurse") && named("core::panicking::panic_bounds_check"));
-    assert!(matches!(
-        symbols.data("NOTHING"),
-        Err(SymbolError::NotFound(_))
-    ));
+    assert!(matches!(symbols.data("NOTHING"), Err(SymbolError::NotFound(_))));
 
     let folder = tempfile::tempdir().expect("a folder");
     let moved = folder.path().join("driver.sys");
@@ -86,17 +74,10 @@ fn symbols_come_from_the_matching_pdb_only() {
     // The right PDB, but the image wants another age.
     let other = folder.path().join("other.sys");
     let mut bytes = lonely.bytes.clone();
-    let at = bytes
-        .windows(4)
-        .position(|window| window == b"RSDS")
-        .expect("a CodeView record");
+    let at = bytes.windows(4).position(|window| window == b"RSDS").expect("a CodeView record");
     bytes[at + 20] ^= 0x40;
     std::fs::write(&other, bytes).expect("writes");
-    std::fs::copy(
-        DRIVER.with_extension("pdb"),
-        folder.path().join("other.pdb"),
-    )
-    .expect("copies");
+    std::fs::copy(DRIVER.with_extension("pdb"), folder.path().join("other.pdb")).expect("copies");
     let stranger = Arc::new(PeFile::read(&other).expect("parses"));
     let error = lab::image::Symbols::of(&stranger).expect_err("another build's PDB");
     assert!(matches!(error, SymbolError::Mismatch { .. }), "{error}");
@@ -105,12 +86,7 @@ fn symbols_come_from_the_matching_pdb_only() {
 #[test]
 fn discardable_sections_go_away() {
     let mut driver = Driver::start();
-    let reloc = driver
-        .image
-        .file()
-        .sections
-        .iter()
-        .find(|section| section.is_discardable());
+    let reloc = driver.image.file().sections.iter().find(|section| section.is_discardable());
     let start = u64::from(reloc.expect(".reloc is discardable").range.start);
     let address = driver.image.base() + start;
     assert!(driver.run(Routine::Read, address).is_ok());

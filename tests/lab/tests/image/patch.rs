@@ -20,11 +20,7 @@ struct Row {
 
 impl Patch {
     pub fn of(bytes: Vec<u8>) -> Self {
-        let mut patch = Self {
-            bytes,
-            nt: 0,
-            optional: 0,
-        };
+        let mut patch = Self { bytes, nt: 0, optional: 0 };
         patch.nt = patch.u32(0x3C) as usize;
         patch.optional = patch.nt + 24;
         patch
@@ -71,9 +67,7 @@ impl Patch {
     /// Writes over the `nop`s that the driver keeps for it.
     pub fn plant_code(&mut self, code: &[u8]) {
         let mut windows = self.bytes.windows(32);
-        let at = windows
-            .position(|window| window == [0x90; 32])
-            .expect("32 nops");
+        let at = windows.position(|window| window == [0x90; 32]).expect("32 nops");
         self.bytes[at..at + code.len()].copy_from_slice(code);
     }
 
@@ -89,9 +83,7 @@ impl Patch {
             let name = &self.bytes[header..header + 8];
             Row {
                 header,
-                name: String::from_utf8_lossy(name)
-                    .trim_end_matches('\0')
-                    .to_owned(),
+                name: String::from_utf8_lossy(name).trim_end_matches('\0').to_owned(),
                 rva: self.u32(header + 12),
                 size: self.u32(header + 8),
                 file: self.u32(header + 20),
@@ -101,10 +93,7 @@ impl Patch {
     }
 
     fn row(&self, name: &str) -> Row {
-        self.rows()
-            .into_iter()
-            .find(|row| row.name == name)
-            .expect("the section")
+        self.rows().into_iter().find(|row| row.name == name).expect("the section")
     }
 
     /// Where in the file an address of the image lies.

@@ -74,11 +74,7 @@ impl Fake {
 
 fn id(layer: Layer, family: Family, discard: bool) -> LayerId {
     let definition = definition(layer, family);
-    if discard {
-        definition.discard.expect("the layer has a twin").0
-    } else {
-        definition.id
-    }
+    if discard { definition.discard.expect("the layer has a twin").0 } else { definition.id }
 }
 
 impl Filter for Fake {

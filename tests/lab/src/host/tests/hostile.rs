@@ -32,9 +32,7 @@ fn build(world: &World, segment: &Segment) -> Vec<u8> {
     header.set_options_raw(options).expect("40 bytes at most");
     let mut packet = Vec::new();
     let ip = world.ip();
-    ip.tcp_header(header)
-        .write(&mut packet, payload)
-        .expect("a vector takes everything");
+    ip.tcp_header(header).write(&mut packet, payload).expect("a vector takes everything");
     packet
 }
 

@@ -1,18 +1,12 @@
 //! What the layers are given: fields, metadata, and where data starts.
 
 use super::world::{CLOSED, PEER_PORT, PORT, World};
-use crate::host::{
-    Application, DiscardMetadata, Event, Layer, Options, StreamBlock, Variants, definition,
-};
+use crate::host::{Application, DiscardMetadata, Event, Layer, Options, StreamBlock, Variants, definition};
 use crate::wfp::{FlowHandle, Value};
 use crate::wire::{Family, Network, TcpFlags};
 
 fn address(family: Family, host: bool) -> Value {
-    let Network {
-        near,
-        host: (v4, v6),
-        ..
-    } = Network::default();
+    let Network { near, host: (v4, v6), .. } = Network::default();
     let (v4, v6) = if host { (v4, v6) } else { near };
     match family {
         Family::V4 => Value::Uint32(v4.to_bits()),
@@ -55,11 +49,7 @@ fn fields_stand_at_their_positions() {
         assert_eq!(accept.values[6], address(family, false));
         assert_eq!(accept.values[11], Value::Uint32(0));
         let stream = &world.fake.at(Layer::Stream, family, false)[0];
-        assert_eq!(
-            stream.values[5],
-            Value::Uint32(1),
-            "the connection's direction"
-        );
+        assert_eq!(stream.values[5], Value::Uint32(1), "the connection's direction");
         for &layer in Layer::ALL {
             for kept in world.fake.at(layer, family, false) {
                 assert_eq!(kept.values.len(), definition(layer, family).fields.len());
@@ -80,21 +70,14 @@ fn data_starts_where_the_layer_documents_it() {
         };
         let tcp = first(Layer::InboundIppacket).data.unwrap().0.len();
         assert_eq!(first(Layer::InboundIppacket).data.unwrap().1, ip);
-        assert_eq!(
-            first(Layer::InboundTransport).data.unwrap(),
-            (vec![], ip + tcp)
-        );
+        assert_eq!(first(Layer::InboundTransport).data.unwrap(), (vec![], ip + tcp));
         assert_eq!(first(Layer::AleAuthRecvAccept).data.unwrap().1, ip + tcp);
         assert_eq!(last(Layer::InboundTransport).data.unwrap().0, b"hi");
         let stream = world.fake.at(Layer::Stream, family, false);
         let flags: Vec<_> = stream.iter().map(|kept| kept.stream_flags).collect();
         // RECEIVE and RECEIVE_PUSH, then SEND (fwpsk.h).
         assert_eq!(flags, [Some(0x11), Some(0x1_0000)]);
-        assert!(
-            stream
-                .iter()
-                .all(|kept| kept.data.as_ref().unwrap().0 == b"hi")
-        );
+        assert!(stream.iter().all(|kept| kept.data.as_ref().unwrap().0 == b"hi"));
         let (bytes, before) = last(Layer::OutboundTransport).data.unwrap();
         assert_eq!((&bytes[..2], before), (&PORT.to_be_bytes()[..], 0));
         let (bytes, before) = last(Layer::OutboundIppacket).data.unwrap();
@@ -108,41 +91,24 @@ fn data_starts_where_the_layer_documents_it() {
 fn metadata_is_what_each_layer_documents() {
     for (family, ip) in [(Family::V4, 20), (Family::V6, 40)] {
         let world = talked(family);
-        let at = |layer: Layer, index: usize| {
-            world.fake.at(layer, family, false)[index].metadata.clone()
-        };
+        let at = |layer: Layer, index: usize| world.fake.at(layer, family, false)[index].metadata.clone();
         let ip_layer = at(Layer::InboundIppacket, 0);
-        assert_eq!(
-            (ip_layer.ip_header_size, ip_layer.compartment_id),
-            (Some(ip), Some(1))
-        );
+        assert_eq!((ip_layer.ip_header_size, ip_layer.compartment_id), (Some(ip), Some(1)));
         assert_eq!(ip_layer.transport_header_size, None);
         let syn = at(Layer::InboundTransport, 0);
         assert_eq!((syn.flow_handle, syn.ale_classify_required), (None, true));
         let ack = at(Layer::InboundTransport, 1);
-        assert_eq!(
-            (ack.flow_handle, ack.ale_classify_required),
-            (Some(FlowHandle(1)), false)
-        );
+        assert_eq!((ack.flow_handle, ack.ale_classify_required), (Some(FlowHandle(1)), false));
         let accept = at(Layer::AleAuthRecvAccept, 0);
         assert_eq!(accept.parent_endpoint_handle, syn.transport_endpoint_handle);
-        assert_ne!(
-            accept.transport_endpoint_handle,
-            accept.parent_endpoint_handle
-        );
-        assert_eq!(
-            accept.transport_endpoint_handle,
-            ack.transport_endpoint_handle
-        );
+        assert_ne!(accept.transport_endpoint_handle, accept.parent_endpoint_handle);
+        assert_eq!(accept.transport_endpoint_handle, ack.transport_endpoint_handle);
         assert_eq!(accept.process_id, Some(4242));
         assert_eq!(accept.flow_handle, Some(FlowHandle(1)));
         let established = at(Layer::AleFlowEstablished, 0);
         assert_eq!(established.flow_handle, Some(FlowHandle(1)));
         let out = at(Layer::OutboundTransport, 0);
-        assert_eq!(
-            (out.ip_header_size, out.flow_handle),
-            (None, Some(FlowHandle(1)))
-        );
+        assert_eq!((out.ip_header_size, out.flow_handle), (None, Some(FlowHandle(1))));
         assert_eq!(at(Layer::OutboundIppacket, 0).path_mtu, Some(1500));
         assert_eq!(at(Layer::Stream, 0).flow_handle, Some(FlowHandle(1)));
     }
@@ -150,10 +116,8 @@ fn metadata_is_what_each_layer_documents() {
 
 #[test]
 fn traffic_can_be_declared_loopback_or_secured() {
-    let options = Options {
-        extra_flags: vec![(World::new(Family::V4).peer_at(0).ip(), 1)],
-        ..Options::default()
-    };
+    let options =
+        Options { extra_flags: vec![(World::new(Family::V4).peer_at(0).ip(), 1)], ..Options::default() };
     let mut world = World::with(Family::V4, options, Variants::default());
     let syn = world.segment(CLOSED, TcpFlags::SYN);
     world.probe(&syn);
@@ -164,11 +128,8 @@ fn traffic_can_be_declared_loopback_or_secured() {
 #[test]
 fn a_block_at_the_stream_layer_takes_the_bytes_or_the_connection() {
     for (stream_block, resets) in [(StreamBlock::DropBytes, 0), (StreamBlock::Reset, 1)] {
-        let variants = Variants {
-            stream_block,
-            discard_metadata: DiscardMetadata::Documented,
-            ..Variants::default()
-        };
+        let variants =
+            Variants { stream_block, discard_metadata: DiscardMetadata::Documented, ..Variants::default() };
         let mut world = World::with(Family::V4, Options::default(), variants);
         let at = world.host_at(PORT);
         world.host.listen(at, Application::Echo).unwrap();
@@ -187,14 +148,8 @@ fn echo_requests_pass_ale_once_and_are_answered() {
         let mut world = World::new(family);
         let mut probe = Vec::new();
         match family {
-            Family::V4 => world
-                .ip()
-                .icmpv4_echo_request(9, 1)
-                .write(&mut probe, b"ping"),
-            Family::V6 => world
-                .ip()
-                .icmpv6_echo_request(9, 1)
-                .write(&mut probe, b"ping"),
+            Family::V4 => world.ip().icmpv4_echo_request(9, 1).write(&mut probe, b"ping"),
+            Family::V6 => world.ip().icmpv6_echo_request(9, 1).write(&mut probe, b"ping"),
         }
         .unwrap();
         assert!(world.probe(&probe)[0].ends_with(b"ping"));
@@ -204,16 +159,10 @@ fn echo_requests_pass_ale_once_and_are_answered() {
         assert_eq!(world.events()[2], Event::LaterEchoRequestIn);
         let kept = &world.fake.at(Layer::AleAuthRecvAccept, family, false)[0];
         let kind = if family == Family::V4 { 8 } else { 128 };
-        assert_eq!(
-            kept.values[4],
-            Value::Uint16(kind),
-            "type at the local port"
-        );
+        assert_eq!(kept.values[4], Value::Uint16(kind), "type at the local port");
         assert_eq!(kept.metadata.icmp_id_and_sequence, Some(9 << 16 | 1));
         assert_eq!(world.fake.live_flows(), 1);
-        world
-            .host
-            .poll(world.now + std::time::Duration::from_secs(61));
+        world.host.poll(world.now + std::time::Duration::from_secs(61));
         assert_eq!(world.fake.live_flows(), 0);
     }
 }
@@ -235,10 +184,7 @@ fn fragments_stop_at_the_ip_layer_until_they_are_whole() {
     }
     assert!(world.probe(&parts[0]).is_empty());
     assert_eq!(World::resets(&world.probe(&parts[1])), 1);
-    assert_eq!(
-        world.events(),
-        [Event::FragmentIn, Event::SynNobodyListening, Event::RstOut]
-    );
+    assert_eq!(world.events(), [Event::FragmentIn, Event::SynNobodyListening, Event::RstOut]);
     let ip = world.fake.at(Layer::InboundIppacket, Family::V4, false);
     assert!(ip.iter().all(|kept| kept.values[6] == Value::Uint32(0x20)));
     let transport = &world.fake.at(Layer::InboundTransport, Family::V4, true)[0];

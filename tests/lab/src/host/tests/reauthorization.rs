@@ -32,13 +32,7 @@ fn the_next_packet_is_authorized_again() {
         assert_eq!(kept[1].values[11], Value::Uint32(0x4), "IS_REAUTHORIZE");
         assert_eq!(kept[1].values[29], Value::Uint32(1), "POLICY_CHANGE");
         assert_eq!(kept[1].metadata.packet_direction, Some(1));
-        assert_eq!(
-            (
-                kept[0].values[11].clone(),
-                kept[0].metadata.packet_direction
-            ),
-            (Value::Uint32(0), None)
-        );
+        assert_eq!((kept[0].values[11].clone(), kept[0].metadata.packet_direction), (Value::Uint32(0), None));
         let required = |kept: &super::fake::Kept| kept.metadata.ale_classify_required;
         let at_transport = world.fake.at(Layer::InboundTransport, family, false);
         assert_eq!(at_transport.iter().filter(|kept| required(kept)).count(), 2);
@@ -90,10 +84,6 @@ fn a_sent_packet_may_be_the_first_after_the_change() {
         let kept = world.fake.at(Layer::AleAuthConnect, family, false);
         assert_eq!(kept.len(), 2);
         assert_eq!(kept[1].values[12], Value::Uint32(0x4));
-        assert!(
-            world
-                .events()
-                .contains(&Event::ReauthorizationPassesElsewhere)
-        );
+        assert!(world.events().contains(&Event::ReauthorizationPassesElsewhere));
     }
 }

@@ -5,8 +5,7 @@ use super::fake::FILTER_ID;
 use super::world::{CLOSED, PORT, World, udp};
 use crate::host::variants::reason;
 use crate::host::{
-    Application, DataStart, DiscardMetadata, Event, Layer, ListenerReason, Options, UdpDiscard,
-    Variants,
+    Application, DataStart, DiscardMetadata, Event, Layer, ListenerReason, Options, UdpDiscard, Variants,
 };
 use crate::wfp::Discard;
 use crate::wire::{Family, TcpFlags, Transport};
@@ -15,11 +14,7 @@ const TRANSPORT: Layer = Layer::InboundTransport;
 const IP: Layer = Layer::InboundIppacket;
 
 fn discard(module: u32, reason: u32) -> Option<Discard> {
-    Some(Discard {
-        module,
-        reason,
-        filter_id: 0,
-    })
+    Some(Discard { module, reason, filter_id: 0 })
 }
 
 #[test]
@@ -34,10 +29,7 @@ fn a_closed_port_answers_with_a_reset() {
         assert!(tcp.checksum_valid);
         assert_eq!((tcp.sequence, tcp.acknowledgment), (0, 1001));
         assert_eq!(world.events(), [Event::SynNobodyListening, Event::RstOut]);
-        assert_documented(
-            &world.records(),
-            &[Event::SynNobodyListening, Event::RstOut],
-        );
+        assert_documented(&world.records(), &[Event::SynNobodyListening, Event::RstOut]);
         let kept = &world.fake.at(TRANSPORT, family, true)[0];
         assert_eq!(kept.metadata.discard, discard(1, 4));
         assert_eq!(kept.metadata.transport_endpoint_handle, None);
@@ -76,39 +68,24 @@ fn the_open_points_can_be_played_each_way() {
         assert_documented(&world.records(), &[Event::SynNobodyListening]);
         world
     };
-    let world = play(Variants {
-        transport_before_discard: true,
-        ..Variants::default()
-    });
+    let world = play(Variants { transport_before_discard: true, ..Variants::default() });
     assert_eq!(
         world.layers(Event::SynNobodyListening),
-        [
-            "INBOUND_IPPACKET",
-            "INBOUND_TRANSPORT",
-            "INBOUND_TRANSPORT_DISCARD"
-        ]
+        ["INBOUND_IPPACKET", "INBOUND_TRANSPORT", "INBOUND_TRANSPORT_DISCARD"]
     );
     for (metadata, expected) in [
         (DiscardMetadata::Documented, discard(1, 4)),
         (DiscardMetadata::Reason(31), discard(1, 31)),
         (DiscardMetadata::Absent, None),
     ] {
-        let world = play(Variants {
-            discard_metadata: metadata,
-            ..Variants::default()
-        });
+        let world = play(Variants { discard_metadata: metadata, ..Variants::default() });
         let kept = &world.fake.at(TRANSPORT, Family::V4, true)[0];
         assert_eq!(kept.metadata.discard, expected);
     }
-    for (start, offset) in [
-        (DataStart::IpHeader, 0),
-        (DataStart::TransportHeader, 20),
-        (DataStart::Payload, 40),
-    ] {
-        let world = play(Variants {
-            transport_discard_start: start,
-            ..Variants::default()
-        });
+    for (start, offset) in
+        [(DataStart::IpHeader, 0), (DataStart::TransportHeader, 20), (DataStart::Payload, 40)]
+    {
+        let world = play(Variants { transport_discard_start: start, ..Variants::default() });
         let kept = &world.fake.at(TRANSPORT, Family::V4, true)[0];
         assert_eq!(kept.data.as_ref().unwrap().1, offset);
     }
@@ -123,14 +100,8 @@ fn what_a_listener_cannot_use_is_reset_with_its_reason() {
         (TcpFlags(0), reason::INET_EXPECTED_SYN),
         (syn_fin, reason::INET_LISTENER_INVALID_FLAGS),
     ] {
-        for (listener_reason, why) in [
-            (ListenerReason::ByFlags, why),
-            (ListenerReason::Always(23), 23),
-        ] {
-            let variants = Variants {
-                listener_reason,
-                ..Variants::default()
-            };
+        for (listener_reason, why) in [(ListenerReason::ByFlags, why), (ListenerReason::Always(23), 23)] {
+            let variants = Variants { listener_reason, ..Variants::default() };
             let mut world = World::with(Family::V6, Options::default(), variants);
             let at = world.host_at(PORT);
             world.host.listen(at, Application::Hold).unwrap();
@@ -159,10 +130,7 @@ fn a_reset_is_never_answered_and_a_bad_checksum_never() {
 
 #[test]
 fn a_full_backlog_is_reset() {
-    let options = Options {
-        backlog: 0,
-        ..Options::default()
-    };
+    let options = Options { backlog: 0, ..Options::default() };
     let mut world = World::with(Family::V4, options, Variants::default());
     let at = world.host_at(PORT);
     world.host.listen(at, Application::Hold).unwrap();
@@ -213,26 +181,11 @@ fn each_layer_on_the_way_can_stop_a_packet() {
 fn udp_and_unknown_protocols_get_their_icmp_error_unless_blocked() {
     for family in Family::BOTH {
         for (variant, layers, at) in [
-            (
-                UdpDiscard::IpPacket,
-                &["INBOUND_IPPACKET_DISCARD"][..],
-                &[IP][..],
-            ),
-            (
-                UdpDiscard::Transport,
-                &["INBOUND_TRANSPORT_DISCARD"],
-                &[TRANSPORT],
-            ),
-            (
-                UdpDiscard::Both,
-                &["INBOUND_TRANSPORT_DISCARD", "INBOUND_IPPACKET_DISCARD"],
-                &[TRANSPORT, IP],
-            ),
+            (UdpDiscard::IpPacket, &["INBOUND_IPPACKET_DISCARD"][..], &[IP][..]),
+            (UdpDiscard::Transport, &["INBOUND_TRANSPORT_DISCARD"], &[TRANSPORT]),
+            (UdpDiscard::Both, &["INBOUND_TRANSPORT_DISCARD", "INBOUND_IPPACKET_DISCARD"], &[TRANSPORT, IP]),
         ] {
-            let variants = Variants {
-                udp_discard: variant,
-                ..Variants::default()
-            };
+            let variants = Variants { udp_discard: variant, ..Variants::default() };
             let mut world = World::with(family, Options::default(), variants);
             let probe = udp(&world, CLOSED);
             let sent = world.probe(&probe);
@@ -263,19 +216,13 @@ fn unknown_protocols_are_unreachable() {
     for (family, answer) in [(Family::V4, (3, 2)), (Family::V6, (4, 1))] {
         let mut world = World::new(family);
         let mut probe = Vec::new();
-        world
-            .ip()
-            .write(&mut probe, etherparse::IpNumber(253), b"?")
-            .unwrap();
+        world.ip().write(&mut probe, etherparse::IpNumber(253), b"?").unwrap();
         let sent = world.probe(&probe);
         let error = crate::wire::Parsed::new(&sent[0]).unwrap();
         assert!(matches!(error.transport, Transport::Icmp { kind, code, .. }
                 if (kind, code) == answer));
         let kept = &world.fake.at(IP, family, true)[0];
         assert_eq!(kept.metadata.discard, discard(0, 3));
-        assert_documented(
-            &world.records(),
-            &[Event::EndpointlessDatagram, Event::IcmpErrorOut],
-        );
+        assert_documented(&world.records(), &[Event::EndpointlessDatagram, Event::IcmpErrorOut]);
     }
 }

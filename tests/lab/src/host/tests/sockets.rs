@@ -14,37 +14,20 @@ fn a_served_connection_walks_as_documented() {
         let peer = world.connect(PORT);
         assert_eq!(
             world.events(),
-            [
-                Event::Bind,
-                Event::Listen,
-                Event::SynIn,
-                Event::SynAckOut,
-                Event::AckIn
-            ]
+            [Event::Bind, Event::Listen, Event::SynIn, Event::SynAckOut, Event::AckIn]
         );
         world.send(peer, b"hello");
         assert_eq!(world.read(peer), b"hello");
-        assert_eq!(
-            world.events()[5..],
-            [Event::DataReceived, Event::DataSent, Event::LaterAckIn]
-        );
+        assert_eq!(world.events()[5..], [Event::DataReceived, Event::DataSent, Event::LaterAckIn]);
         world.peer.socket(peer).close();
         world.run();
         assert_eq!(
             world.events()[8..],
-            [
-                Event::FinIn,
-                Event::FinOut,
-                Event::LaterAckIn,
-                Event::EndpointClosed
-            ]
+            [Event::FinIn, Event::FinOut, Event::LaterAckIn, Event::EndpointClosed]
         );
         assert_eq!(world.fake.live_flows(), 0);
         world.host.unlisten(at).unwrap();
-        assert_eq!(
-            world.events()[12..],
-            [Event::EndpointClosed, Event::PortFreed]
-        );
+        assert_eq!(world.events()[12..], [Event::EndpointClosed, Event::PortFreed]);
         assert_documented(
             &world.records(),
             &[
@@ -59,10 +42,7 @@ fn a_served_connection_walks_as_documented() {
                 Event::PortFreed,
             ],
         );
-        assert_eq!(
-            world.layers(Event::DataSent),
-            ["STREAM", "OUTBOUND_TRANSPORT", "OUTBOUND_IPPACKET"]
-        );
+        assert_eq!(world.layers(Event::DataSent), ["STREAM", "OUTBOUND_TRANSPORT", "OUTBOUND_IPPACKET"]);
     }
 }
 
@@ -76,14 +56,7 @@ fn a_made_connection_walks_as_documented() {
         world.run();
         assert_eq!(
             world.events()[..6],
-            [
-                Event::Bind,
-                Event::Connect,
-                Event::SynOut,
-                Event::SynAckIn,
-                Event::DataSent,
-                Event::LaterAckIn
-            ]
+            [Event::Bind, Event::Connect, Event::SynOut, Event::SynAckIn, Event::DataSent, Event::LaterAckIn]
         );
         assert_eq!(world.read(server), b"question");
         assert_eq!(world.host.outcome(id).unwrap().state, State::Open);
@@ -126,10 +99,7 @@ fn much_data_is_one_indication_and_many_segments() {
     let at = world.host_at(PORT);
     world.host.listen(at, Application::Http).unwrap();
     let peer = world.connect(PORT);
-    world.send(
-        peer,
-        b"GET /bytes/100000 HTTP/1.1\r\nConnection: close\r\n\r\n",
-    );
+    world.send(peer, b"GET /bytes/100000 HTTP/1.1\r\nConnection: close\r\n\r\n");
     let mut got = 0;
     loop {
         let bytes = world.read(peer);
@@ -150,11 +120,9 @@ fn much_data_is_one_indication_and_many_segments() {
 
 #[test]
 fn refusals_are_told_to_the_caller() {
-    for (layer, discard) in [
-        (Layer::AleBindRedirect, 0),
-        (Layer::AleResourceAssignment, 1),
-        (Layer::AleAuthListen, 1),
-    ] {
+    for (layer, discard) in
+        [(Layer::AleBindRedirect, 0), (Layer::AleResourceAssignment, 1), (Layer::AleAuthListen, 1)]
+    {
         let mut world = World::new(Family::V4);
         world.fake.block(layer, false, false);
         let at = world.host_at(PORT);
@@ -165,10 +133,7 @@ fn refusals_are_told_to_the_caller() {
         }
         world.fake.permit_all();
         world.host.listen(at, Application::Hold).unwrap();
-        assert_eq!(
-            world.host.listen(at, Application::Hold),
-            Err(SocketError::InUse(at))
-        );
+        assert_eq!(world.host.listen(at, Application::Hold), Err(SocketError::InUse(at)));
     }
     for layer in [Layer::AleConnectRedirect, Layer::AleAuthConnect] {
         let mut world = World::new(Family::V4);
@@ -196,10 +161,7 @@ fn a_refused_or_reset_connection_ends_its_flow() {
     assert_eq!(world.fake.live_flows(), 1);
     world.peer.socket(peer).abort();
     world.run();
-    assert_eq!(
-        world.layers(Event::RstIn),
-        ["INBOUND_IPPACKET", "INBOUND_TRANSPORT", "STREAM"]
-    );
+    assert_eq!(world.layers(Event::RstIn), ["INBOUND_IPPACKET", "INBOUND_TRANSPORT", "STREAM"]);
     assert_eq!(world.fake.live_flows(), 0);
     assert_eq!(world.events().last(), Some(&Event::EndpointClosed));
 }
@@ -214,12 +176,7 @@ fn a_half_open_scan_leaves_nothing() {
     assert_eq!(world.fake.live_flows(), 1);
     // The scanner's RST has the sequence number after its SYN.
     let mut reset = Vec::new();
-    world
-        .ip()
-        .tcp(50_000, PORT, 1001, 0)
-        .rst()
-        .write(&mut reset, &[])
-        .unwrap();
+    world.ip().tcp(50_000, PORT, 1001, 0).rst().write(&mut reset, &[]).unwrap();
     assert!(world.probe(&reset).is_empty());
     assert_eq!(world.fake.live_flows(), 0);
     assert!(!world.events().contains(&Event::EndpointClosed));
@@ -259,9 +216,7 @@ fn a_peer_that_goes_away_is_given_up() {
     }
     for seconds in 1..=61 {
         assert_eq!(world.fake.live_flows(), 1, "after {seconds} s");
-        world
-            .host
-            .poll(world.now + std::time::Duration::from_secs(seconds));
+        world.host.poll(world.now + std::time::Duration::from_secs(seconds));
     }
     assert_eq!(world.fake.live_flows(), 0);
     assert_documented(&world.records(), &[Event::DataSent, Event::EndpointClosed]);

@@ -32,21 +32,13 @@ impl World {
 
     pub fn with(family: Family, options: Options, variants: Variants) -> Self {
         let network = Network::default();
-        let swapped = Network {
-            near: network.host,
-            host: network.near,
-            ..network
-        };
+        let swapped = Network { near: network.host, host: network.near, ..network };
         let fake = Fake::new();
         Self {
             family,
             host: Host::new(fake.clone(), options, variants),
             fake,
-            peer: Stack::new(&Options {
-                network: swapped,
-                seed: 2,
-                ..Options::default()
-            }),
+            peer: Stack::new(&Options { network: swapped, seed: 2, ..Options::default() }),
             now: Duration::ZERO,
             sent: Vec::new(),
         }
@@ -152,10 +144,7 @@ impl World {
         header.urg = flags.has(TcpFlags::URG);
         header.acknowledgment_number = if header.ack { 555 } else { 0 };
         let mut packet = Vec::new();
-        self.ip()
-            .tcp_header(header)
-            .write(&mut packet, &[])
-            .expect("a vector takes everything");
+        self.ip().tcp_header(header).write(&mut packet, &[]).expect("a vector takes everything");
         packet
     }
 
@@ -170,9 +159,7 @@ impl World {
     /// RSTs among what the host sent.
     pub fn resets(packets: &[Vec<u8>]) -> usize {
         let parsed = packets.iter().filter_map(|packet| Parsed::new(packet));
-        parsed
-            .filter(|packet| packet.has_flags(TcpFlags::RST, TcpFlags::default()))
-            .count()
+        parsed.filter(|packet| packet.has_flags(TcpFlags::RST, TcpFlags::default())).count()
     }
 
     /// The layers of the last record of an event, family left out.
@@ -195,9 +182,6 @@ impl World {
 pub fn udp(world: &World, to: u16) -> Vec<u8> {
     let mut packet = Vec::new();
     let builder = world.ip();
-    builder
-        .udp(50_000, to)
-        .write(&mut packet, b"anybody?")
-        .expect("a vector takes everything");
+    builder.udp(50_000, to).write(&mut packet, b"anybody?").expect("a vector takes everything");
     packet
 }

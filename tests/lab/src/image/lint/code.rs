@@ -2,9 +2,7 @@
 
 use std::ops::Range;
 
-use iced_x86::{
-    CpuidFeature, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Register,
-};
+use iced_x86::{CpuidFeature, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Register};
 use object::pe::IMAGE_DIRECTORY_ENTRY_EXCEPTION;
 
 use super::{Report, Rule};
@@ -107,12 +105,7 @@ fn is_vex(instruction: &Instruction) -> bool {
 fn functions(file: &PeFile, symbols: Option<&Symbols>) -> Vec<Range<u32>> {
     let mut ranges: Vec<_> = runtime_functions(file);
     if let Some(symbols) = symbols {
-        ranges.extend(
-            symbols
-                .functions()
-                .iter()
-                .map(|function| function.range.clone()),
-        );
+        ranges.extend(symbols.functions().iter().map(|function| function.range.clone()));
     }
     ranges.retain(|range| {
         let section = file.section_at(range.start);
@@ -133,17 +126,7 @@ fn functions(file: &PeFile, symbols: Option<&Symbols>) -> Vec<Range<u32>> {
 /// `RUNTIME_FUNCTION` entries of `.pdata`: begin, end, unwind information.
 fn runtime_functions(file: &PeFile) -> Vec<Range<u32>> {
     let directory = file.directory(IMAGE_DIRECTORY_ENTRY_EXCEPTION);
-    let data = directory
-        .and_then(|range| file.slice(range))
-        .unwrap_or_default();
-    let word = |bytes: &[u8], at: usize| {
-        bytes
-            .get(at..)?
-            .first_chunk()
-            .copied()
-            .map(u32::from_le_bytes)
-    };
-    data.chunks_exact(12)
-        .filter_map(|entry| Some(word(entry, 0)?..word(entry, 4)?))
-        .collect()
+    let data = directory.and_then(|range| file.slice(range)).unwrap_or_default();
+    let word = |bytes: &[u8], at: usize| bytes.get(at..)?.first_chunk().copied().map(u32::from_le_bytes);
+    data.chunks_exact(12).filter_map(|entry| Some(word(entry, 0)?..word(entry, 4)?)).collect()
 }

@@ -93,10 +93,7 @@ impl Report {
     }
 
     fn add(&mut self, rule: Rule, detail: impl Into<String>) {
-        self.findings.push(Finding {
-            rule,
-            detail: detail.into(),
-        });
+        self.findings.push(Finding { rule, detail: detail.into() });
     }
 }
 
@@ -107,15 +104,10 @@ pub fn lint(file: &Arc<PeFile>) -> Report {
     headers(file, &mut report);
     imports(file, &mut report);
     let symbols = if file.pdb.is_none() {
-        report.add(
-            Rule::NoPdbRecord,
-            "no CodeView record in the debug directory",
-        );
+        report.add(Rule::NoPdbRecord, "no CodeView record in the debug directory");
         None
     } else {
-        Symbols::of(file)
-            .map_err(|error| report.add(Rule::NoSymbols, error.to_string()))
-            .ok()
+        Symbols::of(file).map_err(|error| report.add(Rule::NoSymbols, error.to_string())).ok()
     };
     code::check(file, symbols, &mut report);
     report
@@ -123,10 +115,7 @@ pub fn lint(file: &Arc<PeFile>) -> Report {
 
 fn sections(file: &PeFile, report: &mut Report) {
     if file.section_alignment < PAGE {
-        let detail = format!(
-            "SectionAlignment is {:#x}, less than a page",
-            file.section_alignment
-        );
+        let detail = format!("SectionAlignment is {:#x}, less than a page", file.section_alignment);
         report.add(Rule::SectionAlignment, detail);
     }
     for Section { name, range, .. } in &file.sections {
@@ -135,15 +124,8 @@ fn sections(file: &PeFile, report: &mut Report) {
             report.add(Rule::SectionAlignment, detail);
         }
     }
-    for section in file
-        .sections
-        .iter()
-        .filter(|one| one.is_writable() && one.is_executable())
-    {
-        report.add(
-            Rule::WritableAndExecutable,
-            format!("section {}", section.name),
-        );
+    for section in file.sections.iter().filter(|one| one.is_writable() && one.is_executable()) {
+        report.add(Rule::WritableAndExecutable, format!("section {}", section.name));
     }
 }
 
@@ -152,10 +134,7 @@ fn headers(file: &PeFile, report: &mut Report) {
     match file.checksum {
         0 => report.add(Rule::Checksum, "CheckSum is 0: link with /RELEASE"),
         sum if sum != right => {
-            report.add(
-                Rule::Checksum,
-                format!("CheckSum is {sum:#x} but should be {right:#x}"),
-            );
+            report.add(Rule::Checksum, format!("CheckSum is {sum:#x} but should be {right:#x}"));
         }
         _ => {}
     }
@@ -164,21 +143,9 @@ fn headers(file: &PeFile, report: &mut Report) {
         report.add(Rule::Subsystem, detail);
     }
     for (flag, rule, name) in [
-        (
-            pe::IMAGE_DLLCHARACTERISTICS_DYNAMIC_BASE,
-            Rule::DynamicBase,
-            "DYNAMIC_BASE",
-        ),
-        (
-            pe::IMAGE_DLLCHARACTERISTICS_NX_COMPAT,
-            Rule::NxCompatible,
-            "NX_COMPAT",
-        ),
-        (
-            pe::IMAGE_DLLCHARACTERISTICS_HIGH_ENTROPY_VA,
-            Rule::HighEntropy,
-            "HIGH_ENTROPY_VA",
-        ),
+        (pe::IMAGE_DLLCHARACTERISTICS_DYNAMIC_BASE, Rule::DynamicBase, "DYNAMIC_BASE"),
+        (pe::IMAGE_DLLCHARACTERISTICS_NX_COMPAT, Rule::NxCompatible, "NX_COMPAT"),
+        (pe::IMAGE_DLLCHARACTERISTICS_HIGH_ENTROPY_VA, Rule::HighEntropy, "HIGH_ENTROPY_VA"),
     ] {
         if file.dll_characteristics & flag.0 == 0 {
             report.add(rule, format!("DllCharacteristics lacks {name}"));
@@ -195,25 +162,14 @@ fn headers(file: &PeFile, report: &mut Report) {
 }
 
 fn imports(file: &PeFile, report: &mut Report) {
-    let executable = |rva| {
-        file.section_at(rva)
-            .filter(|section| section.is_executable())
-    };
+    let executable = |rva| file.section_at(rva).filter(|section| section.is_executable());
     // The slots themselves count; the directory may be absent or lie elsewhere.
-    let table = file
-        .directory(pe::IMAGE_DIRECTORY_ENTRY_IAT)
-        .map(|range| range.start);
+    let table = file.directory(pe::IMAGE_DIRECTORY_ENTRY_IAT).map(|range| range.start);
     let slots = file.imports.iter().map(|import| import.slot);
-    let sections: BTreeSet<_> = slots
-        .chain(table)
-        .filter_map(executable)
-        .map(|section| section.name.clone())
-        .collect();
+    let sections: BTreeSet<_> =
+        slots.chain(table).filter_map(executable).map(|section| section.name.clone()).collect();
     for section in sections {
-        report.add(
-            Rule::ExecutableImportTable,
-            format!("import address table in {section}"),
-        );
+        report.add(Rule::ExecutableImportTable, format!("import address table in {section}"));
     }
     for import in &file.imports {
         let name = match &import.name {
@@ -224,10 +180,6 @@ fn imports(file: &PeFile, report: &mut Report) {
                 format!("#{ordinal}")
             }
         };
-        report
-            .imports
-            .entry(import.module.clone())
-            .or_default()
-            .insert(name);
+        report.imports.entry(import.module.clone()).or_default().insert(name);
     }
 }

@@ -163,10 +163,7 @@ fn broken(what: impl std::fmt::Display) -> PeError {
 impl PeFile {
     /// Reads and parses a file.
     pub fn read(path: &Path) -> Result<Self, PeError> {
-        let bytes = std::fs::read(path).map_err(|source| PeError::Io {
-            path: path.to_owned(),
-            source,
-        })?;
+        let bytes = std::fs::read(path).map_err(|source| PeError::Io { path: path.to_owned(), source })?;
         Self::parse(path, bytes)
     }
 
@@ -192,13 +189,7 @@ impl PeFile {
         let header = nt.optional_header();
         let header_size = header.size_of_headers();
         let sections: Vec<_> = table.iter().map(section).collect::<Result<_, _>>()?;
-        let image = flatten(
-            data,
-            header.size_of_image(),
-            header_size,
-            table.iter(),
-            &sections,
-        )?;
+        let image = flatten(data, header.size_of_image(), header_size, table.iter(), &sections)?;
 
         let mut file = Self {
             path: path.to_owned(),
@@ -234,10 +225,9 @@ impl PeFile {
 
     /// The file's name without its folders.
     pub fn name(&self) -> String {
-        self.path.file_name().map_or_else(
-            || self.path.display().to_string(),
-            |name| name.to_string_lossy().into_owned(),
-        )
+        self.path
+            .file_name()
+            .map_or_else(|| self.path.display().to_string(), |name| name.to_string_lossy().into_owned())
     }
 
     /// A data directory (`IMAGE_DIRECTORY_ENTRY_*`), if it is not empty.
@@ -248,9 +238,7 @@ impl PeFile {
 
     /// The section that holds `rva`.
     pub fn section_at(&self, rva: u32) -> Option<&Section> {
-        self.sections
-            .iter()
-            .find(|section| section.range.contains(&rva))
+        self.sections.iter().find(|section| section.range.contains(&rva))
     }
 
     /// Bytes of the flat image, if all of `range` lies in it.
@@ -266,14 +254,8 @@ fn section(header: &pe::ImageSectionHeader) -> Result<Section, PeError> {
         0 => header.size_of_raw_data.get(LE),
         size => size,
     };
-    let end = start
-        .checked_add(size)
-        .ok_or_else(|| broken(format!("section {name} wraps around")))?;
-    Ok(Section {
-        name,
-        range: start..end,
-        flags: header.characteristics.get(LE).0,
-    })
+    let end = start.checked_add(size).ok_or_else(|| broken(format!("section {name} wraps around")))?;
+    Ok(Section { name, range: start..end, flags: header.characteristics.get(LE).0 })
 }
 
 /// Lays headers and sections out as the loader does.
@@ -296,9 +278,8 @@ fn flatten<'a>(
     for (header, section) in headers.zip(sections) {
         let range = section.range.start as usize..section.range.end as usize;
         let name = &section.name;
-        let target = image
-            .get_mut(range)
-            .ok_or_else(|| broken(format!("section {name} outside the image")))?;
+        let target =
+            image.get_mut(range).ok_or_else(|| broken(format!("section {name} outside the image")))?;
         let start = header.pointer_to_raw_data.get(LE) as usize;
         let raw = data
             .get(start..start + header.size_of_raw_data.get(LE) as usize)

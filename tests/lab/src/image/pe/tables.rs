@@ -13,9 +13,7 @@ pub(super) fn relocations(file: &PeFile) -> Result<Vec<Relocation>, PeError> {
     let Some(range) = file.directory(pe::IMAGE_DIRECTORY_ENTRY_BASERELOC) else {
         return Ok(Vec::new());
     };
-    let data = file
-        .slice(range)
-        .ok_or_else(|| broken("relocations outside the image"))?;
+    let data = file.slice(range).ok_or_else(|| broken("relocations outside the image"))?;
     let mut relocations = Vec::new();
     let mut blocks = RelocationBlockIterator::new(data);
     while let Some(block) = blocks.next().map_err(broken)? {
@@ -27,10 +25,7 @@ pub(super) fn relocations(file: &PeFile) -> Result<Vec<Relocation>, PeError> {
             if rva as usize + 8 > file.image.len() {
                 return Err(broken(format!("relocation at {rva:#x} outside the image")));
             }
-            relocations.push(Relocation {
-                rva,
-                kind: relocation.typ.0,
-            });
+            relocations.push(Relocation { rva, kind: relocation.typ.0 });
         }
     }
     Ok(relocations)
@@ -66,11 +61,7 @@ pub(super) fn imports(file: &PeFile) -> Result<Vec<Import>, PeError> {
             if imports.len() == MOST_IMPORTS {
                 return Err(broken(format!("more than {MOST_IMPORTS} imports")));
             }
-            imports.push(Import {
-                module: module.clone(),
-                name,
-                slot,
-            });
+            imports.push(Import { module: module.clone(), name, slot });
             slot = slot.saturating_add(8);
         }
     }

@@ -45,13 +45,7 @@ pub struct GuestCallout {
 impl GuestCallout {
     /// A callout as the driver registered it.
     pub fn new(kernel: Weak<Kernel>, callout: FWPS_CALLOUT3, prototype: Prototype) -> Self {
-        Self {
-            kernel,
-            callout,
-            prototype,
-            contexts: Mutex::default(),
-            has_contexts: AtomicBool::new(false),
-        }
+        Self { kernel, callout, prototype, contexts: Mutex::default(), has_contexts: AtomicBool::new(false) }
     }
 
     fn contexts(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
@@ -64,39 +58,22 @@ impl GuestCallout {
             return filter.raw_context;
         }
         let contexts = self.contexts();
-        contexts
-            .get(&filter.filter_id)
-            .copied()
-            .unwrap_or(filter.raw_context)
+        contexts.get(&filter.filter_id).copied().unwrap_or(filter.raw_context)
     }
 
     /// Breaches a classify can commit that show only afterwards.
-    fn check(
-        &self,
-        kernel: &Kernel,
-        request: &Request<'_>,
-        before: &ClassifyOut,
-        after: &ClassifyOut,
-    ) {
+    fn check(&self, kernel: &Kernel, request: &Request<'_>, before: &ClassifyOut, after: &ClassifyOut) {
         let written = after.action != before.action;
         // A veto is the one write allowed without the right: a Block over a
         // Permit (facts 3.1, 3.2).
         let veto = after.action == ActionType::BLOCK;
         if written && before.rights & RIGHT_ACTION_WRITE == 0 && !veto {
-            let parameters = [
-                request.layer.0.into(),
-                before.action.0.into(),
-                after.action.0.into(),
-            ];
+            let parameters = [request.layer.0.into(), before.action.0.into(), after.action.0.into()];
             let text = format!(
                 "layer {}, action {:#x} became {:#x}",
                 request.layer.0, before.action.0, after.action.0
             );
-            kernel.condemn(Violation::new(
-                &rules::ACTION_WITHOUT_RIGHT,
-                parameters,
-                text,
-            ));
+            kernel.condemn(Violation::new(&rules::ACTION_WITHOUT_RIGHT, parameters, text));
         }
     }
 }
@@ -109,10 +86,7 @@ impl CalloutDriver for GuestCallout {
         flow_context: u64,
         out: &mut ClassifyOut,
     ) {
-        let kernel = self
-            .kernel
-            .upgrade()
-            .filter(|kernel| kernel.stopped().is_none());
+        let kernel = self.kernel.upgrade().filter(|kernel| kernel.stopped().is_none());
         let Some(kernel) = kernel else {
             return unregistered(filter, out);
         };
@@ -150,11 +124,7 @@ impl CalloutDriver for GuestCallout {
                 kernel.condemn(Violation::new(&rules::NET_BUFFER_CHANGED, parameters, text));
             }
             let raw = scratch.classify_result(raw_out);
-            Some(ClassifyOut {
-                action: ActionType(raw.actionType),
-                rights: raw.rights,
-                flags: raw.flags,
-            })
+            Some(ClassifyOut { action: ActionType(raw.actionType), rights: raw.rights, flags: raw.flags })
         });
         let Some(after) = answered else {
             return unregistered(filter, out);

@@ -77,19 +77,13 @@ impl Scratch {
     fn take(&mut self, bytes: usize, align: usize) -> Address {
         let at = (self.pointed.start() + self.used).next_multiple_of(align);
         self.used = at + bytes - self.pointed.start();
-        assert!(
-            self.used <= self.pointed.len(),
-            "the values fit the scratch pages"
-        );
+        assert!(self.used <= self.pointed.len(), "the values fit the scratch pages");
         at
     }
 
     fn blob(&mut self, bytes: &[u8]) -> Address {
         let data = self.point_to_bytes(bytes);
-        let blob = FWP_BYTE_BLOB {
-            size: bytes.len() as u32,
-            data,
-        };
+        let blob = FWP_BYTE_BLOB { size: bytes.len() as u32, data };
         self.point_to(&blob)
     }
 
@@ -120,9 +114,7 @@ impl Scratch {
             Value::Uint16(value) => (data_type::UINT16, u64::from(*value)),
             Value::Uint32(value) => (data_type::UINT32, u64::from(*value)),
             Value::Uint64(value) => (data_type::UINT64, self.point_to(value) as u64),
-            Value::ByteArray16(bytes) => {
-                (data_type::BYTE_ARRAY16, self.point_to_bytes(bytes) as u64)
-            }
+            Value::ByteArray16(bytes) => (data_type::BYTE_ARRAY16, self.point_to_bytes(bytes) as u64),
             Value::ByteBlob(bytes) => (data_type::BYTE_BLOB, self.blob(bytes) as u64),
             Value::Sid(bytes) => (data_type::SID, self.point_to_bytes(bytes) as u64),
             Value::TokenAccessInformation(bytes) => {
@@ -132,10 +124,7 @@ impl Scratch {
                 panic!("masks and ranges occur in conditions only")
             }
         };
-        FWP_VALUE0 {
-            r#type: kind,
-            value,
-        }
+        FWP_VALUE0 { r#type: kind, value }
     }
 
     /// `FWPS_INCOMING_METADATA_VALUES0`.
@@ -196,19 +185,13 @@ impl Scratch {
 
     /// `FWPS_FILTER3` with the given context. Conditions are not shown.
     pub(super) fn filter(&mut self, filter: &RuntimeFilter, context: u64) -> Address {
-        let weight = FWP_VALUE0 {
-            r#type: data_type::UINT64,
-            value: self.point_to(&filter.weight) as u64,
-        };
+        let weight = FWP_VALUE0 { r#type: data_type::UINT64, value: self.point_to(&filter.weight) as u64 };
         let raw = FWPS_FILTER3 {
             filterId: filter.filter_id,
             weight,
             subLayerWeight: filter.sublayer_weight,
             flags: filter.flags,
-            action: FWPS_ACTION0 {
-                r#type: filter.action.0,
-                calloutId: filter.callout_id,
-            },
+            action: FWPS_ACTION0 { r#type: filter.action.0, calloutId: filter.callout_id },
             context,
             ..FWPS_FILTER3::zeroed()
         };
@@ -251,9 +234,7 @@ impl Scratch {
         match data {
             LayerData::None => (0, None),
             LayerData::Packet(packet) => {
-                let laid = self
-                    .packet
-                    .lay(packet.bytes, packet.data_start, layout, mapping);
+                let laid = self.packet.lay(packet.bytes, packet.data_start, layout, mapping);
                 (laid.list, Some(laid))
             }
             LayerData::Stream { bytes, flags } => {
@@ -287,11 +268,7 @@ impl Scratch {
     /// Whether the driver moved the packet's data start and left it so.
     pub(super) fn moved(&self, laid: &Laid) -> bool {
         let buffer = self.packet.buffer(laid);
-        let start = (
-            buffer.CurrentMdl,
-            buffer.CurrentMdlOffset,
-            buffer.stDataLength,
-        );
+        let start = (buffer.CurrentMdl, buffer.CurrentMdlOffset, buffer.stDataLength);
         start != laid.start
     }
 }

@@ -47,9 +47,7 @@ pub extern "win64" fn FwpmEngineOpen0(
     if serverName != 0 || !SERVICES.contains(&authnService) {
         return Status::INVALID_PARAMETER.0;
     }
-    kernel
-        .settle(open(&kernel, session, engineHandle), REFUSED)
-        .0
+    kernel.settle(open(&kernel, session, engineHandle), REFUSED).0
 }
 
 fn open(kernel: &Kernel, session: Address, out: Address) -> Result<Status, Trouble> {
@@ -124,67 +122,45 @@ pub extern "win64" fn FwpmEngineClose0(engineHandle: HANDLE) -> NTSTATUS {
 /// `FwpmTransactionBegin0`.
 pub extern "win64" fn FwpmTransactionBegin0(engineHandle: HANDLE, flags: u32) -> NTSTATUS {
     let kernel = enter!(FwpmTransactionBegin0);
-    manage(&kernel, engineHandle, |engine, id| {
-        Ok(engine.transaction_begin(id, flags))
-    })
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.transaction_begin(id, flags)))
 }
 
 /// `FwpmTransactionCommit0`.
 pub extern "win64" fn FwpmTransactionCommit0(engineHandle: HANDLE) -> NTSTATUS {
     let kernel = enter!(FwpmTransactionCommit0);
-    manage(&kernel, engineHandle, |engine, id| {
-        Ok(engine.transaction_commit(id))
-    })
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.transaction_commit(id)))
 }
 
 /// `FwpmTransactionAbort0`.
 pub extern "win64" fn FwpmTransactionAbort0(engineHandle: HANDLE) -> NTSTATUS {
     let kernel = enter!(FwpmTransactionAbort0);
-    manage(&kernel, engineHandle, |engine, id| {
-        Ok(engine.transaction_abort(id))
-    })
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.transaction_abort(id)))
 }
 
 /// `FwpmProviderAdd0`; security descriptors are not modelled.
-pub extern "win64" fn FwpmProviderAdd0(
-    engineHandle: HANDLE,
-    provider: Address,
-    sd: Address,
-) -> NTSTATUS {
+pub extern "win64" fn FwpmProviderAdd0(engineHandle: HANDLE, provider: Address, sd: Address) -> NTSTATUS {
     let kernel = enter!(FwpmProviderAdd0);
     let _ = sd;
-    manage(&kernel, engineHandle, |engine, id| {
-        Ok(engine.provider_add(id, read::provider(provider)?))
-    })
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.provider_add(id, read::provider(provider)?)))
 }
 
 /// `FwpmProviderDeleteByKey0`.
 pub extern "win64" fn FwpmProviderDeleteByKey0(engineHandle: HANDLE, key: Address) -> NTSTATUS {
     let kernel = enter!(FwpmProviderDeleteByKey0);
-    manage(&kernel, engineHandle, |engine, id| {
-        Ok(engine.provider_delete(id, self::key(key)?))
-    })
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.provider_delete(id, self::key(key)?)))
 }
 
 /// `FwpmSubLayerAdd0`.
-pub extern "win64" fn FwpmSubLayerAdd0(
-    engineHandle: HANDLE,
-    subLayer: Address,
-    sd: Address,
-) -> NTSTATUS {
+pub extern "win64" fn FwpmSubLayerAdd0(engineHandle: HANDLE, subLayer: Address, sd: Address) -> NTSTATUS {
     let kernel = enter!(FwpmSubLayerAdd0);
     let _ = sd;
-    manage(&kernel, engineHandle, |engine, id| {
-        Ok(engine.sublayer_add(id, read::sublayer(subLayer)?))
-    })
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.sublayer_add(id, read::sublayer(subLayer)?)))
 }
 
 /// `FwpmSubLayerDeleteByKey0`.
 pub extern "win64" fn FwpmSubLayerDeleteByKey0(engineHandle: HANDLE, key: Address) -> NTSTATUS {
     let kernel = enter!(FwpmSubLayerDeleteByKey0);
-    manage(&kernel, engineHandle, |engine, id| {
-        Ok(engine.sublayer_delete(id, self::key(key)?))
-    })
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.sublayer_delete(id, self::key(key)?)))
 }
 
 /// `FwpmCalloutAdd0`.
@@ -204,9 +180,7 @@ pub extern "win64" fn FwpmCalloutAdd0(
 /// `FwpmCalloutDeleteByKey0`.
 pub extern "win64" fn FwpmCalloutDeleteByKey0(engineHandle: HANDLE, key: Address) -> NTSTATUS {
     let kernel = enter!(FwpmCalloutDeleteByKey0);
-    manage(&kernel, engineHandle, |engine, id| {
-        Ok(engine.callout_delete(id, self::key(key)?))
-    })
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.callout_delete(id, self::key(key)?)))
 }
 
 /// `FwpmFilterAdd0`.
@@ -230,17 +204,13 @@ pub extern "win64" fn FwpmFilterAdd0(
 /// `FwpmFilterDeleteById0`.
 pub extern "win64" fn FwpmFilterDeleteById0(engineHandle: HANDLE, id: u64) -> NTSTATUS {
     let kernel = enter!(FwpmFilterDeleteById0);
-    manage(&kernel, engineHandle, |engine, session| {
-        Ok(engine.filter_delete_by_id(session, id))
-    })
+    manage(&kernel, engineHandle, |engine, session| Ok(engine.filter_delete_by_id(session, id)))
 }
 
 /// `FwpmFilterDeleteByKey0`.
 pub extern "win64" fn FwpmFilterDeleteByKey0(engineHandle: HANDLE, key: Address) -> NTSTATUS {
     let kernel = enter!(FwpmFilterDeleteByKey0);
-    manage(&kernel, engineHandle, |engine, id| {
-        Ok(engine.filter_delete_by_key(id, self::key(key)?))
-    })
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.filter_delete_by_key(id, self::key(key)?)))
 }
 
 /// `FwpsCalloutRegister0`: the prototype of Windows Vista.
@@ -261,13 +231,7 @@ pub extern "win64" fn FwpsCalloutRegister1(
     calloutId: Address,
 ) -> NTSTATUS {
     let kernel = enter!(FwpsCalloutRegister1);
-    let outcome = register(
-        &kernel,
-        deviceObject,
-        callout,
-        calloutId,
-        Prototype::Windows7,
-    );
+    let outcome = register(&kernel, deviceObject, callout, calloutId, Prototype::Windows7);
     kernel.settle(outcome, REFUSED).0
 }
 
@@ -278,13 +242,7 @@ pub extern "win64" fn FwpsCalloutRegister2(
     calloutId: Address,
 ) -> NTSTATUS {
     let kernel = enter!(FwpsCalloutRegister2);
-    let outcome = register(
-        &kernel,
-        deviceObject,
-        callout,
-        calloutId,
-        Prototype::Windows7,
-    );
+    let outcome = register(&kernel, deviceObject, callout, calloutId, Prototype::Windows7);
     kernel.settle(outcome, REFUSED).0
 }
 
@@ -295,13 +253,7 @@ pub extern "win64" fn FwpsCalloutRegister3(
     calloutId: Address,
 ) -> NTSTATUS {
     let kernel = enter!(FwpsCalloutRegister3);
-    let outcome = register(
-        &kernel,
-        deviceObject,
-        callout,
-        calloutId,
-        Prototype::Windows7,
-    );
+    let outcome = register(&kernel, deviceObject, callout, calloutId, Prototype::Windows7);
     kernel.settle(outcome, REFUSED).0
 }
 
@@ -323,9 +275,7 @@ fn register(
     }
     let guest = GuestCallout::new(kernel.weak(), callout, prototype);
     let key = callout.calloutKey.to_guid();
-    let id = kernel
-        .engine()
-        .callout_register(key, callout.flags, Arc::new(guest));
+    let id = kernel.engine().callout_register(key, callout.flags, Arc::new(guest));
     give_id(id, out)
 }
 
@@ -428,11 +378,7 @@ pub extern "win64" fn FwpsFlowAssociateContext0(
 }
 
 /// `FwpsFlowRemoveContext0`.
-pub extern "win64" fn FwpsFlowRemoveContext0(
-    flowId: u64,
-    layerId: u16,
-    calloutId: u32,
-) -> NTSTATUS {
+pub extern "win64" fn FwpsFlowRemoveContext0(flowId: u64, layerId: u16, calloutId: u32) -> NTSTATUS {
     let kernel = enter!(FwpsFlowRemoveContext0);
     let (flow, layer) = (FlowHandle(flowId), LayerId(layerId));
     kernel.engine().flow_remove(flow, layer, calloutId).0

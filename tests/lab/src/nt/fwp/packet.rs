@@ -2,8 +2,7 @@
 
 use super::super::memory::{Guarded, PAGE};
 use super::super::types::{
-    Address, MDL, MDL_PAGES_LOCKED, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER, NET_BUFFER_DATA,
-    NET_BUFFER_LIST,
+    Address, MDL, MDL_PAGES_LOCKED, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER, NET_BUFFER_DATA, NET_BUFFER_LIST,
 };
 
 /// How a packet's bytes are cut into MDLs. Whatever the cut, the last byte
@@ -57,11 +56,7 @@ pub(super) struct Laid {
 
 impl Default for PacketRoom {
     fn default() -> Self {
-        Self {
-            head: Guarded::new(PAGE),
-            mdls: Guarded::new(PAGE),
-            data: Guarded::new(2 * PAGE),
-        }
+        Self { head: Guarded::new(PAGE), mdls: Guarded::new(PAGE), data: Guarded::new(2 * PAGE) }
     }
 }
 
@@ -78,10 +73,7 @@ impl PacketRoom {
         layout: NblLayout,
         mapping: MdlMapping,
     ) -> Laid {
-        assert!(
-            data_start <= bytes.len(),
-            "the data starts within the packet"
-        );
+        assert!(data_start <= bytes.len(), "the data starts within the packet");
         let pieces = cut(bytes.len(), data_start, layout);
         let gaps = GAP * pieces.len();
         grow(&mut self.data, bytes.len() + gaps);
@@ -93,13 +85,8 @@ impl PacketRoom {
         for (index, piece) in pieces.iter().enumerate().rev() {
             at -= piece.len();
             self.data.put_bytes(at, &bytes[piece.clone()]);
-            let next = if index + 1 < pieces.len() {
-                mdl_at(index + 1)
-            } else {
-                0
-            };
-            self.mdls
-                .put(mdl_at(index), &mdl(at, piece.len(), next, mapping));
+            let next = if index + 1 < pieces.len() { mdl_at(index + 1) } else { 0 };
+            self.mdls.put(mdl_at(index), &mdl(at, piece.len(), next, mapping));
             let last = index + 1 == pieces.len();
             if piece.contains(&data_start) || (last && data_start == bytes.len()) {
                 start = (mdl_at(index), (data_start - piece.start) as u32);
@@ -119,21 +106,11 @@ impl PacketRoom {
             DataOffset: data_start as u32,
             ..NET_BUFFER_DATA::zeroed()
         };
-        let buffer = NET_BUFFER {
-            Data: data,
-            ..NET_BUFFER::zeroed()
-        };
+        let buffer = NET_BUFFER { Data: data, ..NET_BUFFER::zeroed() };
         self.head.put(buffer_at, &buffer);
-        let list = NET_BUFFER_LIST {
-            FirstNetBuffer: buffer_at,
-            ..NET_BUFFER_LIST::zeroed()
-        };
+        let list = NET_BUFFER_LIST { FirstNetBuffer: buffer_at, ..NET_BUFFER_LIST::zeroed() };
         self.head.put(self.head.start(), &list);
-        Laid {
-            list: self.head.start(),
-            buffer: buffer_at,
-            start: (start.0, start.1, length),
-        }
+        Laid { list: self.head.start(), buffer: buffer_at, start: (start.0, start.1, length) }
     }
 
     /// The NET_BUFFER as the driver left it.
@@ -158,9 +135,7 @@ fn cut(length: usize, data_start: usize, layout: NblLayout) -> Vec<std::ops::Ran
         NblLayout::Pieces(size) if length > 0 => {
             let size = size.max(1);
             let starts = (0..length).step_by(size);
-            starts
-                .map(|start| start..(start + size).min(length))
-                .collect()
+            starts.map(|start| start..(start + size).min(length)).collect()
         }
         _ => std::iter::once(0..length).collect(),
     }

@@ -2,14 +2,13 @@
 
 use super::super::foreign::{self, BadPointer};
 use super::super::types::{
-    Address, FWP_BYTE_ARRAY16, FWP_BYTE_BLOB, FWP_CONDITION_VALUE0, FWP_RANGE0,
-    FWP_V4_ADDR_AND_MASK, FWP_V6_ADDR_AND_MASK, FWP_VALUE0, FWPM_CALLOUT0, FWPM_DISPLAY_DATA0,
-    FWPM_FILTER_CONDITION0, FWPM_FILTER0, FWPM_PROVIDER0, FWPM_SESSION0, FWPM_SUBLAYER0, data_type,
+    Address, FWP_BYTE_ARRAY16, FWP_BYTE_BLOB, FWP_CONDITION_VALUE0, FWP_RANGE0, FWP_V4_ADDR_AND_MASK,
+    FWP_V6_ADDR_AND_MASK, FWP_VALUE0, FWPM_CALLOUT0, FWPM_DISPLAY_DATA0, FWPM_FILTER_CONDITION0,
+    FWPM_FILTER0, FWPM_PROVIDER0, FWPM_SESSION0, FWPM_SUBLAYER0, data_type,
 };
 use crate::status::Status;
 use crate::wfp::{
-    ActionType, Callout, Condition, DisplayData, Filter, MatchType, Provider, Session, Sublayer,
-    Value,
+    ActionType, Callout, Condition, DisplayData, Filter, MatchType, Provider, Session, Sublayer, Value,
 };
 
 /// The largest blob taken from a driver; more is no filter of this world.
@@ -110,15 +109,8 @@ fn condition(raw: &FWPM_FILTER_CONDITION0) -> Result<Result<Condition, Status>, 
     let Some(match_type) = match_type(raw.matchType) else {
         return Ok(Err(Status::FWP_INVALID_ENUMERATOR));
     };
-    let FWP_CONDITION_VALUE0 {
-        r#type,
-        value: raw_value,
-    } = raw.conditionValue;
-    Ok(value(r#type, raw_value)?.map(|value| Condition {
-        field: raw.fieldKey.to_guid(),
-        match_type,
-        value,
-    }))
+    let FWP_CONDITION_VALUE0 { r#type, value: raw_value } = raw.conditionValue;
+    Ok(value(r#type, raw_value)?.map(|value| Condition { field: raw.fieldKey.to_guid(), match_type, value }))
 }
 
 /// `FWP_MATCH_TYPE` (`fwptypes.h`), whose values are 0 to 12.
@@ -178,10 +170,7 @@ fn value(kind: u32, raw: u64) -> Result<Result<Value, Status>, BadPointer> {
 
 /// `FWP_RANGE0`; a range of ranges is none.
 fn range(pointer: Address) -> Result<Result<Value, Status>, BadPointer> {
-    let FWP_RANGE0 {
-        valueLow,
-        valueHigh,
-    } = foreign::read(pointer)?;
+    let FWP_RANGE0 { valueLow, valueHigh } = foreign::read(pointer)?;
     let end = |end: FWP_VALUE0| match end.r#type {
         data_type::V4_ADDR_MASK.. => Ok(Err(Status::FWP_TYPE_MISMATCH)),
         kind => value(kind, end.value),
@@ -221,17 +210,8 @@ mod tests {
     #[test]
     fn a_filter_arrives_with_all_its_parts() {
         let (name, port) = (wide("silence"), 4444u16);
-        let (v4, high) = (
-            FWP_V4_ADDR_AND_MASK {
-                addr: 0x0A00_0000,
-                mask: 0xFF00_0000,
-            },
-            9u64,
-        );
-        let value = |kind, value| FWP_VALUE0 {
-            r#type: kind,
-            value,
-        };
+        let (v4, high) = (FWP_V4_ADDR_AND_MASK { addr: 0x0A00_0000, mask: 0xFF00_0000 }, 9u64);
+        let value = |kind, value| FWP_VALUE0 { r#type: kind, value };
         let ends = FWP_RANGE0 {
             valueLow: value(data_type::UINT16, 1),
             valueHigh: value(data_type::UINT16, port.into()),
@@ -239,27 +219,18 @@ mod tests {
         let condition = |field, kind, value| FWPM_FILTER_CONDITION0 {
             fieldKey: GUID::from(Guid::from_u128(field)),
             matchType: MatchType::Range as u32,
-            conditionValue: FWP_CONDITION_VALUE0 {
-                r#type: kind,
-                value,
-            },
+            conditionValue: FWP_CONDITION_VALUE0 { r#type: kind, value },
         };
         let conditions = [
             condition(1, data_type::RANGE, address(&ends) as u64),
             condition(2, data_type::V4_ADDR_MASK, address(&v4) as u64),
         ];
         let raw = FWPM_FILTER0 {
-            displayData: FWPM_DISPLAY_DATA0 {
-                name: name.as_ptr() as Address,
-                description: 0,
-            },
+            displayData: FWPM_DISPLAY_DATA0 { name: name.as_ptr() as Address, description: 0 },
             weight: value(data_type::UINT64, address(&high) as u64),
             numFilterConditions: 2,
             filterCondition: conditions.as_ptr() as Address,
-            action: FWPM_ACTION0 {
-                r#type: 0x5003,
-                calloutKey: GUID::from(Guid::from_u128(7)),
-            },
+            action: FWPM_ACTION0 { r#type: 0x5003, calloutKey: GUID::from(Guid::from_u128(7)) },
             context: [11, 0],
             ..FWPM_FILTER0::zeroed()
         };
@@ -271,59 +242,35 @@ mod tests {
         assert_eq!(filter.callout, Some(Guid::from_u128(7)));
         let range = Value::Range(Box::new((Value::Uint16(1), Value::Uint16(4444))));
         assert_eq!(filter.conditions[0].value, range);
-        assert_eq!(
-            filter.conditions[1].value,
-            Value::V4AddrMask(0x0A00_0000, 0xFF00_0000)
-        );
+        assert_eq!(filter.conditions[1].value, Value::V4AddrMask(0x0A00_0000, 0xFF00_0000));
         assert_eq!(filter.conditions[1].field, Guid::from_u128(2));
     }
 
     #[test]
     fn bad_pointers_and_bad_numbers_are_told_apart() {
         let bad_name = FWPM_SESSION0 {
-            displayData: FWPM_DISPLAY_DATA0 {
-                name: 64,
-                description: 0,
-            },
+            displayData: FWPM_DISPLAY_DATA0 { name: 64, description: 0 },
             ..FWPM_SESSION0::zeroed()
         };
         assert_eq!(session(address(&bad_name)).unwrap_err().address, 64);
         assert_eq!(session(0).unwrap(), Session::default());
         assert!(provider(0).is_err());
-        let weight = FWP_VALUE0 {
-            r#type: data_type::UINT16,
-            value: 1,
-        };
-        let raw = FWPM_FILTER0 {
-            weight,
-            ..FWPM_FILTER0::zeroed()
-        };
-        assert_eq!(
-            filter(address(&raw)).unwrap(),
-            Err(Status::FWP_INVALID_WEIGHT)
-        );
-        let condition = FWPM_FILTER_CONDITION0 {
-            matchType: 13,
-            ..FWPM_FILTER_CONDITION0::zeroed()
-        };
+        let weight = FWP_VALUE0 { r#type: data_type::UINT16, value: 1 };
+        let raw = FWPM_FILTER0 { weight, ..FWPM_FILTER0::zeroed() };
+        assert_eq!(filter(address(&raw)).unwrap(), Err(Status::FWP_INVALID_WEIGHT));
+        let condition = FWPM_FILTER_CONDITION0 { matchType: 13, ..FWPM_FILTER_CONDITION0::zeroed() };
         let raw = FWPM_FILTER0 {
             numFilterConditions: 1,
             filterCondition: address(&condition),
             ..FWPM_FILTER0::zeroed()
         };
-        assert_eq!(
-            filter(address(&raw)).unwrap(),
-            Err(Status::FWP_INVALID_ENUMERATOR)
-        );
+        assert_eq!(filter(address(&raw)).unwrap(), Err(Status::FWP_INVALID_ENUMERATOR));
     }
 
     #[test]
     fn a_range_does_not_nest() {
         let nested = FWP_RANGE0 {
-            valueLow: FWP_VALUE0 {
-                r#type: data_type::RANGE,
-                value: 0,
-            },
+            valueLow: FWP_VALUE0 { r#type: data_type::RANGE, value: 0 },
             valueHigh: FWP_VALUE0::zeroed(),
         };
         let read = value(data_type::RANGE, address(&nested) as u64).unwrap();

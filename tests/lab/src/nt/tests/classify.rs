@@ -12,8 +12,8 @@ use super::{machine, peek, poke};
 use crate::status::Status;
 use crate::verifier::rules;
 use crate::wfp::{
-    ActionType, CalloutDriver, ClassifyOut, Discard, FlowHandle, Guid, LayerData, LayerId,
-    Metadata, NotifyType, Packet, RIGHT_ACTION_WRITE, Request, RuntimeFilter, Value,
+    ActionType, CalloutDriver, ClassifyOut, Discard, FlowHandle, Guid, LayerData, LayerId, Metadata,
+    NotifyType, Packet, RIGHT_ACTION_WRITE, Request, RuntimeFilter, Value,
 };
 
 type Classify = extern "win64" fn(u64, u64, u64, u64, u64, u64, u64);
@@ -42,20 +42,11 @@ fn filter() -> RuntimeFilter {
 }
 
 fn fresh() -> ClassifyOut {
-    ClassifyOut {
-        action: ActionType::NONE_NO_MATCH,
-        rights: RIGHT_ACTION_WRITE,
-        flags: 0,
-    }
+    ClassifyOut { action: ActionType::NONE_NO_MATCH, rights: RIGHT_ACTION_WRITE, flags: 0 }
 }
 
 fn request<'a>(values: &'a [Value], metadata: &'a Metadata, data: LayerData<'a>) -> Request<'a> {
-    Request {
-        layer: LayerId(13),
-        values,
-        metadata,
-        data,
-    }
+    Request { layer: LayerId(13), values, metadata, data }
 }
 
 extern "win64" fn accept(_: i32, _: u64, _: u64) -> i32 {
@@ -89,11 +80,7 @@ pub(super) fn with_packet(
     mdl_mapping: MdlMapping,
     f: impl Fn(&Kernel, usize),
 ) {
-    let options = Options {
-        nbl_layout,
-        mdl_mapping,
-        ..Options::default()
-    };
+    let options = Options { nbl_layout, mdl_mapping, ..Options::default() };
     let kernel = Kernel::new(Arc::new(Direct), options);
     let metadata = Metadata::default();
     let data = LayerData::Packet(Packet { bytes, data_start });
@@ -108,15 +95,7 @@ pub(super) fn with_packet(
     assert!(kernel.stopped().is_none(), "{:?}", kernel.stopped());
 }
 
-extern "win64" fn inspect(
-    values: u64,
-    meta: u64,
-    data: u64,
-    context: u64,
-    filter: u64,
-    flow: u64,
-    out: u64,
-) {
+extern "win64" fn inspect(values: u64, meta: u64, data: u64, context: u64, filter: u64, flow: u64, out: u64) {
     assert_eq!(KeGetCurrentIrql(), 2);
     assert!(data == 0 && context != 0 && flow == 0xF10);
     let fixed: FWPS_INCOMING_VALUES0 = peek(values as usize);
@@ -124,37 +103,19 @@ extern "win64" fn inspect(
     let at = |index: usize| peek::<FWP_VALUE0>(fixed.incomingValue + index * 16);
     assert_eq!((at(0).r#type, at(0).value), (1, 6));
     assert_eq!((at(1).r#type, at(1).value), (3, 0x0A00_0001));
-    assert_eq!(
-        (at(2).r#type, peek::<u64>(at(2).value as usize)),
-        (4, 1 << 48)
-    );
-    assert_eq!(
-        (at(3).r#type, peek::<[u8; 16]>(at(3).value as usize)),
-        (11, [9; 16])
-    );
+    assert_eq!((at(2).r#type, peek::<u64>(at(2).value as usize)), (4, 1 << 48));
+    assert_eq!((at(3).r#type, peek::<[u8; 16]>(at(3).value as usize)), (11, [9; 16]));
     assert_eq!(at(4).r#type, 0);
     let blob: FWP_BYTE_BLOB = peek(at(5).value as usize);
-    assert_eq!(
-        (at(5).r#type, blob.size, peek::<u8>(blob.data + 2)),
-        (12, 3, 3)
-    );
+    assert_eq!((at(5).r#type, blob.size, peek::<u8>(blob.data + 2)), (12, 3, 3));
     let beyond = fixed.incomingValue + 6 * 16;
-    assert!(
-        foreign::read::<u8>(beyond).is_err(),
-        "the array ends at a guard page"
-    );
+    assert!(foreign::read::<u8>(beyond).is_err(), "the array ends at a guard page");
     let meta: FWPS_INCOMING_METADATA_VALUES0 = peek(meta as usize);
     assert_eq!(meta.currentMetadataValues, 0x1 | 0x2 | 0x4 | 0x40_0000);
     assert_eq!(meta.discardMetadata.discardReason, 4);
-    assert_eq!(
-        (meta.flowHandle, meta.ipHeaderSize, meta.transportHeaderSize),
-        (3, 20, 0)
-    );
+    assert_eq!((meta.flowHandle, meta.ipHeaderSize, meta.transportHeaderSize), (3, 20, 0));
     let filter: FWPS_FILTER3 = peek(filter as usize);
-    assert_eq!(
-        (filter.filterId, filter.context, filter.flags),
-        (77, 0xC0, 2)
-    );
+    assert_eq!((filter.filterId, filter.context, filter.flags), (77, 0xC0, 2));
     assert_eq!((filter.action.r#type, filter.action.calloutId), (0x5003, 5));
     assert_eq!(peek::<u64>(filter.weight.value as usize), 1 << 60);
     let mut answer: FWPS_CLASSIFY_OUT0 = peek(out as usize);
@@ -176,11 +137,7 @@ fn an_indication_arrives_whole() {
         Value::ByteBlob(Arc::from([1, 2, 3])),
     ];
     let metadata = Metadata {
-        discard: Some(Discard {
-            module: 1,
-            reason: 4,
-            filter_id: 0,
-        }),
+        discard: Some(Discard { module: 1, reason: 4, filter_id: 0 }),
         flow_handle: Some(FlowHandle(3)),
         ip_header_size: Some(20),
         ale_classify_required: true,
@@ -210,10 +167,7 @@ fn stream_data_is_a_list() {
     let kernel = machine();
     let metadata = Metadata::default();
     let driver = callout(&kernel, inspect_stream, accept);
-    let data = LayerData::Stream {
-        bytes: b"hello",
-        flags: 3,
-    };
+    let data = LayerData::Stream { bytes: b"hello", flags: 3 };
     driver.classify(&request(&[], &metadata, data), &filter(), 0, &mut fresh());
     assert!(kernel.stopped().is_none(), "{:?}", kernel.stopped());
 }
@@ -228,23 +182,12 @@ extern "win64" fn inspect_vista(_: u64, _: u64, _: u64, filter: u64, flow: u64, 
 
 #[test]
 fn the_oldest_prototype_has_no_context_and_passive_level_can_be_asked_for() {
-    let options = Options {
-        classify_irql: Irql::PASSIVE,
-        ..Options::default()
-    };
+    let options = Options { classify_irql: Irql::PASSIVE, ..Options::default() };
     let kernel = Kernel::new(Arc::new(Direct), options);
-    let raw = FWPS_CALLOUT3 {
-        classifyFn: inspect_vista as *const () as Address,
-        ..FWPS_CALLOUT3::zeroed()
-    };
+    let raw = FWPS_CALLOUT3 { classifyFn: inspect_vista as *const () as Address, ..FWPS_CALLOUT3::zeroed() };
     let driver = GuestCallout::new(kernel.weak(), raw, Prototype::Vista);
     let (metadata, mut out) = (Metadata::default(), fresh());
-    driver.classify(
-        &request(&[], &metadata, LayerData::None),
-        &filter(),
-        4,
-        &mut out,
-    );
+    driver.classify(&request(&[], &metadata, LayerData::None), &filter(), 4, &mut out);
     assert!(kernel.stopped().is_none(), "{:?}", kernel.stopped());
     assert_eq!(out.action, ActionType::PERMIT);
 }
@@ -274,10 +217,7 @@ extern "win64" fn retreat(_: u64, _: u64, data: u64, _: u64, _: u64, _: u64, _: 
 fn finding(classify: Classify, before: ClassifyOut) -> Option<&'static str> {
     let kernel = machine();
     let metadata = Metadata::default();
-    let data = LayerData::Packet(Packet {
-        bytes: &[0; 40],
-        data_start: 20,
-    });
+    let data = LayerData::Packet(Packet { bytes: &[0; 40], data_start: 20 });
     let driver = callout(&kernel, classify, accept);
     let mut out = before;
     driver.classify(&request(&[], &metadata, data), &filter(), 0, &mut out);
@@ -288,27 +228,14 @@ fn finding(classify: Classify, before: ClassifyOut) -> Option<&'static str> {
 
 #[test]
 fn breaches_of_a_classify() {
-    let without = ClassifyOut {
-        rights: 0,
-        action: ActionType::BLOCK,
-        flags: 0,
-    };
-    let vetoed = ClassifyOut {
-        action: ActionType::PERMIT,
-        ..without
-    };
+    let without = ClassifyOut { rights: 0, action: ActionType::BLOCK, flags: 0 };
+    let vetoed = ClassifyOut { action: ActionType::PERMIT, ..without };
     assert_eq!(finding(permit, fresh()), None);
-    assert_eq!(
-        finding(permit, without),
-        Some(rules::ACTION_WITHOUT_RIGHT.id)
-    );
+    assert_eq!(finding(permit, without), Some(rules::ACTION_WITHOUT_RIGHT.id));
     assert_eq!(finding(block, vetoed), None, "a veto needs no right");
     assert_eq!(finding(leave_alone, without), None);
     assert_eq!(finding(raise, fresh()), Some(rules::IRQL_CHANGED.id));
-    assert_eq!(
-        finding(retreat, fresh()),
-        Some(rules::NET_BUFFER_CHANGED.id)
-    );
+    assert_eq!(finding(retreat, fresh()), Some(rules::NET_BUFFER_CHANGED.id));
 }
 
 #[test]
@@ -322,23 +249,13 @@ fn a_stopped_machine_answers_as_if_the_callout_were_unregistered() {
     let driver = callout(&kernel, permit, accept);
     let answer = |action, flags| {
         let mut out = fresh();
-        let filter = RuntimeFilter {
-            action,
-            flags,
-            ..filter()
-        };
+        let filter = RuntimeFilter { action, flags, ..filter() };
         driver.classify(&request, &filter, 0, &mut out);
         out.action
     };
-    assert_eq!(
-        answer(ActionType::CALLOUT_TERMINATING, 0),
-        ActionType::BLOCK
-    );
+    assert_eq!(answer(ActionType::CALLOUT_TERMINATING, 0), ActionType::BLOCK);
     assert_eq!(answer(ActionType::CALLOUT_UNKNOWN, 2), ActionType::PERMIT);
-    assert_eq!(
-        answer(ActionType::CALLOUT_INSPECTION, 0),
-        ActionType::CONTINUE
-    );
+    assert_eq!(answer(ActionType::CALLOUT_INSPECTION, 0), ActionType::CONTINUE);
 }
 
 extern "win64" fn set_context(kind: i32, key: u64, filter: u64) -> i32 {
@@ -346,11 +263,7 @@ extern "win64" fn set_context(kind: i32, key: u64, filter: u64) -> i32 {
     assert_eq!(key == 0, kind == 1, "a key unless deleting");
     let at = filter as usize + std::mem::offset_of!(FWPS_FILTER3, context);
     poke(at, 0xBEEFu64);
-    if kind == 2 {
-        Status::INVALID_PARAMETER.0
-    } else {
-        0
-    }
+    if kind == 2 { Status::INVALID_PARAMETER.0 } else { 0 }
 }
 
 extern "win64" fn expect_context(_: u64, _: u64, _: u64, _: u64, filter: u64, _: u64, out: u64) {
@@ -367,25 +280,14 @@ fn a_context_set_by_notify_lasts_until_the_filter_is_deleted() {
     let metadata = Metadata::default();
     let classify = || {
         let mut out = fresh();
-        driver.classify(
-            &request(&[], &metadata, LayerData::None),
-            &filter(),
-            0,
-            &mut out,
-        );
+        driver.classify(&request(&[], &metadata, LayerData::None), &filter(), 0, &mut out);
         out.action
     };
     assert_eq!(classify(), ActionType::BLOCK);
     let key = Some(Guid::from_u128(1));
-    assert_eq!(
-        driver.notify(NotifyType::AddFilter, key, &filter()),
-        Status::SUCCESS
-    );
+    assert_eq!(driver.notify(NotifyType::AddFilter, key, &filter()), Status::SUCCESS);
     assert_eq!(classify(), ActionType::PERMIT);
-    assert_eq!(
-        driver.notify(NotifyType::DeleteFilter, None, &filter()),
-        Status::SUCCESS
-    );
+    assert_eq!(driver.notify(NotifyType::DeleteFilter, None, &filter()), Status::SUCCESS);
     assert_eq!(classify(), ActionType::BLOCK);
     let refused = driver.notify(NotifyType::AddFilterPostCommit, key, &filter());
     assert_eq!(refused, Status::INVALID_PARAMETER);

@@ -15,12 +15,7 @@ use crate::verifier::{Rule, rules};
 type Entry = extern "win64" fn(Address, Address) -> i32;
 
 fn image(entry: Entry) -> DriverImage {
-    DriverImage {
-        name: "hushport".into(),
-        entry: entry as *const () as Address,
-        base: 0x1000,
-        size: 0x2000,
-    }
+    DriverImage { name: "hushport".into(), entry: entry as *const () as Address, base: 0x1000, size: 0x2000 }
 }
 
 fn set_unload(driver: Address, routine: extern "win64" fn(Address)) {
@@ -63,10 +58,7 @@ extern "win64" fn tidy_entry(driver: Address, path: Address) -> i32 {
     let linked: DRIVER_OBJECT = peek(driver);
     assert_eq!(linked.DeviceObject, device);
     let raw: DEVICE_OBJECT = peek(device);
-    assert_eq!(
-        (raw.Type, raw.DriverObject, raw.DeviceType),
-        (3, driver, 0x12)
-    );
+    assert_eq!((raw.Type, raw.DriverObject, raw.DeviceType), (3, driver, 0x12));
     assert_eq!(raw.DeviceExtension, device + 336);
     poke(raw.DeviceExtension + 56, u64::MAX);
     let key: Address = 0;
@@ -131,10 +123,7 @@ fn what_is_left_is_reported() {
 #[test]
 fn a_leak_names_tag_and_size_and_counts() {
     let (kernel, outcome) = cycle(leaky_pool);
-    let Err(Stop::BugCheck {
-        parameters, text, ..
-    }) = outcome
-    else {
+    let Err(Stop::BugCheck { parameters, text, .. }) = outcome else {
         panic!("a leak is fatal");
     };
     assert_eq!(parameters, [0x62, 0, 0, 1]);
@@ -165,10 +154,7 @@ extern "win64" fn refusing_tidily(_: Address, _: Address) -> i32 {
 fn a_driver_that_refuses_must_leave_nothing() {
     let kernel = machine();
     let refused = kernel.load_driver(image(refusing_tidily));
-    assert_eq!(
-        super::clean(&kernel, refused),
-        Status::INSUFFICIENT_RESOURCES
-    );
+    assert_eq!(super::clean(&kernel, refused), Status::INSUFFICIENT_RESOURCES);
     let outcome = kernel.load_driver(image(refusing));
     super::stopped_by(&kernel, outcome, &rules::DEVICE_LEFT);
 }
@@ -203,10 +189,7 @@ extern "win64" fn busy_entry(driver: Address, _: Address) -> i32 {
 fn unload_waits_for_work_items() {
     let (kernel, report) = cycle(busy_entry);
     assert!(super::clean(&kernel, report).is_empty());
-    assert_eq!(
-        (WORKED.load(Ordering::SeqCst), ITEM.load(Ordering::SeqCst)),
-        (1, 1)
-    );
+    assert_eq!((WORKED.load(Ordering::SeqCst), ITEM.load(Ordering::SeqCst)), (1, 1));
 }
 
 extern "win64" fn slow(_: Address, _: Address) {
@@ -226,9 +209,7 @@ fn queued(driver: Address, misuse: fn(Address)) -> i32 {
 }
 
 extern "win64" fn queues_twice(driver: Address, _: Address) -> i32 {
-    queued(driver, |item| {
-        IoQueueWorkItem(item, slow as *const () as Address, 1, 0)
-    })
+    queued(driver, |item| IoQueueWorkItem(item, slow as *const () as Address, 1, 0))
 }
 
 extern "win64" fn frees_queued(driver: Address, _: Address) -> i32 {

@@ -29,12 +29,7 @@ fn drive<R, F: FnOnce() -> R>(kernel: &Kernel, irql: Irql, f: F) -> Result<R, St
 }
 
 /// Runs `f` as driver code.
-fn drive_on<R, F: FnOnce() -> R>(
-    kernel: &Kernel,
-    processor: u32,
-    irql: Irql,
-    f: F,
-) -> Result<R, Stop> {
+fn drive_on<R, F: FnOnce() -> R>(kernel: &Kernel, processor: u32, irql: Irql, f: F) -> Result<R, Stop> {
     struct Work<R, F>(Option<F>, Option<R>);
     extern "win64" fn trampoline<R, F: FnOnce() -> R>(work: *mut c_void) -> u64 {
         // SAFETY: the address of `work` below, which outlives the call.
@@ -54,12 +49,7 @@ fn drive_on<R, F: FnOnce() -> R>(
 /// Asserts that the driver was stopped by `rule`, and by nothing before it.
 #[track_caller]
 fn stopped_by<R>(kernel: &Kernel, outcome: Result<R, Stop>, rule: &'static Rule) {
-    let Err(Stop::BugCheck {
-        code,
-        parameters,
-        text,
-    }) = outcome
-    else {
+    let Err(Stop::BugCheck { code, parameters, text }) = outcome else {
         panic!("{} did not fire", rule.id);
     };
     assert_eq!(code, rule.code, "{text}");
@@ -67,10 +57,7 @@ fn stopped_by<R>(kernel: &Kernel, outcome: Result<R, Stop>, rule: &'static Rule)
         assert_eq!(parameters[0], first, "{text}");
     }
     let found = kernel.verifier().findings();
-    let names: Vec<_> = found
-        .iter()
-        .map(|finding| finding.violation.rule.id)
-        .collect();
+    let names: Vec<_> = found.iter().map(|finding| finding.violation.rule.id).collect();
     assert_eq!(names, [rule.id], "{text}");
 }
 

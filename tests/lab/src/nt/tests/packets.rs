@@ -20,12 +20,8 @@ const BYTES: [u8; 60] = {
     bytes
 };
 
-const LAYOUTS: [NblLayout; 4] = [
-    NblLayout::Contiguous,
-    NblLayout::SplitAt(4),
-    NblLayout::Pieces(1),
-    NblLayout::Pieces(7),
-];
+const LAYOUTS: [NblLayout; 4] =
+    [NblLayout::Contiguous, NblLayout::SplitAt(4), NblLayout::Pieces(1), NblLayout::Pieces(7)];
 
 fn bytes_at(address: usize, count: usize) -> Vec<u8> {
     (address..address + count).map(peek::<u8>).collect()
@@ -50,40 +46,26 @@ fn data_is_the_same_in_every_layout() {
         let found = NdisGetDataBuffer(buffer, 20, at, 1, 0);
         assert_eq!(bytes_at(found, 20), BYTES[20..40]);
         assert_eq!(found == at, layout != NblLayout::Contiguous, "{layout:?}");
-        assert_eq!(
-            NdisGetDataBuffer(buffer, 41, at, 1, 0),
-            0,
-            "more than there is"
-        );
+        assert_eq!(NdisGetDataBuffer(buffer, 41, at, 1, 0), 0, "more than there is");
         assert_eq!(NdisGetDataBuffer(buffer, 0, at, 1, 0), 0);
         if layout != NblLayout::Contiguous {
-            assert_eq!(
-                NdisGetDataBuffer(buffer, 20, 0, 1, 0),
-                0,
-                "nowhere to copy to"
-            );
+            assert_eq!(NdisGetDataBuffer(buffer, 20, 0, 1, 0), 0, "nowhere to copy to");
         }
     });
 }
 
 #[test]
 fn alignment_is_bought_with_a_copy() {
-    with_packet(
-        &BYTES,
-        21,
-        NblLayout::Contiguous,
-        MdlMapping::Mapped,
-        |_, buffer| {
-            let storage = [0u64; 8];
-            let at = storage.as_ptr() as usize;
-            let unaligned = NdisGetDataBuffer(buffer, 8, at, 1, 0);
-            assert_ne!(unaligned, at);
-            let residue = (unaligned % 8) as u32;
-            assert_eq!(NdisGetDataBuffer(buffer, 8, at, 8, residue), unaligned);
-            assert_eq!(NdisGetDataBuffer(buffer, 8, at, 8, (residue + 1) % 8), at);
-            assert_eq!(bytes_at(at, 8), BYTES[21..29]);
-        },
-    );
+    with_packet(&BYTES, 21, NblLayout::Contiguous, MdlMapping::Mapped, |_, buffer| {
+        let storage = [0u64; 8];
+        let at = storage.as_ptr() as usize;
+        let unaligned = NdisGetDataBuffer(buffer, 8, at, 1, 0);
+        assert_ne!(unaligned, at);
+        let residue = (unaligned % 8) as u32;
+        assert_eq!(NdisGetDataBuffer(buffer, 8, at, 8, residue), unaligned);
+        assert_eq!(NdisGetDataBuffer(buffer, 8, at, 8, (residue + 1) % 8), at);
+        assert_eq!(bytes_at(at, 8), BYTES[21..29]);
+    });
 }
 
 #[test]
@@ -116,47 +98,32 @@ fn a_retreat_beyond_the_packet_needs_an_mdl() {
         NdisAdvanceNetBufferDataStart(buffer, 30, 1, 0);
         let after: NET_BUFFER_DATA = peek(buffer);
         assert_eq!((after.MdlChain, after.DataOffset), (before.MdlChain, 20));
-        assert!(
-            foreign::read::<u8>(grown.MdlChain).is_err(),
-            "the MDL is gone"
-        );
+        assert!(foreign::read::<u8>(grown.MdlChain).is_err(), "the MDL is gone");
     });
 }
 
 #[test]
 fn a_packet_ends_at_a_guard_page() {
-    with_packet(
-        &BYTES,
-        20,
-        NblLayout::Contiguous,
-        MdlMapping::Mapped,
-        |_, buffer| {
-            let found = NdisGetDataBuffer(buffer, 40, 0, 1, 0);
-            assert!(foreign::read::<u8>(found + 39).is_ok());
-            assert!(foreign::read::<u8>(found + 40).is_err());
-        },
-    );
+    with_packet(&BYTES, 20, NblLayout::Contiguous, MdlMapping::Mapped, |_, buffer| {
+        let found = NdisGetDataBuffer(buffer, 40, 0, 1, 0);
+        assert!(foreign::read::<u8>(found + 39).is_ok());
+        assert!(foreign::read::<u8>(found + 40).is_err());
+    });
 }
 
 #[test]
 fn mapping_can_fail() {
-    with_packet(
-        &BYTES,
-        20,
-        NblLayout::Contiguous,
-        MdlMapping::Unmapped,
-        |kernel, buffer| {
-            let mdl = peek::<NET_BUFFER_DATA>(buffer).CurrentMdl;
-            kernel.pool().fail_next(2);
-            assert_eq!(NdisGetDataBuffer(buffer, 8, 0, 1, 0), 0);
-            assert_eq!(MmMapLockedPagesSpecifyCache(mdl, 0, 1, 0, 0, 0), 0);
-            let mapped = MmMapLockedPagesSpecifyCache(mdl, 0, 1, 0, 0, 0);
-            assert_eq!(bytes_at(mapped, 60), BYTES);
-            assert_eq!(peek::<MDL>(mdl).MdlFlags & 1, 1);
-            MmUnmapLockedPages(mapped, mdl);
-            assert_eq!(peek::<MDL>(mdl).MdlFlags & 1, 0);
-        },
-    );
+    with_packet(&BYTES, 20, NblLayout::Contiguous, MdlMapping::Unmapped, |kernel, buffer| {
+        let mdl = peek::<NET_BUFFER_DATA>(buffer).CurrentMdl;
+        kernel.pool().fail_next(2);
+        assert_eq!(NdisGetDataBuffer(buffer, 8, 0, 1, 0), 0);
+        assert_eq!(MmMapLockedPagesSpecifyCache(mdl, 0, 1, 0, 0, 0), 0);
+        let mapped = MmMapLockedPagesSpecifyCache(mdl, 0, 1, 0, 0, 0);
+        assert_eq!(bytes_at(mapped, 60), BYTES);
+        assert_eq!(peek::<MDL>(mdl).MdlFlags & 1, 1);
+        MmUnmapLockedPages(mapped, mdl);
+        assert_eq!(peek::<MDL>(mdl).MdlFlags & 1, 0);
+    });
     let kernel = machine();
     let mdl = MDL::zeroed();
     let outcome = drive(&kernel, Irql::DISPATCH, || {
@@ -175,11 +142,7 @@ fn memory_functions_do_what_c_says() {
         memmove(at + 1, at, 4);
         memset(at + 6, i32::from(b'z'), 2);
         memcpy(at + 5, at, 1);
-        (
-            memcmp(at, at + 1, 1),
-            memcmp(at, at + 2, 3) < 0,
-            memcmp(at, at, 8),
-        )
+        (memcmp(at, at + 1, 1), memcmp(at, at + 2, 3) < 0, memcmp(at, at, 8))
     });
     assert_eq!(clean(&kernel, outcome), (0, true, 0));
     assert_eq!(bytes_at(at, 8), b"aabcdazz");
@@ -193,10 +156,7 @@ fn strings_and_versions() {
     use super::super::types::{RTL_OSVERSIONINFOEXW, UNICODE_STRING};
     let kernel = machine();
     let (string, text) = (UNICODE_STRING::zeroed(), [b'a'.into(), b'b'.into(), 0u16]);
-    let version = RTL_OSVERSIONINFOEXW {
-        dwOSVersionInfoSize: 284,
-        ..RTL_OSVERSIONINFOEXW::zeroed()
-    };
+    let version = RTL_OSVERSIONINFOEXW { dwOSVersionInfoSize: 284, ..RTL_OSVERSIONINFOEXW::zeroed() };
     let (string, version) = (&raw const string as usize, &raw const version as usize);
     let outcome = drive(&kernel, Irql::PASSIVE, || {
         RtlInitUnicodeString(string, text.as_ptr() as usize);

@@ -55,20 +55,12 @@ fn breaks<R>(rule: &'static Rule, irql: Irql, f: impl FnOnce() -> R) {
 fn wrong_requests() {
     let level = Irql::DISPATCH;
     breaks(&rules::POOL_ZERO_BYTES, level, || allocate(0));
-    breaks(&rules::POOL_ZERO_TAG, level, || {
-        ExAllocatePool2(NON_PAGED, 8, 0)
-    });
-    breaks(&rules::POOL_PAGED_IRQL, level, || {
-        ExAllocatePool2(PAGED, 8, TAG)
-    });
+    breaks(&rules::POOL_ZERO_TAG, level, || ExAllocatePool2(NON_PAGED, 8, 0));
+    breaks(&rules::POOL_PAGED_IRQL, level, || ExAllocatePool2(PAGED, 8, TAG));
     breaks(&rules::POOL_IRQL, Irql::HIGH, || allocate(8));
-    breaks(&rules::POOL_EXECUTABLE, level, || {
-        ExAllocatePool2(0x80, 8, TAG)
-    });
+    breaks(&rules::POOL_EXECUTABLE, level, || ExAllocatePool2(0x80, 8, TAG));
     for flags in [0, NON_PAGED | PAGED, NON_PAGED | 0x800, NON_PAGED | 0x10] {
-        breaks(&rules::POOL_BAD_FLAGS, Irql::PASSIVE, || {
-            ExAllocatePool2(flags, 8, TAG)
-        });
+        breaks(&rules::POOL_BAD_FLAGS, Irql::PASSIVE, || ExAllocatePool2(flags, 8, TAG));
     }
 }
 
@@ -87,17 +79,13 @@ fn optional_flags_are_ignored() {
 fn wrong_frees() {
     let level = Irql::DISPATCH;
     breaks(&rules::POOL_BAD_FREE, level, || ExFreePool(0));
-    breaks(&rules::POOL_BAD_FREE, level, || {
-        ExFreePool(allocate(64) + 16)
-    });
+    breaks(&rules::POOL_BAD_FREE, level, || ExFreePool(allocate(64) + 16));
     breaks(&rules::POOL_DOUBLE_FREE, level, || {
         let block = allocate(64);
         ExFreePool(block);
         ExFreePool(block);
     });
-    breaks(&rules::POOL_WRONG_TAG, level, || {
-        ExFreePoolWithTag(allocate(64), TAG + 1)
-    });
+    breaks(&rules::POOL_WRONG_TAG, level, || ExFreePoolWithTag(allocate(64), TAG + 1));
     breaks(&rules::POOL_FREE_IRQL, level, || {
         let block = allocate(64);
         super::super::ke::KfRaiseIrql(Irql::HIGH.0);
@@ -153,16 +141,10 @@ fn shortages() {
     assert!(!succeeds(&kernel));
     kernel.pool().fail_above(64);
     assert!(succeeds(&kernel));
-    kernel.pool().set_shortage(Shortage {
-        skip: 1,
-        fail: 1,
-        above: None,
-    });
+    kernel.pool().set_shortage(Shortage { skip: 1, fail: 1, above: None });
     assert_eq!([(); 3].map(|()| succeeds(&kernel)), [true, false, true]);
     kernel.pool().fail_next(1);
-    let outcome = drive(&kernel, Irql::PASSIVE, || {
-        ExAllocatePool2(NON_PAGED | 0x20, 8, TAG)
-    });
+    let outcome = drive(&kernel, Irql::PASSIVE, || ExAllocatePool2(NON_PAGED | 0x20, 8, TAG));
     stopped_by(&kernel, outcome, &rules::POOL_RAISE);
 }
 
@@ -178,10 +160,7 @@ fn addresses_are_described() {
     let (place, text) = pool.describe(live + 32 + 8).unwrap();
     assert!(place == Where::Beyond && text.starts_with("8 bytes past the end of pool block"));
     let (place, text) = pool.describe(freed).unwrap();
-    assert!(
-        place == Where::Freed && text.contains("freed pool block"),
-        "{text}"
-    );
+    assert!(place == Where::Freed && text.contains("freed pool block"), "{text}");
     assert!(pool.describe(16).is_none());
     assert_eq!(pool.leaks().len(), 1);
     assert_eq!(pool.bytes(), (32, 64));

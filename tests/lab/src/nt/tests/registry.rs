@@ -42,9 +42,7 @@ fn open(kernel: &Kernel, path: &str) -> Result<usize, Status> {
     let handle = 0usize;
     let status = clean(
         kernel,
-        drive(kernel, Irql::PASSIVE, || {
-            ZwOpenKey(address(&handle), 0x2_0019, address(&attributes))
-        }),
+        drive(kernel, Irql::PASSIVE, || ZwOpenKey(address(&handle), 0x2_0019, address(&attributes))),
     );
     Status(status).to_result()?;
     Ok(peek(address(&handle)))
@@ -62,9 +60,7 @@ fn query(kernel: &Kernel, key: usize, name: &str, class: i32, room: u32) -> (Sta
             ZwQueryValueKey(key, name, class, out, room, address(&needed))
         }),
     );
-    let answer = (0..128)
-        .map(|at| peek::<u8>(address(&buffer) + at))
-        .collect();
+    let answer = (0..128).map(|at| peek::<u8>(address(&buffer) + at)).collect();
     (Status(status), peek(address(&needed)), answer)
 }
 
@@ -82,10 +78,7 @@ fn values_are_answered_as_far_as_they_fit() {
     const PARTIAL: i32 = 2;
     let (status, needed, answer) = query(&kernel, key, "mode", PARTIAL, 128);
     assert_eq!((status, needed), (Status::SUCCESS, 16));
-    assert_eq!(
-        answer[..16],
-        [0, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 2, 0, 0, 0]
-    );
+    assert_eq!(answer[..16], [0, 0, 0, 0, 4, 0, 0, 0, 4, 0, 0, 0, 2, 0, 0, 0]);
     assert_eq!(answer[16], 0xEE);
     let (status, needed, answer) = query(&kernel, key, "mode", PARTIAL, 14);
     assert_eq!((status, needed), (Status::BUFFER_OVERFLOW, 16));
@@ -116,9 +109,8 @@ fn full_information_carries_name_and_data() {
 fn a_key_tells_its_size() {
     let (kernel, key) = prepared();
     let (buffer, needed) = ([0u32; 16], 0u32);
-    let outcome = drive(&kernel, Irql::PASSIVE, || {
-        ZwQueryKey(key, 2, address(&buffer), 64, address(&needed))
-    });
+    let outcome =
+        drive(&kernel, Irql::PASSIVE, || ZwQueryKey(key, 2, address(&buffer), 64, address(&needed)));
     assert_eq!(clean(&kernel, outcome), 0);
     // Values, longest name, longest data.
     let at = |index: usize| peek::<u32>(address(&buffer) + 4 * index);
@@ -141,10 +133,7 @@ fn a_change_queues_the_work_item() {
         WorkerRoutine: on_change as *const () as usize,
         Parameter: 5,
     };
-    let block = IO_STATUS_BLOCK {
-        Pointer: 99,
-        Information: 99,
-    };
+    let block = IO_STATUS_BLOCK { Pointer: 99, Information: 99 };
     let watch = |filter| {
         let outcome = drive(&kernel, Irql::PASSIVE, || {
             let (item, block) = (address(&item), address(&block));
@@ -164,16 +153,10 @@ fn a_change_queues_the_work_item() {
     assert!(kernel.work().drain(Duration::from_secs(5)));
     assert_eq!(RAN.load(Ordering::SeqCst), 5);
     assert_eq!(watch(4), Status::PENDING);
-    assert_eq!(
-        clean(&kernel, drive(&kernel, Irql::PASSIVE, || ZwClose(key))),
-        0
-    );
+    assert_eq!(clean(&kernel, drive(&kernel, Irql::PASSIVE, || ZwClose(key))), 0);
     assert!(kernel.work().drain(Duration::from_secs(5)));
     assert_eq!(RAN.load(Ordering::SeqCst), 10);
-    assert_eq!(
-        peek::<u64>(address(&block)),
-        status::NOTIFY_CLEANUP.0 as u64
-    );
+    assert_eq!(peek::<u64>(address(&block)), status::NOTIFY_CLEANUP.0 as u64);
 }
 
 #[test]
@@ -189,18 +172,11 @@ fn a_change_sets_the_event() {
         (created, pending, early, event)
     });
     let (created, pending, early, event) = clean(&kernel, outcome);
-    assert_eq!(
-        (created, pending, early),
-        (0, Status::PENDING.0, status::TIMEOUT.0)
-    );
+    assert_eq!((created, pending, early), (0, Status::PENDING.0, status::TIMEOUT.0));
     kernel.set_value(&parameters_key("hushport"), "Mode", RegistryValue::dword(0));
     let outcome = drive(&kernel, Irql::PASSIVE, || {
         let first = ZwWaitForSingleObject(event, 0, 0);
-        (
-            first,
-            ZwWaitForSingleObject(event, 0, address(&now)),
-            ZwClose(event),
-        )
+        (first, ZwWaitForSingleObject(event, 0, address(&now)), ZwClose(event))
     });
     assert_eq!(clean(&kernel, outcome), (0, status::TIMEOUT.0, 0));
 }
@@ -211,9 +187,7 @@ fn a_synchronous_request_waits_for_the_change() {
     std::thread::scope(|scope| {
         let waiter = scope.spawn(|| {
             let block = IO_STATUS_BLOCK::zeroed();
-            drive(&kernel, Irql::PASSIVE, || {
-                ZwNotifyChangeKey(key, 0, 0, 0, address(&block), 4, 0, 0, 0, 0)
-            })
+            drive(&kernel, Irql::PASSIVE, || ZwNotifyChangeKey(key, 0, 0, 0, address(&block), 4, 0, 0, 0, 0))
         });
         std::thread::sleep(Duration::from_millis(20));
         assert!(!waiter.is_finished());
@@ -225,20 +199,11 @@ fn a_synchronous_request_waits_for_the_change() {
 #[test]
 fn handles_and_strings_are_checked() {
     let kernel = machine();
-    assert_eq!(
-        open(&kernel, r"\Registry\Nowhere"),
-        Err(Status::OBJECT_NAME_NOT_FOUND)
-    );
+    assert_eq!(open(&kernel, r"\Registry\Nowhere"), Err(Status::OBJECT_NAME_NOT_FOUND));
     let outcome = drive(&kernel, Irql::PASSIVE, || ZwClose(0x44));
     stopped_by(&kernel, outcome, &rules::BAD_HANDLE);
     let (kernel, key) = prepared();
-    let odd = UNICODE_STRING {
-        Length: 3,
-        MaximumLength: 4,
-        Buffer: address(&kernel),
-    };
-    let outcome = drive(&kernel, Irql::PASSIVE, || {
-        ZwQueryValueKey(key, address(&odd), 2, 0, 0, 0)
-    });
+    let odd = UNICODE_STRING { Length: 3, MaximumLength: 4, Buffer: address(&kernel) };
+    let outcome = drive(&kernel, Irql::PASSIVE, || ZwQueryValueKey(key, address(&odd), 2, 0, 0, 0));
     stopped_by(&kernel, outcome, &rules::MALFORMED_STRING);
 }

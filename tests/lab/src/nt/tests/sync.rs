@@ -61,34 +61,16 @@ fn ceilings_hold_for_every_kind_of_function() {
     let event = address(&event);
     let level = Irql::DISPATCH;
     breaks(&rules::ZW_IRQL, level, || super::super::zw::ZwClose(4));
-    breaks(&rules::API_IRQL, level, || {
-        super::super::fwp::FwpmEngineClose0(4)
-    });
-    breaks(&rules::SET_EVENT_IRQL, Irql::HIGH, || {
-        KeSetEvent(event, 0, 0)
-    });
+    breaks(&rules::API_IRQL, level, || super::super::fwp::FwpmEngineClose0(4));
+    breaks(&rules::SET_EVENT_IRQL, Irql::HIGH, || KeSetEvent(event, 0, 0));
     breaks(&rules::SET_EVENT_IRQL, level, || KeSetEvent(event, 0, 1));
-    breaks(&rules::WAIT_IRQL, level, || {
-        KeWaitForSingleObject(event, 0, 0, 0, 0)
-    });
-    breaks(&rules::RELEASE_SPIN_LOCK_IRQL, Irql::PASSIVE, || {
-        KeReleaseSpinLock(event, 0)
-    });
-    breaks(&rules::ACQUIRE_SPIN_LOCK_IRQL, Irql::HIGH, || {
-        KeAcquireSpinLockRaiseToDpc(event)
-    });
-    breaks(&rules::ACQUIRE_AT_DPC_IRQL, Irql::PASSIVE, || {
-        KeAcquireSpinLockAtDpcLevel(event)
-    });
-    breaks(&rules::RELEASE_FROM_DPC_IRQL, Irql::APC, || {
-        KeReleaseSpinLockFromDpcLevel(event)
-    });
-    breaks(&rules::ACQUIRE_FAST_MUTEX_IRQL, level, || {
-        ExAcquireFastMutex(event)
-    });
-    breaks(&rules::RELEASE_FAST_MUTEX_IRQL, Irql::PASSIVE, || {
-        ExReleaseFastMutex(event)
-    });
+    breaks(&rules::WAIT_IRQL, level, || KeWaitForSingleObject(event, 0, 0, 0, 0));
+    breaks(&rules::RELEASE_SPIN_LOCK_IRQL, Irql::PASSIVE, || KeReleaseSpinLock(event, 0));
+    breaks(&rules::ACQUIRE_SPIN_LOCK_IRQL, Irql::HIGH, || KeAcquireSpinLockRaiseToDpc(event));
+    breaks(&rules::ACQUIRE_AT_DPC_IRQL, Irql::PASSIVE, || KeAcquireSpinLockAtDpcLevel(event));
+    breaks(&rules::RELEASE_FROM_DPC_IRQL, Irql::APC, || KeReleaseSpinLockFromDpcLevel(event));
+    breaks(&rules::ACQUIRE_FAST_MUTEX_IRQL, level, || ExAcquireFastMutex(event));
+    breaks(&rules::RELEASE_FAST_MUTEX_IRQL, Irql::PASSIVE, || ExReleaseFastMutex(event));
 }
 
 #[test]
@@ -114,18 +96,12 @@ fn dispatch_level_excludes_others_of_the_processor_only() {
         scope.spawn(|| visit(1));
         visit(1);
     });
-    assert!(
-        !together.load(Ordering::SeqCst),
-        "one at a time on a processor"
-    );
+    assert!(!together.load(Ordering::SeqCst), "one at a time on a processor");
     std::thread::scope(|scope| {
         scope.spawn(|| visit(1));
         visit(2);
     });
-    assert!(
-        together.load(Ordering::SeqCst),
-        "two processors run together"
-    );
+    assert!(together.load(Ordering::SeqCst), "two processors run together");
 }
 
 #[test]
@@ -156,12 +132,8 @@ fn spin_locks_exclude_and_know_their_owner() {
         KeAcquireSpinLockAtDpcLevel(lock);
     });
     super::poke(lock, 0usize);
-    breaks(&rules::SPIN_LOCK_NOT_OWNED, Irql::DISPATCH, || {
-        KeReleaseSpinLockFromDpcLevel(lock)
-    });
-    breaks(&rules::SPIN_LOCK_HELD, Irql::DISPATCH, || {
-        KeAcquireSpinLockAtDpcLevel(lock)
-    });
+    breaks(&rules::SPIN_LOCK_NOT_OWNED, Irql::DISPATCH, || KeReleaseSpinLockFromDpcLevel(lock));
+    breaks(&rules::SPIN_LOCK_HELD, Irql::DISPATCH, || KeAcquireSpinLockAtDpcLevel(lock));
 }
 
 #[test]
@@ -175,9 +147,7 @@ fn a_stopped_machine_lets_nobody_spin_on() {
             while !taken.load(Ordering::SeqCst) {
                 std::thread::yield_now();
             }
-            drive_on(&kernel, 1, Irql::PASSIVE, || {
-                KeAcquireSpinLockRaiseToDpc(lock)
-            })
+            drive_on(&kernel, 1, Irql::PASSIVE, || KeAcquireSpinLockRaiseToDpc(lock))
         });
         let bugcheck = drive(&kernel, Irql::DISPATCH, || {
             KeAcquireSpinLockAtDpcLevel(lock);
@@ -188,10 +158,7 @@ fn a_stopped_machine_lets_nobody_spin_on() {
         assert!(bugcheck.is_err());
         assert!(waiter.join().unwrap().is_err());
     });
-    assert!(
-        drive(&kernel, Irql::PASSIVE, || ()).is_err(),
-        "nothing runs any more"
-    );
+    assert!(drive(&kernel, Irql::PASSIVE, || ()).is_err(), "nothing runs any more");
 }
 
 #[test]
@@ -226,21 +193,12 @@ fn a_wait_ends_when_another_thread_sets_the_event() {
     let kernel = machine();
     let event = KEVENT::zeroed();
     let event = address(&event);
-    clean(
-        &kernel,
-        drive(&kernel, Irql::PASSIVE, || KeInitializeEvent(event, 1, 0)),
-    );
+    clean(&kernel, drive(&kernel, Irql::PASSIVE, || KeInitializeEvent(event, 1, 0)));
     std::thread::scope(|scope| {
-        let waiter = scope.spawn(|| {
-            drive_on(&kernel, 1, Irql::PASSIVE, || {
-                KeWaitForSingleObject(event, 0, 0, 0, 0)
-            })
-        });
+        let waiter =
+            scope.spawn(|| drive_on(&kernel, 1, Irql::PASSIVE, || KeWaitForSingleObject(event, 0, 0, 0, 0)));
         std::thread::sleep(Duration::from_millis(20));
-        clean(
-            &kernel,
-            drive(&kernel, Irql::PASSIVE, || KeSetEvent(event, 0, 0)),
-        );
+        clean(&kernel, drive(&kernel, Irql::PASSIVE, || KeSetEvent(event, 0, 0)));
         assert_eq!(clean(&kernel, waiter.join().unwrap()), 0);
     });
     let short = LARGE_INTEGER { QuadPart: -200_000 };
@@ -280,25 +238,16 @@ fn rundown_waits_for_the_last_reference() {
             ExReleaseRundownProtection(reference);
             refused
         });
-        assert_eq!(
-            clean(&kernel, outcome),
-            0,
-            "no reference once rundown began"
-        );
+        assert_eq!(clean(&kernel, outcome), 0, "no reference once rundown began");
         waiter.join().unwrap();
     });
-    breaks(&rules::RUNDOWN_UNDERFLOW, Irql::PASSIVE, || {
-        ExReleaseRundownProtection(reference)
-    });
+    breaks(&rules::RUNDOWN_UNDERFLOW, Irql::PASSIVE, || ExReleaseRundownProtection(reference));
 }
 
 #[test]
 fn fast_mutexes_raise_to_apc_level_and_know_their_owner() {
     let kernel = machine();
-    let mutex = FAST_MUTEX {
-        Count: 1,
-        ..FAST_MUTEX::zeroed()
-    };
+    let mutex = FAST_MUTEX { Count: 1, ..FAST_MUTEX::zeroed() };
     let mutex = address(&mutex);
     let outcome = drive(&kernel, Irql::PASSIVE, || {
         ExAcquireFastMutex(mutex);
@@ -307,9 +256,7 @@ fn fast_mutexes_raise_to_apc_level_and_know_their_owner() {
         (inside, KeGetCurrentIrql())
     });
     assert_eq!(clean(&kernel, outcome), (1, 0));
-    breaks(&rules::FAST_MUTEX_NOT_OWNED, Irql::APC, || {
-        ExReleaseFastMutex(mutex)
-    });
+    breaks(&rules::FAST_MUTEX_NOT_OWNED, Irql::APC, || ExReleaseFastMutex(mutex));
     breaks(&rules::SELF_DEADLOCK, Irql::PASSIVE, || {
         ExAcquireFastMutex(mutex);
         ExAcquireFastMutex(mutex);
@@ -319,37 +266,24 @@ fn fast_mutexes_raise_to_apc_level_and_know_their_owner() {
 #[test]
 fn bad_pointers_are_named_by_what_they_point_to() {
     let block = |size| ExAllocatePool2(0x40, size, 1);
-    breaks(&rules::BAD_POINTER, Irql::PASSIVE, || {
-        KeQuerySystemTimePrecise(64)
-    });
-    breaks(&rules::BAD_POINTER_RAISED, Irql::DISPATCH, || {
-        KeQuerySystemTimePrecise(64)
-    });
+    breaks(&rules::BAD_POINTER, Irql::PASSIVE, || KeQuerySystemTimePrecise(64));
+    breaks(&rules::BAD_POINTER_RAISED, Irql::DISPATCH, || KeQuerySystemTimePrecise(64));
     breaks(&rules::FREED_POOL_ACCESS, Irql::PASSIVE, || {
         let gone = block(8);
         ExFreePool(gone);
         KeQuerySystemTimePrecise(gone);
     });
-    breaks(&rules::BEYOND_POOL_ACCESS, Irql::PASSIVE, || {
-        KeQuerySystemTimePrecise(block(16) + 16)
-    });
+    breaks(&rules::BEYOND_POOL_ACCESS, Irql::PASSIVE, || KeQuerySystemTimePrecise(block(16) + 16));
 }
 
 #[test]
 fn bugchecks_carry_their_parameters() {
     let kernel = machine();
-    let outcome: Result<(), _> =
-        drive(&kernel, Irql::DISPATCH, || KeBugCheckEx(0xDEAD, 1, 2, 3, 4));
-    let Err(super::super::Stop::BugCheck {
-        code, parameters, ..
-    }) = outcome
-    else {
+    let outcome: Result<(), _> = drive(&kernel, Irql::DISPATCH, || KeBugCheckEx(0xDEAD, 1, 2, 3, 4));
+    let Err(super::super::Stop::BugCheck { code, parameters, .. }) = outcome else {
         panic!("a bugcheck stops the driver");
     };
     assert_eq!((code, parameters), (0xDEAD, [1, 2, 3, 4]));
-    assert!(
-        kernel.verifier().findings().is_empty(),
-        "no rule of the verifier"
-    );
+    assert!(kernel.verifier().findings().is_empty(), "no rule of the verifier");
     assert_eq!(cpu::irql(), Irql::PASSIVE);
 }

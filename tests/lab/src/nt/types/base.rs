@@ -136,11 +136,6 @@ impl GUID {
 impl From<crate::wfp::Guid> for GUID {
     fn from(guid: crate::wfp::Guid) -> Self {
         let (Data1, Data2, Data3, Data4) = guid.as_fields();
-        Self {
-            Data1,
-            Data2,
-            Data3,
-            Data4: *Data4,
-        }
+        Self { Data1, Data2, Data3, Data4: *Data4 }
     }
 }

@@ -4,11 +4,7 @@
 //! in either shows: every size and offset is tested against
 //! `facts/layouts.x64.json`. A member that points into foreign memory is an
 //! [`Address`]; nothing here is ever dereferenced by type.
-#![allow(
-    non_camel_case_types,
-    non_snake_case,
-    reason = "names as in the WDK headers"
-)]
+#![allow(non_camel_case_types, non_snake_case, reason = "names as in the WDK headers")]
 
 mod base;
 mod fwpm;
@@ -122,15 +118,7 @@ use raw;
 
 /// Every declared structure.
 pub fn layouts() -> impl Iterator<Item = &'static Layout> {
-    [
-        base::LAYOUTS,
-        io::LAYOUTS,
-        net::LAYOUTS,
-        fwpm::LAYOUTS,
-        fwps::LAYOUTS,
-    ]
-    .into_iter()
-    .flatten()
+    [base::LAYOUTS, io::LAYOUTS, net::LAYOUTS, fwpm::LAYOUTS, fwps::LAYOUTS].into_iter().flatten()
 }
 
 #[cfg(test)]
@@ -140,8 +128,7 @@ mod tests {
 
     #[test]
     fn every_structure_is_laid_out_as_in_the_headers() {
-        let facts: Value =
-            serde_json::from_str(include_str!("../../../facts/layouts.x64.json")).unwrap();
+        let facts: Value = serde_json::from_str(include_str!("../../../facts/layouts.x64.json")).unwrap();
         for layout in layouts() {
             let fact = resolve(&facts, layout.name);
             assert_eq!(fact["size"], layout.size, "size of {}", layout.name);

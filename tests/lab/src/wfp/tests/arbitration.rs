@@ -21,12 +21,7 @@ impl Stack {
     fn at(layer: &'static str, options: Options) -> Self {
         let engine = Engine::with_options(options);
         let session = open(&engine);
-        Self {
-            engine,
-            session,
-            layer,
-            next: 0,
-        }
+        Self { engine, session, layer, next: 0 }
     }
 
     fn new() -> Self {
@@ -35,33 +30,22 @@ impl Stack {
 
     /// Adds a filter in a lighter sublayer of its own; gives its id.
     fn filter(&mut self, flags: u32, action: ActionType) -> u64 {
-        self.add(Filter {
-            flags,
-            ..filter(action)
-        })
+        self.add(Filter { flags, ..filter(action) })
     }
 
     /// The same with a callout of its own.
     fn callout(&mut self, flags: u32, action: ActionType, fake: Fake) -> (u64, Arc<Fake>) {
         let fake = Arc::new(fake);
         let number = u128::from(self.next) + 100;
-        self.engine
-            .callout_register(key(number), 0, fake.clone())
-            .unwrap();
+        self.engine.callout_register(key(number), 0, fake.clone()).unwrap();
         (self.unregistered(flags, action), fake)
     }
 
     fn unregistered(&mut self, flags: u32, action: ActionType) -> u64 {
         let number = u128::from(self.next) + 100;
-        let added = Callout {
-            applicable_layer: layer_key(self.layer),
-            ..callout(number)
-        };
+        let added = Callout { applicable_layer: layer_key(self.layer), ..callout(number) };
         self.engine.callout_add(self.session, added).unwrap();
-        self.add(Filter {
-            flags,
-            ..callout_filter(action, number)
-        })
+        self.add(Filter { flags, ..callout_filter(action, number) })
     }
 
     fn add(&mut self, filter: Filter) -> u64 {
@@ -70,11 +54,7 @@ impl Stack {
         let own = sublayer(number, 1000 - self.next);
         assert_eq!(self.engine.sublayer_add(self.session, own), Status::SUCCESS);
         let layer = layer_key(self.layer);
-        let placed = Filter {
-            sublayer: key(number),
-            layer,
-            ..filter
-        };
+        let placed = Filter { sublayer: key(number), layer, ..filter };
         self.engine.filter_add(self.session, placed).unwrap()
     }
 
@@ -83,11 +63,7 @@ impl Stack {
     }
 
     fn rules(&self) -> Vec<Rule> {
-        self.engine
-            .take_violations()
-            .iter()
-            .map(|violation| violation.rule)
-            .collect()
+        self.engine.take_violations().iter().map(|violation| violation.rule).collect()
     }
 }
 
@@ -110,15 +86,9 @@ fn nothing_decides_means_permit() {
 fn a_filters_block_is_hard_and_its_permit_soft() {
     let mut stack = Stack::new();
     let permit = stack.filter(0, PERMIT);
-    assert_eq!(
-        (stack.classify().filter_id, stack.classify().hard),
-        (Some(permit), false)
-    );
+    assert_eq!((stack.classify().filter_id, stack.classify().hard), (Some(permit), false));
     let block = stack.filter(0, BLOCK);
-    assert_eq!(
-        (stack.classify().filter_id, stack.classify().hard),
-        (Some(block), true)
-    );
+    assert_eq!((stack.classify().filter_id, stack.classify().hard), (Some(block), true));
     stack.filter(0, PERMIT);
     assert_eq!(stack.classify().filter_id, Some(block));
 }
@@ -184,14 +154,8 @@ fn writing_without_the_right_is_ignored_and_noted() {
         let violations = stack.engine.take_violations();
         assert_eq!(violations.len(), 1);
         assert_eq!(violations[0].rule, Rule::WriteWithoutRight);
-        assert_eq!(
-            violations[0].layer,
-            layer::layer_by_name(LAYER).map(|layer| layer.id)
-        );
-        assert_eq!(
-            violations[0].callout_id,
-            Some(stack.classify().invocations[0].callout_id)
-        );
+        assert_eq!(violations[0].layer, layer::layer_by_name(LAYER).map(|layer| layer.id));
+        assert_eq!(violations[0].callout_id, Some(stack.classify().invocations[0].callout_id));
     }
 }
 
@@ -199,11 +163,7 @@ fn writing_without_the_right_is_ignored_and_noted() {
 fn raising_the_right_is_noted_and_has_no_effect() {
     let mut stack = Stack::new();
     let block = stack.filter(0, BLOCK);
-    stack.callout(
-        0,
-        UNKNOWN,
-        Fake::new(|_, _, out| out.rights |= RIGHT_ACTION_WRITE),
-    );
+    stack.callout(0, UNKNOWN, Fake::new(|_, _, out| out.rights |= RIGHT_ACTION_WRITE));
     stack.filter(0, PERMIT);
     assert_eq!(stack.classify().filter_id, Some(block));
     assert_eq!(stack.rules(), [Rule::RightRaised]);
@@ -213,17 +173,10 @@ fn raising_the_right_is_noted_and_has_no_effect() {
 fn within_a_sublayer_the_heaviest_decision_wins() {
     let mut stack = Stack::new();
     let block = stack.filter(0, BLOCK);
-    let heavier = Filter {
-        sublayer: key(1),
-        weight: Value::Uint64(u64::MAX),
-        ..filter(PERMIT)
-    };
+    let heavier = Filter { sublayer: key(1), weight: Value::Uint64(u64::MAX), ..filter(PERMIT) };
     let heavier = stack.engine.filter_add(stack.session, heavier).unwrap();
     assert_eq!(stack.classify().filter_id, Some(heavier));
-    assert_eq!(
-        stack.engine.filter_delete_by_id(stack.session, heavier),
-        Status::SUCCESS
-    );
+    assert_eq!(stack.engine.filter_delete_by_id(stack.session, heavier), Status::SUCCESS);
     assert_eq!(stack.classify().filter_id, Some(block));
 }
 
@@ -238,12 +191,7 @@ fn inspection_never_decides() {
 
 #[test]
 fn a_terminating_callout_that_does_not_decide_blocks() {
-    for said in [
-        CONTINUE,
-        ActionType::NONE,
-        ActionType::NONE_NO_MATCH,
-        ActionType(99),
-    ] {
+    for said in [CONTINUE, ActionType::NONE, ActionType::NONE_NO_MATCH, ActionType(99)] {
         let mut stack = Stack::new();
         stack.callout(0, TERMINATING, Fake::returning(said));
         assert!(stack.classify().blocked(), "{said:?}");
@@ -266,30 +214,17 @@ fn an_unregistered_callout_blocks_unless_told_otherwise() {
         let mut stack = Stack::new();
         let id = stack.unregistered(flags, action);
         let decision = stack.classify();
-        assert_eq!(
-            decision.filter_id,
-            expected.map(|_| id),
-            "{action:?} {flags}"
-        );
-        assert_eq!(
-            decision.blocked(),
-            expected == Some(true),
-            "{action:?} {flags}"
-        );
+        assert_eq!(decision.filter_id, expected.map(|_| id), "{action:?} {flags}");
+        assert_eq!(decision.blocked(), expected == Some(true), "{action:?} {flags}");
     }
 }
 
 #[test]
 fn after_a_block_each_reading_does_as_it_says() {
-    for (after_block, soft, hard) in [
-        (AfterBlock::EvaluateAll, 1, 1),
-        (AfterBlock::StopWhenHard, 1, 0),
-        (AfterBlock::Stop, 0, 0),
-    ] {
-        let options = Options {
-            after_block,
-            ..Options::default()
-        };
+    for (after_block, soft, hard) in
+        [(AfterBlock::EvaluateAll, 1, 1), (AfterBlock::StopWhenHard, 1, 0), (AfterBlock::Stop, 0, 0)]
+    {
+        let options = Options { after_block, ..Options::default() };
         let mut stack = Stack::at(LAYER, options.clone());
         stack.callout(0, UNKNOWN, Fake::returning(BLOCK));
         let (_, later) = stack.callout(0, INSPECTION, Fake::new(|_, _, _| {}));
@@ -308,10 +243,7 @@ fn after_a_block_each_reading_does_as_it_says() {
 fn a_discard_layer_can_start_with_or_without_the_right() {
     const DISCARD: &str = "INBOUND_TRANSPORT_V4_DISCARD";
     for (discard_rights, rights) in [(DiscardRights::Write, 1), (DiscardRights::NoWrite, 0)] {
-        let options = Options {
-            discard_rights,
-            ..Options::default()
-        };
+        let options = Options { discard_rights, ..Options::default() };
         let mut stack = Stack::at(DISCARD, options.clone());
         stack.callout(0, TERMINATING, final_(BLOCK));
         let decision = stack.classify();
@@ -327,16 +259,10 @@ fn a_discard_layer_can_start_with_or_without_the_right() {
 
 #[test]
 fn what_stands_in_action_type_at_first_is_an_option() {
-    let options = Options {
-        initial_action: ActionType::NONE,
-        ..Options::default()
-    };
+    let options = Options { initial_action: ActionType::NONE, ..Options::default() };
     let mut stack = Stack::at(LAYER, options);
     stack.callout(0, UNKNOWN, Fake::new(|_, _, _| {}));
-    assert_eq!(
-        stack.classify().invocations[0].before.action,
-        ActionType::NONE
-    );
+    assert_eq!(stack.classify().invocations[0].before.action, ActionType::NONE);
 }
 
 #[test]
@@ -371,11 +297,7 @@ fn garbage_in_action_type_is_noted() {
     stack.classify();
     let violations = stack.engine.take_violations();
     assert_eq!(violations[0].rule, Rule::UnknownAction);
-    assert!(
-        violations[0].to_string().contains(LAYER),
-        "{}",
-        violations[0]
-    );
+    assert!(violations[0].to_string().contains(LAYER), "{}", violations[0]);
     assert_eq!(stack.rules(), [], "violations are taken once");
 }
 
@@ -386,10 +308,7 @@ fn streams_are_a_chain_without_rights() {
     let (block, _) = stack.callout(0, UNKNOWN, final_(BLOCK));
     let (_, later) = stack.callout(0, UNKNOWN, Fake::returning(PERMIT));
     let decision = stack.classify();
-    assert_eq!(
-        (decision.blocked(), decision.filter_id),
-        (true, Some(block))
-    );
+    assert_eq!((decision.blocked(), decision.filter_id), (true, Some(block)));
     assert!(!decision.hard);
     assert_eq!(decision.invocations[1].before.rights, RIGHT_ACTION_WRITE);
     assert_eq!(later.calls(), 0, "blocked data goes no further");
@@ -401,14 +320,8 @@ fn in_a_stream_a_callouts_permit_does_not_end_its_sublayer() {
     let mut stack = Stack::at("STREAM_V4", Options::default());
     stack.callout(0, UNKNOWN, Fake::returning(PERMIT));
     let (_, second) = stack.callout(0, UNKNOWN, Fake::returning(PERMIT));
-    let same = Filter {
-        sublayer: key(1),
-        ..callout_filter(UNKNOWN, 101)
-    };
-    let same = Filter {
-        layer: layer_key("STREAM_V4"),
-        ..same
-    };
+    let same = Filter { sublayer: key(1), ..callout_filter(UNKNOWN, 101) };
+    let same = Filter { layer: layer_key("STREAM_V4"), ..same };
     stack.engine.filter_add(stack.session, same).unwrap();
     stack.classify();
     assert_eq!(second.calls(), 2);
@@ -418,14 +331,8 @@ fn in_a_stream_a_callouts_permit_does_not_end_its_sublayer() {
 fn the_callout_sees_the_filter_it_was_called_for() {
     let (engine, session, id) = with_callout(0, Fake::idle());
     let raw_context = 0x1234;
-    let own = Filter {
-        raw_context,
-        ..callout_filter(INSPECTION, 1)
-    };
+    let own = Filter { raw_context, ..callout_filter(INSPECTION, 1) };
     let filter_id = engine.filter_add(session, own).unwrap();
     let call = &classify(&engine, LAYER).invocations[0];
-    assert_eq!(
-        (call.callout_id, call.callout_key, call.filter_id),
-        (id, key(1), filter_id)
-    );
+    assert_eq!((call.callout_id, call.callout_key, call.filter_id), (id, key(1), filter_id));
 }

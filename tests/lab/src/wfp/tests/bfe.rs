@@ -8,9 +8,7 @@ use super::*;
 fn listen(engine: &Engine) -> (SubscriptionId, Arc<Mutex<Vec<BfeState>>>) {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let list = heard.clone();
-    let id = engine
-        .bfe_subscribe(Arc::new(move |state| list.locked().push(state)))
-        .unwrap();
+    let id = engine.bfe_subscribe(Arc::new(move |state| list.locked().push(state))).unwrap();
     (id, heard)
 }
 
@@ -22,11 +20,7 @@ fn subscribers_hear_each_change_until_they_unsubscribe() {
         engine.set_bfe_state(state);
         assert_eq!(engine.bfe_state(), state);
     }
-    assert_eq!(
-        *heard.locked(),
-        [BfeState::StopPending, BfeState::Stopped],
-        "changes only"
-    );
+    assert_eq!(*heard.locked(), [BfeState::StopPending, BfeState::Stopped], "changes only");
     assert_eq!(engine.bfe_unsubscribe(id), Status::SUCCESS);
     engine.set_bfe_state(BfeState::Running);
     assert_eq!(heard.locked().len(), 2);
@@ -35,19 +29,9 @@ fn subscribers_hear_each_change_until_they_unsubscribe() {
 
 #[test]
 fn sessions_are_opened_only_while_it_runs() {
-    for state in [
-        BfeState::Stopped,
-        BfeState::StartPending,
-        BfeState::StopPending,
-    ] {
-        let engine = Engine::with_options(Options {
-            bfe_state: state,
-            ..Options::default()
-        });
-        assert_eq!(
-            engine.open(Session::default()),
-            Err(Status::SERVER_UNAVAILABLE)
-        );
+    for state in [BfeState::Stopped, BfeState::StartPending, BfeState::StopPending] {
+        let engine = Engine::with_options(Options { bfe_state: state, ..Options::default() });
+        assert_eq!(engine.open(Session::default()), Err(Status::SERVER_UNAVAILABLE));
         engine.set_bfe_state(BfeState::Running);
         assert!(engine.open(Session::default()).is_ok());
     }
@@ -59,14 +43,9 @@ fn stopping_aborts_sessions_and_takes_their_objects() {
     let (session, dynamic) = (open(&engine), open_dynamic(&engine));
     assert_eq!(engine.provider_add(dynamic, provider(1)), Status::SUCCESS);
     assert_eq!(engine.provider_add(session, provider(2)), Status::SUCCESS);
-    let persistent = Provider {
-        flags: FLAG_PERSISTENT,
-        ..provider(3)
-    };
+    let persistent = Provider { flags: FLAG_PERSISTENT, ..provider(3) };
     assert_eq!(engine.provider_add(session, persistent), Status::SUCCESS);
-    engine
-        .filter_add(session, filter(ActionType::BLOCK))
-        .unwrap();
+    engine.filter_add(session, filter(ActionType::BLOCK)).unwrap();
     assert_eq!(engine.transaction_begin(session, 0), Status::SUCCESS);
 
     engine.set_bfe_state(BfeState::StopPending);
@@ -78,20 +57,14 @@ fn stopping_aborts_sessions_and_takes_their_objects() {
     assert_eq!(engine.transaction_begin(dynamic, 0), aborted);
     assert!(!classify(&engine, LAYER).blocked());
     let left = engine.objects();
-    assert_eq!(
-        left.providers,
-        [format!("provider \"provider\" {{{}}}", key(3))]
-    );
+    assert_eq!(left.providers, [format!("provider \"provider\" {{{}}}", key(3))]);
     assert_eq!(left.sessions.len(), 2, "handles stay until they are closed");
     assert_eq!(engine.close(session), Status::SUCCESS);
     assert_eq!(engine.close(dynamic), Status::SUCCESS);
     assert!(engine.objects().sessions.is_empty());
 
     engine.set_bfe_state(BfeState::Running);
-    assert_eq!(
-        engine.provider_add(open(&engine), provider(1)),
-        Status::SUCCESS
-    );
+    assert_eq!(engine.provider_add(open(&engine), provider(1)), Status::SUCCESS);
 }
 
 #[test]
@@ -104,25 +77,14 @@ fn callouts_hear_that_their_filters_went() {
     engine.filter_add(session, inspecting).unwrap();
     engine.set_bfe_state(BfeState::Stopped);
     use NotifyType::{AddFilter, DeleteFilter};
-    assert_eq!(
-        fake.notices(),
-        [AddFilter, AddFilter, DeleteFilter, DeleteFilter]
-    );
+    assert_eq!(fake.notices(), [AddFilter, AddFilter, DeleteFilter, DeleteFilter]);
 }
 
 #[test]
 fn persistent_filters_come_back_and_boot_time_filters_stand_in() {
     let engine = Engine::new();
     let session = open(&engine);
-    let add = |flags, action| {
-        engine.filter_add(
-            session,
-            Filter {
-                flags,
-                ..filter(action)
-            },
-        )
-    };
+    let add = |flags, action| engine.filter_add(session, Filter { flags, ..filter(action) });
     let persistent = add(FLAG_PERSISTENT, ActionType::PERMIT).unwrap();
     let boot_time = add(FILTER_FLAG_BOOTTIME, ActionType::BLOCK).unwrap();
     assert_eq!(classify(&engine, LAYER).filter_id, Some(persistent));
@@ -136,10 +98,7 @@ fn persistent_filters_come_back_and_boot_time_filters_stand_in() {
 
 #[test]
 fn a_callback_may_use_the_engine() {
-    let engine = Engine::with_options(Options {
-        bfe_state: BfeState::Stopped,
-        ..Options::default()
-    });
+    let engine = Engine::with_options(Options { bfe_state: BfeState::Stopped, ..Options::default() });
     let weak = Arc::downgrade(&engine);
     let opened = Arc::new(Mutex::new(None));
     let result = opened.clone();
@@ -162,8 +121,7 @@ fn unsubscribing_inside_the_callback_is_noted() {
         let engine = weak.upgrade().unwrap();
         assert_eq!(engine.bfe_unsubscribe(*id.get().unwrap()), Status::SUCCESS);
     };
-    own.set(engine.bfe_subscribe(Arc::new(callback)).unwrap())
-        .unwrap();
+    own.set(engine.bfe_subscribe(Arc::new(callback)).unwrap()).unwrap();
     engine.set_bfe_state(BfeState::StopPending);
     assert_eq!(engine.take_violations()[0].rule, Rule::WaitsForItself);
 }

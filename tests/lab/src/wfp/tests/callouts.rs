@@ -13,10 +13,7 @@ fn a_key_is_registered_once_and_keeps_its_id() {
     let engine = Engine::new();
     let session = open(&engine);
     let added_first = engine.callout_add(session, callout(2)).unwrap();
-    assert_eq!(
-        engine.callout_register(key(2), 0, Fake::idle()),
-        Ok(added_first)
-    );
+    assert_eq!(engine.callout_register(key(2), 0, Fake::idle()), Ok(added_first));
     let id = engine.callout_register(key(1), 0, Fake::idle()).unwrap();
     assert_ne!(id, added_first);
     assert_eq!(engine.callout_add(session, callout(1)), Ok(id));
@@ -52,9 +49,7 @@ fn what_is_not_registered_cannot_be_unregistered() {
 fn unregistering_succeeds_while_filters_refer_to_it() {
     let fake = Arc::new(Fake::returning(ActionType::PERMIT));
     let (engine, session, id) = with_callout(0, fake.clone());
-    engine
-        .filter_add(session, callout_filter(ActionType::CALLOUT_TERMINATING, 1))
-        .unwrap();
+    engine.filter_add(session, callout_filter(ActionType::CALLOUT_TERMINATING, 1)).unwrap();
     assert!(!classify(&engine, LAYER).blocked());
     assert_eq!(engine.callout_unregister_by_id(id), Status::SUCCESS);
     assert!(classify(&engine, LAYER).blocked());
@@ -76,9 +71,7 @@ fn unregistering_waits_for_running_classifies() {
         left.wait();
     }));
     let (engine, session, id) = with_callout(0, fake);
-    engine
-        .filter_add(session, callout_filter(INSPECTION, 1))
-        .unwrap();
+    engine.filter_add(session, callout_filter(INSPECTION, 1)).unwrap();
     thread::scope(|scope| {
         scope.spawn(|| classify(&engine, LAYER));
         inside.wait();
@@ -87,10 +80,7 @@ fn unregistering_waits_for_running_classifies() {
             thread::yield_now();
         }
         assert_eq!(engine.callout_unregister_by_key(key(1)), Status::FWP_IN_USE);
-        assert!(
-            classify(&engine, LAYER).invocations.is_empty(),
-            "no new call begins"
-        );
+        assert!(classify(&engine, LAYER).invocations.is_empty(), "no new call begins");
         thread::sleep(Duration::from_millis(10));
         assert!(!unregistering.is_finished());
         leave.wait();
@@ -111,9 +101,7 @@ fn unregistering_from_inside_is_noted() {
     }));
     let (engine, session, id) = with_callout(0, fake);
     *own.locked() = Some((Arc::downgrade(&engine), id));
-    engine
-        .filter_add(session, callout_filter(INSPECTION, 1))
-        .unwrap();
+    engine.filter_add(session, callout_filter(INSPECTION, 1)).unwrap();
     classify(&engine, LAYER);
     let violations = engine.take_violations();
     assert_eq!(violations[0].rule, Rule::WaitsForItself);
@@ -125,10 +113,7 @@ fn notices_follow_a_filters_life() {
     use NotifyType::{AddFilter, AddFilterPostCommit, DeleteFilter};
     let fake = Fake::idle();
     let (engine, session, _) = with_callout(0, fake.clone());
-    let named = Filter {
-        key: key(5),
-        ..callout_filter(INSPECTION, 1)
-    };
+    let named = Filter { key: key(5), ..callout_filter(INSPECTION, 1) };
     let id = engine.filter_add(session, named.clone()).unwrap();
     assert_eq!(*fake.notices.locked(), [(AddFilter, Some(key(5)), id)]);
     assert_eq!(engine.filter_delete_by_id(session, id), Status::SUCCESS);
@@ -141,10 +126,7 @@ fn notices_follow_a_filters_life() {
     let id = engine.filter_add(session, named).unwrap();
     assert_eq!(fake.notices(), [AddFilter]);
     assert_eq!(engine.transaction_commit(session), Status::SUCCESS);
-    assert_eq!(
-        fake.notices.locked()[1..],
-        [(AddFilterPostCommit, Some(key(5)), id)]
-    );
+    assert_eq!(fake.notices.locked()[1..], [(AddFilterPostCommit, Some(key(5)), id)]);
 }
 
 #[test]
@@ -154,27 +136,17 @@ fn what_is_rolled_back_is_deleted_for_the_callout_too() {
     let (engine, session, _) = with_callout(0, fake.clone());
     let begin = || assert_eq!(engine.transaction_begin(session, 0), Status::SUCCESS);
     begin();
-    let kept = engine
-        .filter_add(session, callout_filter(INSPECTION, 1))
-        .unwrap();
+    let kept = engine.filter_add(session, callout_filter(INSPECTION, 1)).unwrap();
     assert_eq!(engine.transaction_commit(session), Status::SUCCESS);
     begin();
-    engine
-        .filter_add(session, callout_filter(INSPECTION, 1))
-        .unwrap();
+    engine.filter_add(session, callout_filter(INSPECTION, 1)).unwrap();
     assert_eq!(engine.filter_delete_by_id(session, kept), Status::SUCCESS);
-    assert_eq!(
-        fake.notices(),
-        [AddFilter, AddFilter],
-        "the delete is not yet true"
-    );
+    assert_eq!(fake.notices(), [AddFilter, AddFilter], "the delete is not yet true");
     assert_eq!(engine.transaction_abort(session), Status::SUCCESS);
     assert_eq!(fake.notices(), [AddFilter, AddFilter, DeleteFilter]);
     // Added and deleted in one transaction.
     begin();
-    let brief = engine
-        .filter_add(session, callout_filter(INSPECTION, 1))
-        .unwrap();
+    let brief = engine.filter_add(session, callout_filter(INSPECTION, 1)).unwrap();
     assert_eq!(engine.filter_delete_by_id(session, brief), Status::SUCCESS);
     assert_eq!(engine.transaction_commit(session), Status::SUCCESS);
     assert_eq!(fake.notices()[3..], [AddFilter, DeleteFilter]);
@@ -187,30 +159,16 @@ fn a_callout_can_refuse_a_filter() {
     *fake.notify_status.locked() = Status::INSUFFICIENT_RESOURCES;
     let failed = Err(Status::FWP_CALLOUT_NOTIFICATION_FAILED);
     let before = (engine.objects(), engine.journal());
-    assert_eq!(
-        engine.filter_add(session, callout_filter(INSPECTION, 1)),
-        failed
-    );
+    assert_eq!(engine.filter_add(session, callout_filter(INSPECTION, 1)), failed);
     assert_eq!((engine.objects(), engine.journal()), before);
 
     assert_eq!(engine.transaction_begin(session, 0), Status::SUCCESS);
     assert_eq!(engine.provider_add(session, provider(3)), Status::SUCCESS);
-    assert_eq!(
-        engine.filter_add(session, callout_filter(INSPECTION, 1)),
-        failed
-    );
+    assert_eq!(engine.filter_add(session, callout_filter(INSPECTION, 1)), failed);
     *fake.notify_status.locked() = Status::SUCCESS;
-    let id = engine
-        .filter_add(session, callout_filter(INSPECTION, 1))
-        .unwrap();
+    let id = engine.filter_add(session, callout_filter(INSPECTION, 1)).unwrap();
     assert_eq!(engine.transaction_commit(session), Status::SUCCESS);
-    assert_eq!(
-        (
-            engine.objects().filters.len(),
-            engine.objects().providers.len()
-        ),
-        (1, 1)
-    );
+    assert_eq!((engine.objects().filters.len(), engine.objects().providers.len()), (1, 1));
 
     // A failure on delete is ignored.
     *fake.notify_status.locked() = Status::UNSUCCESSFUL;
@@ -223,9 +181,7 @@ fn a_late_callout_may_see_a_delete_without_an_add() {
     let engine = Engine::new();
     let session = open(&engine);
     engine.callout_add(session, callout(1)).unwrap();
-    let id = engine
-        .filter_add(session, callout_filter(INSPECTION, 1))
-        .unwrap();
+    let id = engine.filter_add(session, callout_filter(INSPECTION, 1)).unwrap();
     let fake = Fake::idle();
     engine.callout_register(key(1), 0, fake.clone()).unwrap();
     assert_eq!(fake.notices(), []);
@@ -254,19 +210,12 @@ fn a_callout_may_call_the_engine_while_it_is_notified() {
     engine.callout_register(key(1), 0, Arc::new(nosy)).unwrap();
     let session = open(&engine);
     engine.callout_add(session, callout(1)).unwrap();
-    assert!(
-        engine
-            .filter_add(session, callout_filter(INSPECTION, 1))
-            .is_ok()
-    );
+    assert!(engine.filter_add(session, callout_filter(INSPECTION, 1)).is_ok());
 }
 
 #[test]
 fn a_session_closed_during_a_notice_takes_the_filter_along() {
-    struct Closing(
-        Mutex<Option<(std::sync::Weak<Engine>, SessionId)>>,
-        Mutex<Vec<NotifyType>>,
-    );
+    struct Closing(Mutex<Option<(std::sync::Weak<Engine>, SessionId)>>, Mutex<Vec<NotifyType>>);
     impl CalloutDriver for Closing {
         fn classify(&self, _: &Request<'_>, _: &RuntimeFilter, _: u64, _: &mut ClassifyOut) {}
         fn notify(&self, kind: NotifyType, _: Option<Guid>, _: &RuntimeFilter) -> Status {
@@ -292,19 +241,14 @@ fn a_session_closed_during_a_notice_takes_the_filter_along() {
     let refused = engine.filter_add(session, callout_filter(INSPECTION, 1));
     assert_eq!(refused, Err(Status::FWP_TXN_ABORTED));
     assert!(engine.objects().filters.is_empty());
-    assert_eq!(
-        *driver.1.locked(),
-        [NotifyType::AddFilter, NotifyType::DeleteFilter]
-    );
+    assert_eq!(*driver.1.locked(), [NotifyType::AddFilter, NotifyType::DeleteFilter]);
 }
 
 #[test]
 fn classify_runs_on_many_threads_while_filters_change() {
     let fake = Fake::idle();
     let (engine, session, _) = with_callout(0, fake.clone());
-    engine
-        .filter_add(session, callout_filter(INSPECTION, 1))
-        .unwrap();
+    engine.filter_add(session, callout_filter(INSPECTION, 1)).unwrap();
     thread::scope(|scope| {
         let workers: Vec<_> = (0..4)
             .map(|_| {
@@ -323,10 +267,7 @@ fn classify_runs_on_many_threads_while_filters_change() {
             assert_eq!(engine.transaction_commit(session), Status::SUCCESS);
             assert_eq!(engine.transaction_begin(session, 0), Status::SUCCESS);
             for id in added {
-                assert_eq!(
-                    engine.filter_delete_by_id(session, id.unwrap()),
-                    Status::SUCCESS
-                );
+                assert_eq!(engine.filter_delete_by_id(session, id.unwrap()), Status::SUCCESS);
             }
             assert_eq!(engine.transaction_commit(session), Status::SUCCESS);
         }

@@ -8,11 +8,7 @@ fn compile(layer: &str, list: &[Condition]) -> Result<Conditions, Status> {
 }
 
 fn refused(field: &str, match_type: MatchType, value: Value) -> Option<Status> {
-    compile(
-        "INBOUND_TRANSPORT_V4",
-        &[condition(field, match_type, value)],
-    )
-    .err()
+    compile("INBOUND_TRANSPORT_V4", &[condition(field, match_type, value)]).err()
 }
 
 #[test]
@@ -26,35 +22,17 @@ fn types_must_fit_the_field() {
     use MatchType as M;
     let mismatch = Some(Status::FWP_TYPE_MISMATCH);
     assert_eq!(refused("IP_LOCAL_PORT", M::Equal, Value::Uint16(1)), None);
-    assert_eq!(
-        refused("IP_LOCAL_PORT", M::Equal, Value::Uint32(1)),
-        mismatch
-    );
+    assert_eq!(refused("IP_LOCAL_PORT", M::Equal, Value::Uint32(1)), mismatch);
     assert_eq!(refused("IP_LOCAL_PORT", M::Equal, Value::Empty), mismatch);
-    assert_eq!(
-        refused("IP_LOCAL_ADDRESS", M::Equal, Value::ByteArray16([0; 16])),
-        mismatch
-    );
-    assert_eq!(
-        refused("IP_LOCAL_ADDRESS", M::Equal, Value::V6AddrMask([0; 16], 8)),
-        mismatch
-    );
-    assert_eq!(
-        refused("INTERFACE_INDEX", M::Equal, Value::V4AddrMask(0, 0)),
-        mismatch
-    );
-    assert_eq!(
-        refused("IP_LOCAL_ADDRESS", M::Equal, Value::V4AddrMask(0, !0xFF)),
-        None
-    );
+    assert_eq!(refused("IP_LOCAL_ADDRESS", M::Equal, Value::ByteArray16([0; 16])), mismatch);
+    assert_eq!(refused("IP_LOCAL_ADDRESS", M::Equal, Value::V6AddrMask([0; 16], 8)), mismatch);
+    assert_eq!(refused("INTERFACE_INDEX", M::Equal, Value::V4AddrMask(0, 0)), mismatch);
+    assert_eq!(refused("IP_LOCAL_ADDRESS", M::Equal, Value::V4AddrMask(0, !0xFF)), None);
     let range = |low, high| Value::Range(Box::new((Value::Uint16(low), Value::Uint16(high))));
     assert_eq!(refused("IP_LOCAL_PORT", M::Range, range(1, 2)), None);
     assert_eq!(refused("IP_PROTOCOL", M::Range, range(1, 2)), mismatch);
     let user = Value::TokenAccessInformation(Arc::from([0u8].as_slice()));
-    let user = compile(
-        "ALE_AUTH_LISTEN_V4",
-        &[condition("ALE_USER_ID", M::Equal, user)],
-    );
+    let user = compile("ALE_AUTH_LISTEN_V4", &[condition("ALE_USER_ID", M::Equal, user)]);
     assert_eq!(user.err(), mismatch);
 }
 
@@ -63,41 +41,18 @@ fn match_types_must_fit_the_value() {
     use MatchType as M;
     let mismatch = Some(Status::FWP_MATCH_TYPE_MISMATCH);
     let range = |low, high| Value::Range(Box::new((Value::Uint16(low), Value::Uint16(high))));
-    assert_eq!(
-        refused("IP_LOCAL_PORT", M::Range, Value::Uint16(1)),
-        mismatch
-    );
+    assert_eq!(refused("IP_LOCAL_PORT", M::Range, Value::Uint16(1)), mismatch);
     assert_eq!(refused("IP_LOCAL_PORT", M::Equal, range(1, 2)), mismatch);
-    assert_eq!(
-        refused("IP_LOCAL_PORT", M::Prefix, Value::Uint16(1)),
-        mismatch
-    );
-    assert_eq!(
-        refused("IP_LOCAL_PORT", M::EqualCaseInsensitive, Value::Uint16(1)),
-        mismatch
-    );
+    assert_eq!(refused("IP_LOCAL_PORT", M::Prefix, Value::Uint16(1)), mismatch);
+    assert_eq!(refused("IP_LOCAL_PORT", M::EqualCaseInsensitive, Value::Uint16(1)), mismatch);
     let net = Value::V4AddrMask(0, !0xFF);
     assert_eq!(refused("IP_LOCAL_ADDRESS", M::Greater, net), mismatch);
-    let v6 = [condition(
-        "IP_LOCAL_ADDRESS",
-        M::FlagsAnySet,
-        Value::ByteArray16([0; 16]),
-    )];
+    let v6 = [condition("IP_LOCAL_ADDRESS", M::FlagsAnySet, Value::ByteArray16([0; 16]))];
     assert_eq!(compile("INBOUND_TRANSPORT_V6", &v6).err(), mismatch);
-    assert_eq!(
-        refused("IP_LOCAL_PORT", M::Range, range(2, 1)),
-        Some(Status::FWP_INVALID_RANGE)
-    );
+    assert_eq!(refused("IP_LOCAL_PORT", M::Range, range(2, 1)), Some(Status::FWP_INVALID_RANGE));
     let mask = Some(Status::FWP_INVALID_NET_MASK);
-    assert_eq!(
-        refused("IP_LOCAL_ADDRESS", M::Equal, Value::V4AddrMask(0, 0xFF)),
-        mask
-    );
-    let v6 = [condition(
-        "IP_LOCAL_ADDRESS",
-        M::Equal,
-        Value::V6AddrMask([0; 16], 129),
-    )];
+    assert_eq!(refused("IP_LOCAL_ADDRESS", M::Equal, Value::V4AddrMask(0, 0xFF)), mask);
+    let v6 = [condition("IP_LOCAL_ADDRESS", M::Equal, Value::V6AddrMask([0; 16], 129))];
     assert_eq!(compile("INBOUND_TRANSPORT_V6", &v6).err(), mask);
 }
 
@@ -108,10 +63,7 @@ fn only_consecutive_conditions_on_a_field_are_joined() {
     let list = [port(80), port(443), tcp.clone()];
     let conditions = compile(LAYER, &list).unwrap();
     let hold = |port, protocol| {
-        let known = [
-            ("IP_LOCAL_PORT", Value::Uint16(port)),
-            ("IP_PROTOCOL", Value::Uint8(protocol)),
-        ];
+        let known = [("IP_LOCAL_PORT", Value::Uint16(port)), ("IP_PROTOCOL", Value::Uint8(protocol))];
         conditions.hold(&values(LAYER, &known))
     };
     assert!(hold(80, 6) && hold(443, 6));
@@ -157,11 +109,7 @@ fn masks_and_blobs_match_by_prefix() {
     let v6 = Value::ByteArray16(bytes);
     bytes[3] = 0xb9;
     for (length, equal) in [(0, true), (31, true), (32, false), (128, false)] {
-        assert_eq!(
-            matches(M::Equal, &v6, &Value::V6AddrMask(bytes, length)),
-            equal,
-            "/{length}"
-        );
+        assert_eq!(matches(M::Equal, &v6, &Value::V6AddrMask(bytes, length)), equal, "/{length}");
     }
     assert!(matches(M::Less, &v6, &Value::ByteArray16(bytes)));
 
@@ -174,16 +122,7 @@ fn masks_and_blobs_match_by_prefix() {
 #[test]
 fn an_unknown_value_matches_nothing() {
     use MatchType as M;
-    for match_type in [
-        M::Equal,
-        M::NotEqual,
-        M::Less,
-        M::FlagsNoneSet,
-        M::NotPrefix,
-    ] {
-        assert!(
-            !matches(match_type, &Value::Empty, &Value::Uint16(0)),
-            "{match_type:?}"
-        );
+    for match_type in [M::Equal, M::NotEqual, M::Less, M::FlagsNoneSet, M::NotPrefix] {
+        assert!(!matches(match_type, &Value::Empty, &Value::Uint16(0)), "{match_type:?}");
     }
 }

@@ -15,70 +15,33 @@ fn refused(change: impl Fn(&mut Filter)) -> Status {
     assert!(engine.filter_add(session, filter.clone()).is_ok());
     change(&mut filter);
     let before = (engine.objects(), engine.journal());
-    let status = engine
-        .filter_add(session, filter)
-        .err()
-        .unwrap_or(Status::SUCCESS);
-    assert_eq!(
-        (engine.objects(), engine.journal()),
-        before,
-        "a refused call leaves no trace"
-    );
+    let status = engine.filter_add(session, filter).err().unwrap_or(Status::SUCCESS);
+    assert_eq!((engine.objects(), engine.journal()), before, "a refused call leaves no trace");
     status
 }
 
 #[test]
 fn what_a_filter_refers_to_must_exist() {
     assert_eq!(refused(|it| it.layer = key(9)), Status::FWP_LAYER_NOT_FOUND);
-    assert_eq!(
-        refused(|it| it.provider = Some(key(9))),
-        Status::FWP_PROVIDER_NOT_FOUND
-    );
-    assert_eq!(
-        refused(|it| it.sublayer = key(9)),
-        Status::FWP_SUBLAYER_NOT_FOUND
-    );
-    assert_eq!(
-        refused(|it| it.callout = Some(key(9))),
-        Status::FWP_CALLOUT_NOT_FOUND
-    );
-    assert_eq!(
-        refused(|it| it.callout = None),
-        Status::FWP_CALLOUT_NOT_FOUND
-    );
-    assert_eq!(
-        refused(|it| it.flags = 4),
-        Status::FWP_PROVIDER_CONTEXT_NOT_FOUND
-    );
+    assert_eq!(refused(|it| it.provider = Some(key(9))), Status::FWP_PROVIDER_NOT_FOUND);
+    assert_eq!(refused(|it| it.sublayer = key(9)), Status::FWP_SUBLAYER_NOT_FOUND);
+    assert_eq!(refused(|it| it.callout = Some(key(9))), Status::FWP_CALLOUT_NOT_FOUND);
+    assert_eq!(refused(|it| it.callout = None), Status::FWP_CALLOUT_NOT_FOUND);
+    assert_eq!(refused(|it| it.flags = 4), Status::FWP_PROVIDER_CONTEXT_NOT_FOUND);
 }
 
 #[test]
 fn a_filter_needs_a_name() {
-    assert_eq!(
-        refused(|it| it.display.name = None),
-        Status::FWP_NULL_DISPLAY_NAME
-    );
+    assert_eq!(refused(|it| it.display.name = None), Status::FWP_NULL_DISPLAY_NAME);
 }
 
 #[test]
 fn flags_must_be_known_and_fit_together() {
     const DISABLED: u32 = 0x20;
-    for flags in [
-        0x8000_0000,
-        DISABLED,
-        FLAG_PERSISTENT | FILTER_FLAG_BOOTTIME,
-    ] {
-        assert_eq!(
-            refused(|it| it.flags = flags),
-            Status::FWP_INVALID_FLAGS,
-            "{flags:#x}"
-        );
+    for flags in [0x8000_0000, DISABLED, FLAG_PERSISTENT | FILTER_FLAG_BOOTTIME] {
+        assert_eq!(refused(|it| it.flags = flags), Status::FWP_INVALID_FLAGS, "{flags:#x}");
     }
-    for action in [
-        ActionType::BLOCK,
-        ActionType::PERMIT,
-        ActionType::CALLOUT_INSPECTION,
-    ] {
+    for action in [ActionType::BLOCK, ActionType::PERMIT, ActionType::CALLOUT_INSPECTION] {
         let status = refused(|it| {
             it.action = action;
             it.flags = FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED;
@@ -89,16 +52,8 @@ fn flags_must_be_known_and_fit_together() {
 
 #[test]
 fn only_five_actions_can_be_asked_for() {
-    for action in [
-        ActionType::CONTINUE,
-        ActionType::NONE,
-        ActionType(0),
-        ActionType(0x5001),
-    ] {
-        assert_eq!(
-            refused(|it| it.action = action),
-            Status::FWP_INVALID_ACTION_TYPE
-        );
+    for action in [ActionType::CONTINUE, ActionType::NONE, ActionType(0), ActionType(0x5001)] {
+        assert_eq!(refused(|it| it.action = action), Status::FWP_INVALID_ACTION_TYPE);
     }
 }
 
@@ -129,32 +84,13 @@ fn conditions_are_checked() {
 #[test]
 fn a_key_is_used_once() {
     let (engine, session) = engine();
-    let named = Filter {
-        key: key(7),
-        ..filter(ActionType::PERMIT)
-    };
+    let named = Filter { key: key(7), ..filter(ActionType::PERMIT) };
     let id = engine.filter_add(session, named.clone()).unwrap();
-    assert_eq!(
-        engine.filter_add(session, named.clone()),
-        Err(Status::FWP_ALREADY_EXISTS)
-    );
-    assert_eq!(
-        engine.filter_delete_by_key(session, key(7)),
-        Status::SUCCESS
-    );
-    assert_eq!(
-        engine.filter_delete_by_key(session, key(7)),
-        Status::FWP_FILTER_NOT_FOUND
-    );
-    assert_eq!(
-        engine.filter_delete_by_id(session, id),
-        Status::FWP_FILTER_NOT_FOUND
-    );
-    assert_ne!(
-        engine.filter_add(session, named),
-        Ok(id),
-        "ids are not reused"
-    );
+    assert_eq!(engine.filter_add(session, named.clone()), Err(Status::FWP_ALREADY_EXISTS));
+    assert_eq!(engine.filter_delete_by_key(session, key(7)), Status::SUCCESS);
+    assert_eq!(engine.filter_delete_by_key(session, key(7)), Status::FWP_FILTER_NOT_FOUND);
+    assert_eq!(engine.filter_delete_by_id(session, id), Status::FWP_FILTER_NOT_FOUND);
+    assert_ne!(engine.filter_add(session, named), Ok(id), "ids are not reused");
 }
 
 /// The effective weight, as the callout sees it.
@@ -173,18 +109,9 @@ fn weight(weight: Value, conditions: Vec<Condition>) -> Result<u64, Status> {
         fn flow_delete(&self, _: LayerId, _: u32, _: u64) {}
     }
     let (engine, session) = engine();
-    engine
-        .callout_register(key(1), 0, Arc::new(Notified(seen.clone())))
-        .unwrap();
+    engine.callout_register(key(1), 0, Arc::new(Notified(seen.clone()))).unwrap();
     let inspection = callout_filter(ActionType::CALLOUT_INSPECTION, 1);
-    engine.filter_add(
-        session,
-        Filter {
-            weight,
-            conditions,
-            ..inspection
-        },
-    )?;
+    engine.filter_add(session, Filter { weight, conditions, ..inspection })?;
     Ok(seen.locked().take().expect("the callout was told"))
 }
 
@@ -192,13 +119,7 @@ fn weight(weight: Value, conditions: Vec<Condition>) -> Result<u64, Status> {
 fn weights_are_literal_ranged_or_automatic() {
     assert_eq!(weight(Value::Uint64(u64::MAX), Vec::new()), Ok(u64::MAX));
     assert_eq!(weight(Value::Uint64(0), Vec::new()), Ok(0));
-    let port = || {
-        vec![condition(
-            "IP_LOCAL_PORT",
-            MatchType::Equal,
-            Value::Uint16(80),
-        )]
-    };
+    let port = || vec![condition("IP_LOCAL_PORT", MatchType::Equal, Value::Uint16(80))];
     let automatic = weight(Value::Empty, port()).unwrap();
     assert!(automatic > 0 && automatic < 1 << 60);
     assert_eq!(weight(Value::Uint8(15), port()), Ok(15 << 60 | automatic));
@@ -215,11 +136,7 @@ fn narrower_conditions_weigh_more() {
     };
     let ports = |low, high| {
         let ends = Box::new((Value::Uint16(low), Value::Uint16(high)));
-        vec![condition(
-            "IP_LOCAL_PORT",
-            MatchType::Range,
-            Value::Range(ends),
-        )]
+        vec![condition("IP_LOCAL_PORT", MatchType::Range, Value::Range(ends))]
     };
     let automatic = |conditions| weight(Value::Empty, conditions).unwrap();
     assert!(automatic(Vec::new()) < automatic(net(8)));
@@ -234,9 +151,7 @@ fn generations_rise_with_the_layers_filters() {
     let (engine, session) = engine();
     let at = |name| engine.generation(layer::layer_by_name(name).unwrap().id);
     let (here, elsewhere) = (at(LAYER), at("OUTBOUND_TRANSPORT_V4"));
-    let id = engine
-        .filter_add(session, filter(ActionType::PERMIT))
-        .unwrap();
+    let id = engine.filter_add(session, filter(ActionType::PERMIT)).unwrap();
     assert_eq!(at(LAYER), here + 1);
     assert_eq!(engine.filter_delete_by_id(session, id), Status::SUCCESS);
     assert_eq!(at(LAYER), here + 2);

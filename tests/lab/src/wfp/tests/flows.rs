@@ -9,19 +9,14 @@ fn here() -> LayerId {
 }
 
 fn on_flow(engine: &Engine, flow: FlowHandle) -> Decision {
-    let metadata = Metadata {
-        flow_handle: Some(flow),
-        ..Metadata::default()
-    };
+    let metadata = Metadata { flow_handle: Some(flow), ..Metadata::default() };
     classify_with(engine, LAYER, &values(LAYER, &[]), &metadata)
 }
 
 /// With a filter that calls the callout.
 fn inspected(flags: u32, fake: Arc<Fake>) -> (Arc<Engine>, u32) {
     let (engine, session, id) = with_callout(flags, fake);
-    engine
-        .filter_add(session, callout_filter(ActionType::CALLOUT_INSPECTION, 1))
-        .unwrap();
+    engine.filter_add(session, callout_filter(ActionType::CALLOUT_INSPECTION, 1)).unwrap();
     (engine, id)
 }
 
@@ -29,10 +24,7 @@ fn inspected(flags: u32, fake: Arc<Fake>) -> (Arc<Engine>, u32) {
 fn noting() -> (Arc<Fake>, Arc<Mutex<Vec<u64>>>) {
     let seen: Arc<Mutex<Vec<u64>>> = Arc::default();
     let list = seen.clone();
-    (
-        Arc::new(Fake::new(move |_, context, _| list.locked().push(context))),
-        seen,
-    )
+    (Arc::new(Fake::new(move |_, context, _| list.locked().push(context))), seen)
 }
 
 #[test]
@@ -53,36 +45,14 @@ fn associating_checks_its_parameters() {
     let (engine, id) = inspected(0, Fake::idle());
     let flow = engine.flow_create();
     let invalid = Status::INVALID_PARAMETER;
-    assert_eq!(
-        engine.flow_associate(flow, here(), id, 0),
-        invalid,
-        "zero context"
-    );
-    assert_eq!(
-        engine.flow_associate(flow, here(), id + 9, 1),
-        invalid,
-        "no such callout"
-    );
-    assert_eq!(
-        engine.flow_associate(flow, LayerId(999), id, 1),
-        invalid,
-        "no such layer"
-    );
-    assert_eq!(
-        engine.flow_associate(FlowHandle(99), here(), id, 1),
-        invalid,
-        "no such flow"
-    );
+    assert_eq!(engine.flow_associate(flow, here(), id, 0), invalid, "zero context");
+    assert_eq!(engine.flow_associate(flow, here(), id + 9, 1), invalid, "no such callout");
+    assert_eq!(engine.flow_associate(flow, LayerId(999), id, 1), invalid, "no such layer");
+    assert_eq!(engine.flow_associate(FlowHandle(99), here(), id, 1), invalid, "no such flow");
     let mut without = Fake::returning(ActionType::CONTINUE);
     without.has_flow_delete = false;
-    let other = engine
-        .callout_register(key(2), 0, Arc::new(without))
-        .unwrap();
-    assert_eq!(
-        engine.flow_associate(flow, here(), other, 1),
-        invalid,
-        "no flowDeleteFn"
-    );
+    let other = engine.callout_register(key(2), 0, Arc::new(without)).unwrap();
+    assert_eq!(engine.flow_associate(flow, here(), other, 1), invalid, "no flowDeleteFn");
 }
 
 #[test]
@@ -91,14 +61,8 @@ fn one_context_per_flow_layer_and_callout() {
     let flow = engine.flow_create();
     let elsewhere = layer::layer_by_name("OUTBOUND_TRANSPORT_V4").unwrap().id;
     assert_eq!(engine.flow_associate(flow, here(), id, 1), Status::SUCCESS);
-    assert_eq!(
-        engine.flow_associate(flow, here(), id, 2),
-        Status::OBJECT_NAME_EXISTS
-    );
-    assert_eq!(
-        engine.flow_associate(flow, elsewhere, id, 3),
-        Status::SUCCESS
-    );
+    assert_eq!(engine.flow_associate(flow, here(), id, 2), Status::OBJECT_NAME_EXISTS);
+    assert_eq!(engine.flow_associate(flow, elsewhere, id, 3), Status::SUCCESS);
     assert_eq!(engine.objects().flow_contexts.len(), 2);
 }
 
@@ -112,10 +76,7 @@ fn removing_calls_flow_delete_inside_the_call() {
     assert_eq!(engine.flow_remove(flow, here(), id), Status::SUCCESS);
     assert_eq!(*fake.deleted.locked(), [7]);
     assert_eq!(engine.flow_remove(flow, here(), id), Status::UNSUCCESSFUL);
-    assert_eq!(
-        engine.flow_remove(FlowHandle(99), here(), id),
-        Status::UNSUCCESSFUL
-    );
+    assert_eq!(engine.flow_remove(FlowHandle(99), here(), id), Status::UNSUCCESSFUL);
     assert_eq!(engine.flow_associate(flow, here(), id, 8), Status::SUCCESS);
 }
 
@@ -132,11 +93,7 @@ fn removing_during_a_classify_is_pending() {
         list.locked().push(engine.flow_remove(flow, here(), id));
         list.locked().push(engine.flow_remove(flow, here(), id));
         list.locked().push(engine.callout_unregister_by_id(id));
-        assert_eq!(
-            engine.objects().flow_contexts.len(),
-            1,
-            "still to be deleted"
-        );
+        assert_eq!(engine.objects().flow_contexts.len(), 1, "still to be deleted");
     }));
     let (engine, id) = inspected(0, fake.clone());
     let flow = engine.flow_create();
@@ -156,17 +113,11 @@ fn the_end_of_a_flow_deletes_its_contexts() {
     let (flow, other) = (engine.flow_create(), engine.flow_create());
     let elsewhere = layer::layer_by_name("OUTBOUND_TRANSPORT_V4").unwrap().id;
     assert_eq!(engine.flow_associate(flow, here(), id, 1), Status::SUCCESS);
-    assert_eq!(
-        engine.flow_associate(flow, elsewhere, id, 2),
-        Status::SUCCESS
-    );
+    assert_eq!(engine.flow_associate(flow, elsewhere, id, 2), Status::SUCCESS);
     assert_eq!(engine.flow_associate(other, here(), id, 3), Status::SUCCESS);
     engine.flow_end(flow);
     assert_eq!(*fake.deleted.locked(), [1, 2]);
-    assert_eq!(
-        engine.flow_associate(flow, here(), id, 1),
-        Status::INVALID_PARAMETER
-    );
+    assert_eq!(engine.flow_associate(flow, here(), id, 1), Status::INVALID_PARAMETER);
     engine.flow_end(flow);
     assert_eq!(fake.deleted.locked().len(), 2);
 }
@@ -177,15 +128,8 @@ fn a_callout_with_contexts_is_busy() {
     let flow = engine.flow_create();
     assert_eq!(engine.flow_associate(flow, here(), id, 1), Status::SUCCESS);
     assert_eq!(engine.callout_unregister_by_id(id), Status::DEVICE_BUSY);
-    assert_eq!(
-        engine.callout_unregister_by_key(key(1)),
-        Status::DEVICE_BUSY
-    );
-    assert_eq!(
-        on_flow(&engine, flow).invocations.len(),
-        1,
-        "it stays registered"
-    );
+    assert_eq!(engine.callout_unregister_by_key(key(1)), Status::DEVICE_BUSY);
+    assert_eq!(on_flow(&engine, flow).invocations.len(), 1, "it stays registered");
     assert_eq!(engine.flow_remove(flow, here(), id), Status::SUCCESS);
     assert_eq!(engine.callout_unregister_by_id(id), Status::SUCCESS);
 }

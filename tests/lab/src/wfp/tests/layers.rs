@@ -44,9 +44,7 @@ fn every_walked_layer_has_id_key_and_typed_fields() {
     assert_eq!(names.len(), 66);
     let engine = Engine::new();
     for name in names {
-        let layer = engine
-            .layer_by_name(&name)
-            .unwrap_or_else(|| panic!("{name}"));
+        let layer = engine.layer_by_name(&name).unwrap_or_else(|| panic!("{name}"));
         assert_eq!(engine.layer(layer.id), Some(layer));
         assert_eq!(engine.layer_by_key(layer.key), Some(layer));
         assert_eq!(layer.fields, layer.data_fields.len());
@@ -54,19 +52,9 @@ fn every_walked_layer_has_id_key_and_typed_fields() {
         for field in &layer.data_fields {
             let untyped = ["RESERVED_", "IPSEC_SECURITY_REALM_ID", "NAP_CONTEXT"];
             let may_be_untyped = untyped.iter().any(|name| field.name.starts_with(name));
-            assert_eq!(
-                field.data_type.is_none(),
-                may_be_untyped,
-                "{name}: {}",
-                field.name
-            );
+            assert_eq!(field.data_type.is_none(), may_be_untyped, "{name}: {}", field.name);
             let reserved = field.name.starts_with("RESERVED_");
-            assert_eq!(
-                field.condition.is_none(),
-                reserved,
-                "{name}: {}",
-                field.name
-            );
+            assert_eq!(field.condition.is_none(), reserved, "{name}: {}", field.name);
         }
     }
 }
@@ -101,10 +89,7 @@ fn fields_are_found_by_name_and_alias() {
     assert_eq!(field("ALE_AUTH_CONNECT_V4", "ICMP_TYPE"), Some(4));
     assert_eq!(field("OUTBOUND_ICMP_ERROR_V4", "ICMP_TYPE"), Some(4));
     assert_eq!(field("OUTBOUND_ICMP_ERROR_V6", "ICMP_TYPE"), Some(4));
-    assert_eq!(
-        field("ALE_AUTH_RECV_ACCEPT_V4", "LOCAL_INTERFACE_INDEX"),
-        Some(16)
-    );
+    assert_eq!(field("ALE_AUTH_RECV_ACCEPT_V4", "LOCAL_INTERFACE_INDEX"), Some(16));
     assert_eq!(field("INBOUND_TRANSPORT_V4", "MAX"), None);
 }
 
@@ -114,55 +99,19 @@ fn types_follow_the_family() {
         let layer = layer::layer_by_name(layer).unwrap();
         layer.data_fields[layer.field(name).unwrap()].data_type
     };
-    assert_eq!(
-        of("INBOUND_TRANSPORT_V4", "IP_LOCAL_ADDRESS"),
-        Some(DataType::Uint32)
-    );
-    assert_eq!(
-        of("INBOUND_TRANSPORT_V6", "IP_LOCAL_ADDRESS"),
-        Some(DataType::ByteArray16)
-    );
-    assert_eq!(
-        of("IPFORWARD_V6", "IP_SOURCE_ADDRESS"),
-        Some(DataType::ByteArray16)
-    );
-    assert_eq!(
-        of("INBOUND_TRANSPORT_V4", "IP_LOCAL_ADDRESS_TYPE"),
-        Some(DataType::Uint8)
-    );
-    assert_eq!(
-        of("INBOUND_TRANSPORT_V4", "IP_PROTOCOL"),
-        Some(DataType::Uint8)
-    );
-    assert_eq!(
-        of("INBOUND_TRANSPORT_V4", "IP_LOCAL_PORT"),
-        Some(DataType::Uint16)
-    );
-    assert_eq!(
-        of("INBOUND_ICMP_ERROR_V6", "ICMP_TYPE"),
-        Some(DataType::Uint16)
-    );
-    assert_eq!(
-        of("INBOUND_TRANSPORT_V4", "IP_LOCAL_INTERFACE"),
-        Some(DataType::Uint64)
-    );
-    assert_eq!(
-        of("INBOUND_TRANSPORT_V4", "INTERFACE_INDEX"),
-        Some(DataType::Uint32)
-    );
-    assert_eq!(
-        of("INBOUND_TRANSPORT_V4", "INTERFACE_TYPE"),
-        Some(DataType::Uint32)
-    );
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_LOCAL_ADDRESS"), Some(DataType::Uint32));
+    assert_eq!(of("INBOUND_TRANSPORT_V6", "IP_LOCAL_ADDRESS"), Some(DataType::ByteArray16));
+    assert_eq!(of("IPFORWARD_V6", "IP_SOURCE_ADDRESS"), Some(DataType::ByteArray16));
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_LOCAL_ADDRESS_TYPE"), Some(DataType::Uint8));
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_PROTOCOL"), Some(DataType::Uint8));
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_LOCAL_PORT"), Some(DataType::Uint16));
+    assert_eq!(of("INBOUND_ICMP_ERROR_V6", "ICMP_TYPE"), Some(DataType::Uint16));
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_LOCAL_INTERFACE"), Some(DataType::Uint64));
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "INTERFACE_INDEX"), Some(DataType::Uint32));
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "INTERFACE_TYPE"), Some(DataType::Uint32));
     assert_eq!(of("INBOUND_TRANSPORT_V4", "FLAGS"), Some(DataType::Uint32));
-    assert_eq!(
-        of("ALE_AUTH_CONNECT_V4", "ALE_APP_ID"),
-        Some(DataType::ByteBlob)
-    );
-    assert_eq!(
-        of("ALE_AUTH_CONNECT_V4", "ALE_PACKAGE_ID"),
-        Some(DataType::Sid)
-    );
+    assert_eq!(of("ALE_AUTH_CONNECT_V4", "ALE_APP_ID"), Some(DataType::ByteBlob));
+    assert_eq!(of("ALE_AUTH_CONNECT_V4", "ALE_PACKAGE_ID"), Some(DataType::Sid));
     let token = Some(DataType::TokenAccessInformation);
     assert_eq!(of("ALE_AUTH_CONNECT_V4", "ALE_USER_ID"), token);
 }
@@ -180,10 +129,7 @@ fn data_types_are_numbered_as_in_the_header() {
         (DataType::ByteArray16, "FWP_BYTE_ARRAY16_TYPE"),
         (DataType::ByteBlob, "FWP_BYTE_BLOB_TYPE"),
         (DataType::Sid, "FWP_SID"),
-        (
-            DataType::TokenAccessInformation,
-            "FWP_TOKEN_ACCESS_INFORMATION_TYPE",
-        ),
+        (DataType::TokenAccessInformation, "FWP_TOKEN_ACCESS_INFORMATION_TYPE"),
         (DataType::ByteArray6, "FWP_BYTE_ARRAY6_TYPE"),
         (DataType::V4AddrMask, "FWP_V4_ADDR_MASK"),
         (DataType::V6AddrMask, "FWP_V6_ADDR_MASK"),
@@ -199,14 +145,8 @@ fn constants_are_those_of_the_headers() {
     for (name, value) in [
         ("P_ACTION_BLOCK", ActionType::BLOCK.0),
         ("P_ACTION_PERMIT", ActionType::PERMIT.0),
-        (
-            "P_ACTION_CALLOUT_TERMINATING",
-            ActionType::CALLOUT_TERMINATING.0,
-        ),
-        (
-            "P_ACTION_CALLOUT_INSPECTION",
-            ActionType::CALLOUT_INSPECTION.0,
-        ),
+        ("P_ACTION_CALLOUT_TERMINATING", ActionType::CALLOUT_TERMINATING.0),
+        ("P_ACTION_CALLOUT_INSPECTION", ActionType::CALLOUT_INSPECTION.0),
         ("P_ACTION_CALLOUT_UNKNOWN", ActionType::CALLOUT_UNKNOWN.0),
         ("P_ACTION_CONTINUE", ActionType::CONTINUE.0),
         ("P_ACTION_NONE", ActionType::NONE.0),
@@ -221,14 +161,8 @@ fn constants_are_those_of_the_headers() {
             "PS_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED",
             super::super::arbitration::RUNTIME_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED.into(),
         ),
-        (
-            "P_CALLOUT_FLAG_CONDITIONAL_ON_FLOW",
-            CALLOUT_FLAG_CONDITIONAL_ON_FLOW,
-        ),
-        (
-            "P_CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY",
-            CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY,
-        ),
+        ("P_CALLOUT_FLAG_CONDITIONAL_ON_FLOW", CALLOUT_FLAG_CONDITIONAL_ON_FLOW),
+        ("P_CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY", CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY),
         ("PM_SESSION_FLAG_DYNAMIC", SESSION_FLAG_DYNAMIC),
         ("PM_TXN_READ_ONLY", TXN_READ_ONLY),
         ("PM_FILTER_FLAG_PERSISTENT", FLAG_PERSISTENT),
@@ -236,14 +170,8 @@ fn constants_are_those_of_the_headers() {
         ("PM_SUBLAYER_FLAG_PERSISTENT", FLAG_PERSISTENT),
         ("PM_CALLOUT_FLAG_PERSISTENT", CALLOUT_FLAG_PERSISTENT),
         ("PM_FILTER_FLAG_BOOTTIME", FILTER_FLAG_BOOTTIME),
-        (
-            "PM_FILTER_FLAG_CLEAR_ACTION_RIGHT",
-            FILTER_FLAG_CLEAR_ACTION_RIGHT,
-        ),
-        (
-            "PM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED",
-            FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED,
-        ),
+        ("PM_FILTER_FLAG_CLEAR_ACTION_RIGHT", FILTER_FLAG_CLEAR_ACTION_RIGHT),
+        ("PM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED", FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED),
     ] {
         assert_eq!(macros.get(name), Some(&u64::from(value)), "FW{name}");
     }
@@ -251,30 +179,15 @@ fn constants_are_those_of_the_headers() {
 
 #[test]
 fn absorb_is_valid_where_the_page_says() {
-    let valid: Vec<_> = layers()
-        .iter()
-        .filter(|layer| layer.allows_absorb())
-        .map(|layer| layer.name)
-        .collect();
-    for name in [
-        "INBOUND_IPPACKET_V4",
-        "OUTBOUND_TRANSPORT_V6",
-        "STREAM_PACKET_V4",
-    ] {
+    let valid: Vec<_> =
+        layers().iter().filter(|layer| layer.allows_absorb()).map(|layer| layer.name).collect();
+    for name in ["INBOUND_IPPACKET_V4", "OUTBOUND_TRANSPORT_V6", "STREAM_PACKET_V4"] {
         assert!(valid.contains(&name), "{name}");
     }
-    for name in [
-        "ALE_AUTH_RECV_ACCEPT_V4",
-        "INGRESS_VSWITCH_ETHERNET",
-        "DATAGRAM_DATA_V6",
-    ] {
+    for name in ["ALE_AUTH_RECV_ACCEPT_V4", "INGRESS_VSWITCH_ETHERNET", "DATAGRAM_DATA_V6"] {
         assert!(valid.contains(&name), "{name}");
     }
-    for name in [
-        "STREAM_V4",
-        "ALE_AUTH_LISTEN_V4",
-        "INBOUND_TRANSPORT_V4_DISCARD",
-    ] {
+    for name in ["STREAM_V4", "ALE_AUTH_LISTEN_V4", "INBOUND_TRANSPORT_V4_DISCARD"] {
         assert!(!valid.contains(&name), "{name}");
     }
     assert!(!valid.contains(&"IPFORWARD_V4"));

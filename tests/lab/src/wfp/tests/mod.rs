@@ -60,11 +60,7 @@ impl Fake {
     }
 
     fn notices(&self) -> Vec<NotifyType> {
-        self.notices
-            .locked()
-            .iter()
-            .map(|notice| notice.0)
-            .collect()
+        self.notices.locked().iter().map(|notice| notice.0).collect()
     }
 }
 
@@ -99,33 +95,19 @@ fn key(number: u128) -> Guid {
 }
 
 fn named(name: &str) -> DisplayData {
-    DisplayData {
-        name: Some(name.to_owned()),
-        description: None,
-    }
+    DisplayData { name: Some(name.to_owned()), description: None }
 }
 
 fn layer_key(name: &str) -> Guid {
-    layer::layer_by_name(name)
-        .expect("a layer of the table")
-        .key
+    layer::layer_by_name(name).expect("a layer of the table").key
 }
 
 fn provider(number: u128) -> Provider {
-    Provider {
-        key: key(number),
-        display: named("provider"),
-        ..Provider::default()
-    }
+    Provider { key: key(number), display: named("provider"), ..Provider::default() }
 }
 
 fn sublayer(number: u128, weight: u16) -> Sublayer {
-    Sublayer {
-        key: key(number),
-        display: named("sublayer"),
-        weight,
-        ..Sublayer::default()
-    }
+    Sublayer { key: key(number), display: named("sublayer"), weight, ..Sublayer::default() }
 }
 
 fn callout(number: u128) -> Callout {
@@ -155,19 +137,12 @@ fn filter(action: ActionType) -> Filter {
 }
 
 fn callout_filter(action: ActionType, callout: u128) -> Filter {
-    Filter {
-        callout: Some(key(callout)),
-        ..filter(action)
-    }
+    Filter { callout: Some(key(callout)), ..filter(action) }
 }
 
 fn condition(field: &str, match_type: MatchType, value: Value) -> Condition {
     let field = facts::guid(&format!("FWPM_CONDITION_{field}")).expect("a known condition");
-    Condition {
-        field,
-        match_type,
-        value,
-    }
+    Condition { field, match_type, value }
 }
 
 /// A layer's values, unknown except for those named.
@@ -181,15 +156,8 @@ fn values(layer: &str, known: &[(&str, Value)]) -> Vec<Value> {
 }
 
 fn classify_with(engine: &Engine, layer: &str, values: &[Value], metadata: &Metadata) -> Decision {
-    let layer = layer::layer_by_name(layer)
-        .expect("a layer of the table")
-        .id;
-    engine.classify(&Request {
-        layer,
-        values,
-        metadata,
-        data: LayerData::None,
-    })
+    let layer = layer::layer_by_name(layer).expect("a layer of the table").id;
+    engine.classify(&Request { layer, values, metadata, data: LayerData::None })
 }
 
 /// Classifies a packet of which nothing is known.
@@ -202,19 +170,14 @@ fn open(engine: &Engine) -> SessionId {
 }
 
 fn open_dynamic(engine: &Engine) -> SessionId {
-    let session = Session {
-        flags: SESSION_FLAG_DYNAMIC,
-        ..Session::default()
-    };
+    let session = Session { flags: SESSION_FLAG_DYNAMIC, ..Session::default() };
     engine.open(session).expect("the engine runs")
 }
 
 /// An engine with one callout, registered and added at [`LAYER`] under key 1.
 fn with_callout(flags: u32, fake: Arc<Fake>) -> (Arc<Engine>, SessionId, u32) {
     let engine = Engine::new();
-    let id = engine
-        .callout_register(key(1), flags, fake)
-        .expect("a new key");
+    let id = engine.callout_register(key(1), flags, fake).expect("a new key");
     let session = open(&engine);
     assert_eq!(engine.callout_add(session, callout(1)), Ok(id));
     (engine, session, id)

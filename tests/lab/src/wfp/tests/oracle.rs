@@ -7,120 +7,74 @@ use super::super::naive::{self, Behaviour, Outcome, Test, World};
 use super::*;
 
 /// What may stand in `actionType`, two values being garbage.
-const RESULTS: [u32; 7] = [
-    naive::BLOCK,
-    naive::PERMIT,
-    naive::CONTINUE,
-    7,
-    8,
-    0x5003,
-    0xDEAD,
-];
+const RESULTS: [u32; 7] = [naive::BLOCK, naive::PERMIT, naive::CONTINUE, 7, 8, 0x5003, 0xDEAD];
 /// A plain layer, one without ABSORB, a discard twin, a stream.
-const LAYERS: [&str; 4] = [
-    "INBOUND_TRANSPORT_V4",
-    "ALE_AUTH_LISTEN_V4",
-    "INBOUND_TRANSPORT_V6_DISCARD",
-    "STREAM_V4",
-];
+const LAYERS: [&str; 4] =
+    ["INBOUND_TRANSPORT_V4", "ALE_AUTH_LISTEN_V4", "INBOUND_TRANSPORT_V6_DISCARD", "STREAM_V4"];
 /// The two fields that conditions test, present at all four layers.
 const FIELDS: [&str; 2] = ["IP_LOCAL_PORT", "FLAGS"];
 
 fn behaviour() -> impl Strategy<Value = Behaviour> {
     let write = proptest::option::of(proptest::sample::select(&RESULTS));
-    (write, any::<[bool; 3]>(), 0..8u8).prop_map(|(write, [polite, clear, absorb], rare)| {
-        Behaviour {
-            write,
-            polite,
-            clear_right: clear,
-            raise_right: rare == 0,
-            absorb,
-            conditional_on_flow: rare == 1,
-        }
+    (write, any::<[bool; 3]>(), 0..8u8).prop_map(|(write, [polite, clear, absorb], rare)| Behaviour {
+        write,
+        polite,
+        clear_right: clear,
+        raise_right: rare == 0,
+        absorb,
+        conditional_on_flow: rare == 1,
     })
 }
 
 fn condition_of() -> impl Strategy<Value = naive::Condition> {
     use Test as T;
-    let test = proptest::sample::select(&[
-        T::Equal,
-        T::NotEqual,
-        T::Greater,
-        T::LessOrEqual,
-        T::AllSet,
-        T::NoneSet,
-    ]);
+    let test =
+        proptest::sample::select(&[T::Equal, T::NotEqual, T::Greater, T::LessOrEqual, T::AllSet, T::NoneSet]);
     (0..2usize, test, 0..4u16)
 }
 
 fn filter_of() -> impl Strategy<Value = naive::Filter> {
-    let actions = [
-        naive::BLOCK,
-        naive::PERMIT,
-        naive::TERMINATING,
-        naive::INSPECTION,
-        naive::UNKNOWN,
-        naive::UNKNOWN,
-    ];
+    let actions =
+        [naive::BLOCK, naive::PERMIT, naive::TERMINATING, naive::INSPECTION, naive::UNKNOWN, naive::UNKNOWN];
     let action = proptest::sample::select(actions.to_vec());
-    (
-        0..4usize,
-        0..4u64,
-        action,
-        0..3usize,
-        any::<[bool; 2]>(),
-        vec(condition_of(), 0..3),
+    (0..4usize, 0..4u64, action, 0..3usize, any::<[bool; 2]>(), vec(condition_of(), 0..3)).prop_map(
+        |(sublayer, weight, action, callout, [clear, permit], mut conditions)| {
+            // The engine refuses what is not grouped by field, and duplicates.
+            conditions.sort_by_key(|condition| condition.0);
+            conditions.dedup();
+            naive::Filter {
+                sublayer,
+                weight,
+                action,
+                callout,
+                clear_action_right: clear,
+                permit_if_unregistered: permit && [naive::TERMINATING, naive::UNKNOWN].contains(&action),
+                conditions,
+            }
+        },
     )
-        .prop_map(
-            |(sublayer, weight, action, callout, [clear, permit], mut conditions)| {
-                // The engine refuses what is not grouped by field, and duplicates.
-                conditions.sort_by_key(|condition| condition.0);
-                conditions.dedup();
-                naive::Filter {
-                    sublayer,
-                    weight,
-                    action,
-                    callout,
-                    clear_action_right: clear,
-                    permit_if_unregistered: permit
-                        && [naive::TERMINATING, naive::UNKNOWN].contains(&action),
-                    conditions,
-                }
-            },
-        )
 }
 
 fn world() -> impl Strategy<Value = (usize, World)> {
-    let after_block = proptest::sample::select(&[
-        AfterBlock::EvaluateAll,
-        AfterBlock::StopWhenHard,
-        AfterBlock::Stop,
-    ]);
+    let after_block =
+        proptest::sample::select(&[AfterBlock::EvaluateAll, AfterBlock::StopWhenHard, AfterBlock::Stop]);
     let rights = proptest::sample::select(&[DiscardRights::Write, DiscardRights::NoWrite]);
     let callouts = vec(proptest::option::weighted(0.8, behaviour()), 3);
-    (
-        0..LAYERS.len(),
-        vec(0..3u16, 4),
-        vec(filter_of(), 0..8),
-        callouts,
-        after_block,
-        rights,
+    (0..LAYERS.len(), vec(0..3u16, 4), vec(filter_of(), 0..8), callouts, after_block, rights).prop_map(
+        |(at, sublayers, filters, callouts, after_block, discard_rights)| {
+            let world = World {
+                sublayers,
+                filters,
+                callouts,
+                is_discard: at == 2,
+                is_stream: at == 3,
+                allows_absorb: at == 0,
+                after_block,
+                discard_rights,
+            };
+            (at, world)
+        },
     )
-        .prop_map(
-            |(at, sublayers, filters, callouts, after_block, discard_rights)| {
-                let world = World {
-                    sublayers,
-                    filters,
-                    callouts,
-                    is_discard: at == 2,
-                    is_stream: at == 3,
-                    allows_absorb: at == 0,
-                    after_block,
-                    discard_rights,
-                };
-                (at, world)
-            },
-        )
 }
 
 fn to_condition(&(field, test, operand): &naive::Condition) -> Condition {
@@ -137,11 +91,7 @@ fn to_condition(&(field, test, operand): &naive::Condition) -> Condition {
 
 /// Ports are UINT16, flags UINT32.
 fn number(field: usize, number: u16) -> Value {
-    if field == 0 {
-        Value::Uint16(number)
-    } else {
-        Value::Uint32(number.into())
-    }
+    if field == 0 { Value::Uint16(number) } else { Value::Uint32(number.into()) }
 }
 
 /// Builds the world in an engine; gives the filters' run-time ids.
@@ -153,36 +103,20 @@ fn build(layer: &str, world: &World) -> (Arc<Engine>, Vec<u64>) {
     });
     let session = open(&engine);
     for (index, weight) in (1..).zip(&world.sublayers) {
-        assert_eq!(
-            engine.sublayer_add(session, sublayer(index, *weight)),
-            Status::SUCCESS
-        );
+        assert_eq!(engine.sublayer_add(session, sublayer(index, *weight)), Status::SUCCESS);
     }
     for (index, behaviour) in (1..).zip(&world.callouts) {
-        let added = Callout {
-            applicable_layer: layer_key(layer),
-            ..callout(index)
-        };
+        let added = Callout { applicable_layer: layer_key(layer), ..callout(index) };
         engine.callout_add(session, added).unwrap();
         let Some(behaviour) = behaviour.clone() else {
             continue;
         };
-        let flags = if behaviour.conditional_on_flow {
-            CALLOUT_FLAG_CONDITIONAL_ON_FLOW
-        } else {
-            0
-        };
+        let flags = if behaviour.conditional_on_flow { CALLOUT_FLAG_CONDITIONAL_ON_FLOW } else { 0 };
         let fake = Fake::new(move |_, _, out| {
             let (action, rights, flags) = behaviour.run((out.action.0, out.rights, out.flags));
-            *out = ClassifyOut {
-                action: ActionType(action),
-                rights,
-                flags,
-            };
+            *out = ClassifyOut { action: ActionType(action), rights, flags };
         });
-        engine
-            .callout_register(key(index), flags, Arc::new(fake))
-            .unwrap();
+        engine.callout_register(key(index), flags, Arc::new(fake)).unwrap();
     }
     let mut ids = Vec::new();
     for one in &world.filters {
@@ -194,10 +128,7 @@ fn build(layer: &str, world: &World) -> (Arc<Engine>, Vec<u64>) {
                 sublayer: key(one.sublayer as u128 + 1),
                 weight: Value::Uint64(one.weight),
                 flags: flag(one.clear_action_right, FILTER_FLAG_CLEAR_ACTION_RIGHT)
-                    | flag(
-                        one.permit_if_unregistered,
-                        FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED,
-                    ),
+                    | flag(one.permit_if_unregistered, FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED),
                 conditions: one.conditions.iter().map(to_condition).collect(),
                 ..callout_filter(ActionType(one.action), one.callout as u128 + 1)
             },
@@ -208,18 +139,12 @@ fn build(layer: &str, world: &World) -> (Arc<Engine>, Vec<u64>) {
 }
 
 fn run(layer: &str, engine: &Engine, ids: &[u64], numbers: [u16; 2]) -> Outcome {
-    let known = [
-        (FIELDS[0], number(0, numbers[0])),
-        (FIELDS[1], number(1, numbers[1])),
-    ];
+    let known = [(FIELDS[0], number(0, numbers[0])), (FIELDS[1], number(1, numbers[1]))];
     let decision = classify_with(engine, layer, &values(layer, &known), &Metadata::default());
     let index = |id: u64| ids.iter().position(|known| *known == id).unwrap();
     let calls = decision.invocations.iter().map(|call| {
         let before = call.before;
-        (
-            index(call.filter_id),
-            (before.action.0, before.rights, before.flags),
-        )
+        (index(call.filter_id), (before.action.0, before.rights, before.flags))
     });
     Outcome {
         blocked: decision.blocked(),
@@ -227,11 +152,7 @@ fn run(layer: &str, engine: &Engine, ids: &[u64], numbers: [u16; 2]) -> Outcome 
         absorbed: decision.absorbed,
         filter: decision.filter_id.map(index),
         calls: calls.collect(),
-        rules: engine
-            .take_violations()
-            .iter()
-            .map(|violation| violation.rule)
-            .collect(),
+        rules: engine.take_violations().iter().map(|violation| violation.rule).collect(),
     }
 }
 

@@ -12,47 +12,28 @@ fn engine() -> (Arc<Engine>, SessionId) {
 }
 
 fn open_waiting(engine: &Engine, txn_wait_timeout_ms: u32) -> SessionId {
-    engine
-        .open(Session {
-            txn_wait_timeout_ms,
-            ..Session::default()
-        })
-        .unwrap()
+    engine.open(Session { txn_wait_timeout_ms, ..Session::default() }).unwrap()
 }
 
 #[test]
 fn abort_takes_everything_back() {
     let (engine, session) = engine();
-    let kept = engine
-        .filter_add(session, filter(ActionType::BLOCK))
-        .unwrap();
+    let kept = engine.filter_add(session, filter(ActionType::BLOCK)).unwrap();
     let before = engine.objects();
     let generation = engine.generation(layer::layer_by_name(LAYER).unwrap().id);
 
     assert_eq!(engine.transaction_begin(session, 0), Status::SUCCESS);
     assert_eq!(engine.provider_add(session, provider(1)), Status::SUCCESS);
-    assert_eq!(
-        engine.sublayer_add(session, sublayer(2, 1)),
-        Status::SUCCESS
-    );
+    assert_eq!(engine.sublayer_add(session, sublayer(2, 1)), Status::SUCCESS);
     engine.callout_add(session, callout(3)).unwrap();
-    engine
-        .filter_add(session, callout_filter(ActionType::CALLOUT_TERMINATING, 3))
-        .unwrap();
+    engine.filter_add(session, callout_filter(ActionType::CALLOUT_TERMINATING, 3)).unwrap();
     assert_eq!(engine.filter_delete_by_id(session, kept), Status::SUCCESS);
-    assert_eq!(
-        classify(&engine, LAYER).filter_id,
-        Some(kept),
-        "nothing is seen before commit"
-    );
+    assert_eq!(classify(&engine, LAYER).filter_id, Some(kept), "nothing is seen before commit");
     assert_eq!(engine.transaction_abort(session), Status::SUCCESS);
 
     assert_eq!(engine.objects(), before);
     assert_eq!(classify(&engine, LAYER).filter_id, Some(kept));
-    assert_eq!(
-        engine.generation(layer::layer_by_name(LAYER).unwrap().id),
-        generation
-    );
+    assert_eq!(engine.generation(layer::layer_by_name(LAYER).unwrap().id), generation);
     assert_eq!(engine.provider_add(session, provider(1)), Status::SUCCESS);
 }
 
@@ -60,12 +41,8 @@ fn abort_takes_everything_back() {
 fn commit_makes_all_changes_at_once() {
     let (engine, session) = engine();
     assert_eq!(engine.transaction_begin(session, 0), Status::SUCCESS);
-    engine
-        .filter_add(session, filter(ActionType::BLOCK))
-        .unwrap();
-    engine
-        .filter_add(session, filter(ActionType::BLOCK))
-        .unwrap();
+    engine.filter_add(session, filter(ActionType::BLOCK)).unwrap();
+    engine.filter_add(session, filter(ActionType::BLOCK)).unwrap();
     assert!(!classify(&engine, LAYER).blocked());
     assert_eq!(engine.transaction_commit(session), Status::SUCCESS);
     assert!(classify(&engine, LAYER).blocked());
@@ -78,10 +55,7 @@ fn a_failed_call_does_not_abort() {
     let (engine, session) = engine();
     assert_eq!(engine.transaction_begin(session, 0), Status::SUCCESS);
     assert_eq!(engine.provider_add(session, provider(1)), Status::SUCCESS);
-    assert_eq!(
-        engine.provider_add(session, provider(1)),
-        Status::FWP_ALREADY_EXISTS
-    );
+    assert_eq!(engine.provider_add(session, provider(1)), Status::FWP_ALREADY_EXISTS);
     assert_eq!(engine.provider_add(session, provider(2)), Status::SUCCESS);
     assert_eq!(engine.transaction_commit(session), Status::SUCCESS);
     assert_eq!(engine.objects().providers.len(), 2);
@@ -90,53 +64,26 @@ fn a_failed_call_does_not_abort() {
 #[test]
 fn one_transaction_per_session() {
     let (engine, session) = engine();
-    assert_eq!(
-        engine.transaction_commit(session),
-        Status::FWP_NO_TXN_IN_PROGRESS
-    );
-    assert_eq!(
-        engine.transaction_abort(session),
-        Status::FWP_NO_TXN_IN_PROGRESS
-    );
-    assert_eq!(
-        engine.transaction_begin(session, 2),
-        Status::FWP_INVALID_FLAGS
-    );
+    assert_eq!(engine.transaction_commit(session), Status::FWP_NO_TXN_IN_PROGRESS);
+    assert_eq!(engine.transaction_abort(session), Status::FWP_NO_TXN_IN_PROGRESS);
+    assert_eq!(engine.transaction_begin(session, 2), Status::FWP_INVALID_FLAGS);
     assert_eq!(engine.transaction_begin(session, 0), Status::SUCCESS);
-    assert_eq!(
-        engine.transaction_begin(session, 0),
-        Status::FWP_TXN_IN_PROGRESS
-    );
+    assert_eq!(engine.transaction_begin(session, 0), Status::FWP_TXN_IN_PROGRESS);
     assert_eq!(engine.transaction_commit(session), Status::SUCCESS);
-    assert_eq!(
-        engine.transaction_commit(session),
-        Status::FWP_NO_TXN_IN_PROGRESS
-    );
+    assert_eq!(engine.transaction_commit(session), Status::FWP_NO_TXN_IN_PROGRESS);
 }
 
 #[test]
 fn a_read_only_transaction_changes_nothing() {
     let (engine, session) = engine();
-    assert_eq!(
-        engine.transaction_begin(session, TXN_READ_ONLY),
-        Status::SUCCESS
-    );
-    assert_eq!(
-        engine.provider_add(session, provider(1)),
-        Status::FWP_INCOMPATIBLE_TXN
-    );
+    assert_eq!(engine.transaction_begin(session, TXN_READ_ONLY), Status::SUCCESS);
+    assert_eq!(engine.provider_add(session, provider(1)), Status::FWP_INCOMPATIBLE_TXN);
     let refused = engine.filter_add(session, filter(ActionType::BLOCK));
     assert_eq!(refused, Err(Status::FWP_INCOMPATIBLE_TXN));
     let reader = open_waiting(&engine, 10);
-    assert_eq!(
-        engine.transaction_begin(reader, TXN_READ_ONLY),
-        Status::SUCCESS
-    );
+    assert_eq!(engine.transaction_begin(reader, TXN_READ_ONLY), Status::SUCCESS);
     let writer = open_waiting(&engine, 10);
-    assert_eq!(
-        engine.provider_add(writer, provider(1)),
-        Status::FWP_TIMEOUT
-    );
+    assert_eq!(engine.provider_add(writer, provider(1)), Status::FWP_TIMEOUT);
     assert_eq!(engine.transaction_commit(reader), Status::SUCCESS);
     assert_eq!(engine.transaction_abort(session), Status::SUCCESS);
     assert_eq!(engine.provider_add(writer, provider(1)), Status::SUCCESS);
@@ -144,18 +91,12 @@ fn a_read_only_transaction_changes_nothing() {
 
 #[test]
 fn the_wait_for_the_lock_ends_with_a_timeout() {
-    let options = Options {
-        txn_wait: Duration::from_millis(30),
-        ..Options::default()
-    };
+    let options = Options { txn_wait: Duration::from_millis(30), ..Options::default() };
     assert_eq!(Options::default().txn_wait, Duration::from_secs(15));
     let engine = Engine::with_options(options);
     let owner = open(&engine);
     assert_eq!(engine.transaction_begin(owner, 0), Status::SUCCESS);
-    for (session, least) in [
-        (open_waiting(&engine, 0), 30),
-        (open_waiting(&engine, 60), 60),
-    ] {
+    for (session, least) in [(open_waiting(&engine, 0), 30), (open_waiting(&engine, 60), 60)] {
         for begin in [true, false] {
             let start = Instant::now();
             let status = if begin {
@@ -189,16 +130,11 @@ fn a_waiting_session_goes_on_when_the_lock_is_free() {
 fn closing_a_session_aborts_its_transaction() {
     let (engine, session) = engine();
     assert_eq!(engine.transaction_begin(session, 0), Status::SUCCESS);
-    engine
-        .filter_add(session, filter(ActionType::BLOCK))
-        .unwrap();
+    engine.filter_add(session, filter(ActionType::BLOCK)).unwrap();
     assert!(engine.objects().sessions[0].contains("transaction in progress"));
     assert_eq!(engine.close(session), Status::SUCCESS);
     assert_eq!(engine.objects(), Objects::default());
-    assert_eq!(
-        engine.provider_add(open(&engine), provider(1)),
-        Status::SUCCESS
-    );
+    assert_eq!(engine.provider_add(open(&engine), provider(1)), Status::SUCCESS);
 }
 
 #[test]
@@ -210,24 +146,15 @@ fn a_closed_handle_is_invalid() {
     assert_eq!(engine.transaction_begin(session, 0), invalid);
     assert_eq!(engine.transaction_commit(session), invalid);
     assert_eq!(engine.provider_add(session, provider(1)), invalid);
-    assert_eq!(
-        engine.filter_add(session, filter(ActionType::BLOCK)),
-        Err(invalid)
-    );
+    assert_eq!(engine.filter_add(session, filter(ActionType::BLOCK)), Err(invalid));
 }
 
 #[test]
 fn sessions_have_flags_and_keys() {
     let engine = Engine::new();
-    let refused = engine.open(Session {
-        flags: 2,
-        ..Session::default()
-    });
+    let refused = engine.open(Session { flags: 2, ..Session::default() });
     assert_eq!(refused, Err(Status::FWP_INVALID_FLAGS));
-    let named = Session {
-        key: key(1),
-        ..Session::default()
-    };
+    let named = Session { key: key(1), ..Session::default() };
     let first = engine.open(named.clone()).unwrap();
     assert_eq!(engine.open(named.clone()), Err(Status::FWP_ALREADY_EXISTS));
     assert_eq!(engine.close(first), Status::SUCCESS);
@@ -237,11 +164,7 @@ fn sessions_have_flags_and_keys() {
 #[test]
 fn a_dynamic_session_waits_for_the_lock_to_close() {
     let (engine, owner) = engine();
-    let session = Session {
-        flags: SESSION_FLAG_DYNAMIC,
-        txn_wait_timeout_ms: 10,
-        ..Session::default()
-    };
+    let session = Session { flags: SESSION_FLAG_DYNAMIC, txn_wait_timeout_ms: 10, ..Session::default() };
     let dynamic = engine.open(session).unwrap();
     assert_eq!(engine.provider_add(dynamic, provider(1)), Status::SUCCESS);
     assert_eq!(engine.transaction_begin(owner, 0), Status::SUCCESS);
