@@ -7,8 +7,9 @@ use crate::logic::stealth::Verdict;
 
 /// One processor's counters, on cache lines of their own.
 ///
-/// In a debugger: `hushport::driver::callouts::SHARED` leads to an array with
-/// one of these for each processor.
+/// In a debugger: `hushport::driver::callouts::SHARED` leads to `Shared`, whose
+/// first word leads to an array with one of these for each processor and whose
+/// third is their number. Rows are in the order of registration.
 #[repr(C, align(64))]
 pub struct Counters([[AtomicU64; Verdict::COUNT]; COUNT]);
 

@@ -11,6 +11,7 @@ use crate::ffi;
 ///
 /// `T` is to be aligned to cache lines. A thread below DISPATCH_LEVEL may move
 /// to another processor while it holds the reference, so `T` is shared.
+#[repr(transparent)]
 pub struct PerCpu<T>(PoolVec<T>);
 
 impl<T: Sync> PerCpu<T> {

@@ -15,7 +15,8 @@ const TAG: ffi::ULONG = u32::from_le_bytes(*b"hush");
 /// What ExAllocatePool2 aligns to on 64-bit Windows (its documentation).
 const POOL_ALIGNMENT: usize = 16;
 
-/// A block of zeroed pool.
+/// A block of zeroed pool. Laid out in order, as is all that it holds, so that
+/// a debugger can follow it.
 #[repr(C)]
 struct Block {
     /// The first byte aligned as asked for.
@@ -138,6 +139,7 @@ impl<T> Drop for PoolArc<T> {
 /// A list of at most so many values, all of its memory taken at the start.
 ///
 /// Dropped from its end, so that what came last goes first.
+#[repr(C)]
 pub struct PoolVec<T> {
     block: Block,
     length: usize,

@@ -18,6 +18,7 @@
 //! | [`commands`] | `cargo lab …` |
 
 pub mod commands;
+pub mod counters;
 pub mod exports;
 pub mod host;
 pub mod image;

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::as_root;
+use crate::counters::Counters;
 use crate::host::{Application, Event, State};
 use crate::report::{Checks, Watched, flows};
 use crate::scan::{self, States};
@@ -257,6 +258,14 @@ fn show_flows(world: &World, checks: &mut Checks) -> Result<()> {
             checks.note(format!("layers of: {event}"), "match", "never met");
         }
     }
+    let image = world.machine.image().context("the driver is loaded")?;
+    let counters = Counters::read(image, world.machine.engine())?;
+    let invoked = watched.invocations(&report.log);
+    let asked: BTreeMap<_, _> = invoked.keys().map(|key| (*key, counters.asked(*key))).collect();
+    let total: u64 = asked.values().sum();
+    println!("  the driver counted {total} indications at {} layers", asked.len());
+    let agree = if asked == invoked { "the engine's" } else { "others" };
+    checks.note("the driver's own counters", "the engine's", agree);
     let forgotten = report.log.forgotten();
     checks.note("events that the log had no room for", 0, forgotten);
     Ok(())

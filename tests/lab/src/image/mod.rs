@@ -13,6 +13,7 @@
 //! | `unwind` | which driver frames lie on the kernel stack |
 //! | `places` | which image, loaded or gone, an address belongs to |
 //! | `symbols` | functions, inline chains, lines and data from the matching PDB |
+//! | `types` | enums and sizes from the same PDB |
 //! | [`lint`] | rules that a linked driver keeps, checked on the file |
 
 mod call;
@@ -26,6 +27,7 @@ mod report;
 mod stack;
 mod symbols;
 mod thunk;
+mod types;
 mod unwind;
 
 pub use call::{backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset};

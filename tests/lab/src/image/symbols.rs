@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::pe::{PdbId, PeFile};
 use super::report::SourceFrame;
+use super::types::Types;
 
 /// Why there are no symbols, or not the wanted one.
 #[derive(Clone, Debug, Error)]
@@ -97,6 +98,7 @@ pub struct Symbols {
     context: Mutex<Context<'static, 'static>>,
     functions: Vec<Function>,
     data: Vec<DataSymbol>,
+    types: Types,
 }
 
 impl std::fmt::Debug for Symbols {
@@ -134,6 +136,16 @@ impl Symbols {
             line: frame.line,
         });
         frames.collect()
+    }
+
+    /// The enumerators of a C-like enum and their values, by its full name.
+    pub fn enumerators(&self, name: &str) -> Option<&[(String, u64)]> {
+        self.types.enumerators.get(name).map(Vec::as_slice)
+    }
+
+    /// The size of a structure in bytes, by its full name.
+    pub fn size_of(&self, name: &str) -> Option<u64> {
+        self.types.sizes.get(name).copied()
     }
 
     /// Every function that has code of its own, by ascending address.
@@ -209,7 +221,8 @@ fn load(image: &str, path: &Path, wanted: &PdbId) -> Loaded {
         });
     }
     let raw = read_data(&mut pdb).map_err(|error| broken(error.to_string()))?;
-    let symbols = index(pdb, raw).map_err(|error| broken(error.to_string()))?;
+    let types = Types::read(&mut pdb).map_err(|error| broken(error.to_string()))?;
+    let symbols = index(pdb, raw, types).map_err(|error| broken(error.to_string()))?;
     Ok(Box::leak(Box::new(symbols)))
 }
 
@@ -265,7 +278,11 @@ fn read_data(pdb: &mut PDB<'static, Cursor<Vec<u8>>>) -> pdb::Result<Vec<RawData
     Ok(data)
 }
 
-fn index(pdb: PDB<'static, Cursor<Vec<u8>>>, raw: Vec<RawData>) -> Result<Symbols, pdb_addr2line::Error> {
+fn index(
+    pdb: PDB<'static, Cursor<Vec<u8>>>,
+    raw: Vec<RawData>,
+    described: Types,
+) -> Result<Symbols, pdb_addr2line::Error> {
     // The context borrows from its data, and both live as long as the process.
     let owner = Box::leak(Box::new(ContextPdbData::try_from_pdb(pdb)?));
     let types = owner.make_type_formatter()?;
@@ -290,5 +307,5 @@ fn index(pdb: PDB<'static, Cursor<Vec<u8>>>, raw: Vec<RawData>) -> Result<Symbol
         })
         .collect();
     functions.sort_by_key(|function| function.range.start);
-    Ok(Symbols { context: Mutex::new(context), functions, data })
+    Ok(Symbols { context: Mutex::new(context), functions, data, types: described })
 }

@@ -1,6 +1,6 @@
 //! Each documented flow as the driver's callouts saw it, beside the documents.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use crate::host::documented::{self, Comparison, Expected};
@@ -18,6 +18,18 @@ impl Watched {
             _ => None,
         });
         Self(callouts.collect())
+    }
+
+    /// How often each of the callouts was called in all that is logged.
+    pub fn invocations(&self, log: &Log) -> BTreeMap<Guid, u64> {
+        let steps = log.records().flat_map(|record| &record.steps);
+        let mut counts = BTreeMap::new();
+        for invocation in steps.flat_map(|step| &step.decision.invocations) {
+            if self.0.contains_key(&invocation.callout_key) {
+                *counts.entry(invocation.callout_key).or_default() += 1;
+            }
+        }
+        counts
     }
 
     /// The layers of an event as the callouts saw them, in order. A layer
