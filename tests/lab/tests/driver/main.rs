@@ -1,0 +1,9 @@
+//! The shipping driver, held to what it promises.
+
+mod image;
+mod lifecycle;
+mod registration;
+mod scan;
+mod stealth;
+#[path = "../support/mod.rs"]
+mod support;

@@ -1,0 +1,131 @@
+//! What the driver puts into the engine, in which order.
+
+use lab::machine::Machine;
+use lab::nt::Options;
+use lab::setup::{self, Target};
+use lab::wfp::{Change, Engine, Guid};
+
+/// The layers as "TCP packet flows" first comes to them (bind, listen, connect,
+/// SYN out, SYN in, SYN-ACK in, data), then those beside its flows; whether
+/// each has a discard twin. Written from the page, not from the driver.
+const ORDER: [(&str, bool); 19] = [
+    ("ALE_BIND_REDIRECT", false),
+    ("ALE_RESOURCE_ASSIGNMENT", true),
+    ("ALE_AUTH_LISTEN", true),
+    ("ALE_CONNECT_REDIRECT", false),
+    ("ALE_AUTH_CONNECT", true),
+    ("OUTBOUND_TRANSPORT", true),
+    ("OUTBOUND_IPPACKET", true),
+    ("INBOUND_IPPACKET", true),
+    ("INBOUND_TRANSPORT", true),
+    ("ALE_AUTH_RECV_ACCEPT", true),
+    ("ALE_FLOW_ESTABLISHED", true),
+    ("STREAM", true),
+    ("ALE_ENDPOINT_CLOSURE", false),
+    ("ALE_RESOURCE_RELEASE", false),
+    ("STREAM_PACKET", false),
+    ("DATAGRAM_DATA", true),
+    ("INBOUND_ICMP_ERROR", true),
+    ("OUTBOUND_ICMP_ERROR", true),
+    ("IPFORWARD", true),
+];
+
+fn expected() -> Vec<String> {
+    let mut layers = Vec::new();
+    for (layer, twin) in ORDER {
+        for family in ["V4", "V6"] {
+            layers.push(format!("{layer}_{family}"));
+            if twin {
+                layers.push(format!("{layer}_{family}_DISCARD"));
+            }
+        }
+    }
+    layers
+}
+
+fn started(values: &[(&str, u32)]) -> Machine {
+    let mut machine = Machine::new(Options::default());
+    for (name, number) in values {
+        machine.set(name, *number);
+    }
+    machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
+    machine
+}
+
+fn name(engine: &Engine, layer: Guid) -> String {
+    engine.layer_by_key(layer).expect("a built-in layer").name.to_owned()
+}
+
+#[test]
+fn callouts_are_registered_added_and_filtered_in_the_documented_order() {
+    let machine = started(&[]);
+    let engine = machine.engine();
+    let expected = expected();
+    assert_eq!(expected.len(), 66);
+    let (mut registered, mut added, mut filtered) = (Vec::new(), Vec::new(), Vec::new());
+    for change in engine.journal() {
+        match change {
+            Change::CalloutRegister { key, .. } => registered.push(key),
+            Change::CalloutAdd { key, layer, .. } => added.push((key, layer)),
+            Change::FilterAdd { layer, callout, .. } => filtered.push((callout, layer)),
+            _ => {}
+        }
+    }
+    let layers: Vec<_> = added.iter().map(|(_, layer)| name(engine, *layer)).collect();
+    assert_eq!(layers, expected, "FwpmCalloutAdd0");
+    let layers: Vec<_> = filtered.iter().map(|(_, layer)| name(engine, *layer)).collect();
+    assert_eq!(layers, expected, "FwpmFilterAdd0");
+    let keys: Vec<_> = added.iter().map(|(key, _)| *key).collect();
+    assert_eq!(registered, keys, "FwpsCalloutRegister3");
+    let callouts: Vec<_> = filtered.iter().map(|(callout, _)| callout.unwrap()).collect();
+    assert_eq!(callouts, keys, "each filter leads to its layer's callout");
+}
+
+#[test]
+fn one_transaction_holds_everything_and_every_object_names_the_provider() {
+    let machine = started(&[]);
+    let journal = machine.engine().journal();
+    let place = |wanted: fn(&Change) -> bool| journal.iter().position(wanted);
+    let count = |wanted: fn(&Change) -> bool| journal.iter().filter(|change| wanted(change)).count();
+    assert_eq!(count(|change| matches!(change, Change::EngineOpen)), 1);
+    assert_eq!(count(|change| matches!(change, Change::TransactionBegin)), 1);
+    assert_eq!(count(|change| matches!(change, Change::ProviderAdd { .. })), 1);
+    assert_eq!(count(|change| matches!(change, Change::SublayerAdd { .. })), 1);
+    let order = [
+        place(|change| matches!(change, Change::CalloutRegister { .. })),
+        place(|change| matches!(change, Change::EngineOpen)),
+        place(|change| matches!(change, Change::TransactionBegin)),
+        place(|change| matches!(change, Change::ProviderAdd { .. })),
+        place(|change| matches!(change, Change::SublayerAdd { .. })),
+        place(|change| matches!(change, Change::CalloutAdd { .. })),
+        place(|change| matches!(change, Change::FilterAdd { .. })),
+        place(|change| matches!(change, Change::TransactionCommit)),
+    ];
+    assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{order:?}");
+    assert_eq!(order.last().copied().flatten(), Some(journal.len() - 1), "the commit comes last");
+    let provider = journal.iter().find_map(|change| match change {
+        Change::ProviderAdd { key } => Some(*key),
+        _ => None,
+    });
+    for change in &journal {
+        if let Change::CalloutAdd { provider: named, .. } | Change::FilterAdd { provider: named, .. } = change {
+            assert_eq!(*named, provider, "{change:?}");
+        }
+    }
+}
+
+#[test]
+fn without_observe_only_the_deciding_layers_have_filters() {
+    let machine = started(&[("Observe", 0)]);
+    let engine = machine.engine();
+    let filtered: Vec<_> = engine
+        .journal()
+        .into_iter()
+        .filter_map(|change| match change {
+            Change::FilterAdd { layer, .. } => Some(name(engine, layer)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(filtered, ["INBOUND_TRANSPORT_V4_DISCARD", "INBOUND_TRANSPORT_V6_DISCARD"]);
+    assert_eq!(engine.objects().callouts.len(), 66, "their callouts stay");
+}

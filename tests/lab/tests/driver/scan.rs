@@ -1,0 +1,58 @@
+//! Real nmap against the host, and the wire's word for it.
+
+use lab::host::{Application, Variants};
+use lab::scan;
+use lab::setup::{self, Target};
+use lab::wire::Family;
+use lab::world::{Plan, World};
+
+const OPEN: u16 = 80;
+const PORTS: &str = "70-90";
+
+fn world(driver: bool, values: &[(&str, u32)], variants: Variants) -> World {
+    let driver = driver.then(|| &*setup::build(Target::X64).unwrap().sys);
+    let values = values.iter().map(|(name, number)| ((*name).to_owned(), *number)).collect();
+    let listen = vec![(OPEN, Application::Http)];
+    World::start(&Plan { driver, values, listen, variants, ..Plan::default() }).unwrap()
+}
+
+/// Scans both families; closed ports are to look so, and to answer or not.
+fn expect(mut world: World, closed: &str, answers: bool) {
+    for family in Family::BOTH {
+        let states = scan::tcp(&world, family, "-sS", PORTS).unwrap();
+        assert_eq!(states.len(), 21);
+        for (port, state) in &states {
+            assert_eq!(state, if *port == OPEN { "open" } else { closed }, "{family} port {port}");
+        }
+        assert_eq!(world.recorder.resets(family) > 0, answers, "{family}: RST on the wire");
+        assert!(world.recorder.syn_acks(family) > 0, "{family}: the open port answers");
+    }
+    assert_eq!(world.recorder.forgotten(), 0);
+    if world.machine.image().is_some() {
+        assert!(world.machine.stop().unwrap().is_empty());
+    }
+    world.host.stop().unwrap();
+}
+
+#[test]
+fn without_the_driver_closed_ports_answer() {
+    expect(world(false, &[], Variants::default()), "closed", true);
+}
+
+#[test]
+fn with_the_driver_closed_ports_are_silent() {
+    expect(world(true, &[], Variants::default()), "filtered", false);
+}
+
+#[test]
+fn they_are_silent_where_inbound_transport_comes_before_its_twin() {
+    let variants = Variants { transport_before_discard: true, ..Variants::default() };
+    expect(world(true, &[], variants), "filtered", false);
+}
+
+#[test]
+fn mode_0_and_audit_answer_as_usual() {
+    for mode in [0, 1] {
+        expect(world(true, &[("Mode", mode)], Variants::default()), "closed", true);
+    }
+}
