@@ -8,7 +8,8 @@
 
 use std::arch::naked_asm;
 use std::cell::{Cell, RefCell};
-use std::ffi::c_void;
+
+use super::types::Address;
 
 /// Why driver code did not return.
 #[derive(Clone, Debug)]
@@ -30,7 +31,7 @@ pub enum Stop {
 pub trait Guest: Send + Sync {
     /// Calls `entry` (win64 convention, at most [`MOST_ARGUMENTS`] integer
     /// arguments). `Err` if [`escape`](Self::escape) or a fault ended it.
-    fn call(&self, entry: *const c_void, arguments: &[u64]) -> Result<u64, Stop>;
+    fn call(&self, entry: Address, arguments: &[u64]) -> Result<u64, Stop>;
 
     /// Leaves the innermost [`call`](Self::call) on this thread with `Err`.
     /// No frame between here and there may own anything with a destructor.
@@ -58,7 +59,7 @@ thread_local! {
 }
 
 impl Guest for Direct {
-    fn call(&self, entry: *const c_void, arguments: &[u64]) -> Result<u64, Stop> {
+    fn call(&self, entry: Address, arguments: &[u64]) -> Result<u64, Stop> {
         assert!(arguments.len() <= MOST_ARGUMENTS, "too many arguments");
         let mut padded = [0; MOST_ARGUMENTS];
         padded[..arguments.len()].copy_from_slice(arguments);
@@ -93,11 +94,7 @@ impl Guest for Direct {
 /// Saves the callee-saved registers, stores the stack pointer in `*saved`,
 /// copies twelve arguments into place and calls `entry`.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn enter(
-    entry: *const c_void,
-    arguments: *const u64,
-    saved: *mut usize,
-) -> u64 {
+unsafe extern "sysv64" fn enter(entry: Address, arguments: *const u64, saved: *mut usize) -> u64 {
     naked_asm!(
         "push rbp",
         "push rbx",
@@ -166,22 +163,22 @@ mod tests {
     }
 
     extern "win64" fn nest() -> u64 {
-        let inner = Direct.call(give_up as *const c_void, &[5]);
+        let inner = Direct.call(give_up as *const () as Address, &[5]);
         u64::from(inner.is_err())
     }
 
     #[test]
     fn every_argument_arrives_where_it_belongs() {
-        let value = Direct.call(weigh as *const c_void, &[1, 2, 3, 4, 5, 6, 7]);
+        let value = Direct.call(weigh as *const () as Address, &[1, 2, 3, 4, 5, 6, 7]);
         assert_eq!(value.unwrap(), 7_654_321);
     }
 
     #[test]
     fn an_escape_ends_the_innermost_call_only() {
-        assert_eq!(Direct.call(nest as *const c_void, &[]).unwrap(), 1);
+        assert_eq!(Direct.call(nest as *const () as Address, &[]).unwrap(), 1);
         let Err(Stop::BugCheck {
             code, parameters, ..
-        }) = Direct.call(give_up as *const c_void, &[0xE2])
+        }) = Direct.call(give_up as *const () as Address, &[0xE2])
         else {
             panic!("an escape must arrive as an error");
         };

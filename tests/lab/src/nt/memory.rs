@@ -49,7 +49,7 @@ impl Reservation {
     }
 
     /// Size in bytes.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.bytes
     }
 
@@ -134,7 +134,7 @@ impl Guarded {
     }
 
     /// Usable bytes.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.used
     }
 

@@ -10,12 +10,14 @@
 //! | [`pool`], [`registry`], [`work`], [`objects`] | what a machine has one of each |
 //! | [`ex`], [`ke`], [`io`], [`zw`], [`rtl`], [`mm`], [`ndis`], [`fwp`] | the exports, a file per prefix |
 
+mod breach;
 mod clock;
 pub mod cpu;
 pub mod ex;
 pub mod foreign;
 pub mod fwp;
 pub mod guest;
+mod information;
 pub mod io;
 pub mod ke;
 mod kernel;
@@ -42,7 +44,8 @@ pub use guest::{Direct, Guest, Stop};
 pub use kernel::{Kernel, Options};
 pub use load::{DriverImage, LeakReport};
 
-pub(crate) use kernel::{Current, Trouble};
+pub(crate) use breach::Trouble;
+pub(crate) use kernel::Current;
 
 /// Statuses of this kernel that the filter engine has no use for
 /// (`ntstatus.h`).

@@ -78,7 +78,7 @@ impl Scratch {
         let at = (self.pointed.start() + self.used).next_multiple_of(align);
         self.used = at + bytes - self.pointed.start();
         assert!(
-            self.used <= self.pointed.len(),
+            self.used <= self.pointed.size(),
             "the values fit the scratch pages"
         );
         at

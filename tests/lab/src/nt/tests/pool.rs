@@ -22,7 +22,10 @@ fn blocks_are_zeroed_aligned_and_end_at_a_guard_page() {
         for size in [1, 15, 16, 100, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE] {
             let block = allocate(size);
             assert_eq!(block % 16, 0);
-            assert!(size < PAGE || block % PAGE == 0, "whole pages start at one");
+            assert!(
+                size < PAGE || block.is_multiple_of(PAGE),
+                "whole pages start at one"
+            );
             assert!((block..block + size).all(|at| peek::<u8>(at) == 0));
             let beyond = (block + size).next_multiple_of(if size < PAGE { 16 } else { PAGE });
             assert_eq!(beyond % PAGE, 0);
