@@ -144,7 +144,9 @@ impl Kernel {
         let processor = if inside { cpu::processor() } else { 0 };
         let irql = if inside { irql.max(cpu::irql()) } else { irql };
         let stay = Stay::begin(self, processor, irql);
-        let outcome = self.guest.call(entry, arguments);
+        // SAFETY: `entry` comes from the loader or from the driver, which gave it
+        // as a routine of the prototype it is called by here.
+        let outcome = unsafe { self.guest.call(entry, arguments) };
         let (left_at, locks) = (cpu::irql(), cpu::locks());
         drop(stay);
         let value = outcome.inspect_err(|stop| self.halt(stop.clone()))?;
