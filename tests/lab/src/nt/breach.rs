@@ -96,6 +96,24 @@ impl Kernel {
         }
     }
 
+    /// Takes note of what ended a driver call. A fault in or beyond a pool
+    /// block is the breach of a rule as well.
+    pub(super) fn driver_stopped(&self, stop: &Stop) {
+        self.halt(stop.clone());
+        if let Stop::Fault {
+            address: Some(address),
+            write,
+            ..
+        } = stop
+        {
+            let address = *address as Address;
+            if self.pool().describe(address).is_some() {
+                let write = *write;
+                self.condemn(self.bad_pointer(BadPointer { address, write }));
+            }
+        }
+    }
+
     /// A bad pointer as the breach it is: freed pool, beyond a block, or
     /// nowhere at all.
     pub(crate) fn bad_pointer(&self, bad: BadPointer) -> Violation {
@@ -110,6 +128,16 @@ impl Kernel {
         let text = format!("{verb} {:#x} {text}", bad.address);
         Violation::new(rule, [bad.address as u64, bad.write.into(), 0], text)
     }
+}
+
+/// What lies at an address of the pool of the machine this thread is in; for
+/// fault reports.
+pub fn describe_address(address: Address) -> Option<String> {
+    if cpu::kernel().is_null() {
+        return None;
+    }
+    let (_, text) = Kernel::current().pool().try_describe(address)?;
+    Some(text)
 }
 
 fn bugcheck(violation: &Violation) -> Stop {

@@ -23,8 +23,15 @@ pub enum Stop {
         /// What happened, in words.
         text: String,
     },
-    /// A processor fault, described.
-    Fault(String),
+    /// A processor fault.
+    Fault {
+        /// The address that could not be used, if that was the reason.
+        address: Option<u64>,
+        /// It was to be written.
+        write: bool,
+        /// What happened, in words.
+        text: String,
+    },
 }
 
 /// Runs driver code.

@@ -149,7 +149,7 @@ impl Kernel {
         let outcome = unsafe { self.guest.call(entry, arguments) };
         let (left_at, locks) = (cpu::irql(), cpu::locks());
         drop(stay);
-        let value = outcome.inspect_err(|stop| self.halt(stop.clone()))?;
+        let value = outcome.inspect_err(|stop| self.driver_stopped(stop))?;
         if locks > 0 {
             let text = format!("{what} returned with {locks} held");
             self.condemn(Violation::new(

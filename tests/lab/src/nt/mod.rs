@@ -37,6 +37,7 @@ pub mod zw;
 #[cfg(test)]
 mod tests;
 
+pub use breach::describe_address;
 pub use clock::Clock;
 pub use cpu::Irql;
 pub use fwp::{MdlMapping, NblLayout};

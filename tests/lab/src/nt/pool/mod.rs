@@ -256,15 +256,13 @@ impl Pool {
 
     /// What lies at an address of the pool, with a description.
     pub fn describe(&self, address: usize) -> Option<(Where, String)> {
-        // A fault handler may ask while this thread holds the lock.
-        let state = self.state.try_lock().ok()?;
-        let (first, block) = state.find(address)?;
-        let place = match &block.freed {
-            Some(_) => Where::Freed,
-            None if address >= first + block.pages * PAGE => Where::Beyond,
-            None => Where::Live,
-        };
-        Some((place, block.describe(address)))
+        self.state().describe(address)
+    }
+
+    /// The same for a fault handler, which must not wait: `None` too while
+    /// the pool is busy.
+    pub fn try_describe(&self, address: usize) -> Option<(Where, String)> {
+        self.state.try_lock().ok()?.describe(address)
     }
 
     fn fill(&self, from: usize, to: usize, value: u8) {
@@ -318,6 +316,16 @@ impl State {
         }
         self.next = end;
         Some(first)
+    }
+
+    fn describe(&self, address: usize) -> Option<(Where, String)> {
+        let (first, block) = self.find(address)?;
+        let place = match &block.freed {
+            Some(_) => Where::Freed,
+            None if address >= first + block.pages * PAGE => Where::Beyond,
+            None => Where::Live,
+        };
+        Some((place, block.describe(address)))
     }
 
     /// The block whose pages or guard page hold the address.
