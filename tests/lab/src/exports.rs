@@ -3,8 +3,8 @@
 //! A row is a module, the file of [`crate::nt`] that holds the function, and
 //! its name. Number of arguments and permitted IRQL come from
 //! `facts/functions.json`, which a test compares with the functions' own
-//! signatures. Every function begins with [`enter!`](crate::exports::enter),
-//! which counts the call and checks the IRQL before the body runs.
+//! signatures. Every function enters by `enter!`, which counts the call and
+//! checks the IRQL before the body runs.
 
 use std::ffi::c_void;
 use std::sync::LazyLock;
@@ -270,12 +270,15 @@ mod tests {
         let mut thunks = BTreeMap::new();
         let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/nt");
         for file in FILES.iter().collect::<BTreeSet<_>>() {
-            let path = match *file {
-                "fwp" => format!("{directory}/fwp/mod.rs"),
-                file => format!("{directory}/{file}.rs"),
+            let paths = match *file {
+                "fwp" => vec!["fwp/mod.rs".to_string(), "fwp/driver.rs".to_string()],
+                file => vec![format!("{file}.rs")],
             };
-            let source = std::fs::read_to_string(&path).unwrap();
-            for item in syn::parse_file(&source).unwrap().items {
+            let items = paths.iter().flat_map(|path| {
+                let source = std::fs::read_to_string(format!("{directory}/{path}")).unwrap();
+                syn::parse_file(&source).unwrap().items
+            });
+            for item in items {
                 if let syn::Item::Fn(function) = item
                     && function.sig.abi.is_some()
                     && matches!(function.vis, syn::Visibility::Public(_))

@@ -8,8 +8,8 @@
 
 use std::arch::naked_asm;
 use std::cell::{Cell, RefCell};
-use std::ffi::c_void;
-use std::fmt;
+
+use super::types::Address;
 
 /// Why driver code did not return.
 #[derive(Clone, Debug)]
@@ -23,8 +23,15 @@ pub enum Stop {
         /// What happened, in words.
         text: String,
     },
-    /// A processor fault, described.
-    Fault(String),
+    /// A processor fault.
+    Fault {
+        /// The address that could not be used, if that was the reason.
+        address: Option<u64>,
+        /// It was to be written.
+        write: bool,
+        /// What happened, in words.
+        text: String,
+    },
 }
 
 impl fmt::Display for Stop {
@@ -40,9 +47,13 @@ impl fmt::Display for Stop {
 
 /// Runs driver code.
 pub trait Guest: Send + Sync {
-    /// Calls `entry` (win64 convention, at most [`MOST_ARGUMENTS`] integer
-    /// arguments). `Err` if [`escape`](Self::escape) or a fault ended it.
-    fn call(&self, entry: *const c_void, arguments: &[u64]) -> Result<u64, Stop>;
+    /// Calls `entry` with integer arguments, at most [`MOST_ARGUMENTS`]. `Err`
+    /// if [`escape`](Self::escape) or a fault ended it.
+    ///
+    /// # Safety
+    /// `entry` must be driver code, or code of the same (win64) convention,
+    /// that takes these arguments.
+    unsafe fn call(&self, entry: Address, arguments: &[u64]) -> Result<u64, Stop>;
 
     /// Leaves the innermost [`call`](Self::call) on this thread with `Err`.
     /// No frame between here and there may own anything with a destructor.
@@ -70,7 +81,7 @@ thread_local! {
 }
 
 impl Guest for Direct {
-    fn call(&self, entry: *const c_void, arguments: &[u64]) -> Result<u64, Stop> {
+    unsafe fn call(&self, entry: Address, arguments: &[u64]) -> Result<u64, Stop> {
         assert!(arguments.len() <= MOST_ARGUMENTS, "too many arguments");
         let mut padded = [0; MOST_ARGUMENTS];
         padded[..arguments.len()].copy_from_slice(arguments);
@@ -79,8 +90,7 @@ impl Guest for Direct {
         // `saved` is filled before `entry` runs; an escape needs it, so the
         // thread-local points at this frame's variable.
         SAVED.set(&raw mut saved as usize);
-        // SAFETY: `entry` is code with the win64 convention (the trait's
-        // contract), `padded` holds every argument slot the stub copies, and
+        // SAFETY: the caller vouches for `entry`, `padded` holds every argument slot the stub copies, and
         // `saved` outlives the call.
         let value = unsafe { enter(entry, padded.as_ptr(), &raw mut saved) };
         SAVED.set(outer);
@@ -105,7 +115,7 @@ impl Guest for Direct {
 /// Saves the callee-saved registers, stores the stack pointer in `*saved`,
 /// copies twelve arguments into place and calls `entry`.
 #[unsafe(naked)]
-unsafe extern "sysv64" fn enter(entry: *const c_void, arguments: *const u64, saved: *mut usize) -> u64 {
+unsafe extern "sysv64" fn enter(entry: Address, arguments: *const u64, saved: *mut usize) -> u64 {
     naked_asm!(
         "push rbp",
         "push rbx",
@@ -170,20 +180,29 @@ mod tests {
     }
 
     extern "win64" fn nest() -> u64 {
-        let inner = Direct.call(give_up as *const c_void, &[5]);
+        // SAFETY: a function of that convention and that many arguments.
+        let inner = unsafe { Direct.call(give_up as *const () as Address, &[5]) };
         u64::from(inner.is_err())
     }
 
     #[test]
     fn every_argument_arrives_where_it_belongs() {
-        let value = Direct.call(weigh as *const c_void, &[1, 2, 3, 4, 5, 6, 7]);
+        let entry = weigh as *const () as Address;
+        // SAFETY: a function of that convention and that many arguments.
+        let value = unsafe { Direct.call(entry, &[1, 2, 3, 4, 5, 6, 7]) };
         assert_eq!(value.unwrap(), 7_654_321);
     }
 
     #[test]
     fn an_escape_ends_the_innermost_call_only() {
-        assert_eq!(Direct.call(nest as *const c_void, &[]).unwrap(), 1);
-        let Err(Stop::BugCheck { code, parameters, .. }) = Direct.call(give_up as *const c_void, &[0xE2])
+        // SAFETY: a function of that convention without arguments.
+        let outer = unsafe { Direct.call(nest as *const () as Address, &[]) };
+        assert_eq!(outer.unwrap(), 1);
+        // SAFETY: a function of that convention with one argument.
+        let inner = unsafe { Direct.call(give_up as *const () as Address, &[0xE2]) };
+        let Err(Stop::BugCheck {
+            code, parameters, ..
+        }) = inner
         else {
             panic!("an escape must arrive as an error");
         };

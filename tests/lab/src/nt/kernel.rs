@@ -1,7 +1,6 @@
 //! One simulated machine.
 #![expect(unsafe_code, reason = "an export borrows the kernel its thread stays in")]
 
-use std::ffi::c_void;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -11,18 +10,17 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::cpu::{self, Irql, Processor, Stay};
-use super::foreign::{BadPointer, BadString};
 use super::fwp::{MdlMapping, NblLayout};
 use super::guest::{Guest, Stop};
 use super::load::Loaded;
 use super::objects::{Notice, Objects};
-use super::pool::{Pool, Where};
+use super::pool::Pool;
 use super::registry::{Registry, RegistryValue, Watch};
 use super::sync::Bell;
 use super::types::Address;
 use super::work::{Job, WorkQueue};
 use crate::exports;
-use crate::verifier::{Finding, Verifier, Violation, rules};
+use crate::verifier::{Verifier, Violation, rules};
 use crate::wfp::Engine;
 
 /// How a machine is made.
@@ -53,29 +51,6 @@ impl Default for Options {
             build: 22621,
             drain_limit: Duration::from_secs(5),
         }
-    }
-}
-
-/// Why an export's body could not go on.
-#[derive(Debug)]
-pub(crate) enum Trouble {
-    /// The driver passed a bad pointer.
-    Pointer(BadPointer),
-    /// The `UNICODE_STRING` at this address cannot be read.
-    String(Address, BadString),
-    /// The driver broke a rule.
-    Rule(Violation),
-}
-
-impl From<BadPointer> for Trouble {
-    fn from(bad: BadPointer) -> Self {
-        Self::Pointer(bad)
-    }
-}
-
-impl From<Violation> for Trouble {
-    fn from(violation: Violation) -> Self {
-        Self::Rule(violation)
     }
 }
 
@@ -161,14 +136,12 @@ impl Kernel {
         let processor = if inside { cpu::processor() } else { 0 };
         let irql = if inside { irql.max(cpu::irql()) } else { irql };
         let stay = Stay::begin(self, processor, irql);
-        let outcome = self.guest.call(entry as *const c_void, arguments);
+        // SAFETY: `entry` comes from the loader or from the driver, which gave it
+        // as a routine of the prototype it is called by here.
+        let outcome = unsafe { self.guest.call(entry, arguments) };
         let (left_at, locks) = (cpu::irql(), cpu::locks());
         drop(stay);
-        let value = outcome.inspect_err(|stop| {
-            // The first stop is the one that counts.
-            let _ = self.stopped.set(stop.clone());
-            self.bell.ring();
-        })?;
+        let value = outcome.inspect_err(|stop| self.driver_stopped(stop))?;
         if locks > 0 {
             let text = format!("{what} returned with {locks} held");
             self.condemn(Violation::new(&rules::SPIN_LOCK_HELD, [locks.into(), 0, 0], text));
@@ -188,85 +161,16 @@ impl Kernel {
         }
     }
 
-    /// Reports a breach that an export noticed. If it is fatal, the driver's
-    /// call ends here: the caller must own nothing with a destructor.
-    pub(crate) fn violate(&self, violation: Violation) {
-        let stack = self.guest.frames();
-        let stop = bugcheck(&violation);
-        if self.verifier.report(Finding { violation, stack }) {
-            self.stop(stop);
-        }
-    }
-
-    /// The value of an export's body, or `otherwise` after reporting a breach
-    /// that is tolerated.
-    pub(crate) fn settle<T: Copy>(&self, outcome: Result<T, impl Into<Trouble>>, otherwise: T) -> T {
-        let violation = match outcome {
-            Ok(value) => return value,
-            Err(trouble) => self.breach(trouble.into()),
-        };
-        self.violate(violation);
-        otherwise
-    }
-
-    /// Trouble as the breach it is.
-    pub(crate) fn breach(&self, trouble: Trouble) -> Violation {
-        match trouble {
-            Trouble::Pointer(bad) | Trouble::String(_, BadString::Pointer(bad)) => self.bad_pointer(bad),
-            Trouble::String(address, BadString::Malformed) => Violation::new(
-                &rules::MALFORMED_STRING,
-                [0, address as u64, 0],
-                format!("UNICODE_STRING at {address:#x}"),
-            ),
-            Trouble::Rule(violation) => violation,
-        }
-    }
-
-    /// Reports a breach noticed outside driver code. A fatal one stops the
-    /// machine at the driver's next call into it.
-    pub(crate) fn condemn(&self, violation: Violation) {
-        let stop = bugcheck(&violation);
-        let stack = Vec::new();
-        if self.verifier.report(Finding { violation, stack }) {
-            let _ = self.stopped.set(stop);
-            self.bell.ring();
-        }
-    }
-
-    /// Stops the machine from within an export and leaves the driver's call;
-    /// the caller must own nothing with a destructor.
-    pub(crate) fn stop(&self, stop: Stop) -> ! {
-        let _ = self.stopped.set(stop.clone());
-        self.bell.ring();
-        self.guest.escape(stop)
-    }
-
-    /// Leaves the driver's call if the machine has stopped.
-    pub(crate) fn leave_if_stopped(&self) {
-        if let Some(stop) = self.stopped() {
-            self.guest.escape(stop.clone());
-        }
-    }
-
     /// Why the machine stopped, if it did. Nothing of the driver runs any
     /// more then.
     pub fn stopped(&self) -> Option<&Stop> {
         self.stopped.get()
     }
 
-    /// A bad pointer as the breach it is: freed pool, beyond a block, or
-    /// nowhere at all.
-    pub(crate) fn bad_pointer(&self, bad: BadPointer) -> Violation {
-        let place = self.pool.describe(bad.address);
-        let (rule, text) = match place {
-            Some((Where::Freed, text)) => (&rules::FREED_POOL_ACCESS, text),
-            Some((_, text)) => (&rules::BEYOND_POOL_ACCESS, text),
-            None if cpu::irql() >= Irql::DISPATCH => (&rules::BAD_POINTER_RAISED, String::new()),
-            None => (&rules::BAD_POINTER, String::new()),
-        };
-        let verb = if bad.write { "writing" } else { "reading" };
-        let text = format!("{verb} {:#x} {text}", bad.address);
-        Violation::new(rule, [bad.address as u64, bad.write.into(), 0], text)
+    /// Stops the machine; the first stop is the one that counts.
+    pub(super) fn halt(&self, stop: Stop) {
+        let _ = self.stopped.set(stop);
+        self.bell.ring();
     }
 
     /// Runs a job of the work queue; called on the worker's thread.
@@ -426,14 +330,6 @@ impl Deref for Current {
         // long as it borrows the kernel; exports run within that stay and
         // keep no `Current`.
         unsafe { self.kernel.as_ref() }
-    }
-}
-
-fn bugcheck(violation: &Violation) -> Stop {
-    Stop::BugCheck {
-        code: violation.rule.code,
-        parameters: violation.bugcheck_parameters(),
-        text: violation.to_string(),
     }
 }
 

@@ -46,7 +46,7 @@ impl Reservation {
     }
 
     /// Size in bytes.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.bytes
     }
 
@@ -128,7 +128,7 @@ impl Guarded {
     }
 
     /// Usable bytes.
-    pub fn len(&self) -> usize {
+    pub fn size(&self) -> usize {
         self.used
     }
 

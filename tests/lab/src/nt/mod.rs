@@ -10,12 +10,14 @@
 //! | [`pool`], [`registry`], [`work`], [`objects`] | what a machine has one of each |
 //! | [`ex`], [`ke`], [`io`], [`zw`], [`rtl`], [`mm`], [`ndis`], [`fwp`] | the exports, a file per prefix |
 
+mod breach;
 mod clock;
 pub mod cpu;
 pub mod ex;
 pub mod foreign;
 pub mod fwp;
 pub mod guest;
+mod information;
 pub mod io;
 pub mod ke;
 mod kernel;
@@ -36,6 +38,7 @@ pub mod zw;
 #[cfg(test)]
 mod tests;
 
+pub use breach::describe_address;
 pub use clock::Clock;
 pub use cpu::Irql;
 pub use fwp::{MdlMapping, NblLayout};
@@ -43,7 +46,8 @@ pub use guest::{Direct, Guest, Stop};
 pub use kernel::{Kernel, Options};
 pub use load::{DriverImage, LeakReport, parameters_key};
 
-pub(crate) use kernel::{Current, Trouble};
+pub(crate) use breach::Trouble;
+pub(crate) use kernel::Current;
 
 /// Statuses of this kernel that the filter engine has no use for
 /// (`ntstatus.h`).

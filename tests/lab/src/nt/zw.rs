@@ -1,18 +1,17 @@
 //! System services: registry, events, handles (`wdm.h`, `ntifs.h`).
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
-use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::cpu::Irql;
 use super::foreign::{self, BadPointer};
+use super::information::{answer, key_information, value_information};
 use super::ke;
 use super::objects::{Event, Notice, Object};
 use super::registry::{RegistryValue, Watch};
 use super::types::{
-    Address, BOOLEAN, HANDLE, IO_STATUS_BLOCK, KEY_FULL_INFORMATION, KEY_VALUE_BASIC_INFORMATION,
-    KEY_VALUE_FULL_INFORMATION, KEY_VALUE_PARTIAL_INFORMATION, LARGE_INTEGER, NTSTATUS, OBJECT_ATTRIBUTES,
+    Address, BOOLEAN, HANDLE, IO_STATUS_BLOCK, LARGE_INTEGER, NTSTATUS, OBJECT_ATTRIBUTES,
     WORK_QUEUE_ITEM,
 };
 use super::work::Job;
@@ -68,27 +67,6 @@ fn open_key(kernel: &Kernel, out: Address, attributes: Address) -> Result<Status
     Ok(Status::SUCCESS)
 }
 
-/// Writes a variable-length answer as far as it fits. `fixed` bytes must fit
-/// at all (`ZwQueryValueKey` documentation).
-fn answer(
-    bytes: &[u8],
-    fixed: usize,
-    buffer: Address,
-    length: u32,
-    result_length: Address,
-) -> Result<Status, BadPointer> {
-    foreign::write(result_length, &(bytes.len() as u32))?;
-    let room = length as usize;
-    if room < fixed {
-        return Ok(Status::BUFFER_TOO_SMALL);
-    }
-    foreign::write_bytes(buffer, &bytes[..bytes.len().min(room)])?;
-    Ok(match room < bytes.len() {
-        true => Status::BUFFER_OVERFLOW,
-        false => Status::SUCCESS,
-    })
-}
-
 /// `ZwQueryKey`, `KeyFullInformation`; keys keep no time of writing.
 pub extern "win64" fn ZwQueryKey(
     KeyHandle: HANDLE,
@@ -98,37 +76,18 @@ pub extern "win64" fn ZwQueryKey(
     ResultLength: Address,
 ) -> NTSTATUS {
     let kernel = enter!(ZwQueryKey);
-    let outcome = query_key(&kernel, KeyHandle, KeyInformationClass).map_or_else(Ok, |bytes| {
-        let fixed = offset_of!(KEY_FULL_INFORMATION, Class);
-        answer(&bytes, fixed, KeyInformation, Length, ResultLength)
+    let information = key(&kernel, KeyHandle).and_then(|path| {
+        let summary = kernel.registry().summary(&path);
+        key_information(
+            KeyInformationClass,
+            &summary.ok_or(Status::OBJECT_NAME_NOT_FOUND)?,
+        )
     });
+    let outcome = match information {
+        Ok((bytes, fixed)) => answer(&bytes, fixed, KeyInformation, Length, ResultLength),
+        Err(status) => Ok(status),
+    };
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
-}
-
-fn query_key(kernel: &Kernel, handle: HANDLE, class: i32) -> Result<Vec<u8>, Status> {
-    /// `KeyFullInformation` (`wdm.h`).
-    const FULL: i32 = 2;
-    let path = key(kernel, handle)?;
-    if class != FULL {
-        return Err(Status::INVALID_PARAMETER);
-    }
-    let summary = kernel.registry().summary(&path);
-    let summary = summary.ok_or(Status::OBJECT_NAME_NOT_FOUND)?;
-    let class_offset = offset_of!(KEY_FULL_INFORMATION, Class) as u32;
-    let fields = [
-        0,
-        0,
-        0,
-        class_offset,
-        0,
-        summary.subkeys,
-        summary.longest_subkey,
-        0,
-        summary.values,
-        summary.longest_name,
-        summary.longest_data,
-    ];
-    Ok(fields.into_iter().flat_map(u32::to_le_bytes).collect())
 }
 
 /// `ZwQueryValueKey`: basic, full or partial information.
@@ -142,13 +101,18 @@ pub extern "win64" fn ZwQueryValueKey(
 ) -> NTSTATUS {
     let kernel = enter!(ZwQueryValueKey);
     let outcome = query_value(&kernel, KeyHandle, ValueName).and_then(|found| {
-        let (bytes, fixed) = match found
-            .and_then(|(name, value)| value_information(KeyValueInformationClass, &name, &value))
-        {
-            Ok(information) => information,
-            Err(status) => return Ok(status),
-        };
-        Ok(answer(&bytes, fixed, KeyValueInformation, Length, ResultLength)?)
+        let information = found
+            .and_then(|(name, value)| value_information(KeyValueInformationClass, &name, &value));
+        match information {
+            Ok((bytes, fixed)) => Ok(answer(
+                &bytes,
+                fixed,
+                KeyValueInformation,
+                Length,
+                ResultLength,
+            )?),
+            Err(status) => Ok(status),
+        }
     });
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
 }
@@ -161,40 +125,6 @@ fn query_value(kernel: &Kernel, handle: HANDLE, name: Address) -> Result<Found, 
         let value = kernel.registry().read(&path, &name);
         value.ok_or(Status::OBJECT_NAME_NOT_FOUND)
     }))
-}
-
-/// The answer's bytes, and how many of them must fit.
-fn value_information(class: i32, name: &str, value: &RegistryValue) -> Result<(Vec<u8>, usize), Status> {
-    /// `KEY_VALUE_INFORMATION_CLASS` (`wdm.h`).
-    const BASIC: i32 = 0;
-    const FULL: i32 = 1;
-    const PARTIAL: i32 = 2;
-    let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let (name_length, data_length) = (name.len() as u32, value.data.len() as u32);
-    let words = |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
-    // The title index is always 0.
-    match class {
-        BASIC => {
-            let fixed = offset_of!(KEY_VALUE_BASIC_INFORMATION, Name);
-            let header = words(&[0, value.kind, name_length]);
-            Ok(([header, name].concat(), fixed))
-        }
-        FULL => {
-            let fixed = offset_of!(KEY_VALUE_FULL_INFORMATION, Name);
-            let data_at = (fixed + name.len()).next_multiple_of(4);
-            let header = words(&[0, value.kind, data_at as u32, data_length, name_length]);
-            let mut bytes = [header, name].concat();
-            bytes.resize(data_at, 0);
-            bytes.extend_from_slice(&value.data);
-            Ok((bytes, fixed))
-        }
-        PARTIAL => {
-            let fixed = offset_of!(KEY_VALUE_PARTIAL_INFORMATION, Data);
-            let header = words(&[0, value.kind, data_length]);
-            Ok(([header, value.data.clone()].concat(), fixed))
-        }
-        _ => Err(Status::INVALID_PARAMETER),
-    }
 }
 
 /// `ZwNotifyChangeKey`. For kernel callers `ApcRoutine` is a

@@ -120,7 +120,7 @@ impl PacketRoom {
 }
 
 fn grow(room: &mut Guarded, bytes: usize) {
-    if room.len() < bytes {
+    if room.size() < bytes {
         *room = Guarded::new(bytes.next_power_of_two());
     }
 }

@@ -84,8 +84,7 @@ pub(super) fn with_packet(
     let kernel = Kernel::new(Arc::new(Direct), options);
     let metadata = Metadata::default();
     let data = LayerData::Packet(Packet { bytes, data_start });
-    let f: Box<dyn Fn(&Kernel, usize) + '_> = Box::new(f);
-    super::with_look(f, &kernel, |look_at| {
+    super::with_look(Box::new(f), &kernel, |look_at| {
         LOOK.set(Some(look_at));
         let mut out = fresh();
         let driver = callout(&kernel, look, accept);

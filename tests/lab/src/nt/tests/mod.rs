@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "plays the driver")]
 
 mod classify;
+mod engine;
 mod load;
 mod packets;
 mod pool;

@@ -2,8 +2,8 @@
 
 use super::super::ex::{ExAllocatePool2, ExFreePool, ExFreePoolWithTag};
 use super::super::memory::PAGE;
-use super::super::pool::{Shortage, Where};
-use super::super::{Irql, Kernel, foreign};
+use super::super::pool::{Shortage, Wanted, Where};
+use super::super::{Irql, Kernel, Options, Stop, describe_address, foreign};
 use super::{clean, drive, machine, peek, poke, stopped_by};
 use crate::verifier::{Rule, rules};
 
@@ -22,7 +22,10 @@ fn blocks_are_zeroed_aligned_and_end_at_a_guard_page() {
         for size in [1, 15, 16, 100, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE] {
             let block = allocate(size);
             assert_eq!(block % 16, 0);
-            assert!(size < PAGE || block % PAGE == 0, "whole pages start at one");
+            assert!(
+                size < PAGE || block.is_multiple_of(PAGE),
+                "whole pages start at one"
+            );
             assert!((block..block + size).all(|at| peek::<u8>(at) == 0));
             let beyond = (block + size).next_multiple_of(if size < PAGE { 16 } else { PAGE });
             assert_eq!(beyond % PAGE, 0);
@@ -164,6 +167,55 @@ fn addresses_are_described() {
     assert!(pool.describe(16).is_none());
     assert_eq!(pool.leaks().len(), 1);
     assert_eq!(pool.bytes(), (32, 64));
+}
+
+/// A guest whose every driver call faults at one address.
+struct Faulting(std::sync::atomic::AtomicUsize);
+
+impl super::super::Guest for Faulting {
+    unsafe fn call(&self, _: usize, _: &[u64]) -> Result<u64, Stop> {
+        let address = self.0.load(std::sync::atomic::Ordering::SeqCst);
+        assert_eq!(describe_address(address).is_some(), address > PAGE);
+        Err(Stop::Fault {
+            address: Some(address as u64),
+            write: true,
+            text: "fault".into(),
+        })
+    }
+
+    fn escape(&self, _: Stop) -> ! {
+        unreachable!("no export is called")
+    }
+}
+
+#[test]
+fn a_fault_in_the_pool_breaks_its_rule() {
+    for (offset, expected) in [(Some(0), Some(&rules::FREED_POOL_ACCESS)), (None, None)] {
+        let guest = std::sync::Arc::new(Faulting(16.into()));
+        let kernel = Kernel::new(std::sync::Arc::clone(&guest) as _, Options::default());
+        let block = kernel.pool().allocate(Wanted {
+            size: 32,
+            tag: TAG,
+            paged: false,
+            zeroed: true,
+            cache_aligned: false,
+            stack: Vec::new(),
+        });
+        kernel
+            .pool()
+            .free(block, TAG, Irql::PASSIVE, Vec::new())
+            .unwrap();
+        if let Some(offset) = offset {
+            guest
+                .0
+                .store(block + offset, std::sync::atomic::Ordering::SeqCst);
+        }
+        let outcome = drive(&kernel, Irql::PASSIVE, || ());
+        assert!(matches!(outcome, Err(Stop::Fault { .. })));
+        let found = kernel.verifier().findings();
+        let rules: Vec<_> = found.iter().map(|found| found.violation.rule).collect();
+        assert_eq!(rules, Vec::from_iter(expected));
+    }
 }
 
 #[test]

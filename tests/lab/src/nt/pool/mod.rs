@@ -7,13 +7,17 @@
 //! length of a quarantine.
 #![expect(unsafe_code, reason = "fills and checks the pages of blocks")]
 
+mod report;
+
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cpu::Irql;
 use super::memory::{PAGE, Reservation, round_to_pages};
 use crate::verifier::{Rule, Violation, rules};
+
+use report::Block;
+pub use report::{Leak, PoolTag, Shortage, Wanted, Where};
 
 /// `MEMORY_ALLOCATION_ALIGNMENT` on x64.
 const ALIGNMENT: usize = 16;
@@ -28,89 +32,6 @@ const QUARANTINE: usize = 4096;
 const UNINITIALIZED: u8 = 0xCC;
 /// Fills what surrounds a block in its pages.
 const SLACK: u8 = 0xA5;
-
-/// Which allocations fail.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Shortage {
-    /// This many succeed first.
-    pub skip: u64,
-    /// After those, this many fail.
-    pub fail: u64,
-    /// Every allocation of more bytes fails.
-    pub above: Option<usize>,
-}
-
-/// A block that was not freed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Leak {
-    /// Its address.
-    pub address: usize,
-    /// Bytes asked for.
-    pub size: usize,
-    /// Its tag, four characters in memory order.
-    pub tag: PoolTag,
-    /// Return addresses of the allocation.
-    pub stack: Vec<u64>,
-}
-
-impl fmt::Display for Leak {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes, tag {}, at {:#x}", self.size, self.tag, self.address)?;
-        match self.stack.first() {
-            Some(caller) => write!(f, ", allocated from {caller:#x}"),
-            None => Ok(()),
-        }
-    }
-}
-
-/// A pool tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PoolTag(pub u32);
-
-impl fmt::Display for PoolTag {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "'{}'", self.0.to_le_bytes().escape_ascii())
-    }
-}
-
-/// What lies at an address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Where {
-    /// In a block, or in the slack of its pages.
-    Live,
-    /// In a freed block.
-    Freed,
-    /// Past the end of a block, in its guard page.
-    Beyond,
-}
-
-/// One allocation as `ExAllocatePool2` passes it on.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// Bytes.
-    pub size: usize,
-    /// Tag.
-    pub tag: u32,
-    /// Pageable.
-    pub paged: bool,
-    /// Zeroed, as by default.
-    pub zeroed: bool,
-    /// Aligned to a cache line.
-    pub cache_aligned: bool,
-    /// Return addresses of the caller.
-    pub stack: Vec<u64>,
-}
-
-#[derive(Debug)]
-struct Block {
-    start: usize,
-    size: usize,
-    tag: u32,
-    paged: bool,
-    pages: usize,
-    stack: Vec<u64>,
-    freed: Option<Vec<u64>>,
-}
 
 #[derive(Debug, Default)]
 struct State {
@@ -186,11 +107,14 @@ impl Pool {
             return bad(&rules::POOL_BAD_FREE, format!("{address:#x} is in no pool block"));
         };
         if block.start != address {
-            let text = format!("{address:#x} is not the start of {}", describe(block, address));
+            let text = format!(
+                "{address:#x} is not the start of {}",
+                block.describe(address)
+            );
             return bad(&rules::POOL_BAD_FREE, text);
         }
         if block.freed.is_some() {
-            let text = describe(block, address);
+            let text = block.describe(address);
             let parameters = [0, address as u64, u64::from(block.tag)];
             return Err(Violation::new(&rules::POOL_DOUBLE_FREE, parameters, text));
         }
@@ -205,7 +129,7 @@ impl Pool {
             true => (Irql::APC, &rules::POOL_FREE_PAGED_IRQL),
             false => (Irql::DISPATCH, &rules::POOL_FREE_IRQL),
         };
-        let text = describe(block, block.start);
+        let text = block.describe(block.start);
         if irql > limit {
             let parameters = [u64::from(irql.0), u64::from(block.paged), address];
             return Err(Violation::new(rule, parameters, format!("{text} at {irql}")));
@@ -294,15 +218,13 @@ impl Pool {
 
     /// What lies at an address of the pool, with a description.
     pub fn describe(&self, address: usize) -> Option<(Where, String)> {
-        // A fault handler may ask while this thread holds the lock.
-        let state = self.state.try_lock().ok()?;
-        let (first, block) = state.find(address)?;
-        let place = match &block.freed {
-            Some(_) => Where::Freed,
-            None if address >= first + block.pages * PAGE => Where::Beyond,
-            None => Where::Live,
-        };
-        Some((place, describe(block, address)))
+        self.state().describe(address)
+    }
+
+    /// The same for a fault handler, which must not wait: `None` too while
+    /// the pool is busy.
+    pub fn try_describe(&self, address: usize) -> Option<(Where, String)> {
+        self.state.try_lock().ok()?.describe(address)
     }
 
     fn fill(&self, from: usize, to: usize, value: u8) {
@@ -351,40 +273,26 @@ impl State {
         let first = arena.base() + PAGE + self.next;
         let taken = pages.checked_add(1)?.checked_mul(PAGE)?;
         let end = self.next.checked_add(taken)?;
-        if end > arena.len() - PAGE {
+        if end > arena.size() - PAGE {
             return None;
         }
         self.next = end;
         Some(first)
     }
 
+    fn describe(&self, address: usize) -> Option<(Where, String)> {
+        let (first, block) = self.find(address)?;
+        let place = match &block.freed {
+            Some(_) => Where::Freed,
+            None if address >= first + block.pages * PAGE => Where::Beyond,
+            None => Where::Live,
+        };
+        Some((place, block.describe(address)))
+    }
+
     /// The block whose pages or guard page hold the address.
     fn find(&self, address: usize) -> Option<(usize, &Block)> {
         let (&first, block) = self.blocks.range(..=address).next_back()?;
         (address < first + (block.pages + 1) * PAGE).then_some((first, block))
-    }
-}
-
-fn describe(block: &Block, address: usize) -> String {
-    let (size, tag) = (block.size, PoolTag(block.tag));
-    let from = |stack: &[u64]| match stack.first() {
-        Some(caller) => format!("{caller:#x}"),
-        None => "an unknown caller".to_string(),
-    };
-    let block_text = match &block.freed {
-        Some(stack) => format!(
-            "freed pool block, tag {tag}, {size} bytes, allocated from {}, freed from {}",
-            from(&block.stack),
-            from(stack)
-        ),
-        None => format!("pool block, tag {tag}, {size} bytes, allocated from {}", from(&block.stack)),
-    };
-    let end = block.start + size;
-    if address < block.start {
-        format!("{} bytes before {block_text}", block.start - address)
-    } else if address >= end {
-        format!("{} bytes past the end of {block_text}", address - end)
-    } else {
-        format!("byte {} of {block_text}", address - block.start)
     }
 }

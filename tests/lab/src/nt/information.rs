@@ -1,0 +1,100 @@
+//! Registry information as the driver's buffer gets it (`wdm.h`).
+
+use std::mem::offset_of;
+
+use super::foreign::{self, BadPointer};
+use super::registry::{KeySummary, RegistryValue};
+use super::types::{
+    Address, KEY_FULL_INFORMATION, KEY_VALUE_BASIC_INFORMATION, KEY_VALUE_FULL_INFORMATION,
+    KEY_VALUE_PARTIAL_INFORMATION,
+};
+use crate::status::Status;
+
+/// Writes a variable-length answer as far as it fits. `fixed` bytes must fit
+/// at all (`ZwQueryValueKey` documentation).
+pub(super) fn answer(
+    bytes: &[u8],
+    fixed: usize,
+    buffer: Address,
+    length: u32,
+    result_length: Address,
+) -> Result<Status, BadPointer> {
+    foreign::write(result_length, &(bytes.len() as u32))?;
+    let room = length as usize;
+    if room < fixed {
+        return Ok(Status::BUFFER_TOO_SMALL);
+    }
+    foreign::write_bytes(buffer, &bytes[..bytes.len().min(room)])?;
+    Ok(match room < bytes.len() {
+        true => Status::BUFFER_OVERFLOW,
+        false => Status::SUCCESS,
+    })
+}
+
+/// `KEY_FULL_INFORMATION`, and how many of its bytes must fit. Keys keep no
+/// time of writing, title or class.
+pub(super) fn key_information(
+    class: i32,
+    summary: &KeySummary,
+) -> Result<(Vec<u8>, usize), Status> {
+    /// `KeyFullInformation` (`wdm.h`).
+    const FULL: i32 = 2;
+    if class != FULL {
+        return Err(Status::INVALID_PARAMETER);
+    }
+    let fixed = offset_of!(KEY_FULL_INFORMATION, Class);
+    let fields = [
+        0,
+        0,
+        0,
+        fixed as u32,
+        0,
+        summary.subkeys,
+        summary.longest_subkey,
+        0,
+        summary.values,
+        summary.longest_name,
+        summary.longest_data,
+    ];
+    let bytes = fields.into_iter().flat_map(u32::to_le_bytes).collect();
+    Ok((bytes, fixed))
+}
+
+/// The answer's bytes, and how many of them must fit.
+pub(super) fn value_information(
+    class: i32,
+    name: &str,
+    value: &RegistryValue,
+) -> Result<(Vec<u8>, usize), Status> {
+    /// `KEY_VALUE_INFORMATION_CLASS` (`wdm.h`).
+    const BASIC: i32 = 0;
+    const FULL: i32 = 1;
+    const PARTIAL: i32 = 2;
+    let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let (name_length, data_length) = (name.len() as u32, value.data.len() as u32);
+    let words =
+        |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
+    // The title index is always 0.
+    match class {
+        BASIC => {
+            let fixed = offset_of!(KEY_VALUE_BASIC_INFORMATION, Name);
+            let header = words(&[0, value.kind, name_length]);
+            Ok(([header, name].concat(), fixed))
+        }
+        FULL => {
+            let fixed = offset_of!(KEY_VALUE_FULL_INFORMATION, Name);
+            let data_at = (fixed + name.len()).next_multiple_of(4);
+            let header = words(&[0, value.kind, data_at as u32, data_length, name_length]);
+            let mut bytes = [header, name].concat();
+            bytes.resize(data_at, 0);
+            bytes.extend_from_slice(&value.data);
+            Ok((bytes, fixed))
+        }
+        PARTIAL => {
+            let fixed = offset_of!(KEY_VALUE_PARTIAL_INFORMATION, Data);
+            let header = words(&[0, value.kind, data_length]);
+            Ok(([header, value.data.clone()].concat(), fixed))
+        }
+        _ => Err(Status::INVALID_PARAMETER),
+    }
+}

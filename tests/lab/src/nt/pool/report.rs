@@ -1,0 +1,123 @@
+//! What goes into the pool and what is said about it.
+
+use std::fmt;
+
+/// Which allocations fail.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shortage {
+    /// This many succeed first.
+    pub skip: u64,
+    /// After those, this many fail.
+    pub fail: u64,
+    /// Every allocation of more bytes fails.
+    pub above: Option<usize>,
+}
+
+/// A block that was not freed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Leak {
+    /// Its address.
+    pub address: usize,
+    /// Bytes asked for.
+    pub size: usize,
+    /// Its tag, four characters in memory order.
+    pub tag: PoolTag,
+    /// Return addresses of the allocation.
+    pub stack: Vec<u64>,
+}
+
+impl fmt::Display for Leak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} bytes, tag {}, at {:#x}",
+            self.size, self.tag, self.address
+        )?;
+        match self.stack.first() {
+            Some(caller) => write!(f, ", allocated from {caller:#x}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A pool tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolTag(pub u32);
+
+impl fmt::Display for PoolTag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "'{}'", self.0.to_le_bytes().escape_ascii())
+    }
+}
+
+/// What lies at an address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Where {
+    /// In a block, or in the slack of its pages.
+    Live,
+    /// In a freed block.
+    Freed,
+    /// Past the end of a block, in its guard page.
+    Beyond,
+}
+
+/// One allocation as `ExAllocatePool2` passes it on.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Bytes.
+    pub size: usize,
+    /// Tag.
+    pub tag: u32,
+    /// Pageable.
+    pub paged: bool,
+    /// Zeroed, as by default.
+    pub zeroed: bool,
+    /// Aligned to a cache line.
+    pub cache_aligned: bool,
+    /// Return addresses of the caller.
+    pub stack: Vec<u64>,
+}
+
+/// One allocation, live or freed.
+#[derive(Debug)]
+pub(super) struct Block {
+    pub(super) start: usize,
+    pub(super) size: usize,
+    pub(super) tag: u32,
+    pub(super) paged: bool,
+    pub(super) pages: usize,
+    /// Return addresses of the allocation.
+    pub(super) stack: Vec<u64>,
+    /// Return addresses of the free, once freed.
+    pub(super) freed: Option<Vec<u64>>,
+}
+
+impl Block {
+    /// What an address is to the self.
+    pub(super) fn describe(&self, address: usize) -> String {
+        let (size, tag) = (self.size, PoolTag(self.tag));
+        let from = |stack: &[u64]| match stack.first() {
+            Some(caller) => format!("{caller:#x}"),
+            None => "an unknown caller".to_string(),
+        };
+        let block_text = match &self.freed {
+            Some(stack) => format!(
+                "freed pool block, tag {tag}, {size} bytes, allocated from {}, freed from {}",
+                from(&self.stack),
+                from(stack)
+            ),
+            None => format!(
+                "pool block, tag {tag}, {size} bytes, allocated from {}",
+                from(&self.stack)
+            ),
+        };
+        let end = self.start + size;
+        if address < self.start {
+            format!("{} bytes before {block_text}", self.start - address)
+        } else if address >= end {
+            format!("{} bytes past the end of {block_text}", address - end)
+        } else {
+            format!("byte {} of {block_text}", address - self.start)
+        }
+    }
+}
