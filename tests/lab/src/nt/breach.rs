@@ -44,11 +44,7 @@ impl Kernel {
 
     /// The value of an export's body, or `otherwise` after reporting a breach
     /// that is tolerated.
-    pub(crate) fn settle<T: Copy>(
-        &self,
-        outcome: Result<T, impl Into<Trouble>>,
-        otherwise: T,
-    ) -> T {
+    pub(crate) fn settle<T: Copy>(&self, outcome: Result<T, impl Into<Trouble>>, otherwise: T) -> T {
         let violation = match outcome {
             Ok(value) => return value,
             Err(trouble) => self.breach(trouble.into()),
@@ -60,9 +56,7 @@ impl Kernel {
     /// Trouble as the breach it is.
     pub(crate) fn breach(&self, trouble: Trouble) -> Violation {
         match trouble {
-            Trouble::Pointer(bad) | Trouble::String(_, BadString::Pointer(bad)) => {
-                self.bad_pointer(bad)
-            }
+            Trouble::Pointer(bad) | Trouble::String(_, BadString::Pointer(bad)) => self.bad_pointer(bad),
             Trouble::String(address, BadString::Malformed) => Violation::new(
                 &rules::MALFORMED_STRING,
                 [0, address as u64, 0],
@@ -100,12 +94,7 @@ impl Kernel {
     /// block is the breach of a rule as well.
     pub(super) fn driver_stopped(&self, stop: &Stop) {
         self.halt(stop.clone());
-        if let Stop::Fault {
-            address: Some(address),
-            write,
-            ..
-        } = stop
-        {
+        if let Stop::Fault { address: Some(address), write, .. } = stop {
             let address = *address as Address;
             if self.pool().describe(address).is_some() {
                 let write = *write;

@@ -8,6 +8,7 @@
 
 use std::arch::naked_asm;
 use std::cell::{Cell, RefCell};
+use std::fmt;
 
 use super::types::Address;
 
@@ -40,7 +41,7 @@ impl fmt::Display for Stop {
             Self::BugCheck { code, parameters: [a, b, c, d], text } => {
                 write!(f, "bugcheck {code:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x}): {text}")
             }
-            Self::Fault(text) => f.write_str(text),
+            Self::Fault { text, .. } => f.write_str(text),
         }
     }
 }
@@ -200,10 +201,7 @@ mod tests {
         assert_eq!(outer.unwrap(), 1);
         // SAFETY: a function of that convention with one argument.
         let inner = unsafe { Direct.call(give_up as *const () as Address, &[0xE2]) };
-        let Err(Stop::BugCheck {
-            code, parameters, ..
-        }) = inner
-        else {
+        let Err(Stop::BugCheck { code, parameters, .. }) = inner else {
             panic!("an escape must arrive as an error");
         };
         assert_eq!((code, parameters), (0xE2, [1, 2, 3, 4]));

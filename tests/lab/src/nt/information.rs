@@ -33,10 +33,7 @@ pub(super) fn answer(
 
 /// `KEY_FULL_INFORMATION`, and how many of its bytes must fit. Keys keep no
 /// time of writing, title or class.
-pub(super) fn key_information(
-    class: i32,
-    summary: &KeySummary,
-) -> Result<(Vec<u8>, usize), Status> {
+pub(super) fn key_information(class: i32, summary: &KeySummary) -> Result<(Vec<u8>, usize), Status> {
     /// `KeyFullInformation` (`wdm.h`).
     const FULL: i32 = 2;
     if class != FULL {
@@ -72,8 +69,7 @@ pub(super) fn value_information(
     const PARTIAL: i32 = 2;
     let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
     let (name_length, data_length) = (name.len() as u32, value.data.len() as u32);
-    let words =
-        |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
+    let words = |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
     // The title index is always 0.
     match class {
         BASIC => {

@@ -31,6 +31,8 @@ pub(super) struct Loaded {
     image: DriverImage,
     /// The `DRIVER_OBJECT` at the start, strings behind it.
     memory: Guarded,
+    /// What other people had in the filter engine before.
+    others: wfp::Objects,
 }
 
 /// What a driver left behind.
@@ -102,6 +104,7 @@ impl Kernel {
     pub fn load_driver(&self, image: DriverImage) -> Result<Status, Stop> {
         let watches = self.registry().create_key(&parameters_key(&image.name));
         self.tell(watches, Status::SUCCESS);
+        let others = self.engine_objects();
         let memory = Guarded::new(2 * PAGE);
         let registry_path = driver_object(&memory, &image);
         let object = memory.start();
@@ -109,7 +112,7 @@ impl Kernel {
         {
             let mut loaded = self.loaded();
             assert!(loaded.is_none(), "a driver is loaded");
-            *loaded = Some(Loaded { image, memory });
+            *loaded = Some(Loaded { image, memory, others });
         }
         let arguments = [object as u64, registry_path as u64];
         let status = self.on_processor(0, Irql::PASSIVE, |kernel| {
@@ -159,8 +162,15 @@ impl Kernel {
             handles: objects.describe_handles(),
             devices: objects.describe_devices(),
             work_items: work_items.collect(),
-            engine: self.engine_if_used().map(|e| e.objects()).unwrap_or_default(),
+            engine: match self.loaded().as_ref() {
+                Some(loaded) => self.engine_objects().without(&loaded.others),
+                None => self.engine_objects(),
+            },
         }
+    }
+
+    fn engine_objects(&self) -> wfp::Objects {
+        self.engine_if_used().map(|engine| engine.objects()).unwrap_or_default()
     }
 
     /// Reports each kind of thing left behind as a breach of its rule.

@@ -11,8 +11,7 @@ use super::ke;
 use super::objects::{Event, Notice, Object};
 use super::registry::{RegistryValue, Watch};
 use super::types::{
-    Address, BOOLEAN, HANDLE, IO_STATUS_BLOCK, LARGE_INTEGER, NTSTATUS, OBJECT_ATTRIBUTES,
-    WORK_QUEUE_ITEM,
+    Address, BOOLEAN, HANDLE, IO_STATUS_BLOCK, LARGE_INTEGER, NTSTATUS, OBJECT_ATTRIBUTES, WORK_QUEUE_ITEM,
 };
 use super::work::Job;
 use super::{Kernel, Trouble, status};
@@ -78,10 +77,7 @@ pub extern "win64" fn ZwQueryKey(
     let kernel = enter!(ZwQueryKey);
     let information = key(&kernel, KeyHandle).and_then(|path| {
         let summary = kernel.registry().summary(&path);
-        key_information(
-            KeyInformationClass,
-            &summary.ok_or(Status::OBJECT_NAME_NOT_FOUND)?,
-        )
+        key_information(KeyInformationClass, &summary.ok_or(Status::OBJECT_NAME_NOT_FOUND)?)
     });
     let outcome = match information {
         Ok((bytes, fixed)) => answer(&bytes, fixed, KeyInformation, Length, ResultLength),
@@ -101,16 +97,10 @@ pub extern "win64" fn ZwQueryValueKey(
 ) -> NTSTATUS {
     let kernel = enter!(ZwQueryValueKey);
     let outcome = query_value(&kernel, KeyHandle, ValueName).and_then(|found| {
-        let information = found
-            .and_then(|(name, value)| value_information(KeyValueInformationClass, &name, &value));
+        let information =
+            found.and_then(|(name, value)| value_information(KeyValueInformationClass, &name, &value));
         match information {
-            Ok((bytes, fixed)) => Ok(answer(
-                &bytes,
-                fixed,
-                KeyValueInformation,
-                Length,
-                ResultLength,
-            )?),
+            Ok((bytes, fixed)) => Ok(answer(&bytes, fixed, KeyValueInformation, Length, ResultLength)?),
             Err(status) => Ok(status),
         }
     });

@@ -20,6 +20,26 @@ pub struct Objects {
     pub subscriptions: Vec<String>,
 }
 
+impl Objects {
+    /// What is here and not in `others`.
+    pub fn without(self, others: &Self) -> Self {
+        let without = |mut own: Vec<String>, others: &[String]| {
+            own.retain(|object| !others.contains(object));
+            own
+        };
+        Self {
+            registered_callouts: without(self.registered_callouts, &others.registered_callouts),
+            sessions: without(self.sessions, &others.sessions),
+            providers: without(self.providers, &others.providers),
+            sublayers: without(self.sublayers, &others.sublayers),
+            callouts: without(self.callouts, &others.callouts),
+            filters: without(self.filters, &others.filters),
+            flow_contexts: without(self.flow_contexts, &others.flow_contexts),
+            subscriptions: without(self.subscriptions, &others.subscriptions),
+        }
+    }
+}
+
 impl Engine {
     /// What drivers and sessions have put in and not taken out.
     pub fn objects(&self) -> Objects {

@@ -108,7 +108,8 @@ fn one_transaction_holds_everything_and_every_object_names_the_provider() {
         _ => None,
     });
     for change in &journal {
-        if let Change::CalloutAdd { provider: named, .. } | Change::FilterAdd { provider: named, .. } = change {
+        if let Change::CalloutAdd { provider: named, .. } | Change::FilterAdd { provider: named, .. } = change
+        {
             assert_eq!(*named, provider, "{change:?}");
         }
     }

@@ -7,8 +7,8 @@ use lab::machine::Machine;
 use lab::nt::{Irql, MdlMapping, NblLayout, Options};
 use lab::setup::{self, Target};
 use lab::wfp::{
-    ActionType, CLASSIFY_OUT_FLAG_ABSORB, Decision, Discard, FlowHandle, LayerData, Metadata, Packet, Request,
-    Value,
+    ActionType, CLASSIFY_OUT_FLAG_ABSORB, Decision, Discard, FlowHandle, LayerData, Metadata, Packet,
+    Request, Value,
 };
 
 const SYN: u8 = 0x02;
@@ -92,7 +92,8 @@ impl Bench {
         let request = Request { layer: layer.id, values: &values, metadata: &probe.metadata, data };
         let decision = engine.classify(&request);
         let after = self.counts(&name);
-        let changed: Vec<_> = after.into_iter().filter(|(verdict, count)| before.get(verdict) != Some(count)).collect();
+        let changed: Vec<_> =
+            after.into_iter().filter(|(verdict, count)| before.get(verdict) != Some(count)).collect();
         assert_eq!(changed.len(), 1, "one verdict is counted: {changed:?}");
         (decision, changed[0].0.clone())
     }

@@ -33,13 +33,7 @@ pub extern "win64" fn FwpsCalloutRegister1(
     calloutId: Address,
 ) -> NTSTATUS {
     let kernel = enter!(FwpsCalloutRegister1);
-    let outcome = register(
-        &kernel,
-        deviceObject,
-        callout,
-        calloutId,
-        Prototype::Windows7,
-    );
+    let outcome = register(&kernel, deviceObject, callout, calloutId, Prototype::Windows7);
     kernel.settle(outcome, REFUSED).0
 }
 
@@ -50,13 +44,7 @@ pub extern "win64" fn FwpsCalloutRegister2(
     calloutId: Address,
 ) -> NTSTATUS {
     let kernel = enter!(FwpsCalloutRegister2);
-    let outcome = register(
-        &kernel,
-        deviceObject,
-        callout,
-        calloutId,
-        Prototype::Windows7,
-    );
+    let outcome = register(&kernel, deviceObject, callout, calloutId, Prototype::Windows7);
     kernel.settle(outcome, REFUSED).0
 }
 
@@ -67,13 +55,7 @@ pub extern "win64" fn FwpsCalloutRegister3(
     calloutId: Address,
 ) -> NTSTATUS {
     let kernel = enter!(FwpsCalloutRegister3);
-    let outcome = register(
-        &kernel,
-        deviceObject,
-        callout,
-        calloutId,
-        Prototype::Windows7,
-    );
+    let outcome = register(&kernel, deviceObject, callout, calloutId, Prototype::Windows7);
     kernel.settle(outcome, REFUSED).0
 }
 
@@ -95,9 +77,7 @@ fn register(
     }
     let guest = GuestCallout::new(kernel.weak(), callout, prototype);
     let key = callout.calloutKey.to_guid();
-    let id = kernel
-        .engine()
-        .callout_register(key, callout.flags, Arc::new(guest));
+    let id = kernel.engine().callout_register(key, callout.flags, Arc::new(guest));
     give_id(id, out)
 }
 
@@ -200,11 +180,7 @@ pub extern "win64" fn FwpsFlowAssociateContext0(
 }
 
 /// `FwpsFlowRemoveContext0`.
-pub extern "win64" fn FwpsFlowRemoveContext0(
-    flowId: u64,
-    layerId: u16,
-    calloutId: u32,
-) -> NTSTATUS {
+pub extern "win64" fn FwpsFlowRemoveContext0(flowId: u64, layerId: u16, calloutId: u32) -> NTSTATUS {
     let kernel = enter!(FwpsFlowRemoveContext0);
     let (flow, layer) = (FlowHandle(flowId), LayerId(layerId));
     kernel.engine().flow_remove(flow, layer, calloutId).0

@@ -77,10 +77,7 @@ impl Scratch {
     fn take(&mut self, bytes: usize, align: usize) -> Address {
         let at = (self.pointed.start() + self.used).next_multiple_of(align);
         self.used = at + bytes - self.pointed.start();
-        assert!(
-            self.used <= self.pointed.size(),
-            "the values fit the scratch pages"
-        );
+        assert!(self.used <= self.pointed.size(), "the values fit the scratch pages");
         at
     }
 

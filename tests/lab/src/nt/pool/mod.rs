@@ -107,10 +107,7 @@ impl Pool {
             return bad(&rules::POOL_BAD_FREE, format!("{address:#x} is in no pool block"));
         };
         if block.start != address {
-            let text = format!(
-                "{address:#x} is not the start of {}",
-                block.describe(address)
-            );
+            let text = format!("{address:#x} is not the start of {}", block.describe(address));
             return bad(&rules::POOL_BAD_FREE, text);
         }
         if block.freed.is_some() {

@@ -28,11 +28,7 @@ pub struct Leak {
 
 impl fmt::Display for Leak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} bytes, tag {}, at {:#x}",
-            self.size, self.tag, self.address
-        )?;
+        write!(f, "{} bytes, tag {}, at {:#x}", self.size, self.tag, self.address)?;
         match self.stack.first() {
             Some(caller) => write!(f, ", allocated from {caller:#x}"),
             None => Ok(()),
@@ -106,10 +102,7 @@ impl Block {
                 from(&self.stack),
                 from(stack)
             ),
-            None => format!(
-                "pool block, tag {tag}, {size} bytes, allocated from {}",
-                from(&self.stack)
-            ),
+            None => format!("pool block, tag {tag}, {size} bytes, allocated from {}", from(&self.stack)),
         };
         let end = self.start + size;
         if address < self.start {

@@ -61,18 +61,11 @@ fn start(driver: Address, layer: GUID) -> Kept {
     let out = address(&device);
     assert_eq!(IoCreateDevice(driver, 64, 0, 0x12, 0, 0, out), 0);
     let device: Address = peek(out);
-    let kept = Kept {
-        engine: 0,
-        changes: 0,
-        callout: 0,
-    };
+    let kept = Kept { engine: 0, changes: 0, callout: 0 };
     let at = address(&kept);
     let changes = at + std::mem::offset_of!(Kept, changes);
     let callback = on_state as *const () as Address;
-    assert_eq!(
-        FwpmBfeStateSubscribeChanges0(device, callback, 9, changes),
-        0
-    );
+    assert_eq!(FwpmBfeStateSubscribeChanges0(device, callback, 9, changes), 0);
     assert_eq!(FwpmBfeStateGet0(), BfeState::Running as i32);
     let callout = FWPS_CALLOUT3 {
         calloutKey: guid(1),
@@ -84,23 +77,12 @@ fn start(driver: Address, layer: GUID) -> Kept {
     let id = at + std::mem::offset_of!(Kept, callout);
     assert_eq!(FwpsCalloutRegister3(device, address(&callout), id), 0);
     let name = ['h' as u16, 0];
-    let display = FWPM_DISPLAY_DATA0 {
-        name: name.as_ptr() as Address,
-        description: 0,
-    };
-    let session = FWPM_SESSION0 {
-        flags: 1,
-        displayData: display,
-        ..FWPM_SESSION0::zeroed()
-    };
+    let display = FWPM_DISPLAY_DATA0 { name: name.as_ptr() as Address, description: 0 };
+    let session = FWPM_SESSION0 { flags: 1, displayData: display, ..FWPM_SESSION0::zeroed() };
     assert_eq!(FwpmEngineOpen0(0, 10, 0, address(&session), at), 0);
     let engine: Address = peek(at);
     assert_eq!(FwpmTransactionBegin0(engine, 0), 0);
-    let provider = FWPM_PROVIDER0 {
-        providerKey: guid(2),
-        displayData: display,
-        ..FWPM_PROVIDER0::zeroed()
-    };
+    let provider = FWPM_PROVIDER0 { providerKey: guid(2), displayData: display, ..FWPM_PROVIDER0::zeroed() };
     assert_eq!(FwpmProviderAdd0(engine, address(&provider), 0), 0);
     let sublayer = FWPM_SUBLAYER0 {
         subLayerKey: guid(3),
@@ -121,17 +103,11 @@ fn start(driver: Address, layer: GUID) -> Kept {
         displayData: display,
         layerKey: layer,
         subLayerKey: guid(3),
-        action: FWPM_ACTION0 {
-            r#type: ActionType::CALLOUT_TERMINATING.0,
-            calloutKey: guid(1),
-        },
+        action: FWPM_ACTION0 { r#type: ActionType::CALLOUT_TERMINATING.0, calloutKey: guid(1) },
         ..FWPM_FILTER0::zeroed()
     };
     let filter_id = 0u64;
-    assert_eq!(
-        FwpmFilterAdd0(engine, address(&filter), 0, address(&filter_id)),
-        0
-    );
+    assert_eq!(FwpmFilterAdd0(engine, address(&filter), 0, address(&filter_id)), 0);
     assert_ne!(peek::<u64>(address(&filter_id)), 0);
     assert_eq!(FwpmTransactionCommit0(engine), 0);
     peek(at)
@@ -157,12 +133,8 @@ fn loaded() -> (Arc<Kernel>, Address) {
     }
     thread_local!(static DRIVER: std::cell::Cell<Address> = const { std::cell::Cell::new(0) });
     let kernel = machine();
-    let image = DriverImage {
-        name: "hushport".into(),
-        entry: entry as *const () as Address,
-        base: 0,
-        size: 0,
-    };
+    let image =
+        DriverImage { name: "hushport".into(), entry: entry as *const () as Address, base: 0, size: 0 };
     assert!(kernel.load_driver(image).unwrap().is_success());
     (kernel, DRIVER.with(std::cell::Cell::get))
 }
@@ -186,18 +158,12 @@ fn blocked(kernel: &Kernel) -> bool {
         Value::Uint32(0),
         Value::Uint32(1),
     ];
-    let metadata = Metadata {
-        ip_header_size: Some(20),
-        ..Metadata::default()
-    };
+    let metadata = Metadata { ip_header_size: Some(20), ..Metadata::default() };
     let request = Request {
         layer: info.id,
         values: &values,
         metadata: &metadata,
-        data: LayerData::Packet(Packet {
-            bytes: &[0; 40],
-            data_start: 20,
-        }),
+        data: LayerData::Packet(Packet { bytes: &[0; 40], data_start: 20 }),
     };
     kernel.engine().classify(&request).blocked()
 }
@@ -207,18 +173,12 @@ fn a_callout_filters_until_its_driver_is_gone() {
     let (kernel, driver) = loaded();
     let layer = layer_key(&kernel);
     assert!(!blocked(&kernel));
-    let kept = clean(
-        &kernel,
-        drive(&kernel, Irql::PASSIVE, || start(driver, layer)),
-    );
+    let kept = clean(&kernel, drive(&kernel, Irql::PASSIVE, || start(driver, layer)));
     assert!(blocked(&kernel));
     assert_ne!(NOTIFIED.load(Ordering::SeqCst), 0);
     kernel.engine().set_bfe_state(BfeState::StopPending);
     assert_eq!(STATE.load(Ordering::SeqCst), BfeState::StopPending as i32);
-    clean(
-        &kernel,
-        drive(&kernel, Irql::PASSIVE, || stop(driver, kept)),
-    );
+    clean(&kernel, drive(&kernel, Irql::PASSIVE, || stop(driver, kept)));
     assert!(!blocked(&kernel));
     assert!(clean(&kernel, kernel.unload()).is_empty());
 }
@@ -262,10 +222,7 @@ fn what_is_left_in_the_engine_is_reported() {
 fn statuses_of_the_engine_come_back() {
     let (kernel, driver) = loaded();
     let layer = layer_key(&kernel);
-    let kept = clean(
-        &kernel,
-        drive(&kernel, Irql::PASSIVE, || start(driver, layer)),
-    );
+    let kept = clean(&kernel, drive(&kernel, Irql::PASSIVE, || start(driver, layer)));
     let outcome = drive(&kernel, Irql::PASSIVE, || {
         (
             FwpmTransactionCommit0(kept.engine),

@@ -22,10 +22,7 @@ fn blocks_are_zeroed_aligned_and_end_at_a_guard_page() {
         for size in [1, 15, 16, 100, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE] {
             let block = allocate(size);
             assert_eq!(block % 16, 0);
-            assert!(
-                size < PAGE || block.is_multiple_of(PAGE),
-                "whole pages start at one"
-            );
+            assert!(size < PAGE || block.is_multiple_of(PAGE), "whole pages start at one");
             assert!((block..block + size).all(|at| peek::<u8>(at) == 0));
             let beyond = (block + size).next_multiple_of(if size < PAGE { 16 } else { PAGE });
             assert_eq!(beyond % PAGE, 0);
@@ -176,11 +173,7 @@ impl super::super::Guest for Faulting {
     unsafe fn call(&self, _: usize, _: &[u64]) -> Result<u64, Stop> {
         let address = self.0.load(std::sync::atomic::Ordering::SeqCst);
         assert_eq!(describe_address(address).is_some(), address > PAGE);
-        Err(Stop::Fault {
-            address: Some(address as u64),
-            write: true,
-            text: "fault".into(),
-        })
+        Err(Stop::Fault { address: Some(address as u64), write: true, text: "fault".into() })
     }
 
     fn escape(&self, _: Stop) -> ! {
@@ -201,14 +194,9 @@ fn a_fault_in_the_pool_breaks_its_rule() {
             cache_aligned: false,
             stack: Vec::new(),
         });
-        kernel
-            .pool()
-            .free(block, TAG, Irql::PASSIVE, Vec::new())
-            .unwrap();
+        kernel.pool().free(block, TAG, Irql::PASSIVE, Vec::new()).unwrap();
         if let Some(offset) = offset {
-            guest
-                .0
-                .store(block + offset, std::sync::atomic::Ordering::SeqCst);
+            guest.0.store(block + offset, std::sync::atomic::Ordering::SeqCst);
         }
         let outcome = drive(&kernel, Irql::PASSIVE, || ());
         assert!(matches!(outcome, Err(Stop::Fault { .. })));
