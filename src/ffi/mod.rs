@@ -4,6 +4,8 @@
 //! build.rs; [`constants`] has the macros bindgen cannot evaluate.
 #![allow(
     clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::multiple_unsafe_ops_per_block,
     clippy::undocumented_unsafe_blocks,
     dead_code,
     missing_docs,

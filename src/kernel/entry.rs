@@ -75,7 +75,7 @@ impl<D: Driver> Instance<D> {
         if self.running.swap(false, Ordering::Acquire) {
             // SAFETY: `running` says that a driver was written and not yet
             // taken.
-            let driver = unsafe { (*self.driver.get()).assume_init_read() };
+            let driver = unsafe { self.driver.get().cast::<D>().read() };
             // SAFETY: DriverUnload is called at PASSIVE_LEVEL (DRIVER_UNLOAD).
             let irql = unsafe { Passive::assume() };
             driver.stop(&irql);

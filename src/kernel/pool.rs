@@ -27,7 +27,7 @@ struct Block {
 
 impl Block {
     fn allocate(size: usize, align: usize) -> Result<Self> {
-        let spare = if align > POOL_ALIGNMENT { align - POOL_ALIGNMENT } else { 0 };
+        let spare = align.saturating_sub(POOL_ALIGNMENT);
         // The pool takes a request for no bytes as a fault of the caller.
         let size = size.max(1).checked_add(spare).ok_or(Status::INSUFFICIENT_RESOURCES)?;
         // SAFETY: size and tag are not zero, and the flags ask for nonpaged

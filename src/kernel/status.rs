@@ -1,6 +1,6 @@
 //! NTSTATUS as an error.
 
-use crate::ffi::{NTSTATUS, STATUS_INSUFFICIENT_RESOURCES, STATUS_INVALID_PARAMETER};
+use crate::ffi::{NTSTATUS, STATUS_INSUFFICIENT_RESOURCES};
 
 /// An NTSTATUS that says failure.
 ///
@@ -14,8 +14,6 @@ pub type Result<T = ()> = core::result::Result<T, Status>;
 impl Status {
     /// `STATUS_INSUFFICIENT_RESOURCES`.
     pub const INSUFFICIENT_RESOURCES: Self = Self(STATUS_INSUFFICIENT_RESOURCES);
-    /// `STATUS_INVALID_PARAMETER`.
-    pub const INVALID_PARAMETER: Self = Self(STATUS_INVALID_PARAMETER);
 
     /// The code.
     pub fn code(self) -> NTSTATUS {
