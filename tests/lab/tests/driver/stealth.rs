@@ -6,9 +6,10 @@ use lab::counters::Counters;
 use lab::machine::Machine;
 use lab::nt::{Irql, MdlMapping, NblLayout, Options};
 use lab::setup::{self, Target};
+use lab::status::Status;
 use lab::wfp::{
-    ActionType, CLASSIFY_OUT_FLAG_ABSORB, Decision, Discard, FlowHandle, LayerData, Metadata, Packet,
-    Request, Value,
+    ActionType, CLASSIFY_OUT_FLAG_ABSORB, Decision, Discard, DisplayData, FILTER_FLAG_CLEAR_ACTION_RIGHT,
+    Filter, FlowHandle, Guid, LayerData, Metadata, Packet, Request, Session, Sublayer, Value,
 };
 
 const SYN: u8 = 0x02;
@@ -131,6 +132,48 @@ fn a_block_is_hard_and_absorbs_nothing() {
         assert_eq!(invocation.after.flags & CLASSIFY_OUT_FLAG_ABSORB, 0);
     }
     bench.end();
+}
+
+/// A filter of somebody else's, in a heavier sublayer than the driver's.
+fn stronger(bench: &Bench, family: &str, action: ActionType) {
+    let engine = bench.machine.engine();
+    let display = DisplayData { name: Some("stronger".into()), description: None };
+    let session = engine.open(Session { display: display.clone(), ..Session::default() }).unwrap();
+    let key = Guid::from_u128(1);
+    let sublayer = Sublayer { key, display: display.clone(), weight: 0xffff, ..Sublayer::default() };
+    assert_eq!(engine.sublayer_add(session, sublayer), Status::SUCCESS);
+    let filter = Filter {
+        key: Guid::nil(),
+        display,
+        flags: FILTER_FLAG_CLEAR_ACTION_RIGHT,
+        provider: None,
+        layer: engine.layer_by_name(&format!("INBOUND_TRANSPORT_{family}_DISCARD")).unwrap().key,
+        sublayer: key,
+        weight: Value::Empty,
+        conditions: Vec::new(),
+        action,
+        callout: None,
+        raw_context: 0,
+    };
+    engine.filter_add(session, filter).unwrap();
+}
+
+#[test]
+fn without_the_right_nothing_is_written() {
+    for family in ["V4", "V6"] {
+        for (action, verdict) in [(ActionType::PERMIT, "Overruled"), (ActionType::BLOCK, "Overruled")] {
+            let bench = Bench::new(Options::default(), &[]);
+            stronger(&bench, family, action);
+            let (decision, counted) = bench.ask(&Probe::syn(family));
+            assert_eq!(counted, verdict);
+            assert_eq!(decision.action, action, "the stronger filter has the last word");
+            let [invocation] = &decision.invocations[..] else { panic!("one callout: {decision:?}") };
+            assert_eq!(invocation.before.rights & 1, 0);
+            assert_eq!(invocation.after, invocation.before);
+            assert!(bench.machine.engine().take_violations().is_empty());
+            assert!(bench.machine.kernel().verifier().findings().is_empty());
+        }
+    }
 }
 
 #[test]
