@@ -120,6 +120,8 @@ fn build_sysroot(channel: &str, library: &Path, sysroot: &Path, target: Target) 
         .sysroot_config(SysrootConfig::NoStd)
         .rustc_version(VersionMeta::for_command(rustc(channel))?)
         .rustflag("-Cpanic=abort")
+        // The driver is linked with LTO through core, as the distributed one is.
+        .rustflag("-Cembed-bitcode=yes")
         .cargo(cargo)
         .when_build_required(move || eprintln!("lab: building core and alloc for {triple}"))
         .build_from_source(library)
