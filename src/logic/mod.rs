@@ -3,6 +3,7 @@
 
 pub mod callouts;
 pub mod layers;
+pub mod order;
 pub mod policy;
 pub mod stealth;
 pub mod tcp;
