@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod callouts;
+pub mod flow;
 pub mod layers;
 pub mod order;
 pub mod policy;
