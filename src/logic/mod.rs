@@ -6,5 +6,6 @@ pub mod flow;
 pub mod layers;
 pub mod order;
 pub mod policy;
+pub mod scan;
 pub mod stealth;
 pub mod tcp;
