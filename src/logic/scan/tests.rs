@@ -206,6 +206,21 @@ fn a_flood_beyond_all_bounds_hides_nothing_for_longer_than_a_window() {
 }
 
 #[test]
+fn who_came_once_pushes_nobody_out_who_came_often() {
+    let mut world = World::new(1, WAYS, 1024, SETTINGS);
+    for port in 0..30 {
+        for scanner in 0..WAYS as u32 {
+            world.meet(0, v4(scanner), port, port.into());
+        }
+        for source in 0..4 {
+            world.meet(0, v4(1000 + 4 * u32::from(port) + source), port, port.into());
+        }
+    }
+    world.pass(TICK);
+    assert_eq!(world.scans.len(), WAYS);
+}
+
+#[test]
 fn two_runs_end_alike() {
     let run = || {
         let mut world = World::new(1, 64, 64, SETTINGS);
