@@ -2,7 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod callouts;
+pub mod flow;
 pub mod layers;
+pub mod order;
 pub mod policy;
+pub mod scan;
 pub mod stealth;
 pub mod tcp;

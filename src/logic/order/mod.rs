@@ -1,0 +1,52 @@
+//! Whether things pass the layers in the documented order.
+//!
+//! Two watchers, for what they can know differs:
+//!
+//! - A [`Walk`] follows one packet or one socket call through the [`ROWS`]. It
+//!   needs something to know the packet by again, at layers that name neither
+//!   flow nor endpoint: see [`Walks`].
+//! - An [`Order`] follows a flow, or an endpoint, over all its packets, on any
+//!   processor: what must have been there once before what else. A walk knows
+//!   nothing of it: that an established flow came before its data, that one
+//!   segment of data had a STREAM before it.
+//!
+//! # What is not reported
+//!
+//! The documents leave open, or are silent about:
+//! - whether INBOUND_TRANSPORT comes before its discard twin, and where UDP
+//!   without an endpoint is discarded: each way is a row ([`Standing::Open`]);
+//! - acknowledgements, FIN, RST, keep-alives, retransmissions, a
+//!   reauthorization without data, by what is sent or at connect: rows of
+//!   their own ([`Standing::Tolerated`]);
+//! - drops by filters: any layer may be followed by its twin, with which the
+//!   walk is over;
+//! - drops in between: a packet may be lost, wait for the rest of its
+//!   fragments or for a neighbour's address. So a walk that stops is no
+//!   deviation unless its watcher knows that nothing follows ([`Walk::end`]);
+//! - the order of an endpoint's closure and the last segments.
+//!
+//! # What cannot be told
+//!
+//! - STREAM is indicated to the sender per call, not per segment, and to the
+//!   receiver per run of bytes: without sequence numbers a segment of data
+//!   whose STREAM is missing looks like a retransmission, once the flow has
+//!   had a STREAM in that direction. The first one is told.
+//! - A segment that ought to have brought data to STREAM, and did not, looks
+//!   like a duplicate; an ACK that ought to have established the flow is told
+//!   by the data that follow.
+//! - A second `listen`, `bind` after a failure, or SYN again look like their
+//!   layers doubled, once their walk is over.
+
+mod flow_order;
+mod place;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod walk;
+mod walks;
+
+pub use flow_order::{Direction, Order, Step};
+pub use place::Place;
+pub use rows::{Kinds, ROWS, Row, Standing};
+pub use walk::{Deviation, Start, Walk};
+pub use walks::Walks;

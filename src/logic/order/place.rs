@@ -1,0 +1,115 @@
+//! Where something was seen: a documented layer, or its twin.
+
+use crate::logic::layers::{LAYERS, Layer};
+
+/// A layer or its twin, of either family: "IPv6 follows the IPv4 pattern"
+/// ("TCP packet flows").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place(u8);
+
+/// Number of places.
+pub(super) const PLACES: usize = 2 * LAYERS.len();
+
+impl Place {
+    /// The place with a layer's name (`"STREAM"`).
+    ///
+    /// # Panics
+    /// If no layer has the name. Meant for constants, where that fails the
+    /// build.
+    pub(super) const fn named(name: &str) -> Self {
+        let mut row = 0;
+        while !same(LAYERS[row].name, name) {
+            row += 1;
+        }
+        Self(2 * row as u8)
+    }
+
+    /// The place of a run-time layer id, `None` for a layer that is not in the
+    /// table.
+    pub fn of_layer(layer_id: u16) -> Option<Self> {
+        match *BY_LAYER.get(usize::from(layer_id))? {
+            NOWHERE => None,
+            place => Some(Self(place)),
+        }
+    }
+
+    /// The layer, twin or not.
+    pub fn layer(self) -> Option<&'static Layer> {
+        LAYERS.get(usize::from(self.0 / 2))
+    }
+
+    /// Whether this is a layer's twin for what was discarded there.
+    pub const fn is_discard(self) -> bool {
+        self.0 % 2 == 1
+    }
+
+    /// The layer's twin.
+    pub(super) const fn discard(self) -> Self {
+        Self(self.0 | 1)
+    }
+
+    /// As a number below [`PLACES`].
+    pub(super) const fn number(self) -> usize {
+        self.0 as usize
+    }
+
+    /// The place with a number, for numbers that [`number`](Self::number) gave.
+    pub(super) const fn numbered(number: u8) -> Self {
+        Self(number)
+    }
+}
+
+const NOWHERE: u8 = u8::MAX;
+const LAYER_IDS: usize = 72;
+static BY_LAYER: [u8; LAYER_IDS] = by_layer();
+
+const fn by_layer() -> [u8; LAYER_IDS] {
+    let mut places = [NOWHERE; LAYER_IDS];
+    let mut row = 0;
+    while row < LAYERS.len() {
+        let mut column = 0;
+        while column < LAYERS[row].ids.len() {
+            let id = LAYERS[row].ids[column] as usize;
+            places[id] = 2 * row as u8;
+            if LAYERS[row].discard.is_some() {
+                places[id + 1] = 2 * row as u8 + 1;
+            }
+            column += 1;
+        }
+        row += 1;
+    }
+    places
+}
+
+const fn same(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < a.len() {
+        if a[at] != b[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::callouts::CALLOUTS;
+
+    #[test]
+    fn every_callout_has_its_place() {
+        for callout in &CALLOUTS {
+            let place = Place::of_layer(callout.layer_id).unwrap();
+            assert_eq!(place.layer(), Some(callout.layer));
+            assert_eq!(place.is_discard(), callout.discard);
+            let named = Place::named(callout.layer.name);
+            assert_eq!(if callout.discard { named.discard() } else { named }, place);
+        }
+        assert_eq!((0..=u16::MAX).filter_map(Place::of_layer).count(), CALLOUTS.len());
+    }
+}

@@ -1,0 +1,261 @@
+//! The documented sequences, row by row, and those that are let pass.
+//!
+//! A row is the walk of one thing: a packet through the layers, or a socket
+//! call. Rows of the "TCP packet flows" and "UDP packet flows" pages come
+//! first, so that a deviation names the documented layer where it can.
+
+use super::place::{PLACES, Place};
+use crate::logic::stealth::TcpFlags;
+use crate::logic::tcp::{ACK, FIN, RST, SYN};
+
+/// What is on its way, as a set: what is not known is [`Kinds::ALL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kinds(u8);
+
+impl Kinds {
+    /// A segment that asks for a connection.
+    pub const SYN: Self = Self(1);
+    /// The answer to one.
+    pub const SYN_ACK: Self = Self(1 << 1);
+    /// A segment without payload and without SYN, FIN, RST.
+    pub const BARE: Self = Self(1 << 2);
+    /// A segment with payload, a FIN on it or not.
+    pub const DATA: Self = Self(1 << 3);
+    /// A FIN without payload.
+    pub const FIN: Self = Self(1 << 4);
+    /// A reset.
+    pub const RST: Self = Self(1 << 5);
+    /// Any protocol but TCP: all of them follow the UDP page.
+    pub const DATAGRAM: Self = Self(1 << 6);
+    /// A socket call, no packet yet.
+    pub const CALL: Self = Self(1 << 7);
+    /// Nothing is known.
+    pub const ALL: Self = Self(u8::MAX);
+
+    /// Any segment of a connection that has been asked for.
+    const LATER: Self = Self::BARE.or(Self::DATA).or(Self::FIN).or(Self::RST);
+    const TCP: Self = Self::LATER.or(Self::SYN).or(Self::SYN_ACK);
+
+    /// A segment's, from its flags and whether it has payload. With several
+    /// flags the one that the stack looks at first counts (RFC 9293, 3.10.7).
+    pub fn of_segment(flags: TcpFlags, payload: bool) -> Self {
+        let has = |flag: u8| flags.0 & flag != 0;
+        match (has(RST), has(SYN), has(ACK)) {
+            (true, ..) => Self::RST,
+            (_, true, true) => Self::SYN_ACK,
+            (_, true, false) => Self::SYN,
+            _ if payload => Self::DATA,
+            _ if has(FIN) => Self::FIN,
+            _ => Self::BARE,
+        }
+    }
+
+    /// Either.
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether it is surely one of these.
+    pub(super) const fn within(self, others: Self) -> bool {
+        self.0 & !others.0 == 0
+    }
+
+    const fn meets(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+}
+
+/// How a row stands to the documents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A row of the page.
+    Documented,
+    /// The documents leave open whether the row or a documented one holds.
+    Open,
+    /// No document lists it, but what they say elsewhere brings it about.
+    Tolerated,
+}
+
+/// A walk that is in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// In the page's words, or why it is let pass.
+    pub name: &'static str,
+    /// By what right it is here.
+    pub standing: Standing,
+    /// What walks so.
+    pub kinds: Kinds,
+    /// The layers, in order.
+    pub places: &'static [Place],
+}
+
+pub(super) const BIND_REDIRECT: Place = Place::named("ALE_BIND_REDIRECT");
+pub(super) const ASSIGNMENT: Place = Place::named("ALE_RESOURCE_ASSIGNMENT");
+pub(super) const LISTEN: Place = Place::named("ALE_AUTH_LISTEN");
+pub(super) const CONNECT_REDIRECT: Place = Place::named("ALE_CONNECT_REDIRECT");
+pub(super) const CONNECT: Place = Place::named("ALE_AUTH_CONNECT");
+pub(super) const ACCEPT: Place = Place::named("ALE_AUTH_RECV_ACCEPT");
+pub(super) const ESTABLISHED: Place = Place::named("ALE_FLOW_ESTABLISHED");
+pub(super) const CLOSURE: Place = Place::named("ALE_ENDPOINT_CLOSURE");
+pub(super) const RELEASE: Place = Place::named("ALE_RESOURCE_RELEASE");
+pub(super) const OUT: Place = Place::named("OUTBOUND_TRANSPORT");
+pub(super) const OUT_IP: Place = Place::named("OUTBOUND_IPPACKET");
+pub(super) const IN: Place = Place::named("INBOUND_TRANSPORT");
+pub(super) const IN_IP: Place = Place::named("INBOUND_IPPACKET");
+pub(super) const STREAM: Place = Place::named("STREAM");
+pub(super) const DATAGRAM: Place = Place::named("DATAGRAM_DATA");
+pub(super) const ERROR: Place = Place::named("OUTBOUND_ICMP_ERROR");
+pub(super) const ACCEPT_DISCARD: Place = ACCEPT.discard();
+pub(super) const CONNECT_DISCARD: Place = CONNECT.discard();
+const IN_DISCARD: Place = IN.discard();
+const IN_IP_DISCARD: Place = IN_IP.discard();
+
+const fn documented(name: &'static str, kinds: Kinds, places: &'static [Place]) -> Row {
+    Row { name, standing: Standing::Documented, kinds, places }
+}
+
+const fn open(name: &'static str, kinds: Kinds, places: &'static [Place]) -> Row {
+    Row { name, standing: Standing::Open, kinds, places }
+}
+
+const fn tolerated(name: &'static str, kinds: Kinds, places: &'static [Place]) -> Row {
+    Row { name, standing: Standing::Tolerated, kinds, places }
+}
+
+/// Every walk in order. Beside these, any layer may be followed by its own
+/// twin: there the walk ends.
+pub static ROWS: [Row; 36] = rows();
+
+/// A constant too, for the masks to be made of it when the driver is built.
+const fn rows() -> [Row; 36] {
+    use Kinds as K;
+    const SEGMENT_OUT: K = K::TCP;
+    [
+        // "TCP packet flows".
+        documented("bind", K::CALL, &[BIND_REDIRECT, ASSIGNMENT]),
+        documented("listen", K::CALL, &[LISTEN]),
+        documented("connect", K::CALL, &[CONNECT_REDIRECT, CONNECT]),
+        documented("SYN in", K::SYN, &[IN_IP, IN, ACCEPT]),
+        documented("SYN-ACK in", K::SYN_ACK, &[IN_IP, IN, ESTABLISHED]),
+        documented("data received", K::DATA, &[IN_IP, IN, STREAM]),
+        documented("ACK in", K::BARE, &[IN_IP, IN, ESTABLISHED]),
+        documented("SYN, nobody listening", K::SYN, &[IN_IP, IN_DISCARD]),
+        documented("SYN, SYN-ACK, ACK, RST out; a segment of data sent", SEGMENT_OUT, &[OUT, OUT_IP]),
+        documented("data sent", K::DATA, &[STREAM, OUT, OUT_IP]),
+        documented("reauthorization passes", K::DATA, &[IN_IP, IN, ACCEPT, STREAM]),
+        documented("reauthorization fails", K::LATER, &[IN_IP, IN, ACCEPT, ACCEPT_DISCARD]),
+        // "UDP packet flows"; the bind is TCP's.
+        documented("first receive", K::DATAGRAM, &[IN_IP, IN, ACCEPT, ESTABLISHED, DATAGRAM]),
+        documented(
+            "first send",
+            K::DATAGRAM,
+            &[CONNECT_REDIRECT, CONNECT, ESTABLISHED, DATAGRAM, OUT, OUT_IP],
+        ),
+        documented("no endpoint", K::DATAGRAM, &[IN_IP, IN_IP_DISCARD]),
+        documented("ICMP unreachable", K::DATAGRAM, &[ERROR, OUT, OUT_IP]),
+        documented("reauthorization passes", K::DATAGRAM, &[IN_IP, IN, ACCEPT, DATAGRAM]),
+        documented("reauthorization fails", K::DATAGRAM, &[IN_IP, IN, ACCEPT, ACCEPT_DISCARD]),
+        // "ALE Layers", "ALE Endpoint Lifetime", "ALE Stateful Filtering".
+        documented("endpoint closed", K::CALL, &[CLOSURE]),
+        documented("port freed", K::CALL, &[RELEASE]),
+        documented("later receive", K::DATAGRAM, &[IN_IP, IN, DATAGRAM]),
+        documented("later send", K::DATAGRAM, &[DATAGRAM, OUT, OUT_IP]),
+        // The pages' rows do not list INBOUND_TRANSPORT before its twin.
+        open("no endpoint, by way of the layer", K::TCP.or(K::DATAGRAM), &[IN_IP, IN, IN_DISCARD]),
+        open("another segment without connection", K::TCP, &[IN_IP, IN_DISCARD]),
+        // Field reports put UDP there, against the page.
+        open("no endpoint, at transport", K::DATAGRAM, &[IN_IP, IN_DISCARD, IN_IP_DISCARD]),
+        // A flow's later segments: acknowledgements, FIN, RST, keep-alives,
+        // retransmissions; STREAM where they bring bytes or an end.
+        tolerated("nothing for the stream", K::TCP, &[IN_IP, IN]),
+        tolerated("an end for the stream", K::FIN.or(K::RST), &[IN_IP, IN, STREAM]),
+        tolerated("the handshake's ACK brings data", K::DATA, &[IN_IP, IN, ESTABLISHED, STREAM]),
+        // A reauthorization is at the layer of the first authorization, by the
+        // first packet of either direction ("ALE Reauthorization").
+        tolerated("reauthorization without data", K::LATER, &[IN_IP, IN, ACCEPT]),
+        tolerated("reauthorization at connect", K::LATER, &[IN_IP, IN, CONNECT]),
+        tolerated("the same, with data", K::DATA, &[IN_IP, IN, CONNECT, STREAM]),
+        tolerated("the same, by a datagram", K::DATAGRAM, &[IN_IP, IN, CONNECT, DATAGRAM]),
+        tolerated("reauthorization by what is sent", SEGMENT_OUT, &[ACCEPT, OUT, OUT_IP]),
+        tolerated("the same, at connect", SEGMENT_OUT, &[CONNECT, OUT, OUT_IP]),
+        tolerated("the same, by a datagram", K::DATAGRAM, &[ACCEPT, DATAGRAM, OUT, OUT_IP]),
+        tolerated("the same, at connect", K::DATAGRAM, &[CONNECT, DATAGRAM, OUT, OUT_IP]),
+    ]
+}
+
+/// The rows behind one another, a bit for each position.
+pub(super) type Mask = u128;
+
+/// The number of positions in all rows.
+pub(super) const POSITIONS: usize = positions();
+
+/// A walk that has come to an end at a twin; behind all positions.
+pub(super) const DISCARDED: Mask = 1 << (Mask::BITS - 1);
+
+/// What the rows say, as masks of positions.
+pub(super) struct Masks {
+    /// Where a row begins.
+    pub first: Mask,
+    /// Where one may end.
+    pub last: Mask,
+    /// The positions of a place.
+    pub of_place: [Mask; PLACES],
+    /// The positions of rows that something of a kind walks, by the kind's bit.
+    pub of_kind: [Mask; 8],
+    /// What is at each position.
+    pub places: [Place; POSITIONS],
+}
+
+pub(super) static MASKS: Masks = masks();
+
+impl Masks {
+    /// The positions of rows that one of these may walk.
+    pub fn of_kinds(&self, kinds: Kinds) -> Mask {
+        let bits = self.of_kind.iter().enumerate();
+        bits.fold(0, |mask, (bit, rows)| if kinds.0 >> bit & 1 != 0 { mask | rows } else { mask })
+    }
+}
+
+const fn positions() -> usize {
+    let rows = rows();
+    let (mut row, mut count) = (0, 0);
+    while row < rows.len() {
+        count += rows[row].places.len();
+        row += 1;
+    }
+    assert!(count < Mask::BITS as usize);
+    count
+}
+
+const fn masks() -> Masks {
+    let rows = rows();
+    let mut masks = Masks {
+        first: 0,
+        last: DISCARDED,
+        of_place: [0; PLACES],
+        of_kind: [0; 8],
+        places: [BIND_REDIRECT; POSITIONS],
+    };
+    let (mut row, mut position) = (0, 0);
+    while row < rows.len() {
+        masks.first |= 1 << position;
+        let mut at = 0;
+        while at < rows[row].places.len() {
+            let place = rows[row].places[at];
+            masks.places[position] = place;
+            masks.of_place[place.number()] |= 1 << position;
+            let mut bit = 0;
+            while bit < masks.of_kind.len() {
+                if rows[row].kinds.meets(Kinds(1 << bit)) {
+                    masks.of_kind[bit] |= 1 << position;
+                }
+                bit += 1;
+            }
+            position += 1;
+            at += 1;
+        }
+        masks.last |= 1 << (position - 1);
+        row += 1;
+    }
+    masks
+}

@@ -1,0 +1,207 @@
+//! The remotes one processor has seen, and what all of them saw together.
+
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
+
+use super::queue::Queue;
+use super::{BITS, Remote, Settings, Technique, Techniques, estimate, mix, place};
+
+/// Slots a remote may have.
+pub const WAYS: usize = 4;
+
+/// Spans of time that are kept.
+const SPANS: u32 = 4;
+
+/// One remote, on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub struct Slot {
+    /// The remote's hash; 0 is nobody.
+    hash: AtomicU64,
+    /// Its address. Two threads that take a slot at once can mix addresses up,
+    /// so it counts only where it has the hash.
+    address: [AtomicU64; 2],
+    /// The span in which it was last seen.
+    span: AtomicU32,
+    /// The span in which it was last reported, with [`REPORTED`].
+    reported: AtomicU16,
+    state: AtomicU8,
+    techniques: AtomicU8,
+    /// Ports met, by span.
+    ports: [AtomicU64; SPANS as usize],
+}
+
+const _: () = assert!(size_of::<Slot>() == 64);
+
+/// In [`Slot::state`], beside the number of ports met in the queue.
+const REPORTED: u8 = 0x80;
+const QUEUED: u8 = 0x3f;
+
+/// One processor's remotes.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'a> {
+    /// In sets of [`WAYS`]; the same number in all tables.
+    pub slots: &'a [Slot],
+    /// For whom there is no slot.
+    pub queue: Queue<'a>,
+}
+
+/// A remote that scans.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scan {
+    /// Who.
+    pub remote: Remote,
+    /// How.
+    pub techniques: Techniques,
+    /// Ports met, estimated: exact to a tenth up to 64, a fifth up to 200, and at
+    /// the most [`estimate`] of a full bitmap.
+    pub ports: u32,
+}
+
+impl<'a> Table<'a> {
+    /// Takes in that a remote has met a closed port.
+    pub fn meet(&self, remote: Remote, port: u16, technique: Technique, now_ms: u64, settings: &Settings) {
+        let (hash, span) = (remote.hash(settings.seed), settings.span(now_ms));
+        let set = self.set(hash);
+        let port_bit = 1 << place(mix(port.into(), settings.seed), BITS as usize);
+        let slot = match set.iter().find(|slot| slot.hash.load(Relaxed) == hash) {
+            Some(slot) => slot,
+            None => {
+                let Some((slot, rank)) = set.iter().map(|slot| (slot, slot.rank(span))).min_by_key(|at| at.1)
+                else {
+                    return;
+                };
+                let queued = if rank == 0 {
+                    0
+                } else {
+                    let window = now_ms.checked_div(settings.window_ms.into()).unwrap_or(0) as u16;
+                    self.queue.meet(hash, port, settings.seed, window)
+                };
+                if rank != 0 && queued <= rank {
+                    return;
+                }
+                slot.take(remote, hash, span, queued as u8 & QUEUED);
+                slot
+            }
+        };
+        slot.advance(span);
+        if let Some(ports) = slot.ports.get((span % SPANS) as usize)
+            && ports.load(Relaxed) & port_bit == 0
+        {
+            ports.fetch_or(port_bit, Relaxed);
+        }
+        let technique = Techniques::bit(technique);
+        if slot.techniques.load(Relaxed) & technique == 0 {
+            slot.techniques.fetch_or(technique, Relaxed);
+        }
+    }
+
+    fn set(&self, hash: u64) -> &'a [Slot] {
+        let set = place(hash, self.slots.len() / WAYS);
+        self.slots.chunks_exact(WAYS).nth(set).unwrap_or(&[])
+    }
+
+    fn slot_of(&self, hash: u64) -> Option<&'a Slot> {
+        self.set(hash).iter().find(|slot| slot.hash.load(Relaxed) == hash)
+    }
+}
+
+impl Slot {
+    /// Ports met in the spans that are kept, as bits.
+    fn ports(&self, span: u32) -> u64 {
+        // The span before which a slot's bits are too old; those between its
+        // own span and now are of rounds before.
+        let age = span.wrapping_sub(self.span.load(Relaxed));
+        // A clock that another processor has read a moment later.
+        let age = if age > u32::MAX / 2 { 0 } else { age };
+        let newest = span.wrapping_sub(age);
+        let kept = (age..SPANS).filter_map(|back| {
+            let span = newest.wrapping_sub(back.wrapping_sub(age));
+            self.ports.get((span % SPANS) as usize)
+        });
+        kept.fold(0, |all, ports| all | ports.load(Relaxed))
+    }
+
+    /// How firmly its remote sits here: 0 not at all.
+    fn rank(&self, span: u32) -> u32 {
+        if self.hash.load(Relaxed) == 0 {
+            return 0;
+        }
+        match self.ports(span).count_ones() {
+            0 => 0,
+            ports => ports.max(u32::from(self.state.load(Relaxed) & QUEUED)),
+        }
+    }
+
+    fn take(&self, remote: Remote, hash: u64, span: u32, queued: u8) {
+        // Nobody's while it changes hands.
+        self.hash.store(0, Relaxed);
+        for (to, half) in self.address.iter().zip(remote.halves()) {
+            to.store(half, Relaxed);
+        }
+        for ports in &self.ports {
+            ports.store(0, Relaxed);
+        }
+        self.span.store(span, Relaxed);
+        self.state.store(queued, Relaxed);
+        self.techniques.store(0, Relaxed);
+        self.hash.store(hash, Relaxed);
+    }
+
+    /// Clears the spans between the last one and this.
+    fn advance(&self, span: u32) {
+        let behind = span.wrapping_sub(self.span.load(Relaxed));
+        if behind == 0 || behind > u32::MAX / 2 {
+            return;
+        }
+        for back in 0..behind.min(SPANS) {
+            if let Some(ports) = self.ports.get((span.wrapping_sub(back) % SPANS) as usize) {
+                ports.store(0, Relaxed);
+            }
+        }
+        self.span.store(span, Relaxed);
+    }
+
+    fn remote(&self) -> Remote {
+        let [high, low] = self.address.each_ref().map(|half| half.load(Relaxed));
+        Remote(u128::from(high) << 64 | u128::from(low))
+    }
+
+    fn reported_within(&self, span: u32) -> bool {
+        let since = (span as u16).wrapping_sub(self.reported.load(Relaxed));
+        self.state.load(Relaxed) & REPORTED != 0 && u32::from(since) < SPANS
+    }
+
+    fn set_reported(&self, span: u32) {
+        self.reported.store(span as u16, Relaxed);
+        self.state.fetch_or(REPORTED, Relaxed);
+    }
+}
+
+/// Reports every remote that scans and has not been reported while the ports
+/// that made that report are kept: at most once in a window. To be called every eighth of a window, at PASSIVE_LEVEL, by one thread: its
+/// time grows with the slots of all tables.
+pub fn sweep(tables: &[Table<'_>], now_ms: u64, settings: &Settings, mut report: impl FnMut(Scan)) {
+    let (span, needed) = (settings.span(now_ms), settings.bits().max(1));
+    for (number, table) in tables.iter().enumerate() {
+        for slot in table.slots {
+            let (hash, remote) = (slot.hash.load(Relaxed), slot.remote());
+            if hash == 0 || remote.hash(settings.seed) != hash || slot.ports(span) == 0 {
+                continue;
+            }
+            let seen_before = |table: &Table<'_>| {
+                table.slot_of(hash).is_some_and(|slot| slot.remote() == remote && slot.ports(span) != 0)
+            };
+            if tables.iter().take(number).any(seen_before) {
+                continue;
+            }
+            let all = || tables.iter().filter_map(|table| table.slot_of(hash));
+            let bits = all().fold(0, |bits, slot| bits | slot.ports(span)).count_ones();
+            if bits < needed || all().any(|slot| slot.reported_within(span)) {
+                continue;
+            }
+            let techniques = all().fold(0, |bits, slot| bits | slot.techniques.load(Relaxed));
+            all().for_each(|slot| slot.set_reported(span));
+            report(Scan { remote, techniques: Techniques::of_bits(techniques), ports: estimate(bits) });
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Simulated scans, floods and slow remotes.
+
+use core::net::{Ipv4Addr, Ipv6Addr};
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::logic::stealth::TcpFlags;
+
+const WINDOW: u32 = 10_000;
+/// [`sweep`]'s interval.
+const TICK: u64 = WINDOW as u64 / 8;
+const SETTINGS: Settings = Settings { ports: 16, window_ms: WINDOW, seed: 0x5eed };
+
+/// The tables of some processors, and what was reported.
+struct World {
+    slots: Vec<Vec<Slot>>,
+    cells: Vec<Vec<Cell>>,
+    settings: Settings,
+    next_sweep: u64,
+    scans: Vec<(u64, Scan)>,
+}
+
+impl World {
+    fn new(processors: usize, slots: usize, cells: usize, settings: Settings) -> Self {
+        Self {
+            slots: (0..processors).map(|_| (0..slots).map(|_| Slot::default()).collect()).collect(),
+            cells: (0..processors).map(|_| (0..cells).map(|_| Cell::default()).collect()).collect(),
+            settings,
+            next_sweep: 0,
+            scans: Vec::new(),
+        }
+    }
+
+    fn small() -> Self {
+        Self::new(1, 64, 256, SETTINGS)
+    }
+
+    fn starting(mut self, now: u64) -> Self {
+        self.next_sweep = now;
+        self
+    }
+
+    fn tables(&self) -> Vec<Table<'_>> {
+        let parts = self.slots.iter().zip(&self.cells);
+        parts.map(|(slots, cells)| Table { slots, queue: Queue { cells } }).collect()
+    }
+
+    /// Sweeps when that is due.
+    fn pass(&mut self, now: u64) {
+        while self.next_sweep <= now {
+            let (at, mut found) = (self.next_sweep, Vec::new());
+            sweep(&self.tables(), at, &self.settings, |scan| found.push((at, scan)));
+            self.scans.extend(found);
+            self.next_sweep += TICK;
+        }
+    }
+
+    fn meet(&mut self, processor: usize, remote: Remote, port: u16, now: u64) {
+        self.pass(now);
+        self.tables()[processor].meet(remote, port, Technique::Syn, now, &self.settings);
+    }
+
+    fn reports_of(&self, remote: Remote) -> usize {
+        self.scans.iter().filter(|(_, scan)| scan.remote == remote).count()
+    }
+}
+
+fn v4(number: u32) -> Remote {
+    Ipv4Addr::from_bits(number).into()
+}
+
+const SCANNER: Remote = Remote(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7).to_bits());
+
+/// nmap asks the ports in an order of its own (`--randomize-ports` by default).
+fn shuffled(count: u16, seed: u64) -> Vec<u16> {
+    let mut ports: Vec<u16> = (1..=count).collect();
+    // Not by the key of the tables' own hash.
+    ports.sort_by_key(|port| mix((*port).into(), seed + (1 << 40)));
+    ports
+}
+
+#[test]
+fn a_scan_is_reported_once_a_window_with_its_ports() {
+    for remote in [v4(0x0a4d_0001), SCANNER] {
+        let mut world = World::small();
+        for (at, port) in shuffled(100, 1).into_iter().enumerate() {
+            world.meet(0, remote, port, at as u64);
+        }
+        world.pass(u64::from(WINDOW) - 1);
+        assert_eq!(world.scans.len(), 1);
+        let (at, scan) = world.scans[0];
+        assert!(at <= TICK);
+        assert!((75..=130).contains(&scan.ports), "{scan:?}");
+        assert_eq!(scan.remote, remote);
+        world.pass(10 * u64::from(WINDOW));
+        assert_eq!(world.scans.len(), 1, "a scan that is over is not reported again");
+    }
+}
+
+#[test]
+fn a_lasting_scan_is_reported_about_once_a_window() {
+    let mut world = World::small();
+    for (at, port) in shuffled(4000, 2).into_iter().enumerate() {
+        world.meet(0, SCANNER, port, at as u64 * 25);
+    }
+    // 100 s; a report every twelve eighths of a window at the soonest.
+    assert!((6..=9).contains(&world.scans.len()), "{}", world.scans.len());
+}
+
+#[test]
+fn spread_over_processors_it_is_one_scan() {
+    let mut world = World::new(8, 64, 64, SETTINGS);
+    for (at, port) in shuffled(32, 3).into_iter().enumerate() {
+        world.meet(at % 8, SCANNER, port, at as u64);
+    }
+    world.pass(2 * TICK);
+    assert_eq!(world.reports_of(SCANNER), 1);
+    assert_eq!(world.scans.len(), 1);
+}
+
+#[test]
+fn one_port_over_and_over_is_no_scan() {
+    let mut world = World::small();
+    for now in 0..60_000 {
+        world.meet(0, SCANNER, 80 + (now % 15) as u16, now);
+    }
+    assert_eq!(world.scans, []);
+}
+
+#[test]
+fn a_slow_remote_is_never_reported() {
+    // 15 ports in one and a half windows, for an hour.
+    let mut world = World::small();
+    let gap = u64::from(WINDOW) * 3 / 2 / 15;
+    for (at, port) in shuffled(3600, 4).into_iter().enumerate() {
+        world.meet(0, SCANNER, port, at as u64 * gap);
+    }
+    assert_eq!(world.scans, []);
+}
+
+#[test]
+fn time_wraps_without_a_gap() {
+    // The spans' numbers wrap at 2^32; a clock of 32 bits wraps before.
+    let span = (u64::from(WINDOW) * 3).div_ceil(8);
+    for start in [u64::from(u32::MAX) - 200, span * (1 << 32) - 200, span * (1 << 32) * 7 - 3_800] {
+        let mut world = World::small().starting(start);
+        for (at, port) in shuffled(24, 5).into_iter().enumerate() {
+            world.meet(0, SCANNER, port, start + at as u64 * 20);
+        }
+        world.pass(start + 2 * TICK);
+        assert_eq!(world.reports_of(SCANNER), 1, "{start}");
+    }
+    let mut world = World::small();
+    for now in [u64::MAX - 1, u64::MAX, 0, 1] {
+        world.tables()[0].meet(SCANNER, 1, Technique::Syn, now, &SETTINGS);
+    }
+    assert_eq!(world.scans, []);
+    world.pass(0);
+}
+
+const SCAN_START: u64 = 2_000;
+
+/// A slow scanner among spoofed sources, each with one segment; it begins when
+/// they have taken every slot.
+fn flooded(world: &mut World, per_second: u64, seconds: u64) -> usize {
+    let (mut next_port, mut source) = (0_u16, 0_u32);
+    let step = 1_000_000 / per_second;
+    let scan_every = 400_000;
+    for now in (0..seconds * 1_000_000).step_by(step as usize) {
+        source += 1;
+        world.meet(0, v4(mix(source.into(), 9) as u32), source as u16, now / 1000);
+        if now >= SCAN_START * 1000 && now % scan_every < step {
+            next_port += 1;
+            world.meet(0, SCANNER, next_port, now / 1000);
+        }
+    }
+    world.pass(seconds * 1000);
+    world.reports_of(SCANNER)
+}
+
+#[test]
+fn a_flood_does_not_hide_a_slow_scanner() {
+    // A window brings 40 000 sources to 64 slots and 8192 cells in a row; the
+    // scanner meets 25 ports in it.
+    let mut world = World::new(1, 64, 4 * 8192, SETTINGS);
+    let reports = flooded(&mut world, 4_000, 20);
+    assert!(reports >= 1);
+    let first = world.scans.iter().find(|(_, scan)| scan.remote == SCANNER).unwrap().0;
+    assert!(first <= SCAN_START + u64::from(WINDOW) + TICK, "{first} ms");
+    assert_eq!(reports, world.scans.len(), "no spoofed source is taken for a scanner");
+}
+
+#[test]
+fn a_flood_beyond_all_bounds_hides_nothing_for_longer_than_a_window() {
+    let mut world = World::new(1, 64, 64, SETTINGS);
+    flooded(&mut world, 20_000, 20);
+    world.scans.clear();
+    let end = 20_000 + u64::from(WINDOW);
+    for (at, port) in shuffled(40, 6).into_iter().enumerate() {
+        world.meet(0, v4(1), port, end + at as u64 * 200);
+    }
+    world.pass(end + 40 * 200 + TICK);
+    assert_eq!(world.reports_of(v4(1)), 1);
+}
+
+#[test]
+fn who_came_once_pushes_nobody_out_who_came_often() {
+    let mut world = World::new(1, WAYS, 1024, SETTINGS);
+    for port in 0..30 {
+        for scanner in 0..WAYS as u32 {
+            world.meet(0, v4(scanner), port, port.into());
+        }
+        for source in 0..4 {
+            world.meet(0, v4(1000 + 4 * u32::from(port) + source), port, port.into());
+        }
+    }
+    world.pass(TICK);
+    assert_eq!(world.scans.len(), WAYS);
+}
+
+#[test]
+fn two_runs_end_alike() {
+    let run = || {
+        let mut world = World::new(1, 64, 64, SETTINGS);
+        flooded(&mut world, 2_000, 12);
+        world.scans
+    };
+    assert_eq!(run(), run());
+}
+
+#[test]
+fn without_slots_or_cells_nothing_happens() {
+    for (slots, cells) in [(0, 0), (3, 3), (4, 0), (0, 4)] {
+        let mut world = World::new(1, slots, cells, SETTINGS);
+        for port in 0..200 {
+            world.meet(0, SCANNER, port, 0);
+            world.meet(0, v4(port.into()), port, 0);
+        }
+        world.pass(TICK);
+    }
+}
+
+#[test]
+fn settings_at_their_ends() {
+    for (ports, window_ms) in [(0, 0), (1, 1), (u32::MAX, u32::MAX), (0, u32::MAX), (u32::MAX, 0)] {
+        let settings = Settings { ports, window_ms, seed: 0 };
+        let mut world = World::new(1, 8, 8, settings);
+        for (at, port) in shuffled(1000, 7).into_iter().enumerate() {
+            world.meet(0, SCANNER, port, at as u64);
+        }
+        world.pass(2 * TICK);
+        // Far above what a bitmap can tell, its fullness stands for it.
+        assert_eq!(world.reports_of(SCANNER) > 0, window_ms > 1, "{ports} in {window_ms}");
+    }
+}
+
+#[test]
+fn the_estimate_errs_as_documented() {
+    assert_eq!([0, 1, 8, 16, 32].map(estimate), [0, 1, 8, 18, 44]);
+    assert_eq!(estimate(64), estimate(u32::MAX));
+    for (ports, allowed) in [(16, 0.11), (32, 0.11), (64, 0.13), (128, 0.18), (200, 0.22)] {
+        let errors = (0..200_u64).map(|seed| {
+            let bits = shuffled(1000, seed)[..ports]
+                .iter()
+                .fold(0_u64, |bits, port| bits | 1 << place(mix((*port).into(), seed * 77), BITS as usize));
+            f64::from(estimate(bits.count_ones())) / ports as f64 - 1.0
+        });
+        let errors: Vec<f64> = errors.collect();
+        let mean = errors.iter().sum::<f64>() / 200.0;
+        let deviation = (errors.iter().map(|e| e * e).sum::<f64>() / 200.0).sqrt();
+        assert!(mean.abs() < 0.05, "{ports}: {mean}");
+        assert!(deviation < allowed, "{ports}: {deviation}");
+    }
+}
+
+#[test]
+fn a_scanner_is_reported_a_little_later_than_at_the_very_port() {
+    let needed: Vec<usize> = (0..300)
+        .map(|seed| {
+            let settings = Settings { seed, ..SETTINGS };
+            (16..64)
+                .find(|&ports| {
+                    let mut world = World::new(1, 4, 4, settings);
+                    shuffled(1000, seed)[..ports].iter().for_each(|port| world.meet(0, SCANNER, *port, 1));
+                    world.pass(TICK);
+                    world.reports_of(SCANNER) == 1
+                })
+                .unwrap()
+        })
+        .collect();
+    let mean = needed.iter().sum::<usize>() as f64 / needed.len() as f64;
+    assert!((17.0..19.5).contains(&mean), "{mean}");
+    assert!(needed.iter().all(|&ports| ports <= 28), "{needed:?}");
+}
+
+#[test]
+fn flags_tell_the_technique() {
+    use Technique::*;
+    for (flags, expected) in [
+        (0x02, Some(Syn)),
+        (0xc2, Some(Syn)),
+        (0x01, Some(Fin)),
+        (0x00, Some(Null)),
+        (0x29, Some(Xmas)),
+        (0x10, Some(Ack)),
+        (0x11, Some(Maimon)),
+        (0x12, Some(Other)),
+        (0x18, Some(Other)),
+        (0x03, Some(Other)),
+        (0x04, None),
+        (0x14, None),
+    ] {
+        assert_eq!(Technique::of_segment(TcpFlags(flags)), expected, "{flags:#x}");
+    }
+    for flags in 0..=u8::MAX {
+        assert_eq!(Technique::of_segment(TcpFlags(flags)).is_none(), flags & 4 != 0);
+    }
+}
+
+#[test]
+fn techniques_are_kept_apart() {
+    let world = World::new(2, 8, 8, SETTINGS);
+    let tables = world.tables();
+    for port in 0..20 {
+        tables[0].meet(SCANNER, port, Technique::Xmas, 0, &SETTINGS);
+        tables[1].meet(SCANNER, port, Technique::Udp, 0, &SETTINGS);
+    }
+    let mut scans = Vec::new();
+    sweep(&tables, 1, &SETTINGS, |scan| scans.push(scan));
+    let has: Vec<_> = Technique::ALL.into_iter().filter(|t| scans[0].techniques.has(*t)).collect();
+    assert_eq!(has, [Technique::Xmas, Technique::Udp]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Against a list of everything that happened.
+    #[test]
+    fn nobody_is_reported_who_did_not_scan_and_no_scan_is_missed(
+        packets in proptest::collection::vec((0_u32..6, 0_u16..60, 0_u64..250, 0_usize..3), 1..400),
+        seed: u64,
+    ) {
+        let settings = Settings { seed, ..SETTINGS };
+        let mut world = World::new(3, 64, 64, settings);
+        let mut now = 0;
+        let mut met: Vec<(u64, Remote, u16)> = Vec::new();
+        for (remote, port, gap, processor) in packets {
+            now += gap;
+            world.meet(processor, v4(remote), port, now);
+            met.push((now, v4(remote), port));
+        }
+        world.pass(now + TICK);
+        let ports_within = |remote: Remote, from: u64, to: u64| {
+            let ports = met.iter().filter(|(at, who, _)| *who == remote && (from..=to).contains(at));
+            ports.map(|(.., port)| *port).collect::<BTreeSet<_>>()
+        };
+        for (at, scan) in &world.scans {
+            let from = at.saturating_sub(u64::from(WINDOW) * 3 / 2);
+            prop_assert!(ports_within(scan.remote, from, *at).len() >= 16);
+        }
+        // Every window in which the bits show 16 ports has a report near it.
+        for &(to, remote, _) in &met {
+            let ports = ports_within(remote, to.saturating_sub(WINDOW.into()), to);
+            let bits = ports.iter().fold(0_u64, |bits, port| {
+                bits | 1 << place(mix((*port).into(), seed), BITS as usize)
+            });
+            if bits.count_ones() >= 16 {
+                let near = to.saturating_sub(u64::from(WINDOW) * 3 / 2 + TICK)..=to + TICK;
+                let found = world.scans.iter().any(|(at, scan)| scan.remote == remote && near.contains(at));
+                prop_assert!(found, "{remote:?} at {to}");
+            }
+        }
+    }
+}
