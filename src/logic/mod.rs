@@ -2,7 +2,10 @@
 #![forbid(unsafe_code)]
 
 pub mod callouts;
+pub mod echo;
+pub mod ip;
 pub mod layers;
 pub mod policy;
 pub mod stealth;
 pub mod tcp;
+pub mod unreachable;
