@@ -78,12 +78,12 @@ fn open(policy: &Policy, irql: &Passive) -> Result<Engine> {
         let [layer, family, discard] = callout.name();
         let (action, description) = match callout.role {
             Role::Observe => (Action::Inspect, "Observes"),
-            Role::Decide(_) => (Action::Decide, "Keeps ports without endpoint silent"),
+            Role::Decide(_) => (Action::Decide, "Keeps silent what nobody is here for"),
         };
         let display = Display::new(&["hushport ", layer, family, discard], description);
         let (key, layer) = (callout.key(), callout.layer_key);
         transaction.add_callout(&Callout { key, layer, display: &display }, &provider)?;
-        if policy.observe || callout.role != Role::Observe {
+        if callout.role.has_filter(policy) {
             let filter = Filter { key: callout.filter_key(), layer, callout: key, action, display: &display };
             transaction.add_filter(&filter, &sublayer, &provider)?;
         }

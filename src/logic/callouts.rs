@@ -100,7 +100,7 @@ const fn every() -> [Callout; COUNT] {
             let layer_id = layer.ids[column];
             let layer_key = layer.keys[column];
             callouts[count] =
-                Callout { layer, family, discard: false, layer_id, layer_key, role: Role::Observe };
+                Callout { layer, family, discard: false, layer_id, layer_key, role: layer.role };
             count += 1;
             if let Some(twin) = &layer.discard {
                 let (layer_id, layer_key, role) = (layer_id + 1, twin.keys[column], twin.role);
@@ -142,11 +142,25 @@ mod tests {
     }
 
     #[test]
-    fn the_discards_of_inbound_transport_decide_and_no_others() {
-        let deciding = CALLOUTS.iter().filter(|callout| callout.role != Role::Observe);
-        let names: Vec<_> = deciding.map(|callout| callout.name().concat()).collect();
-        assert_eq!(names, ["INBOUND_TRANSPORT_V4_DISCARD", "INBOUND_TRANSPORT_V6_DISCARD"]);
-        assert!(CALLOUTS.iter().any(|callout| callout.role == Role::Decide(Decision::TransportDiscard)));
+    fn four_layers_of_either_family_decide_and_no_others() {
+        let deciding: Vec<_> = CALLOUTS
+            .iter()
+            .filter_map(|callout| match callout.role {
+                Role::Observe => None,
+                Role::Decide(decision) => Some((callout.name().concat(), decision)),
+            })
+            .collect();
+        let expected = [
+            ("INBOUND_IPPACKET_V4_DISCARD", Decision::PacketDiscard),
+            ("INBOUND_IPPACKET_V6_DISCARD", Decision::PacketDiscard),
+            ("INBOUND_TRANSPORT_V4", Decision::EchoRequest),
+            ("INBOUND_TRANSPORT_V4_DISCARD", Decision::TransportDiscard),
+            ("INBOUND_TRANSPORT_V6", Decision::EchoRequest),
+            ("INBOUND_TRANSPORT_V6_DISCARD", Decision::TransportDiscard),
+            ("OUTBOUND_ICMP_ERROR_V4", Decision::IcmpError),
+            ("OUTBOUND_ICMP_ERROR_V6", Decision::IcmpError),
+        ];
+        assert_eq!(deciding, expected.map(|(name, decision)| (name.to_owned(), decision)));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! those of `fwpsk.h` (`FWPS_BUILTIN_LAYERS`, `FWPS_FIELDS_*`), keys those of
 //! `fwpmk.h` (`FWPM_LAYER_*`).
 
+use super::policy::Policy;
+
 /// A GUID as one number, in the order in which it is written.
 pub type Guid = u128;
 
@@ -35,6 +37,8 @@ pub struct Layer {
     pub discard: Option<Discard>,
     /// Positions of data fields; the same in both families and in the twin.
     pub fields: Fields,
+    /// What the driver does there.
+    pub role: Role,
     /// Where the "TCP packet flows" page first comes to the layer.
     pub first_met: Event,
 }
@@ -60,8 +64,26 @@ pub enum Role {
 /// What there is to decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Whether a segment that the transport layer discarded is answered.
+    /// Whether what the transport layer discarded is answered.
     TransportDiscard,
+    /// Whether what the network layer discarded is.
+    PacketDiscard,
+    /// Whether an ICMP error goes out.
+    IcmpError,
+    /// Whether an echo request is taken in.
+    EchoRequest,
+}
+
+impl Role {
+    /// Whether a callout of this role has a filter: one that has nothing to
+    /// decide, and is not to observe, costs no packet anything.
+    pub fn has_filter(self, policy: &Policy) -> bool {
+        match self {
+            Self::Observe => policy.observe,
+            Self::Decide(Decision::EchoRequest) => policy.observe || policy.silence_echo,
+            Self::Decide(_) => true,
+        }
+    }
 }
 
 /// Positions in `FWPS_INCOMING_VALUES0::incomingValue`.
@@ -73,10 +95,12 @@ pub struct Fields {
     pub local_address: Option<u8>,
     /// `IP_REMOTE_ADDRESS`.
     pub remote_address: Option<u8>,
-    /// `IP_LOCAL_PORT`.
+    /// `IP_LOCAL_PORT`; for ICMP its type.
     pub local_port: Option<u8>,
-    /// `IP_REMOTE_PORT`.
+    /// `IP_REMOTE_PORT`; for ICMP its code.
     pub remote_port: Option<u8>,
+    /// `ICMP_TYPE` and `ICMP_CODE` where they have places of their own.
+    pub icmp: Option<[u8; 2]>,
     /// `IP_LOCAL_INTERFACE`.
     pub interface: Option<u8>,
     /// `FLAGS`.
@@ -112,6 +136,7 @@ pub const LAYERS: [Layer; 19] = [
         keys: [0x66978cad_c704_42ac_86ac_7c1a231bd253, 0xbef02c9c_606b_4536_8c26_1c2fc7b631d4],
         discard: None,
         fields: at([5, 2, NO, 4, NO, NO, 6]),
+        role: Role::Observe,
         first_met: Event::Bind,
     },
     Layer {
@@ -123,6 +148,7 @@ pub const LAYERS: [Layer; 19] = [
             role: Role::Observe,
         }),
         fields: at([5, 2, NO, 4, NO, 7, 8]),
+        role: Role::Observe,
         first_met: Event::Bind,
     },
     Layer {
@@ -134,6 +160,7 @@ pub const LAYERS: [Layer; 19] = [
             role: Role::Observe,
         }),
         fields: at([NO, 2, NO, 4, NO, 5, 6]),
+        role: Role::Observe,
         first_met: Event::Listen,
     },
     Layer {
@@ -142,6 +169,7 @@ pub const LAYERS: [Layer; 19] = [
         keys: [0xc6e63c8c_b784_4562_aa7d_0a67cfcaf9a3, 0x587e54a7_8046_42ba_a0aa_b716250fc7fd],
         discard: None,
         fields: at([5, 2, 6, 4, 8, NO, 9]),
+        role: Role::Observe,
         first_met: Event::Connect,
     },
     Layer {
@@ -153,6 +181,7 @@ pub const LAYERS: [Layer; 19] = [
             role: Role::Observe,
         }),
         fields: at([5, 2, 6, 4, 7, 11, 12]),
+        role: Role::Observe,
         first_met: Event::Connect,
     },
     Layer {
@@ -164,6 +193,7 @@ pub const LAYERS: [Layer; 19] = [
             role: Role::Observe,
         }),
         fields: at([0, 1, 3, 4, 5, 6, 10]),
+        role: Role::Observe,
         first_met: Event::SynOut,
     },
     Layer {
@@ -175,6 +205,7 @@ pub const LAYERS: [Layer; 19] = [
             role: Role::Observe,
         }),
         fields: at([NO, 0, 2, NO, NO, 3, 6]),
+        role: Role::Observe,
         first_met: Event::SynOut,
     },
     Layer {
@@ -183,9 +214,10 @@ pub const LAYERS: [Layer; 19] = [
         keys: [0xc86fd1bf_21cd_497e_a0bb_17425c885c58, 0xf52032cb_991c_46e7_971d_2601459a91ca],
         discard: Some(Discard {
             keys: [0xb5a230d0_a8c0_44f2_916e_991b53ded1f7, 0xbb24c279_93b4_47a2_83ad_ae1698b50885],
-            role: Role::Observe,
+            role: Role::Decide(Decision::PacketDiscard),
         }),
         fields: at([NO, 0, 1, NO, NO, 3, 6]),
+        role: Role::Observe,
         first_met: Event::SynIn,
     },
     Layer {
@@ -197,6 +229,7 @@ pub const LAYERS: [Layer; 19] = [
             role: Role::Decide(Decision::TransportDiscard),
         }),
         fields: at([0, 1, 2, 4, 5, 6, 9]),
+        role: Role::Decide(Decision::EchoRequest),
         first_met: Event::SynIn,
     },
     Layer {
@@ -208,6 +241,7 @@ pub const LAYERS: [Layer; 19] = [
             role: Role::Observe,
         }),
         fields: at([5, 2, 6, 4, 7, 10, 11]),
+        role: Role::Observe,
         first_met: Event::SynIn,
     },
     Layer {
@@ -219,6 +253,7 @@ pub const LAYERS: [Layer; 19] = [
             role: Role::Observe,
         }),
         fields: at([5, 2, 6, 4, 7, 11, 15]),
+        role: Role::Observe,
         first_met: Event::SynAckIn,
     },
     Layer {
@@ -230,6 +265,7 @@ pub const LAYERS: [Layer; 19] = [
             role: Role::Observe,
         }),
         fields: at([NO, 0, 2, 3, 4, NO, 6]),
+        role: Role::Observe,
         first_met: Event::Data,
     },
     Layer {
@@ -238,6 +274,7 @@ pub const LAYERS: [Layer; 19] = [
         keys: [0xb4766427_e2a2_467a_bd7e_dbcd1bd85a09, 0xbb536ccd_4755_4ba9_9ff7_f9edf8699c7b],
         discard: None,
         fields: at([5, 2, 6, 4, 7, 8, 9]),
+        role: Role::Observe,
         first_met: Event::Beside,
     },
     Layer {
@@ -246,6 +283,7 @@ pub const LAYERS: [Layer; 19] = [
         keys: [0x74365cce_ccb0_401a_bfc1_b89934ad7e15, 0xf4e5ce80_edcc_4e13_8a2f_b91454bb057b],
         discard: None,
         fields: at([5, 2, NO, 4, NO, 6, 7]),
+        role: Role::Observe,
         first_met: Event::Beside,
     },
     Layer {
@@ -254,6 +292,7 @@ pub const LAYERS: [Layer; 19] = [
         keys: [0xaf52d8ec_cb2d_44e5_ad92_f8dc38d2eb29, 0x779a8ca3_f099_468f_b5d4_83535c461c02],
         discard: None,
         fields: at([NO, 0, 1, 2, 3, 4, 8]),
+        role: Role::Observe,
         first_met: Event::Beside,
     },
     Layer {
@@ -265,6 +304,7 @@ pub const LAYERS: [Layer; 19] = [
             role: Role::Observe,
         }),
         fields: at([0, 1, 2, 4, 5, 6, 10]),
+        role: Role::Observe,
         first_met: Event::Beside,
     },
     Layer {
@@ -275,7 +315,8 @@ pub const LAYERS: [Layer; 19] = [
             keys: [0xa6b17075_ebaf_4053_a4e7_213c8121ede5, 0xa6e7ccc0_08fb_468d_a472_9771d5595e09],
             role: Role::Observe,
         }),
-        fields: at([NO, 1, 2, NO, NO, 7, 18]),
+        fields: Fields { icmp: Some([8, 9]), ..at([NO, 1, 2, NO, NO, 7, 18]) },
+        role: Role::Observe,
         first_met: Event::Beside,
     },
     Layer {
@@ -286,7 +327,8 @@ pub const LAYERS: [Layer; 19] = [
             keys: [0xb3598d36_0561_4588_a6bf_e955e3f6264b, 0x65f2e647_8d0c_4f47_b19b_33a4d3f1357c],
             role: Role::Observe,
         }),
-        fields: at([NO, 0, 1, NO, NO, 3, 10]),
+        fields: Fields { icmp: Some([4, 5]), ..at([NO, 0, 1, NO, NO, 3, 10]) },
+        role: Role::Decide(Decision::IcmpError),
         first_met: Event::Beside,
     },
     Layer {
@@ -298,6 +340,7 @@ pub const LAYERS: [Layer; 19] = [
             role: Role::Observe,
         }),
         fields: at([NO, NO, NO, NO, NO, 3, 9]),
+        role: Role::Observe,
         first_met: Event::Beside,
     },
 ];
@@ -318,6 +361,7 @@ const fn at(
         local_port: field(local_port),
         remote_port: field(remote_port),
         interface: field(interface),
+        icmp: None,
         flags: field(flags),
     }
 }
@@ -374,10 +418,13 @@ mod tests {
                 let known = &enums[format!("FWPS_FIELDS_{prefix}")];
                 let position = |field: &str| {
                     // The header names OUTBOUND_ICMP_ERROR_V6's type and code
-                    // as ports, too.
-                    if field.ends_with("_PORT") && layer.name == "OUTBOUND_ICMP_ERROR" {
-                        return None;
-                    }
+                    // as ports.
+                    let field = match (layer.name, field) {
+                        ("OUTBOUND_ICMP_ERROR", "IP_LOCAL_PORT" | "IP_REMOTE_PORT") => return None,
+                        ("OUTBOUND_ICMP_ERROR", "ICMP_TYPE") if family == "V6" => "IP_LOCAL_PORT",
+                        ("OUTBOUND_ICMP_ERROR", "ICMP_CODE") if family == "V6" => "IP_REMOTE_PORT",
+                        _ => field,
+                    };
                     let value = known.get(format!("FWPS_FIELD_{prefix}_{field}"))?;
                     Some(u8::try_from(value.as_u64().unwrap()).unwrap())
                 };
@@ -388,6 +435,7 @@ mod tests {
                     local_port: position("IP_LOCAL_PORT"),
                     remote_port: position("IP_REMOTE_PORT"),
                     interface: position("IP_LOCAL_INTERFACE"),
+                    icmp: position("ICMP_TYPE").zip(position("ICMP_CODE")).map(|(kind, code)| [kind, code]),
                     flags: position("FLAGS"),
                 };
                 assert_eq!(layer.fields, expected, "{prefix}");

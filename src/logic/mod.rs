@@ -2,10 +2,13 @@
 #![forbid(unsafe_code)]
 
 pub mod callouts;
+pub mod echo;
 pub mod flow;
+pub mod ip;
 pub mod layers;
 pub mod order;
 pub mod policy;
 pub mod scan;
 pub mod stealth;
 pub mod tcp;
+pub mod unreachable;

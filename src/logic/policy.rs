@@ -18,6 +18,12 @@ pub struct Policy {
     pub mode: Mode,
     /// `SilenceTcp`: no RST from a port without endpoint.
     pub silence_tcp: bool,
+    /// `SilenceUdp`: no port unreachable either.
+    pub silence_udp: bool,
+    /// `SilenceProtocols`: no protocol unreachable.
+    pub silence_protocols: bool,
+    /// `SilenceEcho`: no echo reply.
+    pub silence_echo: bool,
     /// `ExemptLoopback`: this machine's own traffic is answered.
     pub exempt_loopback: bool,
     /// `ExemptIpsec`: IPsec-secured traffic is answered.
@@ -33,6 +39,9 @@ impl Policy {
     pub const DEFAULT: Self = Self {
         mode: Mode::Enforce,
         silence_tcp: true,
+        silence_udp: true,
+        silence_protocols: true,
+        silence_echo: false,
         exempt_loopback: true,
         exempt_ipsec: true,
         observe: true,
@@ -70,7 +79,7 @@ impl Value {
 }
 
 /// Every value the driver reads.
-pub static VALUES: [Value; 6] = [
+pub static VALUES: [Value; 9] = [
     Value {
         name: "Mode",
         max: 2,
@@ -88,6 +97,24 @@ pub static VALUES: [Value; 6] = [
         max: 1,
         set: |policy, number| policy.silence_tcp = number != 0,
         get: |policy| policy.silence_tcp.into(),
+    },
+    Value {
+        name: "SilenceUdp",
+        max: 1,
+        set: |policy, number| policy.silence_udp = number != 0,
+        get: |policy| policy.silence_udp.into(),
+    },
+    Value {
+        name: "SilenceProtocols",
+        max: 1,
+        set: |policy, number| policy.silence_protocols = number != 0,
+        get: |policy| policy.silence_protocols.into(),
+    },
+    Value {
+        name: "SilenceEcho",
+        max: 1,
+        set: |policy, number| policy.silence_echo = number != 0,
+        get: |policy| policy.silence_echo.into(),
     },
     Value {
         name: "ExemptLoopback",

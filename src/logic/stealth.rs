@@ -1,25 +1,56 @@
-//! The decision: whether a discarded segment gets an answer.
+//! The decision: whether a packet for which nobody is here gets an answer.
 
+use super::layers::{Decision, Family};
 use super::policy::{Mode, Policy};
+use super::{echo, unreachable};
 
 /// `IPPROTO_TCP`.
 pub const TCP: u8 = 6;
+/// `IPPROTO_UDP`.
+pub const UDP: u8 = 17;
 
-/// A packet at a discard layer, as far as the decision looks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A packet, as far as the decisions look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
-    /// IP protocol, where the layer gives it.
+    /// IP protocol, where the layer gives it or the header could be read.
     pub protocol: Option<u8>,
     /// `FWP_CONDITION_FLAG_IS_LOOPBACK`.
     pub loopback: bool,
     /// `FWP_CONDITION_FLAG_IS_IPSEC_SECURED`.
     pub ipsec_secured: bool,
-    /// A data flow or an endpoint took the packet.
+    /// It belongs to a data flow.
+    pub flow: bool,
+    /// An endpoint took it: a connection's, or a listener's.
     pub endpoint: bool,
     /// Why it was discarded, where the engine says so.
     pub discard: Option<Discard>,
     /// The segment's flags, where its header could be read.
     pub tcp_flags: Option<TcpFlags>,
+    /// Its ICMP type and code, where the layer has them.
+    pub icmp: Option<Icmp>,
+}
+
+/// An ICMP message's type and code; at layers that have ports in their places,
+/// only the protocol tells which they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct Icmp {
+    pub family: Family,
+    pub kind: u16,
+    pub code: u16,
+}
+
+/// What a packet would draw, if nobody kept it back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A RST.
+    Reset,
+    /// ICMP's port unreachable.
+    PortUnreachable,
+    /// ICMP's protocol unreachable; ICMPv6's unrecognized next header.
+    ProtocolUnreachable,
+    /// An echo reply.
+    EchoReply,
 }
 
 /// Why a packet was discarded.
@@ -92,48 +123,87 @@ impl Verdict {
     pub const COUNT: usize = Self::Malformed as usize + 1;
 }
 
-/// Decides over a packet at INBOUND_TRANSPORT_V4_DISCARD or its IPv6 twin.
-///
-/// Silent is what would otherwise draw a RST: a segment for which there is no
-/// endpoint. That is what [`inet::ENDPOINT_NOT_FOUND`] says; where the engine
-/// gives no reason, or one that names no endpoint, the same is taken to hold,
-/// because the packet has been discarded already and all that a block takes
-/// away is the answer.
-pub fn decide(packet: &Packet, policy: &Policy) -> Verdict {
-    if policy.mode == Mode::Off {
-        return Verdict::Off;
-    }
-    if packet.protocol != Some(TCP) || !policy.silence_tcp {
-        return Verdict::OtherKind;
-    }
-    if packet.loopback && policy.exempt_loopback {
-        return Verdict::Loopback;
-    }
-    if packet.ipsec_secured && policy.exempt_ipsec {
-        return Verdict::IpsecSecured;
-    }
-    if let Some(Discard { module: Module::General, .. }) = packet.discard {
-        return Verdict::FilterDrop;
-    }
-    if packet.endpoint {
-        return Verdict::Endpoint;
-    }
-    if let Some(Discard { module: Module::Transport, reason }) = packet.discard {
-        match reason {
-            inet::SOURCE_UNSPECIFIED..=inet::CHECKSUM_INVALID => return Verdict::NoAnswer,
-            inet::CONNECTED_PATH..=inet::URGENT_DELIVERY_ALLOCATION_FAILURE
-            | inet::TIME_WAIT_TCB_RECEIVED_RST_OUTSIDE_WINDOW..=inet::ACCEPT_REDIRECTION => {
-                return Verdict::Endpoint;
-            }
-            _ => {}
-        }
-    }
-    if packet.tcp_flags.is_some_and(TcpFlags::is_reset) {
-        return Verdict::NoAnswer;
-    }
+/// Decides over a packet at the layers of a decision.
+pub fn decide(decision: Decision, packet: &Packet, policy: &Policy) -> Verdict {
+    let answer = match decision {
+        Decision::TransportDiscard => discarded(packet),
+        Decision::PacketDiscard => unreachable::discarded(packet),
+        Decision::IcmpError => unreachable::error(packet),
+        Decision::EchoRequest => echo::request(packet),
+    };
+    let silence = match answer {
+        Ok(Answer::Reset) => policy.silence_tcp,
+        Ok(Answer::PortUnreachable) => policy.silence_udp,
+        Ok(Answer::ProtocolUnreachable) => policy.silence_protocols,
+        Ok(Answer::EchoReply) => policy.silence_echo,
+        Err(verdict) => return verdict,
+    };
     match policy.mode {
+        Mode::Off => Verdict::Off,
+        _ if !silence => Verdict::OtherKind,
+        _ if packet.loopback && policy.exempt_loopback => Verdict::Loopback,
+        _ if packet.ipsec_secured && policy.exempt_ipsec => Verdict::IpsecSecured,
         Mode::Audit => Verdict::Audited,
-        _ => Verdict::Silenced,
+        Mode::Enforce => Verdict::Silenced,
+    }
+}
+
+/// Decides over a packet at INBOUND_TRANSPORT_V4/V6_DISCARD: the answer that it
+/// would draw.
+///
+/// UDP may come here, too: field reports say so, against "UDP packet flows".
+/// Where the engine gives no reason, or one that names no endpoint, it is
+/// taken that there is none, because the packet has been discarded already and
+/// all that a block takes away is the answer.
+fn discarded(packet: &Packet) -> Result<Answer, Verdict> {
+    let answer = match packet.protocol {
+        Some(TCP) => Answer::Reset,
+        Some(UDP) => Answer::PortUnreachable,
+        _ => return Err(Verdict::OtherKind),
+    };
+    let endpoint = packet.flow || packet.endpoint;
+    let left_alone = match packet.discard {
+        Some(Discard { module: Module::General, .. }) => Some(Verdict::FilterDrop),
+        Some(Discard { module: Module::Transport, reason }) => match whose(reason) {
+            Whose::Nobodys => endpoint.then_some(Verdict::Endpoint),
+            Whose::Listeners if answer == Answer::Reset => packet.flow.then_some(Verdict::Endpoint),
+            Whose::PerhapsListeners if answer == Answer::Reset => endpoint.then_some(Verdict::Endpoint),
+            Whose::Endpoints | Whose::Listeners | Whose::PerhapsListeners => Some(Verdict::Endpoint),
+            Whose::Faulty => Some(Verdict::NoAnswer),
+        },
+        _ => endpoint.then_some(Verdict::Endpoint),
+    };
+    match left_alone {
+        Some(verdict) => Err(verdict),
+        None if packet.tcp_flags.is_some_and(TcpFlags::is_reset) => Err(Verdict::NoAnswer),
+        None => Ok(answer),
+    }
+}
+
+/// To whom a segment came that the transport layer discarded.
+enum Whose {
+    /// No endpoint.
+    Nobodys,
+    /// A listener that has no use for it: the RST would tell a probe of flags
+    /// that the port is open, where closed ones are silent.
+    Listeners,
+    /// A listener, or a connection in the making: there a RST must end what
+    /// the other side still believes in (RFC 9293, 3.5.1).
+    PerhapsListeners,
+    /// A connection or another socket.
+    Endpoints,
+    /// Nobody answers such a segment.
+    Faulty,
+}
+
+fn whose(reason: u32) -> Whose {
+    match reason {
+        inet::SOURCE_UNSPECIFIED..=inet::CHECKSUM_INVALID => Whose::Faulty,
+        inet::EXPECTED_SYN | inet::LISTENER_INVALID_FLAGS | inet::PAUSE_ACCEPT => Whose::Listeners,
+        inet::ACK_INVALID => Whose::PerhapsListeners,
+        inet::TCB_NOT_IN_TCB_TABLE => Whose::Nobodys,
+        inet::CONNECTED_PATH..=inet::ACCEPT_REDIRECTION => Whose::Endpoints,
+        _ => Whose::Nobodys,
     }
 }
 
@@ -151,10 +221,17 @@ pub mod inet {
     pub const ENDPOINT_NOT_FOUND: u32 = 4;
     /// `InetDiscardConnectedPath`.
     pub const CONNECTED_PATH: u32 = 5;
-    /// `InetDiscardUrgentDeliveryAllocationFailure`.
-    pub const URGENT_DELIVERY_ALLOCATION_FAILURE: u32 = 24;
-    /// `InetDiscardTimeWaitTcbReceivedRstOutsideWindow`.
-    pub const TIME_WAIT_TCB_RECEIVED_RST_OUTSIDE_WINDOW: u32 = 26;
+    /// `InetDiscardAckInvalid`.
+    pub const ACK_INVALID: u32 = 8;
+    /// `InetDiscardExpectedSyn`.
+    pub const EXPECTED_SYN: u32 = 9;
+    /// `InetDiscardListenerInvalidFlags`.
+    pub const LISTENER_INVALID_FLAGS: u32 = 23;
+    /// `InetDiscardTcbNotInTcbTable`.
+    pub const TCB_NOT_IN_TCB_TABLE: u32 = 25;
+    /// `InetDiscardPauseAccept`: a listener whose backlog is full; Windows' own
+    /// stealth mode covers it, too ("Disable stealth mode").
+    pub const PAUSE_ACCEPT: u32 = 30;
     /// `InetDiscardAcceptRedirection`.
     pub const ACCEPT_REDIRECTION: u32 = 33;
 }
@@ -168,13 +245,15 @@ mod tests {
         protocol: Some(TCP),
         loopback: false,
         ipsec_secured: false,
+        flow: false,
         endpoint: false,
         discard: Some(Discard { module: Module::Transport, reason: inet::ENDPOINT_NOT_FOUND }),
         tcp_flags: Some(TcpFlags(0x02)),
+        icmp: None,
     };
 
     fn verdict(packet: Packet) -> Verdict {
-        decide(&packet, &Policy::DEFAULT)
+        decide(Decision::TransportDiscard, &packet, &Policy::DEFAULT)
     }
 
     #[test]
@@ -217,21 +296,35 @@ mod tests {
     }
 
     #[test]
-    fn the_transport_layers_reasons_part_three_ways() {
+    fn the_transport_layers_reasons_part_as_their_packets_do() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/facts/enums.json");
         let enums: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        use Verdict::{Endpoint, NoAnswer, Silenced};
         let reasons = enums["INET_DISCARD_REASON"].as_object().unwrap();
         for (name, reason) in reasons.iter().filter(|(name, _)| !name.ends_with("MaxEnumValue")) {
             let reason = u32::try_from(reason.as_u64().unwrap()).unwrap();
             let expected = match &name["InetDiscard".len()..] {
-                "EndpointNotFound" | "TcbNotInTcbTable" => Verdict::Silenced,
+                // By whom: nobody known, an endpoint, a flow.
+                "EndpointNotFound" | "TcbNotInTcbTable" | "AckInvalid" => [Silenced, Endpoint, Endpoint],
+                "ExpectedSyn" | "ListenerInvalidFlags" | "PauseAccept" => [Silenced, Silenced, Endpoint],
                 "SourceUnspecified" | "DestinationMulticast" | "HeaderInvalid" | "ChecksumInvalid" => {
-                    Verdict::NoAnswer
+                    [NoAnswer; 3]
                 }
-                _ => Verdict::Endpoint,
+                _ => [Endpoint; 3],
             };
             let discard = Some(Discard { module: Module::Transport, reason });
-            assert_eq!(verdict(Packet { discard, ..SYN }), expected, "{name}");
+            for (index, expected) in expected.into_iter().enumerate() {
+                let packet = Packet { discard, endpoint: index == 1, flow: index == 2, ..SYN };
+                assert_eq!(verdict(packet), expected, "{name} {index}");
+                // A datagram has no listener: all but the lack of a socket is
+                // a socket's affair.
+                let nobodys =
+                    ["InetDiscardEndpointNotFound", "InetDiscardTcbNotInTcbTable"].contains(&&**name);
+                if !nobodys && expected != NoAnswer {
+                    let datagram = Packet { protocol: Some(UDP), tcp_flags: None, ..packet };
+                    assert_eq!(verdict(datagram), Endpoint, "{name} {index}");
+                }
+            }
         }
         let unknown = Some(Discard { module: Module::Transport, reason: 4711 });
         assert_eq!(verdict(Packet { discard: unknown, ..SYN }), Verdict::Silenced);
@@ -241,15 +334,32 @@ mod tests {
     fn what_is_not_ours_is_left_alone() {
         let general = Some(Discard { module: Module::General, reason: 0 });
         for (packet, expected) in [
-            (Packet { protocol: Some(17), ..SYN }, Verdict::OtherKind),
+            (Packet { protocol: Some(echo::ICMP), ..SYN }, Verdict::OtherKind),
             (Packet { protocol: None, ..SYN }, Verdict::OtherKind),
             (Packet { loopback: true, ..SYN }, Verdict::Loopback),
             (Packet { ipsec_secured: true, ..SYN }, Verdict::IpsecSecured),
             (Packet { discard: general, ..SYN }, Verdict::FilterDrop),
             (Packet { endpoint: true, ..SYN }, Verdict::Endpoint),
+            (Packet { flow: true, ..SYN }, Verdict::Endpoint),
+            (Packet { endpoint: true, discard: None, ..SYN }, Verdict::Endpoint),
         ] {
             assert_eq!(verdict(packet), expected);
         }
+    }
+
+    #[test]
+    fn a_datagram_without_endpoint_is_silenced_by_its_own_switch() {
+        let datagram = Packet { protocol: Some(UDP), tcp_flags: None, ..SYN };
+        let udp_off = Policy { silence_udp: false, ..Policy::DEFAULT };
+        let tcp_off = Policy { silence_tcp: false, ..Policy::DEFAULT };
+        for (policy, expected) in [
+            (Policy::DEFAULT, Verdict::Silenced),
+            (tcp_off, Verdict::Silenced),
+            (udp_off, Verdict::OtherKind),
+        ] {
+            assert_eq!(decide(Decision::TransportDiscard, &datagram, &policy), expected);
+        }
+        assert_eq!(decide(Decision::TransportDiscard, &SYN, &udp_off), Verdict::Silenced);
     }
 
     #[test]
@@ -270,7 +380,7 @@ mod tests {
                 Verdict::Silenced,
             ),
         ] {
-            assert_eq!(decide(&packet, &policy), expected);
+            assert_eq!(decide(Decision::TransportDiscard, &packet, &policy), expected);
         }
     }
 }

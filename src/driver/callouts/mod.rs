@@ -1,6 +1,10 @@
 //! The callouts' handlers, and their registration in the table's order.
 
+mod decide;
+mod echo_request;
+mod icmp_error;
 mod observe;
+mod packet_discard;
 mod transport_discard;
 
 use super::counters::Counters;
@@ -16,7 +20,11 @@ use crate::logic::callouts::{CALLOUTS, COUNT};
 use crate::logic::layers::{Decision, Role};
 use crate::logic::policy::Policy;
 use crate::logic::stealth::Verdict;
+use decide::Deciding;
+use echo_request::EchoRequest;
+use icmp_error::IcmpError;
 use observe::Observe;
+use packet_discard::PacketDiscard;
 use transport_discard::TransportDiscard;
 
 /// What every classify shares.
@@ -37,7 +45,10 @@ pub fn register(device: &Device, irql: &Passive) -> Result<PoolVec<Registration>
     for callout in &CALLOUTS {
         let register = match callout.role {
             Role::Observe => Registration::new::<Observe>,
-            Role::Decide(Decision::TransportDiscard) => Registration::new::<TransportDiscard>,
+            Role::Decide(Decision::TransportDiscard) => Registration::new::<Deciding<TransportDiscard>>,
+            Role::Decide(Decision::PacketDiscard) => Registration::new::<Deciding<PacketDiscard>>,
+            Role::Decide(Decision::IcmpError) => Registration::new::<Deciding<IcmpError>>,
+            Role::Decide(Decision::EchoRequest) => Registration::new::<Deciding<EchoRequest>>,
         };
         registrations.push(register(device, callout.key(), irql)?)?;
     }

@@ -1,31 +1,17 @@
 //! The callouts at INBOUND_TRANSPORT_V4/V6_DISCARD: they keep the RST back.
 
-use super::{SHARED, Shared};
-use crate::kernel::irql::MaxDispatch;
-use crate::kernel::published::Published;
-use crate::kernel::wfp::callout::{Action, Classify};
+use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::stealth::{Verdict, decide};
+use crate::logic::layers::Decision;
+use crate::logic::stealth::Packet;
 
 /// Decides whether a discarded segment is answered.
 pub struct TransportDiscard;
 
-impl Classify for TransportDiscard {
-    type Shared = Shared;
+impl Decide for TransportDiscard {
+    const DECISION: Decision = Decision::TransportDiscard;
 
-    fn shared() -> &'static Published<Shared> {
-        &SHARED
-    }
-
-    fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
-        let verdict = match decide(&incoming.discarded_packet(), &shared.policy) {
-            Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
-            verdict => verdict,
-        };
-        shared.count(incoming, verdict, irql);
-        match verdict {
-            Verdict::Silenced => Action::Block,
-            _ => Action::Continue,
-        }
+    fn packet(incoming: &Incoming<'_>) -> Packet {
+        incoming.discarded_segment()
     }
 }

@@ -2,12 +2,17 @@
 
 use core::ffi::c_void;
 use core::marker::PhantomData;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::net_buffer::NetBuffer;
 use crate::ffi;
 use crate::logic::callouts::{CALLOUTS, Callout, Index};
-use crate::logic::stealth::{Discard, Module, Packet, TcpFlags};
-use crate::logic::tcp;
+use crate::logic::layers::Family;
+use crate::logic::stealth::{self, Discard, Icmp, Module, Packet, TcpFlags};
+use crate::logic::{ip, tcp};
+
+/// Bytes of a UDP header (RFC 768).
+const UDP_HEADER: u32 = 8;
 
 /// An indication to a callout of ours.
 pub struct Incoming<'a> {
@@ -57,21 +62,44 @@ impl<'a> Incoming<'a> {
         self.may_write
     }
 
-    /// The packet, as far as the decision about a discarded one looks.
-    pub fn discarded_packet(&self) -> Packet {
-        let flags = self.uint32(self.callout.fields().flags).unwrap_or(0);
+    /// What every layer says of a packet, as far as the decisions look: whose
+    /// it is, where it came from, and its ICMP type and code.
+    pub fn packet(&self) -> Packet {
+        let fields = self.callout.fields();
+        let flags = self.uint32(fields.flags).unwrap_or(0);
         let flow = self.metadata(ffi::FWPS_METADATA_FIELD_FLOW_HANDLE, |metadata| metadata.flowHandle);
         let endpoint = self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE, |metadata| {
             metadata.transportEndpointHandle
         });
+        let [kind, code] = match fields.icmp {
+            Some(places) => places.map(Some),
+            None => [fields.local_port, fields.remote_port],
+        };
+        let icmp = self.uint16(kind).zip(self.uint16(code));
         Packet {
-            protocol: self.uint8(self.callout.fields().protocol),
+            protocol: self.uint8(fields.protocol),
             loopback: flags & ffi::FWP_CONDITION_FLAG_IS_LOOPBACK != 0,
             ipsec_secured: flags & ffi::FWP_CONDITION_FLAG_IS_IPSEC_SECURED != 0,
-            endpoint: flow.is_some_and(|handle| handle != 0) || endpoint.is_some_and(|handle| handle != 0),
-            discard: self.discard(),
-            tcp_flags: self.tcp_flags(),
+            flow: flow.is_some_and(|handle| handle != 0),
+            endpoint: endpoint.is_some_and(|handle| handle != 0),
+            discard: None,
+            tcp_flags: None,
+            icmp: icmp.map(|(kind, code)| Icmp { family: self.callout.family, kind, code }),
         }
+    }
+
+    /// A packet at the transport layer's discard: also why, and the segment's
+    /// flags.
+    pub fn discarded_segment(&self) -> Packet {
+        let packet = self.packet();
+        let tcp_flags = if packet.protocol == Some(stealth::TCP) { self.tcp_flags() } else { None };
+        Packet { discard: self.discard(), tcp_flags, ..packet }
+    }
+
+    /// A packet at the network layer's discard, which has no field for the
+    /// protocol: also why, and the protocol that its header names.
+    pub fn discarded_packet(&self) -> Packet {
+        Packet { discard: self.discard(), protocol: self.ip_protocol(), ..self.packet() }
     }
 
     fn discard(&self) -> Option<Discard> {
@@ -98,15 +126,60 @@ impl<'a> Incoming<'a> {
         let size = self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE, |metadata| {
             metadata.transportHeaderSize
         });
-        // SAFETY: at the layers where this is asked, layerData is a
-        // NET_BUFFER_LIST that lives until the classify returns, or NULL
-        // ("Data Offset Positions").
-        let packet = unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }?;
+        let packet = self.net_buffer()?;
         size.into_iter().chain([0]).find_map(|back| {
             let mut header = [0; tcp::READ];
             packet.copy_from(back, &mut header)?;
             tcp::flags(&header, ports)
         })
+    }
+
+    /// The protocol above the IP header. The data starts where the stack
+    /// stopped parsing ("Data Offset Positions"): behind the IP header, behind
+    /// a UDP header, or before any of it; the header's addresses tell which.
+    fn ip_protocol(&self) -> Option<u8> {
+        let fields = self.callout.fields();
+        let (destination, source) =
+            (self.address(fields.local_address)?, self.address(fields.remote_address)?);
+        let size = self.metadata(ffi::FWPS_METADATA_FIELD_IP_HEADER_SIZE, |metadata| metadata.ipHeaderSize);
+        let behind_udp = size.and_then(|size| size.checked_add(UDP_HEADER));
+        let packet = self.net_buffer()?;
+        size.into_iter().chain([0]).chain(behind_udp).find_map(|back| {
+            let mut header = [0; ip::LONGEST];
+            let header = header.get_mut(..ip::fixed_size(self.callout.family))?;
+            packet.copy_from(back, header)?;
+            let first = ip::first_protocol(header, source, destination)?;
+            match self.callout.family {
+                Family::V4 => Some(first),
+                Family::V6 => ip::upper_protocol(first, |at| {
+                    let mut next = [0; 2];
+                    packet.copy_within(back, at, &mut next).map(|()| next)
+                }),
+            }
+        })
+    }
+
+    fn net_buffer(&self) -> Option<NetBuffer<'a>> {
+        // SAFETY: at the layers where this is asked, layerData is a
+        // NET_BUFFER_LIST that lives until the classify returns, or NULL
+        // ("Data Offset Positions").
+        unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
+    }
+
+    /// An address: IPv4's in host order, IPv6's as its bytes (fwptypes.h).
+    fn address(&self, position: Option<u8>) -> Option<IpAddr> {
+        match self.callout.family {
+            Family::V4 => self.uint32(position).map(|bits| Ipv4Addr::from_bits(bits).into()),
+            Family::V6 => {
+                let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_BYTE_ARRAY16_TYPE)?;
+                // SAFETY: the type says which member is valid.
+                let bytes = unsafe { value.__bindgen_anon_1.byteArray16 };
+                // SAFETY: the engine's value leads to 16 bytes that live until
+                // the classify returns, or is NULL.
+                let bytes = unsafe { bytes.as_ref() }?;
+                Some(Ipv6Addr::from(bytes.byteArray16).into())
+            }
+        }
     }
 
     fn metadata<T>(

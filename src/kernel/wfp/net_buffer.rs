@@ -39,7 +39,13 @@ impl NetBuffer<'_> {
     /// Fills `to` with the bytes from `back` bytes before the data start on;
     /// `None` where they are not all there and mapped.
     pub fn copy_from(&self, back: u32, to: &mut [u8]) -> Option<()> {
-        let mut skip = self.data_offset.checked_sub(back)? as usize;
+        self.copy_within(back, 0, to)
+    }
+
+    /// The same from `skip` bytes further on, before the data start or behind
+    /// it.
+    pub fn copy_within(&self, back: u32, skip: u32, to: &mut [u8]) -> Option<()> {
+        let mut skip = self.data_offset.checked_sub(back)?.checked_add(skip)? as usize;
         let mut rest = to;
         let mut next = self.chain;
         for _ in 0..MOST_MDLS {

@@ -65,6 +65,17 @@ impl Counters {
         self.0.get(&callout).cloned().unwrap_or_default()
     }
 
+    /// The verdicts of the driver's callout at a layer.
+    pub fn at(&self, layer: &str, engine: &Engine) -> BTreeMap<String, u64> {
+        let key = engine.journal().into_iter().find_map(|change| match change {
+            Change::CalloutAdd { key, layer: at, .. } => {
+                (engine.layer_by_key(at)?.name == layer).then_some(key)
+            }
+            _ => None,
+        });
+        key.map(|key| self.of(key)).unwrap_or_default()
+    }
+
     /// How often a callout was asked.
     pub fn asked(&self, callout: Guid) -> u64 {
         self.0.get(&callout).into_iter().flat_map(BTreeMap::values).sum()

@@ -13,7 +13,9 @@
 //! | [`wfp`] | the filter engine, pure Rust without unsafe |
 //! | [`host`] | a TCP host that walks the layers in the documented order |
 //! | [`wire`] | TUN device in a network namespace, packet recording |
-//! | [`machine`], [`world`] | all of it put together, and running; [`scan`] is nmap in it |
+//! | [`machine`], [`world`] | all of it put together, and running; [`scan`] is nmap in it, [`matrix`] every scan |
+//! | [`variants`] | the points that documents leave open, by name |
+//! | [`registry`] | the driver's values from outside, while a host is up |
 //! | [`report`] | what people read |
 //! | [`commands`] | `cargo lab …` |
 
@@ -23,11 +25,14 @@ pub mod exports;
 pub mod host;
 pub mod image;
 pub mod machine;
+pub mod matrix;
 pub mod nt;
+pub mod registry;
 pub mod report;
 pub mod scan;
 pub mod setup;
 pub mod status;
+pub mod variants;
 pub mod verifier;
 pub mod wfp;
 pub mod wire;

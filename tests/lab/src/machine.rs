@@ -9,7 +9,7 @@ use crate::nt::mapped::Mapped;
 use crate::nt::registry::RegistryValue;
 use crate::nt::{DriverImage, Kernel, LeakReport, Options, Stop, parameters_key};
 use crate::status::Status;
-use crate::wfp::Engine;
+use crate::wfp::{self, Engine};
 
 /// The driver's service name.
 pub const SERVICE: &str = "hushport";
@@ -41,8 +41,13 @@ pub struct Machine {
 impl Machine {
     /// A machine on which nothing runs but BFE.
     pub fn new(options: Options) -> Self {
+        Self::with(options, wfp::Options::default())
+    }
+
+    /// The same with an engine that plays the open points as told.
+    pub fn with(options: Options, engine: wfp::Options) -> Self {
         let kernel = Kernel::new(Arc::new(Mapped), options);
-        let engine = Engine::new();
+        let engine = Engine::with_options(engine);
         kernel.set_engine(Arc::clone(&engine));
         Self { kernel, engine, image: None }
     }
@@ -64,7 +69,12 @@ impl Machine {
 
     /// Sets a REG_DWORD under the driver's `Parameters`.
     pub fn set(&self, name: &str, number: u32) {
-        self.kernel.set_value(&parameters_key(SERVICE), name, RegistryValue::dword(number));
+        self.set_value(name, RegistryValue::dword(number));
+    }
+
+    /// Sets a value of any type there.
+    pub fn set_value(&self, name: &str, value: RegistryValue) {
+        self.kernel.set_value(&parameters_key(SERVICE), name, value);
     }
 
     /// Whether the driver has asked for a value of this name.

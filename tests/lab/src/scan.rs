@@ -11,11 +11,86 @@ use crate::world::World;
 /// What nmap says of a port: `open`, `closed`, `filtered`, …
 pub type States = BTreeMap<u16, String>;
 
+/// A way of nmap's to ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are nmap's own")]
+pub enum Technique {
+    Syn,
+    Connect,
+    Ack,
+    Window,
+    Maimon,
+    Null,
+    Fin,
+    Xmas,
+    Udp,
+    Protocol,
+    Ping,
+    Os,
+}
+
+impl Technique {
+    /// Every one.
+    pub const ALL: [Self; 12] = [
+        Self::Syn,
+        Self::Connect,
+        Self::Ack,
+        Self::Window,
+        Self::Maimon,
+        Self::Null,
+        Self::Fin,
+        Self::Xmas,
+        Self::Udp,
+        Self::Protocol,
+        Self::Ping,
+        Self::Os,
+    ];
+
+    /// The option that asks for it.
+    pub fn option(self) -> &'static str {
+        match self {
+            Self::Syn => "-sS",
+            Self::Connect => "-sT",
+            Self::Ack => "-sA",
+            Self::Window => "-sW",
+            Self::Maimon => "-sM",
+            Self::Null => "-sN",
+            Self::Fin => "-sF",
+            Self::Xmas => "-sX",
+            Self::Udp => "-sU",
+            Self::Protocol => "-sO",
+            Self::Ping => "-sn",
+            Self::Os => "-O",
+        }
+    }
+}
+
 /// Scans the host's TCP ports with a technique such as `-sS`; `ports` as for
 /// `-p`.
 pub fn tcp(world: &World, family: Family, technique: &str, ports: &str) -> Result<States> {
+    states(&nmap(world, family, &[technique, "-Pn", "-p", ports])?).with_context(|| technique.to_owned())
+}
+
+/// Asks with any technique: of ports, or of protocols for `-sO`. `-sn` and `-O`
+/// have one state, under 0: whether the host is `up` or `down`, and whether
+/// nmap met a `closed` TCP port to tell the system by, or `none`.
+pub fn states_by(world: &World, family: Family, technique: Technique, ports: &str) -> Result<States> {
+    let option = technique.option();
+    match technique {
+        Technique::Ping => up(&nmap(world, family, &[option, "-PE", "--disable-arp-ping"])?),
+        Technique::Os => {
+            let arguments = [option, "-Pn", "-p", ports, "--max-os-tries", "1"];
+            closed_port(&nmap(world, family, &arguments)?)
+        }
+        _ => tcp(world, family, option, ports),
+    }
+    .with_context(|| option.to_owned())
+}
+
+/// Runs nmap and gives its XML.
+fn nmap(world: &World, family: Family, arguments: &[&str]) -> Result<String> {
     let mut nmap = Command::new("nmap");
-    nmap.args([technique, "-Pn", "-n", "--send-ip", "--max-retries", "2", "-T4", "-p", ports]);
+    nmap.args(arguments).args(["-n", "--send-ip", "--max-retries", "2", "-T4"]);
     nmap.args(["--max-rtt-timeout", "200ms", "--min-hostgroup", "1", "-oX", "-"]);
     if family == Family::V6 {
         nmap.arg("-6");
@@ -26,13 +101,34 @@ pub fn tcp(world: &World, family: Family, technique: &str, ports: &str) -> Resul
     if !output.status.success() {
         bail!("{said}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
-    states(&String::from_utf8_lossy(&output.stdout)).with_context(|| said)
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn document(xml: &str) -> Result<roxmltree::Document<'_>> {
+    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
+    Ok(roxmltree::Document::parse_with_options(xml, options)?)
+}
+
+fn up(xml: &str) -> Result<States> {
+    let document = document(xml)?;
+    let hosts = document.descendants().find(|node| node.has_tag_name("hosts")).context("no sum of hosts")?;
+    let state = if hosts.attribute("up") == Some("1") { "up" } else { "down" };
+    Ok(States::from([(0, state.to_owned())]))
+}
+
+fn closed_port(xml: &str) -> Result<States> {
+    let document = document(xml)?;
+    let closed = document.descendants().any(|node| {
+        node.has_tag_name("portused")
+            && node.attribute("state") == Some("closed")
+            && node.attribute("proto") == Some("tcp")
+    });
+    Ok(States::from([(0, if closed { "closed" } else { "none" }.to_owned())]))
 }
 
 /// Every port's state from nmap's XML, those that it sums up too.
 fn states(xml: &str) -> Result<States> {
-    let options = roxmltree::ParsingOptions { allow_dtd: true, ..Default::default() };
-    let document = roxmltree::Document::parse_with_options(xml, options)?;
+    let document = document(xml)?;
     let mut states = States::new();
     for port in document.descendants().filter(|node| node.has_tag_name("port")) {
         let number = port.attribute("portid").and_then(|number| number.parse().ok());

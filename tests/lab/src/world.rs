@@ -8,20 +8,27 @@ use anyhow::{Context, Result};
 
 use crate::host::{Application, Host, HostHandle, Variants, spawn};
 use crate::machine::Machine;
+use crate::nt::registry::RegistryValue;
 use crate::wire::{Family, Namespace, Network, Recorder, Recording};
-use crate::{host, nt};
+use crate::{host, nt, variants, wfp};
 
 /// What a world is made of.
 #[derive(Clone, Debug, Default)]
 pub struct Plan<'a> {
     /// The driver to start; `None` leaves it out.
     pub driver: Option<&'a Path>,
-    /// REG_DWORDs under the driver's `Parameters`.
-    pub values: Vec<(String, u32)>,
+    /// What the driver's `Parameters` holds.
+    pub values: Vec<(String, RegistryValue)>,
     /// Ports that listen, on both families, and what stands behind them.
     pub listen: Vec<(u16, Application)>,
+    /// UDP ports that echo, on both families.
+    pub datagrams: Vec<u16>,
     /// What Microsoft's documents leave open about the stack.
     pub variants: Variants,
+    /// What they leave open about the filter engine.
+    pub engine: wfp::Options,
+    /// Whether a heavier sublayer hard-permits wherever the driver decides.
+    pub stronger: bool,
     /// The machine.
     pub machine: nt::Options,
 }
@@ -51,9 +58,12 @@ impl World {
         let options = host::Options::default();
         let network = options.network.clone();
         let tun = namespace.tun(&network)?;
-        let mut machine = Machine::new(plan.machine.clone());
-        for (name, number) in &plan.values {
-            machine.set(name, *number);
+        let mut machine = Machine::with(plan.machine.clone(), plan.engine.clone());
+        for (name, value) in &plan.values {
+            machine.set_value(name, value.clone());
+        }
+        if plan.stronger {
+            variants::add_stronger(machine.engine())?;
         }
         if let Some(driver) = plan.driver {
             machine.start(driver).with_context(|| format!("{} does not start", driver.display()))?;
@@ -67,6 +77,12 @@ impl World {
             for family in Family::BOTH {
                 let local = world.address(family, *port);
                 world.host.listen(local, *application)?.with_context(|| format!("listening on {local}"))?;
+            }
+        }
+        for port in &plan.datagrams {
+            for family in Family::BOTH {
+                let local = world.address(family, *port);
+                world.host.echo_datagrams(local)?.with_context(|| format!("UDP {local}"))?;
             }
         }
         Ok(world)

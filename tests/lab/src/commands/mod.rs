@@ -1,6 +1,8 @@
 //! `cargo lab …`.
 
 mod demo;
+mod reg;
+mod scan;
 mod test;
 mod up;
 
@@ -9,6 +11,8 @@ use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use clap::Parser;
+
+use crate::variants::{self, Variant};
 
 /// Runs hushport.sys on Linux, between real scanners and a TCP host.
 #[derive(Debug, Parser)]
@@ -19,6 +23,10 @@ enum Lab {
     Demo,
     /// Run every test and lint
     Test(test::Arguments),
+    /// Scan with every technique of nmap's and compare with what is expected
+    Scan(scan::Arguments),
+    /// Read and change the driver's registry values, while `up` runs
+    Reg(reg::Arguments),
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
 }
@@ -29,6 +37,8 @@ pub fn run() -> ExitCode {
     let outcome = match &lab {
         Lab::Demo => demo::run(),
         Lab::Test(arguments) => test::run(arguments),
+        Lab::Scan(arguments) => scan::run(arguments),
+        Lab::Reg(arguments) => reg::run(arguments),
         Lab::Up(arguments) => up::run(arguments),
     };
     match outcome {
@@ -53,4 +63,12 @@ fn as_root() -> Result<()> {
     command.args(["--user", "--map-root-user", "--"]).arg(std::env::current_exe()?);
     let error = command.args(std::env::args_os().skip(1)).env(ONCE, "1").exec();
     anyhow::bail!("cannot make a user namespace (unshare, util-linux): {error}; run as root instead")
+}
+
+/// A variant by its name, for the command line.
+fn variant(name: &str) -> Result<&'static Variant, String> {
+    Variant::named(name).ok_or_else(|| {
+        let names: Vec<_> = variants::ALL.iter().map(|variant| variant.name).collect();
+        format!("one of {} is wanted", names.join(", "))
+    })
 }

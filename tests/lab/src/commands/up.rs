@@ -1,14 +1,17 @@
 //! `cargo lab up`: the host stays, for tools of one's own.
 
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::as_root;
 use crate::host::Application;
+use crate::nt::registry::RegistryValue;
+use crate::registry;
 use crate::setup::{self, Need, Target};
+use crate::variants::Variant;
 use crate::wire::Family;
 use crate::world::{Plan, World};
 
@@ -22,9 +25,16 @@ pub struct Arguments {
     /// 7/echo or 9/hold; HTTP where nothing is said [default: 80]
     #[arg(long, value_name = "PORT[/APPLICATION]", value_parser = listener)]
     listen: Vec<(u16, Application)>,
-    /// A value of the driver's policy, as in its registry key
-    #[arg(long, value_name = "NAME=VALUE", value_parser = assignment)]
-    set: Vec<(String, u32)>,
+    /// A value of the driver's policy, as in its registry key: a number, or
+    /// strings with commas between them
+    #[arg(long, value_name = "NAME=VALUE", value_parser = registry::assignment)]
+    set: Vec<(String, RegistryValue)>,
+    /// A UDP port that sends back what it gets, on both families
+    #[arg(long, value_name = "PORT")]
+    udp: Vec<u16>,
+    /// Turn a point that the documents leave open; may be given again
+    #[arg(long, value_name = "NAME", value_parser = super::variant)]
+    variant: Vec<&'static Variant>,
     /// Write every packet to this file at the end
     #[arg(long, value_name = "FILE.pcap")]
     pcap: Option<std::path::PathBuf>,
@@ -48,13 +58,18 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         [] => vec![(80, Application::Http)],
         listen => listen.to_vec(),
     };
-    let plan = Plan { driver, values: arguments.set.clone(), listen, ..Plan::default() };
+    let (values, datagrams) = (arguments.set.clone(), arguments.udp.clone());
+    let mut plan = Plan { driver, values, listen, datagrams, ..Plan::default() };
+    for variant in &arguments.variant {
+        variant.turn(&mut plan);
+    }
     let mut world = World::start(&plan)?;
     for (name, _) in &arguments.set {
         if driver.is_some() && !world.machine.has_read(name) {
             bail!("--set {name}: the driver reads no value of that name");
         }
     }
+    let _registry = registry::Served::start(Arc::clone(world.machine.kernel()))?;
     let named = Named::new(&world);
     announce(&plan, &world, named.enter());
     let mut stopped = false;
@@ -91,8 +106,8 @@ fn announce(plan: &Plan<'_>, world: &World, enter: &str) {
     let hosts = Family::BOTH.map(|family| world.network.host_address(family));
     let [v4, v6] = &hosts;
     println!("driver     {}", plan.driver.map_or("none".into(), |driver| driver.display().to_string()));
-    for (name, number) in &plan.values {
-        println!("           {name} = {number}");
+    for (name, value) in &plan.values {
+        println!("           {name} = {}", registry::text(value));
     }
     println!("host       {v4}, {v6}");
     println!("listening  {ports}");
@@ -103,6 +118,8 @@ fn announce(plan: &Plan<'_>, world: &World, enter: &str) {
     let port = plan.listen.first().map_or(80, |(port, _)| *port);
     println!("  {enter} curl http://{v4}:{port}/");
     println!("  {enter} tcpdump -ni {}", world.network.interface);
+    println!("\nread and change the driver's values with");
+    println!("  cargo lab reg");
     println!("\nCtrl-C ends it.");
 }
 
@@ -160,14 +177,4 @@ fn listener(text: &str) -> Result<(u16, Application), String> {
         Ok(0) | Err(_) => Err(format!("{port:?}: a port from 1 to 65535 is wanted")),
         Ok(port) => Ok((port, application)),
     }
-}
-
-fn assignment(text: &str) -> Result<(String, u32), String> {
-    let (name, value) = text.split_once('=').ok_or("NAME=VALUE is wanted")?;
-    let number = match value.strip_prefix("0x") {
-        Some(digits) => u32::from_str_radix(digits, 16),
-        None => value.parse(),
-    };
-    let number = number.map_err(|_| format!("{value:?}: a number from 0 to {} is wanted", u32::MAX))?;
-    Ok((name.to_owned(), number))
 }

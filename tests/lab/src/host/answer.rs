@@ -89,6 +89,14 @@ pub(super) fn echo_reply(packet: &Parsed<'_>) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
+/// The datagram back from a UDP socket that echoes.
+pub(super) fn datagram_echo(packet: &Parsed<'_>) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let (from, to) = (packet.destination.port(), packet.source.port());
+    back(packet).udp(from, to).write(&mut bytes, packet.payload()).ok()?;
+    Some(bytes)
+}
+
 /// The ICMP error for a datagram without endpoint (RFC 792: type 3, codes 2
 /// and 3; RFC 4443: type 1 code 4, type 4 code 1), with the start of the
 /// packet as those documents want it quoted.

@@ -62,14 +62,14 @@ pub fn sequence(event: Event) -> Option<&'static [Expected]> {
         Event::IcmpErrorOut => {
             &[Layer("OUTBOUND_ICMP_ERROR"), Layer("OUTBOUND_TRANSPORT"), Layer("OUTBOUND_IPPACKET")]
         }
-        Event::EchoRequestIn => &[
+        Event::EchoRequestIn | Event::DatagramIn => &[
             Layer("INBOUND_IPPACKET"),
             Layer("INBOUND_TRANSPORT"),
             Layer("ALE_AUTH_RECV_ACCEPT"),
             Layer("ALE_FLOW_ESTABLISHED"),
             Layer("DATAGRAM_DATA"),
         ],
-        Event::EchoReplyOut => {
+        Event::EchoReplyOut | Event::DatagramOut => {
             &[Layer("DATAGRAM_DATA"), Layer("OUTBOUND_TRANSPORT"), Layer("OUTBOUND_IPPACKET")]
         }
         _ => return None,

@@ -1,7 +1,5 @@
 //! A packet from the network: the IP layer, and everything that is not TCP.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use etherparse::SlicedPacket;
@@ -13,19 +11,14 @@ use super::layers::Layer;
 use super::log::{Event, RecordId};
 use super::scene::{Direction, Scene, flag};
 use super::variants::{UdpDiscard, reason};
-use crate::wfp::FlowHandle;
 use crate::wire::{Family, Parsed, Transport, reassembled};
 
 /// How long a datagram's flow lives without traffic (facts: 1.3), and a
 /// fragment without the rest (RFC 8200, 4.5).
 const IDLE: Duration = Duration::from_secs(60);
 
-/// The most echo flows and partial datagrams at once.
-const FLOWS_LIMIT: usize = 1024;
-
-/// Flows of echo requests, by remote address and identifier.
-#[derive(Default)]
-pub(super) struct EchoFlows(BTreeMap<(IpAddr, u16), (FlowHandle, Duration)>);
+/// The most flows of datagrams, and the most partial datagrams, at once.
+pub(super) const FLOWS_LIMIT: usize = 1024;
 
 /// Datagrams of which only a part has come.
 pub(super) struct Fragments {
@@ -68,6 +61,7 @@ impl Host {
     fn event_of(&self, parsed: &Parsed<'_>) -> Event {
         match parsed.transport {
             Transport::Tcp(tcp) => self.segment_event(parsed, tcp.flags),
+            Transport::Udp if self.datagram_socket(parsed).is_some() => Event::DatagramIn,
             Transport::Udp | Transport::Other => Event::EndpointlessDatagram,
             Transport::Icmp { kind, .. } if kind == echo_request(parsed.family()) => Event::EchoRequestIn,
             Transport::Icmp { .. } => Event::OtherIn,
@@ -79,6 +73,9 @@ impl Host {
     fn deliver(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>) {
         match parsed.transport {
             Transport::Tcp(tcp) => self.segment(record, *scene, parsed, tcp),
+            Transport::Udp if self.datagram_socket(&parsed).is_some() => {
+                self.datagram(record, *scene, parsed);
+            }
             Transport::Udp => self.endpointless(record, scene, parsed, Unreachable::Port),
             Transport::Other => self.endpointless(record, scene, parsed, Unreachable::Protocol),
             Transport::Icmp { kind, .. } if kind == echo_request(parsed.family()) => {
@@ -131,49 +128,6 @@ impl Host {
         }
     }
 
-    /// An echo request: authorized like a datagram for the stack's own ICMP
-    /// endpoint, then answered.
-    fn echo(&mut self, record: RecordId, mut scene: Scene<'_>, parsed: Parsed<'_>) {
-        let Transport::Icmp { rest, .. } = parsed.transport else {
-            return;
-        };
-        let key = (parsed.source.ip(), (rest >> 16) as u16);
-        let now = self.gate.now;
-        let known = self.echo.0.get_mut(&key).map(|(flow, last)| {
-            *last = now;
-            *flow
-        });
-        scene.flow = known;
-        if known.is_some() {
-            self.gate.log.rename(record, Event::LaterEchoRequestIn);
-        } else {
-            scene.flags |= flag::REQUIRES_ALE_CLASSIFY;
-        }
-        if !self.gate.pass(record, Layer::InboundTransport, &scene) {
-            return;
-        }
-        if known.is_none() {
-            if self.echo.0.len() >= FLOWS_LIMIT {
-                return;
-            }
-            scene.flags &= !flag::REQUIRES_ALE_CLASSIFY;
-            let flow = self.gate.filter.flow_create();
-            scene.flow = Some(flow);
-            for layer in [Layer::AleAuthRecvAccept, Layer::AleFlowEstablished] {
-                if !self.gate.pass(record, layer, &scene) {
-                    self.gate.filter.flow_end(flow);
-                    return;
-                }
-            }
-            self.echo.0.insert(key, (flow, now));
-        }
-        if self.gate.pass(record, Layer::DatagramData, &scene)
-            && let Some(reply) = answer::echo_reply(&parsed)
-        {
-            self.send_built(reply, Event::EchoReplyOut, Layer::DatagramData, scene.flow);
-        }
-    }
-
     /// Keeps a fragment; the last one brings the datagram to the layers above,
     /// which never see the fragments (facts: 1.3).
     fn fragment(&mut self, record: RecordId, parsed: Parsed<'_>) {
@@ -201,12 +155,12 @@ impl Host {
         }
     }
 
-    /// Ends echo flows and partial datagrams that nothing was heard of.
+    /// Ends flows of datagrams and partial datagrams that nothing was heard of.
     pub(super) fn expire(&mut self) {
         let now = self.gate.now;
         let fresh = |last: &Duration| now.saturating_sub(*last) < IDLE;
         let filter = &self.gate.filter;
-        self.echo.0.retain(|_, (flow, last)| {
+        self.flows.retain(|_, (flow, last)| {
             if !fresh(last) {
                 filter.flow_end(*flow);
             }

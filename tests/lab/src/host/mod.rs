@@ -9,7 +9,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `sockets`, `connection` | bind, listen, connect, close |
-//! | `inbound`, `segment` | a packet from the network, up to the application |
+//! | `inbound`, `segment`, `datagram` | a packet from the network, up to the application |
 //! | `outbound` | bytes from an application, down to the network |
 //! | `gate` | one layer: classify, log, discard twin |
 //! | `scene`, `metadata`, `layers` | what one indication carries |
@@ -21,6 +21,7 @@
 mod answer;
 mod application;
 mod connection;
+mod datagram;
 pub mod documented;
 mod filter;
 mod gate;
@@ -70,7 +71,8 @@ pub struct Host {
     listeners: BTreeMap<SocketAddr, Listener>,
     connections: BTreeMap<Pair, Connection>,
     outcomes: BTreeMap<ConnectionId, Outcome>,
-    echo: inbound::EchoFlows,
+    datagram_sockets: datagram::Sockets,
+    flows: datagram::Flows,
     fragments: inbound::Fragments,
     outbound: VecDeque<Vec<u8>>,
     /// Endpoint handles and connection ids handed out so far.
@@ -94,7 +96,8 @@ impl Host {
             listeners: BTreeMap::new(),
             connections: BTreeMap::new(),
             outcomes: BTreeMap::new(),
-            echo: inbound::EchoFlows::default(),
+            datagram_sockets: datagram::Sockets::default(),
+            flows: datagram::Flows::default(),
             fragments: inbound::Fragments::default(),
             outbound: VecDeque::new(),
             last_handle: 0x1000,

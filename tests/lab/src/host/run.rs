@@ -69,6 +69,14 @@ impl HostHandle {
         self.with(move |host| host.unlisten(local))
     }
 
+    /// See [`Host::echo_datagrams`].
+    ///
+    /// # Errors
+    /// If the host is over, and of [`Host::echo_datagrams`].
+    pub fn echo_datagrams(&self, local: SocketAddr) -> Result<Result<(), SocketError>, Finished> {
+        self.with(move |host| host.echo_datagrams(local))
+    }
+
     /// See [`Host::connect`].
     ///
     /// # Errors

@@ -166,7 +166,7 @@ impl Host {
         Some(Outcome { state, received })
     }
 
-    fn bind(&mut self, scene: &Scene<'_>) -> Result<(), SocketError> {
+    pub(super) fn bind(&mut self, scene: &Scene<'_>) -> Result<(), SocketError> {
         let record = self.gate.open(scene.ends, Event::Bind);
         for layer in [Layer::AleBindRedirect, Layer::AleResourceAssignment] {
             if !self.gate.pass(record, layer, scene) {

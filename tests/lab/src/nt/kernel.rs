@@ -196,23 +196,26 @@ impl Kernel {
         }
     }
 
-    /// Tells registry watchers.
-    pub(super) fn tell(&self, watches: Vec<Watch<Notice>>, status: crate::status::Status) {
-        for watch in watches {
+    /// Tells registry watchers; how many there were.
+    pub(super) fn tell(&self, watches: Vec<Watch<Notice>>, status: crate::status::Status) -> usize {
+        for watch in &watches {
             super::zw::complete_watch(self, &watch.notice, status);
         }
+        watches.len()
     }
 
-    /// Sets a registry value and tells the driver if it watches.
-    pub fn set_value(&self, key: &str, name: &str, value: RegistryValue) {
+    /// Sets a registry value and tells the driver if it watches; how many of
+    /// its watches fired.
+    pub fn set_value(&self, key: &str, name: &str, value: RegistryValue) -> usize {
         let watches = self.registry.set_value(key, name, value);
-        self.tell(watches, crate::status::Status::SUCCESS);
+        self.tell(watches, crate::status::Status::SUCCESS)
     }
 
-    /// Deletes a registry value and tells the driver if it watches.
-    pub fn delete_value(&self, key: &str, name: &str) {
+    /// Deletes a registry value and tells the driver if it watches; how many of
+    /// its watches fired.
+    pub fn delete_value(&self, key: &str, name: &str) -> usize {
         let watches = self.registry.delete_value(key, name);
-        self.tell(watches, crate::status::Status::SUCCESS);
+        self.tell(watches, crate::status::Status::SUCCESS)
     }
 
     /// How often the driver called each export it called at all.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
 
-use super::{Family, Parsed, TcpFlags, Wire};
+use super::{Family, Parsed, TcpFlags, Transport, Wire};
 
 /// Which way a packet went, seen from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,6 +101,21 @@ impl Recorder {
     pub fn syn_acks(&self, family: Family) -> usize {
         self.count(Way::FromHost, |packet| {
             packet.family() == family && packet.has_flags(TcpFlags::SYN | TcpFlags::ACK, TcpFlags::RST)
+        })
+    }
+
+    /// ICMP errors the host sent that tell of a port or a protocol (RFC 792:
+    /// type 3, codes 2 and 3; RFC 4443: type 1 code 4, type 4 code 1).
+    pub fn unreachables(&self, family: Family) -> usize {
+        self.count(Way::FromHost, |packet| {
+            let Transport::Icmp { kind, code, .. } = packet.transport else {
+                return false;
+            };
+            let telling: &[(u8, u8)] = match family {
+                Family::V4 => &[(3, 2), (3, 3)],
+                Family::V6 => &[(1, 4), (4, 1)],
+            };
+            packet.family() == family && telling.contains(&(kind, code))
         })
     }
 

@@ -115,18 +115,37 @@ fn one_transaction_holds_everything_and_every_object_names_the_provider() {
     }
 }
 
+fn filtered(engine: &Engine) -> Vec<String> {
+    let changes = engine.journal().into_iter();
+    let filters = changes.filter_map(|change| match change {
+        Change::FilterAdd { layer, .. } => Some(name(engine, layer)),
+        _ => None,
+    });
+    filters.collect()
+}
+
 #[test]
 fn without_observe_only_the_deciding_layers_have_filters() {
+    const DECIDING: [&str; 6] = [
+        "INBOUND_IPPACKET_V4_DISCARD",
+        "INBOUND_IPPACKET_V6_DISCARD",
+        "INBOUND_TRANSPORT_V4_DISCARD",
+        "INBOUND_TRANSPORT_V6_DISCARD",
+        "OUTBOUND_ICMP_ERROR_V4",
+        "OUTBOUND_ICMP_ERROR_V6",
+    ];
     let machine = started(&[("Observe", 0)]);
     let engine = machine.engine();
-    let filtered: Vec<_> = engine
-        .journal()
-        .into_iter()
-        .filter_map(|change| match change {
-            Change::FilterAdd { layer, .. } => Some(name(engine, layer)),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(filtered, ["INBOUND_TRANSPORT_V4_DISCARD", "INBOUND_TRANSPORT_V6_DISCARD"]);
+    assert_eq!(filtered(engine), DECIDING);
     assert_eq!(engine.objects().callouts.len(), 66, "their callouts stay");
+
+    // Every inbound packet comes to INBOUND_TRANSPORT: there is a filter there
+    // only where echo requests are to be kept out.
+    let machine = started(&[("Observe", 0), ("SilenceEcho", 1)]);
+    let mut expected = DECIDING.to_vec();
+    expected.extend(["INBOUND_TRANSPORT_V4", "INBOUND_TRANSPORT_V6"]);
+    expected.sort_unstable();
+    let mut filtered = filtered(machine.engine());
+    filtered.sort_unstable();
+    assert_eq!(filtered, expected);
 }

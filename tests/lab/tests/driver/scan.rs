@@ -1,6 +1,7 @@
 //! Real nmap against the host, and the wire's word for it.
 
 use lab::host::{Application, Variants};
+use lab::nt::registry::RegistryValue;
 use lab::scan;
 use lab::setup::{self, Target};
 use lab::wire::Family;
@@ -11,7 +12,8 @@ const PORTS: &str = "70-90";
 
 fn world(driver: bool, values: &[(&str, u32)], variants: Variants) -> World {
     let driver = driver.then(|| &*setup::build(Target::X64).unwrap().sys);
-    let values = values.iter().map(|(name, number)| ((*name).to_owned(), *number)).collect();
+    let values =
+        values.iter().map(|(name, number)| ((*name).to_owned(), RegistryValue::dword(*number))).collect();
     let listen = vec![(OPEN, Application::Http)];
     World::start(&Plan { driver, values, listen, variants, ..Plan::default() }).unwrap()
 }

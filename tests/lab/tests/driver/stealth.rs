@@ -188,10 +188,10 @@ fn what_is_not_ours_is_left_alone() {
             ("IPsec-secured", Probe { flags: 2, ..syn.clone() }, "IpsecSecured"),
             ("dropped by a filter", syn.clone().discarded(GENERAL, 0), "FilterDrop"),
             ("dropped for IPsec", syn.clone().discarded(GENERAL, 1), "FilterDrop"),
-            ("UDP", Probe { protocol: 17, ..syn.clone() }, "OtherKind"),
+            ("ICMP", Probe { protocol: 1, ..syn.clone() }, "OtherKind"),
             ("a flow's", Probe { metadata: with_flow, ..syn.clone() }, "Endpoint"),
             ("an endpoint's", Probe { metadata: with_endpoint, ..syn.clone() }, "Endpoint"),
-            ("of a listener", syn.clone().discarded(TRANSPORT, 9), "Endpoint"),
+            ("of a connection", syn.clone().discarded(TRANSPORT, 10), "Endpoint"),
             ("with a wrong checksum", syn.clone().discarded(TRANSPORT, 3), "NoAnswer"),
             ("a reset", Probe { tcp_flags: RST, ..syn.clone() }, "NoAnswer"),
         ] {

@@ -1,0 +1,43 @@
+//! The deciding callouts: what they have in common.
+
+use core::marker::PhantomData;
+
+use super::{SHARED, Shared};
+use crate::kernel::irql::MaxDispatch;
+use crate::kernel::published::Published;
+use crate::kernel::wfp::callout::{Action, Classify};
+use crate::kernel::wfp::incoming::Incoming;
+use crate::logic::layers::Decision;
+use crate::logic::stealth::{Packet, Verdict, decide};
+
+/// One decision, at the layers whose row in the table names it.
+pub trait Decide: 'static {
+    /// Which one.
+    const DECISION: Decision;
+
+    /// What it looks at.
+    fn packet(incoming: &Incoming<'_>) -> Packet;
+}
+
+/// The callout that takes the decision `D`.
+pub struct Deciding<D>(PhantomData<D>);
+
+impl<D: Decide> Classify for Deciding<D> {
+    type Shared = Shared;
+
+    fn shared() -> &'static Published<Shared> {
+        &SHARED
+    }
+
+    fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
+        let verdict = match decide(D::DECISION, &D::packet(incoming), &shared.policy) {
+            Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
+            verdict => verdict,
+        };
+        shared.count(incoming, verdict, irql);
+        match verdict {
+            Verdict::Silenced => Action::Block,
+            _ => Action::Continue,
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! The callouts at INBOUND_IPPACKET_V4/V6_DISCARD: they keep ICMP's port and
+//! protocol unreachable from being made.
+
+use super::decide::Decide;
+use crate::kernel::wfp::incoming::Incoming;
+use crate::logic::layers::Decision;
+use crate::logic::stealth::Packet;
+
+/// Decides whether a discarded packet is answered.
+pub struct PacketDiscard;
+
+impl Decide for PacketDiscard {
+    const DECISION: Decision = Decision::PacketDiscard;
+
+    fn packet(incoming: &Incoming<'_>) -> Packet {
+        incoming.discarded_packet()
+    }
+}

@@ -1,0 +1,71 @@
+//! Echo requests: which packets they are.
+//!
+//! They are refused at INBOUND_TRANSPORT: before the stack keeps a flow for
+//! them, and while the layer still shows every one of them. At
+//! ALE_AUTH_RECV_ACCEPT only the first of a flow is shown, so that a policy
+//! switched on would not reach a remote that pings already; a reply refused on
+//! its way out has cost a flow and a packet, and looks like a failure of the
+//! network to this machine.
+
+use super::layers::Family;
+use super::stealth::{Answer, Packet, Verdict};
+
+/// Decides over a packet at INBOUND_TRANSPORT_V4/V6: the answer that it would
+/// draw. All but echo requests only pass by.
+pub fn request(packet: &Packet) -> Result<Answer, Verdict> {
+    let icmp = packet.icmp.ok_or(Verdict::Observed)?;
+    // RFC 792, RFC 4443 4.1.
+    match (icmp.family, packet.protocol, icmp.kind) {
+        (Family::V4, Some(ICMP), 8) | (Family::V6, Some(ICMPV6), 128) => Ok(Answer::EchoReply),
+        _ => Err(Verdict::Observed),
+    }
+}
+
+/// `IPPROTO_ICMP`.
+pub const ICMP: u8 = 1;
+/// `IPPROTO_ICMPV6`.
+pub const ICMPV6: u8 = 58;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::layers::Decision;
+    use crate::logic::policy::{Mode, Policy};
+    use crate::logic::stealth::{Icmp, decide};
+
+    fn message(family: Family, protocol: u8, kind: u16) -> Packet {
+        let icmp = Some(Icmp { family, kind, code: 0 });
+        Packet { protocol: Some(protocol), icmp, ..Packet::default() }
+    }
+
+    fn verdict(packet: &Packet, policy: Policy) -> Verdict {
+        decide(Decision::EchoRequest, packet, &policy)
+    }
+
+    #[test]
+    fn only_echo_requests_are_refused_and_only_where_asked() {
+        let asked = Policy { silence_echo: true, ..Policy::DEFAULT };
+        for (family, protocol, request) in [(Family::V4, ICMP, 8), (Family::V6, ICMPV6, 128)] {
+            for kind in 0..=255 {
+                let packet = message(family, protocol, kind);
+                let expected = if kind == request { Verdict::Silenced } else { Verdict::Observed };
+                assert_eq!(verdict(&packet, asked), expected, "{family:?} type {kind}");
+            }
+            let packet = message(family, protocol, request);
+            assert_eq!(verdict(&packet, Policy::DEFAULT), Verdict::OtherKind);
+            assert_eq!(verdict(&packet, Policy { mode: Mode::Audit, ..asked }), Verdict::Audited);
+            assert_eq!(verdict(&packet, Policy { mode: Mode::Off, ..asked }), Verdict::Off);
+            assert_eq!(verdict(&Packet { loopback: true, ..packet }, asked), Verdict::Loopback);
+        }
+    }
+
+    #[test]
+    fn ports_are_not_taken_for_types() {
+        let asked = Policy { silence_echo: true, ..Policy::DEFAULT };
+        for (family, protocol, port) in [(Family::V4, 17, 8), (Family::V4, 6, 8), (Family::V6, 6, 128)] {
+            assert_eq!(verdict(&message(family, protocol, port), asked), Verdict::Observed);
+        }
+        assert_eq!(verdict(&message(Family::V4, ICMP, 128), asked), Verdict::Observed);
+        assert_eq!(verdict(&Packet { protocol: Some(ICMP), ..Packet::default() }, asked), Verdict::Observed);
+    }
+}

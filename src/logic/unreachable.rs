@@ -1,0 +1,165 @@
+//! ICMP's words for "nobody is here", kept back at two layers.
+//!
+//! At INBOUND_IPPACKET_DISCARD the packet is shown before the error is made
+//! ("UDP packet flows"), at OUTBOUND_ICMP_ERROR the error itself ("Preventing
+//! port scanning"). The first is cheaper and the documented place; the second
+//! holds wherever the stack discarded the packet and whatever reason it gave,
+//! for an error says by its type and code alone what it tells. Errors that
+//! TCP/IP needs are other types and codes, and pass: fragmentation needed,
+//! packet too big, time exceeded, the rest of unreachable.
+
+use super::echo::{ICMP, ICMPV6};
+use super::layers::Family;
+use super::stealth::{Answer, Discard, Icmp, Module, Packet, TCP, UDP, Verdict};
+
+/// Decides over a packet at INBOUND_IPPACKET_V4/V6_DISCARD: the answer that it
+/// would draw.
+///
+/// The network layer's reason says it exactly. A reason of its own that is
+/// neither of these two belongs to something else, such as a packet too big to
+/// forward, and is left to its error's type and code. Where no reason is
+/// given, the packet's protocol tells.
+pub fn discarded(packet: &Packet) -> Result<Answer, Verdict> {
+    match packet.discard {
+        Some(Discard { module: Module::General, .. }) => return Err(Verdict::FilterDrop),
+        Some(Discard { module: Module::Network, reason }) => {
+            return match reason {
+                ip::PROTOCOL_UNREACHABLE => Ok(Answer::ProtocolUnreachable),
+                ip::PORT_UNREACHABLE => Ok(Answer::PortUnreachable),
+                _ => Err(Verdict::OtherKind),
+            };
+        }
+        _ => {}
+    }
+    match packet.protocol {
+        Some(UDP) => Ok(Answer::PortUnreachable),
+        Some(TCP | ICMP | ICMPV6) | None => Err(Verdict::OtherKind),
+        Some(_) => Ok(Answer::ProtocolUnreachable),
+    }
+}
+
+/// Decides over an error at OUTBOUND_ICMP_ERROR_V4/V6: what it tells.
+///
+/// RFC 792: destination unreachable, code 2 protocol, code 3 port. RFC 4443:
+/// destination unreachable (3.1), code 4 port; parameter problem (3.4), code 1
+/// unrecognized next header.
+pub fn error(packet: &Packet) -> Result<Answer, Verdict> {
+    let Some(Icmp { family, kind, code }) = packet.icmp else {
+        return Err(Verdict::Malformed);
+    };
+    match (family, kind, code) {
+        (Family::V4, 3, 2) | (Family::V6, 4, 1) => Ok(Answer::ProtocolUnreachable),
+        (Family::V4, 3, 3) | (Family::V6, 1, 4) => Ok(Answer::PortUnreachable),
+        _ => Err(Verdict::OtherKind),
+    }
+}
+
+/// `IP_DISCARD_REASON` (`fwpsk.h`): the network layer's reasons.
+pub mod ip {
+    /// `IpDiscardProtocolUnreachable`.
+    pub const PROTOCOL_UNREACHABLE: u32 = 3;
+    /// `IpDiscardPortUnreachable`.
+    pub const PORT_UNREACHABLE: u32 = 4;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::logic::layers::Decision;
+    use crate::logic::policy::{Mode, Policy};
+    use crate::logic::stealth::decide;
+
+    const GRE: u8 = 47;
+
+    fn packet(module: Module, reason: u32) -> Packet {
+        Packet { protocol: Some(UDP), discard: Some(Discard { module, reason }), ..Packet::default() }
+    }
+
+    fn at_discard(packet: &Packet) -> Verdict {
+        decide(Decision::PacketDiscard, packet, &Policy::DEFAULT)
+    }
+
+    fn going_out(family: Family, kind: u16, code: u16, policy: &Policy) -> Verdict {
+        let icmp = Some(Icmp { family, kind, code });
+        decide(Decision::IcmpError, &Packet { icmp, ..Packet::default() }, policy)
+    }
+
+    #[test]
+    fn of_the_network_layers_reasons_two_are_silenced() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/facts/enums.json");
+        let enums: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+        let reasons = enums["IP_DISCARD_REASON"].as_object().unwrap();
+        let mut silenced = Vec::new();
+        for (name, reason) in reasons {
+            let reason = u32::try_from(reason.as_u64().unwrap()).unwrap();
+            match at_discard(&packet(Module::Network, reason)) {
+                Verdict::Silenced => silenced.push(&**name),
+                verdict => assert_eq!(verdict, Verdict::OtherKind, "{name}"),
+            }
+        }
+        silenced.sort_unstable();
+        assert_eq!(silenced, ["IpDiscardPortUnreachable", "IpDiscardProtocolUnreachable"]);
+    }
+
+    #[test]
+    fn without_a_reason_of_the_network_layer_the_protocol_tells() {
+        for discard in [None, packet(Module::Other, 1).discard, packet(Module::Transport, 4).discard] {
+            for (protocol, expected) in [
+                (Some(UDP), Verdict::Silenced),
+                (Some(GRE), Verdict::Silenced),
+                (Some(TCP), Verdict::OtherKind),
+                (Some(ICMP), Verdict::OtherKind),
+                (Some(ICMPV6), Verdict::OtherKind),
+                (None, Verdict::OtherKind),
+            ] {
+                let packet = Packet { protocol, discard, ..Packet::default() };
+                assert_eq!(at_discard(&packet), expected, "{protocol:?}");
+            }
+        }
+        assert_eq!(at_discard(&packet(Module::General, 4)), Verdict::FilterDrop);
+    }
+
+    #[test]
+    fn four_errors_are_kept_back_and_no_others() {
+        let mut kept = Vec::new();
+        for family in Family::ALL {
+            for kind in 0..=255 {
+                for code in 0..=255 {
+                    match going_out(family, kind, code, &Policy::DEFAULT) {
+                        Verdict::Silenced => kept.push((family, kind, code)),
+                        verdict => assert_eq!(verdict, Verdict::OtherKind),
+                    }
+                }
+            }
+        }
+        let expected = [(Family::V4, 3, 2), (Family::V4, 3, 3), (Family::V6, 1, 4), (Family::V6, 4, 1)];
+        assert_eq!(kept, expected);
+        assert_eq!(
+            decide(Decision::IcmpError, &Packet::default(), &Policy::DEFAULT),
+            Verdict::Malformed,
+            "without type and code"
+        );
+    }
+
+    #[test]
+    fn each_kind_has_its_own_switch() {
+        let policy = Policy::DEFAULT;
+        let without_udp = Policy { silence_udp: false, ..policy };
+        let without_protocols = Policy { silence_protocols: false, ..policy };
+        for (policy, port, protocol) in [
+            (policy, Verdict::Silenced, Verdict::Silenced),
+            (without_udp, Verdict::OtherKind, Verdict::Silenced),
+            (without_protocols, Verdict::Silenced, Verdict::OtherKind),
+            (Policy { mode: Mode::Audit, ..policy }, Verdict::Audited, Verdict::Audited),
+            (Policy { mode: Mode::Off, ..policy }, Verdict::Off, Verdict::Off),
+        ] {
+            for (reason, code, expected) in
+                [(ip::PORT_UNREACHABLE, 3, port), (ip::PROTOCOL_UNREACHABLE, 2, protocol)]
+            {
+                let packet = packet(Module::Network, reason);
+                assert_eq!(decide(Decision::PacketDiscard, &packet, &policy), expected);
+                assert_eq!(going_out(Family::V4, 3, code, &policy), expected);
+            }
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! `cargo lab scan`: every technique of nmap's, world by world.
+
+use std::fmt::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use comfy_table::presets;
+
+use super::as_root;
+use crate::matrix::{self, Case};
+use crate::scan::Technique;
+use crate::setup::{self, Need, Target};
+use crate::variants::{self, Variant};
+use crate::wire::Family;
+
+/// What to scan: the base world in each mode and each variant alone in mode 2,
+/// if nothing is said.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Every variant in every mode
+    #[arg(long)]
+    all: bool,
+    /// One world alone, of these variants together; may be given again
+    #[arg(long, value_name = "NAME", value_parser = super::variant)]
+    variant: Vec<&'static Variant>,
+    /// List the variants
+    #[arg(long)]
+    list: bool,
+    /// Worlds scanned side by side
+    #[arg(long, default_value_t = 3)]
+    jobs: usize,
+    /// Write the matrix as Markdown
+    #[arg(long, value_name = "FILE.md")]
+    markdown: Option<PathBuf>,
+}
+
+/// Scans; whether every cell is as expected.
+pub fn run(arguments: &Arguments) -> Result<bool> {
+    if arguments.list {
+        for variant in &variants::ALL {
+            println!("{:26} {}", variant.name, variant.what);
+        }
+        return Ok(true);
+    }
+    setup::ensure(&[Need::Libclang, Need::NMAP, Need::IP, Need::CURL])?;
+    let driver = setup::build(Target::X64)?;
+    as_root()?;
+    let cases = cases(arguments);
+    let outcomes = matrix::run(&driver.sys, &cases, arguments.jobs.max(1));
+    let (mut well, mut cells, mut markdown) = (true, 0, String::from(HEAD));
+    for outcome in outcomes {
+        let outcome = outcome?;
+        println!("\n{}", outcome.case.name());
+        print!("{}", outcome.table(presets::NOTHING));
+        writeln!(markdown, "\n## {}\n", outcome.case.name())?;
+        for variant in &outcome.case.variants {
+            writeln!(markdown, "{}: {}.\n", variant.name, variant.what)?;
+        }
+        markdown += &outcome.table(presets::ASCII_MARKDOWN);
+        for fault in &outcome.faults {
+            println!("  DIFFERS: {fault}");
+            writeln!(markdown, "\nDIFFERS: {fault}")?;
+        }
+        well &= outcome.holds();
+        cells += outcome.cells.len();
+    }
+    println!("\n{cells} scans, {}", if well { "all as expected" } else { "not all as expected" });
+    if let Some(path) = &arguments.markdown {
+        std::fs::write(path, markdown).with_context(|| format!("--markdown {}", path.display()))?;
+    }
+    Ok(well)
+}
+
+const HEAD: &str = "\
+# The nmap matrix
+
+Written by `cargo lab scan --markdown`. Each table is one world: the driver's Mode, and which of the points that
+Microsoft's documents leave open is turned (`cargo lab scan --list`). Each line is one technique of nmap's against two
+TCP ports, UDP ports or protocols behind which nobody is, and one that is open; RST and ICMP errors are counted on the
+wire, from the packets. In every world a page was fetched through the open port, over both families.
+
+- Answered, a closed port is `closed`, to an ACK `unfiltered`; Windows answers FIN, NULL, Xmas and Maimon probes of
+  open ports with a RST, too.
+- Silent, it is `filtered`, or `open/filtered` where nmap takes silence for a sign of an open port: open and closed
+  ports look the same.
+- `-sn` asks by echo request, which is answered unless SilenceEcho is set. `-O` says whether nmap met a closed TCP port
+  to tell the system by.
+";
+
+fn cases(arguments: &Arguments) -> Vec<Case> {
+    const MODES: [u32; 3] = [0, 1, 2];
+    let with = |mode, variants: Vec<&'static Variant>| Case { variants, ..Case::base(mode) };
+    if !arguments.variant.is_empty() {
+        let modes = if arguments.all { &MODES[..] } else { &MODES[2..] };
+        return modes.iter().map(|mode| with(*mode, arguments.variant.clone())).collect();
+    }
+    let mut cases: Vec<_> = MODES.map(Case::base).into();
+    cases.push(Case { silence_echo: true, techniques: vec![Technique::Ping], ..Case::base(2) });
+    // Slow, and the same over IPv6.
+    let os = |mode| Case { techniques: vec![Technique::Os], families: vec![Family::V4], ..Case::base(mode) };
+    cases.extend([os(0), os(2)]);
+    let modes = if arguments.all { &MODES[..] } else { &MODES[2..] };
+    for variant in &variants::ALL {
+        cases.extend(modes.iter().map(|mode| with(*mode, vec![variant])));
+    }
+    cases
+}

@@ -1,0 +1,282 @@
+//! Every technique of nmap's in every world, beside what is expected.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use anyhow::{Context, Result, anyhow};
+use comfy_table::{ContentArrangement, Table};
+
+use crate::counters::Counters;
+use crate::host::Application;
+use crate::nt::registry::RegistryValue;
+use crate::scan::{self, States, Technique};
+use crate::variants::Variant;
+use crate::wire::Family;
+use crate::world::{Plan, World};
+
+const HTTP: u16 = 80;
+const ECHO: u16 = 7;
+const BODY: usize = 20_000;
+
+/// A world to scan.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// `Mode` of the driver's policy.
+    pub mode: u32,
+    /// `SilenceEcho`.
+    pub silence_echo: bool,
+    /// The open points turned.
+    pub variants: Vec<&'static Variant>,
+    /// What to ask.
+    pub techniques: Vec<Technique>,
+    /// Over which families.
+    pub families: Vec<Family>,
+}
+
+impl Case {
+    /// The base world, asked everything but `-O`.
+    pub fn base(mode: u32) -> Self {
+        let techniques = Technique::ALL.into_iter().filter(|technique| *technique != Technique::Os).collect();
+        let families = Family::BOTH.to_vec();
+        Self { mode, silence_echo: false, variants: Vec::new(), techniques, families }
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> String {
+        let mut name = format!("Mode {}", self.mode);
+        if self.silence_echo {
+            name += ", SilenceEcho 1";
+        }
+        for variant in &self.variants {
+            name = format!("{name}, {}", variant.name);
+        }
+        name
+    }
+
+    /// Whether no RST is expected, and no ICMP error.
+    fn silent(&self) -> [bool; 2] {
+        let enforced = self.mode == 2;
+        [
+            enforced && self.variants.iter().all(|variant| variant.tcp_can_be_silent),
+            enforced && self.variants.iter().all(|variant| variant.icmp_can_be_silent),
+        ]
+    }
+}
+
+/// What is asked of: one port or protocol that answers whatever the policy,
+/// and some that nobody is behind.
+fn numbers(technique: Technique, family: Family) -> &'static [u16] {
+    match (technique, family) {
+        (Technique::Udp, _) => &[ECHO, 53, 9999],
+        (Technique::Protocol, Family::V4) => &[1, 17, 47, 253],
+        (Technique::Protocol, Family::V6) => &[17, 47, 58, 253],
+        (Technique::Ping, _) => &[0],
+        _ => &[22, HTTP, 113],
+    }
+}
+
+/// The state that is expected of a port or protocol.
+///
+/// Answered, Windows' RST says `closed`, or `unfiltered` to an ACK, which tells
+/// nothing more; to a listener's port, too, for no flags but a SYN open one
+/// (RFC 9293, 3.10.7.2; NULL, FIN and Xmas as Windows answers them). Silent, nmap
+/// has `filtered` where an answer was due in any case, else `open|filtered`.
+fn expected(technique: Technique, number: u16, case: &Case) -> &'static str {
+    let [tcp, icmp] = case.silent();
+    match technique {
+        Technique::Syn | Technique::Connect if number == HTTP => "open",
+        Technique::Udp if number == ECHO => "open",
+        Technique::Protocol if [1, 58].contains(&number) => "open",
+        Technique::Syn | Technique::Connect | Technique::Ack | Technique::Window if tcp => "filtered",
+        Technique::Maimon | Technique::Null | Technique::Fin | Technique::Xmas if tcp => "open|filtered",
+        Technique::Ack => "unfiltered",
+        Technique::Syn
+        | Technique::Connect
+        | Technique::Window
+        | Technique::Maimon
+        | Technique::Null
+        | Technique::Fin
+        | Technique::Xmas => "closed",
+        Technique::Udp | Technique::Protocol if icmp => "open|filtered",
+        // Port unreachable comes from UDP itself.
+        Technique::Protocol if number == 17 => "open",
+        Technique::Udp | Technique::Protocol => "closed",
+        Technique::Ping if case.silence_echo && case.mode == 2 => "down",
+        Technique::Ping => "up",
+        Technique::Os if tcp => "none",
+        Technique::Os => "closed",
+    }
+}
+
+/// One scan.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct Cell {
+    pub technique: Technique,
+    pub family: Family,
+    pub seen: States,
+    pub expected: States,
+    /// Counted on the wire while it ran.
+    pub resets: usize,
+    pub unreachables: usize,
+    /// Whether either may be there.
+    may_answer: [bool; 2],
+}
+
+impl Cell {
+    /// Whether it is as expected: the states, and the wire's word for them.
+    pub fn holds(&self) -> bool {
+        let [tcp, icmp] = self.may_answer;
+        self.seen == self.expected && (tcp || self.resets == 0) && (icmp || self.unreachables == 0)
+    }
+
+    fn text(&self) -> String {
+        let mut text = summary(&self.seen);
+        if self.resets > 0 {
+            text = format!("{text}; {} RST", self.resets);
+        }
+        if self.unreachables > 0 {
+            text = format!("{text}; {} ICMP", self.unreachables);
+        }
+        if !self.holds() {
+            text = format!("{text} DIFFERS, expected {}", summary(&self.expected));
+        }
+        text
+    }
+}
+
+/// `open 80, closed 22 113`.
+fn summary(states: &States) -> String {
+    let mut numbers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (number, state) in states {
+        let known = numbers.entry(state).or_default();
+        known.extend((*number != 0).then(|| number.to_string()));
+    }
+    let parts = numbers.iter().rev().map(|(state, numbers)| format!("{state} {}", numbers.join(" ")));
+    parts.map(|part| part.trim_end().to_owned()).collect::<Vec<_>>().join(", ")
+}
+
+/// A case with its scans, and what else has to hold.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// What was asked.
+    pub case: Case,
+    /// The scans.
+    pub cells: Vec<Cell>,
+    /// What went wrong beside them.
+    pub faults: Vec<String>,
+}
+
+impl Outcome {
+    /// Whether all of it is as expected.
+    pub fn holds(&self) -> bool {
+        self.faults.is_empty() && self.cells.iter().all(Cell::holds)
+    }
+
+    /// One line for each technique.
+    pub fn table(&self, preset: &str) -> String {
+        let mut table = Table::new();
+        table.load_preset(preset).set_content_arrangement(ContentArrangement::Disabled);
+        let families = &self.case.families;
+        table.set_header(["nmap".to_owned()].into_iter().chain(families.iter().map(ToString::to_string)));
+        for technique in &self.case.techniques {
+            let cell = |family: &Family| {
+                let mut cells = self.cells.iter();
+                let cell = cells.find(|cell| cell.technique == *technique && cell.family == *family);
+                cell.map_or_else(String::new, |cell| cell.text().replace('|', "/"))
+            };
+            table.add_row([technique.option().to_owned()].into_iter().chain(families.iter().map(cell)));
+        }
+        let lines = table.to_string();
+        lines.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+    }
+}
+
+/// Runs cases, a few side by side: nmap mostly waits. They come back in order.
+pub fn run(sys: &Path, cases: &[Case], workers: usize) -> Vec<Result<Outcome>> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(BTreeMap::new());
+    std::thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some((index, case)) = Some(next.fetch_add(1, Ordering::SeqCst))
+                    .and_then(|index| Some((index, cases.get(index)?)))
+                {
+                    let outcome = play(sys, case).with_context(|| case.name());
+                    done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(index, outcome);
+                }
+            });
+        }
+    });
+    done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect()
+}
+
+/// Builds a case's world, scans it, fetches a page, unloads the driver.
+fn play(sys: &Path, case: &Case) -> Result<Outcome> {
+    let values = [("Mode", case.mode), ("SilenceEcho", case.silence_echo.into())];
+    let values = values.map(|(name, number)| (name.to_owned(), RegistryValue::dword(number)));
+    let listen = vec![(HTTP, Application::Http)];
+    let mut plan =
+        Plan { driver: Some(sys), values: values.to_vec(), listen, datagrams: vec![ECHO], ..Plan::default() };
+    for variant in &case.variants {
+        variant.turn(&mut plan);
+    }
+    let mut world = World::start(&plan)?;
+    let [tcp, icmp] = case.silent();
+    let (mut cells, mut faults) = (Vec::new(), Vec::new());
+    for &family in &case.families {
+        for &technique in &case.techniques {
+            let numbers = numbers(technique, family);
+            let list: Vec<_> = numbers.iter().map(ToString::to_string).collect();
+            let before = [world.recorder.resets(family), world.recorder.unreachables(family)];
+            let seen = scan::states_by(&world, family, technique, &list.join(","))?;
+            let states = match technique {
+                Technique::Os => &[0],
+                _ => numbers,
+            };
+            cells.push(Cell {
+                technique,
+                family,
+                seen,
+                expected: states.iter().map(|n| (*n, expected(technique, *n, case).to_owned())).collect(),
+                resets: world.recorder.resets(family) - before[0],
+                unreachables: world.recorder.unreachables(family) - before[1],
+                may_answer: [!tcp, !icmp],
+            });
+        }
+        let fetched = fetch(&world, family)?;
+        if fetched != BODY {
+            faults.push(format!("{family}: {fetched} of {BODY} bytes through port {HTTP}"));
+        }
+    }
+    faults.extend(overruled(&world, case)?);
+    let left = world.machine.stop().map_err(|stop| anyhow!("unload stopped the machine: {stop}"))?;
+    if !left.is_empty() {
+        faults.push(format!("left behind: {left}"));
+    }
+    world.host.stop()?;
+    Ok(Outcome { case: case.clone(), cells, faults })
+}
+
+/// A real exchange through the open port; how many bytes came.
+fn fetch(world: &World, family: Family) -> Result<usize> {
+    let mut curl = Command::new("curl");
+    let url = format!("http://{}/bytes/{BODY}", world.address(family, HTTP));
+    curl.args(["--silent", "--max-time", "10", &url]);
+    Ok(world.namespace.output(curl)?.stdout.len())
+}
+
+/// Where the driver was overruled, its counter has to say so; nowhere else.
+fn overruled(world: &World, case: &Case) -> Result<Option<String>> {
+    let image = world.machine.image().context("the driver is gone")?;
+    let engine = world.machine.engine();
+    let counters = Counters::read(image, engine)?;
+    let layers = case.families.iter().map(|family| format!("INBOUND_TRANSPORT_{family:?}_DISCARD"));
+    let count: u64 =
+        layers.map(|layer| counters.at(&layer, engine).get("Overruled").copied().unwrap_or(0)).sum();
+    let due = case.mode == 2 && !case.silent()[0];
+    Ok((due != (count > 0)).then(|| format!("the driver counts Overruled {count} times")))
+}
