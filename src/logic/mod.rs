@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod callouts;
+pub mod epoch;
 pub mod layers;
 pub mod policy;
 pub mod stealth;

@@ -1,15 +1,22 @@
 //! The decision: whether a discarded segment gets an answer.
 
-use super::policy::{Mode, Policy};
+use core::net::IpAddr;
 
-/// `IPPROTO_TCP`.
-pub const TCP: u8 = 6;
+use super::policy::{Exemption, Mode, Policy, Remote};
+
+pub use super::policy::exemptions::TCP;
 
 /// A packet at a discard layer, as far as the decision looks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Packet {
     /// IP protocol, where the layer gives it.
     pub protocol: Option<u8>,
+    /// The port it was for.
+    pub local_port: Option<u16>,
+    /// Where it came from.
+    pub remote_address: Option<IpAddr>,
+    /// LUID of the interface it came through.
+    pub interface: Option<u64>,
     /// `FWP_CONDITION_FLAG_IS_LOOPBACK`.
     pub loopback: bool,
     /// `FWP_CONDITION_FLAG_IS_IPSEC_SECURED`.
@@ -20,6 +27,13 @@ pub struct Packet {
     pub discard: Option<Discard>,
     /// The segment's flags, where its header could be read.
     pub tcp_flags: Option<TcpFlags>,
+}
+
+impl Packet {
+    fn remote(&self) -> Remote {
+        let Self { protocol, local_port, remote_address, interface, .. } = *self;
+        Remote { protocol, local_port, remote_address, interface }
+    }
 }
 
 /// Why a packet was discarded.
@@ -81,6 +95,12 @@ pub enum Verdict {
     Endpoint,
     /// Left alone: nothing answers such a segment.
     NoAnswer,
+    /// Left alone: `ExemptPorts`.
+    ExemptPort,
+    /// Left alone: `ExemptPrefixes`.
+    ExemptPrefix,
+    /// Left alone: `ExemptInterfaces`.
+    ExemptInterface,
     /// To be blocked, but another filter has the last word.
     Overruled,
     /// What the engine passed did not hold together.
@@ -131,6 +151,13 @@ pub fn decide(packet: &Packet, policy: &Policy) -> Verdict {
     if packet.tcp_flags.is_some_and(TcpFlags::is_reset) {
         return Verdict::NoAnswer;
     }
+    // Looked up last: what is counted as exempt would have been silenced.
+    match policy.exempts(&packet.remote()) {
+        Some(Exemption::Port) => return Verdict::ExemptPort,
+        Some(Exemption::Prefix) => return Verdict::ExemptPrefix,
+        Some(Exemption::Interface) => return Verdict::ExemptInterface,
+        None => {}
+    }
     match policy.mode {
         Mode::Audit => Verdict::Audited,
         _ => Verdict::Silenced,
@@ -162,10 +189,15 @@ pub mod inet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logic::policy::exemptions::{Exemptions, Ports};
+    use crate::logic::policy::parse;
 
     /// A SYN from elsewhere for which there is no endpoint.
     const SYN: Packet = Packet {
         protocol: Some(TCP),
+        local_port: Some(23),
+        remote_address: Some(IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 1))),
+        interface: Some(5),
         loopback: false,
         ipsec_secured: false,
         endpoint: false,
@@ -272,5 +304,36 @@ mod tests {
         ] {
             assert_eq!(decide(&packet, &policy), expected);
         }
+    }
+
+    #[test]
+    fn an_exemption_takes_nothing_but_silence_away() {
+        let mut exemptions = Box::new(Exemptions::empty());
+        exemptions.insert_interface(5).unwrap();
+        let exempting = |mode| Policy { mode, exemptions: Some(&exemptions), ..Policy::DEFAULT };
+        for mode in [Mode::Enforce, Mode::Audit] {
+            assert_eq!(decide(&SYN, &exempting(mode)), Verdict::ExemptInterface);
+            let elsewhere = Packet { interface: Some(6), ..SYN };
+            assert_eq!(
+                decide(&elsewhere, &exempting(mode)),
+                decide(&elsewhere, &Policy { mode, ..Policy::DEFAULT })
+            );
+        }
+        assert_eq!(decide(&SYN, &exempting(Mode::Off)), Verdict::Off);
+        for packet in [
+            Packet { loopback: true, ..SYN },
+            Packet { endpoint: true, ..SYN },
+            Packet { tcp_flags: Some(TcpFlags(0x14)), ..SYN },
+        ] {
+            assert_eq!(decide(&packet, &exempting(Mode::Enforce)), verdict(packet));
+        }
+        let mut ports = Box::new(Exemptions::empty());
+        ports.insert_ports(Ports { tcp: true, udp: false, first: 23, last: 23 });
+        let policy = Policy { exemptions: Some(&ports), ..Policy::DEFAULT };
+        assert_eq!(decide(&SYN, &policy), Verdict::ExemptPort);
+        let mut prefixes = Box::new(Exemptions::empty());
+        prefixes.insert_prefix(parse::prefix(b"192.0.2.0/24").unwrap()).unwrap();
+        let policy = Policy { exemptions: Some(&prefixes), ..Policy::DEFAULT };
+        assert_eq!(decide(&SYN, &policy), Verdict::ExemptPrefix);
     }
 }

@@ -18,7 +18,8 @@ impl Classify for TransportDiscard {
     }
 
     fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
-        let verdict = match decide(&incoming.discarded_packet(), &shared.policy) {
+        let Some(current) = shared.policies.current(irql) else { return Action::Continue };
+        let verdict = match decide(&incoming.discarded_packet(), &current.policy()) {
             Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
             verdict => verdict,
         };
