@@ -24,6 +24,7 @@ pub mod host;
 pub mod image;
 pub mod machine;
 pub mod nt;
+pub mod policy;
 pub mod report;
 pub mod scan;
 pub mod setup;
