@@ -89,7 +89,7 @@ mod tests {
     /// Values are marked instead of freed, so that a reader can tell.
     #[test]
     fn nobody_reads_what_was_waited_for() {
-        const ROUNDS: usize = 500;
+        const ROUNDS: usize = 100;
         let (phase, processors) = (Phase::new(), [const { Readers::new() }; 2]);
         let freed = [const { AtomicBool::new(false) }; ROUNDS + 1];
         let [current, reads] = [const { AtomicUsize::new(0) }; 2];
