@@ -55,7 +55,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    fn new(options: Options, values: &[(&str, u32)]) -> Self {
+    pub fn new(options: Options, values: &[(&str, u32)]) -> Self {
         let machine = Machine::new(options);
         for (name, number) in values {
             machine.set(name, *number);
