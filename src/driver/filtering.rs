@@ -1,7 +1,9 @@
 //! The session with BFE: our objects in it, for as long as BFE runs.
 
+use super::policy::Policies;
 use crate::kernel::irql::Passive;
 use crate::kernel::mutex::Mutex;
+use crate::kernel::pool::PoolArc;
 use crate::kernel::status::Result;
 use crate::kernel::wfp::bfe::{self, Follow};
 use crate::kernel::wfp::engine::{Action, Callout, Display, Engine, Filter, Provider, Sublayer};
@@ -14,7 +16,7 @@ const SUBLAYER_KEY: Guid = 0xd47a9c03_16eb_4f58_b02d_8a35f1e64c79;
 
 /// Keeps a session open while BFE runs.
 pub struct Filtering {
-    policy: Policy,
+    policies: PoolArc<Policies>,
     session: Mutex<Session>,
 }
 
@@ -29,8 +31,8 @@ enum Session {
 
 impl Filtering {
     /// No session yet.
-    pub fn new(policy: Policy, irql: &Passive) -> Result<Self> {
-        Ok(Self { policy, session: Mutex::new(Session::Closed, irql)? })
+    pub fn new(policies: PoolArc<Policies>, irql: &Passive) -> Result<Self> {
+        Ok(Self { policies, session: Mutex::new(Session::Closed, irql)? })
     }
 
     /// Opens or closes the session, as BFE's state asks. Fails where BFE runs
@@ -39,7 +41,12 @@ impl Filtering {
     pub fn bring_about(&self, irql: &Passive) -> Result {
         let mut session = self.session.lock(irql);
         match (&*session, bfe::is_running(irql)) {
-            (Session::Closed, true) => *session = Session::Open(open(&self.policy, irql)?),
+            (Session::Closed, true) => {
+                // Copied, since opening takes long and changes of the policy
+                // wait for its readers.
+                let opening = self.policies.current(irql).map(|current| Opening::of(&current.policy()));
+                *session = Session::Open(open(opening.unwrap_or(Opening::DEFAULT), irql)?);
+            }
             (Session::Open(_), false) => *session = Session::Closed,
             _ => {}
         }
@@ -59,8 +66,23 @@ impl Follow for Filtering {
     }
 }
 
+/// What of a policy is read when the session opens.
+#[derive(Clone, Copy)]
+struct Opening {
+    observe: bool,
+    sublayer_weight: u16,
+}
+
+impl Opening {
+    const DEFAULT: Self = Self::of(&Policy::DEFAULT);
+
+    const fn of(policy: &Policy<'_>) -> Self {
+        Self { observe: policy.observe, sublayer_weight: policy.sublayer_weight }
+    }
+}
+
 /// Puts every object into the engine in one transaction.
-fn open(policy: &Policy, irql: &Passive) -> Result<Engine> {
+fn open(policy: Opening, irql: &Passive) -> Result<Engine> {
     let provider = Provider {
         key: PROVIDER_KEY,
         display: Display::new(&["hushport"], "Keeps closed ports silent and watches the layers"),

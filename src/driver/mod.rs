@@ -10,17 +10,20 @@ use crate::kernel::device::Device;
 use crate::kernel::entry::{self, DriverObject};
 use crate::kernel::irql::Passive;
 use crate::kernel::per_cpu::PerCpu;
-use crate::kernel::pool::{PoolBox, PoolVec};
+use crate::kernel::pool::{PoolArc, PoolBox, PoolVec};
 use crate::kernel::published::Publication;
 use crate::kernel::status::Result;
+use crate::kernel::watch::Watch;
 use crate::kernel::wfp::bfe::Subscription;
 use crate::kernel::wfp::callout::Registration;
 use callouts::{SHARED, Shared};
 use counters::Counters;
 use filtering::Filtering;
+use policy::{Policies, Reload};
 
 /// The running driver. Its fields are in the order in which they are stopped.
 pub struct Driver {
+    reload: Watch<Reload>,
     filtering: Subscription<Filtering>,
     callouts: PoolVec<Registration>,
     shared: Publication<Shared>,
@@ -33,18 +36,20 @@ impl entry::Driver for Driver {
     /// Success means that the driver protects, or that BFE does not run yet and
     /// it will as soon as BFE does.
     fn start(object: &DriverObject, irql: &Passive) -> Result<Self> {
-        let policy = policy::read(object, irql)?;
+        let policies = PoolArc::new(Policies::start(object, irql)?)?;
         let device = Device::create(object, irql)?;
         let counters = PerCpu::new(Counters::zero, irql)?;
-        let shared = SHARED.publish(PoolBox::new(Shared { counters, policy })?);
+        let shared = SHARED.publish(PoolBox::new(Shared { counters, policies: policies.clone() })?);
         let callouts = callouts::register(&device, irql)?;
-        let filtering = Subscription::new(&device, Filtering::new(policy, irql)?, irql)?;
+        let filtering = Subscription::new(&device, Filtering::new(policies.clone(), irql)?, irql)?;
         filtering.follower().bring_about(irql)?;
-        Ok(Self { filtering, callouts, shared, device })
+        let reload = Watch::new(object, Reload(policies), irql)?;
+        Ok(Self { reload, filtering, callouts, shared, device })
     }
 
     fn stop(self, irql: &Passive) {
-        let Self { filtering, callouts, shared, device } = self;
+        let Self { reload, filtering, callouts, shared, device } = self;
+        drop(reload);
         // No more changes of BFE's state, then the session with its objects.
         filtering.follower().end(irql);
         drop(filtering);

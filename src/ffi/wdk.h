@@ -13,7 +13,7 @@
 typedef void VOID, *PVOID, *HANDLE;
 typedef char CHAR, CCHAR;
 typedef short SHORT, CSHORT;
-typedef long LONG;
+typedef long LONG, *PLONG;
 typedef LONG NTSTATUS, KPRIORITY;
 typedef int BOOL;
 typedef unsigned char UCHAR, BOOLEAN, UINT8;
@@ -71,6 +71,17 @@ typedef struct _PROCESSOR_NUMBER {
     UCHAR Number;
     UCHAR Reserved;
 } PROCESSOR_NUMBER, *PPROCESSOR_NUMBER;
+
+#define OBJ_KERNEL_HANDLE 0x00000200
+
+typedef struct _OBJECT_ATTRIBUTES {
+    ULONG Length;
+    HANDLE RootDirectory;
+    PUNICODE_STRING ObjectName;
+    ULONG Attributes;
+    PVOID SecurityDescriptor;
+    PVOID SecurityQualityOfService;
+} OBJECT_ATTRIBUTES, *POBJECT_ATTRIBUTES;
 
 typedef enum _EVENT_TYPE { NotificationEvent, SynchronizationEvent } EVENT_TYPE;
 
@@ -157,6 +168,23 @@ typedef struct _KEVENT {
     DISPATCHER_HEADER Header;
 } KEVENT, *PKEVENT, *PRKEVENT;
 
+#define SYNCHRONIZE 0x00100000
+#define EVENT_MODIFY_STATE 0x0002
+
+typedef VOID KSTART_ROUTINE(PVOID StartContext);
+typedef KSTART_ROUTINE *PKSTART_ROUTINE;
+typedef struct _CLIENT_ID *PCLIENT_ID;
+
+typedef struct _IO_STATUS_BLOCK {
+    union {
+        NTSTATUS Status;
+        PVOID Pointer;
+    };
+    ULONG_PTR Information;
+} IO_STATUS_BLOCK, *PIO_STATUS_BLOCK;
+
+typedef VOID (*PIO_APC_ROUTINE)(PVOID ApcContext, PIO_STATUS_BLOCK IoStatusBlock, ULONG Reserved);
+
 /* wdm.h: memory */
 typedef ULONG64 POOL_FLAGS;
 
@@ -176,7 +204,8 @@ typedef struct _MDL {
 
 /* wdm.h, winnt.h: registry */
 #define KEY_QUERY_VALUE 0x0001
-#define REG_DWORD 4
+#define KEY_NOTIFY 0x0010
+#define REG_NOTIFY_CHANGE_LAST_SET 0x00000004
 
 typedef enum _DRIVER_REGKEY_TYPE { DriverRegKeyParameters, DriverRegKeyPersistentState } DRIVER_REGKEY_TYPE;
 
@@ -678,7 +707,32 @@ NTSTATUS KeWaitForSingleObject(
     KPROCESSOR_MODE WaitMode,
     BOOLEAN Alertable,
     PLARGE_INTEGER Timeout);
+NTSTATUS PsCreateSystemThread(
+    PHANDLE ThreadHandle,
+    ULONG DesiredAccess,
+    POBJECT_ATTRIBUTES ObjectAttributes,
+    HANDLE ProcessHandle,
+    PCLIENT_ID ClientId,
+    PKSTART_ROUTINE StartRoutine,
+    PVOID StartContext);
 NTSTATUS ZwClose(HANDLE Handle);
+NTSTATUS ZwCreateEvent(
+    PHANDLE EventHandle,
+    ACCESS_MASK DesiredAccess,
+    POBJECT_ATTRIBUTES ObjectAttributes,
+    EVENT_TYPE EventType,
+    BOOLEAN InitialState);
+NTSTATUS ZwNotifyChangeKey(
+    HANDLE KeyHandle,
+    HANDLE Event,
+    PIO_APC_ROUTINE ApcRoutine,
+    PVOID ApcContext,
+    PIO_STATUS_BLOCK IoStatusBlock,
+    ULONG CompletionFilter,
+    BOOLEAN WatchTree,
+    PVOID Buffer,
+    ULONG BufferSize,
+    BOOLEAN Asynchronous);
 NTSTATUS ZwQueryValueKey(
     HANDLE KeyHandle,
     PUNICODE_STRING ValueName,
@@ -686,6 +740,8 @@ NTSTATUS ZwQueryValueKey(
     PVOID KeyValueInformation,
     ULONG Length,
     PULONG ResultLength);
+NTSTATUS ZwSetEvent(HANDLE EventHandle, PLONG PreviousState);
+NTSTATUS ZwWaitForSingleObject(HANDLE Handle, BOOLEAN Alertable, PLARGE_INTEGER Timeout);
 int memcmp(const void *_Buf1, const void *_Buf2, size_t _Size);
 void *memcpy(void *_Dst, const void *_Src, size_t _MaxCount);
 void *memmove(void *_Dst, const void *_Src, size_t _MaxCount);

@@ -9,8 +9,15 @@ use super::irql::Passive;
 use super::status::Result;
 use crate::ffi;
 
-/// The system's object for this driver.
+/// The system's object for this driver, which lives until the driver has been
+/// unloaded.
+#[derive(Clone)]
 pub struct DriverObject(NonNull<ffi::DRIVER_OBJECT>);
+
+// SAFETY: the pointer is only handed back to the system, which locks for itself.
+unsafe impl Send for DriverObject {}
+// SAFETY: as above.
+unsafe impl Sync for DriverObject {}
 
 impl DriverObject {
     pub(super) fn as_ptr(&self) -> *mut ffi::DRIVER_OBJECT {

@@ -5,6 +5,7 @@
 //! when dropped.
 #![allow(unsafe_code, reason = "calls into the kernel and reads what it passes")]
 
+pub mod current;
 pub mod device;
 pub mod entry;
 pub mod irql;
@@ -15,6 +16,8 @@ pub mod pool;
 pub mod published;
 pub mod registry;
 pub mod status;
+pub mod thread;
 pub mod utf16;
+pub mod watch;
 pub mod wfp;
 mod work_item;

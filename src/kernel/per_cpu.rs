@@ -26,6 +26,11 @@ impl<T: Sync> PerCpu<T> {
         Ok(Self(values))
     }
 
+    /// Every processor's.
+    pub fn all(&self) -> &[T] {
+        &self.0
+    }
+
     /// This processor's.
     pub fn current(&self, _: &MaxDispatch) -> Option<&T> {
         // SAFETY: the argument may be NULL (its documentation); callable at any

@@ -2,12 +2,13 @@
 
 use core::marker::PhantomData;
 use core::mem::{align_of, size_of};
-use core::ops::Deref;
+use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering, fence};
 
 use super::status::{Result, Status};
 use crate::ffi;
+use crate::logic::policy::Exemptions;
 
 /// Reads `hush` in a debugger's pool listing.
 const TAG: ffi::ULONG = u32::from_le_bytes(*b"hush");
@@ -75,6 +76,32 @@ impl<T> PoolBox<T> {
     }
 }
 
+/// A type that zeroed memory is a value of.
+///
+/// # Safety
+/// So it is: all bytes zero are valid, padding or not.
+pub unsafe trait Zeroed {}
+
+// SAFETY: integers and arrays of them; all zero, it exempts nothing.
+unsafe impl Zeroed for Exemptions {}
+
+impl<T: Zeroed> PoolBox<T> {
+    /// A value of zeros, made in its place: for what is too large for a kernel
+    /// stack.
+    pub fn zeroed() -> Result<Self> {
+        let block = Block::allocate(size_of::<T>(), align_of::<T>())?;
+        Ok(Self { block, owns: PhantomData })
+    }
+}
+
+impl<T> DerefMut for PoolBox<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the block holds a `T` from `new` until drop, and this is its
+        // only owner.
+        unsafe { self.block.data.cast().as_mut() }
+    }
+}
+
 impl<T> Deref for PoolBox<T> {
     type Target = T;
 
@@ -96,6 +123,8 @@ pub struct PoolArc<T> {
     counted: core::mem::ManuallyDrop<PoolBox<Counted<T>>>,
 }
 
+/// Laid out in order, as [`Block`].
+#[repr(C)]
 struct Counted<T> {
     owners: AtomicUsize,
     value: T,

@@ -1,23 +1,50 @@
 //! Reading the driver's Parameters key.
 
-use core::mem::size_of;
+use core::mem::{offset_of, size_of};
 use core::ptr;
 
 use super::entry::DriverObject;
 use super::irql::Passive;
+use super::pool::Zeroed;
 use super::status::{Result, Status, to_result};
 use super::utf16::Utf16;
 use crate::ffi;
+use crate::logic::policy::values::MAX_BYTES;
 
 /// An open registry key.
 pub struct Key(ffi::HANDLE);
 
-/// Why a value is of no use.
+/// Room for the longest value that is read; too large for a kernel stack.
+///
+/// Laid out as KEY_VALUE_PARTIAL_INFORMATION (wdm.h), with all of its data.
+#[repr(C)]
+pub struct Room {
+    title_index: ffi::ULONG,
+    kind: ffi::ULONG,
+    data_length: ffi::ULONG,
+    data: [u8; MAX_BYTES],
+}
+
+const _: () = assert!(offset_of!(Room, data) == offset_of!(ffi::KEY_VALUE_PARTIAL_INFORMATION, Data));
+
+// SAFETY: integers and an array of them.
+unsafe impl Zeroed for Room {}
+
+/// A value as it is: nothing says that the data fit the type.
+#[derive(Clone, Copy, Debug)]
+pub struct Data<'a> {
+    /// `REG_*`.
+    pub kind: u32,
+    /// The bytes.
+    pub bytes: &'a [u8],
+}
+
+/// Why a value cannot be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueError {
-    /// It is there, but is no REG_DWORD.
-    WrongType,
-    /// It cannot be read.
+    /// There is no room for it.
+    TooLong,
+    /// The registry refuses.
     Unreadable(Status),
 }
 
@@ -32,7 +59,7 @@ impl Key {
             ffi::IoOpenDriverRegistryKey(
                 driver.as_ptr(),
                 ffi::_DRIVER_REGKEY_TYPE::DriverRegKeyParameters,
-                ffi::KEY_QUERY_VALUE,
+                ffi::KEY_QUERY_VALUE | ffi::KEY_NOTIFY,
                 0,
                 &mut handle,
             )
@@ -44,44 +71,43 @@ impl Key {
         }
     }
 
-    /// A REG_DWORD's number; `None` where there is no such value.
-    pub fn dword(&self, name: &str, _: &Passive) -> core::result::Result<Option<u32>, ValueError> {
-        /// KEY_VALUE_PARTIAL_INFORMATION with room for four bytes of data.
-        #[repr(C)]
-        struct Dword {
-            title_index: ffi::ULONG,
-            kind: ffi::ULONG,
-            data_length: ffi::ULONG,
-            data: [u8; size_of::<u32>()],
-        }
-        const _: () = assert!(size_of::<Dword>() == size_of::<ffi::KEY_VALUE_PARTIAL_INFORMATION>());
-        let mut value = Dword { title_index: 0, kind: 0, data_length: 0, data: [0; 4] };
+    /// The handle.
+    pub(super) fn as_raw(&self) -> ffi::HANDLE {
+        self.0
+    }
+
+    /// A value of any type; `None` where there is none of that name.
+    pub fn value<'r>(
+        &self,
+        name: &str,
+        room: &'r mut Room,
+        _: &Passive,
+    ) -> core::result::Result<Option<Data<'r>>, ValueError> {
         let name = Utf16::<32>::concat(&[name]);
         let mut name = name.unicode_string();
         let mut length = 0;
-        // SAFETY: the handle is open, name and value are locals of the lengths
-        // given, and the call is made at PASSIVE_LEVEL.
+        // SAFETY: the handle is open, the name is a local, the room is of the
+        // length given, and the call is made at PASSIVE_LEVEL.
         let status = to_result(unsafe {
             ffi::ZwQueryValueKey(
                 self.0,
                 &mut name,
                 ffi::_KEY_VALUE_INFORMATION_CLASS::KeyValuePartialInformation,
-                (&raw mut value).cast(),
-                size_of::<Dword>() as ffi::ULONG,
+                ptr::from_mut(room).cast(),
+                size_of::<Room>() as ffi::ULONG,
                 &mut length,
             )
         });
         match status {
-            Ok(()) if value.kind == ffi::REG_DWORD && value.data_length as usize == value.data.len() => {
-                Ok(Some(u32::from_le_bytes(value.data)))
+            Ok(()) => {
+                let bytes = room.data.get(..room.data_length as usize).ok_or(ValueError::TooLong)?;
+                Ok(Some(Data { kind: room.kind, bytes }))
             }
-            Ok(()) => Err(ValueError::WrongType),
             Err(status) if status.is(ffi::STATUS_OBJECT_NAME_NOT_FOUND) => Ok(None),
-            // Longer than a REG_DWORD can be.
             Err(status)
                 if status.is(ffi::STATUS_BUFFER_OVERFLOW) || status.is(ffi::STATUS_BUFFER_TOO_SMALL) =>
             {
-                Err(ValueError::WrongType)
+                Err(ValueError::TooLong)
             }
             Err(status) => Err(ValueError::Unreadable(status)),
         }

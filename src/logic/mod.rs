@@ -3,6 +3,7 @@
 
 pub mod callouts;
 pub mod echo;
+pub mod epoch;
 pub mod flow;
 pub mod ip;
 pub mod layers;

@@ -1,19 +1,24 @@
 //! The decision: whether a packet for which nobody is here gets an answer.
 
+use core::net::IpAddr;
+
 use super::layers::{Decision, Family};
-use super::policy::{Mode, Policy};
+use super::policy::{Exemption, Mode, Policy, Remote};
 use super::{echo, unreachable};
 
-/// `IPPROTO_TCP`.
-pub const TCP: u8 = 6;
-/// `IPPROTO_UDP`.
-pub const UDP: u8 = 17;
+pub use super::policy::exemptions::{TCP, UDP};
 
 /// A packet, as far as the decisions look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
     /// IP protocol, where the layer gives it or the header could be read.
     pub protocol: Option<u8>,
+    /// The port it was for.
+    pub local_port: Option<u16>,
+    /// Where it came from.
+    pub remote_address: Option<IpAddr>,
+    /// LUID of the interface it came through.
+    pub interface: Option<u64>,
     /// `FWP_CONDITION_FLAG_IS_LOOPBACK`.
     pub loopback: bool,
     /// `FWP_CONDITION_FLAG_IS_IPSEC_SECURED`.
@@ -51,6 +56,13 @@ pub enum Answer {
     ProtocolUnreachable,
     /// An echo reply.
     EchoReply,
+}
+
+impl Packet {
+    fn remote(&self) -> Remote {
+        let Self { protocol, local_port, remote_address, interface, .. } = *self;
+        Remote { protocol, local_port, remote_address, interface }
+    }
 }
 
 /// Why a packet was discarded.
@@ -112,6 +124,12 @@ pub enum Verdict {
     Endpoint,
     /// Left alone: nothing answers such a segment.
     NoAnswer,
+    /// Left alone: `ExemptPorts`.
+    ExemptPort,
+    /// Left alone: `ExemptPrefixes`.
+    ExemptPrefix,
+    /// Left alone: `ExemptInterfaces`.
+    ExemptInterface,
     /// To be blocked, but another filter has the last word.
     Overruled,
     /// What the engine passed did not hold together.
@@ -143,8 +161,14 @@ pub fn decide(decision: Decision, packet: &Packet, policy: &Policy) -> Verdict {
         _ if !silence => Verdict::OtherKind,
         _ if packet.loopback && policy.exempt_loopback => Verdict::Loopback,
         _ if packet.ipsec_secured && policy.exempt_ipsec => Verdict::IpsecSecured,
-        Mode::Audit => Verdict::Audited,
-        Mode::Enforce => Verdict::Silenced,
+        // Looked up last: what is counted as exempt would have been silenced.
+        mode => match (policy.exempts(&packet.remote()), mode) {
+            (Some(Exemption::Port), _) => Verdict::ExemptPort,
+            (Some(Exemption::Prefix), _) => Verdict::ExemptPrefix,
+            (Some(Exemption::Interface), _) => Verdict::ExemptInterface,
+            (None, Mode::Audit) => Verdict::Audited,
+            (None, _) => Verdict::Silenced,
+        },
     }
 }
 
@@ -239,10 +263,15 @@ pub mod inet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logic::policy::exemptions::{Exemptions, Ports};
+    use crate::logic::policy::parse;
 
     /// A SYN from elsewhere for which there is no endpoint.
     const SYN: Packet = Packet {
         protocol: Some(TCP),
+        local_port: Some(23),
+        remote_address: Some(IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 1))),
+        interface: Some(5),
         loopback: false,
         ipsec_secured: false,
         flow: false,
@@ -382,5 +411,39 @@ mod tests {
         ] {
             assert_eq!(decide(Decision::TransportDiscard, &packet, &policy), expected);
         }
+    }
+
+    #[test]
+    fn an_exemption_takes_nothing_but_silence_away() {
+        let mut exemptions = Box::new(Exemptions::empty());
+        exemptions.insert_interface(5).unwrap();
+        let exempting = |mode| Policy { mode, exemptions: Some(&exemptions), ..Policy::DEFAULT };
+        for mode in [Mode::Enforce, Mode::Audit] {
+            assert_eq!(decide(Decision::TransportDiscard, &SYN, &exempting(mode)), Verdict::ExemptInterface);
+            let elsewhere = Packet { interface: Some(6), ..SYN };
+            assert_eq!(
+                decide(Decision::TransportDiscard, &elsewhere, &exempting(mode)),
+                decide(Decision::TransportDiscard, &elsewhere, &Policy { mode, ..Policy::DEFAULT })
+            );
+        }
+        assert_eq!(decide(Decision::TransportDiscard, &SYN, &exempting(Mode::Off)), Verdict::Off);
+        for packet in [
+            Packet { loopback: true, ..SYN },
+            Packet { endpoint: true, ..SYN },
+            Packet { tcp_flags: Some(TcpFlags(0x14)), ..SYN },
+        ] {
+            assert_eq!(
+                decide(Decision::TransportDiscard, &packet, &exempting(Mode::Enforce)),
+                verdict(packet)
+            );
+        }
+        let mut ports = Box::new(Exemptions::empty());
+        ports.insert_ports(Ports { tcp: true, udp: false, first: 23, last: 23 });
+        let policy = Policy { exemptions: Some(&ports), ..Policy::DEFAULT };
+        assert_eq!(decide(Decision::TransportDiscard, &SYN, &policy), Verdict::ExemptPort);
+        let mut prefixes = Box::new(Exemptions::empty());
+        prefixes.insert_prefix(parse::prefix(b"192.0.2.0/24").unwrap()).unwrap();
+        let policy = Policy { exemptions: Some(&prefixes), ..Policy::DEFAULT };
+        assert_eq!(decide(Decision::TransportDiscard, &SYN, &policy), Verdict::ExemptPrefix);
     }
 }

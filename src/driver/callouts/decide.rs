@@ -30,7 +30,8 @@ impl<D: Decide> Classify for Deciding<D> {
     }
 
     fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
-        let verdict = match decide(D::DECISION, &D::packet(incoming), &shared.policy) {
+        let Some(current) = shared.policies.current(irql) else { return Action::Continue };
+        let verdict = match decide(D::DECISION, &D::packet(incoming), &current.policy()) {
             Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
             verdict => verdict,
         };

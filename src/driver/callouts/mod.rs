@@ -8,17 +8,17 @@ mod packet_discard;
 mod transport_discard;
 
 use super::counters::Counters;
+use super::policy::Policies;
 use crate::kernel::device::Device;
 use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::per_cpu::PerCpu;
-use crate::kernel::pool::PoolVec;
+use crate::kernel::pool::{PoolArc, PoolVec};
 use crate::kernel::published::Published;
 use crate::kernel::status::Result;
 use crate::kernel::wfp::callout::Registration;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{CALLOUTS, COUNT};
 use crate::logic::layers::{Decision, Role};
-use crate::logic::policy::Policy;
 use crate::logic::stealth::Verdict;
 use decide::Deciding;
 use echo_request::EchoRequest;
@@ -33,7 +33,7 @@ pub struct Shared {
     /// Verdicts by callout.
     pub counters: PerCpu<Counters>,
     /// What the administrator asks for.
-    pub policy: Policy,
+    pub policies: PoolArc<Policies>,
 }
 
 /// Where classifies find it.

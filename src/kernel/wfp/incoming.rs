@@ -78,6 +78,9 @@ impl<'a> Incoming<'a> {
         let icmp = self.uint16(kind).zip(self.uint16(code));
         Packet {
             protocol: self.uint8(fields.protocol),
+            local_port: self.uint16(fields.local_port),
+            remote_address: self.address(fields.remote_address),
+            interface: self.uint64(fields.interface),
             loopback: flags & ffi::FWP_CONDITION_FLAG_IS_LOOPBACK != 0,
             ipsec_secured: flags & ffi::FWP_CONDITION_FLAG_IS_IPSEC_SECURED != 0,
             flow: flow.is_some_and(|handle| handle != 0),
@@ -211,5 +214,31 @@ impl<'a> Incoming<'a> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT32)?;
         // SAFETY: the type says which member is valid.
         Some(unsafe { value.__bindgen_anon_1.uint32 })
+    }
+
+    /// Behind a pointer, as the engine passes 64-bit values.
+    fn uint64(&self, position: Option<u8>) -> Option<u64> {
+        let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT64)?;
+        // SAFETY: the type says which member is valid.
+        let number = unsafe { value.__bindgen_anon_1.uint64 };
+        // SAFETY: NULL, or the engine's, which lives until the classify returns.
+        unsafe { number.as_ref() }.copied()
+    }
+
+    /// An address of the layer's family: IPv4 as a number in host order, IPv6
+    /// as bytes behind a pointer (FWP_VALUE0's documentation).
+    fn address(&self, position: Option<u8>) -> Option<IpAddr> {
+        match self.callout.family {
+            Family::V4 => self.uint32(position).map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
+            Family::V6 => {
+                let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_BYTE_ARRAY16_TYPE)?;
+                // SAFETY: the type says which member is valid.
+                let bytes = unsafe { value.__bindgen_anon_1.byteArray16 };
+                // SAFETY: NULL, or the engine's, which lives until the classify
+                // returns.
+                let bytes = unsafe { bytes.as_ref() }?.byteArray16;
+                Some(IpAddr::V6(Ipv6Addr::from_bits(u128::from_be_bytes(bytes))))
+            }
+        }
     }
 }

@@ -84,7 +84,8 @@ table! {
         IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem;
     "ntoskrnl.exe" => zw:
         ZwOpenKey ZwQueryKey ZwQueryValueKey ZwNotifyChangeKey ZwCreateEvent
-        ZwWaitForSingleObject ZwClose;
+        ZwSetEvent ZwWaitForSingleObject ZwClose;
+    "ntoskrnl.exe" => ps: PsCreateSystemThread;
     "ntoskrnl.exe" => rtl:
         RtlInitUnicodeString RtlGetVersion memcpy memmove memset memcmp;
     "ntoskrnl.exe" => mm: MmMapLockedPagesSpecifyCache MmUnmapLockedPages;

@@ -27,6 +27,7 @@ pub mod image;
 pub mod machine;
 pub mod matrix;
 pub mod nt;
+pub mod policy;
 pub mod registry;
 pub mod report;
 pub mod scan;

@@ -145,10 +145,10 @@ fn open_driver_key(
     if flags != 0 {
         return Ok(Status::INVALID_PARAMETER);
     }
-    if !kernel.registry().has_key(&path) {
+    let Some(generation) = kernel.registry().generation(&path) else {
         return Ok(Status::OBJECT_NAME_NOT_FOUND);
-    }
-    let handle: HANDLE = kernel.objects().open(Object::Key(path));
+    };
+    let handle: HANDLE = kernel.objects().open(Object::Key(path, generation));
     foreign::write(out, &handle)?;
     Ok(Status::SUCCESS)
 }

@@ -4,7 +4,7 @@
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::cpu::{self, Irql, Processor, Stay};
 use super::fwp::{MdlMapping, NblLayout};
 use super::guest::{Guest, Stop};
 use super::load::Loaded;
-use super::objects::{Notice, Objects};
+use super::objects::{Event, Notice, Objects};
 use super::pool::Pool;
 use super::registry::{Registry, RegistryValue, Watch};
 use super::sync::Bell;
@@ -196,6 +196,32 @@ impl Kernel {
         }
     }
 
+    /// Runs a driver's routine on a thread of its own; the event is set when it
+    /// has ended. `None` if the host has no threads left.
+    pub(super) fn start_thread(&self, routine: Address, context: Address) -> Option<Arc<Event>> {
+        let ended = Arc::new(Event { signaled: AtomicBool::new(false), synchronization: false });
+        let (kernel, end) = (self.me.upgrade()?, Arc::clone(&ended));
+        let run = move || {
+            // An error has stopped the machine already.
+            let _ = kernel.on_processor(kernel.options.processors - 1, Irql::PASSIVE, |kernel| {
+                kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, "system thread")
+            });
+            let mut objects = kernel.objects();
+            if let Some(at) = objects.threads.iter().position(|thread| *thread == routine) {
+                objects.threads.swap_remove(at);
+            }
+            drop(objects);
+            end.signaled.store(true, Ordering::Release);
+            kernel.bell.ring();
+        };
+        self.objects().threads.push(routine);
+        let started = std::thread::Builder::new().name("lab-thread".into()).spawn(run);
+        if started.is_err() {
+            self.objects().threads.pop();
+        }
+        started.is_ok().then_some(ended)
+    }
+
     /// Tells registry watchers; how many there were.
     pub(super) fn tell(&self, watches: Vec<Watch<Notice>>, status: crate::status::Status) -> usize {
         for watch in &watches {
@@ -216,6 +242,13 @@ impl Kernel {
     pub fn delete_value(&self, key: &str, name: &str) -> usize {
         let watches = self.registry.delete_value(key, name);
         self.tell(watches, crate::status::Status::SUCCESS)
+    }
+
+    /// Deletes a registry key with those below it, and tells the driver if it
+    /// watches any of them.
+    pub fn delete_key(&self, path: &str) {
+        let watches = self.registry.delete_key(path);
+        self.tell(watches, super::status::NOTIFY_CLEANUP);
     }
 
     /// How often the driver called each export it called at all.

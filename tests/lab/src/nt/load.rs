@@ -187,9 +187,11 @@ impl Kernel {
             &engine.flow_contexts,
         ];
         let managed: Vec<String> = managed.into_iter().flatten().cloned().collect();
-        let kinds: [(&'static Rule, &[String]); 7] = [
+        let threads: Vec<String> = self.objects().threads.iter().map(|at| format!("{at:#x}")).collect();
+        let kinds: [(&'static Rule, &[String]); 8] = [
             (&rules::CALLOUTS_LEFT, &engine.registered_callouts),
             (&rules::SUBSCRIPTION_LEFT, &engine.subscriptions),
+            (&rules::THREAD_LEFT, &threads),
             (&rules::WORK_ITEM_LEFT, &report.work_items),
             (&rules::DEVICE_LEFT, &report.devices),
             (&rules::HANDLE_LEFT, &report.handles),

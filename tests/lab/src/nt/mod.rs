@@ -8,7 +8,7 @@
 //! | [`cpu`] | processors and IRQL |
 //! | [`memory`], [`foreign`] | guarded pages; reading what drivers point to |
 //! | [`pool`], [`registry`], [`work`], [`objects`] | what a machine has one of each |
-//! | [`ex`], [`ke`], [`io`], [`zw`], [`rtl`], [`mm`], [`ndis`], [`fwp`] | the exports, a file per prefix |
+//! | [`ex`], [`ke`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`] | the exports, a file per prefix |
 
 mod breach;
 mod clock;
@@ -28,6 +28,7 @@ pub mod mm;
 pub mod ndis;
 pub mod objects;
 pub mod pool;
+pub mod ps;
 pub mod registry;
 pub mod rtl;
 mod sync;
@@ -58,6 +59,8 @@ pub mod status {
     pub const TIMEOUT: Status = Status(0x102);
     /// `STATUS_NOTIFY_CLEANUP`.
     pub const NOTIFY_CLEANUP: Status = Status(0x10B);
+    /// `STATUS_KEY_DELETED`.
+    pub const KEY_DELETED: Status = Status(0xC000_017C_u32 as i32);
     /// `STATUS_INVALID_DEVICE_REQUEST`.
     pub const INVALID_DEVICE_REQUEST: Status = Status(0xC000_0010_u32 as i32);
 }

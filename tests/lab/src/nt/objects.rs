@@ -20,10 +20,12 @@ pub struct Event {
 /// What a handle stands for.
 #[derive(Clone, Debug)]
 pub enum Object {
-    /// A registry key, by its path.
-    Key(String),
+    /// A registry key, by its path and which of those of that path it is.
+    Key(String, u64),
     /// An event made by `ZwCreateEvent`.
     Event(Arc<Event>),
+    /// A thread made by `PsCreateSystemThread`, by the event of its end.
+    Thread(Arc<Event>),
 }
 
 /// How a registry watcher is told.
@@ -67,6 +69,8 @@ pub struct Objects {
     handles: BTreeMap<HANDLE, Object>,
     next_handle: HANDLE,
     next_opaque: Address,
+    /// Start routines of the driver's threads that have not ended.
+    pub threads: Vec<Address>,
     /// By address of the `DEVICE_OBJECT`.
     pub devices: BTreeMap<Address, Device>,
     /// By address.
@@ -87,6 +91,7 @@ impl Default for Objects {
             next_handle: 0xFFFF_FFFF_8000_0004,
             // Addresses of the kernel's half, where a driver can only fault.
             next_opaque: 0xFFFF_9800_0000_0000,
+            threads: Vec::new(),
             devices: BTreeMap::new(),
             work_items: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -148,8 +153,9 @@ impl Objects {
     /// Open handles in words.
     pub fn describe_handles(&self) -> Vec<String> {
         let describe = |(handle, object): (&HANDLE, &Object)| match object {
-            Object::Key(path) => format!("{handle:#x}: key {path}"),
+            Object::Key(path, _) => format!("{handle:#x}: key {path}"),
             Object::Event(_) => format!("{handle:#x}: event"),
+            Object::Thread(_) => format!("{handle:#x}: thread"),
         };
         self.handles.iter().map(describe).collect()
     }

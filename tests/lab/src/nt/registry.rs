@@ -86,6 +86,8 @@ pub struct Watch<T> {
 struct Key {
     /// By upper-case name; with the name as given.
     values: BTreeMap<String, (String, RegistryValue)>,
+    /// Tells it from others that were deleted under the same path.
+    generation: u64,
 }
 
 #[derive(Debug)]
@@ -94,6 +96,7 @@ struct State<T> {
     keys: BTreeMap<String, Key>,
     watches: Vec<Watch<T>>,
     reads: Vec<Read>,
+    keys_made: u64,
 }
 
 /// The registry of one machine; `T` is how a watcher is told.
@@ -104,7 +107,14 @@ pub struct Registry<T> {
 
 impl<T> Default for Registry<T> {
     fn default() -> Self {
-        Self { state: Mutex::new(State { keys: BTreeMap::new(), watches: Vec::new(), reads: Vec::new() }) }
+        Self {
+            state: Mutex::new(State {
+                keys: BTreeMap::new(),
+                watches: Vec::new(),
+                reads: Vec::new(),
+                keys_made: 0,
+            }),
+        }
     }
 }
 
@@ -130,7 +140,9 @@ impl<T> Registry<T> {
         let ends: Vec<usize> = ends.chain([upper.len()]).collect();
         for end in ends {
             if !state.keys.contains_key(&upper[..end]) {
-                state.keys.insert(upper[..end].to_string(), Key::default());
+                state.keys_made += 1;
+                let key = Key { generation: state.keys_made, ..Key::default() };
+                state.keys.insert(upper[..end].to_string(), key);
                 let parent = upper[..end].rsplit_once('\\').map_or("", |(parent, _)| parent);
                 fired.extend(state.take_watches(parent, NOTIFY_CHANGE_NAME));
             }
@@ -164,6 +176,23 @@ impl<T> Registry<T> {
             Some(_) => state.take_watches(&normal(key), NOTIFY_CHANGE_LAST_SET),
             None => Vec::new(),
         }
+    }
+
+    /// Deletes a key with those below it. Handles to it stay open and are good
+    /// for nothing more, also when there is a key of that name again.
+    #[must_use = "watchers must be told"]
+    pub fn delete_key(&self, path: &str) -> Vec<Watch<T>> {
+        let mut state = self.state();
+        let upper = normal(path);
+        let below = format!("{upper}\\");
+        let concerns = |path: &str| path == upper || path.starts_with(&below);
+        state.keys.retain(|path, _| !concerns(path));
+        state.watches.extract_if(.., |watch| concerns(&normal(&watch.key))).collect()
+    }
+
+    /// Which of the keys that this path has had is there now.
+    pub fn generation(&self, path: &str) -> Option<u64> {
+        self.state().keys.get(&normal(path)).map(|key| key.generation)
     }
 
     /// A value as the lab sees it, not recorded as read.
@@ -309,6 +338,22 @@ mod tests {
         registry.watch(watch(false, 1));
         assert!(registry.delete_value(KEY, "Trace").is_empty());
         assert_eq!(registry.delete_value(KEY, "mode").len(), 1);
+    }
+
+    #[test]
+    fn a_key_that_is_deleted_is_another_when_it_comes_back() {
+        let registry = Registry::default();
+        let below = format!(r"{KEY}\Parameters");
+        let _ = registry.set_value(&below, "Mode", RegistryValue::dword(1));
+        let _ = registry.create_key(&format!("{KEY}2"));
+        let before = registry.generation(&below);
+        registry.watch(watch(false, 1));
+        assert_eq!(registry.delete_key(KEY).len(), 1);
+        assert!(!registry.has_key(KEY) && !registry.has_key(&below));
+        assert!(registry.has_key(&format!("{KEY}2")));
+        let _ = registry.create_key(&below);
+        assert!(registry.value(&below, "Mode").is_none());
+        assert!(before.is_some() && registry.generation(&below) != before);
     }
 
     #[test]

@@ -22,7 +22,10 @@ use crate::verifier::{Violation, rules};
 /// Path of the key behind a handle, or what the call returns instead.
 fn key(kernel: &Kernel, handle: HANDLE) -> Result<String, Status> {
     match kernel.objects().handle(handle) {
-        Some(Object::Key(path)) => Ok(path.clone()),
+        Some(Object::Key(path, generation)) => match kernel.registry().generation(path) {
+            Some(now) if now == *generation => Ok(path.clone()),
+            _ => Err(status::KEY_DELETED),
+        },
         Some(_) => Err(Status::OBJECT_TYPE_MISMATCH),
         None => Err(Status::INVALID_HANDLE),
     }
@@ -58,10 +61,10 @@ fn open_key(kernel: &Kernel, out: Address, attributes: Address) -> Result<Status
             Err(status) => return Ok(status),
         },
     };
-    if !kernel.registry().has_key(&path) {
+    let Some(generation) = kernel.registry().generation(&path) else {
         return Ok(Status::OBJECT_NAME_NOT_FOUND);
-    }
-    let handle = kernel.objects().open(Object::Key(path));
+    };
+    let handle = kernel.objects().open(Object::Key(path, generation));
     foreign::write(out, &handle)?;
     Ok(Status::SUCCESS)
 }
@@ -242,7 +245,26 @@ fn create_event(kernel: &Kernel, out: Address, kind: i32, signaled: bool) -> Res
     Ok(Status::SUCCESS)
 }
 
-/// `ZwWaitForSingleObject` on an event.
+/// `ZwSetEvent`.
+pub extern "win64" fn ZwSetEvent(EventHandle: HANDLE, PreviousState: Address) -> NTSTATUS {
+    let kernel = enter!(ZwSetEvent);
+    let event = match kernel.objects().handle(EventHandle) {
+        Some(Object::Event(event)) => Arc::clone(event),
+        Some(_) => return Status::OBJECT_TYPE_MISMATCH.0,
+        None => return Status::INVALID_HANDLE.0,
+    };
+    let previous = i32::from(event.signaled.swap(true, Ordering::AcqRel));
+    drop(event);
+    kernel.bell.ring();
+    let written = match PreviousState {
+        0 => Ok(()),
+        _ => foreign::write(PreviousState, &previous),
+    };
+    kernel.settle(written, ());
+    Status::SUCCESS.0
+}
+
+/// `ZwWaitForSingleObject` on an event or a thread.
 pub extern "win64" fn ZwWaitForSingleObject(
     Handle: HANDLE,
     Alertable: BOOLEAN,
@@ -256,7 +278,7 @@ pub extern "win64" fn ZwWaitForSingleObject(
     let _ = Alertable;
     let timeout = kernel.settle(timeout, None);
     match kernel.objects().handle(Handle) {
-        Some(Object::Event(_)) => {}
+        Some(Object::Event(_) | Object::Thread(_)) => {}
         Some(_) => return Status::OBJECT_TYPE_MISMATCH.0,
         None => return Status::INVALID_HANDLE.0,
     }
@@ -264,7 +286,7 @@ pub extern "win64" fn ZwWaitForSingleObject(
     // closed meanwhile ends the wait.
     let take = || match kernel.objects().handle(Handle) {
         Some(Object::Event(event)) if event.synchronization => event.signaled.swap(false, Ordering::AcqRel),
-        Some(Object::Event(event)) => event.signaled.load(Ordering::Acquire),
+        Some(Object::Event(event) | Object::Thread(event)) => event.signaled.load(Ordering::Acquire),
         _ => true,
     };
     ke::wait(&kernel, timeout.map(|t| t.QuadPart), take).0

@@ -95,6 +95,7 @@ rules! {
     CALLOUTS_LEFT = 0xCE, None, "unloaded with callouts registered";
     SUBSCRIPTION_LEFT = LAB, None, "unloaded with a BFE state subscription";
     DEVICE_LEFT = LAB, None, "unloaded with device objects";
+    THREAD_LEFT = LAB, None, "unloaded while a thread of the driver's runs";
     WORK_ITEM_LEFT = LAB, None, "unloaded with work items allocated";
     HANDLE_LEFT = LAB, None, "unloaded with handles open";
     FILTER_OBJECT_LEFT = LAB, None, "unloaded with filter engine objects left";

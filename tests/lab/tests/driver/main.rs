@@ -2,6 +2,7 @@
 
 mod image;
 mod lifecycle;
+mod policy;
 mod registration;
 mod scan;
 mod stealth;

@@ -12,6 +12,9 @@ use lab::wfp::{
     Filter, FlowHandle, Guid, LayerData, Metadata, Packet, Request, Session, Sublayer, Value,
 };
 
+/// LUID of the interface that every probe comes through.
+pub const INTERFACE: u64 = 0x6_0080_0000_0000;
+
 const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const TRANSPORT: u32 = 1;
@@ -19,7 +22,7 @@ const GENERAL: u32 = 2;
 
 /// A segment at a discard layer.
 #[derive(Clone)]
-struct Probe {
+pub struct Probe {
     family: &'static str,
     protocol: u8,
     tcp_flags: u8,
@@ -31,7 +34,7 @@ struct Probe {
 }
 
 impl Probe {
-    fn syn(family: &'static str) -> Self {
+    pub fn syn(family: &'static str) -> Self {
         let metadata = Metadata {
             discard: Some(Discard { module: TRANSPORT, reason: 4, filter_id: 0 }),
             ip_header_size: Some(20),
@@ -48,23 +51,28 @@ impl Probe {
     }
 }
 
-struct Bench {
-    machine: Machine,
+pub struct Bench {
+    pub machine: Machine,
 }
 
 impl Bench {
-    fn new(options: Options, values: &[(&str, u32)]) -> Self {
-        let mut machine = Machine::new(options);
+    pub fn new(options: Options, values: &[(&str, u32)]) -> Self {
+        let machine = Machine::new(options);
         for (name, number) in values {
             machine.set(name, *number);
         }
+        Self::start(machine)
+    }
+
+    /// Starts the driver on a machine that has been prepared for it.
+    pub fn start(mut machine: Machine) -> Self {
         machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
         Self { machine }
     }
 
     /// Shows the probe at INBOUND_TRANSPORT_DISCARD; the decision, and what the
     /// driver counted.
-    fn ask(&self, probe: &Probe) -> (Decision, String) {
+    pub fn ask(&self, probe: &Probe) -> (Decision, String) {
         let engine = self.machine.engine();
         let name = format!("INBOUND_TRANSPORT_{}_DISCARD", probe.family);
         let layer = engine.layer_by_name(&name).unwrap();
@@ -79,6 +87,7 @@ impl Bench {
         set("IP_REMOTE_ADDRESS", address(1));
         set("IP_LOCAL_PORT", Value::Uint16(23));
         set("IP_REMOTE_PORT", Value::Uint16(40_000));
+        set("IP_LOCAL_INTERFACE", Value::Uint64(INTERFACE));
         set("FLAGS", Value::Uint32(probe.flags));
         // The IP header is of no interest here; TCP's is behind 20 bytes.
         let mut bytes = vec![0; 40];
@@ -111,7 +120,7 @@ impl Bench {
         Counters::read(image, engine).unwrap().of(key.unwrap())
     }
 
-    fn end(mut self) {
+    pub fn end(mut self) {
         let violations = self.machine.engine().take_violations();
         assert!(violations.is_empty(), "{violations:?}");
         assert!(self.machine.kernel().verifier().findings().is_empty());

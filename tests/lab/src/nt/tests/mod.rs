@@ -11,6 +11,7 @@ mod packets;
 mod pool;
 mod registry;
 mod sync;
+mod threads;
 
 use std::ffi::c_void;
 use std::sync::Arc;

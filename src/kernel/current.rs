@@ -1,0 +1,68 @@
+//! A value that is replaced while callbacks read it.
+
+use core::marker::PhantomData;
+use core::ops::Deref;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use super::irql::{MaxDispatch, Passive};
+use super::mutex::Mutex;
+use super::per_cpu::PerCpu;
+use super::pool::PoolBox;
+use super::status::Result;
+use super::work_item::pause;
+use crate::logic::epoch::{Inside, Phase, Readers};
+
+/// The value that holds now. Reading it neither locks nor writes what other
+/// processors write; what is replaced is freed when its last reader has gone.
+pub struct Current<T> {
+    value: AtomicPtr<T>,
+    phase: Phase,
+    readers: PerCpu<Readers>,
+    /// What `value` leads to; held by whoever replaces it.
+    owner: Mutex<PoolBox<T>>,
+}
+
+/// The value as it was when reading began.
+#[must_use]
+pub struct Reading<'a, T> {
+    value: &'a T,
+    _inside: Inside<'a>,
+    stays_here: PhantomData<*mut ()>,
+}
+
+impl<T: Send + Sync> Current<T> {
+    /// The first value.
+    pub fn new(value: PoolBox<T>, irql: &Passive) -> Result<Self> {
+        let readers = PerCpu::new(Readers::new, irql)?;
+        let pointer = AtomicPtr::new(value.as_ptr());
+        Ok(Self { value: pointer, phase: Phase::new(), readers, owner: Mutex::new(value, irql)? })
+    }
+
+    /// The value of now; `None` only on a processor that the machine did not
+    /// announce.
+    pub fn read<'a>(&'a self, irql: &'a MaxDispatch) -> Option<Reading<'a, T>> {
+        let inside = self.phase.enter(self.readers.current(irql)?);
+        let value = self.value.load(Ordering::SeqCst);
+        // SAFETY: the pointer is never NULL, and what it leads to is dropped
+        // only when the readers that were counted in before have left.
+        let value = unsafe { &*value };
+        Some(Reading { value, _inside: inside, stays_here: PhantomData })
+    }
+
+    /// Replaces the value in one step, then waits until nobody reads the old
+    /// one and drops it.
+    pub fn replace(&self, value: PoolBox<T>, irql: &Passive) {
+        let mut owner = self.owner.lock(irql);
+        self.value.store(value.as_ptr(), Ordering::SeqCst);
+        self.phase.wait(self.readers.all().iter(), pause);
+        *owner = value;
+    }
+}
+
+impl<T> Deref for Reading<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.value
+    }
+}

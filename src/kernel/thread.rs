@@ -1,0 +1,152 @@
+//! A system thread of our own, ended when dropped, and what wakes it.
+
+use core::ffi::c_void;
+use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use super::irql::Passive;
+use super::pool::PoolBox;
+use super::status::{Result, to_result};
+use crate::ffi;
+
+/// What a thread does.
+pub trait Run: Send + Sync {
+    /// Runs on the thread, from its start to its end, which is asked for by
+    /// [`Signal::is_ending`].
+    fn run(&self, signal: &Signal, irql: &Passive);
+}
+
+/// A thread at PASSIVE_LEVEL. The work that it does stays where it is until the
+/// thread has ended: not only left our code, but gone.
+pub struct Thread<R: Run> {
+    handle: Handle,
+    body: PoolBox<Body<R>>,
+}
+
+struct Body<R> {
+    signal: Signal,
+    run: R,
+}
+
+/// What a thread waits for: an event that others set, too, and its end.
+pub struct Signal {
+    event: Handle,
+    ending: AtomicBool,
+}
+
+/// A kernel handle.
+struct Handle(ffi::HANDLE);
+
+// SAFETY: a kernel handle is the same in every thread and process.
+unsafe impl Send for Handle {}
+// SAFETY: as above; the system locks for itself.
+unsafe impl Sync for Handle {}
+
+impl<R: Run> Thread<R> {
+    /// Starts it.
+    pub fn new(run: R, irql: &Passive) -> Result<Self> {
+        let body = PoolBox::new(Body { signal: Signal::new(irql)?, run })?;
+        let attributes = kernel_handle();
+        let mut handle = ptr::null_mut();
+        // SAFETY: handle and attributes are locals, no process means the
+        // system's, the body lives until the thread has ended (see Drop), and
+        // the call is made at PASSIVE_LEVEL.
+        to_result(unsafe {
+            ffi::PsCreateSystemThread(
+                &mut handle,
+                ffi::SYNCHRONIZE,
+                ptr::from_ref(&attributes).cast_mut(),
+                ptr::null_mut(),
+                ptr::null_mut(),
+                Some(routine::<R>),
+                body.as_ptr().cast(),
+            )
+        })?;
+        Ok(Self { handle: Handle(handle), body })
+    }
+}
+
+/// KSTART_ROUTINE; returning ends the thread.
+unsafe extern "C" fn routine<R: Run>(context: *mut c_void) {
+    // SAFETY: the context is the body, which outlives the thread.
+    let body = unsafe { &*context.cast::<Body<R>>() };
+    // SAFETY: a system thread starts at PASSIVE_LEVEL (PsCreateSystemThread).
+    let irql = unsafe { Passive::assume() };
+    body.run.run(&body.signal, &irql);
+}
+
+impl<R: Run> Drop for Thread<R> {
+    fn drop(&mut self) {
+        self.body.signal.ending.store(true, Ordering::Release);
+        // SAFETY: the event is open; threads are only held at PASSIVE_LEVEL.
+        let set = unsafe { ffi::ZwSetEvent(self.body.signal.event.0, ptr::null_mut()) };
+        debug_assert!(to_result(set).is_ok(), "an open event is set");
+        wait(&self.handle, ptr::null_mut());
+    }
+}
+
+impl Signal {
+    fn new(_: &Passive) -> Result<Self> {
+        let attributes = kernel_handle();
+        let mut event = ptr::null_mut();
+        // SAFETY: event and attributes are locals, and the call is made at
+        // PASSIVE_LEVEL.
+        to_result(unsafe {
+            ffi::ZwCreateEvent(
+                &mut event,
+                ffi::SYNCHRONIZE | ffi::EVENT_MODIFY_STATE,
+                ptr::from_ref(&attributes).cast_mut(),
+                ffi::_EVENT_TYPE::SynchronizationEvent,
+                0,
+            )
+        })?;
+        Ok(Self { event: Handle(event), ending: AtomicBool::new(false) })
+    }
+
+    /// The event, for what else is to set it.
+    pub(super) fn event(&self) -> ffi::HANDLE {
+        self.event.0
+    }
+
+    /// Whether the thread is to end. Asked after whatever else may clear the
+    /// event, since the end sets this first and the event then.
+    pub fn is_ending(&self) -> bool {
+        self.ending.load(Ordering::Acquire)
+    }
+
+    /// Waits until the event is set, or for so many seconds at most.
+    pub fn wait(&self, seconds: Option<u32>, _: &Passive) {
+        // Relative, in units of 100 ns.
+        let mut interval =
+            seconds.map(|seconds| ffi::LARGE_INTEGER { QuadPart: i64::from(seconds) * -10_000_000 });
+        wait(&self.event, interval.as_mut().map_or(ptr::null_mut(), ptr::from_mut));
+    }
+}
+
+fn wait(handle: &Handle, interval: ffi::PLARGE_INTEGER) {
+    // SAFETY: the handle is open, the interval NULL or a caller's local;
+    // callers are at PASSIVE_LEVEL.
+    let waited = unsafe { ffi::ZwWaitForSingleObject(handle.0, 0, interval) };
+    debug_assert!(to_result(waited).is_ok(), "an open handle is waited for");
+}
+
+/// Attributes of a handle that any process may use and no user can.
+fn kernel_handle() -> ffi::OBJECT_ATTRIBUTES {
+    ffi::OBJECT_ATTRIBUTES {
+        Length: size_of::<ffi::OBJECT_ATTRIBUTES>() as ffi::ULONG,
+        RootDirectory: ptr::null_mut(),
+        ObjectName: ptr::null_mut(),
+        Attributes: ffi::OBJ_KERNEL_HANDLE,
+        SecurityDescriptor: ptr::null_mut(),
+        SecurityQualityOfService: ptr::null_mut(),
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: the handle is open and closed once, here, at the
+        // PASSIVE_LEVEL at which all that owns it is dropped.
+        let closed = unsafe { ffi::ZwClose(self.0) };
+        debug_assert!(to_result(closed).is_ok(), "an open handle closes");
+    }
+}

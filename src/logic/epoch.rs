@@ -1,0 +1,171 @@
+//! When nobody reads any more what has been replaced.
+//!
+//! Readers count themselves in and out on their own processor, in the phase
+//! that holds when they come; whoever replaced the value turns the phase and
+//! waits until each processor was seen without readers of either. No cache
+//! line is written by readers of two processors, and no reader ever waits.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+/// One processor's readers, by phase, on a cache line of their own.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct Readers {
+    even: AtomicU32,
+    odd: AtomicU32,
+}
+
+/// The phase that newcomers count themselves in; turned by one writer at a
+/// time.
+#[derive(Debug, Default)]
+pub struct Phase(AtomicU32);
+
+/// A reader, counted for as long as this lives. It may be dropped on another
+/// processor than it was made on.
+#[derive(Debug)]
+#[must_use]
+pub struct Inside<'a>(&'a AtomicU32);
+
+impl Readers {
+    /// Nobody.
+    pub const fn new() -> Self {
+        Self { even: AtomicU32::new(0), odd: AtomicU32::new(0) }
+    }
+
+    fn of(&self, phase: u32) -> &AtomicU32 {
+        if phase & 1 == 0 { &self.even } else { &self.odd }
+    }
+}
+
+impl Phase {
+    /// The first phase.
+    pub const fn new() -> Self {
+        Self(AtomicU32::new(0))
+    }
+
+    /// Counts a reader in. What is to be read is loaded after this, in
+    /// sequentially consistent order: then either the writer sees the count, or
+    /// the reader the new value.
+    pub fn enter<'a>(&self, readers: &'a Readers) -> Inside<'a> {
+        let count = readers.of(self.0.load(Ordering::Relaxed));
+        count.fetch_add(1, Ordering::SeqCst);
+        Inside(count)
+    }
+
+    /// Returns when everybody has left who came before it was called. The value
+    /// is replaced before that, in sequentially consistent order.
+    ///
+    /// First those of the other phase are waited for: there are none but who
+    /// looked at the phase before the last turn and came after it. Then the
+    /// phase is turned, so that newcomers cannot keep this one from ending. A
+    /// reader of the old value is in one of the two.
+    pub fn wait<'a, R: Iterator<Item = &'a Readers> + Clone>(&self, readers: R, mut pause: impl FnMut()) {
+        let phase = self.0.load(Ordering::Relaxed);
+        let other = phase.wrapping_add(1);
+        let mut empty = |phase| {
+            for readers in readers.clone() {
+                while readers.of(phase).load(Ordering::SeqCst) != 0 {
+                    pause();
+                }
+            }
+        };
+        empty(other);
+        self.0.store(other, Ordering::SeqCst);
+        empty(phase);
+    }
+}
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, AtomicUsize};
+
+    /// Values are marked instead of freed, so that a reader can tell.
+    #[test]
+    fn nobody_reads_what_was_waited_for() {
+        const ROUNDS: usize = 100;
+        let (phase, processors) = (Phase::new(), [const { Readers::new() }; 2]);
+        let freed = [const { AtomicBool::new(false) }; ROUNDS + 1];
+        let [current, reads] = [const { AtomicUsize::new(0) }; 2];
+        let [done, bad] = [const { AtomicBool::new(false) }; 2];
+        let look = |value: usize| {
+            if freed[value].load(Ordering::Relaxed) {
+                bad.store(true, Ordering::Relaxed);
+            }
+        };
+        let read = |number: usize| {
+            while !done.load(Ordering::Relaxed) {
+                let count = reads.fetch_add(1, Ordering::Relaxed);
+                // Threads change processors as they like.
+                let inside = phase.enter(&processors[(number + count) % 2]);
+                let value = current.load(Ordering::SeqCst);
+                for _ in 0..count % 7 {
+                    look(value);
+                    std::thread::yield_now();
+                }
+                look(value);
+                drop(inside);
+            }
+        };
+        std::thread::scope(|scope| {
+            for number in 0..3 {
+                let read = &read;
+                scope.spawn(move || read(number));
+            }
+            for (round, freed) in freed.iter().enumerate().take(ROUNDS) {
+                let before = reads.load(Ordering::Relaxed);
+                while reads.load(Ordering::Relaxed) == before {
+                    std::thread::yield_now();
+                }
+                current.store(round + 1, Ordering::SeqCst);
+                phase.wait(processors.iter(), std::thread::yield_now);
+                freed.store(true, Ordering::Relaxed);
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        assert!(!bad.load(Ordering::Relaxed), "a reader met what had been waited for");
+    }
+
+    #[test]
+    fn a_reader_of_either_phase_is_waited_for() {
+        for turns in 0..3 {
+            let (phase, readers) = (Phase::new(), Readers::new());
+            for _ in 0..turns {
+                phase.wait([&readers].into_iter(), || panic!("nobody is inside"));
+            }
+            let mut inside = Some(phase.enter(&readers));
+            let mut paused = 0;
+            phase.wait([&readers].into_iter(), || {
+                paused += 1;
+                // Those who come meanwhile are not waited for.
+                std::mem::forget(phase.enter(&readers));
+                if paused == 3 {
+                    inside = None;
+                }
+            });
+            assert_eq!(paused, 3);
+        }
+    }
+
+    #[test]
+    fn a_reader_that_comes_late_to_the_other_phase_is_waited_for() {
+        let (phase, readers) = (Phase::new(), Readers::new());
+        // Looked at the phase, and was interrupted before it counted itself in.
+        let late = readers.of(phase.0.load(Ordering::Relaxed));
+        phase.wait([&readers].into_iter(), || panic!("nobody is inside"));
+        late.fetch_add(1, Ordering::SeqCst);
+        let mut late = Some(Inside(late));
+        let mut paused = 0;
+        phase.wait([&readers].into_iter(), || {
+            paused += 1;
+            late = None;
+        });
+        assert_eq!(paused, 1);
+    }
+}

@@ -1,0 +1,160 @@
+//! Who is answered although silence is asked for.
+
+use core::net::IpAddr;
+
+use super::ports::PortSet;
+use super::ranges::{Full, Range, RangeSet};
+
+/// `IPPROTO_TCP`.
+pub const TCP: u8 = 6;
+/// `IPPROTO_UDP`.
+pub const UDP: u8 = 17;
+
+/// Most entries of `ExemptPrefixes`; each takes one range of its family.
+pub const PREFIXES: usize = 1024;
+/// Most entries of `ExemptInterfaces`.
+pub const INTERFACES: usize = 64;
+
+/// The exemption lists, ready to be looked up on a packet's path: one bit of a
+/// map for the port, a search by halving for address and interface.
+///
+/// About 58 KB of integers only, and empty where all of them are zero: made in
+/// zeroed memory, never on a kernel stack.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Exemptions {
+    tcp: PortSet,
+    udp: PortSet,
+    v4: RangeSet<u32, PREFIXES>,
+    v6: RangeSet<u128, PREFIXES>,
+    interfaces: RangeSet<u64, INTERFACES>,
+}
+
+/// What a packet is looked up by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Remote {
+    /// IP protocol.
+    pub protocol: Option<u8>,
+    /// The port it was for, where its protocol has ports.
+    pub local_port: Option<u16>,
+    /// Where it came from.
+    pub remote_address: Option<IpAddr>,
+    /// LUID of the interface it came through.
+    pub interface: Option<u64>,
+}
+
+/// Which list a packet is on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exemption {
+    /// `ExemptPorts`.
+    Port,
+    /// `ExemptPrefixes`.
+    Prefix,
+    /// `ExemptInterfaces`.
+    Interface,
+}
+
+/// One entry of `ExemptPorts`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports {
+    /// Of TCP.
+    pub tcp: bool,
+    /// Of UDP.
+    pub udp: bool,
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+}
+
+/// One entry of `ExemptPrefixes`, as the addresses it stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Prefix {
+    /// IPv4 addresses as numbers.
+    V4(Range<u32>),
+    /// IPv6 addresses as numbers.
+    V6(Range<u128>),
+}
+
+impl Exemptions {
+    /// Nothing exempted; for tests, which have memory to spare on their stacks.
+    #[cfg(test)]
+    pub fn empty() -> Self {
+        Self {
+            tcp: PortSet::empty(),
+            udp: PortSet::empty(),
+            v4: RangeSet::empty(),
+            v6: RangeSet::empty(),
+            interfaces: RangeSet::empty(),
+        }
+    }
+
+    /// The first list that a packet is on.
+    pub fn of(&self, remote: &Remote) -> Option<Exemption> {
+        let ports = match remote.protocol {
+            Some(TCP) => Some(&self.tcp),
+            Some(UDP) => Some(&self.udp),
+            _ => None,
+        };
+        if ports.is_some_and(|ports| remote.local_port.is_some_and(|port| ports.contains(port))) {
+            return Some(Exemption::Port);
+        }
+        let prefix = match remote.remote_address {
+            Some(IpAddr::V4(address)) => self.v4.contains(address.to_bits()),
+            Some(IpAddr::V6(address)) => self.v6.contains(address.to_bits()),
+            None => false,
+        };
+        if prefix {
+            return Some(Exemption::Prefix);
+        }
+        let interface = remote.interface.is_some_and(|luid| self.interfaces.contains(luid));
+        interface.then_some(Exemption::Interface)
+    }
+
+    /// Whether nothing is exempted.
+    pub fn is_empty(&self) -> bool {
+        let ports = self.tcp.is_empty() && self.udp.is_empty();
+        let prefixes = self.v4.ranges().is_empty() && self.v6.ranges().is_empty();
+        ports && prefixes && self.interfaces.ranges().is_empty()
+    }
+
+    /// Adds ports.
+    pub fn insert_ports(&mut self, ports: Ports) {
+        if ports.tcp {
+            self.tcp.insert(ports.first, ports.last);
+        }
+        if ports.udp {
+            self.udp.insert(ports.first, ports.last);
+        }
+    }
+
+    /// Adds a prefix.
+    pub fn insert_prefix(&mut self, prefix: Prefix) -> Result<(), Full> {
+        match prefix {
+            Prefix::V4(range) => self.v4.insert(range),
+            Prefix::V6(range) => self.v6.insert(range),
+        }
+    }
+
+    /// Adds an interface by its LUID.
+    pub fn insert_interface(&mut self, luid: u64) -> Result<(), Full> {
+        self.interfaces.insert(Range { first: luid, last: luid })
+    }
+
+    /// Takes out all ports.
+    pub fn clear_ports(&mut self) {
+        self.tcp.clear();
+        self.udp.clear();
+    }
+
+    /// Takes out all prefixes.
+    pub fn clear_prefixes(&mut self) {
+        self.v4.clear();
+        self.v6.clear();
+    }
+
+    /// Takes out all interfaces.
+    pub fn clear_interfaces(&mut self) {
+        self.interfaces.clear();
+    }
+}

@@ -1,0 +1,217 @@
+//! From what the registry holds to exemptions: lists, ports, prefixes, LUIDs.
+//!
+//! Whoever writes the registry writes anything, so nothing is taken for
+//! granted: every length is looked at, every number checked.
+
+use super::exemptions::{Ports, Prefix};
+use super::ranges::Range;
+use super::values::Reason;
+
+/// Longest entry of a list, in UTF-16 units. The longest with a meaning is an
+/// IPv6 prefix with an IPv4 tail, 49 units.
+pub const LONGEST_ENTRY: usize = 64;
+
+/// Why a list is refused, and at which entry, counted from 1; 0 is the list as
+/// such.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct At {
+    /// Why.
+    pub reason: Reason,
+    /// Where.
+    pub entry: u16,
+}
+
+/// Reads a REG_MULTI_SZ: UTF-16 strings, each ended by a zero, the list ended
+/// by one more. `each` gets every entry without the white space around it.
+///
+/// Data of no bytes, or of zeros alone, is the empty list. Anything else ends
+/// with a string's zero and the list's; behind them there may be zeros, but no
+/// text, which a reader that stops at the end would silently ignore.
+pub fn list(data: &[u8], most: u16, mut each: impl FnMut(&[u8]) -> Result<(), Reason>) -> Result<(), At> {
+    let (units, odd) = data.as_chunks::<2>();
+    if !odd.is_empty() {
+        return Err(At { reason: Reason::OddLength, entry: 0 });
+    }
+    let mut text = [0; LONGEST_ENTRY];
+    let (mut length, mut entry, mut ended) = (0, 0u16, units.is_empty());
+    for unit in units.iter().copied().map(u16::from_le_bytes) {
+        let here = |reason| At { reason, entry: entry.saturating_add(1) };
+        match unit {
+            0 if ended => {}
+            _ if ended => return Err(At { reason: Reason::TextAfterEnd, entry: 0 }),
+            0 if length == 0 => ended = true,
+            0 if entry == most => return Err(At { reason: Reason::TooManyEntries, entry: 0 }),
+            0 => {
+                each(text.get(..length).unwrap_or(&[]).trim_ascii()).map_err(here)?;
+                entry = entry.saturating_add(1);
+                length = 0;
+            }
+            unit => {
+                let letter = u8::try_from(unit).ok().filter(u8::is_ascii);
+                let letter = letter.ok_or(here(Reason::BadCharacter))?;
+                *text.get_mut(length).ok_or(here(Reason::EntryTooLong))? = letter;
+                length += 1;
+            }
+        }
+    }
+    match ended {
+        true => Ok(()),
+        false => Err(At { reason: Reason::NotTerminated, entry: 0 }),
+    }
+}
+
+/// An entry of `ExemptPorts`: `113`, `8000-8100`, `53/udp`, `8000-8100/tcp`;
+/// without a protocol TCP and UDP are meant. Port 0 is a port like others: it
+/// can be scanned.
+pub fn ports(text: &[u8]) -> Result<Ports, Reason> {
+    let (range, protocol) = match split(text, b'/') {
+        Some((range, protocol)) => (range, Some(protocol)),
+        None => (text, None),
+    };
+    let (tcp, udp) = match protocol {
+        None => (true, true),
+        Some(protocol) if protocol.eq_ignore_ascii_case(b"tcp") => (true, false),
+        Some(protocol) if protocol.eq_ignore_ascii_case(b"udp") => (false, true),
+        Some(_) => return Err(Reason::BadProtocol),
+    };
+    let (first, last) = split(range, b'-').unwrap_or((range, range));
+    let port = |text| {
+        let port = number(text, 10).and_then(|number| u16::try_from(number).ok());
+        port.ok_or(Reason::BadPort)
+    };
+    let (first, last) = (port(first)?, port(last)?);
+    match first <= last {
+        true => Ok(Ports { tcp, udp, first, last }),
+        false => Err(Reason::ReversedRange),
+    }
+}
+
+/// An entry of `ExemptPrefixes`: `10.0.0.0/8`, `fd00::/8`; an address without
+/// a length is that one address.
+///
+/// Bits behind the length are refused, not ignored: `10.1.2.3/8` looks like
+/// one machine and would exempt sixteen million. So are scopes (`fe80::1%4`):
+/// an interface is exempted by its LUID.
+pub fn prefix(text: &[u8]) -> Result<Prefix, Reason> {
+    let (address, length) = match split(text, b'/') {
+        Some((address, length)) => (address, Some(number(length, 10).ok_or(Reason::BadPrefixLength)?)),
+        None => (text, None),
+    };
+    if let Some(address) = v4(address) {
+        let mask = host_bits(length, u32::BITS)?;
+        let mask = u32::try_from(mask).map_err(|_| Reason::BadPrefixLength)?;
+        return match address & mask {
+            0 => Ok(Prefix::V4(Range { first: address, last: address | mask })),
+            _ => Err(Reason::HostBits),
+        };
+    }
+    let address = v6(address).ok_or(Reason::BadPrefix)?;
+    let mask = host_bits(length, u128::BITS)?;
+    match address & mask {
+        0 => Ok(Prefix::V6(Range { first: address, last: address | mask })),
+        _ => Err(Reason::HostBits),
+    }
+}
+
+/// An entry of `ExemptInterfaces`: a NET_LUID's value, `1689399632855040` or
+/// `0x6008000000000`; 0 is no interface.
+pub fn luid(text: &[u8]) -> Result<u64, Reason> {
+    let value = match text {
+        [b'0', b'x' | b'X', digits @ ..] => number(digits, 16),
+        digits => number(digits, 10),
+    };
+    value.filter(|value| *value != 0).ok_or(Reason::BadLuid)
+}
+
+/// The bits of an address behind a prefix, set.
+fn host_bits(length: Option<u64>, bits: u32) -> Result<u128, Reason> {
+    let length = match length {
+        Some(length) => u32::try_from(length).map_err(|_| Reason::BadPrefixLength)?,
+        None => bits,
+    };
+    let behind = bits.checked_sub(length).ok_or(Reason::BadPrefixLength)?;
+    Ok(u128::MAX.checked_shr(u128::BITS.saturating_sub(behind)).unwrap_or(0))
+}
+
+/// Digits and nothing else.
+fn number(text: &[u8], radix: u32) -> Option<u64> {
+    let mut digits = text.trim_ascii().iter().peekable();
+    digits.peek()?;
+    digits.try_fold(0u64, |number, digit| {
+        let digit = char::from(*digit).to_digit(radix)?;
+        number.checked_mul(radix.into())?.checked_add(digit.into())
+    })
+}
+
+/// What stands before and behind the first separator.
+fn split(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
+    let mut parts = text.splitn(2, |letter| *letter == separator);
+    Some((parts.next()?.trim_ascii(), parts.next()?.trim_ascii()))
+}
+
+/// `a.b.c.d`, decimal, without leading zeros, which some take for octal.
+fn v4(text: &[u8]) -> Option<u32> {
+    let (mut address, mut octets) = (0u32, 0);
+    for octet in text.split(|letter| *letter == b'.') {
+        if octet.is_empty() || octet.len() > 3 || (octet.len() > 1 && octet.first() == Some(&b'0')) {
+            return None;
+        }
+        if !octet.iter().all(u8::is_ascii_digit) {
+            return None;
+        }
+        let octet = u8::try_from(number(octet, 10)?).ok()?;
+        address = address << 8 | u32::from(octet);
+        octets += 1;
+        if octets > 4 {
+            return None;
+        }
+    }
+    (octets == 4).then_some(address)
+}
+
+const GROUPS: u32 = 8;
+
+/// As RFC 4291, 2.2 has it: groups of up to four digits, `::` once for at
+/// least one group of zeros, the last two groups also as an IPv4 address.
+fn v6(text: &[u8]) -> Option<u128> {
+    let Some(gap) = text.windows(2).position(|pair| pair == b"::") else {
+        let (address, count) = groups(text, true)?;
+        return (count == GROUPS).then_some(address);
+    };
+    let (head, tail) = text.split_at_checked(gap)?;
+    let some = |text: &[u8], tail| match text.is_empty() {
+        true => Some((0, 0)),
+        false => groups(text, tail),
+    };
+    let ((head, before), (tail, after)) = (some(head, false)?, some(tail.get(2..)?, true)?);
+    if before + after >= GROUPS {
+        return None;
+    }
+    Some(head.checked_shl(16 * (GROUPS - before)).unwrap_or(0) | tail)
+}
+
+/// Groups between colons, as a number, and how many there are.
+fn groups(text: &[u8], tail: bool) -> Option<(u128, u32)> {
+    let (mut address, mut count) = (0u128, 0);
+    let mut parts = text.split(|letter| *letter == b':').peekable();
+    while let Some(group) = parts.next() {
+        let (value, wide) = match group.contains(&b'.') {
+            true if tail && parts.peek().is_none() => (u128::from(v4(group)?), 2),
+            true => return None,
+            false if (1..=4).contains(&group.len()) && group.iter().all(u8::is_ascii_hexdigit) => {
+                (u128::from(number(group, 16)?), 1)
+            }
+            false => return None,
+        };
+        address = address << (16 * wide) | value;
+        count += wide;
+        if count > GROUPS {
+            return None;
+        }
+    }
+    Some((address, count))
+}
+
+#[cfg(test)]
+#[path = "parse_tests.rs"]
+mod tests;

@@ -1,0 +1,236 @@
+//! The table holds together, and no value disturbs another.
+
+use proptest::prelude::*;
+
+use super::super::exemptions::{Exemption, Remote};
+use super::*;
+
+/// Tables as the driver makes them, in zeroed memory.
+pub fn exemptions() -> Box<Exemptions> {
+    Box::new(Exemptions::empty())
+}
+
+fn dword(number: u32) -> [u8; 4] {
+    number.to_le_bytes()
+}
+
+pub fn multi_sz(entries: &[&str]) -> Vec<u8> {
+    let text = entries.iter().map(|entry| format!("{entry}\0")).collect::<String>() + "\0";
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+fn numbers(policy: &Policy<'_>) -> Vec<u32> {
+    let of = |value: &Value| match value.kind {
+        Kind::Number { get, .. } => Some(get(policy)),
+        Kind::List { .. } => None,
+    };
+    VALUES.iter().filter_map(of).collect()
+}
+
+fn value(name: &str) -> &'static Value {
+    VALUES.iter().find(|value| value.name == name).unwrap()
+}
+
+/// The lists that a packet on all three is on.
+fn lists(exemptions: &Exemptions) -> [bool; 3] {
+    let nothing = Remote { protocol: Some(6), local_port: None, remote_address: None, interface: None };
+    let on = |remote| exemptions.of(&remote).is_some();
+    [
+        on(Remote { local_port: Some(113), ..nothing }),
+        on(Remote { remote_address: Some([10, 1, 2, 3].into()), ..nothing }),
+        on(Remote { interface: Some(5), ..nothing }),
+    ]
+}
+
+const ENTRIES: [(&str, &str); 3] =
+    [("ExemptPorts", "113"), ("ExemptPrefixes", "10.0.0.0/8"), ("ExemptInterfaces", "5")];
+
+#[test]
+fn the_defaults_are_the_tables() {
+    for value in &VALUES {
+        let (mut policy, mut lists) = (Policy::DEFAULT, exemptions());
+        if let Kind::Number { default, min, max, get, .. } = value.kind {
+            assert_eq!(get(&policy), default, "{}", value.name);
+            assert!((min..=max).contains(&default) && min < max, "{}", value.name);
+            assert_eq!(value.parse(REG_DWORD, &dword(default), &mut policy, &mut lists), Ok(()));
+        }
+        assert_eq!(numbers(&policy), numbers(&Policy::DEFAULT), "{}", value.name);
+    }
+}
+
+#[test]
+fn each_number_sets_itself_and_nothing_else() {
+    for value in &VALUES {
+        let Kind::Number { min, max, get, .. } = value.kind else { continue };
+        for number in [min, min + 1, max] {
+            let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
+            value.parse(REG_DWORD, &dword(number), &mut policy, &mut tables).unwrap();
+            assert_eq!(get(&policy), number, "{}", value.name);
+            for other in VALUES.iter().filter(|other| other.name != value.name) {
+                let Kind::Number { get, default, .. } = other.kind else { continue };
+                assert_eq!(get(&policy), default, "{} by {}", other.name, value.name);
+            }
+            assert_eq!(lists(&tables), [false; 3]);
+        }
+    }
+}
+
+#[test]
+fn each_list_fills_itself_and_nothing_else() {
+    for (index, (name, entry)) in ENTRIES.iter().enumerate() {
+        let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
+        value(name).parse(REG_MULTI_SZ, &multi_sz(&[entry]), &mut policy, &mut tables).unwrap();
+        assert_eq!(lists(&tables), std::array::from_fn(|list| list == index), "{name}");
+        assert!(!tables.is_empty() && exemptions().is_empty());
+        assert_eq!(numbers(&policy), numbers(&Policy::DEFAULT));
+    }
+}
+
+#[test]
+fn a_refused_number_leaves_its_default() {
+    for value in &VALUES {
+        let Kind::Number { default, min, max, get, .. } = value.kind else { continue };
+        let beyond = [min.checked_sub(1), max.checked_add(1), Some(u32::MAX)];
+        let beyond = beyond.into_iter().flatten().map(|number| (REG_DWORD, dword(number).to_vec()));
+        let shapes = [(REG_DWORD, vec![1, 0, 0]), (REG_DWORD, vec![1, 0, 0, 0, 0]), (1, vec![1, 0, 0, 0])];
+        for (kind, data) in beyond.chain(shapes) {
+            let expected = match (kind, data.len()) {
+                (REG_DWORD, 4) => Reason::OutOfRange,
+                (REG_DWORD, _) => Reason::WrongLength,
+                _ => Reason::WrongType,
+            };
+            let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
+            value.parse(REG_DWORD, &dword(max), &mut policy, &mut tables).unwrap();
+            let refused = value.parse(kind, &data, &mut policy, &mut tables).unwrap_err();
+            assert_eq!(refused, value.rejected(expected), "{data:?}");
+            assert_eq!(get(&policy), default, "{}", value.name);
+        }
+    }
+}
+
+#[test]
+fn a_refused_list_is_empty_and_the_others_stay() {
+    for (index, (name, entry)) in ENTRIES.iter().enumerate() {
+        let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
+        for (name, entry) in ENTRIES {
+            value(name).parse(REG_MULTI_SZ, &multi_sz(&[entry]), &mut policy, &mut tables).unwrap();
+        }
+        let data = multi_sz(&[entry, "-"]);
+        let refused = value(name).parse(REG_MULTI_SZ, &data, &mut policy, &mut tables).unwrap_err();
+        assert_eq!((refused.name, refused.entry), (*name, 2));
+        assert_eq!(lists(&tables), std::array::from_fn(|list| list != index), "{name}");
+    }
+}
+
+#[test]
+fn a_list_has_its_limits() {
+    for value in &VALUES {
+        let Kind::List { most, .. } = value.kind else { continue };
+        let entries = |count: u16| {
+            let entry = |number: u16| match value.name {
+                "ExemptPrefixes" => format!("10.{}.{}.7", number / 256, number % 256),
+                _ => format!("{}", number + 1),
+            };
+            let entries: Vec<String> = (0..count).map(entry).collect();
+            multi_sz(&entries.iter().map(String::as_str).collect::<Vec<_>>())
+        };
+        let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
+        let mut parse = |kind, data: &[u8]| value.parse(kind, data, &mut policy, &mut tables);
+        assert_eq!(parse(REG_MULTI_SZ, &entries(most)), Ok(()), "{}", value.name);
+        assert_eq!(
+            parse(REG_MULTI_SZ, &entries(most + 1)).unwrap_err(),
+            value.rejected(Reason::TooManyEntries)
+        );
+        assert_eq!(parse(REG_MULTI_SZ, &[0; MAX_BYTES]), Ok(()));
+        assert_eq!(parse(REG_MULTI_SZ, &[0; MAX_BYTES + 2]), Err(value.rejected(Reason::TooLong)));
+        assert_eq!(parse(REG_DWORD, &dword(0)), Err(value.rejected(Reason::WrongType)));
+    }
+}
+
+proptest! {
+    /// Whatever a value holds, nothing but its own place in the policy changes.
+    #[test]
+    fn nothing_disturbs_another_value(
+        row in 0..VALUES.len(),
+        kind in prop_oneof![Just(REG_DWORD), Just(REG_MULTI_SZ), any::<u32>()],
+        data in prop::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
+        for (name, entry) in ENTRIES {
+            value(name).parse(REG_MULTI_SZ, &multi_sz(&[entry]), &mut policy, &mut tables).unwrap();
+        }
+        let value = &VALUES[row];
+        let _read_or_refused = value.parse(kind, &data, &mut policy, &mut tables);
+        for other in VALUES.iter().filter(|other| other.name != value.name) {
+            if let Kind::Number { get, default, .. } = other.kind {
+                prop_assert_eq!(get(&policy), default);
+            }
+        }
+        for (list, (name, _)) in lists(&tables).into_iter().zip(ENTRIES) {
+            prop_assert!(list || name == value.name);
+        }
+    }
+}
+
+#[test]
+fn the_types_are_the_headers() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/facts/macros.json");
+    let macros: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    assert_eq!(
+        (&macros["REG_DWORD"][0], &macros["REG_MULTI_SZ"][0]),
+        (&REG_DWORD.into(), &REG_MULTI_SZ.into())
+    );
+}
+
+#[test]
+fn the_inf_lists_every_default() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/inf/hushport.inx");
+    let inf = std::fs::read_to_string(path).unwrap();
+    let section = inf.split_once("[Parameters]\n").unwrap().1.split("\n[").next().unwrap();
+    let lines: Vec<Vec<&str>> = section
+        .lines()
+        .map(|line| line.split(';').next().unwrap_or_default())
+        .filter(|line| !line.trim().is_empty())
+        .map(|line| line.split(',').map(str::trim).collect())
+        .collect();
+    assert_eq!(lines.len(), VALUES.len());
+    for (line, value) in lines.iter().zip(&VALUES) {
+        // FLG_ADDREG_TYPE_DWORD and _MULTI_SZ, both with FLG_ADDREG_NOCLOBBER:
+        // an update of the package keeps what the administrator has set.
+        match value.kind {
+            Kind::Number { default, .. } => {
+                assert_eq!(line[..4], ["HKR", "Parameters", value.name, "0x00010003"]);
+                let number = match line[4].strip_prefix("0x") {
+                    Some(digits) => u32::from_str_radix(digits, 16),
+                    None => line[4].parse(),
+                };
+                assert_eq!(number, Ok(default), "{}", value.name);
+            }
+            Kind::List { .. } => assert_eq!(line[..], ["HKR", "Parameters", value.name, "0x00010002"]),
+        }
+    }
+}
+
+#[test]
+fn an_exemption_says_which_list() {
+    let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
+    for (name, entry) in ENTRIES {
+        value(name).parse(REG_MULTI_SZ, &multi_sz(&[entry]), &mut policy, &mut tables).unwrap();
+    }
+    let policy = Policy { exemptions: Some(&tables), ..policy };
+    let tcp = Remote {
+        protocol: Some(6),
+        local_port: Some(113),
+        remote_address: Some([10, 0, 0, 1].into()),
+        interface: Some(5),
+    };
+    assert_eq!(policy.exempts(&tcp), Some(Exemption::Port));
+    // Other protocols have no ports, whatever stands in the field.
+    let icmp = Remote { protocol: Some(1), ..tcp };
+    assert_eq!(policy.exempts(&icmp), Some(Exemption::Prefix));
+    let elsewhere = Remote { remote_address: Some([11, 0, 0, 1].into()), ..icmp };
+    assert_eq!(policy.exempts(&elsewhere), Some(Exemption::Interface));
+    assert_eq!(policy.exempts(&Remote { interface: Some(6), ..elsewhere }), None);
+    let unknown = Remote { protocol: None, local_port: None, remote_address: None, interface: None };
+    assert_eq!(policy.exempts(&unknown), None);
+}

@@ -1,0 +1,185 @@
+//! The policy: what is exempt, what is refused, and what holds from when on.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use lab::machine::{Machine, SERVICE};
+use lab::nt::registry::RegistryValue;
+use lab::nt::{Options, parameters_key};
+use lab::policy::{PolicyReport, Rejection};
+use lab::wfp::{Discard, LayerData, Metadata, Request, Value};
+
+use super::stealth::{Bench, INTERFACE, Probe};
+
+fn set(machine: &Machine, name: &str, value: RegistryValue) {
+    machine.kernel().set_value(&parameters_key(SERVICE), name, value);
+}
+
+fn list(entries: &[&str]) -> RegistryValue {
+    RegistryValue::multi_sz(entries)
+}
+
+fn report(machine: &Machine) -> PolicyReport {
+    PolicyReport::read(machine.image().unwrap()).unwrap()
+}
+
+/// Waits for the thread that follows the registry.
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !holds() {
+        assert!(Instant::now() < end, "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A value that is there when the driver starts, and one that comes later.
+#[test]
+fn the_lists_exempt_from_the_start_and_live() {
+    let luid = format!("{INTERFACE:#x}");
+    for (name, entries, expected) in [
+        ("ExemptPorts", ["22", "23/tcp"], ["ExemptPort"; 2]),
+        ("ExemptPorts", ["0-22", "23/udp"], ["Silenced"; 2]),
+        ("ExemptPrefixes", ["10.77.0.0/31", "fd77::/16"], ["ExemptPrefix"; 2]),
+        ("ExemptPrefixes", ["10.77.0.0/32", "fd77::/16"], ["Silenced", "ExemptPrefix"]),
+        ("ExemptInterfaces", ["7", &luid], ["ExemptInterface"; 2]),
+        ("ExemptInterfaces", ["7", "8"], ["Silenced"; 2]),
+    ] {
+        for live in [false, true] {
+            let machine = Machine::new(Options::default());
+            if !live {
+                set(&machine, name, list(&entries));
+            }
+            let bench = Bench::start(machine);
+            if live {
+                let before = report(&bench.machine).applied;
+                set(&bench.machine, name, list(&entries));
+                // The watch's own first reading may come between.
+                eventually("applied", || report(&bench.machine).applied > before);
+            }
+            for (family, expected) in ["V4", "V6"].into_iter().zip(expected) {
+                let probe = Probe::syn(family);
+                if live {
+                    eventually(expected, || bench.ask(&probe).1 == expected);
+                }
+                let (decision, verdict) = bench.ask(&probe);
+                assert_eq!(verdict, expected, "{name} {entries:?} {family}");
+                assert_eq!(decision.blocked(), expected == "Silenced");
+            }
+            bench.end();
+        }
+    }
+}
+
+#[test]
+fn at_the_start_a_refused_value_is_its_default_and_the_others_hold() {
+    let machine = Machine::new(Options::default());
+    set(&machine, "Mode", RegistryValue::dword(1));
+    set(&machine, "ExemptPorts", list(&["113", "8100-8000"]));
+    set(&machine, "ExemptPrefixes", list(&["fd77::/16"]));
+    let bench = Bench::start(machine);
+    assert_eq!(bench.ask(&Probe::syn("V4")).1, "Audited");
+    assert_eq!(bench.ask(&Probe::syn("V6")).1, "ExemptPrefix");
+    let last = report(&bench.machine).last;
+    // Row 7 is ExemptPorts, reason 13 a reversed range, in the second entry.
+    assert_eq!(last, Some(Rejection { row: 7, reason: 13, entry: 2 }));
+    bench.end();
+}
+
+#[test]
+fn a_refused_value_leaves_the_last_good_policy_whole() {
+    let bench = Bench::new(Options::default(), &[("Mode", 1)]);
+    let audited = || bench.ask(&Probe::syn("V4")).1 == "Audited";
+    eventually("the watch has begun", || report(&bench.machine).applied == 2);
+    for (value, row, reason, entry) in [
+        (RegistryValue::dword(1), 8, 1, 0),
+        (list(&["10.0.0.0/8", "10.1.2.3/8"]), 8, 17, 2),
+        (RegistryValue { kind: 7, data: vec![b'1', 0, 0] }, 8, 6, 0),
+        (RegistryValue { kind: 7, data: vec![0x31; 0x20000] }, 8, 4, 0),
+    ] {
+        let before = report(&bench.machine);
+        set(&bench.machine, "ExemptPrefixes", value);
+        eventually("refused", || report(&bench.machine).rejected > before.rejected);
+        // A good value beside the bad one holds only when all are good.
+        set(&bench.machine, "Mode", RegistryValue::dword(0));
+        eventually("refused", || report(&bench.machine).rejected > before.rejected + 1);
+        assert_eq!(report(&bench.machine).last, Some(Rejection { row, reason, entry }));
+        assert_eq!(report(&bench.machine).applied, before.applied);
+        assert!(audited());
+        set(&bench.machine, "Mode", RegistryValue::dword(1));
+        eventually("refused", || report(&bench.machine).rejected > before.rejected + 2);
+    }
+    set(&bench.machine, "Mode", RegistryValue::dword(0));
+    bench.machine.kernel().delete_value(&parameters_key(SERVICE), "ExemptPrefixes");
+    eventually("the new policy holds", || bench.ask(&Probe::syn("V4")).1 == "Off");
+    bench.end();
+}
+
+#[test]
+fn a_key_that_goes_means_the_defaults_and_comes_back() {
+    let bench = Bench::new(Options::default(), &[("Mode", 1)]);
+    let verdict = || bench.ask(&Probe::syn("V4")).1;
+    assert_eq!(verdict(), "Audited");
+    bench.machine.kernel().delete_key(&parameters_key(SERVICE));
+    eventually("the default holds", || verdict() == "Silenced");
+    bench.machine.set("Mode", 0);
+    eventually("the new key is found", || verdict() == "Off");
+    bench.machine.set("Mode", 1);
+    eventually("and watched", || verdict() == "Audited");
+    bench.end();
+}
+
+#[test]
+fn without_a_key_the_driver_starts_and_ends() {
+    for _ in 0..3 {
+        Bench::start(Machine::new(Options::default())).end();
+    }
+}
+
+/// Two processors classify while the policy changes under them. What a
+/// classify still reads is not freed: pool that has been faults here.
+#[test]
+fn policies_change_under_packets() {
+    let bench = Bench::new(Options::default(), &[]);
+    let engine = bench.machine.engine();
+    let done = AtomicBool::new(false);
+    let ask = |family: &str, processor: u32| {
+        let layer = engine.layer_by_name(&format!("INBOUND_TRANSPORT_{family}_DISCARD")).unwrap();
+        let mut values = vec![Value::Empty; layer.fields];
+        values[layer.field("IP_PROTOCOL").unwrap()] = Value::Uint8(6);
+        values[layer.field("IP_LOCAL_PORT").unwrap()] = Value::Uint16(23);
+        let discard = Some(Discard { module: 1, reason: 4, filter_id: 0 });
+        let metadata = Metadata { discard, ..Metadata::default() };
+        let request =
+            Request { layer: layer.id, values: &values, metadata: &metadata, data: LayerData::None };
+        let (mut blocked, mut passed) = (0, 0);
+        while !done.load(Ordering::Relaxed) {
+            let decision = bench
+                .machine
+                .kernel()
+                .on_processor(processor, lab::nt::Irql::PASSIVE, |_| engine.classify(&request));
+            match decision.blocked() {
+                true => blocked += 1,
+                false => passed += 1,
+            }
+        }
+        (blocked, passed)
+    };
+    let counts = std::thread::scope(|scope| {
+        let asking = [("V4", 0), ("V6", 1)].map(|(family, processor)| {
+            scope.spawn({
+                let ask = &ask;
+                move || ask(family, processor)
+            })
+        });
+        for round in 0..60 {
+            let before = report(&bench.machine).applied;
+            let ports: &[&str] = if round % 2 == 0 { &["23"] } else { &[] };
+            set(&bench.machine, "ExemptPorts", list(ports));
+            eventually("applied", || report(&bench.machine).applied > before);
+        }
+        done.store(true, Ordering::Relaxed);
+        asking.map(|asking| asking.join().unwrap())
+    });
+    assert!(counts.iter().all(|(blocked, passed)| *blocked > 0 && *passed > 0), "{counts:?}");
+    bench.end();
+}
