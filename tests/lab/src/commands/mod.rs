@@ -1,6 +1,7 @@
 //! `cargo lab …`.
 
 mod demo;
+mod faults;
 mod test;
 mod up;
 
@@ -17,6 +18,8 @@ enum Lab {
     /// Scan a host without and with the driver, show the layers that its
     /// connections pass beside the documented order
     Demo,
+    /// Let every allocation and every kernel call of the driver fail in turn
+    Faults(faults::Arguments),
     /// Run every test and lint
     Test(test::Arguments),
     /// Keep the host running until interrupted, for tools of your own
@@ -28,6 +31,7 @@ pub fn run() -> ExitCode {
     let lab = Lab::parse();
     let outcome = match &lab {
         Lab::Demo => demo::run(),
+        Lab::Faults(arguments) => faults::run(arguments),
         Lab::Test(arguments) => test::run(arguments),
         Lab::Up(arguments) => up::run(arguments),
     };
