@@ -53,6 +53,14 @@ impl Filtering {
         Ok(())
     }
 
+    /// Closes a session that BFE has ended, though it may run again by now.
+    fn forget(&self, irql: &Passive) {
+        let mut session = self.session.lock(irql);
+        if let Session::Open(_) = *session {
+            *session = Session::Closed;
+        }
+    }
+
     /// Closes the session for good.
     pub fn end(&self, irql: &Passive) {
         *self.session.lock(irql) = Session::Ended;
@@ -60,7 +68,10 @@ impl Filtering {
 }
 
 impl Follow for Filtering {
-    fn follow(&self, irql: &Passive) {
+    fn follow(&self, interrupted: bool, irql: &Passive) {
+        if interrupted {
+            self.forget(irql);
+        }
         // What BFE refuses now, it may grant after its next change of state.
         let _open_or_closed = self.bring_about(irql);
     }

@@ -97,16 +97,21 @@ impl<W: Work> Inner<W> {
 impl<W> Drop for Inner<W> {
     fn drop(&mut self) {
         // Whoever made requests has stopped; what they asked for runs out.
-        while self.requests.load(Ordering::Acquire) != 0 {
-            pause();
-        }
+        wait_until(|| self.requests.load(Ordering::Acquire) == 0);
         // SAFETY: the item is allocated and not queued; it is freed once, here.
         unsafe { ffi::IoFreeWorkItem(self.item) };
     }
 }
 
-/// Lets other threads run for a moment; at PASSIVE_LEVEL only.
-pub(super) fn pause() {
+/// Asks until it is so, and lets other threads run in between; at
+/// PASSIVE_LEVEL only.
+pub(super) fn wait_until(mut done: impl FnMut() -> bool) {
+    while !done() {
+        pause();
+    }
+}
+
+fn pause() {
     // Relative, in units of 100 ns: 1 ms.
     let mut interval = ffi::LARGE_INTEGER { QuadPart: -10_000 };
     // SAFETY: `interval` is a local; callers are at PASSIVE_LEVEL, since all

@@ -1,12 +1,13 @@
 //! Watching the Base Filtering Engine come and go.
 
 use core::ptr;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use crate::ffi;
 use crate::kernel::device::Device;
 use crate::kernel::irql::Passive;
 use crate::kernel::status::{Result, to_result};
-use crate::kernel::work_item::{Inner, Work, WorkItem};
+use crate::kernel::work_item::{Inner, Work, WorkItem, wait_until};
 
 /// Whether BFE runs, so that a session can be opened.
 pub fn is_running(_: &Passive) -> bool {
@@ -16,8 +17,10 @@ pub fn is_running(_: &Passive) -> bool {
 
 /// Something that follows BFE's state.
 pub trait Follow: Send + Sync {
-    /// Looks at the state and does what it takes.
-    fn follow(&self, irql: &Passive);
+    /// Looks at the state and does what it takes. `interrupted`: since the last
+    /// time BFE did not run for a while, even if it runs again, and what was
+    /// had of it is gone.
+    fn follow(&self, interrupted: bool, irql: &Passive);
 }
 
 /// A subscription: [`Follow::follow`] runs on a system thread after every
@@ -28,7 +31,11 @@ pub struct Subscription<F: Follow> {
 }
 
 struct Change(ffi::HANDLE);
-struct Following<F>(F);
+struct Following<F> {
+    follower: F,
+    /// Set by a change to anything but running, taken by the next run.
+    interrupted: AtomicBool,
+}
 
 // SAFETY: the handle is only handed back to the engine.
 unsafe impl Send for Change {}
@@ -38,7 +45,7 @@ unsafe impl Sync for Change {}
 impl<F: Follow> Subscription<F> {
     /// Subscribes. The state it has already is for the caller to look at.
     pub fn new(device: &Device, follower: F, irql: &Passive) -> Result<Self> {
-        let item = WorkItem::new(device, Following(follower), irql)?;
+        let item = WorkItem::new(device, Following { follower, interrupted: AtomicBool::new(false) }, irql)?;
         let mut handle = ptr::null_mut();
         // SAFETY: the device is alive, and the item at the context's address
         // outlives the subscription: fields are dropped in their order.
@@ -56,29 +63,39 @@ impl<F: Follow> Subscription<F> {
     /// Who follows.
     pub fn follower(&self) -> &F {
         debug_assert!(!self.change.0.is_null(), "subscribed");
-        &self.item.work().0
+        &self.item.work().follower
     }
 }
 
 impl<F: Follow> Work for Following<F> {
     fn run(&self, irql: &Passive) {
-        self.0.follow(irql);
+        self.follower.follow(self.interrupted.swap(false, Ordering::AcqRel), irql);
     }
 }
 
 /// FWPM_SERVICE_STATE_CHANGE_CALLBACK0. Its IRQL is not documented, and it must
 /// not unsubscribe; so the work is put off to a system thread.
-unsafe extern "C" fn changed<F: Follow>(context: *mut core::ffi::c_void, _: ffi::FWPM_SERVICE_STATE) {
-    // SAFETY: the context is the work item of the subscription, which is
-    // dropped only after this callback can no longer come.
-    unsafe { Inner::request(context.cast::<Inner<Following<F>>>()) };
+unsafe extern "C" fn changed<F: Follow>(context: *mut core::ffi::c_void, state: ffi::FWPM_SERVICE_STATE) {
+    let inner = context.cast::<Inner<Following<F>>>();
+    if state != ffi::FWPM_SERVICE_STATE_::FWPM_SERVICE_RUNNING {
+        // SAFETY: the context is the work item of the subscription, which is
+        // dropped only after this callback can no longer come.
+        let following = unsafe { &(*inner).work };
+        following.interrupted.store(true, Ordering::Release);
+    }
+    // SAFETY: as above.
+    unsafe { Inner::request(inner) };
 }
 
 impl Drop for Change {
     fn drop(&mut self) {
-        // SAFETY: the handle is a subscription's, ended once, here; waits for
-        // callbacks. Subscriptions are only held at PASSIVE_LEVEL.
-        let ended = unsafe { ffi::FwpmBfeStateUnsubscribeChanges0(self.0) };
-        debug_assert!(to_result(ended).is_ok(), "a subscription ends");
+        // The callback must have ended before its context and the image go, so
+        // where that fails there is nothing but to ask again.
+        wait_until(|| {
+            // SAFETY: the handle is a subscription's, and it is not used again
+            // once this has succeeded; waits for callbacks. Subscriptions are
+            // only held at PASSIVE_LEVEL.
+            to_result(unsafe { ffi::FwpmBfeStateUnsubscribeChanges0(self.0) }).is_ok()
+        });
     }
 }

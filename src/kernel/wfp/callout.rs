@@ -9,7 +9,7 @@ use crate::kernel::device::Device;
 use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::published::Published;
 use crate::kernel::status::{Result, to_result};
-use crate::kernel::work_item::pause;
+use crate::kernel::work_item::wait_until;
 use crate::logic::layers::Guid;
 
 /// What a callout does with what it is shown.
@@ -68,17 +68,15 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        loop {
+        wait_until(|| {
             // SAFETY: the id is a registered callout's; registrations are only
             // held at PASSIVE_LEVEL.
             let status = unsafe { ffi::FwpsCalloutUnregisterById0(self.id) };
-            // Busy while flows or another thread hold on to it. The image must
-            // not go away under a callout, so there is nothing but to wait.
-            if status != ffi::STATUS_DEVICE_BUSY && status != ffi::STATUS_FWP_IN_USE {
-                break;
-            }
-            pause();
-        }
+            // Busy while flows or another thread hold on to it, and registered
+            // after any other failure, too. The image must not go away under a
+            // callout, so there is nothing but to ask again.
+            to_result(status).is_ok() || status == ffi::STATUS_FWP_CALLOUT_NOT_FOUND
+        });
     }
 }
 

@@ -11,6 +11,7 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+use crate::faults;
 use crate::nt::{self, Current, Irql, Kernel, cpu};
 use crate::verifier::{Rule, Violation, rules};
 
@@ -24,12 +25,13 @@ pub struct Export {
 }
 
 /// What a driver gets for an import. The module matters: a function imported
-/// from where it is not is missing, as on Windows.
+/// from where it is not is missing, as on Windows. A call that can fail comes
+/// through [`faults`].
 pub fn resolve(module: &str, name: &str) -> Option<Export> {
     let index = NAMES.iter().position(|export| *export == name)?;
     let matches = MODULES[index].eq_ignore_ascii_case(module);
     matches.then(|| Export {
-        address: ADDRESSES[index]() as *const c_void,
+        address: faults::interposed(name).unwrap_or_else(ADDRESSES[index]) as *const c_void,
         stack_args: FACTS[index].arguments.saturating_sub(4),
     })
 }
@@ -179,7 +181,7 @@ pub(crate) const fn index(name: &str) -> usize {
     panic!("the export has no row in the table")
 }
 
-const fn equal(a: &[u8], b: &[u8]) -> bool {
+pub(crate) const fn equal(a: &[u8], b: &[u8]) -> bool {
     if a.len() != b.len() {
         return false;
     }

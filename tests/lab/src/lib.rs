@@ -9,6 +9,7 @@
 //! | [`image`] | maps the unchanged PE, names its code from the PDB; raw memory |
 //! | [`nt`] | ntoskrnl, fwpkclnt and ndis as the driver imports them; raw memory |
 //! | [`exports`] | one table of everything a driver can import |
+//! | [`faults`] | lets calls of the driver fail, each in turn |
 //! | [`verifier`] | Driver Verifier's rules, each with its bugcheck code |
 //! | [`wfp`] | the filter engine, pure Rust without unsafe |
 //! | [`host`] | a TCP host that walks the layers in the documented order |
@@ -22,6 +23,7 @@
 pub mod commands;
 pub mod counters;
 pub mod exports;
+pub mod faults;
 pub mod host;
 pub mod image;
 pub mod machine;

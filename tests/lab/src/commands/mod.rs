@@ -3,6 +3,7 @@
 mod demo;
 mod reg;
 mod scan;
+mod faults;
 mod test;
 mod up;
 
@@ -21,6 +22,8 @@ enum Lab {
     /// Scan a host without and with the driver, show the layers that its
     /// connections pass beside the documented order
     Demo,
+    /// Let every allocation and every kernel call of the driver fail in turn
+    Faults(faults::Arguments),
     /// Run every test and lint
     Test(test::Arguments),
     /// Scan with every technique of nmap's and compare with what is expected
@@ -36,6 +39,7 @@ pub fn run() -> ExitCode {
     let lab = Lab::parse();
     let outcome = match &lab {
         Lab::Demo => demo::run(),
+        Lab::Faults(arguments) => faults::run(arguments),
         Lab::Test(arguments) => test::run(arguments),
         Lab::Scan(arguments) => scan::run(arguments),
         Lab::Reg(arguments) => reg::run(arguments),

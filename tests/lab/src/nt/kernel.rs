@@ -20,6 +20,7 @@ use super::sync::Bell;
 use super::types::Address;
 use super::work::{Job, WorkQueue};
 use crate::exports;
+use crate::faults::Faults;
 use crate::verifier::{Verifier, Violation, rules};
 use crate::wfp::Engine;
 
@@ -66,6 +67,7 @@ pub struct Kernel {
     registry: Registry<Notice>,
     verifier: Verifier,
     clock: Clock,
+    faults: Faults,
     calls: Box<[AtomicU64]>,
     stopped: OnceLock<Stop>,
     work: WorkQueue,
@@ -90,6 +92,7 @@ impl Kernel {
             registry: Registry::default(),
             verifier: Verifier::default(),
             clock: Clock::default(),
+            faults: Faults::default(),
             calls,
             stopped: OnceLock::new(),
             work: WorkQueue::new(Weak::clone(me)),
@@ -341,6 +344,11 @@ impl Kernel {
     /// Time.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Which calls of the driver fail.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
     }
 
     /// The work queue.

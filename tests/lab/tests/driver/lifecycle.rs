@@ -53,6 +53,22 @@ fn the_driver_waits_for_bfe_and_survives_its_restart() {
     assert!(left.is_empty(), "{left}");
 }
 
+/// The driver follows on a system thread, which may come to it only when BFE
+/// runs again: the session that it had is gone all the same.
+#[test]
+fn a_restart_too_quick_to_be_followed_step_by_step_is_survived() {
+    let mut machine = Machine::new(Options::default());
+    let engine = machine.engine().clone();
+    machine.start(sys()).unwrap();
+    for _ in 0..50 {
+        engine.set_bfe_state(BfeState::Stopped);
+        engine.set_bfe_state(BfeState::Running);
+        eventually("filters when BFE runs again", || engine.objects().filters.len() == 66);
+    }
+    let left = machine.stop().unwrap();
+    assert!(left.is_empty(), "{left}");
+}
+
 #[test]
 fn a_start_that_the_engine_refuses_leaves_nothing() {
     let mut machine = Machine::new(Options::default());

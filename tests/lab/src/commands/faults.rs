@@ -1,0 +1,103 @@
+//! `cargo lab faults`: every allocation and every kernel call failing in turn.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+
+use crate::faults::{Bfe, Case, Effect, FALLIBLE, Failure, Mode, Plan, Sweep};
+use crate::image::PeFile;
+use crate::setup::{self, Need, Target};
+use crate::status::Status;
+
+/// What to let fail.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Chooses how the calls after the first fail
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Lives at a time [default: the machine's processors]
+    #[arg(long)]
+    jobs: Option<NonZeroUsize>,
+    /// Another driver than hushport.sys
+    #[arg(long, value_name = "FILE.sys")]
+    driver: Option<PathBuf>,
+    /// Live one life only: the call of this number fails
+    #[arg(long, value_name = "N", requires = "status")]
+    only: Option<NonZeroUsize>,
+    /// Whether later calls fail, too
+    #[arg(long, requires = "only", default_value = "once")]
+    mode: Mode,
+    /// With what it fails
+    #[arg(long, value_name = "NAME", requires = "only", value_parser = status)]
+    status: Option<Status>,
+    /// It does its work all the same
+    #[arg(long, requires = "only")]
+    done: bool,
+    /// Where BFE stands at the start
+    #[arg(long, requires = "only", default_value = "running")]
+    bfe: Bfe,
+}
+
+fn status(name: &str) -> Result<Status, String> {
+    let found = Status::ALL.iter().find(|(known, status)| *known == name && !status.is_success());
+    found.map(|(_, status)| *status).ok_or_else(|| format!("the lab knows no failure {name}"))
+}
+
+/// Lives the lives; whether all went as demanded.
+pub fn run(arguments: &Arguments) -> Result<bool> {
+    let sys = match &arguments.driver {
+        Some(sys) => sys,
+        None => {
+            setup::ensure(&[Need::Libclang])?;
+            &setup::build(Target::X64)?.sys
+        }
+    };
+    let file = Arc::new(PeFile::read(sys).with_context(|| format!("cannot read {}", sys.display()))?);
+    match (arguments.only, arguments.status) {
+        (Some(nth), Some(status)) => one(&file, arguments, nth.get(), status),
+        _ => all(&file, arguments),
+    }
+}
+
+fn all(file: &Arc<PeFile>, arguments: &Arguments) -> Result<bool> {
+    let jobs = arguments.jobs.or_else(|| std::thread::available_parallelism().ok());
+    let begin = Instant::now();
+    let sweep = Sweep::of(file, arguments.seed, jobs.map_or(1, NonZeroUsize::get));
+    for problem in &sweep.undisturbed {
+        println!("without any failure: {problem}");
+    }
+    let driver = arguments.driver.as_ref().map(|driver| format!(" --driver {}", driver.display()));
+    for failed in &sweep.failed {
+        print!("WRONG: {failed}");
+        println!("    again: cargo lab faults {}{}", failed.case, driver.as_deref().unwrap_or_default());
+    }
+    println!("{sweep}, in {:.1} s", begin.elapsed().as_secs_f64());
+    println!("* the call has done its work all the same");
+    Ok(sweep.passed())
+}
+
+fn one(file: &Arc<PeFile>, arguments: &Arguments, nth: usize, status: Status) -> Result<bool> {
+    let effect = if arguments.done { Effect::Done } else { Effect::Refused };
+    let plan = Plan { nth, mode: arguments.mode, failure: Failure { status, effect }, seed: arguments.seed };
+    let life = Sweep::only(file, Case { bfe: arguments.bfe, plan });
+    if life.injected.is_empty() {
+        bail!("the driver makes fewer than {nth} calls that can fail");
+    }
+    for injection in &life.injected {
+        println!(
+            "call {}: {} fails with {}",
+            injection.number, FALLIBLE[injection.row].name, injection.failure.status
+        );
+    }
+    match life.refused {
+        Some(status) => println!("DriverEntry returned {status}"),
+        None => println!("the driver started"),
+    }
+    for problem in &life.problems {
+        println!("WRONG: {problem}");
+    }
+    Ok(life.problems.is_empty())
+}

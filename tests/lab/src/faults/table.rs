@@ -1,0 +1,190 @@
+//! Which calls can fail, and with what.
+//!
+//! Sources are the functions' own reference pages (WDK), unless said otherwise.
+//! Where a page says no more than *"other status codes: an error occurred"*,
+//! STATUS_INSUFFICIENT_RESOURCES stands for them, since any call may run out of
+//! memory, and for calls that go to BFE by RPC what `ntstatus.h` has for a
+//! session or a server that is gone.
+
+use crate::status::Status;
+
+/// What a call that fails has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing.
+    Refused,
+    /// Everything: only its answer says otherwise, as where a reply is lost.
+    Done,
+}
+
+/// One way in which a call fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What it returns; a call that returns NULL is short of resources.
+    pub status: Status,
+    /// What it has done.
+    pub effect: Effect,
+}
+
+/// A call that can fail.
+#[derive(Debug)]
+pub struct Fallible {
+    /// The export.
+    pub name: &'static str,
+    /// Whether it gives back what another call gave. Such a call fails a few
+    /// times, not for ever: nobody could unload then.
+    pub releases: bool,
+    /// How; the usual way first.
+    pub failures: &'static [Failure],
+}
+
+const fn refused(status: Status) -> Failure {
+    Failure { status, effect: Effect::Refused }
+}
+
+const fn done(status: Status) -> Failure {
+    Failure { status, effect: Effect::Done }
+}
+
+const fn fallible(name: &'static str, failures: &'static [Failure]) -> Fallible {
+    Fallible { name, releases: false, failures }
+}
+
+const fn release(name: &'static str, failures: &'static [Failure]) -> Fallible {
+    Fallible { name, releases: true, failures }
+}
+
+const SHORT: Failure = refused(Status::INSUFFICIENT_RESOURCES);
+const EXISTS: Failure = refused(Status::FWP_ALREADY_EXISTS);
+/// BFE has stopped and taken the session with it.
+const ABORTED: Failure = refused(Status::FWP_SESSION_ABORTED);
+const UNREACHABLE: Failure = refused(Status::SERVER_UNAVAILABLE);
+
+/// Calls that can fail.
+pub const FALLIBLE: &[Fallible] = &[
+    // NULL.
+    fallible("ExAllocatePool2", &[SHORT]),
+    fallible("IoAllocateWorkItem", &[SHORT]),
+    // The collision of names, which the page has too, needs a name.
+    fallible("IoCreateDevice", &[SHORT]),
+    // The page names no failure. The others are those of ZwOpenKey's page: no
+    // such key, and no right to it.
+    fallible(
+        "IoOpenDriverRegistryKey",
+        &[SHORT, refused(Status::OBJECT_NAME_NOT_FOUND), refused(Status::ACCESS_DENIED)],
+    ),
+    fallible(
+        "ZwQueryValueKey",
+        &[
+            refused(Status::OBJECT_NAME_NOT_FOUND),
+            refused(Status::BUFFER_OVERFLOW),
+            refused(Status::BUFFER_TOO_SMALL),
+            refused(Status::ACCESS_DENIED),
+            SHORT,
+        ],
+    ),
+    fallible("FwpsCalloutRegister3", &[EXISTS, SHORT]),
+    // What a driver may go on from is STATUS_SUCCESS and "there is no such
+    // callout"; after anything else the callout is there still, and "a callout
+    // driver cannot be unloaded until all of the callouts […] have been
+    // successfully unregistered".
+    release(
+        "FwpsCalloutUnregisterById0",
+        &[
+            refused(Status::DEVICE_BUSY),
+            refused(Status::FWP_IN_USE),
+            SHORT,
+            done(Status::FWP_CALLOUT_NOT_FOUND),
+        ],
+    ),
+    fallible("FwpmBfeStateSubscribeChanges0", &[SHORT]),
+    // "Other status codes: an error occurred", and "it must deregister the
+    // callback function before the callout driver can be unloaded".
+    release("FwpmBfeStateUnsubscribeChanges0", &[SHORT]),
+    fallible("FwpmEngineOpen0", &[UNREACHABLE, EXISTS, SHORT]),
+    // A close that fails and leaves the session open is not played: no page
+    // says that the handle is good for another try, and what is left then are
+    // objects that let everything pass once their callouts are gone.
+    release("FwpmEngineClose0", &[done(Status::FWP_SESSION_ABORTED), done(Status::SERVER_UNAVAILABLE)]),
+    // FWPM_SESSION0: the wait for the lock ends in STATUS_FWP_TIMEOUT.
+    fallible("FwpmTransactionBegin0", &[refused(Status::FWP_TIMEOUT), ABORTED, SHORT]),
+    // No page says whether the transaction is over when a commit fails: it goes
+    // on (refused), or is over, and everything in force (done).
+    fallible(
+        "FwpmTransactionCommit0",
+        &[SHORT, refused(Status::FWP_TXN_ABORTED), ABORTED, done(Status::SERVER_UNAVAILABLE)],
+    ),
+    release("FwpmTransactionAbort0", &[ABORTED, SHORT, done(Status::SERVER_UNAVAILABLE)]),
+    fallible("FwpmProviderAdd0", &[EXISTS, ABORTED, SHORT]),
+    fallible("FwpmSubLayerAdd0", &[EXISTS, refused(Status::FWP_PROVIDER_NOT_FOUND), ABORTED, SHORT]),
+    fallible("FwpmCalloutAdd0", &[EXISTS, ABORTED, SHORT]),
+    fallible("FwpmFilterAdd0", &[EXISTS, refused(Status::FWP_CALLOUT_NOT_FOUND), ABORTED, SHORT]),
+];
+
+/// Calls that cannot fail, or not in a way that a driver could see, and why.
+pub const INFALLIBLE: &[(&str, &str)] = &[
+    ("ExFreePoolWithTag", "returns nothing"),
+    ("IoDeleteDevice", "returns nothing"),
+    ("IoFreeWorkItem", "returns nothing"),
+    ("IoQueueWorkItem", "returns nothing: the item is all it needs"),
+    ("KeBugCheckEx", "does not return"),
+    ("KeDelayExecutionThread", "not alertable and in kernel mode it returns STATUS_SUCCESS only"),
+    ("KeGetCurrentProcessorNumberEx", "returns a number"),
+    ("KeInitializeEvent", "returns nothing"),
+    ("KeQueryMaximumProcessorCountEx", "returns a number"),
+    ("KeSetEvent", "returns the event's previous state"),
+    ("KeWaitForSingleObject", "not alertable, in kernel mode and without a timeout it ends in success only"),
+    ("ZwClose", "fails for a handle that is not open or is protected, by the caller's fault alone"),
+    ("FwpmBfeStateGet0", "returns a state"),
+    ("memcmp", "C"),
+    ("memcpy", "C"),
+    ("memmove", "C"),
+    ("memset", "C"),
+];
+
+/// Position of a name in [`FALLIBLE`]; evaluated while compiling, so that what
+/// is interposed has a row.
+pub(super) const fn row(name: &str) -> usize {
+    let mut at = 0;
+    while at < FALLIBLE.len() {
+        if crate::exports::equal(FALLIBLE[at].name.as_bytes(), name.as_bytes()) {
+            return at;
+        }
+        at += 1;
+    }
+    panic!("the call has no row in the table")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::faults::interposed;
+
+    #[test]
+    fn every_call_of_the_table_is_interposed_and_can_fail() {
+        for call in FALLIBLE {
+            assert!(interposed(call.name).is_some(), "{}", call.name);
+            assert!(!call.failures.is_empty(), "{}", call.name);
+            assert!(call.failures.iter().all(|failure| !failure.status.is_success()), "{}", call.name);
+            let names: BTreeSet<_> =
+                call.failures.iter().map(|it| (it.status.0, it.effect == Effect::Done)).collect();
+            assert_eq!(names.len(), call.failures.len(), "{} fails twice in one way", call.name);
+        }
+    }
+
+    /// What returns no status and no pointer has no way to say that it failed.
+    #[test]
+    fn what_can_fail_returns_a_status_or_a_pointer() {
+        let facts: serde_json::Value =
+            serde_json::from_str(include_str!("../../facts/functions.json")).unwrap();
+        for call in FALLIBLE {
+            let ret = facts[call.name]["ret"].as_str().unwrap();
+            assert!(["NTSTATUS", "PVOID", "PIO_WORKITEM"].contains(&ret), "{}: {ret}", call.name);
+        }
+        for (name, _) in INFALLIBLE {
+            assert!(!FALLIBLE.iter().any(|call| call.name == *name), "{name} is in both tables");
+        }
+    }
+}
