@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::exports;
-use crate::image::{Export, Image, LoadError};
+use crate::image::lint::{self, code_integrity};
+use crate::image::{Export, Image, LoadError, PeFile};
 use crate::nt::mapped::Mapped;
 use crate::nt::registry::RegistryValue;
 use crate::nt::{DriverImage, Kernel, LeakReport, Options, Stop, parameters_key};
 use crate::status::Status;
+use crate::verifier::{Rule, Violation, rules};
 use crate::wfp::Engine;
 
 /// The driver's service name.
@@ -23,8 +25,8 @@ pub enum StartError {
     /// The file cannot be mapped.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// `DriverEntry` did not return.
-    #[error("DriverEntry stopped the machine: {0}")]
+    /// The image broke a rule, or `DriverEntry` did not return.
+    #[error("loading the driver stopped the machine: {0}")]
     Stopped(Stop),
     /// `DriverEntry` refused.
     #[error("DriverEntry returned {0}")]
@@ -35,16 +37,22 @@ pub enum StartError {
 pub struct Machine {
     kernel: Arc<Kernel>,
     engine: Arc<Engine>,
+    service: String,
     image: Option<Image>,
 }
 
 impl Machine {
     /// A machine on which nothing runs but BFE.
     pub fn new(options: Options) -> Self {
+        Self::for_service(options, SERVICE)
+    }
+
+    /// One for a driver whose service has another name.
+    pub fn for_service(options: Options, service: &str) -> Self {
         let kernel = Kernel::new(Arc::new(Mapped), options);
         let engine = Engine::new();
         kernel.set_engine(Arc::clone(&engine));
-        Self { kernel, engine, image: None }
+        Self { kernel, engine, service: service.to_owned(), image: None }
     }
 
     /// Its kernel.
@@ -64,7 +72,7 @@ impl Machine {
 
     /// Sets a REG_DWORD under the driver's `Parameters`.
     pub fn set(&self, name: &str, number: u32) {
-        self.kernel.set_value(&parameters_key(SERVICE), name, RegistryValue::dword(number));
+        self.kernel.set_value(&parameters_key(&self.service), name, RegistryValue::dword(number));
     }
 
     /// Whether the driver has asked for a value of this name.
@@ -74,12 +82,14 @@ impl Machine {
 
     /// Loads the driver and runs its `DriverEntry`.
     pub fn start(&mut self, sys: &Path) -> Result<(), StartError> {
-        let image = Image::load(sys, &|module, name| {
+        let file = Arc::new(PeFile::read(sys).map_err(LoadError::from)?);
+        self.check_image(&file)?;
+        let image = Image::map(file, &|module, name| {
             let exports::Export { address, stack_args } = exports::resolve(module, name)?;
             Some(Export::code(address, REGISTERS + stack_args))
         })?;
         let driver = DriverImage {
-            name: SERVICE.to_owned(),
+            name: self.service.clone(),
             entry: image.entry() as usize,
             base: image.base() as usize,
             size: image.size() as u32,
@@ -96,10 +106,33 @@ impl Machine {
         }
     }
 
+    /// What Driver Verifier checks before a driver runs.
+    fn check_image(&self, file: &PeFile) -> Result<(), StartError> {
+        for findings in code_integrity(file).chunk_by(|one, other| one.rule == other.rule) {
+            let details: Vec<_> = findings.iter().map(|finding| &*finding.detail).collect();
+            let text = format!("{}: {}", file.name(), details.join("; "));
+            // The reference has addresses in the image here, which is not there yet.
+            self.kernel.condemn(Violation::new(image_rule(findings[0].rule), [0; 3], text));
+        }
+        match self.kernel.stopped() {
+            Some(stop) => Err(StartError::Stopped(stop.clone())),
+            None => Ok(()),
+        }
+    }
+
     /// Unloads the driver and says what it left.
     pub fn stop(&mut self) -> Result<LeakReport, Stop> {
         let report = self.kernel.unload();
         self.image = None;
         report
+    }
+}
+
+/// The rule behind a finding of [`code_integrity`], which gives these three.
+fn image_rule(rule: lint::Rule) -> &'static Rule {
+    match rule {
+        lint::Rule::WritableAndExecutable => &rules::IMAGE_WRITABLE_CODE,
+        lint::Rule::ExecutableImportTable => &rules::IMAGE_EXECUTABLE_IMPORTS,
+        _ => &rules::IMAGE_UNALIGNED,
     }
 }
