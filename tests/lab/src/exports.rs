@@ -159,7 +159,6 @@ fn irql_rule(name: &str) -> &'static Rule {
         "KeReleaseSpinLockFromDpcLevel" => &rules::RELEASE_FROM_DPC_IRQL,
         "ExAcquireFastMutex" => &rules::ACQUIRE_FAST_MUTEX_IRQL,
         "ExReleaseFastMutex" => &rules::RELEASE_FAST_MUTEX_IRQL,
-        "KeWaitForSingleObject" | "KeDelayExecutionThread" => &rules::WAIT_IRQL,
         "KeSetEvent" => &rules::SET_EVENT_IRQL,
         "MmMapLockedPagesSpecifyCache" => &rules::MAP_MDL_IRQL,
         "MmUnmapLockedPages" => &rules::UNMAP_MDL_IRQL,
@@ -225,7 +224,14 @@ fn wrong_irql(index: usize, irql: Irql, min: Irql, max: Irql) -> Violation {
         Irql::PASSIVE => format!("{} at {irql}, allowed up to {max}", NAMES[index]),
         _ => format!("{} at {irql}, allowed from {min} to {max}", NAMES[index]),
     };
-    Violation::new(FACTS[index].rule, [irql.0.into(), 0, 0], text)
+    let rule = FACTS[index].rule;
+    let level = irql.0.into();
+    let parameters = match *rule == rules::ZW_IRQL {
+        // Where the driver called from comes before the level.
+        true => [Kernel::current().guest().frames().first().copied().unwrap_or(0), level, 0],
+        false => [level, 0, 0],
+    };
+    Violation::new(rule, parameters, text)
 }
 
 #[cfg(test)]

@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::exports;
+use crate::image::lint::{self, code_integrity};
 use crate::image::{Export, Image, LoadError, PeFile};
 use crate::nt::mapped::Mapped;
 use crate::nt::registry::RegistryValue;
 use crate::nt::{DriverImage, Kernel, LeakReport, Options, Stop, parameters_key};
 use crate::status::Status;
+use crate::verifier::{Rule, Violation, rules};
 use crate::wfp::{self, Engine};
 
 /// The driver's service name.
@@ -23,8 +25,8 @@ pub enum StartError {
     /// The file cannot be mapped.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// `DriverEntry` did not return.
-    #[error("DriverEntry stopped the machine: {0}")]
+    /// The image broke a rule, or `DriverEntry` did not return.
+    #[error("loading the driver stopped the machine: {0}")]
     Stopped(Stop),
     /// `DriverEntry` refused.
     #[error("DriverEntry returned {0}")]
@@ -35,6 +37,7 @@ pub enum StartError {
 pub struct Machine {
     kernel: Arc<Kernel>,
     engine: Arc<Engine>,
+    service: String,
     image: Option<Image>,
 }
 
@@ -46,10 +49,19 @@ impl Machine {
 
     /// The same with an engine that plays the open points as told.
     pub fn with(options: Options, engine: wfp::Options) -> Self {
+        Self::assembled(options, engine, SERVICE)
+    }
+
+    /// One for a driver whose service has another name.
+    pub fn for_service(options: Options, service: &str) -> Self {
+        Self::assembled(options, wfp::Options::default(), service)
+    }
+
+    fn assembled(options: Options, engine: wfp::Options, service: &str) -> Self {
         let kernel = Kernel::new(Arc::new(Mapped), options);
         let engine = Engine::with_options(engine);
         kernel.set_engine(Arc::clone(&engine));
-        Self { kernel, engine, image: None }
+        Self { kernel, engine, service: service.to_owned(), image: None }
     }
 
     /// Its kernel.
@@ -74,7 +86,7 @@ impl Machine {
 
     /// Sets a value of any type there.
     pub fn set_value(&self, name: &str, value: RegistryValue) {
-        self.kernel.set_value(&parameters_key(SERVICE), name, value);
+        self.kernel.set_value(&parameters_key(&self.service), name, value);
     }
 
     /// Whether the driver has asked for a value of this name.
@@ -89,12 +101,13 @@ impl Machine {
 
     /// The same for a file that was read before.
     pub fn start_file(&mut self, sys: Arc<PeFile>) -> Result<(), StartError> {
+        self.check_image(&sys)?;
         let image = Image::map(sys, &|module, name| {
             let exports::Export { address, stack_args } = exports::resolve(module, name)?;
             Some(Export::code(address, REGISTERS + stack_args))
         })?;
         let driver = DriverImage {
-            name: SERVICE.to_owned(),
+            name: self.service.clone(),
             entry: image.entry() as usize,
             base: image.base() as usize,
             size: image.size() as u32,
@@ -111,10 +124,33 @@ impl Machine {
         }
     }
 
+    /// What Driver Verifier checks before a driver runs.
+    fn check_image(&self, file: &PeFile) -> Result<(), StartError> {
+        for findings in code_integrity(file).chunk_by(|one, other| one.rule == other.rule) {
+            let details: Vec<_> = findings.iter().map(|finding| &*finding.detail).collect();
+            let text = format!("{}: {}", file.name(), details.join("; "));
+            // The reference has addresses in the image here, which is not there yet.
+            self.kernel.condemn(Violation::new(image_rule(findings[0].rule), [0; 3], text));
+        }
+        match self.kernel.stopped() {
+            Some(stop) => Err(StartError::Stopped(stop.clone())),
+            None => Ok(()),
+        }
+    }
+
     /// Unloads the driver and says what it left.
     pub fn stop(&mut self) -> Result<LeakReport, Stop> {
         let report = self.kernel.unload();
         self.image = None;
         report
+    }
+}
+
+/// The rule behind a finding of [`code_integrity`], which gives these three.
+fn image_rule(rule: lint::Rule) -> &'static Rule {
+    match rule {
+        lint::Rule::WritableAndExecutable => &rules::IMAGE_WRITABLE_CODE,
+        lint::Rule::ExecutableImportTable => &rules::IMAGE_EXECUTABLE_IMPORTS,
+        _ => &rules::IMAGE_UNALIGNED,
     }
 }

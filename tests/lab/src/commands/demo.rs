@@ -12,6 +12,7 @@ use anyhow::{Context, Result, bail};
 use super::as_root;
 use crate::counters::Counters;
 use crate::host::{Application, Event, State};
+use crate::image::KERNEL_STACK_SIZE;
 use crate::report::{Checks, Watched, flows};
 use crate::scan::{self, States};
 use crate::setup::{self, Need, Target};
@@ -281,4 +282,7 @@ fn unload(world: &mut World, checks: &mut Checks) {
     };
     println!("  pool, handles and WFP objects left: {left}");
     checks.note("left behind by the driver", "nothing", left);
+    let marks = world.machine.kernel().stack_marks();
+    let marks: Vec<_> = marks.iter().map(|(what, bytes)| format!("{what} {bytes}")).collect();
+    println!("  most kernel stack used, in bytes of {KERNEL_STACK_SIZE}: {}", marks.join(", "));
 }

@@ -1,9 +1,9 @@
 //! `cargo lab …`.
 
 mod demo;
+mod faults;
 mod reg;
 mod scan;
-mod faults;
 mod test;
 mod up;
 

@@ -33,7 +33,7 @@ mod unwind;
 pub use call::{backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset};
 pub use load::{Image, LoadError, MissingImport};
 pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
-pub use places::{describe, register_describer};
+pub use places::{NULL_REGION, Residence, describe, register_describer, residence};
 pub use report::{Access, Backtrace, FaultKind, FaultReport, Frame, SourceFrame, Stop};
 pub use stack::KERNEL_STACK_SIZE;
 pub use symbols::{DataSymbol, Function, SymbolError, Symbols};

@@ -14,7 +14,7 @@ type Describer = fn(u64) -> Option<String>;
 
 /// Windows keeps the first 64 KB unmapped, so that small offsets from a null
 /// pointer fault.
-const NULL_REGION: u64 = 0x1_0000;
+pub const NULL_REGION: u64 = 0x1_0000;
 /// The first address beyond the lower half of the 48-bit address space.
 const USER_END: u64 = 1 << 47;
 
@@ -69,6 +69,25 @@ pub(super) fn all_loaded() -> Vec<(u64, Arc<PeFile>)> {
 /// The loaded image that holds `address`.
 pub(super) fn find(address: u64) -> Option<InImage> {
     images().find(address)
+}
+
+/// How an address belongs to an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Residence {
+    /// In an image that is loaded.
+    Loaded,
+    /// In one that was unloaded.
+    Unloaded,
+}
+
+/// Whether an address lies in an image, or did.
+pub fn residence(address: u64) -> Option<Residence> {
+    let images = images();
+    if images.find(address).is_some() {
+        return Some(Residence::Loaded);
+    }
+    let (base, (size, _)) = images.gone.range(..=address).next_back()?;
+    (address - base < *size).then_some(Residence::Unloaded)
 }
 
 /// Adds to what [`describe`] knows. It is asked in ordinary code, never in a

@@ -4,9 +4,9 @@ use super::Kernel;
 use super::cpu::{self, Irql};
 use super::foreign::{BadPointer, BadString};
 use super::guest::Stop;
-use super::pool::Where;
 use super::types::Address;
 use crate::verifier::{Finding, Violation, rules};
+use crate::wfp::{self, Engine};
 
 /// Why an export's body could not go on.
 #[derive(Debug)]
@@ -90,33 +90,66 @@ impl Kernel {
         }
     }
 
-    /// Takes note of what ended a driver call. A fault in or beyond a pool
-    /// block is the breach of a rule as well.
-    pub(super) fn driver_stopped(&self, stop: &Stop) {
-        self.halt(stop.clone());
-        if let Stop::Fault { address: Some(address), write, .. } = stop {
-            let address = *address as Address;
-            if self.pool().describe(address).is_some() {
-                let write = *write;
-                self.condemn(self.bad_pointer(BadPointer { address, write }));
+    /// Takes note of what ended a driver call at a level. A fault is the breach
+    /// of a rule, and becomes the bugcheck that Windows would show.
+    pub(super) fn driver_stopped(&self, stop: Stop, irql: Irql) -> Stop {
+        let stop = match stop {
+            Stop::Fault { exception, text } => {
+                let violation = self.exception(&exception, irql, &text);
+                let parameters = violation.bugcheck_parameters();
+                let stop = Stop::BugCheck {
+                    code: violation.rule.code,
+                    parameters,
+                    text: format!("{violation}\n{text}"),
+                };
+                // Fatal even where the rule is tolerated: the call is gone.
+                self.verifier().report(Finding { violation, stack: Vec::new() });
+                stop
             }
-        }
+            bugcheck => bugcheck,
+        };
+        self.halt(stop.clone());
+        stop
     }
 
     /// A bad pointer as the breach it is: freed pool, beyond a block, or
     /// nowhere at all.
     pub(crate) fn bad_pointer(&self, bad: BadPointer) -> Violation {
-        let place = self.pool().describe(bad.address);
-        let (rule, text) = match place {
-            Some((Where::Freed, text)) => (&rules::FREED_POOL_ACCESS, text),
-            Some((_, text)) => (&rules::BEYOND_POOL_ACCESS, text),
-            None if cpu::irql() >= Irql::DISPATCH => (&rules::BAD_POINTER_RAISED, String::new()),
-            None => (&rules::BAD_POINTER, String::new()),
-        };
-        let verb = if bad.write { "writing" } else { "reading" };
-        let text = format!("{verb} {:#x} {text}", bad.address);
-        Violation::new(rule, [bad.address as u64, bad.write.into(), 0], text)
+        self.bad_pointer_at(bad, cpu::irql())
     }
+
+    /// Whether an address may hold what other processors look at at any level.
+    pub(super) fn resident(&self, object: Address) -> Result<(), Violation> {
+        match self.pool().is_paged(object) {
+            true => Err(Violation::new(&rules::LOCK_PAGEABLE, [object as u64, 0, 0], format!("{object:#x}"))),
+            false => Ok(()),
+        }
+    }
+
+    /// Hears at once of what callouts do wrong in the engine.
+    pub(super) fn watch_engine(&self, engine: &Engine) {
+        let machine = self.weak();
+        engine.set_observer(Box::new(move |violation| {
+            if let Some(kernel) = machine.upgrade() {
+                kernel.condemn(engine_violation(violation));
+            }
+        }));
+    }
+}
+
+/// What the engine saw, as the breach of a rule.
+fn engine_violation(violation: &wfp::Violation) -> Violation {
+    let rule = match violation.rule {
+        wfp::Rule::WriteWithoutRight => &rules::ACTION_WITHOUT_RIGHT,
+        wfp::Rule::RightRaised => &rules::RIGHT_RAISED,
+        wfp::Rule::UnknownAction => &rules::UNKNOWN_ACTION,
+        wfp::Rule::InvalidAbsorb => &rules::INVALID_ABSORB,
+        // Unsubscribing inside the callback never gets as far as the engine.
+        wfp::Rule::WaitsForItself => &rules::CALLOUT_DEADLOCK,
+    };
+    let callout = violation.callout_id.map_or(0, u64::from);
+    let layer = violation.layer.map_or(0, |layer| layer.0.into());
+    Violation::new(rule, [callout, layer, 0], violation.to_string())
 }
 
 /// What lies at an address of the pool of the machine this thread is in; for

@@ -79,8 +79,6 @@ struct Place {
     kernel: Cell<*const Kernel>,
     processor: Cell<u32>,
     irql: Cell<Irql>,
-    /// Spin locks the driver holds on this thread.
-    locks: Cell<u32>,
     /// Nested BFE state callbacks on this thread.
     callbacks: Cell<u32>,
 }
@@ -90,7 +88,6 @@ thread_local! {
         kernel: Cell::new(std::ptr::null()),
         processor: Cell::new(0),
         irql: Cell::new(Irql::PASSIVE),
-        locks: Cell::new(0),
         callbacks: Cell::new(0),
     } };
 }
@@ -108,19 +105,6 @@ pub fn processor() -> u32 {
 /// The level this thread runs at.
 pub fn irql() -> Irql {
     PLACE.with(|place| place.irql.get())
-}
-
-/// Spin locks held on this thread.
-pub(super) fn locks() -> u32 {
-    PLACE.with(|place| place.locks.get())
-}
-
-/// Counts a spin lock taken or given back.
-pub(super) fn count_lock(change: i32) {
-    PLACE.with(|place| {
-        let locks = place.locks.get().saturating_add_signed(change);
-        place.locks.set(locks);
-    });
 }
 
 /// Whether this thread is in a BFE state callback.
@@ -165,7 +149,6 @@ pub(super) struct Stay<'a> {
     outer_kernel: *const Kernel,
     outer_processor: u32,
     outer_irql: Irql,
-    outer_locks: u32,
     /// A stay belongs to its thread.
     here: PhantomData<*const ()>,
 }
@@ -182,7 +165,6 @@ impl<'a> Stay<'a> {
             outer_kernel: place.kernel.get(),
             outer_processor: place.processor.get(),
             outer_irql: place.irql.get(),
-            outer_locks: place.locks.get(),
             here: PhantomData,
         });
         if stay.outer_irql >= Irql::DISPATCH {
@@ -195,7 +177,6 @@ impl<'a> Stay<'a> {
         PLACE.with(|place| {
             place.kernel.set(kernel);
             place.processor.set(processor);
-            place.locks.set(0);
         });
         set_irql(kernel, irql);
         stay
@@ -208,7 +189,6 @@ impl Drop for Stay<'_> {
         PLACE.with(|place| {
             place.kernel.set(self.outer_kernel);
             place.processor.set(self.outer_processor);
-            place.locks.set(self.outer_locks);
         });
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Kernel;
 use super::cpu::{self, Irql};
+use super::locks::Kind;
 use super::pool::{PoolTag, Wanted};
 use super::types::{Address, BOOLEAN, FAST_MUTEX};
 use crate::exports::enter;
@@ -94,7 +95,9 @@ pub extern "win64" fn ExFreePoolWithTag(P: Address, Tag: u32) {
 
 fn free(kernel: &Kernel, address: Address, tag: u32) -> Result<(), Violation> {
     let stack = kernel.guest().frames();
-    kernel.pool().free(address, tag, cpu::irql(), stack)
+    let size = kernel.pool().free(address, tag, cpu::irql(), stack)?;
+    kernel.locks().forget(address..address + size);
+    Ok(())
 }
 
 /// Set in an `EX_RUNDOWN_REF` once somebody waits for its release; the rest
@@ -181,10 +184,10 @@ fn this_thread() -> usize {
 /// `ExAcquireFastMutex`: raises to APC_LEVEL.
 pub extern "win64" fn ExAcquireFastMutex(FastMutex: Address) {
     let kernel = enter!(ExAcquireFastMutex);
-    if mutex_owner(FastMutex).load(Ordering::Relaxed) == this_thread() {
-        let parameters = [FastMutex as u64, 0, 0];
-        let text = "fast mutex".to_string();
-        kernel.violate(Violation::new(&rules::SELF_DEADLOCK, parameters, text));
+    if let Err(violation) = kernel.locks().acquiring(FastMutex) {
+        // Tolerated or not, it is not taken.
+        kernel.violate(violation);
+        return;
     }
     loop {
         let count = kernel.bell.count();
@@ -200,17 +203,14 @@ pub extern "win64" fn ExAcquireFastMutex(FastMutex: Address) {
     cpu::set_irql(&kernel, Irql::APC);
     mutex_owner(FastMutex).store(this_thread(), Ordering::Relaxed);
     mutex_irql(FastMutex).store(old.0.into(), Ordering::Relaxed);
+    kernel.locks().acquired(FastMutex, Kind::FastMutex);
 }
 
 /// `ExReleaseFastMutex`: back to the level before.
 pub extern "win64" fn ExReleaseFastMutex(FastMutex: Address) {
     let kernel = enter!(ExReleaseFastMutex);
-    if mutex_owner(FastMutex).load(Ordering::Relaxed) != this_thread() {
-        let parameters = [FastMutex as u64, 0, 0];
-        let text = String::new();
-        kernel.violate(Violation::new(&rules::FAST_MUTEX_NOT_OWNED, parameters, text));
-        return;
-    }
+    let taken = mutex_count(FastMutex).load(Ordering::Relaxed) < 1;
+    kernel.settle(kernel.locks().releasing(FastMutex, Kind::FastMutex, taken), ());
     let old = Irql(mutex_irql(FastMutex).load(Ordering::Relaxed) as u8);
     mutex_owner(FastMutex).store(0, Ordering::Relaxed);
     mutex_count(FastMutex).store(1, Ordering::Release);

@@ -26,13 +26,47 @@ pub enum Stop {
     },
     /// A processor fault.
     Fault {
-        /// The address that could not be used, if that was the reason.
-        address: Option<u64>,
-        /// It was to be written.
-        write: bool,
+        /// What the processor objected to.
+        exception: Exception,
         /// What happened, in words.
         text: String,
     },
+}
+
+/// A processor exception in driver code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exception {
+    /// Which.
+    pub cause: Cause,
+    /// The address that could not be used, if that was the reason.
+    pub address: Option<u64>,
+    /// The instruction.
+    pub instruction: u64,
+}
+
+/// Why the processor raised an exception.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// Memory could not be read.
+    Read,
+    /// Memory could not be written.
+    Write,
+    /// Memory could not be executed.
+    Execute,
+    /// The kernel stack is exhausted.
+    StackOverflow,
+    /// Ring 0 only.
+    Privileged,
+    /// No instruction.
+    IllegalInstruction,
+    /// `#GP`: a misaligned or impossible operand.
+    Protection,
+    /// Division by zero.
+    Divide,
+    /// `int 3`.
+    Breakpoint,
+    /// `__fastfail`, with its code.
+    FastFail(u32),
 }
 
 impl fmt::Display for Stop {
@@ -64,6 +98,22 @@ pub trait Guest: Send + Sync {
     /// first; empty if unknown.
     fn frames(&self) -> Vec<u64> {
         Vec::new()
+    }
+
+    /// The call before a return address, in words.
+    fn describe(&self, address: u64) -> String {
+        format!("{address:#x}")
+    }
+
+    /// Begins to measure this thread's kernel stack; `false` if it cannot be
+    /// measured, or is in use already.
+    fn measure_stack(&self) -> bool {
+        false
+    }
+
+    /// Bytes of kernel stack used since then.
+    fn stack_used(&self) -> usize {
+        0
     }
 }
 

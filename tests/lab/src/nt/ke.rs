@@ -10,6 +10,7 @@ use super::cpu::{self, Backoff, Irql};
 use super::ex::LOOK_AGAIN;
 use super::foreign;
 use super::guest::Stop;
+use super::locks::Kind;
 use super::types::{
     Address, BOOLEAN, DISPATCHER_HEADER, KEVENT, KIRQL, LARGE_INTEGER, LIST_ENTRY, NTSTATUS, PROCESSOR_NUMBER,
 };
@@ -101,7 +102,8 @@ fn owner() -> usize {
 
 /// `KeInitializeSpinLock`.
 pub extern "win64" fn KeInitializeSpinLock(SpinLock: Address) {
-    enter!(KeInitializeSpinLock);
+    let kernel = enter!(KeInitializeSpinLock);
+    kernel.settle(kernel.resident(SpinLock), ());
     lock_word(SpinLock).store(0, Ordering::Release);
 }
 
@@ -122,10 +124,9 @@ pub extern "win64" fn KeAcquireSpinLockAtDpcLevel(SpinLock: Address) {
 
 fn acquire(kernel: &Kernel, address: Address) {
     let word = lock_word(address);
-    if word.load(Ordering::Relaxed) == owner() {
-        let text = format!("processor {}", cpu::processor());
-        let parameters = [address as u64, 0, 0];
-        kernel.violate(Violation::new(&rules::SPIN_LOCK_OWNED, parameters, text));
+    if let Err(violation) = kernel.locks().acquiring(address) {
+        // Tolerated or not, it is not taken.
+        kernel.violate(violation);
         return;
     }
     let mut backoff = Backoff::default();
@@ -133,7 +134,7 @@ fn acquire(kernel: &Kernel, address: Address) {
         backoff.wait();
         kernel.leave_if_stopped();
     }
-    cpu::count_lock(1);
+    kernel.locks().acquired(address, Kind::Spin);
 }
 
 /// `KeReleaseSpinLock`: to the level the acquisition returned.
@@ -154,16 +155,9 @@ pub extern "win64" fn KeReleaseSpinLockFromDpcLevel(SpinLock: Address) {
 }
 
 fn release(kernel: &Kernel, address: Address) {
-    let order = Ordering::Release;
-    let released = lock_word(address).compare_exchange(owner(), 0, order, Ordering::Relaxed);
-    match released {
-        Ok(_) => cpu::count_lock(-1),
-        Err(_) => {
-            let text = format!("processor {}", cpu::processor());
-            let parameters = [address as u64, 0, 0];
-            kernel.violate(Violation::new(&rules::SPIN_LOCK_NOT_OWNED, parameters, text));
-        }
-    }
+    let taken = lock_word(address).load(Ordering::Relaxed) != 0;
+    kernel.settle(kernel.locks().releasing(address, Kind::Spin, taken), ());
+    lock_word(address).store(0, Ordering::Release);
 }
 
 fn signal_state<'a>(event: Address) -> &'a AtomicI32 {
@@ -182,6 +176,7 @@ fn event_type(event: Address) -> u8 {
 /// `KeInitializeEvent`.
 pub extern "win64" fn KeInitializeEvent(Event: Address, Type: i32, State: BOOLEAN) {
     let kernel = enter!(KeInitializeEvent);
+    kernel.settle(kernel.resident(Event), ());
     let list = Event + offset_of!(DISPATCHER_HEADER, WaitListHead);
     let event = KEVENT {
         Header: DISPATCHER_HEADER {
@@ -235,20 +230,32 @@ pub extern "win64" fn KeWaitForSingleObject(
     Alertable: BOOLEAN,
     Timeout: Address,
 ) -> NTSTATUS {
-    // Read before the IRQL is checked, for it decides the ceiling.
-    let timeout = foreign::read_optional::<LARGE_INTEGER>(Timeout);
-    let only_look = matches!(timeout, Ok(Some(LARGE_INTEGER { QuadPart: 0 })));
-    let ceiling = if only_look { Irql::DISPATCH } else { Irql::APC };
-    let kernel = enter!(KeWaitForSingleObject, ceiling);
+    // The timeout decides what level is too high.
+    let kernel = enter!(KeWaitForSingleObject, Irql::HIGH);
     // Nobody alerts a thread here.
     let _ = (WaitReason, WaitMode, Alertable);
-    let timeout = kernel.settle(timeout, None);
+    let timeout = kernel.settle(foreign::read_optional::<LARGE_INTEGER>(Timeout), None);
+    kernel.settle(may_wait(Object, Timeout, timeout), ());
     let synchronization = event_type(Object) == SYNCHRONIZATION_EVENT;
     let take = || match synchronization {
         true => signal_state(Object).compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
         false => signal_state(Object).load(Ordering::Acquire) != 0,
     };
     wait(&kernel, timeout.map(|t| t.QuadPart), take).0
+}
+
+/// Whether a thread may wait at its level: at DISPATCH_LEVEL it may only look.
+fn may_wait(object: Address, timeout: Address, value: Option<LARGE_INTEGER>) -> Result<(), Violation> {
+    let irql = cpu::irql();
+    let rule = match value {
+        _ if irql > Irql::DISPATCH => &rules::WAIT_ABOVE_DISPATCH,
+        None if irql == Irql::DISPATCH => &rules::WAIT_FOREVER_AT_DISPATCH,
+        Some(value) if irql == Irql::DISPATCH && value.QuadPart != 0 => &rules::WAIT_AT_DISPATCH,
+        _ => return Ok(()),
+    };
+    // The reference has the level's address first.
+    let parameters = [irql.0.into(), object as u64, timeout as u64];
+    Err(Violation::new(rule, parameters, format!("KeWaitForSingleObject at {irql}")))
 }
 
 /// Waits until `take` succeeds. Holds nothing while looking.

@@ -13,9 +13,11 @@ use super::cpu::{self, Irql, Processor, Stay};
 use super::fwp::{MdlMapping, NblLayout};
 use super::guest::{Guest, Stop};
 use super::load::Loaded;
+use super::locks::{self, LockOrder};
 use super::objects::{Event, Notice, Objects};
 use super::pool::Pool;
 use super::registry::{Registry, RegistryValue, Watch};
+use super::stack::StackMarks;
 use super::sync::Bell;
 use super::types::Address;
 use super::work::{Job, WorkQueue};
@@ -66,6 +68,8 @@ pub struct Kernel {
     pool: Pool,
     registry: Registry<Notice>,
     verifier: Verifier,
+    locks: LockOrder,
+    stack_marks: StackMarks,
     clock: Clock,
     faults: Faults,
     calls: Box<[AtomicU64]>,
@@ -91,6 +95,8 @@ impl Kernel {
             pool: Pool::default(),
             registry: Registry::default(),
             verifier: Verifier::default(),
+            locks: LockOrder::default(),
+            stack_marks: StackMarks::default(),
             clock: Clock::default(),
             faults: Faults::default(),
             calls,
@@ -130,7 +136,7 @@ impl Kernel {
         entry: Address,
         arguments: &[u64],
         irql: Irql,
-        what: &str,
+        what: &'static str,
     ) -> Result<u64, Stop> {
         if let Some(stop) = self.stopped() {
             return Err(stop.clone());
@@ -139,22 +145,29 @@ impl Kernel {
         let processor = if inside { cpu::processor() } else { 0 };
         let irql = if inside { irql.max(cpu::irql()) } else { irql };
         let stay = Stay::begin(self, processor, irql);
+        let held = locks::held();
+        let measured = self.stack_marks.is_due(what) && self.guest.measure_stack();
         // SAFETY: `entry` comes from the loader or from the driver, which gave it
         // as a routine of the prototype it is called by here.
         let outcome = unsafe { self.guest.call(entry, arguments) };
-        let (left_at, locks) = (cpu::irql(), cpu::locks());
+        let (left_at, locks) = (cpu::irql(), locks::held().saturating_sub(held));
+        locks::forget_since(held);
         drop(stay);
-        let value = outcome.inspect_err(|stop| self.driver_stopped(stop))?;
+        if measured {
+            self.stack_marks.note(what, self.guest.stack_used());
+        }
+        let value = outcome.map_err(|stop| self.driver_stopped(stop, left_at))?;
         if locks > 0 {
             let text = format!("{what} returned with {locks} held");
-            self.condemn(Violation::new(&rules::SPIN_LOCK_HELD, [locks.into(), 0, 0], text));
+            self.condemn(Violation::new(&rules::SPIN_LOCK_HELD, [locks as u64, 0, 0], text));
         }
         if left_at != irql {
-            let rule = match what {
-                "worker routine" => &rules::WORKER_IRQL,
-                _ => &rules::IRQL_CHANGED,
+            let [before, after] = [irql, left_at].map(|irql| irql.0.into());
+            let first = arguments.first().copied().unwrap_or(0);
+            let (rule, parameters) = match what {
+                "worker routine" => (&rules::WORKER_IRQL, [entry as u64, after, first]),
+                _ => (&rules::IRQL_CHANGED, [entry as u64, before, after]),
             };
-            let parameters = [entry as u64, irql.0.into(), left_at.0.into()];
             let text = format!("{what} was called at {irql} and returned at {left_at}");
             self.condemn(Violation::new(rule, parameters, text));
         }
@@ -287,7 +300,11 @@ impl Kernel {
 
     /// The filter engine, made when it is first asked for.
     pub fn engine(&self) -> &Arc<Engine> {
-        self.engine.get_or_init(Engine::new)
+        self.engine.get_or_init(|| {
+            let engine = Engine::new();
+            self.watch_engine(&engine);
+            engine
+        })
     }
 
     /// Puts an engine of the caller's own making into the machine.
@@ -295,6 +312,7 @@ impl Kernel {
     /// # Panics
     /// If it has one already.
     pub fn set_engine(&self, engine: Arc<Engine>) {
+        self.watch_engine(&engine);
         assert!(self.engine.set(engine).is_ok(), "the machine has an engine");
     }
 
@@ -339,6 +357,17 @@ impl Kernel {
     /// What the verifier found.
     pub fn verifier(&self) -> &Verifier {
         &self.verifier
+    }
+
+    /// The order in which drivers took locks.
+    pub(super) fn locks(&self) -> &LockOrder {
+        &self.locks
+    }
+
+    /// The most kernel stack, in bytes, that each kind of entry point has used
+    /// in the calls that were measured: the first 64, then one in as many.
+    pub fn stack_marks(&self) -> Vec<(&'static str, usize)> {
+        self.stack_marks.all()
     }
 
     /// Time.

@@ -122,6 +122,7 @@ impl Kernel {
         if status.is_success() {
             return Ok(status);
         }
+        self.check_pending_code();
         self.check_left_behind()?;
         *self.loaded() = None;
         Ok(status)
@@ -144,6 +145,7 @@ impl Kernel {
         self.on_processor(0, Irql::PASSIVE, |kernel| {
             kernel.call_driver(routine, &[object as u64], Irql::PASSIVE, "DriverUnload")
         })?;
+        self.check_pending_code();
         self.work().drain(self.options().drain_limit);
         let report = self.check_left_behind()?;
         *self.loaded() = None;
@@ -173,22 +175,30 @@ impl Kernel {
         self.engine_if_used().map(|engine| engine.objects()).unwrap_or_default()
     }
 
+    /// An `IO_WORKITEM` keeps its device and so its driver; for a
+    /// `WORK_QUEUE_ITEM` nobody waits.
+    fn check_pending_code(&self) {
+        let count = self.work().bare();
+        if count > 0 {
+            let text = format!("{count} WORK_QUEUE_ITEM queued or running");
+            self.condemn(Violation::new(&rules::UNLOADED_CODE, [0, 8, 0], text));
+        }
+    }
+
     /// Reports each kind of thing left behind as a breach of its rule.
     fn check_left_behind(&self) -> Result<LeakReport, Stop> {
         let report = self.leak_report();
         let engine = &report.engine;
-        let pool: Vec<String> = report.pool.iter().map(Leak::to_string).collect();
-        let managed = [
-            &engine.sessions,
-            &engine.providers,
-            &engine.sublayers,
-            &engine.callouts,
-            &engine.filters,
-            &engine.flow_contexts,
-        ];
+        let pool: Vec<String> = report.pool.iter().map(|leak| self.describe_leak(leak)).collect();
+        let notified = self.registry().has_watch(|_| true).then(|| "ZwNotifyChangeKey".to_owned());
+        let notified: Vec<String> = notified.into_iter().collect();
+        let managed =
+            [&engine.sessions, &engine.providers, &engine.sublayers, &engine.callouts, &engine.filters];
         let managed: Vec<String> = managed.into_iter().flatten().cloned().collect();
         let threads: Vec<String> = self.objects().threads.iter().map(|at| format!("{at:#x}")).collect();
-        let kinds: [(&'static Rule, &[String]); 8] = [
+        let kinds: [(&'static Rule, &[String]); 10] = [
+            (&rules::FLOW_CONTEXT_LEFT, &engine.flow_contexts),
+            (&rules::NOTIFICATION_LEFT, &notified),
             (&rules::CALLOUTS_LEFT, &engine.registered_callouts),
             (&rules::SUBSCRIPTION_LEFT, &engine.subscriptions),
             (&rules::THREAD_LEFT, &threads),
@@ -209,6 +219,13 @@ impl Kernel {
             Some(stop) => Err(stop.clone()),
             None => Ok(report),
         }
+    }
+
+    /// A leak with where it was allocated, while the driver's code is there to
+    /// be named.
+    fn describe_leak(&self, leak: &Leak) -> String {
+        let frames = leak.stack.iter().map(|&address| format!("\n  {}", self.guest().describe(address)));
+        frames.fold(leak.to_string(), |text, frame| text + &frame)
     }
 
     /// Service name and driver object of the loaded driver, if `object` is it.

@@ -2,9 +2,9 @@
 //! and its faults are named.
 #![expect(unsafe_code, reason = "calls addresses that the driver registered")]
 
-use super::guest::{Guest, Stop};
+use super::guest::{Cause, Exception, Guest, Stop};
 use super::types::Address;
-use crate::image::{self, Access, FaultKind};
+use crate::image::{self, Access, FaultKind, FaultReport, Residence};
 
 /// Runs the code of mapped images.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,11 +20,9 @@ impl Guest for Mapped {
                 let text = if backtrace.0.is_empty() { text } else { format!("{text}\n{backtrace}") };
                 Stop::BugCheck { code, parameters, text }
             }
-            image::Stop::Fault(report) => Stop::Fault {
-                address: report.address,
-                write: report.kind == FaultKind::AccessViolation(Access::Write),
-                text: report.to_string(),
-            },
+            image::Stop::Fault(report) => {
+                Stop::Fault { exception: exception(&report), text: report.to_string() }
+            }
         })
     }
 
@@ -38,8 +36,45 @@ impl Guest for Mapped {
     }
 
     fn frames(&self) -> Vec<u64> {
-        image::backtrace().0.iter().map(|frame| frame.address).collect()
+        let frames = image::backtrace().0.into_iter().map(|frame| frame.address);
+        // Exports are between the driver's frames.
+        frames.filter(|&address| image::residence(address) == Some(Residence::Loaded)).collect()
     }
+
+    fn describe(&self, address: u64) -> String {
+        // One byte back, for the next instruction may belong to another line.
+        image::describe(address.saturating_sub(1))
+    }
+
+    fn measure_stack(&self) -> bool {
+        // What a nested call uses counts for the outer one.
+        let free = !image::in_call();
+        if free {
+            image::stack_used_reset();
+        }
+        free
+    }
+
+    fn stack_used(&self) -> usize {
+        image::stack_used()
+    }
+}
+
+fn exception(report: &FaultReport) -> Exception {
+    let cause = match report.kind {
+        FaultKind::AccessViolation(Access::Read) => Cause::Read,
+        FaultKind::AccessViolation(Access::Write) => Cause::Write,
+        FaultKind::AccessViolation(Access::Execute) => Cause::Execute,
+        FaultKind::StackOverflow => Cause::StackOverflow,
+        FaultKind::PrivilegedInstruction => Cause::Privileged,
+        FaultKind::IllegalInstruction => Cause::IllegalInstruction,
+        FaultKind::FastFail(code) => Cause::FastFail(code),
+        FaultKind::Breakpoint => Cause::Breakpoint,
+        FaultKind::DivideError => Cause::Divide,
+        // The other vectors do not come from code that a compiler makes.
+        FaultKind::GeneralProtection | FaultKind::Exception(_) => Cause::Protection,
+    };
+    Exception { cause, address: report.address, instruction: report.rip }
 }
 
 fn describe(address: u64) -> Option<String> {

@@ -8,6 +8,9 @@ use super::memory::Guarded;
 use super::types::{Address, HANDLE};
 use crate::wfp::{SessionId, SubscriptionId};
 
+/// Bugcheck 0x93's word for a handle that is not open; 0 is a protected one.
+pub const INVALID_HANDLE: u64 = 1;
+
 /// An event behind a handle.
 #[derive(Debug)]
 pub struct Event {

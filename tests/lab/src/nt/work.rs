@@ -1,5 +1,6 @@
 //! The system's work queue: one worker thread at PASSIVE_LEVEL.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -32,6 +33,9 @@ pub enum Job {
     },
 }
 
+/// `WORK_QUEUE_ITEM`s queued or running, which no device object waits for.
+type Bare = Arc<AtomicUsize>;
+
 /// Jobs queued or running, and who waits for there to be none.
 type Pending = Arc<(Mutex<usize>, Condvar)>;
 
@@ -40,6 +44,7 @@ type Pending = Arc<(Mutex<usize>, Condvar)>;
 pub struct WorkQueue {
     sender: Mutex<Sender<Job>>,
     pending: Pending,
+    bare: Bare,
 }
 
 impl WorkQueue {
@@ -47,18 +52,22 @@ impl WorkQueue {
     pub(super) fn new(kernel: Weak<Kernel>) -> Self {
         let (sender, jobs) = channel();
         let pending = Pending::default();
-        let counter = Arc::clone(&pending);
-        let serve = move || serve(&kernel, &jobs, &counter);
+        let bare = Bare::default();
+        let counters = (Arc::clone(&pending), Arc::clone(&bare));
+        let serve = move || serve(&kernel, &jobs, &counters.0, &counters.1);
         std::thread::Builder::new()
             .name("lab-worker".into())
             .spawn(serve)
             .expect("the host has threads left");
-        Self { sender: Mutex::new(sender), pending }
+        Self { sender: Mutex::new(sender), pending, bare }
     }
 
     /// Queues a job.
     pub(super) fn push(&self, job: Job) {
         *lock(&self.pending.0) += 1;
+        if matches!(job, Job::WorkQueueItem { .. }) {
+            self.bare.fetch_add(1, Ordering::SeqCst);
+        }
         // The receiver lives as long as the sender.
         let _ = lock(&self.sender).send(job);
     }
@@ -66,6 +75,11 @@ impl WorkQueue {
     /// Jobs queued or running.
     pub fn pending(&self) -> usize {
         *lock(&self.pending.0)
+    }
+
+    /// `WORK_QUEUE_ITEM`s queued or running.
+    pub fn bare(&self) -> usize {
+        self.bare.load(Ordering::SeqCst)
     }
 
     /// Waits until nothing is queued or running; `false` if `limit` was over
@@ -85,10 +99,13 @@ impl WorkQueue {
     }
 }
 
-fn serve(kernel: &Weak<Kernel>, jobs: &Receiver<Job>, pending: &Pending) {
+fn serve(kernel: &Weak<Kernel>, jobs: &Receiver<Job>, pending: &Pending, bare: &Bare) {
     while let Ok(job) = jobs.recv() {
         if let Some(kernel) = kernel.upgrade() {
             kernel.run_job(job);
+        }
+        if matches!(job, Job::WorkQueueItem { .. }) {
+            bare.fetch_sub(1, Ordering::SeqCst);
         }
         *lock(&pending.0) -= 1;
         pending.1.notify_all();

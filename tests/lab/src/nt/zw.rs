@@ -8,7 +8,7 @@ use super::cpu::Irql;
 use super::foreign::{self, BadPointer};
 use super::information::{answer, key_information, value_information};
 use super::ke;
-use super::objects::{Event, Notice, Object};
+use super::objects::{Event, INVALID_HANDLE, Notice, Object};
 use super::registry::{RegistryValue, Watch};
 use super::types::{
     Address, BOOLEAN, HANDLE, IO_STATUS_BLOCK, LARGE_INTEGER, NTSTATUS, OBJECT_ATTRIBUTES, WORK_QUEUE_ITEM,
@@ -303,7 +303,7 @@ fn close(kernel: &Kernel, handle: HANDLE) -> Result<Status, Violation> {
     let closed = kernel.objects().close(handle);
     if closed.is_none() {
         let text = format!("ZwClose of {handle:#x}");
-        return Err(Violation::new(&rules::BAD_HANDLE, [handle as u64, 0, 0], text));
+        return Err(Violation::new(&rules::BAD_HANDLE, [handle as u64, INVALID_HANDLE, 0], text));
     }
     let watches = kernel.registry().take_watches_of(handle);
     kernel.tell(watches, status::NOTIFY_CLEANUP);

@@ -18,7 +18,8 @@ pub struct Rule {
     pub id: &'static str,
     /// Bugcheck code. [`rules::LAB`] where Windows itself would stay silent.
     pub code: u32,
-    /// The bugcheck's first parameter, where the code has several meanings.
+    /// The parameter that tells the code's meanings apart, where it has several:
+    /// the first, but for [`rules::SPECIAL_POOL`], whose is the fourth.
     pub parameter: Option<u64>,
     /// What was done wrong.
     pub text: &'static str,
@@ -30,8 +31,7 @@ pub struct Rule {
 pub struct Violation {
     /// The rule that was broken.
     pub rule: &'static Rule,
-    /// The bugcheck's further parameters: those after the rule's own first
-    /// one, or all from the first on where the rule has none.
+    /// The bugcheck's further parameters, in their order, without the rule's own.
     pub parameters: [u64; 3],
     /// What exactly happened.
     pub detail: String,
@@ -47,6 +47,7 @@ impl Violation {
     pub fn bugcheck_parameters(&self) -> [u64; 4] {
         let [a, b, c] = self.parameters;
         match self.rule.parameter {
+            Some(last) if self.rule.code == rules::SPECIAL_POOL => [a, b, c, last],
             Some(first) => [first, a, b, c],
             None => [a, b, c, 0],
         }
@@ -138,7 +139,9 @@ mod tests {
     fn parameters_follow_the_rules_own() {
         let with = Violation::new(&rules::POOL_DOUBLE_FREE, [7, 8, 9], "");
         assert_eq!(with.bugcheck_parameters(), [0x13, 7, 8, 9]);
-        let without = Violation::new(&rules::SPIN_LOCK_OWNED, [7, 8, 9], "");
+        let without = Violation::new(&rules::READ_ONLY_WRITE, [7, 8, 9], "");
         assert_eq!(without.bugcheck_parameters(), [7, 8, 9, 0]);
+        let last = Violation::new(&rules::POOL_OVERRUN, [7, 8, 9], "");
+        assert_eq!(last.bugcheck_parameters(), [7, 8, 9, 0x24]);
     }
 }

@@ -1,14 +1,19 @@
 //! The table of rules.
 //!
-//! Codes and first parameters are those of the bug check reference (bug checks
-//! 0xC1, 0xC2, 0xC4, 0xC9, 0xD5, 0xD6 and siblings). Where Windows has no
-//! check, the code is [`LAB`]. A new rule is one more row.
+//! Codes and telling parameters are those of the bug check reference (Microsoft
+//! Learn, "Bug check code reference", a page for each code; 0xC4 has the most).
+//! Where Windows has no check, the code is [`LAB`]. A new rule is one more row,
+//! and one more planted bug: a test holds the two lists against each other.
 
 use super::Rule;
 
 /// Bugcheck code of rules that only the lab has; Windows has none of this
 /// value. Such a rule rests on documentation that Windows does not enforce.
 pub const LAB: u32 = 0x4C41_4200;
+
+/// `SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION`: the one bugcheck here whose last
+/// parameter tells its meanings apart.
+pub const SPECIAL_POOL: u32 = 0xC1;
 
 macro_rules! rules {
     ($($(#[$doc:meta])* $name:ident = $code:expr, $parameter:expr, $text:literal;)*) => {
@@ -38,8 +43,8 @@ rules! {
     POOL_DOUBLE_FREE = 0xC4, Some(0x13), "freed pool that was already freed";
     POOL_LEAK = 0xC4, Some(0x62), "unloading with pool allocations not freed";
     POOL_EXECUTABLE = 0xC4, Some(0x2000), "executable pool requested";
-    POOL_UNDERRUN = 0xC1, Some(0x23), "bytes near a pool block in its page were overwritten";
-    POOL_OVERRUN = 0xC1, Some(0x24), "bytes after the end of a pool block were overwritten";
+    POOL_UNDERRUN = SPECIAL_POOL, Some(0x23), "bytes near a pool block in its page were overwritten";
+    POOL_OVERRUN = SPECIAL_POOL, Some(0x24), "bytes after the end of a pool block were overwritten";
     POOL_WRONG_TAG = 0xC2, Some(0x0A), "freed pool with a tag that is not the block's";
     POOL_ZERO_TAG = 0xC2, Some(0x9B), "pool allocated with a tag of zero";
     POOL_RAISE = 0x1E, Some(0xC000_009A), "allocation failure raised an exception nobody handles";
@@ -48,11 +53,25 @@ rules! {
     // Memory a driver passes or touches.
     FREED_POOL_ACCESS = 0xD5, None, "touched pool that was freed";
     BEYOND_POOL_ACCESS = 0xD6, None, "touched memory beyond a pool block";
-    BAD_POINTER = 0x50, None, "passed a pointer to memory that is not there";
-    BAD_POINTER_RAISED = 0xD1, None, "passed a bad pointer at DISPATCH_LEVEL or above";
+    BAD_POINTER = 0x50, None, "passed or followed a pointer to memory that is not there";
+    BAD_POINTER_RAISED = 0xD1, None, "touched memory that is not there at DISPATCH_LEVEL or above";
+    READ_ONLY_WRITE = 0xBE, None, "wrote to read-only memory";
+    EXECUTE_DATA = 0xFC, None, "ran memory that is not executable";
+    UNLOADED_CODE = 0xCE, None, "unloaded with code still to be called, or called after unload";
     MALFORMED_STRING = 0xC4, Some(0xE4), "passed a malformed UNICODE_STRING";
     MEMCPY_OVERLAP = 0xC4, Some(0xF0), "memcpy with overlapping buffers";
     MDL_BUGCHECK_ON_FAILURE = 0xC4, Some(0x82), "mapped an MDL with BugCheckOnFailure TRUE";
+
+    // Exceptions nobody handles. Code that runs in a system thread shows 0x7E
+    // with the same first parameter.
+    ACCESS_VIOLATION = 0x1E, Some(0xC000_0005), "access violation: null page, bad or misaligned address";
+    ILLEGAL_INSTRUCTION = 0x1E, Some(0xC000_001D), "ran an illegal instruction";
+    DIVIDE_BY_ZERO = 0x1E, Some(0xC000_0094), "divided by zero";
+    BREAKPOINT = 0x1E, Some(0x8000_0003), "ran into a breakpoint";
+    STACK_OVERFLOW = 0x7F, Some(8), "double fault: the kernel stack is exhausted";
+    FAST_FAIL = 0x139, None, "__fastfail: a security check failed";
+    /// Windows runs it; the lab, in ring 3, cannot.
+    RING_0_INSTRUCTION = LAB, None, "ran an instruction that the lab cannot play";
 
     // IRQL.
     RAISE_IRQL = 0xC4, Some(0x30), "invalid level passed to KeRaiseIrql";
@@ -60,26 +79,32 @@ rules! {
     RELEASE_SPIN_LOCK_IRQL = 0xC4, Some(0x32), "KeReleaseSpinLock called at an IRQL other than DISPATCH_LEVEL";
     ACQUIRE_FAST_MUTEX_IRQL = 0xC4, Some(0x33), "fast mutex acquired above APC_LEVEL";
     RELEASE_FAST_MUTEX_IRQL = 0xC4, Some(0x34), "fast mutex released at an IRQL other than APC_LEVEL";
-    WAIT_IRQL = 0xC4, Some(0x3B), "waited at too high an IRQL";
     ACQUIRE_AT_DPC_IRQL = 0xC4, Some(0x40), "KeAcquireSpinLockAtDpcLevel called below DISPATCH_LEVEL";
     RELEASE_FROM_DPC_IRQL = 0xC4, Some(0x41), "KeReleaseSpinLockFromDpcLevel called below DISPATCH_LEVEL";
     ACQUIRE_SPIN_LOCK_IRQL = 0xC4, Some(0x42), "KeAcquireSpinLock called above DISPATCH_LEVEL";
     MAP_MDL_IRQL = 0xC4, Some(0x76), "MmMapLockedPagesSpecifyCache called above DISPATCH_LEVEL";
     UNMAP_MDL_IRQL = 0xC4, Some(0x79), "MmUnmapLockedPages called above DISPATCH_LEVEL";
     SET_EVENT_IRQL = 0xC4, Some(0x80), "KeSetEvent called at too high an IRQL";
+    WAIT_ABOVE_DISPATCH = 0xC4, Some(0x120), "waited above DISPATCH_LEVEL";
+    WAIT_FOREVER_AT_DISPATCH = 0xC4, Some(0x121), "waited at DISPATCH_LEVEL without a timeout";
+    WAIT_AT_DISPATCH = 0xC4, Some(0x122), "waited at DISPATCH_LEVEL with a timeout other than zero";
     API_IRQL = 0xC4, Some(0xE5), "kernel API called at an incorrect IRQL";
     ZW_IRQL = 0xC4, Some(0xE6), "Zw API called above PASSIVE_LEVEL";
-    IRQL_CHANGED = 0xC9, Some(5), "returned at an IRQL other than it was called at";
     WORKER_IRQL = 0xE1, None, "a worker routine returned at an IRQL other than PASSIVE_LEVEL";
+    /// Windows checks dispatch routines and workers, not every callback.
+    IRQL_CHANGED = LAB, None, "returned at an IRQL other than it was called at";
 
-    // Locks.
-    SPIN_LOCK_OWNED = 0x0F, None, "acquired a spin lock this processor already holds";
-    SPIN_LOCK_NOT_OWNED = 0x10, None, "released a spin lock this processor does not hold";
-    SPIN_LOCK_HELD = LAB, None, "returned while holding a spin lock";
-    SELF_DEADLOCK = 0xC4, Some(0x1000), "acquired a lock its thread already holds";
-    FAST_MUTEX_NOT_OWNED = LAB, None, "released a fast mutex this thread does not hold";
+    // Locks: Verifier's deadlock detection.
+    SELF_DEADLOCK = 0xC4, Some(0x1000), "acquired a lock that its thread already holds";
+    LOCK_ORDER = 0xC4, Some(0x1001), "acquired locks against the order seen before";
+    LOCK_RELEASE_ORDER = 0xC4, Some(0x1003), "released spin locks in another order than the reverse";
+    LOCK_RELEASED_ELSEWHERE = 0xC4, Some(0x1004), "released a lock that somebody else holds";
+    LOCK_NOT_ACQUIRED = 0xC4, Some(0x1007), "released a lock that nobody holds";
+    LOCK_PAGEABLE = 0xC4, Some(0xE1), "a synchronization object in pageable memory";
+    SPIN_LOCK_HELD = LAB, None, "returned while holding a lock";
     RUNDOWN_UNDERFLOW = LAB, None, "rundown protection released more often than acquired";
     CALLBACK_DEADLOCK = LAB, None, "unsubscribed from BFE changes inside the callback";
+    CALLOUT_DEADLOCK = LAB, None, "unregistered a callout inside one of its functions";
 
     // Objects.
     BAD_HANDLE = 0x93, None, "used a handle that is not open";
@@ -87,16 +112,26 @@ rules! {
     WORK_ITEM_FREED_ACTIVE = 0xE4, Some(2), "a queued work item was freed";
     BAD_OBJECT = LAB, None, "passed an object that does not exist";
 
-    // Filtering.
-    ACTION_WITHOUT_RIGHT = LAB, None, "actionType written without FWPS_RIGHT_ACTION_WRITE";
+    // Filtering: what `FWPS_CLASSIFY_OUT0` says and nobody enforces.
+    ACTION_WITHOUT_RIGHT = LAB, None, "actionType written without FWPS_RIGHT_ACTION_WRITE, and not to veto";
+    RIGHT_RAISED = LAB, None, "FWPS_RIGHT_ACTION_WRITE set by a callout, which may only clear it";
+    UNKNOWN_ACTION = LAB, None, "actionType is none that a callout may return";
+    INVALID_ABSORB = LAB, None, "ABSORB where it is not valid, or without a block";
     NET_BUFFER_CHANGED = LAB, None, "returned from classify with the NET_BUFFER's data start moved";
 
     // Unload.
-    CALLOUTS_LEFT = 0xCE, None, "unloaded with callouts registered";
+    CALLOUTS_LEFT = LAB, None, "unloaded with callouts registered";
+    FLOW_CONTEXT_LEFT = LAB, None, "unloaded with contexts associated with flows";
     SUBSCRIPTION_LEFT = LAB, None, "unloaded with a BFE state subscription";
+    NOTIFICATION_LEFT = LAB, None, "unloaded with a registry notification pending";
     DEVICE_LEFT = LAB, None, "unloaded with device objects";
     THREAD_LEFT = LAB, None, "unloaded while a thread of the driver's runs";
     WORK_ITEM_LEFT = LAB, None, "unloaded with work items allocated";
     HANDLE_LEFT = LAB, None, "unloaded with handles open";
     FILTER_OBJECT_LEFT = LAB, None, "unloaded with filter engine objects left";
+
+    // The image, as Verifier's code integrity checks see it when it is loaded.
+    IMAGE_WRITABLE_CODE = 0xC4, Some(0x2003), "a section both writable and executable";
+    IMAGE_UNALIGNED = 0xC4, Some(0x2004), "a section that is not aligned to a page";
+    IMAGE_EXECUTABLE_IMPORTS = 0xC4, Some(0x2005), "the import address table in an executable section";
 }

@@ -1,7 +1,7 @@
 //! The engine's interface.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock};
 
 use super::arbitration::{Run, Snapshot};
 use super::callout::{Callouts, Unregister};
@@ -19,6 +19,9 @@ use crate::status::Status;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
+/// Told of each rule that a callout breaks, at once.
+pub type Observer = Box<dyn Fn(&Violation) + Send + Sync>;
+
 /// The filter engine of one simulated machine.
 pub struct Engine {
     pub(super) options: Options,
@@ -30,6 +33,7 @@ pub struct Engine {
     layers: Vec<LayerState>,
     last_id: AtomicU64,
     violations: Mutex<Vec<Violation>>,
+    observer: OnceLock<Observer>,
 }
 
 /// What classify needs of a layer.
@@ -56,6 +60,7 @@ impl Engine {
             layers: (0..layer::layer_ids()).map(|_| LayerState::default()).collect(),
             last_id: AtomicU64::new(0),
             violations: Mutex::default(),
+            observer: OnceLock::new(),
         })
     }
 
@@ -134,8 +139,8 @@ impl Engine {
             invocations: Vec::new(),
         };
         let decision = run.decide(&snapshot);
-        if !run.violations.is_empty() {
-            self.violations.locked().append(&mut run.violations);
+        for violation in run.violations.drain(..) {
+            self.note(violation);
         }
         decision
     }
@@ -196,7 +201,14 @@ impl Engine {
         self.core.locked().journal.clone()
     }
 
-    /// The rules callouts broke since the last call.
+    /// Hands what callouts do wrong to `observer`, instead of keeping it. The
+    /// first observer stays.
+    pub fn set_observer(&self, observer: Observer) {
+        // The engine of one machine has one kernel to tell.
+        let _ = self.observer.set(observer);
+    }
+
+    /// The rules callouts broke since the last call, unless somebody observes.
     pub fn take_violations(&self) -> Vec<Violation> {
         std::mem::take(&mut self.violations.locked())
     }
@@ -205,7 +217,14 @@ impl Engine {
 
     pub(super) fn violate(&self, callout_id: Option<u32>, rule: Rule, text: &str) {
         let text = text.to_owned();
-        self.violations.locked().push(Violation { callout_id, layer: None, rule, text });
+        self.note(Violation { callout_id, layer: None, rule, text });
+    }
+
+    fn note(&self, violation: Violation) {
+        match self.observer.get() {
+            Some(observer) => observer(&violation),
+            None => self.violations.locked().push(violation),
+        }
     }
 
     /// Puts a layer's filters where classify finds them.

@@ -113,6 +113,16 @@ pub fn lint(file: &Arc<PeFile>) -> Report {
     report
 }
 
+/// Checks the three rules of Driver Verifier alone, which need no symbols.
+pub fn code_integrity(file: &PeFile) -> Vec<Finding> {
+    let mut report = Report::default();
+    sections(file, &mut report);
+    imports(file, &mut report);
+    let verified = [Rule::WritableAndExecutable, Rule::SectionAlignment, Rule::ExecutableImportTable];
+    report.findings.retain(|finding| verified.contains(&finding.rule));
+    report.findings
+}
+
 fn sections(file: &PeFile, report: &mut Report) {
     if file.section_alignment < PAGE {
         let detail = format!("SectionAlignment is {:#x}, less than a page", file.section_alignment);

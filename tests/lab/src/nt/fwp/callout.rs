@@ -15,10 +15,7 @@ use super::super::types::FWPS_CALLOUT3;
 use super::incoming::Scratch;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
-use crate::wfp::{
-    ActionType, CalloutDriver, ClassifyOut, Guid, LayerId, NotifyType, RIGHT_ACTION_WRITE, Request,
-    RuntimeFilter,
-};
+use crate::wfp::{ActionType, CalloutDriver, ClassifyOut, Guid, LayerId, NotifyType, Request, RuntimeFilter};
 
 /// `FWPS_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED` (`fwpstypes.h`).
 const PERMIT_IF_CALLOUT_UNREGISTERED: u16 = 2;
@@ -59,22 +56,6 @@ impl GuestCallout {
         }
         let contexts = self.contexts();
         contexts.get(&filter.filter_id).copied().unwrap_or(filter.raw_context)
-    }
-
-    /// Breaches a classify can commit that show only afterwards.
-    fn check(&self, kernel: &Kernel, request: &Request<'_>, before: &ClassifyOut, after: &ClassifyOut) {
-        let written = after.action != before.action;
-        // A veto is the one write allowed without the right: a Block over a
-        // Permit (facts 3.1, 3.2).
-        let veto = after.action == ActionType::BLOCK;
-        if written && before.rights & RIGHT_ACTION_WRITE == 0 && !veto {
-            let parameters = [request.layer.0.into(), before.action.0.into(), after.action.0.into()];
-            let text = format!(
-                "layer {}, action {:#x} became {:#x}",
-                request.layer.0, before.action.0, after.action.0
-            );
-            kernel.condemn(Violation::new(&rules::ACTION_WITHOUT_RIGHT, parameters, text));
-        }
     }
 }
 
@@ -129,7 +110,6 @@ impl CalloutDriver for GuestCallout {
         let Some(after) = answered else {
             return unregistered(filter, out);
         };
-        self.check(&kernel, request, out, &after);
         *out = after;
     }
 

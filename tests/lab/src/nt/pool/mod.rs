@@ -98,9 +98,9 @@ impl Pool {
         start
     }
 
-    /// Frees a block. `tag` 0 means any. The block is freed even where a
+    /// Frees a block and gives its size. `tag` 0 means any. The block is freed even where a
     /// violation is found that leaves no doubt which block is meant.
-    pub fn free(&self, address: usize, tag: u32, irql: Irql, stack: Vec<u64>) -> Result<(), Violation> {
+    pub fn free(&self, address: usize, tag: u32, irql: Irql, stack: Vec<u64>) -> Result<usize, Violation> {
         let mut state = self.state();
         let bad = |rule: &'static Rule, text: String| Err(Violation::new(rule, [address as u64, 0, 0], text));
         let Some((first, block)) = state.find(address) else {
@@ -115,7 +115,7 @@ impl Pool {
             let parameters = [0, address as u64, u64::from(block.tag)];
             return Err(Violation::new(&rules::POOL_DOUBLE_FREE, parameters, text));
         }
-        let outcome = self.check_block(first, block, tag, irql);
+        let outcome = self.check_block(first, block, tag, irql).map(|()| block.size);
         self.release(&mut state, first, stack);
         outcome
     }
@@ -222,6 +222,11 @@ impl Pool {
     /// the pool is busy.
     pub fn try_describe(&self, address: usize) -> Option<(Where, String)> {
         self.state.try_lock().ok()?.describe(address)
+    }
+
+    /// Whether an address lies in a block of paged pool.
+    pub fn is_paged(&self, address: usize) -> bool {
+        self.state().find(address).is_some_and(|(_, block)| block.paged)
     }
 
     fn fill(&self, from: usize, to: usize, value: u8) {

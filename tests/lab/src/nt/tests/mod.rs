@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use super::types::Address;
 use super::{Direct, Irql, Kernel, Options, Stop};
-use crate::verifier::Rule;
+use crate::verifier::{Rule, rules};
 
 /// A machine that runs native code as its driver.
 fn machine() -> Arc<Kernel> {
@@ -56,7 +56,8 @@ fn stopped_by<R>(kernel: &Kernel, outcome: Result<R, Stop>, rule: &'static Rule)
     };
     assert_eq!(code, rule.code, "{text}");
     if let Some(first) = rule.parameter {
-        assert_eq!(parameters[0], first, "{text}");
+        let at = if rule.code == rules::SPECIAL_POOL { 3 } else { 0 };
+        assert_eq!(parameters[at], first, "{text}");
     }
     let found = kernel.verifier().findings();
     let names: Vec<_> = found.iter().map(|finding| finding.violation.rule.id).collect();

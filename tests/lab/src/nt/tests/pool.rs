@@ -3,7 +3,7 @@
 use super::super::ex::{ExAllocatePool2, ExFreePool, ExFreePoolWithTag};
 use super::super::memory::PAGE;
 use super::super::pool::{Shortage, Wanted, Where};
-use super::super::{Irql, Kernel, Options, Stop, describe_address, foreign};
+use super::super::{Cause, Exception, Irql, Kernel, Options, Stop, describe_address, foreign};
 use super::{clean, drive, machine, peek, poke, stopped_by};
 use crate::verifier::{Rule, rules};
 
@@ -173,7 +173,8 @@ impl super::super::Guest for Faulting {
     unsafe fn call(&self, _: usize, _: &[u64]) -> Result<u64, Stop> {
         let address = self.0.load(std::sync::atomic::Ordering::SeqCst);
         assert_eq!(describe_address(address).is_some(), address > PAGE);
-        Err(Stop::Fault { address: Some(address as u64), write: true, text: "fault".into() })
+        let exception = Exception { cause: Cause::Write, address: Some(address as u64), instruction: 1 };
+        Err(Stop::Fault { exception, text: "fault".into() })
     }
 
     fn escape(&self, _: Stop) -> ! {
@@ -182,8 +183,8 @@ impl super::super::Guest for Faulting {
 }
 
 #[test]
-fn a_fault_in_the_pool_breaks_its_rule() {
-    for (offset, expected) in [(Some(0), Some(&rules::FREED_POOL_ACCESS)), (None, None)] {
+fn a_fault_breaks_the_rule_of_the_place() {
+    for (offset, expected) in [(Some(0), &rules::FREED_POOL_ACCESS), (None, &rules::ACCESS_VIOLATION)] {
         let guest = std::sync::Arc::new(Faulting(16.into()));
         let kernel = Kernel::new(std::sync::Arc::clone(&guest) as _, Options::default());
         let block = kernel.pool().allocate(Wanted {
@@ -199,10 +200,10 @@ fn a_fault_in_the_pool_breaks_its_rule() {
             guest.0.store(block + offset, std::sync::atomic::Ordering::SeqCst);
         }
         let outcome = drive(&kernel, Irql::PASSIVE, || ());
-        assert!(matches!(outcome, Err(Stop::Fault { .. })));
+        assert!(matches!(outcome, Err(Stop::BugCheck { code, .. }) if code == expected.code));
         let found = kernel.verifier().findings();
         let rules: Vec<_> = found.iter().map(|found| found.violation.rule).collect();
-        assert_eq!(rules, Vec::from_iter(expected));
+        assert_eq!(rules, [expected]);
     }
 }
 

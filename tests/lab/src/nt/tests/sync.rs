@@ -64,7 +64,11 @@ fn ceilings_hold_for_every_kind_of_function() {
     breaks(&rules::API_IRQL, level, || super::super::fwp::FwpmEngineClose0(4));
     breaks(&rules::SET_EVENT_IRQL, Irql::HIGH, || KeSetEvent(event, 0, 0));
     breaks(&rules::SET_EVENT_IRQL, level, || KeSetEvent(event, 0, 1));
-    breaks(&rules::WAIT_IRQL, level, || KeWaitForSingleObject(event, 0, 0, 0, 0));
+    let later = LARGE_INTEGER { QuadPart: -1 };
+    let later = address(&later);
+    breaks(&rules::WAIT_FOREVER_AT_DISPATCH, level, || KeWaitForSingleObject(event, 0, 0, 0, 0));
+    breaks(&rules::WAIT_AT_DISPATCH, level, || KeWaitForSingleObject(event, 0, 0, 0, later));
+    breaks(&rules::WAIT_ABOVE_DISPATCH, Irql::HIGH, || KeWaitForSingleObject(event, 0, 0, 0, 0));
     breaks(&rules::RELEASE_SPIN_LOCK_IRQL, Irql::PASSIVE, || KeReleaseSpinLock(event, 0));
     breaks(&rules::ACQUIRE_SPIN_LOCK_IRQL, Irql::HIGH, || KeAcquireSpinLockRaiseToDpc(event));
     breaks(&rules::ACQUIRE_AT_DPC_IRQL, Irql::PASSIVE, || KeAcquireSpinLockAtDpcLevel(event));
@@ -127,12 +131,12 @@ fn spin_locks_exclude_and_know_their_owner() {
     });
     assert_eq!(peek::<u64>(counter), 4000);
     super::poke(lock, 0usize);
-    breaks(&rules::SPIN_LOCK_OWNED, Irql::DISPATCH, || {
+    breaks(&rules::SELF_DEADLOCK, Irql::DISPATCH, || {
         KeAcquireSpinLockAtDpcLevel(lock);
         KeAcquireSpinLockAtDpcLevel(lock);
     });
     super::poke(lock, 0usize);
-    breaks(&rules::SPIN_LOCK_NOT_OWNED, Irql::DISPATCH, || KeReleaseSpinLockFromDpcLevel(lock));
+    breaks(&rules::LOCK_NOT_ACQUIRED, Irql::DISPATCH, || KeReleaseSpinLockFromDpcLevel(lock));
     breaks(&rules::SPIN_LOCK_HELD, Irql::DISPATCH, || KeAcquireSpinLockAtDpcLevel(lock));
 }
 
@@ -256,7 +260,7 @@ fn fast_mutexes_raise_to_apc_level_and_know_their_owner() {
         (inside, KeGetCurrentIrql())
     });
     assert_eq!(clean(&kernel, outcome), (1, 0));
-    breaks(&rules::FAST_MUTEX_NOT_OWNED, Irql::APC, || ExReleaseFastMutex(mutex));
+    breaks(&rules::LOCK_NOT_ACQUIRED, Irql::APC, || ExReleaseFastMutex(mutex));
     breaks(&rules::SELF_DEADLOCK, Irql::PASSIVE, || {
         ExAcquireFastMutex(mutex);
         ExAcquireFastMutex(mutex);
@@ -266,7 +270,9 @@ fn fast_mutexes_raise_to_apc_level_and_know_their_owner() {
 #[test]
 fn bad_pointers_are_named_by_what_they_point_to() {
     let block = |size| ExAllocatePool2(0x40, size, 1);
-    breaks(&rules::BAD_POINTER, Irql::PASSIVE, || KeQuerySystemTimePrecise(64));
+    let nowhere = 0xFFFF_F800_0000_0000;
+    breaks(&rules::ACCESS_VIOLATION, Irql::PASSIVE, || KeQuerySystemTimePrecise(64));
+    breaks(&rules::BAD_POINTER, Irql::PASSIVE, || KeQuerySystemTimePrecise(nowhere));
     breaks(&rules::BAD_POINTER_RAISED, Irql::DISPATCH, || KeQuerySystemTimePrecise(64));
     breaks(&rules::FREED_POOL_ACCESS, Irql::PASSIVE, || {
         let gone = block(8);

@@ -1,0 +1,91 @@
+//! Processor exceptions of driver code, as the bugcheck Windows would show.
+
+use super::Kernel;
+use super::cpu::Irql;
+use super::foreign::BadPointer;
+use super::guest::{Cause, Exception};
+use super::pool::Where;
+use super::types::Address;
+use crate::image::{self, Residence};
+use crate::verifier::{Rule, Violation, rules};
+
+/// An access as bugcheck 0xD1 codes it.
+const READ: u64 = 0;
+const WRITE: u64 = 1;
+const EXECUTE: u64 = 8;
+
+impl Kernel {
+    /// The rule that an exception at a level breaks.
+    pub(super) fn exception(&self, exception: &Exception, irql: Irql, text: &str) -> Violation {
+        let Exception { cause, address, instruction } = *exception;
+        let access = match cause {
+            Cause::Read => READ,
+            Cause::Write => WRITE,
+            Cause::Execute => EXECUTE,
+            cause => return trap(cause, instruction, text),
+        };
+        let address = address.unwrap_or(instruction);
+        let (rule, place) = self.access_rule(address, access, irql);
+        // The first line says what; the backtrace is with the stop.
+        let what = text.lines().next().unwrap_or_default();
+        let detail = if place.is_empty() { what.to_owned() } else { format!("{what}: {place}") };
+        Violation::new(rule, access_parameters(rule, address, access, irql, instruction), detail)
+    }
+
+    /// A bad pointer that an export noticed, as the breach it is.
+    pub(super) fn bad_pointer_at(&self, bad: BadPointer, irql: Irql) -> Violation {
+        let (address, access) = (bad.address as u64, u64::from(bad.write));
+        let (rule, place) = self.access_rule(address, access, irql);
+        let verb = if bad.write { "writing" } else { "reading" };
+        let caller = self.guest().frames().first().copied().unwrap_or(0);
+        let parameters = access_parameters(rule, address, access, irql, caller);
+        Violation::new(rule, parameters, format!("{verb} {address:#x} {place}"))
+    }
+
+    /// Which rule an impossible access breaks, and what lies there.
+    fn access_rule(&self, address: u64, access: u64, irql: Irql) -> (&'static Rule, String) {
+        let place = image::residence(address);
+        match self.pool().describe(address as Address) {
+            _ if place == Some(Residence::Unloaded) => (&rules::UNLOADED_CODE, image::describe(address)),
+            Some((Where::Freed, text)) => (&rules::FREED_POOL_ACCESS, text),
+            Some((Where::Live, text)) if access == EXECUTE => (&rules::EXECUTE_DATA, text),
+            Some((_, text)) => (&rules::BEYOND_POOL_ACCESS, text),
+            None if place.is_some() && access == EXECUTE => (&rules::EXECUTE_DATA, image::describe(address)),
+            None if place.is_some() && access == WRITE => (&rules::READ_ONLY_WRITE, image::describe(address)),
+            None if irql >= Irql::DISPATCH => (&rules::BAD_POINTER_RAISED, String::new()),
+            // An address of user mode's half raises an exception, one of the
+            // system's half is fatal at once. All of the lab's memory lies in
+            // the lower half, so only the null region is taken for user's.
+            None if address < image::NULL_REGION => (&rules::ACCESS_VIOLATION, String::new()),
+            None => (&rules::BAD_POINTER, String::new()),
+        }
+    }
+}
+
+/// The bugcheck's parameters as the reference gives them for each code.
+fn access_parameters(rule: &Rule, address: u64, access: u64, irql: Irql, instruction: u64) -> [u64; 3] {
+    if *rule == rules::BAD_POINTER_RAISED {
+        [address, irql.0.into(), access]
+    } else if *rule == rules::ACCESS_VIOLATION {
+        [instruction, access, address]
+    } else {
+        [address, access, instruction]
+    }
+}
+
+/// Exceptions that are not about memory.
+fn trap(cause: Cause, instruction: u64, text: &str) -> Violation {
+    let (rule, parameters) = match cause {
+        Cause::StackOverflow => (&rules::STACK_OVERFLOW, [0; 3]),
+        Cause::Privileged => (&rules::RING_0_INSTRUCTION, [instruction, 0, 0]),
+        Cause::IllegalInstruction => (&rules::ILLEGAL_INSTRUCTION, [instruction, 0, 0]),
+        Cause::Divide => (&rules::DIVIDE_BY_ZERO, [instruction, 0, 0]),
+        Cause::Breakpoint => (&rules::BREAKPOINT, [instruction, 0, 0]),
+        Cause::FastFail(code) => (&rules::FAST_FAIL, [code.into(), 0, 0]),
+        // #GP reaches handlers as an access violation at -1.
+        Cause::Protection | Cause::Read | Cause::Write | Cause::Execute => {
+            (&rules::ACCESS_VIOLATION, [instruction, 0, u64::MAX])
+        }
+    };
+    Violation::new(rule, parameters, text.lines().next().unwrap_or_default())
+}

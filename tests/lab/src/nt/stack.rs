@@ -1,0 +1,64 @@
+//! How much kernel stack each kind of entry point has used at most.
+#![forbid(unsafe_code)]
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Each of the first calls is measured, later one in as many: looking through
+/// the whole stack costs more than many a call.
+const EACH: u64 = 64;
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Mark {
+    calls: u64,
+    most: usize,
+}
+
+/// The marks of one machine, by what was called.
+#[derive(Debug, Default)]
+pub(super) struct StackMarks {
+    marks: Mutex<BTreeMap<&'static str, Mark>>,
+}
+
+impl StackMarks {
+    /// Counts a call and says whether it is to be measured.
+    pub fn is_due(&self, what: &'static str) -> bool {
+        let mut marks = self.marks();
+        let mark = marks.entry(what).or_default();
+        mark.calls += 1;
+        mark.calls <= EACH || mark.calls.is_multiple_of(EACH)
+    }
+
+    /// Notes what a call used.
+    pub fn note(&self, what: &'static str, bytes: usize) {
+        let mut marks = self.marks();
+        let mark = marks.entry(what).or_default();
+        mark.most = mark.most.max(bytes);
+    }
+
+    /// The most bytes used by each kind of call that was measured.
+    pub fn all(&self) -> Vec<(&'static str, usize)> {
+        let marks = self.marks();
+        marks.iter().filter(|(_, mark)| mark.most > 0).map(|(what, mark)| (*what, mark.most)).collect()
+    }
+
+    fn marks(&self) -> MutexGuard<'_, BTreeMap<&'static str, Mark>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_calls_and_some_later_ones_are_measured() {
+        let marks = StackMarks::default();
+        let due = (1..=300).filter(|_| marks.is_due("classifyFn")).count();
+        assert_eq!(due, 64 + 3);
+        assert!(marks.all().is_empty());
+        marks.note("classifyFn", 700);
+        marks.note("classifyFn", 300);
+        assert_eq!(marks.all(), [("classifyFn", 700)]);
+    }
+}
