@@ -5,6 +5,7 @@ use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
+use crate::logic::layers::{Decision, Role};
 use crate::logic::stealth::{Verdict, decide};
 
 /// Decides whether a discarded segment is answered.
@@ -12,6 +13,8 @@ pub struct TransportDiscard;
 
 impl Classify for TransportDiscard {
     type Shared = Shared;
+
+    const ROLE: Role = Role::Decide(Decision::TransportDiscard);
 
     fn shared() -> &'static Published<Shared> {
         &SHARED

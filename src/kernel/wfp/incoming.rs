@@ -6,6 +6,7 @@ use core::marker::PhantomData;
 use super::net_buffer::NetBuffer;
 use crate::ffi;
 use crate::logic::callouts::{CALLOUTS, Callout, Index};
+use crate::logic::layers::Role;
 use crate::logic::stealth::{Discard, Module, Packet, TcpFlags};
 use crate::logic::tcp;
 
@@ -50,6 +51,11 @@ impl<'a> Incoming<'a> {
     /// Which of our callouts is asked.
     pub fn index(&self) -> Index {
         self.index
+    }
+
+    /// What the callout at this layer is for.
+    pub fn role(&self) -> Role {
+        self.callout.role
     }
 
     /// Whether the engine still lets anybody decide.

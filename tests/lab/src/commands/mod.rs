@@ -1,6 +1,8 @@
 //! `cargo lab …`.
 
 mod demo;
+mod fuzz;
+mod native;
 mod test;
 mod up;
 
@@ -19,6 +21,10 @@ enum Lab {
     Demo,
     /// Run every test and lint
     Test(test::Arguments),
+    /// Fuzz the driver's source, built natively with AddressSanitizer
+    Fuzz(fuzz::Arguments),
+    /// Run the native tests with AddressSanitizer, or count the lines that ran
+    Native(native::Arguments),
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
 }
@@ -29,6 +35,8 @@ pub fn run() -> ExitCode {
     let outcome = match &lab {
         Lab::Demo => demo::run(),
         Lab::Test(arguments) => test::run(arguments),
+        Lab::Fuzz(arguments) => fuzz::run(arguments),
+        Lab::Native(arguments) => native::run(arguments),
         Lab::Up(arguments) => up::run(arguments),
     };
     match outcome {
