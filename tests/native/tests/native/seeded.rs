@@ -12,7 +12,14 @@ fn over_inputs_from_a_seed(name: &str, count: usize) {
     let target = targets::named(name).unwrap();
     let mut random = Random::new(0x68_7573_6870_6f72);
     for _ in 0..count {
-        (target.run)(&random.bytes(LONGEST));
+        let bytes = random.bytes(LONGEST);
+        if let Err(found) = std::panic::catch_unwind(|| (target.run)(&bytes)) {
+            // To be kept with the fix.
+            let input = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+            std::fs::write(&input, &bytes).unwrap();
+            eprintln!("the input is in {}", input.display());
+            std::panic::resume_unwind(found);
+        }
     }
     targets::classify::finish();
 }
