@@ -78,7 +78,7 @@ impl Segment {
 
     fn data(&self, input: &mut Input<'_>) -> RawData {
         if input.rarely() {
-            return input.one_of(&[false, true]).then_some(RawData::Empty).unwrap_or(RawData::Null);
+            return if input.below(2) == 0 { RawData::Null } else { RawData::Empty };
         }
         let more = if input.rarely() { input.below(3) } else { 0 };
         RawData::Buffers((0..=more).map(|_| self.buffer(input)).collect())
