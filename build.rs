@@ -95,7 +95,9 @@ fn main() {
     }
     println!("cargo::rustc-cfg=driver");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    fs::write(out.join("bindings.rs"), bindings(Path::new("src/ffi/wdk.h"))).expect("OUT_DIR can be written");
+    let target = env::var("TARGET").expect("cargo sets TARGET");
+    let text = linked(&declarations(Path::new("src/ffi/wdk.h"), &target));
+    fs::write(out.join("bindings.rs"), text).expect("OUT_DIR can be written");
     for argument in [
         "/NODEFAULTLIB",
         "/ENTRY:DriverEntry",
@@ -114,9 +116,9 @@ fn main() {
 }
 
 /// The options are those of wdk-build's `BuilderExt::wdk_default`, so that
-/// either build has the same names and the same enum style.
-fn bindings(header: &Path) -> String {
-    let target = env::var("TARGET").expect("cargo sets TARGET");
+/// either build has the same names and the same enum style. The native build in
+/// `tests/native` takes them from here, too.
+pub fn declarations(header: &Path, target: &str) -> String {
     let mut builder = bindgen::builder()
         .header(header.to_str().expect("a plain path"))
         .clang_args([&format!("--target={target}"), "-fno-builtin", "-fms-extensions"])
@@ -129,8 +131,7 @@ fn bindings(header: &Path) -> String {
     for item in ITEMS.iter().chain(IMPORTS.iter().flat_map(|(_, functions)| *functions)) {
         builder = builder.allowlist_item(item);
     }
-    let text = builder.generate().expect("wdk.h holds together").to_string();
-    linked(&text)
+    builder.generate().expect("wdk.h holds together").to_string()
 }
 
 /// Gives every function's block the module it is imported from. bindgen writes

@@ -10,6 +10,7 @@ pub mod device;
 pub mod entry;
 pub mod irql;
 pub mod mutex;
+#[cfg(windows)]
 mod panic;
 pub mod per_cpu;
 pub mod pool;

@@ -7,7 +7,7 @@ use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::layers::Decision;
+use crate::logic::layers::{Decision, Role};
 use crate::logic::stealth::{Packet, Verdict, decide};
 
 /// One decision, at the layers whose row in the table names it.
@@ -24,6 +24,8 @@ pub struct Deciding<D>(PhantomData<D>);
 
 impl<D: Decide> Classify for Deciding<D> {
     type Shared = Shared;
+
+    const ROLE: Role = Role::Decide(D::DECISION);
 
     fn shared() -> &'static Published<Shared> {
         &SHARED

@@ -5,6 +5,7 @@ use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
+use crate::logic::layers::Role;
 use crate::logic::stealth::Verdict;
 
 /// Stands at every layer where nothing is decided.
@@ -12,6 +13,8 @@ pub struct Observe;
 
 impl Classify for Observe {
     type Shared = Shared;
+
+    const ROLE: Role = Role::Observe;
 
     fn shared() -> &'static Published<Shared> {
         &SHARED

@@ -10,12 +10,16 @@ use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::published::Published;
 use crate::kernel::status::{Result, to_result};
 use crate::kernel::work_item::wait_until;
-use crate::logic::layers::Guid;
+use crate::logic::layers::{Guid, Role};
 
 /// What a callout does with what it is shown.
 pub trait Classify: 'static {
     /// What all classifies share.
     type Shared: Sync + 'static;
+
+    /// What it is for; it is not asked at layers that have another role. Whoever
+    /// finds a callout's key free in the engine can add it for any layer.
+    const ROLE: Role;
 
     /// Where that is found: a classify brings no context of the callout's own,
     /// and a filter's is set by whoever adds the filter.
@@ -101,7 +105,7 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
     // its end, so it outlives this call.
     let shared = unsafe { C::shared().get() };
     let action = match (incoming, shared) {
-        (Some(incoming), Some(shared)) => {
+        (Some(incoming), Some(shared)) if incoming.role() == C::ROLE => {
             // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
             // (FWPS_CALLOUT_CLASSIFY_FN3).
             let irql = unsafe { MaxDispatch::assume() };

@@ -7,7 +7,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::net_buffer::NetBuffer;
 use crate::ffi;
 use crate::logic::callouts::{CALLOUTS, Callout, Index};
-use crate::logic::layers::Family;
+use crate::logic::layers::{Family, Role};
 use crate::logic::stealth::{self, Discard, Icmp, Module, Packet, TcpFlags};
 use crate::logic::{ip, tcp};
 
@@ -55,6 +55,11 @@ impl<'a> Incoming<'a> {
     /// Which of our callouts is asked.
     pub fn index(&self) -> Index {
         self.index
+    }
+
+    /// What the callout at this layer is for.
+    pub fn role(&self) -> Role {
+        self.callout.role
     }
 
     /// Whether the engine still lets anybody decide.

@@ -65,7 +65,10 @@ macro_rules! table {
     };
 }
 
-table! {
+/// Hands every row to the macro of this name.
+#[macro_export]
+#[rustfmt::skip]
+macro_rules! every_export { ($table:ident) => { $table! {
     "ntoskrnl.exe" => ex:
         ExAllocatePool2 ExFreePool ExFreePoolWithTag
         ExInitializeRundownProtection ExAcquireRundownProtection
@@ -105,7 +108,8 @@ table! {
         FwpmBfeStateGet0 FwpmBfeStateSubscribeChanges0
         FwpmBfeStateUnsubscribeChanges0 FwpsFlowAssociateContext0
         FwpsFlowRemoveContext0;
-}
+} }; }
+every_export!(table);
 
 /// Where a function may be called from, and how many arguments it has.
 struct Fact {

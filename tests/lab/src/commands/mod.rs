@@ -2,6 +2,8 @@
 
 mod demo;
 mod faults;
+mod fuzz;
+mod native;
 mod reg;
 mod scan;
 mod test;
@@ -30,6 +32,10 @@ enum Lab {
     Scan(scan::Arguments),
     /// Read and change the driver's registry values, while `up` runs
     Reg(reg::Arguments),
+    /// Fuzz the driver's source, built natively with AddressSanitizer
+    Fuzz(fuzz::Arguments),
+    /// Run the native tests with AddressSanitizer, or count the lines that ran
+    Native(native::Arguments),
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
 }
@@ -43,6 +49,8 @@ pub fn run() -> ExitCode {
         Lab::Test(arguments) => test::run(arguments),
         Lab::Scan(arguments) => scan::run(arguments),
         Lab::Reg(arguments) => reg::run(arguments),
+        Lab::Fuzz(arguments) => fuzz::run(arguments),
+        Lab::Native(arguments) => native::run(arguments),
         Lab::Up(arguments) => up::run(arguments),
     };
     match outcome {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use super::memory::Guarded;
-use super::types::{Address, HANDLE};
-use crate::wfp::{SessionId, SubscriptionId};
+use super::types::{Address, FWPS_CALLOUT3, HANDLE};
+use crate::wfp::{Guid, SessionId, SubscriptionId};
 
 /// Bugcheck 0x93's word for a handle that is not open; 0 is a protected one.
 pub const INVALID_HANDLE: u64 = 1;
@@ -84,6 +84,8 @@ pub struct Objects {
     pub subscriptions: BTreeMap<HANDLE, SubscriptionId>,
     /// MDLs that `NdisRetreatNetBufferDataStart` made, with their buffers.
     pub mdls: BTreeMap<Address, Guarded>,
+    /// What the driver registered under each callout's key, last.
+    pub callouts: BTreeMap<Guid, FWPS_CALLOUT3>,
 }
 
 impl Default for Objects {
@@ -100,6 +102,7 @@ impl Default for Objects {
             sessions: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             mdls: BTreeMap::new(),
+            callouts: BTreeMap::new(),
         }
     }
 }

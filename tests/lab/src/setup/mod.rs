@@ -4,6 +4,7 @@
 //! `apt-get install` of the packages in [`packages`], and only as root.
 
 mod driver;
+pub mod native;
 mod packages;
 mod single;
 mod source;

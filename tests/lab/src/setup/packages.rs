@@ -22,6 +22,8 @@ impl Need {
     pub const IP: Self = Self::Program("ip", "iproute2");
     /// `curl`.
     pub const CURL: Self = Self::Program("curl", "curl");
+    /// `g++`, which compiles libFuzzer.
+    pub const CXX: Self = Self::Program("g++", "g++");
     /// `xz`, for a library source given as `.tar.xz`.
     pub const XZ: Self = Self::Program("xz", "xz-utils");
 

@@ -65,7 +65,7 @@ impl Toolchain {
 }
 
 /// The toolchain that rust-toolchain.toml names.
-fn pinned() -> Result<String> {
+pub(super) fn pinned() -> Result<String> {
     let file = super::root().join("rust-toolchain.toml");
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
     text.lines()

@@ -7,11 +7,13 @@
 //! | [`read`] | management structures to the engine's objects |
 //! | [`callout`] | a driver's callout as the engine calls it |
 //! | [`incoming`] | an indication as raw structures |
+//! | [`hostile`] | indications that no engine would make |
 //! | [`packet`] | a packet as NET_BUFFER_LIST, NET_BUFFER and MDLs |
 #![expect(non_snake_case, reason = "the names are fwpkclnt's own")]
 
 mod callout;
 mod driver;
+pub mod hostile;
 mod incoming;
 mod packet;
 mod read;

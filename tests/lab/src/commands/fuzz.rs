@@ -1,0 +1,116 @@
+//! `cargo lab fuzz`: the driver's source under libFuzzer and AddressSanitizer.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+
+use crate::setup::{self, native};
+
+/// What to run, and for how long.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Seconds for each target
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// classify, registry or decision; all of them without
+    #[arg(long)]
+    target: Option<String>,
+    /// Seed of the mutations
+    #[arg(long, default_value_t = 1)]
+    seed: u32,
+}
+
+/// The targets of `tests/native`, each with the longest input worth trying.
+const TARGETS: [(&str, u32); 3] = [("classify", 1024), ("registry", 8192), ("decision", 128)];
+
+/// Fuzzes; whether nothing was found.
+pub fn run(arguments: &Arguments) -> Result<bool> {
+    let chosen = |name: &str| arguments.target.as_deref().is_none_or(|target| target == name);
+    let targets: Vec<_> = TARGETS.into_iter().filter(|(name, _)| chosen(name)).collect();
+    if targets.is_empty() {
+        let names = TARGETS.map(|(name, _)| name).join(", ");
+        anyhow::bail!("no such target; there are {names}");
+    }
+    let fuzzer = native::fuzzer()?.program;
+    let mut clean = true;
+    for (name, longest) in targets {
+        clean &= fuzz(&fuzzer, name, longest, arguments)?;
+    }
+    Ok(clean)
+}
+
+fn fuzz(fuzzer: &Path, name: &str, longest: u32, arguments: &Arguments) -> Result<bool> {
+    let found = setup::state().join("fuzz").join(name);
+    let corpus = found.join("corpus");
+    std::fs::create_dir_all(&corpus)?;
+    let mut command = native::command(fuzzer);
+    // New inputs go to the first folder; the second has those that are kept.
+    command
+        .env("HUSHPORT_FUZZ", name)
+        .arg(&corpus)
+        .arg(setup::root().join("tests/native/inputs").join(name))
+        .arg(format!("-max_total_time={}", arguments.seconds))
+        .arg(format!("-seed={}", arguments.seed))
+        .arg(format!("-max_len={longest}"))
+        .arg(format!("-artifact_prefix={}/", found.display()))
+        .args(["-print_final_stats=1", "-timeout=10", "-rss_limit_mb=4096"])
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+    let said = child.stderr.take().context("the fuzzer has a standard error")?;
+    let mut numbers = Numbers::default();
+    for line in BufReader::new(said).lines() {
+        let line = line.context("cannot read what the fuzzer says")?;
+        // Its own progress is for who watches it; what it found is for all.
+        if !numbers.read(&line) && !line.starts_with('#') && !line.starts_with("INFO:") {
+            eprintln!("{line}");
+        }
+    }
+    let clean = child.wait()?.success();
+    let Numbers { total, rate, features } = &numbers;
+    println!("{name}: {total} executions, {rate} a second, {features} inputs that reach something new");
+    if !clean {
+        println!("{name}: found something; keep its input in tests/native/inputs/{name} with the fix");
+    }
+    Ok(clean)
+}
+
+/// What libFuzzer counts at its end.
+#[derive(Debug, Default)]
+struct Numbers {
+    total: String,
+    rate: String,
+    features: String,
+}
+
+impl Numbers {
+    /// Whether the line is one of its statistics.
+    fn read(&mut self, line: &str) -> bool {
+        let Some((key, value)) = line.strip_prefix("stat::").and_then(|rest| rest.split_once(':')) else {
+            return false;
+        };
+        match key {
+            "number_of_executed_units" => self.total = value.trim().to_owned(),
+            "average_exec_per_sec" => self.rate = value.trim().to_owned(),
+            "new_units_added" => self.features = value.trim().to_owned(),
+            _ => {}
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_of_a_run_are_numbers() {
+        let mut numbers = Numbers::default();
+        assert!(numbers.read("stat::number_of_executed_units: 4711"));
+        assert!(numbers.read("stat::average_exec_per_sec:     12"));
+        assert!(numbers.read("stat::peak_rss_mb: 1"));
+        assert!(!numbers.read("==1==ERROR: AddressSanitizer: SEGV"));
+        assert_eq!((&*numbers.total, &*numbers.rate), ("4711", "12"));
+    }
+}

@@ -1,0 +1,72 @@
+//! `cargo lab native`: the native tests under AddressSanitizer, or counted.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::setup::native::{self, Built, Watch};
+use crate::setup::{Need, ensure, state};
+
+/// What to watch with.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// What watches
+    #[arg(value_enum, default_value = "address")]
+    watch: Choice,
+}
+
+/// The choices on the command line.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum Choice {
+    /// AddressSanitizer
+    Address,
+    /// Which of the driver's lines ran
+    Coverage,
+}
+
+/// Runs the tests; whether all passed.
+pub fn run(arguments: &Arguments) -> Result<bool> {
+    match arguments.watch {
+        Choice::Address => {
+            let tests = native::tests(Watch::Address)?;
+            Ok(native::command(&tests.program).status().context("cannot start the tests")?.success())
+        }
+        Choice::Coverage => coverage(),
+    }
+}
+
+/// Reads what this toolchain's LLVM writes; Debian's own default is too old.
+const PROFDATA: Need = Need::Program("llvm-profdata-19", "llvm-19");
+const COV: Need = Need::Program("llvm-cov-19", "llvm-19");
+
+fn coverage() -> Result<bool> {
+    ensure(&[PROFDATA, COV])?;
+    let tests = native::tests(Watch::Coverage)?;
+    let folder = state().join("coverage");
+    std::fs::create_dir_all(&folder)?;
+    let (raw, merged) = (folder.join("raw"), folder.join("merged"));
+    let mut command = native::command(&tests.program);
+    let passed = command.env("LLVM_PROFILE_FILE", &raw).status().context("cannot start the tests")?.success();
+    tool(Command::new("llvm-profdata-19").args(["merge", "--sparse", "-o"]).args([&merged, &raw]))?;
+    println!("{}", report(&tests, &merged, "report")?);
+    let lines = folder.join("lines.txt");
+    std::fs::write(&lines, report(&tests, &merged, "show")?)?;
+    println!("line by line: {}", lines.display());
+    Ok(passed)
+}
+
+/// Of all that was built, the driver's own source.
+fn report(tests: &Built, merged: &Path, verb: &str) -> Result<String> {
+    let mut command = Command::new("llvm-cov-19");
+    command.arg(verb).arg(&tests.program).arg("--instr-profile").arg(merged);
+    tool(command.arg(&tests.source))
+}
+
+fn tool(command: &mut Command) -> Result<String> {
+    let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

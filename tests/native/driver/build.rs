@@ -1,0 +1,70 @@
+//! Prepares the driver's source for the host.
+//!
+//! What is compiled is a copy of `src` in which two things read differently,
+//! because here they would mean something else than on Windows: the calling
+//! convention `"C"`, which is `"win64"`, and C's `long`, which has 32 bits.
+//! Lines stay where they are, so that what a sanitizer or a coverage report
+//! names is the driver's own.
+
+#[path = "../../../build.rs"]
+#[allow(dead_code, reason = "the driver's own build script, for its declarations")]
+mod windows;
+
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+/// Layouts are those of the only Windows target that the host's processor runs.
+const TARGET: &str = "x86_64-pc-windows-msvc";
+
+/// Comes from the host's C library, in the host's convention.
+const HOST_HAS: [&str; 4] = ["memcmp", "memcpy", "memmove", "memset"];
+
+fn main() {
+    println!("cargo::rustc-check-cfg=cfg(driver)");
+    println!("cargo::rustc-cfg=driver");
+    let root = PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo sets it")).join("../../..");
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets it"));
+    println!("cargo::rerun-if-changed={}", root.join("src").display());
+    println!("cargo::rerun-if-changed={}", root.join("build.rs").display());
+    println!("cargo::rerun-if-changed=build.rs");
+    let _absent = fs::remove_dir_all(out.join("src"));
+    copy(&root.join("src"), &out.join("src")).expect("the source can be read and OUT_DIR written");
+    let declared = windows::declarations(&root.join("src/ffi/wdk.h"), TARGET);
+    fs::write(out.join("bindings.rs"), bindings(&declared)).expect("OUT_DIR can be written");
+}
+
+fn copy(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let from = entry?.path();
+        let to = to.join(from.file_name().expect("an entry has a name"));
+        if from.is_dir() {
+            copy(&from, &to)?;
+        } else if from.extension().is_some_and(|extension| extension == "rs") {
+            let text = natively(&fs::read_to_string(&from)?);
+            fs::write(&to, if from.ends_with("src/lib.rs") { included(&text) } else { text })?;
+        }
+    }
+    Ok(())
+}
+
+fn natively(source: &str) -> String {
+    source.replace("extern \"C\"", "extern \"win64\"")
+}
+
+/// A crate's root as `include!` takes it: attributes of the crate are for the
+/// file that includes it. Their lines stay, empty.
+fn included(root: &str) -> String {
+    let inner = |line: &str| line.starts_with("//!") || line.starts_with("#![");
+    root.lines().map(|line| if inner(line) { "\n".to_owned() } else { format!("{line}\n") }).collect()
+}
+
+fn bindings(declared: &str) -> String {
+    let mut blocks = declared.split("unsafe extern \"C\" {\n");
+    let head = blocks.next().unwrap_or_default().to_owned();
+    let kept = blocks.filter(|block| !HOST_HAS.iter().any(|name| block.contains(&format!("fn {name}("))));
+    let text = kept.fold(head, |text, block| text + "unsafe extern \"C\" {\n" + block);
+    [("c_ulonglong", "u64"), ("c_longlong", "i64"), ("c_ulong", "u32"), ("c_long", "i32")]
+        .into_iter()
+        .fold(natively(&text), |text, (c, rust)| text.replace(&format!("::core::ffi::{c}"), rust))
+}

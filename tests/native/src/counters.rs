@@ -1,0 +1,37 @@
+//! The driver's counters, where either build keeps them in pool.
+//!
+//! Both have the same layout, so that the memory itself can be compared.
+
+use hushport_native_driver::logic::callouts::COUNT;
+use hushport_native_driver::logic::stealth::Verdict;
+use lab::nt::{Kernel, foreign};
+
+/// Alignment of one processor's counters.
+const LINE: usize = 64;
+
+/// What the pool aligns to (`ExAllocatePool2`).
+const POOL: usize = 16;
+
+/// Every counter of a machine with one processor; a row of verdicts for each
+/// callout.
+///
+/// # Panics
+/// If the driver keeps none, or the machine has more processors.
+pub fn read(kernel: &Kernel) -> Vec<u64> {
+    assert_eq!(kernel.options().processors, 1, "one set of counters");
+    let count = COUNT * Verdict::COUNT;
+    let bytes = (count * size_of::<u64>()).next_multiple_of(LINE);
+    let blocks = kernel.pool().leaks();
+    let block = blocks.iter().find(|block| block.size == bytes + LINE - POOL);
+    let start = block.expect("the counters are in pool").address.next_multiple_of(LINE);
+    foreign::read_array(start, count).expect("the counters can be read")
+}
+
+/// Row and verdict of each counter that rose, and by how much.
+pub fn rises(before: &[u64], after: &[u64]) -> Vec<(usize, usize, u64)> {
+    let changed = before.iter().zip(after).enumerate().filter(|(_, (before, after))| before != after);
+    let risen = changed.map(|(index, (before, after))| {
+        (index / Verdict::COUNT, index % Verdict::COUNT, after.wrapping_sub(*before))
+    });
+    risen.collect()
+}

@@ -1,0 +1,138 @@
+//! A machine for either build of the driver.
+#![expect(unsafe_code, reason = "names the native build's entry point")]
+
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+// Linked for its symbols.
+use hushport_native_driver as _;
+
+use lab::machine::{SERVICE, StartError};
+use lab::nt::registry::RegistryValue;
+use lab::nt::types::FWPS_CALLOUT3;
+use lab::nt::{Direct, DriverImage, Kernel, LeakReport, Options, Stop, parameters_key};
+use lab::setup::{self, Target};
+use lab::wfp::{Change, Engine, LayerInfo};
+
+unsafe extern "win64" {
+    fn DriverEntry(object: *mut c_void, registry_path: *mut c_void) -> i32;
+}
+
+/// The native driver's variables are this process's, so one machine at a time
+/// has them.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// A machine that runs the driver, in one build or the other.
+pub struct Machine {
+    build: Build,
+}
+
+enum Build {
+    /// The image.
+    Image(lab::machine::Machine),
+    /// The source, compiled for the host.
+    Native { kernel: Arc<Kernel>, engine: Arc<Engine>, _alone: MutexGuard<'static, ()> },
+}
+
+/// A callout of the driver: the layer it is for, and its functions.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct Callout {
+    pub layer: &'static LayerInfo,
+    pub functions: FWPS_CALLOUT3,
+}
+
+impl Machine {
+    /// One for the native build; waits until no other has it.
+    pub fn native(options: Options) -> Self {
+        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let kernel = Kernel::new(Arc::new(Direct), options);
+        let engine = Engine::new();
+        kernel.set_engine(Arc::clone(&engine));
+        Self { build: Build::Native { kernel, engine, _alone: alone } }
+    }
+
+    /// One for the image.
+    pub fn image(options: Options) -> Self {
+        Self { build: Build::Image(lab::machine::Machine::new(options)) }
+    }
+
+    /// Its kernel.
+    pub fn kernel(&self) -> &Arc<Kernel> {
+        match &self.build {
+            Build::Image(machine) => machine.kernel(),
+            Build::Native { kernel, .. } => kernel,
+        }
+    }
+
+    /// Its filter engine.
+    pub fn engine(&self) -> &Arc<Engine> {
+        match &self.build {
+            Build::Image(machine) => machine.engine(),
+            Build::Native { engine, .. } => engine,
+        }
+    }
+
+    /// Sets a value under the driver's `Parameters`.
+    pub fn set(&self, name: &str, value: RegistryValue) {
+        self.kernel().set_value(&parameters_key(SERVICE), name, value);
+    }
+
+    /// Deletes a value under the driver's `Parameters`.
+    pub fn delete(&self, name: &str) {
+        self.kernel().delete_value(&parameters_key(SERVICE), name);
+    }
+
+    /// Runs the driver's `DriverEntry`.
+    ///
+    /// # Errors
+    /// Where it does not run then.
+    pub fn start(&mut self) -> Result<(), StartError> {
+        let kernel = match &mut self.build {
+            Build::Image(machine) => {
+                let driver = setup::build(Target::X64).expect("the driver builds");
+                return machine.start(&driver.sys);
+            }
+            Build::Native { kernel, .. } => kernel,
+        };
+        let entry = DriverEntry as *const () as usize;
+        let driver = DriverImage { name: SERVICE.to_owned(), entry, base: entry, size: 0 };
+        match kernel.load_driver(driver) {
+            Ok(status) if status.is_success() => Ok(()),
+            Ok(status) => Err(StartError::Refused(status)),
+            Err(stop) => Err(StartError::Stopped(stop)),
+        }
+    }
+
+    /// Unloads the driver.
+    ///
+    /// # Errors
+    /// What stopped the machine.
+    pub fn stop(&mut self) -> Result<LeakReport, Stop> {
+        match &mut self.build {
+            Build::Image(machine) => machine.stop(),
+            Build::Native { kernel, .. } => kernel.unload(),
+        }
+    }
+
+    /// The running driver's callouts, in the order in which it added them.
+    pub fn callouts(&self) -> Vec<Callout> {
+        let engine = self.engine();
+        let added = engine.journal().into_iter().filter_map(|change| match change {
+            Change::CalloutAdd { key, layer, .. } => Some((key, layer)),
+            _ => None,
+        });
+        let found = added.filter_map(|(key, layer)| {
+            let layer = engine.layer_by_key(layer)?;
+            Some(Callout { layer, functions: self.kernel().registered(key)? })
+        });
+        let mut callouts: Vec<Callout> = Vec::new();
+        for callout in found {
+            // The journal remembers earlier starts, too.
+            if !callouts.iter().any(|known| known.layer.id == callout.layer.id) {
+                callouts.push(callout);
+            }
+        }
+        callouts
+    }
+}

@@ -1,0 +1,132 @@
+//! What the driver may block, said without regard to how it decides.
+//!
+//! One-sided on purpose: it names everything that must pass. What is left over
+//! may be blocked; that it is, the lab's own tests hold the image to.
+
+use lab::nt::fwp::hostile::{Content, Indication, RawBuffer, RawData, RawMapping, RawValue};
+use lab::nt::types::{FWPS_CLASSIFY_OUT0, data_type, metadata_field as field};
+use lab::wfp::{ActionType, LayerInfo, RIGHT_ACTION_WRITE, layers};
+
+use crate::indication::DECIDING;
+
+/// `FWP_CONDITION_FLAG_IS_LOOPBACK`, `FWP_CONDITION_FLAG_IS_IPSEC_SECURED`
+/// (`fwptypes.h`).
+const LOOPBACK: u64 = 1;
+const IPSEC_SECURED: u64 = 2;
+/// `FWPS_DISCARD_MODULE_GENERAL` (`fwpstypes.h`).
+const GENERAL: u32 = 2;
+/// More MDLs than any header needs: what lies behind so many may go unread.
+const MDLS_READ: usize = 64;
+
+/// What the administrator asked for, as far as it matters here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are the registry's own")]
+pub struct Asked {
+    pub mode: u32,
+    pub silence_tcp: bool,
+    pub exempt_loopback: bool,
+    pub exempt_ipsec: bool,
+}
+
+impl Default for Asked {
+    fn default() -> Self {
+        Self { mode: 2, silence_tcp: true, exempt_loopback: true, exempt_ipsec: true }
+    }
+}
+
+/// Holds what a callout left in `classifyOut` against what came in.
+///
+/// # Panics
+/// If it did what it must not.
+pub fn check(asked: Asked, layer: &LayerInfo, indication: &Indication, after: Option<FWPS_CLASSIFY_OUT0>) {
+    let (Some(before), Some(after)) = (indication.out, after) else { return };
+    let others = |out: FWPS_CLASSIFY_OUT0| (out.outContext, out.filterId, out.flags, out.reserved);
+    assert_eq!(others(after), others(before), "only action and rights are a callout's: {indication:#?}");
+    let verdict = (after.actionType, after.rights);
+    if before.rights & RIGHT_ACTION_WRITE == 0 {
+        assert_eq!(verdict, (before.actionType, before.rights), "without the right: {indication:#?}");
+        return;
+    }
+    if verdict == (ActionType::BLOCK.0, before.rights & !RIGHT_ACTION_WRITE) {
+        if let Some(reason) = must_pass(asked, layer, indication) {
+            panic!("blocked at {}, though {reason}: {asked:?} {indication:#?}", layer.name);
+        }
+    } else {
+        assert_eq!(verdict, (ActionType::CONTINUE.0, before.rights), "no such answer: {indication:#?}");
+    }
+}
+
+/// Why an indication to the callout at `layer` must pass, if it must.
+pub fn must_pass(asked: Asked, layer: &LayerInfo, indication: &Indication) -> Option<&'static str> {
+    let Indication { fixed: true, skew: 0, values: Some(values), metadata: Some(metadata), .. } = indication
+    else {
+        return Some("it does not hold together");
+    };
+    if !DECIDING.contains(&layer.name) {
+        return Some("that callout decides nothing");
+    }
+    // Its own layer, or what is said to be: families share a classifyFn.
+    let said = layers().iter().find(|known| known.id.0 == indication.layer);
+    let Some(layer) = said.filter(|said| DECIDING.contains(&said.name)) else {
+        return Some("nothing is decided at that layer");
+    };
+    let value = |name| read(values, layer.field(name)?);
+    let plain = |name, kind| value(name).and_then(|value: &RawValue| word(value, kind));
+    let flags = plain("FLAGS", data_type::UINT32).unwrap_or(0) & 0xFFFF_FFFF;
+    let has = |bit| metadata.currentMetadataValues & bit != 0;
+    let reasons = [
+        (asked.mode != 2, "Mode says so"),
+        (!asked.silence_tcp, "SilenceTcp says so"),
+        (plain("IP_PROTOCOL", data_type::UINT8).map(|word| word as u8) != Some(6), "it is no TCP"),
+        (asked.exempt_loopback && flags & LOOPBACK != 0, "it is loopback"),
+        (asked.exempt_ipsec && flags & IPSEC_SECURED != 0, "IPsec secures it"),
+        (
+            has(field::DISCARD_REASON) && metadata.discardMetadata.discardModule == GENERAL,
+            "a filter dropped it",
+        ),
+        (has(field::FLOW_HANDLE) && metadata.flowHandle != 0, "it has a flow"),
+        (
+            has(field::TRANSPORT_ENDPOINT_HANDLE) && metadata.transportEndpointHandle != 0,
+            "it has an endpoint",
+        ),
+    ];
+    if let Some((_, reason)) = reasons.into_iter().find(|(holds, _)| *holds) {
+        return Some(reason);
+    }
+    let port = |name| plain(name, data_type::UINT16).map(|word| word as u16);
+    let ports = (port("IP_REMOTE_PORT")?, port("IP_LOCAL_PORT")?);
+    let size = has(field::TRANSPORT_HEADER_SIZE).then_some(metadata.transportHeaderSize);
+    let RawData::Buffers(buffers) = &indication.data else { return None };
+    let flags = tcp_flags(buffers.first()?, ports, size)?;
+    (flags & 0x04 != 0).then_some("it is a reset")
+}
+
+fn read(values: &[RawValue], index: usize) -> Option<&RawValue> {
+    values.get(index)
+}
+
+fn word(value: &RawValue, kind: u32) -> Option<u64> {
+    match value.content {
+        Content::Word(word) if value.kind == kind => Some(word),
+        _ => None,
+    }
+}
+
+/// The flags of the header that ends or begins where the data starts, if it has
+/// these ports and is there.
+fn tcp_flags(buffer: &RawBuffer, (source, destination): (u16, u16), size: Option<u32>) -> Option<u8> {
+    let mut bytes: Vec<Option<u8>> = Vec::new();
+    let chain = buffer.mdls.iter().cycle().take(if buffer.ring { MDLS_READ } else { buffer.mdls.len() });
+    for mdl in chain.take(MDLS_READ) {
+        let there = matches!(mdl.mapping, RawMapping::Pool | RawMapping::Mapped);
+        bytes.extend(mdl.bytes.iter().map(|byte| there.then_some(*byte)));
+    }
+    let header = |back: u32| -> Option<Vec<u8>> {
+        let start = buffer.data_offset.checked_sub(back)? as usize;
+        bytes.get(start..start.checked_add(14)?)?.iter().copied().collect()
+    };
+    size.into_iter().chain([0]).filter_map(header).find_map(|header| {
+        let ports = (u16::from_be_bytes([header[0], header[1]]), u16::from_be_bytes([header[2], header[3]]));
+        (ports == (source, destination)).then_some(header[13])
+    })
+}

@@ -1,0 +1,136 @@
+//! Indications of every kind, put to the callouts of the native build.
+//!
+//! The driver must neither fault nor panic, must touch nothing but action and
+//! rights, and must not block what has to pass.
+
+use std::cell::RefCell;
+
+use lab::nt::fwp::hostile::{Indication, Room};
+use lab::nt::registry::RegistryValue;
+use lab::nt::types::FWPS_CLASSIFY_OUT0;
+use lab::nt::{Kernel, Options};
+
+use crate::indication::{DECIDING, choose};
+use crate::input::Input;
+use crate::machine::{Callout, Machine};
+use crate::oracle::{self, Asked};
+
+/// The most indications of one input.
+const MOST: usize = 8;
+
+/// What the registry holds, and what the driver must make of it.
+const POLICIES: [(&[(&str, u32)], Asked); 6] = {
+    const DEFAULT: Asked = Asked { mode: 2, silence_tcp: true, exempt_loopback: true, exempt_ipsec: true };
+    [
+        (&[], DEFAULT),
+        (&[("ExemptLoopback", 0)], Asked { exempt_loopback: false, ..DEFAULT }),
+        (&[("ExemptIpsec", 0)], Asked { exempt_ipsec: false, ..DEFAULT }),
+        (&[("SilenceTcp", 0)], Asked { silence_tcp: false, ..DEFAULT }),
+        (&[("Mode", 1)], Asked { mode: 1, ..DEFAULT }),
+        (&[("Mode", 0)], Asked { mode: 0, ..DEFAULT }),
+    ]
+};
+
+/// One of the [`POLICIES`], by number.
+pub fn policy(number: usize) -> (&'static [(&'static str, u32)], Asked) {
+    POLICIES[number % POLICIES.len()]
+}
+
+/// A machine with a policy, its driver running.
+///
+/// # Panics
+/// If the driver does not run.
+pub fn start(mut machine: Machine, values: &[(&str, u32)]) -> Bench {
+    for (name, number) in values {
+        machine.set(name, RegistryValue::dword(*number));
+    }
+    machine.start().expect("the driver starts");
+    let callouts = machine.callouts();
+    assert!(!callouts.is_empty(), "the driver has callouts");
+    Bench { machine, callouts, room: Room::default() }
+}
+
+/// A machine to ask the driver on.
+pub struct Bench {
+    /// The machine.
+    pub machine: Machine,
+    /// The driver's callouts.
+    pub callouts: Vec<Callout>,
+    room: Room,
+}
+
+impl Bench {
+    /// The next indication of an input, and the callout it is for.
+    pub fn choose(&self, input: &mut Input<'_>) -> (Callout, Indication) {
+        let deciding = |callout: &&Callout| DECIDING.contains(&callout.layer.name);
+        let callout = match input.u8() {
+            // Mostly where there is something to decide.
+            choice @ 0..192 => self.callouts.iter().filter(deciding).nth(usize::from(choice % 2)),
+            _ => self.callouts.get(input.below(self.callouts.len())),
+        };
+        let callout = *callout.expect("the driver has the callouts that decide");
+        (callout, choose(input, callout.layer))
+    }
+
+    /// Asks a callout.
+    ///
+    /// # Panics
+    /// If that stops the machine.
+    pub fn ask(&mut self, callout: &Callout, indication: &Indication) -> Option<FWPS_CLASSIFY_OUT0> {
+        let kernel: &Kernel = self.machine.kernel();
+        match self.room.classify(kernel, &callout.functions, indication) {
+            Ok(out) => out,
+            Err(stop) => panic!("{stop}: {} {indication:#?}", callout.layer.name),
+        }
+    }
+
+    /// Unloads the driver.
+    ///
+    /// # Panics
+    /// If the verifier found something, or the driver left something.
+    pub fn end(mut self) {
+        let findings = self.machine.kernel().verifier().findings();
+        assert!(findings.is_empty(), "{findings:?}");
+        let left = self.machine.stop().expect("the driver stops");
+        assert!(left.is_empty(), "{left}");
+    }
+}
+
+thread_local! {
+    /// Starting the driver takes longer than thousands of questions, so it
+    /// runs until another policy is asked for.
+    static RUNNING: RefCell<Option<(usize, Bench)>> = const { RefCell::new(None) };
+}
+
+/// Lets the driver stop that this thread's inputs have left running.
+pub fn finish() {
+    if let Some((_, bench)) = RUNNING.take() {
+        bench.end();
+    }
+}
+
+/// The target.
+pub fn run(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let number = if input.rarely() { input.below(POLICIES.len()) } else { 0 };
+    let (values, asked) = policy(number);
+    RUNNING.with_borrow_mut(|running| {
+        if running.as_ref().is_none_or(|(current, _)| *current != number) {
+            // The last one first: it has the driver to itself.
+            if let Some((_, bench)) = running.take() {
+                bench.end();
+            }
+            let options = Options { processors: 1, ..Options::default() };
+            *running = Some((number, start(Machine::native(options), values)));
+        }
+        let Some((_, bench)) = running else { return };
+        for _ in 0..MOST {
+            let (callout, indication) = bench.choose(&mut input);
+            let after = bench.ask(&callout, &indication);
+            oracle::check(asked, callout.layer, &indication, after);
+            if input.is_empty() {
+                break;
+            }
+        }
+    });
+}

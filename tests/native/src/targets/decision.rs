@@ -1,0 +1,70 @@
+//! The decision and the header's reader by themselves, over all they can get.
+
+use hushport_native_driver::logic::policy::{Policy, VALUES};
+use hushport_native_driver::logic::stealth::{Discard, Module, Packet, TCP, TcpFlags, Verdict, decide};
+use hushport_native_driver::logic::tcp::{self, Ports};
+
+use crate::input::Input;
+
+/// The target.
+///
+/// # Panics
+/// If a packet is silenced that must not be.
+pub fn run(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let mut policy = Policy::DEFAULT;
+    let mut numbers = [2, 1, 1, 1];
+    for value in &VALUES {
+        let number = if input.rarely() { input.u32() } else { value.max };
+        let number = if input.rarely() { u32::from(input.u8()) } else { number };
+        let applied = value.apply(&mut policy, number);
+        assert_eq!(applied.is_ok(), number <= value.max, "{}", value.name);
+        let names = ["Mode", "SilenceTcp", "ExemptLoopback", "ExemptIpsec"];
+        if let (Ok(()), Some(index)) = (applied, names.iter().position(|name| *name == value.name)) {
+            numbers[index] = number;
+        }
+    }
+    let packet = packet(&mut input);
+    let verdict = decide(&packet, &policy);
+    let [mode, silence_tcp, exempt_loopback, exempt_ipsec] = numbers;
+    let must_pass = mode == 0
+        || silence_tcp == 0
+        || packet.protocol != Some(TCP)
+        || (packet.loopback && exempt_loopback == 1)
+        || (packet.ipsec_secured && exempt_ipsec == 1)
+        || packet.endpoint
+        || packet.discard.is_some_and(|discard| discard.module == Module::General)
+        || packet.tcp_flags.is_some_and(|flags| flags.0 & 0x04 != 0);
+    let told = matches!(verdict, Verdict::Silenced | Verdict::Audited);
+    assert!(!(must_pass && told), "{packet:?} {policy:?} {verdict:?}");
+    assert!(mode == 2 || verdict != Verdict::Silenced, "{packet:?} {policy:?} {verdict:?}");
+    assert!(mode == 1 || verdict != Verdict::Audited, "{packet:?} {policy:?} {verdict:?}");
+    assert_eq!(decide(&packet, &policy), verdict, "the same again");
+}
+
+fn packet(input: &mut Input<'_>) -> Packet {
+    let bits = input.u8();
+    let bit = |index: u8| bits & (1 << index) != 0;
+    Packet {
+        protocol: (!bit(0)).then(|| if input.rarely() { input.u8() } else { TCP }),
+        loopback: bit(1),
+        ipsec_secured: bit(2),
+        endpoint: bit(3),
+        discard: bit(4).then(|| Discard {
+            module: input.one_of(&[Module::Transport, Module::Network, Module::General, Module::Other]),
+            reason: if bit(5) { input.u32() } else { input.u8().into() },
+        }),
+        tcp_flags: if bit(6) { header(input) } else { bit(7).then(|| TcpFlags(input.u8())) },
+    }
+}
+
+/// The flags of any header, looked for under any ports.
+fn header(input: &mut Input<'_>) -> Option<TcpFlags> {
+    let header: [u8; tcp::READ] = std::array::from_fn(|_| input.u8());
+    let [s0, s1, d0, d1, ..] = header;
+    let own = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
+    let (source, destination) = if input.rarely() { (input.u16(), input.u16()) } else { own };
+    let flags = tcp::flags(&header, Ports { source, destination });
+    assert_eq!(flags.is_some(), (source, destination) == own);
+    flags
+}

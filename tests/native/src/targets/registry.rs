@@ -1,0 +1,89 @@
+//! Registry values of any type, length and content, read by a starting driver.
+//!
+//! A driver that starts must hold to what the values say where they are of the
+//! right type and in range, and to its defaults where they are not.
+
+use lab::nt::Options;
+use lab::nt::fwp::hostile::Room;
+use lab::nt::registry::{REG_DWORD, RegistryValue};
+use lab::wfp::ActionType;
+
+use hushport_native_driver::logic::policy::VALUES;
+
+use crate::indication::{DECIDING, choose};
+use crate::input::Input;
+use crate::machine::Machine;
+
+/// The most bytes of one value.
+const MOST: usize = 4096;
+
+/// The target.
+///
+/// # Panics
+/// If the driver does not start, stop and behave as it should.
+pub fn run(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let mut machine = Machine::native(Options { processors: 1, ..Options::default() });
+    let mut numbers = Numbers::default();
+    for value in &VALUES {
+        if let Some(data) = any_value(&mut input) {
+            numbers.read(value.name, value.max, &data);
+            machine.set(value.name, data);
+        }
+    }
+    machine.start().expect("no value keeps the driver from starting");
+    let callouts = machine.callouts();
+    let filters = machine.engine().objects().filters.len();
+    let expected = if numbers.observe { callouts.len() } else { DECIDING.len() };
+    assert_eq!(filters, expected, "{numbers:?}");
+    for callout in callouts.iter().filter(|callout| DECIDING.contains(&callout.layer.name)) {
+        let syn = choose(&mut Input::new(&[]), callout.layer);
+        let out = Room::default().classify(machine.kernel(), &callout.functions, &syn);
+        let out = out.expect("a plain SYN stops nothing").expect("there is a result");
+        assert_eq!(out.actionType == ActionType::BLOCK.0, numbers.silent, "{numbers:?}");
+    }
+    let findings = machine.kernel().verifier().findings();
+    assert!(findings.is_empty(), "{findings:?}");
+    let left = machine.stop().expect("the driver stops");
+    assert!(left.is_empty(), "{left}");
+}
+
+/// Nothing, a number in or out of range, or anything at all.
+fn any_value(input: &mut Input<'_>) -> Option<RegistryValue> {
+    match input.below(5) {
+        0 => None,
+        1 => Some(RegistryValue::dword(input.u8().into())),
+        2 => Some(RegistryValue::dword(input.u32())),
+        3 => Some(RegistryValue { kind: REG_DWORD, data: input.bytes(MOST) }),
+        _ => Some(RegistryValue { kind: input.u32() % 16, data: input.bytes(MOST) }),
+    }
+}
+
+/// What the values ask for, as far as it shows.
+#[derive(Clone, Copy, Debug)]
+struct Numbers {
+    observe: bool,
+    silent: bool,
+}
+
+impl Default for Numbers {
+    fn default() -> Self {
+        Self { observe: true, silent: true }
+    }
+}
+
+impl Numbers {
+    fn read(&mut self, name: &str, max: u32, value: &RegistryValue) {
+        let Ok(bytes) = <[u8; 4]>::try_from(&value.data[..]) else { return };
+        let number = u32::from_le_bytes(bytes);
+        if value.kind != REG_DWORD || number > max {
+            return;
+        }
+        match name {
+            "Observe" => self.observe = number != 0,
+            "Mode" => self.silent &= number == 2,
+            "SilenceTcp" => self.silent &= number != 0,
+            _ => {}
+        }
+    }
+}

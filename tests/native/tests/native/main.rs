@@ -1,0 +1,4 @@
+//! The native build, held to the same as the image, and to the image itself.
+
+mod differential;
+mod seeded;
