@@ -168,7 +168,14 @@ pub struct Outcome {
     pub cells: Vec<Cell>,
     /// What went wrong beside them.
     pub faults: Vec<String>,
+    /// How often each layer's callout kept an answer back, as the driver counts
+    /// it; layers by their names without family.
+    pub silenced: BTreeMap<&'static str, u64>,
 }
+
+/// Where the driver decides.
+const DECIDING: [&str; 4] =
+    ["INBOUND_IPPACKET_DISCARD", "INBOUND_TRANSPORT", "INBOUND_TRANSPORT_DISCARD", "OUTBOUND_ICMP_ERROR"];
 
 impl Outcome {
     /// Whether all of it is as expected.
@@ -252,13 +259,18 @@ fn play(sys: &Path, case: &Case) -> Result<Outcome> {
             faults.push(format!("{family}: {fetched} of {BODY} bytes through port {HTTP}"));
         }
     }
-    faults.extend(overruled(&world, case)?);
+    // Where the driver was overruled its counters have to say so; nowhere else.
+    let overruled: u64 = counted(&world, "Overruled")?.values().sum();
+    if (case.mode == 2 && !tcp) != (overruled > 0) {
+        faults.push(format!("the driver counts Overruled {overruled} times"));
+    }
+    let silenced = counted(&world, "Silenced")?;
     let left = world.machine.stop().map_err(|stop| anyhow!("unload stopped the machine: {stop}"))?;
     if !left.is_empty() {
         faults.push(format!("left behind: {left}"));
     }
     world.host.stop()?;
-    Ok(Outcome { case: case.clone(), cells, faults })
+    Ok(Outcome { case: case.clone(), cells, faults, silenced })
 }
 
 /// A real exchange through the open port; how many bytes came.
@@ -269,14 +281,20 @@ fn fetch(world: &World, family: Family) -> Result<usize> {
     Ok(world.namespace.output(curl)?.stdout.len())
 }
 
-/// Where the driver was overruled, its counter has to say so; nowhere else.
-fn overruled(world: &World, case: &Case) -> Result<Option<String>> {
+/// How often the driver's callouts came to a verdict, by layer.
+fn counted(world: &World, verdict: &str) -> Result<BTreeMap<&'static str, u64>> {
     let image = world.machine.image().context("the driver is gone")?;
     let engine = world.machine.engine();
     let counters = Counters::read(image, engine)?;
-    let layers = case.families.iter().map(|family| format!("INBOUND_TRANSPORT_{family:?}_DISCARD"));
-    let count: u64 =
-        layers.map(|layer| counters.at(&layer, engine).get("Overruled").copied().unwrap_or(0)).sum();
-    let due = case.mode == 2 && !case.silent()[0];
-    Ok((due != (count > 0)).then(|| format!("the driver counts Overruled {count} times")))
+    let count = |layer: &'static str| {
+        let count = Family::BOTH.iter().map(|family| {
+            let name = match layer.strip_suffix("_DISCARD") {
+                Some(parent) => format!("{parent}_{family:?}_DISCARD"),
+                None => format!("{layer}_{family:?}"),
+            };
+            counters.at(&name, engine).get(verdict).copied().unwrap_or(0)
+        });
+        (layer, count.sum())
+    };
+    Ok(DECIDING.into_iter().map(count).collect())
 }

@@ -1,19 +1,20 @@
 //! A part of the scan matrix: enough to see each decision and each way around
 //! it, with real nmap.
 
-use lab::matrix::{self, Case};
+use lab::matrix::{self, Case, Outcome};
 use lab::scan::Technique::{self, Ack, Null, Ping, Protocol, Syn, Udp};
 use lab::setup::{self, Target};
 use lab::variants::Variant;
 use lab::wire::Family;
 
-fn hold(cases: &[Case]) {
+fn hold(cases: &[Case]) -> Vec<Outcome> {
     let sys = &setup::build(Target::X64).unwrap().sys;
-    for outcome in matrix::run(sys, cases, 3) {
-        let outcome = outcome.unwrap();
+    let outcomes: Vec<_> = matrix::run(sys, cases, 3).into_iter().map(Result::unwrap).collect();
+    for outcome in &outcomes {
         let table = outcome.table(comfy_table::presets::NOTHING);
         assert!(outcome.holds(), "{}\n{table}{:?}", outcome.case.name(), outcome.faults);
     }
+    outcomes
 }
 
 fn case(mode: u32, techniques: &[Technique], variants: &[&str]) -> Case {
@@ -31,22 +32,45 @@ fn each_mode_is_as_expected_over_both_families() {
     ]);
 }
 
+/// Silence has two nets for UDP and protocols, so that the wire alone does not
+/// say which one held: the driver's counters do.
 #[test]
-fn the_driver_is_silent_where_it_can_be_and_counts_where_it_is_overruled() {
-    let names = [
-        "transport-before-discard",
-        "udp-at-transport-discard",
-        "udp-at-both-discards",
-        "reason-other",
-        "reason-absent",
-        "nbl-at-ip-header",
-        "nbl-unmapped",
-        "discard-without-right",
-        "stronger-hard-permit",
+fn the_driver_is_silent_where_it_can_be_by_the_layer_that_is_to_do_it() {
+    const IP: &str = "INBOUND_IPPACKET_DISCARD";
+    const TRANSPORT: &str = "INBOUND_TRANSPORT_DISCARD";
+    const ERROR: &str = "OUTBOUND_ICMP_ERROR";
+    let worlds: [(&[&str], &[&str]); 12] = [
+        (&[], &[IP]),
+        (&["transport-before-discard"], &[IP]),
+        (&["udp-at-transport-discard"], &[TRANSPORT]),
+        (&["udp-at-both-discards"], &[TRANSPORT]),
+        (&["reason-other"], &[ERROR]),
+        // Without a reason the protocol tells, wherever the data starts.
+        (&["reason-absent"], &[IP]),
+        (&["reason-absent", "nbl-at-ip-header"], &[IP]),
+        (&["reason-absent", "nbl-at-payload", "nbl-in-pieces"], &[IP]),
+        // Nothing tells what was discarded: the error itself does.
+        (&["reason-absent", "nbl-unmapped"], &[ERROR]),
+        (&["classify-passive", "block-is-final"], &[IP]),
+        (&["discard-without-right"], &[ERROR]),
+        (&["stronger-hard-permit"], &[]),
     ];
-    let v4 = |names: &[&str]| Case { families: vec![Family::V4], ..case(2, &[Syn, Udp], names) };
-    let mut cases: Vec<_> = names.iter().map(|name| v4(&[name])).collect();
-    // Nothing tells what was discarded: the error itself does.
-    cases.push(v4(&["reason-absent", "nbl-unmapped"]));
-    hold(&cases);
+    // Two scans of UDP and none of TCP, but for the overruled, which have to
+    // count it.
+    let cases = worlds.map(|(names, _)| {
+        let overruled = names.iter().any(|name| !Variant::named(name).unwrap().tcp_can_be_silent);
+        case(2, if overruled { &[Syn, Udp] } else { &[Udp] }, names)
+    });
+    for (outcome, (names, layers)) in hold(&cases).iter().zip(worlds) {
+        let silenced: Vec<_> =
+            outcome.silenced.iter().filter(|(_, count)| **count > 0).map(|(layer, _)| *layer).collect();
+        assert_eq!(silenced, layers, "{names:?}");
+    }
+}
+
+#[test]
+fn what_can_be_silent_with_tcp_alone_is() {
+    let names = ["transport-before-discard", "reason-other", "reason-absent", "nbl-at-transport-header"];
+    let v4 = |name| Case { families: vec![Family::V4], ..case(2, &[Syn, Ack, Null], &[name]) };
+    hold(&names.map(v4));
 }

@@ -1,6 +1,7 @@
 //! Every walk, in both families, against a fake filter engine and a peer with
 //! a TCP of its own.
 
+mod datagrams;
 mod fake;
 mod hostile;
 mod offers;
