@@ -258,7 +258,7 @@ impl Declared {
 
     /// Pointers and functions to types that are compared need no entry.
     fn alias_without_entry(&self, alias: &str, unknown: &mut BTreeSet<String>) {
-        let of_kit = ["P", "DRIVER_", "IO_WORKITEM", "FWPS_CALLOUT_", "FWPM_SERVICE_STATE_CHANGE"];
+        let of_kit = ["P", "DRIVER_", "IO_WORKITEM", "KSTART_", "FWPS_CALLOUT_", "FWPM_SERVICE_STATE_CHANGE"];
         if !of_kit.iter().any(|prefix| alias.starts_with(prefix)) || alias == "PWCH" || alias == "PHANDLE" {
             unknown.insert(alias.to_owned());
         }

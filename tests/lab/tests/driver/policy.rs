@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use lab::machine::{Machine, SERVICE};
 use lab::nt::registry::RegistryValue;
-use lab::nt::{Options, parameters_key};
+use lab::nt::{NblLayout, Options, parameters_key};
 use lab::policy::{PolicyReport, Rejection};
-use lab::wfp::{Discard, LayerData, Metadata, Request, Value};
+use lab::wfp::{Discard, LayerData, Metadata, Packet, Request, Value};
 
 use super::stealth::{Bench, INTERFACE, Probe};
 
@@ -136,23 +136,27 @@ fn without_a_key_the_driver_starts_and_ends() {
 }
 
 /// Two processors classify while the policy changes under them. What a
-/// classify still reads is not freed: pool that has been faults here.
+/// classify still reads is not freed: pool that has been faults here. The
+/// packets lie in many pieces, which the driver walks while it reads.
 #[test]
 fn policies_change_under_packets() {
-    let bench = Bench::new(Options::default(), &[]);
+    let bench = Bench::new(Options { nbl_layout: NblLayout::Pieces(1), ..Options::default() }, &[]);
     let engine = bench.machine.engine();
+    let bytes = [0; 2000];
     let done = AtomicBool::new(false);
+    let stopped = || bench.machine.kernel().stopped().is_some();
     let ask = |family: &str, processor: u32| {
         let layer = engine.layer_by_name(&format!("INBOUND_TRANSPORT_{family}_DISCARD")).unwrap();
         let mut values = vec![Value::Empty; layer.fields];
         values[layer.field("IP_PROTOCOL").unwrap()] = Value::Uint8(6);
         values[layer.field("IP_LOCAL_PORT").unwrap()] = Value::Uint16(23);
+        values[layer.field("IP_REMOTE_PORT").unwrap()] = Value::Uint16(40_000);
         let discard = Some(Discard { module: 1, reason: 4, filter_id: 0 });
-        let metadata = Metadata { discard, ..Metadata::default() };
-        let request =
-            Request { layer: layer.id, values: &values, metadata: &metadata, data: LayerData::None };
+        let metadata = Metadata { discard, transport_header_size: Some(20), ..Metadata::default() };
+        let data = LayerData::Packet(Packet { bytes: &bytes, data_start: bytes.len() });
+        let request = Request { layer: layer.id, values: &values, metadata: &metadata, data };
         let (mut blocked, mut passed) = (0, 0);
-        while !done.load(Ordering::Relaxed) {
+        while !done.load(Ordering::Relaxed) && !stopped() {
             let decision = bench
                 .machine
                 .kernel()
@@ -171,15 +175,16 @@ fn policies_change_under_packets() {
                 move || ask(family, processor)
             })
         });
-        for round in 0..60 {
+        for round in 0..1000 {
             let before = report(&bench.machine).applied;
             let ports: &[&str] = if round % 2 == 0 { &["23"] } else { &[] };
             set(&bench.machine, "ExemptPorts", list(ports));
-            eventually("applied", || report(&bench.machine).applied > before);
+            eventually("applied", || stopped() || report(&bench.machine).applied > before);
         }
         done.store(true, Ordering::Relaxed);
         asking.map(|asking| asking.join().unwrap())
     });
+    assert!(!stopped(), "{:?}", bench.machine.kernel().stopped());
     assert!(counts.iter().all(|(blocked, passed)| *blocked > 0 && *passed > 0), "{counts:?}");
     bench.end();
 }
