@@ -44,8 +44,8 @@ impl Filtering {
             (Session::Closed, true) => {
                 // Copied, since opening takes long and changes of the policy
                 // wait for its readers.
-                let opening = self.policies.current(irql).map(|current| Opening::of(&current.policy()));
-                *session = Session::Open(open(opening.unwrap_or(Opening::DEFAULT), irql)?);
+                let policy = self.policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
+                *session = Session::Open(open(&policy, irql)?);
             }
             (Session::Open(_), false) => *session = Session::Closed,
             _ => {}
@@ -77,23 +77,8 @@ impl Follow for Filtering {
     }
 }
 
-/// What of a policy is read when the session opens.
-#[derive(Clone, Copy)]
-struct Opening {
-    observe: bool,
-    sublayer_weight: u16,
-}
-
-impl Opening {
-    const DEFAULT: Self = Self::of(&Policy::DEFAULT);
-
-    const fn of(policy: &Policy<'_>) -> Self {
-        Self { observe: policy.observe, sublayer_weight: policy.sublayer_weight }
-    }
-}
-
 /// Puts every object into the engine in one transaction.
-fn open(policy: Opening, irql: &Passive) -> Result<Engine> {
+fn open(policy: &Policy, irql: &Passive) -> Result<Engine> {
     let provider = Provider {
         key: PROVIDER_KEY,
         display: Display::new(&["hushport"], "Keeps closed ports silent and watches the layers"),

@@ -76,6 +76,11 @@ impl Follow for Reload {
 }
 
 impl Applied {
+    /// The policy without its lists, to be kept.
+    pub fn values(&self) -> Policy<'static> {
+        self.policy
+    }
+
     /// The policy, lists and all.
     pub fn policy(&self) -> Policy<'_> {
         Policy { exemptions: self.exemptions.as_deref(), ..self.policy }

@@ -111,7 +111,7 @@ pub(super) fn wait_until(mut done: impl FnMut() -> bool) {
     }
 }
 
-fn pause() {
+pub(super) fn pause() {
     // Relative, in units of 100 ns: 1 ms.
     let mut interval = ffi::LARGE_INTEGER { QuadPart: -10_000 };
     // SAFETY: `interval` is a local; callers are at PASSIVE_LEVEL, since all

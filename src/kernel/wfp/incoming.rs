@@ -229,21 +229,4 @@ impl<'a> Incoming<'a> {
         // SAFETY: NULL, or the engine's, which lives until the classify returns.
         unsafe { number.as_ref() }.copied()
     }
-
-    /// An address of the layer's family: IPv4 as a number in host order, IPv6
-    /// as bytes behind a pointer (FWP_VALUE0's documentation).
-    fn address(&self, position: Option<u8>) -> Option<IpAddr> {
-        match self.callout.family {
-            Family::V4 => self.uint32(position).map(|bits| IpAddr::V4(Ipv4Addr::from_bits(bits))),
-            Family::V6 => {
-                let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_BYTE_ARRAY16_TYPE)?;
-                // SAFETY: the type says which member is valid.
-                let bytes = unsafe { value.__bindgen_anon_1.byteArray16 };
-                // SAFETY: NULL, or the engine's, which lives until the classify
-                // returns.
-                let bytes = unsafe { bytes.as_ref() }?.byteArray16;
-                Some(IpAddr::V6(Ipv6Addr::from_bits(u128::from_be_bytes(bytes))))
-            }
-        }
-    }
 }
