@@ -1,8 +1,8 @@
 //! `cargo lab …`.
 
+mod coverage;
 mod demo;
 mod fuzz;
-mod native;
 mod test;
 mod up;
 
@@ -23,8 +23,8 @@ enum Lab {
     Test(test::Arguments),
     /// Fuzz the driver's source, built natively with AddressSanitizer
     Fuzz(fuzz::Arguments),
-    /// Run the native tests with AddressSanitizer, or count the lines that ran
-    Native(native::Arguments),
+    /// Count the driver's lines that its native tests run
+    Coverage,
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
 }
@@ -36,7 +36,7 @@ pub fn run() -> ExitCode {
         Lab::Demo => demo::run(),
         Lab::Test(arguments) => test::run(arguments),
         Lab::Fuzz(arguments) => fuzz::run(arguments),
-        Lab::Native(arguments) => native::run(arguments),
+        Lab::Coverage => coverage::run(),
         Lab::Up(arguments) => up::run(arguments),
     };
     match outcome {
