@@ -14,7 +14,7 @@ pub struct Arguments {
     /// Seconds for each target
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// classify, registry or decision; all of them without
+    /// classify, policies, registry or decision; all of them without
     #[arg(long)]
     target: Option<String>,
     /// Seed of the mutations
@@ -23,7 +23,8 @@ pub struct Arguments {
 }
 
 /// The targets of `tests/native`, each with the longest input worth trying.
-const TARGETS: [(&str, u32); 3] = [("classify", 1024), ("registry", 8192), ("decision", 128)];
+const TARGETS: [(&str, u32); 4] =
+    [("classify", 1024), ("policies", 1024), ("registry", 8192), ("decision", 128)];
 
 /// Fuzzes; whether nothing was found.
 pub fn run(arguments: &Arguments) -> Result<bool> {
@@ -62,8 +63,9 @@ fn fuzz(fuzzer: &Path, name: &str, longest: u32, arguments: &Arguments) -> Resul
     let mut numbers = Numbers::default();
     for line in BufReader::new(said).lines() {
         let line = line.context("cannot read what the fuzzer says")?;
-        // Its own progress is for who watches it; what it found is for all.
-        if !numbers.read(&line) && !line.starts_with('#') && !line.starts_with("INFO:") {
+        // Its own progress is for nobody; what it found is for all.
+        let progress = ["#", "INFO:", "\t", "\"", "Done "].iter().any(|start| line.starts_with(start));
+        if !numbers.read(&line) && !progress {
             eprintln!("{line}");
         }
     }

@@ -1,9 +1,9 @@
 //! `cargo lab …`.
 
+mod coverage;
 mod demo;
 mod faults;
 mod fuzz;
-mod native;
 mod reg;
 mod scan;
 mod test;
@@ -34,8 +34,8 @@ enum Lab {
     Reg(reg::Arguments),
     /// Fuzz the driver's source, built natively with AddressSanitizer
     Fuzz(fuzz::Arguments),
-    /// Run the native tests with AddressSanitizer, or count the lines that ran
-    Native(native::Arguments),
+    /// Count the driver's lines that its native tests run
+    Coverage,
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
 }
@@ -50,7 +50,7 @@ pub fn run() -> ExitCode {
         Lab::Scan(arguments) => scan::run(arguments),
         Lab::Reg(arguments) => reg::run(arguments),
         Lab::Fuzz(arguments) => fuzz::run(arguments),
-        Lab::Native(arguments) => native::run(arguments),
+        Lab::Coverage => coverage::run(),
         Lab::Up(arguments) => up::run(arguments),
     };
     match outcome {

@@ -1,9 +1,10 @@
 //! The driver's source built natively, watched by what the compiler can add.
 //!
-//! The pinned toolchain does it all: the flags are unstable, but its own
-//! runtimes lie beside it, so no nightly is wanted.
+//! The pinned toolchain does it all: its sanitizers' flags are unstable, but
+//! their runtimes lie beside it, so no nightly is wanted.
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
@@ -15,43 +16,26 @@ use super::{Need, clean_command, ensure, root, state};
 /// The only host whose processor calls as x64 Windows does.
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
-/// What watches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Watch {
-    /// libFuzzer's coverage, and AddressSanitizer.
-    Fuzzer,
-    /// AddressSanitizer.
-    Address,
-    /// Which lines ran.
-    Coverage,
-}
+/// AddressSanitizer, and what libFuzzer wants: the flags of cargo-fuzz.
+const FUZZER: [&str; 6] = [
+    "-Zsanitizer=address",
+    "-Cpasses=sancov-module",
+    "-Cllvm-args=-sanitizer-coverage-level=4",
+    "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
+    "-Cllvm-args=-sanitizer-coverage-pc-table",
+    "-Cllvm-args=-sanitizer-coverage-trace-compares",
+];
 
-impl Watch {
-    /// Each has a folder of its own: other flags are another build.
-    fn folder(self) -> PathBuf {
-        state().join(match self {
-            Self::Fuzzer => "native-fuzzer",
-            Self::Address => "native-address",
-            Self::Coverage => "native-coverage",
-        })
-    }
-
-    fn flags(self) -> &'static [&'static str] {
-        match self {
-            // Those of cargo-fuzz.
-            Self::Fuzzer => &[
-                "-Zsanitizer=address",
-                "-Cpasses=sancov-module",
-                "-Cllvm-args=-sanitizer-coverage-level=4",
-                "-Cllvm-args=-sanitizer-coverage-inline-8bit-counters",
-                "-Cllvm-args=-sanitizer-coverage-pc-table",
-                "-Cllvm-args=-sanitizer-coverage-trace-compares",
-            ],
-            Self::Address => &["-Zsanitizer=address"],
-            Self::Coverage => &["-Cinstrument-coverage"],
-        }
-    }
-}
+/// Stands before rustc, so that nothing but the driver is counted and what it
+/// needs is not built again. The tests pull in the runtime that writes the
+/// counts, as rustc would for a program counted as a whole.
+const COUNT_THE_DRIVER: &str = r#"#!/bin/sh
+case " $* " in
+*" --crate-name hushport_native_driver "*) exec "$@" -Cinstrument-coverage ;;
+*" --crate-name native "*) exec "$@" -Clink-arg=-Wl,-u,__llvm_profile_runtime ;;
+*) exec "$@" ;;
+esac
+"#;
 
 /// What was built.
 #[derive(Clone, Debug)]
@@ -65,33 +49,36 @@ pub struct Built {
 /// Builds the fuzzer.
 pub fn fuzzer() -> Result<Built> {
     ensure(&[Need::Libclang, Need::CXX])?;
-    let arguments = ["build", "--bin", "fuzz", "--features", "libfuzzer"];
-    build(Watch::Fuzzer, &arguments)
-}
-
-/// Builds the native tests.
-pub fn tests(watch: Watch) -> Result<Built> {
-    ensure(&[Need::Libclang])?;
-    build(watch, &["test", "--no-run", "--test", "native"])
-}
-
-fn build(watch: Watch, arguments: &[&str]) -> Result<Built> {
-    let mut cargo = clean_command("cargo");
+    let mut cargo = cargo(&["build", "--bin", "fuzz", "--features", "libfuzzer"])?;
     // With a target given, build scripts and macros stay without the flags.
-    cargo
-        .current_dir(root())
-        .env("RUSTUP_TOOLCHAIN", pinned()?)
-        .env("RUSTC_BOOTSTRAP", "1")
-        .env("CARGO_ENCODED_RUSTFLAGS", watch.flags().join("\u{1f}"))
-        .args(arguments)
-        .args(["--package", "hushport-native", "--locked", "--profile", "lab", "--target", HOST])
-        .arg("--message-format=json-render-diagnostics")
-        .arg("--target-dir")
-        .arg(watch.folder())
-        .stderr(Stdio::inherit());
+    cargo.args(["--target", HOST]).arg("--target-dir").arg(state().join("native-fuzzer"));
+    cargo.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", FUZZER.join("\u{1f}"));
+    build(&mut cargo)
+}
+
+/// Builds the native tests so that they count the driver's lines.
+pub fn covered_tests() -> Result<Built> {
+    ensure(&[Need::Libclang])?;
+    let wrapper = state().join("count-the-driver");
+    std::fs::write(&wrapper, COUNT_THE_DRIVER)?;
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
+    let mut cargo = cargo(&["test", "--no-run", "--test", "native"])?;
+    let target = state().parent().map(Path::to_path_buf).context("target/lab lies in target")?;
+    build(cargo.arg("--target-dir").arg(target).env("RUSTC_WORKSPACE_WRAPPER", &wrapper))
+}
+
+fn cargo(arguments: &[&str]) -> Result<Command> {
+    let mut cargo = clean_command("cargo");
+    cargo.current_dir(root()).env("RUSTUP_TOOLCHAIN", pinned()?).args(arguments);
+    cargo.args(["--package", "hushport-native", "--locked", "--profile", "lab"]);
+    cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    Ok(cargo)
+}
+
+fn build(cargo: &mut Command) -> Result<Built> {
     let output = cargo.output().with_context(|| format!("cannot start {cargo:?}"))?;
     if !output.status.success() {
-        bail!("the native build for {watch:?} fails");
+        bail!("the native build fails");
     }
     let output = String::from_utf8_lossy(&output.stdout);
     let messages: Vec<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -101,20 +88,18 @@ fn build(watch: Watch, arguments: &[&str]) -> Result<Built> {
         let package = message["package_id"].as_str().unwrap_or_default();
         message["reason"] == "build-script-executed" && package.contains("tests/native/driver")
     });
+    let out = prepared.and_then(|message| path(&message["out_dir"]));
     Ok(Built {
         program: program.context("cargo names no executable")?,
-        source: prepared
-            .and_then(|message| path(&message["out_dir"]))
-            .context("cargo names no copy of the source")?
-            .join("src"),
+        source: out.context("cargo names no copy of the source")?.join("src"),
     })
 }
 
 /// A command for what was built: options of the sanitizers' runtimes are ours.
-pub fn command(program: &std::path::Path) -> Command {
+pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     // What the driver leaves is the kernel's affair, and it names it; what the
     // lab keeps to the end is none.
-    command.env("ASAN_OPTIONS", "detect_leaks=0:abort_on_error=0").current_dir(root());
+    command.env("ASAN_OPTIONS", "detect_leaks=0").current_dir(root().join("tests/native"));
     command
 }

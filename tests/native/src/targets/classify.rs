@@ -109,10 +109,18 @@ pub fn finish() {
     }
 }
 
-/// The target.
+/// The target under the default policy, which never has to restart the driver.
 pub fn run(bytes: &[u8]) {
+    under(0, Input::new(bytes));
+}
+
+/// The target under any policy.
+pub fn run_any_policy(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let number = if input.rarely() { input.below(POLICIES.len()) } else { 0 };
+    under(input.below(POLICIES.len()), input);
+}
+
+fn under(number: usize, mut input: Input<'_>) {
     let (values, asked) = policy(number);
     RUNNING.with_borrow_mut(|running| {
         if running.as_ref().is_none_or(|(current, _)| *current != number) {

@@ -15,8 +15,9 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 3] = [
+pub const TARGETS: [Target; 4] = [
     Target { name: "classify", run: classify::run },
+    Target { name: "policies", run: classify::run_any_policy },
     Target { name: "registry", run: registry::run },
     Target { name: "decision", run: decision::run },
 ];

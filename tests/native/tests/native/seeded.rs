@@ -30,6 +30,11 @@ fn classify_over_inputs_from_a_seed() {
 }
 
 #[test]
+fn policies_over_inputs_from_a_seed() {
+    over_inputs_from_a_seed("policies", 100);
+}
+
+#[test]
 fn registry_over_inputs_from_a_seed() {
     over_inputs_from_a_seed("registry", 100);
 }

@@ -1,48 +1,21 @@
-//! `cargo lab native`: the native tests under AddressSanitizer, or counted.
+//! `cargo lab coverage`: which lines of the driver the native tests run.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::setup::native::{self, Built, Watch};
+use crate::setup::native::{self, Built};
 use crate::setup::{Need, ensure, state};
-
-/// What to watch with.
-#[derive(Debug, clap::Args)]
-pub struct Arguments {
-    /// What watches
-    #[arg(value_enum, default_value = "address")]
-    watch: Choice,
-}
-
-/// The choices on the command line.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum Choice {
-    /// AddressSanitizer
-    Address,
-    /// Which of the driver's lines ran
-    Coverage,
-}
-
-/// Runs the tests; whether all passed.
-pub fn run(arguments: &Arguments) -> Result<bool> {
-    match arguments.watch {
-        Choice::Address => {
-            let tests = native::tests(Watch::Address)?;
-            Ok(native::command(&tests.program).status().context("cannot start the tests")?.success())
-        }
-        Choice::Coverage => coverage(),
-    }
-}
 
 /// Reads what this toolchain's LLVM writes; Debian's own default is too old.
 const PROFDATA: Need = Need::Program("llvm-profdata-19", "llvm-19");
 const COV: Need = Need::Program("llvm-cov-19", "llvm-19");
 
-fn coverage() -> Result<bool> {
+/// Runs the tests and counts; whether all passed.
+pub fn run() -> Result<bool> {
     ensure(&[PROFDATA, COV])?;
-    let tests = native::tests(Watch::Coverage)?;
+    let tests = native::covered_tests()?;
     let folder = state().join("coverage");
     std::fs::create_dir_all(&folder)?;
     let (raw, merged) = (folder.join("raw"), folder.join("merged"));
