@@ -7,7 +7,21 @@ use lab::nt::fwp::hostile::{Content, Indication, RawBuffer, RawData, RawMapping,
 use lab::nt::types::{FWPS_CLASSIFY_OUT0, data_type, metadata_field as field};
 use lab::wfp::{ActionType, LayerInfo, RIGHT_ACTION_WRITE, layers};
 
-use crate::indication::DECIDING;
+/// The layers at which something is decided, by decision: over what the
+/// transport and the network layer discarded, over ICMP errors that go out, and
+/// over echo requests that come in.
+const DECISIONS: [[&str; 2]; 4] = [
+    ["INBOUND_TRANSPORT_V4_DISCARD", "INBOUND_TRANSPORT_V6_DISCARD"],
+    ["INBOUND_IPPACKET_V4_DISCARD", "INBOUND_IPPACKET_V6_DISCARD"],
+    ["OUTBOUND_ICMP_ERROR_V4", "OUTBOUND_ICMP_ERROR_V6"],
+    ["INBOUND_TRANSPORT_V4", "INBOUND_TRANSPORT_V6"],
+];
+const TRANSPORT_DISCARD: usize = 0;
+const ECHO_REQUEST: usize = 3;
+/// `FWPS_DISCARD_MODULE_TRANSPORT` with a listener's reasons (`fwpsk.h`):
+/// ExpectedSyn, ListenerInvalidFlags, PauseAccept.
+const TRANSPORT: u32 = 1;
+const OF_LISTENERS: [u32; 3] = [9, 23, 30];
 
 /// `FWP_CONDITION_FLAG_IS_LOOPBACK`, `FWP_CONDITION_FLAG_IS_IPSEC_SECURED`
 /// (`fwptypes.h`).
@@ -62,33 +76,46 @@ pub fn must_pass(asked: Asked, layer: &LayerInfo, indication: &Indication) -> Op
     else {
         return Some("it does not hold together");
     };
-    if !DECIDING.contains(&layer.name) {
+    let decision = |name: &str| DECISIONS.iter().position(|layers| layers.contains(&name));
+    let Some(asked_for) = decision(layer.name) else {
         return Some("that callout decides nothing");
-    }
+    };
     // Its own layer, or what is said to be: families share a classifyFn.
     let said = layers().iter().find(|known| known.id.0 == indication.layer);
-    let Some(layer) = said.filter(|said| DECIDING.contains(&said.name)) else {
-        return Some("nothing is decided at that layer");
+    let Some(layer) = said.filter(|said| decision(said.name) == Some(asked_for)) else {
+        return Some("something else is decided at that layer, if anything");
     };
     let value = |name| read(values, layer.field(name)?);
     let plain = |name, kind| value(name).and_then(|value: &RawValue| word(value, kind));
     let flags = plain("FLAGS", data_type::UINT32).unwrap_or(0) & 0xFFFF_FFFF;
     let has = |bit| metadata.currentMetadataValues & bit != 0;
+    let discarded = has(field::DISCARD_REASON).then_some(metadata.discardMetadata);
     let reasons = [
         (asked.mode != 2, "Mode says so"),
-        (!asked.silence_tcp, "SilenceTcp says so"),
-        (plain("IP_PROTOCOL", data_type::UINT8).map(|word| word as u8) != Some(6), "it is no TCP"),
+        (asked_for == ECHO_REQUEST, "SilenceEcho is 0"),
         (asked.exempt_loopback && flags & LOOPBACK != 0, "it is loopback"),
         (asked.exempt_ipsec && flags & IPSEC_SECURED != 0, "IPsec secures it"),
         (
-            has(field::DISCARD_REASON) && metadata.discardMetadata.discardModule == GENERAL,
+            layer.is_discard() && discarded.is_some_and(|why| why.discardModule == GENERAL),
             "a filter dropped it",
         ),
+    ];
+    if let Some((_, reason)) = reasons.into_iter().find(|(holds, _)| *holds) {
+        return Some(reason);
+    }
+    if asked_for != TRANSPORT_DISCARD {
+        return None;
+    }
+    let protocol = plain("IP_PROTOCOL", data_type::UINT8).map(|word| word as u8);
+    let of_listener = protocol == Some(6)
+        && discarded
+            .is_some_and(|why| why.discardModule == TRANSPORT && OF_LISTENERS.contains(&why.discardReason));
+    let endpoint = has(field::TRANSPORT_ENDPOINT_HANDLE) && metadata.transportEndpointHandle != 0;
+    let reasons = [
+        (!matches!(protocol, Some(6 | 17)), "it is neither TCP nor UDP"),
+        (protocol == Some(6) && !asked.silence_tcp, "SilenceTcp says so"),
         (has(field::FLOW_HANDLE) && metadata.flowHandle != 0, "it has a flow"),
-        (
-            has(field::TRANSPORT_ENDPOINT_HANDLE) && metadata.transportEndpointHandle != 0,
-            "it has an endpoint",
-        ),
+        (endpoint && !of_listener, "it has an endpoint"),
     ];
     if let Some((_, reason)) = reasons.into_iter().find(|(holds, _)| *holds) {
         return Some(reason);
@@ -98,7 +125,7 @@ pub fn must_pass(asked: Asked, layer: &LayerInfo, indication: &Indication) -> Op
     let size = has(field::TRANSPORT_HEADER_SIZE).then_some(metadata.transportHeaderSize);
     let RawData::Buffers(buffers) = &indication.data else { return None };
     let flags = tcp_flags(buffers.first()?, ports, size)?;
-    (flags & 0x04 != 0).then_some("it is a reset")
+    (protocol == Some(6) && flags & 0x04 != 0).then_some("it is a reset")
 }
 
 fn read(values: &[RawValue], index: usize) -> Option<&RawValue> {

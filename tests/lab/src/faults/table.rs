@@ -67,6 +67,8 @@ pub const FALLIBLE: &[Fallible] = &[
     fallible("IoAllocateWorkItem", &[SHORT]),
     // The collision of names, which the page has too, needs a name.
     fallible("IoCreateDevice", &[SHORT]),
+    fallible("PsCreateSystemThread", &[SHORT]),
+    fallible("ZwCreateEvent", &[SHORT]),
     // The page names no failure. The others are those of ZwOpenKey's page: no
     // such key, and no right to it.
     fallible(
@@ -135,6 +137,12 @@ pub const INFALLIBLE: &[(&str, &str)] = &[
     ("KeSetEvent", "returns the event's previous state"),
     ("KeWaitForSingleObject", "not alertable, in kernel mode and without a timeout it ends in success only"),
     ("ZwClose", "fails for a handle that is not open or is protected, by the caller's fault alone"),
+    (
+        "ZwNotifyChangeKey",
+        "called by a system thread alone, whose calls stand in no order; the driver's tests take its key away",
+    ),
+    ("ZwSetEvent", "fails for a handle that is no event's, by the caller's fault alone"),
+    ("ZwWaitForSingleObject", "not alertable and without a timeout it ends in success only"),
     ("FwpmBfeStateGet0", "returns a state"),
     ("memcmp", "C"),
     ("memcpy", "C"),

@@ -26,6 +26,9 @@ use crate::faults::Faults;
 use crate::verifier::{Verifier, Violation, rules};
 use crate::wfp::Engine;
 
+/// The name of the threads that run a driver's system threads.
+pub(crate) const SYSTEM_THREAD: &str = "lab-thread";
+
 /// How a machine is made.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -231,7 +234,7 @@ impl Kernel {
             kernel.bell.ring();
         };
         self.objects().threads.push(routine);
-        let started = std::thread::Builder::new().name("lab-thread".into()).spawn(run);
+        let started = std::thread::Builder::new().name(SYSTEM_THREAD.into()).spawn(run);
         if started.is_err() {
             self.objects().threads.pop();
         }

@@ -51,7 +51,7 @@ pub use kernel::{Kernel, Options};
 pub use load::{DriverImage, LeakReport, parameters_key};
 
 pub(crate) use breach::Trouble;
-pub(crate) use kernel::Current;
+pub(crate) use kernel::{Current, SYSTEM_THREAD};
 
 /// Statuses of this kernel that the filter engine has no use for
 /// (`ntstatus.h`).

@@ -45,6 +45,15 @@ unsafe extern "system" {
         device: Ptr,
     ) -> i32;
     fn IoDeleteDevice(device: Ptr);
+    fn PsCreateSystemThread(
+        thread: Ptr,
+        access: u32,
+        attributes: Ptr,
+        process: Ptr,
+        client: Ptr,
+        routine: Ptr,
+        context: Ptr,
+    ) -> i32;
     fn IoOpenDriverRegistryKey(driver: Ptr, kind: i32, access: u32, flags: u32, key: Ptr) -> i32;
     fn IoAllocateWorkItem(device: Ptr) -> Ptr;
     fn IoQueueWorkItem(item: Ptr, routine: Ptr, queue: i32, context: Ptr);
@@ -255,6 +264,11 @@ bugs! {
     Classify FLOW_CONTEXT_LEFT => FwpsFlowAssociateContext0(1, LAYER.load(SeqCst) as u16, CALLOUT_ID.load(SeqCst), 7);
     Omission SUBSCRIPTION_LEFT => {};
     Unload NOTIFICATION_LEFT => watch(nothing as *const () as Ptr);
+    Unload THREAD_LEFT => {
+        let mut thread: Ptr = 0;
+        PsCreateSystemThread(&raw mut thread as Ptr, 0, 0, 0, 0, lingers as *const () as Ptr, 0);
+        ZwClose(thread)
+    };
     Omission DEVICE_LEFT => {};
     Omission WORK_ITEM_LEFT => {};
     Omission HANDLE_LEFT => {};
@@ -262,6 +276,11 @@ bugs! {
         let mut engine: Ptr = 0;
         FwpmEngineOpen0(0, 10, 0, 0, &raw mut engine as Ptr)
     };
+}
+
+/// A thread that runs until the machine stops.
+extern "system" fn lingers(_: Ptr) {
+    unsafe { while KeGetCurrentIrql() == 0 {} }
 }
 
 /// Memory that the kernel gets a pointer to.

@@ -1,7 +1,9 @@
 //! The decision and the header's reader by themselves, over all they can get.
 
+use hushport_native_driver::logic::layers::Decision;
+use hushport_native_driver::logic::policy::values::Kind;
 use hushport_native_driver::logic::policy::{Policy, VALUES};
-use hushport_native_driver::logic::stealth::{Discard, Module, Packet, TCP, TcpFlags, Verdict, decide};
+use hushport_native_driver::logic::stealth::{Discard, Module, Packet, TCP, TcpFlags, UDP, Verdict, decide};
 use hushport_native_driver::logic::tcp::{self, Ports};
 
 use crate::input::Input;
@@ -13,33 +15,39 @@ use crate::input::Input;
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let mut policy = Policy::DEFAULT;
-    let mut numbers = [2, 1, 1, 1];
+    let mut numbers = [2, 1, 1, 1, 1];
     for value in &VALUES {
-        let number = if input.rarely() { input.u32() } else { value.max };
-        let number = if input.rarely() { u32::from(input.u8()) } else { number };
-        let applied = value.apply(&mut policy, number);
-        assert_eq!(applied.is_ok(), number <= value.max, "{}", value.name);
-        let names = ["Mode", "SilenceTcp", "ExemptLoopback", "ExemptIpsec"];
-        if let (Ok(()), Some(index)) = (applied, names.iter().position(|name| *name == value.name)) {
+        let Kind::Number { min, max, set, .. } = value.kind else { continue };
+        let number = if input.rarely() { u32::from(input.u8()) } else { max };
+        if !(min..=max).contains(&number) {
+            continue;
+        }
+        set(&mut policy, number);
+        let names = ["Mode", "SilenceTcp", "SilenceUdp", "ExemptLoopback", "ExemptIpsec"];
+        if let Some(index) = names.iter().position(|name| *name == value.name) {
             numbers[index] = number;
         }
     }
     let packet = packet(&mut input);
-    let verdict = decide(&packet, &policy);
-    let [mode, silence_tcp, exempt_loopback, exempt_ipsec] = numbers;
+    let verdict = decide(Decision::TransportDiscard, &packet, &policy);
+    let [mode, silence_tcp, silence_udp, exempt_loopback, exempt_ipsec] = numbers;
+    let silence = match packet.protocol {
+        Some(TCP) => silence_tcp == 1,
+        Some(UDP) => silence_udp == 1,
+        _ => false,
+    };
     let must_pass = mode == 0
-        || silence_tcp == 0
-        || packet.protocol != Some(TCP)
+        || !silence
         || (packet.loopback && exempt_loopback == 1)
         || (packet.ipsec_secured && exempt_ipsec == 1)
-        || packet.endpoint
+        || packet.flow
         || packet.discard.is_some_and(|discard| discard.module == Module::General)
         || packet.tcp_flags.is_some_and(|flags| flags.0 & 0x04 != 0);
     let told = matches!(verdict, Verdict::Silenced | Verdict::Audited);
     assert!(!(must_pass && told), "{packet:?} {policy:?} {verdict:?}");
     assert!(mode == 2 || verdict != Verdict::Silenced, "{packet:?} {policy:?} {verdict:?}");
     assert!(mode == 1 || verdict != Verdict::Audited, "{packet:?} {policy:?} {verdict:?}");
-    assert_eq!(decide(&packet, &policy), verdict, "the same again");
+    assert_eq!(decide(Decision::TransportDiscard, &packet, &policy), verdict, "the same again");
 }
 
 fn packet(input: &mut Input<'_>) -> Packet {
@@ -49,12 +57,14 @@ fn packet(input: &mut Input<'_>) -> Packet {
         protocol: (!bit(0)).then(|| if input.rarely() { input.u8() } else { TCP }),
         loopback: bit(1),
         ipsec_secured: bit(2),
-        endpoint: bit(3),
+        flow: bit(3),
+        endpoint: input.rarely(),
         discard: bit(4).then(|| Discard {
             module: input.one_of(&[Module::Transport, Module::Network, Module::General, Module::Other]),
             reason: if bit(5) { input.u32() } else { input.u8().into() },
         }),
         tcp_flags: if bit(6) { header(input) } else { bit(7).then(|| TcpFlags(input.u8())) },
+        ..Packet::default()
     }
 }
 

@@ -9,6 +9,7 @@ use lab::nt::registry::{REG_DWORD, RegistryValue};
 use lab::wfp::ActionType;
 
 use hushport_native_driver::logic::policy::VALUES;
+use hushport_native_driver::logic::policy::values::{Kind, REG_MULTI_SZ};
 
 use crate::indication::{DECIDING, choose};
 use crate::input::Input;
@@ -27,20 +28,27 @@ pub fn run(bytes: &[u8]) {
     let mut numbers = Numbers::default();
     for value in &VALUES {
         if let Some(data) = any_value(&mut input) {
-            numbers.read(value.name, value.max, &data);
+            match value.kind {
+                Kind::Number { max, .. } => numbers.read(value.name, max, &data),
+                // What it exempts may be just what is asked below.
+                Kind::List { .. } => numbers.listed |= data.kind == REG_MULTI_SZ,
+            }
             machine.set(value.name, data);
         }
     }
     machine.start().expect("no value keeps the driver from starting");
     let callouts = machine.callouts();
     let filters = machine.engine().objects().filters.len();
-    let expected = if numbers.observe { callouts.len() } else { DECIDING.len() };
+    // Both families' discard twins and ICMP errors, and echo requests on demand.
+    let deciding = if numbers.echo { 8 } else { 6 };
+    let expected = if numbers.observe { callouts.len() } else { deciding };
     assert_eq!(filters, expected, "{numbers:?}");
     for callout in callouts.iter().filter(|callout| DECIDING.contains(&callout.layer.name)) {
         let syn = choose(&mut Input::new(&[]), callout.layer);
         let out = Room::default().classify(machine.kernel(), &callout.functions, &syn);
         let out = out.expect("a plain SYN stops nothing").expect("there is a result");
-        assert_eq!(out.actionType == ActionType::BLOCK.0, numbers.silent, "{numbers:?}");
+        let blocked = out.actionType == ActionType::BLOCK.0;
+        assert!(blocked == numbers.silent || (numbers.listed && !blocked), "{numbers:?}");
     }
     let findings = machine.kernel().verifier().findings();
     assert!(findings.is_empty(), "{findings:?}");
@@ -64,11 +72,13 @@ fn any_value(input: &mut Input<'_>) -> Option<RegistryValue> {
 struct Numbers {
     observe: bool,
     silent: bool,
+    echo: bool,
+    listed: bool,
 }
 
 impl Default for Numbers {
     fn default() -> Self {
-        Self { observe: true, silent: true }
+        Self { observe: true, silent: true, echo: false, listed: false }
     }
 }
 
@@ -82,6 +92,7 @@ impl Numbers {
         match name {
             "Observe" => self.observe = number != 0,
             "Mode" => self.silent &= number == 2,
+            "SilenceEcho" => self.echo = number != 0,
             "SilenceTcp" => self.silent &= number != 0,
             _ => {}
         }
