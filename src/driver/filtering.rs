@@ -45,7 +45,13 @@ impl Filtering {
                 // Copied, since opening takes long and changes of the policy
                 // wait for its readers.
                 let policy = self.policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
-                *session = Session::Open(open(&policy, irql)?);
+                match open(&policy, irql) {
+                    Ok(engine) => *session = Session::Open(engine),
+                    // BFE stopped meanwhile: its next change asks for another
+                    // look.
+                    Err(_) if !bfe::is_running(irql) => {}
+                    Err(status) => return Err(status),
+                }
             }
             (Session::Open(_), false) => *session = Session::Closed,
             _ => {}
