@@ -76,6 +76,7 @@ pub fn run() -> Result<bool> {
     println!("\n4. the layers of each flow, as the driver's callouts saw them");
     for family in Family::BOTH {
         reauthorize(&world, family)?;
+        answer_once(&world, family)?;
     }
     for (port, family) in [OPEN, ECHO].into_iter().flat_map(|port| Family::BOTH.map(|family| (port, family)))
     {
@@ -209,6 +210,25 @@ fn reauthorize(world: &World, family: Family) -> Result<()> {
     engine.close(session).to_result()?;
     if answered {
         bail!("{address} answers on a connection that an administrator's filter blocks");
+    }
+    Ok(())
+}
+
+/// Has the driver answer as Windows would (`Mode` 0, while it runs) until a
+/// closed port has sent its RST, then be silent again.
+fn answer_once(world: &World, family: Family) -> Result<()> {
+    let closed = world.address(family, OPEN + 1);
+    for (mode, wanted) in [(0, std::io::ErrorKind::ConnectionRefused), (2, std::io::ErrorKind::TimedOut)] {
+        world.machine.set("Mode", mode);
+        let connect = move || TcpStream::connect_timeout(&closed, Duration::from_millis(300));
+        let end = Instant::now() + PATIENCE;
+        while world.namespace.run(connect)?.map_or_else(|error| error.kind(), |_| std::io::ErrorKind::Other)
+            != wanted
+        {
+            if Instant::now() > end {
+                bail!("{closed} does not follow Mode = {mode}");
+            }
+        }
     }
     Ok(())
 }
