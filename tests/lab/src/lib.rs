@@ -9,9 +9,11 @@
 //! | [`image`] | maps the unchanged PE, names its code from the PDB; raw memory |
 //! | [`nt`] | ntoskrnl, fwpkclnt and ndis as the driver imports them; raw memory |
 //! | [`exports`] | one table of everything a driver can import |
+//! | [`schedule`] | simulated threads: who runs, who waits for what |
 //! | [`verifier`] | Driver Verifier's rules, each with its bugcheck code |
 //! | [`wfp`] | the filter engine, pure Rust without unsafe |
 //! | [`host`] | a TCP host that walks the layers in the documented order |
+//! | [`traffic`] | indications of every kind, hostile ones too, from a seed |
 //! | [`wire`] | TUN device in a network namespace, packet recording |
 //! | [`machine`], [`world`] | all of it put together, and running; [`scan`] is nmap in it |
 //! | [`report`] | what people read |
@@ -26,8 +28,10 @@ pub mod machine;
 pub mod nt;
 pub mod report;
 pub mod scan;
+pub mod schedule;
 pub mod setup;
 pub mod status;
+pub mod traffic;
 pub mod verifier;
 pub mod wfp;
 pub mod wire;

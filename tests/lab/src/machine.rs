@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::exports;
-use crate::image::{Export, Image, LoadError};
+use crate::image::{Export, Image, LoadError, PeFile};
 use crate::nt::mapped::Mapped;
 use crate::nt::registry::RegistryValue;
 use crate::nt::{DriverImage, Kernel, LeakReport, Options, Stop, parameters_key};
@@ -74,7 +74,12 @@ impl Machine {
 
     /// Loads the driver and runs its `DriverEntry`.
     pub fn start(&mut self, sys: &Path) -> Result<(), StartError> {
-        let image = Image::load(sys, &|module, name| {
+        self.start_file(&Arc::new(PeFile::read(sys).map_err(LoadError::from)?))
+    }
+
+    /// The same with a file that was read before, for many loads of one driver.
+    pub fn start_file(&mut self, file: &Arc<PeFile>) -> Result<(), StartError> {
+        let image = Image::map(Arc::clone(file), &|module, name| {
             let exports::Export { address, stack_args } = exports::resolve(module, name)?;
             Some(Export::code(address, REGISTERS + stack_args))
         })?;

@@ -33,6 +33,11 @@ pub enum Stop {
         /// What happened, in words.
         text: String,
     },
+    /// Nobody can go on.
+    Deadlock {
+        /// Who waits for what.
+        waits: String,
+    },
 }
 
 impl fmt::Display for Stop {
@@ -42,6 +47,7 @@ impl fmt::Display for Stop {
                 write!(f, "bugcheck {code:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x}): {text}")
             }
             Self::Fault { text, .. } => f.write_str(text),
+            Self::Deadlock { waits } => write!(f, "deadlock: {waits}"),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One simulated machine.
 #![expect(unsafe_code, reason = "an export borrows the kernel its thread stays in")]
 
+use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -16,12 +17,15 @@ use super::load::Loaded;
 use super::objects::{Notice, Objects};
 use super::pool::Pool;
 use super::registry::{Registry, RegistryValue, Watch};
-use super::sync::Bell;
 use super::types::Address;
 use super::work::{Job, WorkQueue};
 use crate::exports;
+use crate::schedule::{Bell, Session, find_machines_by};
 use crate::verifier::{Verifier, Violation, rules};
 use crate::wfp::Engine;
+
+/// Lines that a machine's log keeps.
+const LOG_LINES: usize = 1 << 16;
 
 /// How a machine is made.
 #[derive(Clone, Debug)]
@@ -39,6 +43,8 @@ pub struct Options {
     pub build: u32,
     /// How long unload waits for work items to end.
     pub drain_limit: Duration,
+    /// A wait without a timeout that lasts longer than this is a deadlock.
+    pub hang_limit: Duration,
 }
 
 impl Default for Options {
@@ -50,6 +56,7 @@ impl Default for Options {
             mdl_mapping: MdlMapping::Mapped,
             build: 22621,
             drain_limit: Duration::from_secs(5),
+            hang_limit: Duration::from_secs(30),
         }
     }
 }
@@ -70,7 +77,9 @@ pub struct Kernel {
     stopped: OnceLock<Stop>,
     work: WorkQueue,
     objects: Mutex<Objects>,
-    log: Mutex<Vec<String>>,
+    log: Mutex<VecDeque<String>>,
+    /// Simulated threads that run together now.
+    session: Mutex<Option<Arc<Session>>>,
     pub(super) loaded: Mutex<Option<Loaded>>,
     pub(super) bell: Bell,
 }
@@ -79,6 +88,7 @@ impl Kernel {
     /// A machine with nothing loaded, whose driver code `guest` runs.
     pub fn new(guest: Arc<dyn Guest>, options: Options) -> Arc<Self> {
         assert!(matches!(options.processors, 1..=64), "1 to 64 processors");
+        find_machines_by(super::schedule::of_thread);
         let calls = (0..exports::count()).map(|_| AtomicU64::new(0)).collect();
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
@@ -95,6 +105,7 @@ impl Kernel {
             work: WorkQueue::new(Weak::clone(me)),
             objects: Mutex::default(),
             log: Mutex::default(),
+            session: Mutex::default(),
             loaded: Mutex::default(),
             bell: Bell::default(),
         })
@@ -174,7 +185,7 @@ impl Kernel {
     }
 
     /// Runs a job of the work queue; called on the worker's thread.
-    pub(super) fn run_job(&self, job: Job) {
+    pub(super) fn run_job(&self, job: Job, worker: usize) {
         let (routine, arguments) = match job {
             Job::IoWorkItem { item, routine, object, context, extended } => {
                 if let Some(entry) = self.objects().work_items.get_mut(&item) {
@@ -186,9 +197,11 @@ impl Kernel {
             }
             Job::WorkQueueItem { routine, parameter } => (routine, vec![parameter as u64]),
         };
-        // The worker serves from the machine's last processor. An error has
-        // stopped the machine already.
-        let _ = self.on_processor(self.options.processors - 1, Irql::PASSIVE, |kernel| {
+        // Workers serve from the machine's last processors. An error has stopped
+        // the machine already.
+        let processors = self.options.processors;
+        let processor = processors - 1 - worker as u32 % processors;
+        let _ = self.on_processor(processor, Irql::PASSIVE, |kernel| {
             kernel.call_driver(routine, &arguments, Irql::PASSIVE, "worker routine")
         });
         if let Job::IoWorkItem { object, .. } = job {
@@ -236,14 +249,22 @@ impl Kernel {
         self.calls[index].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Adds a line to the machine's log.
+    /// Adds a line to the machine's log, which keeps the last ones.
     pub fn log(&self, line: impl Into<String>) {
-        lock(&self.log).push(line.into());
+        let mut log = lock(&self.log);
+        if log.len() == LOG_LINES {
+            log.pop_front();
+        }
+        log.push_back(line.into());
     }
 
     /// The machine's log.
     pub fn log_lines(&self) -> Vec<String> {
-        lock(&self.log).clone()
+        lock(&self.log).iter().cloned().collect()
+    }
+
+    pub(super) fn session(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
+        lock(&self.session)
     }
 
     /// The filter engine, made when it is first asked for.

@@ -30,7 +30,7 @@ pub mod objects;
 pub mod pool;
 pub mod registry;
 pub mod rtl;
-mod sync;
+mod schedule;
 pub mod types;
 pub mod work;
 pub mod zw;
@@ -48,6 +48,7 @@ pub use load::{DriverImage, LeakReport, parameters_key};
 
 pub(crate) use breach::Trouble;
 pub(crate) use kernel::Current;
+pub(crate) use schedule::at_import;
 
 /// Statuses of this kernel that the filter engine has no use for
 /// (`ntstatus.h`).

@@ -155,7 +155,7 @@ pub extern "win64" fn ZwNotifyChangeKey(
     };
     if Asynchronous == 0 {
         let told = || !kernel.registry().has_watch(|notice: &Notice| notice.id == id);
-        return ke::wait(&kernel, None, told).0;
+        return ke::wait(&kernel, &|| "a registry key to change".to_owned(), None, told).0;
     }
     Status::PENDING.0
 }
@@ -267,7 +267,8 @@ pub extern "win64" fn ZwWaitForSingleObject(
         Some(Object::Event(event)) => event.signaled.load(Ordering::Acquire),
         _ => true,
     };
-    ke::wait(&kernel, timeout.map(|t| t.QuadPart), take).0
+    let what = || format!("the event of handle {Handle:#x}");
+    ke::wait(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
 }
 
 /// `ZwClose`. Closing a watched key tells its watchers
