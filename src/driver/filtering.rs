@@ -1,5 +1,7 @@
 //! The session with BFE: our objects in it, for as long as BFE runs.
 
+use core::sync::atomic::{AtomicBool, Ordering};
+
 use crate::kernel::irql::Passive;
 use crate::kernel::mutex::Mutex;
 use crate::kernel::status::Result;
@@ -16,6 +18,8 @@ const SUBLAYER_KEY: Guid = 0xd47a9c03_16eb_4f58_b02d_8a35f1e64c79;
 pub struct Filtering {
     policy: Policy,
     session: Mutex<Session>,
+    /// BFE has not run all the time since the session was last looked at.
+    interrupted: AtomicBool,
 }
 
 enum Session {
@@ -30,7 +34,8 @@ enum Session {
 impl Filtering {
     /// No session yet.
     pub fn new(policy: Policy, irql: &Passive) -> Result<Self> {
-        Ok(Self { policy, session: Mutex::new(Session::Closed, irql)? })
+        let session = Mutex::new(Session::Closed, irql)?;
+        Ok(Self { policy, session, interrupted: AtomicBool::new(false) })
     }
 
     /// Opens or closes the session, as BFE's state asks. Fails where BFE runs
@@ -38,8 +43,19 @@ impl Filtering {
     /// state tries again.
     pub fn bring_about(&self, irql: &Passive) -> Result {
         let mut session = self.session.lock(irql);
+        // One look may answer for several changes: a session from before BFE
+        // stopped is dead, though BFE runs again.
+        if self.interrupted.swap(false, Ordering::AcqRel) && matches!(*session, Session::Open(_)) {
+            *session = Session::Closed;
+        }
         match (&*session, bfe::is_running(irql)) {
-            (Session::Closed, true) => *session = Session::Open(open(&self.policy, irql)?),
+            (Session::Closed, true) => match open(&self.policy, irql) {
+                Ok(engine) => *session = Session::Open(engine),
+                // BFE stops or has stopped meanwhile: its change asks for
+                // another look.
+                Err(_) if self.interrupted.load(Ordering::Acquire) || !bfe::is_running(irql) => {}
+                Err(status) => return Err(status),
+            },
             (Session::Open(_), false) => *session = Session::Closed,
             _ => {}
         }
@@ -56,6 +72,10 @@ impl Follow for Filtering {
     fn follow(&self, irql: &Passive) {
         // What BFE refuses now, it may grant after its next change of state.
         let _open_or_closed = self.bring_about(irql);
+    }
+
+    fn interrupted(&self) {
+        self.interrupted.store(true, Ordering::Release);
     }
 }
 

@@ -18,6 +18,10 @@ pub fn is_running(_: &Passive) -> bool {
 pub trait Follow: Send + Sync {
     /// Looks at the state and does what it takes.
     fn follow(&self, irql: &Passive);
+    /// BFE does not run, or did not for a while: what was opened before is
+    /// dead, even where it runs again by the time of the next look. At any IRQL
+    /// up to DISPATCH_LEVEL.
+    fn interrupted(&self);
 }
 
 /// A subscription: [`Follow::follow`] runs on a system thread after every
@@ -68,10 +72,15 @@ impl<F: Follow> Work for Following<F> {
 
 /// FWPM_SERVICE_STATE_CHANGE_CALLBACK0. Its IRQL is not documented, and it must
 /// not unsubscribe; so the work is put off to a system thread.
-unsafe extern "C" fn changed<F: Follow>(context: *mut core::ffi::c_void, _: ffi::FWPM_SERVICE_STATE) {
-    // SAFETY: the context is the work item of the subscription, which is
-    // dropped only after this callback can no longer come.
-    unsafe { Inner::request(context.cast::<Inner<Following<F>>>()) };
+unsafe extern "C" fn changed<F: Follow>(context: *mut core::ffi::c_void, state: ffi::FWPM_SERVICE_STATE) {
+    let item = context.cast::<Inner<Following<F>>>();
+    if state != ffi::FWPM_SERVICE_STATE_::FWPM_SERVICE_RUNNING {
+        // SAFETY: the context is the work item of the subscription, which is
+        // dropped only after this callback can no longer come.
+        unsafe { &*item }.work.0.interrupted();
+    }
+    // SAFETY: as above.
+    unsafe { Inner::request(item) };
 }
 
 impl Drop for Change {

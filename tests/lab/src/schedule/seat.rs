@@ -172,7 +172,7 @@ pub fn pause(what: &dyn Fn() -> String) -> bool {
 
 /// Something was done that others may wait for without a bell.
 pub fn progressed() {
-    let _none = turns(|turns, _| turns.progressed());
+    let _none = turns(Turns::progressed);
 }
 
 /// Whether every thread but the servants has ended.

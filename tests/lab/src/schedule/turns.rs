@@ -9,9 +9,11 @@ use super::{Machine, Random};
 
 /// What a step takes of the machine's time.
 const STEP: Duration = Duration::from_micros(1);
+/// A wait without a timeout that lasts for so many steps of others will not end.
+const PATIENCE: u64 = 400_000;
 /// A turn that takes longer than this in the host's time is stuck outside the
 /// lab's own waits.
-const STUCK: Duration = Duration::from_secs(60);
+const STUCK: Duration = Duration::from_secs(120);
 
 pub(super) struct Turns {
     machine: Arc<dyn Machine>,
@@ -39,6 +41,8 @@ struct State {
 struct Turn {
     status: Status,
     wake: Arc<Condvar>,
+    /// Steps of all at its own last one.
+    since: u64,
     place: Option<(u32, bool)>,
 }
 
@@ -75,7 +79,7 @@ impl Turns {
         let mut state = self.state();
         state.log.threads = names.collect();
         state.first_servant = first_servant;
-        let ready = |_| Turn { status: Status::Ready, wake: Arc::default(), place: None };
+        let ready = |_| Turn { status: Status::Ready, wake: Arc::default(), since: 0, place: None };
         state.threads = (0..state.log.threads.len()).map(ready).collect();
     }
 
@@ -116,8 +120,10 @@ impl Turns {
         self.state().rings += 1;
     }
 
-    pub(super) fn progressed(&self) {
-        self.state().progress += 1;
+    pub(super) fn progressed(&self, number: usize) {
+        let mut state = self.state();
+        state.progress += 1;
+        state.threads[number].since = state.progress;
     }
 
     pub(super) fn closing(&self) -> bool {
@@ -134,6 +140,7 @@ impl Turns {
         state.log.push(event);
         state.threads[number].place = place;
         state.progress += 1;
+        state.threads[number].since = state.progress;
         state.now += STEP;
         let switch = state.switch;
         if state.random.once_in(switch) {
@@ -154,7 +161,10 @@ impl Turns {
         let (rings, progress) = (state.rings, state.progress);
         state.threads[number].place = place;
         state.threads[number].status = Status::Waiting { what, rings, progress, deadline };
-        if !self.hand_over(&mut state) {
+        // Servants wait for work as long as there is none.
+        let patient = deadline.is_some() || number >= state.first_servant;
+        let lost = !patient && progress - state.threads[number].since > PATIENCE;
+        if lost || !self.hand_over(&mut state) {
             // Stopping the machine rings its bell, which needs the state.
             let waits = state.waits();
             drop(state);

@@ -187,6 +187,8 @@ impl Drop for Ends<'_> {
 
 /// One run: a thread that loads and unloads, traffic on three processors.
 pub fn storm(scheduling: Scheduling, lives: usize, bfe: Bfe) -> Log {
+    // Built before anybody has a turn.
+    let _built = file();
     let (Scheduling::Deterministic { seed } | Scheduling::Parallel { seed }) = scheduling;
     let mut random = Random::new(seed ^ 0x5707_2147);
     let classify_irql = if random.once_in(4) { Irql::PASSIVE } else { Irql::DISPATCH };
