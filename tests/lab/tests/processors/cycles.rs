@@ -8,7 +8,7 @@ use lab::nt::Options;
 use super::stage::{clean, file};
 
 /// Cycles in an ordinary run; `HUSHPORT_LAB_CYCLES=N` asks for others.
-const CYCLES: u64 = 2500;
+const CYCLES: u64 = 1800;
 
 /// Resident bytes of this process, and its mappings.
 fn memory() -> (usize, usize) {
