@@ -1,5 +1,6 @@
 //! Loading and unloading over and over leaves the lab as it was.
 
+use std::process::Command;
 use std::time::Instant;
 
 use lab::machine::Machine;
@@ -8,7 +9,10 @@ use lab::nt::Options;
 use super::stage::{clean, file};
 
 /// Cycles in an ordinary run; `HUSHPORT_LAB_CYCLES=N` asks for others.
-const CYCLES: u64 = 1800;
+const CYCLES: u64 = 3500;
+
+/// Set in the process that measures: other tests' memory would blur it.
+const ALONE: &str = "HUSHPORT_LAB_ALONE";
 
 /// Resident bytes of this process, and its mappings.
 fn memory() -> (usize, usize) {
@@ -19,6 +23,12 @@ fn memory() -> (usize, usize) {
 
 #[test]
 fn cycles_leave_memory_flat() {
+    if std::env::var_os(ALONE).is_none() {
+        let mut alone = Command::new(std::env::current_exe().unwrap());
+        alone.args(["--exact", "cycles::cycles_leave_memory_flat", "--nocapture"]);
+        assert!(alone.env(ALONE, "1").status().unwrap().success(), "said above");
+        return;
+    }
     let asked = std::env::var("HUSHPORT_LAB_CYCLES").ok();
     let cycles = asked.map_or(CYCLES, |text| text.parse().expect("HUSHPORT_LAB_CYCLES is a number"));
     let mut machine = Machine::new(Options::default());
@@ -43,7 +53,7 @@ fn cycles_leave_memory_flat() {
         before.1,
         after.1
     );
-    assert!(after.0 < before.0 + (4 << 20), "resident {} to {}", before.0, after.0);
+    assert!(after.0 < before.0 + (1 << 20), "resident {} to {}", before.0, after.0);
     assert!(after.1 < before.1 + 200, "mappings {} to {}", before.1, after.1);
     clean(&machine, 0);
 }
