@@ -17,6 +17,7 @@
 //! | [`machine`], [`world`] | all of it put together, and running; [`scan`] is nmap in it, [`matrix`] every scan |
 //! | [`variants`] | the points that documents leave open, by name |
 //! | [`registry`] | the driver's values from outside, while a host is up |
+//! | [`package`] | the driver package: INF, catalog, test signatures |
 //! | [`report`] | what people read |
 //! | [`commands`] | `cargo lab …` |
 
@@ -29,6 +30,7 @@ pub mod image;
 pub mod machine;
 pub mod matrix;
 pub mod nt;
+pub mod package;
 pub mod policy;
 pub mod registry;
 pub mod report;

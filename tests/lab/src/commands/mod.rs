@@ -4,6 +4,7 @@ mod coverage;
 mod demo;
 mod faults;
 mod fuzz;
+mod package;
 mod reg;
 mod scan;
 mod test;
@@ -36,6 +37,8 @@ enum Lab {
     Fuzz(fuzz::Arguments),
     /// Count the driver's lines that its native tests run
     Coverage,
+    /// Make the driver package: .sys, .inf, .cat, .pdb and a test certificate
+    Package(package::Arguments),
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
 }
@@ -51,6 +54,7 @@ pub fn run() -> ExitCode {
         Lab::Reg(arguments) => reg::run(arguments),
         Lab::Fuzz(arguments) => fuzz::run(arguments),
         Lab::Coverage => coverage::run(),
+        Lab::Package(arguments) => package::run(arguments),
         Lab::Up(arguments) => up::run(arguments),
     };
     match outcome {

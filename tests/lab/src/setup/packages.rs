@@ -24,6 +24,10 @@ impl Need {
     pub const CURL: Self = Self::Program("curl", "curl");
     /// `g++`, which compiles libFuzzer.
     pub const CXX: Self = Self::Program("g++", "g++");
+    /// `openssl`, which makes the test certificate.
+    pub const OPENSSL: Self = Self::Program("openssl", "openssl");
+    /// `osslsigncode`, which signs for Windows.
+    pub const OSSLSIGNCODE: Self = Self::Program("osslsigncode", "osslsigncode");
     /// `xz`, for a library source given as `.tar.xz`.
     pub const XZ: Self = Self::Program("xz", "xz-utils");
 
