@@ -14,7 +14,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::variants::{self, Variant};
 
@@ -65,6 +65,16 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the words behind `cargo lab` are a command, and if not, why.
+pub fn accepts(words: &[&str]) -> Result<(), clap::Error> {
+    Lab::try_parse_from(["cargo lab"].iter().chain(words)).map(drop)
+}
+
+/// The names of the commands.
+pub fn names() -> Vec<String> {
+    Lab::command().get_subcommands().map(|command| command.get_name().to_owned()).collect()
 }
 
 /// Goes on as root: where this process is not, it is replaced by the same
