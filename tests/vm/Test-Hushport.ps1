@@ -82,7 +82,7 @@ function Invoke-Step {
     }
     # Whatever a step did not foresee is a failure of that step, not the end.
     try {
-        & "Invoke-$($Entry.Step)Step" -Options $options
+        $null = & "Invoke-$($Entry.Step)Step" -Options $options
     } catch {
         Add-CheckResult -Name 'the step comes to its end' -Failure "$($_.Exception.Message)"
     }
@@ -135,7 +135,8 @@ function Unregister-Continuation {
 
 # Counts the checks of this run and says the closing line.
 function Write-Verdict {
-    $checks = @(Get-Content -Path (Get-ResultPath -Name 'checks.jsonl') | ForEach-Object { ConvertFrom-Json -InputObject $_ })
+    $lines = @(Get-Content -Path (Get-ResultPath -Name 'checks.jsonl'))
+    $checks = @($lines | ForEach-Object { ConvertFrom-Json -InputObject $_ })
     $failed = @($checks | Where-Object { $_.Failure })
     foreach ($check in $failed) { Write-Host "FAILED $($check.Step): $($check.Name): $($check.Failure)" }
     $line = "$($checks.Count - $failed.Count) passed, $($failed.Count) failed"
@@ -175,7 +176,7 @@ function Invoke-Plan {
 }
 
 function Clear-Check {
-    Set-Content -Path (Get-ResultPath -Name 'checks.jsonl') -Value @()
+    $null = New-Item -ItemType File -Path (Get-ResultPath -Name 'checks.jsonl') -Force
 }
 
 Set-ResultFolder -Path $Results

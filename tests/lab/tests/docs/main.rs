@@ -5,6 +5,7 @@ mod documents;
 mod powershell;
 mod scanner;
 mod scripts;
+mod workflows;
 
 use std::path::PathBuf;
 
