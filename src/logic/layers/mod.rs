@@ -10,6 +10,7 @@ mod table;
 mod tests;
 
 use super::policy::Policy;
+use super::policy::exemptions::TCP;
 
 pub use table::LAYERS;
 
@@ -102,6 +103,18 @@ pub enum Flows {
     Datagrams,
 }
 
+impl Flows {
+    /// Whether it takes contexts of a protocol's flows.
+    pub const fn takes(self, protocol: u8) -> bool {
+        match self {
+            Self::Nothing | Self::Begin => false,
+            Self::Every => true,
+            Self::Streams => protocol == TCP,
+            Self::Datagrams => protocol != TCP,
+        }
+    }
+}
+
 /// A layer's twin.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Discard {
@@ -131,6 +144,14 @@ pub enum Decision {
     IcmpError,
     /// Whether an echo request is taken in.
     EchoRequest,
+}
+
+impl Decision {
+    /// Whether whoever looks for open ports comes here: with what met a closed
+    /// one, not with the answer to it.
+    pub const fn is_met_by_scans(self) -> bool {
+        matches!(self, Self::TransportDiscard | Self::PacketDiscard)
+    }
 }
 
 impl Role {
