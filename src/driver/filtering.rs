@@ -4,10 +4,10 @@ use super::policy::Policies;
 use crate::kernel::irql::Passive;
 use crate::kernel::mutex::Mutex;
 use crate::kernel::pool::PoolArc;
-use crate::kernel::status::Result;
+use crate::kernel::status::{Result, Status};
 use crate::kernel::wfp::bfe::{self, Follow};
-use crate::kernel::wfp::engine::{Action, Callout, Display, Engine, Filter, Provider, Sublayer};
-use crate::logic::callouts::CALLOUTS;
+use crate::kernel::wfp::engine::{Action, Callout, Display, Engine, Filter, Provider, Sublayer, Transaction};
+use crate::logic::callouts::{CALLOUTS, Callout as Entry};
 use crate::logic::layers::{Guid, Role};
 use crate::logic::policy::Policy;
 
@@ -24,7 +24,11 @@ enum Session {
     /// BFE does not run, or refused.
     Closed,
     /// Our objects are in the engine.
-    Open(#[expect(dead_code, reason = "dropped to close it")] Engine),
+    Open {
+        engine: Engine,
+        /// What the filters that are in it go by.
+        policy: Policy<'static>,
+    },
     /// The driver stops.
     Ended,
 }
@@ -46,23 +50,46 @@ impl Filtering {
                 // wait for its readers.
                 let policy = self.policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
                 match open(&policy, irql) {
-                    Ok(engine) => *session = Session::Open(engine),
+                    Ok(engine) => *session = Session::Open { engine, policy },
                     // BFE stopped meanwhile: its next change asks for another
                     // look.
                     Err(_) if !bfe::is_running(irql) => {}
                     Err(status) => return Err(status),
                 }
             }
-            (Session::Open(_), false) => *session = Session::Closed,
+            (Session::Open { .. }, false) => *session = Session::Closed,
             _ => {}
         }
+        Ok(())
+    }
+
+    /// Adds and deletes filters where a policy asks for others, in one step. Where
+    /// that fails they stay as they are.
+    pub fn adapt(&self, policy: &Policy<'static>, irql: &Passive) -> Result {
+        let mut session = self.session.lock(irql);
+        let Session::Open { engine, policy: before } = &mut *session else { return Ok(()) };
+        let has_changed =
+            |callout: &&Entry| callout.role.has_filter(before) != callout.role.has_filter(policy);
+        if CALLOUTS.iter().any(|callout| has_changed(&callout)) {
+            let (provider, sublayer) = (provider(), sublayer(before));
+            let mut transaction = engine.transaction(irql)?;
+            for callout in CALLOUTS.iter().filter(has_changed) {
+                if callout.role.has_filter(policy) {
+                    add_filter(&mut transaction, callout, &sublayer, &provider)?;
+                } else {
+                    transaction.delete_filter(callout.filter_key())?;
+                }
+            }
+            transaction.commit()?;
+        }
+        *before = *policy;
         Ok(())
     }
 
     /// Closes a session that BFE has ended, though it may run again by now.
     fn forget(&self, irql: &Passive) {
         let mut session = self.session.lock(irql);
-        if let Session::Open(_) = *session {
+        if let Session::Open { .. } = *session {
             *session = Session::Closed;
         }
     }
@@ -73,7 +100,7 @@ impl Filtering {
     }
 }
 
-impl Follow for Filtering {
+impl Follow for PoolArc<Filtering> {
     fn follow(&self, interrupted: bool, irql: &Passive) {
         if interrupted {
             self.forget(irql);
@@ -85,33 +112,73 @@ impl Follow for Filtering {
 
 /// Puts every object into the engine in one transaction.
 fn open(policy: &Policy, irql: &Passive) -> Result<Engine> {
-    let provider = Provider {
-        key: PROVIDER_KEY,
-        display: Display::new(&["hushport"], "Keeps closed ports silent and watches the layers"),
-    };
-    let sublayer = Sublayer {
-        key: SUBLAYER_KEY,
-        display: Display::new(&["hushport"], "Filters of hushport"),
-        weight: policy.sublayer_weight,
-    };
+    let (provider, sublayer) = (provider(), sublayer(policy));
     let mut engine = Engine::open(&provider.display, irql)?;
     let mut transaction = engine.transaction(irql)?;
-    transaction.add_provider(&provider)?;
+    match transaction.add_provider(&provider) {
+        Err(Status::FWP_ALREADY_EXISTS) => {
+            clear(&mut transaction)?;
+            transaction.add_provider(&provider)?;
+        }
+        added => added?,
+    }
     transaction.add_sublayer(&sublayer, &provider)?;
     for callout in &CALLOUTS {
-        let [layer, family, discard] = callout.name();
-        let (action, description) = match callout.role {
-            Role::Observe => (Action::Inspect, "Observes"),
-            Role::Decide(_) => (Action::Decide, "Keeps silent what nobody is here for"),
-        };
-        let display = Display::new(&["hushport ", layer, family, discard], description);
         let (key, layer) = (callout.key(), callout.layer_key);
-        transaction.add_callout(&Callout { key, layer, display: &display }, &provider)?;
+        transaction.add_callout(&Callout { key, layer, display: &display(callout) }, &provider)?;
         if callout.role.has_filter(policy) {
-            let filter = Filter { key: callout.filter_key(), layer, callout: key, action, display: &display };
-            transaction.add_filter(&filter, &sublayer, &provider)?;
+            add_filter(&mut transaction, callout, &sublayer, &provider)?;
         }
     }
     transaction.commit()?;
     Ok(engine)
+}
+
+/// Deletes what an earlier run has left. What belongs to another session that
+/// is still open, or is used by others, is refused by the engine: then there is
+/// somebody whom it serves, and this run has no place.
+fn clear(transaction: &mut Transaction<'_>) -> Result {
+    for callout in &CALLOUTS {
+        transaction.delete_filter(callout.filter_key())?;
+    }
+    for callout in &CALLOUTS {
+        transaction.delete_callout(callout.key())?;
+    }
+    transaction.delete_sublayer(SUBLAYER_KEY)?;
+    transaction.delete_provider(PROVIDER_KEY)?;
+    Ok(())
+}
+
+fn add_filter(
+    transaction: &mut Transaction<'_>,
+    callout: &Entry,
+    sublayer: &Sublayer,
+    provider: &Provider,
+) -> Result {
+    let action = match callout.role {
+        Role::Observe => Action::Inspect,
+        Role::Decide(_) => Action::Decide,
+    };
+    let (key, layer) = (callout.filter_key(), callout.layer_key);
+    let filter = Filter { key, layer, callout: callout.key(), action, display: &display(callout) };
+    transaction.add_filter(&filter, sublayer, provider)
+}
+
+fn display(callout: &Entry) -> Display {
+    let [layer, family, discard] = callout.name();
+    let description = match callout.role {
+        Role::Observe => "Observes",
+        Role::Decide(_) => "Keeps silent what nobody is here for",
+    };
+    Display::new(&["hushport ", layer, family, discard], description)
+}
+
+fn provider() -> Provider {
+    let display = Display::new(&["hushport"], "Keeps closed ports silent and watches the layers");
+    Provider { key: PROVIDER_KEY, display }
+}
+
+fn sublayer(policy: &Policy) -> Sublayer {
+    let display = Display::new(&["hushport"], "Filters of hushport");
+    Sublayer { key: SUBLAYER_KEY, display, weight: policy.sublayer_weight }
 }

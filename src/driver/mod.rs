@@ -4,7 +4,11 @@
 mod callouts;
 mod counters;
 mod filtering;
+mod flows;
+mod noticed;
+mod order;
 mod policy;
+mod scans;
 
 use crate::kernel::device::Device;
 use crate::kernel::entry::{self, DriverObject};
@@ -19,12 +23,15 @@ use crate::kernel::wfp::callout::Registration;
 use callouts::{SHARED, Shared};
 use counters::Counters;
 use filtering::Filtering;
+use flows::Flows;
+use noticed::Noticed;
 use policy::{Policies, Reload};
+use scans::Scans;
 
 /// The running driver. Its fields are in the order in which they are stopped.
 pub struct Driver {
     reload: Watch<Reload>,
-    filtering: Subscription<Filtering>,
+    filtering: Subscription<PoolArc<Filtering>>,
     callouts: PoolVec<Registration>,
     shared: Publication<Shared>,
     device: Device,
@@ -38,12 +45,26 @@ impl entry::Driver for Driver {
     fn start(object: &DriverObject, irql: &Passive) -> Result<Self> {
         let policies = PoolArc::new(Policies::start(object, irql)?)?;
         let device = Device::create(object, irql)?;
-        let counters = PerCpu::new(Counters::zero, irql)?;
-        let shared = SHARED.publish(PoolBox::new(Shared { counters, policies: policies.clone() })?);
-        let callouts = callouts::register(&device, irql)?;
-        let filtering = Subscription::new(&device, Filtering::new(policies.clone(), irql)?, irql)?;
-        filtering.follower().bring_about(irql)?;
-        let reload = Watch::new(object, Reload(policies), irql)?;
+        let noticed = PoolArc::new(Noticed::default())?;
+        let scans = PoolArc::new(Scans::new(irql)?)?;
+        let flow_limit = policies.current(irql).map_or(0, |current| current.values().flow_limit);
+        let shared = SHARED.publish(PoolBox::new(Shared {
+            counters: PerCpu::new(Counters::zero, irql)?,
+            policies: policies.clone(),
+            noticed: noticed.clone(),
+            scans: scans.clone(),
+            flows: Flows::new(flow_limit)?,
+            order: order::Watch::new(irql)?,
+        })?);
+        let callouts = callouts::register(&device, &shared.flows, irql)?;
+        let filtering = PoolArc::new(Filtering::new(policies.clone(), irql)?)?;
+        let reload = Reload { policies, filtering, scans, noticed };
+        let following = follow(object, &device, reload, irql);
+        if following.is_err() {
+            // A session may have been open for a while.
+            shared.flows.close(irql);
+        }
+        let (filtering, reload) = following?;
         Ok(Self { reload, filtering, callouts, shared, device })
     }
 
@@ -53,9 +74,23 @@ impl entry::Driver for Driver {
         // No more changes of BFE's state, then the session with its objects.
         filtering.follower().end(irql);
         drop(filtering);
+        shared.flows.close(irql);
         // Waits for classifies, which use what is shared.
         drop(callouts);
         drop(shared);
         drop(device);
     }
+}
+
+/// Follows BFE, with a session where it runs, and then the registry.
+fn follow(
+    object: &DriverObject,
+    device: &Device,
+    reload: Reload,
+    irql: &Passive,
+) -> Result<(Subscription<PoolArc<Filtering>>, Watch<Reload>)> {
+    let filtering = Subscription::new(device, reload.filtering.clone(), irql)?;
+    filtering.follower().bring_about(irql)?;
+    let reload = Watch::new(object, reload, irql)?;
+    Ok((filtering, reload))
 }

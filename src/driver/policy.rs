@@ -1,6 +1,10 @@
 //! The policy that holds, and how the registry's values become one.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+
+use super::filtering::Filtering;
+use super::noticed::Noticed;
+use super::scans::Scans;
 
 use crate::kernel::current::{Current, Reading};
 use crate::kernel::entry::DriverObject;
@@ -16,6 +20,10 @@ use crate::logic::policy::{Exemptions, Policy, Reason, Rejected, VALUES, Value};
 pub struct Policies {
     report: Report,
     current: Current<Applied>,
+    /// The watch over the order of layers that is on, 0 for none. What is
+    /// watched knows by its number whether it missed a part.
+    order_watch: AtomicU16,
+    last_watch: AtomicU16,
 }
 
 /// A policy with the memory that its lists are in.
@@ -49,7 +57,33 @@ impl Policies {
         let key = Key::parameters(object, irql)?;
         let (applied, _refused) = read(key.as_ref(), &report, irql)?;
         report.applied.store(1, Ordering::Relaxed);
-        Ok(Self { report, current: Current::new(PoolBox::new(applied)?, irql)? })
+        let check_order = applied.policy.check_order;
+        let policies = Self {
+            report,
+            current: Current::new(PoolBox::new(applied)?, irql)?,
+            order_watch: AtomicU16::new(0),
+            last_watch: AtomicU16::new(0),
+        };
+        policies.watch_order(check_order);
+        Ok(policies)
+    }
+
+    /// The watch over the order of layers that is on, 0 for none.
+    pub fn order_watch(&self) -> u16 {
+        self.order_watch.load(Ordering::Relaxed)
+    }
+
+    /// Switched by one thread at a time.
+    fn watch_order(&self, on: bool) {
+        match (on, self.order_watch()) {
+            (false, _) => self.order_watch.store(0, Ordering::Relaxed),
+            (true, 0) => {
+                let next = self.last_watch.load(Ordering::Relaxed).wrapping_add(1).max(1);
+                self.last_watch.store(next, Ordering::Relaxed);
+                self.order_watch.store(next, Ordering::Relaxed);
+            }
+            (true, _) => {}
+        }
     }
 
     /// What holds now.
@@ -58,20 +92,43 @@ impl Policies {
     }
 }
 
-/// Keeps the policies up with the registry.
-pub struct Reload(pub PoolArc<Policies>);
+/// Keeps the policies up with the registry, and looks who scans in between.
+pub struct Reload {
+    /// What is kept up.
+    pub policies: PoolArc<Policies>,
+    /// Which filters there are depends on the policy.
+    pub filtering: PoolArc<Filtering>,
+    /// What is looked through.
+    pub scans: PoolArc<Scans>,
+    /// Where a scan is reported.
+    pub noticed: PoolArc<Noticed>,
+}
+
+/// A look for scans comes at most so often, and at least: milliseconds.
+const LOOKS: core::ops::RangeInclusive<u32> = 10..=10_000;
 
 impl Follow for Reload {
     /// Where a value is refused, the last good policy stays as a whole: half of
     /// what an administrator meant is nothing that anybody meant. It stays,
     /// too, where there is no memory for another.
     fn follow(&self, key: Option<&Key>, irql: &Passive) {
-        let Self(policies) = self;
+        let policies = &self.policies;
         let Ok((applied, 0)) = read(key, &policies.report, irql) else { return };
+        let policy = applied.values();
         if let Ok(applied) = PoolBox::new(applied) {
             policies.current.replace(applied, irql);
             policies.report.applied.fetch_add(1, Ordering::Relaxed);
+            policies.watch_order(policy.check_order);
+            // What the engine refuses stays as it is; the next change tries
+            // again.
+            let _adapted_or_not = self.filtering.adapt(&policy, irql);
         }
+    }
+
+    fn tick(&self, irql: &Passive) -> u32 {
+        let policy = self.policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
+        self.scans.sweep(&policy, irql, |scan| self.noticed.scan(&scan));
+        (policy.scan_window_ms / 8).clamp(*LOOKS.start(), *LOOKS.end())
     }
 }
 

@@ -22,6 +22,7 @@ typedef unsigned int UINT32;
 typedef unsigned long ULONG, DWORD, ACCESS_MASK, *PULONG;
 typedef long long LONGLONG;
 typedef unsigned long long ULONGLONG, ULONG64, UINT64, ULONG_PTR, SIZE_T;
+typedef ULONG64 *PULONG64;
 typedef unsigned long long size_t;
 typedef signed char INT8;
 typedef short INT16;
@@ -307,6 +308,7 @@ typedef UINT32 FWP_ACTION_TYPE;
 
 #define FWP_CONDITION_FLAG_IS_LOOPBACK 0x00000001
 #define FWP_CONDITION_FLAG_IS_IPSEC_SECURED 0x00000002
+#define FWP_CONDITION_FLAG_IS_REAUTHORIZE 0x00000004
 
 typedef enum FWP_DIRECTION_ { FWP_DIRECTION_OUTBOUND, FWP_DIRECTION_INBOUND } FWP_DIRECTION;
 
@@ -467,6 +469,7 @@ typedef struct _SEC_WINNT_AUTH_IDENTITY_W SEC_WINNT_AUTH_IDENTITY_W;
 #define FWPS_METADATA_FIELD_DISCARD_REASON 0x00000001
 #define FWPS_METADATA_FIELD_FLOW_HANDLE 0x00000002
 #define FWPS_METADATA_FIELD_IP_HEADER_SIZE 0x00000004
+#define FWPS_METADATA_FIELD_PROCESS_ID 0x00000020
 #define FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE 0x00000400
 #define FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE 0x00008000
 
@@ -608,6 +611,42 @@ typedef struct FWPS_INCOMING_VALUES0_ {
     FWPS_INCOMING_VALUE0 *incomingValue;
 } FWPS_INCOMING_VALUES0;
 
+#define FWPS_STREAM_FLAG_RECEIVE 0x00000001
+#define FWPS_STREAM_FLAG_SEND 0x00010000
+
+typedef struct FWPS_STREAM_DATA_OFFSET0_ {
+    NET_BUFFER_LIST *netBufferList;
+    NET_BUFFER *netBuffer;
+    MDL *mdl;
+    UINT32 mdlOffset;
+    UINT32 netBufferOffset;
+    SIZE_T streamDataOffset;
+} FWPS_STREAM_DATA_OFFSET0;
+
+typedef struct FWPS_STREAM_DATA0_ {
+    UINT32 flags;
+    FWPS_STREAM_DATA_OFFSET0 dataOffset;
+    SIZE_T dataLength;
+    NET_BUFFER_LIST *netBufferListChain;
+} FWPS_STREAM_DATA0;
+
+typedef enum FWPS_STREAM_ACTION_TYPE_ {
+    FWPS_STREAM_ACTION_NONE,
+    FWPS_STREAM_ACTION_NEED_MORE_DATA,
+    FWPS_STREAM_ACTION_DROP_CONNECTION,
+    FWPS_STREAM_ACTION_DEFER,
+    FWPS_STREAM_ACTION_ALLOW_CONNECTION,
+    FWPS_STREAM_ACTION_TYPE_MAX
+} FWPS_STREAM_ACTION_TYPE;
+
+typedef struct FWPS_STREAM_CALLOUT_IO_PACKET0_ {
+    FWPS_STREAM_DATA0 *streamData;
+    SIZE_T missedBytes;
+    UINT32 countBytesRequired;
+    SIZE_T countBytesEnforced;
+    FWPS_STREAM_ACTION_TYPE streamAction;
+} FWPS_STREAM_CALLOUT_IO_PACKET0;
+
 typedef struct FWPS_CLASSIFY_OUT0_ {
     FWP_ACTION_TYPE actionType;
     UINT64 outContext;
@@ -700,6 +739,8 @@ NTSTATUS KeDelayExecutionThread(KPROCESSOR_MODE WaitMode, BOOLEAN Alertable, PLA
 ULONG KeGetCurrentProcessorNumberEx(PPROCESSOR_NUMBER ProcNumber);
 void KeInitializeEvent(PRKEVENT Event, EVENT_TYPE Type, BOOLEAN State);
 ULONG KeQueryMaximumProcessorCountEx(USHORT GroupNumber);
+ULONG64 KeQueryInterruptTimePrecise(PULONG64 QpcTimeStamp);
+ULONGLONG KeQueryUnbiasedInterruptTime(void);
 LONG KeSetEvent(PRKEVENT Event, KPRIORITY Increment, BOOLEAN Wait);
 NTSTATUS KeWaitForSingleObject(
     PVOID Object,
@@ -763,10 +804,16 @@ NTSTATUS FwpmEngineOpen0(
     const FWPM_SESSION0 *session,
     HANDLE *engineHandle);
 NTSTATUS FwpmFilterAdd0(HANDLE engineHandle, const FWPM_FILTER0 *filter, PSECURITY_DESCRIPTOR sd, UINT64 *id);
+NTSTATUS FwpmCalloutDeleteByKey0(HANDLE engineHandle, const GUID *key);
+NTSTATUS FwpmFilterDeleteByKey0(HANDLE engineHandle, const GUID *key);
 NTSTATUS FwpmProviderAdd0(HANDLE engineHandle, const FWPM_PROVIDER0 *provider, PSECURITY_DESCRIPTOR sd);
+NTSTATUS FwpmProviderDeleteByKey0(HANDLE engineHandle, const GUID *key);
 NTSTATUS FwpmSubLayerAdd0(HANDLE engineHandle, const FWPM_SUBLAYER0 *subLayer, PSECURITY_DESCRIPTOR sd);
+NTSTATUS FwpmSubLayerDeleteByKey0(HANDLE engineHandle, const GUID *key);
 NTSTATUS FwpmTransactionAbort0(HANDLE engineHandle);
 NTSTATUS FwpmTransactionBegin0(HANDLE engineHandle, UINT32 flags);
 NTSTATUS FwpmTransactionCommit0(HANDLE engineHandle);
 NTSTATUS FwpsCalloutRegister3(void *deviceObject, const FWPS_CALLOUT3 *callout, UINT32 *calloutId);
 NTSTATUS FwpsCalloutUnregisterById0(const UINT32 calloutId);
+NTSTATUS FwpsFlowAssociateContext0(UINT64 flowId, UINT16 layerId, UINT32 calloutId, UINT64 flowContext);
+NTSTATUS FwpsFlowRemoveContext0(UINT64 flowId, UINT16 layerId, UINT32 calloutId);

@@ -16,12 +16,17 @@ pub struct PerCpu<T>(PoolVec<T>);
 
 impl<T: Sync> PerCpu<T> {
     /// Makes all of them.
-    pub fn new(mut make: impl FnMut() -> T, _: &Passive) -> Result<Self> {
+    pub fn new(mut make: impl FnMut() -> T, irql: &Passive) -> Result<Self> {
+        Self::try_new(|values| values.push(make()), irql)
+    }
+
+    /// Makes all of them, where making one can fail: `push` adds one.
+    pub fn try_new(mut push: impl FnMut(&mut PoolVec<T>) -> Result, _: &Passive) -> Result<Self> {
         // SAFETY: takes a group number, no pointers; callable at any IRQL.
         let count = unsafe { ffi::KeQueryMaximumProcessorCountEx(ffi::ALL_PROCESSOR_GROUPS as ffi::USHORT) };
         let mut values = PoolVec::with_capacity(count as usize)?;
         for _ in 0..count {
-            values.push(make())?;
+            push(&mut values)?;
         }
         Ok(Self(values))
     }

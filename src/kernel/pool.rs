@@ -121,7 +121,15 @@ impl<T> Drop for PoolBox<T> {
 /// A value in nonpaged pool that lives as long as the last of its owners.
 pub struct PoolArc<T> {
     counted: core::mem::ManuallyDrop<PoolBox<Counted<T>>>,
+    /// Not sent with `T: Send` alone, as a box would be.
+    shares: PhantomData<*const T>,
 }
+
+// SAFETY: owners on other threads share the value, and the last of them, on any
+// thread, drops it.
+unsafe impl<T: Send + Sync> Send for PoolArc<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send + Sync> Sync for PoolArc<T> {}
 
 /// Laid out in order, as [`Block`].
 #[repr(C)]
@@ -134,7 +142,7 @@ impl<T> PoolArc<T> {
     /// Moves a value into pool.
     pub fn new(value: T) -> Result<Self> {
         let counted = PoolBox::new(Counted { owners: AtomicUsize::new(1), value })?;
-        Ok(Self { counted: core::mem::ManuallyDrop::new(counted) })
+        Ok(Self { counted: core::mem::ManuallyDrop::new(counted), shares: PhantomData })
     }
 }
 
@@ -143,7 +151,7 @@ impl<T> Clone for PoolArc<T> {
         self.counted.owners.fetch_add(1, Ordering::Relaxed);
         let PoolBox { block: Block { data, base }, owns }: &PoolBox<Counted<T>> = &self.counted;
         let counted = PoolBox { block: Block { data: *data, base: *base }, owns: *owns };
-        Self { counted: core::mem::ManuallyDrop::new(counted) }
+        Self { counted: core::mem::ManuallyDrop::new(counted), shares: PhantomData }
     }
 }
 
@@ -187,6 +195,18 @@ impl<T> PoolVec<T> {
         let size = size_of::<T>().checked_mul(capacity).ok_or(Status::INSUFFICIENT_RESOURCES)?;
         let block = Block::allocate(size, align_of::<T>())?;
         Ok(Self { block, length: 0, capacity, owns: PhantomData })
+    }
+
+    /// A list of so many values of the first kind.
+    pub fn filled(count: usize) -> Result<Self>
+    where
+        T: Default,
+    {
+        let mut values = Self::with_capacity(count)?;
+        for _ in 0..count {
+            values.push(T::default())?;
+        }
+        Ok(values)
     }
 
     /// Adds a value; a full list refuses it.

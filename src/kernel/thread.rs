@@ -114,20 +114,22 @@ impl Signal {
         self.ending.load(Ordering::Acquire)
     }
 
-    /// Waits until the event is set, or for so many seconds at most.
-    pub fn wait(&self, seconds: Option<u32>, _: &Passive) {
+    /// Waits until the event is set, or for so many milliseconds at most; says
+    /// whether it was set.
+    pub fn wait(&self, milliseconds: u32, _: &Passive) -> bool {
         // Relative, in units of 100 ns.
-        let mut interval =
-            seconds.map(|seconds| ffi::LARGE_INTEGER { QuadPart: i64::from(seconds) * -10_000_000 });
-        wait(&self.event, interval.as_mut().map_or(ptr::null_mut(), ptr::from_mut));
+        let mut interval = ffi::LARGE_INTEGER { QuadPart: i64::from(milliseconds) * -10_000 };
+        wait(&self.event, &mut interval)
     }
 }
 
-fn wait(handle: &Handle, interval: ffi::PLARGE_INTEGER) {
+/// Waits until the object is signaled, which it says, or the time is over.
+fn wait(handle: &Handle, interval: ffi::PLARGE_INTEGER) -> bool {
     // SAFETY: the handle is open, the interval NULL or a caller's local;
     // callers are at PASSIVE_LEVEL.
     let waited = unsafe { ffi::ZwWaitForSingleObject(handle.0, 0, interval) };
     debug_assert!(to_result(waited).is_ok(), "an open handle is waited for");
+    waited != ffi::STATUS_TIMEOUT
 }
 
 /// Attributes of a handle that any process may use and no user can.

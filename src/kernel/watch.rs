@@ -15,6 +15,10 @@ pub trait Follow: Send + Sync {
     /// Reads them; there is no key if there is none. Comes once when watching
     /// begins, for what changed before, and after every change.
     fn follow(&self, key: Option<&Key>, irql: &Passive);
+
+    /// Comes again and again while nothing changes, after the time that it says
+    /// in milliseconds.
+    fn tick(&self, irql: &Passive) -> u32;
 }
 
 /// Watches until dropped, on a thread of its own.
@@ -38,8 +42,8 @@ unsafe impl<F: Sync> Sync for Watcher<F> {}
 unsafe impl<F: Send> Send for Watcher<F> {}
 
 /// While there is no key, or none that can be watched, one is looked for after
-/// so many seconds.
-const LOOK_AGAIN: u32 = 5;
+/// so many milliseconds.
+const LOOK_AGAIN: u32 = 5_000;
 
 /// What is known about the key.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -77,12 +81,33 @@ impl<F: Follow> Run for Watcher<F> {
                 State::Missing | State::Unknown => {}
             }
             before = state;
-            signal.wait((state != State::Watched).then_some(LOOK_AGAIN), irql);
+            let patience = if state == State::Watched { u32::MAX } else { LOOK_AGAIN };
+            if !self.wait(signal, patience, irql) {
+                return;
+            }
         }
     }
 }
 
 impl<F: Follow> Watcher<F> {
+    /// Ticks until a notice comes or, unless it is [`u32::MAX`], patience ends;
+    /// `false` where the thread is to end.
+    fn wait(&self, signal: &Signal, mut patience: u32, irql: &Passive) -> bool {
+        loop {
+            let interval = self.follower.tick(irql);
+            let noticed = signal.wait(interval.min(patience), irql);
+            if signal.is_ending() {
+                return false;
+            }
+            if patience != u32::MAX {
+                patience = patience.saturating_sub(interval);
+            }
+            if noticed || patience == 0 {
+                return true;
+            }
+        }
+    }
+
     /// Asks for a notice, of the key that is open or, where that has been
     /// deleted, of the one that is there now.
     fn ask(&self, key: &mut Option<Key>, signal: &Signal, irql: &Passive) -> State {

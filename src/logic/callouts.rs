@@ -1,6 +1,6 @@
 //! The table of callouts: one at every layer and twin, of either family.
 
-use super::layers::{Family, Fields, Guid, LAYERS, Layer, Role};
+use super::layers::{Family, Fields, Flows, Guid, LAYERS, Layer, Role};
 
 /// One callout.
 #[derive(Clone, Copy, Debug)]
@@ -41,6 +41,11 @@ impl Callout {
     /// Its filter's key.
     pub const fn filter_key(&self) -> Guid {
         FILTER_KEY + self.layer_id as Guid
+    }
+
+    /// Whether it is to hear of the end of flows whose contexts it has.
+    pub const fn has_flows(&self) -> bool {
+        !self.discard && matches!(self.layer.flows, Flows::Every | Flows::Streams | Flows::Datagrams)
     }
 
     /// Where its layer's data fields stand.

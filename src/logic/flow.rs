@@ -1,6 +1,6 @@
 //! What is kept of a flow, and of how many at the most.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::order::{Direction, Order};
 
@@ -11,6 +11,7 @@ pub struct Flow {
     bytes: [AtomicU64; 2],
     started: AtomicU64,
     process: AtomicU64,
+    id: AtomicU64,
     /// [`FREE`], [`CHANGING`], or in use: a flow's own number, so that a handle to
     /// an earlier flow in the same place is told from one to this.
     generation: AtomicU32,
@@ -40,16 +41,34 @@ pub struct Totals {
     pub process: u64,
 }
 
+/// What is known of a flow when it is established.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Begin {
+    /// The engine's handle.
+    pub id: u64,
+    /// The time, in the caller's unit.
+    pub started: u64,
+    /// Whose it is.
+    pub process: u64,
+    /// The watch over its order, 0 for none ([`Order::watch`]).
+    pub watch: u16,
+}
+
 impl Flow {
-    /// Counts a packet.
-    pub fn count(&self, direction: Direction, bytes: u64) {
+    /// Counts packets and their bytes.
+    pub fn count(&self, direction: Direction, count: u32, bytes: u64) {
         // The array has a place for each direction.
         let [packets, total] = match direction {
             Direction::Outbound => [&self.packets[0], &self.bytes[0]],
             Direction::Inbound => [&self.packets[1], &self.bytes[1]],
         };
-        packets.fetch_add(1, Ordering::Relaxed);
+        packets.fetch_add(count.into(), Ordering::Relaxed);
         total.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The engine's handle.
+    pub fn id(&self) -> u64 {
+        self.id.load(Ordering::Relaxed)
     }
 
     /// The order it keeps.
@@ -69,15 +88,16 @@ impl Flow {
     }
 
     /// Takes the place for a new flow, if it is free.
-    fn take(&self, started: u64, process: u64) -> Option<u32> {
+    fn take(&self, begin: &Begin) -> Option<u32> {
         let take = self.generation.compare_exchange(FREE, CHANGING, Ordering::Acquire, Ordering::Relaxed);
         take.ok()?;
         for number in self.packets.iter().chain(&self.bytes) {
             number.store(0, Ordering::Relaxed);
         }
-        self.started.store(started, Ordering::Relaxed);
-        self.process.store(process, Ordering::Relaxed);
-        self.order.restart();
+        self.started.store(begin.started, Ordering::Relaxed);
+        self.process.store(begin.process, Ordering::Relaxed);
+        self.id.store(begin.id, Ordering::Relaxed);
+        self.order.restart(begin.watch);
         let generation = self.last.load(Ordering::Relaxed).wrapping_add(1).max(FIRST);
         self.last.store(generation, Ordering::Relaxed);
         self.generation.store(generation, Ordering::Release);
@@ -124,6 +144,7 @@ pub struct Limit {
     /// Where a place was free last, or the next to try.
     hint: AtomicU32,
     refused: AtomicU64,
+    closed: AtomicBool,
 }
 
 /// Places tried before a flow is refused.
@@ -132,7 +153,13 @@ const PROBES: usize = 64;
 impl Limit {
     /// At most `limit` flows (`FlowLimit`).
     pub const fn new(limit: u32) -> Self {
-        Self { limit, flows: AtomicU32::new(0), hint: AtomicU32::new(0), refused: AtomicU64::new(0) }
+        Self {
+            limit,
+            flows: AtomicU32::new(0),
+            hint: AtomicU32::new(0),
+            refused: AtomicU64::new(0),
+            closed: AtomicBool::new(false),
+        }
     }
 
     /// The places for a limit: an eighth more, so that a few tries find a free
@@ -145,8 +172,8 @@ impl Limit {
     /// places in a row are taken, which is as good as never below it: with
     /// places freed at random one in 1900, else fewer, for the place freed
     /// last is tried first.
-    pub fn start(&self, places: &[Flow], started: u64, process: u64) -> Option<Handle> {
-        let found = self.reserve().then(|| self.find(places, started, process)).flatten();
+    pub fn start(&self, places: &[Flow], begin: &Begin) -> Option<Handle> {
+        let found = self.reserve().then(|| self.find(places, begin)).flatten();
         if found.is_none() {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
@@ -181,21 +208,38 @@ impl Limit {
         self.refused.load(Ordering::Relaxed)
     }
 
+    /// Refuses every flow from now on.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// The flows that last, each with the handle to it.
+    pub fn lasting(places: &[Flow]) -> impl Iterator<Item = (Handle, &Flow)> {
+        let of = |(index, flow): (usize, &'_ Flow)| {
+            let generation = flow.generation.load(Ordering::Acquire);
+            (generation >= FIRST).then(|| Handle::new(index, generation))
+        };
+        places.iter().enumerate().filter_map(move |(index, flow)| Some((of((index, flow))?, flow)))
+    }
+
     fn reserve(&self) -> bool {
-        if self.flows.fetch_add(1, Ordering::Relaxed) < self.limit {
+        // Counted before it is asked: who closes sees either the count or
+        // nobody who got in.
+        let before = self.flows.fetch_add(1, Ordering::SeqCst);
+        if before < self.limit && !self.closed.load(Ordering::SeqCst) {
             return true;
         }
         self.flows.fetch_sub(1, Ordering::Relaxed);
         false
     }
 
-    fn find(&self, places: &[Flow], started: u64, process: u64) -> Option<Handle> {
+    fn find(&self, places: &[Flow], begin: &Begin) -> Option<Handle> {
         let hint = self.hint.load(Ordering::Relaxed) as usize;
         let (before, behind) = places.split_at_checked(hint).unwrap_or((places, &[]));
         let from_hint = behind.iter().enumerate().map(|(at, flow)| (hint.saturating_add(at), flow));
         let around = from_hint.chain(before.iter().enumerate());
         for (index, flow) in around.take(PROBES) {
-            if let Some(generation) = flow.take(started, process) {
+            if let Some(generation) = flow.take(begin) {
                 self.hint.store(index.saturating_add(1) as u32, Ordering::Relaxed);
                 return Some(Handle::new(index, generation));
             }
@@ -235,12 +279,15 @@ impl Drop for Ended<'_, '_> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::sync::atomic::AtomicBool;
     use std::thread;
 
     use proptest::prelude::*;
 
     use super::*;
+
+    fn begin(started: u64, process: u64) -> Begin {
+        Begin { started, process, ..Begin::default() }
+    }
 
     fn places(limit: u32) -> Vec<Flow> {
         (0..Limit::places(limit)).map(|_| Flow::default()).collect()
@@ -249,11 +296,11 @@ mod tests {
     #[test]
     fn a_flow_counts_by_direction_and_ends_once() {
         let (limit, places) = (Limit::new(4), places(4));
-        let handle = limit.start(&places, 7, 4711).unwrap();
+        let handle = limit.start(&places, &begin(7, 4711)).unwrap();
         let flow = Limit::flow(&places, handle).unwrap();
-        flow.count(Direction::Outbound, 100);
-        flow.count(Direction::Inbound, 1460);
-        flow.count(Direction::Inbound, 40);
+        flow.count(Direction::Outbound, 1, 100);
+        flow.count(Direction::Inbound, 1, 1460);
+        flow.count(Direction::Inbound, 1, 40);
         let totals = Totals { packets: [1, 2], bytes: [100, 1500], started: 7, process: 4711 };
         assert_eq!(flow.totals(), totals);
         assert_eq!(limit.end(&places, handle).unwrap().flow().totals(), totals);
@@ -265,10 +312,10 @@ mod tests {
     #[test]
     fn a_place_used_again_is_another_flow_and_begins_anew() {
         let (limit, places) = (Limit::new(1), places(1));
-        let first = limit.start(&places, 1, 1).unwrap();
-        Limit::flow(&places, first).unwrap().count(Direction::Inbound, 1);
+        let first = limit.start(&places, &begin(1, 1)).unwrap();
+        Limit::flow(&places, first).unwrap().count(Direction::Inbound, 1, 1);
         drop(limit.end(&places, first));
-        let second = limit.start(&places, 2, 2).unwrap();
+        let second = limit.start(&places, &begin(2, 2)).unwrap();
         assert_eq!(first.index(), second.index());
         assert!(Limit::flow(&places, first).is_none());
         assert!(limit.end(&places, first).is_none());
@@ -283,11 +330,23 @@ mod tests {
             flow.last.store(u32::MAX - 1, Ordering::Relaxed);
         }
         for generation in [u32::MAX, FIRST, FIRST + 1] {
-            let handle = limit.start(&places, 0, 0).unwrap();
+            let handle = limit.start(&places, &begin(0, 0)).unwrap();
             assert_eq!(handle.generation(), generation);
             assert_ne!(handle.context(), 0);
             drop(limit.end(&places, handle));
         }
+    }
+
+    #[test]
+    fn closed_it_refuses_and_says_who_is_left() {
+        let (limit, places) = (Limit::new(4), places(4));
+        let handles = [1, 2].map(|id| limit.start(&places, &Begin { id, ..Begin::default() }).unwrap());
+        limit.close();
+        assert_eq!(limit.start(&places, &Begin::default()), None);
+        let left: Vec<_> = Limit::lasting(&places).map(|(handle, flow)| (handle, flow.id())).collect();
+        assert_eq!(left, [(handles[0], 1), (handles[1], 2)]);
+        left.iter().for_each(|(handle, _)| drop(limit.end(&places, *handle)));
+        assert_eq!((Limit::lasting(&places).count(), limit.flows()), (0, 0));
     }
 
     #[test]
@@ -310,7 +369,7 @@ mod tests {
             let mut flows: Vec<Handle> = Vec::new();
             for (start, which) in calls {
                 if start {
-                    let handle = accounts.start(&places, 0, 0);
+                    let handle = accounts.start(&places, &begin(0, 0));
                     prop_assert_eq!(handle.is_some(), flows.len() < limit as usize);
                     flows.extend(handle);
                 } else if !flows.is_empty() {
@@ -333,10 +392,10 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for round in 0..2000 {
-                        let Some(handle) = limit.start(&places, round, 0) else { continue };
+                        let Some(handle) = limit.start(&places, &begin(round, 0)) else { continue };
                         let owned = &owned[handle.index()];
                         assert!(!owned.swap(true, Ordering::SeqCst));
-                        Limit::flow(&places, handle).unwrap().count(Direction::Inbound, 1);
+                        Limit::flow(&places, handle).unwrap().count(Direction::Inbound, 1, 1);
                         let ended = limit.end(&places, handle).unwrap();
                         assert_eq!(ended.flow().totals().started, round);
                         assert_eq!(ended.flow().totals().packets, [0, 1]);

@@ -139,6 +139,11 @@ pub enum Verdict {
 impl Verdict {
     /// Number of verdicts.
     pub const COUNT: usize = Self::Malformed as usize + 1;
+
+    /// Whether it is about a packet that found nobody, and that is not exempt.
+    pub const fn is_closed_port(self) -> bool {
+        matches!(self, Self::Silenced | Self::Audited | Self::Overruled)
+    }
 }
 
 /// Decides over a packet at the layers of a decision.

@@ -8,6 +8,7 @@ use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::layers::{Decision, Role};
+use crate::logic::policy::Policy;
 use crate::logic::stealth::{Packet, Verdict, decide};
 
 /// One decision, at the layers whose row in the table names it.
@@ -17,6 +18,12 @@ pub trait Decide: 'static {
 
     /// What it looks at.
     fn packet(incoming: &Incoming<'_>) -> Packet;
+
+    /// Whether the policy leaves anything to decide. Where most of what passes
+    /// is not meant, that spares the look.
+    fn is_asked(_: &Policy<'_>) -> bool {
+        true
+    }
 }
 
 /// The callout that takes the decision `D`.
@@ -32,15 +39,35 @@ impl<D: Decide> Classify for Deciding<D> {
     }
 
     fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
-        let Some(current) = shared.policies.current(irql) else { return Action::Continue };
-        let verdict = match decide(D::DECISION, &D::packet(incoming), &current.policy()) {
-            Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
-            verdict => verdict,
-        };
+        let verdict = Self::verdict(shared, incoming, irql);
         shared.count(incoming, verdict, irql);
+        shared.watch(incoming, irql);
         match verdict {
             Verdict::Silenced => Action::Block,
             _ => Action::Continue,
         }
+    }
+
+    fn flow_deleted(shared: &Shared, context: u64, _: &MaxDispatch) {
+        shared.flow_deleted(context);
+    }
+}
+
+impl<D: Decide> Deciding<D> {
+    fn verdict(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Verdict {
+        let Some(current) = shared.policies.current(irql) else { return Verdict::Off };
+        let policy = current.policy();
+        if !D::is_asked(&policy) {
+            return Verdict::Observed;
+        }
+        let packet = D::packet(incoming);
+        let verdict = match decide(D::DECISION, &packet, &policy) {
+            Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
+            verdict => verdict,
+        };
+        if D::DECISION.is_met_by_scans() && verdict.is_closed_port() {
+            shared.scans.meet(&packet, &policy, irql);
+        }
+        verdict
     }
 }

@@ -9,6 +9,7 @@
 use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::layers::Decision;
+use crate::logic::policy::Policy;
 use crate::logic::stealth::Packet;
 
 /// Decides whether an echo request is taken in.
@@ -19,5 +20,9 @@ impl Decide for EchoRequest {
 
     fn packet(incoming: &Incoming<'_>) -> Packet {
         incoming.packet()
+    }
+
+    fn is_asked(policy: &Policy<'_>) -> bool {
+        policy.silence_echo
     }
 }

@@ -13,6 +13,6 @@ impl Decide for IcmpError {
     const DECISION: Decision = Decision::IcmpError;
 
     fn packet(incoming: &Incoming<'_>) -> Packet {
-        incoming.packet()
+        incoming.quoted()
     }
 }

@@ -8,7 +8,11 @@ mod packet_discard;
 mod transport_discard;
 
 use super::counters::Counters;
+use super::flows::Flows;
+use super::noticed::Noticed;
+use super::order::Watch;
 use super::policy::Policies;
+use super::scans::Scans;
 use crate::kernel::device::Device;
 use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::per_cpu::PerCpu;
@@ -18,7 +22,7 @@ use crate::kernel::status::Result;
 use crate::kernel::wfp::callout::Registration;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{CALLOUTS, COUNT};
-use crate::logic::layers::{Decision, Role};
+use crate::logic::layers::{self, Decision, Role};
 use crate::logic::stealth::Verdict;
 use decide::Deciding;
 use echo_request::EchoRequest;
@@ -34,15 +38,23 @@ pub struct Shared {
     pub counters: PerCpu<Counters>,
     /// What the administrator asks for.
     pub policies: PoolArc<Policies>,
+    /// What was noticed.
+    pub noticed: PoolArc<Noticed>,
+    /// Who scans.
+    pub scans: PoolArc<Scans>,
+    /// What flows there are.
+    pub flows: Flows,
+    /// Whether the layers are passed in order.
+    pub order: Watch,
 }
 
 /// Where classifies find it.
 pub static SHARED: Published<Shared> = Published::empty();
 
 /// Registers every callout; dropped, the last registered goes first.
-pub fn register(device: &Device, irql: &Passive) -> Result<PoolVec<Registration>> {
+pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVec<Registration>> {
     let mut registrations = PoolVec::with_capacity(COUNT)?;
-    for callout in &CALLOUTS {
+    for (number, callout) in CALLOUTS.iter().enumerate() {
         let register = match callout.role {
             Role::Observe => Registration::new::<Observe>,
             Role::Decide(Decision::TransportDiscard) => Registration::new::<Deciding<TransportDiscard>>,
@@ -50,12 +62,44 @@ pub fn register(device: &Device, irql: &Passive) -> Result<PoolVec<Registration>
             Role::Decide(Decision::IcmpError) => Registration::new::<Deciding<IcmpError>>,
             Role::Decide(Decision::EchoRequest) => Registration::new::<Deciding<EchoRequest>>,
         };
-        registrations.push(register(device, callout.key(), irql)?)?;
+        let registration = register(device, callout.key(), callout.has_flows(), irql)?;
+        flows.registered(number, registration.id());
+        registrations.push(registration)?;
     }
     Ok(registrations)
 }
 
 impl Shared {
+    /// Watches what passes here, whatever is decided: the flow that begins or
+    /// goes on, and the order of layers.
+    fn watch(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
+        let watch = self.policies.order_watch();
+        let (layer, discard) = (incoming.callout().layer, incoming.callout().discard);
+        let flow = match layer.flows {
+            layers::Flows::Begin if !discard => self.flows.begin(incoming, watch, irql),
+            _ => self.flows.flow(incoming.flow_context()),
+        };
+        // Counted where every packet of a flow passes once.
+        if let (Some(flow), layers::Flows::Every) = (flow, layer.flows)
+            && let Some(direction) = incoming.direction()
+        {
+            let (packets, bytes) = incoming.payload();
+            flow.count(direction, packets, bytes);
+        }
+        if watch != 0
+            && let Some(deviation) = self.order.see(watch, flow, incoming, irql)
+        {
+            self.noticed.deviation(&deviation);
+        }
+    }
+
+    /// A flow's context has gone from one of its layers.
+    fn flow_deleted(&self, context: u64) {
+        if let Some(ended) = self.flows.end(context) {
+            self.noticed.flow_ended(&ended);
+        }
+    }
+
     fn count(&self, incoming: &Incoming<'_>, verdict: Verdict, irql: &MaxDispatch) {
         if let Some(counters) = self.counters.current(irql) {
             counters.count(incoming.index(), verdict);

@@ -1,4 +1,4 @@
-//! The observing callouts: they count and let everything pass.
+//! The observing callouts: they count, watch, and let everything pass.
 
 use super::{SHARED, Shared};
 use crate::kernel::irql::MaxDispatch;
@@ -22,6 +22,11 @@ impl Classify for Observe {
 
     fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
         shared.count(incoming, Verdict::Observed, irql);
+        shared.watch(incoming, irql);
         Action::Continue
+    }
+
+    fn flow_deleted(shared: &Shared, context: u64, _: &MaxDispatch) {
+        shared.flow_deleted(context);
     }
 }

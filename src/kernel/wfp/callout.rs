@@ -27,6 +27,10 @@ pub trait Classify: 'static {
 
     /// Looks at an indication and says what to do about it.
     fn classify(shared: &Self::Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action;
+
+    /// A flow whose context was associated at a layer of this callout is over,
+    /// or the context was taken back.
+    fn flow_deleted(shared: &Self::Shared, context: u64, irql: &MaxDispatch);
 }
 
 /// What a callout asks of the engine.
@@ -52,21 +56,27 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Registers `C` under a key. Classifies may come at once: what they share
-    /// is published before, and taken back only after this is dropped.
-    pub fn new<C: Classify>(device: &Device, key: Guid, _: &Passive) -> Result<Self> {
+    /// Registers `C` under a key, for flow contexts or not. Classifies may come
+    /// at once: what they share is published before, and taken back only after
+    /// this is dropped.
+    pub fn new<C: Classify>(device: &Device, key: Guid, flows: bool, _: &Passive) -> Result<Self> {
         let callout = ffi::FWPS_CALLOUT3 {
             calloutKey: guid(key),
             flags: FLAGS,
             classifyFn: Some(classify_thunk::<C>),
             notifyFn: Some(notify),
-            flowDeleteFn: None,
+            flowDeleteFn: if flows { Some(flow_delete_thunk::<C>) } else { None },
         };
         let mut id = 0;
         // SAFETY: the device is alive, callout and id are locals, the functions
         // live as long as the image, and the call is made at PASSIVE_LEVEL.
         to_result(unsafe { ffi::FwpsCalloutRegister3(device.as_ptr().cast(), &callout, &mut id) })?;
         Ok(Self { id, _device: device.clone() })
+    }
+
+    /// Its run-time id.
+    pub fn id(&self) -> u32 {
+        self.id
     }
 }
 
@@ -92,7 +102,7 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
     layer_data: *mut c_void,
     _classify_context: *const c_void,
     _filter: *const ffi::FWPS_FILTER3,
-    _flow_context: u64,
+    flow_context: u64,
     classify_out: *mut ffi::FWPS_CLASSIFY_OUT0,
 ) {
     // SAFETY: the engine passes its own result structure, to be written by this
@@ -100,7 +110,8 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
     let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
     let may_write = out.rights & ffi::FWPS_RIGHT_ACTION_WRITE != 0;
     // SAFETY: the engine passes structures that live until the return.
-    let incoming = unsafe { Incoming::new(in_fixed_values, in_meta_values, layer_data, may_write) };
+    let incoming =
+        unsafe { Incoming::new(in_fixed_values, in_meta_values, layer_data, flow_context, may_write) };
     // SAFETY: callouts are registered after the publication and drained before
     // its end, so it outlives this call.
     let shared = unsafe { C::shared().get() };
@@ -123,6 +134,17 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
             out.rights &= !ffi::FWPS_RIGHT_ACTION_WRITE;
         }
     }
+}
+
+/// FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0.
+unsafe extern "C" fn flow_delete_thunk<C: Classify>(_layer: u16, _callout: u32, flow_context: u64) {
+    // SAFETY: a callout with flow contexts cannot be unregistered, and callouts
+    // are registered after the publication and drained before its end.
+    let Some(shared) = (unsafe { C::shared().get() }) else { return };
+    // SAFETY: flowDeleteFn runs at IRQL <= DISPATCH_LEVEL
+    // (FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0).
+    let irql = unsafe { MaxDispatch::assume() };
+    C::flow_deleted(shared, flow_context, &irql);
 }
 
 /// FWPS_CALLOUT_NOTIFY_FN3: filters come and go as they like; a kind of notice

@@ -195,6 +195,35 @@ impl Transaction<'_> {
         to_result(unsafe { ffi::FwpmFilterAdd0(self.engine.0, &object, ptr::null_mut(), ptr::null_mut()) })
     }
 
+    /// Deletes a filter; says whether there was one.
+    pub fn delete_filter(&mut self, key: Guid) -> Result<bool> {
+        // SAFETY: the session is open in a transaction at PASSIVE_LEVEL, and
+        // the key is a local.
+        let status = unsafe { ffi::FwpmFilterDeleteByKey0(self.engine.0, &guid(key)) };
+        deleted(status, ffi::STATUS_FWP_FILTER_NOT_FOUND)
+    }
+
+    /// Deletes a callout; says whether there was one.
+    pub fn delete_callout(&mut self, key: Guid) -> Result<bool> {
+        // SAFETY: as for a filter.
+        let status = unsafe { ffi::FwpmCalloutDeleteByKey0(self.engine.0, &guid(key)) };
+        deleted(status, ffi::STATUS_FWP_CALLOUT_NOT_FOUND)
+    }
+
+    /// Deletes a sublayer; says whether there was one.
+    pub fn delete_sublayer(&mut self, key: Guid) -> Result<bool> {
+        // SAFETY: as for a filter.
+        let status = unsafe { ffi::FwpmSubLayerDeleteByKey0(self.engine.0, &guid(key)) };
+        deleted(status, ffi::STATUS_FWP_SUBLAYER_NOT_FOUND)
+    }
+
+    /// Deletes a provider; says whether there was one.
+    pub fn delete_provider(&mut self, key: Guid) -> Result<bool> {
+        // SAFETY: as for a filter.
+        let status = unsafe { ffi::FwpmProviderDeleteByKey0(self.engine.0, &guid(key)) };
+        deleted(status, ffi::STATUS_FWP_PROVIDER_NOT_FOUND)
+    }
+
     /// Makes all of it hold at once.
     pub fn commit(mut self) -> Result {
         // Whatever comes of it, the transaction is over.
@@ -211,5 +240,13 @@ impl Drop for Transaction<'_> {
             // Should it fail, closing the session aborts all the same.
             let _aborted = unsafe { ffi::FwpmTransactionAbort0(self.engine.0) };
         }
+    }
+}
+
+fn deleted(status: ffi::NTSTATUS, not_found: ffi::NTSTATUS) -> Result<bool> {
+    match to_result(status) {
+        Ok(()) => Ok(true),
+        Err(_) if status == not_found || status == ffi::STATUS_FWP_NOT_FOUND => Ok(false),
+        Err(status) => Err(status),
     }
 }

@@ -1,4 +1,5 @@
-//! What a classify brings, checked once and then read without doubt.
+//! What a classify brings, checked once and then read without doubt: its fields
+//! and its metadata. What the packet itself says is in [`headers`](super::headers).
 
 use core::ffi::c_void;
 use core::marker::PhantomData;
@@ -7,12 +8,9 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::net_buffer::NetBuffer;
 use crate::ffi;
 use crate::logic::callouts::{CALLOUTS, Callout, Index};
-use crate::logic::layers::{Family, Role};
-use crate::logic::stealth::{self, Discard, Icmp, Module, Packet, TcpFlags};
-use crate::logic::{ip, tcp};
-
-/// Bytes of a UDP header (RFC 768).
-const UDP_HEADER: u32 = 8;
+use crate::logic::layers::{Family, Role, Shows, Way};
+use crate::logic::order::Direction;
+use crate::logic::stealth::{Discard, Icmp, Module, Packet};
 
 /// An indication to a callout of ours.
 pub struct Incoming<'a> {
@@ -21,6 +19,7 @@ pub struct Incoming<'a> {
     values: &'a [ffi::FWPS_INCOMING_VALUE0],
     metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
     layer_data: *mut c_void,
+    flow_context: u64,
     may_write: bool,
     of_call: PhantomData<&'a ()>,
 }
@@ -36,6 +35,7 @@ impl<'a> Incoming<'a> {
         values: *const ffi::FWPS_INCOMING_VALUES0,
         metadata: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
         layer_data: *mut c_void,
+        flow_context: u64,
         may_write: bool,
     ) -> Option<Self> {
         // SAFETY: by this function's contract.
@@ -49,7 +49,16 @@ impl<'a> Incoming<'a> {
         }
         // SAFETY: the engine's array has as many values as it says.
         let values = unsafe { core::slice::from_raw_parts(values.incomingValue, values.valueCount as usize) };
-        Some(Self { index, callout, values, metadata, layer_data, may_write, of_call: PhantomData })
+        Some(Self {
+            index,
+            callout,
+            values,
+            metadata,
+            layer_data,
+            flow_context,
+            may_write,
+            of_call: PhantomData,
+        })
     }
 
     /// Which of our callouts is asked.
@@ -72,10 +81,6 @@ impl<'a> Incoming<'a> {
     pub fn packet(&self) -> Packet {
         let fields = self.callout.fields();
         let flags = self.uint32(fields.flags).unwrap_or(0);
-        let flow = self.metadata(ffi::FWPS_METADATA_FIELD_FLOW_HANDLE, |metadata| metadata.flowHandle);
-        let endpoint = self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE, |metadata| {
-            metadata.transportEndpointHandle
-        });
         let [kind, code] = match fields.icmp {
             Some(places) => places.map(Some),
             None => [fields.local_port, fields.remote_port],
@@ -88,29 +93,16 @@ impl<'a> Incoming<'a> {
             interface: self.uint64(fields.interface),
             loopback: flags & ffi::FWP_CONDITION_FLAG_IS_LOOPBACK != 0,
             ipsec_secured: flags & ffi::FWP_CONDITION_FLAG_IS_IPSEC_SECURED != 0,
-            flow: flow.is_some_and(|handle| handle != 0),
-            endpoint: endpoint.is_some_and(|handle| handle != 0),
+            flow: self.flow().is_some(),
+            endpoint: self.endpoint().is_some(),
             discard: None,
             tcp_flags: None,
             icmp: icmp.map(|(kind, code)| Icmp { family: self.callout.family, kind, code }),
         }
     }
 
-    /// A packet at the transport layer's discard: also why, and the segment's
-    /// flags.
-    pub fn discarded_segment(&self) -> Packet {
-        let packet = self.packet();
-        let tcp_flags = if packet.protocol == Some(stealth::TCP) { self.tcp_flags() } else { None };
-        Packet { discard: self.discard(), tcp_flags, ..packet }
-    }
-
-    /// A packet at the network layer's discard, which has no field for the
-    /// protocol: also why, and the protocol that its header names.
-    pub fn discarded_packet(&self) -> Packet {
-        Packet { discard: self.discard(), protocol: self.ip_protocol(), ..self.packet() }
-    }
-
-    fn discard(&self) -> Option<Discard> {
+    /// Why the engine says that it was discarded.
+    pub(super) fn discard(&self) -> Option<Discard> {
         use ffi::FWPS_DISCARD_MODULE0_ as module;
         let discard =
             self.metadata(ffi::FWPS_METADATA_FIELD_DISCARD_REASON, |metadata| metadata.discardMetadata)?;
@@ -123,59 +115,91 @@ impl<'a> Incoming<'a> {
         Some(Discard { module, reason: discard.discardReason })
     }
 
-    /// The segment's flags. The header ends where the data starts, or, where
-    /// the engine did not step over it, starts there; its ports tell which.
-    fn tcp_flags(&self) -> Option<TcpFlags> {
-        let fields = self.callout.fields();
-        let ports = tcp::Ports {
-            source: self.uint16(fields.remote_port)?,
-            destination: self.uint16(fields.local_port)?,
+    /// The context that was associated with its flow here; 0 is none.
+    pub fn flow_context(&self) -> u64 {
+        self.flow_context
+    }
+
+    /// The engine's handle to its flow.
+    pub fn flow(&self) -> Option<u64> {
+        self.metadata(ffi::FWPS_METADATA_FIELD_FLOW_HANDLE, |metadata| metadata.flowHandle)
+            .filter(|flow| *flow != 0)
+    }
+
+    /// The endpoint that it concerns.
+    pub(super) fn endpoint(&self) -> Option<u64> {
+        self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE, |metadata| {
+            metadata.transportEndpointHandle
+        })
+        .filter(|endpoint| *endpoint != 0)
+    }
+
+    /// The process behind it.
+    pub fn process(&self) -> Option<u64> {
+        self.metadata(ffi::FWPS_METADATA_FIELD_PROCESS_ID, |metadata| metadata.processId)
+    }
+
+    /// Which of our callouts is asked, and what is known of its layer.
+    pub fn callout(&self) -> &'static Callout {
+        self.callout
+    }
+
+    /// Its IP protocol, where the layer has a field for it.
+    pub fn protocol(&self) -> Option<u8> {
+        self.uint8(self.callout.fields().protocol)
+    }
+
+    /// A condition of `FLAGS`.
+    pub(super) fn has_flag(&self, flag: u32) -> bool {
+        self.uint32(self.callout.fields().flags).is_some_and(|flags| flags & flag != 0)
+    }
+
+    /// Which way it goes; `None` for a call.
+    pub fn direction(&self) -> Option<Direction> {
+        let way = match self.callout.layer.shows {
+            Shows::Call | Shows::Forwarded => return None,
+            Shows::Stream => return self.stream_direction(),
+            Shows::CallOrSegment(way) | Shows::Segment(way) | Shows::Packet(way) | Shows::Error(way) => way,
         };
-        let size = self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE, |metadata| {
-            metadata.transportHeaderSize
-        });
-        let packet = self.net_buffer()?;
-        size.into_iter().chain([0]).find_map(|back| {
-            let mut header = [0; tcp::READ];
-            packet.copy_from(back, &mut header)?;
-            tcp::flags(&header, ports)
-        })
+        let field = match way {
+            Way::In => return Some(Direction::Inbound),
+            Way::Out => return Some(Direction::Outbound),
+            Way::Field(field) => self.uint32(Some(field))?,
+        };
+        match field as ffi::FWP_DIRECTION {
+            ffi::FWP_DIRECTION_::FWP_DIRECTION_OUTBOUND => Some(Direction::Outbound),
+            ffi::FWP_DIRECTION_::FWP_DIRECTION_INBOUND => Some(Direction::Inbound),
+            _ => None,
+        }
     }
 
-    /// The protocol above the IP header. The data starts where the stack
-    /// stopped parsing ("Data Offset Positions"): behind the IP header, behind
-    /// a UDP header, or before any of it; the header's addresses tell which.
-    fn ip_protocol(&self) -> Option<u8> {
-        let fields = self.callout.fields();
-        let (destination, source) =
-            (self.address(fields.local_address)?, self.address(fields.remote_address)?);
-        let size = self.metadata(ffi::FWPS_METADATA_FIELD_IP_HEADER_SIZE, |metadata| metadata.ipHeaderSize);
-        let behind_udp = size.and_then(|size| size.checked_add(UDP_HEADER));
-        let packet = self.net_buffer()?;
-        size.into_iter().chain([0]).chain(behind_udp).find_map(|back| {
-            let mut header = [0; ip::LONGEST];
-            let header = header.get_mut(..ip::fixed_size(self.callout.family))?;
-            packet.copy_from(back, header)?;
-            let first = ip::first_protocol(header, source, destination)?;
-            match self.callout.family {
-                Family::V4 => Some(first),
-                Family::V6 => ip::upper_protocol(first, |at| {
-                    let mut next = [0; 2];
-                    packet.copy_within(back, at, &mut next).map(|()| next)
-                }),
-            }
-        })
+    fn stream_direction(&self) -> Option<Direction> {
+        // SAFETY: at the layers that show a stream, layerData is this structure,
+        // alive until the classify returns, or NULL ("Data Offset Positions").
+        let packet = unsafe { self.layer_data.cast::<ffi::FWPS_STREAM_CALLOUT_IO_PACKET0>().as_ref() }?;
+        // SAFETY: NULL, or the structure's own data, as long alive.
+        let data = unsafe { packet.streamData.as_ref() }?;
+        match (data.flags & ffi::FWPS_STREAM_FLAG_SEND, data.flags & ffi::FWPS_STREAM_FLAG_RECEIVE) {
+            (0, 0) => None,
+            (0, _) => Some(Direction::Inbound),
+            _ => Some(Direction::Outbound),
+        }
     }
 
-    fn net_buffer(&self) -> Option<NetBuffer<'a>> {
-        // SAFETY: at the layers where this is asked, layerData is a
+    /// The packet, at layers that show one.
+    pub(super) fn net_buffer(&self) -> Option<NetBuffer<'a>> {
+        match self.callout.layer.shows {
+            Shows::Call | Shows::Forwarded | Shows::Stream => return None,
+            Shows::CallOrSegment(_) | Shows::Segment(_) | Shows::Packet(_) | Shows::Error(_) => {}
+        }
+        // SAFETY: at the layers that show packets, layerData is a
         // NET_BUFFER_LIST that lives until the classify returns, or NULL
         // ("Data Offset Positions").
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
     }
 
     /// An address: IPv4's in host order, IPv6's as its bytes (fwptypes.h).
-    fn address(&self, position: Option<u8>) -> Option<IpAddr> {
+    pub(super) fn address(&self, position: Option<u8>) -> Option<IpAddr> {
         match self.callout.family {
             Family::V4 => self.uint32(position).map(|bits| Ipv4Addr::from_bits(bits).into()),
             Family::V6 => {
@@ -190,7 +214,7 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    fn metadata<T>(
+    pub(super) fn metadata<T>(
         &self,
         field: u32,
         read: impl FnOnce(&ffi::FWPS_INCOMING_METADATA_VALUES0) -> T,
@@ -209,7 +233,7 @@ impl<'a> Incoming<'a> {
         Some(unsafe { value.__bindgen_anon_1.uint8 })
     }
 
-    fn uint16(&self, position: Option<u8>) -> Option<u16> {
+    pub(super) fn uint16(&self, position: Option<u8>) -> Option<u16> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT16)?;
         // SAFETY: the type says which member is valid.
         Some(unsafe { value.__bindgen_anon_1.uint16 })

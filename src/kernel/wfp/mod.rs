@@ -3,6 +3,8 @@
 pub mod bfe;
 pub mod callout;
 pub mod engine;
+pub mod flow;
+mod headers;
 pub mod incoming;
 mod net_buffer;
 

@@ -11,10 +11,16 @@ use crate::ffi;
 /// The most MDLs looked at: many times what a headers' worth of packet has.
 const MOST_MDLS: usize = 64;
 
+/// The most buffers of a list that are counted: more than a segment of the
+/// largest offload has (64 KB in packets of 1 KB).
+const MOST_BUFFERS: usize = 64;
+
 /// A NET_BUFFER that lives for `'a`.
 pub struct NetBuffer<'a> {
     chain: *const ffi::MDL,
     data_offset: u32,
+    data_length: u32,
+    next: *const ffi::NET_BUFFER,
     of_list: PhantomData<&'a ffi::NET_BUFFER_LIST>,
 }
 
@@ -30,20 +36,46 @@ impl NetBuffer<'_> {
         // SAFETY: the union's members are views of the same plain words.
         let links = unsafe { list.__bindgen_anon_1.__bindgen_anon_1 };
         // SAFETY: a list's buffers live as long as the list.
-        let buffer = unsafe { links.FirstNetBuffer.as_ref() }?;
+        unsafe { Self::at(links.FirstNetBuffer) }
+    }
+
+    /// # Safety
+    /// `buffer` is NULL or leads to a NET_BUFFER that lives, with its MDLs, as
+    /// long as what is returned.
+    unsafe fn at(buffer: *const ffi::NET_BUFFER) -> Option<Self> {
+        // SAFETY: by this function's contract.
+        let buffer = unsafe { buffer.as_ref() }?;
         // SAFETY: the union's members are views of the same plain words.
         let data = unsafe { buffer.__bindgen_anon_1.__bindgen_anon_1 };
-        Some(Self { chain: data.MdlChain, data_offset: data.DataOffset, of_list: PhantomData })
+        // SAFETY: as above: 32 bits of length or, where SIZE_T is asked for,
+        // the same in its lower half.
+        let data_length = unsafe { data.__bindgen_anon_1.DataLength };
+        let (chain, data_offset, next) = (data.MdlChain, data.DataOffset, data.Next.cast_const());
+        Some(Self { chain, data_offset, data_length, next, of_list: PhantomData })
     }
 
-    /// Fills `to` with the bytes from `back` bytes before the data start on;
-    /// `None` where they are not all there and mapped.
-    pub fn copy_from(&self, back: u32, to: &mut [u8]) -> Option<()> {
-        self.copy_within(back, 0, to)
+    /// Bytes from the data start on.
+    pub fn data_length(&self) -> u32 {
+        self.data_length
     }
 
-    /// The same from `skip` bytes further on, before the data start or behind
-    /// it.
+    /// Packets in the list from this one on, and the bytes of their data.
+    pub fn totals(&self) -> (u32, u64) {
+        let (mut packets, mut bytes, mut next) = (1, u64::from(self.data_length), self.next);
+        for _ in 1..MOST_BUFFERS {
+            // SAFETY: a list's buffers live as long as the list, and the last
+            // one's link is NULL.
+            let Some(buffer) = (unsafe { Self::at(next) }) else { break };
+            packets += 1;
+            bytes += u64::from(buffer.data_length);
+            next = buffer.next;
+        }
+        (packets, bytes)
+    }
+
+    /// Fills `to` with the bytes from a place on that is `skip` bytes behind
+    /// what lies `back` bytes before the data start; `None` where they are not
+    /// all there and mapped.
     pub fn copy_within(&self, back: u32, skip: u32, to: &mut [u8]) -> Option<()> {
         let mut skip = self.data_offset.checked_sub(back)?.checked_add(skip)? as usize;
         let mut rest = to;

@@ -57,6 +57,8 @@ const CLOSED: u32 = 1 << 8;
 const RELEASED: u32 = 1 << 9;
 /// What lies behind a flow when it is established.
 const JOINED: u32 = AUTHORIZED | PACKET_IN;
+/// Above the marks, the number of a watch.
+const WATCH_SHIFT: u32 = 16;
 
 impl Order {
     /// For a flow that is first met at ALE_FLOW_ESTABLISHED, where contexts are
@@ -74,18 +76,29 @@ impl Order {
     }
 
     /// Makes it [`joined`](Self::joined) again, for the next flow in its place.
-    pub(in crate::logic) fn restart(&self) {
-        self.marks.store(JOINED, Ordering::Relaxed);
+    pub(in crate::logic) fn restart(&self, watch: u16) {
+        self.marks.store(JOINED | u32::from(watch) << WATCH_SHIFT, Ordering::Relaxed);
         self.deviation.store(0, Ordering::Relaxed);
+    }
+
+    /// The number of the watch that it has been followed by from its start:
+    /// what has missed a part says nothing of what ought to have been before.
+    pub fn watch(&self) -> u16 {
+        (self.marks.load(Ordering::Relaxed) >> WATCH_SHIFT) as u16
+    }
+
+    /// Keeps a deviation that was found elsewhere, unless there is one.
+    pub fn deviate(&self, deviation: Deviation) {
+        // One that comes second is dropped: only the first is kept.
+        let _kept =
+            self.deviation.compare_exchange(0, encode(deviation), Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Takes in a step. Every deviation is an error; the first one is kept.
     pub fn step(&self, step: Step) -> Result<(), Deviation> {
         let Err(expected) = self.check(step) else { return Ok(()) };
         let deviation = Deviation { expected, seen: Some(step.place) };
-        // A deviation that comes second is dropped: only the first is kept.
-        let _kept =
-            self.deviation.compare_exchange(0, encode(deviation), Ordering::Relaxed, Ordering::Relaxed);
+        self.deviate(deviation);
         Err(deviation)
     }
 

@@ -40,6 +40,7 @@
 mod flow_order;
 mod place;
 mod rows;
+mod sight;
 #[cfg(test)]
 mod tests;
 mod walk;
@@ -48,5 +49,6 @@ mod walks;
 pub use flow_order::{Direction, Order, Step};
 pub use place::Place;
 pub use rows::{Kinds, ROWS, Row, Standing};
+pub use sight::Sight;
 pub use walk::{Deviation, Start, Walk};
 pub use walks::Walks;

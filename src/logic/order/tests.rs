@@ -416,3 +416,67 @@ fn interleaved_segments_are_in_order() {
         }
     }
 }
+
+#[test]
+fn a_flow_is_reported_once_whoever_finds_it() {
+    let sight = |short, direction, kinds| Sight {
+        place: place(short),
+        direction: Some(direction),
+        kinds,
+        packet: Some(7),
+        call: None,
+    };
+    // The flow knows that nothing was established, the walk that a layer is
+    // missing; either is told once.
+    let data = sight("STREAM", Outbound, Kinds::DATA);
+    let order = Order::joined();
+    let mut walks = Walks::<4>::default();
+    let first = Deviation { expected: Some(place("ESTABLISHED")), seen: Some(place("STREAM")) };
+    assert_eq!(data.deviation(Some(&order), Some(&mut walks)), Some(first));
+    assert_eq!(order.deviation(), Some(first));
+    assert_eq!(data.deviation(Some(&order), Some(&mut walks)), None);
+
+    let order = Order::joined();
+    let mut walks = Walks::<4>::default();
+    let established = sight("ESTABLISHED", Inbound, Kinds::BARE);
+    assert_eq!(established.deviation(Some(&order), None::<&mut Walks<4>>), None);
+    let arrived = sight("IN_IP", Inbound, Kinds::DATA);
+    assert_eq!(arrived.deviation(None, Some(&mut walks)), None);
+    let skipped = sight("STREAM", Inbound, Kinds::DATA);
+    let missing = Deviation { expected: Some(place("IN")), seen: Some(place("STREAM")) };
+    assert_eq!(skipped.deviation(Some(&order), Some(&mut walks)), Some(missing));
+    assert_eq!(order.deviation(), Some(missing), "the flow keeps what the walk found");
+}
+
+#[test]
+fn an_order_knows_since_when_it_is_watched() {
+    let order = Order::whole();
+    assert_eq!(order.watch(), 0);
+    for watch in [1, 700, u16::MAX] {
+        order.restart(watch);
+        let life: Life = &[("ESTABLISHED", '<', Kinds::BARE), ("STREAM", '>', Kinds::DATA)];
+        assert_eq!(live(&order, life), None);
+        assert_eq!(order.watch(), watch);
+    }
+}
+
+/// A bare acknowledgement and the data behind it have the same sequence number.
+#[test]
+fn walks_go_on_where_their_flow_has_had_its_word() {
+    let sight = |short, direction| Sight {
+        place: place(short),
+        direction: Some(direction),
+        kinds: Kinds::BARE,
+        packet: Some(9),
+        call: None,
+    };
+    let (order, mut walks) = (Order::joined(), Walks::<4>::default());
+    let mut see = |short, flow| sight(short, Outbound).deviation(flow, Some(&mut walks));
+    let doubled = Deviation { expected: Some(place("OUT_IP")), seen: Some(place("OUT")) };
+    assert_eq!(see("OUT", Some(&order)), None);
+    assert_eq!(see("OUT", Some(&order)), Some(doubled));
+    for _ in 0..3 {
+        assert_eq!(see("OUT_IP", None), None);
+        assert_eq!(see("OUT", Some(&order)), None);
+    }
+}

@@ -45,6 +45,8 @@ pub use queue::{Cell, Queue, ROWS};
 pub use remote::{Remote, Technique, Techniques};
 pub use table::{Scan, Slot, Table, WAYS, sweep};
 
+use super::mix::mix;
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -93,14 +95,6 @@ pub const fn estimate(bits: u32) -> u32 {
         bit += 1;
     }
     ((sum + HALF) >> 32) as u32
-}
-
-/// Spreads a number over all bits, keyed (the finalizer of SplitMix64).
-const fn mix(number: u64, seed: u64) -> u64 {
-    let mut z = number.wrapping_add(seed).wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ z >> 31
 }
 
 /// A place below `count` for a hash.

@@ -1,6 +1,6 @@
 //! Who asks, and how.
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::mix;
 use crate::logic::stealth::TcpFlags;
@@ -19,6 +19,15 @@ impl From<Ipv4Addr> for Remote {
 impl From<Ipv6Addr> for Remote {
     fn from(address: Ipv6Addr) -> Self {
         Self(address.to_bits())
+    }
+}
+
+impl From<IpAddr> for Remote {
+    fn from(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(address) => address.into(),
+            IpAddr::V6(address) => address.into(),
+        }
     }
 }
 

@@ -178,23 +178,29 @@ impl Slot {
 }
 
 /// Reports every remote that scans and has not been reported while the ports
-/// that made that report are kept: at most once in a window. To be called every eighth of a window, at PASSIVE_LEVEL, by one thread: its
-/// time grows with the slots of all tables.
-pub fn sweep(tables: &[Table<'_>], now_ms: u64, settings: &Settings, mut report: impl FnMut(Scan)) {
+/// that made that report are kept: at most once in a window. To be called every
+/// eighth of a window, at PASSIVE_LEVEL, by one thread: its time grows with the
+/// slots of all tables.
+pub fn sweep<'a>(
+    tables: impl Iterator<Item = Table<'a>> + Clone,
+    now_ms: u64,
+    settings: &Settings,
+    mut report: impl FnMut(Scan),
+) {
     let (span, needed) = (settings.span(now_ms), settings.bits().max(1));
-    for (number, table) in tables.iter().enumerate() {
+    for (number, table) in tables.clone().enumerate() {
         for slot in table.slots {
             let (hash, remote) = (slot.hash.load(Relaxed), slot.remote());
             if hash == 0 || remote.hash(settings.seed) != hash || slot.ports(span) == 0 {
                 continue;
             }
-            let seen_before = |table: &Table<'_>| {
+            let seen_before = |table: Table<'a>| {
                 table.slot_of(hash).is_some_and(|slot| slot.remote() == remote && slot.ports(span) != 0)
             };
-            if tables.iter().take(number).any(seen_before) {
+            if tables.clone().take(number).any(seen_before) {
                 continue;
             }
-            let all = || tables.iter().filter_map(|table| table.slot_of(hash));
+            let all = || tables.clone().filter_map(|table| table.slot_of(hash));
             let bits = all().fold(0, |bits, slot| bits | slot.ports(span)).count_ones();
             if bits < needed || all().any(|slot| slot.reported_within(span)) {
                 continue;

@@ -51,7 +51,7 @@ impl World {
     fn pass(&mut self, now: u64) {
         while self.next_sweep <= now {
             let (at, mut found) = (self.next_sweep, Vec::new());
-            sweep(&self.tables(), at, &self.settings, |scan| found.push((at, scan)));
+            sweep(self.tables().into_iter(), at, &self.settings, |scan| found.push((at, scan)));
             self.scans.extend(found);
             self.next_sweep += TICK;
         }
@@ -328,7 +328,7 @@ fn techniques_are_kept_apart() {
         tables[1].meet(SCANNER, port, Technique::Udp, 0, &SETTINGS);
     }
     let mut scans = Vec::new();
-    sweep(&tables, 1, &SETTINGS, |scan| scans.push(scan));
+    sweep(tables.iter().copied(), 1, &SETTINGS, |scan| scans.push(scan));
     let has: Vec<_> = Technique::ALL.into_iter().filter(|t| scans[0].techniques.has(*t)).collect();
     assert_eq!(has, [Technique::Xmas, Technique::Udp]);
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 
-use crate::host::{Application, Host, HostHandle, Variants, spawn};
+use crate::host::{Application, Disorder, Disordered, Filter, Host, HostHandle, Variants, spawn};
 use crate::machine::Machine;
 use crate::nt::registry::RegistryValue;
 use crate::wire::{Family, Namespace, Network, Recorder, Recording};
@@ -31,6 +31,8 @@ pub struct Plan<'a> {
     pub stronger: bool,
     /// The machine.
     pub machine: nt::Options,
+    /// A fault in the order of layers.
+    pub disorder: Option<Disorder>,
 }
 
 /// A running world.
@@ -69,7 +71,10 @@ impl World {
             machine.start(driver).with_context(|| format!("{} does not start", driver.display()))?;
         }
         let recorder = Recorder::new(KEPT_PACKETS);
-        let filter = Arc::clone(machine.engine());
+        let mut filter: Arc<dyn Filter> = Arc::clone(machine.engine()) as _;
+        if let Some(disorder) = plan.disorder {
+            filter = Arc::new(Disordered::new(filter, disorder));
+        }
         let host = Host::new(filter, options, plan.variants.clone());
         let host = spawn(host, Recording::new(tun, Arc::clone(&recorder)))?;
         let world = Self { namespace, network, recorder, machine, host };

@@ -230,4 +230,10 @@ interpose! {
     nt::fwp => FwpmSubLayerAdd0(handle: HANDLE, sublayer: Address, sd: Address) -> NTSTATUS;
     nt::fwp => FwpmCalloutAdd0(handle: HANDLE, callout: Address, sd: Address, id: Address) -> NTSTATUS;
     nt::fwp => FwpmFilterAdd0(handle: HANDLE, filter: Address, sd: Address, id: Address) -> NTSTATUS;
+    nt::fwp => FwpmFilterDeleteByKey0(handle: HANDLE, key: Address) -> NTSTATUS;
+    nt::fwp => FwpmCalloutDeleteByKey0(handle: HANDLE, key: Address) -> NTSTATUS;
+    nt::fwp => FwpmSubLayerDeleteByKey0(handle: HANDLE, key: Address) -> NTSTATUS;
+    nt::fwp => FwpmProviderDeleteByKey0(handle: HANDLE, key: Address) -> NTSTATUS;
+    nt::fwp => FwpsFlowAssociateContext0(flow: u64, layer: u16, callout: u32, context: u64) -> NTSTATUS;
+    nt::fwp => FwpsFlowRemoveContext0(flow: u64, layer: u16, callout: u32) -> NTSTATUS;
 }

@@ -13,7 +13,10 @@ use crate::image::PeFile;
 use crate::machine::{Machine, StartError};
 use crate::nt::Options;
 use crate::status::Status;
-use crate::wfp::{BfeState, Discard, Engine, LayerData, Metadata, Objects, Packet, Request, Value};
+use crate::wfp::{
+    BfeState, Discard, DisplayData, Engine, Guid, LayerData, Metadata, Objects, Packet, Provider, Request,
+    Session, Value,
+};
 use crate::wire::Family;
 
 /// Where BFE stands when the driver is started.
@@ -70,6 +73,8 @@ pub fn live(file: &Arc<PeFile>, bfe: Bfe, baseline: &Baseline, plan: Plan) -> Li
 
 struct Living {
     machine: Machine,
+    /// What an earlier run has left in the engine.
+    left: Objects,
     bfe: Bfe,
     /// Whether closed ports are to be silent; not known in the first life.
     promise: Option<bool>,
@@ -85,8 +90,10 @@ impl Living {
         if bfe == Bfe::Late {
             machine.engine().set_bfe_state(BfeState::Stopped);
         }
+        leave(machine.engine());
+        let left = machine.engine().objects();
         machine.kernel().faults().arm(plan);
-        Self { machine, bfe, promise, life: Life::default() }
+        Self { machine, left, bfe, promise, life: Life::default() }
     }
 
     fn problem(&mut self, text: impl Into<String>) {
@@ -96,6 +103,10 @@ impl Living {
     fn pass(&mut self, file: &Arc<PeFile>) {
         if self.start(file) {
             self.run();
+            // One that lasts longer than the driver.
+            let flow = self.machine.engine().flow_create();
+            let metadata = Metadata { flow_handle: Some(flow), ..Metadata::default() };
+            blocks(self.machine.engine(), &layer("ALE_FLOW_ESTABLISHED", Family::V4, ""), &metadata);
             // Then the machine has stopped, or the driver is stopped.
             match self.machine.stop() {
                 Ok(left) if left.is_empty() => {}
@@ -228,7 +239,7 @@ impl Living {
     }
 
     fn expect_empty(&mut self, when: &str) {
-        let objects = self.machine.engine().objects();
+        let objects = self.machine.engine().objects().without(&self.left);
         if objects != Objects::default() {
             self.problem(format!("{when} the engine holds {objects:?}"));
         }
@@ -244,6 +255,21 @@ impl Living {
         })
     }
 }
+
+/// Puts in the driver's way what it would have left, had its session not been
+/// dynamic.
+fn leave(engine: &Engine) {
+    let display = DisplayData { name: Some("left".into()), description: None };
+    if let Ok(session) = engine.open(Session { display: display.clone(), ..Session::default() }) {
+        let provider = Provider { key: PROVIDER, display, ..Provider::default() };
+        // Where BFE starts late there is nothing yet that could be in the way.
+        let _added_or_no_engine = engine.provider_add(session, provider);
+        engine.close(session);
+    }
+}
+
+/// The driver's provider.
+const PROVIDER: Guid = Guid::from_u128(0x5b8e21f6_7a3c_4d90_8f14_c2e6907b3d51);
 
 /// The layers that an accepted connection passes.
 const FLOW: [&str; 11] = [
@@ -283,6 +309,8 @@ fn layer(name: &str, family: Family, twin: &str) -> String {
 fn blocks(engine: &Engine, layer: &str, metadata: &Metadata) -> bool {
     /// TCP.
     const PROTOCOL: u8 = 6;
+    /// `FWPS_STREAM_FLAG_SEND` (`fwpsk.h`).
+    const STREAM_SEND: u32 = 0x1_0000;
     let layer = engine.layer_by_name(layer).expect("a built-in layer");
     let mut values = vec![Value::Empty; layer.fields];
     if let Some(protocol) = layer.field("IP_PROTOCOL") {
@@ -294,7 +322,7 @@ fn blocks(engine: &Engine, layer: &str, metadata: &Metadata) -> bool {
     bytes[13] = 0x02;
     let data = match layer.name {
         name if name.starts_with("ALE") => LayerData::None,
-        name if name.starts_with("STREAM") => LayerData::Stream { bytes: &bytes, flags: 0 },
+        name if name.starts_with("STREAM") => LayerData::Stream { bytes: &bytes, flags: STREAM_SEND },
         _ => LayerData::Packet(Packet { bytes: &bytes, data_start: 20 }),
     };
     engine.classify(&Request { layer: layer.id, values: &values, metadata, data }).blocked()

@@ -58,6 +58,8 @@ const SHORT: Failure = refused(Status::INSUFFICIENT_RESOURCES);
 const EXISTS: Failure = refused(Status::FWP_ALREADY_EXISTS);
 /// BFE has stopped and taken the session with it.
 const ABORTED: Failure = refused(Status::FWP_SESSION_ABORTED);
+/// Another session is open that the object belongs to.
+const WRONG_SESSION: Failure = refused(Status::FWP_WRONG_SESSION);
 const UNREACHABLE: Failure = refused(Status::SERVER_UNAVAILABLE);
 
 /// Calls that can fail.
@@ -121,6 +123,15 @@ pub const FALLIBLE: &[Fallible] = &[
     fallible("FwpmSubLayerAdd0", &[EXISTS, refused(Status::FWP_PROVIDER_NOT_FOUND), ABORTED, SHORT]),
     fallible("FwpmCalloutAdd0", &[EXISTS, ABORTED, SHORT]),
     fallible("FwpmFilterAdd0", &[EXISTS, refused(Status::FWP_CALLOUT_NOT_FOUND), ABORTED, SHORT]),
+    // Called for what an earlier run has left, and for filters that a new policy
+    // does not ask for.
+    fallible("FwpmFilterDeleteByKey0", &[ABORTED, WRONG_SESSION, SHORT]),
+    fallible("FwpmCalloutDeleteByKey0", &[refused(Status::FWP_IN_USE), WRONG_SESSION, ABORTED, SHORT]),
+    fallible("FwpmSubLayerDeleteByKey0", &[refused(Status::FWP_IN_USE), WRONG_SESSION, ABORTED, SHORT]),
+    fallible("FwpmProviderDeleteByKey0", &[refused(Status::FWP_IN_USE), WRONG_SESSION, ABORTED, SHORT]),
+    // The flow is over already, or there is no memory for the context.
+    fallible("FwpsFlowAssociateContext0", &[refused(Status::INVALID_PARAMETER), SHORT]),
+    release("FwpsFlowRemoveContext0", &[refused(Status::UNSUCCESSFUL)]),
 ];
 
 /// Calls that cannot fail, or not in a way that a driver could see, and why.
@@ -133,7 +144,9 @@ pub const INFALLIBLE: &[(&str, &str)] = &[
     ("KeDelayExecutionThread", "not alertable and in kernel mode it returns STATUS_SUCCESS only"),
     ("KeGetCurrentProcessorNumberEx", "returns a number"),
     ("KeInitializeEvent", "returns nothing"),
+    ("KeQueryInterruptTimePrecise", "returns a time"),
     ("KeQueryMaximumProcessorCountEx", "returns a number"),
+    ("KeQueryUnbiasedInterruptTime", "returns a time"),
     ("KeSetEvent", "returns the event's previous state"),
     ("KeWaitForSingleObject", "not alertable, in kernel mode and without a timeout it ends in success only"),
     ("ZwClose", "fails for a handle that is not open or is protected, by the caller's fault alone"),
@@ -142,7 +155,7 @@ pub const INFALLIBLE: &[(&str, &str)] = &[
         "called by a system thread alone, whose calls stand in no order; the driver's tests take its key away",
     ),
     ("ZwSetEvent", "fails for a handle that is no event's, by the caller's fault alone"),
-    ("ZwWaitForSingleObject", "not alertable and without a timeout it ends in success only"),
+    ("ZwWaitForSingleObject", "not alertable it ends in success, or when the time is over"),
     ("FwpmBfeStateGet0", "returns a state"),
     ("memcmp", "C"),
     ("memcpy", "C"),

@@ -22,6 +22,7 @@ mod answer;
 mod application;
 mod connection;
 mod datagram;
+mod disorder;
 pub mod documented;
 mod filter;
 mod gate;
@@ -46,6 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use application::Application;
+pub use disorder::{Disorder, Disordered, Fault};
 pub use filter::Filter;
 pub use gate::Counters;
 pub use layers::{Definition, Field, Layer, definition};

@@ -6,7 +6,10 @@ use lab::machine::{Machine, StartError};
 use lab::nt::Options;
 use lab::setup::{self, Target};
 use lab::status::Status;
-use lab::wfp::{BfeState, DisplayData, Provider, Session};
+use lab::wfp::{
+    ActionType, BfeState, Callout, Change, DisplayData, Engine, Filter, Guid, Provider, SESSION_FLAG_DYNAMIC,
+    Session, Sublayer, Value,
+};
 
 fn sys() -> &'static std::path::Path {
     &setup::build(Target::X64).unwrap().sys
@@ -76,24 +79,112 @@ fn a_start_that_the_engine_refuses_leaves_nothing() {
     // Somebody else's object under the driver's provider key.
     machine.start(sys()).unwrap();
     let provider = engine.journal().into_iter().find_map(|change| match change {
-        lab::wfp::Change::ProviderAdd { key } => Some(key),
+        Change::ProviderAdd { key } => Some(key),
         _ => None,
     });
     assert!(machine.stop().unwrap().is_empty());
     let display = DisplayData { name: Some("in the way".into()), description: None };
-    let session = engine.open(Session { display: display.clone(), ..Session::default() }).unwrap();
+    let dynamic = Session { display: display.clone(), flags: SESSION_FLAG_DYNAMIC, ..Session::default() };
+    let session = engine.open(dynamic).unwrap();
     let key = provider.unwrap();
     let in_the_way = Provider { key, display, ..Provider::default() };
     assert_eq!(engine.provider_add(session, in_the_way), Status::SUCCESS);
     match machine.start(sys()) {
-        Err(StartError::Refused(status)) => assert_eq!(status, Status::FWP_ALREADY_EXISTS),
+        Err(StartError::Refused(status)) => assert_eq!(status, Status::FWP_WRONG_SESSION),
         other => panic!("{other:?}"),
     }
     let objects = engine.objects();
     assert!(objects.registered_callouts.is_empty() && objects.filters.is_empty(), "{objects:?}");
     assert!(objects.subscriptions.is_empty() && objects.sublayers.is_empty(), "{objects:?}");
-    assert_eq!(engine.provider_delete(session, key), Status::SUCCESS);
+    assert_eq!(engine.close(session), Status::SUCCESS);
     machine.start(sys()).unwrap();
+    assert!(machine.stop().unwrap().is_empty());
+}
+
+/// What the driver puts into the engine, but in a session that has not ended
+/// with its driver.
+fn leave_behind(engine: &Engine, before: &[Change]) {
+    let display = DisplayData { name: Some("left".into()), description: None };
+    let session = engine.open(Session { display: display.clone(), ..Session::default() }).unwrap();
+    let mut own_sublayer = Guid::nil();
+    for change in before {
+        let display = display.clone();
+        match *change {
+            Change::ProviderAdd { key } => {
+                let provider = Provider { key, display, ..Provider::default() };
+                assert_eq!(engine.provider_add(session, provider), Status::SUCCESS);
+            }
+            Change::SublayerAdd { key } => {
+                own_sublayer = key;
+                let sublayer = Sublayer { key, display, ..Sublayer::default() };
+                assert_eq!(engine.sublayer_add(session, sublayer), Status::SUCCESS);
+            }
+            Change::CalloutAdd { key, layer, provider } => {
+                let callout = Callout { key, display, provider, applicable_layer: layer, flags: 0 };
+                engine.callout_add(session, callout).unwrap();
+            }
+            Change::FilterAdd { key, layer, callout, provider } => {
+                let filter = Filter {
+                    key,
+                    display,
+                    flags: 0,
+                    provider,
+                    layer,
+                    sublayer: own_sublayer,
+                    weight: Value::Empty,
+                    conditions: Vec::new(),
+                    action: ActionType::CALLOUT_UNKNOWN,
+                    callout,
+                    raw_context: 0,
+                };
+                engine.filter_add(session, filter).unwrap();
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(engine.close(session), Status::SUCCESS);
+}
+
+#[test]
+fn what_an_earlier_run_left_is_cleared_away() {
+    let mut machine = Machine::new(Options::default());
+    let engine = machine.engine().clone();
+    machine.start(sys()).unwrap();
+    let before = engine.journal();
+    assert!(machine.stop().unwrap().is_empty());
+    // All of it, and parts of it: the provider, and the first objects with it.
+    for (kept, filters) in [(before.len(), 66), (80, 1), (72, 0)] {
+        leave_behind(&engine, &before[..before.len().min(kept)]);
+        assert!(engine.objects().filters.len() >= filters);
+        assert_eq!(engine.objects().providers.len(), 1);
+        machine.set("Observe", 0);
+        machine.start(sys()).unwrap();
+        assert_eq!(engine.objects().filters.len(), 6);
+        let left = machine.stop().unwrap();
+        assert!(left.is_empty(), "{left}");
+        assert_eq!(engine.objects(), Default::default());
+    }
+}
+
+/// `Observe` and `SilenceEcho` decide which filters there are; the session stays.
+#[test]
+fn filters_come_and_go_with_the_policy() {
+    let mut machine = Machine::new(Options::default());
+    let engine = machine.engine().clone();
+    machine.start(sys()).unwrap();
+    let sessions = || engine.journal().iter().filter(|change| **change == Change::EngineOpen).count();
+    assert_eq!((engine.objects().filters.len(), sessions()), (66, 1));
+    for (name, value, filters) in [
+        ("Observe", 0, 6),
+        ("SilenceEcho", 1, 8),
+        ("Observe", 1, 66),
+        ("SilenceEcho", 0, 66),
+        ("Observe", 0, 6),
+    ] {
+        machine.set(name, value);
+        eventually("filters as the policy asks", || engine.objects().filters.len() == filters);
+    }
+    assert_eq!(sessions(), 1);
     assert!(machine.stop().unwrap().is_empty());
 }
 

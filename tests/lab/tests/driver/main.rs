@@ -8,3 +8,4 @@ mod scan;
 mod stealth;
 #[path = "../support/mod.rs"]
 mod support;
+mod watching;

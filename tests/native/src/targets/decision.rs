@@ -4,7 +4,7 @@ use hushport_native_driver::logic::layers::Decision;
 use hushport_native_driver::logic::policy::values::Kind;
 use hushport_native_driver::logic::policy::{Policy, VALUES};
 use hushport_native_driver::logic::stealth::{Discard, Module, Packet, TCP, TcpFlags, UDP, Verdict, decide};
-use hushport_native_driver::logic::tcp::{self, Ports};
+use hushport_native_driver::logic::transport::{self, Header, Ports};
 
 use crate::input::Input;
 
@@ -68,13 +68,12 @@ fn packet(input: &mut Input<'_>) -> Packet {
     }
 }
 
-/// The flags of any header, looked for under any ports.
+/// The flags of any header.
 fn header(input: &mut Input<'_>) -> Option<TcpFlags> {
-    let header: [u8; tcp::READ] = std::array::from_fn(|_| input.u8());
-    let [s0, s1, d0, d1, ..] = header;
-    let own = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
-    let (source, destination) = if input.rarely() { (input.u16(), input.u16()) } else { own };
-    let flags = tcp::flags(&header, Ports { source, destination });
-    assert_eq!(flags.is_some(), (source, destination) == own);
-    flags
+    let bytes: [u8; transport::LONGEST] = std::array::from_fn(|_| input.u8());
+    let header = Header::read(TCP, &bytes)?;
+    let [s0, s1, d0, d1, ..] = bytes;
+    let ports = Ports { source: u16::from_be_bytes([s0, s1]), destination: u16::from_be_bytes([d0, d1]) };
+    assert_eq!(header.ports, Some(ports));
+    Some(header.segment?.flags)
 }

@@ -1,132 +1,6 @@
-//! The layers that the driver stands at, in the order of the documented flows.
-//!
-//! A layer comes in two families, and nearly every one with a twin for what
-//! was discarded there; both are data here, never code. Ids and positions are
-//! those of `fwpsk.h` (`FWPS_BUILTIN_LAYERS`, `FWPS_FIELDS_*`), keys those of
-//! `fwpmk.h` (`FWPM_LAYER_*`).
+//! The rows.
 
-use super::policy::Policy;
-
-/// A GUID as one number, in the order in which it is written.
-pub type Guid = u128;
-
-/// An address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    /// IPv4.
-    V4,
-    /// IPv6.
-    V6,
-}
-
-impl Family {
-    /// Both, in the order of the tables' columns.
-    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
-}
-
-/// One documented layer: both families and, where there is one, its twin.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Layer {
-    /// `fwpsk.h`'s name without prefix and family.
-    pub name: &'static str,
-    /// Run-time ids by family; a twin's id is the next one.
-    pub ids: [u16; 2],
-    /// Management keys by family.
-    pub keys: [Guid; 2],
-    /// The layer's twin for what was discarded at it.
-    pub discard: Option<Discard>,
-    /// Positions of data fields; the same in both families and in the twin.
-    pub fields: Fields,
-    /// What the driver does there.
-    pub role: Role,
-    /// Where the "TCP packet flows" page first comes to the layer.
-    pub first_met: Event,
-}
-
-/// A layer's twin.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Discard {
-    /// Management keys by family.
-    pub keys: [Guid; 2],
-    /// What the driver does there.
-    pub role: Role,
-}
-
-/// What a callout is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Counts and watches, never decides.
-    Observe,
-    /// Decides.
-    Decide(Decision),
-}
-
-/// What there is to decide.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// Whether what the transport layer discarded is answered.
-    TransportDiscard,
-    /// Whether what the network layer discarded is.
-    PacketDiscard,
-    /// Whether an ICMP error goes out.
-    IcmpError,
-    /// Whether an echo request is taken in.
-    EchoRequest,
-}
-
-impl Role {
-    /// Whether a callout of this role has a filter: one that has nothing to
-    /// decide, and is not to observe, costs no packet anything.
-    pub fn has_filter(self, policy: &Policy) -> bool {
-        match self {
-            Self::Observe => policy.observe,
-            Self::Decide(Decision::EchoRequest) => policy.observe || policy.silence_echo,
-            Self::Decide(_) => true,
-        }
-    }
-}
-
-/// Positions in `FWPS_INCOMING_VALUES0::incomingValue`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Fields {
-    /// `IP_PROTOCOL`.
-    pub protocol: Option<u8>,
-    /// `IP_LOCAL_ADDRESS`.
-    pub local_address: Option<u8>,
-    /// `IP_REMOTE_ADDRESS`.
-    pub remote_address: Option<u8>,
-    /// `IP_LOCAL_PORT`; for ICMP its type.
-    pub local_port: Option<u8>,
-    /// `IP_REMOTE_PORT`; for ICMP its code.
-    pub remote_port: Option<u8>,
-    /// `ICMP_TYPE` and `ICMP_CODE` where they have places of their own.
-    pub icmp: Option<[u8; 2]>,
-    /// `IP_LOCAL_INTERFACE`.
-    pub interface: Option<u8>,
-    /// `FLAGS`.
-    pub flags: Option<u8>,
-}
-
-/// The events of the "TCP packet flows" page that first come to a layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Event {
-    /// A socket is bound.
-    Bind,
-    /// A server listens.
-    Listen,
-    /// A client connects.
-    Connect,
-    /// The client's SYN leaves.
-    SynOut,
-    /// It arrives at the server.
-    SynIn,
-    /// The server's answer arrives at the client.
-    SynAckIn,
-    /// Data passes.
-    Data,
-    /// The page's TCP flows never come here.
-    Beside,
-}
+use super::{Decision, Discard, Event, Fields, Flows, Layer, Role, Shows, Way};
 
 /// Every layer, ordered by when the page's flows first come to it.
 pub const LAYERS: [Layer; 19] = [
@@ -137,6 +11,8 @@ pub const LAYERS: [Layer; 19] = [
         discard: None,
         fields: at([5, 2, NO, 4, NO, NO, 6]),
         role: Role::Observe,
+        shows: Shows::Call,
+        flows: Flows::Nothing,
         first_met: Event::Bind,
     },
     Layer {
@@ -149,6 +25,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: at([5, 2, NO, 4, NO, 7, 8]),
         role: Role::Observe,
+        shows: Shows::Call,
+        flows: Flows::Nothing,
         first_met: Event::Bind,
     },
     Layer {
@@ -161,6 +39,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: at([NO, 2, NO, 4, NO, 5, 6]),
         role: Role::Observe,
+        shows: Shows::Call,
+        flows: Flows::Nothing,
         first_met: Event::Listen,
     },
     Layer {
@@ -170,6 +50,8 @@ pub const LAYERS: [Layer; 19] = [
         discard: None,
         fields: at([5, 2, 6, 4, 8, NO, 9]),
         role: Role::Observe,
+        shows: Shows::Call,
+        flows: Flows::Nothing,
         first_met: Event::Connect,
     },
     Layer {
@@ -182,6 +64,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: at([5, 2, 6, 4, 7, 11, 12]),
         role: Role::Observe,
+        shows: Shows::CallOrSegment(Way::Out),
+        flows: Flows::Nothing,
         first_met: Event::Connect,
     },
     Layer {
@@ -194,6 +78,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: at([0, 1, 3, 4, 5, 6, 10]),
         role: Role::Observe,
+        shows: Shows::Segment(Way::Out),
+        flows: Flows::Every,
         first_met: Event::SynOut,
     },
     Layer {
@@ -206,6 +92,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: at([NO, 0, 2, NO, NO, 3, 6]),
         role: Role::Observe,
+        shows: Shows::Packet(Way::Out),
+        flows: Flows::Nothing,
         first_met: Event::SynOut,
     },
     Layer {
@@ -218,6 +106,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: at([NO, 0, 1, NO, NO, 3, 6]),
         role: Role::Observe,
+        shows: Shows::Packet(Way::In),
+        flows: Flows::Nothing,
         first_met: Event::SynIn,
     },
     Layer {
@@ -230,6 +120,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: at([0, 1, 2, 4, 5, 6, 9]),
         role: Role::Decide(Decision::EchoRequest),
+        shows: Shows::Segment(Way::In),
+        flows: Flows::Every,
         first_met: Event::SynIn,
     },
     Layer {
@@ -242,6 +134,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: at([5, 2, 6, 4, 7, 10, 11]),
         role: Role::Observe,
+        shows: Shows::Segment(Way::In),
+        flows: Flows::Nothing,
         first_met: Event::SynIn,
     },
     Layer {
@@ -254,6 +148,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: at([5, 2, 6, 4, 7, 11, 15]),
         role: Role::Observe,
+        shows: Shows::Segment(Way::Field(12)),
+        flows: Flows::Begin,
         first_met: Event::SynAckIn,
     },
     Layer {
@@ -266,6 +162,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: at([NO, 0, 2, 3, 4, NO, 6]),
         role: Role::Observe,
+        shows: Shows::Stream,
+        flows: Flows::Streams,
         first_met: Event::Data,
     },
     Layer {
@@ -275,6 +173,8 @@ pub const LAYERS: [Layer; 19] = [
         discard: None,
         fields: at([5, 2, 6, 4, 7, 8, 9]),
         role: Role::Observe,
+        shows: Shows::Call,
+        flows: Flows::Nothing,
         first_met: Event::Beside,
     },
     Layer {
@@ -284,6 +184,8 @@ pub const LAYERS: [Layer; 19] = [
         discard: None,
         fields: at([5, 2, NO, 4, NO, 6, 7]),
         role: Role::Observe,
+        shows: Shows::Call,
+        flows: Flows::Nothing,
         first_met: Event::Beside,
     },
     Layer {
@@ -293,6 +195,8 @@ pub const LAYERS: [Layer; 19] = [
         discard: None,
         fields: at([NO, 0, 1, 2, 3, 4, 8]),
         role: Role::Observe,
+        shows: Shows::Segment(Way::Field(7)),
+        flows: Flows::Nothing,
         first_met: Event::Beside,
     },
     Layer {
@@ -305,6 +209,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: at([0, 1, 2, 4, 5, 6, 10]),
         role: Role::Observe,
+        shows: Shows::Segment(Way::Field(9)),
+        flows: Flows::Datagrams,
         first_met: Event::Beside,
     },
     Layer {
@@ -317,6 +223,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: Fields { icmp: Some([8, 9]), ..at([NO, 1, 2, NO, NO, 7, 18]) },
         role: Role::Observe,
+        shows: Shows::Error(Way::In),
+        flows: Flows::Nothing,
         first_met: Event::Beside,
     },
     Layer {
@@ -329,6 +237,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: Fields { icmp: Some([4, 5]), ..at([NO, 0, 1, NO, NO, 3, 10]) },
         role: Role::Decide(Decision::IcmpError),
+        shows: Shows::Error(Way::Out),
+        flows: Flows::Nothing,
         first_met: Event::Beside,
     },
     Layer {
@@ -341,6 +251,8 @@ pub const LAYERS: [Layer; 19] = [
         }),
         fields: at([NO, NO, NO, NO, NO, 3, 9]),
         role: Role::Observe,
+        shows: Shows::Forwarded,
+        flows: Flows::Nothing,
         first_met: Event::Beside,
     },
 ];
@@ -363,88 +275,5 @@ const fn at(
         interface: field(interface),
         icmp: None,
         flags: field(flags),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::Value;
-
-    fn table(name: &str) -> Value {
-        let path = format!("{}/tests/lab/facts/{name}.json", env!("CARGO_MANIFEST_DIR"));
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
-    }
-
-    /// Every row as written in the table, by family and twin, with its id.
-    fn rows() -> impl Iterator<Item = (&'static Layer, Family, bool, u16, Guid)> {
-        LAYERS.iter().flat_map(|layer| {
-            Family::ALL.into_iter().flat_map(move |family| {
-                let column = family as usize;
-                let own = (layer, family, false, layer.ids[column], layer.keys[column]);
-                let twin = layer.discard.as_ref();
-                let twin = twin.map(|twin| (layer, family, true, layer.ids[column] + 1, twin.keys[column]));
-                [Some(own), twin].into_iter().flatten()
-            })
-        })
-    }
-
-    #[test]
-    fn ids_and_keys_are_the_headers() {
-        let (enums, guids) = (table("enums"), table("guids"));
-        for (layer, family, discard, id, key) in rows() {
-            let name = format!("{}_{family:?}{}", layer.name, if discard { "_DISCARD" } else { "" });
-            assert_eq!(enums["FWPS_BUILTIN_LAYERS"][format!("FWPS_LAYER_{name}")], id, "{name}");
-            let text = guids[format!("FWPM_LAYER_{name}")].as_str().unwrap();
-            assert_eq!(u128::from_str_radix(&text.replace('-', ""), 16).unwrap(), key, "{name}");
-        }
-    }
-
-    #[test]
-    fn a_layer_has_a_twin_where_the_header_has_one() {
-        let guids = table("guids");
-        for layer in &LAYERS {
-            let known = guids.get(format!("FWPM_LAYER_{}_V4_DISCARD", layer.name)).is_some();
-            assert_eq!(layer.discard.is_some(), known, "{}", layer.name);
-        }
-    }
-
-    #[test]
-    fn positions_are_the_headers_in_both_families() {
-        let enums = table("enums");
-        for layer in &LAYERS {
-            for family in ["V4", "V6"] {
-                let prefix = format!("{}_{family}", layer.name);
-                let known = &enums[format!("FWPS_FIELDS_{prefix}")];
-                let position = |field: &str| {
-                    // The header names OUTBOUND_ICMP_ERROR_V6's type and code
-                    // as ports.
-                    let field = match (layer.name, field) {
-                        ("OUTBOUND_ICMP_ERROR", "IP_LOCAL_PORT" | "IP_REMOTE_PORT") => return None,
-                        ("OUTBOUND_ICMP_ERROR", "ICMP_TYPE") if family == "V6" => "IP_LOCAL_PORT",
-                        ("OUTBOUND_ICMP_ERROR", "ICMP_CODE") if family == "V6" => "IP_REMOTE_PORT",
-                        _ => field,
-                    };
-                    let value = known.get(format!("FWPS_FIELD_{prefix}_{field}"))?;
-                    Some(u8::try_from(value.as_u64().unwrap()).unwrap())
-                };
-                let expected = Fields {
-                    protocol: position("IP_PROTOCOL"),
-                    local_address: position("IP_LOCAL_ADDRESS"),
-                    remote_address: position("IP_REMOTE_ADDRESS"),
-                    local_port: position("IP_LOCAL_PORT"),
-                    remote_port: position("IP_REMOTE_PORT"),
-                    interface: position("IP_LOCAL_INTERFACE"),
-                    icmp: position("ICMP_TYPE").zip(position("ICMP_CODE")).map(|(kind, code)| [kind, code]),
-                    flags: position("FLAGS"),
-                };
-                assert_eq!(layer.fields, expected, "{prefix}");
-            }
-        }
-    }
-
-    #[test]
-    fn layers_stand_in_the_order_of_the_flows() {
-        assert!(LAYERS.is_sorted_by_key(|layer| layer.first_met));
     }
 }

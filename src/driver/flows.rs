@@ -1,0 +1,135 @@
+//! The flows that are watched: a record for each, known to the engine by a
+//! context at every layer that takes one.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::kernel::clock;
+use crate::kernel::irql::{MaxDispatch, Passive};
+use crate::kernel::pool::PoolVec;
+use crate::kernel::status::Result;
+use crate::kernel::wfp::flow::{self, Place};
+use crate::kernel::wfp::incoming::Incoming;
+use crate::logic::callouts::{CALLOUTS, COUNT, Callout};
+use crate::logic::flow::{Begin, Flow, Handle, Limit, Totals};
+use crate::logic::order::Deviation;
+
+/// All of them; their memory is taken at start (`FlowLimit`).
+pub struct Flows {
+    limit: Limit,
+    places: PoolVec<Flow>,
+    /// The callouts' run-time ids, in the table's order.
+    ids: [AtomicU32; COUNT],
+    /// Classifies that are about to begin a flow.
+    beginning: AtomicU32,
+}
+
+/// What is to be said of a flow that is over.
+#[derive(Clone, Copy, Debug)]
+#[allow(dead_code, reason = "TODO-EVENT")]
+pub struct Ended {
+    /// The engine's handle.
+    pub id: u64,
+    /// Its packets and bytes, when it began, whose it was.
+    pub totals: Totals,
+    /// How long it lasted, in milliseconds.
+    pub duration: u64,
+    /// Where it left the documented order first, if it did.
+    pub deviation: Option<Deviation>,
+    /// Whether its order was watched.
+    pub watched: bool,
+}
+
+impl Flows {
+    /// None yet, and room for so many.
+    pub fn new(limit: u32) -> Result<Self> {
+        let places = PoolVec::filled(Limit::places(limit))?;
+        let ids = [const { AtomicU32::new(0) }; COUNT];
+        Ok(Self { limit: Limit::new(limit), places, ids, beginning: AtomicU32::new(0) })
+    }
+
+    /// Takes in a callout's run-time id, before it has a filter.
+    pub fn registered(&self, callout: usize, id: u32) {
+        if let Some(place) = self.ids.get(callout) {
+            place.store(id, Ordering::Relaxed);
+        }
+    }
+
+    /// Begins to watch the flow that has just been established. `watch` is the
+    /// one over the order, 0 for none.
+    pub fn begin(&self, incoming: &Incoming<'_>, watch: u16, irql: &MaxDispatch) -> Option<&Flow> {
+        // Counted before the limit is asked: who closes it waits for this.
+        self.beginning.fetch_add(1, Ordering::SeqCst);
+        let begun = self.try_begin(incoming, watch, irql);
+        self.beginning.fetch_sub(1, Ordering::SeqCst);
+        begun
+    }
+
+    fn try_begin(&self, incoming: &Incoming<'_>, watch: u16, irql: &MaxDispatch) -> Option<&Flow> {
+        let (id, protocol) = (incoming.flow()?, incoming.protocol()?);
+        let (started, process) = (clock::milliseconds(), incoming.process().unwrap_or(0));
+        let handle = self.limit.start(&self.places, &Begin { id, started, process, watch })?;
+        let family = incoming.callout().family;
+        let mut kept = false;
+        for (callout, place) in self.places_of_contexts() {
+            if callout.family == family && callout.layer.flows.takes(protocol) {
+                kept |= flow::associate(id, place, handle.context(), irql);
+            }
+        }
+        if !kept {
+            drop(self.limit.end(&self.places, handle));
+        }
+        self.flow(handle.context())
+    }
+
+    /// The flow behind a context; any number may come.
+    pub fn flow(&self, context: u64) -> Option<&Flow> {
+        Limit::flow(&self.places, Handle::from_context(context))
+    }
+
+    /// Ends the flow behind a context: the first of its contexts to go ends it,
+    /// of the others nothing is known any more.
+    pub fn end(&self, context: u64) -> Option<Ended> {
+        let ended = self.limit.end(&self.places, Handle::from_context(context))?;
+        let flow = ended.flow();
+        let (totals, order) = (flow.totals(), flow.order());
+        let duration = clock::milliseconds().saturating_sub(totals.started);
+        let (deviation, watched) = (order.deviation(), order.watch() != 0);
+        Some(Ended { id: flow.id(), totals, duration, deviation, watched })
+    }
+
+    /// How many there are.
+    #[allow(dead_code, reason = "TODO-EVENT")]
+    pub fn count(&self) -> u32 {
+        self.limit.flows()
+    }
+
+    /// How many were refused because there were so many already.
+    #[allow(dead_code, reason = "TODO-EVENT")]
+    pub fn refused(&self) -> u64 {
+        self.limit.refused()
+    }
+
+    /// Takes every context back, and no flow in any more: a callout cannot go
+    /// while it has contexts.
+    pub fn close(&self, irql: &Passive) {
+        self.limit.close();
+        clock::wait_until(|| self.beginning.load(Ordering::SeqCst) == 0, irql);
+        let remove_all = || {
+            for (_, flow) in Limit::lasting(&self.places) {
+                let id = flow.id();
+                for (_, place) in self.places_of_contexts() {
+                    flow::remove(id, place, irql);
+                }
+            }
+            // What a classify had is deleted when that returns.
+            self.limit.flows() == 0
+        };
+        clock::wait_until(remove_all, irql);
+    }
+
+    fn places_of_contexts(&self) -> impl Iterator<Item = (&'static Callout, Place)> {
+        CALLOUTS.iter().zip(&self.ids).filter(|(callout, _)| callout.has_flows()).map(|(callout, id)| {
+            (callout, Place { layer: callout.layer_id, callout: id.load(Ordering::Relaxed) })
+        })
+    }
+}

@@ -1,0 +1,30 @@
+//! Time that only goes forward, and stands still while the machine sleeps.
+
+use super::irql::Passive;
+use super::work_item;
+use crate::ffi;
+
+/// Units of the system's time in a millisecond: 100 ns each.
+const PER_MILLISECOND: u64 = 10_000;
+
+/// Milliseconds since the machine was started, sleep not counted, as exact as
+/// the system's tick; at any IRQL.
+pub fn milliseconds() -> u64 {
+    // SAFETY: takes nothing; callable at any IRQL.
+    unsafe { ffi::KeQueryUnbiasedInterruptTime() / PER_MILLISECOND }
+}
+
+/// Asks until it is so, and lets other threads run in between.
+pub fn wait_until(done: impl FnMut() -> bool, _: &Passive) {
+    work_item::wait_until(done);
+}
+
+/// A number that nobody on the network can guess: the counter behind the
+/// system's time, which runs at megahertz, and an address, which the system
+/// places at random.
+pub fn seed<T>(address: &T) -> u64 {
+    let mut counter = 0;
+    // SAFETY: the counter is a local; callable at any IRQL.
+    let time = unsafe { ffi::KeQueryInterruptTimePrecise(&mut counter) };
+    counter.rotate_left(32) ^ time ^ core::ptr::from_ref(address).addr() as u64
+}

@@ -1,0 +1,85 @@
+//! The rows beside the fact tables.
+
+use serde_json::Value;
+
+use super::*;
+
+fn table(name: &str) -> Value {
+    let path = format!("{}/tests/lab/facts/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
+
+/// Every row as written in the table, by family and twin, with its id.
+fn rows() -> impl Iterator<Item = (&'static Layer, Family, bool, u16, Guid)> {
+    LAYERS.iter().flat_map(|layer| {
+        Family::ALL.into_iter().flat_map(move |family| {
+            let column = family as usize;
+            let own = (layer, family, false, layer.ids[column], layer.keys[column]);
+            let twin = layer.discard.as_ref();
+            let twin = twin.map(|twin| (layer, family, true, layer.ids[column] + 1, twin.keys[column]));
+            [Some(own), twin].into_iter().flatten()
+        })
+    })
+}
+
+#[test]
+fn ids_and_keys_are_the_headers() {
+    let (enums, guids) = (table("enums"), table("guids"));
+    for (layer, family, discard, id, key) in rows() {
+        let name = format!("{}_{family:?}{}", layer.name, if discard { "_DISCARD" } else { "" });
+        assert_eq!(enums["FWPS_BUILTIN_LAYERS"][format!("FWPS_LAYER_{name}")], id, "{name}");
+        let text = guids[format!("FWPM_LAYER_{name}")].as_str().unwrap();
+        assert_eq!(u128::from_str_radix(&text.replace('-', ""), 16).unwrap(), key, "{name}");
+    }
+}
+
+#[test]
+fn a_layer_has_a_twin_where_the_header_has_one() {
+    let guids = table("guids");
+    for layer in &LAYERS {
+        let known = guids.get(format!("FWPM_LAYER_{}_V4_DISCARD", layer.name)).is_some();
+        assert_eq!(layer.discard.is_some(), known, "{}", layer.name);
+    }
+}
+
+#[test]
+fn positions_are_the_headers_in_both_families() {
+    let enums = table("enums");
+    for layer in &LAYERS {
+        for family in ["V4", "V6"] {
+            let prefix = format!("{}_{family}", layer.name);
+            let known = &enums[format!("FWPS_FIELDS_{prefix}")];
+            let position = |field: &str| {
+                // The header names OUTBOUND_ICMP_ERROR_V6's type and code
+                // as ports.
+                let field = match (layer.name, field) {
+                    ("OUTBOUND_ICMP_ERROR", "IP_LOCAL_PORT" | "IP_REMOTE_PORT") => return None,
+                    ("OUTBOUND_ICMP_ERROR", "ICMP_TYPE") if family == "V6" => "IP_LOCAL_PORT",
+                    ("OUTBOUND_ICMP_ERROR", "ICMP_CODE") if family == "V6" => "IP_REMOTE_PORT",
+                    _ => field,
+                };
+                let value = known.get(format!("FWPS_FIELD_{prefix}_{field}"))?;
+                Some(u8::try_from(value.as_u64().unwrap()).unwrap())
+            };
+            let expected = Fields {
+                protocol: position("IP_PROTOCOL"),
+                local_address: position("IP_LOCAL_ADDRESS"),
+                remote_address: position("IP_REMOTE_ADDRESS"),
+                local_port: position("IP_LOCAL_PORT"),
+                remote_port: position("IP_REMOTE_PORT"),
+                interface: position("IP_LOCAL_INTERFACE"),
+                icmp: position("ICMP_TYPE").zip(position("ICMP_CODE")).map(|(kind, code)| [kind, code]),
+                flags: position("FLAGS"),
+            };
+            assert_eq!(layer.fields, expected, "{prefix}");
+            if let Shows::Segment(Way::Field(field)) = layer.shows {
+                assert_eq!(position("DIRECTION"), Some(field), "{prefix}");
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_stand_in_the_order_of_the_flows() {
+    assert!(LAYERS.is_sorted_by_key(|layer| layer.first_met));
+}

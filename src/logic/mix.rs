@@ -1,0 +1,9 @@
+//! A hash for numbers that come from the network.
+
+/// Spreads a number over all bits, keyed (the finalizer of SplitMix64).
+pub(super) const fn mix(number: u64, key: u64) -> u64 {
+    let mut z = number.wrapping_add(key).wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ z >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ z >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ z >> 31
+}

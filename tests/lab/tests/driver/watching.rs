@@ -1,0 +1,221 @@
+//! What the driver makes of flows, of the order of layers, and of scans: of
+//! real connections, and of real nmap.
+
+use std::io::{Read, Write};
+use std::net::{TcpStream, UdpSocket};
+use std::time::{Duration, Instant};
+
+use lab::host::{Application, Disorder, Fault};
+use lab::noticed::Noticed;
+use lab::nt::registry::RegistryValue;
+use lab::setup::{self, Target};
+use lab::wfp::Engine;
+use lab::wire::Family;
+use lab::world::{Plan, World};
+
+const OPEN: u16 = 80;
+const ECHO: u16 = 7;
+
+fn plan(values: &[(&str, u32)]) -> Plan<'static> {
+    let values = values.iter().map(|(name, number)| ((*name).to_owned(), RegistryValue::dword(*number)));
+    Plan {
+        driver: Some(&setup::build(Target::X64).unwrap().sys),
+        values: values.collect(),
+        listen: vec![(OPEN, Application::Http), (ECHO, Application::Echo)],
+        datagrams: vec![ECHO],
+        ..Plan::default()
+    }
+}
+
+fn noticed(world: &World) -> Noticed {
+    Noticed::read(world.machine.image().unwrap()).unwrap()
+}
+
+fn eventually(what: &str, world: &World, holds: impl Fn(&Noticed) -> bool) -> Noticed {
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        let now = noticed(world);
+        if holds(&now) {
+            return now;
+        }
+        assert!(Instant::now() < end, "{what}: {now:?}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// One exchange of `count` times as many bytes, then an orderly end.
+fn exchange(world: &World, family: Family, bytes: usize, count: usize) {
+    let address = world.address(family, ECHO);
+    let exchanged = world.namespace.run(move || -> std::io::Result<()> {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        for _ in 0..count {
+            stream.write_all(&vec![7; bytes])?;
+            stream.read_exact(&mut vec![0; bytes])?;
+        }
+        Ok(())
+    });
+    exchanged.unwrap().unwrap();
+}
+
+fn datagrams(world: &World, family: Family, count: usize) {
+    let (near, address) = (world.near(family), world.address(family, ECHO));
+    let exchanged = world.namespace.run(move || -> std::io::Result<()> {
+        let socket = UdpSocket::bind((near, 0))?;
+        socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+        for _ in 0..count {
+            socket.send_to(b"hello", address)?;
+            socket.recv(&mut [0; 16])?;
+        }
+        Ok(())
+    });
+    exchanged.unwrap().unwrap();
+}
+
+fn end(mut world: World) {
+    let findings = world.machine.kernel().verifier().findings();
+    assert!(findings.is_empty(), "{findings:?}");
+    let left = world.machine.stop().unwrap();
+    assert!(left.is_empty(), "{left}");
+    world.host.stop().unwrap();
+}
+
+#[test]
+fn flows_are_counted_by_direction_and_kept_in_order() {
+    let world = World::start(&plan(&[("CheckOrder", 1)])).unwrap();
+    let mut flows = 0;
+    for family in Family::BOTH {
+        exchange(&world, family, 1000, 10);
+        exchange(&world, family, 1, 1);
+        flows += 2;
+    }
+    let now = eventually("flows end", &world, |now| now.flows_ended == flows);
+    assert_eq!((now.flows_in_order, now.deviations), (flows, 0));
+    // 10 001 bytes each way and family; of what is sent again the wire here
+    // has nothing.
+    assert_eq!(now.bytes, [20_002; 2]);
+    for packets in now.packets {
+        // Data, acknowledgements and the ends.
+        assert!((20..400).contains(&packets), "{now:?}");
+    }
+    end(world);
+}
+
+#[test]
+fn datagrams_have_flows_too() {
+    let world = World::start(&plan(&[("CheckOrder", 1)])).unwrap();
+    for family in Family::BOTH {
+        datagrams(&world, family, 5);
+    }
+    assert_eq!(noticed(&world).deviations, 0);
+    let contexts = world.machine.engine().objects().flow_contexts.len();
+    // Inbound, outbound and datagram data, of either family.
+    assert_eq!(contexts, 6);
+    end(world);
+}
+
+#[test]
+fn no_more_flows_are_watched_than_asked_for() {
+    let world = World::start(&plan(&[("FlowLimit", 3)])).unwrap();
+    let address = world.address(Family::V4, ECHO);
+    let open = world.namespace.run(move || {
+        (0..8)
+            .map(|_| TcpStream::connect_timeout(&address, Duration::from_secs(10)).unwrap())
+            .collect::<Vec<_>>()
+    });
+    let mut open = open.unwrap();
+    for stream in &mut open {
+        stream.write_all(b"x").unwrap();
+        stream.read_exact(&mut [0]).unwrap();
+    }
+    let contexts = || world.machine.engine().objects().flow_contexts.len();
+    assert_eq!(contexts(), 9, "three flows at three layers");
+    // Those that are over make room.
+    drop(open);
+    eventually("flows end", &world, |now| now.flows_ended == 3);
+    exchange(&world, Family::V4, 1, 1);
+    eventually("another flow ends", &world, |now| now.flows_ended == 4);
+    end(world);
+}
+
+#[test]
+fn connections_that_last_are_no_hindrance_to_the_unload() {
+    let mut world = World::start(&plan(&[("CheckOrder", 1)])).unwrap();
+    let address = world.address(Family::V6, ECHO);
+    let mut stream = world.namespace.run(move || TcpStream::connect(address).unwrap()).unwrap();
+    stream.write_all(b"before").unwrap();
+    stream.read_exact(&mut [0; 6]).unwrap();
+    assert!(!world.machine.engine().objects().flow_contexts.is_empty());
+    let left = world.machine.stop().unwrap();
+    assert!(left.is_empty(), "{left}");
+    stream.write_all(b"after").unwrap();
+    stream.read_exact(&mut [0; 5]).unwrap();
+    world.host.stop().unwrap();
+}
+
+/// Switched on in the middle of a connection, the watch knows what it has not
+/// seen.
+#[test]
+fn the_watch_can_be_switched_while_connections_last() {
+    let world = World::start(&plan(&[])).unwrap();
+    let address = world.address(Family::V4, ECHO);
+    let mut stream = world.namespace.run(move || TcpStream::connect(address).unwrap()).unwrap();
+    let mut echo = |text: &[u8]| {
+        stream.write_all(text).unwrap();
+        stream.read_exact(&mut vec![0; text.len()]).unwrap();
+    };
+    for on in [1, 0, 1, 0, 1] {
+        echo(b"between");
+        world.machine.set("CheckOrder", on);
+        std::thread::sleep(Duration::from_millis(50));
+        echo(b"behind");
+        exchange(&world, Family::V6, 10, 2);
+    }
+    drop(stream);
+    let now = eventually("flows end", &world, |now| now.flows_ended == 6);
+    assert_eq!(now.deviations, 0);
+    assert!((3..6).contains(&now.flows_in_order), "those that were watched: {now:?}");
+    end(world);
+}
+
+/// A layer that is left out, or asked twice, at a connection's second packet
+/// there: the first is not always watched from its start.
+#[test]
+fn a_layer_out_of_order_is_reported() {
+    let layer = |name: &str| Engine::new().layer_by_name(name).unwrap().id;
+    for (name, fault, at) in [
+        ("INBOUND_TRANSPORT_V4", Fault::Doubled, 1),
+        ("INBOUND_IPPACKET_V4", Fault::Doubled, 1),
+        ("OUTBOUND_TRANSPORT_V4", Fault::Doubled, 1),
+        ("ALE_FLOW_ESTABLISHED_V4", Fault::Doubled, 0),
+        ("ALE_BIND_REDIRECT_V4", Fault::Doubled, 0),
+        ("STREAM_V4", Fault::Dropped, 1),
+        ("ALE_RESOURCE_ASSIGNMENT_V4", Fault::Doubled, 0),
+    ] {
+        let disorder = Some(Disorder { layer: layer(name), fault, at });
+        let world = World::start(&Plan { disorder, ..plan(&[("CheckOrder", 1)]) }).unwrap();
+        exchange(&world, Family::V4, 100, 3);
+        let now = eventually("a deviation", &world, |now| now.deviations > 0 && now.flows_ended > 0);
+        assert_eq!(now.deviations, 1, "{name} {fault:?} is one fault: {now:?}");
+        end(world);
+    }
+}
+
+#[test]
+fn a_scan_is_reported_once_and_a_visitor_is_not() {
+    let world = World::start(&plan(&[])).unwrap();
+    // Fewer ports than make a scan.
+    for family in Family::BOTH {
+        lab::scan::tcp(&world, family, "-sS", "90-99").unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(1_500));
+    assert_eq!(noticed(&world).scans, 0);
+    for (scans, (family, technique)) in (1..).zip([(Family::V4, "-sS"), (Family::V6, "-sX")]) {
+        lab::scan::tcp(&world, family, technique, "100-140").unwrap();
+        eventually(technique, &world, |now| now.scans == scans);
+    }
+    // Two more looks find nothing new.
+    std::thread::sleep(Duration::from_millis(2_600));
+    assert_eq!(noticed(&world).scans, 2);
+    end(world);
+}
