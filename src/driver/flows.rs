@@ -19,8 +19,6 @@ pub struct Flows {
     places: PoolVec<Flow>,
     /// The callouts' run-time ids, in the table's order.
     ids: [AtomicU32; COUNT],
-    /// Classifies that are about to begin a flow.
-    beginning: AtomicU32,
 }
 
 /// What is to be said of a flow that is over.
@@ -44,7 +42,7 @@ impl Flows {
     pub fn new(limit: u32) -> Result<Self> {
         let places = PoolVec::filled(Limit::places(limit))?;
         let ids = [const { AtomicU32::new(0) }; COUNT];
-        Ok(Self { limit: Limit::new(limit), places, ids, beginning: AtomicU32::new(0) })
+        Ok(Self { limit: Limit::new(limit), places, ids })
     }
 
     /// Takes in a callout's run-time id, before it has a filter.
@@ -55,30 +53,36 @@ impl Flows {
     }
 
     /// Begins to watch the flow that has just been established. `watch` is the
-    /// one over the order, 0 for none.
-    pub fn begin(&self, incoming: &Incoming<'_>, watch: u16, irql: &MaxDispatch) -> Option<&Flow> {
-        // Counted before the limit is asked: who closes it waits for this.
-        self.beginning.fetch_add(1, Ordering::SeqCst);
-        let begun = self.try_begin(incoming, watch, irql);
-        self.beginning.fetch_sub(1, Ordering::SeqCst);
-        begun
-    }
-
-    fn try_begin(&self, incoming: &Incoming<'_>, watch: u16, irql: &MaxDispatch) -> Option<&Flow> {
+    /// one over the order, 0 for none. It may be over before this returns: then
+    /// `over` is told.
+    pub fn begin(
+        &self,
+        incoming: &Incoming<'_>,
+        watch: u16,
+        irql: &MaxDispatch,
+        over: impl FnOnce(Ended),
+    ) -> Option<&Flow> {
         let (id, protocol) = (incoming.flow()?, incoming.protocol()?);
         let (started, process) = (clock::milliseconds(), incoming.process().unwrap_or(0));
         let handle = self.limit.start(&self.places, &Begin { id, started, process, watch })?;
-        let family = incoming.callout().family;
-        let mut kept = false;
+        let (context, family) = (handle.context(), incoming.callout().family);
+        let (flow, mut contexts) = (self.flow(context)?, 0);
         for (callout, place) in self.places_of_contexts() {
             if callout.family == family && callout.layer.flows.takes(protocol) {
-                kept |= flow::associate(id, place, handle.context(), irql);
+                flow.hold();
+                if flow::associate(id, place, context, irql) {
+                    contexts += 1;
+                } else {
+                    self.release(context);
+                }
             }
         }
-        if !kept {
-            drop(self.limit.end(&self.places, handle));
+        // From here on its contexts alone lead to it.
+        match self.release(context) {
+            Some(ended) if contexts != 0 => over(ended),
+            _ => {}
         }
-        self.flow(handle.context())
+        self.flow(context)
     }
 
     /// The flow behind a context; any number may come.
@@ -86,10 +90,9 @@ impl Flows {
         Limit::flow(&self.places, Handle::from_context(context))
     }
 
-    /// Ends the flow behind a context: the first of its contexts to go ends it,
-    /// of the others nothing is known any more.
-    pub fn end(&self, context: u64) -> Option<Ended> {
-        let ended = self.limit.end(&self.places, Handle::from_context(context))?;
+    /// A context is gone; with the last of them the flow is over.
+    pub fn release(&self, context: u64) -> Option<Ended> {
+        let ended = self.limit.release(&self.places, Handle::from_context(context))?;
         let flow = ended.flow();
         let (totals, order) = (flow.totals(), flow.order());
         let duration = clock::milliseconds().saturating_sub(totals.started);
@@ -113,7 +116,6 @@ impl Flows {
     /// while it has contexts.
     pub fn close(&self, irql: &Passive) {
         self.limit.close();
-        clock::wait_until(|| self.beginning.load(Ordering::SeqCst) == 0, irql);
         let remove_all = || {
             for (_, flow) in Limit::lasting(&self.places) {
                 let id = flow.id();
@@ -121,7 +123,8 @@ impl Flows {
                     flow::remove(id, place, irql);
                 }
             }
-            // What a classify had is deleted when that returns.
+            // What a classify has is deleted when that returns, and a flow that
+            // is beginning has its contexts only now.
             self.limit.flows() == 0
         };
         clock::wait_until(remove_all, irql);

@@ -17,6 +17,8 @@ pub struct Flow {
     generation: AtomicU32,
     /// The last number given out here.
     last: AtomicU32,
+    /// Who leads here: its contexts, and whoever begins it.
+    holders: AtomicU32,
     order: Order,
 }
 
@@ -66,6 +68,12 @@ impl Flow {
         total.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// One more leads here. Asked for before a context is associated, since the
+    /// engine may delete it before that call returns.
+    pub fn hold(&self) {
+        self.holders.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The engine's handle.
     pub fn id(&self) -> u64 {
         self.id.load(Ordering::Relaxed)
@@ -98,6 +106,7 @@ impl Flow {
         self.process.store(begin.process, Ordering::Relaxed);
         self.id.store(begin.id, Ordering::Relaxed);
         self.order.restart(begin.watch);
+        self.holders.store(1, Ordering::Relaxed);
         let generation = self.last.load(Ordering::Relaxed).wrapping_add(1).max(FIRST);
         self.last.store(generation, Ordering::Relaxed);
         self.generation.store(generation, Ordering::Release);
@@ -187,10 +196,14 @@ impl Limit {
         (generation == handle.generation() && generation >= FIRST).then_some(flow)
     }
 
-    /// Ends a flow: what it came to, and its place is free. `None` if it has
-    /// ended before; of two calls at once one gets it.
-    pub fn end<'a>(&self, places: &'a [Flow], handle: Handle) -> Option<Ended<'a, '_>> {
+    /// One of those who led to a flow is gone. With the last one it is over:
+    /// what it came to, and its place is free. `None` while others are left, and
+    /// for a flow that was over before; of two calls at once one gets it.
+    pub fn release<'a>(&self, places: &'a [Flow], handle: Handle) -> Option<Ended<'a, '_>> {
         let flow = Self::flow(places, handle)?;
+        if flow.holders.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return None;
+        }
         let (generation, place) = (handle.generation(), handle.index());
         let ours =
             flow.generation.compare_exchange(generation, CHANGING, Ordering::AcqRel, Ordering::Relaxed);
@@ -200,7 +213,7 @@ impl Limit {
 
     /// Flows at this moment.
     pub fn flows(&self) -> u32 {
-        self.flows.load(Ordering::Relaxed)
+        self.flows.load(Ordering::SeqCst)
     }
 
     /// Flows that found no place.
@@ -303,8 +316,8 @@ mod tests {
         flow.count(Direction::Inbound, 1, 40);
         let totals = Totals { packets: [1, 2], bytes: [100, 1500], started: 7, process: 4711 };
         assert_eq!(flow.totals(), totals);
-        assert_eq!(limit.end(&places, handle).unwrap().flow().totals(), totals);
-        assert!(limit.end(&places, handle).is_none());
+        assert_eq!(limit.release(&places, handle).unwrap().flow().totals(), totals);
+        assert!(limit.release(&places, handle).is_none());
         assert!(Limit::flow(&places, handle).is_none());
         assert_eq!(limit.flows(), 0);
     }
@@ -314,11 +327,11 @@ mod tests {
         let (limit, places) = (Limit::new(1), places(1));
         let first = limit.start(&places, &begin(1, 1)).unwrap();
         Limit::flow(&places, first).unwrap().count(Direction::Inbound, 1, 1);
-        drop(limit.end(&places, first));
+        drop(limit.release(&places, first));
         let second = limit.start(&places, &begin(2, 2)).unwrap();
         assert_eq!(first.index(), second.index());
         assert!(Limit::flow(&places, first).is_none());
-        assert!(limit.end(&places, first).is_none());
+        assert!(limit.release(&places, first).is_none());
         let fresh = Totals { started: 2, process: 2, ..Totals::default() };
         assert_eq!(Limit::flow(&places, second).unwrap().totals(), fresh);
     }
@@ -333,8 +346,23 @@ mod tests {
             let handle = limit.start(&places, &begin(0, 0)).unwrap();
             assert_eq!(handle.generation(), generation);
             assert_ne!(handle.context(), 0);
-            drop(limit.end(&places, handle));
+            drop(limit.release(&places, handle));
         }
+    }
+
+    #[test]
+    fn a_flow_lasts_as_long_as_anybody_leads_to_it() {
+        let (limit, places) = (Limit::new(1), places(1));
+        let handle = limit.start(&places, &begin(1, 1)).unwrap();
+        let flow = Limit::flow(&places, handle).unwrap();
+        flow.hold();
+        flow.hold();
+        assert!(limit.release(&places, handle).is_none());
+        assert!(limit.release(&places, handle).is_none());
+        assert_eq!(limit.flows(), 1);
+        assert!(limit.release(&places, handle).is_some());
+        assert!(limit.release(&places, handle).is_none());
+        assert_eq!(limit.flows(), 0);
     }
 
     #[test]
@@ -345,7 +373,7 @@ mod tests {
         assert_eq!(limit.start(&places, &Begin::default()), None);
         let left: Vec<_> = Limit::lasting(&places).map(|(handle, flow)| (handle, flow.id())).collect();
         assert_eq!(left, [(handles[0], 1), (handles[1], 2)]);
-        left.iter().for_each(|(handle, _)| drop(limit.end(&places, *handle)));
+        left.iter().for_each(|(handle, _)| drop(limit.release(&places, *handle)));
         assert_eq!((Limit::lasting(&places).count(), limit.flows()), (0, 0));
     }
 
@@ -374,7 +402,7 @@ mod tests {
                     flows.extend(handle);
                 } else if !flows.is_empty() {
                     let handle = flows.swap_remove(which.index(flows.len()));
-                    prop_assert!(accounts.end(&places, handle).is_some());
+                    prop_assert!(accounts.release(&places, handle).is_some());
                 }
                 prop_assert_eq!(accounts.flows() as usize, flows.len());
                 let distinct: BTreeSet<_> = flows.iter().map(|handle| handle.index()).collect();
@@ -396,7 +424,7 @@ mod tests {
                         let owned = &owned[handle.index()];
                         assert!(!owned.swap(true, Ordering::SeqCst));
                         Limit::flow(&places, handle).unwrap().count(Direction::Inbound, 1, 1);
-                        let ended = limit.end(&places, handle).unwrap();
+                        let ended = limit.release(&places, handle).unwrap();
                         assert_eq!(ended.flow().totals().started, round);
                         assert_eq!(ended.flow().totals().packets, [0, 1]);
                         assert!(owned.swap(false, Ordering::SeqCst));

@@ -76,7 +76,9 @@ impl Shared {
         let watch = self.policies.order_watch();
         let (layer, discard) = (incoming.callout().layer, incoming.callout().discard);
         let flow = match layer.flows {
-            layers::Flows::Begin if !discard => self.flows.begin(incoming, watch, irql),
+            layers::Flows::Begin if !discard => {
+                self.flows.begin(incoming, watch, irql, |ended| self.noticed.flow_ended(&ended))
+            }
             _ => self.flows.flow(incoming.flow_context()),
         };
         // Counted where every packet of a flow passes once.
@@ -95,7 +97,7 @@ impl Shared {
 
     /// A flow's context has gone from one of its layers.
     fn flow_deleted(&self, context: u64) {
-        if let Some(ended) = self.flows.end(context) {
+        if let Some(ended) = self.flows.release(context) {
             self.noticed.flow_ended(&ended);
         }
     }

@@ -264,7 +264,7 @@ fn leave(engine: &Engine) {
         let provider = Provider { key: PROVIDER, display, ..Provider::default() };
         // Where BFE starts late there is nothing yet that could be in the way.
         let _added_or_no_engine = engine.provider_add(session, provider);
-        engine.close(session);
+        let _closed = engine.close(session);
     }
 }
 
