@@ -68,8 +68,8 @@ fn tokens_are_replaced_and_directories_stay() {
 fn the_stamp_changes_what_it_names_and_nothing_else() {
     let stamp =
         Stamp { target: Target::Arm64, date: (2026, 2, 3), version: [1, 2, 3, 4], catalog: "x.cat".into() };
-    let inx = "[Version]\r\nSignature = \"$WINDOWS NT$\"\r\nDriverVer =\r\nCatalogFile = a\r\n[D.NT$ARCH$]\r\nDriverVer = 1\r\n";
-    let inf = "[Version]\r\nSignature = \"$WINDOWS NT$\"\r\nDriverVer = 02/03/2026,1.2.3.4\r\nCatalogFile = x.cat\r\n[D.NTarm64]\r\nDriverVer = 1\r\n";
+    let inx = "[C]\r\nDriverVer = 0\r\n[Version]\r\nSignature = \"$WINDOWS NT$\"\r\nDriverVer =\r\nCatalogFile = a\r\n[D.NT$ARCH$]\r\nDriverVer = 1\r\n";
+    let inf = "[C]\r\nDriverVer = 0\r\n[Version]\r\nSignature = \"$WINDOWS NT$\"\r\nDriverVer = 02/03/2026,1.2.3.4\r\nCatalogFile = x.cat\r\n[D.NTarm64]\r\nDriverVer = 1\r\n";
     assert_eq!(stamp.apply(inx).unwrap(), inf);
     let refused = |inx: &str| stamp.apply(inx).unwrap_err().to_string();
     assert!(refused("[Version]\nCatalogFile = a\n").contains("no line DriverVer"));
