@@ -8,6 +8,7 @@ mod reg;
 mod scan;
 mod test;
 mod up;
+mod wdk;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -38,6 +39,8 @@ enum Lab {
     Coverage,
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
+    /// Build the driver as on Windows, with the headers of a WDK, and test that
+    Wdk(wdk::Arguments),
 }
 
 /// Runs the command that the arguments ask for.
@@ -52,6 +55,7 @@ pub fn run() -> ExitCode {
         Lab::Fuzz(arguments) => fuzz::run(arguments),
         Lab::Coverage => coverage::run(),
         Lab::Up(arguments) => up::run(arguments),
+        Lab::Wdk(arguments) => wdk::run(arguments),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

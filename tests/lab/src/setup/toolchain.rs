@@ -48,19 +48,21 @@ impl Toolchain {
     pub fn command(&self, program: &str) -> Command {
         let mut command = clean_command(program);
         command.env("RUSTUP_TOOLCHAIN", &self.channel);
-        let mut flags = Vec::new();
-        if let Some(sysroot) = &self.sysroot {
-            flags.push(format!("--sysroot={}", sysroot.display()));
-        }
-        // Where the checkout lies is nobody's business and must not make two
-        // builds of one source differ.
-        flags.push(format!("--remap-path-prefix={}=", super::root().display()));
-        command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+        command.env("CARGO_ENCODED_RUSTFLAGS", self.flags().join("\u{1f}"));
         for target in Target::ALL {
             let name = target.triple().replace('-', "_").to_uppercase();
             command.env(format!("CARGO_TARGET_{name}_LINKER"), &self.linker);
         }
         command
+    }
+
+    /// What rustc is told, as [`Self::command`] sets it.
+    pub(super) fn flags(&self) -> Vec<String> {
+        let sysroot = self.sysroot.as_ref().map(|sysroot| format!("--sysroot={}", sysroot.display()));
+        // Where the checkout lies is nobody's business and must not make two
+        // builds of one source differ.
+        let remap = format!("--remap-path-prefix={}=", super::root().display());
+        sysroot.into_iter().chain([remap]).collect()
     }
 }
 
