@@ -5,7 +5,7 @@ use std::{env, fs};
 
 // wdk-build compiles on Windows only; elsewhere the feature changes nothing here.
 #[cfg(all(feature = "wdk", windows))]
-#[path = "build/kit.rs"]
+#[path = "src/ffi/kit.rs"]
 mod kit;
 
 /// Every function the driver imports, by the module that exports it.
@@ -99,7 +99,7 @@ const ITEMS: &[&str] = &[
 ];
 
 fn main() {
-    for file in ["build.rs", "build/kit.rs", "src/ffi/wdk.h"] {
+    for file in ["build.rs", "src/ffi/kit.rs", "src/ffi/wdk.h"] {
         println!("cargo::rerun-if-changed={file}");
     }
     println!("cargo::rustc-check-cfg=cfg(driver)");

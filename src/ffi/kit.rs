@@ -1,4 +1,5 @@
-//! The declarations from the WDK's own headers, for the feature `wdk`.
+//! Part of build.rs: the declarations from the WDK's own headers, for the feature
+//! `wdk`.
 //!
 //! `src/ffi/wdk.h` stays the list of what the driver may name. What wdk-sys
 //! declares already is taken from there; the rest is read from the headers.
