@@ -5,7 +5,7 @@ use crate::kernel::irql::Passive;
 use crate::kernel::mutex::Mutex;
 use crate::kernel::pool::PoolArc;
 use crate::kernel::status::Result;
-use crate::kernel::wfp::bfe::{self, Follow};
+use crate::kernel::wfp::bfe::{self, Follow, Subscription};
 use crate::kernel::wfp::engine::{Action, Callout, Display, Engine, Filter, Provider, Sublayer};
 use crate::logic::callouts::CALLOUTS;
 use crate::logic::layers::{Guid, Role};
@@ -80,6 +80,19 @@ impl Follow for Filtering {
         }
         // What BFE refuses now, it may grant after its next change of state.
         let _open_or_closed = self.bring_about(irql);
+    }
+}
+
+/// Brings the session about for the first time. Fails where BFE refused and
+/// ran all the while: one that stopped and started again, under a session that
+/// was being opened, refused nothing.
+pub fn begin(filtering: &Subscription<Filtering>, irql: &Passive) -> Result {
+    loop {
+        let before = filtering.changes();
+        match filtering.follower().bring_about(irql) {
+            Err(_) if filtering.changes() != before => {}
+            result => return result,
+        }
     }
 }
 

@@ -42,7 +42,7 @@ impl entry::Driver for Driver {
         let shared = SHARED.publish(PoolBox::new(Shared { counters, policies: policies.clone() })?);
         let callouts = callouts::register(&device, irql)?;
         let filtering = Subscription::new(&device, Filtering::new(policies.clone(), irql)?, irql)?;
-        filtering.follower().bring_about(irql)?;
+        filtering::begin(&filtering, irql)?;
         let reload = Watch::new(object, Reload(policies), irql)?;
         Ok(Self { reload, filtering, callouts, shared, device })
     }
