@@ -14,7 +14,7 @@
 //! | [`verifier`] | Driver Verifier's rules, each with its bugcheck code |
 //! | [`wfp`] | the filter engine, pure Rust without unsafe |
 //! | [`host`] | a TCP host that walks the layers in the documented order |
-//! | [`traffic`] | indications of every kind, hostile ones too, from a seed |
+//! | [`traffic`], [`storm`] | indications of every kind from a seed; and under them the driver comes and goes |
 //! | [`wire`] | TUN device in a network namespace, packet recording |
 //! | [`machine`], [`world`] | all of it put together, and running; [`scan`] is nmap in it, [`matrix`] every scan |
 //! | [`variants`] | the points that documents leave open, by name |
@@ -38,6 +38,7 @@ pub mod scan;
 pub mod schedule;
 pub mod setup;
 pub mod status;
+pub mod storm;
 pub mod traffic;
 pub mod variants;
 pub mod verifier;

@@ -306,10 +306,12 @@ impl State {
 
     fn waits(&self) -> String {
         let named = self.threads.iter().zip(&self.log.threads);
-        let waits = named.filter_map(|(turn, name)| match &turn.status {
-            Status::Waiting { what, .. } => Some(format!("{name} waits for {what}")),
-            Status::Ready => Some(format!("{name} was preempted at {:?}", turn.place)),
-            Status::Done => None,
+        let waits = named.enumerate().filter_map(|(number, (turn, name))| match (&turn.status, turn.place) {
+            (Status::Waiting { what, .. }, _) => Some(format!("{name} waits for {what}")),
+            (Status::Ready, Some((processor, _))) if self.preempted(number) => {
+                Some(format!("{name} was preempted on processor {processor}"))
+            }
+            _ => None,
         });
         waits.collect::<Vec<_>>().join("; ")
     }

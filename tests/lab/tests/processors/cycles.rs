@@ -1,13 +1,13 @@
 //! Loading and unloading over and over leaves the lab as it was.
 
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Instant;
 
 use lab::machine::Machine;
 use lab::nt::Options;
+use lab::storm::clean;
 
-use super::stage::{clean, file};
+use super::stage::file;
 
 /// Cycles in an ordinary run; `HUSHPORT_LAB_CYCLES=N` asks for others.
 const CYCLES: u64 = 3500;
@@ -34,7 +34,7 @@ fn cycles_leave_memory_flat() {
     let cycles = asked.map_or(CYCLES, |text| text.parse().expect("HUSHPORT_LAB_CYCLES is a number"));
     let mut machine = Machine::new(Options::default());
     let mut cycle = || {
-        machine.start_file(Arc::clone(file())).unwrap();
+        machine.start_file(file()).unwrap();
         let left = machine.stop().unwrap();
         assert!(left.is_empty(), "{left}");
     };
@@ -56,5 +56,5 @@ fn cycles_leave_memory_flat() {
     );
     assert!(after.0 < before.0 + (1 << 20), "resident {} to {}", before.0, after.0);
     assert!(after.1 < before.1 + 200, "mappings {} to {}", before.1, after.1);
-    clean(&machine, 0);
+    clean(machine.kernel(), machine.engine(), 0);
 }

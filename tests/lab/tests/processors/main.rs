@@ -4,7 +4,6 @@
 //! `HUSHPORT_LAB_SEEDS=N` plays N seeds of each kind instead of a few.
 
 mod cycles;
-mod promise;
 mod stage;
 mod storms;
 mod waits;

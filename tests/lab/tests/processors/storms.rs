@@ -1,8 +1,9 @@
 //! Many seeds of traffic while the driver and BFE come and go.
 
 use lab::schedule::Scheduling;
+use lab::storm::Meanwhile;
 
-use super::stage::{Meanwhile, seeds, storm};
+use super::stage::{seeds, storm};
 
 #[test]
 fn a_seed_fixes_everything_that_happens() {

@@ -2,16 +2,17 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use lab::machine::Machine;
-use lab::nt::registry::RegistryValue;
-use lab::schedule::Random;
+use crate::machine::SERVICE;
+use crate::nt::registry::RegistryValue;
+use crate::nt::{Kernel, parameters_key};
+use crate::schedule::Random;
 
 /// The port that [`Wanted::SilentBut`] leaves alone.
-pub const EXEMPT: u16 = 22;
+pub(super) const EXEMPT: u16 = 22;
 
 /// What the driver is told to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted {
+pub(super) enum Wanted {
     /// Nothing is promised.
     Anything,
     /// Closed ports answer.
@@ -24,7 +25,7 @@ pub enum Wanted {
 
 impl Wanted {
     /// One that a policy can say.
-    pub fn draw(random: &mut Random) -> Self {
+    pub(super) fn draw(random: &mut Random) -> Self {
         match random.below(5) {
             0 => Self::Open,
             1 => Self::SilentBut,
@@ -34,16 +35,18 @@ impl Wanted {
 
     /// Says it by the driver's values; the list before the mode, and each of
     /// them may be read alone.
-    pub fn tell(self, machine: &Machine, random: &mut Random) {
+    pub(super) fn tell(self, kernel: &Kernel, random: &mut Random) {
+        let key = parameters_key(SERVICE);
         let list: &[&str] = if self == Self::SilentBut { &["22/tcp"] } else { &[] };
-        machine.set_value("ExemptPorts", RegistryValue::multi_sz(list));
+        kernel.set_value(&key, "ExemptPorts", RegistryValue::multi_sz(list));
         // Off or only counting.
         let quiet = matches!(self, Self::Silent | Self::SilentBut);
-        machine.set("Mode", if quiet { 2 } else { random.below(2) as u32 });
+        let mode = if quiet { 2 } else { random.below(2) as u32 };
+        kernel.set_value(&key, "Mode", RegistryValue::dword(mode));
     }
 
     /// Whether a SYN for a closed port must be blocked; `None` if nobody knows.
-    pub fn blocked(self, port: u16) -> Option<bool> {
+    pub(super) fn blocked(self, port: u16) -> Option<bool> {
         match self {
             Self::Anything => None,
             Self::Open => Some(false),
@@ -55,23 +58,23 @@ impl Wanted {
 
 /// The low bits of a word whose rest counts changes, so that who reads the same
 /// word twice knows that nothing happened between.
-pub struct Promise(AtomicU64);
+pub(super) struct Promise(AtomicU64);
 
 const ALL: [Wanted; 4] = [Wanted::Anything, Wanted::Open, Wanted::Silent, Wanted::SilentBut];
 
 impl Promise {
-    pub fn new(wanted: Wanted) -> Self {
+    pub(super) fn new(wanted: Wanted) -> Self {
         Self(AtomicU64::new(wanted as u64))
     }
 
     /// One thread makes promises.
-    pub fn set(&self, wanted: Wanted) {
+    pub(super) fn set(&self, wanted: Wanted) {
         let next = (self.0.load(Ordering::SeqCst) & !3) + 4;
         self.0.store(next | wanted as u64, Ordering::SeqCst);
     }
 
     /// The promise, and the word to compare.
-    pub fn get(&self) -> (Wanted, u64) {
+    pub(super) fn get(&self) -> (Wanted, u64) {
         let word = self.0.load(Ordering::SeqCst);
         (ALL[word as usize & 3], word)
     }
