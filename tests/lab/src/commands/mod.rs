@@ -5,6 +5,7 @@ mod demo;
 mod faults;
 mod fuzz;
 mod reg;
+mod sanitize;
 mod scan;
 mod test;
 mod up;
@@ -35,6 +36,8 @@ enum Lab {
     Reg(reg::Arguments),
     /// Fuzz the driver's source, built natively with AddressSanitizer
     Fuzz(fuzz::Arguments),
+    /// Run the native tests with AddressSanitizer and with ThreadSanitizer
+    Sanitize(sanitize::Arguments),
     /// Count the driver's lines that its native tests run
     Coverage,
     /// Keep the host running until interrupted, for tools of your own
@@ -53,6 +56,7 @@ pub fn run() -> ExitCode {
         Lab::Scan(arguments) => scan::run(arguments),
         Lab::Reg(arguments) => reg::run(arguments),
         Lab::Fuzz(arguments) => fuzz::run(arguments),
+        Lab::Sanitize(arguments) => sanitize::run(arguments),
         Lab::Coverage => coverage::run(),
         Lab::Up(arguments) => up::run(arguments),
         Lab::Wdk(arguments) => wdk::run(arguments),

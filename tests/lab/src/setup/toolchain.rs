@@ -112,6 +112,24 @@ fn linker(channel: &str) -> Result<PathBuf> {
     Ok(linker)
 }
 
+/// Builds the whole library for a host, every crate of it with `flag`.
+pub(super) fn host_sysroot(source: &source::Source, sysroot: &Path, host: &str, flag: &str) -> Result<()> {
+    let mut cargo = clean_command("cargo");
+    cargo.env("RUSTUP_TOOLCHAIN", &source.channel).env("RUSTC_BOOTSTRAP", "1");
+    let name = format!("{host} with {flag}");
+    let said = name.clone();
+    SysrootBuilder::new(sysroot, host)
+        .build_mode(BuildMode::Build)
+        .sysroot_config(SysrootConfig::WithStd { std_features: vec!["panic-unwind".into()] })
+        .rustc_version(VersionMeta::for_command(rustc(&source.channel))?)
+        .rustflag(flag)
+        .cargo(cargo)
+        .when_build_required(move || eprintln!("lab: building the library for {said}"))
+        .build_from_source(&source.library)
+        .with_context(|| format!("cannot build the library for {name} from {}", source.library.display()))?;
+    Ok(())
+}
+
 fn build_sysroot(channel: &str, library: &Path, sysroot: &Path, target: Target) -> Result<()> {
     let mut cargo = clean_command("cargo");
     // The library uses unstable features, also where the compiler is stable.
