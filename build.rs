@@ -3,6 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+// wdk-build compiles on Windows only; elsewhere the feature changes nothing here.
+#[cfg(all(feature = "wdk", windows))]
+#[path = "src/ffi/kit.rs"]
+mod kit;
+
 /// Every function the driver imports, by the module that exports it.
 ///
 /// `tests/lab` holds the linked driver against Microsoft's documentation: the
@@ -94,8 +99,9 @@ const ITEMS: &[&str] = &[
 ];
 
 fn main() {
-    println!("cargo::rerun-if-changed=build.rs");
-    println!("cargo::rerun-if-changed=src/ffi/wdk.h");
+    for file in ["build.rs", "src/ffi/kit.rs", "src/ffi/wdk.h"] {
+        println!("cargo::rerun-if-changed={file}");
+    }
     println!("cargo::rustc-check-cfg=cfg(driver)");
     // Off Windows only the pure part is built, for its tests.
     if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("windows") {
@@ -104,7 +110,7 @@ fn main() {
     println!("cargo::rustc-cfg=driver");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let target = env::var("TARGET").expect("cargo sets TARGET");
-    let text = linked(&declarations(Path::new("src/ffi/wdk.h"), &target));
+    let text = bindings(&declarations(Path::new("src/ffi/wdk.h"), &target));
     fs::write(out.join("bindings.rs"), text).expect("OUT_DIR can be written");
     for argument in [
         "/NODEFAULTLIB",
@@ -142,9 +148,26 @@ pub fn declarations(header: &Path, target: &str) -> String {
     builder.generate().expect("wdk.h holds together").to_string()
 }
 
-/// Gives every function's block the module it is imported from. bindgen writes
-/// one block for each function.
-fn linked(bindings: &str) -> String {
+/// Without a kit the declarations are those of `wdk.h`, and the linker needs no
+/// library to import by.
+#[cfg(not(all(feature = "wdk", windows)))]
+fn bindings(ours: &str) -> String {
+    linked(ours, |module| format!("name = \"{module}\", kind = \"raw-dylib\", modifiers = \"+verbatim\""))
+}
+
+/// With one they are the kit's own, and so are the import libraries.
+#[cfg(all(feature = "wdk", windows))]
+fn bindings(ours: &str) -> String {
+    let functions: Vec<&str> = IMPORTS.iter().flat_map(|(_, functions)| *functions).copied().collect();
+    linked(&kit::bindings(ours, &functions), |module| {
+        let (library, _) = module.rsplit_once('.').expect("a module is a file");
+        format!("name = \"{library}\"")
+    })
+}
+
+/// Gives every function's block what it is linked by, from the module that
+/// exports it. bindgen writes one block for each function.
+fn linked(bindings: &str, link: impl Fn(&str) -> String) -> String {
     let mut linked = String::with_capacity(bindings.len() * 2);
     let mut blocks = bindings.split("unsafe extern \"C\" {\n");
     linked.push_str(blocks.next().unwrap_or_default());
@@ -158,9 +181,7 @@ fn linked(bindings: &str) -> String {
             .iter()
             .find(|(_, functions)| functions.contains(&function))
             .unwrap_or_else(|| panic!("{function}: name its module in IMPORTS"));
-        linked.push_str(&format!(
-            "#[link(name = \"{module}\", kind = \"raw-dylib\", modifiers = \"+verbatim\")]\nunsafe extern \"C\" {{\n{block}"
-        ));
+        linked.push_str(&format!("#[link({})]\nunsafe extern \"C\" {{\n{block}", link(module)));
     }
     linked
 }

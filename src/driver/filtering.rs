@@ -5,7 +5,7 @@ use crate::kernel::irql::Passive;
 use crate::kernel::mutex::Mutex;
 use crate::kernel::pool::PoolArc;
 use crate::kernel::status::{Result, Status};
-use crate::kernel::wfp::bfe::{self, Follow};
+use crate::kernel::wfp::bfe::{self, Follow, Subscription};
 use crate::kernel::wfp::engine::{Action, Callout, Display, Engine, Filter, Provider, Sublayer, Transaction};
 use crate::logic::callouts::{CALLOUTS, Callout as Entry};
 use crate::logic::layers::{Guid, Role};
@@ -107,6 +107,19 @@ impl Follow for PoolArc<Filtering> {
         }
         // What BFE refuses now, it may grant after its next change of state.
         let _open_or_closed = self.bring_about(irql);
+    }
+}
+
+/// Brings the session about for the first time. Fails where BFE refused and
+/// ran all the while: one that stopped and started again, under a session that
+/// was being opened, refused nothing.
+pub fn begin(filtering: &Subscription<PoolArc<Filtering>>, irql: &Passive) -> Result {
+    loop {
+        let before = filtering.changes();
+        match filtering.follower().bring_about(irql) {
+            Err(_) if filtering.changes() != before => {}
+            result => return result,
+        }
     }
 }
 

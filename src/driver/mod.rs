@@ -90,7 +90,7 @@ fn follow(
     irql: &Passive,
 ) -> Result<(Subscription<PoolArc<Filtering>>, Watch<Reload>)> {
     let filtering = Subscription::new(device, reload.filtering.clone(), irql)?;
-    filtering.follower().bring_about(irql)?;
+    filtering::begin(&filtering, irql)?;
     let reload = Watch::new(object, reload, irql)?;
     Ok((filtering, reload))
 }

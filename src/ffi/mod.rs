@@ -1,7 +1,8 @@
 //! RAW: the WDK's declarations, as bindgen names them; nothing else.
 //!
-//! Functions, types, enumerators and plain macros come from the header through
-//! build.rs; [`constants`] has the macros bindgen cannot evaluate.
+//! Functions, types, enumerators and plain macros come through build.rs: from
+//! `wdk.h`, or with the feature `wdk`, for the same names, from the kit's headers
+//! and wdk-sys. [`constants`] has the macros bindgen cannot evaluate, for both.
 #![allow(
     clippy::all,
     clippy::allow_attributes_without_reason,
@@ -14,11 +15,14 @@
     non_upper_case_globals,
     unsafe_code,
     unsafe_op_in_unsafe_fn,
+    unused_imports,
     reason = "generated from C; the names are the header's"
 )]
 
 mod constants;
+mod declarations {
+    include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+}
 
 pub use constants::*;
-
-include!(concat!(env!("OUT_DIR"), "/bindings.rs"));
+pub use declarations::*;

@@ -2,7 +2,9 @@
  * The declarations of the Windows Driver Kit that hushport uses, for a build
  * without one. Written for this project; names, members, values and order are
  * those of the kit (10.0.22621), so that bindgen gives the same Rust from
- * either. tests/lab compares every entry with tables taken from the kit.
+ * either. tests/lab compares every entry with tables taken from the kit. A
+ * build with one (feature `wdk`) takes these names from its headers, and fails
+ * where they have no such name.
  *
  * Structures stop where the driver's interest stops only behind a pointer: a
  * structure that is declared is declared whole, except for unions of views
@@ -10,7 +12,8 @@
  */
 #pragma once
 
-typedef void VOID, *PVOID, *HANDLE;
+#define VOID void
+typedef void *PVOID, *HANDLE;
 typedef char CHAR, CCHAR;
 typedef short SHORT, CSHORT;
 typedef long LONG, *PLONG;
@@ -493,7 +496,7 @@ typedef struct FWPS_INBOUND_FRAGMENT_METADATA0_ {
 
 /* ws2def.h, ws2ipdef.h, inaddr.h, in6addr.h, netioapi.h */
 typedef USHORT ADDRESS_FAMILY;
-typedef struct _WSACMSGHDR WSACMSGHDR;
+typedef struct cmsghdr WSACMSGHDR;
 typedef struct sockaddr SOCKADDR;
 
 typedef struct {

@@ -12,7 +12,7 @@ pub mod entry;
 pub mod exclusive;
 pub mod irql;
 pub mod mutex;
-#[cfg(windows)]
+#[cfg(all(windows, not(feature = "wdk")))]
 mod panic;
 pub mod per_cpu;
 pub mod pool;
@@ -22,5 +22,7 @@ pub mod status;
 pub mod thread;
 pub mod utf16;
 pub mod watch;
+#[cfg(feature = "wdk")]
+mod wdk;
 pub mod wfp;
 mod work_item;

@@ -1,4 +1,5 @@
-//! What the compiler and the linker want of any program.
+//! What the compiler and the linker want of any program, without the WDK's
+//! crates.
 //!
 //! The shipping driver has no path that panics: its linked image holds no
 //! symbol of `core::panicking`, which the tests check.

@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use core::mem::{align_of, size_of};
 use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::status::{Result, Status};
 use crate::ffi;
@@ -166,7 +166,9 @@ impl<T> Deref for PoolArc<T> {
 impl<T> Drop for PoolArc<T> {
     fn drop(&mut self) {
         if self.counted.owners.fetch_sub(1, Ordering::Release) == 1 {
-            fence(Ordering::Acquire);
+            // Behind what the others did. A load, for ThreadSanitizer does not
+            // follow fences.
+            let _none = self.counted.owners.load(Ordering::Acquire);
             // SAFETY: this was the last owner, and each drops its share once.
             unsafe { core::mem::ManuallyDrop::drop(&mut self.counted) };
         }

@@ -1,7 +1,7 @@
 //! Watching the Base Filtering Engine come and go.
 
 use core::ptr;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::ffi;
 use crate::kernel::device::Device;
@@ -35,6 +35,7 @@ struct Following<F> {
     follower: F,
     /// Set by a change to anything but running, taken by the next run.
     interrupted: AtomicBool,
+    changes: AtomicU32,
 }
 
 // SAFETY: the handle is only handed back to the engine.
@@ -45,7 +46,9 @@ unsafe impl Sync for Change {}
 impl<F: Follow> Subscription<F> {
     /// Subscribes. The state it has already is for the caller to look at.
     pub fn new(device: &Device, follower: F, irql: &Passive) -> Result<Self> {
-        let item = WorkItem::new(device, Following { follower, interrupted: AtomicBool::new(false) }, irql)?;
+        let following =
+            Following { follower, interrupted: AtomicBool::new(false), changes: AtomicU32::new(0) };
+        let item = WorkItem::new(device, following, irql)?;
         let mut handle = ptr::null_mut();
         // SAFETY: the device is alive, and the item at the context's address
         // outlives the subscription: fields are dropped in their order.
@@ -65,6 +68,12 @@ impl<F: Follow> Subscription<F> {
         debug_assert!(!self.change.0.is_null(), "subscribed");
         &self.item.work().follower
     }
+
+    /// Changes of the state so far. Where there was one meanwhile, BFE may have
+    /// gone and come back, and what failed may have failed for that alone.
+    pub fn changes(&self) -> u32 {
+        self.item.work().changes.load(Ordering::Acquire)
+    }
 }
 
 impl<F: Follow> Work for Following<F> {
@@ -77,10 +86,11 @@ impl<F: Follow> Work for Following<F> {
 /// not unsubscribe; so the work is put off to a system thread.
 unsafe extern "C" fn changed<F: Follow>(context: *mut core::ffi::c_void, state: ffi::FWPM_SERVICE_STATE) {
     let inner = context.cast::<Inner<Following<F>>>();
+    // SAFETY: the context is the work item of the subscription, which is
+    // dropped only after this callback can no longer come.
+    let following = unsafe { &(*inner).work };
+    following.changes.fetch_add(1, Ordering::AcqRel);
     if state != ffi::FWPM_SERVICE_STATE_::FWPM_SERVICE_RUNNING {
-        // SAFETY: the context is the work item of the subscription, which is
-        // dropped only after this callback can no longer come.
-        let following = unsafe { &(*inner).work };
         following.interrupted.store(true, Ordering::Release);
     }
     // SAFETY: as above.

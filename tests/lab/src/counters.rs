@@ -24,14 +24,7 @@ impl Counters {
         let symbols = image.symbols()?;
         let verdicts = symbols.enumerators(VERDICT).with_context(|| format!("the PDB lacks {VERDICT}"))?;
         let stride = symbols.size_of(COUNTERS).with_context(|| format!("the PDB lacks {COUNTERS}"))? as usize;
-        let callouts: Vec<_> = engine
-            .journal()
-            .into_iter()
-            .filter_map(|change| match change {
-                Change::CalloutRegister { key, .. } => Some(key),
-                _ => None,
-            })
-            .collect();
+        let callouts = engine.registered_callouts();
         let row = verdicts.len() * size_of::<u64>();
         ensure!(
             stride.abs_diff(row * callouts.len()) < 64,

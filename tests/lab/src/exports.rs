@@ -214,6 +214,7 @@ pub(crate) use enter;
 pub(crate) fn enter_below(index: usize, ceiling: Option<Irql>) -> Current {
     let kernel = Kernel::current();
     kernel.count_call(index);
+    nt::at_import(&kernel, NAMES[index]);
     kernel.leave_if_stopped();
     let fact = &FACTS[index];
     let (irql, max) = (cpu::irql(), ceiling.unwrap_or(fact.max));

@@ -10,9 +10,11 @@
 //! | [`nt`] | ntoskrnl, fwpkclnt and ndis as the driver imports them; raw memory |
 //! | [`exports`] | one table of everything a driver can import |
 //! | [`faults`] | lets calls of the driver fail, each in turn |
+//! | [`schedule`] | simulated threads: who runs, who waits for what |
 //! | [`verifier`] | Driver Verifier's rules, each with its bugcheck code |
 //! | [`wfp`] | the filter engine, pure Rust without unsafe |
 //! | [`host`] | a TCP host that walks the layers in the documented order |
+//! | [`traffic`], [`storm`] | indications of every kind from a seed; and under them the driver comes and goes |
 //! | [`wire`] | TUN device in a network namespace, packet recording |
 //! | [`machine`], [`world`] | all of it put together, and running; [`scan`] is nmap in it, [`matrix`] every scan |
 //! | [`variants`] | the points that documents leave open, by name |
@@ -36,8 +38,11 @@ pub mod policy;
 pub mod registry;
 pub mod report;
 pub mod scan;
+pub mod schedule;
 pub mod setup;
 pub mod status;
+pub mod storm;
+pub mod traffic;
 pub mod variants;
 pub mod verifier;
 pub mod wfp;

@@ -16,6 +16,29 @@ use std::{env, fs, io};
 /// Layouts are those of the only Windows target that the host's processor runs.
 const TARGET: &str = "x86_64-pc-windows-msvc";
 
+/// Faults that `HUSHPORT_PLANTED` puts into the copy, by name: file, what it
+/// reads, and what instead. Whoever watches the copy has to find them.
+const PLANTED: [(&str, &str, &[[&str; 2]]); 2] = [
+    // A policy is shown before it is written, as far as other processors go.
+    (
+        "race",
+        "kernel/current.rs",
+        &[
+            ["self.value.load(Ordering::SeqCst)", "self.value.load(Ordering::Relaxed)"],
+            [
+                "self.value.store(value.as_ptr(), Ordering::SeqCst)",
+                "self.value.store(value.as_ptr(), Ordering::Relaxed)",
+            ],
+        ],
+    ),
+    // A byte too many of a packet.
+    (
+        "overrun",
+        "kernel/wfp/net_buffer.rs",
+        &[["filled.as_mut_ptr(), here)", "filled.as_mut_ptr(), here + 1)"]],
+    ),
+];
+
 /// Comes from the host's C library, in the host's convention.
 const HOST_HAS: [&str; 4] = ["memcmp", "memcpy", "memmove", "memset"];
 
@@ -27,8 +50,12 @@ fn main() {
     println!("cargo::rerun-if-changed={}", root.join("src").display());
     println!("cargo::rerun-if-changed={}", root.join("build.rs").display());
     println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-env-changed=HUSHPORT_PLANTED");
     let _absent = fs::remove_dir_all(out.join("src"));
     copy(&root.join("src"), &out.join("src")).expect("the source can be read and OUT_DIR written");
+    if let Ok(name) = env::var("HUSHPORT_PLANTED") {
+        plant(&name, &out.join("src")).expect("OUT_DIR can be read and written");
+    }
     let declared = windows::declarations(&root.join("src/ffi/wdk.h"), TARGET);
     fs::write(out.join("bindings.rs"), bindings(&declared)).expect("OUT_DIR can be written");
 }
@@ -46,6 +73,17 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn plant(name: &str, source: &Path) -> io::Result<()> {
+    let known = PLANTED.iter().find(|(known, ..)| *known == name);
+    let (_, file, changes) = known.unwrap_or_else(|| panic!("HUSHPORT_PLANTED={name}: no such fault"));
+    let mut text = fs::read_to_string(source.join(file))?;
+    for [from, to] in *changes {
+        assert!(text.contains(from), "{file} does not read {from:?} any more");
+        text = text.replace(from, to);
+    }
+    fs::write(source.join(file), text)
 }
 
 fn natively(source: &str) -> String {

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "names the native build's entry point")]
 
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
 // Linked for its symbols.
 use hushport_native_driver as _;
@@ -12,6 +12,7 @@ use lab::nt::registry::RegistryValue;
 use lab::nt::types::FWPS_CALLOUT3;
 use lab::nt::{Direct, DriverImage, Kernel, LeakReport, Options, Stop, parameters_key};
 use lab::setup::{self, Target};
+use lab::storm::Subject;
 use lab::wfp::{Change, Engine, LayerInfo};
 
 unsafe extern "win64" {
@@ -19,8 +20,27 @@ unsafe extern "win64" {
 }
 
 /// The native driver's variables are this process's, so one machine at a time
-/// has them.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+/// has them: whether one does, and who waits for it.
+static TAKEN: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
+
+/// The native driver's variables, for as long as this lives.
+struct Alone(());
+
+impl Alone {
+    fn wait() -> Self {
+        let taken = TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = TAKEN.1.wait_while(taken, |taken| *taken);
+        *free.unwrap_or_else(PoisonError::into_inner) = true;
+        Self(())
+    }
+}
+
+impl Drop for Alone {
+    fn drop(&mut self) {
+        *TAKEN.0.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        TAKEN.1.notify_one();
+    }
+}
 
 /// A machine that runs the driver, in one build or the other.
 pub struct Machine {
@@ -31,7 +51,7 @@ enum Build {
     /// The image.
     Image(lab::machine::Machine),
     /// The source, compiled for the host.
-    Native { kernel: Arc<Kernel>, engine: Arc<Engine>, _alone: MutexGuard<'static, ()> },
+    Native { kernel: Arc<Kernel>, engine: Arc<Engine>, _alone: Alone },
 }
 
 /// A callout of the driver: the layer it is for, and its functions.
@@ -45,7 +65,7 @@ pub struct Callout {
 impl Machine {
     /// One for the native build; waits until no other has it.
     pub fn native(options: Options) -> Self {
-        let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = Alone::wait();
         let kernel = Kernel::new(Arc::new(Direct), options);
         let engine = Engine::new();
         kernel.set_engine(Arc::clone(&engine));
@@ -134,5 +154,23 @@ impl Machine {
             }
         }
         callouts
+    }
+}
+
+impl Subject for Machine {
+    fn kernel(&self) -> &Arc<Kernel> {
+        self.kernel()
+    }
+
+    fn engine(&self) -> &Arc<Engine> {
+        self.engine()
+    }
+
+    fn start(&mut self) -> Result<(), StartError> {
+        self.start()
+    }
+
+    fn stop(&mut self) -> Result<LeakReport, Stop> {
+        self.stop()
     }
 }

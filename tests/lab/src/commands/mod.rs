@@ -6,9 +6,11 @@ mod faults;
 mod fuzz;
 mod package;
 mod reg;
+mod sanitize;
 mod scan;
 mod test;
 mod up;
+mod wdk;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -35,12 +37,16 @@ enum Lab {
     Reg(reg::Arguments),
     /// Fuzz the driver's source, built natively with AddressSanitizer
     Fuzz(fuzz::Arguments),
+    /// Run the native tests with AddressSanitizer and with ThreadSanitizer
+    Sanitize(sanitize::Arguments),
     /// Count the driver's lines that its native tests run
     Coverage,
     /// Make the driver package: .sys, .inf, .cat, .pdb and a test certificate
     Package(package::Arguments),
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
+    /// Build the driver as on Windows, with the headers of a WDK, and test that
+    Wdk(wdk::Arguments),
 }
 
 /// Runs the command that the arguments ask for.
@@ -53,9 +59,11 @@ pub fn run() -> ExitCode {
         Lab::Scan(arguments) => scan::run(arguments),
         Lab::Reg(arguments) => reg::run(arguments),
         Lab::Fuzz(arguments) => fuzz::run(arguments),
+        Lab::Sanitize(arguments) => sanitize::run(arguments),
         Lab::Coverage => coverage::run(),
         Lab::Package(arguments) => package::run(arguments),
         Lab::Up(arguments) => up::run(arguments),
+        Lab::Wdk(arguments) => wdk::run(arguments),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -87,6 +87,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 impl Living {
     fn new(bfe: Bfe, promise: Option<bool>, plan: Option<Plan>) -> Self {
         let machine = Machine::new(Options::default());
+        // Room that thousands of lives can afford.
+        machine.set("FlowLimit", 64);
         if bfe == Bfe::Late {
             machine.engine().set_bfe_state(BfeState::Stopped);
         }

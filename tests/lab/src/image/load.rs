@@ -81,7 +81,8 @@ fn list(missing: &[MissingImport]) -> String {
 }
 
 /// A driver image in memory. Dropping it unloads it: its addresses stay
-/// reserved without access, so that a late call faults and is named.
+/// reserved without access for many loads to come, so that a late call faults
+/// and is named.
 #[derive(Debug)]
 pub struct Image {
     file: Arc<PeFile>,
@@ -169,11 +170,13 @@ impl Image {
 
 impl Drop for Image {
     fn drop(&mut self) {
-        places::unloaded(self.base());
-        if let Err(error) = self.memory.revoke() {
-            // Late calls would go unnoticed: better no lab than a wrong one.
-            eprintln!("cannot unmap {}: {error}", self.file.name());
-            std::process::abort();
+        match self.memory.revoke() {
+            Ok(addresses) => places::unloaded(addresses),
+            Err(error) => {
+                // Late calls would go unnoticed: better no lab than a wrong one.
+                eprintln!("cannot unmap {}: {error}", self.file.name());
+                std::process::abort();
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Pages: reserved once, protected exactly, never reused.
+//! Pages: reserved once, protected exactly, not reused for long.
 #![expect(unsafe_code, reason = "maps and protects memory")]
 
 use std::io;
@@ -9,12 +9,14 @@ use super::pe::PAGE;
 
 /// Address space with a guard page on each side.
 ///
-/// It is never returned to the system: once revoked, a late access faults at
-/// an address that still tells which image it belonged to.
+/// Once revoked, a late access faults at an address that still tells which
+/// image it belonged to, until the reservation is dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
     base: NonNull<u8>,
     size: usize,
+    /// Whether the addresses are this value's to give back.
+    owns: bool,
 }
 
 // SAFETY: the pages belong to the process, not to a thread.
@@ -50,7 +52,12 @@ impl Reservation {
         let start = unsafe { map_none(std::ptr::null_mut(), size + 2 * guard, 0) }?;
         // SAFETY: the mapping is longer than one guard page.
         let base = unsafe { start.add(guard) };
-        Ok(Self { base, size })
+        Ok(Self { base, size, owns: true })
+    }
+
+    /// How many bytes are reserved.
+    pub fn size(&self) -> u64 {
+        self.size as u64
     }
 
     /// Where the reserved bytes start.
@@ -78,10 +85,28 @@ impl Reservation {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Gives the memory back and keeps the addresses, without access.
-    pub fn revoke(&mut self) -> io::Result<()> {
+    /// Gives the memory back; what is returned keeps the addresses, without
+    /// access.
+    pub fn revoke(&mut self) -> io::Result<Self> {
         // SAFETY: replaces exactly the pages of this reservation.
-        unsafe { map_none(self.base.as_ptr(), self.size, libc::MAP_FIXED) }.map(drop)
+        unsafe { map_none(self.base.as_ptr(), self.size, libc::MAP_FIXED) }?;
+        let kept = Self { base: self.base, size: self.size, owns: self.owns };
+        self.owns = false;
+        Ok(kept)
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        if !self.owns {
+            return;
+        }
+        let guard = PAGE as usize;
+        // SAFETY: the mapping begins one guard page below the base.
+        let start = unsafe { self.base.sub(guard) };
+        // SAFETY: exactly the mapping of `new`, whose last owner goes. A failure
+        // leaks address space, no more.
+        let _unmapped = unsafe { libc::munmap(start.as_ptr().cast(), self.size + 2 * guard) };
     }
 }
 

@@ -1,9 +1,10 @@
 //! Which image, loaded or gone, an address belongs to, and what else lies there.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::map::Reservation;
 use super::pe::{PAGE, PeFile};
 use super::stack::Control;
 use super::symbols::Symbols;
@@ -18,15 +19,19 @@ pub const NULL_REGION: u64 = 0x1_0000;
 /// The first address beyond the lower half of the 48-bit address space.
 const USER_END: u64 = 1 << 47;
 
-static IMAGES: Mutex<Images> = Mutex::new(Images { loaded: BTreeMap::new(), gone: BTreeMap::new() });
+static IMAGES: Mutex<Images> = Mutex::new(Images { loaded: BTreeMap::new(), gone: VecDeque::new() });
 static DESCRIBERS: Mutex<Vec<Describer>> = Mutex::new(Vec::new());
 
-/// Images by base address. Addresses are never given out again, so the maps do
-/// not overlap, and many loads leave the search short.
+/// Unloaded images whose addresses stay reserved. After so many more loads they
+/// are given back, for a process that loads for days must not grow.
+const QUARANTINE: usize = 1024;
+
+/// Images by base address. What is loaded and what is in quarantine does not
+/// overlap.
 struct Images {
     loaded: BTreeMap<u64, Arc<PeFile>>,
-    /// Size and name of those that were unloaded.
-    gone: BTreeMap<u64, (u64, String)>,
+    /// Addresses and files of those that were unloaded, the oldest first.
+    gone: VecDeque<(Reservation, Arc<PeFile>)>,
 }
 
 impl Images {
@@ -35,6 +40,14 @@ impl Images {
         let offset = address - base;
         let inside = offset < file.image.len() as u64;
         inside.then(|| InImage { file: Arc::clone(file), rva: offset as u32 })
+    }
+
+    /// The image that was here and is gone, and how far into it the address is.
+    fn gone(&self, address: u64) -> Option<(&PeFile, u64)> {
+        self.gone.iter().find_map(|(addresses, file)| {
+            let offset = address.checked_sub(addresses.base())?;
+            (offset < addresses.size()).then_some((&**file, offset))
+        })
     }
 }
 
@@ -52,10 +65,14 @@ pub(super) fn loaded(base: u64, file: Arc<PeFile>) {
     images().loaded.insert(base, file);
 }
 
-pub(super) fn unloaded(base: u64) {
+/// The image at these addresses is gone.
+pub(super) fn unloaded(addresses: Reservation) {
     let mut images = images();
-    if let Some(file) = images.loaded.remove(&base) {
-        images.gone.insert(base, (file.image.len() as u64, file.name()));
+    if let Some(file) = images.loaded.remove(&addresses.base()) {
+        images.gone.push_back((addresses, file));
+    }
+    if images.gone.len() > QUARANTINE {
+        images.gone.pop_front();
     }
 }
 
@@ -86,8 +103,7 @@ pub fn residence(address: u64) -> Option<Residence> {
     if images.find(address).is_some() {
         return Some(Residence::Loaded);
     }
-    let (base, (size, _)) = images.gone.range(..=address).next_back()?;
-    (address - base < *size).then_some(Residence::Unloaded)
+    images.gone(address).map(|_| Residence::Unloaded)
 }
 
 /// Adds to what [`describe`] knows. It is asked in ordinary code, never in a
@@ -145,10 +161,8 @@ fn in_image(address: u64) -> Option<String> {
     let images = images();
     let guard = u64::from(PAGE);
     let beside = |name: &str| Some(format!("guard page beside image {name}"));
-    if let Some((base, (size, name))) = images.gone.range(..=address).next_back()
-        && address - base < *size
-    {
-        return Some(format!("unloaded image {name}+{:#x}", address - base));
+    if let Some((file, offset)) = images.gone(address) {
+        return Some(format!("unloaded image {}+{offset:#x}", file.name()));
     }
     if let Some(above) = images.find(address.saturating_add(guard)) {
         return beside(&above.file.name());

@@ -1,10 +1,17 @@
 //! Time as the machine sees it: the host's, plus what the lab adds.
+//!
+//! In a deterministic schedule it is the schedule's, so that a seed fixes it,
+//! too; afterwards it goes on from the host's and what the schedule took.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::schedule;
+
 /// 100 ns units between 1601 and 1970, the two epochs.
 const EPOCH_DIFFERENCE: u64 = 116_444_736_000_000_000;
+/// System time at the start of a deterministic schedule: 2026-01-01.
+const SCHEDULED_START: u64 = EPOCH_DIFFERENCE + 1_767_225_600 * 10_000_000;
 
 /// The clock of one machine.
 #[derive(Debug)]
@@ -36,12 +43,14 @@ impl Clock {
 
     /// Time since the machine was made, in 100 ns units.
     pub fn interrupt_time(&self) -> u64 {
-        units(self.start.elapsed()) + self.added.load(Ordering::Relaxed)
+        let elapsed = schedule::now().unwrap_or_else(|| self.start.elapsed());
+        units(elapsed) + self.added.load(Ordering::Relaxed)
     }
 
     /// System time, in 100 ns units since 1601.
     pub fn system_time(&self) -> u64 {
-        self.system_at_start + self.interrupt_time()
+        let start = schedule::now().map_or(self.system_at_start, |_| SCHEDULED_START);
+        start + self.interrupt_time()
     }
 
     /// How long to wait for a kernel timeout: negative values are relative,

@@ -1,9 +1,10 @@
 //! Simulated processors: which one a thread is on, and at which IRQL.
 //!
 //! Any number of threads may be on a processor below DISPATCH_LEVEL, as if
-//! they were preempting each other; at DISPATCH_LEVEL and above there is one.
-//! A thread holds its processor's dispatch lock exactly while its IRQL is
-//! DISPATCH_LEVEL or higher.
+//! they were preempting each other; at DISPATCH_LEVEL and above there is one,
+//! and the others get no further than their next import. A thread holds its
+//! processor's dispatch lock exactly while its IRQL is DISPATCH_LEVEL or
+//! higher.
 
 use std::cell::Cell;
 use std::fmt;
@@ -12,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::Kernel;
+use crate::schedule;
 
 /// An interrupt request level (`wdm.h`, x64).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -49,7 +51,7 @@ impl Processor {
     fn lock(&self) {
         let mut backoff = Backoff::default();
         while self.dispatch.swap(true, Ordering::Acquire) {
-            backoff.wait();
+            backoff.wait(&|| format!("processor {} to be left to it", processor()));
         }
     }
 
@@ -63,8 +65,11 @@ impl Processor {
 pub(super) struct Backoff(u32);
 
 impl Backoff {
-    /// A little longer each time.
-    pub(super) fn wait(&mut self) {
+    /// A little longer each time. A schedule lets the others run instead.
+    pub(super) fn wait(&mut self, what: &dyn Fn() -> String) {
+        if schedule::pause(what) {
+            return;
+        }
         self.0 = self.0.saturating_add(1);
         match self.0 {
             ..32 => std::hint::spin_loop(),
@@ -140,6 +145,24 @@ pub(super) fn set_irql(kernel: &Kernel, irql: Irql) {
         }
         place.irql.set(irql);
     });
+}
+
+/// Moves this thread to another processor, as the system may do with any below
+/// DISPATCH_LEVEL.
+pub(super) fn migrate(processor: u32) {
+    PLACE.with(|place| {
+        debug_assert!(place.irql.get() < Irql::DISPATCH, "threads move below DISPATCH_LEVEL only");
+        place.processor.set(processor);
+    });
+}
+
+/// Waits while another thread keeps this thread's processor at DISPATCH_LEVEL.
+pub(super) fn wait_while_preempted(kernel: &Kernel) {
+    let processor = kernel.processor(processor());
+    let mut backoff = Backoff::default();
+    while processor.dispatch.load(Ordering::Acquire) && kernel.stopped().is_none() {
+        backoff.wait(&|| format!("processor {} to be left to it", self::processor()));
+    }
 }
 
 /// A stay on a processor at a level; dropping it restores where the thread

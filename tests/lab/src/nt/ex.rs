@@ -4,13 +4,12 @@
 
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
-use std::time::Duration;
 
-use super::Kernel;
 use super::cpu::{self, Irql};
 use super::locks::Kind;
 use super::pool::{PoolTag, Wanted};
 use super::types::{Address, BOOLEAN, FAST_MUTEX};
+use super::{Kernel, ke};
 use crate::exports::enter;
 use crate::verifier::{Violation, rules};
 
@@ -27,10 +26,6 @@ mod pool_flag {
     pub(super) const UNUSED_REQUIRED: u64 = 0xFFFF_F800;
     pub(super) const RESERVED: u64 = 0x610;
 }
-
-/// Longest sleep between two looks at driver memory nobody announces
-/// changes of.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// `ExAllocatePool2`: zeroed unless the flags say otherwise.
 pub extern "win64" fn ExAllocatePool2(Flags: u64, NumberOfBytes: usize, Tag: u32) -> Address {
@@ -145,14 +140,9 @@ pub extern "win64" fn ExReleaseRundownProtection(RunRef: Address) {
 pub extern "win64" fn ExWaitForRundownProtectionRelease(RunRef: Address) {
     let kernel = enter!(ExWaitForRundownProtectionRelease);
     rundown(RunRef).fetch_or(RUNDOWN_ACTIVE, Ordering::AcqRel);
-    loop {
-        let count = kernel.bell.count();
-        if rundown(RunRef).load(Ordering::Acquire) == RUNDOWN_ACTIVE {
-            return;
-        }
-        kernel.bell.wait_past(count, LOOK_AGAIN);
-        kernel.leave_if_stopped();
-    }
+    let what = || format!("the rundown of {RunRef:#x}");
+    let _released =
+        ke::wait(&kernel, &what, None, || rundown(RunRef).load(Ordering::Acquire) == RUNDOWN_ACTIVE);
 }
 
 fn mutex_count<'a>(mutex: Address) -> &'a AtomicI32 {
@@ -189,16 +179,11 @@ pub extern "win64" fn ExAcquireFastMutex(FastMutex: Address) {
         kernel.violate(violation);
         return;
     }
-    loop {
-        let count = kernel.bell.count();
+    let what = || format!("the fast mutex at {FastMutex:#x}");
+    let _taken = ke::wait(&kernel, &what, None, || {
         // ExInitializeFastMutex (wdm.h, inline) leaves Count at 1.
-        let taken = mutex_count(FastMutex).compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed);
-        if taken.is_ok() {
-            break;
-        }
-        kernel.bell.wait_past(count, LOOK_AGAIN);
-        kernel.leave_if_stopped();
-    }
+        mutex_count(FastMutex).compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    });
     let old = cpu::irql();
     cpu::set_irql(&kernel, Irql::APC);
     mutex_owner(FastMutex).store(this_thread(), Ordering::Relaxed);

@@ -31,6 +31,11 @@ pub enum Stop {
         /// What happened, in words.
         text: String,
     },
+    /// Nobody can go on.
+    Deadlock {
+        /// Who waits for what.
+        waits: String,
+    },
 }
 
 /// A processor exception in driver code.
@@ -76,6 +81,7 @@ impl fmt::Display for Stop {
                 write!(f, "bugcheck {code:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x}): {text}")
             }
             Self::Fault { text, .. } => f.write_str(text),
+            Self::Deadlock { waits } => write!(f, "deadlock: {waits}"),
         }
     }
 }

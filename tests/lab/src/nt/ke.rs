@@ -4,10 +4,8 @@
 
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
 
 use super::cpu::{self, Backoff, Irql};
-use super::ex::LOOK_AGAIN;
 use super::foreign;
 use super::guest::Stop;
 use super::locks::Kind;
@@ -16,6 +14,7 @@ use super::types::{
 };
 use super::{Kernel, status};
 use crate::exports::enter;
+use crate::schedule::Waited;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
@@ -131,7 +130,7 @@ fn acquire(kernel: &Kernel, address: Address) {
     }
     let mut backoff = Backoff::default();
     while word.compare_exchange_weak(0, owner(), Ordering::Acquire, Ordering::Relaxed).is_err() {
-        backoff.wait();
+        backoff.wait(&|| format!("the spin lock at {address:#x}"));
         kernel.leave_if_stopped();
     }
     kernel.locks().acquired(address, Kind::Spin);
@@ -241,7 +240,8 @@ pub extern "win64" fn KeWaitForSingleObject(
         true => signal_state(Object).compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
         false => signal_state(Object).load(Ordering::Acquire) != 0,
     };
-    wait(&kernel, timeout.map(|t| t.QuadPart), take).0
+    let what = || format!("the event at {Object:#x}");
+    wait(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
 }
 
 /// Whether a thread may wait at its level: at DISPATCH_LEVEL it may only look.
@@ -259,19 +259,20 @@ fn may_wait(object: Address, timeout: Address, value: Option<LARGE_INTEGER>) -> 
 }
 
 /// Waits until `take` succeeds. Holds nothing while looking.
-pub(super) fn wait(kernel: &Kernel, timeout: Option<i64>, take: impl Fn() -> bool) -> Status {
-    let deadline = timeout.map(|timeout| Instant::now() + kernel.clock().until(timeout));
-    loop {
-        let count = kernel.bell.count();
-        if take() {
-            return Status::SUCCESS;
+pub(super) fn wait(
+    kernel: &Kernel,
+    what: &dyn Fn() -> String,
+    timeout: Option<i64>,
+    take: impl FnMut() -> bool,
+) -> Status {
+    let timeout = timeout.map(|timeout| kernel.clock().until(timeout));
+    match kernel.bell.wait(what, timeout, take) {
+        Waited::Ready => Status::SUCCESS,
+        Waited::TimedOut => status::TIMEOUT,
+        Waited::GaveUp => {
+            kernel.leave_if_stopped();
+            status::TIMEOUT
         }
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if left.is_some_and(|left| left.is_zero()) {
-            return status::TIMEOUT;
-        }
-        kernel.bell.wait_past(count, left.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN));
-        kernel.leave_if_stopped();
     }
 }
 
@@ -285,13 +286,8 @@ pub extern "win64" fn KeDelayExecutionThread(
     let _ = (WaitMode, Alertable);
     let interval = foreign::read::<LARGE_INTEGER>(Interval);
     let interval = kernel.settle(interval, LARGE_INTEGER { QuadPart: 0 });
-    let mut left = kernel.clock().until(interval.QuadPart);
-    while !left.is_zero() {
-        let nap = left.min(Duration::from_millis(10));
-        std::thread::sleep(nap);
-        kernel.leave_if_stopped();
-        left -= nap;
-    }
+    let what = || "its delay to end".to_owned();
+    let _over = wait(&kernel, &what, Some(interval.QuadPart), || false);
     Status::SUCCESS.0
 }
 

@@ -1,6 +1,7 @@
 //! One simulated machine.
 #![expect(unsafe_code, reason = "an export borrows the kernel its thread stays in")]
 
+use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
@@ -18,16 +19,18 @@ use super::objects::{Event, Notice, Objects};
 use super::pool::Pool;
 use super::registry::{Registry, RegistryValue, Watch};
 use super::stack::StackMarks;
-use super::sync::Bell;
 use super::types::Address;
 use super::work::{Job, WorkQueue};
 use crate::exports;
 use crate::faults::Faults;
+use crate::schedule::{Bell, Joined, Session, find_machines_by};
 use crate::verifier::{Verifier, Violation, rules};
 use crate::wfp::Engine;
 
 /// The name of the threads that run a driver's system threads.
 pub(crate) const SYSTEM_THREAD: &str = "lab-thread";
+/// Lines that a machine's log keeps.
+const LOG_LINES: usize = 1 << 16;
 
 /// How a machine is made.
 #[derive(Clone, Debug)]
@@ -45,6 +48,8 @@ pub struct Options {
     pub build: u32,
     /// How long unload waits for work items to end.
     pub drain_limit: Duration,
+    /// A wait without a timeout that lasts longer than this is a deadlock.
+    pub hang_limit: Duration,
 }
 
 impl Default for Options {
@@ -56,6 +61,7 @@ impl Default for Options {
             mdl_mapping: MdlMapping::Mapped,
             build: 22621,
             drain_limit: Duration::from_secs(5),
+            hang_limit: Duration::from_secs(30),
         }
     }
 }
@@ -79,7 +85,9 @@ pub struct Kernel {
     stopped: OnceLock<Stop>,
     work: WorkQueue,
     objects: Mutex<Objects>,
-    log: Mutex<Vec<String>>,
+    log: Mutex<VecDeque<String>>,
+    /// Simulated threads that run together now.
+    session: Mutex<Option<Arc<Session>>>,
     pub(super) loaded: Mutex<Option<Loaded>>,
     pub(super) bell: Bell,
 }
@@ -88,6 +96,7 @@ impl Kernel {
     /// A machine with nothing loaded, whose driver code `guest` runs.
     pub fn new(guest: Arc<dyn Guest>, options: Options) -> Arc<Self> {
         assert!(matches!(options.processors, 1..=64), "1 to 64 processors");
+        find_machines_by(super::schedule::of_thread);
         let calls = (0..exports::count()).map(|_| AtomicU64::new(0)).collect();
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
@@ -107,6 +116,7 @@ impl Kernel {
             work: WorkQueue::new(Weak::clone(me)),
             objects: Mutex::default(),
             log: Mutex::default(),
+            session: Mutex::default(),
             loaded: Mutex::default(),
             bell: Bell::default(),
         })
@@ -193,7 +203,7 @@ impl Kernel {
     }
 
     /// Runs a job of the work queue; called on the worker's thread.
-    pub(super) fn run_job(&self, job: Job) {
+    pub(super) fn run_job(&self, job: Job, worker: usize) {
         let (routine, arguments) = match job {
             Job::IoWorkItem { item, routine, object, context, extended } => {
                 if let Some(entry) = self.objects().work_items.get_mut(&item) {
@@ -205,9 +215,11 @@ impl Kernel {
             }
             Job::WorkQueueItem { routine, parameter } => (routine, vec![parameter as u64]),
         };
-        // The worker serves from the machine's last processor. An error has
-        // stopped the machine already.
-        let _ = self.on_processor(self.options.processors - 1, Irql::PASSIVE, |kernel| {
+        // Workers serve from the machine's last processors. An error has stopped
+        // the machine already.
+        let processors = self.options.processors;
+        let processor = processors - 1 - worker as u32 % processors;
+        let _ = self.on_processor(processor, Irql::PASSIVE, |kernel| {
             kernel.call_driver(routine, &arguments, Irql::PASSIVE, "worker routine")
         });
         if let Job::IoWorkItem { object, .. } = job {
@@ -220,7 +232,9 @@ impl Kernel {
     pub(super) fn start_thread(&self, routine: Address, context: Address) -> Option<Arc<Event>> {
         let ended = Arc::new(Event { signaled: AtomicBool::new(false), synchronization: false });
         let (kernel, end) = (self.me.upgrade()?, Arc::clone(&ended));
+        let seat = self.session().as_ref().map(|session| session.join("system thread"));
         let run = move || {
+            let seated = seat.map(Joined::sit);
             // An error has stopped the machine already.
             let _ = kernel.on_processor(kernel.options.processors - 1, Irql::PASSIVE, |kernel| {
                 kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, "system thread")
@@ -232,6 +246,7 @@ impl Kernel {
             drop(objects);
             end.signaled.store(true, Ordering::Release);
             kernel.bell.ring();
+            drop(seated);
         };
         self.objects().threads.push(routine);
         let started = std::thread::Builder::new().name(SYSTEM_THREAD.into()).spawn(run);
@@ -291,14 +306,22 @@ impl Kernel {
         self.calls[index].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Adds a line to the machine's log.
+    /// Adds a line to the machine's log, which keeps the last ones.
     pub fn log(&self, line: impl Into<String>) {
-        lock(&self.log).push(line.into());
+        let mut log = lock(&self.log);
+        if log.len() == LOG_LINES {
+            log.pop_front();
+        }
+        log.push_back(line.into());
     }
 
     /// The machine's log.
     pub fn log_lines(&self) -> Vec<String> {
-        lock(&self.log).clone()
+        lock(&self.log).iter().cloned().collect()
+    }
+
+    pub(super) fn session(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
+        lock(&self.session)
     }
 
     /// The filter engine, made when it is first asked for.

@@ -31,7 +31,9 @@ impl Guest for Mapped {
             Stop::BugCheck { code, parameters, text } => image::Stop::bug_check(code, parameters, text),
             // What stopped an inner call ends the outer ones, too; the machine
             // keeps the first stop as the one that counts.
-            Stop::Fault { text, .. } => image::Stop::bug_check(0, [0; 4], text),
+            Stop::Fault { text, .. } | Stop::Deadlock { waits: text } => {
+                image::Stop::bug_check(0, [0; 4], text)
+            }
         })
     }
 

@@ -33,8 +33,8 @@ pub mod pool;
 pub mod ps;
 pub mod registry;
 pub mod rtl;
+mod schedule;
 mod stack;
-mod sync;
 pub mod types;
 pub mod work;
 pub mod zw;
@@ -52,6 +52,7 @@ pub use load::{DriverImage, LeakReport, parameters_key};
 
 pub(crate) use breach::Trouble;
 pub(crate) use kernel::{Current, SYSTEM_THREAD};
+pub(crate) use schedule::at_import;
 
 /// Statuses of this kernel that the filter engine has no use for
 /// (`ntstatus.h`).

@@ -4,7 +4,7 @@
 //! without case, as value names are.
 #![forbid(unsafe_code)]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A registry value: its `REG_*` type and raw bytes.
@@ -90,12 +90,16 @@ struct Key {
     generation: u64,
 }
 
+/// Reads that are remembered.
+const READS: usize = 4096;
+
 #[derive(Debug)]
 struct State<T> {
     /// By upper-case path.
     keys: BTreeMap<String, Key>,
     watches: Vec<Watch<T>>,
-    reads: Vec<Read>,
+    /// The last ones.
+    reads: VecDeque<Read>,
     keys_made: u64,
 }
 
@@ -111,7 +115,7 @@ impl<T> Default for Registry<T> {
             state: Mutex::new(State {
                 keys: BTreeMap::new(),
                 watches: Vec::new(),
-                reads: Vec::new(),
+                reads: VecDeque::new(),
                 keys_made: 0,
             }),
         }
@@ -214,13 +218,16 @@ impl<T> Registry<T> {
         let mut state = self.state();
         let values = state.keys.get(&normal(key)).map(|key| &key.values);
         let value = values.and_then(|values| values.get(&name.to_uppercase())).cloned();
-        state.reads.push(Read { key: key.to_string(), name: name.to_string(), found: value.is_some() });
+        if state.reads.len() == READS {
+            state.reads.pop_front();
+        }
+        state.reads.push_back(Read { key: key.to_string(), name: name.to_string(), found: value.is_some() });
         value
     }
 
     /// Every value the driver asked for, in order.
     pub fn reads(&self) -> Vec<Read> {
-        self.state().reads.clone()
+        self.state().reads.iter().cloned().collect()
     }
 
     /// Whether the driver ever asked for a value of this name.

@@ -1,14 +1,21 @@
-//! The system's work queue: one worker thread at PASSIVE_LEVEL.
+//! The system's work queue and its worker threads, at PASSIVE_LEVEL.
+//!
+//! Several threads serve it, as on Windows ("System Worker Threads", Microsoft
+//! Learn): a job may wait for another, and one queued again from within its
+//! routine may run beside itself.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::Kernel;
 use super::types::Address;
+use super::{Kernel, schedule};
+use crate::schedule::{Bell, Waited, closing};
 
-/// Something to run on the worker thread.
+/// The most worker threads; they come as they are needed.
+const MOST_WORKERS: usize = 4;
+
+/// Something to run on a worker thread.
 #[derive(Clone, Copy, Debug)]
 pub enum Job {
     /// A work item made by `IoAllocateWorkItem`.
@@ -33,85 +40,171 @@ pub enum Job {
     },
 }
 
-/// `WORK_QUEUE_ITEM`s queued or running, which no device object waits for.
-type Bare = Arc<AtomicUsize>;
+impl Job {
+    fn is_bare(self) -> bool {
+        matches!(self, Self::WorkQueueItem { .. })
+    }
+}
 
-/// Jobs queued or running, and who waits for there to be none.
-type Pending = Arc<(Mutex<usize>, Condvar)>;
-
-/// The queue. Its thread ends with the machine.
+/// The queue. Its threads end with the machine.
 #[derive(Debug)]
 pub struct WorkQueue {
-    sender: Mutex<Sender<Job>>,
-    pending: Pending,
-    bare: Bare,
+    queue: Arc<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    kernel: Weak<Kernel>,
+    state: Mutex<State>,
+    /// Wakes workers.
+    more: Condvar,
+    /// Rung when a job comes and when one ends.
+    bell: Bell,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    jobs: VecDeque<Job>,
+    running: usize,
+    /// `WORK_QUEUE_ITEM`s queued or running, which no device object waits for.
+    bare: usize,
+    workers: usize,
+    idle: usize,
+    /// Threads of a schedule serve alone.
+    kept: bool,
+    closed: bool,
 }
 
 impl WorkQueue {
-    /// A queue whose worker serves the given machine.
+    /// A queue of the given machine.
     pub(super) fn new(kernel: Weak<Kernel>) -> Self {
-        let (sender, jobs) = channel();
-        let pending = Pending::default();
-        let bare = Bare::default();
-        let counters = (Arc::clone(&pending), Arc::clone(&bare));
-        let serve = move || serve(&kernel, &jobs, &counters.0, &counters.1);
-        std::thread::Builder::new()
-            .name("lab-worker".into())
-            .spawn(serve)
-            .expect("the host has threads left");
-        Self { sender: Mutex::new(sender), pending, bare }
+        let (state, more, bell) = (Mutex::default(), Condvar::new(), Bell::default());
+        Self { queue: Arc::new(Queue { kernel, state, more, bell }) }
     }
 
     /// Queues a job.
     pub(super) fn push(&self, job: Job) {
-        *lock(&self.pending.0) += 1;
-        if matches!(job, Job::WorkQueueItem { .. }) {
-            self.bare.fetch_add(1, Ordering::SeqCst);
-        }
-        // The receiver lives as long as the sender.
-        let _ = lock(&self.sender).send(job);
+        let mut state = self.queue.state();
+        state.bare += usize::from(job.is_bare());
+        state.jobs.push_back(job);
+        self.queue.provide(&mut state);
+        drop(state);
+        self.queue.bell.ring();
     }
 
     /// Jobs queued or running.
     pub fn pending(&self) -> usize {
-        *lock(&self.pending.0)
+        let state = self.queue.state();
+        state.jobs.len() + state.running
     }
 
     /// `WORK_QUEUE_ITEM`s queued or running.
     pub fn bare(&self) -> usize {
-        self.bare.load(Ordering::SeqCst)
+        self.queue.state().bare
     }
 
     /// Waits until nothing is queued or running; `false` if `limit` was over
-    /// first.
+    /// first, or the machine hangs.
     pub fn drain(&self, limit: Duration) -> bool {
-        let (count, idle) = &*self.pending;
-        let deadline = Instant::now() + limit;
-        let mut count = lock(count);
-        while *count > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
+        let what = || "work items to end".to_owned();
+        self.queue.bell.wait(&what, Some(limit), || self.pending() == 0) == Waited::Ready
+    }
+
+    /// Whether only [`Self::serve_scheduled`] takes jobs.
+    pub(super) fn keep_for_servants(&self, keep: bool) {
+        let mut state = self.queue.state();
+        state.kept = keep;
+        self.queue.provide(&mut state);
+    }
+
+    /// Serves the queue as a thread of a deterministic schedule, until that has
+    /// no others.
+    pub(super) fn serve_scheduled(&self, kernel: &Kernel) {
+        loop {
+            let mut taken = None;
+            let what = || "work".to_owned();
+            let waited = self.queue.bell.wait(&what, None, || {
+                taken = self.queue.state().take();
+                taken.is_some() || closing()
+            });
+            match taken {
+                Some(job) => {
+                    kernel.run_job(job, 0);
+                    self.queue.done(job);
+                }
+                None if waited == Waited::Ready => return,
+                // The machine has stopped: others leave one by one.
+                None if closing() => return,
+                None => {}
             }
-            count = idle.wait_timeout(count, left).unwrap_or_else(PoisonError::into_inner).0;
         }
-        true
     }
 }
 
-fn serve(kernel: &Weak<Kernel>, jobs: &Receiver<Job>, pending: &Pending, bare: &Bare) {
-    while let Ok(job) = jobs.recv() {
-        if let Some(kernel) = kernel.upgrade() {
-            kernel.run_job(job);
-        }
-        if matches!(job, Job::WorkQueueItem { .. }) {
-            bare.fetch_sub(1, Ordering::SeqCst);
-        }
-        *lock(&pending.0) -= 1;
-        pending.1.notify_all();
+impl Drop for WorkQueue {
+    fn drop(&mut self) {
+        self.queue.state().closed = true;
+        self.queue.more.notify_all();
     }
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sees to it that somebody comes for what is queued.
+    fn provide(self: &Arc<Self>, state: &mut State) {
+        if state.kept || state.jobs.is_empty() {
+            return;
+        }
+        if state.idle < state.jobs.len() && state.workers < MOST_WORKERS {
+            state.workers += 1;
+            let (queue, number) = (Arc::clone(self), state.workers);
+            std::thread::Builder::new()
+                .name(format!("worker {number}"))
+                .spawn(move || queue.serve(number))
+                .expect("the host has threads left");
+        }
+        self.more.notify_all();
+    }
+
+    fn serve(&self, number: usize) {
+        loop {
+            let mut state = self.state();
+            let job = loop {
+                if state.closed {
+                    return;
+                }
+                if let Some(job) = Some(&mut state).filter(|state| !state.kept).and_then(|state| state.take())
+                {
+                    break job;
+                }
+                state.idle += 1;
+                state = self.more.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.idle -= 1;
+            };
+            drop(state);
+            if let Some(kernel) = self.kernel.upgrade() {
+                schedule::run_job(&kernel, job, number);
+            }
+            self.done(job);
+        }
+    }
+
+    fn done(&self, job: Job) {
+        let mut state = self.state();
+        state.running -= 1;
+        state.bare -= usize::from(job.is_bare());
+        drop(state);
+        self.bell.ring();
+    }
+}
+
+impl State {
+    fn take(&mut self) -> Option<Job> {
+        let job = self.jobs.pop_front()?;
+        self.running += 1;
+        Some(job)
+    }
 }

@@ -158,7 +158,7 @@ pub extern "win64" fn ZwNotifyChangeKey(
     };
     if Asynchronous == 0 {
         let told = || !kernel.registry().has_watch(|notice: &Notice| notice.id == id);
-        return ke::wait(&kernel, None, told).0;
+        return ke::wait(&kernel, &|| "a registry key to change".to_owned(), None, told).0;
     }
     Status::PENDING.0
 }
@@ -289,7 +289,11 @@ pub extern "win64" fn ZwWaitForSingleObject(
         Some(Object::Event(event) | Object::Thread(event)) => event.signaled.load(Ordering::Acquire),
         _ => true,
     };
-    ke::wait(&kernel, timeout.map(|t| t.QuadPart), take).0
+    let what = || match kernel.objects().handle(Handle) {
+        Some(Object::Thread(_)) => format!("the end of the thread of handle {Handle:#x}"),
+        _ => format!("the event of handle {Handle:#x}"),
+    };
+    ke::wait(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
 }
 
 /// `ZwClose`. Closing a watched key tells its watchers

@@ -45,14 +45,35 @@ pub struct Driver {
     /// `hushport.sys`; `hushport.pdb` lies beside it.
     pub sys: PathBuf,
     /// What bindgen wrote for this build.
-    pub bindings: PathBuf,
+    pub bindings: Vec<PathBuf>,
 }
+
+/// Names, in the environment, a folder of drivers to use in place of the build:
+/// `x64/hushport.sys` and so on. `cargo lab wdk` has the tests take its own so.
+pub const DRIVERS: &str = "HUSHPORT_LAB_DRIVERS";
 
 /// Builds the shipping driver, once a process; cargo knows what is fresh.
 pub fn build(target: Target) -> Result<&'static Driver> {
     static BUILT: [OnceLock<Result<Driver, String>>; 2] = [const { OnceLock::new() }; 2];
-    let built = BUILT[target as usize].get_or_init(|| link(target).map_err(|error| format!("{error:#}")));
+    let built = BUILT[target as usize].get_or_init(|| {
+        let driver = match std::env::var_os(DRIVERS) {
+            Some(folder) => given(&Path::new(&folder).join(target.name())),
+            None => link(target),
+        };
+        driver.map_err(|error| format!("{error:#}"))
+    });
     built.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// A driver that is there already, with the bindings it was built from.
+fn given(folder: &Path) -> Result<Driver> {
+    let sys = folder.join("hushport.sys");
+    if !sys.is_file() {
+        bail!("{DRIVERS}: there is no {}", sys.display());
+    }
+    let files = std::fs::read_dir(folder)?.flatten().map(|entry| entry.path());
+    let bindings = files.filter(|path| path.extension().is_some_and(|extension| extension == "rs")).collect();
+    Ok(Driver { sys, bindings })
 }
 
 /// Clippy over the driver for one Windows target, warnings denied.
@@ -94,6 +115,11 @@ fn link(target: Target) -> Result<Driver> {
     let _guard = lock()?;
     let mut command = cargo(toolchain, "build", target);
     command.arg("--message-format=json-render-diagnostics");
+    collect(command, target, &state().join(target.name()))
+}
+
+/// Runs a build that reports in JSON, and puts what it made into a folder.
+pub(super) fn collect(mut command: Command, target: Target, directory: &Path) -> Result<Driver> {
     let output =
         command.stderr(Stdio::piped()).output().with_context(|| format!("cannot start {command:?}"))?;
     let said = String::from_utf8_lossy(&output.stderr);
@@ -107,12 +133,11 @@ fn link(target: Target) -> Result<Driver> {
     let linked = messages.iter().filter_map(artifact).next_back().context("cargo names no hushport.dll")?;
     let out_dir =
         messages.iter().filter_map(out_directory).next_back().context("cargo names no output of build.rs")?;
-    let directory = state().join(target.name());
-    std::fs::create_dir_all(&directory)?;
+    std::fs::create_dir_all(directory)?;
     let sys = directory.join("hushport.sys");
     replace(&linked, &sys)?;
     replace(&linked.with_extension("pdb"), &directory.join("hushport.pdb"))?;
-    Ok(Driver { sys, bindings: out_dir.join("bindings.rs") })
+    Ok(Driver { sys, bindings: vec![out_dir.join("bindings.rs")] })
 }
 
 fn artifact(message: &Value) -> Option<PathBuf> {
@@ -132,7 +157,7 @@ fn out_directory(message: &Value) -> Option<PathBuf> {
 
 /// Puts a copy in place in one step, so that a process that has the old file
 /// mapped keeps it.
-fn replace(from: &Path, to: &Path) -> Result<()> {
+pub(super) fn replace(from: &Path, to: &Path) -> Result<()> {
     let fresh = to.with_extension("new");
     std::fs::copy(from, &fresh).with_context(|| format!("cannot copy {}", from.display()))?;
     std::fs::rename(&fresh, to).with_context(|| format!("cannot write {}", to.display()))
@@ -144,4 +169,22 @@ pub(super) fn lock() -> Result<nix::fcntl::Flock<std::fs::File>> {
     let file = std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
     nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
         .map_err(|(_, error)| anyhow::anyhow!("cannot lock {}: {error}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_driver_that_is_given_comes_with_its_bindings() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = given(folder.path()).unwrap_err().to_string();
+        assert!(error.contains(DRIVERS) && error.contains("hushport.sys"), "{error}");
+        for file in ["hushport.sys", "hushport.pdb", "bindings.rs", "types.rs"] {
+            std::fs::write(folder.path().join(file), "").unwrap();
+        }
+        let driver = given(folder.path()).unwrap();
+        assert_eq!(driver.sys, folder.path().join("hushport.sys"));
+        assert_eq!(driver.bindings.len(), 2, "{:?}", driver.bindings);
+    }
 }

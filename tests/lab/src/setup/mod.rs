@@ -4,13 +4,14 @@
 //! `apt-get install` of the packages in [`packages`], and only as root.
 
 mod driver;
+pub mod kit;
 pub mod native;
 mod packages;
 mod single;
 mod source;
 mod toolchain;
 
-pub use driver::{Driver, Target, build, lint};
+pub use driver::{DRIVERS, Driver, Target, build, lint};
 pub use packages::{Need, ensure};
 pub use single::compile;
 pub use toolchain::Toolchain;

@@ -1,7 +1,9 @@
 //! The driver's source built natively, watched by what the compiler can add.
 //!
-//! The pinned toolchain does it all: its sanitizers' flags are unstable, but
-//! their runtimes lie beside it, so no nightly is wanted.
+//! The pinned toolchain does nearly all: its sanitizers' flags are unstable, but
+//! their runtimes lie beside it, so no nightly is wanted. ThreadSanitizer has to
+//! see into the library, too, or it takes locks for nothing; so for it the
+//! library is built from the nightly's source.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -10,8 +12,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::toolchain::pinned;
-use super::{Need, clean_command, ensure, root, state};
+use super::toolchain::{host_sysroot, pinned};
+use super::{Need, clean_command, ensure, root, source, state};
 
 /// The only host whose processor calls as x64 Windows does.
 const HOST: &str = "x86_64-unknown-linux-gnu";
@@ -36,6 +38,15 @@ case " $* " in
 *) exec "$@" ;;
 esac
 "#;
+
+/// Watches every access to memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Sanitizer {
+    /// Whether what is accessed is there.
+    Address,
+    /// Whether another thread accesses it at the same time.
+    Thread,
+}
 
 /// What was built.
 #[derive(Clone, Debug)]
@@ -65,6 +76,27 @@ pub fn covered_tests() -> Result<Built> {
     let mut cargo = cargo(&["test", "--no-run", "--test", "native"])?;
     let target = state().parent().map(Path::to_path_buf).context("target/lab lies in target")?;
     build(cargo.arg("--target-dir").arg(target).env("RUSTC_WORKSPACE_WRAPPER", &wrapper))
+}
+
+/// Builds the native tests under a sanitizer; with a fault in the copy of the
+/// source where one is named.
+pub fn sanitized_tests(sanitizer: Sanitizer, planted: Option<&str>) -> Result<Built> {
+    ensure(&[Need::Libclang])?;
+    let mut cargo = cargo(&["test", "--no-run", "--test", "native", "--target", HOST])?;
+    let (flags, folder) = match sanitizer {
+        Sanitizer::Address => (vec!["-Zsanitizer=address".to_owned()], "native-address"),
+        Sanitizer::Thread => {
+            let flag = "-Zsanitizer=thread";
+            let source = source::find()?;
+            let sysroot = state().join("sysroot-thread").join(&source.channel);
+            host_sysroot(&source, &sysroot, HOST, flag)?;
+            cargo.env("RUSTUP_TOOLCHAIN", &source.channel);
+            (vec![flag.to_owned(), format!("--sysroot={}", sysroot.display())], "native-thread")
+        }
+    };
+    cargo.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+    cargo.envs(planted.map(|name| ("HUSHPORT_PLANTED", name)));
+    build(cargo.arg("--target-dir").arg(state().join(folder)))
 }
 
 fn cargo(arguments: &[&str]) -> Result<Command> {
@@ -100,6 +132,7 @@ pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
     // What the driver leaves is the kernel's affair, and it names it; what the
     // lab keeps to the end is none.
-    command.env("ASAN_OPTIONS", "detect_leaks=0").current_dir(root().join("tests/native"));
+    command.env("ASAN_OPTIONS", "detect_leaks=0").env("TSAN_OPTIONS", "halt_on_error=1");
+    command.current_dir(root().join("tests/native"));
     command
 }

@@ -48,19 +48,21 @@ impl Toolchain {
     pub fn command(&self, program: &str) -> Command {
         let mut command = clean_command(program);
         command.env("RUSTUP_TOOLCHAIN", &self.channel);
-        let mut flags = Vec::new();
-        if let Some(sysroot) = &self.sysroot {
-            flags.push(format!("--sysroot={}", sysroot.display()));
-        }
-        // Where the checkout lies is nobody's business and must not make two
-        // builds of one source differ.
-        flags.push(format!("--remap-path-prefix={}=", super::root().display()));
-        command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
+        command.env("CARGO_ENCODED_RUSTFLAGS", self.flags().join("\u{1f}"));
         for target in Target::ALL {
             let name = target.triple().replace('-', "_").to_uppercase();
             command.env(format!("CARGO_TARGET_{name}_LINKER"), &self.linker);
         }
         command
+    }
+
+    /// What rustc is told, as [`Self::command`] sets it.
+    pub(super) fn flags(&self) -> Vec<String> {
+        let sysroot = self.sysroot.as_ref().map(|sysroot| format!("--sysroot={}", sysroot.display()));
+        // Where the checkout lies is nobody's business and must not make two
+        // builds of one source differ.
+        let remap = format!("--remap-path-prefix={}=", super::root().display());
+        sysroot.into_iter().chain([remap]).collect()
     }
 }
 
@@ -108,6 +110,24 @@ fn linker(channel: &str) -> Result<PathBuf> {
         bail!("toolchain {channel} has no rust-lld ({} is wanted)", linker.display());
     }
     Ok(linker)
+}
+
+/// Builds the whole library for a host, every crate of it with `flag`.
+pub(super) fn host_sysroot(source: &source::Source, sysroot: &Path, host: &str, flag: &str) -> Result<()> {
+    let mut cargo = clean_command("cargo");
+    cargo.env("RUSTUP_TOOLCHAIN", &source.channel).env("RUSTC_BOOTSTRAP", "1");
+    let name = format!("{host} with {flag}");
+    let said = name.clone();
+    SysrootBuilder::new(sysroot, host)
+        .build_mode(BuildMode::Build)
+        .sysroot_config(SysrootConfig::WithStd { std_features: vec!["panic-unwind".into()] })
+        .rustc_version(VersionMeta::for_command(rustc(&source.channel))?)
+        .rustflag(flag)
+        .cargo(cargo)
+        .when_build_required(move || eprintln!("lab: building the library for {said}"))
+        .build_from_source(&source.library)
+        .with_context(|| format!("cannot build the library for {name} from {}", source.library.display()))?;
+    Ok(())
 }
 
 fn build_sysroot(channel: &str, library: &Path, sysroot: &Path, target: Target) -> Result<()> {

@@ -49,7 +49,7 @@ impl Engine {
     /// Lets go of the lock, wakes who waits for it, and tells the callouts.
     pub(super) fn release(&self, core: MutexGuard<'_, Core>, notices: Notices) {
         drop(core);
-        self.transaction_free.notify_all();
+        self.transaction_free.ring();
         for (kind, stored) in notices.0 {
             // A failure is ignored for DELETE, and comes too late for the
             // others. A classify that began before may still be under way with

@@ -1,12 +1,13 @@
 //! The Base Filtering Engine's state and who hears of its changes.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex};
 
 use super::activation::Notices;
 use super::lock::Locked;
 use super::{Engine, Rule};
+use crate::schedule::{Bell, Waited};
 use crate::status::Status;
 
 /// `FWPM_SERVICE_STATE`.
@@ -34,7 +35,7 @@ type Callback = Arc<dyn Fn(BfeState) + Send + Sync>;
 #[derive(Clone)]
 pub(super) struct Subscription {
     callback: Callback,
-    running: Arc<(AtomicUsize, Mutex<()>, Condvar)>,
+    running: Arc<(AtomicUsize, Bell)>,
 }
 
 impl Engine {
@@ -69,8 +70,7 @@ impl Engine {
             (subscription.callback)(state);
             INSIDE.with_borrow_mut(Vec::pop);
             subscription.running.0.fetch_sub(1, SeqCst);
-            let _order = subscription.running.1.locked();
-            subscription.running.2.notify_all();
+            subscription.running.1.ring();
         }
     }
 
@@ -95,11 +95,12 @@ impl Engine {
             self.violate(None, Rule::WaitsForItself, text);
             return Status::SUCCESS;
         }
-        let (count, lock, returned) = &*subscription.running;
-        let mut guard = lock.locked();
-        while count.load(SeqCst) != 0 {
-            guard = returned.wait(guard).unwrap_or_else(|poison| poison.into_inner());
+        let (count, returned) = &*subscription.running;
+        let what = || format!("callbacks of BFE state subscription {} to return", id.0);
+        match returned.wait(&what, None, || count.load(SeqCst) == 0) {
+            Waited::Ready => Status::SUCCESS,
+            // The machine has stopped; the caller is not let any further.
+            Waited::TimedOut | Waited::GaveUp => Status::UNSUCCESSFUL,
         }
-        Status::SUCCESS
     }
 }

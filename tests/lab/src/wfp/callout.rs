@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, RwLock};
+use std::sync::{Arc, RwLock};
 
-use super::lock::{Locked, read, write};
+use super::lock::{read, write};
 use super::{CalloutDriver, Guid};
+use crate::schedule::{Bell, Waited};
 use crate::status::Status;
 
 /// `FWP_CALLOUT_FLAG_CONDITIONAL_ON_FLOW`.
@@ -49,6 +50,16 @@ impl Callouts {
         read(&self.by_key).values().find(|slot| slot.id == id).cloned()
     }
 
+    /// The keys that are registered now, in the order of registering.
+    pub(super) fn in_order(&self) -> Vec<Guid> {
+        let slots = read(&self.by_key);
+        let present =
+            slots.values().filter_map(|slot| Some((read(&slot.state).as_ref()?.sequence, slot.key)));
+        let mut list: Vec<_> = present.collect();
+        list.sort_unstable();
+        list.into_iter().map(|(_, key)| key).collect()
+    }
+
     /// What drivers have left registered.
     pub(super) fn registered(&self) -> Vec<(Guid, u32)> {
         let slots = read(&self.by_key);
@@ -64,7 +75,7 @@ pub(super) struct Slot {
     pub(super) key: Guid,
     pub(super) id: u32,
     state: RwLock<Option<Registration>>,
-    left: (Mutex<()>, Condvar),
+    left: Bell,
 }
 
 #[derive(Clone)]
@@ -73,6 +84,8 @@ struct Registration {
     flags: u32,
     /// Being unregistered: no call into it begins any more.
     leaving: bool,
+    /// Position in the order of registering.
+    sequence: u64,
     running: Arc<AtomicUsize>,
 }
 
@@ -86,11 +99,11 @@ pub(super) struct Entered<'a> {
 
 impl Slot {
     fn new(key: Guid, id: u32) -> Self {
-        Self { key, id, state: RwLock::new(None), left: Default::default() }
+        Self { key, id, state: RwLock::new(None), left: Bell::default() }
     }
 
     /// `FwpsCalloutRegister`.
-    pub(super) fn register(&self, flags: u32, driver: Arc<dyn CalloutDriver>) -> Status {
+    pub(super) fn register(&self, flags: u32, driver: Arc<dyn CalloutDriver>, sequence: u64) -> Status {
         if flags & !KNOWN_FLAGS != 0 {
             return Status::FWP_INVALID_FLAGS;
         }
@@ -100,7 +113,7 @@ impl Slot {
             Some(_) => Status::FWP_ALREADY_EXISTS,
             None => {
                 let running = Arc::default();
-                *state = Some(Registration { driver, flags, leaving: false, running });
+                *state = Some(Registration { driver, flags, leaving: false, sequence, running });
                 Status::SUCCESS
             }
         }
@@ -129,11 +142,11 @@ impl Slot {
             Arc::clone(&registration.running)
         };
         loop {
-            let mut guard = self.left.0.locked();
-            while running.load(SeqCst) != 0 {
-                guard = self.left.1.wait(guard).unwrap_or_else(|poison| poison.into_inner());
+            let what = || format!("calls into callout {} to return", self.id);
+            if self.left.wait(&what, None, || running.load(SeqCst) == 0) != Waited::Ready {
+                // The machine has stopped; the caller is not let any further.
+                return Err(Status::FWP_IN_USE.into());
             }
-            drop(guard);
             // The last calls may have associated contexts, or a flow's end may
             // have begun another call.
             let mut state = write(&self.state);
@@ -184,10 +197,7 @@ impl Drop for Entered<'_> {
             }
         });
         if self.running.fetch_sub(1, SeqCst) == 1 {
-            // The lock is what keeps the wake-up from falling between the
-            // waiter's look at the count and its sleep.
-            let _order = self.slot.left.0.locked();
-            self.slot.left.1.notify_all();
+            self.slot.left.ring();
         }
     }
 }

@@ -1,18 +1,20 @@
 //! The engine's interface.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
-use std::sync::{Arc, Condvar, Mutex, OnceLock, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, RwLock};
 
 use super::arbitration::{Run, Snapshot};
 use super::callout::{Callouts, Unregister};
 use super::filter::StoredFilter;
 use super::flow::Flows;
+use super::journal::Journal;
 use super::lock::{Locked, read, write};
 use super::transaction::Core;
 use super::{
     CalloutDriver, Change, Decision, FlowHandle, Guid, LayerId, LayerInfo, Options, Request, Rule, Violation,
     layer,
 };
+use crate::schedule::Bell;
 use crate::status::Status;
 
 /// An open engine handle.
@@ -26,7 +28,7 @@ pub type Observer = Box<dyn Fn(&Violation) + Send + Sync>;
 pub struct Engine {
     pub(super) options: Options,
     pub(super) core: Mutex<Core>,
-    pub(super) transaction_free: Condvar,
+    pub(super) transaction_free: Bell,
     pub(super) callouts: Callouts,
     pub(super) flows: Flows,
     /// By run-time layer id.
@@ -54,7 +56,7 @@ impl Engine {
         Arc::new(Self {
             core: Mutex::new(Core::new(options.bfe_state)),
             options,
-            transaction_free: Condvar::new(),
+            transaction_free: Bell::default(),
             callouts: Callouts::default(),
             flows: Flows::default(),
             layers: (0..layer::layer_ids()).map(|_| LayerState::default()).collect(),
@@ -83,7 +85,7 @@ impl Engine {
             return Err(Status::INVALID_PARAMETER);
         }
         let slot = self.callouts.slot(key);
-        slot.register(flags, driver).to_result()?;
+        slot.register(flags, driver, self.next_id()).to_result()?;
         self.record(Change::CalloutRegister { key, id: slot.id });
         Ok(slot.id)
     }
@@ -196,9 +198,19 @@ impl Engine {
         layer::layer_by_name(name)
     }
 
-    /// Every change so far, refused ones left out.
+    /// The changes so far, refused ones left out; of very many the last.
     pub fn journal(&self) -> Vec<Change> {
-        self.core.locked().journal.clone()
+        self.core.locked().journal.to_vec()
+    }
+
+    /// Begins the journal anew.
+    pub fn clear_journal(&self) {
+        self.core.locked().journal = Journal::default();
+    }
+
+    /// Keys of the callouts that are registered, in the order of registering.
+    pub fn registered_callouts(&self) -> Vec<Guid> {
+        self.callouts.in_order()
     }
 
     /// Hands what callouts do wrong to `observer`, instead of keeping it. The

@@ -14,6 +14,7 @@ mod engine;
 mod facts;
 mod filter;
 mod flow;
+mod journal;
 mod layer;
 mod lock;
 mod management;

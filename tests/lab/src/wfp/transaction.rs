@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::activation::{Notices, notify};
 use super::filter::StoredFilter;
+use super::journal::Journal;
 use super::lock::Locked;
 use super::store::{Caller, Lifetime, Store};
 use super::{
@@ -30,7 +31,7 @@ pub(super) struct Core {
     readers: BTreeSet<SessionId>,
     /// The filters that classify sees.
     pub(super) active: BTreeMap<u64, Arc<StoredFilter>>,
-    pub(super) journal: Vec<Change>,
+    pub(super) journal: Journal,
     pub(super) subscriptions: BTreeMap<SubscriptionId, Subscription>,
 }
 
@@ -61,7 +62,7 @@ impl Core {
             writer: None,
             readers: BTreeSet::new(),
             active: BTreeMap::new(),
-            journal: Vec::new(),
+            journal: Journal::default(),
             subscriptions: BTreeMap::new(),
         }
     }
@@ -256,30 +257,25 @@ impl Engine {
 
     /// Takes the transaction lock, waiting as long as the session allows.
     fn acquire(&self, session: SessionId, flags: u32) -> Result<MutexGuard<'_, Core>, Status> {
-        let mut core = self.core.locked();
-        let open = core.live(session)?;
-        let deadline = match open.session.txn_wait_timeout_ms {
+        let timeout = match self.core.locked().live(session)?.session.txn_wait_timeout_ms {
             INFINITE => None,
-            0 => Some(Instant::now() + self.options.txn_wait),
-            wait => Some(Instant::now() + Duration::from_millis(wait.into())),
+            0 => Some(self.options.txn_wait),
+            wait => Some(Duration::from_millis(wait.into())),
         };
         let read_only = flags & TXN_READ_ONLY != 0;
-        loop {
-            if core.live(session)?.transaction.is_some() {
-                return Err(Status::FWP_TXN_IN_PROGRESS);
-            }
-            if core.writer.is_none() && (read_only || core.readers.is_empty()) {
-                break;
-            }
-            let now = Instant::now();
-            let left = match deadline {
-                None => Duration::from_secs(3600),
-                Some(deadline) if deadline > now => deadline - now,
-                Some(_) => return Err(Status::FWP_TIMEOUT),
+        let mut acquired = Err(Status::FWP_TIMEOUT);
+        let what = || "the engine's transaction lock".to_owned();
+        let _in_acquired = self.transaction_free.wait(&what, timeout, || {
+            let mut core = self.core.locked();
+            acquired = match core.live(session).map(|open| open.transaction.is_some()) {
+                Err(status) => Err(status),
+                Ok(true) => Err(Status::FWP_TXN_IN_PROGRESS),
+                Ok(false) if core.writer.is_none() && (read_only || core.readers.is_empty()) => Ok(core),
+                Ok(false) => return false,
             };
-            let waited = self.transaction_free.wait_timeout(core, left);
-            core = waited.unwrap_or_else(|poison| poison.into_inner()).0;
-        }
+            true
+        });
+        let mut core = acquired?;
         if read_only {
             core.readers.insert(session);
         } else {

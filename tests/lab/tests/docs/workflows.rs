@@ -155,6 +155,10 @@ fn tasks_hold_together() {
             assert!(findings.is_empty(), "{name}: {findings:#?}");
         }
     }
+    // The tasks are those of the wdk-build that the driver is built with.
+    let manifest: Table = read("Cargo.toml").parse().unwrap();
+    let version = &manifest["target"]["cfg(windows)"]["build-dependencies"]["wdk-build"]["version"];
+    assert!(read("Makefile.toml").contains(&format!("//! wdk-build = {version}\n")), "{version}");
     let copied = tasks["copy-inx-to-output"]["script"].as_str().unwrap();
     assert!(copied.contains(&format!("cp {} ", lab::package::INX)));
 }

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use lab::host::{Application, Disorder, Fault};
 use lab::noticed::Noticed;
 use lab::nt::registry::RegistryValue;
+use lab::scan::Technique;
 use lab::setup::{self, Target};
+use lab::variants::Variant;
 use lab::wfp::Engine;
 use lab::wire::Family;
 use lab::world::{Plan, World};
@@ -218,4 +220,33 @@ fn a_scan_is_reported_once_and_a_visitor_is_not() {
     std::thread::sleep(Duration::from_millis(2_600));
     assert_eq!(noticed(&world).scans, 2);
     end(world);
+}
+
+/// Wherever the stack discards it: the port is in the packet, or in the packet
+/// that the error quotes.
+#[test]
+fn an_exempt_udp_port_answers_wherever_it_is_discarded() {
+    let names = [
+        "udp-at-transport-discard",
+        "udp-at-both-discards",
+        "reason-absent",
+        "nbl-at-ip-header",
+        "nbl-at-payload",
+    ];
+    let variants = names.map(|name| Variant::named(name).unwrap_or_else(|| panic!("{name}")));
+    for variant in [None].into_iter().chain(variants.map(Some)) {
+        let mut plan = plan(&[]);
+        plan.values.push(("ExemptPorts".into(), RegistryValue::multi_sz(&["53/udp"])));
+        if let Some(variant) = variant {
+            variant.turn(&mut plan);
+        }
+        let world = World::start(&plan).unwrap();
+        for family in Family::BOTH {
+            let states = lab::scan::states_by(&world, family, Technique::Udp, "52-54").unwrap();
+            let states: Vec<_> = states.values().map(String::as_str).collect();
+            let name = variant.map_or("as documented", |variant| variant.name);
+            assert_eq!(states, ["open|filtered", "closed", "open|filtered"], "{family} {name}");
+        }
+        end(world);
+    }
 }

@@ -4,6 +4,7 @@
 
 pub mod classify;
 pub mod decision;
+pub mod order;
 pub mod registry;
 
 /// A target: its name, which is also its folder of inputs, and its function.
@@ -15,11 +16,12 @@ pub struct Target {
 }
 
 /// Every target.
-pub const TARGETS: [Target; 4] = [
+pub const TARGETS: [Target; 5] = [
     Target { name: "classify", run: classify::run },
     Target { name: "policies", run: classify::run_any_policy },
     Target { name: "registry", run: registry::run },
     Target { name: "decision", run: decision::run },
+    Target { name: "order", run: order::run },
 ];
 
 /// The target of a name.

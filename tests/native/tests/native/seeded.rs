@@ -44,6 +44,11 @@ fn decision_over_inputs_from_a_seed() {
     over_inputs_from_a_seed("decision", 100_000);
 }
 
+#[test]
+fn order_over_inputs_from_a_seed() {
+    over_inputs_from_a_seed("order", 20_000);
+}
+
 /// Inputs that once found something, and some that reach far.
 #[test]
 fn kept_inputs() {

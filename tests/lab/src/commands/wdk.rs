@@ -1,0 +1,83 @@
+//! `cargo lab wdk`: the Windows build, made here and held to what the lab's own
+//! is held to.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::as_root;
+use crate::setup::kit::{self, Kit};
+use crate::setup::{self, Need, Target};
+
+/// Where the headers are, and what to build from them.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Content root of a WDK, with Include/VERSION/km and shared in it; what
+    /// WDKContentRoot names without
+    #[arg(long, value_name = "DIR")]
+    content_root: Option<PathBuf>,
+    /// Version of the headers, such as 10.0.22621.0; the newest without
+    #[arg(long)]
+    version: Option<String>,
+    /// x64 or arm64; both without
+    #[arg(long, value_parser = target)]
+    target: Option<Target>,
+    /// Build only
+    #[arg(long)]
+    no_test: bool,
+}
+
+/// The tests that take a driver.
+const TESTS: [&str; 5] = ["declarations", "imports", "driver", "faults", "matrix"];
+
+/// Builds and tests; whether every test passed.
+pub fn run(arguments: &Arguments) -> Result<bool> {
+    let named = arguments.content_root.clone();
+    let Some(content_root) = named.or_else(|| std::env::var_os("WDKContentRoot").map(PathBuf::from)) else {
+        bail!(
+            "the headers of a WDK are wanted: --content-root DIR, where DIR/Include/VERSION has km and shared \
+             (`Windows Kits/10`, or the folders c of NuGet's Microsoft.Windows.WDK.x64 and \
+             Microsoft.Windows.SDK.CPP, merged)"
+        );
+    };
+    let kit = Kit::find(&content_root, arguments.version.as_deref())?;
+    setup::ensure(&[Need::Libclang, Need::NMAP, Need::IP])?;
+    let targets = arguments.target.map_or(Target::ALL.to_vec(), |target| vec![target]);
+    for target in &targets {
+        println!("== build the driver for {} with the WDK {}", target.triple(), kit.version);
+        let driver = kit.build(*target)?;
+        let size = std::fs::metadata(&driver.sys)?.len();
+        println!("{}: {size} bytes", driver.sys.display());
+        println!("== clippy over it");
+        kit.lint(*target)?;
+    }
+    if arguments.no_test {
+        return Ok(true);
+    }
+    // After the set-up, which may have to download.
+    as_root()?;
+    test(&targets)
+}
+
+fn test(targets: &[Target]) -> Result<bool> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.args(["test", "--locked", "--profile", "lab", "--package", "hushport-lab"]);
+    for test in TESTS {
+        cargo.args(["--test", test]);
+    }
+    // Tests of the other driver say so by their names.
+    match targets {
+        [Target::X64] => cargo.args(["--", "--skip", "arm64"]),
+        [Target::Arm64] => cargo.args(["--", "arm64"]),
+        _ => &mut cargo,
+    };
+    println!("== cargo test with it: {}", TESTS.join(", "));
+    let status = cargo.current_dir(setup::root()).env(setup::DRIVERS, kit::place()).status();
+    Ok(status.context("cannot start cargo")?.success())
+}
+
+fn target(name: &str) -> Result<Target, String> {
+    let named = Target::ALL.into_iter().find(|target| [target.name(), target.triple()].contains(&name));
+    named.ok_or_else(|| format!("one of {} is wanted", Target::ALL.map(Target::name).join(", ")))
+}

@@ -1,0 +1,148 @@
+//! Waiting for something to change, whoever schedules the thread.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::{Machine, seat};
+
+/// What a wait came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Waited {
+    /// It is as was waited for.
+    Ready,
+    /// The time was over first.
+    TimedOut,
+    /// The machine has stopped, or hangs: it will not come any more.
+    GaveUp,
+}
+
+/// Longest sleep between two looks, for what nobody announces: a lock or an
+/// event in driver memory that the driver changes by itself.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// From here on a wait is named to those who ask why nothing goes on.
+const LONG: Duration = Duration::from_millis(500);
+
+/// Rung at every change of what people wait for.
+///
+/// Nobody holds its lock while looking at what may be driver memory, which may
+/// be gone; a look may be abandoned.
+#[derive(Debug, Default)]
+pub struct Bell {
+    rung: AtomicU64,
+    lock: Mutex<()>,
+    sleepers: Condvar,
+}
+
+impl Bell {
+    /// Wakes everybody.
+    pub fn ring(&self) {
+        let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        self.rung.fetch_add(1, Ordering::Release);
+        drop(guard);
+        self.sleepers.notify_all();
+        seat::rang();
+    }
+
+    /// Waits until `ready` says so, at most for `timeout`; `what` names it for
+    /// those who ask who waits for what. `ready` may be abandoned, so this
+    /// frame owns nothing while it runs.
+    pub fn wait(
+        &self,
+        what: &dyn Fn() -> String,
+        timeout: Option<Duration>,
+        mut ready: impl FnMut() -> bool,
+    ) -> Waited {
+        let began = Instant::now();
+        // A schedule has a time of its own.
+        let deadline = timeout.map(|timeout| seat::now().unwrap_or_default().saturating_add(timeout));
+        loop {
+            let count = self.rung.load(Ordering::Acquire);
+            if ready() {
+                seat::progressed();
+                return Waited::Ready;
+            }
+            let over = match seat::park(what, deadline) {
+                Some(outcome) => outcome,
+                None => self.sleep(count, what, began, timeout),
+            };
+            match over {
+                None => {}
+                Some(Waited::TimedOut) if ready() => return Waited::Ready,
+                Some(over) => return over,
+            }
+        }
+    }
+
+    /// One nap of a thread that nobody schedules; why there is no next one.
+    fn sleep(
+        &self,
+        count: u64,
+        what: &dyn Fn() -> String,
+        began: Instant,
+        timeout: Option<Duration>,
+    ) -> Option<Waited> {
+        let waited = began.elapsed();
+        let left = timeout.map(|timeout| timeout.saturating_sub(waited));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Some(Waited::TimedOut);
+        }
+        let nap = left.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
+        let machine = machine_of_thread();
+        let named = (waited > LONG).then(|| Named::new(machine.as_deref(), what()));
+        let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let unchanged = |_: &mut ()| self.rung.load(Ordering::Acquire) == count;
+        drop(self.sleepers.wait_timeout_while(guard, nap, unchanged));
+        let machine = machine?;
+        if left.is_none() && waited > machine.hang_limit() && !machine.is_stopped() {
+            machine.hang(named_waits(&*machine));
+        }
+        drop(named);
+        machine.is_stopped().then_some(Waited::GaveUp)
+    }
+}
+
+type OfThread = fn() -> Option<Arc<dyn Machine>>;
+
+static OF_THREAD: OnceLock<OfThread> = OnceLock::new();
+
+/// How a thread that waits finds the machine it is in. The first answer holds.
+pub fn find_machines_by(of_thread: OfThread) {
+    let _the_same = OF_THREAD.set(of_thread);
+}
+
+fn machine_of_thread() -> Option<Arc<dyn Machine>> {
+    OF_THREAD.get().and_then(|of_thread| of_thread())
+}
+
+/// Long waits by a number of their own, with the machine they are in.
+static WAITS: Mutex<BTreeMap<u64, (usize, String)>> = Mutex::new(BTreeMap::new());
+
+/// A wait that others may hear of.
+struct Named(u64);
+
+impl Named {
+    fn new(machine: Option<&dyn Machine>, what: String) -> Self {
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed);
+        let thread = std::thread::current();
+        let text = format!("{} waits for {what}", thread.name().unwrap_or("a thread"));
+        let id = machine.map_or(0, Machine::id);
+        WAITS.lock().unwrap_or_else(PoisonError::into_inner).insert(number, (id, text));
+        Self(number)
+    }
+}
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        WAITS.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
+
+fn named_waits(machine: &dyn Machine) -> String {
+    let waits = WAITS.lock().unwrap_or_else(PoisonError::into_inner);
+    let here = waits.values().filter(|(id, _)| *id == machine.id());
+    here.map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ")
+}

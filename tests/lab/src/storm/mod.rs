@@ -1,0 +1,314 @@
+//! The driver loaded, unloaded, its policy changing, BFE coming and going, all
+//! under traffic, on threads of a schedule.
+//!
+//! At every moment of which it is known what a closed port must do, it is asked
+//! whether it does: silent under the driver and a policy that says so, open
+//! without.
+
+mod promise;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use promise::{EXEMPT, Promise, Wanted};
+
+use crate::image::PeFile;
+use crate::machine::{Machine, SERVICE, StartError};
+use crate::nt::registry::RegistryValue;
+use crate::nt::{Irql, Kernel, LeakReport, Options, Stop, parameters_key};
+use crate::schedule::{self, Log, Random, Scheduling, Thread};
+use crate::traffic::{Family, Indication, SYN, Traffic};
+use crate::wfp::{BfeState, Engine};
+
+/// A machine with a driver that can be started and stopped over and over.
+pub trait Subject: Send {
+    /// Its kernel.
+    fn kernel(&self) -> &Arc<Kernel>;
+    /// Its filter engine.
+    fn engine(&self) -> &Arc<Engine>;
+    /// Loads the driver.
+    fn start(&mut self) -> Result<(), StartError>;
+    /// Unloads it.
+    fn stop(&mut self) -> Result<LeakReport, Stop>;
+}
+
+/// The driver's image.
+pub struct Loaded {
+    machine: Machine,
+    file: Arc<PeFile>,
+}
+
+impl Loaded {
+    /// A machine for a file that was read before.
+    pub fn new(file: Arc<PeFile>, options: Options) -> Self {
+        Self { machine: Machine::new(options), file }
+    }
+}
+
+impl Subject for Loaded {
+    fn kernel(&self) -> &Arc<Kernel> {
+        self.machine.kernel()
+    }
+
+    fn engine(&self) -> &Arc<Engine> {
+        self.machine.engine()
+    }
+
+    fn start(&mut self) -> Result<(), StartError> {
+        self.machine.start_file(Arc::clone(&self.file))
+    }
+
+    fn stop(&mut self) -> Result<LeakReport, Stop> {
+        self.machine.stop()
+    }
+}
+
+/// What happens while the driver is loaded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// Its policy changes.
+    Policy,
+    /// BFE stops and starts, too.
+    Restarts,
+    /// Both whatever the driver does at that moment, its load and its unload.
+    /// Nothing is promised then but that all ends well.
+    AtAnyTime,
+}
+
+/// Everything that threads of one run share.
+struct Stage {
+    kernel: Arc<Kernel>,
+    engine: Arc<Engine>,
+    promise: Promise,
+    over: AtomicBool,
+}
+
+/// How long a policy may take until it holds.
+const APPLIED: Duration = Duration::from_secs(30);
+
+impl Stage {
+    fn new(subject: &dyn Subject) -> Self {
+        let (kernel, engine) = (Arc::clone(subject.kernel()), Arc::clone(subject.engine()));
+        Self { kernel, engine, promise: Promise::new(Wanted::Open), over: AtomicBool::new(false) }
+    }
+
+    /// Whether threads that go on as long as others should end.
+    fn ends(&self) -> bool {
+        self.over.load(Ordering::SeqCst) || self.kernel.stopped().is_some()
+    }
+
+    /// Classifies on a processor until the others are done.
+    fn traffic(&self, processor: u32, seed: u64) {
+        let (mut traffic, mut random) = (Traffic::new(seed), Random::new(!seed));
+        while !self.ends() {
+            let family = if random.once_in(2) { Family::V4 } else { Family::V6 };
+            let port = if random.once_in(3) { EXEMPT } else { random.number() as u16 };
+            self.closed_port(processor, family, port);
+            for _ in 0..3 {
+                let anything = traffic.anything();
+                self.at(processor, || self.engine.classify(&anything.request()));
+            }
+        }
+    }
+
+    fn at<R>(&self, processor: u32, f: impl FnOnce() -> R) -> R {
+        let level = self.kernel.options().classify_irql;
+        self.kernel.on_processor(processor, level, |_| f())
+    }
+
+    /// Whether a SYN to a closed port is blocked.
+    fn syn(&self, processor: u32, family: Family, port: u16) -> bool {
+        let syn = Indication::closed_port(family, port, SYN);
+        self.at(processor, || self.engine.classify(&syn.request())).blocked()
+    }
+
+    fn closed_port(&self, processor: u32, family: Family, port: u16) {
+        let (wanted, before) = self.promise.get();
+        let blocked = self.syn(processor, family, port);
+        schedule::note("closed port blocked", blocked.into());
+        if before != self.promise.get().1 || self.kernel.stopped().is_some() {
+            return;
+        }
+        if let Some(expected) = wanted.blocked(port) {
+            assert_eq!(blocked, expected, "{family:?} port {port}, promised {wanted:?}");
+        }
+    }
+
+    /// Loads the driver, lets its policy change and BFE come and go as told,
+    /// unloads.
+    fn lives(&self, subject: &mut dyn Subject, random: &mut Random, lives: usize, meanwhile: Meanwhile) {
+        for _ in 0..lives {
+            let wanted = Wanted::draw(random);
+            wanted.tell(&self.kernel, random);
+            let observe = RegistryValue::dword(random.below(2) as u32);
+            self.kernel.set_value(&parameters_key(SERVICE), "Observe", observe);
+            self.promise.set(Wanted::Anything);
+            match subject.start() {
+                Ok(()) => {}
+                Err(StartError::Stopped(_)) => return,
+                Err(refused) => panic!("{refused}"),
+            }
+            match meanwhile {
+                Meanwhile::AtAnyTime => {
+                    rest("loaded", random.below(60));
+                }
+                _ => self.life(random, wanted, meanwhile),
+            }
+            self.promise.set(Wanted::Anything);
+            let Ok(left) = subject.stop() else { return };
+            assert!(left.is_empty(), "{left}");
+            if meanwhile != Meanwhile::AtAnyTime {
+                self.promise.set(Wanted::Open);
+            }
+            schedule::note("unloaded", 0);
+        }
+    }
+
+    /// What is promised while the driver is loaded.
+    fn life(&self, random: &mut Random, mut wanted: Wanted, meanwhile: Meanwhile) {
+        self.settle(wanted);
+        for _ in 0..random.below(4) {
+            if meanwhile == Meanwhile::Restarts && random.once_in(2) {
+                self.promise.set(Wanted::Anything);
+                self.restart_bfe(random);
+                self.settle(wanted);
+            } else {
+                self.promise.set(Wanted::Anything);
+                wanted = Wanted::draw(random);
+                wanted.tell(&self.kernel, random);
+                self.applied(wanted);
+            }
+        }
+        // The driver is unloaded with a change of its policy on the way.
+        if random.once_in(2) {
+            self.promise.set(Wanted::Anything);
+            Wanted::draw(random).tell(&self.kernel, random);
+        }
+    }
+
+    /// Waits until the driver has its filters, and makes the promise.
+    fn settle(&self, wanted: Wanted) {
+        let own = |name: &String| name.contains("INBOUND_TRANSPORT") && name.contains("DISCARD");
+        let ready = || self.engine.objects().filters.iter().filter(|name| own(name)).count() == 2;
+        if self.kernel.wait_until("the driver's filters", ready) {
+            self.promise.set(wanted);
+        }
+    }
+
+    /// Waits until a changed policy holds, and promises that it stays: who has
+    /// seen it must never see the one before again.
+    fn applied(&self, wanted: Wanted) {
+        let end = Instant::now() + APPLIED;
+        let holds = |port| wanted.blocked(port) == Some(self.syn(0, Family::V4, port));
+        while !(holds(EXEMPT) && holds(EXEMPT + 1)) {
+            if self.kernel.stopped().is_some() {
+                return;
+            }
+            assert!(Instant::now() < end, "{wanted:?} does not come to hold");
+            if !schedule::pause(&|| "the policy to hold".to_owned()) {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+        self.promise.set(wanted);
+    }
+
+    /// BFE stops and starts; now and then nobody has time to notice.
+    fn restart_bfe(&self, random: &mut Random) {
+        for state in [BfeState::StopPending, BfeState::Stopped, BfeState::StartPending, BfeState::Running] {
+            self.engine.set_bfe_state(state);
+            rest("BFE", random.below(3));
+        }
+    }
+
+    /// BFE stops and starts until the others are done; it ends running.
+    fn restless_bfe(&self, random: &mut Random) {
+        while !self.ends() {
+            self.restart_bfe(random);
+            rest("BFE runs", random.below(200));
+        }
+    }
+
+    /// Values come and go, good ones and bad ones, with their key at times.
+    fn restless_policy(&self, random: &mut Random) {
+        let key = parameters_key(SERVICE);
+        while !self.ends() {
+            let set = |name, value| self.kernel.set_value(&key, name, value);
+            match random.below(8) {
+                0 => drop(self.kernel.delete_value(&key, "Mode")),
+                1 => self.kernel.delete_key(&key),
+                2 => drop(set("ExemptPrefixes", RegistryValue::multi_sz(["10.0.0.0/8", "nonsense"]))),
+                3 => drop(set("ExemptPrefixes", RegistryValue::multi_sz(["10.0.0.0/8", "fd77::/16"]))),
+                4 => drop(set("ExemptPorts", RegistryValue::multi_sz(["22", "80-90/udp"]))),
+                _ => drop(set("Mode", RegistryValue::dword(random.below(4) as u32))),
+            }
+            rest("the registry rests", random.below(60));
+        }
+    }
+}
+
+/// Lets others run for a while.
+fn rest(what: &'static str, steps: usize) {
+    match schedule::now() {
+        Some(_) => (0..steps).for_each(|step| schedule::note(what, step as u64)),
+        None => std::thread::sleep(Duration::from_micros(10) * steps as u32),
+    }
+}
+
+/// Ends traffic when the thread that leads does, by a panic too.
+struct Ends<'a>(&'a Stage);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::SeqCst);
+    }
+}
+
+/// How the machine of a storm is made.
+pub fn options(seed: u64) -> Options {
+    let passive = Random::new(seed ^ 0x1_4E7E1).once_in(4);
+    Options { classify_irql: if passive { Irql::PASSIVE } else { Irql::DISPATCH }, ..Options::default() }
+}
+
+/// One run: a thread that loads and unloads so many times, traffic on three
+/// processors.
+///
+/// # Panics
+/// Where a promise was broken, something was left, found or reported.
+pub fn storm(subject: &mut dyn Subject, scheduling: Scheduling, lives: usize, meanwhile: Meanwhile) -> Log {
+    let (Scheduling::Deterministic { seed } | Scheduling::Parallel { seed }) = scheduling;
+    let stage = &Stage::new(subject);
+    let mut threads = Vec::new();
+    for number in 0..3 {
+        let traffic = move || stage.traffic(number, seed.wrapping_mul(31) + u64::from(number));
+        threads.push(Thread::new(format!("traffic {number}"), traffic));
+    }
+    if meanwhile == Meanwhile::AtAnyTime {
+        let (mut bfe, mut policy) = (Random::new(seed ^ 0xBFE), Random::new(seed ^ 0x90_11C7));
+        threads.push(Thread::new("BFE", move || stage.restless_bfe(&mut bfe)));
+        threads.push(Thread::new("administrator", move || stage.restless_policy(&mut policy)));
+    }
+    let mut random = Random::new(seed ^ 0x5707_2147);
+    threads.push(Thread::new("leader", move || {
+        let _ends = Ends(stage);
+        stage.lives(subject, &mut random, lives, meanwhile);
+    }));
+    let log = stage.kernel.run_threads(scheduling, threads);
+    clean(&stage.kernel, &stage.engine, seed);
+    log
+}
+
+/// Asserts that nothing was found, and nothing is left.
+///
+/// # Panics
+/// If something was or is.
+pub fn clean(kernel: &Kernel, engine: &Engine, seed: u64) {
+    if let Some(stop) = kernel.stopped() {
+        panic!("seed {seed}: {stop}");
+    }
+    let findings = kernel.verifier().findings();
+    assert!(findings.is_empty(), "seed {seed}: {findings:?}");
+    let violations = engine.take_violations();
+    assert!(violations.is_empty(), "seed {seed}: {violations:?}");
+    assert_eq!(kernel.pool().bytes().0, 0, "seed {seed}: pool");
+}

@@ -1,0 +1,9 @@
+//! The driver on several processors: loaded, unloaded, its policy changing, BFE
+//! coming and going, all under traffic.
+//!
+//! `HUSHPORT_LAB_SEEDS=N` plays N seeds of each kind instead of a few.
+
+mod cycles;
+mod stage;
+mod storms;
+mod waits;

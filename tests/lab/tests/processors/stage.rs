@@ -1,0 +1,30 @@
+//! What is loaded, and how often.
+
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use lab::image::PeFile;
+use lab::schedule::{Log, Scheduling};
+use lab::setup::{self, Target};
+use lab::storm::{self, Loaded, Meanwhile};
+
+/// The driver's file, parsed once.
+pub fn file() -> Arc<PeFile> {
+    static FILE: LazyLock<Arc<PeFile>> = LazyLock::new(|| {
+        let sys: &Path = &setup::build(Target::X64).unwrap().sys;
+        Arc::new(PeFile::read(sys).unwrap())
+    });
+    Arc::clone(&FILE)
+}
+
+/// Seeds to play: `few` unless the environment asks for more.
+pub fn seeds(few: u64) -> std::ops::Range<u64> {
+    let asked = std::env::var("HUSHPORT_LAB_SEEDS").ok();
+    0..asked.map_or(few, |text| text.parse().expect("HUSHPORT_LAB_SEEDS is a number"))
+}
+
+/// A storm over the image on a machine of its own.
+pub fn storm(scheduling: Scheduling, lives: usize, meanwhile: Meanwhile) -> Log {
+    let (Scheduling::Deterministic { seed } | Scheduling::Parallel { seed }) = scheduling;
+    storm::storm(&mut Loaded::new(file(), storm::options(seed)), scheduling, lives, meanwhile)
+}

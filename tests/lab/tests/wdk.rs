@@ -1,0 +1,70 @@
+//! The Windows build, as far as it shows without a kit: `cargo lab wdk` tests the
+//! rest where somebody has one.
+
+use std::process::{Command, Output};
+
+use lab::setup;
+
+fn lab(arguments: &[&str]) -> Output {
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
+    lab.arg("wdk").args(arguments).env_remove("WDKContentRoot").output().unwrap()
+}
+
+/// Fails, and says why in one line.
+fn refused(arguments: &[&str]) -> String {
+    let output = lab(arguments);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{arguments:?}: {said}");
+    assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
+    said
+}
+
+#[test]
+fn without_a_kit_one_line_says_what_is_wanted() {
+    let said = refused(&[]);
+    assert!(said.contains("--content-root DIR") && said.contains("DIR/Include/VERSION"), "{said}");
+}
+
+#[test]
+fn a_folder_that_is_no_kit_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let shown = folder.path().to_str().unwrap();
+    let said = refused(&["--content-root", shown]);
+    assert!(said.contains(shown) && said.contains("no folder Include"), "{said}");
+    std::fs::create_dir_all(folder.path().join("Include/10.0.22621.0/shared")).unwrap();
+    let said = refused(&["--content-root", shown]);
+    assert!(said.contains("10.0.22621.0 has no km/fwpsk.h"), "{said}");
+}
+
+/// Packages that cargo would build, with what they are built by.
+fn graph(arguments: &[&str]) -> Vec<String> {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo.current_dir(setup::root()).args(["tree", "--locked", "--edges", "all", "--prefix", "none"]);
+    let output = cargo.args(["--format", "{p}"]).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let packages = String::from_utf8(output.stdout).unwrap();
+    let mut packages: Vec<String> =
+        packages.lines().filter_map(|line| Some(line.split_once(' ')?.0.to_owned())).collect();
+    packages.sort();
+    packages.dedup();
+    packages
+}
+
+/// wdk-build compiles on Windows only, and only the feature `wdk` wants it.
+#[test]
+fn no_crate_of_the_kits_is_built_without_it() {
+    let lock = std::fs::read_to_string(setup::root().join("Cargo.lock")).unwrap();
+    assert!(lock.contains("name = \"wdk-build\""), "with the feature there is one");
+    let windows = setup::Target::X64.triple();
+    for arguments in [
+        // All that a machine with Linux builds: lab, native build, the logic's tests.
+        ["--workspace", "--target", "x86_64-unknown-linux-gnu"].as_slice(),
+        // The driver as the lab builds it.
+        ["--package", "hushport", "--no-default-features", "--target", windows].as_slice(),
+    ] {
+        let graph = graph(arguments);
+        assert!(graph.iter().any(|name| name == "bindgen"), "{arguments:?}: {graph:?}");
+        let kits: Vec<_> = graph.iter().filter(|name| name.starts_with("wdk")).collect();
+        assert!(kits.is_empty(), "{arguments:?}: {kits:?}");
+    }
+}

@@ -1,0 +1,182 @@
+//! What is due, by looking through everything.
+
+use hushport_native_driver::logic::layers::LAYERS;
+use hushport_native_driver::logic::order::{Direction, Kinds, Place, ROWS, Start, Step};
+
+/// The place of a layer.
+fn place(name: &str) -> Place {
+    let layer = LAYERS.iter().find(|layer| layer.name == name).expect("a layer of the table");
+    Place::of_layer(layer.ids[0]).expect("a layer of the table")
+}
+
+fn is(seen: Place, name: &str) -> bool {
+    seen == place(name)
+}
+
+/// Whether something of these kinds may be one of those.
+fn may_be(kinds: Kinds, others: Kinds) -> bool {
+    let each = [
+        Kinds::SYN,
+        Kinds::SYN_ACK,
+        Kinds::BARE,
+        Kinds::DATA,
+        Kinds::FIN,
+        Kinds::RST,
+        Kinds::DATAGRAM,
+        Kinds::CALL,
+    ];
+    each.iter().any(|kind| kinds.or(*kind) == kinds && others.or(*kind) == others)
+}
+
+fn surely(kinds: Kinds, others: Kinds) -> bool {
+    others.or(kinds) == others
+}
+
+/// Row and position in it.
+type At = (usize, usize);
+
+/// Where in the rows a walk may be.
+#[derive(Clone, Debug, Default)]
+pub struct Rows {
+    at: Vec<At>,
+    /// At a twin, with which it may be over.
+    discarded: bool,
+}
+
+impl Rows {
+    /// Whether the step is in order.
+    pub fn step(&mut self, seen: Place, kinds: Kinds, start: Start) -> bool {
+        let all = || (0..ROWS.len()).flat_map(|row| (0..ROWS[row].places.len()).map(move |at| (row, at)));
+        let fits = |(row, at): &At| ROWS[*row].places[*at] == seen && may_be(kinds, ROWS[*row].kinds);
+        let onward: Vec<At> = self.at.iter().map(|&(row, at)| (row, at + 1)).collect();
+        let onward: Vec<At> = onward.into_iter().filter(|&(row, at)| at < ROWS[row].places.len()).collect();
+        let last = self.at.first().map(|&(row, at)| ROWS[row].places[at]);
+        let dropped =
+            last.is_some_and(|last| last.layer() == seen.layer() && !last.is_discard() && seen.is_discard());
+        if dropped {
+            self.at = onward.into_iter().filter(fits).collect();
+            self.discarded = true;
+            return true;
+        }
+        let begun = !self.at.is_empty() || self.discarded;
+        let mut next: Vec<At> = match start {
+            _ if begun => onward.into_iter().chain(self.again(kinds)).filter(fits).collect(),
+            Start::Whole => all().filter(|(_, at)| *at == 0).filter(fits).collect(),
+            Start::Anywhere => all().filter(fits).collect(),
+        };
+        next.sort_unstable();
+        next.dedup();
+        let good = !next.is_empty();
+        if !good {
+            // One fault is one report: it goes on from here.
+            next = all().filter(|&(row, at)| ROWS[row].places[at] == seen).collect();
+        }
+        (self.at, self.discarded) = (next, false);
+        good
+    }
+
+    /// Whether nothing need follow.
+    pub fn may_end(&self) -> bool {
+        let ends = |&(row, at): &At| at + 1 == ROWS[row].places.len();
+        self.at.is_empty() || self.discarded || self.at.iter().any(ends)
+    }
+
+    /// Where another walk begins behind one that may be over.
+    fn again(&self, kinds: Kinds) -> Vec<At> {
+        if !self.may_end() {
+            return Vec::new();
+        }
+        let sent = self.at.iter().any(|&(row, at)| is(ROWS[row].places[at], "OUTBOUND_IPPACKET"));
+        let any = self.discarded || surely(kinds, Kinds::CALL);
+        let firsts = (0..ROWS.len()).map(|row| (row, 0));
+        firsts.filter(|&(row, _)| any || is(ROWS[row].places[0], "INBOUND_IPPACKET") != sent).collect()
+    }
+}
+
+/// Everything that a flow or an endpoint has passed.
+#[derive(Debug)]
+pub struct Flow {
+    passed: Vec<Step>,
+    /// Its beginning passed unseen.
+    joined: bool,
+}
+
+impl Flow {
+    /// Seen from its beginning.
+    pub fn whole() -> Self {
+        Self { passed: Vec::new(), joined: false }
+    }
+
+    /// Met where it is established.
+    pub fn joined() -> Self {
+        Self { joined: true, ..Self::whole() }
+    }
+
+    /// Whether the step is in order; the error is what was due.
+    pub fn step(&mut self, step: Step) -> Result<(), Option<Place>> {
+        let result = self.due(step);
+        self.passed.push(step);
+        result
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.passed.iter().any(|step| is(step.place, name))
+    }
+
+    /// Since the flow was last authorized.
+    fn refused(&self) -> bool {
+        let of = |step: &&Step| {
+            let named = step.place.layer().map_or("", |layer| layer.name);
+            ["ALE_AUTH_CONNECT", "ALE_AUTH_RECV_ACCEPT"].contains(&named)
+        };
+        self.passed.iter().rfind(of).is_some_and(|step| step.place.is_discard())
+    }
+
+    fn due(&self, Step { place: seen, direction, kinds }: Step) -> Result<(), Option<Place>> {
+        let inbound = direction == Direction::Inbound;
+        let needs = |there: bool, name: &str| if there { Ok(()) } else { Err(Some(place(name))) };
+        let once = |name: &str| if self.has(name) { Err(None) } else { Ok(()) };
+        let authorized = self.joined || self.has("ALE_AUTH_CONNECT") || self.has("ALE_AUTH_RECV_ACCEPT");
+        let authorizing = if inbound { "ALE_AUTH_RECV_ACCEPT" } else { "ALE_AUTH_CONNECT" };
+        let sent = self.passed.iter().any(|step| {
+            (is(step.place, "STREAM") || is(step.place, "DATAGRAM_DATA"))
+                && step.direction == Direction::Outbound
+        });
+        let name = match seen.layer() {
+            Some(layer) if !seen.is_discard() => layer.name,
+            _ => return Ok(()),
+        };
+        match name {
+            "ALE_RESOURCE_ASSIGNMENT" => needs(self.has("ALE_BIND_REDIRECT"), "ALE_BIND_REDIRECT"),
+            "ALE_AUTH_LISTEN" | "ALE_CONNECT_REDIRECT" => {
+                needs(self.has("ALE_RESOURCE_ASSIGNMENT"), "ALE_RESOURCE_ASSIGNMENT")
+            }
+            "ALE_RESOURCE_RELEASE" => {
+                once(name)?;
+                needs(self.has("ALE_RESOURCE_ASSIGNMENT"), "ALE_RESOURCE_ASSIGNMENT")
+            }
+            "ALE_ENDPOINT_CLOSURE" => once(name),
+            "ALE_AUTH_CONNECT" => {
+                needs(authorized || self.has("ALE_CONNECT_REDIRECT"), "ALE_CONNECT_REDIRECT")
+            }
+            "ALE_FLOW_ESTABLISHED" => {
+                if self.refused() || self.has("ALE_ENDPOINT_CLOSURE") {
+                    return Err(None);
+                }
+                needs(authorized, authorizing)?;
+                let data = if surely(kinds, Kinds::DATAGRAM) { "DATAGRAM_DATA" } else { "STREAM" };
+                needs(!self.has(name), data)
+            }
+            "STREAM" | "DATAGRAM_DATA" => {
+                let established = self.has("ALE_FLOW_ESTABLISHED");
+                needs(established || authorized, authorizing)?;
+                needs(established, "ALE_FLOW_ESTABLISHED")?;
+                needs(!inbound || self.joined || self.has("INBOUND_TRANSPORT"), "INBOUND_TRANSPORT")
+            }
+            "OUTBOUND_TRANSPORT" if surely(kinds, Kinds::SYN) => needs(authorized, "ALE_AUTH_CONNECT"),
+            "OUTBOUND_TRANSPORT" if surely(kinds, Kinds::DATA) => needs(sent, "STREAM"),
+            "OUTBOUND_TRANSPORT" if surely(kinds, Kinds::DATAGRAM) => needs(sent, "DATAGRAM_DATA"),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The native build coming and going under traffic, on many threads.
+//!
+//! What the image does there is tested by the lab; here the same is for what
+//! watches every access: `cargo lab sanitize` builds and runs it.
+
+use lab::schedule::Scheduling;
+use lab::storm::{self, Meanwhile};
+use native::machine::Machine;
+
+/// Seeds to play: `few` unless the environment asks for more.
+fn seeds(few: u64) -> std::ops::Range<u64> {
+    let asked = std::env::var("HUSHPORT_LAB_SEEDS").ok();
+    0..asked.map_or(few, |text| text.parse().expect("HUSHPORT_LAB_SEEDS is a number"))
+}
+
+fn storm(scheduling: fn(u64) -> Scheduling, seed: u64) {
+    for meanwhile in [Meanwhile::Policy, Meanwhile::Restarts, Meanwhile::AtAnyTime] {
+        let mut machine = Machine::native(storm::options(seed));
+        storm::storm(&mut machine, scheduling(seed), 2, meanwhile);
+    }
+}
+
+#[test]
+fn one_thread_at_a_time() {
+    seeds(2).for_each(|seed| storm(|seed| Scheduling::Deterministic { seed }, seed));
+}
+
+#[test]
+fn all_at_once() {
+    seeds(2).for_each(|seed| storm(|seed| Scheduling::Parallel { seed }, seed));
+}
