@@ -1,10 +1,10 @@
 //! A catalog file: the digests of a package's files, to be signed.
 //!
-//! A PKCS#7 SignedData whose content is a certificate trust list (Microsoft,
-//! "[MS-CAESO]" and wincrypt.h for the list, mscat.h for the attributes). The
-//! shape is that of catalogs made by Inf2Cat for packages without hardware ids,
-//! which this code reproduced byte for byte when it was written. Strict DER:
-//! Windows refuses a catalog whose sets are not sorted.
+//! A PKCS#7 SignedData (RFC 2315) whose content is a certificate trust list
+//! (CTL_INFO in wincrypt.h; the attributes' names are in mscat.h). Which fields
+//! there are and how each is encoded was read off catalogs that Inf2Cat made
+//! for packages without hardware ids. Strict DER: Windows refuses a catalog
+//! whose sets are not sorted.
 
 use anyhow::{Context, Result, bail};
 use der::asn1::{BitString, BmpString, ObjectIdentifier, OctetString, SetOfVec, UtcTime};

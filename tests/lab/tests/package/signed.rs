@@ -128,8 +128,9 @@ fn the_digest_leaves_out_three_places_and_no_more() {
     }
 }
 
-/// Against a hand-written encoder of what mscat.h and [MS-OSHARED] describe:
-/// lengths and nesting come from the DER library, these bytes do not.
+/// What Inf2Cat's catalogs have, byte by byte; SPC_INDIRECT_DATA is described in
+/// [MS-OSHARED]. Lengths and nesting come from the DER library, these bytes do
+/// not.
 #[test]
 fn the_catalog_has_the_documented_bytes() {
     let bytes = catalog::build(&description(), &[("A.INF", b"text")]).unwrap();
