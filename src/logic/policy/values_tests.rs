@@ -211,6 +211,78 @@ fn the_inf_lists_every_default() {
     }
 }
 
+/// A row of the table in docs/CONFIGURATION.md.
+fn row(value: &Value) -> String {
+    let (kind, default, allowed) = match value.kind {
+        Kind::Number { default, min, max, .. } => {
+            let allowed = if (min, max) == (0, 1) { "0, 1".into() } else { format!("{min} to {max}") };
+            ("REG_DWORD", default.to_string(), allowed)
+        }
+        Kind::List { most, .. } => ("REG_MULTI_SZ", "empty".into(), format!("up to {most} entries")),
+    };
+    let read = match value.read {
+        Read::Live => "at once",
+        Read::AtStart => "at the start",
+    };
+    format!("| {} | {kind} | {default} | {allowed} | {read} | {} |\n", value.name, value.meaning)
+}
+
+#[test]
+fn the_document_has_the_table() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIGURATION.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let head = "| value | type | default | allowed | holds | what for |\n|---|---|---|---|---|---|\n";
+    let rows: String = VALUES.iter().map(row).collect();
+    assert!(document.contains(&format!("\n{head}{rows}\n")), "docs/CONFIGURATION.md wants\n{head}{rows}");
+    for reason in REASONS {
+        assert!(document.contains(&format!("| {} | {reason:?} |", reason as u8)), "{reason:?}");
+    }
+}
+
+const REASONS: [Reason; 18] = [
+    Reason::WrongType,
+    Reason::WrongLength,
+    Reason::OutOfRange,
+    Reason::TooLong,
+    Reason::Unreadable,
+    Reason::OddLength,
+    Reason::NotTerminated,
+    Reason::TextAfterEnd,
+    Reason::TooManyEntries,
+    Reason::EntryTooLong,
+    Reason::BadCharacter,
+    Reason::BadPort,
+    Reason::ReversedRange,
+    Reason::BadProtocol,
+    Reason::BadPrefix,
+    Reason::BadPrefixLength,
+    Reason::HostBits,
+    Reason::BadLuid,
+];
+
+/// The document's examples are taken, with its own meaning.
+#[test]
+fn the_documents_examples_are_taken() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIGURATION.md");
+    let document = std::fs::read_to_string(path).unwrap();
+    let mut seen = 0;
+    for line in document.lines() {
+        let Some((name, rest)) = line.strip_prefix("- `").and_then(|line| line.split_once("`: ")) else {
+            continue;
+        };
+        let (taken, refused) = rest.split_once("; refused: ").unwrap();
+        for (examples, expected) in [(taken, true), (refused, false)] {
+            for entry in examples.split('`').skip(1).step_by(2) {
+                let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
+                let parsed = value(name).parse(REG_MULTI_SZ, &multi_sz(&[entry]), &mut policy, &mut tables);
+                assert_eq!(parsed.is_ok(), expected, "{name}: {entry}: {parsed:?}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 12, "{seen}");
+}
+
 #[test]
 fn an_exemption_says_which_list() {
     let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());

@@ -19,6 +19,7 @@
 //! | [`machine`], [`world`] | all of it put together, and running; [`scan`] is nmap in it, [`matrix`] every scan |
 //! | [`variants`] | the points that documents leave open, by name |
 //! | [`registry`] | the driver's values from outside, while a host is up |
+//! | [`package`] | the driver package: INF, catalog, test signatures |
 //! | [`report`] | what people read |
 //! | [`commands`] | `cargo lab …` |
 
@@ -32,6 +33,7 @@ pub mod machine;
 pub mod matrix;
 pub mod noticed;
 pub mod nt;
+pub mod package;
 pub mod policy;
 pub mod registry;
 pub mod report;

@@ -4,6 +4,7 @@ mod coverage;
 mod demo;
 mod faults;
 mod fuzz;
+mod package;
 mod reg;
 mod sanitize;
 mod scan;
@@ -15,7 +16,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::variants::{self, Variant};
 
@@ -40,6 +41,8 @@ enum Lab {
     Sanitize(sanitize::Arguments),
     /// Count the driver's lines that its native tests run
     Coverage,
+    /// Make the driver package: .sys, .inf, .cat, .pdb and a test certificate
+    Package(package::Arguments),
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
     /// Build the driver as on Windows, with the headers of a WDK, and test that
@@ -58,6 +61,7 @@ pub fn run() -> ExitCode {
         Lab::Fuzz(arguments) => fuzz::run(arguments),
         Lab::Sanitize(arguments) => sanitize::run(arguments),
         Lab::Coverage => coverage::run(),
+        Lab::Package(arguments) => package::run(arguments),
         Lab::Up(arguments) => up::run(arguments),
         Lab::Wdk(arguments) => wdk::run(arguments),
     };
@@ -69,6 +73,16 @@ pub fn run() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Whether the words behind `cargo lab` are a command, and if not, why.
+pub fn accepts(words: &[&str]) -> Result<(), clap::Error> {
+    Lab::try_parse_from(["cargo lab"].iter().chain(words)).map(drop)
+}
+
+/// The names of the commands.
+pub fn names() -> Vec<String> {
+    Lab::command().get_subcommands().map(|command| command.get_name().to_owned()).collect()
 }
 
 /// Goes on as root: where this process is not, it is replaced by the same

@@ -56,7 +56,7 @@ fn clean_command(program: &str) -> Command {
 
 /// Runs a command to its end and gives its output; an error names the command
 /// and carries the end of what it said.
-fn run(command: &mut Command) -> Result<String> {
+pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);

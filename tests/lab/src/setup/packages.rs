@@ -24,6 +24,12 @@ impl Need {
     pub const CURL: Self = Self::Program("curl", "curl");
     /// `g++`, which compiles libFuzzer.
     pub const CXX: Self = Self::Program("g++", "g++");
+    /// `openssl`, which makes the test certificate.
+    pub const OPENSSL: Self = Self::Program("openssl", "openssl");
+    /// `osslsigncode`, which signs for Windows.
+    pub const OSSLSIGNCODE: Self = Self::Program("osslsigncode", "osslsigncode");
+    /// `python3`, for the scanner of a VM's other end.
+    pub const PYTHON: Self = Self::Program("python3", "python3");
     /// `xz`, for a library source given as `.tar.xz`.
     pub const XZ: Self = Self::Program("xz", "xz-utils");
 

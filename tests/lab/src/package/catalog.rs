@@ -1,0 +1,278 @@
+//! A catalog file: the digests of a package's files, to be signed.
+//!
+//! A PKCS#7 SignedData (RFC 2315) whose content is a certificate trust list
+//! (CTL_INFO in wincrypt.h; the attributes' names are in mscat.h). Which fields
+//! there are and how each is encoded was read off catalogs that Inf2Cat made
+//! for packages without hardware ids. Strict DER: Windows refuses a catalog
+//! whose sets are not sorted.
+
+use anyhow::{Context, Result, bail};
+use der::asn1::{BitString, BmpString, ObjectIdentifier, OctetString, SetOfVec, UtcTime};
+use der::{Any, Decode, Encode, Sequence, Tag, TagNumber, ValueOrd};
+use sha1::Sha1;
+use sha2::{Digest, Sha256};
+
+use super::image;
+
+const SIGNED_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.2.840.113549.1.7.2");
+/// szOID_CTL.
+const TRUST_LIST: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.10.1");
+/// szOID_CATALOG_LIST.
+const CATALOG_LIST: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.12.1.1");
+/// szOID_CATALOG_LIST_MEMBER_V2: members are named by raw digests.
+const LIST_MEMBER: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.12.1.3");
+/// CAT_NAMEVALUE_OBJID.
+const NAME_VALUE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.12.2.1");
+/// CAT_MEMBERINFO2_OBJID.
+const MEMBER_INFO: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.12.2.3");
+/// SPC_INDIRECT_DATA_OBJID.
+const INDIRECT_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.2.1.4");
+/// SPC_PE_IMAGE_DATA_OBJID and SPC_CAB_DATA_OBJID, which plain files have, too.
+const IMAGE_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.2.1.15");
+const PLAIN_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.2.1.25");
+const SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.1");
+
+/// CRYPTCAT_ATTR_AUTHENTICATED, _DATAASCII and _NAMEASCII (mscat.h).
+const PLAIN_TEXT: u32 = 0x1001_0001;
+/// NT 10.0: platform 2, which is NT.
+const NT_10: &str = "2:10.0";
+/// An SpcLink of the choice `file` with an empty string, DER.
+const EMPTY_LINK: [u8; 4] = [0xA2, 0x02, 0x80, 0x00];
+
+/// What a file is to a catalog.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A PE image, whose signature and checksum do not count.
+    Image,
+    /// Anything else, every byte of it.
+    Plain,
+}
+
+impl Kind {
+    fn of(name: &str) -> Self {
+        match name.rsplit('.').next() {
+            Some(extension) if ["sys", "dll", "exe"].iter().any(|pe| extension.eq_ignore_ascii_case(pe)) => {
+                Self::Image
+            }
+            _ => Self::Plain,
+        }
+    }
+
+    fn digest<D: Digest>(self, contents: &[u8]) -> Result<Vec<u8>> {
+        match self {
+            Self::Image => image::digest::<D>(contents),
+            Self::Plain => Ok(D::digest(contents).to_vec()),
+        }
+    }
+}
+
+/// What a catalog says beside its members.
+#[derive(Clone, Debug)]
+pub struct Description {
+    /// Names this list among all.
+    pub id: [u8; 16],
+    /// When it was made, in seconds since 1970.
+    pub time: u64,
+    /// The systems it is for, as Inf2Cat spells them: `_v100_X64`.
+    pub os: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Sequence)]
+struct Algorithm {
+    oid: ObjectIdentifier,
+    parameters: Any,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Sequence)]
+struct ContentInfo {
+    content_type: ObjectIdentifier,
+    #[asn1(context_specific = "0", tag_mode = "EXPLICIT")]
+    content: SignedData,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Sequence)]
+struct SignedData {
+    version: u8,
+    digest_algorithms: SetOfVec<Any>,
+    content: Content,
+    #[asn1(context_specific = "0", tag_mode = "IMPLICIT", optional = "true")]
+    certificates: Option<SetOfVec<Any>>,
+    signers: SetOfVec<Any>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Sequence)]
+struct Content {
+    content_type: ObjectIdentifier,
+    #[asn1(context_specific = "0", tag_mode = "EXPLICIT")]
+    content: TrustList,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Sequence)]
+struct TrustList {
+    usage: Vec<ObjectIdentifier>,
+    id: OctetString,
+    time: UtcTime,
+    algorithm: Algorithm,
+    members: Vec<Member>,
+    #[asn1(context_specific = "0", tag_mode = "EXPLICIT")]
+    extensions: Vec<Extension>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Sequence)]
+struct Member {
+    id: OctetString,
+    attributes: SetOfVec<Attribute>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Sequence, ValueOrd)]
+struct Attribute {
+    oid: ObjectIdentifier,
+    values: SetOfVec<Any>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Sequence)]
+struct Extension {
+    oid: ObjectIdentifier,
+    value: OctetString,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Sequence)]
+struct NameValue {
+    name: BmpString,
+    flags: u32,
+    value: OctetString,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Sequence)]
+struct IndirectData {
+    data: Data,
+    digest: DigestInfo,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Sequence)]
+struct Data {
+    kind: ObjectIdentifier,
+    value: Any,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Sequence)]
+struct DigestInfo {
+    algorithm: Algorithm,
+    digest: OctetString,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Sequence)]
+struct ImageData {
+    flags: BitString,
+    #[asn1(context_specific = "0", tag_mode = "EXPLICIT")]
+    file: Any,
+}
+
+/// An unsigned catalog of files, by name and contents.
+pub fn build(description: &Description, files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
+    let mut members = Vec::new();
+    for (name, contents) in files {
+        let kind = Kind::of(name);
+        members.push(member(name, kind, kind.digest::<Sha1>(contents)?, None)?);
+        let digest = kind.digest::<Sha256>(contents)?;
+        members.push(member(name, kind, digest.clone(), Some(digest))?);
+    }
+    members.sort_by(|one, other| one.id.as_bytes().cmp(other.id.as_bytes()));
+    let os =
+        Extension { oid: NAME_VALUE, value: OctetString::new(name_value("OS", &description.os)?.to_der()?)? };
+    let list = TrustList {
+        usage: vec![CATALOG_LIST],
+        id: OctetString::new(description.id)?,
+        time: UtcTime::from_unix_duration(std::time::Duration::from_secs(description.time))?,
+        algorithm: Algorithm { oid: LIST_MEMBER, parameters: Any::null() },
+        members,
+        extensions: vec![os],
+    };
+    let content = Content { content_type: TRUST_LIST, content: list };
+    let (digest_algorithms, signers) = (SetOfVec::new(), SetOfVec::new());
+    let content = SignedData { version: 1, digest_algorithms, content, certificates: None, signers };
+    Ok(ContentInfo { content_type: SIGNED_DATA, content }.to_der()?)
+}
+
+fn name_value(name: &str, value: &str) -> Result<NameValue> {
+    let value: Vec<u8> = value.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect();
+    Ok(NameValue { name: BmpString::from_utf8(name)?, flags: PLAIN_TEXT, value: OctetString::new(value)? })
+}
+
+fn member(name: &str, kind: Kind, id: Vec<u8>, sha256: Option<Vec<u8>>) -> Result<Member> {
+    let attribute = |oid, value: &dyn Fn() -> der::Result<Any>| -> Result<Attribute> {
+        Ok(Attribute { oid, values: SetOfVec::try_from(vec![value()?])? })
+    };
+    let number = match kind {
+        Kind::Image => TagNumber(0),
+        Kind::Plain => TagNumber(2),
+    };
+    let os = name_value("OSAttr", NT_10)?;
+    let file = name_value("File", &name.to_ascii_lowercase())?;
+    let mut attributes = vec![
+        attribute(MEMBER_INFO, &|| Any::new(Tag::ContextSpecific { constructed: false, number }, []))?,
+        attribute(NAME_VALUE, &|| Any::encode_from(&os))?,
+        attribute(NAME_VALUE, &|| Any::encode_from(&file))?,
+    ];
+    if let Some(digest) = sha256 {
+        let indirect = indirect(kind, digest)?;
+        attributes.push(attribute(INDIRECT_DATA, &|| Any::encode_from(&indirect))?);
+    }
+    Ok(Member { id: OctetString::new(id)?, attributes: SetOfVec::try_from(attributes)? })
+}
+
+fn indirect(kind: Kind, digest: Vec<u8>) -> Result<IndirectData> {
+    let link = Any::from_der(&EMPTY_LINK)?;
+    let data = match kind {
+        // fIncludeResources, bit 0 of three.
+        Kind::Image => Data {
+            kind: IMAGE_DATA,
+            value: Any::encode_from(&ImageData { flags: BitString::new(5, [0xA0])?, file: link })?,
+        },
+        Kind::Plain => Data { kind: PLAIN_DATA, value: link },
+    };
+    let algorithm = Algorithm { oid: SHA256, parameters: Any::null() };
+    Ok(IndirectData { data, digest: DigestInfo { algorithm, digest: OctetString::new(digest)? } })
+}
+
+/// A catalog that was read.
+#[derive(Clone, Debug)]
+pub struct Catalog(ContentInfo);
+
+impl Catalog {
+    /// Reads a catalog, signed or not; anything but strict DER is refused.
+    pub fn parse(bytes: &[u8]) -> Result<Self> {
+        let info = ContentInfo::from_der(bytes).context("this is no catalog")?;
+        if info.content_type != SIGNED_DATA || info.content.content.content_type != TRUST_LIST {
+            bail!("this is no catalog");
+        }
+        if info.to_der()? != bytes {
+            bail!("the catalog is not in DER");
+        }
+        Ok(Self(info))
+    }
+
+    /// Whether somebody signed it; by whom and rightly is not looked at.
+    pub fn is_signed(&self) -> bool {
+        !self.0.content.signers.is_empty()
+    }
+
+    /// How many digests it lists.
+    pub fn members(&self) -> usize {
+        self.0.content.content.content.members.len()
+    }
+
+    /// Whether a file, as it is, is what the catalog lists under its name: by
+    /// both digests, and by the digest that signing tools compare.
+    pub fn check(&self, name: &str, contents: &[u8]) -> Result<()> {
+        let kind = Kind::of(name);
+        let sha256 = kind.digest::<Sha256>(contents)?;
+        for (id, indirect) in [(kind.digest::<Sha1>(contents)?, None), (sha256.clone(), Some(sha256))] {
+            let wanted = member(name, kind, id, indirect)?;
+            if !self.0.content.content.content.members.contains(&wanted) {
+                bail!("the catalog does not list this {name}");
+            }
+        }
+        Ok(())
+    }
+}

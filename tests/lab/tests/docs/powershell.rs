@@ -1,0 +1,332 @@
+//! Reads PowerShell by its grammar, and finds what a run would stumble over.
+//!
+//! There is no PowerShell here to run a script with. So nothing is taken on
+//! trust: every command is one of the scripts' own functions or one of the
+//! table below, with parameters that it has; every variable is set before.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use tree_sitter::{Node, Parser, Tree};
+
+/// The cmdlets that may be used, each with the parameters that may. All are in
+/// Windows PowerShell 5.1 as Windows 10 has it (Microsoft Learn, the modules'
+/// reference).
+const CMDLETS: &[(&str, &str)] = &[
+    ("Add-Content", "Path Value"),
+    ("Confirm-SecureBootUEFI", ""),
+    ("ConvertFrom-Json", "InputObject"),
+    ("ConvertTo-Json", "InputObject Compress"),
+    ("Copy-Item", "Path Destination"),
+    ("Export-ModuleMember", "Function"),
+    ("ForEach-Object", ""),
+    ("Get-ChildItem", "Path Filter File ErrorAction"),
+    ("Get-CimInstance", "ClassName Filter"),
+    ("Get-Content", "Path Raw"),
+    ("Get-Date", ""),
+    ("Get-Item", "Path"),
+    ("Get-ItemProperty", "Path"),
+    ("Get-NetAdapter", ""),
+    ("Get-ScheduledTask", "TaskName ErrorAction"),
+    ("Get-WinEvent", "Path Oldest"),
+    ("Get-WindowsDriver", "Online"),
+    ("Import-Certificate", "FilePath CertStoreLocation"),
+    ("Import-Module", "Name Force"),
+    ("Join-Path", "Path ChildPath"),
+    ("New-Item", "ItemType Path Force"),
+    ("New-ItemProperty", "Path Name Value PropertyType Force"),
+    ("New-Object", "TypeName ArgumentList"),
+    ("New-ScheduledTaskAction", "Execute Argument"),
+    ("New-ScheduledTaskPrincipal", "UserId LogonType RunLevel"),
+    ("New-ScheduledTaskSettingsSet", "ExecutionTimeLimit"),
+    ("New-ScheduledTaskTrigger", "AtStartup"),
+    ("Out-String", ""),
+    ("Register-ScheduledTask", "TaskName Action Trigger Principal Settings Force"),
+    ("Remove-Item", "Path"),
+    ("Remove-ItemProperty", "Path Name"),
+    ("Resolve-Path", "Path"),
+    ("Restart-Computer", "Force"),
+    ("Select-Object", "Property"),
+    ("Set-Content", "Path Value"),
+    ("Set-ItemProperty", "Path Name Value Type"),
+    ("Set-NetFirewallProfile", "All Enabled"),
+    ("Set-StrictMode", "Version"),
+    ("Split-Path", "Path Leaf"),
+    ("Start-Sleep", "Seconds Milliseconds"),
+    ("Start-Transcript", "Path Append"),
+    ("Stop-Transcript", ""),
+    ("Test-Path", "Path"),
+    ("Unregister-ScheduledTask", "TaskName Confirm"),
+    ("Where-Object", ""),
+    ("Write-Host", ""),
+    ("Write-Verbose", "Message"),
+];
+
+/// Programs that Windows brings, and cargo's.
+const PROGRAMS: &[&str] = &[
+    "bcdedit.exe",
+    "cargo",
+    "logman.exe",
+    "netsh.exe",
+    "pnputil.exe",
+    "powershell.exe",
+    "sc.exe",
+    "verifier.exe",
+    "wevtutil.exe",
+];
+
+/// "Approved Verbs for PowerShell Commands", as far as they are used.
+const VERBS: &[&str] = &[
+    "Add",
+    "Assert",
+    "Clear",
+    "Confirm",
+    "Disable",
+    "Enable",
+    "Get",
+    "Install",
+    "Invoke",
+    "Measure",
+    "Read",
+    "Register",
+    "Remove",
+    "Request",
+    "Save",
+    "Set",
+    "Start",
+    "Stop",
+    "Test",
+    "Unregister",
+    "Wait",
+    "Write",
+];
+
+/// Variables that PowerShell sets (about_Automatic_Variables).
+const AUTOMATIC: &[&str] = &[
+    "_",
+    "env:ProgramData",
+    "env:SystemRoot",
+    "ErrorActionPreference",
+    "false",
+    "global:LASTEXITCODE",
+    "LASTEXITCODE",
+    "Matches",
+    "null",
+    "PSCommandPath",
+    "PSScriptRoot",
+    "true",
+];
+
+/// Operators of PowerShell 7 that 5.1 does not know.
+const TOO_NEW: &[&str] = &["&&", "||", "??", "??=", "?.", "?[", "ternary_expression"];
+
+/// Something wrong, and the line it is in.
+pub type Finding = (usize, String);
+
+/// A function that a script defines.
+#[derive(Clone, Debug, Default)]
+pub struct Function {
+    parameters: BTreeSet<String>,
+    mandatory: BTreeSet<String>,
+}
+
+/// A script and its tree.
+pub struct Script<'a> {
+    text: &'a str,
+    tree: Tree,
+}
+
+impl<'a> Script<'a> {
+    /// Reads it; faults of syntax are in [`Self::syntax`].
+    pub fn parse(text: &'a str) -> Self {
+        let mut parser = Parser::new();
+        parser.set_language(&tree_sitter_powershell::LANGUAGE.into()).unwrap();
+        Self { text, tree: parser.parse(text, None).unwrap() }
+    }
+
+    fn text(&self, node: Node<'_>) -> &'a str {
+        &self.text[node.byte_range()]
+    }
+
+    fn nodes(&self) -> Vec<Node<'_>> {
+        within(self.tree.root_node())
+    }
+
+    fn of_kind(&self, kind: &str) -> Vec<Node<'_>> {
+        self.nodes().into_iter().filter(|node| node.kind() == kind).collect()
+    }
+
+    /// What the grammar does not know, and what only newer shells do.
+    pub fn syntax(&self) -> Vec<Finding> {
+        let wrong = |node: &Node<'_>| node.is_error() || node.is_missing() || TOO_NEW.contains(&node.kind());
+        let mut findings: Vec<_> = self
+            .nodes()
+            .into_iter()
+            .filter(wrong)
+            .map(|node| (line(node), format!("syntax: {} {:?}", node.kind(), self.text(node))))
+            .collect();
+        if !self.text.is_ascii() {
+            findings.push((0, "5.1 reads what is not ASCII as it likes".into()));
+        }
+        findings
+    }
+
+    /// The functions it defines.
+    pub fn functions(&self) -> BTreeMap<String, Function> {
+        let mut functions = BTreeMap::new();
+        for node in self.of_kind("function_statement") {
+            let mut function = Function::default();
+            let parameters = within(node).into_iter().filter(|node| node.kind() == "script_parameter");
+            for parameter in parameters.filter(|parameter| owner(*parameter) == Some(node)) {
+                let name = child(parameter, "variable").map(|node| self.text(node)[1..].to_owned());
+                let name = name.unwrap_or_default();
+                if self.text(parameter).contains("[Parameter(Mandatory)]") {
+                    function.mandatory.insert(name.clone());
+                }
+                function.parameters.insert(name);
+            }
+            functions.insert(self.function_name(node), function);
+        }
+        functions
+    }
+
+    fn function_name(&self, node: Node<'_>) -> String {
+        child(node, "function_name").map(|name| self.text(name).to_owned()).unwrap_or_default()
+    }
+
+    /// Commands that are none, and parameters that they have not.
+    pub fn commands(&self, known: &BTreeMap<String, Function>) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        for command in self.of_kind("command") {
+            let Some(name) = child(command, "command_name") else { continue };
+            let name = self.text(name);
+            let elements = child(command, "command_elements");
+            let given: Vec<_> = elements
+                .into_iter()
+                .flat_map(|elements| children(elements))
+                .filter(|node| node.kind() == "command_parameter")
+                .map(|node| self.text(node).trim_start_matches('-').trim_end_matches(':'))
+                .collect();
+            let mut find = |what: String| findings.push((line(command), what));
+            if let Some(function) = known.get(name) {
+                given.iter().filter(|given| !function.parameters.contains(**given)).for_each(|given| {
+                    find(format!("{name} has no -{given}"));
+                });
+                function.mandatory.iter().filter(|wanted| !given.contains(&wanted.as_str())).for_each(
+                    |wanted| {
+                        find(format!("{name} wants -{wanted}"));
+                    },
+                );
+            } else if let Some((_, parameters)) = CMDLETS.iter().find(|(cmdlet, _)| *cmdlet == name) {
+                given.iter().filter(|given| !parameters.split(' ').any(|known| known == **given)).for_each(
+                    |given| {
+                        find(format!("nothing is known of {name} -{given}"));
+                    },
+                );
+            } else if !PROGRAMS.contains(&name) && !PROGRAMS.contains(&format!("{name}.exe").as_str()) {
+                find(format!("nothing is known of {name}"));
+            }
+        }
+        findings
+    }
+
+    /// Programs that are named in a string to be run.
+    pub fn programs(&self) -> Vec<Finding> {
+        let strings = self.of_kind("string_literal").into_iter();
+        let named = strings.map(|node| (line(node), self.text(node).trim_matches(['\'', '"'])));
+        named
+            .filter(|(_, text)| text.ends_with(".exe") && !text.contains(' ') && !PROGRAMS.contains(text))
+            .map(|(line, text)| (line, format!("nothing is known of {text}")))
+            .collect()
+    }
+
+    /// Functions by another name than Verb-Noun with an approved verb.
+    pub fn names(&self) -> Vec<Finding> {
+        let functions = self.of_kind("function_statement").into_iter();
+        functions
+            .map(|node| (line(node), self.function_name(node)))
+            .filter(|(_, name)| name.split_once('-').is_none_or(|(verb, _)| !VERBS.contains(&verb)))
+            .map(|(line, name)| (line, format!("{name}: not an approved verb")))
+            .collect()
+    }
+
+    /// Variables that nothing sets where they are used.
+    pub fn variables(&self) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let set = self.assigned();
+        for node in self.of_kind("variable") {
+            let name = self.text(node).trim_start_matches(['$', '@']).trim_matches(['{', '}']);
+            if AUTOMATIC.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                continue;
+            }
+            let function = owner(node).map(|node| node.id());
+            // A function sees its own and the script's; what it is handed by a
+            // caller's scope is found, too, which nobody should rely on.
+            let known = |owner| set.contains(&(owner, name.to_lowercase()));
+            let script = name.to_lowercase().starts_with("script:") && known(None);
+            if !known(function) && !script && !known(None) {
+                findings.push((line(node), format!("${name} is never set")));
+            }
+        }
+        findings
+    }
+
+    /// What is set, and in which function.
+    fn assigned(&self) -> BTreeSet<(Option<usize>, String)> {
+        let mut set = BTreeSet::new();
+        let mut add = |node: Node<'_>| {
+            let name = self.text(node).trim_start_matches(['$', '@']).to_lowercase();
+            let script = name.starts_with("script:");
+            set.insert((owner(node).map(|node| node.id()).filter(|_| !script), name));
+        };
+        for node in self.nodes() {
+            match node.kind() {
+                "script_parameter" => child(node, "variable").into_iter().for_each(&mut add),
+                "foreach_statement" => child(node, "variable").into_iter().for_each(&mut add),
+                "left_assignment_expression" => {
+                    let first = within(node).into_iter().find(|node| node.kind() == "variable");
+                    first.into_iter().for_each(&mut add);
+                }
+                _ => {}
+            }
+        }
+        set
+    }
+
+    /// Everything.
+    pub fn findings(&self, known: &BTreeMap<String, Function>) -> Vec<Finding> {
+        let mut findings = self.syntax();
+        findings.extend(self.commands(known));
+        findings.extend(self.programs());
+        findings.extend(self.names());
+        findings.extend(self.variables());
+        findings
+    }
+}
+
+fn line(node: Node<'_>) -> usize {
+    node.start_position().row + 1
+}
+
+fn children<'t>(node: Node<'t>) -> Vec<Node<'t>> {
+    let mut cursor = node.walk();
+    node.children(&mut cursor).collect()
+}
+
+fn child<'t>(node: Node<'t>, kind: &str) -> Option<Node<'t>> {
+    children(node).into_iter().find(|child| child.kind() == kind)
+}
+
+/// A node and everything below it, in the text's order.
+fn within(node: Node<'_>) -> Vec<Node<'_>> {
+    let (mut nodes, mut stack) = (Vec::new(), vec![node]);
+    while let Some(node) = stack.pop() {
+        nodes.push(node);
+        stack.extend(children(node).into_iter().rev());
+    }
+    nodes
+}
+
+/// The function that a node is in.
+fn owner(node: Node<'_>) -> Option<Node<'_>> {
+    std::iter::successors(node.parent(), Node::parent).find(|node| node.kind() == "function_statement")
+}

@@ -1,0 +1,81 @@
+//! scan.py, the other end of the VM's scan, against real sockets and the lab.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::process::{Command, Output};
+
+use lab::host::Application;
+use lab::nt::registry::RegistryValue;
+use lab::setup::{self, Need, Target};
+use lab::wire::Family;
+use lab::world::{Plan, World};
+
+fn scanner(arguments: &[&str]) -> Command {
+    setup::ensure(&[Need::PYTHON]).unwrap();
+    let mut command = Command::new("python3");
+    command.arg(setup::root().join("tests/vm/scan.py")).args(arguments).args(["--patience", "1"]);
+    command
+}
+
+fn closing_line(output: &Output) -> String {
+    let text = String::from_utf8_lossy(&output.stdout);
+    text.lines().next_back().unwrap_or_default().to_owned()
+}
+
+/// The driver's host, in a mode, as the scanner sees it.
+#[test]
+fn the_scanner_tells_silence_from_an_answer() {
+    let driver = &*setup::build(Target::X64).unwrap().sys;
+    for (mode, right, wrong) in [(0, "answered", "silent"), (2, "silent", "answered")] {
+        let values = vec![("Mode".to_owned(), RegistryValue::dword(mode))];
+        let listen = vec![(80, Application::Http)];
+        let mut world =
+            World::start(&Plan { driver: Some(driver), values, listen, ..Plan::default() }).unwrap();
+        for family in Family::BOTH {
+            let host = world.address(family, 0).ip().to_string();
+            let scan = |expect: &str| {
+                let command = scanner(&[
+                    &host, "--tcp", "22,113", "--udp", "33333", "--open", "80", "--expect", expect,
+                ]);
+                world.namespace.output(command).unwrap()
+            };
+            let output = scan(right);
+            assert!(output.status.success(), "mode {mode}, {family}: {output:?}");
+            assert_eq!(closing_line(&output), "1 passed, 0 failed");
+            let output = scan(wrong);
+            assert!(!output.status.success());
+            assert_eq!(closing_line(&output), "0 passed, 1 failed");
+        }
+        assert!(world.machine.stop().unwrap().is_empty());
+        world.host.stop().unwrap();
+    }
+}
+
+/// The other side of Invoke-ScanStep, on this machine's own ports.
+#[test]
+fn the_scanner_does_what_the_machine_asks_for() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let control = listener.local_addr().unwrap().port();
+    // Ports that were free a moment ago.
+    let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let udp = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let vm = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().unwrap();
+        let mut answers = BufReader::new(stream.try_clone().unwrap()).lines();
+        let mut ask = |request: &str| {
+            writeln!(&stream, "{request}").unwrap();
+            answers.next().unwrap().unwrap()
+        };
+        let right = ask(&format!("answered tcp={tcp} udp={udp} open={control}"));
+        let wrong = ask(&format!("silent tcp={tcp}"));
+        writeln!(&stream, "done").unwrap();
+        // Until the other end has read it.
+        _ = answers.next();
+        (right, wrong)
+    });
+    let output = scanner(&["127.0.0.1", "--control", &control.to_string(), "--wait", "10"]).output().unwrap();
+    let (right, wrong) = vm.join().unwrap();
+    assert_eq!((right.as_str(), wrong), ("ok", format!("failed tcp {tcp} is answered, not silent")));
+    assert_eq!(closing_line(&output), "1 passed, 1 failed");
+    assert!(!output.status.success());
+}

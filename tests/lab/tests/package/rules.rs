@@ -1,0 +1,117 @@
+//! The INF keeps every rule, and each rule can be broken.
+
+use std::collections::BTreeSet;
+
+use lab::package::Plan;
+use lab::package::inf::Inf;
+use lab::package::rules::{self, CLASS, Rule};
+use lab::package::stamp::architecture;
+use lab::setup::Target;
+
+fn stamped(target: Target) -> String {
+    Plan::new(target, "unused".into()).unwrap().stamp().unwrap()
+}
+
+fn broken(text: &str) -> BTreeSet<Rule> {
+    rules::check(&Inf::parse(text).unwrap(), "amd64").iter().map(|fault| fault.rule).collect()
+}
+
+#[test]
+fn the_inf_keeps_every_rule() {
+    for target in Target::ALL {
+        let faults = rules::check(&Inf::parse(&stamped(target)).unwrap(), architecture(target));
+        assert!(faults.is_empty(), "{target:?}: {faults:#?}");
+    }
+    // The INF for one architecture is none for another.
+    assert!(broken(&stamped(Target::Arm64)).contains(&Rule::Decoration));
+}
+
+#[test]
+fn the_class_is_the_headers() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/facts/guids.json");
+    let guids: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let guid = guids["SETUP_CLASS_WFPCALLOUTS"].as_str().unwrap();
+    assert!(CLASS.1.eq_ignore_ascii_case(&format!("{{{guid}}}")));
+}
+
+/// What is broken, by which change: the text before, the text instead.
+const CHANGES: &[(Rule, &str, &str)] = &[
+    (Rule::Version, "$WINDOWS NT$", "$CHICAGO$"),
+    (Rule::Version, "= WFPCALLOUTS", "= Net"),
+    (Rule::Version, "{57465043", "{57465044"),
+    (Rule::Version, "PnpLockdown = 1", "PnpLockdown = 0"),
+    (Rule::Version, "PnpLockdown = 1", "PnpLockdown = 1\nPnpLockdown = 1"),
+    (Rule::Version, "hushport.cat", "hushport.dat"),
+    (Rule::Version, "PnpLockdown = 1", "PnpLockdown = 1\nLayoutFile = layout.inf"),
+    (Rule::DriverVer, "DriverVer   = ", "DriverVer   = 1"),
+    (Rule::DriverVer, "0.1.0.0", "0.1.0"),
+    (Rule::DriverVer, "0.1.0.0", "0.1.0.65536"),
+    (
+        Rule::NoDevices,
+        "[SourceDisksNames]",
+        "[Manufacturer]\n%ProviderName% = Models,NTamd64\n[SourceDisksNames]",
+    ),
+    (Rule::Decoration, "[DefaultInstall.NTamd64]", "[DefaultInstall]"),
+    (Rule::Decoration, "[DriverFiles]", "[DefaultInstall]\nCopyFiles = DriverFiles\n[DriverFiles]"),
+    (Rule::Decoration, "[DriverFiles]", "[DefaultUninstall.NTamd64]\n[DriverFiles]"),
+    (Rule::Declarative, "CopyFiles = DriverFiles", "CopyFiles = DriverFiles\nDelFiles = DriverFiles"),
+    (Rule::Declarative, "CopyFiles = DriverFiles", "CopyFiles = DriverFiles\nDelReg = Parameters"),
+    (Rule::Declarative, "CopyFiles = DriverFiles", "CopyFiles = DriverFiles\nBitReg = Parameters"),
+    (Rule::Declarative, "AddService", "DelService = hushport\nAddService"),
+    (Rule::Declarative, "[DriverFiles]", "[ClassInstall32]\nAddReg = Parameters\n[DriverFiles]"),
+    (Rule::Declarative, "[DriverFiles]", "[DefaultInstall.NTamd64.CoInstallers]\nAddReg = x\n[DriverFiles]"),
+    (Rule::Declarative, "ErrorControl", "LoadOrderGroup = NDIS\nErrorControl"),
+    (Rule::Reference, "AddService = hushport,, Service", "AddService = hushport,, Servise"),
+    (Rule::Reference, "AddReg        = Parameters", "AddReg        = Parameter"),
+    (Rule::Reference, "CopyFiles = DriverFiles", "CopyFiles = Files"),
+    (Rule::Token, "%ServiceName%", "%ServisName%"),
+    (Rule::Token, "%ServiceName%", "hushport"),
+    (Rule::Token, "%ServiceName%", "%ServiceName"),
+    (Rule::File, "DefaultDestDir = 13", "DefaultDestDir = 12"),
+    (Rule::File, "DefaultDestDir = 13", "DefaultDestDir = 13\nDriverFiles = 12"),
+    (Rule::File, "hushport.sys = 1", "hushport.sys = 2"),
+    (Rule::File, "hushport.sys = 1", "hushport.sys = 1\nother.dll = 1"),
+    (Rule::File, "[DriverFiles]", "[DriverFiles]\nother.sys"),
+    (Rule::Service, "%13%\\hushport.sys", "%12%\\hushport.sys"),
+    (Rule::Service, "%13%\\hushport.sys", "%13%\\other.sys"),
+    (Rule::Service, "ServiceType   = 1", "ServiceType   = 0x10"),
+    (Rule::Service, "StartType     = 3", "StartType     = 4"),
+    (Rule::Service, "hushport,, Service", "hushport, 2, Service"),
+    (Rule::Registry, "HKR, Parameters, Mode", "HKLM, Parameters, Mode"),
+    (Rule::Registry, "HKR, Parameters, Mode", "HKR, , Mode"),
+    (Rule::Registry, "HKR, Parameters, Observe", "HKR, Parameters, Mode"),
+    (Rule::Registry, "0x00010003, 2", "0x00010001, 2"),
+    (Rule::Registry, "0x00010003, 2", "0x00010003, two"),
+];
+
+#[test]
+fn each_rule_can_be_broken() {
+    let inf = stamped(Target::X64);
+    for (rule, from, to) in CHANGES {
+        assert!(inf.contains(from), "{from}");
+        let faults = broken(&inf.replacen(from, to, 1));
+        assert!(faults.contains(rule), "{rule:?}: {from} -> {to}: only {faults:?}");
+    }
+    let planted: BTreeSet<_> = CHANGES.iter().map(|(rule, ..)| *rule).collect();
+    assert_eq!(planted, Rule::ALL.into());
+}
+
+/// The values are the policy's affair, which a test beside its table has.
+#[test]
+fn no_line_is_superfluous() {
+    let inf = stamped(Target::X64);
+    let lines: Vec<&str> = inf.lines().collect();
+    let mut taken = 0;
+    for (index, line) in lines.iter().enumerate() {
+        let text = line.split(';').next().unwrap_or_default().trim();
+        if text.is_empty() || text.starts_with("HKR,") {
+            continue;
+        }
+        let rest: Vec<&str> =
+            lines.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, line)| *line).collect();
+        let faulty = Inf::parse(&rest.join("\n")).map(|inf| !rules::check(&inf, "amd64").is_empty());
+        assert!(faulty.unwrap_or(true), "nobody misses line {}: {line}", index + 1);
+        taken += 1;
+    }
+    assert!(taken > 30, "{taken}");
+}
