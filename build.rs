@@ -11,6 +11,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "ntoskrnl.exe",
         &[
+            "EtwRegister",
+            "EtwSetInformation",
+            "EtwUnregister",
+            "EtwWriteTransfer",
             "ExAllocatePool2",
             "ExFreePoolWithTag",
             "IoAllocateWorkItem",
@@ -23,6 +27,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "KeDelayExecutionThread",
             "KeGetCurrentProcessorNumberEx",
             "KeInitializeEvent",
+            "KeQueryInterruptTimePrecise",
             "KeQueryMaximumProcessorCountEx",
             "KeSetEvent",
             "KeWaitForSingleObject",
@@ -63,6 +68,9 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// Declarations that no imported function mentions.
 const ITEMS: &[&str] = &[
     "ALL_PROCESSOR_GROUPS",
+    "EVENT_CONTROL_CODE_.*",
+    "EVENT_DATA_DESCRIPTOR.*",
+    "EVENT_FILTER_DESCRIPTOR",
     "EVENT_MODIFY_STATE",
     "FILE_DEVICE_.*",
     "FWPM_.*",

@@ -1,9 +1,11 @@
 //! The policy that holds, and how the registry's values become one.
 
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use super::events;
 use crate::kernel::current::{Current, Reading};
 use crate::kernel::entry::DriverObject;
+use crate::kernel::etw::Channel;
 use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::pool::{PoolArc, PoolBox};
 use crate::kernel::registry::{Key, Room, ValueError};
@@ -38,6 +40,22 @@ struct Report {
     /// The last of them: from the lowest byte its place in `VALUES`, its
     /// `Reason`, and in two bytes its entry.
     last_rejected: AtomicU64,
+    /// What was refused when the registry was last read, by place in `VALUES`:
+    /// the reason, and from the ninth bit on the entry; 0 where nothing was.
+    refused: [AtomicU64; VALUES.len()],
+    /// Then the last policy stayed, not only the defaults of those values.
+    kept: AtomicBool,
+}
+
+/// Why it is said which policy holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// The driver has started.
+    Start,
+    /// The registry has changed.
+    Change,
+    /// A session has asked.
+    Rundown,
 }
 
 impl Policies {
@@ -56,21 +74,43 @@ impl Policies {
     pub fn current<'a>(&'a self, irql: &'a MaxDispatch) -> Option<Reading<'a, Applied>> {
         self.current.read(irql)
     }
+
+    /// How many policies have been in force, with this one.
+    pub fn number(&self) -> u32 {
+        self.report.applied.load(Ordering::Relaxed)
+    }
+
+    /// Reason and entry of what was refused when the registry was last read, in
+    /// the order of `VALUES`.
+    pub fn refused(&self) -> impl Iterator<Item = Option<(u8, u32)>> {
+        let refused = self.report.refused.iter().map(|refused| refused.load(Ordering::Relaxed));
+        refused.map(|refused| (refused != 0).then_some((refused as u8, (refused >> 8) as u32)))
+    }
+
+    /// Whether the last policy stayed then, and not only the defaults of those
+    /// values.
+    pub fn keeps_the_last(&self) -> bool {
+        self.report.kept.load(Ordering::Relaxed)
+    }
 }
 
 /// Keeps the policies up with the registry.
-pub struct Reload(pub PoolArc<Policies>);
+pub struct Reload(pub PoolArc<Policies>, pub PoolArc<Channel>);
 
 impl Follow for Reload {
     /// Where a value is refused, the last good policy stays as a whole: half of
     /// what an administrator meant is nothing that anybody meant. It stays,
     /// too, where there is no memory for another.
     fn follow(&self, key: Option<&Key>, irql: &Passive) {
-        let Self(policies) = self;
-        let Ok((applied, 0)) = read(key, &policies.report, irql) else { return };
+        let Self(policies, channel) = self;
+        policies.report.kept.store(true, Ordering::Relaxed);
+        let Ok((applied, 0)) = read(key, &policies.report, irql) else {
+            return events::rejected(channel, Occasion::Change, policies, irql);
+        };
         if let Ok(applied) = PoolBox::new(applied) {
             policies.current.replace(applied, irql);
             policies.report.applied.fetch_add(1, Ordering::Relaxed);
+            events::policy(channel, Occasion::Change, policies, irql);
         }
     }
 }
@@ -91,6 +131,7 @@ impl Applied {
 /// refused, means the default; says how many were refused.
 fn read(key: Option<&Key>, report: &Report, irql: &Passive) -> Result<(Applied, usize)> {
     let (mut policy, mut refused) = (Policy::DEFAULT, 0);
+    report.refused.iter().for_each(|refused| refused.store(0, Ordering::Relaxed));
     let Some(key) = key else {
         return Ok((Applied { policy, exemptions: None }, refused));
     };
@@ -116,6 +157,9 @@ impl Report {
     fn reject(&self, value: &Value, rejected: Rejected) {
         let place = VALUES.iter().position(|other| core::ptr::eq(other, value)).unwrap_or(VALUES.len());
         let (reason, entry) = (rejected.reason as u64, u64::from(rejected.entry));
+        if let Some(refused) = self.refused.get(place) {
+            refused.store(reason | entry << 8, Ordering::Relaxed);
+        }
         self.last_rejected.store(place as u64 | reason << 8 | entry << 16, Ordering::Relaxed);
         self.rejected.fetch_add(1, Ordering::Relaxed);
     }

@@ -5,9 +5,11 @@
 //! when dropped.
 #![allow(unsafe_code, reason = "calls into the kernel and reads what it passes")]
 
+pub mod clock;
 pub mod current;
 pub mod device;
 pub mod entry;
+pub mod etw;
 pub mod irql;
 pub mod mutex;
 #[cfg(windows)]

@@ -4,12 +4,15 @@
 pub mod callouts;
 pub mod echo;
 pub mod epoch;
+pub mod events;
 pub mod flow;
 pub mod ip;
 pub mod layers;
 pub mod order;
 pub mod policy;
+pub mod rate;
 pub mod scan;
 pub mod stealth;
 pub mod tcp;
+pub mod tracelogging;
 pub mod unreachable;

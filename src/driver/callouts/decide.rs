@@ -3,6 +3,7 @@
 use core::marker::PhantomData;
 
 use super::{SHARED, Shared};
+use crate::driver::events;
 use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
@@ -33,11 +34,14 @@ impl<D: Decide> Classify for Deciding<D> {
 
     fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
         let Some(current) = shared.policies.current(irql) else { return Action::Continue };
-        let verdict = match decide(D::DECISION, &D::packet(incoming), &current.policy()) {
+        let packet = D::packet(incoming);
+        let verdict = match decide(D::DECISION, &packet, &current.policy()) {
             Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
             verdict => verdict,
         };
+        drop(current);
         shared.count(incoming, verdict, irql);
+        events::verdict(&shared.channel, incoming, &packet, verdict, irql);
         match verdict {
             Verdict::Silenced => Action::Block,
             _ => Action::Continue,

@@ -10,6 +10,7 @@ mod transport_discard;
 use super::counters::Counters;
 use super::policy::Policies;
 use crate::kernel::device::Device;
+use crate::kernel::etw::Channel;
 use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::{PoolArc, PoolVec};
@@ -34,6 +35,8 @@ pub struct Shared {
     pub counters: PerCpu<Counters>,
     /// What the administrator asks for.
     pub policies: PoolArc<Policies>,
+    /// Where it is said what happens.
+    pub channel: PoolArc<Channel>,
 }
 
 /// Where classifies find it.

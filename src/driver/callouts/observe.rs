@@ -1,6 +1,7 @@
 //! The observing callouts: they count and let everything pass.
 
 use super::{SHARED, Shared};
+use crate::driver::events;
 use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
@@ -22,6 +23,7 @@ impl Classify for Observe {
 
     fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
         shared.count(incoming, Verdict::Observed, irql);
+        events::observed(&shared.channel, incoming, irql);
         Action::Continue
     }
 }

@@ -1,6 +1,6 @@
 //! Who asks, and how.
 
-use core::net::{Ipv4Addr, Ipv6Addr};
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::mix;
 use crate::logic::stealth::TcpFlags;
@@ -23,6 +23,11 @@ impl From<Ipv6Addr> for Remote {
 }
 
 impl Remote {
+    /// As an address of its own family.
+    pub fn address(self) -> IpAddr {
+        Ipv6Addr::from_bits(self.0).to_canonical()
+    }
+
     pub(super) const fn halves(self) -> [u64; 2] {
         [(self.0 >> 64) as u64, self.0 as u64]
     }
