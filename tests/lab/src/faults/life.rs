@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use super::inject::{Injection, Plan};
 use super::table::FALLIBLE;
+use crate::etw::{Enable, HUSHPORT};
 use crate::image::PeFile;
 use crate::machine::{Machine, StartError};
-use crate::nt::Options;
+use crate::nt::{Options, Trace};
 use crate::status::Status;
 use crate::wfp::{BfeState, Discard, Engine, LayerData, Metadata, Objects, Packet, Request, Value};
 use crate::wire::Family;
@@ -74,6 +75,7 @@ struct Living {
     /// Whether closed ports are to be silent; not known in the first life.
     promise: Option<bool>,
     life: Life,
+    _session: Trace,
 }
 
 /// How long work that is put off may take.
@@ -85,8 +87,10 @@ impl Living {
         if bfe == Bfe::Late {
             machine.engine().set_bfe_state(BfeState::Stopped);
         }
+        // Somebody listens, so that events are written, and can fail to be.
+        let session = machine.kernel().trace(Enable::all(HUSHPORT), None);
         machine.kernel().faults().arm(plan);
-        Self { machine, bfe, promise, life: Life::default() }
+        Self { machine, bfe, promise, life: Life::default(), _session: session }
     }
 
     fn problem(&mut self, text: impl Into<String>) {
