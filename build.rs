@@ -68,7 +68,6 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// Declarations that no imported function mentions.
 const ITEMS: &[&str] = &[
     "ALL_PROCESSOR_GROUPS",
-    "EVENT_CONTROL_CODE_.*",
     "EVENT_DATA_DESCRIPTOR.*",
     "EVENT_FILTER_DESCRIPTOR",
     "EVENT_MODIFY_STATE",
