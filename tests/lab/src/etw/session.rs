@@ -50,7 +50,7 @@ impl Enable {
 }
 
 /// Hears each event as it comes.
-pub type Listening = Box<dyn Fn(&Event) + Send>;
+pub type Listening = Box<dyn FnMut(&Event) + Send>;
 
 /// A registered provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,7 +228,7 @@ impl Tracing {
                 continue;
             }
             heard = true;
-            if let Some(listening) = &session.listening {
+            if let Some(listening) = &mut session.listening {
                 listening(&event);
             }
             match session.events.len() {
