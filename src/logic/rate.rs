@@ -82,12 +82,9 @@ mod tests {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for number in 0..4000 {
-                        match limit.admit(number / 1000, 100) {
-                            Some(before) => {
-                                let_through.fetch_add(1, Relaxed);
-                                held_back.fetch_add(before, Relaxed);
-                            }
-                            None => {}
+                        if let Some(before) = limit.admit(number / 1000, 100) {
+                            let_through.fetch_add(1, Relaxed);
+                            held_back.fetch_add(before, Relaxed);
                         }
                     }
                 });

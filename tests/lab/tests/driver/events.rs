@@ -208,7 +208,7 @@ fn a_session_that_comes_or_asks_is_told_the_state() {
 #[test]
 fn a_change_of_the_registry_is_said_and_a_bad_one_named() {
     let machine = Machine::new(Options::default());
-    machine.set_value("ExemptPorts", RegistryValue::multi_sz(&["113", "8100-8000"]));
+    machine.set_value("ExemptPorts", RegistryValue::multi_sz(["113", "8100-8000"]));
     let trace = session(&machine);
     let bench = Bench::start(machine);
     settled(&trace);
@@ -218,8 +218,8 @@ fn a_change_of_the_registry_is_said_and_a_bad_one_named() {
     assert_eq!((rejected[0].text("Reason"), rejected[0].number("Entry")), ("ReversedRange", 2));
     assert_eq!((rejected[0].level, rejected[0].keyword), (3, POLICY));
     assert_eq!(rejected[1].text("Holds"), "LastPolicy");
-    bench.machine.set_value("ExemptPorts", RegistryValue::multi_sz(&["113", "8000-8099", "53/udp"]));
-    bench.machine.set_value("ExemptPrefixes", RegistryValue::multi_sz(&["10.0.0.0/8", "fd00::/8"]));
+    bench.machine.set_value("ExemptPorts", RegistryValue::multi_sz(["113", "8000-8099", "53/udp"]));
+    bench.machine.set_value("ExemptPrefixes", RegistryValue::multi_sz(["10.0.0.0/8", "fd00::/8"]));
     bench.machine.set("Mode", 1);
     let events = eventually(&trace, "applied", |events| {
         named(events, "PolicyApplied").last().is_some_and(|event| event.number("Mode") == 1)
