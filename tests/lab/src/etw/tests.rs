@@ -162,7 +162,7 @@ fn events_reach_the_sessions_that_want_them() {
 fn times_are_utc() {
     // FILETIMEs of well-known moments: Unix's epoch, and 29 February 2024.
     assert_eq!(utc(116_444_736_000_000_000), "1970-01-01T00:00:00.0000000Z");
-    assert_eq!(utc(116_444_736_000_000_000 + 1_709_210_096_123_456_7), "2024-02-29T12:34:56.1234567Z");
+    assert_eq!(utc(116_444_736_000_000_000 + 17_092_100_961_234_567), "2024-02-29T12:34:56.1234567Z");
 }
 
 /// The name's GUID as the crate of Microsoft's computes it.
