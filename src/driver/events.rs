@@ -66,16 +66,21 @@ pub fn started(channel: &Channel, occasion: Occasion, irql: &MaxDispatch) {
 
 /// The policy that holds, and the values that were refused when the registry
 /// was last read. What `Trace` allows from now on is decided here, so that the
-/// event which forbids all others is still written.
+/// event which forbids all others is still written; not in a rundown, which
+/// another thread than the policy's may be in.
 pub fn policy(channel: &Channel, occasion: Occasion, policies: &Policies, irql: &MaxDispatch) {
     let Some(current) = policies.current(irql) else { return };
     let (allowed, number) = (allowed(&current.policy()), policies.number());
     let applied = PolicyApplied::new(occasion.name(), number, &current.policy());
     // A writer waits for readers.
     drop(current);
-    channel.permit(channel.permitted() | allowed);
-    channel.write(irql, || applied);
-    channel.permit(allowed);
+    if occasion == Occasion::Rundown {
+        channel.write(irql, || applied);
+    } else {
+        channel.permit(channel.permitted() | allowed);
+        channel.write(irql, || applied);
+        channel.permit(allowed);
+    }
     rejected(channel, occasion, policies, irql);
 }
 
