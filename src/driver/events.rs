@@ -35,7 +35,8 @@ impl Listen for Rundown {
     }
 
     fn rundown(shared: &Shared, channel: &Channel, irql: &Passive) {
-        // Nothing may be said: the driver is not up yet, or `Trace` is 0.
+        // Nothing may be said: the driver is not up yet and will say all of this
+        // when it is, or `Trace` is 0.
         if channel.permitted() == 0 {
             return;
         }

@@ -11,7 +11,7 @@
 
 use core::ffi::c_void;
 use core::ptr;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::clock;
 use super::irql::{MaxDispatch, Passive};
@@ -50,8 +50,6 @@ pub struct Channel {
     gate: AtomicU64,
     /// Of the registration; 0 while there is none.
     handle: AtomicU64,
-    /// A session wants to know the state.
-    asked: AtomicBool,
     /// When this was made.
     made: u64,
     held_back: AtomicU64,
@@ -77,7 +75,6 @@ impl Channel {
             provider,
             gate: AtomicU64::new(0),
             handle: AtomicU64::new(0),
-            asked: AtomicBool::new(false),
             made: clock::interrupt_time(irql),
             held_back: AtomicU64::new(0),
             limits: [const { Limit::new() }; MOST],
@@ -187,18 +184,6 @@ impl Channel {
             )
         };
     }
-
-    /// Says the state, if a session has asked and there is a registration to
-    /// say it by: the first session may ask before EtwRegister has returned.
-    fn answer<L: Listen>(&self, irql: &Passive) {
-        if self.handle.load(Ordering::SeqCst) != 0 && self.asked.swap(false, Ordering::SeqCst) {
-            // SAFETY: the registration is made after the publication, and
-            // dropped, with its callbacks waited for, before its end.
-            if let Some(shared) = unsafe { L::shared().get() } {
-                L::rundown(shared, self, irql);
-            }
-        }
-    }
 }
 
 fn part(bytes: &[u8], kind: u32) -> ffi::EVENT_DATA_DESCRIPTOR {
@@ -216,9 +201,11 @@ fn part(bytes: &[u8], kind: u32) -> ffi::EVENT_DATA_DESCRIPTOR {
 pub struct Registration(PoolArc<Channel>);
 
 impl Registration {
-    /// Registers the channel's provider. Where the system refuses, nobody can
+    /// Registers the channel's provider. The first session may ask for the state
+    /// before this returns; what is written then goes nowhere, so whoever
+    /// registers says it when it has begun. Where the system refuses, nobody can
     /// listen, and that is all: it keeps no driver from doing its work.
-    pub fn new<L: Listen>(channel: PoolArc<Channel>, irql: &Passive) -> Self {
+    pub fn new<L: Listen>(channel: PoolArc<Channel>, _: &Passive) -> Self {
         let id = guid(channel.provider.id);
         let mut handle = 0;
         // SAFETY: id and handle are locals, the channel lives until the
@@ -242,8 +229,7 @@ impl Registration {
                 traits.len() as ffi::ULONG,
             )
         };
-        channel.handle.store(handle, Ordering::SeqCst);
-        channel.answer::<L>(irql);
+        channel.handle.store(handle, Ordering::Release);
         Self(channel)
     }
 }
@@ -286,6 +272,9 @@ unsafe extern "C" fn enable<L: Listen>(
         // None that evntrace.h knows.
         _ => return,
     }
-    channel.asked.store(true, Ordering::SeqCst);
-    channel.answer::<L>(&irql);
+    // SAFETY: the registration is made after the publication, and dropped, with
+    // its callbacks waited for, before its end.
+    if let Some(shared) = unsafe { L::shared().get() } {
+        L::rundown(shared, channel, &irql);
+    }
 }
