@@ -77,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
             bail!("--set {name}: the driver reads no value of that name");
         }
     }
-    let session = arguments.events.as_deref().map(|file| listen_to(&world, file)).transpose()?;
+    let _session = arguments.events.as_deref().map(|file| listen_to(&world, file)).transpose()?;
     let _registry = registry::Served::start(Arc::clone(world.machine.kernel()))?;
     let named = Named::new(&world);
     announce(&plan, &world, named.enter());
@@ -100,9 +100,6 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
             if left.is_empty() { "nothing".into() } else { left.to_string() }
         );
         well = left.is_empty();
-    }
-    if let Some(session) = session.filter(|session| session.lost() > 0) {
-        eprintln!("lab: {} events found no room in memory; the file has them all", session.lost());
     }
     if let Some(path) = &arguments.pcap {
         let file = std::fs::File::create(path).with_context(|| format!("--pcap {}", path.display()))?;

@@ -49,7 +49,7 @@ impl Enable {
     }
 }
 
-/// Hears each event as it comes.
+/// Hears each event as it comes; they are not kept then.
 pub type Listening = Box<dyn FnMut(&Event) + Send>;
 
 /// A registered provider.
@@ -127,7 +127,7 @@ impl std::fmt::Debug for State {
 }
 
 /// Events that a session keeps.
-const KEPT: usize = 1 << 20;
+const KEPT: usize = 1 << 17;
 
 /// Handles look like addresses of the kernel's half.
 const FIRST_HANDLE: u64 = 0xFFFF_9900_0000_0000;
@@ -228,12 +228,10 @@ impl Tracing {
                 continue;
             }
             heard = true;
-            if let Some(listening) = &mut session.listening {
-                listening(&event);
-            }
-            match session.events.len() {
-                KEPT => session.lost += 1,
-                _ => session.events.push(event.clone()),
+            match &mut session.listening {
+                Some(listening) => listening(&event),
+                None if session.events.len() < KEPT => session.events.push(event.clone()),
+                None => session.lost += 1,
             }
         }
         if !heard {
