@@ -16,6 +16,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "ntoskrnl.exe",
         &[
+            "EtwRegister",
+            "EtwSetInformation",
+            "EtwUnregister",
+            "EtwWriteTransfer",
             "ExAllocatePool2",
             "ExFreePoolWithTag",
             "IoAllocateWorkItem",
@@ -76,6 +80,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// Declarations that no imported function mentions.
 const ITEMS: &[&str] = &[
     "ALL_PROCESSOR_GROUPS",
+    "EVENT_DATA_DESCRIPTOR.*",
+    "EVENT_FILTER_DESCRIPTOR",
     "EVENT_MODIFY_STATE",
     "FILE_DEVICE_.*",
     "FWPM_.*",

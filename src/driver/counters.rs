@@ -19,6 +19,13 @@ impl Counters {
         Self([const { [const { AtomicU64::new(0) }; Verdict::COUNT] }; COUNT])
     }
 
+    /// Adds what a callout has counted.
+    pub fn add_to(&self, callout: usize, sums: &mut [u64; Verdict::COUNT]) {
+        for (sum, count) in sums.iter_mut().zip(self.0.get(callout).into_iter().flatten()) {
+            *sum = sum.wrapping_add(count.load(Ordering::Relaxed));
+        }
+    }
+
     /// Counts a verdict of a callout.
     pub fn count(&self, callout: Index, verdict: Verdict) {
         let counter = self.0.get(callout.number()).and_then(|row| row.get(verdict as usize));

@@ -23,7 +23,6 @@ pub struct Flows {
 
 /// What is to be said of a flow that is over.
 #[derive(Clone, Copy, Debug)]
-#[allow(dead_code, reason = "TODO-EVENT")]
 pub struct Ended {
     /// The engine's handle.
     pub id: u64,
@@ -101,13 +100,11 @@ impl Flows {
     }
 
     /// How many there are.
-    #[allow(dead_code, reason = "TODO-EVENT")]
     pub fn count(&self) -> u32 {
         self.limit.flows()
     }
 
     /// How many were refused because there were so many already.
-    #[allow(dead_code, reason = "TODO-EVENT")]
     pub fn refused(&self) -> u64 {
         self.limit.refused()
     }

@@ -3,6 +3,7 @@
 
 mod callouts;
 mod counters;
+mod events;
 mod filtering;
 mod flows;
 mod noticed;
@@ -12,9 +13,10 @@ mod scans;
 
 use crate::kernel::device::Device;
 use crate::kernel::entry::{self, DriverObject};
+use crate::kernel::etw::{self, Channel};
 use crate::kernel::irql::Passive;
 use crate::kernel::per_cpu::PerCpu;
-use crate::kernel::pool::{PoolArc, PoolBox, PoolVec};
+use crate::kernel::pool::{PoolArc, PoolVec};
 use crate::kernel::published::Publication;
 use crate::kernel::status::Result;
 use crate::kernel::watch::Watch;
@@ -33,6 +35,7 @@ pub struct Driver {
     reload: Watch<Reload>,
     filtering: Subscription<PoolArc<Filtering>>,
     callouts: PoolVec<Registration>,
+    events: etw::Registration,
     shared: Publication<Shared>,
     device: Device,
 }
@@ -45,31 +48,32 @@ impl entry::Driver for Driver {
     fn start(object: &DriverObject, irql: &Passive) -> Result<Self> {
         let policies = PoolArc::new(Policies::start(object, irql)?)?;
         let device = Device::create(object, irql)?;
-        let noticed = PoolArc::new(Noticed::default())?;
-        let scans = PoolArc::new(Scans::new(irql)?)?;
+        let channel = PoolArc::new(Channel::new(&events::HUSHPORT))?;
         let flow_limit = policies.current(irql).map_or(0, |current| current.values().flow_limit);
-        let shared = SHARED.publish(PoolBox::new(Shared {
+        let shared = SHARED.publish(PoolArc::new(Shared {
             counters: PerCpu::new(Counters::zero, irql)?,
             policies: policies.clone(),
-            noticed: noticed.clone(),
-            scans: scans.clone(),
+            noticed: Noticed::default(),
+            scans: Scans::new(irql)?,
+            channel: channel.clone(),
             flows: Flows::new(flow_limit)?,
             order: order::Watch::new(irql)?,
         })?);
+        let events = etw::Registration::new::<events::Rundown>(channel, irql);
         let callouts = callouts::register(&device, &shared.flows, irql)?;
-        let filtering = PoolArc::new(Filtering::new(policies.clone(), irql)?)?;
-        let reload = Reload { policies, filtering, scans, noticed };
+        let filtering = PoolArc::new(Filtering::new(policies, irql)?)?;
+        let reload = Reload::new(shared.share(), filtering);
         let following = follow(object, &device, reload, irql);
         if following.is_err() {
             // A session may have been open for a while.
             shared.flows.close(irql);
         }
         let (filtering, reload) = following?;
-        Ok(Self { reload, filtering, callouts, shared, device })
+        Ok(Self { reload, filtering, callouts, events, shared, device })
     }
 
     fn stop(self, irql: &Passive) {
-        let Self { reload, filtering, callouts, shared, device } = self;
+        let Self { reload, filtering, callouts, events, shared, device } = self;
         drop(reload);
         // No more changes of BFE's state, then the session with its objects.
         filtering.follower().end(irql);
@@ -77,6 +81,10 @@ impl entry::Driver for Driver {
         shared.flows.close(irql);
         // Waits for classifies, which use what is shared.
         drop(callouts);
+        events::counters(&shared, irql);
+        events::stopped(&shared.channel, irql);
+        // Nobody writes any more, and the last rundown is waited for.
+        drop(events);
         drop(shared);
         drop(device);
     }
@@ -91,6 +99,7 @@ fn follow(
 ) -> Result<(Subscription<PoolArc<Filtering>>, Watch<Reload>)> {
     let filtering = Subscription::new(device, reload.filtering.clone(), irql)?;
     filtering::begin(&filtering, irql)?;
+    reload.started(irql);
     let reload = Watch::new(object, reload, irql)?;
     Ok((filtering, reload))
 }

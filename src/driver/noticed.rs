@@ -4,27 +4,24 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::flows::Ended;
-use crate::logic::order::Deviation;
-use crate::logic::scan::Scan;
 
 /// Counts since the start.
 ///
-/// In a debugger: the seventh word of `Shared` (see `Counters`) leads to a count
-/// of owners, and this lies behind it.
+/// In a debugger: it begins with the seventh word of `Shared`, see `Counters`.
 #[derive(Default)]
 #[repr(C)]
 pub struct Noticed {
     /// Flows that are over.
-    flows_ended: AtomicU64,
+    pub flows_ended: AtomicU64,
     /// Those of them whose order was watched and kept.
     flows_in_order: AtomicU64,
     /// Their packets and bytes, by direction.
     packets: [AtomicU64; 2],
     bytes: [AtomicU64; 2],
     /// Departures from the documented order.
-    deviations: AtomicU64,
+    pub deviations: AtomicU64,
     /// Scans reported.
-    scans: AtomicU64,
+    pub scans: AtomicU64,
 }
 
 impl Noticed {
@@ -41,12 +38,12 @@ impl Noticed {
     }
 
     /// Something left the documented order.
-    pub fn deviation(&self, _: &Deviation) {
+    pub fn deviation(&self) {
         self.deviations.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Somebody scans.
-    pub fn scan(&self, _: &Scan) {
+    pub fn scan(&self) {
         self.scans.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -1,11 +1,12 @@
 //! The policy that holds, and how the registry's values become one.
 
-use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::ops::RangeInclusive;
+use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use super::callouts::Shared;
+use super::events;
 use super::filtering::Filtering;
-use super::noticed::Noticed;
-use super::scans::Scans;
-
+use crate::kernel::clock;
 use crate::kernel::current::{Current, Reading};
 use crate::kernel::entry::DriverObject;
 use crate::kernel::irql::{MaxDispatch, Passive};
@@ -46,6 +47,22 @@ struct Report {
     /// The last of them: from the lowest byte its place in `VALUES`, its
     /// `Reason`, and in two bytes its entry.
     last_rejected: AtomicU64,
+    /// What was refused when the registry was last read, by place in `VALUES`:
+    /// the reason, and from the ninth bit on the entry; 0 where nothing was.
+    refused: [AtomicU64; VALUES.len()],
+    /// Then the last policy stayed, not only the defaults of those values.
+    kept: AtomicBool,
+}
+
+/// Why it is said which policy holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// The driver has started.
+    Start,
+    /// The registry has changed.
+    Change,
+    /// A session has asked.
+    Rundown,
 }
 
 impl Policies {
@@ -90,30 +107,66 @@ impl Policies {
     pub fn current<'a>(&'a self, irql: &'a MaxDispatch) -> Option<Reading<'a, Applied>> {
         self.current.read(irql)
     }
+
+    /// How many policies have been in force, with this one.
+    pub fn number(&self) -> u32 {
+        self.report.applied.load(Ordering::Relaxed)
+    }
+
+    /// Reason and entry of what was refused when the registry was last read, in
+    /// the order of `VALUES`.
+    pub fn refused(&self) -> impl Iterator<Item = Option<(u8, u32)>> {
+        let refused = self.report.refused.iter().map(|refused| refused.load(Ordering::Relaxed));
+        refused.map(|refused| (refused != 0).then_some((refused as u8, (refused >> 8) as u32)))
+    }
+
+    /// Whether the last policy stayed then, and not only the defaults of those
+    /// values.
+    pub fn keeps_the_last(&self) -> bool {
+        self.report.kept.load(Ordering::Relaxed)
+    }
 }
 
-/// Keeps the policies up with the registry, and looks who scans in between.
+/// Keeps the policies up with the registry, looks who scans in between, and
+/// says what was counted.
 pub struct Reload {
-    /// What is kept up.
-    pub policies: PoolArc<Policies>,
+    shared: PoolArc<Shared>,
     /// Which filters there are depends on the policy.
     pub filtering: PoolArc<Filtering>,
-    /// What is looked through.
-    pub scans: PoolArc<Scans>,
-    /// Where a scan is reported.
-    pub noticed: PoolArc<Noticed>,
+    /// When the counters were said last, in milliseconds.
+    counters_said: AtomicU64,
 }
 
 /// A look for scans comes at most so often, and at least: milliseconds.
-const LOOKS: core::ops::RangeInclusive<u32> = 10..=10_000;
+const LOOKS: RangeInclusive<u32> = 10..=10_000;
+
+/// Milliseconds from one saying of the counters to the next.
+const COUNTERS_EVERY: u64 = 10_000;
+
+impl Reload {
+    /// Nothing is followed yet.
+    pub fn new(shared: PoolArc<Shared>, filtering: PoolArc<Filtering>) -> Self {
+        Self { shared, filtering, counters_said: AtomicU64::new(clock::milliseconds()) }
+    }
+
+    /// Says that the driver runs, and by which policy.
+    pub fn started(&self, irql: &Passive) {
+        let Shared { channel, policies, .. } = &*self.shared;
+        events::policy(channel, Occasion::Start, policies, irql);
+        events::started(channel, Occasion::Start, irql);
+    }
+}
 
 impl Follow for Reload {
     /// Where a value is refused, the last good policy stays as a whole: half of
     /// what an administrator meant is nothing that anybody meant. It stays,
     /// too, where there is no memory for another.
     fn follow(&self, key: Option<&Key>, irql: &Passive) {
-        let policies = &self.policies;
-        let Ok((applied, 0)) = read(key, &policies.report, irql) else { return };
+        let Shared { policies, channel, .. } = &*self.shared;
+        policies.report.kept.store(true, Ordering::Relaxed);
+        let Ok((applied, 0)) = read(key, &policies.report, irql) else {
+            return events::rejected(channel, Occasion::Change, policies, irql);
+        };
         let policy = applied.values();
         if let Ok(applied) = PoolBox::new(applied) {
             policies.current.replace(applied, irql);
@@ -122,12 +175,22 @@ impl Follow for Reload {
             // What the engine refuses stays as it is; the next change tries
             // again.
             let _adapted_or_not = self.filtering.adapt(&policy, irql);
+            events::policy(channel, Occasion::Change, policies, irql);
         }
     }
 
     fn tick(&self, irql: &Passive) -> u32 {
-        let policy = self.policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
-        self.scans.sweep(&policy, irql, |scan| self.noticed.scan(&scan));
+        let Shared { policies, channel, scans, noticed, .. } = &*self.shared;
+        let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
+        scans.sweep(&policy, irql, |scan| {
+            noticed.scan();
+            events::scan_detected(channel, &scan, policy.scan_window_ms, irql);
+        });
+        let now = clock::milliseconds();
+        if now.saturating_sub(self.counters_said.load(Ordering::Relaxed)) >= COUNTERS_EVERY {
+            self.counters_said.store(now, Ordering::Relaxed);
+            events::counters(&self.shared, irql);
+        }
         (policy.scan_window_ms / 8).clamp(*LOOKS.start(), *LOOKS.end())
     }
 }
@@ -148,6 +211,7 @@ impl Applied {
 /// refused, means the default; says how many were refused.
 fn read(key: Option<&Key>, report: &Report, irql: &Passive) -> Result<(Applied, usize)> {
     let (mut policy, mut refused) = (Policy::DEFAULT, 0);
+    report.refused.iter().for_each(|refused| refused.store(0, Ordering::Relaxed));
     let Some(key) = key else {
         return Ok((Applied { policy, exemptions: None }, refused));
     };
@@ -173,6 +237,9 @@ impl Report {
     fn reject(&self, value: &Value, rejected: Rejected) {
         let place = VALUES.iter().position(|other| core::ptr::eq(other, value)).unwrap_or(VALUES.len());
         let (reason, entry) = (rejected.reason as u64, u64::from(rejected.entry));
+        if let Some(refused) = self.refused.get(place) {
+            refused.store(reason | entry << 8, Ordering::Relaxed);
+        }
         self.last_rejected.store(place as u64 | reason << 8 | entry << 16, Ordering::Relaxed);
         self.rejected.fetch_add(1, Ordering::Relaxed);
     }

@@ -28,5 +28,10 @@ pub const POOL_FLAG_CACHE_ALIGNED: POOL_FLAGS = 0x08;
 /// asks for it.
 pub const MANUALLY_INITIATED_CRASH: ULONG = 0xE2;
 
+// evntrace.h, which no kernel header includes
+pub const EVENT_CONTROL_CODE_DISABLE_PROVIDER: ULONG = 0;
+pub const EVENT_CONTROL_CODE_ENABLE_PROVIDER: ULONG = 1;
+pub const EVENT_CONTROL_CODE_CAPTURE_STATE: ULONG = 2;
+
 /// `RPC_C_AUTHN_WINNT` (rpcdce.h), which no kernel header includes.
 pub const RPC_C_AUTHN_WINNT: u32 = 10;

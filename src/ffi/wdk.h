@@ -24,8 +24,7 @@ typedef unsigned short USHORT, UINT16, wchar_t, WCHAR, *PWCH;
 typedef unsigned int UINT32;
 typedef unsigned long ULONG, DWORD, ACCESS_MASK, *PULONG;
 typedef long long LONGLONG;
-typedef unsigned long long ULONGLONG, ULONG64, UINT64, ULONG_PTR, SIZE_T;
-typedef ULONG64 *PULONG64;
+typedef unsigned long long ULONGLONG, ULONG64, UINT64, ULONG_PTR, SIZE_T, *PULONG64;
 typedef unsigned long long size_t;
 typedef signed char INT8;
 typedef short INT16;
@@ -43,6 +42,64 @@ typedef struct _GUID {
     unsigned short Data3;
     unsigned char Data4[8];
 } GUID;
+
+/* evntprov.h */
+#define EVENT_DATA_DESCRIPTOR_TYPE_NONE 0
+#define EVENT_DATA_DESCRIPTOR_TYPE_EVENT_METADATA 1
+#define EVENT_DATA_DESCRIPTOR_TYPE_PROVIDER_METADATA 2
+
+typedef const GUID *LPCGUID;
+typedef ULONGLONG REGHANDLE, *PREGHANDLE;
+
+typedef struct _EVENT_DATA_DESCRIPTOR {
+    ULONGLONG Ptr;
+    ULONG Size;
+    union {
+        ULONG Reserved;
+        struct {
+            UCHAR Type;
+            UCHAR Reserved1;
+            USHORT Reserved2;
+        };
+    };
+} EVENT_DATA_DESCRIPTOR, *PEVENT_DATA_DESCRIPTOR;
+
+typedef struct _EVENT_DESCRIPTOR {
+    USHORT Id;
+    UCHAR Version;
+    UCHAR Channel;
+    UCHAR Level;
+    UCHAR Opcode;
+    USHORT Task;
+    ULONGLONG Keyword;
+} EVENT_DESCRIPTOR, *PEVENT_DESCRIPTOR;
+
+typedef const EVENT_DESCRIPTOR *PCEVENT_DESCRIPTOR;
+
+typedef struct _EVENT_FILTER_DESCRIPTOR {
+    ULONGLONG Ptr;
+    ULONG Size;
+    ULONG Type;
+} EVENT_FILTER_DESCRIPTOR, *PEVENT_FILTER_DESCRIPTOR;
+
+typedef enum _EVENT_INFO_CLASS {
+    EventProviderBinaryTrackInfo,
+    EventProviderSetReserved1,
+    EventProviderSetTraits,
+    EventProviderUseDescriptorType,
+    MaxEventInfo
+} EVENT_INFO_CLASS;
+
+typedef void ETWENABLECALLBACK(
+    LPCGUID SourceId,
+    ULONG ControlCode,
+    UCHAR Level,
+    ULONGLONG MatchAnyKeyword,
+    ULONGLONG MatchAllKeyword,
+    PEVENT_FILTER_DESCRIPTOR FilterData,
+    PVOID CallbackContext);
+
+typedef ETWENABLECALLBACK *PETWENABLECALLBACK;
 
 /* ntdef.h */
 typedef struct _UNICODE_STRING {
@@ -708,6 +765,24 @@ typedef struct FWPS_CALLOUT3_ {
 } FWPS_CALLOUT3;
 
 /* Functions. build.rs says which module each is imported from. */
+NTSTATUS EtwRegister(
+    LPCGUID ProviderId,
+    PETWENABLECALLBACK EnableCallback,
+    PVOID CallbackContext,
+    PREGHANDLE RegHandle);
+NTSTATUS EtwSetInformation(
+    REGHANDLE RegHandle,
+    EVENT_INFO_CLASS InformationClass,
+    PVOID EventInformation,
+    ULONG InformationLength);
+NTSTATUS EtwUnregister(REGHANDLE RegHandle);
+NTSTATUS EtwWriteTransfer(
+    REGHANDLE RegHandle,
+    PCEVENT_DESCRIPTOR EventDescriptor,
+    LPCGUID ActivityId,
+    LPCGUID RelatedActivityId,
+    ULONG UserDataCount,
+    PEVENT_DATA_DESCRIPTOR UserData);
 PVOID ExAllocatePool2(POOL_FLAGS Flags, SIZE_T NumberOfBytes, ULONG Tag);
 void ExFreePoolWithTag(PVOID P, ULONG Tag);
 PIO_WORKITEM IoAllocateWorkItem(PDEVICE_OBJECT DeviceObject);
@@ -741,8 +816,8 @@ __attribute__((noreturn)) void KeBugCheckEx(
 NTSTATUS KeDelayExecutionThread(KPROCESSOR_MODE WaitMode, BOOLEAN Alertable, PLARGE_INTEGER Interval);
 ULONG KeGetCurrentProcessorNumberEx(PPROCESSOR_NUMBER ProcNumber);
 void KeInitializeEvent(PRKEVENT Event, EVENT_TYPE Type, BOOLEAN State);
-ULONG KeQueryMaximumProcessorCountEx(USHORT GroupNumber);
 ULONG64 KeQueryInterruptTimePrecise(PULONG64 QpcTimeStamp);
+ULONG KeQueryMaximumProcessorCountEx(USHORT GroupNumber);
 ULONGLONG KeQueryUnbiasedInterruptTime(void);
 LONG KeSetEvent(PRKEVENT Event, KPRIORITY Increment, BOOLEAN Wait);
 NTSTATUS KeWaitForSingleObject(

@@ -4,14 +4,22 @@ use super::irql::Passive;
 use super::work_item;
 use crate::ffi;
 
-/// Units of the system's time in a millisecond: 100 ns each.
-const PER_MILLISECOND: u64 = 10_000;
+/// Units of [`now`] in a millisecond.
+pub const PER_MS: u64 = 10_000;
 
-/// Milliseconds since the machine was started, sleep not counted, as exact as
-/// the system's tick; at any IRQL.
-pub fn milliseconds() -> u64 {
+/// Units of [`now`] in a second.
+pub const PER_SECOND: u64 = 1000 * PER_MS;
+
+/// Since the machine was started, in units of 100 ns, as exact as the system's
+/// tick; at any IRQL.
+pub fn now() -> u64 {
     // SAFETY: takes nothing; callable at any IRQL.
-    unsafe { ffi::KeQueryUnbiasedInterruptTime() / PER_MILLISECOND }
+    unsafe { ffi::KeQueryUnbiasedInterruptTime() }
+}
+
+/// The same in milliseconds.
+pub fn milliseconds() -> u64 {
+    now() / PER_MS
 }
 
 /// Asks until it is so, and lets other threads run in between.

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod current;
 pub mod device;
 pub mod entry;
+pub mod etw;
 pub mod exclusive;
 pub mod irql;
 pub mod mutex;

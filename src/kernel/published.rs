@@ -3,7 +3,7 @@
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use super::pool::PoolBox;
+use super::pool::PoolArc;
 
 /// The place of a value, empty until one is published.
 pub struct Published<T>(AtomicPtr<T>);
@@ -11,7 +11,7 @@ pub struct Published<T>(AtomicPtr<T>);
 /// Keeps the value published, and takes it back when dropped.
 pub struct Publication<T: 'static> {
     place: &'static Published<T>,
-    value: PoolBox<T>,
+    value: PoolArc<T>,
 }
 
 impl<T: Sync> Published<T> {
@@ -21,8 +21,8 @@ impl<T: Sync> Published<T> {
     }
 
     /// Shows a value to every callback.
-    pub fn publish(&'static self, value: PoolBox<T>) -> Publication<T> {
-        self.0.store(value.as_ptr(), Ordering::Release);
+    pub fn publish(&'static self, value: PoolArc<T>) -> Publication<T> {
+        self.0.store(ptr::from_ref(&*value).cast_mut(), Ordering::Release);
         Publication { place: self, value }
     }
 
@@ -36,6 +36,13 @@ impl<T: Sync> Published<T> {
         // SAFETY: not null means published, and by this function's contract it
         // stays so for `'a`.
         unsafe { value.as_ref() }
+    }
+}
+
+impl<T> Publication<T> {
+    /// A share in the value, for whoever does not come by callback.
+    pub fn share(&self) -> PoolArc<T> {
+        self.value.clone()
     }
 }
 

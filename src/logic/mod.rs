@@ -4,14 +4,17 @@
 pub mod callouts;
 pub mod echo;
 pub mod epoch;
+pub mod events;
 pub mod flow;
 pub mod ip;
 pub mod layers;
 mod mix;
 pub mod order;
 pub mod policy;
+pub mod rate;
 pub mod scan;
 pub mod stealth;
 pub mod tcp;
+pub mod tracelogging;
 pub mod transport;
 pub mod unreachable;

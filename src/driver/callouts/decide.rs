@@ -3,6 +3,7 @@
 use core::marker::PhantomData;
 
 use super::{SHARED, Shared};
+use crate::driver::events;
 use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
@@ -40,7 +41,6 @@ impl<D: Decide> Classify for Deciding<D> {
 
     fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
         let verdict = Self::verdict(shared, incoming, irql);
-        shared.count(incoming, verdict, irql);
         shared.watch(incoming, irql);
         match verdict {
             Verdict::Silenced => Action::Block,
@@ -48,16 +48,19 @@ impl<D: Decide> Classify for Deciding<D> {
         }
     }
 
-    fn flow_deleted(shared: &Shared, context: u64, _: &MaxDispatch) {
-        shared.flow_deleted(context);
+    fn flow_deleted(shared: &Shared, context: u64, irql: &MaxDispatch) {
+        shared.flow_deleted(context, irql);
     }
 }
 
 impl<D: Decide> Deciding<D> {
+    /// The verdict, counted and said.
     fn verdict(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Verdict {
         let Some(current) = shared.policies.current(irql) else { return Verdict::Off };
         let policy = current.policy();
         if !D::is_asked(&policy) {
+            drop(current);
+            shared.observe(incoming, irql);
             return Verdict::Observed;
         }
         let packet = D::packet(incoming);
@@ -68,6 +71,10 @@ impl<D: Decide> Deciding<D> {
         if D::DECISION.is_met_by_scans() && verdict.is_closed_port() {
             shared.scans.meet(&packet, &policy, irql);
         }
+        // Whoever replaces the policy waits for its readers.
+        drop(current);
+        shared.count(incoming, verdict, irql);
+        events::verdict(&shared.channel, incoming, &packet, verdict, irql);
         verdict
     }
 }

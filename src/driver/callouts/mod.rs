@@ -8,12 +8,14 @@ mod packet_discard;
 mod transport_discard;
 
 use super::counters::Counters;
-use super::flows::Flows;
+use super::events;
+use super::flows::{Ended, Flows};
 use super::noticed::Noticed;
 use super::order::Watch;
 use super::policy::Policies;
 use super::scans::Scans;
 use crate::kernel::device::Device;
+use crate::kernel::etw::Channel;
 use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::{PoolArc, PoolVec};
@@ -39,13 +41,15 @@ pub struct Shared {
     /// What the administrator asks for.
     pub policies: PoolArc<Policies>,
     /// What was noticed.
-    pub noticed: PoolArc<Noticed>,
+    pub noticed: Noticed,
     /// Who scans.
-    pub scans: PoolArc<Scans>,
+    pub scans: Scans,
     /// What flows there are.
     pub flows: Flows,
     /// Whether the layers are passed in order.
     pub order: Watch,
+    /// Where it is said what happens.
+    pub channel: PoolArc<Channel>,
 }
 
 /// Where classifies find it.
@@ -70,6 +74,12 @@ pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVe
 }
 
 impl Shared {
+    /// Nothing was decided.
+    fn observe(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
+        self.count(incoming, Verdict::Observed, irql);
+        events::observed(&self.channel, incoming, irql);
+    }
+
     /// Watches what passes here, whatever is decided: the flow that begins or
     /// goes on, and the order of layers.
     fn watch(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
@@ -77,7 +87,7 @@ impl Shared {
         let (layer, discard) = (incoming.callout().layer, incoming.callout().discard);
         let flow = match layer.flows {
             layers::Flows::Begin if !discard => {
-                self.flows.begin(incoming, watch, irql, |ended| self.noticed.flow_ended(&ended))
+                self.flows.begin(incoming, watch, irql, |ended| self.flow_ended(&ended, irql))
             }
             _ => self.flows.flow(incoming.flow_context()),
         };
@@ -91,15 +101,21 @@ impl Shared {
         if watch != 0
             && let Some(deviation) = self.order.see(watch, flow, incoming, irql)
         {
-            self.noticed.deviation(&deviation);
+            self.noticed.deviation();
+            events::order_deviation(&self.channel, incoming, deviation, irql);
         }
     }
 
     /// A flow's context has gone from one of its layers.
-    fn flow_deleted(&self, context: u64) {
+    fn flow_deleted(&self, context: u64, irql: &MaxDispatch) {
         if let Some(ended) = self.flows.release(context) {
-            self.noticed.flow_ended(&ended);
+            self.flow_ended(&ended, irql);
         }
+    }
+
+    fn flow_ended(&self, ended: &Ended, irql: &MaxDispatch) {
+        self.noticed.flow_ended(ended);
+        events::flow_ended(&self.channel, ended, irql);
     }
 
     fn count(&self, incoming: &Incoming<'_>, verdict: Verdict, irql: &MaxDispatch) {

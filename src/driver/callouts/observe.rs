@@ -6,7 +6,6 @@ use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::layers::Role;
-use crate::logic::stealth::Verdict;
 
 /// Stands at every layer where nothing is decided.
 pub struct Observe;
@@ -21,12 +20,12 @@ impl Classify for Observe {
     }
 
     fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
-        shared.count(incoming, Verdict::Observed, irql);
+        shared.observe(incoming, irql);
         shared.watch(incoming, irql);
         Action::Continue
     }
 
-    fn flow_deleted(shared: &Shared, context: u64, _: &MaxDispatch) {
-        shared.flow_deleted(context);
+    fn flow_deleted(shared: &Shared, context: u64, irql: &MaxDispatch) {
+        shared.flow_deleted(context, irql);
     }
 }

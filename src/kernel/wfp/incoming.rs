@@ -76,6 +76,20 @@ impl<'a> Incoming<'a> {
         self.may_write
     }
 
+    /// The layer's name, in parts.
+    pub fn layer(&self) -> [&'static str; 3] {
+        self.callout.name()
+    }
+
+    /// Address and port, or what stands in its place, of the local and the
+    /// remote side.
+    pub fn sides(&self) -> [(Option<IpAddr>, Option<u16>); 2] {
+        let fields = self.callout.fields();
+        let [local, remote] =
+            [(fields.local_address, fields.local_port), (fields.remote_address, fields.remote_port)];
+        [local, remote].map(|(address, port)| (self.address(address), self.uint16(port)))
+    }
+
     /// What every layer says of a packet, as far as the decisions look: whose
     /// it is, where it came from, and its ICMP type and code.
     pub fn packet(&self) -> Packet {

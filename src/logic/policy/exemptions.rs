@@ -118,6 +118,14 @@ impl Exemptions {
         ports && prefixes && self.interfaces.ranges().is_empty()
     }
 
+    /// How many ports (TCP and UDP counted apart), prefixes and interfaces are
+    /// exempted; ranges that touch are one.
+    pub fn counts(&self) -> [u32; 3] {
+        let prefixes = self.v4.ranges().len().saturating_add(self.v6.ranges().len());
+        let ports = self.tcp.count().saturating_add(self.udp.count());
+        [ports, prefixes as u32, self.interfaces.ranges().len() as u32]
+    }
+
     /// Adds ports.
     pub fn insert_ports(&mut self, ports: Ports) {
         if ports.tcp {

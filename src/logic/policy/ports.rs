@@ -28,6 +28,11 @@ impl PortSet {
         self.0.iter().all(|word| *word == 0)
     }
 
+    /// How many ports are in it.
+    pub fn count(&self) -> u32 {
+        self.0.iter().map(|word| word.count_ones()).sum()
+    }
+
     /// Adds every port from `first` to `last`.
     pub fn insert(&mut self, first: u16, last: u16) {
         for port in first..=last {

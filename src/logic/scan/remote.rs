@@ -32,6 +32,11 @@ impl From<IpAddr> for Remote {
 }
 
 impl Remote {
+    /// As an address of its own family.
+    pub fn address(self) -> IpAddr {
+        Ipv6Addr::from_bits(self.0).to_canonical()
+    }
+
     pub(super) const fn halves(self) -> [u64; 2] {
         [(self.0 >> 64) as u64, self.0 as u64]
     }

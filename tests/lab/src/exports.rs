@@ -74,6 +74,7 @@ macro_rules! every_export { ($table:ident) => { $table! {
         ExInitializeRundownProtection ExAcquireRundownProtection
         ExReleaseRundownProtection ExWaitForRundownProtectionRelease
         ExAcquireFastMutex ExReleaseFastMutex;
+    "ntoskrnl.exe" => etw: EtwRegister EtwUnregister EtwSetInformation EtwWriteTransfer;
     "ntoskrnl.exe" => ke:
         KeGetCurrentProcessorNumberEx KeQueryMaximumProcessorCountEx
         KeQueryActiveProcessorCountEx KeGetCurrentIrql KfRaiseIrql KeLowerIrql

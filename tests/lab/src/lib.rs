@@ -8,6 +8,7 @@
 //! | [`setup`] | what the lab needs on the machine, and the build of the driver |
 //! | [`image`] | maps the unchanged PE, names its code from the PDB; raw memory |
 //! | [`nt`] | ntoskrnl, fwpkclnt and ndis as the driver imports them; raw memory |
+//! | [`etw`] | events as a consumer decodes them |
 //! | [`exports`] | one table of everything a driver can import |
 //! | [`faults`] | lets calls of the driver fail, each in turn |
 //! | [`schedule`] | simulated threads: who runs, who waits for what |
@@ -25,6 +26,7 @@
 
 pub mod commands;
 pub mod counters;
+pub mod etw;
 pub mod exports;
 pub mod faults;
 pub mod host;

@@ -283,9 +283,8 @@ fn fetch(world: &World, family: Family) -> Result<usize> {
 
 /// How often the driver's callouts came to a verdict, by layer.
 fn counted(world: &World, verdict: &str) -> Result<BTreeMap<&'static str, u64>> {
-    let image = world.machine.image().context("the driver is gone")?;
     let engine = world.machine.engine();
-    let counters = Counters::read(image, engine)?;
+    let counters = Counters::read(world.machine.kernel(), engine)?;
     let count = |layer: &'static str| {
         let count = Family::BOTH.iter().map(|family| {
             let name = match layer.strip_suffix("_DISCARD") {

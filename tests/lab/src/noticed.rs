@@ -35,9 +35,7 @@ impl Noticed {
         let (place, _) = image.data(SHARED)?;
         let shared = word(place as usize)?;
         ensure!(shared != 0, "nothing is published: the driver does not run");
-        // Behind the count of owners.
-        let noticed = word(shared + PLACE)? + size_of::<u64>();
-        let words: Vec<u64> = foreign::read_array(noticed, 8).map_err(bad)?;
+        let words: Vec<u64> = foreign::read_array(shared + PLACE, 8).map_err(bad)?;
         let [flows_ended, flows_in_order, p0, p1, b0, b1, deviations, scans] = words[..] else {
             unreachable!("eight were read")
         };

@@ -19,6 +19,11 @@ use support::facts;
 const REASONS: &[(&str, &str)] = &[
     ("RPC_C_AUTHN_WINNT", "rpcdce.h, a header of user mode: 10"),
     ("MANUALLY_INITIATED_CRASH", "bugcodes.h, which the tables leave out: 0xE2"),
+    ("EVENT_CONTROL_CODE_DISABLE_PROVIDER", "evntrace.h, a header of user mode: 0"),
+    ("EVENT_CONTROL_CODE_ENABLE_PROVIDER", "evntrace.h: 1"),
+    ("EVENT_CONTROL_CODE_CAPTURE_STATE", "evntrace.h: 2"),
+    ("ETWENABLECALLBACK", "wdm.h; the tables give its parameters as a callback's"),
+    ("LPCGUID", "guiddef.h: const GUID *"),
     ("DRIVER_REGKEY_TYPE", "wdm.h; the tables give its use (IoOpenDriverRegistryKey), not its values: 0, 1"),
     ("FWP_ACTION_TYPE", "fwptypes.h: UINT32"),
     ("CCHAR", "ntdef.h: char"),

@@ -1,6 +1,6 @@
 //! `cargo lab demo`: the driver at work, from the first scan to the unload.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use super::as_root;
 use crate::counters::Counters;
+use crate::etw::{Enable, Event as Said, HUSHPORT, Value as Field};
 use crate::host::{Application, Event, State};
 use crate::image::KERNEL_STACK_SIZE;
 use crate::report::{Checks, Watched, flows};
@@ -64,7 +65,9 @@ pub fn run() -> Result<bool> {
 
     let mut world = World::start(&Plan { driver: Some(&driver.sys), listen, ..Plan::default() })?;
     println!("\n1. nmap -sS, with the driver");
+    let session = world.machine.kernel().trace(Enable::all(HUSHPORT), None);
     scans(&world, "with", "filtered", &mut checks)?;
+    silenced(&session.take(), &mut checks);
     println!("\n2. curl through the open port");
     for family in Family::BOTH {
         fetch(&world, family, &mut checks)?;
@@ -83,8 +86,13 @@ pub fn run() -> Result<bool> {
         world.host.unlisten(world.address(family, port))??;
     }
     show_flows(&world, &mut checks)?;
+    policies(&session.events(), &mut checks);
     println!("\n5. unload");
     unload(&mut world, &mut checks);
+    let last = session.take().pop().map(|event| event.name);
+    checks.note("the driver's last event", "Stopped", last.unwrap_or_default());
+    checks.note("events that no session had room for", 0, session.lost());
+    drop(session);
     let capture = setup::state().join("demo.pcap");
     world.recorder.write_pcap(std::fs::File::create(&capture)?)?;
     world.host.stop()?;
@@ -120,6 +128,39 @@ fn scans(world: &World, how: &str, expected: &str, checks: &mut Checks) -> Resul
         checks.note(format!("{what}: RST on the wire"), wanted, answered);
     }
     Ok(())
+}
+
+/// Ports that the driver says were silent, by family and technique.
+fn silenced(events: &[Said], checks: &mut Checks) {
+    let mut ports: BTreeMap<(Family, String), BTreeSet<u16>> = BTreeMap::new();
+    for event in events.iter().filter(|event| event.name == "Silenced") {
+        if let Some(Field::Socket(local)) = event.field("Local") {
+            let family = if local.is_ipv4() { Family::V4 } else { Family::V6 };
+            let technique = event.text("Technique").to_owned();
+            ports.entry((family, technique)).or_default().insert(local.port());
+        }
+    }
+    for ((family, technique), ports) in &ports {
+        println!("  {family}: the driver says that {} ports were silent to {technique} probes", ports.len());
+    }
+    for family in Family::BOTH {
+        let asked = ports.get(&(family, "Syn".to_owned())).map_or(0, BTreeSet::len);
+        checks.note(format!("{family} with driver: ports that its events say were silent"), CLOSED, asked);
+    }
+    let dropped: u64 = events.iter().map(|event| event.number("Dropped")).sum();
+    println!("  {dropped} more events were held back");
+}
+
+/// Modes that the driver says were put in force.
+fn policies(events: &[Said], checks: &mut Checks) {
+    let applied = events.iter().filter(|event| event.name == "PolicyApplied");
+    let changed = applied.filter(|event| event.text("Occasion") == "Change");
+    let mut modes: Vec<_> = changed.map(|event| event.number("Mode").to_string()).collect();
+    // Each reading of the registry is said, changed or not.
+    modes.dedup();
+    let modes = modes.join(", ");
+    println!("  the driver says that Mode became {modes}");
+    checks.note("Mode by the driver's events", "0, 2, 0, 2", modes);
 }
 
 fn state(states: &States, port: u16) -> &str {
@@ -279,12 +320,11 @@ fn show_flows(world: &World, checks: &mut Checks) -> Result<()> {
             checks.note(format!("layers of: {event}"), "match", "never met");
         }
     }
-    let image = world.machine.image().context("the driver is loaded")?;
-    let counters = Counters::read(image, world.machine.engine())?;
+    let counters = Counters::read(world.machine.kernel(), world.machine.engine())?;
     let invoked = watched.invocations(&report.log);
     let asked: BTreeMap<_, _> = invoked.keys().map(|key| (*key, counters.asked(*key))).collect();
     let total: u64 = asked.values().sum();
-    println!("  the driver counted {total} indications at {} layers", asked.len());
+    println!("  the driver says that it counted {total} indications at {} layers", asked.len());
     let agree = if asked == invoked { "the engine's" } else { "others" };
     checks.note("the driver's own counters", "the engine's", agree);
     let forgotten = report.log.forgotten();

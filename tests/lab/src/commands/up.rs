@@ -1,5 +1,7 @@
 //! `cargo lab up`: the host stays, for tools of one's own.
 
+use std::io::Write;
+use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -7,7 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::as_root;
+use crate::etw::{Enable, Event, HUSHPORT};
 use crate::host::Application;
+use crate::nt::Trace;
 use crate::nt::registry::RegistryValue;
 use crate::registry;
 use crate::setup::{self, Need, Target};
@@ -38,6 +42,10 @@ pub struct Arguments {
     /// Write every packet to this file at the end
     #[arg(long, value_name = "FILE.pcap")]
     pcap: Option<std::path::PathBuf>,
+    /// Write the driver's events to this file as they come, a line of JSON
+    /// each; - is the terminal
+    #[arg(long, value_name = "FILE|-")]
+    events: Option<std::path::PathBuf>,
 }
 
 const NAME: &str = "hushport";
@@ -69,6 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
             bail!("--set {name}: the driver reads no value of that name");
         }
     }
+    let _session = arguments.events.as_deref().map(|file| listen_to(&world, file)).transpose()?;
     let _registry = registry::Served::start(Arc::clone(world.machine.kernel()))?;
     let named = Named::new(&world);
     announce(&plan, &world, named.enter());
@@ -98,6 +107,21 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     }
     world.host.stop()?;
     Ok(well)
+}
+
+/// Writes the driver's events as they come.
+fn listen_to(world: &World, file: &Path) -> Result<Trace> {
+    let mut lines: Box<dyn Write + Send> = match file.as_os_str() == "-" {
+        true => Box::new(std::io::stdout()),
+        false => {
+            Box::new(std::fs::File::create(file).with_context(|| format!("--events {}", file.display()))?)
+        }
+    };
+    let write = move |event: &Event| {
+        // A file that is full ends no host.
+        let _written = writeln!(lines, "{}", event.json()).and_then(|()| lines.flush());
+    };
+    Ok(world.machine.kernel().trace(Enable::all(HUSHPORT), Some(Box::new(write))))
 }
 
 fn announce(plan: &Plan<'_>, world: &World, enter: &str) {

@@ -203,6 +203,11 @@ macro_rules! interpose {
 }
 
 interpose! {
+    nt::etw => EtwRegister(provider: Address, callback: Address, context: Address, handle: Address)
+        -> NTSTATUS;
+    nt::etw => EtwSetInformation(handle: u64, class: i32, information: Address, length: u32) -> NTSTATUS;
+    nt::etw => EtwWriteTransfer(handle: u64, descriptor: Address, activity: Address, related: Address,
+        count: u32, data: Address) -> NTSTATUS;
     nt::ex => ExAllocatePool2(flags: u64, bytes: usize, tag: u32) -> Address;
     nt::io => IoAllocateWorkItem(device: Address) -> Address;
     nt::io => IoCreateDevice(driver: Address, extension: u32, name: Address, kind: u32,

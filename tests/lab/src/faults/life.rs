@@ -9,9 +9,10 @@ use std::time::Duration;
 
 use super::inject::{Injection, Plan};
 use super::table::FALLIBLE;
+use crate::etw::{Enable, HUSHPORT};
 use crate::image::PeFile;
 use crate::machine::{Machine, StartError};
-use crate::nt::Options;
+use crate::nt::{Options, Trace};
 use crate::status::Status;
 use crate::wfp::{
     BfeState, Discard, DisplayData, Engine, Guid, LayerData, Metadata, Objects, Packet, Provider, Request,
@@ -79,6 +80,7 @@ struct Living {
     /// Whether closed ports are to be silent; not known in the first life.
     promise: Option<bool>,
     life: Life,
+    _session: Trace,
 }
 
 /// How long work that is put off may take.
@@ -94,8 +96,10 @@ impl Living {
         }
         leave(machine.engine());
         let left = machine.engine().objects();
+        // Somebody listens, so that events are written, and can fail to be.
+        let session = machine.kernel().trace(Enable::all(HUSHPORT), None);
         machine.kernel().faults().arm(plan);
-        Self { machine, left, bfe, promise, life: Life::default() }
+        Self { machine, left, bfe, promise, life: Life::default(), _session: session }
     }
 
     fn problem(&mut self, text: impl Into<String>) {

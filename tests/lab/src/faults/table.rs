@@ -67,6 +67,11 @@ pub const FALLIBLE: &[Fallible] = &[
     // NULL.
     fallible("ExAllocatePool2", &[SHORT]),
     fallible("IoAllocateWorkItem", &[SHORT]),
+    fallible("EtwRegister", &[SHORT]),
+    // EventSetInformation's page; the kernel's has no list.
+    fallible("EtwSetInformation", &[SHORT, refused(Status::INVALID_PARAMETER)]),
+    // EventWrite's page: no memory, buffers full, too large for the session's.
+    fallible("EtwWriteTransfer", &[SHORT]),
     // The collision of names, which the page has too, needs a name.
     fallible("IoCreateDevice", &[SHORT]),
     fallible("PsCreateSystemThread", &[SHORT]),
@@ -136,6 +141,7 @@ pub const FALLIBLE: &[Fallible] = &[
 
 /// Calls that cannot fail, or not in a way that a driver could see, and why.
 pub const INFALLIBLE: &[(&str, &str)] = &[
+    ("EtwUnregister", "fails for a handle that is not registered, by the caller's fault alone"),
     ("ExFreePoolWithTag", "returns nothing"),
     ("IoDeleteDevice", "returns nothing"),
     ("IoFreeWorkItem", "returns nothing"),

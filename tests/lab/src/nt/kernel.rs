@@ -21,6 +21,7 @@ use super::registry::{Registry, RegistryValue, Watch};
 use super::stack::StackMarks;
 use super::types::Address;
 use super::work::{Job, WorkQueue};
+use crate::etw::Tracing;
 use crate::exports;
 use crate::faults::Faults;
 use crate::schedule::{Bell, Joined, Session, find_machines_by};
@@ -80,6 +81,7 @@ pub struct Kernel {
     locks: LockOrder,
     stack_marks: StackMarks,
     clock: Clock,
+    tracing: Tracing,
     faults: Faults,
     calls: Box<[AtomicU64]>,
     stopped: OnceLock<Stop>,
@@ -110,6 +112,7 @@ impl Kernel {
             locks: LockOrder::default(),
             stack_marks: StackMarks::default(),
             clock: Clock::default(),
+            tracing: Tracing::default(),
             faults: Faults::default(),
             calls,
             stopped: OnceLock::new(),
@@ -399,6 +402,11 @@ impl Kernel {
     /// Time.
     pub fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// Providers of events, and who listens.
+    pub fn tracing(&self) -> &Tracing {
+        &self.tracing
     }
 
     /// Which calls of the driver fail.

@@ -43,6 +43,7 @@ pub struct LeakReport {
     pub handles: Vec<String>,
     pub devices: Vec<String>,
     pub work_items: Vec<String>,
+    pub providers_of_events: Vec<String>,
     pub engine: wfp::Objects,
 }
 
@@ -57,11 +58,12 @@ impl fmt::Display for LeakReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pool = self.pool.iter().map(Leak::to_string).collect();
         let engine = &self.engine;
-        let groups: [(&str, &Vec<String>); 12] = [
+        let groups: [(&str, &Vec<String>); 13] = [
             ("pool", &pool),
             ("handle", &self.handles),
             ("device", &self.devices),
             ("work item", &self.work_items),
+            ("provider of events", &self.providers_of_events),
             ("registered callout", &engine.registered_callouts),
             ("session", &engine.sessions),
             ("provider", &engine.providers),
@@ -164,6 +166,12 @@ impl Kernel {
             handles: objects.describe_handles(),
             devices: objects.describe_devices(),
             work_items: work_items.collect(),
+            providers_of_events: self
+                .tracing()
+                .registered()
+                .iter()
+                .map(|it| it.provider.to_string())
+                .collect(),
             engine: match self.loaded().as_ref() {
                 Some(loaded) => self.engine_objects().without(&loaded.others),
                 None => self.engine_objects(),
@@ -196,11 +204,12 @@ impl Kernel {
             [&engine.sessions, &engine.providers, &engine.sublayers, &engine.callouts, &engine.filters];
         let managed: Vec<String> = managed.into_iter().flatten().cloned().collect();
         let threads: Vec<String> = self.objects().threads.iter().map(|at| format!("{at:#x}")).collect();
-        let kinds: [(&'static Rule, &[String]); 10] = [
+        let kinds: [(&'static Rule, &[String]); 11] = [
             (&rules::FLOW_CONTEXT_LEFT, &engine.flow_contexts),
             (&rules::NOTIFICATION_LEFT, &notified),
             (&rules::CALLOUTS_LEFT, &engine.registered_callouts),
             (&rules::SUBSCRIPTION_LEFT, &engine.subscriptions),
+            (&rules::ETW_REGISTRATION_LEFT, &report.providers_of_events),
             (&rules::THREAD_LEFT, &threads),
             (&rules::WORK_ITEM_LEFT, &report.work_items),
             (&rules::DEVICE_LEFT, &report.devices),

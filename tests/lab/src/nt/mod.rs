@@ -8,11 +8,12 @@
 //! | [`cpu`] | processors and IRQL |
 //! | [`memory`], [`foreign`] | guarded pages; reading what drivers point to |
 //! | [`pool`], [`registry`], [`work`], [`objects`] | what a machine has one of each |
-//! | [`ex`], [`ke`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`] | the exports, a file per prefix |
+//! | [`ex`], [`ke`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, a file per prefix |
 
 mod breach;
 mod clock;
 pub mod cpu;
+pub mod etw;
 pub mod ex;
 mod fault;
 pub mod foreign;
@@ -45,6 +46,7 @@ mod tests;
 pub use breach::describe_address;
 pub use clock::Clock;
 pub use cpu::Irql;
+pub use etw::Trace;
 pub use fwp::{MdlMapping, NblLayout};
 pub use guest::{Cause, Direct, Exception, Guest, Stop};
 pub use kernel::{Kernel, Options};

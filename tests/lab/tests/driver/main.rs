@@ -1,5 +1,6 @@
 //! The shipping driver, held to what it promises.
 
+mod events;
 mod image;
 mod lifecycle;
 mod policy;

@@ -110,14 +110,7 @@ impl Bench {
 
     fn counts(&self, layer: &str) -> BTreeMap<String, u64> {
         let engine = self.machine.engine();
-        let image = self.machine.image().unwrap();
-        let key = engine.journal().into_iter().find_map(|change| match change {
-            lab::wfp::Change::CalloutAdd { key, layer: at, .. } => {
-                (engine.layer_by_key(at).unwrap().name == layer).then_some(key)
-            }
-            _ => None,
-        });
-        Counters::read(image, engine).unwrap().of(key.unwrap())
+        Counters::read(self.machine.kernel(), engine).unwrap().at(layer, engine)
     }
 
     pub fn end(mut self) {

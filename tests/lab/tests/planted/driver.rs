@@ -23,6 +23,9 @@ unsafe extern "system" {
     fn ExReleaseRundownProtection(reference: Ptr);
     fn ExAcquireFastMutex(mutex: Ptr);
     fn ExReleaseFastMutex(mutex: Ptr);
+    fn EtwRegister(provider: Ptr, callback: Ptr, context: Ptr, handle: Ptr) -> i32;
+    fn EtwUnregister(handle: u64) -> i32;
+    fn EtwWriteTransfer(handle: u64, event: Ptr, activity: Ptr, related: Ptr, count: u32, data: Ptr) -> i32;
     fn KeGetCurrentIrql() -> u8;
     fn KfRaiseIrql(level: u8) -> u8;
     fn KeLowerIrql(level: u8);
@@ -260,9 +263,21 @@ bugs! {
     Classify INVALID_ABSORB => answer(1, 0x1002, 1);
     Classify NET_BUFFER_CHANGED => NdisAdvanceNetBufferDataStart(net_buffer(), 4, 0, 0);
 
+    Unload ETW_UNREGISTERED_TWICE => {
+        EtwUnregister(PROVIDER.load(SeqCst));
+        EtwUnregister(PROVIDER.load(SeqCst))
+    };
+    Unload ETW_AFTER_UNREGISTER => {
+        EtwUnregister(PROVIDER.load(SeqCst));
+        write_event(PROVIDER.load(SeqCst), &[7])
+    };
+    Entry ETW_BAD_HANDLE => write_event(0x1234, &[7]);
+    Classify ETW_MALFORMED_EVENT => write_event(PROVIDER.load(SeqCst), &[7, 8]);
+
     Omission CALLOUTS_LEFT => {};
     Classify FLOW_CONTEXT_LEFT => FwpsFlowAssociateContext0(1, LAYER.load(SeqCst) as u16, CALLOUT_ID.load(SeqCst), 7);
     Omission SUBSCRIPTION_LEFT => {};
+    Omission ETW_REGISTRATION_LEFT => {};
     Unload NOTIFICATION_LEFT => watch(nothing as *const () as Ptr);
     Unload THREAD_LEFT => {
         let mut thread: Ptr = 0;
@@ -315,6 +330,7 @@ static DEVICE_OBJECT: AtomicUsize = AtomicUsize::new(0);
 static KEY: AtomicUsize = AtomicUsize::new(0);
 static WORK_ITEM: AtomicUsize = AtomicUsize::new(0);
 static SUBSCRIPTION: AtomicUsize = AtomicUsize::new(0);
+static PROVIDER: AtomicU64 = AtomicU64::new(0);
 static CALLOUT_ID: AtomicU32 = AtomicU32::new(0);
 static LAYER: AtomicU32 = AtomicU32::new(0);
 static DONE: AtomicBool = AtomicBool::new(false);
@@ -369,6 +385,11 @@ pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
         let changed = changed as *const () as Ptr;
         check(FwpmBfeStateSubscribeChanges0(device, changed, 0, &raw mut subscription as Ptr));
         SUBSCRIPTION.store(subscription, SeqCst);
+        let provider = b"planted provider";
+        let mut handle = 0u64;
+        let enabled = enabled as *const () as Ptr;
+        check(EtwRegister(provider.as_ptr() as Ptr, enabled, 0, &raw mut handle as Ptr));
+        PROVIDER.store(handle, SeqCst);
         exercise();
         queue(work as *const () as Ptr);
         commit(At::Entry);
@@ -394,6 +415,7 @@ unsafe fn exercise() {
         at(DISPATCH, || wait(Some(0)));
         KeSetEvent(EVENT.at(), 0, 0);
         wait(None);
+        check(write_event(PROVIDER.load(SeqCst), &[7]));
     }
 }
 
@@ -404,6 +426,9 @@ extern "system" fn unload(_: Ptr) {
         // A context keeps its callout; all there is to do with one is in Classify.
         if !keeps("CALLOUTS_LEFT") && !keeps("FLOW_CONTEXT_LEFT") {
             check(FwpsCalloutUnregisterById0(CALLOUT_ID.load(SeqCst)));
+        }
+        if !keeps("ETW_REGISTRATION_LEFT") {
+            check(EtwUnregister(PROVIDER.load(SeqCst)));
         }
         if !keeps("SUBSCRIPTION_LEFT") {
             check(FwpmBfeStateUnsubscribeChanges0(SUBSCRIPTION.load(SeqCst)));
@@ -465,6 +490,8 @@ extern "system" fn notify(_: i32, _: Ptr, _: Ptr) -> i32 {
     unsafe { commit(At::Notify) };
     0
 }
+
+extern "system" fn enabled(_: Ptr, _: u32, _: u8, _: u64, _: u64, _: Ptr, _: Ptr) {}
 
 extern "system" fn flow_delete(_: u16, _: u32, _: u64) {}
 
@@ -583,6 +610,30 @@ unsafe fn watch(routine: Ptr) -> Ptr {
         check(status);
         key
     }
+}
+
+/// Writes an event with a byte for a field, or with more than the field tells
+/// of.
+unsafe fn write_event(handle: u64, values: &[u8]) -> i32 {
+    #[repr(C)]
+    struct Descriptor {
+        id: u16,
+        version: u8,
+        channel: u8,
+        level: u8,
+        opcode: u8,
+        task: u16,
+        keyword: u64,
+    }
+    #[repr(C)]
+    struct Part(Ptr, u32, u32);
+    // Lengths of all; the event's tag; names with their zeros; TlgInUINT8.
+    static TRAITS: [u8; 10] = *b"\x0a\x00Planted\0";
+    static EVENT: [u8; 9] = *b"\x09\x00\x00Ev\0N\0\x04";
+    let event = Descriptor { id: 0, version: 0, channel: 11, level: 4, opcode: 0, task: 0, keyword: 1 };
+    let part = |bytes: &[u8], kind| Part(bytes.as_ptr() as Ptr, bytes.len() as u32, kind);
+    let parts = [part(&TRAITS, 2), part(&EVENT, 1), part(values, 0)];
+    unsafe { EtwWriteTransfer(handle, &raw const event as Ptr, 0, 0, 3, &raw const parts as Ptr) }
 }
 
 /// Writes the answer of the classify under way.

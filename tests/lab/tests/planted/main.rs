@@ -57,8 +57,15 @@ fn without_a_bug_nothing_is_found_and_every_entry_point_is_measured() {
     let outcome = play(&driver(&[]), "");
     assert!(outcome.findings.is_empty() && outcome.stop.is_none(), "{:?}", outcome.findings);
     let entries: Vec<_> = outcome.stack.iter().map(|(what, _)| *what).collect();
-    let expected =
-        ["BFE callback", "DriverEntry", "DriverUnload", "classifyFn", "notifyFn", "worker routine"];
+    let expected = [
+        "BFE callback",
+        "DriverEntry",
+        "DriverUnload",
+        "classifyFn",
+        "enable callback",
+        "notifyFn",
+        "worker routine",
+    ];
     assert_eq!(entries, expected);
     for (what, bytes) in outcome.stack {
         assert!((8..4096).contains(&bytes), "{what}: {bytes} bytes");

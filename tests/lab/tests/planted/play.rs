@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lab::etw::Enable;
 use lab::machine::{Machine, StartError};
 use lab::nt::{Options, Stop};
 use lab::setup;
@@ -63,6 +64,7 @@ pub fn play(sys: &Path, bug: &str) -> Outcome {
         panic!("{bug}: {error}");
     }
     machine.kernel().work().drain(Options::default().drain_limit);
+    let _session = machine.kernel().trace(Enable::all(Guid::from_bytes_le(*b"planted provider")), None);
     if machine.kernel().stopped().is_none() {
         traffic(machine.engine(), session);
         machine.engine().set_bfe_state(BfeState::StopPending);

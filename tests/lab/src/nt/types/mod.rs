@@ -7,12 +7,14 @@
 #![allow(non_camel_case_types, non_snake_case, reason = "names as in the WDK headers")]
 
 mod base;
+mod etw;
 mod fwpm;
 mod fwps;
 mod io;
 mod net;
 
 pub use base::*;
+pub use etw::*;
 pub use fwpm::*;
 pub use fwps::*;
 pub use io::*;
@@ -118,7 +120,9 @@ use raw;
 
 /// Every declared structure.
 pub fn layouts() -> impl Iterator<Item = &'static Layout> {
-    [base::LAYOUTS, io::LAYOUTS, net::LAYOUTS, fwpm::LAYOUTS, fwps::LAYOUTS].into_iter().flatten()
+    [base::LAYOUTS, etw::LAYOUTS, io::LAYOUTS, net::LAYOUTS, fwpm::LAYOUTS, fwps::LAYOUTS]
+        .into_iter()
+        .flatten()
 }
 
 #[cfg(test)]

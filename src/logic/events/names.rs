@@ -1,0 +1,128 @@
+//! What fields hold that stand for something of the driver's own.
+
+use crate::logic::order::Place;
+use crate::logic::policy::Reason;
+use crate::logic::scan::{Technique, Techniques};
+use crate::logic::stealth::{Module, Packet, TCP, UDP, Verdict};
+use crate::logic::tracelogging::{Field, Payload, TEXT, Text, Type, Value};
+
+/// How often callouts came to each verdict.
+#[derive(Clone, Copy, Debug)]
+pub struct Counts(pub [u64; Verdict::COUNT]);
+
+/// Names of the verdicts, in their order.
+pub const VERDICTS: [&str; Verdict::COUNT] = [
+    "Observed",
+    "Silenced",
+    "Audited",
+    "Off",
+    "OtherKind",
+    "Loopback",
+    "IpsecSecured",
+    "FilterDrop",
+    "Endpoint",
+    "NoAnswer",
+    "ExemptPort",
+    "ExemptPrefix",
+    "ExemptInterface",
+    "Overruled",
+    "Malformed",
+];
+
+impl Value for Counts {
+    const TYPE: Type = Type::structure(Verdict::COUNT);
+    const NESTED: &'static [Field] = &{
+        let mut fields = [Field::of::<u64>(""); Verdict::COUNT];
+        let mut at = 0;
+        while at < fields.len() {
+            fields[at].name = VERDICTS[at];
+            at += 1;
+        }
+        fields
+    };
+
+    fn put(&self, to: &mut Payload<'_>) {
+        self.0.iter().for_each(|count| count.put(to));
+    }
+}
+
+/// A verdict's name.
+pub fn verdict(verdict: Verdict) -> &'static str {
+    VERDICTS.get(verdict as usize).copied().unwrap_or_default()
+}
+
+/// How a packet asks, `None` where it is no scan's probe.
+pub fn technique(packet: &Packet) -> Option<Technique> {
+    match packet.protocol {
+        Some(TCP) => packet.tcp_flags.map_or(Some(Technique::Other), Technique::of_segment),
+        Some(UDP) => Some(Technique::Udp),
+        _ => None,
+    }
+}
+
+/// A technique's name.
+pub const fn technique_name(technique: Technique) -> &'static str {
+    match technique {
+        Technique::Syn => "Syn",
+        Technique::Fin => "Fin",
+        Technique::Null => "Null",
+        Technique::Xmas => "Xmas",
+        Technique::Ack => "Ack",
+        Technique::Maimon => "Maimon",
+        Technique::Udp => "Udp",
+        Technique::Other => "Other",
+    }
+}
+
+impl Value for Techniques {
+    const TYPE: Type = TEXT;
+
+    fn put(&self, to: &mut Payload<'_>) {
+        let mut first = true;
+        let names = Technique::ALL.map(|technique| match self.has(technique) {
+            false => ["", ""],
+            true => [if core::mem::take(&mut first) { "" } else { "," }, technique_name(technique)],
+        });
+        to.put_counted(names.iter().flatten().map(|part| part.as_bytes()));
+    }
+}
+
+/// A module's name.
+pub const fn module(module: Module) -> &'static str {
+    match module {
+        Module::Network => "Network",
+        Module::Transport => "Transport",
+        Module::General => "General",
+        Module::Other => "Other",
+    }
+}
+
+/// A layer's name, nothing for none.
+pub fn place(place: Option<Place>) -> Text<2> {
+    let twin = place.is_some_and(Place::is_discard);
+    let layer = place.and_then(Place::layer);
+    Text([layer.map_or("", |layer| layer.name), if twin { "_DISCARD" } else { "" }])
+}
+
+/// Names of the reasons for a refusal, by their number; none has 0.
+pub const REASONS: [&str; Reason::BadLuid as usize + 1] = [
+    "",
+    "WrongType",
+    "WrongLength",
+    "OutOfRange",
+    "TooLong",
+    "Unreadable",
+    "OddLength",
+    "NotTerminated",
+    "TextAfterEnd",
+    "TooManyEntries",
+    "EntryTooLong",
+    "BadCharacter",
+    "BadPort",
+    "ReversedRange",
+    "BadProtocol",
+    "BadPrefix",
+    "BadPrefixLength",
+    "HostBits",
+    "BadLuid",
+];

@@ -1,0 +1,143 @@
+//! The table, against the documentation and the tables that it names.
+
+use super::*;
+use crate::logic::policy::{Policy, Reason, VALUES};
+use crate::logic::scan::{Queue, Remote, Settings, Slot, Table, Technique, sweep};
+use crate::logic::stealth::Verdict;
+use crate::logic::tracelogging::{Description, Payload, Value};
+
+/// The part of docs/EVENTS.md that says what each event holds.
+fn rendered() -> String {
+    let mut text = String::new();
+    for (event, said) in EVENTS.iter().zip(DOCUMENTED) {
+        let Description { name, level, keyword, per_second, fields, .. } = event;
+        let level_name = ["", "critical", "error", "warning", "information", "verbose"][usize::from(*level)];
+        let (_, keyword_name) = KEYWORDS.iter().find(|(bit, _)| bit == keyword).unwrap();
+        text += &format!("\n### {name}\n\n{}\n\n", joined(said.text));
+        text += &format!("Level {level} ({level_name}), keyword {keyword:#x} ({keyword_name})");
+        if let Some(most) = per_second {
+            text += &format!(", at most {most} a second");
+        }
+        text += ".\n\n| field | type | |\n|---|---|---|\n";
+        let dropped: &[&[&str]] = &[&["Events of this name held back before it."]];
+        let dropped = if per_second.is_some() { dropped } else { &[] };
+        assert_eq!(fields.len(), said.fields.len() + dropped.len());
+        for (field, about) in fields.iter().zip(said.fields.iter().chain(dropped)) {
+            text += &format!("| {} | {} | {} |\n", field.name, field.kind.name, joined(about));
+        }
+    }
+    text
+}
+
+fn joined(lines: &[&str]) -> String {
+    lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
+}
+
+/// Where they differ, the file is to be brought up to the table: with
+/// HUSHPORT_WRITE_DOCS set, this does it.
+#[test]
+fn the_documentation_is_the_tables() {
+    const MARK: &str = "## The events\n";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/EVENTS.md");
+    let file = std::fs::read_to_string(path).unwrap();
+    let (head, events) = file.split_once(MARK).unwrap();
+    if std::env::var_os("HUSHPORT_WRITE_DOCS").is_some() {
+        std::fs::write(path, [head, MARK, &rendered()].concat()).unwrap();
+        return;
+    }
+    assert_eq!(events, rendered(), "docs/EVENTS.md differs from src/logic/events");
+    for (bit, name) in KEYWORDS {
+        assert!(head.contains(&format!("| {bit:#x} | {name} |")), "{name}");
+    }
+    for verdict in VERDICTS {
+        assert!(head.contains(&format!("| `{verdict}` |")), "{verdict}");
+    }
+    for reason in &REASONS[1..] {
+        assert!(head.contains(&format!("| `{reason}` |")), "{reason}");
+    }
+    let id = format!("{PROVIDER_ID:032x}");
+    let id = [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-");
+    assert!(head.contains(&id), "{id}");
+}
+
+#[test]
+fn names_stand_where_their_numbers_say() {
+    for (number, name) in VERDICTS.iter().enumerate() {
+        let all = [
+            Verdict::Observed,
+            Verdict::Silenced,
+            Verdict::Audited,
+            Verdict::Off,
+            Verdict::OtherKind,
+            Verdict::Loopback,
+            Verdict::IpsecSecured,
+            Verdict::FilterDrop,
+            Verdict::Endpoint,
+            Verdict::NoAnswer,
+            Verdict::ExemptPort,
+            Verdict::ExemptPrefix,
+            Verdict::ExemptInterface,
+            Verdict::Overruled,
+            Verdict::Malformed,
+        ];
+        assert_eq!(all[number] as usize, number);
+        assert_eq!(format!("{:?}", all[number]), *name);
+    }
+    for reason in [Reason::WrongType, Reason::Unreadable, Reason::BadPort, Reason::HostBits, Reason::BadLuid]
+    {
+        assert_eq!(REASONS[reason as usize], format!("{reason:?}"));
+    }
+}
+
+#[test]
+fn every_value_of_the_policy_is_said() {
+    let fields: Vec<_> = PolicyApplied::DESCRIPTION.fields.iter().map(|field| field.name).collect();
+    for value in &VALUES {
+        assert!(fields.contains(&value.name), "{}", value.name);
+    }
+}
+
+#[test]
+fn the_largest_values_fit() {
+    fn fits(event: impl Event) {
+        let mut room = [0; LARGEST];
+        let mut payload = Payload::new(&mut room);
+        event.put(u32::MAX, &mut payload);
+        assert!(payload.bytes().is_some());
+    }
+    let layer = Text(["ALE_RESOURCE_ASSIGNMENT", "_V4", "_DISCARD"]);
+    let socket = Socket::new(Some(core::net::Ipv6Addr::LOCALHOST.into()), Some(1));
+    let verdicts = Counts([u64::MAX; Verdict::COUNT]);
+    fits(LayerCounters { layer, verdicts });
+    fits(Counters { verdicts, events_dropped: u64::MAX });
+    fits(PolicyApplied::new("Rundown", u32::MAX, &Policy::DEFAULT));
+    fits(Silenced {
+        layer,
+        audited: true,
+        protocol: 6,
+        local: socket,
+        remote: socket,
+        interface: Hex(1),
+        module: "Transport",
+        reason: 1,
+        technique: "Maimon",
+    });
+    let two = Text(["ALE_RESOURCE_ASSIGNMENT", "_DISCARD"]);
+    fits(OrderDeviation { flow: Hex(1), expected: two, seen: two });
+}
+
+#[test]
+fn techniques_are_one_text() {
+    let slots: Vec<Slot> = (0..64).map(|_| Slot::default()).collect();
+    let table = Table { slots: &slots, queue: Queue { cells: &[] } };
+    let settings = Settings { ports: 2, window_ms: 1000, seed: 1 };
+    table.meet(Remote(7), 1, Technique::Syn, 0, &settings);
+    table.meet(Remote(7), 2, Technique::Udp, 0, &settings);
+    table.meet(Remote(7), 3, Technique::Other, 0, &settings);
+    let mut techniques = Techniques::default();
+    sweep(&[table], 0, &settings, |scan| techniques = scan.techniques);
+    let mut room = [0; 64];
+    let mut payload = Payload::new(&mut room);
+    techniques.put(&mut payload);
+    assert_eq!(payload.bytes().unwrap(), b"\x0d\0Syn,Udp,Other");
+}

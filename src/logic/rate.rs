@@ -1,0 +1,98 @@
+//! How often something may be said.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+
+/// Counts what is let through in each span of time, and what is not.
+///
+/// One cache line for all processors, so it is asked only where somebody
+/// listens.
+#[derive(Debug, Default)]
+pub struct Limit {
+    /// A span's number in the upper half, in the lower how many were let
+    /// through in it.
+    span: AtomicU64,
+    /// Held back since the last that was let through.
+    held_back: AtomicU32,
+}
+
+/// Times that taking a new span is tried; whoever is beaten to it as often is
+/// held back.
+const TRIES: usize = 4;
+
+impl Limit {
+    /// Nothing counted.
+    pub const fn new() -> Self {
+        Self { span: AtomicU64::new(0), held_back: AtomicU32::new(0) }
+    }
+
+    /// Asks for one in the span with this number, in which `most` are allowed:
+    /// how many were held back before it, `None` if it is held back itself.
+    pub fn admit(&self, span: u32, most: u32) -> Option<u32> {
+        if self.count(span, most) {
+            // Read first: nothing is written where nothing was held back.
+            let held_back =
+                if self.held_back.load(Relaxed) == 0 { 0 } else { self.held_back.swap(0, Relaxed) };
+            return Some(held_back);
+        }
+        let more = |number: u32| Some(number.saturating_add(1));
+        let _counted = self.held_back.fetch_update(Relaxed, Relaxed, more);
+        None
+    }
+
+    fn count(&self, span: u32, most: u32) -> bool {
+        let fresh = u64::from(span) << 32;
+        for _ in 0..TRIES {
+            let current = self.span.load(Relaxed);
+            let next = if (current >> 32) as u32 == span { current } else { fresh };
+            if next as u32 >= most {
+                return false;
+            }
+            if self.span.compare_exchange(current, next.saturating_add(1), Relaxed, Relaxed).is_ok() {
+                return true;
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_in_a_span_and_the_next_says_how_many_were_held_back() {
+        let limit = Limit::new();
+        assert_eq!(limit.admit(7, 2), Some(0));
+        assert_eq!(limit.admit(7, 2), Some(0));
+        for _ in 0..5 {
+            assert_eq!(limit.admit(7, 2), None);
+        }
+        assert_eq!(limit.admit(8, 2), Some(5));
+        assert_eq!(limit.admit(8, 2), Some(0));
+        assert_eq!(limit.admit(8, 2), None);
+        assert_eq!(limit.admit(9, 0), None);
+        assert_eq!(limit.admit(10, 1), Some(2));
+    }
+
+    #[test]
+    fn processors_at_once_lose_none() {
+        let limit = Limit::new();
+        let (let_through, held_back) = (AtomicU32::new(0), AtomicU32::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for number in 0..4000 {
+                        if let Some(before) = limit.admit(number / 1000, 100) {
+                            let_through.fetch_add(1, Relaxed);
+                            held_back.fetch_add(before, Relaxed);
+                        }
+                    }
+                });
+            }
+        });
+        let last = limit.admit(u32::MAX, 1).unwrap();
+        assert_eq!(let_through.load(Relaxed) + held_back.load(Relaxed) + last, 16_000);
+        // Threads that are apart take a span up again; each time there are 100 more.
+        assert!(let_through.load(Relaxed) >= 400);
+    }
+}
