@@ -2,7 +2,6 @@
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use super::cpu::Irql;
 use super::foreign;
@@ -10,6 +9,7 @@ use super::types::{Address, EVENT_DATA_DESCRIPTOR, EVENT_DESCRIPTOR, GUID, NTSTA
 use super::{Kernel, Stop, Trouble};
 use crate::etw::{Called, Enable, Event, Listening, Malformed, Misuse, Raw, SessionId, Turn};
 use crate::exports::enter;
+use crate::schedule::Waited;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 use crate::wfp::Guid;
@@ -64,14 +64,21 @@ fn register(
 /// `EtwUnregister`: returns when the callback has.
 pub extern "win64" fn EtwUnregister(RegHandle: u64) -> NTSTATUS {
     let kernel = enter!(EtwUnregister);
-    let outcome = loop {
-        let before = kernel.bell.count();
-        match kernel.tracing().unregister(RegHandle) {
-            Ok(true) => break Ok(Status::SUCCESS),
-            Ok(false) => kernel.bell.wait_past(before, Duration::from_millis(100)),
-            Err(misuse) => break Err(Trouble::from(misused("EtwUnregister", RegHandle, misuse))),
+    let mut misuse = None;
+    let what = || "the return of an enable callback".to_owned();
+    let waited = kernel.bell.wait(&what, None, || match kernel.tracing().unregister(RegHandle) {
+        Ok(done) => done,
+        Err(found) => {
+            misuse = Some(found);
+            true
         }
+    });
+    if waited != Waited::Ready {
         kernel.leave_if_stopped();
+    }
+    let outcome = match misuse {
+        None => Ok(Status::SUCCESS),
+        Some(misuse) => Err(Trouble::from(misused("EtwUnregister", RegHandle, misuse))),
     };
     kernel.settle(outcome, Status::INVALID_PARAMETER).0
 }
@@ -185,14 +192,17 @@ impl Kernel {
 
     /// Calls a provider's callback, one call at a time.
     fn tell_provider(&self, handle: u64, control: u32, source: Guid) -> Result<(), Stop> {
-        let (registered, Called { control, filter }) = loop {
-            let before = self.bell.count();
-            match self.tracing().call(handle, control) {
-                Turn::Gone => return Ok(()),
-                Turn::Busy => self.bell.wait_past(before, Duration::from_millis(100)),
-                Turn::Go(registered, called) => break (registered, called),
+        let mut go = None;
+        let what = || "the return of an enable callback".to_owned();
+        let _ready_or_stopped = self.bell.wait(&what, None, || match self.tracing().call(handle, control) {
+            Turn::Gone => true,
+            Turn::Busy => false,
+            Turn::Go(registered, called) => {
+                go = Some((registered, called));
+                true
             }
-        };
+        });
+        let Some((registered, Called { control, filter })) = go else { return Ok(()) };
         let source = GUID::from(source);
         let arguments = [
             &raw const source as u64,
