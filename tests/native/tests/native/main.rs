@@ -1,4 +1,5 @@
 //! The native build, held to the same as the image, and to the image itself.
 
 mod differential;
+mod events;
 mod seeded;
