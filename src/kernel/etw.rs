@@ -1,11 +1,12 @@
 //! Event tracing: a provider's registration, and writing its events.
 //!
 //! TraceLogging by our own few lines ([`logic::tracelogging`]) and not by the
-//! crate `tracelogging` (1.2.4), for three reasons in its source: registering
-//! has panics that no optimizer can prove away; the level and the keywords that
-//! its callback writes are plain memory which writers on other processors read
-//! meanwhile; and a session that asks for level 0, which is every level, gets
-//! no events from it, where `TraceLoggingProvider.h` gives it all.
+//! crate `tracelogging` (1.2.4), for three reasons: registering has panics, and
+//! a driver linked with it has `core::panicking::panic_fmt` in its image; the
+//! level and the keywords that its callback writes are plain memory, which
+//! writers on other processors read meanwhile; and a session that asks for
+//! level 0, which is every level, gets no events from it, where
+//! `TraceLoggingProvider.h` gives it all.
 //!
 //! [`logic::tracelogging`]: crate::logic::tracelogging
 
