@@ -25,6 +25,7 @@ const DEFINES: &[&str] =
 const OF_WDK_SYS: &[&str] = &[
     "basetsd.h",
     "bugcodes.h",
+    "evntprov.h",
     "guiddef.h",
     "mce.h",
     "ntddk.h",

@@ -90,7 +90,7 @@ typedef enum _EVENT_INFO_CLASS {
     MaxEventInfo
 } EVENT_INFO_CLASS;
 
-typedef void ETWENABLECALLBACK(
+typedef void (*PETWENABLECALLBACK)(
     LPCGUID SourceId,
     ULONG ControlCode,
     UCHAR Level,
@@ -98,8 +98,6 @@ typedef void ETWENABLECALLBACK(
     ULONGLONG MatchAllKeyword,
     PEVENT_FILTER_DESCRIPTOR FilterData,
     PVOID CallbackContext);
-
-typedef ETWENABLECALLBACK *PETWENABLECALLBACK;
 
 /* ntdef.h */
 typedef struct _UNICODE_STRING {
