@@ -109,7 +109,15 @@ fn the_largest_values_fit() {
     let socket = Socket::new(Some(core::net::Ipv6Addr::LOCALHOST.into()), Some(1));
     let verdicts = Counts([u64::MAX; Verdict::COUNT]);
     fits(LayerCounters { layer, verdicts });
-    fits(Counters { verdicts, events_dropped: u64::MAX });
+    fits(Counters {
+        verdicts,
+        flows: u32::MAX,
+        flows_ended: u64::MAX,
+        flows_refused: u64::MAX,
+        deviations: u64::MAX,
+        scans: u64::MAX,
+        events_dropped: u64::MAX,
+    });
     fits(PolicyApplied::new("Rundown", u32::MAX, &Policy::DEFAULT));
     fits(Silenced {
         layer,
@@ -123,7 +131,8 @@ fn the_largest_values_fit() {
         technique: "Maimon",
     });
     let two = Text(["ALE_RESOURCE_ASSIGNMENT", "_DISCARD"]);
-    fits(OrderDeviation { flow: Hex(1), expected: two, seen: two });
+    let (local, remote) = (socket, socket);
+    fits(OrderDeviation { layer, flow: Hex(1), expected: two, seen: two, protocol: 6, local, remote });
 }
 
 #[test]
@@ -135,7 +144,7 @@ fn techniques_are_one_text() {
     table.meet(Remote(7), 2, Technique::Udp, 0, &settings);
     table.meet(Remote(7), 3, Technique::Other, 0, &settings);
     let mut techniques = Techniques::default();
-    sweep(&[table], 0, &settings, |scan| techniques = scan.techniques);
+    sweep([table].into_iter(), 0, &settings, |scan| techniques = scan.techniques);
     let mut room = [0; 64];
     let mut payload = Payload::new(&mut room);
     techniques.put(&mut payload);

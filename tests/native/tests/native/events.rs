@@ -8,7 +8,7 @@ use hushport_native_driver::logic::events::{
 };
 use hushport_native_driver::logic::order::Place;
 use hushport_native_driver::logic::scan::{Remote, Techniques};
-use hushport_native_driver::logic::tracelogging::{self, Event, Hex, Payload, Process, Socket};
+use hushport_native_driver::logic::tracelogging::{self, Event, Hex, Payload, Process, Socket, Text};
 use lab::etw::schema::{Field, schema};
 use lab::etw::value::{Value, values};
 
@@ -69,9 +69,18 @@ fn events_that_are_not_written_yet_are_read_as_they_are_meant() {
     assert_eq!(decoded(&flow), expected.map(|(name, value)| (name.to_owned(), value)));
 
     // INBOUND_TRANSPORT_V4_DISCARD (fwpsk.h).
-    let deviation = OrderDeviation { flow: Hex(0), expected: place(None), seen: place(Place::of_layer(13)) };
+    let nowhere = Socket::new(None, None);
+    let deviation = OrderDeviation {
+        layer: Text(["INBOUND_TRANSPORT", "_V4", "_DISCARD"]),
+        flow: Hex(0),
+        expected: place(None),
+        seen: place(Place::of_layer(13)),
+        protocol: 6,
+        local: nowhere,
+        remote: nowhere,
+    };
     let seen = decoded(&deviation);
-    assert_eq!([&seen[1].1, &seen[2].1], [&text(""), &text("INBOUND_TRANSPORT_DISCARD")]);
+    assert_eq!([&seen[2].1, &seen[3].1], [&text(""), &text("INBOUND_TRANSPORT_DISCARD")]);
 
     let address = Ipv4Addr::new(192, 0, 2, 1);
     let scan = ScanDetected {
