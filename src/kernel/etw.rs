@@ -128,22 +128,23 @@ impl Channel {
         }
     }
 
+    /// Whether one more may be written in this second, and how many were held
+    /// back before it.
+    #[inline(never)]
+    fn admit(&self, index: usize, per_second: Option<u32>) -> Option<u32> {
+        let Some(most) = per_second else { return Some(0) };
+        let second = clock::now() / clock::PER_SECOND;
+        let admitted = self.limits.get(index).and_then(|limit| limit.admit(second as u32, most));
+        if admitted.is_none() {
+            self.held_back.fetch_add(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+
     #[cold]
     #[inline(never)]
     fn write_open<E: Event>(&self, irql: &MaxDispatch, event: impl FnOnce() -> E) {
-        let dropped = match E::DESCRIPTION.per_second {
-            None => 0,
-            Some(most) => {
-                let second = clock::now() / clock::PER_SECOND;
-                match self.limits.get(E::INDEX).and_then(|limit| limit.admit(second as u32, most)) {
-                    Some(dropped) => dropped,
-                    None => {
-                        self.held_back.fetch_add(1, Ordering::Relaxed);
-                        return;
-                    }
-                }
-            }
-        };
+        let Some(dropped) = self.admit(E::INDEX, E::DESCRIPTION.per_second) else { return };
         let mut room = [0; LARGEST];
         let mut payload = Payload::new(&mut room);
         event().put(dropped, &mut payload);

@@ -195,6 +195,8 @@ impl<'a> Payload<'a> {
         self.room.get(..self.length).filter(|_| self.whole)
     }
 
+    // Once in the image, not at every field.
+    #[inline(never)]
     fn put(&mut self, bytes: &[u8]) {
         let end = self.length.saturating_add(bytes.len());
         match self.room.get_mut(self.length..end) {
@@ -208,13 +210,14 @@ impl<'a> Payload<'a> {
     }
 
     /// Parts of one text or blob, behind their length.
-    pub fn put_counted<'b>(&mut self, parts: impl Iterator<Item = &'b [u8]> + Clone) {
-        let length: usize = parts.clone().map(<[u8]>::len).sum();
+    #[inline(never)]
+    pub fn put_counted(&mut self, parts: &[&[u8]]) {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
         match u16::try_from(length) {
             Ok(length) => self.put(&length.to_le_bytes()),
             Err(_) => self.whole = false,
         }
-        parts.for_each(|part| self.put(part));
+        parts.iter().for_each(|part| self.put(part));
     }
 }
 
@@ -257,8 +260,9 @@ pub const TEXT: Type = Type { input: 23, output: 35, name: "text" };
 impl<const N: usize> Value for Text<N> {
     const TYPE: Type = TEXT;
 
+    #[inline(never)]
     fn put(&self, to: &mut Payload<'_>) {
-        to.put_counted(self.0.iter().map(|part| part.as_bytes()));
+        to.put_counted(&self.0.map(str::as_bytes));
     }
 }
 
@@ -313,21 +317,20 @@ impl Value for Socket {
     // ws2ipdef.h), whose ports and addresses are in network order.
     const TYPE: Type = Type { input: 14, output: 10, name: "socket address" };
 
+    #[inline(never)]
     fn put(&self, to: &mut Payload<'_>) {
         const AF_INET: u16 = 2;
         const AF_INET6: u16 = 23;
         match self.0 {
-            None => to.put_counted(core::iter::empty()),
+            None => to.put_counted(&[]),
             Some(SocketAddr::V4(address)) => {
                 let (family, port) = (AF_INET.to_le_bytes(), address.port().to_be_bytes());
-                let parts: [&[u8]; 4] = [&family, &port, &address.ip().octets(), &[0; 8]];
-                to.put_counted(parts.into_iter());
+                to.put_counted(&[&family, &port, &address.ip().octets(), &[0; 8]]);
             }
             Some(SocketAddr::V6(address)) => {
                 let (family, port) = (AF_INET6.to_le_bytes(), address.port().to_be_bytes());
                 // No flow label, no scope.
-                let parts: [&[u8]; 5] = [&family, &port, &[0; 4], &address.ip().octets(), &[0; 4]];
-                to.put_counted(parts.into_iter());
+                to.put_counted(&[&family, &port, &[0; 4], &address.ip().octets(), &[0; 4]]);
             }
         }
     }

@@ -79,11 +79,14 @@ impl Value for Techniques {
 
     fn put(&self, to: &mut Payload<'_>) {
         let mut first = true;
-        let names = Technique::ALL.map(|technique| match self.has(technique) {
-            false => ["", ""],
-            true => [if core::mem::take(&mut first) { "" } else { "," }, technique_name(technique)],
+        let names = Technique::ALL.map(|technique| {
+            let [comma, name] = match self.has(technique) {
+                false => ["", ""],
+                true => [if core::mem::take(&mut first) { "" } else { "," }, technique_name(technique)],
+            };
+            [comma.as_bytes(), name.as_bytes()]
         });
-        to.put_counted(names.iter().flatten().map(|part| part.as_bytes()));
+        to.put_counted(names.as_flattened());
     }
 }
 

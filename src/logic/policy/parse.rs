@@ -27,7 +27,7 @@ pub struct At {
 /// Data of no bytes, or of zeros alone, is the empty list. Anything else ends
 /// with a string's zero and the list's; behind them there may be zeros, but no
 /// text, which a reader that stops at the end would silently ignore.
-pub fn list(data: &[u8], most: u16, mut each: impl FnMut(&[u8]) -> Result<(), Reason>) -> Result<(), At> {
+pub fn list(data: &[u8], most: u16, each: &mut dyn FnMut(&[u8]) -> Result<(), Reason>) -> Result<(), At> {
     let (units, odd) = data.as_chunks::<2>();
     if !odd.is_empty() {
         return Err(At { reason: Reason::OddLength, entry: 0 });

@@ -12,7 +12,7 @@ fn wide(text: &str) -> Vec<u8> {
 
 fn entries(data: &[u8]) -> Result<Vec<String>, At> {
     let mut entries = Vec::new();
-    list(data, 8, |text| {
+    list(data, 8, &mut |text| {
         entries.push(String::from_utf8(text.to_vec()).unwrap());
         Ok(())
     })?;

@@ -131,7 +131,8 @@ impl Value {
                 .inspect_err(|_| set(policy, *default)),
             Kind::List { most, insert, clear } => {
                 clear(exemptions);
-                list(kind, data, *most, |text| insert(exemptions, text)).inspect_err(|_| clear(exemptions))
+                list(kind, data, *most, &mut |text| insert(exemptions, text))
+                    .inspect_err(|_| clear(exemptions))
             }
         };
         read.map_err(|parse::At { reason, entry }| Rejected { name: self.name, reason, entry })
@@ -160,7 +161,7 @@ fn list(
     kind: u32,
     data: &[u8],
     most: u16,
-    each: impl FnMut(&[u8]) -> Result<(), Reason>,
+    each: &mut dyn FnMut(&[u8]) -> Result<(), Reason>,
 ) -> Result<(), parse::At> {
     let refuse = |reason| Err(parse::At { reason, entry: 0 });
     if kind != REG_MULTI_SZ {
