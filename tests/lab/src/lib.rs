@@ -19,9 +19,11 @@
 //! | [`machine`], [`world`] | all of it put together, and running; [`scan`] is nmap in it, [`matrix`] every scan |
 //! | [`variants`] | the points that documents leave open, by name |
 //! | [`registry`] | the driver's values from outside, while a host is up |
+//! | [`bench`] | what a classify costs: time, instructions, what it locks and writes |
 //! | [`report`] | what people read |
 //! | [`commands`] | `cargo lab …` |
 
+pub mod bench;
 pub mod commands;
 pub mod counters;
 pub mod exports;

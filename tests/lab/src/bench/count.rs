@@ -1,0 +1,81 @@
+//! Instructions, locks, and lines that two processors write.
+//!
+//! A call is executed one instruction at a time, on one simulated processor and
+//! on another, with the same indication. What both write, or one writes and
+//! the other reads, they share; the kernel stack and what the engine passes are
+//! left out, for those are each processor's own on a real machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result, anyhow};
+
+use super::stage::Stage;
+use crate::image::Trace;
+use crate::nt::fwp::prepared::{self, Prepared};
+use crate::nt::{Irql, Kernel};
+
+/// Bytes that processors own together (x64).
+const LINE: u64 = 64;
+
+/// What calls of the driver come to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    /// Instructions of the driver.
+    pub instructions: usize,
+    /// Locked ones.
+    pub locked: usize,
+    /// Cache lines that this processor writes and another's same call uses.
+    pub shared_writes: usize,
+    /// Exports called, and how often.
+    pub exports: BTreeMap<&'static str, u64>,
+    /// Where the driver locked, or wrote what is shared: functions and lines.
+    pub places: BTreeSet<String>,
+}
+
+/// Counts calls made in turn, at a level, after a few that are not counted.
+///
+/// # Errors
+/// If the driver stopped.
+pub fn cost(stage: &Stage, irql: Irql, calls: &[&Prepared]) -> Result<Cost> {
+    let (kernel, image) = (stage.kernel(), stage.machine.image().context("a driver")?);
+    let on = |processor| -> Result<(Trace, BTreeMap<&'static str, u64>)> {
+        kernel.on_processor(processor, irql, |kernel| {
+            prepared::run(kernel, calls, 3, 0).map_err(|stop| anyhow!("{stop}"))?;
+            let before = exports(kernel);
+            let trace = prepared::count(kernel, image, calls).map_err(|stop| anyhow!("{stop}"))?;
+            let called = exports(kernel)
+                .into_iter()
+                .map(|(name, calls)| (name, calls - before.get(name).copied().unwrap_or(0)));
+            Ok((trace, called.filter(|(_, calls)| *calls != 0).collect()))
+        })
+    };
+    // Twice on the first: once the second has been there its lines are known.
+    let ((first, exports), (second, _)) = (on(0)?, on(1)?);
+    let passed: BTreeSet<u64> = calls.iter().flat_map(|call| call.out_lines(LINE)).collect();
+    let used: BTreeSet<u64> = lines(&second, |_| true);
+    let shared: BTreeSet<u64> = lines(&first, |write| write)
+        .intersection(&used)
+        .filter(|line| !passed.contains(line))
+        .copied()
+        .collect();
+    let writing = first.accesses.iter().filter(|one| one.write && shared.contains(&(one.address / LINE)));
+    let places = writing.map(|access| access.from).chain(first.locked.iter().copied());
+    Ok(Cost {
+        instructions: first.instructions,
+        locked: first.locked.len(),
+        shared_writes: shared.len(),
+        exports,
+        places: places.map(|at| stage.kernel().guest().describe(at + 1)).collect(),
+    })
+}
+
+fn lines(trace: &Trace, wanted: impl Fn(bool) -> bool) -> BTreeSet<u64> {
+    let accesses = trace.accesses.iter().filter(|access| wanted(access.write));
+    accesses
+        .flat_map(|access| access.address / LINE..=(access.address + access.size.max(1) - 1) / LINE)
+        .collect()
+}
+
+fn exports(kernel: &Kernel) -> BTreeMap<&'static str, u64> {
+    kernel.calls().into_iter().collect()
+}

@@ -1,0 +1,35 @@
+//! What a classify costs in instructions, locks and shared lines: counted on
+//! the shipping image, the same on every machine.
+
+use lab::bench::count::{Cost, cost};
+use lab::bench::indication::Subject;
+use lab::bench::stage::{Stage, family_of};
+use lab::nt::registry::RegistryValue;
+use lab::nt::{Irql, Options};
+
+fn stage(values: &[(&str, u32)]) -> Stage {
+    let values: Vec<_> = values.iter().map(|(name, value)| (*name, RegistryValue::dword(*value))).collect();
+    Stage::new(Options::default(), &values).unwrap()
+}
+
+fn at(stage: &Stage, layer: &str, subject: &Subject, irql: Irql) -> Cost {
+    let call = stage.call(layer, subject).unwrap();
+    cost(stage, irql, &[&call]).unwrap()
+}
+
+#[test]
+fn every_layer() {
+    for order in [0, 1] {
+        let stage = stage(&[("Observe", 1), ("Mode", 2), ("CheckOrder", order)]);
+        for layer in stage.layers() {
+            let family = family_of(layer.name);
+            let flow = stage.begin_flow(&Subject::syn(family)).unwrap();
+            let subject = if layer.is_discard() { Subject::syn(family) } else { Subject::data(family, flow) };
+            let cost = at(&stage, layer.name, &subject, Irql::DISPATCH);
+            println!(
+                "{:34} {order} {:4} {:2} {:2} {:?} {:?}",
+                layer.name, cost.instructions, cost.locked, cost.shared_writes, cost.exports, cost.places
+            );
+        }
+    }
+}
