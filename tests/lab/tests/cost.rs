@@ -26,6 +26,13 @@ fn every_layer() {
             let flow = stage.begin_flow(&Subject::syn(family)).unwrap();
             let subject = if layer.is_discard() { Subject::syn(family) } else { Subject::data(family, flow) };
             let cost = at(&stage, layer.name, &subject, Irql::DISPATCH);
+            if std::env::var("PROFILE").is_ok_and(|name| name == layer.name) {
+                let mut all: Vec<_> = cost.by_function.iter().collect();
+                all.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+                for (name, count) in all {
+                    println!("  {count:5} {name}");
+                }
+            }
             println!(
                 "{:34} {order} {:4} {:2} {:2} {:?} {:?}",
                 layer.name, cost.instructions, cost.locked, cost.shared_writes, cost.exports, cost.places

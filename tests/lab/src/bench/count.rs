@@ -10,9 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result, anyhow};
 
 use super::stage::Stage;
-use crate::image::Trace;
+use crate::image::{Image, ImportName, Trace};
+use crate::nt::Irql;
 use crate::nt::fwp::prepared::{self, Prepared};
-use crate::nt::{Irql, Kernel};
 
 /// Bytes that processors own together (x64).
 const LINE: u64 = 64;
@@ -27,7 +27,9 @@ pub struct Cost {
     /// Cache lines that this processor writes and another's same call uses.
     pub shared_writes: usize,
     /// Exports called, and how often.
-    pub exports: BTreeMap<&'static str, u64>,
+    pub exports: BTreeMap<String, usize>,
+    /// Instructions by function of the driver's.
+    pub by_function: BTreeMap<String, usize>,
     /// Where the driver locked, or wrote what is shared: functions and lines.
     pub places: BTreeSet<String>,
 }
@@ -38,19 +40,13 @@ pub struct Cost {
 /// If the driver stopped.
 pub fn cost(stage: &Stage, irql: Irql, calls: &[&Prepared]) -> Result<Cost> {
     let (kernel, image) = (stage.kernel(), stage.machine.image().context("a driver")?);
-    let on = |processor| -> Result<(Trace, BTreeMap<&'static str, u64>)> {
+    let on = |processor| -> Result<Trace> {
         kernel.on_processor(processor, irql, |kernel| {
             prepared::run(kernel, calls, 3, 0).map_err(|stop| anyhow!("{stop}"))?;
-            let before = exports(kernel);
-            let trace = prepared::count(kernel, image, calls).map_err(|stop| anyhow!("{stop}"))?;
-            let called = exports(kernel)
-                .into_iter()
-                .map(|(name, calls)| (name, calls - before.get(name).copied().unwrap_or(0)));
-            Ok((trace, called.filter(|(_, calls)| *calls != 0).collect()))
+            prepared::count(kernel, image, calls).map_err(|stop| anyhow!("{stop}"))
         })
     };
-    // Twice on the first: once the second has been there its lines are known.
-    let ((first, exports), (second, _)) = (on(0)?, on(1)?);
+    let (first, second) = (on(0)?, on(1)?);
     let passed: BTreeSet<u64> = calls.iter().flat_map(|call| call.out_lines(LINE)).collect();
     let used: BTreeSet<u64> = lines(&second, |_| true);
     let shared: BTreeSet<u64> = lines(&first, |write| write)
@@ -61,10 +57,11 @@ pub fn cost(stage: &Stage, irql: Irql, calls: &[&Prepared]) -> Result<Cost> {
     let writing = first.accesses.iter().filter(|one| one.write && shared.contains(&(one.address / LINE)));
     let places = writing.map(|access| access.from).chain(first.locked.iter().copied());
     Ok(Cost {
-        instructions: first.instructions,
+        instructions: first.instructions.len(),
         locked: first.locked.len(),
         shared_writes: shared.len(),
-        exports,
+        exports: exports(image, &first),
+        by_function: profile(image, &first),
         places: places.map(|at| stage.kernel().guest().describe(at + 1)).collect(),
     })
 }
@@ -76,6 +73,32 @@ fn lines(trace: &Trace, wanted: impl Fn(bool) -> bool) -> BTreeSet<u64> {
         .collect()
 }
 
-fn exports(kernel: &Kernel) -> BTreeMap<&'static str, u64> {
-    kernel.calls().into_iter().collect()
+/// The imports called, by name.
+fn exports(image: &Image, trace: &Trace) -> BTreeMap<String, usize> {
+    let mut called = BTreeMap::new();
+    for slot in &trace.imports {
+        let import = image.file().imports.iter().find(|import| image.rva(*slot) == Some(import.slot));
+        let name = import.map_or_else(
+            || format!("{slot:#x}"),
+            |import| match &import.name {
+                ImportName::Name(name) => name.clone(),
+                ImportName::Ordinal(number) => format!("#{number}"),
+            },
+        );
+        *called.entry(name).or_default() += 1;
+    }
+    called
+}
+
+/// Instructions by the function whose source they come from, inlined or not.
+fn profile(image: &Image, trace: &Trace) -> BTreeMap<String, usize> {
+    let mut by_function = BTreeMap::new();
+    let Ok(symbols) = image.symbols() else { return by_function };
+    for address in &trace.instructions {
+        let frames = image.rva(*address).map(|rva| symbols.resolve(rva)).unwrap_or_default();
+        let own = frames.iter().find(|frame| frame.function.starts_with("hushport::"));
+        let name = own.or(frames.first()).map_or_else(|| "?".to_owned(), |frame| frame.function.to_string());
+        *by_function.entry(name).or_default() += 1;
+    }
+    by_function
 }

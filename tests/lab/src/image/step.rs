@@ -202,16 +202,16 @@ pub struct Access {
 /// What the driver executed in one call.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
-    /// Instructions of the driver's own code; a repeated string instruction
-    /// counts as often as it repeats.
-    pub instructions: usize,
+    /// Addresses of the instructions of the driver's own code, in order; a
+    /// repeated string instruction comes as often as it repeats.
+    pub instructions: Vec<u64>,
     /// Addresses of those that locked the bus or a line: a `lock` prefix, or
     /// `xchg` with memory.
     pub locked: Vec<u64>,
     /// Memory that was accessed, the kernel stack left out.
     pub accesses: Vec<Access>,
-    /// Calls out of the image.
-    pub calls_out: usize,
+    /// Slots of the import table through which it called.
+    pub imports: Vec<u64>,
 }
 
 /// Runs `f`, which calls into the image by a stepped [`Walk`], and says what
@@ -235,7 +235,7 @@ impl Trace {
         for registers in steps {
             let rip = registers[libc::REG_RIP as usize] as u64;
             let Some(instruction) = decode(rip) else { continue };
-            trace.instructions += 1;
+            trace.instructions.push(rip);
             let mut memory = false;
             for used in information.info(&instruction).used_memory() {
                 let value = |register, _, _| fault::register(registers, register);
@@ -256,7 +256,11 @@ impl Trace {
             if instruction.has_lock_prefix() || (memory && instruction.mnemonic() == Mnemonic::Xchg) {
                 trace.locked.push(rip);
             }
-            trace.calls_out += usize::from(instruction.is_call_near_indirect());
+            if (instruction.is_call_near_indirect() || instruction.is_jmp_near_indirect())
+                && instruction.is_ip_rel_memory_operand()
+            {
+                trace.imports.push(instruction.ip_rel_memory_address());
+            }
         }
         trace
     }
