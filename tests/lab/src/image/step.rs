@@ -38,8 +38,9 @@ pub struct Call {
     pub filter: u64,
     /// `classifyOut`, made fresh before each call.
     pub out: u64,
-    /// Flow contexts, one after another for each round; a power of two of them.
-    pub flows: *const u64,
+    /// Address of flow contexts, one after another for each round; a power of two
+    /// of them.
+    pub flows: u64,
     /// Their number less one.
     pub flow_mask: u64,
 }
@@ -149,6 +150,46 @@ pub unsafe extern "win64" fn spin(walk: *const Walk) {
         rights = const RIGHTS,
         nothing = const NOTHING,
         may_write = const MAY_WRITE,
+    )
+}
+
+/// A classifyFn that returns at once: what every callout costs at the least.
+///
+/// # Safety
+/// Called as driver code.
+#[unsafe(naked)]
+pub unsafe extern "win64" fn nothing() {
+    naked_asm!("ret")
+}
+
+/// `memcpy` for code that is measured: no more than the loop.
+///
+/// # Safety
+/// That of `memcpy`.
+#[unsafe(naked)]
+pub unsafe extern "win64" fn copy(to: *mut u8, from: *const u8, count: usize) -> *mut u8 {
+    naked_asm!(
+        "mov rax, rcx",
+        "2:",
+        "cmp r8, 8",
+        "jb 3f",
+        "mov r9, [rdx]",
+        "mov [rcx], r9",
+        "add rdx, 8",
+        "add rcx, 8",
+        "sub r8, 8",
+        "jmp 2b",
+        "3:",
+        "test r8, r8",
+        "jz 4f",
+        "mov r9b, [rdx]",
+        "mov [rcx], r9b",
+        "inc rdx",
+        "inc rcx",
+        "dec r8",
+        "jmp 3b",
+        "4:",
+        "ret",
     )
 }
 

@@ -42,7 +42,7 @@ impl Prepared {
             context: scratch.point_to(&0u64) as u64,
             filter: scratch.filter(&filter, 0) as u64,
             out: scratch.classify_out(&out) as u64,
-            flows: NO_FLOW.as_ptr(),
+            flows: NO_FLOW.as_ptr().expose_provenance() as u64,
             flow_mask: 0,
         };
         Self { scratch, call, flows: Vec::new() }
@@ -55,7 +55,7 @@ impl Prepared {
     pub fn with_flows(mut self, flows: Vec<u64>) -> Self {
         assert!(flows.len().is_power_of_two(), "flows are chosen by a mask");
         self.flows = flows;
-        self.call.flows = self.flows.as_ptr();
+        self.call.flows = self.flows.as_ptr().expose_provenance() as u64;
         self.call.flow_mask = self.flows.len() as u64 - 1;
         self
     }
