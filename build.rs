@@ -26,6 +26,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "IoQueueWorkItem",
             "KeBugCheckEx",
             "KeDelayExecutionThread",
+            "KeGetCurrentIrql",
             "KeGetCurrentProcessorNumberEx",
             "KeInitializeEvent",
             "KeQueryInterruptTimePrecise",
@@ -76,6 +77,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// Declarations that no imported function mentions.
 const ITEMS: &[&str] = &[
     "ALL_PROCESSOR_GROUPS",
+    "DISPATCH_LEVEL",
     "EVENT_MODIFY_STATE",
     "FILE_DEVICE_.*",
     "FWPM_.*",

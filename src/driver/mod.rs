@@ -13,7 +13,7 @@ mod scans;
 use crate::kernel::device::Device;
 use crate::kernel::entry::{self, DriverObject};
 use crate::kernel::irql::Passive;
-use crate::kernel::per_cpu::PerCpu;
+use crate::kernel::per_cpu::Split;
 use crate::kernel::pool::{PoolArc, PoolBox, PoolVec};
 use crate::kernel::published::Publication;
 use crate::kernel::status::Result;
@@ -49,7 +49,7 @@ impl entry::Driver for Driver {
         let scans = PoolArc::new(Scans::new(irql)?)?;
         let flow_limit = policies.current(irql).map_or(0, |current| current.values().flow_limit);
         let shared = SHARED.publish(PoolBox::new(Shared {
-            counters: PerCpu::new(Counters::zero, irql)?,
+            counters: Split::new(Counters::zero, irql)?,
             policies: policies.clone(),
             noticed: noticed.clone(),
             scans: scans.clone(),

@@ -13,13 +13,14 @@
 #pragma once
 
 #define VOID void
+
 typedef void *PVOID, *HANDLE;
 typedef char CHAR, CCHAR;
 typedef short SHORT, CSHORT;
 typedef long LONG, *PLONG;
 typedef LONG NTSTATUS, KPRIORITY;
 typedef int BOOL;
-typedef unsigned char UCHAR, BOOLEAN, UINT8;
+typedef unsigned char UCHAR, BOOLEAN, UINT8, KIRQL;
 typedef unsigned short USHORT, UINT16, wchar_t, WCHAR, *PWCH;
 typedef unsigned int UINT32;
 typedef unsigned long ULONG, DWORD, ACCESS_MASK, *PULONG;
@@ -90,6 +91,7 @@ typedef struct _OBJECT_ATTRIBUTES {
 typedef enum _EVENT_TYPE { NotificationEvent, SynchronizationEvent } EVENT_TYPE;
 
 #define ALL_PROCESSOR_GROUPS 0xffff
+#define DISPATCH_LEVEL 2
 
 /* wdm.h: objects */
 struct _DEVICE_OBJECT;
@@ -739,6 +741,7 @@ __attribute__((noreturn)) void KeBugCheckEx(
     ULONG_PTR BugCheckParameter3,
     ULONG_PTR BugCheckParameter4);
 NTSTATUS KeDelayExecutionThread(KPROCESSOR_MODE WaitMode, BOOLEAN Alertable, PLARGE_INTEGER Interval);
+KIRQL KeGetCurrentIrql(void);
 ULONG KeGetCurrentProcessorNumberEx(PPROCESSOR_NUMBER ProcNumber);
 void KeInitializeEvent(PRKEVENT Event, EVENT_TYPE Type, BOOLEAN State);
 ULONG KeQueryMaximumProcessorCountEx(USHORT GroupNumber);

@@ -18,6 +18,8 @@ pub struct Callout {
     pub layer_key: Guid,
     /// What the callout does.
     pub role: Role,
+    /// Whether flows begin here.
+    pub begins_flows: bool,
 }
 
 /// Number of callouts.
@@ -94,6 +96,7 @@ const fn every() -> [Callout; COUNT] {
         layer_id: 0,
         layer_key: 0,
         role: Role::Observe,
+        begins_flows: false,
     };
     let mut callouts = [nothing; COUNT];
     let (mut count, mut row) = (0, 0);
@@ -104,12 +107,22 @@ const fn every() -> [Callout; COUNT] {
             let family = Family::ALL[column];
             let layer_id = layer.ids[column];
             let layer_key = layer.keys[column];
-            callouts[count] =
-                Callout { layer, family, discard: false, layer_id, layer_key, role: layer.role };
+            let begins_flows = matches!(layer.flows, Flows::Begin);
+            callouts[count] = Callout {
+                layer,
+                family,
+                discard: false,
+                layer_id,
+                layer_key,
+                role: layer.role,
+                begins_flows,
+            };
             count += 1;
             if let Some(twin) = &layer.discard {
                 let (layer_id, layer_key, role) = (layer_id + 1, twin.keys[column], twin.role);
-                callouts[count] = Callout { layer, family, discard: true, layer_id, layer_key, role };
+                let begins_flows = false;
+                callouts[count] =
+                    Callout { layer, family, discard: true, layer_id, layer_key, role, begins_flows };
                 count += 1;
             }
             column += 1;

@@ -15,7 +15,7 @@ use super::policy::Policies;
 use super::scans::Scans;
 use crate::kernel::device::Device;
 use crate::kernel::irql::{MaxDispatch, Passive};
-use crate::kernel::per_cpu::PerCpu;
+use crate::kernel::per_cpu::Split;
 use crate::kernel::pool::{PoolArc, PoolVec};
 use crate::kernel::published::Published;
 use crate::kernel::status::Result;
@@ -35,7 +35,7 @@ use transport_discard::TransportDiscard;
 #[repr(C)]
 pub struct Shared {
     /// Verdicts by callout.
-    pub counters: PerCpu<Counters>,
+    pub counters: Split<Counters>,
     /// What the administrator asks for.
     pub policies: PoolArc<Policies>,
     /// What was noticed.
@@ -74,6 +74,14 @@ impl Shared {
     /// goes on, and the order of layers.
     fn watch(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
         let watch = self.policies.order_watch();
+        // Most of what passes belongs to no flow, where nobody watches.
+        if watch != 0 || incoming.flow_context() != 0 || incoming.callout().begins_flows {
+            self.watch_closely(watch, incoming, irql);
+        }
+    }
+
+    #[inline(never)]
+    fn watch_closely(&self, watch: u16, incoming: &Incoming<'_>, irql: &MaxDispatch) {
         let (layer, discard) = (incoming.callout().layer, incoming.callout().discard);
         let flow = match layer.flows {
             layers::Flows::Begin if !discard => {
@@ -104,7 +112,7 @@ impl Shared {
 
     fn count(&self, incoming: &Incoming<'_>, verdict: Verdict, irql: &MaxDispatch) {
         if let Some(counters) = self.counters.current(irql) {
-            counters.count(incoming.index(), verdict);
+            Counters::count(counters, incoming.index(), verdict);
         }
     }
 }
