@@ -1,7 +1,5 @@
 //! A value for every processor, so that none writes another's cache line.
 
-use core::ptr;
-
 use super::irql::{MaxDispatch, Passive};
 use super::pool::PoolVec;
 use super::status::Result;
@@ -42,8 +40,8 @@ impl<T: Sync> PerCpu<T> {
     }
 
     /// This processor's.
-    pub fn current(&self, _: &MaxDispatch) -> Option<&T> {
-        self.0.get(number())
+    pub fn current(&self, irql: &MaxDispatch) -> Option<&T> {
+        self.0.get(irql.processor())
     }
 }
 
@@ -74,17 +72,7 @@ impl<T: Sync> Split<T> {
 
     /// This processor's at this level.
     pub fn current(&self, irql: &MaxDispatch) -> Option<Part<'_, T>> {
-        let place = 2 * number();
-        match irql.is_dispatch() {
-            true => self.0.0.get(place).map(Part::Alone),
-            false => self.0.0.get(place | 1).map(Part::Common),
-        }
+        let value = self.0.0.get(irql.place())?;
+        Some(if irql.is_dispatch() { Part::Alone(value) } else { Part::Common(value) })
     }
-}
-
-fn number() -> usize {
-    // SAFETY: the argument may be NULL (its documentation); callable at any
-    // IRQL.
-    let number = unsafe { ffi::KeGetCurrentProcessorNumberEx(ptr::null_mut()) };
-    number as usize
 }

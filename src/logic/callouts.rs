@@ -20,6 +20,8 @@ pub struct Callout {
     pub role: Role,
     /// Whether flows begin here.
     pub begins_flows: bool,
+    /// Its place in [`CALLOUTS`].
+    pub index: Index,
 }
 
 /// Number of callouts.
@@ -78,6 +80,11 @@ impl Index {
         }
     }
 
+    /// The callout.
+    pub fn callout(self) -> Option<&'static Callout> {
+        CALLOUTS.get(self.number())
+    }
+
     /// As a number below [`COUNT`].
     pub const fn number(self) -> usize {
         self.0 as usize
@@ -97,6 +104,7 @@ const fn every() -> [Callout; COUNT] {
         layer_key: 0,
         role: Role::Observe,
         begins_flows: false,
+        index: Index(0),
     };
     let mut callouts = [nothing; COUNT];
     let (mut count, mut row) = (0, 0);
@@ -116,13 +124,14 @@ const fn every() -> [Callout; COUNT] {
                 layer_key,
                 role: layer.role,
                 begins_flows,
+                index: Index(count as u8),
             };
             count += 1;
             if let Some(twin) = &layer.discard {
                 let (layer_id, layer_key, role) = (layer_id + 1, twin.keys[column], twin.role);
-                let begins_flows = false;
+                let (begins_flows, index) = (false, Index(count as u8));
                 callouts[count] =
-                    Callout { layer, family, discard: true, layer_id, layer_key, role, begins_flows };
+                    Callout { layer, family, discard: true, layer_id, layer_key, role, begins_flows, index };
                 count += 1;
             }
             column += 1;

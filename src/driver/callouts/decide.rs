@@ -7,6 +7,7 @@ use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
+use crate::logic::callouts::Callout;
 use crate::logic::layers::{Decision, Role};
 use crate::logic::policy::Policy;
 use crate::logic::stealth::{Packet, Verdict, decide};
@@ -38,10 +39,16 @@ impl<D: Decide> Classify for Deciding<D> {
         &SHARED
     }
 
+    fn notice(_: &Shared, _: &'static Callout, _: u64, _: &MaxDispatch) -> bool {
+        true
+    }
+
     fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
         let verdict = Self::verdict(shared, incoming, irql);
-        shared.count(incoming, verdict, irql);
-        shared.watch(incoming, irql);
+        shared.count(incoming.callout(), verdict, irql);
+        if shared.is_watched(incoming.callout(), incoming.flow_context()) {
+            shared.watch(incoming, irql);
+        }
         match verdict {
             Verdict::Silenced => Action::Block,
             _ => Action::Continue,

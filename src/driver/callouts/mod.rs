@@ -21,7 +21,7 @@ use crate::kernel::published::Published;
 use crate::kernel::status::Result;
 use crate::kernel::wfp::callout::Registration;
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::callouts::{CALLOUTS, COUNT};
+use crate::logic::callouts::{CALLOUTS, COUNT, Callout};
 use crate::logic::layers::{self, Decision, Role};
 use crate::logic::stealth::Verdict;
 use decide::Deciding;
@@ -70,18 +70,16 @@ pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVe
 }
 
 impl Shared {
+    /// Whether there is anything to watch, of what is known before a look: most
+    /// of what passes belongs to no flow, while nobody watches the order.
+    fn is_watched(&self, at: &Callout, flow_context: u64) -> bool {
+        flow_context != 0 || self.policies.order_watch() != 0 || at.begins_flows
+    }
+
     /// Watches what passes here, whatever is decided: the flow that begins or
     /// goes on, and the order of layers.
     fn watch(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
         let watch = self.policies.order_watch();
-        // Most of what passes belongs to no flow, where nobody watches.
-        if watch != 0 || incoming.flow_context() != 0 || incoming.callout().begins_flows {
-            self.watch_closely(watch, incoming, irql);
-        }
-    }
-
-    #[inline(never)]
-    fn watch_closely(&self, watch: u16, incoming: &Incoming<'_>, irql: &MaxDispatch) {
         let (layer, discard) = (incoming.callout().layer, incoming.callout().discard);
         let flow = match layer.flows {
             layers::Flows::Begin if !discard => {
@@ -110,9 +108,9 @@ impl Shared {
         }
     }
 
-    fn count(&self, incoming: &Incoming<'_>, verdict: Verdict, irql: &MaxDispatch) {
+    fn count(&self, at: &Callout, verdict: Verdict, irql: &MaxDispatch) {
         if let Some(counters) = self.counters.current(irql) {
-            Counters::count(counters, incoming.index(), verdict);
+            Counters::count(counters, at.index, verdict);
         }
     }
 }

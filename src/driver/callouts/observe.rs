@@ -5,6 +5,7 @@ use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
+use crate::logic::callouts::Callout;
 use crate::logic::layers::Role;
 use crate::logic::stealth::Verdict;
 
@@ -20,8 +21,12 @@ impl Classify for Observe {
         &SHARED
     }
 
+    fn notice(shared: &Shared, at: &'static Callout, flow_context: u64, irql: &MaxDispatch) -> bool {
+        shared.count(at, Verdict::Observed, irql);
+        shared.is_watched(at, flow_context)
+    }
+
     fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
-        shared.count(incoming, Verdict::Observed, irql);
         shared.watch(incoming, irql);
         Action::Continue
     }

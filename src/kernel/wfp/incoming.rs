@@ -7,14 +7,13 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::net_buffer::NetBuffer;
 use crate::ffi;
-use crate::logic::callouts::{CALLOUTS, Callout, Index};
+use crate::logic::callouts::{Callout, Index};
 use crate::logic::layers::{Family, Role, Shows, Way};
 use crate::logic::order::Direction;
 use crate::logic::stealth::{Discard, Icmp, Module, Packet};
 
 /// An indication to a callout of ours.
 pub struct Incoming<'a> {
-    index: Index,
     callout: &'static Callout,
     values: &'a [ffi::FWPS_INCOMING_VALUE0],
     metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
@@ -24,53 +23,66 @@ pub struct Incoming<'a> {
     of_call: PhantomData<&'a ()>,
 }
 
-impl<'a> Incoming<'a> {
+/// What the engine passed, so far checked that pointers and counts hold
+/// together. Kept apart from [`Incoming`], which takes a place in memory: most
+/// of what is only observed never needs one.
+pub(super) struct Claim<'a> {
+    callout: &'static Callout,
+    fixed: &'a ffi::FWPS_INCOMING_VALUES0,
+    metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
+}
+
+impl<'a> Claim<'a> {
     /// Accepts what the engine passed, if pointers and counts hold together and
-    /// the layer is one of ours.
+    /// the layer is one of ours where the callout has this role.
     ///
     /// # Safety
     /// The pointers are NULL or the engine's, and what they lead to lives and
     /// does not change for `'a`.
+    #[inline(always)]
     pub(super) unsafe fn new(
-        values: *const ffi::FWPS_INCOMING_VALUES0,
+        fixed: *const ffi::FWPS_INCOMING_VALUES0,
         metadata: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
-        layer_data: *mut c_void,
-        flow_context: u64,
-        may_write: bool,
+        role: Role,
     ) -> Option<Self> {
         // SAFETY: by this function's contract.
-        let values = unsafe { values.as_ref() }?;
+        let fixed = unsafe { fixed.as_ref() }?;
         // SAFETY: by this function's contract.
         let metadata = unsafe { metadata.as_ref() }?;
-        let index = Index::of_layer(values.layerId)?;
-        let callout = CALLOUTS.get(index.number())?;
-        if values.incomingValue.is_null() || !values.incomingValue.is_aligned() {
+        let callout = Index::of_layer(fixed.layerId)?.callout().filter(|callout| callout.role == role)?;
+        if fixed.incomingValue.is_null() || !fixed.incomingValue.is_aligned() {
             return None;
         }
-        // SAFETY: the engine's array has as many values as it says.
-        let values = unsafe { core::slice::from_raw_parts(values.incomingValue, values.valueCount as usize) };
-        Some(Self {
-            index,
-            callout,
-            values,
-            metadata,
-            layer_data,
-            flow_context,
-            may_write,
-            of_call: PhantomData,
-        })
+        Some(Self { callout, fixed, metadata })
     }
 
     /// Which of our callouts is asked.
-    pub fn index(&self) -> Index {
-        self.index
+    pub(super) fn callout(&self) -> &'static Callout {
+        self.callout
     }
 
-    /// What the callout at this layer is for.
-    pub fn role(&self) -> Role {
-        self.callout.role
+    /// All of the indication.
+    ///
+    /// # Safety
+    /// The pointer is NULL or the engine's, and what it leads to lives and does
+    /// not change for `'a`.
+    #[inline(always)]
+    pub(super) unsafe fn with(
+        self,
+        layer_data: *mut c_void,
+        flow_context: u64,
+        may_write: bool,
+    ) -> Incoming<'a> {
+        let Self { callout, fixed, metadata } = self;
+        let count = fixed.valueCount as usize;
+        // SAFETY: the engine's array has as many values as it says; `new` saw
+        // that it is there and aligned.
+        let values = unsafe { core::slice::from_raw_parts(fixed.incomingValue, count) };
+        Incoming { callout, values, metadata, layer_data, flow_context, may_write, of_call: PhantomData }
     }
+}
 
+impl<'a> Incoming<'a> {
     /// Whether the engine still lets anybody decide.
     pub fn may_decide(&self) -> bool {
         self.may_write

@@ -40,3 +40,20 @@ fn every_layer() {
         }
     }
 }
+
+#[test]
+#[ignore]
+fn dump() {
+    use lab::nt::fwp::prepared;
+    let stage = stage(&[("Observe", 1), ("Mode", 2)]);
+    let layer = std::env::var("PROFILE").unwrap();
+    let call = stage.call(&layer, &Subject::syn(family_of(&layer))).unwrap();
+    let image = stage.machine.image().unwrap();
+    stage.kernel().on_processor(0, Irql::DISPATCH, |kernel| {
+        prepared::run(kernel, &[&call], 3, 0).unwrap();
+        let trace = prepared::count(kernel, image, &[&call]).unwrap();
+        for at in trace.instructions {
+            println!("@{:x}", image.rva(at).unwrap());
+        }
+    });
+}
