@@ -67,33 +67,25 @@ impl Callout {
     }
 }
 
+/// The callout at a layer, `None` for a layer that has none.
+pub fn at_layer(layer_id: u16) -> Option<&'static Callout> {
+    *BY_LAYER.get(usize::from(layer_id))?
+}
+
 /// A callout's place in [`CALLOUTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Index(u8);
 
 impl Index {
-    /// The callout at a layer, `None` for a layer that has none.
-    pub fn of_layer(layer_id: u16) -> Option<Self> {
-        match *BY_LAYER.get(usize::from(layer_id))? {
-            NOWHERE => None,
-            index => Some(Self(index)),
-        }
-    }
-
-    /// The callout.
-    pub fn callout(self) -> Option<&'static Callout> {
-        CALLOUTS.get(self.number())
-    }
-
     /// As a number below [`COUNT`].
     pub const fn number(self) -> usize {
         self.0 as usize
     }
 }
 
-const NOWHERE: u8 = u8::MAX;
 const LAYER_IDS: usize = 72;
-static BY_LAYER: [u8; LAYER_IDS] = by_layer();
+/// By layer, so that a classify takes one load to find its callout.
+static BY_LAYER: [Option<&'static Callout>; LAYER_IDS] = by_layer();
 
 const fn every() -> [Callout; COUNT] {
     let nothing = Callout {
@@ -142,17 +134,16 @@ const fn every() -> [Callout; COUNT] {
     callouts
 }
 
-const fn by_layer() -> [u8; LAYER_IDS] {
-    let callouts = every();
-    let mut indices = [NOWHERE; LAYER_IDS];
+const fn by_layer() -> [Option<&'static Callout>; LAYER_IDS] {
+    let mut places = [None; LAYER_IDS];
     let mut index = 0;
     while index < COUNT {
-        let layer_id = callouts[index].layer_id as usize;
-        assert!(indices[layer_id] == NOWHERE);
-        indices[layer_id] = index as u8;
+        let layer_id = CALLOUTS[index].layer_id as usize;
+        assert!(places[layer_id].is_none());
+        places[layer_id] = Some(&CALLOUTS[index]);
         index += 1;
     }
-    indices
+    places
 }
 
 #[cfg(test)]
@@ -163,9 +154,9 @@ mod tests {
     #[test]
     fn a_layer_leads_to_its_callout() {
         for (number, callout) in CALLOUTS.iter().enumerate() {
-            assert_eq!(Index::of_layer(callout.layer_id).unwrap().number(), number);
+            assert_eq!(at_layer(callout.layer_id).unwrap().index.number(), number);
         }
-        assert_eq!((0..=u16::MAX).filter_map(Index::of_layer).count(), COUNT);
+        assert_eq!((0..=u16::MAX).filter_map(at_layer).count(), COUNT);
     }
 
     #[test]
