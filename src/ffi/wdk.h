@@ -77,6 +77,14 @@ typedef struct _PROCESSOR_NUMBER {
     UCHAR Reserved;
 } PROCESSOR_NUMBER, *PPROCESSOR_NUMBER;
 
+typedef ULONG_PTR KAFFINITY;
+
+typedef struct _GROUP_AFFINITY {
+    KAFFINITY Mask;
+    USHORT Group;
+    USHORT Reserved[3];
+} GROUP_AFFINITY, *PGROUP_AFFINITY;
+
 #define OBJ_KERNEL_HANDLE 0x00000200
 
 typedef struct _OBJECT_ATTRIBUTES {
@@ -743,11 +751,14 @@ __attribute__((noreturn)) void KeBugCheckEx(
 NTSTATUS KeDelayExecutionThread(KPROCESSOR_MODE WaitMode, BOOLEAN Alertable, PLARGE_INTEGER Interval);
 KIRQL KeGetCurrentIrql(void);
 ULONG KeGetCurrentProcessorNumberEx(PPROCESSOR_NUMBER ProcNumber);
+NTSTATUS KeGetProcessorNumberFromIndex(ULONG ProcIndex, PPROCESSOR_NUMBER ProcNumber);
 void KeInitializeEvent(PRKEVENT Event, EVENT_TYPE Type, BOOLEAN State);
 ULONG KeQueryMaximumProcessorCountEx(USHORT GroupNumber);
 ULONG64 KeQueryInterruptTimePrecise(PULONG64 QpcTimeStamp);
 ULONGLONG KeQueryUnbiasedInterruptTime(void);
+void KeRevertToUserGroupAffinityThread(PGROUP_AFFINITY PreviousAffinity);
 LONG KeSetEvent(PRKEVENT Event, KPRIORITY Increment, BOOLEAN Wait);
+void KeSetSystemGroupAffinityThread(PGROUP_AFFINITY Affinity, PGROUP_AFFINITY PreviousAffinity);
 NTSTATUS KeWaitForSingleObject(
     PVOID Object,
     KWAIT_REASON WaitReason,
