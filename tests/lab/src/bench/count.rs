@@ -30,7 +30,7 @@ pub struct Cost {
     pub exports: BTreeMap<String, usize>,
     /// Instructions by function of the driver's.
     pub by_function: BTreeMap<String, usize>,
-    /// Where the driver locked, or wrote what is shared: functions and lines.
+    /// Where the driver locked, or wrote what is shared: functions.
     pub places: BTreeSet<String>,
 }
 
@@ -62,7 +62,7 @@ pub fn cost(stage: &Stage, irql: Irql, calls: &[&Prepared]) -> Result<Cost> {
         shared_writes: shared.len(),
         exports: exports(image, &first),
         by_function: profile(image, &first),
-        places: places.map(|at| stage.kernel().guest().describe(at + 1)).collect(),
+        places: places.map(|at| function(image, at)).collect(),
     })
 }
 
@@ -93,12 +93,17 @@ fn exports(image: &Image, trace: &Trace) -> BTreeMap<String, usize> {
 /// Instructions by the function whose source they come from, inlined or not.
 fn profile(image: &Image, trace: &Trace) -> BTreeMap<String, usize> {
     let mut by_function = BTreeMap::new();
-    let Ok(symbols) = image.symbols() else { return by_function };
     for address in &trace.instructions {
-        let frames = image.rva(*address).map(|rva| symbols.resolve(rva)).unwrap_or_default();
-        let own = frames.iter().find(|frame| frame.function.starts_with("hushport::"));
-        let name = own.or(frames.first()).map_or_else(|| "?".to_owned(), |frame| frame.function.to_string());
-        *by_function.entry(name).or_default() += 1;
+        *by_function.entry(function(image, *address)).or_default() += 1;
     }
     by_function
+}
+
+/// The driver's function whose source an instruction comes from, inlined or
+/// not; the library's where the driver has none there.
+fn function(image: &Image, address: u64) -> String {
+    let resolved = image.symbols().ok().zip(image.rva(address)).map(|(symbols, rva)| symbols.resolve(rva));
+    let frames = resolved.unwrap_or_default();
+    let own = frames.iter().find(|frame| frame.function.starts_with("hushport::"));
+    own.or(frames.first()).map_or_else(|| format!("{address:#x}"), |frame| frame.function.clone())
 }

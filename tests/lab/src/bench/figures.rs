@@ -145,8 +145,7 @@ impl Figures {
             for family in [Family::V4, Family::V6] {
                 let stage = timed(&[number("CheckOrder", order)])?;
                 let name = format!("{family:?}, CheckOrder {order}");
-                let syn = walk(
-                    &stage,
+                let syn = stage.walk(
                     &Subject::syn(family),
                     &[("INBOUND_IPPACKET", false), ("INBOUND_TRANSPORT", true)],
                 )?;
@@ -158,7 +157,7 @@ impl Figures {
                 );
                 let flow = stage.begin_flow(&Subject::data(family, crate::wfp::FlowHandle(1)))?;
                 let layers = [("INBOUND_IPPACKET", false), ("INBOUND_TRANSPORT", false), ("STREAM", false)];
-                let data = walk(&stage, &Subject::data(family, flow), &layers)?;
+                let data = stage.walk(&Subject::data(family, flow), &layers)?;
                 self.add(
                     "inbound walk",
                     format!("data segment, {name}"),
@@ -278,20 +277,6 @@ fn at_layer(stage: &Stage, name: &str) -> Result<Prepared> {
         _ => Subject { flow: None, ..Subject::data(family, crate::wfp::FlowHandle(1)) },
     };
     stage.call(name, &subject)
-}
-
-fn walk(stage: &Stage, subject: &Subject, layers: &[(&str, bool)]) -> Result<Vec<Prepared>> {
-    let mut calls = Vec::new();
-    for (name, discard) in layers {
-        let layer = layer_name(name, subject.family, *discard);
-        let call = stage.call(&layer, subject)?;
-        let context = subject.flow.and_then(|flow| stage.contexts(&layer).get(&flow).copied());
-        calls.push(match context {
-            Some(context) => call.with_flows(vec![context]),
-            None => call,
-        });
-    }
-    Ok(calls)
 }
 
 fn refs(calls: &[Prepared]) -> Vec<&Prepared> {

@@ -72,8 +72,26 @@ impl Stage {
         Ok(Prepared::new(self.kernel(), callout, &subject.at(info).request()))
     }
 
-    /// Begins a flow and gives the contexts that the driver associated, by the
-    /// layer's name.
+    /// Calls at layers in turn, each its name and whether its twin is meant, with
+    /// the contexts of the subject's flow.
+    ///
+    /// # Errors
+    /// If the driver has no callout at one of them.
+    pub fn walk(&self, subject: &Subject, layers: &[(&str, bool)]) -> Result<Vec<Prepared>> {
+        let mut calls = Vec::new();
+        for (name, discard) in layers {
+            let layer = layer_name(name, subject.family, *discard);
+            let call = self.call(&layer, subject)?;
+            let context = subject.flow.and_then(|flow| self.contexts(&layer).get(&flow).copied());
+            calls.push(match context {
+                Some(context) => call.with_flows(vec![context]),
+                None => call,
+            });
+        }
+        Ok(calls)
+    }
+
+    /// Begins a flow.
     ///
     /// # Errors
     /// If the driver stopped.

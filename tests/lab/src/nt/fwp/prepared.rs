@@ -108,6 +108,6 @@ fn spin(kernel: &Kernel, calls: &[&Prepared], walk: Walk) -> Result<(), Stop> {
     let walk = Walk { calls: calls.as_ptr(), ..walk };
     let entry = image::spin as *const () as Address;
     let arguments = [std::ptr::from_ref(&walk).addr() as u64];
-    let level = kernel.options().classify_irql.max(Irql::PASSIVE);
-    kernel.call_driver(entry, &arguments, level, "classifyFn").map(|_| ())
+    // At the level of the thread, which is the lowest there is or higher.
+    kernel.call_driver(entry, &arguments, Irql::PASSIVE, "classifyFn").map(|_| ())
 }
