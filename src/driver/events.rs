@@ -124,6 +124,11 @@ pub fn verdict(
     channel.write(irql, || classified(incoming, packet, verdict));
 }
 
+/// Whether every classify is to be said.
+pub fn is_classified(channel: &Channel) -> bool {
+    channel.is_open::<Classified>()
+}
+
 /// An observing callout was asked.
 #[inline]
 pub fn observed(channel: &Channel, incoming: &Incoming<'_>, irql: &MaxDispatch) {

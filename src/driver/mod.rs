@@ -15,7 +15,7 @@ use crate::kernel::device::Device;
 use crate::kernel::entry::{self, DriverObject};
 use crate::kernel::etw::{self, Channel};
 use crate::kernel::irql::Passive;
-use crate::kernel::per_cpu::PerCpu;
+use crate::kernel::per_cpu::Split;
 use crate::kernel::pool::{PoolArc, PoolVec};
 use crate::kernel::published::Publication;
 use crate::kernel::status::Result;
@@ -51,7 +51,7 @@ impl entry::Driver for Driver {
         let channel = PoolArc::new(Channel::new(&events::HUSHPORT))?;
         let flow_limit = policies.current(irql).map_or(0, |current| current.values().flow_limit);
         let shared = SHARED.publish(PoolArc::new(Shared {
-            counters: PerCpu::new(Counters::zero, irql)?,
+            counters: Split::new(Counters::zero, irql)?,
             policies: policies.clone(),
             noticed: Noticed::default(),
             scans: Scans::new(irql)?,

@@ -42,6 +42,7 @@ impl Scans {
     }
 
     /// Takes in that a packet has met a closed port.
+    #[inline(always)]
     pub fn meet(&self, packet: &Packet, policy: &Policy<'_>, irql: &MaxDispatch) {
         let technique = match (packet.protocol, packet.tcp_flags) {
             (Some(TCP), Some(flags)) => Technique::of_segment(flags),

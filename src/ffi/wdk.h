@@ -13,13 +13,14 @@
 #pragma once
 
 #define VOID void
+
 typedef void *PVOID, *HANDLE;
 typedef char CHAR, CCHAR;
 typedef short SHORT, CSHORT;
 typedef long LONG, *PLONG;
 typedef LONG NTSTATUS, KPRIORITY;
 typedef int BOOL;
-typedef unsigned char UCHAR, BOOLEAN, UINT8;
+typedef unsigned char UCHAR, BOOLEAN, UINT8, KIRQL;
 typedef unsigned short USHORT, UINT16, wchar_t, WCHAR, *PWCH;
 typedef unsigned int UINT32;
 typedef unsigned long ULONG, DWORD, ACCESS_MASK, *PULONG;
@@ -131,6 +132,14 @@ typedef struct _PROCESSOR_NUMBER {
     UCHAR Reserved;
 } PROCESSOR_NUMBER, *PPROCESSOR_NUMBER;
 
+typedef ULONG_PTR KAFFINITY;
+
+typedef struct _GROUP_AFFINITY {
+    KAFFINITY Mask;
+    USHORT Group;
+    USHORT Reserved[3];
+} GROUP_AFFINITY, *PGROUP_AFFINITY;
+
 #define OBJ_KERNEL_HANDLE 0x00000200
 
 typedef struct _OBJECT_ATTRIBUTES {
@@ -145,6 +154,7 @@ typedef struct _OBJECT_ATTRIBUTES {
 typedef enum _EVENT_TYPE { NotificationEvent, SynchronizationEvent } EVENT_TYPE;
 
 #define ALL_PROCESSOR_GROUPS 0xffff
+#define DISPATCH_LEVEL 2
 
 /* wdm.h: objects */
 struct _DEVICE_OBJECT;
@@ -812,12 +822,16 @@ __attribute__((noreturn)) void KeBugCheckEx(
     ULONG_PTR BugCheckParameter3,
     ULONG_PTR BugCheckParameter4);
 NTSTATUS KeDelayExecutionThread(KPROCESSOR_MODE WaitMode, BOOLEAN Alertable, PLARGE_INTEGER Interval);
+KIRQL KeGetCurrentIrql(void);
 ULONG KeGetCurrentProcessorNumberEx(PPROCESSOR_NUMBER ProcNumber);
+NTSTATUS KeGetProcessorNumberFromIndex(ULONG ProcIndex, PPROCESSOR_NUMBER ProcNumber);
 void KeInitializeEvent(PRKEVENT Event, EVENT_TYPE Type, BOOLEAN State);
 ULONG64 KeQueryInterruptTimePrecise(PULONG64 QpcTimeStamp);
 ULONG KeQueryMaximumProcessorCountEx(USHORT GroupNumber);
 ULONGLONG KeQueryUnbiasedInterruptTime(void);
+void KeRevertToUserGroupAffinityThread(PGROUP_AFFINITY PreviousAffinity);
 LONG KeSetEvent(PRKEVENT Event, KPRIORITY Increment, BOOLEAN Wait);
+void KeSetSystemGroupAffinityThread(PGROUP_AFFINITY Affinity, PGROUP_AFFINITY PreviousAffinity);
 NTSTATUS KeWaitForSingleObject(
     PVOID Object,
     KWAIT_REASON WaitReason,

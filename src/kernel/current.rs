@@ -8,12 +8,16 @@ use super::irql::{MaxDispatch, Passive};
 use super::mutex::Mutex;
 use super::per_cpu::PerCpu;
 use super::pool::PoolBox;
+use super::processors;
 use super::status::Result;
 use super::work_item::pause;
 use crate::logic::epoch::{Inside, Phase, Readers};
 
-/// The value that holds now. Reading it neither locks nor writes what other
+/// The value that holds now. Reading it neither waits nor writes what other
 /// processors write; what is replaced is freed when its last reader has gone.
+///
+/// At DISPATCH_LEVEL reading writes nothing at all: whoever replaces the value
+/// waits until each processor has left that level. Readers below are counted.
 pub struct Current<T> {
     value: AtomicPtr<T>,
     phase: Phase,
@@ -26,7 +30,7 @@ pub struct Current<T> {
 #[must_use]
 pub struct Reading<'a, T> {
     value: &'a T,
-    _inside: Inside<'a>,
+    _inside: Option<Inside<'a>>,
     stays_here: PhantomData<*mut ()>,
 }
 
@@ -41,10 +45,15 @@ impl<T: Send + Sync> Current<T> {
     /// The value of now; `None` only on a processor that the machine did not
     /// announce.
     pub fn read<'a>(&'a self, irql: &'a MaxDispatch) -> Option<Reading<'a, T>> {
-        let inside = self.phase.enter(self.readers.current(irql)?);
+        let inside = match irql.is_dispatch() {
+            true => None,
+            false => Some(self.phase.enter(self.readers.current(irql)?)),
+        };
         let value = self.value.load(Ordering::SeqCst);
         // SAFETY: the pointer is never NULL, and what it leads to is dropped
-        // only when the readers that were counted in before have left.
+        // only when the readers that were counted in before have left, and
+        // every processor has been below DISPATCH_LEVEL, where `irql` says that
+        // this one is for `'a`.
         let value = unsafe { &*value };
         Some(Reading { value, _inside: inside, stays_here: PhantomData })
     }
@@ -54,6 +63,7 @@ impl<T: Send + Sync> Current<T> {
     pub fn replace(&self, value: PoolBox<T>, irql: &Passive) {
         let mut owner = self.owner.lock(irql);
         self.value.store(value.as_ptr(), Ordering::SeqCst);
+        processors::pass_all(irql);
         self.phase.wait(self.readers.all().iter(), pause);
         *owner = value;
     }

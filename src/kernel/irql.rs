@@ -3,20 +3,54 @@
 use core::marker::PhantomData;
 use core::ops::Deref;
 
+use crate::ffi;
+
 /// Proof that IRQL <= DISPATCH_LEVEL, on this processor, for as long as it is
 /// borrowed.
-pub struct MaxDispatch(PhantomData<*mut ()>);
+pub struct MaxDispatch {
+    /// Twice the number of the processor it was on when the token was made, and
+    /// one more below DISPATCH_LEVEL.
+    place: usize,
+    stays_here: PhantomData<*mut ()>,
+}
 
 /// Proof of PASSIVE_LEVEL.
 pub struct Passive(MaxDispatch);
 
 impl MaxDispatch {
-    /// Takes the caller's word.
+    /// Takes the caller's word; asks, once for all that is done under it,
+    /// whether it is DISPATCH_LEVEL, and which processor's.
     ///
     /// # Safety
-    /// The code runs at IRQL <= DISPATCH_LEVEL until the token is dropped.
+    /// The code runs at IRQL <= DISPATCH_LEVEL, and at the level of now, until
+    /// the token is dropped.
     pub(super) unsafe fn assume() -> Self {
-        Self(PhantomData)
+        // SAFETY: takes nothing; callable at any IRQL.
+        let level = unsafe { ffi::KeGetCurrentIrql() };
+        Self::at(u32::from(level) < ffi::DISPATCH_LEVEL)
+    }
+
+    /// The processor's number. Below DISPATCH_LEVEL it may be another by now.
+    pub fn processor(&self) -> usize {
+        self.place / 2
+    }
+
+    /// Whether it is DISPATCH_LEVEL: no other thread runs on this processor
+    /// until the token is dropped, and this one on no other.
+    pub fn is_dispatch(&self) -> bool {
+        self.place & 1 == 0
+    }
+
+    /// A number for each processor and, behind that, the levels below.
+    pub fn place(&self) -> usize {
+        self.place
+    }
+
+    fn at(below: bool) -> Self {
+        // SAFETY: the argument may be NULL (its documentation); callable at any
+        // IRQL.
+        let processor = unsafe { ffi::KeGetCurrentProcessorNumberEx(core::ptr::null_mut()) };
+        Self { place: 2 * processor as usize + usize::from(below), stays_here: PhantomData }
     }
 }
 
@@ -26,7 +60,7 @@ impl Passive {
     /// # Safety
     /// The code runs at PASSIVE_LEVEL until the token is dropped.
     pub(super) unsafe fn assume() -> Self {
-        Self(MaxDispatch(PhantomData))
+        Self(MaxDispatch::at(true))
     }
 }
 

@@ -1,7 +1,5 @@
 //! A value for every processor, so that none writes another's cache line.
 
-use core::ptr;
-
 use super::irql::{MaxDispatch, Passive};
 use super::pool::PoolVec;
 use super::status::Result;
@@ -21,10 +19,15 @@ impl<T: Sync> PerCpu<T> {
     }
 
     /// Makes all of them, where making one can fail: `push` adds one.
-    pub fn try_new(mut push: impl FnMut(&mut PoolVec<T>) -> Result, _: &Passive) -> Result<Self> {
+    pub fn try_new(push: impl FnMut(&mut PoolVec<T>) -> Result, irql: &Passive) -> Result<Self> {
+        Self::with_room(1, push, irql)
+    }
+
+    /// The same where `push` adds as many as `each`.
+    fn with_room(each: usize, mut push: impl FnMut(&mut PoolVec<T>) -> Result, _: &Passive) -> Result<Self> {
         // SAFETY: takes a group number, no pointers; callable at any IRQL.
         let count = unsafe { ffi::KeQueryMaximumProcessorCountEx(ffi::ALL_PROCESSOR_GROUPS as ffi::USHORT) };
-        let mut values = PoolVec::with_capacity(count as usize)?;
+        let mut values = PoolVec::with_capacity((count as usize).saturating_mul(each))?;
         for _ in 0..count {
             push(&mut values)?;
         }
@@ -37,10 +40,44 @@ impl<T: Sync> PerCpu<T> {
     }
 
     /// This processor's.
-    pub fn current(&self, _: &MaxDispatch) -> Option<&T> {
-        // SAFETY: the argument may be NULL (its documentation); callable at any
-        // IRQL.
-        let number = unsafe { ffi::KeGetCurrentProcessorNumberEx(ptr::null_mut()) };
-        self.0.get(number as usize)
+    pub fn current(&self, irql: &MaxDispatch) -> Option<&T> {
+        self.0.get(irql.processor())
+    }
+}
+
+/// Two values for every processor: one for DISPATCH_LEVEL, which nobody else
+/// uses while it is used, and one for the threads below, which share it.
+#[repr(transparent)]
+pub struct Split<T>(PerCpu<T>);
+
+/// One of them.
+#[derive(Clone, Copy)]
+pub enum Part<'a, T> {
+    /// Used here and nowhere else, until the IRQL is lowered: what is loaded is
+    /// what is there when it is stored.
+    Alone(&'a T),
+    /// Used by others, too.
+    Common(&'a T),
+}
+
+impl<T: Sync> Split<T> {
+    /// Makes all of them.
+    pub fn new(mut make: impl FnMut() -> T, irql: &Passive) -> Result<Self> {
+        let both = |values: &mut PoolVec<T>| {
+            values.push(make())?;
+            values.push(make())
+        };
+        Ok(Self(PerCpu::with_room(2, both, irql)?))
+    }
+
+    /// Every processor's, of both levels.
+    pub fn all(&self) -> &[T] {
+        self.0.all()
+    }
+
+    /// This processor's at this level.
+    pub fn current(&self, irql: &MaxDispatch) -> Option<Part<'_, T>> {
+        let value = self.0.0.get(irql.place())?;
+        Some(if irql.is_dispatch() { Part::Alone(value) } else { Part::Common(value) })
     }
 }

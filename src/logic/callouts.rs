@@ -18,6 +18,10 @@ pub struct Callout {
     pub layer_key: Guid,
     /// What the callout does.
     pub role: Role,
+    /// Whether flows begin here.
+    pub begins_flows: bool,
+    /// Its place in [`CALLOUTS`].
+    pub index: Index,
 }
 
 /// Number of callouts.
@@ -63,28 +67,25 @@ impl Callout {
     }
 }
 
+/// The callout at a layer, `None` for a layer that has none.
+pub fn at_layer(layer_id: u16) -> Option<&'static Callout> {
+    *BY_LAYER.get(usize::from(layer_id))?
+}
+
 /// A callout's place in [`CALLOUTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Index(u8);
 
 impl Index {
-    /// The callout at a layer, `None` for a layer that has none.
-    pub fn of_layer(layer_id: u16) -> Option<Self> {
-        match *BY_LAYER.get(usize::from(layer_id))? {
-            NOWHERE => None,
-            index => Some(Self(index)),
-        }
-    }
-
     /// As a number below [`COUNT`].
     pub const fn number(self) -> usize {
         self.0 as usize
     }
 }
 
-const NOWHERE: u8 = u8::MAX;
 const LAYER_IDS: usize = 72;
-static BY_LAYER: [u8; LAYER_IDS] = by_layer();
+/// By layer, so that a classify takes one load to find its callout.
+static BY_LAYER: [Option<&'static Callout>; LAYER_IDS] = by_layer();
 
 const fn every() -> [Callout; COUNT] {
     let nothing = Callout {
@@ -94,6 +95,8 @@ const fn every() -> [Callout; COUNT] {
         layer_id: 0,
         layer_key: 0,
         role: Role::Observe,
+        begins_flows: false,
+        index: Index(0),
     };
     let mut callouts = [nothing; COUNT];
     let (mut count, mut row) = (0, 0);
@@ -104,12 +107,23 @@ const fn every() -> [Callout; COUNT] {
             let family = Family::ALL[column];
             let layer_id = layer.ids[column];
             let layer_key = layer.keys[column];
-            callouts[count] =
-                Callout { layer, family, discard: false, layer_id, layer_key, role: layer.role };
+            let begins_flows = matches!(layer.flows, Flows::Begin);
+            callouts[count] = Callout {
+                layer,
+                family,
+                discard: false,
+                layer_id,
+                layer_key,
+                role: layer.role,
+                begins_flows,
+                index: Index(count as u8),
+            };
             count += 1;
             if let Some(twin) = &layer.discard {
                 let (layer_id, layer_key, role) = (layer_id + 1, twin.keys[column], twin.role);
-                callouts[count] = Callout { layer, family, discard: true, layer_id, layer_key, role };
+                let (begins_flows, index) = (false, Index(count as u8));
+                callouts[count] =
+                    Callout { layer, family, discard: true, layer_id, layer_key, role, begins_flows, index };
                 count += 1;
             }
             column += 1;
@@ -120,17 +134,16 @@ const fn every() -> [Callout; COUNT] {
     callouts
 }
 
-const fn by_layer() -> [u8; LAYER_IDS] {
-    let callouts = every();
-    let mut indices = [NOWHERE; LAYER_IDS];
+const fn by_layer() -> [Option<&'static Callout>; LAYER_IDS] {
+    let mut places = [None; LAYER_IDS];
     let mut index = 0;
     while index < COUNT {
-        let layer_id = callouts[index].layer_id as usize;
-        assert!(indices[layer_id] == NOWHERE);
-        indices[layer_id] = index as u8;
+        let layer_id = CALLOUTS[index].layer_id as usize;
+        assert!(places[layer_id].is_none());
+        places[layer_id] = Some(&CALLOUTS[index]);
         index += 1;
     }
-    indices
+    places
 }
 
 #[cfg(test)]
@@ -141,9 +154,9 @@ mod tests {
     #[test]
     fn a_layer_leads_to_its_callout() {
         for (number, callout) in CALLOUTS.iter().enumerate() {
-            assert_eq!(Index::of_layer(callout.layer_id).unwrap().number(), number);
+            assert_eq!(at_layer(callout.layer_id).unwrap().index.number(), number);
         }
-        assert_eq!((0..=u16::MAX).filter_map(Index::of_layer).count(), COUNT);
+        assert_eq!((0..=u16::MAX).filter_map(at_layer).count(), COUNT);
     }
 
     #[test]

@@ -147,6 +147,7 @@ impl Verdict {
 }
 
 /// Decides over a packet at the layers of a decision.
+#[inline(always)]
 pub fn decide(decision: Decision, packet: &Packet, policy: &Policy) -> Verdict {
     let answer = match decision {
         Decision::TransportDiscard => discarded(packet),
@@ -184,6 +185,7 @@ pub fn decide(decision: Decision, packet: &Packet, policy: &Policy) -> Verdict {
 /// Where the engine gives no reason, or one that names no endpoint, it is
 /// taken that there is none, because the packet has been discarded already and
 /// all that a block takes away is the answer.
+#[inline(always)]
 fn discarded(packet: &Packet) -> Result<Answer, Verdict> {
     let answer = match packet.protocol {
         Some(TCP) => Answer::Reset,

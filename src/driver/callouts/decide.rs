@@ -8,6 +8,7 @@ use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
+use crate::logic::callouts::Callout;
 use crate::logic::layers::{Decision, Role};
 use crate::logic::policy::Policy;
 use crate::logic::stealth::{Packet, Verdict, decide};
@@ -39,9 +40,16 @@ impl<D: Decide> Classify for Deciding<D> {
         &SHARED
     }
 
+    fn notice(_: &Shared, _: &'static Callout, _: u64, _: &MaxDispatch) -> bool {
+        true
+    }
+
     fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
         let verdict = Self::verdict(shared, incoming, irql);
-        shared.watch(incoming, irql);
+        shared.count(incoming.callout(), verdict, irql);
+        if shared.is_watched(incoming.callout(), incoming.flow_context()) {
+            shared.watch(incoming, irql);
+        }
         match verdict {
             Verdict::Silenced => Action::Block,
             _ => Action::Continue,
@@ -54,13 +62,13 @@ impl<D: Decide> Classify for Deciding<D> {
 }
 
 impl<D: Decide> Deciding<D> {
-    /// The verdict, counted and said.
+    /// The verdict, and says it.
     fn verdict(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Verdict {
         let Some(current) = shared.policies.current(irql) else { return Verdict::Off };
         let policy = current.policy();
         if !D::is_asked(&policy) {
             drop(current);
-            shared.observe(incoming, irql);
+            events::observed(&shared.channel, incoming, irql);
             return Verdict::Observed;
         }
         let packet = D::packet(incoming);
@@ -73,7 +81,6 @@ impl<D: Decide> Deciding<D> {
         }
         // Whoever replaces the policy waits for its readers.
         drop(current);
-        shared.count(incoming, verdict, irql);
         events::verdict(&shared.channel, incoming, &packet, verdict, irql);
         verdict
     }

@@ -19,7 +19,7 @@ impl Decide for EchoRequest {
     const DECISION: Decision = Decision::EchoRequest;
 
     fn packet(incoming: &Incoming<'_>) -> Packet {
-        incoming.packet()
+        incoming.message()
     }
 
     fn is_asked(policy: &Policy<'_>) -> bool {

@@ -17,13 +17,13 @@ use super::scans::Scans;
 use crate::kernel::device::Device;
 use crate::kernel::etw::Channel;
 use crate::kernel::irql::{MaxDispatch, Passive};
-use crate::kernel::per_cpu::PerCpu;
+use crate::kernel::per_cpu::Split;
 use crate::kernel::pool::{PoolArc, PoolVec};
 use crate::kernel::published::Published;
 use crate::kernel::status::Result;
 use crate::kernel::wfp::callout::Registration;
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::callouts::{CALLOUTS, COUNT};
+use crate::logic::callouts::{CALLOUTS, COUNT, Callout};
 use crate::logic::layers::{self, Decision, Role};
 use crate::logic::stealth::Verdict;
 use decide::Deciding;
@@ -37,7 +37,7 @@ use transport_discard::TransportDiscard;
 #[repr(C)]
 pub struct Shared {
     /// Verdicts by callout.
-    pub counters: PerCpu<Counters>,
+    pub counters: Split<Counters>,
     /// What the administrator asks for.
     pub policies: PoolArc<Policies>,
     /// What was noticed.
@@ -74,10 +74,10 @@ pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVe
 }
 
 impl Shared {
-    /// Nothing was decided.
-    fn observe(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
-        self.count(incoming, Verdict::Observed, irql);
-        events::observed(&self.channel, incoming, irql);
+    /// Whether there is anything to watch, of what is known before a look: most
+    /// of what passes belongs to no flow, while nobody watches the order.
+    fn is_watched(&self, at: &Callout, flow_context: u64) -> bool {
+        flow_context != 0 || self.policies.order_watch() != 0 || at.begins_flows
     }
 
     /// Watches what passes here, whatever is decided: the flow that begins or
@@ -118,9 +118,9 @@ impl Shared {
         events::flow_ended(&self.channel, ended, irql);
     }
 
-    fn count(&self, incoming: &Incoming<'_>, verdict: Verdict, irql: &MaxDispatch) {
+    fn count(&self, at: &Callout, verdict: Verdict, irql: &MaxDispatch) {
         if let Some(counters) = self.counters.current(irql) {
-            counters.count(incoming.index(), verdict);
+            Counters::count(counters, at.index, verdict);
         }
     }
 }

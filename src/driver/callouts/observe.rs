@@ -1,11 +1,14 @@
 //! The observing callouts: they count, watch, and let everything pass.
 
 use super::{SHARED, Shared};
+use crate::driver::events;
 use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
+use crate::logic::callouts::Callout;
 use crate::logic::layers::Role;
+use crate::logic::stealth::Verdict;
 
 /// Stands at every layer where nothing is decided.
 pub struct Observe;
@@ -19,8 +22,13 @@ impl Classify for Observe {
         &SHARED
     }
 
+    fn notice(shared: &Shared, at: &'static Callout, flow_context: u64, irql: &MaxDispatch) -> bool {
+        shared.count(at, Verdict::Observed, irql);
+        shared.is_watched(at, flow_context) || events::is_classified(&shared.channel)
+    }
+
     fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
-        shared.observe(incoming, irql);
+        events::observed(&shared.channel, incoming, irql);
         shared.watch(incoming, irql);
         Action::Continue
     }

@@ -3,13 +3,14 @@
 use core::ffi::c_void;
 
 use super::guid;
-use super::incoming::Incoming;
+use super::incoming::{Claim, Incoming};
 use crate::ffi;
 use crate::kernel::device::Device;
 use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::published::Published;
 use crate::kernel::status::{Result, to_result};
 use crate::kernel::work_item::wait_until;
+use crate::logic::callouts::Callout;
 use crate::logic::layers::{Guid, Role};
 
 /// What a callout does with what it is shown.
@@ -24,6 +25,10 @@ pub trait Classify: 'static {
     /// Where that is found: a classify brings no context of the callout's own,
     /// and a filter's is set by whoever adds the filter.
     fn shared() -> &'static Published<Self::Shared>;
+
+    /// Takes notice of an indication, of which no more is known than where it
+    /// is and the context of its flow; says whether it is to be looked at.
+    fn notice(shared: &Self::Shared, at: &'static Callout, flow_context: u64, irql: &MaxDispatch) -> bool;
 
     /// Looks at an indication and says what to do about it.
     fn classify(shared: &Self::Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action;
@@ -108,23 +113,29 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
     // SAFETY: the engine passes its own result structure, to be written by this
     // thread alone until the return, or NULL.
     let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
-    let may_write = out.rights & ffi::FWPS_RIGHT_ACTION_WRITE != 0;
+    // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
+    // (FWPS_CALLOUT_CLASSIFY_FN3).
+    let irql = unsafe { MaxDispatch::assume() };
     // SAFETY: the engine passes structures that live until the return.
-    let incoming =
-        unsafe { Incoming::new(in_fixed_values, in_meta_values, layer_data, flow_context, may_write) };
+    let claim = unsafe { Claim::new(in_fixed_values, in_meta_values, C::ROLE) };
     // SAFETY: callouts are registered after the publication and drained before
     // its end, so it outlives this call.
     let shared = unsafe { C::shared().get() };
-    let action = match (incoming, shared) {
-        (Some(incoming), Some(shared)) if incoming.role() == C::ROLE => {
-            // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
-            // (FWPS_CALLOUT_CLASSIFY_FN3).
-            let irql = unsafe { MaxDispatch::assume() };
-            C::classify(shared, &incoming, &irql)
+    let action = match (claim, shared) {
+        (Some(claim), Some(shared)) if C::notice(shared, claim.callout(), flow_context, &irql) => {
+            let may_write = may_write(out);
+            // SAFETY: layerData is the engine's, too.
+            let incoming = unsafe { claim.with(layer_data, flow_context, may_write) };
+            match C::ROLE {
+                // Seldom, and in a function of its own: the rest saves no
+                // registers for it.
+                Role::Observe => aside::<C>(shared, incoming, &irql),
+                Role::Decide(_) => C::classify(shared, &incoming, &irql),
+            }
         }
         _ => Action::Continue,
     };
-    if !may_write {
+    if !may_write(out) {
         return;
     }
     match action {
@@ -134,6 +145,16 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
             out.rights &= !ffi::FWPS_RIGHT_ACTION_WRITE;
         }
     }
+}
+
+fn may_write(out: &ffi::FWPS_CLASSIFY_OUT0) -> bool {
+    out.rights & ffi::FWPS_RIGHT_ACTION_WRITE != 0
+}
+
+#[cold]
+#[inline(never)]
+fn aside<C: Classify>(shared: &C::Shared, incoming: Incoming<'_>, irql: &MaxDispatch) -> Action {
+    C::classify(shared, &incoming, irql)
 }
 
 /// FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0.

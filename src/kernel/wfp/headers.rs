@@ -11,7 +11,7 @@ use crate::logic::echo::{ICMP, ICMPV6};
 use crate::logic::ip::{self, Part};
 use crate::logic::layers::{Family, Shows};
 use crate::logic::order::{Direction, Kinds, Place, Sight};
-use crate::logic::stealth::{Packet, TCP, UDP};
+use crate::logic::stealth::{Packet, TCP, TcpFlags, UDP};
 use crate::logic::transport::{self, Header, Ports};
 
 /// Bytes of a UDP header (RFC 768), and of a TCP header without options
@@ -36,13 +36,38 @@ struct Headers {
 impl Incoming<'_> {
     /// A packet at the transport layer's discard: also why, and the segment's
     /// flags.
+    #[inline(always)]
     pub fn discarded_segment(&self) -> Packet {
         let packet = self.packet();
-        let segment = match packet.protocol {
-            Some(TCP) => self.segment().and_then(|headers| headers.header?.segment),
+        let tcp_flags = match packet.protocol {
+            Some(TCP) => self.tcp_flags(packet.local_port),
             _ => None,
         };
-        Packet { discard: self.discard(), tcp_flags: segment.map(|segment| segment.flags), ..packet }
+        Packet { discard: self.discard(), tcp_flags, ..packet }
+    }
+
+    /// A discarded segment's flags. Nearly always its header lies in one piece,
+    /// as far before the data as the metadata say, which is read at once.
+    #[inline(always)]
+    fn tcp_flags(&self, local_port: Option<u16>) -> Option<TcpFlags> {
+        let near = || {
+            let bytes: [u8; transport::LONGEST] = self.net_buffer()?.piece(self.transport_header_size()?)?;
+            let header = Header::read(TCP, &bytes)?;
+            let (source, destination) = (self.uint16(self.callout().fields().remote_port)?, local_port?);
+            (header.ports? == Ports { source, destination }).then_some(header.segment?.flags)
+        };
+        near().or_else(|| self.tcp_flags_anywhere())
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn tcp_flags_anywhere(&self) -> Option<TcpFlags> {
+        Some(self.segment()?.header?.segment?.flags)
+    }
+
+    /// A packet that may be an ICMP message: also its type and code.
+    pub fn message(&self) -> Packet {
+        Packet { icmp: self.icmp(), ..self.packet() }
     }
 
     /// A packet at the network layer's discard, which has no fields for
@@ -57,7 +82,7 @@ impl Incoming<'_> {
     /// An ICMP error on its way out: also what it quotes, which is the packet
     /// that it answers.
     pub fn quoted(&self) -> Packet {
-        let packet = self.packet();
+        let packet = self.message();
         let (remote, local) = self.ends();
         match self.net_buffer().and_then(|buffer| ip_header(&buffer, 0, ERROR_HEADER, remote?, local?)) {
             Some(headers) => self.named(packet, headers),

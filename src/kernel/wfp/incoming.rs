@@ -7,14 +7,13 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::net_buffer::NetBuffer;
 use crate::ffi;
-use crate::logic::callouts::{CALLOUTS, Callout, Index};
+use crate::logic::callouts::{self, Callout};
 use crate::logic::layers::{Family, Role, Shows, Way};
 use crate::logic::order::Direction;
 use crate::logic::stealth::{Discard, Icmp, Module, Packet};
 
 /// An indication to a callout of ours.
 pub struct Incoming<'a> {
-    index: Index,
     callout: &'static Callout,
     values: &'a [ffi::FWPS_INCOMING_VALUE0],
     metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
@@ -24,53 +23,68 @@ pub struct Incoming<'a> {
     of_call: PhantomData<&'a ()>,
 }
 
-impl<'a> Incoming<'a> {
+/// What the engine passed, so far checked that pointers and counts hold
+/// together. Kept apart from [`Incoming`], which takes a place in memory: most
+/// of what is only observed never needs one.
+pub(super) struct Claim<'a> {
+    callout: &'static Callout,
+    fixed: &'a ffi::FWPS_INCOMING_VALUES0,
+    metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
+}
+
+impl<'a> Claim<'a> {
     /// Accepts what the engine passed, if pointers and counts hold together and
-    /// the layer is one of ours.
+    /// the layer is one of ours where the callout has this role.
     ///
     /// # Safety
     /// The pointers are NULL or the engine's, and what they lead to lives and
     /// does not change for `'a`.
+    #[inline(always)]
     pub(super) unsafe fn new(
-        values: *const ffi::FWPS_INCOMING_VALUES0,
+        fixed: *const ffi::FWPS_INCOMING_VALUES0,
         metadata: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
-        layer_data: *mut c_void,
-        flow_context: u64,
-        may_write: bool,
+        role: Role,
     ) -> Option<Self> {
         // SAFETY: by this function's contract.
-        let values = unsafe { values.as_ref() }?;
+        let fixed = unsafe { fixed.as_ref() }?;
         // SAFETY: by this function's contract.
         let metadata = unsafe { metadata.as_ref() }?;
-        let index = Index::of_layer(values.layerId)?;
-        let callout = CALLOUTS.get(index.number())?;
-        if values.incomingValue.is_null() || !values.incomingValue.is_aligned() {
+        let callout = callouts::at_layer(fixed.layerId).filter(|callout| callout.role == role)?;
+        // NULL or not aligned; in one comparison, for every packet comes here.
+        const _: () = assert!(align_of::<ffi::FWPS_INCOMING_VALUE0>() == 8);
+        if fixed.incomingValue.addr().rotate_right(3).wrapping_sub(1) >= 1 << 61 {
             return None;
         }
-        // SAFETY: the engine's array has as many values as it says.
-        let values = unsafe { core::slice::from_raw_parts(values.incomingValue, values.valueCount as usize) };
-        Some(Self {
-            index,
-            callout,
-            values,
-            metadata,
-            layer_data,
-            flow_context,
-            may_write,
-            of_call: PhantomData,
-        })
+        Some(Self { callout, fixed, metadata })
     }
 
     /// Which of our callouts is asked.
-    pub fn index(&self) -> Index {
-        self.index
+    pub(super) fn callout(&self) -> &'static Callout {
+        self.callout
     }
 
-    /// What the callout at this layer is for.
-    pub fn role(&self) -> Role {
-        self.callout.role
+    /// All of the indication.
+    ///
+    /// # Safety
+    /// The pointer is NULL or the engine's, and what it leads to lives and does
+    /// not change for `'a`.
+    #[inline(always)]
+    pub(super) unsafe fn with(
+        self,
+        layer_data: *mut c_void,
+        flow_context: u64,
+        may_write: bool,
+    ) -> Incoming<'a> {
+        let Self { callout, fixed, metadata } = self;
+        let count = fixed.valueCount as usize;
+        // SAFETY: the engine's array has as many values as it says; `new` saw
+        // that it is there and aligned.
+        let values = unsafe { core::slice::from_raw_parts(fixed.incomingValue, count) };
+        Incoming { callout, values, metadata, layer_data, flow_context, may_write, of_call: PhantomData }
     }
+}
 
+impl<'a> Incoming<'a> {
     /// Whether the engine still lets anybody decide.
     pub fn may_decide(&self) -> bool {
         self.may_write
@@ -91,15 +105,11 @@ impl<'a> Incoming<'a> {
     }
 
     /// What every layer says of a packet, as far as the decisions look: whose
-    /// it is, where it came from, and its ICMP type and code.
+    /// it is, and where it came from.
+    #[inline(always)]
     pub fn packet(&self) -> Packet {
         let fields = self.callout.fields();
         let flags = self.uint32(fields.flags).unwrap_or(0);
-        let [kind, code] = match fields.icmp {
-            Some(places) => places.map(Some),
-            None => [fields.local_port, fields.remote_port],
-        };
-        let icmp = self.uint16(kind).zip(self.uint16(code));
         Packet {
             protocol: self.uint8(fields.protocol),
             local_port: self.uint16(fields.local_port),
@@ -111,11 +121,24 @@ impl<'a> Incoming<'a> {
             endpoint: self.endpoint().is_some(),
             discard: None,
             tcp_flags: None,
-            icmp: icmp.map(|(kind, code)| Icmp { family: self.callout.family, kind, code }),
+            icmp: None,
         }
     }
 
+    /// An ICMP message's type and code; at layers without fields for them, what
+    /// stands where the ports would.
+    pub(super) fn icmp(&self) -> Option<Icmp> {
+        let fields = self.callout.fields();
+        let [kind, code] = match fields.icmp {
+            Some(places) => places.map(Some),
+            None => [fields.local_port, fields.remote_port],
+        };
+        let (kind, code) = self.uint16(kind).zip(self.uint16(code))?;
+        Some(Icmp { family: self.callout.family, kind, code })
+    }
+
     /// Why the engine says that it was discarded.
+    #[inline(always)]
     pub(super) fn discard(&self) -> Option<Discard> {
         use ffi::FWPS_DISCARD_MODULE0_ as module;
         let discard =
@@ -135,12 +158,14 @@ impl<'a> Incoming<'a> {
     }
 
     /// The engine's handle to its flow.
+    #[inline(always)]
     pub fn flow(&self) -> Option<u64> {
         self.metadata(ffi::FWPS_METADATA_FIELD_FLOW_HANDLE, |metadata| metadata.flowHandle)
             .filter(|flow| *flow != 0)
     }
 
     /// The endpoint that it concerns.
+    #[inline(always)]
     pub(super) fn endpoint(&self) -> Option<u64> {
         self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE, |metadata| {
             metadata.transportEndpointHandle
@@ -169,6 +194,7 @@ impl<'a> Incoming<'a> {
     }
 
     /// Which way it goes; `None` for a call.
+    #[inline(always)]
     pub fn direction(&self) -> Option<Direction> {
         let way = match self.callout.layer.shows {
             Shows::Call | Shows::Forwarded => return None,
@@ -201,6 +227,7 @@ impl<'a> Incoming<'a> {
     }
 
     /// The packet, at layers that show one.
+    #[inline(always)]
     pub(super) fn net_buffer(&self) -> Option<NetBuffer<'a>> {
         match self.callout.layer.shows {
             Shows::Call | Shows::Forwarded | Shows::Stream => return None,
@@ -213,6 +240,7 @@ impl<'a> Incoming<'a> {
     }
 
     /// An address: IPv4's in host order, IPv6's as its bytes (fwptypes.h).
+    #[inline(always)]
     pub(super) fn address(&self, position: Option<u8>) -> Option<IpAddr> {
         match self.callout.family {
             Family::V4 => self.uint32(position).map(|bits| Ipv4Addr::from_bits(bits).into()),
@@ -228,6 +256,7 @@ impl<'a> Incoming<'a> {
         }
     }
 
+    #[inline(always)]
     pub(super) fn metadata<T>(
         &self,
         field: u32,
@@ -236,23 +265,27 @@ impl<'a> Incoming<'a> {
         (self.metadata.currentMetadataValues & field != 0).then(|| read(self.metadata))
     }
 
+    #[inline(always)]
     fn value(&self, position: Option<u8>, kind: ffi::FWP_DATA_TYPE) -> Option<&'a ffi::FWP_VALUE0> {
         let value = &self.values.get(usize::from(position?))?.value;
         (value.type_ == kind).then_some(value)
     }
 
+    #[inline(always)]
     fn uint8(&self, position: Option<u8>) -> Option<u8> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT8)?;
         // SAFETY: the type says which member is valid.
         Some(unsafe { value.__bindgen_anon_1.uint8 })
     }
 
+    #[inline(always)]
     pub(super) fn uint16(&self, position: Option<u8>) -> Option<u16> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT16)?;
         // SAFETY: the type says which member is valid.
         Some(unsafe { value.__bindgen_anon_1.uint16 })
     }
 
+    #[inline(always)]
     fn uint32(&self, position: Option<u8>) -> Option<u32> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT32)?;
         // SAFETY: the type says which member is valid.
@@ -260,6 +293,7 @@ impl<'a> Incoming<'a> {
     }
 
     /// Behind a pointer, as the engine passes 64-bit values.
+    #[inline(always)]
     fn uint64(&self, position: Option<u8>) -> Option<u64> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT64)?;
         // SAFETY: the type says which member is valid.

@@ -73,6 +73,20 @@ impl NetBuffer<'_> {
         (packets, bytes)
     }
 
+    /// `N` bytes that lie `back` bytes before the data start, where they are in
+    /// the first MDL, whole and mapped.
+    #[inline(always)]
+    pub fn piece<const N: usize>(&self, back: u32) -> Option<[u8; N]> {
+        let at = self.data_offset.checked_sub(back)? as usize;
+        // SAFETY: a buffer's MDLs live as long as the buffer.
+        let mdl = unsafe { self.chain.as_ref() }?;
+        let behind = at.checked_add(N)?;
+        let from = mapped(mdl).filter(|_| behind <= mdl.ByteCount as usize)?.wrapping_add(at);
+        // SAFETY: the MDL maps as many bytes as it says, and these are among
+        // them; bytes have no alignment.
+        Some(unsafe { from.cast::<[u8; N]>().read_unaligned() })
+    }
+
     /// Fills `to` with the bytes from a place on that is `skip` bytes behind
     /// what lies `back` bytes before the data start; `None` where they are not
     /// all there and mapped.

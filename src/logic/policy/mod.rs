@@ -91,6 +91,7 @@ impl Policy<'_> {
     };
 
     /// The list that exempts a packet, if one does.
+    #[inline(always)]
     pub fn exempts(&self, remote: &Remote) -> Option<Exemption> {
         self.exemptions?.of(remote)
     }

@@ -59,31 +59,14 @@ pub struct Scan {
 
 impl<'a> Table<'a> {
     /// Takes in that a remote has met a closed port.
+    #[inline(always)]
     pub fn meet(&self, remote: Remote, port: u16, technique: Technique, now_ms: u64, settings: &Settings) {
         let (hash, span) = (remote.hash(settings.seed), settings.span(now_ms));
         let set = self.set(hash);
-        let port_bit = 1 << place(mix(port.into(), settings.seed), BITS as usize);
-        let slot = match set.iter().find(|slot| slot.hash.load(Relaxed) == hash) {
-            Some(slot) => slot,
-            None => {
-                let Some((slot, rank)) = set.iter().map(|slot| (slot, slot.rank(span))).min_by_key(|at| at.1)
-                else {
-                    return;
-                };
-                let queued = if rank == 0 {
-                    0
-                } else {
-                    let window = now_ms.checked_div(settings.window_ms.into()).unwrap_or(0) as u16;
-                    self.queue.meet(hash, port, settings.seed, window)
-                };
-                if rank != 0 && queued <= rank {
-                    return;
-                }
-                slot.take(remote, hash, span, queued as u8 & QUEUED);
-                slot
-            }
-        };
+        let known = set.iter().find(|slot| slot.hash.load(Relaxed) == hash);
+        let Some(slot) = known.or_else(|| self.enter(remote, port, now_ms, settings)) else { return };
         slot.advance(span);
+        let port_bit = 1 << place(mix(port.into(), settings.seed), BITS as usize);
         if let Some(ports) = slot.ports.get((span % SPANS) as usize)
             && ports.load(Relaxed) & port_bit == 0
         {
@@ -93,6 +76,26 @@ impl<'a> Table<'a> {
         if slot.techniques.load(Relaxed) & technique == 0 {
             slot.techniques.fetch_or(technique, Relaxed);
         }
+    }
+
+    /// A slot for a remote that has none, if there is one to be had.
+    #[cold]
+    #[inline(never)]
+    fn enter(&self, remote: Remote, port: u16, now_ms: u64, settings: &Settings) -> Option<&'a Slot> {
+        let (hash, span) = (remote.hash(settings.seed), settings.span(now_ms));
+        let ranked = self.set(hash).iter().map(|slot| (slot, slot.rank(span)));
+        let (slot, rank) = ranked.min_by_key(|at| at.1)?;
+        let queued = if rank == 0 {
+            0
+        } else {
+            let window = now_ms.checked_div(settings.window_ms.into()).unwrap_or(0) as u16;
+            self.queue.meet(hash, port, settings.seed, window)
+        };
+        if rank != 0 && queued <= rank {
+            return None;
+        }
+        slot.take(remote, hash, span, queued as u8 & QUEUED);
+        Some(slot)
     }
 
     fn set(&self, hash: u64) -> &'a [Slot] {

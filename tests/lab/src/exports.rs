@@ -84,6 +84,9 @@ macro_rules! every_export { ($table:ident) => { $table! {
         KeWaitForSingleObject KeDelayExecutionThread KeBugCheckEx
         KeQueryInterruptTimePrecise KeQueryUnbiasedInterruptTime
         KeQuerySystemTimePrecise;
+    "ntoskrnl.exe" => affinity:
+        KeGetProcessorNumberFromIndex KeSetSystemGroupAffinityThread
+        KeRevertToUserGroupAffinityThread;
     "hal.dll" => ke: KeQueryPerformanceCounter;
     "ntoskrnl.exe" => io:
         IoCreateDevice IoDeleteDevice IoOpenDriverRegistryKey IoAllocateWorkItem

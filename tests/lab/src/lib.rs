@@ -21,9 +21,11 @@
 //! | [`variants`] | the points that documents leave open, by name |
 //! | [`registry`] | the driver's values from outside, while a host is up |
 //! | [`package`] | the driver package: INF, catalog, test signatures |
+//! | [`bench`] | what a classify costs: time, instructions, what it locks and writes |
 //! | [`report`] | what people read |
 //! | [`commands`] | `cargo lab …` |
 
+pub mod bench;
 pub mod commands;
 pub mod counters;
 pub mod etw;

@@ -22,9 +22,11 @@ pub fn read(kernel: &Kernel) -> Vec<u64> {
     let count = COUNT * Verdict::COUNT;
     let bytes = (count * size_of::<u64>()).next_multiple_of(LINE);
     let blocks = kernel.pool().leaks();
-    let block = blocks.iter().find(|block| block.size == bytes + LINE - POOL);
+    // One set for DISPATCH_LEVEL, one for the levels below.
+    let block = blocks.iter().find(|block| block.size == 2 * bytes + LINE - POOL);
     let start = block.expect("the counters are in pool").address.next_multiple_of(LINE);
-    foreign::read_array(start, count).expect("the counters can be read")
+    let set = |at| foreign::read_array::<u64>(at, count).expect("the counters can be read");
+    set(start).iter().zip(set(start + bytes)).map(|(one, other)| one + other).collect()
 }
 
 /// Row and verdict of each counter that rose, and by how much.

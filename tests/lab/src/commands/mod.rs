@@ -1,5 +1,6 @@
 //! `cargo lab …`.
 
+mod bench;
 mod coverage;
 mod demo;
 mod faults;
@@ -24,6 +25,8 @@ use crate::variants::{self, Variant};
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", version)]
 enum Lab {
+    /// Measure what a packet costs
+    Bench(bench::Arguments),
     /// Scan a host without and with the driver, show the layers that its
     /// connections pass beside the documented order
     Demo,
@@ -53,6 +56,7 @@ enum Lab {
 pub fn run() -> ExitCode {
     let lab = Lab::parse();
     let outcome = match &lab {
+        Lab::Bench(arguments) => bench::run(arguments),
         Lab::Demo => demo::run(),
         Lab::Faults(arguments) => faults::run(arguments),
         Lab::Test(arguments) => test::run(arguments),

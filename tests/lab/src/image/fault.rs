@@ -14,6 +14,7 @@ use super::call::escape;
 use super::places;
 use super::report::{Access, FaultKind, FaultReport, Stop};
 use super::stack::Control;
+use super::step;
 
 const SIGNALS: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
 const ALTERNATE_STACK: usize = 64 << 10;
@@ -65,6 +66,9 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
     let code = information.si_code;
     // SAFETY: with SA_SIGINFO the third argument is the thread's ucontext.
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
+    if signal == libc::SIGTRAP && code == libc::TRAP_TRACE && step::record(registers) {
+        return;
+    }
     match Control::existing() {
         // Positive codes are exceptions, the others were sent by somebody.
         Some(control) if code > 0 && control.host_rsp.get() != 0 && !control.reporting.get() => {
@@ -179,7 +183,7 @@ impl RawFault {
         let operands = 0..instruction.op_count();
         let memory = operands.clone().find(|&index| instruction.op_kind(index) == OpKind::Memory);
         let address = memory.and_then(|index| {
-            instruction.virtual_address(index, 0, |register, _, _| self.register(register))
+            instruction.virtual_address(index, 0, |name, _, _| register(&self.registers, name))
         });
         match address {
             // Whether it reads or writes the processor does not tell; the
@@ -199,30 +203,31 @@ impl RawFault {
         let code = &code[..code.len().min(16)];
         Decoder::with_ip(64, code, self.rip(), DecoderOptions::NONE).iter().next()
     }
+}
 
-    fn register(&self, register: Register) -> Option<u64> {
-        let index = match register.full_register() {
-            Register::RAX => libc::REG_RAX,
-            Register::RBX => libc::REG_RBX,
-            Register::RCX => libc::REG_RCX,
-            Register::RDX => libc::REG_RDX,
-            Register::RSI => libc::REG_RSI,
-            Register::RDI => libc::REG_RDI,
-            Register::RBP => libc::REG_RBP,
-            Register::RSP => libc::REG_RSP,
-            Register::R8 => libc::REG_R8,
-            Register::R9 => libc::REG_R9,
-            Register::R10 => libc::REG_R10,
-            Register::R11 => libc::REG_R11,
-            Register::R12 => libc::REG_R12,
-            Register::R13 => libc::REG_R13,
-            Register::R14 => libc::REG_R14,
-            Register::R15 => libc::REG_R15,
-            // Flat segments start at 0; FS and GS are not the driver's.
-            _ => return Some(0),
-        };
-        Some(self.registers[index as usize] as u64)
-    }
+/// The value of a general-purpose register among those a signal saved.
+pub(super) fn register(registers: &[i64; 23], register: Register) -> Option<u64> {
+    let index = match register.full_register() {
+        Register::RAX => libc::REG_RAX,
+        Register::RBX => libc::REG_RBX,
+        Register::RCX => libc::REG_RCX,
+        Register::RDX => libc::REG_RDX,
+        Register::RSI => libc::REG_RSI,
+        Register::RDI => libc::REG_RDI,
+        Register::RBP => libc::REG_RBP,
+        Register::RSP => libc::REG_RSP,
+        Register::R8 => libc::REG_R8,
+        Register::R9 => libc::REG_R9,
+        Register::R10 => libc::REG_R10,
+        Register::R11 => libc::REG_R11,
+        Register::R12 => libc::REG_R12,
+        Register::R13 => libc::REG_R13,
+        Register::R14 => libc::REG_R14,
+        Register::R15 => libc::REG_R15,
+        // Flat segments start at 0; FS and GS are not the driver's.
+        _ => return Some(0),
+    };
+    Some(registers[index as usize] as u64)
 }
 
 /// Whether bits 47 to 63 are all alike.

@@ -12,6 +12,7 @@
 //! | `report` | what stopped a driver, and the text people read |
 //! | `unwind` | which driver frames lie on the kernel stack |
 //! | `places` | which image, loaded or gone, an address belongs to |
+//! | `step` | a call in a tight loop, and one instruction at a time |
 //! | `symbols` | functions, inline chains, lines and data from the matching PDB |
 //! | `types` | enums and sizes from the same PDB |
 //! | [`lint`] | rules that a linked driver keeps, checked on the file |
@@ -25,6 +26,7 @@ mod pe;
 mod places;
 mod report;
 mod stack;
+mod step;
 mod symbols;
 mod thunk;
 mod types;
@@ -36,5 +38,6 @@ pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
 pub use places::{NULL_REGION, Residence, describe, register_describer, residence};
 pub use report::{Access, Backtrace, FaultKind, FaultReport, Frame, SourceFrame, Stop};
 pub use stack::KERNEL_STACK_SIZE;
+pub use step::{Access as StepAccess, Call, Trace, Walk, copy, nothing, spin, trace};
 pub use symbols::{DataSymbol, Function, SymbolError, Symbols};
 pub use thunk::{Export, MAX_ARGUMENTS, bind};

@@ -86,6 +86,9 @@ struct Place {
     irql: Cell<Irql>,
     /// Nested BFE state callbacks on this thread.
     callbacks: Cell<u32>,
+    /// A bit for each processor that a driver has bound the thread to; 0 for
+    /// none.
+    affinity: Cell<u64>,
 }
 
 thread_local! {
@@ -94,6 +97,7 @@ thread_local! {
         processor: Cell::new(0),
         irql: Cell::new(Irql::PASSIVE),
         callbacks: Cell::new(0),
+        affinity: Cell::new(0),
     } };
 }
 
@@ -152,8 +156,28 @@ pub(super) fn set_irql(kernel: &Kernel, irql: Irql) {
 pub(super) fn migrate(processor: u32) {
     PLACE.with(|place| {
         debug_assert!(place.irql.get() < Irql::DISPATCH, "threads move below DISPATCH_LEVEL only");
-        place.processor.set(processor);
+        let affinity = place.affinity.get();
+        if affinity == 0 || affinity >> processor & 1 != 0 {
+            place.processor.set(processor);
+        }
     });
+}
+
+/// Binds this thread to some processors, or with 0 to none; gives what it was
+/// bound to. Below DISPATCH_LEVEL it runs on one of them at once, for which
+/// that one must be left by whoever has it at DISPATCH_LEVEL.
+pub(super) fn set_affinity(kernel: &Kernel, affinity: u64) -> u64 {
+    let (here, raised) = PLACE.with(|place| (place.processor.get(), place.irql.get() >= Irql::DISPATCH));
+    let before = PLACE.with(|place| place.affinity.replace(affinity));
+    if affinity != 0 && !raised {
+        let there = if affinity >> here & 1 != 0 { here } else { affinity.trailing_zeros() };
+        PLACE.with(|place| place.processor.set(there));
+        // To run is to have had the processor: what was done there before at
+        // DISPATCH_LEVEL is seen here, and what was done here is seen there.
+        kernel.processor(there).lock();
+        kernel.processor(there).unlock();
+    }
+    before
 }
 
 /// Waits while another thread keeps this thread's processor at DISPATCH_LEVEL.

@@ -8,8 +8,9 @@
 //! | [`cpu`] | processors and IRQL |
 //! | [`memory`], [`foreign`] | guarded pages; reading what drivers point to |
 //! | [`pool`], [`registry`], [`work`], [`objects`] | what a machine has one of each |
-//! | [`ex`], [`ke`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, a file per prefix |
+//! | [`ex`], [`ke`], [`affinity`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, a file per prefix |
 
+pub mod affinity;
 mod breach;
 mod clock;
 pub mod cpu;

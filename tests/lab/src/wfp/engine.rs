@@ -183,6 +183,12 @@ impl Engine {
 
     // Looking at it.
 
+    /// Every flow context: its flow, the layer it is kept for, and itself.
+    pub fn flow_contexts(&self) -> Vec<(FlowHandle, LayerId, u64)> {
+        let contexts = self.flows.contexts().into_iter();
+        contexts.map(|(flow, (layer, _), context)| (flow, layer, context)).collect()
+    }
+
     /// A layer by its run-time id.
     pub fn layer(&self, id: LayerId) -> Option<&'static LayerInfo> {
         layer::layer_by_id(id)

@@ -33,10 +33,9 @@ thread_local! {
 }
 
 impl Scratch {
-    /// Runs `f` with pages of this thread's.
-    pub(super) fn with<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
-        let spare = SPARE.with(|spare| spare.borrow_mut().pop());
-        let mut scratch = spare.unwrap_or_else(|| Scratch {
+    /// Pages of its own.
+    pub(super) fn new() -> Self {
+        Self {
             values: Guarded::new(PAGE),
             metadata: Guarded::new(PAGE),
             filter: Guarded::new(PAGE),
@@ -44,7 +43,13 @@ impl Scratch {
             pointed: Guarded::new(4 * PAGE),
             used: 0,
             packet: PacketRoom::default(),
-        });
+        }
+    }
+
+    /// Runs `f` with pages of this thread's.
+    pub(super) fn with<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
+        let spare = SPARE.with(|spare| spare.borrow_mut().pop());
+        let mut scratch = spare.unwrap_or_else(Scratch::new);
         scratch.used = 0;
         let result = f(&mut scratch);
         SPARE.with(|spare| spare.borrow_mut().push(scratch));

@@ -8,6 +8,7 @@
 //! | [`callout`] | a driver's callout as the engine calls it |
 //! | [`incoming`] | an indication as raw structures |
 //! | [`hostile`] | indications that no engine would make |
+//! | [`prepared`] | an indication laid out once, for many calls |
 //! | [`packet`] | a packet as NET_BUFFER_LIST, NET_BUFFER and MDLs |
 #![expect(non_snake_case, reason = "the names are fwpkclnt's own")]
 
@@ -16,6 +17,7 @@ mod driver;
 pub mod hostile;
 mod incoming;
 mod packet;
+pub mod prepared;
 mod read;
 
 use super::foreign;

@@ -28,6 +28,9 @@ raw! {
     /// `ntdef.h`.
     struct PROCESSOR_NUMBER { Group: u16, Number: u8, Reserved: u8 }
 
+    /// `ntdef.h`.
+    struct GROUP_AFFINITY { Mask: u64, Group: u16, Reserved: [u16; 3] }
+
     /// Head of every waitable object (`wdm.h`).
     struct DISPATCHER_HEADER {
         Type = "@u1.@s2.Type": u8,

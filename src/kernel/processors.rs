@@ -1,0 +1,61 @@
+//! Waiting for what runs at DISPATCH_LEVEL, on any processor.
+
+use super::irql::Passive;
+use super::work_item::wait_until;
+use crate::ffi;
+
+/// Returns when everything has ended that ran at DISPATCH_LEVEL when this was
+/// called, and lets what begins later see what this thread wrote before.
+///
+/// This thread runs on each processor in turn: at PASSIVE_LEVEL it comes to run
+/// there only when nothing at DISPATCH_LEVEL does. Readers at that level need
+/// to do nothing for that, which is why they can be had for nothing.
+pub fn pass_all(_: &Passive) {
+    // SAFETY: takes a group number, no pointers; callable at any IRQL.
+    let count = unsafe { ffi::KeQueryMaximumProcessorCountEx(ffi::ALL_PROCESSOR_GROUPS as ffi::USHORT) };
+    let mut before: Option<ffi::GROUP_AFFINITY> = None;
+    for index in 0..count {
+        // Refused for a processor that is not active, where nothing runs, and
+        // for a moment perhaps while one comes or goes.
+        wait_until(|| match affinity(index) {
+            None => true,
+            Some(affinity) => {
+                let previous = run_on(&affinity);
+                before.get_or_insert(previous);
+                current() == index
+            }
+        });
+    }
+    if let Some(mut before) = before {
+        // SAFETY: what the first call gave; at PASSIVE_LEVEL.
+        unsafe { ffi::KeRevertToUserGroupAffinityThread(&mut before) };
+    }
+}
+
+/// One processor by its number over all groups, `None` while it is not active.
+fn affinity(index: u32) -> Option<ffi::GROUP_AFFINITY> {
+    let mut number = ffi::PROCESSOR_NUMBER { Group: 0, Number: 0, Reserved: 0 };
+    // SAFETY: the number is a local; callable at any IRQL.
+    let status = unsafe { ffi::KeGetProcessorNumberFromIndex(index, &mut number) };
+    let mask = 1u64.checked_shl(number.Number.into())?;
+    (status == ffi::STATUS_SUCCESS).then_some(ffi::GROUP_AFFINITY {
+        Mask: mask,
+        Group: number.Group,
+        Reserved: [0; 3],
+    })
+}
+
+/// Has this thread go on there; gives where it was bound to before.
+fn run_on(affinity: &ffi::GROUP_AFFINITY) -> ffi::GROUP_AFFINITY {
+    let (mut there, mut previous) = (*affinity, ffi::GROUP_AFFINITY { Mask: 0, Group: 0, Reserved: [0; 3] });
+    // SAFETY: both are locals; at PASSIVE_LEVEL the thread has moved when the
+    // call returns.
+    unsafe { ffi::KeSetSystemGroupAffinityThread(&mut there, &mut previous) };
+    previous
+}
+
+fn current() -> u32 {
+    // SAFETY: the argument may be NULL (its documentation); callable at any
+    // IRQL.
+    unsafe { ffi::KeGetCurrentProcessorNumberEx(core::ptr::null_mut()) }
+}

@@ -1,0 +1,314 @@
+//! Everything that is measured, in one run.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::count::{self, Cost};
+use super::direct;
+use super::indication::Subject;
+use super::stage::{Stage, family_of, layer_name};
+use super::time::{Effort, median, nanoseconds, rates};
+use crate::image;
+use crate::nt::fwp::prepared::Prepared;
+use crate::nt::registry::RegistryValue;
+use crate::nt::{Irql, Options};
+use crate::schedule::Random;
+use crate::traffic::Family;
+
+/// One number.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Figure {
+    /// What it belongs to; a plot each.
+    pub group: String,
+    /// What it is of.
+    pub name: String,
+    /// `ns`, `instructions`, ...
+    pub unit: String,
+    /// The number.
+    pub value: f64,
+}
+
+/// All of them, in the order in which they were taken.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Figures {
+    /// The list.
+    pub figures: Vec<Figure>,
+}
+
+/// A value of the driver's.
+type Set = (&'static str, RegistryValue);
+
+impl Figures {
+    fn add(&mut self, group: &str, name: impl Into<String>, unit: &str, value: f64) {
+        let (group, unit) = (group.to_owned(), unit.to_owned());
+        self.figures.push(Figure { group, name: name.into(), unit, value });
+    }
+
+    /// Takes all of them; `most_flows` is the largest number of flows tried.
+    ///
+    /// # Errors
+    /// If the driver cannot be built, or stops.
+    pub fn take(effort: Effort, most_flows: u32, say: impl Fn(&str)) -> Result<Self> {
+        let mut figures = Self::default();
+        say("every layer");
+        let base = figures.null(effort)?;
+        for order in [0, 1] {
+            figures.layers(effort, order, base)?;
+        }
+        say("policies");
+        figures.policies(effort, base)?;
+        say("walks");
+        figures.walks(effort)?;
+        say("flows");
+        figures.flows(effort, most_flows)?;
+        say("two processors");
+        figures.processors(effort)?;
+        say("memory, load and unload");
+        figures.memory()?;
+        figures.life(effort)?;
+        figures.sections()?;
+        Ok(figures)
+    }
+
+    /// The loop with a callout that returns at once.
+    fn null(&mut self, effort: Effort) -> Result<f64> {
+        let stage = timed(&[])?;
+        let null = image::nothing as *const () as usize;
+        let call = stage.call("INBOUND_TRANSPORT_V4", &Subject::syn(Family::V4))?.with_entry(null);
+        let time = nanoseconds(&stage, effort, &[&call])?;
+        self.add("null callout", "returns at once", "ns", time);
+        Ok(time)
+    }
+
+    /// Each layer: time, the ratio to the null callout, and what is counted.
+    fn layers(&mut self, effort: Effort, order: u32, null: f64) -> Result<()> {
+        let values = [number("CheckOrder", order)];
+        let (stage, counted) = (timed(&values)?, checked(&values)?);
+        for layer in stage.layers() {
+            let time = nanoseconds(&stage, effort, &[&at_layer(&stage, layer.name)?])?;
+            let cost = count::cost(&counted, Irql::DISPATCH, &[&at_layer(&counted, layer.name)?])?;
+            self.cost(&format!("each layer, CheckOrder {order}"), layer.name, Some((time, null)), &cost);
+        }
+        Ok(())
+    }
+
+    fn cost(&mut self, group: &str, name: &str, time: Option<(f64, f64)>, cost: &Cost) {
+        if let Some((time, null)) = time {
+            self.add(&format!("{group}: time"), name, "ns", time);
+            self.add(&format!("{group}: times the null callout"), name, "x", time / null);
+        }
+        self.add(&format!("{group}: instructions"), name, "instructions", cost.instructions as f64);
+        self.add(&format!("{group}: locked instructions"), name, "locks", cost.locked as f64);
+        self.add(&format!("{group}: shared lines written"), name, "lines", cost.shared_writes as f64);
+    }
+
+    /// A SYN at its discard layer, under different policies.
+    fn policies(&mut self, effort: Effort, null: f64) -> Result<()> {
+        let mut cases: Vec<(String, Vec<Set>)> = Vec::new();
+        for mode in 0..3 {
+            cases.push((format!("Mode {mode}"), vec![number("Mode", mode)]));
+        }
+        for length in [10, 1000] {
+            cases.push((format!("{length} exempt prefixes"), vec![prefixes(length)]));
+        }
+        for observe in 0..2 {
+            cases.push((format!("Observe {observe}"), vec![number("Observe", observe)]));
+        }
+        if timed(&[])?.machine.has_read("Trace") {
+            for trace in 0..3 {
+                cases.push((format!("Trace {trace}"), vec![number("Trace", trace)]));
+            }
+        }
+        for (name, values) in cases {
+            for family in [Family::V4, Family::V6] {
+                let layer = layer_name("INBOUND_TRANSPORT", family, true);
+                let (stage, counted) = (timed(&values)?, checked(&values)?);
+                let syn = Subject::syn(family);
+                let time = nanoseconds(&stage, effort, &[&stage.call(&layer, &syn)?])?;
+                let cost = count::cost(&counted, Irql::DISPATCH, &[&counted.call(&layer, &syn)?])?;
+                self.cost(
+                    "a SYN at its discard layer",
+                    &format!("{name}, {family:?}"),
+                    Some((time, null)),
+                    &cost,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// All layers that a packet passes, one after another.
+    fn walks(&mut self, effort: Effort) -> Result<()> {
+        for order in [0, 1] {
+            for family in [Family::V4, Family::V6] {
+                let stage = timed(&[number("CheckOrder", order)])?;
+                let name = format!("{family:?}, CheckOrder {order}");
+                let syn = stage.walk(
+                    &Subject::syn(family),
+                    &[("INBOUND_IPPACKET", false), ("INBOUND_TRANSPORT", true)],
+                )?;
+                self.add(
+                    "inbound walk",
+                    format!("scanned SYN, {name}"),
+                    "ns",
+                    nanoseconds(&stage, effort, &refs(&syn))?,
+                );
+                let flow = stage.begin_flow(&Subject::data(family, crate::wfp::FlowHandle(1)))?;
+                let layers = [("INBOUND_IPPACKET", false), ("INBOUND_TRANSPORT", false), ("STREAM", false)];
+                let data = stage.walk(&Subject::data(family, flow), &layers)?;
+                self.add(
+                    "inbound walk",
+                    format!("data segment, {name}"),
+                    "ns",
+                    nanoseconds(&stage, effort, &refs(&data))?,
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Data segments of many flows, in no order.
+    fn flows(&mut self, effort: Effort, most: u32) -> Result<()> {
+        let stage = timed(&[number("FlowLimit", most)])?;
+        let (layer, mut begun) = ("INBOUND_TRANSPORT_V4", 0);
+        let subject = Subject::data(Family::V4, crate::wfp::FlowHandle(1));
+        let none = nanoseconds(&stage, effort, &[&stage.call(layer, &subject)?])?;
+        self.add("flows", "0", "ns", none);
+        for count in [1 << 10, 1 << 14, 1 << 17, 1 << 20_u32].into_iter().filter(|count| *count <= most) {
+            while begun < count {
+                stage.begin_flow(&subject)?;
+                begun += 1;
+            }
+            let mut contexts: Vec<u64> = stage.contexts(layer).into_values().collect();
+            ensure!(contexts.len() == count as usize, "{} of {count} flows have a context", contexts.len());
+            let mut random = Random::new(u64::from(count));
+            for at in (1..contexts.len()).rev() {
+                contexts.swap(at, random.below(at + 1));
+            }
+            let call = stage.call(layer, &subject)?.with_flows(contexts);
+            self.add("flows", count.to_string(), "ns", nanoseconds(&stage, effort, &[&call])?);
+        }
+        Ok(())
+    }
+
+    /// The same on two processors at once.
+    fn processors(&mut self, effort: Effort) -> Result<()> {
+        let stage = timed(&[])?;
+        let (discard, transport) = ("INBOUND_TRANSPORT_V4_DISCARD", "INBOUND_TRANSPORT_V4");
+        let syns = |remote| stage.call(discard, &Subject { remote, ..Subject::syn(Family::V4) });
+        let pair = [syns(1)?, syns(9)?];
+        self.pair(&stage, effort, "scanned SYNs", &pair)?;
+        let subject = Subject::data(Family::V4, crate::wfp::FlowHandle(1));
+        let mut data = Vec::new();
+        for _ in 0..2 {
+            let flow = stage.begin_flow(&subject)?;
+            let context = *stage.contexts(transport).get(&flow).context("a context of the flow")?;
+            data.push((flow, context));
+        }
+        let segment = |(flow, context): (_, u64)| -> Result<Prepared> {
+            Ok(stage.call(transport, &Subject::data(Family::V4, flow))?.with_flows(vec![context]))
+        };
+        self.pair(&stage, effort, "data of two flows", &[segment(data[0])?, segment(data[1])?])?;
+        self.pair(&stage, effort, "data of one flow", &[segment(data[0])?, segment(data[0])?])
+    }
+
+    fn pair(&mut self, stage: &Stage, effort: Effort, name: &str, calls: &[Prepared; 2]) -> Result<()> {
+        let (one, two) = rates(stage, effort, [&[&calls[0]], &[&calls[1]]])?;
+        self.add("packets a second", format!("{name}, one processor"), "1/s", one);
+        self.add("packets a second", format!("{name}, two processors"), "1/s", two.rate);
+        self.add("two processors to one", name, "x", two.rate / one);
+        self.add("two processors: time both ran", name, "share", two.together);
+        Ok(())
+    }
+
+    /// What the pool gives.
+    fn memory(&mut self) -> Result<()> {
+        const LIMIT: u32 = 65_536;
+        let held = |limit| -> Result<f64> {
+            let stage = checked(&[number("FlowLimit", limit)])?;
+            Ok(stage.kernel().pool().bytes().0 as f64)
+        };
+        let (none, many) = (held(0)?, held(LIMIT)?);
+        self.add("nonpaged pool", "without flows, 4 processors", "bytes", none);
+        self.add("nonpaged pool", format!("FlowLimit {LIMIT}"), "bytes", many);
+        self.add("nonpaged pool of a flow", "in the limit", "bytes", (many - none) / f64::from(LIMIT));
+        Ok(())
+    }
+
+    fn life(&mut self, effort: Effort) -> Result<()> {
+        let (mut loads, mut unloads) = (Vec::new(), Vec::new());
+        for _ in 0..effort.runs {
+            let begin = Instant::now();
+            let mut stage = checked(&[])?;
+            loads.push(millis(begin.elapsed()));
+            let begin = Instant::now();
+            stage.machine.stop().map_err(|stop| anyhow::anyhow!("{stop}"))?;
+            unloads.push(millis(begin.elapsed()));
+        }
+        self.add("load and unload, in the lab", "load", "ms", median(loads));
+        self.add("load and unload, in the lab", "unload", "ms", median(unloads));
+        Ok(())
+    }
+
+    fn sections(&mut self) -> Result<()> {
+        let stage = checked(&[])?;
+        let file = stage.machine.image().context("a driver")?.file();
+        for section in &file.sections {
+            self.add(
+                "hushport.sys",
+                section.name.as_str(),
+                "bytes",
+                f64::from(section.range.end - section.range.start),
+            );
+        }
+        Ok(())
+    }
+}
+
+fn at_layer(stage: &Stage, name: &str) -> Result<Prepared> {
+    let family = family_of(name);
+    let subject = match name {
+        _ if name.contains("ICMP_ERROR") || name.contains("IPPACKET") && name.ends_with("_DISCARD") => {
+            Subject::datagram(family)
+        }
+        _ if name.ends_with("_DISCARD") => Subject::syn(family),
+        _ => Subject { flow: None, ..Subject::data(family, crate::wfp::FlowHandle(1)) },
+    };
+    stage.call(name, &subject)
+}
+
+fn refs(calls: &[Prepared]) -> Vec<&Prepared> {
+    calls.iter().collect()
+}
+
+/// The driver as it is measured: silent, observing, and what is asked for.
+fn timed(values: &[Set]) -> Result<Stage> {
+    Stage::bound(Options::default(), &with_usual(values), direct::function)
+}
+
+/// The same with every import checked, for counting.
+fn checked(values: &[Set]) -> Result<Stage> {
+    Stage::new(Options::default(), &with_usual(values))
+}
+
+fn with_usual(values: &[Set]) -> Vec<Set> {
+    let usual = [number("Mode", 2), number("Observe", 1)];
+    usual.into_iter().chain(values.iter().cloned()).collect()
+}
+
+fn number(name: &'static str, value: u32) -> Set {
+    (name, RegistryValue::dword(value))
+}
+
+/// So many prefixes apart from each other, none of them the remote's.
+fn prefixes(count: u32) -> Set {
+    let all: Vec<String> = (0..count).map(|at| format!("172.{}.{}.0/25", 16 + at / 256, at % 256)).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    ("ExemptPrefixes", RegistryValue::multi_sz(all))
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

@@ -1,0 +1,192 @@
+//! A plausible indication at every layer that the driver stands at.
+//!
+//! All of them show the same packet, or what a socket's call shows of it, laid
+//! out as "Data Offset Positions" says for the layer, with the metadata that
+//! "Metadata Fields at Each Filtering Layer" lists as far as anybody looks.
+
+use crate::traffic::{Data, Family, Indication};
+use crate::wfp::{Discard, FlowHandle, LayerInfo, Metadata, Value};
+
+/// The packet behind an indication.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    /// Its family.
+    pub family: Family,
+    /// TCP or UDP.
+    pub protocol: u8,
+    /// TCP's flags.
+    pub flags: u8,
+    /// The port on this machine.
+    pub local_port: u16,
+    /// The other one.
+    pub remote_port: u16,
+    /// The last bytes of the remote's address.
+    pub remote: u32,
+    /// Bytes behind the headers.
+    pub payload: usize,
+    /// The flow it belongs to.
+    pub flow: Option<FlowHandle>,
+}
+
+/// `IPPROTO_TCP` and `IPPROTO_UDP`.
+pub const TCP: u8 = 6;
+/// See [`TCP`].
+pub const UDP: u8 = 17;
+/// ACK and PSH (RFC 9293, 3.1).
+const DATA: u8 = 0x18;
+/// `FWPS_STREAM_FLAG_RECEIVE` (`fwpsk.h`).
+const RECEIVE: u32 = 1;
+/// LUID of the interface that everything passes.
+const INTERFACE: u64 = 0x6_0080_0000_0000;
+const ENDPOINT: u64 = 0xE4D;
+
+impl Subject {
+    /// A SYN for a port where nobody listens.
+    pub fn syn(family: Family) -> Self {
+        Self {
+            family,
+            protocol: TCP,
+            flags: crate::traffic::SYN,
+            local_port: 23,
+            remote_port: 40_000,
+            remote: 1,
+            payload: 0,
+            flow: None,
+        }
+    }
+
+    /// A segment of a connection, with data.
+    pub fn data(family: Family, flow: FlowHandle) -> Self {
+        Self { flags: DATA, local_port: 443, payload: 100, flow: Some(flow), ..Self::syn(family) }
+    }
+
+    /// A datagram for a port where nobody listens.
+    pub fn datagram(family: Family) -> Self {
+        Self { protocol: UDP, payload: 12, local_port: 53, ..Self::syn(family) }
+    }
+
+    /// As a layer shows it.
+    pub fn at(&self, layer: &'static LayerInfo) -> Indication {
+        let name = layer.name.trim_end_matches("_DISCARD");
+        let outbound = name.contains("OUTBOUND") || name.contains("CONNECT");
+        let metadata = self.metadata(name, layer.is_discard());
+        let values = vec![Value::Empty; layer.fields];
+        let data = self.layer_data(name, outbound);
+        let mut indication = Indication { layer, values, metadata, data };
+        indication.set("IP_PROTOCOL", Value::Uint8(self.protocol));
+        indication.set("IP_LOCAL_ADDRESS", self.address(2));
+        indication.set("IP_REMOTE_ADDRESS", self.address(self.remote));
+        indication.set("IP_LOCAL_PORT", Value::Uint16(self.local_port));
+        indication.set("IP_REMOTE_PORT", Value::Uint16(self.remote_port));
+        indication.set("IP_LOCAL_INTERFACE", Value::Uint64(INTERFACE));
+        indication.set("FLAGS", Value::Uint32(0));
+        // FWP_DIRECTION_INBOUND, FWP_DIRECTION_OUTBOUND (fwptypes.h).
+        indication.set("DIRECTION", Value::Uint32(u32::from(!outbound)));
+        indication
+    }
+
+    fn address(&self, last: u32) -> Value {
+        match self.family {
+            Family::V4 => Value::Uint32(0x0a00_0000 | last),
+            Family::V6 => Value::ByteArray16(v6(last)),
+        }
+    }
+
+    fn metadata(&self, name: &str, discarded: bool) -> Metadata {
+        let packet = name.contains("PACKET") || name.contains("TRANSPORT") || name.contains("DATAGRAM");
+        let network = name.contains("IPPACKET");
+        let module = if network { 0 } else { 1 };
+        Metadata {
+            // TRANSPORT: no endpoint found; NETWORK: the protocol or port is
+            // unreachable (fwpsk.h).
+            discard: discarded.then_some(Discard { module, reason: 4, filter_id: 0 }),
+            ip_header_size: packet.then_some(self.ip_header() as u32),
+            transport_header_size: (packet && !network).then_some(self.header() as u32),
+            compartment_id: Some(1),
+            flow_handle: self.flow.filter(|_| !network && !discarded),
+            transport_endpoint_handle: (self.flow.is_some() && !discarded).then_some(ENDPOINT),
+            process_id: name.starts_with("ALE").then_some(4),
+            ..Metadata::default()
+        }
+    }
+
+    fn ip_header(&self) -> usize {
+        match self.family {
+            Family::V4 => 20,
+            Family::V6 => 40,
+        }
+    }
+
+    fn header(&self) -> usize {
+        if self.protocol == TCP { 20 } else { 8 }
+    }
+
+    fn layer_data(&self, name: &str, outbound: bool) -> Data {
+        let (ip, header) = (self.ip_header(), self.header());
+        let whole = self.bytes(outbound);
+        let family = name.rsplit_once('_').map_or(name, |(layer, _)| layer);
+        match family {
+            "INBOUND_IPPACKET" => Data::Packet(whole, ip),
+            "OUTBOUND_IPPACKET" => Data::Packet(whole, 0),
+            "INBOUND_TRANSPORT" | "DATAGRAM_DATA" | "STREAM_PACKET" => Data::Packet(whole, ip + header),
+            "OUTBOUND_TRANSPORT" => Data::Packet(whole[ip..].to_vec(), 0),
+            "OUTBOUND_ICMP_ERROR" | "INBOUND_ICMP_ERROR" => {
+                let mut error = vec![0; 8];
+                error.extend(whole);
+                Data::Packet(error, 0)
+            }
+            "STREAM" => Data::Stream(vec![0; self.payload.max(1)], RECEIVE),
+            _ => Data::None,
+        }
+    }
+
+    /// The packet from its IP header on; checksums are nobody's business here.
+    fn bytes(&self, outbound: bool) -> Vec<u8> {
+        let (local, remote) = (self.end(2), self.end(self.remote));
+        let ports = [self.local_port, self.remote_port];
+        let (source, destination, ports) = match outbound {
+            true => (local, remote, ports),
+            false => (remote, local, [ports[1], ports[0]]),
+        };
+        let upper = self.header() + self.payload;
+        let mut bytes = match self.family {
+            Family::V4 => {
+                let total = (20 + upper) as u16;
+                let mut ip = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, self.protocol, 0, 0];
+                ip[2..4].copy_from_slice(&total.to_be_bytes());
+                ip
+            }
+            Family::V6 => {
+                let mut ip = vec![0x60, 0, 0, 0, 0, 0, self.protocol, 64];
+                ip[4..6].copy_from_slice(&(upper as u16).to_be_bytes());
+                ip
+            }
+        };
+        bytes.extend(source);
+        bytes.extend(destination);
+        let start = bytes.len();
+        bytes.resize(start + upper, 0);
+        bytes[start..start + 2].copy_from_slice(&ports[0].to_be_bytes());
+        bytes[start + 2..start + 4].copy_from_slice(&ports[1].to_be_bytes());
+        if self.protocol == TCP {
+            bytes[start + 4] = 1;
+            bytes[start + 12..start + 14].copy_from_slice(&[0x50, self.flags]);
+        } else {
+            bytes[start + 4..start + 6].copy_from_slice(&(upper as u16).to_be_bytes());
+        }
+        bytes
+    }
+
+    fn end(&self, last: u32) -> Vec<u8> {
+        match self.family {
+            Family::V4 => (0x0a00_0000 | last).to_be_bytes().to_vec(),
+            Family::V6 => v6(last).to_vec(),
+        }
+    }
+}
+
+fn v6(last: u32) -> [u8; 16] {
+    let mut address = [0xfd, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    address[12..].copy_from_slice(&last.to_be_bytes());
+    address
+}

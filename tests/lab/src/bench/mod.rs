@@ -1,0 +1,19 @@
+//! What a packet costs: classifyFn called directly, as the engine would.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`indication`] | a plausible indication at every layer of the driver |
+//! | [`stage`] | a machine with the driver, and calls of its callouts |
+//! | [`count`] | instructions, locks, and lines that two processors write |
+//! | [`direct`] | what a measured driver imports, as short as the kernel's own |
+//! | [`time`] | nanoseconds a call, on one processor and on two |
+//! | [`figures`] | everything that is measured, in one run |
+//! | [`report`] | the figures as text, JSON and a page; and compared with earlier ones |
+
+pub mod count;
+pub mod direct;
+pub mod figures;
+pub mod indication;
+pub mod report;
+pub mod stage;
+pub mod time;

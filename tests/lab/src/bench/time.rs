@@ -1,0 +1,101 @@
+//! Nanoseconds a call, on one processor and on two.
+//!
+//! Time is the thread's own (`CLOCK_THREAD_CPUTIME_ID`): who takes the
+//! processor away is not charged to the driver. Each number is the median of
+//! several runs.
+
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, anyhow};
+use nix::time::{ClockId, clock_gettime};
+
+use super::direct;
+use super::stage::Stage;
+use crate::nt::Irql;
+use crate::nt::fwp::prepared::{self, Prepared};
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// Runs of each, of which the median counts.
+    pub runs: usize,
+    /// Of one run.
+    pub length: Duration,
+}
+
+/// What calls cost one processor.
+pub fn nanoseconds(stage: &Stage, effort: Effort, calls: &[&Prepared]) -> Result<f64> {
+    let mut runs = Vec::new();
+    let mut round = 0;
+    let mut rounds = 256;
+    while runs.len() < effort.runs {
+        let spent = run(stage, 0, calls, rounds, round)?;
+        round += rounds;
+        if spent < effort.length / 2 {
+            rounds *= 2;
+            continue;
+        }
+        runs.push(spent.as_nanos() as f64 / rounds as f64);
+    }
+    Ok(median(runs))
+}
+
+/// What two processors did at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair {
+    /// Calls a second, of both together.
+    pub rate: f64,
+    /// How much of the time both were running, from 0 to 1.
+    pub together: f64,
+}
+
+/// Calls a second on one processor, and on two at once; the second has calls of
+/// its own.
+pub fn rates(stage: &Stage, effort: Effort, calls: [&[&Prepared]; 2]) -> Result<(f64, Pair)> {
+    let rounds =
+        (effort.length.as_nanos() as f64 / nanoseconds(stage, effort, calls[0])?.max(0.1)) as u64 + 1;
+    let one = median((0..effort.runs).map(|_| alone(stage, calls[0], rounds)).collect::<Result<_>>()?);
+    let pairs = (0..effort.runs).map(|_| both(stage, calls, rounds)).collect::<Result<Vec<_>>>()?;
+    let rate = median(pairs.iter().map(|pair| pair.rate).collect());
+    let together = median(pairs.iter().map(|pair| pair.together).collect());
+    Ok((one, Pair { rate, together }))
+}
+
+fn alone(stage: &Stage, calls: &[&Prepared], rounds: u64) -> Result<f64> {
+    Ok(rounds as f64 / run(stage, 0, calls, rounds, 0)?.as_secs_f64())
+}
+
+fn both(stage: &Stage, calls: [&[&Prepared]; 2], rounds: u64) -> Result<Pair> {
+    let barrier = Barrier::new(2);
+    let on = |processor: usize| -> Result<(Duration, Duration)> {
+        barrier.wait();
+        let begin = Instant::now();
+        let spent = run(stage, processor as u32, calls[processor], rounds, processor as u64)?;
+        Ok((spent, begin.elapsed()))
+    };
+    let (first, second) = std::thread::scope(|scope| {
+        let second = scope.spawn(|| on(1));
+        (on(0), second.join().unwrap_or_else(|_| Err(anyhow!("a thread panicked"))))
+    });
+    let (first, second) = (first?, second?);
+    let rate = [first, second].iter().map(|(spent, _)| rounds as f64 / spent.as_secs_f64()).sum();
+    let share = |(spent, passed): (Duration, Duration)| spent.as_secs_f64() / passed.as_secs_f64().max(1e-9);
+    Ok(Pair { rate, together: share(first).min(share(second)).min(1.0) })
+}
+
+fn run(stage: &Stage, processor: u32, calls: &[&Prepared], rounds: u64, first: u64) -> Result<Duration> {
+    direct::pass(1);
+    stage.kernel().on_processor(processor, Irql::DISPATCH, |kernel| {
+        let begin = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+        prepared::run(kernel, calls, rounds, first).map_err(|stop| anyhow!("{stop}"))?;
+        let end = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
+        Ok(Duration::from(end).saturating_sub(begin.into()))
+    })
+}
+
+/// The middle one.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}

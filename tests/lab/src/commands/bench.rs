@@ -1,0 +1,54 @@
+//! `cargo lab bench`: what a packet costs.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::bench::figures::Figures;
+use crate::bench::report;
+use crate::bench::time::Effort;
+
+/// How to measure, and where to put it.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Shorter runs, and no more than 131,072 flows
+    #[arg(long)]
+    quick: bool,
+    /// Write the figures here
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Write a page with a plot for each group here
+    #[arg(long)]
+    html: Option<PathBuf>,
+    /// Say how much has changed since these were written
+    #[arg(long)]
+    compare: Option<PathBuf>,
+}
+
+/// Measures and reports.
+pub fn run(arguments: &Arguments) -> Result<bool> {
+    let earlier = match &arguments.compare {
+        Some(path) => {
+            let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Some(serde_json::from_slice::<Figures>(&text).context("not figures of an earlier run")?)
+        }
+        None => None,
+    };
+    let (effort, most_flows) = match arguments.quick {
+        true => (Effort { runs: 3, length: Duration::from_millis(1) }, 1 << 17),
+        false => (Effort { runs: 9, length: Duration::from_millis(5) }, 1 << 20),
+    };
+    let figures = Figures::take(effort, most_flows, |what| eprintln!("lab: {what}"))?;
+    print!("{}", report::text(&figures, earlier.as_ref()));
+    let write = |path: &PathBuf, text: String| {
+        std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    };
+    if let Some(path) = &arguments.json {
+        write(path, serde_json::to_string_pretty(&figures)?)?;
+    }
+    if let Some(path) = &arguments.html {
+        write(path, report::html(&figures))?;
+    }
+    Ok(true)
+}

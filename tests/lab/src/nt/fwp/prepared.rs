@@ -1,0 +1,113 @@
+//! An indication laid out once, to be put to a callout again and again.
+
+use super::super::Kernel;
+use super::super::cpu::Irql;
+use super::super::guest::Stop;
+use super::super::types::{Address, FWPS_CALLOUT3, FWPS_CLASSIFY_OUT0};
+use super::incoming::Scratch;
+use crate::image::{self, Call, Trace, Walk};
+use crate::wfp::{ActionType, ClassifyOut, RIGHT_ACTION_WRITE, Request, RuntimeFilter};
+
+/// No flow: what the engine passes where no context was associated.
+static NO_FLOW: [u64; 1] = [0];
+
+/// A call of a callout's classifyFn, its structures in pages of their own.
+pub struct Prepared {
+    scratch: Scratch,
+    call: Call,
+    flows: Vec<u64>,
+}
+
+impl Prepared {
+    /// Lays out an indication as the engine would show it to a callout.
+    pub fn new(kernel: &Kernel, callout: &FWPS_CALLOUT3, request: &Request<'_>) -> Self {
+        let options = kernel.options();
+        let mut scratch = Scratch::new();
+        let filter = RuntimeFilter {
+            filter_id: 1,
+            weight: 1,
+            sublayer_weight: 1,
+            flags: 0,
+            action: ActionType::CALLOUT_TERMINATING,
+            callout_id: 1,
+            layer: request.layer,
+            raw_context: 0,
+        };
+        let out = ClassifyOut { action: ActionType::NONE_NO_MATCH, rights: RIGHT_ACTION_WRITE, flags: 0 };
+        let call = Call {
+            entry: callout.classifyFn as u64,
+            values: scratch.values(request) as u64,
+            metadata: scratch.metadata(request.metadata) as u64,
+            data: scratch.layer_data(&request.data, options.nbl_layout, options.mdl_mapping).0 as u64,
+            context: scratch.point_to(&0u64) as u64,
+            filter: scratch.filter(&filter, 0) as u64,
+            out: scratch.classify_out(&out) as u64,
+            flows: NO_FLOW.as_ptr().expose_provenance() as u64,
+            flow_mask: 0,
+        };
+        Self { scratch, call, flows: Vec::new() }
+    }
+
+    /// Has each round bring the next of these flow contexts.
+    ///
+    /// # Panics
+    /// If they are not a power of two.
+    pub fn with_flows(mut self, flows: Vec<u64>) -> Self {
+        assert!(flows.len().is_power_of_two(), "flows are chosen by a mask");
+        self.flows = flows;
+        self.call.flows = self.flows.as_ptr().expose_provenance() as u64;
+        self.call.flow_mask = self.flows.len() as u64 - 1;
+        self
+    }
+
+    /// Has another function called with the same.
+    pub fn with_entry(mut self, entry: Address) -> Self {
+        self.call.entry = entry as u64;
+        self
+    }
+
+    /// The cache lines, of so many bytes, that the answer takes: the engine's.
+    pub fn out_lines(&self, line: u64) -> std::ops::RangeInclusive<u64> {
+        let last = self.call.out + size_of::<FWPS_CLASSIFY_OUT0>() as u64 - 1;
+        self.call.out / line..=last / line
+    }
+
+    /// The action that the last call left.
+    pub fn action(&self) -> ActionType {
+        ActionType(self.scratch.classify_result(self.call.out as Address).actionType)
+    }
+}
+
+/// Makes calls in turn, so many times over, on this thread's processor.
+///
+/// # Errors
+/// What stopped the machine.
+pub fn run(kernel: &Kernel, calls: &[&Prepared], rounds: u64, first_round: u64) -> Result<(), Stop> {
+    spin(kernel, calls, Walk { rounds, first_round, ..still(calls) })
+}
+
+/// Makes calls in turn, once, and counts what of an image that executes.
+///
+/// # Errors
+/// What stopped the machine.
+pub fn count(kernel: &Kernel, image: &image::Image, calls: &[&Prepared]) -> Result<Trace, Stop> {
+    let code = image.base()..image.base() + image.size();
+    let (outcome, trace) = image::trace(code, || spin(kernel, calls, Walk { stepped: 1, ..still(calls) }));
+    outcome.map(|()| trace)
+}
+
+fn still(calls: &[&Prepared]) -> Walk {
+    Walk { calls: std::ptr::null(), count: calls.len() as u64, rounds: 1, first_round: 0, stepped: 0 }
+}
+
+fn spin(kernel: &Kernel, calls: &[&Prepared], walk: Walk) -> Result<(), Stop> {
+    if calls.is_empty() || walk.rounds == 0 {
+        return Ok(());
+    }
+    let calls: Vec<Call> = calls.iter().map(|prepared| prepared.call).collect();
+    let walk = Walk { calls: calls.as_ptr(), ..walk };
+    let entry = image::spin as *const () as Address;
+    let arguments = [std::ptr::from_ref(&walk).addr() as u64];
+    // At the level of the thread, which is the lowest there is or higher.
+    kernel.call_driver(entry, &arguments, Irql::PASSIVE, "classifyFn").map(|_| ())
+}
