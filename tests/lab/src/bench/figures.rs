@@ -9,7 +9,7 @@ use super::count::{self, Cost};
 use super::direct;
 use super::indication::Subject;
 use super::stage::{Stage, family_of, layer_name};
-use super::time::{Effort, median, nanoseconds, rates};
+use super::time::{Effort, contention, median, nanoseconds, rates};
 use crate::image;
 use crate::nt::fwp::prepared::Prepared;
 use crate::nt::registry::RegistryValue;
@@ -61,10 +61,12 @@ impl Figures {
         figures.policies(effort, base)?;
         say("walks");
         figures.walks(effort)?;
+        figures.flood(effort)?;
         say("flows");
         figures.flows(effort, most_flows)?;
         say("two processors");
         figures.processors(effort)?;
+        figures.machine(effort);
         say("memory, load and unload");
         figures.memory()?;
         figures.life(effort)?;
@@ -220,6 +222,30 @@ impl Figures {
         self.add("packets a second", format!("{name}, two processors"), "1/s", two.rate);
         self.add("two processors to one", name, "x", two.rate / one);
         self.add("two processors: time both ran", name, "share", two.together);
+        Ok(())
+    }
+
+    /// Whether two processors of this machine can get in each other's way.
+    fn machine(&mut self, effort: Effort) {
+        let [apart, same] = contention(effort);
+        self.add("this machine: locked additions, two processors to one", "a line each", "x", apart);
+        self.add("this machine: locked additions, two processors to one", "the same line", "x", same);
+    }
+
+    /// SYNs of so many remotes in turn, more than a processor remembers.
+    fn flood(&mut self, effort: Effort) -> Result<()> {
+        const REMOTES: u32 = 1024;
+        let stage = timed(&[])?;
+        let layer = "INBOUND_TRANSPORT_V4_DISCARD";
+        let syn = |remote| stage.call(layer, &Subject { remote, ..Subject::syn(Family::V4) });
+        let calls = (1..=REMOTES).map(syn).collect::<Result<Vec<_>>>()?;
+        let time = nanoseconds(&stage, effort, &refs(&calls))? / f64::from(REMOTES);
+        self.add(
+            "inbound walk",
+            format!("a SYN of one of {REMOTES} remotes, discard layer only"),
+            "ns",
+            time,
+        );
         Ok(())
     }
 
