@@ -9,7 +9,7 @@ use super::count::{self, Cost};
 use super::direct;
 use super::indication::Subject;
 use super::stage::{Stage, family_of, layer_name};
-use super::time::{Effort, contention, median, nanoseconds, rates};
+use super::time::{Effort, median, nanoseconds, rates};
 use crate::image;
 use crate::nt::fwp::prepared::Prepared;
 use crate::nt::registry::RegistryValue;
@@ -66,7 +66,6 @@ impl Figures {
         figures.flows(effort, most_flows)?;
         say("two processors");
         figures.processors(effort)?;
-        figures.machine(effort);
         say("memory, load and unload");
         figures.memory()?;
         figures.life(effort)?;
@@ -223,13 +222,6 @@ impl Figures {
         self.add("two processors to one", name, "x", two.rate / one);
         self.add("two processors: time both ran", name, "share", two.together);
         Ok(())
-    }
-
-    /// Whether two processors of this machine can get in each other's way.
-    fn machine(&mut self, effort: Effort) {
-        let [apart, same] = contention(effort);
-        self.add("this machine: locked additions, two processors to one", "a line each", "x", apart);
-        self.add("this machine: locked additions, two processors to one", "the same line", "x", same);
     }
 
     /// SYNs of so many remotes in turn, more than a processor remembers.

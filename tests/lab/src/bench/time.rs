@@ -5,14 +5,13 @@
 //! several runs.
 
 use std::sync::Barrier;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 use nix::time::{ClockId, clock_gettime};
 
-use super::direct;
 use super::stage::Stage;
+use crate::image;
 use crate::nt::Irql;
 use crate::nt::fwp::prepared::{self, Prepared};
 
@@ -86,7 +85,7 @@ fn both(stage: &Stage, calls: [&[&Prepared]; 2], rounds: u64) -> Result<Pair> {
 }
 
 fn run(stage: &Stage, processor: u32, calls: &[&Prepared], rounds: u64, first: u64) -> Result<Duration> {
-    direct::pass(1);
+    image::pass_time(1);
     stage.kernel().on_processor(processor, Irql::DISPATCH, |kernel| {
         let begin = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
         prepared::run(kernel, calls, rounds, first).map_err(|stop| anyhow!("{stop}"))?;
@@ -94,41 +93,6 @@ fn run(stage: &Stage, processor: u32, calls: &[&Prepared], rounds: u64, first: u
         Ok(Duration::from(end).saturating_sub(begin.into()))
     })
 }
-
-/// What two of this machine's processors do to one another: locked additions a
-/// second of two to those of one, each on a line of its own, and both on the
-/// same. Where the second is no less than the first they are two threads of one
-/// core, and contention does not show in any time measured here.
-pub fn contention(effort: Effort) -> [f64; 2] {
-    const ADDITIONS: u64 = 200_000;
-    let lines = [Line::default(), Line::default()];
-    let add = |line: &Line| {
-        let begin = Instant::now();
-        for _ in 0..ADDITIONS {
-            line.0.fetch_add(1, Ordering::Relaxed);
-        }
-        ADDITIONS as f64 / begin.elapsed().as_secs_f64()
-    };
-    let pair = |second: &Line| {
-        let barrier = Barrier::new(2);
-        let on = |line: &Line| {
-            barrier.wait();
-            add(line)
-        };
-        std::thread::scope(|scope| {
-            let other = scope.spawn(|| on(second));
-            on(&lines[0]) + other.join().unwrap_or(f64::NAN)
-        })
-    };
-    let many = |one: &dyn Fn() -> f64| median((0..effort.runs).map(|_| one()).collect());
-    let alone = many(&|| add(&lines[0]));
-    [many(&|| pair(&lines[1])) / alone, many(&|| pair(&lines[0])) / alone]
-}
-
-/// A word on a cache line of its own, and on the next, which is fetched with it.
-#[derive(Default)]
-#[repr(align(128))]
-struct Line(AtomicU64);
 
 /// The middle one.
 pub fn median(mut values: Vec<f64>) -> f64 {
