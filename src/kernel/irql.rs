@@ -38,7 +38,7 @@ impl MaxDispatch {
     /// Whether it is DISPATCH_LEVEL: no other thread runs on this processor
     /// until the token is dropped, and this one on no other.
     pub fn is_dispatch(&self) -> bool {
-        self.place & 1 == 0
+        self.place.is_multiple_of(2)
     }
 
     /// A number for each processor and, behind that, the levels below.

@@ -51,7 +51,8 @@ impl Incoming<'_> {
     #[inline(always)]
     fn tcp_flags(&self, local_port: Option<u16>) -> Option<TcpFlags> {
         let near = || {
-            let bytes: [u8; transport::LONGEST] = self.net_buffer()?.piece(self.transport_header_size()?)?;
+            let bytes: [u8; transport::LONGEST] =
+                self.net_buffer()?.piece(self.transport_header_size()?, 0)?;
             let header = Header::read(TCP, &bytes)?;
             let (source, destination) = (self.uint16(self.callout().fields().remote_port)?, local_port?);
             (header.ports? == Ports { source, destination }).then_some(header.segment?.flags)
@@ -235,6 +236,11 @@ fn ip_header(
 }
 
 fn transport_header(buffer: &NetBuffer<'_>, back: u32, skip: u32, protocol: u8) -> Option<Header> {
+    if protocol == TCP
+        && let Some(bytes) = buffer.piece::<{ transport::LONGEST }>(back, skip)
+    {
+        return Header::read(TCP, &bytes);
+    }
     let mut bytes = [0; transport::LONGEST];
     let bytes = bytes.get_mut(..transport::size(protocol))?;
     buffer.copy_within(back, skip, bytes)?;

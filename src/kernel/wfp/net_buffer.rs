@@ -73,11 +73,11 @@ impl NetBuffer<'_> {
         (packets, bytes)
     }
 
-    /// `N` bytes that lie `back` bytes before the data start, where they are in
-    /// the first MDL, whole and mapped.
+    /// `N` bytes from a place on as [`copy_within`](Self::copy_within) has it,
+    /// where they are in the first MDL, whole and mapped.
     #[inline(always)]
-    pub fn piece<const N: usize>(&self, back: u32) -> Option<[u8; N]> {
-        let at = self.data_offset.checked_sub(back)? as usize;
+    pub fn piece<const N: usize>(&self, back: u32, skip: u32) -> Option<[u8; N]> {
+        let at = self.data_offset.checked_sub(back)?.checked_add(skip)? as usize;
         // SAFETY: a buffer's MDLs live as long as the buffer.
         let mdl = unsafe { self.chain.as_ref() }?;
         let behind = at.checked_add(N)?;

@@ -211,8 +211,13 @@ pub(super) static MASKS: Masks = masks();
 impl Masks {
     /// The positions of rows that one of these may walk.
     pub fn of_kinds(&self, kinds: Kinds) -> Mask {
-        let bits = self.of_kind.iter().enumerate();
-        bits.fold(0, |mask, (bit, rows)| if kinds.0 >> bit & 1 != 0 { mask | rows } else { mask })
+        let (mut left, mut mask) = (kinds.0, 0);
+        // Nearly always one of them, and never more than eight.
+        while let Some(rows) = self.of_kind.get(left.trailing_zeros() as usize) {
+            mask |= rows;
+            left &= left.wrapping_sub(1);
+        }
+        mask
     }
 }
 

@@ -61,6 +61,7 @@ impl Figures {
         figures.policies(effort, base)?;
         say("walks");
         figures.walks(effort)?;
+        figures.flood(effort)?;
         say("flows");
         figures.flows(effort, most_flows)?;
         say("two processors");
@@ -220,6 +221,23 @@ impl Figures {
         self.add("packets a second", format!("{name}, two processors"), "1/s", two.rate);
         self.add("two processors to one", name, "x", two.rate / one);
         self.add("two processors: time both ran", name, "share", two.together);
+        Ok(())
+    }
+
+    /// SYNs of so many remotes in turn, more than a processor remembers.
+    fn flood(&mut self, effort: Effort) -> Result<()> {
+        const REMOTES: u32 = 1024;
+        let stage = timed(&[])?;
+        let layer = "INBOUND_TRANSPORT_V4_DISCARD";
+        let syn = |remote| stage.call(layer, &Subject { remote, ..Subject::syn(Family::V4) });
+        let calls = (1..=REMOTES).map(syn).collect::<Result<Vec<_>>>()?;
+        let time = nanoseconds(&stage, effort, &refs(&calls))? / f64::from(REMOTES);
+        self.add(
+            "inbound walk",
+            format!("a SYN of one of {REMOTES} remotes, discard layer only"),
+            "ns",
+            time,
+        );
         Ok(())
     }
 

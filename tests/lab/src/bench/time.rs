@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow};
 use nix::time::{ClockId, clock_gettime};
 
-use super::direct;
 use super::stage::Stage;
+use crate::image;
 use crate::nt::Irql;
 use crate::nt::fwp::prepared::{self, Prepared};
 
@@ -85,7 +85,7 @@ fn both(stage: &Stage, calls: [&[&Prepared]; 2], rounds: u64) -> Result<Pair> {
 }
 
 fn run(stage: &Stage, processor: u32, calls: &[&Prepared], rounds: u64, first: u64) -> Result<Duration> {
-    direct::pass(1);
+    image::pass_time(1);
     stage.kernel().on_processor(processor, Irql::DISPATCH, |kernel| {
         let begin = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?;
         prepared::run(kernel, calls, rounds, first).map_err(|stop| anyhow!("{stop}"))?;

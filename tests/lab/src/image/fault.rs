@@ -19,6 +19,9 @@ use super::step;
 const SIGNALS: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
 const ALTERNATE_STACK: usize = 64 << 10;
 
+/// `#DB` (Intel SDM volume 3, chapter 6).
+const DEBUG_EXCEPTION: i64 = 1;
+
 /// Direction, trap and alignment-check flags, which host code expects clear.
 const FLAGS: i64 = 0x400 | 0x100 | 0x4_0000;
 
@@ -66,7 +69,9 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
     let code = information.si_code;
     // SAFETY: with SA_SIGINFO the third argument is the thread's ucontext.
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
-    if signal == libc::SIGTRAP && code == libc::TRAP_TRACE && step::record(registers) {
+    // Also behind a system call of an export body, which has another code.
+    let stepped = signal == libc::SIGTRAP && registers[libc::REG_TRAPNO as usize] == DEBUG_EXCEPTION;
+    if stepped && step::record(registers) {
         return;
     }
     match Control::existing() {

@@ -38,6 +38,9 @@ pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
 pub use places::{NULL_REGION, Residence, describe, register_describer, residence};
 pub use report::{Access, Backtrace, FaultKind, FaultReport, Frame, SourceFrame, Stop};
 pub use stack::KERNEL_STACK_SIZE;
-pub use step::{Access as StepAccess, Call, Trace, Walk, copy, nothing, spin, trace};
+pub use step::{
+    Access as StepAccess, Call, Trace, Walk, copy, current_irql, nothing, pass_time, processor_number,
+    set_here, spin, trace, unbiased_interrupt_time,
+};
 pub use symbols::{DataSymbol, Function, SymbolError, Symbols};
 pub use thunk::{Export, MAX_ARGUMENTS, bind};

@@ -47,6 +47,8 @@ pub(super) struct Control {
     pub fault: Cell<Option<RawFault>>,
     /// A report is being made: a fault now is the lab's own.
     pub reporting: Cell<bool>,
+    /// The processor and the IRQL, for code that is measured.
+    pub here: [Cell<u32>; 2],
 }
 
 impl Control {
@@ -185,6 +187,7 @@ fn create() {
         stop: Cell::new(None),
         fault: Cell::new(None),
         reporting: Cell::new(false),
+        here: [const { Cell::new(0) }; 2],
     };
     // SAFETY: the control page is writable, aligned and larger than `Control`.
     unsafe { control.write(fresh) };

@@ -1,7 +1,7 @@
 //! An indication laid out once, to be put to a callout again and again.
 
 use super::super::Kernel;
-use super::super::cpu::Irql;
+use super::super::cpu::{self, Irql};
 use super::super::guest::Stop;
 use super::super::types::{Address, FWPS_CALLOUT3, FWPS_CLASSIFY_OUT0};
 use super::incoming::Scratch;
@@ -108,6 +108,7 @@ fn spin(kernel: &Kernel, calls: &[&Prepared], walk: Walk) -> Result<(), Stop> {
     let walk = Walk { calls: calls.as_ptr(), ..walk };
     let entry = image::spin as *const () as Address;
     let arguments = [std::ptr::from_ref(&walk).addr() as u64];
+    image::set_here(cpu::processor(), cpu::irql().0);
     // At the level of the thread, which is the lowest there is or higher.
     kernel.call_driver(entry, &arguments, Irql::PASSIVE, "classifyFn").map(|_| ())
 }
