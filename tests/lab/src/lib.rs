@@ -19,6 +19,7 @@
 //! | [`machine`], [`world`] | all of it put together, and running; [`scan`] is nmap in it, [`matrix`] every scan |
 //! | [`variants`] | the points that documents leave open, by name |
 //! | [`registry`] | the driver's values from outside, while a host is up |
+//! | [`trace`] | plays a capture file through the driver |
 //! | [`report`] | what people read |
 //! | [`commands`] | `cargo lab …` |
 
@@ -40,6 +41,7 @@ pub mod schedule;
 pub mod setup;
 pub mod status;
 pub mod storm;
+pub mod trace;
 pub mod traffic;
 pub mod variants;
 pub mod verifier;

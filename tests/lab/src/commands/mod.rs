@@ -8,6 +8,7 @@ mod reg;
 mod sanitize;
 mod scan;
 mod test;
+mod trace;
 mod up;
 mod wdk;
 
@@ -40,6 +41,8 @@ enum Lab {
     Sanitize(sanitize::Arguments),
     /// Count the driver's lines that its native tests run
     Coverage,
+    /// Play a capture through the driver: text, JSON lines, or a page
+    Trace(trace::Arguments),
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
     /// Build the driver as on Windows, with the headers of a WDK, and test that
@@ -58,6 +61,7 @@ pub fn run() -> ExitCode {
         Lab::Fuzz(arguments) => fuzz::run(arguments),
         Lab::Sanitize(arguments) => sanitize::run(arguments),
         Lab::Coverage => coverage::run(),
+        Lab::Trace(arguments) => trace::run(arguments),
         Lab::Up(arguments) => up::run(arguments),
         Lab::Wdk(arguments) => wdk::run(arguments),
     };

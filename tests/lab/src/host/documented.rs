@@ -69,6 +69,14 @@ pub fn sequence(event: Event) -> Option<&'static [Expected]> {
             Layer("ALE_FLOW_ESTABLISHED"),
             Layer("DATAGRAM_DATA"),
         ],
+        Event::FirstDatagramOut => &[
+            Layer("ALE_CONNECT_REDIRECT"),
+            Layer("ALE_AUTH_CONNECT"),
+            Layer("ALE_FLOW_ESTABLISHED"),
+            Layer("DATAGRAM_DATA"),
+            Layer("OUTBOUND_TRANSPORT"),
+            Layer("OUTBOUND_IPPACKET"),
+        ],
         Event::EchoReplyOut | Event::DatagramOut => {
             &[Layer("DATAGRAM_DATA"), Layer("OUTBOUND_TRANSPORT"), Layer("OUTBOUND_IPPACKET")]
         }

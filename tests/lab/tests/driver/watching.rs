@@ -236,7 +236,7 @@ fn an_exempt_udp_port_answers_wherever_it_is_discarded() {
     let variants = names.map(|name| Variant::named(name).unwrap_or_else(|| panic!("{name}")));
     for variant in [None].into_iter().chain(variants.map(Some)) {
         let mut plan = plan(&[]);
-        plan.values.push(("ExemptPorts".into(), RegistryValue::multi_sz(&["53/udp"])));
+        plan.values.push(("ExemptPorts".into(), RegistryValue::multi_sz(["53/udp"])));
         if let Some(variant) = variant {
             variant.turn(&mut plan);
         }
