@@ -8,16 +8,13 @@ use anyhow::Result;
 
 use super::feed::Item;
 use super::replay::{Key, Replay, Witness};
+use super::room::make_room;
 use super::survey::refused;
 use crate::host::{
     Direction, Event, Gate, IDLE, Layer, RecordId, Scene, UdpDiscard, echo_request, flag, reason,
 };
 use crate::wfp::FlowHandle;
 use crate::wire::{Family, Parsed, Transport, protocol};
-
-/// The most flows followed at once; then an eighth, the longest idle, gives
-/// way.
-const FLOWS: usize = 1 << 16;
 
 /// Flows of datagrams and when each was last heard of; an echo's identifier
 /// stands for the remote port (*ALE Stateful Filtering*: 5-tuple, for ICMP
@@ -47,20 +44,16 @@ impl Flows {
 
     /// Makes room for one more; how many gave way.
     fn make_room(&mut self, gate: &Gate) -> u64 {
-        if self.0.len() < FLOWS {
-            return 0;
-        }
-        let before = self.0.len();
-        let mut ages: Vec<Duration> = self.0.values().map(|(_, last)| *last).collect();
-        let (_, limit, _) = ages.select_nth_unstable(FLOWS / 8);
-        let limit = *limit;
-        self.0.retain(|_, (flow, last)| {
-            if *last <= limit {
+        let mut gone = 0;
+        make_room(
+            &mut self.0,
+            |(_, last)| *last,
+            |(flow, _)| {
                 gate.filter.flow_end(*flow);
-            }
-            *last > limit
-        });
-        (before - self.0.len()) as u64
+                gone += 1;
+            },
+        );
+        gone
     }
 }
 

@@ -10,7 +10,7 @@
 //! | `capture`, `pcapng`, `link` | frames of a file, IP packets of frames |
 //! | `feed` | one pass over a file |
 //! | `roles`, `survey` | whose side it is, and who answers where |
-//! | `replay`, `segments`, `datagrams` | the host that plays the packets |
+//! | `replay`, `segments`, `connection`, `datagrams` | the host that plays the packets |
 //! | `account`, `timeline` | what is kept of it |
 //! | `lines` | the same as JSON, line by line |
 //!
@@ -23,6 +23,7 @@
 
 mod account;
 mod capture;
+mod connection;
 mod datagrams;
 mod feed;
 mod lines;
@@ -30,6 +31,7 @@ mod link;
 mod pcapng;
 mod replay;
 mod roles;
+mod room;
 mod segments;
 mod survey;
 mod timeline;

@@ -13,10 +13,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::connection::Connections;
 use super::datagrams::Flows;
 use super::feed::{Item, Visitor};
 use super::roles::{Roles, is_broadcast};
-use super::segments::Connections;
+use super::room::make_room;
 use super::survey::Survey;
 use crate::host::{
     Counters, Direction, Ends, Event, Filter, Gate, Layer, Log, Options, Record, RecordId, Scene, Variants,
@@ -26,9 +27,6 @@ use crate::wire::{Parsed, Transport};
 
 /// Two sockets and a protocol, the local one first.
 pub(super) type Key = (u8, SocketAddr, SocketAddr);
-
-/// The most answers that are remembered as not to come.
-const DUE: usize = 1 << 16;
 
 /// Is told what happens, as it does.
 pub trait Witness {
@@ -68,11 +66,11 @@ pub struct Replay<'a, W> {
     witness: W,
     pub(super) connections: Connections,
     pub(super) flows: Flows,
-    /// Endpoint handles of bound sockets.
-    endpoints: HashMap<(u8, SocketAddr), u64>,
+    /// Endpoint handles of bound sockets, and when they were last met.
+    endpoints: HashMap<(u8, SocketAddr), (u64, Duration)>,
     last_handle: u64,
-    /// How many answers are not to come.
-    due: HashMap<Key, u32>,
+    /// How many answers are not to come, and since when that is known.
+    due: HashMap<Key, (u32, Duration)>,
     pub(super) unplayed: Unplayed,
     start: Option<u64>,
 }
@@ -125,7 +123,9 @@ impl<'a, W: Witness> Replay<'a, W> {
     /// The endpoint of a socket, bound the first time it is met; a TCP one
     /// that is to be listened at has been told to listen, too.
     pub(super) fn endpoint(&mut self, protocol: u8, local: SocketAddr, listens: bool) -> u64 {
-        if let Some(endpoint) = self.endpoints.get(&(protocol, local)) {
+        let now = self.gate.now;
+        if let Some((endpoint, last)) = self.endpoints.get_mut(&(protocol, local)) {
+            *last = now;
             return *endpoint;
         }
         let endpoint = self.handle();
@@ -141,15 +141,14 @@ impl<'a, W: Witness> Replay<'a, W> {
             let record = self.gate.open(ends, Event::Listen);
             let _ = self.gate.pass(record, Layer::AleAuthListen, &scene);
         }
-        if self.endpoints.len() < DUE {
-            self.endpoints.insert((protocol, local), endpoint);
-        }
+        make_room(&mut self.endpoints, |(_, last)| *last, |_| ());
+        self.endpoints.insert((protocol, local), (endpoint, now));
         endpoint
     }
 
     /// A socket's port is free again.
     pub(super) fn release(&mut self, protocol: u8, local: SocketAddr) {
-        let Some(endpoint) = self.endpoints.remove(&(protocol, local)) else {
+        let Some((endpoint, _)) = self.endpoints.remove(&(protocol, local)) else {
             return;
         };
         let ends = Ends { protocol, local, remote: None };
@@ -161,14 +160,15 @@ impl<'a, W: Witness> Replay<'a, W> {
     /// The driver has silenced a packet: its answer is not to come.
     pub(super) fn silence(&mut self, key: Key) {
         self.gate.counters.silenced += 1;
-        if self.due.len() < DUE || self.due.contains_key(&key) {
-            *self.due.entry(key).or_default() += 1;
-        }
+        make_room(&mut self.due, |(_, since)| *since, |_| ());
+        let (count, since) = self.due.entry(key).or_default();
+        *count = count.saturating_add(1);
+        *since = self.gate.now;
     }
 
     /// Whether an answer was kept back, which is told.
     pub(super) fn keeps_back(&mut self, key: Key) -> Result<bool> {
-        let Some(count) = self.due.get_mut(&key) else {
+        let Some((count, _)) = self.due.get_mut(&key) else {
             return Ok(false);
         };
         *count -= 1;

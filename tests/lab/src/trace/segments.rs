@@ -1,116 +1,17 @@
-//! TCP connections as their packets tell of them.
-
-use std::collections::HashMap;
-use std::net::SocketAddr;
-use std::time::Duration;
+//! TCP segments, each shown to the layers that it passes.
 
 use anyhow::Result;
 
+use super::connection::{Pair, Side};
 use super::feed::Item;
 use super::replay::{Replay, Witness};
-use crate::host::stream_flag;
-use crate::host::{Direction, Ends, Event, Gate, Layer, RecordId, Scene, flag, is_plain_syn, reason};
-use crate::wfp::FlowHandle;
+use crate::host::{Direction, Event, Layer, RecordId, Scene, flag, is_plain_syn, reason, stream_flag};
 use crate::wire::{Parsed, Tcp, TcpFlags, protocol};
-
-/// A connection's addresses, local first.
-type Pair = (SocketAddr, SocketAddr);
-
-/// The most connections followed at once; then an eighth, the longest idle,
-/// gives way.
-const CONNECTIONS: usize = 1 << 16;
 
 const ACK: TcpFlags = TcpFlags::ACK;
 const FIN: TcpFlags = TcpFlags::FIN;
 const RST: TcpFlags = TcpFlags::RST;
 const SYN: TcpFlags = TcpFlags::SYN;
-
-/// A connection.
-struct Connection {
-    ends: Ends,
-    direction: Direction,
-    flow: FlowHandle,
-    endpoint: u64,
-    parent: Option<u64>,
-    /// The sequence number of the SYN that asked for it, if that was seen.
-    first: Option<u32>,
-    /// The end of what each side has sent: this host, the peer.
-    sent: [Option<u32>; 2],
-    finished: [bool; 2],
-    established: bool,
-    first_ack_sent: bool,
-    /// Its endpoint was told to be closed; late segments may still come.
-    closed: bool,
-    /// A layer has blocked what it began with: nothing of it is played.
-    refused: bool,
-    since: Duration,
-}
-
-impl Connection {
-    fn scene<'a>(&self, packet: Option<(Direction, Parsed<'a>)>) -> Scene<'a> {
-        Scene {
-            packet,
-            flow: Some(self.flow).filter(|_| !self.closed),
-            endpoint: Some(self.endpoint),
-            parent: self.parent,
-            ..Scene::call(self.ends, self.direction)
-        }
-    }
-
-    /// Whether a segment brings bytes, or an end, behind all that its side has
-    /// sent before. What fills a gap comes late and counts as old.
-    fn is_news(&mut self, side: Side, parsed: &Parsed<'_>, tcp: Tcp) -> bool {
-        let controls = u32::from(tcp.flags.has(SYN)) + u32::from(tcp.flags.has(FIN));
-        let end = tcp.sequence.wrapping_add(parsed.payload().len() as u32).wrapping_add(controls);
-        let sent = &mut self.sent[side as usize];
-        // Serial numbers: behind if less than half of all numbers ahead.
-        let news = sent.is_none_or(|sent| (1..=i32::MAX as u32).contains(&end.wrapping_sub(sent)));
-        if news {
-            *sent = Some(end);
-        }
-        news
-    }
-}
-
-/// Who sends.
-#[derive(Clone, Copy)]
-enum Side {
-    Here = 0,
-    There = 1,
-}
-
-/// The connections.
-#[derive(Default)]
-pub(super) struct Connections(HashMap<Pair, Connection>);
-
-impl Connections {
-    /// Ends every flow.
-    pub fn end(&mut self, gate: &Gate) {
-        for (_, connection) in self.0.drain().filter(|(_, connection)| !connection.closed) {
-            gate.filter.flow_end(connection.flow);
-        }
-    }
-
-    /// Makes room for one more; how many gave way that were not over.
-    fn make_room(&mut self, gate: &Gate) -> u64 {
-        if self.0.len() < CONNECTIONS {
-            return 0;
-        }
-        let mut ages: Vec<Duration> = self.0.values().map(|connection| connection.since).collect();
-        let (_, limit, _) = ages.select_nth_unstable(CONNECTIONS / 8);
-        let limit = *limit;
-        let mut alive = 0;
-        self.0.retain(|_, connection| {
-            let stays = connection.since > limit;
-            if !stays && !connection.closed {
-                gate.filter.flow_end(connection.flow);
-                alive += 1;
-            }
-            stays
-        });
-        alive
-    }
-}
 
 impl<W: Witness> Replay<'_, W> {
     /// What a segment from the network is, by its flags and by whom it meets.
@@ -149,12 +50,6 @@ impl<W: Witness> Replay<'_, W> {
             true => Event::SynIn,
             false => Event::SynNobodyListening,
         }
-    }
-
-    /// Whether a SYN asks for another connection than the one it meets.
-    fn is_another(&self, connection: &Connection, parsed: &Parsed<'_>) -> bool {
-        let sequence = parsed.tcp().map(|tcp| tcp.sequence);
-        connection.closed || (connection.first.is_some() && connection.first != sequence)
     }
 
     pub(super) fn segment_in(&mut self, record: RecordId, scene: Scene<'_>, item: &Item<'_>, tcp: Tcp) {
@@ -217,38 +112,6 @@ impl<W: Witness> Replay<'_, W> {
         connection.is_news(Side::There, &parsed, tcp);
         let scene = Scene { flags: loopback, ..connection.scene(scene.packet) };
         connection.refused = !self.gate.pass(record, Layer::AleAuthRecvAccept, &scene);
-    }
-
-    /// Begins to follow a connection.
-    fn begin(&mut self, pair: Pair, ends: Ends, direction: Direction) {
-        self.unplayed.forgotten += self.connections.make_room(&self.gate);
-        let connection = Connection {
-            ends,
-            direction,
-            flow: self.gate.filter.flow_create(),
-            endpoint: self.handle(),
-            parent: None,
-            first: None,
-            sent: [None; 2],
-            finished: [false; 2],
-            established: false,
-            first_ack_sent: false,
-            closed: false,
-            refused: false,
-            since: self.gate.now,
-        };
-        self.connections.0.insert(pair, connection);
-    }
-
-    /// A connection from before the capture, or from before the driver: it was
-    /// authorized when nobody looked.
-    fn adopt(&mut self, pair: Pair, ends: Ends, index: u64, established: bool) {
-        let listens = self.survey.is_open(protocol::TCP, pair.0, index) || pair.0.port() < pair.1.port();
-        self.begin(pair, ends, if listens { Direction::Inbound } else { Direction::Outbound });
-        if let Some(connection) = self.connections.0.get_mut(&pair) {
-            connection.established = established;
-            connection.first_ack_sent = established;
-        }
     }
 
     fn connection_gets(&mut self, record: RecordId, flags: u32, pair: Pair, parsed: Parsed<'_>, tcp: Tcp) {
@@ -326,22 +189,6 @@ impl<W: Witness> Replay<'_, W> {
         Ok(())
     }
 
-    /// The host connects: the call before its SYN.
-    fn connect(&mut self, pair: Pair, ends: Ends, tcp: Tcp, flags: u32) {
-        let endpoint = self.endpoint(protocol::TCP, pair.0, false);
-        self.begin(pair, ends, Direction::Outbound);
-        let Some(connection) = self.connections.0.get_mut(&pair) else {
-            return;
-        };
-        connection.endpoint = endpoint;
-        connection.first = Some(tcp.sequence);
-        let scene = Scene { flags, ..connection.scene(None) };
-        let record = self.gate.open(ends, Event::Connect);
-        connection.refused = ![Layer::AleConnectRedirect, Layer::AleAuthConnect]
-            .into_iter()
-            .all(|layer| self.gate.pass(record, layer, &scene));
-    }
-
     fn connection_sends(&mut self, pair: Pair, parsed: Parsed<'_>, tcp: Tcp, flags: u32) {
         let Some(connection) = self.connections.0.get_mut(&pair) else {
             return;
@@ -383,33 +230,6 @@ impl<W: Witness> Replay<'_, W> {
             self.connections.0.remove(&pair);
         } else if over {
             self.close(pair);
-        }
-    }
-
-    fn drop_connection(&mut self, pair: Pair) {
-        self.close(pair);
-        self.connections.0.remove(&pair);
-    }
-
-    /// Tells the layers that a connection's endpoint closes, and ends its flow.
-    fn close(&mut self, pair: Pair) {
-        let Some(connection) = self.connections.0.get_mut(&pair) else {
-            return;
-        };
-        if std::mem::replace(&mut connection.closed, true) {
-            return;
-        }
-        let (flow, outbound) = (connection.flow, connection.direction == Direction::Outbound);
-        let (ends, told) = (connection.ends, connection.established || outbound);
-        let scene = Scene { flow: Some(flow), ..connection.scene(None) };
-        // A half-open one has no endpoint of its own yet.
-        if told {
-            let record = self.gate.open(ends, Event::EndpointClosed);
-            self.gate.tell(record, Layer::AleEndpointClosure, &scene);
-        }
-        self.gate.filter.flow_end(flow);
-        if outbound {
-            self.release(protocol::TCP, pair.0);
         }
     }
 }

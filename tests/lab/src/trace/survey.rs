@@ -4,7 +4,8 @@
 //! for who answers where, then to be played. What is kept is bounded; what
 //! there was no room for is counted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 
 use anyhow::Result;
@@ -15,7 +16,9 @@ use super::roles::{Ballot, Roles};
 use crate::host::is_plain_syn;
 use crate::wire::{Family, Parsed, TcpFlags, Transport, protocol};
 
-/// The most conversations and sockets kept, and changes of one socket.
+/// The most conversations told apart, connections and sockets kept, and changes
+/// of one socket.
+const CONVERSATIONS: usize = 1 << 20;
 const PAIRS: usize = 1 << 18;
 const SOCKETS: usize = 1 << 18;
 const SPANS: usize = 64;
@@ -34,11 +37,15 @@ type Conversation = (u8, SocketAddr, SocketAddr);
 #[derive(Default)]
 pub struct Survey {
     ballot: Ballot,
+    /// Conversations that have been met, by their hash: they only count.
+    met: HashSet<u64>,
+    hasher: RandomState,
     /// Which side has spoken as one does within a connection: the lower
     /// socket, the higher.
     pairs: HashMap<Conversation, [bool; 2]>,
     sockets: HashMap<(u8, SocketAddr), Vec<Span>>,
-    /// Conversations and changes of sockets that there was no room for.
+    /// Packets of connections and changes of sockets that there was no room
+    /// for.
     pub forgotten: u64,
     /// How far the file has been read, for whoever shows it.
     progress: Option<Box<dyn Fn(u64) + Send>>,
@@ -94,17 +101,17 @@ impl Visitor for Survey {
         let parsed = &item.parsed;
         let tcp = parsed.tcp();
         let (key, side) = conversation(parsed.protocol, parsed.source, parsed.destination);
-        let room = self.pairs.len() < PAIRS;
-        let opens = !self.pairs.contains_key(&key);
-        let pair = if opens && !room { None } else { Some(self.pairs.entry(key).or_default()) };
-        self.forgotten += u64::from(pair.is_none());
-        if let (Some(pair), Some(tcp)) = (pair, tcp)
-            && tcp.flags.0 & (TcpFlags::SYN | TcpFlags::RST).0 == 0
-        {
-            pair[side] = true;
+        let opens = self.met.len() < CONVERSATIONS && self.met.insert(self.hasher.hash_one(key));
+        let within = TcpFlags::SYN | TcpFlags::RST;
+        if tcp.is_some_and(|tcp| tcp.flags.0 & within.0 == 0) {
+            if self.pairs.len() < PAIRS || self.pairs.contains_key(&key) {
+                self.pairs.entry(key).or_default()[side] = true;
+            } else {
+                self.forgotten += 1;
+            }
         }
         let syn = tcp.is_some_and(|tcp| is_plain_syn(tcp.flags));
-        self.ballot.packet(parsed.source.ip(), parsed.destination.ip(), item.way, opens && room, syn);
+        self.ballot.packet(parsed.source.ip(), parsed.destination.ip(), item.way, opens, syn);
         if let Some((protocol, socket, open)) = statement(parsed) {
             self.answer(protocol, socket, item.index, open);
         }

@@ -1,7 +1,12 @@
 //! What the driver makes of a capture.
 
+use std::sync::Arc;
+
 use lab::host::Event;
-use lab::trace::{Content, Limits, Plan};
+use lab::report::Watched;
+use lab::trace::{self, Content, Limits, Lines, Plan, Told};
+use lab::wfp::Engine;
+use serde_json::Value;
 
 use super::write::*;
 
@@ -119,4 +124,31 @@ fn what_there_is_no_room_for_is_counted() {
     assert_eq!((account.conversations.len(), account.others()), (10, (40, false)));
     assert_eq!((account.other_rows, account.conversations[0].more), (80, 1));
     assert_eq!((account.silenced, account.kept_back), (50, 50));
+}
+
+#[test]
+fn json_lines_say_what_the_account_says() {
+    let mut packets = exchange(at(HOST[0], 80), at(PEER[0], 4000));
+    packets.extend(closed(at(HOST[0], 81), at(PEER[0], 4001)));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    std::fs::write(&path, pcap(&packets)).unwrap();
+    let mut machine = machine(&[]);
+    let filter = Arc::<Engine>::clone(machine.engine());
+    let (mut bytes, watched) = (Vec::new(), Watched::of(machine.engine()));
+    let mut lines = Lines::new(&mut bytes);
+    let listener = Box::new(|told: &Told<'_>| lines.tell(told).map(|()| true));
+    let played = trace::play(&path, &plan(), filter, watched, Arc::new(|_| ()), listener).unwrap();
+    lines.finish(&played).unwrap();
+    assert!(machine.stop().unwrap().is_empty());
+    let text = String::from_utf8(bytes).unwrap();
+    let objects: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (summary, rest) = objects.split_last().unwrap();
+    assert_eq!((&summary["type"], &summary["events"]), (&"summary".into(), &played.account.records.into()));
+    assert_eq!(rest.len() as u64, played.account.records + played.account.kept_back);
+    let silenced = rest.iter().find(|one| one["event"] == "SYN, nobody listening").unwrap();
+    let layers = silenced["layers"].as_array().unwrap();
+    assert_eq!(layers.last().unwrap()["layer"], "INBOUND_TRANSPORT_V4_DISCARD");
+    assert_eq!((&layers.last().unwrap()["driver"], &silenced["order"]), (&"block".into(), &"match".into()));
+    assert_eq!(rest.last().unwrap()["type"], "kept-back");
 }
