@@ -169,6 +169,19 @@ mod tests {
     }
 
     #[test]
+    fn most_conversations_count_for_more_than_most_packets() {
+        let address = |last| IpAddr::from([10, 0, 0, last]);
+        let mut ballot = Ballot::default();
+        for peer in 2..5 {
+            ballot.packet(address(1), address(peer), None, true, false);
+        }
+        for packet in 0..100 {
+            ballot.packet(address(8), address(9), None, packet == 0, packet == 0);
+        }
+        assert_eq!(ballot.roles().text().0, ["10.0.0.1"]);
+    }
+
+    #[test]
     fn a_mark_counts_for_more_than_numbers() {
         let (one, other): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
         let mut ballot = Ballot::default();

@@ -105,6 +105,7 @@ fn nothing_in_a_capture_is_markup() {
     assert!(!dom.contains("<img") && !dom.contains("id=\"owned\""));
     assert_eq!(dom.matches("&lt;img src=x onerror=").count(), 4, "title, heading, fact, note");
     assert!(dom.contains("connections</p>"), "the page's own script has run");
+    assert!(html.contains("Content-Security-Policy\" content=\"default-src 'none'; style-src 'nonce-"));
     // Not even what gets past the escaping would run.
     std::fs::write(&path, html.replace("<main>", "<main><script>document.body.id='owned'</script>")).unwrap();
     let dom = chromium(&path, &["--dump-dom"]);

@@ -128,6 +128,16 @@ impl Blocks {
     }
 }
 
+/// A pcapng file of raw IP.
+pub fn pcapng(packets: &[Vec<u8>]) -> Vec<u8> {
+    let mut blocks = Blocks::begin(false, Some(9));
+    let marked = blocks.option(2, &blocks.word(0));
+    for (index, packet) in packets.iter().enumerate() {
+        blocks.enhanced(0, index as u64 * 1_000_000, packet, &marked);
+    }
+    blocks.1
+}
+
 #[test]
 fn pcapng_blocks_clocks_and_marks() {
     let packet = packets().swap_remove(0);

@@ -1,12 +1,14 @@
 //! Captures that somebody made to break what reads them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use lab::host::{Ends, Filter, Record, Variants};
 use lab::trace::{Replay, Roles, Survey, Visitor, Witness, feed};
-use lab::wfp::Engine;
+use lab::wfp::{Decision, Engine, FlowHandle, LayerId, Request};
 use proptest::prelude::*;
 
+use super::capture::pcapng;
 use super::write::*;
 
 /// Looks at nothing.
@@ -23,20 +25,46 @@ impl Witness for Blind {
     }
 }
 
+/// An engine whose flows are counted while they live.
+struct Counted(Arc<Engine>, AtomicI64);
+
+impl Filter for Counted {
+    fn classify(&self, request: &Request<'_>) -> Decision {
+        self.0.classify(request)
+    }
+
+    fn generation(&self, layer: LayerId) -> u64 {
+        self.0.generation(layer)
+    }
+
+    fn flow_create(&self) -> FlowHandle {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.flow_create()
+    }
+
+    fn flow_end(&self, flow: FlowHandle) {
+        self.1.fetch_sub(1, Ordering::Relaxed);
+        self.0.flow_end(flow);
+    }
+}
+
 /// Plays a file to an engine; how many packets it had.
-fn play_to(file: &[u8], filter: Arc<dyn Filter>, local: Option<&str>) -> u64 {
+fn play_to(file: &[u8], engine: Arc<Engine>, local: Option<&str>) -> u64 {
     let mut survey = Survey::default();
     let first = feed(file, true, &mut survey).unwrap();
     let roles = local.map_or_else(|| survey.roles(), |local| Roles::given(vec![local.parse().unwrap()]));
+    let counted = Arc::new(Counted(engine, AtomicI64::new(0)));
+    let filter = Arc::<Counted>::clone(&counted);
     let mut replay = Replay::new(filter, Variants::default(), &survey, &roles, Blind);
     replay.position(0);
     let second = feed(file, true, &mut replay).unwrap();
     assert_eq!((first.packets, first.damage), (second.packets, second.damage));
     let _ = replay.finish();
+    assert_eq!(counted.1.load(Ordering::Relaxed), 0, "every flow ends, once");
     second.packets
 }
 
-fn seed_file() -> Vec<u8> {
+fn seed() -> Vec<Vec<u8>> {
     let mut packets = Vec::new();
     for family in [0, 1] {
         let (host, peer) = (HOST[family], PEER[family]);
@@ -44,7 +72,7 @@ fn seed_file() -> Vec<u8> {
         packets.extend(closed(at(host, 81), at(peer, 4001)));
         packets.extend([udp(peer_port(peer), at(host, 53), b"x"), udp(at(host, 53), peer_port(peer), b"y")]);
     }
-    pcap(&packets)
+    packets
 }
 
 fn peer_port(peer: std::net::IpAddr) -> std::net::SocketAddr {
@@ -80,30 +108,35 @@ proptest! {
 fn changed_captures_are_played() {
     let mut machine = machine(&[("CheckOrder", 1), ("FlowLimit", 16)]);
     let engine = Arc::<Engine>::clone(machine.engine());
-    let file = seed_file();
+    let files = [pcap(&seed()), pcapng(&seed())];
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 400,
+        cases: 1000,
         failure_persistence: None,
         ..ProptestConfig::default()
     });
-    let changes = prop::collection::vec((24..file.len(), any::<u8>(), 0..4_u8), 0..12);
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 0..12);
     let local = prop_oneof![Just(None), Just(Some("0.0.0.0/0")), Just(Some("2001:db8::1"))];
-    let outcome = runner.run(&(changes, local), |(changes, local)| {
-        let mut file = file.clone();
+    let outcome = runner.run(&(0..files.len(), changes, local), |(which, changes, local)| {
+        let mut file = files[which].clone();
         for (place, byte, kind) in changes {
-            let place = place.min(file.len().saturating_sub(1));
+            if file.is_empty() {
+                break;
+            }
+            let place = place.index(file.len());
             match kind {
                 0 | 1 => file[place] = byte,
                 2 => drop(file.drain(place..(place + usize::from(byte)).min(file.len()))),
                 _ => file.splice(place..place, std::iter::repeat_n(byte, 3)).for_each(drop),
             }
         }
-        play_to(&file, Arc::<Engine>::clone(&engine) as _, local);
+        play_to(&file, Arc::<Engine>::clone(&engine), local);
         prop_assert!(machine.kernel().stopped().is_none(), "{:?}", machine.kernel().stopped());
         Ok(())
     });
     outcome.unwrap();
-    assert!(play_to(&file, engine, None) > 20);
+    for file in &files {
+        assert_eq!(play_to(file, Arc::<Engine>::clone(&engine), None), seed().len() as u64);
+    }
     let findings = machine.kernel().verifier().findings();
     assert!(findings.is_empty(), "{findings:?}");
     assert!(machine.stop().unwrap().is_empty());

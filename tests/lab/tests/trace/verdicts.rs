@@ -40,6 +40,17 @@ fn a_connection_goes_as_documented_and_a_closed_port_is_silent() {
 }
 
 #[test]
+fn as_many_answers_are_kept_back_as_probes_were_silenced() {
+    let (host, peer) = (at(HOST[0], 81), at(PEER[0], 4001));
+    let [probe, reset] = closed(host, peer).try_into().unwrap();
+    // The last RST answers nothing that the driver has seen.
+    let packets = [&probe, &probe, &reset, &reset, &reset].map(Clone::clone);
+    let played = play(&pcap(&packets), &plan(), &[]);
+    assert_eq!((played.account.silenced, played.account.kept_back), (2, 2));
+    assert_eq!(met(&played, Event::RstOut), 1);
+}
+
+#[test]
 fn a_driver_that_only_audits_lets_the_answer_go() {
     let packets = closed(at(HOST[0], 81), at(PEER[0], 4001));
     let played = play(&pcap(&packets), &plan(), &[("Mode", 1)]);
