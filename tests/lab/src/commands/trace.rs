@@ -110,7 +110,8 @@ fn start(driver: &Path, world: &Plan<'_>) -> Result<Machine> {
 
 fn play(arguments: &Arguments, plan: &trace::Plan, machine: &Machine) -> Result<Played> {
     let size = std::fs::metadata(&arguments.file).map_or(0, |file| file.len());
-    let bar = bar(size * 2);
+    let shows = (arguments.json || arguments.events) && stdout().is_terminal();
+    let bar = if shows { ProgressBar::hidden() } else { bar(size.saturating_mul(2)) };
     let mut out = BufWriter::new(stdout().lock());
     let mut lines = Lines::new(&mut out);
     let (json, events) = (arguments.json, arguments.events);

@@ -208,7 +208,8 @@ impl Matcher<'_> {
     }
 }
 
-fn without_family(name: &str) -> String {
+/// A layer's name for both families.
+pub(crate) fn without_family(name: &str) -> String {
     name.replacen("_V4", "", 1).replacen("_V6", "", 1)
 }
 

@@ -25,7 +25,7 @@ impl Watched {
                     callouts.extend(engine.layer_by_key(layer).map(|layer| (key, layer.name)));
                 }
                 Change::FilterAdd { callout: Some(callout), .. } => {
-                    led_to.extend(callouts.get(&callout).map(|name: &&str| without_family(name)));
+                    led_to.extend(callouts.get(&callout).map(|name: &&str| documented::without_family(name)));
                 }
                 _ => {}
             }
@@ -160,8 +160,4 @@ pub fn sequence(event: Event) -> String {
         Expected::Segments(names) => format!("{} …", names.join(" ")),
     });
     layers.collect::<Vec<_>>().join(" ")
-}
-
-fn without_family(name: &str) -> String {
-    name.replacen("_V4", "", 1).replacen("_V6", "", 1)
 }

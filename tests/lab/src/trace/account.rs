@@ -1,13 +1,13 @@
 //! What is kept of what happened: enough to show, and never more than so much.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::timeline::Timeline;
-use crate::host::documented::{self, Comparison};
+use crate::host::documented::Comparison;
 use crate::host::{Ends, Event, Record};
 use crate::report::{Flows, Watched};
 use crate::wfp::ActionType;
@@ -244,11 +244,5 @@ impl Account {
             conversation.more += 1;
         }
         Some(conversation)
-    }
-
-    /// The events that were met and have a documented order, each with that.
-    pub fn documented(&self) -> BTreeSet<Event> {
-        let events = self.flows.iter().map(|flow| flow.event);
-        events.filter(|event| documented::sequence(*event).is_some()).collect()
     }
 }

@@ -11,6 +11,7 @@
 //! | `feed` | one pass over a file |
 //! | `roles`, `survey` | whose side it is, and who answers where |
 //! | `replay`, `segments`, `connection`, `datagrams` | the host that plays the packets |
+//! | `room` | maps that do not grow without bound |
 //! | `account`, `timeline` | what is kept of it |
 //! | `lines` | the same as JSON, line by line |
 //!
@@ -40,7 +41,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 pub use account::{Account, Answers, Content, Conversation, Limits, Row, Step};
 pub use capture::{Damage, Frame, Reader};
@@ -104,7 +105,7 @@ pub enum Told<'a> {
 /// Plays the capture at `path` to a filter engine.
 ///
 /// # Errors
-/// If the file cannot be opened, or what the listener reports. A file that is
+/// If the file cannot be opened or is no capture, or what the listener reports. A file that is
 /// damaged is played as far as it goes; [`Played::tally`] says so.
 pub fn play(
     path: &Path,
@@ -117,6 +118,9 @@ pub fn play(
     let told = Arc::clone(&progress);
     let mut survey = Survey::new(move |bytes| told(bytes));
     let first = read(path, plan.checksums, &mut survey)?;
+    if let Some(damage) = first.damage.filter(|_| first.format.is_empty()) {
+        bail!("{}: {damage}", path.display());
+    }
     let roles = match &plan.local[..] {
         [] => survey.roles(),
         prefixes => Roles::given(prefixes.to_vec()),

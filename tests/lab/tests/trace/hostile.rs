@@ -142,6 +142,17 @@ fn changed_captures_are_played() {
     assert!(machine.stop().unwrap().is_empty());
 }
 
+/// What is no capture is an error, and says what it is instead.
+#[test]
+fn other_files_are_refused() {
+    let engine = Engine::new();
+    let watched = lab::report::Watched::of(&engine);
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let (progress, listener) = (Arc::new(|_| ()), Box::new(|_: &lab::trace::Told<'_>| Ok(true)));
+    let refused = lab::trace::play(&path, &plan(), engine, watched, progress, listener);
+    assert!(refused.err().unwrap().to_string().contains("no capture file"));
+}
+
 /// A length that nobody has memory for.
 #[test]
 fn lengths_are_not_taken_on_trust() {
