@@ -10,7 +10,7 @@ use super::timeline::Timeline;
 use crate::host::documented::Comparison;
 use crate::host::{Ends, Event, Record};
 use crate::report::{Flows, Watched};
-use crate::wfp::ActionType;
+use crate::wfp::{ActionType, Invocation, RIGHT_ACTION_WRITE};
 
 /// How much is kept in detail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ const DEVIATIONS: usize = 100;
 pub struct Step {
     /// With its family: `INBOUND_TRANSPORT_V4_DISCARD`.
     pub layer: &'static str,
-    /// What the driver's callout returned, `None` where it was not asked.
+    /// What the driver's callout answered, `None` where it was not asked.
     pub driver: Option<ActionType>,
     /// Whether the engine's decision was to block.
     pub blocked: bool,
@@ -197,7 +197,7 @@ impl Account {
         let mut steps = Vec::with_capacity(record.steps.len());
         for step in &record.steps {
             let ours = step.decision.invocations.iter().filter(|one| self.watched.is_ours(one.callout_key));
-            let driver = ours.map(|one| one.after.action).next_back();
+            let driver = ours.map(answer).next_back();
             if let Some(action) = driver {
                 let answers = self.answers.entry(step.name).or_default();
                 answers.asked += 1;
@@ -245,4 +245,11 @@ impl Account {
         }
         Some(conversation)
     }
+}
+
+/// What a callout answered. Where it had no right to write and wrote nothing,
+/// the action that stands there is somebody else's.
+fn answer(one: &Invocation) -> ActionType {
+    let may_write = one.before.rights & RIGHT_ACTION_WRITE != 0;
+    if !may_write && one.after == one.before { ActionType::CONTINUE } else { one.after.action }
 }

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use lab::host::Event;
+use lab::machine::Machine;
+use lab::nt;
 use lab::report::Watched;
+use lab::setup::{self, Target};
 use lab::trace::{self, Content, Limits, Lines, Plan, Told};
 use lab::wfp::Engine;
 use serde_json::Value;
@@ -56,6 +59,21 @@ fn a_driver_that_only_audits_lets_the_answer_go() {
     let played = play(&pcap(&packets), &plan(), &[("Mode", 1)]);
     assert_eq!((played.account.silenced, played.account.kept_back), (0, 0));
     assert_eq!(met(&played, Event::RstOut), 1);
+}
+
+/// What another filter has decided is no answer of the driver's.
+#[test]
+fn a_decision_of_somebody_elses_is_not_the_drivers() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    std::fs::write(&path, pcap(&closed(at(HOST[0], 81), at(PEER[0], 4001)))).unwrap();
+    let mut machine = Machine::new(nt::Options::default());
+    lab::variants::add_stronger(machine.engine()).unwrap();
+    machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
+    let played = play_on(machine, &path, &plan());
+    let answers = played.account.answers["INBOUND_TRANSPORT_V4_DISCARD"];
+    assert_eq!((answers.asked, answers.left_alone), (1, 1), "{answers:?}");
+    assert_eq!((played.account.silenced, met(&played, Event::RstOut)), (0, 1));
 }
 
 #[test]

@@ -115,7 +115,10 @@ pub fn play(file: &[u8], plan: &Plan, values: &[(&str, u32)]) -> Played {
 }
 
 pub fn play_file(path: &Path, plan: &Plan, values: &[(&str, u32)]) -> Played {
-    let mut machine = machine(values);
+    play_on(machine(values), path, plan)
+}
+
+pub fn play_on(mut machine: Machine, path: &Path, plan: &Plan) -> Played {
     let watched = Watched::of(machine.engine());
     let filter = Arc::<lab::wfp::Engine>::clone(machine.engine());
     let played = trace::play(path, plan, filter, watched, Arc::new(|_| ()), Box::new(|_| Ok(true))).unwrap();
