@@ -22,6 +22,7 @@
 //! | [`registry`] | the driver's values from outside, while a host is up |
 //! | [`package`] | the driver package: INF, catalog, test signatures |
 //! | [`bench`] | what a classify costs: time, instructions, what it locks and writes |
+//! | [`trace`] | plays a capture file through the driver |
 //! | [`report`] | what people read |
 //! | [`commands`] | `cargo lab …` |
 
@@ -46,6 +47,7 @@ pub mod schedule;
 pub mod setup;
 pub mod status;
 pub mod storm;
+pub mod trace;
 pub mod traffic;
 pub mod variants;
 pub mod verifier;

@@ -117,7 +117,7 @@ pub static ALL: [Variant; 14] = [
 
 /// Adds the sublayer of `stronger-hard-permit`: a policy of somebody else's,
 /// heavier than the driver's.
-pub(crate) fn add_stronger(engine: &Engine) -> Result<()> {
+pub fn add_stronger(engine: &Engine) -> Result<()> {
     const LAYERS: [&str; 4] = [
         "INBOUND_IPPACKET_#_DISCARD",
         "INBOUND_TRANSPORT_#",

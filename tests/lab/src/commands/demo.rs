@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -14,9 +14,10 @@ use crate::counters::Counters;
 use crate::etw::{Enable, Event as Said, HUSHPORT, Value as Field};
 use crate::host::{Application, Event, State};
 use crate::image::KERNEL_STACK_SIZE;
-use crate::report::{Checks, Watched, flows};
+use crate::report::{Checks, Page, Watched, flows};
 use crate::scan::{self, States};
 use crate::setup::{self, Need, Target};
+use crate::trace::{Account, Limits};
 use crate::wfp::{ActionType, DisplayData, Filter, Guid, Session, Value};
 use crate::wire::{Family, Way};
 use crate::world::{Plan, World};
@@ -87,6 +88,7 @@ pub fn run() -> Result<bool> {
     }
     show_flows(&world, &mut checks)?;
     policies(&session.events(), &mut checks);
+    let page = write_page(&world)?;
     println!("\n5. unload");
     unload(&mut world, &mut checks);
     let last = session.take().pop().map(|event| event.name);
@@ -97,6 +99,7 @@ pub fn run() -> Result<bool> {
     world.recorder.write_pcap(std::fs::File::create(&capture)?)?;
     world.host.stop()?;
     println!("  every packet is in {}", Path::new(&capture).display());
+    println!("  every connection's layers are drawn in {}", page.display());
     println!("\n{checks}");
     Ok(checks.hold())
 }
@@ -330,6 +333,28 @@ fn show_flows(world: &World, checks: &mut Checks) -> Result<()> {
     let forgotten = report.log.forgotten();
     checks.note("events that the log had no room for", 0, forgotten);
     Ok(())
+}
+
+/// Writes what happened as a page, as `cargo lab trace` does for a capture.
+fn write_page(world: &World) -> Result<PathBuf> {
+    let log = world.host.report()?.log;
+    let length = log.records().last().map_or(Duration::ZERO, |record| record.at);
+    let mut account = Account::new(Watched::of(world.machine.engine()), true, Limits::default(), length);
+    for record in log.records() {
+        // The demo's own checks compare.
+        let _ = account.note(record);
+    }
+    let hosts = Family::BOTH.map(|family| world.network.host_address(family).to_string());
+    let facts = vec![
+        ("host", hosts.join(", ")),
+        ("packets", world.recorder.packets().len().to_string()),
+        ("events", account.records.to_string()),
+        ("silenced", account.silenced.to_string()),
+        ("deviations", account.deviations.to_string()),
+    ];
+    let path = setup::state().join("demo.html");
+    Page::new("cargo lab demo", facts, &account, &[]).write_to(&path)?;
+    Ok(path)
 }
 
 fn unload(world: &mut World, checks: &mut Checks) {

@@ -10,6 +10,7 @@ mod reg;
 mod sanitize;
 mod scan;
 mod test;
+mod trace;
 mod up;
 mod wdk;
 
@@ -46,6 +47,8 @@ enum Lab {
     Coverage,
     /// Make the driver package: .sys, .inf, .cat, .pdb and a test certificate
     Package(package::Arguments),
+    /// Play a capture through the driver: text, JSON lines, or a page
+    Trace(trace::Arguments),
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
     /// Build the driver as on Windows, with the headers of a WDK, and test that
@@ -66,6 +69,7 @@ pub fn run() -> ExitCode {
         Lab::Sanitize(arguments) => sanitize::run(arguments),
         Lab::Coverage => coverage::run(),
         Lab::Package(arguments) => package::run(arguments),
+        Lab::Trace(arguments) => trace::run(arguments),
         Lab::Up(arguments) => up::run(arguments),
         Lab::Wdk(arguments) => wdk::run(arguments),
     };

@@ -69,6 +69,14 @@ pub fn sequence(event: Event) -> Option<&'static [Expected]> {
             Layer("ALE_FLOW_ESTABLISHED"),
             Layer("DATAGRAM_DATA"),
         ],
+        Event::FirstDatagramOut => &[
+            Layer("ALE_CONNECT_REDIRECT"),
+            Layer("ALE_AUTH_CONNECT"),
+            Layer("ALE_FLOW_ESTABLISHED"),
+            Layer("DATAGRAM_DATA"),
+            Layer("OUTBOUND_TRANSPORT"),
+            Layer("OUTBOUND_IPPACKET"),
+        ],
         Event::EchoReplyOut | Event::DatagramOut => {
             &[Layer("DATAGRAM_DATA"), Layer("OUTBOUND_TRANSPORT"), Layer("OUTBOUND_IPPACKET")]
         }
@@ -200,7 +208,8 @@ impl Matcher<'_> {
     }
 }
 
-fn without_family(name: &str) -> String {
+/// A layer's name for both families.
+pub(crate) fn without_family(name: &str) -> String {
     name.replacen("_V4", "", 1).replacen("_V6", "", 1)
 }
 

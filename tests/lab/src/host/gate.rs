@@ -37,7 +37,7 @@ impl fmt::Display for Counters {
 }
 
 /// The way to the filter engine.
-pub(super) struct Gate {
+pub(crate) struct Gate {
     pub filter: Arc<dyn Filter>,
     pub options: Options,
     pub variants: Variants,

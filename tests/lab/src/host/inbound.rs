@@ -15,7 +15,7 @@ use crate::wire::{Family, Parsed, Transport, reassembled};
 
 /// How long a datagram's flow lives without traffic (facts: 1.3), and a
 /// fragment without the rest (RFC 8200, 4.5).
-const IDLE: Duration = Duration::from_secs(60);
+pub(crate) const IDLE: Duration = Duration::from_secs(60);
 
 /// The most flows of datagrams, and the most partial datagrams, at once.
 pub(super) const FLOWS_LIMIT: usize = 1024;
@@ -176,7 +176,7 @@ impl Host {
 }
 
 /// The ICMP type of an echo request (RFC 792, RFC 4443).
-fn echo_request(family: Family) -> u8 {
+pub(crate) fn echo_request(family: Family) -> u8 {
     match family {
         Family::V4 => 8,
         Family::V6 => 128,

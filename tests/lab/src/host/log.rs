@@ -59,6 +59,7 @@ events! {
     EndpointlessDatagram = "datagram without endpoint",
     DatagramIn = "datagram in",
     LaterDatagramIn = "later datagram in",
+    FirstDatagramOut = "first datagram out",
     DatagramOut = "datagram out",
     IcmpErrorOut = "ICMP error out",
     EchoRequestIn = "echo request in",
@@ -67,6 +68,7 @@ events! {
     FragmentIn = "fragment in",
     Unusable = "unusable packet",
     OtherIn = "other packet in",
+    OtherOut = "other packet out",
 }
 
 impl fmt::Display for Event {
@@ -166,12 +168,18 @@ impl Log {
         self.records.iter()
     }
 
+    /// Takes the records out, oldest first; to the log they are forgotten.
+    pub(crate) fn take(&mut self) -> VecDeque<Record> {
+        self.first += self.records.len() as u64;
+        std::mem::take(&mut self.records)
+    }
+
     /// How many records gave way to later ones.
     pub fn forgotten(&self) -> u64 {
         self.first
     }
 
-    pub(super) fn open(&mut self, at: Duration, ends: Ends, event: Event) -> RecordId {
+    pub(crate) fn open(&mut self, at: Duration, ends: Ends, event: Event) -> RecordId {
         if self.records.len() == self.limit {
             self.records.pop_front();
             self.first += 1;
@@ -189,7 +197,7 @@ impl Log {
     }
 
     /// Says what the event turned out to be.
-    pub(super) fn rename(&mut self, id: RecordId, event: Event) {
+    pub(crate) fn rename(&mut self, id: RecordId, event: Event) {
         if let Some(record) = self.record_mut(id) {
             record.event = event;
         }

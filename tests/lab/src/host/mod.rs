@@ -50,16 +50,20 @@ pub use application::Application;
 pub use disorder::{Disorder, Disordered, Fault};
 pub use filter::Filter;
 pub use gate::Counters;
+pub(crate) use gate::Gate;
+pub(crate) use inbound::{IDLE, echo_request};
 pub use layers::{Definition, Field, Layer, definition};
 pub use log::{Ends, Event, Log, Record, RecordId, Step};
 pub use options::{Interface, Options, Process};
 pub use run::{Finished, HostHandle, Report, spawn};
 pub use scene::Direction;
+pub(crate) use scene::{Scene, flag};
+pub(crate) use segment::{is_plain_syn, stream_flag};
 pub use sockets::{ConnectionId, Outcome, SocketError, State};
+
 pub use variants::{DataStart, DiscardMetadata, ListenerReason, StreamBlock, UdpDiscard, Variants, reason};
 
 use connection::Connection;
-use gate::Gate;
 use sockets::Listener;
 use stack::Stack;
 

@@ -14,7 +14,8 @@ use crate::wfp::{FlowHandle, LayerData, Packet, Value};
 use crate::wire::{Family, Parsed, Transport};
 
 /// `FWP_CONDITION_FLAG_*` (`fwptypes.h`) that the host itself sets.
-pub(super) mod flag {
+pub(crate) mod flag {
+    pub const IS_LOOPBACK: u32 = 0x1;
     pub const IS_REAUTHORIZE: u32 = 0x4;
     pub const IS_WILDCARD_BIND: u32 = 0x8;
     pub const IS_FRAGMENT: u32 = 0x20;
@@ -32,7 +33,7 @@ pub enum Direction {
 
 /// What the host knows when it indicates to a layer.
 #[derive(Clone, Copy)]
-pub(super) struct Scene<'a> {
+pub(crate) struct Scene<'a> {
     pub ends: Ends,
     /// The connection's direction, or the datagram's where there is none.
     pub direction: Direction,

@@ -17,7 +17,7 @@ use crate::wire::{Parsed, Tcp, TcpFlags};
 pub(super) const REASON_POLICY_CHANGE: u32 = 1;
 
 /// `FWPS_STREAM_FLAG_*` (`fwpsk.h`).
-pub(super) mod stream_flag {
+pub(crate) mod stream_flag {
     pub const RECEIVE: u32 = 0x1;
     pub const RECEIVE_DISCONNECT: u32 = 0x4;
     pub const RECEIVE_ABORT: u32 = 0x8;
@@ -30,7 +30,7 @@ const SYN: TcpFlags = TcpFlags::SYN;
 const RST: TcpFlags = TcpFlags::RST;
 
 /// A SYN that asks for a connection and nothing else.
-fn is_plain_syn(flags: TcpFlags) -> bool {
+pub(crate) fn is_plain_syn(flags: TcpFlags) -> bool {
     flags.has(SYN) && flags.0 & (TcpFlags::ACK | TcpFlags::FIN | RST).0 == 0
 }
 

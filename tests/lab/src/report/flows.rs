@@ -8,16 +8,39 @@ use crate::host::{Event, Log, Record};
 use crate::wfp::{Change, Engine, Guid};
 
 /// The layers at which a driver's callouts stand, by the callout's key.
-pub struct Watched(HashMap<Guid, &'static str>);
+pub struct Watched {
+    callouts: HashMap<Guid, &'static str>,
+    /// Where a filter leads to one, by name without family.
+    led_to: BTreeSet<String>,
+}
 
 impl Watched {
     /// Every callout that was added to the engine.
     pub fn of(engine: &Engine) -> Self {
-        let callouts = engine.journal().into_iter().filter_map(|change| match change {
-            Change::CalloutAdd { key, layer, .. } => Some((key, engine.layer_by_key(layer)?.name)),
-            _ => None,
-        });
-        Self(callouts.collect())
+        let mut callouts = HashMap::new();
+        let mut led_to = BTreeSet::new();
+        for change in engine.journal() {
+            match change {
+                Change::CalloutAdd { key, layer, .. } => {
+                    callouts.extend(engine.layer_by_key(layer).map(|layer| (key, layer.name)));
+                }
+                Change::FilterAdd { callout: Some(callout), .. } => {
+                    led_to.extend(callouts.get(&callout).map(|name: &&str| documented::without_family(name)));
+                }
+                _ => {}
+            }
+        }
+        Self { callouts, led_to }
+    }
+
+    /// Whether a callout is one of these.
+    pub fn is_ours(&self, callout: Guid) -> bool {
+        self.callouts.contains_key(&callout)
+    }
+
+    /// Whether a filter leads to a callout at a layer, named without family.
+    pub fn stands_at(&self, layer: &str) -> bool {
+        self.led_to.contains(layer)
     }
 
     /// How often each of the callouts was called in all that is logged.
@@ -25,7 +48,7 @@ impl Watched {
         let steps = log.records().flat_map(|record| &record.steps);
         let mut counts = BTreeMap::new();
         for invocation in steps.flat_map(|step| &step.decision.invocations) {
-            if self.0.contains_key(&invocation.callout_key) {
+            if self.callouts.contains_key(&invocation.callout_key) {
                 *counts.entry(invocation.callout_key).or_default() += 1;
             }
         }
@@ -36,7 +59,7 @@ impl Watched {
     /// counts where its callout ran, under the name for which it was added.
     pub fn seen(&self, record: &Record) -> Vec<&'static str> {
         let invocations = record.steps.iter().flat_map(|step| &step.decision.invocations);
-        invocations.filter_map(|invocation| self.0.get(&invocation.callout_key).copied()).collect()
+        invocations.filter_map(|invocation| self.callouts.get(&invocation.callout_key).copied()).collect()
     }
 }
 
@@ -53,29 +76,49 @@ pub struct Flow {
     pub deviation: Option<String>,
 }
 
+/// The events for which there is a documented order, as they come.
+#[derive(Clone, Debug, Default)]
+pub struct Flows(BTreeMap<Event, Flow>);
+
+impl Flows {
+    /// Takes one record in. `stands` says of a layer, named without family,
+    /// whether the driver is expected to see it.
+    pub fn note(&mut self, record: &Record, watched: &Watched, stands: impl Fn(&str) -> bool) -> Comparison {
+        let (event, seen) = (record.event, watched.seen(record));
+        let comparison = documented::compare(event, seen.iter().copied(), record.stopped(), stands);
+        if comparison == Comparison::Undocumented {
+            return comparison;
+        }
+        let empty = || Flow { event, met: 0, seen: BTreeSet::new(), deviation: None };
+        let flow = self.0.entry(event).or_insert_with(empty);
+        flow.met += 1;
+        if flow.seen.len() < SEQUENCES {
+            flow.seen.insert(folded(&seen).join(" "));
+        }
+        if comparison != Comparison::Match && flow.deviation.is_none() {
+            flow.deviation = Some(format!("{comparison} ({})", record.ends));
+        }
+        comparison
+    }
+
+    /// In the order of the page.
+    pub fn iter(&self) -> impl Iterator<Item = &Flow> {
+        self.0.values()
+    }
+}
+
+/// The most different sequences of one event that are kept.
+const SEQUENCES: usize = 32;
+
 /// Every event of a log for which there is a documented order, in the order of
 /// the page.
 pub fn flows(log: &Log, watched: &Watched) -> Vec<Flow> {
-    let mut flows = Vec::new();
-    for event in Event::ALL {
-        let mut flow = Flow { event: *event, met: 0, seen: BTreeSet::new(), deviation: None };
-        for record in log.records().filter(|record| record.event == *event) {
-            let seen = watched.seen(record);
-            let comparison = documented::compare(*event, seen.iter().copied(), record.stopped(), |_| true);
-            if comparison == Comparison::Undocumented {
-                continue;
-            }
-            flow.met += 1;
-            flow.seen.insert(folded(&seen).join(" "));
-            if comparison != Comparison::Match && flow.deviation.is_none() {
-                flow.deviation = Some(format!("{comparison} ({})", record.ends));
-            }
-        }
-        if flow.met > 0 {
-            flows.push(flow);
-        }
+    let mut flows = Flows::default();
+    for record in log.records() {
+        // What differs is kept with the flow.
+        let _ = flows.note(record, watched, |_| true);
     }
-    flows
+    flows.0.into_values().collect()
 }
 
 /// The same with the segments behind the first as an ellipsis.
@@ -110,7 +153,7 @@ impl fmt::Display for Flow {
 
 /// The documented order in words: what is open in parentheses, what may repeat
 /// with an ellipsis.
-fn sequence(event: Event) -> String {
+pub fn sequence(event: Event) -> String {
     let layers = documented::sequence(event).unwrap_or_default().iter().map(|expected| match expected {
         Expected::Layer(name) => (*name).to_owned(),
         Expected::Open(name) => format!("({name})"),

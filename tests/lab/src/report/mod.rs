@@ -2,6 +2,11 @@
 
 mod checks;
 mod flows;
+mod html;
+mod svg;
+mod trace;
 
 pub use checks::{Check, Checks};
-pub use flows::{Flow, Watched, flows};
+pub use flows::{Flow, Flows, Watched, flows, sequence};
+pub use html::Page;
+pub use trace::trace_text;

@@ -22,6 +22,8 @@ impl Need {
     pub const IP: Self = Self::Program("ip", "iproute2");
     /// `curl`.
     pub const CURL: Self = Self::Program("curl", "curl");
+    /// `chromium`, in which pages are looked at.
+    pub const CHROMIUM: Self = Self::Program("chromium", "chromium");
     /// `g++`, which compiles libFuzzer.
     pub const CXX: Self = Self::Program("g++", "g++");
     /// `openssl`, which makes the test certificate.

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 pub use memory::MemoryWire;
 pub use namespace::{Namespace, Network};
-pub(crate) use packet::reassembled;
 pub use packet::{Family, Parsed, Tcp, TcpFlags, Transport};
+pub(crate) use packet::{protocol, reassembled};
 pub use recorder::{Captured, Recorder, Recording, Way};
 pub use tun::Tun;
 

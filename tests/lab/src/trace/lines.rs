@@ -1,0 +1,164 @@
+//! What happened as JSON lines: one object for each event, the last one a
+//! summary. Nothing is kept, so a capture can be as long as it likes.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use super::{Answers, Played, Step, Tally, Told, Unplayed};
+use crate::host::Ends;
+use crate::host::documented::Comparison;
+use crate::wfp::ActionType;
+
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+enum Object<'a> {
+    Event {
+        /// Seconds since the first packet.
+        at: f64,
+        #[serde(flatten)]
+        between: Between,
+        event: &'static str,
+        /// `match`, `deviation`, or `undocumented`.
+        order: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        deviation: Option<String>,
+        layers: Vec<Layer>,
+    },
+    KeptBack {
+        at: f64,
+        #[serde(flatten)]
+        between: Between,
+    },
+    Summary(Summary<'a>),
+}
+
+#[derive(Serialize)]
+struct Between {
+    protocol: u8,
+    local: String,
+    remote: Option<String>,
+}
+
+impl From<Ends> for Between {
+    fn from(ends: Ends) -> Self {
+        let remote = ends.remote.map(|remote| remote.to_string());
+        Self { protocol: ends.protocol, local: ends.local.to_string(), remote }
+    }
+}
+
+#[derive(Serialize)]
+struct Layer {
+    layer: &'static str,
+    /// What the driver's callout returned; `null` where it was not asked.
+    driver: Option<String>,
+    blocked: bool,
+}
+
+/// A callout's answer in a word.
+pub fn word(action: ActionType) -> String {
+    match action {
+        ActionType::BLOCK => "block".into(),
+        ActionType::PERMIT => "permit".into(),
+        ActionType::CONTINUE => "continue".into(),
+        ActionType(other) => format!("{other:#x}"),
+    }
+}
+
+/// How a run went, in numbers.
+#[derive(Serialize)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct Summary<'a> {
+    pub capture: &'a Tally,
+    pub local: Vec<String>,
+    /// How it is known which addresses are local.
+    pub local_how: &'static str,
+    pub indications: u64,
+    pub events: u64,
+    pub silenced: u64,
+    pub kept_back: u64,
+    pub deviations: u64,
+    pub deviating: &'a [String],
+    pub not_played: Unplayed,
+    /// Conversations and sockets that the first pass had no room for.
+    pub not_surveyed: u64,
+    pub layers: &'a BTreeMap<&'static str, Answers>,
+}
+
+impl<'a> Summary<'a> {
+    /// Of a capture that was played.
+    pub fn of(played: &'a Played) -> Self {
+        let (local, local_how) = played.roles.text();
+        let account = &played.account;
+        Self {
+            capture: &played.tally,
+            local,
+            local_how,
+            indications: played.counters.classified,
+            events: account.records,
+            silenced: account.silenced,
+            kept_back: account.kept_back,
+            deviations: account.deviations,
+            deviating: &account.deviating,
+            not_played: played.unplayed,
+            not_surveyed: played.unsurveyed,
+            layers: &account.answers,
+        }
+    }
+}
+
+/// Writes lines.
+pub struct Lines<W>(W);
+
+impl<W: Write> Lines<W> {
+    /// To a writer.
+    pub fn new(writer: W) -> Self {
+        Self(writer)
+    }
+
+    /// One line for one thing told.
+    ///
+    /// # Errors
+    /// What the writer reports.
+    pub fn tell(&mut self, told: &Told<'_>) -> Result<()> {
+        let object = match told {
+            Told::KeptBack(at, ends) => Object::KeptBack { at: at.as_secs_f64(), between: (*ends).into() },
+            Told::Record(record, order, steps) => {
+                let (order, deviation) = match order {
+                    Comparison::Match => ("match", None),
+                    Comparison::Undocumented => ("undocumented", None),
+                    deviation @ Comparison::Deviation { .. } => ("deviation", Some(deviation.to_string())),
+                };
+                Object::Event {
+                    at: record.at.as_secs_f64(),
+                    between: record.ends.into(),
+                    event: record.event.text(),
+                    order,
+                    deviation,
+                    layers: steps.iter().map(layer).collect(),
+                }
+            }
+        };
+        self.line(&object)
+    }
+
+    /// The last line.
+    ///
+    /// # Errors
+    /// What the writer reports.
+    pub fn finish(mut self, played: &Played) -> Result<()> {
+        self.line(&Object::Summary(Summary::of(played)))?;
+        Ok(self.0.flush()?)
+    }
+
+    fn line(&mut self, object: &Object<'_>) -> Result<()> {
+        serde_json::to_writer(&mut self.0, object)?;
+        Ok(self.0.write_all(b"\n")?)
+    }
+}
+
+fn layer(step: &Step) -> Layer {
+    Layer { layer: step.layer, driver: step.driver.map(word), blocked: step.blocked }
+}

@@ -1,0 +1,279 @@
+//! A host without a stack: packets of the past, shown to the layers again.
+//!
+//! Each packet goes through the layers that *TCP Packet Flows* and *UDP Packet
+//! Flows* give for it, with the same fields, metadata and data as the host's
+//! own ([`crate::host`]). What TCP would know, the connections here know from
+//! the packets. Where the driver keeps an answer back that the capture holds,
+//! the answer is not played: with the driver it would not have been.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use super::connection::Connections;
+use super::datagrams::Flows;
+use super::feed::{Item, Visitor};
+use super::roles::{Roles, is_broadcast};
+use super::room::make_room;
+use super::survey::Survey;
+use crate::host::{
+    Counters, Direction, Ends, Event, Filter, Gate, Layer, Log, Options, Record, RecordId, Scene, Variants,
+    flag, reason,
+};
+use crate::wire::{Parsed, Transport};
+
+/// Two sockets and a protocol, the local one first.
+pub(super) type Key = (u8, SocketAddr, SocketAddr);
+
+/// Is told what happens, as it does.
+pub trait Witness {
+    /// A packet or call and the layers it passed.
+    fn record(&mut self, record: &Record) -> Result<()>;
+    /// An answer in the capture that the driver has kept back.
+    fn kept_back(&mut self, at: Duration, ends: Ends) -> Result<()>;
+    /// Told now and then how many bytes of the file have been played.
+    fn position(&mut self, _bytes: u64) {}
+    /// Whether to go on.
+    fn goes_on(&self) -> bool {
+        true
+    }
+}
+
+/// What was not played, and why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Unplayed {
+    /// Neither end is the host's.
+    pub foreign: u64,
+    /// Fragments that the host sends: the layers are passed before those are
+    /// made.
+    pub fragments_out: u64,
+    /// Packets of connections that the driver did not let come about.
+    pub refused: u64,
+    /// Answers that the driver kept back.
+    pub kept_back: u64,
+    /// Connections and flows that gave way to later ones.
+    pub forgotten: u64,
+}
+
+/// Plays packets.
+pub struct Replay<'a, W> {
+    pub(super) gate: Gate,
+    pub(super) survey: &'a Survey,
+    roles: &'a Roles,
+    witness: W,
+    pub(super) connections: Connections,
+    pub(super) flows: Flows,
+    /// Endpoint handles of bound sockets, and when they were last met.
+    endpoints: HashMap<(u8, SocketAddr), (u64, Duration)>,
+    last_handle: u64,
+    /// How many answers are not to come, and since when that is known.
+    due: HashMap<Key, (u32, Duration)>,
+    pub(super) unplayed: Unplayed,
+    start: Option<u64>,
+}
+
+impl<'a, W: Witness> Replay<'a, W> {
+    /// Nothing played yet.
+    pub fn new(
+        filter: Arc<dyn Filter>,
+        variants: Variants,
+        survey: &'a Survey,
+        roles: &'a Roles,
+        witness: W,
+    ) -> Self {
+        let options = Options { log_limit: 256, ..Options::default() };
+        let gate = Gate {
+            filter,
+            log: Log::new(options.log_limit),
+            options,
+            variants,
+            counters: Counters::default(),
+            now: Duration::ZERO,
+        };
+        Self {
+            gate,
+            survey,
+            roles,
+            witness,
+            connections: Connections::default(),
+            flows: Flows::default(),
+            endpoints: HashMap::new(),
+            last_handle: 0x1000,
+            due: HashMap::new(),
+            unplayed: Unplayed::default(),
+            start: None,
+        }
+    }
+
+    /// Ends every flow; what was counted, and the witness.
+    pub fn finish(mut self) -> (Counters, Unplayed, W) {
+        self.connections.end(&self.gate);
+        self.flows.end(&self.gate);
+        (self.gate.counters, self.unplayed, self.witness)
+    }
+
+    pub(super) fn handle(&mut self) -> u64 {
+        self.last_handle += 1;
+        self.last_handle
+    }
+
+    /// The endpoint of a socket, bound the first time it is met; a TCP one
+    /// that is to be listened at has been told to listen, too.
+    pub(super) fn endpoint(&mut self, protocol: u8, local: SocketAddr, listens: bool) -> u64 {
+        let now = self.gate.now;
+        if let Some((endpoint, last)) = self.endpoints.get_mut(&(protocol, local)) {
+            *last = now;
+            return *endpoint;
+        }
+        let endpoint = self.handle();
+        let ends = Ends { protocol, local, remote: None };
+        let direction = if listens { Direction::Inbound } else { Direction::Outbound };
+        let scene = Scene { endpoint: Some(endpoint), ..Scene::call(ends, direction) };
+        let record = self.gate.open(ends, Event::Bind);
+        for layer in [Layer::AleBindRedirect, Layer::AleResourceAssignment] {
+            // A socket that is in the capture was not refused.
+            let _ = self.gate.pass(record, layer, &scene);
+        }
+        if listens {
+            let record = self.gate.open(ends, Event::Listen);
+            let _ = self.gate.pass(record, Layer::AleAuthListen, &scene);
+        }
+        make_room(&mut self.endpoints, |(_, last)| *last, |_| ());
+        self.endpoints.insert((protocol, local), (endpoint, now));
+        endpoint
+    }
+
+    /// A socket's port is free again.
+    pub(super) fn release(&mut self, protocol: u8, local: SocketAddr) {
+        let Some((endpoint, _)) = self.endpoints.remove(&(protocol, local)) else {
+            return;
+        };
+        let ends = Ends { protocol, local, remote: None };
+        let scene = Scene { endpoint: Some(endpoint), ..Scene::call(ends, Direction::Outbound) };
+        let record = self.gate.open(ends, Event::PortFreed);
+        self.gate.tell(record, Layer::AleResourceRelease, &scene);
+    }
+
+    /// The driver has silenced a packet: its answer is not to come.
+    pub(super) fn silence(&mut self, key: Key) {
+        self.gate.counters.silenced += 1;
+        make_room(&mut self.due, |(_, since)| *since, |_| ());
+        let (count, since) = self.due.entry(key).or_default();
+        *count = count.saturating_add(1);
+        *since = self.gate.now;
+    }
+
+    /// Whether an answer was kept back, which is told.
+    pub(super) fn keeps_back(&mut self, key: Key) -> Result<bool> {
+        let Some((count, _)) = self.due.get_mut(&key) else {
+            return Ok(false);
+        };
+        *count -= 1;
+        if *count == 0 {
+            self.due.remove(&key);
+        }
+        self.unplayed.kept_back += 1;
+        let (protocol, local, remote) = key;
+        self.witness.kept_back(self.gate.now, Ends { protocol, local, remote: Some(remote) })?;
+        Ok(true)
+    }
+
+    fn inbound(&mut self, item: &Item<'_>, flags: u32) {
+        let parsed = item.parsed;
+        let mut scene = Scene::packet(Direction::Inbound, parsed);
+        scene.flags = flags;
+        let event = match parsed.transport {
+            Transport::Tcp(tcp) => self.segment_event(item, tcp.flags),
+            Transport::Fragment => Event::FragmentIn,
+            Transport::Malformed => Event::Unusable,
+            _ => self.datagram_event(item),
+        };
+        let record = self.gate.open(scene.ends, event);
+        if event == Event::FragmentIn {
+            scene.flags |= flag::IS_FRAGMENT;
+        }
+        if !self.gate.pass(record, Layer::InboundIppacket, &scene) {
+            return;
+        }
+        // Whether anybody joined a group, a capture does not say; nobody
+        // answers to one that nobody joined.
+        let destination = parsed.destination.ip();
+        if destination.is_multicast() || is_broadcast(destination) {
+            self.gate.log.rename(record, Event::OtherIn);
+            return;
+        }
+        match parsed.transport {
+            Transport::Tcp(tcp) => self.segment_in(record, scene, item, tcp),
+            Transport::Malformed => self.malformed(record, &scene),
+            Transport::Fragment => {}
+            _ => self.datagram_in(record, scene, item),
+        }
+    }
+
+    fn malformed(&mut self, record: RecordId, scene: &Scene<'_>) {
+        let (module, why) = (reason::MODULE_NETWORK, reason::IP_MALFORMED_HEADER);
+        // No answer is due, so there is none to prevent.
+        let _ = self.gate.answer_after_discard(record, Layer::InboundIppacket, scene, module, why);
+    }
+
+    fn outbound(&mut self, item: &Item<'_>, flags: u32) -> Result<()> {
+        match item.parsed.transport {
+            Transport::Tcp(tcp) => self.segment_out(item, tcp, flags),
+            Transport::Fragment => {
+                self.unplayed.fragments_out += 1;
+                Ok(())
+            }
+            _ => self.datagram_out(item, flags),
+        }
+    }
+
+    /// The layers every outbound packet passes; whether it does.
+    pub(super) fn down(&mut self, record: RecordId, scene: &Scene<'_>) -> bool {
+        let passes = [Layer::OutboundTransport, Layer::OutboundIppacket]
+            .into_iter()
+            .all(|layer| self.gate.pass(record, layer, scene));
+        self.gate.counters.sent += u64::from(passes);
+        passes
+    }
+
+    fn play(&mut self, item: &Item<'_>) -> Result<()> {
+        let Parsed { source, destination, .. } = item.parsed;
+        let from_here = self.roles.is_local(source.ip());
+        // A packet for a group is the host's if it does not come from there.
+        let to_group = destination.ip().is_multicast() || is_broadcast(destination.ip());
+        let to_here = self.roles.is_local(destination.ip()) || (to_group && !from_here);
+        if !from_here && !to_here {
+            self.unplayed.foreign += 1;
+            return Ok(());
+        }
+        let flags = if from_here && to_here { flag::IS_LOOPBACK } else { 0 };
+        if from_here {
+            self.outbound(item, flags)?;
+        }
+        if to_here {
+            self.gate.counters.received += 1;
+            self.inbound(item, flags);
+        }
+        Ok(())
+    }
+}
+
+impl<W: Witness> Visitor for Replay<'_, W> {
+    fn packet(&mut self, item: &Item<'_>) -> Result<bool> {
+        let start = *self.start.get_or_insert(item.at);
+        // Times that go back stay where they are.
+        self.gate.now = self.gate.now.max(Duration::from_nanos(item.at.saturating_sub(start)));
+        self.play(item).with_context(|| format!("frame {}", item.index + 1))?;
+        for record in self.gate.log.take() {
+            self.witness.record(&record)?;
+        }
+        Ok(self.witness.goes_on())
+    }
+
+    fn position(&mut self, bytes: u64) {
+        self.witness.position(bytes);
+    }
+}

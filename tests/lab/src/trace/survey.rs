@@ -1,0 +1,180 @@
+//! The first pass: what the whole capture says about its sockets.
+//!
+//! A SYN's fate shows only in a later packet, so the file is read twice: here
+//! for who answers where, then to be played. What is kept is bounded; what
+//! there was no room for is counted.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+
+use anyhow::Result;
+
+use super::feed::{Item, Visitor};
+use super::link::whole;
+use super::roles::{Ballot, Roles};
+use crate::host::is_plain_syn;
+use crate::wire::{Family, Parsed, TcpFlags, Transport, protocol};
+
+/// The most conversations told apart, connections and sockets kept, and changes
+/// of one socket.
+const CONVERSATIONS: usize = 1 << 20;
+const PAIRS: usize = 1 << 18;
+const SOCKETS: usize = 1 << 18;
+const SPANS: usize = 64;
+
+/// What a socket's answers say of a stretch of the capture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Span {
+    open: bool,
+    last: u64,
+}
+
+/// Two sockets and a protocol, in an order that does not depend on the way.
+type Conversation = (u8, SocketAddr, SocketAddr);
+
+/// Who speaks where.
+#[derive(Default)]
+pub struct Survey {
+    ballot: Ballot,
+    /// Conversations that have been met, by their hash: they only count.
+    met: HashSet<u64>,
+    hasher: RandomState,
+    /// Which side has spoken as one does within a connection: the lower
+    /// socket, the higher.
+    pairs: HashMap<Conversation, [bool; 2]>,
+    sockets: HashMap<(u8, SocketAddr), Vec<Span>>,
+    /// Packets of connections and changes of sockets that there was no room
+    /// for.
+    pub forgotten: u64,
+    /// How far the file has been read, for whoever shows it.
+    progress: Option<Box<dyn Fn(u64) + Send>>,
+}
+
+impl Survey {
+    /// A survey that says how far it is.
+    pub fn new(progress: impl Fn(u64) + Send + 'static) -> Self {
+        Self { progress: Some(Box::new(progress)), ..Self::default() }
+    }
+
+    /// Whose capture it seems to be.
+    pub fn roles(&self) -> Roles {
+        self.ballot.roles()
+    }
+
+    /// Whether anybody is at a socket when the frame `index` arrives: what the
+    /// next answer says, or else the last. Silence says no.
+    pub fn is_open(&self, protocol: u8, socket: SocketAddr, index: u64) -> bool {
+        let Some(spans) = self.sockets.get(&(protocol, socket)) else {
+            return false;
+        };
+        spans.iter().find(|span| index <= span.last).or(spans.last()).is_some_and(|span| span.open)
+    }
+
+    /// Whether `local` speaks to `remote` as one does within a connection.
+    pub fn speaks(&self, protocol: u8, local: SocketAddr, remote: SocketAddr) -> bool {
+        let (key, side) = conversation(protocol, local, remote);
+        self.pairs.get(&key).is_some_and(|spoken| spoken[side])
+    }
+
+    fn answer(&mut self, protocol: u8, socket: SocketAddr, index: u64, open: bool) {
+        if self.sockets.len() >= SOCKETS && !self.sockets.contains_key(&(protocol, socket)) {
+            self.forgotten += 1;
+            return;
+        }
+        let spans = self.sockets.entry((protocol, socket)).or_default();
+        let full = spans.len() >= SPANS;
+        match spans.last_mut() {
+            Some(last) if last.open == open => last.last = index,
+            _ if full => self.forgotten += 1,
+            _ => spans.push(Span { open, last: index }),
+        }
+    }
+}
+
+fn conversation(protocol: u8, one: SocketAddr, other: SocketAddr) -> (Conversation, usize) {
+    if one <= other { ((protocol, one, other), 0) } else { ((protocol, other, one), 1) }
+}
+
+impl Visitor for Survey {
+    fn packet(&mut self, item: &Item<'_>) -> Result<bool> {
+        let parsed = &item.parsed;
+        let tcp = parsed.tcp();
+        let (key, side) = conversation(parsed.protocol, parsed.source, parsed.destination);
+        let opens = self.met.len() < CONVERSATIONS && self.met.insert(self.hasher.hash_one(key));
+        let within = TcpFlags::SYN | TcpFlags::RST;
+        if tcp.is_some_and(|tcp| tcp.flags.0 & within.0 == 0) {
+            if self.pairs.len() < PAIRS || self.pairs.contains_key(&key) {
+                self.pairs.entry(key).or_default()[side] = true;
+            } else {
+                self.forgotten += 1;
+            }
+        }
+        let syn = tcp.is_some_and(|tcp| is_plain_syn(tcp.flags));
+        self.ballot.packet(parsed.source.ip(), parsed.destination.ip(), item.way, opens, syn);
+        if let Some((protocol, socket, open)) = statement(parsed) {
+            self.answer(protocol, socket, item.index, open);
+        }
+        Ok(true)
+    }
+
+    fn position(&mut self, bytes: u64) {
+        if let Some(progress) = &self.progress {
+            progress(bytes);
+        }
+    }
+}
+
+/// What a packet says about a socket of its sender: whether somebody is there.
+fn statement(parsed: &Parsed<'_>) -> Option<(u8, SocketAddr, bool)> {
+    match parsed.transport {
+        Transport::Tcp(tcp) => {
+            let answers = |flags: TcpFlags| tcp.flags.has(flags | TcpFlags::ACK);
+            // A RST to a SYN has sequence number 0 (RFC 9293, 3.10.7.1). One
+            // to another segment says nothing about listeners.
+            let open = match () {
+                () if answers(TcpFlags::RST) && tcp.sequence == 0 => false,
+                () if answers(TcpFlags::SYN) && !tcp.flags.has(TcpFlags::RST) => true,
+                () => return None,
+            };
+            Some((protocol::TCP, parsed.source, open))
+        }
+        Transport::Udp | Transport::Other => Some((parsed.protocol, parsed.source, true)),
+        Transport::Icmp { kind, code, .. } => {
+            let (protocol, socket, _) = refused(parsed, kind, code)?;
+            Some((protocol, socket, false))
+        }
+        Transport::Fragment | Transport::Malformed => None,
+    }
+}
+
+/// Whose datagram an ICMP error of its sender refuses: protocol, the socket
+/// that is not there, and who asked (RFC 792: type 3, codes 2 and 3; RFC 4443:
+/// type 1 code 4, type 4 code 1).
+pub(super) fn refused(parsed: &Parsed<'_>, kind: u8, code: u8) -> Option<(u8, SocketAddr, SocketAddr)> {
+    let refusing: [(u8, u8); 2] = match parsed.family() {
+        Family::V4 => [(3, 2), (3, 3)],
+        Family::V6 => [(1, 4), (4, 1)],
+    };
+    let quoted = parsed.payload().get(8..).filter(|_| refusing.contains(&(kind, code)))?;
+    let quoted = whole(quoted, true);
+    let quoted = Parsed::new(&quoted)?;
+    Some((quoted.protocol, quoted.destination, quoted.source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_as_its_next_answer_says() {
+        let mut survey = Survey::default();
+        let port: SocketAddr = ([10, 0, 0, 1], 80).into();
+        for (index, open) in [(10, true), (20, true), (30, false), (40, true)] {
+            survey.answer(6, port, index, open);
+        }
+        let open: Vec<_> = [1, 15, 20, 21, 30, 31, 99].map(|index| survey.is_open(6, port, index)).into();
+        assert_eq!(open, [true, true, true, false, false, true, true]);
+        assert!(!survey.is_open(17, port, 1));
+    }
+}

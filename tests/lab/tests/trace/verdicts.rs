@@ -1,0 +1,183 @@
+//! What the driver makes of a capture.
+
+use std::sync::Arc;
+
+use lab::host::Event;
+use lab::machine::Machine;
+use lab::nt;
+use lab::report::Watched;
+use lab::setup::{self, Target};
+use lab::trace::{self, Content, Limits, Lines, Plan, Told};
+use lab::wfp::Engine;
+use serde_json::Value;
+
+use super::write::*;
+
+#[test]
+fn a_connection_goes_as_documented_and_a_closed_port_is_silent() {
+    for family in [0, 1] {
+        let (host, peer) = (HOST[family], PEER[family]);
+        let mut packets = exchange(at(host, 80), at(peer, 4000));
+        packets.extend(closed(at(host, 81), at(peer, 4001)));
+        let played = play(&pcap(&packets), &plan(), &[]);
+        assert!(played.roles.is_local(host) && !played.roles.is_local(peer));
+        for event in [
+            Event::Bind,
+            Event::Listen,
+            Event::SynIn,
+            Event::SynAckOut,
+            Event::AckIn,
+            Event::DataReceived,
+            Event::DataSent,
+            Event::EndpointClosed,
+            Event::SynNobodyListening,
+        ] {
+            assert_eq!(met(&played, event), 1, "{event}");
+        }
+        let account = &played.account;
+        assert_eq!((account.silenced, account.kept_back, account.deviations), (1, 1, 0));
+        assert_eq!(account.timeline.length(), length(packets.len()));
+        let refused = account.conversations.iter().find(|one| one.ends.local == at(host, 81)).unwrap();
+        assert!(matches!(refused.rows[..], [_, ref kept] if matches!(kept.content, Content::KeptBack)));
+    }
+}
+
+#[test]
+fn as_many_answers_are_kept_back_as_probes_were_silenced() {
+    let (host, peer) = (at(HOST[0], 81), at(PEER[0], 4001));
+    let [probe, reset] = closed(host, peer).try_into().unwrap();
+    // The last RST answers nothing that the driver has seen.
+    let packets = [&probe, &probe, &reset, &reset, &reset].map(Clone::clone);
+    let played = play(&pcap(&packets), &plan(), &[]);
+    assert_eq!((played.account.silenced, played.account.kept_back), (2, 2));
+    assert_eq!(met(&played, Event::RstOut), 1);
+}
+
+#[test]
+fn a_driver_that_only_audits_lets_the_answer_go() {
+    let packets = closed(at(HOST[0], 81), at(PEER[0], 4001));
+    let played = play(&pcap(&packets), &plan(), &[("Mode", 1)]);
+    assert_eq!((played.account.silenced, played.account.kept_back), (0, 0));
+    assert_eq!(met(&played, Event::RstOut), 1);
+}
+
+/// What another filter has decided is no answer of the driver's.
+#[test]
+fn a_decision_of_somebody_elses_is_not_the_drivers() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    std::fs::write(&path, pcap(&closed(at(HOST[0], 81), at(PEER[0], 4001)))).unwrap();
+    let mut machine = Machine::new(nt::Options::default());
+    lab::variants::add_stronger(machine.engine()).unwrap();
+    machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
+    let played = play_on(machine, &path, &plan());
+    let answers = played.account.answers["INBOUND_TRANSPORT_V4_DISCARD"];
+    assert_eq!((answers.asked, answers.left_alone), (1, 1), "{answers:?}");
+    assert_eq!((played.account.silenced, met(&played, Event::RstOut)), (0, 1));
+}
+
+#[test]
+fn an_observer_that_is_off_is_not_missed() {
+    let packets = exchange(at(HOST[0], 80), at(PEER[0], 4000));
+    let relaxed = Plan { everywhere: false, ..plan() };
+    let played = play(&pcap(&packets), &relaxed, &[("Observe", 0)]);
+    assert_eq!(played.account.deviations, 0);
+    let strict = play(&pcap(&packets), &plan(), &[("Observe", 0)]);
+    assert!(strict.account.deviations > 0, "the comparison notices a layer that is not seen");
+}
+
+#[test]
+fn roles_can_be_given() {
+    let packets = exchange(at(HOST[0], 80), at(PEER[0], 4000));
+    let plan = Plan { local: vec!["192.0.2.2".parse().unwrap()], ..plan() };
+    let played = play(&pcap(&packets), &plan, &[]);
+    for event in [Event::Connect, Event::SynOut, Event::SynAckIn, Event::AckOut, Event::PortFreed] {
+        assert_eq!(met(&played, event), 1, "{event}");
+    }
+    assert_eq!(played.account.deviations, 0);
+    let elsewhere = Plan { local: vec!["198.51.100.0/24".parse().unwrap()], ..plan };
+    let played = play(&pcap(&packets), &elsewhere, &[]);
+    assert_eq!((played.unplayed.foreign, played.counters.classified), (packets.len() as u64, 0));
+}
+
+#[test]
+fn a_connection_from_before_the_capture_is_no_scan() {
+    let packets = &exchange(at(HOST[0], 80), at(PEER[0], 4000))[3..];
+    let played = play(&pcap(packets), &plan(), &[]);
+    assert_eq!((played.account.silenced, met(&played, Event::DataReceived)), (0, 1));
+    // The same question without an answer is a probe.
+    let played = play(&pcap(&packets[..1]), &plan(), &[]);
+    assert_eq!(played.account.silenced, 1);
+}
+
+#[test]
+fn datagrams_with_and_without_an_endpoint() {
+    for family in [0, 1] {
+        let (host, peer) = (at(HOST[family], 53), at(PEER[family], 4000));
+        let packets = [
+            udp(peer, host, b"question"),
+            udp(host, peer, b"answer"),
+            udp(peer, at(HOST[family], 54), b"question"),
+            udp(at(HOST[family], 5000), at(PEER[family], 123), b"hello"),
+            udp(at(HOST[family], 5000), at(PEER[family], 123), b"again"),
+        ];
+        let played = play(&pcap(&packets), &plan(), &[]);
+        let met: Vec<_> =
+            [Event::DatagramIn, Event::DatagramOut, Event::EndpointlessDatagram, Event::FirstDatagramOut]
+                .map(|event| met(&played, event))
+                .into();
+        assert_eq!(met, [1, 2, 1, 1]);
+        assert_eq!((played.account.silenced, played.account.deviations), (1, 0));
+    }
+}
+
+#[test]
+fn wrong_checksums_count_only_where_they_are_asked_for() {
+    let mut packets = closed(at(HOST[0], 81), at(PEER[0], 4001));
+    packets.truncate(1);
+    packets[0][36] ^= 1;
+    let played = play(&pcap(&packets), &Plan { local: vec!["192.0.2.1".parse().unwrap()], ..plan() }, &[]);
+    assert_eq!((played.tally.checksums, played.account.silenced), (1, 1));
+    let strict = Plan { checksums: true, ..plan() };
+    let strict = Plan { local: vec!["192.0.2.1".parse().unwrap()], ..strict };
+    assert_eq!(met(&play(&pcap(&packets), &strict, &[]), Event::SynNobodyListening), 0);
+}
+
+#[test]
+fn what_there_is_no_room_for_is_counted() {
+    let packets: Vec<_> =
+        (0..50).flat_map(|port| closed(at(HOST[0], 1000 + port), at(PEER[0], 4001))).collect();
+    let limits = Limits { connections: 10, rows: 1 };
+    let played = play(&pcap(&packets), &Plan { limits, ..plan() }, &[]);
+    let account = &played.account;
+    assert_eq!((account.conversations.len(), account.others()), (10, (40, false)));
+    assert_eq!((account.other_rows, account.conversations[0].more), (80, 1));
+    assert_eq!((account.silenced, account.kept_back), (50, 50));
+}
+
+#[test]
+fn json_lines_say_what_the_account_says() {
+    let mut packets = exchange(at(HOST[0], 80), at(PEER[0], 4000));
+    packets.extend(closed(at(HOST[0], 81), at(PEER[0], 4001)));
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("capture");
+    std::fs::write(&path, pcap(&packets)).unwrap();
+    let mut machine = machine(&[]);
+    let filter = Arc::<Engine>::clone(machine.engine());
+    let (mut bytes, watched) = (Vec::new(), Watched::of(machine.engine()));
+    let mut lines = Lines::new(&mut bytes);
+    let listener = Box::new(|told: &Told<'_>| lines.tell(told).map(|()| true));
+    let played = trace::play(&path, &plan(), filter, watched, Arc::new(|_| ()), listener).unwrap();
+    lines.finish(&played).unwrap();
+    assert!(machine.stop().unwrap().is_empty());
+    let text = String::from_utf8(bytes).unwrap();
+    let objects: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (summary, rest) = objects.split_last().unwrap();
+    assert_eq!((&summary["type"], &summary["events"]), (&"summary".into(), &played.account.records.into()));
+    assert_eq!(rest.len() as u64, played.account.records + played.account.kept_back);
+    let silenced = rest.iter().find(|one| one["event"] == "SYN, nobody listening").unwrap();
+    let layers = silenced["layers"].as_array().unwrap();
+    assert_eq!(layers.last().unwrap()["layer"], "INBOUND_TRANSPORT_V4_DISCARD");
+    assert_eq!((&layers.last().unwrap()["driver"], &silenced["order"]), (&"block".into(), &"match".into()));
+    assert_eq!(rest.last().unwrap()["type"], "kept-back");
+}
