@@ -26,8 +26,12 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     }
     // After the set-up, which may have to download.
     as_root()?;
-    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"];
-    let mut test = vec!["test", "--workspace", "--locked", "--profile", "lab"];
+    // In the tests' own profile, so that macros and build scripts are built once.
+    let of_workspace = ["--workspace", "--locked", "--profile", "lab"];
+    let mut clippy = vec!["clippy"];
+    clippy.extend(of_workspace.iter().chain(&["--all-targets", "--", "--deny", "warnings"]));
+    let mut test = vec!["test"];
+    test.extend(of_workspace);
     test.extend(arguments.arguments.iter().map(String::as_str));
     Ok(cargo(&clippy)? && cargo(&test)?)
 }
