@@ -57,7 +57,7 @@ pub enum Kind {
 pub enum Read {
     /// Whenever it changes.
     Live,
-    /// When the session with the engine is opened: at the driver's start, and
+    /// At the driver's start; and what belongs to the session with the engine,
     /// when BFE has been restarted.
     AtStart,
 }
@@ -272,7 +272,7 @@ pub static VALUES: [Value; 17] = [
         read: Read::Live,
         meaning: "LUIDs of interfaces on which everything is answered",
     },
-    switch!("Observe", 1, observe, AtStart, "filters at the observing layers"),
+    switch!("Observe", 1, observe, Live, "filters at the observing layers"),
     Value {
         name: "SublayerWeight",
         kind: Kind::Number {
