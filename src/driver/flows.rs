@@ -9,7 +9,7 @@ use crate::kernel::pool::PoolVec;
 use crate::kernel::status::Result;
 use crate::kernel::wfp::flow::{self, Place};
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::callouts::{CALLOUTS, COUNT, Callout};
+use crate::logic::callouts::{CALLOUTS, COUNT, Callout, Index};
 use crate::logic::flow::{Begin, Flow, Handle, Limit, Totals};
 use crate::logic::order::Deviation;
 
@@ -45,8 +45,8 @@ impl Flows {
     }
 
     /// Takes in a callout's run-time id, before it has a filter.
-    pub fn registered(&self, callout: usize, id: u32) {
-        if let Some(place) = self.ids.get(callout) {
+    pub fn registered(&self, callout: Index, id: u32) {
+        if let Some(place) = self.ids.get(callout.number()) {
             place.store(id, Ordering::Relaxed);
         }
     }

@@ -3,9 +3,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::flows::Ended;
-
-/// Counts since the start.
+/// Counts since the start; each of them is said as an event, too.
 ///
 /// In a debugger: it begins with the seventh word of `Shared`, see `Counters`.
 #[derive(Default)]
@@ -13,11 +11,6 @@ use super::flows::Ended;
 pub struct Noticed {
     /// Flows that are over.
     pub flows_ended: AtomicU64,
-    /// Those of them whose order was watched and kept.
-    flows_in_order: AtomicU64,
-    /// Their packets and bytes, by direction.
-    packets: [AtomicU64; 2],
-    bytes: [AtomicU64; 2],
     /// Departures from the documented order.
     pub deviations: AtomicU64,
     /// Scans reported.
@@ -26,15 +19,8 @@ pub struct Noticed {
 
 impl Noticed {
     /// A flow is over.
-    pub fn flow_ended(&self, ended: &Ended) {
+    pub fn flow_ended(&self) {
         self.flows_ended.fetch_add(1, Ordering::Relaxed);
-        if ended.watched && ended.deviation.is_none() {
-            self.flows_in_order.fetch_add(1, Ordering::Relaxed);
-        }
-        let (of, own) = ([&self.packets, &self.bytes], [ended.totals.packets, ended.totals.bytes]);
-        for (all, own) in of.into_iter().flatten().zip(own.into_iter().flatten()) {
-            all.fetch_add(own, Ordering::Relaxed);
-        }
     }
 
     /// Something left the documented order.

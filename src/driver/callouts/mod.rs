@@ -58,7 +58,7 @@ pub static SHARED: Published<Shared> = Published::empty();
 /// Registers every callout; dropped, the last registered goes first.
 pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVec<Registration>> {
     let mut registrations = PoolVec::with_capacity(COUNT)?;
-    for (number, callout) in CALLOUTS.iter().enumerate() {
+    for callout in &CALLOUTS {
         let register = match callout.role {
             Role::Observe => Registration::new::<Observe>,
             Role::Decide(Decision::TransportDiscard) => Registration::new::<Deciding<TransportDiscard>>,
@@ -67,7 +67,7 @@ pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVe
             Role::Decide(Decision::EchoRequest) => Registration::new::<Deciding<EchoRequest>>,
         };
         let registration = register(device, callout.key(), callout.has_flows(), irql)?;
-        flows.registered(number, registration.id());
+        flows.registered(callout.index, registration.id());
         registrations.push(registration)?;
     }
     Ok(registrations)
@@ -84,18 +84,16 @@ impl Shared {
     /// goes on, and the order of layers.
     fn watch(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
         let watch = self.policies.order_watch();
-        let (layer, discard) = (incoming.callout().layer, incoming.callout().discard);
-        let flow = match layer.flows {
-            layers::Flows::Begin if !discard => {
-                self.flows.begin(incoming, watch, irql, |ended| self.flow_ended(&ended, irql))
-            }
-            _ => self.flows.flow(incoming.flow_context()),
+        let at = incoming.callout();
+        let flow = match at.begins_flows {
+            true => self.flows.begin(incoming, watch, irql, |ended| self.flow_ended(&ended, irql)),
+            false => self.flows.flow(incoming.flow_context()),
         };
         // Counted where every packet of a flow passes once.
-        if let (Some(flow), layers::Flows::Every) = (flow, layer.flows)
+        if let (Some(flow), layers::Flows::Every) = (flow, at.layer.flows)
             && let Some(direction) = incoming.direction()
         {
-            let (packets, bytes) = incoming.payload();
+            let (packets, bytes) = incoming.payload(direction);
             flow.count(direction, packets, bytes);
         }
         if watch != 0
@@ -114,7 +112,7 @@ impl Shared {
     }
 
     fn flow_ended(&self, ended: &Ended, irql: &MaxDispatch) {
-        self.noticed.flow_ended(ended);
+        self.noticed.flow_ended();
         events::flow_ended(&self.channel, ended, irql);
     }
 

@@ -99,13 +99,13 @@ impl Incoming<'_> {
 
     /// Packets of a flow here, and the bytes that they bring or take: what is
     /// behind the transport header.
-    pub fn payload(&self) -> (u32, u64) {
+    pub fn payload(&self, direction: Direction) -> (u32, u64) {
         let Some(buffer) = self.net_buffer() else { return (1, 0) };
         let (packets, bytes) = buffer.totals();
         // Outbound the data start with the header, of each packet.
-        let header = match self.direction() {
-            Some(Direction::Outbound) => self.transport_header_size().unwrap_or(0),
-            _ => 0,
+        let header = match direction {
+            Direction::Outbound => self.transport_header_size().unwrap_or(0),
+            Direction::Inbound => 0,
         };
         (packets, bytes.saturating_sub(u64::from(header) * u64::from(packets)))
     }

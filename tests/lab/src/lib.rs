@@ -36,7 +36,6 @@ pub mod host;
 pub mod image;
 pub mod machine;
 pub mod matrix;
-pub mod noticed;
 pub mod nt;
 pub mod package;
 pub mod policy;

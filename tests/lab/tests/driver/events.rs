@@ -282,6 +282,29 @@ fn trace_says_how_much_is_said() {
     bench.end();
 }
 
+/// Every 10 s, by the driver's own clock, and not sooner.
+#[test]
+fn counters_are_said_from_time_to_time() {
+    // A look for scans, with which they come, every 10 ms.
+    let bench = Bench::new(Options::default(), &[("ScanWindowMs", 80)]);
+    let trace = session(&bench.machine);
+    settled(&trace);
+    trace.take();
+    let advance = |seconds| bench.machine.kernel().clock().advance(Duration::from_secs(seconds));
+    advance(7);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(named(&trace.events(), "Counters").is_empty());
+    for _ in 0..2 {
+        advance(10);
+        silence(&bench);
+        let events = eventually(&trace, "counters", |events| !named(events, "Counters").is_empty());
+        assert_eq!(named(&events, "Counters").len(), 1);
+        trace.take();
+    }
+    drop(trace);
+    bench.end();
+}
+
 #[test]
 fn too_many_are_held_back_and_the_next_says_how_many() {
     const ASKED: u64 = 1300;
