@@ -1,9 +1,16 @@
-//! A bounded set of numbers as sorted ranges, searched by halving.
+//! A bounded set of numbers as sorted ranges, looked up by a table of places.
 
 /// What ranges are made of.
 pub trait Number: Copy + Ord {
     /// The next larger one, but for the largest.
     fn next(self) -> Option<Self>;
+
+    /// The bits of the distance to a number that is not larger.
+    fn bits_from(self, lower: Self) -> u32;
+
+    /// The distance to a number that is not larger, without its lowest bits,
+    /// whose number is smaller than that of all; at most [`BUCKETS`] is told.
+    fn bucket(self, lower: Self, shift: u32) -> usize;
 }
 
 macro_rules! number {
@@ -12,9 +19,22 @@ macro_rules! number {
             fn next(self) -> Option<Self> {
                 self.checked_add(1)
             }
+
+            fn bits_from(self, lower: Self) -> u32 {
+                Self::BITS - self.wrapping_sub(lower).leading_zeros()
+            }
+
+            fn bucket(self, lower: Self, shift: u32) -> usize {
+                let bucket = self.wrapping_sub(lower).wrapping_shr(shift);
+                if bucket < BUCKETS as Self { bucket as usize } else { BUCKETS }
+            }
         }
     )* };
 }
+
+/// As many parts of equal size lie between the smallest number and the largest.
+const BUCKET_BITS: u32 = 8;
+const BUCKETS: usize = 1 << BUCKET_BITS;
 
 number!(u32, u64, u128);
 
@@ -39,13 +59,27 @@ impl<T: Number> Range<T> {
 /// At most `N` ranges.
 ///
 /// Integers only, and empty where all of them are zero: large sets are made in
-/// zeroed memory, never moved there. Invariant: the first `length` ranges are
-/// sorted and apart from each other.
+/// zeroed memory, never moved there. Invariants: the first `length` ranges are
+/// sorted and apart from each other; the index is theirs.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct RangeSet<T, const N: usize> {
     length: usize,
+    index: Index<T>,
     ranges: [Range<T>; N],
+}
+
+/// Where to look. What is spread out takes a step or two; where all of it is
+/// crowded into one bucket, it is searched by halving.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+struct Index<T> {
+    /// The smallest number of all and the largest.
+    bounds: Range<T>,
+    /// From a distance to a bucket.
+    shift: u32,
+    /// Of each bucket, the first range that ends in it or behind it.
+    starts: [u16; BUCKETS + 1],
 }
 
 /// There is no room for another range.
@@ -60,7 +94,8 @@ impl<T: Number, const N: usize> RangeSet<T, N> {
         T: Default,
     {
         let nothing = Range { first: T::default(), last: T::default() };
-        Self { length: 0, ranges: [nothing; N] }
+        let index = Index { bounds: nothing, shift: 0, starts: [0; BUCKETS + 1] };
+        Self { length: 0, index, ranges: [nothing; N] }
     }
 
     /// The ranges, sorted.
@@ -69,15 +104,50 @@ impl<T: Number, const N: usize> RangeSet<T, N> {
     }
 
     /// Whether a number is in one of them.
+    #[inline(always)]
     pub fn contains(&self, number: T) -> bool {
-        let ranges = self.ranges();
-        let at = ranges.partition_point(|range| range.last < number);
-        ranges.get(at).is_some_and(|range| range.first <= number)
+        let Index { bounds, shift, starts } = &self.index;
+        if number < bounds.first || bounds.last < number {
+            return false;
+        }
+        let bucket = number.bucket(bounds.first, *shift);
+        let Some([start, end]) = starts.get(bucket..).and_then(<[u16]>::first_chunk) else { return false };
+        // The one that the next bucket starts with may begin in this one.
+        let near = self.ranges().get(usize::from(*start)..).unwrap_or(&[]);
+        let near = near.get(..=usize::from(end.wrapping_sub(*start))).unwrap_or(near);
+        let at = match near {
+            [_] => 0,
+            [one, _] => usize::from(one.last < number),
+            _ => near.partition_point(|range| range.last < number),
+        };
+        near.get(at).is_some_and(|range| range.first <= number && number <= range.last)
     }
 
     /// Takes everything out.
     pub fn clear(&mut self) {
         self.length = 0;
+        self.reindex();
+    }
+
+    /// Makes the index anew.
+    fn reindex(&mut self) {
+        let Self { length, index, ranges } = self;
+        let ranges = ranges.get(..*length).unwrap_or(&[]);
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
+            // Then whatever is within the bounds is looked for among none.
+            index.starts.fill(0);
+            return;
+        };
+        index.bounds = Range { first: first.first, last: last.last };
+        index.shift = last.last.bits_from(first.first).saturating_sub(BUCKET_BITS);
+        let mut at = 0;
+        for (bucket, start) in index.starts.iter_mut().enumerate() {
+            let ends_before = |range: &Range<T>| range.last.bucket(index.bounds.first, index.shift) < bucket;
+            while ranges.get(at).is_some_and(ends_before) {
+                at += 1;
+            }
+            *start = at as u16;
+        }
     }
 
     /// Adds a range, joined with those that it overlaps or adjoins. A full set
@@ -106,6 +176,7 @@ impl<T: Number, const N: usize> RangeSet<T, N> {
             core::mem::swap(place, &mut carried);
         }
         self.length = kept.saturating_add(1).min(N);
+        self.reindex();
         Ok(())
     }
 }
@@ -148,6 +219,29 @@ mod tests {
             }
             set.clear();
             prop_assert!((0..230).all(|number| !set.contains(number)));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn the_index_finds_what_a_search_finds(
+            ranges in prop::collection::vec((any::<u128>(), 0u32..128, 0u32..128), 0..40),
+            numbers in prop::collection::vec((any::<prop::sample::Index>(), 0u128..3, any::<bool>()), 200),
+        ) {
+            let mut set = RangeSet::<u128, 40>::empty();
+            for (number, high, size) in ranges {
+                // Numbers of every magnitude, so that buckets are crowded or empty.
+                let first = number >> high;
+                let _full = set.insert(Range { first, last: first.saturating_add(number >> size >> 1) });
+            }
+            let ends: Vec<u128> = set.ranges().iter().flat_map(|range| [range.first, range.last]).collect();
+            let ends = if ends.is_empty() { vec![0, u128::MAX] } else { ends };
+            for (end, off, up) in numbers {
+                let end = *end.get(&ends);
+                let number = if up { end.wrapping_add(off) } else { end.wrapping_sub(off) };
+                let expected = set.ranges().iter().any(|range| (range.first..=range.last).contains(&number));
+                prop_assert_eq!(set.contains(number), expected, "{}", number);
+            }
         }
     }
 
