@@ -14,10 +14,10 @@ use crate::logic::callouts::{CALLOUTS, COUNT};
 use crate::logic::events::{
     Classified, Counters as Totals, Counts, EVENTS, FlowEnded, LayerCounters, OrderDeviation, PROVIDER,
     PROVIDER_ID, PolicyApplied, PolicyRejected, REASONS, ScanDetected, Silenced, Started, Stopped, module,
-    place, technique, technique_name, verdict as verdict_name,
+    place, technique_name, verdict as verdict_name,
 };
 use crate::logic::policy::{Policy, Trace, VALUES};
-use crate::logic::stealth::{Packet, TCP, UDP, Verdict};
+use crate::logic::stealth::{Packet, Shown, TCP, UDP, Verdict};
 use crate::logic::tracelogging::{Event, Hex, Process, Socket, Text, traits};
 use crate::logic::{order, scan};
 
@@ -72,8 +72,9 @@ pub fn started(channel: &Channel, occasion: Occasion, irql: &MaxDispatch) {
 /// another thread than the policy's may be in.
 pub fn policy(channel: &Channel, occasion: Occasion, policies: &Policies, irql: &MaxDispatch) {
     let Some(current) = policies.current(irql) else { return };
-    let (allowed, number) = (allowed(&current.policy()), policies.number());
-    let applied = PolicyApplied::new(occasion.name(), number, &current.policy());
+    let policy = current.values();
+    let (allowed, number) = (allowed(&policy), policies.number());
+    let applied = PolicyApplied::new(occasion.name(), number, &policy, current.exemptions());
     // A writer waits for readers.
     drop(current);
     if occasion == Occasion::Rundown {
@@ -101,7 +102,7 @@ pub fn rejected(channel: &Channel, occasion: Occasion, policies: &Policies, irql
 }
 
 /// The events that a policy allows, a bit for each.
-fn allowed(policy: &Policy<'_>) -> u32 {
+fn allowed(policy: &Policy) -> u32 {
     match policy.trace {
         Trace::Nothing => 0,
         Trace::Verdicts => !(1 << Classified::INDEX),
@@ -109,8 +110,13 @@ fn allowed(policy: &Policy<'_>) -> u32 {
     }
 }
 
+/// Whether any verdict is to be said.
+#[inline(always)]
+pub fn is_verdict_said(channel: &Channel) -> bool {
+    channel.is_any_open(1 << Silenced::INDEX | 1 << Classified::INDEX)
+}
+
 /// A deciding callout has come to a verdict.
-#[inline]
 pub fn verdict(
     channel: &Channel,
     incoming: &Incoming<'_>,
@@ -125,14 +131,14 @@ pub fn verdict(
 }
 
 /// Whether every classify is to be said.
+#[inline(always)]
 pub fn is_classified(channel: &Channel) -> bool {
     channel.is_open::<Classified>()
 }
 
-/// An observing callout was asked.
-#[inline]
+/// Something was observed.
 pub fn observed(channel: &Channel, incoming: &Incoming<'_>, irql: &MaxDispatch) {
-    channel.write(irql, || classified(incoming, &incoming.packet(), Verdict::Observed));
+    channel.write(irql, || classified(incoming, &incoming.shown().packet(), Verdict::Observed));
 }
 
 fn silenced(incoming: &Incoming<'_>, packet: &Packet, verdict: Verdict) -> Silenced {
@@ -147,7 +153,7 @@ fn silenced(incoming: &Incoming<'_>, packet: &Packet, verdict: Verdict) -> Silen
         interface: Hex(packet.interface.unwrap_or(0)),
         module: discard.map_or("", |discard| module(discard.module)),
         reason: discard.map_or(u32::MAX, |discard| discard.reason),
-        technique: technique(packet).map_or("", technique_name),
+        technique: scan::Technique::of(packet).map_or("", technique_name),
     }
 }
 
@@ -209,7 +215,7 @@ pub fn order_deviation(
     irql: &MaxDispatch,
 ) {
     channel.write(irql, || {
-        let packet = incoming.packet();
+        let packet = incoming.shown().packet();
         let [local, remote] = sockets(incoming, &packet);
         OrderDeviation {
             layer: Text(incoming.layer()),

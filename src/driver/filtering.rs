@@ -27,7 +27,7 @@ enum Session {
     Open {
         engine: Engine,
         /// What the filters that are in it go by.
-        policy: Policy<'static>,
+        policy: Policy,
     },
     /// The driver stops.
     Ended,
@@ -65,7 +65,7 @@ impl Filtering {
 
     /// Adds and deletes filters where a policy asks for others, in one step. Where
     /// that fails they stay as they are.
-    pub fn adapt(&self, policy: &Policy<'static>, irql: &Passive) -> Result {
+    pub fn adapt(&self, policy: &Policy, irql: &Passive) -> Result {
         let mut session = self.session.lock(irql);
         let Session::Open { engine, policy: before } = &mut *session else { return Ok(()) };
         let has_changed =

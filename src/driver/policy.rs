@@ -15,6 +15,7 @@ use crate::kernel::registry::{Key, Room, ValueError};
 use crate::kernel::status::Result;
 use crate::kernel::watch::Follow;
 use crate::logic::policy::{Exemptions, Policy, Reason, Rejected, VALUES, Value};
+use crate::logic::stealth::Rules;
 
 /// The policy that classifies go by, and what became of the values.
 #[repr(C)]
@@ -25,11 +26,14 @@ pub struct Policies {
     /// watched knows by its number whether it missed a part.
     order_watch: AtomicU16,
     last_watch: AtomicU16,
+    /// `SilenceEcho`, where it can be asked before anything else is.
+    silences_echo: AtomicBool,
 }
 
 /// A policy with the memory that its lists are in.
 pub struct Applied {
-    policy: Policy<'static>,
+    rules: Rules,
+    policy: Policy,
     exemptions: Option<PoolBox<Exemptions>>,
 }
 
@@ -74,20 +78,26 @@ impl Policies {
         let key = Key::parameters(object, irql)?;
         let (applied, _refused) = read(key.as_ref(), &report, irql)?;
         report.applied.store(1, Ordering::Relaxed);
-        let check_order = applied.policy.check_order;
+        let policy = applied.policy;
         let policies = Self {
             report,
             current: Current::new(PoolBox::new(applied)?, irql)?,
             order_watch: AtomicU16::new(0),
             last_watch: AtomicU16::new(0),
+            silences_echo: AtomicBool::new(policy.silence_echo),
         };
-        policies.watch_order(check_order);
+        policies.watch_order(policy.check_order);
         Ok(policies)
     }
 
     /// The watch over the order of layers that is on, 0 for none.
     pub fn order_watch(&self) -> u16 {
         self.order_watch.load(Ordering::Relaxed)
+    }
+
+    /// Whether echo requests are kept out.
+    pub fn silences_echo(&self) -> bool {
+        self.silences_echo.load(Ordering::Relaxed)
     }
 
     /// Switched by one thread at a time.
@@ -171,6 +181,7 @@ impl Follow for Reload {
         if let Ok(applied) = PoolBox::new(applied) {
             policies.current.replace(applied, irql);
             policies.report.applied.fetch_add(1, Ordering::Relaxed);
+            policies.silences_echo.store(policy.silence_echo, Ordering::Relaxed);
             policies.watch_order(policy.check_order);
             // What the engine refuses stays as it is; the next change tries
             // again.
@@ -197,13 +208,27 @@ impl Follow for Reload {
 
 impl Applied {
     /// The policy without its lists, to be kept.
-    pub fn values(&self) -> Policy<'static> {
+    pub fn values(&self) -> Policy {
         self.policy
     }
 
-    /// The policy, lists and all.
-    pub fn policy(&self) -> Policy<'_> {
-        Policy { exemptions: self.exemptions.as_deref(), ..self.policy }
+    fn new(policy: Policy, exemptions: Option<PoolBox<Exemptions>>) -> Self {
+        Self { rules: Rules::new(&policy), policy, exemptions }
+    }
+
+    /// What packets ask it.
+    #[inline(always)]
+    pub fn rules(&self) -> &Rules {
+        &self.rules
+    }
+
+    /// Its lists; `None` where all of them are empty.
+    #[inline(always)]
+    pub fn exemptions(&self) -> Option<&Exemptions> {
+        match &self.exemptions {
+            Some(exemptions) => Some(exemptions),
+            None => None,
+        }
     }
 }
 
@@ -213,7 +238,7 @@ fn read(key: Option<&Key>, report: &Report, irql: &Passive) -> Result<(Applied, 
     let (mut policy, mut refused) = (Policy::DEFAULT, 0);
     report.refused.iter().for_each(|refused| refused.store(0, Ordering::Relaxed));
     let Some(key) = key else {
-        return Ok((Applied { policy, exemptions: None }, refused));
+        return Ok((Applied::new(policy, None), refused));
     };
     let mut room = PoolBox::<Room>::zeroed()?;
     let mut exemptions = PoolBox::<Exemptions>::zeroed()?;
@@ -230,7 +255,7 @@ fn read(key: Option<&Key>, report: &Report, irql: &Passive) -> Result<(Applied, 
         }
     }
     let exemptions = (!exemptions.is_empty()).then_some(exemptions);
-    Ok((Applied { policy, exemptions }, refused))
+    Ok((Applied::new(policy, exemptions), refused))
 }
 
 impl Report {

@@ -25,8 +25,9 @@ use crate::logic::layers::Guid;
 use crate::logic::rate::Limit;
 use crate::logic::tracelogging::{Description, Event, Payload};
 
-/// Most events that a provider has: as many as bits in half of the gate.
-const MOST: usize = u32::BITS as usize;
+/// Most events that a provider has: as many as bits in a third of the gate.
+const MOST: usize = u64::BITS as usize / 3;
+const ALL: u64 = (1 << MOST) - 1;
 
 /// `WINEVENT_CHANNEL_TRACELOGGING` (winmeta.xml): what marks events that say
 /// themselves what they hold.
@@ -38,7 +39,7 @@ pub struct Provider {
     pub id: Guid,
     /// Its traits.
     pub traits: &'static [u8],
-    /// Its events, at most 32.
+    /// Its events, at most 21.
     pub events: &'static [Description],
 }
 
@@ -46,8 +47,9 @@ pub struct Provider {
 /// and at the price of one load where nobody listens.
 pub struct Channel {
     provider: &'static Provider,
-    /// A bit for each event: in the lower half those that sessions want, in the
-    /// upper half those that may be written.
+    /// A bit for each event, three times: from the lowest bit on those that are
+    /// written, which are those that sessions want, from [`MOST`] on, and that
+    /// may be written, above.
     gate: AtomicU64,
     /// Of the registration; 0 while there is none.
     handle: AtomicU64,
@@ -84,30 +86,38 @@ impl Channel {
 
     /// Which events may be written, a bit for each.
     pub fn permitted(&self) -> u32 {
-        (self.gate.load(Ordering::Relaxed) >> u32::BITS) as u32
+        (self.gate.load(Ordering::Relaxed) >> (2 * MOST) & ALL) as u32
     }
 
     /// Says which events may be written.
     pub fn permit(&self, events: u32) {
-        self.turn(|gate| u64::from(events) << u32::BITS | gate & u64::from(u32::MAX));
+        self.turn(2, events);
     }
 
     fn want(&self, events: u32) {
-        self.turn(|gate| gate & !u64::from(u32::MAX) | u64::from(events));
+        self.turn(1, events);
     }
 
     /// Called at PASSIVE_LEVEL alone, and rarely.
-    fn turn(&self, change: impl Fn(u64) -> u64) {
-        let change = |gate| Some(change(gate));
+    fn turn(&self, part: usize, events: u32) {
+        let change = |gate: u64| {
+            let gate = gate & !(ALL << (part * MOST)) | (u64::from(events) & ALL) << (part * MOST);
+            Some(gate & !ALL | gate >> MOST & gate >> (2 * MOST) & ALL)
+        };
         let _before = self.gate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
 
     /// Whether an event would be written now.
-    #[inline]
+    #[inline(always)]
     pub fn is_open<E: Event>(&self) -> bool {
         const { assert!(E::INDEX < MOST) };
-        let gate = self.gate.load(Ordering::Relaxed);
-        gate & gate >> u32::BITS & 1 << E::INDEX != 0
+        self.is_any_open(1 << E::INDEX)
+    }
+
+    /// Whether one of these would be, a bit for each.
+    #[inline(always)]
+    pub fn is_any_open(&self, events: u32) -> bool {
+        self.gate.load(Ordering::Relaxed) & u64::from(events) & ALL != 0
     }
 
     /// How long ago this was made, in ms.

@@ -1,7 +1,7 @@
 //! A value for every processor, so that none writes another's cache line.
 
 use super::irql::{MaxDispatch, Passive};
-use super::pool::PoolVec;
+use super::pool::{PoolVec, Zeroed};
 use super::status::Result;
 use crate::ffi;
 
@@ -15,23 +15,29 @@ pub struct PerCpu<T>(PoolVec<T>);
 impl<T: Sync> PerCpu<T> {
     /// Makes all of them.
     pub fn new(mut make: impl FnMut() -> T, irql: &Passive) -> Result<Self> {
-        Self::try_new(|values| values.push(make()), irql)
+        Self::with_room(1, |values| values.push(make()), irql)
     }
 
-    /// Makes all of them, where making one can fail: `push` adds one.
-    pub fn try_new(push: impl FnMut(&mut PoolVec<T>) -> Result, irql: &Passive) -> Result<Self> {
-        Self::with_room(1, push, irql)
-    }
-
-    /// The same where `push` adds as many as `each`.
-    fn with_room(each: usize, mut push: impl FnMut(&mut PoolVec<T>) -> Result, _: &Passive) -> Result<Self> {
-        // SAFETY: takes a group number, no pointers; callable at any IRQL.
-        let count = unsafe { ffi::KeQueryMaximumProcessorCountEx(ffi::ALL_PROCESSOR_GROUPS as ffi::USHORT) };
-        let mut values = PoolVec::with_capacity((count as usize).saturating_mul(each))?;
+    /// Makes all of them where `push` adds as many as `each`.
+    fn with_room(
+        each: usize,
+        mut push: impl FnMut(&mut PoolVec<T>) -> Result,
+        irql: &Passive,
+    ) -> Result<Self> {
+        let count = count(irql);
+        let mut values = PoolVec::with_capacity(count.saturating_mul(each))?;
         for _ in 0..count {
             push(&mut values)?;
         }
         Ok(Self(values))
+    }
+
+    /// All of them of zeros, made in their place.
+    pub fn zeroed(irql: &Passive) -> Result<Self>
+    where
+        T: Zeroed,
+    {
+        Ok(Self(PoolVec::zeroed(count(irql))?))
     }
 
     /// Every processor's.
@@ -43,6 +49,12 @@ impl<T: Sync> PerCpu<T> {
     pub fn current(&self, irql: &MaxDispatch) -> Option<&T> {
         self.0.get(irql.processor())
     }
+}
+
+fn count(_: &Passive) -> usize {
+    // SAFETY: takes a group number, no pointers; callable at any IRQL.
+    let count = unsafe { ffi::KeQueryMaximumProcessorCountEx(ffi::ALL_PROCESSOR_GROUPS as ffi::USHORT) };
+    count as usize
 }
 
 /// Two values for every processor: one for DISPATCH_LEVEL, which nobody else

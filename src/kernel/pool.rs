@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use super::status::{Result, Status};
 use crate::ffi;
 use crate::logic::policy::Exemptions;
+use crate::logic::scan;
 
 /// Reads `hush` in a debugger's pool listing.
 const TAG: ffi::ULONG = u32::from_le_bytes(*b"hush");
@@ -84,6 +85,9 @@ pub unsafe trait Zeroed {}
 
 // SAFETY: integers and arrays of them; all zero, it exempts nothing.
 unsafe impl Zeroed for Exemptions {}
+
+// SAFETY: atomic integers and arrays of them.
+unsafe impl<const SETS: usize, const CELLS: usize> Zeroed for scan::Table<SETS, CELLS> {}
 
 impl<T: Zeroed> PoolBox<T> {
     /// A value of zeros, made in its place: for what is too large for a kernel
@@ -197,6 +201,16 @@ impl<T> PoolVec<T> {
         let size = size_of::<T>().checked_mul(capacity).ok_or(Status::INSUFFICIENT_RESOURCES)?;
         let block = Block::allocate(size, align_of::<T>())?;
         Ok(Self { block, length: 0, capacity, owns: PhantomData })
+    }
+
+    /// A list of so many values of zeros.
+    pub fn zeroed(count: usize) -> Result<Self>
+    where
+        T: Zeroed,
+    {
+        let mut values = Self::with_capacity(count)?;
+        values.length = count;
+        Ok(values)
     }
 
     /// A list of so many values of the first kind.

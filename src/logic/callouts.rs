@@ -1,6 +1,6 @@
 //! The table of callouts: one at every layer and twin, of either family.
 
-use super::layers::{Family, Fields, Flows, Guid, LAYERS, Layer, Role};
+use super::layers::{Decision, Family, Fields, Flows, Guid, LAYERS, Layer, Role};
 
 /// One callout.
 #[derive(Clone, Copy, Debug)]
@@ -70,6 +70,45 @@ impl Callout {
 /// The callout at a layer, `None` for a layer that has none.
 pub fn at_layer(layer_id: u16) -> Option<&'static Callout> {
     *BY_LAYER.get(usize::from(layer_id))?
+}
+
+/// The callout at a layer, if all it has to do may be to count: it decides
+/// nothing, and no flow begins there.
+#[inline(always)]
+pub fn only_counting(layer_id: u16) -> Option<Index> {
+    /// No callout's place: what is below [`COUNT`] is checked by this, too.
+    const NONE: u8 = u8::MAX;
+    static BY_LAYER: [u8; LAYER_IDS] = {
+        let (mut places, mut index) = ([NONE; LAYER_IDS], 0);
+        while index < COUNT {
+            if matches!(CALLOUTS[index].role, Role::Observe) && !CALLOUTS[index].begins_flows {
+                places[CALLOUTS[index].layer_id as usize] = index as u8;
+            }
+            index += 1;
+        }
+        places
+    };
+    match BY_LAYER.get(usize::from(layer_id)) {
+        Some(&place) if usize::from(place) < COUNT => Some(Index(place)),
+        _ => None,
+    }
+}
+
+/// The callouts of either family that take a decision.
+pub const fn deciding(decision: Decision) -> [&'static Callout; Family::ALL.len()] {
+    let mut found = [&CALLOUTS[0]; Family::ALL.len()];
+    let (mut count, mut index) = (0, 0);
+    while index < COUNT {
+        if let Role::Decide(taken) = CALLOUTS[index].role
+            && taken as u8 == decision as u8
+        {
+            found[count] = &CALLOUTS[index];
+            count += 1;
+        }
+        index += 1;
+    }
+    assert!(count == found.len());
+    found
 }
 
 /// A callout's place in [`CALLOUTS`].
@@ -149,7 +188,6 @@ const fn by_layer() -> [Option<&'static Callout>; LAYER_IDS] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::logic::layers::Decision;
 
     #[test]
     fn a_layer_leads_to_its_callout() {
@@ -179,6 +217,16 @@ mod tests {
             ("OUTBOUND_ICMP_ERROR_V6", Decision::IcmpError),
         ];
         assert_eq!(deciding, expected.map(|(name, decision)| (name.to_owned(), decision)));
+    }
+
+    #[test]
+    fn what_only_counts_decides_nothing_and_begins_nothing() {
+        for layer_id in 0..=u16::MAX {
+            let expected = at_layer(layer_id)
+                .filter(|callout| callout.role == Role::Observe && !callout.begins_flows)
+                .map(|callout| callout.index);
+            assert_eq!(only_counting(layer_id), expected, "{layer_id}");
+        }
     }
 
     #[test]

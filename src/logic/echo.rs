@@ -8,14 +8,15 @@
 //! network to this machine.
 
 use super::layers::Family;
-use super::stealth::{Answer, Packet, Verdict};
+use super::stealth::{Answer, Shown, Verdict};
 
 /// Decides over a packet at INBOUND_TRANSPORT_V4/V6: the answer that it would
 /// draw. All but echo requests only pass by.
-pub fn request(packet: &Packet) -> Result<Answer, Verdict> {
-    let icmp = packet.icmp.ok_or(Verdict::Observed)?;
+#[inline(always)]
+pub fn request(packet: &impl Shown) -> Result<Answer, Verdict> {
+    let icmp = packet.icmp().ok_or(Verdict::Observed)?;
     // RFC 792, RFC 4443 4.1.
-    match (icmp.family, packet.protocol, icmp.kind) {
+    match (icmp.family, packet.protocol(), icmp.kind) {
         (Family::V4, Some(ICMP), 8) | (Family::V6, Some(ICMPV6), 128) => Ok(Answer::EchoReply),
         _ => Err(Verdict::Observed),
     }
@@ -31,7 +32,7 @@ mod tests {
     use super::*;
     use crate::logic::layers::Decision;
     use crate::logic::policy::{Mode, Policy};
-    use crate::logic::stealth::{Icmp, decide};
+    use crate::logic::stealth::{Icmp, Packet, Rules, decide};
 
     fn message(family: Family, protocol: u8, kind: u16) -> Packet {
         let icmp = Some(Icmp { family, kind, code: 0 });
@@ -39,7 +40,7 @@ mod tests {
     }
 
     fn verdict(packet: &Packet, policy: Policy) -> Verdict {
-        decide(Decision::EchoRequest, packet, &policy)
+        decide(Decision::EchoRequest, packet, &Rules::new(&policy), None)
     }
 
     #[test]

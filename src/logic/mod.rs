@@ -1,6 +1,7 @@
 //! PURE: the tables and decisions, without kernel types and without unsafe.
 #![forbid(unsafe_code)]
 
+pub mod address;
 pub mod callouts;
 pub mod echo;
 pub mod epoch;
@@ -8,7 +9,7 @@ pub mod events;
 pub mod flow;
 pub mod ip;
 pub mod layers;
-mod mix;
+pub mod mix;
 pub mod order;
 pub mod policy;
 pub mod rate;

@@ -50,6 +50,17 @@ pub struct Header {
     identity: u32,
 }
 
+impl TcpFlags {
+    /// Those of a TCP header, if it is between these ports.
+    #[inline(always)]
+    pub fn between(ports: Ports, header: [u8; LONGEST]) -> Option<Self> {
+        let [s0, s1, d0, d1, .., flags] = header;
+        let Ports { source, destination } = ports;
+        let ours = u32::from(source) << 16 | u32::from(destination);
+        if u32::from_be_bytes([s0, s1, d0, d1]) == ours { Some(Self(flags)) } else { None }
+    }
+}
+
 /// What only TCP has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {

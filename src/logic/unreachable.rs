@@ -10,7 +10,7 @@
 
 use super::echo::{ICMP, ICMPV6};
 use super::layers::Family;
-use super::stealth::{Answer, Discard, Icmp, Module, Packet, TCP, UDP, Verdict};
+use super::stealth::{Answer, Discard, Icmp, Module, Shown, TCP, UDP, Verdict};
 
 /// Decides over a packet at INBOUND_IPPACKET_V4/V6_DISCARD: the answer that it
 /// would draw.
@@ -19,8 +19,9 @@ use super::stealth::{Answer, Discard, Icmp, Module, Packet, TCP, UDP, Verdict};
 /// neither of these two belongs to something else, such as a packet too big to
 /// forward, and is left to its error's type and code. Where no reason is
 /// given, the packet's protocol tells.
-pub fn discarded(packet: &Packet) -> Result<Answer, Verdict> {
-    match packet.discard {
+#[inline(always)]
+pub fn discarded(packet: &impl Shown) -> Result<Answer, Verdict> {
+    match packet.discard() {
         Some(Discard { module: Module::General, .. }) => return Err(Verdict::FilterDrop),
         Some(Discard { module: Module::Network, reason }) => {
             return match reason {
@@ -31,7 +32,7 @@ pub fn discarded(packet: &Packet) -> Result<Answer, Verdict> {
         }
         _ => {}
     }
-    match packet.protocol {
+    match packet.protocol() {
         Some(UDP) => Ok(Answer::PortUnreachable),
         Some(TCP | ICMP | ICMPV6) | None => Err(Verdict::OtherKind),
         Some(_) => Ok(Answer::ProtocolUnreachable),
@@ -43,8 +44,9 @@ pub fn discarded(packet: &Packet) -> Result<Answer, Verdict> {
 /// RFC 792: destination unreachable, code 2 protocol, code 3 port. RFC 4443:
 /// destination unreachable (3.1), code 4 port; parameter problem (3.4), code 1
 /// unrecognized next header.
-pub fn error(packet: &Packet) -> Result<Answer, Verdict> {
-    let Some(Icmp { family, kind, code }) = packet.icmp else {
+#[inline(always)]
+pub fn error(packet: &impl Shown) -> Result<Answer, Verdict> {
+    let Some(Icmp { family, kind, code }) = packet.icmp() else {
         return Err(Verdict::Malformed);
     };
     match (family, kind, code) {
@@ -67,7 +69,7 @@ mod tests {
     use super::*;
     use crate::logic::layers::Decision;
     use crate::logic::policy::{Mode, Policy};
-    use crate::logic::stealth::decide;
+    use crate::logic::stealth::{Packet, Rules, decide};
 
     const GRE: u8 = 47;
 
@@ -76,12 +78,12 @@ mod tests {
     }
 
     fn at_discard(packet: &Packet) -> Verdict {
-        decide(Decision::PacketDiscard, packet, &Policy::DEFAULT)
+        decide(Decision::PacketDiscard, packet, &Rules::new(&Policy::DEFAULT), None)
     }
 
     fn going_out(family: Family, kind: u16, code: u16, policy: &Policy) -> Verdict {
         let icmp = Some(Icmp { family, kind, code });
-        decide(Decision::IcmpError, &Packet { icmp, ..Packet::default() }, policy)
+        decide(Decision::IcmpError, &Packet { icmp, ..Packet::default() }, &Rules::new(policy), None)
     }
 
     #[test]
@@ -135,7 +137,7 @@ mod tests {
         let expected = [(Family::V4, 3, 2), (Family::V4, 3, 3), (Family::V6, 1, 4), (Family::V6, 4, 1)];
         assert_eq!(kept, expected);
         assert_eq!(
-            decide(Decision::IcmpError, &Packet::default(), &Policy::DEFAULT),
+            decide(Decision::IcmpError, &Packet::default(), &Rules::new(&Policy::DEFAULT), None),
             Verdict::Malformed,
             "without type and code"
         );
@@ -157,7 +159,7 @@ mod tests {
                 [(ip::PORT_UNREACHABLE, 3, port), (ip::PROTOCOL_UNREACHABLE, 2, protocol)]
             {
                 let packet = packet(Module::Network, reason);
-                assert_eq!(decide(Decision::PacketDiscard, &packet, &policy), expected);
+                assert_eq!(decide(Decision::PacketDiscard, &packet, &Rules::new(&policy), None), expected);
                 assert_eq!(going_out(Family::V4, 3, code, &policy), expected);
             }
         }

@@ -8,10 +8,9 @@ use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::callouts::Callout;
-use crate::logic::layers::{Decision, Role};
-use crate::logic::policy::Policy;
-use crate::logic::stealth::{Packet, Verdict, decide};
+use crate::logic::callouts::{self, Callout, Index};
+use crate::logic::layers::{Decision, Layer};
+use crate::logic::stealth::{Shown, Verdict, decide};
 
 /// One decision, at the layers whose row in the table names it.
 pub trait Decide: 'static {
@@ -19,11 +18,12 @@ pub trait Decide: 'static {
     const DECISION: Decision;
 
     /// What it looks at.
-    fn packet(incoming: &Incoming<'_>) -> Packet;
+    fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i;
 
     /// Whether the policy leaves anything to decide. Where most of what passes
     /// is not meant, that spares the look.
-    fn is_asked(_: &Policy<'_>) -> bool {
+    #[inline(always)]
+    fn is_asked(_: &Shared) -> bool {
         true
     }
 }
@@ -34,21 +34,51 @@ pub struct Deciding<D>(PhantomData<D>);
 impl<D: Decide> Classify for Deciding<D> {
     type Shared = Shared;
 
-    const ROLE: Role = Role::Decide(D::DECISION);
+    const FIELDS: usize = Self::LAYER.fields.count();
+    const IS_SELDOM: bool = false;
 
     fn shared() -> &'static Published<Shared> {
         &SHARED
     }
 
-    fn notice(_: &Shared, _: &'static Callout, _: u64, _: &MaxDispatch) -> bool {
-        true
+    #[inline(always)]
+    fn callout(layer_id: u16) -> Option<&'static Callout> {
+        let [v4, v6] = Self::CALLOUTS;
+        match layer_id {
+            _ if layer_id == v4.layer_id => Some(v4),
+            _ if layer_id == v6.layer_id => Some(v6),
+            _ => None,
+        }
     }
 
-    fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
-        let verdict = Self::verdict(shared, incoming, irql);
-        shared.count(incoming.callout(), verdict, irql);
-        if shared.is_watched(incoming.callout(), incoming.flow_context()) {
-            shared.watch(incoming, irql);
+    #[inline(always)]
+    fn layer(_: &'static Callout) -> &'static Layer {
+        Self::LAYER
+    }
+
+    #[inline(always)]
+    fn passes(shared: &Shared, layer_id: u16, flow_context: u64) -> Option<Index> {
+        if D::is_asked(shared) || shared.is_watched(flow_context) || events::is_classified(&shared.channel) {
+            return None;
+        }
+        Some(Self::callout(layer_id)?.index)
+    }
+
+    #[inline(always)]
+    fn count(shared: &Shared, at: Index, verdict: Verdict, irql: &MaxDispatch) {
+        shared.count(at, verdict, irql);
+    }
+
+    #[inline(always)]
+    fn classify(shared: &Shared, incoming: Incoming<'_>, irql: &MaxDispatch) -> Action {
+        let verdict =
+            if D::is_asked(shared) { Self::verdict(shared, &incoming, irql) } else { Verdict::Observed };
+        shared.count(incoming.callout().index, verdict, irql);
+        if events::is_verdict_said(&shared.channel) {
+            Self::say(shared, incoming.again(), verdict, irql);
+        }
+        if shared.is_watched(incoming.flow_context()) {
+            shared.watch(incoming.again(), irql);
         }
         match verdict {
             Verdict::Silenced => Action::Block,
@@ -62,26 +92,29 @@ impl<D: Decide> Classify for Deciding<D> {
 }
 
 impl<D: Decide> Deciding<D> {
-    /// The verdict, and says it.
+    const CALLOUTS: [&'static Callout; 2] = callouts::deciding(D::DECISION);
+    const LAYER: &'static Layer = Self::CALLOUTS[0].layer;
+
+    #[inline(always)]
     fn verdict(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Verdict {
         let Some(current) = shared.policies.current(irql) else { return Verdict::Off };
-        let policy = current.policy();
-        if !D::is_asked(&policy) {
-            drop(current);
-            events::observed(&shared.channel, incoming, irql);
-            return Verdict::Observed;
-        }
-        let packet = D::packet(incoming);
-        let verdict = match decide(D::DECISION, &packet, &policy) {
+        let packet = D::shown(incoming);
+        let verdict = match decide(D::DECISION, &packet, current.rules(), current.exemptions()) {
             Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
             verdict => verdict,
         };
         if D::DECISION.is_met_by_scans() && verdict.is_closed_port() {
-            shared.scans.meet(&packet, &policy, irql);
+            shared.scans.meet(&packet, irql);
         }
-        // Whoever replaces the policy waits for its readers.
-        drop(current);
-        events::verdict(&shared.channel, incoming, &packet, verdict, irql);
         verdict
+    }
+
+    /// Says a verdict. The packet is looked at once more: so nothing of it has
+    /// to be kept where nobody listens.
+    #[cold]
+    #[inline(never)]
+    fn say(shared: &Shared, incoming: Incoming<'_>, verdict: Verdict, irql: &MaxDispatch) {
+        let packet = D::shown(&incoming).packet();
+        events::verdict(&shared.channel, &incoming, &packet, verdict, irql);
     }
 }

@@ -6,11 +6,11 @@
 //! can hold them to IPsec's rules. A block takes nothing from those rules; and
 //! what IPsec has secured is exempt by default.
 
+use super::Shared;
 use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::layers::Decision;
-use crate::logic::policy::Policy;
-use crate::logic::stealth::Packet;
+use crate::logic::stealth::Shown;
 
 /// Decides whether an echo request is taken in.
 pub struct EchoRequest;
@@ -18,11 +18,13 @@ pub struct EchoRequest;
 impl Decide for EchoRequest {
     const DECISION: Decision = Decision::EchoRequest;
 
-    fn packet(incoming: &Incoming<'_>) -> Packet {
-        incoming.message()
+    #[inline(always)]
+    fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i {
+        incoming.shown()
     }
 
-    fn is_asked(policy: &Policy<'_>) -> bool {
-        policy.silence_echo
+    #[inline(always)]
+    fn is_asked(shared: &Shared) -> bool {
+        shared.policies.silences_echo()
     }
 }

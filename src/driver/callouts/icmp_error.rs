@@ -4,7 +4,7 @@
 use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::layers::Decision;
-use crate::logic::stealth::Packet;
+use crate::logic::stealth::Shown;
 
 /// Decides whether an ICMP error goes out.
 pub struct IcmpError;
@@ -12,7 +12,8 @@ pub struct IcmpError;
 impl Decide for IcmpError {
     const DECISION: Decision = Decision::IcmpError;
 
-    fn packet(incoming: &Incoming<'_>) -> Packet {
+    #[inline(always)]
+    fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i {
         incoming.quoted()
     }
 }

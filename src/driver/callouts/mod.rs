@@ -23,7 +23,7 @@ use crate::kernel::published::Published;
 use crate::kernel::status::Result;
 use crate::kernel::wfp::callout::Registration;
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::callouts::{CALLOUTS, COUNT, Callout};
+use crate::logic::callouts::{CALLOUTS, COUNT, Index};
 use crate::logic::layers::{self, Decision, Role};
 use crate::logic::stealth::Verdict;
 use decide::Deciding;
@@ -75,14 +75,18 @@ pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVe
 
 impl Shared {
     /// Whether there is anything to watch, of what is known before a look: most
-    /// of what passes belongs to no flow, while nobody watches the order.
-    fn is_watched(&self, at: &Callout, flow_context: u64) -> bool {
-        flow_context != 0 || self.policies.order_watch() != 0 || at.begins_flows
+    /// of what passes belongs to no flow, while nobody watches the order. Where
+    /// flows begin there always is.
+    #[inline(always)]
+    fn is_watched(&self, flow_context: u64) -> bool {
+        flow_context != 0 || self.policies.order_watch() != 0
     }
 
     /// Watches what passes here, whatever is decided: the flow that begins or
     /// goes on, and the order of layers.
-    fn watch(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
+    #[inline(never)]
+    fn watch(&self, incoming: Incoming<'_>, irql: &MaxDispatch) {
+        let incoming = &incoming;
         let watch = self.policies.order_watch();
         let at = incoming.callout();
         let flow = match at.begins_flows {
@@ -116,9 +120,10 @@ impl Shared {
         events::flow_ended(&self.channel, ended, irql);
     }
 
-    fn count(&self, at: &Callout, verdict: Verdict, irql: &MaxDispatch) {
+    #[inline(always)]
+    fn count(&self, at: Index, verdict: Verdict, irql: &MaxDispatch) {
         if let Some(counters) = self.counters.current(irql) {
-            Counters::count(counters, at.index, verdict);
+            Counters::count(counters, at, verdict);
         }
     }
 }

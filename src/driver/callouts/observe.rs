@@ -6,8 +6,8 @@ use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::callouts::Callout;
-use crate::logic::layers::Role;
+use crate::logic::callouts::{self, Callout, Index};
+use crate::logic::layers::{Layer, Role};
 use crate::logic::stealth::Verdict;
 
 /// Stands at every layer where nothing is decided.
@@ -16,19 +16,43 @@ pub struct Observe;
 impl Classify for Observe {
     type Shared = Shared;
 
-    const ROLE: Role = Role::Observe;
+    const FIELDS: usize = 0;
+    const IS_SELDOM: bool = true;
 
     fn shared() -> &'static Published<Shared> {
         &SHARED
     }
 
-    fn notice(shared: &Shared, at: &'static Callout, flow_context: u64, irql: &MaxDispatch) -> bool {
-        shared.count(at, Verdict::Observed, irql);
-        shared.is_watched(at, flow_context) || events::is_classified(&shared.channel)
+    #[inline(always)]
+    fn callout(layer_id: u16) -> Option<&'static Callout> {
+        match callouts::at_layer(layer_id) {
+            Some(callout) if callout.role == Role::Observe => Some(callout),
+            _ => None,
+        }
     }
 
-    fn classify(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action {
-        events::observed(&shared.channel, incoming, irql);
+    #[inline(always)]
+    fn layer(callout: &'static Callout) -> &'static Layer {
+        callout.layer
+    }
+
+    #[inline(always)]
+    fn passes(shared: &Shared, layer_id: u16, flow_context: u64) -> Option<Index> {
+        if shared.is_watched(flow_context) || events::is_classified(&shared.channel) {
+            return None;
+        }
+        callouts::only_counting(layer_id)
+    }
+
+    #[inline(always)]
+    fn count(shared: &Shared, at: Index, verdict: Verdict, irql: &MaxDispatch) {
+        shared.count(at, verdict, irql);
+    }
+
+    #[inline(always)]
+    fn classify(shared: &Shared, incoming: Incoming<'_>, irql: &MaxDispatch) -> Action {
+        shared.count(incoming.callout().index, Verdict::Observed, irql);
+        events::observed(&shared.channel, &incoming, irql);
         shared.watch(incoming, irql);
         Action::Continue
     }

@@ -4,7 +4,7 @@
 use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::layers::Decision;
-use crate::logic::stealth::Packet;
+use crate::logic::stealth::Shown;
 
 /// Decides whether a discarded packet is answered.
 pub struct PacketDiscard;
@@ -12,7 +12,8 @@ pub struct PacketDiscard;
 impl Decide for PacketDiscard {
     const DECISION: Decision = Decision::PacketDiscard;
 
-    fn packet(incoming: &Incoming<'_>) -> Packet {
+    #[inline(always)]
+    fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i {
         incoming.discarded_packet()
     }
 }

@@ -3,7 +3,7 @@
 use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::layers::Decision;
-use crate::logic::stealth::Packet;
+use crate::logic::stealth::Shown;
 
 /// Decides whether a discarded segment is answered.
 pub struct TransportDiscard;
@@ -11,7 +11,8 @@ pub struct TransportDiscard;
 impl Decide for TransportDiscard {
     const DECISION: Decision = Decision::TransportDiscard;
 
-    fn packet(incoming: &Incoming<'_>) -> Packet {
+    #[inline(always)]
+    fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i {
         incoming.discarded_segment()
     }
 }

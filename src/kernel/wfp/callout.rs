@@ -3,35 +3,49 @@
 use core::ffi::c_void;
 
 use super::guid;
-use super::incoming::{Claim, Incoming};
+use super::incoming::{Incoming, Passed};
 use crate::ffi;
 use crate::kernel::device::Device;
 use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::published::Published;
 use crate::kernel::status::{Result, to_result};
 use crate::kernel::work_item::wait_until;
-use crate::logic::callouts::Callout;
-use crate::logic::layers::{Guid, Role};
+use crate::logic::callouts::{Callout, Index};
+use crate::logic::layers::{Guid, Layer};
+use crate::logic::stealth::Verdict;
 
-/// What a callout does with what it is shown.
+/// What a kind of callout does with what it is shown.
 pub trait Classify: 'static {
     /// What all classifies share.
     type Shared: Sync + 'static;
 
-    /// What it is for; it is not asked at layers that have another role. Whoever
-    /// finds a callout's key free in the engine can add it for any layer.
-    const ROLE: Role;
+    /// Values that an indication has at the least, or it is passed by.
+    const FIELDS: usize;
 
-    /// Where that is found: a classify brings no context of the callout's own,
-    /// and a filter's is set by whoever adds the filter.
+    /// Whether it looks at little of what it is shown: then what that takes is
+    /// kept apart, and the rest saves no registers for it.
+    const IS_SELDOM: bool;
+
+    /// Where what is shared is found: a classify brings no context of the
+    /// callout's own, and a filter's is set by whoever adds the filter.
     fn shared() -> &'static Published<Self::Shared>;
 
-    /// Takes notice of an indication, of which no more is known than where it
-    /// is and the context of its flow; says whether it is to be looked at.
-    fn notice(shared: &Self::Shared, at: &'static Callout, flow_context: u64, irql: &MaxDispatch) -> bool;
+    /// The callout of this kind at a layer. Whoever finds a callout's key free
+    /// in the engine can add it for any layer.
+    fn callout(layer_id: u16) -> Option<&'static Callout>;
+
+    /// Its layer; a constant where the kind stands at no other.
+    fn layer(callout: &'static Callout) -> &'static Layer;
+
+    /// The callout of this kind at a layer, where an indication is no more than
+    /// counted, of which no more is known than the context of its flow.
+    fn passes(shared: &Self::Shared, layer_id: u16, flow_context: u64) -> Option<Index>;
+
+    /// Counts what became of an indication that is not looked at.
+    fn count(shared: &Self::Shared, at: Index, verdict: Verdict, irql: &MaxDispatch);
 
     /// Looks at an indication and says what to do about it.
-    fn classify(shared: &Self::Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Action;
+    fn classify(shared: &Self::Shared, incoming: Incoming<'_>, irql: &MaxDispatch) -> Action;
 
     /// A flow whose context was associated at a layer of this callout is over,
     /// or the context was taken back.
@@ -113,26 +127,32 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
     // SAFETY: the engine passes its own result structure, to be written by this
     // thread alone until the return, or NULL.
     let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
-    // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
-    // (FWPS_CALLOUT_CLASSIFY_FN3).
-    let irql = unsafe { MaxDispatch::assume() };
-    // SAFETY: the engine passes structures that live until the return.
-    let claim = unsafe { Claim::new(in_fixed_values, in_meta_values, C::ROLE) };
+    // SAFETY: the engine passes structures that live until the return, or NULL.
+    let fixed = unsafe { in_fixed_values.as_ref() };
     // SAFETY: callouts are registered after the publication and drained before
     // its end, so it outlives this call.
     let shared = unsafe { C::shared().get() };
-    let action = match (claim, shared) {
-        (Some(claim), Some(shared)) if C::notice(shared, claim.callout(), flow_context, &irql) => {
-            let may_write = may_write(out);
-            // SAFETY: layerData is the engine's, too.
-            let incoming = unsafe { claim.with(layer_data, flow_context, may_write) };
-            match C::ROLE {
-                // Seldom, and in a function of its own: the rest saves no
-                // registers for it.
-                Role::Observe => aside::<C>(shared, incoming, &irql),
-                Role::Decide(_) => C::classify(shared, &incoming, &irql),
+    let action = match (fixed, shared) {
+        (Some(fixed), Some(shared)) => match C::passes(shared, fixed.layerId, flow_context) {
+            Some(at) => {
+                // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
+                // (FWPS_CALLOUT_CLASSIFY_FN3).
+                let irql = unsafe { MaxDispatch::assume() };
+                C::count(shared, at, Verdict::Observed, &irql);
+                Action::Continue
             }
-        }
+            None => {
+                let may_write = may_write(out);
+                let passed = Passed { fixed, metadata: in_meta_values, layer_data, flow_context, may_write };
+                if C::IS_SELDOM {
+                    // SAFETY: the engine passes what lives until the return.
+                    unsafe { look_aside::<C>(shared, passed) }
+                } else {
+                    // SAFETY: as above.
+                    unsafe { look::<C>(shared, passed) }
+                }
+            }
+        },
         _ => Action::Continue,
     };
     if !may_write(out) {
@@ -151,10 +171,36 @@ fn may_write(out: &ffi::FWPS_CLASSIFY_OUT0) -> bool {
     out.rights & ffi::FWPS_RIGHT_ACTION_WRITE != 0
 }
 
+/// Has `C` look at an indication.
+///
+/// # Safety
+/// The caller is a classifyFn, and `passed` what the engine passed to it.
+#[inline(always)]
+unsafe fn look<C: Classify>(shared: &C::Shared, passed: Passed<'_>) -> Action {
+    let Some(at) = C::callout(passed.fixed.layerId) else { return Action::Continue };
+    // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
+    // (FWPS_CALLOUT_CLASSIFY_FN3).
+    let irql = unsafe { MaxDispatch::assume() };
+    // SAFETY: by this function's contract; the callout stands at the layer that
+    // is said to be asked.
+    match unsafe { Incoming::new(at, C::layer(at), C::FIELDS, passed) } {
+        Some(incoming) => C::classify(shared, incoming, &irql),
+        None => {
+            C::count(shared, at.index, Verdict::Malformed, &irql);
+            Action::Continue
+        }
+    }
+}
+
+/// The same in a function of its own, for which the other saves no registers.
+///
+/// # Safety
+/// That of [`look`].
 #[cold]
 #[inline(never)]
-fn aside<C: Classify>(shared: &C::Shared, incoming: Incoming<'_>, irql: &MaxDispatch) -> Action {
-    C::classify(shared, &incoming, irql)
+unsafe fn look_aside<C: Classify>(shared: &C::Shared, passed: Passed<'_>) -> Action {
+    // SAFETY: by this function's contract.
+    unsafe { look::<C>(shared, passed) }
 }
 
 /// FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0.

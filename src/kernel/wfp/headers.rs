@@ -6,12 +6,13 @@ use core::net::IpAddr;
 
 use super::incoming::Incoming;
 use super::net_buffer::NetBuffer;
+use super::shown::Packet;
 use crate::ffi;
 use crate::logic::echo::{ICMP, ICMPV6};
 use crate::logic::ip::{self, Part};
 use crate::logic::layers::{Family, Shows};
 use crate::logic::order::{Direction, Kinds, Place, Sight};
-use crate::logic::stealth::{Packet, TCP, TcpFlags, UDP};
+use crate::logic::stealth::{TCP, TcpFlags, UDP};
 use crate::logic::transport::{self, Header, Ports};
 
 /// Bytes of a UDP header (RFC 768), and of a TCP header without options
@@ -34,64 +35,61 @@ struct Headers {
 }
 
 impl Incoming<'_> {
-    /// A packet at the transport layer's discard: also why, and the segment's
-    /// flags.
+    /// A packet at the transport layer's discard: also the segment's flags.
     #[inline(always)]
-    pub fn discarded_segment(&self) -> Packet {
-        let packet = self.packet();
-        let tcp_flags = match packet.protocol {
-            Some(TCP) => self.tcp_flags(packet.local_port),
-            _ => None,
-        };
-        Packet { discard: self.discard(), tcp_flags, ..packet }
+    pub fn discarded_segment(&self) -> Packet<'_, '_> {
+        let packet = self.shown();
+        match packet.protocol {
+            Some(TCP) => Packet { tcp_flags: self.tcp_flags(packet.local_port), ..packet },
+            _ => packet,
+        }
     }
 
     /// A discarded segment's flags. Nearly always its header lies in one piece,
     /// as far before the data as the metadata say, which is read at once.
     #[inline(always)]
-    fn tcp_flags(&self, local_port: Option<u16>) -> Option<TcpFlags> {
-        let near = || {
-            let bytes: [u8; transport::LONGEST] =
-                self.net_buffer()?.piece(self.transport_header_size()?, 0)?;
-            let header = Header::read(TCP, &bytes)?;
-            let (source, destination) = (self.uint16(self.callout().fields().remote_port)?, local_port?);
-            (header.ports? == Ports { source, destination }).then_some(header.segment?.flags)
-        };
-        near().or_else(|| self.tcp_flags_anywhere())
+    fn tcp_flags(&self, local_port: Option<u16>) -> TcpFlags {
+        match self.tcp_flags_near(local_port) {
+            Some(flags) => flags,
+            None => self.again().tcp_flags_anywhere(),
+        }
+    }
+
+    #[inline(always)]
+    fn tcp_flags_near(&self, local_port: Option<u16>) -> Option<TcpFlags> {
+        let header = self.net_buffer()?.piece(self.transport_header_size()?, 0)?;
+        let ports = Ports { source: self.uint16(self.fields().remote_port)?, destination: local_port? };
+        TcpFlags::between(ports, header)
     }
 
     #[cold]
     #[inline(never)]
-    fn tcp_flags_anywhere(&self) -> Option<TcpFlags> {
-        Some(self.segment()?.header?.segment?.flags)
-    }
-
-    /// A packet that may be an ICMP message: also its type and code.
-    pub fn message(&self) -> Packet {
-        Packet { icmp: self.icmp(), ..self.packet() }
+    fn tcp_flags_anywhere(self) -> TcpFlags {
+        let segment = self.segment().and_then(|headers| headers.header?.segment);
+        segment.map_or(TcpFlags::UNREAD, |segment| segment.flags)
     }
 
     /// A packet at the network layer's discard, which has no fields for
-    /// protocol and ports: also why, and what its headers name.
-    pub fn discarded_packet(&self) -> Packet {
-        let packet = Packet { discard: self.discard(), ..self.packet() };
+    /// protocol and ports: what its headers name.
+    #[inline(always)]
+    pub fn discarded_packet(&self) -> Packet<'_, '_> {
         let (remote, local) = self.ends();
-        let Some(headers) = self.behind_ip(remote, local) else { return packet };
-        self.named(packet, headers)
+        self.named(self.behind_ip(remote, local))
     }
 
-    /// An ICMP error on its way out: also what it quotes, which is the packet
-    /// that it answers.
-    pub fn quoted(&self) -> Packet {
-        let packet = self.message();
+    /// An ICMP error on its way out: what it quotes, which is the packet that it
+    /// answers.
+    #[inline(always)]
+    pub fn quoted(&self) -> Packet<'_, '_> {
         let (remote, local) = self.ends();
-        match self.net_buffer().and_then(|buffer| ip_header(&buffer, 0, ERROR_HEADER, remote?, local?)) {
-            Some(headers) => self.named(packet, headers),
-            None => packet,
-        }
+        let quoted = |buffer: NetBuffer<'_>| ip_header(&buffer, 0, ERROR_HEADER, remote?, local?);
+        self.named(self.net_buffer().and_then(quoted))
     }
 
-    fn named(&self, packet: Packet, headers: Headers) -> Packet {
+    #[inline(always)]
+    fn named(&self, headers: Option<Headers>) -> Packet<'_, '_> {
+        let packet = self.shown();
+        let Some(headers) = headers else { return packet };
         let ports = headers.header.and_then(|header| header.ports);
         let local_port = ports.map(|ports| ports.destination);
         Packet { protocol: Some(headers.protocol), local_port, ..packet }
@@ -158,18 +156,18 @@ impl Incoming<'_> {
 
     /// Whom the packet is between: the remote end, then this one.
     fn ends(&self) -> (Option<IpAddr>, Option<IpAddr>) {
-        let fields = self.callout().fields();
+        let fields = self.fields();
         (self.address(fields.remote_address), self.address(fields.local_address))
     }
 
     fn transport_header_size(&self) -> Option<u32> {
-        self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE, |metadata| metadata.transportHeaderSize)
+        Some(self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE)?.transportHeaderSize)
     }
 
     /// The transport header at layers whose data start at it or behind it; its
     /// ports tell which, and ICMP's type and code where ports are fields.
     fn segment(&self) -> Option<Headers> {
-        let fields = self.callout().fields();
+        let fields = self.fields();
         // STREAM_PACKET shows nothing but TCP, and has no field for it.
         let protocol = if fields.protocol.is_some() { self.protocol()? } else { TCP };
         let local = self.uint16(fields.local_port);
@@ -202,7 +200,8 @@ impl Incoming<'_> {
     /// header, or before any of it; the header's addresses tell which.
     fn behind_ip(&self, source: Option<IpAddr>, destination: Option<IpAddr>) -> Option<Headers> {
         let (source, destination) = (source?, destination?);
-        let size = self.metadata(ffi::FWPS_METADATA_FIELD_IP_HEADER_SIZE, |metadata| metadata.ipHeaderSize);
+        let size =
+            self.metadata(ffi::FWPS_METADATA_FIELD_IP_HEADER_SIZE).map(|metadata| metadata.ipHeaderSize);
         let behind_udp = size.and_then(|size| size.checked_add(UDP_HEADER));
         let buffer = self.net_buffer()?;
         let mut places = size.into_iter().chain([0]).chain(behind_udp);

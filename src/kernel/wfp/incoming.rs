@@ -3,18 +3,23 @@
 
 use core::ffi::c_void;
 use core::marker::PhantomData;
-use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::net::IpAddr;
 
 use super::net_buffer::NetBuffer;
 use crate::ffi;
-use crate::logic::callouts::{self, Callout};
-use crate::logic::layers::{Family, Role, Shows, Way};
+use crate::logic::address::Address;
+use crate::logic::callouts::Callout;
+use crate::logic::layers::{Family, Fields, Layer, Shows, Way};
 use crate::logic::order::Direction;
-use crate::logic::stealth::{Discard, Icmp, Module, Packet};
+use crate::logic::stealth::{Discard, Icmp, Module};
 
 /// An indication to a callout of ours.
+#[derive(Clone, Copy)]
 pub struct Incoming<'a> {
     callout: &'static Callout,
+    /// The callout's, and known when the driver is built where it stands at no
+    /// other.
+    layer: &'static Layer,
     values: &'a [ffi::FWPS_INCOMING_VALUE0],
     metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
     layer_data: *mut c_void,
@@ -23,68 +28,63 @@ pub struct Incoming<'a> {
     of_call: PhantomData<&'a ()>,
 }
 
-/// What the engine passed, so far checked that pointers and counts hold
-/// together. Kept apart from [`Incoming`], which takes a place in memory: most
-/// of what is only observed never needs one.
-pub(super) struct Claim<'a> {
-    callout: &'static Callout,
-    fixed: &'a ffi::FWPS_INCOMING_VALUES0,
-    metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
-}
-
-impl<'a> Claim<'a> {
-    /// Accepts what the engine passed, if pointers and counts hold together and
-    /// the layer is one of ours where the callout has this role.
-    ///
-    /// # Safety
-    /// The pointers are NULL or the engine's, and what they lead to lives and
-    /// does not change for `'a`.
-    #[inline(always)]
-    pub(super) unsafe fn new(
-        fixed: *const ffi::FWPS_INCOMING_VALUES0,
-        metadata: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
-        role: Role,
-    ) -> Option<Self> {
-        // SAFETY: by this function's contract.
-        let fixed = unsafe { fixed.as_ref() }?;
-        // SAFETY: by this function's contract.
-        let metadata = unsafe { metadata.as_ref() }?;
-        let callout = callouts::at_layer(fixed.layerId).filter(|callout| callout.role == role)?;
-        // NULL or not aligned; in one comparison, for every packet comes here.
-        const _: () = assert!(align_of::<ffi::FWPS_INCOMING_VALUE0>() == 8);
-        if fixed.incomingValue.addr().rotate_right(3).wrapping_sub(1) >= 1 << 61 {
-            return None;
-        }
-        Some(Self { callout, fixed, metadata })
-    }
-
-    /// Which of our callouts is asked.
-    pub(super) fn callout(&self) -> &'static Callout {
-        self.callout
-    }
-
-    /// All of the indication.
-    ///
-    /// # Safety
-    /// The pointer is NULL or the engine's, and what it leads to lives and does
-    /// not change for `'a`.
-    #[inline(always)]
-    pub(super) unsafe fn with(
-        self,
-        layer_data: *mut c_void,
-        flow_context: u64,
-        may_write: bool,
-    ) -> Incoming<'a> {
-        let Self { callout, fixed, metadata } = self;
-        let count = fixed.valueCount as usize;
-        // SAFETY: the engine's array has as many values as it says; `new` saw
-        // that it is there and aligned.
-        let values = unsafe { core::slice::from_raw_parts(fixed.incomingValue, count) };
-        Incoming { callout, values, metadata, layer_data, flow_context, may_write, of_call: PhantomData }
-    }
+/// What the engine passed to a classifyFn.
+#[derive(Clone, Copy)]
+pub(super) struct Passed<'a> {
+    pub(super) fixed: &'a ffi::FWPS_INCOMING_VALUES0,
+    pub(super) metadata: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
+    pub(super) layer_data: *mut c_void,
+    pub(super) flow_context: u64,
+    pub(super) may_write: bool,
 }
 
 impl<'a> Incoming<'a> {
+    /// Accepts what the engine passed, if pointers and counts hold together.
+    /// `fields` is the number of values that are there at the least.
+    ///
+    /// # Safety
+    /// The pointers are NULL or the engine's, and what they lead to lives and
+    /// does not change for `'a`; the callout is the one that the engine asks.
+    #[inline(always)]
+    pub(super) unsafe fn new(
+        callout: &'static Callout,
+        layer: &'static Layer,
+        fields: usize,
+        passed: Passed<'a>,
+    ) -> Option<Self> {
+        let Passed { fixed, metadata, layer_data, flow_context, may_write } = passed;
+        // SAFETY: by this function's contract.
+        let metadata = unsafe { metadata.as_ref() }?;
+        let (first, count) = (fixed.incomingValue, fixed.valueCount as usize);
+        if first.is_null() || !first.is_aligned() || count < fields {
+            return None;
+        }
+        // SAFETY: the engine's array has as many values as it says.
+        let values = unsafe { core::slice::from_raw_parts(first, count) };
+        let of_call = PhantomData;
+        Some(Self { callout, layer, values, metadata, layer_data, flow_context, may_write, of_call })
+    }
+
+    /// The same, at a place of its own in memory: for a function that takes it
+    /// there, while this one needs none.
+    #[inline(always)]
+    pub fn again(&self) -> Self {
+        let Self { callout, layer, values, metadata, layer_data, flow_context, may_write, of_call } = *self;
+        Self { callout, layer, values, metadata, layer_data, flow_context, may_write, of_call }
+    }
+
+    /// Where the layer's values stand.
+    #[inline(always)]
+    pub(super) fn fields(&self) -> &'static Fields {
+        &self.layer.fields
+    }
+
+    /// The local port, or what stands in its place.
+    #[inline(always)]
+    pub(super) fn local_port(&self) -> Option<u16> {
+        self.uint16(self.fields().local_port)
+    }
+
     /// Whether the engine still lets anybody decide.
     pub fn may_decide(&self) -> bool {
         self.may_write
@@ -98,42 +98,22 @@ impl<'a> Incoming<'a> {
     /// Address and port, or what stands in its place, of the local and the
     /// remote side.
     pub fn sides(&self) -> [(Option<IpAddr>, Option<u16>); 2] {
-        let fields = self.callout.fields();
+        let fields = self.fields();
         let [local, remote] =
             [(fields.local_address, fields.local_port), (fields.remote_address, fields.remote_port)];
         [local, remote].map(|(address, port)| (self.address(address), self.uint16(port)))
     }
 
-    /// What every layer says of a packet, as far as the decisions look: whose
-    /// it is, and where it came from.
-    #[inline(always)]
-    pub fn packet(&self) -> Packet {
-        let fields = self.callout.fields();
-        let flags = self.uint32(fields.flags).unwrap_or(0);
-        Packet {
-            protocol: self.uint8(fields.protocol),
-            local_port: self.uint16(fields.local_port),
-            remote_address: self.address(fields.remote_address),
-            interface: self.uint64(fields.interface),
-            loopback: flags & ffi::FWP_CONDITION_FLAG_IS_LOOPBACK != 0,
-            ipsec_secured: flags & ffi::FWP_CONDITION_FLAG_IS_IPSEC_SECURED != 0,
-            flow: self.flow().is_some(),
-            endpoint: self.endpoint().is_some(),
-            discard: None,
-            tcp_flags: None,
-            icmp: None,
-        }
-    }
-
     /// An ICMP message's type and code; at layers without fields for them, what
     /// stands where the ports would.
+    #[inline(always)]
     pub(super) fn icmp(&self) -> Option<Icmp> {
-        let fields = self.callout.fields();
+        let fields = self.fields();
         let [kind, code] = match fields.icmp {
             Some(places) => places.map(Some),
             None => [fields.local_port, fields.remote_port],
         };
-        let (kind, code) = self.uint16(kind).zip(self.uint16(code))?;
+        let (kind, code) = (self.uint16(kind)?, self.uint16(code)?);
         Some(Icmp { family: self.callout.family, kind, code })
     }
 
@@ -141,8 +121,7 @@ impl<'a> Incoming<'a> {
     #[inline(always)]
     pub(super) fn discard(&self) -> Option<Discard> {
         use ffi::FWPS_DISCARD_MODULE0_ as module;
-        let discard =
-            self.metadata(ffi::FWPS_METADATA_FIELD_DISCARD_REASON, |metadata| metadata.discardMetadata)?;
+        let discard = self.metadata(ffi::FWPS_METADATA_FIELD_DISCARD_REASON)?.discardMetadata;
         let module = match discard.discardModule {
             module::FWPS_DISCARD_MODULE_NETWORK => Module::Network,
             module::FWPS_DISCARD_MODULE_TRANSPORT => Module::Transport,
@@ -160,22 +139,24 @@ impl<'a> Incoming<'a> {
     /// The engine's handle to its flow.
     #[inline(always)]
     pub fn flow(&self) -> Option<u64> {
-        self.metadata(ffi::FWPS_METADATA_FIELD_FLOW_HANDLE, |metadata| metadata.flowHandle)
-            .filter(|flow| *flow != 0)
+        match self.metadata(ffi::FWPS_METADATA_FIELD_FLOW_HANDLE)?.flowHandle {
+            0 => None,
+            flow => Some(flow),
+        }
     }
 
     /// The endpoint that it concerns.
     #[inline(always)]
     pub(super) fn endpoint(&self) -> Option<u64> {
-        self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE, |metadata| {
-            metadata.transportEndpointHandle
-        })
-        .filter(|endpoint| *endpoint != 0)
+        match self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE)?.transportEndpointHandle {
+            0 => None,
+            endpoint => Some(endpoint),
+        }
     }
 
     /// The process behind it.
     pub fn process(&self) -> Option<u64> {
-        self.metadata(ffi::FWPS_METADATA_FIELD_PROCESS_ID, |metadata| metadata.processId)
+        Some(self.metadata(ffi::FWPS_METADATA_FIELD_PROCESS_ID)?.processId)
     }
 
     /// Which of our callouts is asked, and what is known of its layer.
@@ -184,19 +165,27 @@ impl<'a> Incoming<'a> {
     }
 
     /// Its IP protocol, where the layer has a field for it.
+    #[inline(always)]
     pub fn protocol(&self) -> Option<u8> {
-        self.uint8(self.callout.fields().protocol)
+        self.uint8(self.fields().protocol)
     }
 
     /// A condition of `FLAGS`.
+    #[inline(always)]
     pub(super) fn has_flag(&self, flag: u32) -> bool {
-        self.uint32(self.callout.fields().flags).is_some_and(|flags| flags & flag != 0)
+        matches!(self.flags(), Some(flags) if flags & flag != 0)
+    }
+
+    /// `FLAGS`.
+    #[inline(always)]
+    pub(super) fn flags(&self) -> Option<u32> {
+        self.uint32(self.fields().flags)
     }
 
     /// Which way it goes; `None` for a call.
     #[inline(always)]
     pub fn direction(&self) -> Option<Direction> {
-        let way = match self.callout.layer.shows {
+        let way = match self.layer.shows {
             Shows::Call | Shows::Forwarded => return None,
             Shows::Stream => return self.stream_direction(),
             Shows::CallOrSegment(way) | Shows::Segment(way) | Shows::Packet(way) | Shows::Error(way) => way,
@@ -229,7 +218,7 @@ impl<'a> Incoming<'a> {
     /// The packet, at layers that show one.
     #[inline(always)]
     pub(super) fn net_buffer(&self) -> Option<NetBuffer<'a>> {
-        match self.callout.layer.shows {
+        match self.layer.shows {
             Shows::Call | Shows::Forwarded | Shows::Stream => return None,
             Shows::CallOrSegment(_) | Shows::Segment(_) | Shows::Packet(_) | Shows::Error(_) => {}
         }
@@ -239,11 +228,17 @@ impl<'a> Incoming<'a> {
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
     }
 
-    /// An address: IPv4's in host order, IPv6's as its bytes (fwptypes.h).
-    #[inline(always)]
+    /// An address.
     pub(super) fn address(&self, position: Option<u8>) -> Option<IpAddr> {
+        self.number(position).map(IpAddr::from)
+    }
+
+    /// An address as a number: IPv4's is one in host order, IPv6's is its bytes
+    /// (fwptypes.h).
+    #[inline(always)]
+    pub(super) fn number(&self, position: Option<u8>) -> Option<Address> {
         match self.callout.family {
-            Family::V4 => self.uint32(position).map(|bits| Ipv4Addr::from_bits(bits).into()),
+            Family::V4 => Some(Address::V4(self.uint32(position)?)),
             Family::V6 => {
                 let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_BYTE_ARRAY16_TYPE)?;
                 // SAFETY: the type says which member is valid.
@@ -251,24 +246,21 @@ impl<'a> Incoming<'a> {
                 // SAFETY: the engine's value leads to 16 bytes that live until
                 // the classify returns, or is NULL.
                 let bytes = unsafe { bytes.as_ref() }?;
-                Some(Ipv6Addr::from(bytes.byteArray16).into())
+                Some(Address::V6(u128::from_be_bytes(bytes.byteArray16)))
             }
         }
     }
 
+    /// The metadata, where this field of them holds.
     #[inline(always)]
-    pub(super) fn metadata<T>(
-        &self,
-        field: u32,
-        read: impl FnOnce(&ffi::FWPS_INCOMING_METADATA_VALUES0) -> T,
-    ) -> Option<T> {
-        (self.metadata.currentMetadataValues & field != 0).then(|| read(self.metadata))
+    pub(super) fn metadata(&self, field: u32) -> Option<&'a ffi::FWPS_INCOMING_METADATA_VALUES0> {
+        if self.metadata.currentMetadataValues & field == 0 { None } else { Some(self.metadata) }
     }
 
     #[inline(always)]
     fn value(&self, position: Option<u8>, kind: ffi::FWP_DATA_TYPE) -> Option<&'a ffi::FWP_VALUE0> {
         let value = &self.values.get(usize::from(position?))?.value;
-        (value.type_ == kind).then_some(value)
+        if value.type_ == kind { Some(value) } else { None }
     }
 
     #[inline(always)]
@@ -294,7 +286,7 @@ impl<'a> Incoming<'a> {
 
     /// Behind a pointer, as the engine passes 64-bit values.
     #[inline(always)]
-    fn uint64(&self, position: Option<u8>) -> Option<u64> {
+    pub(super) fn uint64(&self, position: Option<u8>) -> Option<u64> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT64)?;
         // SAFETY: the type says which member is valid.
         let number = unsafe { value.__bindgen_anon_1.uint64 };

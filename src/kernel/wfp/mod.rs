@@ -7,6 +7,7 @@ pub mod flow;
 mod headers;
 pub mod incoming;
 mod net_buffer;
+mod shown;
 
 use crate::ffi;
 use crate::logic::layers::Guid;

@@ -30,6 +30,7 @@ impl NetBuffer<'_> {
     /// # Safety
     /// `list` is NULL or leads to a NET_BUFFER_LIST whose buffers and MDLs live
     /// as long as what is returned.
+    #[inline(always)]
     pub unsafe fn first(list: *const ffi::NET_BUFFER_LIST) -> Option<Self> {
         // SAFETY: by this function's contract.
         let list = unsafe { list.as_ref() }?;
@@ -42,6 +43,7 @@ impl NetBuffer<'_> {
     /// # Safety
     /// `buffer` is NULL or leads to a NET_BUFFER that lives, with its MDLs, as
     /// long as what is returned.
+    #[inline(always)]
     unsafe fn at(buffer: *const ffi::NET_BUFFER) -> Option<Self> {
         // SAFETY: by this function's contract.
         let buffer = unsafe { buffer.as_ref() }?;
@@ -81,7 +83,10 @@ impl NetBuffer<'_> {
         // SAFETY: a buffer's MDLs live as long as the buffer.
         let mdl = unsafe { self.chain.as_ref() }?;
         let behind = at.checked_add(N)?;
-        let from = mapped(mdl).filter(|_| behind <= mdl.ByteCount as usize)?.wrapping_add(at);
+        if behind > mdl.ByteCount as usize {
+            return None;
+        }
+        let from = mapped(mdl)?.wrapping_add(at);
         // SAFETY: the MDL maps as many bytes as it says, and these are among
         // them; bytes have no alignment.
         Some(unsafe { from.cast::<[u8; N]>().read_unaligned() })
@@ -120,8 +125,9 @@ impl NetBuffer<'_> {
 
 /// Where an MDL's bytes are mapped, if they are (MmGetSystemAddressForMdlSafe,
 /// wdm.h, which would map them now and may fail).
+#[inline(always)]
 fn mapped(mdl: &ffi::MDL) -> Option<*const u8> {
     let mapped = (ffi::MDL_MAPPED_TO_SYSTEM_VA | ffi::MDL_SOURCE_IS_NONPAGED_POOL) as ffi::CSHORT;
     let address = mdl.MappedSystemVa.cast_const().cast::<u8>();
-    (mdl.MdlFlags & mapped != 0 && !address.is_null()).then_some(address)
+    if mdl.MdlFlags & mapped != 0 && !address.is_null() { Some(address) } else { None }
 }

@@ -6,12 +6,12 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-use super::policy::{Mode, Policy};
+use super::policy::{Exemptions, Mode, Policy};
 use super::scan::Techniques;
 use super::tracelogging::{
     Description, Event, Field, Hex, Payload, Process, Socket, Text, Value, metadata, metadata_size,
 };
-pub use names::{Counts, REASONS, VERDICTS, module, place, technique, technique_name, verdict};
+pub use names::{Counts, REASONS, VERDICTS, module, place, technique_name, verdict};
 
 /// The provider's name.
 pub const PROVIDER: &str = "Hushport";
@@ -341,9 +341,14 @@ events! {
 
 impl PolicyApplied {
     /// A policy's values.
-    pub fn new(occasion: &'static str, number: u32, policy: &Policy<'_>) -> Self {
+    pub fn new(
+        occasion: &'static str,
+        number: u32,
+        policy: &Policy,
+        exemptions: Option<&Exemptions>,
+    ) -> Self {
         let [exempt_ports, exempt_prefixes, exempt_interfaces] =
-            policy.exemptions.map_or([0; 3], |exemptions| exemptions.counts());
+            exemptions.map_or([0; 3], |exemptions| exemptions.counts());
         Self {
             occasion,
             number,

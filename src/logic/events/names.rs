@@ -3,7 +3,7 @@
 use crate::logic::order::Place;
 use crate::logic::policy::Reason;
 use crate::logic::scan::{Technique, Techniques};
-use crate::logic::stealth::{Module, Packet, TCP, UDP, Verdict};
+use crate::logic::stealth::{Module, Verdict};
 use crate::logic::tracelogging::{Field, Payload, TEXT, Text, Type, Value};
 
 /// How often callouts came to each verdict.
@@ -49,15 +49,6 @@ impl Value for Counts {
 /// A verdict's name.
 pub fn verdict(verdict: Verdict) -> &'static str {
     VERDICTS.get(verdict as usize).copied().unwrap_or_default()
-}
-
-/// How a packet asks, `None` where it is no scan's probe.
-pub fn technique(packet: &Packet) -> Option<Technique> {
-    match packet.protocol {
-        Some(TCP) => packet.tcp_flags.map_or(Some(Technique::Other), Technique::of_segment),
-        Some(UDP) => Some(Technique::Udp),
-        _ => None,
-    }
 }
 
 /// A technique's name.

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::logic::policy::{Policy, Reason, VALUES};
-use crate::logic::scan::{Queue, Remote, Settings, Slot, Table, Technique, sweep};
+use crate::logic::scan::{Remote, Settings, Table, Technique, sweep};
 use crate::logic::stealth::Verdict;
 use crate::logic::tracelogging::{Description, Payload, Value};
 
@@ -118,7 +118,7 @@ fn the_largest_values_fit() {
         scans: u64::MAX,
         events_dropped: u64::MAX,
     });
-    fits(PolicyApplied::new("Rundown", u32::MAX, &Policy::DEFAULT));
+    fits(PolicyApplied::new("Rundown", u32::MAX, &Policy::DEFAULT, None));
     fits(Silenced {
         layer,
         audited: true,
@@ -137,14 +137,12 @@ fn the_largest_values_fit() {
 
 #[test]
 fn techniques_are_one_text() {
-    let slots: Vec<Slot> = (0..64).map(|_| Slot::default()).collect();
-    let table = Table { slots: &slots, queue: Queue { cells: &[] } };
-    let settings = Settings { ports: 2, window_ms: 1000, seed: 1 };
-    table.meet(Remote(7), 1, Technique::Syn, 0, &settings);
-    table.meet(Remote(7), 2, Technique::Udp, 0, &settings);
-    table.meet(Remote(7), 3, Technique::Other, 0, &settings);
+    let (table, settings) = (Table::<16, 0>::empty(), Settings { ports: 2, seed: 1 });
+    table.meet(Remote(7), 1, Technique::Syn, 0, 1);
+    table.meet(Remote(7), 2, Technique::Udp, 0, 1);
+    table.meet(Remote(7), 3, Technique::Other, 0, 1);
     let mut techniques = Techniques::default();
-    sweep([table].into_iter(), 0, &settings, |scan| techniques = scan.techniques);
+    sweep([&table].into_iter(), 0, &settings, |scan| techniques = scan.techniques);
     let mut room = [0; 64];
     let mut payload = Payload::new(&mut room);
     techniques.put(&mut payload);

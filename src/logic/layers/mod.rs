@@ -187,6 +187,37 @@ pub struct Fields {
     pub flags: Option<u8>,
 }
 
+impl Fields {
+    /// How many values there are up to the last of these.
+    pub const fn count(&self) -> usize {
+        let icmp = match self.icmp {
+            Some([kind, code]) => [Some(kind), Some(code)],
+            None => [None, None],
+        };
+        let positions = [
+            self.protocol,
+            self.local_address,
+            self.remote_address,
+            self.local_port,
+            self.remote_port,
+            icmp[0],
+            icmp[1],
+            self.interface,
+            self.flags,
+        ];
+        let (mut count, mut at) = (0, 0);
+        while at < positions.len() {
+            if let Some(position) = positions[at]
+                && count <= position as usize
+            {
+                count = position as usize + 1;
+            }
+            at += 1;
+        }
+        count
+    }
+}
+
 /// The events of the "TCP packet flows" page that first come to a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Event {

@@ -1,9 +1,8 @@
 //! Who is answered although silence is asked for.
 
-use core::net::IpAddr;
-
 use super::ports::PortSet;
 use super::ranges::{Full, Range, RangeSet};
+use crate::logic::address::Address;
 
 /// `IPPROTO_TCP`.
 pub const TCP: u8 = 6;
@@ -31,14 +30,14 @@ pub struct Exemptions {
 }
 
 /// What a packet is looked up by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Remote {
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sender {
     /// IP protocol.
     pub protocol: Option<u8>,
     /// The port it was for, where its protocol has ports.
     pub local_port: Option<u16>,
     /// Where it came from.
-    pub remote_address: Option<IpAddr>,
+    pub address: Option<Address>,
     /// LUID of the interface it came through.
     pub interface: Option<u64>,
 }
@@ -90,24 +89,25 @@ impl Exemptions {
     }
 
     /// The first list that a packet is on.
-    pub fn of(&self, remote: &Remote) -> Option<Exemption> {
-        let ports = match remote.protocol {
+    #[inline(never)]
+    pub fn of(&self, sender: &Sender) -> Option<Exemption> {
+        let ports = match sender.protocol {
             Some(TCP) => Some(&self.tcp),
             Some(UDP) => Some(&self.udp),
             _ => None,
         };
-        if ports.is_some_and(|ports| remote.local_port.is_some_and(|port| ports.contains(port))) {
+        if ports.zip(sender.local_port).is_some_and(|(ports, port)| ports.contains(port)) {
             return Some(Exemption::Port);
         }
-        let prefix = match remote.remote_address {
-            Some(IpAddr::V4(address)) => self.v4.contains(address.to_bits()),
-            Some(IpAddr::V6(address)) => self.v6.contains(address.to_bits()),
+        let prefix = match sender.address {
+            Some(Address::V4(address)) => self.v4.contains(address),
+            Some(Address::V6(address)) => self.v6.contains(address),
             None => false,
         };
         if prefix {
             return Some(Exemption::Prefix);
         }
-        let interface = remote.interface.is_some_and(|luid| self.interfaces.contains(luid));
+        let interface = sender.interface.is_some_and(|luid| self.interfaces.contains(luid));
         interface.then_some(Exemption::Interface)
     }
 

@@ -9,7 +9,7 @@ pub mod ports;
 pub mod ranges;
 pub mod values;
 
-pub use exemptions::{Exemption, Exemptions, Remote};
+pub use exemptions::{Exemption, Exemptions, Sender};
 pub use values::{Reason, Rejected, VALUES, Value};
 
 /// What to do about closed ports (`Mode`).
@@ -34,9 +34,9 @@ pub enum Trace {
     Everything,
 }
 
-/// A policy, always whole and valid.
+/// A policy, always whole and valid; its lists are [`Exemptions`].
 #[derive(Clone, Copy, Debug)]
-pub struct Policy<'a> {
+pub struct Policy {
     /// `Mode`.
     pub mode: Mode,
     /// `SilenceTcp`: no RST from a port without endpoint.
@@ -51,9 +51,6 @@ pub struct Policy<'a> {
     pub exempt_loopback: bool,
     /// `ExemptIpsec`: IPsec-secured traffic is answered.
     pub exempt_ipsec: bool,
-    /// `ExemptPorts`, `ExemptPrefixes` and `ExemptInterfaces`; `None` where all
-    /// of them are empty.
-    pub exemptions: Option<&'a Exemptions>,
     /// `Observe`: filters at the observing layers.
     pub observe: bool,
     /// `SublayerWeight`.
@@ -70,7 +67,7 @@ pub struct Policy<'a> {
     pub scan_window_ms: u32,
 }
 
-impl Policy<'_> {
+impl Policy {
     /// What holds where the registry says nothing.
     pub const DEFAULT: Self = Self {
         mode: Mode::Enforce,
@@ -80,7 +77,6 @@ impl Policy<'_> {
         silence_echo: false,
         exempt_loopback: true,
         exempt_ipsec: true,
-        exemptions: None,
         observe: true,
         sublayer_weight: 0x8000,
         trace: Trace::Verdicts,
@@ -89,10 +85,4 @@ impl Policy<'_> {
         scan_ports: 16,
         scan_window_ms: 10_000,
     };
-
-    /// The list that exempts a packet, if one does.
-    #[inline(always)]
-    pub fn exempts(&self, remote: &Remote) -> Option<Exemption> {
-        self.exemptions?.of(remote)
-    }
 }

@@ -37,9 +37,9 @@ pub enum Kind {
         /// Largest allowed.
         max: u32,
         /// Puts a number in range into a policy.
-        set: fn(&mut Policy<'_>, u32),
+        set: fn(&mut Policy, u32),
         /// The number that a policy stands for.
-        get: fn(&Policy<'_>) -> u32,
+        get: fn(&Policy) -> u32,
     },
     /// REG_MULTI_SZ; empty where the value is absent.
     List {
@@ -122,7 +122,7 @@ impl Value {
         &self,
         kind: u32,
         data: &[u8],
-        policy: &mut Policy<'_>,
+        policy: &mut Policy,
         exemptions: &mut Exemptions,
     ) -> Result<(), Rejected> {
         let read = match &self.kind {

@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::super::exemptions::{Exemption, Remote};
+use super::super::exemptions::{Exemption, Sender};
 use super::*;
+use crate::logic::address::Address;
 
 /// Tables as the driver makes them, in zeroed memory.
 pub fn exemptions() -> Box<Exemptions> {
@@ -19,7 +20,7 @@ pub fn multi_sz(entries: &[&str]) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
-fn numbers(policy: &Policy<'_>) -> Vec<u32> {
+fn numbers(policy: &Policy) -> Vec<u32> {
     let of = |value: &Value| match value.kind {
         Kind::Number { get, .. } => Some(get(policy)),
         Kind::List { .. } => None,
@@ -31,14 +32,18 @@ fn value(name: &str) -> &'static Value {
     VALUES.iter().find(|value| value.name == name).unwrap()
 }
 
+fn v4(octets: [u8; 4]) -> Option<Address> {
+    Some(Address::V4(u32::from_be_bytes(octets)))
+}
+
 /// The lists that a packet on all three is on.
 fn lists(exemptions: &Exemptions) -> [bool; 3] {
-    let nothing = Remote { protocol: Some(6), local_port: None, remote_address: None, interface: None };
+    let nothing = Sender { protocol: Some(6), ..Sender::default() };
     let on = |remote| exemptions.of(&remote).is_some();
     [
-        on(Remote { local_port: Some(113), ..nothing }),
-        on(Remote { remote_address: Some([10, 1, 2, 3].into()), ..nothing }),
-        on(Remote { interface: Some(5), ..nothing }),
+        on(Sender { local_port: Some(113), ..nothing }),
+        on(Sender { address: v4([10, 1, 2, 3]), ..nothing }),
+        on(Sender { interface: Some(5), ..nothing }),
     ]
 }
 
@@ -289,20 +294,15 @@ fn an_exemption_says_which_list() {
     for (name, entry) in ENTRIES {
         value(name).parse(REG_MULTI_SZ, &multi_sz(&[entry]), &mut policy, &mut tables).unwrap();
     }
-    let policy = Policy { exemptions: Some(&tables), ..policy };
-    let tcp = Remote {
-        protocol: Some(6),
-        local_port: Some(113),
-        remote_address: Some([10, 0, 0, 1].into()),
-        interface: Some(5),
-    };
-    assert_eq!(policy.exempts(&tcp), Some(Exemption::Port));
+    let tcp =
+        Sender { protocol: Some(6), local_port: Some(113), address: v4([10, 0, 0, 1]), interface: Some(5) };
+    assert_eq!(tables.of(&tcp), Some(Exemption::Port));
     // Other protocols have no ports, whatever stands in the field.
-    let icmp = Remote { protocol: Some(1), ..tcp };
-    assert_eq!(policy.exempts(&icmp), Some(Exemption::Prefix));
-    let elsewhere = Remote { remote_address: Some([11, 0, 0, 1].into()), ..icmp };
-    assert_eq!(policy.exempts(&elsewhere), Some(Exemption::Interface));
-    assert_eq!(policy.exempts(&Remote { interface: Some(6), ..elsewhere }), None);
-    let unknown = Remote { protocol: None, local_port: None, remote_address: None, interface: None };
-    assert_eq!(policy.exempts(&unknown), None);
+    let icmp = Sender { protocol: Some(1), ..tcp };
+    assert_eq!(tables.of(&icmp), Some(Exemption::Prefix));
+    let elsewhere = Sender { address: v4([11, 0, 0, 1]), ..icmp };
+    assert_eq!(tables.of(&elsewhere), Some(Exemption::Interface));
+    assert_eq!(tables.of(&Sender { interface: Some(6), ..elsewhere }), None);
+    let unknown = Sender::default();
+    assert_eq!(tables.of(&unknown), None);
 }

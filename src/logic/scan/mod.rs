@@ -20,7 +20,8 @@
 //!   it no scan within the window is missed; and less than 12/8, so nobody is
 //!   reported who met fewer than `ScanPorts` in one and a half windows. Who has
 //!   been reported is not again for as long: a scan that lasts is reported every
-//!   one and a half windows.
+//!   one and a half windows. It is the sweep that turns the spans, so that no
+//!   packet asks for the time; where it comes late, they last as much longer.
 //! - **Ports.** A remote's ports are 64 bits by a keyed hash. Two ports may
 //!   share a bit, so the bits set are never more than the ports met. Up to 32
 //!   ports the bits must reach `ScanPorts`: nobody is reported with fewer, and
@@ -41,33 +42,79 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub use queue::{Cell, Queue, ROWS};
+pub use queue::ROWS;
 pub use remote::{Remote, Technique, Techniques};
 pub use table::{Scan, Slot, Table, WAYS, sweep};
 
-use super::mix::mix;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use super::mix::{fold, mix};
 
 /// What is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Closed ports that make a scan (`ScanPorts`).
     pub ports: u32,
-    /// The time within which (`ScanWindowMs`).
-    pub window_ms: u32,
-    /// Unknown to the network, and the same for all tables.
+    /// Unknown to the network, random in every bit, and the same for all tables.
     pub seed: u64,
 }
 
 /// Bits of a remote's set of ports.
 const BITS: u32 = u64::BITS;
 
-impl Settings {
-    /// The span of a time, by number; numbers wrap.
-    fn span(&self, now_ms: u64) -> u32 {
-        let length = (u64::from(self.window_ms) * 3).div_ceil(8).max(1);
-        now_ms.checked_div(length).unwrap_or(0) as u32
+/// Spans of time that are kept.
+const SPANS: u32 = 4;
+
+/// The time as packets see it, in spans. Numbers wrap.
+#[derive(Debug)]
+pub struct Spans {
+    number: AtomicU32,
+    window_ms: AtomicU32,
+    began_ms: AtomicU64,
+}
+
+impl Spans {
+    /// The first one begins now.
+    pub const fn new(now_ms: u64) -> Self {
+        Self { number: AtomicU32::new(0), window_ms: AtomicU32::new(0), began_ms: AtomicU64::new(now_ms) }
     }
 
+    /// The span of now.
+    pub fn current(&self) -> u32 {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    /// Turns to the span of a time, and says which it is; by one thread at a
+    /// time, before each [`sweep`]. Of what another window held, nothing counts.
+    pub fn turn(&self, now_ms: u64, window_ms: u32) -> u32 {
+        let length = (u64::from(window_ms) * 3).div_ceil(8).max(1);
+        let (span, began_ms) = (self.current(), self.began_ms.load(Ordering::Relaxed));
+        let mut over = now_ms.saturating_sub(began_ms).checked_div(length).unwrap_or(0);
+        let mut next_ms = began_ms.saturating_add(over.saturating_mul(length));
+        if self.window_ms.swap(window_ms, Ordering::Relaxed) != window_ms {
+            (over, next_ms) = (SPANS.into(), now_ms);
+        }
+        if over == 0 {
+            return span;
+        }
+        self.began_ms.store(next_ms, Ordering::Relaxed);
+        // After as many as are kept, nothing of before is.
+        let span = span.wrapping_add(over.min(SPANS.into()) as u32);
+        self.number.store(span, Ordering::Relaxed);
+        span
+    }
+}
+
+/// The bit of a port in a remote's set.
+fn port_bit(port: u16, seed: u64) -> u64 {
+    // One product alone keeps ports in a row, or far apart by a power of two,
+    // in some order.
+    let product = u64::from(port).wrapping_add(seed).wrapping_mul(seed | 1);
+    let hash = (product ^ product >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    1 << (hash >> (u64::BITS - BITS.ilog2()))
+}
+
+impl Settings {
     /// The bits that make a scan.
     fn bits(&self) -> u32 {
         const EXACT: u32 = 32;

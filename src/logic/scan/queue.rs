@@ -19,17 +19,22 @@ const PORTS: u64 = (1 << PORT_BITS) - 1;
 /// shares it with others, in each row with different ones. A port that is
 /// marked in all of them is one that the remote has met, or that others have
 /// met in each: with eight sources to a cell, one bit in 1700.
-#[derive(Clone, Copy, Debug)]
-pub struct Queue<'a> {
-    /// Any number.
-    pub cells: &'a [Cell],
+#[derive(Debug)]
+#[repr(C)]
+pub struct Queue<const CELLS: usize> {
+    cells: [Cell; CELLS],
 }
 
-impl Queue<'_> {
+impl<const CELLS: usize> Queue<CELLS> {
+    #[cfg(test)]
+    pub fn empty() -> Self {
+        Self { cells: core::array::from_fn(|_| Cell::default()) }
+    }
+
     /// Marks a port met by the remote with this hash, and says how many ports
     /// it has met in this window.
     pub fn meet(&self, remote: u64, port: u16, seed: u64, window: u16) -> u32 {
-        let Some(per_row) = self.cells.len().checked_div(ROWS) else { return 0 };
+        let per_row = CELLS / ROWS;
         let port = 1 << place(mix(port.into(), !seed), PORT_BITS as usize);
         let mut met = PORTS;
         for (row, cells) in self.cells.chunks_exact(per_row.max(1)).take(ROWS).enumerate() {

@@ -2,8 +2,9 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::mix;
-use crate::logic::stealth::TcpFlags;
+use super::fold;
+use crate::logic::address::Address;
+use crate::logic::stealth::{Shown, TCP, TcpFlags, UDP};
 use crate::logic::tcp::{ACK, FIN, PSH, RST, SYN, URG};
 
 /// A remote address; IPv4 is mapped (RFC 4291, 2.5.5.2).
@@ -12,21 +13,28 @@ pub struct Remote(pub u128);
 
 impl From<Ipv4Addr> for Remote {
     fn from(address: Ipv4Addr) -> Self {
-        Self(address.to_ipv6_mapped().to_bits())
+        IpAddr::from(address).into()
     }
 }
 
 impl From<Ipv6Addr> for Remote {
     fn from(address: Ipv6Addr) -> Self {
-        Self(address.to_bits())
+        IpAddr::from(address).into()
     }
 }
 
 impl From<IpAddr> for Remote {
     fn from(address: IpAddr) -> Self {
+        Address::from(address).into()
+    }
+}
+
+impl From<Address> for Remote {
+    #[inline(always)]
+    fn from(address: Address) -> Self {
         match address {
-            IpAddr::V4(address) => address.into(),
-            IpAddr::V6(address) => address.into(),
+            Address::V4(bits) => Self(0xffff_0000_0000 | u128::from(bits)),
+            Address::V6(bits) => Self(bits),
         }
     }
 }
@@ -44,7 +52,7 @@ impl Remote {
     /// A remote's mark, never 0.
     pub(super) const fn hash(self, seed: u64) -> u64 {
         let [high, low] = self.halves();
-        mix(low, mix(high, seed)) | 1
+        fold(high ^ seed, low ^ seed.rotate_left(32)) | 1
     }
 }
 
@@ -75,12 +83,38 @@ impl Technique {
     pub const ALL: [Self; 8] =
         [Self::Syn, Self::Fin, Self::Null, Self::Xmas, Self::Ack, Self::Maimon, Self::Udp, Self::Other];
 
+    /// A packet's that found nobody. `None` for what no scan sends.
+    #[inline(always)]
+    pub fn of(packet: &impl Shown) -> Option<Self> {
+        match (packet.protocol(), packet.tcp_flags()) {
+            (Some(TCP), Some(flags)) => Self::of_segment(flags),
+            (Some(TCP), None) => Some(Self::Other),
+            (Some(UDP), _) => Some(Self::Udp),
+            _ => None,
+        }
+    }
+
     /// A segment's. `None` for a reset, which asks nothing. The flags of ECN
     /// (RFC 3168, 6.1.1) come with any SYN and make no difference.
-    pub const fn of_segment(flags: TcpFlags) -> Option<Self> {
+    #[inline(always)]
+    pub fn of_segment(flags: TcpFlags) -> Option<Self> {
+        /// By the six flags, so that it takes one load.
+        static BY_FLAGS: [Option<Technique>; 64] = {
+            let (mut by_flags, mut flags) = ([None; 64], 0);
+            while flags < by_flags.len() {
+                by_flags[flags] = Technique::of_flags(flags as u8);
+                flags += 1;
+            }
+            by_flags
+        };
+        // As many as the array has.
+        BY_FLAGS[usize::from(flags.0 & (FIN | SYN | RST | PSH | ACK | URG))]
+    }
+
+    const fn of_flags(flags: u8) -> Option<Self> {
         const XMAS: u8 = FIN | PSH | URG;
         const MAIMON: u8 = FIN | ACK;
-        Some(match flags.0 & (FIN | SYN | RST | PSH | ACK | URG) {
+        Some(match flags {
             flags if flags & RST != 0 => return None,
             SYN => Self::Syn,
             FIN => Self::Fin,

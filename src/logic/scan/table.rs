@@ -3,13 +3,10 @@
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::queue::Queue;
-use super::{BITS, Remote, Settings, Technique, Techniques, estimate, mix, place};
+use super::{Remote, SPANS, Settings, Technique, Techniques, estimate, place, port_bit};
 
 /// Slots a remote may have.
 pub const WAYS: usize = 4;
-
-/// Spans of time that are kept.
-const SPANS: u32 = 4;
 
 /// One remote, on a cache line of its own.
 #[derive(Debug, Default)]
@@ -36,13 +33,14 @@ const _: () = assert!(size_of::<Slot>() == 64);
 const REPORTED: u8 = 0x80;
 const QUEUED: u8 = 0x3f;
 
-/// One processor's remotes.
-#[derive(Clone, Copy, Debug)]
-pub struct Table<'a> {
-    /// In sets of [`WAYS`]; the same number in all tables.
-    pub slots: &'a [Slot],
+/// One processor's remotes. Integers only, and empty where all of them are zero:
+/// made in zeroed memory.
+#[derive(Debug)]
+#[repr(C)]
+pub struct Table<const SETS: usize, const CELLS: usize> {
+    sets: [[Slot; WAYS]; SETS],
     /// For whom there is no slot.
-    pub queue: Queue<'a>,
+    queue: Queue<CELLS>,
 }
 
 /// A remote that scans.
@@ -57,39 +55,47 @@ pub struct Scan {
     pub ports: u32,
 }
 
-impl<'a> Table<'a> {
+impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
+    /// Nobody; for tests, which have memory to spare on their stacks.
+    #[cfg(test)]
+    pub fn empty() -> Self {
+        use core::array::from_fn;
+        Self { sets: from_fn(|_| Default::default()), queue: Queue::empty() }
+    }
+
     /// Takes in that a remote has met a closed port.
     #[inline(always)]
-    pub fn meet(&self, remote: Remote, port: u16, technique: Technique, now_ms: u64, settings: &Settings) {
-        let (hash, span) = (remote.hash(settings.seed), settings.span(now_ms));
-        let set = self.set(hash);
-        let known = set.iter().find(|slot| slot.hash.load(Relaxed) == hash);
-        let Some(slot) = known.or_else(|| self.enter(remote, port, now_ms, settings)) else { return };
-        slot.advance(span);
-        let port_bit = 1 << place(mix(port.into(), settings.seed), BITS as usize);
-        if let Some(ports) = slot.ports.get((span % SPANS) as usize)
-            && ports.load(Relaxed) & port_bit == 0
-        {
-            ports.fetch_or(port_bit, Relaxed);
+    pub fn meet(&self, remote: Remote, port: u16, technique: Technique, span: u32, seed: u64) {
+        let hash = remote.hash(seed);
+        let slot = match self.slot_of(hash) {
+            Some(slot) => slot,
+            None => match self.enter(remote, port, span, seed) {
+                Some(slot) => slot,
+                None => return,
+            },
+        };
+        if slot.span.load(Relaxed) != span {
+            slot.advance(span);
         }
-        let technique = Techniques::bit(technique);
-        if slot.techniques.load(Relaxed) & technique == 0 {
-            slot.techniques.fetch_or(technique, Relaxed);
+        let (bit, technique) = (port_bit(port, seed), Techniques::bit(technique));
+        let Some(ports) = slot.ports.get((span % SPANS) as usize) else { return };
+        if ports.load(Relaxed) & bit == 0 || slot.techniques.load(Relaxed) & technique == 0 {
+            slot.mark(ports, bit, technique);
         }
     }
 
     /// A slot for a remote that has none, if there is one to be had.
     #[cold]
     #[inline(never)]
-    fn enter(&self, remote: Remote, port: u16, now_ms: u64, settings: &Settings) -> Option<&'a Slot> {
-        let (hash, span) = (remote.hash(settings.seed), settings.span(now_ms));
+    fn enter(&self, remote: Remote, port: u16, span: u32, seed: u64) -> Option<&Slot> {
+        let hash = remote.hash(seed);
         let ranked = self.set(hash).iter().map(|slot| (slot, slot.rank(span)));
         let (slot, rank) = ranked.min_by_key(|at| at.1)?;
         let queued = if rank == 0 {
             0
         } else {
-            let window = now_ms.checked_div(settings.window_ms.into()).unwrap_or(0) as u16;
-            self.queue.meet(hash, port, settings.seed, window)
+            // 9/8 of the window asked for.
+            self.queue.meet(hash, port, seed, (span / 3) as u16)
         };
         if rank != 0 && queued <= rank {
             return None;
@@ -98,13 +104,24 @@ impl<'a> Table<'a> {
         Some(slot)
     }
 
-    fn set(&self, hash: u64) -> &'a [Slot] {
-        let set = place(hash, self.slots.len() / WAYS);
-        self.slots.chunks_exact(WAYS).nth(set).unwrap_or(&[])
+    #[inline(always)]
+    fn set(&self, hash: u64) -> &[Slot] {
+        match self.sets.get(place(hash, SETS)) {
+            Some(set) => set,
+            None => &[],
+        }
     }
 
-    fn slot_of(&self, hash: u64) -> Option<&'a Slot> {
-        self.set(hash).iter().find(|slot| slot.hash.load(Relaxed) == hash)
+    #[inline(always)]
+    fn slot_of(&self, hash: u64) -> Option<&Slot> {
+        let [first, second, third, fourth] = self.sets.get(place(hash, SETS))?;
+        match hash {
+            _ if first.hash.load(Relaxed) == hash => Some(first),
+            _ if second.hash.load(Relaxed) == hash => Some(second),
+            _ if third.hash.load(Relaxed) == hash => Some(third),
+            _ if fourth.hash.load(Relaxed) == hash => Some(fourth),
+            _ => None,
+        }
     }
 }
 
@@ -150,7 +167,17 @@ impl Slot {
         self.hash.store(hash, Relaxed);
     }
 
+    /// Marks a port and a technique, one of which is new.
+    #[cold]
+    #[inline(never)]
+    fn mark(&self, ports: &AtomicU64, bit: u64, technique: u8) {
+        ports.fetch_or(bit, Relaxed);
+        self.techniques.fetch_or(technique, Relaxed);
+    }
+
     /// Clears the spans between the last one and this.
+    #[cold]
+    #[inline(never)]
     fn advance(&self, span: u32) {
         let behind = span.wrapping_sub(self.span.load(Relaxed));
         if behind == 0 || behind > u32::MAX / 2 {
@@ -182,22 +209,22 @@ impl Slot {
 
 /// Reports every remote that scans and has not been reported while the ports
 /// that made that report are kept: at most once in a window. To be called every
-/// eighth of a window, at PASSIVE_LEVEL, by one thread: its time grows with the
-/// slots of all tables.
-pub fn sweep<'a>(
-    tables: impl Iterator<Item = Table<'a>> + Clone,
-    now_ms: u64,
+/// eighth of a window, when the spans have been turned, at PASSIVE_LEVEL, by one
+/// thread: its time grows with the slots of all tables.
+pub fn sweep<'a, const SETS: usize, const CELLS: usize>(
+    tables: impl Iterator<Item = &'a Table<SETS, CELLS>> + Clone,
+    span: u32,
     settings: &Settings,
     mut report: impl FnMut(Scan),
 ) {
-    let (span, needed) = (settings.span(now_ms), settings.bits().max(1));
+    let needed = settings.bits().max(1);
     for (number, table) in tables.clone().enumerate() {
-        for slot in table.slots {
+        for slot in table.sets.as_flattened() {
             let (hash, remote) = (slot.hash.load(Relaxed), slot.remote());
             if hash == 0 || remote.hash(settings.seed) != hash || slot.ports(span) == 0 {
                 continue;
             }
-            let seen_before = |table: Table<'a>| {
+            let seen_before = |table: &Table<SETS, CELLS>| {
                 table.slot_of(hash).is_some_and(|slot| slot.remote() == remote && slot.ports(span) != 0)
             };
             if tables.clone().take(number).any(seen_before) {

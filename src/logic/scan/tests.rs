@@ -11,47 +11,47 @@ use crate::logic::stealth::TcpFlags;
 const WINDOW: u32 = 10_000;
 /// [`sweep`]'s interval.
 const TICK: u64 = WINDOW as u64 / 8;
-const SETTINGS: Settings = Settings { ports: 16, window_ms: WINDOW, seed: 0x5eed };
+const SETTINGS: Settings = Settings { ports: 16, seed: mix(0x5eed, 0) };
 
 /// The tables of some processors, and what was reported.
-struct World {
-    slots: Vec<Vec<Slot>>,
-    cells: Vec<Vec<Cell>>,
+struct World<const SETS: usize, const CELLS: usize> {
+    tables: Vec<Box<Table<SETS, CELLS>>>,
+    window_ms: u32,
     settings: Settings,
+    spans: Spans,
     next_sweep: u64,
     scans: Vec<(u64, Scan)>,
 }
 
-impl World {
-    fn new(processors: usize, slots: usize, cells: usize, settings: Settings) -> Self {
+/// As many remotes as the driver's table, or fewer.
+type Small = World<16, 256>;
+
+impl<const SETS: usize, const CELLS: usize> World<SETS, CELLS> {
+    fn new(processors: usize, settings: Settings) -> Self {
         Self {
-            slots: (0..processors).map(|_| (0..slots).map(|_| Slot::default()).collect()).collect(),
-            cells: (0..processors).map(|_| (0..cells).map(|_| Cell::default()).collect()).collect(),
+            tables: (0..processors).map(|_| Box::new(Table::empty())).collect(),
+            window_ms: WINDOW,
             settings,
+            spans: Spans::new(0),
             next_sweep: 0,
             scans: Vec::new(),
         }
     }
 
-    fn small() -> Self {
-        Self::new(1, 64, 256, SETTINGS)
-    }
-
-    fn starting(mut self, now: u64) -> Self {
+    fn starting(mut self, span: u32, now: u64) -> Self {
         self.next_sweep = now;
+        self.spans = Spans { number: span.into(), window_ms: WINDOW.into(), began_ms: now.into() };
         self
-    }
-
-    fn tables(&self) -> Vec<Table<'_>> {
-        let parts = self.slots.iter().zip(&self.cells);
-        parts.map(|(slots, cells)| Table { slots, queue: Queue { cells } }).collect()
     }
 
     /// Sweeps when that is due.
     fn pass(&mut self, now: u64) {
         while self.next_sweep <= now {
             let (at, mut found) = (self.next_sweep, Vec::new());
-            sweep(self.tables().into_iter(), at, &self.settings, |scan| found.push((at, scan)));
+            let span = self.spans.turn(at, self.window_ms);
+            sweep(self.tables.iter().map(|table| &**table), span, &self.settings, |scan| {
+                found.push((at, scan))
+            });
             self.scans.extend(found);
             self.next_sweep += TICK;
         }
@@ -59,7 +59,8 @@ impl World {
 
     fn meet(&mut self, processor: usize, remote: Remote, port: u16, now: u64) {
         self.pass(now);
-        self.tables()[processor].meet(remote, port, Technique::Syn, now, &self.settings);
+        let span = self.spans.current();
+        self.tables[processor].meet(remote, port, Technique::Syn, span, self.settings.seed);
     }
 
     fn reports_of(&self, remote: Remote) -> usize {
@@ -84,7 +85,7 @@ fn shuffled(count: u16, seed: u64) -> Vec<u16> {
 #[test]
 fn a_scan_is_reported_once_a_window_with_its_ports() {
     for remote in [v4(0x0a4d_0001), SCANNER] {
-        let mut world = World::small();
+        let mut world = Small::new(1, SETTINGS);
         for (at, port) in shuffled(100, 1).into_iter().enumerate() {
             world.meet(0, remote, port, at as u64);
         }
@@ -101,7 +102,7 @@ fn a_scan_is_reported_once_a_window_with_its_ports() {
 
 #[test]
 fn a_lasting_scan_is_reported_about_once_a_window() {
-    let mut world = World::small();
+    let mut world = Small::new(1, SETTINGS);
     for (at, port) in shuffled(4000, 2).into_iter().enumerate() {
         world.meet(0, SCANNER, port, at as u64 * 25);
     }
@@ -111,7 +112,7 @@ fn a_lasting_scan_is_reported_about_once_a_window() {
 
 #[test]
 fn spread_over_processors_it_is_one_scan() {
-    let mut world = World::new(8, 64, 64, SETTINGS);
+    let mut world = World::<16, 64>::new(8, SETTINGS);
     for (at, port) in shuffled(32, 3).into_iter().enumerate() {
         world.meet(at % 8, SCANNER, port, at as u64);
     }
@@ -122,7 +123,7 @@ fn spread_over_processors_it_is_one_scan() {
 
 #[test]
 fn one_port_over_and_over_is_no_scan() {
-    let mut world = World::small();
+    let mut world = Small::new(1, SETTINGS);
     for now in 0..60_000 {
         world.meet(0, SCANNER, 80 + (now % 15) as u16, now);
     }
@@ -132,7 +133,7 @@ fn one_port_over_and_over_is_no_scan() {
 #[test]
 fn a_slow_remote_is_never_reported() {
     // 15 ports in one and a half windows, for an hour.
-    let mut world = World::small();
+    let mut world = Small::new(1, SETTINGS);
     let gap = u64::from(WINDOW) * 3 / 2 / 15;
     for (at, port) in shuffled(3600, 4).into_iter().enumerate() {
         world.meet(0, SCANNER, port, at as u64 * gap);
@@ -142,29 +143,28 @@ fn a_slow_remote_is_never_reported() {
 
 #[test]
 fn time_wraps_without_a_gap() {
-    // The spans' numbers wrap at 2^32; a clock of 32 bits wraps before.
-    let span = (u64::from(WINDOW) * 3).div_ceil(8);
-    for start in [u64::from(u32::MAX) - 200, span * (1 << 32) - 200, span * (1 << 32) * 7 - 3_800] {
-        let mut world = World::small().starting(start);
+    // The spans' numbers wrap; those of reports before.
+    for (span, start) in [(u32::MAX - 3, 200), (u32::MAX, u64::from(u32::MAX) - 200), (u16::MAX.into(), 0)] {
+        let mut world = Small::new(1, SETTINGS).starting(span, start);
         for (at, port) in shuffled(24, 5).into_iter().enumerate() {
             world.meet(0, SCANNER, port, start + at as u64 * 20);
         }
         world.pass(start + 2 * TICK);
         assert_eq!(world.reports_of(SCANNER), 1, "{start}");
     }
-    let mut world = World::small();
-    for now in [u64::MAX - 1, u64::MAX, 0, 1] {
-        world.tables()[0].meet(SCANNER, 1, Technique::Syn, now, &SETTINGS);
+    let spans = Spans::new(7);
+    assert_eq!((spans.turn(7, 1), spans.turn(7, WINDOW)), (4, 8), "another window is another time");
+    let spans = Spans { window_ms: WINDOW.into(), ..Spans::new(7) };
+    for (now, expected) in [(7, 0), (3756, 0), (3757, 1), (11_256, 2), (11_257, 3), (0, 3), (u64::MAX, 7)] {
+        assert_eq!(spans.turn(now, WINDOW), expected, "{now}");
     }
-    assert_eq!(world.scans, []);
-    world.pass(0);
 }
 
 const SCAN_START: u64 = 2_000;
 
 /// A slow scanner among spoofed sources, each with one segment; it begins when
 /// they have taken every slot.
-fn flooded(world: &mut World, per_second: u64, seconds: u64) -> usize {
+fn flooded<const S: usize, const C: usize>(world: &mut World<S, C>, per_second: u64, seconds: u64) -> usize {
     let (mut next_port, mut source) = (0_u16, 0_u32);
     let step = 1_000_000 / per_second;
     let scan_every = 400_000;
@@ -184,7 +184,7 @@ fn flooded(world: &mut World, per_second: u64, seconds: u64) -> usize {
 fn a_flood_does_not_hide_a_slow_scanner() {
     // A window brings 40 000 sources to 64 slots and 8192 cells in a row; the
     // scanner meets 25 ports in it.
-    let mut world = World::new(1, 64, 4 * 8192, SETTINGS);
+    let mut world = World::<16, { 4 * 8192 }>::new(1, SETTINGS);
     let reports = flooded(&mut world, 4_000, 20);
     assert!(reports >= 1);
     let first = world.scans.iter().find(|(_, scan)| scan.remote == SCANNER).unwrap().0;
@@ -194,7 +194,7 @@ fn a_flood_does_not_hide_a_slow_scanner() {
 
 #[test]
 fn a_flood_beyond_all_bounds_hides_nothing_for_longer_than_a_window() {
-    let mut world = World::new(1, 64, 64, SETTINGS);
+    let mut world = World::<16, 64>::new(1, SETTINGS);
     flooded(&mut world, 20_000, 20);
     world.scans.clear();
     let end = 20_000 + u64::from(WINDOW);
@@ -207,7 +207,7 @@ fn a_flood_beyond_all_bounds_hides_nothing_for_longer_than_a_window() {
 
 #[test]
 fn who_came_once_pushes_nobody_out_who_came_often() {
-    let mut world = World::new(1, WAYS, 1024, SETTINGS);
+    let mut world = World::<1, 1024>::new(1, SETTINGS);
     for port in 0..30 {
         for scanner in 0..WAYS as u32 {
             world.meet(0, v4(scanner), port, port.into());
@@ -223,7 +223,7 @@ fn who_came_once_pushes_nobody_out_who_came_often() {
 #[test]
 fn two_runs_end_alike() {
     let run = || {
-        let mut world = World::new(1, 64, 64, SETTINGS);
+        let mut world = World::<16, 64>::new(1, SETTINGS);
         flooded(&mut world, 2_000, 12);
         world.scans
     };
@@ -232,27 +232,48 @@ fn two_runs_end_alike() {
 
 #[test]
 fn without_slots_or_cells_nothing_happens() {
-    for (slots, cells) in [(0, 0), (3, 3), (4, 0), (0, 4)] {
-        let mut world = World::new(1, slots, cells, SETTINGS);
+    fn play<const SETS: usize, const CELLS: usize>() {
+        let mut world = World::<SETS, CELLS>::new(1, SETTINGS);
         for port in 0..200 {
             world.meet(0, SCANNER, port, 0);
             world.meet(0, v4(port.into()), port, 0);
         }
         world.pass(TICK);
     }
+    play::<0, 0>();
+    play::<0, 3>();
+    play::<1, 0>();
+    play::<0, 4>();
+    play::<3, 4>();
 }
 
 #[test]
 fn settings_at_their_ends() {
     for (ports, window_ms) in [(0, 0), (1, 1), (u32::MAX, u32::MAX), (0, u32::MAX), (u32::MAX, 0)] {
-        let settings = Settings { ports, window_ms, seed: 0 };
-        let mut world = World::new(1, 8, 8, settings);
+        let mut world = World::<2, 8>::new(1, Settings { ports, seed: 0 });
+        world.window_ms = window_ms;
         for (at, port) in shuffled(1000, 7).into_iter().enumerate() {
             world.meet(0, SCANNER, port, at as u64);
         }
         world.pass(2 * TICK);
         // Far above what a bitmap can tell, its fullness stands for it.
         assert_eq!(world.reports_of(SCANNER) > 0, window_ms > 1, "{ports} in {window_ms}");
+    }
+}
+
+/// Ports in a row, every 64th or 1024th: no order of asking makes one bit of
+/// many, whatever the key.
+#[test]
+fn ports_in_any_order_have_bits_of_their_own() {
+    for (step, least) in [(1, 16), (2, 16), (7, 16), (64, 16), (100, 16), (1024, 16)] {
+        let bits = (0..500_u64).map(|seed| {
+            let ports = (0..32_u16).map(|at| 1 + at * step);
+            ports.fold(0_u64, |bits, port| bits | port_bit(port, mix(seed, 5))).count_ones()
+        });
+        let bits: Vec<u32> = bits.collect();
+        let mean = f64::from(bits.iter().sum::<u32>()) / 500.0;
+        let few = bits.iter().filter(|bits| **bits < least).count();
+        assert!(mean > 22.0 && few <= 25, "{step}: {mean}, {few} below {least}: {:?}", bits.iter().min());
     }
 }
 
@@ -264,7 +285,7 @@ fn the_estimate_errs_as_documented() {
         let errors = (0..200_u64).map(|seed| {
             let bits = shuffled(1000, seed)[..ports]
                 .iter()
-                .fold(0_u64, |bits, port| bits | 1 << place(mix((*port).into(), seed * 77), BITS as usize));
+                .fold(0_u64, |bits, port| bits | port_bit(*port, mix(seed, 77)));
             f64::from(estimate(bits.count_ones())) / ports as f64 - 1.0
         });
         let errors: Vec<f64> = errors.collect();
@@ -279,10 +300,10 @@ fn the_estimate_errs_as_documented() {
 fn a_scanner_is_reported_a_little_later_than_at_the_very_port() {
     let needed: Vec<usize> = (0..300)
         .map(|seed| {
-            let settings = Settings { seed, ..SETTINGS };
+            let settings = Settings { seed: mix(seed, 3), ..SETTINGS };
             (16..64)
                 .find(|&ports| {
-                    let mut world = World::new(1, 4, 4, settings);
+                    let mut world = World::<1, 4>::new(1, settings);
                     shuffled(1000, seed)[..ports].iter().for_each(|port| world.meet(0, SCANNER, *port, 1));
                     world.pass(TICK);
                     world.reports_of(SCANNER) == 1
@@ -321,14 +342,13 @@ fn flags_tell_the_technique() {
 
 #[test]
 fn techniques_are_kept_apart() {
-    let world = World::new(2, 8, 8, SETTINGS);
-    let tables = world.tables();
+    let tables: [_; 2] = core::array::from_fn(|_| Table::<2, 8>::empty());
     for port in 0..20 {
-        tables[0].meet(SCANNER, port, Technique::Xmas, 0, &SETTINGS);
-        tables[1].meet(SCANNER, port, Technique::Udp, 0, &SETTINGS);
+        tables[0].meet(SCANNER, port, Technique::Xmas, 0, SETTINGS.seed);
+        tables[1].meet(SCANNER, port, Technique::Udp, 0, SETTINGS.seed);
     }
     let mut scans = Vec::new();
-    sweep(tables.iter().copied(), 1, &SETTINGS, |scan| scans.push(scan));
+    sweep(tables.iter(), 1, &SETTINGS, |scan| scans.push(scan));
     let has: Vec<_> = Technique::ALL.into_iter().filter(|t| scans[0].techniques.has(*t)).collect();
     assert_eq!(has, [Technique::Xmas, Technique::Udp]);
 }
@@ -342,9 +362,9 @@ proptest! {
         packets in proptest::collection::vec((0_u32..6, 0_u16..60, 0_u64..250, 0_usize..3), 1..400),
         seed: u64,
     ) {
-        const SLOTS: usize = 64;
+        const SETS: usize = 16;
         let settings = Settings { seed, ..SETTINGS };
-        let mut world = World::new(3, SLOTS, 64, settings);
+        let mut world = World::<SETS, 64>::new(3, settings);
         let mut now = 0;
         let mut met: Vec<(u64, Remote, u16)> = Vec::new();
         for (remote, port, gap, processor) in packets {
@@ -363,13 +383,13 @@ proptest! {
         }
         // Every window in which the bits show 16 ports has a report near it,
         // but for remotes with too many neighbours: those may have to wait.
-        let set_of = |remote: Remote| place(remote.hash(seed), SLOTS / WAYS);
+        let set_of = |remote: Remote| place(remote.hash(seed), SETS);
         let remotes = met.iter().map(|(_, remote, _)| *remote).collect::<BTreeSet<_>>();
         let crowded = |set| remotes.iter().filter(|remote| set_of(**remote) == set).count() > WAYS;
         for &(to, remote, _) in met.iter().filter(|(_, remote, _)| !crowded(set_of(*remote))) {
             let ports = ports_within(remote, to.saturating_sub(WINDOW.into()), to);
             let bits = ports.iter().fold(0_u64, |bits, port| {
-                bits | 1 << place(mix((*port).into(), seed), BITS as usize)
+                bits | port_bit(*port, seed)
             });
             if bits.count_ones() >= 16 {
                 let near = to.saturating_sub(u64::from(WINDOW) * 3 / 2 + TICK)..=to + TICK;

@@ -2,11 +2,61 @@
 
 use core::net::IpAddr;
 
+use super::address::Address;
 use super::layers::{Decision, Family};
-use super::policy::{Exemption, Mode, Policy, Remote};
+use super::policy::{Exemption, Exemptions, Mode, Policy, Sender};
+use super::scan::Remote;
 use super::{echo, unreachable};
 
+#[cfg(test)]
+mod tests;
+
 pub use super::policy::exemptions::{TCP, UDP};
+
+/// What a classify says of a packet, asked one by one, and only as far as the
+/// decision comes: most of it is never read.
+#[allow(missing_docs, reason = "the fields of `Packet` say it")]
+pub trait Shown {
+    fn protocol(&self) -> Option<u8>;
+    fn local_port(&self) -> Option<u16>;
+    fn remote_address(&self) -> Option<Address>;
+    fn remote(&self) -> Option<Remote>;
+    fn interface(&self) -> Option<u64>;
+    fn marks(&self) -> Marks;
+    fn has_flow(&self) -> bool;
+    fn has_endpoint(&self) -> bool;
+    fn discard(&self) -> Option<Discard>;
+    fn tcp_flags(&self) -> Option<TcpFlags>;
+    fn icmp(&self) -> Option<Icmp>;
+
+    /// By what it may be exempt.
+    #[inline(always)]
+    fn sender(&self) -> Sender {
+        Sender {
+            protocol: self.protocol(),
+            local_port: self.local_port(),
+            address: self.remote_address(),
+            interface: self.interface(),
+        }
+    }
+
+    /// All of it at once.
+    fn packet(&self) -> Packet {
+        Packet {
+            protocol: self.protocol(),
+            local_port: self.local_port(),
+            remote_address: self.remote_address().map(IpAddr::from),
+            interface: self.interface(),
+            loopback: self.marks().has(Marks::LOOPBACK),
+            ipsec_secured: self.marks().has(Marks::IPSEC_SECURED),
+            flow: self.has_flow(),
+            endpoint: self.has_endpoint(),
+            discard: self.discard(),
+            tcp_flags: self.tcp_flags(),
+            icmp: self.icmp(),
+        }
+    }
+}
 
 /// A packet, as far as the decisions look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,10 +108,121 @@ pub enum Answer {
     EchoReply,
 }
 
-impl Packet {
-    fn remote(&self) -> Remote {
-        let Self { protocol, local_port, remote_address, interface, .. } = *self;
-        Remote { protocol, local_port, remote_address, interface }
+impl Answer {
+    const fn bit(self) -> u8 {
+        1 << self as u8
+    }
+}
+
+impl Shown for Packet {
+    fn protocol(&self) -> Option<u8> {
+        self.protocol
+    }
+
+    fn local_port(&self) -> Option<u16> {
+        self.local_port
+    }
+
+    fn remote_address(&self) -> Option<Address> {
+        self.remote_address.map(Address::from)
+    }
+
+    fn remote(&self) -> Option<Remote> {
+        self.remote_address.map(Remote::from)
+    }
+
+    fn interface(&self) -> Option<u64> {
+        self.interface
+    }
+
+    fn marks(&self) -> Marks {
+        let mark = |mark: Marks, is_set| if is_set { mark } else { Marks::NONE };
+        mark(Marks::LOOPBACK, self.loopback).or(mark(Marks::IPSEC_SECURED, self.ipsec_secured))
+    }
+
+    fn has_flow(&self) -> bool {
+        self.flow
+    }
+
+    fn has_endpoint(&self) -> bool {
+        self.endpoint
+    }
+
+    fn discard(&self) -> Option<Discard> {
+        self.discard
+    }
+
+    fn tcp_flags(&self) -> Option<TcpFlags> {
+        self.tcp_flags
+    }
+
+    fn icmp(&self) -> Option<Icmp> {
+        self.icmp
+    }
+}
+
+/// What may exempt a packet whoever sent it: two of the conditions' flags, in
+/// their places there (`FWP_CONDITION_FLAG_*`, fwptypes.h).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks(u32);
+
+impl Marks {
+    /// Neither.
+    pub const NONE: Self = Self(0);
+    /// `FWP_CONDITION_FLAG_IS_LOOPBACK`.
+    pub const LOOPBACK: Self = Self(1);
+    /// `FWP_CONDITION_FLAG_IS_IPSEC_SECURED`.
+    pub const IPSEC_SECURED: Self = Self(2);
+
+    /// Those among a condition's flags.
+    pub const fn of_flags(flags: u32) -> Self {
+        Self(flags & (Self::LOOPBACK.0 | Self::IPSEC_SECURED.0))
+    }
+
+    /// Either.
+    pub const fn or(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether one of these is among them.
+    pub const fn has(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+}
+
+/// A policy as packets ask it: what takes no more than a look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rules {
+    /// The answers that are kept back, or counted as if, a bit for each.
+    silences: u8,
+    /// They are only counted.
+    audits: bool,
+    /// None are, since nothing is asked for.
+    off: bool,
+    exempts: Marks,
+}
+
+impl Rules {
+    /// A policy's.
+    pub const fn new(policy: &Policy) -> Self {
+        let answers = [
+            (Answer::Reset, policy.silence_tcp),
+            (Answer::PortUnreachable, policy.silence_udp),
+            (Answer::ProtocolUnreachable, policy.silence_protocols),
+            (Answer::EchoReply, policy.silence_echo),
+        ];
+        let off = matches!(policy.mode, Mode::Off);
+        let (mut silences, mut at) = (0, 0);
+        while at < answers.len() {
+            if answers[at].1 && !off {
+                silences |= answers[at].0.bit();
+            }
+            at += 1;
+        }
+        let loopback = if policy.exempt_loopback { Marks::LOOPBACK } else { Marks::NONE };
+        let ipsec = if policy.exempt_ipsec { Marks::IPSEC_SECURED } else { Marks::NONE };
+        let audits = matches!(policy.mode, Mode::Audit);
+        Self { silences, audits, off, exempts: loopback.or(ipsec) }
     }
 }
 
@@ -93,6 +254,10 @@ pub struct TcpFlags(pub u8);
 
 impl TcpFlags {
     const RST: u8 = 0x04;
+
+    /// In place of flags that could not be read: all but those that would make
+    /// it a reset, which no scan has a name for.
+    pub const UNREAD: Self = Self(0x3b);
 
     /// Whether the segment is a reset.
     pub fn is_reset(self) -> bool {
@@ -146,36 +311,44 @@ impl Verdict {
     }
 }
 
-/// Decides over a packet at the layers of a decision.
+/// Decides over a packet at the layers of a decision. Where there are no
+/// exemptions, there need be no lists.
 #[inline(always)]
-pub fn decide(decision: Decision, packet: &Packet, policy: &Policy) -> Verdict {
+pub fn decide(
+    decision: Decision,
+    packet: &impl Shown,
+    rules: &Rules,
+    exemptions: Option<&Exemptions>,
+) -> Verdict {
     let answer = match decision {
         Decision::TransportDiscard => discarded(packet),
         Decision::PacketDiscard => unreachable::discarded(packet),
         Decision::IcmpError => unreachable::error(packet),
         Decision::EchoRequest => echo::request(packet),
     };
-    let silence = match answer {
-        Ok(Answer::Reset) => policy.silence_tcp,
-        Ok(Answer::PortUnreachable) => policy.silence_udp,
-        Ok(Answer::ProtocolUnreachable) => policy.silence_protocols,
-        Ok(Answer::EchoReply) => policy.silence_echo,
+    let answer = match answer {
+        Ok(answer) => answer,
         Err(verdict) => return verdict,
     };
-    match policy.mode {
-        Mode::Off => Verdict::Off,
-        _ if !silence => Verdict::OtherKind,
-        _ if packet.loopback && policy.exempt_loopback => Verdict::Loopback,
-        _ if packet.ipsec_secured && policy.exempt_ipsec => Verdict::IpsecSecured,
-        // Looked up last: what is counted as exempt would have been silenced.
-        mode => match (policy.exempts(&packet.remote()), mode) {
-            (Some(Exemption::Port), _) => Verdict::ExemptPort,
-            (Some(Exemption::Prefix), _) => Verdict::ExemptPrefix,
-            (Some(Exemption::Interface), _) => Verdict::ExemptInterface,
-            (None, Mode::Audit) => Verdict::Audited,
-            (None, _) => Verdict::Silenced,
-        },
+    if rules.silences & answer.bit() == 0 {
+        return if rules.off { Verdict::Off } else { Verdict::OtherKind };
     }
+    let marks = packet.marks();
+    if marks.has(rules.exempts) {
+        let loopback = marks.has(Marks::LOOPBACK) && rules.exempts.has(Marks::LOOPBACK);
+        return if loopback { Verdict::Loopback } else { Verdict::IpsecSecured };
+    }
+    // Looked up last: what is counted as exempt would have been silenced.
+    if let Some(exemptions) = exemptions
+        && let Some(exemption) = exemptions.of(&packet.sender())
+    {
+        return match exemption {
+            Exemption::Port => Verdict::ExemptPort,
+            Exemption::Prefix => Verdict::ExemptPrefix,
+            Exemption::Interface => Verdict::ExemptInterface,
+        };
+    }
+    if rules.audits { Verdict::Audited } else { Verdict::Silenced }
 }
 
 /// Decides over a packet at INBOUND_TRANSPORT_V4/V6_DISCARD: the answer that it
@@ -186,28 +359,31 @@ pub fn decide(decision: Decision, packet: &Packet, policy: &Policy) -> Verdict {
 /// taken that there is none, because the packet has been discarded already and
 /// all that a block takes away is the answer.
 #[inline(always)]
-fn discarded(packet: &Packet) -> Result<Answer, Verdict> {
-    let answer = match packet.protocol {
+fn discarded(packet: &impl Shown) -> Result<Answer, Verdict> {
+    let answer = match packet.protocol() {
         Some(TCP) => Answer::Reset,
         Some(UDP) => Answer::PortUnreachable,
         _ => return Err(Verdict::OtherKind),
     };
-    let endpoint = packet.flow || packet.endpoint;
-    let left_alone = match packet.discard {
-        Some(Discard { module: Module::General, .. }) => Some(Verdict::FilterDrop),
+    let tcp = answer == Answer::Reset;
+    let (flow, endpoint) = (packet.has_flow(), packet.has_flow() || packet.has_endpoint());
+    let taken = match packet.discard() {
+        Some(Discard { module: Module::General, .. }) => return Err(Verdict::FilterDrop),
         Some(Discard { module: Module::Transport, reason }) => match whose(reason) {
-            Whose::Nobodys => endpoint.then_some(Verdict::Endpoint),
-            Whose::Listeners if answer == Answer::Reset => packet.flow.then_some(Verdict::Endpoint),
-            Whose::PerhapsListeners if answer == Answer::Reset => endpoint.then_some(Verdict::Endpoint),
-            Whose::Endpoints | Whose::Listeners | Whose::PerhapsListeners => Some(Verdict::Endpoint),
-            Whose::Faulty => Some(Verdict::NoAnswer),
+            Whose::Nobodys => endpoint,
+            Whose::Listeners if tcp => flow,
+            Whose::PerhapsListeners if tcp => endpoint,
+            Whose::Endpoints | Whose::Listeners | Whose::PerhapsListeners => true,
+            Whose::Faulty => return Err(Verdict::NoAnswer),
         },
-        _ => endpoint.then_some(Verdict::Endpoint),
+        _ => endpoint,
     };
-    match left_alone {
-        Some(verdict) => Err(verdict),
-        None if packet.tcp_flags.is_some_and(TcpFlags::is_reset) => Err(Verdict::NoAnswer),
-        None => Ok(answer),
+    if taken {
+        return Err(Verdict::Endpoint);
+    }
+    match packet.tcp_flags() {
+        Some(flags) if flags.is_reset() => Err(Verdict::NoAnswer),
+        _ => Ok(answer),
     }
 }
 
@@ -227,7 +403,12 @@ enum Whose {
     Faulty,
 }
 
+#[inline(always)]
 fn whose(reason: u32) -> Whose {
+    if reason == inet::ENDPOINT_NOT_FOUND {
+        // Nearly always.
+        return Whose::Nobodys;
+    }
     match reason {
         inet::SOURCE_UNSPECIFIED..=inet::CHECKSUM_INVALID => Whose::Faulty,
         inet::EXPECTED_SYN | inet::LISTENER_INVALID_FLAGS | inet::PAUSE_ACCEPT => Whose::Listeners,
@@ -265,192 +446,4 @@ pub mod inet {
     pub const PAUSE_ACCEPT: u32 = 30;
     /// `InetDiscardAcceptRedirection`.
     pub const ACCEPT_REDIRECTION: u32 = 33;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::logic::policy::exemptions::{Exemptions, Ports};
-    use crate::logic::policy::parse;
-
-    /// A SYN from elsewhere for which there is no endpoint.
-    const SYN: Packet = Packet {
-        protocol: Some(TCP),
-        local_port: Some(23),
-        remote_address: Some(IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 1))),
-        interface: Some(5),
-        loopback: false,
-        ipsec_secured: false,
-        flow: false,
-        endpoint: false,
-        discard: Some(Discard { module: Module::Transport, reason: inet::ENDPOINT_NOT_FOUND }),
-        tcp_flags: Some(TcpFlags(0x02)),
-        icmp: None,
-    };
-
-    fn verdict(packet: Packet) -> Verdict {
-        decide(Decision::TransportDiscard, &packet, &Policy::DEFAULT)
-    }
-
-    #[test]
-    fn a_syn_without_endpoint_is_silenced() {
-        assert_eq!(verdict(SYN), Verdict::Silenced);
-        let unread = Packet { tcp_flags: None, ..SYN };
-        assert_eq!(verdict(unread), Verdict::Silenced);
-    }
-
-    #[test]
-    fn every_kind_of_probe_without_endpoint_is_silenced() {
-        // SYN, FIN, NULL, Xmas, ACK, Maimon, SYN with ECN.
-        for flags in [0x02, 0x01, 0x00, 0x29, 0x10, 0x11, 0xc2] {
-            assert_eq!(
-                verdict(Packet { tcp_flags: Some(TcpFlags(flags)), ..SYN }),
-                Verdict::Silenced,
-                "{flags:#x}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_reset_draws_no_answer() {
-        for flags in [0x04, 0x14] {
-            assert_eq!(verdict(Packet { tcp_flags: Some(TcpFlags(flags)), ..SYN }), Verdict::NoAnswer);
-        }
-    }
-
-    #[test]
-    fn without_a_reason_silence_is_kept() {
-        assert_eq!(verdict(Packet { discard: None, ..SYN }), Verdict::Silenced);
-        for module in [Module::Network, Module::Other] {
-            for reason in [0, inet::ENDPOINT_NOT_FOUND, 9, u32::MAX] {
-                assert_eq!(
-                    verdict(Packet { discard: Some(Discard { module, reason }), ..SYN }),
-                    Verdict::Silenced
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn the_transport_layers_reasons_part_as_their_packets_do() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/facts/enums.json");
-        let enums: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
-        use Verdict::{Endpoint, NoAnswer, Silenced};
-        let reasons = enums["INET_DISCARD_REASON"].as_object().unwrap();
-        for (name, reason) in reasons.iter().filter(|(name, _)| !name.ends_with("MaxEnumValue")) {
-            let reason = u32::try_from(reason.as_u64().unwrap()).unwrap();
-            let expected = match &name["InetDiscard".len()..] {
-                // By whom: nobody known, an endpoint, a flow.
-                "EndpointNotFound" | "TcbNotInTcbTable" | "AckInvalid" => [Silenced, Endpoint, Endpoint],
-                "ExpectedSyn" | "ListenerInvalidFlags" | "PauseAccept" => [Silenced, Silenced, Endpoint],
-                "SourceUnspecified" | "DestinationMulticast" | "HeaderInvalid" | "ChecksumInvalid" => {
-                    [NoAnswer; 3]
-                }
-                _ => [Endpoint; 3],
-            };
-            let discard = Some(Discard { module: Module::Transport, reason });
-            for (index, expected) in expected.into_iter().enumerate() {
-                let packet = Packet { discard, endpoint: index == 1, flow: index == 2, ..SYN };
-                assert_eq!(verdict(packet), expected, "{name} {index}");
-                // A datagram has no listener: all but the lack of a socket is
-                // a socket's affair.
-                let nobodys =
-                    ["InetDiscardEndpointNotFound", "InetDiscardTcbNotInTcbTable"].contains(&&**name);
-                if !nobodys && expected != NoAnswer {
-                    let datagram = Packet { protocol: Some(UDP), tcp_flags: None, ..packet };
-                    assert_eq!(verdict(datagram), Endpoint, "{name} {index}");
-                }
-            }
-        }
-        let unknown = Some(Discard { module: Module::Transport, reason: 4711 });
-        assert_eq!(verdict(Packet { discard: unknown, ..SYN }), Verdict::Silenced);
-    }
-
-    #[test]
-    fn what_is_not_ours_is_left_alone() {
-        let general = Some(Discard { module: Module::General, reason: 0 });
-        for (packet, expected) in [
-            (Packet { protocol: Some(echo::ICMP), ..SYN }, Verdict::OtherKind),
-            (Packet { protocol: None, ..SYN }, Verdict::OtherKind),
-            (Packet { loopback: true, ..SYN }, Verdict::Loopback),
-            (Packet { ipsec_secured: true, ..SYN }, Verdict::IpsecSecured),
-            (Packet { discard: general, ..SYN }, Verdict::FilterDrop),
-            (Packet { endpoint: true, ..SYN }, Verdict::Endpoint),
-            (Packet { flow: true, ..SYN }, Verdict::Endpoint),
-            (Packet { endpoint: true, discard: None, ..SYN }, Verdict::Endpoint),
-        ] {
-            assert_eq!(verdict(packet), expected);
-        }
-    }
-
-    #[test]
-    fn a_datagram_without_endpoint_is_silenced_by_its_own_switch() {
-        let datagram = Packet { protocol: Some(UDP), tcp_flags: None, ..SYN };
-        let udp_off = Policy { silence_udp: false, ..Policy::DEFAULT };
-        let tcp_off = Policy { silence_tcp: false, ..Policy::DEFAULT };
-        for (policy, expected) in [
-            (Policy::DEFAULT, Verdict::Silenced),
-            (tcp_off, Verdict::Silenced),
-            (udp_off, Verdict::OtherKind),
-        ] {
-            assert_eq!(decide(Decision::TransportDiscard, &datagram, &policy), expected);
-        }
-        assert_eq!(decide(Decision::TransportDiscard, &SYN, &udp_off), Verdict::Silenced);
-    }
-
-    #[test]
-    fn the_policy_decides() {
-        let policy = Policy::DEFAULT;
-        for (policy, packet, expected) in [
-            (Policy { mode: Mode::Off, ..policy }, SYN, Verdict::Off),
-            (Policy { mode: Mode::Audit, ..policy }, SYN, Verdict::Audited),
-            (Policy { silence_tcp: false, ..policy }, SYN, Verdict::OtherKind),
-            (
-                Policy { exempt_loopback: false, ..policy },
-                Packet { loopback: true, ..SYN },
-                Verdict::Silenced,
-            ),
-            (
-                Policy { exempt_ipsec: false, ..policy },
-                Packet { ipsec_secured: true, ..SYN },
-                Verdict::Silenced,
-            ),
-        ] {
-            assert_eq!(decide(Decision::TransportDiscard, &packet, &policy), expected);
-        }
-    }
-
-    #[test]
-    fn an_exemption_takes_nothing_but_silence_away() {
-        let mut exemptions = Box::new(Exemptions::empty());
-        exemptions.insert_interface(5).unwrap();
-        let exempting = |mode| Policy { mode, exemptions: Some(&exemptions), ..Policy::DEFAULT };
-        for mode in [Mode::Enforce, Mode::Audit] {
-            assert_eq!(decide(Decision::TransportDiscard, &SYN, &exempting(mode)), Verdict::ExemptInterface);
-            let elsewhere = Packet { interface: Some(6), ..SYN };
-            assert_eq!(
-                decide(Decision::TransportDiscard, &elsewhere, &exempting(mode)),
-                decide(Decision::TransportDiscard, &elsewhere, &Policy { mode, ..Policy::DEFAULT })
-            );
-        }
-        assert_eq!(decide(Decision::TransportDiscard, &SYN, &exempting(Mode::Off)), Verdict::Off);
-        for packet in [
-            Packet { loopback: true, ..SYN },
-            Packet { endpoint: true, ..SYN },
-            Packet { tcp_flags: Some(TcpFlags(0x14)), ..SYN },
-        ] {
-            assert_eq!(
-                decide(Decision::TransportDiscard, &packet, &exempting(Mode::Enforce)),
-                verdict(packet)
-            );
-        }
-        let mut ports = Box::new(Exemptions::empty());
-        ports.insert_ports(Ports { tcp: true, udp: false, first: 23, last: 23 });
-        let policy = Policy { exemptions: Some(&ports), ..Policy::DEFAULT };
-        assert_eq!(decide(Decision::TransportDiscard, &SYN, &policy), Verdict::ExemptPort);
-        let mut prefixes = Box::new(Exemptions::empty());
-        prefixes.insert_prefix(parse::prefix(b"192.0.2.0/24").unwrap()).unwrap();
-        let policy = Policy { exemptions: Some(&prefixes), ..Policy::DEFAULT };
-        assert_eq!(decide(Decision::TransportDiscard, &SYN, &policy), Verdict::ExemptPrefix);
-    }
 }

@@ -69,7 +69,7 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
     let asked = ["KeGetCurrentIrql", "KeGetCurrentProcessorNumberEx"].map(|name| (name.to_owned(), 1));
     for layer in layers {
         let cost = at(&stage, layer.name, &usual(layer.name), Irql::DISPATCH);
-        assert!(cost.instructions <= 88, "{}: {cost:#?}", layer.name);
+        assert!(cost.instructions <= 60, "{}: {cost:#?}", layer.name);
         assert_eq!((cost.locked, cost.shared_writes), (0, 0), "{}: {cost:#?}", layer.name);
         assert_eq!(cost.exports, BTreeMap::from(asked.clone()), "{}", layer.name);
     }
@@ -79,10 +79,10 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
 fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     let stage = stage(&[]);
     let limits = [
-        ("INBOUND_TRANSPORT", true, 660),
-        ("INBOUND_IPPACKET", true, 1050),
-        ("OUTBOUND_ICMP_ERROR", false, 600),
-        ("INBOUND_TRANSPORT", false, 125),
+        ("INBOUND_TRANSPORT", true, 320),
+        ("INBOUND_IPPACKET", true, 820),
+        ("OUTBOUND_ICMP_ERROR", false, 430),
+        ("INBOUND_TRANSPORT", false, 80),
     ];
     for (name, discard, most) in limits {
         for family in [Family::V4, Family::V6] {

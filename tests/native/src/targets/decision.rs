@@ -3,7 +3,9 @@
 use hushport_native_driver::logic::layers::Decision;
 use hushport_native_driver::logic::policy::values::Kind;
 use hushport_native_driver::logic::policy::{Policy, VALUES};
-use hushport_native_driver::logic::stealth::{Discard, Module, Packet, TCP, TcpFlags, UDP, Verdict, decide};
+use hushport_native_driver::logic::stealth::{
+    Discard, Module, Packet, Rules, TCP, TcpFlags, UDP, Verdict, decide,
+};
 use hushport_native_driver::logic::transport::{self, Header, Ports};
 
 use crate::input::Input;
@@ -29,7 +31,7 @@ pub fn run(bytes: &[u8]) {
         }
     }
     let packet = packet(&mut input);
-    let verdict = decide(Decision::TransportDiscard, &packet, &policy);
+    let verdict = decide(Decision::TransportDiscard, &packet, &Rules::new(&policy), None);
     let [mode, silence_tcp, silence_udp, exempt_loopback, exempt_ipsec] = numbers;
     let silence = match packet.protocol {
         Some(TCP) => silence_tcp == 1,
@@ -47,7 +49,11 @@ pub fn run(bytes: &[u8]) {
     assert!(!(must_pass && told), "{packet:?} {policy:?} {verdict:?}");
     assert!(mode == 2 || verdict != Verdict::Silenced, "{packet:?} {policy:?} {verdict:?}");
     assert!(mode == 1 || verdict != Verdict::Audited, "{packet:?} {policy:?} {verdict:?}");
-    assert_eq!(decide(Decision::TransportDiscard, &packet, &policy), verdict, "the same again");
+    assert_eq!(
+        decide(Decision::TransportDiscard, &packet, &Rules::new(&policy), None),
+        verdict,
+        "the same again"
+    );
 }
 
 fn packet(input: &mut Input<'_>) -> Packet {

@@ -1,0 +1,94 @@
+//! A packet as a deciding layer shows it: its numbers are taken in at once, the
+//! rest is read only where the decision asks.
+#![deny(unsafe_code)]
+
+use super::incoming::Incoming;
+use crate::ffi;
+use crate::logic::address::Address;
+use crate::logic::scan::Remote;
+use crate::logic::stealth::{Discard, Icmp, Marks, Shown, TcpFlags};
+
+/// What an indication shows of its packet.
+pub struct Packet<'i, 'a> {
+    pub(super) incoming: &'i Incoming<'a>,
+    pub(super) protocol: Option<u8>,
+    pub(super) local_port: Option<u16>,
+    pub(super) tcp_flags: TcpFlags,
+}
+
+impl Incoming<'_> {
+    /// What every layer says of a packet: its fields and metadata alone.
+    #[inline(always)]
+    pub fn shown(&self) -> Packet<'_, '_> {
+        let protocol = self.protocol();
+        Packet { incoming: self, protocol, local_port: self.local_port(), tcp_flags: TcpFlags::UNREAD }
+    }
+}
+
+impl Shown for Packet<'_, '_> {
+    #[inline(always)]
+    fn protocol(&self) -> Option<u8> {
+        self.protocol
+    }
+
+    #[inline(always)]
+    fn local_port(&self) -> Option<u16> {
+        self.local_port
+    }
+
+    #[inline(always)]
+    fn remote_address(&self) -> Option<Address> {
+        self.incoming.number(self.incoming.fields().remote_address)
+    }
+
+    #[inline(always)]
+    fn remote(&self) -> Option<Remote> {
+        // One number at once, and not first an address of one family.
+        match self.remote_address()? {
+            Address::V4(bits) => Some(Remote::from(Address::V4(bits))),
+            Address::V6(bits) => Some(Remote::from(Address::V6(bits))),
+        }
+    }
+
+    #[inline(always)]
+    fn interface(&self) -> Option<u64> {
+        self.incoming.uint64(self.incoming.fields().interface)
+    }
+
+    #[inline(always)]
+    fn marks(&self) -> Marks {
+        const {
+            assert!(Marks::of_flags(ffi::FWP_CONDITION_FLAG_IS_LOOPBACK).has(Marks::LOOPBACK));
+            assert!(Marks::of_flags(ffi::FWP_CONDITION_FLAG_IS_IPSEC_SECURED).has(Marks::IPSEC_SECURED));
+        }
+        match self.incoming.flags() {
+            Some(flags) => Marks::of_flags(flags),
+            None => Marks::NONE,
+        }
+    }
+
+    #[inline(always)]
+    fn has_flow(&self) -> bool {
+        self.incoming.flow().is_some()
+    }
+
+    #[inline(always)]
+    fn has_endpoint(&self) -> bool {
+        self.incoming.endpoint().is_some()
+    }
+
+    #[inline(always)]
+    fn discard(&self) -> Option<Discard> {
+        self.incoming.discard()
+    }
+
+    #[inline(always)]
+    fn tcp_flags(&self) -> Option<TcpFlags> {
+        Some(self.tcp_flags)
+    }
+
+    #[inline(always)]
+    fn icmp(&self) -> Option<Icmp> {
+        self.incoming.icmp()
+    }
+}
