@@ -8,9 +8,10 @@ use crate::ffi;
 /// Proof that IRQL <= DISPATCH_LEVEL, on this processor, for as long as it is
 /// borrowed.
 pub struct MaxDispatch {
-    /// Twice the number of the processor it was on when the token was made, and
-    /// one more below DISPATCH_LEVEL.
-    place: usize,
+    /// The number of the processor it was on when the token was made.
+    processor: u32,
+    /// Whether it is below DISPATCH_LEVEL.
+    below: bool,
     stays_here: PhantomData<*mut ()>,
 }
 
@@ -32,25 +33,25 @@ impl MaxDispatch {
 
     /// The processor's number. Below DISPATCH_LEVEL it may be another by now.
     pub fn processor(&self) -> usize {
-        self.place / 2
+        self.processor as usize
     }
 
     /// Whether it is DISPATCH_LEVEL: no other thread runs on this processor
     /// until the token is dropped, and this one on no other.
     pub fn is_dispatch(&self) -> bool {
-        self.place.is_multiple_of(2)
+        !self.below
     }
 
     /// A number for each processor and, behind that, the levels below.
     pub fn place(&self) -> usize {
-        self.place
+        2 * self.processor as usize + usize::from(self.below)
     }
 
     fn at(below: bool) -> Self {
         // SAFETY: the argument may be NULL (its documentation); callable at any
         // IRQL.
         let processor = unsafe { ffi::KeGetCurrentProcessorNumberEx(core::ptr::null_mut()) };
-        Self { place: 2 * processor as usize + usize::from(below), stays_here: PhantomData }
+        Self { processor, below, stays_here: PhantomData }
     }
 }
 

@@ -10,15 +10,26 @@ use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{self, Callout, Index};
 use crate::logic::layers::{Decision, Layer};
-use crate::logic::stealth::{Shown, Verdict, decide};
+use crate::logic::stealth::{Packet, Shown, Verdict, decide};
 
 /// One decision, at the layers whose row in the table names it.
 pub trait Decide: 'static {
     /// Which one.
     const DECISION: Decision;
 
+    /// Whether [`usual`](Self::usual) tells nearly all that comes, so that it is
+    /// asked first.
+    const HAS_USUAL: bool = false;
+
     /// What it looks at.
     fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i;
+
+    /// The same where it is what nearly all are: of which so much is known that
+    /// little is left to decide.
+    #[inline(always)]
+    fn usual<'i>(_: &'i Incoming<'_>) -> Option<impl Shown + 'i> {
+        None::<Packet>
+    }
 
     /// Whether the policy leaves anything to decide. Where most of what passes
     /// is not meant, that spares the look.
@@ -35,7 +46,7 @@ impl<D: Decide> Classify for Deciding<D> {
     type Shared = Shared;
 
     const FIELDS: usize = Self::LAYER.fields.count();
-    const IS_SELDOM: bool = false;
+    const IS_QUICK: bool = D::HAS_USUAL;
 
     fn shared() -> &'static Published<Shared> {
         &SHARED
@@ -67,6 +78,25 @@ impl<D: Decide> Classify for Deciding<D> {
     #[inline(always)]
     fn count(shared: &Shared, at: Index, verdict: Verdict, irql: &MaxDispatch) {
         shared.count(at, verdict, irql);
+    }
+
+    #[inline(always)]
+    fn may_be_silenced(shared: &Shared, flow_context: u64) -> bool {
+        D::HAS_USUAL && !shared.is_watched(flow_context) && !events::is_verdict_said(&shared.channel)
+    }
+
+    #[inline(always)]
+    fn silenced(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> bool {
+        let Some(packet) = D::usual(incoming) else { return false };
+        let Some(current) = shared.policies.current(irql) else { return false };
+        if decide(D::DECISION, &packet, current.rules(), current.exemptions()) != Verdict::Silenced {
+            return false;
+        }
+        if D::DECISION.is_met_by_scans() {
+            shared.scans.meet(&packet, irql);
+        }
+        shared.count(incoming.callout().index, Verdict::Silenced, irql);
+        true
     }
 
     #[inline(always)]

@@ -17,7 +17,7 @@ impl Classify for Observe {
     type Shared = Shared;
 
     const FIELDS: usize = 0;
-    const IS_SELDOM: bool = true;
+    const IS_QUICK: bool = true;
 
     fn shared() -> &'static Published<Shared> {
         &SHARED

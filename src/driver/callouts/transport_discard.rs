@@ -10,9 +10,15 @@ pub struct TransportDiscard;
 
 impl Decide for TransportDiscard {
     const DECISION: Decision = Decision::TransportDiscard;
+    const HAS_USUAL: bool = true;
 
     #[inline(always)]
     fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i {
         incoming.discarded_segment()
+    }
+
+    #[inline(always)]
+    fn usual<'i>(incoming: &'i Incoming<'_>) -> Option<impl Shown + 'i> {
+        incoming.closed_port()
     }
 }

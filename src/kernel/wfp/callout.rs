@@ -22,9 +22,9 @@ pub trait Classify: 'static {
     /// Values that an indication has at the least, or it is passed by.
     const FIELDS: usize;
 
-    /// Whether it looks at little of what it is shown: then what that takes is
-    /// kept apart, and the rest saves no registers for it.
-    const IS_SELDOM: bool;
+    /// Whether most of what comes is done with at once: the rest is kept apart
+    /// then, so that no registers are saved for it.
+    const IS_QUICK: bool;
 
     /// Where what is shared is found: a classify brings no context of the
     /// callout's own, and a filter's is set by whoever adds the filter.
@@ -43,6 +43,20 @@ pub trait Classify: 'static {
 
     /// Counts what became of an indication that is not looked at.
     fn count(shared: &Self::Shared, at: Index, verdict: Verdict, irql: &MaxDispatch);
+
+    /// Whether an indication may be [`silenced`](Self::silenced), of which no
+    /// more is known than the context of its flow.
+    #[inline(always)]
+    fn may_be_silenced(_: &Self::Shared, _: u64) -> bool {
+        false
+    }
+
+    /// Blocks an indication at DISPATCH_LEVEL, where anybody may still decide,
+    /// if that is all that there is to do: if not, nothing has been done.
+    #[inline(always)]
+    fn silenced(_: &Self::Shared, _: &Incoming<'_>, _: &MaxDispatch) -> bool {
+        false
+    }
 
     /// Looks at an indication and says what to do about it.
     fn classify(shared: &Self::Shared, incoming: Incoming<'_>, irql: &MaxDispatch) -> Action;
@@ -132,43 +146,79 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
     // SAFETY: callouts are registered after the publication and drained before
     // its end, so it outlives this call.
     let shared = unsafe { C::shared().get() };
-    let action = match (fixed, shared) {
-        (Some(fixed), Some(shared)) => match C::passes(shared, fixed.layerId, flow_context) {
-            Some(at) => {
-                // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
-                // (FWPS_CALLOUT_CLASSIFY_FN3).
-                let irql = unsafe { MaxDispatch::assume() };
-                C::count(shared, at, Verdict::Observed, &irql);
-                Action::Continue
-            }
-            None => {
-                let may_write = may_write(out);
-                let passed = Passed { fixed, metadata: in_meta_values, layer_data, flow_context, may_write };
-                if C::IS_SELDOM {
-                    // SAFETY: the engine passes what lives until the return.
-                    unsafe { look_aside::<C>(shared, passed) }
-                } else {
-                    // SAFETY: as above.
-                    unsafe { look::<C>(shared, passed) }
-                }
-            }
-        },
-        _ => Action::Continue,
+    let (Some(fixed), Some(shared)) = (fixed, shared) else {
+        return Action::Continue.apply(out);
     };
-    if !may_write(out) {
-        return;
+    if let Some(at) = C::passes(shared, fixed.layerId, flow_context) {
+        // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
+        // (FWPS_CALLOUT_CLASSIFY_FN3).
+        let irql = unsafe { MaxDispatch::assume() };
+        C::count(shared, at, Verdict::Observed, &irql);
+        return Action::Continue.apply(out);
     }
-    match action {
-        Action::Continue => out.actionType = ffi::FWP_ACTION_CONTINUE,
-        Action::Block => {
-            out.actionType = ffi::FWP_ACTION_BLOCK;
-            out.rights &= !ffi::FWPS_RIGHT_ACTION_WRITE;
+    let may_write = may_write(out);
+    if may_write && C::may_be_silenced(shared, flow_context) {
+        let passed = Passed { fixed, metadata: in_meta_values, layer_data, flow_context, may_write };
+        // SAFETY: the engine passes what lives until the return.
+        if unsafe { silenced::<C>(shared, passed) } {
+            return Action::Block.write(out);
+        }
+    }
+    let passed = Passed { fixed, metadata: in_meta_values, layer_data, flow_context, may_write };
+    let action = if C::IS_QUICK {
+        // SAFETY: the engine passes what lives until the return.
+        unsafe { look_aside::<C>(shared, passed) }
+    } else {
+        // SAFETY: as above.
+        unsafe { look::<C>(shared, passed) }
+    };
+    action.apply(out);
+}
+
+impl Action {
+    /// Writes it, where that is still allowed.
+    #[inline(always)]
+    fn apply(self, out: &mut ffi::FWPS_CLASSIFY_OUT0) {
+        if may_write(out) {
+            self.write(out);
+        }
+    }
+
+    #[inline(always)]
+    fn write(self, out: &mut ffi::FWPS_CLASSIFY_OUT0) {
+        match self {
+            Self::Continue => out.actionType = ffi::FWP_ACTION_CONTINUE,
+            Self::Block => {
+                out.actionType = ffi::FWP_ACTION_BLOCK;
+                out.rights &= !ffi::FWPS_RIGHT_ACTION_WRITE;
+            }
         }
     }
 }
 
 fn may_write(out: &ffi::FWPS_CLASSIFY_OUT0) -> bool {
     out.rights & ffi::FWPS_RIGHT_ACTION_WRITE != 0
+}
+
+/// Has `C` silence an indication, if that is all that there is to do.
+///
+/// # Safety
+/// That of [`look`].
+#[inline(always)]
+unsafe fn silenced<C: Classify>(shared: &C::Shared, passed: Passed<'_>) -> bool {
+    let Some(at) = C::callout(passed.fixed.layerId) else { return false };
+    // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
+    // (FWPS_CALLOUT_CLASSIFY_FN3).
+    let irql = unsafe { MaxDispatch::assume() };
+    if !irql.is_dispatch() {
+        return false;
+    }
+    // SAFETY: by this function's contract; the callout stands at the layer that
+    // is said to be asked.
+    match unsafe { Incoming::new(at, C::layer(at), C::FIELDS, passed) } {
+        Some(incoming) => C::silenced(shared, &incoming, &irql),
+        None => false,
+    }
 }
 
 /// Has `C` look at an indication.

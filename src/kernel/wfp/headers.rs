@@ -6,7 +6,7 @@ use core::net::IpAddr;
 
 use super::incoming::Incoming;
 use super::net_buffer::NetBuffer;
-use super::shown::Packet;
+use super::shown::{ClosedPort, Packet};
 use crate::ffi;
 use crate::logic::echo::{ICMP, ICMPV6};
 use crate::logic::ip::{self, Part};
@@ -45,21 +45,37 @@ impl Incoming<'_> {
         }
     }
 
+    /// The same where it is a segment that found no endpoint, with nothing amiss.
+    #[inline(always)]
+    pub fn closed_port(&self) -> Option<ClosedPort<'_, '_>> {
+        if !self.found_no_endpoint() {
+            return None;
+        }
+        let Some(TCP) = self.protocol() else { return None };
+        let local_port = self.local_port()?;
+        let tcp_flags = self.tcp_flags_near(local_port)?;
+        Some(ClosedPort { incoming: self, local_port, tcp_flags, remote: self.remote()? })
+    }
+
     /// A discarded segment's flags. Nearly always its header lies in one piece,
     /// as far before the data as the metadata say, which is read at once.
     #[inline(always)]
     fn tcp_flags(&self, local_port: Option<u16>) -> TcpFlags {
-        match self.tcp_flags_near(local_port) {
+        let near = match local_port {
+            Some(local_port) => self.tcp_flags_near(local_port),
+            None => None,
+        };
+        match near {
             Some(flags) => flags,
             None => self.again().tcp_flags_anywhere(),
         }
     }
 
     #[inline(always)]
-    fn tcp_flags_near(&self, local_port: Option<u16>) -> Option<TcpFlags> {
+    fn tcp_flags_near(&self, destination: u16) -> Option<TcpFlags> {
         let header = self.net_buffer()?.piece(self.transport_header_size()?, 0)?;
-        let ports = Ports { source: self.uint16(self.fields().remote_port)?, destination: local_port? };
-        TcpFlags::between(ports, header)
+        let source = self.uint16(self.fields().remote_port)?;
+        TcpFlags::between(Ports { source, destination }, header)
     }
 
     #[cold]

@@ -11,7 +11,7 @@ use crate::logic::address::Address;
 use crate::logic::callouts::Callout;
 use crate::logic::layers::{Family, Fields, Layer, Shows, Way};
 use crate::logic::order::Direction;
-use crate::logic::stealth::{Discard, Icmp, Module};
+use crate::logic::stealth::{Discard, Icmp, Module, inet};
 
 /// An indication to a callout of ours.
 #[derive(Clone, Copy)]
@@ -129,6 +129,21 @@ impl<'a> Incoming<'a> {
             _ => Module::Other,
         };
         Some(Discard { module, reason: discard.discardReason })
+    }
+
+    /// Whether the transport layer discarded it because no endpoint took it, and
+    /// it brings the size of its header and no handle.
+    #[inline(always)]
+    pub(super) fn found_no_endpoint(&self) -> bool {
+        use ffi::FWPS_DISCARD_MODULE0_::FWPS_DISCARD_MODULE_TRANSPORT as TRANSPORT;
+        const THERE: u32 =
+            ffi::FWPS_METADATA_FIELD_DISCARD_REASON | ffi::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE;
+        const NOT_THERE: u32 =
+            ffi::FWPS_METADATA_FIELD_FLOW_HANDLE | ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE;
+        let discard = self.metadata.discardMetadata;
+        self.metadata.currentMetadataValues & (THERE | NOT_THERE) == THERE
+            && discard.discardModule == TRANSPORT
+            && discard.discardReason == inet::ENDPOINT_NOT_FOUND
     }
 
     /// The context that was associated with its flow here; 0 is none.
