@@ -116,6 +116,13 @@ pub fn is_verdict_said(channel: &Channel) -> bool {
     channel.is_any_open(1 << Silenced::INDEX | 1 << Classified::INDEX)
 }
 
+/// Whether this one is.
+#[inline(always)]
+pub fn is_said(channel: &Channel, verdict: Verdict) -> bool {
+    is_verdict_said(channel)
+        && (is_classified(channel) || matches!(verdict, Verdict::Silenced | Verdict::Audited))
+}
+
 /// A deciding callout has come to a verdict.
 pub fn verdict(
     channel: &Channel,

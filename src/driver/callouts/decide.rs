@@ -104,7 +104,7 @@ impl<D: Decide> Classify for Deciding<D> {
         let verdict =
             if D::is_asked(shared) { Self::verdict(shared, &incoming, irql) } else { Verdict::Observed };
         shared.count(incoming.callout().index, verdict, irql);
-        if events::is_verdict_said(&shared.channel) {
+        if events::is_said(&shared.channel, verdict) {
             Self::say(shared, incoming.again(), verdict, irql);
         }
         if shared.is_watched(incoming.flow_context()) {

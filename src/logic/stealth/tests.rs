@@ -1,8 +1,10 @@
 //! Packets of every kind, and what becomes of them.
 
+use core::net::IpAddr;
+
 use super::*;
 use crate::logic::policy::exemptions::{Exemptions, Ports};
-use crate::logic::policy::parse;
+use crate::logic::policy::{Mode, Policy, parse};
 
 /// A SYN from elsewhere for which there is no endpoint.
 const SYN: Packet = Packet {
