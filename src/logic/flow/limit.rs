@@ -1,8 +1,9 @@
 //! How many flows there are, and where the next one finds a place.
 
 use super::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use super::record::{Begin, Flow, Totals};
-use super::slots::{Passed, Slots};
+use super::counts::{Passed, Totals};
+use super::record::{Begin, Flow};
+use super::slots::Slots;
 
 /// Leads to a flow for as long as it lasts; never 0, so that it can be a flow
 /// context (`FwpsFlowAssociateContext0` takes none that is 0).
@@ -87,7 +88,7 @@ impl Limit {
     /// Counts where nobody counts alone: in the record.
     pub fn count(places: &[Flow], handle: Handle, passed: Passed) {
         if let Some(flow) = Self::flow(places, handle) {
-            flow.add(&passed.totals());
+            flow.sums().pass(passed);
         }
     }
 
@@ -183,9 +184,9 @@ impl<'a, 'l> Ended<'a, 'l> {
     /// What it came to, with what every processor has counted and not yet added.
     pub fn totals<'s>(&self, processors: impl Iterator<Item = Slots<'s>>) -> Totals {
         for slots in processors {
-            self.flow.add(&slots.take(self.handle));
+            self.flow.sums().add(slots.take(self.handle));
         }
-        self.flow.added()
+        self.flow.sums().read()
     }
 }
 

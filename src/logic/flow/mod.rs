@@ -3,6 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`record`] | one flow's record, on one cache line, and the word that says whose it is |
+//! | `counts` | packets and bytes in few bits |
 //! | [`limit`] | how many flows there are, and where the next one finds a place |
 //! | [`slots`] | what a processor has counted and not yet added to the records |
 //!
@@ -50,13 +51,15 @@
 //! that generation. `model` has a model checker try the interleavings, as far as
 //! the memory model allows them.
 
+mod counts;
 pub mod limit;
 pub mod record;
 pub mod slots;
 
+pub use counts::{Passed, Totals};
 pub use limit::{Ended, Handle, Limit};
-pub use record::{Begin, Flow, Totals};
-pub use slots::{Counted, Passed, Slot, Slots};
+pub use record::{Begin, Flow};
+pub use slots::{Counted, Slot, Slots};
 
 #[cfg(all(test, not(loom)))]
 mod slot_tests;

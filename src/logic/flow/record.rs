@@ -1,16 +1,16 @@
 //! One flow's record, on one cache line.
 
 use super::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::logic::order::{Direction, Order};
+use super::counts::Sums;
+use crate::logic::order::Order;
 
 /// A flow's record. Several processors may update it at once.
 #[derive(Debug, Default)]
 #[cfg_attr(not(loom), repr(C, align(64)))]
 pub struct Flow {
     word: AtomicU64,
-    /// By [`Direction`]: what processors have added so far.
-    packets: [AtomicU64; 2],
-    bytes: [AtomicU64; 2],
+    /// What processors have added so far.
+    sums: Sums,
     order: Order,
     id: AtomicU64,
     /// The lower half of when it began; more is in the word.
@@ -70,15 +70,6 @@ impl Word {
     }
 }
 
-/// A flow's totals when it is over.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Totals {
-    /// Packets, by [`Direction`].
-    pub packets: [u64; 2],
-    /// Bytes, by [`Direction`].
-    pub bytes: [u64; 2],
-}
-
 /// What is known of a flow when it is established.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Begin {
@@ -106,25 +97,7 @@ pub(super) enum Visit {
 /// How often it is tried to become a visitor while others come and go.
 const TRIES: usize = 8;
 
-/// Where a direction's numbers are.
-pub(super) const fn place(direction: Direction) -> usize {
-    match direction {
-        Direction::Outbound => 0,
-        Direction::Inbound => 1,
-    }
-}
-
 impl Flow {
-    /// Adds packets and bytes, by [`Direction`]. What is nothing costs nothing.
-    pub fn add(&self, counted: &Totals) {
-        let adds = self.packets.iter().zip(counted.packets).chain(self.bytes.iter().zip(counted.bytes));
-        for (sum, count) in adds {
-            if count != 0 {
-                sum.fetch_add(count, Ordering::Relaxed);
-            }
-        }
-    }
-
     /// One more leads here. Asked for before a context is associated, since the
     /// engine may delete it before that call returns.
     pub fn hold(&self) {
@@ -155,9 +128,8 @@ impl Flow {
     }
 
     /// What has been added so far.
-    pub(super) fn added(&self) -> Totals {
-        let of = |sums: &[AtomicU64; 2]| sums.each_ref().map(|sum| sum.load(Ordering::Relaxed));
-        Totals { packets: of(&self.packets), bytes: of(&self.bytes) }
+    pub(super) fn sums(&self) -> &Sums {
+        &self.sums
     }
 
     pub(super) fn word(&self) -> Word {
@@ -173,9 +145,7 @@ impl Flow {
         let take =
             self.word.compare_exchange(before.0, before.0 | TAKEN, Ordering::Acquire, Ordering::Relaxed);
         take.ok()?;
-        for sum in self.packets.iter().chain(&self.bytes) {
-            sum.store(0, Ordering::Relaxed);
-        }
+        self.sums.clear();
         self.started.store(begin.started as u32, Ordering::Relaxed);
         self.process.store(begin.process, Ordering::Relaxed);
         self.id.store(begin.id, Ordering::Relaxed);
@@ -197,8 +167,12 @@ impl Flow {
             if !word.has_contexts() {
                 return Visit::Refused;
             }
-            let visit =
-                self.word.compare_exchange(word.0, word.0 + VISITOR, Ordering::Relaxed, Ordering::Relaxed);
+            let visit = self.word.compare_exchange(
+                word.0,
+                word.0.wrapping_add(VISITOR),
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
             if visit.is_ok() {
                 return Visit::Inside;
             }

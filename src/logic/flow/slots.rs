@@ -2,41 +2,30 @@
 //!
 //! Who may touch a slot, and when, is told in [`super`].
 
-use super::atomic::{AtomicU32, AtomicU64, Ordering};
+use super::atomic::{AtomicU64, Ordering};
+use super::counts::{Few, Passed};
 use super::limit::{Ended, Handle, Limit};
-use super::record::{FIRST, Flow, Totals, Visit, place};
-use crate::logic::order::Direction;
+use super::record::{FIRST, Flow, Visit};
 
-/// Flows that a processor counts for at once, at the most: 32 KB.
-const MOST: usize = 1024;
+/// Flows that a processor counts for at once, at the most: 64 KB. Of a thousand
+/// that are spread over many more, one packet in nine finds another flow there.
+const MOST: usize = 4096;
 
 /// Tag of a slot that counts for none.
 const EMPTY: u64 = 0;
 
-/// What a processor has counted for one flow; two of them lie on a cache line.
+/// What a processor has counted for one flow; four of them lie on a cache line.
 #[derive(Debug, Default)]
-#[cfg_attr(not(loom), repr(C, align(32)))]
+#[cfg_attr(not(loom), repr(C, align(16)))]
 pub struct Slot {
     /// [`EMPTY`], or the flow's context.
     tag: AtomicU64,
-    /// By [`Direction`].
-    packets: [AtomicU32; 2],
-    bytes: [AtomicU64; 2],
+    /// A [`Few`].
+    counted: AtomicU64,
 }
 
 #[cfg(not(loom))]
-const _: () = assert!(size_of::<Slot>() == 32);
-
-/// What is counted: packets that pass at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Passed {
-    /// Which way.
-    pub direction: Direction,
-    /// How many.
-    pub packets: u32,
-    /// And their bytes.
-    pub bytes: u64,
-}
+const _: () = assert!(size_of::<Slot>() == 16);
 
 /// One processor's slots, a power of two of them.
 #[derive(Clone, Copy, Debug)]
@@ -52,20 +41,6 @@ pub enum Counted<'a, 'l> {
     TakenOver(Option<&'a Flow>),
     /// The same, and the flow that it counted for before was over but for this.
     Ended(Ended<'a, 'l>),
-}
-
-impl Passed {
-    /// As what is added to a record.
-    pub fn totals(&self) -> Totals {
-        let (mut totals, at) = (Totals::default(), place(self.direction));
-        // The arrays have a place for each direction.
-        for (sum, count) in [(&mut totals.packets, self.packets.into()), (&mut totals.bytes, self.bytes)] {
-            if let Some(sum) = sum.get_mut(at) {
-                *sum = count;
-            }
-        }
-        totals
-    }
 }
 
 impl<'s> Slots<'s> {
@@ -85,21 +60,28 @@ impl<'s> Slots<'s> {
         context: u64,
         passed: Passed,
     ) -> Counted<'a, 'l> {
-        let slot = self.slot(Handle::from_context(context));
-        if let Some(slot) = slot
-            && slot.tag.load(Ordering::Acquire) == context
-            && slot.add(passed)
-        {
+        let handle = Handle::from_context(context);
+        let (Some(slot), Some(few)) = (self.slot(handle), Few::of(passed)) else {
+            Limit::count(places, handle, passed);
+            return Counted::Usual;
+        };
+        if slot.tag.load(Ordering::Acquire) == context && slot.add(few) {
             return Counted::Usual;
         }
-        take_over(slot, limit, places, context, passed)
+        match take_over(slot, limit, places, handle, few) {
+            Some(counted) => counted,
+            None => {
+                Limit::count(places, handle, passed);
+                Counted::Usual
+            }
+        }
     }
 
     /// Takes what was counted for a flow that nobody leads to any more; to be
     /// called by whoever winds it up.
-    pub(super) fn take(self, handle: Handle) -> Totals {
+    pub(super) fn take(self, handle: Handle) -> Few {
         let slot = self.slot(handle).filter(|slot| slot.tag.load(Ordering::Acquire) == handle.context());
-        let Some(slot) = slot else { return Totals::default() };
+        let Some(slot) = slot else { return Few::default() };
         let counted = slot.counted();
         // The processor writes the counts again only when it sees this.
         slot.tag.store(EMPTY, Ordering::Release);
@@ -111,68 +93,54 @@ impl<'s> Slots<'s> {
     }
 }
 
-/// Has the slot count for another flow, or for the same from nothing.
+/// Has the slot count for another flow, or for the same from nothing; `None`
+/// where it cannot now.
 #[cold]
 #[inline(never)]
 fn take_over<'a, 'l>(
-    slot: Option<&Slot>,
+    slot: &Slot,
     limit: &'l Limit,
     places: &'a [Flow],
-    context: u64,
-    passed: Passed,
-) -> Counted<'a, 'l> {
-    let handle = Handle::from_context(context);
-    let Some(slot) = slot.filter(|_| handle.generation() >= FIRST) else {
-        Limit::count(places, handle, passed);
-        return Counted::Usual;
-    };
+    handle: Handle,
+    few: Few,
+) -> Option<Counted<'a, 'l>> {
+    if handle.generation() < FIRST {
+        return None;
+    }
     let before = Handle::from_context(slot.tag.load(Ordering::Acquire));
     let flow = places.get(before.index()).filter(|_| before.context() != EMPTY);
     let visit = flow.map_or(Visit::Gone, |flow| flow.visit(before.generation()));
-    if let (Some(flow), Visit::Inside) = (flow, visit) {
-        flow.add(&slot.counted());
-    } else if visit == Visit::Refused {
-        Limit::count(places, handle, passed);
-        return Counted::Usual;
+    let visited = match visit {
+        Visit::Inside => flow,
+        Visit::Gone => None,
+        Visit::Refused => return None,
+    };
+    if let Some(flow) = visited {
+        flow.sums().add(slot.counted());
     }
-    slot.begin(context, passed);
-    match flow {
-        Some(flow) if visit == Visit::Inside && flow.leave() => {
-            Counted::Ended(Ended::new(flow, limit, before))
-        }
+    slot.begin(handle, few);
+    Some(match visited {
+        Some(flow) if flow.leave() => Counted::Ended(Ended::new(flow, limit, before)),
         _ => Counted::TakenOver(places.get(handle.index())),
-    }
+    })
 }
 
 impl Slot {
     /// Counts, if there is room for the sum.
     #[inline(always)]
-    fn add(&self, passed: Passed) -> bool {
-        let (packets, bytes) = match passed.direction {
-            Direction::Outbound => (&self.packets[0], &self.bytes[0]),
-            Direction::Inbound => (&self.packets[1], &self.bytes[1]),
-        };
-        let Some(sum) = packets.load(Ordering::Relaxed).checked_add(passed.packets) else { return false };
-        packets.store(sum, Ordering::Relaxed);
-        bytes.store(bytes.load(Ordering::Relaxed).wrapping_add(passed.bytes), Ordering::Relaxed);
+    fn add(&self, few: Few) -> bool {
+        let Some(sum) = self.counted().with(few) else { return false };
+        self.counted.store(sum.0, Ordering::Relaxed);
         true
     }
 
     /// Counts for another flow from now on.
-    fn begin(&self, context: u64, passed: Passed) {
-        let Totals { packets, bytes } = passed.totals();
-        for (sum, count) in self.packets.iter().zip(packets) {
-            sum.store(count as u32, Ordering::Relaxed);
-        }
-        for (sum, count) in self.bytes.iter().zip(bytes) {
-            sum.store(count, Ordering::Relaxed);
-        }
-        self.tag.store(context, Ordering::Release);
+    fn begin(&self, handle: Handle, few: Few) {
+        self.counted.store(few.0, Ordering::Relaxed);
+        self.tag.store(handle.context(), Ordering::Release);
     }
 
-    fn counted(&self) -> Totals {
-        let packets = self.packets.each_ref().map(|sum| sum.load(Ordering::Relaxed).into());
-        let bytes = self.bytes.each_ref().map(|sum| sum.load(Ordering::Relaxed));
-        Totals { packets, bytes }
+    fn counted(&self) -> Few {
+        Few(self.counted.load(Ordering::Relaxed))
     }
 }
