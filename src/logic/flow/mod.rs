@@ -48,8 +48,7 @@
 //! Nobody waits for anybody. If the engine should bring a context that is over,
 //! a packet may not be counted, or leave a tag that is of no flow: the next one
 //! to come takes that slot without adding anything, for the word does not have
-//! that generation. `model` has a model checker try the interleavings, as far as
-//! the memory model allows them.
+//! that generation. In `model` a model checker tries all of that.
 
 mod counts;
 pub mod limit;
@@ -65,6 +64,9 @@ pub use slots::{Counted, Slot, Slots};
 mod slot_tests;
 #[cfg(all(test, not(loom)))]
 mod tests;
+
+#[cfg(all(test, loom))]
+mod model;
 
 /// Atomics: the model checker's where that looks.
 mod atomic {
