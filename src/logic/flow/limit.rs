@@ -41,14 +41,19 @@ impl Handle {
 pub struct Limit {
     limit: u32,
     flows: AtomicU32,
-    /// Where a place was free last, or the next to try.
-    hint: AtomicU32,
+    /// The place freed last, plus one, which leads to the one before it; 0 is
+    /// none. In the upper half a number that tells this list from an earlier one
+    /// with the same first place.
+    free: AtomicU64,
+    /// Places from here on have never been used.
+    unused: AtomicU32,
     refused: AtomicU64,
     closed: AtomicBool,
 }
 
-/// Places tried before a flow is refused.
-const PROBES: usize = 64;
+/// How often a place is reached for: another time only where another processor
+/// got one, or freed one, at that moment.
+const TRIES: usize = 64;
 
 impl Limit {
     /// At most `limit` flows (`FlowLimit`).
@@ -56,22 +61,20 @@ impl Limit {
         Self {
             limit,
             flows: AtomicU32::new(0),
-            hint: AtomicU32::new(0),
+            free: AtomicU64::new(0),
+            unused: AtomicU32::new(0),
             refused: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         }
     }
 
-    /// The places for a limit: an eighth more, so that a few tries find a free
-    /// one when the limit is nearly reached.
+    /// The places for a limit.
     pub const fn places(limit: u32) -> usize {
-        limit as usize + limit as usize / 8 + 1
+        limit as usize
     }
 
-    /// A place for a new flow. `None` where the limit is reached; or where 64
-    /// places in a row are taken, which is as good as never below it: with
-    /// places freed at random one in 1900, else fewer, for the place freed
-    /// last is tried first.
+    /// A place for a new flow. `None` where the limit is reached, or where 64
+    /// times in a row others were faster.
     pub fn start(&self, places: &[Flow], begin: &Begin) -> Option<Handle> {
         let found = self.reserve().then(|| self.find(places, begin)).flatten();
         if found.is_none() {
@@ -138,22 +141,57 @@ impl Limit {
     }
 
     fn find(&self, places: &[Flow], begin: &Begin) -> Option<Handle> {
-        let hint = self.hint.load(Ordering::Relaxed) as usize;
-        let (before, behind) = places.split_at_checked(hint).unwrap_or((places, &[]));
-        let from_hint = behind.iter().enumerate().map(|(at, flow)| (hint.saturating_add(at), flow));
-        let around = from_hint.chain(before.iter().enumerate());
-        for (index, flow) in around.take(PROBES) {
-            if let Some(generation) = flow.take(begin) {
-                self.hint.store(index.saturating_add(1) as u32, Ordering::Relaxed);
-                return Some(Handle::new(index, generation));
+        let found = self.place(places).and_then(|index| {
+            let generation = places.get(index)?.take(begin)?;
+            Some(Handle::new(index, generation))
+        });
+        if found.is_none() {
+            self.flows.fetch_sub(1, Ordering::Relaxed);
+        }
+        found
+    }
+
+    /// A free place: the one freed last, which is near the processor still and
+    /// keeps places in use together, or else one never used.
+    fn place(&self, places: &[Flow]) -> Option<usize> {
+        for _ in 0..TRIES {
+            let free = self.free.load(Ordering::Acquire);
+            let Some(index) = (free as u32).checked_sub(1) else {
+                let next = |unused| (unused < self.limit).then(|| unused + 1);
+                match self.unused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
+                    Ok(index) => return Some(index as usize),
+                    // One was freed meanwhile: there is one for each flow below
+                    // the limit.
+                    Err(_) => continue,
+                }
+            };
+            // It may be in use by now, and lead anywhere; then the list is another.
+            let rest = places.get(index as usize)?.next_free();
+            if self.replace_free(free, rest) {
+                return Some(index as usize);
             }
         }
-        // The next one tries further on.
-        let further =
-            if hint.saturating_add(PROBES) < places.len() { hint.saturating_add(PROBES) } else { 0 };
-        self.hint.store(further as u32, Ordering::Relaxed);
-        self.flows.fetch_sub(1, Ordering::Relaxed);
         None
+    }
+
+    fn give_free(&self, flow: &Flow, place: usize) {
+        flow.give_free();
+        // Again only where another processor changed the list at that moment.
+        loop {
+            let free = self.free.load(Ordering::Relaxed);
+            flow.lead_to_free(free as u32);
+            if self.replace_free(free, place as u32 + 1) {
+                break;
+            }
+        }
+        // Behind that, for then there is a place for whoever is let in.
+        self.flows.fetch_sub(1, Ordering::Release);
+    }
+
+    /// Whether the list was still this one; now it begins with another place.
+    fn replace_free(&self, before: u64, first: u32) -> bool {
+        let after = ((before >> 32) + 1) << 32 | u64::from(first);
+        self.free.compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
 
@@ -192,8 +230,6 @@ impl<'a, 'l> Ended<'a, 'l> {
 
 impl Drop for Ended<'_, '_> {
     fn drop(&mut self) {
-        self.flow.give_free();
-        self.limit.hint.store(self.handle.index() as u32, Ordering::Relaxed);
-        self.limit.flows.fetch_sub(1, Ordering::Relaxed);
+        self.limit.give_free(self.flow, self.handle.index());
     }
 }

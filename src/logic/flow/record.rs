@@ -15,11 +15,12 @@ pub struct Flow {
     id: AtomicU64,
     /// The lower half of when it began; more is in the word.
     started: AtomicU32,
+    /// Whose it is; of a place that is free, which was freed before it.
     process: AtomicU32,
 }
 
-/// One line, for that is what a packet fetches at the most; and what a flow
-/// costs, beside what [`Limit::places`](super::Limit::places) adds.
+/// One line, for that is what a packet fetches at the most, and all that a flow
+/// takes.
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Flow>() == 64);
 
@@ -193,6 +194,15 @@ impl Flow {
         let less = |word| Word(word).lasts(generation).then(|| word.wrapping_sub(CONTEXT));
         let before = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
         before.is_ok_and(|before| Word(before.wrapping_sub(CONTEXT)).is_left())
+    }
+
+    /// Where the list of free places goes on, if this is one of them.
+    pub(super) fn next_free(&self) -> u32 {
+        self.process.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn lead_to_free(&self, next: u32) {
+        self.process.store(next, Ordering::Relaxed);
     }
 
     /// It has been wound up: the place is free.

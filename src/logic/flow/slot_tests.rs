@@ -167,7 +167,7 @@ fn no_context_leads_astray() {
 
 #[test]
 fn no_processor_has_more_slots_than_there_are_places() {
-    for (limit, slots) in [(0, 1), (1, 2), (4, 8), (899, 1024), (65_536, 4096), (u32::MAX, 4096)] {
+    for (limit, slots) in [(0, 1), (1, 1), (5, 8), (1024, 1024), (65_536, 4096), (u32::MAX, 4096)] {
         assert_eq!(Slots::number(limit), slots);
     }
     // None at all is no fault either.
@@ -214,7 +214,7 @@ fn processors_at_once_lose_nothing() {
     const PROCESSORS: usize = 4;
     const FLOWS: usize = 6;
     const ROUNDS: u64 = 20_000;
-    let machine = Machine::new(FLOWS as u32 * 2, PROCESSORS, 2);
+    let machine = Machine::new((FLOWS + 2 * PROCESSORS) as u32, PROCESSORS, 2);
     let flows: Vec<RwLock<Handle>> = (0..FLOWS).map(|_| RwLock::new(machine.start())).collect();
     let [counted, ended] = [const { Mutex::new(BTreeMap::<u64, u64>::new()) }; 2];
     let over = |handle: Handle, totals: Totals| {

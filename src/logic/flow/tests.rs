@@ -151,6 +151,25 @@ proptest! {
     }
 }
 
+/// Places are in use together, so that the one freed last has none free beside
+/// it; the others that are free are found all the same.
+#[test]
+fn below_the_limit_no_flow_is_refused() {
+    const LIMIT: u32 = 1000;
+    let (limit, places) = (Limit::new(LIMIT), places(LIMIT));
+    let start = || limit.start(&places, &begin(0, 4711));
+    let mut flows: Vec<_> = (0..LIMIT - 1).map(|_| start().unwrap()).collect();
+    for at in [100, 300, 301, 5] {
+        drop(limit.release(&places, flows.swap_remove(at)));
+    }
+    for _ in 0..5 {
+        flows.push(start().unwrap());
+    }
+    assert_eq!((start(), limit.refused()), (None, 1));
+    let distinct: BTreeSet<_> = flows.iter().map(|handle| handle.index()).collect();
+    assert_eq!(distinct.len(), LIMIT as usize);
+}
+
 #[test]
 fn processors_at_once_never_share_a_place() {
     const LIMIT: u32 = 16;
