@@ -200,7 +200,7 @@ pub fn flow_ended(channel: &Channel, ended: &Ended, irql: &MaxDispatch) {
     let ([bytes_out, bytes_in], [packets_out, packets_in]) = (ended.totals.bytes, ended.totals.packets);
     channel.write(irql, || FlowEnded {
         flow: Hex(ended.id),
-        process: Process(ended.totals.process as u32),
+        process: Process(ended.process),
         bytes_out,
         bytes_in,
         packets_out,

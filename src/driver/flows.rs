@@ -1,22 +1,27 @@
 //! The flows that are watched: a record for each, known to the engine by a
-//! context at every layer that takes one.
+//! context at every layer that takes one. How their packets are counted is told
+//! in [`crate::logic::flow`].
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::kernel::clock;
 use crate::kernel::irql::{MaxDispatch, Passive};
+use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::PoolVec;
+use crate::kernel::prefetch;
 use crate::kernel::status::Result;
 use crate::kernel::wfp::flow::{self, Place};
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{CALLOUTS, COUNT, Callout, Index};
-use crate::logic::flow::{Begin, Flow, Handle, Limit, Totals};
+use crate::logic::flow::{self as record, Begin, Counted, Flow, Handle, Limit, Passed, Slot, Slots, Totals};
 use crate::logic::order::Deviation;
 
 /// All of them; their memory is taken at start (`FlowLimit`).
 pub struct Flows {
     limit: Limit,
     places: PoolVec<Flow>,
+    /// What each processor has counted and not yet added to the records.
+    processors: PerCpu<PoolVec<Slot>>,
     /// The callouts' run-time ids, in the table's order.
     ids: [AtomicU32; COUNT],
 }
@@ -26,8 +31,10 @@ pub struct Flows {
 pub struct Ended {
     /// The engine's handle.
     pub id: u64,
-    /// Its packets and bytes, when it began, whose it was.
+    /// Its packets and bytes.
     pub totals: Totals,
+    /// Whose it was.
+    pub process: u32,
     /// How long it lasted, in milliseconds.
     pub duration: u64,
     /// Where it left the documented order first, if it did.
@@ -38,10 +45,12 @@ pub struct Ended {
 
 impl Flows {
     /// None yet, and room for so many.
-    pub fn new(limit: u32) -> Result<Self> {
+    pub fn new(limit: u32, irql: &Passive) -> Result<Self> {
         let places = PoolVec::filled(Limit::places(limit))?;
+        let slots = |processors: &mut PoolVec<_>| processors.push(PoolVec::filled(Slots::number(limit))?);
+        let processors = PerCpu::try_new(slots, irql)?;
         let ids = [const { AtomicU32::new(0) }; COUNT];
-        Ok(Self { limit: Limit::new(limit), places, ids })
+        Ok(Self { limit: Limit::new(limit), places, processors, ids })
     }
 
     /// Takes in a callout's run-time id, before it has a filter.
@@ -62,7 +71,8 @@ impl Flows {
         over: impl FnOnce(Ended),
     ) -> Option<&Flow> {
         let (id, protocol) = (incoming.flow()?, incoming.protocol()?);
-        let (started, process) = (clock::milliseconds(), incoming.process().unwrap_or(0));
+        // Process ids have 32 bits; the metadata's field has 64 (fwpsk.h).
+        let (started, process) = (clock::milliseconds(), incoming.process().unwrap_or(0) as u32);
         let handle = self.limit.start(&self.places, &Begin { id, started, process, watch })?;
         let (context, family) = (handle.context(), incoming.callout().family);
         let (flow, mut contexts) = (self.flow(context)?, 0);
@@ -89,14 +99,43 @@ impl Flows {
         Limit::flow(&self.places, Handle::from_context(context))
     }
 
+    /// Counts packets of the flow behind a context; any number may come. A flow
+    /// that was over but for what this processor had counted of it is given back.
+    #[inline(always)]
+    pub fn pass(&self, context: u64, passed: Passed, irql: &MaxDispatch) -> Option<Ended> {
+        let Some(slots) = self.processors.alone(irql) else {
+            Limit::count(&self.places, Handle::from_context(context), passed);
+            return None;
+        };
+        match Slots(slots).count(&self.limit, &self.places, context, passed) {
+            Counted::Usual => None,
+            Counted::TakenOver(flow) => {
+                flow.into_iter().for_each(prefetch::to_write);
+                None
+            }
+            Counted::Ended(ended) => Some(self.wind_up(&ended)),
+        }
+    }
+
     /// A context is gone; with the last of them the flow is over.
     pub fn release(&self, context: u64) -> Option<Ended> {
         let ended = self.limit.release(&self.places, Handle::from_context(context))?;
-        let flow = ended.flow();
-        let (totals, order) = (flow.totals(), flow.order());
-        let duration = clock::milliseconds().saturating_sub(totals.started);
-        let (deviation, watched) = (order.deviation(), order.watch() != 0);
-        Some(Ended { id: flow.id(), totals, duration, deviation, watched })
+        Some(self.wind_up(&ended))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wind_up(&self, ended: &record::Ended<'_, '_>) -> Ended {
+        let totals = ended.totals(self.processors.all().iter().map(|slots| Slots(slots)));
+        let (flow, order) = (ended.flow(), ended.flow().order());
+        Ended {
+            id: flow.id(),
+            totals,
+            process: flow.process(),
+            duration: flow.lasted(clock::milliseconds()),
+            deviation: order.deviation(),
+            watched: order.watch() != 0,
+        }
     }
 
     /// How many there are.

@@ -56,7 +56,7 @@ impl entry::Driver for Driver {
             noticed: Noticed::default(),
             scans: Scans::new(irql)?,
             channel: channel.clone(),
-            flows: Flows::new(flow_limit)?,
+            flows: Flows::new(flow_limit, irql)?,
             order: order::Watch::new(irql)?,
         })?);
         let events = etw::Registration::new::<events::Rundown>(channel, irql);

@@ -17,6 +17,7 @@ pub mod mutex;
 mod panic;
 pub mod per_cpu;
 pub mod pool;
+pub mod prefetch;
 pub mod processors;
 pub mod published;
 pub mod registry;

@@ -49,6 +49,12 @@ impl<T: Sync> PerCpu<T> {
     pub fn current(&self, irql: &MaxDispatch) -> Option<&T> {
         self.0.get(irql.processor())
     }
+
+    /// This processor's at DISPATCH_LEVEL, where no other thread runs on it and
+    /// uses it, until the IRQL is lowered; none below.
+    pub fn alone(&self, irql: &MaxDispatch) -> Option<&T> {
+        irql.is_dispatch().then(|| self.current(irql)).flatten()
+    }
 }
 
 fn count(_: &Passive) -> usize {

@@ -88,17 +88,20 @@ impl Shared {
     fn watch(&self, incoming: Incoming<'_>, irql: &MaxDispatch) {
         let incoming = &incoming;
         let watch = self.policies.order_watch();
-        let at = incoming.callout();
+        let (at, context) = (incoming.callout(), incoming.flow_context());
         let flow = match at.begins_flows {
             true => self.flows.begin(incoming, watch, irql, |ended| self.flow_ended(&ended, irql)),
-            false => self.flows.flow(incoming.flow_context()),
+            // Who does not ask for the order need not touch the flow's record.
+            false if watch != 0 => self.flows.flow(context),
+            false => None,
         };
         // Counted where every packet of a flow passes once.
-        if let (Some(flow), layers::Flows::Every) = (flow, at.layer.flows)
+        if context != 0
+            && at.layer.flows == layers::Flows::Every
             && let Some(direction) = incoming.direction()
+            && let Some(ended) = self.flows.pass(context, incoming.payload(direction), irql)
         {
-            let (packets, bytes) = incoming.payload(direction);
-            flow.count(direction, packets, bytes);
+            self.flow_ended(&ended, irql);
         }
         if watch != 0
             && let Some(deviation) = self.order.see(watch, flow, incoming, irql)

@@ -9,6 +9,7 @@ use super::net_buffer::NetBuffer;
 use super::shown::{ClosedPort, Packet};
 use crate::ffi;
 use crate::logic::echo::{ICMP, ICMPV6};
+use crate::logic::flow::Passed;
 use crate::logic::ip::{self, Part};
 use crate::logic::layers::{Family, Shows};
 use crate::logic::order::{Direction, Kinds, Place, Sight};
@@ -111,17 +112,18 @@ impl Incoming<'_> {
         Packet { protocol: Some(headers.protocol), local_port, ..packet }
     }
 
-    /// Packets of a flow here, and the bytes that they bring or take: what is
-    /// behind the transport header.
-    pub fn payload(&self, direction: Direction) -> (u32, u64) {
-        let Some(buffer) = self.net_buffer() else { return (1, 0) };
+    /// Packets of a flow that pass here in this direction, and the bytes that
+    /// they bring or take: what is behind the transport header.
+    #[inline(always)]
+    pub fn payload(&self, direction: Direction) -> Passed {
+        let Some(buffer) = self.net_buffer() else { return Passed { direction, packets: 1, bytes: 0 } };
         let (packets, bytes) = buffer.totals();
         // Outbound the data start with the header, of each packet.
         let header = match direction {
             Direction::Outbound => self.transport_header_size().unwrap_or(0),
             Direction::Inbound => 0,
         };
-        (packets, bytes.saturating_sub(u64::from(header) * u64::from(packets)))
+        Passed { direction, packets, bytes: bytes.saturating_sub(u64::from(header) * u64::from(packets)) }
     }
 
     /// What the order of layers is to know of this.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::count::{self, Cost};
@@ -14,7 +14,6 @@ use crate::image;
 use crate::nt::fwp::prepared::Prepared;
 use crate::nt::registry::RegistryValue;
 use crate::nt::{Irql, Options};
-use crate::schedule::Random;
 use crate::traffic::Family;
 
 /// One number.
@@ -38,10 +37,10 @@ pub struct Figures {
 }
 
 /// A value of the driver's.
-type Set = (&'static str, RegistryValue);
+pub(super) type Set = (&'static str, RegistryValue);
 
 impl Figures {
-    fn add(&mut self, group: &str, name: impl Into<String>, unit: &str, value: f64) {
+    pub(super) fn add(&mut self, group: &str, name: impl Into<String>, unit: &str, value: f64) {
         let (group, unit) = (group.to_owned(), unit.to_owned());
         self.figures.push(Figure { group, name: name.into(), unit, value });
     }
@@ -63,7 +62,7 @@ impl Figures {
         figures.walks(effort)?;
         figures.flood(effort)?;
         say("flows");
-        figures.flows(effort, most_flows)?;
+        super::flows::take(&mut figures, effort, most_flows)?;
         say("two processors");
         figures.processors(effort)?;
         say("memory, load and unload");
@@ -170,31 +169,7 @@ impl Figures {
         Ok(())
     }
 
-    /// Data segments of many flows, in no order.
-    fn flows(&mut self, effort: Effort, most: u32) -> Result<()> {
-        let stage = timed(&[number("FlowLimit", most)])?;
-        let (layer, mut begun) = ("INBOUND_TRANSPORT_V4", 0);
-        let subject = Subject::data(Family::V4, crate::wfp::FlowHandle(1));
-        let none = nanoseconds(&stage, effort, &[&stage.call(layer, &subject)?])?;
-        self.add("flows", "0", "ns", none);
-        for count in [1 << 10, 1 << 14, 1 << 17, 1 << 20_u32].into_iter().filter(|count| *count <= most) {
-            while begun < count {
-                stage.begin_flow(&subject)?;
-                begun += 1;
-            }
-            let mut contexts: Vec<u64> = stage.contexts(layer).into_values().collect();
-            ensure!(contexts.len() == count as usize, "{} of {count} flows have a context", contexts.len());
-            let mut random = Random::new(u64::from(count));
-            for at in (1..contexts.len()).rev() {
-                contexts.swap(at, random.below(at + 1));
-            }
-            let call = stage.call(layer, &subject)?.with_flows(contexts);
-            self.add("flows", count.to_string(), "ns", nanoseconds(&stage, effort, &[&call])?);
-        }
-        Ok(())
-    }
-
-    /// The same on two processors at once.
+    /// SYNs, and data of flows, on two processors at once.
     fn processors(&mut self, effort: Effort) -> Result<()> {
         let stage = timed(&[])?;
         let (discard, transport) = ("INBOUND_TRANSPORT_V4_DISCARD", "INBOUND_TRANSPORT_V4");
@@ -241,17 +216,22 @@ impl Figures {
         Ok(())
     }
 
-    /// What the pool gives.
+    /// What the pool gives: for everything, for a flow, and for each processor
+    /// where there are flows.
     fn memory(&mut self) -> Result<()> {
-        const LIMIT: u32 = 65_536;
+        const LIMITS: [u32; 2] = [16_384, 65_536];
         let held = |limit| -> Result<f64> {
             let stage = checked(&[number("FlowLimit", limit)])?;
             Ok(stage.kernel().pool().bytes().0 as f64)
         };
-        let (none, many) = (held(0)?, held(LIMIT)?);
-        self.add("nonpaged pool", "without flows, 4 processors", "bytes", none);
-        self.add("nonpaged pool", format!("FlowLimit {LIMIT}"), "bytes", many);
-        self.add("nonpaged pool of a flow", "in the limit", "bytes", (many - none) / f64::from(LIMIT));
+        let (none, some, many) = (held(0)?, held(LIMITS[0])?, held(LIMITS[1])?);
+        let processors = f64::from(Options::default().processors);
+        let flow = (many - some) / f64::from(LIMITS[1] - LIMITS[0]);
+        self.add("nonpaged pool", format!("without flows, {processors} processors"), "bytes", none);
+        self.add("nonpaged pool", format!("FlowLimit {}", LIMITS[1]), "bytes", many);
+        self.add("nonpaged pool for flows", "each in the limit", "bytes", flow);
+        let rest = some - none - flow * f64::from(LIMITS[0]);
+        self.add("nonpaged pool for flows", "each processor", "bytes", rest / processors);
         Ok(())
     }
 
@@ -302,7 +282,7 @@ fn refs(calls: &[Prepared]) -> Vec<&Prepared> {
 }
 
 /// The driver as it is measured: silent, observing, and what is asked for.
-fn timed(values: &[Set]) -> Result<Stage> {
+pub(super) fn timed(values: &[Set]) -> Result<Stage> {
     Stage::bound(Options::default(), &with_usual(values), direct::function)
 }
 
@@ -316,7 +296,7 @@ fn with_usual(values: &[Set]) -> Vec<Set> {
     usual.into_iter().chain(values.iter().cloned()).collect()
 }
 
-fn number(name: &'static str, value: u32) -> Set {
+pub(super) fn number(name: &'static str, value: u32) -> Set {
     (name, RegistryValue::dword(value))
 }
 

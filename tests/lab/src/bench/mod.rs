@@ -8,11 +8,13 @@
 //! | [`direct`] | what a measured driver imports, as short as the kernel's own |
 //! | [`time`] | nanoseconds a call, on one processor and on two |
 //! | [`figures`] | everything that is measured, in one run |
+//! | `flows` | what many flows cost, beside what memory does |
 //! | [`report`] | the figures as text, JSON and a page; and compared with earlier ones |
 
 pub mod count;
 pub mod direct;
 pub mod figures;
+mod flows;
 pub mod indication;
 pub mod report;
 pub mod stage;

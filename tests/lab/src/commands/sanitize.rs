@@ -18,6 +18,10 @@ pub struct Arguments {
     /// Instead, whether the sanitizers find what is planted for them
     #[arg(long)]
     planted: bool,
+    /// Instead, whether flows are counted right in every interleaving of processors
+    /// (loom)
+    #[arg(long, conflicts_with = "planted")]
+    model: bool,
 }
 
 /// What of the native tests each runs: AddressSanitizer all of them,
@@ -39,6 +43,9 @@ fn planted(sanitizer: Sanitizer) -> (&'static str, [&'static str; 2]) {
 
 /// Runs the tests; whether all is as it should be.
 pub fn run(arguments: &Arguments) -> Result<bool> {
+    if arguments.model {
+        return native::model_checked();
+    }
     let mut good = true;
     for sanitizer in [Sanitizer::Address, Sanitizer::Thread] {
         if arguments.with.is_some_and(|with| with != sanitizer) {

@@ -40,7 +40,7 @@ pub use report::{Access, Backtrace, FaultKind, FaultReport, Frame, SourceFrame, 
 pub use stack::KERNEL_STACK_SIZE;
 pub use step::{
     Access as StepAccess, Call, Trace, Walk, copy, current_irql, nothing, pass_time, processor_number,
-    set_here, spin, trace, unbiased_interrupt_time,
+    set_here, spin, touch, trace, unbiased_interrupt_time,
 };
 pub use symbols::{DataSymbol, Function, SymbolError, Symbols};
 pub use thunk::{Export, MAX_ARGUMENTS, bind};

@@ -163,6 +163,17 @@ pub unsafe extern "win64" fn nothing() {
     naked_asm!("ret")
 }
 
+/// A classifyFn that adds one to the word that its flow context leads to, and
+/// returns: what remembering anything of a flow costs at the least.
+///
+/// # Safety
+/// Called as driver code, with the address of a word that is its own.
+#[unsafe(naked)]
+pub unsafe extern "win64" fn touch() {
+    // The sixth argument, behind the return address.
+    naked_asm!("mov rax, [rsp + 48]", "inc qword ptr [rax]", "ret")
+}
+
 /// `memcpy` for code that is measured: no more than the loop.
 ///
 /// # Safety

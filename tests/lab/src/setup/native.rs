@@ -99,6 +99,19 @@ pub fn sanitized_tests(sanitizer: Sanitizer, planted: Option<&str>) -> Result<Bu
     build(cargo.arg("--target-dir").arg(state().join(folder)))
 }
 
+/// Has the model checker try every interleaving of processors that count and end
+/// flows; says whether all came out right.
+///
+/// # Errors
+/// If cargo cannot be started.
+pub fn model_checked() -> Result<bool> {
+    let mut cargo = clean_command("cargo");
+    cargo.current_dir(root()).env("RUSTUP_TOOLCHAIN", pinned()?).env("RUSTFLAGS", "--cfg loom");
+    cargo.args(["test", "--package", "hushport", "--lib", "--no-default-features", "--release", "--locked"]);
+    cargo.arg("--target-dir").arg(state().join("loom")).args(["flow::model"]);
+    Ok(cargo.status().with_context(|| format!("cannot start {cargo:?}"))?.success())
+}
+
 fn cargo(arguments: &[&str]) -> Result<Command> {
     let mut cargo = clean_command("cargo");
     cargo.current_dir(root()).env("RUSTUP_TOOLCHAIN", pinned()?).args(arguments);

@@ -4,6 +4,7 @@
 //! `HUSHPORT_LAB_SEEDS=N` plays N seeds of each kind instead of a few.
 
 mod cycles;
+mod flows;
 mod stage;
 mod storms;
 mod waits;

@@ -1,0 +1,200 @@
+//! Packets and bytes in few bits, so that one addition counts both.
+
+use super::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::logic::order::Direction;
+
+/// Packets and bytes both ways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Packets, by [`Direction`].
+    pub packets: [u64; 2],
+    /// Bytes, by [`Direction`].
+    pub bytes: [u64; 2],
+}
+
+/// What is counted: packets that pass at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passed {
+    /// Which way.
+    pub direction: Direction,
+    /// How many.
+    pub packets: u32,
+    /// And their bytes.
+    pub bytes: u64,
+}
+
+/// What a slot counts, in one word, from its lowest bit: bytes out and in, of 22
+/// bits each, and packets out and in, of 10. The highest bit of each is a guard:
+/// set, the word is full.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Few(pub(super) u64);
+
+const FEW_BYTES: u32 = 22;
+const FEW_PACKETS: u32 = 10;
+/// Where packets begin.
+const PACKETS_AT: u32 = 2 * FEW_BYTES;
+/// What no count reaches in a word that is not full.
+const MOST_BYTES: u64 = 1 << (FEW_BYTES - 1);
+const MOST_PACKETS: u32 = 1 << (FEW_PACKETS - 1);
+/// All bits of what went out.
+const OUTBOUND: u64 = ((1 << FEW_BYTES) - 1) | ((1 << FEW_PACKETS) - 1) << PACKETS_AT;
+const GUARDS: u64 = MOST_BYTES
+    | MOST_BYTES << FEW_BYTES
+    | (MOST_PACKETS as u64) << PACKETS_AT
+    | (MOST_PACKETS as u64) << (PACKETS_AT + FEW_PACKETS);
+
+impl Few {
+    /// As many as passed, if they are few.
+    #[inline(always)]
+    pub(super) fn of(passed: Passed) -> Option<Self> {
+        let Passed { direction, packets, bytes } = passed;
+        if packets >= MOST_PACKETS || bytes >= MOST_BYTES {
+            return None;
+        }
+        Some(Self(match direction {
+            Direction::Outbound => bytes | u64::from(packets) << PACKETS_AT,
+            Direction::Inbound => bytes << FEW_BYTES | u64::from(packets) << (PACKETS_AT + FEW_PACKETS),
+        }))
+    }
+
+    /// The sum of two that are not full, unless that is.
+    #[inline(always)]
+    pub(super) fn with(self, more: Self) -> Option<Self> {
+        // No guard is set in either, so nothing is carried beyond a guard.
+        let sum = self.0.wrapping_add(more.0);
+        (sum & GUARDS == 0).then_some(Self(sum))
+    }
+
+    /// Packets and bytes that went one way.
+    #[inline(always)]
+    fn one_way(self, direction: Direction) -> (u64, u64) {
+        let (bytes, packets) = match direction {
+            Direction::Outbound => (self.0, self.0 >> PACKETS_AT),
+            Direction::Inbound => (self.0 >> FEW_BYTES, self.0 >> (PACKETS_AT + FEW_PACKETS)),
+        };
+        (packets & ((1 << FEW_PACKETS) - 1), bytes & ((1 << FEW_BYTES) - 1))
+    }
+}
+
+/// What a record counts of one way: 24 bits of packets and 40 of bytes in one
+/// word, and apart from that how many units of each were taken out of it before
+/// it could be full.
+#[derive(Debug, Default)]
+#[cfg_attr(not(loom), repr(C))]
+pub(super) struct Sum {
+    word: AtomicU64,
+    packets: AtomicU32,
+    bytes: AtomicU32,
+}
+
+/// Bits of the word that are bytes, below the packets.
+const BYTES: u32 = 40;
+/// Bits of a unit; that much is taken out by whoever finds it. The rest of its
+/// field is room for those who add meanwhile, each less than a unit: 255 of them
+/// for the bytes, and for the packets, of which a list of buffers has no more
+/// than 64 and a slot no more than 511, many thousands.
+const BYTES_UNIT: u32 = 32;
+const PACKETS_UNIT: u32 = 20;
+/// Whole units in a word: of bytes, and of both.
+const BYTES_UNITS: u64 = (1 << BYTES) - (1 << BYTES_UNIT);
+const UNITS: u64 = BYTES_UNITS | u64::MAX << (BYTES + PACKETS_UNIT);
+
+impl Sum {
+    /// Nothing.
+    fn clear(&self) {
+        self.word.store(0, Ordering::Relaxed);
+        self.packets.store(0, Ordering::Relaxed);
+        self.bytes.store(0, Ordering::Relaxed);
+    }
+
+    /// Adds; nearly always by one addition.
+    fn add(&self, packets: u32, bytes: u64) {
+        let (mut packets, mut bytes) = (u64::from(packets), bytes);
+        if packets >> PACKETS_UNIT != 0 || bytes >> BYTES_UNIT != 0 {
+            self.add_units((packets >> PACKETS_UNIT) as u32, (bytes >> BYTES_UNIT) as u32);
+            packets &= (1 << PACKETS_UNIT) - 1;
+            bytes &= (1 << BYTES_UNIT) - 1;
+        }
+        self.add_less(packets, bytes);
+    }
+
+    /// Adds what is less than a unit of either.
+    #[inline(always)]
+    fn add_less(&self, packets: u64, bytes: u64) {
+        let more = packets << BYTES | bytes;
+        let sum = self.word.fetch_add(more, Ordering::Relaxed).wrapping_add(more);
+        if sum & UNITS != 0 {
+            self.take_units_out(sum);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn add_units(&self, packets: u32, bytes: u32) {
+        self.packets.fetch_add(packets, Ordering::Relaxed);
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// If another adds meanwhile, that one finds the same.
+    #[cold]
+    #[inline(never)]
+    fn take_units_out(&self, sum: u64) {
+        let taken = self.word.compare_exchange(sum, sum & !UNITS, Ordering::Relaxed, Ordering::Relaxed);
+        if taken.is_ok() {
+            let (packets, bytes) = (sum >> (BYTES + PACKETS_UNIT), (sum & BYTES_UNITS) >> BYTES_UNIT);
+            self.add_units(packets as u32, bytes as u32);
+        }
+    }
+
+    /// Packets and bytes; right when nobody adds.
+    fn read(&self) -> (u64, u64) {
+        let word = self.word.load(Ordering::Relaxed);
+        let packets = u64::from(self.packets.load(Ordering::Relaxed)) << PACKETS_UNIT;
+        let bytes = u64::from(self.bytes.load(Ordering::Relaxed)) << BYTES_UNIT;
+        (packets.wrapping_add(word >> BYTES), bytes.wrapping_add(word & ((1 << BYTES) - 1)))
+    }
+}
+
+/// What a record counts both ways.
+#[derive(Debug, Default)]
+#[cfg_attr(not(loom), repr(C))]
+pub(super) struct Sums {
+    outbound: Sum,
+    inbound: Sum,
+}
+
+impl Sums {
+    /// Nothing.
+    pub(super) fn clear(&self) {
+        self.outbound.clear();
+        self.inbound.clear();
+    }
+
+    /// Adds what passes now.
+    pub(super) fn pass(&self, passed: Passed) {
+        let sum = match passed.direction {
+            Direction::Outbound => &self.outbound,
+            Direction::Inbound => &self.inbound,
+        };
+        sum.add(passed.packets, passed.bytes);
+    }
+
+    /// Adds what a slot has. What is nothing costs nothing.
+    pub(super) fn add(&self, few: Few) {
+        let Few(word) = few;
+        if word & OUTBOUND != 0 {
+            let (packets, bytes) = few.one_way(Direction::Outbound);
+            self.outbound.add_less(packets, bytes);
+        }
+        if word & !OUTBOUND != 0 {
+            let (packets, bytes) = few.one_way(Direction::Inbound);
+            self.inbound.add_less(packets, bytes);
+        }
+    }
+
+    /// What was added; right when nobody adds.
+    pub(super) fn read(&self) -> Totals {
+        let ((packets_out, bytes_out), (packets_in, bytes_in)) = (self.outbound.read(), self.inbound.read());
+        Totals { packets: [packets_out, packets_in], bytes: [bytes_out, bytes_in] }
+    }
+}

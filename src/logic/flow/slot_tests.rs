@@ -1,0 +1,262 @@
+//! Nothing that a processor counts is lost, or counted twice.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, RwLock};
+use std::thread;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::logic::order::Direction;
+
+/// A machine of so many processors and flows.
+struct Machine {
+    limit: Limit,
+    places: Vec<Flow>,
+    processors: Vec<Vec<Slot>>,
+}
+
+impl Machine {
+    fn new(limit: u32, processors: usize, slots: usize) -> Self {
+        let processor = |_| (0..slots).map(|_| Slot::default()).collect();
+        Self {
+            limit: Limit::new(limit),
+            places: (0..Limit::places(limit)).map(|_| Flow::default()).collect(),
+            processors: (0..processors).map(processor).collect(),
+        }
+    }
+
+    fn start(&self) -> Handle {
+        self.limit.start(&self.places, &Begin::default()).unwrap()
+    }
+
+    fn count(&self, processor: usize, handle: Handle, passed: Passed) -> Counted<'_, '_> {
+        Slots(&self.processors[processor]).count(&self.limit, &self.places, handle.context(), passed)
+    }
+
+    fn release(&self, handle: Handle) -> Option<Totals> {
+        Some(self.wind_up(&self.limit.release(&self.places, handle)?))
+    }
+
+    fn wind_up(&self, ended: &Ended<'_, '_>) -> Totals {
+        ended.totals(self.processors.iter().map(|slots| Slots(slots)))
+    }
+
+    /// What the record has alone.
+    fn recorded(&self, handle: Handle) -> Totals {
+        Limit::flow(&self.places, handle).unwrap().sums().read()
+    }
+}
+
+const IN: Passed = Passed { direction: Direction::Inbound, packets: 1, bytes: 100 };
+const OUT: Passed = Passed { direction: Direction::Outbound, packets: 2, bytes: 0 };
+
+#[test]
+fn a_flow_is_counted_beside_its_record_and_ends_with_all_of_it() {
+    let machine = Machine::new(8, 2, 8);
+    let flow = machine.start();
+    assert!(matches!(machine.count(0, flow, IN), Counted::TakenOver(Some(_))));
+    assert!(matches!(machine.count(1, flow, OUT), Counted::TakenOver(Some(_))));
+    assert!(matches!(machine.count(0, flow, IN), Counted::Usual));
+    assert!(matches!(machine.count(0, flow, OUT), Counted::Usual));
+    assert_eq!(machine.recorded(flow), Totals::default());
+    assert_eq!(machine.release(flow), Some(Totals { packets: [4, 2], bytes: [0, 200] }));
+    // The next flow in the same place and slots has nothing of it.
+    let next = machine.start();
+    assert_eq!(next.index(), flow.index());
+    machine.count(1, next, IN);
+    assert_eq!(machine.release(next), Some(Totals { packets: [0, 1], bytes: [0, 100] }));
+}
+
+#[test]
+fn a_slot_that_is_taken_over_is_added_to_the_record() {
+    let machine = Machine::new(8, 1, 2);
+    let [first, _, third] = [machine.start(), machine.start(), machine.start()];
+    for flow in [first, first, third, first, third, third] {
+        machine.count(0, flow, IN);
+    }
+    assert_eq!(machine.recorded(first).packets, [0, 3]);
+    assert_eq!(machine.recorded(third).packets, [0, 1]);
+    assert_eq!(machine.release(first).unwrap().packets, [0, 3]);
+    assert_eq!(machine.release(third).unwrap().packets, [0, 3]);
+}
+
+/// More than a slot has bits for goes to the record, and more than a record's
+/// word has bits for stays beside it.
+#[test]
+fn what_is_full_loses_nothing() {
+    let machine = Machine::new(1, 1, 1);
+    let flow = machine.start();
+    let mut expected = Totals::default();
+    let edges = [0, 1, 511, 512, (1 << 20) - 1, 1 << 20, u32::MAX];
+    let bytes = [0, 1, (1 << 21) - 1, 1 << 21, (1 << 32) - 1, 1 << 32, 1 << 38];
+    for direction in [Direction::Outbound, Direction::Inbound, Direction::Outbound] {
+        for (packets, bytes) in edges.into_iter().flat_map(|packets| bytes.map(|bytes| (packets, bytes))) {
+            let passed = Passed { direction, packets, bytes };
+            machine.count(0, flow, passed);
+            add(&mut expected, passed);
+        }
+        for _ in 0..20_000 {
+            let passed = Passed { direction, packets: 44, bytes: 64_000 };
+            machine.count(0, flow, passed);
+            add(&mut expected, passed);
+        }
+    }
+    assert_eq!(machine.release(flow), Some(expected));
+}
+
+fn add(totals: &mut Totals, passed: Passed) {
+    let at = usize::from(passed.direction == Direction::Inbound);
+    totals.packets[at] += u64::from(passed.packets);
+    totals.bytes[at] += passed.bytes;
+}
+
+/// Between the last context and the end no slot is touched but by whoever winds
+/// the flow up; others count in their flow's record meanwhile.
+#[test]
+fn while_a_flow_is_wound_up_its_slot_stays_as_it_is() {
+    let machine = Machine::new(8, 1, 1);
+    let [flow, other] = [machine.start(), machine.start()];
+    machine.count(0, flow, IN);
+    let ended = machine.limit.release(&machine.places, flow).unwrap();
+    assert!(matches!(machine.count(0, other, IN), Counted::Usual));
+    assert_eq!(machine.recorded(other).packets, [0, 1]);
+    assert_eq!(machine.wind_up(&ended).packets, [0, 1]);
+    // Asked again it says the same.
+    assert_eq!(machine.wind_up(&ended).packets, [0, 1]);
+    drop(ended);
+    assert!(matches!(machine.count(0, other, IN), Counted::TakenOver(_)));
+    assert_eq!(machine.release(other).unwrap().packets, [0, 2]);
+}
+
+/// Who visits when the last context goes has the flow to wind up.
+#[test]
+fn the_last_visitor_winds_up() {
+    let machine = Machine::new(8, 2, 1);
+    let flow = machine.start();
+    machine.count(0, flow, IN);
+    let record = Limit::flow(&machine.places, flow).unwrap();
+    assert_eq!(record.visit(flow.generation()), record::Visit::Inside);
+    assert_eq!(machine.release(flow), None);
+    assert_eq!(record.visit(flow.generation()), record::Visit::Refused, "it has no contexts");
+    assert!(record.leave());
+    let ended = Ended::new(record, &machine.limit, flow);
+    assert_eq!(machine.wind_up(&ended).packets, [0, 1]);
+    drop(ended);
+    assert_eq!(record.visit(flow.generation()), record::Visit::Gone);
+    assert_eq!(machine.limit.flows(), 0);
+}
+
+/// A context that comes after its flow's end, or never was one, counts nowhere.
+#[test]
+fn no_context_leads_astray() {
+    let machine = Machine::new(2, 1, 2);
+    let gone = machine.start();
+    machine.count(0, gone, IN);
+    machine.release(gone);
+    machine.count(0, gone, IN);
+    let flow = machine.start();
+    let strange = [0, 1, u64::MAX, 1 << 32, 9 << 32 | 1, u64::MAX << 32, gone.context()];
+    for context in strange.into_iter().chain(strange) {
+        machine.count(0, Handle::from_context(context), IN);
+        machine.count(0, flow, IN);
+    }
+    assert_eq!(machine.release(flow).unwrap().packets, [0, 14]);
+    assert_eq!(machine.limit.flows(), 0);
+}
+
+#[test]
+fn no_processor_has_more_slots_than_there_are_places() {
+    for (limit, slots) in [(0, 1), (1, 1), (5, 8), (1024, 1024), (65_536, 4096), (u32::MAX, 4096)] {
+        assert_eq!(Slots::number(limit), slots);
+    }
+    // None at all is no fault either.
+    let machine = Machine::new(1, 1, 0);
+    let flow = machine.start();
+    assert!(matches!(machine.count(0, flow, IN), Counted::Usual));
+    assert_eq!(machine.release(flow).unwrap().packets, [0, 1]);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever comes in whatever order, a flow ends with what was counted.
+    #[test]
+    fn a_flow_ends_with_what_was_counted(
+        calls in proptest::collection::vec((0_u8..8, 0_usize..3, any::<prop::sample::Index>()), 0..400),
+    ) {
+        let machine = Machine::new(12, 3, 4);
+        let mut flows: Vec<(Handle, Totals)> = Vec::new();
+        for (call, processor, which) in calls {
+            if call == 0 && flows.len() < 12 {
+                flows.push((machine.start(), Totals::default()));
+            } else if !flows.is_empty() {
+                let at = which.index(flows.len());
+                if call == 1 {
+                    let (handle, expected) = flows.swap_remove(at);
+                    prop_assert_eq!(machine.release(handle), Some(expected));
+                    continue;
+                }
+                let passed = if call % 2 == 0 { IN } else { OUT };
+                let (handle, expected) = &mut flows[at];
+                add(expected, passed);
+                prop_assert!(!matches!(machine.count(processor, *handle, passed), Counted::Ended(_)));
+            }
+        }
+    }
+}
+
+/// Processors that count, begin and end flows at once: each flow ends once, with
+/// exactly what was counted for it. A packet is counted while its flow is held,
+/// as the engine does; who ends one waits for its packets and for nothing else.
+#[test]
+fn processors_at_once_lose_nothing() {
+    const PROCESSORS: usize = 4;
+    const FLOWS: usize = 6;
+    const ROUNDS: u64 = 20_000;
+    let machine = Machine::new((FLOWS + 2 * PROCESSORS) as u32, PROCESSORS, 2);
+    let flows: Vec<RwLock<Handle>> = (0..FLOWS).map(|_| RwLock::new(machine.start())).collect();
+    let [counted, ended] = [const { Mutex::new(BTreeMap::<u64, u64>::new()) }; 2];
+    let over = |handle: Handle, totals: Totals| {
+        assert_eq!(totals.bytes[1], totals.packets[1] * 100);
+        assert!(ended.lock().unwrap().insert(handle.context(), totals.packets[1]).is_none());
+    };
+    let end = |handle: Handle| {
+        if let Some(ended) = machine.limit.release(&machine.places, handle) {
+            over(handle, machine.wind_up(&ended));
+        }
+    };
+    let processor = |number: usize| {
+        let mut own: BTreeMap<u64, u64> = BTreeMap::new();
+        let mut random = number as u64 + 1;
+        for round in 0..ROUNDS {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(round | 1);
+            let flow = &flows[(random >> 40) as usize % FLOWS];
+            if (random >> 33).is_multiple_of(61) {
+                let next = machine.start();
+                let last = std::mem::replace(&mut *flow.write().unwrap(), next);
+                // No classify has it any more, and some processors' slots do.
+                end(last);
+                continue;
+            }
+            let handle = flow.read().unwrap();
+            *own.entry(handle.context()).or_default() += 1;
+            if let Counted::Ended(ended) = machine.count(number, *handle, IN) {
+                over(ended.handle(), machine.wind_up(&ended));
+            }
+        }
+        let mut counted = counted.lock().unwrap();
+        own.into_iter().for_each(|(context, packets)| *counted.entry(context).or_default() += packets);
+    };
+    thread::scope(|scope| {
+        for number in 0..PROCESSORS {
+            let processor = &processor;
+            scope.spawn(move || processor(number));
+        }
+    });
+    flows.iter().for_each(|flow| end(*flow.read().unwrap()));
+    let (counted, ended) = (counted.into_inner().unwrap(), ended.into_inner().unwrap());
+    let counted_at_all: BTreeMap<_, _> = ended.into_iter().filter(|(_, packets)| *packets != 0).collect();
+    assert_eq!(counted_at_all, counted);
+    assert_eq!(machine.limit.flows(), 0);
+}

@@ -1,0 +1,99 @@
+//! What many flows cost, beside what memory does.
+//!
+//! Packets in no order are each of a flow chosen by chance, as a driver sees
+//! them that carries many. Two things are asked: what the packets of a thousand
+//! flows cost while more and more are established, of which the thousand are
+//! some; and what packets of all of them cost. The latter come from memory,
+//! whatever the code does. How long that takes at the least is measured beside
+//! it: a callout that adds one to a word for each flow and does nothing else, in
+//! the same loop and the same order.
+
+use anyhow::{Result, ensure};
+
+use super::figures::{Figures, number, timed};
+use super::indication::Subject;
+use super::stage::Stage;
+use super::time::{Effort, nanoseconds};
+use crate::image;
+use crate::schedule::Random;
+use crate::traffic::Family;
+
+const LAYER: &str = "INBOUND_TRANSPORT_V4";
+
+/// Flows that are active where not all are.
+const ACTIVE: usize = 1 << 10;
+
+/// Packets before the order repeats: more than the largest cache has lines.
+const PACKETS: usize = 1 << 20;
+
+/// Bytes of a flow's record, where there is nothing but a word to keep: a line
+/// each, and four on a line.
+const RECORDS: [usize; 2] = [64, 16];
+
+/// Takes the figures for up to `most` flows.
+pub fn take(figures: &mut Figures, effort: Effort, most: u32) -> Result<()> {
+    let stage = timed(&[number("FlowLimit", most)])?;
+    let subject = Subject::data(Family::V4, crate::wfp::FlowHandle(1));
+    let none = nanoseconds(&stage, effort, &[&stage.call(LAYER, &subject)?])?;
+    figures.add("flows, packets in no order", "a packet of none", "ns", none);
+    let mut begun = 0;
+    for count in [1 << 10, 1 << 14, 1 << 17, 1 << 20_u32].into_iter().filter(|count| *count <= most) {
+        while begun < count {
+            stage.begin_flow(&subject)?;
+            begun += 1;
+        }
+        let mut flows: Vec<u64> = stage.contexts(LAYER).into_values().collect();
+        ensure!(flows.len() == count as usize, "{} of {count} flows have a context", flows.len());
+        let random = &mut Random::new(u64::from(count));
+        shuffle(&mut flows, random);
+        let some = time(&stage, effort, &subject, packets(&flows[..ACTIVE], random), None)?;
+        figures.add("flows, packets in no order", format!("{ACTIVE} of {count}"), "ns", some);
+        let all = time(&stage, effort, &subject, packets(&flows, random), None)?;
+        figures.add("flows, packets in no order", format!("all of {count}"), "ns", all);
+        for bytes in RECORDS {
+            let floor = floor(&stage, effort, &subject, flows.len(), bytes)?;
+            let name = format!("all of {count}, a word in {bytes} bytes each");
+            figures.add("flows, what memory takes", name, "ns", floor);
+        }
+    }
+    Ok(())
+}
+
+/// The callout that only touches a record for each flow.
+fn floor(stage: &Stage, effort: Effort, subject: &Subject, flows: usize, bytes: usize) -> Result<f64> {
+    // Written once, so that the pages are there.
+    let mut records = vec![1_u64; flows * bytes / size_of::<u64>()];
+    let start = records.as_mut_ptr().expose_provenance() as u64;
+    let places: Vec<u64> = (0..flows as u64).map(|at| start + at * bytes as u64).collect();
+    let packets = packets(&places, &mut Random::new(flows as u64));
+    let time = time(stage, effort, subject, packets, Some(image::touch as *const () as usize))?;
+    ensure!(records.iter().any(|word| *word != 1), "nothing was touched");
+    Ok(time)
+}
+
+/// Packets, each of one of these flows, by chance.
+fn packets(flows: &[u64], random: &mut Random) -> Vec<u64> {
+    (0..PACKETS).map(|_| flows[random.below(flows.len())]).collect()
+}
+
+fn shuffle(flows: &mut [u64], random: &mut Random) {
+    for at in (1..flows.len()).rev() {
+        flows.swap(at, random.below(at + 1));
+    }
+}
+
+/// Packets of these contexts in turn, shown to the driver or another callout.
+fn time(
+    stage: &Stage,
+    effort: Effort,
+    subject: &Subject,
+    contexts: Vec<u64>,
+    callout: Option<usize>,
+) -> Result<f64> {
+    let call = stage.call(LAYER, subject)?.with_flows(contexts);
+    let call = match callout {
+        Some(entry) => call.with_entry(entry),
+        None => call,
+    };
+    nanoseconds(stage, effort, &[&call])
+}
