@@ -18,7 +18,12 @@ impl<T: Sync> PerCpu<T> {
         Self::with_room(1, |values| values.push(make()), irql)
     }
 
-    /// Makes all of them where `push` adds as many as `each`.
+    /// Makes all of them, where making one can fail: `push` adds one.
+    pub fn try_new(push: impl FnMut(&mut PoolVec<T>) -> Result, irql: &Passive) -> Result<Self> {
+        Self::with_room(1, push, irql)
+    }
+
+    /// The same where `push` adds as many as `each`.
     fn with_room(
         each: usize,
         mut push: impl FnMut(&mut PoolVec<T>) -> Result,
