@@ -29,8 +29,9 @@
 //! ([`record::Flow`]): generation, contexts, visitors, and whether it is taken.
 //!
 //! - **Counting** in a slot that has the flow's tag: plain loads and stores. The
-//!   engine deletes a context only when no classify has it any more, so that
-//!   whoever winds the flow up sees them all.
+//!   engine deletes a context only when no classify has it any more
+//!   (`FwpsFlowRemoveContext0`: STATUS_PENDING until then), so that whoever winds
+//!   the flow up sees them all.
 //! - **Taking over** a slot from flow T: become a visitor of T, which succeeds
 //!   while T has contexts; add the counts to T's record; write the new tag and
 //!   counts; stop visiting. Where T has none any more, but is not free yet, its
