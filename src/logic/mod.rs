@@ -1,6 +1,7 @@
 //! PURE: the tables and decisions, without kernel types and without unsafe.
 #![forbid(unsafe_code)]
 
+pub mod bytes;
 pub mod callouts;
 pub mod echo;
 pub mod epoch;

@@ -1,6 +1,8 @@
 //! What a classify brings, checked once and then read without doubt: its fields
 //! and its metadata. What the packet itself says is in [`headers`](super::headers).
 
+mod known;
+
 use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,6 +13,8 @@ use crate::logic::callouts::{self, Callout};
 use crate::logic::layers::{Family, Role, Shows, Way};
 use crate::logic::order::Direction;
 use crate::logic::stealth::{Discard, Icmp, Module, Packet};
+
+pub(super) use known::Known;
 
 /// An indication to a callout of ours.
 pub struct Incoming<'a> {
@@ -201,6 +205,11 @@ impl<'a> Incoming<'a> {
             Shows::Stream => return self.stream_direction(),
             Shows::CallOrSegment(way) | Shows::Segment(way) | Shows::Packet(way) | Shows::Error(way) => way,
         };
+        self.going(way)
+    }
+
+    #[inline(always)]
+    pub(super) fn going(&self, way: Way) -> Option<Direction> {
         let field = match way {
             Way::In => return Some(Direction::Inbound),
             Way::Out => return Some(Direction::Outbound),
@@ -244,15 +253,7 @@ impl<'a> Incoming<'a> {
     pub(super) fn address(&self, position: Option<u8>) -> Option<IpAddr> {
         match self.callout.family {
             Family::V4 => self.uint32(position).map(|bits| Ipv4Addr::from_bits(bits).into()),
-            Family::V6 => {
-                let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_BYTE_ARRAY16_TYPE)?;
-                // SAFETY: the type says which member is valid.
-                let bytes = unsafe { value.__bindgen_anon_1.byteArray16 };
-                // SAFETY: the engine's value leads to 16 bytes that live until
-                // the classify returns, or is NULL.
-                let bytes = unsafe { bytes.as_ref() }?;
-                Some(Ipv6Addr::from(bytes.byteArray16).into())
-            }
+            Family::V6 => self.byte_array16(position).map(|bytes| Ipv6Addr::from(*bytes).into()),
         }
     }
 
@@ -301,4 +302,24 @@ impl<'a> Incoming<'a> {
         // SAFETY: NULL, or the engine's, which lives until the classify returns.
         unsafe { number.as_ref() }.copied()
     }
+
+    #[inline(always)]
+    fn byte_array16(&self, position: Option<u8>) -> Option<&'a [u8; 16]> {
+        let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_BYTE_ARRAY16_TYPE)?;
+        // SAFETY: the engine's value, of this type.
+        unsafe { byte_array16(value) }
+    }
+}
+
+/// An IPv6 address.
+///
+/// # Safety
+/// The value is the engine's, and of the type FWP_BYTE_ARRAY16_TYPE.
+#[inline(always)]
+unsafe fn byte_array16(value: &ffi::FWP_VALUE0) -> Option<&[u8; 16]> {
+    // SAFETY: by this function's contract the type says that this is valid.
+    let bytes = unsafe { value.__bindgen_anon_1.byteArray16 };
+    // SAFETY: the engine's value leads to 16 bytes that live as long as it does,
+    // or is NULL.
+    unsafe { bytes.as_ref() }.map(|bytes| &bytes.byteArray16)
 }
