@@ -215,6 +215,8 @@ pub fn flow_ended(channel: &Channel, ended: &Ended, irql: &MaxDispatch) {
 }
 
 /// Something left the documented order of layers.
+#[cold]
+#[inline(never)]
 pub fn order_deviation(
     channel: &Channel,
     incoming: &Incoming<'_>,

@@ -22,6 +22,7 @@ use crate::kernel::status::Result;
 use crate::kernel::watch::Watch;
 use crate::kernel::wfp::bfe::Subscription;
 use crate::kernel::wfp::callout::Registration;
+use crate::logic::policy::Policy;
 use callouts::{SHARED, Shared};
 use counters::Counters;
 use filtering::Filtering;
@@ -49,14 +50,14 @@ impl entry::Driver for Driver {
         let policies = PoolArc::new(Policies::start(object, irql)?)?;
         let device = Device::create(object, irql)?;
         let channel = PoolArc::new(Channel::new(&events::HUSHPORT))?;
-        let flow_limit = policies.current(irql).map_or(0, |current| current.values().flow_limit);
+        let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
         let shared = SHARED.publish(PoolArc::new(Shared {
             counters: Split::new(Counters::zero, irql)?,
             policies: policies.clone(),
             noticed: Noticed::default(),
-            scans: Scans::new(irql)?,
+            scans: Scans::new(&policy, irql)?,
             channel: channel.clone(),
-            flows: Flows::new(flow_limit, irql)?,
+            flows: Flows::new(policy.flow_limit, irql)?,
             order: order::Watch::new(irql)?,
         })?);
         let events = etw::Registration::new::<events::Rundown>(channel, irql);

@@ -2,8 +2,7 @@
 //! (`CheckOrder`).
 
 use crate::kernel::exclusive::Exclusive;
-use crate::kernel::irql::{MaxDispatch, Passive};
-use crate::kernel::per_cpu::PerCpu;
+use crate::kernel::irql::{LevelLock, MaxDispatch, Passive};
 use crate::kernel::status::Result;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::flow::Flow;
@@ -15,7 +14,7 @@ use crate::logic::order::{Deviation, Walks};
 const WALKS: usize = 16;
 
 /// What every processor has under way.
-pub struct Watch(PerCpu<Exclusive<Underway>>);
+pub struct Watch(Exclusive<Underway>);
 
 struct Underway {
     /// Of which watch they are.
@@ -26,8 +25,8 @@ struct Underway {
 impl Watch {
     /// Nothing under way.
     pub fn new(irql: &Passive) -> Result<Self> {
-        let nothing = || Exclusive::new(Underway { watch: 0, walks: Walks::default() });
-        Ok(Self(PerCpu::new(nothing, irql)?))
+        let nothing = || Underway { watch: 0, walks: Walks::default() };
+        Ok(Self(Exclusive::new(nothing, irql)?))
     }
 
     /// Looks at a classify while the watch with this number is on; says where
@@ -41,14 +40,17 @@ impl Watch {
     ) -> Option<Deviation> {
         let sight = incoming.sight()?;
         let order = flow.map(Flow::order).filter(|order| order.watch() == watch);
-        let seen = self.0.current(irql)?.change(|underway| {
-            if underway.watch != watch {
-                // What an earlier watch left has gone on unseen.
-                *underway = Underway { watch, walks: Walks::default() };
-            }
-            sight.deviation(order, Some(&mut underway.walks))
-        });
-        // Where another thread has the walks, the flow is still asked.
-        seen.unwrap_or_else(|| sight.deviation::<WALKS>(order, None))
+        if !sight.is_marked() {
+            // No walk goes on; its flow is asked.
+            return sight.deviation::<WALKS>(order, None);
+        }
+        let mut lock = LevelLock::default();
+        let irql = irql.raise(&mut lock);
+        let mut underway = self.0.take(&irql)?;
+        if underway.watch != watch {
+            // What an earlier watch left has gone on unseen.
+            *underway = Underway { watch, walks: Walks::default() };
+        }
+        sight.deviation(order, Some(&mut underway.walks))
     }
 }

@@ -25,10 +25,10 @@ type Table = scan::Table<SETS, CELLS>;
 
 impl Scans {
     /// Nobody yet.
-    pub fn new(irql: &Passive) -> Result<Self> {
+    pub fn new(policy: &Policy, irql: &Passive) -> Result<Self> {
         let processors = PerCpu::zeroed(irql)?;
         let seed = mix(clock::seed(&processors), 0);
-        Ok(Self { processors, spans: Spans::new(clock::milliseconds()), seed })
+        Ok(Self { processors, spans: Spans::new(clock::milliseconds(), policy.scan_window_ms), seed })
     }
 
     /// Takes in that a packet has met a closed port.

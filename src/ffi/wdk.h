@@ -32,6 +32,7 @@ typedef short INT16;
 typedef int INT32;
 typedef long long INT64;
 typedef CCHAR KPROCESSOR_MODE;
+typedef ULONG_PTR KSPIN_LOCK, *PKSPIN_LOCK;
 typedef PVOID PSECURITY_DESCRIPTOR;
 typedef WCHAR *LPWSTR;
 typedef HANDLE *PHANDLE;
@@ -815,6 +816,7 @@ void IoQueueWorkItem(
     PIO_WORKITEM_ROUTINE WorkerRoutine,
     WORK_QUEUE_TYPE QueueType,
     PVOID Context);
+KIRQL KeAcquireSpinLockRaiseToDpc(PKSPIN_LOCK SpinLock);
 __attribute__((noreturn)) void KeBugCheckEx(
     ULONG BugCheckCode,
     ULONG_PTR BugCheckParameter1,
@@ -829,6 +831,7 @@ void KeInitializeEvent(PRKEVENT Event, EVENT_TYPE Type, BOOLEAN State);
 ULONG64 KeQueryInterruptTimePrecise(PULONG64 QpcTimeStamp);
 ULONG KeQueryMaximumProcessorCountEx(USHORT GroupNumber);
 ULONGLONG KeQueryUnbiasedInterruptTime(void);
+void KeReleaseSpinLock(PKSPIN_LOCK SpinLock, KIRQL NewIrql);
 void KeRevertToUserGroupAffinityThread(PGROUP_AFFINITY PreviousAffinity);
 LONG KeSetEvent(PRKEVENT Event, KPRIORITY Increment, BOOLEAN Wait);
 void KeSetSystemGroupAffinityThread(PGROUP_AFFINITY Affinity, PGROUP_AFFINITY PreviousAffinity);

@@ -47,11 +47,71 @@ impl MaxDispatch {
         2 * self.processor as usize + usize::from(self.below)
     }
 
+    /// Goes on at DISPATCH_LEVEL: on this processor or, from a level below, on
+    /// the one that the thread is on by then.
+    #[inline(always)]
+    pub fn raise<'a>(&'a self, lock: &'a mut LevelLock) -> Dispatch<'a> {
+        if self.is_dispatch() {
+            return Dispatch { processor: self.processor(), raised: None, stays_here: PhantomData };
+        }
+        let before = lock.take();
+        let processor = Self::at(false).processor();
+        Dispatch { processor, raised: Some((lock, before)), stays_here: PhantomData }
+    }
+
     fn at(below: bool) -> Self {
         // SAFETY: the argument may be NULL (its documentation); callable at any
         // IRQL.
         let processor = unsafe { ffi::KeGetCurrentProcessorNumberEx(core::ptr::null_mut()) };
         Self { processor, below, stays_here: PhantomData }
+    }
+}
+
+/// Proof of DISPATCH_LEVEL; where the thread was below, it is again when this is
+/// dropped.
+#[must_use]
+pub struct Dispatch<'a> {
+    processor: usize,
+    raised: Option<(&'a mut LevelLock, ffi::KIRQL)>,
+    stays_here: PhantomData<*mut ()>,
+}
+
+impl Dispatch<'_> {
+    /// The processor's number.
+    pub fn processor(&self) -> usize {
+        self.processor
+    }
+}
+
+impl Drop for Dispatch<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        if let Some((lock, before)) = &mut self.raised {
+            lock.release(*before);
+        }
+    }
+}
+
+/// A spin lock that is nobody else's, and so always free: it is taken for the
+/// level alone, for which x64 and arm64 have no function in common (wdm.h:
+/// KfRaiseIrql is exported on one, inline on the other).
+#[derive(Default)]
+pub struct LevelLock(ffi::ULONG_PTR);
+
+impl LevelLock {
+    #[cold]
+    #[inline(never)]
+    fn take(&mut self) -> ffi::KIRQL {
+        // SAFETY: the lock is alive and initialized: 0 is free
+        // (KeInitializeSpinLock); the IRQL is at most DISPATCH_LEVEL.
+        unsafe { ffi::KeAcquireSpinLockRaiseToDpc(&mut self.0) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn release(&mut self, before: ffi::KIRQL) {
+        // SAFETY: this thread took the lock, and was at that level before.
+        unsafe { ffi::KeReleaseSpinLock(&mut self.0, before) };
     }
 }
 

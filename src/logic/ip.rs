@@ -1,21 +1,57 @@
 //! The part of an IP header that the driver reads (RFC 791, RFC 8200).
 
+#[cfg(test)]
 use core::net::IpAddr;
 
-use super::layers::Family;
-
-/// Bytes of the longer fixed header.
-pub const LONGEST: usize = 40;
+use super::bytes::Bytes;
 
 /// The most extension headers passed over; more are a packet made to tire.
 const MOST_EXTENSIONS: usize = 8;
 
-/// Bytes of a family's fixed header.
-pub const fn fixed_size(family: Family) -> usize {
-    match family {
-        Family::V4 => 20,
-        Family::V6 => 40,
+/// Bytes of IPv6's fixed header, behind which extension headers may follow.
+const V6_HEADER: u32 = 40;
+
+/// Whom a packet goes from and to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ends {
+    /// The source's number, above the destination's.
+    V4(u64),
+    /// The source's bytes, then the destination's, as words of this machine.
+    V6([u64; 4]),
+}
+
+impl Ends {
+    /// Of IPv4, by the addresses' numbers.
+    #[inline(always)]
+    pub const fn v4(source: u32, destination: u32) -> Self {
+        Self::V4((source as u64) << 32 | destination as u64)
     }
+
+    /// Of IPv6, by the addresses' bytes.
+    #[inline(always)]
+    pub const fn v6(source: &[u8; 16], destination: &[u8; 16]) -> Self {
+        let ([a, b], [c, d]) = (words(source), words(destination));
+        Self::V6([a, b, c, d])
+    }
+
+    /// Of two addresses; `None` where they are of two families.
+    #[cfg(test)]
+    fn between(source: IpAddr, destination: IpAddr) -> Option<Self> {
+        match (source, destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                Some(Self::v4(source.to_bits(), destination.to_bits()))
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                Some(Self::v6(&source.octets(), &destination.octets()))
+            }
+            _ => None,
+        }
+    }
+}
+
+const fn words(address: &[u8; 16]) -> [u64; 2] {
+    let [a, b, c, d, e, f, g, h, rest @ ..] = *address;
+    [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)]
 }
 
 /// What is above an IP header.
@@ -52,40 +88,39 @@ impl Part {
     }
 }
 
-/// What is above a header of this fixed part, if that is from one address to
-/// the other; bytes with others are no header of this packet. `read` gives four
-/// bytes at an offset from the fixed part's start.
-pub fn upper(
-    header: &[u8],
-    source: IpAddr,
-    destination: IpAddr,
-    read: impl FnMut(u32) -> Option<[u8; 4]>,
-) -> Option<Upper> {
-    let first = *header.first()?;
-    match (source, destination) {
-        (IpAddr::V4(source), IpAddr::V4(destination)) => {
-            let is = |at, address: core::net::Ipv4Addr| header.get(at..at + 4) == Some(&address.octets());
-            if first >> 4 != 4 || !is(12, source) || !is(16, destination) {
+/// What is above the header that the bytes begin with, if that is from one of
+/// these ends to the other; bytes with others are no header of this packet.
+#[inline(always)]
+pub fn upper<B: Bytes + ?Sized>(bytes: &B, ends: Ends) -> Option<Upper> {
+    match ends {
+        Ends::V4(ends) => {
+            let [first, _, _, _, _, _, f0, f1, _, protocol, _, _, addresses @ ..] = bytes.at::<20>(0)?;
+            if first >> 4 != 4 || u64::from_be_bytes(addresses) != ends {
                 return None;
             }
-            let fragment = u16::from_be_bytes([*header.get(6)?, *header.get(7)?]);
+            let fragment = u16::from_be_bytes([f0, f1]);
             let part = Part::of(fragment & 0x1fff, fragment & 0x2000 != 0);
-            Some(Upper { protocol: *header.get(9)?, offset: u32::from(first & 0xf) * 4, part })
+            Some(Upper { protocol, offset: u32::from(first & 0xf) * 4, part })
         }
-        (IpAddr::V6(source), IpAddr::V6(destination)) => {
-            let is = |at, address: core::net::Ipv6Addr| header.get(at..at + 16) == Some(&address.octets());
-            if first >> 4 != 6 || !is(8, source) || !is(24, destination) {
+        Ends::V6(_) => {
+            let [first, _, _, _, _, _, next, _, addresses @ ..] = bytes.at::<40>(0)?;
+            let (source, destination) = addresses.split_first_chunk()?;
+            if first >> 4 != 6 || Ends::v6(source, destination.first_chunk()?) != ends {
                 return None;
             }
-            behind_extensions(*header.get(6)?, read)
+            match next {
+                0 | 43 | 44 | 51 | 60 => behind_extensions(bytes, next),
+                protocol => Some(Upper { protocol, offset: V6_HEADER, part: Part::Whole }),
+            }
         }
-        _ => None,
     }
 }
 
 /// What is above IPv6's extension headers.
-fn behind_extensions(first: u8, mut read: impl FnMut(u32) -> Option<[u8; 4]>) -> Option<Upper> {
-    let mut upper = Upper { protocol: first, offset: fixed_size(Family::V6) as u32, part: Part::Whole };
+#[cold]
+#[inline(never)]
+fn behind_extensions<B: Bytes + ?Sized>(bytes: &B, first: u8) -> Option<Upper> {
+    let mut upper = Upper { protocol: first, offset: V6_HEADER, part: Part::Whole };
     for _ in 0..MOST_EXTENSIONS {
         let size = match upper.protocol {
             // Hop-by-hop, routing, destination options: in units of 8 bytes,
@@ -98,7 +133,7 @@ fn behind_extensions(first: u8, mut read: impl FnMut(u32) -> Option<[u8; 4]>) ->
             51 => |length: u8| (u32::from(length) + 2) * 4,
             _ => return Some(upper),
         };
-        let [next, length, offset @ ..] = read(upper.offset)?;
+        let [next, length, offset @ ..] = bytes.at::<4>(upper.offset)?;
         if upper.protocol == 44 {
             let fragment = u16::from_be_bytes(offset);
             upper.part = Part::of(fragment >> 3, fragment & 1 != 0);
@@ -143,31 +178,46 @@ mod tests {
             let (header, [source, destination]) = header(ends, 17);
             let offset = header.len() as u32;
             let whole = Some(Upper { protocol: 17, offset, part: Part::Whole });
-            assert_eq!(upper(&header, source, destination, NOTHING), whole);
-            assert_eq!(upper(&header, destination, source, NOTHING), None);
-            let mut other = header.clone();
-            other[0] ^= 0x10;
-            assert_eq!(upper(&other, source, destination, NOTHING), None, "another version");
+            let ours = Ends::between(source, destination).unwrap();
+            assert_eq!(upper(&header[..], ours), whole);
+            assert_eq!(upper(&header[..], Ends::between(destination, source).unwrap()), None);
+            for at in [0, header.len() - 1, header.len() - 5, header.len() / 2 + 3] {
+                let mut other = header.clone();
+                other[at] ^= 0x10;
+                assert_eq!(upper(&other[..], ours), None, "another version, or address: {at}");
+            }
             for length in 0..header.len() {
-                assert_eq!(upper(&header[..length], source, destination, NOTHING), None);
+                assert_eq!(upper(&header[..length], ours), None);
             }
         }
-        let (header, [source, _]) = header(V4, 17);
-        assert_eq!(upper(&header, source, V6[0].parse().unwrap(), NOTHING), None);
+        let (header, _) = header(V4, 17);
+        let [source, destination] = V6.map(|end| end.parse().unwrap());
+        assert_eq!(upper(&header[..], Ends::between(source, destination).unwrap()), None);
     }
 
-    const NOTHING: fn(u32) -> Option<[u8; 4]> = |_| None;
+    /// Bytes that repeat wherever they are looked for.
+    struct Endless([u8; 4]);
+
+    impl Bytes for Endless {
+        fn at<const N: usize>(&self, _: u32) -> Option<[u8; N]> {
+            self.0.first_chunk().copied()
+        }
+    }
 
     #[test]
     fn extension_headers_are_passed_over() {
         // Hop-by-hop (8), routing (24), fragment (8), authentication (24).
         let chain = [(40, [43, 0, 0, 0]), (48, [44, 2, 0, 0]), (72, [51, 9, 0, 0]), (80, [17, 4, 0, 0])];
-        let read = |at| chain.iter().find(|(start, _)| *start == at).map(|(_, bytes)| *bytes);
+        let (mut bytes, [source, destination]) = header(V6, 0);
+        bytes.resize(104, 0xEE);
+        for (at, next) in chain {
+            bytes[at..at + 4].copy_from_slice(&next);
+        }
         let whole = |offset| Some(Upper { protocol: 17, offset, part: Part::Whole });
-        assert_eq!(behind_extensions(0, read), whole(104));
-        assert_eq!(behind_extensions(60, NOTHING), None, "it is not there");
-        assert_eq!(behind_extensions(17, NOTHING), whole(40), "nothing to pass over");
-        assert_eq!(behind_extensions(0, |_| Some([0, 255, 0, 0])), None, "it has to end");
+        assert_eq!(upper(&bytes[..], Ends::between(source, destination).unwrap()), whole(104));
+        assert_eq!(upper(&bytes[..83], Ends::between(source, destination).unwrap()), None, "it is not there");
+        assert_eq!(behind_extensions(&bytes[..40], 17), whole(40), "nothing to pass over");
+        assert_eq!(behind_extensions(&Endless([0, 255, 0, 0]), 0), None, "it has to end");
     }
 
     #[test]
@@ -181,9 +231,9 @@ mod tests {
             let (mut bytes, [source, destination]) = header(V4, 17);
             let word: u16 = offset | if more { 0x2000 } else { 0 };
             bytes[6..8].copy_from_slice(&word.to_be_bytes());
-            assert_eq!(upper(&bytes, source, destination, NOTHING).unwrap().part, part);
+            assert_eq!(upper(&bytes[..], Ends::between(source, destination).unwrap()).unwrap().part, part);
             let word = (offset << 3 | u16::from(more)).to_be_bytes();
-            let found = behind_extensions(44, |_| Some([17, 0, word[0], word[1]]));
+            let found = behind_extensions(&Endless([17, 0, word[0], word[1]]), 44);
             assert_eq!(found, Some(Upper { protocol: 17, offset: 48, part }));
         }
     }

@@ -1,7 +1,9 @@
 //! A hash for numbers that come from the network.
 
-/// Two numbers made one, nearly for nothing: both halves of their product. One
-/// of them at least must be nobody else's to know, or to choose.
+/// Two numbers made one, nearly for nothing: both halves of their product, laid
+/// over each other. Where somebody gains by guessing, one of them at least must
+/// be nobody else's to know, or to choose.
+#[inline(always)]
 pub(super) const fn fold(one: u64, other: u64) -> u64 {
     let product = one as u128 * other as u128;
     product as u64 ^ (product >> 64) as u64

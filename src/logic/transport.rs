@@ -1,23 +1,20 @@
 //! The part of a transport header that the driver reads.
 
-use core::net::IpAddr;
+use core::num::NonZeroU64;
 
-use super::mix::mix;
-use super::order::Kinds;
+use super::bytes::Bytes;
+use super::ip::Ends;
+use super::mix::fold;
+use super::order::{Direction, Kinds};
 use super::policy::exemptions::{TCP, UDP};
 use super::stealth::TcpFlags;
 
 /// Bytes of the longest part that is read: TCP's, up to the flags.
 pub const LONGEST: usize = 14;
 
-/// Bytes that are read of a protocol's header (RFC 9293, 3.1; RFC 768). Of
-/// others the first two words, which is ICMP's header (RFC 792, RFC 4443).
-pub const fn size(protocol: u8) -> usize {
-    match protocol {
-        TCP => LONGEST,
-        _ => 8,
-    }
-}
+/// Bytes that are read of any other: the first two words, which is UDP's header
+/// (RFC 768) and ICMP's (RFC 792, RFC 4443).
+const SHORTEST: usize = 8;
 
 /// A header's first two numbers: ports, as the packet has them, or what
 /// stands in their place: at layers that name ports, ICMP's type and code do.
@@ -40,14 +37,10 @@ impl From<(u16, u16)> for Ports {
 pub struct Header {
     /// Its ports, for protocols that have them.
     pub ports: Option<Ports>,
-    /// Its first two bytes: ICMP's type and code.
-    start: [u8; 2],
+    /// Its first two words.
+    start: u64,
     /// A TCP segment's flags and the bytes of its header.
     pub segment: Option<Segment>,
-    /// Tells it from others between the same ends that are on their way with
-    /// it: TCP's sequence number; what else the protocol has there, but no
-    /// checksum, which the interface may be left to fill in.
-    identity: u32,
 }
 
 impl TcpFlags {
@@ -70,66 +63,94 @@ pub struct Segment {
     pub header: u32,
 }
 
+/// Where UDP has its checksum, and ICMP, in the first two words: the interface
+/// may be left to fill it in, so that the next layer shows another.
+const UDP_CHECKSUM: u64 = 0xffff;
+const ICMP_CHECKSUM: u64 = 0xffff << 32;
+
+/// Five numbers without a pattern, for what folds to nothing beside a factor
+/// of 0 (the fractional digits of pi).
+const SALT: [u64; 5] = [
+    0x243f_6a88_85a3_08d3,
+    0x1319_8a2e_0370_7344,
+    0xa409_3822_299f_31d0,
+    0x082e_fa98_ec4e_6c89,
+    0xf528_21e6_38d0_1377,
+];
+
 impl Header {
-    /// Reads [`size`] bytes; fewer are no header.
+    /// Reads what a header begins with; fewer bytes are no header.
+    #[inline(always)]
     pub fn read(protocol: u8, bytes: &[u8]) -> Option<Self> {
-        let [s0, s1, d0, d1, rest @ ..] = *bytes.first_chunk::<8>()?;
-        let ports = Ports { source: u16::from_be_bytes([s0, s1]), destination: u16::from_be_bytes([d0, d1]) };
-        let (start, identity) = ([s0, s1], u32::from_be_bytes(rest));
-        Some(match protocol {
-            TCP => {
-                let [.., offset, flags] = *bytes.first_chunk::<LONGEST>()?;
-                let segment = Segment { flags: TcpFlags(flags), header: u32::from(offset >> 4) * 4 };
-                Self { ports: Some(ports), start, segment: Some(segment), identity }
-            }
-            // The length; behind it is the checksum.
-            UDP => Self { ports: Some(ports), start, segment: None, identity: identity >> 16 },
-            // Type and code, then the checksum, then ICMP's own words.
-            _ => {
-                Self { ports: None, start, segment: None, identity: identity ^ u32::from(ports.source) << 16 }
-            }
-        })
+        Self::at(bytes, 0, protocol)
+    }
+
+    /// The same, from an offset on.
+    #[inline(always)]
+    pub fn at<B: Bytes + ?Sized>(bytes: &B, offset: u32, protocol: u8) -> Option<Self> {
+        if protocol == TCP {
+            let header = bytes.at::<LONGEST>(offset)?;
+            let (start, [.., length, flags]) = (header.first_chunk()?, header);
+            let segment = Segment { flags: TcpFlags(flags), header: u32::from(length >> 4) * 4 };
+            return Some(Self::new(*start, true, Some(segment)));
+        }
+        Some(Self::new(bytes.at::<SHORTEST>(offset)?, protocol == UDP, None))
+    }
+
+    #[inline(always)]
+    const fn new(start: [u8; SHORTEST], has_ports: bool, segment: Option<Segment>) -> Self {
+        let start = u64::from_be_bytes(start);
+        let ports = Ports { source: (start >> 48) as u16, destination: (start >> 32) as u16 };
+        Self { ports: if has_ports { Some(ports) } else { None }, start, segment }
     }
 
     /// Whether it is an ICMP message of this type and code.
     pub fn is_message(&self, kind: u16, code: u16) -> bool {
-        self.start.map(u16::from) == [kind, code]
+        [self.start >> 56, self.start >> 48 & 0xff] == [kind, code].map(u64::from)
     }
 
     /// What is on its way, as the order of layers looks at it. `payload`: the
     /// bytes behind the header, where that is known.
+    #[inline(always)]
     pub fn kinds(&self, payload: Option<u32>) -> Kinds {
         let Some(segment) = self.segment else { return Kinds::DATAGRAM };
-        let of = |payload| Kinds::of_segment(segment.flags, payload);
-        payload.map_or(of(false).or(of(true)), |bytes| of(bytes != 0))
+        Kinds::of_some_segment(segment.flags, payload.map(|bytes| bytes != 0))
     }
 
-    /// A mark to know the packet by at its next layer; never 0.
-    pub fn mark(&self, protocol: u8, local: IpAddr, remote: IpAddr) -> u64 {
-        let ports =
-            self.ports.map_or(0, |ports| u64::from(ports.source) << 16 | u64::from(ports.destination));
-        let [a, b] = halves(local);
-        let [c, d] = halves(remote);
-        let words = [b, c, d, ports << 32 | u64::from(self.identity)];
-        words.into_iter().fold(mix(a, protocol.into()), |mark, word| mix(word, mark)) | 1
+    /// A mark to know the packet by at its next layer. Whatever tells
+    /// it from others that are on their way with it is in it: protocol, ends,
+    /// direction, ports, TCP's sequence number, what else the protocol has in
+    /// its first two words, but no checksum.
+    #[inline(always)]
+    pub fn mark(&self, protocol: u8, ends: Ends, direction: Direction) -> NonZeroU64 {
+        let ends = match ends {
+            Ends::V4(ends) => ends,
+            Ends::V6([a, b, c, d]) => fold(a ^ SALT[0], b ^ SALT[1]) ^ fold(c ^ SALT[2], d ^ SALT[3]),
+        };
+        let start = match protocol {
+            TCP => self.start,
+            UDP => self.start & !UDP_CHECKSUM,
+            _ => self.start & !ICMP_CHECKSUM,
+        };
+        // What a machine sends to itself passes both ways, and is two walks.
+        let way = match direction {
+            Direction::Outbound => 0,
+            Direction::Inbound => 1 << 9,
+        };
+        let spread = fold(ends ^ SALT[4], start ^ SALT[3]);
+        NonZeroU64::MIN | (spread ^ (u64::from(protocol) << 1 | way))
     }
-}
-
-fn halves(address: IpAddr) -> [u64; 2] {
-    let bits = match address {
-        IpAddr::V4(address) => u128::from(address.to_bits()),
-        IpAddr::V6(address) => address.to_bits(),
-    };
-    [(bits >> 64) as u64, bits as u64]
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use super::Direction::{Inbound, Outbound};
     use super::*;
     use crate::logic::tcp::{ACK, FIN, RST};
 
-    const ENDS: [IpAddr; 2] =
-        [IpAddr::V4(core::net::Ipv4Addr::LOCALHOST), IpAddr::V6(core::net::Ipv6Addr::LOCALHOST)];
+    const ENDS: Ends = Ends::v4(0x0a00_0001, 0x0a00_0002);
 
     fn tcp(sequence: u32, flags: u8) -> Vec<u8> {
         let mut header = vec![0xbe, 0xef, 0x01, 0xbb];
@@ -161,31 +182,60 @@ mod tests {
 
     #[test]
     fn a_mark_is_the_same_for_the_same_packet_only() {
-        let mark = |protocol, bytes: &[u8], [local, remote]: [IpAddr; 2]| {
-            Header::read(protocol, bytes).unwrap().mark(protocol, local, remote)
+        let mark = |protocol, bytes: &[u8], ends, direction| {
+            Header::read(protocol, bytes).unwrap().mark(protocol, ends, direction)
         };
         let packet = tcp(7, ACK);
-        let first = mark(TCP, &packet, ENDS);
-        assert_eq!(first, mark(TCP, &packet, ENDS));
-        let [local, remote] = ENDS;
+        let first = mark(TCP, &packet, ENDS, Inbound);
+        // The flags are what is on its way, not which it is.
+        assert_eq!(first, mark(TCP, &tcp(7, RST), ENDS, Inbound));
         for other in [
-            mark(TCP, &tcp(8, ACK), ENDS),
-            mark(TCP, &packet, [remote, local]),
-            mark(TCP, &[&[0xbe, 0xee][..], &packet[2..]].concat(), ENDS),
-            mark(UDP, &packet, ENDS),
-            mark(47, &packet, ENDS),
+            mark(TCP, &tcp(8, ACK), ENDS, Inbound),
+            mark(TCP, &packet, Ends::v4(0x0a00_0002, 0x0a00_0001), Inbound),
+            mark(TCP, &packet, Ends::v6(&[0; 16], &[0; 16]), Inbound),
+            mark(TCP, &packet, ENDS, Outbound),
+            mark(TCP, &[&[0xbe, 0xee][..], &packet[2..]].concat(), ENDS, Inbound),
+            mark(UDP, &packet, ENDS, Inbound),
+            mark(47, &packet, ENDS, Inbound),
         ] {
             assert_ne!(first, other);
         }
     }
 
+    /// A scan from one host to many ports, a connection's segments, many hosts
+    /// of a network: numbers that differ in few bits.
+    #[test]
+    fn marks_of_packets_that_are_alike_differ() {
+        let mut marks = BTreeSet::new();
+        let mut count = 0;
+        let mut take = |source: u8, port: u16, sequence: u32| {
+            let mut header = tcp(sequence, ACK);
+            header[2..4].copy_from_slice(&port.to_be_bytes());
+            let header = Header::read(TCP, &header).unwrap();
+            let (mut near, mut far) = ([0; 16], [0; 16]);
+            (near[14], far[15]) = (1, source);
+            let v4 = Ends::v4(0x0a00_0000 | u32::from(source), 0x0a00_0001);
+            for ends in [v4, Ends::v6(&far, &near), Ends::v6(&near, &far)] {
+                for direction in [Inbound, Outbound] {
+                    marks.insert(header.mark(TCP, ends, direction));
+                    count += 1;
+                }
+            }
+        };
+        for source in 0..=255 {
+            (0..16).for_each(|port| take(source, port, 0));
+            (1..17).for_each(|sequence| take(source, 443, sequence * 1460));
+        }
+        (0..u16::MAX).for_each(|port| take(9, port, u32::MAX));
+        assert_eq!(marks.len(), count);
+    }
+
     #[test]
     fn a_checksum_is_no_part_of_the_mark() {
-        let [local, remote] = ENDS;
         for (protocol, at) in [(UDP, 6), (1, 2), (58, 2)] {
             let (before, mut after) = ([8, 0, 9, 9, 0, 1, 0, 2], [8, 0, 9, 9, 0, 1, 0, 2]);
             after[at] ^= 0xff;
-            let mark = |bytes: &[u8]| Header::read(protocol, bytes).unwrap().mark(protocol, local, remote);
+            let mark = |bytes: &[u8]| Header::read(protocol, bytes).unwrap().mark(protocol, ENDS, Inbound);
             assert_eq!(mark(&before), mark(&after), "{protocol}");
             after[0] ^= 1;
             assert_ne!(mark(&before), mark(&after), "{protocol}");

@@ -2,19 +2,19 @@
 //! data start.
 #![deny(unsafe_code)]
 
-use core::net::IpAddr;
+use core::num::NonZeroU64;
 
-use super::incoming::Incoming;
+use super::incoming::{Incoming, Known};
 use super::net_buffer::NetBuffer;
 use super::shown::{ClosedPort, Packet};
 use crate::ffi;
+use crate::logic::bytes::Bytes;
 use crate::logic::echo::{ICMP, ICMPV6};
 use crate::logic::flow::Passed;
-use crate::logic::ip::{self, Part};
-use crate::logic::layers::{Family, Shows};
-use crate::logic::order::{Direction, Kinds, Place, Sight};
+use crate::logic::ip::{self, Ends, Part};
+use crate::logic::order::{Direction, Kinds, Look, Positions, Sight};
 use crate::logic::stealth::{TCP, TcpFlags, UDP};
-use crate::logic::transport::{self, Header, Ports};
+use crate::logic::transport::{Header, Ports};
 
 /// Bytes of a UDP header (RFC 768), and of a TCP header without options
 /// (RFC 9293, 3.1).
@@ -82,34 +82,64 @@ impl Incoming<'_> {
     #[cold]
     #[inline(never)]
     fn tcp_flags_anywhere(self) -> TcpFlags {
-        let segment = self.segment().and_then(|headers| headers.header?.segment);
-        segment.map_or(TcpFlags::UNREAD, |segment| segment.flags)
+        let segment = || {
+            let Look::Segment(_, way, positions, _) = Look::at(self.callout().index)? else { return None };
+            let known = self.known(positions)?;
+            self.segment_anywhere(&known, self.going(*way)?)?.header?.segment
+        };
+        segment().map_or(TcpFlags::UNREAD, |segment| segment.flags)
     }
 
     /// A packet at the network layer's discard, which has no fields for
     /// protocol and ports: what its headers name.
     #[inline(always)]
     pub fn discarded_packet(&self) -> Packet<'_, '_> {
-        let (remote, local) = self.ends();
-        self.named(self.behind_ip(remote, local))
+        match self.again().discarded_named() {
+            Some((protocol, local_port)) => Packet { protocol: Some(protocol), local_port, ..self.shown() },
+            None => self.shown(),
+        }
+    }
+
+    /// Not a part of each who asks: of the decision, and of the event.
+    #[inline(never)]
+    fn discarded_named(self) -> Option<Named> {
+        let Look::Packet(_, direction, positions) = Look::at(self.callout().index)? else { return None };
+        let ends = self.known(positions)?.ends(*direction)?;
+        match self.packet_near(ends, *direction) {
+            Some(headers) => Some(named(headers)),
+            None => self.discarded_anywhere(ends, *direction),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn discarded_anywhere(&self, ends: Ends, direction: Direction) -> Option<Named> {
+        self.packet_anywhere(ends, direction).map(named)
     }
 
     /// An ICMP error on its way out: what it quotes, which is the packet that it
     /// answers.
     #[inline(always)]
     pub fn quoted(&self) -> Packet<'_, '_> {
-        let (remote, local) = self.ends();
-        let quoted = |buffer: NetBuffer<'_>| ip_header(&buffer, 0, ERROR_HEADER, remote?, local?);
-        self.named(self.net_buffer().and_then(quoted))
+        match self.again().quoted_named() {
+            Some((protocol, local_port)) => Packet { protocol: Some(protocol), local_port, ..self.shown() },
+            None => self.shown(),
+        }
     }
 
-    #[inline(always)]
-    fn named(&self, headers: Option<Headers>) -> Packet<'_, '_> {
-        let packet = self.shown();
-        let Some(headers) = headers else { return packet };
-        let ports = headers.header.and_then(|header| header.ports);
-        let local_port = ports.map(|ports| ports.destination);
-        Packet { protocol: Some(headers.protocol), local_port, ..packet }
+    /// As [`discarded_named`](Self::discarded_named).
+    #[inline(never)]
+    fn quoted_named(self) -> Option<Named> {
+        let Look::Error(positions) = Look::at(self.callout().index)? else { return None };
+        let (buffer, ends) = (self.net_buffer()?, self.known(positions)?.ends(Direction::Inbound)?);
+        let near = match buffer.run(0) {
+            Some(run) => behind_ip(&Behind(run, ERROR_HEADER), ends),
+            None => None,
+        };
+        match near {
+            Some(headers) if headers.is_whole() => Some(named(headers)),
+            _ => quoted_anywhere(&buffer, ends),
+        }
     }
 
     /// Packets of a flow that pass here in this direction, and the bytes that
@@ -127,139 +157,223 @@ impl Incoming<'_> {
     }
 
     /// What the order of layers is to know of this.
+    #[inline(always)]
     pub fn sight(&self) -> Option<Sight> {
-        let layer = self.callout().layer;
-        let place = Place::of_layer(self.callout().layer_id)?;
-        let (packet, call) = match layer.shows {
-            Shows::Call => (None, true),
-            Shows::CallOrSegment(_) => (self.segment(), true),
-            Shows::Segment(_) => (self.segment(), false),
-            Shows::Packet(_) => {
-                let (remote, local) = self.ends();
-                let (source, destination) = match self.direction() {
-                    Some(Direction::Outbound) => (local, remote),
-                    _ => (remote, local),
-                };
-                (self.behind_ip(source, destination), false)
+        let of_packet = |place, direction, passing: Option<Passing>| {
+            let (packet, kinds) = passing.map_or((None, Kinds::ALL), |(mark, kinds)| (Some(mark), kinds));
+            Sight { place, direction: Some(direction), kinds, packet, call: None }
+        };
+        Some(match Look::at(self.callout().index)? {
+            Look::Packet(place, direction, positions) => {
+                of_packet(*place, *direction, self.packet_passing(positions, *direction))
             }
-            Shows::Stream => (None, false),
-            // An error's headers are not yet those of a packet on its way.
-            Shows::Error(_) | Shows::Forwarded => return None,
-        };
-        // An authorization that is asked for again is no call.
-        let call = call && !self.has_flag(ffi::FWP_CONDITION_FLAG_IS_REAUTHORIZE);
-        let (packet, kinds) = match (layer.shows, packet.and_then(|headers| self.marked(headers))) {
-            (Shows::Stream, _) => (None, Kinds::DATA),
-            (_, Some((mark, kinds))) => (Some(mark), kinds),
-            (_, None) => (None, Kinds::ALL),
-        };
-        let call = if call { self.endpoint() } else { None };
-        Some(Sight { place, direction: self.direction(), kinds, packet, call })
+            Look::Segment(place, way, positions, call) => {
+                let direction = self.going(*way)?;
+                let call = if *call { self.call() } else { None };
+                Sight { call, ..of_packet(*place, direction, self.segment_passing(positions, direction)) }
+            }
+            Look::Call(place) => {
+                Sight { place: *place, direction: None, kinds: Kinds::ALL, packet: None, call: self.call() }
+            }
+            Look::Stream(place) => {
+                let direction = self.direction();
+                Sight { place: *place, direction, kinds: Kinds::DATA, packet: None, call: None }
+            }
+            Look::Away | Look::Error(_) => return None,
+        })
     }
 
-    /// The packet's mark and what it is.
-    fn marked(&self, headers: Headers) -> Option<(u64, Kinds)> {
-        if headers.part != Part::Whole {
-            // It is put together, or taken apart, on its way.
-            return None;
+    /// The mark of the endpoint that is called. An authorization that is asked
+    /// for again is no call.
+    #[inline(always)]
+    fn call(&self) -> Option<NonZeroU64> {
+        match self.has_flag(ffi::FWP_CONDITION_FLAG_IS_REAUTHORIZE) {
+            true => None,
+            false => NonZeroU64::new(self.endpoint()?),
         }
-        let header = headers.header?;
-        let payload = header
-            .segment
-            .zip(headers.length)
-            .and_then(|(segment, length)| length.checked_sub(segment.header));
-        let (remote, local) = self.ends();
-        Some((header.mark(headers.protocol, local?, remote?), header.kinds(payload)))
     }
 
-    /// Whom the packet is between: the remote end, then this one.
-    fn ends(&self) -> (Option<IpAddr>, Option<IpAddr>) {
-        let fields = self.fields();
-        (self.address(fields.remote_address), self.address(fields.local_address))
+    #[inline(always)]
+    fn segment_passing(&self, positions: &'static Positions, direction: Direction) -> Option<Passing> {
+        let known = self.known(positions)?;
+        match self.segment_near(&known, direction) {
+            Some(headers) => headers.passing(known.ends(direction)?, direction),
+            None => self.segment_passing_anywhere(&known, direction),
+        }
     }
 
+    #[cold]
+    #[inline(never)]
+    fn segment_passing_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Passing> {
+        self.segment_anywhere(known, direction)?.passing(known.ends(direction)?, direction)
+    }
+
+    #[inline(always)]
+    fn packet_passing(&self, positions: &'static Positions, direction: Direction) -> Option<Passing> {
+        let ends = self.known(positions)?.ends(direction)?;
+        match self.packet_near(ends, direction) {
+            Some(headers) => headers.passing(ends, direction),
+            None => self.packet_passing_anywhere(ends, direction),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn packet_passing_anywhere(&self, ends: Ends, direction: Direction) -> Option<Passing> {
+        self.packet_anywhere(ends, direction)?.passing(ends, direction)
+    }
+
+    #[inline(always)]
     fn transport_header_size(&self) -> Option<u32> {
         Some(self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE)?.transportHeaderSize)
     }
 
-    /// The transport header at layers whose data start at it or behind it; its
-    /// ports tell which, and ICMP's type and code where ports are fields.
-    fn segment(&self) -> Option<Headers> {
-        let fields = self.fields();
-        // STREAM_PACKET shows nothing but TCP, and has no field for it.
-        let protocol = if fields.protocol.is_some() { self.protocol()? } else { TCP };
-        let local = self.uint16(fields.local_port);
-        let remote = self.uint16(fields.remote_port);
-        let (source, destination) = match self.direction()? {
-            Direction::Inbound => (remote, local),
-            Direction::Outbound => (local, remote),
+    /// The transport header at layers whose data start at it or behind it, where
+    /// the layer's document has it and in one piece.
+    #[inline(always)]
+    fn segment_near(&self, known: &Known<'_>, direction: Direction) -> Option<Headers> {
+        let back = match direction {
+            Direction::Inbound => self.transport_header_size().unwrap_or(0),
+            Direction::Outbound => 0,
         };
-        let fixed = match protocol {
+        let buffer = self.net_buffer()?;
+        segment_at(&buffer.run(back)?, known, buffer.data_length().checked_add(back), direction)
+    }
+
+    /// The same wherever the data start.
+    fn segment_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Headers> {
+        let fixed = match known.protocol()? {
             TCP => Some(TCP_HEADER),
             UDP => Some(UDP_HEADER),
             _ => None,
         };
         let buffer = self.net_buffer()?;
-        self.transport_header_size().into_iter().chain([0]).chain(fixed).find_map(|back| {
-            let header = transport_header(&buffer, back, 0, protocol)?;
-            let is_ours = match header.ports {
-                Some(ports) => Some(ports) == source.zip(destination).map(Ports::from),
-                // Type and code stand where the ports would.
-                None if matches!(protocol, ICMP | ICMPV6) => header.is_message(local?, remote?),
-                None => true,
-            };
-            let length = buffer.data_length().checked_add(back);
-            is_ours.then_some(Headers { protocol, header: Some(header), length, part: Part::Whole })
+        places(direction, self.transport_header_size(), fixed).find_map(|back| {
+            segment_at(&buffer.scattered(back), known, buffer.data_length().checked_add(back), direction)
         })
     }
 
-    /// What is above the IP header. The data start where the stack stopped
-    /// parsing ("Data Offset Positions"): behind the IP header, behind a UDP
-    /// header, or before any of it; the header's addresses tell which.
-    fn behind_ip(&self, source: Option<IpAddr>, destination: Option<IpAddr>) -> Option<Headers> {
-        let (source, destination) = (source?, destination?);
-        let size =
-            self.metadata(ffi::FWPS_METADATA_FIELD_IP_HEADER_SIZE).map(|metadata| metadata.ipHeaderSize);
+    /// What is above the IP header, where the layer's document has that: inbound
+    /// before the data start, outbound from there on ("Data Offset Positions").
+    /// Only where all of it lies in one piece.
+    #[inline(always)]
+    fn packet_near(&self, ends: Ends, direction: Direction) -> Option<Headers> {
+        let back = match direction {
+            Direction::Inbound => self.ip_header_size()?,
+            Direction::Outbound => 0,
+        };
+        behind_ip(&self.net_buffer()?.run(back)?, ends).filter(Headers::is_whole)
+    }
+
+    /// The same wherever the data start, which at the discard is where the stack
+    /// stopped parsing: behind the IP header, behind a UDP header, or before any
+    /// of it; the header's addresses tell which.
+    fn packet_anywhere(&self, ends: Ends, direction: Direction) -> Option<Headers> {
+        let size = self.ip_header_size();
         let behind_udp = size.and_then(|size| size.checked_add(UDP_HEADER));
         let buffer = self.net_buffer()?;
-        let mut places = size.into_iter().chain([0]).chain(behind_udp);
-        places.find_map(|back| ip_header(&buffer, back, 0, source, destination))
+        let mut places = places(direction, size, behind_udp);
+        places.find_map(|back| behind_ip(&buffer.scattered(back), ends))
+    }
+
+    #[inline(always)]
+    fn ip_header_size(&self) -> Option<u32> {
+        Some(self.metadata(ffi::FWPS_METADATA_FIELD_IP_HEADER_SIZE)?.ipHeaderSize)
     }
 }
 
-/// The headers of a packet that starts `skip` bytes behind a place that is
-/// `back` bytes before the data start, if it is between these two.
-fn ip_header(
-    buffer: &NetBuffer<'_>,
-    back: u32,
-    skip: u32,
-    source: IpAddr,
-    destination: IpAddr,
+impl Headers {
+    /// Whether what is above IP was read, too.
+    fn is_whole(&self) -> bool {
+        self.header.is_some()
+    }
+
+    /// The packet's mark and what it is.
+    #[inline(always)]
+    fn passing(self, ends: Ends, direction: Direction) -> Option<Passing> {
+        if self.part != Part::Whole {
+            // It is put together, or taken apart, on its way.
+            return None;
+        }
+        let header = self.header?;
+        let payload =
+            header.segment.zip(self.length).and_then(|(segment, length)| length.checked_sub(segment.header));
+        Some((header.mark(self.protocol, ends, direction), header.kinds(payload)))
+    }
+}
+
+/// How far before the data start a header may be: inbound as the metadata say,
+/// outbound not at all; the other way round; or as far as what is always there.
+fn places(direction: Direction, size: Option<u32>, fixed: Option<u32>) -> impl Iterator<Item = u32> {
+    let [first, second] = match direction {
+        Direction::Inbound => [size, Some(0)],
+        Direction::Outbound => [Some(0), size],
+    };
+    [first, second, fixed].into_iter().flatten()
+}
+
+/// What decisions ask of a packet: its protocol and, if it has ports, the local
+/// one of what came in.
+type Named = (u8, Option<u16>);
+
+#[inline(always)]
+fn named(headers: Headers) -> Named {
+    let ports = headers.header.and_then(|header| header.ports);
+    (headers.protocol, ports.map(|ports| ports.destination))
+}
+
+#[cold]
+#[inline(never)]
+fn quoted_anywhere(buffer: &NetBuffer<'_>, ends: Ends) -> Option<Named> {
+    behind_ip(&Behind(buffer.scattered(0), ERROR_HEADER), ends).map(named)
+}
+
+/// The mark of what passes, and what it is.
+type Passing = (NonZeroU64, Kinds);
+
+/// The transport header that the bytes begin with, if they do: its ports tell,
+/// and ICMP's type and code where ports are fields. `length`: of the bytes.
+#[inline(always)]
+fn segment_at<B: Bytes>(
+    bytes: &B,
+    known: &Known<'_>,
+    length: Option<u32>,
+    direction: Direction,
 ) -> Option<Headers> {
-    let family = if source.is_ipv4() { Family::V4 } else { Family::V6 };
-    let mut fixed = [0; ip::LONGEST];
-    let fixed = fixed.get_mut(..ip::fixed_size(family))?;
-    buffer.copy_within(back, skip, fixed)?;
-    let upper = ip::upper(fixed, source, destination, |at| {
-        let mut next = [0; 4];
-        buffer.copy_within(back, skip.checked_add(at)?, &mut next).map(|()| next)
-    })?;
-    let (protocol, part) = (upper.protocol, upper.part);
+    let protocol = known.protocol()?;
+    let header = Header::at(bytes, 0, protocol)?;
+    let is_ours = match header.ports {
+        Some(ports) => known.ports().is_some_and(|[local, remote]| match direction {
+            Direction::Inbound => ports == Ports { source: remote, destination: local },
+            Direction::Outbound => ports == Ports { source: local, destination: remote },
+        }),
+        // Type and code stand where the ports would.
+        None if matches!(protocol, ICMP | ICMPV6) => {
+            known.ports().is_some_and(|[kind, code]| header.is_message(kind, code))
+        }
+        None => true,
+    };
+    is_ours.then_some(Headers { protocol, header: Some(header), length, part: Part::Whole })
+}
+
+/// The headers of a packet that the bytes begin with, if it goes from one of
+/// these ends to the other.
+#[inline(always)]
+fn behind_ip<B: Bytes>(bytes: &B, ends: Ends) -> Option<Headers> {
+    let ip::Upper { protocol, offset, part } = ip::upper(bytes, ends)?;
     let header = match part {
         Part::Later => None,
-        _ => transport_header(buffer, back, skip.checked_add(upper.offset)?, protocol),
+        Part::Whole | Part::First => Header::at(bytes, offset, protocol),
     };
     Some(Headers { protocol, header, length: None, part })
 }
 
-fn transport_header(buffer: &NetBuffer<'_>, back: u32, skip: u32, protocol: u8) -> Option<Header> {
-    if protocol == TCP
-        && let Some(bytes) = buffer.piece::<{ transport::LONGEST }>(back, skip)
-    {
-        return Header::read(TCP, &bytes);
+/// Bytes from so many behind others on.
+struct Behind<B>(B, u32);
+
+impl<B: Bytes> Bytes for Behind<B> {
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        self.0.at(self.1.checked_add(offset)?)
     }
-    let mut bytes = [0; transport::LONGEST];
-    let bytes = bytes.get_mut(..transport::size(protocol))?;
-    buffer.copy_within(back, skip, bytes)?;
-    Header::read(protocol, bytes)
 }

@@ -1,6 +1,8 @@
 //! What a classify brings, checked once and then read without doubt: its fields
 //! and its metadata. What the packet itself says is in [`headers`](super::headers).
 
+mod known;
+
 use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::net::IpAddr;
@@ -12,6 +14,8 @@ use crate::logic::callouts::Callout;
 use crate::logic::layers::{Family, Fields, Layer, Shows, Way};
 use crate::logic::order::Direction;
 use crate::logic::stealth::{Discard, Icmp, Module, inet};
+
+pub(super) use known::Known;
 
 /// An indication to a callout of ours.
 #[derive(Clone, Copy)]
@@ -205,6 +209,11 @@ impl<'a> Incoming<'a> {
             Shows::Stream => return self.stream_direction(),
             Shows::CallOrSegment(way) | Shows::Segment(way) | Shows::Packet(way) | Shows::Error(way) => way,
         };
+        self.going(way)
+    }
+
+    #[inline(always)]
+    pub(super) fn going(&self, way: Way) -> Option<Direction> {
         let field = match way {
             Way::In => return Some(Direction::Inbound),
             Way::Out => return Some(Direction::Outbound),
@@ -254,15 +263,7 @@ impl<'a> Incoming<'a> {
     pub(super) fn number(&self, position: Option<u8>) -> Option<Address> {
         match self.callout.family {
             Family::V4 => Some(Address::V4(self.uint32(position)?)),
-            Family::V6 => {
-                let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_BYTE_ARRAY16_TYPE)?;
-                // SAFETY: the type says which member is valid.
-                let bytes = unsafe { value.__bindgen_anon_1.byteArray16 };
-                // SAFETY: the engine's value leads to 16 bytes that live until
-                // the classify returns, or is NULL.
-                let bytes = unsafe { bytes.as_ref() }?;
-                Some(Address::V6(u128::from_be_bytes(bytes.byteArray16)))
-            }
+            Family::V6 => Some(Address::V6(u128::from_be_bytes(*self.byte_array16(position)?))),
         }
     }
 
@@ -308,4 +309,24 @@ impl<'a> Incoming<'a> {
         // SAFETY: NULL, or the engine's, which lives until the classify returns.
         unsafe { number.as_ref() }.copied()
     }
+
+    #[inline(always)]
+    fn byte_array16(&self, position: Option<u8>) -> Option<&'a [u8; 16]> {
+        let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_BYTE_ARRAY16_TYPE)?;
+        // SAFETY: the engine's value, of this type.
+        unsafe { byte_array16(value) }
+    }
+}
+
+/// An IPv6 address.
+///
+/// # Safety
+/// The value is the engine's, and of the type FWP_BYTE_ARRAY16_TYPE.
+#[inline(always)]
+unsafe fn byte_array16(value: &ffi::FWP_VALUE0) -> Option<&[u8; 16]> {
+    // SAFETY: by this function's contract the type says that this is valid.
+    let bytes = unsafe { value.__bindgen_anon_1.byteArray16 };
+    // SAFETY: the engine's value leads to 16 bytes that live as long as it does,
+    // or is NULL.
+    unsafe { bytes.as_ref() }.map(|bytes| &bytes.byteArray16)
 }

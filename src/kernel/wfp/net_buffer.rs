@@ -7,6 +7,7 @@ use core::marker::PhantomData;
 use core::ptr;
 
 use crate::ffi;
+use crate::logic::bytes::Bytes;
 
 /// The most MDLs looked at: many times what a headers' worth of packet has.
 const MOST_MDLS: usize = 64;
@@ -79,22 +80,29 @@ impl NetBuffer<'_> {
     /// where they are in the first MDL, whole and mapped.
     #[inline(always)]
     pub fn piece<const N: usize>(&self, back: u32, skip: u32) -> Option<[u8; N]> {
-        let at = self.data_offset.checked_sub(back)?.checked_add(skip)? as usize;
+        self.run(back)?.at(skip)
+    }
+
+    /// What lies together from a place on that is `back` bytes before the data
+    /// start: the rest of the first MDL, where that is mapped.
+    #[inline(always)]
+    pub fn run(&self, back: u32) -> Option<Run<'_>> {
+        let at = self.data_offset.checked_sub(back)?;
         // SAFETY: a buffer's MDLs live as long as the buffer.
         let mdl = unsafe { self.chain.as_ref() }?;
-        let behind = at.checked_add(N)?;
-        if behind > mdl.ByteCount as usize {
-            return None;
-        }
-        let from = mapped(mdl)?.wrapping_add(at);
-        // SAFETY: the MDL maps as many bytes as it says, and these are among
-        // them; bytes have no alignment.
-        Some(unsafe { from.cast::<[u8; N]>().read_unaligned() })
+        let length = mdl.ByteCount.checked_sub(at)?;
+        Some(Run { start: mapped(mdl)?.wrapping_add(at as usize), length, of_buffer: PhantomData })
+    }
+
+    /// The bytes from that place on, in however many MDLs they are.
+    pub fn scattered(&self, back: u32) -> Scattered<'_> {
+        Scattered { buffer: self, back }
     }
 
     /// Fills `to` with the bytes from a place on that is `skip` bytes behind
     /// what lies `back` bytes before the data start; `None` where they are not
     /// all there and mapped.
+    #[inline(never)]
     pub fn copy_within(&self, back: u32, skip: u32, to: &mut [u8]) -> Option<()> {
         let mut skip = self.data_offset.checked_sub(back)?.checked_add(skip)? as usize;
         let mut rest = to;
@@ -120,6 +128,39 @@ impl NetBuffer<'_> {
             skip = skip.saturating_sub(length);
         }
         rest.is_empty().then_some(())
+    }
+}
+
+/// Bytes of a packet that lie together.
+pub struct Run<'a> {
+    start: *const u8,
+    length: u32,
+    of_buffer: PhantomData<&'a u8>,
+}
+
+impl Bytes for Run<'_> {
+    #[inline(always)]
+    fn at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        if u64::from(offset) + N as u64 > u64::from(self.length) {
+            return None;
+        }
+        let from = self.start.wrapping_add(offset as usize);
+        // SAFETY: the MDL maps as many bytes as `run` found, and these are among
+        // them; bytes have no alignment.
+        Some(unsafe { from.cast::<[u8; N]>().read_unaligned() })
+    }
+}
+
+/// Bytes of a packet, whether they lie together or not.
+pub struct Scattered<'a> {
+    buffer: &'a NetBuffer<'a>,
+    back: u32,
+}
+
+impl Bytes for Scattered<'_> {
+    fn at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let mut bytes = [0; N];
+        self.buffer.copy_within(self.back, offset, &mut bytes).map(|()| bytes)
     }
 }
 

@@ -133,7 +133,9 @@ impl Order {
                 due(has(BOUND), ASSIGNMENT)?;
             }
             (CONNECT | ACCEPT, _) => {
-                self.marks.fetch_and(!REFUSED, Ordering::AcqRel);
+                if has(REFUSED) {
+                    self.marks.fetch_and(!REFUSED, Ordering::AcqRel);
+                }
                 self.mark(AUTHORIZED);
                 if place == CONNECT {
                     due(has(CONNECT_REDIRECTED) || has(AUTHORIZED), CONNECT_REDIRECT)?;

@@ -23,7 +23,9 @@
 //! - drops in between: a packet may be lost, wait for the rest of its
 //!   fragments or for a neighbour's address. So a walk that stops is no
 //!   deviation unless its watcher knows that nothing follows ([`Walk::end`]);
-//! - the order of an endpoint's closure and the last segments.
+//! - the order of an endpoint's closure and the last segments;
+//! - when STREAM_PACKET comes: no sequence has it, so nothing is out of order
+//!   there ([`Look::Away`]).
 //!
 //! # What cannot be told
 //!
@@ -38,8 +40,10 @@
 //!   layers doubled, once their walk is over.
 
 mod flow_order;
+mod look;
 mod place;
 mod rows;
+mod sets;
 mod sight;
 #[cfg(test)]
 mod tests;
@@ -47,6 +51,7 @@ mod walk;
 mod walks;
 
 pub use flow_order::{Direction, Order, Step};
+pub use look::{Look, Positions};
 pub use place::Place;
 pub use rows::{Kinds, ROWS, Row, Standing};
 pub use sight::Sight;

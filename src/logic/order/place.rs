@@ -1,5 +1,6 @@
 //! Where something was seen: a documented layer, or its twin.
 
+use super::sets::is_stop;
 use crate::logic::layers::{LAYERS, Layer};
 
 /// A layer or its twin, of either family: "IPv6 follows the IPv4 pattern"
@@ -33,6 +34,17 @@ impl Place {
         }
     }
 
+    /// The same, `None` for layers at which nothing is out of order, since no
+    /// document says when a packet or a call comes there: STREAM_PACKET is one
+    /// of these. A twin belongs to its layer.
+    pub(super) const fn in_order(layer_id: u16) -> Option<Self> {
+        match BY_LAYER[layer_id as usize] {
+            NOWHERE => None,
+            place if is_stop(Self(place).taken()) => Some(Self(place)),
+            _ => None,
+        }
+    }
+
     /// The layer, twin or not.
     pub fn layer(self) -> Option<&'static Layer> {
         LAYERS.get(usize::from(self.0 / 2))
@@ -46,6 +58,11 @@ impl Place {
     /// The layer's twin.
     pub(super) const fn discard(self) -> Self {
         Self(self.0 | 1)
+    }
+
+    /// The layer itself, of a twin.
+    pub(super) const fn taken(self) -> Self {
+        Self(self.0 & !1)
     }
 
     /// As a number below [`PLACES`].

@@ -4,7 +4,7 @@
 //! call. Rows of the "TCP packet flows" and "UDP packet flows" pages come
 //! first, so that a deviation names the documented layer where it can.
 
-use super::place::{PLACES, Place};
+use super::place::Place;
 use crate::logic::stealth::TcpFlags;
 use crate::logic::tcp::{ACK, FIN, RST, SYN};
 
@@ -38,16 +38,37 @@ impl Kinds {
 
     /// A segment's, from its flags and whether it has payload. With several
     /// flags the one that the stack looks at first counts (RFC 9293, 3.10.7).
-    pub fn of_segment(flags: TcpFlags, payload: bool) -> Self {
-        let has = |flag: u8| flags.0 & flag != 0;
-        match (has(RST), has(SYN), has(ACK)) {
+    pub const fn of_segment(flags: TcpFlags, payload: bool) -> Self {
+        match (flags.0 & RST != 0, flags.0 & SYN != 0, flags.0 & ACK != 0) {
             (true, ..) => Self::RST,
             (_, true, true) => Self::SYN_ACK,
             (_, true, false) => Self::SYN,
             _ if payload => Self::DATA,
-            _ if has(FIN) => Self::FIN,
+            _ if flags.0 & FIN != 0 => Self::FIN,
             _ => Self::BARE,
         }
+    }
+
+    /// The same, where it may not be known whether it has payload.
+    #[inline(always)]
+    pub fn of_some_segment(flags: TcpFlags, payload: Option<bool>) -> Self {
+        let [without, with, either] = &OF_SEGMENT;
+        let kinds = match payload {
+            Some(false) => without,
+            Some(true) => with,
+            None => either,
+        };
+        kinds.get(usize::from(flags.0 % FLAGS)).copied().unwrap_or(Self::ALL)
+    }
+
+    /// Those of these bits, for tables by the bits.
+    pub(super) const fn of_bits(bits: u8) -> Self {
+        Self(bits)
+    }
+
+    /// A bit for each.
+    pub(super) const fn bits(self) -> u8 {
+        self.0
     }
 
     /// Either.
@@ -60,9 +81,30 @@ impl Kinds {
         self.0 & !others.0 == 0
     }
 
-    const fn meets(self, others: Self) -> bool {
+    pub(super) const fn meets(self, others: Self) -> bool {
         self.0 & others.0 != 0
     }
+}
+
+/// The flags that matter are among the lowest of them.
+const FLAGS: u8 = 0x20;
+const _: () = assert!(SYN < FLAGS && ACK < FLAGS && FIN < FLAGS && RST < FLAGS);
+
+/// [`Kinds::of_segment`] by flags: without payload, with it, with either.
+static OF_SEGMENT: [[Kinds; FLAGS as usize]; 3] = of_segment();
+
+const fn of_segment() -> [[Kinds; FLAGS as usize]; 3] {
+    let mut kinds = [[Kinds::ALL; FLAGS as usize]; 3];
+    let mut flags = 0;
+    while flags < FLAGS {
+        let without = Kinds::of_segment(TcpFlags(flags), false);
+        let with = Kinds::of_segment(TcpFlags(flags), true);
+        kinds[0][flags as usize] = without;
+        kinds[1][flags as usize] = with;
+        kinds[2][flags as usize] = without.or(with);
+        flags += 1;
+    }
+    kinds
 }
 
 /// How a row stands to the documents.
@@ -126,8 +168,18 @@ const fn tolerated(name: &'static str, kinds: Kinds, places: &'static [Place]) -
 /// twin: there the walk ends.
 pub static ROWS: [Row; 36] = rows();
 
-/// A constant too, for the masks to be made of it when the driver is built.
-const fn rows() -> [Row; 36] {
+/// Their places alone: the driver has no use for the names.
+pub(super) static WAYS: [&[Place]; 36] = {
+    let (rows, mut ways, mut at) = (rows(), [[].as_slice(); 36], 0);
+    while at < rows.len() {
+        ways[at] = rows[at].places;
+        at += 1;
+    }
+    ways
+};
+
+/// A constant too, for the sets to be made of it when the driver is built.
+pub(super) const fn rows() -> [Row; 36] {
     use Kinds as K;
     const SEGMENT_OUT: K = K::TCP;
     [
@@ -181,86 +233,4 @@ const fn rows() -> [Row; 36] {
         tolerated("the same, by a datagram", K::DATAGRAM, &[ACCEPT, DATAGRAM, OUT, OUT_IP]),
         tolerated("the same, at connect", K::DATAGRAM, &[CONNECT, DATAGRAM, OUT, OUT_IP]),
     ]
-}
-
-/// The rows behind one another, a bit for each position.
-pub(super) type Mask = u128;
-
-/// The number of positions in all rows.
-pub(super) const POSITIONS: usize = positions();
-
-/// A walk that has come to an end at a twin; behind all positions.
-pub(super) const DISCARDED: Mask = 1 << (Mask::BITS - 1);
-
-/// What the rows say, as masks of positions.
-pub(super) struct Masks {
-    /// Where a row begins.
-    pub first: Mask,
-    /// Where one may end.
-    pub last: Mask,
-    /// The positions of a place.
-    pub of_place: [Mask; PLACES],
-    /// The positions of rows that something of a kind walks, by the kind's bit.
-    pub of_kind: [Mask; 8],
-    /// What is at each position.
-    pub places: [Place; POSITIONS],
-}
-
-pub(super) static MASKS: Masks = masks();
-
-impl Masks {
-    /// The positions of rows that one of these may walk.
-    pub fn of_kinds(&self, kinds: Kinds) -> Mask {
-        let (mut left, mut mask) = (kinds.0, 0);
-        // Nearly always one of them, and never more than eight.
-        while let Some(rows) = self.of_kind.get(left.trailing_zeros() as usize) {
-            mask |= rows;
-            left &= left.wrapping_sub(1);
-        }
-        mask
-    }
-}
-
-const fn positions() -> usize {
-    let rows = rows();
-    let (mut row, mut count) = (0, 0);
-    while row < rows.len() {
-        count += rows[row].places.len();
-        row += 1;
-    }
-    assert!(count < Mask::BITS as usize);
-    count
-}
-
-const fn masks() -> Masks {
-    let rows = rows();
-    let mut masks = Masks {
-        first: 0,
-        last: DISCARDED,
-        of_place: [0; PLACES],
-        of_kind: [0; 8],
-        places: [BIND_REDIRECT; POSITIONS],
-    };
-    let (mut row, mut position) = (0, 0);
-    while row < rows.len() {
-        masks.first |= 1 << position;
-        let mut at = 0;
-        while at < rows[row].places.len() {
-            let place = rows[row].places[at];
-            masks.places[position] = place;
-            masks.of_place[place.number()] |= 1 << position;
-            let mut bit = 0;
-            while bit < masks.of_kind.len() {
-                if rows[row].kinds.meets(Kinds(1 << bit)) {
-                    masks.of_kind[bit] |= 1 << position;
-                }
-                bit += 1;
-            }
-            position += 1;
-            at += 1;
-        }
-        masks.last |= 1 << (position - 1);
-        row += 1;
-    }
-    masks
 }

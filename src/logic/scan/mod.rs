@@ -75,8 +75,9 @@ pub struct Spans {
 
 impl Spans {
     /// The first one begins now.
-    pub const fn new(now_ms: u64) -> Self {
-        Self { number: AtomicU32::new(0), window_ms: AtomicU32::new(0), began_ms: AtomicU64::new(now_ms) }
+    pub const fn new(now_ms: u64, window_ms: u32) -> Self {
+        let (window_ms, began_ms) = (AtomicU32::new(window_ms), AtomicU64::new(now_ms));
+        Self { number: AtomicU32::new(0), window_ms, began_ms }
     }
 
     /// The span of now.

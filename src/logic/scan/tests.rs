@@ -32,7 +32,7 @@ impl<const SETS: usize, const CELLS: usize> World<SETS, CELLS> {
             tables: (0..processors).map(|_| Box::new(Table::empty())).collect(),
             window_ms: WINDOW,
             settings,
-            spans: Spans::new(0),
+            spans: Spans::new(0, WINDOW),
             next_sweep: 0,
             scans: Vec::new(),
         }
@@ -152,9 +152,9 @@ fn time_wraps_without_a_gap() {
         world.pass(start + 2 * TICK);
         assert_eq!(world.reports_of(SCANNER), 1, "{start}");
     }
-    let spans = Spans::new(7);
+    let spans = Spans::new(7, WINDOW);
     assert_eq!((spans.turn(7, 1), spans.turn(7, WINDOW)), (4, 8), "another window is another time");
-    let spans = Spans { window_ms: WINDOW.into(), ..Spans::new(7) };
+    let spans = Spans::new(7, WINDOW);
     for (now, expected) in [(7, 0), (3756, 0), (3757, 1), (11_256, 2), (11_257, 3), (0, 3), (u64::MAX, 7)] {
         assert_eq!(spans.turn(now, WINDOW), expected, "{now}");
     }

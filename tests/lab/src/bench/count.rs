@@ -39,31 +39,70 @@ pub struct Cost {
 /// # Errors
 /// If the driver stopped.
 pub fn cost(stage: &Stage, irql: Irql, calls: &[&Prepared]) -> Result<Cost> {
+    let image = stage.machine.image().context("a driver")?;
+    let [first, second] = on_two(stage, irql, calls, &[calls])?;
+    Ok(of(image, calls, &first[0], &used(&second)))
+}
+
+/// Counts each call of the first of some walks by itself. All of them were made
+/// in turn before, and then no more than the first walk's calls before it: so a
+/// driver that remembers what passes meets each where it is in order.
+///
+/// # Errors
+/// If the driver stopped.
+pub fn costs(stage: &Stage, irql: Irql, walks: &[Vec<Prepared>]) -> Result<Vec<Cost>> {
+    let image = stage.machine.image().context("a driver")?;
+    let calls: Vec<_> = walks.iter().flatten().collect();
+    let walk = walks.first().context("a walk")?;
+    let each: Vec<[&Prepared; 1]> = walk.iter().map(|call| [call]).collect();
+    let each: Vec<&[&Prepared]> = each.iter().map(|call| &call[..]).collect();
+    let [first, second] = on_two(stage, irql, &calls, &each)?;
+    let used = used(&second);
+    Ok(each.iter().zip(&first).map(|(call, trace)| of(image, call, trace, &used)).collect())
+}
+
+/// What each of some groups of calls does on one processor, and then on another,
+/// behind three rounds of `before`.
+fn on_two(
+    stage: &Stage,
+    irql: Irql,
+    before: &[&Prepared],
+    groups: &[&[&Prepared]],
+) -> Result<[Vec<Trace>; 2]> {
     let (kernel, image) = (stage.kernel(), stage.machine.image().context("a driver")?);
-    let on = |processor| -> Result<Trace> {
+    let on = |processor| -> Result<Vec<Trace>> {
         kernel.on_processor(processor, irql, |kernel| {
-            prepared::run(kernel, calls, 3, 0).map_err(|stop| anyhow!("{stop}"))?;
-            prepared::count(kernel, image, calls).map_err(|stop| anyhow!("{stop}"))
+            prepared::run(kernel, before, 3, 0).map_err(|stop| anyhow!("{stop}"))?;
+            let count = |calls: &&[&Prepared]| prepared::count(kernel, image, calls);
+            groups.iter().map(|calls| count(calls).map_err(|stop| anyhow!("{stop}"))).collect()
         })
     };
-    let (first, second) = (on(0)?, on(1)?);
+    Ok([on(0)?, on(1)?])
+}
+
+fn used(traces: &[Trace]) -> BTreeSet<u64> {
+    traces.iter().flat_map(|trace| lines(trace, |_| true)).collect()
+}
+
+/// What calls come to that left this trace, while another processor uses these
+/// lines.
+fn of(image: &Image, calls: &[&Prepared], trace: &Trace, used: &BTreeSet<u64>) -> Cost {
     let passed: BTreeSet<u64> = calls.iter().flat_map(|call| call.out_lines(LINE)).collect();
-    let used: BTreeSet<u64> = lines(&second, |_| true);
-    let shared: BTreeSet<u64> = lines(&first, |write| write)
-        .intersection(&used)
+    let shared: BTreeSet<u64> = lines(trace, |write| write)
+        .intersection(used)
         .filter(|line| !passed.contains(line))
         .copied()
         .collect();
-    let writing = first.accesses.iter().filter(|one| one.write && shared.contains(&(one.address / LINE)));
-    let places = writing.map(|access| access.from).chain(first.locked.iter().copied());
-    Ok(Cost {
-        instructions: first.instructions.len(),
-        locked: first.locked.len(),
+    let writing = trace.accesses.iter().filter(|one| one.write && shared.contains(&(one.address / LINE)));
+    let places = writing.map(|access| access.from).chain(trace.locked.iter().copied());
+    Cost {
+        instructions: trace.instructions.len(),
+        locked: trace.locked.len(),
         shared_writes: shared.len(),
-        exports: exports(image, &first),
-        by_function: profile(image, &first),
+        exports: exports(image, trace),
+        by_function: profile(image, trace),
         places: places.map(|at| function(image, at)).collect(),
-    })
+    }
 }
 
 fn lines(trace: &Trace, wanted: impl Fn(bool) -> bool) -> BTreeSet<u64> {

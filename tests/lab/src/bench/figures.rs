@@ -10,6 +10,7 @@ use super::direct;
 use super::indication::Subject;
 use super::stage::{Stage, family_of, layer_name};
 use super::time::{Effort, median, nanoseconds, rates};
+use super::walks::WALKS;
 use crate::image;
 use crate::nt::fwp::prepared::Prepared;
 use crate::nt::registry::RegistryValue;
@@ -53,9 +54,9 @@ impl Figures {
         let mut figures = Self::default();
         say("every layer");
         let base = figures.null(effort)?;
-        for order in [0, 1] {
-            figures.layers(effort, order, base)?;
-        }
+        figures.layers(effort, base)?;
+        say("every layer, in order");
+        figures.order(effort, base)?;
         say("policies");
         figures.policies(effort, base)?;
         say("walks");
@@ -83,13 +84,36 @@ impl Figures {
     }
 
     /// Each layer: time, the ratio to the null callout, and what is counted.
-    fn layers(&mut self, effort: Effort, order: u32, null: f64) -> Result<()> {
-        let values = [number("CheckOrder", order)];
-        let (stage, counted) = (timed(&values)?, checked(&values)?);
+    fn layers(&mut self, effort: Effort, null: f64) -> Result<()> {
+        let (stage, counted) = (timed(&[])?, checked(&[])?);
         for layer in stage.layers() {
             let time = nanoseconds(&stage, effort, &[&at_layer(&stage, layer.name)?])?;
             let cost = count::cost(&counted, Irql::DISPATCH, &[&at_layer(&counted, layer.name)?])?;
-            self.cost(&format!("each layer, CheckOrder {order}"), layer.name, Some((time, null)), &cost);
+            self.cost("each layer", layer.name, Some((time, null)), &cost);
+        }
+        Ok(())
+    }
+
+    /// Each layer in each of its walks while the order is watched. A walk may
+    /// stop anywhere, so that what a layer takes is what its walk takes up to it
+    /// less what it takes up to the one before.
+    fn order(&mut self, effort: Effort, null: f64) -> Result<()> {
+        let values = [number("CheckOrder", 1)];
+        let (stage, counted) = (timed(&values)?, checked(&values)?);
+        for (walk, family) in
+            WALKS.iter().flat_map(|walk| [Family::V4, Family::V6].map(|family| (walk, family)))
+        {
+            let packets = walk.packets(&stage, family)?;
+            let costs = count::costs(&counted, Irql::DISPATCH, &walk.packets(&counted, family)?)?;
+            let mut before = 0.0;
+            for (at, ((name, twin), cost)) in walk.layers.iter().zip(&costs).enumerate() {
+                let up_to: Vec<&Prepared> =
+                    packets.iter().flat_map(|walk| walk.iter().take(at + 1)).collect();
+                let time = nanoseconds(&stage, effort, &up_to)? / packets.len() as f64;
+                let name = format!("{}: {}", walk.name, layer_name(name, family, *twin));
+                self.cost("each layer in order, CheckOrder 1", &name, Some((time - before, null)), cost);
+                before = time;
+            }
         }
         Ok(())
     }

@@ -26,6 +26,9 @@ pub struct Subject {
     pub payload: usize,
     /// The flow it belongs to.
     pub flow: Option<FlowHandle>,
+    /// Whether this machine sends it, at layers that see both ways; the others
+    /// know by themselves.
+    pub sent: bool,
 }
 
 /// `IPPROTO_TCP` and `IPPROTO_UDP`.
@@ -34,8 +37,9 @@ pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
 /// ACK and PSH (RFC 9293, 3.1).
 const DATA: u8 = 0x18;
-/// `FWPS_STREAM_FLAG_RECEIVE` (`fwpsk.h`).
-const RECEIVE: u32 = 1;
+/// `FWPS_STREAM_FLAG_RECEIVE` and `_SEND` (`fwpsk.h`).
+const RECEIVE: u32 = 0x1;
+const SEND: u32 = 0x1_0000;
 /// LUID of the interface that everything passes.
 const INTERFACE: u64 = 0x6_0080_0000_0000;
 const ENDPOINT: u64 = 0xE4D;
@@ -52,6 +56,7 @@ impl Subject {
             remote: 1,
             payload: 0,
             flow: None,
+            sent: false,
         }
     }
 
@@ -68,7 +73,7 @@ impl Subject {
     /// As a layer shows it.
     pub fn at(&self, layer: &'static LayerInfo) -> Indication {
         let name = layer.name.trim_end_matches("_DISCARD");
-        let outbound = name.contains("OUTBOUND") || name.contains("CONNECT");
+        let outbound = self.sent || name.contains("OUTBOUND") || name.contains("CONNECT");
         let metadata = self.metadata(name, layer.is_discard());
         let values = vec![Value::Empty; layer.fields];
         let data = self.layer_data(name, outbound);
@@ -93,8 +98,10 @@ impl Subject {
     }
 
     fn metadata(&self, name: &str, discarded: bool) -> Metadata {
-        let packet = name.contains("PACKET") || name.contains("TRANSPORT") || name.contains("DATAGRAM");
+        let shown = ["PACKET", "TRANSPORT", "DATAGRAM", "RECV_ACCEPT", "FLOW_ESTABLISHED"];
+        let packet = shown.iter().any(|part| name.contains(part)) || self.connects_with_a_packet(name);
         let network = name.contains("IPPACKET");
+        let call = name.starts_with("ALE");
         let module = if network { 0 } else { 1 };
         Metadata {
             // TRANSPORT: no endpoint found; NETWORK: the protocol or port is
@@ -104,10 +111,17 @@ impl Subject {
             transport_header_size: (packet && !network).then_some(self.header() as u32),
             compartment_id: Some(1),
             flow_handle: self.flow.filter(|_| !network && !discarded),
-            transport_endpoint_handle: (self.flow.is_some() && !discarded).then_some(ENDPOINT),
-            process_id: name.starts_with("ALE").then_some(4),
+            transport_endpoint_handle: (call || self.flow.is_some() && !discarded)
+                .then_some(ENDPOINT + u64::from(self.remote_port)),
+            process_id: call.then_some(4),
             ..Metadata::default()
         }
+    }
+
+    /// TCP's call at ALE_AUTH_CONNECT comes before there is a packet ("Data
+    /// Offset Positions").
+    fn connects_with_a_packet(&self, name: &str) -> bool {
+        name.contains("AUTH_CONNECT") && self.protocol != TCP
     }
 
     fn ip_header(&self) -> usize {
@@ -128,14 +142,21 @@ impl Subject {
         match family {
             "INBOUND_IPPACKET" => Data::Packet(whole, ip),
             "OUTBOUND_IPPACKET" => Data::Packet(whole, 0),
-            "INBOUND_TRANSPORT" | "DATAGRAM_DATA" | "STREAM_PACKET" => Data::Packet(whole, ip + header),
+            "INBOUND_TRANSPORT" => Data::Packet(whole, ip + header),
             "OUTBOUND_TRANSPORT" => Data::Packet(whole[ip..].to_vec(), 0),
+            "DATAGRAM_DATA" | "STREAM_PACKET" | "ALE_AUTH_RECV_ACCEPT" | "ALE_FLOW_ESTABLISHED" => {
+                match outbound {
+                    true => Data::Packet(whole[ip..].to_vec(), 0),
+                    false => Data::Packet(whole, ip + header),
+                }
+            }
+            _ if self.connects_with_a_packet(name) => Data::Packet(whole[ip..].to_vec(), 0),
             "OUTBOUND_ICMP_ERROR" | "INBOUND_ICMP_ERROR" => {
                 let mut error = vec![0; 8];
                 error.extend(whole);
                 Data::Packet(error, 0)
             }
-            "STREAM" => Data::Stream(vec![0; self.payload.max(1)], RECEIVE),
+            "STREAM" => Data::Stream(vec![0; self.payload.max(1)], if outbound { SEND } else { RECEIVE }),
             _ => Data::None,
         }
     }

@@ -7,6 +7,7 @@
 //! | [`count`] | instructions, locks, and lines that two processors write |
 //! | [`direct`] | what a measured driver imports, as short as the kernel's own |
 //! | [`time`] | nanoseconds a call, on one processor and on two |
+//! | [`walks`] | walks in order, for the layers that are not to be shown alone |
 //! | [`figures`] | everything that is measured, in one run |
 //! | `flows` | what many flows cost, beside what memory does |
 //! | [`report`] | the figures as text, JSON and a page; and compared with earlier ones |
@@ -19,3 +20,4 @@ pub mod indication;
 pub mod report;
 pub mod stage;
 pub mod time;
+pub mod walks;

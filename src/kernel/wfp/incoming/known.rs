@@ -1,0 +1,83 @@
+//! The fields by which a packet is known at the next layer: one look whether
+//! they came, then each is read where it is.
+
+use super::{Incoming, byte_array16};
+use crate::ffi;
+use crate::logic::ip::Ends;
+use crate::logic::layers::Family;
+use crate::logic::order::{Direction, Positions};
+
+/// The fields by which a packet is known, all of them there.
+pub(in crate::kernel::wfp) struct Known<'a> {
+    incoming: &'a Incoming<'a>,
+    positions: &'static Positions,
+}
+
+impl<'a> Incoming<'a> {
+    /// The fields at these positions; `None` where not so many came.
+    #[inline(always)]
+    pub(in crate::kernel::wfp) fn known(&'a self, positions: &'static Positions) -> Option<Known<'a>> {
+        (positions.last() < self.values.len()).then_some(Known { incoming: self, positions })
+    }
+}
+
+impl<'a> Known<'a> {
+    /// Whom what is shown goes from and to.
+    #[inline(always)]
+    pub(in crate::kernel::wfp) fn ends(&self, direction: Direction) -> Option<Ends> {
+        let local_first = direction == Direction::Outbound;
+        match self.incoming.callout.family {
+            Family::V4 => {
+                let [local, remote] =
+                    self.both(self.positions.addresses(), ffi::FWP_DATA_TYPE_::FWP_UINT32)?;
+                // SAFETY: the type says which member is valid.
+                let local = unsafe { local.__bindgen_anon_1.uint32 };
+                // SAFETY: as above.
+                let remote = unsafe { remote.__bindgen_anon_1.uint32 };
+                Some(if local_first { Ends::v4(local, remote) } else { Ends::v4(remote, local) })
+            }
+            Family::V6 => {
+                let kind = ffi::FWP_DATA_TYPE_::FWP_BYTE_ARRAY16_TYPE;
+                let [local, remote] = self.both(self.positions.addresses(), kind)?;
+                // SAFETY: the engine's value, of this type.
+                let local = unsafe { byte_array16(local) }?;
+                // SAFETY: as above.
+                let remote = unsafe { byte_array16(remote) }?;
+                Some(if local_first { Ends::v6(local, remote) } else { Ends::v6(remote, local) })
+            }
+        }
+    }
+
+    /// The local and the remote port, or what stands in their place.
+    #[inline(always)]
+    pub(in crate::kernel::wfp) fn ports(&self) -> Option<[u16; 2]> {
+        let [local, remote] = self.both(self.positions.ports(), ffi::FWP_DATA_TYPE_::FWP_UINT16)?;
+        // SAFETY: the type says which member is valid.
+        let local = unsafe { local.__bindgen_anon_1.uint16 };
+        // SAFETY: as above.
+        let remote = unsafe { remote.__bindgen_anon_1.uint16 };
+        Some([local, remote])
+    }
+
+    /// The IP protocol.
+    #[inline(always)]
+    pub(in crate::kernel::wfp) fn protocol(&self) -> Option<u8> {
+        let value = self.value(self.positions.protocol(), ffi::FWP_DATA_TYPE_::FWP_UINT8)?;
+        // SAFETY: the type says which member is valid.
+        Some(unsafe { value.__bindgen_anon_1.uint8 })
+    }
+
+    #[inline(always)]
+    fn both(&self, [a, b]: [usize; 2], kind: ffi::FWP_DATA_TYPE) -> Option<[&'a ffi::FWP_VALUE0; 2]> {
+        Some([self.value(a, kind)?, self.value(b, kind)?])
+    }
+
+    #[inline(always)]
+    fn value(&self, position: usize, kind: ffi::FWP_DATA_TYPE) -> Option<&'a ffi::FWP_VALUE0> {
+        debug_assert!(position <= self.positions.last(), "it is one of the positions");
+        // SAFETY: none of the positions is higher than the last of them, which
+        // `known` has seen is there.
+        let value = &unsafe { self.incoming.values.get_unchecked(position) }.value;
+        (value.type_ == kind).then_some(value)
+    }
+}

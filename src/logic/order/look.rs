@@ -1,0 +1,167 @@
+//! What the order looks at, layer by layer.
+
+use super::flow_order::Direction;
+use super::place::Place;
+use crate::logic::callouts::{CALLOUTS, COUNT, Callout, Index};
+use crate::logic::layers::{Fields, Shows, Way};
+
+/// What of a classify tells where a packet or a call is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Look {
+    /// Nothing is out of order here: no document says when something comes
+    /// here, as with STREAM_PACKET; or it is on its way from elsewhere to
+    /// elsewhere.
+    Away,
+    /// Nor here: an error's headers are not yet those of a packet on its way.
+    Error(Positions),
+    /// A socket call.
+    Call(Place),
+    /// A packet, by its IP header.
+    Packet(Place, Direction, Positions),
+    /// A packet, by its transport header; a socket call, too, where that is set.
+    Segment(Place, Way, Positions, bool),
+    /// Bytes of a stream.
+    Stream(Place),
+}
+
+/// Where the data fields stand by which a packet is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Positions {
+    local_address: u8,
+    remote_address: u8,
+    local_port: u8,
+    remote_port: u8,
+    protocol: u8,
+    last: u8,
+}
+
+/// By callout.
+static LOOKS: [Look; COUNT] = looks();
+
+impl Look {
+    /// At a callout's layer.
+    #[inline(always)]
+    pub fn at(callout: Index) -> Option<&'static Self> {
+        LOOKS.get(callout.number())
+    }
+
+    const fn of(callout: &Callout) -> Self {
+        let fields = callout.fields();
+        if let (Shows::Error(_), Some(positions)) = (callout.layer.shows, Positions::of_packet(fields)) {
+            return Self::Error(positions);
+        }
+        let Some(place) = Place::in_order(callout.layer_id) else { return Self::Away };
+        match callout.layer.shows {
+            Shows::Call => Self::Call(place),
+            Shows::Packet(way) => match (way, Positions::of_packet(fields)) {
+                (Way::In, Some(positions)) => Self::Packet(place, Direction::Inbound, positions),
+                (Way::Out, Some(positions)) => Self::Packet(place, Direction::Outbound, positions),
+                _ => panic!("addresses are fields, and the direction is known"),
+            },
+            Shows::Segment(way) | Shows::CallOrSegment(way) => match Positions::of_segment(fields) {
+                Some(positions) => {
+                    let call = matches!(callout.layer.shows, Shows::CallOrSegment(_));
+                    Self::Segment(place, way, positions, call)
+                }
+                None => panic!("addresses, ports and protocol are fields"),
+            },
+            Shows::Stream => Self::Stream(place),
+            Shows::Error(_) | Shows::Forwarded => Self::Away,
+        }
+    }
+}
+
+const fn looks() -> [Look; COUNT] {
+    let (mut looks, mut index) = ([Look::Away; COUNT], 0);
+    while index < COUNT {
+        looks[index] = Look::of(&CALLOUTS[index]);
+        index += 1;
+    }
+    looks
+}
+
+impl Positions {
+    const fn of_packet(fields: &Fields) -> Option<Self> {
+        match (fields.local_address, fields.remote_address) {
+            (Some(local), Some(remote)) => Some(Self::new([local, remote, 0, 0, 0])),
+            _ => None,
+        }
+    }
+
+    const fn of_segment(fields: &Fields) -> Option<Self> {
+        let addresses = (fields.local_address, fields.remote_address);
+        match (addresses, fields.local_port, fields.remote_port, fields.protocol) {
+            ((Some(local), Some(remote)), Some(local_port), Some(remote_port), Some(protocol)) => {
+                Some(Self::new([local, remote, local_port, remote_port, protocol]))
+            }
+            _ => None,
+        }
+    }
+
+    const fn new(all: [u8; 5]) -> Self {
+        let [local_address, remote_address, local_port, remote_port, protocol] = all;
+        let (mut last, mut at) = (0, 0);
+        while at < all.len() {
+            if all[at] > last {
+                last = all[at];
+            }
+            at += 1;
+        }
+        Self { local_address, remote_address, local_port, remote_port, protocol, last }
+    }
+
+    /// None of them is higher than this.
+    #[inline(always)]
+    pub const fn last(&self) -> usize {
+        self.last as usize
+    }
+
+    /// Of the local and of the remote address.
+    #[inline(always)]
+    pub const fn addresses(&self) -> [usize; 2] {
+        [self.local_address as usize, self.remote_address as usize]
+    }
+
+    /// Of the ports, or what stands in their place; at layers that show
+    /// segments.
+    #[inline(always)]
+    pub const fn ports(&self) -> [usize; 2] {
+        [self.local_port as usize, self.remote_port as usize]
+    }
+
+    /// Of the protocol, at layers that show segments.
+    #[inline(always)]
+    pub const fn protocol(&self) -> usize {
+        self.protocol as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_layer_is_looked_at_as_it_shows() {
+        for callout in &CALLOUTS {
+            let name = callout.name().concat();
+            match *Look::at(callout.index).unwrap() {
+                Look::Away => {
+                    assert!(["STREAM_PACKET", "IPFORWARD"].contains(&callout.layer.name), "{name}");
+                }
+                Look::Error(_) => assert!(callout.layer.name.ends_with("ICMP_ERROR"), "{name}"),
+                Look::Call(place) | Look::Stream(place) => {
+                    assert_eq!(Place::of_layer(callout.layer_id), Some(place))
+                }
+                Look::Packet(place, _, positions) | Look::Segment(place, _, positions, _) => {
+                    assert_eq!(Place::of_layer(callout.layer_id), Some(place));
+                    let all = [positions.addresses(), positions.ports(), [positions.protocol(); 2]].concat();
+                    assert_eq!(all.into_iter().max(), Some(positions.last()), "{name}");
+                    let fields = callout.fields();
+                    let addresses = [fields.local_address, fields.remote_address];
+                    assert_eq!(positions.addresses().map(|at| Some(at as u8)), addresses);
+                }
+            }
+        }
+    }
+}

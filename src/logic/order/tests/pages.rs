@@ -1,0 +1,196 @@
+//! The pages' sequences, written once more, whole and with one layer amiss.
+
+use super::*;
+use crate::logic::layers::{Event, LAYERS};
+
+/// "TCP packet flows" and "UDP packet flows", row by row, in short names.
+const PAGES: [(&str, Kinds, &str); 27] = [
+    ("bind", Kinds::CALL, "BIND_REDIRECT ASSIGNMENT"),
+    ("listen", Kinds::CALL, "LISTEN"),
+    ("connect", Kinds::CALL, "CONNECT_REDIRECT CONNECT"),
+    ("SYN out", Kinds::SYN, "OUT OUT_IP"),
+    ("SYN in", Kinds::SYN, "IN_IP IN ACCEPT"),
+    ("SYN-ACK out", Kinds::SYN_ACK, "OUT OUT_IP"),
+    ("SYN-ACK in", Kinds::SYN_ACK, "IN_IP IN ESTABLISHED"),
+    ("ACK out", Kinds::BARE, "OUT OUT_IP"),
+    ("ACK in", Kinds::BARE, "IN_IP IN ESTABLISHED"),
+    ("SYN, nobody listening", Kinds::SYN, "IN_IP IN-D"),
+    ("RST out", Kinds::RST, "OUT OUT_IP"),
+    ("data sent", Kinds::DATA, "STREAM OUT OUT_IP"),
+    ("another segment of it", Kinds::DATA, "OUT OUT_IP"),
+    ("data received", Kinds::DATA, "IN_IP IN STREAM"),
+    ("reauthorization passes", Kinds::DATA, "IN_IP IN ACCEPT STREAM"),
+    ("reauthorization fails", Kinds::DATA, "IN_IP IN ACCEPT ACCEPT-D"),
+    ("endpoint closed", Kinds::CALL, "CLOSURE"),
+    ("port freed", Kinds::CALL, "RELEASE"),
+    ("UDP first send", Kinds::DATAGRAM, "CONNECT_REDIRECT CONNECT ESTABLISHED DATAGRAM OUT OUT_IP"),
+    ("UDP first receive", Kinds::DATAGRAM, "IN_IP IN ACCEPT ESTABLISHED DATAGRAM"),
+    ("UDP later send", Kinds::DATAGRAM, "DATAGRAM OUT OUT_IP"),
+    ("UDP later receive", Kinds::DATAGRAM, "IN_IP IN DATAGRAM"),
+    ("UDP no endpoint", Kinds::DATAGRAM, "IN_IP IN_IP-D"),
+    ("ICMP unreachable", Kinds::DATAGRAM, "ERROR OUT OUT_IP"),
+    ("UDP reauthorization passes", Kinds::DATAGRAM, "IN_IP IN ACCEPT DATAGRAM"),
+    ("UDP reauthorization fails", Kinds::DATAGRAM, "IN_IP IN ACCEPT ACCEPT-D"),
+    // Open: INBOUND_TRANSPORT before its twin.
+    ("nobody listening, by way of the layer", Kinds::SYN, "IN_IP IN IN-D"),
+];
+
+/// One layer amiss after which a walk is on another row in order: `-` left
+/// out, `+` doubled, `~` changed for the next, by position. Some are told by the
+/// flow's [`Order`], see below; the rest no watcher without sequence numbers can
+/// tell.
+const OTHER_ROWS: [&str; 18] = [
+    "listen -0",
+    "listen +0",
+    "SYN in -2",
+    "SYN-ACK in -2",
+    "ACK in -2",
+    "data sent -0",
+    "data received -2",
+    "reauthorization passes -2",
+    "reauthorization passes -3",
+    "reauthorization fails -3",
+    "endpoint closed -0",
+    "endpoint closed +0",
+    "port freed -0",
+    "port freed +0",
+    "UDP first receive -3",
+    "UDP reauthorization passes -2",
+    "nobody listening, by way of the layer -1",
+    "nobody listening, by way of the layer -2",
+];
+
+/// One layer amiss where several rows were open: the walk names the layer that
+/// was due on the first of them, not the one meant. What was seen is the first
+/// layer with which no row goes on.
+const OTHER_LAYER_DUE: [(&str, &str, &str); 27] = [
+    ("SYN, nobody listening +0", "IN", "IN_IP"),
+    ("SYN, nobody listening -1", "IN", ""),
+    ("data sent ~0", "OUT_IP", "STREAM"),
+    ("reauthorization passes +1", "STREAM", "IN"),
+    ("reauthorization passes ~2", "", "ACCEPT"),
+    ("reauthorization fails +1", "STREAM", "IN"),
+    ("reauthorization fails -2", "STREAM", "ACCEPT-D"),
+    ("reauthorization fails +2", "STREAM", "ACCEPT"),
+    ("reauthorization fails ~2", "STREAM", "ACCEPT-D"),
+    ("UDP first send -0", "DATAGRAM", "ESTABLISHED"),
+    ("UDP first send ~0", "DATAGRAM", "CONNECT_REDIRECT"),
+    ("UDP first receive ~3", "", "ESTABLISHED"),
+    ("UDP later send -0", "CONNECT_REDIRECT", "OUT"),
+    ("UDP later send ~0", "CONNECT_REDIRECT", "OUT"),
+    ("UDP later receive +1", "ACCEPT", "IN"),
+    ("UDP later receive -2", "ACCEPT", ""),
+    ("UDP no endpoint +0", "IN", "IN_IP"),
+    ("UDP no endpoint -1", "IN", ""),
+    ("ICMP unreachable -0", "CONNECT_REDIRECT", "OUT"),
+    ("ICMP unreachable ~0", "CONNECT_REDIRECT", "OUT"),
+    ("UDP reauthorization passes +2", "ESTABLISHED", "ACCEPT"),
+    ("UDP reauthorization passes ~2", "", "ACCEPT"),
+    ("UDP reauthorization passes -3", "ESTABLISHED", ""),
+    ("UDP reauthorization fails +2", "ESTABLISHED", "ACCEPT"),
+    ("UDP reauthorization fails -3", "ESTABLISHED", ""),
+    ("nobody listening, by way of the layer +1", "ACCEPT", "IN"),
+    ("nobody listening, by way of the layer ~1", "", "IN"),
+];
+/// Walks a sequence to its end.
+fn walk(places: &[Place], kinds: Kinds, start: Start) -> Result<(), Deviation> {
+    let mut walk = Walk::NEW;
+    places.iter().try_for_each(|&place| walk.step(place, kinds, start))?;
+    walk.end()
+}
+
+#[test]
+fn every_documented_sequence_is_in_order() {
+    for (name, kinds, sequence) in PAGES {
+        for kinds in [kinds, Kinds::ALL] {
+            for start in [Start::Whole, Start::Anywhere] {
+                assert_eq!(walk(&places(sequence), kinds, start), Ok(()), "{name}");
+            }
+        }
+        // Met in its middle.
+        let places = places(sequence);
+        for from in 0..places.len() {
+            assert_eq!(walk(&places[from..], kinds, Start::Anywhere), Ok(()), "{name} from {from}");
+        }
+    }
+}
+
+/// A sequence with one layer amiss, what is amiss, and what was due and seen.
+type Amiss = (String, Vec<Place>, (Option<Place>, Option<Place>));
+
+fn each_layer_amiss(name: &str, whole: &[Place]) -> Vec<Amiss> {
+    let mut all = Vec::new();
+    for (at, &here) in whole.iter().enumerate() {
+        let next = whole.get(at + 1).copied();
+        let (mut dropped, mut doubled, mut swapped) = (whole.to_vec(), whole.to_vec(), whole.to_vec());
+        dropped.remove(at);
+        all.push((format!("{name} -{at}"), dropped, (Some(here), next)));
+        doubled.insert(at, here);
+        all.push((format!("{name} +{at}"), doubled, (next, Some(here))));
+        if next.is_some() {
+            swapped.swap(at, at + 1);
+            all.push((format!("{name} ~{at}"), swapped, (Some(here), next)));
+        }
+    }
+    all
+}
+
+#[test]
+fn a_layer_amiss_is_reported_with_what_was_due_and_seen() {
+    let (mut other_rows, mut other_layers) = (0, 0);
+    for (name, kinds, sequence) in PAGES {
+        for (what, amiss, (expected, seen)) in each_layer_amiss(name, &places(sequence)) {
+            let result = walk(&amiss, kinds, Start::Whole);
+            if OTHER_ROWS.contains(&&*what) {
+                assert_eq!(result, Ok(()), "{what}");
+                other_rows += 1;
+            } else if let Some((_, due, seen)) = OTHER_LAYER_DUE.iter().find(|(which, ..)| *which == what) {
+                let short = |short: &str| (!short.is_empty()).then(|| place(short));
+                assert_eq!(result, deviation(short(due), short(seen)), "{what}");
+                other_layers += 1;
+            } else {
+                assert_eq!(result, deviation(expected, seen), "{what}");
+            }
+        }
+    }
+    assert_eq!((other_rows, other_layers), (OTHER_ROWS.len(), OTHER_LAYER_DUE.len()));
+}
+
+#[test]
+fn what_the_documents_do_not_list_is_let_pass() {
+    for row in &ROWS {
+        assert_eq!(walk(row.places, row.kinds, Start::Whole), Ok(()), "{}", row.name);
+    }
+    // A filter's drop at any layer with a twin.
+    for (_, kinds, sequence) in PAGES {
+        let whole = places(sequence);
+        for at in 0..whole.len() {
+            let dropped = whole.get(at).filter(|place| {
+                !place.is_discard() && place.layer().is_some_and(|layer| layer.discard.is_some())
+            });
+            if let Some(twin) = dropped.map(|place| place.discard()) {
+                let blocked = [&whole[..=at], &[twin]].concat();
+                assert_eq!(walk(&blocked, kinds, Start::Whole), Ok(()), "{blocked:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn layers_are_first_met_where_their_table_says() {
+    let event = |name: &str| match name {
+        "bind" => Event::Bind,
+        "listen" => Event::Listen,
+        "connect" => Event::Connect,
+        "SYN out" => Event::SynOut,
+        "SYN in" => Event::SynIn,
+        "SYN-ACK in" => Event::SynAckIn,
+        "data sent" => Event::Data,
+        _ => Event::Beside,
+    };
+    for layer in &LAYERS {
+        let rows = PAGES.iter().filter(|(.., sequence)| places(sequence).contains(&Place::named(layer.name)));
+        let first = rows.map(|(name, ..)| event(name)).min().unwrap_or(Event::Beside);
+        assert_eq!(first, layer.first_met, "{}", layer.name);
+    }
+}

@@ -1,0 +1,110 @@
+//! Packets and calls under way together, each known by its mark.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU64;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::logic::stealth::TcpFlags;
+
+#[test]
+fn packets_under_way_at_once_are_kept_apart() {
+    let mut walks = Walks::<4>::default();
+    let mut step = |mark, short| walks.step(mark, place(short), Kinds::DATA, Start::Whole);
+    for short in ["IN_IP", "IN", "STREAM"] {
+        for mark in 1..=4 {
+            assert_eq!(step(mark, short), Ok(()));
+        }
+    }
+    // Again with the same mark: a retransmission.
+    assert_eq!(step(1, "IN_IP"), Ok(()));
+    assert_eq!(step(1, "STREAM"), deviation(Some(place("IN")), Some(place("STREAM"))));
+    // A fifth takes the oldest one's place, which is then met in its middle.
+    assert_eq!(step(2, "IN_IP"), Ok(()));
+    (5..=8).for_each(|mark| assert_eq!(step(mark, "IN_IP"), Ok(())));
+    assert_eq!(step(2, "IN"), deviation(Some(place("IN_IP")), Some(place("IN"))));
+    assert_eq!(walks.step(3, place("IN"), Kinds::DATA, Start::Anywhere), Ok(()));
+    let mut none = Walks::<0>::default();
+    assert_eq!(none.step(1, place("IN_IP"), Kinds::ALL, Start::Whole), Ok(()));
+}
+
+#[test]
+fn flags_tell_the_kind() {
+    for (flags, payload, expected) in [
+        (0x02, false, Kinds::SYN),
+        (0x02, true, Kinds::SYN),
+        (0x12, false, Kinds::SYN_ACK),
+        (0x10, false, Kinds::BARE),
+        (0x18, true, Kinds::DATA),
+        (0x11, true, Kinds::DATA),
+        (0x11, false, Kinds::FIN),
+        (0x14, true, Kinds::RST),
+        (0x06, false, Kinds::RST),
+    ] {
+        assert_eq!(Kinds::of_segment(TcpFlags(flags), payload), expected, "{flags:#x}");
+    }
+}
+/// A bare acknowledgement and the data behind it have the same sequence number.
+#[test]
+fn walks_go_on_where_their_flow_has_had_its_word() {
+    let sight = |short, direction| Sight {
+        place: place(short),
+        direction: Some(direction),
+        kinds: Kinds::BARE,
+        packet: NonZeroU64::new(9),
+        call: None,
+    };
+    let (order, mut walks) = (Order::joined(), Walks::<4>::default());
+    let mut see = |short, flow| sight(short, Direction::Outbound).deviation(flow, Some(&mut walks));
+    let doubled = Deviation { expected: Some(place("OUT_IP")), seen: Some(place("OUT")) };
+    assert_eq!(see("OUT", Some(&order)), None);
+    assert_eq!(see("OUT", Some(&order)), Some(doubled));
+    for _ in 0..3 {
+        assert_eq!(see("OUT_IP", None), None);
+        assert_eq!(see("OUT", Some(&order)), None);
+    }
+}
+
+/// The same, one by one, and none in front: what the tags and the latest walk
+/// spare must make no difference.
+#[derive(Default)]
+struct OneByOne(VecDeque<(u64, Walk)>);
+
+impl OneByOne {
+    fn step(&mut self, room: usize, mark: u64, seen: Place, kinds: Kinds) -> Result<(), Deviation> {
+        if let Some((_, walk)) = self.0.iter_mut().find(|(known, _)| *known == mark && mark != 0) {
+            return walk.step(seen, kinds, Start::Anywhere);
+        }
+        if self.0.len() == room {
+            self.0.pop_front();
+        }
+        self.0.push_back((mark, Walk::NEW));
+        self.0.back_mut().map_or(Ok(()), |(_, walk)| walk.step(seen, kinds, Start::Anywhere))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_latest_walks_are_known_whatever_their_marks(
+        // More than are kept, and as many that all have the tag of an empty
+        // place: what the tags multiply by, inverted, times a small number.
+        marks in proptest::collection::vec(
+            prop_oneof![0_u64..24, (0_u64..24).prop_map(|mark| mark.wrapping_mul(0xf1de_83e1_9937_733d))],
+            0..400,
+        ),
+        layers in proptest::collection::vec(0_usize..3, 400),
+    ) {
+        let (mut kept, mut plain) = (Walks::<16>::default(), OneByOne::default());
+        let (mut few, mut plain_few) = (Walks::<5>::default(), OneByOne::default());
+        let layers = layers.into_iter().map(|at| place(["IN_IP", "IN", "STREAM"][at]));
+        for (mark, seen) in marks.into_iter().zip(layers) {
+            let said = kept.step(mark, seen, Kinds::DATA, Start::Anywhere);
+            prop_assert_eq!(said, plain.step(16, mark, seen, Kinds::DATA));
+            let said = few.step(mark, seen, Kinds::DATA, Start::Anywhere);
+            prop_assert_eq!(said, plain_few.step(5, mark, seen, Kinds::DATA));
+        }
+    }
+}
