@@ -38,10 +38,10 @@ pub struct Figures {
 }
 
 /// A value of the driver's.
-type Set = (&'static str, RegistryValue);
+pub(super) type Set = (&'static str, RegistryValue);
 
 impl Figures {
-    fn add(&mut self, group: &str, name: impl Into<String>, unit: &str, value: f64) {
+    pub(super) fn add(&mut self, group: &str, name: impl Into<String>, unit: &str, value: f64) {
         let (group, unit) = (group.to_owned(), unit.to_owned());
         self.figures.push(Figure { group, name: name.into(), unit, value });
     }
@@ -59,6 +59,10 @@ impl Figures {
         }
         say("policies");
         figures.policies(effort, base)?;
+        say("every layer under every policy");
+        super::matrix::take(&mut figures, effort)?;
+        say("events");
+        super::tracing::take(&mut figures, effort, base)?;
         say("walks");
         figures.walks(effort)?;
         figures.flood(effort)?;
@@ -95,7 +99,7 @@ impl Figures {
         Ok(())
     }
 
-    fn cost(&mut self, group: &str, name: &str, time: Option<(f64, f64)>, cost: &Cost) {
+    pub(super) fn cost(&mut self, group: &str, name: &str, time: Option<(f64, f64)>, cost: &Cost) {
         if let Some((time, null)) = time {
             self.add(&format!("{group}: time"), name, "ns", time);
             self.add(&format!("{group}: times the null callout"), name, "x", time / null);
@@ -116,11 +120,6 @@ impl Figures {
         }
         for observe in 0..2 {
             cases.push((format!("Observe {observe}"), vec![number("Observe", observe)]));
-        }
-        if timed(&[])?.machine.has_read("Trace") {
-            for trace in 0..3 {
-                cases.push((format!("Trace {trace}"), vec![number("Trace", trace)]));
-            }
         }
         for (name, values) in cases {
             for family in [Family::V4, Family::V6] {
@@ -285,7 +284,7 @@ impl Figures {
     }
 }
 
-fn at_layer(stage: &Stage, name: &str) -> Result<Prepared> {
+pub(super) fn at_layer(stage: &Stage, name: &str) -> Result<Prepared> {
     let family = family_of(name);
     let subject = match name {
         _ if name.contains("ICMP_ERROR") || name.contains("IPPACKET") && name.ends_with("_DISCARD") => {
@@ -302,12 +301,12 @@ fn refs(calls: &[Prepared]) -> Vec<&Prepared> {
 }
 
 /// The driver as it is measured: silent, observing, and what is asked for.
-fn timed(values: &[Set]) -> Result<Stage> {
+pub(super) fn timed(values: &[Set]) -> Result<Stage> {
     Stage::bound(Options::default(), &with_usual(values), direct::function)
 }
 
 /// The same with every import checked, for counting.
-fn checked(values: &[Set]) -> Result<Stage> {
+pub(super) fn checked(values: &[Set]) -> Result<Stage> {
     Stage::new(Options::default(), &with_usual(values))
 }
 
@@ -316,12 +315,12 @@ fn with_usual(values: &[Set]) -> Vec<Set> {
     usual.into_iter().chain(values.iter().cloned()).collect()
 }
 
-fn number(name: &'static str, value: u32) -> Set {
+pub(super) fn number(name: &'static str, value: u32) -> Set {
     (name, RegistryValue::dword(value))
 }
 
 /// So many prefixes apart from each other, none of them the remote's.
-fn prefixes(count: u32) -> Set {
+pub(super) fn prefixes(count: u32) -> Set {
     let all: Vec<String> = (0..count).map(|at| format!("172.{}.{}.0/25", 16 + at / 256, at % 256)).collect();
     let all: Vec<&str> = all.iter().map(String::as_str).collect();
     ("ExemptPrefixes", RegistryValue::multi_sz(all))

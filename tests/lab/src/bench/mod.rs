@@ -8,12 +8,16 @@
 //! | [`direct`] | what a measured driver imports, as short as the kernel's own |
 //! | [`time`] | nanoseconds a call, on one processor and on two |
 //! | [`figures`] | everything that is measured, in one run |
+//! | `matrix` | every layer under every policy that changes what a classify does |
+//! | `tracing` | what events cost, with a session that listens and without |
 //! | [`report`] | the figures as text, JSON and a page; and compared with earlier ones |
 
 pub mod count;
 pub mod direct;
 pub mod figures;
 pub mod indication;
+mod matrix;
 pub mod report;
 pub mod stage;
 pub mod time;
+mod tracing;

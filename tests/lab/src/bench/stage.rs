@@ -62,6 +62,12 @@ impl Stage {
         self.callouts.values().map(|(layer, _)| *layer)
     }
 
+    /// Whether the engine has a filter of the driver's at a layer, and so calls it.
+    pub fn has_filter(&self, layer: &LayerInfo) -> bool {
+        let journal = self.machine.engine().journal();
+        journal.iter().any(|change| matches!(change, Change::FilterAdd { layer: at, .. } if *at == layer.key))
+    }
+
     /// A call of the driver's callout at a layer, with a subject as that layer
     /// shows it.
     ///

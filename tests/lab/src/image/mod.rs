@@ -12,12 +12,14 @@
 //! | `report` | what stopped a driver, and the text people read |
 //! | `unwind` | which driver frames lie on the kernel stack |
 //! | `places` | which image, loaded or gone, an address belongs to |
+//! | `direct` | stands in for the driver and the kernel while time is measured |
 //! | `step` | a call in a tight loop, and one instruction at a time |
 //! | `symbols` | functions, inline chains, lines and data from the matching PDB |
 //! | `types` | enums and sizes from the same PDB |
 //! | [`lint`] | rules that a linked driver keeps, checked on the file |
 
 mod call;
+mod direct;
 mod fault;
 pub mod lint;
 mod load;
@@ -33,14 +35,15 @@ mod types;
 mod unwind;
 
 pub use call::{backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset};
+pub use direct::{
+    copy, current_irql, event_written, events_written, nothing, pass_time, processor_number, set_here,
+    unbiased_interrupt_time,
+};
 pub use load::{Image, LoadError, MissingImport};
 pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
 pub use places::{NULL_REGION, Residence, describe, register_describer, residence};
 pub use report::{Access, Backtrace, FaultKind, FaultReport, Frame, SourceFrame, Stop};
 pub use stack::KERNEL_STACK_SIZE;
-pub use step::{
-    Access as StepAccess, Call, Trace, Walk, copy, current_irql, nothing, pass_time, processor_number,
-    set_here, spin, trace, unbiased_interrupt_time,
-};
+pub use step::{Access as StepAccess, Call, Trace, Walk, spin, trace};
 pub use symbols::{DataSymbol, Function, SymbolError, Symbols};
 pub use thunk::{Export, MAX_ARGUMENTS, bind};
