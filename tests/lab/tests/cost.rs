@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use lab::bench::count::{Cost, cost};
 use lab::bench::indication::Subject;
+use lab::bench::native;
 use lab::bench::stage::{Stage, family_of, layer_name};
 use lab::etw::{Enable, Filter, HUSHPORT, ZeroKeyword};
 use lab::nt::fwp::prepared::Prepared;
@@ -96,6 +97,21 @@ fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
             assert_eq!((cost.locked, cost.shared_writes), (0, 0), "{layer}: {cost:#?}");
             assert!(only_reads(&cost), "{layer}: {:?}", cost.exports);
         }
+    }
+}
+
+/// The source that the image is made of, compiled for the host and counted by a
+/// program that is not the lab's, comes to nearly as much: what it takes more is
+/// the registers that its convention has the thunk save, and calls that the
+/// image, linked as a whole, has not (docs/PERFORMANCE.md).
+#[test]
+fn callgrind_counts_nearly_as_many_in_the_native_build() {
+    let (stepped, native) = (native::stepped().unwrap(), native::instructions().unwrap());
+    assert_eq!(stepped.len(), native.len());
+    for ((name, stepped), (same, native)) in stepped.into_iter().zip(native) {
+        assert_eq!(name, same);
+        let most = 1.2 * stepped + 48.0;
+        assert!((stepped..=most).contains(&native), "{name}: {native} native, {stepped} in the image");
     }
 }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::cases::{Set, prefixes};
 use super::count::{self, Cost};
 use super::direct;
 use super::indication::Subject;
@@ -37,9 +38,6 @@ pub struct Figures {
     pub figures: Vec<Figure>,
 }
 
-/// A value of the driver's.
-pub(super) type Set = (&'static str, RegistryValue);
-
 impl Figures {
     pub(super) fn add(&mut self, group: &str, name: impl Into<String>, unit: &str, value: f64) {
         let (group, unit) = (group.to_owned(), unit.to_owned());
@@ -63,6 +61,8 @@ impl Figures {
         super::matrix::take(&mut figures, effort)?;
         say("events");
         super::tracing::take(&mut figures, effort, base)?;
+        say("the native build under callgrind");
+        super::native::take(&mut figures)?;
         say("walks");
         figures.walks(effort)?;
         figures.flood(effort)?;
@@ -317,13 +317,6 @@ fn with_usual(values: &[Set]) -> Vec<Set> {
 
 pub(super) fn number(name: &'static str, value: u32) -> Set {
     (name, RegistryValue::dword(value))
-}
-
-/// So many prefixes apart from each other, none of them the remote's.
-pub(super) fn prefixes(count: u32) -> Set {
-    let all: Vec<String> = (0..count).map(|at| format!("172.{}.{}.0/25", 16 + at / 256, at % 256)).collect();
-    let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    ("ExemptPrefixes", RegistryValue::multi_sz(all))
 }
 
 fn millis(time: Duration) -> f64 {

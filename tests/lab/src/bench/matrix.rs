@@ -6,7 +6,8 @@
 
 use anyhow::Result;
 
-use super::figures::{Figures, Set, at_layer, number, prefixes, timed};
+use super::cases::{Set, prefixes};
+use super::figures::{Figures, at_layer, number, timed};
 use super::time::{Effort, nanoseconds};
 use super::tracing;
 
