@@ -17,7 +17,7 @@ const VERDICTS: u64 = 0x4;
 const SCANS: u64 = 0x8;
 const COUNTERS: u64 = 0x40;
 
-fn session(machine: &Machine) -> Trace {
+pub fn session(machine: &Machine) -> Trace {
     machine.kernel().trace(Enable::all(HUSHPORT), None)
 }
 
@@ -26,7 +26,7 @@ fn filtered(machine: &Machine, level: u8, any: u64, zero: ZeroKeyword) -> Trace 
     machine.kernel().trace(Enable { provider: HUSHPORT, filter, zero }, None)
 }
 
-fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
+pub fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
     events.iter().filter(|event| event.name == name).collect()
 }
 
