@@ -8,6 +8,7 @@
 //! | `thunk` | import slots that lead from the driver's stack to the host's |
 //! | `stack` | the 24 KB kernel stack of a thread, guarded on both sides |
 //! | `call` | into the driver and out of it, by return or by [`escape`] |
+//! | `registers` | what is saved on the way in and taken back on the way out |
 //! | `fault` | CPU exceptions of driver code become [`Stop::Fault`] |
 //! | `report` | what stopped a driver, and the text people read |
 //! | `unwind` | which driver frames lie on the kernel stack |
@@ -26,6 +27,7 @@ mod load;
 mod map;
 mod pe;
 mod places;
+mod registers;
 mod report;
 mod stack;
 mod step;
@@ -42,6 +44,7 @@ pub use direct::{
 pub use load::{Image, LoadError, MissingImport};
 pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
 pub use places::{NULL_REGION, Residence, describe, register_describer, residence};
+pub(crate) use registers::{restore_registers, save_registers};
 pub use report::{Access, Backtrace, FaultKind, FaultReport, Frame, SourceFrame, Stop};
 pub use stack::KERNEL_STACK_SIZE;
 pub use step::{Access as StepAccess, Call, Trace, Walk, spin, trace};

@@ -263,7 +263,7 @@ bugs! {
     Classify INVALID_ABSORB => answer(1, 0x1002, 1);
     Classify NET_BUFFER_CHANGED => NdisAdvanceNetBufferDataStart(net_buffer(), 4, 0, 0);
 
-    Unload ETW_UNREGISTERED_TWICE => {
+    Unload ETW_BAD_UNREGISTER => {
         EtwUnregister(PROVIDER.load(SeqCst));
         EtwUnregister(PROVIDER.load(SeqCst))
     };
