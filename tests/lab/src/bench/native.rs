@@ -46,7 +46,7 @@ pub fn instructions() -> Result<Vec<(String, f64)>> {
         let path = format!("{}.{part}", out.display());
         let text = std::fs::read_to_string(&path).with_context(|| format!("part {part}"))?;
         let profile = Profile::parse(&text)?;
-        Ok(profile.within(|name| name.contains(ENTERS), |name| is_export(name)))
+        Ok(profile.within(|name| name.contains(ENTERS), is_export))
     };
     let mut counted = Vec::new();
     for case in EXEMPTED.into_iter().flat_map(cases) {
