@@ -45,7 +45,7 @@ fn eventually(trace: &Trace, what: &str, holds: impl Fn(&[Event]) -> bool) -> Ve
 
 /// The registry is read again when watching begins, and said so; to a session
 /// that came only after that, by the number of the policy.
-fn settled(trace: &Trace) {
+pub fn settled(trace: &Trace) {
     let second = |event: &Event| event.name == "PolicyApplied" && event.number("Number") > 1;
     eventually(trace, "the first reading of the watch", |events| {
         events.iter().any(|event| event.text("Occasion") == "Change" || second(event))

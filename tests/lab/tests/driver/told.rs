@@ -10,7 +10,7 @@ use lab::nt::registry::RegistryValue;
 use lab::nt::{Options, Trace};
 use lab::traffic::Family;
 
-use super::events::{named, session};
+use super::events::{named, session, settled};
 
 /// Keyword of flows (docs/EVENTS.md), and levels (evntrace.h).
 const FLOWS: u64 = 0x10;
@@ -148,4 +148,19 @@ fn a_flow_is_written_for_whom_it_is_meant_alone() {
         assert_eq!((written, told), (heard, heard), "{level} {any:#x} {all:#x}");
     }
     assert!(stage.machine.stop().unwrap().is_empty());
+}
+
+/// No more often: each look goes over what every processor remembers. That it is
+/// not less often, the scans that are reported in time show.
+#[test]
+fn who_scans_is_looked_for_every_eighth_of_a_window() {
+    let world = start(&[("ScanWindowMs", 8_000)]);
+    let kernel = world.0.machine.kernel();
+    let looks = || kernel.call_count("ZwWaitForSingleObject");
+    settled(&world.1);
+    let before = looks();
+    std::thread::sleep(Duration::from_millis(1_500));
+    // A second's, and those on either side.
+    assert!(looks() - before <= 3, "{} looks", looks() - before);
+    end(world);
 }
