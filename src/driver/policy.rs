@@ -46,11 +46,6 @@ pub struct Applied {
 struct Report {
     /// Policies that have been put in force.
     applied: AtomicU32,
-    /// Values that have been refused.
-    rejected: AtomicU32,
-    /// The last of them: from the lowest byte its place in `VALUES`, its
-    /// `Reason`, and in two bytes its entry.
-    last_rejected: AtomicU64,
     /// What was refused when the registry was last read, by place in `VALUES`:
     /// the reason, and from the ninth bit on the entry; 0 where nothing was.
     refused: [AtomicU64; VALUES.len()],
@@ -265,7 +260,5 @@ impl Report {
         if let Some(refused) = self.refused.get(place) {
             refused.store(reason | entry << 8, Ordering::Relaxed);
         }
-        self.last_rejected.store(place as u64 | reason << 8 | entry << 16, Ordering::Relaxed);
-        self.rejected.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -38,7 +38,6 @@ pub mod machine;
 pub mod matrix;
 pub mod nt;
 pub mod package;
-pub mod policy;
 pub mod registry;
 pub mod report;
 pub mod scan;

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use lab::bench::count::{Cost, cost, costs};
 use lab::bench::indication::Subject;
+use lab::bench::native;
 use lab::bench::stage::{Stage, family_of, layer_name};
 use lab::bench::walks::{self, WALKS, Walk};
-use lab::etw::{Enable, HUSHPORT};
+use lab::etw::{Enable, Filter, HUSHPORT, ZeroKeyword};
 use lab::nt::fwp::prepared::{self, Prepared};
 use lab::nt::registry::RegistryValue;
 use lab::nt::{Irql, Options};
@@ -20,6 +21,9 @@ use lab::wfp::FlowHandle;
 
 const DECIDING: [&str; 4] =
     ["INBOUND_TRANSPORT_DISCARD", "INBOUND_IPPACKET_DISCARD", "OUTBOUND_ICMP_ERROR", "INBOUND_TRANSPORT"];
+
+/// Keyword of verdicts (docs/EVENTS.md).
+const VERDICTS: u64 = 0x4;
 
 fn stage(values: &[(&str, u32)]) -> Stage {
     // No span of time ends between the packet that is marked in it and the one
@@ -100,12 +104,48 @@ fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     }
 }
 
+/// The source that the image is made of, compiled for the host and counted by a
+/// program that is not the lab's, comes to nearly as much: what it takes more is
+/// the registers that its convention has the thunk save, and calls that the
+/// image, linked as a whole, has not (docs/PERFORMANCE.md).
+#[test]
+fn callgrind_counts_nearly_as_many_in_the_native_build() {
+    let (stepped, native) = (native::stepped().unwrap(), native::instructions().unwrap());
+    assert_eq!(stepped.len(), native.len());
+    for ((name, stepped), (same, native)) in stepped.into_iter().zip(native) {
+        assert_eq!(name, same);
+        let most = 1.2 * stepped + 48.0;
+        assert!((stepped..=most).contains(&native), "{name}: {native} native, {stepped} in the image");
+    }
+}
+
 #[test]
 fn a_silenced_syn_is_a_block() {
     let stage = stage(&[]);
     let call = stage.call("INBOUND_TRANSPORT_V4_DISCARD", &Subject::syn(Family::V4)).unwrap();
     cost(&stage, Irql::DISPATCH, &[&call]).unwrap();
     assert_eq!(call.action(), lab::wfp::ActionType::BLOCK, "what is counted is what is meant");
+}
+
+/// An event is made where a session wants it, and counted against its limit,
+/// which all processors share: that takes the one lock, on the one line.
+#[test]
+fn an_event_that_is_written_takes_one_lock() {
+    let stage = stage(&[("Trace", 1)]);
+    let filter = Filter { level: 0, any: VERDICTS, all: 0 };
+    let enable = Enable { provider: HUSHPORT, filter, zero: ZeroKeyword::AsAll };
+    for family in [Family::V4, Family::V6] {
+        let layer = layer_name("INBOUND_TRANSPORT", family, true);
+        let quiet = at(&stage, &layer, &Subject::syn(family), Irql::DISPATCH);
+        let session = stage.machine.kernel().trace(enable, None);
+        let cost = at(&stage, &layer, &Subject::syn(family), Irql::DISPATCH);
+        assert!(session.take().iter().any(|event| event.name == "Silenced"));
+        drop(session);
+        assert!(cost.instructions <= quiet.instructions + 1700, "{cost:#?}");
+        assert_eq!((cost.locked, cost.shared_writes), (1, 1), "{cost:#?}");
+        assert!(cost.places.iter().all(|place| place.contains("logic::rate")), "{:?}", cost.places);
+        assert_eq!(cost.exports.get("EtwWriteTransfer"), Some(&1), "{:?}", cost.exports);
+    }
 }
 
 /// Below DISPATCH_LEVEL the processor is shared, and so is what is counted on

@@ -5,7 +5,7 @@
 //! measured these are bound instead, and do what the kernel's do: the number of
 //! the processor and the IRQL come from where the thread has them (NT: the
 //! processor's own block and CR8), the time from a page that all share (NT:
-//! KUSER_SHARED_DATA). Whatever is not here goes the checked way.
+//! KUSER_SHARED_DATA); an event is counted and goes nowhere. Whatever is not here goes the checked way.
 
 use std::ffi::c_void;
 
@@ -17,6 +17,7 @@ pub fn function(name: &str) -> Option<*const c_void> {
         "KeGetCurrentProcessorNumberEx" => image::processor_number as *const c_void,
         "KeGetCurrentIrql" => image::current_irql as *const c_void,
         "KeQueryUnbiasedInterruptTime" => image::unbiased_interrupt_time as *const c_void,
+        "EtwWriteTransfer" => image::event_written as *const c_void,
         "memcpy" => image::copy as *const c_void,
         _ => return None,
     })

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::cases::{Set, prefixes};
 use super::count::{self, Cost};
 use super::direct;
 use super::indication::Subject;
@@ -37,9 +38,6 @@ pub struct Figures {
     pub figures: Vec<Figure>,
 }
 
-/// A value of the driver's.
-pub(super) type Set = (&'static str, RegistryValue);
-
 impl Figures {
     pub(super) fn add(&mut self, group: &str, name: impl Into<String>, unit: &str, value: f64) {
         let (group, unit) = (group.to_owned(), unit.to_owned());
@@ -59,6 +57,12 @@ impl Figures {
         figures.order(effort, base)?;
         say("policies");
         figures.policies(effort, base)?;
+        say("every layer under every policy");
+        super::matrix::take(&mut figures, effort)?;
+        say("events");
+        super::tracing::take(&mut figures, effort, base)?;
+        say("the native build under callgrind");
+        super::native::take(&mut figures)?;
         say("walks");
         figures.walks(effort)?;
         figures.flood(effort)?;
@@ -118,7 +122,7 @@ impl Figures {
         Ok(())
     }
 
-    fn cost(&mut self, group: &str, name: &str, time: Option<(f64, f64)>, cost: &Cost) {
+    pub(super) fn cost(&mut self, group: &str, name: &str, time: Option<(f64, f64)>, cost: &Cost) {
         if let Some((time, null)) = time {
             self.add(&format!("{group}: time"), name, "ns", time);
             self.add(&format!("{group}: times the null callout"), name, "x", time / null);
@@ -139,11 +143,6 @@ impl Figures {
         }
         for observe in 0..2 {
             cases.push((format!("Observe {observe}"), vec![number("Observe", observe)]));
-        }
-        if timed(&[])?.machine.has_read("Trace") {
-            for trace in 0..3 {
-                cases.push((format!("Trace {trace}"), vec![number("Trace", trace)]));
-            }
         }
         for (name, values) in cases {
             for family in [Family::V4, Family::V6] {
@@ -289,7 +288,7 @@ impl Figures {
     }
 }
 
-fn at_layer(stage: &Stage, name: &str) -> Result<Prepared> {
+pub(super) fn at_layer(stage: &Stage, name: &str) -> Result<Prepared> {
     let family = family_of(name);
     let subject = match name {
         _ if name.contains("ICMP_ERROR") || name.contains("IPPACKET") && name.ends_with("_DISCARD") => {
@@ -311,24 +310,18 @@ pub(super) fn timed(values: &[Set]) -> Result<Stage> {
 }
 
 /// The same with every import checked, for counting.
-fn checked(values: &[Set]) -> Result<Stage> {
+pub(super) fn checked(values: &[Set]) -> Result<Stage> {
     Stage::new(Options::default(), &with_usual(values))
 }
 
 fn with_usual(values: &[Set]) -> Vec<Set> {
-    let usual = [number("Mode", 2), number("Observe", 1)];
+    // No span of time ends while packets are counted.
+    let usual = [number("Mode", 2), number("Observe", 1), number("ScanWindowMs", 3_600_000)];
     usual.into_iter().chain(values.iter().cloned()).collect()
 }
 
 pub(super) fn number(name: &'static str, value: u32) -> Set {
     (name, RegistryValue::dword(value))
-}
-
-/// So many prefixes apart from each other, none of them the remote's.
-fn prefixes(count: u32) -> Set {
-    let all: Vec<String> = (0..count).map(|at| format!("172.{}.{}.0/25", 16 + at / 256, at % 256)).collect();
-    let all: Vec<&str> = all.iter().map(String::as_str).collect();
-    ("ExemptPrefixes", RegistryValue::multi_sz(all))
 }
 
 fn millis(time: Duration) -> f64 {

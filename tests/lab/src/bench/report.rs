@@ -22,15 +22,19 @@ pub fn text(figures: &Figures, earlier: Option<&Figures>) -> String {
     for (group, members) in groups(figures) {
         let _ = writeln!(text, "\n{group}");
         for figure in members {
-            let before = earlier.and_then(|earlier| before(earlier, figure));
-            let change = before.map_or_else(String::new, |before| {
-                format!("   was {} ({:+.0} %)", number(before), (figure.value / before - 1.0) * 100.0)
-            });
+            let change = change(figure, earlier);
             let _ =
                 writeln!(text, "  {:44} {:>14} {}{change}", figure.name, number(figure.value), figure.unit);
         }
     }
     text
+}
+
+/// What a figure was, where that is known.
+fn change(figure: &Figure, earlier: Option<&Figures>) -> String {
+    earlier.and_then(|earlier| before(earlier, figure)).map_or_else(String::new, |before| {
+        format!("   was {} ({:+.0} %)", number(before), (figure.value / before - 1.0) * 100.0)
+    })
 }
 
 fn before(earlier: &Figures, figure: &Figure) -> Option<f64> {
@@ -53,8 +57,9 @@ const WIDTH: f64 = 420.0;
 const BAR: usize = 18;
 const NAMES: usize = 330;
 
-/// A page that needs nothing else: a bar for each figure, a plot for each group.
-pub fn html(figures: &Figures) -> String {
+/// A page that needs nothing else: a bar for each figure, a plot for each group;
+/// with what each was before, where that is known.
+pub fn html(figures: &Figures, earlier: Option<&Figures>) -> String {
     let mut page = String::from(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>hushport: what a packet costs</title>\
          <style>body{font:14px system-ui;margin:2em}svg{font:12px system-ui}rect{fill:#38678f}</style>\
@@ -75,13 +80,14 @@ pub fn html(figures: &Figures) -> String {
             let _ = write!(
                 page,
                 "<text x=\"0\" y=\"{}\">{}</text><rect x=\"{NAMES}\" y=\"{}\" width=\"{length:.1}\" \
-                 height=\"12\"/><text x=\"{:.1}\" y=\"{}\">{}</text>",
+                 height=\"12\"/><text x=\"{:.1}\" y=\"{}\">{}{}</text>",
                 y + 13,
                 escaped(&figure.name),
                 y + 3,
                 NAMES as f64 + length + 6.0,
                 y + 13,
-                number(figure.value)
+                number(figure.value),
+                change(figure, earlier)
             );
         }
         page.push_str("</svg>");
@@ -111,7 +117,8 @@ mod tests {
         let text = text(&now, Some(&then));
         assert!(text.contains("was 4 (-50 %)"), "{text}");
         assert_eq!(text.matches("was").count(), 1);
-        let page = html(&now);
+        let page = html(&now, Some(&then));
+        assert_eq!(page.matches("was 4 (-50 %)").count(), 1);
         assert_eq!((page.matches("<svg").count(), page.matches("<rect").count()), (2, 3));
         assert!(page.contains("a&lt;b") && !page.contains("a<b"));
     }

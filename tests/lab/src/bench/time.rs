@@ -41,6 +41,30 @@ pub fn nanoseconds(stage: &Stage, effort: Effort, calls: &[&Prepared]) -> Result
     Ok(median(runs))
 }
 
+/// Calls that come at once, and the time that passes before the next come.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// How often the calls are made.
+    pub rounds: u64,
+    /// Milliseconds of the machine's time from one batch to the next.
+    pub apart_ms: u64,
+}
+
+/// What calls cost that come in batches, and how often they were made.
+pub fn batches(stage: &Stage, effort: Effort, calls: &[&Prepared], batch: Batch) -> Result<(f64, u64)> {
+    let (mut runs, mut first) = (Vec::new(), 0);
+    while runs.len() < effort.runs {
+        let (mut spent, mut rounds) = (Duration::ZERO, 0);
+        while spent < effort.length {
+            image::pass_time(batch.apart_ms);
+            spent += run(stage, 0, calls, batch.rounds, first)?;
+            (rounds, first) = (rounds + batch.rounds, first + batch.rounds);
+        }
+        runs.push(spent.as_nanos() as f64 / rounds as f64);
+    }
+    Ok((median(runs), first))
+}
+
 /// What two processors did at once.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {

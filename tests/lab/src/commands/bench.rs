@@ -48,7 +48,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         write(path, serde_json::to_string_pretty(&figures)?)?;
     }
     if let Some(path) = &arguments.html {
-        write(path, report::html(&figures))?;
+        write(path, report::html(&figures, earlier.as_ref()))?;
     }
     Ok(true)
 }

@@ -17,7 +17,7 @@ pub struct Arguments {
 /// Lints and tests; whether all of it passed.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     setup::ensure(&[Need::Libclang, Need::NMAP, Need::IP, Need::CURL, Need::CHROMIUM])?;
-    setup::ensure(&[Need::OPENSSL, Need::OSSLSIGNCODE, Need::PYTHON])?;
+    setup::ensure(&[Need::OPENSSL, Need::OSSLSIGNCODE, Need::PYTHON, Need::VALGRIND])?;
     for target in Target::ALL {
         step(&format!("build the driver for {}", target.triple()));
         setup::build(target)?;

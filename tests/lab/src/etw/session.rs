@@ -61,6 +61,8 @@ pub struct Registered {
     pub callback: usize,
     /// What the callback is given.
     pub context: usize,
+    /// Where it was registered, 0 if that is not known.
+    pub caller: u64,
     /// Its traits, once it has set them.
     pub traits: Option<Vec<u8>>,
     /// The thread that is in its callback.
@@ -134,11 +136,11 @@ const FIRST_HANDLE: u64 = 0xFFFF_9900_0000_0000;
 
 impl Tracing {
     /// Registers a provider.
-    pub fn register(&self, provider: Guid, callback: usize, context: usize) -> u64 {
+    pub fn register(&self, provider: Guid, callback: usize, context: usize, caller: u64) -> u64 {
         let mut state = self.state();
         let number = state.registered.len() + state.unregistered.len() + 1;
         let handle = FIRST_HANDLE + 0x100 * number as u64;
-        let registered = Registered { provider, callback, context, traits: None, calling: None };
+        let registered = Registered { provider, callback, context, caller, traits: None, calling: None };
         state.registered.insert(handle, registered);
         handle
     }
@@ -207,9 +209,9 @@ impl Tracing {
         of.map(|(handle, _)| *handle).collect()
     }
 
-    /// Every registration that there is.
-    pub fn registered(&self) -> Vec<Registered> {
-        self.state().registered.values().cloned().collect()
+    /// Every registration that there is, by its handle.
+    pub fn registered(&self) -> Vec<(u64, Registered)> {
+        self.state().registered.iter().map(|(handle, registered)| (*handle, registered.clone())).collect()
     }
 
     /// Takes in an event that a driver has written. The first error is about

@@ -121,7 +121,7 @@ fn what_is_not_allowed_is_refused() {
 #[test]
 fn events_reach_the_sessions_that_want_them() {
     let (provider, tracing) = (Guid::from_u128(1), Tracing::default());
-    let handle = tracing.register(provider, 0, 0);
+    let handle = tracing.register(provider, 0, 0, 0);
     let traits = b"\x05\0Hi\0";
     assert_eq!(tracing.set_traits(handle, traits), Ok(Ok(())));
     let filter = |level, any, all| Enable { filter: Filter { level, any, all }, ..Enable::all(provider) };

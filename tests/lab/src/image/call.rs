@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use std::mem::offset_of;
 
 use super::fault;
+use super::registers::{restore_registers, save_registers};
 use super::report::{Backtrace, FaultReport, Stop};
 use super::stack::{BLOCK, Control};
 use super::thunk::{ImportFrame, MAX_ARGUMENTS};
@@ -127,12 +128,7 @@ unsafe extern "sysv64" fn enter(
     rsp: u64,
 ) -> u64 {
     naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
+        save_registers!(),
         "push qword ptr [rdi + {kernel_rsp}]",
         "push qword ptr [rdi + {host_rsp}]",
         "sub rsp, 8",
@@ -171,12 +167,7 @@ unsafe extern "sysv64" fn leave(control: &Control, value: u64) -> ! {
         "add rsp, 8",
         "pop qword ptr [rdi + {host_rsp}]",
         "pop qword ptr [rdi + {kernel_rsp}]",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
+        restore_registers!(),
         "cld",
         "ret",
         host_rsp = const offset_of!(Control, host_rsp),

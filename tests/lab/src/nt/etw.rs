@@ -52,7 +52,8 @@ fn register(
     let provider = foreign::read::<GUID>(id)?.to_guid();
     // Before anything is registered that nobody would have the handle of.
     foreign::write(out, &0_u64)?;
-    let handle = kernel.tracing().register(provider, callback, context);
+    let caller = kernel.guest().frames().first().copied().unwrap_or(0);
+    let handle = kernel.tracing().register(provider, callback, context, caller);
     if kernel.tracing().is_wanted(provider) {
         // A stop has stopped the machine already.
         let _ = kernel.tell_provider(handle, ENABLE, Guid::nil());
@@ -160,14 +161,16 @@ fn write(
 }
 
 fn misused(call: &str, handle: u64, misuse: Misuse) -> Violation {
-    let (rule, what) = match (call, misuse) {
-        ("EtwUnregister", Misuse::Unregistered) => {
-            (&rules::ETW_UNREGISTERED_TWICE, "was unregistered before")
-        }
-        (_, Misuse::Unregistered) => (&rules::ETW_AFTER_UNREGISTER, "was unregistered"),
-        (_, Misuse::Unknown) => (&rules::ETW_BAD_HANDLE, "was never registered"),
+    let (rule, what) = match misuse {
+        Misuse::Unregistered => (&rules::ETW_AFTER_UNREGISTER, "was unregistered before"),
+        Misuse::Unknown => (&rules::ETW_BAD_HANDLE, "was never registered"),
     };
-    Violation::new(rule, [handle, 0, 0], format!("{call}: {handle:#x} {what}"))
+    let text = format!("{call}: {handle:#x} {what}");
+    match call {
+        // The reference reserves the further parameters.
+        "EtwUnregister" => Violation::new(&rules::ETW_BAD_UNREGISTER, [0; 3], text),
+        _ => Violation::new(rule, [handle, 0, 0], text),
+    }
 }
 
 fn undecodable(handle: u64, malformed: &Malformed) -> Violation {

@@ -39,6 +39,7 @@ fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Result<Addres
     let kinds = pool_flag::NON_PAGED | pool_flag::NON_PAGED_EXECUTE | pool_flag::PAGED;
     let paged = flags & pool_flag::PAGED != 0;
     let refuse = |rule, parameters, text: String| Err(Violation::new(rule, parameters, text));
+    let caller = || kernel.guest().frames().first().copied().unwrap_or(0);
     let unknown = pool_flag::UNUSED_REQUIRED | pool_flag::RESERVED | pool_flag::SESSION;
     if (flags & kinds).count_ones() != 1 || flags & unknown != 0 {
         let text = format!("flags {flags:#x}");
@@ -46,7 +47,8 @@ fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Result<Addres
     }
     if flags & pool_flag::NON_PAGED_EXECUTE != 0 {
         let text = format!("{size} bytes, tag {}", PoolTag(tag));
-        return refuse(&rules::POOL_EXECUTABLE, [0, 0, 0], text);
+        // The pool type is NonPagedPool, which is executable (wdm.h).
+        return refuse(&rules::POOL_EXECUTABLE, [caller(), 0, tag.into()], text);
     }
     let parameters = [irql.0.into(), paged.into(), size as u64];
     let text = || format!("{size} bytes, tag {}, at {irql}", PoolTag(tag));
@@ -59,7 +61,7 @@ fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Result<Addres
         return refuse(&rules::POOL_ZERO_BYTES, parameters, text());
     }
     if tag == 0 {
-        let parameters = [paged.into(), size as u64, 0];
+        let parameters = [paged.into(), size as u64, caller()];
         return refuse(&rules::POOL_ZERO_TAG, parameters, text());
     }
     let address = kernel.pool().allocate(Wanted {

@@ -29,7 +29,7 @@ impl Kernel {
         // The first line says what; the backtrace is with the stop.
         let what = text.lines().next().unwrap_or_default();
         let detail = if place.is_empty() { what.to_owned() } else { format!("{what}: {place}") };
-        Violation::new(rule, access_parameters(rule, address, access, irql, instruction), detail)
+        accessed(rule, address, access, irql, instruction, detail)
     }
 
     /// A bad pointer that an export noticed, as the breach it is.
@@ -38,8 +38,7 @@ impl Kernel {
         let (rule, place) = self.access_rule(address, access, irql);
         let verb = if bad.write { "writing" } else { "reading" };
         let caller = self.guest().frames().first().copied().unwrap_or(0);
-        let parameters = access_parameters(rule, address, access, irql, caller);
-        Violation::new(rule, parameters, format!("{verb} {address:#x} {place}"))
+        accessed(rule, address, access, irql, caller, format!("{verb} {address:#x} {place}"))
     }
 
     /// Which rule an impossible access breaks, and what lies there.
@@ -62,14 +61,25 @@ impl Kernel {
     }
 }
 
-/// The bugcheck's parameters as the reference gives them for each code.
-fn access_parameters(rule: &Rule, address: u64, access: u64, irql: Irql, instruction: u64) -> [u64; 3] {
+/// A breach with its bugcheck's parameters as the reference gives them for each
+/// code.
+fn accessed(
+    rule: &'static Rule,
+    address: u64,
+    access: u64,
+    irql: Irql,
+    instruction: u64,
+    detail: String,
+) -> Violation {
     if *rule == rules::BAD_POINTER_RAISED {
-        [address, irql.0.into(), access]
+        Violation::new(rule, [address, irql.0.into(), access], detail).with_fourth(instruction)
     } else if *rule == rules::ACCESS_VIOLATION {
-        [instruction, access, address]
+        Violation::new(rule, [instruction, access, address], detail)
+    } else if [&rules::READ_ONLY_WRITE, &rules::EXECUTE_DATA].contains(&rule) {
+        // The second is the page table's entry, of which there is none here.
+        Violation::new(rule, [address, 0, 0], detail)
     } else {
-        [address, access, instruction]
+        Violation::new(rule, [address, access, instruction], detail)
     }
 }
 

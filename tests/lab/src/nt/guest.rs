@@ -11,6 +11,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 
 use super::types::Address;
+use crate::image::{restore_registers, save_registers};
 
 /// Why driver code did not return.
 #[derive(Clone, Debug)]
@@ -174,12 +175,7 @@ impl Guest for Direct {
 #[unsafe(naked)]
 unsafe extern "sysv64" fn enter(entry: Address, arguments: *const u64, saved: *mut usize) -> u64 {
     naked_asm!(
-        "push rbp",
-        "push rbx",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
+        save_registers!(),
         "mov [rdx], rsp",
         // Twelve slots of 8 bytes and 8 more to keep the stack aligned.
         "sub rsp, 104",
@@ -198,12 +194,7 @@ unsafe extern "sysv64" fn enter(entry: Address, arguments: *const u64, saved: *m
         "mov r9, [r10 + 24]",
         "call rax",
         "add rsp, 104",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
+        restore_registers!(),
         "ret",
     )
 }
@@ -211,17 +202,7 @@ unsafe extern "sysv64" fn enter(entry: Address, arguments: *const u64, saved: *m
 /// Returns from the `enter` that saved `stack`.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn leave(stack: usize) -> ! {
-    naked_asm!(
-        "mov rsp, rdi",
-        "xor eax, eax",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
-        "pop rbx",
-        "pop rbp",
-        "ret",
-    )
+    naked_asm!("mov rsp, rdi", "xor eax, eax", restore_registers!(), "ret",)
 }
 
 #[cfg(test)]

@@ -170,7 +170,7 @@ impl Kernel {
                 .tracing()
                 .registered()
                 .iter()
-                .map(|it| it.provider.to_string())
+                .map(|(_, it)| it.provider.to_string())
                 .collect(),
             engine: match self.loaded().as_ref() {
                 Some(loaded) => self.engine_objects().without(&loaded.others),
@@ -219,8 +219,11 @@ impl Kernel {
         ];
         for (rule, things) in kinds {
             if !things.is_empty() {
-                // 0xC4/0x62: name, reserved, count.
-                let parameters = [0, 0, things.len() as u64];
+                let parameters = match *rule == rules::ETW_REGISTRATION_LEFT {
+                    true => self.first_registration(),
+                    // 0xC4/0x62: name, reserved, count.
+                    false => [0, 0, things.len() as u64],
+                };
                 self.condemn(Violation::new(rule, parameters, things.join("; ")));
             }
         }
@@ -228,6 +231,14 @@ impl Kernel {
             Some(stop) => Err(stop.clone()),
             None => Ok(report),
         }
+    }
+
+    /// 0xC4/0xDD: where the provider was registered, the driver's start, the
+    /// handle.
+    fn first_registration(&self) -> [u64; 3] {
+        let base = self.loaded().as_ref().map_or(0, |loaded| loaded.image.base as u64);
+        let registered = self.tracing().registered();
+        registered.first().map_or([0; 3], |(handle, it)| [it.caller, base, *handle])
     }
 
     /// A leak with where it was allocated, while the driver's code is there to

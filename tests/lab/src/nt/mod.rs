@@ -31,6 +31,7 @@ pub mod memory;
 pub mod mm;
 pub mod ndis;
 pub mod objects;
+mod options;
 pub mod pool;
 pub mod ps;
 pub mod registry;
@@ -50,8 +51,9 @@ pub use cpu::Irql;
 pub use etw::Trace;
 pub use fwp::{MdlMapping, NblLayout};
 pub use guest::{Cause, Direct, Exception, Guest, Stop};
-pub use kernel::{Kernel, Options};
+pub use kernel::Kernel;
 pub use load::{DriverImage, LeakReport, parameters_key};
+pub use options::Options;
 
 pub(crate) use breach::Trouble;
 pub(crate) use kernel::{Current, SYSTEM_THREAD};

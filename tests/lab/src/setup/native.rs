@@ -39,6 +39,17 @@ case " $* " in
 esac
 "#;
 
+/// Stands before rustc, so that the driver is compiled as it ships, as far as
+/// its own crate goes (`profile.release` of the workspace), and what it needs
+/// is not built again.
+const AS_IT_SHIPS: &str = r#"#!/bin/sh
+case " $* " in
+*" --crate-name hushport_native_driver "*)
+    exec "$@" -Copt-level=s -Ccodegen-units=1 -Cdebug-assertions=off -Coverflow-checks=off ;;
+*) exec "$@" ;;
+esac
+"#;
+
 /// Watches every access to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Sanitizer {
@@ -70,12 +81,23 @@ pub fn fuzzer() -> Result<Built> {
 /// Builds the native tests so that they count the driver's lines.
 pub fn covered_tests() -> Result<Built> {
     ensure(&[Need::Libclang])?;
-    let wrapper = state().join("count-the-driver");
-    std::fs::write(&wrapper, COUNT_THE_DRIVER)?;
+    wrapped(&["test", "--no-run", "--test", "native"], "count-the-driver", COUNT_THE_DRIVER)
+}
+
+/// Builds the program that classifies for callgrind, the driver in it as it
+/// ships.
+pub fn counted() -> Result<Built> {
+    ensure(&[Need::Libclang])?;
+    wrapped(&["build", "--bin", "count"], "as-it-ships", AS_IT_SHIPS)
+}
+
+/// Builds with a script before rustc, beside what is built without.
+fn wrapped(arguments: &[&str], name: &str, script: &str) -> Result<Built> {
+    let wrapper = state().join(name);
+    std::fs::write(&wrapper, script)?;
     std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
-    let mut cargo = cargo(&["test", "--no-run", "--test", "native"])?;
     let target = state().parent().map(Path::to_path_buf).context("target/lab lies in target")?;
-    build(cargo.arg("--target-dir").arg(target).env("RUSTC_WORKSPACE_WRAPPER", &wrapper))
+    build(cargo(arguments)?.arg("--target-dir").arg(target).env("RUSTC_WORKSPACE_WRAPPER", &wrapper))
 }
 
 /// Builds the native tests under a sanitizer; with a fault in the copy of the

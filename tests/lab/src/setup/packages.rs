@@ -32,6 +32,8 @@ impl Need {
     pub const OSSLSIGNCODE: Self = Self::Program("osslsigncode", "osslsigncode");
     /// `python3`, for the scanner of a VM's other end.
     pub const PYTHON: Self = Self::Program("python3", "python3");
+    /// `valgrind`, whose callgrind counts instructions.
+    pub const VALGRIND: Self = Self::Program("valgrind", "valgrind");
     /// `xz`, for a library source given as `.tar.xz`.
     pub const XZ: Self = Self::Program("xz", "xz-utils");
 

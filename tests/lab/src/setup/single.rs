@@ -1,4 +1,4 @@
-//! Drivers of one source file, for tests.
+//! Drivers of one crate without dependencies, for tests.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -8,14 +8,17 @@ use anyhow::{Context, Result, bail};
 use super::driver::{lock, toolchain};
 use super::{Target, state};
 
-/// Compiles and links a driver from one file for x64; its PDB lies beside it.
-/// What was compiled before is not compiled again.
+/// Compiles and links a driver for x64 from a file and its modules, which lie in
+/// a folder of the file's name; its PDB lies beside it. What was compiled before
+/// is not compiled again.
 pub fn compile(source: &Path, arguments: &[&str]) -> Result<PathBuf> {
     let toolchain = toolchain()?;
     let text = std::fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
     let name = source.file_stem().with_context(|| format!("{} is no source file", source.display()))?;
+    let mut modules = modules(&source.with_extension(""))?;
+    modules.sort();
     let mut hasher = DefaultHasher::new();
-    (&text, arguments, &toolchain.channel).hash(&mut hasher);
+    (&text, &modules, arguments, &toolchain.channel).hash(&mut hasher);
     let folder = format!("{}-{:016x}", name.to_string_lossy(), hasher.finish());
     let folder = state().join("single").join(folder);
     let driver = folder.join(name).with_extension("sys");
@@ -44,4 +47,18 @@ pub fn compile(source: &Path, arguments: &[&str]) -> Result<PathBuf> {
     }
     std::fs::rename(&fresh, &driver)?;
     Ok(driver)
+}
+
+/// Paths and texts of a folder's files; none where it is not there.
+fn modules(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut modules = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let text = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        modules.push((path, text));
+    }
+    Ok(modules)
 }

@@ -33,6 +33,9 @@ pub struct Violation {
     pub rule: &'static Rule,
     /// The bugcheck's further parameters, in their order, without the rule's own.
     pub parameters: [u64; 3],
+    /// The fourth parameter, of codes that need none to tell their meanings
+    /// apart.
+    fourth: u64,
     /// What exactly happened.
     pub detail: String,
 }
@@ -40,7 +43,12 @@ pub struct Violation {
 impl Violation {
     /// A breach of `rule`.
     pub fn new(rule: &'static Rule, parameters: [u64; 3], detail: impl Into<String>) -> Self {
-        Self { rule, parameters, detail: detail.into() }
+        Self { rule, parameters, fourth: 0, detail: detail.into() }
+    }
+
+    /// The same with a fourth parameter.
+    pub fn with_fourth(self, fourth: u64) -> Self {
+        Self { fourth, ..self }
     }
 
     /// The four parameters as a bugcheck screen shows them.
@@ -49,7 +57,7 @@ impl Violation {
         match self.rule.parameter {
             Some(last) if self.rule.code == rules::SPECIAL_POOL => [a, b, c, last],
             Some(first) => [first, a, b, c],
-            None => [a, b, c, 0],
+            None => [a, b, c, self.fourth],
         }
     }
 }
@@ -141,6 +149,8 @@ mod tests {
         assert_eq!(with.bugcheck_parameters(), [0x13, 7, 8, 9]);
         let without = Violation::new(&rules::READ_ONLY_WRITE, [7, 8, 9], "");
         assert_eq!(without.bugcheck_parameters(), [7, 8, 9, 0]);
+        let fourth = Violation::new(&rules::BAD_POINTER_RAISED, [7, 8, 9], "").with_fourth(6);
+        assert_eq!(fourth.bugcheck_parameters(), [7, 8, 9, 6]);
         let last = Violation::new(&rules::POOL_OVERRUN, [7, 8, 9], "");
         assert_eq!(last.bugcheck_parameters(), [7, 8, 9, 0x24]);
     }

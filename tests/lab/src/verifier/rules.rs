@@ -119,11 +119,11 @@ rules! {
     INVALID_ABSORB = LAB, None, "ABSORB where it is not valid, or without a block";
     NET_BUFFER_CHANGED = LAB, None, "returned from classify with the NET_BUFFER's data start moved";
 
-    // Events. The page of EtwUnregister wants every registration undone and no
-    // call outside of it; no page names a bugcheck.
-    ETW_UNREGISTERED_TWICE = LAB, None, "unregistered an event provider twice";
-    ETW_AFTER_UNREGISTER = LAB, None, "used an event provider's handle after it was unregistered";
-    ETW_BAD_HANDLE = LAB, None, "used an event provider's handle that was never registered";
+    // Events. Verifier checks what EtwUnregister is given; of handles that events
+    // are written with no page says anything.
+    ETW_BAD_UNREGISTER = 0xC4, Some(0xDC), "passed EtwUnregister a handle that is not registered";
+    ETW_AFTER_UNREGISTER = LAB, None, "wrote with an event provider's handle after it was unregistered";
+    ETW_BAD_HANDLE = LAB, None, "wrote with an event provider's handle that was never registered";
     /// Windows writes it, and its consumers cannot decode it.
     ETW_MALFORMED_EVENT = LAB, None, "wrote an event that does not hold what it says of itself";
 
@@ -131,7 +131,7 @@ rules! {
     CALLOUTS_LEFT = LAB, None, "unloaded with callouts registered";
     FLOW_CONTEXT_LEFT = LAB, None, "unloaded with contexts associated with flows";
     SUBSCRIPTION_LEFT = LAB, None, "unloaded with a BFE state subscription";
-    ETW_REGISTRATION_LEFT = LAB, None, "unloaded with an event provider registered";
+    ETW_REGISTRATION_LEFT = 0xC4, Some(0xDD), "unloaded with an event provider registered";
     NOTIFICATION_LEFT = LAB, None, "unloaded with a registry notification pending";
     DEVICE_LEFT = LAB, None, "unloaded with device objects";
     THREAD_LEFT = LAB, None, "unloaded while a thread of the driver's runs";

@@ -9,4 +9,5 @@ mod scan;
 mod stealth;
 #[path = "../support/mod.rs"]
 mod support;
+mod told;
 mod watching;

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use lab::machine::{Machine, SERVICE};
 use lab::nt::registry::RegistryValue;
-use lab::nt::{NblLayout, Options, parameters_key};
-use lab::policy::{PolicyReport, Rejection};
+use lab::nt::{NblLayout, Options, Trace, parameters_key};
 use lab::wfp::{Discard, LayerData, Metadata, Packet, Request, Value};
 
+use super::events::{named, session};
 use super::stealth::{Bench, INTERFACE, Probe};
 
 fn set(machine: &Machine, name: &str, value: RegistryValue) {
@@ -19,8 +19,21 @@ fn list(entries: &[&str]) -> RegistryValue {
     RegistryValue::multi_sz(entries)
 }
 
-fn report(machine: &Machine) -> PolicyReport {
-    PolicyReport::read(machine.image().unwrap()).unwrap()
+/// How many policies have been in force, as the driver says when it is asked.
+fn applied(machine: &Machine) -> u64 {
+    let events = session(machine).events();
+    named(&events, "PolicyApplied").last().map_or(0, |event| event.number("Number"))
+}
+
+/// What was refused so far: value, reason and entry.
+fn refused(trace: &Trace) -> Vec<(String, String, u64)> {
+    let events = trace.events();
+    let rejected = named(&events, "PolicyRejected").into_iter();
+    let said = rejected.map(|event| {
+        let text = |field| event.text(field).to_owned();
+        (text("Value"), text("Reason"), event.number("Entry"))
+    });
+    said.collect()
 }
 
 /// Waits for the thread that follows the registry.
@@ -51,10 +64,10 @@ fn the_lists_exempt_from_the_start_and_live() {
             }
             let bench = Bench::start(machine);
             if live {
-                let before = report(&bench.machine).applied;
+                let before = applied(&bench.machine);
                 set(&bench.machine, name, list(&entries));
                 // The watch's own first reading may come between.
-                eventually("applied", || report(&bench.machine).applied > before);
+                eventually("applied", || applied(&bench.machine) > before);
             }
             for (family, expected) in ["V4", "V6"].into_iter().zip(expected) {
                 let probe = Probe::syn(family);
@@ -76,12 +89,12 @@ fn at_the_start_a_refused_value_is_its_default_and_the_others_hold() {
     set(&machine, "Mode", RegistryValue::dword(1));
     set(&machine, "ExemptPorts", list(&["113", "8100-8000"]));
     set(&machine, "ExemptPrefixes", list(&["fd77::/16"]));
+    let trace = session(&machine);
     let bench = Bench::start(machine);
     assert_eq!(bench.ask(&Probe::syn("V4")).1, "Audited");
     assert_eq!(bench.ask(&Probe::syn("V6")).1, "ExemptPrefix");
-    let last = report(&bench.machine).last;
-    // Row 7 is ExemptPorts, reason 13 a reversed range, in the second entry.
-    assert_eq!(last, Some(Rejection { row: 7, reason: 13, entry: 2 }));
+    assert_eq!(refused(&trace)[0], ("ExemptPorts".into(), "ReversedRange".into(), 2));
+    drop(trace);
     bench.end();
 }
 
@@ -89,25 +102,28 @@ fn at_the_start_a_refused_value_is_its_default_and_the_others_hold() {
 fn a_refused_value_leaves_the_last_good_policy_whole() {
     let bench = Bench::new(Options::default(), &[("Mode", 1)]);
     let audited = || bench.ask(&Probe::syn("V4")).1 == "Audited";
-    eventually("the watch has begun", || report(&bench.machine).applied == 2);
-    for (value, row, reason, entry) in [
-        (RegistryValue::dword(1), 8, 1, 0),
-        (list(&["10.0.0.0/8", "10.1.2.3/8"]), 8, 17, 2),
-        (RegistryValue { kind: 7, data: vec![b'1', 0, 0] }, 8, 6, 0),
-        (RegistryValue { kind: 7, data: vec![0x31; 0x20000] }, 8, 4, 0),
+    eventually("the watch has begun", || applied(&bench.machine) == 2);
+    let trace = session(&bench.machine);
+    for (value, reason, entry) in [
+        (RegistryValue::dword(1), "WrongType", 0),
+        (list(&["10.0.0.0/8", "10.1.2.3/8"]), "HostBits", 2),
+        (RegistryValue { kind: 7, data: vec![b'1', 0, 0] }, "OddLength", 0),
+        (RegistryValue { kind: 7, data: vec![0x31; 0x20000] }, "TooLong", 0),
     ] {
-        let before = report(&bench.machine);
+        trace.take();
         set(&bench.machine, "ExemptPrefixes", value);
-        eventually("refused", || report(&bench.machine).rejected > before.rejected);
+        eventually("refused", || !refused(&trace).is_empty());
         // A good value beside the bad one holds only when all are good.
         set(&bench.machine, "Mode", RegistryValue::dword(0));
-        eventually("refused", || report(&bench.machine).rejected > before.rejected + 1);
-        assert_eq!(report(&bench.machine).last, Some(Rejection { row, reason, entry }));
-        assert_eq!(report(&bench.machine).applied, before.applied);
+        eventually("refused", || refused(&trace).len() > 1);
+        let last = ("ExemptPrefixes".into(), reason.into(), entry);
+        assert_eq!(refused(&trace).last(), Some(&last));
+        assert_eq!(applied(&bench.machine), 2);
         assert!(audited());
         set(&bench.machine, "Mode", RegistryValue::dword(1));
-        eventually("refused", || report(&bench.machine).rejected > before.rejected + 2);
+        eventually("refused", || refused(&trace).len() > 2);
     }
+    drop(trace);
     set(&bench.machine, "Mode", RegistryValue::dword(0));
     bench.machine.kernel().delete_value(&parameters_key(SERVICE), "ExemptPrefixes");
     eventually("the new policy holds", || bench.ask(&Probe::syn("V4")).1 == "Off");
@@ -176,10 +192,10 @@ fn policies_change_under_packets() {
             })
         });
         for round in 0..1000 {
-            let before = report(&bench.machine).applied;
+            let before = applied(&bench.machine);
             let ports: &[&str] = if round % 2 == 0 { &["23"] } else { &[] };
             set(&bench.machine, "ExemptPorts", list(ports));
-            eventually("applied", || stopped() || report(&bench.machine).applied > before);
+            eventually("applied", || stopped() || applied(&bench.machine) > before);
         }
         done.store(true, Ordering::Relaxed);
         asking.map(|asking| asking.join().unwrap())

@@ -277,6 +277,12 @@ fn a_scan_is_reported_once_and_a_visitor_is_not() {
         assert_eq!(scan.field("Remote"), Some(&Value::Socket((world.near(family), 0).into())));
         assert!(scan.text("Techniques").split(',').any(|technique| technique == named), "{scan:?}");
         assert_eq!(scan.number("WindowMs"), 10_000);
+        // As many as make a scan, at the least; of those that were met.
+        assert!((16..=41 + 10).contains(&scan.number("Ports")), "{scan:?}");
+        world.session.capture_state();
+        let events = world.session.events();
+        let counters = events.iter().rfind(|event| event.name == "Counters").unwrap();
+        assert_eq!(counters.number("Scans"), scans as u64);
     }
     // Two more looks find nothing new.
     std::thread::sleep(Duration::from_millis(2_600));

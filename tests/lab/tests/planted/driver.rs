@@ -13,101 +13,12 @@ use core::panic::PanicInfo;
 use core::ptr::null_mut;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 
+#[path = "driver/imports.rs"]
+mod imports;
+
+use imports::*;
+
 type Ptr = usize;
-
-#[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
-unsafe extern "system" {
-    fn ExAllocatePool2(flags: u64, size: usize, tag: u32) -> Ptr;
-    fn ExFreePoolWithTag(block: Ptr, tag: u32);
-    fn ExInitializeRundownProtection(reference: Ptr);
-    fn ExReleaseRundownProtection(reference: Ptr);
-    fn ExAcquireFastMutex(mutex: Ptr);
-    fn ExReleaseFastMutex(mutex: Ptr);
-    fn EtwRegister(provider: Ptr, callback: Ptr, context: Ptr, handle: Ptr) -> i32;
-    fn EtwUnregister(handle: u64) -> i32;
-    fn EtwWriteTransfer(handle: u64, event: Ptr, activity: Ptr, related: Ptr, count: u32, data: Ptr) -> i32;
-    fn KeGetCurrentIrql() -> u8;
-    fn KfRaiseIrql(level: u8) -> u8;
-    fn KeLowerIrql(level: u8);
-    fn KeInitializeSpinLock(lock: Ptr);
-    fn KeAcquireSpinLockRaiseToDpc(lock: Ptr) -> u8;
-    fn KeReleaseSpinLock(lock: Ptr, level: u8);
-    fn KeAcquireSpinLockAtDpcLevel(lock: Ptr);
-    fn KeReleaseSpinLockFromDpcLevel(lock: Ptr);
-    fn KeInitializeEvent(event: Ptr, kind: i32, state: u8);
-    fn KeSetEvent(event: Ptr, increment: i32, wait: u8) -> i32;
-    fn KeWaitForSingleObject(object: Ptr, reason: i32, mode: i8, alertable: u8, timeout: Ptr) -> i32;
-    fn KeDelayExecutionThread(mode: i8, alertable: u8, interval: Ptr) -> i32;
-    fn IoCreateDevice(
-        driver: Ptr,
-        extension: u32,
-        name: Ptr,
-        kind: u32,
-        characteristics: u32,
-        exclusive: u8,
-        device: Ptr,
-    ) -> i32;
-    fn IoDeleteDevice(device: Ptr);
-    fn PsCreateSystemThread(
-        thread: Ptr,
-        access: u32,
-        attributes: Ptr,
-        process: Ptr,
-        client: Ptr,
-        routine: Ptr,
-        context: Ptr,
-    ) -> i32;
-    fn IoOpenDriverRegistryKey(driver: Ptr, kind: i32, access: u32, flags: u32, key: Ptr) -> i32;
-    fn IoAllocateWorkItem(device: Ptr) -> Ptr;
-    fn IoQueueWorkItem(item: Ptr, routine: Ptr, queue: i32, context: Ptr);
-    fn IoFreeWorkItem(item: Ptr);
-    fn ZwQueryValueKey(key: Ptr, name: Ptr, class: i32, information: Ptr, length: u32, result: Ptr) -> i32;
-    fn ZwNotifyChangeKey(
-        key: Ptr,
-        event: Ptr,
-        routine: Ptr,
-        context: Ptr,
-        status: Ptr,
-        filter: u32,
-        tree: u8,
-        buffer: Ptr,
-        size: u32,
-        asynchronous: u8,
-    ) -> i32;
-    fn ZwClose(handle: Ptr) -> i32;
-    fn MmMapLockedPagesSpecifyCache(
-        mdl: Ptr,
-        mode: i8,
-        cache: i32,
-        at: Ptr,
-        bugcheck: u32,
-        priority: u32,
-    ) -> Ptr;
-    fn MmUnmapLockedPages(base: Ptr, mdl: Ptr);
-    fn memcpy(to: Ptr, from: Ptr, count: usize) -> Ptr;
-    // For the compiler.
-    #[allow(dead_code)]
-    fn memset(to: Ptr, byte: i32, count: usize) -> Ptr;
-    #[allow(dead_code)]
-    fn memmove(to: Ptr, from: Ptr, count: usize) -> Ptr;
-    #[allow(dead_code)]
-    fn memcmp(one: Ptr, other: Ptr, count: usize) -> i32;
-}
-
-#[link(name = "fwpkclnt.sys", kind = "raw-dylib", modifiers = "+verbatim")]
-unsafe extern "system" {
-    fn FwpmEngineOpen0(server: Ptr, service: u32, identity: Ptr, session: Ptr, engine: Ptr) -> i32;
-    fn FwpsCalloutRegister1(device: Ptr, callout: *const Callout, id: Ptr) -> i32;
-    fn FwpsCalloutUnregisterById0(id: u32) -> i32;
-    fn FwpmBfeStateSubscribeChanges0(device: Ptr, callback: Ptr, context: Ptr, handle: Ptr) -> i32;
-    fn FwpmBfeStateUnsubscribeChanges0(handle: Ptr) -> i32;
-    fn FwpsFlowAssociateContext0(flow: u64, layer: u16, callout: u32, context: u64) -> i32;
-}
-
-#[link(name = "ndis.sys", kind = "raw-dylib", modifiers = "+verbatim")]
-unsafe extern "system" {
-    fn NdisAdvanceNetBufferDataStart(buffer: Ptr, delta: u32, free: u8, handler: Ptr);
-}
 
 const TAG: u32 = u32::from_le_bytes(*b"plnt");
 const NON_PAGED: u64 = 0x40;
@@ -263,7 +174,7 @@ bugs! {
     Classify INVALID_ABSORB => answer(1, 0x1002, 1);
     Classify NET_BUFFER_CHANGED => NdisAdvanceNetBufferDataStart(net_buffer(), 4, 0, 0);
 
-    Unload ETW_UNREGISTERED_TWICE => {
+    Unload ETW_BAD_UNREGISTER => {
         EtwUnregister(PROVIDER.load(SeqCst));
         EtwUnregister(PROVIDER.load(SeqCst))
     };

@@ -144,7 +144,7 @@ impl Pool {
         for (from, to, rule) in sides {
             if let Some(changed) = self.first_change(from, to) {
                 let text = format!("{text}: byte at {changed:#x} was written");
-                return Err(Violation { rule, parameters: [address, changed as u64, 0], detail: text });
+                return Err(Violation::new(rule, [address, changed as u64, 0], text));
             }
         }
         Ok(())

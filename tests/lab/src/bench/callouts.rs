@@ -1,0 +1,116 @@
+//! A running driver's callouts, and calls of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, anyhow};
+
+use super::indication::Subject;
+use crate::nt::Kernel;
+use crate::nt::fwp::prepared::Prepared;
+use crate::nt::types::FWPS_CALLOUT3;
+use crate::traffic::Family;
+use crate::wfp::{Change, Engine, FlowHandle, LayerInfo};
+
+/// The callouts of the driver that runs on a machine, by their layers' names.
+pub struct Callouts {
+    kernel: Arc<Kernel>,
+    engine: Arc<Engine>,
+    callouts: BTreeMap<&'static str, (&'static LayerInfo, FWPS_CALLOUT3)>,
+}
+
+impl Callouts {
+    /// Those that the driver has added.
+    ///
+    /// # Errors
+    /// If one of them is registered nowhere, or added at no layer.
+    pub fn of(kernel: &Arc<Kernel>, engine: &Arc<Engine>) -> Result<Self> {
+        let mut callouts = BTreeMap::new();
+        for change in engine.journal() {
+            let Change::CalloutAdd { key, layer, .. } = change else { continue };
+            let layer = engine.layer_by_key(layer).context("a layer of the tables")?;
+            let callout = kernel.registered(key).context("a registered callout")?;
+            callouts.insert(layer.name, (layer, callout));
+        }
+        Ok(Self { kernel: Arc::clone(kernel), engine: Arc::clone(engine), callouts })
+    }
+
+    /// The machine's kernel.
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// The layers that the driver stands at.
+    pub fn layers(&self) -> impl Iterator<Item = &'static LayerInfo> {
+        self.callouts.values().map(|(layer, _)| *layer)
+    }
+
+    /// Whether the engine has a filter of the driver's at a layer, and so calls it.
+    pub fn has_filter(&self, layer: &LayerInfo) -> bool {
+        let journal = self.engine.journal();
+        journal.iter().any(|change| matches!(change, Change::FilterAdd { layer: at, .. } if *at == layer.key))
+    }
+
+    /// A call of the driver's callout at a layer, with a subject as that layer
+    /// shows it.
+    ///
+    /// # Errors
+    /// If the driver has none there.
+    pub fn call(&self, layer: &str, subject: &Subject) -> Result<Prepared> {
+        let (info, callout) = self.callouts.get(layer).with_context(|| format!("no callout at {layer}"))?;
+        Ok(Prepared::new(&self.kernel, callout, &subject.at(info).request()))
+    }
+
+    /// Calls at layers in turn, each its name and whether its twin is meant, with
+    /// the contexts of the subject's flow.
+    ///
+    /// # Errors
+    /// If the driver has no callout at one of them.
+    pub fn walk(&self, subject: &Subject, layers: &[(&str, bool)]) -> Result<Vec<Prepared>> {
+        let mut calls = Vec::new();
+        for (name, discard) in layers {
+            let layer = layer_name(name, subject.family, *discard);
+            let call = self.call(&layer, subject)?;
+            let context = subject.flow.and_then(|flow| self.contexts(&layer).get(&flow).copied());
+            calls.push(match context {
+                Some(context) => call.with_flows(vec![context]),
+                None => call,
+            });
+        }
+        Ok(calls)
+    }
+
+    /// Begins a flow.
+    ///
+    /// # Errors
+    /// If the driver stopped.
+    pub fn begin_flow(&self, subject: &Subject) -> Result<FlowHandle> {
+        let engine = &self.engine;
+        let flow = engine.flow_create();
+        let name = format!("ALE_FLOW_ESTABLISHED_{:?}", subject.family);
+        let layer = engine.layer_by_name(&name).context("a layer of the tables")?;
+        let begun = Subject { flow: Some(flow), ..subject.clone() };
+        engine.classify(&begun.at(layer).request());
+        match self.kernel.stopped() {
+            None => Ok(flow),
+            Some(stop) => Err(anyhow!("{stop}")),
+        }
+    }
+
+    /// The contexts that the driver has at a layer, by flow.
+    pub fn contexts(&self, layer: &str) -> BTreeMap<FlowHandle, u64> {
+        let Some((info, _)) = self.callouts.get(layer) else { return BTreeMap::new() };
+        let contexts = self.engine.flow_contexts().into_iter();
+        contexts.filter(|(_, at, _)| *at == info.id).map(|(flow, _, context)| (flow, context)).collect()
+    }
+}
+
+/// The name of a layer of a family.
+pub fn layer_name(name: &str, family: Family, discard: bool) -> String {
+    format!("{name}_{family:?}{}", if discard { "_DISCARD" } else { "" })
+}
+
+/// The family that a layer's name has.
+pub fn family_of(name: &str) -> Family {
+    if name.contains("_V6") { Family::V6 } else { Family::V4 }
+}

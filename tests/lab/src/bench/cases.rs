@@ -1,0 +1,101 @@
+//! What is counted in both builds: the image stepped, the source natively.
+
+use anyhow::{Context, Result};
+
+use super::callouts::{Callouts, layer_name};
+use super::indication::Subject;
+use crate::nt::fwp::prepared::Prepared;
+use crate::nt::registry::RegistryValue;
+use crate::traffic::Family;
+
+/// How many prefixes are exempted; a driver each.
+pub const EXEMPTED: [u32; 3] = [0, 10, 1000];
+
+/// A value of the driver's.
+pub type Set = (&'static str, RegistryValue);
+
+/// A classify that is counted.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What it is, for people.
+    pub name: String,
+    family: Family,
+    kind: &'static Kind,
+}
+
+/// The cases of both families.
+#[derive(Debug)]
+struct Kind {
+    name: &'static str,
+    layer: &'static str,
+    discard: bool,
+    subject: fn(Family) -> Subject,
+    /// Of a flow that is watched.
+    flow: bool,
+}
+
+const fn kind(name: &'static str, layer: &'static str, subject: fn(Family) -> Subject) -> Kind {
+    Kind { name, layer, discard: false, subject, flow: false }
+}
+
+/// What passes, or is decided; the prefixes matter for the last alone.
+static KINDS: [Kind; 6] = [
+    kind("an observing layer", "INBOUND_IPPACKET", Subject::syn),
+    kind("INBOUND_TRANSPORT, no flow", "INBOUND_TRANSPORT", Subject::syn),
+    Kind { flow: true, ..kind("INBOUND_TRANSPORT, a watched flow", "INBOUND_TRANSPORT", Subject::syn) },
+    Kind {
+        discard: true,
+        ..kind("UDP without endpoint, INBOUND_IPPACKET_DISCARD", "INBOUND_IPPACKET", Subject::datagram)
+    },
+    kind("OUTBOUND_ICMP_ERROR", "OUTBOUND_ICMP_ERROR", Subject::datagram),
+    Kind { discard: true, ..kind("a silenced SYN", "INBOUND_TRANSPORT", Subject::syn) },
+];
+
+/// The cases of a driver that exempts so many prefixes.
+pub fn cases(exempted: u32) -> Vec<Case> {
+    let kinds = if exempted == 0 { &KINDS[..] } else { &KINDS[KINDS.len() - 1..] };
+    let prefixes = if exempted == 0 { String::new() } else { format!(", {exempted} exempt prefixes") };
+    let each = kinds.iter().flat_map(|kind| {
+        let name = format!("{}{prefixes}", kind.name);
+        [Family::V4, Family::V6].map(|family| Case { name: format!("{name}, {family:?}"), family, kind })
+    });
+    each.collect()
+}
+
+/// The values of that driver: silent, observing, and so many prefixes apart
+/// from each other, none of them the remote's.
+pub fn values(exempted: u32) -> Vec<Set> {
+    vec![("Mode", RegistryValue::dword(2)), ("Observe", RegistryValue::dword(1)), prefixes(exempted)]
+}
+
+/// So many prefixes apart from each other, of either family and on both sides of
+/// the remote's address, none of them its own.
+pub fn prefixes(count: u32) -> Set {
+    let prefix = |at: u32| match at % 4 {
+        0 => format!("1.{}.{}.0/25", at / 256, at % 256),
+        1 => format!("223.{}.{}.0/25", at / 256, at % 256),
+        2 => format!("1:{at:x}::/48"),
+        _ => format!("fff0:{at:x}::/48"),
+    };
+    let all: Vec<String> = (0..count).map(prefix).collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    ("ExemptPrefixes", RegistryValue::multi_sz(all))
+}
+
+impl Case {
+    /// Its call.
+    ///
+    /// # Errors
+    /// If the driver has no callout there, or stopped.
+    pub fn call(&self, callouts: &Callouts) -> Result<Prepared> {
+        let Kind { layer, discard, subject, flow, .. } = self.kind;
+        let (layer, subject) = (layer_name(layer, self.family, *discard), subject(self.family));
+        if !flow {
+            return callouts.call(&layer, &subject);
+        }
+        let flow = callouts.begin_flow(&subject)?;
+        let context = callouts.contexts(&layer).get(&flow).copied();
+        let call = callouts.call(&layer, &Subject::data(self.family, flow))?;
+        Ok(call.with_flows(vec![context.context("a context of the flow")?]))
+    }
+}

@@ -1,0 +1,124 @@
+//! How a machine runs a driver's routines, and what it checks when they return.
+#![expect(unsafe_code, reason = "calls the driver")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::super::cpu::{self, Irql, Stay};
+use super::super::guest::Stop;
+use super::super::locks;
+use super::super::objects::Event;
+use super::super::types::Address;
+use super::super::work::Job;
+use super::Kernel;
+use crate::schedule::Joined;
+use crate::verifier::{Violation, rules};
+
+/// The name of the threads that run a driver's system threads.
+pub(crate) const SYSTEM_THREAD: &str = "lab-thread";
+
+impl Kernel {
+    /// Runs driver code on the thread's processor (0 for a thread from
+    /// outside) at the given level or the thread's, if that is higher. What
+    /// the driver leaves behind is checked; a bugcheck or fault stops the
+    /// machine. A stopped machine runs nothing.
+    pub(crate) fn call_driver(
+        &self,
+        entry: Address,
+        arguments: &[u64],
+        irql: Irql,
+        what: &'static str,
+    ) -> Result<u64, Stop> {
+        if let Some(stop) = self.stopped() {
+            return Err(stop.clone());
+        }
+        let inside = std::ptr::eq(cpu::kernel(), self);
+        let processor = if inside { cpu::processor() } else { 0 };
+        let irql = if inside { irql.max(cpu::irql()) } else { irql };
+        let stay = Stay::begin(self, processor, irql);
+        let held = locks::held();
+        let measured = self.stack_marks.is_due(what) && self.guest.measure_stack();
+        // SAFETY: `entry` comes from the loader or from the driver, which gave it
+        // as a routine of the prototype it is called by here.
+        let outcome = unsafe { self.guest.call(entry, arguments) };
+        let (left_at, locks) = (cpu::irql(), locks::held().saturating_sub(held));
+        locks::forget_since(held);
+        drop(stay);
+        if measured {
+            self.stack_marks.note(what, self.guest.stack_used());
+        }
+        let value = outcome.map_err(|stop| self.driver_stopped(stop, left_at))?;
+        if locks > 0 {
+            let text = format!("{what} returned with {locks} held");
+            self.condemn(Violation::new(&rules::SPIN_LOCK_HELD, [locks as u64, 0, 0], text));
+        }
+        if left_at != irql {
+            let [before, after] = [irql, left_at].map(|irql| irql.0.into());
+            let first = arguments.first().copied().unwrap_or(0);
+            let (rule, parameters) = match what {
+                "worker routine" => (&rules::WORKER_IRQL, [entry as u64, after, first]),
+                _ => (&rules::IRQL_CHANGED, [entry as u64, before, after]),
+            };
+            let text = format!("{what} was called at {irql} and returned at {left_at}");
+            self.condemn(Violation::new(rule, parameters, text));
+        }
+        match self.stopped() {
+            Some(stop) => Err(stop.clone()),
+            None => Ok(value),
+        }
+    }
+
+    /// Runs a job of the work queue; called on the worker's thread.
+    pub(in crate::nt) fn run_job(&self, job: Job, worker: usize) {
+        let (routine, arguments) = match job {
+            Job::IoWorkItem { item, routine, object, context, extended } => {
+                if let Some(entry) = self.objects().work_items.get_mut(&item) {
+                    entry.queued = false;
+                }
+                let third = extended.then_some(item as u64);
+                let arguments = [object as u64, context as u64].into_iter().chain(third);
+                (routine, arguments.collect::<Vec<_>>())
+            }
+            Job::WorkQueueItem { routine, parameter } => (routine, vec![parameter as u64]),
+        };
+        // Workers serve from the machine's last processors. An error has stopped
+        // the machine already.
+        let processors = self.options.processors;
+        let processor = processors - 1 - worker as u32 % processors;
+        let _ = self.on_processor(processor, Irql::PASSIVE, |kernel| {
+            kernel.call_driver(routine, &arguments, Irql::PASSIVE, "worker routine")
+        });
+        if let Job::IoWorkItem { object, .. } = job {
+            self.objects().release_device(object);
+        }
+    }
+
+    /// Runs a driver's routine on a thread of its own; the event is set when it
+    /// has ended. `None` if the host has no threads left.
+    pub(in crate::nt) fn start_thread(&self, routine: Address, context: Address) -> Option<Arc<Event>> {
+        let ended = Arc::new(Event { signaled: AtomicBool::new(false), synchronization: false });
+        let (kernel, end) = (self.me.upgrade()?, Arc::clone(&ended));
+        let seat = self.session().as_ref().map(|session| session.join("system thread"));
+        let run = move || {
+            let seated = seat.map(Joined::sit);
+            // An error has stopped the machine already.
+            let _ = kernel.on_processor(kernel.options.processors - 1, Irql::PASSIVE, |kernel| {
+                kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, "system thread")
+            });
+            let mut objects = kernel.objects();
+            if let Some(at) = objects.threads.iter().position(|thread| *thread == routine) {
+                objects.threads.swap_remove(at);
+            }
+            drop(objects);
+            end.signaled.store(true, Ordering::Release);
+            kernel.bell.ring();
+            drop(seated);
+        };
+        self.objects().threads.push(routine);
+        let started = std::thread::Builder::new().name(SYSTEM_THREAD.into()).spawn(run);
+        if started.is_err() {
+            self.objects().threads.pop();
+        }
+        started.is_ok().then_some(ended)
+    }
+}

@@ -1,0 +1,94 @@
+//! Every declaration the driver is built with, held against the WDK's tables.
+//!
+//! What is compared is what bindgen wrote for the build at hand. Its layout
+//! assertions are evaluated by the compiler for that target, so that the
+//! numbers in them are the driver's own.
+//!
+//! Under `cargo lab wdk` that is the output over a kit's own headers and
+//! wdk-sys's, of which what `src/ffi/wdk.h` names is compared.
+
+mod compare;
+mod declared;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::collections::BTreeSet;
+
+use declared::Declared;
+use lab::setup::{self, Target};
+use support::facts;
+
+/// Declarations that no table has, each with the reason why it is right.
+const REASONS: &[(&str, &str)] = &[
+    ("RPC_C_AUTHN_WINNT", "rpcdce.h, a header of user mode: 10"),
+    ("MANUALLY_INITIATED_CRASH", "bugcodes.h, which the tables leave out: 0xE2"),
+    ("EVENT_CONTROL_CODE_DISABLE_PROVIDER", "evntrace.h, a header of user mode: 0"),
+    ("EVENT_CONTROL_CODE_ENABLE_PROVIDER", "evntrace.h: 1"),
+    ("EVENT_CONTROL_CODE_CAPTURE_STATE", "evntrace.h: 2"),
+    ("ETWENABLECALLBACK", "wdm.h; the tables give its parameters as a callback's"),
+    ("LPCGUID", "guiddef.h: const GUID *"),
+    ("DRIVER_REGKEY_TYPE", "wdm.h; the tables give its use (IoOpenDriverRegistryKey), not its values: 0, 1"),
+    ("FWP_ACTION_TYPE", "fwptypes.h: UINT32"),
+    ("CCHAR", "ntdef.h: char"),
+    ("CHAR", "ntdef.h: char"),
+    ("CSHORT", "ntdef.h: short"),
+    ("DWORD", "minwindef.h: unsigned long"),
+    ("KPROCESSOR_MODE", "wdm.h: CCHAR"),
+    ("PHANDLE", "ntdef.h: HANDLE *"),
+    ("PWCH", "ntdef.h: WCHAR *"),
+    ("wchar_t", "the compiler's own under MSVC: unsigned short"),
+    ("ULONG64", "basetsd.h: unsigned __int64"),
+    ("WCHAR", "ntdef.h: wchar_t"),
+    ("LPWSTR", "ntdef.h: WCHAR *"),
+];
+
+#[test]
+fn x64_declarations_are_the_kits() {
+    compare(Target::X64);
+}
+
+#[test]
+fn arm64_declarations_are_the_kits() {
+    compare(Target::Arm64);
+}
+
+fn compare(target: Target) {
+    let mut declared = Declared::read(&bindings(target));
+    declared.of_kit = setup::build(target).unwrap().bindings.len() > 1;
+    let constants = setup::root().join("src/ffi/constants.rs");
+    declared.read_constants(&std::fs::read_to_string(constants).unwrap());
+    let layouts = facts(&format!("layouts.{}", target.name()));
+    let mut faults = Vec::new();
+    let mut unknown = BTreeSet::new();
+    let counts = [
+        declared.compare_layouts(&layouts, &mut faults, &mut unknown),
+        declared.compare_enums(&facts("enums"), &mut faults, &mut unknown),
+        declared.compare_macros(&facts("macros"), target, &mut faults, &mut unknown),
+        declared.compare_functions(&facts("functions"), &mut faults, &mut unknown),
+    ];
+    // What a kit's own headers declare needs no other witness.
+    for name in unknown.iter().filter(|_| !declared.of_kit) {
+        if !REASONS.iter().any(|(known, _)| known == name) {
+            faults.push(format!("{name}: in none of the tables; give a reason in REASONS"));
+        }
+    }
+    assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
+    let [layouts, enumerators, macros, functions] = counts;
+    // A parser that sees nothing finds no fault.
+    assert!(layouts > 150 && enumerators > 30 && macros > 20 && functions > 30, "{counts:?}");
+}
+
+#[test]
+fn every_reason_is_needed() {
+    let mut text = bindings(Target::X64);
+    text += &std::fs::read_to_string(setup::root().join("src/ffi/constants.rs")).unwrap();
+    for (name, _) in REASONS {
+        assert!(text.contains(name), "{name} is not declared any more");
+    }
+}
+
+/// What bindgen wrote for a target.
+fn bindings(target: Target) -> String {
+    let driver = setup::build(target).unwrap();
+    driver.bindings.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()
+}

@@ -1,0 +1,166 @@
+//! What the events of flows and of the order of layers say, field by field.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use lab::bench::indication::Subject;
+use lab::bench::stage::{Stage, layer_name};
+use lab::etw::{Enable, Event, Filter, HUSHPORT, Value, ZeroKeyword};
+use lab::nt::registry::RegistryValue;
+use lab::nt::{Options, Trace};
+use lab::traffic::Family;
+
+use super::events::{named, session, settled};
+
+/// Keyword of flows (docs/EVENTS.md), and levels (evntrace.h).
+const FLOWS: u64 = 0x10;
+const WARNING: u8 = 3;
+const INFORMATION: u8 = 4;
+/// The process that [`Subject`] shows at ALE's layers.
+const PROCESS: u64 = 4;
+
+fn start(values: &[(&str, u32)]) -> (Stage, Trace) {
+    let values: Vec<_> = values.iter().map(|(name, value)| (*name, RegistryValue::dword(*value))).collect();
+    let stage = Stage::new(Options::default(), &values).unwrap();
+    let trace = session(&stage.machine);
+    (stage, trace)
+}
+
+fn end((mut stage, trace): (Stage, Trace)) {
+    drop(trace);
+    let findings = stage.machine.kernel().verifier().findings();
+    assert!(findings.is_empty(), "{findings:?}");
+    assert!(stage.machine.stop().unwrap().is_empty());
+}
+
+/// Shows a subject at a layer, as the engine does.
+fn show(stage: &Stage, layer: &str, subject: &Subject) {
+    let engine = stage.machine.engine();
+    let layer = engine.layer_by_name(&layer_name(layer, subject.family, false)).unwrap();
+    engine.classify(&subject.at(layer).request());
+}
+
+/// The counters, as a session that asks for the state is told them.
+fn counters(trace: &Trace) -> Event {
+    trace.capture_state();
+    (*named(&trace.events(), "Counters").last().unwrap()).clone()
+}
+
+/// Nothing is the same in both directions.
+#[test]
+fn a_flow_is_told_with_all_that_it_was() {
+    let world = start(&[]);
+    let (stage, trace) = &world;
+    for (ended, family) in (1..).zip([Family::V4, Family::V6]) {
+        let flow = stage.begin_flow(&Subject::syn(family)).unwrap();
+        assert_eq!(counters(trace).number("Flows"), 1);
+        let data = |payload| Subject { payload, ..Subject::data(family, flow) };
+        (0..5).for_each(|_| show(stage, "INBOUND_TRANSPORT", &data(100)));
+        (0..2).for_each(|_| show(stage, "OUTBOUND_TRANSPORT", &data(40)));
+        stage.machine.kernel().clock().advance(Duration::from_millis(1_500));
+        trace.take();
+        stage.machine.engine().flow_end(flow);
+        let events = trace.take();
+        let [event] = &events[..] else { panic!("{events:#?}") };
+        assert_eq!((&*event.name, event.level, event.keyword), ("FlowEnded", INFORMATION, FLOWS));
+        assert_eq!((event.number("Flow"), event.number("Process")), (flow.0, PROCESS));
+        let [out, inbound] = ["Out", "In"].map(|direction| {
+            (event.number(&format!("Packets{direction}")), event.number(&format!("Bytes{direction}")))
+        });
+        assert_eq!((out, inbound), ((2, 2 * 40), (5, 5 * 100)));
+        // What the machine itself took comes on top.
+        assert!((1_500..61_500).contains(&event.number("DurationMs")), "{event:?}");
+        assert_eq!((event.text("Order"), event.number("Dropped")), ("NotWatched", 0));
+        let now = counters(trace);
+        assert_eq!((now.number("Flows"), now.number("FlowsEnded")), (0, ended));
+    }
+    end(world);
+}
+
+#[test]
+fn flows_that_find_no_room_are_counted() {
+    let world = start(&[("FlowLimit", 2)]);
+    let (stage, trace) = &world;
+    for _ in 0..5 {
+        stage.begin_flow(&Subject::syn(Family::V4)).unwrap();
+    }
+    let now = counters(trace);
+    assert_eq!((now.number("Flows"), now.number("FlowsRefused")), (2, 3));
+    end(world);
+}
+
+/// A packet that is shown at its layer twice.
+#[test]
+fn a_deviation_is_told_with_all_that_is_known() {
+    let world = start(&[("CheckOrder", 1)]);
+    let (stage, trace) = &world;
+    let sides = [("10.0.0.2:443", "10.0.0.1:40000"), ("[fd77::2]:443", "[fd77::1]:40000")];
+    for ((deviations, family), (local, remote)) in (1..).zip([Family::V4, Family::V6]).zip(sides) {
+        let flow = stage.begin_flow(&Subject::syn(family)).unwrap();
+        let data = Subject::data(family, flow);
+        trace.take();
+        for layer in ["INBOUND_IPPACKET", "INBOUND_TRANSPORT"] {
+            show(stage, layer, &data);
+        }
+        assert_eq!(trace.events(), [], "in order");
+        show(stage, "INBOUND_TRANSPORT", &data);
+        let events = trace.take();
+        let [event] = &events[..] else { panic!("{events:#?}") };
+        assert_eq!((&*event.name, event.level, event.keyword), ("OrderDeviation", WARNING, FLOWS));
+        assert_eq!(event.text("Layer"), layer_name("INBOUND_TRANSPORT", family, false));
+        assert_eq!(event.text("Seen"), "INBOUND_TRANSPORT");
+        assert!(!["", "INBOUND_TRANSPORT"].contains(&event.text("Expected")), "{event:?}");
+        assert_eq!((event.number("Flow"), event.number("Protocol")), (flow.0, 6));
+        assert_eq!(event.field("Local"), Some(&Value::Socket(local.parse().unwrap())));
+        assert_eq!(event.field("Remote"), Some(&Value::Socket(remote.parse().unwrap())));
+        assert_eq!(counters(trace).number("Deviations"), deviations);
+        trace.take();
+        stage.machine.engine().flow_end(flow);
+        let events = trace.take();
+        let [event] = &events[..] else { panic!("{events:#?}") };
+        assert_eq!((event.text("Order"), event.number("Flow")), ("Deviated", flow.0));
+    }
+    end(world);
+}
+
+/// The driver itself writes nothing where no session's level, keyword, or all
+/// of the keywords that it insists on are the event's.
+#[test]
+fn a_flow_is_written_for_whom_it_is_meant_alone() {
+    let values = [("Mode", RegistryValue::dword(2))];
+    let mut stage = Stage::new(Options::default(), &values).unwrap();
+    let kernel = Arc::clone(stage.machine.kernel());
+    for (level, any, all, heard) in [
+        (INFORMATION, FLOWS, 0, 1),
+        (INFORMATION, FLOWS | 1, FLOWS, 1),
+        (0, FLOWS, FLOWS, 1),
+        (WARNING, FLOWS, 0, 0),
+        (INFORMATION, FLOWS << 1, 0, 0),
+        (INFORMATION, FLOWS | 1, FLOWS | 1, 0),
+    ] {
+        let filter = Filter { level, any, all };
+        let trace = kernel.trace(Enable { provider: HUSHPORT, filter, zero: ZeroKeyword::AsAll }, None);
+        let before = kernel.call_count("EtwWriteTransfer");
+        let flow = stage.begin_flow(&Subject::syn(Family::V4)).unwrap();
+        stage.machine.engine().flow_end(flow);
+        let written = kernel.call_count("EtwWriteTransfer") - before;
+        let told = named(&trace.events(), "FlowEnded").len() as u64;
+        assert_eq!((written, told), (heard, heard), "{level} {any:#x} {all:#x}");
+    }
+    assert!(stage.machine.stop().unwrap().is_empty());
+}
+
+/// No more often: each look goes over what every processor remembers. That it is
+/// not less often, the scans that are reported in time show.
+#[test]
+fn who_scans_is_looked_for_every_eighth_of_a_window() {
+    let world = start(&[("ScanWindowMs", 8_000)]);
+    let kernel = world.0.machine.kernel();
+    let looks = || kernel.call_count("ZwWaitForSingleObject");
+    settled(&world.1);
+    let before = looks();
+    std::thread::sleep(Duration::from_millis(1_500));
+    // A second's, and those on either side.
+    assert!(looks() - before <= 3, "{} looks", looks() - before);
+    end(world);
+}

@@ -1,0 +1,97 @@
+//! What the driver imports, pointers as plain numbers.
+
+use super::{Callout, Ptr};
+
+#[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
+unsafe extern "system" {
+    pub fn ExAllocatePool2(flags: u64, size: usize, tag: u32) -> Ptr;
+    pub fn ExFreePoolWithTag(block: Ptr, tag: u32);
+    pub fn ExInitializeRundownProtection(reference: Ptr);
+    pub fn ExReleaseRundownProtection(reference: Ptr);
+    pub fn ExAcquireFastMutex(mutex: Ptr);
+    pub fn ExReleaseFastMutex(mutex: Ptr);
+    pub fn EtwRegister(provider: Ptr, callback: Ptr, context: Ptr, handle: Ptr) -> i32;
+    pub fn EtwUnregister(handle: u64) -> i32;
+    pub fn EtwWriteTransfer(handle: u64, event: Ptr, activity: Ptr, related: Ptr, count: u32, data: Ptr) -> i32;
+    pub fn KeGetCurrentIrql() -> u8;
+    pub fn KfRaiseIrql(level: u8) -> u8;
+    pub fn KeLowerIrql(level: u8);
+    pub fn KeInitializeSpinLock(lock: Ptr);
+    pub fn KeAcquireSpinLockRaiseToDpc(lock: Ptr) -> u8;
+    pub fn KeReleaseSpinLock(lock: Ptr, level: u8);
+    pub fn KeAcquireSpinLockAtDpcLevel(lock: Ptr);
+    pub fn KeReleaseSpinLockFromDpcLevel(lock: Ptr);
+    pub fn KeInitializeEvent(event: Ptr, kind: i32, state: u8);
+    pub fn KeSetEvent(event: Ptr, increment: i32, wait: u8) -> i32;
+    pub fn KeWaitForSingleObject(object: Ptr, reason: i32, mode: i8, alertable: u8, timeout: Ptr) -> i32;
+    pub fn KeDelayExecutionThread(mode: i8, alertable: u8, interval: Ptr) -> i32;
+    pub fn IoCreateDevice(
+        driver: Ptr,
+        extension: u32,
+        name: Ptr,
+        kind: u32,
+        characteristics: u32,
+        exclusive: u8,
+        device: Ptr,
+    ) -> i32;
+    pub fn IoDeleteDevice(device: Ptr);
+    pub fn PsCreateSystemThread(
+        thread: Ptr,
+        access: u32,
+        attributes: Ptr,
+        process: Ptr,
+        client: Ptr,
+        routine: Ptr,
+        context: Ptr,
+    ) -> i32;
+    pub fn IoOpenDriverRegistryKey(driver: Ptr, kind: i32, access: u32, flags: u32, key: Ptr) -> i32;
+    pub fn IoAllocateWorkItem(device: Ptr) -> Ptr;
+    pub fn IoQueueWorkItem(item: Ptr, routine: Ptr, queue: i32, context: Ptr);
+    pub fn IoFreeWorkItem(item: Ptr);
+    pub fn ZwQueryValueKey(key: Ptr, name: Ptr, class: i32, information: Ptr, length: u32, result: Ptr) -> i32;
+    pub fn ZwNotifyChangeKey(
+        key: Ptr,
+        event: Ptr,
+        routine: Ptr,
+        context: Ptr,
+        status: Ptr,
+        filter: u32,
+        tree: u8,
+        buffer: Ptr,
+        size: u32,
+        asynchronous: u8,
+    ) -> i32;
+    pub fn ZwClose(handle: Ptr) -> i32;
+    pub fn MmMapLockedPagesSpecifyCache(
+        mdl: Ptr,
+        mode: i8,
+        cache: i32,
+        at: Ptr,
+        bugcheck: u32,
+        priority: u32,
+    ) -> Ptr;
+    pub fn MmUnmapLockedPages(base: Ptr, mdl: Ptr);
+    pub fn memcpy(to: Ptr, from: Ptr, count: usize) -> Ptr;
+    // For the compiler.
+    #[allow(dead_code)]
+    pub fn memset(to: Ptr, byte: i32, count: usize) -> Ptr;
+    #[allow(dead_code)]
+    pub fn memmove(to: Ptr, from: Ptr, count: usize) -> Ptr;
+    #[allow(dead_code)]
+    pub fn memcmp(one: Ptr, other: Ptr, count: usize) -> i32;
+}
+
+#[link(name = "fwpkclnt.sys", kind = "raw-dylib", modifiers = "+verbatim")]
+unsafe extern "system" {
+    pub fn FwpmEngineOpen0(server: Ptr, service: u32, identity: Ptr, session: Ptr, engine: Ptr) -> i32;
+    pub fn FwpsCalloutRegister1(device: Ptr, callout: *const Callout, id: Ptr) -> i32;
+    pub fn FwpsCalloutUnregisterById0(id: u32) -> i32;
+    pub fn FwpmBfeStateSubscribeChanges0(device: Ptr, callback: Ptr, context: Ptr, handle: Ptr) -> i32;
+    pub fn FwpmBfeStateUnsubscribeChanges0(handle: Ptr) -> i32;
+    pub fn FwpsFlowAssociateContext0(flow: u64, layer: u16, callout: u32, context: u64) -> i32;
+}
+
+#[link(name = "ndis.sys", kind = "raw-dylib", modifiers = "+verbatim")]
+unsafe extern "system" {
+    pub fn NdisAdvanceNetBufferDataStart(buffer: Ptr, delta: u32, free: u8, handler: Ptr);
+}
