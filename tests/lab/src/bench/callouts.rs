@@ -12,6 +12,9 @@ use crate::nt::types::FWPS_CALLOUT3;
 use crate::traffic::Family;
 use crate::wfp::{Change, Engine, FlowHandle, LayerInfo};
 
+/// ACK (RFC 9293, 3.1).
+const ACK: u8 = 0x10;
+
 /// The callouts of the driver that runs on a machine, by their layers' names.
 pub struct Callouts {
     kernel: Arc<Kernel>,
@@ -80,7 +83,8 @@ impl Callouts {
         Ok(calls)
     }
 
-    /// Begins a flow.
+    /// Begins a flow: if it is TCP's, with the acknowledgement that ends the
+    /// handshake.
     ///
     /// # Errors
     /// If the driver stopped.
@@ -89,7 +93,7 @@ impl Callouts {
         let flow = engine.flow_create();
         let name = format!("ALE_FLOW_ESTABLISHED_{:?}", subject.family);
         let layer = engine.layer_by_name(&name).context("a layer of the tables")?;
-        let begun = Subject { flow: Some(flow), ..subject.clone() };
+        let begun = Subject { flow: Some(flow), flags: ACK, ..subject.clone() };
         engine.classify(&begun.at(layer).request());
         match self.kernel.stopped() {
             None => Ok(flow),

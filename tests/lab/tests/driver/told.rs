@@ -6,8 +6,9 @@ use std::time::Duration;
 use lab::bench::indication::Subject;
 use lab::bench::stage::{Stage, layer_name};
 use lab::etw::{Enable, Event, Filter, HUSHPORT, Value, ZeroKeyword};
+use lab::nt::fwp::prepared;
 use lab::nt::registry::RegistryValue;
-use lab::nt::{Options, Trace};
+use lab::nt::{Irql, Options, Trace};
 use lab::traffic::Family;
 
 use super::events::{named, session, settled};
@@ -33,11 +34,12 @@ fn end((mut stage, trace): (Stage, Trace)) {
     assert!(stage.machine.stop().unwrap().is_empty());
 }
 
-/// Shows a subject at a layer, as the engine does.
+/// Shows a subject at a layer.
 fn show(stage: &Stage, layer: &str, subject: &Subject) {
-    let engine = stage.machine.engine();
-    let layer = engine.layer_by_name(&layer_name(layer, subject.family, false)).unwrap();
-    engine.classify(&subject.at(layer).request());
+    // On one processor, for walks are a processor's own.
+    let calls = stage.walk(subject, &[(layer, false)]).unwrap();
+    let show = |kernel: &_| prepared::run(kernel, &calls.iter().collect::<Vec<_>>(), 1, 0);
+    stage.kernel().on_processor(0, Irql::DISPATCH, show).unwrap();
 }
 
 /// The counters, as a session that asks for the state is told them.
