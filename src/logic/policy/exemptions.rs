@@ -15,7 +15,8 @@ pub const PREFIXES: usize = 1024;
 pub const INTERFACES: usize = 64;
 
 /// The exemption lists, ready to be looked up on a packet's path: one bit of a
-/// map for the port, a search by halving for address and interface.
+/// map for the port, a table of places for the address, and a look at each of
+/// the interfaces.
 ///
 /// About 58 KB of integers only, and empty where all of them are zero: made in
 /// zeroed memory, never on a kernel stack.
@@ -26,7 +27,34 @@ pub struct Exemptions {
     udp: PortSet,
     v4: RangeSet<u32, PREFIXES>,
     v6: RangeSet<u128, PREFIXES>,
-    interfaces: RangeSet<u64, INTERFACES>,
+    interfaces: Luids,
+}
+
+/// A few numbers without an order.
+#[derive(Debug)]
+#[repr(C)]
+struct Luids {
+    length: usize,
+    luids: [u64; INTERFACES],
+}
+
+impl Luids {
+    fn all(&self) -> &[u64] {
+        self.luids.get(..self.length).unwrap_or(&[])
+    }
+
+    fn contains(&self, luid: u64) -> bool {
+        self.all().contains(&luid)
+    }
+
+    fn insert(&mut self, luid: u64) -> Result<(), Full> {
+        if self.contains(luid) {
+            return Ok(());
+        }
+        *self.luids.get_mut(self.length).ok_or(Full)? = luid;
+        self.length += 1;
+        Ok(())
+    }
 }
 
 /// What a packet is looked up by.
@@ -84,7 +112,7 @@ impl Exemptions {
             udp: PortSet::empty(),
             v4: RangeSet::empty(),
             v6: RangeSet::empty(),
-            interfaces: RangeSet::empty(),
+            interfaces: Luids { length: 0, luids: [0; INTERFACES] },
         }
     }
 
@@ -115,7 +143,7 @@ impl Exemptions {
     pub fn is_empty(&self) -> bool {
         let ports = self.tcp.is_empty() && self.udp.is_empty();
         let prefixes = self.v4.ranges().is_empty() && self.v6.ranges().is_empty();
-        ports && prefixes && self.interfaces.ranges().is_empty()
+        ports && prefixes && self.interfaces.all().is_empty()
     }
 
     /// How many ports (TCP and UDP counted apart), prefixes and interfaces are
@@ -123,7 +151,7 @@ impl Exemptions {
     pub fn counts(&self) -> [u32; 3] {
         let prefixes = self.v4.ranges().len().saturating_add(self.v6.ranges().len());
         let ports = self.tcp.count().saturating_add(self.udp.count());
-        [ports, prefixes as u32, self.interfaces.ranges().len() as u32]
+        [ports, prefixes as u32, self.interfaces.all().len() as u32]
     }
 
     /// Adds ports.
@@ -146,7 +174,7 @@ impl Exemptions {
 
     /// Adds an interface by its LUID.
     pub fn insert_interface(&mut self, luid: u64) -> Result<(), Full> {
-        self.interfaces.insert(Range { first: luid, last: luid })
+        self.interfaces.insert(luid)
     }
 
     /// Takes out all ports.
@@ -163,6 +191,6 @@ impl Exemptions {
 
     /// Takes out all interfaces.
     pub fn clear_interfaces(&mut self) {
-        self.interfaces.clear();
+        self.interfaces.length = 0;
     }
 }

@@ -34,6 +34,18 @@ fn the_image_keeps_every_rule() {
     assert!(report.imports.contains_key("fwpkclnt.sys"));
 }
 
+/// What docs/PERFORMANCE.md promises: nonpaged memory, on every machine.
+#[test]
+fn the_image_stays_below_96_kb() {
+    for target in [Target::X64, Target::Arm64] {
+        let bytes = std::fs::read(&setup::build(target).unwrap().sys).unwrap();
+        let file = object::read::pe::PeFile64::parse(&*bytes).unwrap();
+        let sizes = file.section_table().iter().map(|section| section.virtual_size.get(object::LittleEndian));
+        let size: u32 = sizes.sum();
+        assert!((10_000..96 * 1024).contains(&size), "{target:?}: {size} bytes");
+    }
+}
+
 /// The decoder of instructions knows x64 only; sections, headers and checksum
 /// are the same format.
 #[test]

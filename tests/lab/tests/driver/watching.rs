@@ -118,7 +118,9 @@ fn datagrams(world: &World, family: Family, count: usize) {
         }
         Ok(())
     });
-    exchanged.unwrap().unwrap();
+    if let Err(error) = exchanged.unwrap() {
+        panic!("{family:?}: {error}: {:#?}", world.host.report());
+    }
 }
 
 fn end(watched: Watched) {
