@@ -279,8 +279,10 @@ fn a_scan_is_reported_once_and_a_visitor_is_not() {
         assert_eq!(scan.field("Remote"), Some(&Value::Socket((world.near(family), 0).into())));
         assert!(scan.text("Techniques").split(',').any(|technique| technique == named), "{scan:?}");
         assert_eq!(scan.number("WindowMs"), 10_000);
-        // As many as make a scan, at the least; of those that were met.
-        assert!((16..=41 + 10).contains(&scan.number("Ports")), "{scan:?}");
+        // As many as make a scan, at the least; at the most those that were met,
+        // 41 and the 10 before, by an estimate that errs by a tenth as a rule
+        // and seldom by three.
+        assert!((16..=51 * 14 / 10).contains(&scan.number("Ports")), "{scan:?}");
         world.session.capture_state();
         let events = world.session.events();
         let counters = events.iter().rfind(|event| event.name == "Counters").unwrap();
