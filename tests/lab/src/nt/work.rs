@@ -13,7 +13,7 @@ use super::{Kernel, schedule};
 use crate::schedule::{Bell, Waited, closing};
 
 /// The most worker threads; they come as they are needed.
-const MOST_WORKERS: usize = 4;
+pub(super) const MOST_WORKERS: usize = 4;
 
 /// Something to run on a worker thread.
 #[derive(Clone, Copy, Debug)]

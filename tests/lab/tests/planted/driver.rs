@@ -374,8 +374,8 @@ extern "system" fn work(_: Ptr, _: Ptr) {
 extern "system" fn nothing(_: Ptr, _: Ptr) {}
 
 extern "system" fn slow(_: Ptr, _: Ptr) {
-    // 100 ms.
-    let interval: i64 = -1_000_000;
+    // 300 ms.
+    let interval: i64 = -3_000_000;
     unsafe { KeDelayExecutionThread(0, 0, &raw const interval as Ptr) };
 }
 
@@ -501,9 +501,13 @@ unsafe fn queue(routine: Ptr) {
 
 /// A queued work item that cannot run yet.
 unsafe fn behind_a_slow_one() -> Ptr {
+    // Slow ones for all workers that the lab's kernel has.
+    const WORKERS: usize = 4;
     unsafe {
         let device = DEVICE_OBJECT.load(SeqCst);
-        IoQueueWorkItem(IoAllocateWorkItem(device), slow as *const () as Ptr, 1, 0);
+        for _ in 0..WORKERS {
+            IoQueueWorkItem(IoAllocateWorkItem(device), slow as *const () as Ptr, 1, 0);
+        }
         let item = IoAllocateWorkItem(device);
         IoQueueWorkItem(item, nothing as *const () as Ptr, 1, 0);
         item

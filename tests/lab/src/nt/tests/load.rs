@@ -193,15 +193,16 @@ fn unload_waits_for_work_items() {
 }
 
 extern "win64" fn slow(_: Address, _: Address) {
-    std::thread::sleep(std::time::Duration::from_millis(50));
+    std::thread::sleep(std::time::Duration::from_millis(300));
 }
 
-/// Queues `first`'s item behind a slow one, then does `misuse` with it.
+/// Queues an item behind slow ones for all workers, then does `misuse` with it.
 fn queued(driver: Address, misuse: fn(Address)) -> i32 {
     set_unload(driver, nothing);
     let device = create_device(driver);
-    let slow_item = IoAllocateWorkItem(device);
-    IoQueueWorkItem(slow_item, slow as *const () as Address, 1, 0);
+    for _ in 0..crate::nt::work::MOST_WORKERS {
+        IoQueueWorkItem(IoAllocateWorkItem(device), slow as *const () as Address, 1, 0);
+    }
     let item = IoAllocateWorkItem(device);
     IoQueueWorkItem(item, slow as *const () as Address, 1, 0);
     misuse(item);
