@@ -13,7 +13,7 @@ use crate::logic::echo::{ICMP, ICMPV6};
 use crate::logic::flow::Passed;
 use crate::logic::ip::{self, Ends, Part};
 use crate::logic::order::{Direction, Kinds, Look, Positions, Sight};
-use crate::logic::stealth::{TCP, TcpFlags, UDP};
+use crate::logic::stealth::{Shown, TCP, TcpFlags, UDP};
 use crate::logic::transport::{Header, Ports};
 
 /// Bytes of a UDP header (RFC 768), and of a TCP header without options
@@ -55,7 +55,7 @@ impl Incoming<'_> {
         let Some(TCP) = self.protocol() else { return None };
         let local_port = self.local_port()?;
         let tcp_flags = self.tcp_flags_near(local_port)?;
-        Some(ClosedPort { incoming: self, local_port, tcp_flags, remote: self.remote()? })
+        Some(ClosedPort { incoming: self, local_port, tcp_flags, remote: self.shown().remote()? })
     }
 
     /// A discarded segment's flags. Nearly always its header lies in one piece,

@@ -25,18 +25,6 @@ impl Incoming<'_> {
     }
 }
 
-impl Incoming<'_> {
-    /// Where it came from: one number at once, and not first an address of one
-    /// family.
-    #[inline(always)]
-    pub(super) fn remote(&self) -> Option<Remote> {
-        match self.number(self.fields().remote_address)? {
-            Address::V4(bits) => Some(Remote::from(Address::V4(bits))),
-            Address::V6(bits) => Some(Remote::from(Address::V6(bits))),
-        }
-    }
-}
-
 impl Shown for Packet<'_, '_> {
     #[inline(always)]
     fn protocol(&self) -> Option<u8> {
@@ -51,11 +39,6 @@ impl Shown for Packet<'_, '_> {
     #[inline(always)]
     fn remote_address(&self) -> Option<Address> {
         self.incoming.number(self.incoming.fields().remote_address)
-    }
-
-    #[inline(always)]
-    fn remote(&self) -> Option<Remote> {
-        self.incoming.remote()
     }
 
     #[inline(always)]

@@ -9,7 +9,7 @@
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
-use loom::thread;
+use loom::thread::{self, JoinHandle};
 
 use super::*;
 use crate::logic::order::Direction;
@@ -26,14 +26,24 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(processors: usize) -> Arc<Self> {
+    /// With two flows, the first of which a processor has counted for already.
+    fn new(processors: usize) -> (Arc<Self>, [Handle; 2]) {
         let places = Limit::places(2);
-        Arc::new(Self {
+        let machine = Arc::new(Self {
             limit: Limit::new(2),
             places: (0..places).map(|_| Flow::default()).collect(),
             processors: (0..processors).map(|_| [Slot::default()]).collect(),
             ended: (0..places).map(|_| AtomicU64::new(0)).collect(),
-        })
+        });
+        let [flow, other] = [machine.start(), machine.start()];
+        machine.count(0, flow);
+        (machine, [flow, other])
+    }
+
+    /// A processor that counts a packet of each of these flows.
+    fn counting<const N: usize>(machine: &Arc<Self>, processor: usize, flows: [Handle; N]) -> JoinHandle<()> {
+        let machine = machine.clone();
+        thread::spawn(move || flows.into_iter().for_each(|flow| machine.count(processor, flow)))
     }
 
     fn start(&self) -> Handle {
@@ -72,16 +82,8 @@ impl Machine {
 #[test]
 fn taking_over_against_the_end() {
     loom::model(|| {
-        let machine = Machine::new(1);
-        let [flow, other] = [machine.start(), machine.start()];
-        machine.count(0, flow);
-        let counting = {
-            let machine = machine.clone();
-            thread::spawn(move || {
-                machine.count(0, other);
-                machine.count(0, other);
-            })
-        };
+        let (machine, [flow, other]) = Machine::new(1);
+        let counting = Machine::counting(&machine, 0, [other, other]);
         machine.release(flow);
         counting.join().unwrap();
         machine.release(other);
@@ -97,14 +99,9 @@ fn two_take_over_against_the_end() {
     let mut bounded = loom::model::Builder::new();
     bounded.preemption_bound = Some(3);
     bounded.check(|| {
-        let machine = Machine::new(2);
-        let [flow, other] = [machine.start(), machine.start()];
-        machine.count(0, flow);
+        let (machine, [flow, other]) = Machine::new(2);
         machine.count(1, flow);
-        let counting = [0, 1].map(|processor| {
-            let machine = machine.clone();
-            thread::spawn(move || machine.count(processor, other))
-        });
+        let counting = [0, 1].map(|processor| Machine::counting(&machine, processor, [other]));
         machine.release(flow);
         counting.into_iter().for_each(|thread| thread.join().unwrap());
         machine.release(other);
@@ -117,13 +114,8 @@ fn two_take_over_against_the_end() {
 #[test]
 fn the_next_flow_in_the_place_has_nothing_of_it() {
     loom::model(|| {
-        let machine = Machine::new(2);
-        let [flow, other] = [machine.start(), machine.start()];
-        machine.count(0, flow);
-        let counting = {
-            let machine = machine.clone();
-            thread::spawn(move || machine.count(0, other))
-        };
+        let (machine, [flow, other]) = Machine::new(2);
+        let counting = Machine::counting(&machine, 0, [other]);
         machine.release(flow);
         // None where the other thread has the flow to wind up.
         let next = machine.limit.start(&machine.places, &Begin::default());
@@ -143,17 +135,8 @@ fn the_next_flow_in_the_place_has_nothing_of_it() {
 #[test]
 fn a_late_packet_is_counted_once_or_not() {
     loom::model(|| {
-        let machine = Machine::new(1);
-        let [flow, other] = [machine.start(), machine.start()];
-        machine.count(0, flow);
-        let counting = {
-            let machine = machine.clone();
-            thread::spawn(move || {
-                machine.count(0, flow);
-                machine.count(0, other);
-                machine.count(0, flow);
-            })
-        };
+        let (machine, [flow, other]) = Machine::new(1);
+        let counting = Machine::counting(&machine, 0, [flow, other, flow]);
         machine.release(flow);
         let next = machine.limit.start(&machine.places, &Begin::default());
         if let Some(next) = next {

@@ -44,7 +44,7 @@ mod tests;
 
 pub use queue::ROWS;
 pub use remote::{Remote, Technique, Techniques};
-pub use table::{Scan, Slot, Table, WAYS, sweep};
+pub use table::{Scan, Table, WAYS, sweep};
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

@@ -14,7 +14,6 @@ pub trait Shown {
     fn protocol(&self) -> Option<u8>;
     fn local_port(&self) -> Option<u16>;
     fn remote_address(&self) -> Option<Address>;
-    fn remote(&self) -> Option<Remote>;
     fn interface(&self) -> Option<u64>;
     fn marks(&self) -> Marks;
     fn has_flow(&self) -> bool;
@@ -22,6 +21,16 @@ pub trait Shown {
     fn discard(&self) -> Option<Discard>;
     fn tcp_flags(&self) -> Option<TcpFlags>;
     fn icmp(&self) -> Option<Icmp>;
+
+    /// Where it came from, as scan detection knows it.
+    #[inline(always)]
+    fn remote(&self) -> Option<Remote> {
+        match self.remote_address()? {
+            // One number at once, and not first an address of either family.
+            Address::V4(bits) => Some(Address::V4(bits).into()),
+            Address::V6(bits) => Some(Address::V6(bits).into()),
+        }
+    }
 
     /// By what it may be exempt.
     #[inline(always)]
@@ -100,10 +109,6 @@ impl Shown for Packet {
 
     fn remote_address(&self) -> Option<Address> {
         self.remote_address.map(Address::from)
-    }
-
-    fn remote(&self) -> Option<Remote> {
-        self.remote_address.map(Remote::from)
     }
 
     fn interface(&self) -> Option<u64> {
