@@ -240,15 +240,15 @@ pub fn order_deviation(
 
 /// What every processor has counted, put together.
 pub fn counters(shared: &Shared, irql: &MaxDispatch) {
-    let Shared { channel, counters, flows, noticed, .. } = shared;
+    let Shared { channel, processors, flows, noticed, .. } = shared;
     if !channel.is_open::<Totals>() && !channel.is_open::<LayerCounters>() {
         return;
     }
     let mut total = [0; Verdict::COUNT];
-    for (callout, index) in CALLOUTS.iter().zip(0..) {
+    for callout in &CALLOUTS {
         let mut verdicts = [0; Verdict::COUNT];
-        for counters in counters.all() {
-            counters.add_to(index, &mut verdicts);
+        for counters in processors.all().iter().flat_map(|processor| &processor.counters) {
+            counters.add_to(callout.index, &mut verdicts);
         }
         for (total, count) in total.iter_mut().zip(verdicts) {
             *total = u64::wrapping_add(*total, count);

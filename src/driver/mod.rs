@@ -2,7 +2,6 @@
 #![deny(unsafe_code)]
 
 mod callouts;
-mod counters;
 mod events;
 mod filtering;
 mod flows;
@@ -15,7 +14,7 @@ use crate::kernel::device::Device;
 use crate::kernel::entry::{self, DriverObject};
 use crate::kernel::etw::{self, Channel};
 use crate::kernel::irql::Passive;
-use crate::kernel::per_cpu::Split;
+use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::{PoolArc, PoolVec};
 use crate::kernel::published::Publication;
 use crate::kernel::status::Result;
@@ -24,7 +23,6 @@ use crate::kernel::wfp::bfe::Subscription;
 use crate::kernel::wfp::callout::Registration;
 use crate::logic::policy::Policy;
 use callouts::{SHARED, Shared};
-use counters::Counters;
 use filtering::Filtering;
 use flows::Flows;
 use noticed::Noticed;
@@ -51,11 +49,12 @@ impl entry::Driver for Driver {
         let device = Device::create(object, irql)?;
         let channel = PoolArc::new(Channel::new(&events::HUSHPORT))?;
         let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
+        let processors = PerCpu::zeroed(irql)?;
         let shared = SHARED.publish(PoolArc::new(Shared {
-            counters: Split::new(Counters::zero, irql)?,
+            scans: Scans::new(&policy, processors.all()),
+            processors,
             policies: policies.clone(),
             noticed: Noticed::default(),
-            scans: Scans::new(&policy, irql)?,
             channel: channel.clone(),
             flows: Flows::new(policy.flow_limit, irql)?,
             order: order::Watch::new(irql)?,

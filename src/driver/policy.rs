@@ -22,12 +22,41 @@ use crate::logic::stealth::Rules;
 pub struct Policies {
     report: Report,
     current: Current<Applied>,
-    /// The watch over the order of layers that is on, 0 for none. What is
-    /// watched knows by its number whether it missed a part.
-    order_watch: AtomicU16,
+    /// What can be asked before anything else is, see [`Standing`].
+    standing: AtomicU32,
     last_watch: AtomicU16,
-    /// `SilenceEcho`, where it can be asked before anything else is.
-    silences_echo: AtomicBool,
+}
+
+/// The policy in one word: its [`Rules`], and above them the number of the watch
+/// over the order of layers that is on, 0 for none. What is watched knows by
+/// that number whether it missed a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing(u32);
+
+impl Standing {
+    const fn new(rules: Rules, order_watch: u16) -> Self {
+        Self((order_watch as u32) << u16::BITS | rules.bits() as u32)
+    }
+
+    /// What packets ask the policy, where they need no lists for it.
+    #[inline(always)]
+    pub const fn rules(self) -> Rules {
+        Rules::of_bits(self.0 as u16)
+    }
+
+    /// The watch that is on, 0 for none.
+    #[inline(always)]
+    pub const fn order_watch(self) -> u16 {
+        (self.0 >> u16::BITS) as u16
+    }
+
+    /// Whether there is anything to watch, of what is known before a look: most
+    /// of what passes belongs to no flow, while nobody watches the order. Where
+    /// flows begin there always is.
+    #[inline(always)]
+    pub const fn is_watched(self, flow_context: u64) -> bool {
+        flow_context != 0 || self.order_watch() != 0
+    }
 }
 
 /// A policy with the memory that its lists are in.
@@ -39,7 +68,7 @@ pub struct Applied {
 
 /// What became of the values.
 ///
-/// In a debugger: the fifth word of `Shared` (see `Counters`) leads to a count
+/// In a debugger: the fifth word of [`Shared`] leads to a count
 /// of owners, and this lies behind it.
 #[derive(Default)]
 #[repr(C)]
@@ -73,39 +102,35 @@ impl Policies {
         let key = Key::parameters(object, irql)?;
         let (applied, _refused) = read(key.as_ref(), &report, irql)?;
         report.applied.store(1, Ordering::Relaxed);
-        let policy = applied.policy;
+        let (rules, check_order) = (applied.rules, applied.policy.check_order);
         let policies = Self {
             report,
             current: Current::new(PoolBox::new(applied)?, irql)?,
-            order_watch: AtomicU16::new(0),
+            standing: AtomicU32::new(Standing::new(rules, 0).0),
             last_watch: AtomicU16::new(0),
-            silences_echo: AtomicBool::new(policy.silence_echo),
         };
-        policies.watch_order(policy.check_order);
+        policies.stand(rules, check_order);
         Ok(policies)
     }
 
-    /// The watch over the order of layers that is on, 0 for none.
-    pub fn order_watch(&self) -> u16 {
-        self.order_watch.load(Ordering::Relaxed)
+    /// The policy in one word.
+    #[inline(always)]
+    pub fn standing(&self) -> Standing {
+        Standing(self.standing.load(Ordering::Relaxed))
     }
 
-    /// Whether echo requests are kept out.
-    pub fn silences_echo(&self) -> bool {
-        self.silences_echo.load(Ordering::Relaxed)
-    }
-
-    /// Switched by one thread at a time.
-    fn watch_order(&self, on: bool) {
-        match (on, self.order_watch()) {
-            (false, _) => self.order_watch.store(0, Ordering::Relaxed),
+    /// The word of a policy; changed by one thread at a time.
+    fn stand(&self, rules: Rules, check_order: bool) {
+        let order_watch = match (check_order, self.standing().order_watch()) {
+            (false, _) => 0,
             (true, 0) => {
                 let next = self.last_watch.load(Ordering::Relaxed).wrapping_add(1).max(1);
                 self.last_watch.store(next, Ordering::Relaxed);
-                self.order_watch.store(next, Ordering::Relaxed);
+                next
             }
-            (true, _) => {}
-        }
+            (true, watch) => watch,
+        };
+        self.standing.store(Standing::new(rules, order_watch).0, Ordering::Relaxed);
     }
 
     /// What holds now.
@@ -172,12 +197,13 @@ impl Follow for Reload {
         let Ok((applied, 0)) = read(key, &policies.report, irql) else {
             return events::rejected(channel, Occasion::Change, policies, irql);
         };
-        let policy = applied.values();
+        let (policy, rules) = (applied.values(), applied.rules());
         if let Ok(applied) = PoolBox::new(applied) {
+            // First, so that when nobody reads the old policy any more nobody
+            // goes by its word either.
+            policies.stand(rules, policy.check_order);
             policies.current.replace(applied, irql);
             policies.report.applied.fetch_add(1, Ordering::Relaxed);
-            policies.silences_echo.store(policy.silence_echo, Ordering::Relaxed);
-            policies.watch_order(policy.check_order);
             // What the engine refuses stays as it is; the next change tries
             // again.
             let _adapted_or_not = self.filtering.adapt(&policy, irql);
@@ -186,9 +212,10 @@ impl Follow for Reload {
     }
 
     fn tick(&self, irql: &Passive) -> u32 {
-        let Shared { policies, channel, scans, noticed, .. } = &*self.shared;
+        let Shared { policies, channel, processors, scans, noticed, .. } = &*self.shared;
         let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
-        scans.sweep(&policy, irql, |scan| {
+        let remotes = processors.all().iter().map(|processor| &processor.remotes);
+        scans.sweep(remotes, &policy, irql, |scan| {
             noticed.scan();
             events::scan_detected(channel, &scan, policy.scan_window_ms, irql);
         });
@@ -208,13 +235,13 @@ impl Applied {
     }
 
     fn new(policy: Policy, exemptions: Option<PoolBox<Exemptions>>) -> Self {
-        Self { rules: Rules::new(&policy), policy, exemptions }
+        Self { rules: Rules::new(&policy, exemptions.is_some()), policy, exemptions }
     }
 
     /// What packets ask it.
     #[inline(always)]
-    pub fn rules(&self) -> &Rules {
-        &self.rules
+    pub fn rules(&self) -> Rules {
+        self.rules
     }
 
     /// Its lists; `None` where all of them are empty.

@@ -1,50 +1,56 @@
 //! Who scans: what every processor saw, put together from time to time.
 
 use crate::kernel::clock;
-use crate::kernel::irql::{MaxDispatch, Passive};
-use crate::kernel::per_cpu::PerCpu;
-use crate::kernel::status::Result;
+use crate::kernel::irql::Passive;
 use crate::logic::mix::mix;
 use crate::logic::policy::Policy;
-use crate::logic::scan::{self, ROWS, Scan, Settings, Spans, Technique, WAYS, sweep};
+use crate::logic::processor::Remotes;
+use crate::logic::scan::{Encounter, Scan, Seed, Settings, Spans, Technique, sweep};
 use crate::logic::stealth::Shown;
 
-/// Remotes that one processor remembers, and cells for those that it cannot:
-/// 32 KB each. What that means for floods is in [`crate::logic::scan`].
-const SETS: usize = 512 / WAYS;
-const CELLS: usize = ROWS * 1024;
-
-/// Remotes that have met closed ports.
+/// What all processors go by.
 pub struct Scans {
-    processors: PerCpu<Table>,
     spans: Spans,
-    seed: u64,
+    seed: Seed,
 }
 
-type Table = scan::Table<SETS, CELLS>;
-
 impl Scans {
-    /// Nobody yet.
-    pub fn new(policy: &Policy, irql: &Passive) -> Result<Self> {
-        let processors = PerCpu::zeroed(irql)?;
-        let seed = mix(clock::seed(&processors), 0);
-        Ok(Self { processors, spans: Spans::new(clock::milliseconds(), policy.scan_window_ms), seed })
+    /// Time begins now. `address`: of what the driver keeps, where the network
+    /// does not know it.
+    pub fn new<T: ?Sized>(policy: &Policy, address: &T) -> Self {
+        let seed = Seed::new(mix(clock::seed(address), 0));
+        Self { spans: Spans::new(clock::milliseconds(), policy.scan_window_ms), seed }
     }
 
-    /// Takes in that a packet has met a closed port.
+    /// A packet that has met a closed port; `None` where no scan sends such.
     #[inline(always)]
-    pub fn meet(&self, packet: &impl Shown, irql: &MaxDispatch) {
-        let technique = Technique::of(packet);
-        let met = (packet.remote(), packet.local_port(), technique, self.processors.current(irql));
-        if let (Some(remote), Some(port), Some(technique), Some(table)) = met {
-            table.meet(remote, port, technique, self.spans.current(), self.seed);
-        }
+    pub fn encounter(packet: &impl Shown) -> Option<Encounter> {
+        let (remote, port, technique) = (packet.remote()?, packet.local_port()?, Technique::of(packet)?);
+        Some(Encounter { remote, port, technique })
+    }
+
+    /// Whether this processor has met it already, in this span of time.
+    #[inline(always)]
+    pub fn has_met(&self, remotes: &Remotes, met: &Encounter) -> bool {
+        remotes.has_met(met, self.spans.current(), self.seed)
+    }
+
+    /// This processor meets it.
+    #[inline(always)]
+    pub fn meet(&self, remotes: &Remotes, met: &Encounter) {
+        remotes.meet(met, self.spans.current(), self.seed);
     }
 
     /// Reports who scans; to be called every eighth of a window.
-    pub fn sweep(&self, policy: &Policy, _: &Passive, report: impl FnMut(Scan)) {
+    pub fn sweep<'a>(
+        &self,
+        processors: impl Iterator<Item = &'a Remotes> + Clone,
+        policy: &Policy,
+        _: &Passive,
+        report: impl FnMut(Scan),
+    ) {
         let span = self.spans.turn(clock::milliseconds(), policy.scan_window_ms);
         let settings = Settings { ports: policy.scan_ports, seed: self.seed };
-        sweep(self.processors.all().iter(), span, &settings, report);
+        sweep(processors, span, &settings, report);
     }
 }

@@ -30,7 +30,7 @@ pub fn wait_until(done: impl FnMut() -> bool, _: &Passive) {
 /// A number that nobody on the network can guess: the counter behind the
 /// system's time, which runs at megahertz, and an address, which the system
 /// places at random.
-pub fn seed<T>(address: &T) -> u64 {
+pub fn seed<T: ?Sized>(address: &T) -> u64 {
     let mut counter = 0;
     // SAFETY: the counter is a local; callable at any IRQL.
     let time = unsafe { ffi::KeQueryInterruptTimePrecise(&mut counter) };

@@ -26,9 +26,16 @@ impl MaxDispatch {
     /// The code runs at IRQL <= DISPATCH_LEVEL, and at the level of now, until
     /// the token is dropped.
     pub(super) unsafe fn assume() -> Self {
-        // SAFETY: takes nothing; callable at any IRQL.
-        let level = unsafe { ffi::KeGetCurrentIrql() };
-        Self::at(u32::from(level) < ffi::DISPATCH_LEVEL)
+        Self::at(is_below())
+    }
+
+    /// The same where only DISPATCH_LEVEL will do: `None` below.
+    ///
+    /// # Safety
+    /// That of [`assume`](Self::assume).
+    #[inline(always)]
+    pub(super) unsafe fn dispatch() -> Option<Self> {
+        if is_below() { None } else { Some(Self::at(false)) }
     }
 
     /// The processor's number. Below DISPATCH_LEVEL it may be another by now.
@@ -40,11 +47,6 @@ impl MaxDispatch {
     /// until the token is dropped, and this one on no other.
     pub fn is_dispatch(&self) -> bool {
         !self.below
-    }
-
-    /// A number for each processor and, behind that, the levels below.
-    pub fn place(&self) -> usize {
-        2 * self.processor as usize + usize::from(self.below)
     }
 
     /// Goes on at DISPATCH_LEVEL: on this processor or, from a level below, on
@@ -65,6 +67,14 @@ impl MaxDispatch {
         let processor = unsafe { ffi::KeGetCurrentProcessorNumberEx(core::ptr::null_mut()) };
         Self { processor, below, stays_here: PhantomData }
     }
+}
+
+/// Whether the IRQL is below DISPATCH_LEVEL.
+#[inline(always)]
+fn is_below() -> bool {
+    // SAFETY: takes nothing; callable at any IRQL.
+    let level = unsafe { ffi::KeGetCurrentIrql() };
+    u32::from(level) < ffi::DISPATCH_LEVEL
 }
 
 /// Proof of DISPATCH_LEVEL; where the thread was below, it is again when this is

@@ -15,22 +15,13 @@ pub struct PerCpu<T>(PoolVec<T>);
 impl<T: Sync> PerCpu<T> {
     /// Makes all of them.
     pub fn new(mut make: impl FnMut() -> T, irql: &Passive) -> Result<Self> {
-        Self::with_room(1, |values| values.push(make()), irql)
+        Self::try_new(|values| values.push(make()), irql)
     }
 
     /// Makes all of them, where making one can fail: `push` adds one.
-    pub fn try_new(push: impl FnMut(&mut PoolVec<T>) -> Result, irql: &Passive) -> Result<Self> {
-        Self::with_room(1, push, irql)
-    }
-
-    /// The same where `push` adds as many as `each`.
-    fn with_room(
-        each: usize,
-        mut push: impl FnMut(&mut PoolVec<T>) -> Result,
-        irql: &Passive,
-    ) -> Result<Self> {
+    pub fn try_new(mut push: impl FnMut(&mut PoolVec<T>) -> Result, irql: &Passive) -> Result<Self> {
         let count = count(irql);
-        let mut values = PoolVec::with_capacity(count.saturating_mul(each))?;
+        let mut values = PoolVec::with_capacity(count)?;
         for _ in 0..count {
             push(&mut values)?;
         }
@@ -68,12 +59,7 @@ fn count(_: &Passive) -> usize {
     count as usize
 }
 
-/// Two values for every processor: one for DISPATCH_LEVEL, which nobody else
-/// uses while it is used, and one for the threads below, which share it.
-#[repr(transparent)]
-pub struct Split<T>(PerCpu<T>);
-
-/// One of them.
+/// One of two values that a processor has.
 #[derive(Clone, Copy)]
 pub enum Part<'a, T> {
     /// Used here and nowhere else, until the IRQL is lowered: what is loaded is
@@ -83,24 +69,17 @@ pub enum Part<'a, T> {
     Common(&'a T),
 }
 
-impl<T: Sync> Split<T> {
-    /// Makes all of them.
-    pub fn new(mut make: impl FnMut() -> T, irql: &Passive) -> Result<Self> {
-        let both = |values: &mut PoolVec<T>| {
-            values.push(make())?;
-            values.push(make())
-        };
-        Ok(Self(PerCpu::with_room(2, both, irql)?))
-    }
-
-    /// Every processor's, of both levels.
-    pub fn all(&self) -> &[T] {
-        self.0.all()
-    }
-
-    /// This processor's at this level.
-    pub fn current(&self, irql: &MaxDispatch) -> Option<Part<'_, T>> {
-        let value = self.0.0.get(irql.place())?;
-        Some(if irql.is_dispatch() { Part::Alone(value) } else { Part::Common(value) })
+impl<T: Sync> PerCpu<T> {
+    /// Of two values, this processor's at this level: the first is for
+    /// DISPATCH_LEVEL, where nobody else uses it meanwhile, the second for the
+    /// threads below, which share it.
+    #[inline(always)]
+    pub fn part<U: 'static>(
+        &self,
+        both: impl FnOnce(&T) -> &[U; 2],
+        irql: &MaxDispatch,
+    ) -> Option<Part<'_, U>> {
+        let [alone, common] = both(self.current(irql)?);
+        Some(if irql.is_dispatch() { Part::Alone(alone) } else { Part::Common(common) })
     }
 }

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use super::status::{Result, Status};
 use crate::ffi;
 use crate::logic::policy::Exemptions;
-use crate::logic::scan;
+use crate::logic::processor::Processor;
 
 /// Reads `hush` in a debugger's pool listing.
 const TAG: ffi::ULONG = u32::from_le_bytes(*b"hush");
@@ -87,7 +87,7 @@ pub unsafe trait Zeroed {}
 unsafe impl Zeroed for Exemptions {}
 
 // SAFETY: atomic integers and arrays of them.
-unsafe impl<const SETS: usize, const CELLS: usize> Zeroed for scan::Table<SETS, CELLS> {}
+unsafe impl Zeroed for Processor {}
 
 impl<T: Zeroed> PoolBox<T> {
     /// A value of zeros, made in its place: for what is too large for a kernel

@@ -40,7 +40,7 @@ mod tests {
     }
 
     fn verdict(packet: &Packet, policy: Policy) -> Verdict {
-        decide(Decision::EchoRequest, packet, &Rules::new(&policy), None)
+        decide(Decision::EchoRequest, packet, Rules::new(&policy, false), None)
     }
 
     #[test]

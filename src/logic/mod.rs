@@ -4,6 +4,7 @@
 pub mod address;
 pub mod bytes;
 pub mod callouts;
+pub mod counters;
 pub mod echo;
 pub mod epoch;
 pub mod events;
@@ -13,6 +14,7 @@ pub mod layers;
 pub mod mix;
 pub mod order;
 pub mod policy;
+pub mod processor;
 pub mod rate;
 pub mod scan;
 pub mod stealth;

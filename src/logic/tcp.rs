@@ -12,3 +12,6 @@ pub const PSH: u8 = 0x08;
 pub const ACK: u8 = 0x10;
 /// The urgent pointer counts.
 pub const URG: u8 = 0x20;
+
+/// All of these; what ECN adds (RFC 3168) is not among them.
+pub const ALL: u8 = FIN | SYN | RST | PSH | ACK | URG;

@@ -50,7 +50,7 @@ impl TcpFlags {
         let [s0, s1, d0, d1, .., flags] = header;
         let Ports { source, destination } = ports;
         let ours = u32::from(source) << 16 | u32::from(destination);
-        if u32::from_be_bytes([s0, s1, d0, d1]) == ours { Some(Self(flags)) } else { None }
+        if u32::from_ne_bytes([s0, s1, d0, d1]) == ours.to_be() { Some(Self(flags)) } else { None }
     }
 }
 

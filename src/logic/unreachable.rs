@@ -78,12 +78,12 @@ mod tests {
     }
 
     fn at_discard(packet: &Packet) -> Verdict {
-        decide(Decision::PacketDiscard, packet, &Rules::new(&Policy::DEFAULT), None)
+        decide(Decision::PacketDiscard, packet, Rules::new(&Policy::DEFAULT, false), None)
     }
 
     fn going_out(family: Family, kind: u16, code: u16, policy: &Policy) -> Verdict {
         let icmp = Some(Icmp { family, kind, code });
-        decide(Decision::IcmpError, &Packet { icmp, ..Packet::default() }, &Rules::new(policy), None)
+        decide(Decision::IcmpError, &Packet { icmp, ..Packet::default() }, Rules::new(policy, false), None)
     }
 
     #[test]
@@ -137,7 +137,7 @@ mod tests {
         let expected = [(Family::V4, 3, 2), (Family::V4, 3, 3), (Family::V6, 1, 4), (Family::V6, 4, 1)];
         assert_eq!(kept, expected);
         assert_eq!(
-            decide(Decision::IcmpError, &Packet::default(), &Rules::new(&Policy::DEFAULT), None),
+            decide(Decision::IcmpError, &Packet::default(), Rules::new(&Policy::DEFAULT, false), None),
             Verdict::Malformed,
             "without type and code"
         );
@@ -159,7 +159,10 @@ mod tests {
                 [(ip::PORT_UNREACHABLE, 3, port), (ip::PROTOCOL_UNREACHABLE, 2, protocol)]
             {
                 let packet = packet(Module::Network, reason);
-                assert_eq!(decide(Decision::PacketDiscard, &packet, &Rules::new(&policy), None), expected);
+                assert_eq!(
+                    decide(Decision::PacketDiscard, &packet, Rules::new(&policy, false), None),
+                    expected
+                );
                 assert_eq!(going_out(Family::V4, 3, code, &policy), expected);
             }
         }

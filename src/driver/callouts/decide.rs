@@ -4,22 +4,27 @@ use core::marker::PhantomData;
 
 use super::{SHARED, Shared};
 use crate::driver::events;
+use crate::driver::scans::Scans;
 use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{self, Callout, Index};
 use crate::logic::layers::{Decision, Layer};
-use crate::logic::stealth::{Packet, Shown, Verdict, decide};
+use crate::logic::scan::Encounter;
+use crate::logic::stealth::{Answer, Rules, Shown, Verdict, decide};
 
 /// One decision, at the layers whose row in the table names it.
 pub trait Decide: 'static {
     /// Which one.
     const DECISION: Decision;
 
-    /// Whether [`usual`](Self::usual) tells nearly all that comes, so that it is
+    /// What nearly all would draw that comes, so that [`usual`](Self::usual) is
     /// asked first.
-    const HAS_USUAL: bool = false;
+    const USUAL: Option<Answer> = None;
+
+    /// What is looked at then.
+    type Usual: Shown + Copy;
 
     /// What it looks at.
     fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i;
@@ -27,16 +32,25 @@ pub trait Decide: 'static {
     /// The same where it is what nearly all are: of which so much is known that
     /// little is left to decide.
     #[inline(always)]
-    fn usual<'i>(_: &'i Incoming<'_>) -> Option<impl Shown + 'i> {
-        None::<Packet>
+    fn usual(_: &Incoming<'_>) -> Option<Self::Usual> {
+        None
     }
 
-    /// Whether the policy leaves anything to decide. Where most of what passes
-    /// is not meant, that spares the look.
-    #[inline(always)]
-    fn is_asked(_: &Shared) -> bool {
-        true
+    /// The same with what only exemptions ask for.
+    fn more(usual: Self::Usual, _: &Incoming<'_>) -> Self::Usual {
+        usual
     }
+
+    /// Whether the policy leaves anything to decide; `None` where it always does.
+    /// Where most of what passes is not meant, that spares the look.
+    const IS_ASKED: Option<fn(Rules) -> bool> = None;
+}
+
+/// What is left to do about a packet that is blocked.
+#[derive(Clone, Copy)]
+pub struct Blocked {
+    at: Index,
+    met: Option<Encounter>,
 }
 
 /// The callout that takes the decision `D`.
@@ -44,9 +58,13 @@ pub struct Deciding<D>(PhantomData<D>);
 
 impl<D: Decide> Classify for Deciding<D> {
     type Shared = Shared;
+    type Terms = Rules;
+    type Usual = D::Usual;
+    type Blocked = Blocked;
 
     const FIELDS: usize = Self::LAYER.fields.count();
-    const IS_QUICK: bool = D::HAS_USUAL;
+    const USUAL: Option<[&'static Callout; 2]> = if D::USUAL.is_some() { Some(Self::CALLOUTS) } else { None };
+    const IS_QUICK: bool = D::USUAL.is_some();
 
     fn shared() -> &'static Published<Shared> {
         &SHARED
@@ -69,7 +87,11 @@ impl<D: Decide> Classify for Deciding<D> {
 
     #[inline(always)]
     fn passes(shared: &Shared, layer_id: u16, flow_context: u64) -> Option<Index> {
-        if D::is_asked(shared) || shared.is_watched(flow_context) || events::is_classified(&shared.channel) {
+        let (is_asked, standing) = (D::IS_ASKED?, shared.policies.standing());
+        if standing.is_watched(flow_context)
+            || is_asked(standing.rules())
+            || events::is_classified(&shared.channel)
+        {
             return None;
         }
         Some(Self::callout(layer_id)?.index)
@@ -81,39 +103,79 @@ impl<D: Decide> Classify for Deciding<D> {
     }
 
     #[inline(always)]
-    fn may_be_silenced(shared: &Shared, flow_context: u64) -> bool {
-        D::HAS_USUAL && !shared.is_watched(flow_context) && !events::is_verdict_said(&shared.channel)
+    fn terms(shared: &Shared, flow_context: u64) -> Option<Rules> {
+        let standing = shared.policies.standing();
+        if standing.is_watched(flow_context) || events::is_verdict_said(&shared.channel) {
+            return None;
+        }
+        Some(standing.rules())
     }
 
     #[inline(always)]
-    fn silenced(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> bool {
-        let Some(packet) = D::usual(incoming) else { return false };
-        let Some(current) = shared.policies.current(irql) else { return false };
-        if decide(D::DECISION, &packet, current.rules(), current.exemptions()) != Verdict::Silenced {
+    fn usual(incoming: &Incoming<'_>) -> Option<D::Usual> {
+        D::usual(incoming)
+    }
+
+    #[inline(always)]
+    fn blocked(rules: Rules, at: &'static Callout, packet: &D::Usual) -> Option<Blocked> {
+        if !rules.simply_silence(D::USUAL?) {
+            return None;
+        }
+        if decide(D::DECISION, packet, rules, None) != Verdict::Silenced {
+            return None;
+        }
+        let met = if D::DECISION.is_met_by_scans() { Some(Scans::encounter(packet)?) } else { None };
+        Some(Blocked { at: at.index, met })
+    }
+
+    #[inline(always)]
+    fn counts(shared: &Shared, blocked: &Blocked, irql: &MaxDispatch) -> bool {
+        let Some(processor) = shared.processors.current(irql) else { return false };
+        if let Some(met) = &blocked.met
+            && !shared.scans.has_met(&processor.remotes, met)
+        {
             return false;
         }
-        if D::DECISION.is_met_by_scans() {
-            shared.scans.meet(&packet, irql);
-        }
-        shared.count(incoming.callout().index, Verdict::Silenced, irql);
+        shared.count(blocked.at, Verdict::Silenced, irql);
         true
+    }
+
+    fn block(shared: &Shared, blocked: &Blocked, irql: &MaxDispatch) {
+        if let Some(met) = &blocked.met {
+            shared.meet(met, irql);
+        }
+        shared.count(blocked.at, Verdict::Silenced, irql);
+    }
+
+    #[inline(always)]
+    fn more(usual: D::Usual, incoming: &Incoming<'_>) -> D::Usual {
+        D::more(usual, incoming)
+    }
+
+    fn decide(shared: &Shared, at: &'static Callout, packet: &D::Usual, irql: &MaxDispatch) -> Action {
+        let verdict = Self::verdict(shared, packet, irql);
+        shared.count(at.index, verdict, irql);
+        verdict.into()
     }
 
     #[inline(always)]
     fn classify(shared: &Shared, incoming: Incoming<'_>, irql: &MaxDispatch) -> Action {
-        let verdict =
-            if D::is_asked(shared) { Self::verdict(shared, &incoming, irql) } else { Verdict::Observed };
+        let standing = shared.policies.standing();
+        let verdict = match D::IS_ASKED.is_none_or(|is_asked| is_asked(standing.rules())) {
+            true => match Self::verdict(shared, &D::shown(&incoming), irql) {
+                Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
+                verdict => verdict,
+            },
+            false => Verdict::Observed,
+        };
         shared.count(incoming.callout().index, verdict, irql);
         if events::is_said(&shared.channel, verdict) {
             Self::say(shared, incoming.again(), verdict, irql);
         }
-        if shared.is_watched(incoming.flow_context()) {
+        if standing.is_watched(incoming.flow_context()) {
             shared.watch(incoming.again(), irql);
         }
-        match verdict {
-            Verdict::Silenced => Action::Block,
-            _ => Action::Continue,
-        }
+        verdict.into()
     }
 
     fn flow_deleted(shared: &Shared, context: u64, irql: &MaxDispatch) {
@@ -125,16 +187,16 @@ impl<D: Decide> Deciding<D> {
     const CALLOUTS: [&'static Callout; 2] = callouts::deciding(D::DECISION);
     const LAYER: &'static Layer = Self::CALLOUTS[0].layer;
 
+    /// The verdict, if anybody may still decide; scan detection takes it in.
     #[inline(always)]
-    fn verdict(shared: &Shared, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Verdict {
+    fn verdict(shared: &Shared, packet: &impl Shown, irql: &MaxDispatch) -> Verdict {
         let Some(current) = shared.policies.current(irql) else { return Verdict::Off };
-        let packet = D::shown(incoming);
-        let verdict = match decide(D::DECISION, &packet, current.rules(), current.exemptions()) {
-            Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
-            verdict => verdict,
-        };
-        if D::DECISION.is_met_by_scans() && verdict.is_closed_port() {
-            shared.scans.meet(&packet, irql);
+        let verdict = decide(D::DECISION, packet, current.rules(), current.exemptions());
+        if D::DECISION.is_met_by_scans()
+            && verdict.is_closed_port()
+            && let Some(met) = Scans::encounter(packet)
+        {
+            shared.meet(&met, irql);
         }
         verdict
     }
@@ -146,5 +208,15 @@ impl<D: Decide> Deciding<D> {
     fn say(shared: &Shared, incoming: Incoming<'_>, verdict: Verdict, irql: &MaxDispatch) {
         let packet = D::shown(&incoming).packet();
         events::verdict(&shared.channel, &incoming, &packet, verdict, irql);
+    }
+}
+
+impl From<Verdict> for Action {
+    #[inline(always)]
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Silenced => Self::Block,
+            _ => Self::Continue,
+        }
     }
 }

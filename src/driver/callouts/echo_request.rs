@@ -6,25 +6,21 @@
 //! can hold them to IPsec's rules. A block takes nothing from those rules; and
 //! what IPsec has secured is exempt by default.
 
-use super::Shared;
 use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::layers::Decision;
-use crate::logic::stealth::Shown;
+use crate::logic::stealth::{Packet, Rules, Shown};
 
 /// Decides whether an echo request is taken in.
 pub struct EchoRequest;
 
 impl Decide for EchoRequest {
     const DECISION: Decision = Decision::EchoRequest;
+    const IS_ASKED: Option<fn(Rules) -> bool> = Some(Rules::ask_for_echo);
+    type Usual = Packet;
 
     #[inline(always)]
     fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i {
         incoming.shown()
-    }
-
-    #[inline(always)]
-    fn is_asked(shared: &Shared) -> bool {
-        shared.policies.silences_echo()
     }
 }

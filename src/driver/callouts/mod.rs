@@ -7,7 +7,6 @@ mod observe;
 mod packet_discard;
 mod transport_discard;
 
-use super::counters::Counters;
 use super::events;
 use super::flows::{Ended, Flows};
 use super::noticed::Noticed;
@@ -17,7 +16,7 @@ use super::scans::Scans;
 use crate::kernel::device::Device;
 use crate::kernel::etw::Channel;
 use crate::kernel::irql::{MaxDispatch, Passive};
-use crate::kernel::per_cpu::Split;
+use crate::kernel::per_cpu::{Part, PerCpu};
 use crate::kernel::pool::{PoolArc, PoolVec};
 use crate::kernel::published::Published;
 use crate::kernel::status::Result;
@@ -25,6 +24,8 @@ use crate::kernel::wfp::callout::Registration;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{CALLOUTS, COUNT, Index};
 use crate::logic::layers::{self, Decision, Role};
+use crate::logic::processor::Processor;
+use crate::logic::scan::Encounter;
 use crate::logic::stealth::Verdict;
 use decide::Deciding;
 use echo_request::EchoRequest;
@@ -34,10 +35,14 @@ use packet_discard::PacketDiscard;
 use transport_discard::TransportDiscard;
 
 /// What every classify shares.
+///
+/// In a debugger: `hushport::driver::callouts::SHARED` leads here, and the first
+/// word to the [`Processor`]s, whose number is the third; each ends with two
+/// sets of counters. What was counted is the sum of all.
 #[repr(C)]
 pub struct Shared {
-    /// Verdicts by callout.
-    pub counters: Split<Counters>,
+    /// Verdicts by callout, and remotes that have met closed ports.
+    pub processors: PerCpu<Processor>,
     /// What the administrator asks for.
     pub policies: PoolArc<Policies>,
     /// What was noticed.
@@ -74,20 +79,12 @@ pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVe
 }
 
 impl Shared {
-    /// Whether there is anything to watch, of what is known before a look: most
-    /// of what passes belongs to no flow, while nobody watches the order. Where
-    /// flows begin there always is.
-    #[inline(always)]
-    fn is_watched(&self, flow_context: u64) -> bool {
-        flow_context != 0 || self.policies.order_watch() != 0
-    }
-
     /// Watches what passes here, whatever is decided: the flow that begins or
     /// goes on, and the order of layers.
     #[inline(never)]
     fn watch(&self, incoming: Incoming<'_>, irql: &MaxDispatch) {
         let incoming = &incoming;
-        let watch = self.policies.order_watch();
+        let watch = self.policies.standing().order_watch();
         let (at, context) = (incoming.callout(), incoming.flow_context());
         let flow = match at.begins_flows {
             true => self.flows.begin(incoming, watch, irql, |ended| self.flow_ended(&ended, irql)),
@@ -123,10 +120,20 @@ impl Shared {
         events::flow_ended(&self.channel, ended, irql);
     }
 
+    /// Takes in who has met a closed port.
+    #[inline(always)]
+    fn meet(&self, met: &Encounter, irql: &MaxDispatch) {
+        if let Some(processor) = self.processors.current(irql) {
+            self.scans.meet(&processor.remotes, met);
+        }
+    }
+
     #[inline(always)]
     fn count(&self, at: Index, verdict: Verdict, irql: &MaxDispatch) {
-        if let Some(counters) = self.counters.current(irql) {
-            Counters::count(counters, at, verdict);
+        match self.processors.part(|processor| &processor.counters, irql) {
+            Some(Part::Alone(counters)) => counters.count_alone(at, verdict),
+            Some(Part::Common(counters)) => counters.count(at, verdict),
+            None => {}
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The observing callouts: they count, watch, and let everything pass.
 
+use core::convert::Infallible;
+
 use super::{SHARED, Shared};
 use crate::driver::events;
 use crate::kernel::irql::MaxDispatch;
@@ -15,6 +17,9 @@ pub struct Observe;
 
 impl Classify for Observe {
     type Shared = Shared;
+    type Terms = Infallible;
+    type Usual = Infallible;
+    type Blocked = Infallible;
 
     const FIELDS: usize = 0;
     const IS_QUICK: bool = true;
@@ -38,7 +43,7 @@ impl Classify for Observe {
 
     #[inline(always)]
     fn passes(shared: &Shared, layer_id: u16, flow_context: u64) -> Option<Index> {
-        if shared.is_watched(flow_context) || events::is_classified(&shared.channel) {
+        if shared.policies.standing().is_watched(flow_context) || events::is_classified(&shared.channel) {
             return None;
         }
         callouts::only_counting(layer_id)

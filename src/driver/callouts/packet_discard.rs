@@ -4,13 +4,14 @@
 use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::layers::Decision;
-use crate::logic::stealth::Shown;
+use crate::logic::stealth::{Packet, Shown};
 
 /// Decides whether a discarded packet is answered.
 pub struct PacketDiscard;
 
 impl Decide for PacketDiscard {
     const DECISION: Decision = Decision::PacketDiscard;
+    type Usual = Packet;
 
     #[inline(always)]
     fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i {

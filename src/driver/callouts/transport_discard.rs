@@ -3,14 +3,15 @@
 use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::layers::Decision;
-use crate::logic::stealth::Shown;
+use crate::logic::stealth::{Answer, ClosedPort, Shown};
 
 /// Decides whether a discarded segment is answered.
 pub struct TransportDiscard;
 
 impl Decide for TransportDiscard {
     const DECISION: Decision = Decision::TransportDiscard;
-    const HAS_USUAL: bool = true;
+    const USUAL: Option<Answer> = Some(Answer::Reset);
+    type Usual = ClosedPort;
 
     #[inline(always)]
     fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i {
@@ -18,7 +19,12 @@ impl Decide for TransportDiscard {
     }
 
     #[inline(always)]
-    fn usual<'i>(incoming: &'i Incoming<'_>) -> Option<impl Shown + 'i> {
+    fn usual(incoming: &Incoming<'_>) -> Option<ClosedPort> {
         incoming.closed_port()
+    }
+
+    #[inline(always)]
+    fn more(usual: ClosedPort, incoming: &Incoming<'_>) -> ClosedPort {
+        ClosedPort { interface: incoming.shown().interface(), ..usual }
     }
 }

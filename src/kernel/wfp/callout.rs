@@ -19,12 +19,24 @@ pub trait Classify: 'static {
     /// What all classifies share.
     type Shared: Sync + 'static;
 
+    /// By what an indication of the usual kind is judged at once.
+    type Terms: Copy;
+
+    /// What of such an indication is looked at.
+    type Usual: Copy;
+
+    /// What is left to do about one that is blocked.
+    type Blocked: Copy;
+
     /// Values that an indication has at the least, or it is passed by.
     const FIELDS: usize;
 
     /// Whether most of what comes is done with at once: the rest is kept apart
     /// then, so that no registers are saved for it.
     const IS_QUICK: bool;
+
+    /// The callouts to which most of what comes is of one kind.
+    const USUAL: Option<[&'static Callout; 2]> = None;
 
     /// Where what is shared is found: a classify brings no context of the
     /// callout's own, and a filter's is set by whoever adds the filter.
@@ -44,18 +56,44 @@ pub trait Classify: 'static {
     /// Counts what became of an indication that is not looked at.
     fn count(shared: &Self::Shared, at: Index, verdict: Verdict, irql: &MaxDispatch);
 
-    /// Whether an indication may be [`silenced`](Self::silenced), of which no
-    /// more is known than the context of its flow.
+    /// By what the usual kind is judged, where nobody wants more of it than the
+    /// verdict; no more is known than the context of the flow.
     #[inline(always)]
-    fn may_be_silenced(_: &Self::Shared, _: u64) -> bool {
+    fn terms(_: &Self::Shared, _: u64) -> Option<Self::Terms> {
+        None
+    }
+
+    /// Looks at an indication that anybody may still decide about; `None` where
+    /// it is not of the usual kind.
+    #[inline(always)]
+    fn usual(_: &Incoming<'_>) -> Option<Self::Usual> {
+        None
+    }
+
+    /// Judges it: `None` where more has to be looked at than the terms.
+    #[inline(always)]
+    fn blocked(_: Self::Terms, _: &'static Callout, _: &Self::Usual) -> Option<Self::Blocked> {
+        None
+    }
+
+    /// Counts one that is blocked, if that is all that is left to do; if not,
+    /// nothing has been done.
+    #[inline(always)]
+    fn counts(_: &Self::Shared, _: &Self::Blocked, _: &MaxDispatch) -> bool {
         false
     }
 
-    /// Blocks an indication at DISPATCH_LEVEL, where anybody may still decide,
-    /// if that is all that there is to do: if not, nothing has been done.
-    #[inline(always)]
-    fn silenced(_: &Self::Shared, _: &Incoming<'_>, _: &MaxDispatch) -> bool {
-        false
+    /// Does all that is left to do about one that is blocked.
+    fn block(_: &Self::Shared, _: &Self::Blocked, _: &MaxDispatch) {}
+
+    /// What is looked at only where more than the terms is.
+    fn more(usual: Self::Usual, _: &Incoming<'_>) -> Self::Usual {
+        usual
+    }
+
+    /// Judges it, and does all that is to do.
+    fn decide(_: &Self::Shared, _: &'static Callout, _: &Self::Usual, _: &MaxDispatch) -> Action {
+        Action::Continue
     }
 
     /// Looks at an indication and says what to do about it.
@@ -68,6 +106,7 @@ pub trait Classify: 'static {
 
 /// What a callout asks of the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 #[must_use]
 pub enum Action {
     /// On to the next filter.
@@ -127,14 +166,14 @@ impl Drop for Registration {
     }
 }
 
-/// FWPS_CALLOUT_CLASSIFY_FN3: checks what came, asks `C`, applies the answer
-/// once.
+/// FWPS_CALLOUT_CLASSIFY_FN3: does at once what is mostly to be done, which takes
+/// few registers; has the rest done.
 unsafe extern "C" fn classify_thunk<C: Classify>(
     in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
     in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
     layer_data: *mut c_void,
-    _classify_context: *const c_void,
-    _filter: *const ffi::FWPS_FILTER3,
+    classify_context: *const c_void,
+    filter: *const ffi::FWPS_FILTER3,
     flow_context: u64,
     classify_out: *mut ffi::FWPS_CLASSIFY_OUT0,
 ) {
@@ -147,7 +186,7 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
     // its end, so it outlives this call.
     let shared = unsafe { C::shared().get() };
     let (Some(fixed), Some(shared)) = (fixed, shared) else {
-        return Action::Continue.apply(out);
+        return continue_aside(out);
     };
     if let Some(at) = C::passes(shared, fixed.layerId, flow_context) {
         // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
@@ -156,23 +195,67 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
         C::count(shared, at, Verdict::Observed, &irql);
         return Action::Continue.apply(out);
     }
-    let may_write = may_write(out);
-    if may_write && C::may_be_silenced(shared, flow_context) {
-        let passed = Passed { fixed, metadata: in_meta_values, layer_data, flow_context, may_write };
+    let metadata = in_meta_values;
+    if may_write(out) {
+        let passed = Passed { fixed, metadata, layer_data, flow_context, may_write: true };
         // SAFETY: the engine passes what lives until the return.
-        if unsafe { silenced::<C>(shared, passed) } {
-            return Action::Block.write(out);
+        if let Some(action) = unsafe { usual::<C>(shared, passed) } {
+            return action.write(out);
         }
     }
-    let passed = Passed { fixed, metadata: in_meta_values, layer_data, flow_context, may_write };
-    let action = if C::IS_QUICK {
-        // SAFETY: the engine passes what lives until the return.
-        unsafe { look_aside::<C>(shared, passed) }
-    } else {
-        // SAFETY: as above.
-        unsafe { look::<C>(shared, passed) }
-    };
-    action.apply(out);
+    if C::IS_QUICK {
+        // SAFETY: as they were passed to this function.
+        unsafe {
+            classify_aside::<C>(
+                in_fixed_values,
+                in_meta_values,
+                layer_data,
+                classify_context,
+                filter,
+                flow_context,
+                classify_out,
+            );
+        }
+        return;
+    }
+    let passed = Passed { fixed, metadata, layer_data, flow_context, may_write: may_write(out) };
+    // SAFETY: the engine passes what lives until the return.
+    unsafe { look::<C>(shared, passed) }.apply(out);
+}
+
+/// The rest in a function of its own, for which the other saves no registers. By
+/// the same convention: where calling another's saves registers, too, the other
+/// need not.
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn classify_aside<C: Classify>(
+    in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
+    in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
+    layer_data: *mut c_void,
+    _classify_context: *const c_void,
+    _filter: *const ffi::FWPS_FILTER3,
+    flow_context: u64,
+    classify_out: *mut ffi::FWPS_CLASSIFY_OUT0,
+) {
+    // SAFETY: the engine passes its own result structure, to be written by this
+    // thread alone until the return, or NULL.
+    let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
+    // SAFETY: the engine passes structures that live until the return, or NULL.
+    let Some(fixed) = (unsafe { in_fixed_values.as_ref() }) else { return };
+    // SAFETY: callouts are registered after the publication and drained before
+    // its end, so it outlives this call.
+    let Some(shared) = (unsafe { C::shared().get() }) else { return };
+    let (metadata, may_write) = (in_meta_values, may_write(out));
+    let passed = Passed { fixed, metadata, layer_data, flow_context, may_write };
+    // SAFETY: the engine passes what lives until the return.
+    unsafe { look::<C>(shared, passed) }.apply(out);
+}
+
+/// Nothing is to be done where nothing came.
+#[cold]
+#[inline(never)]
+extern "C" fn continue_aside(out: &mut ffi::FWPS_CLASSIFY_OUT0) {
+    Action::Continue.apply(out);
 }
 
 impl Action {
@@ -200,25 +283,83 @@ fn may_write(out: &ffi::FWPS_CLASSIFY_OUT0) -> bool {
     out.rights & ffi::FWPS_RIGHT_ACTION_WRITE != 0
 }
 
-/// Has `C` silence an indication, if that is all that there is to do.
+/// What is done about an indication of the usual kind; `None` where it is not.
 ///
 /// # Safety
 /// That of [`look`].
 #[inline(always)]
-unsafe fn silenced<C: Classify>(shared: &C::Shared, passed: Passed<'_>) -> bool {
-    let Some(at) = C::callout(passed.fixed.layerId) else { return false };
+unsafe fn usual<C: Classify>(shared: &C::Shared, passed: Passed<'_>) -> Option<Action> {
+    let [v4, v6] = C::USUAL?;
+    let terms = C::terms(shared, passed.flow_context)?;
+    // Each family by itself: where all of it is known, no table is read.
+    match passed.fixed.layerId {
+        // SAFETY: by this function's contract.
+        layer_id if layer_id == v4.layer_id => unsafe { usual_at::<C>(shared, terms, v4, passed) },
+        // SAFETY: as above.
+        layer_id if layer_id == v6.layer_id => unsafe { usual_at::<C>(shared, terms, v6, passed) },
+        _ => None,
+    }
+}
+
+/// The same to this callout.
+///
+/// # Safety
+/// That of [`look`]; the callout is the one that is asked.
+#[inline(always)]
+unsafe fn usual_at<C: Classify>(
+    shared: &C::Shared,
+    terms: C::Terms,
+    at: &'static Callout,
+    passed: Passed<'_>,
+) -> Option<Action> {
+    // SAFETY: by this function's contract.
+    let incoming = unsafe { Incoming::new(at, C::layer(at), C::FIELDS, passed) }?;
+    let usual = C::usual(&incoming)?;
+    let Some(blocked) = C::blocked(terms, at, &usual) else {
+        // SAFETY: the caller is a classifyFn.
+        return Some(unsafe { decide_aside::<C>(shared, at, C::more(usual, &incoming)) });
+    };
+    // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
+    // (FWPS_CALLOUT_CLASSIFY_FN3).
+    let counts = match unsafe { MaxDispatch::dispatch() } {
+        Some(irql) => C::counts(shared, &blocked, &irql),
+        None => false,
+    };
+    if !counts {
+        // SAFETY: the caller is a classifyFn.
+        unsafe { block_aside::<C>(shared, blocked) };
+    }
+    Some(Action::Block)
+}
+
+/// Does what is left to do about an indication that is blocked.
+///
+/// # Safety
+/// The caller is a classifyFn.
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn block_aside<C: Classify>(shared: &C::Shared, blocked: C::Blocked) {
     // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
     // (FWPS_CALLOUT_CLASSIFY_FN3).
     let irql = unsafe { MaxDispatch::assume() };
-    if !irql.is_dispatch() {
-        return false;
-    }
-    // SAFETY: by this function's contract; the callout stands at the layer that
-    // is said to be asked.
-    match unsafe { Incoming::new(at, C::layer(at), C::FIELDS, passed) } {
-        Some(incoming) => C::silenced(shared, &incoming, &irql),
-        None => false,
-    }
+    C::block(shared, &blocked, &irql);
+}
+
+/// Decides about an indication of the usual kind.
+///
+/// # Safety
+/// The caller is a classifyFn.
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn decide_aside<C: Classify>(
+    shared: &C::Shared,
+    at: &'static Callout,
+    usual: C::Usual,
+) -> Action {
+    // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
+    // (FWPS_CALLOUT_CLASSIFY_FN3).
+    let irql = unsafe { MaxDispatch::assume() };
+    C::decide(shared, at, &usual, &irql)
 }
 
 /// Has `C` look at an indication.
@@ -240,17 +381,6 @@ unsafe fn look<C: Classify>(shared: &C::Shared, passed: Passed<'_>) -> Action {
             Action::Continue
         }
     }
-}
-
-/// The same in a function of its own, for which the other saves no registers.
-///
-/// # Safety
-/// That of [`look`].
-#[cold]
-#[inline(never)]
-unsafe fn look_aside<C: Classify>(shared: &C::Shared, passed: Passed<'_>) -> Action {
-    // SAFETY: by this function's contract.
-    unsafe { look::<C>(shared, passed) }
 }
 
 /// FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0.

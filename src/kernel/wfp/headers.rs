@@ -6,14 +6,14 @@ use core::num::NonZeroU64;
 
 use super::incoming::{Incoming, Known};
 use super::net_buffer::NetBuffer;
-use super::shown::{ClosedPort, Packet};
+use super::shown::Packet;
 use crate::ffi;
 use crate::logic::bytes::Bytes;
 use crate::logic::echo::{ICMP, ICMPV6};
 use crate::logic::flow::Passed;
 use crate::logic::ip::{self, Ends, Part};
 use crate::logic::order::{Direction, Kinds, Look, Positions, Sight};
-use crate::logic::stealth::{Shown, TCP, TcpFlags, UDP};
+use crate::logic::stealth::{ClosedPort, Marks, Shown, TCP, TcpFlags, UDP};
 use crate::logic::transport::{Header, Ports};
 
 /// Bytes of a UDP header (RFC 768), and of a TCP header without options
@@ -46,16 +46,19 @@ impl Incoming<'_> {
         }
     }
 
-    /// The same where it is a segment that found no endpoint, with nothing amiss.
+    /// The same where it is a SYN that found no endpoint, with nothing amiss.
     #[inline(always)]
-    pub fn closed_port(&self) -> Option<ClosedPort<'_, '_>> {
+    pub fn closed_port(&self) -> Option<ClosedPort> {
         if !self.found_no_endpoint() {
             return None;
         }
         let Some(TCP) = self.protocol() else { return None };
         let local_port = self.local_port()?;
-        let tcp_flags = self.tcp_flags_near(local_port)?;
-        Some(ClosedPort { incoming: self, local_port, tcp_flags, remote: self.shown().remote()? })
+        if !self.tcp_flags_near(local_port)?.is_syn() {
+            return None;
+        }
+        let (marks, remote_address) = (Marks::of_flags(self.flags()?), self.shown().remote_address()?);
+        Some(ClosedPort { local_port, remote_address, marks, interface: None })
     }
 
     /// A discarded segment's flags. Nearly always its header lies in one piece,
@@ -74,7 +77,7 @@ impl Incoming<'_> {
 
     #[inline(always)]
     fn tcp_flags_near(&self, destination: u16) -> Option<TcpFlags> {
-        let header = self.net_buffer()?.piece(self.transport_header_size()?, 0)?;
+        let header = self.net_buffer()?.piece(self.transport_header_size()?)?;
         let source = self.uint16(self.fields().remote_port)?;
         TcpFlags::between(Ports { source, destination }, header)
     }

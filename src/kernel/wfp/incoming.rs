@@ -24,12 +24,31 @@ pub struct Incoming<'a> {
     /// The callout's, and known when the driver is built where it stands at no
     /// other.
     layer: &'static Layer,
-    values: &'a [ffi::FWPS_INCOMING_VALUE0],
+    values: &'a [Value],
     metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
     layer_data: *mut c_void,
     flow_context: u64,
     may_write: bool,
     of_call: PhantomData<&'a ()>,
+}
+
+/// A value of the engine's. It may begin at any address: nothing is lost by not
+/// asking.
+#[derive(Clone, Copy)]
+#[repr(C, packed)]
+pub(super) struct Value(ffi::FWPS_INCOMING_VALUE0);
+
+impl Value {
+    #[inline(always)]
+    fn is(&self, kind: ffi::FWP_DATA_TYPE) -> bool {
+        self.0.value.type_ == kind
+    }
+
+    /// What it is, of which one member is valid.
+    #[inline(always)]
+    fn get(&self) -> ffi::FWP_VALUE0 {
+        self.0.value
+    }
 }
 
 /// What the engine passed to a classifyFn.
@@ -60,11 +79,12 @@ impl<'a> Incoming<'a> {
         // SAFETY: by this function's contract.
         let metadata = unsafe { metadata.as_ref() }?;
         let (first, count) = (fixed.incomingValue, fixed.valueCount as usize);
-        if first.is_null() || !first.is_aligned() || count < fields {
+        if first.is_null() || count < fields {
             return None;
         }
-        // SAFETY: the engine's array has as many values as it says.
-        let values = unsafe { core::slice::from_raw_parts(first, count) };
+        // SAFETY: the engine's array has as many values as it says, and may begin
+        // anywhere.
+        let values = unsafe { core::slice::from_raw_parts(first.cast(), count) };
         let of_call = PhantomData;
         Some(Self { callout, layer, values, metadata, layer_data, flow_context, may_write, of_call })
     }
@@ -144,10 +164,14 @@ impl<'a> Incoming<'a> {
             ffi::FWPS_METADATA_FIELD_DISCARD_REASON | ffi::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE;
         const NOT_THERE: u32 =
             ffi::FWPS_METADATA_FIELD_FLOW_HANDLE | ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE;
-        let discard = self.metadata.discardMetadata;
+        // Module and reason lie side by side: read and compared as one number.
+        const fn both(module: ffi::FWPS_DISCARD_MODULE0, reason: u32) -> u64 {
+            module as u32 as u64 | (reason as u64) << 32
+        }
+        let discard = &self.metadata.discardMetadata;
         self.metadata.currentMetadataValues & (THERE | NOT_THERE) == THERE
-            && discard.discardModule == TRANSPORT
-            && discard.discardReason == inet::ENDPOINT_NOT_FOUND
+            && both(discard.discardModule, discard.discardReason)
+                == const { both(TRANSPORT, inet::ENDPOINT_NOT_FOUND) }
     }
 
     /// The context that was associated with its flow here; 0 is none.
@@ -274,30 +298,30 @@ impl<'a> Incoming<'a> {
     }
 
     #[inline(always)]
-    fn value(&self, position: Option<u8>, kind: ffi::FWP_DATA_TYPE) -> Option<&'a ffi::FWP_VALUE0> {
-        let value = &self.values.get(usize::from(position?))?.value;
-        if value.type_ == kind { Some(value) } else { None }
+    fn value(&self, position: Option<u8>, kind: ffi::FWP_DATA_TYPE) -> Option<&'a Value> {
+        let value = self.values.get(usize::from(position?))?;
+        if value.is(kind) { Some(value) } else { None }
     }
 
     #[inline(always)]
     fn uint8(&self, position: Option<u8>) -> Option<u8> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT8)?;
         // SAFETY: the type says which member is valid.
-        Some(unsafe { value.__bindgen_anon_1.uint8 })
+        Some(unsafe { value.get().__bindgen_anon_1.uint8 })
     }
 
     #[inline(always)]
     pub(super) fn uint16(&self, position: Option<u8>) -> Option<u16> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT16)?;
         // SAFETY: the type says which member is valid.
-        Some(unsafe { value.__bindgen_anon_1.uint16 })
+        Some(unsafe { value.get().__bindgen_anon_1.uint16 })
     }
 
     #[inline(always)]
     fn uint32(&self, position: Option<u8>) -> Option<u32> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT32)?;
         // SAFETY: the type says which member is valid.
-        Some(unsafe { value.__bindgen_anon_1.uint32 })
+        Some(unsafe { value.get().__bindgen_anon_1.uint32 })
     }
 
     /// Behind a pointer, as the engine passes 64-bit values.
@@ -305,9 +329,12 @@ impl<'a> Incoming<'a> {
     pub(super) fn uint64(&self, position: Option<u8>) -> Option<u64> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT64)?;
         // SAFETY: the type says which member is valid.
-        let number = unsafe { value.__bindgen_anon_1.uint64 };
-        // SAFETY: NULL, or the engine's, which lives until the classify returns.
-        unsafe { number.as_ref() }.copied()
+        let number = unsafe { value.get().__bindgen_anon_1.uint64 };
+        if number.is_null() {
+            return None;
+        }
+        // SAFETY: the engine's, which lives until the classify returns.
+        Some(unsafe { number.read_unaligned() })
     }
 
     #[inline(always)]
@@ -323,9 +350,9 @@ impl<'a> Incoming<'a> {
 /// # Safety
 /// The value is the engine's, and of the type FWP_BYTE_ARRAY16_TYPE.
 #[inline(always)]
-unsafe fn byte_array16(value: &ffi::FWP_VALUE0) -> Option<&[u8; 16]> {
+unsafe fn byte_array16(value: &Value) -> Option<&[u8; 16]> {
     // SAFETY: by this function's contract the type says that this is valid.
-    let bytes = unsafe { value.__bindgen_anon_1.byteArray16 };
+    let bytes = unsafe { value.get().__bindgen_anon_1.byteArray16 };
     // SAFETY: the engine's value leads to 16 bytes that live as long as it does,
     // or is NULL.
     unsafe { bytes.as_ref() }.map(|bytes| &bytes.byteArray16)

@@ -76,11 +76,20 @@ impl NetBuffer<'_> {
         (packets, bytes)
     }
 
-    /// `N` bytes from a place on as [`copy_within`](Self::copy_within) has it,
+    /// `N` bytes from a place on that is `back` bytes before the data start,
     /// where they are in the first MDL, whole and mapped.
     #[inline(always)]
-    pub fn piece<const N: usize>(&self, back: u32, skip: u32) -> Option<[u8; N]> {
-        self.run(back)?.at(skip)
+    pub fn piece<const N: usize>(&self, back: u32) -> Option<[u8; N]> {
+        // SAFETY: a buffer's MDLs live as long as the buffer.
+        let mdl = unsafe { self.chain.as_ref() }?;
+        let at = self.data_offset.checked_sub(back)?;
+        if u64::from(at) + N as u64 > u64::from(mdl.ByteCount) {
+            return None;
+        }
+        let from = mapped(mdl)?.wrapping_add(at as usize);
+        // SAFETY: the MDL maps as many bytes as it says, and these are among
+        // them; bytes have no alignment.
+        Some(unsafe { from.cast::<[u8; N]>().read_unaligned() })
     }
 
     /// What lies together from a place on that is `back` bytes before the data

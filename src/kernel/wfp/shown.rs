@@ -5,8 +5,7 @@
 use super::incoming::Incoming;
 use crate::ffi;
 use crate::logic::address::Address;
-use crate::logic::scan::Remote;
-use crate::logic::stealth::{Discard, Icmp, Marks, Module, Shown, TCP, TcpFlags, inet};
+use crate::logic::stealth::{Discard, Icmp, Marks, Shown, TcpFlags};
 
 /// What an indication shows of its packet.
 pub struct Packet<'i, 'a> {
@@ -81,78 +80,5 @@ impl Shown for Packet<'_, '_> {
     #[inline(always)]
     fn icmp(&self) -> Option<Icmp> {
         self.incoming.icmp()
-    }
-}
-
-/// A segment that found no endpoint, with nothing amiss.
-pub struct ClosedPort<'i, 'a> {
-    pub(super) incoming: &'i Incoming<'a>,
-    pub(super) local_port: u16,
-    pub(super) tcp_flags: TcpFlags,
-    pub(super) remote: Remote,
-}
-
-impl ClosedPort<'_, '_> {
-    #[inline(always)]
-    fn of_fields(&self) -> Packet<'_, '_> {
-        let (protocol, local_port) = (self.protocol(), self.local_port());
-        Packet { incoming: self.incoming, protocol, local_port, tcp_flags: self.tcp_flags }
-    }
-}
-
-impl Shown for ClosedPort<'_, '_> {
-    #[inline(always)]
-    fn protocol(&self) -> Option<u8> {
-        Some(TCP)
-    }
-
-    #[inline(always)]
-    fn local_port(&self) -> Option<u16> {
-        Some(self.local_port)
-    }
-
-    #[inline(always)]
-    fn remote_address(&self) -> Option<Address> {
-        self.of_fields().remote_address()
-    }
-
-    #[inline(always)]
-    fn remote(&self) -> Option<Remote> {
-        Some(self.remote)
-    }
-
-    #[inline(always)]
-    fn interface(&self) -> Option<u64> {
-        self.of_fields().interface()
-    }
-
-    #[inline(always)]
-    fn marks(&self) -> Marks {
-        self.of_fields().marks()
-    }
-
-    #[inline(always)]
-    fn has_flow(&self) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    fn has_endpoint(&self) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    fn discard(&self) -> Option<Discard> {
-        Some(Discard { module: Module::Transport, reason: inet::ENDPOINT_NOT_FOUND })
-    }
-
-    #[inline(always)]
-    fn tcp_flags(&self) -> Option<TcpFlags> {
-        Some(self.tcp_flags)
-    }
-
-    #[inline(always)]
-    fn icmp(&self) -> Option<Icmp> {
-        None
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::logic::policy::{Policy, Reason, VALUES};
-use crate::logic::scan::{Remote, Settings, Table, Technique, sweep};
+use crate::logic::scan::{Encounter, Remote, Seed, Settings, Table, Technique, sweep};
 use crate::logic::stealth::Verdict;
 use crate::logic::tracelogging::{Description, Payload, Value};
 
@@ -137,10 +137,10 @@ fn the_largest_values_fit() {
 
 #[test]
 fn techniques_are_one_text() {
-    let (table, settings) = (Table::<16, 0>::empty(), Settings { ports: 2, seed: 1 });
-    table.meet(Remote(7), 1, Technique::Syn, 0, 1);
-    table.meet(Remote(7), 2, Technique::Udp, 0, 1);
-    table.meet(Remote(7), 3, Technique::Other, 0, 1);
+    let (table, settings) = (Table::<16, 0>::empty(), Settings { ports: 2, seed: Seed::new(1) });
+    table.meet(&Encounter { remote: Remote(7), port: 1, technique: Technique::Syn }, 0, Seed::new(1));
+    table.meet(&Encounter { remote: Remote(7), port: 2, technique: Technique::Udp }, 0, Seed::new(1));
+    table.meet(&Encounter { remote: Remote(7), port: 3, technique: Technique::Other }, 0, Seed::new(1));
     let mut techniques = Techniques::default();
     sweep([&table].into_iter(), 0, &settings, |scan| techniques = scan.techniques);
     let mut room = [0; 64];

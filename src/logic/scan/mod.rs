@@ -44,7 +44,7 @@ mod tests;
 
 pub use queue::ROWS;
 pub use remote::{Remote, Technique, Techniques};
-pub use table::{Scan, Table, WAYS, sweep};
+pub use table::{Encounter, Scan, Table, WAYS, sweep};
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -55,8 +55,20 @@ use super::mix::{fold, mix};
 pub struct Settings {
     /// Closed ports that make a scan (`ScanPorts`).
     pub ports: u32,
-    /// Unknown to the network, random in every bit, and the same for all tables.
-    pub seed: u64,
+    /// The same for all tables.
+    pub seed: Seed,
+}
+
+/// The key of all hashes: odd, and otherwise random in every bit and unknown to
+/// the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed(u64);
+
+impl Seed {
+    /// Of a random number.
+    pub const fn new(random: u64) -> Self {
+        Self(random | 1)
+    }
 }
 
 /// Bits of a remote's set of ports.
@@ -106,13 +118,14 @@ impl Spans {
     }
 }
 
-/// The bit of a port in a remote's set.
-fn port_bit(port: u16, seed: u64) -> u64 {
+/// Which bit a port has in a remote's set.
+#[inline(always)]
+const fn port_bit(port: u16, Seed(seed): Seed) -> u32 {
     // One product alone keeps ports in a row, or far apart by a power of two,
-    // in some order.
-    let product = u64::from(port).wrapping_add(seed).wrapping_mul(seed | 1);
-    let hash = (product ^ product >> 32).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    1 << (hash >> (u64::BITS - BITS.ilog2()))
+    // in some order. What is highest in it depends on most, and is lowest in
+    // the second.
+    let product = (port as u64).wrapping_add(seed).wrapping_mul(seed);
+    (product.swap_bytes().wrapping_mul(seed) >> (u64::BITS - BITS.ilog2())) as u32
 }
 
 impl Settings {

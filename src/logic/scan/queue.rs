@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{mix, place};
+use super::{Seed, mix, place};
 
 /// Cells a remote has.
 pub const ROWS: usize = 4;
@@ -33,7 +33,7 @@ impl<const CELLS: usize> Queue<CELLS> {
 
     /// Marks a port met by the remote with this hash, and says how many ports
     /// it has met in this window.
-    pub fn meet(&self, remote: u64, port: u16, seed: u64, window: u16) -> u32 {
+    pub fn meet(&self, remote: u64, port: u16, Seed(seed): Seed, window: u16) -> u32 {
         let per_row = CELLS / ROWS;
         let port = 1 << place(mix(port.into(), !seed), PORT_BITS as usize);
         let mut met = PORTS;

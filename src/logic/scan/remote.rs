@@ -2,10 +2,10 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::fold;
+use super::{Seed, fold};
 use crate::logic::address::Address;
 use crate::logic::stealth::{Shown, TCP, TcpFlags, UDP};
-use crate::logic::tcp::{ACK, FIN, PSH, RST, SYN, URG};
+use crate::logic::tcp::{ACK, ALL, FIN, PSH, RST, SYN, URG};
 
 /// A remote address; IPv4 is mapped (RFC 4291, 2.5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,10 +49,12 @@ impl Remote {
         [(self.0 >> 64) as u64, self.0 as u64]
     }
 
-    /// A remote's mark, never 0.
-    pub(super) const fn hash(self, seed: u64) -> u64 {
+    /// A remote's mark. One in 2^64 has that of nobody, 0, and is not found to
+    /// scan.
+    #[inline(always)]
+    pub(super) const fn hash(self, Seed(seed): Seed) -> u64 {
         let [high, low] = self.halves();
-        fold(high ^ seed, low ^ seed.rotate_left(32)) | 1
+        fold(high.wrapping_add(seed), low.wrapping_sub(seed))
     }
 }
 
@@ -108,7 +110,7 @@ impl Technique {
             by_flags
         };
         // As many as the array has.
-        BY_FLAGS[usize::from(flags.0 & (FIN | SYN | RST | PSH | ACK | URG))]
+        BY_FLAGS[usize::from(flags.0 & ALL)]
     }
 
     const fn of_flags(flags: u8) -> Option<Self> {

@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::queue::Queue;
-use super::{Remote, SPANS, Settings, Technique, Techniques, estimate, place, port_bit};
+use super::{Remote, SPANS, Seed, Settings, Technique, Techniques, estimate, port_bit};
 
 /// Slots a remote may have.
 pub const WAYS: usize = 4;
@@ -43,6 +43,17 @@ pub struct Table<const SETS: usize, const CELLS: usize> {
     queue: Queue<CELLS>,
 }
 
+/// A remote has met a closed port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Encounter {
+    /// Who.
+    pub remote: Remote,
+    /// Which port.
+    pub port: u16,
+    /// How it was asked.
+    pub technique: Technique,
+}
+
 /// A remote that scans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scan {
@@ -63,13 +74,18 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
         Self { sets: from_fn(|_| Default::default()), queue: Queue::empty() }
     }
 
-    /// Takes in that a remote has met a closed port.
+    /// Whether a remote has a slot.
+    #[cfg(test)]
+    pub fn remembers(&self, remote: Remote, seed: Seed) -> bool {
+        self.slot_of(remote.hash(seed)).is_some()
+    }
+
+    /// Takes one in. The seed is the same for all tables.
     #[inline(always)]
-    pub fn meet(&self, remote: Remote, port: u16, technique: Technique, span: u32, seed: u64) {
-        let hash = remote.hash(seed);
-        let slot = match self.slot_of(hash) {
+    pub fn meet(&self, met: &Encounter, span: u32, seed: Seed) {
+        let slot = match self.slot_of(met.remote.hash(seed)) {
             Some(slot) => slot,
-            None => match self.enter(remote, port, span, seed) {
+            None => match self.enter(met, span, seed) {
                 Some(slot) => slot,
                 None => return,
             },
@@ -77,17 +93,25 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
         if slot.span.load(Relaxed) != span {
             slot.advance(span);
         }
-        let (bit, technique) = (port_bit(port, seed), Techniques::bit(technique));
-        let Some(ports) = slot.ports.get((span % SPANS) as usize) else { return };
-        if ports.load(Relaxed) & bit == 0 || slot.techniques.load(Relaxed) & technique == 0 {
-            slot.mark(ports, bit, technique);
+        if !slot.has(met, span, seed) {
+            slot.mark(met, span, seed);
+        }
+    }
+
+    /// Whether taking it in would change nothing.
+    #[inline(always)]
+    pub fn has_met(&self, met: &Encounter, span: u32, seed: Seed) -> bool {
+        match self.slot_of(met.remote.hash(seed)) {
+            Some(slot) => slot.span.load(Relaxed) == span && slot.has(met, span, seed),
+            None => false,
         }
     }
 
     /// A slot for a remote that has none, if there is one to be had.
     #[cold]
     #[inline(never)]
-    fn enter(&self, remote: Remote, port: u16, span: u32, seed: u64) -> Option<&Slot> {
+    fn enter(&self, met: &Encounter, span: u32, seed: Seed) -> Option<&Slot> {
+        let Encounter { remote, port, .. } = *met;
         let hash = remote.hash(seed);
         let ranked = self.set(hash).iter().map(|slot| (slot, slot.rank(span)));
         let (slot, rank) = ranked.min_by_key(|at| at.1)?;
@@ -106,7 +130,7 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
 
     #[inline(always)]
     fn set(&self, hash: u64) -> &[Slot] {
-        match self.sets.get(place(hash, SETS)) {
+        match self.sets.get(set_of(hash, SETS)) {
             Some(set) => set,
             None => &[],
         }
@@ -114,7 +138,7 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
 
     #[inline(always)]
     fn slot_of(&self, hash: u64) -> Option<&Slot> {
-        let [first, second, third, fourth] = self.sets.get(place(hash, SETS))?;
+        let [first, second, third, fourth] = self.sets.get(set_of(hash, SETS))?;
         match hash {
             _ if first.hash.load(Relaxed) == hash => Some(first),
             _ if second.hash.load(Relaxed) == hash => Some(second),
@@ -122,6 +146,17 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
             _ if fourth.hash.load(Relaxed) == hash => Some(fourth),
             _ => None,
         }
+    }
+}
+
+/// Which of so many sets a hash belongs to.
+#[inline(always)]
+pub(super) const fn set_of(hash: u64, sets: usize) -> usize {
+    // As far up as a set is large, so that it is found by a mask.
+    let hash = (hash >> size_of::<[Slot; WAYS]>().ilog2()) as usize;
+    match hash.checked_rem(sets) {
+        Some(set) => set,
+        None => 0,
     }
 }
 
@@ -167,12 +202,22 @@ impl Slot {
         self.hash.store(hash, Relaxed);
     }
 
-    /// Marks a port and a technique, one of which is new.
+    /// Whether the port is marked in this span, and the technique.
+    #[inline(always)]
+    fn has(&self, met: &Encounter, span: u32, seed: Seed) -> bool {
+        let Some(ports) = self.ports.get((span % SPANS) as usize) else { return true };
+        ports.load(Relaxed) >> port_bit(met.port, seed) & 1 != 0
+            && self.techniques.load(Relaxed) & Techniques::bit(met.technique) != 0
+    }
+
+    /// Marks port and technique.
     #[cold]
     #[inline(never)]
-    fn mark(&self, ports: &AtomicU64, bit: u64, technique: u8) {
-        ports.fetch_or(bit, Relaxed);
-        self.techniques.fetch_or(technique, Relaxed);
+    fn mark(&self, met: &Encounter, span: u32, seed: Seed) {
+        if let Some(ports) = self.ports.get((span % SPANS) as usize) {
+            ports.fetch_or(1 << port_bit(met.port, seed), Relaxed);
+        }
+        self.techniques.fetch_or(Techniques::bit(met.technique), Relaxed);
     }
 
     /// Clears the spans between the last one and this.

@@ -1,5 +1,6 @@
 //! The decision: whether a packet for which nobody is here gets an answer.
 
+mod closed_port;
 mod packet;
 mod rules;
 #[cfg(test)]
@@ -10,6 +11,7 @@ use super::policy::{Exemption, Exemptions};
 use super::{echo, unreachable};
 
 pub use super::policy::exemptions::{TCP, UDP};
+pub use closed_port::ClosedPort;
 pub use packet::{Discard, Icmp, Marks, Module, Packet, Shown, TcpFlags};
 pub use rules::Rules;
 
@@ -24,12 +26,6 @@ pub enum Answer {
     ProtocolUnreachable,
     /// An echo reply.
     EchoReply,
-}
-
-impl Answer {
-    const fn bit(self) -> u8 {
-        1 << self as u8
-    }
 }
 
 /// What becomes of a packet, and why.
@@ -84,7 +80,7 @@ impl Verdict {
 pub fn decide(
     decision: Decision,
     packet: &impl Shown,
-    rules: &Rules,
+    rules: Rules,
     exemptions: Option<&Exemptions>,
 ) -> Verdict {
     let answer = match decision {
@@ -97,12 +93,12 @@ pub fn decide(
         Ok(answer) => answer,
         Err(verdict) => return verdict,
     };
-    if rules.silences & answer.bit() == 0 {
-        return if rules.off { Verdict::Off } else { Verdict::OtherKind };
+    if !rules.silence(answer) {
+        return if rules.are_off() { Verdict::Off } else { Verdict::OtherKind };
     }
     let marks = packet.marks();
-    if marks.has(rules.exempts) {
-        let loopback = marks.has(Marks::LOOPBACK) && rules.exempts.has(Marks::LOOPBACK);
+    if marks.has(rules.exempt()) {
+        let loopback = marks.has(Marks::LOOPBACK) && rules.exempt().has(Marks::LOOPBACK);
         return if loopback { Verdict::Loopback } else { Verdict::IpsecSecured };
     }
     // Looked up last: what is counted as exempt would have been silenced.
@@ -115,7 +111,7 @@ pub fn decide(
             Exemption::Interface => Verdict::ExemptInterface,
         };
     }
-    if rules.audits { Verdict::Audited } else { Verdict::Silenced }
+    if rules.only_count() { Verdict::Audited } else { Verdict::Silenced }
 }
 
 /// Decides over a packet at INBOUND_TRANSPORT_V4/V6_DISCARD: the answer that it

@@ -6,6 +6,7 @@ use crate::logic::address::Address;
 use crate::logic::layers::Family;
 use crate::logic::policy::Sender;
 use crate::logic::scan::Remote;
+use crate::logic::tcp;
 
 /// What a classify says of a packet, asked one by one, and only as far as the
 /// decision comes: most of it is never read.
@@ -159,6 +160,11 @@ impl Marks {
         Self(flags & (Self::LOOPBACK.0 | Self::IPSEC_SECURED.0))
     }
 
+    /// As a number.
+    pub(super) const fn bits(self) -> u16 {
+        self.0 as u16
+    }
+
     /// Either.
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
@@ -197,7 +203,8 @@ pub enum Module {
 pub struct TcpFlags(pub u8);
 
 impl TcpFlags {
-    const RST: u8 = 0x04;
+    /// A SYN's (RFC 9293, 3.5).
+    pub const SYN: Self = Self(tcp::SYN);
 
     /// In place of flags that could not be read: all but those that would make
     /// it a reset, which no scan has a name for.
@@ -205,6 +212,12 @@ impl TcpFlags {
 
     /// Whether the segment is a reset.
     pub fn is_reset(self) -> bool {
-        self.0 & Self::RST != 0
+        self.0 & tcp::RST != 0
+    }
+
+    /// Whether it asks for a connection. The flags of ECN (RFC 3168, 6.1.1) make
+    /// no difference.
+    pub fn is_syn(self) -> bool {
+        self.0 & tcp::ALL == tcp::SYN
     }
 }

@@ -3,38 +3,93 @@
 use super::{Answer, Marks};
 use crate::logic::policy::{Mode, Policy};
 
-/// What of a policy takes no more than a look.
+/// What of a policy takes no more than a look: one word, which changes as a
+/// whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rules {
-    /// The answers that are kept back, or counted as if, a bit for each.
-    pub(super) silences: u8,
-    /// They are only counted.
-    pub(super) audits: bool,
-    /// None are, since nothing is asked for.
-    pub(super) off: bool,
-    pub(super) exempts: Marks,
-}
+pub struct Rules(u16);
+
+/// Above the two marks, a bit for each answer that is kept back, or counted as
+/// if.
+const ANSWERS: u32 = 2;
+/// They are only counted.
+const AUDITS: u16 = 1 << 6;
+/// None are, since nothing is asked for.
+const OFF: u16 = 1 << 7;
+/// There are exemptions to be looked up.
+const LISTS: u16 = 1 << 8;
+/// `SilenceEcho`, whatever `Mode` is.
+const ECHO: u16 = 1 << 9;
 
 impl Rules {
-    /// A policy's.
-    pub const fn new(policy: &Policy) -> Self {
-        let answers = [
-            (Answer::Reset, policy.silence_tcp),
-            (Answer::PortUnreachable, policy.silence_udp),
-            (Answer::ProtocolUnreachable, policy.silence_protocols),
-            (Answer::EchoReply, policy.silence_echo),
-        ];
+    /// A policy's; with lists or without.
+    pub const fn new(policy: &Policy, lists: bool) -> Self {
         let off = matches!(policy.mode, Mode::Off);
-        let (mut silences, mut at) = (0, 0);
-        while at < answers.len() {
-            if answers[at].1 && !off {
-                silences |= answers[at].0.bit();
+        let all = [
+            (Marks::LOOPBACK.bits(), policy.exempt_loopback),
+            (Marks::IPSEC_SECURED.bits(), policy.exempt_ipsec),
+            (kept_back(Answer::Reset), policy.silence_tcp && !off),
+            (kept_back(Answer::PortUnreachable), policy.silence_udp && !off),
+            (kept_back(Answer::ProtocolUnreachable), policy.silence_protocols && !off),
+            (kept_back(Answer::EchoReply), policy.silence_echo && !off),
+            (AUDITS, matches!(policy.mode, Mode::Audit)),
+            (OFF, off),
+            (LISTS, lists),
+            (ECHO, policy.silence_echo),
+        ];
+        let (mut bits, mut at) = (0, 0);
+        while at < all.len() {
+            if all[at].1 {
+                bits |= all[at].0;
             }
             at += 1;
         }
-        let loopback = if policy.exempt_loopback { Marks::LOOPBACK } else { Marks::NONE };
-        let ipsec = if policy.exempt_ipsec { Marks::IPSEC_SECURED } else { Marks::NONE };
-        let audits = matches!(policy.mode, Mode::Audit);
-        Self { silences, audits, off, exempts: loopback.or(ipsec) }
+        Self(bits)
     }
+
+    /// As a number.
+    pub const fn bits(self) -> u16 {
+        self.0
+    }
+
+    /// Of such a number.
+    pub const fn of_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+
+    /// Whether this answer is kept back, and nothing is to be looked up before.
+    #[inline(always)]
+    pub const fn simply_silence(self, answer: Answer) -> bool {
+        self.0 & (kept_back(answer) | AUDITS | LISTS) == kept_back(answer)
+    }
+
+    /// Whether echo requests are looked at.
+    #[inline(always)]
+    pub const fn ask_for_echo(self) -> bool {
+        self.0 & ECHO != 0
+    }
+
+    #[inline(always)]
+    pub(super) const fn silence(self, answer: Answer) -> bool {
+        self.0 & kept_back(answer) != 0
+    }
+
+    #[inline(always)]
+    pub(super) const fn only_count(self) -> bool {
+        self.0 & AUDITS != 0
+    }
+
+    #[inline(always)]
+    pub(super) const fn are_off(self) -> bool {
+        self.0 & OFF != 0
+    }
+
+    /// What exempts a packet whoever sent it.
+    #[inline(always)]
+    pub(super) const fn exempt(self) -> Marks {
+        Marks::of_flags(self.0 as u32)
+    }
+}
+
+const fn kept_back(answer: Answer) -> u16 {
+    1 << (answer as u32 + ANSWERS)
 }

@@ -22,7 +22,7 @@ const SYN: Packet = Packet {
 };
 
 fn verdict(packet: Packet) -> Verdict {
-    decide(Decision::TransportDiscard, &packet, &Rules::new(&Policy::DEFAULT), None)
+    decide(Decision::TransportDiscard, &packet, Rules::new(&Policy::DEFAULT, false), None)
 }
 
 #[test]
@@ -123,9 +123,12 @@ fn a_datagram_without_endpoint_is_silenced_by_its_own_switch() {
     for (policy, expected) in
         [(Policy::DEFAULT, Verdict::Silenced), (tcp_off, Verdict::Silenced), (udp_off, Verdict::OtherKind)]
     {
-        assert_eq!(decide(Decision::TransportDiscard, &datagram, &Rules::new(&policy), None), expected);
+        assert_eq!(decide(Decision::TransportDiscard, &datagram, Rules::new(&policy, false), None), expected);
     }
-    assert_eq!(decide(Decision::TransportDiscard, &SYN, &Rules::new(&udp_off), None), Verdict::Silenced);
+    assert_eq!(
+        decide(Decision::TransportDiscard, &SYN, Rules::new(&udp_off, false), None),
+        Verdict::Silenced
+    );
 }
 
 #[test]
@@ -138,7 +141,7 @@ fn the_policy_decides() {
         (Policy { exempt_loopback: false, ..policy }, Packet { loopback: true, ..SYN }, Verdict::Silenced),
         (Policy { exempt_ipsec: false, ..policy }, Packet { ipsec_secured: true, ..SYN }, Verdict::Silenced),
     ] {
-        assert_eq!(decide(Decision::TransportDiscard, &packet, &Rules::new(&policy), None), expected);
+        assert_eq!(decide(Decision::TransportDiscard, &packet, Rules::new(&policy, false), None), expected);
     }
 }
 
@@ -150,7 +153,7 @@ fn an_exemption_takes_nothing_but_silence_away() {
         decide(
             Decision::TransportDiscard,
             packet,
-            &Rules::new(&Policy { mode, ..Policy::DEFAULT }),
+            Rules::new(&Policy { mode, ..Policy::DEFAULT }, false),
             exemptions,
         )
     };

@@ -78,7 +78,7 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
     let asked = ["KeGetCurrentIrql", "KeGetCurrentProcessorNumberEx"].map(|name| (name.to_owned(), 1));
     for layer in layers {
         let cost = at(&stage, layer.name, &usual(layer.name), Irql::DISPATCH);
-        assert!(cost.instructions <= 60, "{}: {cost:#?}", layer.name);
+        assert!(cost.instructions <= 55, "{}: {cost:#?}", layer.name);
         assert_eq!((cost.locked, cost.shared_writes), (0, 0), "{}: {cost:#?}", layer.name);
         assert_eq!(cost.exports, BTreeMap::from(asked.clone()), "{}", layer.name);
     }
@@ -88,10 +88,10 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
 fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     let stage = stage(&[]);
     let limits = [
-        ("INBOUND_TRANSPORT", true, 225),
-        ("INBOUND_IPPACKET", true, 520),
-        ("OUTBOUND_ICMP_ERROR", false, 470),
-        ("INBOUND_TRANSPORT", false, 80),
+        ("INBOUND_TRANSPORT", true, 160),
+        ("INBOUND_IPPACKET", true, 425),
+        ("OUTBOUND_ICMP_ERROR", false, 465),
+        ("INBOUND_TRANSPORT", false, 72),
     ];
     for (name, discard, most) in limits {
         for family in [Family::V4, Family::V6] {
@@ -116,6 +116,7 @@ fn callgrind_counts_nearly_as_many_in_the_native_build() {
         assert_eq!(name, same);
         let most = 1.2 * stepped + 48.0;
         assert!((stepped..=most).contains(&native), "{name}: {native} native, {stepped} in the image");
+        assert!(native <= 160.0 || !name.starts_with("a silenced SYN, V"), "{name}: {native}");
     }
 }
 
@@ -155,7 +156,7 @@ fn below_dispatch_level_counting_takes_one_lock() {
     let stage = stage(&[]);
     let cost = at(&stage, "INBOUND_IPPACKET_V4", &Subject::syn(Family::V4), Irql::PASSIVE);
     assert_eq!((cost.locked, cost.shared_writes), (1, 0), "{cost:#?}");
-    assert!(cost.places.iter().any(|place| place.contains("driver::counters")), "{:?}", cost.places);
+    assert!(cost.places.iter().any(|place| place.contains("logic::counters")), "{:?}", cost.places);
 }
 
 /// A segment of a flow that its processor counts for already: it is counted
@@ -186,7 +187,7 @@ fn a_segment_that_finds_another_flow_adds_to_that_record() {
     let at = |wanted| contexts.values().copied().find(|context| place(*context) == wanted).unwrap();
     let calls = [at(0), at(SLOTS)].map(|context| segment(&stage, context));
     let cost = cost(&stage, Irql::DISPATCH, &calls.each_ref()).unwrap();
-    assert!(cost.instructions <= 2 * 365, "{cost:#?}");
+    assert!(cost.instructions <= 2 * 370, "{cost:#?}");
     assert_eq!((cost.locked, cost.shared_writes), (2 * 3, 2), "{cost:#?}");
     assert!(only_reads(&cost), "{:?}", cost.exports);
     assert!(cost.places.iter().all(|place| place.contains("logic::flow")), "{:?}", cost.places);
@@ -232,7 +233,7 @@ fn checking_the_order_is_bounded_at_every_layer() {
                 let name = layer_name(layer.0, family, layer.1);
                 let added = with.instructions - without.instructions;
                 assert!(
-                    added <= most_added(layer.0, family, flows),
+                    added <= most_added(*layer, family, flows),
                     "{name}, {}: {added}, {with:#?}",
                     walk.name
                 );
@@ -261,7 +262,7 @@ static CARRIED: [&Walk; 4] =
 
 /// A call is known by its handle, a packet by its headers; where a connection
 /// shows its packet, both are looked for; and the flow is asked, too.
-fn most_added(layer: &str, family: Family, flows: bool) -> usize {
+fn most_added((layer, discard): (&str, bool), family: Family, flows: bool) -> usize {
     let of_packet = match family {
         Family::V4 => 470,
         Family::V6 => 500,
@@ -269,6 +270,8 @@ fn most_added(layer: &str, family: Family, flows: bool) -> usize {
     match layer {
         "STREAM" => 170,
         "ALE_AUTH_CONNECT" => 590,
+        // Where nobody watches, the decision takes a shorter way.
+        "INBOUND_TRANSPORT" if discard => of_packet + 70,
         _ if flows => of_packet + 40,
         "ALE_AUTH_RECV_ACCEPT" | "ALE_FLOW_ESTABLISHED" => of_packet,
         _ if layer.starts_with("ALE") => 300,

@@ -2,7 +2,10 @@
 //!
 //! Both have the same layout, so that the memory itself can be compared.
 
+use std::mem::{offset_of, size_of};
+
 use hushport_native_driver::logic::callouts::COUNT;
+use hushport_native_driver::logic::processor::Processor;
 use hushport_native_driver::logic::stealth::Verdict;
 use lab::nt::{Kernel, foreign};
 
@@ -22,9 +25,10 @@ pub fn read(kernel: &Kernel) -> Vec<u64> {
     let count = COUNT * Verdict::COUNT;
     let bytes = (count * size_of::<u64>()).next_multiple_of(LINE);
     let blocks = kernel.pool().leaks();
+    let block = blocks.iter().find(|block| block.size == size_of::<Processor>() + LINE - POOL);
+    let processor = block.expect("the counters are in pool").address.next_multiple_of(LINE);
     // One set for DISPATCH_LEVEL, one for the levels below.
-    let block = blocks.iter().find(|block| block.size == 2 * bytes + LINE - POOL);
-    let start = block.expect("the counters are in pool").address.next_multiple_of(LINE);
+    let start = processor + offset_of!(Processor, counters);
     let set = |at| foreign::read_array::<u64>(at, count).expect("the counters can be read");
     set(start).iter().zip(set(start + bytes)).map(|(one, other)| one + other).collect()
 }

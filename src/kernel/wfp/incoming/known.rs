@@ -1,7 +1,7 @@
 //! The fields by which a packet is known at the next layer: one look whether
 //! they came, then each is read where it is.
 
-use super::{Incoming, byte_array16};
+use super::{Incoming, Value, byte_array16};
 use crate::ffi;
 use crate::logic::ip::Ends;
 use crate::logic::layers::Family;
@@ -31,9 +31,9 @@ impl<'a> Known<'a> {
                 let [local, remote] =
                     self.both(self.positions.addresses(), ffi::FWP_DATA_TYPE_::FWP_UINT32)?;
                 // SAFETY: the type says which member is valid.
-                let local = unsafe { local.__bindgen_anon_1.uint32 };
+                let local = unsafe { local.get().__bindgen_anon_1.uint32 };
                 // SAFETY: as above.
-                let remote = unsafe { remote.__bindgen_anon_1.uint32 };
+                let remote = unsafe { remote.get().__bindgen_anon_1.uint32 };
                 Some(if local_first { Ends::v4(local, remote) } else { Ends::v4(remote, local) })
             }
             Family::V6 => {
@@ -53,9 +53,9 @@ impl<'a> Known<'a> {
     pub(in crate::kernel::wfp) fn ports(&self) -> Option<[u16; 2]> {
         let [local, remote] = self.both(self.positions.ports(), ffi::FWP_DATA_TYPE_::FWP_UINT16)?;
         // SAFETY: the type says which member is valid.
-        let local = unsafe { local.__bindgen_anon_1.uint16 };
+        let local = unsafe { local.get().__bindgen_anon_1.uint16 };
         // SAFETY: as above.
-        let remote = unsafe { remote.__bindgen_anon_1.uint16 };
+        let remote = unsafe { remote.get().__bindgen_anon_1.uint16 };
         Some([local, remote])
     }
 
@@ -64,20 +64,20 @@ impl<'a> Known<'a> {
     pub(in crate::kernel::wfp) fn protocol(&self) -> Option<u8> {
         let value = self.value(self.positions.protocol(), ffi::FWP_DATA_TYPE_::FWP_UINT8)?;
         // SAFETY: the type says which member is valid.
-        Some(unsafe { value.__bindgen_anon_1.uint8 })
+        Some(unsafe { value.get().__bindgen_anon_1.uint8 })
     }
 
     #[inline(always)]
-    fn both(&self, [a, b]: [usize; 2], kind: ffi::FWP_DATA_TYPE) -> Option<[&'a ffi::FWP_VALUE0; 2]> {
+    fn both(&self, [a, b]: [usize; 2], kind: ffi::FWP_DATA_TYPE) -> Option<[&'a Value; 2]> {
         Some([self.value(a, kind)?, self.value(b, kind)?])
     }
 
     #[inline(always)]
-    fn value(&self, position: usize, kind: ffi::FWP_DATA_TYPE) -> Option<&'a ffi::FWP_VALUE0> {
+    fn value(&self, position: usize, kind: ffi::FWP_DATA_TYPE) -> Option<&'a Value> {
         debug_assert!(position <= self.positions.last(), "it is one of the positions");
         // SAFETY: none of the positions is higher than the last of them, which
         // `known` has seen is there.
-        let value = &unsafe { self.incoming.values.get_unchecked(position) }.value;
-        (value.type_ == kind).then_some(value)
+        let value = unsafe { self.incoming.values.get_unchecked(position) };
+        value.is(kind).then_some(value)
     }
 }
