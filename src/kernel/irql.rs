@@ -47,6 +47,15 @@ impl MaxDispatch {
         2 * self.processor as usize + usize::from(self.below)
     }
 
+    /// DISPATCH_LEVEL itself, if it is that.
+    #[inline(always)]
+    pub fn dispatch(&self) -> Option<Dispatch<'_>> {
+        match self.is_dispatch() {
+            true => Some(Dispatch { processor: self.processor(), raised: None, stays_here: PhantomData }),
+            false => None,
+        }
+    }
+
     /// Goes on at DISPATCH_LEVEL: on this processor or, from a level below, on
     /// the one that the thread is on by then.
     #[inline(always)]

@@ -108,7 +108,7 @@ impl<D: Decide> Classify for Deciding<D> {
             Self::say(shared, incoming.again(), verdict, irql);
         }
         if shared.is_watched(incoming.flow_context()) {
-            shared.watch(incoming.again(), irql);
+            shared.watch(&incoming.again(), irql);
         }
         match verdict {
             Verdict::Silenced => Action::Block,
