@@ -137,7 +137,7 @@ fn open(policy: &Policy, irql: &Passive) -> Result<Engine> {
     }
     transaction.add_sublayer(&sublayer, &provider)?;
     for callout in &CALLOUTS {
-        let (key, layer) = (callout.key(), callout.layer_key);
+        let (key, layer) = (callout.key(), callout.layer_key());
         transaction.add_callout(&Callout { key, layer, display: &display(callout) }, &provider)?;
         if callout.role.has_filter(policy) {
             add_filter(&mut transaction, callout, &sublayer, &provider)?;
@@ -172,7 +172,7 @@ fn add_filter(
         Role::Observe => Action::Inspect,
         Role::Decide(_) => Action::Decide,
     };
-    let (key, layer) = (callout.filter_key(), callout.layer_key);
+    let (key, layer) = (callout.filter_key(), callout.layer_key());
     let filter = Filter { key, layer, callout: callout.key(), action, display: &display(callout) };
     transaction.add_filter(&filter, sublayer, provider)
 }

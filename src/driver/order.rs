@@ -1,12 +1,14 @@
 //! The watch over the order in which packets and calls pass the layers
 //! (`CheckOrder`).
 
+use core::cell::Cell;
+
 use crate::kernel::exclusive::Exclusive;
 use crate::kernel::irql::{LevelLock, MaxDispatch, Passive};
 use crate::kernel::status::Result;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::flow::Flow;
-use crate::logic::order::{Deviation, Walks};
+use crate::logic::order::{Deviation, Kinds, Sight, Walks};
 
 /// Packets and calls under way that are followed on one processor. A packet
 /// passes its layers in one go; between two of them others come in only where
@@ -16,21 +18,23 @@ const WALKS: usize = 16;
 /// What every processor has under way.
 pub struct Watch(Exclusive<Underway>);
 
+#[repr(C)]
 struct Underway {
-    /// Of which watch they are.
-    watch: u16,
+    /// Of which watch they are. In the line that begins the walks.
+    watch: Cell<u16>,
     walks: Walks<WALKS>,
 }
 
 impl Watch {
     /// Nothing under way.
     pub fn new(irql: &Passive) -> Result<Self> {
-        let nothing = || Underway { watch: 0, walks: Walks::default() };
+        let nothing = || Underway { watch: Cell::new(0), walks: Walks::default() };
         Ok(Self(Exclusive::new(nothing, irql)?))
     }
 
     /// Looks at a classify while the watch with this number is on; says where
     /// the documented order is left.
+    #[inline(always)]
     pub fn see(
         &self,
         watch: u16,
@@ -38,19 +42,69 @@ impl Watch {
         incoming: &Incoming<'_>,
         irql: &MaxDispatch,
     ) -> Option<Deviation> {
-        let sight = incoming.sight()?;
-        let order = flow.map(Flow::order).filter(|order| order.watch() == watch);
-        if !sight.is_marked() {
-            // No walk goes on; its flow is asked.
-            return sight.deviation::<WALKS>(order, None);
+        match irql.dispatch() {
+            Some(irql) => self.0.here(&irql)?.see(watch, flow, incoming),
+            None => self.see_below(watch, flow, incoming, irql),
         }
+    }
+
+    /// The same below DISPATCH_LEVEL.
+    #[cold]
+    #[inline(never)]
+    fn see_below(
+        &self,
+        watch: u16,
+        flow: Option<&Flow>,
+        incoming: &Incoming<'_>,
+        irql: &MaxDispatch,
+    ) -> Option<Deviation> {
         let mut lock = LevelLock::default();
         let irql = irql.raise(&mut lock);
-        let mut underway = self.0.take(&irql)?;
-        if underway.watch != watch {
-            // What an earlier watch left has gone on unseen.
-            *underway = Underway { watch, walks: Walks::default() };
+        self.0.here(&irql)?.see(watch, flow, incoming)
+    }
+}
+
+impl Underway {
+    #[inline(always)]
+    fn see(&self, watch: u16, flow: Option<&Flow>, incoming: &Incoming<'_>) -> Option<Deviation> {
+        if self.watch.get() != watch {
+            self.begin(watch);
         }
-        sight.deviation(order, Some(&mut underway.walks))
+        self.step(flow, incoming)
+    }
+
+    /// What an earlier watch left has gone on unseen.
+    #[cold]
+    #[inline(never)]
+    fn begin(&self, watch: u16) {
+        self.walks.clear();
+        self.watch.set(watch);
+    }
+
+    #[inline(never)]
+    fn step(&self, flow: Option<&Flow>, incoming: &Incoming<'_>) -> Option<Deviation> {
+        let (mark, kinds) = incoming.told()?;
+        let spot = incoming.callout().look.spot;
+        let mut of_walk = match mark {
+            Some(mark) => self.walks.step_of(mark, spot, kinds),
+            None => None,
+        };
+        if incoming.may_be_call() {
+            of_walk = of_walk.or(self.step_of_call(incoming));
+        }
+        // Most have none.
+        let Some(flow) = flow else { return of_walk };
+        let sight = Sight { spot, direction: incoming.direction_aside(), kinds, mark };
+        match flow.order() {
+            // It was watched from its start.
+            order if order.watch() == self.watch.get() => sight.of_flow(order, of_walk),
+            _ => of_walk,
+        }
+    }
+
+    /// A call that shows its packet is two walks.
+    #[inline(never)]
+    fn step_of_call(&self, incoming: &Incoming<'_>) -> Option<Deviation> {
+        self.walks.step_of(incoming.call()?, incoming.callout().look.spot, Kinds::CALL)
     }
 }

@@ -1,81 +1,35 @@
-//! A value for every processor, changed by one at a time without a lock.
-
-use core::cell::UnsafeCell;
-use core::marker::PhantomData;
-use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicBool, Ordering};
+//! A value for every processor, which no other one uses.
 
 use super::irql::{Dispatch, Passive};
 use super::per_cpu::PerCpu;
 use super::status::Result;
 
 /// One `T` for each processor, used at DISPATCH_LEVEL alone: there nothing else
-/// runs on the processor, and nothing moves to another.
+/// runs on the processor, and nothing moves to another. So a `T` of cells can be
+/// changed without a lock, and by whoever comes there while it is.
 #[repr(transparent)]
-pub struct Exclusive<T>(PerCpu<Slot<T>>);
+pub struct Exclusive<T>(PerCpu<Own<T>>);
 
 #[repr(C, align(64))]
-struct Slot<T> {
-    value: UnsafeCell<T>,
-    /// Whether it is being changed, which only its own processor asks.
-    taken: AtomicBool,
-}
+struct Own<T>(T);
 
-// SAFETY: a slot's value is only touched on its processor at DISPATCH_LEVEL,
-// there by one at a time, as `taken` says.
-unsafe impl<T: Send> Sync for Slot<T> {}
+// SAFETY: a processor's value is only shown on it at DISPATCH_LEVEL, for as long
+// as a token of that is borrowed, which stays in its thread as a reference to a
+// `T` of cells does: so one thread after another uses it, never two at once.
+unsafe impl<T: Send> Sync for Own<T> {}
 
 impl<T: Send> Exclusive<T> {
     /// Makes all of them.
     pub fn new(mut make: impl FnMut() -> T, irql: &Passive) -> Result<Self> {
-        let slot = || Slot { value: UnsafeCell::new(make()), taken: AtomicBool::new(false) };
-        Ok(Self(PerCpu::new(slot, irql)?))
+        Ok(Self(PerCpu::new(|| Own(make()), irql)?))
     }
 
-    /// This processor's value. `None` while it is taken, which is only where who
-    /// has it comes here again; and on a processor that the machine did not
-    /// announce.
+    /// This processor's; none on a processor that the machine did not announce.
     #[inline(always)]
-    pub fn take<'a>(&'a self, irql: &'a Dispatch<'_>) -> Option<Taken<'a, T>> {
-        let slot = self.0.all().get(irql.processor())?;
-        // A load and a store, for nobody comes between them.
-        if slot.taken.load(Ordering::Relaxed) {
-            return None;
+    pub fn here<'a>(&'a self, irql: &'a Dispatch<'_>) -> Option<&'a T> {
+        match self.0.all().get(irql.processor()) {
+            Some(Own(value)) => Some(value),
+            None => None,
         }
-        slot.taken.store(true, Ordering::Relaxed);
-        Some(Taken { slot, stays_here: PhantomData })
-    }
-}
-
-/// A processor's value, to be changed by this call alone.
-#[must_use]
-pub struct Taken<'a, T> {
-    slot: &'a Slot<T>,
-    stays_here: PhantomData<*mut ()>,
-}
-
-impl<T> Deref for Taken<'_, T> {
-    type Target = T;
-
-    #[inline(always)]
-    fn deref(&self) -> &T {
-        // SAFETY: at DISPATCH_LEVEL nobody but this call runs on the processor
-        // whose slot it is, and it found the value not taken.
-        unsafe { &*self.slot.value.get() }
-    }
-}
-
-impl<T> DerefMut for Taken<'_, T> {
-    #[inline(always)]
-    fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: as above.
-        unsafe { &mut *self.slot.value.get() }
-    }
-}
-
-impl<T> Drop for Taken<'_, T> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        self.slot.taken.store(false, Ordering::Relaxed);
     }
 }

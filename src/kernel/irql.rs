@@ -34,7 +34,7 @@ impl MaxDispatch {
     /// # Safety
     /// That of [`assume`](Self::assume).
     #[inline(always)]
-    pub(super) unsafe fn dispatch() -> Option<Self> {
+    pub(super) unsafe fn at_dispatch() -> Option<Self> {
         if is_below() { None } else { Some(Self::at(false)) }
     }
 
@@ -47,6 +47,15 @@ impl MaxDispatch {
     /// until the token is dropped, and this one on no other.
     pub fn is_dispatch(&self) -> bool {
         !self.below
+    }
+
+    /// DISPATCH_LEVEL itself, if it is that.
+    #[inline(always)]
+    pub fn dispatch(&self) -> Option<Dispatch<'_>> {
+        match self.is_dispatch() {
+            true => Some(Dispatch { processor: self.processor(), raised: None, stays_here: PhantomData }),
+            false => None,
+        }
     }
 
     /// Goes on at DISPATCH_LEVEL: on this processor or, from a level below, on

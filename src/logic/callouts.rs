@@ -1,6 +1,7 @@
 //! The table of callouts: one at every layer and twin, of either family.
 
 use super::layers::{Decision, Family, Fields, Flows, Guid, LAYERS, Layer, Role};
+use super::order::{Look, Place};
 
 /// One callout.
 #[derive(Clone, Copy, Debug)]
@@ -14,8 +15,8 @@ pub struct Callout {
     pub discard: bool,
     /// The layer's run-time id.
     pub layer_id: u16,
-    /// The layer's management key.
-    pub layer_key: Guid,
+    /// What the order of layers looks at there.
+    pub look: Look,
     /// What the callout does.
     pub role: Role,
     /// Whether flows begin here.
@@ -45,6 +46,15 @@ impl Callout {
     /// Its filter's key.
     pub const fn filter_key(&self) -> Guid {
         FILTER_KEY + self.layer_id as Guid
+    }
+
+    /// The layer's management key.
+    pub const fn layer_key(&self) -> Guid {
+        let column = self.family as usize;
+        match &self.layer.discard {
+            Some(twin) if self.discard => twin.keys[column],
+            _ => self.layer.keys[column],
+        }
     }
 
     /// Whether it is to hear of the end of flows whose contexts it has.
@@ -132,7 +142,7 @@ const fn every() -> [Callout; COUNT] {
         family: Family::V4,
         discard: false,
         layer_id: 0,
-        layer_key: 0,
+        look: Look::of(&LAYERS[0], Place::of_row(0, false)),
         role: Role::Observe,
         begins_flows: false,
         index: Index(0),
@@ -145,24 +155,25 @@ const fn every() -> [Callout; COUNT] {
         while column < Family::ALL.len() {
             let family = Family::ALL[column];
             let layer_id = layer.ids[column];
-            let layer_key = layer.keys[column];
+            let look = Look::of(layer, Place::of_row(row, false));
             let begins_flows = matches!(layer.flows, Flows::Begin);
             callouts[count] = Callout {
                 layer,
                 family,
                 discard: false,
                 layer_id,
-                layer_key,
+                look,
                 role: layer.role,
                 begins_flows,
                 index: Index(count as u8),
             };
             count += 1;
             if let Some(twin) = &layer.discard {
-                let (layer_id, layer_key, role) = (layer_id + 1, twin.keys[column], twin.role);
+                let (layer_id, role) = (layer_id + 1, twin.role);
+                let look = Look::of(layer, Place::of_row(row, true));
                 let (begins_flows, index) = (false, Index(count as u8));
                 callouts[count] =
-                    Callout { layer, family, discard: true, layer_id, layer_key, role, begins_flows, index };
+                    Callout { layer, family, discard: true, layer_id, look, role, begins_flows, index };
                 count += 1;
             }
             column += 1;

@@ -37,7 +37,7 @@ impl From<(u16, u16)> for Ports {
 pub struct Header {
     /// Its ports, for protocols that have them.
     pub ports: Option<Ports>,
-    /// Its first two words.
+    /// Its first two words, but no checksum.
     start: u64,
     /// A TCP segment's flags and the bytes of its header.
     pub segment: Option<Segment>,
@@ -68,15 +68,9 @@ pub struct Segment {
 const UDP_CHECKSUM: u64 = 0xffff;
 const ICMP_CHECKSUM: u64 = 0xffff << 32;
 
-/// Five numbers without a pattern, for what folds to nothing beside a factor
-/// of 0 (the fractional digits of pi).
-const SALT: [u64; 5] = [
-    0x243f_6a88_85a3_08d3,
-    0x1319_8a2e_0370_7344,
-    0xa409_3822_299f_31d0,
-    0x082e_fa98_ec4e_6c89,
-    0xf528_21e6_38d0_1377,
-];
+/// A number without a pattern, for what folds to nothing beside a factor of 0
+/// (fractional digits of pi).
+const SALT: u64 = 0x082e_fa98_ec4e_6c89;
 
 impl Header {
     /// Reads what a header begins with; fewer bytes are no header.
@@ -88,20 +82,29 @@ impl Header {
     /// The same, from an offset on.
     #[inline(always)]
     pub fn at<B: Bytes + ?Sized>(bytes: &B, offset: u32, protocol: u8) -> Option<Self> {
-        if protocol == TCP {
-            let header = bytes.at::<LONGEST>(offset)?;
-            let (start, [.., length, flags]) = (header.first_chunk()?, header);
-            let segment = Segment { flags: TcpFlags(flags), header: u32::from(length >> 4) * 4 };
-            return Some(Self::new(*start, true, Some(segment)));
+        match protocol {
+            TCP => Self::of_tcp(bytes, offset),
+            _ => Self::of_other(bytes, offset, protocol),
         }
-        Some(Self::new(bytes.at::<SHORTEST>(offset)?, protocol == UDP, None))
     }
 
+    /// TCP's.
     #[inline(always)]
-    const fn new(start: [u8; SHORTEST], has_ports: bool, segment: Option<Segment>) -> Self {
-        let start = u64::from_be_bytes(start);
-        let ports = Ports { source: (start >> 48) as u16, destination: (start >> 32) as u16 };
-        Self { ports: if has_ports { Some(ports) } else { None }, start, segment }
+    pub fn of_tcp<B: Bytes + ?Sized>(bytes: &B, offset: u32) -> Option<Self> {
+        let header = bytes.at::<LONGEST>(offset)?;
+        let (start, [.., length, flags]) = (u64::from_be_bytes(*header.first_chunk()?), header);
+        let segment = Segment { flags: TcpFlags(flags), header: u32::from(length >> 4) * 4 };
+        Some(Self { ports: Some(ports(start)), start, segment: Some(segment) })
+    }
+
+    /// Another protocol's.
+    #[inline(always)]
+    pub fn of_other<B: Bytes + ?Sized>(bytes: &B, offset: u32, protocol: u8) -> Option<Self> {
+        let start = u64::from_be_bytes(bytes.at::<SHORTEST>(offset)?);
+        Some(match protocol {
+            UDP => Self { ports: Some(ports(start)), start: start & !UDP_CHECKSUM, segment: None },
+            _ => Self { ports: None, start: start & !ICMP_CHECKSUM, segment: None },
+        })
     }
 
     /// Whether it is an ICMP message of this type and code.
@@ -112,34 +115,54 @@ impl Header {
     /// What is on its way, as the order of layers looks at it. `payload`: the
     /// bytes behind the header, where that is known.
     #[inline(always)]
-    pub fn kinds(&self, payload: Option<u32>) -> Kinds {
+    pub fn kinds(&self, payload: Option<u64>) -> Kinds {
         let Some(segment) = self.segment else { return Kinds::DATAGRAM };
         Kinds::of_some_segment(segment.flags, payload.map(|bytes| bytes != 0))
     }
 
+    /// The bytes behind a header of TCP's, of so many from its start on.
+    #[inline(always)]
+    pub fn payload(&self, length: u64) -> Option<u64> {
+        length.checked_sub(self.segment?.header.into())
+    }
+
+    /// What tells it from others between the same ends.
+    #[inline(always)]
+    pub const fn beginning(&self) -> Beginning {
+        Beginning(self.start)
+    }
+
+    /// See [`Beginning::mark`].
+    #[inline(always)]
+    pub fn mark(&self, protocol: u8, ends: Ends, direction: Direction) -> NonZeroU64 {
+        self.beginning().mark(protocol, ends.spread(), direction)
+    }
+}
+
+/// What of a header tells a packet from others.
+#[derive(Clone, Copy, Debug)]
+pub struct Beginning(u64);
+
+impl Beginning {
     /// A mark to know the packet by at its next layer. Whatever tells
     /// it from others that are on their way with it is in it: protocol, ends,
     /// direction, ports, TCP's sequence number, what else the protocol has in
     /// its first two words, but no checksum.
     #[inline(always)]
-    pub fn mark(&self, protocol: u8, ends: Ends, direction: Direction) -> NonZeroU64 {
-        let ends = match ends {
-            Ends::V4(ends) => ends,
-            Ends::V6([a, b, c, d]) => fold(a ^ SALT[0], b ^ SALT[1]) ^ fold(c ^ SALT[2], d ^ SALT[3]),
-        };
-        let start = match protocol {
-            TCP => self.start,
-            UDP => self.start & !UDP_CHECKSUM,
-            _ => self.start & !ICMP_CHECKSUM,
-        };
+    pub fn mark(self, protocol: u8, ends: u64, direction: Direction) -> NonZeroU64 {
         // What a machine sends to itself passes both ways, and is two walks.
         let way = match direction {
             Direction::Outbound => 0,
             Direction::Inbound => 1 << 9,
         };
-        let spread = fold(ends ^ SALT[4], start ^ SALT[3]);
+        let spread = fold(ends ^ SALT, self.0 ^ SALT);
         NonZeroU64::MIN | (spread ^ (u64::from(protocol) << 1 | way))
     }
+}
+
+#[inline(always)]
+const fn ports(start: u64) -> Ports {
+    Ports { source: (start >> 48) as u16, destination: (start >> 32) as u16 }
 }
 
 #[cfg(test)]

@@ -173,7 +173,7 @@ impl<D: Decide> Classify for Deciding<D> {
             Self::say(shared, incoming.again(), verdict, irql);
         }
         if standing.is_watched(incoming.flow_context()) {
-            shared.watch(incoming.again(), irql);
+            shared.watch(&incoming.again(), irql);
         }
         verdict.into()
     }

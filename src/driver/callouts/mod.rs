@@ -23,7 +23,9 @@ use crate::kernel::status::Result;
 use crate::kernel::wfp::callout::Registration;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{CALLOUTS, COUNT, Index};
+use crate::logic::flow::Flow;
 use crate::logic::layers::{self, Decision, Role};
+use crate::logic::order::Deviation;
 use crate::logic::processor::Processor;
 use crate::logic::scan::Encounter;
 use crate::logic::stealth::Verdict;
@@ -81,10 +83,40 @@ pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVe
 impl Shared {
     /// Watches what passes here, whatever is decided: the flow that begins or
     /// goes on, and the order of layers.
-    #[inline(never)]
-    fn watch(&self, incoming: Incoming<'_>, irql: &MaxDispatch) {
-        let incoming = &incoming;
+    #[inline(always)]
+    fn watch(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
         let watch = self.policies.standing().order_watch();
+        if watch == 0 {
+            self.follow(incoming, watch, irql);
+            return;
+        }
+        // Most of what passes belongs to no flow.
+        let at = incoming.callout();
+        let flow = match incoming.flow_context() {
+            0 if !at.begins_flows => None,
+            context if !at.begins_flows && at.layer.flows != layers::Flows::Every => self.flow(context),
+            _ => self.follow(incoming, watch, irql),
+        };
+        if let Some(deviation) = self.order.see(watch, flow, incoming, irql) {
+            self.deviated(incoming, deviation, irql);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn deviated(&self, incoming: &Incoming<'_>, deviation: Deviation, irql: &MaxDispatch) {
+        self.noticed.deviation();
+        events::order_deviation(&self.channel, incoming, deviation, irql);
+    }
+
+    #[inline(never)]
+    fn flow(&self, context: u64) -> Option<&Flow> {
+        self.flows.flow(context)
+    }
+
+    /// Begins a flow or counts for one; says which, where its order is watched.
+    #[inline(never)]
+    fn follow(&self, incoming: &Incoming<'_>, watch: u16, irql: &MaxDispatch) -> Option<&Flow> {
         let (at, context) = (incoming.callout(), incoming.flow_context());
         let flow = match at.begins_flows {
             true => self.flows.begin(incoming, watch, irql, |ended| self.flow_ended(&ended, irql)),
@@ -100,12 +132,7 @@ impl Shared {
         {
             self.flow_ended(&ended, irql);
         }
-        if watch != 0
-            && let Some(deviation) = self.order.see(watch, flow, incoming, irql)
-        {
-            self.noticed.deviation();
-            events::order_deviation(&self.channel, incoming, deviation, irql);
-        }
+        flow
     }
 
     /// A flow's context has gone from one of its layers.

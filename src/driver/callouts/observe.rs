@@ -58,7 +58,7 @@ impl Classify for Observe {
     fn classify(shared: &Shared, incoming: Incoming<'_>, irql: &MaxDispatch) -> Action {
         shared.count(incoming.callout().index, Verdict::Observed, irql);
         events::observed(&shared.channel, &incoming, irql);
-        shared.watch(incoming, irql);
+        shared.watch(&incoming, irql);
         Action::Continue
     }
 

@@ -321,7 +321,7 @@ unsafe fn usual_at<C: Classify>(
     };
     // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
     // (FWPS_CALLOUT_CLASSIFY_FN3).
-    let counts = match unsafe { MaxDispatch::dispatch() } {
+    let counts = match unsafe { MaxDispatch::at_dispatch() } {
         Some(irql) => C::counts(shared, &blocked, &irql),
         None => false,
     };

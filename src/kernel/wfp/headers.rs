@@ -12,7 +12,7 @@ use crate::logic::bytes::Bytes;
 use crate::logic::echo::{ICMP, ICMPV6};
 use crate::logic::flow::Passed;
 use crate::logic::ip::{self, Ends, Part};
-use crate::logic::order::{Direction, Kinds, Look, Positions, Sight};
+use crate::logic::order::{At, Direction, Kinds};
 use crate::logic::stealth::{ClosedPort, Marks, Shown, TCP, TcpFlags, UDP};
 use crate::logic::transport::{Header, Ports};
 
@@ -25,13 +25,13 @@ const TCP_HEADER: u32 = 20;
 const ERROR_HEADER: u32 = 8;
 
 /// What a packet's headers say.
-struct Headers {
+pub(super) struct Headers {
     protocol: u8,
     /// What is above IP, where that is there.
     header: Option<Header>,
     /// Bytes from that header's start on, where the layer's data end with the
     /// packet's.
-    length: Option<u32>,
+    length: Option<u64>,
     part: Part,
 }
 
@@ -86,7 +86,7 @@ impl Incoming<'_> {
     #[inline(never)]
     fn tcp_flags_anywhere(self) -> TcpFlags {
         let segment = || {
-            let Look::Segment(_, way, positions, _) = Look::at(self.callout().index)? else { return None };
+            let At::Segment(way, positions) = &self.callout().look.at else { return None };
             let known = self.known(positions)?;
             self.segment_anywhere(&known, self.going(*way)?)?.header?.segment
         };
@@ -106,7 +106,7 @@ impl Incoming<'_> {
     /// Not a part of each who asks: of the decision, and of the event.
     #[inline(never)]
     fn discarded_named(self) -> Option<Named> {
-        let Look::Packet(_, direction, positions) = Look::at(self.callout().index)? else { return None };
+        let At::Packet(direction, positions) = &self.callout().look.at else { return None };
         let ends = self.known(positions)?.ends(*direction)?;
         match self.packet_near(ends, *direction) {
             Some(headers) => Some(named(headers)),
@@ -133,7 +133,7 @@ impl Incoming<'_> {
     /// As [`discarded_named`](Self::discarded_named).
     #[inline(never)]
     fn quoted_named(self) -> Option<Named> {
-        let Look::Error(positions) = Look::at(self.callout().index)? else { return None };
+        let At::Error(positions) = &self.callout().look.at else { return None };
         let (buffer, ends) = (self.net_buffer()?, self.known(positions)?.ends(Direction::Inbound)?);
         let near = match buffer.run(0) {
             Some(run) => behind_ip(&Behind(run, ERROR_HEADER), ends),
@@ -159,92 +159,14 @@ impl Incoming<'_> {
         Passed { direction, packets, bytes: bytes.saturating_sub(u64::from(header) * u64::from(packets)) }
     }
 
-    /// What the order of layers is to know of this.
     #[inline(always)]
-    pub fn sight(&self) -> Option<Sight> {
-        let of_packet = |place, direction, passing: Option<Passing>| {
-            let (packet, kinds) = passing.map_or((None, Kinds::ALL), |(mark, kinds)| (Some(mark), kinds));
-            Sight { place, direction: Some(direction), kinds, packet, call: None }
-        };
-        Some(match Look::at(self.callout().index)? {
-            Look::Packet(place, direction, positions) => {
-                of_packet(*place, *direction, self.packet_passing(positions, *direction))
-            }
-            Look::Segment(place, way, positions, call) => {
-                let direction = self.going(*way)?;
-                let call = if *call { self.call() } else { None };
-                Sight { call, ..of_packet(*place, direction, self.segment_passing(positions, direction)) }
-            }
-            Look::Call(place) => {
-                Sight { place: *place, direction: None, kinds: Kinds::ALL, packet: None, call: self.call() }
-            }
-            Look::Stream(place) => {
-                let direction = self.direction();
-                Sight { place: *place, direction, kinds: Kinds::DATA, packet: None, call: None }
-            }
-            Look::Away | Look::Error(_) => return None,
-        })
-    }
-
-    /// The mark of the endpoint that is called. An authorization that is asked
-    /// for again is no call.
-    #[inline(always)]
-    fn call(&self) -> Option<NonZeroU64> {
-        match self.has_flag(ffi::FWP_CONDITION_FLAG_IS_REAUTHORIZE) {
-            true => None,
-            false => NonZeroU64::new(self.endpoint()?),
-        }
-    }
-
-    #[inline(always)]
-    fn segment_passing(&self, positions: &'static Positions, direction: Direction) -> Option<Passing> {
-        let known = self.known(positions)?;
-        match self.segment_near(&known, direction) {
-            Some(headers) => headers.passing(known.ends(direction)?, direction),
-            None => self.segment_passing_anywhere(&known, direction),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn segment_passing_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Passing> {
-        self.segment_anywhere(known, direction)?.passing(known.ends(direction)?, direction)
-    }
-
-    #[inline(always)]
-    fn packet_passing(&self, positions: &'static Positions, direction: Direction) -> Option<Passing> {
-        let ends = self.known(positions)?.ends(direction)?;
-        match self.packet_near(ends, direction) {
-            Some(headers) => headers.passing(ends, direction),
-            None => self.packet_passing_anywhere(ends, direction),
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn packet_passing_anywhere(&self, ends: Ends, direction: Direction) -> Option<Passing> {
-        self.packet_anywhere(ends, direction)?.passing(ends, direction)
-    }
-
-    #[inline(always)]
-    fn transport_header_size(&self) -> Option<u32> {
+    pub(super) fn transport_header_size(&self) -> Option<u32> {
         Some(self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE)?.transportHeaderSize)
     }
 
-    /// The transport header at layers whose data start at it or behind it, where
-    /// the layer's document has it and in one piece.
-    #[inline(always)]
-    fn segment_near(&self, known: &Known<'_>, direction: Direction) -> Option<Headers> {
-        let back = match direction {
-            Direction::Inbound => self.transport_header_size().unwrap_or(0),
-            Direction::Outbound => 0,
-        };
-        let buffer = self.net_buffer()?;
-        segment_at(&buffer.run(back)?, known, buffer.data_length().checked_add(back), direction)
-    }
-
-    /// The same wherever the data start.
-    fn segment_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Headers> {
+    /// The transport header at layers whose data start at it or behind it,
+    /// wherever they start.
+    pub(super) fn segment_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Headers> {
         let fixed = match known.protocol()? {
             TCP => Some(TCP_HEADER),
             UDP => Some(UDP_HEADER),
@@ -252,7 +174,7 @@ impl Incoming<'_> {
         };
         let buffer = self.net_buffer()?;
         places(direction, self.transport_header_size(), fixed).find_map(|back| {
-            segment_at(&buffer.scattered(back), known, buffer.data_length().checked_add(back), direction)
+            segment_at(&buffer.scattered(back), known, Some(buffer.length_from(back)), direction)
         })
     }
 
@@ -271,7 +193,7 @@ impl Incoming<'_> {
     /// The same wherever the data start, which at the discard is where the stack
     /// stopped parsing: behind the IP header, behind a UDP header, or before any
     /// of it; the header's addresses tell which.
-    fn packet_anywhere(&self, ends: Ends, direction: Direction) -> Option<Headers> {
+    pub(super) fn packet_anywhere(&self, ends: Ends, direction: Direction) -> Option<Headers> {
         let size = self.ip_header_size();
         let behind_udp = size.and_then(|size| size.checked_add(UDP_HEADER));
         let buffer = self.net_buffer()?;
@@ -280,7 +202,7 @@ impl Incoming<'_> {
     }
 
     #[inline(always)]
-    fn ip_header_size(&self) -> Option<u32> {
+    pub(super) fn ip_header_size(&self) -> Option<u32> {
         Some(self.metadata(ffi::FWPS_METADATA_FIELD_IP_HEADER_SIZE)?.ipHeaderSize)
     }
 }
@@ -292,16 +214,16 @@ impl Headers {
     }
 
     /// The packet's mark and what it is.
-    #[inline(always)]
-    fn passing(self, ends: Ends, direction: Direction) -> Option<Passing> {
+    pub(super) fn passing(self, ends: Ends, direction: Direction) -> Option<Passing> {
         if self.part != Part::Whole {
             // It is put together, or taken apart, on its way.
             return None;
         }
         let header = self.header?;
-        let payload =
-            header.segment.zip(self.length).and_then(|(segment, length)| length.checked_sub(segment.header));
-        Some((header.mark(self.protocol, ends, direction), header.kinds(payload)))
+        Some((
+            header.mark(self.protocol, ends, direction),
+            header.kinds(self.length.and_then(|length| header.payload(length))),
+        ))
     }
 }
 
@@ -332,31 +254,46 @@ fn quoted_anywhere(buffer: &NetBuffer<'_>, ends: Ends) -> Option<Named> {
 }
 
 /// The mark of what passes, and what it is.
-type Passing = (NonZeroU64, Kinds);
+pub(super) type Passing = (NonZeroU64, Kinds);
 
-/// The transport header that the bytes begin with, if they do: its ports tell,
-/// and ICMP's type and code where ports are fields. `length`: of the bytes.
+/// The transport header that the bytes begin with, if they do. `length`: of the
+/// bytes.
 #[inline(always)]
 fn segment_at<B: Bytes>(
     bytes: &B,
     known: &Known<'_>,
-    length: Option<u32>,
+    length: Option<u64>,
     direction: Direction,
 ) -> Option<Headers> {
     let protocol = known.protocol()?;
     let header = Header::at(bytes, 0, protocol)?;
-    let is_ours = match header.ports {
-        Some(ports) => known.ports().is_some_and(|[local, remote]| match direction {
-            Direction::Inbound => ports == Ports { source: remote, destination: local },
-            Direction::Outbound => ports == Ports { source: local, destination: remote },
-        }),
-        // Type and code stand where the ports would.
-        None if matches!(protocol, ICMP | ICMPV6) => {
-            known.ports().is_some_and(|[kind, code]| header.is_message(kind, code))
-        }
-        None => true,
-    };
+    let is_ours = is_between(&header, protocol, known.ports(), direction);
     is_ours.then_some(Headers { protocol, header: Some(header), length, part: Part::Whole })
+}
+
+/// Whether a header is that of what the fields name: its ports tell, and ICMP's
+/// type and code where ports are fields.
+#[inline(always)]
+pub(super) fn is_between(
+    header: &Header,
+    protocol: u8,
+    ports: Option<[u16; 2]>,
+    direction: Direction,
+) -> bool {
+    match (header.ports, ports) {
+        (Some(Ports { source, destination }), Some([local, remote])) => {
+            let told = u32::from(source) << 16 | u32::from(destination);
+            let ours = u32::from(local) << 16 | u32::from(remote);
+            match direction {
+                Direction::Inbound => told.rotate_left(16) == ours,
+                Direction::Outbound => told == ours,
+            }
+        }
+        // Type and code stand where the ports would.
+        (None, Some([kind, code])) if matches!(protocol, ICMP | ICMPV6) => header.is_message(kind, code),
+        (None, _) => !matches!(protocol, ICMP | ICMPV6),
+        (Some(_), None) => false,
+    }
 }
 
 /// The headers of a packet that the bytes begin with, if it goes from one of

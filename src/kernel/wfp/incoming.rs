@@ -12,10 +12,10 @@ use crate::ffi;
 use crate::logic::address::Address;
 use crate::logic::callouts::Callout;
 use crate::logic::layers::{Family, Fields, Layer, Shows, Way};
-use crate::logic::order::Direction;
+use crate::logic::order::{At, Direction};
 use crate::logic::stealth::{Discard, Icmp, Module, inet};
 
-pub(super) use known::Known;
+pub(super) use known::{Known, OfEnds};
 
 /// An indication to a callout of ours.
 #[derive(Clone, Copy)]
@@ -274,6 +274,25 @@ impl<'a> Incoming<'a> {
         // NET_BUFFER_LIST that lives until the classify returns, or NULL
         // ("Data Offset Positions").
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
+    }
+
+    /// The same for whoever looks at the order, and so knows already what is
+    /// looked at here.
+    #[inline(always)]
+    pub(super) fn looked_at(&self) -> Option<NetBuffer<'a>> {
+        match &self.callout.look.at {
+            At::Packet(..) | At::Segment(..) | At::CallOrSegment(..) => {}
+            At::Away | At::Error(_) | At::Call | At::Stream => return None,
+        }
+        // SAFETY: packets and segments are looked at where the layer shows them
+        // (`Look::of`), as above.
+        unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
+    }
+
+    /// Whether there is nothing beside fields and metadata.
+    #[inline(always)]
+    pub(super) fn shows_nothing(&self) -> bool {
+        self.layer_data.is_null()
     }
 
     /// An address.

@@ -8,6 +8,7 @@ mod headers;
 pub mod incoming;
 mod net_buffer;
 mod shown;
+pub mod sight;
 
 use crate::ffi;
 use crate::logic::layers::Guid;

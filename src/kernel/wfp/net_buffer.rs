@@ -57,9 +57,10 @@ impl NetBuffer<'_> {
         Some(Self { chain, data_offset, data_length, next, of_list: PhantomData })
     }
 
-    /// Bytes from the data start on.
-    pub fn data_length(&self) -> u32 {
-        self.data_length
+    /// Bytes from so many before the data start on.
+    #[inline(always)]
+    pub fn length_from(&self, back: u32) -> u64 {
+        u64::from(self.data_length) + u64::from(back)
     }
 
     /// Packets in the list from this one on, and the bytes of their data.
@@ -96,9 +97,9 @@ impl NetBuffer<'_> {
     /// start: the rest of the first MDL, where that is mapped.
     #[inline(always)]
     pub fn run(&self, back: u32) -> Option<Run<'_>> {
-        let at = self.data_offset.checked_sub(back)?;
         // SAFETY: a buffer's MDLs live as long as the buffer.
         let mdl = unsafe { self.chain.as_ref() }?;
+        let at = self.data_offset.checked_sub(back)?;
         let length = mdl.ByteCount.checked_sub(at)?;
         Some(Run { start: mapped(mdl)?.wrapping_add(at as usize), length, of_buffer: PhantomData })
     }

@@ -78,10 +78,10 @@ pub enum Shows {
 /// Which way a packet goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// To this machine.
-    In,
-    /// From it.
+    /// From this machine.
     Out,
+    /// To it.
+    In,
     /// As the field `DIRECTION` at this position says: a packet's own at
     /// DATAGRAM_DATA and STREAM_PACKET, its connection's at
     /// ALE_FLOW_ESTABLISHED ("Filtering Condition Identifiers").

@@ -1,14 +1,22 @@
 //! What the order looks at, layer by layer.
 
 use super::flow_order::Direction;
-use super::place::Place;
-use crate::logic::callouts::{CALLOUTS, COUNT, Callout, Index};
-use crate::logic::layers::{Fields, Shows, Way};
+use super::place::{Place, Spot};
+use crate::logic::layers::{Fields, Layer, Shows, Way};
 
-/// What of a classify tells where a packet or a call is.
+/// What the order looks at where a callout stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// Where that is.
+    pub spot: Spot,
+    /// What of a classify tells what comes there.
+    pub at: At,
+}
+
+/// What of a classify tells which packet or which call it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum Look {
+pub enum At {
     /// Nothing is out of order here: no document says when something comes
     /// here, as with STREAM_PACKET; or it is on its way from elsewhere to
     /// elsewhere.
@@ -16,13 +24,15 @@ pub enum Look {
     /// Nor here: an error's headers are not yet those of a packet on its way.
     Error(Positions),
     /// A socket call.
-    Call(Place),
+    Call,
     /// A packet, by its IP header.
-    Packet(Place, Direction, Positions),
-    /// A packet, by its transport header; a socket call, too, where that is set.
-    Segment(Place, Way, Positions, bool),
+    Packet(Direction, Positions),
+    /// A packet, by its transport header.
+    Segment(Way, Positions),
+    /// The same and a socket call, or the call alone.
+    CallOrSegment(Way, Positions),
     /// Bytes of a stream.
-    Stream(Place),
+    Stream,
 }
 
 /// Where the data fields stand by which a packet is known.
@@ -36,49 +46,40 @@ pub struct Positions {
     last: u8,
 }
 
-/// By callout.
-static LOOKS: [Look; COUNT] = looks();
-
 impl Look {
-    /// At a callout's layer.
-    #[inline(always)]
-    pub fn at(callout: Index) -> Option<&'static Self> {
-        LOOKS.get(callout.number())
-    }
-
-    const fn of(callout: &Callout) -> Self {
-        let fields = callout.fields();
-        if let (Shows::Error(_), Some(positions)) = (callout.layer.shows, Positions::of_packet(fields)) {
-            return Self::Error(positions);
-        }
-        let Some(place) = Place::in_order(callout.layer_id) else { return Self::Away };
-        match callout.layer.shows {
-            Shows::Call => Self::Call(place),
-            Shows::Packet(way) => match (way, Positions::of_packet(fields)) {
-                (Way::In, Some(positions)) => Self::Packet(place, Direction::Inbound, positions),
-                (Way::Out, Some(positions)) => Self::Packet(place, Direction::Outbound, positions),
-                _ => panic!("addresses are fields, and the direction is known"),
-            },
-            Shows::Segment(way) | Shows::CallOrSegment(way) => match Positions::of_segment(fields) {
-                Some(positions) => {
-                    let call = matches!(callout.layer.shows, Shows::CallOrSegment(_));
-                    Self::Segment(place, way, positions, call)
-                }
-                None => panic!("addresses, ports and protocol are fields"),
-            },
-            Shows::Stream => Self::Stream(place),
-            Shows::Error(_) | Shows::Forwarded => Self::Away,
-        }
+    /// At a layer or its twin.
+    pub const fn of(layer: &Layer, place: Place) -> Self {
+        Self { spot: Spot::of(place), at: At::of(layer, place) }
     }
 }
 
-const fn looks() -> [Look; COUNT] {
-    let (mut looks, mut index) = ([Look::Away; COUNT], 0);
-    while index < COUNT {
-        looks[index] = Look::of(&CALLOUTS[index]);
-        index += 1;
+impl At {
+    const fn of(layer: &Layer, place: Place) -> Self {
+        let fields = &layer.fields;
+        if let (Shows::Error(_), Some(positions)) = (layer.shows, Positions::of_packet(fields)) {
+            return Self::Error(positions);
+        }
+        if !place.is_in_order() {
+            return Self::Away;
+        }
+        match layer.shows {
+            Shows::Call => Self::Call,
+            Shows::Packet(way) => match (way, Positions::of_packet(fields)) {
+                (Way::In, Some(positions)) => Self::Packet(Direction::Inbound, positions),
+                (Way::Out, Some(positions)) => Self::Packet(Direction::Outbound, positions),
+                _ => panic!("addresses are fields, and the direction is known"),
+            },
+            Shows::Segment(way) | Shows::CallOrSegment(way) => {
+                match (Positions::of_segment(fields), layer.shows) {
+                    (Some(positions), Shows::Segment(_)) => Self::Segment(way, positions),
+                    (Some(positions), _) => Self::CallOrSegment(way, positions),
+                    _ => panic!("addresses, ports and protocol are fields"),
+                }
+            }
+            Shows::Stream => Self::Stream,
+            Shows::Error(_) | Shows::Forwarded => Self::Away,
+        }
     }
-    looks
 }
 
 impl Positions {
@@ -140,21 +141,21 @@ impl Positions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logic::callouts::CALLOUTS;
 
     #[test]
     fn every_layer_is_looked_at_as_it_shows() {
         for callout in &CALLOUTS {
             let name = callout.name().concat();
-            match *Look::at(callout.index).unwrap() {
-                Look::Away => {
+            assert_eq!(Place::of_layer(callout.layer_id), Some(callout.look.spot.place));
+            match callout.look.at {
+                At::Away => {
                     assert!(["STREAM_PACKET", "IPFORWARD"].contains(&callout.layer.name), "{name}");
                 }
-                Look::Error(_) => assert!(callout.layer.name.ends_with("ICMP_ERROR"), "{name}"),
-                Look::Call(place) | Look::Stream(place) => {
-                    assert_eq!(Place::of_layer(callout.layer_id), Some(place))
-                }
-                Look::Packet(place, _, positions) | Look::Segment(place, _, positions, _) => {
-                    assert_eq!(Place::of_layer(callout.layer_id), Some(place));
+                At::Error(_) => assert!(callout.layer.name.ends_with("ICMP_ERROR"), "{name}"),
+                At::Call => assert_eq!(callout.layer.shows, Shows::Call),
+                At::Stream => assert_eq!(callout.layer.shows, Shows::Stream),
+                At::Packet(_, positions) | At::Segment(_, positions) | At::CallOrSegment(_, positions) => {
                     let all = [positions.addresses(), positions.ports(), [positions.protocol(); 2]].concat();
                     assert_eq!(all.into_iter().max(), Some(positions.last()), "{name}");
                     let fields = callout.fields();

@@ -25,7 +25,7 @@
 //!   deviation unless its watcher knows that nothing follows ([`Walk::end`]);
 //! - the order of an endpoint's closure and the last segments;
 //! - when STREAM_PACKET comes: no sequence has it, so nothing is out of order
-//!   there ([`Look::Away`]).
+//!   there ([`At::Away`]).
 //!
 //! # What cannot be told
 //!
@@ -51,8 +51,8 @@ mod walk;
 mod walks;
 
 pub use flow_order::{Direction, Order, Step};
-pub use look::{Look, Positions};
-pub use place::Place;
+pub use look::{At, Look, Positions};
+pub use place::{Place, Spot};
 pub use rows::{Kinds, ROWS, Row, Standing};
 pub use sight::Sight;
 pub use walk::{Deviation, Start, Walk};

@@ -1,12 +1,28 @@
 //! Where something was seen: a documented layer, or its twin.
 
-use super::sets::is_stop;
+use super::sets::{Stop, is_stop};
 use crate::logic::layers::{LAYERS, Layer};
 
 /// A layer or its twin, of either family: "IPv6 follows the IPv4 pattern"
 /// ("TCP packet flows").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place(u8);
+
+/// A place, and what the rows know it as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// The place.
+    pub place: Place,
+    pub(super) stop: Stop,
+}
+
+impl Spot {
+    /// A place's.
+    #[inline(always)]
+    pub const fn of(place: Place) -> Self {
+        Self { place, stop: Stop::at(place) }
+    }
+}
 
 /// Number of places.
 pub(super) const PLACES: usize = 2 * LAYERS.len();
@@ -34,15 +50,16 @@ impl Place {
         }
     }
 
-    /// The same, `None` for layers at which nothing is out of order, since no
-    /// document says when a packet or a call comes there: STREAM_PACKET is one
+    /// That of a row of [`LAYERS`], or of its twin.
+    pub const fn of_row(row: usize, discard: bool) -> Self {
+        Self(2 * row as u8 + discard as u8)
+    }
+
+    /// Whether something can be out of order here: not at layers of which no
+    /// document says when a packet or a call comes there. STREAM_PACKET is one
     /// of these. A twin belongs to its layer.
-    pub(super) const fn in_order(layer_id: u16) -> Option<Self> {
-        match BY_LAYER[layer_id as usize] {
-            NOWHERE => None,
-            place if is_stop(Self(place).taken()) => Some(Self(place)),
-            _ => None,
-        }
+    pub(super) const fn is_in_order(self) -> bool {
+        is_stop(self.taken())
     }
 
     /// The layer, twin or not.

@@ -52,13 +52,13 @@ impl Kinds {
     /// The same, where it may not be known whether it has payload.
     #[inline(always)]
     pub fn of_some_segment(flags: TcpFlags, payload: Option<bool>) -> Self {
-        let [without, with, either] = &OF_SEGMENT;
-        let kinds = match payload {
-            Some(false) => without,
-            Some(true) => with,
-            None => either,
+        let column = match payload {
+            Some(false) => 0,
+            Some(true) => 1,
+            None => 2,
         };
-        kinds.get(usize::from(flags.0 % FLAGS)).copied().unwrap_or(Self::ALL)
+        let at = column * usize::from(FLAGS) + usize::from(flags.0 % FLAGS);
+        OF_SEGMENT.as_flattened().get(at).copied().unwrap_or(Self::ALL)
     }
 
     /// Those of these bits, for tables by the bits.

@@ -14,24 +14,41 @@ const ALL: usize = STOPS + 1;
 
 /// A walk that has come to an end at a twin; behind all rows.
 pub(super) const DISCARDED: Rows = 1 << (Rows::BITS - 1);
-const _: () = assert!(rows().len() < Rows::BITS as usize - 1);
 
-/// What the rows say of a place.
+/// Above the rows in a word, and below [`DISCARDED`], a byte for a stop.
+const STOP_SHIFT: u32 = 48;
+const _: () = assert!(rows().len() <= STOP_SHIFT as usize && ALL <= 1 << 7);
+
+/// A place as the rows know it: the number of a stop, or of what is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stop(u8);
+
+/// What the rows say of a stop, in one cache line.
+#[repr(align(32))]
 #[derive(Clone, Copy)]
-pub(super) struct Stop {
+struct Passing {
     /// Rows that come here. Each does once: so place and rows together say
     /// where in the rows a walk is.
-    pub here: Rows,
+    here: Rows,
     /// Those that begin here.
-    pub first: Rows,
+    first: Rows,
     /// Those that end here.
-    pub last: Rows,
-    /// Rows that come here from each stop.
-    from: [Rows; ALL],
+    last: Rows,
 }
 
-/// By number.
-static STOP: [Stop; ALL] = all();
+/// What the rows say of all stops.
+struct Stops {
+    /// Of each.
+    passing: [Passing; MOST],
+    /// Rows that come to each stop, from each.
+    from: [[Rows; ALL]; ALL],
+}
+
+static STOP: [Passing; MOST] = all().passing;
+static FROM: [[Rows; ALL]; ALL] = all().from;
+/// Room for all stops, so that none is too high.
+const MOST: usize = 32;
+const _: () = assert!(ALL <= MOST && MOST.is_power_of_two());
 
 /// Room for all places, so that none is too high.
 const ROOM: usize = 64;
@@ -43,26 +60,65 @@ static NUMBERS: [u8; ROOM] = numbers();
 /// the upper.
 static OF_KINDS: [[Rows; 16]; 2] = of_kinds();
 
-impl Stop {
+impl Passing {
     /// What no row comes to.
-    const NONE: Self = Self { here: 0, first: 0, last: 0, from: [0; ALL] };
-
-    /// At a place.
-    #[inline(always)]
-    pub fn at(place: Place) -> &'static Self {
-        STOP.get(number(place)).unwrap_or(&Self::NONE)
-    }
-
-    /// Rows that come here from another place.
-    #[inline(always)]
-    pub fn from(&self, place: Place) -> Rows {
-        self.from.get(number(place)).copied().unwrap_or(0)
-    }
+    const NONE: Self = Self { here: 0, first: 0, last: 0 };
 }
 
-#[inline(always)]
-fn number(place: Place) -> usize {
-    NUMBERS.get(place.number() % ROOM).copied().unwrap_or(STOPS as u8).into()
+impl Stop {
+    /// At a place.
+    #[inline(always)]
+    pub const fn at(place: Place) -> Self {
+        Self(NUMBERS[place.number() % ROOM])
+    }
+
+    /// Whether it is this place's, and no other's.
+    #[inline(always)]
+    pub(super) fn is(self, place: Place) -> bool {
+        self.0 != STOPS as u8 && self == Self::at(place)
+    }
+
+    /// In a word above the rows.
+    #[inline(always)]
+    pub(super) const fn above_rows(self) -> Rows {
+        (self.0 as Rows) << STOP_SHIFT
+    }
+
+    /// The one that stands above a word's rows.
+    #[inline(always)]
+    pub(super) const fn of_word(word: Rows) -> Self {
+        Self((word >> STOP_SHIFT) as u8)
+    }
+
+    #[inline(always)]
+    fn passing(self) -> &'static Passing {
+        STOP.get(usize::from(self.0) % MOST).unwrap_or(&Passing::NONE)
+    }
+
+    /// Rows that come here.
+    #[inline(always)]
+    pub(super) fn here(self) -> Rows {
+        self.passing().here
+    }
+
+    /// Those that begin here.
+    #[inline(always)]
+    pub(super) fn first(self) -> Rows {
+        self.passing().first
+    }
+
+    /// Those that end here.
+    #[inline(always)]
+    pub(super) fn last(self) -> Rows {
+        self.passing().last
+    }
+
+    /// Rows that come here from another stop.
+    #[inline(always)]
+    pub(super) fn from(self, other: Self) -> Rows {
+        let at = usize::from(self.0) * ALL + usize::from(other.0);
+        FROM.as_flattened().get(at).copied().unwrap_or(0)
+    }
 }
 
 /// Whether any row comes to a place.
@@ -74,8 +130,9 @@ pub(super) const fn is_stop(place: Place) -> bool {
 #[inline(always)]
 pub(super) fn of(kinds: Kinds) -> Rows {
     let [lower, upper] = &OF_KINDS;
-    let half = |rows: &[Rows; 16], bits: u8| rows.get(usize::from(bits % 16)).copied().unwrap_or(0);
-    half(lower, kinds.bits()) | half(upper, kinds.bits() / 16)
+    let half = |rows: &[Rows; 16], bits: u32| rows.get(bits as usize % 16).copied().unwrap_or(0);
+    let bits = u32::from(kinds.bits());
+    half(lower, bits) | half(upper, bits / 16)
 }
 
 const fn stops() -> usize {
@@ -109,26 +166,27 @@ const fn numbers() -> [u8; ROOM] {
     numbers
 }
 
-const fn all() -> [Stop; ALL] {
+const fn all() -> Stops {
     let (rows, numbers) = (rows(), numbers());
-    let (mut stops, mut row) = ([Stop::NONE; ALL], 0);
+    let mut stops = Stops { passing: [Passing::NONE; MOST], from: [[0; ALL]; ALL] };
+    let mut row = 0;
     while row < rows.len() {
         let bit = 1 << row;
         let (mut at, mut before) = (0, None);
         while at < rows[row].places.len() {
             let number = numbers[rows[row].places[at].number()] as usize;
-            let stop = &mut stops[number];
+            let stop = &mut stops.passing[number];
             assert!(stop.here & bit == 0, "a row comes to a place once");
             stop.here |= bit;
             match before {
                 None => stop.first |= bit,
-                Some(before) => stop.from[before] |= bit,
+                Some(before) => stops.from[number][before] |= bit,
             }
             before = Some(number);
             at += 1;
         }
         if let Some(last) = before {
-            stops[last].last |= bit;
+            stops.passing[last].last |= bit;
         }
         row += 1;
     }

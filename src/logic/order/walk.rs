@@ -1,6 +1,6 @@
 //! One thing's walk: which rows it may still be on.
 
-use super::place::Place;
+use super::place::{Place, Spot};
 use super::rows::{IN_IP, Kinds, OUT_IP, WAYS};
 use super::sets::{DISCARDED, Rows, Stop, of};
 
@@ -28,16 +28,25 @@ pub enum Start {
 /// All rows are followed at once: those that have come to the place seen last as
 /// the walk did. A step keeps the rows that go on where the next thing is seen.
 /// So it costs the same whatever came before.
+///
+/// One word: the rows and, between the last of them and [`DISCARDED`], the stop
+/// seen last. No row is nothing at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Walk {
-    /// No row is: nothing seen yet.
-    rows: Rows,
-    at: Place,
-}
+pub struct Walk(Rows);
 
 impl Walk {
     /// Nothing seen yet.
-    pub const NEW: Self = Self { rows: 0, at: IN_IP };
+    pub const NEW: Self = Self(0);
+
+    #[inline(always)]
+    fn on(rows: Rows, at: Stop) -> Self {
+        Self(rows | at.above_rows())
+    }
+
+    #[inline(always)]
+    fn at(self) -> Stop {
+        Stop::of_word(self.0)
+    }
 
     /// Takes in the next place.
     ///
@@ -45,58 +54,69 @@ impl Walk {
     /// that one fault is one report.
     #[inline(always)]
     pub fn step(&mut self, seen: Place, kinds: Kinds, start: Start) -> Result<(), Deviation> {
-        let here = Stop::at(seen);
-        let onward = self.rows & here.from(self.at);
-        let due = match (self.rows, start) {
-            (0, Start::Whole) => here.first,
-            (0, Start::Anywhere) => here.here,
-            _ if seen.is_discard() && self.at == seen.taken() => {
-                // A filter's drop; a row may go on behind it, too.
-                *self = Self { rows: (onward & of(kinds)) | DISCARDED, at: seen };
-                return Ok(());
+        self.step_to(Spot::of(seen), kinds, start)
+    }
+
+    /// The same where the rows' name for the place is known.
+    #[inline(always)]
+    pub(super) fn step_to(&mut self, spot: Spot, kinds: Kinds, start: Start) -> Result<(), Deviation> {
+        let Spot { place: seen, stop: here } = spot;
+        let due = match (self.0, start) {
+            (0, Start::Whole) => here.first(),
+            (0, Start::Anywhere) => here.here(),
+            _ => {
+                // Of no stop: its bits are no rows.
+                let onward = self.0 & here.from(self.at());
+                if seen.is_discard() && self.at().is(seen.taken()) {
+                    // A filter's drop; a row may go on behind it, too.
+                    *self = Self::on(onward & of(kinds) | DISCARDED, here);
+                    return Ok(());
+                }
+                // Mostly nothing begins here.
+                if here.first() != 0 { onward | self.again(seen, kinds) } else { onward }
             }
-            // Mostly nothing begins here.
-            _ if here.first != 0 => onward | self.again(seen, kinds),
-            _ => onward,
         };
         let next = due & of(kinds);
         if next == 0 {
-            return Err(self.deviate(seen, kinds));
+            let (walk, deviation) = self.deviate(seen, kinds);
+            *self = walk;
+            return Err(deviation);
         }
-        *self = Self { rows: next, at: seen };
+        *self = Self::on(next, here);
         Ok(())
     }
 
     /// The rows on which another walk may begin here behind this one, which is
     /// over: any call behind a call; another packet with the same mark goes the
     /// same way as the first.
-    fn again(&self, seen: Place, kinds: Kinds) -> Rows {
+    fn again(self, seen: Place, kinds: Kinds) -> Rows {
         if !self.may_end() {
             return 0;
         }
-        let begins =
-            self.rows & DISCARDED != 0 || kinds.within(Kinds::CALL) || (self.at == OUT_IP) != (seen == IN_IP);
-        if begins { Stop::at(seen).first } else { 0 }
+        let begins = self.0 & DISCARDED != 0
+            || kinds.within(Kinds::CALL)
+            || (self.at() == Stop::at(OUT_IP)) != (seen == IN_IP);
+        if begins { Stop::at(seen).first() } else { 0 }
     }
 
     /// Goes on from a place that was not due.
     #[cold]
     #[inline(never)]
-    fn deviate(&mut self, seen: Place, kinds: Kinds) -> Deviation {
-        let here = Stop::at(seen).here;
-        let expected = match self.rows {
-            0 => WAYS.get((here & of(kinds)).trailing_zeros() as usize).and_then(|way| way.first()),
+    fn deviate(self, seen: Place, kinds: Kinds) -> (Self, Deviation) {
+        let here = Stop::at(seen);
+        let expected = match self.0 {
+            0 => WAYS.get((here.here() & of(kinds)).trailing_zeros() as usize).and_then(|way| way.first()),
             _ => self.due(of(kinds)),
         };
-        *self = Self { rows: here, at: seen };
-        Deviation { expected: expected.copied(), seen: Some(seen) }
+        let walk = if here.here() == 0 { Self::NEW } else { Self::on(here.here(), here) };
+        (walk, Deviation { expected: expected.copied(), seen: Some(seen) })
     }
 
     /// What is due next: on the documented row, if that is among these.
-    fn due(&self, among: Rows) -> Option<&'static Place> {
-        let ways = WAYS.iter().enumerate().filter(|(row, _)| self.rows & among & 1 << row != 0);
+    fn due(self, among: Rows) -> Option<&'static Place> {
+        let ways = WAYS.iter().enumerate().filter(|(row, _)| self.0 & among & 1 << row != 0);
         let next = |way: &'static [Place]| {
-            let mut behind = way.iter().skip_while(|place| **place != self.at);
+            let mut behind = way.iter().skip_while(|place| Stop::at(**place) != self.at());
             behind.nth(1)
         };
         ways.filter_map(|(_, way)| next(way)).next()
@@ -105,13 +125,13 @@ impl Walk {
     /// Whether the walk may be over: for whoever knows that nothing follows. A
     /// packet can be lost between any two layers, and wait there.
     pub fn end(&self) -> Result<(), Deviation> {
-        if self.rows == 0 || self.may_end() {
+        if self.0 == 0 || self.may_end() {
             return Ok(());
         }
         Err(Deviation { expected: self.due(Rows::MAX).copied(), seen: None })
     }
 
-    fn may_end(&self) -> bool {
-        self.rows & (Stop::at(self.at).last | DISCARDED) != 0
+    fn may_end(self) -> bool {
+        self.0 & (self.at().last() | DISCARDED) != 0
     }
 }

@@ -1,11 +1,13 @@
 //! The packets on their way on one processor, or the calls of endpoints.
 
-use super::place::Place;
+use core::cell::Cell;
+use core::num::NonZeroU64;
+
+use super::place::{Place, Spot};
 use super::rows::Kinds;
-use super::sight::Sight;
 use super::walk::{Deviation, Start, Walk};
 
-/// The latest `N` walks, each known by a mark.
+/// The latest `N` walks, 16 at the most, each known by a mark.
 ///
 /// A packet's mark has to be the same at every layer and differ between packets
 /// that are on their way together: made of addresses, ports and sequence number
@@ -17,101 +19,130 @@ use super::walk::{Deviation, Start, Walk};
 /// One of these is for one processor and one writer at a time. A packet that
 /// changes its processor, or that gave way to `N` later ones, is met in its
 /// middle: so [`Start::Anywhere`], unless it is known that none does.
-#[derive(Clone, Copy, Debug)]
+///
+/// What every step uses lies together before the walks, so that it is in one
+/// cache line; a walk is in one other.
+#[repr(C)]
+#[derive(Debug)]
 pub struct Walks<const N: usize> {
-    /// The walk that took the last step, and its mark: a packet mostly passes
-    /// its layers without another between them.
-    latest: (u64, Walk),
-    /// Where it belongs among all of them.
-    place: usize,
     /// A byte of each mark: a new packet's is compared with all of them.
-    tags: [u8; N],
-    walks: [(u64, Walk); N],
-    oldest: usize,
+    tags: Cell<[u8; MOST]>,
+    /// The mark of the walk that took the last step, and the walk: a packet
+    /// mostly passes its layers without another between them.
+    latest: Cell<u64>,
+    walk: Cell<Walk>,
+    /// Where it belongs among all of them.
+    place: Cell<usize>,
+    oldest: Cell<usize>,
+    walks: [Cell<Kept>; N],
 }
+
+/// As many as are compared at once.
+const MOST: usize = 16;
+
+/// A walk that is not the latest, by its mark.
+#[repr(C, align(16))]
+#[derive(Clone, Copy, Debug)]
+struct Kept(u64, Walk);
 
 impl<const N: usize> Default for Walks<N> {
     fn default() -> Self {
-        let none = (0, Walk::NEW);
-        Self { latest: none, place: 0, tags: [0; N], walks: [none; N], oldest: 0 }
+        const { assert!(N <= MOST) };
+        Self {
+            tags: Cell::new([0; MOST]),
+            latest: Cell::new(0),
+            walk: Cell::new(Walk::NEW),
+            place: Cell::new(0),
+            oldest: Cell::new(0),
+            walks: [const { Cell::new(Kept(0, Walk::NEW)) }; N],
+        }
     }
 }
 
 impl<const N: usize> Walks<N> {
     /// Takes in a step of what has this mark. Looks at `N` walks at the most.
     #[inline(always)]
-    pub fn step(&mut self, mark: u64, seen: Place, kinds: Kinds, start: Start) -> Result<(), Deviation> {
-        if mark != self.latest.0 || mark == 0 {
+    pub fn step(&self, mark: u64, seen: Place, kinds: Kinds, start: Start) -> Result<(), Deviation> {
+        self.step_to(mark, Spot::of(seen), kinds, start)
+    }
+
+    /// The same of what a classify shows.
+    #[inline(always)]
+    pub fn step_of(&self, mark: NonZeroU64, seen: Spot, kinds: Kinds) -> Option<Deviation> {
+        self.step_to(mark.get(), seen, kinds, Start::Anywhere).err()
+    }
+
+    #[inline(always)]
+    fn step_to(&self, mark: u64, seen: Spot, kinds: Kinds, start: Start) -> Result<(), Deviation> {
+        if mark != self.latest.get() || mark == 0 {
             self.turn_to(mark);
         }
-        self.latest.1.step(seen, kinds, start)
+        let mut walk = self.walk.get();
+        let stepped = walk.step_to(seen, kinds, start);
+        self.walk.set(walk);
+        stepped
     }
 
-    /// Takes in what a classify shows: of the packet, and of the call.
-    #[inline(always)]
-    pub(super) fn step_of(&mut self, sight: &Sight) -> Option<Deviation> {
-        let (mark, kinds) = match sight.packet {
-            Some(mark) => (mark, sight.kinds),
-            None => (sight.call?, Kinds::CALL),
-        };
-        let first = self.step(mark.get(), sight.place, kinds, Start::Anywhere).err();
-        match (sight.packet, sight.call) {
-            (Some(_), Some(mark)) => first.or(self.step_of_call(mark.get(), sight.place)),
-            _ => first,
+    /// Forgets all of them.
+    pub fn clear(&self) {
+        for kept in &self.walks {
+            kept.set(Kept(0, Walk::NEW));
         }
-    }
-
-    /// A call that shows its packet is two walks.
-    #[cold]
-    #[inline(never)]
-    fn step_of_call(&mut self, mark: u64, seen: Place) -> Option<Deviation> {
-        self.step(mark, seen, Kinds::CALL, Start::Anywhere).err()
+        self.tags.set([0; MOST]);
+        self.latest.set(0);
+        self.walk.set(Walk::NEW);
     }
 
     /// Makes the walk with this mark the latest; the oldest one's place is a
     /// new one's.
     #[inline(never)]
-    fn turn_to(&mut self, mark: u64) {
-        if let Some(place) = self.walks.get_mut(self.place) {
-            *place = self.latest;
+    fn turn_to(&self, mark: u64) {
+        if let Some(kept) = self.walks.get(self.place.get()) {
+            kept.set(Kept(self.latest.get(), self.walk.get()));
         }
-        let tag = tag(mark);
-        if let Some((place, walk)) = self.find(mark, tag) {
-            (self.latest, self.place) = (walk, place);
-            return;
+        self.latest.set(mark);
+        // Mostly none: what comes is new.
+        match self.alike(mark) {
+            0 => self.begin(mark),
+            _ => self.turn_to_one_alike(mark),
         }
-        (self.latest, self.place) = ((mark, Walk::NEW), self.oldest);
-        // Found by its tag and its mark when another is latest.
-        if let (Some(to_tag), Some(to_walk)) = (self.tags.get_mut(self.place), self.walks.get_mut(self.place))
-        {
-            (*to_tag, to_walk.0) = (tag, mark);
-        }
-        self.oldest = if self.oldest + 1 < N { self.oldest + 1 } else { 0 };
     }
 
-    /// The walk with a mark, and its place.
-    #[inline(always)]
-    fn find(&self, mark: u64, tag: u8) -> Option<(usize, (u64, Walk))> {
-        if mark == 0 {
-            return None;
-        }
-        let known =
-            |place| self.walks.get(place).filter(|(known, _)| *known == mark).map(|walk| (place, *walk));
-        let (eights, rest) = self.tags.as_chunks::<8>();
-        let mut first = 0;
-        for eight in eights {
-            let mut alike = zeros(u64::from_le_bytes(*eight) ^ u64::from_ne_bytes([tag; 8]));
-            // Mostly none: what comes is new.
-            while alike != 0 {
-                let found = known(first + alike.trailing_zeros() as usize / 8);
-                if found.is_some() {
-                    return found;
-                }
-                alike &= alike - 1;
+    #[cold]
+    #[inline(never)]
+    fn turn_to_one_alike(&self, mark: u64) {
+        let mut alike = self.alike(mark);
+        while alike != 0 && mark != 0 {
+            let place = alike.trailing_zeros() as usize / 8;
+            if let Some(Kept(known, walk)) = self.walks.get(place).map(Cell::get)
+                && known == mark
+            {
+                self.walk.set(walk);
+                self.place.set(place);
+                return;
             }
-            first += 8;
+            alike &= alike - 1;
         }
-        (first..first + rest.len()).find_map(known)
+        self.begin(mark);
+    }
+
+    /// A bit for each place whose mark may be this one: the highest of the
+    /// place's byte.
+    #[inline(always)]
+    fn alike(&self, mark: u64) -> u128 {
+        zeros(u128::from_le_bytes(self.tags.get()) ^ u128::from_ne_bytes([tag(mark); MOST]))
+    }
+
+    /// Has the latest begin, in the place of the oldest.
+    #[inline(always)]
+    fn begin(&self, mark: u64) {
+        let place = self.oldest.get();
+        if let Some(of_place) = self.tags.as_array_of_cells().get(place) {
+            of_place.set(tag(mark));
+        }
+        self.walk.set(Walk::NEW);
+        self.place.set(place);
+        self.oldest.set(if place + 1 < N { place + 1 } else { 0 });
     }
 }
 
@@ -123,7 +154,7 @@ const fn tag(mark: u64) -> u8 {
 
 /// The highest bit of each byte that is 0, and of some above the first of them:
 /// where a borrow comes from below.
-const fn zeros(bytes: u64) -> u64 {
-    const LOWEST: u64 = u64::from_ne_bytes([1; 8]);
+const fn zeros(bytes: u128) -> u128 {
+    const LOWEST: u128 = u128::from_ne_bytes([1; MOST]);
     bytes.wrapping_sub(LOWEST) & !bytes & LOWEST << 7
 }

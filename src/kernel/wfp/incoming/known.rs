@@ -13,6 +13,27 @@ pub(in crate::kernel::wfp) struct Known<'a> {
     positions: &'static Positions,
 }
 
+/// Something made of the ends: once for each family, so that it is known there
+/// which of them they are.
+pub(in crate::kernel::wfp) trait OfEnds {
+    /// What.
+    type Made;
+
+    /// Makes it, if it can be.
+    fn make(&self, ends: Ends) -> Option<Self::Made>;
+}
+
+struct Themselves;
+
+impl OfEnds for Themselves {
+    type Made = Ends;
+
+    #[inline(always)]
+    fn make(&self, ends: Ends) -> Option<Ends> {
+        Some(ends)
+    }
+}
+
 impl<'a> Incoming<'a> {
     /// The fields at these positions; `None` where not so many came.
     #[inline(always)]
@@ -25,25 +46,39 @@ impl<'a> Known<'a> {
     /// Whom what is shown goes from and to.
     #[inline(always)]
     pub(in crate::kernel::wfp) fn ends(&self, direction: Direction) -> Option<Ends> {
-        let local_first = direction == Direction::Outbound;
+        self.with_ends(direction, Themselves)
+    }
+
+    /// What is made of them.
+    #[inline(always)]
+    pub(in crate::kernel::wfp) fn with_ends<M: OfEnds>(
+        &self,
+        direction: Direction,
+        of: M,
+    ) -> Option<M::Made> {
+        let [local, remote] = self.positions.addresses();
+        let [source, destination] = match direction {
+            Direction::Outbound => [local, remote],
+            Direction::Inbound => [remote, local],
+        };
         match self.incoming.callout.family {
             Family::V4 => {
-                let [local, remote] =
-                    self.both(self.positions.addresses(), ffi::FWP_DATA_TYPE_::FWP_UINT32)?;
+                let [source, destination] =
+                    self.both([source, destination], ffi::FWP_DATA_TYPE_::FWP_UINT32)?;
                 // SAFETY: the type says which member is valid.
-                let local = unsafe { local.get().__bindgen_anon_1.uint32 };
+                let source = unsafe { source.get().__bindgen_anon_1.uint32 };
                 // SAFETY: as above.
-                let remote = unsafe { remote.get().__bindgen_anon_1.uint32 };
-                Some(if local_first { Ends::v4(local, remote) } else { Ends::v4(remote, local) })
+                let destination = unsafe { destination.get().__bindgen_anon_1.uint32 };
+                of.make(Ends::v4(source, destination))
             }
             Family::V6 => {
                 let kind = ffi::FWP_DATA_TYPE_::FWP_BYTE_ARRAY16_TYPE;
-                let [local, remote] = self.both(self.positions.addresses(), kind)?;
+                let [source, destination] = self.both([source, destination], kind)?;
                 // SAFETY: the engine's value, of this type.
-                let local = unsafe { byte_array16(local) }?;
+                let source = unsafe { byte_array16(source) }?;
                 // SAFETY: as above.
-                let remote = unsafe { byte_array16(remote) }?;
-                Some(if local_first { Ends::v6(local, remote) } else { Ends::v6(remote, local) })
+                let destination = unsafe { byte_array16(destination) }?;
+                of.make(Ends::v6(source, destination))
             }
         }
     }

@@ -160,31 +160,30 @@ fn interleaved_segments_are_in_order() {
 #[test]
 fn a_flow_is_reported_once_whoever_finds_it() {
     let sight = |short, direction, kinds| Sight {
-        place: place(short),
+        spot: Spot::of(place(short)),
         direction: Some(direction),
         kinds,
-        packet: NonZeroU64::new(7),
-        call: None,
+        mark: NonZeroU64::new(7),
     };
     // The flow knows that nothing was established, the walk that a layer is
     // missing; either is told once.
     let data = sight("STREAM", Outbound, Kinds::DATA);
     let order = Order::joined();
-    let mut walks = Walks::<4>::default();
+    let walks = Walks::<4>::default();
     let first = Deviation { expected: Some(place("ESTABLISHED")), seen: Some(place("STREAM")) };
-    assert_eq!(data.deviation(Some(&order), Some(&mut walks)), Some(first));
+    assert_eq!(data.deviation(Some(&order), Some(&walks)), Some(first));
     assert_eq!(order.deviation(), Some(first));
-    assert_eq!(data.deviation(Some(&order), Some(&mut walks)), None);
+    assert_eq!(data.deviation(Some(&order), Some(&walks)), None);
 
     let order = Order::joined();
-    let mut walks = Walks::<4>::default();
+    let walks = Walks::<4>::default();
     let established = sight("ESTABLISHED", Inbound, Kinds::BARE);
-    assert_eq!(established.deviation(Some(&order), None::<&mut Walks<4>>), None);
+    assert_eq!(established.deviation(Some(&order), None::<&Walks<4>>), None);
     let arrived = sight("IN_IP", Inbound, Kinds::DATA);
-    assert_eq!(arrived.deviation(None, Some(&mut walks)), None);
+    assert_eq!(arrived.deviation(None, Some(&walks)), None);
     let skipped = sight("STREAM", Inbound, Kinds::DATA);
     let missing = Deviation { expected: Some(place("IN")), seen: Some(place("STREAM")) };
-    assert_eq!(skipped.deviation(Some(&order), Some(&mut walks)), Some(missing));
+    assert_eq!(skipped.deviation(Some(&order), Some(&walks)), Some(missing));
     assert_eq!(order.deviation(), Some(missing), "the flow keeps what the walk found");
 }
 

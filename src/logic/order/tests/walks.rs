@@ -10,8 +10,8 @@ use crate::logic::stealth::TcpFlags;
 
 #[test]
 fn packets_under_way_at_once_are_kept_apart() {
-    let mut walks = Walks::<4>::default();
-    let mut step = |mark, short| walks.step(mark, place(short), Kinds::DATA, Start::Whole);
+    let walks = Walks::<4>::default();
+    let step = |mark, short| walks.step(mark, place(short), Kinds::DATA, Start::Whole);
     for short in ["IN_IP", "IN", "STREAM"] {
         for mark in 1..=4 {
             assert_eq!(step(mark, short), Ok(()));
@@ -25,7 +25,7 @@ fn packets_under_way_at_once_are_kept_apart() {
     (5..=8).for_each(|mark| assert_eq!(step(mark, "IN_IP"), Ok(())));
     assert_eq!(step(2, "IN"), deviation(Some(place("IN_IP")), Some(place("IN"))));
     assert_eq!(walks.step(3, place("IN"), Kinds::DATA, Start::Anywhere), Ok(()));
-    let mut none = Walks::<0>::default();
+    let none = Walks::<0>::default();
     assert_eq!(none.step(1, place("IN_IP"), Kinds::ALL, Start::Whole), Ok(()));
 }
 
@@ -49,14 +49,13 @@ fn flags_tell_the_kind() {
 #[test]
 fn walks_go_on_where_their_flow_has_had_its_word() {
     let sight = |short, direction| Sight {
-        place: place(short),
+        spot: Spot::of(place(short)),
         direction: Some(direction),
         kinds: Kinds::BARE,
-        packet: NonZeroU64::new(9),
-        call: None,
+        mark: NonZeroU64::new(9),
     };
-    let (order, mut walks) = (Order::joined(), Walks::<4>::default());
-    let mut see = |short, flow| sight(short, Direction::Outbound).deviation(flow, Some(&mut walks));
+    let (order, walks) = (Order::joined(), Walks::<4>::default());
+    let see = |short, flow| sight(short, Direction::Outbound).deviation(flow, Some(&walks));
     let doubled = Deviation { expected: Some(place("OUT_IP")), seen: Some(place("OUT")) };
     assert_eq!(see("OUT", Some(&order)), None);
     assert_eq!(see("OUT", Some(&order)), Some(doubled));
@@ -97,8 +96,8 @@ proptest! {
         ),
         layers in proptest::collection::vec(0_usize..3, 400),
     ) {
-        let (mut kept, mut plain) = (Walks::<16>::default(), OneByOne::default());
-        let (mut few, mut plain_few) = (Walks::<5>::default(), OneByOne::default());
+        let (kept, mut plain) = (Walks::<16>::default(), OneByOne::default());
+        let (few, mut plain_few) = (Walks::<5>::default(), OneByOne::default());
         let layers = layers.into_iter().map(|at| place(["IN_IP", "IN", "STREAM"][at]));
         for (mark, seen) in marks.into_iter().zip(layers) {
             let said = kept.step(mark, seen, Kinds::DATA, Start::Anywhere);

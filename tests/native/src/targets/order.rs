@@ -114,7 +114,7 @@ fn compare(walk: &mut Walk, rows: &mut Rows, place: Place, kinds: Kinds, start: 
 }
 
 fn walks(input: &mut Input<'_>) {
-    let mut walks = Walks::<TOGETHER>::default();
+    let walks = Walks::<TOGETHER>::default();
     let mut known: VecDeque<(u64, Rows)> = VecDeque::new();
     let start = start(input);
     let mut last = None;

@@ -1,0 +1,179 @@
+//! What the order of layers is to know of a classify.
+//!
+//! Nearly always a packet's headers lie in one piece, where the layer's document
+//! has them ("Data Offset Positions"): they are read there, field by field, and
+//! nothing is kept that is not part of the mark. Whatever lies otherwise is
+//! looked for as decisions do ([`headers`](super::headers)).
+#![deny(unsafe_code)]
+
+use core::num::NonZeroU64;
+
+use super::headers::{Passing, is_between};
+use super::incoming::{Incoming, Known, OfEnds};
+use super::net_buffer::Run;
+use crate::ffi;
+use crate::logic::ip::{self, Ends, Part, Upper};
+use crate::logic::order::{At, Direction, Kinds, Positions};
+use crate::logic::stealth::TCP;
+use crate::logic::transport::{Beginning, Header};
+
+/// By which mark a packet or a call is known, if it is by any, and what it is.
+pub type Told = (Option<NonZeroU64>, Kinds);
+
+impl Incoming<'_> {
+    /// What the order of layers is to know of this; of a call that may show its
+    /// packet, of the packet alone.
+    #[inline(always)]
+    pub fn told(&self) -> Option<Told> {
+        let of_packet = |passing: Option<Passing>| match passing {
+            Some((mark, kinds)) => (Some(mark), kinds),
+            None => (None, Kinds::ALL),
+        };
+        Some(match &self.callout().look.at {
+            At::CallOrSegment(..) if self.shows_nothing() => (None, Kinds::ALL),
+            At::Segment(way, positions) | At::CallOrSegment(way, positions) => {
+                of_packet(self.segment_passing(positions, self.going(*way)?))
+            }
+            At::Packet(direction, positions) => of_packet(self.packet_passing(positions, *direction)),
+            At::Call => (self.call(), Kinds::CALL),
+            At::Stream => (None, Kinds::DATA),
+            At::Away | At::Error(_) => return None,
+        })
+    }
+
+    /// Whether there is a call beside the packet that was told of.
+    #[inline(always)]
+    pub fn may_be_call(&self) -> bool {
+        matches!(self.callout().look.at, At::CallOrSegment(..))
+    }
+
+    /// Which way it goes, for the few that have a flow to ask.
+    #[inline(never)]
+    pub fn direction_aside(&self) -> Option<Direction> {
+        self.direction()
+    }
+
+    /// The mark of the endpoint that is called. An authorization that is asked
+    /// for again is no call.
+    #[inline(always)]
+    pub fn call(&self) -> Option<NonZeroU64> {
+        match self.has_flag(ffi::FWP_CONDITION_FLAG_IS_REAUTHORIZE) {
+            true => None,
+            false => NonZeroU64::new(self.endpoint()?),
+        }
+    }
+
+    #[inline(always)]
+    fn segment_passing(&self, positions: &'static Positions, direction: Direction) -> Option<Passing> {
+        let known = self.known(positions)?;
+        match self.segment_near(&known, direction) {
+            Some(passing) => Some(passing),
+            None => self.segment_passing_anywhere(&known, direction),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn segment_passing_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Passing> {
+        self.segment_anywhere(known, direction)?.passing(known.ends(direction)?, direction)
+    }
+
+    #[inline(always)]
+    fn packet_passing(&self, positions: &'static Positions, direction: Direction) -> Option<Passing> {
+        let known = self.known(positions)?;
+        match self.passing_near(&known, direction) {
+            Some(passing) => Some(passing),
+            None => self.packet_passing_anywhere(&known, direction),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn packet_passing_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Passing> {
+        let ends = known.ends(direction)?;
+        self.packet_anywhere(ends, direction)?.passing(ends, direction)
+    }
+
+    /// The packet at layers whose data start at its transport header or behind
+    /// it.
+    #[inline(always)]
+    fn segment_near(&self, known: &Known<'_>, direction: Direction) -> Option<Passing> {
+        let back = match direction {
+            Direction::Inbound => self.transport_header_size().unwrap_or(0),
+            Direction::Outbound => 0,
+        };
+        let buffer = self.looked_at()?;
+        let (run, protocol) = (buffer.run(back)?, known.protocol()?);
+        // A way for TCP by itself, so that nothing is asked of the protocol again.
+        let (start, kinds) = match protocol {
+            TCP => {
+                let header = Header::of_tcp(&run, 0)?;
+                // Shorter than its header says: that is looked at there, too.
+                let payload = header.payload(buffer.length_from(back))?;
+                (known.taken(&header, TCP, direction)?, header.kinds(Some(payload)))
+            }
+            _ => {
+                let header = Header::of_other(&run, 0, protocol)?;
+                (known.taken(&header, protocol, direction)?, Kinds::DATAGRAM)
+            }
+        };
+        let ends = known.with_ends(direction, Spread)?;
+        Some((start.mark(protocol, ends, direction), kinds))
+    }
+
+    /// The packet at layers whose data start behind its IP header inbound, and
+    /// with it outbound.
+    #[inline(always)]
+    fn passing_near(&self, known: &Known<'_>, direction: Direction) -> Option<Passing> {
+        let back = match direction {
+            Direction::Inbound => self.ip_header_size()?,
+            Direction::Outbound => 0,
+        };
+        let buffer = self.looked_at()?;
+        let run = buffer.run(back)?;
+        let (ends, offset, protocol) = known.with_ends(direction, Behind(&run))?;
+        let (start, kinds) = match protocol {
+            TCP => {
+                let header = Header::of_tcp(&run, offset)?;
+                (header.beginning(), header.kinds(None))
+            }
+            _ => (Header::of_other(&run, offset, protocol)?.beginning(), Kinds::DATAGRAM),
+        };
+        Some((start.mark(protocol, ends, direction), kinds))
+    }
+}
+
+impl Known<'_> {
+    /// What a header tells its packet by, if it is that of what the fields name.
+    #[inline(always)]
+    fn taken(&self, header: &Header, protocol: u8, direction: Direction) -> Option<Beginning> {
+        if is_between(header, protocol, self.ports(), direction) { Some(header.beginning()) } else { None }
+    }
+}
+
+/// Both ends as one number.
+struct Spread;
+
+impl OfEnds for Spread {
+    type Made = u64;
+
+    #[inline(always)]
+    fn make(&self, ends: Ends) -> Option<u64> {
+        Some(ends.spread())
+    }
+}
+
+/// The same, and where what is above IP begins, and its protocol, if this is the
+/// packet's IP header.
+struct Behind<'a>(&'a Run<'a>);
+
+impl OfEnds for Behind<'_> {
+    type Made = (u64, u32, u8);
+
+    #[inline(always)]
+    fn make(&self, ends: Ends) -> Option<Self::Made> {
+        let Upper { protocol, offset, part } = ip::upper(self.0, ends)?;
+        // Another part is put together, or taken apart, on its way.
+        if part == Part::Whole { Some((ends.spread(), offset, protocol)) } else { None }
+    }
+}
