@@ -9,6 +9,7 @@ use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
+use crate::kernel::wfp::usual::Usual;
 use crate::logic::callouts::{self, Callout, Index};
 use crate::logic::layers::{Decision, Layer};
 use crate::logic::scan::Encounter;
@@ -58,12 +59,9 @@ pub struct Deciding<D>(PhantomData<D>);
 
 impl<D: Decide> Classify for Deciding<D> {
     type Shared = Shared;
-    type Terms = Rules;
-    type Usual = D::Usual;
-    type Blocked = Blocked;
+    type Usual = Self;
 
     const FIELDS: usize = Self::LAYER.fields.count();
-    const USUAL: Option<[&'static Callout; 2]> = if D::USUAL.is_some() { Some(Self::CALLOUTS) } else { None };
     const IS_QUICK: bool = D::USUAL.is_some();
 
     fn shared() -> &'static Published<Shared> {
@@ -72,7 +70,7 @@ impl<D: Decide> Classify for Deciding<D> {
 
     #[inline(always)]
     fn callout(layer_id: u16) -> Option<&'static Callout> {
-        let [v4, v6] = Self::CALLOUTS;
+        let [v4, v6] = Self::OF_DECISION;
         match layer_id {
             _ if layer_id == v4.layer_id => Some(v4),
             _ if layer_id == v6.layer_id => Some(v6),
@@ -103,6 +101,40 @@ impl<D: Decide> Classify for Deciding<D> {
     }
 
     #[inline(always)]
+    fn classify(shared: &Shared, incoming: Incoming<'_>, irql: &MaxDispatch) -> Action {
+        let standing = shared.policies.standing();
+        let verdict = match D::IS_ASKED.is_none_or(|is_asked| is_asked(standing.rules())) {
+            true => match Self::verdict(shared, &D::shown(&incoming), irql) {
+                Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
+                verdict => verdict,
+            },
+            false => Verdict::Observed,
+        };
+        shared.count(incoming.callout().index, verdict, irql);
+        if events::is_said(&shared.channel, verdict) {
+            Self::say(shared, incoming.again(), verdict, irql);
+        }
+        if standing.is_watched(incoming.flow_context()) {
+            shared.watch(&incoming.again(), irql);
+        }
+        verdict.into()
+    }
+
+    fn flow_deleted(shared: &Shared, context: u64, irql: &MaxDispatch) {
+        shared.flow_deleted(context, irql);
+    }
+}
+
+impl<D: Decide> Usual for Deciding<D> {
+    type Shared = Shared;
+    type Terms = Rules;
+    type Shown = D::Usual;
+    type Blocked = Blocked;
+
+    const CALLOUTS: Option<[&'static Callout; 2]> =
+        if D::USUAL.is_some() { Some(Self::OF_DECISION) } else { None };
+
+    #[inline(always)]
     fn terms(shared: &Shared, flow_context: u64) -> Option<Rules> {
         let standing = shared.policies.standing();
         if standing.is_watched(flow_context) || events::is_verdict_said(&shared.channel) {
@@ -112,7 +144,7 @@ impl<D: Decide> Classify for Deciding<D> {
     }
 
     #[inline(always)]
-    fn usual(incoming: &Incoming<'_>) -> Option<D::Usual> {
+    fn shown(incoming: &Incoming<'_>) -> Option<D::Usual> {
         D::usual(incoming)
     }
 
@@ -148,8 +180,8 @@ impl<D: Decide> Classify for Deciding<D> {
     }
 
     #[inline(always)]
-    fn more(usual: D::Usual, incoming: &Incoming<'_>) -> D::Usual {
-        D::more(usual, incoming)
+    fn more(shown: D::Usual, incoming: &Incoming<'_>) -> D::Usual {
+        D::more(shown, incoming)
     }
 
     fn decide(shared: &Shared, at: &'static Callout, packet: &D::Usual, irql: &MaxDispatch) -> Action {
@@ -157,35 +189,11 @@ impl<D: Decide> Classify for Deciding<D> {
         shared.count(at.index, verdict, irql);
         verdict.into()
     }
-
-    #[inline(always)]
-    fn classify(shared: &Shared, incoming: Incoming<'_>, irql: &MaxDispatch) -> Action {
-        let standing = shared.policies.standing();
-        let verdict = match D::IS_ASKED.is_none_or(|is_asked| is_asked(standing.rules())) {
-            true => match Self::verdict(shared, &D::shown(&incoming), irql) {
-                Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
-                verdict => verdict,
-            },
-            false => Verdict::Observed,
-        };
-        shared.count(incoming.callout().index, verdict, irql);
-        if events::is_said(&shared.channel, verdict) {
-            Self::say(shared, incoming.again(), verdict, irql);
-        }
-        if standing.is_watched(incoming.flow_context()) {
-            shared.watch(&incoming.again(), irql);
-        }
-        verdict.into()
-    }
-
-    fn flow_deleted(shared: &Shared, context: u64, irql: &MaxDispatch) {
-        shared.flow_deleted(context, irql);
-    }
 }
 
 impl<D: Decide> Deciding<D> {
-    const CALLOUTS: [&'static Callout; 2] = callouts::deciding(D::DECISION);
-    const LAYER: &'static Layer = Self::CALLOUTS[0].layer;
+    const OF_DECISION: [&'static Callout; 2] = callouts::deciding(D::DECISION);
+    const LAYER: &'static Layer = Self::OF_DECISION[0].layer;
 
     /// The verdict, if anybody may still decide; scan detection takes it in.
     #[inline(always)]

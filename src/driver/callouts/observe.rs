@@ -1,13 +1,12 @@
 //! The observing callouts: they count, watch, and let everything pass.
 
-use core::convert::Infallible;
-
 use super::{SHARED, Shared};
 use crate::driver::events;
 use crate::kernel::irql::MaxDispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
+use crate::kernel::wfp::usual::Nothing;
 use crate::logic::callouts::{self, Callout, Index};
 use crate::logic::layers::{Layer, Role};
 use crate::logic::stealth::Verdict;
@@ -17,9 +16,7 @@ pub struct Observe;
 
 impl Classify for Observe {
     type Shared = Shared;
-    type Terms = Infallible;
-    type Usual = Infallible;
-    type Blocked = Infallible;
+    type Usual = Nothing<Shared>;
 
     const FIELDS: usize = 0;
     const IS_QUICK: bool = true;

@@ -4,6 +4,7 @@ use core::ffi::c_void;
 
 use super::guid;
 use super::incoming::{Incoming, Passed};
+use super::usual::{Usual, at_once};
 use crate::ffi;
 use crate::kernel::device::Device;
 use crate::kernel::irql::{MaxDispatch, Passive};
@@ -19,14 +20,8 @@ pub trait Classify: 'static {
     /// What all classifies share.
     type Shared: Sync + 'static;
 
-    /// By what an indication of the usual kind is judged at once.
-    type Terms: Copy;
-
-    /// What of such an indication is looked at.
-    type Usual: Copy;
-
-    /// What is left to do about one that is blocked.
-    type Blocked: Copy;
+    /// What nearly everything is that comes, if it is of one kind.
+    type Usual: Usual<Shared = Self::Shared>;
 
     /// Values that an indication has at the least, or it is passed by.
     const FIELDS: usize;
@@ -34,9 +29,6 @@ pub trait Classify: 'static {
     /// Whether most of what comes is done with at once: the rest is kept apart
     /// then, so that no registers are saved for it.
     const IS_QUICK: bool;
-
-    /// The callouts to which most of what comes is of one kind.
-    const USUAL: Option<[&'static Callout; 2]> = None;
 
     /// Where what is shared is found: a classify brings no context of the
     /// callout's own, and a filter's is set by whoever adds the filter.
@@ -55,46 +47,6 @@ pub trait Classify: 'static {
 
     /// Counts what became of an indication that is not looked at.
     fn count(shared: &Self::Shared, at: Index, verdict: Verdict, irql: &MaxDispatch);
-
-    /// By what the usual kind is judged, where nobody wants more of it than the
-    /// verdict; no more is known than the context of the flow.
-    #[inline(always)]
-    fn terms(_: &Self::Shared, _: u64) -> Option<Self::Terms> {
-        None
-    }
-
-    /// Looks at an indication that anybody may still decide about; `None` where
-    /// it is not of the usual kind.
-    #[inline(always)]
-    fn usual(_: &Incoming<'_>) -> Option<Self::Usual> {
-        None
-    }
-
-    /// Judges it: `None` where more has to be looked at than the terms.
-    #[inline(always)]
-    fn blocked(_: Self::Terms, _: &'static Callout, _: &Self::Usual) -> Option<Self::Blocked> {
-        None
-    }
-
-    /// Counts one that is blocked, if that is all that is left to do; if not,
-    /// nothing has been done.
-    #[inline(always)]
-    fn counts(_: &Self::Shared, _: &Self::Blocked, _: &MaxDispatch) -> bool {
-        false
-    }
-
-    /// Does all that is left to do about one that is blocked.
-    fn block(_: &Self::Shared, _: &Self::Blocked, _: &MaxDispatch) {}
-
-    /// What is looked at only where more than the terms is.
-    fn more(usual: Self::Usual, _: &Incoming<'_>) -> Self::Usual {
-        usual
-    }
-
-    /// Judges it, and does all that is to do.
-    fn decide(_: &Self::Shared, _: &'static Callout, _: &Self::Usual, _: &MaxDispatch) -> Action {
-        Action::Continue
-    }
 
     /// Looks at an indication and says what to do about it.
     fn classify(shared: &Self::Shared, incoming: Incoming<'_>, irql: &MaxDispatch) -> Action;
@@ -199,7 +151,7 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
     if may_write(out) {
         let passed = Passed { fixed, metadata, layer_data, flow_context, may_write: true };
         // SAFETY: the engine passes what lives until the return.
-        if let Some(action) = unsafe { usual::<C>(shared, passed) } {
+        if let Some(action) = unsafe { at_once::<C::Usual>(shared, passed) } {
             return action.write(out);
         }
     }
@@ -281,85 +233,6 @@ impl Action {
 
 fn may_write(out: &ffi::FWPS_CLASSIFY_OUT0) -> bool {
     out.rights & ffi::FWPS_RIGHT_ACTION_WRITE != 0
-}
-
-/// What is done about an indication of the usual kind; `None` where it is not.
-///
-/// # Safety
-/// That of [`look`].
-#[inline(always)]
-unsafe fn usual<C: Classify>(shared: &C::Shared, passed: Passed<'_>) -> Option<Action> {
-    let [v4, v6] = C::USUAL?;
-    let terms = C::terms(shared, passed.flow_context)?;
-    // Each family by itself: where all of it is known, no table is read.
-    match passed.fixed.layerId {
-        // SAFETY: by this function's contract.
-        layer_id if layer_id == v4.layer_id => unsafe { usual_at::<C>(shared, terms, v4, passed) },
-        // SAFETY: as above.
-        layer_id if layer_id == v6.layer_id => unsafe { usual_at::<C>(shared, terms, v6, passed) },
-        _ => None,
-    }
-}
-
-/// The same to this callout.
-///
-/// # Safety
-/// That of [`look`]; the callout is the one that is asked.
-#[inline(always)]
-unsafe fn usual_at<C: Classify>(
-    shared: &C::Shared,
-    terms: C::Terms,
-    at: &'static Callout,
-    passed: Passed<'_>,
-) -> Option<Action> {
-    // SAFETY: by this function's contract.
-    let incoming = unsafe { Incoming::new(at, C::layer(at), C::FIELDS, passed) }?;
-    let usual = C::usual(&incoming)?;
-    let Some(blocked) = C::blocked(terms, at, &usual) else {
-        // SAFETY: the caller is a classifyFn.
-        return Some(unsafe { decide_aside::<C>(shared, at, C::more(usual, &incoming)) });
-    };
-    // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
-    // (FWPS_CALLOUT_CLASSIFY_FN3).
-    let counts = match unsafe { MaxDispatch::at_dispatch() } {
-        Some(irql) => C::counts(shared, &blocked, &irql),
-        None => false,
-    };
-    if !counts {
-        // SAFETY: the caller is a classifyFn.
-        unsafe { block_aside::<C>(shared, blocked) };
-    }
-    Some(Action::Block)
-}
-
-/// Does what is left to do about an indication that is blocked.
-///
-/// # Safety
-/// The caller is a classifyFn.
-#[cold]
-#[inline(never)]
-unsafe extern "C" fn block_aside<C: Classify>(shared: &C::Shared, blocked: C::Blocked) {
-    // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
-    // (FWPS_CALLOUT_CLASSIFY_FN3).
-    let irql = unsafe { MaxDispatch::assume() };
-    C::block(shared, &blocked, &irql);
-}
-
-/// Decides about an indication of the usual kind.
-///
-/// # Safety
-/// The caller is a classifyFn.
-#[cold]
-#[inline(never)]
-unsafe extern "C" fn decide_aside<C: Classify>(
-    shared: &C::Shared,
-    at: &'static Callout,
-    usual: C::Usual,
-) -> Action {
-    // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
-    // (FWPS_CALLOUT_CLASSIFY_FN3).
-    let irql = unsafe { MaxDispatch::assume() };
-    C::decide(shared, at, &usual, &irql)
 }
 
 /// Has `C` look at an indication.

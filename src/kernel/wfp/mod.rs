@@ -9,6 +9,7 @@ pub mod incoming;
 mod net_buffer;
 mod shown;
 pub mod sight;
+pub mod usual;
 
 use crate::ffi;
 use crate::logic::layers::Guid;
