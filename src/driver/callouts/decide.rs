@@ -37,6 +37,12 @@ pub trait Decide: 'static {
         None
     }
 
+    /// Whether it is as most of them are, too.
+    #[inline(always)]
+    fn is_plain(_: &Self::Usual) -> bool {
+        true
+    }
+
     /// The same with what only exemptions ask for.
     fn more(usual: Self::Usual, _: &Incoming<'_>) -> Self::Usual {
         usual
@@ -150,7 +156,7 @@ impl<D: Decide> Usual for Deciding<D> {
 
     #[inline(always)]
     fn blocked(rules: Rules, at: &'static Callout, packet: &D::Usual) -> Option<Blocked> {
-        if !rules.simply_silence(D::USUAL?) {
+        if !D::is_plain(packet) || !rules.simply_silence(D::USUAL?) {
             return None;
         }
         if decide(D::DECISION, packet, rules, None) != Verdict::Silenced {

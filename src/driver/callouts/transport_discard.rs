@@ -24,6 +24,11 @@ impl Decide for TransportDiscard {
     }
 
     #[inline(always)]
+    fn is_plain(usual: &ClosedPort) -> bool {
+        usual.tcp_flags.is_syn()
+    }
+
+    #[inline(always)]
     fn more(usual: ClosedPort, incoming: &Incoming<'_>) -> ClosedPort {
         ClosedPort { interface: incoming.shown().interface(), ..usual }
     }

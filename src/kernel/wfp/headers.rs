@@ -46,7 +46,7 @@ impl Incoming<'_> {
         }
     }
 
-    /// The same where it is a SYN that found no endpoint, with nothing amiss.
+    /// The same where it is a segment that found no endpoint, with nothing amiss.
     #[inline(always)]
     pub fn closed_port(&self) -> Option<ClosedPort> {
         if !self.found_no_endpoint() {
@@ -54,11 +54,9 @@ impl Incoming<'_> {
         }
         let Some(TCP) = self.protocol() else { return None };
         let local_port = self.local_port()?;
-        if !self.tcp_flags_near(local_port)?.is_syn() {
-            return None;
-        }
+        let tcp_flags = self.tcp_flags_near(local_port)?.without_ecn();
         let (marks, remote_address) = (Marks::of_flags(self.flags()?), self.shown().remote_address()?);
-        Some(ClosedPort { local_port, remote_address, marks, interface: None })
+        Some(ClosedPort { local_port, remote_address, tcp_flags, marks, interface: None })
     }
 
     /// A discarded segment's flags. Nearly always its header lies in one piece,

@@ -5,7 +5,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{Seed, fold};
 use crate::logic::address::Address;
 use crate::logic::stealth::{Shown, TCP, TcpFlags, UDP};
-use crate::logic::tcp::{ACK, ALL, FIN, PSH, RST, SYN, URG};
+use crate::logic::tcp::{ACK, FIN, PSH, RST, SYN, URG};
 
 /// A remote address; IPv4 is mapped (RFC 4291, 2.5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -110,7 +110,7 @@ impl Technique {
             by_flags
         };
         // As many as the array has.
-        BY_FLAGS[usize::from(flags.0 & ALL)]
+        BY_FLAGS[usize::from(flags.without_ecn().0)]
     }
 
     const fn of_flags(flags: u8) -> Option<Self> {

@@ -3,7 +3,7 @@
 use super::{Discard, Icmp, Marks, Module, Shown, TCP, TcpFlags, inet};
 use crate::logic::address::Address;
 
-/// A SYN that found no endpoint, with nothing amiss: so little is left to be
+/// A segment that found no endpoint, with nothing amiss: so little is left to be
 /// asked of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClosedPort {
@@ -11,6 +11,8 @@ pub struct ClosedPort {
     pub local_port: u16,
     /// Where it came from.
     pub remote_address: Address,
+    /// Its flags.
+    pub tcp_flags: TcpFlags,
     /// What may exempt it.
     pub marks: Marks,
     /// LUID of the interface it came through, where that was read.
@@ -60,7 +62,7 @@ impl Shown for ClosedPort {
 
     #[inline(always)]
     fn tcp_flags(&self) -> Option<TcpFlags> {
-        Some(TcpFlags::SYN)
+        Some(self.tcp_flags)
     }
 
     #[inline(always)]

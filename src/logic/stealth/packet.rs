@@ -203,9 +203,6 @@ pub enum Module {
 pub struct TcpFlags(pub u8);
 
 impl TcpFlags {
-    /// A SYN's (RFC 9293, 3.5).
-    pub const SYN: Self = Self(tcp::SYN);
-
     /// In place of flags that could not be read: all but those that would make
     /// it a reset, which no scan has a name for.
     pub const UNREAD: Self = Self(0x3b);
@@ -215,9 +212,16 @@ impl TcpFlags {
         self.0 & tcp::RST != 0
     }
 
-    /// Whether it asks for a connection. The flags of ECN (RFC 3168, 6.1.1) make
-    /// no difference.
+    /// Whether it asks for a connection.
+    #[inline(always)]
     pub fn is_syn(self) -> bool {
-        self.0 & tcp::ALL == tcp::SYN
+        self.without_ecn() == Self(tcp::SYN)
+    }
+
+    /// The same without the flags of ECN (RFC 3168, 6.1.1), which make no
+    /// difference.
+    #[inline(always)]
+    pub fn without_ecn(self) -> Self {
+        Self(self.0 & tcp::ALL)
     }
 }

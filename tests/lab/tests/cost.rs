@@ -104,6 +104,22 @@ fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     }
 }
 
+/// What the quick way to a silenced SYN leaves aside, because more is to be
+/// looked at, takes not much more.
+#[test]
+fn a_segment_that_is_no_syn_or_not_simply_silenced_takes_little_more() {
+    const FIN: u8 = 0x01;
+    for mode in [0, 1, 2] {
+        let stage = stage(&[("Mode", mode)]);
+        for family in [Family::V4, Family::V6] {
+            let subject = Subject { flags: if mode == 2 { FIN } else { 0x02 }, ..Subject::syn(family) };
+            let cost = at(&stage, &layer_name("INBOUND_TRANSPORT", family, true), &subject, Irql::DISPATCH);
+            assert!(cost.instructions <= 255, "{mode}: {cost:#?}");
+            assert_eq!((cost.locked, cost.shared_writes), (0, 0), "{mode}: {cost:#?}");
+        }
+    }
+}
+
 /// The source that the image is made of, compiled for the host and counted by a
 /// program that is not the lab's, comes to nearly as much: what it takes more is
 /// the registers that its convention has the thunk save, and calls that the
