@@ -29,7 +29,7 @@ mod flows;
 pub mod indication;
 mod matrix;
 pub mod native;
-pub mod order;
+mod order;
 pub mod report;
 pub mod stage;
 pub mod time;

@@ -41,7 +41,7 @@ struct Near {
 }
 
 /// Measures every walk of either family.
-pub fn take(figures: &mut Figures, effort: Effort, null: f64) -> Result<()> {
+pub(super) fn take(figures: &mut Figures, effort: Effort, null: f64) -> Result<()> {
     let values = [number("CheckOrder", 1)];
     let (stage, counted) = (timed(&values)?, checked(&values)?);
     for (walk, family) in WALKS.iter().flat_map(|walk| [Family::V4, Family::V6].map(|family| (walk, family)))
