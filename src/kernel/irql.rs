@@ -5,13 +5,16 @@ use core::ops::Deref;
 
 use crate::ffi;
 
+/// The lowest level (wdm.h).
+const PASSIVE_LEVEL: ffi::KIRQL = 0;
+
 /// Proof that IRQL <= DISPATCH_LEVEL, on this processor, for as long as it is
 /// borrowed.
 pub struct MaxDispatch {
     /// The number of the processor it was on when the token was made.
     processor: u32,
-    /// Whether it is below DISPATCH_LEVEL.
-    below: bool,
+    /// The level.
+    level: ffi::KIRQL,
     stays_here: PhantomData<*mut ()>,
 }
 
@@ -27,8 +30,7 @@ impl MaxDispatch {
     /// the token is dropped.
     pub(super) unsafe fn assume() -> Self {
         // SAFETY: takes nothing; callable at any IRQL.
-        let level = unsafe { ffi::KeGetCurrentIrql() };
-        Self::at(u32::from(level) < ffi::DISPATCH_LEVEL)
+        Self::at(unsafe { ffi::KeGetCurrentIrql() })
     }
 
     /// The processor's number. Below DISPATCH_LEVEL it may be another by now.
@@ -39,12 +41,12 @@ impl MaxDispatch {
     /// Whether it is DISPATCH_LEVEL: no other thread runs on this processor
     /// until the token is dropped, and this one on no other.
     pub fn is_dispatch(&self) -> bool {
-        !self.below
+        u32::from(self.level) >= ffi::DISPATCH_LEVEL
     }
 
     /// A number for each processor and, behind that, the levels below.
     pub fn place(&self) -> usize {
-        2 * self.processor as usize + usize::from(self.below)
+        2 * self.processor as usize + usize::from(!self.is_dispatch())
     }
 
     /// DISPATCH_LEVEL itself, if it is that.
@@ -64,15 +66,15 @@ impl MaxDispatch {
             return Dispatch { processor: self.processor(), raised: None, stays_here: PhantomData };
         }
         let before = lock.take();
-        let processor = Self::at(false).processor();
+        let processor = Self::at(ffi::DISPATCH_LEVEL as ffi::KIRQL).processor();
         Dispatch { processor, raised: Some((lock, before)), stays_here: PhantomData }
     }
 
-    fn at(below: bool) -> Self {
+    fn at(level: ffi::KIRQL) -> Self {
         // SAFETY: the argument may be NULL (its documentation); callable at any
         // IRQL.
         let processor = unsafe { ffi::KeGetCurrentProcessorNumberEx(core::ptr::null_mut()) };
-        Self { processor, below, stays_here: PhantomData }
+        Self { processor, level, stays_here: PhantomData }
     }
 }
 
@@ -130,7 +132,7 @@ impl Passive {
     /// # Safety
     /// The code runs at PASSIVE_LEVEL until the token is dropped.
     pub(super) unsafe fn assume() -> Self {
-        Self(MaxDispatch::at(true))
+        Self(MaxDispatch::at(PASSIVE_LEVEL))
     }
 }
 
