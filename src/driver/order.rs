@@ -85,14 +85,18 @@ impl Underway {
     fn step(&self, flow: Option<&Flow>, incoming: &Incoming<'_>) -> Option<Deviation> {
         let (mark, kinds) = incoming.told()?;
         let spot = incoming.callout().look.spot;
-        let mut of_walk = match mark {
+        let of_walk = match mark {
             Some(mark) => self.walks.step_of(mark, spot, kinds),
             None => None,
         };
-        if incoming.may_be_call() {
-            of_walk = of_walk.or(self.step_of_call(incoming));
+        // Most is in order, of no flow, and a packet or a call.
+        if of_walk.is_none() && flow.is_none() && !incoming.may_be_call() {
+            return None;
         }
-        // Most have none.
+        let of_walk = match incoming.may_be_call() {
+            true => of_walk.or(self.step_of_call(incoming)),
+            false => of_walk,
+        };
         let Some(flow) = flow else { return of_walk };
         let sight = Sight { spot, direction: incoming.direction_aside(), kinds, mark };
         match flow.order() {

@@ -5,13 +5,16 @@ use core::ops::Deref;
 
 use crate::ffi;
 
+/// The lowest level (wdm.h).
+const PASSIVE_LEVEL: ffi::KIRQL = 0;
+
 /// Proof that IRQL <= DISPATCH_LEVEL, on this processor, for as long as it is
 /// borrowed.
 pub struct MaxDispatch {
     /// The number of the processor it was on when the token was made.
     processor: u32,
-    /// Whether it is below DISPATCH_LEVEL.
-    below: bool,
+    /// The level.
+    level: ffi::KIRQL,
     stays_here: PhantomData<*mut ()>,
 }
 
@@ -26,7 +29,7 @@ impl MaxDispatch {
     /// The code runs at IRQL <= DISPATCH_LEVEL, and at the level of now, until
     /// the token is dropped.
     pub(super) unsafe fn assume() -> Self {
-        Self::at(is_below())
+        Self::at(level())
     }
 
     /// The same where only DISPATCH_LEVEL will do: `None` below.
@@ -35,7 +38,10 @@ impl MaxDispatch {
     /// That of [`assume`](Self::assume).
     #[inline(always)]
     pub(super) unsafe fn at_dispatch() -> Option<Self> {
-        if is_below() { None } else { Some(Self::at(false)) }
+        match level() {
+            level if u32::from(level) < ffi::DISPATCH_LEVEL => None,
+            _ => Some(Self::at(ffi::DISPATCH_LEVEL as ffi::KIRQL)),
+        }
     }
 
     /// The processor's number. Below DISPATCH_LEVEL it may be another by now.
@@ -46,7 +52,7 @@ impl MaxDispatch {
     /// Whether it is DISPATCH_LEVEL: no other thread runs on this processor
     /// until the token is dropped, and this one on no other.
     pub fn is_dispatch(&self) -> bool {
-        !self.below
+        u32::from(self.level) >= ffi::DISPATCH_LEVEL
     }
 
     /// DISPATCH_LEVEL itself, if it is that.
@@ -66,24 +72,22 @@ impl MaxDispatch {
             return Dispatch { processor: self.processor(), raised: None, stays_here: PhantomData };
         }
         let before = lock.take();
-        let processor = Self::at(false).processor();
+        let processor = Self::at(ffi::DISPATCH_LEVEL as ffi::KIRQL).processor();
         Dispatch { processor, raised: Some((lock, before)), stays_here: PhantomData }
     }
 
-    fn at(below: bool) -> Self {
+    fn at(level: ffi::KIRQL) -> Self {
         // SAFETY: the argument may be NULL (its documentation); callable at any
         // IRQL.
         let processor = unsafe { ffi::KeGetCurrentProcessorNumberEx(core::ptr::null_mut()) };
-        Self { processor, below, stays_here: PhantomData }
+        Self { processor, level, stays_here: PhantomData }
     }
 }
 
-/// Whether the IRQL is below DISPATCH_LEVEL.
 #[inline(always)]
-fn is_below() -> bool {
+fn level() -> ffi::KIRQL {
     // SAFETY: takes nothing; callable at any IRQL.
-    let level = unsafe { ffi::KeGetCurrentIrql() };
-    u32::from(level) < ffi::DISPATCH_LEVEL
+    unsafe { ffi::KeGetCurrentIrql() }
 }
 
 /// Proof of DISPATCH_LEVEL; where the thread was below, it is again when this is
@@ -140,7 +144,7 @@ impl Passive {
     /// # Safety
     /// The code runs at PASSIVE_LEVEL until the token is dropped.
     pub(super) unsafe fn assume() -> Self {
-        Self(MaxDispatch::at(true))
+        Self(MaxDispatch::at(PASSIVE_LEVEL))
     }
 }
 

@@ -213,10 +213,10 @@ impl<'a> Incoming<'a> {
         self.uint8(self.fields().protocol)
     }
 
-    /// A condition of `FLAGS`.
+    /// A condition of `FLAGS`, which stand at this position.
     #[inline(always)]
-    pub(super) fn has_flag(&self, flag: u32) -> bool {
-        matches!(self.flags(), Some(flags) if flags & flag != 0)
+    pub(super) fn has_flag(&self, position: Option<u8>, flag: u32) -> bool {
+        matches!(self.uint32(position), Some(flags) if flags & flag != 0)
     }
 
     /// `FLAGS`.
@@ -282,7 +282,7 @@ impl<'a> Incoming<'a> {
     pub(super) fn looked_at(&self) -> Option<NetBuffer<'a>> {
         match &self.callout.look.at {
             At::Packet(..) | At::Segment(..) | At::CallOrSegment(..) => {}
-            At::Away | At::Error(_) | At::Call | At::Stream => return None,
+            At::Away | At::Error(_) | At::Call(_) | At::Stream => return None,
         }
         // SAFETY: packets and segments are looked at where the layer shows them
         // (`Look::of`), as above.

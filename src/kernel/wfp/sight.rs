@@ -35,7 +35,7 @@ impl Incoming<'_> {
                 of_packet(self.segment_passing(positions, self.going(*way)?))
             }
             At::Packet(direction, positions) => of_packet(self.packet_passing(positions, *direction)),
-            At::Call => (self.call(), Kinds::CALL),
+            At::Call(flags) => (self.called(*flags), Kinds::CALL),
             At::Stream => (None, Kinds::DATA),
             At::Away | At::Error(_) => return None,
         })
@@ -53,11 +53,17 @@ impl Incoming<'_> {
         self.direction()
     }
 
-    /// The mark of the endpoint that is called. An authorization that is asked
-    /// for again is no call.
+    /// The mark of the endpoint that is called.
     #[inline(always)]
     pub fn call(&self) -> Option<NonZeroU64> {
-        match self.has_flag(ffi::FWP_CONDITION_FLAG_IS_REAUTHORIZE) {
+        self.called(self.fields().flags)
+    }
+
+    /// The same where it is known where the flags stand. An authorization that is
+    /// asked for again is no call.
+    #[inline(always)]
+    fn called(&self, flags: Option<u8>) -> Option<NonZeroU64> {
+        match self.has_flag(flags, ffi::FWP_CONDITION_FLAG_IS_REAUTHORIZE) {
             true => None,
             false => NonZeroU64::new(self.endpoint()?),
         }

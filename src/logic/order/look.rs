@@ -23,8 +23,8 @@ pub enum At {
     Away,
     /// Nor here: an error's headers are not yet those of a packet on its way.
     Error(Positions),
-    /// A socket call.
-    Call,
+    /// A socket call, and where its flags stand, if they do.
+    Call(Option<u8>),
     /// A packet, by its IP header.
     Packet(Direction, Positions),
     /// A packet, by its transport header.
@@ -63,7 +63,7 @@ impl At {
             return Self::Away;
         }
         match layer.shows {
-            Shows::Call => Self::Call,
+            Shows::Call => Self::Call(fields.flags),
             Shows::Packet(way) => match (way, Positions::of_packet(fields)) {
                 (Way::In, Some(positions)) => Self::Packet(Direction::Inbound, positions),
                 (Way::Out, Some(positions)) => Self::Packet(Direction::Outbound, positions),
@@ -153,7 +153,9 @@ mod tests {
                     assert!(["STREAM_PACKET", "IPFORWARD"].contains(&callout.layer.name), "{name}");
                 }
                 At::Error(_) => assert!(callout.layer.name.ends_with("ICMP_ERROR"), "{name}"),
-                At::Call => assert_eq!(callout.layer.shows, Shows::Call),
+                At::Call(flags) => {
+                    assert_eq!((callout.layer.shows, callout.fields().flags), (Shows::Call, flags));
+                }
                 At::Stream => assert_eq!(callout.layer.shows, Shows::Stream),
                 At::Packet(_, positions) | At::Segment(_, positions) | At::CallOrSegment(_, positions) => {
                     let all = [positions.addresses(), positions.ports(), [positions.protocol(); 2]].concat();

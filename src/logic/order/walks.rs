@@ -97,7 +97,7 @@ impl<const N: usize> Walks<N> {
     /// new one's.
     #[inline(never)]
     fn turn_to(&self, mark: u64) {
-        if let Some(kept) = self.walks.get(self.place.get()) {
+        if let Some(kept) = self.walks.get(self.place.get() % MOST) {
             kept.set(Kept(self.latest.get(), self.walk.get()));
         }
         self.latest.set(mark);
@@ -137,12 +137,16 @@ impl<const N: usize> Walks<N> {
     #[inline(always)]
     fn begin(&self, mark: u64) {
         let place = self.oldest.get();
-        if let Some(of_place) = self.tags.as_array_of_cells().get(place) {
+        if let Some(of_place) = self.tags.as_array_of_cells().get(place % MOST) {
             of_place.set(tag(mark));
         }
         self.walk.set(Walk::NEW);
         self.place.set(place);
-        self.oldest.set(if place + 1 < N { place + 1 } else { 0 });
+        self.oldest.set(match place + 1 {
+            next if N == MOST => next % MOST,
+            next if next < N => next,
+            _ => 0,
+        });
     }
 }
 

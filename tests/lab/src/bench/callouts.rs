@@ -64,6 +64,24 @@ impl Callouts {
         Ok(Prepared::new(&self.kernel, callout, &subject.at(info).request()))
     }
 
+    /// A layer that the driver stands at.
+    ///
+    /// # Errors
+    /// If it does not.
+    pub fn layer(&self, name: &str) -> Result<&'static LayerInfo> {
+        let found = self.callouts.get(name).map(|(layer, _)| *layer);
+        found.with_context(|| format!("no callout at {name}"))
+    }
+
+    /// A call as of [`call`](Self::call), laid out as [`Prepared::apart`] does.
+    ///
+    /// # Errors
+    /// As for [`call`](Self::call).
+    pub fn call_apart(&self, layer: &str, subject: &Subject, number: usize) -> Result<Prepared> {
+        let (info, callout) = self.callouts.get(layer).with_context(|| format!("no callout at {layer}"))?;
+        Ok(Prepared::apart(&self.kernel, callout, &subject.at(info).request(), number))
+    }
+
     /// Calls at layers in turn, each its name and whether its twin is meant, with
     /// the contexts of the subject's flow.
     ///

@@ -11,7 +11,6 @@ use super::direct;
 use super::indication::Subject;
 use super::stage::{Stage, family_of, layer_name};
 use super::time::{Effort, median, nanoseconds, rates};
-use super::walks::WALKS;
 use crate::image;
 use crate::nt::fwp::prepared::Prepared;
 use crate::nt::registry::RegistryValue;
@@ -54,7 +53,7 @@ impl Figures {
         let base = figures.null(effort)?;
         figures.layers(effort, base)?;
         say("every layer, in order");
-        figures.order(effort, base)?;
+        super::order::take(&mut figures, effort, base)?;
         say("policies");
         figures.policies(effort, base)?;
         say("every layer under every policy");
@@ -94,30 +93,6 @@ impl Figures {
             let time = nanoseconds(&stage, effort, &[&at_layer(&stage, layer.name)?])?;
             let cost = count::cost(&counted, Irql::DISPATCH, &[&at_layer(&counted, layer.name)?])?;
             self.cost("each layer", layer.name, Some((time, null)), &cost);
-        }
-        Ok(())
-    }
-
-    /// Each layer in each of its walks while the order is watched. A walk may
-    /// stop anywhere, so that what a layer takes is what its walk takes up to it
-    /// less what it takes up to the one before.
-    fn order(&mut self, effort: Effort, null: f64) -> Result<()> {
-        let values = [number("CheckOrder", 1)];
-        let (stage, counted) = (timed(&values)?, checked(&values)?);
-        for (walk, family) in
-            WALKS.iter().flat_map(|walk| [Family::V4, Family::V6].map(|family| (walk, family)))
-        {
-            let packets = walk.packets(&stage, family)?;
-            let costs = count::costs(&counted, Irql::DISPATCH, &walk.packets(&counted, family)?)?;
-            let mut before = 0.0;
-            for (at, ((name, twin), cost)) in walk.layers.iter().zip(&costs).enumerate() {
-                let up_to: Vec<&Prepared> =
-                    packets.iter().flat_map(|walk| walk.iter().take(at + 1)).collect();
-                let time = nanoseconds(&stage, effort, &up_to)? / packets.len() as f64;
-                let name = format!("{}: {}", walk.name, layer_name(name, family, *twin));
-                self.cost("each layer in order, CheckOrder 1", &name, Some((time - before, null)), cost);
-                before = time;
-            }
         }
         Ok(())
     }

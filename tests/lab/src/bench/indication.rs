@@ -124,6 +124,16 @@ impl Subject {
         name.contains("AUTH_CONNECT") && self.protocol != TCP
     }
 
+    /// Whether a layer shows the packet.
+    pub fn is_shown_at(&self, layer: &'static LayerInfo) -> bool {
+        matches!(self.at(layer).data, Data::Packet(..))
+    }
+
+    /// Bytes from the start of the transport header to the packet's end.
+    pub fn upper(&self) -> usize {
+        self.header() + self.payload
+    }
+
     fn ip_header(&self) -> usize {
         match self.family {
             Family::V4 => 20,
@@ -169,7 +179,7 @@ impl Subject {
             true => (local, remote, ports),
             false => (remote, local, [ports[1], ports[0]]),
         };
-        let upper = self.header() + self.payload;
+        let upper = self.upper();
         let mut bytes = match self.family {
             Family::V4 => {
                 let total = (20 + upper) as u16;

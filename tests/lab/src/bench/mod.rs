@@ -14,6 +14,7 @@
 //! | [`walks`] | walks in order, for the layers that are not to be shown alone |
 //! | [`figures`] | everything that is measured, in one run |
 //! | `flows` | what many flows cost, beside what memory does |
+//! | `order` | what each layer takes of a walk in order |
 //! | `matrix` | every layer under every policy that changes what a classify does |
 //! | `tracing` | what events cost, with a session that listens and without |
 //! | [`report`] | the figures as text, JSON and a page; and compared with earlier ones |
@@ -28,6 +29,7 @@ mod flows;
 pub mod indication;
 mod matrix;
 pub mod native;
+mod order;
 pub mod report;
 pub mod stage;
 pub mod time;

@@ -113,7 +113,8 @@ impl Walk {
         (0..PACKETS).map(of).collect()
     }
 
-    fn packet(&self, family: Family, packet: u16) -> Subject {
+    /// The packet with this number, which differs from those with others.
+    pub fn packet(&self, family: Family, packet: u16) -> Subject {
         let subject = (self.subject)(family);
         Subject { remote_port: subject.remote_port + packet, ..subject }
     }

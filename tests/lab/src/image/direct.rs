@@ -30,6 +30,26 @@ pub unsafe extern "win64" fn touch() {
     naked_asm!("mov rax, [rsp + 48]", "inc qword ptr [rax]", "ret")
 }
 
+/// A classifyFn that reads a word at each of the addresses that its context leads
+/// to, up to one that is 0: what looking at an indication costs at the least.
+///
+/// # Safety
+/// Called as driver code, with a list of addresses of words as classifyContext.
+#[unsafe(naked)]
+pub unsafe extern "win64" fn read_words() {
+    naked_asm!(
+        "2:",
+        "mov rax, [r9]",
+        "test rax, rax",
+        "jz 3f",
+        "mov rax, [rax]",
+        "add r9, 8",
+        "jmp 2b",
+        "3:",
+        "ret",
+    )
+}
+
 /// `memcpy` for code that is measured: no more than the loop.
 ///
 /// # Safety

@@ -38,8 +38,8 @@ mod unwind;
 
 pub use call::{backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset};
 pub use direct::{
-    copy, current_irql, event_written, events_written, nothing, pass_time, processor_number, set_here, touch,
-    unbiased_interrupt_time,
+    copy, current_irql, event_written, events_written, nothing, pass_time, processor_number, read_words,
+    set_here, touch, unbiased_interrupt_time,
 };
 pub use load::{Image, LoadError, MissingImport};
 pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};

@@ -101,6 +101,8 @@ impl Drop for Reservation {
 #[derive(Debug)]
 pub struct Guarded {
     reservation: Reservation,
+    /// Bytes left out on each side of those that are used.
+    left_out: usize,
     used: usize,
 }
 
@@ -110,19 +112,31 @@ impl Guarded {
     /// # Panics
     /// If the host has no memory left; the lab cannot go on then.
     pub fn new(bytes: usize) -> Self {
+        Self::apart(bytes, 0)
+    }
+
+    /// The same without so many bytes on either side. Of rooms of which each
+    /// leaves out another number of lines, what lies at the ends is not at one
+    /// place in their pages, for which a cache has few places.
+    ///
+    /// # Panics
+    /// As for [`new`](Self::new), and if nothing is left.
+    pub fn apart(bytes: usize, left_out: usize) -> Self {
         let bytes = round_to_pages(bytes.max(1));
+        assert!(2 * left_out < bytes, "something is left");
         let reservation = Reservation::new(bytes + 2 * PAGE).expect("the host has address space");
         let opened = reservation.open(reservation.base() + PAGE, bytes);
         assert!(opened, "the host has memory mappings left");
-        Self { reservation, used: bytes }
+        Self { reservation, left_out, used: bytes - 2 * left_out }
     }
 
     /// First usable address.
     pub fn start(&self) -> usize {
-        self.reservation.base() + PAGE
+        self.reservation.base() + PAGE + self.left_out
     }
 
-    /// One past the last usable address: the guard page.
+    /// One past the last usable address: the guard page, unless something is left
+    /// out.
     pub fn end(&self) -> usize {
         self.start() + self.used
     }

@@ -35,15 +35,37 @@ thread_local! {
 impl Scratch {
     /// Pages of its own.
     pub(super) fn new() -> Self {
+        Self::with_rooms(|_, bytes| Guarded::new(bytes), PacketRoom::default())
+    }
+
+    /// The same, so that what it holds, and what those with other numbers hold,
+    /// can be in the nearest cache together.
+    pub(super) fn apart(number: usize) -> Self {
+        let room = |kind: usize, bytes| Guarded::apart(bytes, (5 * number + 2 * kind) % 16 * 64);
+        Self::with_rooms(room, PacketRoom::apart([5, 6, 7].map(|kind| move |bytes| room(kind, bytes))))
+    }
+
+    fn with_rooms(room: impl Fn(usize, usize) -> Guarded, packet: PacketRoom) -> Self {
         Self {
-            values: Guarded::new(PAGE),
-            metadata: Guarded::new(PAGE),
-            filter: Guarded::new(PAGE),
-            out: Guarded::new(PAGE),
-            pointed: Guarded::new(4 * PAGE),
+            values: room(0, PAGE),
+            metadata: room(1, PAGE),
+            filter: room(2, PAGE),
+            out: room(3, PAGE),
+            pointed: room(4, 4 * PAGE),
             used: 0,
-            packet: PacketRoom::default(),
+            packet,
         }
+    }
+
+    /// Whether an address is in one of the rooms.
+    pub(super) fn contains(&self, address: Address) -> bool {
+        let rooms = [&self.values, &self.metadata, &self.filter, &self.out, &self.pointed];
+        rooms.iter().any(|room| room.contains(address)) || self.packet.contains(address)
+    }
+
+    /// One past a packet's last byte, if that is in one piece.
+    pub(super) fn end_of_packet(&self) -> Address {
+        self.packet.end()
     }
 
     /// Runs `f` with pages of this thread's.

@@ -61,6 +61,21 @@ impl Default for PacketRoom {
 }
 
 impl PacketRoom {
+    /// Of these rooms.
+    pub(super) fn apart([head, mdls, data]: [impl Fn(usize) -> Guarded; 3]) -> Self {
+        Self { head: head(PAGE), mdls: mdls(PAGE), data: data(2 * PAGE) }
+    }
+
+    /// Whether an address is in one of them.
+    pub(super) fn contains(&self, address: Address) -> bool {
+        [&self.head, &self.mdls, &self.data].iter().any(|room| room.contains(address))
+    }
+
+    /// One past the last byte of what is laid out in one piece.
+    pub(super) fn end(&self) -> Address {
+        self.data.end()
+    }
+
     /// Lays out `bytes` with the data starting at `data_start`; what comes
     /// before stays readable as unused space.
     ///

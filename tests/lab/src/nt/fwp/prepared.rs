@@ -1,9 +1,11 @@
 //! An indication laid out once, to be put to a callout again and again.
 
+use std::mem::offset_of;
+
 use super::super::Kernel;
 use super::super::cpu::{self, Irql};
 use super::super::guest::Stop;
-use super::super::types::{Address, FWPS_CALLOUT3, FWPS_CLASSIFY_OUT0};
+use super::super::types::{Address, FWPS_CALLOUT3, FWPS_CLASSIFY_OUT0, FWPS_INCOMING_METADATA_VALUES0};
 use super::incoming::Scratch;
 use crate::image::{self, Call, Trace, Walk};
 use crate::wfp::{ActionType, ClassifyOut, RIGHT_ACTION_WRITE, Request, RuntimeFilter};
@@ -21,8 +23,17 @@ pub struct Prepared {
 impl Prepared {
     /// Lays out an indication as the engine would show it to a callout.
     pub fn new(kernel: &Kernel, callout: &FWPS_CALLOUT3, request: &Request<'_>) -> Self {
+        Self::laid(kernel, callout, request, Scratch::new())
+    }
+
+    /// The same where all that have different numbers, a few dozen, can be in the
+    /// nearest cache together.
+    pub fn apart(kernel: &Kernel, callout: &FWPS_CALLOUT3, request: &Request<'_>, number: usize) -> Self {
+        Self::laid(kernel, callout, request, Scratch::apart(number))
+    }
+
+    fn laid(kernel: &Kernel, callout: &FWPS_CALLOUT3, request: &Request<'_>, mut scratch: Scratch) -> Self {
         let options = kernel.options();
-        let mut scratch = Scratch::new();
         let filter = RuntimeFilter {
             filter_id: 1,
             weight: 1,
@@ -64,6 +75,29 @@ impl Prepared {
     pub fn with_entry(mut self, entry: Address) -> Self {
         self.call.entry = entry as u64;
         self
+    }
+
+    /// Has a function called that reads a word at each of these addresses.
+    pub fn with_words_read(mut self, mut addresses: Vec<u64>) -> Self {
+        addresses.push(0);
+        self.flows = addresses;
+        self.call.context = self.flows.as_ptr().expose_provenance() as u64;
+        self.with_entry(image::read_words as *const () as Address)
+    }
+
+    /// Where a packet's byte is, so many before its end.
+    pub fn packet_byte(&self, before_end: usize) -> u64 {
+        (self.scratch.end_of_packet() - before_end) as u64
+    }
+
+    /// Where the metadata name the endpoint.
+    pub fn endpoint(&self) -> u64 {
+        self.call.metadata + offset_of!(FWPS_INCOMING_METADATA_VALUES0, transportEndpointHandle) as u64
+    }
+
+    /// Whether an address is part of what is shown.
+    pub fn contains(&self, address: u64) -> bool {
+        self.scratch.contains(address as Address)
     }
 
     /// The cache lines, of so many bytes, that the answer takes: the engine's.
