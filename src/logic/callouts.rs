@@ -62,6 +62,11 @@ impl Callout {
         !self.discard && matches!(self.layer.flows, Flows::Every | Flows::Streams | Flows::Datagrams)
     }
 
+    /// Whether every packet of a flow passes here once, with the flow's context.
+    pub const fn counts_flows(&self) -> bool {
+        !self.discard && matches!(self.layer.flows, Flows::Every)
+    }
+
     /// Where its layer's data fields stand.
     pub const fn fields(&self) -> &'static Fields {
         &self.layer.fields
@@ -79,25 +84,15 @@ impl Callout {
 
 /// The callout at a layer, `None` for a layer that has none.
 pub fn at_layer(layer_id: u16) -> Option<&'static Callout> {
-    *BY_LAYER.get(usize::from(layer_id))?
+    static BY_LAYER: [u8; LAYER_IDS] = by_layer(false);
+    CALLOUTS.get(usize::from(*BY_LAYER.get(usize::from(layer_id))?))
 }
 
 /// The callout at a layer, if all it has to do may be to count: it decides
 /// nothing, and no flow begins there.
 #[inline(always)]
 pub fn only_counting(layer_id: u16) -> Option<Index> {
-    /// No callout's place: what is below [`COUNT`] is checked by this, too.
-    const NONE: u8 = u8::MAX;
-    static BY_LAYER: [u8; LAYER_IDS] = {
-        let (mut places, mut index) = ([NONE; LAYER_IDS], 0);
-        while index < COUNT {
-            if matches!(CALLOUTS[index].role, Role::Observe) && !CALLOUTS[index].begins_flows {
-                places[CALLOUTS[index].layer_id as usize] = index as u8;
-            }
-            index += 1;
-        }
-        places
-    };
+    static BY_LAYER: [u8; LAYER_IDS] = by_layer(true);
     match BY_LAYER.get(usize::from(layer_id)) {
         Some(&place) if usize::from(place) < COUNT => Some(Index(place)),
         _ => None,
@@ -121,6 +116,21 @@ pub const fn deciding(decision: Decision) -> [&'static Callout; Family::ALL.len(
     found
 }
 
+/// The callouts of either family that observe every packet of a flow.
+pub const fn observing_flows() -> [&'static Callout; Family::ALL.len()] {
+    let mut found = [&CALLOUTS[0]; Family::ALL.len()];
+    let (mut count, mut index) = (0, 0);
+    while index < COUNT {
+        if matches!(CALLOUTS[index].role, Role::Observe) && CALLOUTS[index].counts_flows() {
+            found[count] = &CALLOUTS[index];
+            count += 1;
+        }
+        index += 1;
+    }
+    assert!(count == found.len());
+    found
+}
+
 /// A callout's place in [`CALLOUTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Index(u8);
@@ -133,8 +143,8 @@ impl Index {
 }
 
 const LAYER_IDS: usize = 72;
-/// By layer, so that a classify takes one load to find its callout.
-static BY_LAYER: [Option<&'static Callout>; LAYER_IDS] = by_layer();
+/// No callout's place: what is below [`COUNT`] is checked by this, too.
+const NONE: u8 = u8::MAX;
 
 const fn every() -> [Callout; COUNT] {
     let nothing = Callout {
@@ -184,13 +194,16 @@ const fn every() -> [Callout; COUNT] {
     callouts
 }
 
-const fn by_layer() -> [Option<&'static Callout>; LAYER_IDS] {
-    let mut places = [None; LAYER_IDS];
-    let mut index = 0;
+/// By layer, its callout's place: of all, or of those alone that may have no
+/// more to do than to count.
+const fn by_layer(only_counting: bool) -> [u8; LAYER_IDS] {
+    let (mut places, mut index) = ([NONE; LAYER_IDS], 0);
     while index < COUNT {
-        let layer_id = CALLOUTS[index].layer_id as usize;
-        assert!(places[layer_id].is_none());
-        places[layer_id] = Some(&CALLOUTS[index]);
+        let Callout { layer_id, role, begins_flows, .. } = CALLOUTS[index];
+        assert!(places[layer_id as usize] == NONE);
+        if !only_counting || matches!(role, Role::Observe) && !begins_flows {
+            places[layer_id as usize] = index as u8;
+        }
         index += 1;
     }
     places

@@ -11,6 +11,7 @@ use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::usual::Usual;
 use crate::logic::callouts::{self, Callout, Index};
+use crate::logic::flow::Passed;
 use crate::logic::layers::{Decision, Layer};
 use crate::logic::scan::Encounter;
 use crate::logic::stealth::{Answer, Rules, Shown, Verdict, decide};
@@ -68,7 +69,10 @@ impl<D: Decide> Classify for Deciding<D> {
     type Usual = Self;
 
     const FIELDS: usize = Self::LAYER.fields.count();
-    const IS_QUICK: bool = D::USUAL.is_some();
+    const IS_QUICK: bool = D::USUAL.is_some() || D::IS_ASKED.is_some();
+    const CARRIES_AT_ONCE: bool = true;
+    const CARRYING: Option<[&'static Callout; 2]> =
+        if Self::OF_DECISION[0].counts_flows() { Some(Self::OF_DECISION) } else { None };
 
     fn shared() -> &'static Published<Shared> {
         &SHARED
@@ -91,14 +95,23 @@ impl<D: Decide> Classify for Deciding<D> {
 
     #[inline(always)]
     fn passes(shared: &Shared, layer_id: u16, flow_context: u64) -> Option<Index> {
-        let (is_asked, standing) = (D::IS_ASKED?, shared.policies.standing());
-        if standing.is_watched(flow_context)
-            || is_asked(standing.rules())
-            || events::is_classified(&shared.channel)
-        {
+        if flow_context != 0 || !Self::only_counts(shared) {
             return None;
         }
         Some(Self::callout(layer_id)?.index)
+    }
+
+    #[inline(always)]
+    fn only_counts(shared: &Shared) -> bool {
+        let Some(is_asked) = D::IS_ASKED else { return false };
+        let standing = shared.policies.standing();
+        standing.order_watch() == 0 && !is_asked(standing.rules()) && !events::is_classified(&shared.channel)
+    }
+
+    #[inline(always)]
+    fn carry(shared: &Shared, at: Index, context: u64, passed: Passed, irql: &MaxDispatch) {
+        shared.pass(context, passed, irql);
+        shared.count(at, Verdict::Observed, irql);
     }
 
     #[inline(always)]

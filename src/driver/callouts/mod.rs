@@ -23,7 +23,7 @@ use crate::kernel::status::Result;
 use crate::kernel::wfp::callout::Registration;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{CALLOUTS, COUNT, Index};
-use crate::logic::flow::Flow;
+use crate::logic::flow::{Flow, Passed};
 use crate::logic::layers::{self, Decision, Role};
 use crate::logic::order::Deviation;
 use crate::logic::processor::Processor;
@@ -128,9 +128,8 @@ impl Shared {
         if context != 0
             && at.layer.flows == layers::Flows::Every
             && let Some(direction) = incoming.direction()
-            && let Some(ended) = self.flows.pass(context, incoming.payload(direction), irql)
         {
-            self.flow_ended(&ended, irql);
+            self.pass_aside(context, incoming.payload(direction), irql);
         }
         flow
     }
@@ -142,9 +141,25 @@ impl Shared {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn flow_ended(&self, ended: &Ended, irql: &MaxDispatch) {
         self.noticed.flow_ended();
         events::flow_ended(&self.channel, ended, irql);
+    }
+
+    /// Counts packets of a flow.
+    #[inline(always)]
+    fn pass(&self, context: u64, passed: Passed, irql: &MaxDispatch) {
+        if let Some(ended) = self.flows.pass(context, passed, irql) {
+            self.flow_ended(&ended, irql);
+        }
+    }
+
+    /// The same, once for all that are not most of what comes.
+    #[inline(never)]
+    fn pass_aside(&self, context: u64, passed: Passed, irql: &MaxDispatch) {
+        self.pass(context, passed, irql);
     }
 
     /// Takes in who has met a closed port.

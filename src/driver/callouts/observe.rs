@@ -8,6 +8,7 @@ use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::usual::Nothing;
 use crate::logic::callouts::{self, Callout, Index};
+use crate::logic::flow::Passed;
 use crate::logic::layers::{Layer, Role};
 use crate::logic::stealth::Verdict;
 
@@ -20,6 +21,8 @@ impl Classify for Observe {
 
     const FIELDS: usize = 0;
     const IS_QUICK: bool = true;
+    const CARRYING: Option<[&'static Callout; 2]> = Some(callouts::observing_flows());
+    const CARRIES_AT_ONCE: bool = false;
 
     fn shared() -> &'static Published<Shared> {
         &SHARED
@@ -40,10 +43,21 @@ impl Classify for Observe {
 
     #[inline(always)]
     fn passes(shared: &Shared, layer_id: u16, flow_context: u64) -> Option<Index> {
-        if shared.policies.standing().is_watched(flow_context) || events::is_classified(&shared.channel) {
+        if !Self::only_counts(shared) || flow_context != 0 && Self::counts_flows(layer_id) {
             return None;
         }
         callouts::only_counting(layer_id)
+    }
+
+    #[inline(always)]
+    fn only_counts(shared: &Shared) -> bool {
+        shared.policies.standing().order_watch() == 0 && !events::is_classified(&shared.channel)
+    }
+
+    #[inline(always)]
+    fn carry(shared: &Shared, at: Index, context: u64, passed: Passed, irql: &MaxDispatch) {
+        shared.pass_aside(context, passed, irql);
+        shared.count(at, Verdict::Observed, irql);
     }
 
     #[inline(always)]

@@ -5,13 +5,14 @@ use core::ffi::c_void;
 use super::guid;
 use super::incoming::{Incoming, Passed};
 use super::usual::{Usual, at_once};
-use crate::ffi;
+use crate::ffi::{self, FWPS_INCOMING_VALUES0};
 use crate::kernel::device::Device;
 use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::published::Published;
 use crate::kernel::status::{Result, to_result};
 use crate::kernel::work_item::wait_until;
 use crate::logic::callouts::{Callout, Index};
+use crate::logic::flow::Passed as Carried;
 use crate::logic::layers::{Guid, Layer};
 use crate::logic::stealth::Verdict;
 
@@ -30,6 +31,12 @@ pub trait Classify: 'static {
     /// then, so that no registers are saved for it.
     const IS_QUICK: bool;
 
+    /// The callouts that every packet of a flow passes once.
+    const CARRYING: Option<[&'static Callout; 2]>;
+
+    /// Whether these are most of this kind: else what they do is kept apart.
+    const CARRIES_AT_ONCE: bool;
+
     /// Where what is shared is found: a classify brings no context of the
     /// callout's own, and a filter's is set by whoever adds the filter.
     fn shared() -> &'static Published<Self::Shared>;
@@ -44,6 +51,19 @@ pub trait Classify: 'static {
     /// The callout of this kind at a layer, where an indication is no more than
     /// counted, of which no more is known than the context of its flow.
     fn passes(shared: &Self::Shared, layer_id: u16, flow_context: u64) -> Option<Index>;
+
+    /// Whether a packet of a flow is no more than counted.
+    fn only_counts(shared: &Self::Shared) -> bool;
+
+    /// Whether every packet of a flow passes a layer of this kind once.
+    #[inline(always)]
+    fn counts_flows(layer_id: u16) -> bool {
+        let Some([v4, v6]) = Self::CARRYING else { return false };
+        layer_id == v4.layer_id || layer_id == v6.layer_id
+    }
+
+    /// Counts packets of a flow about which no more is to be done.
+    fn carry(shared: &Self::Shared, at: Index, context: u64, passed: Carried, irql: &MaxDispatch);
 
     /// Counts what became of an indication that is not looked at.
     fn count(shared: &Self::Shared, at: Index, verdict: Verdict, irql: &MaxDispatch);
@@ -148,6 +168,13 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
         return Action::Continue.apply(out);
     }
     let metadata = in_meta_values;
+    if C::CARRIES_AT_ONCE && flow_context != 0 {
+        let passed = Passed { fixed, metadata, layer_data, flow_context, may_write: true };
+        // SAFETY: the engine passes what lives until the return.
+        if unsafe { carries::<C>(shared, passed) } {
+            return Action::Continue.apply(out);
+        }
+    }
     if may_write(out) {
         let passed = Passed { fixed, metadata, layer_data, flow_context, may_write: true };
         // SAFETY: the engine passes what lives until the return.
@@ -199,7 +226,13 @@ unsafe extern "C" fn classify_aside<C: Classify>(
     let Some(shared) = (unsafe { C::shared().get() }) else { return };
     let (metadata, may_write) = (in_meta_values, may_write(out));
     let passed = Passed { fixed, metadata, layer_data, flow_context, may_write };
-    // SAFETY: the engine passes what lives until the return.
+    if !C::CARRIES_AT_ONCE && flow_context != 0 {
+        // SAFETY: the engine passes what lives until the return.
+        if unsafe { carries::<C>(shared, passed) } {
+            return Action::Continue.apply(out);
+        }
+    }
+    // SAFETY: as above.
     unsafe { look::<C>(shared, passed) }.apply(out);
 }
 
@@ -233,6 +266,38 @@ impl Action {
 
 fn may_write(out: &ffi::FWPS_CLASSIFY_OUT0) -> bool {
     out.rights & ffi::FWPS_RIGHT_ACTION_WRITE != 0
+}
+
+/// Whether an indication was a packet of a flow, and counted.
+///
+/// # Safety
+/// That of [`look`].
+#[inline(always)]
+unsafe fn carries<C: Classify>(shared: &C::Shared, passed: Passed<'_>) -> bool {
+    let Some([v4, v6]) = C::CARRYING else { return false };
+    let Passed { fixed: &FWPS_INCOMING_VALUES0 { layerId, .. }, flow_context, .. } = passed;
+    let at = match layerId {
+        _ if !C::only_counts(shared) => return false,
+        _ if layerId == v4.layer_id => v4,
+        _ if layerId == v6.layer_id => v6,
+        _ => return false,
+    };
+    let layer = const {
+        match C::CARRYING {
+            Some([first, _]) => Some(first.layer),
+            None => None,
+        }
+    };
+    let Some(layer) = layer else { return false };
+    // SAFETY: by this function's contract; the callout stands at the layer that
+    // is said to be asked.
+    let Some(incoming) = (unsafe { Incoming::new(at, layer, 0, passed) }) else { return false };
+    let Some(direction) = incoming.direction() else { return false };
+    // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
+    // (FWPS_CALLOUT_CLASSIFY_FN3).
+    let irql = unsafe { MaxDispatch::assume() };
+    C::carry(shared, at.index, flow_context, incoming.payload(direction), &irql);
+    true
 }
 
 /// Has `C` look at an indication.

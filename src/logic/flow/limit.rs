@@ -89,6 +89,8 @@ impl Limit {
     }
 
     /// Counts where nobody counts alone: in the record.
+    #[cold]
+    #[inline(never)]
     pub fn count(places: &[Flow], handle: Handle, passed: Passed) {
         if let Some(flow) = Self::flow(places, handle) {
             flow.sums().pass(passed);

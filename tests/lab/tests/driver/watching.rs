@@ -6,7 +6,7 @@ use std::net::{TcpStream, UdpSocket};
 use std::ops::Deref;
 use std::time::{Duration, Instant};
 
-use lab::etw::{Enable, Event, HUSHPORT, Value};
+use lab::etw::{Enable, Event, Filter, HUSHPORT, Value, ZeroKeyword};
 use lab::host::{Application, Disorder, Fault};
 use lab::nt::Trace;
 use lab::nt::registry::RegistryValue;
@@ -267,7 +267,24 @@ fn a_layer_out_of_order_is_reported() {
 
 #[test]
 fn a_scan_is_reported_once_and_a_visitor_is_not() {
-    let world = start(&plan(&[]));
+    is_a_scan_reported_once(start(&plan(&[])));
+}
+
+/// Where nobody wants each verdict, packets take a shorter way.
+#[test]
+fn a_scan_is_reported_to_who_wants_no_more() {
+    let world = World::start(&plan(&[])).unwrap();
+    let filter = Filter { level: 0, any: SCANS | COUNTERS, all: 0 };
+    let enable = Enable { provider: HUSHPORT, filter, zero: ZeroKeyword::AsAll };
+    let session = world.machine.kernel().trace(enable, None);
+    is_a_scan_reported_once(Watched { world, session });
+}
+
+/// Keywords (docs/EVENTS.md).
+const SCANS: u64 = 0x8;
+const COUNTERS: u64 = 0x40;
+
+fn is_a_scan_reported_once(world: Watched) {
     // Fewer ports than make a scan.
     for family in Family::BOTH {
         lab::scan::tcp(&world, family, "-sS", "90-99").unwrap();
