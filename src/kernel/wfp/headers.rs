@@ -105,17 +105,17 @@ impl Incoming<'_> {
     #[inline(never)]
     fn discarded_named(self) -> Option<Named> {
         let At::Packet(direction, positions) = &self.callout().look.at else { return None };
-        let ends = self.known(positions)?.ends(*direction)?;
-        match self.packet_near(ends, *direction) {
-            Some(headers) => Some(named(headers)),
-            None => self.discarded_anywhere(ends, *direction),
+        let known = self.known(positions)?;
+        match self.named_near(&known, *direction) {
+            Some(named) => Some(named),
+            None => self.discarded_anywhere(&known, *direction),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn discarded_anywhere(&self, ends: Ends, direction: Direction) -> Option<Named> {
-        self.packet_anywhere(ends, direction).map(named)
+    fn discarded_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Named> {
+        self.packet_anywhere(known.ends(direction)?, direction).map(named)
     }
 
     /// An ICMP error on its way out: what it quotes, which is the packet that it
@@ -176,21 +176,9 @@ impl Incoming<'_> {
         })
     }
 
-    /// What is above the IP header, where the layer's document has that: inbound
-    /// before the data start, outbound from there on ("Data Offset Positions").
-    /// Only where all of it lies in one piece.
-    #[inline(always)]
-    fn packet_near(&self, ends: Ends, direction: Direction) -> Option<Headers> {
-        let back = match direction {
-            Direction::Inbound => self.ip_header_size()?,
-            Direction::Outbound => 0,
-        };
-        behind_ip(&self.net_buffer()?.run(back)?, ends).filter(Headers::is_whole)
-    }
-
-    /// The same wherever the data start, which at the discard is where the stack
-    /// stopped parsing: behind the IP header, behind a UDP header, or before any
-    /// of it; the header's addresses tell which.
+    /// What is above the IP header, wherever the data start, which at the discard
+    /// is where the stack stopped parsing: behind the IP header, behind a UDP
+    /// header, or before any of it; the header's addresses tell which.
     pub(super) fn packet_anywhere(&self, ends: Ends, direction: Direction) -> Option<Headers> {
         let size = self.ip_header_size();
         let behind_udp = size.and_then(|size| size.checked_add(UDP_HEADER));
@@ -237,7 +225,7 @@ fn places(direction: Direction, size: Option<u32>, fixed: Option<u32>) -> impl I
 
 /// What decisions ask of a packet: its protocol and, if it has ports, the local
 /// one of what came in.
-type Named = (u8, Option<u16>);
+pub(super) type Named = (u8, Option<u16>);
 
 #[inline(always)]
 fn named(headers: Headers) -> Named {

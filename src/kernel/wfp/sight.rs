@@ -8,7 +8,7 @@
 
 use core::num::NonZeroU64;
 
-use super::headers::{Passing, is_between};
+use super::headers::{Named, Passing, is_between};
 use super::incoming::{Incoming, Known, OfEnds};
 use super::net_buffer::Run;
 use crate::ffi;
@@ -131,12 +131,8 @@ impl Incoming<'_> {
     /// with it outbound.
     #[inline(always)]
     fn passing_near(&self, known: &Known<'_>, direction: Direction) -> Option<Passing> {
-        let back = match direction {
-            Direction::Inbound => self.ip_header_size()?,
-            Direction::Outbound => 0,
-        };
         let buffer = self.looked_at()?;
-        let run = buffer.run(back)?;
+        let run = buffer.run(self.ip_header_back(direction)?)?;
         let (ends, offset, protocol) = known.with_ends(direction, Behind(&run))?;
         let (start, kinds) = match protocol {
             TCP => {
@@ -146,6 +142,24 @@ impl Incoming<'_> {
             _ => (Header::of_other(&run, offset, protocol)?.beginning(), Kinds::DATAGRAM),
         };
         Some((start.mark(protocol, ends, direction), kinds))
+    }
+
+    /// The same as decisions name it: its protocol, and where it goes.
+    #[inline(always)]
+    pub(super) fn named_near(&self, known: &Known<'_>, direction: Direction) -> Option<Named> {
+        let buffer = self.looked_at()?;
+        let run = buffer.run(self.ip_header_back(direction)?)?;
+        let (_, offset, protocol) = known.with_ends(direction, Behind(&run))?;
+        Some((protocol, Header::at(&run, offset, protocol)?.ports.map(|ports| ports.destination)))
+    }
+
+    /// How far before the data the IP header begins.
+    #[inline(always)]
+    fn ip_header_back(&self, direction: Direction) -> Option<u32> {
+        match direction {
+            Direction::Inbound => self.ip_header_size(),
+            Direction::Outbound => Some(0),
+        }
     }
 }
 
