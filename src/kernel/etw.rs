@@ -158,12 +158,13 @@ impl Channel {
         let mut room = [0; LARGEST];
         let mut payload = Payload::new(&mut room);
         event().put(dropped, &mut payload);
-        if let Some(values) = payload.bytes() {
-            self.transfer(&E::DESCRIPTION, values, irql);
-        }
+        self.transfer(&E::DESCRIPTION, &payload, irql);
     }
 
-    fn transfer(&self, event: &Description, values: &[u8], _: &MaxDispatch) {
+    // Once in the image, not with every event.
+    #[inline(never)]
+    fn transfer(&self, event: &Description, payload: &Payload<'_>, _: &MaxDispatch) {
+        let Some(values) = payload.bytes() else { return };
         let handle = self.handle.load(Ordering::Acquire);
         if handle == 0 {
             return;

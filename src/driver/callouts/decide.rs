@@ -12,7 +12,7 @@ use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::usual::Usual;
 use crate::logic::callouts::{self, Callout, Index};
 use crate::logic::flow::Passed;
-use crate::logic::layers::{Decision, Layer};
+use crate::logic::layers::{Decision, Layer, Shows};
 use crate::logic::scan::Encounter;
 use crate::logic::stealth::{Answer, Rules, Shown, Verdict, decide};
 
@@ -122,18 +122,14 @@ impl<D: Decide> Classify for Deciding<D> {
     #[inline(always)]
     fn classify(shared: &Shared, incoming: Incoming<'_>, irql: &MaxDispatch) -> Action {
         let standing = shared.policies.standing();
-        let verdict = match D::IS_ASKED.is_none_or(|is_asked| is_asked(standing.rules())) {
-            true => match Self::verdict(shared, &D::shown(&incoming), irql) {
-                Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
-                verdict => verdict,
-            },
-            false => Verdict::Observed,
+        let verdict = match Self::silenced(shared, standing.rules(), &incoming, irql) {
+            true => Verdict::Silenced,
+            false => Self::count_verdict(shared, standing.rules(), &incoming, irql),
         };
-        shared.count(incoming.callout().index, verdict, irql);
         if events::is_said(&shared.channel, verdict) {
             Self::say(shared, incoming.again(), verdict, irql);
         }
-        if standing.is_watched(incoming.flow_context()) {
+        if Self::IS_WATCHED && standing.is_watched(incoming.flow_context()) {
             shared.watch(&incoming.again(), irql);
         }
         verdict.into()
@@ -213,6 +209,34 @@ impl<D: Decide> Usual for Deciding<D> {
 impl<D: Decide> Deciding<D> {
     const OF_DECISION: [&'static Callout; 2] = callouts::deciding(D::DECISION);
     const LAYER: &'static Layer = Self::OF_DECISION[0].layer;
+    /// An error is of no flow and on no packet's way: it makes a packet.
+    const IS_WATCHED: bool = !matches!(Self::LAYER.shows, Shows::Error(_));
+
+    /// Counts an indication as silenced if it is of the usual kind, and that is
+    /// all that is left to do; if not, nothing has been done.
+    #[inline(always)]
+    fn silenced(shared: &Shared, rules: Rules, incoming: &Incoming<'_>, irql: &MaxDispatch) -> bool {
+        if D::USUAL.is_none() || !irql.is_dispatch() || !incoming.may_decide() {
+            return false;
+        }
+        let Some(usual) = D::usual(incoming) else { return false };
+        let Some(blocked) = Self::blocked(rules, incoming.callout(), &usual) else { return false };
+        Self::counts(shared, &blocked, irql)
+    }
+
+    /// Comes to a verdict over an indication, and counts it.
+    #[inline(always)]
+    fn count_verdict(shared: &Shared, rules: Rules, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Verdict {
+        let verdict = match D::IS_ASKED.is_none_or(|is_asked| is_asked(rules)) {
+            true => match Self::verdict(shared, &D::shown(incoming), irql) {
+                Verdict::Silenced if !incoming.may_decide() => Verdict::Overruled,
+                verdict => verdict,
+            },
+            false => Verdict::Observed,
+        };
+        shared.count(incoming.callout().index, verdict, irql);
+        verdict
+    }
 
     /// The verdict, if anybody may still decide; scan detection takes it in.
     #[inline(always)]

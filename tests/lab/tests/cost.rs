@@ -175,6 +175,18 @@ fn below_dispatch_level_counting_takes_one_lock() {
     assert!(cost.places.iter().any(|place| place.contains("logic::counters")), "{:?}", cost.places);
 }
 
+/// So does a silenced SYN: what is known of its remote need not be written again.
+#[test]
+fn below_dispatch_level_a_silenced_syn_takes_one_lock() {
+    let stage = stage(&[]);
+    for family in [Family::V4, Family::V6] {
+        let layer = layer_name("INBOUND_TRANSPORT", family, true);
+        let cost = at(&stage, &layer, &Subject::syn(family), Irql::PASSIVE);
+        assert!(cost.instructions <= 215, "{cost:#?}");
+        assert_eq!((cost.locked, cost.shared_writes), (1, 0), "{cost:#?}");
+    }
+}
+
 /// A segment of a flow that its processor counts for already: it is counted
 /// there, and no line of another processor's is touched.
 #[test]

@@ -189,6 +189,8 @@ fn what_is_not_ours_is_left_alone() {
             ("IPsec-secured", Probe { flags: 2, ..syn.clone() }, "IpsecSecured"),
             ("dropped by a filter", syn.clone().discarded(GENERAL, 0), "FilterDrop"),
             ("dropped for IPsec", syn.clone().discarded(GENERAL, 1), "FilterDrop"),
+            // The number that means no endpoint where the transport layer says it.
+            ("dropped for another reason", syn.clone().discarded(GENERAL, 4), "FilterDrop"),
             ("ICMP", Probe { protocol: 1, ..syn.clone() }, "OtherKind"),
             ("a flow's", Probe { metadata: with_flow, ..syn.clone() }, "Endpoint"),
             ("an endpoint's", Probe { metadata: with_endpoint, ..syn.clone() }, "Endpoint"),

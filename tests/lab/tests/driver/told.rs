@@ -131,6 +131,39 @@ fn a_deviation_is_told_with_all_that_is_known() {
     end(world);
 }
 
+/// A flow's order is asked as long as nothing of it has passed unseen: over any
+/// change of the policy, but not over a time without a watch.
+#[test]
+fn a_flow_is_asked_as_long_as_it_was_watched() {
+    let reload = |stage: &Stage, trace: &Trace, name: &str, value: u32| {
+        trace.take();
+        stage.machine.set(name, value);
+        settled(trace);
+    };
+    for (unwatched, deviations) in [(false, 1), (true, 0)] {
+        let world = start(&[("CheckOrder", 1)]);
+        let (stage, trace) = &world;
+        settled(trace);
+        for family in [Family::V4, Family::V6] {
+            let flow = stage.begin_flow(&Subject::syn(family)).unwrap();
+            let sent = Subject { sent: true, ..Subject::data(family, flow) };
+            if unwatched {
+                reload(stage, trace, "CheckOrder", 0);
+                show(stage, "STREAM", &sent);
+                reload(stage, trace, "CheckOrder", 1);
+            } else {
+                reload(stage, trace, "ScanPorts", if family == Family::V4 { 20 } else { 21 });
+            }
+            trace.take();
+            // Data that left the stream unseen, or did not come from it.
+            show(stage, "OUTBOUND_TRANSPORT", &sent);
+            let told = named(&taken(trace), "OrderDeviation").len();
+            assert_eq!(told, deviations, "{family:?}, unwatched {unwatched}");
+        }
+        end(world);
+    }
+}
+
 /// The driver itself writes nothing where no session's level, keyword, or all
 /// of the keywords that it insists on are the event's.
 #[test]
