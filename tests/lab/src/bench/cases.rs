@@ -8,8 +8,8 @@ use crate::nt::fwp::prepared::Prepared;
 use crate::nt::registry::RegistryValue;
 use crate::traffic::Family;
 
-/// How many prefixes are exempted; a driver each.
-pub const EXEMPTED: [u32; 3] = [0, 10, 1000];
+/// How many prefixes are exempted.
+const EXEMPTED: [u32; 3] = [0, 10, 1000];
 
 /// A value of the driver's.
 pub type Set = (&'static str, RegistryValue);
@@ -51,15 +51,20 @@ static KINDS: [Kind; 6] = [
     Kind { discard: true, ..kind("a silenced SYN", "INBOUND_TRANSPORT", Subject::syn) },
 ];
 
+/// Drivers that cases are counted on: how many prefixes each exempts, and the
+/// family that it meets. One remote for each, because two may be neighbours in
+/// the table of remotes, and then the second is found a few instructions later.
+pub fn drivers() -> impl Iterator<Item = (u32, Family)> {
+    EXEMPTED.into_iter().flat_map(|exempted| [Family::V4, Family::V6].map(|family| (exempted, family)))
+}
+
 /// The cases of a driver that exempts so many prefixes.
-pub fn cases(exempted: u32) -> Vec<Case> {
+pub fn cases((exempted, family): (u32, Family)) -> Vec<Case> {
     let kinds = if exempted == 0 { &KINDS[..] } else { &KINDS[KINDS.len() - 1..] };
     let prefixes = if exempted == 0 { String::new() } else { format!(", {exempted} exempt prefixes") };
-    let each = kinds.iter().flat_map(|kind| {
-        let name = format!("{}{prefixes}", kind.name);
-        [Family::V4, Family::V6].map(|family| Case { name: format!("{name}, {family:?}"), family, kind })
-    });
-    each.collect()
+    let case =
+        |kind: &'static Kind| Case { name: format!("{}{prefixes}, {family:?}", kind.name), family, kind };
+    kinds.iter().map(case).collect()
 }
 
 /// The values of that driver: silent, observing, and so many prefixes apart

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::callgrind::Profile;
-use super::cases::{EXEMPTED, cases, values};
+use super::cases::{cases, drivers, values};
 use super::count::cost;
 use super::figures::Figures;
 use super::stage::Stage;
@@ -49,7 +49,7 @@ pub fn instructions() -> Result<Vec<(String, f64)>> {
         Ok(profile.within(|name| name.contains(ENTERS), is_export))
     };
     let mut counted = Vec::new();
-    for case in EXEMPTED.into_iter().flat_map(cases) {
+    for case in drivers().flat_map(cases) {
         // The first part is what led there and a few rounds that warm up.
         let [_, once, twice] = [next()?, next()?, next()?];
         ensure!(once > 0, "{}: callgrind has seen nothing of the driver", case.name);
@@ -65,9 +65,9 @@ pub fn instructions() -> Result<Vec<(String, f64)>> {
 /// If the driver cannot be built, or stops.
 pub fn stepped() -> Result<Vec<(String, f64)>> {
     let mut counted = Vec::new();
-    for exempted in EXEMPTED {
+    for driver @ (exempted, _) in drivers() {
         let stage = Stage::new(Options::default(), &values(exempted))?;
-        for case in cases(exempted) {
+        for case in cases(driver) {
             let cost = cost(&stage, Irql::DISPATCH, &[&case.call(&stage)?])?;
             counted.push((case.name, cost.instructions as f64));
         }

@@ -4,7 +4,7 @@
 
 use anyhow::{Result, anyhow};
 use lab::bench::callouts::Callouts;
-use lab::bench::cases::{EXEMPTED, cases, values};
+use lab::bench::cases::{cases, drivers, values};
 use lab::bench::native::ROUNDS;
 use lab::nt::fwp::prepared::{self, Prepared};
 use lab::nt::{Irql, Kernel, Options};
@@ -14,14 +14,14 @@ use native::machine::Machine;
 const BEFORE: u64 = 8;
 
 fn main() -> Result<()> {
-    for exempted in EXEMPTED {
+    for driver @ (exempted, _) in drivers() {
         let mut machine = Machine::native(Options::default());
         for (name, value) in values(exempted) {
             machine.set(name, value);
         }
         machine.start()?;
         let callouts = Callouts::of(machine.kernel(), machine.engine())?;
-        for case in cases(exempted) {
+        for case in cases(driver) {
             let call = case.call(&callouts)?;
             part(callouts.kernel(), &call, BEFORE)?;
             part(callouts.kernel(), &call, ROUNDS)?;
