@@ -64,13 +64,9 @@ impl MaxDispatch {
         }
     }
 
-    /// Goes on at DISPATCH_LEVEL: on this processor or, from a level below, on
-    /// the one that the thread is on by then.
-    #[inline(always)]
+    /// Goes on at DISPATCH_LEVEL from whatever level it is, on the processor that
+    /// the thread is on by then.
     pub fn raise<'a>(&'a self, lock: &'a mut LevelLock) -> Dispatch<'a> {
-        if self.is_dispatch() {
-            return Dispatch { processor: self.processor(), raised: None, stays_here: PhantomData };
-        }
         let before = lock.take();
         let processor = Self::at(ffi::DISPATCH_LEVEL as ffi::KIRQL).processor();
         Dispatch { processor, raised: Some((lock, before)), stays_here: PhantomData }

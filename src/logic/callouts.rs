@@ -99,15 +99,31 @@ pub fn only_counting(layer_id: u16) -> Option<Index> {
     }
 }
 
+/// A callout of either family, at one layer.
+pub type Pair = [&'static Callout; Family::ALL.len()];
+
 /// The callouts of either family that take a decision.
-pub const fn deciding(decision: Decision) -> [&'static Callout; Family::ALL.len()] {
+pub const fn deciding(decision: Decision) -> Pair {
+    pair(Some(decision))
+}
+
+/// The callouts of either family that observe every packet of a flow.
+pub const fn observing_flows() -> Pair {
+    pair(None)
+}
+
+const fn pair(decision: Option<Decision>) -> Pair {
     let mut found = [&CALLOUTS[0]; Family::ALL.len()];
     let (mut count, mut index) = (0, 0);
     while index < COUNT {
-        if let Role::Decide(taken) = CALLOUTS[index].role
-            && taken as u8 == decision as u8
-        {
-            found[count] = &CALLOUTS[index];
+        let callout = &CALLOUTS[index];
+        let is_meant = match (callout.role, decision) {
+            (Role::Decide(taken), Some(decision)) => taken as u8 == decision as u8,
+            (Role::Observe, None) => callout.counts_flows(),
+            _ => false,
+        };
+        if is_meant {
+            found[count] = callout;
             count += 1;
         }
         index += 1;
@@ -116,19 +132,23 @@ pub const fn deciding(decision: Decision) -> [&'static Callout; Family::ALL.len(
     found
 }
 
-/// The callouts of either family that observe every packet of a flow.
-pub const fn observing_flows() -> [&'static Callout; Family::ALL.len()] {
-    let mut found = [&CALLOUTS[0]; Family::ALL.len()];
-    let (mut count, mut index) = (0, 0);
-    while index < COUNT {
-        if matches!(CALLOUTS[index].role, Role::Observe) && CALLOUTS[index].counts_flows() {
-            found[count] = &CALLOUTS[index];
-            count += 1;
-        }
-        index += 1;
+/// Which of them stands at a layer.
+#[inline(always)]
+pub fn of_pair([v4, v6]: Pair, layer_id: u16) -> Option<&'static Callout> {
+    match layer_id {
+        _ if layer_id == v4.layer_id => Some(v4),
+        _ if layer_id == v6.layer_id => Some(v6),
+        _ => None,
     }
-    assert!(count == found.len());
-    found
+}
+
+/// The layer of a pair, and the number of its fields, to be known when the driver
+/// is built.
+pub const fn layer_of(pair: Option<Pair>) -> Option<(&'static Layer, usize)> {
+    match pair {
+        Some([first, _]) => Some((first.layer, first.layer.fields.count())),
+        None => None,
+    }
 }
 
 /// A callout's place in [`CALLOUTS`].

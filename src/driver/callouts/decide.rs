@@ -10,7 +10,7 @@ use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::usual::Usual;
-use crate::logic::callouts::{self, Callout, Index};
+use crate::logic::callouts::{self, Callout, Index, Pair};
 use crate::logic::flow::Passed;
 use crate::logic::layers::{Decision, Layer, Shows};
 use crate::logic::scan::Encounter;
@@ -71,7 +71,7 @@ impl<D: Decide> Classify for Deciding<D> {
     const FIELDS: usize = Self::LAYER.fields.count();
     const IS_QUICK: bool = D::USUAL.is_some() || D::IS_ASKED.is_some();
     const CARRIES_AT_ONCE: bool = true;
-    const CARRYING: Option<[&'static Callout; 2]> =
+    const CARRYING: Option<Pair> =
         if Self::OF_DECISION[0].counts_flows() { Some(Self::OF_DECISION) } else { None };
 
     fn shared() -> &'static Published<Shared> {
@@ -80,6 +80,7 @@ impl<D: Decide> Classify for Deciding<D> {
 
     #[inline(always)]
     fn callout(layer_id: u16) -> Option<&'static Callout> {
+        // By itself and not by `of_pair`: so it stays a choice of two constants.
         let [v4, v6] = Self::OF_DECISION;
         match layer_id {
             _ if layer_id == v4.layer_id => Some(v4),
@@ -146,8 +147,7 @@ impl<D: Decide> Usual for Deciding<D> {
     type Shown = D::Usual;
     type Blocked = Blocked;
 
-    const CALLOUTS: Option<[&'static Callout; 2]> =
-        if D::USUAL.is_some() { Some(Self::OF_DECISION) } else { None };
+    const CALLOUTS: Option<Pair> = if D::USUAL.is_some() { Some(Self::OF_DECISION) } else { None };
 
     #[inline(always)]
     fn terms(shared: &Shared, flow_context: u64) -> Option<Rules> {
@@ -207,7 +207,7 @@ impl<D: Decide> Usual for Deciding<D> {
 }
 
 impl<D: Decide> Deciding<D> {
-    const OF_DECISION: [&'static Callout; 2] = callouts::deciding(D::DECISION);
+    const OF_DECISION: Pair = callouts::deciding(D::DECISION);
     const LAYER: &'static Layer = Self::OF_DECISION[0].layer;
     /// An error is of no flow and on no packet's way: it makes a packet.
     const IS_WATCHED: bool = !matches!(Self::LAYER.shows, Shows::Error(_));

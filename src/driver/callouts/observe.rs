@@ -7,7 +7,7 @@ use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Classify};
 use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::usual::Nothing;
-use crate::logic::callouts::{self, Callout, Index};
+use crate::logic::callouts::{self, Callout, Index, Pair};
 use crate::logic::flow::Passed;
 use crate::logic::layers::{Layer, Role};
 use crate::logic::stealth::Verdict;
@@ -21,7 +21,7 @@ impl Classify for Observe {
 
     const FIELDS: usize = 0;
     const IS_QUICK: bool = true;
-    const CARRYING: Option<[&'static Callout; 2]> = Some(callouts::observing_flows());
+    const CARRYING: Option<Pair> = Some(callouts::observing_flows());
     const CARRIES_AT_ONCE: bool = false;
 
     fn shared() -> &'static Published<Shared> {

@@ -5,13 +5,13 @@ use core::ffi::c_void;
 use super::guid;
 use super::incoming::{Incoming, Passed};
 use super::usual::{Usual, at_once};
-use crate::ffi::{self, FWPS_INCOMING_VALUES0};
+use crate::ffi;
 use crate::kernel::device::Device;
 use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::published::Published;
 use crate::kernel::status::{Result, to_result};
 use crate::kernel::work_item::wait_until;
-use crate::logic::callouts::{Callout, Index};
+use crate::logic::callouts::{self, Callout, Index, Pair};
 use crate::logic::flow::Passed as Carried;
 use crate::logic::layers::{Guid, Layer};
 use crate::logic::stealth::Verdict;
@@ -32,7 +32,7 @@ pub trait Classify: 'static {
     const IS_QUICK: bool;
 
     /// The callouts that every packet of a flow passes once.
-    const CARRYING: Option<[&'static Callout; 2]>;
+    const CARRYING: Option<Pair>;
 
     /// Whether these are most of this kind: else what they do is kept apart.
     const CARRIES_AT_ONCE: bool;
@@ -58,8 +58,8 @@ pub trait Classify: 'static {
     /// Whether every packet of a flow passes a layer of this kind once.
     #[inline(always)]
     fn counts_flows(layer_id: u16) -> bool {
-        let Some([v4, v6]) = Self::CARRYING else { return false };
-        layer_id == v4.layer_id || layer_id == v6.layer_id
+        let Some(pair) = Self::CARRYING else { return false };
+        callouts::of_pair(pair, layer_id).is_some()
     }
 
     /// Counts packets of a flow about which no more is to be done.
@@ -274,21 +274,14 @@ fn may_write(out: &ffi::FWPS_CLASSIFY_OUT0) -> bool {
 /// That of [`look`].
 #[inline(always)]
 unsafe fn carries<C: Classify>(shared: &C::Shared, passed: Passed<'_>) -> bool {
-    let Some([v4, v6]) = C::CARRYING else { return false };
-    let Passed { fixed: &FWPS_INCOMING_VALUES0 { layerId, .. }, flow_context, .. } = passed;
-    let at = match layerId {
-        _ if !C::only_counts(shared) => return false,
-        _ if layerId == v4.layer_id => v4,
-        _ if layerId == v6.layer_id => v6,
-        _ => return false,
+    let (Some(pair), Some((layer, _))) = (C::CARRYING, const { callouts::layer_of(C::CARRYING) }) else {
+        return false;
     };
-    let layer = const {
-        match C::CARRYING {
-            Some([first, _]) => Some(first.layer),
-            None => None,
-        }
-    };
-    let Some(layer) = layer else { return false };
+    if !C::only_counts(shared) {
+        return false;
+    }
+    let flow_context = passed.flow_context;
+    let Some(at) = callouts::of_pair(pair, passed.fixed.layerId) else { return false };
     // SAFETY: by this function's contract; the callout stands at the layer that
     // is said to be asked.
     let Some(incoming) = (unsafe { Incoming::new(at, layer, 0, passed) }) else { return false };

@@ -78,7 +78,8 @@ impl NetBuffer<'_> {
     }
 
     /// `N` bytes from a place on that is `back` bytes before the data start,
-    /// where they are in the first MDL, whole and mapped.
+    /// where they are in the first MDL, whole and mapped. Not by way of a
+    /// [`Run`], which for one read would compare twice.
     #[inline(always)]
     pub fn piece<const N: usize>(&self, back: u32) -> Option<[u8; N]> {
         // SAFETY: a buffer's MDLs live as long as the buffer.

@@ -8,7 +8,7 @@ use core::marker::PhantomData;
 use super::callout::Action;
 use super::incoming::{Incoming, Passed};
 use crate::kernel::irql::MaxDispatch;
-use crate::logic::callouts::Callout;
+use crate::logic::callouts::{self, Callout, Pair};
 
 /// The kind of indication that nearly everything is, and what is done about it.
 pub trait Usual: 'static {
@@ -26,7 +26,7 @@ pub trait Usual: 'static {
 
     /// The callouts to which it comes, of either family and at one layer; `None`
     /// where nothing is usual.
-    const CALLOUTS: Option<[&'static Callout; 2]>;
+    const CALLOUTS: Option<Pair>;
 
     /// By what it is judged, where nobody wants more of it than the verdict; no
     /// more is known than the context of the flow.
@@ -63,7 +63,7 @@ impl<S: Sync + 'static> Usual for Nothing<S> {
     type Shown = Infallible;
     type Blocked = Infallible;
 
-    const CALLOUTS: Option<[&'static Callout; 2]> = None;
+    const CALLOUTS: Option<Pair> = None;
 
     fn terms(_: &S, _: u64) -> Option<Infallible> {
         None
@@ -123,12 +123,7 @@ unsafe fn at_once_at<U: Usual>(
     at: &'static Callout,
     passed: Passed<'_>,
 ) -> Option<Action> {
-    let (layer, fields) = const {
-        match U::CALLOUTS {
-            Some([first, _]) => Some((first.layer, first.layer.fields.count())),
-            None => None,
-        }
-    }?;
+    let (layer, fields) = const { callouts::layer_of(U::CALLOUTS) }?;
     // SAFETY: by this function's contract.
     let incoming = unsafe { Incoming::new(at, layer, fields, passed) }?;
     let shown = U::shown(&incoming)?;

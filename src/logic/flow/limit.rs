@@ -89,6 +89,7 @@ impl Limit {
     }
 
     /// Counts where nobody counts alone: in the record.
+    // Seldom at DISPATCH_LEVEL, where packets mostly come; and once in the image.
     #[cold]
     #[inline(never)]
     pub fn count(places: &[Flow], handle: Handle, passed: Passed) {
