@@ -86,7 +86,8 @@ macro_rules! every_export { ($table:ident) => { $table! {
         KeQuerySystemTimePrecise;
     "ntoskrnl.exe" => affinity:
         KeGetProcessorNumberFromIndex KeSetSystemGroupAffinityThread
-        KeRevertToUserGroupAffinityThread;
+        KeRevertToUserGroupAffinityThread
+        KeEnterCriticalRegion KeLeaveCriticalRegion;
     "hal.dll" => ke: KeQueryPerformanceCounter;
     "ntoskrnl.exe" => io:
         IoCreateDevice IoDeleteDevice IoOpenDriverRegistryKey IoAllocateWorkItem

@@ -142,6 +142,13 @@ unsafe extern "sysv64" fn enter(
         "mov r8, [rdx + 16]",
         "mov r9, [rdx + 24]",
         "mov rdx, [rdx + 8]",
+        "cmp qword ptr [rdi + {stepped}], 0",
+        "je 2f",
+        // The trap comes behind the call, at the driver's first instruction.
+        "pushfq",
+        "or dword ptr [rsp], 0x100",
+        "popfq",
+        "2:",
         "call rax",
         "mov rdi, rsp",
         "and rdi, {block}",
@@ -149,6 +156,7 @@ unsafe extern "sysv64" fn enter(
         "jmp {leave}",
         host_rsp = const offset_of!(Control, host_rsp),
         kernel_rsp = const offset_of!(Control, kernel_rsp),
+        stepped = const offset_of!(Control, stepped),
         block = const -(BLOCK as isize),
         leave = sym leave,
     )

@@ -14,7 +14,7 @@ use super::call::escape;
 use super::places;
 use super::report::{Access, FaultKind, FaultReport, Stop};
 use super::stack::Control;
-use super::step;
+use super::{step, stepping};
 
 const SIGNALS: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
 const ALTERNATE_STACK: usize = 64 << 10;
@@ -71,7 +71,7 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
     // Also behind a system call of an export body, which has another code.
     let stepped = signal == libc::SIGTRAP && registers[libc::REG_TRAPNO as usize] == DEBUG_EXCEPTION;
-    if stepped && step::record(registers) {
+    if stepped && (step::record(registers) || stepping::step(registers)) {
         return;
     }
     match Control::existing() {

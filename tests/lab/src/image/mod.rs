@@ -15,6 +15,7 @@
 //! | `places` | which image, loaded or gone, an address belongs to |
 //! | `direct` | stands in for the driver and the kernel while time is measured |
 //! | `step` | a call in a tight loop, and one instruction at a time |
+//! | `stepping` | a hook before each instruction of the driver that a thread executes |
 //! | `symbols` | functions, inline chains, lines and data from the matching PDB |
 //! | `types` | enums and sizes from the same PDB |
 //! | [`lint`] | rules that a linked driver keeps, checked on the file |
@@ -31,6 +32,7 @@ mod registers;
 mod report;
 mod stack;
 mod step;
+mod stepping;
 mod symbols;
 mod thunk;
 mod types;
@@ -48,5 +50,6 @@ pub(crate) use registers::{restore_registers, save_registers};
 pub use report::{Access, Backtrace, FaultKind, FaultReport, Frame, SourceFrame, Stop};
 pub use stack::KERNEL_STACK_SIZE;
 pub use step::{Access as StepAccess, Call, Trace, Walk, spin, trace};
+pub use stepping::stepping;
 pub use symbols::{DataSymbol, Function, SymbolError, Symbols};
 pub use thunk::{Export, MAX_ARGUMENTS, bind};

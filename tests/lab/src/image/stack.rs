@@ -41,6 +41,8 @@ pub(super) struct Control {
     /// The innermost import frame on the kernel stack ([`super::thunk`]); 0
     /// when no export body is running.
     pub kernel_rsp: Cell<u64>,
+    /// Not 0 while the thread steps through driver code ([`super::stepping`]).
+    pub stepped: Cell<u64>,
     /// Set by an escape, taken by the call that returns.
     pub stop: Cell<Option<Stop>>,
     /// Set by the fault handler, taken by the report.
@@ -184,6 +186,7 @@ fn create() {
     let fresh = Control {
         host_rsp: Cell::new(0),
         kernel_rsp: Cell::new(0),
+        stepped: Cell::new(0),
         stop: Cell::new(None),
         fault: Cell::new(None),
         reporting: Cell::new(false),

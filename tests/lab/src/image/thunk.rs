@@ -226,11 +226,19 @@ unsafe extern "win64" fn gate() {
         "mov rsp, [rbx + {kernel_rsp}]",
         "pop qword ptr [rbx + {kernel_rsp}]",
         "add rsp, 8",
+        "cmp qword ptr [rbx + {stepped}], 0",
         "pop rbx",
         "pop rbp",
+        "je 4f",
+        // The trap comes behind the return, in the driver.
+        "pushfq",
+        "or dword ptr [rsp], 0x100",
+        "popfq",
+        "4:",
         "ret",
         host_rsp = const offset_of!(Control, host_rsp),
         kernel_rsp = const offset_of!(Control, kernel_rsp),
+        stepped = const offset_of!(Control, stepped),
         block = const -(BLOCK as isize),
     )
 }

@@ -89,6 +89,8 @@ struct Place {
     /// A bit for each processor that a driver has bound the thread to; 0 for
     /// none.
     affinity: Cell<u64>,
+    /// Critical regions that the thread is in: normal kernel APCs are disabled.
+    critical_regions: Cell<u32>,
 }
 
 thread_local! {
@@ -98,6 +100,7 @@ thread_local! {
         irql: Cell::new(Irql::PASSIVE),
         callbacks: Cell::new(0),
         affinity: Cell::new(0),
+        critical_regions: Cell::new(0),
     } };
 }
 
@@ -114,6 +117,45 @@ pub fn processor() -> u32 {
 /// The level this thread runs at.
 pub fn irql() -> Irql {
     PLACE.with(|place| place.irql.get())
+}
+
+/// What a thread must have again when a routine of the driver's has returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Borrowed {
+    /// A bit for each processor that it is bound to; 0 for none.
+    pub(super) affinity: u64,
+    /// Critical regions that it is in.
+    pub(super) critical_regions: u32,
+}
+
+/// What this thread has now.
+pub(super) fn borrowed() -> Borrowed {
+    PLACE.with(|place| Borrowed {
+        affinity: place.affinity.get(),
+        critical_regions: place.critical_regions.get(),
+    })
+}
+
+/// Gives this thread back what it had.
+pub(super) fn restore(borrowed: Borrowed) {
+    PLACE.with(|place| {
+        place.affinity.set(borrowed.affinity);
+        place.critical_regions.set(borrowed.critical_regions);
+    });
+}
+
+/// Enters a critical region.
+pub(super) fn enter_critical_region() {
+    PLACE.with(|place| place.critical_regions.set(place.critical_regions.get() + 1));
+}
+
+/// Leaves one; `false` if the thread is in none.
+pub(super) fn leave_critical_region() -> bool {
+    PLACE.with(|place| {
+        let left = place.critical_regions.get().checked_sub(1);
+        place.critical_regions.set(left.unwrap_or(0));
+        left.is_some()
+    })
 }
 
 /// Whether this thread is in a BFE state callback.

@@ -3,7 +3,7 @@
 use std::mem::offset_of;
 
 use super::foreign::{self, BadPointer};
-use super::registry::{KeySummary, RegistryValue};
+use super::registry::{Answered, KeySummary};
 use super::types::{
     Address, KEY_FULL_INFORMATION, KEY_VALUE_BASIC_INFORMATION, KEY_VALUE_FULL_INFORMATION,
     KEY_VALUE_PARTIAL_INFORMATION,
@@ -58,17 +58,14 @@ pub(super) fn key_information(class: i32, summary: &KeySummary) -> Result<(Vec<u
 }
 
 /// The answer's bytes, and how many of them must fit.
-pub(super) fn value_information(
-    class: i32,
-    name: &str,
-    value: &RegistryValue,
-) -> Result<(Vec<u8>, usize), Status> {
+pub(super) fn value_information(class: i32, found: &Answered) -> Result<(Vec<u8>, usize), Status> {
     /// `KEY_VALUE_INFORMATION_CLASS` (`wdm.h`).
     const BASIC: i32 = 0;
     const FULL: i32 = 1;
     const PARTIAL: i32 = 2;
+    let Answered { name, value, length } = found;
     let name: Vec<u8> = name.encode_utf16().flat_map(u16::to_le_bytes).collect();
-    let (name_length, data_length) = (name.len() as u32, value.data.len() as u32);
+    let (name_length, data_length) = (name.len() as u32, *length);
     let words = |words: &[u32]| -> Vec<u8> { words.iter().flat_map(|word| word.to_le_bytes()).collect() };
     // The title index is always 0.
     match class {

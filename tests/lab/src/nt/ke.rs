@@ -28,14 +28,15 @@ pub extern "win64" fn KeGetCurrentProcessorNumberEx(ProcNumber: Address) -> u32 
     let kernel = enter!(KeGetCurrentProcessorNumberEx);
     let processor = cpu::processor();
     if ProcNumber != 0 {
-        let number = PROCESSOR_NUMBER { Group: 0, Number: processor as u8, Reserved: 0 };
+        let (group, number) = kernel.options().group_and_number(processor);
+        let number = PROCESSOR_NUMBER { Group: group, Number: number, Reserved: 0 };
         let written = foreign::write(ProcNumber, &number);
         kernel.settle(written, ());
     }
     processor
 }
 
-/// `KeQueryMaximumProcessorCountEx`; the machine has one group.
+/// `KeQueryMaximumProcessorCountEx`.
 pub extern "win64" fn KeQueryMaximumProcessorCountEx(GroupNumber: u16) -> u32 {
     let kernel = enter!(KeQueryMaximumProcessorCountEx);
     processors(&kernel, GroupNumber)
@@ -49,8 +50,8 @@ pub extern "win64" fn KeQueryActiveProcessorCountEx(GroupNumber: u16) -> u32 {
 
 fn processors(kernel: &Kernel, group: u16) -> u32 {
     match group {
-        0 | ALL_PROCESSOR_GROUPS => kernel.options().processors,
-        _ => 0,
+        ALL_PROCESSOR_GROUPS => kernel.options().processors,
+        group => kernel.options().group(group).len() as u32,
     }
 }
 

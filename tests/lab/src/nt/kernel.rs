@@ -20,6 +20,7 @@ use super::options::Options;
 use super::pool::Pool;
 use super::registry::{Registry, RegistryValue, Watch};
 use super::stack::StackMarks;
+use super::stepwise::BeforeInstruction;
 use super::work::WorkQueue;
 use crate::etw::Tracing;
 use crate::exports;
@@ -55,6 +56,7 @@ pub struct Kernel {
     log: Mutex<VecDeque<String>>,
     /// Simulated threads that run together now.
     session: Mutex<Option<Arc<Session>>>,
+    thread_stepper: Mutex<Option<BeforeInstruction>>,
     pub(super) loaded: Mutex<Option<Loaded>>,
     pub(super) bell: Bell,
 }
@@ -63,6 +65,7 @@ impl Kernel {
     /// A machine with nothing loaded, whose driver code `guest` runs.
     pub fn new(guest: Arc<dyn Guest>, options: Options) -> Arc<Self> {
         assert!(matches!(options.processors, 1..=64), "1 to 64 processors");
+        assert!(matches!(options.group_size, 1..=64), "1 to 64 processors in a group");
         find_machines_by(super::schedule::of_thread);
         let calls = (0..exports::count()).map(|_| AtomicU64::new(0)).collect();
         Arc::new_cyclic(|me| Self {
@@ -85,6 +88,7 @@ impl Kernel {
             objects: Mutex::default(),
             log: Mutex::default(),
             session: Mutex::default(),
+            thread_stepper: Mutex::default(),
             loaded: Mutex::default(),
             bell: Bell::default(),
         })
@@ -118,6 +122,12 @@ impl Kernel {
     pub(super) fn halt(&self, stop: Stop) {
         let _ = self.stopped.set(stop);
         self.bell.ring();
+    }
+
+    /// Stops the machine because something does not come that must. For those
+    /// who drive a machine from outside the driver.
+    pub fn abandon(&self, waits: impl Into<String>) {
+        self.halt(Stop::Deadlock { waits: waits.into() });
     }
 
     /// Tells registry watchers; how many there were.
@@ -186,6 +196,11 @@ impl Kernel {
 
     pub(super) fn session(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
         lock(&self.session)
+    }
+
+    /// What the driver's own threads call before each instruction.
+    pub(super) fn thread_stepper(&self) -> MutexGuard<'_, Option<BeforeInstruction>> {
+        lock(&self.thread_stepper)
     }
 
     /// The filter engine, made when it is first asked for.

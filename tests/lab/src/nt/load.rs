@@ -255,6 +255,14 @@ impl Kernel {
         (loaded.memory.start() == object).then(|| loaded.image.name.clone())
     }
 
+    /// Addresses of the loaded image.
+    pub(super) fn image_range(&self) -> Option<std::ops::Range<u64>> {
+        let loaded = self.loaded();
+        let image = &loaded.as_ref()?.image;
+        let base = image.base as u64;
+        Some(base..base + u64::from(image.size))
+    }
+
     /// Links the device objects of the loaded driver into its driver object.
     pub(super) fn link_devices(&self, first: Address) {
         let loaded = self.loaded();

@@ -38,6 +38,7 @@ pub mod registry;
 pub mod rtl;
 mod schedule;
 mod stack;
+mod stepwise;
 pub mod types;
 pub mod work;
 pub mod zw;
@@ -54,6 +55,7 @@ pub use guest::{Cause, Direct, Exception, Guest, Stop};
 pub use kernel::Kernel;
 pub use load::{DriverImage, LeakReport, parameters_key};
 pub use options::Options;
+pub use stepwise::BeforeInstruction;
 
 pub(crate) use breach::Trouble;
 pub(crate) use kernel::{Current, SYSTEM_THREAD};

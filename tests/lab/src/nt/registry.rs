@@ -51,6 +51,32 @@ fn wide(text: &str) -> impl Iterator<Item = u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes)
 }
 
+/// What the driver gets for a query instead of what is stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Another value, as if somebody had changed it in between.
+    Value(RegistryValue),
+    /// A value that says it has another length than it has. A driver that
+    /// filters registry calls (CmRegisterCallbackEx) can answer so.
+    Claims {
+        /// The value.
+        value: RegistryValue,
+        /// The length that it says.
+        length: u32,
+    },
+}
+
+/// A value as a query answers it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The name as set.
+    pub name: String,
+    /// The value.
+    pub value: RegistryValue,
+    /// The length that the answer gives for its data.
+    pub length: u32,
+}
+
 /// A value the driver asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
@@ -100,6 +126,9 @@ struct State<T> {
     watches: Vec<Watch<T>>,
     /// The last ones.
     reads: VecDeque<Read>,
+    /// What comes instead of stored values, by upper-case path and name: one for
+    /// each query.
+    replies: BTreeMap<(String, String), VecDeque<Reply>>,
     keys_made: u64,
 }
 
@@ -116,6 +145,7 @@ impl<T> Default for Registry<T> {
                 keys: BTreeMap::new(),
                 watches: Vec::new(),
                 reads: VecDeque::new(),
+                replies: BTreeMap::new(),
                 keys_made: 0,
             }),
         }
@@ -213,11 +243,26 @@ impl<T> Registry<T> {
         key.map_or_else(Vec::new, |key| key.values.values().cloned().collect())
     }
 
-    /// A value as the driver reads it, with the name as set.
-    pub fn read(&self, key: &str, name: &str) -> Option<(String, RegistryValue)> {
+    /// Answers the next queries of a value by these, whatever is stored; replaces
+    /// those that were not asked for yet.
+    pub fn script(&self, key: &str, name: &str, replies: Vec<Reply>) {
+        let of = (normal(key), name.to_uppercase());
+        self.state().replies.insert(of, replies.into());
+    }
+
+    /// A value as the driver reads it.
+    pub fn read(&self, key: &str, name: &str) -> Option<Answered> {
         let mut state = self.state();
-        let values = state.keys.get(&normal(key)).map(|key| &key.values);
-        let value = values.and_then(|values| values.get(&name.to_uppercase())).cloned();
+        let of = (normal(key), name.to_uppercase());
+        let reply = state.replies.get_mut(&of).and_then(VecDeque::pop_front);
+        let value = match reply {
+            Some(Reply::Value(value)) => Some(Answered::new(name, value)),
+            Some(Reply::Claims { value, length }) => Some(Answered { length, ..Answered::new(name, value) }),
+            None => {
+                let stored = state.keys.get(&of.0).and_then(|key| key.values.get(&of.1));
+                stored.map(|(name, value)| Answered::new(name, value.clone()))
+            }
+        };
         if state.reads.len() == READS {
             state.reads.pop_front();
         }
@@ -278,6 +323,13 @@ impl<T> Registry<T> {
     }
 }
 
+impl Answered {
+    fn new(name: &str, value: RegistryValue) -> Self {
+        let length = value.data.len() as u32;
+        Self { name: name.to_owned(), value, length }
+    }
+}
+
 impl<T> State<T> {
     fn take_watches(&mut self, upper: &str, change: u32) -> Vec<Watch<T>> {
         let concerned = |watch: &mut Watch<T>| {
@@ -310,11 +362,23 @@ mod tests {
         let registry = Registry::<u32>::default();
         assert!(registry.set_value(KEY, "Mode", RegistryValue::dword(1)).is_empty());
         let read = registry.read(&KEY.to_lowercase(), "MODE").unwrap();
-        assert_eq!(read, ("Mode".to_string(), RegistryValue::dword(1)));
+        assert_eq!(read, Answered { name: "Mode".into(), value: RegistryValue::dword(1), length: 4 });
         assert!(registry.was_read("mode"));
         assert!(!registry.was_read("Trace"));
         assert!(registry.read(KEY, "Trace").is_none());
         assert!(registry.was_read("Trace") && !registry.reads()[1].found);
+    }
+
+    #[test]
+    fn replies_come_once_each_and_then_what_is_stored() {
+        let registry = Registry::<u32>::default();
+        let _ = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
+        let claim = Reply::Claims { value: RegistryValue::dword(3), length: 9 };
+        registry.script(KEY, "mode", vec![Reply::Value(RegistryValue::sz("2")), claim]);
+        let read = || registry.read(KEY, "Mode").map(|answered| (answered.value, answered.length)).unwrap();
+        assert_eq!(read(), (RegistryValue::sz("2"), 4));
+        assert_eq!(read(), (RegistryValue::dword(3), 9));
+        assert_eq!(read(), (RegistryValue::dword(1), 4));
     }
 
     #[test]

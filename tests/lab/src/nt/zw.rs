@@ -9,7 +9,7 @@ use super::foreign::{self, BadPointer};
 use super::information::{answer, key_information, value_information};
 use super::ke;
 use super::objects::{Event, INVALID_HANDLE, Notice, Object};
-use super::registry::{RegistryValue, Watch};
+use super::registry::{Answered, Watch};
 use super::types::{
     Address, BOOLEAN, HANDLE, IO_STATUS_BLOCK, LARGE_INTEGER, NTSTATUS, OBJECT_ATTRIBUTES, WORK_QUEUE_ITEM,
 };
@@ -100,8 +100,7 @@ pub extern "win64" fn ZwQueryValueKey(
 ) -> NTSTATUS {
     let kernel = enter!(ZwQueryValueKey);
     let outcome = query_value(&kernel, KeyHandle, ValueName).and_then(|found| {
-        let information =
-            found.and_then(|(name, value)| value_information(KeyValueInformationClass, &name, &value));
+        let information = found.and_then(|found| value_information(KeyValueInformationClass, &found));
         match information {
             Ok((bytes, fixed)) => Ok(answer(&bytes, fixed, KeyValueInformation, Length, ResultLength)?),
             Err(status) => Ok(status),
@@ -110,7 +109,7 @@ pub extern "win64" fn ZwQueryValueKey(
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
 }
 
-type Found = Result<(String, RegistryValue), Status>;
+type Found = Result<Answered, Status>;
 
 fn query_value(kernel: &Kernel, handle: HANDLE, name: Address) -> Result<Found, Trouble> {
     let name = string(name)?;

@@ -82,15 +82,18 @@ struct Stage {
     engine: Arc<Engine>,
     promise: Promise,
     over: AtomicBool,
+    /// Traffic may be interrupted before each instruction of the driver, not only
+    /// where it calls the kernel.
+    fine: bool,
 }
 
 /// How long a policy may take until it holds.
 const APPLIED: Duration = Duration::from_secs(30);
 
 impl Stage {
-    fn new(subject: &dyn Subject) -> Self {
+    fn new(subject: &dyn Subject, fine: bool) -> Self {
         let (kernel, engine) = (Arc::clone(subject.kernel()), Arc::clone(subject.engine()));
-        Self { kernel, engine, promise: Promise::new(Wanted::Open), over: AtomicBool::new(false) }
+        Self { kernel, engine, promise: Promise::new(Wanted::Open), over: AtomicBool::new(false), fine }
     }
 
     /// Whether threads that go on as long as others should end.
@@ -114,7 +117,10 @@ impl Stage {
 
     fn at<R>(&self, processor: u32, f: impl FnOnce() -> R) -> R {
         let level = self.kernel.options().classify_irql;
-        self.kernel.on_processor(processor, level, |_| f())
+        self.kernel.on_processor(processor, level, |kernel| match self.fine {
+            true => kernel.stepwise(|offset| schedule::note("instruction", offset), f),
+            false => f(),
+        })
     }
 
     /// Whether a SYN to a closed port is blocked.
@@ -266,8 +272,12 @@ impl Drop for Ends<'_> {
 
 /// How the machine of a storm is made.
 pub fn options(seed: u64) -> Options {
-    let passive = Random::new(seed ^ 0x1_4E7E1).once_in(4);
-    Options { classify_irql: if passive { Irql::PASSIVE } else { Irql::DISPATCH }, ..Options::default() }
+    let mut random = Random::new(seed ^ 0x1_4E7E1);
+    let passive = random.once_in(4);
+    // One group, or several.
+    let group_size = [64, 2, 3][random.below(3)];
+    let classify_irql = if passive { Irql::PASSIVE } else { Irql::DISPATCH };
+    Options { group_size, classify_irql, ..Options::default() }
 }
 
 /// One run: a thread that loads and unloads so many times, traffic on three
@@ -277,7 +287,9 @@ pub fn options(seed: u64) -> Options {
 /// Where a promise was broken, something was left, found or reported.
 pub fn storm(subject: &mut dyn Subject, scheduling: Scheduling, lives: usize, meanwhile: Meanwhile) -> Log {
     let (Scheduling::Deterministic { seed } | Scheduling::Parallel { seed }) = scheduling;
-    let stage = &Stage::new(subject);
+    let deterministic = matches!(scheduling, Scheduling::Deterministic { .. });
+    let fine = deterministic && Random::new(seed ^ 0xF1_9E).once_in(3);
+    let stage = &Stage::new(subject, fine);
     let mut threads = Vec::new();
     for number in 0..3 {
         let traffic = move || stage.traffic(number, seed.wrapping_mul(31) + u64::from(number));

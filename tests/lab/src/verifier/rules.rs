@@ -94,6 +94,13 @@ rules! {
     /// Windows checks dispatch routines and workers, not every callback.
     IRQL_CHANGED = LAB, None, "returned at an IRQL other than it was called at";
 
+    // What a thread must have again when a routine of the driver's returns.
+    WORKER_APCS_DISABLED = 0x01, None, "a worker routine returned with kernel APCs disabled";
+    /// Windows checks workers and system calls, not every callback.
+    APCS_DISABLED = LAB, None, "returned with more or fewer critical regions entered than before";
+    CRITICAL_REGION_UNDERFLOW = LAB, None, "left a critical region that was not entered";
+    AFFINITY_CHANGED = LAB, None, "returned, or ended a thread, bound to other processors than before";
+
     // Locks: Verifier's deadlock detection.
     SELF_DEADLOCK = 0xC4, Some(0x1000), "acquired a lock that its thread already holds";
     LOCK_ORDER = 0xC4, Some(0x1001), "acquired locks against the order seen before";

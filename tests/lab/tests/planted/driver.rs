@@ -132,6 +132,11 @@ bugs! {
     Worker WORKER_IRQL => KfRaiseIrql(DISPATCH);
     Notify IRQL_CHANGED => KfRaiseIrql(DISPATCH);
 
+    Worker WORKER_APCS_DISABLED => KeEnterCriticalRegion();
+    Notify APCS_DISABLED => KeEnterCriticalRegion();
+    Entry CRITICAL_REGION_UNDERFLOW => KeLeaveCriticalRegion();
+    Entry AFFINITY_CHANGED => { on_the_second_processor(); };
+
     Classify SELF_DEADLOCK => {
         KeAcquireSpinLockAtDpcLevel(LOCK.at());
         KeAcquireSpinLockAtDpcLevel(LOCK.at())
@@ -326,8 +331,20 @@ unsafe fn exercise() {
         at(DISPATCH, || wait(Some(0)));
         KeSetEvent(EVENT.at(), 0, 0);
         wait(None);
+        KeEnterCriticalRegion();
+        KeLeaveCriticalRegion();
+        let mut before = on_the_second_processor();
+        KeRevertToUserGroupAffinityThread(before.as_mut_ptr() as Ptr);
         check(write_event(PROVIDER.load(SeqCst), &[7]));
     }
+}
+
+/// Binds this thread to the machine's second processor; the GROUP_AFFINITY of
+/// before.
+unsafe fn on_the_second_processor() -> [u64; 2] {
+    let (mut there, mut before) = ([0b10u64, 0], [0; 2]);
+    unsafe { KeSetSystemGroupAffinityThread(there.as_mut_ptr() as Ptr, before.as_mut_ptr() as Ptr) };
+    before
 }
 
 extern "system" fn unload(_: Ptr) {

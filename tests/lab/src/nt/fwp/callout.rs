@@ -77,6 +77,11 @@ impl CalloutDriver for GuestCallout {
             let metadata = scratch.metadata(request.metadata);
             let (layout, mapping) = (options.nbl_layout, options.mdl_mapping);
             let (data, laid) = scratch.layer_data(&request.data, layout, mapping);
+            if let Some(laid) =
+                laid.filter(|_| options.net_buffers > 1 && is_outbound(&kernel, request.layer))
+            {
+                scratch.fill_list(&laid, options.net_buffers);
+            }
             let raw_filter = scratch.filter(filter, self.context(filter));
             let raw_out = scratch.classify_out(out);
             // Opaque; what it points to is nobody's business.
@@ -151,6 +156,12 @@ impl CalloutDriver for GuestCallout {
             let _ = kernel.call_driver(entry, &arguments, Irql::DISPATCH, "flowDeleteFn");
         }
     }
+}
+
+/// Whether a layer shows lists on their way out, which hold several packets where
+/// TCP/IP sends several at once ("NET_BUFFER_LIST Structure").
+fn is_outbound(kernel: &Kernel, layer: LayerId) -> bool {
+    kernel.engine().layer(layer).is_some_and(|layer| layer.name.starts_with("OUTBOUND"))
 }
 
 /// What a filter does whose callout is not there (facts 3.2).

@@ -271,6 +271,11 @@ impl Scratch {
         }
     }
 
+    /// Gives the list so many buffers in all.
+    pub(super) fn fill_list(&self, laid: &Laid, buffers: usize) {
+        self.packet.fill_list(laid, buffers);
+    }
+
     fn stream(&mut self, laid: &Laid, length: usize, flags: u32) -> Address {
         // A FIN indicates no bytes, and no list then.
         let list = if length > 0 { laid.list } else { 0 };

@@ -128,6 +128,22 @@ impl PacketRoom {
         Laid { list: self.head.start(), buffer: buffer_at, start: (start.0, start.1, length) }
     }
 
+    /// Gives the list so many buffers in all. Each shows the packet's bytes, but
+    /// one less than the buffer before it.
+    ///
+    /// # Panics
+    /// If there is no room for so many: a fault of the lab.
+    pub(super) fn fill_list(&self, laid: &Laid, buffers: usize) {
+        let first: NET_BUFFER = self.head.get(laid.buffer);
+        let at = |number: usize| laid.buffer + number * size_of::<NET_BUFFER>();
+        for number in 0..buffers {
+            let mut buffer = first;
+            buffer.Data.stDataLength = laid.start.2.saturating_sub(number as u64);
+            buffer.Data.Next = if number + 1 < buffers { at(number + 1) } else { 0 };
+            self.head.put(at(number), &buffer);
+        }
+    }
+
     /// The NET_BUFFER as the driver left it.
     pub(super) fn buffer(&self, laid: &Laid) -> NET_BUFFER_DATA {
         self.head.get(laid.buffer)

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::cpu::{self, Irql, Stay};
+use super::super::cpu::{self, Borrowed, Irql, Stay};
 use super::super::guest::Stop;
 use super::super::locks;
 use super::super::objects::Event;
@@ -37,12 +37,15 @@ impl Kernel {
         let irql = if inside { irql.max(cpu::irql()) } else { irql };
         let stay = Stay::begin(self, processor, irql);
         let held = locks::held();
+        let before = cpu::borrowed();
         let measured = self.stack_marks.is_due(what) && self.guest.measure_stack();
         // SAFETY: `entry` comes from the loader or from the driver, which gave it
         // as a routine of the prototype it is called by here.
         let outcome = unsafe { self.guest.call(entry, arguments) };
         let (left_at, locks) = (cpu::irql(), locks::held().saturating_sub(held));
         locks::forget_since(held);
+        let after = cpu::borrowed();
+        cpu::restore(before);
         drop(stay);
         if measured {
             self.stack_marks.note(what, self.guest.stack_used());
@@ -62,9 +65,36 @@ impl Kernel {
             let text = format!("{what} was called at {irql} and returned at {left_at}");
             self.condemn(Violation::new(rule, parameters, text));
         }
+        self.check_restored(entry, what, [before, after]);
         match self.stopped() {
             Some(stop) => Err(stop.clone()),
             None => Ok(value),
+        }
+    }
+
+    /// Whether a routine that has returned gave back what it changed of its
+    /// thread.
+    fn check_restored(&self, entry: Address, what: &str, [before, after]: [Borrowed; 2]) {
+        if before.affinity != after.affinity {
+            let parameters = [entry as u64, before.affinity, after.affinity];
+            let text = format!(
+                "{what} was called bound to processors {:#b} and returned bound to {:#b}",
+                before.affinity, after.affinity
+            );
+            self.condemn(Violation::new(&rules::AFFINITY_CHANGED, parameters, text));
+        }
+        if before.critical_regions != after.critical_regions {
+            let [before, after] = [before, after].map(|borrowed| borrowed.critical_regions);
+            let text = format!("{what} was called in {before} critical regions and returned in {after}");
+            // KernelApcDisable counts down; the last parameter names a worker.
+            let disabled = u64::from(before.wrapping_sub(after) as u16);
+            self.condemn(match what {
+                "worker routine" => {
+                    let parameters = [entry as u64, 0, disabled];
+                    Violation::new(&rules::WORKER_APCS_DISABLED, parameters, text).with_fourth(1)
+                }
+                _ => Violation::new(&rules::APCS_DISABLED, [entry as u64, before.into(), after.into()], text),
+            });
         }
     }
 
@@ -103,7 +133,8 @@ impl Kernel {
             let seated = seat.map(Joined::sit);
             // An error has stopped the machine already.
             let _ = kernel.on_processor(kernel.options.processors - 1, Irql::PASSIVE, |kernel| {
-                kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, "system thread")
+                let call = || kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, "system thread");
+                kernel.run_stepped(call)
             });
             let mut objects = kernel.objects();
             if let Some(at) = objects.threads.iter().position(|thread| *thread == routine) {

@@ -13,6 +13,10 @@ unsafe extern "system" {
     pub fn EtwRegister(provider: Ptr, callback: Ptr, context: Ptr, handle: Ptr) -> i32;
     pub fn EtwUnregister(handle: u64) -> i32;
     pub fn EtwWriteTransfer(handle: u64, event: Ptr, activity: Ptr, related: Ptr, count: u32, data: Ptr) -> i32;
+    pub fn KeEnterCriticalRegion();
+    pub fn KeLeaveCriticalRegion();
+    pub fn KeSetSystemGroupAffinityThread(affinity: Ptr, previous: Ptr);
+    pub fn KeRevertToUserGroupAffinityThread(previous: Ptr);
     pub fn KeGetCurrentIrql() -> u8;
     pub fn KfRaiseIrql(level: u8) -> u8;
     pub fn KeLowerIrql(level: u8);

@@ -1,0 +1,77 @@
+//! Calls a hook before each instruction of the driver that a thread executes.
+//!
+//! The processor's trap flag is set while the thread is in the image and clear
+//! while an export body runs, so that only driver code is slowed down. The hook
+//! runs in the signal handler of the trap. The interrupted code is the driver's,
+//! which holds no lock of the host, so the hook may lock, wait and allocate.
+#![expect(unsafe_code, reason = "single-steps driver code")]
+
+use std::cell::Cell;
+use std::ops::Range;
+
+use super::fault;
+use super::stack::Control;
+
+/// The trap flag in EFLAGS (Intel SDM volume 1, 3.4.3.3).
+const TRAP_FLAG: i64 = 0x100;
+
+struct Hook<'a> {
+    image: Range<u64>,
+    before: &'a mut dyn FnMut(u64),
+}
+
+thread_local! {
+    /// The hook of this thread, or null. Read by the signal handler, so without
+    /// a destructor.
+    static HOOK: Cell<*mut Hook<'static>> = const { Cell::new(std::ptr::null_mut()) };
+}
+
+/// Runs `f`. Calls `before` with the address of each instruction of `image` that
+/// this thread is about to execute in a call that `f` makes into the driver.
+///
+/// `before` may wait for other threads. It must not panic, and must not call the
+/// driver on this thread.
+///
+/// # Panics
+/// If the thread steps already, or is inside the driver.
+pub fn stepping<R>(image: Range<u64>, mut before: impl FnMut(u64), f: impl FnOnce() -> R) -> R {
+    fault::install();
+    let control = Control::of_thread();
+    assert!(control.host_rsp.get() == 0 && HOOK.get().is_null(), "stepping begins outside the driver");
+    let mut hook = Hook { image, before: &mut before };
+    HOOK.set((&raw mut hook).cast());
+    control.stepped.set(1);
+    let stepped = Stepped(control);
+    let result = f();
+    drop(stepped);
+    result
+}
+
+/// Ends the stepping of a thread, by a panic too.
+struct Stepped(&'static Control);
+
+impl Drop for Stepped {
+    fn drop(&mut self) {
+        self.0.stepped.set(0);
+        HOOK.set(std::ptr::null_mut());
+    }
+}
+
+/// Handles a trap of this thread; whether it steps. Called by the signal handler.
+pub(super) fn step(registers: &mut [i64; 23]) -> bool {
+    // SAFETY: set by `stepping` to its own local until its call has ended; the
+    // thread that owns it was interrupted inside that call.
+    let Some(hook) = (unsafe { HOOK.get().as_mut() }) else { return false };
+    let address = registers[libc::REG_RIP as usize] as u64;
+    if hook.image.contains(&address) {
+        let control = Control::of_thread();
+        // A fault in the hook is the lab's own.
+        control.reporting.set(true);
+        (hook.before)(address);
+        control.reporting.set(false);
+    } else {
+        // The gate sets it again on the way back into the image.
+        registers[libc::REG_EFL as usize] &= !TRAP_FLAG;
+    }
+    true
+}
