@@ -198,3 +198,53 @@ impl Sums {
         Totals { packets: [packets_out, packets_in], bytes: [bytes_out, bytes_in] }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// What a sum has just below a whole unit, what two processors add to it at
+    /// the same moment, and which of them takes the unit out first.
+    #[test]
+    fn two_that_cross_a_unit_at_once_take_it_out_once() {
+        let (packets, bytes) = (1u64 << PACKETS_UNIT, 1u64 << BYTES_UNIT);
+        for before in [(packets - 1, 0), (0, bytes - 1), (packets - 1, bytes - 1), (packets - 2, bytes - 2)] {
+            for (one, other) in [((1, 1), (1, 1)), ((2, 1), (1, 2)), ((300, 1 << 20), (200, 1 << 21))] {
+                for first_takes_first in [true, false] {
+                    let sum = Sum::default();
+                    sum.add(before.0 as u32, before.1);
+                    let add = |(packets, bytes): (u64, u64)| {
+                        let more = packets << BYTES | bytes;
+                        sum.word.fetch_add(more, Ordering::Relaxed).wrapping_add(more)
+                    };
+                    let mut found = [add(one), add(other)];
+                    if !first_takes_first {
+                        found.reverse();
+                    }
+                    for word in found.into_iter().filter(|word| word & UNITS != 0) {
+                        sum.take_units_out(word);
+                    }
+                    let total = (before.0 + one.0 + other.0, before.1 + one.1 + other.1);
+                    assert_eq!(sum.read(), total, "{before:?} and {one:?} and {other:?}");
+                    // Whatever is left is taken out by whoever comes next.
+                    sum.add(1, 1);
+                    assert_eq!(sum.read(), (total.0 + 1, total.1 + 1));
+                    assert_eq!(sum.word.load(Ordering::Relaxed) & UNITS, 0);
+                }
+            }
+        }
+    }
+
+    /// Two threads cross many units together.
+    #[test]
+    fn what_two_processors_add_is_never_lost_nor_counted_twice() {
+        const TIMES: u64 = 40_000;
+        let (sum, each) = (Sum::default(), (511, (1 << 31) - 1));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| (0..TIMES).for_each(|_| sum.add(each.0, each.1)));
+            }
+        });
+        assert_eq!(sum.read(), (2 * TIMES * u64::from(each.0), 2 * TIMES * each.1));
+    }
+}
