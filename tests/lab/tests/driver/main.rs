@@ -1,5 +1,7 @@
 //! The shipping driver, held to what it promises.
 
+mod answers;
+mod buffers;
 mod events;
 mod image;
 mod lifecycle;

@@ -164,6 +164,53 @@ fn a_flow_is_asked_as_long_as_it_was_watched() {
     }
 }
 
+/// What an earlier watch saw under way has gone on unseen since. A new watch
+/// begins anew with each packet, on every processor and at each level.
+#[test]
+fn a_new_watch_knows_nothing_of_what_an_old_one_saw() {
+    let options = Options { classify_irql: Irql::PASSIVE, ..Options::default() };
+    let stage = Stage::new(options, &[("CheckOrder", RegistryValue::dword(1))]).unwrap();
+    let trace = session(&stage.machine);
+    settled(&trace);
+    let engine = stage.machine.engine();
+    // How many deviations are told when a segment is shown at a layer.
+    let shows = |layer: &str, family: Family, (processor, irql): (u32, Irql), remote_port: u16| {
+        let layer = engine.layer_by_name(&layer_name(layer, family, false)).unwrap();
+        let shown = Subject { remote_port, ..Subject::syn(family) }.at(layer);
+        trace.take();
+        stage.kernel().on_processor(processor, irql, |_| engine.classify(&shown.request()));
+        named(&trace.take(), "OrderDeviation").len()
+    };
+    let mut port = 40_000;
+    for unwatched in [false, true] {
+        for family in [Family::V4, Family::V6] {
+            let processors = 0..stage.kernel().options().processors;
+            let places = processors.flat_map(|number| [(number, Irql::PASSIVE), (number, Irql::DISPATCH)]);
+            port += 100;
+            for (place, port) in places.clone().zip(port..) {
+                for layer in ["INBOUND_IPPACKET", "INBOUND_TRANSPORT"] {
+                    assert_eq!(shows(layer, family, place, port), 0, "in order");
+                }
+            }
+            for on in [0, 1].into_iter().filter(|_| unwatched) {
+                trace.take();
+                stage.machine.set("CheckOrder", on);
+                settled(&trace);
+            }
+            for (place, port) in places.zip(port..) {
+                // Again at the layer where it was seen last.
+                let deviations = shows("INBOUND_TRANSPORT", family, place, port);
+                assert_eq!(
+                    deviations,
+                    usize::from(!unwatched),
+                    "{family:?} at {place:?}, unwatched {unwatched}"
+                );
+            }
+        }
+    }
+    end((stage, trace));
+}
+
 /// The driver itself writes nothing where no session's level, keyword, or all
 /// of the keywords that it insists on are the event's.
 #[test]

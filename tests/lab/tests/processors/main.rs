@@ -5,6 +5,10 @@
 
 mod cycles;
 mod flows;
+mod groups;
+mod play;
+mod registry;
 mod stage;
 mod storms;
+mod suspended;
 mod waits;

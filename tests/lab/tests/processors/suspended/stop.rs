@@ -1,0 +1,259 @@
+//! The driver stops while a thread stands before any of its instructions.
+//!
+//! Whoever is in the driver is waited for, finds what it uses, and leaves
+//! nothing behind: no flow's context, no event written with a handle that is
+//! gone, no memory.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use lab::bench::indication::Subject;
+use lab::etw::{Enable, HUSHPORT};
+use lab::nt::{Irql, Kernel, Options};
+use lab::schedule;
+use lab::traffic::{Family, Indication};
+use lab::wfp::{BfeState, Engine, FlowHandle};
+
+use super::super::play::{NOWHERE, Play, Stop, play};
+use super::super::stage::{file, seeds};
+
+/// ACK (RFC 9293, 3.1): it ends a handshake.
+const ACK: u8 = 0x10;
+
+/// What a thread does in the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    /// A SYN for a closed port, which is silenced and said.
+    Syn(Family),
+    /// A flow begins.
+    Begin(Family),
+    /// A segment of a flow.
+    Data,
+    /// A flow ends.
+    End,
+    /// BFE's state changes.
+    Bfe,
+    /// A session begins to listen.
+    Listen,
+}
+
+const ACTS: [Act; 8] = [
+    Act::Syn(Family::V4),
+    Act::Syn(Family::V6),
+    Act::Begin(Family::V4),
+    Act::Begin(Family::V6),
+    Act::Data,
+    Act::End,
+    Act::Bfe,
+    Act::Listen,
+];
+
+impl Act {
+    /// Levels at which it may come.
+    fn levels(self) -> &'static [Irql] {
+        match self {
+            Self::Bfe | Self::Listen => &[Irql::PASSIVE],
+            Self::Syn(Family::V6) | Self::Begin(Family::V6) => &[Irql::DISPATCH],
+            _ => &[Irql::PASSIVE, Irql::DISPATCH],
+        }
+    }
+
+    /// How many threads can do it at once. At DISPATCH_LEVEL one on a processor, and
+    /// there the driver hears of a flow's end; of BFE's changes and of sessions the
+    /// system tells one after the other.
+    fn threads(self, irql: Irql) -> usize {
+        match (self, irql) {
+            (Self::Bfe | Self::Listen, _) => 1,
+            (Self::End, _) | (_, Irql::DISPATCH) => 3,
+            _ => 6,
+        }
+    }
+
+    /// Does it. `flow` has been established, but for [`Act::Begin`].
+    fn go(self, kernel: &Arc<Kernel>, engine: &Engine, flow: FlowHandle) {
+        let show = |layer: &str, subject: Subject| show(engine, layer, &subject);
+        match self {
+            Self::Syn(family) => show(&format!("INBOUND_TRANSPORT_{family:?}_DISCARD"), Subject::syn(family)),
+            Self::Begin(family) => begin(engine, family, flow),
+            Self::Data => show("INBOUND_TRANSPORT_V4", Subject::data(Family::V4, flow)),
+            Self::End => engine.flow_end(flow),
+            Self::Bfe => engine.set_bfe_state(BfeState::StopPending),
+            Self::Listen => drop(kernel.trace(Enable::all(HUSHPORT), None)),
+        }
+    }
+}
+
+fn show(engine: &Engine, layer: &str, subject: &Subject) {
+    let shown: Indication = subject.at(engine.layer_by_name(layer).unwrap());
+    engine.classify(&shown.request());
+}
+
+/// A flow is established.
+fn begin(engine: &Engine, family: Family, flow: FlowHandle) {
+    let subject = Subject { flags: ACK, ..Subject::data(family, flow) };
+    show(engine, &format!("ALE_FLOW_ESTABLISHED_{family:?}"), &subject);
+}
+
+/// Places where a thread stops in an act, beside those where it calls the kernel.
+fn places(few: u64) -> u64 {
+    if std::env::var_os("HUSHPORT_LAB_SEEDS").is_some() { u64::MAX } else { few }
+}
+
+fn options() -> Options {
+    Options { classify_irql: Irql::PASSIVE, ..Options::default() }
+}
+
+/// Has the driver stop while threads stand in an act at these instructions, one
+/// thread at each; where the last one's act can be stopped, if it was not.
+fn stop_during(act: Act, irql: Irql, ats: &[u64]) -> BTreeSet<u64> {
+    let at_which = Mutex::default();
+    play(options(), ats[0], ats.len() + 1, |mut machine, play| {
+        let [stopping, acting @ ..] = &play.actors[..] else { panic!("a thread more") };
+        machine.set("Trace", 2);
+        machine.start_file(file()).unwrap();
+        play.let_others_run(20);
+        let session = play.kernel.trace(Enable::all(HUSHPORT), None);
+        let flows: Vec<_> = acting.iter().map(|_| play.engine.flow_create()).collect();
+        if !matches!(act, Act::Begin(_)) {
+            flows.iter().for_each(|flow| begin(&play.engine, Family::V4, *flow));
+        }
+        let stops: Vec<_> = acting.iter().map(|_| Arc::<Stop>::default()).collect();
+        // The unload runs on processor 0.
+        for (number, ((actor, stop), (at, flow))) in
+            acting.iter().zip(&stops).zip(ats.iter().zip(&flows)).enumerate()
+        {
+            let (kernel, engine, flow) = (Arc::clone(&play.kernel), Arc::clone(&play.engine), *flow);
+            let place = (1 + number as u32 % 3, irql);
+            play.stop_in(actor, stop, *at, place, move || act.go(&kernel, &engine, flow));
+        }
+        let left = Arc::new(Mutex::new(None));
+        let said = Arc::clone(&left);
+        stopping.start(move || *said.lock().unwrap() = machine.stop().ok());
+        play.let_others_run(20);
+        for stop in &stops {
+            play.release(stop);
+            play.let_others_run(1);
+        }
+        play.actors.iter().for_each(|actor| play.join(actor));
+        *at_which.lock().unwrap() = stops.last().map(|stop| stop.places(places(8))).unwrap_or_default();
+        drop(session);
+        flows.iter().for_each(|flow| play.engine.flow_end(*flow));
+        if let Some(left) = left.lock().unwrap().take() {
+            assert!(left.is_empty(), "{act:?} at {irql}, instructions {ats:?}: {left}");
+        }
+    });
+    at_which.into_inner().unwrap()
+}
+
+#[test]
+fn the_driver_stops_around_threads_at_any_instruction() {
+    for act in ACTS {
+        for irql in act.levels() {
+            let ats: Vec<_> = stop_during(act, *irql, &[NOWHERE]).into_iter().collect();
+            assert!(ats.len() > 5, "{act:?} at {irql}: {ats:?}");
+            for ats in ats.chunks(act.threads(*irql)) {
+                stop_during(act, *irql, ats);
+            }
+        }
+    }
+}
+
+/// Flows that a thread keeps before it ends the oldest.
+const LASTING: usize = 40;
+
+/// Flows begin all the time, on two processors, while the driver stops. From a
+/// moment on it takes no more in: it could not unregister its callouts while
+/// they get new contexts.
+#[test]
+fn the_driver_stops_while_flows_begin() {
+    for seed in seeds(12) {
+        play(options(), seed, 3, |mut machine, play| {
+            let [stopping, beginning @ ..] = &play.actors[..] else { panic!("three threads") };
+            machine.start_file(file()).unwrap();
+            play.let_others_run(20);
+            let over = Arc::<AtomicBool>::default();
+            for (processor, actor) in (1..).zip(beginning) {
+                let (kernel, engine) = (Arc::clone(&play.kernel), Arc::clone(&play.engine));
+                let over = Arc::clone(&over);
+                actor.start(move || {
+                    let mut flows = VecDeque::new();
+                    while !over.load(Ordering::SeqCst) && kernel.stopped().is_none() {
+                        let (flow, irql) = (engine.flow_create(), Irql::DISPATCH);
+                        // Others run, also where no callout is left to be called.
+                        schedule::note("flow", flow.0);
+                        kernel.on_processor(processor, irql, |_| begin(&engine, Family::V4, flow));
+                        flows.push_back(flow);
+                        if flows.len() > LASTING {
+                            flows.pop_front().into_iter().for_each(|flow| engine.flow_end(flow));
+                        }
+                    }
+                    flows.into_iter().for_each(|flow| engine.flow_end(flow));
+                });
+            }
+            play.let_others_run(seed % 4);
+            stopping.start(move || {
+                // An error has stopped the machine, which is said below.
+                if let Ok(left) = machine.stop() {
+                    assert!(left.is_empty(), "{left}");
+                }
+            });
+            let patience = Duration::from_millis(300);
+            play.wait_for(patience, "the driver's end while flows begin", || !stopping.is_busy());
+            over.store(true, Ordering::SeqCst);
+            play.actors.iter().for_each(|actor| play.join(actor));
+        });
+    }
+}
+
+/// A flow that ends while it begins, its contexts deleted before the driver has
+/// been told that they were associated. Its place in the table is free again: it
+/// is the only one, and the next flow has it.
+fn end_during_begin(play: &Play, stop: &Arc<Stop>, (irql, at): (Irql, u64)) -> usize {
+    let [beginning, ending] = &play.actors[..] else { panic!("two threads") };
+    let session = play.kernel.trace(Enable::all(HUSHPORT), None);
+    let [flow, next] = [(); 2].map(|()| play.engine.flow_create());
+    let engine = Arc::clone(&play.engine);
+    play.stop_in(beginning, stop, at, (1, irql), move || begin(&engine, Family::V4, flow));
+    let begun = !play.engine.objects().flow_contexts.is_empty();
+    let engine = Arc::clone(&play.engine);
+    ending.start(move || engine.flow_end(flow));
+    play.let_others_run(20);
+    play.release(stop);
+    play.join(beginning);
+    play.join(ending);
+    begin(&play.engine, Family::V4, next);
+    show(&play.engine, "INBOUND_TRANSPORT_V4", &Subject::data(Family::V4, next));
+    play.engine.flow_end(next);
+    if play.is_stopped() {
+        return 0;
+    }
+    let events = session.events();
+    let ended = events.iter().filter(|event| event.name == "FlowEnded");
+    let ended: Vec<_> = ended.map(|event| (event.number("Flow"), event.number("PacketsIn"))).collect();
+    let of = |flow: FlowHandle| ended.iter().filter(|(ended, _)| *ended == flow.0).count();
+    let what = format!("{irql}, instruction {at}: {ended:?}");
+    assert_eq!(of(next), 1, "the next flow found no place. {what}");
+    assert!(ended.contains(&(next.0, 1)), "{what}");
+    assert_eq!(of(flow), usize::from(begun), "a flow with a context ends once, others are none. {what}");
+    of(flow)
+}
+
+#[test]
+fn a_flow_that_ends_while_it_begins_leaves_its_place() {
+    for irql in [Irql::PASSIVE, Irql::DISPATCH] {
+        play(options(), 1, 2, |mut machine, play| {
+            machine.set("FlowLimit", 1);
+            machine.start_file(file()).unwrap();
+            play.let_others_run(20);
+            let stop = Arc::<Stop>::default();
+            end_during_begin(play, &stop, (irql, NOWHERE));
+            let ats = stop.places(places(100)).into_iter();
+            let ended: Vec<_> = ats.map(|at| end_during_begin(play, &stop, (irql, at))).collect();
+            // At some instructions it was watched already, at others not yet.
+            assert!(play.is_stopped() || ended.contains(&0) && ended.contains(&1), "{ended:?}");
+            assert!(play.is_stopped() || machine.stop().unwrap().is_empty());
+        });
+    }
+}
