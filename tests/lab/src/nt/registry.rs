@@ -67,6 +67,15 @@ pub const NOTIFY_CHANGE_NAME: u32 = 1;
 /// `REG_NOTIFY_CHANGE_LAST_SET` (`winnt.h`): values written or deleted.
 pub const NOTIFY_CHANGE_LAST_SET: u32 = 4;
 
+/// A value's last reading by the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The number of the last change of the registry before it.
+    pub change: u64,
+    /// How often the driver had waited for an object before it.
+    pub waits: u64,
+}
+
 /// A request to hear of changes, with what its maker needs to deliver it.
 #[derive(Clone, Debug)]
 pub struct Watch<T> {
@@ -100,6 +109,10 @@ struct State<T> {
     watches: Vec<Watch<T>>,
     /// The last ones.
     reads: VecDeque<Read>,
+    /// The last reading of each value, by upper-case name.
+    readings: BTreeMap<String, Reading>,
+    /// How many changes of values there were.
+    changes: u64,
     keys_made: u64,
 }
 
@@ -116,6 +129,8 @@ impl<T> Default for Registry<T> {
                 keys: BTreeMap::new(),
                 watches: Vec::new(),
                 reads: VecDeque::new(),
+                readings: BTreeMap::new(),
+                changes: 0,
                 keys_made: 0,
             }),
         }
@@ -167,6 +182,7 @@ impl<T> Registry<T> {
         let mut state = self.state();
         let values = &mut state.keys.entry(normal(key)).or_default().values;
         values.insert(name.to_uppercase(), (name.to_string(), value));
+        state.changes += 1;
         fired.extend(state.take_watches(&normal(key), NOTIFY_CHANGE_LAST_SET));
         fired
     }
@@ -177,7 +193,10 @@ impl<T> Registry<T> {
         let mut state = self.state();
         let values = state.keys.get_mut(&normal(key)).map(|key| &mut key.values);
         match values.and_then(|values| values.remove(&name.to_uppercase())) {
-            Some(_) => state.take_watches(&normal(key), NOTIFY_CHANGE_LAST_SET),
+            Some(_) => {
+                state.changes += 1;
+                state.take_watches(&normal(key), NOTIFY_CHANGE_LAST_SET)
+            }
             None => Vec::new(),
         }
     }
@@ -213,9 +232,22 @@ impl<T> Registry<T> {
         key.map_or_else(Vec::new, |key| key.values.values().cloned().collect())
     }
 
-    /// A value as the driver reads it, with the name as set.
-    pub fn read(&self, key: &str, name: &str) -> Option<(String, RegistryValue)> {
+    /// How many changes of values there were.
+    pub fn changes(&self) -> u64 {
+        self.state().changes
+    }
+
+    /// The last reading of a value of this name.
+    pub fn last_reading(&self, name: &str) -> Option<Reading> {
+        self.state().readings.get(&name.to_uppercase()).copied()
+    }
+
+    /// A value as the driver reads it, with the name as set. `waits` says how
+    /// often it has waited for an object so far.
+    pub fn read(&self, key: &str, name: &str, waits: u64) -> Option<(String, RegistryValue)> {
         let mut state = self.state();
+        let reading = Reading { change: state.changes, waits };
+        state.readings.insert(name.to_uppercase(), reading);
         let values = state.keys.get(&normal(key)).map(|key| &key.values);
         let value = values.and_then(|values| values.get(&name.to_uppercase())).cloned();
         if state.reads.len() == READS {
@@ -309,12 +341,23 @@ mod tests {
     fn names_are_compared_without_case() {
         let registry = Registry::<u32>::default();
         assert!(registry.set_value(KEY, "Mode", RegistryValue::dword(1)).is_empty());
-        let read = registry.read(&KEY.to_lowercase(), "MODE").unwrap();
+        let read = registry.read(&KEY.to_lowercase(), "MODE", 0).unwrap();
         assert_eq!(read, ("Mode".to_string(), RegistryValue::dword(1)));
         assert!(registry.was_read("mode"));
         assert!(!registry.was_read("Trace"));
-        assert!(registry.read(KEY, "Trace").is_none());
+        assert!(registry.read(KEY, "Trace", 0).is_none());
         assert!(registry.was_read("Trace") && !registry.reads()[1].found);
+    }
+
+    #[test]
+    fn a_reading_knows_the_changes_before_it() {
+        let registry = Registry::<u32>::default();
+        assert_eq!(registry.last_reading("Mode"), None);
+        let _ = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
+        registry.read(KEY, "Mode", 7);
+        assert_eq!(registry.last_reading("mode"), Some(Reading { change: registry.changes(), waits: 7 }));
+        let _ = registry.delete_value(KEY, "Mode");
+        assert!(registry.last_reading("Mode").unwrap().change < registry.changes());
     }
 
     #[test]

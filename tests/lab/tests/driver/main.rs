@@ -1,8 +1,10 @@
 //! The shipping driver, held to what it promises.
 
 mod events;
+mod forms;
 mod image;
 mod lifecycle;
+mod mode;
 mod policy;
 mod registration;
 mod scan;
