@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::callouts::{SHARED, Shared};
 use super::flows::Ended;
-use super::policy::{Occasion, Policies};
+use super::policy::{Holds, Occasion, Policies};
 use crate::kernel::etw::{Channel, Listen, Provider};
 use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::published::Published;
@@ -57,6 +57,16 @@ impl Occasion {
     }
 }
 
+impl Holds {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Default => "Default",
+            Self::LastPolicy => "LastPolicy",
+            Self::LastPolicyExceptMode => "LastPolicyExceptMode",
+        }
+    }
+}
+
 /// The driver runs.
 pub fn started(channel: &Channel, occasion: Occasion, irql: &MaxDispatch) {
     channel.write(irql, || Started {
@@ -96,7 +106,7 @@ pub fn rejected(channel: &Channel, occasion: Occasion, policies: &Policies, irql
             value: value.name,
             reason: REASONS.get(usize::from(reason)).copied().unwrap_or_default(),
             entry,
-            holds: if policies.keeps_the_last() { "LastPolicy" } else { "Default" },
+            holds: policies.holds().name(),
         });
     }
 }

@@ -1,7 +1,7 @@
 //! The policy that holds, and how the registry's values become one.
 
 use core::ops::RangeInclusive;
-use core::sync::atomic::{AtomicBool, AtomicU16, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::callouts::Shared;
 use super::events;
@@ -14,7 +14,8 @@ use crate::kernel::pool::{PoolArc, PoolBox};
 use crate::kernel::registry::{Key, Room, ValueError};
 use crate::kernel::status::Result;
 use crate::kernel::watch::Follow;
-use crate::logic::policy::{Exemptions, Policy, Reason, Rejected, VALUES, Value};
+use crate::logic::policy::values::mode;
+use crate::logic::policy::{Exemptions, Mode, Policy, Reason, Rejected, VALUES, Value};
 use crate::logic::stealth::Rules;
 
 /// The policy that classifies go by, and what became of the values.
@@ -61,7 +62,9 @@ impl Standing {
 
 /// A policy with the memory that its lists are in.
 pub struct Applied {
-    rules: Rules,
+    /// The [`Rules`] as a number. They hold the mode that is in force, which
+    /// can change alone, see [`Applied::switch`].
+    rules: AtomicU16,
     policy: Policy,
     exemptions: Option<PoolBox<Exemptions>>,
 }
@@ -78,8 +81,20 @@ struct Report {
     /// What was refused when the registry was last read, by place in `VALUES`:
     /// the reason, and from the ninth bit on the entry; 0 where nothing was.
     refused: [AtomicU64; VALUES.len()],
-    /// Then the last policy stayed, not only the defaults of those values.
-    kept: AtomicBool,
+    /// What is in force where something was refused: a [`Holds`].
+    holds: AtomicU8,
+}
+
+/// What is in force where a value is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Holds {
+    /// The defaults of the refused values, and the other values as set.
+    Default,
+    /// The policy from before, as a whole.
+    LastPolicy,
+    /// The policy from before with the registry's `Mode`, which is 0 or 1.
+    LastPolicyExceptMode,
 }
 
 /// Why it is said which policy holds.
@@ -102,7 +117,7 @@ impl Policies {
         let key = Key::parameters(object, irql)?;
         let (applied, _refused) = read(key.as_ref(), &report, irql)?;
         report.applied.store(1, Ordering::Relaxed);
-        let (rules, check_order) = (applied.rules, applied.policy.check_order);
+        let (rules, check_order) = (applied.rules(), applied.policy.check_order);
         let policies = Self {
             report,
             current: Current::new(PoolBox::new(applied)?, irql)?,
@@ -150,10 +165,26 @@ impl Policies {
         refused.map(|refused| (refused != 0).then_some((refused as u8, (refused >> 8) as u32)))
     }
 
-    /// Whether the last policy stayed then, and not only the defaults of those
-    /// values.
-    pub fn keeps_the_last(&self) -> bool {
-        self.report.kept.load(Ordering::Relaxed)
+    /// What has been in force since then, where something was refused.
+    pub fn holds(&self) -> Holds {
+        match self.report.holds.load(Ordering::Relaxed) {
+            holds if holds == Holds::LastPolicy as u8 => Holds::LastPolicy,
+            holds if holds == Holds::LastPolicyExceptMode as u8 => Holds::LastPolicyExceptMode,
+            _ => Holds::Default,
+        }
+    }
+
+    /// Puts a mode in force beside all else that is. Returns whether that
+    /// changed anything.
+    fn switch(&self, mode: Mode, irql: &Passive) -> bool {
+        let Some(current) = self.current(irql) else { return false };
+        if current.rules().mode() == mode {
+            return false;
+        }
+        current.switch(mode);
+        self.stand(current.rules(), current.policy.check_order);
+        self.report.applied.fetch_add(1, Ordering::Relaxed);
+        true
     }
 }
 
@@ -185,29 +216,50 @@ impl Reload {
         events::policy(channel, Occasion::Start, policies, irql);
         events::started(channel, Occasion::Start, irql);
     }
+
+    /// Puts a good policy in force.
+    fn replace(&self, applied: PoolBox<Applied>, irql: &Passive) {
+        let Shared { policies, channel, .. } = &*self.shared;
+        let (policy, rules) = (applied.values(), applied.rules());
+        // First, so that when nobody reads the old policy any more nobody
+        // goes by its word either.
+        policies.stand(rules, policy.check_order);
+        policies.current.replace(applied, irql);
+        policies.report.applied.fetch_add(1, Ordering::Relaxed);
+        // What the engine refuses stays as it is; the next change tries
+        // again.
+        let _adapted_or_not = self.filtering.adapt(&policy, irql);
+        events::policy(channel, Occasion::Change, policies, irql);
+    }
+
+    /// Keeps the policy that is in force, but for the registry's `Mode`, if that
+    /// is 0 or 1.
+    fn keep(&self, key: Option<&Key>, irql: &Passive) {
+        let Shared { policies, channel, .. } = &*self.shared;
+        let mode = key.and_then(|key| mode_alone(key, irql)).filter(|mode| *mode != Mode::Enforce);
+        let holds = if mode.is_some() { Holds::LastPolicyExceptMode } else { Holds::LastPolicy };
+        policies.report.holds.store(holds as u8, Ordering::Relaxed);
+        match mode.is_some_and(|mode| policies.switch(mode, irql)) {
+            true => events::policy(channel, Occasion::Change, policies, irql),
+            false => events::rejected(channel, Occasion::Change, policies, irql),
+        }
+    }
 }
 
 impl Follow for Reload {
-    /// Where a value is refused, the last good policy stays as a whole: half of
-    /// what an administrator meant is nothing that anybody meant. It stays,
-    /// too, where there is no memory for another.
+    /// Where a value is refused, the last good policy stays: half of what an
+    /// administrator meant may be the opposite of it. It stays, too, where
+    /// there is no memory for another. Only `Mode` 0 and 1 always take effect,
+    /// so that nothing can keep the driver from being switched off.
     fn follow(&self, key: Option<&Key>, irql: &Passive) {
-        let Shared { policies, channel, .. } = &*self.shared;
-        policies.report.kept.store(true, Ordering::Relaxed);
-        let Ok((applied, 0)) = read(key, &policies.report, irql) else {
-            return events::rejected(channel, Occasion::Change, policies, irql);
+        let applied = match read(key, &self.shared.policies.report, irql) {
+            Ok((applied, 0)) => PoolBox::new(applied),
+            Ok(_) => return self.keep(key, irql),
+            Err(status) => Err(status),
         };
-        let (policy, rules) = (applied.values(), applied.rules());
-        if let Ok(applied) = PoolBox::new(applied) {
-            // First, so that when nobody reads the old policy any more nobody
-            // goes by its word either.
-            policies.stand(rules, policy.check_order);
-            policies.current.replace(applied, irql);
-            policies.report.applied.fetch_add(1, Ordering::Relaxed);
-            // What the engine refuses stays as it is; the next change tries
-            // again.
-            let _adapted_or_not = self.filtering.adapt(&policy, irql);
-            events::policy(channel, Occasion::Change, policies, irql);
+        match applied {
+            Ok(applied) => self.replace(applied, irql),
+            Err(_) => self.keep(key, irql),
         }
     }
 
@@ -231,17 +283,25 @@ impl Follow for Reload {
 impl Applied {
     /// The policy without its lists, to be kept.
     pub fn values(&self) -> Policy {
-        self.policy
+        Policy { mode: self.rules().mode(), ..self.policy }
     }
 
     fn new(policy: Policy, exemptions: Option<PoolBox<Exemptions>>) -> Self {
-        Self { rules: Rules::new(&policy, exemptions.is_some()), policy, exemptions }
+        let rules = Rules::new(&policy, exemptions.is_some());
+        Self { rules: AtomicU16::new(rules.bits()), policy, exemptions }
     }
 
     /// What packets ask it.
     #[inline(always)]
     pub fn rules(&self) -> Rules {
-        self.rules
+        Rules::of_bits(self.rules.load(Ordering::Relaxed))
+    }
+
+    /// Changes the mode and nothing else, under whoever reads it. That takes no
+    /// memory, so it cannot fail.
+    fn switch(&self, mode: Mode) {
+        let rules = Rules::new(&Policy { mode, ..self.policy }, self.exemptions.is_some());
+        self.rules.store(rules.bits(), Ordering::Relaxed);
     }
 
     /// Its lists; `None` where all of them are empty.
@@ -265,7 +325,7 @@ fn read(key: Option<&Key>, report: &Report, irql: &Passive) -> Result<(Applied, 
     let mut room = PoolBox::<Room>::zeroed()?;
     let mut exemptions = PoolBox::<Exemptions>::zeroed()?;
     for value in &VALUES {
-        let parsed = match key.value(value.name, &mut room, irql) {
+        let parsed = match key.value(value.name, &mut *room, irql) {
             Ok(Some(data)) => value.parse(data.kind, data.bytes, &mut policy, &mut exemptions),
             Ok(None) => Ok(()),
             Err(ValueError::TooLong) => Err(value.rejected(Reason::TooLong)),
@@ -278,6 +338,13 @@ fn read(key: Option<&Key>, report: &Report, irql: &Passive) -> Result<(Applied, 
     }
     let exemptions = (!exemptions.is_empty()).then_some(exemptions);
     Ok((Applied::new(policy, exemptions), refused))
+}
+
+/// The registry's `Mode`, if it is a good one; read without memory.
+fn mode_alone(key: &Key, irql: &Passive) -> Option<Mode> {
+    let mut room = Room::<[u8; size_of::<u32>()]>::empty();
+    let data = key.value("Mode", &mut room, irql).ok()??;
+    mode(data.kind, data.bytes)
 }
 
 impl Report {

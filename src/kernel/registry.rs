@@ -1,6 +1,6 @@
 //! Reading the driver's Parameters key.
 
-use core::mem::{offset_of, size_of};
+use core::mem::offset_of;
 use core::ptr;
 
 use super::entry::DriverObject;
@@ -14,15 +14,23 @@ use crate::logic::policy::values::MAX_BYTES;
 /// An open registry key.
 pub struct Key(ffi::HANDLE);
 
-/// Room for the longest value that is read; too large for a kernel stack.
+/// Room for a value; by default for the longest one, which is too large for a
+/// kernel stack.
 ///
 /// Laid out as KEY_VALUE_PARTIAL_INFORMATION (wdm.h), with all of its data.
 #[repr(C)]
-pub struct Room {
+pub struct Room<D: ?Sized = [u8; MAX_BYTES]> {
     title_index: ffi::ULONG,
     kind: ffi::ULONG,
     data_length: ffi::ULONG,
-    data: [u8; MAX_BYTES],
+    data: D,
+}
+
+impl<const N: usize> Room<[u8; N]> {
+    /// Room for `N` bytes, in the caller's frame.
+    pub const fn empty() -> Self {
+        Self { title_index: 0, kind: 0, data_length: 0, data: [0; N] }
+    }
 }
 
 const _: () = assert!(offset_of!(Room, data) == offset_of!(ffi::KEY_VALUE_PARTIAL_INFORMATION, Data));
@@ -80,12 +88,12 @@ impl Key {
     pub fn value<'r>(
         &self,
         name: &str,
-        room: &'r mut Room,
+        room: &'r mut Room<[u8]>,
         _: &Passive,
     ) -> core::result::Result<Option<Data<'r>>, ValueError> {
         let name = Utf16::<32>::concat(&[name]);
         let mut name = name.unicode_string();
-        let mut length = 0;
+        let (mut length, size) = (0, size_of_val(room));
         // SAFETY: the handle is open, the name is a local, the room is of the
         // length given, and the call is made at PASSIVE_LEVEL.
         let status = to_result(unsafe {
@@ -94,7 +102,7 @@ impl Key {
                 &mut name,
                 ffi::_KEY_VALUE_INFORMATION_CLASS::KeyValuePartialInformation,
                 ptr::from_mut(room).cast(),
-                size_of::<Room>() as ffi::ULONG,
+                size as ffi::ULONG,
                 &mut length,
             )
         });

@@ -147,8 +147,9 @@ events! {
     }
 
     /// A policy is in force. Written when the driver starts, when a change of
-    /// the registry has been put in force, and when a session asks for the
-    /// state. Its fields are the registry's values by name.
+    /// the registry has been put in force, as a whole or only its `Mode`, and
+    /// when a session asks for the state. Its fields are the registry's values
+    /// by name.
     PolicyApplied: INFORMATION, POLICY => {
         /// Why it is written: `Start`, `Change` or `Rundown`.
         occasion: &'static str = "Occasion",
@@ -202,7 +203,10 @@ events! {
         reason: &'static str = "Reason",
         /// The entry of a list, counted from 1; 0 where it is about none.
         entry: u32 = "Entry",
-        /// What holds: `Default` at the start, afterwards `LastPolicy`, whole.
+        /// What is in force instead. `Default`, at the start: this value's
+        /// default, and the other values as set. `LastPolicy`: the policy from
+        /// before, as a whole. `LastPolicyExceptMode`: the same with the
+        /// registry's `Mode`, which is 0 or 1.
         holds: &'static str = "Holds",
     }
 

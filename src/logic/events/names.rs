@@ -99,7 +99,7 @@ pub fn place(place: Option<Place>) -> Text<2> {
 }
 
 /// Names of the reasons for a refusal, by their number; none has 0.
-pub const REASONS: [&str; Reason::BadLuid as usize + 1] = [
+pub const REASONS: [&str; Reason::NeverRemote as usize + 1] = [
     "",
     "WrongType",
     "WrongLength",
@@ -119,4 +119,5 @@ pub const REASONS: [&str; Reason::BadLuid as usize + 1] = [
     "BadPrefixLength",
     "HostBits",
     "BadLuid",
+    "NeverRemote",
 ];

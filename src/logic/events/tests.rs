@@ -83,7 +83,8 @@ fn names_stand_where_their_numbers_say() {
         assert_eq!(all[number] as usize, number);
         assert_eq!(format!("{:?}", all[number]), *name);
     }
-    for reason in [Reason::WrongType, Reason::Unreadable, Reason::BadPort, Reason::HostBits, Reason::BadLuid]
+    for reason in
+        [Reason::WrongType, Reason::Unreadable, Reason::BadPort, Reason::HostBits, Reason::NeverRemote]
     {
         assert_eq!(REASONS[reason as usize], format!("{reason:?}"));
     }

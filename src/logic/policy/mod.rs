@@ -3,6 +3,8 @@
 //! [`VALUES`] is the table of the values and the one place that names them;
 //! [`parse`](mod@parse) reads the lists, [`Exemptions`] answers for a packet.
 
+#[cfg(test)]
+mod entries_tests;
 pub mod exemptions;
 pub mod parse;
 pub mod ports;
@@ -21,6 +23,17 @@ pub enum Mode {
     Audit,
     /// 2: be silent.
     Enforce,
+}
+
+impl Mode {
+    /// The mode of a number from 0 to 2.
+    pub(crate) const fn of_number(number: u32) -> Self {
+        match number {
+            0 => Self::Off,
+            1 => Self::Audit,
+            _ => Self::Enforce,
+        }
+    }
 }
 
 /// What is reported (`Trace`).

@@ -87,40 +87,88 @@ pub fn ports(text: &[u8]) -> Result<Ports, Reason> {
 }
 
 /// An entry of `ExemptPrefixes`: `10.0.0.0/8`, `fd00::/8`; an address without
-/// a length is that one address.
+/// a length is that one address. An IPv4-mapped prefix (`::ffff:10.0.0.0/104`)
+/// is the IPv4 prefix: packets of IPv4 only ever carry IPv4 addresses.
 ///
 /// Bits behind the length are refused, not ignored: `10.1.2.3/8` looks like
-/// one machine and would exempt sixteen million. So are scopes (`fe80::1%4`):
-/// an interface is exempted by its LUID.
+/// one machine and would exempt sixteen million. So are scopes (`fe80::1%4`),
+/// because an interface is exempted by its LUID, and prefixes that no packet
+/// can come from.
 pub fn prefix(text: &[u8]) -> Result<Prefix, Reason> {
     let (address, length) = match split(text, b'/') {
         Some((address, length)) => (address, Some(number(length, 10).ok_or(Reason::BadPrefixLength)?)),
         None => (text, None),
     };
-    if let Some(address) = v4(address) {
-        let mask = host_bits(length, u32::BITS)?;
-        let mask = u32::try_from(mask).map_err(|_| Reason::BadPrefixLength)?;
-        return match address & mask {
-            0 => Ok(Prefix::V4(Range { first: address, last: address | mask })),
-            _ => Err(Reason::HostBits),
-        };
-    }
-    let address = v6(address).ok_or(Reason::BadPrefix)?;
-    let mask = host_bits(length, u128::BITS)?;
-    match address & mask {
-        0 => Ok(Prefix::V6(Range { first: address, last: address | mask })),
-        _ => Err(Reason::HostBits),
+    let prefix = match v4(address) {
+        Some(address) => {
+            let mask = host_bits(length, u32::BITS)?;
+            let mask = u32::try_from(mask).map_err(|_| Reason::BadPrefixLength)?;
+            if address & mask != 0 {
+                return Err(Reason::HostBits);
+            }
+            Prefix::V4(Range { first: address, last: address | mask })
+        }
+        None => {
+            let address = v6(address).ok_or(Reason::BadPrefix)?;
+            let mask = host_bits(length, u128::BITS)?;
+            if address & mask != 0 {
+                return Err(Reason::HostBits);
+            }
+            unmapped(Range { first: address, last: address | mask })
+        }
+    };
+    match can_be_remote(prefix) {
+        true => Ok(prefix),
+        false => Err(Reason::NeverRemote),
     }
 }
 
 /// An entry of `ExemptInterfaces`: a NET_LUID's value, `1689399632855040` or
-/// `0x6008000000000`; 0 is no interface.
+/// `0x6008000000000`.
+///
+/// Its upper 16 bits are the interface's type, of which there is no 0, and its
+/// lower 24 bits are reserved (`NET_LUID_LH`, ifdef.h). So an interface's index
+/// is refused, which is easily mistaken for its LUID and would never match.
 pub fn luid(text: &[u8]) -> Result<u64, Reason> {
+    const TYPE: u64 = 0xffff << 48;
+    const RESERVED: u64 = 0xff_ffff;
     let value = match text {
         [b'0', b'x' | b'X', digits @ ..] => number(digits, 16),
         digits => number(digits, 10),
     };
-    value.filter(|value| *value != 0).ok_or(Reason::BadLuid)
+    let value = value.ok_or(Reason::BadLuid)?;
+    match value & TYPE != 0 && value & RESERVED == 0 {
+        true => Ok(value),
+        false => Err(Reason::BadLuid),
+    }
+}
+
+/// The IPv4 prefix that an IPv4-mapped one stands for (RFC 4291, 2.5.5.2).
+fn unmapped(range: Range<u128>) -> Prefix {
+    const MAPPED: u128 = 0xffff;
+    if range.first >> u32::BITS == MAPPED && range.last >> u32::BITS == MAPPED {
+        return Prefix::V4(Range { first: range.first as u32, last: range.last as u32 });
+    }
+    Prefix::V6(range)
+}
+
+/// Whether a packet that may be answered can come from any of these addresses.
+///
+/// None comes from `0.0.0.0/8`, multicast or limited broadcast addresses (RFC
+/// 1122, 3.2.1.3), nor from `::` or multicast addresses (RFC 4291, 2.5.2 and
+/// 2.7). Of the deprecated IPv4-compatible addresses (`::10.0.0.1`, RFC 4291,
+/// 2.5.5.1) only `::1` has a meaning.
+fn can_be_remote(prefix: Prefix) -> bool {
+    match prefix {
+        Prefix::V4(Range { first, last }) => {
+            !(last >> 24 == 0 || (first >> 28 == 0xe && last >> 28 == 0xe) || first == u32::MAX)
+        }
+        Prefix::V6(Range { first, last }) => {
+            let compatible = last >> u32::BITS == 0;
+            let loopback = first <= 1 && last >= 1;
+            !(first >> 120 == 0xff || (compatible && !loopback))
+        }
+    }
 }
 
 /// The bits of an address behind a prefix, set.

@@ -102,6 +102,8 @@ pub enum Reason {
     HostBits = 17,
     /// No interface LUID.
     BadLuid = 18,
+    /// A prefix that no packet can come from.
+    NeverRemote = 19,
 }
 
 /// A value that was refused.
@@ -142,6 +144,11 @@ impl Value {
     pub fn rejected(&self, reason: Reason) -> Rejected {
         Rejected { name: self.name, reason, entry: 0 }
     }
+}
+
+/// What the registry holds as `Mode`, if that is good.
+pub fn mode(kind: u32, data: &[u8]) -> Option<Mode> {
+    number(kind, data, Mode::Off as u32, Mode::Enforce as u32).ok().map(Mode::of_number)
 }
 
 fn number(kind: u32, data: &[u8], min: u32, max: u32) -> Result<u32, parse::At> {
@@ -215,14 +222,10 @@ pub static VALUES: [Value; 17] = [
         name: "Mode",
         kind: Kind::Number {
             default: 2,
-            min: 0,
-            max: 2,
+            min: Mode::Off as u32,
+            max: Mode::Enforce as u32,
             set: |policy, number| {
-                policy.mode = match number {
-                    0 => Mode::Off,
-                    1 => Mode::Audit,
-                    _ => Mode::Enforce,
-                }
+                policy.mode = Mode::of_number(number);
             },
             get: |policy| policy.mode as u32,
         },
@@ -311,4 +314,4 @@ pub static VALUES: [Value; 17] = [
 
 #[cfg(test)]
 #[path = "values_tests.rs"]
-mod tests;
+pub(super) mod tests;

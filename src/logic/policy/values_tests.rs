@@ -43,12 +43,15 @@ fn lists(exemptions: &Exemptions) -> [bool; 3] {
     [
         on(Sender { local_port: Some(113), ..nothing }),
         on(Sender { address: v4([10, 1, 2, 3]), ..nothing }),
-        on(Sender { interface: Some(5), ..nothing }),
+        on(Sender { interface: Some(LUID), ..nothing }),
     ]
 }
 
 const ENTRIES: [(&str, &str); 3] =
-    [("ExemptPorts", "113"), ("ExemptPrefixes", "10.0.0.0/8"), ("ExemptInterfaces", "5")];
+    [("ExemptPorts", "113"), ("ExemptPrefixes", "10.0.0.0/8"), ("ExemptInterfaces", "0x6000005000000")];
+
+/// The LUID among them.
+const LUID: u64 = 0x6_0000_0500_0000;
 
 #[test]
 fn the_defaults_are_the_tables() {
@@ -134,6 +137,7 @@ fn a_list_has_its_limits() {
         let entries = |count: u16| {
             let entry = |number: u16| match value.name {
                 "ExemptPrefixes" => format!("10.{}.{}.7", number / 256, number % 256),
+                "ExemptInterfaces" => format!("0x6{number:06x}000000"),
                 _ => format!("{}", number + 1),
             };
             let entries: Vec<String> = (0..count).map(entry).collect();
@@ -244,7 +248,7 @@ fn the_document_has_the_table() {
     }
 }
 
-const REASONS: [Reason; 18] = [
+const REASONS: [Reason; 19] = [
     Reason::WrongType,
     Reason::WrongLength,
     Reason::OutOfRange,
@@ -263,6 +267,7 @@ const REASONS: [Reason; 18] = [
     Reason::BadPrefixLength,
     Reason::HostBits,
     Reason::BadLuid,
+    Reason::NeverRemote,
 ];
 
 /// The document's examples are taken, with its own meaning.
@@ -294,15 +299,19 @@ fn an_exemption_says_which_list() {
     for (name, entry) in ENTRIES {
         value(name).parse(REG_MULTI_SZ, &multi_sz(&[entry]), &mut policy, &mut tables).unwrap();
     }
-    let tcp =
-        Sender { protocol: Some(6), local_port: Some(113), address: v4([10, 0, 0, 1]), interface: Some(5) };
+    let tcp = Sender {
+        protocol: Some(6),
+        local_port: Some(113),
+        address: v4([10, 0, 0, 1]),
+        interface: Some(LUID),
+    };
     assert_eq!(tables.of(&tcp), Some(Exemption::Port));
     // Other protocols have no ports, whatever stands in the field.
     let icmp = Sender { protocol: Some(1), ..tcp };
     assert_eq!(tables.of(&icmp), Some(Exemption::Prefix));
     let elsewhere = Sender { address: v4([11, 0, 0, 1]), ..icmp };
     assert_eq!(tables.of(&elsewhere), Some(Exemption::Interface));
-    assert_eq!(tables.of(&Sender { interface: Some(6), ..elsewhere }), None);
+    assert_eq!(tables.of(&Sender { interface: Some(LUID + (1 << 24)), ..elsewhere }), None);
     let unknown = Sender::default();
     assert_eq!(tables.of(&unknown), None);
 }

@@ -46,6 +46,15 @@ impl Rules {
         Self(bits)
     }
 
+    /// The policy's `Mode`.
+    pub const fn mode(self) -> Mode {
+        match self {
+            _ if self.are_off() => Mode::Off,
+            _ if self.only_count() => Mode::Audit,
+            _ => Mode::Enforce,
+        }
+    }
+
     /// As a number.
     pub const fn bits(self) -> u16 {
         self.0

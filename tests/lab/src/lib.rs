@@ -19,6 +19,7 @@
 //! | [`wire`] | TUN device in a network namespace, packet recording |
 //! | [`machine`], [`world`] | all of it put together, and running; [`scan`] is nmap in it, [`matrix`] every scan |
 //! | [`variants`] | the points that documents leave open, by name |
+//! | [`policy`] | the driver's values and what it makes of them |
 //! | [`registry`] | the driver's values from outside, while a host is up |
 //! | [`package`] | the driver package: INF, catalog, test signatures |
 //! | [`bench`] | what a classify costs: time, instructions, what it locks and writes |
@@ -38,6 +39,7 @@ pub mod machine;
 pub mod matrix;
 pub mod nt;
 pub mod package;
+pub mod policy;
 pub mod registry;
 pub mod report;
 pub mod scan;

@@ -1,8 +1,10 @@
 //! The driver's values from outside: a socket that a running host serves.
 //!
 //! `cargo lab up` serves it, `cargo lab reg` asks. A change goes the way that
-//! any change of the registry goes: whoever watches the key is told.
+//! any change of the registry goes: the driver watches the key. The answer comes
+//! when the driver has read the change, with what it made of it.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -17,34 +19,41 @@ use serde::{Deserialize, Serialize};
 use crate::machine::SERVICE;
 use crate::nt::registry::{REG_DWORD, REG_MULTI_SZ, REG_SZ, RegistryValue};
 use crate::nt::{Kernel, parameters_key};
+use crate::policy::{Refusal, State, state, table};
 use crate::setup;
 
-/// Values of the driver's policy that are lists of strings.
-const LISTS: [&str; 3] = ["ExemptPorts", "ExemptPrefixes", "ExemptInterfaces"];
-
-/// How long either side waits for the other.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long either side waits for the other; longer than for the driver.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What can be asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Every value.
     List,
-    /// Set one.
-    Set(String, RegistryValue),
-    /// Delete one.
-    Delete(String),
+    /// Sets values, or deletes those that have none here.
+    Change(Vec<(String, Option<RegistryValue>)>),
 }
 
 /// What is answered.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
-    /// Every value, after what was asked.
+    /// Every value of the registry, after what was asked.
     pub values: Vec<(String, RegistryValue)>,
-    /// Whether there was such a value before.
-    pub found: bool,
-    /// How many of the driver's watches fired.
-    pub told: usize,
+    /// Names that were to be deleted and were not there.
+    pub missing: Vec<String>,
+    /// What the driver says; `None` where no driver runs.
+    pub policy: Option<Policy>,
+    /// Why the driver cannot be asked.
+    pub failure: Option<String>,
+}
+
+/// What the driver made of the registry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Policy {
+    /// What stands refused.
+    pub refused: Vec<Refusal>,
+    /// What is in force of every value that the driver knows.
+    pub in_force: BTreeMap<String, RegistryValue>,
 }
 
 impl Reply {
@@ -62,13 +71,14 @@ pub struct Served {
 }
 
 impl Served {
-    /// Serves a machine's registry where [`ask`] looks for it.
-    pub fn start(kernel: Arc<Kernel>) -> Result<Self> {
-        Self::at(setup::state().join("registry.sock"), kernel)
+    /// Serves a machine's registry where [`ask`] looks for it; with the file of
+    /// the driver that runs in it.
+    pub fn start(kernel: Arc<Kernel>, driver: Option<&Path>) -> Result<Self> {
+        Self::at(setup::state().join("registry.sock"), kernel, driver)
     }
 
     /// Serves it at a path.
-    pub fn at(path: PathBuf, kernel: Arc<Kernel>) -> Result<Self> {
+    pub fn at(path: PathBuf, kernel: Arc<Kernel>, driver: Option<&Path>) -> Result<Self> {
         if UnixStream::connect(&path).is_ok() {
             bail!("another host is up already: it serves {}", path.display());
         }
@@ -77,13 +87,15 @@ impl Served {
         let listener = UnixListener::bind(&path).with_context(|| path.display().to_string())?;
         let over = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&over);
+        let mut server = Server { kernel, driver: driver.map(Path::to_owned), good: Vec::new() };
+        server.begin()?;
         let thread = std::thread::Builder::new().name("registry".to_owned()).spawn(move || {
             for stream in listener.incoming() {
                 if told.load(Ordering::SeqCst) {
                     return;
                 }
-                // Whoever asks and breaks off does no harm.
-                let _answered_or_not = stream.map_err(Into::into).and_then(|stream| answer(&kernel, stream));
+                // A client that breaks off does no harm.
+                let _answered_or_not = stream.map_err(Into::into).and_then(|stream| server.answer(stream));
             }
         })?;
         Ok(Self { path, over, thread: Some(thread) })
@@ -101,17 +113,97 @@ impl Drop for Served {
     }
 }
 
-fn answer(kernel: &Kernel, mut stream: UnixStream) -> Result<()> {
-    let request = read(&stream)?;
-    let key = parameters_key(SERVICE);
-    let there = |name: &str| kernel.registry().value(&key, name).is_some();
-    let (found, told) = match request {
-        Request::List => (false, 0),
-        Request::Set(name, value) => (there(&name), kernel.set_value(&key, &name, value)),
-        Request::Delete(name) => (there(&name), kernel.delete_value(&key, &name)),
-    };
-    let reply = Reply { values: kernel.registry().values(&key), found, told };
-    write(&mut stream, &reply)
+/// The served side.
+struct Server {
+    kernel: Arc<Kernel>,
+    driver: Option<PathBuf>,
+    /// The values that are in force; an absent one means its default.
+    good: Vec<(String, RegistryValue)>,
+}
+
+impl Server {
+    /// Takes in what is in force before anything is changed.
+    fn begin(&mut self) -> Result<()> {
+        self.good = self.values();
+        if let Some(sys) = &self.driver {
+            let refused = State::of(&self.kernel, sys, &self.good)?.refused;
+            self.good.retain(|(name, _)| !refused.iter().any(|one| one.value.eq_ignore_ascii_case(name)));
+        }
+        Ok(())
+    }
+
+    fn values(&self) -> Vec<(String, RegistryValue)> {
+        self.kernel.registry().values(&parameters_key(SERVICE))
+    }
+
+    fn answer(&mut self, mut stream: UnixStream) -> Result<()> {
+        let mut reply = Reply::default();
+        let mut last = None;
+        if let Request::Change(changes) = read(&stream)? {
+            let key = parameters_key(SERVICE);
+            for (name, value) in changes {
+                let was_there = self.kernel.registry().value(&key, &name).is_some();
+                // How many watches fired does not matter: the reading counts.
+                let _fired = match value {
+                    Some(value) => self.kernel.set_value(&key, &name, value),
+                    None if was_there => self.kernel.delete_value(&key, &name),
+                    None => {
+                        reply.missing.push(name);
+                        continue;
+                    }
+                };
+                last = Some((name, self.kernel.registry().changes()));
+            }
+        }
+        reply.values = self.values();
+        if let Some(sys) = self.driver.clone() {
+            match self.policy(&sys, last, &reply.values) {
+                Ok(policy) => reply.policy = Some(policy),
+                Err(error) => reply.failure = Some(format!("{error:#}")),
+            }
+        }
+        write(&mut stream, &reply)
+    }
+
+    /// What the driver made of the last change.
+    fn policy(&mut self, sys: &Path, last: Option<(String, u64)>, values: &state::Values) -> Result<Policy> {
+        let changed = last.is_some();
+        if let Some((name, change)) = last {
+            state::await_reading(&self.kernel, &name, change)?;
+        }
+        let state = State::of(&self.kernel, sys, values)?;
+        if changed && state.refused.is_empty() {
+            self.good = values.to_vec();
+        } else if changed {
+            self.switch(values);
+        }
+        let in_force = table::known().iter().map(|known| {
+            let good = self.good.iter().find(|(name, _)| name.eq_ignore_ascii_case(known.name));
+            let number = state.numbers.get(known.name).copied();
+            let value = number.map(RegistryValue::dword).or_else(|| good.map(|(_, value)| value.clone()));
+            (known.name.to_owned(), value.unwrap_or_else(|| default(known)))
+        });
+        Ok(Policy { in_force: in_force.collect(), refused: state.refused })
+    }
+
+    /// Beside a value that is refused, only `Mode` 0 or 1 takes effect.
+    fn switch(&mut self, values: &state::Values) {
+        const MODE: &str = "Mode";
+        let mode = values.iter().find(|(name, _)| name.eq_ignore_ascii_case(MODE)).map(|(_, value)| value);
+        let off = [0, 1].map(RegistryValue::dword);
+        if let Some(mode) = mode.filter(|mode| off.contains(mode)) {
+            self.good.retain(|(name, _)| !name.eq_ignore_ascii_case(MODE));
+            self.good.push((MODE.to_owned(), mode.clone()));
+        }
+    }
+}
+
+/// What is in force where a value is absent.
+pub fn default(known: &table::Known) -> RegistryValue {
+    match known.default.parse() {
+        Ok(number) => RegistryValue::dword(number),
+        Err(_) => RegistryValue::multi_sz([""; 0]),
+    }
 }
 
 /// Asks the host that is up.
@@ -159,60 +251,11 @@ pub fn text(value: &RegistryValue) -> String {
     }
 }
 
-/// `NAME=VALUE`, or `NAME:TYPE=VALUE` with `dword`, `sz` or `multi_sz`.
-pub fn assignment(text: &str) -> Result<(String, RegistryValue), String> {
-    let (name, value) = text.split_once('=').ok_or("NAME=VALUE is wanted")?;
-    let (name, kind) = match name.split_once(':') {
-        Some((name, kind)) => (name, kind),
-        None if LISTS.iter().any(|list| list.eq_ignore_ascii_case(name)) => (name, "multi_sz"),
-        None => (name, "dword"),
-    };
-    if name.is_empty() {
-        return Err("a name is wanted before =".to_owned());
-    }
-    let value = match kind {
-        "multi_sz" => {
-            RegistryValue::multi_sz(value.split(',').map(str::trim).filter(|string| !string.is_empty()))
-        }
-        "sz" => RegistryValue::sz(value),
-        "dword" => {
-            let number = match value.strip_prefix("0x") {
-                Some(digits) => u32::from_str_radix(digits, 16),
-                None => value.parse(),
-            };
-            let number =
-                number.map_err(|_| format!("{value:?}: a number from 0 to {} is wanted", u32::MAX))?;
-            RegistryValue::dword(number)
-        }
-        other => return Err(format!("{other:?}: dword, sz or multi_sz is wanted")),
-    };
-    Ok((name.to_owned(), value))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::machine::Machine;
     use crate::nt::Options;
-
-    #[test]
-    fn values_are_read_as_they_are_shown() {
-        for (given, shown) in [
-            ("Mode=1", "1 (REG_DWORD)"),
-            ("Mode=0x10", "16 (REG_DWORD)"),
-            ("ExemptPorts=113,8000-8100", "113,8000-8100 (REG_MULTI_SZ)"),
-            ("exemptports=113", "113 (REG_MULTI_SZ)"),
-            ("ExemptPorts=", " (REG_MULTI_SZ)"),
-            ("ExemptPorts:dword=113", "113 (REG_DWORD)"),
-            ("Mode:sz=off", "off (REG_SZ)"),
-            ("Mode:multi_sz=a, b", "a,b (REG_MULTI_SZ)"),
-        ] {
-            assert_eq!(text(&assignment(given).unwrap().1), shown, "{given}");
-        }
-        for wrong in ["Mode", "=1", "Mode=", "Mode=off", "Mode=4294967296", "Mode:qword=1"] {
-            assert!(assignment(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn a_served_registry_is_read_changed_and_gone_at_the_end() {
@@ -221,18 +264,21 @@ mod tests {
         let machine = Machine::new(Options::default());
         machine.set("Mode", 2);
         assert!(ask_at(&path, &Request::List).unwrap_err().to_string().contains("no host is up"));
-        let served = Served::at(path.clone(), Arc::clone(machine.kernel())).unwrap();
-        let another = Served::at(path.clone(), Arc::clone(machine.kernel()));
+        let served = Served::at(path.clone(), Arc::clone(machine.kernel()), None).unwrap();
+        let another = Served::at(path.clone(), Arc::clone(machine.kernel()), None);
         assert!(another.err().unwrap().to_string().contains("another host is up"));
 
-        let (name, value) = assignment("ExemptPorts=113").unwrap();
-        let reply = ask_at(&path, &Request::Set(name, value.clone())).unwrap();
-        assert!(!reply.found);
+        let value = RegistryValue::multi_sz(["113"]);
+        let change = |name: &str, value: Option<RegistryValue>| {
+            ask_at(&path, &Request::Change(vec![(name.to_owned(), value)])).unwrap()
+        };
+        let reply = change("ExemptPorts", Some(value.clone()));
+        assert!(reply.missing.is_empty() && reply.policy.is_none() && reply.failure.is_none());
         let listed = ask_at(&path, &Request::List).unwrap();
         assert_eq!(listed.value("mode"), Some(&RegistryValue::dword(2)));
         assert_eq!(listed.value("ExemptPorts"), Some(&value));
-        assert!(ask_at(&path, &Request::Delete("mode".to_owned())).unwrap().found);
-        assert!(!ask_at(&path, &Request::Delete("Mode".to_owned())).unwrap().found);
+        assert!(change("mode", None).missing.is_empty());
+        assert_eq!(change("Mode", None).missing, ["Mode"]);
         assert_eq!(machine.kernel().registry().values(&parameters_key(SERVICE)).len(), 1);
 
         // Whoever talks nonsense is not answered, and does no harm.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 
 use crate::host::{Application, Disorder, Disordered, Filter, Host, HostHandle, Variants, spawn};
-use crate::machine::Machine;
+use crate::machine::{Machine, SERVICE};
 use crate::nt::registry::RegistryValue;
 use crate::wire::{Family, Namespace, Network, Recorder, Recording};
 use crate::{host, nt, variants, wfp};
@@ -61,6 +61,8 @@ impl World {
         let network = options.network.clone();
         let tun = namespace.tun(&network)?;
         let mut machine = Machine::with(plan.machine.clone(), plan.engine.clone());
+        // The INF makes the key, so the driver watches it from its start on.
+        let _nobody_watches = machine.kernel().registry().create_key(&nt::parameters_key(SERVICE));
         for (name, value) in &plan.values {
             machine.set_value(name, value.clone());
         }

@@ -1,15 +1,17 @@
 //! `cargo lab reg`: the driver's values, as regedit shows and changes them.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::nt::registry::RegistryValue;
-use crate::registry::{self, Reply, Request};
+use crate::policy::{Assignment, Refusal, table};
+use crate::registry::{self, Policy, Reply, Request};
 
 /// What to read or change.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 ExemptPorts, ExemptPrefixes and ExemptInterfaces are REG_MULTI_SZ, everything else is REG_DWORD; \
-NAME:dword=, NAME:sz= and NAME:multi_sz= say otherwise.")]
+NAME:dword=, NAME:sz= and NAME:multi_sz= say otherwise. \
+A change waits for the driver; where the driver refuses it, the exit status is 1.")]
 pub struct Arguments {
     /// NAME shows a value, NAME=VALUE sets it: a number, or strings with commas
     /// between them; nothing shows all
@@ -23,54 +25,121 @@ pub struct Arguments {
 #[derive(Clone, Debug)]
 enum Item {
     Name(String),
-    Assignment(String, RegistryValue),
+    Assignment(Assignment),
 }
 
-/// Does it; whether every value named was there.
+/// Does it. Returns whether every value named was there, and is in force.
 pub fn run(arguments: &Arguments) -> Result<bool> {
-    let mut found = true;
     if arguments.delete && arguments.items.is_empty() {
         bail!("--delete: which value?");
     }
-    if arguments.items.is_empty() {
-        for (name, value) in registry::ask(&Request::List)?.values {
-            println!("{name} = {}", registry::text(&value));
-        }
-    }
+    // All names and types first, so that nothing is changed where one is wrong.
+    let (mut shown, mut changes) = (Vec::new(), Vec::new());
     for item in &arguments.items {
-        let (name, request) = match item {
-            Item::Assignment(name, _) if arguments.delete => bail!("--delete {name}: a name alone is wanted"),
-            Item::Assignment(name, value) => (name, Request::Set(name.clone(), value.clone())),
-            Item::Name(name) if arguments.delete => (name, Request::Delete(name.clone())),
-            Item::Name(name) => (name, Request::List),
-        };
-        let reply = registry::ask(&request)?;
-        match (&request, reply.value(name)) {
-            (Request::Delete(_), _) if reply.found => println!("{name} deleted{}", told(&reply)),
-            (Request::Set(..), Some(value)) => {
-                println!("{name} = {}{}", registry::text(value), told(&reply));
-            }
-            (Request::List, Some(value)) => println!("{name} = {}", registry::text(value)),
-            _ => {
-                eprintln!("{name} is not set");
-                found = false;
+        match item {
+            Item::Assignment(one) if arguments.delete => bail!("--delete {one}: expected a name alone"),
+            Item::Assignment(one) => changes.push(one.resolve().map(|(name, value)| (name, Some(value)))?),
+            Item::Name(name) => {
+                let known = table::find(name).map_err(|error| anyhow!(error))?;
+                match arguments.delete {
+                    true => changes.push((known.name.to_owned(), None)),
+                    false => shown.push(known.name),
+                }
             }
         }
     }
-    Ok(found)
+    let mut well = true;
+    if !changes.is_empty() {
+        let reply = registry::ask(&Request::Change(changes.clone()))?;
+        for (name, value) in &changes {
+            well &= tell(name, value.as_ref(), &reply);
+        }
+    }
+    if changes.is_empty() || !shown.is_empty() {
+        well &= show(&shown, &registry::ask(&Request::List)?);
+    }
+    Ok(well)
 }
 
-/// Whether the driver hears of a change.
-fn told(reply: &Reply) -> String {
-    match reply.told {
-        0 => "; nobody watches the key".to_owned(),
-        _ => "; the driver was told".to_owned(),
+/// Shows values, or all of them; whether all were there.
+fn show(names: &[&str], reply: &Reply) -> bool {
+    let mut found = true;
+    let all = reply.values.iter().map(|(name, _)| name.as_str());
+    let names: Vec<&str> = if names.is_empty() { all.collect() } else { names.to_vec() };
+    for name in names {
+        let Some(value) = reply.value(name) else {
+            eprintln!("{name} is not set");
+            found = false;
+            continue;
+        };
+        println!("{name} = {}", registry::text(value));
+        if let Some(policy) = &reply.policy
+            && let Some(refusal) = refusal(policy, name)
+        {
+            println!("  refused: {}; {}", refusal.text(&reply.values), in_force(policy, name));
+        }
     }
+    found
+}
+
+/// Says what became of a change; whether it is in force.
+fn tell(name: &str, value: Option<&RegistryValue>, reply: &Reply) -> bool {
+    if reply.missing.iter().any(|missing| missing == name) {
+        eprintln!("{name} is not set");
+        return false;
+    }
+    let what = match value {
+        Some(value) => format!("{name} = {}", registry::text(value)),
+        None => format!("{name} deleted"),
+    };
+    let policy = match (&reply.policy, &reply.failure) {
+        (_, Some(failure)) => {
+            eprintln!("{what}; what the driver makes of it is not known: {failure}");
+            return false;
+        }
+        (None, None) => {
+            println!("{what}; no driver runs");
+            return true;
+        }
+        (Some(policy), None) => policy,
+    };
+    if let Some(refusal) = refusal(policy, name) {
+        eprintln!("{what} is refused: {}", refusal.text(&reply.values));
+        eprintln!("{}", in_force(policy, name));
+        return false;
+    }
+    let default = table::find(name).ok().map(registry::default);
+    let meant = value.cloned().or(default);
+    if policy.in_force.get(name) != meant.as_ref() {
+        eprintln!("{what} takes no effect while the driver refuses another value:");
+        for refusal in &policy.refused {
+            eprintln!("  {}: {}", refusal.value, refusal.text(&reply.values));
+        }
+        eprintln!("{}", in_force(policy, name));
+        return false;
+    }
+    match table::find(name).is_ok_and(|known| known.at_start) {
+        true => println!("{what}; taken, and in force from the driver's next start on"),
+        false => println!("{what}; in force"),
+    }
+    for refusal in &policy.refused {
+        println!("  still refused is {}: {}", refusal.value, refusal.text(&reply.values));
+    }
+    true
+}
+
+fn refusal<'a>(policy: &'a Policy, name: &str) -> Option<&'a Refusal> {
+    policy.refused.iter().find(|refusal| refusal.value.eq_ignore_ascii_case(name))
+}
+
+fn in_force(policy: &Policy, name: &str) -> String {
+    let text = policy.in_force.get(name).map_or_else(|| "?".to_owned(), registry::text);
+    format!("in force is {name} = {}", if text.starts_with(' ') { format!("nothing{text}") } else { text })
 }
 
 fn item(text: &str) -> Result<Item, String> {
     match text.contains('=') {
-        true => registry::assignment(text).map(|(name, value)| Item::Assignment(name, value)),
+        true => text.parse().map(Item::Assignment),
         false => Ok(Item::Name(text.to_owned())),
     }
 }

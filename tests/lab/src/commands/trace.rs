@@ -4,13 +4,12 @@ use std::io::{BufWriter, IsTerminal, Write, stdout};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::counters::Counters;
 use crate::machine::Machine;
-use crate::nt::registry::RegistryValue;
-use crate::registry;
+use crate::policy::{Assignment, assignment, state};
 use crate::report::{Page, Watched, trace_text};
 use crate::setup::{self, Need, Target};
 use crate::trace::{self, Limits, Lines, Played, Prefix, Progress, Told};
@@ -29,8 +28,8 @@ pub struct Arguments {
     local: Vec<Prefix>,
     /// A value of the driver's policy, as in its registry key: a number, or
     /// strings with commas between them
-    #[arg(long, value_name = "NAME=VALUE", value_parser = registry::assignment)]
-    set: Vec<(String, RegistryValue)>,
+    #[arg(long, value_name = "NAME=VALUE", value_parser = str::parse::<Assignment>)]
+    set: Vec<Assignment>,
     /// Turn a point that the documents leave open; may be given again
     #[arg(long, value_name = "NAME", value_parser = super::variant)]
     variant: Vec<&'static Variant>,
@@ -56,7 +55,7 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<bool> {
     setup::ensure(&[Need::Libclang])?;
     let driver = setup::build(Target::X64)?;
-    let mut world = Plan { values: arguments.set.clone(), ..Plan::default() };
+    let mut world = Plan { values: assignment::resolve(&arguments.set)?, ..Plan::default() };
     for variant in &arguments.variant {
         variant.turn(&mut world);
     }
@@ -66,7 +65,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         limits: Limits { connections: arguments.connections, ..Limits::default() },
         variants: world.variants.clone(),
         // Who asks for no observing filters expects no observations.
-        everywhere: !arguments.set.iter().any(|(name, _)| name.eq_ignore_ascii_case("Observe")),
+        everywhere: !world.values.iter().any(|(name, _)| name == "Observe"),
     };
     let mut machine = start(&driver.sys, &world)?;
     let played = play(arguments, &plan, &machine)?;
@@ -100,11 +99,7 @@ fn start(driver: &Path, world: &Plan<'_>) -> Result<Machine> {
         add_stronger(machine.engine())?;
     }
     machine.start(driver).with_context(|| format!("{} does not start", driver.display()))?;
-    for (name, _) in &world.values {
-        if !machine.has_read(name) {
-            bail!("--set {name}: the driver reads no value of that name");
-        }
-    }
+    state::check(machine.kernel(), driver, &world.values)?;
     Ok(machine)
 }
 

@@ -6,13 +6,13 @@ use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use super::as_root;
 use crate::etw::{Enable, Event, HUSHPORT};
 use crate::host::Application;
 use crate::nt::Trace;
-use crate::nt::registry::RegistryValue;
+use crate::policy::{Assignment, assignment, state};
 use crate::registry;
 use crate::setup::{self, Need, Target};
 use crate::variants::Variant;
@@ -31,8 +31,8 @@ pub struct Arguments {
     listen: Vec<(u16, Application)>,
     /// A value of the driver's policy, as in its registry key: a number, or
     /// strings with commas between them
-    #[arg(long, value_name = "NAME=VALUE", value_parser = registry::assignment)]
-    set: Vec<(String, RegistryValue)>,
+    #[arg(long, value_name = "NAME=VALUE", value_parser = str::parse::<Assignment>)]
+    set: Vec<Assignment>,
     /// A UDP port that sends back what it gets, on both families
     #[arg(long, value_name = "PORT")]
     udp: Vec<u16>,
@@ -66,19 +66,17 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         [] => vec![(80, Application::Http)],
         listen => listen.to_vec(),
     };
-    let (values, datagrams) = (arguments.set.clone(), arguments.udp.clone());
+    let (values, datagrams) = (assignment::resolve(&arguments.set)?, arguments.udp.clone());
     let mut plan = Plan { driver, values, listen, datagrams, ..Plan::default() };
     for variant in &arguments.variant {
         variant.turn(&mut plan);
     }
     let mut world = World::start(&plan)?;
-    for (name, _) in &arguments.set {
-        if driver.is_some() && !world.machine.has_read(name) {
-            bail!("--set {name}: the driver reads no value of that name");
-        }
+    if let Some(sys) = driver {
+        state::check(world.machine.kernel(), sys, &plan.values)?;
     }
     let _session = arguments.events.as_deref().map(|file| listen_to(&world, file)).transpose()?;
-    let _registry = registry::Served::start(Arc::clone(world.machine.kernel()))?;
+    let _registry = registry::Served::start(Arc::clone(world.machine.kernel()), driver)?;
     let named = Named::new(&world);
     announce(&plan, &world, named.enter());
     let mut stopped = false;

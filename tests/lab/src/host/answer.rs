@@ -11,11 +11,20 @@ use crate::wire::{Parsed, TcpFlags};
 /// The hop limit Windows sends with.
 pub(super) const HOP_LIMIT: u8 = 128;
 
-/// Why a datagram cannot be delivered.
+/// What an ICMP error says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unreachable {
-    Port,
-    Protocol,
+pub(super) enum Problem {
+    PortUnreachable,
+    ProtocolUnreachable,
+    /// Of IPv4 only.
+    SourceRouteFailed,
+    /// Where in the packet; the code is of ICMPv6 only.
+    Parameter {
+        code: u8,
+        pointer: u32,
+    },
+    /// The rest of the datagram has not come.
+    ReassemblyTimeout,
 }
 
 /// An IP header back to the sender of `packet`.
@@ -93,41 +102,64 @@ pub(super) fn echo_reply(packet: &Parsed<'_>) -> Option<Vec<u8>> {
 pub(super) fn datagram_echo(packet: &Parsed<'_>) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let (from, to) = (packet.destination.port(), packet.source.port());
-    back(packet).udp(from, to).write(&mut bytes, packet.payload()).ok()?;
+    // What lies behind the datagram's own length is none of it.
+    let length = packet.transport_bytes().get(4..6)?.try_into().ok()?;
+    let data = packet.transport_bytes().get(8..usize::from(u16::from_be_bytes(length)))?;
+    back(packet).udp(from, to).write(&mut bytes, data).ok()?;
     Some(bytes)
 }
 
-/// The ICMP error for a datagram without endpoint (RFC 792: type 3, codes 2
-/// and 3; RFC 4443: type 1 code 4, type 4 code 1), with the start of the
-/// packet as those documents want it quoted.
-pub(super) fn unreachable(packet: &Parsed<'_>, why: Unreachable) -> Option<Vec<u8>> {
+/// An ICMP error (RFC 792; RFC 4443), with the start of the packet as those
+/// documents want it quoted. `None` where the family knows no such error.
+pub(super) fn error(packet: &Parsed<'_>, problem: Problem) -> Option<Vec<u8>> {
     /// The IPv6 minimum MTU less the error's own headers.
     const V6_QUOTE: usize = 1280 - 40 - 8;
-    /// Where the fixed IPv6 header has its next header.
-    const NEXT_HEADER: u32 = 6;
     let mut bytes = Vec::new();
     let quote = |limit: usize| &packet.bytes[..packet.bytes.len().min(limit)];
     match packet.source.ip() {
         IpAddr::V4(_) => {
-            let why = match why {
-                Unreachable::Port => icmpv4::DestUnreachableHeader::Port,
-                Unreachable::Protocol => icmpv4::DestUnreachableHeader::Protocol,
-            };
-            back(packet)
-                .icmpv4(Icmpv4Type::DestinationUnreachable(why))
-                .write(&mut bytes, quote(packet.ip_header_size + 8))
+            let kind = v4_error(problem)?;
+            back(packet).icmpv4(kind).write(&mut bytes, quote(packet.ip_header_size + 8))
         }
         IpAddr::V6(_) => {
-            let kind = match why {
-                Unreachable::Port => Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port),
-                Unreachable::Protocol => Icmpv6Type::ParameterProblem(ParameterProblemHeader {
-                    code: ParameterProblemCode::UnrecognizedNextHeader,
-                    pointer: NEXT_HEADER,
-                }),
-            };
+            let kind = v6_error(packet, problem)?;
             back(packet).icmpv6(kind).write(&mut bytes, quote(V6_QUOTE))
         }
     }
     .ok()?;
     Some(bytes)
+}
+
+fn v4_error(problem: Problem) -> Option<Icmpv4Type> {
+    use icmpv4::DestUnreachableHeader::{Port, Protocol, SourceRouteFailed};
+    Some(match problem {
+        Problem::PortUnreachable => Icmpv4Type::DestinationUnreachable(Port),
+        Problem::ProtocolUnreachable => Icmpv4Type::DestinationUnreachable(Protocol),
+        Problem::SourceRouteFailed => Icmpv4Type::DestinationUnreachable(SourceRouteFailed),
+        Problem::Parameter { pointer, .. } => {
+            let pointer = u8::try_from(pointer).ok()?;
+            Icmpv4Type::ParameterProblem(icmpv4::ParameterProblemHeader::PointerIndicatesError(pointer))
+        }
+        Problem::ReassemblyTimeout => {
+            Icmpv4Type::TimeExceeded(icmpv4::TimeExceededCode::FragmentReassemblyTimeExceeded)
+        }
+    })
+}
+
+fn v6_error(packet: &Parsed<'_>, problem: Problem) -> Option<Icmpv6Type> {
+    let parameter = |code, pointer| Icmpv6Type::ParameterProblem(ParameterProblemHeader { code, pointer });
+    Some(match problem {
+        Problem::PortUnreachable => Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port),
+        Problem::ProtocolUnreachable => {
+            // At the field that has the number that is not recognized.
+            let mut chain = packet.chain()?;
+            chain.by_ref().for_each(drop);
+            parameter(ParameterProblemCode::UnrecognizedNextHeader, chain.named_at as u32)
+        }
+        Problem::SourceRouteFailed => return None,
+        Problem::Parameter { code, pointer } => parameter(ParameterProblemCode::from_u8(code)?, pointer),
+        Problem::ReassemblyTimeout => {
+            Icmpv6Type::TimeExceeded(icmpv6::TimeExceededCode::FragmentReassemblyTimeExceeded)
+        }
+    })
 }

@@ -2,35 +2,21 @@
 
 use std::time::Duration;
 
-use etherparse::SlicedPacket;
-use etherparse::defrag::IpDefragPool;
-
 use super::Host;
-use super::answer::{self, Unreachable};
+use super::answer::{self, Problem};
+use super::fragments::Outcome;
+use super::ip::{self, Refusal};
 use super::layers::Layer;
 use super::log::{Event, RecordId};
 use super::scene::{Direction, Scene, flag};
 use super::variants::{UdpDiscard, reason};
-use crate::wire::{Family, Parsed, Transport, reassembled};
+use crate::wire::{Family, Parsed, Transport};
 
-/// How long a datagram's flow lives without traffic (facts: 1.3), and a
-/// fragment without the rest (RFC 8200, 4.5).
+/// How long a datagram's flow lives without traffic (facts: 1.3).
 pub(crate) const IDLE: Duration = Duration::from_secs(60);
 
-/// The most flows of datagrams, and the most partial datagrams, at once.
+/// The most flows of datagrams at once.
 pub(super) const FLOWS_LIMIT: usize = 1024;
-
-/// Datagrams of which only a part has come.
-pub(super) struct Fragments {
-    pool: IpDefragPool<Duration, ()>,
-    active: usize,
-}
-
-impl Default for Fragments {
-    fn default() -> Self {
-        Self { pool: IpDefragPool::new(), active: 0 }
-    }
-}
 
 impl Host {
     /// Takes one packet from the network.
@@ -48,10 +34,9 @@ impl Host {
             scene.flags = flag::IS_FRAGMENT;
         }
         if self.gate.pass(record, Layer::InboundIppacket, &scene) {
-            if parsed.destination.ip() == self.own(parsed.family()) {
-                self.deliver(record, &scene, parsed);
-            } else {
-                self.unusable(record, &scene, reason::IP_NOT_LOCALLY_DESTINED);
+            match ip::check(&parsed, &self.gate.options.network) {
+                Ok(()) => self.deliver(record, &scene, parsed),
+                Err(refusal) => self.unusable(record, &scene, parsed, refusal),
             }
         }
         self.turn();
@@ -71,43 +56,63 @@ impl Host {
     }
 
     fn deliver(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>) {
+        if !parsed.checksum_valid() {
+            return self.damaged(record, scene);
+        }
         match parsed.transport {
             Transport::Tcp(tcp) => self.segment(record, *scene, parsed, tcp),
             Transport::Udp if self.datagram_socket(&parsed).is_some() => {
                 self.datagram(record, *scene, parsed);
             }
-            Transport::Udp => self.endpointless(record, scene, parsed, Unreachable::Port),
-            Transport::Other => self.endpointless(record, scene, parsed, Unreachable::Protocol),
+            Transport::Udp => self.endpointless(record, scene, parsed, Problem::PortUnreachable),
+            Transport::Other => self.endpointless(record, scene, parsed, Problem::ProtocolUnreachable),
             Transport::Icmp { kind, .. } if kind == echo_request(parsed.family()) => {
                 self.echo(record, *scene, parsed);
             }
             // An error or a reply to nothing the host sent; only non-error
             // messages go on to ALE, and no socket waits for one.
             Transport::Icmp { .. } => {}
-            Transport::Fragment => self.fragment(record, parsed),
-            Transport::Malformed => self.unusable(record, scene, reason::IP_MALFORMED_HEADER),
+            Transport::Fragment => self.fragment(record, scene, parsed),
+            Transport::Malformed => {
+                let refusal = Refusal { reason: reason::IP_MALFORMED_HEADER, problem: None };
+                self.unusable(record, scene, parsed, refusal);
+            }
         }
     }
 
-    /// A packet the IP layer drops without an answer.
-    fn unusable(&mut self, record: RecordId, scene: &Scene<'_>, why: u32) {
+    /// A packet that the IP layer discards, and the ICMP error for it, if one is
+    /// due.
+    fn unusable(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>, refusal: Refusal) {
+        self.gate.log.rename(record, Event::Unusable);
+        let (layer, module) = (Layer::InboundIppacket, reason::MODULE_NETWORK);
+        let may_answer = self.gate.answer_after_discard(record, layer, scene, module, refusal.reason);
+        let error = refusal.problem.filter(|_| ip::may_draw_error(&parsed));
+        let Some(error) = error.and_then(|problem| answer::error(&parsed, problem)) else { return };
+        match may_answer {
+            true => self.send_built(error, Event::IcmpErrorOut, Layer::OutboundIcmpError, None),
+            false => self.gate.counters.silenced += 1,
+        }
+    }
+
+    /// What the transport layer discards because its checksum is wrong.
+    fn damaged(&mut self, record: RecordId, scene: &Scene<'_>) {
         self.gate.log.rename(record, Event::Unusable);
         // No answer is due, so there is none to prevent.
         let _ = self.gate.answer_after_discard(
             record,
-            Layer::InboundIppacket,
+            Layer::InboundTransport,
             scene,
-            reason::MODULE_NETWORK,
-            why,
+            reason::MODULE_TRANSPORT,
+            reason::INET_CHECKSUM_INVALID,
         );
     }
 
     /// A datagram nobody waits for: the discard layers, then the ICMP error.
-    fn endpointless(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>, why: Unreachable) {
+    fn endpointless(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>, why: Problem) {
         const IP: Layer = Layer::InboundIppacket;
         const TRANSPORT: Layer = Layer::InboundTransport;
         let (at, network) = match (why, self.gate.variants.udp_discard) {
-            (Unreachable::Protocol, _) => (&[IP][..], reason::IP_PROTOCOL_UNREACHABLE),
+            (Problem::ProtocolUnreachable, _) => (&[IP][..], reason::IP_PROTOCOL_UNREACHABLE),
             (_, UdpDiscard::IpPacket) => (&[IP][..], reason::IP_PORT_UNREACHABLE),
             (_, UdpDiscard::Transport) => (&[TRANSPORT][..], reason::IP_PORT_UNREACHABLE),
             (_, UdpDiscard::Both) => (&[TRANSPORT, IP][..], reason::IP_PORT_UNREACHABLE),
@@ -123,35 +128,30 @@ impl Host {
                 return;
             }
         }
-        if let Some(error) = answer::unreachable(&parsed, why) {
+        if let Some(error) = answer::error(&parsed, why) {
             self.send_built(error, Event::IcmpErrorOut, Layer::OutboundIcmpError, None);
         }
     }
 
     /// Keeps a fragment; the last one brings the datagram to the layers above,
     /// which never see the fragments (facts: 1.3).
-    fn fragment(&mut self, record: RecordId, parsed: Parsed<'_>) {
-        if self.fragments.active >= FLOWS_LIMIT {
-            return;
-        }
-        let now = self.gate.now;
-        let Ok(sliced) = SlicedPacket::from_ip(parsed.bytes) else {
-            return;
+    fn fragment(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>) {
+        let datagram = match self.fragments.add(&parsed, self.gate.now) {
+            Outcome::Nothing => return,
+            Outcome::Refused(refusal) => return self.unusable(record, scene, parsed, refusal),
+            Outcome::Whole(datagram) => datagram,
         };
-        self.fragments.active += 1;
-        let Ok(Some(whole)) = self.fragments.pool.process_sliced_packet(&sliced, now, ()) else {
-            return;
-        };
-        let Some(datagram) = reassembled(parsed.bytes, parsed.protocol, &whole.payload) else {
-            return;
-        };
-        self.fragments.pool.return_buf(whole);
-        if let Some(parsed) = Parsed::new(&datagram) {
-            let event = self.event_of(&parsed);
-            self.gate.log.rename(record, event);
-            let mut scene = Scene::packet(Direction::Inbound, parsed);
-            scene.flags = flag::IS_REASSEMBLED;
-            self.deliver(record, &scene, parsed);
+        let Some(parsed) = Parsed::new(&datagram) else { return };
+        let event = self.event_of(&parsed);
+        self.gate.log.rename(record, event);
+        let mut scene = Scene::packet(Direction::Inbound, parsed);
+        scene.flags = flag::IS_REASSEMBLED;
+        // A fragment within a fragment is nobody's.
+        let nested = matches!(parsed.transport, Transport::Fragment);
+        let nested = nested.then_some(Refusal { reason: reason::IP_MALFORMED_HEADER, problem: None });
+        match nested.map_or_else(|| ip::headers(&parsed), Err) {
+            Ok(()) => self.deliver(record, &scene, parsed),
+            Err(refusal) => self.unusable(record, &scene, parsed, refusal),
         }
     }
 
@@ -166,12 +166,14 @@ impl Host {
             }
             fresh(last)
         });
-        let active = std::cell::Cell::new(0);
-        self.fragments.pool.retain(|last| {
-            active.set(active.get() + usize::from(fresh(last)));
-            fresh(last)
-        });
-        self.fragments.active = active.get();
+        for first in self.fragments.expire(now) {
+            let error = Parsed::new(&first)
+                .filter(ip::may_draw_error)
+                .and_then(|parsed| answer::error(&parsed, Problem::ReassemblyTimeout));
+            if let Some(error) = error {
+                self.send_built(error, Event::IcmpErrorOut, Layer::OutboundIcmpError, None);
+            }
+        }
     }
 }
 

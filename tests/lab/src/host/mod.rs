@@ -9,6 +9,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `sockets`, `connection` | bind, listen, connect, close |
+//! | `ip`, `fragments` | what the IP layer refuses, and puts together |
 //! | `inbound`, `segment`, `datagram` | a packet from the network, up to the application |
 //! | `outbound` | bytes from an application, down to the network |
 //! | `gate` | one layer: classify, log, discard twin |
@@ -25,8 +26,10 @@ mod datagram;
 mod disorder;
 pub mod documented;
 mod filter;
+mod fragments;
 mod gate;
 mod inbound;
+mod ip;
 mod layers;
 mod log;
 mod metadata;
@@ -79,7 +82,7 @@ pub struct Host {
     outcomes: BTreeMap<ConnectionId, Outcome>,
     datagram_sockets: datagram::Sockets,
     flows: datagram::Flows,
-    fragments: inbound::Fragments,
+    fragments: fragments::Fragments,
     outbound: VecDeque<Vec<u8>>,
     /// Endpoint handles and connection ids handed out so far.
     last_handle: u64,
@@ -104,7 +107,7 @@ impl Host {
             outcomes: BTreeMap::new(),
             datagram_sockets: datagram::Sockets::default(),
             flows: datagram::Flows::default(),
-            fragments: inbound::Fragments::default(),
+            fragments: fragments::Fragments::default(),
             outbound: VecDeque::new(),
             last_handle: 0x1000,
             last_port: sockets::FIRST_EPHEMERAL_PORT,

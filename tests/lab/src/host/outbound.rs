@@ -7,7 +7,7 @@ use super::segment::stream_flag;
 use super::variants::StreamBlock;
 use super::{Host, Pair};
 use crate::wfp::FlowHandle;
-use crate::wire::{Parsed, TcpFlags};
+use crate::wire::{Parsed, TcpFlags, Transport};
 
 /// The most bytes of one stream indication. The next one waits until these are
 /// acknowledged, so that each segment belongs to one indication.
@@ -111,6 +111,10 @@ impl Host {
         let Some(parsed) = Parsed::new(&packet) else {
             return;
         };
+        // An error is one whoever makes it.
+        if matches!(parsed.transport, Transport::Icmp { .. }) {
+            return self.send_built(packet.clone(), Event::IcmpErrorOut, Layer::OutboundIcmpError, None);
+        }
         let pair = (parsed.source, parsed.destination);
         if self.connections.contains_key(&pair) && !self.still_authorized(pair, Some(parsed)) {
             return;

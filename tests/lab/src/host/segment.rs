@@ -64,18 +64,6 @@ impl Host {
     }
 
     pub(super) fn segment(&mut self, record: RecordId, scene: Scene<'_>, parsed: Parsed<'_>, tcp: Tcp) {
-        if !tcp.checksum_valid {
-            self.gate.log.rename(record, Event::Unusable);
-            // No answer is due, so there is none to prevent.
-            let _ = self.gate.answer_after_discard(
-                record,
-                Layer::InboundTransport,
-                &scene,
-                reason::MODULE_TRANSPORT,
-                reason::INET_CHECKSUM_INVALID,
-            );
-            return;
-        }
         let pair = (parsed.destination, parsed.source);
         if let Some(connection) = self.connections.get(&pair) {
             let over = self.stack.state(connection.handle) == tcp::State::TimeWait;
@@ -155,7 +143,7 @@ impl Host {
         if self.gate.pass(record, Layer::AleAuthRecvAccept, &scene)
             && let Some(handle) = self.stack.listen(parsed.destination)
         {
-            self.stack.ingress(parsed.bytes, self.gate.now);
+            self.ingress(&parsed);
             if self.stack.state(handle) == tcp::State::SynReceived {
                 let authorized = (flow, generation);
                 let session = Session::server(application);
@@ -168,6 +156,13 @@ impl Host {
             self.stack.remove(handle);
         }
         self.gate.filter.flow_end(flow);
+    }
+
+    /// Gives a segment to TCP, which knows no extension headers.
+    fn ingress(&mut self, parsed: &Parsed<'_>) {
+        if let Some(plain) = parsed.plain() {
+            self.stack.ingress(&plain, self.gate.now);
+        }
     }
 
     fn for_connection(&mut self, record: RecordId, flags: u32, pair: Pair, parsed: Parsed<'_>) {
@@ -195,7 +190,7 @@ impl Host {
             self.forget(pair);
             return;
         }
-        self.stack.ingress(parsed.bytes, self.gate.now);
+        self.ingress(&parsed);
         let data = self.after_ingress(record, pair, scene, parsed);
         if stale {
             let event = match authorizing {

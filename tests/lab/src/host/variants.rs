@@ -11,10 +11,15 @@ pub mod reason {
     pub const MODULE_TRANSPORT: u32 = 1;
     pub const MODULE_GENERAL: u32 = 2;
     pub const GENERAL_FIREWALL_POLICY: u32 = 0;
+    pub const IP_BAD_SOURCE_ADDRESS: u32 = 1;
     pub const IP_NOT_LOCALLY_DESTINED: u32 = 2;
     pub const IP_PROTOCOL_UNREACHABLE: u32 = 3;
     pub const IP_PORT_UNREACHABLE: u32 = 4;
+    pub const IP_BAD_LENGTH: u32 = 5;
     pub const IP_MALFORMED_HEADER: u32 = 6;
+    pub const IP_BAD_CHECKSUM: u32 = 12;
+    pub const IP_IPSEC_FAILURE: u32 = 262;
+    pub const IP_BAD_OPTION: u32 = 286;
     pub const INET_CHECKSUM_INVALID: u32 = 3;
     pub const INET_ENDPOINT_NOT_FOUND: u32 = 4;
     pub const INET_ACK_INVALID: u32 = 8;

@@ -168,6 +168,11 @@ impl Kernel {
         counted.collect()
     }
 
+    /// How often the driver has waited for an object by its handle.
+    pub fn waits(&self) -> u64 {
+        self.call_count("ZwWaitForSingleObject")
+    }
+
     /// How often the driver called one export.
     pub fn call_count(&self, name: &str) -> u64 {
         let calls = self.calls();

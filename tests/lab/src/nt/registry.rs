@@ -93,6 +93,15 @@ pub const NOTIFY_CHANGE_NAME: u32 = 1;
 /// `REG_NOTIFY_CHANGE_LAST_SET` (`winnt.h`): values written or deleted.
 pub const NOTIFY_CHANGE_LAST_SET: u32 = 4;
 
+/// A value's last reading by the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// The number of the last change of the registry before it.
+    pub change: u64,
+    /// How often the driver had waited for an object before it.
+    pub waits: u64,
+}
+
 /// A request to hear of changes, with what its maker needs to deliver it.
 #[derive(Clone, Debug)]
 pub struct Watch<T> {
@@ -129,6 +138,10 @@ struct State<T> {
     /// What comes instead of stored values, by upper-case path and name: one for
     /// each query.
     replies: BTreeMap<(String, String), VecDeque<Reply>>,
+    /// The last reading of each value, by upper-case name.
+    readings: BTreeMap<String, Reading>,
+    /// How many changes of values there were.
+    changes: u64,
     keys_made: u64,
 }
 
@@ -146,6 +159,8 @@ impl<T> Default for Registry<T> {
                 watches: Vec::new(),
                 reads: VecDeque::new(),
                 replies: BTreeMap::new(),
+                readings: BTreeMap::new(),
+                changes: 0,
                 keys_made: 0,
             }),
         }
@@ -197,6 +212,7 @@ impl<T> Registry<T> {
         let mut state = self.state();
         let values = &mut state.keys.entry(normal(key)).or_default().values;
         values.insert(name.to_uppercase(), (name.to_string(), value));
+        state.changes += 1;
         fired.extend(state.take_watches(&normal(key), NOTIFY_CHANGE_LAST_SET));
         fired
     }
@@ -207,7 +223,10 @@ impl<T> Registry<T> {
         let mut state = self.state();
         let values = state.keys.get_mut(&normal(key)).map(|key| &mut key.values);
         match values.and_then(|values| values.remove(&name.to_uppercase())) {
-            Some(_) => state.take_watches(&normal(key), NOTIFY_CHANGE_LAST_SET),
+            Some(_) => {
+                state.changes += 1;
+                state.take_watches(&normal(key), NOTIFY_CHANGE_LAST_SET)
+            }
             None => Vec::new(),
         }
     }
@@ -250,9 +269,22 @@ impl<T> Registry<T> {
         self.state().replies.insert(of, replies.into());
     }
 
-    /// A value as the driver reads it.
-    pub fn read(&self, key: &str, name: &str) -> Option<Answered> {
+    /// How many changes of values there were.
+    pub fn changes(&self) -> u64 {
+        self.state().changes
+    }
+
+    /// The last reading of a value of this name.
+    pub fn last_reading(&self, name: &str) -> Option<Reading> {
+        self.state().readings.get(&name.to_uppercase()).copied()
+    }
+
+    /// A value as the driver reads it. `waits` says how often it has waited for an
+    /// object so far.
+    pub fn read(&self, key: &str, name: &str, waits: u64) -> Option<Answered> {
         let mut state = self.state();
+        let reading = Reading { change: state.changes, waits };
+        state.readings.insert(name.to_uppercase(), reading);
         let of = (normal(key), name.to_uppercase());
         let reply = state.replies.get_mut(&of).and_then(VecDeque::pop_front);
         let value = match reply {
@@ -361,11 +393,11 @@ mod tests {
     fn names_are_compared_without_case() {
         let registry = Registry::<u32>::default();
         assert!(registry.set_value(KEY, "Mode", RegistryValue::dword(1)).is_empty());
-        let read = registry.read(&KEY.to_lowercase(), "MODE").unwrap();
+        let read = registry.read(&KEY.to_lowercase(), "MODE", 0).unwrap();
         assert_eq!(read, Answered { name: "Mode".into(), value: RegistryValue::dword(1), length: 4 });
         assert!(registry.was_read("mode"));
         assert!(!registry.was_read("Trace"));
-        assert!(registry.read(KEY, "Trace").is_none());
+        assert!(registry.read(KEY, "Trace", 0).is_none());
         assert!(registry.was_read("Trace") && !registry.reads()[1].found);
     }
 
@@ -375,10 +407,21 @@ mod tests {
         let _ = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
         let claim = Reply::Claims { value: RegistryValue::dword(3), length: 9 };
         registry.script(KEY, "mode", vec![Reply::Value(RegistryValue::sz("2")), claim]);
-        let read = || registry.read(KEY, "Mode").map(|answered| (answered.value, answered.length)).unwrap();
+        let read = || registry.read(KEY, "Mode", 0).map(|answered| (answered.value, answered.length)).unwrap();
         assert_eq!(read(), (RegistryValue::sz("2"), 4));
         assert_eq!(read(), (RegistryValue::dword(3), 9));
         assert_eq!(read(), (RegistryValue::dword(1), 4));
+    }
+
+    #[test]
+    fn a_reading_knows_the_changes_before_it() {
+        let registry = Registry::<u32>::default();
+        assert_eq!(registry.last_reading("Mode"), None);
+        let _ = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
+        registry.read(KEY, "Mode", 7);
+        assert_eq!(registry.last_reading("mode"), Some(Reading { change: registry.changes(), waits: 7 }));
+        let _ = registry.delete_value(KEY, "Mode");
+        assert!(registry.last_reading("Mode").unwrap().change < registry.changes());
     }
 
     #[test]

@@ -114,7 +114,7 @@ type Found = Result<Answered, Status>;
 fn query_value(kernel: &Kernel, handle: HANDLE, name: Address) -> Result<Found, Trouble> {
     let name = string(name)?;
     Ok(key(kernel, handle).and_then(|path| {
-        let value = kernel.registry().read(&path, &name);
+        let value = kernel.registry().read(&path, &name, kernel.waits());
         value.ok_or(Status::OBJECT_NAME_NOT_FOUND)
     }))
 }

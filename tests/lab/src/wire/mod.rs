@@ -5,6 +5,7 @@
 //! A [`Recording`] around either keeps every packet for a pcap file and for
 //! counting.
 
+mod chain;
 mod memory;
 mod namespace;
 mod packet;
@@ -14,6 +15,7 @@ mod tun;
 use std::io;
 use std::time::Duration;
 
+pub(crate) use chain::{Chain, Extension, FIXED as V6_FIXED, extension};
 pub use memory::MemoryWire;
 pub use namespace::{Namespace, Network};
 pub use packet::{Family, Parsed, Tcp, TcpFlags, Transport};

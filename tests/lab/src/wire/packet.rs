@@ -1,9 +1,13 @@
 //! A raw IP packet, parsed once, with the positions that layers speak of.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
-use etherparse::{IpSlice, NetSlice, SlicedPacket, TcpSlice, UdpSlice};
+use etherparse::checksum::Sum16BitWords;
+use etherparse::{IpSlice, Ipv4Header, Ipv6Header, Ipv6HeaderSlice, TcpSlice, UdpSlice};
+
+use super::chain::{self, Chain};
 
 /// The IP version, as data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -124,26 +128,108 @@ pub(crate) mod protocol {
 impl<'a> Parsed<'a> {
     /// Parses a packet; `None` where not even the IP header holds.
     pub fn new(bytes: &'a [u8]) -> Option<Self> {
-        let ip = IpSlice::from_slice(bytes).ok()?;
-        let payload = ip.payload();
-        // The payload is a slice of `bytes`, so the difference is its offset.
-        let ip_header_size = payload.payload.as_ptr().addr() - bytes.as_ptr().addr();
-        let protocol = payload.ip_number.0;
-        let body = payload.payload;
-        let (ports, transport_header_size, transport) = if payload.fragmented {
-            ((0, 0), 0, Transport::Fragment)
-        } else {
-            parse_transport(&ip, protocol, body)
+        let header = Header::new(bytes)?;
+        let Header { end, at, protocol, source, destination, .. } = header;
+        let (ports, transport_header_size, transport) = match header.body {
+            Body::Part => ((0, 0), 0, Transport::Fragment),
+            Body::Broken => ((0, 0), 0, Transport::Malformed),
+            Body::Whole => parse_transport(source, destination, protocol, &bytes[at..end]),
         };
         Some(Self {
-            bytes: &bytes[..ip_header_size + body.len()],
-            source: SocketAddr::new(ip.source_addr(), ports.0),
-            destination: SocketAddr::new(ip.destination_addr(), ports.1),
+            bytes: &bytes[..end],
+            source: SocketAddr::new(source, ports.0),
+            destination: SocketAddr::new(destination, ports.1),
             protocol,
-            ip_header_size,
+            ip_header_size: at,
             transport_header_size,
             transport,
         })
+    }
+
+    /// An IPv6 packet's extension headers, up to a fragment's data.
+    pub(crate) fn chain(&self) -> Option<Chain<'a>> {
+        (self.family() == Family::V6).then(|| Chain::new(self.bytes))
+    }
+
+    /// Where in its datagram an IPv4 packet's payload belongs, in bytes, and
+    /// whether more follows.
+    pub(crate) fn v4_fragment(&self) -> (usize, bool) {
+        match self.bytes {
+            [_, _, _, _, _, _, high, low, ..] => {
+                let field = u16::from_be_bytes([*high, *low]);
+                (usize::from(field & 0x1fff) * 8, field & 0x2000 != 0)
+            }
+            _ => (0, false),
+        }
+    }
+
+    /// An IPv4 packet's options.
+    pub(crate) fn v4_options(&self) -> &'a [u8] {
+        match self.family() {
+            Family::V4 => self.bytes.get(V4_FIXED..v4_header(self.bytes)).unwrap_or(&[]),
+            Family::V6 => &[],
+        }
+    }
+
+    /// Whether the IP header's checksum is right; IPv6 has none.
+    pub(crate) fn header_checksum_valid(&self) -> bool {
+        match self.family() {
+            Family::V4 => {
+                let header = self.bytes.get(..v4_header(self.bytes)).unwrap_or(&[]);
+                Sum16BitWords::new().add_slice(header).ones_complement() == 0
+            }
+            Family::V6 => true,
+        }
+    }
+
+    /// Whether the transport's checksum is right, where it has one. Over IPv4
+    /// UDP may go without; over IPv6 it may not (RFC 8200, 8.1).
+    pub(crate) fn checksum_valid(&self) -> bool {
+        let body = self.transport_bytes();
+        match self.transport {
+            Transport::Tcp(tcp) => tcp.checksum_valid,
+            Transport::Udp => {
+                let [_, _, _, _, high, low, a, b, ..] = body else { return false };
+                let length = usize::from(u16::from_be_bytes([*high, *low]));
+                match (self.family(), [*a, *b]) {
+                    _ if length < 8 => false,
+                    (Family::V4, [0, 0]) => true,
+                    (Family::V6, [0, 0]) => false,
+                    _ => body.get(..length).is_some_and(|body| self.sums_up(body, true)),
+                }
+            }
+            Transport::Icmp { .. } => self.sums_up(body, self.family() == Family::V6),
+            Transport::Fragment | Transport::Other | Transport::Malformed => true,
+        }
+    }
+
+    /// The Internet checksum over a transport header and what follows it, the
+    /// checksum's field included (RFC 1071).
+    fn sums_up(&self, body: &[u8], pseudo_header: bool) -> bool {
+        let mut sum = Sum16BitWords::new();
+        if pseudo_header {
+            for address in [self.source.ip(), self.destination.ip()] {
+                sum = match address {
+                    IpAddr::V4(address) => sum.add_4bytes(address.octets()),
+                    IpAddr::V6(address) => sum.add_16bytes(address.octets()),
+                };
+            }
+            sum = sum.add_4bytes((body.len() as u32).to_be_bytes()).add_2bytes([0, self.protocol]);
+        }
+        sum.add_slice(body).ones_complement() == 0
+    }
+
+    /// The packet without options and extension headers, for a stack that need
+    /// not know of them; `None` where they do not belong to a whole datagram.
+    pub(crate) fn plain(&self) -> Option<Cow<'a, [u8]>> {
+        let fixed = match self.family() {
+            Family::V4 => V4_FIXED,
+            Family::V6 => chain::FIXED,
+        };
+        if self.ip_header_size == fixed {
+            return Some(Cow::Borrowed(self.bytes));
+        }
+        reassembled(self.bytes, self.protocol, self.transport_bytes()).map(Cow::Owned)
     }
 
     /// The IP version.
@@ -175,17 +261,99 @@ impl<'a> Parsed<'a> {
     }
 }
 
-fn parse_transport(ip: &IpSlice<'_>, number: u8, body: &[u8]) -> ((u16, u16), usize, Transport) {
+/// Bytes of an IPv4 header without options.
+const V4_FIXED: usize = 20;
+
+/// Bytes of an IPv4 header.
+fn v4_header(packet: &[u8]) -> usize {
+    packet.first().map_or(0, |first| usize::from(first & 0xf) * 4)
+}
+
+/// What follows the IP header and its extensions.
+enum Body {
+    Whole,
+    /// A part of a datagram.
+    Part,
+    /// An extension header that is not whole.
+    Broken,
+}
+
+/// An IP header with its extensions.
+struct Header {
+    source: IpAddr,
+    destination: IpAddr,
+    protocol: u8,
+    at: usize,
+    end: usize,
+    body: Body,
+}
+
+impl Header {
+    fn new(bytes: &[u8]) -> Option<Self> {
+        match bytes.first()? >> 4 {
+            4 => Self::v4(bytes),
+            6 => Self::v6(bytes),
+            _ => None,
+        }
+    }
+
+    fn v4(bytes: &[u8]) -> Option<Self> {
+        let ip = IpSlice::from_slice(bytes).ok()?;
+        let payload = ip.payload();
+        // The payload is a slice of `bytes`, so the difference is its offset.
+        let at = payload.payload.as_ptr().addr() - bytes.as_ptr().addr();
+        Some(Self {
+            source: ip.source_addr(),
+            destination: ip.destination_addr(),
+            protocol: payload.ip_number.0,
+            at,
+            end: at + payload.payload.len(),
+            body: if payload.fragmented { Body::Part } else { Body::Whole },
+        })
+    }
+
+    fn v6(bytes: &[u8]) -> Option<Self> {
+        let fixed = Ipv6HeaderSlice::from_slice(bytes).ok()?;
+        let end = match usize::from(fixed.payload_length()) {
+            // A jumbogram, or what a network card is still to cut.
+            0 => bytes.len(),
+            length => chain::FIXED + length,
+        };
+        let mut chain = Chain::new(bytes.get(..end)?);
+        let last = chain.by_ref().last();
+        let body = match last {
+            Some(last) if !last.is_whole => Body::Broken,
+            Some(last) if last.is_fragmenting() => Body::Part,
+            _ => Body::Whole,
+        };
+        Some(Self {
+            source: fixed.source_addr().into(),
+            destination: fixed.destination_addr().into(),
+            protocol: chain.next,
+            at: chain.at.min(end),
+            end,
+            body,
+        })
+    }
+}
+
+fn parse_transport(
+    source: IpAddr,
+    destination: IpAddr,
+    number: u8,
+    body: &[u8],
+) -> ((u16, u16), usize, Transport) {
     match number {
         protocol::TCP => match TcpSlice::from_slice(body) {
             Ok(tcp) => {
-                let checksum = match ip {
-                    IpSlice::Ipv4(ip) => {
-                        tcp.calc_checksum_ipv4(ip.header().source(), ip.header().destination()).ok()
+                let checksum = match (source, destination) {
+                    (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                        tcp.calc_checksum_ipv4(source.octets(), destination.octets()).ok()
                     }
-                    IpSlice::Ipv6(ip) => {
-                        tcp.calc_checksum_ipv6(ip.header().source(), ip.header().destination()).ok()
+                    (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                        tcp.calc_checksum_ipv6(source.octets(), destination.octets()).ok()
                     }
+                    _ => None,
                 };
                 let header = Tcp {
                     sequence: tcp.sequence_number(),
@@ -219,26 +387,25 @@ fn parse_transport(ip: &IpSlice<'_>, number: u8, body: &[u8]) -> ((u16, u16), us
     }
 }
 
-/// Rebuilds the whole datagram from its first fragment's header and the
+/// Rebuilds the whole datagram from its first fragment's fixed header and the
 /// reassembled payload.
 pub(crate) fn reassembled(fragment: &[u8], number: u8, payload: &[u8]) -> Option<Vec<u8>> {
-    let sliced = SlicedPacket::from_ip(fragment).ok()?;
-    let mut whole = match sliced.net? {
-        NetSlice::Ipv4(ip) => {
-            let mut header = ip.header().to_header();
+    let mut whole = match fragment.first()? >> 4 {
+        4 => {
+            let mut header = Ipv4Header::from_slice(fragment).ok()?.0;
             header.more_fragments = false;
             header.fragment_offset = etherparse::IpFragOffset::ZERO;
+            header.options = etherparse::Ipv4Options::new();
             header.set_payload_len(payload.len()).ok()?;
             header.header_checksum = header.calc_header_checksum();
             header.to_bytes().to_vec()
         }
-        NetSlice::Ipv6(ip) => {
-            let mut header = ip.header().to_header();
+        _ => {
+            let mut header = Ipv6Header::from_slice(fragment).ok()?.0;
             header.next_header = etherparse::IpNumber(number);
             header.set_payload_length(payload.len()).ok()?;
             header.to_bytes().to_vec()
         }
-        NetSlice::Arp(_) => return None,
     };
     whole.extend_from_slice(payload);
     Some(whole)

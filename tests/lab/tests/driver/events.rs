@@ -31,7 +31,7 @@ pub fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
 }
 
 /// Waits for the thread that follows the registry.
-fn eventually(trace: &Trace, what: &str, holds: impl Fn(&[Event]) -> bool) -> Vec<Event> {
+pub fn eventually(trace: &Trace, what: &str, holds: impl Fn(&[Event]) -> bool) -> Vec<Event> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         let events = trace.events();

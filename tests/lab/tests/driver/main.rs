@@ -3,8 +3,10 @@
 mod answers;
 mod buffers;
 mod events;
+mod forms;
 mod image;
 mod lifecycle;
+mod mode;
 mod policy;
 mod registration;
 mod scan;

@@ -54,8 +54,10 @@ fn the_lists_exempt_from_the_start_and_live() {
         ("ExemptPorts", ["0-22", "23/udp"], ["Silenced"; 2]),
         ("ExemptPrefixes", ["10.77.0.0/31", "fd77::/16"], ["ExemptPrefix"; 2]),
         ("ExemptPrefixes", ["10.77.0.0/32", "fd77::/16"], ["Silenced", "ExemptPrefix"]),
-        ("ExemptInterfaces", ["7", &luid], ["ExemptInterface"; 2]),
-        ("ExemptInterfaces", ["7", "8"], ["Silenced"; 2]),
+        ("ExemptPrefixes", ["::ffff:10.77.0.1", "::fffe:0:0/96"], ["ExemptPrefix", "Silenced"]),
+        ("ExemptPrefixes", ["::ffff:10.77.0.0/120", "2001:db8::/32"], ["ExemptPrefix", "Silenced"]),
+        ("ExemptInterfaces", ["0x6007000000000", &luid], ["ExemptInterface"; 2]),
+        ("ExemptInterfaces", ["0x6007000000000", "0x18000000000000"], ["Silenced"; 2]),
     ] {
         for live in [false, true] {
             let machine = Machine::new(Options::default());
@@ -114,13 +116,13 @@ fn a_refused_value_leaves_the_last_good_policy_whole() {
         set(&bench.machine, "ExemptPrefixes", value);
         eventually("refused", || !refused(&trace).is_empty());
         // A good value beside the bad one holds only when all are good.
-        set(&bench.machine, "Mode", RegistryValue::dword(0));
+        set(&bench.machine, "SilenceTcp", RegistryValue::dword(0));
         eventually("refused", || refused(&trace).len() > 1);
         let last = ("ExemptPrefixes".into(), reason.into(), entry);
         assert_eq!(refused(&trace).last(), Some(&last));
         assert_eq!(applied(&bench.machine), 2);
         assert!(audited());
-        set(&bench.machine, "Mode", RegistryValue::dword(1));
+        set(&bench.machine, "SilenceTcp", RegistryValue::dword(1));
         eventually("refused", || refused(&trace).len() > 2);
     }
     drop(trace);

@@ -3,6 +3,8 @@
 
 mod datagrams;
 mod fake;
+mod fragments;
+mod headers;
 mod hostile;
 mod offers;
 mod reauthorization;

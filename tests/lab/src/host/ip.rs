@@ -1,0 +1,222 @@
+//! What the IP layer refuses, and with which error.
+//!
+//! RFC 1122 (3.2.1, 3.3.5) for IPv4; RFC 8200 (4) and RFC 4443 (3.4) for IPv6.
+
+use std::net::IpAddr;
+
+use super::answer::Problem;
+use super::variants::reason;
+use crate::wire::{Chain, Extension, Family, Network, Parsed, Transport, extension, protocol};
+
+/// Why a packet is discarded, and what its sender is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    /// `IP_DISCARD_REASON`.
+    pub reason: u32,
+    /// The error that is due, if one is.
+    pub problem: Option<Problem>,
+}
+
+impl Refusal {
+    const fn silent(reason: u32) -> Self {
+        Self { reason, problem: None }
+    }
+
+    /// A parameter problem of ICMPv6: its code, and where in the packet it is.
+    pub const fn parameter(reason: u32, code: u8, pointer: usize) -> Self {
+        Self { reason, problem: Some(Problem::Parameter { code, pointer: pointer as u32 }) }
+    }
+}
+
+/// Codes of ICMPv6's parameter problem (RFC 4443, 3.4; RFC 7112, 5).
+pub(super) mod code {
+    pub const ERRONEOUS_FIELD: u8 = 0;
+    pub const UNRECOGNIZED_OPTION: u8 = 2;
+    pub const INCOMPLETE_CHAIN: u8 = 3;
+}
+
+/// Whether a packet is for this host and its headers hold.
+pub(super) fn check(parsed: &Parsed<'_>, network: &Network) -> Result<(), Refusal> {
+    if !parsed.header_checksum_valid() {
+        return Err(Refusal::silent(reason::IP_BAD_CHECKSUM));
+    }
+    if is_martian(parsed.source.ip(), network) {
+        return Err(Refusal::silent(reason::IP_BAD_SOURCE_ADDRESS));
+    }
+    if parsed.destination.ip() != network.host_address(parsed.family()) {
+        return Err(Refusal::silent(reason::IP_NOT_LOCALLY_DESTINED));
+    }
+    headers(parsed)
+}
+
+/// Whether the options and extension headers of a packet hold.
+pub(super) fn headers(parsed: &Parsed<'_>) -> Result<(), Refusal> {
+    match parsed.chain() {
+        None => v4(parsed),
+        Some(chain) => v6(parsed, chain),
+    }
+}
+
+/// Whether no answer can go to a source: it is no unicast address, or belongs to
+/// this host itself (RFC 1122, 3.2.1.3; RFC 4291, 2.5.2, 2.5.3 and 2.7).
+fn is_martian(source: IpAddr, network: &Network) -> bool {
+    if source == network.host_address(Family::of(source)) {
+        return true;
+    }
+    match source {
+        IpAddr::V4(address) => {
+            let special = matches!(address.octets()[0], 0 | 127 | 224..);
+            let host = u32::MAX.checked_shr(network.prefix.0.into()).unwrap_or(0);
+            let here = (address.to_bits() ^ network.host.0.to_bits()) & !host == 0;
+            let is_broadcast = [0, host].contains(&(address.to_bits() & host));
+            special || (here && host > 1 && is_broadcast)
+        }
+        // An IPv4-compatible or IPv4-mapped address is none on the wire.
+        IpAddr::V6(address) => {
+            address.is_multicast() || address.to_bits() >> 32 == 0 || address.to_ipv4_mapped().is_some()
+        }
+    }
+}
+
+fn v4(parsed: &Parsed<'_>) -> Result<(), Refusal> {
+    /// Where options begin; the protocol's field.
+    const OPTIONS: usize = 20;
+    const PROTOCOL: usize = 9;
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const LOOSE_SOURCE_ROUTE: u8 = 131;
+    const STRICT_SOURCE_ROUTE: u8 = 137;
+    // Without a security association there is none to check it by (RFC 4301, 5.2).
+    if [extension::ESP, extension::AUTHENTICATION].contains(&parsed.bytes[PROTOCOL]) {
+        return Err(Refusal::silent(reason::IP_IPSEC_FAILURE));
+    }
+    let options = parsed.v4_options();
+    let mut at = 0;
+    while let Some(&kind) = options.get(at) {
+        let length = match kind {
+            END => return Ok(()),
+            NO_OPERATION => 1,
+            _ => match options.get(at + 1) {
+                Some(&length) if length >= 2 && at + usize::from(length) <= options.len() => length.into(),
+                _ => {
+                    let (code, pointer) = (code::ERRONEOUS_FIELD, OPTIONS + at);
+                    return Err(Refusal::parameter(reason::IP_BAD_OPTION, code, pointer));
+                }
+            },
+        };
+        let pointer = options.get(at + 2).filter(|_| length > 2);
+        let ended = pointer.is_some_and(|pointer| usize::from(*pointer) > length);
+        // A route that has been gone to its end is only a record (RFC 1122,
+        // 3.2.1.8); this host sends nothing on.
+        if [LOOSE_SOURCE_ROUTE, STRICT_SOURCE_ROUTE].contains(&kind) && !ended {
+            let problem = Some(Problem::SourceRouteFailed);
+            return Err(Refusal { reason: reason::IP_BAD_OPTION, problem });
+        }
+        at += length;
+    }
+    Ok(())
+}
+
+fn v6(parsed: &Parsed<'_>, mut chain: Chain<'_>) -> Result<(), Refusal> {
+    /// Where the payload's length is.
+    const PAYLOAD_LENGTH: std::ops::Range<usize> = 4..6;
+    if parsed.bytes[PAYLOAD_LENGTH] == [0, 0] && parsed.bytes.len() > crate::wire::V6_FIXED {
+        return Err(Refusal::silent(reason::IP_BAD_LENGTH));
+    }
+    for extension in chain.by_ref() {
+        header(&extension)?;
+    }
+    match chain.next {
+        extension::ESP => Err(Refusal::silent(reason::IP_IPSEC_FAILURE)),
+        // Nothing follows, and nothing is asked for (RFC 8200, 4.7).
+        extension::NO_NEXT => Err(Refusal::silent(reason::IP_MALFORMED_HEADER)),
+        _ => Ok(()),
+    }
+}
+
+/// Whether an extension header lets the packet go on.
+fn header(extension: &Extension<'_>) -> Result<(), Refusal> {
+    let at = extension.at;
+    if !extension.is_whole {
+        // The length is what cannot be right; where it is missing, the header.
+        let pointer = at + usize::from(extension.bytes.len() > 1);
+        return Err(Refusal::parameter(reason::IP_MALFORMED_HEADER, code::ERRONEOUS_FIELD, pointer));
+    }
+    match (extension.kind, extension.bytes) {
+        (extension::HOP_BY_HOP | extension::DESTINATION, bytes) => options(at, bytes),
+        // Every type is unrecognized here, and ignored where the packet has come
+        // to its end (RFC 8200, 4.4; RFC 5095).
+        (extension::ROUTING, [_, _, _, segments_left, ..]) if *segments_left > 0 => {
+            /// Where the header has its type.
+            const TYPE: usize = 2;
+            Err(Refusal::parameter(reason::IP_MALFORMED_HEADER, code::ERRONEOUS_FIELD, at + TYPE))
+        }
+        // No security association (RFC 4301, 5.2).
+        (extension::AUTHENTICATION, _) => Err(Refusal::silent(reason::IP_IPSEC_FAILURE)),
+        _ => Ok(()),
+    }
+}
+
+/// Options of a hop-by-hop or destination options header; but for padding all
+/// are unrecognized here (RFC 8200, 4.2).
+fn options(header: usize, bytes: &[u8]) -> Result<(), Refusal> {
+    const PAD1: u8 = 0;
+    const PADN: u8 = 1;
+    let mut at = 2;
+    while let Some(&kind) = bytes.get(at) {
+        if kind == PAD1 {
+            at += 1;
+            continue;
+        }
+        let end = bytes.get(at + 1).map(|length| at + 2 + usize::from(*length));
+        let Some(end) = end.filter(|end| *end <= bytes.len()) else {
+            let pointer = header + (at + 1).min(bytes.len() - 1);
+            return Err(Refusal::parameter(reason::IP_BAD_OPTION, code::ERRONEOUS_FIELD, pointer));
+        };
+        // The two highest bits say what to do with what is not recognized.
+        match kind >> 6 {
+            0 => {}
+            _ if kind == PADN => {}
+            1 => return Err(Refusal::silent(reason::IP_BAD_OPTION)),
+            _ => {
+                let (code, pointer) = (code::UNRECOGNIZED_OPTION, header + at);
+                return Err(Refusal::parameter(reason::IP_BAD_OPTION, code, pointer));
+            }
+        }
+        at = end;
+    }
+    Ok(())
+}
+
+/// Whether the first fragment of an IPv6 datagram has all headers through the
+/// upper layer's (RFC 8200, 4.5; RFC 7112).
+pub(super) fn has_whole_chain(fragment: &[u8]) -> bool {
+    let mut chain = Chain::into_fragment(fragment);
+    if chain.by_ref().any(|extension| !extension.is_whole) {
+        return false;
+    }
+    let upper = match chain.next {
+        protocol::TCP => 20,
+        protocol::UDP | protocol::ICMPV6 => 8,
+        _ => 0,
+    };
+    fragment.len() >= chain.at + upper
+}
+
+/// Whether a packet may be answered by an error at all: it is none itself, and
+/// no later part of a datagram (RFC 1122, 3.2.2; RFC 4443, 2.4).
+pub(super) fn may_draw_error(parsed: &Parsed<'_>) -> bool {
+    /// Destination unreachable, source quench, redirect, time exceeded,
+    /// parameter problem (RFC 792).
+    const V4_ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
+    /// Of ICMPv6 the lower half, and redirect.
+    const V6_REDIRECT: u8 = 137;
+    match parsed.transport {
+        Transport::Icmp { kind, .. } => match parsed.family() {
+            Family::V4 => !V4_ERRORS.contains(&kind),
+            Family::V6 => kind >= 128 && kind != V6_REDIRECT,
+        },
+        Transport::Fragment => parsed.family() == Family::V6 || parsed.v4_fragment().0 == 0,
+        _ => true,
+    }
+}

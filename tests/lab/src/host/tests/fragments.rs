@@ -1,0 +1,218 @@
+//! Datagrams in parts: put together, refused, given up, crowded out.
+
+use std::time::Duration;
+
+use super::headers::{behind, checksummed};
+use super::world::{CLOSED, PORT, World};
+use crate::host::{Application, Event, Layer};
+use crate::wire::{Family, Parsed, TcpFlags, Transport};
+
+/// A part of a packet's payload from `at` on; `more` says whether others follow.
+fn part(whole: &[u8], number: u32, range: std::ops::Range<usize>, more: bool) -> Vec<u8> {
+    match whole[0] >> 4 {
+        4 => {
+            let mut packet = whole[..20].to_vec();
+            packet.extend(&whole[20..][range.clone()]);
+            let length = packet.len() as u16;
+            packet[2..4].copy_from_slice(&length.to_be_bytes());
+            packet[4..6].copy_from_slice(&(number as u16).to_be_bytes());
+            let field = (range.start / 8) as u16 | u16::from(more) << 13;
+            packet[6..8].copy_from_slice(&field.to_be_bytes());
+            checksummed(packet)
+        }
+        _ => {
+            let mut payload = whole[..40].to_vec();
+            payload.extend(&whole[40..][range.clone()]);
+            let mut header = vec![0, 0];
+            header.extend((range.start as u16 | u16::from(more)).to_be_bytes());
+            header.extend(number.to_be_bytes());
+            behind(&payload, &[(44, header)])
+        }
+    }
+}
+
+/// The payload in parts of at most `size` bytes.
+fn parts(whole: &[u8], number: u32, size: usize) -> Vec<Vec<u8>> {
+    let ip = if whole[0] >> 4 == 4 { 20 } else { 40 };
+    let length = whole.len() - ip;
+    let starts = (0..length).step_by(size);
+    starts.map(|at| part(whole, number, at..length.min(at + size), at + size < length)).collect()
+}
+
+/// A datagram to the echo, long enough to be cut.
+fn datagram(world: &World, data: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    world.ip().udp(50_000, PORT).write(&mut packet, data).unwrap();
+    packet
+}
+
+fn world(family: Family) -> World {
+    let mut world = World::new(family);
+    let at = world.host_at(PORT);
+    world.host.echo_datagrams(at).unwrap();
+    world.host.listen(at, Application::Hold).unwrap();
+    world
+}
+
+/// Type, code and pointer of the one error that comes back.
+fn error(world: &mut World, packet: &[u8]) -> Option<(u8, u8, u32)> {
+    let sent = world.probe(packet);
+    assert!(sent.len() < 2);
+    let Transport::Icmp { kind, code, rest } = Parsed::new(sent.first()?).unwrap().transport else {
+        panic!()
+    };
+    super::assert_documented(&world.records(), &[Event::IcmpErrorOut]);
+    Some((kind, code, rest))
+}
+
+#[test]
+fn a_datagram_in_parts_is_put_together_in_any_order() {
+    for family in Family::BOTH {
+        for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
+            let mut world = world(family);
+            let data = b"a datagram that comes in three parts, twenty-four bytes each";
+            let parts = parts(&datagram(&world, data), 7, 24);
+            let sent: Vec<_> = order.iter().flat_map(|at| world.probe(&parts[*at])).collect();
+            assert_eq!(sent.len(), 1, "{family} {order:?}");
+            assert!(sent[0].ends_with(data));
+            // A duplicate that comes later begins another.
+            assert!(world.probe(&parts[0]).is_empty());
+        }
+        // Twice each: what has come is not lost by what comes again.
+        let mut world = world(family);
+        let parts = parts(&datagram(&world, &[7; 60]), 7, 32);
+        assert!(world.probe(&parts[0]).is_empty() && world.probe(&parts[0]).is_empty());
+        assert_eq!(world.probe(&parts[1]).len() + world.probe(&parts[2]).len(), 1);
+    }
+}
+
+#[test]
+fn headers_among_the_parts_are_looked_at() {
+    let mut world = world(Family::V6);
+    let options = |option: u8| (60, vec![0, 0, option, 4, 0, 0, 0, 0]);
+    for (option, answers) in [(0x05, 1), (0x45, 0), (0x85, 1)] {
+        let whole = behind(&datagram(&world, &[1; 40]), &[options(option)]);
+        let parts = parts(&whole, option.into(), 24);
+        let sent: Vec<_> = parts.iter().flat_map(|part| world.probe(part)).collect();
+        assert_eq!(sent.len(), answers, "{option:#x}");
+        if let [sent] = &sent[..] {
+            let transport = Parsed::new(sent).unwrap().transport;
+            let refused = matches!(transport, Transport::Icmp { kind: 4, code: 2, .. });
+            assert_eq!(refused, option != 0x05, "{transport:?}");
+        }
+    }
+}
+
+#[test]
+fn parts_that_overlap_take_the_datagram_with_them() {
+    for family in Family::BOTH {
+        let mut world = world(family);
+        let whole = datagram(&world, &[3; 56]);
+        let cut = |range, more| part(&whole, 9, range, more);
+        for parts in [
+            [cut(0..32, true), cut(24..64, false), cut(32..64, false)],
+            [cut(0..16, true), cut(8..24, true), cut(16..64, false)],
+            [cut(16..64, false), cut(8..24, true), cut(0..16, true)],
+            // Behind the end, or another end.
+            [cut(16..32, false), cut(32..64, true), cut(0..16, true)],
+            [cut(32..64, false), cut(16..32, false), cut(0..32, true)],
+        ] {
+            for part in &parts {
+                assert!(world.probe(part).is_empty(), "{family}");
+            }
+            // The whole of it, under the same number, comes too late as well.
+            assert!(world.probe(&cut(0..32, true)).is_empty() && world.probe(&cut(32..64, false)).is_empty());
+            // In time the number is free again.
+            world.now += Duration::from_secs(61);
+            let now = world.now;
+            world.host.poll(now);
+            assert!(world.host.transmit().is_none(), "nobody is told");
+        }
+        let sent = [cut(0..32, true), cut(32..64, false)].map(|part| world.probe(&part).len());
+        assert_eq!(sent, [0, 1]);
+    }
+}
+
+#[test]
+fn a_part_that_cannot_be_one_is_refused() {
+    let mut world = world(Family::V6);
+    let whole = datagram(&world, &[3; 56]);
+    // Not a multiple of 8, with more to come: at the payload's length.
+    assert_eq!(error(&mut world, &part(&whole, 1, 0..31, true)), Some((4, 0, 4)));
+    // Beyond what a datagram can be: at the fragment's offset.
+    let mut far = part(&whole, 2, 0..64, true);
+    far[42..44].copy_from_slice(&0xfff9_u16.to_be_bytes());
+    assert_eq!(error(&mut world, &far), Some((4, 0, 42)));
+    // The first without the whole of its upper-layer header (RFC 8200, 4.5).
+    let syn = world.segment(PORT, TcpFlags::SYN);
+    assert_eq!(error(&mut world, &part(&syn, 3, 0..8, true)), Some((4, 3, 0)));
+    assert_eq!(error(&mut world, &part(&syn, 3, 0..16, true)), Some((4, 3, 0)));
+    let options = behind(&syn, &[(60, vec![0, 3, 1, 28, 0, 0, 0, 0])]);
+    assert_eq!(error(&mut world, &part(&options, 4, 0..8, true)), Some((4, 3, 0)));
+    // Over IPv4 such a part is only dropped, and eight bytes are enough.
+    let mut world = self::world(Family::V4);
+    let whole = datagram(&world, &[3; 56]);
+    assert_eq!(error(&mut world, &part(&whole, 1, 0..31, true)), None);
+    let syn = world.segment(CLOSED, TcpFlags::SYN);
+    assert!(world.probe(&part(&syn, 3, 0..8, true)).is_empty());
+    assert_eq!(World::resets(&world.probe(&part(&syn, 3, 8..20, false))), 1);
+}
+
+#[test]
+fn what_does_not_come_whole_is_told_to_its_sender() {
+    for (family, error) in [(Family::V4, (11, 1)), (Family::V6, (3, 1))] {
+        let mut world = world(family);
+        let whole = datagram(&world, &[3; 56]);
+        assert!(world.probe(&part(&whole, 1, 0..32, true)).is_empty());
+        assert!(world.probe(&part(&whole, 2, 32..64, false)).is_empty());
+        world.host.poll(world.now + Duration::from_secs(59));
+        assert!(world.host.transmit().is_none());
+        world.host.poll(world.now + Duration::from_secs(60));
+        let sent = world.host.transmit().expect("the first part had come");
+        let Transport::Icmp { kind, code, .. } = Parsed::new(&sent).unwrap().transport else { panic!() };
+        assert_eq!((kind, code), error);
+        assert!(world.host.transmit().is_none(), "the other's first part had not");
+        super::assert_documented(&world.records(), &[Event::IcmpErrorOut]);
+        // And a filter can prevent it.
+        assert!(world.probe(&part(&whole, 3, 0..32, true)).is_empty());
+        world.fake.block(Layer::OutboundIcmpError, false, false);
+        world.host.poll(world.now + Duration::from_secs(200));
+        assert!(world.host.transmit().is_none());
+    }
+}
+
+#[test]
+fn parts_without_the_rest_keep_nobody_out() {
+    for family in Family::BOTH {
+        let mut world = world(family);
+        let whole = datagram(&world, &[3; 56]);
+        let mut answered = 0;
+        for number in 0..1500 {
+            assert!(world.probe(&part(&whole, 10_000 + number, 0..32, true)).is_empty());
+            if number % 100 == 99 {
+                let sent = [(0..32, true), (32..64, false)];
+                answered +=
+                    sent.map(|(range, more)| world.probe(&part(&whole, number, range, more)).len())[1];
+            }
+        }
+        assert_eq!(answered, 15, "{family}");
+        assert!(world.host.fragments.len() <= 64, "{}", world.host.fragments.len());
+    }
+}
+
+#[test]
+fn many_senders_share_what_there_is() {
+    let mut world = world(Family::V4);
+    let whole = datagram(&world, &[3; 56]);
+    let first = part(&whole, 1, 0..32, true);
+    assert!(world.probe(&first).is_empty());
+    for sender in 0..3000_u32 {
+        let mut packet = part(&whole, 7, 0..32, true);
+        packet[12..16].copy_from_slice(&(0xc0a8_0000 + sender + sender / 250 * 6 + 1).to_be_bytes());
+        assert!(world.probe(&checksummed(packet)).is_empty());
+    }
+    assert_eq!(world.host.fragments.len(), 1024);
+    let sent =
+        [(0..32, true), (32..64, false)].map(|(range, more)| world.probe(&part(&whole, 2, range, more)));
+    assert_eq!(sent.map(|sent| sent.len()), [0, 1]);
+}

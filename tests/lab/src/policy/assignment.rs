@@ -1,0 +1,124 @@
+//! `NAME=VALUE` on the command line, made a registry value.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Result, anyhow, bail};
+
+use super::forms;
+use super::table::{self, Known};
+use crate::nt::registry::RegistryValue;
+
+/// `NAME=VALUE`, or `NAME:TYPE=VALUE` with `dword`, `sz` or `multi_sz`, as it was
+/// given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    name: String,
+    kind: Option<String>,
+    value: String,
+}
+
+impl fmt::Display for Assignment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = self.kind.as_ref().map_or(String::new(), |kind| format!(":{kind}"));
+        write!(f, "{}{kind}={}", self.name, self.value)
+    }
+}
+
+impl FromStr for Assignment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+        let (name, kind) = match name.split_once(':') {
+            Some((name, kind)) => (name, Some(kind.to_owned())),
+            None => (name, None),
+        };
+        if name.is_empty() {
+            return Err("expected a name before =".to_owned());
+        }
+        Ok(Self { name: name.to_owned(), kind, value: value.to_owned() })
+    }
+}
+
+impl Assignment {
+    /// The name as the driver spells it, and the value.
+    ///
+    /// # Errors
+    /// If the driver has no such value, or the text is none of its type.
+    pub fn resolve(&self) -> Result<(String, RegistryValue)> {
+        let known = table::find(&self.name).map_err(|error| anyhow!(error))?;
+        let kind = self.kind.as_deref().unwrap_or(if known.is_list { "multi_sz" } else { "dword" });
+        let value = match kind {
+            "multi_sz" => {
+                let entries = self.value.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+                RegistryValue::multi_sz(entries)
+            }
+            "sz" => RegistryValue::sz(&self.value),
+            "dword" => RegistryValue::dword(number(known, &self.value)?),
+            other => bail!("{}:{other}: expected dword, sz or multi_sz", known.name),
+        };
+        Ok((known.name.to_owned(), value))
+    }
+}
+
+/// All of them.
+///
+/// # Errors
+/// Of [`Assignment::resolve`].
+pub fn resolve(assignments: &[Assignment]) -> Result<Vec<(String, RegistryValue)>> {
+    assignments.iter().map(Assignment::resolve).collect()
+}
+
+fn number(known: &Known, text: &str) -> Result<u32> {
+    let digits = text.trim();
+    let number = match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => digits.parse(),
+    };
+    number.map_err(|_| anyhow!("{}={text}: expected a number, {}", known.name, forms::number(known)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::text;
+
+    fn resolved(text: &str) -> Result<(String, RegistryValue)> {
+        text.parse::<Assignment>().map_err(|error| anyhow!(error))?.resolve()
+    }
+
+    #[test]
+    fn values_are_read_as_they_are_shown() {
+        for (given, name, shown) in [
+            ("Mode=1", "Mode", "1 (REG_DWORD)"),
+            ("mode=0x10", "Mode", "16 (REG_DWORD)"),
+            ("ExemptPorts=113,8000-8100", "ExemptPorts", "113,8000-8100 (REG_MULTI_SZ)"),
+            ("exemptports=113", "ExemptPorts", "113 (REG_MULTI_SZ)"),
+            ("ExemptPorts=", "ExemptPorts", " (REG_MULTI_SZ)"),
+            ("ExemptPorts:dword=113", "ExemptPorts", "113 (REG_DWORD)"),
+            ("Mode:sz=off", "Mode", "off (REG_SZ)"),
+            ("Mode:multi_sz=a, b", "Mode", "a,b (REG_MULTI_SZ)"),
+        ] {
+            let (resolved, value) = resolved(given).unwrap();
+            assert_eq!((resolved.as_str(), text(&value).as_str()), (name, shown), "{given}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_assignment_says_what_is_expected() {
+        for (wrong, expected) in [
+            ("Mode", "NAME=VALUE"),
+            ("=1", "a name"),
+            ("Mode=", "0 to 2"),
+            ("Mode=off", "0 off, 1 count"),
+            ("Mode=4294967296", "0 to 2"),
+            ("Mode:qword=1", "dword, sz or multi_sz"),
+            ("SilenceEcho=yes", "0, 1"),
+            ("Mod=0", "did you mean Mode?"),
+        ] {
+            let error = resolved(wrong).unwrap_err().to_string();
+            assert!(error.contains(expected), "{wrong}: {error}");
+        }
+    }
+}

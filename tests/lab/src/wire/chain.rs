@@ -1,0 +1,111 @@
+//! The chain of an IPv6 packet's headers (RFC 8200, 4).
+
+/// Numbers of extension headers (IANA, Protocol Numbers).
+pub(crate) mod extension {
+    pub const HOP_BY_HOP: u8 = 0;
+    pub const ROUTING: u8 = 43;
+    pub const FRAGMENT: u8 = 44;
+    pub const ESP: u8 = 50;
+    pub const AUTHENTICATION: u8 = 51;
+    pub const NO_NEXT: u8 = 59;
+    pub const DESTINATION: u8 = 60;
+}
+
+/// Bytes of the fixed header, and where its Next Header field is.
+pub(crate) const FIXED: usize = 40;
+const NEXT_HEADER: usize = 6;
+
+/// An extension header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Extension<'a> {
+    /// Its number.
+    pub kind: u8,
+    /// Where in the packet it begins.
+    pub at: usize,
+    /// All of it; less where the packet ends within it.
+    pub bytes: &'a [u8],
+    /// Whether it is whole.
+    pub is_whole: bool,
+}
+
+impl Extension<'_> {
+    /// A fragment header's offset in bytes and whether more fragments follow.
+    pub fn fragment(&self) -> Option<(usize, bool)> {
+        match self.bytes {
+            [_, _, high, low, ..] if self.kind == extension::FRAGMENT => {
+                let field = u16::from_be_bytes([*high, *low]);
+                Some((usize::from(field & !7), field & 1 != 0))
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it begins a part of a datagram. An atomic fragment is a whole
+    /// one (RFC 6946).
+    pub fn is_fragmenting(&self) -> bool {
+        self.fragment().is_some_and(|fragment| fragment != (0, false))
+    }
+}
+
+/// Goes over the extension headers of a packet. Afterwards `next`, `at` and
+/// `named_at` are those of what follows: the upper-layer header, the data of a
+/// fragment, or a header that is not whole.
+#[derive(Clone, Debug)]
+pub(crate) struct Chain<'a> {
+    packet: &'a [u8],
+    /// The number of the header that comes next.
+    pub next: u8,
+    /// Where it begins.
+    pub at: usize,
+    /// Where the field is that has its number.
+    pub named_at: usize,
+    /// Whether fragments are looked into, as far as their data goes.
+    into_fragments: bool,
+    over: bool,
+}
+
+impl<'a> Chain<'a> {
+    /// Of a packet whose fixed header is whole; `packet` ends where its payload
+    /// does. It ends at a fragment's data.
+    pub fn new(packet: &'a [u8]) -> Self {
+        let next = packet.get(NEXT_HEADER).copied().unwrap_or(extension::NO_NEXT);
+        Self { packet, next, at: FIXED, named_at: NEXT_HEADER, into_fragments: false, over: false }
+    }
+
+    /// The same, on into the data of a first fragment.
+    pub fn into_fragment(packet: &'a [u8]) -> Self {
+        Self { into_fragments: true, ..Self::new(packet) }
+    }
+}
+
+impl<'a> Iterator for Chain<'a> {
+    type Item = Extension<'a>;
+
+    fn next(&mut self) -> Option<Extension<'a>> {
+        use extension::{AUTHENTICATION, DESTINATION, FRAGMENT, HOP_BY_HOP, ROUTING};
+        let is_first = self.named_at == NEXT_HEADER;
+        let units = |packet: &[u8], at: usize| packet.get(at + 1).copied().map(usize::from);
+        let length = match self.next {
+            _ if self.over => return None,
+            // Anywhere else it is an unrecognized header (RFC 8200, 4).
+            HOP_BY_HOP if !is_first => return None,
+            HOP_BY_HOP | ROUTING | DESTINATION => units(self.packet, self.at).map(|units| (units + 1) * 8),
+            AUTHENTICATION => units(self.packet, self.at).map(|units| (units + 2) * 4),
+            FRAGMENT => Some(8),
+            _ => return None,
+        };
+        let (kind, at) = (self.next, self.at);
+        let rest = self.packet.get(at..).unwrap_or(&[]);
+        let Some(bytes) = length.and_then(|length| rest.get(..length)) else {
+            self.over = true;
+            return Some(Extension { kind, at, bytes: rest, is_whole: false });
+        };
+        let extension = Extension { kind, at, bytes, is_whole: true };
+        (self.next, self.named_at, self.at) = (bytes[0], at, at + bytes.len());
+        self.over = match extension.fragment() {
+            Some((offset, _)) if offset > 0 => true,
+            _ => extension.is_fragmenting() && !self.into_fragments,
+        };
+        Some(extension)
+    }
+}
