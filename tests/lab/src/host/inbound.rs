@@ -84,7 +84,7 @@ impl Host {
             // An error or a reply to nothing the host sent; only non-error
             // messages go on to ALE, and no socket waits for one.
             Transport::Icmp { .. } => {}
-            Transport::Fragment => self.fragment(record, parsed),
+            Transport::Fragment => self.fragment(parsed),
             Transport::Malformed => self.unusable(record, scene, reason::IP_MALFORMED_HEADER),
         }
     }
@@ -128,9 +128,10 @@ impl Host {
         }
     }
 
-    /// Keeps a fragment; the last one brings the datagram to the layers above,
-    /// which never see the fragments (facts: 1.3).
-    fn fragment(&mut self, record: RecordId, parsed: Parsed<'_>) {
+    /// Keeps a fragment. The last one completes the datagram, which passes the IP
+    /// layer again as a whole: IS_REASSEMBLED is a flag of that layer (*Filtering
+    /// condition flags*). The layers above never see fragments (facts: 1.3).
+    fn fragment(&mut self, parsed: Parsed<'_>) {
         if self.fragments.active >= FLOWS_LIMIT {
             return;
         }
@@ -148,10 +149,12 @@ impl Host {
         self.fragments.pool.return_buf(whole);
         if let Some(parsed) = Parsed::new(&datagram) {
             let event = self.event_of(&parsed);
-            self.gate.log.rename(record, event);
             let mut scene = Scene::packet(Direction::Inbound, parsed);
             scene.flags = flag::IS_REASSEMBLED;
-            self.deliver(record, &scene, parsed);
+            let record = self.gate.open(scene.ends, event);
+            if self.gate.pass(record, Layer::InboundIppacket, &scene) {
+                self.deliver(record, &scene, parsed);
+            }
         }
     }
 
