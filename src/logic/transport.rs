@@ -3,6 +3,7 @@
 use core::num::NonZeroU64;
 
 use super::bytes::Bytes;
+use super::echo::{ICMP, ICMPV6};
 use super::ip::Ends;
 use super::mix::fold;
 use super::order::{Direction, Kinds};
@@ -112,12 +113,22 @@ impl Header {
         [self.start >> 56, self.start >> 48 & 0xff] == [kind, code].map(u64::from)
     }
 
+    /// Whether it is an ICMP error (RFC 792, RFC 1122, 3.2.2; RFC 4443, 2.1).
+    pub fn is_error(&self, protocol: u8) -> bool {
+        let kind = self.start >> 56;
+        match protocol {
+            ICMP => matches!(kind, 3 | 4 | 5 | 11 | 12),
+            ICMPV6 => kind < 128,
+            _ => false,
+        }
+    }
+
     /// What is on its way, as the order of layers looks at it. `payload`: the
     /// bytes behind the header, where that is known.
     #[inline(always)]
     pub fn kinds(&self, payload: Option<u64>) -> Kinds {
         let Some(segment) = self.segment else { return Kinds::DATAGRAM };
-        Kinds::of_some_segment(segment.flags, payload.map(|bytes| bytes != 0))
+        Kinds::of_some_segment(segment.flags, payload)
     }
 
     /// The bytes behind a header of TCP's, of so many from its start on.
@@ -196,7 +207,9 @@ mod tests {
     #[test]
     fn payload_tells_data_from_an_acknowledgement() {
         let header = Header::read(TCP, &tcp(7, ACK)).unwrap();
-        assert_eq!([Some(0), Some(1)].map(|payload| header.kinds(payload)), [Kinds::BARE, Kinds::DATA]);
+        assert_eq!([Some(0), Some(2)].map(|payload| header.kinds(payload)), [Kinds::BARE, Kinds::DATA]);
+        // A keep-alive may have one byte.
+        assert_eq!(header.kinds(Some(1)), Kinds::BARE.or(Kinds::DATA));
         assert_eq!(header.kinds(None), Kinds::BARE.or(Kinds::DATA));
         let header = Header::read(TCP, &tcp(7, ACK | FIN)).unwrap();
         assert_eq!(header.kinds(None), Kinds::FIN.or(Kinds::DATA));
@@ -251,6 +264,18 @@ mod tests {
         }
         (0..u16::MAX).for_each(|port| take(9, port, u32::MAX));
         assert_eq!(marks.len(), count);
+    }
+
+    #[test]
+    fn icmp_errors_are_told_from_other_messages() {
+        let is_error = |protocol, kind: u8| {
+            let header = Header::read(protocol, &[kind, 1, 0, 0, 0, 0, 0, 0]).unwrap();
+            header.is_error(protocol)
+        };
+        let errors = (0..=255).filter(|kind| is_error(ICMP, *kind));
+        assert_eq!(errors.collect::<Vec<_>>(), [3, 4, 5, 11, 12]);
+        assert_eq!((0..=255).filter(|kind| is_error(ICMPV6, *kind)).max(), Some(127));
+        assert!(!is_error(UDP, 3) && !is_error(47, 3));
     }
 
     #[test]

@@ -194,14 +194,20 @@ impl Incoming<'_> {
 }
 
 impl Headers {
+    /// Whether it is an ICMP error.
+    pub(super) fn is_error(&self) -> bool {
+        self.header.is_some_and(|header| header.is_error(self.protocol))
+    }
+
     /// Whether what is above IP was read, too.
     fn is_whole(&self) -> bool {
         self.header.is_some()
     }
 
-    /// The packet's mark and what it is.
-    pub(super) fn passing(self, ends: Ends, direction: Direction) -> Option<Passing> {
-        if self.part != Part::Whole {
+    /// The packet's mark and what it is. `reassembled`: the packet is whole,
+    /// whatever its IP header still says.
+    pub(super) fn passing(self, ends: Ends, direction: Direction, reassembled: bool) -> Option<Passing> {
+        if self.part != Part::Whole && !reassembled {
             // It is put together, or taken apart, on its way.
             return None;
         }

@@ -47,6 +47,20 @@ impl Incoming<'_> {
         matches!(self.callout().look.at, At::CallOrSegment(..))
     }
 
+    /// Whether it is an ICMP error that arrives. No sequence has these: where
+    /// their way ends above the IP layer, the documents do not say. Asked only
+    /// of what seems out of order.
+    #[cold]
+    #[inline(never)]
+    pub fn is_received_error(&self) -> bool {
+        let received = || {
+            let At::Packet(Direction::Inbound, positions) = &self.callout().look.at else { return None };
+            let ends = self.known(positions)?.ends(Direction::Inbound)?;
+            Some(self.packet_anywhere(ends, Direction::Inbound)?.is_error())
+        };
+        received().unwrap_or(false)
+    }
+
     /// Which way it goes, for the few that have a flow to ask.
     #[inline(never)]
     pub fn direction_aside(&self) -> Option<Direction> {
@@ -81,7 +95,7 @@ impl Incoming<'_> {
     #[cold]
     #[inline(never)]
     fn segment_passing_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Passing> {
-        self.segment_anywhere(known, direction)?.passing(known.ends(direction)?, direction)
+        self.segment_anywhere(known, direction)?.passing(known.ends(direction)?, direction, false)
     }
 
     #[inline(always)]
@@ -97,7 +111,8 @@ impl Incoming<'_> {
     #[inline(never)]
     fn packet_passing_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Passing> {
         let ends = known.ends(direction)?;
-        self.packet_anywhere(ends, direction)?.passing(ends, direction)
+        let reassembled = self.has_flag(self.fields().flags, ffi::FWP_CONDITION_FLAG_IS_REASSEMBLED);
+        self.packet_anywhere(ends, direction)?.passing(ends, direction, reassembled)
     }
 
     /// The packet at layers whose data start at its transport header or behind

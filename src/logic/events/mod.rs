@@ -288,7 +288,9 @@ events! {
     }
 
     /// Something did not pass the layers in the documented order. Written at
-    /// the first deviation of a flow, an endpoint or a packet.
+    /// the first deviation of a flow, an endpoint or a packet. What the network
+    /// does to a correct connection (loss, duplication, delay, reordering,
+    /// coalescing, fragmentation) is no deviation.
     OrderDeviation: WARNING, FLOWS, 100 a second => {
         /// The layer at which it was found (`fwpsk.h`).
         layer: Text<3> = "Layer",

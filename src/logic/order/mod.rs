@@ -12,20 +12,27 @@
 //!
 //! # What is not reported
 //!
-//! The documents leave open, or are silent about:
-//! - whether INBOUND_TRANSPORT comes before its discard twin, and where UDP
-//!   without an endpoint is discarded: each way is a row ([`Standing::Open`]);
-//! - acknowledgements, FIN, RST, keep-alives, retransmissions, a
-//!   reauthorization without data, by what is sent or at connect: rows of
-//!   their own ([`Standing::Tolerated`]);
-//! - drops by filters: any layer may be followed by its twin, with which the
-//!   walk is over;
-//! - drops in between: a packet may be lost, wait for the rest of its
-//!   fragments or for a neighbour's address. So a walk that stops is no
-//!   deviation unless its watcher knows that nothing follows ([`Walk::end`]);
-//! - the order of an endpoint's closure and the last segments;
-//! - when STREAM_PACKET comes: no sequence has it, so nothing is out of order
-//!   there ([`At::Away`]).
+//! Nothing that the network does to a correct connection: loss, duplication,
+//! delay, reordering, coalescing, fragmentation. Such a segment passes other
+//! layers than its documented row has, so it has a row of its own
+//! ([`Standing::Tolerated`]):
+//! - acknowledgements, FIN, RST, keep-alives, probes, retransmissions;
+//! - data or a FIN that complete a handshake whose ACK was lost.
+//!
+//! Nor what the documents leave open:
+//! - INBOUND_TRANSPORT comes before its discard twin or does not, and UDP
+//!   without an endpoint is discarded at either layer: each way is a row
+//!   ([`Standing::Open`]);
+//! - a reauthorization without data, by what is sent, at connect, or of a flow
+//!   that is half-open;
+//! - a filter may drop at any layer with a twin, which ends the walk;
+//! - a packet may be lost between two layers, wait for the rest of its fragments
+//!   or for a neighbour's address. So a walk that stops is no deviation unless
+//!   its watcher knows that nothing follows ([`Walk::end`]);
+//! - an endpoint's closure may come before or after the last segments;
+//! - no sequence has STREAM_PACKET, so nothing is out of order there
+//!   ([`At::Away`]);
+//! - nor ICMP errors that arrive: each may end above the IP layer.
 //!
 //! # What cannot be told
 //!
@@ -36,6 +43,7 @@
 //! - A segment that ought to have brought data to STREAM, and did not, looks
 //!   like a duplicate; an ACK that ought to have established the flow is told
 //!   by the data that follow.
+//! - One byte that is sent without a STREAM may be a keep-alive.
 //! - A second `listen`, `bind` after a failure, or SYN again look like their
 //!   layers doubled, once their walk is over.
 

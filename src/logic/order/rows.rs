@@ -35,6 +35,12 @@ impl Kinds {
     /// Any segment of a connection that has been asked for.
     const LATER: Self = Self::BARE.or(Self::DATA).or(Self::FIN).or(Self::RST);
     const TCP: Self = Self::LATER.or(Self::SYN).or(Self::SYN_ACK);
+    /// A segment beyond the page's bare ACK that may complete a server's
+    /// handshake. It has an ACK, so it does what the lost ACK would have done
+    /// (RFC 9293, 3.10.7.4, fifth). A SYN or a RST never does.
+    const COMPLETING: Self = Self::DATA.or(Self::FIN);
+    /// What may bring something for the stream: bytes, or its end.
+    const FOR_STREAM: Self = Self::DATA.or(Self::FIN).or(Self::RST);
 
     /// A segment's, from its flags and whether it has payload. With several
     /// flags the one that the stack looks at first counts (RFC 9293, 3.10.7).
@@ -49,14 +55,15 @@ impl Kinds {
         }
     }
 
-    /// The same, where it may not be known whether it has payload.
+    /// The kinds of a segment with so many bytes of payload; `None` where their
+    /// number is not known.
+    ///
+    /// One byte may be a keep-alive's garbage octet, which no application has
+    /// sent (RFC 9293, 3.8.4).
     #[inline(always)]
-    pub fn of_some_segment(flags: TcpFlags, payload: Option<bool>) -> Self {
-        let column = match payload {
-            Some(false) => 0,
-            Some(true) => 1,
-            None => 2,
-        };
+    pub fn of_some_segment(flags: TcpFlags, payload: Option<u64>) -> Self {
+        // None, one that may be garbage or is not known, and what is data.
+        let column = payload.unwrap_or(1).min(2) as usize;
         let at = column * usize::from(FLAGS) + usize::from(flags.0 % FLAGS);
         OF_SEGMENT.as_flattened().get(at).copied().unwrap_or(Self::ALL)
     }
@@ -90,7 +97,7 @@ impl Kinds {
 const FLAGS: u8 = 0x20;
 const _: () = assert!(SYN < FLAGS && ACK < FLAGS && FIN < FLAGS && RST < FLAGS);
 
-/// [`Kinds::of_segment`] by flags: without payload, with it, with either.
+/// [`Kinds::of_segment`] by flags: without payload, with either, with it.
 static OF_SEGMENT: [[Kinds; FLAGS as usize]; 3] = of_segment();
 
 const fn of_segment() -> [[Kinds; FLAGS as usize]; 3] {
@@ -100,8 +107,8 @@ const fn of_segment() -> [[Kinds; FLAGS as usize]; 3] {
         let without = Kinds::of_segment(TcpFlags(flags), false);
         let with = Kinds::of_segment(TcpFlags(flags), true);
         kinds[0][flags as usize] = without;
-        kinds[1][flags as usize] = with;
-        kinds[2][flags as usize] = without.or(with);
+        kinds[1][flags as usize] = without.or(with);
+        kinds[2][flags as usize] = with;
         flags += 1;
     }
     kinds
@@ -166,11 +173,12 @@ const fn tolerated(name: &'static str, kinds: Kinds, places: &'static [Place]) -
 
 /// Every walk in order. Beside these, any layer may be followed by its own
 /// twin: there the walk ends.
-pub static ROWS: [Row; 36] = rows();
+pub static ROWS: [Row; COUNT] = rows();
+const COUNT: usize = 42;
 
 /// Their places alone: the driver has no use for the names.
-pub(super) static WAYS: [&[Place]; 36] = {
-    let (rows, mut ways, mut at) = (rows(), [[].as_slice(); 36], 0);
+pub(super) static WAYS: [&[Place]; COUNT] = {
+    let (rows, mut ways, mut at) = (rows(), [[].as_slice(); COUNT], 0);
     while at < rows.len() {
         ways[at] = rows[at].places;
         at += 1;
@@ -179,9 +187,13 @@ pub(super) static WAYS: [&[Place]; 36] = {
 };
 
 /// A constant too, for the sets to be made of it when the driver is built.
-pub(super) const fn rows() -> [Row; 36] {
+pub(super) const fn rows() -> [Row; COUNT] {
     use Kinds as K;
     const SEGMENT_OUT: K = K::TCP;
+    // A client's flow is established by the SYN-ACK or, where both sides asked
+    // at once, as a server's is.
+    const SERVERS: K = K::BARE.or(K::COMPLETING);
+    const CLIENTS: K = SERVERS.or(K::SYN_ACK);
     [
         // "TCP packet flows".
         documented("bind", K::CALL, &[BIND_REDIRECT, ASSIGNMENT]),
@@ -221,13 +233,35 @@ pub(super) const fn rows() -> [Row; 36] {
         // retransmissions; STREAM where they bring bytes or an end.
         tolerated("nothing for the stream", K::TCP, &[IN_IP, IN]),
         tolerated("an end for the stream", K::FIN.or(K::RST), &[IN_IP, IN, STREAM]),
-        tolerated("the handshake's ACK brings data", K::DATA, &[IN_IP, IN, ESTABLISHED, STREAM]),
+        // The page's ACK was lost, or went out with data or a FIN. Data out of
+        // order bring nothing for the stream yet.
+        tolerated("data or a FIN completes the handshake", K::COMPLETING, &[IN_IP, IN, ESTABLISHED]),
+        tolerated(
+            "the same, with something for the stream",
+            K::COMPLETING,
+            &[IN_IP, IN, ESTABLISHED, STREAM],
+        ),
         // A reauthorization is at the layer of the first authorization, by the
-        // first packet of either direction ("ALE Reauthorization").
-        tolerated("reauthorization without data", K::LATER, &[IN_IP, IN, ACCEPT]),
-        tolerated("reauthorization at connect", K::LATER, &[IN_IP, IN, CONNECT]),
-        tolerated("the same, with data", K::DATA, &[IN_IP, IN, CONNECT, STREAM]),
+        // first packet of either direction ("ALE Reauthorization"): by an old
+        // duplicate, too, for TCP has not looked at it yet.
+        tolerated("reauthorization without data", K::TCP, &[IN_IP, IN, ACCEPT]),
+        tolerated("reauthorization by the end of a stream", K::FIN.or(K::RST), &[IN_IP, IN, ACCEPT, STREAM]),
+        tolerated("reauthorization at connect", K::TCP, &[IN_IP, IN, CONNECT]),
+        tolerated("the same, with something for the stream", K::FOR_STREAM, &[IN_IP, IN, CONNECT, STREAM]),
         tolerated("the same, by a datagram", K::DATAGRAM, &[IN_IP, IN, CONNECT, DATAGRAM]),
+        // The filters changed while the handshake was under way.
+        tolerated("reauthorization of a half-open flow", SERVERS, &[IN_IP, IN, ACCEPT, ESTABLISHED]),
+        tolerated(
+            "the same, with something for the stream",
+            K::COMPLETING,
+            &[IN_IP, IN, ACCEPT, ESTABLISHED, STREAM],
+        ),
+        tolerated("the same, at connect", CLIENTS, &[IN_IP, IN, CONNECT, ESTABLISHED]),
+        tolerated(
+            "the same, with something for the stream",
+            K::COMPLETING,
+            &[IN_IP, IN, CONNECT, ESTABLISHED, STREAM],
+        ),
         tolerated("reauthorization by what is sent", SEGMENT_OUT, &[ACCEPT, OUT, OUT_IP]),
         tolerated("the same, at connect", SEGMENT_OUT, &[CONNECT, OUT, OUT_IP]),
         tolerated("the same, by a datagram", K::DATAGRAM, &[ACCEPT, DATAGRAM, OUT, OUT_IP]),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use crate::host::{Application, Disorder, Disordered, Filter, Host, HostHandle, Variants, spawn};
 use crate::machine::{Machine, SERVICE};
 use crate::nt::registry::RegistryValue;
-use crate::wire::{Family, Namespace, Network, Recorder, Recording};
+use crate::wire::{Family, Loss, Lossy, Namespace, Network, Recorder, Recording};
 use crate::{host, nt, variants, wfp};
 
 /// What a world is made of.
@@ -33,6 +33,8 @@ pub struct Plan<'a> {
     pub machine: nt::Options,
     /// A fault in the order of layers.
     pub disorder: Option<Disorder>,
+    /// What the wire loses.
+    pub loss: Loss,
 }
 
 /// A running world.
@@ -41,7 +43,7 @@ pub struct World {
     pub namespace: Namespace,
     /// The addresses.
     pub network: Network,
-    /// Every packet on the wire.
+    /// Every packet that the host sent, and that reached it.
     pub recorder: Arc<Recorder>,
     /// Kernel, engine and driver.
     pub machine: Machine,
@@ -78,7 +80,8 @@ impl World {
             filter = Arc::new(Disordered::new(filter, disorder));
         }
         let host = Host::new(filter, options, plan.variants.clone());
-        let host = spawn(host, Recording::new(tun, Arc::clone(&recorder)))?;
+        let wire = Lossy::new(tun, plan.loss);
+        let host = spawn(host, Recording::new(wire, Arc::clone(&recorder)))?;
         let world = Self { namespace, network, recorder, machine, host };
         for (port, application) in &plan.listen {
             for family in Family::BOTH {

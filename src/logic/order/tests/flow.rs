@@ -4,6 +4,8 @@ use std::num::NonZeroU64;
 
 use super::Direction::{Inbound, Outbound};
 use super::*;
+use crate::logic::stealth::TcpFlags;
+use crate::logic::tcp::ACK;
 
 /// A life of a connection, as its order sees it: layers by their short names,
 /// `<` inbound, `>` outbound, with the kind.
@@ -122,6 +124,19 @@ fn what_must_have_been_before_is_asked_for() {
 fn a_flow_joined_when_established_is_in_order() {
     for (life, from) in [(CLIENT, 6), (SERVER, 4), (UDP, 2)] {
         assert_eq!(live(&Order::joined(), &life[from..life.len() - 1]), None);
+    }
+}
+
+/// A keep-alive's garbage octet comes from no application.
+#[test]
+fn a_keep_alive_needs_no_stream() {
+    let kinds = |payload| Kinds::of_some_segment(TcpFlags(ACK), Some(payload));
+    let established = ("ESTABLISHED", '<', Kinds::BARE);
+    for (payload, due) in [(0, None), (1, None), (2, Some("STREAM")), (1460, Some("STREAM"))] {
+        let order = Order::joined();
+        let said = live(&order, &[established, ("OUT", '>', kinds(payload))]);
+        let expected = due.map(|due| Deviation { expected: Some(place(due)), seen: Some(place("OUT")) });
+        assert_eq!(said, expected, "{payload}");
     }
 }
 

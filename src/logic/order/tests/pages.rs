@@ -194,3 +194,83 @@ fn layers_are_first_met_where_their_table_says() {
         assert_eq!(first, layer.first_met, "{}", layer.name);
     }
 }
+
+/// A segment that arrives, by its kind, and the layers that it passes.
+type Arrival = (Kinds, &'static str);
+
+/// What loss, duplication, delay and reordering make of the segments of a
+/// correct connection. STREAM is left out where it brings nothing, and where the
+/// watcher has no mark for it.
+const ARRIVALS: [Arrival; 23] = [
+    (Kinds::SYN, "IN_IP IN ACCEPT"),
+    (Kinds::SYN, "IN_IP IN"),
+    (Kinds::SYN, "IN_IP IN-D"),
+    (Kinds::SYN_ACK, "IN_IP IN ESTABLISHED"),
+    (Kinds::SYN_ACK, "IN_IP IN ACCEPT"),
+    (Kinds::SYN_ACK, "IN_IP IN"),
+    (Kinds::BARE, "IN_IP IN ESTABLISHED"),
+    (Kinds::BARE, "IN_IP IN ACCEPT ESTABLISHED"),
+    (Kinds::BARE, "IN_IP IN"),
+    (Kinds::DATA, "IN_IP IN ESTABLISHED"),
+    (Kinds::DATA, "IN_IP IN ESTABLISHED STREAM"),
+    (Kinds::DATA, "IN_IP IN ACCEPT ESTABLISHED STREAM"),
+    (Kinds::DATA, "IN_IP IN STREAM"),
+    (Kinds::DATA, "IN_IP IN"),
+    (Kinds::DATA, "IN_IP IN IN-D"),
+    (Kinds::FIN, "IN_IP IN ESTABLISHED"),
+    (Kinds::FIN, "IN_IP IN ESTABLISHED STREAM"),
+    (Kinds::FIN, "IN_IP IN STREAM"),
+    (Kinds::FIN, "IN_IP IN"),
+    (Kinds::FIN, "IN_IP IN ACCEPT STREAM"),
+    (Kinds::RST, "IN_IP IN STREAM"),
+    (Kinds::RST, "IN_IP IN"),
+    (Kinds::RST, "IN_IP IN-D"),
+];
+
+/// Segments with one sequence number have one mark: they are one walk after
+/// another.
+#[test]
+fn any_arrival_may_follow_another_with_its_mark() {
+    for first in ARRIVALS {
+        for second in ARRIVALS {
+            let mut walk = Walk::NEW;
+            for (kinds, sequence) in [first, second, first] {
+                for place in places(sequence) {
+                    assert_eq!(walk.step(place, kinds, Start::Whole), Ok(()), "{first:?}, {second:?}");
+                }
+            }
+            assert_eq!(walk.end(), Ok(()), "{first:?}, {second:?}");
+        }
+    }
+}
+
+/// What may follow INBOUND_IPPACKET, of every order of these layers: exactly
+/// that, so that a segment which cannot establish a flow does not.
+#[test]
+fn only_what_completes_a_handshake_establishes_a_flow() {
+    const LAYERS: [&str; 4] = ["IN", "ACCEPT", "CONNECT", "ESTABLISHED"];
+    let server: &[&str] = &["IN ACCEPT", "IN ESTABLISHED", "IN ACCEPT ESTABLISHED"];
+    let expected: [(Kinds, &[&str], &[&str]); 6] = [
+        (Kinds::SYN, &["IN ACCEPT"], &["IN CONNECT"]),
+        (Kinds::SYN_ACK, &["IN ACCEPT", "IN ESTABLISHED"], &["IN CONNECT", "IN CONNECT ESTABLISHED"]),
+        (Kinds::BARE, server, &["IN CONNECT", "IN CONNECT ESTABLISHED"]),
+        (Kinds::DATA, server, &["IN CONNECT", "IN CONNECT ESTABLISHED"]),
+        (Kinds::FIN, server, &["IN CONNECT", "IN CONNECT ESTABLISHED"]),
+        (Kinds::RST, &["IN ACCEPT"], &["IN CONNECT"]),
+    ];
+    let longer = |sequences: &[String]| -> Vec<String> {
+        sequences.iter().flat_map(|before| LAYERS.map(|layer| format!("{before} {layer}"))).collect()
+    };
+    let one = LAYERS.map(str::to_owned).to_vec();
+    let two = longer(&one);
+    let (three, mut told) = (longer(&two), 0);
+    for (kinds, of_servers, of_clients) in expected {
+        let in_order = [&["IN"][..], of_servers, of_clients].concat();
+        for sequence in [&one[..], &two, &three].concat() {
+            let result = walk(&places(&format!("IN_IP {sequence}")), kinds, Start::Whole);
+            assert_eq!(result.is_ok(), in_order.contains(&&*sequence), "{kinds:?}: {sequence}");
+            told += usize::from(result.is_err());
+        }
+    }
+    assert_eq!(told, 6 * (4 + 16 + 64) - 29, "29 are in order");
+}

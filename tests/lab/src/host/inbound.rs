@@ -133,8 +133,9 @@ impl Host {
         }
     }
 
-    /// Keeps a fragment; the last one brings the datagram to the layers above,
-    /// which never see the fragments (facts: 1.3).
+    /// Keeps a fragment. The last one completes the datagram, which passes the IP
+    /// layer again as a whole: IS_REASSEMBLED is a flag of that layer (*Filtering
+    /// condition flags*). The layers above never see fragments (facts: 1.3).
     fn fragment(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>) {
         let datagram = match self.fragments.add(&parsed, self.gate.now) {
             Outcome::Nothing => return,
@@ -143,9 +144,12 @@ impl Host {
         };
         let Some(parsed) = Parsed::new(&datagram) else { return };
         let event = self.event_of(&parsed);
-        self.gate.log.rename(record, event);
         let mut scene = Scene::packet(Direction::Inbound, parsed);
         scene.flags = flag::IS_REASSEMBLED;
+        let record = self.gate.open(scene.ends, event);
+        if !self.gate.pass(record, Layer::InboundIppacket, &scene) {
+            return;
+        }
         // A fragment within a fragment is nobody's.
         let nested = matches!(parsed.transport, Transport::Fragment);
         let nested = nested.then_some(Refusal { reason: reason::IP_MALFORMED_HEADER, problem: None });

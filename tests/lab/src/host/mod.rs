@@ -63,12 +63,12 @@ pub use scene::Direction;
 pub(crate) use scene::{Scene, flag};
 pub(crate) use segment::{is_plain_syn, stream_flag};
 pub use sockets::{ConnectionId, Outcome, SocketError, State};
+pub use stack::Stack;
 
 pub use variants::{DataStart, DiscardMetadata, ListenerReason, StreamBlock, UdpDiscard, Variants, reason};
 
 use connection::Connection;
 use sockets::Listener;
-use stack::Stack;
 
 /// A connection's addresses, local first.
 type Pair = (SocketAddr, SocketAddr);

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::wire::Network;
 
@@ -54,6 +55,9 @@ pub struct Options {
     pub log_limit: usize,
     /// Seed of initial sequence numbers.
     pub seed: u64,
+    /// How long a connection is idle before TCP sends a keep-alive; `None`
+    /// sends none.
+    pub keep_alive: Option<Duration>,
     /// `FWP_CONDITION_FLAG_*` to set on all traffic with a remote address, so
     /// that a test can declare it loopback (1) or secured by IPsec (2).
     pub extra_flags: Vec<(IpAddr, u32)>,
@@ -77,6 +81,7 @@ impl Default for Options {
             backlog: 64,
             log_limit: 65_536,
             seed: 1,
+            keep_alive: None,
             extra_flags: Vec::new(),
         }
     }

@@ -61,14 +61,21 @@ impl Device for Queues {
     }
 }
 
-/// smoltcp's interface and sockets.
-pub(super) struct Stack {
+/// smoltcp's interface and sockets: TCP without a filter engine around it.
+///
+/// The host is built around one; a test may have another for its peer.
+pub struct Stack {
     interface: Interface,
     sockets: SocketSet<'static>,
     queues: Queues,
+    keep_alive: Option<Duration>,
 }
 
 impl Stack {
+    /// A stack with the addresses of these options, and no socket.
+    ///
+    /// # Panics
+    /// If smoltcp holds fewer than two addresses.
     pub fn new(options: &Options) -> Self {
         let network = &options.network;
         let mut queues = Queues { inbound: None, outbound: VecDeque::new(), mtu: network.mtu.into() };
@@ -83,12 +90,13 @@ impl Stack {
                 addresses.push(cidr).expect("smoltcp holds two addresses by default");
             }
         });
-        Self { interface, sockets: SocketSet::new(Vec::new()), queues }
+        let keep_alive = options.keep_alive;
+        Self { interface, sockets: SocketSet::new(Vec::new()), queues, keep_alive }
     }
 
     /// A socket waiting for one SYN to `local`.
     pub fn listen(&mut self, local: SocketAddr) -> Option<SocketHandle> {
-        let mut socket = socket();
+        let mut socket = socket(self.keep_alive);
         let address: IpAddress = local.ip().into();
         socket.listen((address, local.port())).ok()?;
         Some(self.sockets.add(socket))
@@ -96,20 +104,23 @@ impl Stack {
 
     /// A socket that sends a SYN at the next turn.
     pub fn connect(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<SocketHandle> {
-        let mut socket = socket();
+        let mut socket = socket(self.keep_alive);
         let context = self.interface.context();
         socket.connect(context, IpEndpoint::from(remote), IpEndpoint::from(local)).ok()?;
         Some(self.sockets.add(socket))
     }
 
+    /// A socket of this stack.
     pub fn socket(&mut self, handle: SocketHandle) -> &mut Socket<'static> {
         self.sockets.get_mut(handle)
     }
 
+    /// What TCP says of it.
     pub fn state(&self, handle: SocketHandle) -> tcp::State {
         self.sockets.get::<Socket<'_>>(handle).state()
     }
 
+    /// Forgets a socket, without a word to its peer.
     pub fn remove(&mut self, handle: SocketHandle) {
         self.sockets.remove(handle);
     }
@@ -138,12 +149,13 @@ impl Stack {
     }
 }
 
-fn socket() -> Socket<'static> {
+fn socket(keep_alive: Option<Duration>) -> Socket<'static> {
     let buffer = || SocketBuffer::new(vec![0; BUFFER]);
     let mut socket = Socket::new(buffer(), buffer());
     // A segment's acknowledgment and answer then follow it in the log.
     socket.set_ack_delay(None);
     socket.set_nagle_enabled(false);
+    socket.set_keep_alive(keep_alive.map(Into::into));
     socket.set_hop_limit(Some(super::answer::HOP_LIMIT));
     socket
 }

@@ -2,10 +2,12 @@
 //!
 //! [`Tun`] is the kernel's end of it, inside a [`Namespace`] that holds the
 //! scanners and clients; [`MemoryWire`] is the same without a kernel.
+//! A [`Lossy`] around either loses and reorders packets.
 //! A [`Recording`] around either keeps every packet for a pcap file and for
 //! counting.
 
 mod chain;
+mod lossy;
 mod memory;
 mod namespace;
 mod packet;
@@ -16,6 +18,7 @@ use std::io;
 use std::time::Duration;
 
 pub(crate) use chain::{Chain, Extension, FIXED as V6_FIXED, extension};
+pub use lossy::{Loss, Lossy};
 pub use memory::MemoryWire;
 pub use namespace::{Namespace, Network};
 pub use packet::{Family, Parsed, Tcp, TcpFlags, Transport};

@@ -184,9 +184,11 @@ fn fragments_stop_at_the_ip_layer_until_they_are_whole() {
     }
     assert!(world.probe(&parts[0]).is_empty());
     assert_eq!(World::resets(&world.probe(&parts[1])), 1);
-    assert_eq!(world.events(), [Event::FragmentIn, Event::SynNobodyListening, Event::RstOut]);
+    let events = [Event::FragmentIn, Event::FragmentIn, Event::SynNobodyListening, Event::RstOut];
+    assert_eq!(world.events(), events);
     let ip = world.fake.at(Layer::InboundIppacket, Family::V4, false);
-    assert!(ip.iter().all(|kept| kept.values[6] == Value::Uint32(0x20)));
+    let flags: Vec<_> = ip.iter().map(|kept| kept.values[6].clone()).collect();
+    assert_eq!(flags, [0x20, 0x20, 0x400].map(Value::Uint32), "IS_FRAGMENT, IS_REASSEMBLED");
     let transport = &world.fake.at(Layer::InboundTransport, Family::V4, true)[0];
     assert_eq!(transport.values[9], Value::Uint32(0x400), "IS_REASSEMBLED");
     super::assert_documented(&world.records(), &[Event::SynNobodyListening]);

@@ -1,0 +1,189 @@
+//! A TCP segment that can be changed, and what a network makes of packets.
+
+use std::net::{IpAddr, SocketAddr};
+
+use etherparse::{
+    IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, PacketBuilder,
+    TcpHeader, TcpHeaderSlice,
+};
+use lab::wire::TcpFlags;
+
+pub const SYN: u8 = TcpFlags::SYN.0;
+pub const ACK: u8 = TcpFlags::ACK.0;
+pub const FIN: u8 = TcpFlags::FIN.0;
+pub const RST: u8 = TcpFlags::RST.0;
+pub const PSH: u8 = TcpFlags::PSH.0;
+
+/// A segment, taken apart.
+#[derive(Clone, Debug)]
+pub struct Segment {
+    pub ip: IpHeaders,
+    pub tcp: TcpHeader,
+    pub payload: Vec<u8>,
+}
+
+impl Segment {
+    pub fn new(from: SocketAddr, to: SocketAddr, flags: u8, sequence: u32, acknowledgment: u32) -> Self {
+        let mut tcp = TcpHeader::new(from.port(), to.port(), sequence, u16::MAX);
+        tcp.acknowledgment_number = acknowledgment;
+        Self { ip: ip(from.ip(), to.ip()), tcp, payload: Vec::new() }.with_flags(flags)
+    }
+
+    /// `None` for what is no whole TCP segment.
+    pub fn read(packet: &[u8]) -> Option<Self> {
+        let (ip, rest) = IpHeaders::from_slice(packet).ok()?;
+        if rest.ip_number != IpNumber::TCP || rest.fragmented {
+            return None;
+        }
+        let header = TcpHeaderSlice::from_slice(rest.payload).ok()?;
+        let payload = rest.payload[header.slice().len()..].to_vec();
+        Some(Self { ip, tcp: header.to_header(), payload })
+    }
+
+    /// The packet, with lengths and checksums made new.
+    pub fn packet(&self) -> Vec<u8> {
+        let mut packet = Vec::new();
+        let builder = PacketBuilder::ip(self.ip.clone()).tcp_header(self.tcp.clone());
+        builder.write(&mut packet, &self.payload).expect("a vector takes everything");
+        packet
+    }
+
+    pub fn flags(&self) -> u8 {
+        let bits = [(self.tcp.syn, SYN), (self.tcp.ack, ACK), (self.tcp.fin, FIN), (self.tcp.rst, RST)];
+        bits.iter().filter(|(set, _)| *set).fold(0, |flags, (_, bit)| flags | bit)
+    }
+
+    pub fn with_flags(mut self, flags: u8) -> Self {
+        let has = |flag| flags & flag != 0;
+        (self.tcp.syn, self.tcp.ack, self.tcp.fin) = (has(SYN), has(ACK), has(FIN));
+        (self.tcp.rst, self.tcp.psh) = (has(RST), has(PSH));
+        self
+    }
+
+    /// An acknowledgment and nothing else, of the same place.
+    pub fn bare(self) -> Self {
+        self.with_flags(ACK).with_payload(&[])
+    }
+
+    pub fn with_payload(self, payload: &[u8]) -> Self {
+        Self { payload: payload.to_vec(), ..self }
+    }
+
+    /// The same, so far from where it was in the sequence.
+    pub fn moved(mut self, by: i32) -> Self {
+        self.tcp.sequence_number = self.tcp.sequence_number.wrapping_add_signed(by);
+        self
+    }
+
+    /// Whether this is data that another's data follow at once, in one
+    /// connection: what a network card or a receiver may put together.
+    fn is_continued_by(&self, next: &Self) -> bool {
+        let plain = |segment: &Self| segment.flags() & (SYN | RST) == 0 && !segment.payload.is_empty();
+        let ends = |segment: &Self| (segment.tcp.source_port, segment.tcp.destination_port);
+        plain(self)
+            && plain(next)
+            && !self.tcp.fin
+            && ends(self) == ends(next)
+            && family(&self.ip) == family(&next.ip)
+            && self.tcp.sequence_number.wrapping_add(self.payload.len() as u32) == next.tcp.sequence_number
+            && self.payload.len() + next.payload.len() < 60_000
+    }
+
+    /// Both as one.
+    pub fn merged(&self, next: &Self) -> Option<Self> {
+        self.is_continued_by(next).then(|| {
+            let sequence_number = self.tcp.sequence_number;
+            let tcp = TcpHeader { sequence_number, ..next.tcp.clone() };
+            Self { ip: next.ip.clone(), tcp, payload: [&self.payload[..], &next.payload].concat() }
+        })
+    }
+}
+
+fn family(ip: &IpHeaders) -> bool {
+    ip.ipv4().is_some()
+}
+
+fn ip(from: IpAddr, to: IpAddr) -> IpHeaders {
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let (source, destination) = (from.octets(), to.octets());
+            let header = Ipv4Header { source, destination, time_to_live: 64, ..Ipv4Header::default() };
+            IpHeaders::Ipv4(header, Ipv4Extensions::default())
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let (source, destination) = (from.octets(), to.octets());
+            let header = Ipv6Header { source, destination, hop_limit: 64, ..Ipv6Header::default() };
+            IpHeaders::Ipv6(header, Ipv6Extensions::default())
+        }
+        mixed => panic!("{mixed:?}"),
+    }
+}
+
+/// Bytes of IPv6's fixed header.
+const V6_HEADER: usize = 40;
+
+/// A packet in fragments of so many bytes, a multiple of 8, at the most; as it is
+/// where one would be enough.
+pub fn fragments(packet: &[u8], bytes: usize, identification: u16) -> Vec<Vec<u8>> {
+    let is_v6 = packet[0] >> 4 == 6;
+    let header = if is_v6 { V6_HEADER } else { usize::from(packet[0] & 0xf) * 4 };
+    let payload = &packet[header..];
+    let count = payload.chunks(bytes).count();
+    if count < 2 {
+        return vec![packet.to_vec()];
+    }
+    let fragment = |(at, part): (usize, &[u8])| {
+        let (offset, more) = ((at * bytes / 8) as u16, at + 1 < count);
+        match is_v6 {
+            true => v6_fragment(&packet[..V6_HEADER], part, offset, more, identification),
+            false => v4_fragment(packet, part, offset, more, identification),
+        }
+    };
+    payload.chunks(bytes).enumerate().map(fragment).collect()
+}
+
+fn v4_fragment(packet: &[u8], part: &[u8], offset: u16, more: bool, identification: u16) -> Vec<u8> {
+    let mut header = Ipv4Header::from_slice(packet).expect("an IPv4 packet").0;
+    (header.more_fragments, header.dont_fragment) = (more, false);
+    header.identification = identification;
+    header.fragment_offset = IpFragOffset::try_new(offset).expect("an offset in a packet");
+    header.set_payload_len(part.len()).expect("a length in a packet");
+    header.header_checksum = header.calc_header_checksum();
+    [header.to_bytes().as_slice(), part].concat()
+}
+
+/// RFC 8200, 4.5.
+fn v6_fragment(fixed: &[u8], part: &[u8], offset: u16, more: bool, identification: u16) -> Vec<u8> {
+    const FRAGMENT: u8 = 44;
+    let mut header = fixed.to_vec();
+    let next = std::mem::replace(&mut header[6], FRAGMENT);
+    header[4..6].copy_from_slice(&(part.len() as u16 + 8).to_be_bytes());
+    let place = (offset << 3 | u16::from(more)).to_be_bytes();
+    let identification = u32::from(identification).to_be_bytes();
+    [&header[..], &[next, 0], &place, &identification, part].concat()
+}
+
+/// What a router says of a packet that it does not pass on: the ICMP error that
+/// its sender gets.
+pub fn unreachable(packet: &[u8]) -> Vec<u8> {
+    let quoted = &packet[..packet.len().min(64)];
+    let mut error = Vec::new();
+    let (headers, _) = IpHeaders::from_slice(packet).expect("an IP packet");
+    match headers {
+        IpHeaders::Ipv4(header, _) => {
+            let kind = etherparse::Icmpv4Type::DestinationUnreachable(
+                etherparse::icmpv4::DestUnreachableHeader::Host,
+            );
+            let builder = PacketBuilder::ipv4(header.destination, header.source, 64).icmpv4(kind);
+            builder.write(&mut error, quoted).expect("a vector takes everything");
+        }
+        IpHeaders::Ipv6(header, _) => {
+            let kind = etherparse::Icmpv6Type::DestinationUnreachable(
+                etherparse::icmpv6::DestUnreachableCode::Address,
+            );
+            let builder = PacketBuilder::ipv6(header.destination, header.source, 64).icmpv6(kind);
+            builder.write(&mut error, quoted).expect("a vector takes everything");
+        }
+    }
+    error
+}
