@@ -1,6 +1,8 @@
 //! The shipping driver, held to what it promises.
 
+mod calls;
 mod events;
+mod gone;
 mod image;
 mod lifecycle;
 mod policy;
