@@ -12,4 +12,5 @@ mod stealth;
 #[path = "../support/mod.rs"]
 mod support;
 mod told;
+mod verdicts;
 mod watching;
