@@ -8,6 +8,7 @@ mod lifecycle;
 mod policy;
 mod registration;
 mod scan;
+mod scans;
 mod stealth;
 #[path = "../support/mod.rs"]
 mod support;
