@@ -286,6 +286,42 @@ fn what_has_been_met_changes_nothing() {
     assert!((500..3500).contains(&known), "{known}");
 }
 
+/// Whatever the key: a bit of the upper half counts as one of the lower, and no
+/// two remotes share a slot for it.
+#[test]
+fn remotes_that_differ_in_one_bit_are_two() {
+    for random in 0..64 {
+        let seed = Seed::new(mix(random, 11));
+        for (base, bits) in [(SCANNER, 128), (v4(0x0a4d_0001), 32), (Remote(0), 128)] {
+            for bit in 0..bits {
+                let other = Remote(base.0 ^ 1 << bit);
+                assert_ne!(base.hash(seed), other.hash(seed), "bit {bit}, {seed:?}");
+                let table = Table::<16, 64>::empty();
+                let met = Encounter { remote: base, port: 1, technique: Technique::Syn };
+                table.meet(&met, 0, seed);
+                assert!(table.remembers(base, seed) && !table.remembers(other, seed), "bit {bit}");
+                assert!(!table.has_met(&Encounter { remote: other, ..met }, 0, seed), "bit {bit}");
+            }
+        }
+    }
+}
+
+/// Who does not know the key does not know where a remote is remembered, nor
+/// which ports share a bit.
+#[test]
+fn the_key_moves_remotes_and_ports() {
+    const SETS: usize = 128;
+    let (one, other) = (Seed::new(mix(1, 13)), Seed::new(mix(2, 13)));
+    let remotes = (0..1000).map(|number| v4(0x0a00_0000 + number)).chain((0..1000).map(Remote));
+    let stay = remotes
+        .filter(|remote| table::set_of(remote.hash(one), SETS) == table::set_of(remote.hash(other), SETS));
+    // One in 128 on average.
+    assert!(stay.count() < 60);
+    let stay = (0..1000).filter(|port| port_bit(*port, one) == port_bit(*port, other)).count();
+    // One in 64 on average.
+    assert!(stay < 60, "{stay}");
+}
+
 /// Ports in a row, every 64th or 1024th: no order of asking makes one bit of
 /// many, whatever the key.
 #[test]

@@ -215,12 +215,14 @@ macro_rules! enter {
 }
 pub(crate) use enter;
 
-/// Counts a call, leaves if the machine has stopped, checks the IRQL.
+/// Counts a call, leaves if the machine has stopped, records the call if
+/// somebody asked for a journal, checks the IRQL.
 pub(crate) fn enter_below(index: usize, ceiling: Option<Irql>) -> Current {
     let kernel = Kernel::current();
     kernel.count_call(index);
     nt::at_import(&kernel, NAMES[index]);
     kernel.leave_if_stopped();
+    kernel.journal().record(&kernel, NAMES[index], cpu::irql());
     let fact = &FACTS[index];
     let (irql, max) = (cpu::irql(), ceiling.unwrap_or(fact.max));
     if irql < fact.min || irql > max {

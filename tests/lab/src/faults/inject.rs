@@ -53,6 +53,8 @@ pub struct Faults {
 struct State {
     plan: Option<Plan>,
     paused: bool,
+    /// The next call of this row fails so.
+    next: Option<(usize, Failure)>,
     /// Rows of the calls so far.
     calls: Vec<usize>,
     injected: Vec<Injection>,
@@ -71,6 +73,17 @@ impl Faults {
     /// Counts calls from now on, and lets them fail as planned.
     pub fn arm(&self, plan: Option<Plan>) {
         *self.state() = State { plan, ..State::default() };
+        self.armed.store(true, Ordering::Release);
+    }
+
+    /// Lets the next call of an export fail, whatever its number.
+    ///
+    /// # Panics
+    /// If the export is not in [`FALLIBLE`].
+    pub fn fail_next(&self, name: &str, failure: Failure) {
+        let row = FALLIBLE.iter().position(|call| call.name == name);
+        let row = row.unwrap_or_else(|| panic!("{name} is not in the table of calls that can fail"));
+        self.state().next = Some((row, failure));
         self.armed.store(true, Ordering::Release);
     }
 
@@ -109,6 +122,9 @@ impl Faults {
 
 impl State {
     fn failure(&mut self, row: usize) -> Option<Failure> {
+        if let Some((_, failure)) = self.next.take_if(|(next, _)| *next == row) {
+            return Some(failure);
+        }
         let plan = self.plan.filter(|_| !self.paused)?;
         let (number, call) = (self.calls.len(), &FALLIBLE[row]);
         let failure = match number {

@@ -9,7 +9,7 @@ use super::fault;
 use super::registers::{restore_registers, save_registers};
 use super::report::{Backtrace, FaultReport, Stop};
 use super::stack::{BLOCK, Control};
-use super::thunk::{ImportFrame, MAX_ARGUMENTS};
+use super::thunk::{self, ImportFrame, MAX_ARGUMENTS};
 use super::unwind;
 
 /// Calls driver code with the x64 convention on the thread's kernel stack.
@@ -92,6 +92,19 @@ pub fn call_site() -> Option<u64> {
     let frame = ImportFrame::at(control, control.kernel_rsp.get())?;
     // One byte back, for the next instruction may belong to another line.
     frame.return_address.checked_sub(1)
+}
+
+/// The first `count` arguments that the driver passed to the export whose body
+/// is running, as whole registers or words. `None` if the running body is not
+/// that export's: then other host code called it.
+pub fn arguments(export: &str, count: usize) -> Option<Vec<u64>> {
+    let control = Control::existing()?;
+    let frame = ImportFrame::at(control, control.kernel_rsp.get())?;
+    let name = thunk::name_of_body(frame.body)?;
+    if name.rsplit_once('!')?.1 != export {
+        return None;
+    }
+    (frame.rsp..).step_by(8).take(count).map(|address| control.word(address)).collect()
 }
 
 /// Bytes that the driver may still use of this thread's kernel stack

@@ -38,14 +38,19 @@ mod thunk;
 mod types;
 mod unwind;
 
-pub use call::{backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset};
+pub use call::{
+    arguments, backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset,
+};
 pub use direct::{
     copy, current_irql, event_written, events_written, nothing, pass_time, processor_number, read_words,
     set_here, touch, unbiased_interrupt_time,
 };
 pub use load::{Image, LoadError, MissingImport};
 pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
-pub use places::{NULL_REGION, Residence, describe, register_describer, residence};
+pub use places::{
+    NULL_REGION, Residence, describe, is_on_kernel_stack, register_describer, residence,
+    section_is_executable,
+};
 pub(crate) use registers::{restore_registers, save_registers};
 pub use report::{Access, Backtrace, FaultKind, FaultReport, Frame, SourceFrame, Stop};
 pub use stack::KERNEL_STACK_SIZE;

@@ -106,6 +106,18 @@ pub fn residence(address: u64) -> Option<Residence> {
     images.gone(address).map(|_| Residence::Unloaded)
 }
 
+/// Whether an address is on this thread's kernel stack.
+pub fn is_on_kernel_stack(address: u64) -> bool {
+    Control::existing().is_some_and(|control| control.stack().contains(&address))
+}
+
+/// Whether an address is in an executable section of a loaded image; `None`
+/// outside loaded images.
+pub fn section_is_executable(address: u64) -> Option<bool> {
+    let InImage { file, rva } = find(address)?;
+    Some(file.section_at(rva).is_some_and(super::pe::Section::is_executable))
+}
+
 /// Adds to what [`describe`] knows. It is asked in ordinary code, never in a
 /// signal handler, but the thread may hold any lock of the export that faulted:
 /// a describer must not wait for one.

@@ -87,7 +87,7 @@ pub(super) fn name_of_body(body: u64) -> Option<String> {
 pub(super) fn is_gate(address: u64) -> bool {
     // The code below is shorter than this; what follows it is never reached
     // with the stack pointer on a kernel stack.
-    const LENGTH: u64 = 128;
+    const LENGTH: u64 = 160;
     address.checked_sub(gate as *const () as u64).is_some_and(|offset| offset < LENGTH)
 }
 
@@ -201,6 +201,12 @@ unsafe extern "win64" fn gate() {
     naked_asm!(
         "push rbp",
         "mov rbp, rsp",
+        // The home space belongs to the callee: with the registers in it all
+        // arguments lie side by side, where `arguments` reads them.
+        "mov [rbp + 0x10], rcx",
+        "mov [rbp + 0x18], rdx",
+        "mov [rbp + 0x20], r8",
+        "mov [rbp + 0x28], r9",
         "push rbx",
         "push r11",
         "mov rbx, rsp",

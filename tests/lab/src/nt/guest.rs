@@ -107,6 +107,20 @@ pub trait Guest: Send + Sync {
         Vec::new()
     }
 
+    /// The first `count` arguments of the export that the driver is calling on
+    /// this thread; `None` if unknown.
+    fn arguments(&self, export: &str, count: usize) -> Option<Vec<u64>> {
+        let _ = (export, count);
+        None
+    }
+
+    /// Which memory of the guest's holds an address; `None` if no such memory
+    /// does, or if it is unknown.
+    fn place(&self, address: u64) -> Option<Place> {
+        let _ = address;
+        None
+    }
+
     /// The call before a return address, in words.
     fn describe(&self, address: u64) -> String {
         format!("{address:#x}")
@@ -122,6 +136,23 @@ pub trait Guest: Send + Sync {
     fn stack_used(&self) -> usize {
         0
     }
+}
+
+/// Where an address leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// Nowhere: it is NULL.
+    Null,
+    /// The calling thread's kernel stack.
+    Stack,
+    /// Code of the driver.
+    Code,
+    /// Other bytes of the driver's image.
+    Data,
+    /// A block of pool.
+    Pool,
+    /// Anything else: a handle, or an object of the system's.
+    System,
 }
 
 /// The most arguments of any driver routine the kernel calls.

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use super::clock::Clock;
 use super::cpu::{self, Irql, Processor, Stay};
 use super::guest::{Guest, Stop};
+use super::journal::Journal;
 use super::load::Loaded;
 use super::locks::LockOrder;
 use super::objects::{Notice, Objects};
@@ -50,6 +51,7 @@ pub struct Kernel {
     tracing: Tracing,
     faults: Faults,
     calls: Box<[AtomicU64]>,
+    journal: Journal,
     stopped: OnceLock<Stop>,
     work: WorkQueue,
     objects: Mutex<Objects>,
@@ -83,6 +85,7 @@ impl Kernel {
             tracing: Tracing::default(),
             faults: Faults::default(),
             calls,
+            journal: Journal::default(),
             stopped: OnceLock::new(),
             work: WorkQueue::new(Weak::clone(me)),
             objects: Mutex::default(),
@@ -183,6 +186,11 @@ impl Kernel {
     /// Counts a call of the export at `index` of the table.
     pub(crate) fn count_call(&self, index: usize) {
         self.calls[index].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The calls of exports with their arguments, once it is told to record.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// Adds a line to the machine's log, which keeps the last ones.

@@ -2,7 +2,7 @@
 //! and its faults are named.
 #![expect(unsafe_code, reason = "calls addresses that the driver registered")]
 
-use super::guest::{Cause, Exception, Guest, Stop};
+use super::guest::{Cause, Exception, Guest, Place, Stop};
 use super::types::Address;
 use crate::image::{self, Access, FaultKind, FaultReport, Residence};
 
@@ -41,6 +41,18 @@ impl Guest for Mapped {
         let frames = image::backtrace().0.into_iter().map(|frame| frame.address);
         // Exports are between the driver's frames.
         frames.filter(|&address| image::residence(address) == Some(Residence::Loaded)).collect()
+    }
+
+    fn arguments(&self, export: &str, count: usize) -> Option<Vec<u64>> {
+        image::arguments(export, count)
+    }
+
+    fn place(&self, address: u64) -> Option<Place> {
+        if image::is_on_kernel_stack(address) {
+            return Some(Place::Stack);
+        }
+        let executable = image::section_is_executable(address)?;
+        Some(if executable { Place::Code } else { Place::Data })
     }
 
     fn describe(&self, address: u64) -> String {

@@ -8,6 +8,7 @@
 //! | [`cpu`] | processors and IRQL |
 //! | [`memory`], [`foreign`] | guarded pages; reading what drivers point to |
 //! | [`pool`], [`registry`], [`work`], [`objects`] | what a machine has one of each |
+//! | [`journal`] | every call of an export with its arguments, for tests |
 //! | [`ex`], [`ke`], [`affinity`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, a file per prefix |
 
 pub mod affinity;
@@ -22,6 +23,7 @@ pub mod fwp;
 pub mod guest;
 mod information;
 pub mod io;
+pub mod journal;
 pub mod ke;
 mod kernel;
 mod load;
@@ -51,7 +53,7 @@ pub use clock::Clock;
 pub use cpu::Irql;
 pub use etw::Trace;
 pub use fwp::{MdlMapping, NblLayout};
-pub use guest::{Cause, Direct, Exception, Guest, Stop};
+pub use guest::{Cause, Direct, Exception, Guest, Place, Stop};
 pub use kernel::Kernel;
 pub use load::{DriverImage, LeakReport, parameters_key};
 pub use options::Options;

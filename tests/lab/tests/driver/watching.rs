@@ -20,7 +20,7 @@ use lab::world::{Plan, World};
 const OPEN: u16 = 80;
 const ECHO: u16 = 7;
 
-fn plan(values: &[(&str, u32)]) -> Plan<'static> {
+pub fn plan(values: &[(&str, u32)]) -> Plan<'static> {
     let values = values.iter().map(|(name, number)| ((*name).to_owned(), RegistryValue::dword(*number)));
     Plan {
         driver: Some(&setup::build(Target::X64).unwrap().sys),
@@ -32,7 +32,7 @@ fn plan(values: &[(&str, u32)]) -> Plan<'static> {
 }
 
 /// A world with a session that listens to its driver.
-struct Watched {
+pub struct Watched {
     world: World,
     session: Trace,
 }
@@ -45,7 +45,7 @@ impl Deref for Watched {
     }
 }
 
-fn start(plan: &Plan<'_>) -> Watched {
+pub fn start(plan: &Plan<'_>) -> Watched {
     let world = World::start(plan).unwrap();
     let session = world.machine.kernel().trace(Enable::all(HUSHPORT), None);
     Watched { world, session }
@@ -53,7 +53,7 @@ fn start(plan: &Plan<'_>) -> Watched {
 
 /// What the driver's events say.
 #[derive(Debug)]
-struct Noticed {
+pub struct Noticed {
     flows_ended: usize,
     /// Those whose order was watched and kept.
     flows_in_order: usize,
@@ -61,7 +61,7 @@ struct Noticed {
     packets: [u64; 2],
     bytes: [u64; 2],
     deviations: Vec<Event>,
-    scans: Vec<Event>,
+    pub scans: Vec<Event>,
 }
 
 fn noticed(world: &Watched) -> Noticed {
@@ -80,7 +80,7 @@ fn noticed(world: &Watched) -> Noticed {
     }
 }
 
-fn eventually(what: &str, world: &Watched, holds: impl Fn(&Noticed) -> bool) -> Noticed {
+pub fn eventually(what: &str, world: &Watched, holds: impl Fn(&Noticed) -> bool) -> Noticed {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         let now = noticed(world);
@@ -127,7 +127,7 @@ fn datagrams(world: &World, family: Family, count: usize) {
     }
 }
 
-fn end(watched: Watched) {
+pub fn end(watched: Watched) {
     let Watched { mut world, session } = watched;
     drop(session);
     let findings = world.machine.kernel().verifier().findings();

@@ -1,0 +1,333 @@
+//! Every exemption at every decision, in both families: the verdict, and the one
+//! counter that rises for it.
+//!
+//! The expected verdict is an oracle's. Many packets pass between two looks at
+//! the counters; packets of different verdicts pass in different numbers, so
+//! that two of them exchanged show in the sums.
+
+mod cases;
+mod oracle;
+mod show;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use lab::counters::Counters;
+use lab::etw::{Enable, Filter, HUSHPORT, Value, ZeroKeyword};
+use lab::machine::Machine;
+use lab::nt::registry::RegistryValue;
+use lab::nt::{Irql, NblLayout, Options, Trace};
+use lab::setup::{self, Target};
+use lab::traffic::{Family, Indication};
+use lab::variants;
+use lab::wfp::Engine;
+
+use cases::{Case, Origin, Spot, UDP};
+pub use cases::{Decision, Kind};
+use oracle::{Asked, LISTS, verdict};
+
+/// A packet of a kind from a remote to a port, for which nobody is there.
+pub fn packet_to(engine: &Engine, decision: Decision, kind: Kind, remote: IpAddr, port: u16) -> Indication {
+    let discard = match decision {
+        Decision::TransportDiscard => Some((1, 4)),
+        Decision::PacketDiscard => Some((0, if kind.protocol == UDP { 4 } else { 3 })),
+        Decision::IcmpError | Decision::EchoRequest => None,
+    };
+    let family = if remote.is_ipv4() { Family::V4 } else { Family::V6 };
+    let origin = Origin { discard, flow: false, endpoint: false };
+    let spot = Spot { port, remote, interface: Some(1) };
+    show::indication(&Case { decision, family, kind, origin, flags: 0, spot }, engine)
+}
+
+const DECISIONS: [Decision; 4] =
+    [Decision::TransportDiscard, Decision::PacketDiscard, Decision::IcmpError, Decision::EchoRequest];
+
+/// docs/EVENTS.md, "Verdicts"; and how often a packet of that verdict is shown.
+/// Verdicts that one policy never comes to together may share a number.
+const VERDICTS: [(&str, u64); 14] = [
+    ("Silenced", 1),
+    ("Audited", 1),
+    ("Off", 1),
+    ("Overruled", 1),
+    ("OtherKind", 2),
+    ("Observed", 3),
+    ("FilterDrop", 4),
+    ("Endpoint", 5),
+    ("NoAnswer", 6),
+    ("ExemptPort", 7),
+    ("ExemptPrefix", 8),
+    ("ExemptInterface", 9),
+    ("Loopback", 10),
+    ("IpsecSecured", 11),
+];
+
+/// A running driver, and the packets of both families at every deciding layer.
+struct Bench {
+    machine: Machine,
+    /// Hears of policies alone, so that verdicts are not said.
+    policies: Trace,
+    asked: Asked,
+    /// `CheckOrder`.
+    is_watched: bool,
+    packets: Vec<(Case, Indication)>,
+    /// Whether a heavier sublayer has the last word.
+    is_overruled: bool,
+}
+
+/// Verdicts by layer and name.
+type Counts = BTreeMap<(String, &'static str), u64>;
+
+impl Bench {
+    fn new(nbl_layout: NblLayout, is_overruled: bool) -> Self {
+        let options = Options { classify_irql: Irql::PASSIVE, nbl_layout, ..Options::default() };
+        let mut machine = Machine::new(options);
+        machine.set("SilenceEcho", 1);
+        // One window for all: nobody's scan is put together meanwhile.
+        machine.set("ScanPorts", 65_536);
+        if is_overruled {
+            variants::add_stronger(machine.engine()).unwrap();
+        }
+        machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
+        // Level and keyword of PolicyApplied (docs/EVENTS.md).
+        let filter = Filter { level: 4, any: 2, all: 0 };
+        let enable = Enable { provider: HUSHPORT, filter, zero: ZeroKeyword::default() };
+        let policies = machine.kernel().trace(enable, None);
+        let families = [Family::V4, Family::V6];
+        let every = DECISIONS.into_iter().flat_map(|decision| families.map(|family| (decision, family)));
+        let cases = every.flat_map(|(decision, family)| cases::all(decision, family));
+        let packets = cases.map(|case| (case, show::indication(&case, machine.engine()))).collect();
+        let asked = Asked::USUAL;
+        let bench = Self { machine, policies, asked, is_watched: false, packets, is_overruled };
+        bench.wait();
+        bench
+    }
+
+    /// Asks for another policy, and waits until it is in force.
+    fn ask_for(&mut self, asked: Asked) {
+        let before = std::mem::replace(&mut self.asked, asked);
+        let flags = |asked: &Asked| {
+            [
+                ("Mode", asked.mode),
+                ("SilenceTcp", asked.tcp.into()),
+                ("SilenceUdp", asked.udp.into()),
+                ("SilenceProtocols", asked.protocols.into()),
+                ("SilenceEcho", asked.echo.into()),
+                ("ExemptLoopback", asked.exempt_loopback.into()),
+                ("ExemptIpsec", asked.exempt_ipsec.into()),
+            ]
+        };
+        for ((name, number), (_, before)) in flags(&asked).into_iter().zip(flags(&before)) {
+            if number != before {
+                self.machine.set(name, number);
+            }
+        }
+        if asked.lists != before.lists {
+            for (name, entries) in LISTS {
+                let entries = if asked.lists { entries } else { &[] };
+                self.machine.set_value(name, RegistryValue::multi_sz(entries));
+            }
+        }
+        self.wait();
+    }
+
+    fn watch(&mut self, is_watched: bool) {
+        self.is_watched = is_watched;
+        self.machine.set("CheckOrder", is_watched.into());
+        self.wait();
+    }
+
+    /// Waits until what is asked for is in force.
+    fn wait(&self) {
+        let asked = &self.asked;
+        let holds = || {
+            let events = self.policies.events();
+            let last = events.iter().rfind(|event| event.name == "PolicyApplied");
+            last.is_some_and(|event| {
+                let flag = |name, is_set| event.field(name) == Some(&Value::Bool(is_set));
+                event.number("Mode") == u64::from(asked.mode)
+                    && flag("SilenceTcp", asked.tcp)
+                    && flag("SilenceUdp", asked.udp)
+                    && flag("SilenceProtocols", asked.protocols)
+                    && flag("SilenceEcho", asked.echo)
+                    && flag("ExemptLoopback", asked.exempt_loopback)
+                    && flag("ExemptIpsec", asked.exempt_ipsec)
+                    && flag("CheckOrder", self.is_watched)
+                    && ["ExemptPorts", "ExemptPrefixes", "ExemptInterfaces"]
+                        .iter()
+                        .all(|list| (event.number(list) > 0) == asked.lists)
+            })
+        };
+        let end = Instant::now() + Duration::from_secs(20);
+        while !holds() {
+            assert!(Instant::now() < end, "{asked:?} is not in force");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        self.policies.take();
+    }
+
+    fn expected(&self, case: &Case) -> &'static str {
+        match verdict(case, &self.asked) {
+            "Silenced" if self.is_overruled => "Overruled",
+            verdict => verdict,
+        }
+    }
+
+    /// Shows every packet at a level, and holds what became of each, and the
+    /// counters, against the oracle.
+    fn hold(&self, irql: Irql) {
+        let (mut expected, before) = (self.counts(), self.total());
+        let engine = self.machine.engine();
+        let mut shown = 0;
+        self.machine.kernel().on_processor(1, irql, |_| {
+            for (case, indication) in &self.packets {
+                let verdict = self.expected(case);
+                let (_, times) = VERDICTS.into_iter().find(|(known, _)| *known == verdict).unwrap();
+                for _ in 0..times {
+                    let blocked = engine.classify(&indication.request()).blocked();
+                    assert_eq!(
+                        blocked,
+                        verdict == "Silenced",
+                        "{verdict} at {irql}: {case:?} {:?}",
+                        self.asked
+                    );
+                }
+                let place = (cases::layer(case.decision, case.family), verdict);
+                *expected.entry(place).or_default() += times;
+                shown += times;
+            }
+        });
+        assert_eq!(self.counts(), expected, "at {irql}: {:?}", self.asked);
+        assert_eq!(self.total() - before, shown, "no other callout counts");
+    }
+
+    fn counts(&self) -> Counts {
+        let engine = self.machine.engine();
+        let counters = Counters::read(self.machine.kernel(), engine).unwrap();
+        let mut counts = Counts::new();
+        for decision in DECISIONS {
+            for family in [Family::V4, Family::V6] {
+                let layer = cases::layer(decision, family);
+                for (verdict, count) in counters.at(&layer, engine) {
+                    let known = VERDICTS.into_iter().find(|(known, _)| *known == verdict);
+                    let (known, _) = known.unwrap_or_else(|| panic!("{verdict} at {layer}"));
+                    counts.insert((layer.clone(), known), count);
+                }
+            }
+        }
+        counts
+    }
+
+    /// What all callouts have counted together.
+    fn total(&self) -> u64 {
+        let engine = self.machine.engine();
+        let counters = Counters::read(self.machine.kernel(), engine).unwrap();
+        let layers = lab::wfp::layers().iter();
+        layers.flat_map(|layer| counters.at(layer.name, engine).into_values()).sum()
+    }
+
+    fn end(mut self) {
+        let findings = self.machine.kernel().verifier().findings();
+        assert!(findings.is_empty(), "{findings:?}");
+        drop(self.policies);
+        assert!(self.machine.stop().unwrap().is_empty());
+    }
+}
+
+/// All kinds silenced; none; all but each of them.
+fn silences(usual: Asked) -> Vec<Asked> {
+    let none = Asked { tcp: false, udp: false, protocols: false, echo: false, ..usual };
+    vec![
+        usual,
+        Asked { tcp: false, ..usual },
+        Asked { udp: false, ..usual },
+        Asked { protocols: false, ..usual },
+        Asked { echo: false, ..usual },
+        none,
+    ]
+}
+
+/// Over every mode, every kind of silence and every exemption asked for, at
+/// PASSIVE_LEVEL and at DISPATCH_LEVEL.
+fn hold_all(modes: &[u32]) {
+    let mut bench = Bench::new(NblLayout::Contiguous, false);
+    for &mode in modes {
+        for lists in [false, true] {
+            for asked in silences(Asked { mode, lists, ..Asked::USUAL }) {
+                for (exempt_loopback, exempt_ipsec) in
+                    [(true, true), (false, true), (true, false), (false, false)]
+                {
+                    bench.ask_for(Asked { exempt_loopback, exempt_ipsec, ..asked });
+                    bench.hold(Irql::DISPATCH);
+                    bench.hold(Irql::PASSIVE);
+                }
+            }
+        }
+    }
+    bench.end();
+}
+
+#[test]
+fn off_and_audit_count_what_each_packet_is() {
+    hold_all(&[0, 1]);
+}
+
+#[test]
+fn enforced_each_packet_is_silenced_or_left_alone_as_documented() {
+    hold_all(&[2]);
+}
+
+/// At APC_LEVEL, the order watched, and verdicts said: other ways through the
+/// driver to the verdict.
+#[test]
+fn the_verdict_depends_on_nothing_else() {
+    let mut bench = Bench::new(NblLayout::Pieces(7), false);
+    for mode in [2, 1, 0] {
+        for lists in [false, true] {
+            bench.ask_for(Asked { mode, lists, ..Asked::USUAL });
+            bench.hold(Irql::APC);
+            bench.watch(true);
+            bench.hold(Irql::DISPATCH);
+            let said = bench.machine.kernel().trace(Enable::all(HUSHPORT), None);
+            bench.hold(Irql::PASSIVE);
+            bench.hold(Irql::DISPATCH);
+            drop(said);
+            bench.watch(false);
+            let said = bench.machine.kernel().trace(Enable::all(HUSHPORT), None);
+            bench.hold(Irql::DISPATCH);
+            drop(said);
+        }
+    }
+    bench.end();
+}
+
+/// A heavier sublayer has taken the right: what would be silenced is overruled,
+/// and everything else is what it was.
+#[test]
+fn without_the_right_what_would_be_silenced_is_overruled() {
+    let mut bench = Bench::new(NblLayout::Contiguous, true);
+    for mode in [2, 1, 0] {
+        for lists in [false, true] {
+            bench.ask_for(Asked { mode, lists, ..Asked::USUAL });
+            bench.hold(Irql::DISPATCH);
+            bench.hold(Irql::PASSIVE);
+        }
+    }
+    bench.end();
+}
+
+/// The oracle says each verdict somewhere: none of the counters goes untested.
+#[test]
+fn the_cases_come_to_every_verdict() {
+    let mut seen = std::collections::BTreeSet::new();
+    for mode in [0, 1, 2] {
+        for family in [Family::V4, Family::V6] {
+            for decision in DECISIONS {
+                let asked = Asked { mode, lists: true, ..Asked::USUAL };
+                seen.extend(cases::all(decision, family).iter().map(|case| verdict(case, &asked)));
+            }
+        }
+    }
+    let told = VERDICTS.map(|(verdict, _)| verdict).into_iter().filter(|verdict| *verdict != "Overruled");
+    assert_eq!(seen, told.collect());
+}

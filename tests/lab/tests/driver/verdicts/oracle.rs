@@ -1,0 +1,189 @@
+//! What becomes of a packet, from the documents alone: docs/CONFIGURATION.md,
+//! docs/SECURITY.md, docs/EVENTS.md ("Verdicts"), docs/ARCHITECTURE.md ("The
+//! decision"), and Microsoft's reasons for a discard (fwpsk.h).
+//!
+//! The driver's source was no model for this: it is the same question, answered
+//! once more.
+
+use std::net::IpAddr;
+
+use super::cases::{Case, Decision, ICMP, ICMPV6, Kind, Origin, Shape, TCP, UDP};
+use lab::traffic::Family;
+
+/// The values that a policy is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked {
+    pub mode: u32,
+    pub tcp: bool,
+    pub udp: bool,
+    pub protocols: bool,
+    pub echo: bool,
+    pub exempt_loopback: bool,
+    pub exempt_ipsec: bool,
+    /// Whether the three lists hold [`LISTS`].
+    pub lists: bool,
+}
+
+impl Asked {
+    /// docs/CONFIGURATION.md, column "default", but for SilenceEcho.
+    pub const USUAL: Self = Self {
+        mode: 2,
+        tcp: true,
+        udp: true,
+        protocols: true,
+        echo: true,
+        exempt_loopback: true,
+        exempt_ipsec: true,
+        lists: false,
+    };
+}
+
+/// `ExemptPorts`, `ExemptPrefixes`, `ExemptInterfaces`.
+pub const LISTS: [(&str, &[&str]); 3] = [
+    ("ExemptPorts", &["113/tcp", "53/udp", "8000-8100"]),
+    ("ExemptPrefixes", &["10.9.0.0/16", "2001:db8:9::/48"]),
+    ("ExemptInterfaces", &["0x6008012345678"]),
+];
+/// The interface of [`LISTS`].
+pub const EXEMPT_LUID: u64 = 0x6_0080_1234_5678;
+
+/// What a packet would draw.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Reset,
+    PortUnreachable,
+    ProtocolUnreachable,
+    EchoReply,
+}
+
+/// The verdict over a packet, as the events name it.
+pub fn verdict(case: &Case, asked: &Asked) -> &'static str {
+    // "Echo requests, where SilenceEcho asks for it": otherwise nothing is decided
+    // at that layer.
+    if case.decision == Decision::EchoRequest && !asked.echo {
+        return "Observed";
+    }
+    let answer = match answer(case) {
+        Ok(answer) => answer,
+        Err(verdict) => return verdict,
+    };
+    if asked.mode == 0 {
+        return "Off";
+    }
+    let is_asked_for = match answer {
+        Answer::Reset => asked.tcp,
+        Answer::PortUnreachable => asked.udp,
+        Answer::ProtocolUnreachable => asked.protocols,
+        Answer::EchoReply => asked.echo,
+    };
+    if !is_asked_for {
+        return "OtherKind";
+    }
+    // FWP_CONDITION_FLAG_IS_LOOPBACK and _IS_IPSEC_SECURED (fwptypes.h).
+    if asked.exempt_loopback && case.flags & 1 != 0 {
+        return "Loopback";
+    }
+    if asked.exempt_ipsec && case.flags & 2 != 0 {
+        return "IpsecSecured";
+    }
+    if asked.lists
+        && let Some(verdict) = exemption(case)
+    {
+        return verdict;
+    }
+    if asked.mode == 1 { "Audited" } else { "Silenced" }
+}
+
+/// docs/CONFIGURATION.md, "Lists".
+fn exemption(case: &Case) -> Option<&'static str> {
+    let port = case.spot.port;
+    let is_listed = match ports_of(case) {
+        Some(TCP) => port == 113 || (8000..=8100).contains(&port),
+        Some(UDP) => port == 53 || (8000..=8100).contains(&port),
+        _ => false,
+    };
+    if is_listed {
+        return Some("ExemptPort");
+    }
+    let is_listed = match case.spot.remote {
+        IpAddr::V4(address) => address.octets()[..2] == [10, 9],
+        IpAddr::V6(address) => address.segments()[..3] == [0x2001, 0xdb8, 9],
+    };
+    if is_listed {
+        return Some("ExemptPrefix");
+    }
+    (case.spot.interface == Some(EXEMPT_LUID)).then_some("ExemptInterface")
+}
+
+/// The protocol of which the packet shows a port. The later fragments of a
+/// datagram carry none: what stands in its place is payload (RFC 791, RFC 8200).
+fn ports_of(case: &Case) -> Option<u8> {
+    let has_ports = [TCP, UDP].contains(&case.kind.protocol) && case.kind.shape != Shape::LaterFragment;
+    has_ports.then_some(case.kind.protocol)
+}
+
+fn answer(case: &Case) -> Result<Answer, &'static str> {
+    match case.decision {
+        Decision::TransportDiscard => segment(&case.kind, &case.origin),
+        Decision::PacketDiscard => packet(&case.kind, &case.origin),
+        Decision::IcmpError => error(case.family, &case.kind),
+        Decision::EchoRequest => echo(case.family, &case.kind),
+    }
+}
+
+/// "RST for TCP, ICMP's port unreachable for UDP": nothing else comes from a
+/// transport protocol without endpoint.
+fn segment(kind: &Kind, origin: &Origin) -> Result<Answer, &'static str> {
+    let answer = match kind.protocol {
+        TCP => Answer::Reset,
+        UDP => Answer::PortUnreachable,
+        _ => return Err("OtherKind"),
+    };
+    match origin.discard {
+        // FWPS_DISCARD_MODULE_GENERAL: a filter, or IPsec.
+        Some((2, _)) => return Err("FilterDrop"),
+        // InetDiscardSourceUnspecified to InetDiscardChecksumInvalid.
+        Some((1, 0..=3)) => return Err("NoAnswer"),
+        // InetDiscardRst: of a connection.
+        Some((1, 10)) => return Err("Endpoint"),
+        _ if origin.flow || origin.endpoint => return Err("Endpoint"),
+        _ => {}
+    }
+    // RFC 9293, 3.5.2: a reset is not answered.
+    let is_reset = kind.protocol == TCP && kind.tcp_flags & 4 != 0;
+    if is_reset { Err("NoAnswer") } else { Ok(answer) }
+}
+
+/// The network layer's reason tells; without one the packet's protocol does.
+fn packet(kind: &Kind, origin: &Origin) -> Result<Answer, &'static str> {
+    match origin.discard {
+        Some((2, _)) => Err("FilterDrop"),
+        // IpDiscardProtocolUnreachable, IpDiscardPortUnreachable.
+        Some((0, 3)) => Ok(Answer::ProtocolUnreachable),
+        Some((0, 4)) => Ok(Answer::PortUnreachable),
+        Some((0, _)) => Err("OtherKind"),
+        _ => match kind.protocol {
+            UDP => Ok(Answer::PortUnreachable),
+            // TCP answers by itself; an ICMP error is not sent about ICMP.
+            TCP | ICMP | ICMPV6 => Err("OtherKind"),
+            _ => Ok(Answer::ProtocolUnreachable),
+        },
+    }
+}
+
+/// RFC 792; RFC 4443, 3.1 and 3.4.
+fn error(family: Family, kind: &Kind) -> Result<Answer, &'static str> {
+    match (family, kind.icmp) {
+        (Family::V4, Some((3, 2))) | (Family::V6, Some((4, 1))) => Ok(Answer::ProtocolUnreachable),
+        (Family::V4, Some((3, 3))) | (Family::V6, Some((1, 4))) => Ok(Answer::PortUnreachable),
+        _ => Err("OtherKind"),
+    }
+}
+
+/// RFC 792; RFC 4443, 4.1.
+fn echo(family: Family, kind: &Kind) -> Result<Answer, &'static str> {
+    match (family, kind.protocol, kind.icmp) {
+        (Family::V4, ICMP, Some((8, _))) | (Family::V6, ICMPV6, Some((128, _))) => Ok(Answer::EchoReply),
+        _ => Err("Observed"),
+    }
+}
