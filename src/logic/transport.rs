@@ -6,7 +6,7 @@ use super::bytes::Bytes;
 use super::ip::Ends;
 use super::mix::fold;
 use super::order::{Direction, Kinds};
-use super::policy::exemptions::{TCP, UDP};
+use super::protocol::{TCP, UDP};
 use super::stealth::TcpFlags;
 
 /// Bytes of the longest part that is read: TCP's, up to the flags.
