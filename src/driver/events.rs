@@ -3,9 +3,9 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::callouts::{SHARED, Shared};
 use super::flows::Ended;
 use super::policy::{Holds, Occasion, Policies};
+use super::shared::{SHARED, Shared};
 use crate::kernel::etw::{Channel, Listen, Provider};
 use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::published::Published;
@@ -17,7 +17,8 @@ use crate::logic::events::{
     place, technique_name, verdict as verdict_name,
 };
 use crate::logic::policy::{Policy, Trace, VALUES};
-use crate::logic::stealth::{Packet, Shown, TCP, UDP, Verdict};
+use crate::logic::protocol::{TCP, UDP};
+use crate::logic::stealth::{Packet, PacketView, Verdict};
 use crate::logic::tracelogging::{Event, Hex, Process, Socket, Text, traits};
 use crate::logic::{order, scan};
 
@@ -122,14 +123,14 @@ fn allowed(policy: &Policy) -> u32 {
 
 /// Whether any verdict is to be said.
 #[inline(always)]
-pub fn is_verdict_said(channel: &Channel) -> bool {
+pub fn is_verdict_logged(channel: &Channel) -> bool {
     channel.is_any_open(1 << Silenced::INDEX | 1 << Classified::INDEX)
 }
 
 /// Whether this one is.
 #[inline(always)]
-pub fn is_said(channel: &Channel, verdict: Verdict) -> bool {
-    is_verdict_said(channel)
+pub fn is_logged(channel: &Channel, verdict: Verdict) -> bool {
+    is_verdict_logged(channel)
         && (is_classified(channel) || matches!(verdict, Verdict::Silenced | Verdict::Audited))
 }
 

@@ -102,7 +102,7 @@ impl Flows {
     /// Counts packets of the flow behind a context; any number may come. A flow
     /// that was over but for what this processor had counted of it is given back.
     #[inline(always)]
-    pub fn pass(&self, context: u64, passed: Passed, irql: &MaxDispatch) -> Option<Ended> {
+    pub fn count_packet(&self, context: u64, passed: Passed, irql: &MaxDispatch) -> Option<Ended> {
         let Some(slots) = self.processors.alone(irql) else {
             Limit::count(&self.places, Handle::from_context(context), passed);
             return None;

@@ -9,6 +9,7 @@ mod noticed;
 mod order;
 mod policy;
 mod scans;
+mod shared;
 
 use crate::kernel::device::Device;
 use crate::kernel::entry::{self, DriverObject};
@@ -22,12 +23,12 @@ use crate::kernel::watch::Watch;
 use crate::kernel::wfp::bfe::Subscription;
 use crate::kernel::wfp::callout::Registration;
 use crate::logic::policy::Policy;
-use callouts::{SHARED, Shared};
 use filtering::Filtering;
 use flows::Flows;
 use noticed::Noticed;
 use policy::{Policies, Reload};
 use scans::Scans;
+use shared::{SHARED, Shared};
 
 /// The running driver. Its fields are in the order in which they are stopped.
 pub struct Driver {

@@ -3,9 +3,9 @@
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use super::callouts::Shared;
 use super::events;
 use super::filtering::Filtering;
+use super::shared::Shared;
 use crate::kernel::clock;
 use crate::kernel::current::{Current, Reading};
 use crate::kernel::entry::DriverObject;
@@ -45,18 +45,17 @@ impl Standing {
         Rules::of_bits(self.0 as u16)
     }
 
+    /// Whether its rules are all that a verdict needs: there are no lists of
+    /// exemptions, and no order is checked.
+    #[inline(always)]
+    pub const fn is_only_rules(self) -> bool {
+        self.0 & !(Rules::WITHOUT_LISTS as u32) == 0
+    }
+
     /// The watch that is on, 0 for none.
     #[inline(always)]
     pub const fn order_watch(self) -> u16 {
         (self.0 >> u16::BITS) as u16
-    }
-
-    /// Whether there is anything to watch, of what is known before a look: most
-    /// of what passes belongs to no flow, while nobody watches the order. Where
-    /// flows begin there always is.
-    #[inline(always)]
-    pub const fn is_watched(self, flow_context: u64) -> bool {
-        flow_context != 0 || self.order_watch() != 0
     }
 }
 

@@ -6,7 +6,7 @@ use crate::logic::mix::mix;
 use crate::logic::policy::Policy;
 use crate::logic::processor::Remotes;
 use crate::logic::scan::{Encounter, Scan, Seed, Settings, Spans, Technique, sweep};
-use crate::logic::stealth::Shown;
+use crate::logic::stealth::PacketView;
 
 /// What all processors go by.
 pub struct Scans {
@@ -24,15 +24,9 @@ impl Scans {
 
     /// A packet that has met a closed port; `None` where no scan sends such.
     #[inline(always)]
-    pub fn encounter(packet: &impl Shown) -> Option<Encounter> {
+    pub fn encounter(packet: &impl PacketView) -> Option<Encounter> {
         let (remote, port, technique) = (packet.remote()?, packet.local_port()?, Technique::of(packet)?);
         Some(Encounter { remote, port, technique })
-    }
-
-    /// Whether this processor has met it already, in this span of time.
-    #[inline(always)]
-    pub fn has_met(&self, remotes: &Remotes, met: &Encounter) -> bool {
-        remotes.has_met(met, self.spans.current(), self.seed)
     }
 
     /// This processor meets it.

@@ -21,29 +21,30 @@ pub struct MaxDispatch {
 /// Proof of PASSIVE_LEVEL.
 pub struct Passive(MaxDispatch);
 
-impl MaxDispatch {
-    /// Takes the caller's word; asks, once for all that is done under it,
-    /// whether it is DISPATCH_LEVEL, and which processor's.
-    ///
-    /// # Safety
-    /// The code runs at IRQL <= DISPATCH_LEVEL, and at the level of now, until
-    /// the token is dropped.
-    pub(super) unsafe fn assume() -> Self {
-        Self::at(level())
-    }
+/// Proof that the code runs inside a callout function that the filter engine
+/// called, which it does at IRQL <= DISPATCH_LEVEL. Nothing has been read yet.
+pub struct InCallout(PhantomData<*mut ()>);
 
-    /// The same where only DISPATCH_LEVEL will do: `None` below.
+impl InCallout {
+    /// Takes the caller's word. Costs nothing.
     ///
     /// # Safety
-    /// That of [`assume`](Self::assume).
+    /// The code runs inside a classifyFn or a flowDeleteFn until the token is
+    /// dropped, and does not change the IRQL while a token of
+    /// [`irql`](Self::irql) is alive.
     #[inline(always)]
-    pub(super) unsafe fn at_dispatch() -> Option<Self> {
-        match level() {
-            level if u32::from(level) < ffi::DISPATCH_LEVEL => None,
-            _ => Some(Self::at(ffi::DISPATCH_LEVEL as ffi::KIRQL)),
-        }
+    pub(super) unsafe fn assume() -> Self {
+        Self(PhantomData)
     }
 
+    /// Reads the IRQL and the processor's number.
+    #[inline(always)]
+    pub fn irql(&self) -> MaxDispatch {
+        MaxDispatch::at(level())
+    }
+}
+
+impl MaxDispatch {
     /// The processor's number. Below DISPATCH_LEVEL it may be another by now.
     pub fn processor(&self) -> usize {
         self.processor as usize

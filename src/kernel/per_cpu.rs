@@ -58,28 +58,3 @@ fn count(_: &Passive) -> usize {
     let count = unsafe { ffi::KeQueryMaximumProcessorCountEx(ffi::ALL_PROCESSOR_GROUPS as ffi::USHORT) };
     count as usize
 }
-
-/// One of two values that a processor has.
-#[derive(Clone, Copy)]
-pub enum Part<'a, T> {
-    /// Used here and nowhere else, until the IRQL is lowered: what is loaded is
-    /// what is there when it is stored.
-    Alone(&'a T),
-    /// Used by others, too.
-    Common(&'a T),
-}
-
-impl<T: Sync> PerCpu<T> {
-    /// Of two values, this processor's at this level: the first is for
-    /// DISPATCH_LEVEL, where nobody else uses it meanwhile, the second for the
-    /// threads below, which share it.
-    #[inline(always)]
-    pub fn part<U: 'static>(
-        &self,
-        both: impl FnOnce(&T) -> &[U; 2],
-        irql: &MaxDispatch,
-    ) -> Option<Part<'_, U>> {
-        let [alone, common] = both(self.current(irql)?);
-        Some(if irql.is_dispatch() { Part::Alone(alone) } else { Part::Common(common) })
-    }
-}

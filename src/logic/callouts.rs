@@ -1,7 +1,7 @@
 //! The table of callouts: one at every layer and twin, of either family.
 
-use super::layers::{Decision, Family, Fields, Flows, Guid, LAYERS, Layer, Role};
-use super::order::{Look, Place};
+use super::layers::{Decision, Family, Fields, Flows, Guid, LAYERS, Layer, Role, Shows, Way};
+use super::order::{Direction, Look, Place};
 
 /// One callout.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +21,12 @@ pub struct Callout {
     pub role: Role,
     /// Whether flows begin here.
     pub begins_flows: bool,
+    /// The direction of a flow's packets, if each of them passes this callout once
+    /// with the flow's context: then they are counted here.
+    pub flow_packets: Option<Direction>,
+    /// How many values an indication must have to be looked at: all fields that a
+    /// decision reads; none where the callout only observes.
+    pub least_values: usize,
     /// Its place in [`CALLOUTS`].
     pub index: Index,
 }
@@ -62,11 +68,6 @@ impl Callout {
         !self.discard && matches!(self.layer.flows, Flows::Every | Flows::Streams | Flows::Datagrams)
     }
 
-    /// Whether every packet of a flow passes here once, with the flow's context.
-    pub const fn counts_flows(&self) -> bool {
-        !self.discard && matches!(self.layer.flows, Flows::Every)
-    }
-
     /// Where its layer's data fields stand.
     pub const fn fields(&self) -> &'static Fields {
         &self.layer.fields
@@ -88,10 +89,10 @@ pub fn at_layer(layer_id: u16) -> Option<&'static Callout> {
     CALLOUTS.get(usize::from(*BY_LAYER.get(usize::from(layer_id))?))
 }
 
-/// The callout at a layer, if all it has to do may be to count: it decides
-/// nothing, and no flow begins there.
+/// The callout at a layer that only observes it, and where no flow begins: most
+/// often it has nothing to do but to count.
 #[inline(always)]
-pub fn only_counting(layer_id: u16) -> Option<Index> {
+pub fn observing(layer_id: u16) -> Option<Index> {
     static BY_LAYER: [u8; LAYER_IDS] = by_layer(true);
     match BY_LAYER.get(usize::from(layer_id)) {
         Some(&place) if usize::from(place) < COUNT => Some(Index(place)),
@@ -99,55 +100,70 @@ pub fn only_counting(layer_id: u16) -> Option<Index> {
     }
 }
 
-/// A callout of either family, at one layer.
-pub type Pair = [&'static Callout; Family::ALL.len()];
-
-/// The callouts of either family that take a decision.
-pub const fn deciding(decision: Decision) -> Pair {
-    pair(Some(decision))
+/// Whether every packet of a flow passes the layer once, with the flow's context,
+/// and is counted there.
+#[inline(always)]
+pub const fn counts_flow_packets(layer_id: u16) -> bool {
+    const LAYERS: [u16; 4] = flow_layers();
+    layer_id == LAYERS[0] || layer_id == LAYERS[1] || layer_id == LAYERS[2] || layer_id == LAYERS[3]
 }
 
-/// The callouts of either family that observe every packet of a flow.
-pub const fn observing_flows() -> Pair {
-    pair(None)
-}
-
-const fn pair(decision: Option<Decision>) -> Pair {
-    let mut found = [&CALLOUTS[0]; Family::ALL.len()];
-    let (mut count, mut index) = (0, 0);
+const fn flow_layers() -> [u16; 4] {
+    let (mut layers, mut count, mut index) = ([0; 4], 0, 0);
     while index < COUNT {
-        let callout = &CALLOUTS[index];
-        let is_meant = match (callout.role, decision) {
-            (Role::Decide(taken), Some(decision)) => taken as u8 == decision as u8,
-            (Role::Observe, None) => callout.counts_flows(),
-            _ => false,
-        };
-        if is_meant {
-            found[count] = callout;
+        if CALLOUTS[index].flow_packets.is_some() {
+            layers[count] = CALLOUTS[index].layer_id;
             count += 1;
         }
         index += 1;
     }
-    assert!(count == found.len());
-    found
+    assert!(count == layers.len());
+    layers
 }
 
-/// Which of them stands at a layer.
-#[inline(always)]
-pub fn of_pair([v4, v6]: Pair, layer_id: u16) -> Option<&'static Callout> {
-    match layer_id {
-        _ if layer_id == v4.layer_id => Some(v4),
-        _ if layer_id == v6.layer_id => Some(v6),
-        _ => None,
+/// The callouts of both families at one layer.
+#[derive(Clone, Copy)]
+pub struct Pair {
+    /// At the IPv4 layer.
+    pub v4: &'static Callout,
+    /// At the IPv6 layer.
+    pub v6: &'static Callout,
+}
+
+impl Pair {
+    /// The callouts that take a decision.
+    pub const fn deciding(decision: Decision) -> Self {
+        let (mut v4, mut v6, mut index) = (None, None, 0);
+        while index < COUNT {
+            let callout = &CALLOUTS[index];
+            if let Role::Decide(taken) = callout.role
+                && taken as u8 == decision as u8
+            {
+                match callout.family {
+                    Family::V4 => v4 = Some(callout),
+                    Family::V6 => v6 = Some(callout),
+                }
+            }
+            index += 1;
+        }
+        let (Some(v4), Some(v6)) = (v4, v6) else { panic!("each decision is taken in both families") };
+        assert!(v4.layer.ids[0] == v6.layer.ids[0], "both stand at one layer");
+        Self { v4, v6 }
     }
-}
 
-/// The layer of a pair, and the number of its fields, to be known when the driver
-/// is built.
-pub const fn layer_of(pair: Option<Pair>) -> Option<(&'static Layer, usize)> {
-    match pair {
-        Some([first, _]) => Some((first.layer, first.layer.fields.count())),
-        None => None,
+    /// The callout that stands at a layer.
+    #[inline(always)]
+    pub const fn at(self, layer_id: u16) -> Option<&'static Callout> {
+        match layer_id {
+            id if id == self.v4.layer_id => Some(self.v4),
+            id if id == self.v6.layer_id => Some(self.v6),
+            _ => None,
+        }
+    }
+
+    /// The layer of both.
+    pub const fn layer(self) -> &'static Layer {
+        self.v4.layer
     }
 }
 
@@ -175,6 +191,8 @@ const fn every() -> [Callout; COUNT] {
         look: Look::of(&LAYERS[0], Place::of_row(0, false)),
         role: Role::Observe,
         begins_flows: false,
+        flow_packets: None,
+        least_values: 0,
         index: Index(0),
     };
     let mut callouts = [nothing; COUNT];
@@ -195,15 +213,26 @@ const fn every() -> [Callout; COUNT] {
                 look,
                 role: layer.role,
                 begins_flows,
+                flow_packets: flow_packets(layer),
+                least_values: least_values(layer, layer.role),
                 index: Index(count as u8),
             };
             count += 1;
             if let Some(twin) = &layer.discard {
                 let (layer_id, role) = (layer_id + 1, twin.role);
                 let look = Look::of(layer, Place::of_row(row, true));
-                let (begins_flows, index) = (false, Index(count as u8));
-                callouts[count] =
-                    Callout { layer, family, discard: true, layer_id, look, role, begins_flows, index };
+                callouts[count] = Callout {
+                    layer,
+                    family,
+                    discard: true,
+                    layer_id,
+                    look,
+                    role,
+                    begins_flows: false,
+                    flow_packets: None,
+                    least_values: least_values(layer, role),
+                    index: Index(count as u8),
+                };
                 count += 1;
             }
             column += 1;
@@ -214,14 +243,30 @@ const fn every() -> [Callout; COUNT] {
     callouts
 }
 
-/// By layer, its callout's place: of all, or of those alone that may have no
-/// more to do than to count.
-const fn by_layer(only_counting: bool) -> [u8; LAYER_IDS] {
+const fn flow_packets(layer: &Layer) -> Option<Direction> {
+    match (layer.flows, layer.shows) {
+        (Flows::Every, Shows::Segment(Way::In)) => Some(Direction::Inbound),
+        (Flows::Every, Shows::Segment(Way::Out)) => Some(Direction::Outbound),
+        (Flows::Every, _) => panic!("the packets of a flow are counted at the transport layers"),
+        _ => None,
+    }
+}
+
+const fn least_values(layer: &Layer, role: Role) -> usize {
+    match role {
+        Role::Observe => 0,
+        Role::Decide(_) => layer.fields.count(),
+    }
+}
+
+/// The place of each layer's callout: of all callouts, or of those that only
+/// observe and begin no flow.
+const fn by_layer(observing: bool) -> [u8; LAYER_IDS] {
     let (mut places, mut index) = ([NONE; LAYER_IDS], 0);
     while index < COUNT {
         let Callout { layer_id, role, begins_flows, .. } = CALLOUTS[index];
         assert!(places[layer_id as usize] == NONE);
-        if !only_counting || matches!(role, Role::Observe) && !begins_flows {
+        if !observing || matches!(role, Role::Observe) && !begins_flows {
             places[layer_id as usize] = index as u8;
         }
         index += 1;
@@ -264,12 +309,12 @@ mod tests {
     }
 
     #[test]
-    fn what_only_counts_decides_nothing_and_begins_nothing() {
+    fn what_observes_decides_nothing_and_begins_nothing() {
         for layer_id in 0..=u16::MAX {
             let expected = at_layer(layer_id)
                 .filter(|callout| callout.role == Role::Observe && !callout.begins_flows)
                 .map(|callout| callout.index);
-            assert_eq!(only_counting(layer_id), expected, "{layer_id}");
+            assert_eq!(observing(layer_id), expected, "{layer_id}");
         }
     }
 

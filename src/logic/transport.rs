@@ -3,11 +3,10 @@
 use core::num::NonZeroU64;
 
 use super::bytes::Bytes;
-use super::echo::{ICMP, ICMPV6};
 use super::ip::Ends;
 use super::mix::fold;
 use super::order::{Direction, Kinds};
-use super::policy::exemptions::{TCP, UDP};
+use super::protocol::{ICMP, ICMPV6, TCP, UDP};
 use super::stealth::TcpFlags;
 
 /// Bytes of the longest part that is read: TCP's, up to the flags.

@@ -1,26 +1,57 @@
-//! The callouts at INBOUND_TRANSPORT_V4/V6: they keep echo requests out where
-//! that is asked for, and watch everything else.
+//! The callouts at INBOUND_TRANSPORT_V4/V6: they block echo requests if
+//! `SilenceEcho` asks for it, and observe everything else.
 //!
-//! *Developing IPsec-Compatible Callout Drivers* wants packets that still
-//! require an ALE classify permitted here, so that the authorization layers
-//! can hold them to IPsec's rules. A block takes nothing from those rules; and
-//! what IPsec has secured is exempt by default.
+//! *Developing IPsec-Compatible Callout Drivers* asks callouts to permit packets
+//! here that still require an ALE classify, so that the authorization layers can
+//! apply IPsec's rules to them. A block does not weaken those rules, and what
+//! IPsec has secured is exempt by default.
 
 use super::decide::Decide;
+use crate::driver::events;
+use crate::driver::shared::Shared;
+use crate::kernel::irql::InCallout;
+use crate::kernel::wfp::callout::Action;
 use crate::kernel::wfp::incoming::Incoming;
+use crate::kernel::wfp::indication::Indication;
+use crate::logic::callouts::Callout;
 use crate::logic::layers::Decision;
-use crate::logic::stealth::{Packet, Rules, Shown};
+use crate::logic::stealth::{PacketView, Rules, Verdict};
 
-/// Decides whether an echo request is taken in.
+/// Decides whether an echo request is answered.
 pub struct EchoRequest;
 
 impl Decide for EchoRequest {
     const DECISION: Decision = Decision::EchoRequest;
-    const IS_ASKED: Option<fn(Rules) -> bool> = Some(Rules::ask_for_echo);
-    type Usual = Packet;
 
     #[inline(always)]
-    fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i {
+    fn packet<'i>(incoming: &'i Incoming<'_>) -> impl PacketView + 'i {
         incoming.shown()
+    }
+
+    #[inline(always)]
+    fn is_asked(rules: Rules) -> bool {
+        rules.ask_for_echo()
+    }
+    /// Where echo requests are not asked about, what passes is only counted.
+    #[inline(always)]
+    fn classify_fast(
+        shared: &Shared,
+        callout: &'static Callout,
+        indication: &Indication<'_>,
+        token: &InCallout,
+    ) -> Option<Action> {
+        let standing = shared.policies.standing();
+        if Self::is_asked(standing.rules())
+            || standing.order_watch() != 0
+            || events::is_classified(&shared.channel)
+        {
+            return None;
+        }
+        let irql = token.irql();
+        if indication.flow_context() != 0 {
+            shared.count_flow_packet(&indication.view(callout)?, &irql);
+        }
+        shared.count(callout.index, Verdict::Observed, &irql);
+        Some(Action::Continue)
     }
 }

@@ -1,20 +1,19 @@
-//! The callouts at OUTBOUND_ICMP_ERROR_V4/V6: they keep back what was made all
-//! the same.
+//! The callouts at OUTBOUND_ICMP_ERROR_V4/V6: they suppress ICMP's port and
+//! protocol unreachable that the stack has made.
 
 use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::layers::Decision;
-use crate::logic::stealth::{Packet, Shown};
+use crate::logic::stealth::PacketView;
 
 /// Decides whether an ICMP error goes out.
 pub struct IcmpError;
 
 impl Decide for IcmpError {
     const DECISION: Decision = Decision::IcmpError;
-    type Usual = Packet;
 
     #[inline(always)]
-    fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i {
+    fn packet<'i>(incoming: &'i Incoming<'_>) -> impl PacketView + 'i {
         incoming.quoted()
     }
 }

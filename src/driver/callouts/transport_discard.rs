@@ -1,35 +1,67 @@
-//! The callouts at INBOUND_TRANSPORT_V4/V6_DISCARD: they keep the RST back.
+//! The callouts at INBOUND_TRANSPORT_V4/V6_DISCARD: they suppress the RST.
 
 use super::decide::Decide;
+use crate::driver::events;
+use crate::driver::scans::Scans;
+use crate::driver::shared::Shared;
+use crate::kernel::irql::InCallout;
+use crate::kernel::wfp::callout::Action;
 use crate::kernel::wfp::incoming::Incoming;
+use crate::kernel::wfp::indication::Indication;
+use crate::logic::callouts::{Callout, Index};
 use crate::logic::layers::Decision;
-use crate::logic::stealth::{Answer, ClosedPort, Shown};
+use crate::logic::scan::Encounter;
+use crate::logic::stealth::{PacketView, Verdict, decide};
 
 /// Decides whether a discarded segment is answered.
 pub struct TransportDiscard;
 
 impl Decide for TransportDiscard {
     const DECISION: Decision = Decision::TransportDiscard;
-    const USUAL: Option<Answer> = Some(Answer::Reset);
-    type Usual = ClosedPort;
 
     #[inline(always)]
-    fn shown<'i>(incoming: &'i Incoming<'_>) -> impl Shown + 'i {
+    fn packet<'i>(incoming: &'i Incoming<'_>) -> impl PacketView + 'i {
         incoming.discarded_segment()
     }
 
+    /// A segment to a closed port whose header lies in one piece, under a policy
+    /// without lists of exemptions.
     #[inline(always)]
-    fn usual(incoming: &Incoming<'_>) -> Option<ClosedPort> {
-        incoming.closed_port()
+    fn classify_fast(
+        shared: &Shared,
+        callout: &'static Callout,
+        indication: &Indication<'_>,
+        token: &InCallout,
+    ) -> Option<Action> {
+        let standing = shared.policies.standing();
+        if !standing.is_only_rules() || events::is_verdict_logged(&shared.channel) {
+            return None;
+        }
+        let incoming = indication.view(callout)?;
+        let segment = incoming.closed_port()?;
+        if !incoming.may_decide() {
+            return None;
+        }
+        let met = Scans::encounter(&segment)?;
+        Some(match decide(Self::DECISION, &segment, standing.rules(), None) {
+            // A copy of the code for the common verdict, in which it is a constant.
+            Verdict::Silenced => settle(shared, met, callout.index, Verdict::Silenced, token),
+            verdict => settle_rare(shared, met, callout.index, verdict, token),
+        })
     }
+}
 
-    #[inline(always)]
-    fn is_plain(usual: &ClosedPort) -> bool {
-        usual.tcp_flags.is_syn()
-    }
+/// Remembers who has met a closed port, and counts the verdict.
+#[inline(always)]
+fn settle(shared: &Shared, met: Encounter, at: Index, verdict: Verdict, token: &InCallout) -> Action {
+    let irql = token.irql();
+    let met = if verdict.is_closed_port() { Some(&met) } else { None };
+    shared.count_and_meet(at, verdict, met, &irql);
+    verdict.into()
+}
 
-    #[inline(always)]
-    fn more(usual: ClosedPort, incoming: &Incoming<'_>) -> ClosedPort {
-        ClosedPort { interface: incoming.shown().interface(), ..usual }
-    }
+#[cold]
+#[inline(never)]
+fn settle_rare(shared: &Shared, met: Encounter, at: Index, verdict: Verdict, token: &InCallout) -> Action {
+    settle(shared, met, at, verdict, token)
 }

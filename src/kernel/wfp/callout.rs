@@ -1,93 +1,56 @@
-//! Callouts: registration, and the thunk that every classify comes through.
+//! Callouts: their registration, and the thunks through which the engine calls.
 
 use core::ffi::c_void;
 
 use super::guid;
-use super::incoming::{Incoming, Passed};
-use super::usual::{Usual, at_once};
+use super::indication::Indication;
 use crate::ffi;
 use crate::kernel::device::Device;
-use crate::kernel::irql::{MaxDispatch, Passive};
+use crate::kernel::irql::{InCallout, Passive};
 use crate::kernel::published::Published;
 use crate::kernel::status::{Result, to_result};
 use crate::kernel::work_item::wait_until;
-use crate::logic::callouts::{self, Callout, Index, Pair};
-use crate::logic::flow::Passed as Carried;
-use crate::logic::layers::{Guid, Layer};
-use crate::logic::stealth::Verdict;
+use crate::logic::layers::Guid;
 
-/// What a kind of callout does with what it is shown.
-pub trait Classify: 'static {
-    /// What all classifies share.
+/// What a kind of callout does when the engine calls it.
+pub trait Handler: 'static {
+    /// The state that all calls share.
     type Shared: Sync + 'static;
 
-    /// What nearly everything is that comes, if it is of one kind.
-    type Usual: Usual<Shared = Self::Shared>;
-
-    /// Values that an indication has at the least, or it is passed by.
-    const FIELDS: usize;
-
-    /// Whether most of what comes is done with at once: the rest is kept apart
-    /// then, so that no registers are saved for it.
-    const IS_QUICK: bool;
-
-    /// The callouts that every packet of a flow passes once.
-    const CARRYING: Option<Pair>;
-
-    /// Whether these are most of this kind: else what they do is kept apart.
-    const CARRIES_AT_ONCE: bool;
-
-    /// Where what is shared is found: a classify brings no context of the
-    /// callout's own, and a filter's is set by whoever adds the filter.
+    /// Where that state is found. The engine passes no context of the callout's
+    /// own, and the context of a filter belongs to whoever added the filter.
     fn shared() -> &'static Published<Self::Shared>;
 
-    /// The callout of this kind at a layer. Whoever finds a callout's key free
-    /// in the engine can add it for any layer.
-    fn callout(layer_id: u16) -> Option<&'static Callout>;
-
-    /// Its layer; a constant where the kind stands at no other.
-    fn layer(callout: &'static Callout) -> &'static Layer;
-
-    /// The callout of this kind at a layer, where an indication is no more than
-    /// counted, of which no more is known than the context of its flow.
-    fn passes(shared: &Self::Shared, layer_id: u16, flow_context: u64) -> Option<Index>;
-
-    /// Whether a packet of a flow is no more than counted.
-    fn only_counts(shared: &Self::Shared) -> bool;
-
-    /// Whether every packet of a flow passes a layer of this kind once.
+    /// The fast path of classifyFn: answers the common indication, or nothing.
+    /// It comes to the same answer as [`classify`](Self::classify), by the same
+    /// decision. It must not call a function and go on: then no registers are
+    /// saved for it.
     #[inline(always)]
-    fn counts_flows(layer_id: u16) -> bool {
-        let Some(pair) = Self::CARRYING else { return false };
-        callouts::of_pair(pair, layer_id).is_some()
+    fn classify_fast(_: &Self::Shared, _: &Indication<'_>, _: &InCallout) -> Option<Action> {
+        None
     }
 
-    /// Counts packets of a flow about which no more is to be done.
-    fn carry(shared: &Self::Shared, at: Index, context: u64, passed: Carried, irql: &MaxDispatch);
+    /// classifyFn: looks at an indication and returns what to do about it.
+    fn classify(shared: &Self::Shared, indication: &Indication<'_>, token: &InCallout) -> Action;
 
-    /// Counts what became of an indication that is not looked at.
-    fn count(shared: &Self::Shared, at: Index, verdict: Verdict, irql: &MaxDispatch);
-
-    /// Looks at an indication and says what to do about it.
-    fn classify(shared: &Self::Shared, incoming: Incoming<'_>, irql: &MaxDispatch) -> Action;
-
-    /// A flow whose context was associated at a layer of this callout is over,
-    /// or the context was taken back.
-    fn flow_deleted(shared: &Self::Shared, context: u64, irql: &MaxDispatch);
+    /// flowDeleteFn: a context that was associated with a flow at a layer of this
+    /// callout is gone, because the flow ended or the context was removed.
+    fn flow_deleted(shared: &Self::Shared, context: u64, token: &InCallout);
 }
 
-/// What a callout asks of the engine.
+/// What a callout returns to the engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 #[must_use]
 pub enum Action {
-    /// On to the next filter.
+    /// FWP_ACTION_CONTINUE: the next filter decides.
     Continue,
-    /// Stop it here, and let nobody change that.
+    /// FWP_ACTION_BLOCK, with the right to write cleared: no later filter can
+    /// change it.
     Block,
 }
 
-/// Watching costs no throughput: what offloads there are go on.
+/// Offloads stay on, so that observing costs no throughput.
 const FLAGS: u32 = ffi::FWP_CALLOUT_FLAG_ALLOW_OFFLOAD
     | ffi::FWP_CALLOUT_FLAG_ALLOW_RSC
     | ffi::FWP_CALLOUT_FLAG_ALLOW_USO
@@ -100,16 +63,16 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// Registers `C` under a key, for flow contexts or not. Classifies may come
-    /// at once: what they share is published before, and taken back only after
-    /// this is dropped.
-    pub fn new<C: Classify>(device: &Device, key: Guid, flows: bool, _: &Passive) -> Result<Self> {
+    /// Registers `H` under a key; `flows` says whether it associates contexts with
+    /// flows. The engine may call at once: the shared state is published before,
+    /// and withdrawn only after this is dropped.
+    pub fn new<H: Handler>(device: &Device, key: Guid, flows: bool, _: &Passive) -> Result<Self> {
         let callout = ffi::FWPS_CALLOUT3 {
             calloutKey: guid(key),
             flags: FLAGS,
-            classifyFn: Some(classify_thunk::<C>),
+            classifyFn: Some(classify_thunk::<H>),
             notifyFn: Some(notify),
-            flowDeleteFn: if flows { Some(flow_delete_thunk::<C>) } else { None },
+            flowDeleteFn: if flows { Some(flow_delete_thunk::<H>) } else { None },
         };
         let mut id = 0;
         // SAFETY: the device is alive, callout and id are locals, the functions
@@ -130,17 +93,18 @@ impl Drop for Registration {
             // SAFETY: the id is a registered callout's; registrations are only
             // held at PASSIVE_LEVEL.
             let status = unsafe { ffi::FwpsCalloutUnregisterById0(self.id) };
-            // Busy while flows or another thread hold on to it, and registered
-            // after any other failure, too. The image must not go away under a
-            // callout, so there is nothing but to ask again.
+            // STATUS_DEVICE_BUSY while flows or another thread use it; after any
+            // other failure it is still registered, too. The image must not go
+            // away under a callout, so ask again until it is gone.
             to_result(status).is_ok() || status == ffi::STATUS_FWP_CALLOUT_NOT_FOUND
         });
     }
 }
 
-/// FWPS_CALLOUT_CLASSIFY_FN3: does at once what is mostly to be done, which takes
-/// few registers; has the rest done.
-unsafe extern "C" fn classify_thunk<C: Classify>(
+/// FWPS_CALLOUT_CLASSIFY_FN3: checks the pointers, asks the handler, and writes
+/// its answer once. What the fast path does not answer goes to
+/// [`classify_slow`], which has the same arguments, so that calling it is a jump.
+unsafe extern "C" fn classify_thunk<H: Handler>(
     in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
     in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
     layer_data: *mut c_void,
@@ -152,40 +116,14 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
     // SAFETY: the engine passes its own result structure, to be written by this
     // thread alone until the return, or NULL.
     let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
-    // SAFETY: the engine passes structures that live until the return, or NULL.
-    let fixed = unsafe { in_fixed_values.as_ref() };
-    // SAFETY: callouts are registered after the publication and drained before
-    // its end, so it outlives this call.
-    let shared = unsafe { C::shared().get() };
-    let (Some(fixed), Some(shared)) = (fixed, shared) else {
-        return continue_aside(out);
-    };
-    if let Some(at) = C::passes(shared, fixed.layerId, flow_context) {
-        // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
-        // (FWPS_CALLOUT_CLASSIFY_FN3).
-        let irql = unsafe { MaxDispatch::assume() };
-        C::count(shared, at, Verdict::Observed, &irql);
-        return Action::Continue.apply(out);
-    }
-    let metadata = in_meta_values;
-    if C::CARRIES_AT_ONCE && flow_context != 0 {
-        let passed = Passed { fixed, metadata, layer_data, flow_context, may_write: true };
-        // SAFETY: the engine passes what lives until the return.
-        if unsafe { carries::<C>(shared, passed) } {
-            return Action::Continue.apply(out);
-        }
-    }
-    if may_write(out) {
-        let passed = Passed { fixed, metadata, layer_data, flow_context, may_write: true };
-        // SAFETY: the engine passes what lives until the return.
-        if let Some(action) = unsafe { at_once::<C::Usual>(shared, passed) } {
-            return action.write(out);
-        }
-    }
-    if C::IS_QUICK {
-        // SAFETY: as they were passed to this function.
-        unsafe {
-            classify_aside::<C>(
+    // SAFETY: as the engine passed them to this function, which is a classifyFn.
+    let answer =
+        unsafe { ask::<H>(in_fixed_values, in_meta_values, layer_data, flow_context, out, H::classify_fast) };
+    match answer {
+        Some(action) => action.apply(out),
+        // SAFETY: as above.
+        None => unsafe {
+            classify_slow::<H>(
                 in_fixed_values,
                 in_meta_values,
                 layer_data,
@@ -194,20 +132,13 @@ unsafe extern "C" fn classify_thunk<C: Classify>(
                 flow_context,
                 classify_out,
             );
-        }
-        return;
+        },
     }
-    let passed = Passed { fixed, metadata, layer_data, flow_context, may_write: may_write(out) };
-    // SAFETY: the engine passes what lives until the return.
-    unsafe { look::<C>(shared, passed) }.apply(out);
 }
 
-/// The rest in a function of its own, for which the other saves no registers. By
-/// the same convention: where calling another's saves registers, too, the other
-/// need not.
-#[cold]
+/// The slow path of [`classify_thunk`].
 #[inline(never)]
-unsafe extern "C" fn classify_aside<C: Classify>(
+unsafe extern "C" fn classify_slow<H: Handler>(
     in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
     in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
     layer_data: *mut c_void,
@@ -216,44 +147,57 @@ unsafe extern "C" fn classify_aside<C: Classify>(
     flow_context: u64,
     classify_out: *mut ffi::FWPS_CLASSIFY_OUT0,
 ) {
-    // SAFETY: the engine passes its own result structure, to be written by this
-    // thread alone until the return, or NULL.
+    // SAFETY: as in the thunk.
     let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
-    // SAFETY: the engine passes structures that live until the return, or NULL.
-    let Some(fixed) = (unsafe { in_fixed_values.as_ref() }) else { return };
-    // SAFETY: callouts are registered after the publication and drained before
-    // its end, so it outlives this call.
-    let Some(shared) = (unsafe { C::shared().get() }) else { return };
-    let (metadata, may_write) = (in_meta_values, may_write(out));
-    let passed = Passed { fixed, metadata, layer_data, flow_context, may_write };
-    if !C::CARRIES_AT_ONCE && flow_context != 0 {
-        // SAFETY: the engine passes what lives until the return.
-        if unsafe { carries::<C>(shared, passed) } {
-            return Action::Continue.apply(out);
-        }
-    }
-    // SAFETY: as above.
-    unsafe { look::<C>(shared, passed) }.apply(out);
+    let classify = |shared: &H::Shared, indication: &Indication<'_>, token: &InCallout| {
+        Some(H::classify(shared, indication, token))
+    };
+    // SAFETY: as the engine passed them to the thunk, which is a classifyFn.
+    let answer =
+        unsafe { ask::<H>(in_fixed_values, in_meta_values, layer_data, flow_context, out, classify) };
+    // Where the engine passed NULL there is nothing to decide about.
+    answer.unwrap_or(Action::Continue).apply(out);
 }
 
-/// Nothing is to be done where nothing came.
-#[cold]
-#[inline(never)]
-extern "C" fn continue_aside(out: &mut ffi::FWPS_CLASSIFY_OUT0) {
-    Action::Continue.apply(out);
+/// Checks the pointers and asks `classify`.
+///
+/// # Safety
+/// The caller is a classifyFn, and the arguments are as the engine passed them.
+#[inline(always)]
+unsafe fn ask<H: Handler>(
+    in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
+    in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
+    layer_data: *mut c_void,
+    flow_context: u64,
+    out: &ffi::FWPS_CLASSIFY_OUT0,
+    classify: impl FnOnce(&H::Shared, &Indication<'_>, &InCallout) -> Option<Action>,
+) -> Option<Action> {
+    // SAFETY: the engine passes structures that live until the return, or NULL.
+    let fixed = unsafe { in_fixed_values.as_ref() }?;
+    // SAFETY: callouts are registered after the publication and drained before
+    // its end, so the state outlives this call.
+    let shared = unsafe { H::shared().get() }?;
+    // SAFETY: what the engine passes lives until the return, and layerData is of
+    // the kind that the layer shows ("Data Offset Positions").
+    let indication =
+        unsafe { Indication::new(fixed, in_meta_values, layer_data, flow_context, may_write(out)) };
+    // SAFETY: a classifyFn runs at IRQL <= DISPATCH_LEVEL
+    // (FWPS_CALLOUT_CLASSIFY_FN3).
+    let token = unsafe { InCallout::assume() };
+    classify(shared, &indication, &token)
+}
+
+fn may_write(out: &ffi::FWPS_CLASSIFY_OUT0) -> bool {
+    out.rights & ffi::FWPS_RIGHT_ACTION_WRITE != 0
 }
 
 impl Action {
-    /// Writes it, where that is still allowed.
+    /// Writes the action, if no heavier filter has taken the right to.
     #[inline(always)]
     fn apply(self, out: &mut ffi::FWPS_CLASSIFY_OUT0) {
-        if may_write(out) {
-            self.write(out);
+        if !may_write(out) {
+            return;
         }
-    }
-
-    #[inline(always)]
-    fn write(self, out: &mut ffi::FWPS_CLASSIFY_OUT0) {
         match self {
             Self::Continue => out.actionType = ffi::FWP_ACTION_CONTINUE,
             Self::Block => {
@@ -264,69 +208,19 @@ impl Action {
     }
 }
 
-fn may_write(out: &ffi::FWPS_CLASSIFY_OUT0) -> bool {
-    out.rights & ffi::FWPS_RIGHT_ACTION_WRITE != 0
-}
-
-/// Whether an indication was a packet of a flow, and counted.
-///
-/// # Safety
-/// That of [`look`].
-#[inline(always)]
-unsafe fn carries<C: Classify>(shared: &C::Shared, passed: Passed<'_>) -> bool {
-    let (Some(pair), Some((layer, _))) = (C::CARRYING, const { callouts::layer_of(C::CARRYING) }) else {
-        return false;
-    };
-    if !C::only_counts(shared) {
-        return false;
-    }
-    let flow_context = passed.flow_context;
-    let Some(at) = callouts::of_pair(pair, passed.fixed.layerId) else { return false };
-    // SAFETY: by this function's contract; the callout stands at the layer that
-    // is said to be asked.
-    let Some(incoming) = (unsafe { Incoming::new(at, layer, 0, passed) }) else { return false };
-    let Some(direction) = incoming.direction() else { return false };
-    // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
-    // (FWPS_CALLOUT_CLASSIFY_FN3).
-    let irql = unsafe { MaxDispatch::assume() };
-    C::carry(shared, at.index, flow_context, incoming.payload(direction), &irql);
-    true
-}
-
-/// Has `C` look at an indication.
-///
-/// # Safety
-/// The caller is a classifyFn, and `passed` what the engine passed to it.
-#[inline(always)]
-unsafe fn look<C: Classify>(shared: &C::Shared, passed: Passed<'_>) -> Action {
-    let Some(at) = C::callout(passed.fixed.layerId) else { return Action::Continue };
-    // SAFETY: classifyFn runs at IRQL <= DISPATCH_LEVEL
-    // (FWPS_CALLOUT_CLASSIFY_FN3).
-    let irql = unsafe { MaxDispatch::assume() };
-    // SAFETY: by this function's contract; the callout stands at the layer that
-    // is said to be asked.
-    match unsafe { Incoming::new(at, C::layer(at), C::FIELDS, passed) } {
-        Some(incoming) => C::classify(shared, incoming, &irql),
-        None => {
-            C::count(shared, at.index, Verdict::Malformed, &irql);
-            Action::Continue
-        }
-    }
-}
-
 /// FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0.
-unsafe extern "C" fn flow_delete_thunk<C: Classify>(_layer: u16, _callout: u32, flow_context: u64) {
+unsafe extern "C" fn flow_delete_thunk<H: Handler>(_layer: u16, _callout: u32, flow_context: u64) {
     // SAFETY: a callout with flow contexts cannot be unregistered, and callouts
     // are registered after the publication and drained before its end.
-    let Some(shared) = (unsafe { C::shared().get() }) else { return };
-    // SAFETY: flowDeleteFn runs at IRQL <= DISPATCH_LEVEL
+    let Some(shared) = (unsafe { H::shared().get() }) else { return };
+    // SAFETY: this is a flowDeleteFn, which runs at IRQL <= DISPATCH_LEVEL
     // (FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0).
-    let irql = unsafe { MaxDispatch::assume() };
-    C::flow_deleted(shared, flow_context, &irql);
+    let token = unsafe { InCallout::assume() };
+    H::flow_deleted(shared, flow_context, &token);
 }
 
-/// FWPS_CALLOUT_NOTIFY_FN3: filters come and go as they like; a kind of notice
-/// that is not known must succeed, too.
+/// FWPS_CALLOUT_NOTIFY_FN3: filters may come and go. Unknown kinds of notice must
+/// succeed, too.
 unsafe extern "C" fn notify(
     _kind: ffi::FWPS_CALLOUT_NOTIFY_TYPE,
     _filter_key: *const ffi::GUID,

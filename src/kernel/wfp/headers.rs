@@ -9,11 +9,11 @@ use super::net_buffer::NetBuffer;
 use super::shown::Packet;
 use crate::ffi;
 use crate::logic::bytes::Bytes;
-use crate::logic::echo::{ICMP, ICMPV6};
 use crate::logic::flow::Passed;
 use crate::logic::ip::{self, Ends, Part};
 use crate::logic::order::{At, Direction, Kinds};
-use crate::logic::stealth::{ClosedPort, Marks, Shown, TCP, TcpFlags, UDP};
+use crate::logic::protocol::{ICMP, ICMPV6, TCP, UDP};
+use crate::logic::stealth::TcpFlags;
 use crate::logic::transport::{Header, Ports};
 
 /// Bytes of a UDP header (RFC 768), and of a TCP header without options
@@ -46,17 +46,17 @@ impl Incoming<'_> {
         }
     }
 
-    /// The same where it is a segment that found no endpoint, with nothing amiss.
+    /// The same if nearly nothing is left to be asked: a segment that found no
+    /// endpoint, whose header lies in one piece.
     #[inline(always)]
-    pub fn closed_port(&self) -> Option<ClosedPort> {
+    pub fn closed_port(&self) -> Option<Packet<'_, '_>> {
         if !self.found_no_endpoint() {
             return None;
         }
         let Some(TCP) = self.protocol() else { return None };
         let local_port = self.local_port()?;
-        let tcp_flags = self.tcp_flags_near(local_port)?.without_ecn();
-        let (marks, remote_address) = (Marks::of_flags(self.flags()?), self.shown().remote_address()?);
-        Some(ClosedPort { local_port, remote_address, tcp_flags, marks, interface: None })
+        let tcp_flags = self.tcp_flags_near(local_port)?;
+        Some(Packet { incoming: self, protocol: Some(TCP), local_port: Some(local_port), tcp_flags })
     }
 
     /// A discarded segment's flags. Nearly always its header lies in one piece,
@@ -143,18 +143,20 @@ impl Incoming<'_> {
         }
     }
 
-    /// Packets of a flow that pass here in this direction, and the bytes that
-    /// they bring or take: what is behind the transport header.
+    /// The NET_BUFFERs and bytes to count for the flow: what is behind the
+    /// transport headers. `None` at a layer where they are not counted.
     #[inline(always)]
-    pub fn payload(&self, direction: Direction) -> Passed {
-        let Some(buffer) = self.net_buffer() else { return Passed { direction, packets: 1, bytes: 0 } };
+    pub fn flow_packets(&self) -> Option<Passed> {
+        let direction = self.callout().flow_packets?;
+        let Some(buffer) = self.segment() else { return Some(Passed { direction, packets: 1, bytes: 0 }) };
         let (packets, bytes) = buffer.totals();
-        // Outbound the data start with the header, of each packet.
+        // Outbound the data of each NET_BUFFER start with the header.
         let header = match direction {
             Direction::Outbound => self.transport_header_size().unwrap_or(0),
             Direction::Inbound => 0,
         };
-        Passed { direction, packets, bytes: bytes.saturating_sub(u64::from(header) * u64::from(packets)) }
+        let bytes = bytes.saturating_sub(u64::from(header) * u64::from(packets));
+        Some(Passed { direction, packets, bytes })
     }
 
     #[inline(always)]

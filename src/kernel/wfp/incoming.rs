@@ -20,16 +20,15 @@ pub(super) use known::{Known, OfEnds};
 /// An indication to a callout of ours.
 #[derive(Clone, Copy)]
 pub struct Incoming<'a> {
-    callout: &'static Callout,
-    /// The callout's, and known when the driver is built where it stands at no
-    /// other.
-    layer: &'static Layer,
-    values: &'a [Value],
-    metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
-    layer_data: *mut c_void,
-    flow_context: u64,
-    may_write: bool,
-    of_call: PhantomData<&'a ()>,
+    pub(super) callout: &'static Callout,
+    /// The callout's layer.
+    pub(super) layer: &'static Layer,
+    pub(super) values: &'a [Value],
+    pub(super) metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
+    pub(super) layer_data: *mut c_void,
+    pub(super) flow_context: u64,
+    pub(super) may_write: bool,
+    pub(super) of_call: PhantomData<&'a ()>,
 }
 
 /// A value of the engine's. It may begin at any address: nothing is lost by not
@@ -51,44 +50,7 @@ impl Value {
     }
 }
 
-/// What the engine passed to a classifyFn.
-#[derive(Clone, Copy)]
-pub(super) struct Passed<'a> {
-    pub(super) fixed: &'a ffi::FWPS_INCOMING_VALUES0,
-    pub(super) metadata: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
-    pub(super) layer_data: *mut c_void,
-    pub(super) flow_context: u64,
-    pub(super) may_write: bool,
-}
-
 impl<'a> Incoming<'a> {
-    /// Accepts what the engine passed, if pointers and counts hold together.
-    /// `fields` is the number of values that are there at the least.
-    ///
-    /// # Safety
-    /// The pointers are NULL or the engine's, and what they lead to lives and
-    /// does not change for `'a`; the callout is the one that the engine asks.
-    #[inline(always)]
-    pub(super) unsafe fn new(
-        callout: &'static Callout,
-        layer: &'static Layer,
-        fields: usize,
-        passed: Passed<'a>,
-    ) -> Option<Self> {
-        let Passed { fixed, metadata, layer_data, flow_context, may_write } = passed;
-        // SAFETY: by this function's contract.
-        let metadata = unsafe { metadata.as_ref() }?;
-        let (first, count) = (fixed.incomingValue, fixed.valueCount as usize);
-        if first.is_null() || count < fields {
-            return None;
-        }
-        // SAFETY: the engine's array has as many values as it says, and may begin
-        // anywhere.
-        let values = unsafe { core::slice::from_raw_parts(first.cast(), count) };
-        let of_call = PhantomData;
-        Some(Self { callout, layer, values, metadata, layer_data, flow_context, may_write, of_call })
-    }
-
     /// The same, at a place of its own in memory: for a function that takes it
     /// there, while this one needs none.
     #[inline(always)]
@@ -156,20 +118,21 @@ impl<'a> Incoming<'a> {
     }
 
     /// Whether the transport layer discarded it because no endpoint took it, and
-    /// it brings the size of its header and no handle.
+    /// it brings no handle of a flow or an endpoint: one comparison for what
+    /// [`discard`](Self::discard), [`flow`](Self::flow) and
+    /// [`endpoint`](Self::endpoint) say one by one.
     #[inline(always)]
     pub(super) fn found_no_endpoint(&self) -> bool {
         use ffi::FWPS_DISCARD_MODULE0_::FWPS_DISCARD_MODULE_TRANSPORT as TRANSPORT;
-        const THERE: u32 =
-            ffi::FWPS_METADATA_FIELD_DISCARD_REASON | ffi::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE;
-        const NOT_THERE: u32 =
+        const PRESENT: u32 = ffi::FWPS_METADATA_FIELD_DISCARD_REASON;
+        const ABSENT: u32 =
             ffi::FWPS_METADATA_FIELD_FLOW_HANDLE | ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE;
-        // Module and reason lie side by side: read and compared as one number.
+        // Module and reason lie side by side: compared as one number.
         const fn both(module: ffi::FWPS_DISCARD_MODULE0, reason: u32) -> u64 {
             module as u32 as u64 | (reason as u64) << 32
         }
         let discard = &self.metadata.discardMetadata;
-        self.metadata.currentMetadataValues & (THERE | NOT_THERE) == THERE
+        self.metadata.currentMetadataValues & (PRESENT | ABSENT) == PRESENT
             && both(discard.discardModule, discard.discardReason)
                 == const { both(TRANSPORT, inet::ENDPOINT_NOT_FOUND) }
     }
@@ -273,6 +236,15 @@ impl<'a> Incoming<'a> {
         // SAFETY: at the layers that show packets, layerData is a
         // NET_BUFFER_LIST that lives until the classify returns, or NULL
         // ("Data Offset Positions").
+        unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
+    }
+
+    /// The segment, at layers where the packets of flows are counted.
+    #[inline(always)]
+    pub(super) fn segment(&self) -> Option<NetBuffer<'a>> {
+        self.callout.flow_packets?;
+        // SAFETY: these layers show segments (`Callout::flow_packets` is made of
+        // `Shows::Segment` alone), as above.
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
     }
 

@@ -5,7 +5,7 @@
 use super::incoming::Incoming;
 use crate::ffi;
 use crate::logic::address::Address;
-use crate::logic::stealth::{Discard, Icmp, Marks, Shown, TcpFlags};
+use crate::logic::stealth::{Discard, Icmp, Marks, PacketView, TcpFlags};
 
 /// What an indication shows of its packet.
 pub struct Packet<'i, 'a> {
@@ -24,7 +24,7 @@ impl Incoming<'_> {
     }
 }
 
-impl Shown for Packet<'_, '_> {
+impl PacketView for Packet<'_, '_> {
     #[inline(always)]
     fn protocol(&self) -> Option<u8> {
         self.protocol
@@ -75,6 +75,11 @@ impl Shown for Packet<'_, '_> {
     #[inline(always)]
     fn tcp_flags(&self) -> Option<TcpFlags> {
         Some(self.tcp_flags)
+    }
+
+    #[inline(always)]
+    fn found_no_endpoint(&self) -> bool {
+        self.incoming.found_no_endpoint()
     }
 
     #[inline(always)]

@@ -14,7 +14,7 @@ use super::net_buffer::Run;
 use crate::ffi;
 use crate::logic::ip::{self, Ends, Part, Upper};
 use crate::logic::order::{At, Direction, Kinds, Positions};
-use crate::logic::stealth::TCP;
+use crate::logic::protocol::TCP;
 use crate::logic::transport::{Beginning, Header};
 
 /// By which mark a packet or a call is known, if it is by any, and what it is.

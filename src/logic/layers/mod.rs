@@ -10,7 +10,7 @@ mod table;
 mod tests;
 
 use super::policy::Policy;
-use super::policy::exemptions::TCP;
+use super::protocol::TCP;
 
 pub use table::LAYERS;
 

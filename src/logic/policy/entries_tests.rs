@@ -8,7 +8,8 @@ use super::values::REG_MULTI_SZ;
 use super::values::tests::{exemptions, multi_sz};
 use super::{Exemptions, Policy, Reason, VALUES};
 use crate::logic::layers::Decision;
-use crate::logic::stealth::{Discard, Module, Packet, Rules, TCP, TcpFlags, UDP, Verdict, decide, inet};
+use crate::logic::protocol::{TCP, UDP};
+use crate::logic::stealth::{Discard, Module, Packet, Rules, TcpFlags, Verdict, decide, inet};
 
 /// A segment to a closed port that nothing exempts.
 const SEGMENT: Packet = Packet {

@@ -3,11 +3,7 @@
 use super::ports::PortSet;
 use super::ranges::{Full, Range, RangeSet};
 use crate::logic::address::Address;
-
-/// `IPPROTO_TCP`.
-pub const TCP: u8 = 6;
-/// `IPPROTO_UDP`.
-pub const UDP: u8 = 17;
+use crate::logic::protocol::{TCP, UDP};
 
 /// Most entries of `ExemptPrefixes`; each takes one range of its family.
 pub const PREFIXES: usize = 1024;

@@ -4,7 +4,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Seed, fold};
 use crate::logic::address::Address;
-use crate::logic::stealth::{Shown, TCP, TcpFlags, UDP};
+use crate::logic::protocol::{TCP, UDP};
+use crate::logic::stealth::{PacketView, TcpFlags};
 use crate::logic::tcp::{ACK, FIN, PSH, RST, SYN, URG};
 
 /// A remote address; IPv4 is mapped (RFC 4291, 2.5.5.2).
@@ -87,7 +88,7 @@ impl Technique {
 
     /// A packet's that found nobody. `None` for what no scan sends.
     #[inline(always)]
-    pub fn of(packet: &impl Shown) -> Option<Self> {
+    pub fn of(packet: &impl PacketView) -> Option<Self> {
         match (packet.protocol(), packet.tcp_flags()) {
             (Some(TCP), Some(flags)) => Self::of_segment(flags),
             (Some(TCP), None) => Some(Self::Other),

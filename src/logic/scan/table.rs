@@ -85,7 +85,8 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
     pub fn meet(&self, met: &Encounter, span: u32, seed: Seed) {
         let slot = match self.slot_of(met.remote.hash(seed)) {
             Some(slot) => slot,
-            None => match self.enter(met, span, seed) {
+            // A copy: the encounter itself stays in registers.
+            None => match self.enter(&Encounter { ..*met }, span, seed) {
                 Some(slot) => slot,
                 None => return,
             },
@@ -93,16 +94,18 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
         if slot.span.load(Relaxed) != span {
             slot.advance(span);
         }
-        if !slot.has(met, span, seed) {
-            slot.mark(met, span, seed);
+        let (port, technique) = (1 << port_bit(met.port, seed), Techniques::bit(met.technique));
+        if !slot.has(span, port, technique) {
+            slot.mark(span, port, technique);
         }
     }
 
     /// Whether taking it in would change nothing.
-    #[inline(always)]
+    #[cfg(test)]
     pub fn has_met(&self, met: &Encounter, span: u32, seed: Seed) -> bool {
+        let (port, technique) = (1 << port_bit(met.port, seed), Techniques::bit(met.technique));
         match self.slot_of(met.remote.hash(seed)) {
-            Some(slot) => slot.span.load(Relaxed) == span && slot.has(met, span, seed),
+            Some(slot) => slot.span.load(Relaxed) == span && slot.has(span, port, technique),
             None => false,
         }
     }
@@ -202,22 +205,21 @@ impl Slot {
         self.hash.store(hash, Relaxed);
     }
 
-    /// Whether the port is marked in this span, and the technique.
+    /// Whether the port's bit is set in this span, and the technique's.
     #[inline(always)]
-    fn has(&self, met: &Encounter, span: u32, seed: Seed) -> bool {
+    fn has(&self, span: u32, port: u64, technique: u8) -> bool {
         let Some(ports) = self.ports.get((span % SPANS) as usize) else { return true };
-        ports.load(Relaxed) >> port_bit(met.port, seed) & 1 != 0
-            && self.techniques.load(Relaxed) & Techniques::bit(met.technique) != 0
+        ports.load(Relaxed) & port != 0 && self.techniques.load(Relaxed) & technique != 0
     }
 
-    /// Marks port and technique.
+    /// Sets both.
     #[cold]
     #[inline(never)]
-    fn mark(&self, met: &Encounter, span: u32, seed: Seed) {
+    fn mark(&self, span: u32, port: u64, technique: u8) {
         if let Some(ports) = self.ports.get((span % SPANS) as usize) {
-            ports.fetch_or(1 << port_bit(met.port, seed), Relaxed);
+            ports.fetch_or(port, Relaxed);
         }
-        self.techniques.fetch_or(Techniques::bit(met.technique), Relaxed);
+        self.techniques.fetch_or(technique, Relaxed);
     }
 
     /// Clears the spans between the last one and this.

@@ -1,17 +1,18 @@
-//! A packet, as far as the decisions look.
+//! A packet, as far as the decisions look at it.
 
 use core::net::IpAddr;
 
+use super::discard::{Discard, Module, inet};
 use crate::logic::address::Address;
 use crate::logic::layers::Family;
 use crate::logic::policy::Sender;
 use crate::logic::scan::Remote;
 use crate::logic::tcp;
 
-/// What a classify says of a packet, asked one by one, and only as far as the
-/// decision comes: most of it is never read.
-#[allow(missing_docs, reason = "the fields of `Packet` say it")]
-pub trait Shown {
+/// What an indication says of a packet. The decision asks for one field after
+/// the other and only as far as it gets: most are never read.
+#[allow(missing_docs, reason = "the fields of `Packet` are documented")]
+pub trait PacketView {
     fn protocol(&self) -> Option<u8>;
     fn local_port(&self) -> Option<u16>;
     fn remote_address(&self) -> Option<Address>;
@@ -23,7 +24,17 @@ pub trait Shown {
     fn tcp_flags(&self) -> Option<TcpFlags>;
     fn icmp(&self) -> Option<Icmp>;
 
-    /// Where it came from, as scan detection knows it.
+    /// Whether the transport layer discarded it because no endpoint took it, and
+    /// it belongs to no flow and no endpoint: what nearly all are. An
+    /// implementation may find this out more cheaply, but not differently.
+    #[inline(always)]
+    fn found_no_endpoint(&self) -> bool {
+        !self.has_flow()
+            && !self.has_endpoint()
+            && self.discard() == Some(Discard { module: Module::Transport, reason: inet::ENDPOINT_NOT_FOUND })
+    }
+
+    /// The sender, as scan detection knows it.
     #[inline(always)]
     fn remote(&self) -> Option<Remote> {
         match self.remote_address()? {
@@ -33,7 +44,7 @@ pub trait Shown {
         }
     }
 
-    /// By what it may be exempt.
+    /// What exemptions are looked up by.
     #[inline(always)]
     fn sender(&self) -> Sender {
         Sender {
@@ -44,7 +55,7 @@ pub trait Shown {
         }
     }
 
-    /// All of it at once.
+    /// All fields at once, for events.
     fn packet(&self) -> Packet {
         Packet {
             protocol: self.protocol(),
@@ -62,7 +73,7 @@ pub trait Shown {
     }
 }
 
-/// A packet, as far as the decisions look.
+/// All that the decisions may ask of a packet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
     /// IP protocol, where the layer gives it or the header could be read.
@@ -77,29 +88,29 @@ pub struct Packet {
     pub loopback: bool,
     /// `FWP_CONDITION_FLAG_IS_IPSEC_SECURED`.
     pub ipsec_secured: bool,
-    /// It belongs to a data flow.
+    /// Whether it belongs to a data flow.
     pub flow: bool,
-    /// An endpoint took it: a connection's, or a listener's.
+    /// Whether it belongs to an endpoint, of a connection or a listener.
     pub endpoint: bool,
     /// Why it was discarded, where the engine says so.
     pub discard: Option<Discard>,
     /// The segment's flags, where its header could be read.
     pub tcp_flags: Option<TcpFlags>,
-    /// Its ICMP type and code, where the layer has them.
+    /// The ICMP type and code, where the layer has them.
     pub icmp: Option<Icmp>,
 }
 
-/// An ICMP message's type and code; at layers that have ports in their places,
-/// only the protocol tells which they are.
+/// An ICMP message's type and code. At layers that have ports in the same
+/// fields, only the protocol tells which they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the fields say it")]
+#[allow(missing_docs, reason = "the names say it")]
 pub struct Icmp {
     pub family: Family,
     pub kind: u16,
     pub code: u16,
 }
 
-impl Shown for Packet {
+impl PacketView for Packet {
     fn protocol(&self) -> Option<u8> {
         self.protocol
     }
@@ -142,20 +153,20 @@ impl Shown for Packet {
     }
 }
 
-/// What may exempt a packet whoever sent it: two of the conditions' flags, in
-/// their places there (`FWP_CONDITION_FLAG_*`, fwptypes.h).
+/// What may exempt a packet regardless of its sender: two of the condition flags
+/// (`FWP_CONDITION_FLAG_*`, fwptypes.h), with their values there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks(u32);
 
 impl Marks {
-    /// Neither.
+    /// None of them.
     pub const NONE: Self = Self(0);
     /// `FWP_CONDITION_FLAG_IS_LOOPBACK`.
     pub const LOOPBACK: Self = Self(1);
     /// `FWP_CONDITION_FLAG_IS_IPSEC_SECURED`.
     pub const IPSEC_SECURED: Self = Self(2);
 
-    /// Those among a condition's flags.
+    /// The marks among a layer's `FLAGS`.
     pub const fn of_flags(flags: u32) -> Self {
         Self(flags & (Self::LOOPBACK.0 | Self::IPSEC_SECURED.0))
     }
@@ -165,37 +176,15 @@ impl Marks {
         self.0 as u16
     }
 
-    /// Either.
+    /// The union of both.
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether one of these is among them.
+    /// Whether one of `others` is set.
     pub const fn has(self, others: Self) -> bool {
         self.0 & others.0 != 0
     }
-}
-
-/// Why a packet was discarded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Discard {
-    /// Who discarded it.
-    pub module: Module,
-    /// The module's own reason.
-    pub reason: u32,
-}
-
-/// `FWPS_DISCARD_MODULE0`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Module {
-    /// The network layer.
-    Network,
-    /// The transport layer.
-    Transport,
-    /// A filter, or IPsec.
-    General,
-    /// A number that `fwpstypes.h` does not have.
-    Other,
 }
 
 /// The flags byte of a TCP header (RFC 9293, 3.1).
@@ -203,8 +192,8 @@ pub enum Module {
 pub struct TcpFlags(pub u8);
 
 impl TcpFlags {
-    /// In place of flags that could not be read: all but those that would make
-    /// it a reset, which no scan has a name for.
+    /// Stands for flags that could not be read. It is no reset and no scan
+    /// technique.
     pub const UNREAD: Self = Self(0x3b);
 
     /// Whether the segment is a reset.
@@ -212,14 +201,14 @@ impl TcpFlags {
         self.0 & tcp::RST != 0
     }
 
-    /// Whether it asks for a connection.
+    /// Whether the segment is a SYN and nothing else.
     #[inline(always)]
     pub fn is_syn(self) -> bool {
         self.without_ecn() == Self(tcp::SYN)
     }
 
-    /// The same without the flags of ECN (RFC 3168, 6.1.1), which make no
-    /// difference.
+    /// The flags without those of ECN (RFC 3168, 6.1.1), which do not change a
+    /// decision.
     #[inline(always)]
     pub fn without_ecn(self) -> Self {
         Self(self.0 & tcp::ALL)

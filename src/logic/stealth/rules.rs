@@ -21,6 +21,9 @@ const LISTS: u16 = 1 << 8;
 const ECHO: u16 = 1 << 9;
 
 impl Rules {
+    /// The bits that rules without lists of exemptions may have.
+    pub const WITHOUT_LISTS: u16 = !LISTS;
+
     /// A policy's; with lists or without.
     pub const fn new(policy: &Policy, lists: bool) -> Self {
         let off = matches!(policy.mode, Mode::Off);
@@ -65,9 +68,16 @@ impl Rules {
         Self(bits)
     }
 
-    /// Whether this answer is kept back, and nothing is to be looked up before.
+    /// Whether there are lists of exemptions.
     #[inline(always)]
-    pub const fn simply_silence(self, answer: Answer) -> bool {
+    pub const fn has_lists(self) -> bool {
+        self.0 & LISTS != 0
+    }
+
+    /// Whether the policy suppresses this answer, in `Mode` 2 and without lists of
+    /// exemptions.
+    #[inline(always)]
+    pub const fn silence_all(self, answer: Answer) -> bool {
         self.0 & (kept_back(answer) | AUDITS | LISTS) == kept_back(answer)
     }
 

@@ -5,6 +5,7 @@ use core::net::IpAddr;
 use super::*;
 use crate::logic::policy::exemptions::{Exemptions, Ports};
 use crate::logic::policy::{Mode, Policy, parse};
+use crate::logic::protocol::{ICMP, TCP, UDP};
 
 /// A SYN from elsewhere for which there is no endpoint.
 const SYN: Packet = Packet {
@@ -102,7 +103,7 @@ fn the_transport_layers_reasons_part_as_their_packets_do() {
 fn what_is_not_ours_is_left_alone() {
     let general = Some(Discard { module: Module::General, reason: 0 });
     for (packet, expected) in [
-        (Packet { protocol: Some(echo::ICMP), ..SYN }, Verdict::OtherKind),
+        (Packet { protocol: Some(ICMP), ..SYN }, Verdict::OtherKind),
         (Packet { protocol: None, ..SYN }, Verdict::OtherKind),
         (Packet { loopback: true, ..SYN }, Verdict::Loopback),
         (Packet { ipsec_secured: true, ..SYN }, Verdict::IpsecSecured),

@@ -407,7 +407,8 @@ mod tests {
         let _ = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
         let claim = Reply::Claims { value: RegistryValue::dword(3), length: 9 };
         registry.script(KEY, "mode", vec![Reply::Value(RegistryValue::sz("2")), claim]);
-        let read = || registry.read(KEY, "Mode", 0).map(|answered| (answered.value, answered.length)).unwrap();
+        let read =
+            || registry.read(KEY, "Mode", 0).map(|answered| (answered.value, answered.length)).unwrap();
         assert_eq!(read(), (RegistryValue::sz("2"), 4));
         assert_eq!(read(), (RegistryValue::dword(3), 9));
         assert_eq!(read(), (RegistryValue::dword(1), 4));

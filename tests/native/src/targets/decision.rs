@@ -3,9 +3,8 @@
 use hushport_native_driver::logic::layers::Decision;
 use hushport_native_driver::logic::policy::values::Kind;
 use hushport_native_driver::logic::policy::{Policy, VALUES};
-use hushport_native_driver::logic::stealth::{
-    Discard, Module, Packet, Rules, TCP, TcpFlags, UDP, Verdict, decide,
-};
+use hushport_native_driver::logic::protocol::{TCP, UDP};
+use hushport_native_driver::logic::stealth::{Discard, Module, Packet, Rules, TcpFlags, Verdict, decide};
 use hushport_native_driver::logic::transport::{self, Header, Ports};
 
 use crate::input::Input;

@@ -1,19 +1,19 @@
-//! Echo requests: which packets they are.
+//! The decision about echo requests (`SilenceEcho`).
 //!
-//! They are refused at INBOUND_TRANSPORT: before the stack keeps a flow for
-//! them, and while the layer still shows every one of them. At
-//! ALE_AUTH_RECV_ACCEPT only the first of a flow is shown, so that a policy
-//! switched on would not reach a remote that pings already; a reply refused on
-//! its way out has cost a flow and a packet, and looks like a failure of the
-//! network to this machine.
+//! They are blocked at INBOUND_TRANSPORT, which shows every one of them, before
+//! the stack makes a flow. ALE_AUTH_RECV_ACCEPT shows only the first of a flow,
+//! so a policy that is switched on would not reach a remote that already pings.
+//! Blocking the reply on its way out would cost a flow and a packet, and look
+//! like a network failure to this machine.
 
-use super::layers::Family;
-use super::stealth::{Answer, Shown, Verdict};
+use super::{Answer, PacketView, Verdict};
+use crate::logic::layers::Family;
+use crate::logic::protocol::{ICMP, ICMPV6};
 
-/// Decides over a packet at INBOUND_TRANSPORT_V4/V6: the answer that it would
-/// draw. All but echo requests only pass by.
+/// The answer that a packet at INBOUND_TRANSPORT_V4/V6 would draw: an echo reply,
+/// or none that is decided here.
 #[inline(always)]
-pub fn request(packet: &impl Shown) -> Result<Answer, Verdict> {
+pub(super) fn answer(packet: &impl PacketView) -> Result<Answer, Verdict> {
     let icmp = packet.icmp().ok_or(Verdict::Observed)?;
     // RFC 792, RFC 4443 4.1.
     match (icmp.family, packet.protocol(), icmp.kind) {
@@ -21,11 +21,6 @@ pub fn request(packet: &impl Shown) -> Result<Answer, Verdict> {
         _ => Err(Verdict::Observed),
     }
 }
-
-/// `IPPROTO_ICMP`.
-pub const ICMP: u8 = 1;
-/// `IPPROTO_ICMPV6`.
-pub const ICMPV6: u8 = 58;
 
 #[cfg(test)]
 mod tests {

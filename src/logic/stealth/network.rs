@@ -1,26 +1,25 @@
-//! ICMP's words for "nobody is here", kept back at two layers.
+//! The decisions about ICMP's port and protocol unreachable, at two layers.
 //!
-//! At INBOUND_IPPACKET_DISCARD the packet is shown before the error is made
-//! ("UDP packet flows"), at OUTBOUND_ICMP_ERROR the error itself ("Preventing
-//! port scanning"). The first is cheaper and the documented place; the second
-//! holds wherever the stack discarded the packet and whatever reason it gave,
-//! for an error says by its type and code alone what it tells. Errors that
-//! TCP/IP needs are other types and codes, and pass: fragmentation needed,
-//! packet too big, time exceeded, the rest of unreachable.
+//! INBOUND_IPPACKET_DISCARD shows the packet before the error is made ("UDP
+//! packet flows"); OUTBOUND_ICMP_ERROR shows the error itself ("Preventing port
+//! scanning"). The first is cheaper and the documented place. The second works
+//! wherever the stack discarded the packet, because an error's type and code
+//! alone say what it tells. Errors that TCP/IP needs have other types and codes
+//! and pass: fragmentation needed, packet too big, time exceeded, and the other
+//! codes of unreachable.
 
-use super::echo::{ICMP, ICMPV6};
-use super::layers::Family;
-use super::stealth::{Answer, Discard, Icmp, Module, Shown, TCP, UDP, Verdict};
+use super::discard::{Discard, Module, ip};
+use super::{Answer, Icmp, PacketView, Verdict};
+use crate::logic::layers::Family;
+use crate::logic::protocol::{ICMP, ICMPV6, TCP, UDP};
 
-/// Decides over a packet at INBOUND_IPPACKET_V4/V6_DISCARD: the answer that it
-/// would draw.
+/// The answer that a packet at INBOUND_IPPACKET_V4/V6_DISCARD would draw.
 ///
-/// The network layer's reason says it exactly. A reason of its own that is
-/// neither of these two belongs to something else, such as a packet too big to
-/// forward, and is left to its error's type and code. Where no reason is
-/// given, the packet's protocol tells.
+/// The network layer's reason says it exactly. Any other reason of the network
+/// layer means something else, such as a packet too big to forward. Without a
+/// reason of the network layer the packet's protocol decides.
 #[inline(always)]
-pub fn discarded(packet: &impl Shown) -> Result<Answer, Verdict> {
+pub(super) fn discarded_packet(packet: &impl PacketView) -> Result<Answer, Verdict> {
     match packet.discard() {
         Some(Discard { module: Module::General, .. }) => return Err(Verdict::FilterDrop),
         Some(Discard { module: Module::Network, reason }) => {
@@ -39,13 +38,13 @@ pub fn discarded(packet: &impl Shown) -> Result<Answer, Verdict> {
     }
 }
 
-/// Decides over an error at OUTBOUND_ICMP_ERROR_V4/V6: what it tells.
+/// The answer that an error at OUTBOUND_ICMP_ERROR_V4/V6 is.
 ///
 /// RFC 792: destination unreachable, code 2 protocol, code 3 port. RFC 4443:
 /// destination unreachable (3.1), code 4 port; parameter problem (3.4), code 1
 /// unrecognized next header.
 #[inline(always)]
-pub fn error(packet: &impl Shown) -> Result<Answer, Verdict> {
+pub(super) fn error(packet: &impl PacketView) -> Result<Answer, Verdict> {
     let Some(Icmp { family, kind, code }) = packet.icmp() else {
         return Err(Verdict::Malformed);
     };
@@ -54,14 +53,6 @@ pub fn error(packet: &impl Shown) -> Result<Answer, Verdict> {
         (Family::V4, 3, 3) | (Family::V6, 1, 4) => Ok(Answer::PortUnreachable),
         _ => Err(Verdict::OtherKind),
     }
-}
-
-/// `IP_DISCARD_REASON` (`fwpsk.h`): the network layer's reasons.
-pub mod ip {
-    /// `IpDiscardProtocolUnreachable`.
-    pub const PROTOCOL_UNREACHABLE: u32 = 3;
-    /// `IpDiscardPortUnreachable`.
-    pub const PORT_UNREACHABLE: u32 = 4;
 }
 
 #[cfg(test)]

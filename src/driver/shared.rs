@@ -1,0 +1,129 @@
+//! The state that all callouts share, and what each of them does with it besides
+//! its decision: count, follow flows, check the order, remember scanners.
+
+use super::events;
+use super::flows::{Ended, Flows};
+use super::noticed::Noticed;
+use super::order::Watch;
+use super::policy::{Policies, Standing};
+use super::scans::Scans;
+use crate::kernel::etw::Channel;
+use crate::kernel::irql::MaxDispatch;
+use crate::kernel::per_cpu::PerCpu;
+use crate::kernel::pool::PoolArc;
+use crate::kernel::published::Published;
+use crate::kernel::wfp::incoming::Incoming;
+use crate::logic::callouts::Index;
+use crate::logic::flow::Flow;
+use crate::logic::order::Deviation;
+use crate::logic::processor::Processor;
+use crate::logic::scan::Encounter;
+use crate::logic::stealth::Verdict;
+
+/// The state that all callouts share.
+///
+/// In a debugger: `hushport::driver::shared::SHARED` leads here, and the first
+/// word to the [`Processor`]s, whose number is the third; each ends with two
+/// sets of counters. What was counted is the sum of all.
+#[repr(C)]
+pub struct Shared {
+    /// Verdicts by callout, and remotes that have met closed ports.
+    pub processors: PerCpu<Processor>,
+    /// What the administrator asks for.
+    pub policies: PoolArc<Policies>,
+    /// What was noticed.
+    pub noticed: Noticed,
+    /// Who scans.
+    pub scans: Scans,
+    /// The flows that are followed.
+    pub flows: Flows,
+    /// The check of the documented order (`CheckOrder`).
+    pub order: Watch,
+    /// Where events are written.
+    pub channel: PoolArc<Channel>,
+}
+
+/// Where callout functions find the state.
+pub static SHARED: Published<Shared> = Published::empty();
+
+impl Shared {
+    /// Counts the verdict on an indication.
+    #[inline(always)]
+    pub fn count(&self, at: Index, verdict: Verdict, irql: &MaxDispatch) {
+        self.count_and_meet(at, verdict, None, irql);
+    }
+
+    /// Counts the verdict on a packet, and remembers who has met a closed port.
+    #[inline(always)]
+    pub fn count_and_meet(&self, at: Index, verdict: Verdict, met: Option<&Encounter>, irql: &MaxDispatch) {
+        let Some(processor) = self.processors.current(irql) else { return };
+        if let Some(met) = met {
+            self.scans.meet(&processor.remotes, met);
+        }
+        let [at_dispatch, below] = &processor.counters;
+        if irql.is_dispatch() {
+            // No other thread runs on this processor.
+            at_dispatch.count_alone(at, verdict);
+        } else {
+            below.count(at, verdict);
+        }
+    }
+
+    /// Counts the packets and bytes of an indication for its flow. Every packet
+    /// of a flow passes INBOUND_TRANSPORT or OUTBOUND_TRANSPORT once, with the
+    /// flow's context; this is the only place that counts it.
+    #[inline(always)]
+    pub fn count_flow_packet(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
+        let context = incoming.flow_context();
+        if context != 0
+            && let Some(packets) = incoming.flow_packets()
+            && let Some(ended) = self.flows.count_packet(context, packets, irql)
+        {
+            self.flow_ended(&ended, irql);
+        }
+    }
+
+    /// Begins a flow where flows begin, and checks the order where that is asked
+    /// for.
+    #[inline(always)]
+    pub fn follow(&self, incoming: &Incoming<'_>, standing: Standing, irql: &MaxDispatch) {
+        let watch = standing.order_watch();
+        let flow = match (incoming.callout().begins_flows, incoming.flow_context()) {
+            (true, _) => self.begin_flow(incoming, watch, irql),
+            // Most packets and calls belong to no flow.
+            (false, 0) => None,
+            (false, context) => self.flows.flow(context),
+        };
+        if watch != 0
+            && let Some(deviation) = self.order.see(watch, flow, incoming, irql)
+        {
+            self.deviated(incoming, deviation, irql);
+        }
+    }
+
+    #[inline(never)]
+    fn begin_flow(&self, incoming: &Incoming<'_>, watch: u16, irql: &MaxDispatch) -> Option<&Flow> {
+        self.flows.begin(incoming, watch, irql, |ended| self.flow_ended(&ended, irql))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn deviated(&self, incoming: &Incoming<'_>, deviation: Deviation, irql: &MaxDispatch) {
+        self.noticed.deviation();
+        events::order_deviation(&self.channel, incoming, deviation, irql);
+    }
+
+    /// A flow's context is gone from one of its layers.
+    pub fn flow_deleted(&self, context: u64, irql: &MaxDispatch) {
+        if let Some(ended) = self.flows.release(context) {
+            self.flow_ended(&ended, irql);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn flow_ended(&self, ended: &Ended, irql: &MaxDispatch) {
+        self.noticed.flow_ended();
+        events::flow_ended(&self.channel, ended, irql);
+    }
+}

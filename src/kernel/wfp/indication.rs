@@ -1,0 +1,100 @@
+//! One call of a classifyFn, and the checked view of what the engine passed.
+
+use core::ffi::c_void;
+use core::marker::PhantomData;
+
+use super::incoming::Incoming;
+use crate::ffi;
+use crate::logic::callouts::{Callout, Pair};
+use crate::logic::layers::Layer;
+
+/// What the engine passed to a classifyFn, after the NULL checks that every
+/// callout needs. Nothing else of it has been looked at.
+#[derive(Clone, Copy)]
+pub struct Indication<'a> {
+    fixed: &'a ffi::FWPS_INCOMING_VALUES0,
+    metadata: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
+    layer_data: *mut c_void,
+    flow_context: u64,
+    may_write: bool,
+}
+
+impl<'a> Indication<'a> {
+    /// Takes what the engine passed.
+    ///
+    /// # Safety
+    /// The pointers are the engine's or NULL. What they lead to lives and does
+    /// not change for `'a`, and layerData is of the kind that the layer named in
+    /// `fixed` shows.
+    #[inline(always)]
+    pub(super) unsafe fn new(
+        fixed: &'a ffi::FWPS_INCOMING_VALUES0,
+        metadata: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
+        layer_data: *mut c_void,
+        flow_context: u64,
+        may_write: bool,
+    ) -> Self {
+        Self { fixed, metadata, layer_data, flow_context, may_write }
+    }
+
+    /// The run-time id of the layer that the engine names. It may be any number:
+    /// a filter at any layer can name our callout.
+    #[inline(always)]
+    pub fn layer_id(&self) -> u16 {
+        self.fixed.layerId
+    }
+
+    /// The context that this driver associated with the flow at this layer; 0 is
+    /// none.
+    #[inline(always)]
+    pub fn flow_context(&self) -> u64 {
+        self.flow_context
+    }
+
+    /// The indication as a callout at its own layer reads it. `None` if the
+    /// engine names another layer, or if pointers and counts do not fit.
+    #[inline(always)]
+    pub fn view(&self, callout: &'static Callout) -> Option<Incoming<'a>> {
+        if self.fixed.layerId != callout.layer_id {
+            return None;
+        }
+        self.view_at(callout, callout.layer, callout.least_values)
+    }
+
+    /// Which callout of a pair stands at the layer, `None` if neither does, and the
+    /// indication as that callout reads it. The pair is a constant, and so are the
+    /// positions of the fields.
+    #[inline(always)]
+    pub fn view_of(&self, pair: Pair) -> Option<(&'static Callout, Option<Incoming<'a>>)> {
+        let callout = pair.at(self.fixed.layerId)?;
+        Some((callout, self.view_at(callout, pair.layer(), pair.v4.least_values)))
+    }
+
+    #[inline(always)]
+    fn view_at(
+        &self,
+        callout: &'static Callout,
+        layer: &'static Layer,
+        least_values: usize,
+    ) -> Option<Incoming<'a>> {
+        // SAFETY: NULL or the engine's, by the contract of `new`.
+        let metadata = unsafe { self.metadata.as_ref() }?;
+        let (first, count) = (self.fixed.incomingValue, self.fixed.valueCount as usize);
+        if first.is_null() || count < least_values {
+            return None;
+        }
+        // SAFETY: the engine's array has as many values as it says, by the
+        // contract of `new`; a `Value` may begin at any address.
+        let values = unsafe { core::slice::from_raw_parts(first.cast(), count) };
+        Some(Incoming {
+            callout,
+            layer,
+            values,
+            metadata,
+            layer_data: self.layer_data,
+            flow_context: self.flow_context,
+            may_write: self.may_write,
+            of_call: PhantomData,
+        })
+    }
+}
