@@ -143,7 +143,7 @@ fn commands_that_announce_values_exit_where_the_driver_refuses() {
         (&["up"], &["Mode=3"], &["OutOfRange", "0 to 2", "its default, 2"]),
         (&["up"], &["Trace=0", "Mode=3"], &["OutOfRange", "0 to 2", "its default, 2"]),
         (&["up"], &["Mod=0"], &["did you mean Mode?"]),
-        (&["trace", path], &["ExemptPorts=tcp/80"], &["BadPort", "80/tcp"]),
+        (&["trace", path], &["ExemptPorts=tcp/80"], &["BadProtocol", "80/tcp"]),
         (&["trace", path], &["Mod=0"], &["did you mean Mode?"]),
         (&["trace", path], &["Mode=off"], &["expected a number", "0 off"]),
     ] {

@@ -88,7 +88,7 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
 fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     let limits = [
         ("INBOUND_TRANSPORT", true, 190),
-        ("INBOUND_IPPACKET", true, 376),
+        ("INBOUND_IPPACKET", true, 392),
         ("OUTBOUND_ICMP_ERROR", false, 405),
         ("INBOUND_TRANSPORT", false, 72),
     ];
@@ -135,7 +135,7 @@ fn callgrind_counts_nearly_as_many_in_the_native_build() {
         let most = 1.2 * stepped + 48.0;
         assert!((stepped..=most).contains(&native), "{name}: {native} native, {stepped} in the image");
         assert!(stepped <= 400.0 || !name.contains("exempt"), "{name}: {stepped}");
-        assert!(native <= 190.0 || !name.starts_with("a silenced SYN, V"), "{name}: {native}");
+        assert!(native <= 212.0 || !name.starts_with("a silenced SYN, V"), "{name}: {native}");
     }
 }
 
