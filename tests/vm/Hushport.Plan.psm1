@@ -145,7 +145,7 @@ function Test-State {
 # Whether the state is on the disk now.
 function Save-State {
     param([Parameter(Mandatory)] [hashtable] $State)
-    $State.Checks = @(Get-CheckResult).Count
+    $State.Checks = Measure-CheckResult
     try {
         Save-Record -Name $script:StateFile -Record $State
         return $true
@@ -454,7 +454,7 @@ function Save-Verdict {
 
 function Write-Verdict {
     $verdict = Save-Verdict
-    Write-Log -Text "results: $(Get-ResultPath -Name '')"
+    Write-Log -Text "results: $(Split-Path -Path (Get-ResultPath -Name 'log.txt') -Parent)"
     Write-Log -Text $verdict.Line
     $verdict.Failed
 }

@@ -12,6 +12,8 @@ $script:CheckLabel = ''
 $script:CheckPlace = -1
 # Checks that could not be written to checks.jsonl.
 $script:Unwritten = @()
+# How many lines checks.jsonl has; -1 where that is not known yet.
+$script:Written = -1
 
 # Place is the step's number in the plan, for Hushport.Plan.psm1.
 function Set-CheckLabel {
@@ -45,6 +47,7 @@ function Add-CheckResult {
     }
     try {
         Add-DurableLine -Path (Get-ResultPath -Name 'checks.jsonl') -Text (ConvertTo-Json -InputObject $check -Compress)
+        if ($script:Written -ge 0) { $script:Written++ }
     } catch {
         Write-Log -Text "checks.jsonl cannot be written: $(ConvertTo-Line -Text $_.Exception.Message)"
         $script:Unwritten += New-Object -TypeName PSObject -Property $check
@@ -53,6 +56,7 @@ function Add-CheckResult {
 
 function Clear-CheckResult {
     $script:Unwritten = @()
+    $script:Written = 0
     [System.IO.File]::Delete((Get-ResultPath -Name 'checks.jsonl'))
     [System.IO.File]::Delete((Get-ResultPath -Name 'failures.txt'))
     [System.IO.File]::Delete((Get-ResultPath -Name 'verdict.txt'))
@@ -84,7 +88,14 @@ function Repair-CheckFile {
         $lines = @($result.Checks | ForEach-Object { (ConvertTo-Json -InputObject $_ -Compress) + "`n" })
         Write-DurableFile -Path (Get-ResultPath -Name 'checks.jsonl') -Text "$($lines -join '')`n"
     }
+    $script:Written = $result.Checks.Count
     $result.Torn
+}
+
+# How many results checks.jsonl has, without reading it each time.
+function Measure-CheckResult {
+    if ($script:Written -lt 0) { $script:Written = (Read-CheckResult).Checks.Count }
+    $script:Written
 }
 
 # Every check of this plan, those that the disk did not take included.
@@ -176,6 +187,8 @@ function Invoke-Program {
         $said = ConvertTo-Line -Text "$(Get-StatusMeaning -Status $status) $text" -Longest 240
         throw "${command}: exit status ${status}: $said"
     }
+    # Writing the log may have changed it.
+    $global:LASTEXITCODE = $status
     $text
 }
 
@@ -309,7 +322,7 @@ function Get-PublishedName {
 
 Export-ModuleMember -Function @(
     'Set-CheckLabel', 'Add-CheckResult', 'Clear-CheckResult', 'Read-CheckResult', 'Repair-CheckFile',
-    'Get-CheckResult', 'Invoke-Check', 'Assert-Equal', 'Wait-Condition', 'Get-StatusMeaning', 'Invoke-Program',
+    'Measure-CheckResult', 'Get-CheckResult', 'Invoke-Check', 'Assert-Equal', 'Wait-Condition', 'Get-StatusMeaning', 'Invoke-Program',
     'Get-DriverService', 'Get-DriverState', 'Start-Driver', 'Stop-Driver', 'Get-ParametersPath',
     'Set-PolicyValue', 'Get-RegistryValue', 'Get-PropertyValue', 'Get-EngineState', 'ConvertTo-EngineState',
     'Measure-EngineObject', 'Assert-EngineObject', 'Get-PublishedName'
