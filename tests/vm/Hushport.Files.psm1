@@ -106,7 +106,7 @@ function Write-Through {
     param(
         [Parameter(Mandatory)] [string] $Path,
         [Parameter(Mandatory)] [System.IO.FileMode] $Mode,
-        [Parameter(Mandatory)] [string] $Text
+        [Parameter(Mandatory)] [AllowEmptyString()] [string] $Text
     )
     $bytes = $script:Utf8.GetBytes($Text)
     $stream = Open-WriteThrough -Path $Path -Mode $Mode
@@ -123,7 +123,7 @@ function Write-Through {
 function Write-DurableFile {
     param(
         [Parameter(Mandatory)] [string] $Path,
-        [Parameter(Mandatory)] [string] $Text
+        [Parameter(Mandatory)] [AllowEmptyString()] [string] $Text
     )
     $temporary = "$Path.new"
     Write-Through -Path $temporary -Mode 'Create' -Text $Text

@@ -139,7 +139,7 @@ function Restore-FoundSetting {
         }
     }
     Remove-Record -Name $script:FoundFile
-    Write-Log -Text 'test signing and Driver Verifier change with the next start of the machine'
+    Write-Log -Text 'restart the machine once: test signing and Driver Verifier change with its next start'
 }
 
 function Restore-TestSigning {

@@ -337,7 +337,11 @@ function Invoke-Plan {
     # Before the task: it must find a plan.
     $saved = Save-State -State $state
     if ($saved -and $state.Next -lt $plan.Count) { $saved = Register-Task -Request $Request }
-    if (-not $saved) { $state.Next = [System.Math]::Max($state.Next, (Get-CollectPlace -Plan $plan)) }
+    $collect = Get-CollectPlace -Plan $plan
+    if (-not $saved -and $state.Next -lt $collect) {
+        Write-NotTested -Entries $plan[$state.Next..($plan.Count - 1)]
+        $state.Next = $collect
+    }
     $null = Invoke-Remainder -State $state -Plan $plan
     Complete-Plan
 }

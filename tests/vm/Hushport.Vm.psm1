@@ -86,7 +86,7 @@ function Repair-CheckFile {
     $result = Read-CheckResult
     if ($result.Torn -gt 0) {
         $lines = @($result.Checks | ForEach-Object { (ConvertTo-Json -InputObject $_ -Compress) + "`n" })
-        Write-DurableFile -Path (Get-ResultPath -Name 'checks.jsonl') -Text "$($lines -join '')`n"
+        Write-DurableFile -Path (Get-ResultPath -Name 'checks.jsonl') -Text ($lines -join '')
     }
     $script:Written = $result.Checks.Count
     $result.Torn
