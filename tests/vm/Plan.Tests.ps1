@@ -22,7 +22,7 @@ Describe 'A machine on which everything is right' {
     BeforeAll {
         New-Machine -Root "$TestDrive/right"
         $global:Machine.Yes = 'Ja'
-        $run = Invoke-Machine -Parameters $plan
+        $run = Invoke-Machine -Parameters $plan -Copies
         $commands = $global:Machine.Commands
     }
     It 'comes to a verdict without a failure, over four restarts' {

@@ -30,12 +30,14 @@ function New-TestPackage {
 }
 
 # Runs Test-Hushport.ps1 from here and, after each restart, as its task says.
-# AtRestart is called with the results folder while the machine is down.
+# AtRestart is called with the results folder while the machine is down. The
+# copies are run with -Copies only: PowerShell has compiled the originals already.
 function Invoke-Machine {
     param(
         [hashtable] $Parameters = @{},
         [scriptblock] $AtRestart = {},
-        [int] $MostBoots = 12
+        [int] $MostBoots = 12,
+        [switch] $Copies
     )
     $results = Join-Path -Path $global:Machine.Root -ChildPath 'results'
     $script = Join-Path -Path $PSScriptRoot -ChildPath 'Test-Hushport.ps1'
@@ -51,7 +53,7 @@ function Invoke-Machine {
         Start-MachineAgain
         if (-not $global:Machine.Task) { break }
         if ($global:Machine.Task.Argument -notmatch '-File "([^"]+)" -Results "([^"]+)"$') { throw $global:Machine.Task.Argument }
-        $script = $Matches[1]
+        if ($Copies) { $script = $Matches[1] }
         $given = @{ Results = $Matches[2] }
     }
     $checks = @()
