@@ -40,8 +40,10 @@ function Invoke-Machine {
         [switch] $Copies
     )
     $results = Join-Path -Path $global:Machine.Root -ChildPath 'results'
+    if ($Parameters.ContainsKey('Results')) { $results = $Parameters.Results }
     $script = Join-Path -Path $PSScriptRoot -ChildPath 'Test-Hushport.ps1'
-    $given = @{ Results = $results } + $Parameters
+    $given = $Parameters.Clone()
+    $given.Results = $results
     $console = @()
     while ($true) {
         $global:LASTEXITCODE = 0
@@ -57,7 +59,7 @@ function Invoke-Machine {
         $given = @{ Results = $Matches[2] }
     }
     $checks = @()
-    if (Test-Path -Path "$results/checks.jsonl") {
+    if ([System.IO.File]::Exists("$results/checks.jsonl")) {
         $checks = @(Get-Content -Path "$results/checks.jsonl" | ForEach-Object { ConvertFrom-Json -InputObject $_ })
     }
     [pscustomobject]@{
