@@ -86,11 +86,11 @@ function global:Write-TraceXml {
     $text = "<Events>`n<Event $space><System><Provider Name=`"MSNT_SystemTrace`" " +
         "Guid=`"{68fdd900-4a3e-11d1-84f4-0000f80464e3}`"/></System><EventData><Data Name=`"EventsLost`">$lost</Data></EventData>" +
         '<RenderingInfo Culture="de-DE"><Task>EventTrace</Task></RenderingInfo></Event>'
-    foreach ($event in $Session.Events) {
-        $data = @($event.Fields.Keys | ForEach-Object { "<Data Name=`"$_`">$($event.Fields[$_])</Data>" }) -join ''
+    foreach ($report in $Session.Events) {
+        $data = @($report.Fields.Keys | ForEach-Object { "<Data Name=`"$_`">$($report.Fields[$_])</Data>" }) -join ''
         $text += "<Event $space><System><Provider Name=`"Hushport`" Guid=`"{6b703f15-888e-524f-a16f-9e8d456e674a}`"/>" +
             "</System><EventData>$data</EventData><RenderingInfo Culture=`"de-DE`"><Level>Informationen </Level>" +
-            "<Task>$($event.Name)</Task></RenderingInfo></Event>"
+            "<Task>$($report.Name)</Task></RenderingInfo></Event>"
     }
     [System.IO.File]::WriteAllText($Path, "$text</Events>", [System.Text.Encoding]::Unicode)
 }
