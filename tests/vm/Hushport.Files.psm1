@@ -108,14 +108,31 @@ function Write-Through {
         [Parameter(Mandatory)] [System.IO.FileMode] $Mode,
         [Parameter(Mandatory)] [AllowEmptyString()] [string] $Text
     )
-    $bytes = $script:Utf8.GetBytes($Text)
+    Write-ByteThrough -Path $Path -Mode $Mode -Bytes ($script:Utf8.GetBytes($Text))
+}
+
+function Write-ByteThrough {
+    param(
+        [Parameter(Mandatory)] [string] $Path,
+        [Parameter(Mandatory)] [System.IO.FileMode] $Mode,
+        [Parameter(Mandatory)] [AllowEmptyCollection()] [byte[]] $Bytes
+    )
     $stream = Open-WriteThrough -Path $Path -Mode $Mode
     try {
-        $stream.Write($bytes, 0, $bytes.Length)
+        $stream.Write($Bytes, 0, $Bytes.Length)
         $stream.Flush($true)
     } finally {
         $stream.Dispose()
     }
+}
+
+# Copies a file so that a crash right afterwards does not tear the copy.
+function Copy-DurableFile {
+    param(
+        [Parameter(Mandatory)] [string] $Path,
+        [Parameter(Mandatory)] [string] $Destination
+    )
+    Write-ByteThrough -Path $Destination -Mode 'Create' -Bytes ([System.IO.File]::ReadAllBytes($Path))
 }
 
 # Replaces a file as a whole. A crash leaves the old text, the new text, or
@@ -223,6 +240,6 @@ function Remove-Record {
 
 Export-ModuleMember -Function @(
     'Set-ResultFolder', 'Get-ResultPath', 'Write-Log', 'ConvertTo-Line', 'Write-ResultText', 'Read-Text',
-    'Copy-ResultText', 'Write-DurableFile', 'Add-DurableLine', 'ConvertFrom-Record', 'Save-Record',
+    'Copy-ResultText', 'Copy-DurableFile', 'Write-DurableFile', 'Add-DurableLine', 'ConvertFrom-Record', 'Save-Record',
     'Read-Record', 'Remove-Record'
 )

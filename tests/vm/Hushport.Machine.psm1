@@ -71,7 +71,13 @@ function Test-StoredCertificate {
         [Parameter(Mandatory)] [string] $Store,
         [Parameter(Mandatory)] [string] $Thumbprint
     )
-    Test-Path -Path "Cert:\LocalMachine\$Store\$Thumbprint"
+    if (Test-Path -Path "Cert:\LocalMachine\$Store\$Thumbprint") { return $true }
+    # A provider that does not know the path may still list the store.
+    try { $stored = @(Get-ChildItem -Path "Cert:\LocalMachine\$Store") } catch { return $false }
+    foreach ($certificate in $stored) {
+        if ($null -ne $certificate -and (Get-PropertyValue -InputObject $certificate -Name 'Thumbprint') -eq $Thumbprint) { return $true }
+    }
+    $false
 }
 
 # Whether BitLocker or device encryption protects the system drive: then Windows
@@ -144,7 +150,8 @@ function Restore-FoundSetting {
 
 function Restore-TestSigning {
     param([Parameter(Mandatory)] [string] $Found)
-    if ((Get-TestSigning) -eq $Found) { return }
+    $now = Get-TestSigning
+    if ($Found -ne 'absent' -and $now -eq $Found) { return }
     if ($Found -eq 'on') {
         $null = Invoke-Program -Path 'bcdedit.exe' -Arguments @('/set', 'testsigning', 'on')
         return
@@ -154,6 +161,7 @@ function Restore-TestSigning {
             $null = Invoke-Program -Path 'bcdedit.exe' -Arguments @('/deletevalue', 'testsigning')
             return
         } catch {
+            if ($now -eq 'absent') { return }
             Write-Log -Quiet -Text 'bcdedit /deletevalue failed; test signing is set to off instead'
         }
     }
@@ -197,7 +205,7 @@ function Restore-RegistryValue {
 function Read-VerifierSetting {
     $text = Invoke-Program -Path 'verifier.exe' -Arguments @('/querysettings')
     $flags = 0
-    if ($text -match '(?m)^[^\[\r\n]*?0x([0-9A-Fa-f]{1,8})\s*$') { $flags = [System.Convert]::ToInt32($Matches[1], 16) }
+    if ($text -match '(?m)^[^\[\r\n]*?(?:0x|Level: *)([0-9A-Fa-f]{1,8})\b') { $flags = [System.Convert]::ToInt32($Matches[1], 16) }
     foreach ($match in [regex]::Matches($text, '\[X\]\s*0x([0-9A-Fa-f]{1,8})')) {
         $flags = $flags -bor [System.Convert]::ToInt32($match.Groups[1].Value, 16)
     }
@@ -226,8 +234,8 @@ function Assert-VerifierSetting {
 # machine; -1 where verifier /query does not say, as in other languages.
 function Read-InjectedFault {
     $text = Invoke-Program -Path 'verifier.exe' -Arguments @('/query')
-    foreach ($pattern in 'faults?\s+injected\D{0,40}?(\d+)', 'AllocationsFailedDeliberately\D{0,10}(\d+)',
-        'injected\s+faults?\D{0,40}?(\d+)') {
+    foreach ($pattern in 'faults?\s*injected\D{0,40}?(\d+)', 'AllocationsFailedDeliberately\D{0,10}(\d+)',
+        'injected\s*faults?\D{0,40}?(\d+)') {
         if ($text -match "(?i)$pattern") { return [int64] $Matches[1] }
     }
     -1

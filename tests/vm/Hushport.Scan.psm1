@@ -137,6 +137,8 @@ function Invoke-ScanPhase {
         $phases += @{ Name = 'the scanner reaches IPv6, too'; Request = "families$also"; Set = { } }
     } elseif ($addresses.Count -gt 0) {
         Add-CheckResult -Name 'the scanner reaches IPv6, too' -Failure 'this machine has no IPv6 address: IPv6 is not tested'
+    } else {
+        Write-Log -Text "not tested: the other family, for this machine's addresses are not known"
     }
     $phases += @(Get-ScanPhase -Also $also)
     for ($phase = 0; $phase -lt $phases.Count; $phase++) {

@@ -16,13 +16,20 @@ function Invoke-TraceStep {
     if ($Options.Under) { $name = "hushport-$($Options.Under)" }
     Stop-Driver
     Invoke-Check -Name 'a trace session starts' -Body { Start-TraceSession -Name $name }
+    if (-not (Test-LastCheck)) {
+        Write-Log -Text 'not tested: what the driver reports'
+        $null = Start-Driver
+        return
+    }
     $null = Start-Driver
     Set-PolicyValue -Name 'Mode' -Value 1
     Set-PolicyValue -Name 'Mode' -Value 2
     Stop-Driver
     Invoke-Check -Name 'the trace session stops' -Body { Stop-TraceSession }
-    Invoke-Check -Name 'it reports its start, each policy and its stop, in order' -Body {
-        Assert-Trace -Trace (ConvertTo-Trace -Name $name)
+    if (Test-LastCheck) {
+        Invoke-Check -Name 'it reports its start, each policy and its stop, in order' -Body {
+            Assert-Trace -Trace (ConvertTo-Trace -Name $name)
+        }
     }
     $null = Start-Driver
 }
@@ -66,8 +73,10 @@ function ConvertTo-Trace {
         $provider = $node.SelectSingleNode(".//*[local-name()='Provider'][@Guid]")
         if ($null -ne $provider -and $provider.GetAttribute('Guid') -eq $script:ProviderId) {
             $trace.Events += @{ Name = (Get-EventName -Node $node); Fields = $fields }
-        } elseif ($fields.ContainsKey('EventsLost')) {
-            $trace.Lost += [int64] $fields.EventsLost
+        } else {
+            foreach ($count in 'EventsLost', 'BuffersLost') {
+                if ($fields[$count] -match '^\d+$') { $trace.Lost += [int64] $fields[$count] }
+            }
         }
     }
     $trace
@@ -87,7 +96,7 @@ function Get-EventName {
 # same with Mode 2, and Stopped, in this order.
 function Assert-Trace {
     param([Parameter(Mandatory)] [hashtable] $Trace)
-    if ($Trace.Lost -gt 0) { throw "the session lost $($Trace.Lost) events" }
+    if ($Trace.Lost -gt 0) { throw "the session lost $($Trace.Lost) events or buffers" }
     if ($Trace.Events.Count -eq 0) { throw 'the trace has no event of the driver' }
     $expected = @(
         @{ Name = 'Started' }

@@ -10,6 +10,7 @@ $script:CalloutCount = 66
 
 $script:CheckLabel = ''
 $script:CheckPlace = -1
+$script:LastPassed = $true
 # Checks that could not be written to checks.jsonl.
 $script:Unwritten = @()
 # How many lines checks.jsonl has; -1 where that is not known yet.
@@ -119,9 +120,15 @@ function Invoke-Check {
         if (-not $failure.Trim()) { $failure = "an error without a message, of type $($_.Exception.GetType().Name)" }
     }
     Add-CheckResult -Name $Name -Failure $failure
+    $script:LastPassed = -not $failure
     if ($failure -and $Required) {
         throw (New-Object -TypeName System.OperationCanceledException -ArgumentList $Name)
     }
+}
+
+# Whether the check before passed: what builds on it is left out where it did not.
+function Test-LastCheck {
+    $script:LastPassed
 }
 
 function Assert-Equal {
@@ -177,8 +184,9 @@ function Invoke-Program {
     # What a program writes to its standard error is not an error to us.
     $ErrorActionPreference = 'Continue'
     $global:LASTEXITCODE = 0
-    $text = & $Path @Arguments 2>&1 | Out-String
+    $lines = @(& $Path @Arguments 2>&1 | ForEach-Object { "$_" })
     $status = $global:LASTEXITCODE
+    $text = $lines -join [System.Environment]::NewLine
     $command = "$Path $($Arguments -join ' ')"
     if (($Allowed -notcontains $status) -or $text.Length -lt 2000) {
         Write-Log -Quiet -Text "$command (exit status $status)$([System.Environment]::NewLine)$text"
@@ -242,7 +250,7 @@ function Get-RegistryValue {
         [Parameter(Mandatory)] [string] $Path,
         [Parameter(Mandatory)] [string] $Name
     )
-    try { $key = Get-ItemProperty -Path $Path } catch { return $null }
+    try { $key = Get-ItemProperty -Path $Path -Name $Name } catch { return $null }
     if ($null -eq $key) { return $null }
     if ($key -is [System.Collections.IDictionary]) { return $key[$Name] }
     $property = $key.PSObject.Properties[$Name]
@@ -322,7 +330,7 @@ function Get-PublishedName {
 
 Export-ModuleMember -Function @(
     'Set-CheckLabel', 'Add-CheckResult', 'Clear-CheckResult', 'Read-CheckResult', 'Repair-CheckFile',
-    'Measure-CheckResult', 'Get-CheckResult', 'Invoke-Check', 'Assert-Equal', 'Wait-Condition', 'Get-StatusMeaning', 'Invoke-Program',
+    'Measure-CheckResult', 'Get-CheckResult', 'Invoke-Check', 'Test-LastCheck', 'Assert-Equal', 'Wait-Condition', 'Get-StatusMeaning', 'Invoke-Program',
     'Get-DriverService', 'Get-DriverState', 'Start-Driver', 'Stop-Driver', 'Get-ParametersPath',
     'Set-PolicyValue', 'Get-RegistryValue', 'Get-PropertyValue', 'Get-EngineState', 'ConvertTo-EngineState',
     'Measure-EngineObject', 'Assert-EngineObject', 'Get-PublishedName'

@@ -106,7 +106,7 @@ Describe 'A trace' {
         { Assert-Trace -Trace (New-Trace -Names $Names) } | Should -Throw -ExpectedMessage $Message
     }
     It 'with lost events fails' {
-        { Assert-Trace -Trace (New-Trace -Names 'Started' -Lost 3) } | Should -Throw -ExpectedMessage 'the session lost 3 events'
+        { Assert-Trace -Trace (New-Trace -Names 'Started' -Lost 3) } | Should -Throw -ExpectedMessage 'the session lost 3 events or buffers'
     }
     It 'is read from what tracerpt writes, UTF-16 too, with the number of lost events' {
         $global:Machine.Faults['events lost'] = $true

@@ -120,12 +120,8 @@ Describe 'The scan without a second machine' {
 }
 
 Describe 'The plan without a restart' {
-    It 'runs every step, and takes Driver Verifier by <Way>' -ForEach @(
-        @{ Fault = ''; Way = '/volatile' }
-        @{ Fault = 'no volatile'; Way = '/dif' }
-    ) {
-        New-Machine -Root "$TestDrive/$([guid]::NewGuid().ToString('N'))"
-        if ($Fault) { $global:Machine.Faults[$Fault] = $true }
+    It 'runs every step' {
+        New-Machine -Root "$TestDrive/hosted"
         $global:Machine.TestSigning = 'Yes'
         New-TestPackage -Path "$TestDrive/update" -Version '1.2.4.0'
         $run = Invoke-Machine -Parameters @{ Hosted = $true; Package = "$TestDrive/package"; Update = "$TestDrive/update"; Cycles = 3 }
@@ -133,13 +129,24 @@ Describe 'The plan without a restart' {
         $run.Failed | ForEach-Object { "$($_.Step) $($_.Name) $($_.Failure)" } | Should -Be @(
             'LocalScan this machine has addresses of both families none of InterNetwork',
             'Witness pktmon and our events agree on the probes port 113: 0 events Silenced, 1 drops of pktmon; port 22222: 0 events Silenced, 1 drops of pktmon; port 33333: 0 events Silenced, 1 drops of pktmon')
-        @($run.Console -match "without a restart, by: verifier $Way ").Count | Should -Be 1
+        @($run.Console -match 'without a restart, by: verifier /volatile ').Count | Should -Be 1
         $run.Names | Should -Contain 'Update: the values survive the update'
         $run.Names[-1] | Should -BeLike 'Remove: *'
         $global:Machine.Boots | Should -Be 0
         $global:Machine.TestSigning | Should -Be 'Yes'
         $global:Machine.Certificates.Count | Should -Be 0
         @($global:Machine.Firewall.Values) -join ',' | Should -Be 'True,False,True'
+    }
+    It '<Name>: says how Driver Verifier was switched on' -ForEach @(
+        @{ Name = 'no volatile'; Line = 'Driver Verifier watches the driver without a restart, by: verifier /dif *'; Passed = 1 }
+        @{ Name = 'no verifier'; Line = 'not tested: Driver Verifier, which takes no driver here without a restart'; Passed = 0 }
+    ) {
+        New-Machine -Root "$TestDrive/$Name"
+        $null = Invoke-Machine -Parameters @{ Step = 'Install'; Package = "$TestDrive/package" }
+        $global:Machine.Faults[$Name] = $true
+        $run = Invoke-Machine -Parameters @{ Step = 'VolatileVerifier' }
+        @($run.Console -like $Line).Count | Should -Be 1
+        $run.Last | Should -Be "$Passed passed, 0 failed"
     }
     It 'does not begin where test signing is off' {
         New-Machine -Root "$TestDrive/off"

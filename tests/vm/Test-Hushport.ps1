@@ -117,7 +117,7 @@ function Copy-Part {
     foreach ($file in [System.IO.Directory]::GetFiles($From)) {
         $name = [System.IO.Path]::GetFileName($file)
         if ($Extensions -contains [System.IO.Path]::GetExtension($file) -and $name -notlike '*.Tests.ps1') {
-            [System.IO.File]::Copy($file, (Join-Path -Path $To -ChildPath $name), $true)
+            Copy-DurableFile -Path $file -Destination (Join-Path -Path $To -ChildPath $name)
         }
     }
 }

@@ -153,6 +153,7 @@ $script:Rows = @(
 
     # Driver Verifier
     @{ Command = 'verifier.exe'; When = '^/(standard|volatile|dif|reset)'; Fault = 'verifier does nothing'; Source = 'guess'; Do = { @{ Status = 2 } } }
+    @{ Command = 'verifier.exe'; When = '^/(volatile|dif)'; Fault = 'no verifier'; Source = 'guess'; Do = { @{ Status = 1; Text = 'Error' } } }
     @{ Command = 'verifier.exe'; When = '^/volatile'; Fault = 'no volatile'; Source = 'Microsoft has announced that /volatile goes; the text is a guess'
         Do = { @{ Status = 1; Text = 'The requested operation is not supported.' } } }
     @{ Command = 'verifier.exe'; When = '^/volatile /adddriver hushport.sys'; Source = 'Microsoft Learn, Driver Verifier Command Syntax'
