@@ -196,8 +196,8 @@ function Save-Record {
     Write-DurableFile -Path (Get-ResultPath -Name $Name) -Text (ConvertTo-Json -InputObject $ordered -Depth 6)
 }
 
-# The newest whole copy of a record. Lost is set where the file itself is there
-# and torn, or where copies are there and none is whole. Test says whether a
+# The newest whole copy of a record. Lost is set where the file itself is torn or
+# missing, or where copies are there and none is whole. Test says whether a
 # whole copy also makes sense.
 function Read-Record {
     param(
@@ -218,6 +218,10 @@ function Read-Record {
         }
     }
     if ($result.Found -and $null -eq $result.Value) { $result.Lost = $true }
+    # Between a new copy and its new name there is a new copy.
+    if ($result.Found -and -not [System.IO.File]::Exists($path) -and -not [System.IO.File]::Exists("$path.new")) {
+        $result.Lost = $true
+    }
     $result
 }
 

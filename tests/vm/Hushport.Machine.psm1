@@ -1,21 +1,18 @@
 # What the plan changes on the machine, what was there before, and how it is put
-# back; what a crash leaves; what Driver Verifier says.
+# back; what a crash leaves.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Files.psm1')
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Vm.psm1')
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Package.psm1')
 
-$script:FoundFile = 'found.json'
+# Twice, in two folders: a crash that tears one leaves the other.
+$script:FoundFiles = @('found.json', 'scripts/found.json')
 $script:CrashControl = 'HKLM:\SYSTEM\CurrentControlSet\Control\CrashControl'
 $script:MemoryManagement = 'HKLM:\SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management'
 $script:Stores = @('Root', 'TrustedPublisher')
 # A kernel dump, a restart after it, and no deletion where the disk is small.
 $script:CrashSettings = [ordered]@{ CrashDumpEnabled = 2; AutoReboot = 1; AlwaysKeepMemoryDump = 1 }
-
-# The flags that /standard has had in every version of Windows 10 and 11.
-$script:StandardFlags = 0x9BB
-$script:LowResources = 0x4
 
 # What the machine has before Prepare changes it. A record that is there already
 # is kept: it is older, and so the true one.
@@ -40,16 +37,23 @@ function Save-FoundSetting {
         $found.Verifier[$name] = Get-RegistryValue -Path $script:MemoryManagement -Name $name
     }
     foreach ($zone in @(Get-NetFirewallProfile)) { $found.Firewall["$($zone.Name)"] = "$($zone.Enabled)" }
-    # Twice, so that a torn file has a whole copy beside it.
-    Save-Record -Name $script:FoundFile -Record $found
-    Save-Record -Name $script:FoundFile -Record $found
+    $null = [System.IO.Directory]::CreateDirectory((Get-ResultPath -Name 'scripts'))
+    foreach ($name in $script:FoundFiles) { Save-Record -Name $name -Record $found }
 }
 
+# What Save-FoundSetting recorded, as Read-Record gives it.
 function Read-FoundSetting {
-    Read-Record -Name $script:FoundFile -Test {
-        param($record)
-        $record.ContainsKey('TestSigning') -and $record.ContainsKey('Firewall') -and $record.ContainsKey('Thumbprint')
+    $result = @{ Found = $false; Lost = $false; Value = $null }
+    foreach ($name in $script:FoundFiles) {
+        $read = Read-Record -Name $name -Test {
+            param($record)
+            $record.ContainsKey('TestSigning') -and $record.ContainsKey('Firewall') -and $record.ContainsKey('Thumbprint')
+        }
+        $result.Found = $result.Found -or $read.Found
+        $result.Lost = $result.Lost -or $read.Lost
+        if ($null -eq $result.Value) { $result.Value = $read.Value }
     }
+    $result
 }
 
 # on, off, or absent where the boot settings do not name it. The name is the
@@ -144,7 +148,7 @@ function Restore-FoundSetting {
             Restore-RegistryValue -Path $script:MemoryManagement -Values $found.Verifier
         }
     }
-    Remove-Record -Name $script:FoundFile
+    foreach ($name in $script:FoundFiles) { Remove-Record -Name $name }
     Write-Log -Text 'restart the machine once: test signing and Driver Verifier change with its next start'
 }
 
@@ -173,10 +177,11 @@ function Remove-StoredCertificate {
         [Parameter(Mandatory)] [string] $Store,
         [Parameter(Mandatory)] [string] $Thumbprint
     )
-    if (-not (Test-StoredCertificate -Store $Store -Thumbprint $Thumbprint)) { return }
     try {
         Remove-Item -Path "Cert:\LocalMachine\$Store\$Thumbprint"
     } catch {
+        # Prepare may not have come so far.
+        if (-not (Test-StoredCertificate -Store $Store -Thumbprint $Thumbprint)) { return }
         $null = Invoke-Program -Path 'certutil.exe' -Arguments @('-delstore', $Store, $Thumbprint)
     }
     if (Test-StoredCertificate -Store $Store -Thumbprint $Thumbprint) { throw "the certificate is still in $Store" }
@@ -198,47 +203,6 @@ function Restore-RegistryValue {
             Remove-ItemProperty -Path $Path -Name $property.Name
         }
     }
-}
-
-# Driver Verifier's settings: Flags, and whether they name the driver. Every
-# language of Windows has the numbers and the [X] in front of a flag.
-function Read-VerifierSetting {
-    $text = Invoke-Program -Path 'verifier.exe' -Arguments @('/querysettings')
-    $flags = 0
-    if ($text -match '(?m)^[^\[\r\n]*?(?:0x|Level: *)([0-9A-Fa-f]{1,8})\b') { $flags = [System.Convert]::ToInt32($Matches[1], 16) }
-    foreach ($match in [regex]::Matches($text, '\[X\]\s*0x([0-9A-Fa-f]{1,8})')) {
-        $flags = $flags -bor [System.Convert]::ToInt32($match.Groups[1].Value, 16)
-    }
-    @{ Flags = $flags; Watched = ($text -match '(?i)\bhushport\.sys\b'); Text = $text }
-}
-
-# Throws where Driver Verifier does not have the settings that were asked for.
-function Assert-VerifierSetting {
-    param([Parameter(Mandatory)] [ValidateSet('standard', 'low-resources', 'off')] [string] $Under)
-    $setting = Read-VerifierSetting
-    if ($Under -eq 'off') {
-        if ($setting.Watched) { throw 'it still names hushport.sys after verifier /reset and a restart' }
-        return
-    }
-    if (-not $setting.Watched) { throw 'verifier /querysettings does not name hushport.sys' }
-    $shown = '0x{0:X}' -f $setting.Flags
-    if (($setting.Flags -band $script:StandardFlags) -ne $script:StandardFlags) {
-        throw "verifier /querysettings shows the flags $shown, without all of the standard flags (0x209BB)"
-    }
-    if ($Under -eq 'low-resources' -and -not ($setting.Flags -band $script:LowResources)) {
-        throw "verifier /querysettings shows the flags $shown, without low resources simulation (0x4)"
-    }
-}
-
-# How many allocations Driver Verifier has failed since the start of the
-# machine; -1 where verifier /query does not say, as in other languages.
-function Read-InjectedFault {
-    $text = Invoke-Program -Path 'verifier.exe' -Arguments @('/query')
-    foreach ($pattern in 'faults?\s*injected\D{0,40}?(\d+)', 'AllocationsFailedDeliberately\D{0,10}(\d+)',
-        'injected\s*faults?\D{0,40}?(\d+)') {
-        if ($text -match "(?i)$pattern") { return [int64] $Matches[1] }
-    }
-    -1
 }
 
 # Dumps of crashes and of live kernel reports that are younger than a time.
@@ -295,6 +259,5 @@ function Get-CrashEvent {
 
 Export-ModuleMember -Function @(
     'Save-FoundSetting', 'Read-FoundSetting', 'Restore-FoundSetting', 'Get-TestSigning', 'Test-Encryption',
-    'Set-CrashSetting', 'Assert-VerifierSetting', 'Read-VerifierSetting', 'Read-InjectedFault', 'Save-CrashDump',
-    'Get-CrashEvent'
+    'Set-CrashSetting', 'Save-CrashDump', 'Get-CrashEvent'
 )

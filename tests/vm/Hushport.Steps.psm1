@@ -6,9 +6,8 @@ Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Files.ps
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Vm.psm1')
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Package.psm1')
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Machine.psm1')
+Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Verifier.psm1')
 
-# ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, ERROR_NO_SYSTEM_RESOURCES
-$script:Refusals = @(8, 14, 1450)
 # Driver Verifier fails allocations from the first minute after the start of
 # the machine, as EnableLowResources asks; one more for safety.
 $script:FaultFreeSeconds = 120
@@ -169,7 +168,7 @@ function Invoke-CycleStep {
     $before = 0
     if ($Options.LowResources) {
         Wait-FaultInjection
-        $refusals = $script:Refusals
+        $refusals = @(Get-MemoryStatus)
         $before = Read-InjectedFault
     }
     $count = @{ Started = 0; Refused = 0 }
@@ -222,89 +221,6 @@ function Wait-FaultInjection {
         Write-Log -Text "waiting until Driver Verifier injects faults"
         Start-Sleep -Seconds ([System.Math]::Min($seconds, $script:FaultFreeSeconds))
     }
-}
-
-function Invoke-EnableStandardStep {
-    Invoke-Check -Required -Name 'Driver Verifier, standard flags, from the next start on' -Body {
-        # 2: with the next start.
-        Invoke-Program -Path 'verifier.exe' -Arguments @('/standard', '/driver', 'hushport.sys') -Allowed @(0, 2)
-    }
-}
-
-# A probability of 599 in 10000 all the time, for every tag and application, one
-# minute after the start. With the default, 600, Driver Verifier lets every
-# allocation fail for ten seconds now and then instead.
-function Invoke-EnableLowResourcesStep {
-    Invoke-Check -Required -Name 'Driver Verifier with low resources, from the next start on' -Body {
-        $empty = Get-EmptyArgument
-        $arguments = @('/standard', '/faults', '599', $empty, $empty, '1', '/driver', 'hushport.sys')
-        Invoke-Program -Path 'verifier.exe' -Arguments $arguments -Allowed @(0, 2)
-    }
-}
-
-# How an empty argument is written for a program: PowerShell before 7.3 leaves
-# out an empty text.
-function Get-EmptyArgument {
-    param([version] $Version = $PSVersionTable.PSVersion)
-    if ($Version -ge [version] '7.3') { return '' }
-    '""'
-}
-
-function Invoke-DisableVerifierStep {
-    Invoke-Check -Name 'Driver Verifier off, from the next start on' -Body {
-        Invoke-Program -Path 'verifier.exe' -Arguments @('/reset') -Allowed @(0, 2)
-    }
-}
-
-# After a restart: what was asked for must be in force.
-function Invoke-SettingsStep {
-    param([Parameter(Mandatory)] [hashtable] $Options)
-    $required = $Options.Under -ne 'off'
-    Invoke-Check -Required:$required -Name 'Driver Verifier has the settings that were asked for' -Body {
-        Assert-VerifierSetting -Under $Options.Under
-    }
-}
-
-# What Driver Verifier says about the driver that it watches.
-function Invoke-QueryStep {
-    param([Parameter(Mandatory)] [hashtable] $Options)
-    for ($attempt = 0; $attempt -lt 20; $attempt++) {
-        if ((Start-Driver -Allowed (@(0) + $script:Refusals)) -eq 0) { break }
-    }
-    Invoke-Check -Name 'Driver Verifier watches the driver' -Body {
-        $text = Invoke-Program -Path 'verifier.exe' -Arguments @('/query')
-        Write-ResultText -Name "verifier-$($Options.Label).txt" -Text $text
-        if ($text -notmatch 'hushport\.sys') { throw 'it does not name hushport.sys' }
-    }
-}
-
-# Driver Verifier without a restart. Microsoft has announced to drop /volatile
-# for /dif ... /now. Where neither is taken, the log says so.
-function Invoke-VolatileVerifierStep {
-    Stop-Driver
-    $ways = @(
-        @('/volatile', '/adddriver', 'hushport.sys'),
-        @('/dif', '1', '2', '4', '5', '6', '7', '9', '12', '18', '/now', '/driver', 'hushport.sys')
-    )
-    foreach ($way in $ways) {
-        try {
-            $null = Invoke-Program -Path 'verifier.exe' -Arguments $way
-            $null = Start-Driver
-            $text = Invoke-Program -Path 'verifier.exe' -Arguments @('/query')
-        } catch {
-            Write-Log -Text "verifier $($way -join ' '): $(ConvertTo-Line -Text $_.Exception.Message)"
-            continue
-        }
-        Write-ResultText -Name 'verifier-volatile.txt' -Text $text
-        if ($text -match 'hushport\.sys') {
-            Write-Log -Text "Driver Verifier watches the driver without a restart, by: verifier $($way -join ' ')"
-            Add-CheckResult -Name 'Driver Verifier watches the driver without a restart'
-            return
-        }
-        Write-Log -Text "verifier $($way -join ' ') was taken, and /query does not name hushport.sys"
-    }
-    Write-Log -Text 'not tested: Driver Verifier, which takes no driver here without a restart'
-    $null = Start-Driver
 }
 
 # A package with a higher version takes over; what the administrator has set
@@ -392,4 +308,4 @@ function Remove-DriverService {
     throw "pnputil left the service, $($service.State), with $($service.PathName); $after"
 }
 
-Export-ModuleMember -Function 'Invoke-*Step', 'Add-DriverPackage', 'Get-EmptyArgument', 'Assert-InjectedFault'
+Export-ModuleMember -Function 'Invoke-*Step', 'Add-DriverPackage', 'Assert-InjectedFault'

@@ -152,6 +152,11 @@ function Wait-Condition {
     [bool] (& $Condition)
 }
 
+# ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, ERROR_NO_SYSTEM_RESOURCES
+function Get-MemoryStatus {
+    8, 14, 1450
+}
+
 # What the exit status of a program that starts drivers means.
 function Get-StatusMeaning {
     param([Parameter(Mandatory)] [int] $Status)
@@ -330,7 +335,7 @@ function Get-PublishedName {
 
 Export-ModuleMember -Function @(
     'Set-CheckLabel', 'Add-CheckResult', 'Clear-CheckResult', 'Read-CheckResult', 'Repair-CheckFile',
-    'Measure-CheckResult', 'Get-CheckResult', 'Invoke-Check', 'Test-LastCheck', 'Assert-Equal', 'Wait-Condition', 'Get-StatusMeaning', 'Invoke-Program',
+    'Measure-CheckResult', 'Get-CheckResult', 'Invoke-Check', 'Test-LastCheck', 'Assert-Equal', 'Wait-Condition', 'Get-MemoryStatus', 'Get-StatusMeaning', 'Invoke-Program',
     'Get-DriverService', 'Get-DriverState', 'Start-Driver', 'Stop-Driver', 'Get-ParametersPath',
     'Set-PolicyValue', 'Get-RegistryValue', 'Get-PropertyValue', 'Get-EngineState', 'ConvertTo-EngineState',
     'Measure-EngineObject', 'Assert-EngineObject', 'Get-PublishedName'

@@ -5,7 +5,7 @@ BeforeAll {
     Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Support.Tests.psm1') -Force
     New-Machine -Root "$TestDrive/machine"
     New-TestPackage -Path "$TestDrive/package"
-    foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Trace', 'Scan', 'Steps') {
+    foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Verifier', 'Trace', 'Scan', 'Steps') {
         Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath "Hushport.$module.psm1") -Force
     }
     Set-ResultFolder -Path "$TestDrive/results"
@@ -196,7 +196,9 @@ Describe 'The parameters' {
 
 Describe 'The task' {
     It 'starts on battery power, and runs the copy' {
-        Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Plan.psm1') -Force
+        foreach ($module in 'State', 'Plan') {
+            Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath "Hushport.$module.psm1") -Force
+        }
         & (Get-Module -Name 'Hushport.Plan') { Register-Continuation -Request @{ Script = 'C:\r\scripts\Test-Hushport.ps1'; Results = 'C:\r' } }
         $task = $global:Machine.Task
         $task.Argument | Should -Be '-NoProfile -ExecutionPolicy Bypass -File "C:\r\scripts\Test-Hushport.ps1" -Results "C:\r"'

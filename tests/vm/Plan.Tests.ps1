@@ -173,7 +173,7 @@ Describe 'Low resources' {
         $null = Invoke-Machine -Parameters (@{ Step = 'Install' } + $package)
         $global:Machine.Verifier.Flags = 0x209BF
         $global:Machine.Verifier.Driver = 'hushport.sys'
-        foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Steps') {
+        foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Verifier', 'Steps') {
             Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath "Hushport.$module.psm1") -Force
         }
         Set-ResultFolder -Path "$TestDrive/low"

@@ -60,7 +60,7 @@ param(
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 # In the order in which they build on each other: each is loaded once.
-foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Trace', 'Scan', 'Steps', 'Plan') {
+foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Verifier', 'Trace', 'Scan', 'Steps', 'State', 'Plan') {
     Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath "Hushport.$module.psm1") -Force
 }
 

@@ -10,7 +10,7 @@ use super::powershell::{Function, Script};
 use super::{files, read};
 
 const ENTRY: &str = "tests/vm/Test-Hushport.ps1";
-const PLAN: &str = "tests/vm/Hushport.Plan.psm1";
+const PLAN: &str = "tests/vm/Hushport.State.psm1";
 const TRACE: &str = "tests/vm/Hushport.Trace.psm1";
 
 /// The modules and the script that run on Windows, by name. The Pester tests and
@@ -29,7 +29,7 @@ fn functions() -> BTreeMap<String, Function> {
 
 #[test]
 fn every_script_holds_together() {
-    assert_eq!(scripts().len(), 9);
+    assert_eq!(scripts().len(), 11);
     let known = functions();
     assert!(known.len() > 100, "{}", known.len());
     for (name, text) in scripts() {
