@@ -116,7 +116,7 @@ function Get-ScanPhase {
                 Set-PolicyValue -Name 'ExemptPorts' -Value @("$($script:ClosedTcp[0])") -Type MultiString
             } }
         @{ Name = 'exempt: the others do not'
-            Request = "silent tcp=$($script:ClosedTcp[1]) udp=$($script:ClosedUdp -join ',')$Also"; Set = { } }
+            Request = "silent tcp=$($script:ClosedTcp[1]) udp=$($script:ClosedUdp -join ',')$Also"; Set = { $null } }
         @{ Name = 'stopped: closed ports answer'; Request = "answered $closed"
             Set = {
                 Set-PolicyValue -Name 'ExemptPorts' -Value ([string[]] @()) -Type MultiString
@@ -134,7 +134,7 @@ function Invoke-ScanPhase {
     $phases = @()
     if ($six.Count -gt 0) {
         $also = " also=$($six -join ',')"
-        $phases += @{ Name = 'the scanner reaches IPv6, too'; Request = "families$also"; Set = { } }
+        $phases += @{ Name = 'the scanner reaches IPv6, too'; Request = "families$also"; Set = { $null } }
     } elseif ($addresses.Count -gt 0) {
         Add-CheckResult -Name 'the scanner reaches IPv6, too' -Failure 'this machine has no IPv6 address: IPv6 is not tested'
     } else {

@@ -32,11 +32,13 @@ fn every_script_holds_together() {
     assert_eq!(scripts().len(), 11);
     let known = functions();
     assert!(known.len() > 100, "{}", known.len());
+    let mut wrong = Vec::new();
     for (name, text) in scripts() {
         let findings = Script::parse(&text).findings(&known);
-        assert!(findings.is_empty(), "{name}\n{findings:#?}");
+        wrong.extend(findings.into_iter().map(|(line, what)| format!("{name}:{line}: {what}")));
         assert!(text.contains("Set-StrictMode -Version Latest\n$ErrorActionPreference = 'Stop'\n"), "{name}");
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// Text between a line's first `from` and the `to` behind it, each time.

@@ -54,12 +54,11 @@ fn command(line: &str, shell: Option<&str>) -> Result<(), String> {
             Ok(())
         }
         ["sudo", "apt-get" | "sysctl", ..] | ["winget", "install", ..] => Ok(()),
-        ["powershell.exe" | "pwsh.exe", words @ ..] => match words.strip_prefix(&RUN_FILE) {
+        ["powershell.exe" | "pwsh.exe" | "pwsh", words @ ..] => match words.strip_prefix(&RUN_FILE) {
             Some([file, arguments @ ..]) => script(file, arguments),
             _ => Err(format!("{line}: not run by {RUN_FILE:?}")),
         },
         ["Install-Module" | "Invoke-ScriptAnalyzer" | "Get-Content", ..] if shell == Some("pwsh") => Ok(()),
-        [file] if file.ends_with(".ps1") => script(file, &[]),
         _ => Err(format!("nothing is known of {line}")),
     }
 }
@@ -69,7 +68,6 @@ const RUN_FILE: [&str; 4] = ["-NoProfile", "-ExecutionPolicy", "Bypass", "-File"
 
 /// What is wrong with the arguments of one of our scripts.
 fn script(file: &str, arguments: &[&str]) -> Result<(), String> {
-    let file = file.trim_start_matches("./");
     if !lab::setup::root().join(file).is_file() {
         return Err(format!("there is no {file}"));
     }
@@ -156,7 +154,7 @@ fn what_is_wrong_with_a_step_is_found() {
         ("cargo fmt --all | | x", Some("pwsh")),
         ("powershell.exe -File tests/vm/Test-Hushport.ps1", None),
         ("pwsh.exe -NoProfile -ExecutionPolicy Bypass -File tests/vm/Test-Hushport.ps1 -Hostd", None),
-        ("./tests/vm/Test-It.ps1", Some("pwsh")),
+        ("pwsh -NoProfile -ExecutionPolicy Bypass -File tests/vm/Test-It.ps1", Some("pwsh")),
     ] {
         assert!(command(line, shell).is_err(), "{line}");
     }
