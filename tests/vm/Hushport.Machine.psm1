@@ -79,7 +79,8 @@ function Test-StoredCertificate {
     # A provider that does not know the path may still list the store.
     try { $stored = @(Get-ChildItem -Path "Cert:\LocalMachine\$Store") } catch { return $false }
     foreach ($certificate in $stored) {
-        if ($null -ne $certificate -and (Get-PropertyValue -InputObject $certificate -Name 'Thumbprint') -eq $Thumbprint) { return $true }
+        if ($null -eq $certificate) { continue }
+        if ((Get-PropertyValue -InputObject $certificate -Name 'Thumbprint') -eq $Thumbprint) { return $true }
     }
     $false
 }

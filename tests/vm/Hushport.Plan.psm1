@@ -144,7 +144,8 @@ function Invoke-Plan {
             Write-Log -Text "this plan runs already, in process $(("$($state.Process)" -split '@')[0]); see log.txt"
             return 1
         }
-        Write-Log -Text "going on with the plan that began on $($state.Since); to begin anew, delete state.json* in $($Request.Results)"
+        Write-Log -Text ("going on with the plan that began on $($state.Since); " +
+            "to begin anew, delete state.json* in $($Request.Results)")
         Resume-Plan -State $state -Plan $plan
         Wait-Machine -State $state
     } else {

@@ -91,7 +91,8 @@ function Get-FirstState {
 # Whether a state that was read makes sense.
 function Test-State {
     param([Parameter(Mandatory)] [hashtable] $Record)
-    foreach ($name in (Get-FirstState -Request @{ Package = ''; Update = ''; Cycles = 1; ScanMinutes = 1; NoScan = $false; Keep = $false }).Keys) {
+    $request = @{ Package = ''; Update = ''; Cycles = 1; ScanMinutes = 1; NoScan = $false; Keep = $false }
+    foreach ($name in (Get-FirstState -Request $request).Keys) {
         if (-not $Record.ContainsKey($name)) { return $false }
     }
     if ($Record.Running -isnot [bool] -or $Record.NoScan -isnot [bool] -or $Record.Keep -isnot [bool]) { return $false }

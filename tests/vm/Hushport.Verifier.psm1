@@ -96,7 +96,9 @@ function Invoke-VolatileVerifierStep {
 function Read-VerifierSetting {
     $text = Invoke-Program -Path 'verifier.exe' -Arguments @('/querysettings')
     $flags = 0
-    if ($text -match '(?m)^[^\[\r\n]*?(?:0x|Level: *)([0-9A-Fa-f]{1,8})\b') { $flags = [System.Convert]::ToInt32($Matches[1], 16) }
+    if ($text -match '(?m)^[^\[\r\n]*?(?:0x|Level: *)([0-9A-Fa-f]{1,8})\b') {
+        $flags = [System.Convert]::ToInt32($Matches[1], 16)
+    }
     foreach ($match in [regex]::Matches($text, '\[X\]\s*0x([0-9A-Fa-f]{1,8})')) {
         $flags = $flags -bor [System.Convert]::ToInt32($match.Groups[1].Value, 16)
     }

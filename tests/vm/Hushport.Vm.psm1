@@ -335,8 +335,9 @@ function Get-PublishedName {
 
 Export-ModuleMember -Function @(
     'Set-CheckLabel', 'Add-CheckResult', 'Clear-CheckResult', 'Read-CheckResult', 'Repair-CheckFile',
-    'Measure-CheckResult', 'Get-CheckResult', 'Invoke-Check', 'Test-LastCheck', 'Assert-Equal', 'Wait-Condition', 'Get-MemoryStatus', 'Get-StatusMeaning', 'Invoke-Program',
-    'Get-DriverService', 'Get-DriverState', 'Start-Driver', 'Stop-Driver', 'Get-ParametersPath',
+    'Measure-CheckResult', 'Get-CheckResult', 'Invoke-Check', 'Test-LastCheck', 'Assert-Equal', 'Wait-Condition',
+    'Get-MemoryStatus', 'Get-StatusMeaning', 'Invoke-Program', 'Get-DriverService', 'Get-DriverState', 'Start-Driver',
+    'Stop-Driver', 'Get-ParametersPath',
     'Set-PolicyValue', 'Get-RegistryValue', 'Get-PropertyValue', 'Get-EngineState', 'ConvertTo-EngineState',
     'Measure-EngineObject', 'Assert-EngineObject', 'Get-PublishedName'
 )
