@@ -158,7 +158,7 @@ $script:Rows = @(
         Do = { @{ Status = 1; Text = 'The requested operation is not supported.' } } }
     @{ Command = 'verifier.exe'; When = '^/volatile /adddriver hushport.sys'; Source = 'Microsoft Learn, Driver Verifier Command Syntax'
         Do = { param($m) $m.Verifier.Flags = 0x209BB; $m.Verifier.Driver = 'hushport.sys'; @{ Text = 'The verifier configuration settings are in effect.' } } }
-    @{ Command = 'verifier.exe'; When = '^/dif .*/now /driver hushport.sys'; Source = 'Microsoft Learn, Driver Verifier Command Syntax'
+    @{ Command = 'verifier.exe'; When = '^/dif 1 4 5 9 12 18 /now /driver hushport.sys'; Source = 'Microsoft Learn, Driver Verifier Command Syntax'
         Do = { param($m) $m.Verifier.Flags = 0x209BB; $m.Verifier.Driver = 'hushport.sys'; @{ Text = '' } } }
     @{ Command = 'verifier.exe'; When = '^/standard /faults 599 (""|) (""|) 1 /driver hushport.sys$'; Source = 'microsoft/xdp-for-windows, tools/prepare-machine.ps1'
         Do = { param($m) $m.Verifier.NextFlags = 0x209BF; $m.Verifier.NextDriver = 'hushport.sys'; @{ Status = 2; Text = 'Changes will not be effective until the system is rebooted.' } } }
