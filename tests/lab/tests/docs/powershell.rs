@@ -27,7 +27,7 @@ const CMDLETS: &[(&str, &str)] = &[
     ("Get-Content", "Path Raw Encoding Tail Wait"),
     ("Get-Date", ""),
     ("Get-Item", "Path"),
-    ("Get-ItemProperty", "Path"),
+    ("Get-ItemProperty", "Path Name"),
     ("Get-NetAdapter", ""),
     ("Get-NetFirewallProfile", ""),
     ("Get-NetIPAddress", ""),
