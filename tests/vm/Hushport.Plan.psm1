@@ -282,4 +282,6 @@ function Write-Verdict {
     $verdict.Failed
 }
 
-Export-ModuleMember -Function 'Invoke-Plan', 'Stop-Plan', 'Invoke-List', 'Write-Verdict'
+Export-ModuleMember -Function @(
+    'Invoke-Plan', 'Stop-Plan', 'Invoke-List', 'Write-Verdict', 'Unregister-Continuation'
+)

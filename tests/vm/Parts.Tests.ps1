@@ -205,4 +205,13 @@ Describe 'The task' {
         $task.Settings.AllowStartIfOnBatteries | Should -BeTrue
         $task.Settings.DontStopIfGoingOnBatteries | Should -BeTrue
     }
+    It 'that outlived its plan goes, and leaves the verdict alone' {
+        $results = "$TestDrive/ended"
+        $null = Invoke-Machine -Parameters @{ Step = 'Install'; Package = "$TestDrive/package"; Results = $results }
+        $global:Machine.Task = @{ Argument = '' }
+        $verdict = [System.IO.File]::ReadAllText("$results/verdict.txt")
+        & "$results/scripts/Test-Hushport.ps1" -Results $results 6>$null
+        $global:Machine.Task | Should -BeNullOrEmpty
+        [System.IO.File]::ReadAllText("$results/verdict.txt") | Should -Be $verdict
+    }
 }

@@ -154,6 +154,8 @@ function Get-Request {
         NoScan      = [bool] $NoScan
         Keep        = [bool] $Keep
         Script      = Join-Path -Path (Join-Path -Path $folder -ChildPath 'scripts') -ChildPath 'Test-Hushport.ps1'
+        # As the task runs it: from its copy, without a package.
+        FromTask    = $PSScriptRoot -eq (Join-Path -Path $folder -ChildPath 'scripts') -and $Package -eq $PSScriptRoot
     }
 }
 
@@ -187,6 +189,12 @@ function Invoke-Request {
     if ($underWay) {
         $Request.Package = Get-ResultPath -Name 'package'
         return Invoke-Plan -Request $Request
+    }
+    if ($Request.FromTask -and -not $Hosted -and $Request.Steps.Count -eq 0) {
+        # A task that outlived its plan must not begin another one.
+        Unregister-Continuation
+        Write-Log -Text 'no plan is under way'
+        return 0
     }
     if (-not (Initialize-Run -Request $Request)) { return Write-Verdict }
     if ($Request.Steps.Count -gt 0) { return Invoke-List -Request $Request -Plan $Request.Steps }

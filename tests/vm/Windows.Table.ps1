@@ -26,7 +26,7 @@ function global:New-Machine {
         Registry = @{ 'HKLM:\SYSTEM\CurrentControlSet\Control\CrashControl' = @{ CrashDumpEnabled = 7; AutoReboot = 1 } }
         Firewall = [ordered]@{ Domain = 'True'; Private = 'False'; Public = 'True' }
         Verifier = @{ Flags = 0; Driver = ''; NextFlags = 0; NextDriver = ''; Injected = 0 }
-        Session = $null; Events = @(); Task = $null; Starts = 0; Scanner = $false
+        Session = $null; LastSession = $null; Inf = ''; Events = @(); Task = $null; Starts = 0; Scanner = $false
         Addresses = @()
     }
 }
@@ -222,7 +222,7 @@ $script:Rows = @(
         Do = { param($m) @{ Value = @($m.Firewall.Keys | ForEach-Object { [pscustomobject]@{ Name = $_; Enabled = $m.Firewall[$_] } }) } } }
     @{ Command = 'Set-NetFirewallProfile'; When = ''; Source = 'Microsoft Learn'
         Do = { param($m, $words, $named)
-            foreach ($name in @($m.Firewall.Keys)) { if ($named.ContainsKey('All') -or $named.Name -eq $name) { $m.Firewall[$name] = "$($named.Enabled)" } } } }
+            foreach ($name in @($m.Firewall.Keys)) { if ($named.ContainsKey('All') -or $named['Name'] -eq $name) { $m.Firewall[$name] = "$($named.Enabled)" } } } }
     @{ Command = 'Import-Certificate'; When = ''; Source = 'Microsoft Learn'
         Do = { param($m, $words, $named)
             $bytes = [System.IO.File]::ReadAllBytes($named.FilePath)
@@ -343,10 +343,10 @@ function global:Invoke-Row {
         $answer = & $row.Do $machine $Words (ConvertTo-NamedArgument -Words $Words)
         if ($Command.EndsWith('.exe')) { $global:LASTEXITCODE = 0 }
         if ($null -eq $answer) { return }
-        if ($answer.Error) { Write-Error -Message 'No events were found.' -ErrorId $answer.Error -ErrorAction Stop }
+        if ($answer.ContainsKey('Error')) { Write-Error -Message 'No events were found.' -ErrorId $answer.Error -ErrorAction Stop }
         if ($answer.ContainsKey('Status')) { $global:LASTEXITCODE = $answer.Status }
         if ($answer.ContainsKey('Value')) { return $answer.Value }
-        return $answer.Text
+        return $answer['Text']
     }
     throw "Windows.Table.ps1 has no row for: $Command $line"
 }
