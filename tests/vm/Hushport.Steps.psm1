@@ -1,78 +1,86 @@
-# The steps of Test-Hushport.ps1. Each can be run alone and again; each makes
-# sure itself of what it needs, and says what it saw by checks.
+# The steps of Test-Hushport.ps1, but for the scans. Each can be run alone and
+# again; each makes sure itself of what it needs, and says what it saw by checks.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
+Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Files.psm1')
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Vm.psm1')
+Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Package.psm1')
+Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Machine.psm1')
+Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Verifier.psm1')
 
-# The TraceLogging provider Hushport. Its identifier is made from its name, as
-# TraceLoggingProvider.h describes: SHA-1 over a fixed name space and the name
-# in upper case, UTF-16BE.
-$script:ProviderId = '{6b703f15-888e-524f-a16f-9e8d456e674a}'
-$script:SessionName = 'hushport-test'
+# Driver Verifier fails allocations from the first minute after the start of
+# the machine, as EnableLowResources asks; one more for safety.
+$script:FaultFreeSeconds = 120
 
-# Driver Verifier: /standard is 0x209BB; bit 2 is randomized low resources.
-$script:LowResourceFlags = '0x209BF'
-# It injects no faults in the first eight minutes after a start.
-$script:FaultFreeMinutes = 9
-
-# Ports on which nobody may listen, and the one on which the scan is controlled.
-$script:ClosedTcp = '113,22222'
-$script:ClosedUdp = '33333'
-$script:ControlPort = 47017
-
-# Test mode, the certificate, dumps, and a firewall that does not silence ports
-# of its own accord. Takes effect with the next start of the machine.
+# Prerequisites first, while nothing is changed. Then test mode, the certificate,
+# dumps, and a firewall that does not silence ports of its own accord. Takes
+# effect with the next start of the machine.
 function Invoke-PrepareStep {
     param([Parameter(Mandatory)] [hashtable] $Options)
-    Invoke-Check -Name 'Windows 10 2004 or later' -Body {
+    Invoke-Check -Required -Name 'Windows 10 2004 or later' -Body {
         $build = [int](Get-CimInstance -ClassName Win32_OperatingSystem).BuildNumber
-        if ($build -lt 19041) { throw "this is build $build" }
+        if ($build -lt 19041) { throw "this is build $build; 19041 or later is needed" }
     }
-    Invoke-Check -Name 'Secure Boot is off' -Body {
+    Invoke-Check -Required -Name 'Secure Boot is off' -Body {
         $on = $false
-        # Throws on a machine that has no such thing.
+        # Throws on a machine without Secure Boot.
         try { $on = Confirm-SecureBootUEFI } catch { $on = $false }
-        if ($on) { throw 'it is on, and test signatures do not count: turn it off in the settings of the VM' }
+        if ($on) { throw 'it is on, and Windows then loads no test-signed driver: turn it off in the settings of the VM' }
     }
-    Invoke-Check -Name 'test signatures count' -Body {
-        Invoke-Program -Path 'bcdedit.exe' -Arguments @('/set', 'testsigning', 'on')
-    }
-    foreach ($store in 'Root', 'TrustedPublisher') {
-        Invoke-Check -Name "the certificate is in $store" -Body {
-            $file = Join-Path -Path $Options.Package -ChildPath 'hushport-test.cer'
-            Import-Certificate -FilePath $file -CertStoreLocation "Cert:\LocalMachine\$store"
+    Invoke-Check -Required -Name 'BitLocker does not guard the boot settings' -Body {
+        if ((Get-TestSigning) -ne 'on' -and (Test-Encryption)) {
+            throw ("the system drive is encrypted, and Windows would ask for the recovery key: run 'manage-bde -protectors " +
+                "-disable C: -RebootCount 0', then this again, and 'manage-bde -protectors -enable C:' at the end")
         }
     }
-    Invoke-Check -Name 'a crash leaves a kernel dump' -Body {
-        $path = 'HKLM:\SYSTEM\CurrentControlSet\Control\CrashControl'
-        Set-ItemProperty -Path $path -Name 'CrashDumpEnabled' -Value 2 -Type DWord
-        Set-ItemProperty -Path $path -Name 'AutoReboot' -Value 1 -Type DWord
+    Invoke-Check -Required -Name 'the present settings are recorded' -Body { Save-FoundSetting -Package $Options.Package }
+    Invoke-Check -Required -Name 'test signatures count' -Body {
+        $set = @('/set', 'testsigning', 'on')
+        if ((Get-TestSigning) -ne 'on') { Invoke-Program -Path 'bcdedit.exe' -Arguments $set }
     }
+    Import-PackageCertificate -Package $Options.Package
+    Invoke-Check -Name 'a crash leaves a kernel dump' -Body { Set-CrashSetting }
     Invoke-Check -Name 'the firewall is off, and its own stealth mode with it' -Body {
         Set-NetFirewallProfile -All -Enabled False
     }
 }
 
+function Import-PackageCertificate {
+    param([Parameter(Mandatory)] [string] $Package)
+    foreach ($store in 'Root', 'TrustedPublisher') {
+        Invoke-Check -Required -Name "the certificate is in $store" -Body {
+            $file = Get-PackageCertificate -Path $Package
+            Import-Certificate -FilePath $file -CertStoreLocation "Cert:\LocalMachine\$store"
+        }
+    }
+}
+
+# For a machine that cannot be restarted: it must be in test mode already.
+function Invoke-HostedPrepareStep {
+    param([Parameter(Mandatory)] [hashtable] $Options)
+    Invoke-Check -Required -Name 'test signing is on already' -Body {
+        Assert-Equal -Actual (Get-TestSigning) -Expected 'on' -What 'test signing'
+    }
+    Invoke-Check -Required -Name 'the present settings are recorded' -Body { Save-FoundSetting -Package $Options.Package }
+    Import-PackageCertificate -Package $Options.Package
+}
+
 function Invoke-InstallStep {
     param([Parameter(Mandatory)] [hashtable] $Options)
-    Invoke-Check -Name 'pnputil takes the package' -Body {
-        $inf = Join-Path -Path $Options.Package -ChildPath 'hushport.inf'
-        # 259: it is there already. 3010: a restart is asked for.
-        Invoke-Program -Path 'pnputil.exe' -Arguments @('/add-driver', $inf, '/install') -Allowed @(0, 259, 3010)
-    }
-    Invoke-Check -Name 'the driver store has it once' -Body {
+    Add-DriverPackage -Package $Options.Package
+    Invoke-Check -Required -Name 'the driver store has it once' -Body {
         Assert-Equal -Actual @(Get-PublishedName).Count -Expected 1 -What 'the number of packages'
     }
+    Invoke-Check -Required -Name 'the service is there' -Body { Install-DriverService -Package $Options.Package }
     Invoke-Check -Name 'the service runs from the driver store, on demand' -Body {
         $service = Get-DriverService
-        if ($null -eq $service) { throw 'there is no service' }
         Assert-Equal -Actual $service.StartMode -Expected 'Manual' -What 'its start'
         if ($service.PathName -notlike '*\DriverStore\FileRepository\hushport.inf_*\hushport.sys') {
             throw "it runs from $($service.PathName)"
         }
     }
     Invoke-Check -Name 'Parameters has every value of the INF' -Body {
-        $inf = Get-Content -Path (Join-Path -Path $Options.Package -ChildPath 'hushport.inf')
+        $inf = (Read-Text -Path (Join-Path -Path $Options.Package -ChildPath 'hushport.inf')) -split '\r?\n'
         $names = $inf | Where-Object { $_ -match '^HKR, Parameters, (\w+),' } | ForEach-Object { $Matches[1] }
         $key = Get-Item -Path (Get-ParametersPath)
         $missing = @($names | Where-Object { $key.Property -notcontains $_ })
@@ -80,10 +88,38 @@ function Invoke-InstallStep {
     }
 }
 
+function Add-DriverPackage {
+    param([Parameter(Mandatory)] [string] $Package)
+    Invoke-Check -Required -Name 'pnputil takes the package' -Body {
+        $inf = Join-Path -Path $Package -ChildPath 'hushport.inf'
+        # 259: it is there already. 3010: a restart is asked for.
+        Invoke-Program -Path 'pnputil.exe' -Arguments @('/add-driver', $inf, '/install') -Allowed @(0, 259, 3010)
+    }
+}
+
+# Public reports contradict each other on whether pnputil runs the DefaultInstall
+# section of a driver without a device. Where it does not, InstallHinfSection
+# does, which Windows passes on to DiInstallDriver.
+function Install-DriverService {
+    param([Parameter(Mandatory)] [string] $Package)
+    $present = { (Get-DriverState) -ne 'Absent' }
+    if (Wait-Condition -Seconds 10 -Condition $present) {
+        Write-Log -Text 'pnputil /add-driver /install made the service'
+        return
+    }
+    $section = "DefaultInstall.NT$(Get-PackageArchitecture -Path $Package)"
+    $inf = Join-Path -Path $Package -ChildPath 'hushport.inf'
+    $arguments = @('setupapi.dll,InstallHinfSection', $section, '128', $inf)
+    $null = Invoke-Program -Path 'rundll32.exe' -Arguments $arguments
+    if (-not (Wait-Condition -Seconds 10 -Condition $present)) {
+        throw "neither pnputil /add-driver /install nor InstallHinfSection $section made the service; see setupapi.dev.log"
+    }
+    Write-Log -Text "pnputil only staged the package; InstallHinfSection $section made the service"
+}
+
 function Invoke-StartStep {
-    param([Parameter(Mandatory)] [hashtable] $Options)
     Stop-Driver
-    Invoke-Check -Name 'it starts' -Body {
+    Invoke-Check -Required -Name 'it starts' -Body {
         Start-Driver
         Assert-Equal -Actual (Get-DriverState) -Expected 'Running' -What 'its state'
     }
@@ -93,13 +129,12 @@ function Invoke-StartStep {
         Assert-Equal -Actual (Get-DriverState) -Expected 'Stopped' -What 'its state'
     }
     Invoke-Check -Name 'its objects are gone' -Body { Assert-EngineObject -Present $false }
-    Invoke-Check -Name 'it starts again' -Body { Start-Driver }
+    Invoke-Check -Required -Name 'it starts again' -Body { Start-Driver }
 }
 
 # Every value is changed while the driver runs, also to what it must refuse.
 # What the changes do is what the scan looks at.
 function Invoke-PolicyStep {
-    param([Parameter(Mandatory)] [hashtable] $Options)
     $null = Start-Driver
     Invoke-Check -Name 'it runs through changes of its values' -Body {
         foreach ($mode in 0, 1, 2) { Set-PolicyValue -Name 'Mode' -Value $mode }
@@ -125,39 +160,16 @@ function Invoke-PolicyStep {
     }
 }
 
-# Captures what the driver reports while it starts, runs and stops.
-function Invoke-TraceStep {
-    param([Parameter(Mandatory)] [hashtable] $Options)
-    $log = Get-ResultPath -Name 'hushport.etl'
-    $stop = @('stop', $script:SessionName, '-ets')
-    # A session of an earlier run that was cut short; there may be none.
-    try { $null = Invoke-Program -Path 'logman.exe' -Arguments $stop } catch { Write-Verbose -Message "$_" }
-    Invoke-Check -Name 'a trace session starts' -Body {
-        $start = @('start', $script:SessionName, '-p', $script:ProviderId, '0xffffffffffffffff', '5')
-        Invoke-Program -Path 'logman.exe' -Arguments ($start + @('-o', $log, '-ets'))
-    }
-    Stop-Driver
-    $null = Start-Driver
-    Set-PolicyValue -Name 'Mode' -Value 1
-    Set-PolicyValue -Name 'Mode' -Value 2
-    Stop-Driver
-    Invoke-Check -Name 'the trace session stops' -Body { Invoke-Program -Path 'logman.exe' -Arguments $stop }
-    Invoke-Check -Name 'the driver said something' -Body {
-        $events = @(Get-WinEvent -Path $log -Oldest | Where-Object { "{$($_.ProviderId)}" -eq $script:ProviderId })
-        if ($events.Count -eq 0) { throw 'not one event' }
-    }
-    $null = Start-Driver
-}
-
 # Loads and unloads. Under low resources a start may be refused for want of
 # memory, but in order: nothing is left, and the next may succeed.
 function Invoke-CycleStep {
     param([Parameter(Mandatory)] [hashtable] $Options)
     $refusals = @()
+    $before = 0
     if ($Options.LowResources) {
         Wait-FaultInjection
-        # ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, ERROR_NO_SYSTEM_RESOURCES
-        $refusals = @(8, 14, 1450)
+        $refusals = @(Get-MemoryStatus)
+        $before = Read-InjectedFault
     }
     $count = @{ Started = 0; Refused = 0 }
     Invoke-Check -Name "$($Options.Cycles) times loaded and unloaded" -Body {
@@ -167,141 +179,90 @@ function Invoke-CycleStep {
             if ($status -eq 0) { $count.Started++ } else { $count.Refused++ }
         }
     }
-    Write-Host "started $($count.Started), refused for want of memory $($count.Refused)"
+    Write-Log -Text "started $($count.Started), refused for want of memory $($count.Refused)"
+    if ($Options.LowResources) {
+        Invoke-Check -Name 'allocations failed, a start was refused, and a start succeeded' -Body {
+            Assert-InjectedFault -Before $before -After (Read-InjectedFault) -Count $count
+        }
+    }
     Invoke-Check -Name 'nothing is left in the filter engine' -Body {
         Stop-Driver
         Assert-EngineObject -Present $false
     }
 }
 
-function Wait-FaultInjection {
-    $started = (Get-CimInstance -ClassName Win32_OperatingSystem).LastBootUpTime
-    $until = $started.AddMinutes($script:FaultFreeMinutes)
-    while ((Get-Date) -lt $until) { Start-Sleep -Seconds 5 }
+# Throws where the cycles tested nothing.
+function Assert-InjectedFault {
+    param(
+        [Parameter(Mandatory)] [int64] $Before,
+        [Parameter(Mandatory)] [int64] $After,
+        [Parameter(Mandatory)] [hashtable] $Count
+    )
+    $missing = @()
+    if ($Before -lt 0 -or $After -lt 0) {
+        $missing += "verifier /query does not show the number of faults injected"
+    } elseif ($After -le $Before) {
+        $missing += "Driver Verifier injected no fault (faults injected: $Before before, $After after)"
+    }
+    if ($Count.Refused -eq 0) { $missing += 'no start was refused' }
+    if ($Count.Started -eq 0) { $missing += 'no start succeeded' }
+    if ($missing.Count -gt 0) { throw "nothing was tested: $($missing -join '; ')" }
 }
 
-# The other end, scan.py, connects and is told what to scan and what to expect.
-function Invoke-ScanStep {
+function Wait-FaultInjection {
+    $seconds = $script:FaultFreeSeconds
+    try {
+        $started = (Get-CimInstance -ClassName Win32_OperatingSystem).LastBootUpTime
+        $seconds -= [int] ((Get-Date) - $started).TotalSeconds
+    } catch {
+        Write-Log -Quiet -Text "the start of the machine is unknown: $($_.Exception.Message)"
+    }
+    if ($seconds -gt 0) {
+        Write-Log -Text "waiting until Driver Verifier injects faults"
+        Start-Sleep -Seconds ([System.Math]::Min($seconds, $script:FaultFreeSeconds))
+    }
+}
+
+# A package with a higher version takes over; what the administrator has set
+# stays.
+function Invoke-UpdateStep {
     param([Parameter(Mandatory)] [hashtable] $Options)
-    if ($Options.NoScan) {
-        Write-Host 'no scan, as asked'
+    if (-not $Options.Update) {
+        Write-Log -Text 'not tested: the update, for there is no second package (-Update)'
         return
     }
     $null = Start-Driver
-    Set-PolicyValue -Name 'ExemptPorts' -Value ([string[]] @()) -Type MultiString
-    $any = [System.Net.IPAddress]::Any
-    $listener = New-Object -TypeName System.Net.Sockets.TcpListener -ArgumentList $any, $script:ControlPort
-    $listener.Start()
-    try {
-        $client = Wait-Scanner -Listener $listener -Minutes $Options.ScanMinutes
-        if ($null -eq $client) {
-            Add-CheckResult -Name 'the scanner connects' -Failure "nobody came within $($Options.ScanMinutes) minutes"
-            return
-        }
-        $stream = $client.GetStream()
-        $scanner = @{
-            Reader = New-Object -TypeName System.IO.StreamReader -ArgumentList $stream
-            Writer = New-Object -TypeName System.IO.StreamWriter -ArgumentList $stream
-        }
-        $scanner.Writer.NewLine = "`n"
-        $scanner.Writer.AutoFlush = $true
-        Invoke-ScanPhase -Scanner $scanner
-        $scanner.Writer.WriteLine('done')
-        $client.Close()
-    } finally {
-        $listener.Stop()
-    }
-}
-
-function Wait-Scanner {
-    param(
-        [Parameter(Mandatory)] [System.Net.Sockets.TcpListener] $Listener,
-        [Parameter(Mandatory)] [int] $Minutes
-    )
-    Write-Host "waiting for: scan.py THIS-MACHINE --control $($script:ControlPort)"
-    $until = (Get-Date).AddMinutes($Minutes)
-    while (-not $Listener.Pending()) {
-        if ((Get-Date) -gt $until) { return $null }
-        Start-Sleep -Milliseconds 500
-    }
-    $Listener.AcceptTcpClient()
-}
-
-function Invoke-ScanPhase {
-    param([Parameter(Mandatory)] [hashtable] $Scanner)
-    $closed = "tcp=$($script:ClosedTcp) udp=$($script:ClosedUdp) open=$($script:ControlPort)"
-    Set-PolicyValue -Name 'Mode' -Value 0
-    Request-Scan -Scanner $Scanner -Name 'off: closed ports answer' -Request "answered $closed"
     Set-PolicyValue -Name 'Mode' -Value 1
-    Request-Scan -Scanner $Scanner -Name 'audit: closed ports answer' -Request "answered $closed"
-    Set-PolicyValue -Name 'Mode' -Value 2
-    Request-Scan -Scanner $Scanner -Name 'enforce: closed ports are silent' -Request "silent $closed"
-    Set-PolicyValue -Name 'Mode' -Value 7
-    Request-Scan -Scanner $Scanner -Name 'a value refused: the last good policy stays' -Request "silent $closed"
-    Set-PolicyValue -Name 'Mode' -Value 2
-    Set-PolicyValue -Name 'ExemptPorts' -Value @('113') -Type MultiString
-    Request-Scan -Scanner $Scanner -Name 'exempt: that port answers' -Request 'answered tcp=113'
-    Request-Scan -Scanner $Scanner -Name 'exempt: the others do not' -Request 'silent tcp=22222'
-    Set-PolicyValue -Name 'ExemptPorts' -Value ([string[]] @()) -Type MultiString
+    Set-PolicyValue -Name 'ExemptPorts' -Value @('8000-8100') -Type MultiString
     Stop-Driver
-    Request-Scan -Scanner $Scanner -Name 'stopped: closed ports answer' -Request "answered $closed"
-    $null = Start-Driver
-    Request-Scan -Scanner $Scanner -Name 'started: closed ports are silent' -Request "silent $closed"
-}
-
-function Request-Scan {
-    param(
-        [Parameter(Mandatory)] [hashtable] $Scanner,
-        [Parameter(Mandatory)] [string] $Name,
-        [Parameter(Mandatory)] [string] $Request
-    )
-    Invoke-Check -Name $Name -Body {
-        $Scanner.Writer.WriteLine($Request)
-        $answer = $Scanner.Reader.ReadLine()
-        if ($answer -ne 'ok') { throw "$answer" }
+    $before = (Get-DriverService).PathName
+    Add-DriverPackage -Package $Options.Update
+    Invoke-Check -Name 'the service runs from the new package' -Body {
+        if (Wait-Condition -Seconds 10 -Condition { (Get-DriverService).PathName -ne $before }) { return }
+        $section = "DefaultInstall.NT$(Get-PackageArchitecture -Path $Options.Update)"
+        $inf = Join-Path -Path $Options.Update -ChildPath 'hushport.inf'
+        $arguments = @('setupapi.dll,InstallHinfSection', $section, '128', $inf)
+        $null = Invoke-Program -Path 'rundll32.exe' -Arguments $arguments
+        if (-not (Wait-Condition -Seconds 10 -Condition { (Get-DriverService).PathName -ne $before })) {
+            throw "it still runs from $before"
+        }
+        Write-Log -Text "pnputil only staged the update; InstallHinfSection $section installed it"
     }
-}
-
-function Invoke-EnableStandardStep {
-    param([Parameter(Mandatory)] [hashtable] $Options)
-    Invoke-Check -Name 'Driver Verifier, standard flags, from the next start on' -Body {
-        # 2: with the next start.
-        Invoke-Program -Path 'verifier.exe' -Arguments @('/standard', '/driver', 'hushport.sys') -Allowed @(0, 2)
+    Invoke-Check -Name 'the values survive the update' -Body {
+        Assert-Equal -Actual (Get-RegistryValue -Path (Get-ParametersPath) -Name 'Mode') -Expected 1 -What 'Mode'
+        $ports = @(Get-RegistryValue -Path (Get-ParametersPath) -Name 'ExemptPorts') -join ','
+        Assert-Equal -Actual $ports -Expected '8000-8100' -What 'ExemptPorts'
     }
-}
-
-function Invoke-EnableLowResourcesStep {
-    param([Parameter(Mandatory)] [hashtable] $Options)
-    Invoke-Check -Name 'Driver Verifier with low resources, from the next start on' -Body {
-        $arguments = @('/flags', $script:LowResourceFlags, '/driver', 'hushport.sys')
-        Invoke-Program -Path 'verifier.exe' -Arguments $arguments -Allowed @(0, 2)
-    }
-}
-
-function Invoke-DisableVerifierStep {
-    param([Parameter(Mandatory)] [hashtable] $Options)
-    Invoke-Check -Name 'Driver Verifier off, from the next start on' -Body {
-        Invoke-Program -Path 'verifier.exe' -Arguments @('/reset') -Allowed @(0, 2)
-    }
-}
-
-# What Driver Verifier says about the driver that it watches.
-function Invoke-QueryStep {
-    param([Parameter(Mandatory)] [hashtable] $Options)
-    $null = Start-Driver -Allowed @(0, 8, 14, 1450)
-    Invoke-Check -Name 'Driver Verifier watches the driver' -Body {
-        $text = Invoke-Program -Path 'verifier.exe' -Arguments @('/query')
-        Set-Content -Path (Get-ResultPath -Name "verifier-$($Options.Label).txt") -Value $text
-        if ($text -notmatch 'hushport\.sys') { throw 'it does not name hushport.sys' }
-    }
+    Invoke-Check -Name 'the new driver starts' -Body { Start-Driver }
+    Set-PolicyValue -Name 'Mode' -Value 2
+    Set-PolicyValue -Name 'ExemptPorts' -Value ([string[]] @()) -Type MultiString
 }
 
 function Invoke-CollectStep {
     param([Parameter(Mandatory)] [hashtable] $Options)
     Invoke-Check -Name 'no crash' -Body {
-        $dumps = @(Get-CrashDump -Since $Options.Since)
-        foreach ($dump in $dumps) { Copy-Item -Path $dump.FullName -Destination (Get-ResultPath -Name $dump.Name) }
-        if ($dumps.Count -gt 0) { throw "$($dumps.Name -join ', ')" }
+        $traces = @(Save-CrashDump -Since $Options.Since) + @(Get-CrashEvent -Since $Options.Since)
+        if ($traces.Count -gt 0) { throw "$($traces -join ', ')" }
     }
     Invoke-Check -Name 'the event log is kept' -Body {
         $log = Get-ResultPath -Name 'System.evtx'
@@ -309,16 +270,14 @@ function Invoke-CollectStep {
     }
     Invoke-Check -Name 'the log of installations is kept' -Body {
         $log = Join-Path -Path $env:SystemRoot -ChildPath 'INF\setupapi.dev.log'
-        Copy-Item -Path $log -Destination (Get-ResultPath -Name 'setupapi.dev.log')
+        Copy-ResultText -Path $log -Name 'setupapi.dev.log'
     }
     Invoke-Check -Name 'the settings of Driver Verifier are kept' -Body {
-        $text = Invoke-Program -Path 'verifier.exe' -Arguments @('/querysettings')
-        Set-Content -Path (Get-ResultPath -Name 'verifier-settings.txt') -Value $text
+        Write-ResultText -Name 'verifier-settings.txt' -Text (Read-VerifierSetting).Text
     }
 }
 
 function Invoke-RemoveStep {
-    param([Parameter(Mandatory)] [hashtable] $Options)
     Invoke-Check -Name 'the package is removed' -Body {
         if ((Get-DriverState) -ne 'Absent') { Stop-Driver }
         foreach ($name in @(Get-PublishedName)) {
@@ -327,8 +286,26 @@ function Invoke-RemoveStep {
         }
         Assert-Equal -Actual @(Get-PublishedName).Count -Expected 0 -What 'the number of packages'
     }
+    Invoke-Check -Name 'the service is gone' -Body { Remove-DriverService }
     Invoke-Check -Name 'nothing is left in the filter engine' -Body { Assert-EngineObject -Present $false }
-    Invoke-Check -Name 'the firewall is on again' -Body { Set-NetFirewallProfile -All -Enabled True }
+    Invoke-Check -Name 'Driver Verifier does not watch the driver from the next start on' -Body {
+        if ((Read-VerifierSetting).Watched) {
+            $null = Invoke-Program -Path 'verifier.exe' -Arguments @('/reset') -Allowed @(0, 2)
+        }
+    }
+    Restore-FoundSetting
 }
 
-Export-ModuleMember -Function 'Invoke-*Step'
+# A service that stays behind is deleted, and is a fault all the same.
+function Remove-DriverService {
+    if (Wait-Condition -Seconds 10 -Condition { (Get-DriverState) -eq 'Absent' }) { return }
+    $service = Get-DriverService
+    $null = Invoke-Program -Path 'sc.exe' -Arguments @('delete', 'hushport') -Allowed @(0, 1060, 1072)
+    $after = 'sc.exe delete removed it'
+    if (-not (Wait-Condition -Seconds 10 -Condition { (Get-DriverState) -eq 'Absent' })) {
+        $after = 'sc.exe delete did not remove it either: restart the machine'
+    }
+    throw "pnputil left the service, $($service.State), with $($service.PathName); $after"
+}
+
+Export-ModuleMember -Function 'Invoke-*Step', 'Add-DriverPackage', 'Assert-InjectedFault'

@@ -1,65 +1,134 @@
-# What the steps share: programs, checks, the service, the filter engine.
+# What the steps share: checks, programs, the service, the filter engine.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
+Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Files.psm1')
 
 # The driver's objects in the filter engine: one callout for each layer, and
 # the name that each carries.
 $script:ObjectName = 'hushport'
 $script:CalloutCount = 66
 
-$script:ResultFolder = ''
 $script:CheckLabel = ''
+$script:CheckPlace = -1
+$script:LastPassed = $true
+# Checks that could not be written to checks.jsonl.
+$script:Unwritten = @()
+# How many lines checks.jsonl has; -1 where that is not known yet.
+$script:Written = -1
 
-function Set-ResultFolder {
-    param([Parameter(Mandatory)] [string] $Path)
-    $null = New-Item -ItemType Directory -Path $Path -Force
-    $script:ResultFolder = $Path
-}
-
-function Get-ResultPath {
-    param([Parameter(Mandatory)] [string] $Name)
-    Join-Path -Path $script:ResultFolder -ChildPath $Name
-}
-
+# Place is the step's number in the plan, for Hushport.Plan.psm1.
 function Set-CheckLabel {
-    param([Parameter(Mandatory)] [string] $Label)
+    param(
+        [Parameter(Mandatory)] [string] $Label,
+        [int] $Place = -1
+    )
     $script:CheckLabel = $Label
+    $script:CheckPlace = $Place
 }
 
-# A check's outcome, kept where a restart does not lose it.
+# Writes a check's outcome to the console, to log.txt and to checks.jsonl.
 function Add-CheckResult {
     param(
         [Parameter(Mandatory)] [string] $Name,
-        [string] $Failure = ''
+        [AllowEmptyString()] [string] $Failure = ''
     )
+    $line = ConvertTo-Line -Text $Failure
     $check = [ordered]@{
         Time    = (Get-Date).ToString('o')
         Step    = $script:CheckLabel
         Name    = $Name
-        Failure = $Failure
+        Failure = $line
+        Place   = $script:CheckPlace
     }
-    Add-Content -Path (Get-ResultPath -Name 'checks.jsonl') -Value (ConvertTo-Json -InputObject $check -Compress)
-    if ($Failure) {
-        Write-Host "FAILED $($script:CheckLabel): ${Name}: $Failure"
+    if ($line) {
+        Write-Log -Text "FAILED $($script:CheckLabel): ${Name}: $line"
+        if ($Failure.Trim() -ne $line) { Write-Log -Quiet -Text "in full: $Failure" }
     } else {
-        Write-Host "ok $($script:CheckLabel): $Name"
+        Write-Log -Text "ok $($script:CheckLabel): $Name"
+    }
+    try {
+        Add-DurableLine -Path (Get-ResultPath -Name 'checks.jsonl') -Text (ConvertTo-Json -InputObject $check -Compress)
+        if ($script:Written -ge 0) { $script:Written++ }
+    } catch {
+        Write-Log -Text "checks.jsonl cannot be written: $(ConvertTo-Line -Text $_.Exception.Message)"
+        $script:Unwritten += New-Object -TypeName PSObject -Property $check
     }
 }
 
-# A check fails where its body throws.
+function Clear-CheckResult {
+    $script:Unwritten = @()
+    $script:Written = 0
+    [System.IO.File]::Delete((Get-ResultPath -Name 'checks.jsonl'))
+    [System.IO.File]::Delete((Get-ResultPath -Name 'failures.txt'))
+    [System.IO.File]::Delete((Get-ResultPath -Name 'verdict.txt'))
+}
+
+# The checks that are on the disk, and how many lines are torn or zero-filled.
+function Read-CheckResult {
+    $result = @{ Checks = @(); Torn = 0 }
+    $file = Get-ResultPath -Name 'checks.jsonl'
+    if ([System.IO.File]::Exists($file)) {
+        foreach ($line in (Read-Text -Path $file).Split("`n")) {
+            if (-not $line) { continue }
+            $check = ConvertFrom-Record -Text $line
+            if ($null -ne $check -and $null -ne $check.PSObject.Properties['Failure']) {
+                $result.Checks += $check
+            } else {
+                $result.Torn++
+            }
+        }
+    }
+    $result
+}
+
+# Takes torn lines out of checks.jsonl, so that the next line stands alone. How
+# many there were.
+function Repair-CheckFile {
+    $result = Read-CheckResult
+    if ($result.Torn -gt 0) {
+        $lines = @($result.Checks | ForEach-Object { (ConvertTo-Json -InputObject $_ -Compress) + "`n" })
+        Write-DurableFile -Path (Get-ResultPath -Name 'checks.jsonl') -Text ($lines -join '')
+    }
+    $script:Written = $result.Checks.Count
+    $result.Torn
+}
+
+# How many results checks.jsonl has, without reading it each time.
+function Measure-CheckResult {
+    if ($script:Written -lt 0) { $script:Written = (Read-CheckResult).Checks.Count }
+    $script:Written
+}
+
+# Every check of this plan, those that the disk did not take included.
+function Get-CheckResult {
+    @((Read-CheckResult).Checks) + @($script:Unwritten)
+}
+
+# Runs a check, which fails where its body throws. A failed prerequisite
+# (-Required) ends the step: Invoke-Step of Hushport.Plan.psm1 catches this.
 function Invoke-Check {
     param(
         [Parameter(Mandatory)] [string] $Name,
-        [Parameter(Mandatory)] [scriptblock] $Body
+        [Parameter(Mandatory)] [scriptblock] $Body,
+        [switch] $Required
     )
     $failure = ''
     try {
         $null = & $Body
     } catch {
         $failure = "$($_.Exception.Message)"
-        if (-not $failure) { $failure = 'an error without a message' }
+        if (-not $failure.Trim()) { $failure = "an error without a message, of type $($_.Exception.GetType().Name)" }
     }
     Add-CheckResult -Name $Name -Failure $failure
+    $script:LastPassed = -not $failure
+    if ($failure -and $Required) {
+        throw (New-Object -TypeName System.OperationCanceledException -ArgumentList $Name)
+    }
+}
+
+# Whether the check before passed: what builds on it is left out where it did not.
+function Test-LastCheck {
+    $script:LastPassed
 }
 
 function Assert-Equal {
@@ -67,21 +136,72 @@ function Assert-Equal {
     if ($Actual -ne $Expected) { throw "$What is $Actual, not $Expected" }
 }
 
+# Asks every so often until a condition holds. Whether it came to hold. The
+# number of questions is bounded, not the clock: a clock may jump.
+function Wait-Condition {
+    param(
+        [Parameter(Mandatory)] [scriptblock] $Condition,
+        [Parameter(Mandatory)] [int] $Seconds,
+        [int] $Milliseconds = 500
+    )
+    $questions = [int] ($Seconds * 1000 / $Milliseconds)
+    for ($question = 0; $question -lt $questions; $question++) {
+        if (& $Condition) { return $true }
+        Start-Sleep -Milliseconds $Milliseconds
+    }
+    [bool] (& $Condition)
+}
+
+# ERROR_NOT_ENOUGH_MEMORY, ERROR_OUTOFMEMORY, ERROR_NO_SYSTEM_RESOURCES
+function Get-MemoryStatus {
+    8, 14, 1450
+}
+
+# What the exit status of a program that starts drivers means.
+function Get-StatusMeaning {
+    param([Parameter(Mandatory)] [int] $Status)
+    $meanings = @{
+        2    = 'a file is missing'
+        5    = 'access is denied'
+        8    = 'no memory'
+        14   = 'no memory'
+        31   = "the driver's start routine failed"
+        317  = 'a code that Windows cannot translate'
+        577  = 'Windows refuses the signature: test signing is not in force, Secure Boot is on, or the certificate is missing'
+        1058 = 'the service is disabled'
+        1060 = 'there is no such service'
+        1072 = 'the service is marked for deletion'
+        1275 = 'Windows blocks the driver'
+        1450 = 'no system resources'
+    }
+    if ($meanings.ContainsKey($Status)) { return $meanings[$Status] }
+    ''
+}
+
 # Runs a program and gives back what it says; throws where its exit status is
-# none of those allowed.
+# none of those allowed. The whole text goes to log.txt.
 function Invoke-Program {
     param(
         [Parameter(Mandatory)] [string] $Path,
-        [string[]] $Arguments = @(),
+        [AllowEmptyString()] [string[]] $Arguments = @(),
         [int[]] $Allowed = @(0)
     )
     # What a program writes to its standard error is not an error to us.
     $ErrorActionPreference = 'Continue'
-    $text = & $Path @Arguments 2>&1 | Out-String
+    $global:LASTEXITCODE = 0
+    $lines = @(& $Path @Arguments 2>&1 | ForEach-Object { "$_" })
     $status = $global:LASTEXITCODE
-    if ($Allowed -notcontains $status) {
-        throw "$Path $($Arguments -join ' '): exit status ${status}: $($text.Trim())"
+    $text = $lines -join [System.Environment]::NewLine
+    $command = "$Path $($Arguments -join ' ')"
+    if (($Allowed -notcontains $status) -or $text.Length -lt 2000) {
+        Write-Log -Quiet -Text "$command (exit status $status)$([System.Environment]::NewLine)$text"
     }
+    if ($Allowed -notcontains $status) {
+        $said = ConvertTo-Line -Text "$(Get-StatusMeaning -Status $status) $text" -Longest 240
+        throw "${command}: exit status ${status}: $said"
+    }
+    # Writing the log may have changed it.
+    $global:LASTEXITCODE = $status
     $text
 }
 
@@ -99,17 +219,18 @@ function Get-DriverState {
 function Start-Driver {
     param([int[]] $Allowed = @(0))
     if ((Get-DriverState) -eq 'Running') { return 0 }
-    $null = Invoke-Program -Path 'sc.exe' -Arguments @('start', 'hushport') -Allowed $Allowed
-    $global:LASTEXITCODE
+    $null = Invoke-Program -Path 'sc.exe' -Arguments @('start', 'hushport') -Allowed (@($Allowed) + 1056)
+    $status = $global:LASTEXITCODE
+    # 1056: it runs already.
+    if ($status -eq 1056) { return 0 }
+    $status
 }
 
 function Stop-Driver {
     # 1062: it does not run.
     $null = Invoke-Program -Path 'sc.exe' -Arguments @('stop', 'hushport') -Allowed @(0, 1062)
-    $end = (Get-Date).AddSeconds(30)
-    while ((Get-DriverState) -eq 'Stop Pending') {
-        if ((Get-Date) -gt $end) { throw 'the driver does not stop' }
-        Start-Sleep -Milliseconds 200
+    if (-not (Wait-Condition -Seconds 30 -Milliseconds 200 -Condition { (Get-DriverState) -ne 'Stop Pending' })) {
+        throw 'the driver does not stop within 30 s'
     }
 }
 
@@ -128,15 +249,66 @@ function Set-PolicyValue {
     Start-Sleep -Seconds 2
 }
 
-# How many objects of one kind in the filter engine are the driver's.
-function Measure-EngineObject {
-    param([Parameter(Mandatory)] [ValidateSet('providers', 'subLayers', 'callouts', 'filters')] [string] $Kind)
+# A registry value, or nothing where there is none.
+function Get-RegistryValue {
+    param(
+        [Parameter(Mandatory)] [string] $Path,
+        [Parameter(Mandatory)] [string] $Name
+    )
+    try { $key = Get-ItemProperty -Path $Path -Name $Name } catch { return $null }
+    if ($null -eq $key) { return $null }
+    if ($key -is [System.Collections.IDictionary]) { return $key[$Name] }
+    $property = $key.PSObject.Properties[$Name]
+    if ($null -eq $property) { return $null }
+    $property.Value
+}
+
+# A property of an object, or nothing where it has none.
+function Get-PropertyValue {
+    param(
+        [Parameter(Mandatory)] $InputObject,
+        [Parameter(Mandatory)] [string] $Name
+    )
+    $property = $InputObject.PSObject.Properties[$Name]
+    if ($null -eq $property) { return $null }
+    $property.Value
+}
+
+# The filter engine's state, written anew. netsh appends a second root element
+# to the document, and does not escape what stands in names.
+function Get-EngineState {
     $file = Get-ResultPath -Name 'wfpstate.xml'
+    [System.IO.File]::Delete($file)
     $null = Invoke-Program -Path 'netsh.exe' -Arguments @('wfp', 'show', 'state', "file=$file")
+    if (-not [System.IO.File]::Exists($file)) { throw "netsh wfp show state did not write $file" }
+    ConvertTo-EngineState -Text (Read-Text -Path $file)
+}
+
+function ConvertTo-EngineState {
+    param([Parameter(Mandatory)] [AllowEmptyString()] [string] $Text)
+    $begin = $Text.IndexOf('<wfpstate', [System.StringComparison]::Ordinal)
+    $end = $Text.IndexOf('</wfpstate>', [System.StringComparison]::Ordinal)
+    if ($begin -lt 0 -or $end -lt $begin) {
+        throw "netsh wfp show state wrote no whole <wfpstate> element ($($Text.Length) characters)"
+    }
+    $xml = $Text.Substring($begin, $end - $begin) + '</wfpstate>'
+    $xml = $xml -replace '&(?!(?:amp|lt|gt|quot|apos|#[0-9]+|#x[0-9A-Fa-f]+);)', '&amp;'
+    $xml = $xml -replace '<(?![/!?A-Za-z])', '&lt;'
+    $xml = $xml -replace '[\x00-\x08\x0B\x0C\x0E-\x1F]', ''
     $state = New-Object -TypeName System.Xml.XmlDocument
-    $state.Load($file)
-    $path = "//$Kind/item[displayData/name[starts-with(., '$($script:ObjectName)')]]"
-    $state.SelectNodes($path).Count
+    $state.LoadXml($xml)
+    $state
+}
+
+# How many objects of one kind have a name that begins so. An empty name counts
+# all of them.
+function Measure-EngineObject {
+    param(
+        [Parameter(Mandatory)] [ValidateSet('providers', 'subLayers', 'callouts', 'filters')] [string] $Kind,
+        [System.Xml.XmlDocument] $State = (Get-EngineState),
+        [AllowEmptyString()] [string] $Name = $script:ObjectName
+    )
+    $State.SelectNodes("//$Kind/item[displayData/name[starts-with(., '$Name')]]").Count
 }
 
 function Assert-EngineObject {
@@ -145,29 +317,27 @@ function Assert-EngineObject {
     if ($Present) {
         $expected = [ordered]@{ providers = 1; subLayers = 1; callouts = $script:CalloutCount }
     }
+    $state = Get-EngineState
+    $wrong = @()
     foreach ($kind in $expected.Keys) {
-        Assert-Equal -Actual (Measure-EngineObject -Kind $kind) -Expected $expected[$kind] -What "the number of $kind"
+        $count = Measure-EngineObject -State $state -Kind $kind
+        if ($count -ne $expected[$kind]) { $wrong += "the number of $kind is $count, not $($expected[$kind])" }
     }
+    if ($wrong.Count -gt 0) { throw ($wrong -join '; ') }
 }
 
-# The name under which the driver store has the package: oem12.inf.
+# The names under which the driver store has the package: oem12.inf.
 function Get-PublishedName {
     Get-WindowsDriver -Online |
-        Where-Object { (Split-Path -Path $_.OriginalFileName -Leaf) -eq 'hushport.inf' } |
+        Where-Object { ($_.OriginalFileName -split '[\\/]')[-1] -eq 'hushport.inf' } |
         ForEach-Object { $_.Driver }
 }
 
-# Crash dumps younger than a time.
-function Get-CrashDump {
-    param([Parameter(Mandatory)] [datetime] $Since)
-    $folders = @((Join-Path -Path $env:SystemRoot -ChildPath 'Minidump'), $env:SystemRoot)
-    Get-ChildItem -Path $folders -Filter '*.dmp' -File -ErrorAction SilentlyContinue |
-        Where-Object { $_.LastWriteTime -gt $Since }
-}
-
 Export-ModuleMember -Function @(
-    'Set-ResultFolder', 'Get-ResultPath', 'Set-CheckLabel', 'Add-CheckResult', 'Invoke-Check', 'Assert-Equal',
-    'Invoke-Program', 'Get-DriverService', 'Get-DriverState', 'Start-Driver', 'Stop-Driver',
-    'Get-ParametersPath', 'Set-PolicyValue', 'Measure-EngineObject', 'Assert-EngineObject',
-    'Get-PublishedName', 'Get-CrashDump'
+    'Set-CheckLabel', 'Add-CheckResult', 'Clear-CheckResult', 'Read-CheckResult', 'Repair-CheckFile',
+    'Measure-CheckResult', 'Get-CheckResult', 'Invoke-Check', 'Test-LastCheck', 'Assert-Equal', 'Wait-Condition',
+    'Get-MemoryStatus', 'Get-StatusMeaning', 'Invoke-Program', 'Get-DriverService', 'Get-DriverState', 'Start-Driver',
+    'Stop-Driver', 'Get-ParametersPath',
+    'Set-PolicyValue', 'Get-RegistryValue', 'Get-PropertyValue', 'Get-EngineState', 'ConvertTo-EngineState',
+    'Measure-EngineObject', 'Assert-EngineObject', 'Get-PublishedName'
 )

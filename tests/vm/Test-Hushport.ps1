@@ -7,190 +7,215 @@ Takes a fresh Windows test VM from nothing to a verdict on hushport.sys.
 .DESCRIPTION
 Goes through the steps in order, restarting the machine where a step asks for
 it, and goes on by itself afterwards. Ends with one line: N passed, N failed.
-What it saw is in the result folder: log.txt, checks.jsonl, verdict.txt, what
-Driver Verifier said, the trace, the event log, and dumps if there were any.
+What it saw is in the result folder: log.txt, checks.jsonl, verdict.txt,
+failures.txt, what Driver Verifier said, the traces, the event log, and dumps if
+there were any.
 
 It turns on test mode, trusts the package's certificate and turns the firewall
-off: for a VM with a snapshot, not for a machine that somebody uses.
+off, and puts back at the end what it found: for a VM with a snapshot, not for a
+machine that somebody uses.
 
 .PARAMETER Package
 The folder that `cargo lab package` wrote.
 
+.PARAMETER Results
+The folder for the results, on a local disk. The scripts and the package are
+copied into it, for the continuation runs as SYSTEM, which has no mapped drives.
+
 .PARAMETER Step
-Only these steps, now, without a restart. Without it, all of them.
+Only these steps, now, without a restart: names with commas between. Without it,
+all of them.
+
+.PARAMETER Hosted
+The plan without a restart, for a machine that is in test mode already.
+
+.PARAMETER Update
+A second package with a higher version, for the step Update of -Hosted.
 
 .PARAMETER NoScan
 Leaves out the scan from the other end (scan.py).
+
+.PARAMETER Keep
+Leaves the driver and the machine's settings as they are at the end.
 
 .EXAMPLE
 .\Test-Hushport.ps1 -Package C:\hushport
 
 .EXAMPLE
-.\Test-Hushport.ps1 -Package C:\hushport -Step Start, Cycle -Cycles 10
+powershell.exe -ExecutionPolicy Bypass -File .\Test-Hushport.ps1 -Package C:\hushport -Step Start,Cycle -Cycles 10
 #>
 [CmdletBinding()]
 param(
     [string] $Package = $PSScriptRoot,
-    [string] $Results = (Join-Path -Path $env:ProgramData -ChildPath 'hushport-test'),
-    [ValidateSet('Prepare', 'Install', 'Start', 'Policy', 'Trace', 'Cycle', 'Scan', 'EnableStandard', 'Query',
-        'EnableLowResources', 'DisableVerifier', 'Collect', 'Remove')]
+    [string] $Results = '',
     [string[]] $Step = @(),
     [ValidateRange(1, 100000)] [int] $Cycles = 100,
     [ValidateRange(1, 1440)] [int] $ScanMinutes = 30,
-    [switch] $NoScan
+    [string] $Update = '',
+    [switch] $Hosted,
+    [switch] $NoScan,
+    [switch] $Keep
 )
 
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
-Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Vm.psm1') -Force
-Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Steps.psm1') -Force
-
-$script:TaskName = 'HushportTest'
-
-# What is done in which order; a restart follows where it says so.
-function Get-Plan {
-    $plan = @(@{ Step = 'Prepare'; Restart = $true }, @{ Step = 'Install' })
-    foreach ($name in 'Start', 'Policy', 'Trace', 'Cycle', 'Scan') { $plan += @{ Step = $name } }
-    $plan += @{ Step = 'EnableStandard'; Restart = $true }
-    foreach ($name in 'Start', 'Policy', 'Trace', 'Cycle', 'Scan', 'Query') {
-        $plan += @{ Step = $name; Under = 'standard' }
-    }
-    $plan += @{ Step = 'EnableLowResources'; Restart = $true }
-    foreach ($name in 'Cycle', 'Query') { $plan += @{ Step = $name; Under = 'low-resources' } }
-    $plan += @{ Step = 'DisableVerifier'; Restart = $true }
-    foreach ($name in 'Collect', 'Remove') { $plan += @{ Step = $name } }
-    $plan
+# In the order in which they build on each other: each is loaded once.
+foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Verifier', 'Trace', 'Scan', 'Steps', 'State', 'Plan') {
+    Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath "Hushport.$module.psm1") -Force
 }
 
-function Invoke-Step {
+# A full path, or a failure where the path is not on a local disk: the
+# continuation runs as SYSTEM.
+function Resolve-LocalPath {
     param(
-        [Parameter(Mandatory)] [hashtable] $Entry,
-        [Parameter(Mandatory)] [hashtable] $State
+        [Parameter(Mandatory)] [string] $Path,
+        [Parameter(Mandatory)] [string] $Name
     )
-    $label = $Entry.Step
-    if ($Entry.ContainsKey('Under')) { $label = "$($Entry.Step)-$($Entry.Under)" }
-    Set-CheckLabel -Label $label
-    Write-Host "== $label"
-    $options = @{
-        Package      = $State.Package
-        Cycles       = $State.Cycles
-        ScanMinutes  = $State.ScanMinutes
-        NoScan       = $State.NoScan
-        Since        = [datetime] $State.Since
-        Label        = $label
-        LowResources = ($label -like '*-low-resources')
+    $full = Resolve-FullPath -Path $Path -Name $Name
+    $network = $full.StartsWith('\\') -and $full -notmatch '^\\\\[?.]\\[A-Za-z]:'
+    if (-not $network -and $full -match '^(?:\\\\[?.]\\)?([A-Za-z]):') {
+        $letter = $Matches[1]
+        $drive = Get-PSDrive -Name $letter -ErrorAction SilentlyContinue
+        $network = "$((New-Object -TypeName System.IO.DriveInfo -ArgumentList "${letter}:\").DriveType)" -eq 'Network' -or
+            ($null -ne $drive -and "$($drive.DisplayRoot)".StartsWith('\\'))
     }
-    # Whatever a step did not foresee is a failure of that step, not the end.
+    if ($network) { throw "-$Name $Path is on the network; give a folder on a local disk" }
+    $full
+}
+
+function Resolve-FullPath {
+    param(
+        [Parameter(Mandatory)] [string] $Path,
+        [Parameter(Mandatory)] [string] $Name
+    )
     try {
-        $null = & "Invoke-$($Entry.Step)Step" -Options $options
+        $ExecutionContext.SessionState.Path.GetUnresolvedProviderPathFromPSPath($Path)
     } catch {
-        Add-CheckResult -Name 'the step comes to its end' -Failure "$($_.Exception.Message)"
+        throw "-$Name ${Path}: $($_.Exception.Message)"
     }
 }
 
-function Get-FirstState {
+# Step names with commas between: -File hands a list over as one text.
+function Get-StepList {
+    $known = @(Get-StepName)
+    foreach ($name in @(($Step -join ',') -split ',' | ForEach-Object { $_.Trim() } | Where-Object { $_ })) {
+        $match = @($known | Where-Object { $_ -eq $name })
+        if ($match.Count -eq 0) { throw "-Step ${name}: there is no such step; the steps are $($known -join ', ')" }
+        @{ Step = $match[0] }
+    }
+}
+
+# Copies the scripts and the packages to where SYSTEM finds them after a restart.
+function Copy-Part {
+    param(
+        [Parameter(Mandatory)] [string] $From,
+        [Parameter(Mandatory)] [string] $To,
+        [Parameter(Mandatory)] [string[]] $Extensions
+    )
+    if ([System.IO.Path]::GetFullPath($From) -eq [System.IO.Path]::GetFullPath($To)) { return }
+    $null = [System.IO.Directory]::CreateDirectory($To)
+    foreach ($file in [System.IO.Directory]::GetFiles($From)) {
+        $name = [System.IO.Path]::GetFileName($file)
+        if ($Extensions -contains [System.IO.Path]::GetExtension($file) -and $name -notlike '*.Tests.ps1') {
+            Copy-DurableFile -Path $file -Destination (Join-Path -Path $To -ChildPath $name)
+        }
+    }
+}
+
+# Looks at a package and copies it; its new place.
+function Import-Package {
+    param(
+        [Parameter(Mandatory)] [string] $Path,
+        [Parameter(Mandatory)] [string] $Name
+    )
+    Set-CheckLabel -Label 'Package'
+    $faults = @(Get-PackageFault -Path $Path)
+    if ($faults.Count -gt 0) {
+        Add-CheckResult -Name "the $Name is whole" -Failure ($faults -join '; ')
+        return ''
+    }
+    $copy = Get-ResultPath -Name $Name
+    Copy-Part -From $Path -To $copy -Extensions '.sys', '.inf', '.cat', '.cer', '.pdb'
+    $copy
+}
+
+# Everything that can be refused before anything on the machine is changed.
+function Get-Request {
+    $folder = $Results
+    if (-not $folder) { $folder = Join-Path -Path $env:ProgramData -ChildPath 'hushport-test' }
+    $folder = Resolve-LocalPath -Path $folder -Name 'Results'
     @{
-        Next        = 0
-        Running     = $false
-        Since       = (Get-Date).ToString('o')
-        Package     = (Resolve-Path -Path $Package).Path
+        Results     = $folder
+        Steps       = @(Get-StepList)
+        Package     = Resolve-FullPath -Path $Package -Name 'Package'
+        Update      = ''
         Cycles      = $Cycles
         ScanMinutes = $ScanMinutes
         NoScan      = [bool] $NoScan
+        Keep        = [bool] $Keep
+        Script      = Join-Path -Path (Join-Path -Path $folder -ChildPath 'scripts') -ChildPath 'Test-Hushport.ps1'
+        # As the task runs it: from its copy, without a package.
+        FromTask    = $PSScriptRoot -eq (Join-Path -Path $folder -ChildPath 'scripts') -and $Package -eq $PSScriptRoot
     }
 }
 
-function Save-State {
-    param([Parameter(Mandatory)] [hashtable] $State)
-    Set-Content -Path (Get-ResultPath -Name 'state.json') -Value (ConvertTo-Json -InputObject $State)
-}
-
-# Where an earlier run stopped, or the beginning.
-function Read-State {
-    $file = Get-ResultPath -Name 'state.json'
-    if (-not (Test-Path -Path $file)) { return Get-FirstState }
-    $saved = Get-Content -Path $file -Raw | ConvertFrom-Json
-    $state = @{}
-    foreach ($property in $saved.PSObject.Properties) { $state[$property.Name] = $property.Value }
-    $state
-}
-
-# Goes on by itself after the next start of the machine.
-function Register-Continuation {
-    $command = "-NoProfile -ExecutionPolicy Bypass -File `"$PSCommandPath`" -Results `"$Results`""
-    $action = New-ScheduledTaskAction -Execute 'powershell.exe' -Argument $command
-    $trigger = New-ScheduledTaskTrigger -AtStartup
-    $principal = New-ScheduledTaskPrincipal -UserId 'SYSTEM' -LogonType ServiceAccount -RunLevel Highest
-    # A step may take longer than the three days that are the default.
-    $settings = New-ScheduledTaskSettingsSet -ExecutionTimeLimit ([timespan]::Zero)
-    $null = Register-ScheduledTask -TaskName $script:TaskName -Action $action -Trigger $trigger `
-        -Principal $principal -Settings $settings -Force
-}
-
-function Unregister-Continuation {
-    if (Get-ScheduledTask -TaskName $script:TaskName -ErrorAction SilentlyContinue) {
-        Unregister-ScheduledTask -TaskName $script:TaskName -Confirm:$false
+# Brings everything into the results folder; whether it is all there.
+function Initialize-Run {
+    param([Parameter(Mandatory)] [hashtable] $Request)
+    Clear-CheckResult
+    # What a step that needs no package does needs none.
+    $needed = @('Prepare', 'HostedPrepare', 'Install', 'Update')
+    $names = @($Request.Steps | ForEach-Object { $_.Step })
+    if ($names.Count -eq 0 -or @($names | Where-Object { $needed -contains $_ }).Count -gt 0) {
+        $Request.Package = Import-Package -Path $Request.Package -Name 'package'
+        if (-not $Request.Package) { return $false }
     }
-}
-
-# Counts the checks of this run and says the closing line.
-function Write-Verdict {
-    $lines = @(Get-Content -Path (Get-ResultPath -Name 'checks.jsonl'))
-    $checks = @($lines | ForEach-Object { ConvertFrom-Json -InputObject $_ })
-    $failed = @($checks | Where-Object { $_.Failure })
-    foreach ($check in $failed) { Write-Host "FAILED $($check.Step): $($check.Name): $($check.Failure)" }
-    $line = "$($checks.Count - $failed.Count) passed, $($failed.Count) failed"
-    Set-Content -Path (Get-ResultPath -Name 'verdict.txt') -Value $line
-    Write-Host $line
-    $failed.Count
-}
-
-function Invoke-Plan {
-    $state = Read-State
-    $plan = @(Get-Plan)
-    if ($state.Next -eq 0 -and -not $state.Running) { Clear-Check }
-    if ($state.Running) {
-        # The machine went down in the middle of a step.
-        Set-CheckLabel -Label $plan[$state.Next].Step
-        Add-CheckResult -Name 'the machine stays up' -Failure 'it restarted during this step'
-        $state.Next++
+    if ($Update) {
+        $Request.Update = Import-Package -Path (Resolve-FullPath -Path $Update -Name 'Update') -Name 'update'
+        if (-not $Request.Update) { return $false }
     }
-    Register-Continuation
-    while ($state.Next -lt $plan.Count) {
-        $entry = $plan[$state.Next]
-        $state.Running = $true
-        Save-State -State $state
-        Invoke-Step -Entry $entry -State $state
-        $state.Running = $false
-        $state.Next++
-        Save-State -State $state
-        if ($entry.ContainsKey('Restart')) {
-            Restart-Computer -Force
-            # The machine goes down in a while; nothing else may begin.
-            Start-Sleep -Seconds 600
-        }
+    Copy-Part -From $PSScriptRoot -To (Split-Path -Path $Request.Script -Parent) -Extensions '.ps1', '.psm1'
+    $true
+}
+
+# The number of failures.
+function Invoke-Request {
+    param([Parameter(Mandatory)] [hashtable] $Request)
+    $underWay = Test-Path -Path (Get-ResultPath -Name 'state.json*')
+    if ($underWay -and ($Hosted -or $Request.Steps.Count -gt 0)) {
+        Write-Log -Text "FAILED a plan is under way in $($Request.Results): let it end, or delete state.json* there"
+        return 1
     }
-    Unregister-Continuation
-    Remove-Item -Path (Get-ResultPath -Name 'state.json')
-    Write-Verdict
+    if ($underWay) {
+        $Request.Package = Get-ResultPath -Name 'package'
+        return Invoke-Plan -Request $Request
+    }
+    if ($Request.FromTask -and -not $Hosted -and $Request.Steps.Count -eq 0) {
+        # A task that outlived its plan must not begin another one.
+        Unregister-Continuation
+        Write-Log -Text 'no plan is under way'
+        return 0
+    }
+    if (-not (Initialize-Run -Request $Request)) { return Write-Verdict }
+    if ($Request.Steps.Count -gt 0) { return Invoke-List -Request $Request -Plan $Request.Steps }
+    if ($Hosted) { return Invoke-List -Request $Request -Plan @(Get-HostedPlan) }
+    Invoke-Plan -Request $Request
 }
 
-function Clear-Check {
-    $null = New-Item -ItemType File -Path (Get-ResultPath -Name 'checks.jsonl') -Force
-}
-
-Set-ResultFolder -Path $Results
-$null = Start-Transcript -Path (Get-ResultPath -Name 'log.txt') -Append
 try {
-    if ($Step.Count -gt 0) {
-        Clear-Check
-        $state = Get-FirstState
-        foreach ($name in $Step) { Invoke-Step -Entry @{ Step = $name } -State $state }
-        $failures = Write-Verdict
-    } else {
-        $failures = Invoke-Plan
-    }
-} finally {
-    $null = Stop-Transcript
+    $request = Get-Request
+    Set-ResultFolder -Path $request.Results
+} catch {
+    Write-Host "FAILED $($_.Exception.Message)"
+    exit 2
 }
-if ($failures -gt 0) { exit 1 }
+try {
+    $failures = Invoke-Request -Request $request
+} catch {
+    # Not foreseen: the task must go all the same, and there must be a verdict.
+    Write-Log -Quiet -Text "$($_.ScriptStackTrace)"
+    Set-CheckLabel -Label 'Plan'
+    Add-CheckResult -Name 'the plan comes to its end' -Failure "$($_.Exception.Message)"
+    $failures = if ($Hosted -or $request.Steps.Count -gt 0) { Write-Verdict } else { Stop-Plan -Request $request }
+}
+if ($failures -ne 0) { exit 1 }

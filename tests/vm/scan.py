@@ -2,52 +2,70 @@
 """The other end of the VM's scan: runs on the VM's host, Linux or Windows.
 
 Asks closed ports whether they answer, with nothing but the sockets of Python's
-own library: a refused connection is a RST, a reset UDP socket an ICMP error.
+own library (3.8 or later): a refused connection is a RST, a reset UDP socket an
+ICMP error.
 
     scan.py HOST --control              does what Test-Hushport.ps1 asks for
     scan.py HOST --tcp 22,113 --expect silent
 
-Ends with `N passed, N failed`; the exit status is 1 if anything failed.
+With --control it waits for the machine, also while that restarts, and does as
+many scans as the plan has. Ends with `N passed, N failed`; the exit status is 1
+if anything failed.
 """
 
 import argparse
+import errno
 import socket
 import sys
 import time
 
 CONTROL_PORT = 47017
 PATIENCE = 4.0
+# The plan scans twice: without Driver Verifier and with it.
+SCANS = 2
+
+# A timeout of a socket is a TimeoutError of its own since Python 3.10 only.
+TIMEOUTS = (socket.timeout, TimeoutError)
 
 
 def family_of(host):
     return socket.getaddrinfo(host, None)[0][0]
 
 
+def endpoint(host, port):
+    """What connect takes, with the scope of a link-local address in it."""
+    return socket.getaddrinfo(host, port)[0][4]
+
+
 def tcp_state(host, port, patience):
-    """`open`, `answered` (refused) or `silent`."""
+    """`open`, `answered` (refused), `silent`, or the error."""
     with socket.socket(family_of(host), socket.SOCK_STREAM) as probe:
         probe.settimeout(patience)
         try:
-            probe.connect((host, port))
-        except TimeoutError:
+            probe.connect(endpoint(host, port))
+        except TIMEOUTS:
             return "silent"
         except ConnectionError:
             return "answered"
+        except OSError as error:
+            return "an error: {}".format(error.strerror or error)
         return "open"
 
 
 def udp_state(host, port, patience):
-    """`open` (something came back), `answered` (an ICMP error) or `silent`."""
+    """`open` (something came back), `answered` (an ICMP error), `silent`, or the error."""
     with socket.socket(family_of(host), socket.SOCK_DGRAM) as probe:
         probe.settimeout(patience)
-        probe.connect((host, port))
         try:
+            probe.connect(endpoint(host, port))
             probe.send(b"hushport")
             probe.recv(2048)
-        except TimeoutError:
+        except TIMEOUTS:
             return "silent"
         except ConnectionError:
             return "answered"
+        except OSError as error:
+            return "an error: {}".format(error.strerror or error)
         return "open"
 
 
@@ -59,7 +77,7 @@ def scan(host, request, patience):
         for port in request.get(kind, []):
             found = state(host, port, patience)
             if found != expected:
-                faults.append(f"{kind} {port} is {found}, not {expected}")
+                faults.append("{} {} is {}, not {}".format(kind, port, found, expected))
     return faults
 
 
@@ -68,37 +86,108 @@ def ports(text):
 
 
 def parse(line):
-    """`silent tcp=22,113 udp=9 open=80`."""
+    """`silent tcp=22,113 udp=9 open=80 also=fe80::1`; `families also=fe80::1`."""
     words = line.split()
     request = {"expect": words[0]}
     for word in words[1:]:
-        kind, _, numbers = word.partition("=")
-        request[kind] = ports(numbers)
+        kind, _, values = word.partition("=")
+        request[kind] = values.split(",") if kind == "also" else ports(values)
     return request
 
 
-def follow(host, port, patience, wait):
-    """Does what the VM asks for until it says `done`; the faults of each scan."""
-    end = time.monotonic() + wait
-    while True:
+def ways_to(address):
+    """The address, and each interface's way to it where it is link-local."""
+    if not address.lower().startswith("fe80:"):
+        return [address]
+    return ["{}%{}".format(address, index) for index, _ in socket.if_nameindex()]
+
+
+def reachable(host, addresses, control, patience):
+    """The addresses of the other family at which the machine listens, as they are reached."""
+    found = []
+    for address in addresses:
         try:
-            control = socket.create_connection((host, port), timeout=patience)
-            break
+            if family_of(address) == family_of(host):
+                continue
         except OSError:
-            if time.monotonic() > end:
+            continue
+        for way in ways_to(address):
+            try:
+                state = tcp_state(way, control, min(patience, 2.0))
+            except OSError:
+                continue
+            if state == "open":
+                found.append(way)
+                break
+    return found
+
+
+class Scanner:
+    """Follows the machine: what it asked for and what was found."""
+
+    def __init__(self, host, control, patience, wait):
+        self.host, self.control, self.patience, self.wait = host, control, patience, wait
+        self.outcomes = []
+        self.others = {}
+
+    def connect(self):
+        """The machine's control connection, or None where it does not come up in time."""
+        print("waiting for {} port {}".format(self.host, self.control), flush=True)
+        end = time.monotonic() + self.wait
+        while True:
+            try:
+                return socket.create_connection((self.host, self.control), timeout=self.patience)
+            except OSError:
+                if time.monotonic() > end:
+                    return None
+                time.sleep(1)
+
+    def others_of(self, request):
+        """The machine's other addresses that can be reached, asked once for each list."""
+        addresses = tuple(request.get("also", []))
+        if addresses not in self.others:
+            self.others[addresses] = reachable(self.host, addresses, self.control, self.patience)
+        return self.others[addresses]
+
+    def answer(self, request):
+        """What is not as asked for, over every family that can be reached."""
+        others = self.others_of(request)
+        if request["expect"] == "families":
+            return [] if others else ["no address of the other family is reached: " + ",".join(request["also"])]
+        faults = scan(self.host, request, self.patience)
+        for other in others:
+            faults += ["{}: {}".format(other, fault) for fault in scan(other, request, self.patience)]
+        return faults
+
+    def follow(self):
+        """One scan, until the machine says `done`; whether it did."""
+        control = self.connect()
+        if control is None:
+            return False
+        # The machine takes its time between two requests.
+        control.settimeout(self.wait)
+        line = "its first request"
+        try:
+            with control, control.makefile("rw", encoding="ascii", newline="\n") as stream:
+                for line in stream:
+                    line = line.strip()
+                    if line == "done":
+                        return True
+                    faults = self.answer(parse(line))
+                    self.outcomes.append((line, faults))
+                    print("FAILED {}: {}".format(line, "; ".join(faults)) if faults else "ok " + line, flush=True)
+                    print("failed " + "; ".join(faults) if faults else "ok", file=stream, flush=True)
+            fault = "the machine hung up"
+        except TIMEOUTS:
+            fault = "the machine said nothing for {:.0f} s".format(self.wait)
+        except OSError as error:
+            if error.errno not in (errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE):
                 raise
-            time.sleep(1)
-    outcomes = []
-    # The VM takes its time between two scans, and may restart a service.
-    control.settimeout(wait)
-    with control, control.makefile("rw", encoding="ascii", newline="\n") as stream:
-        for line in stream:
-            if line.strip() == "done":
-                return outcomes
-            faults = scan(host, parse(line), patience)
-            outcomes.append((line.strip(), faults))
-            print("failed " + "; ".join(faults) if faults else "ok", file=stream, flush=True)
-    raise ConnectionError("the VM hung up before it was done")
+            fault = "the machine hung up"
+        fault += " after: " + line
+        self.outcomes.append(("the machine stays connected", [fault]))
+        print("FAILED the machine stays connected: " + fault, flush=True)
+        return True
 
 
 def main():
@@ -110,17 +199,23 @@ def main():
     parser.add_argument("--open", type=ports, default=[], metavar="PORTS")
     parser.add_argument("--expect", choices=["silent", "answered"], default="silent")
     parser.add_argument("--patience", type=float, default=PATIENCE, metavar="SECONDS")
-    parser.add_argument("--wait", type=float, default=3600, metavar="SECONDS", help="for the VM")
+    parser.add_argument("--wait", type=float, default=7200, metavar="SECONDS", help="for the machine, each time")
+    parser.add_argument("--scans", type=int, default=SCANS, metavar="N", help="how many scans to wait for")
     asked = parser.parse_args()
     if asked.control:
-        outcomes = follow(asked.host, asked.control, asked.patience, asked.wait)
+        scanner = Scanner(asked.host, asked.control, asked.patience, asked.wait)
+        for number in range(asked.scans):
+            if not scanner.follow():
+                print("no scan {} within {:.0f} s".format(number + 1, asked.wait), flush=True)
+                break
+        outcomes = scanner.outcomes
     else:
         request = {"expect": asked.expect, "tcp": asked.tcp, "udp": asked.udp, "open": asked.open}
         outcomes = [(asked.host, scan(asked.host, request, asked.patience))]
-    for what, faults in outcomes:
-        print(f"FAILED {what}: " + "; ".join(faults) if faults else f"ok {what}")
+        for what, faults in outcomes:
+            print("FAILED {}: {}".format(what, "; ".join(faults)) if faults else "ok " + what)
     failed = sum(1 for _, faults in outcomes if faults)
-    print(f"{len(outcomes) - failed} passed, {failed} failed")
+    print("{} passed, {} failed".format(len(outcomes) - failed, failed))
     return 1 if failed or not outcomes else 0
 
 

@@ -6,6 +6,7 @@ mod demo;
 mod faults;
 mod fuzz;
 mod package;
+mod pester;
 mod reg;
 mod sanitize;
 mod scan;

@@ -24,6 +24,9 @@ pub struct Arguments {
     /// The systems that the catalog names, as Inf2Cat spells them
     #[arg(long, value_name = "STRING")]
     os: Option<String>,
+    /// The fourth number of the package's version: a higher one is an update
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    revision: u16,
 }
 
 fn target(name: &str) -> Result<Target, String> {
@@ -41,6 +44,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     if let Some(os) = &arguments.os {
         plan.os.clone_from(os);
     }
+    plan.revision = arguments.revision;
     let package = plan.make(&Certificate::of_checkout()?)?;
     println!("{}", package.folder.display());
     for name in ["hushport.sys", "hushport.inf", "hushport.cat", "hushport.pdb", "hushport-test.cer"] {

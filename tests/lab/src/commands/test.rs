@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::as_root;
+use super::{as_root, pester};
 use crate::setup::{self, Need, Target};
 
 /// What to run.
@@ -33,7 +33,8 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let mut test = vec!["test"];
     test.extend(of_workspace);
     test.extend(arguments.arguments.iter().map(String::as_str));
-    Ok(cargo(&clippy)? && cargo(&test)?)
+    // The Pester tests are a part of the whole only: a name is one of cargo's tests.
+    Ok(cargo(&clippy)? && cargo(&test)? && (!arguments.arguments.is_empty() || pester::run()?))
 }
 
 fn cargo(arguments: &[&str]) -> Result<bool> {

@@ -45,6 +45,8 @@ pub struct Plan {
     pub time: u64,
     /// The systems that the catalog names.
     pub os: String,
+    /// The fourth number of the version.
+    pub revision: u16,
 }
 
 /// A package that was made.
@@ -72,7 +74,7 @@ impl Plan {
             Target::X64 => "_v100_X64",
             Target::Arm64 => "_v100_ARM64",
         };
-        Ok(Self { target, out, time, os: os.to_owned() })
+        Ok(Self { target, out, time, os: os.to_owned(), revision: 0 })
     }
 
     /// Builds the driver, then writes, signs and checks the package.
@@ -104,7 +106,7 @@ impl Plan {
         let stamp = Stamp {
             target: self.target,
             date: (date.year(), date.month(), date.day()),
-            version: version()?,
+            version: version(self.revision)?,
             catalog: "hushport.cat".to_owned(),
         };
         let text = stamp.apply(&inx)?;
@@ -146,9 +148,9 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// The package's version, with a fourth number as Windows has it.
-fn version() -> Result<[u16; 4]> {
-    let mut version = [0; 4];
+/// The package's version, with the revision as Windows' fourth number.
+fn version(revision: u16) -> Result<[u16; 4]> {
+    let mut version = [0, 0, 0, revision];
     for (place, part) in version.iter_mut().zip(env!("CARGO_PKG_VERSION").split('.')) {
         *place = part.parse().context("the version of a package is three plain numbers")?;
     }

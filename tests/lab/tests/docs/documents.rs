@@ -126,7 +126,7 @@ fn paths_in_the_text_are_there() {
 }
 
 /// Programs that the documents' shell lines may begin with.
-const PROGRAMS: &[&str] = &["cargo", "openssl", "osslsigncode", "python3", "sudo", "git", "cd"];
+const PROGRAMS: &[&str] = &["cargo", "openssl", "osslsigncode", "python3", "pwsh", "sudo", "git", "cd"];
 
 #[test]
 fn shell_lines_are_commands() {

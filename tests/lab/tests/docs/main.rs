@@ -1,6 +1,7 @@
 //! What lies beside the code is tried, too: the documents, the scripts for a
 //! test machine, the workflows and the tasks.
 
+mod actionlint;
 mod documents;
 mod powershell;
 mod scanner;

@@ -1,8 +1,9 @@
 //! Reads PowerShell by its grammar, and finds what a run would stumble over.
 //!
-//! There is no PowerShell here to run a script with. So nothing is taken on
-//! trust: every command is one of the scripts' own functions or one of the
-//! table below, with parameters that it has; every variable is set before.
+//! The Pester tests run the scripts in PowerShell 7, against commands that they
+//! play themselves. This is the other half: every command is one of the scripts'
+//! own functions or one of the table below, with parameters that it has in
+//! Windows PowerShell 5.1; every variable is set before it is used.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,23 +13,28 @@ use tree_sitter::{Node, Parser, Tree};
 /// Windows PowerShell 5.1 as Windows 10 has it (Microsoft Learn, the modules'
 /// reference).
 const CMDLETS: &[(&str, &str)] = &[
-    ("Add-Content", "Path Value"),
     ("Add-EtwTraceProvider", "SessionName AutologgerName Guid Level MatchAnyKeyword"),
     ("Confirm-SecureBootUEFI", ""),
     ("ConvertFrom-Json", "InputObject"),
-    ("ConvertTo-Json", "InputObject Compress"),
+    ("ConvertTo-Json", "InputObject Compress Depth"),
     ("Copy-Item", "Path Destination"),
     ("Export-ModuleMember", "Function"),
     ("ForEach-Object", ""),
-    ("Get-ChildItem", "Path Filter File ErrorAction"),
+    ("Get-BitLockerVolume", "MountPoint"),
+    ("Get-ChildItem", "Path Filter File Recurse ErrorAction"),
     ("Get-CimInstance", "ClassName Filter"),
-    ("Get-Content", "Path Raw"),
+    ("Get-Command", "Name ErrorAction"),
+    ("Get-Content", "Path Raw Encoding Tail Wait"),
     ("Get-Date", ""),
     ("Get-Item", "Path"),
-    ("Get-ItemProperty", "Path"),
+    ("Get-ItemProperty", "Path Name"),
     ("Get-NetAdapter", ""),
+    ("Get-NetFirewallProfile", ""),
+    ("Get-NetIPAddress", ""),
+    ("Get-PSDrive", "Name ErrorAction"),
     ("Get-ScheduledTask", "TaskName ErrorAction"),
-    ("Get-WinEvent", "Path Oldest"),
+    ("Get-Service", "Name"),
+    ("Get-WinEvent", "FilterHashtable ErrorAction"),
     ("Get-WindowsDriver", "Online"),
     ("Group-Object", "Property"),
     ("Import-Certificate", "FilePath CertStoreLocation"),
@@ -36,31 +42,26 @@ const CMDLETS: &[(&str, &str)] = &[
     ("Join-Path", "Path ChildPath"),
     ("New-AutologgerConfig", "Name LocalFilePath Start"),
     ("New-EtwTraceSession", "Name LocalFilePath"),
-    ("New-Item", "ItemType Path Force"),
     ("New-ItemProperty", "Path Name Value PropertyType Force"),
-    ("New-Object", "TypeName ArgumentList"),
+    ("New-Object", "TypeName ArgumentList Property"),
     ("New-ScheduledTaskAction", "Execute Argument"),
     ("New-ScheduledTaskPrincipal", "UserId LogonType RunLevel"),
-    ("New-ScheduledTaskSettingsSet", "ExecutionTimeLimit"),
+    ("New-ScheduledTaskSettingsSet", "AllowStartIfOnBatteries DontStopIfGoingOnBatteries ExecutionTimeLimit"),
     ("New-ScheduledTaskTrigger", "AtStartup"),
     ("Out-String", ""),
     ("Register-ScheduledTask", "TaskName Action Trigger Principal Settings Force"),
     ("Remove-AutologgerConfig", "Name"),
     ("Remove-Item", "Path"),
     ("Remove-ItemProperty", "Path Name"),
-    ("Resolve-Path", "Path"),
     ("Restart-Computer", "Force"),
-    ("Select-Object", "Property"),
-    ("Set-Content", "Path Value"),
+    ("Select-Object", "Property Unique First"),
     ("Set-ItemProperty", "Path Name Value Type"),
-    ("Set-NetFirewallProfile", "All Enabled"),
+    ("Set-NetFirewallProfile", "All Name Enabled"),
     ("Set-StrictMode", "Version"),
     ("Sort-Object", "Property Descending"),
-    ("Split-Path", "Path Leaf"),
+    ("Split-Path", "Path Parent Leaf"),
     ("Start-Sleep", "Seconds Milliseconds"),
-    ("Start-Transcript", "Path Append"),
     ("Stop-EtwTraceSession", "Name"),
-    ("Stop-Transcript", ""),
     ("Test-Path", "Path"),
     ("Unregister-ScheduledTask", "TaskName Confirm"),
     ("Where-Object", ""),
@@ -72,11 +73,15 @@ const CMDLETS: &[(&str, &str)] = &[
 const PROGRAMS: &[&str] = &[
     "bcdedit.exe",
     "cargo",
+    "certutil.exe",
     "logman.exe",
     "netsh.exe",
+    "pktmon.exe",
     "pnputil.exe",
     "powershell.exe",
+    "rundll32.exe",
     "sc.exe",
+    "tracerpt.exe",
     "verifier.exe",
     "wevtutil.exe",
 ];
@@ -86,17 +91,32 @@ const VERBS: &[&str] = &[
     "Add",
     "Assert",
     "Clear",
+    "Compare",
+    "Complete",
     "Confirm",
+    "Connect",
+    "ConvertFrom",
+    "ConvertTo",
+    "Copy",
     "Disable",
     "Enable",
     "Get",
+    "Import",
+    "Initialize",
     "Install",
     "Invoke",
     "Measure",
+    "New",
+    "Open",
     "Read",
     "Register",
     "Remove",
+    "Repair",
     "Request",
+    "Resolve",
+    "Restart",
+    "Restore",
+    "Resume",
     "Save",
     "Set",
     "Start",
@@ -110,17 +130,22 @@ const VERBS: &[&str] = &[
 /// Variables that PowerShell sets (about_Automatic_Variables).
 const AUTOMATIC: &[&str] = &[
     "_",
+    "env:PROCESSOR_ARCHITECTURE",
+    "env:PROCESSOR_ARCHITEW6432",
     "env:ProgramData",
+    "env:SystemDrive",
     "env:SystemRoot",
     "env:TEMP",
     "ErrorActionPreference",
+    "ExecutionContext",
     "false",
     "global:LASTEXITCODE",
     "LASTEXITCODE",
     "Matches",
     "null",
-    "PSCommandPath",
+    "PID",
     "PSScriptRoot",
+    "PSVersionTable",
     "true",
 ];
 
@@ -235,6 +260,12 @@ impl<'a> Script<'a> {
             }
         }
         findings
+    }
+
+    /// The names of the commands, each with its line.
+    pub fn called(&self) -> Vec<Finding> {
+        let names = self.of_kind("command_name").into_iter();
+        names.map(|node| (line(node), self.text(node).to_owned())).collect()
     }
 
     /// Programs that are named in a string to be run.

@@ -73,7 +73,9 @@ fn the_scanner_does_what_the_machine_asks_for() {
         _ = answers.next();
         (right, wrong)
     });
-    let output = scanner(&["127.0.0.1", "--control", &control.to_string(), "--wait", "10"]).output().unwrap();
+    let control = control.to_string();
+    let arguments = ["127.0.0.1", "--control", &control, "--wait", "10", "--scans", "1"];
+    let output = scanner(&arguments).output().unwrap();
     let (right, wrong) = vm.join().unwrap();
     assert_eq!((right.as_str(), wrong), ("ok", format!("failed tcp {tcp} is answered, not silent")));
     assert_eq!(closing_line(&output), "1 passed, 1 failed");

