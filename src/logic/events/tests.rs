@@ -38,7 +38,7 @@ fn joined(lines: &[&str]) -> String {
 #[test]
 fn the_documentation_is_the_tables() {
     const MARK: &str = "## The events\n";
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/EVENTS.md");
+    let path = "docs/EVENTS.md";
     let file = std::fs::read_to_string(path).unwrap();
     let (head, events) = file.split_once(MARK).unwrap();
     if std::env::var_os("HUSHPORT_WRITE_DOCS").is_some() {

@@ -183,7 +183,7 @@ proptest! {
 
 #[test]
 fn the_types_are_the_headers() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/lab/facts/macros.json");
+    let path = "tests/lab/facts/macros.json";
     let macros: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     assert_eq!(
         (&macros["REG_DWORD"][0], &macros["REG_MULTI_SZ"][0]),
@@ -193,7 +193,7 @@ fn the_types_are_the_headers() {
 
 #[test]
 fn the_inf_lists_every_default() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/inf/hushport.inx");
+    let path = "inf/hushport.inx";
     let inf = std::fs::read_to_string(path).unwrap();
     let section = inf.split_once("[Parameters]\n").unwrap().1.split("\n[").next().unwrap();
     let lines: Vec<Vec<&str>> = section
@@ -238,7 +238,7 @@ fn row(value: &Value) -> String {
 
 #[test]
 fn the_document_has_the_table() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIGURATION.md");
+    let path = "docs/CONFIGURATION.md";
     let document = std::fs::read_to_string(path).unwrap();
     let head = "| value | type | default | allowed | holds | what for |\n|---|---|---|---|---|---|\n";
     let rows: String = VALUES.iter().map(row).collect();
@@ -273,7 +273,7 @@ const REASONS: [Reason; 19] = [
 /// The document's examples are taken, with its own meaning.
 #[test]
 fn the_documents_examples_are_taken() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/CONFIGURATION.md");
+    let path = "docs/CONFIGURATION.md";
     let document = std::fs::read_to_string(path).unwrap();
     let mut seen = 0;
     for line in document.lines() {

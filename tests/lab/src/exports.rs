@@ -289,14 +289,14 @@ mod tests {
     fn every_thunk_is_what_its_row_says() {
         let facts = facts();
         let mut thunks = BTreeMap::new();
-        let directory = concat!(env!("CARGO_MANIFEST_DIR"), "/src/nt");
+        let directory = crate::setup::root().join("tests/lab/src/nt");
         for file in FILES.iter().collect::<BTreeSet<_>>() {
             let paths = match *file {
                 "fwp" => vec!["fwp/mod.rs".to_string(), "fwp/driver.rs".to_string()],
                 file => vec![format!("{file}.rs")],
             };
             let items = paths.iter().flat_map(|path| {
-                let source = std::fs::read_to_string(format!("{directory}/{path}")).unwrap();
+                let source = std::fs::read_to_string(directory.join(path)).unwrap();
                 syn::parse_file(&source).unwrap().items
             });
             for item in items {

@@ -25,6 +25,7 @@
 //! | [`bench`] | what a classify costs: time, instructions, what it locks and writes |
 //! | [`trace`] | plays a capture file through the driver |
 //! | [`report`] | what people read |
+//! | [`suites`], [`notes`] | every test under a time limit; what a process says of itself if it hangs |
 //! | [`commands`] | `cargo lab …` |
 
 pub mod bench;
@@ -37,6 +38,7 @@ pub mod host;
 pub mod image;
 pub mod machine;
 pub mod matrix;
+pub mod notes;
 pub mod nt;
 pub mod package;
 pub mod policy;
@@ -47,6 +49,7 @@ pub mod schedule;
 pub mod setup;
 pub mod status;
 pub mod storm;
+pub mod suites;
 pub mod trace;
 pub mod traffic;
 pub mod variants;

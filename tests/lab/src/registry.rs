@@ -5,7 +5,9 @@
 //! when the driver has read the change, with what it made of it.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,7 +15,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
+use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
 use crate::machine::SERVICE;
@@ -68,6 +71,7 @@ pub struct Served {
     path: PathBuf,
     over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
+    _lock: Flock<File>,
 }
 
 impl Served {
@@ -79,12 +83,12 @@ impl Served {
 
     /// Serves it at a path.
     pub fn at(path: PathBuf, kernel: Arc<Kernel>, driver: Option<&Path>) -> Result<Self> {
-        if UnixStream::connect(&path).is_ok() {
-            bail!("another host is up already: it serves {}", path.display());
-        }
+        let lock = serve_alone(&path)?;
         // Of an earlier run that was killed.
         let _was_there = std::fs::remove_file(&path);
-        let listener = UnixListener::bind(&path).with_context(|| path.display().to_string())?;
+        let listener = short(&path)
+            .and_then(|(_folder, short)| UnixListener::bind(short))
+            .with_context(|| path.display().to_string())?;
         let over = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&over);
         let mut server = Server { kernel, driver: driver.map(Path::to_owned), good: Vec::new() };
@@ -98,19 +102,45 @@ impl Served {
                 let _answered_or_not = stream.map_err(Into::into).and_then(|stream| server.answer(stream));
             }
         })?;
-        Ok(Self { path, over, thread: Some(thread) })
+        Ok(Self { path, over, thread: Some(thread), _lock: lock })
     }
 }
 
 impl Drop for Served {
     fn drop(&mut self) {
         self.over.store(true, Ordering::SeqCst);
-        let woken = UnixStream::connect(&self.path).is_ok();
+        let woken = connect(&self.path).is_ok();
         if let Some(thread) = self.thread.take().filter(|_| woken) {
             let _ended = thread.join();
         }
         let _gone = std::fs::remove_file(&self.path);
     }
+}
+
+/// A lock that says that a path is served, for as long as it is held.
+fn serve_alone(path: &Path) -> Result<Flock<File>> {
+    let lock = path.with_extension("lock");
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let file = File::create(&lock).with_context(|| format!("cannot write {}", lock.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock)
+        .map_err(|_| anyhow::anyhow!("another host is up already: it serves {}", path.display()))
+}
+
+/// A path to the socket that fits into a socket's address, which holds 108 bytes: it
+/// leads through the folder's descriptor, which is to be kept until it was used.
+fn short(path: &Path) -> io::Result<(File, PathBuf)> {
+    let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    let folder = File::open(path.parent().ok_or_else(invalid)?)?;
+    let name = path.file_name().ok_or_else(invalid)?;
+    let through = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name);
+    Ok((folder, through))
+}
+
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let (_folder, short) = short(path)?;
+    UnixStream::connect(short)
 }
 
 /// The served side.
@@ -213,7 +243,7 @@ pub fn ask(request: &Request) -> Result<Reply> {
 
 /// Asks at a path.
 pub fn ask_at(path: &Path, request: &Request) -> Result<Reply> {
-    let mut stream = UnixStream::connect(path)
+    let mut stream = connect(path)
         .map_err(|error| anyhow::anyhow!("no host is up (start one with cargo lab up): {error}"))?;
     write(&mut stream, request)?;
     read(&stream)
@@ -260,7 +290,10 @@ mod tests {
     #[test]
     fn a_served_registry_is_read_changed_and_gone_at_the_end() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("registry.sock");
+        // A checkout may lie deep: this is more than a socket's address holds.
+        let folder = directory.path().join("a".repeat(100)).join("b".repeat(100));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("registry.sock");
         let machine = Machine::new(Options::default());
         machine.set("Mode", 2);
         assert!(ask_at(&path, &Request::List).unwrap_err().to_string().contains("no host is up"));
@@ -282,7 +315,7 @@ mod tests {
         assert_eq!(machine.kernel().registry().values(&parameters_key(SERVICE)).len(), 1);
 
         // Whoever talks nonsense is not answered, and does no harm.
-        let mut nonsense = UnixStream::connect(&path).unwrap();
+        let mut nonsense = connect(&path).unwrap();
         nonsense.write_all(b"nonsense\n").unwrap();
         assert_eq!(ask_at(&path, &Request::List).unwrap().values.len(), 1);
         drop(served);

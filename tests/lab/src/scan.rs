@@ -12,7 +12,7 @@ use crate::world::World;
 pub type States = BTreeMap<u16, String>;
 
 /// A way of nmap's to ask.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 #[allow(missing_docs, reason = "the names are nmap's own")]
 pub enum Technique {
     Syn,

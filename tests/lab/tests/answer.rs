@@ -124,7 +124,8 @@ fn what_is_refused_at_the_start_is_its_default() {
 }
 
 fn lab(arguments: &[&str]) -> (Output, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_lab")).args(arguments).output().unwrap();
+    let output =
+        Command::new(lab::setup::profile_directory().unwrap().join("lab")).args(arguments).output().unwrap();
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     (output, String::from_utf8(text).unwrap())
 }

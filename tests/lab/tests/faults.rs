@@ -2,7 +2,6 @@
 //! the sweep itself when a driver is planted that cannot bear it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 
 use lab::faults::{FALLIBLE, INFALLIBLE, Sweep};
@@ -20,7 +19,7 @@ fn hushport() -> Arc<PeFile> {
 
 /// The planted driver's sweep; `wrong` names what is wrong with it.
 fn planted(wrong: &str) -> Sweep {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/planted.rs");
+    let source = setup::root().join("tests/lab/tests/faults/planted.rs");
     let arguments: &[&str] = if wrong.is_empty() { &[] } else { &["--cfg", wrong] };
     let driver = setup::compile(&source, arguments).unwrap_or_else(|error| panic!("{error:#}"));
     Sweep::of(&Arc::new(PeFile::read(&driver).unwrap()), SEED, JOBS)
@@ -106,7 +105,7 @@ fn planted_faults_are_found() {
 
 #[test]
 fn two_sweeps_are_alike_whatever_the_number_of_jobs() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/faults/planted.rs");
+    let source = setup::root().join("tests/lab/tests/faults/planted.rs");
     let driver = setup::compile(&source, &["--cfg", "leaks"]).unwrap();
     let file = Arc::new(PeFile::read(&driver).unwrap());
     let [one, two] = [1, 3].map(|jobs| Sweep::of(&file, SEED, jobs));

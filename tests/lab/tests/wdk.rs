@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 use lab::setup;
 
 fn lab(arguments: &[&str]) -> Output {
-    let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
+    let mut lab = Command::new(setup::profile_directory().unwrap().join("lab"));
     lab.arg("wdk").args(arguments).env_remove("WDKContentRoot").output().unwrap()
 }
 

@@ -53,31 +53,32 @@ const EVENTS: [Event; 17] = [
 /// Runs it; whether everything was as expected.
 pub fn run() -> Result<bool> {
     setup::ensure(&[Need::Libclang, Need::NMAP, Need::IP, Need::CURL])?;
-    println!("building hushport.sys");
+    let mut steps = Steps::default();
+    steps.next("build hushport.sys");
     let driver = setup::build(Target::X64)?;
     println!("  {}", driver.sys.display());
     as_root()?;
     let mut checks = Checks::default();
     let listen = vec![(OPEN, Application::Http), (ECHO, Application::Echo)];
     let without = World::start(&Plan { listen: listen.clone(), ..Plan::default() })?;
-    println!("\n1. nmap -sS, without the driver");
+    steps.next("nmap -sS, without the driver");
     scans(&without, "without", "closed", &mut checks)?;
     without.host.stop()?;
 
     let mut world = World::start(&Plan { driver: Some(&driver.sys), listen, ..Plan::default() })?;
-    println!("\n1. nmap -sS, with the driver");
+    steps.next("nmap -sS, with the driver");
     let session = world.machine.kernel().trace(Enable::all(HUSHPORT), None);
     scans(&world, "with", "filtered", &mut checks)?;
     silenced(&session.take(), &mut checks);
-    println!("\n2. curl through the open port");
+    steps.next("curl through the open port");
     for family in Family::BOTH {
         fetch(&world, family, &mut checks)?;
     }
-    println!("\n3. connections out of the host, to a server in the namespace");
+    steps.next("connections out of the host, to a server in the namespace");
     for family in Family::BOTH {
         connect(&world, family, &mut checks)?;
     }
-    println!("\n4. the layers of each flow, as the driver's callouts saw them");
+    steps.next("the layers of each flow, as the driver's callouts saw them");
     for family in Family::BOTH {
         reauthorize(&world, family)?;
         answer_once(&world, family)?;
@@ -89,7 +90,7 @@ pub fn run() -> Result<bool> {
     show_flows(&world, &mut checks)?;
     policies(&session.events(), &mut checks);
     let page = write_page(&world)?;
-    println!("\n5. unload");
+    steps.next("unload");
     unload(&mut world, &mut checks);
     let last = session.take().pop().map(|event| event.name);
     checks.note("the driver's last event", "Stopped", last.unwrap_or_default());
@@ -100,8 +101,36 @@ pub fn run() -> Result<bool> {
     world.host.stop()?;
     println!("  every packet is in {}", Path::new(&capture).display());
     println!("  every connection's layers are drawn in {}", page.display());
+    steps.end();
+    debug_assert_eq!(steps.begun, Steps::ALL);
     println!("\n{checks}");
     Ok(checks.hold())
+}
+
+/// What the demo does, step by step.
+#[derive(Default)]
+struct Steps {
+    begun: usize,
+    since: Option<Instant>,
+}
+
+impl Steps {
+    /// How many there are.
+    const ALL: usize = 7;
+
+    /// Says what comes next, and how long the last step took.
+    fn next(&mut self, what: &str) {
+        self.end();
+        self.begun += 1;
+        println!("step {} of {}: {what}", self.begun, Self::ALL);
+        self.since = Some(Instant::now());
+    }
+
+    fn end(&mut self) {
+        if let Some(since) = self.since.take() {
+            println!("  ({:.1} s)\n", since.elapsed().as_secs_f64());
+        }
+    }
 }
 
 /// Scans both families. `expected` is what closed ports are to look like.

@@ -59,6 +59,10 @@ enum Lab {
 /// Runs the command that the arguments ask for.
 pub fn run() -> ExitCode {
     let lab = Lab::parse();
+    if let Err(error) = crate::setup::checkout() {
+        eprintln!("lab: {error}");
+        return ExitCode::FAILURE;
+    }
     let outcome = match &lab {
         Lab::Bench(arguments) => bench::run(arguments),
         Lab::Demo => demo::run(),

@@ -23,6 +23,12 @@ pub struct Arguments {
     /// One world alone, of these variants together; may be given again
     #[arg(long, value_name = "NAME", value_parser = super::variant)]
     variant: Vec<&'static Variant>,
+    /// The base world alone, in this mode
+    #[arg(long, value_parser = clap::value_parser!(u32).range(0..=2), conflicts_with_all = ["all", "variant"])]
+    mode: Option<u32>,
+    /// One technique alone; may be given again
+    #[arg(long, value_enum)]
+    technique: Vec<Technique>,
     /// List the variants
     #[arg(long)]
     list: bool,
@@ -45,7 +51,11 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     setup::ensure(&[Need::Libclang, Need::NMAP, Need::IP, Need::CURL])?;
     let driver = setup::build(Target::X64)?;
     as_root()?;
-    let cases = cases(arguments);
+    let mut cases = cases(arguments);
+    for case in cases.iter_mut().filter(|_| !arguments.technique.is_empty()) {
+        case.techniques.retain(|technique| arguments.technique.contains(technique));
+    }
+    cases.retain(|case| !case.techniques.is_empty());
     let outcomes = matrix::run(&driver.sys, &cases, arguments.jobs.max(1));
     let (mut well, mut cells, mut markdown) = (true, 0, String::from(HEAD));
     for outcome in outcomes {
@@ -90,6 +100,9 @@ wire, from the packets. In every world a page was fetched through the open port,
 fn cases(arguments: &Arguments) -> Vec<Case> {
     const MODES: [u32; 3] = [0, 1, 2];
     let with = |mode, variants: Vec<&'static Variant>| Case { variants, ..Case::base(mode) };
+    if let Some(mode) = arguments.mode {
+        return vec![Case::base(mode)];
+    }
     if !arguments.variant.is_empty() {
         let modes = if arguments.all { &MODES[..] } else { &MODES[2..] };
         return modes.iter().map(|mode| with(*mode, arguments.variant.clone())).collect();

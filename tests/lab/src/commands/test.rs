@@ -1,49 +1,80 @@
 //! `cargo lab test`: what a person and a machine run before they trust it.
 
-use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::{as_root, pester};
 use crate::setup::{self, Need, Target};
+use crate::suites::{self, Children, Limits};
 
 /// What to run.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Passed to `cargo test`, such as a test's name
-    arguments: Vec<String>,
+    /// Part of a test's name, which is package/program::module::test; only what holds
+    /// one of these is run, without lints
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Only the tests of this package; may be given again
+    #[arg(long, value_name = "PACKAGE")]
+    package: Vec<String>,
+    /// Seconds after which a test has failed
+    #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().test.as_secs())]
+    test_limit: u64,
+    /// Minutes after which the whole run has failed
+    #[arg(long, value_name = "MINUTES", default_value_t = Limits::default().whole.as_secs() / 60)]
+    limit: u64,
 }
 
 /// Lints and tests; whether all of it passed.
 pub fn run(arguments: &Arguments) -> Result<bool> {
+    let limits = Limits {
+        test: Duration::from_secs(arguments.test_limit),
+        whole: Duration::from_secs(arguments.limit.saturating_mul(60)),
+    };
+    let children = Children::new(limits.whole);
+    children.guard();
+    let all = arguments.names.is_empty() && arguments.package.is_empty();
     setup::ensure(&[Need::Libclang, Need::NMAP, Need::IP, Need::CURL, Need::CHROMIUM])?;
     setup::ensure(&[Need::OPENSSL, Need::OSSLSIGNCODE, Need::PYTHON, Need::VALGRIND])?;
-    for target in Target::ALL {
-        step(&format!("build the driver for {}", target.triple()));
-        setup::build(target)?;
-        step(&format!("clippy over the driver for {}", target.triple()));
-        setup::lint(target)?;
+    if all {
+        for target in Target::ALL {
+            children.step(&format!("build the driver for {}", target.triple()));
+            setup::build(target)?;
+            children.step(&format!("clippy over the driver for {}", target.triple()));
+            setup::lint(target)?;
+        }
     }
     // After the set-up, which may have to download.
     as_root()?;
-    // In the tests' own profile, so that macros and build scripts are built once.
-    let of_workspace = ["--workspace", "--locked", "--profile", "lab"];
-    let mut clippy = vec!["clippy"];
-    clippy.extend(of_workspace.iter().chain(&["--all-targets", "--", "--deny", "warnings"]));
-    let mut test = vec!["test"];
-    test.extend(of_workspace);
-    test.extend(arguments.arguments.iter().map(String::as_str));
-    // The Pester tests are a part of the whole only: a name is one of cargo's tests.
-    Ok(cargo(&clippy)? && cargo(&test)? && (!arguments.arguments.is_empty() || pester::run()?))
+    if all {
+        children.step("clippy over the workspace");
+        let mut clippy = setup::workspace_cargo("clippy");
+        clippy.args(["--workspace", "--all-targets", "--", "--deny", "warnings"]);
+        if !children.status(&mut clippy)?.success() {
+            bail!("clippy finds fault with the workspace");
+        }
+    }
+    children.step("build the tests");
+    let packages: Vec<&str> = arguments.package.iter().map(String::as_str).collect();
+    let programs = suites::chosen(suites::build(&packages, &children)?, &arguments.names);
+    let count: usize = programs.iter().map(|program| program.tests.len()).sum();
+    if count == 0 {
+        bail!("no test has {} in its name", arguments.names.join(" or "));
+    }
+    children.step(&format!("{count} tests"));
+    let summary = suites::run(&programs, &limits, &children)?;
+    let documented = !all || summary.is_over() || doc_tests(&children)?;
+    let scripted = !all || summary.is_over() || pester::run()?;
+    println!("\n{summary}");
+    Ok(summary.passed() && documented && scripted)
 }
 
-fn cargo(arguments: &[&str]) -> Result<bool> {
-    step(&format!("cargo {}", arguments.join(" ")));
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    let status = cargo.args(arguments).current_dir(setup::root()).status().context("cannot start cargo")?;
+/// The examples in the documentation, which are no programs of their own.
+fn doc_tests(children: &Children) -> Result<bool> {
+    children.step("the examples in the documentation");
+    let mut cargo = setup::workspace_cargo("test");
+    cargo.args(["--workspace", "--doc", "--quiet"]);
+    let status = children.status(&mut cargo).context("the examples in the documentation")?;
     Ok(status.success())
-}
-
-fn step(what: &str) {
-    println!("== {what}");
 }

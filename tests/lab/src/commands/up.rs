@@ -2,7 +2,6 @@
 
 use std::io::Write;
 use std::path::Path;
-use std::process::Command;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
@@ -16,7 +15,7 @@ use crate::policy::{Assignment, assignment, state};
 use crate::registry;
 use crate::setup::{self, Need, Target};
 use crate::variants::Variant;
-use crate::wire::Family;
+use crate::wire::{Family, Named};
 use crate::world::{Plan, World};
 
 /// How the host is to be.
@@ -77,8 +76,8 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     }
     let _session = arguments.events.as_deref().map(|file| listen_to(&world, file)).transpose()?;
     let _registry = registry::Served::start(Arc::clone(world.machine.kernel()), driver)?;
-    let named = Named::new(&world);
-    announce(&plan, &world, named.enter());
+    let named = Named::attach(NAME, &world.namespace);
+    announce(&plan, &world, &enter(&world, named.as_ref()));
     let mut stopped = false;
     while interrupts.recv_timeout(Duration::from_millis(200)).is_err() {
         if let Some(stop) = world.machine.kernel().stopped().filter(|_| !stopped) {
@@ -145,45 +144,16 @@ fn announce(plan: &Plan<'_>, world: &World, enter: &str) {
     println!("\nCtrl-C ends it.");
 }
 
-/// A name for the namespace under `ip netns`, where one can be given.
-struct Named {
-    named: bool,
-    enter: String,
-}
-
-impl Named {
-    fn new(world: &World) -> Self {
-        let ip = |arguments: &[&str]| {
-            let output = Command::new("ip").args(arguments).output();
-            output.is_ok_and(|output| output.status.success())
-        };
-        // Of an earlier run that was killed.
-        let _was_there = ip(&["netns", "delete", NAME]);
-        let named = ip(&["netns", "attach", NAME, &world.namespace.tid().to_string()]);
-        let enter = match named {
-            true => format!("ip netns exec {NAME}"),
-            false => {
-                let path = world.namespace.path();
-                format!(
-                    "nsenter --preserve-credentials --user=/proc/{}/ns/user --net={}",
-                    std::process::id(),
-                    path.display()
-                )
-            }
-        };
-        Self { named, enter }
-    }
-
-    fn enter(&self) -> &str {
-        &self.enter
-    }
-}
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        if self.named {
-            let _best_effort = Command::new("ip").args(["netns", "delete", NAME]).status();
-        }
+/// What a command is begun with to run in the host's network.
+fn enter(world: &World, named: Option<&Named>) -> String {
+    match named {
+        Some(named) => format!("ip netns exec {}", named.name()),
+        // Where `ip netns` cannot name it, the process itself leads there.
+        None => format!(
+            "nsenter --preserve-credentials --user=/proc/{}/ns/user --net={}",
+            std::process::id(),
+            world.namespace.path().display()
+        ),
     }
 }
 

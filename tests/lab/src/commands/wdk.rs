@@ -2,7 +2,6 @@
 //! is held to.
 
 use std::path::PathBuf;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
@@ -61,8 +60,8 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
 }
 
 fn test(targets: &[Target]) -> Result<bool> {
-    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.args(["test", "--locked", "--profile", "lab", "--package", "hushport-lab"]);
+    let mut cargo = setup::workspace_cargo("test");
+    cargo.args(["--package", "hushport-lab"]);
     for test in TESTS {
         cargo.args(["--test", test]);
     }
@@ -73,7 +72,7 @@ fn test(targets: &[Target]) -> Result<bool> {
         _ => &mut cargo,
     };
     println!("== cargo test with it: {}", TESTS.join(", "));
-    let status = cargo.current_dir(setup::root()).env(setup::DRIVERS, kit::place()).status();
+    let status = cargo.env(setup::DRIVERS, kit::place()).status();
     Ok(status.context("cannot start cargo")?.success())
 }
 

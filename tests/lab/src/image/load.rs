@@ -14,6 +14,7 @@ use super::pe::{ImportName, PAGE, PeError, PeFile, Section};
 use super::places;
 use super::symbols::{DataSymbol, SymbolError, Symbols};
 use super::thunk::{Export, bind};
+use crate::notes::{self, Note};
 
 /// An import that nobody provides.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,6 +88,8 @@ fn list(missing: &[MissingImport]) -> String {
 pub struct Image {
     file: Arc<PeFile>,
     memory: Reservation,
+    /// Where it lies, for who looks at a process that hangs.
+    _note: Note,
 }
 
 impl Image {
@@ -112,7 +115,8 @@ impl Image {
             memory.protect(pages(&section.range), protection(section))?;
         }
         places::loaded(memory.base(), Arc::clone(&file));
-        Ok(Self { file, memory })
+        let note = notes::note(|| format!("image {:#x} {}", memory.base(), file.path.display()));
+        Ok(Self { file, memory, _note: note })
     }
 
     /// The address of `DriverEntry`.

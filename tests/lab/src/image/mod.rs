@@ -58,3 +58,4 @@ pub use step::{Access as StepAccess, Call, Trace, Walk, spin, trace};
 pub use stepping::stepping;
 pub use symbols::{DataSymbol, Function, SymbolError, Symbols};
 pub use thunk::{Export, MAX_ARGUMENTS, bind};
+pub(crate) use unwind::{Bytes as UnwindBytes, unwinder};

@@ -55,14 +55,19 @@ pub(super) fn walk(control: &Control, fault: Option<&RawFault>) -> Backtrace {
 /// The loaded images' unwind tables.
 struct Images(UnwinderX86_64<Bytes>);
 
+/// The unwind tables of images, each with its address.
+pub(crate) fn unwinder(images: impl IntoIterator<Item = (u64, Arc<PeFile>)>) -> UnwinderX86_64<Bytes> {
+    let mut unwinder = UnwinderX86_64::new();
+    for (base, file) in images {
+        let range = base..base + file.image.len() as u64;
+        unwinder.add_module(Module::new(file.name(), range, base, Sections { base, file }));
+    }
+    unwinder
+}
+
 impl Images {
     fn new() -> Self {
-        let mut unwinder = UnwinderX86_64::new();
-        for (base, file) in places::all_loaded() {
-            let range = base..base + file.image.len() as u64;
-            unwinder.add_module(Module::new(file.name(), range, base, Sections { base, file }));
-        }
-        Self(unwinder)
+        Self(unwinder(places::all_loaded()))
     }
 
     fn start_at(&self, control: &Control, fault: &RawFault, frames: &mut Vec<Frame>) {
@@ -145,7 +150,7 @@ fn name(address: FrameAddress) -> Frame {
 
 /// Bytes of the flat image: relocation changes neither code lengths nor unwind
 /// tables.
-struct Bytes {
+pub(crate) struct Bytes {
     file: Arc<PeFile>,
     range: Range<usize>,
 }

@@ -10,9 +10,10 @@ use std::cell::Cell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Kernel;
+use crate::notes::{self, Note};
 use crate::schedule;
 
 /// An interrupt request level (`wdm.h`, x64).
@@ -62,7 +63,15 @@ impl Processor {
 
 /// Waiting in a host that has fewer processors than the simulated machine.
 #[derive(Default)]
-pub(super) struct Backoff(u32);
+pub(super) struct Backoff {
+    rounds: u32,
+    began: Option<Instant>,
+    /// Says what is waited for, once it takes long.
+    note: Option<Note>,
+}
+
+/// From here on a wait is noted.
+const LONG: Duration = Duration::from_millis(500);
 
 impl Backoff {
     /// A little longer each time. A schedule lets the others run instead.
@@ -70,11 +79,19 @@ impl Backoff {
         if schedule::pause(what) {
             return;
         }
-        self.0 = self.0.saturating_add(1);
-        match self.0 {
+        self.rounds = self.rounds.saturating_add(1);
+        match self.rounds {
             ..32 => std::hint::spin_loop(),
             32..256 => std::thread::yield_now(),
-            _ => std::thread::sleep(Duration::from_micros(50)),
+            _ => {
+                let began = *self.began.get_or_insert_with(Instant::now);
+                if self.note.is_none() && began.elapsed() > LONG {
+                    let thread = std::thread::current();
+                    let name = thread.name().unwrap_or("a thread");
+                    self.note = Some(notes::note(|| format!("wait {name} waits for {}", what())));
+                }
+                std::thread::sleep(Duration::from_micros(50));
+            }
         }
     }
 }

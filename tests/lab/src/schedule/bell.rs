@@ -6,6 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::{Machine, seat};
+use crate::notes::{self, Note};
 
 /// What a wait came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +122,7 @@ fn machine_of_thread() -> Option<Arc<dyn Machine>> {
 static WAITS: Mutex<BTreeMap<u64, (usize, String)>> = Mutex::new(BTreeMap::new());
 
 /// A wait that others may hear of.
-struct Named(u64);
+struct Named(u64, #[expect(dead_code, reason = "taken back when it is dropped")] Note);
 
 impl Named {
     fn new(machine: Option<&dyn Machine>, what: String) -> Self {
@@ -130,8 +131,9 @@ impl Named {
         let thread = std::thread::current();
         let text = format!("{} waits for {what}", thread.name().unwrap_or("a thread"));
         let id = machine.map_or(0, Machine::id);
+        let note = notes::note(|| format!("wait {text}"));
         WAITS.lock().unwrap_or_else(PoisonError::into_inner).insert(number, (id, text));
-        Self(number)
+        Self(number, note)
     }
 }
 

@@ -78,7 +78,7 @@ fn given(folder: &Path) -> Result<Driver> {
 
 /// Clippy over the driver for one Windows target, warnings denied.
 pub fn lint(target: Target) -> Result<()> {
-    let toolchain = toolchain()?;
+    let toolchain = toolchain(target)?;
     let status = cargo(toolchain, "clippy", target)
         .args(["--", "--deny", "warnings"])
         .status()
@@ -89,12 +89,15 @@ pub fn lint(target: Target) -> Result<()> {
     Ok(())
 }
 
-pub(super) fn toolchain() -> Result<&'static Toolchain> {
-    static TOOLCHAIN: OnceLock<Result<Toolchain, String>> = OnceLock::new();
-    let found = TOOLCHAIN.get_or_init(|| {
+/// What builds for a target, found or made once a process.
+pub(super) fn toolchain(target: Target) -> Result<&'static Toolchain> {
+    static TOOLCHAINS: [OnceLock<Result<Toolchain, String>>; 2] = [const { OnceLock::new() }; 2];
+    let found = TOOLCHAINS[target as usize].get_or_init(|| {
         // Test processes run side by side; one of them does the set-up.
         let _guard = lock().map_err(|error| format!("{error:#}"))?;
-        ensure(&[Need::Libclang]).and_then(|()| Toolchain::ensure()).map_err(|error| format!("{error:#}"))
+        ensure(&[Need::Libclang])
+            .and_then(|()| Toolchain::ensure(target))
+            .map_err(|error| format!("{error:#}"))
     });
     found.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
 }
@@ -111,7 +114,7 @@ fn cargo(toolchain: &Toolchain, verb: &str, target: Target) -> Command {
 }
 
 fn link(target: Target) -> Result<Driver> {
-    let toolchain = toolchain()?;
+    let toolchain = toolchain(target)?;
     let _guard = lock()?;
     let mut command = cargo(toolchain, "build", target);
     command.arg("--message-format=json-render-diagnostics");
@@ -130,9 +133,8 @@ pub(super) fn collect(mut command: Command, target: Target, directory: &Path) ->
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
-    let linked = messages.iter().filter_map(artifact).next_back().context("cargo names no hushport.dll")?;
-    let out_dir =
-        messages.iter().filter_map(out_directory).next_back().context("cargo names no output of build.rs")?;
+    let (linked, out_dir) = built(&messages, "hushport")?;
+    let linked = linked.context("cargo names no hushport.dll")?;
     std::fs::create_dir_all(directory)?;
     let sys = directory.join("hushport.sys");
     replace(&linked, &sys)?;
@@ -140,19 +142,25 @@ pub(super) fn collect(mut command: Command, target: Target, directory: &Path) ->
     Ok(Driver { sys, bindings: vec![out_dir.join("bindings.rs")] })
 }
 
-fn artifact(message: &Value) -> Option<PathBuf> {
-    let of_driver = message["reason"] == "compiler-artifact" && message["target"]["name"] == "hushport";
-    let files = message["filenames"].as_array().filter(|_| of_driver)?;
-    files.iter().filter_map(Value::as_str).find(|name| name.ends_with(".dll")).map(PathBuf::from)
-}
-
-fn out_directory(message: &Value) -> Option<PathBuf> {
-    let executed = message["reason"] == "build-script-executed";
-    let package = message["package_id"].as_str().filter(|_| executed)?;
-    package
-        .contains("hushport@")
-        .then(|| message["out_dir"].as_str().map(PathBuf::from))?
-        .or_else(|| package.contains("#hushport").then(|| message["out_dir"].as_str().map(PathBuf::from))?)
+/// The library that cargo built from a target of this name, and what the build
+/// script of its package wrote, from cargo's messages.
+///
+/// Which messages belong together is told by the package id alone. What an id
+/// says is cargo's affair: where the package lies, with or without its name.
+pub(super) fn built(messages: &[Value], target: &str) -> Result<(Option<PathBuf>, PathBuf)> {
+    let artifact = messages.iter().rev().find(|message| {
+        let kinds = message["target"]["kind"].as_array();
+        let library = kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind == "lib" || kind == "cdylib"));
+        message["reason"] == "compiler-artifact" && message["target"]["name"] == target && library
+    });
+    let artifact = artifact.with_context(|| format!("cargo does not say that it built {target}"))?;
+    let files = artifact["filenames"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let library = files.filter(|name| name.ends_with(".dll")).map(PathBuf::from).next();
+    let script = messages.iter().rev().find(|message| {
+        message["reason"] == "build-script-executed" && message["package_id"] == artifact["package_id"]
+    });
+    let out = script.and_then(|message| message["out_dir"].as_str());
+    Ok((library, out.with_context(|| format!("cargo names no output of {target}'s build.rs"))?.into()))
 }
 
 /// Puts a copy in place in one step, so that a process that has the old file
@@ -163,17 +171,67 @@ pub(super) fn replace(from: &Path, to: &Path) -> Result<()> {
     std::fs::rename(&fresh, to).with_context(|| format!("cannot write {}", to.display()))
 }
 
-pub(super) fn lock() -> Result<nix::fcntl::Flock<std::fs::File>> {
-    std::fs::create_dir_all(state())?;
-    let path = state().join("lock");
-    let file = std::fs::File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+/// A lock between processes, held until it is dropped.
+pub type Lock = nix::fcntl::Flock<std::fs::File>;
+
+/// One process at a time builds.
+pub(super) fn lock() -> Result<Lock> {
+    lock_file(&state().join("lock"))
+}
+
+pub(super) fn lock_file(path: &Path) -> Result<Lock> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    let file = std::fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
     nix::fcntl::Flock::lock(file, nix::fcntl::FlockArg::LockExclusive)
         .map_err(|(_, error)| anyhow::anyhow!("cannot lock {}: {error}", path.display()))
+}
+
+/// An empty folder under `target/lab` that no other process uses while the lock is
+/// held.
+pub fn exclusive(name: &str) -> Result<(PathBuf, Lock)> {
+    let folder = state().join(name);
+    let lock = lock_file(&folder.with_extension("lock"))?;
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder).with_context(|| format!("cannot empty {}", folder.display()))?;
+    }
+    std::fs::create_dir_all(&folder)?;
+    Ok((folder, lock))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn messages_are_told_apart_whatever_the_checkouts_folder_is_called() {
+        let message = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        // As cargo writes them: the name is left out where the folder has it.
+        for id in [
+            "path+file:///home/me/hushport#0.1.0",
+            "path+file:///home/me/checkout#hushport@0.1.0",
+            "path+file:///home/me/a%20%23b%25/hushport%23#hushport@0.1.0",
+        ] {
+            let script = |id: &str, out: &str| {
+                message(&format!(
+                    r#"{{"reason":"build-script-executed","package_id":"{id}","out_dir":"{out}"}}"#
+                ))
+            };
+            let artifact = message(&format!(
+                r#"{{"reason":"compiler-artifact","package_id":"{id}","target":{{"kind":["cdylib"],"name":"hushport"}},"filenames":["/t/hushport.dll.lib","/t/hushport.dll"]}}"#
+            ));
+            let build = message(&format!(
+                r#"{{"reason":"compiler-artifact","package_id":"{id}","target":{{"kind":["custom-build"],"name":"build-script-build"}},"filenames":[]}}"#
+            ));
+            let other = script("registry+https://github.com/rust-lang/crates.io-index#hushport@1.0.0", "/no");
+            let messages = [other.clone(), build, script(id, "/out"), artifact, other];
+            let found = built(&messages, "hushport").unwrap();
+            assert_eq!(found, (Some("/t/hushport.dll".into()), "/out".into()), "{id}");
+        }
+        let error = built(&[], "hushport").unwrap_err().to_string();
+        assert!(error.contains("hushport"), "{error}");
+    }
 
     #[test]
     fn a_driver_that_is_given_comes_with_its_bindings() {

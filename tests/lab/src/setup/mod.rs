@@ -3,6 +3,7 @@
 //! Everything lands under `target/lab`; the machine itself is changed only by
 //! `apt-get install` of the packages in [`packages`], and only as root.
 
+mod checkout;
 mod driver;
 pub mod kit;
 pub mod native;
@@ -11,30 +12,25 @@ mod single;
 mod source;
 mod toolchain;
 
-pub use driver::{DRIVERS, Driver, Target, build, lint};
+pub use checkout::{checkout, profile_directory, root, state, state_of, target_directory};
+pub use driver::{DRIVERS, Driver, Lock, Target, build, exclusive, lint};
 pub use packages::{Need, ensure};
 pub use single::compile;
 pub use toolchain::Toolchain;
 
-use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::LazyLock;
 
 use anyhow::{Context, Result, bail};
 
-/// The top of the checkout.
-pub fn root() -> &'static Path {
-    static ROOT: LazyLock<PathBuf> = LazyLock::new(|| {
-        let written = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-        written.canonicalize().unwrap_or_else(|_| written.to_path_buf())
-    });
-    &ROOT
-}
-
-/// Where the lab keeps what it made: `target/lab`.
-pub fn state() -> PathBuf {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    target.join("lab")
+/// The cargo that runs this program, over this checkout's workspace: with the
+/// options of the alias `lab`, so that nothing that it built is built again.
+///
+/// The user's own environment stays: it is what the alias was built with.
+pub fn workspace_cargo(verb: &str) -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    // Whatever CARGO_BUILD_TARGET or a configuration file says, this runs here.
+    cargo.args([verb, "--locked", "--profile", "lab", "--target", "host-tuple"]).current_dir(root());
+    cargo
 }
 
 /// A command without the environment that a surrounding cargo gives its
@@ -47,10 +43,13 @@ fn clean_command(program: &str) -> Command {
             && !["CARGO_HOME", "CARGO_NET_OFFLINE"].contains(&&*name)
             && !name.starts_with("CARGO_HTTP_")
             && !name.starts_with("CARGO_REGISTRIES_");
-        if of_cargo || name.starts_with("RUSTC") || name == "RUSTFLAGS" || name == "LD_LIBRARY_PATH" {
+        let of_rustc = name.starts_with("RUSTC") || name == "RUSTFLAGS" || name == "RUSTDOCFLAGS";
+        if of_cargo || of_rustc || name == "LD_LIBRARY_PATH" {
             command.env_remove(&*name);
         }
     }
+    // Empty means none, whatever cargo's configuration files say.
+    command.env("RUSTC_WRAPPER", "");
     command
 }
 

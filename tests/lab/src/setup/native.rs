@@ -12,8 +12,9 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::driver::built;
 use super::toolchain::{host_sysroot, pinned};
-use super::{Need, clean_command, ensure, root, source, state};
+use super::{Need, clean_command, ensure, root, source, state, target_directory};
 
 /// The only host whose processor calls as x64 Windows does.
 const HOST: &str = "x86_64-unknown-linux-gnu";
@@ -96,8 +97,10 @@ fn wrapped(arguments: &[&str], name: &str, script: &str) -> Result<Built> {
     let wrapper = state().join(name);
     std::fs::write(&wrapper, script)?;
     std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
-    let target = state().parent().map(Path::to_path_buf).context("target/lab lies in target")?;
-    build(cargo(arguments)?.arg("--target-dir").arg(target).env("RUSTC_WORKSPACE_WRAPPER", &wrapper))
+    // For the target that the alias `lab` names, whose folder has the dependencies.
+    let mut cargo = cargo(arguments)?;
+    cargo.args(["--target", "host-tuple"]);
+    build(cargo.arg("--target-dir").arg(target_directory()).env("RUSTC_WORKSPACE_WRAPPER", &wrapper))
 }
 
 /// Builds the native tests under a sanitizer; with a fault in the copy of the
@@ -151,15 +154,8 @@ fn build(cargo: &mut Command) -> Result<Built> {
     let messages: Vec<Value> = output.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
     let path = |value: &Value| value.as_str().map(PathBuf::from);
     let program = messages.iter().rev().find_map(|message| path(&message["executable"]));
-    let prepared = messages.iter().find(|message| {
-        let package = message["package_id"].as_str().unwrap_or_default();
-        message["reason"] == "build-script-executed" && package.contains("tests/native/driver")
-    });
-    let out = prepared.and_then(|message| path(&message["out_dir"]));
-    Ok(Built {
-        program: program.context("cargo names no executable")?,
-        source: out.context("cargo names no copy of the source")?.join("src"),
-    })
+    let (_, out) = built(&messages, "hushport_native_driver")?;
+    Ok(Built { program: program.context("cargo names no executable")?, source: out.join("src") })
 }
 
 /// A command for what was built: options of the sanitizers' runtimes are ours.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 
+use super::driver::lock_file;
 use super::run;
 
 /// A thing the lab needs from the machine.
@@ -62,12 +63,17 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
         return Ok(());
     }
     let install = format!("apt-get install -y {}", missing.join(" "));
-    if !nix::unistd::geteuid().is_root() || !program_present("apt-get") {
+    if !is_administrator() || !program_present("apt-get") {
         bail!("missing: {}; as root: {install}", missing.join(", "));
     }
     eprintln!("lab: {install}");
+    // Two checkouts may be set up at the same time. Another program that installs is
+    // waited for, too; apt itself waits for no other that reads package lists.
+    let _turn = lock_file(Path::new("/run/lock/hushport-lab-apt"))?;
     let apt = |arguments: &[&str]| {
-        let mut command = std::process::Command::new("apt-get");
+        // What apt fetches is read by a user of its own: the umask must allow it.
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", "umask 022; exec apt-get -o DPkg::Lock::Timeout=600 \"$@\"", "sh"]);
         command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
         run(&mut command)
     };
@@ -82,6 +88,14 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
         Some(need) => bail!("{} is installed but {need:?} is still not found", need.package()),
         None => Ok(()),
     }
+}
+
+/// Whether this process may install packages. Root of a user namespace that maps one
+/// user alone may not.
+fn is_administrator() -> bool {
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let users = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u32>().ok());
+    nix::unistd::geteuid().is_root() && users.fold(0_u32, u32::saturating_add) > 1
 }
 
 fn program_present(program: &str) -> bool {

@@ -12,7 +12,7 @@ use super::{Target, state};
 /// a folder of the file's name; its PDB lies beside it. What was compiled before
 /// is not compiled again.
 pub fn compile(source: &Path, arguments: &[&str]) -> Result<PathBuf> {
-    let toolchain = toolchain()?;
+    let toolchain = toolchain(Target::X64)?;
     let text = std::fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
     let name = source.file_stem().with_context(|| format!("{} is no source file", source.display()))?;
     let mut modules = modules(&source.with_extension(""))?;

@@ -25,22 +25,20 @@ pub struct Toolchain {
 }
 
 impl Toolchain {
-    /// Finds or makes one, for every target the driver is built for.
-    pub fn ensure() -> Result<Self> {
+    /// Finds or makes one that builds for a target.
+    pub fn ensure(target: Target) -> Result<Self> {
         let pinned = pinned()?;
-        if !Target::ALL.iter().all(|target| has_target(&pinned, *target)) && !add_targets(&pinned) {
-            return Self::from_source();
+        if !has_target(&pinned, target) && !add_target(&pinned, target) {
+            return Self::from_source(target);
         }
         Ok(Self { linker: linker(&pinned)?, channel: pinned, sysroot: None })
     }
 
-    fn from_source() -> Result<Self> {
+    fn from_source(target: Target) -> Result<Self> {
         let source = source::find()?;
         let channel = source.channel;
         let sysroot = state().join("sysroot").join(&channel);
-        for target in Target::ALL {
-            build_sysroot(&channel, &source.library, &sysroot, target)?;
-        }
+        build_sysroot(&channel, &source.library, &sysroot, target)?;
         Ok(Self { linker: linker(&channel)?, channel, sysroot: Some(sysroot) })
     }
 
@@ -97,9 +95,9 @@ fn has_target(channel: &str, target: Target) -> bool {
         .any(|entry| entry.file_name().to_string_lossy().starts_with("libcore-"))
 }
 
-fn add_targets(channel: &str) -> bool {
+fn add_target(channel: &str, target: Target) -> bool {
     let mut command = clean_command("rustup");
-    command.args(["target", "add", "--toolchain", channel]).args(Target::ALL.map(Target::triple));
+    command.args(["target", "add", "--toolchain", channel, target.triple()]);
     run(&mut command).is_ok()
 }
 

@@ -9,6 +9,7 @@
 mod chain;
 mod lossy;
 mod memory;
+mod named;
 mod namespace;
 mod packet;
 mod recorder;
@@ -20,6 +21,7 @@ use std::time::Duration;
 pub(crate) use chain::{Chain, Extension, FIXED as V6_FIXED, extension};
 pub use lossy::{Loss, Lossy};
 pub use memory::MemoryWire;
+pub use named::Named;
 pub use namespace::{Namespace, Network};
 pub use packet::{Family, Parsed, Tcp, TcpFlags, Transport};
 pub(crate) use packet::{protocol, reassembled};

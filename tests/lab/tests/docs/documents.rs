@@ -169,10 +169,12 @@ fn the_installation_document_can_be_followed() {
     let document = Document::read(&setup::root().join("docs/INSTALL.md"));
     let lines = document.lines("sh");
     assert!(lines.len() >= 3, "{lines:?}");
+    let program = setup::profile_directory().unwrap().join("lab");
     for line in lines {
-        let line = line.replacen("cargo lab", env!("CARGO_BIN_EXE_lab"), 1);
-        let output =
-            Command::new("sh").args(["-e", "-c", &line]).current_dir(setup::root()).output().unwrap();
+        let line = line.replacen("cargo lab", "\"$LAB\"", 1);
+        let mut shell = Command::new("sh");
+        shell.args(["-e", "-c", &line]).current_dir(setup::root()).env("LAB", &program);
+        let output = shell.output().unwrap();
         assert!(output.status.success(), "{line}\n{output:?}");
     }
 }

@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "calls driver code")]
 
 use std::ffi::c_void;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use lab::image::{FaultReport, Image, Stop, call};
@@ -13,7 +13,7 @@ use crate::{build, exports};
 pub static DRIVER: LazyLock<PathBuf> = LazyLock::new(|| build::build_test_driver(&source("driver.rs")));
 
 pub fn source(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/image/drivers").join(name)
+    lab::setup::root().join("tests/lab/tests/image/drivers").join(name)
 }
 
 /// The line of `driver.rs` that holds `text`.

@@ -28,7 +28,7 @@ fn the_inf_keeps_every_rule() {
 
 #[test]
 fn the_class_is_the_headers() {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/facts/guids.json");
+    let path = lab::setup::root().join("tests/lab/facts/guids.json");
     let guids: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let guid = guids["SETUP_CLASS_WFPCALLOUTS"].as_str().unwrap();
     assert!(CLASS.1.eq_ignore_ascii_case(&format!("{{{guid}}}")));
@@ -84,12 +84,35 @@ const CHANGES: &[(Rule, &str, &str)] = &[
     (Rule::Registry, "0x00010003, 2", "0x00010003, two"),
 ];
 
+/// The INF with one text changed, in the first line that has it outside its comment.
+///
+/// # Panics
+/// If there is none: nothing would change.
+fn changed(inf: &str, from: &str, to: &str) -> String {
+    let has = |line: &&str| line.split(';').next().unwrap_or_default().contains(from);
+    let line = inf.lines().position(|line| has(&line));
+    let line = line.unwrap_or_else(|| panic!("the INF has no {from:?} outside comments"));
+    let changed = |(index, text): (usize, &str)| match index == line {
+        true => text.replacen(from, to, 1) + "\n",
+        false => format!("{text}\n"),
+    };
+    let changed: String = inf.lines().enumerate().map(changed).collect();
+    assert_ne!(changed, inf, "{from} -> {to} changes nothing");
+    changed
+}
+
+#[test]
+#[should_panic = "the INF has no"]
+fn a_change_that_finds_nothing_is_no_change() {
+    changed("; only = a comment\n[Version]\n", "only = a", "x");
+}
+
 #[test]
 fn each_rule_can_be_broken() {
     let inf = stamped(Target::X64);
+    assert_eq!(broken(&inf), BTreeSet::new(), "before anything is changed");
     for (rule, from, to) in CHANGES {
-        assert!(inf.contains(from), "{from}");
-        let faults = broken(&inf.replacen(from, to, 1));
+        let faults = broken(&changed(&inf, from, to));
         assert!(faults.contains(rule), "{rule:?}: {from} -> {to}: only {faults:?}");
     }
     let planted: BTreeSet<_> = CHANGES.iter().map(|(rule, ..)| *rule).collect();

@@ -18,8 +18,9 @@ const TIME: u64 = 1_770_091_506;
 fn place() -> &'static (PathBuf, Certificate) {
     static PLACE: OnceLock<(PathBuf, Certificate)> = OnceLock::new();
     PLACE.get_or_init(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("package");
-        _ = std::fs::remove_dir_all(&folder);
+        // Held until this process ends.
+        let (folder, lock) = lab::setup::exclusive("package-tests").unwrap();
+        std::mem::forget(lock);
         let certificate = Certificate::at(&folder.join("certificate")).unwrap();
         (folder, certificate)
     })

@@ -15,7 +15,7 @@ use lab::wfp::{
 
 /// The driver's source.
 pub fn source() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/planted/driver.rs")
+    lab::setup::root().join("tests/lab/tests/planted/driver.rs")
 }
 
 /// The driver, linked with arguments of the linker's.

@@ -147,7 +147,7 @@ fn changed_captures_are_played() {
 fn other_files_are_refused() {
     let engine = Engine::new();
     let watched = lab::report::Watched::of(&engine);
-    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let path = lab::setup::root().join("Cargo.toml");
     let (progress, listener) = (Arc::new(|_| ()), Box::new(|_: &lab::trace::Told<'_>| Ok(true)));
     let refused = lab::trace::play(&path, &plan(), engine, watched, progress, listener);
     assert!(refused.err().unwrap().to_string().contains("no capture file"));

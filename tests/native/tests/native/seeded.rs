@@ -1,7 +1,5 @@
 //! The fuzzer's targets, over inputs from a seed and over those kept.
 
-use std::path::Path;
-
 use native::input::Random;
 use native::targets::{self, TARGETS, Target};
 
@@ -15,7 +13,7 @@ fn over_inputs_from_a_seed(name: &str, count: usize) {
         let bytes = random.bytes(LONGEST);
         if let Err(found) = std::panic::catch_unwind(|| (target.run)(&bytes)) {
             // To be kept with the fix.
-            let input = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+            let input = lab::setup::state().join(format!("found-{name}"));
             std::fs::write(&input, &bytes).unwrap();
             eprintln!("the input is in {}", input.display());
             std::panic::resume_unwind(found);
@@ -53,7 +51,7 @@ fn order_over_inputs_from_a_seed() {
 #[test]
 fn kept_inputs() {
     for Target { name, run } in TARGETS {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("inputs").join(name);
+        let folder = lab::setup::root().join("tests/native/inputs").join(name);
         let mut paths: Vec<_> =
             std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
         paths.sort();

@@ -66,7 +66,7 @@ impl Kit {
     /// Builds the driver with the feature `wdk`; the files lie in
     /// `target/lab/wdk/x64` or `arm64`.
     pub fn build(&self, target: Target) -> Result<Driver> {
-        let toolchain = toolchain()?;
+        let toolchain = toolchain(target)?;
         let _guard = lock()?;
         let mut cargo = self.cargo(toolchain, "build", target)?;
         cargo.arg("--message-format=json-render-diagnostics");
@@ -78,7 +78,7 @@ impl Kit {
 
     /// Clippy over what only this build compiles, warnings denied.
     pub fn lint(&self, target: Target) -> Result<()> {
-        let toolchain = toolchain()?;
+        let toolchain = toolchain(target)?;
         let _guard = lock()?;
         let mut cargo = self.cargo(toolchain, "clippy", target)?;
         run(cargo.args(["--quiet", "--", "--deny", "warnings"])).map(drop)
@@ -94,12 +94,19 @@ impl Kit {
         cargo
             .current_dir(tree())
             .args([verb, "--lib", "--release", "--target", target.triple()])
+            .arg("--target-dir")
+            .arg(tree().join("target"))
             .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
             .env("WDKContentRoot", content_root)
             .env("Version_Number", &self.version)
-            .env("BINDGEN_EXTRA_CLANG_ARGS", format!("-ivfsoverlay {}", mirror::overlay(self).display()));
+            .env("BINDGEN_EXTRA_CLANG_ARGS", format!("-ivfsoverlay {}", quoted(&mirror::overlay(self))));
         Ok(cargo)
     }
+}
+
+/// A path as one word of what bindgen splits as a shell does.
+fn quoted(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
 /// Where all of it lies.

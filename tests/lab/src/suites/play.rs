@@ -1,0 +1,241 @@
+//! One program of tests, from its start to its end.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::limit::{Children, kill_with_descendants};
+use super::programs::Program;
+use super::summary::{Ended, Summary, Verdict};
+use super::{Limits, full_name, threads};
+
+/// What a program says of a test.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Began(String),
+    Ended(String, Verdict),
+    /// Something else: the test's children print, too.
+    Other(String),
+}
+
+/// How a program's process came to its end.
+enum End {
+    /// By itself.
+    Exit,
+    /// A test ran for too long.
+    Hang,
+    /// The whole run's time is over.
+    Over,
+}
+
+/// Runs the program's tests, in as many processes as it takes until none is left.
+pub(super) fn play(
+    program: &Program,
+    limits: &Limits,
+    children: &Children,
+    summary: &mut Summary,
+) -> Result<()> {
+    let notes = tempfile::tempdir()?;
+    let mut left = program.tests.clone();
+    while !left.is_empty() {
+        let before = left.len();
+        let end =
+            Process::start(program, &left, notes.path())?.follow(&mut left, limits, children, summary)?;
+        if matches!(end, End::Over) {
+            summary.end(left.len());
+            return Ok(());
+        }
+        // A process that ends of itself has run what it was told, or failed it.
+        if left.len() == before {
+            let text = "the program ended without a word about this test".to_owned();
+            for test in left.drain(..) {
+                let name = full_name(&program.name, &test);
+                summary.note(Ended {
+                    name,
+                    verdict: Verdict::Failed(text.clone()),
+                    took: Default::default(),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
+/// A program's process.
+struct Process<'a> {
+    program: &'a Program,
+    child: Child,
+    said: Receiver<Said>,
+    notes: &'a Path,
+    running: BTreeMap<String, Instant>,
+}
+
+impl<'a> Process<'a> {
+    fn start(program: &'a Program, tests: &[String], notes: &'a Path) -> Result<Self> {
+        let mut command = program.command(Some(notes));
+        // The events are unstable; this makes a stable harness give them.
+        command.env("RUSTC_BOOTSTRAP", "1").args(["-Z", "unstable-options", "--format", "json"]);
+        command.arg("--exact").args(tests).stdout(Stdio::piped());
+        let mut child =
+            command.spawn().with_context(|| format!("cannot start {}", program.file.display()))?;
+        let said = listen(child.stdout.take().context("a pipe was asked for")?);
+        Ok(Self { program, child, said, notes, running: BTreeMap::new() })
+    }
+
+    /// Follows it to its end. What ended is taken from `left`.
+    fn follow(
+        mut self,
+        left: &mut Vec<String>,
+        limits: &Limits,
+        children: &Children,
+        summary: &mut Summary,
+    ) -> Result<End> {
+        loop {
+            let first = self.running.values().min().map(|began| *began + limits.test);
+            let next = first.unwrap_or(children.end()).min(children.end());
+            match self.said.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Said::Began(test)) => {
+                    self.running.insert(test, Instant::now());
+                }
+                Ok(Said::Ended(test, verdict)) => self.ended(&test, verdict, left, summary),
+                Ok(Said::Other(line)) => println!("{line}"),
+                Err(RecvTimeoutError::Disconnected) => return self.exited(left, summary),
+                Err(RecvTimeoutError::Timeout) if Instant::now() < next => {}
+                Err(RecvTimeoutError::Timeout) => return self.hangs(left, limits, children, summary),
+            }
+        }
+    }
+
+    fn ended(&mut self, test: &str, verdict: Verdict, left: &mut Vec<String>, summary: &mut Summary) {
+        let took = self.running.remove(test).map(|began| began.elapsed()).unwrap_or_default();
+        left.retain(|other| other != test);
+        summary.note(Ended { name: full_name(&self.program.name, test), verdict, took });
+    }
+
+    /// It closed its output: what was running then died with it.
+    fn exited(mut self, left: &mut Vec<String>, summary: &mut Summary) -> Result<End> {
+        let status = self.child.wait()?;
+        let running: Vec<String> = self.running.keys().cloned().collect();
+        for test in &running {
+            let others: Vec<_> = running.iter().filter(|other| *other != test).map(String::as_str).collect();
+            let beside =
+                if others.is_empty() { String::new() } else { format!(", beside {}", others.join(", ")) };
+            let text = format!("the program ended ({status}) while this test ran{beside}");
+            self.ended(test, Verdict::Failed(text), left, summary);
+        }
+        Ok(End::Exit)
+    }
+
+    /// A limit was reached: says what waits for what, and ends the process.
+    fn hangs(
+        mut self,
+        left: &mut Vec<String>,
+        limits: &Limits,
+        children: &Children,
+        summary: &mut Summary,
+    ) -> Result<End> {
+        let what = threads::describe(self.child.id(), self.notes);
+        kill_with_descendants(self.child.id());
+        self.child.wait()?;
+        let over = Instant::now() >= children.end();
+        let running: Vec<(String, Instant)> = std::mem::take(&mut self.running).into_iter().collect();
+        for (test, began) in running {
+            let limit = match (over, began.elapsed() >= limits.test) {
+                (_, true) => format!("the limit of {} s for a test", limits.test.as_secs()),
+                (true, false) => format!("the limit of {} s for the whole run", children.limit().as_secs()),
+                // It only ran beside one that hangs: it runs again.
+                (false, false) => continue,
+            };
+            let text = format!("{limit} was reached; the program's threads and what they wait for:\n{what}");
+            self.running.insert(test.clone(), began);
+            self.ended(&test, Verdict::Failed(text), left, summary);
+        }
+        Ok(if over { End::Over } else { End::Hang })
+    }
+}
+
+/// Reads events as they come.
+fn listen(output: impl Read + Send + 'static) -> Receiver<Said> {
+    let (sender, said) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut lines = BufReader::new(output);
+        let mut line = Vec::new();
+        while let Ok(1..) = lines.read_until(b'\n', &mut line) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            if parse(&text).into_iter().any(|said| sender.send(said).is_err()) {
+                return;
+            }
+            line.clear();
+        }
+    });
+    said
+}
+
+/// A line of the program's output. What a test's child printed without an end of line
+/// stands before the event.
+fn parse(line: &str) -> Vec<Said> {
+    let at = line.find("{ \"type\": ").unwrap_or(line.len());
+    let (before, event) = line.split_at(at);
+    let mut said = Vec::new();
+    if !before.trim().is_empty() {
+        said.push(Said::Other(before.to_owned()));
+    }
+    let Ok(event) = serde_json::from_str::<Value>(event) else {
+        if !event.is_empty() {
+            said.push(Said::Other(event.to_owned()));
+        }
+        return said;
+    };
+    let Some(name) = event["name"].as_str().filter(|_| event["type"] == "test").map(str::to_owned) else {
+        return said;
+    };
+    match event["event"].as_str() {
+        Some("started") => said.push(Said::Began(name)),
+        Some("ok") => said.push(Said::Ended(name, Verdict::Passed)),
+        Some("ignored") => said.push(Said::Ended(name, Verdict::Ignored)),
+        // The harness's own word that a test takes long.
+        Some("timeout") => {}
+        _ => {
+            let text = [&event["stdout"], &event["message"]].map(|text| text.as_str().unwrap_or_default());
+            said.push(Said::Ended(name, Verdict::Failed(text.concat())));
+        }
+    }
+    said
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_read_and_the_rest_is_passed_on() {
+        for (line, said) in [
+            (r#"{ "type": "suite", "event": "started", "test_count": 2 }"#, vec![]),
+            (r#"{ "type": "test", "event": "started", "name": "a::b" }"#, vec![Said::Began("a::b".into())]),
+            (
+                r#"{ "type": "test", "name": "a::b", "event": "ok" }"#,
+                vec![Said::Ended("a::b".into(), Verdict::Passed)],
+            ),
+            (
+                r#"half a line{ "type": "test", "name": "b", "event": "ignored" }"#,
+                vec![Said::Other("half a line".into()), Said::Ended("b".into(), Verdict::Ignored)],
+            ),
+            (
+                r#"{ "type": "test", "name": "b", "event": "failed", "stdout": "thread\n" }"#,
+                vec![Said::Ended("b".into(), Verdict::Failed("thread\n".into()))],
+            ),
+            (r#"{ "type": "test", "event": "timeout", "name": "b" }"#, vec![]),
+            ("what a child printed", vec![Said::Other("what a child printed".into())]),
+            (r#"{ "type": broken"#, vec![Said::Other(r#"{ "type": broken"#.into())]),
+            ("", vec![]),
+        ] {
+            assert_eq!(parse(line), said, "{line}");
+        }
+    }
+}

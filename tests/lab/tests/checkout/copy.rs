@@ -1,0 +1,218 @@
+//! Copies of the checkout, and commands in them.
+
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use lab::setup::{self, Target};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// All that a clone has.
+const FILES: [&str; 11] = [
+    ".cargo",
+    "Cargo.lock",
+    "Cargo.toml",
+    "Makefile.toml",
+    "README.md",
+    "build.rs",
+    "docs",
+    "inf",
+    "rust-toolchain.toml",
+    "src",
+    "tests",
+];
+
+/// What a build of the driver may start from. The rest each checkout makes itself.
+const SHARED: [&str; 2] = ["driver", "sysroot"];
+
+/// A copy of the checkout.
+pub struct Copied {
+    /// Its top.
+    pub root: PathBuf,
+    /// Where its lab keeps its files.
+    state: PathBuf,
+    /// Whether its lab runs from its own target directory.
+    own_program: bool,
+}
+
+impl Copied {
+    /// Copies the files with their times, and what a driver's build may start from.
+    pub fn to(root: &Path) -> Self {
+        // What is copied has to be there, and whole.
+        let built = setup::build(Target::X64).unwrap();
+        assert!(built.sys.is_file());
+        let copied = Self::empty_state(root);
+        copied.seed();
+        copied
+    }
+
+    /// Copies the files alone.
+    pub fn empty_state(root: &Path) -> Self {
+        std::fs::create_dir_all(root).unwrap();
+        let mut command = Command::new("cp");
+        command.args(["--archive", "--"]).args(FILES).arg(root).current_dir(setup::root());
+        run(&mut command);
+        let root = root.canonicalize().unwrap();
+        let state = setup::state_of(&setup::target_directory(), &root);
+        Self { root, state, own_program: false }
+    }
+
+    fn seed(&self) {
+        std::fs::create_dir_all(&self.state).unwrap();
+        for folder in SHARED.map(|name| setup::state().join(name)).iter().filter(|folder| folder.is_dir()) {
+            run(Command::new("cp").args(["--archive", "--reflink=auto", "--"]).arg(folder).arg(&self.state));
+        }
+        let source = setup::state().join("rust-src");
+        if source.is_dir() {
+            std::os::unix::fs::symlink(source, self.state.join("rust-src")).unwrap();
+        }
+    }
+
+    /// Gives the checkout a target directory of its own with the lab in it.
+    pub fn keep_program(&mut self) {
+        let seeded = std::mem::replace(&mut self.state, self.root.join("target/lab"));
+        self.own_program = true;
+        std::fs::create_dir_all(self.program().parent().unwrap()).unwrap();
+        std::fs::copy(built_program(), self.program()).unwrap();
+        if seeded.is_dir() {
+            std::fs::remove_dir_all(seeded).unwrap();
+            self.seed();
+        }
+    }
+
+    /// The lab in the checkout's own target directory.
+    pub fn program(&self) -> PathBuf {
+        self.root.join("target/x86_64-unknown-linux-gnu/lab/lab")
+    }
+
+    /// Moves the checkout with all that is in it.
+    pub fn rename(&mut self, to: &Path) {
+        std::fs::rename(&self.root, to).unwrap();
+        self.root = to.canonicalize().unwrap();
+        self.state = self.root.join("target/lab");
+    }
+
+    /// An environment without what cargo set for this test.
+    pub fn environment(&self, command: &mut Command) {
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            let of_cargo = name.starts_with("CARGO") && name != "CARGO_HOME";
+            if of_cargo || ["LD_LIBRARY_PATH", "RUSTUP_TOOLCHAIN", "RUSTC_BOOTSTRAP"].contains(&&*name) {
+                command.env_remove(name);
+            }
+        }
+        for (name, folder) in homes() {
+            command.env(name, folder);
+        }
+        command.current_dir(&self.root).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    }
+
+    /// Where a checkout lies changes nothing in the driver.
+    pub fn assert_same_driver(&self) {
+        let (ours, theirs) = (&setup::build(Target::X64).unwrap().sys, self.state.join("x64/hushport.sys"));
+        let read =
+            |path: &Path| std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        assert!(read(ours) == read(&theirs), "{} differs from {}", theirs.display(), ours.display());
+    }
+
+    /// Nothing was written beside the sources.
+    pub fn assert_clean(&self) {
+        let entries = std::fs::read_dir(&self.root).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<String> = names.filter(|name| name != "target").collect();
+        names.sort();
+        assert_eq!(names, FILES);
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        if !self.own_program {
+            // It lies in the target directory that is shared.
+            let _gone = std::fs::remove_dir_all(&self.state);
+        }
+    }
+}
+
+/// Where cargo and rustup have their files, for programs that find no HOME.
+fn homes() -> [(&'static str, PathBuf); 2] {
+    [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")].map(|(name, folder)| {
+        let home = || PathBuf::from(std::env::var_os("HOME").expect("the tests' own HOME")).join(folder);
+        (name, std::env::var_os(name).map_or_else(home, PathBuf::from))
+    })
+}
+
+/// Puts a configuration of cargo's where it holds for all checkouts in a folder, as the
+/// one in a home does.
+pub fn configure(top: &Path, configuration: &str) {
+    std::fs::create_dir_all(top.join(".cargo")).unwrap();
+    std::fs::write(top.join(".cargo/config.toml"), configuration).unwrap();
+}
+
+/// The lab as cargo built it for this test.
+pub fn built_program() -> PathBuf {
+    setup::profile_directory().unwrap().join("lab")
+}
+
+/// An executable shell script.
+pub fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
+    let path = folder.join(name);
+    std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A running `cargo lab up`.
+pub struct Up {
+    child: Child,
+    /// What a command is begun with to run in its network.
+    pub enter: String,
+    url: String,
+}
+
+impl Up {
+    /// Starts it and reads what it announces.
+    pub fn start(mut command: Command) -> Self {
+        let mut child = command.spawn().unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let found = lines.find_map(|line| {
+            let line = line.unwrap();
+            let (enter, url) = line.split_once(" curl ")?;
+            Some((enter.trim().to_owned(), url.to_owned()))
+        });
+        // Its output is read on, so that it can write.
+        std::thread::spawn(move || lines.for_each(drop));
+        let (enter, url) = found.expect("it says how to reach it");
+        Self { child, enter, url }
+    }
+
+    /// The status that its web server answers with, asked in its network.
+    pub fn fetch(&self) -> String {
+        let curl = format!(
+            "{} curl --silent --max-time 20 --output /dev/null --write-out '%{{http_code}}' {}",
+            self.enter, self.url
+        );
+        let output = Command::new("sh").args(["-c", &curl]).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
+    /// As Ctrl-C does.
+    pub fn stop(mut self) {
+        kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
+    }
+}

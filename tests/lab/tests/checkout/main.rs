@@ -1,0 +1,129 @@
+//! Set-up, build and a scan in copies of the checkout: wherever they lie, whatever
+//! they are called and whatever is in the environment.
+//!
+//! Copies keep the files' times and share cargo's target directory, so that cargo
+//! finds the lab built; each builds a driver of its own.
+
+mod copy;
+
+use std::process::{Child, Command};
+
+use copy::Copied;
+
+/// A scan that takes a few seconds.
+const SCAN: [&str; 5] = ["scan", "--mode", "2", "--technique", "syn"];
+
+/// The command began well and ended well, and the scan was as expected.
+fn assert_scanned(what: &str, child: Child) {
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{what}: {}\n{said}\n{errors}", output.status);
+    assert!(said.contains("2 scans, all as expected"), "{what}: {said}\n{errors}");
+}
+
+fn scan(what: &str, mut command: Command) {
+    assert_scanned(what, command.args(SCAN).spawn().unwrap());
+}
+
+/// The first command of most people, by two of them at once, in a folder that has the
+/// package's name and lies at an awkward place.
+#[test]
+fn a_folder_named_as_the_package_builds_and_scans() {
+    let top = tempfile::tempdir().unwrap();
+    let copied = Copied::to(&top.path().join("an odd ñame #1 100%/hushport"));
+    let link = top.path().join("link");
+    std::os::unix::fs::symlink(&copied.root, &link).unwrap();
+    let wrapper = copy::script(top.path(), "wrapper", "exec \"$@\"");
+    let commands = ["", "docs"].map(|folder| {
+        // The umask is inherited.
+        let mut command = Command::new("sh");
+        command.args(["-c", "umask 077; exec cargo lab \"$@\"", "sh"]).args(SCAN);
+        copied.environment(&mut command);
+        command.current_dir(link.join(folder)).env("CARGO_TARGET_DIR", lab::setup::target_directory());
+        command.env("CARGO_BUILD_TARGET", "wasm32-unknown-unknown").env("RUSTC_WRAPPER", &wrapper);
+        command.spawn().unwrap()
+    });
+    for child in commands {
+        assert_scanned("two at once", child);
+    }
+    copied.assert_same_driver();
+    copied.assert_clean();
+}
+
+/// Where cargo's own configuration says so, nothing of cargo's lies in the checkout.
+#[test]
+fn a_target_directory_from_cargos_configuration_is_found() {
+    let top = tempfile::tempdir().unwrap();
+    let copied = Copied::to(&top.path().join("a=b"));
+    // Relative to the folder that `.cargo` lies in.
+    copy::configure(top.path(), "[build]\ntarget-dir = \"elsewhere\"\n");
+    std::os::unix::fs::symlink(lab::setup::target_directory(), top.path().join("elsewhere")).unwrap();
+    let mut command = Command::new("cargo");
+    command.arg("lab");
+    copied.environment(&mut command);
+    scan("a configured target directory", command);
+    assert!(!copied.root.join("target").exists(), "the lab keeps its files beside cargo's");
+    copied.assert_clean();
+}
+
+/// A checkout with all that was built in it is moved, and goes on where it is; its
+/// user is not root and has no home.
+#[test]
+fn a_moved_checkout_goes_on() {
+    let top = tempfile::tempdir().unwrap();
+    let mut copied = Copied::to(&top.path().join("first"));
+    copied.keep_program();
+    let mut command = Command::new(copied.program());
+    copied.environment(&mut command);
+    // Flags for another build: the driver's has its own.
+    command.env("RUSTFLAGS", "-Clinker=/absent --cfg other");
+    command.env("CARGO_ENCODED_RUSTFLAGS", "-Clinker=/absent\u{1f}-Cpanic=unwind");
+    scan("flags of another build", command);
+    copied.assert_same_driver();
+
+    copied.rename(&top.path().join("second % Ordner"));
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-user=1000", "--map-group=1000", "--"]).arg(copied.program());
+    copied.environment(&mut command);
+    command.env_remove("HOME");
+    scan("a moved checkout, not as root", command);
+    copied.assert_same_driver();
+    copied.assert_clean();
+}
+
+/// Outside a checkout one line says what is wrong.
+#[test]
+fn without_a_checkout_the_lab_says_so() {
+    let top = tempfile::tempdir().unwrap();
+    let program = top.path().join("lab");
+    std::fs::copy(copy::built_program(), &program).unwrap();
+    let mut command = Command::new(&program);
+    command.arg("demo").current_dir(top.path()).env_remove("CARGO_MANIFEST_DIR");
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("no checkout of hushport") && said.lines().count() == 1, "{said}");
+}
+
+/// Two hosts from two target directories, each reachable by a name of its own.
+#[test]
+fn two_hosts_have_two_names() {
+    let top = tempfile::tempdir().unwrap();
+    let up = |name: &str| {
+        let mut copied = Copied::empty_state(&top.path().join(name));
+        copied.keep_program();
+        let mut command = Command::new(copied.program());
+        copied.environment(&mut command);
+        command.args(["up", "--no-driver"]);
+        copy::Up::start(command)
+    };
+    let (one, two) = (up("one"), up("two"));
+    assert_ne!(one.enter, two.enter);
+    for host in [&one, &two] {
+        assert_eq!(host.fetch(), "200", "{}", host.enter);
+    }
+    one.stop();
+    assert_eq!(two.fetch(), "200", "the first took its own name with it, not the second's");
+    two.stop();
+}
