@@ -39,7 +39,7 @@ pub fn state() -> PathBuf {
 
 /// A command without the environment that a surrounding cargo gives its
 /// children: another toolchain must not inherit this one's settings.
-fn clean_command(program: &str) -> Command {
+pub(crate) fn clean_command(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
