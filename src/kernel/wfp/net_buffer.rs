@@ -57,6 +57,13 @@ impl NetBuffer<'_> {
         Some(Self { chain, data_offset, data_length, next, of_list: PhantomData })
     }
 
+    /// Where the packet's data end, counted as `DataOffset` is. What the MDLs map
+    /// behind it is no part of the packet, and may not even be there.
+    #[inline(always)]
+    fn end(&self) -> u64 {
+        u64::from(self.data_offset) + u64::from(self.data_length)
+    }
+
     /// Bytes from so many before the data start on.
     #[inline(always)]
     pub fn length_from(&self, back: u32) -> u64 {
@@ -77,17 +84,18 @@ impl NetBuffer<'_> {
         (packets, bytes)
     }
 
-    /// `N` bytes from a place on that is `back` bytes before the data start,
-    /// where they are in the first MDL, whole and mapped. Not by way of a
-    /// [`Run`], which for one read would compare twice.
+    /// `N` bytes from a place on that is `back` bytes before the data start, where
+    /// they end before it or at it, and the first MDL has them, mapped. So they are
+    /// the packet's, whatever length its data have: one comparison less than in a
+    /// [`Run`].
     #[inline(always)]
     pub fn piece<const N: usize>(&self, back: u32) -> Option<[u8; N]> {
         // SAFETY: a buffer's MDLs live as long as the buffer.
         let mdl = unsafe { self.chain.as_ref() }?;
-        let at = self.data_offset.checked_sub(back)?;
-        if u64::from(at) + N as u64 > u64::from(mdl.ByteCount) {
+        if (back as usize) < N || self.data_offset > mdl.ByteCount {
             return None;
         }
+        let at = self.data_offset.checked_sub(back)?;
         let from = mapped(mdl)?.wrapping_add(at as usize);
         // SAFETY: the MDL maps as many bytes as it says, and these are among
         // them; bytes have no alignment.
@@ -95,13 +103,15 @@ impl NetBuffer<'_> {
     }
 
     /// What lies together from a place on that is `back` bytes before the data
-    /// start: the rest of the first MDL, where that is mapped.
+    /// start: the packet's part of the rest of the first MDL, where that is
+    /// mapped.
     #[inline(always)]
     pub fn run(&self, back: u32) -> Option<Run<'_>> {
         // SAFETY: a buffer's MDLs live as long as the buffer.
         let mdl = unsafe { self.chain.as_ref() }?;
         let at = self.data_offset.checked_sub(back)?;
-        let length = mdl.ByteCount.checked_sub(at)?;
+        let end = self.end().min(mdl.ByteCount.into()) as u32;
+        let length = end.checked_sub(at)?;
         Some(Run { start: mapped(mdl)?.wrapping_add(at as usize), length, of_buffer: PhantomData })
     }
 
@@ -112,10 +122,13 @@ impl NetBuffer<'_> {
 
     /// Fills `to` with the bytes from a place on that is `skip` bytes behind
     /// what lies `back` bytes before the data start; `None` where they are not
-    /// all there and mapped.
+    /// all in the packet, there and mapped.
     #[inline(never)]
     pub fn copy_within(&self, back: u32, skip: u32, to: &mut [u8]) -> Option<()> {
         let mut skip = self.data_offset.checked_sub(back)?.checked_add(skip)? as usize;
+        if (skip + to.len()) as u64 > self.end() {
+            return None;
+        }
         let mut rest = to;
         let mut next = self.chain;
         for _ in 0..MOST_MDLS {

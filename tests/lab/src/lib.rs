@@ -23,6 +23,7 @@
 //! | [`registry`] | the driver's values from outside, while a host is up |
 //! | [`package`] | the driver package: INF, catalog, test signatures |
 //! | [`bench`] | what a classify costs: time, instructions, what it locks and writes |
+//! | [`mutate`] | changes of the driver, each of which a test must notice |
 //! | [`trace`] | plays a capture file through the driver |
 //! | [`report`] | what people read |
 //! | [`suites`], [`notes`] | every test under a time limit; what a process says of itself if it hangs |
@@ -38,6 +39,7 @@ pub mod host;
 pub mod image;
 pub mod machine;
 pub mod matrix;
+pub mod mutate;
 pub mod notes;
 pub mod nt;
 pub mod package;

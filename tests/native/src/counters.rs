@@ -15,22 +15,55 @@ const LINE: usize = 64;
 /// What the pool aligns to (`ExAllocatePool2`).
 const POOL: usize = 16;
 
+/// Where a machine with one processor has its counters.
+#[derive(Clone, Copy, Debug)]
+pub struct Kept {
+    start: usize,
+}
+
+impl Kept {
+    /// # Panics
+    /// If the driver keeps none, or the machine has more processors.
+    pub fn find(kernel: &Kernel) -> Self {
+        assert_eq!(kernel.options().processors, 1, "one set of counters");
+        let blocks = kernel.pool().leaks();
+        let block = blocks.iter().find(|block| block.size == size_of::<Processor>() + LINE - POOL);
+        let processor = block.expect("the counters are in pool").address.next_multiple_of(LINE);
+        Self { start: processor + offset_of!(Processor, counters) }
+    }
+
+    /// Every counter: a row of verdicts for each callout.
+    ///
+    /// # Panics
+    /// If the driver has freed them.
+    pub fn all(self) -> Vec<u64> {
+        self.sums(0, COUNT * Verdict::COUNT)
+    }
+
+    /// The row of one callout, by its number.
+    ///
+    /// # Panics
+    /// If the driver has freed them.
+    pub fn row(self, callout: usize) -> Vec<u64> {
+        self.sums(callout * Verdict::COUNT, Verdict::COUNT)
+    }
+
+    /// One set is for DISPATCH_LEVEL, one for the levels below.
+    fn sums(self, first: usize, count: usize) -> Vec<u64> {
+        let one_set = (COUNT * Verdict::COUNT * size_of::<u64>()).next_multiple_of(LINE);
+        let first = self.start + first * size_of::<u64>();
+        let set = |at| foreign::read_array::<u64>(at, count).expect("the counters can be read");
+        set(first).iter().zip(set(first + one_set)).map(|(one, other)| one + other).collect()
+    }
+}
+
 /// Every counter of a machine with one processor; a row of verdicts for each
 /// callout.
 ///
 /// # Panics
 /// If the driver keeps none, or the machine has more processors.
 pub fn read(kernel: &Kernel) -> Vec<u64> {
-    assert_eq!(kernel.options().processors, 1, "one set of counters");
-    let count = COUNT * Verdict::COUNT;
-    let bytes = (count * size_of::<u64>()).next_multiple_of(LINE);
-    let blocks = kernel.pool().leaks();
-    let block = blocks.iter().find(|block| block.size == size_of::<Processor>() + LINE - POOL);
-    let processor = block.expect("the counters are in pool").address.next_multiple_of(LINE);
-    // One set for DISPATCH_LEVEL, one for the levels below.
-    let start = processor + offset_of!(Processor, counters);
-    let set = |at| foreign::read_array::<u64>(at, count).expect("the counters can be read");
-    set(start).iter().zip(set(start + bytes)).map(|(one, other)| one + other).collect()
+    Kept::find(kernel).all()
 }
 
 /// Row and verdict of each counter that rose, and by how much.

@@ -40,6 +40,7 @@ pub fn choose(input: &mut Input<'_>, layer: &LayerInfo) -> Indication {
         fixed: !input.rarely(),
         metadata: (!input.rarely()).then(|| metadata(input)),
         data: segment.data(input),
+        flow_context: if input.rarely() { input.u64() } else { 0 },
         out: (!input.rarely()).then(|| out(input)),
     }
 }
@@ -101,6 +102,7 @@ impl Segment {
             ring: input.rarely() && input.rarely(),
             data_offset: data_offset as u32,
             data_length: if input.rarely() { input.u64() } else { data_length },
+            current_offset: None,
         }
     }
 }
@@ -118,7 +120,6 @@ fn cut(input: &mut Input<'_>, bytes: &[u8]) -> Vec<RawMdl> {
     };
     let mut mdls = Vec::new();
     let mut rest = bytes;
-    // Three buffers of so many fit the room there is.
     while !rest.is_empty() && mdls.len() < 31 {
         let length = match most {
             1 => 1,
@@ -138,7 +139,7 @@ fn mdl(input: &mut Input<'_>, bytes: &[u8]) -> RawMdl {
         232..244 => RawMapping::Unmapped,
         _ => RawMapping::AtNull,
     };
-    RawMdl { bytes: bytes.to_vec(), mapping }
+    RawMdl { mapping, ..RawMdl::over(bytes) }
 }
 
 fn values(input: &mut Input<'_>, layer: &LayerInfo, segment: &Segment) -> Vec<RawValue> {

@@ -8,6 +8,7 @@
 //!
 //! | module | what it does |
 //! |---|---|
+//! | [`bounds`] | indications that end one step too early, or lie about where they end |
 //! | [`exports`] | the driver's imports as symbols, which jump into the lab |
 //! | [`machine`] | a machine for either build |
 //! | [`input`] | a fuzzer's bytes as choices |
@@ -16,6 +17,7 @@
 //! | [`counters`] | the driver's counters, where either build keeps them in pool |
 //! | [`targets`] | what a fuzzer calls, and the tests |
 
+pub mod bounds;
 pub mod counters;
 pub mod exports;
 pub mod indication;

@@ -72,8 +72,7 @@ pub fn check(asked: Asked, layer: &LayerInfo, indication: &Indication, after: Op
 
 /// Why an indication to the callout at `layer` must pass, if it must.
 pub fn must_pass(asked: Asked, layer: &LayerInfo, indication: &Indication) -> Option<&'static str> {
-    let Indication { fixed: true, skew: 0, values: Some(values), metadata: Some(metadata), .. } = indication
-    else {
+    let Indication { fixed: true, values: Some(values), metadata: Some(metadata), .. } = indication else {
         return Some("it does not hold together");
     };
     let decision = |name: &str| DECISIONS.iter().position(|layers| layers.contains(&name));
@@ -148,6 +147,9 @@ fn tcp_flags(buffer: &RawBuffer, (source, destination): (u16, u16), size: Option
         let there = matches!(mdl.mapping, RawMapping::Pool | RawMapping::Mapped);
         bytes.extend(mdl.bytes.iter().map(|byte| there.then_some(*byte)));
     }
+    // Behind its data is nothing of the packet. The length has 32 bits.
+    let end = u64::from(buffer.data_offset) + u64::from(buffer.data_length as u32);
+    bytes.truncate(usize::try_from(end).unwrap_or(usize::MAX));
     let header = |back: u32| -> Option<Vec<u8>> {
         let start = buffer.data_offset.checked_sub(back)? as usize;
         bytes.get(start..start.checked_add(14)?)?.iter().copied().collect()

@@ -5,6 +5,7 @@ mod coverage;
 mod demo;
 mod faults;
 mod fuzz;
+mod mutate;
 mod package;
 mod pester;
 mod reg;
@@ -46,6 +47,8 @@ enum Lab {
     Sanitize(sanitize::Arguments),
     /// Count the driver's lines that its native tests run
     Coverage,
+    /// Change the driver, one change at a time, and see whether a test notices
+    Mutate(mutate::Arguments),
     /// Make the driver package: .sys, .inf, .cat, .pdb and a test certificate
     Package(package::Arguments),
     /// Play a capture through the driver: text, JSON lines, or a page
@@ -73,6 +76,7 @@ pub fn run() -> ExitCode {
         Lab::Fuzz(arguments) => fuzz::run(arguments),
         Lab::Sanitize(arguments) => sanitize::run(arguments),
         Lab::Coverage => coverage::run(),
+        Lab::Mutate(arguments) => mutate::run(arguments),
         Lab::Package(arguments) => package::run(arguments),
         Lab::Trace(arguments) => trace::run(arguments),
         Lab::Up(arguments) => up::run(arguments),

@@ -35,7 +35,7 @@ pub fn workspace_cargo(verb: &str) -> Command {
 
 /// A command without the environment that a surrounding cargo gives its
 /// children: another toolchain must not inherit this one's settings.
-fn clean_command(program: &str) -> Command {
+pub(crate) fn clean_command(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();

@@ -10,6 +10,12 @@ fn linked(target: Target) -> Arc<PeFile> {
     Arc::new(PeFile::read(&setup::build(target).unwrap().sys).unwrap())
 }
 
+/// `cargo lab mutate` asks this alone whether a changed driver can be linked.
+#[test]
+fn the_driver_links() {
+    assert!(setup::build(Target::X64).unwrap().sys.is_file());
+}
+
 #[test]
 fn no_function_that_panics_or_ends_a_failed_allocation_is_left() {
     let file = linked(Target::X64);

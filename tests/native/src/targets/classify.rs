@@ -40,14 +40,11 @@ pub fn policy(number: usize) -> (&'static [(&'static str, u32)], Asked) {
 ///
 /// # Panics
 /// If the driver does not run.
-pub fn start(mut machine: Machine, values: &[(&str, u32)]) -> Bench {
+pub fn start(machine: Machine, values: &[(&str, u32)]) -> Bench {
     for (name, number) in values {
         machine.set(name, RegistryValue::dword(*number));
     }
-    machine.start().expect("the driver starts");
-    let callouts = machine.callouts();
-    assert!(!callouts.is_empty(), "the driver has callouts");
-    Bench { machine, callouts, room: Room::default() }
+    Bench::start(machine)
 }
 
 /// A machine to ask the driver on.
@@ -60,6 +57,17 @@ pub struct Bench {
 }
 
 impl Bench {
+    /// Starts the driver on a machine that has been prepared for it.
+    ///
+    /// # Panics
+    /// If the driver does not run.
+    pub fn start(mut machine: Machine) -> Self {
+        machine.start().expect("the driver starts");
+        let callouts = machine.callouts();
+        assert!(!callouts.is_empty(), "the driver has callouts");
+        Self { machine, callouts, room: Room::default() }
+    }
+
     /// The next indication of an input, and the callout it is for.
     pub fn choose(&self, input: &mut Input<'_>) -> (Callout, Indication) {
         let deciding = |callout: &&Callout| DECIDING.contains(&callout.layer.name);

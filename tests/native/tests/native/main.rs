@@ -1,5 +1,6 @@
 //! The native build, held to the same as the image, and to the image itself.
 
+mod bounds;
 mod differential;
 mod events;
 mod seeded;

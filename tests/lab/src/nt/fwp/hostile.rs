@@ -7,9 +7,9 @@
 
 use super::super::memory::{Guarded, PAGE};
 use super::super::types::{
-    Address, FWP_VALUE0, FWPS_CALLOUT3, FWPS_CLASSIFY_OUT0, FWPS_INCOMING_METADATA_VALUES0,
-    FWPS_INCOMING_VALUE0, FWPS_INCOMING_VALUES0, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_PAGES_LOCKED,
-    MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER, NET_BUFFER_DATA, NET_BUFFER_LIST,
+    Address, FWP_BYTE_BLOB, FWPS_CALLOUT3, FWPS_CLASSIFY_OUT0, FWPS_INCOMING_METADATA_VALUES0,
+    FWPS_INCOMING_VALUES0, FWPS_STREAM_CALLOUT_IO_PACKET0, FWPS_STREAM_DATA0, MDL, MDL_MAPPED_TO_SYSTEM_VA,
+    MDL_PAGES_LOCKED, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER, NET_BUFFER_DATA, NET_BUFFER_LIST, Plain,
 };
 use super::super::{Kernel, Stop};
 use crate::wfp::Guid;
@@ -29,6 +29,10 @@ pub enum Content {
     Word(u64),
     /// A pointer to bytes, at most a page.
     Bytes(Vec<u8>),
+    /// A pointer to a `FWP_BYTE_BLOB` that says it has `size` bytes; without
+    /// `data` its pointer is NULL.
+    #[allow(missing_docs, reason = "the fields say it")]
+    Blob { size: u32, data: Option<Vec<u8>> },
 }
 
 /// How an MDL says where its bytes are.
@@ -45,6 +49,16 @@ pub enum RawMapping {
     AtNull,
 }
 
+/// At which end of their pages bytes lie: what is read beyond it faults.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Edge {
+    /// The byte after the last one is a guard page's.
+    #[default]
+    End,
+    /// The byte before the first one is.
+    Start,
+}
+
 /// One MDL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
@@ -52,6 +66,16 @@ pub struct RawMdl {
     /// At most a page.
     pub bytes: Vec<u8>,
     pub mapping: RawMapping,
+    /// `ByteCount`, where it is not the number of bytes.
+    pub byte_count: Option<u32>,
+    pub edge: Edge,
+}
+
+impl RawMdl {
+    /// Over bytes in nonpaged pool, as many as it says.
+    pub fn over(bytes: &[u8]) -> Self {
+        Self { bytes: bytes.to_vec(), mapping: RawMapping::Pool, byte_count: None, edge: Edge::End }
+    }
 }
 
 /// A NET_BUFFER.
@@ -65,6 +89,18 @@ pub struct RawBuffer {
     pub data_offset: u32,
     /// `DataLength`, as many bytes or not.
     pub data_length: u64,
+    /// `CurrentMdlOffset`, where it is not the data's offset. A callout that
+    /// trusts it reads wrong bytes, or none.
+    pub current_offset: Option<u32>,
+}
+
+/// A `FWPS_STREAM_DATA0`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct RawStream {
+    pub flags: u32,
+    /// `dataLength`; there is no list of NET_BUFFERs behind it.
+    pub length: u64,
 }
 
 /// `layerData`.
@@ -76,12 +112,12 @@ pub enum RawData {
     Empty,
     /// A NET_BUFFER_LIST with these, the first first.
     Buffers(Vec<RawBuffer>),
+    /// The same, but the last NET_BUFFER leads back to the first, and the list to
+    /// itself.
+    Cycle(Vec<RawBuffer>),
+    /// A `FWPS_STREAM_CALLOUT_IO_PACKET0`; without data its pointer is NULL.
+    Stream(Option<RawStream>),
 }
-
-/// The most NET_BUFFERs of an indication.
-pub const MOST_BUFFERS: usize = 4;
-/// The most MDLs of an indication, all NET_BUFFERs together.
-pub const MOST_MDLS: usize = 96;
 
 /// What is passed to a classifyFn.
 #[derive(Clone, Debug)]
@@ -101,38 +137,18 @@ pub struct Indication {
     pub metadata: Option<FWPS_INCOMING_METADATA_VALUES0>,
     /// `layerData`.
     pub data: RawData,
+    /// `flowContext`, any number: it need not be one that a driver associated.
+    pub flow_context: u64,
     /// `classifyOut` on the way in; `None` is NULL.
     pub out: Option<FWPS_CLASSIFY_OUT0>,
 }
 
-/// Pages to put indications into, again and again.
-#[derive(Debug)]
+/// Pages to put indications into, again and again: a pair of guard pages around
+/// every structure and every run of bytes.
+#[derive(Debug, Default)]
 pub struct Room {
-    values: Guarded,
-    fixed: Guarded,
-    metadata: Guarded,
-    out: Guarded,
-    head: Guarded,
-    mdls: Guarded,
-    /// One for each value's bytes, and each MDL's.
-    bytes: Vec<Guarded>,
+    pages: Vec<Guarded>,
     used: usize,
-}
-
-impl Default for Room {
-    fn default() -> Self {
-        let page = || Guarded::new(PAGE);
-        Self {
-            values: page(),
-            fixed: page(),
-            metadata: page(),
-            out: page(),
-            head: Guarded::new(2 * PAGE),
-            mdls: Guarded::new(2 * PAGE),
-            bytes: Vec::new(),
-            used: 0,
-        }
-    }
 }
 
 /// Leads nowhere: in the kernel's half, where nothing of the host is.
@@ -152,15 +168,17 @@ impl Room {
     ) -> Result<Option<FWPS_CLASSIFY_OUT0>, Stop> {
         self.used = 0;
         let fixed = self.fixed(indication);
-        let metadata = indication.metadata.as_ref().map_or(0, |metadata| last(&self.metadata, metadata));
+        let metadata = indication.metadata.as_ref().map_or(0, |metadata| self.put(metadata));
         let data = self.data(&indication.data);
-        let out = indication.out.as_ref().map_or(0, |out| last(&self.out, out));
-        // Neither context nor filter nor flow context: they are the engine's
-        // own, and a callout that needs none must not look.
-        let arguments = [fixed as u64, metadata as u64, data as u64, 0, 0, 0, out as u64];
+        let out_page = self.used;
+        let out = indication.out.as_ref().map_or(0, |out| self.put(out));
+        // Neither context nor filter: they are the engine's own, and a callout
+        // that needs none must not look.
+        let flow_context = indication.flow_context;
+        let arguments = [fixed as u64, metadata as u64, data as u64, 0, 0, flow_context, out as u64];
         let level = kernel.options().classify_irql;
         kernel.call_driver(callout.classifyFn, &arguments, level, "classifyFn")?;
-        Ok(indication.out.map(|_| self.out.get(out)))
+        Ok(indication.out.map(|_| self.pages[out_page].get(out)))
     }
 
     fn fixed(&mut self, indication: &Indication) -> Address {
@@ -171,76 +189,106 @@ impl Room {
             valueCount: indication.count.unwrap_or(count),
             incomingValue: array,
         };
-        if indication.fixed { last(&self.fixed, &fixed) } else { 0 }
+        if indication.fixed { self.put(&fixed) } else { 0 }
     }
 
     fn array(&mut self, values: &[RawValue], skew: usize) -> Address {
-        let size = size_of::<FWPS_INCOMING_VALUE0>();
-        let array = self.values.end() - values.len() * size - skew;
-        for (index, value) in values.iter().enumerate() {
+        let mut array = Vec::new();
+        for value in values {
             let word = match &value.content {
                 Content::Word(word) => *word,
-                Content::Bytes(bytes) => self.bytes(bytes) as u64,
+                Content::Bytes(bytes) => self.bytes(bytes, Edge::End) as u64,
+                Content::Blob { size, data } => {
+                    let data = data.as_ref().map_or(0, |data| self.bytes(data, Edge::End));
+                    self.put(&FWP_BYTE_BLOB { size: *size, data }) as u64
+                }
             };
-            let value = FWP_VALUE0 { r#type: value.kind, value: word };
-            if skew == 0 {
-                self.values.put(array + index * size, &FWPS_INCOMING_VALUE0 { value });
-            }
+            // `FWPS_INCOMING_VALUE0`, byte by byte: it may begin at any address.
+            array.extend(u64::from(value.kind).to_ne_bytes());
+            array.extend(word.to_ne_bytes());
         }
-        array
+        array.resize(array.len() + skew, 0);
+        self.bytes(&array, Edge::End)
     }
 
-    /// Bytes that end where their pages do.
-    fn bytes(&mut self, bytes: &[u8]) -> Address {
-        if self.used == self.bytes.len() {
-            self.bytes.push(Guarded::new(PAGE));
+    /// A page that nothing of this indication is in yet.
+    fn page(&mut self) -> &Guarded {
+        if self.used == self.pages.len() {
+            self.pages.push(Guarded::new(PAGE));
         }
-        let page = &self.bytes[self.used];
         self.used += 1;
-        let at = page.end() - bytes.len();
+        &self.pages[self.used - 1]
+    }
+
+    /// Bytes that end where their page does, or begin there.
+    fn bytes(&mut self, bytes: &[u8], edge: Edge) -> Address {
+        let page = self.page();
+        let at = match edge {
+            Edge::End => page.end() - bytes.len(),
+            Edge::Start => page.start(),
+        };
         page.put_bytes(at, bytes);
         at
     }
 
+    /// A structure that ends where its page does.
+    fn put<T: Plain>(&mut self, value: &T) -> Address {
+        let page = self.page();
+        let at = page.end() - size_of::<T>();
+        page.put(at, value);
+        at
+    }
+
     fn data(&mut self, data: &RawData) -> Address {
-        let buffers = match data {
+        let (buffers, cycle) = match data {
             RawData::Null => return 0,
-            RawData::Empty => &[][..],
-            RawData::Buffers(buffers) => buffers,
+            RawData::Stream(stream) => return self.stream(*stream),
+            RawData::Empty => (&[][..], false),
+            RawData::Buffers(buffers) => (&buffers[..], false),
+            RawData::Cycle(buffers) => (&buffers[..], true),
         };
-        let list = self.head.end() - size_of::<NET_BUFFER_LIST>();
-        let at = |index: usize| list - (index + 1) * size_of::<NET_BUFFER>();
-        let mut mdls = self.mdls.end();
+        let first_page = self.used;
+        let places: Vec<_> = buffers.iter().map(|_| self.put(&NET_BUFFER::zeroed())).collect();
+        let first = places.first().copied().unwrap_or(0);
         for (index, buffer) in buffers.iter().enumerate() {
-            let next = if index + 1 < buffers.len() { at(index + 1) } else { 0 };
-            mdls -= buffer.mdls.len() * size_of::<MDL>();
-            let chain = self.chain(mdls, buffer);
+            let chain = self.chain(buffer);
             let data = NET_BUFFER_DATA {
-                Next: next,
+                Next: places.get(index + 1).copied().unwrap_or(if cycle { first } else { 0 }),
                 CurrentMdl: chain,
-                // Consistent or not: a callout that trusts it reads wrong
-                // bytes, but within the chain.
-                CurrentMdlOffset: buffer.data_offset,
+                CurrentMdlOffset: buffer.current_offset.unwrap_or(buffer.data_offset),
                 stDataLength: buffer.data_length,
                 MdlChain: chain,
                 DataOffset: buffer.data_offset,
             };
-            self.head.put(at(index), &NET_BUFFER { Data: data, ..NET_BUFFER::zeroed() });
+            let buffer = NET_BUFFER { Data: data, ..NET_BUFFER::zeroed() };
+            self.pages[first_page + index].put(places[index], &buffer);
         }
-        let first = if buffers.is_empty() { 0 } else { at(0) };
-        self.head.put(list, &NET_BUFFER_LIST { FirstNetBuffer: first, ..NET_BUFFER_LIST::zeroed() });
-        list
+        let list_page = self.used;
+        let mut list = NET_BUFFER_LIST { FirstNetBuffer: first, ..NET_BUFFER_LIST::zeroed() };
+        let at = self.put(&list);
+        if cycle {
+            list.Next = at;
+            self.pages[list_page].put(at, &list);
+        }
+        at
     }
 
-    fn chain(&mut self, first: Address, buffer: &RawBuffer) -> Address {
-        let count = buffer.mdls.len();
+    fn stream(&mut self, stream: Option<RawStream>) -> Address {
+        let data = stream.map_or(0, |RawStream { flags, length }| {
+            self.put(&FWPS_STREAM_DATA0 { flags, dataLength: length, ..FWPS_STREAM_DATA0::zeroed() })
+        });
+        self.put(&FWPS_STREAM_CALLOUT_IO_PACKET0 {
+            streamData: data,
+            ..FWPS_STREAM_CALLOUT_IO_PACKET0::zeroed()
+        })
+    }
+
+    fn chain(&mut self, buffer: &RawBuffer) -> Address {
+        let first_page = self.used;
+        let places: Vec<_> = buffer.mdls.iter().map(|_| self.put(&MDL::zeroed())).collect();
+        let first = places.first().copied().unwrap_or(0);
         for (index, mdl) in buffer.mdls.iter().enumerate() {
-            let next = match index + 1 {
-                next if next < count => first + next * size_of::<MDL>(),
-                _ if buffer.ring => first,
-                _ => 0,
-            };
-            let at = self.bytes(&mdl.bytes);
+            let at = self.bytes(&mdl.bytes, mdl.edge);
             let (flags, mapped) = match mdl.mapping {
                 RawMapping::Pool => (MDL_SOURCE_IS_NONPAGED_POOL, at),
                 RawMapping::Mapped => (MDL_PAGES_LOCKED | MDL_MAPPED_TO_SYSTEM_VA, at),
@@ -248,26 +296,19 @@ impl Room {
                 RawMapping::AtNull => (MDL_MAPPED_TO_SYSTEM_VA, 0),
             };
             let mdl = MDL {
-                Next: next,
+                Next: places.get(index + 1).copied().unwrap_or(if buffer.ring { first } else { 0 }),
                 Size: size_of::<MDL>() as i16,
                 MdlFlags: flags,
                 Process: 0,
                 MappedSystemVa: mapped,
                 StartVa: at & !(PAGE - 1),
-                ByteCount: mdl.bytes.len() as u32,
+                ByteCount: mdl.byte_count.unwrap_or(mdl.bytes.len() as u32),
                 ByteOffset: (at % PAGE) as u32,
             };
-            self.mdls.put(first + index * size_of::<MDL>(), &mdl);
+            self.pages[first_page + index].put(places[index], &mdl);
         }
-        if count == 0 { 0 } else { first }
+        first
     }
-}
-
-/// Puts a structure at the end of its pages.
-fn last<T: super::super::types::Plain>(room: &Guarded, value: &T) -> Address {
-    let at = room.end() - size_of::<T>();
-    room.put(at, value);
-    at
 }
 
 impl Kernel {

@@ -156,58 +156,8 @@ impl Scratch {
 
     /// `FWPS_INCOMING_METADATA_VALUES0`.
     pub(super) fn metadata(&mut self, metadata: &Metadata) -> Address {
-        let mut raw = FWPS_INCOMING_METADATA_VALUES0::zeroed();
-        let mut present = 0;
-        // Sets a member and its bit.
-        macro_rules! field {
-            ($source:ident, $bit:ident => $($target:tt)+) => {
-                if let Some(value) = metadata.$source {
-                    raw.$($target)+ = value;
-                    present |= field::$bit;
-                }
-            };
-        }
-        field!(ip_header_size, IP_HEADER_SIZE => ipHeaderSize);
-        field!(transport_header_size, TRANSPORT_HEADER_SIZE => transportHeaderSize);
-        field!(process_id, PROCESS_ID => processId);
-        field!(token, TOKEN => token);
-        field!(system_flags, SYSTEM_FLAGS => flags);
-        field!(compartment_id, COMPARTMENT_ID => compartmentId);
-        field!(path_mtu, PATH_MTU => pathMtu);
-        field!(transport_endpoint_handle, TRANSPORT_ENDPOINT_HANDLE => transportEndpointHandle);
-        field!(parent_endpoint_handle, PARENT_ENDPOINT_HANDLE => parentEndpointHandle);
-        field!(remote_scope_id, REMOTE_SCOPE_ID => remoteScopeId);
-        field!(packet_direction, PACKET_DIRECTION => packetDirection);
-        field!(icmp_id_and_sequence, ICMP_ID_AND_SEQUENCE => icmpIdAndSequence);
-        if let Some(flow) = metadata.flow_handle {
-            raw.flowHandle = flow.0;
-            present |= field::FLOW_HANDLE;
-        }
-        if let Some(handle) = metadata.completion_handle {
-            raw.completionHandle = handle as Address;
-            present |= field::COMPLETION_HANDLE;
-        }
-        if let Some(tag) = metadata.sub_process_tag {
-            raw.subProcessTag = tag as Address;
-            present |= field::SUB_PROCESS_TAG;
-        }
-        if let Some(discard) = metadata.discard {
-            raw.discardMetadata = FWPS_DISCARD_METADATA0 {
-                discardModule: discard.module,
-                discardReason: discard.reason,
-                filterId: discard.filter_id,
-            };
-            present |= field::DISCARD_REASON;
-        }
-        if let Some(path) = &metadata.process_path {
-            raw.processPath = self.blob(path);
-            present |= field::PROCESS_PATH;
-        }
-        if metadata.ale_classify_required {
-            present |= field::ALE_CLASSIFY_REQUIRED;
-        }
-        raw.currentMetadataValues = present;
-        Self::put_last(&self.metadata, &raw)
+        let path = metadata.process_path.as_ref().map(|path| self.blob(path));
+        Self::put_last(&self.metadata, &raw_metadata(metadata, path))
     }
 
     /// `FWPS_FILTER3` with the given context. Conditions are not shown.
@@ -303,4 +253,47 @@ impl Scratch {
         let start = (buffer.CurrentMdl, buffer.CurrentMdlOffset, buffer.stDataLength);
         start != laid.start
     }
+}
+
+/// The metadata as a callout sees them; the process' path, which is a pointer,
+/// from the caller.
+pub(super) fn raw_metadata(metadata: &Metadata, path: Option<Address>) -> FWPS_INCOMING_METADATA_VALUES0 {
+    let mut raw = FWPS_INCOMING_METADATA_VALUES0::zeroed();
+    let mut present = 0;
+    // Sets a member and its bit.
+    macro_rules! field {
+        ($source:expr, $bit:ident => $($target:tt)+) => {
+            if let Some(value) = $source {
+                raw.$($target)+ = value;
+                present |= field::$bit;
+            }
+        };
+    }
+    field!(metadata.ip_header_size, IP_HEADER_SIZE => ipHeaderSize);
+    field!(metadata.transport_header_size, TRANSPORT_HEADER_SIZE => transportHeaderSize);
+    field!(metadata.process_id, PROCESS_ID => processId);
+    field!(metadata.token, TOKEN => token);
+    field!(metadata.system_flags, SYSTEM_FLAGS => flags);
+    field!(metadata.compartment_id, COMPARTMENT_ID => compartmentId);
+    field!(metadata.path_mtu, PATH_MTU => pathMtu);
+    field!(metadata.transport_endpoint_handle, TRANSPORT_ENDPOINT_HANDLE => transportEndpointHandle);
+    field!(metadata.parent_endpoint_handle, PARENT_ENDPOINT_HANDLE => parentEndpointHandle);
+    field!(metadata.remote_scope_id, REMOTE_SCOPE_ID => remoteScopeId);
+    field!(metadata.packet_direction, PACKET_DIRECTION => packetDirection);
+    field!(metadata.icmp_id_and_sequence, ICMP_ID_AND_SEQUENCE => icmpIdAndSequence);
+    field!(metadata.flow_handle.map(|flow| flow.0), FLOW_HANDLE => flowHandle);
+    field!(metadata.completion_handle.map(|handle| handle as Address), COMPLETION_HANDLE => completionHandle);
+    field!(metadata.sub_process_tag.map(|tag| tag as Address), SUB_PROCESS_TAG => subProcessTag);
+    field!(path, PROCESS_PATH => processPath);
+    let discard = metadata.discard.map(|discard| FWPS_DISCARD_METADATA0 {
+        discardModule: discard.module,
+        discardReason: discard.reason,
+        filterId: discard.filter_id,
+    });
+    field!(discard, DISCARD_REASON => discardMetadata);
+    if metadata.ale_classify_required {
+        present |= field::ALE_CLASSIFY_REQUIRED;
+    }
+    raw.currentMetadataValues = present;
+    raw
 }

@@ -19,6 +19,7 @@ mod incoming;
 mod packet;
 pub mod prepared;
 mod read;
+mod whole;
 
 use super::foreign;
 use super::objects::INVALID_HANDLE;

@@ -1,0 +1,198 @@
+//! What came of each mutation: kept line by line, so that a run that was
+//! interrupted goes on, and told at the end.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::suites::Outcome;
+
+/// One mutation and what came of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// The mutation's name.
+    pub name: String,
+    /// What came of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// How long that took.
+    pub seconds: f64,
+    /// The changed lines.
+    pub diff: String,
+}
+
+/// A file of entries.
+#[derive(Debug)]
+pub struct Record {
+    path: PathBuf,
+    entries: BTreeMap<String, Entry>,
+}
+
+/// The first line: of which checkout the entries are.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head {
+    tree: String,
+}
+
+impl Record {
+    /// Begins a file anew.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn begin(path: &Path, tree: &str) -> Result<Self> {
+        std::fs::write(path, line(&Head { tree: tree.to_owned() })?)?;
+        Ok(Self { path: path.to_owned(), entries: BTreeMap::new() })
+    }
+
+    /// Goes on with a file that is there.
+    ///
+    /// # Errors
+    /// If there is none, or it is about another state of the checkout.
+    pub fn resume(path: &Path, tree: &str) -> Result<Self> {
+        let text = std::fs::read_to_string(path)
+            .with_context(|| format!("{}: there is nothing to go on with", path.display()))?;
+        let mut lines = text.lines();
+        let head: Head = serde_json::from_str(lines.next().unwrap_or_default())?;
+        ensure!(head.tree == tree, "the checkout has changed since: leave --resume out");
+        // The last line may have been cut off.
+        let entries = lines.filter_map(|line| serde_json::from_str::<Entry>(line).ok());
+        let entries = entries.map(|entry| (entry.name.clone(), entry)).collect();
+        Ok(Self { path: path.to_owned(), entries })
+    }
+
+    /// What is known of a mutation.
+    pub fn of(&self, name: &str) -> Option<&Entry> {
+        self.entries.get(name)
+    }
+
+    /// Adds an entry, in the file at once.
+    ///
+    /// # Errors
+    /// If that cannot be written.
+    pub fn add(&mut self, entry: Entry) -> Result<()> {
+        let mut file = File::options().append(true).open(&self.path)?;
+        file.write_all(line(&entry)?.as_bytes())?;
+        self.entries.insert(entry.name.clone(), entry);
+        Ok(())
+    }
+}
+
+fn line(value: &impl Serialize) -> Result<String> {
+    Ok(serde_json::to_string(value)? + "\n")
+}
+
+/// All of a run.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// How many were noticed: a test failed, or a suite did not end.
+    pub noticed: usize,
+    /// How many of those did not end.
+    pub hung: usize,
+    /// How many nobody noticed.
+    pub survived: usize,
+    /// How many do not compile or link, and do not count.
+    pub unviable: usize,
+    /// Each of them.
+    pub mutations: Vec<Entry>,
+}
+
+impl Report {
+    /// Takes an entry in.
+    pub fn add(&mut self, entry: Entry) {
+        match &entry.outcome {
+            Outcome::Noticed { .. } => self.noticed += 1,
+            Outcome::Hung { .. } => (self.noticed, self.hung) = (self.noticed + 1, self.hung + 1),
+            Outcome::Survived => self.survived += 1,
+            Outcome::Unviable => self.unviable += 1,
+            Outcome::Interrupted => return,
+        }
+        self.mutations.push(entry);
+    }
+
+    /// Mutations that count.
+    pub fn viable(&self) -> usize {
+        self.noticed + self.survived
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.outcome {
+            Outcome::Noticed { suite, test } => write!(f, "noticed by {suite}: {test}")?,
+            Outcome::Hung { suite, tests } if tests.is_empty() => write!(f, "{suite} does not end")?,
+            Outcome::Hung { suite, tests } => write!(f, "{suite} does not end: {}", tests.join(", "))?,
+            Outcome::Survived => write!(f, "SURVIVED")?,
+            Outcome::Unviable => write!(f, "does not compile")?,
+            Outcome::Interrupted => write!(f, "interrupted")?,
+        }
+        write!(f, " ({:.0} s)", self.seconds)
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let of = |outcome: fn(&Outcome) -> bool| {
+            self.mutations.iter().filter(move |entry| outcome(&entry.outcome))
+        };
+        for entry in of(|outcome| *outcome == Outcome::Unviable) {
+            writeln!(f, "does not compile: {}", entry.name)?;
+        }
+        for entry in of(|outcome| *outcome == Outcome::Survived) {
+            writeln!(f, "\nSURVIVED: {}\n{}", entry.name, entry.diff)?;
+        }
+        let (noticed, viable) = (self.noticed, self.viable());
+        write!(f, "{noticed} of {viable} noticed, {} of them because a suite did not end", self.hung)?;
+        write!(f, "; {} survived; {} do not compile", self.survived, self.unviable)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(name: &str, outcome: Outcome) -> Entry {
+        Entry { name: name.into(), outcome, seconds: 1.0, diff: format!("-{name}\n+\n") }
+    }
+
+    #[test]
+    fn a_run_goes_on_where_it_ended() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("record");
+        assert!(Record::resume(&path, "tree").unwrap_err().to_string().contains("nothing"));
+        let noticed = entry("a", Outcome::Noticed { suite: "unit".into(), test: "b::c".into() });
+        Record::begin(&path, "tree").unwrap().add(noticed.clone()).unwrap();
+        // Cut off in the middle of a line.
+        let mut file = File::options().append(true).open(&path).unwrap();
+        file.write_all(br#"{"name":"b","outc"#).unwrap();
+        let resumed = Record::resume(&path, "tree").unwrap();
+        assert_eq!((resumed.of("a"), resumed.of("b")), (Some(&noticed), None));
+        assert!(Record::resume(&path, "other").unwrap_err().to_string().contains("changed"));
+    }
+
+    #[test]
+    fn what_does_not_compile_does_not_count() {
+        let mut report = Report::default();
+        let hung = Outcome::Hung { suite: "native".into(), tests: vec!["storms".into()] };
+        let noticed = Outcome::Noticed { suite: "unit".into(), test: "a".into() };
+        for (name, outcome) in [("noticed", noticed), ("hung", hung), ("bad", Outcome::Survived)] {
+            report.add(entry(name, outcome));
+        }
+        report.add(entry("none", Outcome::Unviable));
+        report.add(entry("cut", Outcome::Interrupted));
+        assert_eq!((report.viable(), report.noticed, report.hung), (3, 2, 1));
+        let text = report.to_string();
+        assert!(
+            text.contains("SURVIVED: bad\n-bad\n+\n") && text.contains("does not compile: none"),
+            "{text}"
+        );
+        assert!(text.ends_with(
+            "2 of 3 noticed, 1 of them because a suite did not end; 1 survived; 1 do not compile"
+        ));
+        assert!(serde_json::to_string(&report).unwrap().contains(r#""outcome":"hung""#));
+    }
+}

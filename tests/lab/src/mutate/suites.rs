@@ -1,0 +1,218 @@
+//! The test suites that can notice a change of the driver.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::watched::{self, End};
+use crate::setup::clean_command;
+
+/// A suite, by its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Suite {
+    /// What it is called.
+    pub name: &'static str,
+    /// cargo's arguments that choose it.
+    arguments: &'static [&'static str],
+    /// Where the changed source is a part of the program: whether it compiles is
+    /// asked first.
+    compiles_source: bool,
+}
+
+const fn of_lab(name: &'static str, arguments: &'static [&'static str]) -> Suite {
+    Suite { name, arguments, compiles_source: false }
+}
+
+/// The driver's unit tests, which come first: they alone need no linked driver.
+pub const UNIT: Suite = Suite {
+    name: "unit",
+    arguments: &["--package", "hushport", "--lib", "--no-default-features"],
+    compiles_source: true,
+};
+
+/// The test that links the driver, and nothing else.
+const LINKS: Suite = of_lab("link", &["--package", "hushport-lab", "--test", "driver"]);
+const LINK_TEST: &str = "image::the_driver_links";
+
+/// The rest, which run in the order of the time that they take.
+pub const SUITES: [Suite; 11] = [
+    of_lab("driver", &["--package", "hushport-lab", "--test", "driver"]),
+    Suite {
+        name: "native",
+        arguments: &["--package", "hushport-native", "--test", "native"],
+        compiles_source: true,
+    },
+    of_lab("imports", &["--package", "hushport-lab", "--test", "imports"]),
+    of_lab("declarations", &["--package", "hushport-lab", "--test", "declarations"]),
+    of_lab("cost", &["--package", "hushport-lab", "--test", "cost"]),
+    of_lab("trace", &["--package", "hushport-lab", "--test", "trace"]),
+    of_lab("package", &["--package", "hushport-lab", "--test", "package"]),
+    of_lab("observe", &["--package", "hushport-lab", "--test", "observe"]),
+    of_lab("processors", &["--package", "hushport-lab", "--test", "processors"]),
+    of_lab("matrix", &["--package", "hushport-lab", "--test", "matrix"]),
+    of_lab("faults", &["--package", "hushport-lab", "--test", "faults"]),
+];
+
+/// How long a suite may take where nothing is changed, with all that has to be built.
+const LONGEST: Duration = Duration::from_secs(45 * 60);
+
+/// How long each suite takes where nothing is changed, in seconds.
+pub type Times = BTreeMap<String, f64>;
+
+/// What came of a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "kebab-case")]
+pub enum Outcome {
+    /// It does not compile, or does not link: no change that anybody could make.
+    Unviable,
+    /// A test failed.
+    #[allow(missing_docs, reason = "the fields say it")]
+    Noticed { suite: String, test: String },
+    /// A suite did not end.
+    #[allow(missing_docs, reason = "the fields say it")]
+    Hung { suite: String, tests: Vec<String> },
+    /// No suite noticed.
+    Survived,
+    /// The user has interrupted.
+    Interrupted,
+}
+
+/// The suite of a name.
+///
+/// # Errors
+/// Where there is none.
+pub fn named(name: &str) -> Result<Suite, String> {
+    let all = || std::iter::once(UNIT).chain(SUITES);
+    let names = || all().map(|suite| suite.name).collect::<Vec<_>>().join(", ");
+    all().find(|suite| suite.name == name).ok_or_else(|| format!("one of {} is expected", names()))
+}
+
+/// Where suites run, and how long each may take.
+#[derive(Debug)]
+pub struct Runner<'a> {
+    root: &'a Path,
+    /// Fastest first, the unit tests before all others.
+    suites: Vec<Suite>,
+    times: Times,
+    /// Beyond what a suite takes where nothing is changed.
+    patience: Duration,
+}
+
+impl<'a> Runner<'a> {
+    /// In a copy of the checkout; all suites where none is named. `times`: what is
+    /// known of them, to which what is not known is added by running them.
+    ///
+    /// # Errors
+    /// If a suite does not pass where nothing is changed: then no change can be
+    /// noticed.
+    pub fn new(root: &'a Path, suites: &[Suite], times: Times, patience: Duration) -> Result<Self> {
+        let all: Vec<_> = std::iter::once(UNIT).chain(SUITES).collect();
+        let suites = if suites.is_empty() { &all[..] } else { suites };
+        let mut runner = Self { root, suites: suites.to_vec(), times, patience: LONGEST };
+        let needs_link = suites.iter().any(|suite| *suite != UNIT);
+        for suite in needs_link.then_some(&LINKS).into_iter().chain(suites) {
+            if !runner.times.contains_key(suite.name) {
+                runner.measure(suite)?;
+            }
+        }
+        let Self { times, suites, .. } = &mut runner;
+        let time =
+            |suite: &Suite| if *suite == UNIT { 0.0 } else { times.get(suite.name).copied().unwrap_or(0.0) };
+        suites.sort_by(|one, other| time(one).total_cmp(&time(other)));
+        runner.patience = patience;
+        Ok(runner)
+    }
+
+    /// How long the suites take where nothing is changed.
+    pub fn times(&self) -> &Times {
+        &self.times
+    }
+
+    /// Builds a suite, and runs it.
+    fn measure(&mut self, suite: &Suite) -> Result<()> {
+        eprintln!("lab: {} where nothing is changed", suite.name);
+        for arguments in [&["--no-run"][..], &[]] {
+            let began = Instant::now();
+            match watched::run(&mut self.command(suite, arguments), LONGEST)? {
+                End::Passed => {}
+                End::Interrupted => bail!("interrupted"),
+                end => bail!("{} does not pass where nothing is changed: {end:?}", suite.name),
+            }
+            // The second time is the one that counts.
+            self.times.insert(suite.name.to_owned(), began.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// Runs one suite after the other until one notices.
+    ///
+    /// # Errors
+    /// If cargo cannot be started.
+    pub fn outcome(&self) -> Result<Outcome> {
+        let mut links = false;
+        for suite in &self.suites {
+            // Where it does not link, every suite of the lab's would fail for that.
+            if *suite != UNIT && !links {
+                match watched::run(&mut self.command(&LINKS, &[]), self.limit(&LINKS))? {
+                    End::Passed => links = true,
+                    End::Interrupted => return Ok(Outcome::Interrupted),
+                    _ => return Ok(Outcome::Unviable),
+                }
+            }
+            if let Some(outcome) = self.run(suite)? {
+                return Ok(outcome);
+            }
+        }
+        Ok(Outcome::Survived)
+    }
+
+    /// `None` where it passes.
+    fn run(&self, suite: &Suite) -> Result<Option<Outcome>> {
+        let limit = self.limit(suite);
+        if suite.compiles_source {
+            match watched::run(&mut self.command(suite, &["--no-run"]), limit)? {
+                End::Passed => {}
+                End::Interrupted => return Ok(Some(Outcome::Interrupted)),
+                _ => return Ok(Some(Outcome::Unviable)),
+            }
+        }
+        let name = || suite.name.to_owned();
+        Ok(match watched::run(&mut self.command(suite, &[]), limit)? {
+            End::Passed => None,
+            End::Interrupted => Some(Outcome::Interrupted),
+            End::Failed(test) => Some(Outcome::Noticed { suite: name(), test }),
+            End::Hung(tests) => Some(Outcome::Hung { suite: name(), tests }),
+            End::Died(how) => {
+                Some(Outcome::Noticed { suite: name(), test: self.died_in(suite, &how, limit)? })
+            }
+        })
+    }
+
+    /// The test in which a suite dies: the last one that begins where they run one
+    /// by one; if it passes so, how it died.
+    fn died_in(&self, suite: &Suite, how: &str, limit: Duration) -> Result<String> {
+        let mut command = self.command(suite, &["--", "--test-threads", "1"]);
+        let test = watched::last_begun(&mut command, limit)?;
+        let first = how.lines().next().unwrap_or_default();
+        Ok(test.map_or_else(|| format!("(died: {first})"), |test| format!("{test} (died: {first})")))
+    }
+
+    fn limit(&self, suite: &Suite) -> Duration {
+        let usual = self.times.get(suite.name).copied().unwrap_or(0.0);
+        Duration::from_secs_f64(usual * 3.0) + self.patience
+    }
+
+    fn command(&self, suite: &Suite, arguments: &[&str]) -> Command {
+        let mut command = clean_command("cargo");
+        command.current_dir(self.root).args(["test", "--locked", "--profile", "lab"]);
+        command.args(suite.arguments).args(arguments);
+        if *suite == LINKS && arguments.is_empty() {
+            command.args(["--", "--exact", LINK_TEST]);
+        }
+        command
+    }
+}

@@ -1,0 +1,92 @@
+//! A copy of the checkout, which the mutations are applied in.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+use super::Mutation;
+use crate::setup::{self, clean_command};
+
+/// The copy. It has a target folder of its own, so that nothing of the user's is
+/// built again.
+#[derive(Debug)]
+pub struct Tree {
+    root: PathBuf,
+    hash: String,
+}
+
+impl Tree {
+    /// Brings it up to date: what git knows of, and new files that it does not
+    /// ignore, as they are in the checkout now.
+    ///
+    /// # Errors
+    /// If git cannot say what there is, or a file cannot be copied.
+    pub fn bring_up_to_date() -> Result<Self> {
+        let root = setup::state().join("mutate/tree");
+        let mut git = clean_command("git");
+        git.current_dir(setup::root());
+        let listed = setup::run(git.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]))?;
+        let names: BTreeSet<&str> = listed.split('\0').filter(|name| !name.is_empty()).collect();
+        let mut hasher = Sha256::new();
+        for name in names.iter().copied().filter(|name| setup::root().join(name).is_file()) {
+            let text = std::fs::read(setup::root().join(name)).with_context(|| name.to_owned())?;
+            hasher.update(name);
+            hasher.update((text.len() as u64).to_le_bytes());
+            hasher.update(&text);
+            put(&root.join(name), &text)?;
+        }
+        remove_others(&root, &root, &names)?;
+        let hash = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        Ok(Self { root, hash })
+    }
+
+    /// Its top.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// A number that changes with any file.
+    pub fn hash(&self) -> &str {
+        &self.hash
+    }
+
+    /// Runs `f` with a mutation applied; whatever comes of it, the file is as
+    /// before then.
+    ///
+    /// # Errors
+    /// That of `f`, or if the mutation cannot be applied or taken back.
+    pub fn with<R>(&self, mutation: &Mutation, f: impl FnOnce() -> Result<R>) -> Result<R> {
+        let path = self.root.join(&mutation.file);
+        let before = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        std::fs::write(&path, mutation.apply(&before)?)?;
+        let result = f();
+        std::fs::write(&path, before)?;
+        result
+    }
+}
+
+/// Writes a file where its text differs: cargo goes by the time of writing.
+fn put(path: &Path, text: &[u8]) -> Result<()> {
+    if std::fs::read(path).is_ok_and(|there| there == text) {
+        return Ok(());
+    }
+    let folder = path.parent().context("a file lies in a folder")?;
+    std::fs::create_dir_all(folder)?;
+    std::fs::write(path, text).with_context(|| path.display().to_string())
+}
+
+/// Removes what is no part of the checkout any more.
+fn remove_others(root: &Path, folder: &Path, names: &BTreeSet<&str>) -> Result<()> {
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.strip_prefix(root)?.to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" {
+            remove_others(root, &path, names)?;
+        } else if !path.is_dir() && !names.contains(&*name) {
+            std::fs::remove_file(&path)?;
+        }
+    }
+    Ok(())
+}

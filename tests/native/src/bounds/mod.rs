@@ -1,0 +1,114 @@
+//! Indications that end one step too early, or lie about where they end: each
+//! part of each indication, at every layer that the driver stands at.
+//!
+//! Whatever a callout is given ends at a guard page, so that a byte too many is
+//! a fault. What it must answer is said by [`Expected`], from the documents and
+//! without regard to how the driver reads.
+
+mod expected;
+mod fields;
+mod headers;
+mod packets;
+mod plain;
+
+use hushport_native_driver::logic::callouts::CALLOUTS;
+use hushport_native_driver::logic::stealth::Verdict;
+use lab::nt::fwp::hostile::Indication;
+use lab::nt::types::FWPS_CLASSIFY_OUT0;
+use lab::wfp::{ActionType, RIGHT_ACTION_WRITE};
+
+use crate::machine::Callout;
+
+pub use expected::{Read, SETUPS, Setup};
+pub use plain::{KINDS, Kind};
+
+use plain::Plain;
+
+/// One indication, and what must come of it.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// What is wrong with it.
+    pub name: String,
+    /// What the callout is shown.
+    pub indication: Indication,
+    /// What is counted then.
+    pub expected: Expected,
+}
+
+/// What a callout counts about an indication.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expected {
+    /// One of these verdicts, once.
+    OneOf(Vec<Verdict>),
+    /// Nothing, for it does not say which layer it is from.
+    Nothing,
+}
+
+/// Every case at a callout for a packet of a kind.
+pub fn cases(callout: &Callout, setup: &Setup, kind: Kind) -> Vec<Case> {
+    let plain = Plain::new(callout.layer, kind);
+    let mut cases = Cases { setup, plain: &plain, cases: Vec::new() };
+    cases.add("nothing amiss", plain.indication.clone(), Read::all());
+    fields::add(&mut cases);
+    if plain.packet.is_some() {
+        packets::add(&mut cases);
+        headers::add(&mut cases);
+    }
+    cases.cases
+}
+
+/// The number of the callout at a layer, by which the driver counts.
+///
+/// # Panics
+/// If the driver has none there.
+pub fn number(callout: &Callout) -> usize {
+    let at = CALLOUTS.iter().position(|known| known.layer_id == callout.layer.id.0);
+    at.expect("the driver's table has the layer")
+}
+
+/// Holds the answer to a case against what was counted.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn check(case: &Case, counted: &[u64], after: Option<FWPS_CLASSIFY_OUT0>) -> Result<(), String> {
+    let verdicts: Vec<_> = counted.iter().enumerate().filter(|(_, count)| **count != 0).collect();
+    let blocked = match (&case.expected, &verdicts[..]) {
+        (Expected::Nothing, []) => false,
+        (Expected::OneOf(these), [(verdict, 1)]) if these.iter().any(|one| *one as usize == *verdict) => {
+            *verdict == Verdict::Silenced as usize
+        }
+        _ => return Err(format!("counted {verdicts:?}, expected {:?}", case.expected)),
+    };
+    let (Some(before), Some(after)) = (case.indication.out, after) else { return Ok(()) };
+    let (action, rights) = match blocked {
+        true => (ActionType::BLOCK.0, before.rights & !RIGHT_ACTION_WRITE),
+        false => (ActionType::CONTINUE.0, before.rights),
+    };
+    let others = |out: FWPS_CLASSIFY_OUT0| (out.outContext, out.filterId, out.flags, out.reserved);
+    let is_right = (after.actionType, after.rights, others(after)) == (action, rights, others(before));
+    if is_right { Ok(()) } else { Err(format!("answered {after:?}")) }
+}
+
+/// Cases as they are made.
+struct Cases<'a> {
+    setup: &'a Setup,
+    plain: &'a Plain,
+    cases: Vec<Case>,
+}
+
+impl Cases<'_> {
+    /// An indication of which so much can be read.
+    fn add(&mut self, name: impl Into<String>, indication: Indication, read: Read) {
+        self.add_either(name, indication, &[read]);
+    }
+
+    /// One of which this or that can be read: documents do not say which.
+    fn add_either(&mut self, name: impl Into<String>, indication: Indication, read: &[Read]) {
+        let verdicts = read.iter().map(|read| self.setup.verdict(self.plain, read)).collect();
+        self.put(name, indication, Expected::OneOf(verdicts));
+    }
+
+    fn put(&mut self, name: impl Into<String>, indication: Indication, expected: Expected) {
+        self.cases.push(Case { name: name.into(), indication, expected });
+    }
+}

@@ -1,0 +1,95 @@
+//! Every part of an indication one step too short or too long, at every layer,
+//! asked of the image and of the native build: no fault, nothing read beyond a
+//! guard page, an answer in bounded time, and the one that is expected.
+
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::Duration;
+
+use lab::etw::{Enable, HUSHPORT};
+use lab::nt::{Irql, Options};
+use native::bounds::{self, KINDS, SETUPS, Setup};
+use native::counters::Kept;
+use native::machine::Machine;
+use native::targets::classify::Bench;
+
+/// One classify takes microseconds; one that takes so long has no end.
+const LONGEST: Duration = Duration::from_secs(120);
+
+/// Ends the process where a case does not end, and names it.
+fn watch(test: String) -> Sender<String> {
+    let (sender, receiver) = mpsc::channel::<String>();
+    thread::spawn(move || {
+        let mut last = String::new();
+        loop {
+            match receiver.recv_timeout(LONGEST) {
+                Ok(name) => last = name,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    eprintln!("{test}: does not end: {last}");
+                    std::process::abort();
+                }
+            }
+        }
+    });
+    sender
+}
+
+/// Asks a build everything; how many cases there were.
+fn ask_all(build: fn(Options) -> Machine, setup: &Setup, level: Irql) -> usize {
+    let options = Options { processors: 1, classify_irql: level, ..Options::default() };
+    let machine = build(options);
+    setup.values().into_iter().for_each(|(name, value)| machine.set(name, value));
+    let mut bench = Bench::start(machine);
+    let session = setup.looks.then(|| bench.machine.kernel().trace(Enable::all(HUSHPORT), None));
+    let kept = Kept::find(bench.machine.kernel());
+    let watch = watch(format!("{} at {level:?}", setup.name));
+    let (mut asked, mut wrong) = (0, Vec::new());
+    for callout in bench.callouts.clone() {
+        let number = bounds::number(&callout);
+        for kind in KINDS {
+            let mut before = kept.row(number);
+            for case in bounds::cases(&callout, setup, kind) {
+                let name = format!("{}, {kind:?}: {}", callout.layer.name, case.name);
+                watch.send(name.clone()).unwrap();
+                let out = bench.ask(&callout, &case.indication);
+                let after = kept.row(number);
+                let counted: Vec<_> =
+                    after.iter().zip(&before).map(|(after, before)| after - before).collect();
+                wrong.extend(
+                    bounds::check(&case, &counted, out).err().map(|error| format!("{name}: {error}")),
+                );
+                before = after;
+                asked += 1;
+            }
+            session.iter().for_each(|session| drop(session.take()));
+        }
+    }
+    drop(session);
+    let list = wrong.iter().take(40).map(|one| format!("\n{one}")).collect::<String>();
+    assert!(wrong.is_empty(), "{}: {} of {asked}:{list}", setup.name, wrong.len());
+    bench.end();
+    asked
+}
+
+fn ask_both(setup: usize, level: Irql) {
+    let [image, native] =
+        [Machine::image, Machine::native].map(|build| ask_all(build, &SETUPS[setup], level));
+    assert_eq!(image, native);
+    assert!(image > 50_000, "{image} cases");
+}
+
+#[test]
+fn by_default() {
+    ask_both(0, Irql::DISPATCH);
+}
+
+#[test]
+fn with_lists_and_echo_below_dispatch_level() {
+    ask_both(1, Irql::PASSIVE);
+}
+
+#[test]
+fn watched() {
+    ask_both(2, Irql::DISPATCH);
+}
