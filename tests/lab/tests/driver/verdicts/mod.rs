@@ -117,9 +117,11 @@ impl Bench {
                 ("ExemptIpsec", asked.exempt_ipsec.into()),
             ]
         };
+        let mut changed = false;
         for ((name, number), (_, before)) in flags(&asked).into_iter().zip(flags(&before)) {
             if number != before {
                 self.machine.set(name, number);
+                changed = true;
             }
         }
         if asked.lists != before.lists {
@@ -127,8 +129,12 @@ impl Bench {
                 let entries = if asked.lists { entries } else { &[] };
                 self.machine.set_value(name, RegistryValue::multi_sz(entries));
             }
+            changed = true;
         }
-        self.wait();
+        // Without a change no policy is applied, so there is no event to wait for.
+        if changed {
+            self.wait();
+        }
     }
 
     fn watch(&mut self, is_watched: bool) {
