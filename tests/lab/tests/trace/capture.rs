@@ -77,7 +77,7 @@ fn pcap_in_both_byte_orders_and_resolutions() {
 }
 
 /// Blocks of pcapng, in a byte order.
-pub struct Blocks(bool, pub Vec<u8>);
+pub struct Blocks(pub bool, pub Vec<u8>);
 
 impl Blocks {
     pub fn word(&self, word: u32) -> [u8; 4] {
