@@ -91,7 +91,7 @@ fn capture(choices: &mut Choices<'_>) -> Vec<u8> {
         (header.fin, header.syn, header.rst) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
         (header.psh, header.ack, header.urg) = (flags & 8 != 0, flags & 16 != 0, flags & 32 != 0);
         let kind = what >> 4;
-        let mut packet = segment(from, to, header, &payload, kind);
+        let mut packet = segment(from, to, header, &payload);
         match kind {
             14 if family == 0 => {
                 for piece in fragments(&packet, at as u16) {
@@ -141,18 +141,14 @@ fn ends(side: usize, pair: usize, family: u8) -> (SocketAddr, SocketAddr) {
     if side == 0 { (other, one) } else { (one, other) }
 }
 
-fn segment(from: SocketAddr, to: SocketAddr, header: TcpHeader, payload: &[u8], kind: u8) -> Vec<u8> {
+fn segment(from: SocketAddr, to: SocketAddr, header: TcpHeader, payload: &[u8]) -> Vec<u8> {
     let ip = match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
         (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
         _ => unreachable!("both ends are of one family"),
     };
     let mut packet = Vec::new();
-    let written = match kind {
-        13 => ip.udp(from.port(), to.port()).write(&mut packet, payload),
-        _ => ip.tcp_header(header).write(&mut packet, payload),
-    };
-    written.expect("a vector takes everything");
+    ip.tcp_header(header).write(&mut packet, payload).expect("a vector takes everything");
     packet
 }
 
