@@ -14,7 +14,7 @@ pub struct Arguments {
     /// Seconds for each target
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// classify, policies, registry, decision or order; all of them without
+    /// classify, policies, registry, decision, order or replay; all of them without
     #[arg(long)]
     target: Option<String>,
     /// Seed of the mutations
@@ -23,8 +23,14 @@ pub struct Arguments {
 }
 
 /// The targets of `tests/native`, each with the longest input worth trying.
-const TARGETS: [(&str, u32); 5] =
-    [("classify", 1024), ("policies", 1024), ("registry", 8192), ("decision", 128), ("order", 256)];
+const TARGETS: [(&str, u32); 6] = [
+    ("classify", 1024),
+    ("policies", 1024),
+    ("registry", 8192),
+    ("decision", 128),
+    ("order", 256),
+    ("replay", 256),
+];
 
 /// Fuzzes; whether nothing was found.
 pub fn run(arguments: &Arguments) -> Result<bool> {

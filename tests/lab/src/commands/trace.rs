@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use crate::counters::Counters;
 use crate::machine::Machine;
 use crate::policy::{Assignment, assignment, state};
-use crate::report::{Page, Watched, trace_text};
+use crate::report::{Page, Watched, printable, trace_text};
 use crate::setup::{self, Need, Target};
 use crate::trace::{self, Limits, Lines, Played, Prefix, Progress, Told};
 use crate::variants::{Variant, add_stronger};
@@ -20,7 +20,8 @@ use crate::world::Plan;
 /// What to play, and how to tell of it.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// A capture: pcap or pcapng; Ethernet, raw IP, or Linux cooked
+    /// A capture: pcap or pcapng, also in gzip; Ethernet, raw IP, Linux cooked,
+    /// PPP or 802.11
     file: PathBuf,
     /// An address or a prefix that is the host's; may be given again
     /// [default: inferred from the capture]
@@ -75,6 +76,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     if let Some(damage) = &played.tally.damage {
         notes.push(format!("the capture stops making sense {damage}; what came before it was played"));
     }
+    notes.extend(played.tally.warnings.iter().cloned());
     if !arguments.json {
         let mut out = stdout().lock();
         trace_text(&mut out, &played, &notes)?;
@@ -85,7 +87,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         let title = arguments.file.file_name().unwrap_or_default().to_string_lossy();
         let page = Page::of_capture(&title, &played, &notes);
         page.write_to(path).with_context(|| format!("--html {}", path.display()))?;
-        eprintln!("lab: the page is {}", path.display());
+        eprintln!("lab: the page is {}", printable(&path.display().to_string()));
     }
     Ok(notes.is_empty() && played.account.deviations == 0)
 }

@@ -47,7 +47,7 @@ pub(super) enum Outcome {
 
 /// All of them.
 #[derive(Default)]
-pub(super) struct Fragments {
+pub(crate) struct Fragments {
     partial: BTreeMap<Key, Partial>,
     last_number: u64,
 }
@@ -61,8 +61,18 @@ struct Part<'a> {
 }
 
 impl Fragments {
+    /// Takes a part of a capture's packet, for which nobody is answered. The whole
+    /// datagram, if that was the last one.
+    pub fn datagram(&mut self, parsed: &Parsed<'_>, now: Duration) -> Option<Vec<u8>> {
+        self.expire(now);
+        match self.add(parsed, now) {
+            Outcome::Whole(datagram) => Some(datagram),
+            Outcome::Nothing | Outcome::Refused(_) => None,
+        }
+    }
+
     /// Takes a part.
-    pub fn add(&mut self, parsed: &Parsed<'_>, now: Duration) -> Outcome {
+    pub(super) fn add(&mut self, parsed: &Parsed<'_>, now: Duration) -> Outcome {
         let Some(part) = part(parsed) else { return Outcome::Nothing };
         if let Err(outcome) = fits(&part, parsed) {
             return outcome;
@@ -102,13 +112,13 @@ impl Fragments {
 
     /// Takes out what has waited too long; the first part of each, where that
     /// had come: its sender is told.
-    pub fn expire(&mut self, now: Duration) -> Vec<Vec<u8>> {
+    pub(super) fn expire(&mut self, now: Duration) -> Vec<Vec<u8>> {
         let stale = |_: &Key, partial: &mut Partial| now.saturating_sub(partial.since) >= PATIENCE;
         self.partial.extract_if(.., stale).filter_map(|(_, partial)| partial.first).collect()
     }
 
     #[cfg(test)]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.partial.len()
     }
 }

@@ -119,6 +119,9 @@ pub struct Record {
     pub ends: Ends,
     pub event: Event,
     pub steps: Vec<Step>,
+    /// It is a packet's second event: the record before has the layers that the
+    /// packet passed on its way up to the stream.
+    pub is_rest: bool,
 }
 
 impl Record {
@@ -180,11 +183,20 @@ impl Log {
     }
 
     pub(crate) fn open(&mut self, at: Duration, ends: Ends, event: Event) -> RecordId {
+        self.add(Record { at, ends, event, steps: Vec::new(), is_rest: false })
+    }
+
+    /// Opens a record for a packet's second event.
+    pub(crate) fn open_rest(&mut self, at: Duration, ends: Ends, event: Event) -> RecordId {
+        self.add(Record { at, ends, event, steps: Vec::new(), is_rest: true })
+    }
+
+    fn add(&mut self, record: Record) -> RecordId {
         if self.records.len() == self.limit {
             self.records.pop_front();
             self.first += 1;
         }
-        self.records.push_back(Record { at, ends, event, steps: Vec::new() });
+        self.records.push_back(record);
         RecordId(self.first + self.records.len() as u64 - 1)
     }
 

@@ -52,6 +52,7 @@ use std::time::Duration;
 pub use application::Application;
 pub use disorder::{Disorder, Disordered, Fault};
 pub use filter::Filter;
+pub(crate) use fragments::Fragments;
 pub use gate::Counters;
 pub(crate) use gate::Gate;
 pub(crate) use inbound::{IDLE, echo_request};
@@ -82,7 +83,7 @@ pub struct Host {
     outcomes: BTreeMap<ConnectionId, Outcome>,
     datagram_sockets: datagram::Sockets,
     flows: datagram::Flows,
-    fragments: fragments::Fragments,
+    fragments: Fragments,
     outbound: VecDeque<Vec<u8>>,
     /// Endpoint handles and connection ids handed out so far.
     last_handle: u64,
@@ -107,7 +108,7 @@ impl Host {
             outcomes: BTreeMap::new(),
             datagram_sockets: datagram::Sockets::default(),
             flows: datagram::Flows::default(),
-            fragments: fragments::Fragments::default(),
+            fragments: Fragments::default(),
             outbound: VecDeque::new(),
             last_handle: 0x1000,
             last_port: sockets::FIRST_EPHEMERAL_PORT,

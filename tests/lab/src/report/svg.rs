@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::text::printable;
 use crate::trace::{COLUMNS, Line};
 
 /// Sizes in SVG's units: a cell, a line, the room for names, for totals, and
@@ -12,8 +13,10 @@ const NAME: usize = 250;
 const TOTAL: usize = 80;
 const AXIS: usize = 26;
 
-/// Replaces what HTML, SVG and their attributes give a meaning to.
+/// Replaces what HTML, SVG and their attributes give a meaning to, and what does
+/// not print.
 pub(super) fn escape(text: &str) -> String {
+    let text = printable(text);
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
         match character {
@@ -22,11 +25,6 @@ pub(super) fn escape(text: &str) -> String {
             '>' => escaped.push_str("&gt;"),
             '"' => escaped.push_str("&quot;"),
             '\'' => escaped.push_str("&#39;"),
-            // No control character is allowed in a page, nor one that turns
-            // the order of what is around it.
-            c if c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') => {
-                escaped.push('\u{fffd}');
-            }
             c => escaped.push(c),
         }
     }

@@ -2,13 +2,12 @@
 
 use std::io::{Result, Write};
 
-use crate::trace::{Played, Port, Summary};
+use crate::trace::{Played, Port, Protocols, Summary};
 
 /// How many ports and sources are named.
 const NAMED: usize = 10;
 
-/// Writes it. What is text of the capture's own is printed without control
-/// characters.
+/// Writes it. Text of the capture's own is printable before it comes here.
 pub fn trace_text(out: &mut impl Write, played: &Played, notes: &[String]) -> Result<()> {
     for (what, value) in facts(played) {
         writeln!(out, "{what:<14} {value}")?;
@@ -69,31 +68,40 @@ pub(super) fn port_text((protocol, port): Port) -> String {
 pub(super) fn facts(played: &Played) -> Vec<(&'static str, String)> {
     let summary = Summary::of(played);
     let tally = summary.capture;
-    let clean = |text: &String| text.chars().filter(|c| !c.is_control()).collect::<String>();
     let seconds = played.account.timeline.length().as_secs_f64();
-    let mut facts = vec![
-        (
-            "capture",
-            format!("{}, {} bytes, {} frames, {seconds:.3} s", tally.format, tally.bytes, tally.frames),
-        ),
+    let of_file = match tally.file_bytes == tally.bytes {
+        true => String::new(),
+        false => format!(" out of {}", tally.file_bytes),
+    };
+    let frames = match tally.frames {
+        0 => "empty: no packet is in it".to_owned(),
+        count => format!("{count} frames, {seconds:.3} s"),
+    };
+    let host = match &summary.local[..] {
+        [] => "none: no IP packet tells of one".to_owned(),
+        local => format!("{} ({})", local.join(", "), summary.local_how),
+    };
+    let mut facts = vec![("capture", format!("{}, {} bytes{of_file}, {frames}", tally.format, tally.bytes))];
+    if !tally.said.is_empty() {
+        facts.push(("says of itself", tally.said.join("; ")));
+    }
+    facts.extend([
         ("IP packets", tally.packets.to_string()),
-        ("host", format!("{} ({})", summary.local.join(", "), summary.local_how)),
+        ("host", host),
+        ("received", protocols(&summary.traffic.received)),
+        ("sent", protocols(&summary.traffic.sent)),
         ("indications", summary.indications.to_string()),
         ("silenced", summary.silenced.to_string()),
         ("kept back", format!("{} answers that the capture holds", summary.kept_back)),
         ("deviations", summary.deviations.to_string()),
-    ];
-    if !tally.said.is_empty() {
-        let said: Vec<_> = tally.said.iter().map(clean).collect();
-        facts.insert(1, ("says of itself", said.join("; ")));
-    }
+    ]);
     let unplayed = summary.not_played;
     for (what, count) in [
-        ("not IP", tally.not_ip),
         ("for others", tally.elsewhere),
         ("unreadable", tally.unreadable),
         ("cut short", tally.cut),
         ("bad checksums", tally.checksums),
+        ("without a time", tally.untimed),
         ("not the host's", unplayed.foreign),
         ("fragments out", unplayed.fragments_out),
         ("refused before", unplayed.refused),
@@ -104,8 +112,33 @@ pub(super) fn facts(played: &Played) -> Vec<(&'static str, String)> {
             facts.push((what, count.to_string()));
         }
     }
-    if let Some((link, count)) = tally.unknown_link {
-        facts.push(("link type", format!("{count} frames of link type {link}, which is not read here")));
+    if tally.fragments > 0 {
+        let whole = tally.reassembled;
+        facts.push(("fragments", format!("{}, which make {whole} datagrams whole", tally.fragments)));
+    }
+    if tally.not_ip > 0 {
+        facts.push(("not IP", format!("{} ({})", tally.not_ip, tally.others)));
+    }
+    if tally.tunnels.total() > 0 {
+        facts.push(("tunnels", format!("{}; only the outer packets are played", tally.tunnels)));
+    }
+    if tally.unread_links.total() > 0 {
+        facts.push(("not read", format!("frames of {}", tally.unread_links)));
     }
     facts
+}
+
+fn protocols(counts: &Protocols) -> String {
+    let Protocols { tcp, udp, icmp, other, fragments, malformed } = *counts;
+    let named = [
+        ("TCP", tcp),
+        ("UDP", udp),
+        ("ICMP", icmp),
+        ("other", other),
+        ("fragments", fragments),
+        ("malformed", malformed),
+    ];
+    let met: Vec<_> =
+        named.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{count} {name}")).collect();
+    if met.is_empty() { "nothing".to_owned() } else { met.join(", ") }
 }

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::feed::Item;
+use super::progress::{Side, State, end};
 use super::replay::{Replay, Witness};
 use super::room::make_room;
 use crate::host::{Direction, Ends, Event, Gate, Layer, Scene};
 use crate::wfp::FlowHandle;
-use crate::wire::{Parsed, Tcp, TcpFlags, protocol};
+use crate::wire::{Parsed, Tcp, protocol};
 
 /// A connection's addresses, local first.
 pub(super) type Pair = (SocketAddr, SocketAddr);
@@ -16,19 +18,10 @@ pub(super) type Pair = (SocketAddr, SocketAddr);
 /// A connection.
 pub(super) struct Connection {
     pub ends: Ends,
-    pub direction: Direction,
+    pub state: State,
     pub flow: FlowHandle,
     pub endpoint: u64,
     pub parent: Option<u64>,
-    /// The sequence number of the SYN that asked for it, if that was seen.
-    pub first: Option<u32>,
-    /// The end of what each side has sent: this host, the peer.
-    pub sent: [Option<u32>; 2],
-    pub finished: [bool; 2],
-    pub established: bool,
-    pub first_ack_sent: bool,
-    /// Its endpoint was told to be closed; late segments may still come.
-    pub closed: bool,
     /// A layer has blocked what it began with: nothing of it is played.
     pub refused: bool,
     pub since: Duration,
@@ -38,33 +31,12 @@ impl Connection {
     pub fn scene<'a>(&self, packet: Option<(Direction, Parsed<'a>)>) -> Scene<'a> {
         Scene {
             packet,
-            flow: Some(self.flow).filter(|_| !self.closed),
+            flow: Some(self.flow).filter(|_| !self.state.closed),
             endpoint: Some(self.endpoint),
             parent: self.parent,
-            ..Scene::call(self.ends, self.direction)
+            ..Scene::call(self.ends, self.state.direction)
         }
     }
-
-    /// Whether a segment brings bytes, or an end, behind all that its side has
-    /// sent before. What fills a gap comes late and counts as old.
-    pub fn is_news(&mut self, side: Side, parsed: &Parsed<'_>, tcp: Tcp) -> bool {
-        let controls = u32::from(tcp.flags.has(TcpFlags::SYN)) + u32::from(tcp.flags.has(TcpFlags::FIN));
-        let end = tcp.sequence.wrapping_add(parsed.payload().len() as u32).wrapping_add(controls);
-        let sent = &mut self.sent[side as usize];
-        // Serial numbers: behind if less than half of all numbers ahead.
-        let news = sent.is_none_or(|sent| (1..=i32::MAX as u32).contains(&end.wrapping_sub(sent)));
-        if news {
-            *sent = Some(end);
-        }
-        news
-    }
-}
-
-/// Who sends.
-#[derive(Clone, Copy)]
-pub(super) enum Side {
-    Here = 0,
-    There = 1,
 }
 
 /// The connections.
@@ -74,7 +46,7 @@ pub(super) struct Connections(pub HashMap<Pair, Connection>);
 impl Connections {
     /// Ends every flow.
     pub fn end(&mut self, gate: &Gate) {
-        for (_, connection) in self.0.drain().filter(|(_, connection)| !connection.closed) {
+        for (_, connection) in self.0.drain().filter(|(_, connection)| !connection.state.closed) {
             gate.filter.flow_end(connection.flow);
         }
     }
@@ -86,7 +58,7 @@ impl Connections {
             &mut self.0,
             |connection| connection.since,
             |connection| {
-                if !connection.closed {
+                if !connection.state.closed {
                     gate.filter.flow_end(connection.flow);
                     alive += 1;
                 }
@@ -97,53 +69,56 @@ impl Connections {
 }
 
 impl<W: Witness> Replay<'_, W> {
-    /// Whether a SYN asks for another connection than the one it meets.
-    pub(super) fn is_another(&self, connection: &Connection, parsed: &Parsed<'_>) -> bool {
-        let sequence = parsed.tcp().map(|tcp| tcp.sequence);
-        connection.closed || (connection.first.is_some() && connection.first != sequence)
+    /// Whether a SYN from the network asks for another connection than the one
+    /// that it meets. A SYN that is sent again does not; nor does one that
+    /// meets a SYN of this host's (RFC 9293, 3.5: simultaneous open); nor one to
+    /// which the host, still there, has only a challenge ACK to say (RFC 5961).
+    pub(super) fn is_another(&self, state: &State, item: &Item<'_>, tcp: Tcp) -> bool {
+        let (local, remote) = (item.parsed.destination, item.parsed.source);
+        let accepted = || {
+            [tcp.sequence.wrapping_add(1), end(&item.parsed, tcp)]
+                .into_iter()
+                .any(|before| self.survey.acknowledges(local, remote, before))
+        };
+        match state.first[Side::There as usize] {
+            _ if state.closed => true,
+            _ if state.direction == Direction::Outbound && !state.established => false,
+            first if first == Some(tcp.sequence) => false,
+            _ => accepted() || !self.survey.is_open(protocol::TCP, local, item.index),
+        }
     }
 
     /// Begins to follow a connection.
-    pub(super) fn begin(&mut self, pair: Pair, ends: Ends, direction: Direction) {
+    pub(super) fn begin(&mut self, pair: Pair, ends: Ends, state: State) {
         self.unplayed.forgotten += self.connections.make_room(&self.gate);
         let connection = Connection {
             ends,
-            direction,
+            state,
             flow: self.gate.filter.flow_create(),
             endpoint: self.handle(),
             parent: None,
-            first: None,
-            sent: [None; 2],
-            finished: [false; 2],
-            established: false,
-            first_ack_sent: false,
-            closed: false,
             refused: false,
             since: self.gate.now,
         };
         self.connections.0.insert(pair, connection);
     }
 
-    /// A connection from before the capture, or from before the driver: it was
-    /// authorized when nobody looked.
-    pub(super) fn adopt(&mut self, pair: Pair, ends: Ends, index: u64, established: bool) {
+    /// The state of a connection from before the capture: it was authorized
+    /// when nobody looked. Who listens at a port is asked, not asking; else the
+    /// lower port is the server's.
+    pub(super) fn adopted(&self, pair: Pair, index: u64, established: bool) -> State {
         let listens = self.survey.is_open(protocol::TCP, pair.0, index) || pair.0.port() < pair.1.port();
-        self.begin(pair, ends, if listens { Direction::Inbound } else { Direction::Outbound });
-        if let Some(connection) = self.connections.0.get_mut(&pair) {
-            connection.established = established;
-            connection.first_ack_sent = established;
-        }
+        State::adopted(if listens { Direction::Inbound } else { Direction::Outbound }, established)
     }
 
     /// The host connects: the call before its SYN.
-    pub(super) fn connect(&mut self, pair: Pair, ends: Ends, tcp: Tcp, flags: u32) {
+    pub(super) fn connect(&mut self, pair: Pair, ends: Ends, flags: u32) {
         let endpoint = self.endpoint(protocol::TCP, pair.0, false);
-        self.begin(pair, ends, Direction::Outbound);
+        self.begin(pair, ends, State::new(Direction::Outbound));
         let Some(connection) = self.connections.0.get_mut(&pair) else {
             return;
         };
         connection.endpoint = endpoint;
-        connection.first = Some(tcp.sequence);
         let scene = Scene { flags, ..connection.scene(None) };
         let record = self.gate.open(ends, Event::Connect);
         connection.refused = ![Layer::AleConnectRedirect, Layer::AleAuthConnect]
@@ -161,11 +136,11 @@ impl<W: Witness> Replay<'_, W> {
         let Some(connection) = self.connections.0.get_mut(&pair) else {
             return;
         };
-        if std::mem::replace(&mut connection.closed, true) {
+        if std::mem::replace(&mut connection.state.closed, true) {
             return;
         }
-        let (flow, outbound) = (connection.flow, connection.direction == Direction::Outbound);
-        let (ends, told) = (connection.ends, connection.established || outbound);
+        let (flow, outbound) = (connection.flow, connection.state.direction == Direction::Outbound);
+        let (ends, told) = (connection.ends, connection.state.established || outbound);
         let scene = Scene { flow: Some(flow), ..connection.scene(None) };
         // A half-open one has no endpoint of its own yet.
         if told {

@@ -1,27 +1,38 @@
 //! One pass over a capture: every IP packet in it, parsed, one at a time.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
 
-use super::capture::{Damage, Reader};
-use super::link::{self, Skip};
-use crate::wire::{Parsed, Transport, Way};
+use super::capture::{Damage, Frame, Reader};
+use super::link::{self, Cast, Found, Skip, link_name};
+use crate::host::Fragments;
+use crate::report::printable;
+use crate::wire::{Parsed, Transport, Way, protocol};
 
 /// An IP packet of the capture.
 pub struct Item<'a> {
     /// Which of the file's frames, counted from 0.
     pub index: u64,
-    /// Nanoseconds since 1970.
-    pub at: u64,
+    /// Nanoseconds since 1970. A packet without a time has that of the one
+    /// before; `None` before the first that has one.
+    pub at: Option<u64>,
     /// The way it went, where the file says so.
     pub way: Option<Way>,
+    /// Whom the link layer says it was for.
+    pub cast: Cast,
     /// The packet. A segment's checksum counts as valid where it cannot be
     /// known, or is not to be looked at.
     pub parsed: Parsed<'a>,
+    /// It was put together from fragments, the last of which is the item
+    /// before.
+    pub reassembled: bool,
 }
 
 /// What a pass met.
@@ -29,28 +40,99 @@ pub struct Item<'a> {
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Tally {
     pub format: &'static str,
-    /// What the file says of itself.
+    /// What the file says of itself; printable.
     pub said: Vec<String>,
+    /// Bytes of the capture, decompressed.
     pub bytes: u64,
+    /// Bytes of the file.
+    pub file_bytes: u64,
     pub frames: u64,
+    /// Frames with an IP packet whose header holds.
     pub packets: u64,
-    /// ARP and the like.
+    /// Frames without an IP packet, and what was there instead.
     pub not_ip: u64,
-    /// Frames that a card in promiscuous mode saw for other machines.
+    pub others: Counts,
+    /// IP packets that a card in promiscuous mode saw for other machines.
     pub elsewhere: u64,
-    /// IP packets whose header does not hold.
+    /// Frames whose IP header does not hold.
     pub unreadable: u64,
     /// Packets of which the capture kept a part.
     pub cut: u64,
     /// Segments whose checksum is not right as captured.
     pub checksums: u64,
-    /// A link type that cannot be read, and how many frames have it.
-    pub unknown_link: Option<(u32, u64)>,
+    /// Fragments, and the datagrams that they made whole.
+    pub fragments: u64,
+    pub reassembled: u64,
+    /// Packets that carry others, by name. The outer one is played.
+    pub tunnels: Counts,
+    /// Frames of link types that are not read here.
+    pub unread_links: Counts,
+    /// Frames for which the file has no time.
+    pub untimed: u64,
     /// Nanoseconds since 1970.
     pub first: Option<u64>,
     pub last: u64,
+    /// Options of the file that could not be used.
+    pub warnings: Vec<String>,
     /// Where the file stopped making sense.
     pub damage: Option<String>,
+}
+
+impl Tally {
+    /// How long the capture is.
+    pub fn length(&self) -> Duration {
+        Duration::from_nanos(self.last.saturating_sub(self.first.unwrap_or(self.last)))
+    }
+
+    /// A frame that is skipped.
+    fn skip(&mut self, why: &Skip) {
+        match why {
+            Skip::Other(name) => {
+                self.not_ip += 1;
+                self.others.add(name);
+            }
+            Skip::Link(link) => self.unread_links.add(&link_name(*link)),
+        }
+    }
+}
+
+/// Counts by name, of so many names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Counts(BTreeMap<String, u64>);
+
+impl Counts {
+    /// The most names that are told apart.
+    const NAMES: usize = 64;
+
+    /// One more of this name.
+    pub fn add(&mut self, name: &str) {
+        if let Some(count) = self.0.get_mut(name) {
+            *count += 1;
+        } else {
+            let name = if self.0.len() < Self::NAMES { name } else { "others" };
+            *self.0.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+
+    /// How many there are of a name.
+    pub fn of(&self, name: &str) -> u64 {
+        self.0.get(name).copied().unwrap_or(0)
+    }
+
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.0.values().sum()
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut counts: Vec<_> = self.0.iter().collect();
+        counts.sort_by_key(|(_, count)| std::cmp::Reverse(**count));
+        let counts: Vec<_> = counts.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        f.write_str(&counts.join(", "))
+    }
 }
 
 /// What is done with the packets.
@@ -70,7 +152,8 @@ const STRIDE: u64 = 4096;
 /// If the file cannot be opened, or what the visitor reports. A file that
 /// stops making sense is no error: the tally says where.
 pub fn read(path: &Path, checksums: bool, visitor: &mut impl Visitor) -> Result<Tally> {
-    let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
+    let file = File::open(path)
+        .with_context(|| format!("cannot open {}", printable(&path.display().to_string())))?;
     feed(BufReader::with_capacity(1 << 18, file), checksums, visitor)
 }
 
@@ -79,73 +162,137 @@ pub fn read(path: &Path, checksums: bool, visitor: &mut impl Visitor) -> Result<
 /// # Errors
 /// See [`read`].
 pub fn feed(input: impl Read, checksums: bool, visitor: &mut impl Visitor) -> Result<Tally> {
-    let mut tally = Tally::default();
-    let end = match Reader::new(input) {
-        Ok(mut reader) => {
-            let end = frames(&mut reader, checksums, visitor, &mut tally)?;
-            tally.format = reader.format();
-            tally.said = reader.said().to_vec();
-            tally.bytes = reader.position();
-            end
-        }
-        Err(damage) => Some(damage),
+    let mut reader = match Reader::new(input) {
+        Ok(reader) => reader,
+        Err(damage) => return Ok(Tally { damage: Some(damage.to_string()), ..Tally::default() }),
     };
+    let fragments = Fragments::default();
+    let mut pass = Pass { checksums, visitor, tally: Tally::default(), fragments, cut_fragment: false };
+    let end = pass.frames(&mut reader)?;
+    let mut tally = pass.tally;
+    tally.format = reader.format();
+    tally.said = reader.said().to_vec();
+    tally.warnings = reader.warnings().to_vec();
+    tally.bytes = reader.bytes();
+    tally.file_bytes = reader.position();
     tally.damage = end.map(|damage| damage.to_string());
     Ok(tally)
 }
 
-fn frames<R: Read>(
-    reader: &mut Reader<R>,
+/// A pass under way.
+struct Pass<'a, V> {
     checksums: bool,
-    visitor: &mut impl Visitor,
-    tally: &mut Tally,
-) -> Result<Option<Damage>> {
-    loop {
-        if tally.frames.is_multiple_of(STRIDE) {
-            visitor.position(reader.position());
+    visitor: &'a mut V,
+    tally: Tally,
+    fragments: Fragments,
+    /// Of a fragment a part was kept: what is put together may lack bytes.
+    cut_fragment: bool,
+}
+
+impl<V: Visitor> Pass<'_, V> {
+    fn frames<R: Read>(&mut self, reader: &mut Reader<R>) -> Result<Option<Damage>> {
+        loop {
+            if self.tally.frames.is_multiple_of(STRIDE) {
+                self.visitor.position(reader.position());
+            }
+            match reader.next_frame() {
+                Ok(None) => return Ok(None),
+                Err(damage) => return Ok(Some(damage)),
+                Ok(Some(frame)) => {
+                    if !self.frame(&frame)? {
+                        return Ok(None);
+                    }
+                }
+            }
         }
-        let frame = match reader.next_frame() {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return Ok(None),
-            Err(damage) => return Ok(Some(damage)),
-        };
+    }
+
+    fn frame(&mut self, frame: &Frame<'_>) -> Result<bool> {
+        let tally = &mut self.tally;
         let index = tally.frames;
         tally.frames += 1;
-        tally.first = Some(tally.first.unwrap_or(frame.at).min(frame.at));
-        tally.last = tally.last.max(frame.at);
-        let (packet, way) = match link::ip(frame.link, frame.bytes) {
+        match frame.at {
+            None => tally.untimed += 1,
+            Some(at) => {
+                tally.first = Some(tally.first.unwrap_or(at).min(at));
+                tally.last = tally.last.max(at);
+            }
+        }
+        // The neighbour's time; times that go back stay where they are.
+        let at = tally.first.map(|_| frame.at.unwrap_or(tally.last));
+        let Found { packet, way, cast } = match link::ip(frame.link, frame.bytes) {
             Ok(found) => found,
-            Err(Skip::NotIp) => {
-                tally.not_ip += 1;
-                continue;
-            }
-            Err(Skip::Elsewhere) => {
-                tally.elsewhere += 1;
-                continue;
-            }
-            Err(Skip::Link(link)) => {
-                let (_, count) = tally.unknown_link.get_or_insert((link, 0));
-                *count += 1;
-                continue;
+            Err(why) => {
+                tally.skip(&why);
+                return Ok(true);
             }
         };
         let cut = (frame.bytes.len() as u64) < u64::from(frame.original);
         tally.cut += u64::from(cut);
         let packet = link::whole(packet, cut);
-        let Some(mut parsed) = Parsed::new(&packet) else {
+        let Some(parsed) = Parsed::new(&packet) else {
             tally.unreadable += 1;
-            continue;
+            return Ok(true);
         };
         tally.packets += 1;
-        if let Transport::Tcp(tcp) = &mut parsed.transport
+        if cast == Cast::Elsewhere {
+            tally.elsewhere += 1;
+            return Ok(true);
+        }
+        let item = Item { index, at, way: frame.way.or(way), cast, parsed, reassembled: false };
+        self.item(item, cut)
+    }
+
+    /// One packet, and where it is the last fragment of a datagram, that.
+    fn item(&mut self, mut item: Item<'_>, cut: bool) -> Result<bool> {
+        let parsed = item.parsed;
+        if let Some(name) = tunnel(&parsed) {
+            self.tally.tunnels.add(name);
+        }
+        if let Transport::Tcp(tcp) = &mut item.parsed.transport
             && !tcp.checksum_valid
         {
-            tally.checksums += u64::from(!cut);
-            tcp.checksum_valid = !checksums || cut;
+            self.tally.checksums += u64::from(!cut);
+            tcp.checksum_valid = !self.checksums || cut;
         }
-        let item = Item { index, at: frame.at, way: frame.way.or(way), parsed };
-        if !visitor.packet(&item)? {
-            return Ok(None);
+        if !self.visitor.packet(&item)? {
+            return Ok(false);
         }
+        // A fragment within a fragment is nobody's.
+        if item.reassembled || !matches!(parsed.transport, Transport::Fragment) {
+            return Ok(true);
+        }
+        self.tally.fragments += 1;
+        self.cut_fragment |= cut;
+        let now = Duration::from_nanos(self.tally.last);
+        let Some(whole) = self.fragments.datagram(&parsed, now) else {
+            return Ok(true);
+        };
+        let Some(parsed) = Parsed::new(&whole) else {
+            return Ok(true);
+        };
+        self.tally.reassembled += 1;
+        self.item(Item { parsed, reassembled: true, ..item }, self.cut_fragment)
     }
+}
+
+/// What a packet carries another one in, by name.
+fn tunnel(parsed: &Parsed<'_>) -> Option<&'static str> {
+    Some(match (parsed.protocol, parsed.transport) {
+        (_, Transport::Fragment) => return None,
+        (4, _) => "IPv4 in IP",
+        (41, _) => "IPv6 in IP",
+        // GRE's protocol type (RFC 2784); ERSPAN's three versions have two.
+        (47, _) => match parsed.payload().get(2..4) {
+            Some([0x88, 0xbe] | [0x22, 0xeb]) => "ERSPAN",
+            _ => "GRE",
+        },
+        (protocol::UDP, Transport::Udp) => match parsed.destination.port() {
+            2152 => "GTP-U",
+            4789 => "VXLAN",
+            6081 => "Geneve",
+            _ => return None,
+        },
+        _ => return None,
+    })
 }

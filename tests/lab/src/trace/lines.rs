@@ -7,7 +7,7 @@ use std::io::Write;
 use anyhow::Result;
 use serde::Serialize;
 
-use super::{Answers, Played, Step, Tally, Told, Unplayed};
+use super::{Answers, Played, Step, Tally, Told, Traffic, Unplayed};
 use crate::host::Ends;
 use crate::host::documented::Comparison;
 use crate::wfp::ActionType;
@@ -81,6 +81,8 @@ pub struct Summary<'a> {
     pub kept_back: u64,
     pub deviations: u64,
     pub deviating: &'a [String],
+    /// The host's packets by protocol.
+    pub traffic: Traffic,
     pub not_played: Unplayed,
     /// Conversations and sockets that the first pass had no room for.
     pub not_surveyed: u64,
@@ -102,6 +104,7 @@ impl<'a> Summary<'a> {
             kept_back: account.kept_back,
             deviations: account.deviations,
             deviating: &account.deviating,
+            traffic: played.traffic,
             not_played: played.unplayed,
             not_surveyed: played.unsurveyed,
             layers: &account.answers,

@@ -7,22 +7,28 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `capture`, `pcapng`, `link` | frames of a file, IP packets of frames |
+//! | `source`, `capture`, `pcapng` | bytes of a file, frames of those |
+//! | `link` | the IP packet of a frame, whatever is around it |
 //! | `feed` | one pass over a file |
 //! | `roles`, `survey` | whose side it is, and who answers where |
-//! | `replay`, `segments`, `connection`, `datagrams` | the host that plays the packets |
+//! | `replay` | the host that plays the packets |
+//! | `progress` | what a segment is to its connection |
+//! | `segments`, `connection`, `datagrams` | the layers that a packet passes |
 //! | `room` | maps that do not grow without bound |
 //! | `account`, `timeline` | what is kept of it |
 //! | `lines` | the same as JSON, line by line |
+//! | [`arbitrary`] | captures of any segments, for the fuzzer and the tests |
 //!
-//! What a capture cannot tell is decided thus, and said in the report: a socket
-//! that never answers has nobody behind it; segments reach the stream layer in
-//! the order of the capture; fragments are not put together. The kernel's clock
-//! does not follow the capture's, so the driver's scan reports do not either.
+//! A capture does not tell everything. A socket that never answers counts as
+//! closed. Segments reach the stream layer in the order of the capture. Bytes in
+//! the host's own SYN are not shown as sent: no document says which layers they
+//! pass. The kernel's clock does not follow the capture's, so the driver's scan
+//! reports do not either.
 
 #![forbid(unsafe_code)]
 
 mod account;
+pub mod arbitrary;
 mod capture;
 mod connection;
 mod datagrams;
@@ -30,10 +36,12 @@ mod feed;
 mod lines;
 mod link;
 mod pcapng;
+mod progress;
 mod replay;
 mod roles;
 mod room;
 mod segments;
+mod source;
 mod survey;
 mod timeline;
 
@@ -45,15 +53,16 @@ use anyhow::{Result, bail};
 
 pub use account::{Account, Answers, Content, Conversation, Limits, Row, Step};
 pub use capture::{Damage, Frame, Reader};
-pub use feed::{Item, Tally, Visitor, feed, read};
+pub use feed::{Counts, Item, Tally, Visitor, feed, read};
 pub use lines::{Lines, Summary, word};
-pub use link::{Skip, ip, whole};
-pub use replay::{Replay, Unplayed, Witness};
-pub use roles::{Ballot, Prefix, Roles};
+pub use link::{Cast, Found, Skip, ip, whole};
+pub use replay::{Finished, Protocols, Replay, Traffic, Unplayed, Witness};
+pub use roles::{Ballot, Prefix, Roles, Seen};
 pub use survey::Survey;
 pub use timeline::{COLUMNS, Line, Port, Timeline};
 
 use crate::host::{Counters, Ends, Filter, Record, Variants};
+use crate::report::printable;
 
 /// How a capture is to be played.
 #[derive(Clone, Debug, Default)]
@@ -83,6 +92,8 @@ pub struct Played {
     pub counters: Counters,
     /// What was not played.
     pub unplayed: Unplayed,
+    /// What the host received and sent.
+    pub traffic: Traffic,
     /// What the survey had no room for.
     pub unsurveyed: u64,
 }
@@ -118,21 +129,20 @@ pub fn play(
     let told = Arc::clone(&progress);
     let mut survey = Survey::new(move |bytes| told(bytes));
     let first = read(path, plan.checksums, &mut survey)?;
-    if let Some(damage) = first.damage.filter(|_| first.format.is_empty()) {
-        bail!("{}: {damage}", path.display());
+    if let Some(damage) = first.damage.as_ref().filter(|_| first.format.is_empty()) {
+        bail!("{}: {damage}", printable(&path.display().to_string()));
     }
     let roles = match &plan.local[..] {
         [] => survey.roles(),
-        prefixes => Roles::given(prefixes.to_vec()),
+        prefixes => survey.roles_given(prefixes.to_vec()),
     };
-    let length = Duration::from_nanos(first.last.saturating_sub(first.first.unwrap_or(first.last)));
-    let account = Account::new(watched, plan.everywhere, plan.limits, length);
-    let teller = Teller { account, listener, progress, offset: first.bytes, goes_on: true };
+    let account = Account::new(watched, plan.everywhere, plan.limits, first.length());
+    let teller = Teller { account, listener, progress, offset: first.file_bytes, goes_on: true };
     let mut replay = Replay::new(filter, plan.variants.clone(), &survey, &roles, teller);
     let tally = read(path, plan.checksums, &mut replay)?;
-    let (counters, unplayed, teller) = replay.finish();
+    let (Finished { counters, unplayed, traffic }, teller) = replay.finish();
     let (account, unsurveyed) = (teller.account, survey.forgotten);
-    Ok(Played { account, tally, roles, counters, unplayed, unsurveyed })
+    Ok(Played { account, tally, roles, counters, unplayed, traffic, unsurveyed })
 }
 
 /// Keeps the account and tells the listener.

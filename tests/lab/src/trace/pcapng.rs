@@ -1,8 +1,11 @@
-//! pcapng: sections, interfaces, packet blocks.
+//! pcapng: sections, interfaces, packet blocks. An option that cannot be used is
+//! named in a warning; the packets are read.
 
 use std::io::Read;
 
-use super::capture::{Damage, Frame, LARGEST_FRAME, Order, Source};
+use super::capture::{Damage, Frame, LARGEST_FRAME, Order};
+use super::source::Source;
+use crate::report::printable;
 use crate::wire::Way;
 
 /// The first bytes of a section, in either byte order.
@@ -13,10 +16,15 @@ const PACKET: u32 = 2;
 const SIMPLE_PACKET: u32 = 3;
 const ENHANCED_PACKET: u32 = 6;
 
+/// Options whose value matters here.
+const IF_TSRESOL: u16 = 9;
+const IF_TSOFFSET: u16 = 14;
+const EPB_FLAGS: u16 = 2;
+
 /// The most bytes of a block whose content is looked at: a frame and options.
 const LARGEST_BLOCK: u32 = LARGEST_FRAME + 65_536;
 /// The most interfaces of a section that frames can name.
-const INTERFACES: usize = 4096;
+const INTERFACES: usize = 65_536;
 /// The most texts kept, and the most bytes of one.
 const TEXTS: usize = 16;
 const TEXT: usize = 200;
@@ -25,8 +33,10 @@ const TEXT: usize = 200;
 #[derive(Clone, Copy, Debug)]
 struct Interface {
     link: u32,
-    /// Ticks a second.
-    resolution: u64,
+    /// The most bytes kept of a frame; 0 is no limit.
+    snapshot: u32,
+    /// Ticks a second; `None` where they are no clock.
+    resolution: Option<u64>,
     /// Seconds to add.
     offset: i64,
 }
@@ -36,18 +46,24 @@ pub(super) struct Section {
     order: Order,
     interfaces: Vec<Interface>,
     said: Vec<String>,
+    warnings: Vec<String>,
 }
 
 impl Section {
     /// Reads the rest of the file's first section header.
     pub(super) fn begin<R: Read>(source: &mut Source<R>) -> Result<Self, Damage> {
-        let mut section = Self { order: Order::Little, interfaces: Vec::new(), said: Vec::new() };
+        let mut section =
+            Self { order: Order::Little, interfaces: Vec::new(), said: Vec::new(), warnings: Vec::new() };
         section.header(source)?;
         Ok(section)
     }
 
     pub(super) fn said(&self) -> &[String] {
         &self.said
+    }
+
+    pub(super) fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
     /// A section header behind its type.
@@ -86,6 +102,7 @@ impl Section {
         buffer: &'a mut Vec<u8>,
     ) -> Result<Option<Frame<'a>>, Damage> {
         let found = loop {
+            let start = source.at;
             let Some(kind) = source.array_or_end::<4>()? else {
                 return Ok(None);
             };
@@ -96,7 +113,7 @@ impl Section {
             let kind = self.order.u32(kind);
             let length = self.order.u32(source.array()?);
             if length < 12 || !length.is_multiple_of(4) {
-                return Err(source.damage(format!("a block of {length} bytes")));
+                return Err(Damage { at: start, what: format!("a block of {length} bytes") });
             }
             let size = length - 12;
             if !matches!(kind, INTERFACE | PACKET | SIMPLE_PACKET | ENHANCED_PACKET) {
@@ -105,34 +122,52 @@ impl Section {
                 continue;
             }
             if length > LARGEST_BLOCK {
-                return Err(source.damage(format!("a block of {length} bytes")));
+                return Err(Damage { at: start, what: format!("a block of {length} bytes") });
             }
             source.fill(buffer, size as usize)?;
             self.end(source, length)?;
-            if kind == INTERFACE {
-                self.interface(buffer).ok_or_else(|| source.damage("an interface that is none"))?;
-                continue;
+            let found = match kind {
+                INTERFACE => self.interface(buffer).map(|()| None),
+                _ => self.frame(kind, buffer).map(Some),
+            };
+            match found {
+                Ok(Some(found)) => break found,
+                Ok(None) => {}
+                Err(what) => return Err(Damage { at: start, what }),
             }
-            break self.frame(kind, buffer).ok_or_else(|| source.damage("a packet block that holds none"))?;
         };
         let Found { at, link, start, captured, original, way } = found;
         Ok(Some(Frame { at, link, bytes: &buffer[start..start + captured], original, way }))
     }
 
-    fn interface(&mut self, body: &[u8]) -> Option<()> {
-        let (head, options) = body.split_first_chunk::<8>()?;
+    fn interface(&mut self, body: &[u8]) -> Result<(), String> {
+        let number = self.interfaces.len();
+        let Some((head, options)) = body.split_first_chunk::<8>() else {
+            return Err(format!("interface {number} is described in {} bytes, not in 8 or more", body.len()));
+        };
         let link = u32::from(self.order.u16([head[0], head[1]]));
-        let mut interface = Interface { link, resolution: 1_000_000, offset: 0 };
+        let snapshot = self.order.u32([head[4], head[5], head[6], head[7]]);
+        let mut interface = Interface { link, snapshot, resolution: Some(1_000_000), offset: 0 };
         for (code, value) in self.options(options) {
-            match (code, value) {
-                (9, [power]) => interface.resolution = ticks(*power)?,
-                (14, value) => {
-                    let value: [u8; 8] = value.try_into().ok()?;
-                    interface.offset = match self.order {
-                        Order::Little => i64::from_le_bytes(value),
-                        Order::Big => i64::from_be_bytes(value),
-                    };
+            match code {
+                IF_TSRESOL => {
+                    interface.resolution =
+                        value.first().filter(|_| value.len() == 1).and_then(|at| ticks(*at));
+                    if interface.resolution.is_none() {
+                        let packets = "its packets take the time of their neighbours";
+                        self.warn(format!("interface {number}: if_tsresol {value:?} is no clock; {packets}"));
+                    }
                 }
+                IF_TSOFFSET => match (value.try_into(), self.order) {
+                    (Ok(value), Order::Little) => interface.offset = i64::from_le_bytes(value),
+                    (Ok(value), Order::Big) => interface.offset = i64::from_be_bytes(value),
+                    (Err(_), _) => {
+                        let bytes = value.len();
+                        self.warn(format!(
+                            "interface {number}: if_tsoffset has {bytes} bytes, not 8; not used"
+                        ));
+                    }
+                },
                 _ => {}
             }
         }
@@ -140,47 +175,63 @@ impl Section {
         if self.interfaces.len() < INTERFACES {
             self.interfaces.push(interface);
         }
-        Some(())
+        Ok(())
     }
 
-    fn frame(&self, kind: u32, body: &[u8]) -> Option<Found> {
-        let word = |at: usize| Some(self.order.u32(body.get(at..at + 4)?.try_into().ok()?));
-        let (interface, ticks, start, captured, original): (_, _, usize, _, _) = match kind {
-            SIMPLE_PACKET => {
-                let original = word(0)?;
-                // No captured length: what the block has room for, or less.
-                (0, 0, 4, original.min(body.len() as u32 - 4), original)
-            }
+    fn frame(&mut self, kind: u32, body: &[u8]) -> Result<Found, String> {
+        let short = || format!("a packet block of {} bytes, which is less than its head", body.len() + 12);
+        let word = |at: usize| {
+            let bytes = body.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
+            bytes.map(|bytes| self.order.u32(bytes)).ok_or_else(short)
+        };
+        let (number, timed, start, captured, original): (_, _, usize, _, _) = match kind {
+            SIMPLE_PACKET => (0, false, 4, word(0)?, word(0)?),
             // An older form, with a 16-bit interface and a count of drops.
             PACKET => {
-                let interface = self.order.u16(body.get(..2)?.try_into().ok()?);
-                let ticks = u64::from(word(4)?) << 32 | u64::from(word(8)?);
-                (u32::from(interface), ticks, 20, word(12)?, word(16)?)
+                let number = body.get(..2).and_then(|bytes| bytes.try_into().ok()).ok_or_else(short)?;
+                (u32::from(self.order.u16(number)), true, 20, word(12)?, word(16)?)
             }
-            _ => {
-                let ticks = u64::from(word(4)?) << 32 | u64::from(word(8)?);
-                (word(0)?, ticks, 20, word(12)?, word(16)?)
-            }
+            _ => (word(0)?, true, 20, word(12)?, word(16)?),
         };
-        let captured = captured as usize;
-        let end = start.checked_add(captured)?;
-        if end > body.len() || captured > LARGEST_FRAME as usize {
+        let Some(interface) = self.interfaces.get(number as usize).copied() else {
+            let count = self.interfaces.len();
+            return Err(format!("a packet of interface {number}, where the section describes {count}"));
+        };
+        let room = body.len().checked_sub(start).ok_or_else(short)?;
+        let captured = match (kind, interface.snapshot) {
+            // It names no captured length: the block has room for that, or less.
+            (SIMPLE_PACKET, 0) => room.min(captured as usize),
+            (SIMPLE_PACKET, snapshot) => room.min(captured.min(snapshot) as usize),
+            _ => captured as usize,
+        };
+        if captured > room || captured > LARGEST_FRAME as usize {
+            return Err(format!("a packet block that names {captured} bytes and has room for {room}"));
+        }
+        let at =
+            if timed { interface.nanoseconds(u64::from(word(4)?) << 32 | u64::from(word(8)?)) } else { None };
+        let options = body.get((start + captured).next_multiple_of(4)..).unwrap_or_default();
+        let way = if timed { self.way(options) } else { None };
+        Ok(Found { at, link: interface.link, start, captured, original, way })
+    }
+
+    /// `epb_flags`: 1 inbound, 2 outbound.
+    fn way(&mut self, options: &[u8]) -> Option<Way> {
+        let (_, flags) = self.options(options).find(|(code, _)| *code == EPB_FLAGS)?;
+        let Ok(flags) = flags.try_into() else {
+            self.warn(format!("a packet's epb_flags has {} bytes, not 4; not used", flags.len()));
             return None;
+        };
+        match self.order.u32(flags) & 3 {
+            1 => Some(Way::ToHost),
+            2 => Some(Way::FromHost),
+            _ => None,
         }
-        let interface = self.interfaces.get(interface as usize)?;
-        let options = body.get(end.next_multiple_of(4)..).unwrap_or_default();
-        let mut way = None;
-        // epb_flags: 1 inbound, 2 outbound.
-        if kind != SIMPLE_PACKET
-            && let Some((_, flags)) = self.options(options).find(|(code, _)| *code == 2)
-        {
-            way = match self.order.u32(flags.try_into().ok()?) & 3 {
-                1 => Some(Way::ToHost),
-                2 => Some(Way::FromHost),
-                _ => None,
-            };
+    }
+
+    fn warn(&mut self, text: String) {
+        if self.warnings.len() < TEXTS && !self.warnings.contains(&text) {
+            self.warnings.push(text);
         }
-        Some(Found { at: interface.nanoseconds(ticks), link: interface.link, start, captured, original, way })
     }
 
     /// The options of a block, as far as they hold together.
@@ -202,7 +253,7 @@ impl Section {
             .filter_map(|(code, value)| {
                 let (_, what) = wanted.iter().find(|(wanted, _)| *wanted == code)?;
                 let text = String::from_utf8_lossy(&value[..value.len().min(TEXT)]);
-                Some(format!("{what} {text}"))
+                Some(format!("{what} {}", printable(&text)))
             })
             .collect();
         for text in texts {
@@ -215,7 +266,7 @@ impl Section {
 
 /// A frame within a block's body.
 struct Found {
-    at: u64,
+    at: Option<u64>,
     link: u32,
     start: usize,
     captured: usize,
@@ -224,14 +275,15 @@ struct Found {
 }
 
 impl Interface {
-    fn nanoseconds(&self, ticks: u64) -> u64 {
-        let nanoseconds = i128::from(ticks) * 1_000_000_000 / i128::from(self.resolution.max(1));
+    fn nanoseconds(&self, ticks: u64) -> Option<u64> {
+        let nanoseconds = i128::from(ticks) * 1_000_000_000 / i128::from(self.resolution?);
         let nanoseconds = nanoseconds + i128::from(self.offset) * 1_000_000_000;
-        u64::try_from(nanoseconds.max(0)).unwrap_or(u64::MAX)
+        Some(u64::try_from(nanoseconds.max(0)).unwrap_or(u64::MAX))
     }
 }
 
-/// `if_tsresol`: a negative power of 10, or of 2 with the upper bit.
+/// `if_tsresol`: a negative power of 10, or of 2 with the upper bit. `None` for
+/// one of which 64 bits are less than a second: no time since 1970 fits.
 fn ticks(power: u8) -> Option<u64> {
     match power & 0x80 {
         0 => 10_u64.checked_pow(power.into()),

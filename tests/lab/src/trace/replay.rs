@@ -16,7 +16,7 @@ use anyhow::{Context, Result};
 use super::connection::Connections;
 use super::datagrams::Flows;
 use super::feed::{Item, Visitor};
-use super::roles::{Roles, is_broadcast};
+use super::roles::Roles;
 use super::room::make_room;
 use super::survey::Survey;
 use crate::host::{
@@ -42,13 +42,22 @@ pub trait Witness {
     }
 }
 
+/// A run, in numbers.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct Finished {
+    pub counters: Counters,
+    pub unplayed: Unplayed,
+    pub traffic: Traffic,
+}
+
 /// What was not played, and why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Unplayed {
     /// Neither end is the host's.
     pub foreign: u64,
     /// Fragments that the host sends: the layers are passed before those are
-    /// made.
+    /// made, by the datagram that is put together from them.
     pub fragments_out: u64,
     /// Packets of connections that the driver did not let come about.
     pub refused: u64,
@@ -56,6 +65,40 @@ pub struct Unplayed {
     pub kept_back: u64,
     /// Connections and flows that gave way to later ones.
     pub forgotten: u64,
+}
+
+/// IP packets by what is in them; a datagram in fragments counts once, by its
+/// fragments' protocol as soon as it is whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct Protocols {
+    pub tcp: u64,
+    pub udp: u64,
+    pub icmp: u64,
+    pub other: u64,
+    pub fragments: u64,
+    pub malformed: u64,
+}
+
+impl Protocols {
+    fn count(&mut self, parsed: &Parsed<'_>) {
+        *match parsed.transport {
+            Transport::Tcp(_) => &mut self.tcp,
+            Transport::Udp => &mut self.udp,
+            Transport::Icmp { .. } => &mut self.icmp,
+            Transport::Other => &mut self.other,
+            Transport::Fragment => &mut self.fragments,
+            Transport::Malformed => &mut self.malformed,
+        } += 1;
+    }
+}
+
+/// What the host received and sent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[allow(missing_docs, reason = "the names say it")]
+pub struct Traffic {
+    pub received: Protocols,
+    pub sent: Protocols,
 }
 
 /// Plays packets.
@@ -72,6 +115,7 @@ pub struct Replay<'a, W> {
     /// How many answers are not to come, and since when that is known.
     due: HashMap<Key, (u32, Duration)>,
     pub(super) unplayed: Unplayed,
+    traffic: Traffic,
     start: Option<u64>,
 }
 
@@ -104,15 +148,17 @@ impl<'a, W: Witness> Replay<'a, W> {
             last_handle: 0x1000,
             due: HashMap::new(),
             unplayed: Unplayed::default(),
+            traffic: Traffic::default(),
             start: None,
         }
     }
 
     /// Ends every flow; what was counted, and the witness.
-    pub fn finish(mut self) -> (Counters, Unplayed, W) {
+    pub fn finish(mut self) -> (Finished, W) {
         self.connections.end(&self.gate);
         self.flows.end(&self.gate);
-        (self.gate.counters, self.unplayed, self.witness)
+        let Self { gate, unplayed, traffic, witness, .. } = self;
+        (Finished { counters: gate.counters, unplayed, traffic }, witness)
     }
 
     pub(super) fn handle(&mut self) -> u64 {
@@ -185,30 +231,38 @@ impl<'a, W: Witness> Replay<'a, W> {
         let parsed = item.parsed;
         let mut scene = Scene::packet(Direction::Inbound, parsed);
         scene.flags = flags;
-        let event = match parsed.transport {
-            Transport::Tcp(tcp) => self.segment_event(item, tcp.flags),
-            Transport::Fragment => Event::FragmentIn,
-            Transport::Malformed => Event::Unusable,
+        if item.reassembled {
+            scene.flags |= flag::IS_REASSEMBLED;
+        }
+        // Whether anybody joined a group, a capture does not say; nobody
+        // answers to one that nobody joined.
+        let to_group = self.roles.is_group(parsed.destination.ip());
+        let segment = match parsed.transport {
+            Transport::Tcp(tcp) if !to_group => Some((tcp, self.meeting(item, tcp))),
+            _ => None,
+        };
+        let event = match (parsed.transport, segment) {
+            (_, Some((_, meeting))) if meeting.is_refused() => {
+                self.unplayed.refused += 1;
+                return;
+            }
+            (_, Some((_, meeting))) => meeting.event,
+            (Transport::Fragment, _) => Event::FragmentIn,
+            _ if to_group => Event::OtherIn,
+            (Transport::Malformed, _) => Event::Unusable,
             _ => self.datagram_event(item),
         };
         let record = self.gate.open(scene.ends, event);
         if event == Event::FragmentIn {
             scene.flags |= flag::IS_FRAGMENT;
         }
-        if !self.gate.pass(record, Layer::InboundIppacket, &scene) {
+        if !self.gate.pass(record, Layer::InboundIppacket, &scene) || to_group {
             return;
         }
-        // Whether anybody joined a group, a capture does not say; nobody
-        // answers to one that nobody joined.
-        let destination = parsed.destination.ip();
-        if destination.is_multicast() || is_broadcast(destination) {
-            self.gate.log.rename(record, Event::OtherIn);
-            return;
-        }
-        match parsed.transport {
-            Transport::Tcp(tcp) => self.segment_in(record, scene, item, tcp),
-            Transport::Malformed => self.malformed(record, &scene),
-            Transport::Fragment => {}
+        match (parsed.transport, segment) {
+            (_, Some((tcp, meeting))) => self.segment_in(record, scene, item, tcp, meeting),
+            (Transport::Malformed, _) => self.malformed(record, &scene),
+            (Transport::Fragment, _) => {}
             _ => self.datagram_in(record, scene, item),
         }
     }
@@ -243,17 +297,19 @@ impl<'a, W: Witness> Replay<'a, W> {
         let Parsed { source, destination, .. } = item.parsed;
         let from_here = self.roles.is_local(source.ip());
         // A packet for a group is the host's if it does not come from there.
-        let to_group = destination.ip().is_multicast() || is_broadcast(destination.ip());
-        let to_here = self.roles.is_local(destination.ip()) || (to_group && !from_here);
+        let to_group = self.roles.is_group(destination.ip());
+        let to_here = if to_group { !from_here } else { self.roles.is_local(destination.ip()) };
         if !from_here && !to_here {
             self.unplayed.foreign += 1;
             return Ok(());
         }
         let flags = if from_here && to_here { flag::IS_LOOPBACK } else { 0 };
         if from_here {
+            self.traffic.sent.count(&item.parsed);
             self.outbound(item, flags)?;
         }
         if to_here {
+            self.traffic.received.count(&item.parsed);
             self.gate.counters.received += 1;
             self.inbound(item, flags);
         }
@@ -263,9 +319,11 @@ impl<'a, W: Witness> Replay<'a, W> {
 
 impl<W: Witness> Visitor for Replay<'_, W> {
     fn packet(&mut self, item: &Item<'_>) -> Result<bool> {
-        let start = *self.start.get_or_insert(item.at);
-        // Times that go back stay where they are.
-        self.gate.now = self.gate.now.max(Duration::from_nanos(item.at.saturating_sub(start)));
+        if let Some(at) = item.at {
+            let start = *self.start.get_or_insert(at);
+            // Times that go back stay where they are.
+            self.gate.now = self.gate.now.max(Duration::from_nanos(at.saturating_sub(start)));
+        }
         self.play(item).with_context(|| format!("frame {}", item.index + 1))?;
         for record in self.gate.log.take() {
             self.witness.record(&record)?;

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use super::link::Cast;
 use crate::wire::{Family, Way};
 
 /// An address and how many of its bits count.
@@ -53,13 +54,26 @@ impl fmt::Display for Prefix {
 pub struct Roles {
     given: Vec<Prefix>,
     found: BTreeSet<IpAddr>,
+    /// Addresses of groups that do not look like it: subnets' broadcasts.
+    groups: BTreeSet<IpAddr>,
     how: &'static str,
 }
 
 impl Roles {
     /// As somebody says.
     pub fn given(prefixes: Vec<Prefix>) -> Self {
-        Self { given: prefixes, found: BTreeSet::new(), how: "given" }
+        Self { given: prefixes, found: BTreeSet::new(), groups: BTreeSet::new(), how: "given" }
+    }
+
+    /// The same, with the groups that a survey has found.
+    pub fn with_groups(self, ballot: &Ballot) -> Self {
+        Self { groups: ballot.groups(), ..self }
+    }
+
+    /// Whether an address stands for several machines, so that nobody answers
+    /// to a packet for it that there is no socket for.
+    pub fn is_group(&self, address: IpAddr) -> bool {
+        address.is_multicast() || is_broadcast(address) || self.groups.contains(&address)
     }
 
     /// Whether an address is the host's.
@@ -83,10 +97,51 @@ struct Votes {
     conversations: u64,
     syns: u64,
     packets: u64,
+    /// It has sent something, so it is one machine's.
+    sends: bool,
+    /// A frame for it went to a group at the link layer.
+    grouped: bool,
+    /// A frame for it went to one station, or a packet came from outside the
+    /// largest subnet of which it can be the broadcast address.
+    single: bool,
 }
+
+impl Votes {
+    /// Whether the address is a group's. Nothing comes from such an address.
+    fn is_group(&self, address: IpAddr) -> bool {
+        !self.sends && (self.grouped || (!self.single && self.syns == 0 && host_bits(address) >= LEAST))
+    }
+}
+
+/// How many of the lowest bits of an IPv4 address are 1: in a subnet's broadcast
+/// address, those of the hosts (RFC 919).
+fn host_bits(address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(address) => address.to_bits().trailing_ones(),
+        IpAddr::V6(_) => 0,
+    }
+}
+
+/// From this on, bits that are all 1 count as a broadcast address's, where the
+/// link layer does not say: a subnet of 256.
+const LEAST: u32 = 8;
 
 /// The most addresses that are counted.
 const ADDRESSES: usize = 65_536;
+
+/// One packet, as far as it tells whose capture it is.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct Seen {
+    pub from: IpAddr,
+    pub to: IpAddr,
+    pub way: Option<Way>,
+    pub cast: Cast,
+    /// It opens a conversation.
+    pub opens: bool,
+    /// It asks for a connection.
+    pub syn: bool,
+}
 
 /// Counts what the packets say about whose capture it is.
 #[derive(Debug, Default)]
@@ -104,10 +159,13 @@ impl Ballot {
         Some(self.0.entry(address).or_default())
     }
 
-    /// A packet, and whether it opens a conversation or asks for a connection.
-    pub fn packet(&mut self, from: IpAddr, to: IpAddr, way: Option<Way>, opens: bool, syn: bool) {
+    /// Takes a packet in.
+    pub fn packet(&mut self, seen: &Seen) {
+        let Seen { from, to, way, cast, opens, syn } = *seen;
         let marked = |towards| match way {
             None => 0,
+            // What goes to a group marks no address as this host's.
+            Some(Way::ToHost) if towards == Way::ToHost && cast == Cast::Group => 0,
             Some(way) if way == towards => 1,
             Some(_) => -1,
         };
@@ -118,22 +176,37 @@ impl Ballot {
                 votes.conversations += u64::from(opens);
             }
         }
-        if let Some(votes) = self.votes(to).filter(|_| syn) {
-            votes.syns += 1;
+        if let Some(votes) = self.votes(from) {
+            votes.sends = true;
         }
+        let near = is_near(from, to);
+        if let Some(votes) = self.votes(to) {
+            votes.syns += u64::from(syn);
+            votes.grouped |= cast == Cast::Group;
+            votes.single |= !near || cast == Cast::One;
+        }
+    }
+
+    /// The addresses that are groups'.
+    pub fn groups(&self) -> BTreeSet<IpAddr> {
+        let groups = self.0.iter().filter(|(address, votes)| votes.is_group(**address));
+        groups.map(|(address, _)| *address).collect()
     }
 
     /// The addresses that the capture marks as this side's; where it marks
     /// none, of each family the one in most conversations, or asked for most
-    /// connections, or in most packets.
+    /// connections, or in most packets. No group is anybody's address.
     pub fn roles(&self) -> Roles {
-        let marked: BTreeSet<_> =
-            self.0.iter().filter(|(_, votes)| votes.marked > 0).map(|(address, _)| *address).collect();
+        let groups = self.groups();
+        let one = |address: &IpAddr| !groups.contains(address);
+        let marked = self.0.iter().filter(|(_, votes)| votes.marked > 0).map(|(address, _)| *address);
+        let marked: BTreeSet<_> = marked.filter(|address| one(address)).collect();
         if !marked.is_empty() {
-            return Roles { given: Vec::new(), found: marked, how: "marked in the capture" };
+            return Roles { given: Vec::new(), found: marked, groups, how: "marked in the capture" };
         }
         let found = Family::BOTH.into_iter().filter_map(|family| {
             let of_family = self.0.iter().filter(|(address, _)| Family::of(**address) == family);
+            let of_family = of_family.filter(|(address, _)| one(address));
             // The address last, so that equal votes always fall the same way.
             let best = of_family.max_by_key(|(address, votes)| {
                 (votes.conversations, votes.syns, votes.packets, std::cmp::Reverse(**address))
@@ -141,12 +214,24 @@ impl Ballot {
             best.map(|(address, _)| *address)
         });
         let how = "inferred: in most conversations, or asked for most connections";
-        Roles { given: Vec::new(), found: found.collect(), how }
+        Roles { given: Vec::new(), found: found.collect(), groups, how }
     }
 }
 
-/// The limited broadcast address; what a subnet's is, a capture does not say.
-pub(super) fn is_broadcast(address: IpAddr) -> bool {
+/// Whether two addresses are in one subnet, if the second is its broadcast
+/// address.
+fn is_near(from: IpAddr, to: IpAddr) -> bool {
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(broadcast)) => {
+            let differ = from.to_bits() ^ broadcast.to_bits();
+            u32::BITS - differ.leading_zeros() <= host_bits(to)
+        }
+        _ => false,
+    }
+}
+
+/// The limited broadcast address.
+fn is_broadcast(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(address) if address.is_broadcast())
 }
 
@@ -168,26 +253,67 @@ mod tests {
         }
     }
 
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([10, 0, 0, last])
+    }
+
+    fn seen(from: u8, to: u8) -> Seen {
+        let (from, to) = (address(from), address(to));
+        Seen { from, to, way: None, cast: Cast::Unknown, opens: true, syn: false }
+    }
+
     #[test]
     fn most_conversations_count_for_more_than_most_packets() {
-        let address = |last| IpAddr::from([10, 0, 0, last]);
         let mut ballot = Ballot::default();
         for peer in 2..5 {
-            ballot.packet(address(1), address(peer), None, true, false);
+            ballot.packet(&seen(1, peer));
         }
         for packet in 0..100 {
-            ballot.packet(address(8), address(9), None, packet == 0, packet == 0);
+            ballot.packet(&Seen { opens: packet == 0, syn: packet == 0, ..seen(8, 9) });
         }
         assert_eq!(ballot.roles().text().0, ["10.0.0.1"]);
     }
 
     #[test]
     fn a_mark_counts_for_more_than_numbers() {
-        let (one, other): (IpAddr, IpAddr) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let (one, other) = (address(1), address(2));
         let mut ballot = Ballot::default();
-        ballot.packet(one, other, None, true, true);
+        ballot.packet(&Seen { syn: true, ..seen(1, 2) });
         assert!(ballot.roles().is_local(other) && !ballot.roles().is_local(one));
-        ballot.packet(one, other, Some(Way::FromHost), false, false);
+        let marked = Seen { way: Some(Way::FromHost), opens: false, ..seen(1, 2) };
+        ballot.packet(&marked);
         assert!(ballot.roles().is_local(one) && !ballot.roles().is_local(other));
+    }
+
+    #[test]
+    fn a_group_is_nobodys_address() {
+        // By the link layer, whatever the address looks like; by the address
+        // where the link layer says nothing; by a mark for a group.
+        let (link, raw) = (Seen { cast: Cast::Group, ..seen(2, 63) }, seen(2, 255));
+        let marked = Seen { way: Some(Way::ToHost), cast: Cast::Group, ..seen(2, 63) };
+        for (to, kind) in [(63, link), (255, raw), (63, marked)] {
+            let mut ballot = Ballot::default();
+            for from in 2..8 {
+                ballot.packet(&Seen { from: address(from), ..kind });
+            }
+            ballot.packet(&Seen { syn: true, ..seen(9, 1) });
+            let roles = ballot.roles();
+            assert!(roles.is_group(address(to)) && !roles.is_local(address(to)), "{kind:?}");
+            // Who sends is one machine, and its address is its own.
+            ballot.packet(&Seen { opens: false, ..seen(to, 9) });
+            assert!(!ballot.roles().is_group(address(to)), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_silent_host_is_no_group() {
+        // Asked for connections, or from outside its subnet, or with an address
+        // that no broadcast has.
+        let afar = Seen { from: [198, 51, 100, 7].into(), ..seen(2, 255) };
+        for packet in [Seen { syn: true, ..seen(2, 255) }, afar, seen(2, 20)] {
+            let mut ballot = Ballot::default();
+            ballot.packet(&packet);
+            assert!(!ballot.roles().is_group(packet.to), "{packet:?}");
+        }
     }
 }

@@ -2,93 +2,150 @@
 
 use anyhow::Result;
 
-use super::connection::{Pair, Side};
+use super::connection::Pair;
 use super::feed::Item;
+use super::progress::{Progress, Side, State, end};
 use super::replay::{Replay, Witness};
-use crate::host::{Direction, Event, Layer, RecordId, Scene, flag, is_plain_syn, reason, stream_flag};
+use crate::host::{Direction, Ends, Event, Layer, RecordId, Scene, flag, is_plain_syn, reason, stream_flag};
 use crate::wire::{Parsed, Tcp, TcpFlags, protocol};
 
 const ACK: TcpFlags = TcpFlags::ACK;
-const FIN: TcpFlags = TcpFlags::FIN;
 const RST: TcpFlags = TcpFlags::RST;
 const SYN: TcpFlags = TcpFlags::SYN;
 
+/// Whom a segment from the network meets.
+#[derive(Clone, Copy)]
+pub(super) struct Meeting {
+    /// What it is to them.
+    pub event: Event,
+    met: Met,
+    /// What is known of the connection is over: it was another one.
+    replaces: bool,
+}
+
+#[derive(Clone, Copy)]
+enum Met {
+    /// Nobody looks at it: its checksum is wrong.
+    Spoiled,
+    /// A connection that a layer did not let come about.
+    Refused,
+    Connection(Progress),
+    /// A connection from before the capture.
+    Unseen(State, Progress),
+    /// A listener, which takes a SYN.
+    Listener,
+    /// Nobody who can use it; the reason for the discard.
+    Nobody(u32),
+}
+
+impl Meeting {
+    /// Whether nothing of it is played.
+    pub fn is_refused(&self) -> bool {
+        matches!(self.met, Met::Refused)
+    }
+}
+
 impl<W: Witness> Replay<'_, W> {
-    /// What a segment from the network is, by its flags and by whom it meets.
-    pub(super) fn segment_event(&self, item: &Item<'_>, flags: TcpFlags) -> Event {
+    /// Whom a segment from the network meets, before any layer is shown it.
+    pub(super) fn meeting(&self, item: &Item<'_>, tcp: Tcp) -> Meeting {
         let parsed = &item.parsed;
-        let (local, remote) = (parsed.destination, parsed.source);
-        if let Some(connection) = self.connections.0.get(&(local, remote)) {
-            let another = is_plain_syn(flags) && self.is_another(connection, parsed);
-            return match connection.established {
-                _ if flags.has(RST) => Event::RstIn,
-                _ if another => self.syn_event(item),
-                _ if is_plain_syn(flags) => Event::SynAgain,
-                false if flags.has(SYN) => Event::SynAckIn,
-                _ if flags.has(FIN) => Event::FinIn,
-                true if !parsed.payload().is_empty() => Event::DataReceived,
-                true => Event::LaterAckIn,
-                false if !parsed.payload().is_empty() => Event::AckWithData,
-                false => Event::AckIn,
-            };
-        }
-        let adopted = !flags.has(RST) && !flags.has(SYN);
-        match self.survey.is_open(protocol::TCP, local, item.index) {
-            _ if is_plain_syn(flags) => self.syn_event(item),
-            _ if adopted && self.survey.speaks(protocol::TCP, local, remote) => match () {
-                () if flags.has(FIN) => Event::FinIn,
-                () if !parsed.payload().is_empty() => Event::DataReceived,
-                () => Event::LaterAckIn,
-            },
-            true => Event::NotForListener,
-            false => Event::NoConnection,
-        }
-    }
-
-    fn syn_event(&self, item: &Item<'_>) -> Event {
-        match self.survey.is_open(protocol::TCP, item.parsed.destination, item.index) {
-            true => Event::SynIn,
-            false => Event::SynNobodyListening,
-        }
-    }
-
-    pub(super) fn segment_in(&mut self, record: RecordId, scene: Scene<'_>, item: &Item<'_>, tcp: Tcp) {
-        let parsed = item.parsed;
+        let met = |event, met| Meeting { event, met, replaces: false };
         if !tcp.checksum_valid {
-            self.gate.log.rename(record, Event::Unusable);
-            let (module, why) = (reason::MODULE_TRANSPORT, reason::INET_CHECKSUM_INVALID);
-            // No answer is due, so there is none to prevent.
-            let _ = self.gate.answer_after_discard(record, Layer::InboundTransport, &scene, module, why);
-            return;
+            return met(Event::Unusable, Met::Spoiled);
         }
         let pair = (parsed.destination, parsed.source);
-        let (syn, open) = (is_plain_syn(tcp.flags), self.survey.is_open(protocol::TCP, pair.0, item.index));
+        let syn = is_plain_syn(tcp.flags);
+        let mut replaces = false;
         if let Some(connection) = self.connections.0.get(&pair) {
-            if !(syn && self.is_another(connection, &parsed)) {
-                return self.connection_gets(record, scene.flags, pair, parsed, tcp);
+            replaces = syn && self.is_another(&connection.state, item, tcp);
+            if !replaces {
+                let progress = connection.state.receives(parsed, tcp);
+                return match connection.refused {
+                    true => met(Event::OtherIn, Met::Refused),
+                    false => met(progress.event, Met::Connection(progress)),
+                };
             }
+        }
+        if let Some(state) = self.unseen(item, pair, tcp).filter(|_| !replaces) {
+            let progress = state.receives(parsed, tcp);
+            return met(progress.event, Met::Unseen(state, progress));
+        }
+        let open = self.survey.is_open(protocol::TCP, pair.0, item.index);
+        let (event, met) = match (open, syn) {
+            (true, true) => (Event::SynIn, Met::Listener),
+            (false, true) => (Event::SynNobodyListening, Met::Nobody(reason::INET_ENDPOINT_NOT_FOUND)),
+            (false, false) => (Event::NoConnection, Met::Nobody(reason::INET_ENDPOINT_NOT_FOUND)),
+            (true, false) => (
+                Event::NotForListener,
+                Met::Nobody(match () {
+                    () if tcp.flags.has(ACK) => reason::INET_ACK_INVALID,
+                    () if tcp.flags.has(SYN) => reason::INET_LISTENER_INVALID_FLAGS,
+                    () => reason::INET_EXPECTED_SYN,
+                }),
+            ),
+        };
+        Meeting { event, met, replaces }
+    }
+
+    /// A connection whose beginning the capture lacks, if a segment from the
+    /// network is one's: this host answers it as one does within a connection.
+    fn unseen(&self, item: &Item<'_>, pair: Pair, tcp: Tcp) -> Option<State> {
+        if !tcp.flags.has(ACK) || tcp.flags.has(RST) || !self.survey.speaks(protocol::TCP, pair.0, pair.1) {
+            return None;
+        }
+        Some(match tcp.flags.has(SYN) {
+            // It answers a SYN of this host's.
+            true => State::new(Direction::Outbound),
+            false => self.adopted(pair, item.index, true),
+        })
+    }
+
+    pub(super) fn segment_in(
+        &mut self,
+        record: RecordId,
+        scene: Scene<'_>,
+        item: &Item<'_>,
+        tcp: Tcp,
+        meeting: Meeting,
+    ) {
+        let parsed = item.parsed;
+        let pair = (parsed.destination, parsed.source);
+        if meeting.replaces {
             self.drop_connection(pair);
         }
-        let within = !tcp.flags.has(RST) && !tcp.flags.has(SYN);
-        let why = match open {
-            true if syn => return self.accept(record, scene, parsed, tcp),
-            _ if within && self.survey.speaks(protocol::TCP, pair.0, pair.1) => {
-                self.adopt(pair, scene.ends, item.index, true);
-                return self.connection_gets(record, scene.flags, pair, parsed, tcp);
+        match meeting.met {
+            Met::Spoiled => {
+                let (module, why) = (reason::MODULE_TRANSPORT, reason::INET_CHECKSUM_INVALID);
+                // No answer is due, so there is none to prevent.
+                let _ = self.gate.answer_after_discard(record, Layer::InboundTransport, &scene, module, why);
             }
-            false => reason::INET_ENDPOINT_NOT_FOUND,
-            true if tcp.flags.has(ACK) => reason::INET_ACK_INVALID,
-            true if tcp.flags.has(SYN) => reason::INET_LISTENER_INVALID_FLAGS,
-            true => reason::INET_EXPECTED_SYN,
-        };
+            Met::Refused => {}
+            Met::Listener => self.accept(record, scene, parsed, tcp),
+            Met::Unseen(state, progress) => {
+                self.begin(pair, scene.ends, state);
+                self.connection_gets(record, scene.flags, pair, parsed, tcp, progress);
+            }
+            Met::Connection(progress) => {
+                self.connection_gets(record, scene.flags, pair, parsed, tcp, progress);
+            }
+            Met::Nobody(why) => self.refuse(record, &scene, tcp, why),
+        }
+    }
+
+    /// A segment that nobody can use: the discard layer, then the RST, if one is
+    /// due.
+    fn refuse(&mut self, record: RecordId, scene: &Scene<'_>, tcp: Tcp, why: u32) {
         let layer = Layer::InboundTransport;
-        if self.gate.variants.transport_before_discard && !self.gate.pass(record, layer, &scene) {
+        if self.gate.variants.transport_before_discard && !self.gate.pass(record, layer, scene) {
             return;
         }
-        let answered = self.gate.answer_after_discard(record, layer, &scene, reason::MODULE_TRANSPORT, why);
+        let answered = self.gate.answer_after_discard(record, layer, scene, reason::MODULE_TRANSPORT, why);
+        let Ends { local, remote: Some(remote), .. } = scene.ends else {
+            return;
+        };
         // To a RST no answer is due.
         if !answered && !tcp.flags.has(RST) {
-            self.silence((protocol::TCP, pair.0, pair.1));
+            self.silence((protocol::TCP, local, remote));
         }
     }
 
@@ -103,60 +160,71 @@ impl<W: Witness> Replay<'_, W> {
         }
         scene.flags = loopback;
         let pair = (parsed.destination, parsed.source);
-        self.begin(pair, scene.ends, Direction::Inbound);
+        // TCP Fast Open (RFC 7413): the SYN-ACK takes the SYN's bytes, too.
+        let early =
+            !parsed.payload().is_empty() && self.survey.acknowledges(pair.0, pair.1, end(&parsed, tcp));
+        let progress = Progress { early, ..Progress::nothing(Event::SynIn) };
+        let mut state = State::new(Direction::Inbound);
+        state.take(Side::There, &progress, &parsed, tcp);
+        self.begin(pair, scene.ends, state);
         let Some(connection) = self.connections.0.get_mut(&pair) else {
             return;
         };
         connection.parent = Some(parent);
-        connection.first = Some(tcp.sequence);
-        connection.is_news(Side::There, &parsed, tcp);
         let scene = Scene { flags: loopback, ..connection.scene(scene.packet) };
         connection.refused = !self.gate.pass(record, Layer::AleAuthRecvAccept, &scene);
+        if early && !connection.refused {
+            self.early_data(&scene, parsed.payload());
+        }
     }
 
-    fn connection_gets(&mut self, record: RecordId, flags: u32, pair: Pair, parsed: Parsed<'_>, tcp: Tcp) {
+    /// The bytes that came with a SYN or SYN-ACK: data received, of a packet
+    /// that has passed the layers before the stream already.
+    fn early_data(&mut self, scene: &Scene<'_>, bytes: &[u8]) {
+        let record = self.gate.log.open_rest(self.gate.now, scene.ends, Event::DataReceived);
+        let scene = Scene { stream: Some((bytes, stream_flag::RECEIVE)), ..*scene };
+        // The bytes are in the capture: there is nothing to take out.
+        let _ = self.gate.pass(record, Layer::Stream, &scene);
+    }
+
+    fn connection_gets(
+        &mut self,
+        record: RecordId,
+        flags: u32,
+        pair: Pair,
+        parsed: Parsed<'_>,
+        tcp: Tcp,
+        progress: Progress,
+    ) {
         let Some(connection) = self.connections.0.get_mut(&pair) else {
             return;
         };
         connection.since = self.gate.now;
-        if connection.refused {
-            self.unplayed.refused += 1;
-            return;
-        }
         let packet = Some((Direction::Inbound, parsed));
         let scene = Scene { flags, ..connection.scene(packet) };
         if !self.gate.pass(record, Layer::InboundTransport, &scene) {
             return;
         }
-        let aborts = tcp.flags.has(RST);
-        let handshake = !connection.established && tcp.flags.has(ACK) && !aborts;
-        if handshake {
-            connection.established = true;
+        connection.state.take(Side::There, &progress, &parsed, tcp);
+        if progress.establishes {
             connection.refused = !self.gate.pass(record, Layer::AleFlowEstablished, &scene);
+            if connection.refused {
+                return;
+            }
         }
-        let news = connection.is_news(Side::There, &parsed, tcp);
-        let payload = parsed.payload();
-        let ends_now = tcp.flags.has(FIN) && !std::mem::replace(&mut connection.finished[1], true);
-        let mut flags = if tcp.flags.has(TcpFlags::PSH) { stream_flag::RECEIVE_PUSH } else { 0 };
-        if ends_now {
-            flags |= stream_flag::RECEIVE_DISCONNECT;
-        }
-        if aborts {
-            flags |= stream_flag::RECEIVE_ABORT;
-        }
-        let indicated = !connection.closed && (ends_now || aborts || (news && !payload.is_empty()));
-        if indicated && connection.established && !connection.refused {
-            let bytes = if aborts { &[][..] } else { payload };
-            let scene = Scene { stream: Some((bytes, flags | stream_flag::RECEIVE)), ..scene };
+        if let Some((shown, bytes)) = progress.stream {
+            let bytes = if bytes { parsed.payload() } else { &[] };
+            let scene = Scene { stream: Some((bytes, shown)), ..scene };
             // The bytes are in the capture: there is nothing to take out.
             let _ = self.gate.pass(record, Layer::Stream, &scene);
-        } else if !payload.is_empty() && !aborts {
-            self.gate.log.rename(record, Event::NothingNew);
         }
-        if aborts {
-            self.close(pair);
-            self.connections.0.remove(&pair);
-        } else if connection.finished == [true; 2] {
+        let over = connection.state.finished == [true; 2];
+        if progress.early {
+            self.early_data(&scene, parsed.payload());
+        }
+        if progress.aborts {
+            self.drop_connection(pair);
+        } else if over {
             self.close(pair);
         }
     }
@@ -165,10 +233,7 @@ impl<W: Witness> Replay<'_, W> {
         let parsed = item.parsed;
         let pair = (parsed.source, parsed.destination);
         let plain = Scene::packet(Direction::Outbound, parsed);
-        if let Some(connection) = self.connections.0.get(&pair)
-            && is_plain_syn(tcp.flags)
-            && self.is_another(connection, &parsed)
-        {
+        if self.connections.0.get(&pair).is_some_and(|known| known.state.is_over_for(&parsed, tcp)) {
             self.drop_connection(pair);
         }
         if !self.connections.0.contains_key(&pair) {
@@ -180,9 +245,10 @@ impl<W: Witness> Replay<'_, W> {
                 return Ok(());
             }
             if is_plain_syn(tcp.flags) {
-                self.connect(pair, plain.ends, tcp, flags);
+                self.connect(pair, plain.ends, flags);
             } else {
-                self.adopt(pair, plain.ends, item.index, !tcp.flags.has(SYN));
+                let state = self.adopted(pair, item.index, !tcp.flags.has(SYN));
+                self.begin(pair, plain.ends, state);
             }
         }
         self.connection_sends(pair, parsed, tcp, flags);
@@ -198,36 +264,20 @@ impl<W: Witness> Replay<'_, W> {
             self.unplayed.refused += 1;
             return;
         }
-        let news = connection.is_news(Side::Here, &parsed, tcp);
-        let payload = parsed.payload();
-        let ends_now = tcp.flags.has(FIN) && !std::mem::replace(&mut connection.finished[0], true);
-        let handshake = connection.direction == Direction::Outbound;
-        let event = match () {
-            () if tcp.flags.has(RST) => Event::RstOut,
-            () if tcp.flags.has(SYN | ACK) => Event::SynAckOut,
-            () if tcp.flags.has(SYN) => Event::SynOut,
-            () if !payload.is_empty() && !news => Event::NothingNew,
-            () if !payload.is_empty() => Event::DataSent,
-            () if tcp.flags.has(FIN) => Event::FinOut,
-            () if handshake && connection.established && !connection.first_ack_sent => Event::AckOut,
-            () => Event::LaterAckOut,
-        };
-        connection.first_ack_sent |= tcp.flags.has(ACK) && connection.established;
-        let record = self.gate.open(connection.ends, event);
+        let progress = connection.state.sends(&parsed, tcp);
+        connection.state.take(Side::Here, &progress, &parsed, tcp);
+        let record = self.gate.open(connection.ends, progress.event);
         let scene = connection.scene(Some((Direction::Outbound, parsed)));
-        let streams = !connection.closed && (event == Event::DataSent || ends_now);
-        if streams {
-            let disconnect = if ends_now { stream_flag::SEND_DISCONNECT } else { 0 };
-            let stream = Some((payload, stream_flag::SEND | disconnect));
+        let over = connection.state.finished == [true; 2];
+        if let Some((shown, bytes)) = progress.stream {
+            let stream = Some((if bytes { parsed.payload() } else { &[] }, shown));
             let call = Scene { stream, flags, ..connection.scene(None) };
             // The bytes are in the capture: there is nothing to take out.
             let _ = self.gate.pass(record, Layer::Stream, &call);
         }
-        let over = connection.finished == [true; 2];
         self.down(record, &Scene { flags, ..scene });
-        if tcp.flags.has(RST) {
-            self.close(pair);
-            self.connections.0.remove(&pair);
+        if progress.aborts {
+            self.drop_connection(pair);
         } else if over {
             self.close(pair);
         }

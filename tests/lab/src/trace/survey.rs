@@ -12,9 +12,9 @@ use anyhow::Result;
 
 use super::feed::{Item, Visitor};
 use super::link::whole;
-use super::roles::{Ballot, Roles};
+use super::roles::{Ballot, Prefix, Roles, Seen};
 use crate::host::is_plain_syn;
-use crate::wire::{Family, Parsed, TcpFlags, Transport, protocol};
+use crate::wire::{Family, Parsed, Tcp, TcpFlags, Transport, protocol};
 
 /// The most conversations told apart, connections and sockets kept, and changes
 /// of one socket.
@@ -22,6 +22,8 @@ const CONVERSATIONS: usize = 1 << 20;
 const PAIRS: usize = 1 << 18;
 const SOCKETS: usize = 1 << 18;
 const SPANS: usize = 64;
+/// The most acknowledged SYNs.
+const ANSWERS: usize = 1 << 20;
 
 /// What a socket's answers say of a stretch of the capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,6 +46,8 @@ pub struct Survey {
     /// socket, the higher.
     pairs: HashMap<Conversation, [bool; 2]>,
     sockets: HashMap<(u8, SocketAddr), Vec<Span>>,
+    /// What SYN-ACKs acknowledge: sender, receiver and number, by their hash.
+    answers: HashSet<u64>,
     /// Packets of connections and changes of sockets that there was no room
     /// for.
     pub forgotten: u64,
@@ -62,6 +66,17 @@ impl Survey {
         self.ballot.roles()
     }
 
+    /// Whose capture it is, as somebody says.
+    pub fn roles_given(&self, prefixes: Vec<Prefix>) -> Roles {
+        Roles::given(prefixes).with_groups(&self.ballot)
+    }
+
+    /// Whether a SYN-ACK from `from` to `to` acknowledges everything before
+    /// this sequence number.
+    pub fn acknowledges(&self, from: SocketAddr, to: SocketAddr, before: u32) -> bool {
+        self.answers.contains(&self.hasher.hash_one((from, to, before)))
+    }
+
     /// Whether anybody is at a socket when the frame `index` arrives: what the
     /// next answer says, or else the last. Silence says no.
     pub fn is_open(&self, protocol: u8, socket: SocketAddr, index: u64) -> bool {
@@ -75,6 +90,25 @@ impl Survey {
     pub fn speaks(&self, protocol: u8, local: SocketAddr, remote: SocketAddr) -> bool {
         let (key, side) = conversation(protocol, local, remote);
         self.pairs.get(&key).is_some_and(|spoken| spoken[side])
+    }
+
+    fn segment(&mut self, key: Conversation, side: usize, parsed: &Parsed<'_>, tcp: Tcp) {
+        const WITHIN: TcpFlags = TcpFlags(TcpFlags::SYN.0 | TcpFlags::RST.0 | TcpFlags::ACK.0);
+        if tcp.flags.0 & WITHIN.0 == TcpFlags::ACK.0 {
+            if self.pairs.len() < PAIRS || self.pairs.contains_key(&key) {
+                self.pairs.entry(key).or_default()[side] = true;
+            } else {
+                self.forgotten += 1;
+            }
+        }
+        if tcp.flags.has(TcpFlags::SYN | TcpFlags::ACK) {
+            let answer = self.hasher.hash_one((parsed.source, parsed.destination, tcp.acknowledgment));
+            if self.answers.len() < ANSWERS {
+                self.answers.insert(answer);
+            } else {
+                self.forgotten += u64::from(!self.answers.contains(&answer));
+            }
+        }
     }
 
     fn answer(&mut self, protocol: u8, socket: SocketAddr, index: u64, open: bool) {
@@ -99,19 +133,19 @@ fn conversation(protocol: u8, one: SocketAddr, other: SocketAddr) -> (Conversati
 impl Visitor for Survey {
     fn packet(&mut self, item: &Item<'_>) -> Result<bool> {
         let parsed = &item.parsed;
+        let Parsed { source, destination, .. } = *parsed;
         let tcp = parsed.tcp();
-        let (key, side) = conversation(parsed.protocol, parsed.source, parsed.destination);
-        let opens = self.met.len() < CONVERSATIONS && self.met.insert(self.hasher.hash_one(key));
-        let within = TcpFlags::SYN | TcpFlags::RST;
-        if tcp.is_some_and(|tcp| tcp.flags.0 & within.0 == 0) {
-            if self.pairs.len() < PAIRS || self.pairs.contains_key(&key) {
-                self.pairs.entry(key).or_default()[side] = true;
-            } else {
-                self.forgotten += 1;
-            }
+        let (key, side) = conversation(parsed.protocol, source, destination);
+        // A fragment opens nothing: the datagram does, when it is whole.
+        let opens = !matches!(parsed.transport, Transport::Fragment)
+            && self.met.len() < CONVERSATIONS
+            && self.met.insert(self.hasher.hash_one(key));
+        if let Some(tcp) = tcp {
+            self.segment(key, side, parsed, tcp);
         }
         let syn = tcp.is_some_and(|tcp| is_plain_syn(tcp.flags));
-        self.ballot.packet(parsed.source.ip(), parsed.destination.ip(), item.way, opens, syn);
+        let (from, to) = (source.ip(), destination.ip());
+        self.ballot.packet(&Seen { from, to, way: item.way, cast: item.cast, opens, syn });
         if let Some((protocol, socket, open)) = statement(parsed) {
             self.answer(protocol, socket, item.index, open);
         }

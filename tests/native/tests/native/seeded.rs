@@ -19,7 +19,7 @@ fn over_inputs_from_a_seed(name: &str, count: usize) {
             std::panic::resume_unwind(found);
         }
     }
-    targets::classify::finish();
+    targets::finish();
 }
 
 #[test]
@@ -47,6 +47,11 @@ fn order_over_inputs_from_a_seed() {
     over_inputs_from_a_seed("order", 20_000);
 }
 
+#[test]
+fn replay_over_inputs_from_a_seed() {
+    over_inputs_from_a_seed("replay", 1_000);
+}
+
 /// Inputs that once found something, and some that reach far.
 #[test]
 fn kept_inputs() {
@@ -60,6 +65,6 @@ fn kept_inputs() {
             eprintln!("{}", path.display());
             run(&std::fs::read(&path).unwrap());
         }
-        targets::classify::finish();
+        targets::finish();
     }
 }

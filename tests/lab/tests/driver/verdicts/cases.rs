@@ -239,7 +239,7 @@ fn spots(family: Family, protocol: u8) -> Vec<Spot> {
     spots.extend([113, 53, 8000, 8100, 7999, 8101].map(|port| Spot { port, ..plain }));
     spots.extend([within, others[0], others[1]].map(|remote| Spot { remote, ..plain }));
     // The interface; others that share its lower or its upper half; none told.
-    let luids = [Some(EXEMPT_LUID), Some(EXEMPT_LUID ^ 1 << 48), Some(EXEMPT_LUID ^ 1), None];
+    let luids = [Some(EXEMPT_LUID), Some(EXEMPT_LUID ^ 1 << 48), Some(EXEMPT_LUID ^ 1 << 24), None];
     spots.extend(luids.map(|interface| Spot { interface, ..plain }));
     spots.push(Spot { remote: within, ..exempt });
     spots.push(Spot { remote: within, interface: Some(EXEMPT_LUID), ..plain });

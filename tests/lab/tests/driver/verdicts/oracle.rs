@@ -42,10 +42,11 @@ impl Asked {
 pub const LISTS: [(&str, &[&str]); 3] = [
     ("ExemptPorts", &["113/tcp", "53/udp", "8000-8100"]),
     ("ExemptPrefixes", &["10.9.0.0/16", "2001:db8:9::/48"]),
-    ("ExemptInterfaces", &["0x6008012345678"]),
+    ("ExemptInterfaces", &["0x6008012000000"]),
 ];
-/// The interface of [`LISTS`].
-pub const EXEMPT_LUID: u64 = 0x6_0080_1234_5678;
+/// The interface of [`LISTS`]. The lowest 24 bits of a LUID are reserved, so it
+/// has none of them.
+pub const EXEMPT_LUID: u64 = 0x6_0080_1200_0000;
 
 /// What a packet would draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
