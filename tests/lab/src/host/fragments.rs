@@ -157,7 +157,7 @@ fn fits(part: &Part<'_>, parsed: &Parsed<'_>) -> Result<(), Outcome> {
     if part.body.is_empty() {
         return Err(Outcome::Nothing);
     }
-    if part.more && part.body.len() % 8 != 0 {
+    if part.more && !part.body.len().is_multiple_of(8) {
         return refuse(code::ERRONEOUS_FIELD, PAYLOAD_LENGTH);
     }
     if part.at + part.body.len() > LARGEST_PACKET {

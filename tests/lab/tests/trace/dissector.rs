@@ -9,9 +9,12 @@ use lab::trace::Played;
 use super::capture::pcapng;
 use super::write::*;
 
+/// How many packets there are, and how many of each pair of hosts.
+type Dissected = (u64, BTreeMap<(String, String), u64>);
+
 /// Frames, and IP packets by protocol and destination, by tshark. `None` where
 /// it is not installed.
-fn dissected(path: &Path) -> Option<(u64, BTreeMap<(String, String), u64>)> {
+fn dissected(path: &Path) -> Option<Dissected> {
     let mut command = Command::new("tshark");
     // Nothing is put together, so that a line is a packet.
     command.args(["-o", "ip.defragment:FALSE", "-T", "fields", "-E", "separator=|", "-E", "occurrence=f"]);

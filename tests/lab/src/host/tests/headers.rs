@@ -71,7 +71,8 @@ fn answers(world: &mut World, packet: &[u8]) -> Vec<(u8, u8, u32)> {
     let told = sent.iter().map(|packet| match Parsed::new(packet).unwrap().transport {
         Transport::Tcp(tcp) => (protocol::TCP, tcp.flags.0, 0),
         Transport::Udp => (protocol::UDP, 0, 0),
-        Transport::Icmp { kind, code, rest } if [129, 0].contains(&kind) => (kind, code, rest & 0),
+        // An echo's identifier and sequence are no pointer.
+        Transport::Icmp { kind, code, .. } if [129, 0].contains(&kind) => (kind, code, 0),
         Transport::Icmp { kind, code, rest } => (kind, code, rest),
         other => panic!("{other:?}"),
     });
@@ -131,7 +132,10 @@ fn a_connection_lives_behind_extension_headers() {
 
 #[test]
 fn what_a_host_must_refuse_draws_the_error_at_its_layer() {
-    let cases: &[(&[(u8, Vec<u8>)], &[(u8, u8, u32)])] = &[
+    /// A chain of extension headers, and the errors that it draws: type, code and
+    /// pointer.
+    type Case<'a> = (&'a [(u8, Vec<u8>)], &'a [(u8, u8, u32)]);
+    let cases: &[Case<'_>] = &[
         // The two highest bits of an option: discard; discard and tell.
         (&[option(DESTINATION, 0x45)], &[]),
         (&[option(DESTINATION, 0x85)], &[(4, 2, 42)]),
@@ -320,7 +324,7 @@ fn martian_sources_are_ignored() {
         [10, 77, 0, 0],
     ];
     let v6 = ["fd77::2", "::1", "::", "ff02::1", "::ffff:10.77.0.1", "::10.77.0.1"];
-    let v4 = v4.map(|octets| std::net::IpAddr::from(octets)).into_iter();
+    let v4 = v4.map(std::net::IpAddr::from).into_iter();
     for source in v4.chain(v6.map(|text| text.parse().unwrap())) {
         let family = Family::of(source);
         let mut world = world(family);

@@ -121,9 +121,9 @@ impl Living {
         let engine = self.machine.engine();
         self.machine.set("ScanWindowMs", SECOND_WINDOW);
         self.said("the second window", |event| event.number("ScanWindowMs") == u64::from(SECOND_WINDOW));
-        self.machine.set_value("ExemptPrefixes", RegistryValue::multi_sz(&["10.0.0.0/8", "fd00::/8"]));
+        self.machine.set_value("ExemptPrefixes", RegistryValue::multi_sz(["10.0.0.0/8", "fd00::/8"]));
         self.said("prefixes", |event| event.number("ExemptPrefixes") == 2);
-        self.machine.set_value("ExemptPorts", RegistryValue::multi_sz(&["113/tcp", "53/udp"]));
+        self.machine.set_value("ExemptPorts", RegistryValue::multi_sz(["113/tcp", "53/udp"]));
         self.said("ports", |event| event.number("ExemptPorts") == 2);
         self.machine.set("Observe", 0);
         eventually("filters go", || engine.objects().filters.len() == 6);
