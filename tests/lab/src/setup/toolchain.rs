@@ -3,6 +3,7 @@
 //! Where `rustup target add` works the pinned toolchain is used. Else `core`
 //! and `alloc` are built from the library source that [`super::source`] finds.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -22,6 +23,8 @@ pub struct Toolchain {
     pub sysroot: Option<PathBuf>,
     /// `rust-lld`, an LLVM linker for every format.
     pub linker: PathBuf,
+    /// A script that runs rustc with what depends on where the checkout lies.
+    wrapper: PathBuf,
 }
 
 impl Toolchain {
@@ -31,7 +34,7 @@ impl Toolchain {
         if !has_target(&pinned, target) && !add_target(&pinned, target) {
             return Self::from_source(target);
         }
-        Ok(Self { linker: linker(&pinned)?, channel: pinned, sysroot: None })
+        Self::new(pinned, None)
     }
 
     fn from_source(target: Target) -> Result<Self> {
@@ -39,29 +42,60 @@ impl Toolchain {
         let channel = source.channel;
         let sysroot = state().join("sysroot").join(&channel);
         build_sysroot(&channel, &source.library, &sysroot, target)?;
-        Ok(Self { linker: linker(&channel)?, channel, sysroot: Some(sysroot) })
+        Self::new(channel, Some(sysroot))
+    }
+
+    fn new(channel: String, sysroot: Option<PathBuf>) -> Result<Self> {
+        let wrapper = wrapper(sysroot.as_deref())?;
+        Ok(Self { linker: linker(&channel)?, channel, sysroot, wrapper })
     }
 
     /// A command of this toolchain, set up to compile and link for Windows.
     pub fn command(&self, program: &str) -> Command {
         let mut command = clean_command(program);
         command.env("RUSTUP_TOOLCHAIN", &self.channel);
-        command.env("CARGO_ENCODED_RUSTFLAGS", self.flags().join("\u{1f}"));
+        command.env("RUSTC_WRAPPER", &self.wrapper);
+        // None, whatever cargo's configuration files say.
+        command.env("CARGO_ENCODED_RUSTFLAGS", "");
         for target in Target::ALL {
             let name = target.triple().replace('-', "_").to_uppercase();
             command.env(format!("CARGO_TARGET_{name}_LINKER"), &self.linker);
         }
         command
     }
+}
 
-    /// What rustc is told, as [`Self::command`] sets it.
-    pub(super) fn flags(&self) -> Vec<String> {
-        let sysroot = self.sysroot.as_ref().map(|sysroot| format!("--sysroot={}", sysroot.display()));
-        // Where the checkout lies is nobody's business and must not make two
-        // builds of one source differ.
-        let remap = format!("--remap-path-prefix={}=", super::root().display());
-        sysroot.into_iter().chain([remap]).collect()
+/// Writes the script that stands before rustc.
+///
+/// Cargo names crates by a hash of the flags that it is given, and rustc orders what it
+/// compiles by such names: with a path in a flag, two builds of one source would differ.
+/// Flags from this script are in no hash. Crates for the host, which have no `--target`,
+/// go without.
+fn wrapper(sysroot: Option<&Path>) -> Result<PathBuf> {
+    let sysroot = sysroot.map(|sysroot| format!("--sysroot={}", sysroot.display()));
+    // No path of this machine's in the image or in the PDB.
+    let remap = format!("--remap-path-prefix={}=", super::root().display());
+    let flags: Vec<String> = sysroot.into_iter().chain([remap]).map(|flag| quoted(&flag)).collect();
+    let flags = flags.join(" ");
+    let name = if flags.contains("--sysroot") { "rustc-with-sysroot" } else { "rustc-remapped" };
+    let path = state().join(name);
+    let text = format!(
+        "#!/bin/sh\ncase \" $* \" in\n*\" --target \"*) exec \"$@\" {flags} ;;\n*) exec \"$@\" ;;\nesac\n"
+    );
+    if std::fs::read_to_string(&path).is_ok_and(|written| written == text) {
+        return Ok(path);
     }
+    // Renamed, for another build may be running the one that is there.
+    let fresh = path.with_extension("new");
+    std::fs::write(&fresh, text).with_context(|| format!("cannot write {}", fresh.display()))?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755))?;
+    std::fs::rename(&fresh, &path)?;
+    Ok(path)
+}
+
+/// A text as one word of a shell's.
+pub(super) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// The toolchain that rust-toolchain.toml names.

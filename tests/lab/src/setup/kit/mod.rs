@@ -15,6 +15,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::driver::{Driver, collect, lock, replace, toolchain};
+use super::toolchain::quoted;
 use super::{Target, Toolchain, root, run, state};
 
 /// Headers whose presence makes a folder a kit that the driver can be built with,
@@ -87,26 +88,22 @@ impl Kit {
     fn cargo(&self, toolchain: &Toolchain, verb: &str, target: Target) -> Result<Command> {
         let content_root = mirror::make(self, target, &toolchain.linker)?;
         plant(toolchain, &tree())?;
-        let mut flags = toolchain.flags();
-        // wdk-build asks for it, and .cargo/config.toml sets it on Windows.
-        flags.push("-Ctarget-feature=+crt-static".into());
         let mut cargo = toolchain.command("cargo");
         cargo
             .current_dir(tree())
             .args([verb, "--lib", "--release", "--target", target.triple()])
             .arg("--target-dir")
             .arg(tree().join("target"))
-            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"))
+            // wdk-build asks for it, and .cargo/config.toml sets it on Windows.
+            .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
             .env("WDKContentRoot", content_root)
             .env("Version_Number", &self.version)
-            .env("BINDGEN_EXTRA_CLANG_ARGS", format!("-ivfsoverlay {}", quoted(&mirror::overlay(self))));
+            .env(
+                "BINDGEN_EXTRA_CLANG_ARGS",
+                format!("-ivfsoverlay {}", quoted(&mirror::overlay(self).display().to_string())),
+            );
         Ok(cargo)
     }
-}
-
-/// A path as one word of what bindgen splits as a shell does.
-fn quoted(path: &Path) -> String {
-    format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }
 
 /// Where all of it lies.
