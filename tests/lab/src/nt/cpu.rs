@@ -59,6 +59,11 @@ impl Processor {
     fn unlock(&self) {
         self.dispatch.store(false, Ordering::Release);
     }
+
+    /// Whether a thread keeps it at DISPATCH_LEVEL.
+    pub(super) fn is_kept(&self) -> bool {
+        self.dispatch.load(Ordering::Acquire)
+    }
 }
 
 /// Waiting in a host that has fewer processors than the simulated machine.
@@ -243,7 +248,7 @@ pub(super) fn set_affinity(kernel: &Kernel, affinity: u64) -> u64 {
 pub(super) fn wait_while_preempted(kernel: &Kernel) {
     let processor = kernel.processor(processor());
     let mut backoff = Backoff::default();
-    while processor.dispatch.load(Ordering::Acquire) && kernel.stopped().is_none() {
+    while processor.is_kept() && kernel.stopped().is_none() {
         backoff.wait(&|| format!("processor {} to be left to it", self::processor()));
     }
 }

@@ -114,7 +114,12 @@ impl Kernel {
         // Workers serve from the machine's last processors. An error has stopped
         // the machine already.
         let processors = self.options.processors;
-        let processor = processors - 1 - worker as u32 % processors;
+        let usual = processors - 1 - worker as u32 % processors;
+        // NT would not leave a thread on a processor that another one keeps at
+        // DISPATCH_LEVEL while a processor is free.
+        let mut nearby = (0..processors).map(|step| (usual + step) % processors);
+        let free = nearby.find(|processor| !self.processor(*processor).is_kept());
+        let processor = free.unwrap_or(usual);
         let _ = self.on_processor(processor, Irql::PASSIVE, |kernel| {
             kernel.call_driver(routine, &arguments, Irql::PASSIVE, "worker routine")
         });
