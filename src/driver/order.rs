@@ -86,7 +86,7 @@ impl Underway {
         let (mark, kinds) = incoming.told()?;
         let spot = incoming.callout().look.spot;
         let of_walk = match mark {
-            Some(mark) => self.walks.step_of(mark, spot, kinds).filter(|_| !incoming.is_received_error()),
+            Some(mark) => self.walks.step_of(mark, spot, kinds).filter(|_| !incoming.is_icmp_error()),
             None => None,
         };
         // Most is in order, of no flow, and a packet or a call.

@@ -47,18 +47,23 @@ impl Incoming<'_> {
         matches!(self.callout().look.at, At::CallOrSegment(..))
     }
 
-    /// Whether it is an ICMP error that arrives. No sequence has these: where
-    /// their way ends above the IP layer, the documents do not say. Asked only
-    /// of what seems out of order.
+    /// Whether the packet is an ICMP error. Its walks have no known beginning: an
+    /// error that is sent shows its packet only behind OUTBOUND_ICMP_ERROR, and the
+    /// documents do not say where the way of one that arrives ends. So two equal
+    /// errors look like one that passes a layer twice. Asked only of what seems out
+    /// of order.
     #[cold]
     #[inline(never)]
-    pub fn is_received_error(&self) -> bool {
-        let received = || {
-            let At::Packet(Direction::Inbound, positions) = &self.callout().look.at else { return None };
-            let ends = self.known(positions)?.ends(Direction::Inbound)?;
-            Some(self.packet_anywhere(ends, Direction::Inbound)?.is_error())
+    pub fn is_icmp_error(&self) -> bool {
+        let headers = || match &self.callout().look.at {
+            At::Packet(direction, positions) => {
+                let ends = self.known(positions)?.ends(*direction)?;
+                self.packet_anywhere(ends, *direction)
+            }
+            At::Segment(way, positions) => self.segment_anywhere(&self.known(positions)?, self.going(*way)?),
+            _ => None,
         };
-        received().unwrap_or(false)
+        headers().is_some_and(|headers| headers.is_error())
     }
 
     /// Which way it goes, for the few that have a flow to ask.

@@ -32,7 +32,8 @@
 //! - an endpoint's closure may come before or after the last segments;
 //! - no sequence has STREAM_PACKET, so nothing is out of order there
 //!   ([`At::Away`]);
-//! - nor ICMP errors that arrive: each may end above the IP layer.
+//! - nor ICMP errors: where the way of one that arrives ends is not documented, and
+//!   one that is sent shows its packet only behind OUTBOUND_ICMP_ERROR.
 //!
 //! # What cannot be told
 //!
