@@ -87,11 +87,11 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
 #[test]
 fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     let limits = [
-        ("INBOUND_TRANSPORT", true, 190),
+        ("INBOUND_TRANSPORT", true, 196),
         // Three of them hold the header against the packet's own length: an MDL may
         // map more than the packet has.
         ("INBOUND_IPPACKET", true, 396),
-        ("OUTBOUND_ICMP_ERROR", false, 405),
+        ("OUTBOUND_ICMP_ERROR", false, 424),
         ("INBOUND_TRANSPORT", false, 72),
     ];
     for (name, discard, most) in limits {
@@ -137,7 +137,7 @@ fn callgrind_counts_nearly_as_many_in_the_native_build() {
         let most = 1.2 * stepped + 48.0;
         assert!((stepped..=most).contains(&native), "{name}: {native} native, {stepped} in the image");
         assert!(stepped <= 400.0 || !name.contains("exempt"), "{name}: {stepped}");
-        assert!(native <= 212.0 || !name.starts_with("a silenced SYN, V"), "{name}: {native}");
+        assert!(native <= 220.0 || !name.starts_with("a silenced SYN, V"), "{name}: {native}");
     }
 }
 
@@ -311,15 +311,14 @@ static CARRIED: [&Walk; 4] =
 /// a flow's packet is counted so.
 fn most_added(layer: (&str, bool), family: Family, flows: bool) -> usize {
     let of_packet = match family {
-        Family::V4 => 335,
-        Family::V6 => 350,
+        Family::V4 => 358,
+        Family::V6 => 376,
     };
     match layer {
         ("STREAM", _) if flows => 245,
         ("STREAM", _) => 145,
         ("INBOUND_TRANSPORT", true) => of_packet + 115,
         ("ALE_AUTH_CONNECT", false) => of_packet + 145,
-        ("INBOUND_TRANSPORT", false) if !flows => of_packet + 12,
         _ if flows => of_packet + 170,
         ("ALE_AUTH_RECV_ACCEPT" | "ALE_FLOW_ESTABLISHED", _) => of_packet,
         (name, _) if name.starts_with("ALE") => 230,
