@@ -56,7 +56,10 @@ pub fn list() -> Result<Vec<Mutation>> {
 }
 
 fn offset(source: &str, place: &Place) -> Option<usize> {
-    let line = source.split_inclusive('\n').take(place.line.checked_sub(1)?).map(str::len).sum::<usize>();
+    let mut lines = source.split_inclusive('\n');
+    let line = lines.by_ref().take(place.line.checked_sub(1)?).map(str::len).sum::<usize>();
+    // There is such a line.
+    lines.next()?;
     let rest = source.get(line..)?;
     let column =
         rest.char_indices().map(|(at, _)| at).chain([rest.len()]).nth(place.column.checked_sub(1)?)?;
