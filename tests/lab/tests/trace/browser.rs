@@ -87,7 +87,8 @@ fn it_reads_well_whatever_the_number_of_connections() {
         assert_eq!(found["drawings"], found["events"]);
         assert!(found["events"].as_u64().unwrap() > 1, "{found:#}");
         assert_eq!(found["back"], "connections", "and there is a way back");
-        assert_eq!(found["milliseconds"].as_f64().map(|spent| spent < 3000.0), Some(true), "{found:#}");
+        // A page that hangs, not one that is slow on a busy machine.
+        assert_eq!(found["milliseconds"].as_f64().map(|spent| spent < 60_000.0), Some(true), "{found:#}");
     }
 }
 
