@@ -220,8 +220,8 @@ impl Reload {
     fn replace(&self, applied: PoolBox<Applied>, irql: &Passive) {
         let Shared { policies, channel, .. } = &*self.shared;
         let (policy, rules) = (applied.values(), applied.rules());
-        // First, so that when nobody reads the old policy any more nobody
-        // goes by its word either.
+        // First the word, so that no packet uses the old one after the old policy
+        // has been freed.
         policies.stand(rules, policy.check_order);
         policies.current.replace(applied, irql);
         policies.report.applied.fetch_add(1, Ordering::Relaxed);

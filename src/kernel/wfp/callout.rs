@@ -23,8 +23,7 @@ pub trait Handler: 'static {
 
     /// The fast path of classifyFn: answers the common indication, or nothing.
     /// It comes to the same answer as [`classify`](Self::classify), by the same
-    /// decision. It must not call a function and go on: then no registers are
-    /// saved for it.
+    /// decision.
     #[inline(always)]
     fn classify_fast(_: &Self::Shared, _: &Indication<'_>, _: &InCallout) -> Option<Action> {
         None
