@@ -29,6 +29,18 @@ fn packets_under_way_at_once_are_kept_apart() {
     assert_eq!(none.step(1, place("IN_IP"), Kinds::ALL, Start::Whole), Ok(()));
 }
 
+/// Equal datagrams have one mark, and each may begin a flow of its own.
+#[test]
+fn a_new_flow_may_begin_with_the_datagram_of_an_earlier_one() {
+    let walks = Walks::<4>::default();
+    for _ in 0..3 {
+        for short in ["CONNECT", "ESTABLISHED", "DATAGRAM", "OUT", "OUT_IP"] {
+            let stepped = walks.step(1, place(short), Kinds::DATAGRAM, Start::Anywhere);
+            assert_eq!(stepped, Ok(()), "{short}");
+        }
+    }
+}
+
 #[test]
 fn flags_tell_the_kind() {
     for (flags, payload, expected) in [

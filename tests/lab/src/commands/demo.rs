@@ -102,7 +102,7 @@ pub fn run() -> Result<bool> {
     println!("  every packet is in {}", Path::new(&capture).display());
     println!("  every connection's layers are drawn in {}", page.display());
     steps.end();
-    debug_assert_eq!(steps.begun, Steps::ALL);
+    assert_eq!(steps.begun, Steps::ALL);
     println!("\n{checks}");
     Ok(checks.hold())
 }

@@ -219,7 +219,7 @@ pub(super) fn set_irql(kernel: &Kernel, irql: Irql) {
 /// DISPATCH_LEVEL.
 pub(super) fn migrate(processor: u32) {
     PLACE.with(|place| {
-        debug_assert!(place.irql.get() < Irql::DISPATCH, "threads move below DISPATCH_LEVEL only");
+        assert!(place.irql.get() < Irql::DISPATCH, "threads move below DISPATCH_LEVEL only");
         let affinity = place.affinity.get();
         if affinity == 0 || affinity >> processor & 1 != 0 {
             place.processor.set(processor);

@@ -43,6 +43,8 @@ impl From<BadPointer> for BadString {
 /// The most characters looked at for a terminating NUL (`UNICODE_STRING`'s
 /// own limit).
 const LONGEST_STRING: usize = 32_767;
+/// Characters that are copied at once while a terminating NUL is looked for.
+const UNITS_AT_ONCE: usize = 64;
 
 /// Copies `len` bytes.
 pub fn read_bytes(address: usize, len: usize) -> Result<Vec<u8>, BadPointer> {
@@ -130,10 +132,11 @@ pub fn read_wide(address: usize) -> Result<Option<String>, BadPointer> {
     }
     let mut units = Vec::new();
     while units.len() < LONGEST_STRING {
-        // Never across a page the string does not reach.
+        // Never across a page that the string does not reach. Most strings are
+        // short, so little is read at once.
         let at = address.wrapping_add(units.len() * 2);
         let room = (PAGE - at % PAGE).div_ceil(2);
-        let part = read_units(at, room)?;
+        let part = read_units(at, room.min(UNITS_AT_ONCE))?;
         let end = part.iter().position(|&unit| unit == 0);
         units.extend_from_slice(&part[..end.unwrap_or(part.len())]);
         if end.is_some() {

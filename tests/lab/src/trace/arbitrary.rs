@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
-use etherparse::{PacketBuilder, TcpHeader};
+use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
 
 use super::replay::Finished;
 use super::{Account, Limits, Replay, Roles, Survey, Witness, feed};
@@ -91,7 +91,11 @@ fn capture(choices: &mut Choices<'_>) -> Vec<u8> {
         (header.fin, header.syn, header.rst) = (flags & 1 != 0, flags & 2 != 0, flags & 4 != 0);
         (header.psh, header.ack, header.urg) = (flags & 8 != 0, flags & 16 != 0, flags & 32 != 0);
         let kind = what >> 4;
-        let mut packet = segment(from, to, header, &payload);
+        let mut packet = match kind {
+            // Few different ones, so that equal datagrams come again.
+            12 | 13 => datagram(from, to, &payload),
+            _ => segment(from, to, header, &payload),
+        };
         match kind {
             14 if family == 0 => {
                 for piece in fragments(&packet, at as u16) {
@@ -142,14 +146,25 @@ fn ends(side: usize, pair: usize, family: u8) -> (SocketAddr, SocketAddr) {
 }
 
 fn segment(from: SocketAddr, to: SocketAddr, header: TcpHeader, payload: &[u8]) -> Vec<u8> {
-    let ip = match (from.ip(), to.ip()) {
+    let mut packet = Vec::new();
+    let written = ip(from, to).tcp_header(header).write(&mut packet, payload);
+    written.expect("a vector takes everything");
+    packet
+}
+
+fn datagram(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
+    let mut packet = Vec::new();
+    let written = ip(from, to).udp(from.port(), to.port()).write(&mut packet, payload);
+    written.expect("a vector takes everything");
+    packet
+}
+
+fn ip(from: SocketAddr, to: SocketAddr) -> PacketBuilderStep<IpHeaders> {
+    match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
         (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
         _ => unreachable!("both ends are of one family"),
-    };
-    let mut packet = Vec::new();
-    ip.tcp_header(header).write(&mut packet, payload).expect("a vector takes everything");
-    packet
+    }
 }
 
 /// An IPv4 packet in pieces of 8 bytes.

@@ -230,7 +230,7 @@ impl Pool {
     }
 
     fn fill(&self, from: usize, to: usize, value: u8) {
-        debug_assert!(self.arena.contains(from));
+        assert!(self.arena.contains(from));
         // SAFETY: called for pages of a block just opened for writing and not
         // yet known to the driver.
         unsafe { std::ptr::write_bytes(from as *mut u8, value, to - from) };
