@@ -60,8 +60,8 @@ impl NetBuffer<'_> {
     /// Where the packet's data end, counted as `DataOffset` is. What the MDLs map
     /// behind it is no part of the packet, and may not even be there.
     #[inline(always)]
-    fn end(&self) -> u64 {
-        u64::from(self.data_offset) + u64::from(self.data_length)
+    fn end(&self) -> u32 {
+        self.data_offset.saturating_add(self.data_length)
     }
 
     /// Bytes from so many before the data start on.
@@ -110,8 +110,7 @@ impl NetBuffer<'_> {
         // SAFETY: a buffer's MDLs live as long as the buffer.
         let mdl = unsafe { self.chain.as_ref() }?;
         let at = self.data_offset.checked_sub(back)?;
-        let end = self.end().min(mdl.ByteCount.into()) as u32;
-        let length = end.checked_sub(at)?;
+        let length = self.end().min(mdl.ByteCount).checked_sub(at)?;
         Some(Run { start: mapped(mdl)?.wrapping_add(at as usize), length, of_buffer: PhantomData })
     }
 
@@ -126,7 +125,7 @@ impl NetBuffer<'_> {
     #[inline(never)]
     pub fn copy_within(&self, back: u32, skip: u32, to: &mut [u8]) -> Option<()> {
         let mut skip = self.data_offset.checked_sub(back)?.checked_add(skip)? as usize;
-        if (skip + to.len()) as u64 > self.end() {
+        if skip + to.len() > self.end() as usize {
             return None;
         }
         let mut rest = to;

@@ -1,17 +1,20 @@
 //! A machine's threads, one instruction of the driver at a time.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::Kernel;
 use crate::image;
 
-/// Called before an instruction of the driver with its offset in the image.
-pub type BeforeInstruction = Arc<dyn Fn(u64) + Send + Sync>;
+/// Called before an instruction of the driver with its offset in the image. A break
+/// ends the stepping of the thread.
+pub type BeforeInstruction = Arc<dyn Fn(u64) -> ControlFlow<()> + Send + Sync>;
 
 impl Kernel {
     /// Runs `f`. Calls `before` with the offset in the loaded image of each
     /// instruction that this thread is about to execute in it. Until `before`
-    /// returns the thread stays where it is, at its level and on its processor.
+    /// returns the thread stays where it is, at its level and on its processor. After
+    /// a break it goes on at full speed.
     ///
     /// `before` may wait for other threads. It must not panic, and must not call
     /// the driver on this thread. It is not called for an image that is loaded
@@ -19,7 +22,7 @@ impl Kernel {
     ///
     /// # Panics
     /// If this thread is in the driver already.
-    pub fn stepwise<R>(&self, mut before: impl FnMut(u64), f: impl FnOnce() -> R) -> R {
+    pub fn stepwise<R>(&self, mut before: impl FnMut(u64) -> ControlFlow<()>, f: impl FnOnce() -> R) -> R {
         let Some(image) = self.image_range() else { return f() };
         let base = image.start;
         image::stepping(image, |address| before(address - base), f)

@@ -1,6 +1,6 @@
 //! Waiting for something to change, whoever schedules the thread.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -143,8 +143,17 @@ impl Drop for Named {
     }
 }
 
+/// The long waits in a machine. A wait is named while its thread sleeps and not
+/// while it looks, so they are gathered over several sleeps.
 fn named_waits(machine: &dyn Machine) -> String {
-    let waits = WAITS.lock().unwrap_or_else(PoisonError::into_inner);
-    let here = waits.values().filter(|(id, _)| *id == machine.id());
-    here.map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ")
+    const TIMES: usize = 10;
+    let mut texts = BTreeSet::new();
+    for _ in 0..TIMES {
+        let waits = WAITS.lock().unwrap_or_else(PoisonError::into_inner);
+        let here = waits.values().filter(|(id, _)| *id == machine.id());
+        texts.extend(here.map(|(_, text)| text.clone()));
+        drop(waits);
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    texts.into_iter().collect::<Vec<_>>().join("; ")
 }

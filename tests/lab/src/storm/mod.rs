@@ -7,6 +7,7 @@
 
 mod promise;
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -118,7 +119,13 @@ impl Stage {
     fn at<R>(&self, processor: u32, f: impl FnOnce() -> R) -> R {
         let level = self.kernel.options().classify_irql;
         self.kernel.on_processor(processor, level, |kernel| match self.fine {
-            true => kernel.stepwise(|offset| schedule::note("instruction", offset), f),
+            true => {
+                let note = |offset| {
+                    schedule::note("instruction", offset);
+                    ControlFlow::Continue(())
+                };
+                kernel.stepwise(note, f)
+            }
             false => f(),
         })
     }

@@ -2,6 +2,7 @@
 //! thread stops before an instruction of the driver.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -188,7 +189,8 @@ impl Stop {
         self.released.store(false, Ordering::SeqCst);
     }
 
-    /// Instructions of the driver that the last call has executed.
+    /// Instructions of the driver that the last call has executed, or that it had when
+    /// it stopped.
     pub fn executed(&self) -> u64 {
         self.executed.load(Ordering::SeqCst)
     }
@@ -216,6 +218,7 @@ impl Stop {
         let mut calls = calls_so_far();
         self.calls.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let before = |_| {
+            let mut flow = ControlFlow::Continue(());
             if self.at.load(Ordering::SeqCst) == NOWHERE {
                 let before = std::mem::replace(&mut calls, calls_so_far());
                 let last = self.executed().checked_sub(1).filter(|_| before != calls);
@@ -225,7 +228,9 @@ impl Stop {
                 self.stopped.store(true, Ordering::SeqCst);
                 bell.ring();
                 let _gone_on = wait(bell, "to go on", || self.released.load(Ordering::SeqCst));
+                flow = ControlFlow::Break(());
             }
+            flow
         };
         kernel.on_processor(processor, irql, |kernel| kernel.stepwise(before, call));
     }

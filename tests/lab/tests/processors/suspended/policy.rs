@@ -8,6 +8,7 @@
 //! code.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -295,6 +296,7 @@ fn nothing_goes_by_a_policy_that_was_freed() {
                 if let Some(kernel) = kernel.upgrade() {
                     there.before(&kernel, &bell);
                 }
+                ControlFlow::Continue(())
             };
             play.kernel.step_driver_threads(Some(Arc::new(before)));
             machine.set("Mode", 2);
