@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::*;
 
 fn table(name: &str) -> Value {
-    let path = format!("tests/lab/facts/{name}.json");
+    let path = format!("tests/machine/facts/{name}.json");
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 

@@ -183,7 +183,7 @@ proptest! {
 
 #[test]
 fn the_types_are_the_headers() {
-    let path = "tests/lab/facts/macros.json";
+    let path = "tests/machine/facts/macros.json";
     let macros: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     assert_eq!(
         (&macros["REG_DWORD"][0], &macros["REG_MULTI_SZ"][0]),

@@ -79,7 +79,7 @@ mod tests {
 
     #[test]
     fn of_the_network_layers_reasons_two_are_silenced() {
-        let path = "tests/lab/facts/enums.json";
+        let path = "tests/machine/facts/enums.json";
         let enums: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         let reasons = enums["IP_DISCARD_REASON"].as_object().unwrap();
         let mut silenced = Vec::new();

@@ -67,7 +67,7 @@ fn without_a_reason_silence_is_kept() {
 
 #[test]
 fn the_transport_layers_reasons_part_as_their_packets_do() {
-    let path = "tests/lab/facts/enums.json";
+    let path = "tests/machine/facts/enums.json";
     let enums: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     use Verdict::{Endpoint, NoAnswer, Silenced};
     let reasons = enums["INET_DISCARD_REASON"].as_object().unwrap();

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
+use machine::etw::{Enable, Filter, Value, ZeroKeyword};
+use machine::nt::Kernel;
+use machine::wfp::{Change, Engine, Guid};
 
-use crate::etw::{Enable, Filter, HUSHPORT, Value, ZeroKeyword};
-use crate::nt::Kernel;
-use crate::wfp::{Change, Engine, Guid};
+use crate::hushport::EVENT_PROVIDER;
 
 /// How often each callout came to each verdict, all processors together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,7 +24,7 @@ impl Counters {
     /// nothing (`Trace` 0) says these neither.
     pub fn read(kernel: &Arc<Kernel>, engine: &Engine) -> Result<Self> {
         let filter = Filter { level: LEVEL, any: KEYWORD, all: 0 };
-        let enable = Enable { provider: HUSHPORT, filter, zero: ZeroKeyword::default() };
+        let enable = Enable { provider: EVENT_PROVIDER, filter, zero: ZeroKeyword::default() };
         // To a session that comes the driver says its state.
         let events = kernel.trace(enable, None).events();
         ensure!(events.iter().any(|event| event.name == "Counters"), "the driver does not say its counters");

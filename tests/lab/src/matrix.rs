@@ -8,13 +8,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, anyhow};
 use comfy_table::{ContentArrangement, Table};
+use machine::host::Application;
+use machine::nt::registry::RegistryValue;
+use machine::wire::Family;
 
 use crate::counters::Counters;
-use crate::host::Application;
-use crate::nt::registry::RegistryValue;
 use crate::scan::{self, States, Technique};
 use crate::variants::Variant;
-use crate::wire::Family;
 use crate::world::{Plan, World};
 
 const HTTP: u16 = 80;

@@ -16,12 +16,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use machine::nt::registry::{REG_DWORD, REG_MULTI_SZ, REG_SZ, RegistryValue};
+use machine::nt::{Kernel, parameters_key};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::machine::SERVICE;
-use crate::nt::registry::{REG_DWORD, REG_MULTI_SZ, REG_SZ, RegistryValue};
-use crate::nt::{Kernel, parameters_key};
+use crate::hushport::SERVICE;
 use crate::policy::{Refusal, State, state, table};
 use crate::setup;
 
@@ -284,8 +284,8 @@ pub fn text(value: &RegistryValue) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::Machine;
-    use crate::nt::Options;
+    use crate::hushport;
+    use machine::nt::Options;
 
     #[test]
     fn a_served_registry_is_read_changed_and_gone_at_the_end() {
@@ -294,7 +294,7 @@ mod tests {
         let folder = directory.path().join("a".repeat(100)).join("b".repeat(100));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("registry.sock");
-        let machine = Machine::new(Options::default());
+        let machine = hushport::machine(Options::default());
         machine.set("Mode", 2);
         assert!(ask_at(&path, &Request::List).unwrap_err().to_string().contains("no host is up"));
         let served = Served::at(path.clone(), Arc::clone(machine.kernel()), None).unwrap();

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
+use machine::wire::Family;
 
-use crate::wire::Family;
 use crate::world::World;
 
 /// What nmap says of a port: `open`, `closed`, `filtered`, …

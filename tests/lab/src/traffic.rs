@@ -6,8 +6,8 @@
 
 use std::sync::Arc;
 
-use crate::schedule::Random;
-use crate::wfp::{
+use machine::schedule::Random;
+use machine::wfp::{
     DataType, Discard, FlowHandle, LayerData, LayerInfo, Metadata, Packet, Request, Value, layers,
 };
 

@@ -5,13 +5,13 @@
 //! the world without any variant plays that.
 
 use anyhow::{Context, Result, ensure};
-
-use crate::host::{DataStart, DiscardMetadata, UdpDiscard};
-use crate::nt::{Irql, MdlMapping, NblLayout};
-use crate::wfp::{
+use machine::host::{DataStart, DiscardMetadata, UdpDiscard};
+use machine::nt::{Irql, MdlMapping, NblLayout};
+use machine::wfp::{
     ActionType, AfterBlock, DiscardRights, DisplayData, Engine, FILTER_FLAG_CLEAR_ACTION_RIGHT, Filter, Guid,
     Session, Sublayer, Value,
 };
+
 use crate::world::Plan;
 
 /// One open point, turned the other way.

@@ -5,12 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
+use machine::Machine;
+use machine::host::{Application, Disorder, Disordered, Filter, Host, HostHandle, Variants, spawn};
+use machine::nt::registry::RegistryValue;
+use machine::wire::{Family, Loss, Lossy, Namespace, Network, Recorder, Recording};
+use machine::{host, nt, wfp};
 
-use crate::host::{Application, Disorder, Disordered, Filter, Host, HostHandle, Variants, spawn};
-use crate::machine::{Machine, SERVICE};
-use crate::nt::registry::RegistryValue;
-use crate::wire::{Family, Loss, Lossy, Namespace, Network, Recorder, Recording};
-use crate::{host, nt, variants, wfp};
+use crate::hushport::SERVICE;
+use crate::variants;
 
 /// What a world is made of.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +64,7 @@ impl World {
         let options = host::Options::default();
         let network = options.network.clone();
         let tun = namespace.tun(&network)?;
-        let mut machine = Machine::with(plan.machine.clone(), plan.engine.clone());
+        let mut machine = Machine::with(SERVICE, plan.machine.clone(), plan.engine.clone());
         // The INF makes the key, so the driver watches it from its start on.
         let _nobody_watches = machine.kernel().registry().create_key(&nt::parameters_key(SERVICE));
         for (name, value) in &plan.values {

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::Arc;
 
-use lab::machine::Machine;
-use lab::nt::Options;
-use lab::nt::registry::RegistryValue;
+use lab::hushport;
 use lab::policy::Assignment;
 use lab::registry::{Policy, Reply, Request, Served, ask_at, text};
 use lab::setup::{self, Target};
+use machine::Machine;
+use machine::nt::Options;
+use machine::nt::registry::RegistryValue;
 
 /// A served registry with a driver behind it.
 struct Up {
@@ -25,7 +26,7 @@ impl Up {
         let sys = setup::build(Target::X64).unwrap().sys.as_path();
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("registry.sock");
-        let mut machine = Machine::new(Options::default());
+        let mut machine = hushport::machine(Options::default());
         machine.set("Mode", 2);
         for value in values {
             let (name, value) = value.parse::<Assignment>().unwrap().resolve().unwrap();

@@ -12,12 +12,13 @@ use lab::bench::indication::Subject;
 use lab::bench::native;
 use lab::bench::stage::{Stage, family_of, layer_name};
 use lab::bench::walks::{self, WALKS, Walk};
-use lab::etw::{Enable, Filter, HUSHPORT, ZeroKeyword};
-use lab::nt::fwp::prepared::{self, Prepared};
-use lab::nt::registry::RegistryValue;
-use lab::nt::{Irql, Options};
+use lab::hushport::EVENT_PROVIDER;
 use lab::traffic::Family;
-use lab::wfp::FlowHandle;
+use machine::etw::{Enable, Filter, ZeroKeyword};
+use machine::nt::fwp::prepared::{self, Prepared};
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Irql, Options};
+use machine::wfp::FlowHandle;
 
 const DECIDING: [&str; 4] =
     ["INBOUND_TRANSPORT_DISCARD", "INBOUND_IPPACKET_DISCARD", "OUTBOUND_ICMP_ERROR", "INBOUND_TRANSPORT"];
@@ -146,7 +147,7 @@ fn a_silenced_syn_is_a_block() {
     let stage = stage(&[]);
     let call = stage.call("INBOUND_TRANSPORT_V4_DISCARD", &Subject::syn(Family::V4)).unwrap();
     cost(&stage, Irql::DISPATCH, &[&call]).unwrap();
-    assert_eq!(call.action(), lab::wfp::ActionType::BLOCK, "what is counted is what is meant");
+    assert_eq!(call.action(), machine::wfp::ActionType::BLOCK, "what is counted is what is meant");
 }
 
 /// An event is made where a session wants it, and counted against its limit,
@@ -155,7 +156,7 @@ fn a_silenced_syn_is_a_block() {
 fn an_event_that_is_written_takes_one_lock() {
     let stage = stage(&[("Trace", 1)]);
     let filter = Filter { level: 0, any: VERDICTS, all: 0 };
-    let enable = Enable { provider: HUSHPORT, filter, zero: ZeroKeyword::AsAll };
+    let enable = Enable { provider: EVENT_PROVIDER, filter, zero: ZeroKeyword::AsAll };
     for family in [Family::V4, Family::V6] {
         let layer = layer_name("INBOUND_TRANSPORT", family, true);
         let quiet = at(&stage, &layer, &Subject::syn(family), Irql::DISPATCH);
@@ -205,7 +206,7 @@ fn a_segment_of_a_flow_shares_nothing() {
             [("INBOUND_TRANSPORT", false, 116), ("OUTBOUND_TRANSPORT", true, 196), ("STREAM", false, 62)]
         {
             let layer = layer_name(layer, family, false);
-            let subject = Subject { sent, ..Subject::data(family, lab::wfp::FlowHandle(1)) };
+            let subject = Subject { sent, ..Subject::data(family, machine::wfp::FlowHandle(1)) };
             let call = stage.call(&layer, &subject).unwrap().with_flows(vec![stage.contexts(&layer)[&flow]]);
             let cost = cost(&stage, Irql::DISPATCH, &[&call]).unwrap();
             assert!(cost.instructions <= most, "{layer}: {cost:#?}");
@@ -255,7 +256,7 @@ const SEGMENTS: &str = "INBOUND_TRANSPORT_V4";
 const SLOTS: u64 = 4096;
 
 fn segment(stage: &Stage, context: u64) -> Prepared {
-    let subject = Subject::data(Family::V4, lab::wfp::FlowHandle(1));
+    let subject = Subject::data(Family::V4, machine::wfp::FlowHandle(1));
     stage.call(SEGMENTS, &subject).unwrap().with_flows(vec![context])
 }
 
@@ -331,7 +332,7 @@ fn most_added(layer: (&str, bool), family: Family, flows: bool) -> usize {
 #[test]
 fn a_walk_goes_on_at_another_level() {
     let stage = stage(&[("CheckOrder", 1)]);
-    let session = stage.machine.kernel().trace(Enable::all(HUSHPORT), None);
+    let session = stage.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
     let deviations = || session.events().iter().filter(|event| event.name == "OrderDeviation").count();
     let packets = walks::DATAGRAM_SENT.packets(&stage, Family::V4).unwrap();
     let show = |at: usize, irql| {
@@ -369,7 +370,7 @@ fn below_dispatch_level_the_order_raises_it() {
 #[test]
 fn a_layer_of_no_sequence_is_never_out_of_order() {
     let stage = stage(&[("CheckOrder", 1)]);
-    let session = stage.machine.kernel().trace(Enable::all(HUSHPORT), None);
+    let session = stage.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
     let deviations = || session.events().iter().filter(|event| event.name == "OrderDeviation").count();
     let engine = stage.machine.engine();
     let show = |name: &str, subject: &Subject| {

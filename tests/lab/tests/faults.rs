@@ -4,9 +4,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use lab::faults::{FALLIBLE, INFALLIBLE, Sweep};
-use lab::image::{ImportName, PeFile};
+use lab::hushport::Hushport;
 use lab::setup::{self, Target};
+use machine::faults::{FALLIBLE, INFALLIBLE};
+use machine::image::{ImportName, PeFile};
+use machine::sweep::Sweep;
 
 const SEED: u64 = 1;
 /// Lives wait for BFE and for callouts that are busy; more of them than the
@@ -22,7 +24,7 @@ fn planted(wrong: &str) -> Sweep {
     let source = setup::root().join("tests/lab/tests/faults/planted.rs");
     let arguments: &[&str] = if wrong.is_empty() { &[] } else { &["--cfg", wrong] };
     let driver = setup::compile(&source, arguments).unwrap_or_else(|error| panic!("{error:#}"));
-    Sweep::of(&Arc::new(PeFile::read(&driver).unwrap()), SEED, JOBS)
+    Sweep::of(&Hushport, &Arc::new(PeFile::read(&driver).unwrap()), SEED, JOBS)
 }
 
 /// Fails of which functions went wrong, and all that was said about them.
@@ -34,12 +36,12 @@ fn found(sweep: &Sweep) -> (BTreeSet<&'static str>, String) {
 
 #[test]
 fn the_driver_bears_every_failure() {
-    let sweep = Sweep::of(&hushport(), SEED, JOBS);
+    let sweep = Sweep::of(&Hushport, &hushport(), SEED, JOBS);
     println!("{sweep}");
     let said: String = sweep.failed.iter().take(20).map(ToString::to_string).collect();
     assert!(sweep.passed(), "{sweep}\n{:?}\n{said}", sweep.undisturbed);
     // Undisturbed it keeps closed ports silent, so that this was demanded.
-    assert!(sweep.silent);
+    assert!(sweep.works);
     // Twice 66 callouts are registered and unregistered.
     for name in ["FwpsCalloutRegister3", "FwpsCalloutUnregisterById0"] {
         assert_eq!(sweep.tallies[name].calls, 132, "{name}");
@@ -72,7 +74,7 @@ fn every_import_can_fail_or_it_is_said_why_not() {
     let imports: Vec<String> = names.collect();
     assert!(imports.len() > 25, "{imports:?}");
     let unknown: Vec<_> = imports.iter().filter(|name| !known.contains(name.as_str())).collect();
-    assert!(unknown.is_empty(), "say in lab::faults::table how they fail: {unknown:?}");
+    assert!(unknown.is_empty(), "say in machine::faults::table how they fail: {unknown:?}");
 }
 
 #[test]
@@ -108,7 +110,7 @@ fn two_sweeps_are_alike_whatever_the_number_of_jobs() {
     let source = setup::root().join("tests/lab/tests/faults/planted.rs");
     let driver = setup::compile(&source, &["--cfg", "leaks"]).unwrap();
     let file = Arc::new(PeFile::read(&driver).unwrap());
-    let [one, two] = [1, 3].map(|jobs| Sweep::of(&file, SEED, jobs));
+    let [one, two] = [1, 3].map(|jobs| Sweep::of(&Hushport, &file, SEED, jobs));
     assert_eq!(one.tallies, two.tallies);
     let cases = |sweep: &Sweep| sweep.failed.iter().map(|it| it.case.to_string()).collect::<Vec<_>>();
     assert_eq!(cases(&one), cases(&two));

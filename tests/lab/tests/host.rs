@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use lab::host::documented::{Comparison, compare};
-use lab::host::{
+use machine::host::documented::{Comparison, compare};
+use machine::host::{
     Application, Event, Filter, Host, HostHandle, Layer, Options, State, Variants, definition, spawn,
 };
-use lab::wfp::{ActionType, Decision, FlowHandle, LayerId, Request};
-use lab::wire::{Family, Namespace, Network, Recorder, Recording};
+use machine::wfp::{ActionType, Decision, FlowHandle, LayerId, Request};
+use machine::wire::{Family, Namespace, Network, Recorder, Recording};
 
 /// Blocks at the given layers, permits all else.
 #[derive(Default)]

@@ -5,7 +5,7 @@ use lab::matrix::{self, Case, Outcome};
 use lab::scan::Technique::{self, Ack, Null, Ping, Protocol, Syn, Udp};
 use lab::setup::{self, Target};
 use lab::variants::Variant;
-use lab::wire::Family;
+use machine::wire::Family;
 
 fn hold(cases: &[Case]) -> Vec<Outcome> {
     let sys = &setup::build(Target::X64).unwrap().sys;

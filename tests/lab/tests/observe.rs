@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use lab::etw::HUSHPORT;
+use lab::hushport::EVENT_PROVIDER;
 use lab::setup;
 use roxmltree::{Document, Node};
 
@@ -36,7 +36,7 @@ fn every_guid_in_the_documents_is_the_providers() {
         let words = text.split(|c: char| !c.is_ascii_hexdigit() && c != '-');
         let guids: Vec<_> = words.filter(|word| word.len() == 36).collect();
         assert!(guids.len() >= least, "{name}: {guids:?}");
-        assert!(guids.iter().all(|guid| *guid == HUSHPORT.to_string()), "{name}: {guids:?}");
+        assert!(guids.iter().all(|guid| *guid == EVENT_PROVIDER.to_string()), "{name}: {guids:?}");
     }
 }
 

@@ -7,7 +7,7 @@ use std::mem::{offset_of, size_of};
 use hushport_native_driver::logic::callouts::COUNT;
 use hushport_native_driver::logic::processor::Processor;
 use hushport_native_driver::logic::stealth::Verdict;
-use lab::nt::{Kernel, foreign};
+use machine::nt::{Kernel, foreign};
 
 /// Alignment of one processor's counters.
 const LINE: usize = 64;

@@ -1,6 +1,6 @@
 //! What the driver imports, as symbols of this program.
 //!
-//! One symbol for each row of [`lab::exports`]: it jumps to the lab's function,
+//! One symbol for each row of [`machine::exports`]: it jumps to the lab's function,
 //! arguments and all, so that no signature is said twice.
 #![expect(unsafe_code, reason = "defines symbols and jumps")]
 
@@ -25,9 +25,9 @@ macro_rules! symbol {
         // SAFETY: jumps with registers and stack as they came.
         #[unsafe(naked)]
         extern "win64" fn $name() {
-            naked_asm!("jmp {function}", function = sym lab::nt::$file::$name)
+            naked_asm!("jmp {function}", function = sym machine::nt::$file::$name)
         }
     };
 }
 
-lab::every_export!(symbols);
+machine::every_export!(symbols);

@@ -1,10 +1,10 @@
 //! Choices as indications: plain ones, and what an engine would never make.
 
-use lab::nt::fwp::hostile::{Content, Indication, RawBuffer, RawData, RawMapping, RawMdl, RawValue};
-use lab::nt::types::{
+use machine::nt::fwp::hostile::{Content, Indication, RawBuffer, RawData, RawMapping, RawMdl, RawValue};
+use machine::nt::types::{
     FWPS_CLASSIFY_OUT0, FWPS_INCOMING_METADATA_VALUES0, data_type, metadata_field as field,
 };
-use lab::wfp::{ActionType, DataType, LayerInfo, RIGHT_ACTION_WRITE};
+use machine::wfp::{ActionType, DataType, LayerInfo, RIGHT_ACTION_WRITE};
 
 use crate::input::Input;
 

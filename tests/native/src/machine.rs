@@ -7,13 +7,14 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 // Linked for its symbols.
 use hushport_native_driver as _;
 
-use lab::machine::{SERVICE, StartError};
-use lab::nt::registry::RegistryValue;
-use lab::nt::types::FWPS_CALLOUT3;
-use lab::nt::{Direct, DriverImage, Kernel, LeakReport, Options, Stop, parameters_key};
+use lab::hushport::SERVICE;
 use lab::setup::{self, Target};
 use lab::storm::Subject;
-use lab::wfp::{Change, Engine, LayerInfo};
+use machine::StartError;
+use machine::nt::registry::RegistryValue;
+use machine::nt::types::FWPS_CALLOUT3;
+use machine::nt::{Direct, DriverImage, Kernel, LeakReport, Options, Stop, parameters_key};
+use machine::wfp::{Change, Engine, LayerInfo};
 
 unsafe extern "win64" {
     fn DriverEntry(object: *mut c_void, registry_path: *mut c_void) -> i32;
@@ -49,7 +50,7 @@ pub struct Machine {
 
 enum Build {
     /// The image.
-    Image(lab::machine::Machine),
+    Image(machine::Machine),
     /// The source, compiled for the host.
     Native { kernel: Arc<Kernel>, engine: Arc<Engine>, _alone: Alone },
 }
@@ -74,7 +75,7 @@ impl Machine {
 
     /// One for the image.
     pub fn image(options: Options) -> Self {
-        Self { build: Build::Image(lab::machine::Machine::new(options)) }
+        Self { build: Build::Image(lab::hushport::machine(options)) }
     }
 
     /// Its kernel.

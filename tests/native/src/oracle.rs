@@ -3,9 +3,9 @@
 //! One-sided on purpose: it names everything that must pass. What is left over
 //! may be blocked; that it is, the lab's own tests hold the image to.
 
-use lab::nt::fwp::hostile::{Content, Indication, RawBuffer, RawData, RawMapping, RawValue};
-use lab::nt::types::{FWPS_CLASSIFY_OUT0, data_type, metadata_field as field};
-use lab::wfp::{ActionType, LayerInfo, RIGHT_ACTION_WRITE, layers};
+use machine::nt::fwp::hostile::{Content, Indication, RawBuffer, RawData, RawMapping, RawValue};
+use machine::nt::types::{FWPS_CLASSIFY_OUT0, data_type, metadata_field as field};
+use machine::wfp::{ActionType, LayerInfo, RIGHT_ACTION_WRITE, layers};
 
 /// The layers at which something is decided, by decision: over what the
 /// transport and the network layer discarded, over ICMP errors that go out, and

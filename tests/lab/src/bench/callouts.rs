@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow};
+use machine::nt::Kernel;
+use machine::nt::fwp::prepared::Prepared;
+use machine::nt::types::FWPS_CALLOUT3;
+use machine::wfp::{Change, Engine, FlowHandle, LayerInfo};
 
 use super::indication::Subject;
-use crate::nt::Kernel;
-use crate::nt::fwp::prepared::Prepared;
-use crate::nt::types::FWPS_CALLOUT3;
 use crate::traffic::Family;
-use crate::wfp::{Change, Engine, FlowHandle, LayerInfo};
 
 /// ACK (RFC 9293, 3.1).
 const ACK: u8 = 0x10;

@@ -1,11 +1,11 @@
 //! What is counted in both builds: the image stepped, the source natively.
 
 use anyhow::{Context, Result};
+use machine::nt::fwp::prepared::Prepared;
+use machine::nt::registry::RegistryValue;
 
 use super::callouts::{Callouts, layer_name};
 use super::indication::Subject;
-use crate::nt::fwp::prepared::Prepared;
-use crate::nt::registry::RegistryValue;
 use crate::traffic::Family;
 
 /// How many prefixes are exempted.

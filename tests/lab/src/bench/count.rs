@@ -8,11 +8,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, anyhow};
+use machine::image::{Image, ImportName, Trace};
+use machine::nt::Irql;
+use machine::nt::fwp::prepared::{self, Prepared};
 
 use super::stage::Stage;
-use crate::image::{Image, ImportName, Trace};
-use crate::nt::Irql;
-use crate::nt::fwp::prepared::{self, Prepared};
 
 /// Bytes that processors own together (x64).
 const LINE: u64 = 64;

@@ -9,7 +9,7 @@
 
 use std::ffi::c_void;
 
-use crate::image;
+use machine::image;
 
 /// The function for an import, if it is one of these.
 pub fn function(name: &str) -> Option<*const c_void> {

@@ -3,6 +3,10 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use machine::image;
+use machine::nt::fwp::prepared::Prepared;
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Irql, Options};
 use serde::{Deserialize, Serialize};
 
 use super::cases::{Set, prefixes};
@@ -11,10 +15,6 @@ use super::direct;
 use super::indication::Subject;
 use super::stage::{Stage, family_of, layer_name};
 use super::time::{Effort, median, nanoseconds, rates};
-use crate::image;
-use crate::nt::fwp::prepared::Prepared;
-use crate::nt::registry::RegistryValue;
-use crate::nt::{Irql, Options};
 use crate::traffic::Family;
 
 /// One number.
@@ -153,7 +153,7 @@ impl Figures {
                     "ns",
                     nanoseconds(&stage, effort, &refs(&syn))?,
                 );
-                let flow = stage.begin_flow(&Subject::data(family, crate::wfp::FlowHandle(1)))?;
+                let flow = stage.begin_flow(&Subject::data(family, machine::wfp::FlowHandle(1)))?;
                 let layers = [("INBOUND_IPPACKET", false), ("INBOUND_TRANSPORT", false), ("STREAM", false)];
                 let data = stage.walk(&Subject::data(family, flow), &layers)?;
                 self.add(
@@ -174,7 +174,7 @@ impl Figures {
         let syns = |remote| stage.call(discard, &Subject { remote, ..Subject::syn(Family::V4) });
         let pair = [syns(1)?, syns(9)?];
         self.pair(&stage, effort, "scanned SYNs", &pair)?;
-        let subject = Subject::data(Family::V4, crate::wfp::FlowHandle(1));
+        let subject = Subject::data(Family::V4, machine::wfp::FlowHandle(1));
         let mut data = Vec::new();
         for _ in 0..2 {
             let flow = stage.begin_flow(&subject)?;
@@ -270,7 +270,7 @@ pub(super) fn at_layer(stage: &Stage, name: &str) -> Result<Prepared> {
             Subject::datagram(family)
         }
         _ if name.ends_with("_DISCARD") => Subject::syn(family),
-        _ => Subject { flow: None, ..Subject::data(family, crate::wfp::FlowHandle(1)) },
+        _ => Subject { flow: None, ..Subject::data(family, machine::wfp::FlowHandle(1)) },
     };
     stage.call(name, &subject)
 }

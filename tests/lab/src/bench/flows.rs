@@ -9,13 +9,13 @@
 //! the same loop and the same order.
 
 use anyhow::{Result, ensure};
+use machine::image;
+use machine::schedule::Random;
 
 use super::figures::{Figures, number, timed};
 use super::indication::Subject;
 use super::stage::Stage;
 use super::time::{Effort, nanoseconds};
-use crate::image;
-use crate::schedule::Random;
 use crate::traffic::Family;
 
 const LAYER: &str = "INBOUND_TRANSPORT_V4";
@@ -33,7 +33,7 @@ const RECORDS: [usize; 2] = [64, 16];
 /// Takes the figures for up to `most` flows.
 pub fn take(figures: &mut Figures, effort: Effort, most: u32) -> Result<()> {
     let stage = timed(&[number("FlowLimit", most)])?;
-    let subject = Subject::data(Family::V4, crate::wfp::FlowHandle(1));
+    let subject = Subject::data(Family::V4, machine::wfp::FlowHandle(1));
     let none = nanoseconds(&stage, effort, &[&stage.call(LAYER, &subject)?])?;
     figures.add("flows, packets in no order", "a packet of none", "ns", none);
     let mut begun = 0;

@@ -4,8 +4,9 @@
 //! out as "Data Offset Positions" says for the layer, with the metadata that
 //! "Metadata Fields at Each Filtering Layer" lists as far as anybody looks.
 
+use machine::wfp::{Discard, FlowHandle, LayerInfo, Metadata, Value};
+
 use crate::traffic::{Data, Family, Indication};
-use crate::wfp::{Discard, FlowHandle, LayerInfo, Metadata, Value};
 
 /// The packet behind an indication.
 #[derive(Clone, Debug)]

@@ -7,14 +7,14 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use machine::exports;
+use machine::nt::{Irql, Options};
 
 use super::callgrind::Profile;
 use super::cases::{cases, drivers, values};
 use super::count::cost;
 use super::figures::Figures;
 use super::stage::Stage;
-use crate::exports;
-use crate::nt::{Irql, Options};
 use crate::setup::{self, Need, native};
 
 /// How often a classify is made in the second part; in the third twice as often.

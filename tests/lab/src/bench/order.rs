@@ -15,15 +15,15 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use machine::image;
+use machine::nt::Irql;
+use machine::nt::fwp::prepared::{self, Prepared};
 
 use super::count::{self, Cost};
 use super::figures::{Figures, checked, number, timed};
 use super::stage::{Stage, layer_name};
 use super::time::{Effort, nanoseconds};
 use super::walks::{WALKS, Walk};
-use crate::image;
-use crate::nt::Irql;
-use crate::nt::fwp::prepared::{self, Prepared};
 use crate::traffic::Family;
 
 const GROUP: &str = "each layer in order, CheckOrder 1";

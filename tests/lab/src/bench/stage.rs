@@ -3,11 +3,13 @@
 use std::ops::Deref;
 
 use anyhow::Result;
+use machine::Machine;
+use machine::assembly::Direct;
+use machine::nt::Options;
+use machine::nt::registry::RegistryValue;
 
 pub use super::callouts::{Callouts, family_of, layer_name};
-use crate::machine::{Direct, Machine};
-use crate::nt::Options;
-use crate::nt::registry::RegistryValue;
+use crate::hushport;
 use crate::setup::{self, Target};
 
 /// A running driver, its callouts found by their layers' names.
@@ -31,7 +33,7 @@ impl Stage {
     /// # Errors
     /// As for [`new`](Self::new).
     pub fn bound(options: Options, values: &[(&str, RegistryValue)], direct: Direct) -> Result<Self> {
-        let mut machine = Machine::new(options);
+        let mut machine = hushport::machine(options);
         machine.bind_directly(direct);
         for (name, value) in values {
             machine.set_value(name, value.clone());

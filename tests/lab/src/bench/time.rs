@@ -8,12 +8,12 @@ use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
+use machine::image;
+use machine::nt::Irql;
+use machine::nt::fwp::prepared::{self, Prepared};
 use nix::time::{ClockId, clock_gettime};
 
 use super::stage::Stage;
-use crate::image;
-use crate::nt::Irql;
-use crate::nt::fwp::prepared::{self, Prepared};
 
 /// How much is measured.
 #[derive(Clone, Copy, Debug)]

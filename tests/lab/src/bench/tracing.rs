@@ -9,16 +9,17 @@
 //! it, from what was counted at the same time.
 
 use anyhow::{Result, ensure};
+use machine::etw::{Enable, Filter, ZeroKeyword};
+use machine::image;
+use machine::nt::fwp::prepared::Prepared;
+use machine::nt::{Irql, Trace};
 
 use super::count;
 use super::figures::{Figures, checked, number, timed};
 use super::indication::Subject;
 use super::stage::{Stage, layer_name};
 use super::time::{Batch, Effort, batches};
-use crate::etw::{Enable, Filter, HUSHPORT, ZeroKeyword};
-use crate::image;
-use crate::nt::fwp::prepared::Prepared;
-use crate::nt::{Irql, Trace};
+use crate::hushport::EVENT_PROVIDER;
 use crate::traffic::Family;
 
 /// Verdicts and classifies (docs/EVENTS.md): what a packet may bring about.
@@ -40,7 +41,7 @@ pub(super) fn name(trace: u32, listened: bool) -> String {
 /// One that wants everything that a packet may bring about.
 pub(super) fn session(stage: &Stage) -> Trace {
     let filter = Filter { level: 0, any: KEYWORDS, all: 0 };
-    let enable = Enable { provider: HUSHPORT, filter, zero: ZeroKeyword::AsAll };
+    let enable = Enable { provider: EVENT_PROVIDER, filter, zero: ZeroKeyword::AsAll };
     stage.machine.kernel().trace(enable, None)
 }
 

@@ -6,12 +6,12 @@
 //! to remember, for the next packet is nearly always one never seen before.
 
 use anyhow::Result;
+use machine::nt::fwp::prepared::Prepared;
+use machine::wfp::FlowHandle;
 
 use super::indication::Subject;
 use super::stage::Stage;
-use crate::nt::fwp::prepared::Prepared;
 use crate::traffic::Family;
-use crate::wfp::FlowHandle;
 
 /// Different packets that take a walk in turn.
 pub const PACKETS: u16 = 18;

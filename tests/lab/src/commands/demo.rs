@@ -8,18 +8,19 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use machine::etw::{Enable, Event as Said, Value as Field};
+use machine::host::{Application, Event, State};
+use machine::image::KERNEL_STACK_SIZE;
+use machine::wfp::{ActionType, DisplayData, Filter, Guid, Session, Value};
+use machine::wire::{Family, Way};
 
 use super::as_root;
 use crate::counters::Counters;
-use crate::etw::{Enable, Event as Said, HUSHPORT, Value as Field};
-use crate::host::{Application, Event, State};
-use crate::image::KERNEL_STACK_SIZE;
+use crate::hushport::EVENT_PROVIDER;
 use crate::report::{Checks, Page, Watched, flows};
 use crate::scan::{self, States};
 use crate::setup::{self, Need, Target};
 use crate::trace::{Account, Limits};
-use crate::wfp::{ActionType, DisplayData, Filter, Guid, Session, Value};
-use crate::wire::{Family, Way};
 use crate::world::{Plan, World};
 
 const OPEN: u16 = 80;
@@ -67,7 +68,7 @@ pub fn run() -> Result<bool> {
 
     let mut world = World::start(&Plan { driver: Some(&driver.sys), listen, ..Plan::default() })?;
     steps.next("nmap -sS, with the driver");
-    let session = world.machine.kernel().trace(Enable::all(HUSHPORT), None);
+    let session = world.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
     scans(&world, "with", "filtered", &mut checks)?;
     silenced(&session.take(), &mut checks);
     steps.next("curl through the open port");

@@ -6,11 +6,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use machine::faults::{FALLIBLE, Mode, Plan};
+use machine::image::PeFile;
+use machine::nt::{Effect, Failure};
+use machine::status::Status;
+use machine::sweep::{Bfe, Case, Sweep};
 
-use crate::faults::{Bfe, Case, Effect, FALLIBLE, Failure, Mode, Plan, Sweep};
-use crate::image::PeFile;
+use crate::hushport::Hushport;
 use crate::setup::{self, Need, Target};
-use crate::status::Status;
 
 /// What to let fail.
 #[derive(Debug, clap::Args)]
@@ -28,7 +32,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", requires = "status")]
     only: Option<NonZeroUsize>,
     /// Whether later calls fail, too
-    #[arg(long, requires = "only", default_value = "once")]
+    #[arg(long, requires = "only", default_value = "once", value_parser = one_of(Mode::ALL))]
     mode: Mode,
     /// With what it fails
     #[arg(long, value_name = "NAME", requires = "only", value_parser = status)]
@@ -37,8 +41,16 @@ pub struct Arguments {
     #[arg(long, requires = "only")]
     done: bool,
     /// Where BFE stands at the start
-    #[arg(long, requires = "only", default_value = "running")]
+    #[arg(long, requires = "only", default_value = "running", value_parser = one_of(Bfe::ALL))]
     bfe: Bfe,
+}
+
+/// One of these choices, by its name.
+fn one_of<T: Copy + Send + Sync + 'static>(all: [(&'static str, T); 2]) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(all.map(|(name, _)| name)).try_map(move |given| {
+        let named = all.into_iter().find(|(name, _)| *name == given);
+        named.map(|(_, choice)| choice).ok_or("no such choice")
+    })
 }
 
 fn status(name: &str) -> Result<Status, String> {
@@ -65,7 +77,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
 fn all(file: &Arc<PeFile>, arguments: &Arguments) -> Result<bool> {
     let jobs = arguments.jobs.or_else(|| std::thread::available_parallelism().ok());
     let begin = Instant::now();
-    let sweep = Sweep::of(file, arguments.seed, jobs.map_or(1, NonZeroUsize::get));
+    let sweep = Sweep::of(&Hushport, file, arguments.seed, jobs.map_or(1, NonZeroUsize::get));
     for problem in &sweep.undisturbed {
         println!("without any failure: {problem}");
     }
@@ -82,7 +94,7 @@ fn all(file: &Arc<PeFile>, arguments: &Arguments) -> Result<bool> {
 fn one(file: &Arc<PeFile>, arguments: &Arguments, nth: usize, status: Status) -> Result<bool> {
     let effect = if arguments.done { Effect::Done } else { Effect::Refused };
     let plan = Plan { nth, mode: arguments.mode, failure: Failure { status, effect }, seed: arguments.seed };
-    let life = Sweep::only(file, Case { bfe: arguments.bfe, plan });
+    let life = Sweep::only(&Hushport, file, Case { bfe: arguments.bfe, plan });
     if life.injected.is_empty() {
         bail!("the driver makes fewer than {nth} calls that can fail");
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use machine::schedule::Random;
 use serde::{Deserialize, Serialize};
 
 use super::as_root;
@@ -15,7 +16,6 @@ use crate::mutate::tree::Tree;
 use crate::mutate::watched::INTERRUPTED;
 use crate::mutate::written::LeftOut;
 use crate::mutate::{Mutation, listed, written};
-use crate::schedule::Random;
 use crate::setup::{self, Need};
 
 /// What to change.

@@ -1,8 +1,8 @@
 //! `cargo lab reg`: the driver's values, as regedit shows and changes them.
 
 use anyhow::{Result, anyhow, bail};
+use machine::nt::registry::RegistryValue;
 
-use crate::nt::registry::RegistryValue;
 use crate::policy::{Assignment, Refusal, table};
 use crate::registry::{self, Policy, Reply, Request};
 

@@ -5,13 +5,13 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use comfy_table::presets;
+use machine::wire::Family;
 
 use super::as_root;
 use crate::matrix::{self, Case};
 use crate::scan::Technique;
 use crate::setup::{self, Need, Target};
 use crate::variants::{self, Variant};
-use crate::wire::Family;
 
 /// What to scan: the base world in each mode and each variant alone in mode 2,
 /// if nothing is said.

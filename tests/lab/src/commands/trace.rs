@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use machine::Machine;
+use machine::wfp::Engine;
 
 use crate::counters::Counters;
-use crate::machine::Machine;
+use crate::hushport::SERVICE;
 use crate::policy::{Assignment, assignment, state};
 use crate::report::{Page, Watched, printable, trace_text};
 use crate::setup::{self, Need, Target};
 use crate::trace::{self, Limits, Lines, Played, Prefix, Progress, Told};
 use crate::variants::{Variant, add_stronger};
-use crate::wfp::Engine;
 use crate::world::Plan;
 
 /// What to play, and how to tell of it.
@@ -93,7 +94,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
 }
 
 fn start(driver: &Path, world: &Plan<'_>) -> Result<Machine> {
-    let mut machine = Machine::with(world.machine.clone(), world.engine.clone());
+    let mut machine = Machine::with(SERVICE, world.machine.clone(), world.engine.clone());
     for (name, value) in &world.values {
         machine.set_value(name, value.clone());
     }

@@ -6,16 +6,17 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use machine::etw::{Enable, Event};
+use machine::host::Application;
+use machine::nt::Trace;
+use machine::wire::{Family, Named};
 
 use super::as_root;
-use crate::etw::{Enable, Event, HUSHPORT};
-use crate::host::Application;
-use crate::nt::Trace;
+use crate::hushport::EVENT_PROVIDER;
 use crate::policy::{Assignment, assignment, state};
 use crate::registry;
 use crate::setup::{self, Need, Target};
 use crate::variants::Variant;
-use crate::wire::{Family, Named};
 use crate::world::{Plan, World};
 
 /// How the host is to be.
@@ -118,7 +119,7 @@ fn listen_to(world: &World, file: &Path) -> Result<Trace> {
         // A file that is full ends no host.
         let _written = writeln!(lines, "{}", event.json()).and_then(|()| lines.flush());
     };
-    Ok(world.machine.kernel().trace(Enable::all(HUSHPORT), Some(Box::new(write))))
+    Ok(world.machine.kernel().trace(Enable::all(EVENT_PROVIDER), Some(Box::new(write))))
 }
 
 fn announce(plan: &Plan<'_>, world: &World, enter: &str) {

@@ -70,5 +70,5 @@ pub fn digest<D: Digest>(file: &[u8]) -> Result<Vec<u8>> {
 pub fn checksums(file: &[u8]) -> Result<(u32, u32)> {
     let field = Unsigned::of(file)?.checksum;
     let written = file[field.clone()].as_array::<4>().map_or(0, |bytes| u32::from_le_bytes(*bytes));
-    Ok((written, crate::image::lint::checksum(file, field.start)))
+    Ok((written, machine::image::lint::checksum(file, field.start)))
 }

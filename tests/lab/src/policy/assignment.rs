@@ -4,10 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Result, anyhow, bail};
+use machine::nt::registry::RegistryValue;
 
 use super::forms;
 use super::table::{self, Known};
-use crate::nt::registry::RegistryValue;
 
 /// `NAME=VALUE`, or `NAME:TYPE=VALUE` with `dword`, `sz` or `multi_sz`, as it was
 /// given.

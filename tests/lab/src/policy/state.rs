@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use machine::etw::{Enable, Filter, Value, ZeroKeyword};
+use machine::nt::registry::{REG_MULTI_SZ, RegistryValue};
+use machine::nt::{Kernel, Options};
 use serde::{Deserialize, Serialize};
 
 use super::{forms, table};
-use crate::etw::{Enable, Filter, HUSHPORT, Value, ZeroKeyword};
-use crate::machine::Machine;
-use crate::nt::registry::{REG_MULTI_SZ, RegistryValue};
-use crate::nt::{Kernel, Options};
+use crate::hushport::{self, EVENT_PROVIDER};
 
 /// The driver looks for a key that was missing every 5 s.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -49,7 +49,7 @@ impl State {
     /// Asks a running driver. `None` where it says nothing: `Trace` is 0.
     pub fn read(kernel: &Arc<Kernel>) -> Option<Self> {
         let filter = Filter { level: LEVEL, any: KEYWORD, all: 0 };
-        let enable = Enable { provider: HUSHPORT, filter, zero: ZeroKeyword::default() };
+        let enable = Enable { provider: EVENT_PROVIDER, filter, zero: ZeroKeyword::default() };
         let events = kernel.trace(enable, None).events();
         let applied = events.iter().rev().find(|event| event.name == "PolicyApplied")?;
         let numbers = table::known().iter().filter(|known| !known.is_list).filter_map(|known| {
@@ -73,7 +73,7 @@ impl State {
     /// # Errors
     /// If that one does not start, or says nothing either.
     pub fn trial(sys: &Path, values: &Values) -> Result<Self> {
-        let mut machine = Machine::new(Options { processors: 1, ..Options::default() });
+        let mut machine = hushport::machine(Options { processors: 1, ..Options::default() });
         for (name, value) in values {
             let silent = name.eq_ignore_ascii_case("Trace") && *value == RegistryValue::dword(0);
             machine.set_value(name, if silent { RegistryValue::dword(1) } else { value.clone() });

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
-use crate::host::documented::{self, Comparison, Expected};
-use crate::host::{Event, Log, Record};
-use crate::wfp::{Change, Engine, Guid};
+use machine::host::documented::{self, Comparison, Expected};
+use machine::host::{Event, Log, Record};
+use machine::wfp::{Change, Engine, Guid};
 
 /// The layers at which a driver's callouts stand, by the callout's key.
 pub struct Watched {

@@ -11,12 +11,12 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
+use machine::host::documented::Comparison;
 use serde_json::{Value, json};
 
 use super::sequence;
 use super::svg::{escape, timeline};
 use super::trace::{facts, port_text};
-use crate::host::documented::Comparison;
 use crate::trace::{Account, Content, Conversation, Line, Played, Row, word};
 
 const STYLE: &str = include_str!("html/page.css");

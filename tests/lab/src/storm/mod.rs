@@ -12,15 +12,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use machine::image::PeFile;
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Irql, Kernel, LeakReport, Options, Stop, parameters_key};
+use machine::schedule::{self, Log, Random, Scheduling, Thread};
+use machine::wfp::{BfeState, Engine};
+use machine::{Machine, StartError};
 use promise::{EXEMPT, Promise, Wanted};
 
-use crate::image::PeFile;
-use crate::machine::{Machine, SERVICE, StartError};
-use crate::nt::registry::RegistryValue;
-use crate::nt::{Irql, Kernel, LeakReport, Options, Stop, parameters_key};
-use crate::schedule::{self, Log, Random, Scheduling, Thread};
+use crate::hushport::{self, SERVICE};
 use crate::traffic::{Family, Indication, SYN, Traffic};
-use crate::wfp::{BfeState, Engine};
 
 /// A machine with a driver that can be started and stopped over and over.
 pub trait Subject: Send {
@@ -43,7 +44,7 @@ pub struct Loaded {
 impl Loaded {
     /// A machine for a file that was read before.
     pub fn new(file: Arc<PeFile>, options: Options) -> Self {
-        Self { machine: Machine::new(options), file }
+        Self { machine: hushport::machine(options), file }
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::machine::SERVICE;
-use crate::nt::registry::RegistryValue;
-use crate::nt::{Kernel, parameters_key};
-use crate::schedule::Random;
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Kernel, parameters_key};
+use machine::schedule::Random;
+
+use crate::hushport::SERVICE;
 
 /// The port that [`Wanted::SilentBut`] leaves alone.
 pub(super) const EXEMPT: u16 = 22;

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
+use machine::notes;
 use serde_json::Value;
 
 use super::limit::Children;
-use crate::notes;
 use crate::setup;
 
 /// A program of tests.

@@ -17,8 +17,8 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use object::{Object, ObjectSection, ObjectSymbol};
 
-use crate::image::{PeFile, Symbols, unwinder};
-use crate::notes;
+use machine::image::{PeFile, Symbols, unwinder};
+use machine::notes;
 
 /// Frames shown of a thread.
 const MOST_FRAMES: usize = 40;
@@ -80,7 +80,7 @@ struct Code {
     unwinder: UnwinderX86_64<Vec<u8>>,
     /// Images of drivers, by address.
     images: BTreeMap<u64, Arc<PeFile>>,
-    image_unwinder: UnwinderX86_64<crate::image::UnwindBytes>,
+    image_unwinder: UnwinderX86_64<machine::image::UnwindBytes>,
 }
 
 /// A program or library.

@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use machine::host::documented::Comparison;
+use machine::host::{Ends, Event, Record};
+use machine::wfp::{ActionType, Invocation, RIGHT_ACTION_WRITE};
 use serde::Serialize;
 
 use super::timeline::Timeline;
-use crate::host::documented::Comparison;
-use crate::host::{Ends, Event, Record};
 use crate::report::{Flows, Watched};
-use crate::wfp::{ActionType, Invocation, RIGHT_ACTION_WRITE};
 
 /// How much is kept in detail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

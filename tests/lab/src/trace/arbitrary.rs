@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
+use machine::etw::{Enable, Filter as Events, ZeroKeyword};
+use machine::host::{Ends, Record, Variants};
+use machine::nt::{Kernel, Trace};
+use machine::wfp::Engine;
 
 use super::replay::Finished;
 use super::{Account, Limits, Replay, Roles, Survey, Witness, feed};
-use crate::etw::{Enable, Filter as Events, HUSHPORT, ZeroKeyword};
-use crate::host::{Ends, Record, Variants};
-use crate::nt::{Kernel, Trace};
+use crate::hushport::EVENT_PROVIDER;
 use crate::report::Watched;
-use crate::wfp::Engine;
 
 /// Flags by what is common: `FSRPAU` from the lowest bit on.
 const FLAGS: [u8; 16] =
@@ -215,8 +216,8 @@ impl Player {
         let reported = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&reported);
         let filter = Events { level: 0, any: ORDER, all: 0 };
-        let enable = Enable { provider: HUSHPORT, filter, zero: ZeroKeyword::default() };
-        let listening = Box::new(move |event: &crate::etw::Event| {
+        let enable = Enable { provider: EVENT_PROVIDER, filter, zero: ZeroKeyword::default() };
+        let listening = Box::new(move |event: &machine::etw::Event| {
             if event.name == "OrderDeviation" {
                 heard.lock().unwrap_or_else(PoisonError::into_inner).push(format!("{event:?}"));
             }

@@ -16,10 +16,11 @@
 use std::fmt;
 use std::io::Read;
 
+use machine::wire::Way;
+
 use super::link;
 use super::pcapng::Section;
 use super::source::Source;
-use crate::wire::Way;
 
 /// The most bytes a frame can have: libpcap's MAXIMUM_SNAPLEN.
 pub(super) const LARGEST_FRAME: u32 = 262_144;

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use machine::host::{Direction, Ends, Event, Gate, Layer, Scene};
+use machine::wfp::FlowHandle;
+use machine::wire::{Parsed, Tcp, protocol};
+
 use super::feed::Item;
 use super::progress::{Side, State, end};
 use super::replay::{Replay, Witness};
 use super::room::make_room;
-use crate::host::{Direction, Ends, Event, Gate, Layer, Scene};
-use crate::wfp::FlowHandle;
-use crate::wire::{Parsed, Tcp, protocol};
 
 /// A connection's addresses, local first.
 pub(super) type Pair = (SocketAddr, SocketAddr);

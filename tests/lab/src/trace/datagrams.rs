@@ -5,16 +5,16 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
+use machine::host::{
+    Direction, Event, Gate, IDLE, Layer, RecordId, Scene, UdpDiscard, echo_request, flag, reason,
+};
+use machine::wfp::FlowHandle;
+use machine::wire::{Family, Parsed, Transport, protocol};
 
 use super::feed::Item;
 use super::replay::{Key, Replay, Witness};
 use super::room::make_room;
 use super::survey::refused;
-use crate::host::{
-    Direction, Event, Gate, IDLE, Layer, RecordId, Scene, UdpDiscard, echo_request, flag, reason,
-};
-use crate::wfp::FlowHandle;
-use crate::wire::{Family, Parsed, Transport, protocol};
 
 /// Flows of datagrams and when each was last heard of; an echo's identifier
 /// stands for the remote port (*ALE Stateful Filtering*: 5-tuple, for ICMP

@@ -8,13 +8,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use machine::host::Fragments;
+use machine::wire::{Parsed, Transport, Way, protocol};
 use serde::Serialize;
 
 use super::capture::{Damage, Frame, Reader};
 use super::link::{self, Cast, Found, Skip, link_name};
-use crate::host::Fragments;
 use crate::report::printable;
-use crate::wire::{Parsed, Transport, Way, protocol};
 
 /// An IP packet of the capture.
 pub struct Item<'a> {

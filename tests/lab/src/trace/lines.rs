@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use anyhow::Result;
+use machine::host::Ends;
+use machine::host::documented::Comparison;
+use machine::wfp::ActionType;
 use serde::Serialize;
 
 use super::{Answers, Played, Step, Tally, Told, Traffic, Unplayed};
-use crate::host::Ends;
-use crate::host::documented::Comparison;
-use crate::wfp::ActionType;
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]

@@ -50,6 +50,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use machine::host::{Counters, Ends, Filter, Record, Variants};
 
 pub use account::{Account, Answers, Content, Conversation, Limits, Row, Step};
 pub use capture::{Damage, Frame, Reader};
@@ -61,7 +62,6 @@ pub use roles::{Ballot, Prefix, Roles, Seen};
 pub use survey::Survey;
 pub use timeline::{COLUMNS, Line, Port, Timeline};
 
-use crate::host::{Counters, Ends, Filter, Record, Variants};
 use crate::report::printable;
 
 /// How a capture is to be played.
@@ -108,7 +108,7 @@ pub type Listener<'a> = Box<dyn FnMut(&Told<'_>) -> Result<bool> + 'a>;
 #[derive(Debug)]
 pub enum Told<'a> {
     /// A packet or call, how it compares, and what was said at each layer.
-    Record(&'a Record, &'a crate::host::documented::Comparison, &'a [Step]),
+    Record(&'a Record, &'a machine::host::documented::Comparison, &'a [Step]),
     /// An answer that was kept back.
     KeptBack(Duration, Ends),
 }

@@ -5,8 +5,8 @@
 //! 9293's, 3.10.7, as far as packets tell; what a stack would refuse does
 //! nothing here.
 
-use crate::host::{Direction, Event, is_plain_syn, stream_flag};
-use crate::wire::{Parsed, Tcp, TcpFlags};
+use machine::host::{Direction, Event, is_plain_syn, stream_flag};
+use machine::wire::{Parsed, Tcp, TcpFlags};
 
 const ACK: TcpFlags = TcpFlags::ACK;
 const FIN: TcpFlags = TcpFlags::FIN;

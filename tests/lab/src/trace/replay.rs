@@ -2,7 +2,7 @@
 //!
 //! Each packet goes through the layers that *TCP Packet Flows* and *UDP Packet
 //! Flows* give for it, with the same fields, metadata and data as the host's
-//! own ([`crate::host`]). What TCP would know, the connections here know from
+//! own ([`machine::host`]). What TCP would know, the connections here know from
 //! the packets. Where the driver keeps an answer back that the capture holds,
 //! the answer is not played: with the driver it would not have been.
 
@@ -12,6 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use machine::host::{
+    Counters, Direction, Ends, Event, Filter, Gate, Layer, Log, Options, Record, RecordId, Scene, Variants,
+    flag, reason,
+};
+use machine::wire::{Parsed, Transport};
 
 use super::connection::Connections;
 use super::datagrams::Flows;
@@ -19,11 +24,6 @@ use super::feed::{Item, Visitor};
 use super::roles::Roles;
 use super::room::make_room;
 use super::survey::Survey;
-use crate::host::{
-    Counters, Direction, Ends, Event, Filter, Gate, Layer, Log, Options, Record, RecordId, Scene, Variants,
-    flag, reason,
-};
-use crate::wire::{Parsed, Transport};
 
 /// Two sockets and a protocol, the local one first.
 pub(super) type Key = (u8, SocketAddr, SocketAddr);

@@ -5,8 +5,9 @@ use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
 
+use machine::wire::{Family, Way};
+
 use super::link::Cast;
-use crate::wire::{Family, Way};
 
 /// An address and how many of its bits count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

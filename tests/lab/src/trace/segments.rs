@@ -1,13 +1,15 @@
 //! TCP segments, each shown to the layers that it passes.
 
 use anyhow::Result;
+use machine::host::{
+    Direction, Ends, Event, Layer, RecordId, Scene, flag, is_plain_syn, reason, stream_flag,
+};
+use machine::wire::{Parsed, Tcp, TcpFlags, protocol};
 
 use super::connection::Pair;
 use super::feed::Item;
 use super::progress::{Progress, Side, State, end};
 use super::replay::{Replay, Witness};
-use crate::host::{Direction, Ends, Event, Layer, RecordId, Scene, flag, is_plain_syn, reason, stream_flag};
-use crate::wire::{Parsed, Tcp, TcpFlags, protocol};
 
 const ACK: TcpFlags = TcpFlags::ACK;
 const RST: TcpFlags = TcpFlags::RST;

@@ -9,12 +9,12 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
 
 use anyhow::Result;
+use machine::host::is_plain_syn;
+use machine::wire::{Family, Parsed, Tcp, TcpFlags, Transport, protocol};
 
 use super::feed::{Item, Visitor};
 use super::link::whole;
 use super::roles::{Ballot, Prefix, Roles, Seen};
-use crate::host::is_plain_syn;
-use crate::wire::{Family, Parsed, Tcp, TcpFlags, Transport, protocol};
 
 /// The most conversations told apart, connections and sockets kept, and changes
 /// of one socket.

@@ -4,11 +4,11 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::process::{Command, Output};
 
-use lab::host::Application;
-use lab::nt::registry::RegistryValue;
 use lab::setup::{self, Need, Target};
-use lab::wire::Family;
 use lab::world::{Plan, World};
+use machine::host::Application;
+use machine::nt::registry::RegistryValue;
+use machine::wire::Family;
 
 fn scanner(arguments: &[&str]) -> Command {
     setup::ensure(&[Need::PYTHON]).unwrap();

@@ -3,10 +3,10 @@
 
 use std::time::{Duration, Instant};
 
-use lab::etw::Event;
-use lab::machine::{Machine, SERVICE};
-use lab::nt::registry::{RegistryValue, Reply};
-use lab::nt::{Options, Trace, parameters_key};
+use lab::hushport::{self, SERVICE};
+use machine::etw::Event;
+use machine::nt::registry::{RegistryValue, Reply};
+use machine::nt::{Options, Trace, parameters_key};
 
 use super::events::{session, settled};
 use super::stealth::{Bench, Probe};
@@ -50,7 +50,7 @@ fn refused(event: &Event) -> (&str, &str) {
 
 /// A running driver whose policy exempts the probe's port.
 fn exempting() -> (Bench, Trace) {
-    let machine = Machine::new(Options::default());
+    let machine = hushport::machine(Options::default());
     machine.set_value(PORTS, list(&["23"]));
     let bench = Bench::start(machine);
     let trace = session(&bench.machine);

@@ -3,11 +3,12 @@
 use lab::bench::indication::Subject;
 use lab::bench::stage::Stage;
 use lab::counters::Counters;
-use lab::etw::{Enable, HUSHPORT};
-use lab::nt::registry::RegistryValue;
-use lab::nt::{Irql, Options};
+use lab::hushport::EVENT_PROVIDER;
 use lab::traffic::Family;
-use lab::wfp::Value;
+use machine::etw::Enable;
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Irql, Options};
+use machine::wfp::Value;
 
 fn stage(net_buffers: usize) -> Stage {
     let options = Options { net_buffers, classify_irql: Irql::PASSIVE, ..Options::default() };
@@ -20,7 +21,7 @@ fn stage(net_buffers: usize) -> Stage {
 fn every_packet_of_a_list_is_counted_with_its_bytes() {
     for net_buffers in [1, 2, 5, 12] {
         let mut stage = stage(net_buffers);
-        let session = stage.machine.kernel().trace(Enable::all(HUSHPORT), None);
+        let session = stage.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
         for family in [Family::V4, Family::V6] {
             for irql in [Irql::PASSIVE, Irql::DISPATCH] {
                 let subject = Subject::syn(family);

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lab::etw::{Enable, Event, Filter, HUSHPORT, Value, ZeroKeyword};
-use lab::machine::Machine;
-use lab::nt::registry::RegistryValue;
-use lab::nt::{Options, Trace};
-use lab::wfp::{LayerData, Metadata, Request};
+use lab::hushport::{self, EVENT_PROVIDER};
+use machine::Machine;
+use machine::etw::{Enable, Event, Filter, Value, ZeroKeyword};
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Options, Trace};
+use machine::wfp::{LayerData, Metadata, Request};
 
 use super::stealth::{Bench, INTERFACE, Probe};
 
@@ -18,12 +19,12 @@ const SCANS: u64 = 0x8;
 const COUNTERS: u64 = 0x40;
 
 pub fn session(machine: &Machine) -> Trace {
-    machine.kernel().trace(Enable::all(HUSHPORT), None)
+    machine.kernel().trace(Enable::all(EVENT_PROVIDER), None)
 }
 
 fn filtered(machine: &Machine, level: u8, any: u64, zero: ZeroKeyword) -> Trace {
     let filter = Filter { level, any, all: 0 };
-    machine.kernel().trace(Enable { provider: HUSHPORT, filter, zero }, None)
+    machine.kernel().trace(Enable { provider: EVENT_PROVIDER, filter, zero }, None)
 }
 
 pub fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
@@ -56,7 +57,7 @@ pub fn settled(trace: &Trace) {
 fn observe(bench: &Bench) {
     let engine = bench.machine.engine();
     let layer = engine.layer_by_name("OUTBOUND_IPPACKET_V4").unwrap();
-    let values = vec![lab::wfp::Value::Empty; layer.fields];
+    let values = vec![machine::wfp::Value::Empty; layer.fields];
     let metadata = Metadata::default();
     engine.classify(&Request {
         layer: layer.id,
@@ -70,8 +71,8 @@ fn observe(bench: &Bench) {
 fn silence(bench: &Bench) {
     let engine = bench.machine.engine();
     let layer = engine.layer_by_name("INBOUND_TRANSPORT_V4_DISCARD").unwrap();
-    let mut values = vec![lab::wfp::Value::Empty; layer.fields];
-    values[layer.field("IP_PROTOCOL").unwrap()] = lab::wfp::Value::Uint8(6);
+    let mut values = vec![machine::wfp::Value::Empty; layer.fields];
+    values[layer.field("IP_PROTOCOL").unwrap()] = machine::wfp::Value::Uint8(6);
     let metadata = Metadata::default();
     let data = LayerData::None;
     let request = Request { layer: layer.id, values: &values, metadata: &metadata, data };
@@ -80,13 +81,13 @@ fn silence(bench: &Bench) {
 
 #[test]
 fn a_session_from_before_the_start_hears_the_whole_life() {
-    let mut machine = Machine::new(Options::default());
+    let mut machine = hushport::machine(Options::default());
     let trace = session(&machine);
     machine.start(&lab::setup::build(lab::setup::Target::X64).unwrap().sys).unwrap();
     settled(&trace);
     assert!(machine.stop().unwrap().is_empty());
     let events = trace.events();
-    assert!(events.iter().all(|event| event.provider == "Hushport" && event.provider_id == HUSHPORT));
+    assert!(events.iter().all(|event| event.provider == "Hushport" && event.provider_id == EVENT_PROVIDER));
     let names: Vec<_> = events.iter().map(|event| &*event.name).collect();
     assert_eq!(names, ["PolicyApplied", "Started", "PolicyApplied", "Counters", "Stopped"], "{events:#?}");
     assert_eq!(events[0].text("Occasion"), "Start");
@@ -188,7 +189,7 @@ fn sessions_get_what_their_level_and_keywords_ask_for() {
 
 #[test]
 fn a_session_that_comes_or_asks_is_told_the_state() {
-    let machine = Machine::new(Options::default());
+    let machine = hushport::machine(Options::default());
     machine.set("Mode", 1);
     machine.set("ScanPorts", 0);
     let early = session(&machine);
@@ -219,7 +220,7 @@ fn a_session_that_comes_or_asks_is_told_the_state() {
 
 #[test]
 fn a_change_of_the_registry_is_said_and_a_bad_one_named() {
-    let machine = Machine::new(Options::default());
+    let machine = hushport::machine(Options::default());
     machine.set_value("ExemptPorts", RegistryValue::multi_sz(["113", "8100-8000"]));
     let trace = session(&machine);
     let bench = Bench::start(machine);
@@ -347,7 +348,7 @@ fn sessions_come_and_go_under_traffic_and_unload() {
         let sessions = scope.spawn(|| {
             let mut heard = 0;
             while !done.load(Ordering::Acquire) {
-                let trace = kernel.trace(Enable::all(HUSHPORT), None);
+                let trace = kernel.trace(Enable::all(EVENT_PROVIDER), None);
                 trace.capture_state();
                 heard += trace.events().len();
             }
@@ -355,9 +356,9 @@ fn sessions_come_and_go_under_traffic_and_unload() {
         });
         scope.spawn(|| {
             let layer = engine.layer_by_name("OUTBOUND_IPPACKET_V4").unwrap();
-            let values = vec![lab::wfp::Value::Empty; layer.fields];
+            let values = vec![machine::wfp::Value::Empty; layer.fields];
             let metadata = Metadata::default();
-            kernel.on_processor(1, lab::nt::Irql::PASSIVE, |_| {
+            kernel.on_processor(1, machine::nt::Irql::PASSIVE, |_| {
                 while !done.load(Ordering::Acquire) {
                     let data = LayerData::None;
                     engine.classify(&Request { layer: layer.id, values: &values, metadata: &metadata, data });

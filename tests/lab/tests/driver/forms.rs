@@ -1,11 +1,11 @@
 //! Forms that other tools know: the driver refuses each, and takes what the lab
 //! says to write instead.
 
-use lab::machine::{Machine, SERVICE};
-use lab::nt::registry::RegistryValue;
-use lab::nt::{Options, parameters_key};
+use lab::hushport::{self, SERVICE};
 use lab::policy::state::await_reading;
 use lab::policy::{State, forms};
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Options, parameters_key};
 
 use super::stealth::Bench;
 
@@ -107,7 +107,7 @@ impl Asked {
 
 #[test]
 fn what_is_said_to_write_instead_is_taken() {
-    let machine = Machine::new(Options::default());
+    let machine = hushport::machine(Options::default());
     machine.set("Mode", 2);
     let asked = Asked(Bench::start(machine));
     for (list, entry, written) in ENTRIES {
@@ -135,7 +135,7 @@ fn what_is_said_to_write_instead_is_taken() {
 /// What is meant as it stands is taken, too.
 #[test]
 fn entries_that_are_good_are_taken() {
-    let machine = Machine::new(Options::default());
+    let machine = hushport::machine(Options::default());
     machine.set("Mode", 2);
     let asked = Asked(Bench::start(machine));
     for (list, entries) in [

@@ -1,13 +1,14 @@
 //! Traffic at the driver's filters when their callouts are gone: it passes.
 
 use lab::bench::indication::Subject;
-use lab::machine::Machine;
-use lab::nt::Options;
-use lab::nt::journal::Call;
+use lab::hushport;
 use lab::setup::{self, Target};
-use lab::status::Status;
 use lab::traffic::{Family, Indication};
-use lab::wfp::{
+use machine::Machine;
+use machine::nt::Options;
+use machine::nt::journal::Call;
+use machine::status::Status;
+use machine::wfp::{
     ActionType, Callout, Change, Decision, DisplayData, Engine, Filter, Guid, LayerInfo, Provider, Session,
     Sublayer, Value,
 };
@@ -42,7 +43,7 @@ fn decisions(engine: &Engine, layer: &'static LayerInfo) -> Vec<Decision> {
 
 /// A driver whose calls were recorded, silent about everything that it can be.
 fn started() -> (Machine, Vec<Call>) {
-    let mut machine = Machine::new(Options::default());
+    let mut machine = hushport::machine(Options::default());
     machine.set("SilenceEcho", 1);
     machine.kernel().journal().start();
     machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();

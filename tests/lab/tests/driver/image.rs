@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use lab::image::lint::{self, Rule};
-use lab::image::{PeFile, Symbols};
 use lab::setup::{self, Target};
+use machine::image::lint::{self, Rule};
+use machine::image::{PeFile, Symbols};
 
 fn linked(target: Target) -> Arc<PeFile> {
     Arc::new(PeFile::read(&setup::build(target).unwrap().sys).unwrap())

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use lab::machine::{Machine, StartError};
-use lab::nt::Options;
+use lab::hushport;
 use lab::setup::{self, Target};
-use lab::status::Status;
-use lab::wfp::{
+use machine::StartError;
+use machine::nt::Options;
+use machine::status::Status;
+use machine::wfp::{
     ActionType, BfeState, Callout, Change, DisplayData, Engine, Filter, Guid, Provider, SESSION_FLAG_DYNAMIC,
     Session, Sublayer, Value,
 };
@@ -26,7 +27,7 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
 
 #[test]
 fn unload_leaves_nothing_and_a_machine_takes_the_driver_again() {
-    let mut machine = Machine::new(Options::default());
+    let mut machine = hushport::machine(Options::default());
     for _ in 0..3 {
         machine.start(sys()).unwrap();
         assert_eq!(machine.engine().objects().filters.len(), 66);
@@ -38,7 +39,7 @@ fn unload_leaves_nothing_and_a_machine_takes_the_driver_again() {
 
 #[test]
 fn the_driver_waits_for_bfe_and_survives_its_restart() {
-    let mut machine = Machine::new(Options::default());
+    let mut machine = hushport::machine(Options::default());
     let engine = machine.engine().clone();
     engine.set_bfe_state(BfeState::Stopped);
     machine.start(sys()).unwrap();
@@ -60,7 +61,7 @@ fn the_driver_waits_for_bfe_and_survives_its_restart() {
 /// runs again: the session that it had is gone all the same.
 #[test]
 fn a_restart_too_quick_to_be_followed_step_by_step_is_survived() {
-    let mut machine = Machine::new(Options::default());
+    let mut machine = hushport::machine(Options::default());
     let engine = machine.engine().clone();
     machine.start(sys()).unwrap();
     for _ in 0..50 {
@@ -74,7 +75,7 @@ fn a_restart_too_quick_to_be_followed_step_by_step_is_survived() {
 
 #[test]
 fn a_start_that_the_engine_refuses_leaves_nothing() {
-    let mut machine = Machine::new(Options::default());
+    let mut machine = hushport::machine(Options::default());
     let engine = machine.engine().clone();
     // Somebody else's object under the driver's provider key.
     machine.start(sys()).unwrap();
@@ -147,7 +148,7 @@ fn leave_behind(engine: &Engine, before: &[Change]) {
 
 #[test]
 fn what_an_earlier_run_left_is_cleared_away() {
-    let mut machine = Machine::new(Options::default());
+    let mut machine = hushport::machine(Options::default());
     let engine = machine.engine().clone();
     machine.start(sys()).unwrap();
     let before = engine.journal();
@@ -169,7 +170,7 @@ fn what_an_earlier_run_left_is_cleared_away() {
 /// `Observe` and `SilenceEcho` decide which filters there are; the session stays.
 #[test]
 fn filters_come_and_go_with_the_policy() {
-    let mut machine = Machine::new(Options::default());
+    let mut machine = hushport::machine(Options::default());
     let engine = machine.engine().clone();
     machine.start(sys()).unwrap();
     let sessions = || engine.journal().iter().filter(|change| **change == Change::EngineOpen).count();
@@ -190,9 +191,9 @@ fn filters_come_and_go_with_the_policy() {
 
 #[test]
 fn a_registry_value_of_another_type_or_out_of_range_leaves_the_default() {
-    use lab::nt::{parameters_key, registry::RegistryValue};
-    let mut machine = Machine::new(Options::default());
-    let key = parameters_key(lab::machine::SERVICE);
+    use machine::nt::{parameters_key, registry::RegistryValue};
+    let mut machine = hushport::machine(Options::default());
+    let key = parameters_key(lab::hushport::SERVICE);
     machine.kernel().set_value(&key, "Observe", RegistryValue::sz("0"));
     machine.set("Mode", 3);
     machine.set("SublayerWeight", 0x10000);

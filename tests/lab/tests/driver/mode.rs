@@ -1,10 +1,10 @@
 //! `Mode` 0 and 1 take effect whatever else is refused, and the events say so.
 
-use lab::etw::Event;
-use lab::machine::{Machine, SERVICE};
-use lab::nt::registry::RegistryValue;
-use lab::nt::{Options, Trace, parameters_key};
+use lab::hushport::{self, SERVICE};
 use lab::policy::state::await_reading;
+use machine::etw::Event;
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Options, Trace, parameters_key};
 
 use super::events::{named, session};
 use super::stealth::{Bench, Probe};
@@ -17,7 +17,7 @@ struct Told {
 
 impl Told {
     fn start(values: &[(&str, RegistryValue)]) -> Self {
-        let machine = Machine::new(Options::default());
+        let machine = hushport::machine(Options::default());
         // Read once more when the watch begins.
         machine.set("Trace", 1);
         for (name, value) in values {

@@ -3,10 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lab::machine::{Machine, SERVICE};
-use lab::nt::registry::RegistryValue;
-use lab::nt::{NblLayout, Options, Trace, parameters_key};
-use lab::wfp::{Discard, LayerData, Metadata, Packet, Request, Value};
+use lab::hushport::{self, SERVICE};
+use machine::Machine;
+use machine::nt::registry::RegistryValue;
+use machine::nt::{NblLayout, Options, Trace, parameters_key};
+use machine::wfp::{Discard, LayerData, Metadata, Packet, Request, Value};
 
 use super::events::{named, session};
 use super::stealth::{Bench, INTERFACE, Probe};
@@ -60,7 +61,7 @@ fn the_lists_exempt_from_the_start_and_live() {
         ("ExemptInterfaces", ["0x6007000000000", "0x18000000000000"], ["Silenced"; 2]),
     ] {
         for live in [false, true] {
-            let machine = Machine::new(Options::default());
+            let machine = hushport::machine(Options::default());
             if !live {
                 set(&machine, name, list(&entries));
             }
@@ -87,7 +88,7 @@ fn the_lists_exempt_from_the_start_and_live() {
 
 #[test]
 fn at_the_start_a_refused_value_is_its_default_and_the_others_hold() {
-    let machine = Machine::new(Options::default());
+    let machine = hushport::machine(Options::default());
     set(&machine, "Mode", RegistryValue::dword(1));
     set(&machine, "ExemptPorts", list(&["113", "8100-8000"]));
     set(&machine, "ExemptPrefixes", list(&["fd77::/16"]));
@@ -149,7 +150,7 @@ fn a_key_that_goes_means_the_defaults_and_comes_back() {
 #[test]
 fn without_a_key_the_driver_starts_and_ends() {
     for _ in 0..3 {
-        Bench::start(Machine::new(Options::default())).end();
+        Bench::start(hushport::machine(Options::default())).end();
     }
 }
 
@@ -178,7 +179,7 @@ fn policies_change_under_packets() {
             let decision = bench
                 .machine
                 .kernel()
-                .on_processor(processor, lab::nt::Irql::PASSIVE, |_| engine.classify(&request));
+                .on_processor(processor, machine::nt::Irql::PASSIVE, |_| engine.classify(&request));
             match decision.blocked() {
                 true => blocked += 1,
                 false => passed += 1,

@@ -1,9 +1,10 @@
 //! What the driver puts into the engine, in which order.
 
-use lab::machine::Machine;
-use lab::nt::Options;
+use lab::hushport;
 use lab::setup::{self, Target};
-use lab::wfp::{Change, Engine, Guid};
+use machine::Machine;
+use machine::nt::Options;
+use machine::wfp::{Change, Engine, Guid};
 
 /// The layers as "TCP packet flows" first comes to them (bind, listen, connect,
 /// SYN out, SYN in, SYN-ACK in, data), then those beside its flows; whether
@@ -44,7 +45,7 @@ fn expected() -> Vec<String> {
 }
 
 fn started(values: &[(&str, u32)]) -> Machine {
-    let mut machine = Machine::new(Options::default());
+    let mut machine = hushport::machine(Options::default());
     for (name, number) in values {
         machine.set(name, *number);
     }

@@ -1,11 +1,11 @@
 //! Real nmap against the host, and the wire's word for it.
 
-use lab::host::{Application, Variants};
-use lab::nt::registry::RegistryValue;
 use lab::scan;
 use lab::setup::{self, Target};
-use lab::wire::Family;
 use lab::world::{Plan, World};
+use machine::host::{Application, Variants};
+use machine::nt::registry::RegistryValue;
+use machine::wire::Family;
 
 const OPEN: u16 = 80;
 const PORTS: &str = "70-90";

@@ -5,14 +5,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use lab::etw::{Enable, Event, HUSHPORT, Value};
-use lab::machine::Machine;
-use lab::nt::journal::{self, Call};
-use lab::nt::{Irql, Options, Trace, foreign};
+use lab::hushport::{self, EVENT_PROVIDER};
 use lab::scan::Technique;
 use lab::setup::{self, Target};
 use lab::traffic::Family;
-use lab::wire;
+use machine::Machine;
+use machine::etw::{Enable, Event, Value};
+use machine::nt::journal::{self, Call};
+use machine::nt::{Irql, Options, Trace, foreign};
+use machine::wire;
 
 use super::verdicts::{Decision, Kind, packet_to};
 use super::watching::{end, eventually, plan, start};
@@ -32,11 +33,11 @@ struct Bench {
 
 impl Bench {
     fn new(processors: u32, window_ms: u32) -> Self {
-        let mut machine = Machine::new(Options { processors, ..Options::default() });
+        let mut machine = hushport::machine(Options { processors, ..Options::default() });
         machine.set("ScanWindowMs", window_ms);
         machine.kernel().journal().start();
         machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
-        let trace = machine.kernel().trace(Enable::all(HUSHPORT), None);
+        let trace = machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
         Self { machine, trace }
     }
 

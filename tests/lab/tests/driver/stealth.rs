@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use lab::counters::Counters;
-use lab::machine::Machine;
-use lab::nt::{Irql, MdlMapping, NblLayout, Options};
+use lab::hushport;
 use lab::setup::{self, Target};
-use lab::status::Status;
-use lab::wfp::{
+use machine::Machine;
+use machine::nt::{Irql, MdlMapping, NblLayout, Options};
+use machine::status::Status;
+use machine::wfp::{
     ActionType, CLASSIFY_OUT_FLAG_ABSORB, Decision, Discard, DisplayData, FILTER_FLAG_CLEAR_ACTION_RIGHT,
     Filter, FlowHandle, Guid, LayerData, Metadata, Packet, Request, Session, Sublayer, Value,
 };
@@ -57,7 +58,7 @@ pub struct Bench {
 
 impl Bench {
     pub fn new(options: Options, values: &[(&str, u32)]) -> Self {
-        let machine = Machine::new(options);
+        let machine = hushport::machine(options);
         for (name, number) in values {
             machine.set(name, *number);
         }

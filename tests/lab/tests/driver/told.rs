@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use lab::bench::indication::Subject;
 use lab::bench::stage::{Stage, layer_name};
-use lab::etw::{Enable, Event, Filter, HUSHPORT, Value, ZeroKeyword};
-use lab::nt::fwp::prepared;
-use lab::nt::registry::RegistryValue;
-use lab::nt::{Irql, Options, Trace};
+use lab::hushport::EVENT_PROVIDER;
 use lab::traffic::Family;
+use machine::etw::{Enable, Event, Filter, Value, ZeroKeyword};
+use machine::nt::fwp::prepared;
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Irql, Options, Trace};
 
 use super::events::{named, session, settled};
 
@@ -227,7 +228,7 @@ fn a_flow_is_written_for_whom_it_is_meant_alone() {
         (INFORMATION, FLOWS | 1, FLOWS | 1, 0),
     ] {
         let filter = Filter { level, any, all };
-        let trace = kernel.trace(Enable { provider: HUSHPORT, filter, zero: ZeroKeyword::AsAll }, None);
+        let trace = kernel.trace(Enable { provider: EVENT_PROVIDER, filter, zero: ZeroKeyword::AsAll }, None);
         let before = kernel.call_count("EtwWriteTransfer");
         let flow = stage.begin_flow(&Subject::syn(Family::V4)).unwrap();
         stage.machine.engine().flow_end(flow);

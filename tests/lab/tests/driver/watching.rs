@@ -6,16 +6,17 @@ use std::net::{TcpStream, UdpSocket};
 use std::ops::Deref;
 use std::time::{Duration, Instant};
 
-use lab::etw::{Enable, Event, Filter, HUSHPORT, Value, ZeroKeyword};
-use lab::host::{Application, Disorder, Fault};
-use lab::nt::Trace;
-use lab::nt::registry::RegistryValue;
+use lab::hushport::EVENT_PROVIDER;
 use lab::scan::Technique;
 use lab::setup::{self, Target};
 use lab::variants::Variant;
-use lab::wfp::Engine;
-use lab::wire::Family;
 use lab::world::{Plan, World};
+use machine::etw::{Enable, Event, Filter, Value, ZeroKeyword};
+use machine::host::{Application, Disorder, Fault};
+use machine::nt::Trace;
+use machine::nt::registry::RegistryValue;
+use machine::wfp::Engine;
+use machine::wire::Family;
 
 const OPEN: u16 = 80;
 const ECHO: u16 = 7;
@@ -47,7 +48,7 @@ impl Deref for Watched {
 
 pub fn start(plan: &Plan<'_>) -> Watched {
     let world = World::start(plan).unwrap();
-    let session = world.machine.kernel().trace(Enable::all(HUSHPORT), None);
+    let session = world.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
     Watched { world, session }
 }
 
@@ -275,7 +276,7 @@ fn a_scan_is_reported_once_and_a_visitor_is_not() {
 fn a_scan_is_reported_to_who_wants_no_more() {
     let world = World::start(&plan(&[])).unwrap();
     let filter = Filter { level: 0, any: SCANS | COUNTERS, all: 0 };
-    let enable = Enable { provider: HUSHPORT, filter, zero: ZeroKeyword::AsAll };
+    let enable = Enable { provider: EVENT_PROVIDER, filter, zero: ZeroKeyword::AsAll };
     let session = world.machine.kernel().trace(enable, None);
     is_a_scan_reported_once(Watched { world, session });
 }

@@ -1,6 +1,6 @@
 //! Calls into the driver, and its calls of exports.
 
-use lab::image::{FaultKind, Stop};
+use machine::image::{FaultKind, Stop};
 
 use crate::exports::SITE;
 use crate::harness::{Driver, Routine, line_of};
@@ -22,24 +22,24 @@ fn calls_nest_on_one_stack() {
     assert_eq!(driver.run(Routine::Depth, 20).expect("runs"), 20);
     let report = driver.fault(Routine::Depth, 5000);
     assert_eq!(report.kind, FaultKind::StackOverflow);
-    assert!(!lab::image::in_call());
+    assert!(!machine::image::in_call());
 }
 
 #[test]
 fn the_stack_used_is_measured() {
     let driver = Driver::start();
-    lab::image::stack_used_reset();
+    machine::image::stack_used_reset();
     driver.run(Routine::Count, 0).expect("counts");
-    let little = lab::image::stack_used();
+    let little = machine::image::stack_used();
     driver.run(Routine::Spend, 0).expect("spends");
-    let much = lab::image::stack_used();
+    let much = machine::image::stack_used();
     assert!(little < 300, "{little} bytes for a leaf");
     assert!((3000..3600).contains(&much), "{much} bytes for a frame of 3000");
-    lab::image::stack_used_reset();
-    assert_eq!(lab::image::stack_used(), 0);
+    machine::image::stack_used_reset();
+    assert_eq!(machine::image::stack_used(), 0);
     // The export's own megabyte is not the driver's.
     driver.run(Routine::Registers, 0).expect("calls an export");
-    let with_export = lab::image::stack_used();
+    let with_export = machine::image::stack_used();
     assert!(with_export < 1000, "{with_export} bytes");
 }
 
@@ -85,12 +85,12 @@ fn an_export_knows_where_it_was_called() {
     driver.run(Routine::Nested, 1).expect("runs");
     let site = SITE.get().expect("called back");
     let line = line_of("LabCallback(called_back");
-    let text = lab::image::describe(site);
+    let text = machine::image::describe(site);
     assert!(text.starts_with("driver.sys+0x"), "{text}");
     assert!(text.contains("(.text, driver::nested at "), "{text}");
     assert!(text.ends_with(&format!("driver.rs:{line})")), "{text}");
-    assert_eq!(lab::image::call_site(), None);
+    assert_eq!(machine::image::call_site(), None);
     let (counters, _) = driver.image.data("COUNTERS").expect("in the PDB");
-    let text = lab::image::describe(counters + 8);
+    let text = machine::image::describe(counters + 8);
     assert!(text.ends_with("driver::COUNTERS+0x8)"), "{text}");
 }

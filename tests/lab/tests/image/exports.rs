@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::ffi::c_void;
 use std::hint::black_box;
 
-use lab::image::{Export, Stop, call, escape};
+use machine::image::{Export, Stop, call, escape};
 
 static LAB_NUMBER: u32 = 4711;
 
@@ -28,7 +28,7 @@ thread_local! {
 }
 
 extern "win64" fn callback(routine: *const c_void, argument: u64) -> u64 {
-    SITE.set(lab::image::call_site());
+    SITE.set(machine::image::call_site());
     // SAFETY: the driver passes a routine of one argument.
     match unsafe { call(routine, &[argument]) } {
         Ok(value) => value,

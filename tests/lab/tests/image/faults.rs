@@ -1,7 +1,7 @@
 //! What driver code does wrong, and how it is named.
 #![expect(unsafe_code, reason = "maps memory for the driver and faults on purpose")]
 
-use lab::image::{Access, FaultKind, Stop};
+use machine::image::{Access, FaultKind, Stop};
 
 use crate::harness::{Driver, Routine, fault, line_of, run};
 
@@ -55,7 +55,7 @@ fn a_registered_describer_names_the_end_of_a_block() {
     assert_eq!(result, 0);
     let end = (block.expose_provenance() + PAGE) as u64;
     GUARD.set(end).expect("set once");
-    lab::image::register_describer(|address| {
+    machine::image::register_describer(|address| {
         let offset = address.checked_sub(*GUARD.get()?).filter(|&offset| offset < PAGE as u64)?;
         Some(format!("{offset} bytes beyond a pool block"))
     });
@@ -119,7 +119,7 @@ fn an_import_called_at_the_end_of_the_stack_is_an_overflow_of_the_driver() {
     assert_eq!(driver.run(Routine::Brink, 4096).expect("fits"), 0);
     // So close to the end that the frame of the import does not fit, while the
     // driver's own does.
-    let remaining = lab::image::stack_remaining() as u64;
+    let remaining = machine::image::stack_remaining() as u64;
     let mut in_gate = 0;
     for left in (0..512).step_by(16) {
         let Err(Stop::Fault(report)) = driver.run(Routine::Brink, remaining - left) else {
@@ -201,7 +201,7 @@ fn instructions_that_a_driver_may_not_use_are_named() {
 fn a_fault_in_a_nested_call_shows_all_calls() {
     let driver = Driver::start();
     let report = driver.fault(Routine::Nested, 0x100);
-    let name = |frame: &lab::image::Frame| match frame.symbols.last() {
+    let name = |frame: &machine::image::Frame| match frame.symbols.last() {
         Some(function) => function.function.clone(),
         None => frame.place.clone(),
     };

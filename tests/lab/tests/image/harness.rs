@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
-use lab::image::{FaultReport, Image, Stop, call};
+use machine::image::{FaultReport, Image, Stop, call};
 
 use crate::{build, exports};
 

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
-use lab::image::lint::{Report, Rule, lint};
-use lab::image::{Image, LoadError, PeError, PeFile};
+use machine::image::lint::{Report, Rule, lint};
+use machine::image::{Image, LoadError, PeError, PeFile};
 
 use crate::harness::source;
 use crate::patch::Patch;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use lab::image::{Image, LoadError, PeFile, SymbolError};
+use machine::image::{Image, LoadError, PeFile, SymbolError};
 
 use crate::exports;
 use crate::harness::{DRIVER, Driver, Routine};
@@ -67,7 +67,7 @@ fn symbols_come_from_the_matching_pdb_only() {
     let moved = folder.path().join("driver.sys");
     std::fs::copy(&*DRIVER, &moved).expect("copies");
     let lonely = Arc::new(PeFile::read(&moved).expect("parses"));
-    let error = lab::image::Symbols::of(&lonely).expect_err("no PDB beside it");
+    let error = machine::image::Symbols::of(&lonely).expect_err("no PDB beside it");
     let id = lonely.pdb.clone().expect("a CodeView record");
     assert!(error.to_string().contains(&id.guid.to_string()), "{error}");
 
@@ -79,7 +79,7 @@ fn symbols_come_from_the_matching_pdb_only() {
     std::fs::write(&other, bytes).expect("writes");
     std::fs::copy(DRIVER.with_extension("pdb"), folder.path().join("other.pdb")).expect("copies");
     let stranger = Arc::new(PeFile::read(&other).expect("parses"));
-    let error = lab::image::Symbols::of(&stranger).expect_err("another build's PDB");
+    let error = machine::image::Symbols::of(&stranger).expect_err("another build's PDB");
     assert!(matches!(error, SymbolError::Mismatch { .. }), "{error}");
 }
 

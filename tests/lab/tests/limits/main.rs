@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use lab::machine::Machine;
-use lab::nt::Options;
+use lab::hushport;
 use lab::setup;
 use lab::suites::{self, Children, Ended, Limits, Program, Summary, Verdict};
+use machine::nt::Options;
 
 /// Set, in the environment, for the planted tests: anybody else's run passes them by.
 const PLANTED: &str = "HUSHPORT_LAB_PLANTED";
@@ -33,7 +33,7 @@ mod planted {
         if !is_wanted() {
             return;
         }
-        let machine = Machine::new(Options { hang_limit: Duration::MAX, ..Options::default() });
+        let machine = hushport::machine(Options { hang_limit: Duration::MAX, ..Options::default() });
         std::thread::scope(|scope| {
             let visitor = std::thread::Builder::new().name("visitor".into());
             let kernel = machine.kernel();
@@ -45,7 +45,7 @@ mod planted {
     #[test]
     fn spins() {
         if is_wanted() {
-            let _never = Machine::new(Options::default()).start(&spinning_driver());
+            let _never = hushport::machine(Options::default()).start(&spinning_driver());
         }
     }
 

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use lab::etw::{Enable, HUSHPORT};
-use lab::host::Application;
-use lab::nt::registry::RegistryValue;
+use lab::hushport::EVENT_PROVIDER;
 use lab::setup::{self, Target};
-use lab::wire::{Family, Loss};
 use lab::world::{Plan, World};
+use machine::etw::Enable;
+use machine::host::Application;
+use machine::nt::registry::RegistryValue;
+use machine::wire::{Family, Loss};
 use nix::sys::socket::{setsockopt, sockopt::Linger};
 
 use super::net::{ECHO, HOLD, HTTP};
@@ -60,7 +61,7 @@ fn a_third_of_everything_lost_is_no_deviation() {
         ..Plan::default()
     };
     let mut world = World::start(&plan).unwrap();
-    let trace = world.machine.kernel().trace(Enable::all(HUSHPORT), None);
+    let trace = world.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
     let (done, end) = (Arc::new(Done::default()), Instant::now() + Duration::from_secs(seconds));
     let mut threads = Vec::new();
     for number in 0..CLIENTS {

@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use lab::etw::{Enable, Event, HUSHPORT};
-use lab::host::{Application, Filter, Host, Options, Stack, Variants};
-use lab::machine::Machine;
-use lab::nt::{self, Trace};
-use lab::schedule::Random;
+use lab::hushport::{self, EVENT_PROVIDER};
 use lab::setup::{self, Target};
-use lab::wfp::{Decision, FlowHandle, LayerId, Request};
-use lab::wire::{Family, Network};
+use machine::Machine;
+use machine::etw::{Enable, Event};
+use machine::host::{Application, Filter, Host, Options, Stack, Variants};
+use machine::nt::{self, Trace};
+use machine::schedule::Random;
+use machine::wfp::{Decision, FlowHandle, LayerId, Request};
+use machine::wire::{Family, Network};
 
 use super::weather::{Link, Tally, Weather};
 
@@ -29,10 +30,10 @@ pub struct Watched {
 
 impl Watched {
     pub fn start() -> Self {
-        let mut machine = Machine::new(nt::Options::default());
+        let mut machine = hushport::machine(nt::Options::default());
         machine.set("CheckOrder", 1);
         machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
-        let trace = machine.kernel().trace(Enable::all(HUSHPORT), None);
+        let trace = machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
         Self { machine, trace }
     }
 

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lab::wire::Family;
+use machine::wire::Family;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
@@ -220,8 +220,8 @@ fn count(net: &Net, tally: &mut Tally) {
     }
 }
 
-fn other(event: lab::host::Event) -> &'static str {
-    use lab::host::Event;
+fn other(event: machine::host::Event) -> &'static str {
+    use machine::host::Event;
     match event {
         Event::SynAgain => "a SYN again",
         Event::NothingNew => "nothing new",

@@ -6,7 +6,7 @@ use etherparse::{
     IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, PacketBuilder,
     TcpHeader, TcpHeaderSlice,
 };
-use lab::wire::TcpFlags;
+use machine::wire::TcpFlags;
 
 pub const SYN: u8 = TcpFlags::SYN.0;
 pub const ACK: u8 = TcpFlags::ACK.0;

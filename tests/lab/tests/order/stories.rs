@@ -4,9 +4,9 @@
 
 use std::sync::Arc;
 
-use lab::host::{Disorder, Disordered, Fault, Filter, Host};
-use lab::wfp::{Decision, Engine, FlowHandle, LayerData, LayerId, Packet, Request, Value};
-use lab::wire::Family;
+use machine::host::{Disorder, Disordered, Fault, Filter, Host};
+use machine::wfp::{Decision, Engine, FlowHandle, LayerData, LayerId, Packet, Request, Value};
+use machine::wire::Family;
 
 use super::net::{Changing, HTTP, Watched, host, host_at, peer_at};
 use super::segment::{ACK, FIN, PSH, RST, SYN, Segment, fragments, unreachable};

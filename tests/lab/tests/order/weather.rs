@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use lab::schedule::Random;
+use machine::schedule::Random;
 use proptest::prelude::*;
 
 use super::segment::{ACK, FIN, RST, SYN, Segment, fragments, unreachable};

@@ -28,7 +28,7 @@ fn the_inf_keeps_every_rule() {
 
 #[test]
 fn the_class_is_the_headers() {
-    let path = lab::setup::root().join("tests/lab/facts/guids.json");
+    let path = lab::setup::root().join("tests/machine/facts/guids.json");
     let guids: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     let guid = guids["SETUP_CLASS_WFPCALLOUTS"].as_str().unwrap();
     assert!(CLASS.1.eq_ignore_ascii_case(&format!("{{{guid}}}")));

@@ -5,8 +5,8 @@ mod play;
 
 use std::collections::BTreeSet;
 
-use lab::nt::Stop;
-use lab::verifier::{Rule, rules};
+use machine::nt::Stop;
+use machine::verifier::{Rule, rules};
 
 use play::{Outcome, consequence, driver, play, source};
 

@@ -2,16 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use lab::etw::Enable;
-use lab::machine::{Machine, StartError};
-use lab::nt::{Options, Stop};
 use lab::setup;
-use lab::status::Status;
-use lab::verifier::{Finding, Rule, rules};
-use lab::wfp::{
+use machine::etw::Enable;
+use machine::nt::{Options, Stop};
+use machine::status::Status;
+use machine::verifier::{Finding, Rule, rules};
+use machine::wfp::{
     ActionType, BfeState, Callout, DisplayData, Engine, FILTER_FLAG_CLEAR_ACTION_RIGHT, Filter, Guid,
     LayerData, LayerInfo, Metadata, Packet, Request, Session, SessionId, Sublayer, Value,
 };
+use machine::{Machine, StartError};
 
 /// The driver's source.
 pub fn source() -> PathBuf {
@@ -50,7 +50,7 @@ impl Outcome {
 /// Loads the driver with a bug chosen by name ("" for none), lets it classify a
 /// packet and hear of BFE, and unloads it.
 pub fn play(sys: &Path, bug: &str) -> Outcome {
-    let mut machine = Machine::for_service(Options::default(), "planted");
+    let mut machine = Machine::new("planted", Options::default());
     if !bug.is_empty() {
         machine.set("Bug", bug_id(bug));
     }

@@ -3,9 +3,9 @@
 use std::process::Command;
 use std::time::Instant;
 
-use lab::machine::Machine;
-use lab::nt::Options;
+use lab::hushport;
 use lab::storm::clean;
+use machine::nt::Options;
 
 use super::stage::file;
 
@@ -32,7 +32,7 @@ fn cycles_leave_memory_flat() {
     }
     let asked = std::env::var("HUSHPORT_LAB_CYCLES").ok();
     let cycles = asked.map_or(CYCLES, |text| text.parse().expect("HUSHPORT_LAB_CYCLES is a number"));
-    let mut machine = Machine::new(Options::default());
+    let mut machine = hushport::machine(Options::default());
     let mut cycle = || {
         machine.start_file(file()).unwrap();
         let left = machine.stop().unwrap();

@@ -7,12 +7,13 @@ use std::thread;
 
 use lab::bench::indication::Subject;
 use lab::bench::stage::Stage;
-use lab::etw::{Enable, HUSHPORT};
-use lab::nt::registry::RegistryValue;
-use lab::nt::{Irql, Options};
-use lab::schedule::Random;
+use lab::hushport::EVENT_PROVIDER;
 use lab::traffic::Family;
-use lab::wfp::FlowHandle;
+use machine::etw::Enable;
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Irql, Options};
+use machine::schedule::Random;
+use machine::wfp::FlowHandle;
 
 /// Flows that a processor counts for; places so far apart have the same slot
 /// (`logic::flow::slots`).
@@ -28,7 +29,7 @@ const PACKETS: u64 = 3_000;
 fn every_flow_ends_with_what_it_was_shown() {
     let values = ["Mode", "Observe"].map(|name| (name, RegistryValue::dword(1)));
     let stage = Stage::new(Options::default(), &values).unwrap();
-    let session = stage.machine.kernel().trace(Enable::all(HUSHPORT), None);
+    let session = stage.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
     let subject = Subject::data(Family::V4, FlowHandle(1));
     let begun: Vec<_> = (0..SLOTS + PAIRS).map(|_| stage.begin_flow(&subject).unwrap()).collect();
     let paired = begun[..PAIRS].iter().chain(&begun[SLOTS..]);

@@ -3,11 +3,12 @@
 use lab::bench::indication::Subject;
 use lab::bench::stage::Stage;
 use lab::counters::Counters;
-use lab::etw::{Enable, HUSHPORT};
-use lab::nt::registry::RegistryValue;
-use lab::nt::{Irql, Options};
+use lab::hushport::EVENT_PROVIDER;
 use lab::traffic::{Family, Indication, SYN};
-use lab::wfp::FlowHandle;
+use machine::etw::Enable;
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Irql, Options};
+use machine::wfp::FlowHandle;
 
 /// Six processors, in groups of four and two.
 pub fn two_groups() -> Options {
@@ -44,7 +45,7 @@ fn every_processor_of_every_group_decides_and_counts() {
 #[test]
 fn a_flow_is_counted_on_every_processor_of_every_group() {
     let mut stage = Stage::new(two_groups(), &[("Mode", RegistryValue::dword(1))]).unwrap();
-    let session = stage.machine.kernel().trace(Enable::all(HUSHPORT), None);
+    let session = stage.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
     let flow = stage.begin_flow(&Subject::data(Family::V4, FlowHandle(1))).unwrap();
     let engine = stage.machine.engine();
     let shown = Subject::data(Family::V4, flow).at(engine.layer_by_name("INBOUND_TRANSPORT_V4").unwrap());
@@ -68,7 +69,7 @@ fn a_flow_is_counted_on_every_processor_of_every_group() {
 fn a_scan_is_put_together_from_every_group() {
     let values = [("ScanPorts", RegistryValue::dword(40)), ("ScanWindowMs", RegistryValue::dword(1_000))];
     let mut stage = Stage::new(two_groups(), &values).unwrap();
-    let session = stage.machine.kernel().trace(Enable::all(HUSHPORT), None);
+    let session = stage.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
     let engine = stage.machine.engine();
     let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
     let found = || session.events().iter().any(|event| event.name == "ScanDetected");

@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use lab::machine::Machine;
-use lab::nt::{Irql, Kernel, Options};
-use lab::schedule::{Bell, Scheduling, Thread, Waited};
-use lab::wfp::Engine;
+use lab::hushport;
+use machine::Machine;
+use machine::nt::{Irql, Kernel, Options};
+use machine::schedule::{Bell, Scheduling, Thread, Waited};
+use machine::wfp::Engine;
 
 /// Longest wait of anybody, in the schedule's own time. Whoever waits longer
 /// waits for something that does not come.
@@ -27,7 +28,7 @@ pub struct Play {
 /// Runs `lead` on a thread of a deterministic schedule, with so many actors
 /// beside it. The machine must be clean afterwards.
 pub fn play(options: Options, seed: u64, actors: usize, lead: impl FnOnce(Machine, &Play) + Send) {
-    let machine = Machine::new(options);
+    let machine = hushport::machine(options);
     let (kernel, engine) = (machine.kernel().clone(), machine.engine().clone());
     let bell = Arc::<Bell>::default();
     let actors = (0..actors).map(|_| Arc::new(Actor::new(Arc::clone(&bell)))).collect();

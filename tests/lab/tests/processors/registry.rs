@@ -1,9 +1,9 @@
 //! The driver's key goes and comes back, and its policy is applied once each
 //! time.
 
-use lab::etw::{Enable, HUSHPORT};
-use lab::machine::SERVICE;
-use lab::nt::{Options, Trace, parameters_key};
+use lab::hushport::{EVENT_PROVIDER, SERVICE};
+use machine::etw::Enable;
+use machine::nt::{Options, Trace, parameters_key};
 
 use super::play::{Play, play};
 use super::stage::{file, seeds};
@@ -23,7 +23,7 @@ fn a_minute_passes(play: &Play) {
 fn a_missing_key_is_one_change_of_the_policy() {
     for seed in seeds(6) {
         play(Options::default(), seed, 0, |mut machine, play| {
-            let session = play.kernel.trace(Enable::all(HUSHPORT), None);
+            let session = play.kernel.trace(Enable::all(EVENT_PROVIDER), None);
             machine.start_file(file()).unwrap();
             // The driver's thread reads the values when it begins.
             play.let_others_run(100);

@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 
-use lab::image::PeFile;
-use lab::schedule::{Log, Scheduling};
 use lab::setup::{self, Target};
 use lab::storm::{self, Loaded, Meanwhile};
+use machine::image::PeFile;
+use machine::schedule::{Log, Scheduling};
 
 /// The driver's file, parsed once.
 pub fn file() -> Arc<PeFile> {

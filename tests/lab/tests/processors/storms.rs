@@ -1,7 +1,7 @@
 //! Many seeds of traffic while the driver and BFE come and go.
 
-use lab::schedule::Scheduling;
 use lab::storm::Meanwhile;
+use machine::schedule::Scheduling;
 
 use super::stage::{seeds, storm};
 

@@ -3,12 +3,12 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use lab::machine::Machine;
-use lab::nt::{Options, Stop};
-use lab::schedule::{Scheduling, Thread};
+use lab::hushport;
+use machine::nt::{Options, Stop};
+use machine::schedule::{Scheduling, Thread};
 
 fn waits(scheduling: Scheduling) -> String {
-    let machine = Machine::new(Options { hang_limit: Duration::from_millis(800), ..Options::default() });
+    let machine = hushport::machine(Options { hang_limit: Duration::from_millis(800), ..Options::default() });
     let kernel = machine.kernel();
     let (left, right) = (AtomicBool::new(false), AtomicBool::new(false));
     let wait = |what: &str, mine: &AtomicBool, other: &AtomicBool| {

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 /// A fact table of the WDK, by its file name.
 pub fn facts(name: &str) -> Value {
-    let path = lab::setup::root().join(format!("tests/lab/facts/{name}.json"));
+    let path = lab::setup::root().join(format!("tests/machine/facts/{name}.json"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }

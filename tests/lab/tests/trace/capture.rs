@@ -1,7 +1,7 @@
 //! Every format says the same.
 
 use lab::trace::{Item, Tally, Visitor, feed};
-use lab::wire::Way;
+use machine::wire::Way;
 
 use super::write::*;
 

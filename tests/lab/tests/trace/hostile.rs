@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use lab::host::{Ends, Filter, Record, Variants};
 use lab::trace::{Replay, Roles, Survey, Visitor, Witness, feed};
-use lab::wfp::{Decision, Engine, FlowHandle, LayerId, Request};
+use machine::host::{Ends, Filter, Record, Variants};
+use machine::wfp::{Decision, Engine, FlowHandle, LayerId, Request};
 use proptest::prelude::*;
 
 use super::capture::pcapng;

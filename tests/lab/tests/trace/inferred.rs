@@ -1,9 +1,9 @@
 //! What a capture does not say outright: whose it is, what is in fragments, what
 //! is around a packet.
 
-use lab::host::Event;
 use lab::report::trace_text;
 use lab::trace::{Plan, Played};
+use machine::host::Event;
 
 use super::write::*;
 

@@ -6,12 +6,12 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use lab::host::{Application, Event};
 use lab::report::Watched;
 use lab::setup::{self, Target};
 use lab::trace::{Account, Limits};
-use lab::wire::Family;
 use lab::world::{Plan, World};
+use machine::host::{Application, Event};
+use machine::wire::Family;
 
 use super::write::{met, plan, play_file};
 

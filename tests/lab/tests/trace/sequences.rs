@@ -1,8 +1,8 @@
 //! Sequences of TCP that are easily misread, each with what it is.
 
-use lab::host::Event;
 use lab::trace::Played;
 use lab::trace::arbitrary::Player;
+use machine::host::Event;
 
 use super::write::*;
 

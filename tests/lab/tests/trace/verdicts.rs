@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use lab::host::Event;
-use lab::machine::Machine;
-use lab::nt;
+use lab::hushport;
 use lab::report::Watched;
 use lab::setup::{self, Target};
 use lab::trace::{self, Content, Limits, Lines, Plan, Told};
-use lab::wfp::Engine;
+use machine::host::Event;
+use machine::nt;
+use machine::wfp::Engine;
 use serde_json::Value;
 
 use super::write::*;
@@ -67,7 +67,7 @@ fn a_decision_of_somebody_elses_is_not_the_drivers() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture");
     std::fs::write(&path, pcap(&closed(at(HOST[0], 81), at(PEER[0], 4001)))).unwrap();
-    let mut machine = Machine::new(nt::Options::default());
+    let mut machine = hushport::machine(nt::Options::default());
     lab::variants::add_stronger(machine.engine()).unwrap();
     machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
     let played = play_on(machine, &path, &plan());

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use etherparse::PacketBuilder;
-use lab::machine::Machine;
-use lab::nt;
+use lab::hushport;
 use lab::report::Watched;
 use lab::setup::{self, Target};
 use lab::trace::{self, Plan, Played};
+use machine::Machine;
+use machine::nt;
 
 pub const HOST: [IpAddr; 2] = [IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), v6(1)];
 pub const PEER: [IpAddr; 2] = [IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2)), v6(2)];
@@ -98,7 +99,7 @@ pub fn pcap_of(link: u32, packets: &[Vec<u8>]) -> Vec<u8> {
 
 /// A machine on which the driver runs.
 pub fn machine(values: &[(&str, u32)]) -> Machine {
-    let mut machine = Machine::new(nt::Options::default());
+    let mut machine = hushport::machine(nt::Options::default());
     for (name, value) in values {
         machine.set(name, *value);
     }
@@ -120,7 +121,7 @@ pub fn play_file(path: &Path, plan: &Plan, values: &[(&str, u32)]) -> Played {
 
 pub fn play_on(mut machine: Machine, path: &Path, plan: &Plan) -> Played {
     let watched = Watched::of(machine.engine());
-    let filter = Arc::<lab::wfp::Engine>::clone(machine.engine());
+    let filter = Arc::<machine::wfp::Engine>::clone(machine.engine());
     let played = trace::play(path, plan, filter, watched, Arc::new(|_| ()), Box::new(|_| Ok(true))).unwrap();
     let findings = machine.kernel().verifier().findings();
     assert!(findings.is_empty(), "{findings:?}");
@@ -134,7 +135,7 @@ pub fn plan() -> Plan {
 }
 
 /// How often an event was met.
-pub fn met(played: &Played, event: lab::host::Event) -> usize {
+pub fn met(played: &Played, event: machine::host::Event) -> usize {
     played.account.flows.iter().find(|flow| flow.event == event).map_or(0, |flow| flow.met)
 }
 

@@ -6,8 +6,8 @@ use anyhow::{Result, anyhow};
 use lab::bench::callouts::Callouts;
 use lab::bench::cases::{cases, drivers, values};
 use lab::bench::native::ROUNDS;
-use lab::nt::fwp::prepared::{self, Prepared};
-use lab::nt::{Irql, Kernel, Options};
+use machine::nt::fwp::prepared::{self, Prepared};
+use machine::nt::{Irql, Kernel, Options};
 use native::machine::Machine;
 
 /// Called a few times before it is counted.

@@ -3,8 +3,8 @@
 use hushport_native_driver::logic::callouts::CALLOUTS;
 use hushport_native_driver::logic::layers::{Decision, Role};
 use hushport_native_driver::logic::stealth::Verdict;
-use lab::nt::registry::RegistryValue;
-use lab::nt::types::metadata_field as field;
+use machine::nt::registry::RegistryValue;
+use machine::nt::types::metadata_field as field;
 
 use super::plain::{EXEMPT_PORT, Kind, Plain};
 

@@ -1,7 +1,7 @@
 //! Values and metadata: too few, NULL, of another type, of another length.
 
-use lab::nt::fwp::hostile::{Content, Indication, RawData, RawStream, RawValue};
-use lab::nt::types::metadata_field;
+use machine::nt::fwp::hostile::{Content, Indication, RawData, RawStream, RawValue};
+use machine::nt::types::metadata_field;
 
 use super::expected::{DECIDE_BY, Headers, Read};
 use super::{Cases, Expected};
@@ -63,7 +63,7 @@ fn value(cases: &mut Cases<'_>, index: usize) {
         Content::Bytes(bytes) => {
             put("NULL".into(), of(Content::Word(0)), Read::without(index));
             // A SID says how many authorities follow it: one more than there are.
-            if kind == lab::nt::types::data_type::SID {
+            if kind == machine::nt::types::data_type::SID {
                 let mut longer = bytes;
                 longer[1] += 1;
                 put("longer than it is".into(), of(Content::Bytes(longer)), Read::without(index));

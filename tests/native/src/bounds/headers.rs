@@ -1,7 +1,7 @@
 //! Headers that say they are longer than they are: options, extension headers
 //! without end, data offsets.
 
-use lab::nt::fwp::hostile::{RawBuffer, RawMdl};
+use machine::nt::fwp::hostile::{RawBuffer, RawMdl};
 
 use super::Cases;
 use super::expected::{Headers, Read};

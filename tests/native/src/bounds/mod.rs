@@ -13,9 +13,9 @@ mod plain;
 
 use hushport_native_driver::logic::callouts::CALLOUTS;
 use hushport_native_driver::logic::stealth::Verdict;
-use lab::nt::fwp::hostile::Indication;
-use lab::nt::types::FWPS_CLASSIFY_OUT0;
-use lab::wfp::{ActionType, RIGHT_ACTION_WRITE};
+use machine::nt::fwp::hostile::Indication;
+use machine::nt::types::FWPS_CLASSIFY_OUT0;
+use machine::wfp::{ActionType, RIGHT_ACTION_WRITE};
 
 use crate::machine::Callout;
 

@@ -1,7 +1,7 @@
 //! Packets: cut at every byte, in one MDL and in many; lengths and offsets one
 //! short and one long; chains and lists that lead back to their beginning.
 
-use lab::nt::fwp::hostile::{Edge, Indication, RawBuffer, RawData, RawMapping, RawMdl};
+use machine::nt::fwp::hostile::{Edge, Indication, RawBuffer, RawData, RawMapping, RawMdl};
 
 use super::Cases;
 use super::expected::{Headers, Read};

@@ -1,9 +1,9 @@
 //! An indication with nothing amiss, as the engine shows it.
 
 use lab::bench::indication::{self, Subject};
-use lab::nt::fwp::hostile::Indication;
 use lab::traffic::{self, Data, Family};
-use lab::wfp::{DataType, LayerInfo, Value, layers};
+use machine::nt::fwp::hostile::Indication;
+use machine::wfp::{DataType, LayerInfo, Value, layers};
 
 /// What is on its way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,10 +5,10 @@
 
 use std::cell::RefCell;
 
-use lab::nt::fwp::hostile::{Indication, Room};
-use lab::nt::registry::RegistryValue;
-use lab::nt::types::FWPS_CLASSIFY_OUT0;
-use lab::nt::{Kernel, Options};
+use machine::nt::fwp::hostile::{Indication, Room};
+use machine::nt::registry::RegistryValue;
+use machine::nt::types::FWPS_CLASSIFY_OUT0;
+use machine::nt::{Kernel, Options};
 
 use crate::indication::{DECIDING, choose};
 use crate::input::Input;

@@ -3,10 +3,10 @@
 //! A driver that starts must hold to what the values say where they are of the
 //! right type and in range, and to its defaults where they are not.
 
-use lab::nt::Options;
-use lab::nt::fwp::hostile::Room;
-use lab::nt::registry::{REG_DWORD, RegistryValue};
-use lab::wfp::ActionType;
+use machine::nt::Options;
+use machine::nt::fwp::hostile::Room;
+use machine::nt::registry::{REG_DWORD, RegistryValue};
+use machine::wfp::ActionType;
 
 use hushport_native_driver::logic::policy::VALUES;
 use hushport_native_driver::logic::policy::values::{Kind, REG_MULTI_SZ};

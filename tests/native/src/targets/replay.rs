@@ -3,8 +3,8 @@
 
 use std::cell::RefCell;
 
-use lab::nt::Options;
 use lab::trace::arbitrary::Player;
+use machine::nt::Options;
 
 use super::classify::{Bench, start};
 use crate::machine::Machine;

@@ -6,8 +6,9 @@ use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::Duration;
 
-use lab::etw::{Enable, HUSHPORT};
-use lab::nt::{Irql, Options};
+use lab::hushport::EVENT_PROVIDER;
+use machine::etw::Enable;
+use machine::nt::{Irql, Options};
 use native::bounds::{self, KINDS, SETUPS, Setup};
 use native::counters::Kept;
 use native::machine::Machine;
@@ -41,7 +42,7 @@ fn ask_all(build: fn(Options) -> Machine, setup: &Setup, level: Irql) -> usize {
     let machine = build(options);
     setup.values().into_iter().for_each(|(name, value)| machine.set(name, value));
     let mut bench = Bench::start(machine);
-    let session = setup.looks.then(|| bench.machine.kernel().trace(Enable::all(HUSHPORT), None));
+    let session = setup.looks.then(|| bench.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None));
     let kept = Kept::find(bench.machine.kernel());
     let watch = watch(format!("{} at {level:?}", setup.name));
     let (mut asked, mut wrong) = (0, Vec::new());

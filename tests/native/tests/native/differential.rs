@@ -5,9 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use lab::host::{Application, Host, Options as HostOptions, Variants};
-use lab::nt::{Irql, MdlMapping, NblLayout, Options};
-use lab::wire::{Family, Network};
+use machine::host::{Application, Host, Options as HostOptions, Variants};
+use machine::nt::{Irql, MdlMapping, NblLayout, Options};
+use machine::wire::{Family, Network};
 use native::counters;
 use native::input::{Input, Random};
 use native::machine::Machine;

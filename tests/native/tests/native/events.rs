@@ -9,8 +9,8 @@ use hushport_native_driver::logic::events::{
 use hushport_native_driver::logic::order::Place;
 use hushport_native_driver::logic::scan::{Remote, Techniques};
 use hushport_native_driver::logic::tracelogging::{self, Event, Hex, Payload, Process, Socket, Text};
-use lab::etw::schema::{Field, schema};
-use lab::etw::value::{Value, values};
+use machine::etw::schema::{Field, schema};
+use machine::etw::value::{Value, values};
 
 fn same(declared: &[tracelogging::Field], read: &[Field], event: &str) {
     let names = |fields: &[Field]| fields.iter().map(|field| field.name.clone()).collect::<Vec<_>>();

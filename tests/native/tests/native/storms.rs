@@ -3,8 +3,8 @@
 //! What the image does there is tested by the lab; here the same is for what
 //! watches every access: `cargo lab sanitize` builds and runs it.
 
-use lab::schedule::Scheduling;
 use lab::storm::{self, Meanwhile};
+use machine::schedule::Scheduling;
 use native::machine::Machine;
 
 /// Seeds to play: `few` unless the environment asks for more.

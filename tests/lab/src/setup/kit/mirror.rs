@@ -87,7 +87,7 @@ fn listed(folder: &Path, deepest: usize) -> Result<Vec<Value>> {
 /// Every library by its name, with its module and what that exports for a target,
 /// as far as the tables know.
 fn exports(target: Target) -> BTreeMap<String, (String, BTreeSet<String>)> {
-    let functions: Value = serde_json::from_str(include_str!("../../../facts/functions.json"))
+    let functions: Value = serde_json::from_str(include_str!("../../../../machine/facts/functions.json"))
         .expect("a fact table of this repository is JSON");
     let mut libraries: BTreeMap<String, (String, BTreeSet<String>)> =
         NAMED_ONLY.map(|name| (name.to_owned(), (format!("{name}.sys"), BTreeSet::new()))).into();

@@ -6,7 +6,7 @@ mod wireless;
 
 use std::borrow::Cow;
 
-use crate::wire::{LARGEST_PACKET, Way};
+use machine::wire::{LARGEST_PACKET, Way};
 
 use headers::Next;
 pub use names::link_name;

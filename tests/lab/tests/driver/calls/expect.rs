@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use lab::nt::Place;
-use lab::nt::journal::{Call, Value};
-use lab::wfp::{Engine, Guid};
+use machine::nt::Place;
+use machine::nt::journal::{Call, Value};
+use machine::wfp::{Engine, Guid};
 
 /// The calls of one export.
 pub struct Export {

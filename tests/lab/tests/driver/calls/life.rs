@@ -5,16 +5,18 @@ use std::time::{Duration, Instant};
 
 use lab::bench::indication::Subject;
 use lab::bench::stage::Callouts;
-use lab::etw::{Enable, HUSHPORT};
-use lab::faults::{Effect, FALLIBLE, Failure};
-use lab::machine::{Machine, SERVICE, StartError};
-use lab::nt::journal::Call;
-use lab::nt::registry::RegistryValue;
-use lab::nt::{Irql, Options, Trace, parameters_key};
+use lab::hushport::{self, EVENT_PROVIDER, SERVICE};
 use lab::setup::{self, Target};
-use lab::status::Status;
 use lab::traffic::Family;
-use lab::wfp::{BfeState, DisplayData, Engine, Guid, Provider, Session};
+use machine::etw::Enable;
+use machine::faults::FALLIBLE;
+use machine::nt::journal::Call;
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Effect, Failure};
+use machine::nt::{Irql, Options, Trace, parameters_key};
+use machine::status::Status;
+use machine::wfp::{BfeState, DisplayData, Engine, Guid, Provider, Session};
+use machine::{Machine, StartError};
 
 use super::table::{FIRST_WEIGHT, FIRST_WINDOW, PROCESSORS, PROVIDER, SECOND_WEIGHT, SECOND_WINDOW};
 
@@ -29,7 +31,7 @@ impl Living {
     pub fn new() -> Self {
         // Classifies run at the level of the thread that makes them.
         let options = Options { processors: PROCESSORS, classify_irql: Irql::PASSIVE, ..Options::default() };
-        let machine = Machine::new(options);
+        let machine = hushport::machine(options);
         let engine = machine.engine();
         let display = DisplayData { name: Some("left".into()), description: None };
         let left = engine.open(Session { display: display.clone(), ..Session::default() }).unwrap();
@@ -45,7 +47,7 @@ impl Living {
         ] {
             machine.set(name, number);
         }
-        let session = machine.kernel().trace(Enable::all(HUSHPORT), None);
+        let session = machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
         machine.kernel().journal().start();
         Self { machine, session }
     }
@@ -138,7 +140,7 @@ impl Living {
         self.refuse("FwpmBfeStateUnsubscribeChanges0");
         assert!(self.machine.stop().unwrap().is_empty());
         let kernel = self.machine.kernel();
-        let injected = kernel.faults().injected();
+        let injected = self.machine.faults().injected();
         let names: Vec<_> = injected.iter().map(|injection| FALLIBLE[injection.row].name).collect();
         assert_eq!(names, ["FwpmFilterAdd0", "FwpmBfeStateUnsubscribeChanges0"]);
         assert!(kernel.verifier().findings().is_empty(), "{:?}", kernel.verifier().findings());
@@ -146,10 +148,10 @@ impl Living {
 
     fn refuse(&self, export: &str) {
         let failure = Failure { status: Status::INSUFFICIENT_RESOURCES, effect: Effect::Refused };
-        self.machine.kernel().faults().fail_next(export, failure);
+        self.machine.faults().fail_next(export, failure);
     }
 
-    fn said(&self, what: &str, holds: impl Fn(&lab::etw::Event) -> bool) {
+    fn said(&self, what: &str, holds: impl Fn(&machine::etw::Event) -> bool) {
         eventually(what, || {
             let events = self.session.events();
             events.iter().rfind(|event| event.name == "PolicyApplied").is_some_and(&holds)

@@ -6,8 +6,8 @@ mod table;
 
 use std::collections::BTreeSet;
 
-use lab::image::{ImportName, PeFile};
 use lab::setup::{self, Target};
+use machine::image::{ImportName, PeFile};
 
 use expect::differences;
 use table::TABLE;

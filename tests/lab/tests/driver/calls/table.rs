@@ -3,8 +3,8 @@
 //! Each reason ends with the page, header or document that it comes from; a
 //! page's name is the function's or the structure's own.
 
-use lab::nt::Place::{Code, Data, Null, Pool, Stack, System};
-use lab::nt::journal::{Call, Value};
+use machine::nt::Place::{Code, Data, Null, Pool, Stack, System};
+use machine::nt::journal::{Call, Value};
 
 use super::expect::Expect::{self, At, By, Each, Is, Number, Text};
 use super::expect::{Export, Life};
@@ -538,6 +538,6 @@ fn hears_of_flows(value: &Value, call: &Call, life: &Life<'_>) -> bool {
 
 fn keeps_contexts(value: &Value, _: &Call, _: &Life<'_>) -> bool {
     let Value::Number(id) = value else { return false };
-    let layer = lab::wfp::layers().iter().find(|layer| u64::from(layer.id.0) == *id);
+    let layer = machine::wfp::layers().iter().find(|layer| u64::from(layer.id.0) == *id);
     layer.is_some_and(|layer| is_followed(layer.name))
 }

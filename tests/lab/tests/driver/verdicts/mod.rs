@@ -14,14 +14,15 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lab::counters::Counters;
-use lab::etw::{Enable, Filter, HUSHPORT, Value, ZeroKeyword};
-use lab::machine::Machine;
-use lab::nt::registry::RegistryValue;
-use lab::nt::{Irql, NblLayout, Options, Trace};
+use lab::hushport::{self, EVENT_PROVIDER};
 use lab::setup::{self, Target};
 use lab::traffic::{Family, Indication};
 use lab::variants;
-use lab::wfp::Engine;
+use machine::Machine;
+use machine::etw::{Enable, Filter, Value, ZeroKeyword};
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Irql, NblLayout, Options, Trace};
+use machine::wfp::Engine;
 
 use cases::{Case, Origin, Spot, UDP};
 pub use cases::{Decision, Kind};
@@ -81,7 +82,7 @@ type Counts = BTreeMap<(String, &'static str), u64>;
 impl Bench {
     fn new(nbl_layout: NblLayout, is_overruled: bool) -> Self {
         let options = Options { classify_irql: Irql::PASSIVE, nbl_layout, ..Options::default() };
-        let mut machine = Machine::new(options);
+        let mut machine = hushport::machine(options);
         machine.set("SilenceEcho", 1);
         // One window for all: nobody's scan is put together meanwhile.
         machine.set("ScanPorts", 65_536);
@@ -91,7 +92,7 @@ impl Bench {
         machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
         // Level and keyword of PolicyApplied (docs/EVENTS.md).
         let filter = Filter { level: 4, any: 2, all: 0 };
-        let enable = Enable { provider: HUSHPORT, filter, zero: ZeroKeyword::default() };
+        let enable = Enable { provider: EVENT_PROVIDER, filter, zero: ZeroKeyword::default() };
         let policies = machine.kernel().trace(enable, None);
         let families = [Family::V4, Family::V6];
         let every = DECISIONS.into_iter().flat_map(|decision| families.map(|family| (decision, family)));
@@ -228,7 +229,7 @@ impl Bench {
     fn total(&self) -> u64 {
         let engine = self.machine.engine();
         let counters = Counters::read(self.machine.kernel(), engine).unwrap();
-        let layers = lab::wfp::layers().iter();
+        let layers = machine::wfp::layers().iter();
         layers.flat_map(|layer| counters.at(layer.name, engine).into_values()).sum()
     }
 
@@ -294,12 +295,12 @@ fn the_verdict_depends_on_nothing_else() {
             bench.hold(Irql::APC);
             bench.watch(true);
             bench.hold(Irql::DISPATCH);
-            let said = bench.machine.kernel().trace(Enable::all(HUSHPORT), None);
+            let said = bench.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
             bench.hold(Irql::PASSIVE);
             bench.hold(Irql::DISPATCH);
             drop(said);
             bench.watch(false);
-            let said = bench.machine.kernel().trace(Enable::all(HUSHPORT), None);
+            let said = bench.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
             bench.hold(Irql::DISPATCH);
             drop(said);
         }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use lab::traffic::{Data, Family, Indication};
-use lab::wfp::{Discard, Engine, FlowHandle, Metadata, Value};
+use machine::wfp::{Discard, Engine, FlowHandle, Metadata, Value};
 
 use super::cases::{self, Case, Decision, Kind, Shape, TCP};
 

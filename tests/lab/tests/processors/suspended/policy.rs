@@ -13,12 +13,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use lab::bench::indication::Subject;
-use lab::machine::SERVICE;
-use lab::nt::registry::RegistryValue;
-use lab::nt::{Irql, Kernel, Options, parameters_key};
-use lab::schedule::{Bell, Random};
+use lab::hushport::SERVICE;
 use lab::traffic::{Family, Indication, SYN};
-use lab::wfp::{Engine, Value};
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Irql, Kernel, Options, parameters_key};
+use machine::schedule::{Bell, Random};
+use machine::wfp::{Engine, Value};
 
 use super::super::play::{NOWHERE, Play, Stop, play};
 use super::super::stage::{file, seeds};

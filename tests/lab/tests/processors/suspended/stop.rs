@@ -10,11 +10,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use lab::bench::indication::Subject;
-use lab::etw::{Enable, HUSHPORT};
-use lab::nt::{Irql, Kernel, Options};
-use lab::schedule;
+use lab::hushport::EVENT_PROVIDER;
 use lab::traffic::{Family, Indication};
-use lab::wfp::{BfeState, Engine, FlowHandle};
+use machine::etw::Enable;
+use machine::nt::{Irql, Kernel, Options};
+use machine::schedule;
+use machine::wfp::{BfeState, Engine, FlowHandle};
 
 use super::super::play::{NOWHERE, Play, Stop, play};
 use super::super::stage::{file, seeds};
@@ -80,7 +81,7 @@ impl Act {
             Self::Data => show("INBOUND_TRANSPORT_V4", Subject::data(Family::V4, flow)),
             Self::End => engine.flow_end(flow),
             Self::Bfe => engine.set_bfe_state(BfeState::StopPending),
-            Self::Listen => drop(kernel.trace(Enable::all(HUSHPORT), None)),
+            Self::Listen => drop(kernel.trace(Enable::all(EVENT_PROVIDER), None)),
         }
     }
 }
@@ -114,7 +115,7 @@ fn stop_during(act: Act, irql: Irql, ats: &[u64]) -> BTreeSet<u64> {
         machine.set("Trace", 2);
         machine.start_file(file()).unwrap();
         play.let_others_run(20);
-        let session = play.kernel.trace(Enable::all(HUSHPORT), None);
+        let session = play.kernel.trace(Enable::all(EVENT_PROVIDER), None);
         let flows: Vec<_> = acting.iter().map(|_| play.engine.flow_create()).collect();
         if !matches!(act, Act::Begin(_)) {
             flows.iter().for_each(|flow| begin(&play.engine, Family::V4, *flow));
@@ -212,7 +213,7 @@ fn the_driver_stops_while_flows_begin() {
 /// is the only one, and the next flow has it.
 fn end_during_begin(play: &Play, stop: &Arc<Stop>, (irql, at): (Irql, u64)) -> usize {
     let [beginning, ending] = &play.actors[..] else { panic!("two threads") };
-    let session = play.kernel.trace(Enable::all(HUSHPORT), None);
+    let session = play.kernel.trace(Enable::all(EVENT_PROVIDER), None);
     let [flow, next] = [(); 2].map(|()| play.engine.flow_create());
     let engine = Arc::clone(&play.engine);
     play.stop_in(beginning, stop, at, (1, irql), move || begin(&engine, Family::V4, flow));

@@ -1,0 +1,147 @@
+//! What hushport promises when calls fail: closed ports are silent or not, over
+//! both families; connections pass; an idle driver holds nothing in the engine.
+
+use machine::Machine;
+use machine::etw::Enable;
+use machine::nt::Trace;
+use machine::sweep::Expectations;
+use machine::wfp::{
+    Discard, DisplayData, Engine, Guid, LayerData, Metadata, Packet, Provider, Request, Session, Value,
+};
+use machine::wire::Family;
+
+use super::{EVENT_PROVIDER, SERVICE};
+
+/// hushport, to a sweep of failing calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Hushport;
+
+impl Expectations for Hushport {
+    fn service(&self) -> &str {
+        SERVICE
+    }
+
+    fn prepare(&self, machine: &Machine) -> Vec<Trace> {
+        // Room that thousands of lives can afford.
+        machine.set("FlowLimit", 64);
+        leave(machine.engine());
+        // Somebody listens, so that events are written, and can fail to be.
+        vec![machine.kernel().trace(Enable::all(EVENT_PROVIDER), None)]
+    }
+
+    fn work(&self) -> &'static str {
+        "keep closed ports silent"
+    }
+
+    fn works(&self, engine: &Engine) -> Result<bool, String> {
+        let silent = silent(engine);
+        if silent[0] != silent[1] {
+            return Err(format!("silent over one family only: {silent:?}"));
+        }
+        Ok(silent[0])
+    }
+
+    fn problems(&self, engine: &Engine, works: bool) -> Vec<String> {
+        let blocked = blocked_flow(engine).into_iter();
+        let mut problems: Vec<_> =
+            blocked.map(|layer| format!("a connection is blocked at {layer}")).collect();
+        let objects = engine.objects();
+        if !works && (!objects.sessions.is_empty() || !objects.filters.is_empty()) {
+            problems.push(format!("does not protect, and holds {:?}", objects.sessions));
+        }
+        problems
+    }
+
+    fn before_stop(&self, engine: &Engine) {
+        // A flow that lasts longer than the driver.
+        let flow = engine.flow_create();
+        let metadata = Metadata { flow_handle: Some(flow), ..Metadata::default() };
+        blocks(engine, &layer("ALE_FLOW_ESTABLISHED", Family::V4, ""), &metadata);
+    }
+
+    fn names_the_cause(&self) -> bool {
+        true
+    }
+}
+
+/// Whether a SYN to a closed port is blocked before it is answered, over IPv4
+/// and IPv6.
+fn silent(engine: &Engine) -> [bool; 2] {
+    Family::BOTH.map(|family| {
+        let discard = Some(Discard { module: 1, reason: 4, filter_id: 0 });
+        let metadata = Metadata { discard, transport_header_size: Some(20), ..Metadata::default() };
+        blocks(engine, &layer("INBOUND_TRANSPORT", family, "_DISCARD"), &metadata)
+    })
+}
+
+/// Puts in the driver's way what it would have left, had its session not been
+/// dynamic.
+fn leave(engine: &Engine) {
+    let display = DisplayData { name: Some("left".into()), description: None };
+    if let Ok(session) = engine.open(Session { display: display.clone(), ..Session::default() }) {
+        let provider = Provider { key: PROVIDER, display, ..Provider::default() };
+        // Where BFE starts late there is nothing yet that could be in the way.
+        let _added_or_no_engine = engine.provider_add(session, provider);
+        let _closed = engine.close(session);
+    }
+}
+
+/// The driver's provider.
+const PROVIDER: Guid = Guid::from_u128(0x5b8e21f6_7a3c_4d90_8f14_c2e6907b3d51);
+
+/// The layers that an accepted connection passes.
+const FLOW: [&str; 11] = [
+    "ALE_RESOURCE_ASSIGNMENT",
+    "ALE_AUTH_LISTEN",
+    "ALE_AUTH_CONNECT",
+    "INBOUND_IPPACKET",
+    "INBOUND_TRANSPORT",
+    "ALE_AUTH_RECV_ACCEPT",
+    "OUTBOUND_TRANSPORT",
+    "OUTBOUND_IPPACKET",
+    "ALE_FLOW_ESTABLISHED",
+    "STREAM",
+    "ALE_ENDPOINT_CLOSURE",
+];
+
+/// At which of its layers a connection is blocked.
+fn blocked_flow(engine: &Engine) -> Vec<String> {
+    let flow = engine.flow_create();
+    let metadata = Metadata { flow_handle: Some(flow), ..Metadata::default() };
+    let layers =
+        Family::BOTH.into_iter().flat_map(|family| FLOW.iter().map(move |name| layer(name, family, "")));
+    let blocked = layers.filter(|layer| blocks(engine, layer, &metadata)).collect();
+    engine.flow_end(flow);
+    blocked
+}
+
+fn layer(name: &str, family: Family, twin: &str) -> String {
+    let family = match family {
+        Family::V4 => "V4",
+        Family::V6 => "V6",
+    };
+    format!("{name}_{family}{twin}")
+}
+
+/// Whether a SYN is blocked at a layer.
+fn blocks(engine: &Engine, layer: &str, metadata: &Metadata) -> bool {
+    /// TCP.
+    const PROTOCOL: u8 = 6;
+    /// `FWPS_STREAM_FLAG_SEND` (`fwpsk.h`).
+    const STREAM_SEND: u32 = 0x1_0000;
+    let layer = engine.layer_by_name(layer).expect("a built-in layer");
+    let mut values = vec![Value::Empty; layer.fields];
+    if let Some(protocol) = layer.field("IP_PROTOCOL") {
+        values[protocol] = Value::Uint8(PROTOCOL);
+    }
+    // A TCP header of 20 bytes: data offset and SYN.
+    let mut bytes = [0; 20];
+    bytes[12] = 0x50;
+    bytes[13] = 0x02;
+    let data = match layer.name {
+        name if name.starts_with("ALE") => LayerData::None,
+        name if name.starts_with("STREAM") => LayerData::Stream { bytes: &bytes, flags: STREAM_SEND },
+        _ => LayerData::Packet(Packet { bytes: &bytes, data_start: 20 }),
+    };
+    engine.classify(&Request { layer: layer.id, values: &values, metadata, data }).blocked()
+}

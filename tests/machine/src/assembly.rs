@@ -1,0 +1,174 @@
+//! A machine put together: kernel, filter engine and the driver's image.
+
+use std::ffi::c_void;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::faults::{self, Faults};
+use crate::image::lint::{self, code_integrity};
+use crate::image::{Export, Image, LoadError, PeFile};
+use crate::nt::mapped::Mapped;
+use crate::nt::registry::RegistryValue;
+use crate::nt::{self, DriverImage, Kernel, LeakReport, Options, Stop, parameters_key};
+use crate::status::Status;
+use crate::verifier::{Rule, Violation, rules};
+use crate::wfp::{self, Engine};
+
+/// Arguments that the x64 convention passes in registers.
+const REGISTERS: usize = 4;
+
+/// Why the driver does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The file cannot be mapped.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The image broke a rule, or `DriverEntry` did not return.
+    #[error("loading the driver stopped the machine: {0}")]
+    Stopped(Stop),
+    /// `DriverEntry` refused.
+    #[error("DriverEntry returned {0}")]
+    Refused(Status),
+}
+
+/// One simulated machine.
+pub struct Machine {
+    kernel: Arc<Kernel>,
+    engine: Arc<Engine>,
+    faults: Arc<Faults>,
+    service: String,
+    image: Option<Image>,
+    direct: Direct,
+}
+
+/// Functions that a driver reaches without the way through the lab's kernel, by
+/// name.
+pub type Direct = fn(&str) -> Option<*const c_void>;
+
+impl Machine {
+    /// A machine on which nothing runs but BFE, for the driver of a service.
+    pub fn new(service: &str, options: Options) -> Self {
+        Self::with(service, options, wfp::Options::default())
+    }
+
+    /// One whose engine plays the open points as told.
+    pub fn with(service: &str, options: Options, engine: wfp::Options) -> Self {
+        let kernel = Kernel::new(Arc::new(Mapped), options);
+        let engine = Engine::with_options(engine);
+        kernel.set_engine(Arc::clone(&engine));
+        let faults = Arc::new(Faults::default());
+        kernel.set_fail_calls(Arc::clone(&faults) as _);
+        Self { kernel, engine, faults, service: service.to_owned(), image: None, direct: |_| None }
+    }
+
+    /// Has a driver's imports bound to these functions themselves, where there
+    /// are any: for measuring, since what the lab checks at each import costs
+    /// more than what the driver does. They run on the kernel stack, unchecked.
+    pub fn bind_directly(&mut self, direct: Direct) {
+        self.direct = direct;
+    }
+
+    /// Its kernel.
+    pub fn kernel(&self) -> &Arc<Kernel> {
+        &self.kernel
+    }
+
+    /// Its filter engine.
+    pub fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
+    /// Which calls of the driver fail.
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// The name of the driver's service.
+    pub fn service(&self) -> &str {
+        &self.service
+    }
+
+    /// The driver's image, while it is loaded.
+    pub fn image(&self) -> Option<&Image> {
+        self.image.as_ref()
+    }
+
+    /// Sets a REG_DWORD under the driver's `Parameters`.
+    pub fn set(&self, name: &str, number: u32) {
+        self.set_value(name, RegistryValue::dword(number));
+    }
+
+    /// Sets a value of any type there.
+    pub fn set_value(&self, name: &str, value: RegistryValue) {
+        self.kernel.set_value(&parameters_key(&self.service), name, value);
+    }
+
+    /// Whether the driver has asked for a value of this name.
+    pub fn has_read(&self, name: &str) -> bool {
+        self.kernel.registry().was_read(name)
+    }
+
+    /// Loads the driver and runs its `DriverEntry`.
+    pub fn start(&mut self, sys: &Path) -> Result<(), StartError> {
+        self.start_file(Arc::new(PeFile::read(sys).map_err(LoadError::from)?))
+    }
+
+    /// The same for a file that was read before.
+    pub fn start_file(&mut self, sys: Arc<PeFile>) -> Result<(), StartError> {
+        self.check_image(&sys)?;
+        let image = Image::map(sys, &|module, name| {
+            if let Some(function) = (self.direct)(name) {
+                return Some(Export::data(function));
+            }
+            let nt::Export { address, stack_args } = nt::resolve(module, name)?;
+            let address = faults::entry(name).map_or(address, |entry| entry as *const c_void);
+            Some(Export::code(address, REGISTERS + stack_args))
+        })?;
+        let driver = DriverImage {
+            name: self.service.clone(),
+            entry: image.entry() as usize,
+            base: image.base() as usize,
+            size: image.size() as u32,
+        };
+        // Kept when the machine stops, too, so that its addresses are named.
+        self.image = Some(image);
+        match self.kernel.load_driver(driver) {
+            Ok(status) if status.is_success() => Ok(()),
+            Ok(status) => {
+                self.image = None;
+                Err(StartError::Refused(status))
+            }
+            Err(stop) => Err(StartError::Stopped(stop)),
+        }
+    }
+
+    /// What Driver Verifier checks before a driver runs.
+    fn check_image(&self, file: &PeFile) -> Result<(), StartError> {
+        for findings in code_integrity(file).chunk_by(|one, other| one.rule == other.rule) {
+            let details: Vec<_> = findings.iter().map(|finding| &*finding.detail).collect();
+            let text = format!("{}: {}", file.name(), details.join("; "));
+            // The reference has addresses in the image here, which is not there yet.
+            self.kernel.condemn(Violation::new(image_rule(findings[0].rule), [0; 3], text));
+        }
+        match self.kernel.stopped() {
+            Some(stop) => Err(StartError::Stopped(stop.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Unloads the driver and says what it left.
+    pub fn stop(&mut self) -> Result<LeakReport, Stop> {
+        let report = self.kernel.unload();
+        self.image = None;
+        report
+    }
+}
+
+/// The rule behind a finding of [`code_integrity`], which gives these three.
+fn image_rule(rule: lint::Rule) -> &'static Rule {
+    match rule {
+        lint::Rule::WritableAndExecutable => &rules::IMAGE_WRITABLE_CODE,
+        lint::Rule::ExecutableImportTable => &rules::IMAGE_EXECUTABLE_IMPORTS,
+        _ => &rules::IMAGE_UNALIGNED,
+    }
+}

@@ -1,0 +1,308 @@
+//! One table of everything a driver can import.
+//!
+//! A row is a module, the file of `nt` that holds the function, and its name.
+//! Number of arguments and permitted IRQL come from `facts/functions.json`,
+//! which a test compares with the functions' own signatures.
+#![forbid(unsafe_code)]
+
+use std::sync::LazyLock;
+
+use serde_json::Value;
+
+use crate::irql::Irql;
+use crate::verifier::{Rule, rules};
+
+/// Number of exports.
+pub fn count() -> usize {
+    NAMES.len()
+}
+
+/// Name of the export at `index`.
+pub fn name(index: usize) -> &'static str {
+    NAMES[index]
+}
+
+/// Where the table has a name.
+pub fn position(name: &str) -> Option<usize> {
+    NAMES.iter().position(|export| *export == name)
+}
+
+/// Module of the export at `index`.
+pub fn module(index: usize) -> &'static str {
+    MODULES[index]
+}
+
+macro_rules! table {
+    ($($module:literal => $file:ident: $($name:ident)*;)*) => {
+        const MODULES: &[&str] = &[$($({ let _ = stringify!($name); $module }),*),*];
+        const NAMES: &[&str] = &[$($(stringify!($name)),*),*];
+        /// Files of `nt`, for the test that reads them.
+        #[cfg(test)]
+        const FILES: &[&str] = &[$($({ let _ = stringify!($name); stringify!($file) }),*),*];
+    };
+}
+
+/// Hands every row to the macro of this name.
+#[macro_export]
+#[rustfmt::skip]
+macro_rules! every_export { ($table:ident) => { $table! {
+    "ntoskrnl.exe" => ex:
+        ExAllocatePool2 ExFreePool ExFreePoolWithTag
+        ExInitializeRundownProtection ExAcquireRundownProtection
+        ExReleaseRundownProtection ExWaitForRundownProtectionRelease
+        ExAcquireFastMutex ExReleaseFastMutex;
+    "ntoskrnl.exe" => etw: EtwRegister EtwUnregister EtwSetInformation EtwWriteTransfer;
+    "ntoskrnl.exe" => ke:
+        KeGetCurrentProcessorNumberEx KeQueryMaximumProcessorCountEx
+        KeQueryActiveProcessorCountEx KeGetCurrentIrql KfRaiseIrql KeLowerIrql
+        KeInitializeSpinLock KeAcquireSpinLockRaiseToDpc KeReleaseSpinLock
+        KeAcquireSpinLockAtDpcLevel KeReleaseSpinLockFromDpcLevel
+        KeInitializeEvent KeSetEvent KeClearEvent KeResetEvent KeReadStateEvent
+        KeWaitForSingleObject KeDelayExecutionThread KeBugCheckEx
+        KeQueryInterruptTimePrecise KeQueryUnbiasedInterruptTime
+        KeQuerySystemTimePrecise;
+    "ntoskrnl.exe" => affinity:
+        KeGetProcessorNumberFromIndex KeSetSystemGroupAffinityThread
+        KeRevertToUserGroupAffinityThread
+        KeEnterCriticalRegion KeLeaveCriticalRegion;
+    "hal.dll" => ke: KeQueryPerformanceCounter;
+    "ntoskrnl.exe" => io:
+        IoCreateDevice IoDeleteDevice IoOpenDriverRegistryKey IoAllocateWorkItem
+        IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem;
+    "ntoskrnl.exe" => zw:
+        ZwOpenKey ZwQueryKey ZwQueryValueKey ZwNotifyChangeKey ZwCreateEvent
+        ZwSetEvent ZwWaitForSingleObject ZwClose;
+    "ntoskrnl.exe" => ps: PsCreateSystemThread;
+    "ntoskrnl.exe" => rtl:
+        RtlInitUnicodeString RtlGetVersion memcpy memmove memset memcmp;
+    "ntoskrnl.exe" => mm: MmMapLockedPagesSpecifyCache MmUnmapLockedPages;
+    "ndis.sys" => ndis:
+        NdisGetDataBuffer NdisRetreatNetBufferDataStart
+        NdisAdvanceNetBufferDataStart;
+    "fwpkclnt.sys" => fwp:
+        FwpmEngineOpen0 FwpmEngineClose0 FwpmTransactionBegin0
+        FwpmTransactionCommit0 FwpmTransactionAbort0 FwpmProviderAdd0
+        FwpmProviderDeleteByKey0 FwpmSubLayerAdd0 FwpmSubLayerDeleteByKey0
+        FwpmCalloutAdd0 FwpmCalloutDeleteByKey0 FwpmFilterAdd0
+        FwpmFilterDeleteById0 FwpmFilterDeleteByKey0 FwpsCalloutRegister0
+        FwpsCalloutRegister1 FwpsCalloutRegister2 FwpsCalloutRegister3
+        FwpsCalloutUnregisterById0 FwpsCalloutUnregisterByKey0
+        FwpmBfeStateGet0 FwpmBfeStateSubscribeChanges0
+        FwpmBfeStateUnsubscribeChanges0 FwpsFlowAssociateContext0
+        FwpsFlowRemoveContext0;
+} }; }
+every_export!(table);
+
+/// Where a function may be called from, and how many arguments it has.
+pub(crate) struct Fact {
+    pub arguments: usize,
+    pub min: Irql,
+    pub max: Irql,
+    /// Breach of the ceiling; most functions share one.
+    pub rule: &'static Rule,
+}
+
+/// The fact of the export at `index`.
+pub(crate) fn fact(index: usize) -> &'static Fact {
+    &FACTS[index]
+}
+
+static FACTS: LazyLock<Vec<Fact>> = LazyLock::new(|| {
+    let text = include_str!("../facts/functions.json");
+    let facts: Value = serde_json::from_str(text).expect("the fact tables are JSON");
+    NAMES.iter().map(|name| Fact::read(name, &facts[name])).collect()
+});
+
+impl Fact {
+    fn read(name: &str, fact: &Value) -> Self {
+        assert_eq!(fact["kind"].as_str().or(fact["kind"]["x64"].as_str()), Some("import"));
+        let irql = &fact["irql"];
+        // The lowest of the maxima that depend on arguments is always safe;
+        // functions that know better say so when they are entered.
+        let by_arguments = irql["max_by_args"].as_array();
+        let lowest = by_arguments.and_then(|all| all.iter().filter_map(level).min());
+        let abi = fact["abi"].as_array().expect("an import has an ABI");
+        Self {
+            arguments: abi.iter().take_while(|class| **class != "->").count(),
+            min: level(&irql["min"]).unwrap_or(Irql::PASSIVE),
+            max: lowest.or_else(|| level(&irql["max"])).unwrap_or(Irql::HIGH),
+            rule: irql_rule(name),
+        }
+    }
+}
+
+fn level(fact: &Value) -> Option<Irql> {
+    match fact.as_str()? {
+        "PASSIVE_LEVEL" => Some(Irql::PASSIVE),
+        "APC_LEVEL" => Some(Irql::APC),
+        "DISPATCH_LEVEL" => Some(Irql::DISPATCH),
+        "IPI_LEVEL" => Some(Irql::IPI),
+        // DIRQL: any device level, so anything below the highest ones.
+        _ => Some(Irql::HIGH),
+    }
+}
+
+fn irql_rule(name: &str) -> &'static Rule {
+    match name {
+        "KeReleaseSpinLock" => &rules::RELEASE_SPIN_LOCK_IRQL,
+        "KeAcquireSpinLockRaiseToDpc" => &rules::ACQUIRE_SPIN_LOCK_IRQL,
+        "KeAcquireSpinLockAtDpcLevel" => &rules::ACQUIRE_AT_DPC_IRQL,
+        "KeReleaseSpinLockFromDpcLevel" => &rules::RELEASE_FROM_DPC_IRQL,
+        "ExAcquireFastMutex" => &rules::ACQUIRE_FAST_MUTEX_IRQL,
+        "ExReleaseFastMutex" => &rules::RELEASE_FAST_MUTEX_IRQL,
+        "KeSetEvent" => &rules::SET_EVENT_IRQL,
+        "MmMapLockedPagesSpecifyCache" => &rules::MAP_MDL_IRQL,
+        "MmUnmapLockedPages" => &rules::UNMAP_MDL_IRQL,
+        _ if name.starts_with("Zw") => &rules::ZW_IRQL,
+        _ => &rules::API_IRQL,
+    }
+}
+
+/// Position of a name in the table; evaluated while compiling, so that a
+/// function without a row does not compile.
+pub(crate) const fn index(name: &str) -> usize {
+    let mut at = 0;
+    while at < NAMES.len() {
+        if equal(NAMES[at].as_bytes(), name.as_bytes()) {
+            return at;
+        }
+        at += 1;
+    }
+    panic!("the export has no row in the table")
+}
+
+pub(crate) const fn equal(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < a.len() {
+        if a[at] != b[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::path::Path;
+
+    use super::*;
+
+    fn facts() -> Value {
+        serde_json::from_str(include_str!("../facts/functions.json")).unwrap()
+    }
+
+    #[test]
+    fn modules_are_those_of_the_documentation() {
+        let facts = facts();
+        for (name, module) in NAMES.iter().zip(MODULES) {
+            assert_eq!(facts[name]["module"], *module, "{name}");
+        }
+        assert_eq!(NAMES.iter().collect::<BTreeSet<_>>().len(), NAMES.len());
+    }
+
+    #[test]
+    fn ceilings_are_the_lowest_the_facts_name() {
+        let at = |name| &FACTS[index(name)];
+        assert_eq!(at("KeWaitForSingleObject").max, Irql::APC);
+        assert_eq!(at("ZwClose").max, Irql::PASSIVE);
+        assert_eq!(at("memcpy").max, Irql::HIGH);
+        assert_eq!(at("KeReleaseSpinLock").min, Irql::DISPATCH);
+    }
+
+    /// Reads the sources: each row's function has the signature the facts
+    /// give, enters by `enter!` of its own name, and none is without a row.
+    #[test]
+    fn every_thunk_is_what_its_row_says() {
+        let facts = facts();
+        let mut thunks = BTreeMap::new();
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nt");
+        for file in FILES.iter().collect::<BTreeSet<_>>() {
+            let paths = match *file {
+                "fwp" => vec!["fwp/mod.rs".to_string(), "fwp/driver.rs".to_string()],
+                file => vec![format!("{file}.rs")],
+            };
+            let items = paths.iter().flat_map(|path| {
+                let source = std::fs::read_to_string(directory.join(path)).unwrap();
+                syn::parse_file(&source).unwrap().items
+            });
+            for item in items {
+                if let syn::Item::Fn(function) = item
+                    && function.sig.abi.is_some()
+                    && matches!(function.vis, syn::Visibility::Public(_))
+                {
+                    thunks.insert(function.sig.ident.to_string(), (function, *file));
+                }
+            }
+        }
+        let names: BTreeSet<String> = NAMES.iter().map(|name| name.to_string()).collect();
+        assert_eq!(thunks.keys().cloned().collect::<BTreeSet<_>>(), names);
+        for (name, (function, file)) in thunks {
+            assert_eq!(FILES[index_of(&name)], file, "{name}");
+            let classes: Vec<Value> = signature(&function.sig);
+            assert_eq!(facts[&name]["abi"], Value::Array(classes), "{name}");
+            let entered = entered_name(&function.block);
+            assert_eq!(entered.as_deref(), Some(name.as_str()), "enter! of {name}");
+        }
+    }
+
+    fn index_of(name: &str) -> usize {
+        NAMES.iter().position(|export| *export == name).unwrap()
+    }
+
+    fn signature(signature: &syn::Signature) -> Vec<Value> {
+        let mut classes: Vec<Value> = Vec::new();
+        for input in &signature.inputs {
+            let syn::FnArg::Typed(argument) = input else { panic!("an export has no receiver") };
+            classes.push(class(&argument.ty).into());
+        }
+        classes.push("->".into());
+        classes.push(match &signature.output {
+            syn::ReturnType::Default => "void".into(),
+            syn::ReturnType::Type(_, ty) => class(ty).into(),
+        });
+        classes
+    }
+
+    fn class(ty: &syn::Type) -> &'static str {
+        let syn::Type::Path(path) = ty else {
+            return match ty {
+                syn::Type::Never(_) => "void",
+                _ => panic!("an export takes plain types"),
+            };
+        };
+        let name = path.path.segments.last().unwrap().ident.to_string();
+        match name.as_str() {
+            "Address" | "HANDLE" => "ptr",
+            "usize" | "u64" => "u64",
+            "u32" => "u32",
+            "u16" => "u16",
+            "u8" | "BOOLEAN" | "KIRQL" => "u8",
+            "i8" => "i8",
+            "i32" | "NTSTATUS" => "i32",
+            "LARGE_INTEGER" => "agg8",
+            other => panic!("no ABI class for {other}"),
+        }
+    }
+
+    /// The name in the only `enter!` of a body.
+    fn entered_name(body: &syn::Block) -> Option<String> {
+        struct Finder(Option<String>);
+        impl<'a> syn::visit::Visit<'a> for Finder {
+            fn visit_macro(&mut self, mac: &'a syn::Macro) {
+                if mac.path.is_ident("enter") {
+                    assert!(self.0.is_none(), "one enter! each");
+                    let text = mac.tokens.to_string();
+                    self.0 = text.split(',').next().map(|name| name.trim().to_string());
+                }
+            }
+        }
+        let mut finder = Finder(None);
+        syn::visit::Visit::visit_block(&mut finder, body);
+        finder.0
+    }
+}

@@ -1,0 +1,150 @@
+//! Passes one indication through one layer: classify, log, and what a Block
+//! brings about.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::filter::Filter;
+use super::layers::{Layer, definition};
+use super::log::{Ends, Event, Log, RecordId, Step};
+use super::options::Options;
+use super::scene::Scene;
+use super::variants::{DiscardMetadata, Variants, reason};
+use crate::wfp::{Decision, Discard, LayerId, Request};
+
+/// What the host did, in numbers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct Counters {
+    pub received: u64,
+    pub sent: u64,
+    pub classified: u64,
+    /// Packets and calls a filter blocked, discard layers left out.
+    pub blocked: u64,
+    /// Packets for which an answer was due but a discard layer blocked it.
+    pub silenced: u64,
+}
+
+impl fmt::Display for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { received, sent, classified, blocked, silenced } = self;
+        write!(
+            f,
+            "{received} packets in, {sent} out, {classified} indications, {blocked} blocked, {silenced} answers kept back"
+        )
+    }
+}
+
+/// The way to the filter engine.
+pub struct Gate {
+    /// Decides at each layer.
+    pub filter: Arc<dyn Filter>,
+    /// What the machine is.
+    pub options: Options,
+    /// How it plays the open points.
+    pub variants: Variants,
+    /// What happened.
+    pub log: Log,
+    /// How often it happened.
+    pub counters: Counters,
+    /// The time of what is being done, since the host's start.
+    pub now: Duration,
+}
+
+impl Gate {
+    /// Begins a record of an event.
+    pub fn open(&mut self, ends: Ends, event: Event) -> RecordId {
+        self.log.open(self.now, ends, event)
+    }
+
+    /// Whether the layer lets it pass. If not, its discard twin has been told
+    /// which filter blocked, unless the Block came with ABSORB or the layer has
+    /// no twin in use (the stream layer's is reserved).
+    #[must_use]
+    pub fn pass(&mut self, record: RecordId, layer: Layer, scene: &Scene<'_>) -> bool {
+        let decision = self.indicate(record, layer, scene, None);
+        if !decision.blocked() {
+            return true;
+        }
+        self.counters.blocked += 1;
+        if !decision.absorbed && layer != Layer::Stream {
+            let discard = Discard {
+                module: reason::MODULE_GENERAL,
+                reason: reason::GENERAL_FIREWALL_POLICY,
+                filter_id: decision.filter_id.unwrap_or(0),
+            };
+            // The packet is gone whatever the twin says.
+            self.indicate(record, layer, scene, Some(Some(discard)));
+        }
+        false
+    }
+
+    /// Tells a layer for information; nothing depends on the answer.
+    pub fn tell(&mut self, record: RecordId, layer: Layer, scene: &Scene<'_>) {
+        self.indicate(record, layer, scene, None);
+    }
+
+    /// Tells the layer's discard twin that the stack drops a packet. Returns
+    /// whether the sender may be answered.
+    #[must_use]
+    pub fn answer_after_discard(
+        &mut self,
+        record: RecordId,
+        layer: Layer,
+        scene: &Scene<'_>,
+        module: u32,
+        reason: u32,
+    ) -> bool {
+        let discard = match self.variants.discard_metadata {
+            DiscardMetadata::Documented => Some(reason),
+            DiscardMetadata::Reason(other) => Some(other),
+            DiscardMetadata::Absent => None,
+        }
+        .map(|reason| Discard { module, reason, filter_id: 0 });
+        !self.indicate(record, layer, scene, Some(discard)).blocked()
+    }
+
+    /// The generation of a layer's filters.
+    pub fn generation(&self, layer: Layer, scene: &Scene<'_>) -> u64 {
+        self.filter.generation(definition(layer, scene.family()).id)
+    }
+
+    /// Classifies at the layer, or at its twin if `discard` is given; the
+    /// inner option is the metadata there.
+    fn indicate(
+        &mut self,
+        record: RecordId,
+        layer: Layer,
+        scene: &Scene<'_>,
+        discard: Option<Option<Discard>>,
+    ) -> Decision {
+        let definition = definition(layer, scene.family());
+        let (id, name): (LayerId, _) = match (discard, definition.discard) {
+            (None, _) => (definition.id, definition.name),
+            (Some(_), Some(twin)) => twin,
+            (Some(_), None) => return PERMIT,
+        };
+        let values = scene.values(&definition.fields, &self.options);
+        let metadata = scene.metadata(layer, discard.flatten(), &self.options, &self.variants);
+        let decision = self.filter.classify(&Request {
+            layer: id,
+            values: &values,
+            metadata: &metadata,
+            data: scene.data(layer, discard.is_some(), &self.variants),
+        });
+        self.counters.classified += 1;
+        let step = Step { layer: id, name, decision: decision.clone() };
+        self.log.push(record, step);
+        decision
+    }
+}
+
+/// What a layer without a discard twin says to a discard.
+const PERMIT: Decision = Decision {
+    action: crate::wfp::ActionType::PERMIT,
+    hard: false,
+    absorbed: false,
+    filter_id: None,
+    invocations: Vec::new(),
+};

@@ -1,0 +1,190 @@
+//! A packet from the network: the IP layer, and everything that is not TCP.
+
+use std::time::Duration;
+
+use super::Host;
+use super::answer::{self, Problem};
+use super::fragments::Outcome;
+use super::ip::{self, Refusal};
+use super::layers::Layer;
+use super::log::{Event, RecordId};
+use super::scene::{Direction, Scene, flag};
+use super::variants::{UdpDiscard, reason};
+use crate::wire::{Family, Parsed, Transport};
+
+/// How long a datagram's flow lives without traffic (facts: 1.3).
+pub const IDLE: Duration = Duration::from_secs(60);
+
+/// The most flows of datagrams at once.
+pub(super) const FLOWS_LIMIT: usize = 1024;
+
+impl Host {
+    /// Takes one packet from the network.
+    pub fn receive(&mut self, bytes: &[u8], now: Duration) {
+        self.gate.now = now;
+        self.gate.counters.received += 1;
+        // What has no IP header reaches no layer.
+        let Some(parsed) = Parsed::new(bytes) else {
+            return;
+        };
+        let mut scene = Scene::packet(Direction::Inbound, parsed);
+        let event = self.event_of(&parsed);
+        let record = self.gate.open(scene.ends, event);
+        if matches!(parsed.transport, Transport::Fragment) {
+            scene.flags = flag::IS_FRAGMENT;
+        }
+        if self.gate.pass(record, Layer::InboundIppacket, &scene) {
+            match ip::check(&parsed, &self.gate.options.network) {
+                Ok(()) => self.deliver(record, &scene, parsed),
+                Err(refusal) => self.unusable(record, &scene, parsed, refusal),
+            }
+        }
+        self.turn();
+    }
+
+    /// What a packet is to this host, before any layer has seen it.
+    fn event_of(&self, parsed: &Parsed<'_>) -> Event {
+        match parsed.transport {
+            Transport::Tcp(tcp) => self.segment_event(parsed, tcp.flags),
+            Transport::Udp if self.datagram_socket(parsed).is_some() => Event::DatagramIn,
+            Transport::Udp | Transport::Other => Event::EndpointlessDatagram,
+            Transport::Icmp { kind, .. } if kind == echo_request(parsed.family()) => Event::EchoRequestIn,
+            Transport::Icmp { .. } => Event::OtherIn,
+            Transport::Fragment => Event::FragmentIn,
+            Transport::Malformed => Event::Unusable,
+        }
+    }
+
+    fn deliver(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>) {
+        if !parsed.checksum_valid() {
+            return self.damaged(record, scene);
+        }
+        match parsed.transport {
+            Transport::Tcp(tcp) => self.segment(record, *scene, parsed, tcp),
+            Transport::Udp if self.datagram_socket(&parsed).is_some() => {
+                self.datagram(record, *scene, parsed);
+            }
+            Transport::Udp => self.endpointless(record, scene, parsed, Problem::PortUnreachable),
+            Transport::Other => self.endpointless(record, scene, parsed, Problem::ProtocolUnreachable),
+            Transport::Icmp { kind, .. } if kind == echo_request(parsed.family()) => {
+                self.echo(record, *scene, parsed);
+            }
+            // An error or a reply to nothing the host sent; only non-error
+            // messages go on to ALE, and no socket waits for one.
+            Transport::Icmp { .. } => {}
+            Transport::Fragment => self.fragment(record, scene, parsed),
+            Transport::Malformed => {
+                let refusal = Refusal { reason: reason::IP_MALFORMED_HEADER, problem: None };
+                self.unusable(record, scene, parsed, refusal);
+            }
+        }
+    }
+
+    /// A packet that the IP layer discards, and the ICMP error for it, if one is
+    /// due.
+    fn unusable(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>, refusal: Refusal) {
+        self.gate.log.rename(record, Event::Unusable);
+        let (layer, module) = (Layer::InboundIppacket, reason::MODULE_NETWORK);
+        let may_answer = self.gate.answer_after_discard(record, layer, scene, module, refusal.reason);
+        let error = refusal.problem.filter(|_| ip::may_draw_error(&parsed));
+        let Some(error) = error.and_then(|problem| answer::error(&parsed, problem)) else { return };
+        match may_answer {
+            true => self.send_built(error, Event::IcmpErrorOut, Layer::OutboundIcmpError, None),
+            false => self.gate.counters.silenced += 1,
+        }
+    }
+
+    /// What the transport layer discards because its checksum is wrong.
+    fn damaged(&mut self, record: RecordId, scene: &Scene<'_>) {
+        self.gate.log.rename(record, Event::Unusable);
+        // No answer is due, so there is none to prevent.
+        let _ = self.gate.answer_after_discard(
+            record,
+            Layer::InboundTransport,
+            scene,
+            reason::MODULE_TRANSPORT,
+            reason::INET_CHECKSUM_INVALID,
+        );
+    }
+
+    /// A datagram nobody waits for: the discard layers, then the ICMP error.
+    fn endpointless(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>, why: Problem) {
+        const IP: Layer = Layer::InboundIppacket;
+        const TRANSPORT: Layer = Layer::InboundTransport;
+        let (at, network) = match (why, self.gate.variants.udp_discard) {
+            (Problem::ProtocolUnreachable, _) => (&[IP][..], reason::IP_PROTOCOL_UNREACHABLE),
+            (_, UdpDiscard::IpPacket) => (&[IP][..], reason::IP_PORT_UNREACHABLE),
+            (_, UdpDiscard::Transport) => (&[TRANSPORT][..], reason::IP_PORT_UNREACHABLE),
+            (_, UdpDiscard::Both) => (&[TRANSPORT, IP][..], reason::IP_PORT_UNREACHABLE),
+        };
+        for &layer in at {
+            let (module, why) = if layer == TRANSPORT {
+                (reason::MODULE_TRANSPORT, reason::INET_ENDPOINT_NOT_FOUND)
+            } else {
+                (reason::MODULE_NETWORK, network)
+            };
+            if !self.gate.answer_after_discard(record, layer, scene, module, why) {
+                self.gate.counters.silenced += 1;
+                return;
+            }
+        }
+        if let Some(error) = answer::error(&parsed, why) {
+            self.send_built(error, Event::IcmpErrorOut, Layer::OutboundIcmpError, None);
+        }
+    }
+
+    /// Keeps a fragment. The last one completes the datagram, which passes the IP
+    /// layer again as a whole: IS_REASSEMBLED is a flag of that layer (*Filtering
+    /// condition flags*). The layers above never see fragments (facts: 1.3).
+    fn fragment(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>) {
+        let datagram = match self.fragments.add(&parsed, self.gate.now) {
+            Outcome::Nothing => return,
+            Outcome::Refused(refusal) => return self.unusable(record, scene, parsed, refusal),
+            Outcome::Whole(datagram) => datagram,
+        };
+        let Some(parsed) = Parsed::new(&datagram) else { return };
+        let event = self.event_of(&parsed);
+        let mut scene = Scene::packet(Direction::Inbound, parsed);
+        scene.flags = flag::IS_REASSEMBLED;
+        let record = self.gate.open(scene.ends, event);
+        if !self.gate.pass(record, Layer::InboundIppacket, &scene) {
+            return;
+        }
+        // A fragment within a fragment is nobody's.
+        let nested = matches!(parsed.transport, Transport::Fragment);
+        let nested = nested.then_some(Refusal { reason: reason::IP_MALFORMED_HEADER, problem: None });
+        match nested.map_or_else(|| ip::headers(&parsed), Err) {
+            Ok(()) => self.deliver(record, &scene, parsed),
+            Err(refusal) => self.unusable(record, &scene, parsed, refusal),
+        }
+    }
+
+    /// Ends flows of datagrams and partial datagrams that nothing was heard of.
+    pub(super) fn expire(&mut self) {
+        let now = self.gate.now;
+        let fresh = |last: &Duration| now.saturating_sub(*last) < IDLE;
+        let filter = &self.gate.filter;
+        self.flows.retain(|_, (flow, last)| {
+            if !fresh(last) {
+                filter.flow_end(*flow);
+            }
+            fresh(last)
+        });
+        for first in self.fragments.expire(now) {
+            let error = Parsed::new(&first)
+                .filter(ip::may_draw_error)
+                .and_then(|parsed| answer::error(&parsed, Problem::ReassemblyTimeout));
+            if let Some(error) = error {
+                self.send_built(error, Event::IcmpErrorOut, Layer::OutboundIcmpError, None);
+            }
+        }
+    }
+}
+
+/// The ICMP type of an echo request (RFC 792, RFC 4443).
+pub fn echo_request(family: Family) -> u8 {
+    match family {
+        Family::V4 => 8,
+        Family::V6 => 128,
+    }
+}

@@ -1,0 +1,248 @@
+//! What happened, event by event: for people, and for tests.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::wfp::{Decision, LayerId};
+
+macro_rules! events {
+    ($($(#[$meta:meta])* $variant:ident = $text:literal),+ $(,)?) => {
+        /// A socket call or a packet, named by what it was for the connection.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Event { $(#[doc = $text] $(#[$meta])* $variant),+ }
+
+        impl Event {
+            /// Every event.
+            pub const ALL: &'static [Self] = &[$(Self::$variant),+];
+
+            /// In words.
+            pub fn text(self) -> &'static str {
+                match self { $(Self::$variant => $text),+ }
+            }
+        }
+    };
+}
+
+events! {
+    Bind = "bind",
+    Listen = "listen",
+    Connect = "connect",
+    SynOut = "SYN out",
+    SynIn = "SYN in",
+    SynAckOut = "SYN-ACK out",
+    SynAckIn = "SYN-ACK in",
+    AckOut = "ACK out",
+    AckIn = "ACK in",
+    SynNobodyListening = "SYN, nobody listening",
+    DataSent = "data sent",
+    DataReceived = "data received",
+    ReauthorizationPasses = "reauthorization passes",
+    ReauthorizationFails = "reauthorization fails",
+    EndpointClosed = "endpoint closed",
+    PortFreed = "port freed",
+    RstOut = "RST out",
+    RstIn = "RST in",
+    FinOut = "FIN out",
+    FinIn = "FIN in",
+    LaterAckOut = "later ACK out",
+    LaterAckIn = "later ACK in",
+    ReauthorizationPassesElsewhere = "reauthorization passes, not with data received",
+    ReauthorizationFailsElsewhere = "reauthorization fails, not at the receiver",
+    AckWithData = "ACK in with data",
+    SynAgain = "SYN in again",
+    NothingNew = "segment without news",
+    NotForListener = "segment a listener cannot use",
+    NoConnection = "segment of no connection",
+    BacklogFull = "SYN, backlog full",
+    EndpointlessDatagram = "datagram without endpoint",
+    DatagramIn = "datagram in",
+    LaterDatagramIn = "later datagram in",
+    FirstDatagramOut = "first datagram out",
+    DatagramOut = "datagram out",
+    IcmpErrorOut = "ICMP error out",
+    EchoRequestIn = "echo request in",
+    LaterEchoRequestIn = "later echo request in",
+    EchoReplyOut = "echo reply out",
+    FragmentIn = "fragment in",
+    Unusable = "unusable packet",
+    OtherIn = "other packet in",
+    OtherOut = "other packet out",
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.text())
+    }
+}
+
+/// The ends an event concerns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct Ends {
+    pub protocol: u8,
+    pub local: SocketAddr,
+    /// `None` for a listener or a bound socket.
+    pub remote: Option<SocketAddr>,
+}
+
+impl fmt::Display for Ends {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.remote {
+            Some(remote) => write!(f, "{}/{} <-> {remote}", self.local, self.protocol),
+            None => write!(f, "{}/{}", self.local, self.protocol),
+        }
+    }
+}
+
+/// One layer that was classified.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct Step {
+    pub layer: LayerId,
+    /// Without prefix: `INBOUND_TRANSPORT_V4_DISCARD`.
+    pub name: &'static str,
+    pub decision: Decision,
+}
+
+/// Names a record while it is in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RecordId(u64);
+
+/// One event with the layers it passed, in order.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct Record {
+    /// Since the host's start.
+    pub at: Duration,
+    pub ends: Ends,
+    pub event: Event,
+    pub steps: Vec<Step>,
+    /// It is a packet's second event: the record before has the layers that the
+    /// packet passed on its way up to the stream.
+    pub is_rest: bool,
+}
+
+impl Record {
+    /// The names of the layers passed.
+    pub fn layers(&self) -> impl Iterator<Item = &'static str> {
+        self.steps.iter().map(|step| step.name)
+    }
+
+    /// Whether a filter blocked at a layer other than a discard twin.
+    pub fn stopped(&self) -> bool {
+        self.steps.iter().any(|step| step.decision.blocked() && !step.name.ends_with("_DISCARD"))
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.at.as_secs_f64();
+        write!(f, "{seconds:10.6} {} {}:", self.ends, self.event)?;
+        for step in &self.steps {
+            let verdict = if step.decision.blocked() { " BLOCK" } else { "" };
+            write!(f, " {}{verdict}", step.name)?;
+        }
+        Ok(())
+    }
+}
+
+/// The latest events, bounded.
+#[derive(Clone, Debug)]
+pub struct Log {
+    records: VecDeque<Record>,
+    first: u64,
+    limit: usize,
+}
+
+/// The most layers one record lists: the segments of one indication of data,
+/// retransmissions included, stay far below it.
+const STEPS_LIMIT: usize = 1024;
+
+impl Log {
+    /// Keeps the latest `limit` records.
+    pub fn new(limit: usize) -> Self {
+        Self { records: VecDeque::new(), first: 0, limit: limit.max(1) }
+    }
+
+    /// The records, oldest first.
+    pub fn records(&self) -> impl ExactSizeIterator<Item = &Record> {
+        self.records.iter()
+    }
+
+    /// Takes the records out, oldest first; to the log they are forgotten.
+    pub fn take(&mut self) -> VecDeque<Record> {
+        self.first += self.records.len() as u64;
+        std::mem::take(&mut self.records)
+    }
+
+    /// How many records gave way to later ones.
+    pub fn forgotten(&self) -> u64 {
+        self.first
+    }
+
+    /// Opens a record.
+    pub fn open(&mut self, at: Duration, ends: Ends, event: Event) -> RecordId {
+        self.add(Record { at, ends, event, steps: Vec::new(), is_rest: false })
+    }
+
+    /// Opens a record for a packet's second event.
+    pub fn open_rest(&mut self, at: Duration, ends: Ends, event: Event) -> RecordId {
+        self.add(Record { at, ends, event, steps: Vec::new(), is_rest: true })
+    }
+
+    fn add(&mut self, record: Record) -> RecordId {
+        if self.records.len() == self.limit {
+            self.records.pop_front();
+            self.first += 1;
+        }
+        self.records.push_back(record);
+        RecordId(self.first + self.records.len() as u64 - 1)
+    }
+
+    pub(super) fn push(&mut self, id: RecordId, step: Step) {
+        if let Some(record) = self.record_mut(id)
+            && record.steps.len() < STEPS_LIMIT
+        {
+            record.steps.push(step);
+        }
+    }
+
+    /// Says what the event turned out to be.
+    pub fn rename(&mut self, id: RecordId, event: Event) {
+        if let Some(record) = self.record_mut(id) {
+            record.event = event;
+        }
+    }
+
+    pub(super) fn event(&self, id: RecordId) -> Option<Event> {
+        let index = usize::try_from(id.0.checked_sub(self.first)?).ok()?;
+        self.records.get(index).map(|record| record.event)
+    }
+
+    fn record_mut(&mut self, id: RecordId) -> Option<&mut Record> {
+        let index = usize::try_from(id.0.checked_sub(self.first)?).ok()?;
+        self.records.get_mut(index)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_bounded_and_late_steps_of_forgotten_records_go_nowhere() {
+        let mut log = Log::new(2);
+        let ends = Ends { protocol: 6, local: ([10, 77, 0, 2], 80).into(), remote: None };
+        let ids: Vec<_> = [Event::Bind, Event::Listen, Event::SynIn]
+            .map(|event| log.open(Duration::ZERO, ends, event))
+            .into();
+        log.rename(ids[0], Event::RstIn);
+        log.rename(ids[2], Event::BacklogFull);
+        let events: Vec<_> = log.records().map(|record| record.event).collect();
+        assert_eq!(events, [Event::Listen, Event::BacklogFull]);
+        assert_eq!(log.forgotten(), 1);
+        assert_eq!((log.event(ids[0]), log.event(ids[1])), (None, Some(Event::Listen)));
+    }
+}

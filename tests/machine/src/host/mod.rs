@@ -1,0 +1,150 @@
+//! A TCP host that walks the layers in the documented order.
+//!
+//! TCP itself is smoltcp's; around it every socket call and every packet
+//! passes the filter engine's layers as *TCP Packet Flows* and *UDP Packet
+//! Flows* list them, with the fields, metadata and data offsets that the
+//! documents give each layer. Where they leave a point open, [`Variants`] has
+//! a switch for it.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `sockets`, `connection` | bind, listen, connect, close |
+//! | `ip`, `fragments` | what the IP layer refuses, and puts together |
+//! | `inbound`, `segment`, `datagram` | a packet from the network, up to the application |
+//! | `outbound` | bytes from an application, down to the network |
+//! | `gate` | one layer: classify, log, discard twin |
+//! | `scene`, `metadata`, `layers` | what one indication carries |
+//! | [`documented`] | the documents' sequences, to compare with |
+//! | `run` | a thread that drives a host over a wire |
+
+#![forbid(unsafe_code)]
+
+mod answer;
+mod application;
+mod connection;
+mod datagram;
+mod disorder;
+pub mod documented;
+mod filter;
+mod fragments;
+mod gate;
+mod inbound;
+mod ip;
+mod layers;
+mod log;
+mod metadata;
+mod options;
+mod outbound;
+mod run;
+mod scene;
+mod segment;
+mod sockets;
+mod stack;
+#[cfg(test)]
+mod tests;
+mod variants;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+pub use application::Application;
+pub use disorder::{Disorder, Disordered, Fault};
+pub use filter::Filter;
+pub use fragments::Fragments;
+pub use gate::Counters;
+pub use gate::Gate;
+pub use inbound::{IDLE, echo_request};
+pub use layers::{Definition, Field, Layer, definition};
+pub use log::{Ends, Event, Log, Record, RecordId, Step};
+pub use options::{Interface, Options, Process};
+pub use run::{Finished, HostHandle, Report, spawn};
+pub use scene::Direction;
+pub use scene::{Scene, flag};
+pub use segment::{is_plain_syn, stream_flag};
+pub use sockets::{ConnectionId, Outcome, SocketError, State};
+pub use stack::Stack;
+
+pub use variants::{DataStart, DiscardMetadata, ListenerReason, StreamBlock, UdpDiscard, Variants, reason};
+
+use connection::Connection;
+use sockets::Listener;
+
+/// A connection's addresses, local first.
+type Pair = (SocketAddr, SocketAddr);
+
+/// The host. Nothing in it waits or reads a clock: it is told the time.
+pub struct Host {
+    gate: Gate,
+    stack: Stack,
+    listeners: BTreeMap<SocketAddr, Listener>,
+    connections: BTreeMap<Pair, Connection>,
+    outcomes: BTreeMap<ConnectionId, Outcome>,
+    datagram_sockets: datagram::Sockets,
+    flows: datagram::Flows,
+    fragments: Fragments,
+    outbound: VecDeque<Vec<u8>>,
+    /// Endpoint handles and connection ids handed out so far.
+    last_handle: u64,
+    last_port: u16,
+}
+
+impl Host {
+    /// A host with no socket.
+    pub fn new(filter: Arc<dyn Filter>, options: Options, variants: Variants) -> Self {
+        Self {
+            stack: Stack::new(&options),
+            gate: Gate {
+                filter,
+                log: Log::new(options.log_limit),
+                options,
+                variants,
+                counters: Counters::default(),
+                now: Duration::ZERO,
+            },
+            listeners: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+            datagram_sockets: datagram::Sockets::default(),
+            flows: datagram::Flows::default(),
+            fragments: Fragments::default(),
+            outbound: VecDeque::new(),
+            last_handle: 0x1000,
+            last_port: sockets::FIRST_EPHEMERAL_PORT,
+        }
+    }
+
+    /// What happened.
+    pub fn log(&self) -> &Log {
+        &self.gate.log
+    }
+
+    /// What happened, in numbers.
+    pub fn counters(&self) -> Counters {
+        self.gate.counters
+    }
+
+    /// Does what is due at `now` (since the host's start): retransmissions,
+    /// timeouts, and whatever an application has to send.
+    pub fn poll(&mut self, now: Duration) {
+        self.gate.now = now;
+        self.expire();
+        self.turn();
+    }
+
+    /// How long until [`Host::poll`] has something to do, if anything.
+    pub fn poll_delay(&mut self) -> Option<Duration> {
+        self.stack.delay(self.gate.now)
+    }
+
+    /// The next packet for the network.
+    pub fn transmit(&mut self) -> Option<Vec<u8>> {
+        self.outbound.pop_front()
+    }
+
+    fn handle(&mut self) -> u64 {
+        self.last_handle += 1;
+        self.last_handle
+    }
+}

@@ -1,0 +1,97 @@
+//! What the simulated machine is.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::wire::Network;
+
+/// The host's only interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interface {
+    /// `NET_LUID`: interface type in the upper 16 bits, then a 24-bit index.
+    pub luid: u64,
+    /// Interface index.
+    pub index: u32,
+    /// Sub-interface index.
+    pub sub_index: u32,
+    /// `IFTYPE`; 6 is Ethernet (`ipifcons.h`).
+    pub kind: u32,
+    /// `TUNNEL_TYPE`; 0 is none.
+    pub tunnel: u32,
+}
+
+/// The process behind the host's sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Process {
+    /// Image path as ALE gives it: lower case, device form, UTF-16 with a NUL.
+    pub path: Arc<[u8]>,
+    /// Process id.
+    pub id: u64,
+    /// Handle of its token.
+    pub token: u64,
+    /// Its user as `TOKEN_ACCESS_INFORMATION`, opaque to the engine.
+    pub user: Arc<[u8]>,
+    /// The service's tag, if it is a service.
+    pub sub_process_tag: Option<u32>,
+}
+
+/// A machine's properties.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Addresses and MTU.
+    pub network: Network,
+    /// The interface.
+    pub interface: Interface,
+    /// The process that owns every socket.
+    pub process: Process,
+    /// Compartment id; 1 is the default one.
+    pub compartment: u32,
+    /// `NET_PROFILE` category of the interface: 0 public, 1 private, 2 domain.
+    pub profile: u32,
+    /// The most half-open connections per listener.
+    pub backlog: usize,
+    /// The most records the log keeps.
+    pub log_limit: usize,
+    /// Seed of initial sequence numbers.
+    pub seed: u64,
+    /// How long a connection is idle before TCP sends a keep-alive; `None`
+    /// sends none.
+    pub keep_alive: Option<Duration>,
+    /// `FWP_CONDITION_FLAG_*` to set on all traffic with a remote address, so
+    /// that a test can declare it loopback (1) or secured by IPsec (2).
+    pub extra_flags: Vec<(IpAddr, u32)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let path = "\\device\\harddiskvolume3\\lab\\server.exe\0";
+        Self {
+            network: Network::default(),
+            interface: Interface { luid: 6 << 48 | 0x8000 << 24, index: 7, sub_index: 0, kind: 6, tunnel: 0 },
+            process: Process {
+                path: path.encode_utf16().flat_map(u16::to_le_bytes).collect(),
+                id: 4242,
+                token: 0x1d4,
+                user: Arc::from([0; 8]),
+                sub_process_tag: None,
+            },
+            compartment: 1,
+            profile: 0,
+            backlog: 64,
+            log_limit: 65_536,
+            seed: 1,
+            keep_alive: None,
+            extra_flags: Vec::new(),
+        }
+    }
+}
+
+impl Options {
+    pub(super) fn extra_flags(&self, remote: Option<IpAddr>) -> u32 {
+        self.extra_flags
+            .iter()
+            .filter(|(address, _)| Some(*address) == remote)
+            .fold(0, |flags, (_, extra)| flags | extra)
+    }
+}

@@ -1,0 +1,250 @@
+//! One indication's circumstances, turned into values and data.
+//!
+//! Which field comes where is read from the layer's definition; what a field
+//! holds is decided here once for all layers (facts: 4.1 to 4.3).
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use super::layers::{Field, Layer};
+use super::log::Ends;
+use super::options::{Interface, Options};
+use super::variants::{DataStart, Variants};
+use crate::wfp::{FlowHandle, LayerData, Packet, Value};
+use crate::wire::{Family, Parsed, Transport};
+
+/// `FWP_CONDITION_FLAG_*` (`fwptypes.h`) that the host itself sets.
+#[allow(missing_docs, reason = "the names are those of the headers")]
+pub mod flag {
+    pub const IS_LOOPBACK: u32 = 0x1;
+    pub const IS_REAUTHORIZE: u32 = 0x4;
+    pub const IS_WILDCARD_BIND: u32 = 0x8;
+    pub const IS_FRAGMENT: u32 = 0x20;
+    pub const REQUIRES_ALE_CLASSIFY: u32 = 0x100;
+    pub const IS_REASSEMBLED: u32 = 0x400;
+}
+
+/// `FWP_DIRECTION` (`fwptypes.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[allow(missing_docs, reason = "the names say it")]
+pub enum Direction {
+    Outbound = 0,
+    Inbound = 1,
+}
+
+/// What the host knows when it indicates to a layer.
+#[derive(Clone, Copy)]
+pub struct Scene<'a> {
+    /// The addresses.
+    pub ends: Ends,
+    /// The connection's direction, or the datagram's where there is none.
+    pub direction: Direction,
+    /// The packet and its own direction.
+    pub packet: Option<(Direction, Parsed<'a>)>,
+    /// Stream bytes and `FWPS_STREAM_FLAG_*`.
+    pub stream: Option<(&'a [u8], u32)>,
+    /// The flow, once it has a handle.
+    pub flow: Option<FlowHandle>,
+    /// Handle of the endpoint.
+    pub endpoint: Option<u64>,
+    /// Handle of the endpoint that this one comes from.
+    pub parent: Option<u64>,
+    /// `FWP_CONDITION_FLAG_*`.
+    pub flags: u32,
+    /// `FWP_CONDITION_REAUTHORIZE_REASON_*`, 0 unless reauthorizing.
+    pub reauthorize_reason: u32,
+}
+
+impl<'a> Scene<'a> {
+    /// A socket call.
+    pub fn call(ends: Ends, direction: Direction) -> Self {
+        Self {
+            ends,
+            direction,
+            packet: None,
+            stream: None,
+            flow: None,
+            endpoint: None,
+            parent: None,
+            flags: 0,
+            reauthorize_reason: 0,
+        }
+    }
+
+    /// A packet of no endpoint so far.
+    pub fn packet(direction: Direction, parsed: Parsed<'a>) -> Self {
+        let (local, remote) = match direction {
+            Direction::Inbound => (parsed.destination, parsed.source),
+            Direction::Outbound => (parsed.source, parsed.destination),
+        };
+        let ends = Ends { protocol: parsed.protocol, local, remote: Some(remote) };
+        Self { packet: Some((direction, parsed)), ..Self::call(ends, direction) }
+    }
+
+    /// The IP version of its addresses.
+    pub fn family(&self) -> Family {
+        Family::of(self.ends.local.ip())
+    }
+
+    /// The direction of this packet or call.
+    pub fn passing(&self) -> Direction {
+        self.packet.map_or(self.direction, |(direction, _)| direction)
+    }
+
+    /// At the ports' positions ICMP has its type and code.
+    fn ports(&self) -> (u16, u16) {
+        match self.packet {
+            Some((_, parsed)) => match parsed.transport {
+                Transport::Icmp { kind, code, .. } => (kind.into(), code.into()),
+                _ => self.socket_ports(),
+            },
+            None => self.socket_ports(),
+        }
+    }
+
+    fn socket_ports(&self) -> (u16, u16) {
+        let remote = self.ends.remote.as_ref().map_or(0, SocketAddr::port);
+        (self.ends.local.port(), remote)
+    }
+
+    /// The layer's data fields in index order.
+    pub fn values(&self, fields: &[Field], options: &Options) -> Vec<Value> {
+        fields.iter().map(|&field| self.value(field, options)).collect()
+    }
+
+    fn value(&self, field: Field, options: &Options) -> Value {
+        let local = self.ends.local.ip();
+        let remote = self.ends.remote.map(|remote| remote.ip());
+        let inbound = self.passing() == Direction::Inbound;
+        match field {
+            Field::AppId | Field::OriginalAppId => Value::ByteBlob(options.process.path.clone()),
+            Field::UserId => Value::TokenAccessInformation(options.process.user.clone()),
+            Field::PackageId => Value::Sid(Arc::from(NULL_SID)),
+            Field::LocalAddress if local.is_unspecified() => Value::Empty,
+            Field::LocalAddress => address(local),
+            Field::RemoteAddress => remote.map_or(Value::Empty, address),
+            Field::LocalAddressType => Value::Uint8(address_type(local)),
+            Field::DestinationAddressType => {
+                let destination = if inbound { Some(local) } else { remote };
+                Value::Uint8(destination.map_or(0, address_type))
+            }
+            Field::LocalPort => Value::Uint16(self.ports().0),
+            Field::RemotePort => Value::Uint16(self.ports().1),
+            Field::IcmpType => Value::Uint16(self.ports().0),
+            Field::IcmpCode => Value::Uint16(self.ports().1),
+            Field::Protocol => Value::Uint8(self.ends.protocol),
+            Field::Direction => Value::Uint32(self.direction as u32),
+            Field::Flags => Value::Uint32(self.flags | options.extra_flags(remote)),
+            Field::ReauthorizeReason => Value::Uint32(self.reauthorize_reason),
+            Field::PromiscuousMode | Field::SocketProperty | Field::SystemPort => Value::Uint32(0),
+            Field::CompartmentId => Value::Uint32(options.compartment),
+            Field::InterfaceQuarantineEpoch => Value::Uint64(0),
+            Field::ProfileId
+            | Field::OriginalProfileId
+            | Field::CurrentProfileId
+            | Field::LocalInterfaceProfileId
+            | Field::NexthopInterfaceProfileId => Value::Uint32(options.profile),
+            // Not known for this traffic, or without a documented type.
+            Field::EffectiveName
+            | Field::RemoteMachineId
+            | Field::RemoteUserId
+            | Field::Fqbn
+            | Field::IpsecSecurityRealmId
+            | Field::NapContext
+            | Field::OriginalIcmpType
+            | Field::PeerName
+            | Field::Reserved0
+            | Field::Reserved1
+            | Field::Reserved2
+            | Field::Reserved3 => Value::Empty,
+            interface => self.interface_value(interface, &options.interface),
+        }
+    }
+
+    /// An interface is known on the side the packet is on; the other one is
+    /// FWP_EMPTY, as unknown values are (facts: 4.3).
+    fn interface_value(&self, field: Field, interface: &Interface) -> Value {
+        let inbound = self.passing() == Direction::Inbound;
+        let arrival = inbound.then_some(interface);
+        let nexthop = (!inbound).then_some(interface);
+        let bound = (!self.ends.local.ip().is_unspecified()).then_some(interface);
+        let of = |interface: Option<&Interface>, value: fn(&Interface) -> Value| {
+            interface.map_or(Value::Empty, value)
+        };
+        match field {
+            Field::LocalInterface => of(bound, |i| Value::Uint64(i.luid)),
+            Field::InterfaceIndex => Value::Uint32(interface.index),
+            Field::SubInterfaceIndex => Value::Uint32(interface.sub_index),
+            Field::InterfaceType => of(bound, |i| Value::Uint32(i.kind)),
+            Field::TunnelType => of(bound, |i| Value::Uint32(i.tunnel)),
+            Field::ArrivalInterface => of(arrival, |i| Value::Uint64(i.luid)),
+            Field::ArrivalInterfaceIndex => of(arrival, |i| Value::Uint32(i.index)),
+            Field::ArrivalInterfaceType => of(arrival, |i| Value::Uint32(i.kind)),
+            Field::ArrivalTunnelType => of(arrival, |i| Value::Uint32(i.tunnel)),
+            Field::NexthopInterface => of(nexthop, |i| Value::Uint64(i.luid)),
+            Field::NexthopInterfaceIndex => of(nexthop, |i| Value::Uint32(i.index)),
+            Field::NexthopSubInterfaceIndex => of(nexthop, |i| Value::Uint32(i.sub_index)),
+            Field::NexthopInterfaceType => of(nexthop, |i| Value::Uint32(i.kind)),
+            Field::NexthopTunnelType => of(nexthop, |i| Value::Uint32(i.tunnel)),
+            other => unreachable!("{other:?} is no property of an interface"),
+        }
+    }
+
+    /// `layerData`, with the NBL's start where the layer documents it.
+    pub fn data(&self, layer: Layer, discard: bool, variants: &Variants) -> LayerData<'a> {
+        let start = match (layer, discard) {
+            (Layer::Stream, _) => {
+                return match self.stream {
+                    Some((bytes, flags)) => LayerData::Stream { bytes, flags },
+                    None => LayerData::None,
+                };
+            }
+            (Layer::InboundTransport, true) => variants.transport_discard_start,
+            (Layer::InboundIppacket, true) => variants.ippacket_discard_start,
+            (Layer::InboundIppacket, false) => DataStart::TransportHeader,
+            (Layer::InboundTransport, false) => DataStart::Payload,
+            (Layer::OutboundIppacket, _) => DataStart::IpHeader,
+            // No IP header exists yet at these layers.
+            (Layer::OutboundTransport | Layer::OutboundIcmpError, _) => DataStart::TransportHeader,
+            (Layer::DatagramData | Layer::AleAuthRecvAccept | Layer::AleFlowEstablished, _) => {
+                match self.passing() {
+                    Direction::Inbound => DataStart::Payload,
+                    Direction::Outbound => DataStart::TransportHeader,
+                }
+            }
+            _ => return LayerData::None,
+        };
+        let Some((direction, parsed)) = self.packet else {
+            return LayerData::None;
+        };
+        let headless = direction == Direction::Outbound && layer != Layer::OutboundIppacket;
+        let (bytes, ip_header) =
+            if headless { (parsed.transport_bytes(), 0) } else { (parsed.bytes, parsed.ip_header_size) };
+        let data_start = match start {
+            DataStart::IpHeader => 0,
+            DataStart::TransportHeader => ip_header,
+            DataStart::Payload => ip_header + parsed.transport_header_size,
+        };
+        LayerData::Packet(Packet { bytes, data_start })
+    }
+}
+
+/// S-1-0-0: what a process outside any app container has for a package.
+const NULL_SID: [u8; 12] = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+
+fn address(address: IpAddr) -> Value {
+    match address {
+        IpAddr::V4(address) => Value::Uint32(address.to_bits()),
+        IpAddr::V6(address) => Value::ByteArray16(address.octets()),
+    }
+}
+
+/// `NL_ADDRESS_TYPE`: unspecified 0, unicast 1, multicast 3, broadcast 4.
+fn address_type(address: IpAddr) -> u8 {
+    match address {
+        _ if address.is_unspecified() => 0,
+        _ if address.is_multicast() => 3,
+        IpAddr::V4(address) if address.is_broadcast() => 4,
+        _ => 1,
+    }
+}

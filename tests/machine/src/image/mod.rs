@@ -1,0 +1,61 @@
+//! Maps the unchanged driver file, calls into it, and names what it did wrong.
+//!
+//! | file | guarantee |
+//! |---|---|
+//! | `pe` | a PE32+ file as a flat image and checked tables; safe code, hostile input gives errors |
+//! | `load` | an image mapped, relocated, bound and protected as Windows does it |
+//! | `map` | pages: reserve, protect, revoke |
+//! | `thunk` | import slots that lead from the driver's stack to the host's |
+//! | `stack` | the 24 KB kernel stack of a thread, guarded on both sides |
+//! | `call` | into the driver and out of it, by return or by [`escape`] |
+//! | `registers` | what is saved on the way in and taken back on the way out |
+//! | `fault` | CPU exceptions of driver code become [`Stop::Fault`] |
+//! | `report` | what stopped a driver, and the text people read |
+//! | `unwind` | which driver frames lie on the kernel stack |
+//! | `places` | which image, loaded or gone, an address belongs to |
+//! | `direct` | stands in for the driver and the kernel while time is measured |
+//! | `step` | a call in a tight loop, and one instruction at a time |
+//! | `stepping` | a hook before each instruction of the driver that a thread executes |
+//! | `symbols` | functions, inline chains, lines and data from the matching PDB |
+//! | `types` | enums and sizes from the same PDB |
+//! | [`lint`] | rules that a linked driver keeps, checked on the file |
+
+mod call;
+mod direct;
+mod fault;
+pub mod lint;
+mod load;
+mod map;
+mod pe;
+mod places;
+mod registers;
+mod report;
+mod stack;
+mod step;
+mod stepping;
+mod symbols;
+mod thunk;
+mod types;
+mod unwind;
+
+pub use call::{
+    arguments, backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset,
+};
+pub use direct::{
+    copy, current_irql, event_written, events_written, nothing, pass_time, processor_number, read_words,
+    set_here, touch, unbiased_interrupt_time,
+};
+pub use load::{Image, LoadError, MissingImport};
+pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
+pub use places::{
+    NULL_REGION, Residence, describe, is_on_kernel_stack, register_describer, residence,
+    section_is_executable,
+};
+pub(crate) use registers::{restore_registers, save_registers};
+pub use report::{Access, Backtrace, FaultKind, FaultReport, Frame, SourceFrame, Stop};
+pub use stack::KERNEL_STACK_SIZE;
+pub use step::{Access as StepAccess, Call, Trace, Walk, spin, trace};
+pub use stepping::stepping;
+pub use symbols::{DataSymbol, Function, SymbolError, Symbols};
+pub use thunk::{Export, MAX_ARGUMENTS, bind};
+pub use unwind::{Bytes as UnwindBytes, unwinder};

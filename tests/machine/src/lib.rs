@@ -1,0 +1,45 @@
+//! A machine for any Windows Filtering Platform driver, on Linux.
+//!
+//! An NT kernel, a filter engine with Driver Verifier's rules, and a host. A
+//! program loads the `.sys` as it ships, starts it, shows it packets and unloads
+//! it. Nothing here knows a particular driver: service name, registry values and
+//! events come from the caller.
+//!
+//! A module imports only modules above it in this table.
+//!
+//! | module | guarantee |
+//! |---|---|
+//! | [`status`] | NTSTATUS values by their names in `ntstatus.h` |
+//! | [`notes`] | a process that hangs can be asked from outside what it waits for |
+//! | [`schedule`] | simulated threads run one at a time, in an order that a seed fixes |
+//! | [`verifier`] | Driver Verifier's rules, each with its bugcheck code |
+//! | [`wfp`] | the filter engine, pure Rust without unsafe |
+//! | [`etw`] | events as a consumer decodes them |
+//! | [`wire`] | TUN device in a network namespace, packet recording |
+//! | [`host`] | a TCP host that walks the layers in the documented order |
+//! | [`image`] | maps the unchanged PE, names its code from the PDB; raw memory |
+//! | [`irql`] | interrupt request levels |
+//! | [`exports`] | one table of everything a driver can import |
+//! | [`nt`] | ntoskrnl, fwpkclnt and ndis as a driver imports them; raw memory |
+//! | [`faults`] | which calls of a driver can fail, how, and which do |
+//! | [`assembly`] | kernel, filter engine and image put together |
+//! | [`sweep`] | every call of a driver fails in turn |
+
+pub mod assembly;
+pub mod etw;
+#[macro_use]
+pub mod exports;
+pub mod faults;
+pub mod host;
+pub mod image;
+pub mod irql;
+pub mod notes;
+pub mod nt;
+pub mod schedule;
+pub mod status;
+pub mod sweep;
+pub mod verifier;
+pub mod wfp;
+pub mod wire;
+
+pub use assembly::{Machine, StartError};

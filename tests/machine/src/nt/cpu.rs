@@ -1,0 +1,279 @@
+//! Simulated processors: which one a thread is on, and at which IRQL.
+//!
+//! Any number of threads may be on a processor below DISPATCH_LEVEL, as if
+//! they were preempting each other; at DISPATCH_LEVEL and above there is one,
+//! and the others get no further than their next import. A thread holds its
+//! processor's dispatch lock exactly while its IRQL is DISPATCH_LEVEL or
+//! higher.
+
+use std::cell::Cell;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::Kernel;
+pub use crate::irql::Irql;
+use crate::notes::{self, Note};
+use crate::schedule;
+
+/// A processor's exclusion at DISPATCH_LEVEL.
+#[derive(Debug, Default)]
+pub(super) struct Processor {
+    dispatch: AtomicBool,
+}
+
+impl Processor {
+    fn lock(&self) {
+        let mut backoff = Backoff::default();
+        while self.dispatch.swap(true, Ordering::Acquire) {
+            backoff.wait(&|| format!("processor {} to be left to it", processor()));
+        }
+    }
+
+    fn unlock(&self) {
+        self.dispatch.store(false, Ordering::Release);
+    }
+
+    /// Whether a thread keeps it at DISPATCH_LEVEL.
+    pub(super) fn is_kept(&self) -> bool {
+        self.dispatch.load(Ordering::Acquire)
+    }
+}
+
+/// Waiting in a host that has fewer processors than the simulated machine.
+#[derive(Default)]
+pub(super) struct Backoff {
+    rounds: u32,
+    began: Option<Instant>,
+    /// Says what is waited for, once it takes long.
+    note: Option<Note>,
+}
+
+/// From here on a wait is noted.
+const LONG: Duration = Duration::from_millis(500);
+
+impl Backoff {
+    /// A little longer each time. A schedule lets the others run instead.
+    pub(super) fn wait(&mut self, what: &dyn Fn() -> String) {
+        if schedule::pause(what) {
+            return;
+        }
+        self.rounds = self.rounds.saturating_add(1);
+        match self.rounds {
+            ..32 => std::hint::spin_loop(),
+            32..256 => std::thread::yield_now(),
+            _ => {
+                let began = *self.began.get_or_insert_with(Instant::now);
+                if self.note.is_none() && began.elapsed() > LONG {
+                    let thread = std::thread::current();
+                    let name = thread.name().unwrap_or("a thread");
+                    self.note = Some(notes::note(|| format!("wait {name} waits for {}", what())));
+                }
+                std::thread::sleep(Duration::from_micros(50));
+            }
+        }
+    }
+}
+
+/// A thread's place in a simulated machine.
+struct Place {
+    kernel: Cell<*const Kernel>,
+    processor: Cell<u32>,
+    irql: Cell<Irql>,
+    /// Nested BFE state callbacks on this thread.
+    callbacks: Cell<u32>,
+    /// A bit for each processor that a driver has bound the thread to; 0 for
+    /// none.
+    affinity: Cell<u64>,
+    /// Critical regions that the thread is in: normal kernel APCs are disabled.
+    critical_regions: Cell<u32>,
+}
+
+thread_local! {
+    static PLACE: Place = const { Place {
+        kernel: Cell::new(std::ptr::null()),
+        processor: Cell::new(0),
+        irql: Cell::new(Irql::PASSIVE),
+        callbacks: Cell::new(0),
+        affinity: Cell::new(0),
+        critical_regions: Cell::new(0),
+    } };
+}
+
+/// The machine this thread is in, or null.
+pub(super) fn kernel() -> *const Kernel {
+    PLACE.with(|place| place.kernel.get())
+}
+
+/// The processor this thread is on.
+pub fn processor() -> u32 {
+    PLACE.with(|place| place.processor.get())
+}
+
+/// The level this thread runs at.
+pub fn irql() -> Irql {
+    PLACE.with(|place| place.irql.get())
+}
+
+/// What a thread must have again when a routine of the driver's has returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Borrowed {
+    /// A bit for each processor that it is bound to; 0 for none.
+    pub(super) affinity: u64,
+    /// Critical regions that it is in.
+    pub(super) critical_regions: u32,
+}
+
+/// What this thread has now.
+pub(super) fn borrowed() -> Borrowed {
+    PLACE.with(|place| Borrowed {
+        affinity: place.affinity.get(),
+        critical_regions: place.critical_regions.get(),
+    })
+}
+
+/// Gives this thread back what it had.
+pub(super) fn restore(borrowed: Borrowed) {
+    PLACE.with(|place| {
+        place.affinity.set(borrowed.affinity);
+        place.critical_regions.set(borrowed.critical_regions);
+    });
+}
+
+/// Enters a critical region.
+pub(super) fn enter_critical_region() {
+    PLACE.with(|place| place.critical_regions.set(place.critical_regions.get() + 1));
+}
+
+/// Leaves one; `false` if the thread is in none.
+pub(super) fn leave_critical_region() -> bool {
+    PLACE.with(|place| {
+        let left = place.critical_regions.get().checked_sub(1);
+        place.critical_regions.set(left.unwrap_or(0));
+        left.is_some()
+    })
+}
+
+/// Whether this thread is in a BFE state callback.
+pub(super) fn in_callback() -> bool {
+    PLACE.with(|place| place.callbacks.get() > 0)
+}
+
+/// Marks a BFE state callback for as long as the value lives.
+pub(super) struct InCallback(());
+
+impl InCallback {
+    pub(super) fn begin() -> Self {
+        PLACE.with(|place| place.callbacks.set(place.callbacks.get() + 1));
+        Self(())
+    }
+}
+
+impl Drop for InCallback {
+    fn drop(&mut self) {
+        PLACE.with(|place| place.callbacks.set(place.callbacks.get() - 1));
+    }
+}
+
+/// Changes this thread's level, taking or giving back the processor.
+pub(super) fn set_irql(kernel: &Kernel, irql: Irql) {
+    PLACE.with(|place| {
+        let old = place.irql.get();
+        let processor = kernel.processor(place.processor.get());
+        if old < Irql::DISPATCH && irql >= Irql::DISPATCH {
+            processor.lock();
+        } else if old >= Irql::DISPATCH && irql < Irql::DISPATCH {
+            processor.unlock();
+        }
+        place.irql.set(irql);
+    });
+}
+
+/// Moves this thread to another processor, as the system may do with any below
+/// DISPATCH_LEVEL.
+pub(super) fn migrate(processor: u32) {
+    PLACE.with(|place| {
+        assert!(place.irql.get() < Irql::DISPATCH, "threads move below DISPATCH_LEVEL only");
+        let affinity = place.affinity.get();
+        if affinity == 0 || affinity >> processor & 1 != 0 {
+            place.processor.set(processor);
+        }
+    });
+}
+
+/// Binds this thread to some processors, or with 0 to none; gives what it was
+/// bound to. Below DISPATCH_LEVEL it runs on one of them at once, for which
+/// that one must be left by whoever has it at DISPATCH_LEVEL.
+pub(super) fn set_affinity(kernel: &Kernel, affinity: u64) -> u64 {
+    let (here, raised) = PLACE.with(|place| (place.processor.get(), place.irql.get() >= Irql::DISPATCH));
+    let before = PLACE.with(|place| place.affinity.replace(affinity));
+    if affinity != 0 && !raised {
+        let there = if affinity >> here & 1 != 0 { here } else { affinity.trailing_zeros() };
+        PLACE.with(|place| place.processor.set(there));
+        // To run is to have had the processor: what was done there before at
+        // DISPATCH_LEVEL is seen here, and what was done here is seen there.
+        kernel.processor(there).lock();
+        kernel.processor(there).unlock();
+    }
+    before
+}
+
+/// Waits while another thread keeps this thread's processor at DISPATCH_LEVEL.
+pub(super) fn wait_while_preempted(kernel: &Kernel) {
+    let processor = kernel.processor(processor());
+    let mut backoff = Backoff::default();
+    while processor.is_kept() && kernel.stopped().is_none() {
+        backoff.wait(&|| format!("processor {} to be left to it", self::processor()));
+    }
+}
+
+/// A stay on a processor at a level; dropping it restores where the thread
+/// was, whatever level the driver left it at.
+pub(super) struct Stay<'a> {
+    kernel: &'a Kernel,
+    outer_kernel: *const Kernel,
+    outer_processor: u32,
+    outer_irql: Irql,
+    /// A stay belongs to its thread.
+    here: PhantomData<*const ()>,
+}
+
+impl<'a> Stay<'a> {
+    /// Moves this thread.
+    ///
+    /// # Panics
+    /// If the thread is at DISPATCH_LEVEL on another processor or in another
+    /// machine, where no thread could leave from: a fault of the lab.
+    pub(super) fn begin(kernel: &'a Kernel, processor: u32, irql: Irql) -> Self {
+        let stay = PLACE.with(|place| Self {
+            kernel,
+            outer_kernel: place.kernel.get(),
+            outer_processor: place.processor.get(),
+            outer_irql: place.irql.get(),
+            here: PhantomData,
+        });
+        if stay.outer_irql >= Irql::DISPATCH {
+            let same = std::ptr::eq(stay.outer_kernel, kernel);
+            assert!(
+                same && processor == stay.outer_processor && irql >= Irql::DISPATCH,
+                "a thread at DISPATCH_LEVEL cannot leave its processor"
+            );
+        }
+        PLACE.with(|place| {
+            place.kernel.set(kernel);
+            place.processor.set(processor);
+        });
+        set_irql(kernel, irql);
+        stay
+    }
+}
+
+impl Drop for Stay<'_> {
+    fn drop(&mut self) {
+        set_irql(self.kernel, self.outer_irql);
+        PLACE.with(|place| {
+            place.kernel.set(self.outer_kernel);
+            place.processor.set(self.outer_processor);
+        });
+    }
+}

@@ -1,0 +1,260 @@
+//! Event tracing (`wdm.h`, `evntprov.h`), and the sessions that listen.
+#![expect(non_snake_case, reason = "the names are the NT API's own")]
+
+use std::sync::Arc;
+
+use super::cpu::Irql;
+use super::enter::enter;
+use super::foreign;
+use super::types::{Address, EVENT_DATA_DESCRIPTOR, EVENT_DESCRIPTOR, GUID, NTSTATUS};
+use super::{Kernel, Stop, Trouble};
+use crate::etw::{Called, Enable, Event, Listening, Malformed, Misuse, Raw, SessionId, Turn};
+use crate::schedule::Waited;
+use crate::status::Status;
+use crate::verifier::{Violation, rules};
+use crate::wfp::Guid;
+
+/// `EVENT_CONTROL_CODE_DISABLE_PROVIDER` (`evntrace.h`).
+const DISABLE: u32 = 0;
+/// `EVENT_CONTROL_CODE_ENABLE_PROVIDER`.
+const ENABLE: u32 = 1;
+/// `EVENT_CONTROL_CODE_CAPTURE_STATE`.
+const CAPTURE_STATE: u32 = 2;
+/// `EventProviderSetTraits` (`evntprov.h`).
+const SET_TRAITS: i32 = 2;
+/// `MAX_EVENT_DATA_DESCRIPTORS` (`evntprov.h`).
+const MOST_PARTS: u32 = 128;
+/// What an event may have, with room for what is too large to be told.
+const LARGEST: u32 = 1 << 20;
+
+/// `EtwRegister`. A provider that sessions want already is told before the call
+/// returns, and so before it knows its handle ("EventRegister", remarks).
+pub extern "win64" fn EtwRegister(
+    ProviderId: Address,
+    EnableCallback: Address,
+    CallbackContext: Address,
+    RegHandle: Address,
+) -> NTSTATUS {
+    let kernel = enter!(EtwRegister);
+    let outcome = register(&kernel, ProviderId, EnableCallback, CallbackContext, RegHandle);
+    let status = kernel.settle(outcome, Status::UNSUCCESSFUL);
+    kernel.leave_if_stopped();
+    status.0
+}
+
+fn register(
+    kernel: &Kernel,
+    id: Address,
+    callback: Address,
+    context: Address,
+    out: Address,
+) -> Result<Status, Trouble> {
+    let provider = foreign::read::<GUID>(id)?.to_guid();
+    // Before anything is registered that nobody would have the handle of.
+    foreign::write(out, &0_u64)?;
+    let caller = kernel.guest().frames().first().copied().unwrap_or(0);
+    let handle = kernel.tracing().register(provider, callback, context, caller);
+    if kernel.tracing().is_wanted(provider) {
+        // A stop has stopped the machine already.
+        let _ = kernel.tell_provider(handle, ENABLE, Guid::nil());
+    }
+    foreign::write(out, &handle)?;
+    Ok(Status::SUCCESS)
+}
+
+/// `EtwUnregister`: returns when the callback has.
+pub extern "win64" fn EtwUnregister(RegHandle: u64) -> NTSTATUS {
+    let kernel = enter!(EtwUnregister);
+    let mut misuse = None;
+    let what = || "the return of an enable callback".to_owned();
+    let waited = kernel.bell.wait(&what, None, || match kernel.tracing().unregister(RegHandle) {
+        Ok(done) => done,
+        Err(found) => {
+            misuse = Some(found);
+            true
+        }
+    });
+    if waited != Waited::Ready {
+        kernel.leave_if_stopped();
+    }
+    let outcome = match misuse {
+        None => Ok(Status::SUCCESS),
+        Some(misuse) => Err(Trouble::from(misused("EtwUnregister", RegHandle, misuse))),
+    };
+    kernel.settle(outcome, Status::INVALID_PARAMETER).0
+}
+
+/// `EtwSetInformation`: a provider's traits; the other classes change nothing
+/// that a consumer here would see.
+pub extern "win64" fn EtwSetInformation(
+    RegHandle: u64,
+    InformationClass: i32,
+    EventInformation: Address,
+    InformationLength: u32,
+) -> NTSTATUS {
+    let kernel = enter!(EtwSetInformation);
+    let outcome = set(&kernel, RegHandle, InformationClass, EventInformation, InformationLength);
+    kernel.settle(outcome, Status::INVALID_PARAMETER).0
+}
+
+fn set(
+    kernel: &Kernel,
+    handle: u64,
+    class: i32,
+    information: Address,
+    length: u32,
+) -> Result<Status, Trouble> {
+    if class != SET_TRAITS || length > LARGEST {
+        return Ok(Status::INVALID_PARAMETER);
+    }
+    let traits = foreign::read_bytes(information, length as usize)?;
+    match kernel.tracing().set_traits(handle, &traits) {
+        Ok(Ok(())) => Ok(Status::SUCCESS),
+        Ok(Err(malformed)) => Err(undecodable(handle, &malformed).into()),
+        Err(misuse) => Err(misused("EtwSetInformation", handle, misuse).into()),
+    }
+}
+
+/// `EtwWriteTransfer`.
+pub extern "win64" fn EtwWriteTransfer(
+    RegHandle: u64,
+    EventDescriptor: Address,
+    ActivityId: Address,
+    RelatedActivityId: Address,
+    UserDataCount: u32,
+    UserData: Address,
+) -> NTSTATUS {
+    let kernel = enter!(EtwWriteTransfer);
+    let outcome = foreign::read_guid(ActivityId)
+        .and_then(|_| foreign::read_guid(RelatedActivityId))
+        .map_err(Trouble::from)
+        .and_then(|_| write(&kernel, RegHandle, EventDescriptor, UserDataCount, UserData));
+    kernel.settle(outcome, Status::INVALID_PARAMETER).0
+}
+
+fn write(
+    kernel: &Kernel,
+    handle: u64,
+    descriptor: Address,
+    count: u32,
+    data: Address,
+) -> Result<Status, Trouble> {
+    let descriptor: EVENT_DESCRIPTOR = foreign::read(descriptor)?;
+    if count > MOST_PARTS {
+        return Ok(Status::INVALID_PARAMETER);
+    }
+    let mut parts = Vec::new();
+    for part in foreign::read_array::<EVENT_DATA_DESCRIPTOR>(data, count as usize)? {
+        if part.Size > LARGEST {
+            return Ok(Status::INVALID_PARAMETER);
+        }
+        parts.push((part.Type, foreign::read_bytes(part.Ptr as Address, part.Size as usize)?));
+    }
+    let EVENT_DESCRIPTOR { Channel: channel, Level: level, Opcode: opcode, Keyword: keyword, .. } =
+        descriptor;
+    let raw = Raw { channel, level, opcode, keyword, parts };
+    match kernel.tracing().write(handle, &raw, kernel.clock().system_time()) {
+        Ok(Ok(())) => Ok(Status::SUCCESS),
+        Ok(Err(malformed)) => Err(undecodable(handle, &malformed).into()),
+        Err(misuse) => Err(misused("EtwWriteTransfer", handle, misuse).into()),
+    }
+}
+
+fn misused(call: &str, handle: u64, misuse: Misuse) -> Violation {
+    let (rule, what) = match misuse {
+        Misuse::Unregistered => (&rules::ETW_AFTER_UNREGISTER, "was unregistered before"),
+        Misuse::Unknown => (&rules::ETW_BAD_HANDLE, "was never registered"),
+    };
+    let text = format!("{call}: {handle:#x} {what}");
+    match call {
+        // The reference reserves the further parameters.
+        "EtwUnregister" => Violation::new(&rules::ETW_BAD_UNREGISTER, [0; 3], text),
+        _ => Violation::new(rule, [handle, 0, 0], text),
+    }
+}
+
+fn undecodable(handle: u64, malformed: &Malformed) -> Violation {
+    Violation::new(&rules::ETW_MALFORMED_EVENT, [handle, 0, 0], malformed.to_string())
+}
+
+impl Kernel {
+    /// Begins a session; the provider is told if it is registered, and when it
+    /// is.
+    pub fn trace(self: &Arc<Self>, enable: Enable, listening: Option<Listening>) -> Trace {
+        let id = self.tracing().open(enable, listening);
+        self.tell_providers(enable.provider, ENABLE, id);
+        Trace { kernel: Arc::clone(self), id, enable }
+    }
+
+    fn tell_providers(&self, provider: Guid, control: u32, session: SessionId) {
+        for handle in self.tracing().handles(provider) {
+            // A stop has stopped the machine already.
+            let _ = self.tell_provider(handle, control, session.source());
+        }
+    }
+
+    /// Calls a provider's callback, one call at a time.
+    fn tell_provider(&self, handle: u64, control: u32, source: Guid) -> Result<(), Stop> {
+        let mut go = None;
+        let what = || "the return of an enable callback".to_owned();
+        let _ready_or_stopped = self.bell.wait(&what, None, || match self.tracing().call(handle, control) {
+            Turn::Gone => true,
+            Turn::Busy => false,
+            Turn::Go(registered, called) => {
+                go = Some((registered, called));
+                true
+            }
+        });
+        let Some((registered, Called { control, filter })) = go else { return Ok(()) };
+        let source = GUID::from(source);
+        let arguments = [
+            &raw const source as u64,
+            control.into(),
+            filter.level.into(),
+            filter.any,
+            filter.all,
+            0,
+            registered.context as u64,
+        ];
+        let outcome = self.call_driver(registered.callback, &arguments, Irql::PASSIVE, "enable callback");
+        self.tracing().returned(handle);
+        self.bell.ring();
+        outcome.map(|_| ())
+    }
+}
+
+/// A session that listens, until dropped.
+pub struct Trace {
+    kernel: Arc<Kernel>,
+    id: SessionId,
+    enable: Enable,
+}
+
+impl Trace {
+    /// Asks the provider for its state.
+    pub fn capture_state(&self) {
+        self.kernel.tell_providers(self.enable.provider, CAPTURE_STATE, self.id);
+    }
+
+    /// The events so far.
+    pub fn events(&self) -> Vec<Event> {
+        self.kernel.tracing().events(self.id)
+    }
+
+    /// Takes them out.
+    pub fn take(&self) -> Vec<Event> {
+        self.kernel.tracing().take(self.id)
+    }
+
+    /// Events that there was no room for.
+    pub fn lost(&self) -> u64 {
+        self.kernel.tracing().lost(self.id)
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        self.kernel.tracing().close(self.id);
+        self.kernel.tell_providers(self.enable.provider, DISABLE, self.id);
+    }
+}

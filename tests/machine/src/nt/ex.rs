@@ -1,0 +1,206 @@
+//! Executive: pool, rundown protection, fast mutexes (`wdm.h`).
+#![expect(unsafe_code, reason = "works on locks in driver memory")]
+#![expect(non_snake_case, reason = "the names are the NT API's own")]
+
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicI32, AtomicU64, AtomicUsize, Ordering};
+
+use super::cpu::{self, Irql};
+use super::enter::enter;
+use super::locks::Kind;
+use super::pool::{PoolTag, Wanted};
+use super::types::{Address, BOOLEAN, FAST_MUTEX};
+use super::{Kernel, ke};
+use crate::verifier::{Violation, rules};
+
+/// `POOL_FLAGS` (`wdm.h`).
+mod pool_flag {
+    pub(super) const UNINITIALIZED: u64 = 0x2;
+    pub(super) const SESSION: u64 = 0x4;
+    pub(super) const CACHE_ALIGNED: u64 = 0x8;
+    pub(super) const RAISE_ON_FAILURE: u64 = 0x20;
+    pub(super) const NON_PAGED: u64 = 0x40;
+    pub(super) const NON_PAGED_EXECUTE: u64 = 0x80;
+    pub(super) const PAGED: u64 = 0x100;
+    /// Required bits the header names; the upper half is optional.
+    pub(super) const UNUSED_REQUIRED: u64 = 0xFFFF_F800;
+    pub(super) const RESERVED: u64 = 0x610;
+}
+
+/// `ExAllocatePool2`: zeroed unless the flags say otherwise.
+pub extern "win64" fn ExAllocatePool2(Flags: u64, NumberOfBytes: usize, Tag: u32) -> Address {
+    // Its own rules tell paged from nonpaged pool.
+    let kernel = enter!(ExAllocatePool2, Irql::HIGH);
+    kernel.settle(allocate(&kernel, Flags, NumberOfBytes, Tag), 0)
+}
+
+fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Result<Address, Violation> {
+    let irql = cpu::irql();
+    let kinds = pool_flag::NON_PAGED | pool_flag::NON_PAGED_EXECUTE | pool_flag::PAGED;
+    let paged = flags & pool_flag::PAGED != 0;
+    let refuse = |rule, parameters, text: String| Err(Violation::new(rule, parameters, text));
+    let caller = || kernel.guest().frames().first().copied().unwrap_or(0);
+    let unknown = pool_flag::UNUSED_REQUIRED | pool_flag::RESERVED | pool_flag::SESSION;
+    if (flags & kinds).count_ones() != 1 || flags & unknown != 0 {
+        let text = format!("flags {flags:#x}");
+        return refuse(&rules::POOL_BAD_FLAGS, [flags, 0, 0], text);
+    }
+    if flags & pool_flag::NON_PAGED_EXECUTE != 0 {
+        let text = format!("{size} bytes, tag {}", PoolTag(tag));
+        // The pool type is NonPagedPool, which is executable (wdm.h).
+        return refuse(&rules::POOL_EXECUTABLE, [caller(), 0, tag.into()], text);
+    }
+    let parameters = [irql.0.into(), paged.into(), size as u64];
+    let text = || format!("{size} bytes, tag {}, at {irql}", PoolTag(tag));
+    match paged {
+        true if irql > Irql::APC => return refuse(&rules::POOL_PAGED_IRQL, parameters, text()),
+        false if irql > Irql::DISPATCH => return refuse(&rules::POOL_IRQL, parameters, text()),
+        _ => {}
+    }
+    if size == 0 {
+        return refuse(&rules::POOL_ZERO_BYTES, parameters, text());
+    }
+    if tag == 0 {
+        let parameters = [paged.into(), size as u64, caller()];
+        return refuse(&rules::POOL_ZERO_TAG, parameters, text());
+    }
+    let address = kernel.pool().allocate(Wanted {
+        size,
+        tag,
+        paged,
+        zeroed: flags & pool_flag::UNINITIALIZED == 0,
+        cache_aligned: flags & pool_flag::CACHE_ALIGNED != 0,
+        stack: kernel.guest().frames(),
+    });
+    if address == 0 && flags & pool_flag::RAISE_ON_FAILURE != 0 {
+        return refuse(&rules::POOL_RAISE, [0, 0, 0], text());
+    }
+    Ok(address)
+}
+
+/// `ExFreePool`: whatever the tag.
+pub extern "win64" fn ExFreePool(P: Address) {
+    let kernel = enter!(ExFreePool, Irql::HIGH);
+    kernel.settle(free(&kernel, P, 0), ());
+}
+
+/// `ExFreePoolWithTag`; tag 0 means any.
+pub extern "win64" fn ExFreePoolWithTag(P: Address, Tag: u32) {
+    let kernel = enter!(ExFreePoolWithTag, Irql::HIGH);
+    kernel.settle(free(&kernel, P, Tag), ());
+}
+
+fn free(kernel: &Kernel, address: Address, tag: u32) -> Result<(), Violation> {
+    let stack = kernel.guest().frames();
+    let size = kernel.pool().free(address, tag, cpu::irql(), stack)?;
+    kernel.locks().forget(address..address + size);
+    Ok(())
+}
+
+/// Set in an `EX_RUNDOWN_REF` once somebody waits for its release; the rest
+/// counts references by two.
+const RUNDOWN_ACTIVE: u64 = 1;
+const RUNDOWN_REFERENCE: u64 = 2;
+
+fn rundown<'a>(address: Address) -> &'a AtomicU64 {
+    // SAFETY: an EX_RUNDOWN_REF is one aligned 64-bit word in driver memory,
+    // shared with other processors by atomic operations only; a bad pointer
+    // faults, which the guest takes for the driver's fault.
+    unsafe { AtomicU64::from_ptr(address as *mut u64) }
+}
+
+/// `ExInitializeRundownProtection`.
+pub extern "win64" fn ExInitializeRundownProtection(RunRef: Address) {
+    enter!(ExInitializeRundownProtection);
+    rundown(RunRef).store(0, Ordering::Release);
+}
+
+/// `ExAcquireRundownProtection`: FALSE once rundown has begun.
+pub extern "win64" fn ExAcquireRundownProtection(RunRef: Address) -> BOOLEAN {
+    enter!(ExAcquireRundownProtection);
+    let acquire = |count| (count & RUNDOWN_ACTIVE == 0).then_some(count + RUNDOWN_REFERENCE);
+    let order = Ordering::AcqRel;
+    let outcome = rundown(RunRef).fetch_update(order, Ordering::Acquire, acquire);
+    BOOLEAN::from(outcome.is_ok())
+}
+
+/// `ExReleaseRundownProtection`.
+pub extern "win64" fn ExReleaseRundownProtection(RunRef: Address) {
+    let kernel = enter!(ExReleaseRundownProtection);
+    let release = |count: u64| count.checked_sub(RUNDOWN_REFERENCE);
+    let order = Ordering::AcqRel;
+    match rundown(RunRef).fetch_update(order, Ordering::Acquire, release) {
+        Ok(_) => kernel.bell.ring(),
+        Err(_) => {
+            kernel.violate(Violation::new(&rules::RUNDOWN_UNDERFLOW, [RunRef as u64, 0, 0], String::new()))
+        }
+    }
+}
+
+/// `ExWaitForRundownProtectionRelease`: no new references from now on; returns
+/// when the last one is gone.
+pub extern "win64" fn ExWaitForRundownProtectionRelease(RunRef: Address) {
+    let kernel = enter!(ExWaitForRundownProtectionRelease);
+    rundown(RunRef).fetch_or(RUNDOWN_ACTIVE, Ordering::AcqRel);
+    let what = || format!("the rundown of {RunRef:#x}");
+    let _released =
+        ke::wait(&kernel, &what, None, || rundown(RunRef).load(Ordering::Acquire) == RUNDOWN_ACTIVE);
+}
+
+fn mutex_count<'a>(mutex: Address) -> &'a AtomicI32 {
+    let at = mutex + offset_of!(FAST_MUTEX, Count);
+    // SAFETY: `Count` is an aligned 32-bit word in driver memory, shared by
+    // atomic operations only; a bad pointer faults, as above.
+    unsafe { AtomicI32::from_ptr(at as *mut i32) }
+}
+
+fn mutex_owner<'a>(mutex: Address) -> &'a AtomicUsize {
+    let at = mutex + offset_of!(FAST_MUTEX, Owner);
+    // SAFETY: `Owner` is an aligned pointer-size word in driver memory, as
+    // above.
+    unsafe { AtomicUsize::from_ptr(at as *mut usize) }
+}
+
+fn mutex_irql<'a>(mutex: Address) -> &'a AtomicI32 {
+    let at = mutex + offset_of!(FAST_MUTEX, OldIrql);
+    // SAFETY: `OldIrql` is an aligned 32-bit word in driver memory, as above.
+    unsafe { AtomicI32::from_ptr(at as *mut i32) }
+}
+
+/// A value that names this thread.
+fn this_thread() -> usize {
+    thread_local!(static MARK: u8 = const { 0 });
+    MARK.with(|mark| std::ptr::from_ref(mark) as usize)
+}
+
+/// `ExAcquireFastMutex`: raises to APC_LEVEL.
+pub extern "win64" fn ExAcquireFastMutex(FastMutex: Address) {
+    let kernel = enter!(ExAcquireFastMutex);
+    if let Err(violation) = kernel.locks().acquiring(FastMutex) {
+        // Tolerated or not, it is not taken.
+        kernel.violate(violation);
+        return;
+    }
+    let what = || format!("the fast mutex at {FastMutex:#x}");
+    let _taken = ke::wait(&kernel, &what, None, || {
+        // ExInitializeFastMutex (wdm.h, inline) leaves Count at 1.
+        mutex_count(FastMutex).compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    });
+    let old = cpu::irql();
+    cpu::set_irql(&kernel, Irql::APC);
+    mutex_owner(FastMutex).store(this_thread(), Ordering::Relaxed);
+    mutex_irql(FastMutex).store(old.0.into(), Ordering::Relaxed);
+    kernel.locks().acquired(FastMutex, Kind::FastMutex);
+}
+
+/// `ExReleaseFastMutex`: back to the level before.
+pub extern "win64" fn ExReleaseFastMutex(FastMutex: Address) {
+    let kernel = enter!(ExReleaseFastMutex);
+    let taken = mutex_count(FastMutex).load(Ordering::Relaxed) < 1;
+    kernel.settle(kernel.locks().releasing(FastMutex, Kind::FastMutex, taken), ());
+    let old = Irql(mutex_irql(FastMutex).load(Ordering::Relaxed) as u8);
+    mutex_owner(FastMutex).store(0, Ordering::Relaxed);
+    mutex_count(FastMutex).store(1, Ordering::Release);
+    cpu::set_irql(&kernel, old.min(Irql::APC));
+    kernel.bell.ring();
+}

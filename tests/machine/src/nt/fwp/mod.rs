@@ -1,0 +1,220 @@
+//! fwpkclnt: the filter engine as a driver reaches it (`fwpmk.h`, `fwpsk.h`).
+//!
+//! | module | holds |
+//! |---|---|
+//! | this one | the management exports: read what the driver passes, ask the engine |
+//! | [`driver`] | the exports of the driver's side |
+//! | [`read`] | management structures to the engine's objects |
+//! | [`callout`] | a driver's callout as the engine calls it |
+//! | [`incoming`] | an indication as raw structures |
+//! | [`hostile`] | indications that no engine would make |
+//! | [`prepared`] | an indication laid out once, for many calls |
+//! | [`packet`] | a packet as NET_BUFFER_LIST, NET_BUFFER and MDLs |
+#![expect(non_snake_case, reason = "the names are fwpkclnt's own")]
+
+mod callout;
+mod driver;
+pub mod hostile;
+mod incoming;
+mod packet;
+pub mod prepared;
+mod read;
+mod whole;
+
+use super::enter::enter;
+use super::foreign;
+use super::objects::INVALID_HANDLE;
+use super::types::{Address, GUID, HANDLE, NTSTATUS};
+use super::{Kernel, Trouble};
+use crate::status::Status;
+use crate::verifier::{Violation, rules};
+use crate::wfp::{Engine, Guid, SessionId};
+
+pub use callout::{GuestCallout, Prototype};
+pub use driver::*;
+pub use packet::{MdlMapping, NblLayout};
+
+/// What an export returns where the driver broke a tolerated rule.
+const REFUSED: Status = Status::UNSUCCESSFUL;
+
+/// `FwpmEngineOpen0`. Kernel callers pass no server; the identity is ignored
+/// (documentation).
+pub extern "win64" fn FwpmEngineOpen0(
+    serverName: Address,
+    authnService: u32,
+    authIdentity: Address,
+    session: Address,
+    engineHandle: Address,
+) -> NTSTATUS {
+    let kernel = enter!(FwpmEngineOpen0);
+    let _ = authIdentity;
+    /// `RPC_C_AUTHN_WINNT` and `RPC_C_AUTHN_DEFAULT` (`rpcdce.h`).
+    const SERVICES: [u32; 2] = [10, u32::MAX];
+    if serverName != 0 || !SERVICES.contains(&authnService) {
+        return Status::INVALID_PARAMETER.0;
+    }
+    kernel.settle(open(&kernel, session, engineHandle), REFUSED).0
+}
+
+fn open(kernel: &Kernel, session: Address, out: Address) -> Result<Status, Trouble> {
+    let session = read::session(session)?;
+    // A bad handle pointer is found before anything is opened.
+    foreign::write(out, &0usize)?;
+    let id = match kernel.engine().open(session) {
+        Ok(id) => id,
+        Err(status) => return Ok(status),
+    };
+    let handle = {
+        let mut objects = kernel.objects();
+        let handle = objects.opaque();
+        objects.sessions.insert(handle, id);
+        handle
+    };
+    foreign::write(out, &handle)?;
+    Ok(Status::SUCCESS)
+}
+
+/// The session behind an engine handle. A closed or invented one is a breach:
+/// the real library would follow the pointer.
+fn session(kernel: &Kernel, handle: HANDLE) -> Result<SessionId, Trouble> {
+    let id = kernel.objects().sessions.get(&handle).copied();
+    id.ok_or_else(|| bad_handle("engine handle", handle))
+}
+
+fn bad_handle(kind: &str, handle: HANDLE) -> Trouble {
+    let text = format!("{kind} {handle:#x}");
+    Violation::new(&rules::BAD_HANDLE, [handle as u64, INVALID_HANDLE, 0], text).into()
+}
+
+/// Runs a management call on the engine behind a handle.
+fn manage(
+    kernel: &Kernel,
+    handle: HANDLE,
+    call: impl FnOnce(&Engine, SessionId) -> Result<Status, Trouble>,
+) -> NTSTATUS {
+    let outcome = session(kernel, handle).and_then(|id| call(kernel.engine(), id));
+    kernel.settle(outcome, REFUSED).0
+}
+
+/// A GUID that must be there.
+fn key(address: Address) -> Result<Guid, Trouble> {
+    Ok(foreign::read::<GUID>(address)?.to_guid())
+}
+
+/// Writes a new object's id where the caller wants it.
+fn give_id<T: super::types::Plain>(id: Result<T, Status>, out: Address) -> Result<Status, Trouble> {
+    match id {
+        Ok(id) => {
+            if out != 0 {
+                foreign::write(out, &id)?;
+            }
+            Ok(Status::SUCCESS)
+        }
+        Err(status) => Ok(status),
+    }
+}
+
+/// `FwpmEngineClose0`.
+pub extern "win64" fn FwpmEngineClose0(engineHandle: HANDLE) -> NTSTATUS {
+    let kernel = enter!(FwpmEngineClose0);
+    let removed = |kernel: &Kernel| {
+        let id = kernel.objects().sessions.remove(&engineHandle);
+        let id = id.ok_or_else(|| bad_handle("engine handle", engineHandle))?;
+        Ok::<_, Trouble>(kernel.engine().close(id))
+    };
+    kernel.settle(removed(&kernel), REFUSED).0
+}
+
+/// `FwpmTransactionBegin0`.
+pub extern "win64" fn FwpmTransactionBegin0(engineHandle: HANDLE, flags: u32) -> NTSTATUS {
+    let kernel = enter!(FwpmTransactionBegin0);
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.transaction_begin(id, flags)))
+}
+
+/// `FwpmTransactionCommit0`.
+pub extern "win64" fn FwpmTransactionCommit0(engineHandle: HANDLE) -> NTSTATUS {
+    let kernel = enter!(FwpmTransactionCommit0);
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.transaction_commit(id)))
+}
+
+/// `FwpmTransactionAbort0`.
+pub extern "win64" fn FwpmTransactionAbort0(engineHandle: HANDLE) -> NTSTATUS {
+    let kernel = enter!(FwpmTransactionAbort0);
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.transaction_abort(id)))
+}
+
+/// `FwpmProviderAdd0`; security descriptors are not modelled.
+pub extern "win64" fn FwpmProviderAdd0(engineHandle: HANDLE, provider: Address, sd: Address) -> NTSTATUS {
+    let kernel = enter!(FwpmProviderAdd0);
+    let _ = sd;
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.provider_add(id, read::provider(provider)?)))
+}
+
+/// `FwpmProviderDeleteByKey0`.
+pub extern "win64" fn FwpmProviderDeleteByKey0(engineHandle: HANDLE, key: Address) -> NTSTATUS {
+    let kernel = enter!(FwpmProviderDeleteByKey0);
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.provider_delete(id, self::key(key)?)))
+}
+
+/// `FwpmSubLayerAdd0`.
+pub extern "win64" fn FwpmSubLayerAdd0(engineHandle: HANDLE, subLayer: Address, sd: Address) -> NTSTATUS {
+    let kernel = enter!(FwpmSubLayerAdd0);
+    let _ = sd;
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.sublayer_add(id, read::sublayer(subLayer)?)))
+}
+
+/// `FwpmSubLayerDeleteByKey0`.
+pub extern "win64" fn FwpmSubLayerDeleteByKey0(engineHandle: HANDLE, key: Address) -> NTSTATUS {
+    let kernel = enter!(FwpmSubLayerDeleteByKey0);
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.sublayer_delete(id, self::key(key)?)))
+}
+
+/// `FwpmCalloutAdd0`.
+pub extern "win64" fn FwpmCalloutAdd0(
+    engineHandle: HANDLE,
+    callout: Address,
+    sd: Address,
+    id: Address,
+) -> NTSTATUS {
+    let kernel = enter!(FwpmCalloutAdd0);
+    let _ = sd;
+    manage(&kernel, engineHandle, |engine, session| {
+        give_id(engine.callout_add(session, read::callout(callout)?), id)
+    })
+}
+
+/// `FwpmCalloutDeleteByKey0`.
+pub extern "win64" fn FwpmCalloutDeleteByKey0(engineHandle: HANDLE, key: Address) -> NTSTATUS {
+    let kernel = enter!(FwpmCalloutDeleteByKey0);
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.callout_delete(id, self::key(key)?)))
+}
+
+/// `FwpmFilterAdd0`.
+pub extern "win64" fn FwpmFilterAdd0(
+    engineHandle: HANDLE,
+    filter: Address,
+    sd: Address,
+    id: Address,
+) -> NTSTATUS {
+    let kernel = enter!(FwpmFilterAdd0);
+    let _ = sd;
+    manage(&kernel, engineHandle, |engine, session| {
+        let filter = match read::filter(filter)? {
+            Ok(filter) => filter,
+            Err(status) => return Ok(status),
+        };
+        give_id(engine.filter_add(session, filter), id)
+    })
+}
+
+/// `FwpmFilterDeleteById0`.
+pub extern "win64" fn FwpmFilterDeleteById0(engineHandle: HANDLE, id: u64) -> NTSTATUS {
+    let kernel = enter!(FwpmFilterDeleteById0);
+    manage(&kernel, engineHandle, |engine, session| Ok(engine.filter_delete_by_id(session, id)))
+}
+
+/// `FwpmFilterDeleteByKey0`.
+pub extern "win64" fn FwpmFilterDeleteByKey0(engineHandle: HANDLE, key: Address) -> NTSTATUS {
+    let kernel = enter!(FwpmFilterDeleteByKey0);
+    manage(&kernel, engineHandle, |engine, id| Ok(engine.filter_delete_by_key(id, self::key(key)?)))
+}

@@ -1,0 +1,243 @@
+//! I/O manager: devices, work items, the driver's registry key (`wdm.h`).
+#![expect(non_snake_case, reason = "the names are the NT API's own")]
+
+use super::enter::enter;
+use super::foreign;
+use super::load::{parameters_key, service_key};
+use super::memory::Guarded;
+use super::objects::{Device, Object, WorkItem};
+use super::types::{Address, BOOLEAN, DEVICE_OBJECT, HANDLE, NTSTATUS};
+use super::work::Job;
+use super::{Kernel, Trouble, status};
+use crate::status::Status;
+use crate::verifier::{Violation, rules};
+
+/// `IO_TYPE_DEVICE` (`wdm.h`).
+const IO_TYPE_DEVICE: i16 = 3;
+/// `DO_DEVICE_INITIALIZING` (`wdm.h`).
+const DO_DEVICE_INITIALIZING: u32 = 0x80;
+
+/// Default of every `MajorFunction` entry: completes nothing, refuses.
+pub(super) extern "win64" fn invalid_device_request(_: Address, _: Address) -> NTSTATUS {
+    status::INVALID_DEVICE_REQUEST.0
+}
+
+fn no_such_object(kind: &str, address: Address) -> Trouble {
+    let text = format!("{kind} {address:#x}");
+    Violation::new(&rules::BAD_OBJECT, [address as u64, 0, 0], text).into()
+}
+
+/// `IoCreateDevice`.
+pub extern "win64" fn IoCreateDevice(
+    DriverObject: Address,
+    DeviceExtensionSize: u32,
+    DeviceName: Address,
+    DeviceType: u32,
+    DeviceCharacteristics: u32,
+    Exclusive: BOOLEAN,
+    DeviceObject: Address,
+) -> NTSTATUS {
+    let kernel = enter!(IoCreateDevice);
+    // Nothing in this machine opens devices, exclusively or not.
+    let _ = Exclusive;
+    let template = DEVICE_OBJECT {
+        Type: IO_TYPE_DEVICE,
+        DriverObject,
+        Flags: DO_DEVICE_INITIALIZING,
+        Characteristics: DeviceCharacteristics,
+        DeviceType,
+        StackSize: 1,
+        ..DEVICE_OBJECT::zeroed()
+    };
+    let extension = DeviceExtensionSize as usize;
+    let outcome = create_device(&kernel, template, extension, DeviceName, DeviceObject);
+    kernel.settle(outcome, Status::UNSUCCESSFUL).0
+}
+
+fn create_device(
+    kernel: &Kernel,
+    mut device: DEVICE_OBJECT,
+    extension: usize,
+    name: Address,
+    out: Address,
+) -> Result<Status, Trouble> {
+    if kernel.driver_name(device.DriverObject).is_none() {
+        return Err(no_such_object("DRIVER_OBJECT", device.DriverObject));
+    }
+    let name = match name {
+        0 => String::new(),
+        at => foreign::read_unicode_string(at).map_err(|bad| Trouble::String(at, bad))?,
+    };
+    let mut objects = kernel.objects();
+    let taken = |device: &Device| device.name.eq_ignore_ascii_case(&name);
+    if !name.is_empty() && objects.devices.values().any(taken) {
+        return Ok(Status::OBJECT_NAME_COLLISION);
+    }
+    let room = (size_of::<DEVICE_OBJECT>() + extension).next_multiple_of(16);
+    let memory = Guarded::new(room);
+    // Its end at the guard page, so that the extension cannot be overrun.
+    let address = memory.end() - room;
+    device.Size = u16::try_from(room).unwrap_or(u16::MAX);
+    if extension > 0 {
+        device.DeviceExtension = address + size_of::<DEVICE_OBJECT>();
+    }
+    device.NextDevice = objects.devices.keys().next_back().copied().unwrap_or(0);
+    memory.put(address, &device);
+    let entry = Device { memory, name, references: 0, deleted: false };
+    objects.devices.insert(address, entry);
+    drop(objects);
+    kernel.link_devices(address);
+    foreign::write(out, &address)?;
+    Ok(Status::SUCCESS)
+}
+
+/// `IoDeleteDevice`. The object stays while a work item refers to it.
+pub extern "win64" fn IoDeleteDevice(DeviceObject: Address) {
+    let kernel = enter!(IoDeleteDevice);
+    kernel.settle(delete_device(&kernel, DeviceObject), ());
+}
+
+fn delete_device(kernel: &Kernel, address: Address) -> Result<(), Trouble> {
+    let mut objects = kernel.objects();
+    if !objects.delete_device(address) {
+        return Err(no_such_object("DEVICE_OBJECT", address));
+    }
+    let mut left = objects.devices.iter().filter(|(_, device)| !device.deleted);
+    let first = left.next_back().map_or(0, |(address, _)| *address);
+    drop(objects);
+    kernel.link_devices(first);
+    Ok(())
+}
+
+/// `IoOpenDriverRegistryKey`.
+pub extern "win64" fn IoOpenDriverRegistryKey(
+    DriverObject: Address,
+    RegKeyType: i32,
+    DesiredAccess: u32,
+    Flags: u32,
+    DriverRegKey: Address,
+) -> NTSTATUS {
+    let kernel = enter!(IoOpenDriverRegistryKey);
+    // Kernel callers are not checked against a key's security.
+    let _ = DesiredAccess;
+    let outcome = open_driver_key(&kernel, DriverObject, RegKeyType, Flags, DriverRegKey);
+    kernel.settle(outcome, Status::UNSUCCESSFUL).0
+}
+
+fn open_driver_key(
+    kernel: &Kernel,
+    driver: Address,
+    kind: i32,
+    flags: u32,
+    out: Address,
+) -> Result<Status, Trouble> {
+    /// `DRIVER_REGKEY_TYPE` (`wdm.h`).
+    const PARAMETERS: i32 = 0;
+    const PERSISTENT_STATE: i32 = 1;
+    let Some(name) = kernel.driver_name(driver) else {
+        return Err(no_such_object("DRIVER_OBJECT", driver));
+    };
+    let path = match kind {
+        PARAMETERS => parameters_key(&name),
+        PERSISTENT_STATE => format!(r"{}\State", service_key(&name)),
+        _ => return Ok(Status::INVALID_PARAMETER),
+    };
+    if flags != 0 {
+        return Ok(Status::INVALID_PARAMETER);
+    }
+    let Some(generation) = kernel.registry().generation(&path) else {
+        return Ok(Status::OBJECT_NAME_NOT_FOUND);
+    };
+    let handle: HANDLE = kernel.objects().open(Object::Key(path, generation));
+    foreign::write(out, &handle)?;
+    Ok(Status::SUCCESS)
+}
+
+/// `IoAllocateWorkItem`: NULL while the lab makes allocations fail.
+pub extern "win64" fn IoAllocateWorkItem(DeviceObject: Address) -> Address {
+    let kernel = enter!(IoAllocateWorkItem);
+    kernel.settle(allocate_work_item(&kernel, DeviceObject), 0)
+}
+
+fn allocate_work_item(kernel: &Kernel, device: Address) -> Result<Address, Trouble> {
+    if kernel.pool().take_shortage() {
+        return Ok(0);
+    }
+    let mut objects = kernel.objects();
+    if !objects.devices.contains_key(&device) {
+        return Err(no_such_object("DEVICE_OBJECT", device));
+    }
+    let item = objects.opaque();
+    let entry = WorkItem { device, queued: false };
+    objects.work_items.insert(item, entry);
+    Ok(item)
+}
+
+/// `IoQueueWorkItem`: the routine gets the device object and the context.
+pub extern "win64" fn IoQueueWorkItem(
+    IoWorkItem: Address,
+    WorkerRoutine: Address,
+    QueueType: i32,
+    Context: Address,
+) {
+    let kernel = enter!(IoQueueWorkItem);
+    // One worker serves all queues.
+    let _ = QueueType;
+    kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, Context, false), ());
+}
+
+/// `IoQueueWorkItemEx`: the routine gets the work item too.
+pub extern "win64" fn IoQueueWorkItemEx(
+    IoWorkItem: Address,
+    WorkerRoutine: Address,
+    QueueType: i32,
+    Context: Address,
+) {
+    let kernel = enter!(IoQueueWorkItemEx);
+    let _ = QueueType;
+    kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, Context, true), ());
+}
+
+fn queue(
+    kernel: &Kernel,
+    item: Address,
+    routine: Address,
+    context: Address,
+    extended: bool,
+) -> Result<(), Trouble> {
+    let mut objects = kernel.objects();
+    let Some(entry) = objects.work_items.get_mut(&item) else {
+        return Err(no_such_object("IO_WORKITEM", item));
+    };
+    if entry.queued {
+        let text = format!("work item {item:#x}");
+        let parameters = [item as u64, 0, 0];
+        return Err(Violation::new(&rules::WORK_ITEM_QUEUED_TWICE, parameters, text).into());
+    }
+    entry.queued = true;
+    let object = entry.device;
+    if let Some(device) = objects.devices.get_mut(&object) {
+        device.references += 1;
+    }
+    drop(objects);
+    kernel.work().push(Job::IoWorkItem { item, routine, object, context, extended });
+    Ok(())
+}
+
+/// `IoFreeWorkItem`; also from within its own routine.
+pub extern "win64" fn IoFreeWorkItem(IoWorkItem: Address) {
+    let kernel = enter!(IoFreeWorkItem);
+    kernel.settle(free_work_item(&kernel, IoWorkItem), ());
+}
+
+fn free_work_item(kernel: &Kernel, item: Address) -> Result<(), Trouble> {
+    match kernel.objects().work_items.remove(&item) {
+        None => Err(no_such_object("IO_WORKITEM", item)),
+        Some(WorkItem { queued: true, .. }) => {
+            let text = format!("work item {item:#x}");
+            let parameters = [item as u64, 0, 0];
+            Err(Violation::new(&rules::WORK_ITEM_FREED_ACTIVE, parameters, text).into())
+        }
+        Some(_) => Ok(()),
+    }
+}

@@ -1,0 +1,344 @@
+//! Kernel: processors, IRQL, spin locks, events, time, bugcheck (`wdm.h`).
+#![expect(unsafe_code, reason = "works on locks and events in driver memory")]
+#![expect(non_snake_case, reason = "the names are the NT API's own")]
+
+use std::mem::offset_of;
+use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+
+use super::cpu::{self, Backoff, Irql};
+use super::enter::enter;
+use super::foreign;
+use super::guest::Stop;
+use super::locks::Kind;
+use super::types::{
+    Address, BOOLEAN, DISPATCHER_HEADER, KEVENT, KIRQL, LARGE_INTEGER, LIST_ENTRY, NTSTATUS, PROCESSOR_NUMBER,
+};
+use super::{Kernel, status};
+use crate::schedule::Waited;
+use crate::status::Status;
+use crate::verifier::{Violation, rules};
+
+/// `SynchronizationEvent` (`wdm.h`): the `Type` of its dispatcher header.
+const SYNCHRONIZATION_EVENT: u8 = 1;
+/// `ALL_PROCESSOR_GROUPS` (`ntdef.h`).
+const ALL_PROCESSOR_GROUPS: u16 = 0xFFFF;
+
+/// `KeGetCurrentProcessorNumberEx`.
+pub extern "win64" fn KeGetCurrentProcessorNumberEx(ProcNumber: Address) -> u32 {
+    let kernel = enter!(KeGetCurrentProcessorNumberEx);
+    let processor = cpu::processor();
+    if ProcNumber != 0 {
+        let (group, number) = kernel.options().group_and_number(processor);
+        let number = PROCESSOR_NUMBER { Group: group, Number: number, Reserved: 0 };
+        let written = foreign::write(ProcNumber, &number);
+        kernel.settle(written, ());
+    }
+    processor
+}
+
+/// `KeQueryMaximumProcessorCountEx`.
+pub extern "win64" fn KeQueryMaximumProcessorCountEx(GroupNumber: u16) -> u32 {
+    let kernel = enter!(KeQueryMaximumProcessorCountEx);
+    processors(&kernel, GroupNumber)
+}
+
+/// `KeQueryActiveProcessorCountEx`: no processor is ever added.
+pub extern "win64" fn KeQueryActiveProcessorCountEx(GroupNumber: u16) -> u32 {
+    let kernel = enter!(KeQueryActiveProcessorCountEx);
+    processors(&kernel, GroupNumber)
+}
+
+fn processors(kernel: &Kernel, group: u16) -> u32 {
+    match group {
+        ALL_PROCESSOR_GROUPS => kernel.options().processors,
+        group => kernel.options().group(group).len() as u32,
+    }
+}
+
+/// `KeGetCurrentIrql`.
+pub extern "win64" fn KeGetCurrentIrql() -> KIRQL {
+    enter!(KeGetCurrentIrql);
+    cpu::irql().0
+}
+
+/// `KfRaiseIrql`: returns the old level.
+pub extern "win64" fn KfRaiseIrql(NewIrql: KIRQL) -> KIRQL {
+    let kernel = enter!(KfRaiseIrql);
+    let old = cpu::irql();
+    match Irql(NewIrql) {
+        new if (old..=Irql::HIGH).contains(&new) => cpu::set_irql(&kernel, new),
+        new => kernel.violate(bad_level(&rules::RAISE_IRQL, old, new)),
+    }
+    old.0
+}
+
+/// `KeLowerIrql`.
+pub extern "win64" fn KeLowerIrql(NewIrql: KIRQL) {
+    let kernel = enter!(KeLowerIrql);
+    let (old, new) = (cpu::irql(), Irql(NewIrql));
+    match new <= old {
+        true => cpu::set_irql(&kernel, new),
+        false => kernel.violate(bad_level(&rules::LOWER_IRQL, old, new)),
+    }
+}
+
+fn bad_level(rule: &'static crate::verifier::Rule, old: Irql, new: Irql) -> Violation {
+    let parameters = [old.0.into(), new.0.into(), 0];
+    Violation::new(rule, parameters, format!("from {old} to {new}"))
+}
+
+fn lock_word<'a>(address: Address) -> &'a AtomicUsize {
+    // SAFETY: a KSPIN_LOCK is one aligned pointer-size word in driver memory,
+    // shared with other processors by atomic operations only; a bad pointer
+    // faults, which the guest takes for the driver's fault.
+    unsafe { AtomicUsize::from_ptr(address as *mut usize) }
+}
+
+/// What a lock word holds while this processor owns it. One thread at a time
+/// is at DISPATCH_LEVEL on a processor, so the processor names the owner.
+fn owner() -> usize {
+    cpu::processor() as usize + 1
+}
+
+/// `KeInitializeSpinLock`.
+pub extern "win64" fn KeInitializeSpinLock(SpinLock: Address) {
+    let kernel = enter!(KeInitializeSpinLock);
+    kernel.settle(kernel.resident(SpinLock), ());
+    lock_word(SpinLock).store(0, Ordering::Release);
+}
+
+/// `KeAcquireSpinLockRaiseToDpc`: returns the old level.
+pub extern "win64" fn KeAcquireSpinLockRaiseToDpc(SpinLock: Address) -> KIRQL {
+    let kernel = enter!(KeAcquireSpinLockRaiseToDpc);
+    let old = cpu::irql();
+    cpu::set_irql(&kernel, old.max(Irql::DISPATCH));
+    acquire(&kernel, SpinLock);
+    old.0
+}
+
+/// `KeAcquireSpinLockAtDpcLevel`.
+pub extern "win64" fn KeAcquireSpinLockAtDpcLevel(SpinLock: Address) {
+    let kernel = enter!(KeAcquireSpinLockAtDpcLevel);
+    acquire(&kernel, SpinLock);
+}
+
+fn acquire(kernel: &Kernel, address: Address) {
+    let word = lock_word(address);
+    if let Err(violation) = kernel.locks().acquiring(address) {
+        // Tolerated or not, it is not taken.
+        kernel.violate(violation);
+        return;
+    }
+    let mut backoff = Backoff::default();
+    while word.compare_exchange_weak(0, owner(), Ordering::Acquire, Ordering::Relaxed).is_err() {
+        backoff.wait(&|| format!("the spin lock at {address:#x}"));
+        kernel.leave_if_stopped();
+    }
+    kernel.locks().acquired(address, Kind::Spin);
+}
+
+/// `KeReleaseSpinLock`: to the level the acquisition returned.
+pub extern "win64" fn KeReleaseSpinLock(SpinLock: Address, NewIrql: KIRQL) {
+    let kernel = enter!(KeReleaseSpinLock);
+    release(&kernel, SpinLock);
+    let (old, new) = (cpu::irql(), Irql(NewIrql));
+    match new <= Irql::DISPATCH {
+        true => cpu::set_irql(&kernel, new),
+        false => kernel.violate(bad_level(&rules::LOWER_IRQL, old, new)),
+    }
+}
+
+/// `KeReleaseSpinLockFromDpcLevel`.
+pub extern "win64" fn KeReleaseSpinLockFromDpcLevel(SpinLock: Address) {
+    let kernel = enter!(KeReleaseSpinLockFromDpcLevel);
+    release(&kernel, SpinLock);
+}
+
+fn release(kernel: &Kernel, address: Address) {
+    let taken = lock_word(address).load(Ordering::Relaxed) != 0;
+    kernel.settle(kernel.locks().releasing(address, Kind::Spin, taken), ());
+    lock_word(address).store(0, Ordering::Release);
+}
+
+fn signal_state<'a>(event: Address) -> &'a AtomicI32 {
+    let at = event + offset_of!(DISPATCHER_HEADER, SignalState);
+    // SAFETY: `SignalState` is an aligned 32-bit word in driver memory, shared
+    // by atomic operations only; a bad pointer faults, as above.
+    unsafe { AtomicI32::from_ptr(at as *mut i32) }
+}
+
+fn event_type(event: Address) -> u8 {
+    // SAFETY: the first byte of a dispatcher header; a bad pointer faults, as
+    // above.
+    unsafe { (event as *const u8).read_volatile() }
+}
+
+/// `KeInitializeEvent`.
+pub extern "win64" fn KeInitializeEvent(Event: Address, Type: i32, State: BOOLEAN) {
+    let kernel = enter!(KeInitializeEvent);
+    kernel.settle(kernel.resident(Event), ());
+    let list = Event + offset_of!(DISPATCHER_HEADER, WaitListHead);
+    let event = KEVENT {
+        Header: DISPATCHER_HEADER {
+            Type: Type as u8,
+            // In 32-bit words, as every dispatcher object's.
+            Size: (size_of::<KEVENT>() / 4) as u8,
+            SignalState: (State != 0).into(),
+            WaitListHead: LIST_ENTRY { Flink: list, Blink: list },
+            ..DISPATCHER_HEADER::zeroed()
+        },
+    };
+    let written = foreign::write(Event, &event);
+    kernel.settle(written, ());
+}
+
+/// `KeSetEvent`: returns the previous state. `Wait` TRUE needs APC_LEVEL.
+pub extern "win64" fn KeSetEvent(Event: Address, Increment: i32, Wait: BOOLEAN) -> i32 {
+    let ceiling = if Wait == 0 { Irql::DISPATCH } else { Irql::APC };
+    let kernel = enter!(KeSetEvent, ceiling);
+    // The boost has no meaning here.
+    let _ = Increment;
+    let previous = signal_state(Event).swap(1, Ordering::AcqRel);
+    kernel.bell.ring();
+    previous
+}
+
+/// `KeClearEvent`.
+pub extern "win64" fn KeClearEvent(Event: Address) {
+    enter!(KeClearEvent);
+    signal_state(Event).store(0, Ordering::Release);
+}
+
+/// `KeResetEvent`: returns the previous state.
+pub extern "win64" fn KeResetEvent(Event: Address) -> i32 {
+    enter!(KeResetEvent);
+    signal_state(Event).swap(0, Ordering::AcqRel)
+}
+
+/// `KeReadStateEvent`.
+pub extern "win64" fn KeReadStateEvent(Event: Address) -> i32 {
+    enter!(KeReadStateEvent);
+    signal_state(Event).load(Ordering::Acquire)
+}
+
+/// `KeWaitForSingleObject` on an event. A zero timeout only looks, which is
+/// allowed at DISPATCH_LEVEL.
+pub extern "win64" fn KeWaitForSingleObject(
+    Object: Address,
+    WaitReason: i32,
+    WaitMode: i8,
+    Alertable: BOOLEAN,
+    Timeout: Address,
+) -> NTSTATUS {
+    // The timeout decides what level is too high.
+    let kernel = enter!(KeWaitForSingleObject, Irql::HIGH);
+    // Nobody alerts a thread here.
+    let _ = (WaitReason, WaitMode, Alertable);
+    let timeout = kernel.settle(foreign::read_optional::<LARGE_INTEGER>(Timeout), None);
+    kernel.settle(may_wait(Object, Timeout, timeout), ());
+    let synchronization = event_type(Object) == SYNCHRONIZATION_EVENT;
+    let take = || match synchronization {
+        true => signal_state(Object).compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
+        false => signal_state(Object).load(Ordering::Acquire) != 0,
+    };
+    let what = || format!("the event at {Object:#x}");
+    wait(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
+}
+
+/// Whether a thread may wait at its level: at DISPATCH_LEVEL it may only look.
+fn may_wait(object: Address, timeout: Address, value: Option<LARGE_INTEGER>) -> Result<(), Violation> {
+    let irql = cpu::irql();
+    let rule = match value {
+        _ if irql > Irql::DISPATCH => &rules::WAIT_ABOVE_DISPATCH,
+        None if irql == Irql::DISPATCH => &rules::WAIT_FOREVER_AT_DISPATCH,
+        Some(value) if irql == Irql::DISPATCH && value.QuadPart != 0 => &rules::WAIT_AT_DISPATCH,
+        _ => return Ok(()),
+    };
+    // The reference has the level's address first.
+    let parameters = [irql.0.into(), object as u64, timeout as u64];
+    Err(Violation::new(rule, parameters, format!("KeWaitForSingleObject at {irql}")))
+}
+
+/// Waits until `take` succeeds. Holds nothing while looking.
+pub(super) fn wait(
+    kernel: &Kernel,
+    what: &dyn Fn() -> String,
+    timeout: Option<i64>,
+    take: impl FnMut() -> bool,
+) -> Status {
+    let timeout = timeout.map(|timeout| kernel.clock().until(timeout));
+    match kernel.bell.wait(what, timeout, take) {
+        Waited::Ready => Status::SUCCESS,
+        Waited::TimedOut => status::TIMEOUT,
+        Waited::GaveUp => {
+            kernel.leave_if_stopped();
+            status::TIMEOUT
+        }
+    }
+}
+
+/// `KeDelayExecutionThread`.
+pub extern "win64" fn KeDelayExecutionThread(
+    WaitMode: i8,
+    Alertable: BOOLEAN,
+    Interval: Address,
+) -> NTSTATUS {
+    let kernel = enter!(KeDelayExecutionThread);
+    let _ = (WaitMode, Alertable);
+    let interval = foreign::read::<LARGE_INTEGER>(Interval);
+    let interval = kernel.settle(interval, LARGE_INTEGER { QuadPart: 0 });
+    let what = || "its delay to end".to_owned();
+    let _over = wait(&kernel, &what, Some(interval.QuadPart), || false);
+    Status::SUCCESS.0
+}
+
+/// `KeBugCheckEx`.
+pub extern "win64" fn KeBugCheckEx(
+    BugCheckCode: u32,
+    BugCheckParameter1: u64,
+    BugCheckParameter2: u64,
+    BugCheckParameter3: u64,
+    BugCheckParameter4: u64,
+) -> ! {
+    let kernel = enter!(KeBugCheckEx);
+    kernel.stop(Stop::BugCheck {
+        code: BugCheckCode,
+        parameters: [BugCheckParameter1, BugCheckParameter2, BugCheckParameter3, BugCheckParameter4],
+        text: "KeBugCheckEx".into(),
+    })
+}
+
+/// `KeQueryPerformanceCounter`: 10 MHz, as Windows reports on most machines.
+pub extern "win64" fn KeQueryPerformanceCounter(PerformanceFrequency: Address) -> LARGE_INTEGER {
+    let kernel = enter!(KeQueryPerformanceCounter);
+    if PerformanceFrequency != 0 {
+        let frequency = LARGE_INTEGER { QuadPart: 10_000_000 };
+        let written = foreign::write(PerformanceFrequency, &frequency);
+        kernel.settle(written, ());
+    }
+    LARGE_INTEGER { QuadPart: kernel.clock().interrupt_time() as i64 }
+}
+
+/// `KeQueryInterruptTimePrecise`: in 100 ns; the same count as the
+/// performance counter's.
+pub extern "win64" fn KeQueryInterruptTimePrecise(QpcTimeStamp: Address) -> u64 {
+    let kernel = enter!(KeQueryInterruptTimePrecise);
+    let time = kernel.clock().interrupt_time();
+    let written = foreign::write(QpcTimeStamp, &time);
+    kernel.settle(written, ());
+    time
+}
+
+/// `KeQueryUnbiasedInterruptTime`: the machine never sleeps.
+pub extern "win64" fn KeQueryUnbiasedInterruptTime() -> u64 {
+    let kernel = enter!(KeQueryUnbiasedInterruptTime);
+    kernel.clock().interrupt_time()
+}
+
+/// `KeQuerySystemTimePrecise`: in 100 ns since 1601.
+pub extern "win64" fn KeQuerySystemTimePrecise(CurrentTime: Address) {
+    let kernel = enter!(KeQuerySystemTimePrecise);
+    let time = kernel.clock().system_time();
+    let written = foreign::write(CurrentTime, &time);
+    kernel.settle(written, ());
+}

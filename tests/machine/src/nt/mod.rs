@@ -1,0 +1,83 @@
+//! The NT kernel a callout driver sees.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`Kernel`] | one simulated machine; exports find it through the thread |
+//! | [`types`] | structures as the WDK lays them out |
+//! | [`guest`] | how driver code is entered and abandoned |
+//! | [`cpu`] | processors and IRQL |
+//! | [`memory`], [`foreign`] | guarded pages; reading what drivers point to |
+//! | [`pool`], [`registry`], [`work`], [`objects`] | what a machine has one of each |
+//! | [`journal`] | every call of an export with its arguments, for tests |
+//! | [`ex`], [`ke`], [`affinity`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, a file per prefix |
+
+pub mod affinity;
+mod breach;
+mod clock;
+pub mod cpu;
+mod enter;
+pub mod etw;
+pub mod ex;
+mod failing;
+mod fault;
+pub mod foreign;
+pub mod fwp;
+pub mod guest;
+mod information;
+pub mod io;
+pub mod journal;
+pub mod ke;
+mod kernel;
+mod load;
+mod locks;
+pub mod mapped;
+pub mod memory;
+pub mod mm;
+pub mod ndis;
+pub mod objects;
+mod options;
+pub mod pool;
+pub mod ps;
+pub mod registry;
+pub mod rtl;
+mod schedule;
+mod stack;
+mod stepwise;
+pub mod types;
+pub mod work;
+pub mod zw;
+
+#[cfg(test)]
+mod tests;
+
+pub use breach::describe_address;
+pub use clock::Clock;
+pub use cpu::Irql;
+pub use enter::{Export, resolve};
+pub use etw::Trace;
+pub use failing::{CanFail, Effect, FailCalls, Failure};
+pub use fwp::{MdlMapping, NblLayout};
+pub use guest::{Cause, Direct, Exception, Guest, Place, Stop};
+pub use kernel::Kernel;
+pub use load::{DriverImage, LeakReport, parameters_key};
+pub use options::Options;
+pub use stepwise::BeforeInstruction;
+
+pub(crate) use breach::Trouble;
+pub(crate) use kernel::{Current, SYSTEM_THREAD};
+pub(crate) use schedule::at_import;
+
+/// Statuses of this kernel that the filter engine has no use for
+/// (`ntstatus.h`).
+pub mod status {
+    use crate::status::Status;
+
+    /// `STATUS_TIMEOUT`.
+    pub const TIMEOUT: Status = Status(0x102);
+    /// `STATUS_NOTIFY_CLEANUP`.
+    pub const NOTIFY_CLEANUP: Status = Status(0x10B);
+    /// `STATUS_KEY_DELETED`.
+    pub const KEY_DELETED: Status = Status(0xC000_017C_u32 as i32);
+    /// `STATUS_INVALID_DEVICE_REQUEST`.
+    pub const INVALID_DEVICE_REQUEST: Status = Status(0xC000_0010_u32 as i32);
+}

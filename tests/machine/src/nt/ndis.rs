@@ -1,0 +1,206 @@
+//! NDIS: looking into NET_BUFFERs (`nblapi.h`).
+//!
+//! On a packet's path: structures are read directly, and a bad pointer faults
+//! as it would in ndis.sys.
+#![expect(unsafe_code, reason = "walks MDL chains in foreign memory")]
+#![expect(non_snake_case, reason = "the names are NDIS's own")]
+
+use super::Kernel;
+use super::enter::enter;
+use super::memory::{Guarded, PAGE};
+use super::types::{
+    Address, BOOLEAN, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER_DATA, NTSTATUS,
+    Plain,
+};
+use crate::status::Status;
+
+// A NET_BUFFER begins with its NET_BUFFER_DATA; the rest is none of ours.
+
+fn peek<T: Plain>(address: Address) -> T {
+    // SAFETY: a structure in kernel or driver memory; a bad pointer faults,
+    // which the guest takes for the driver's fault. `Plain` types have no
+    // invalid bit pattern.
+    unsafe { (address as *const T).read_unaligned() }
+}
+
+fn poke<T: Plain>(address: Address, value: &T) {
+    // SAFETY: as `peek`.
+    unsafe { (address as *mut T).write_unaligned(*value) };
+}
+
+/// Where an MDL's bytes are, mapping it if need be. `None` while the lab
+/// makes allocations fail: mapping can.
+fn mapped(kernel: &Kernel, address: Address, mdl: &MDL) -> Option<Address> {
+    if mdl.MdlFlags & (MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL) != 0 {
+        return Some(mdl.MappedSystemVa);
+    }
+    if kernel.pool().take_shortage() {
+        return None;
+    }
+    let start = mdl.StartVa.wrapping_add(mdl.ByteOffset as usize);
+    let mapped = MDL { MappedSystemVa: start, MdlFlags: mdl.MdlFlags | MDL_MAPPED_TO_SYSTEM_VA, ..*mdl };
+    poke(address, &mapped);
+    Some(start)
+}
+
+/// `NdisGetDataBuffer`: a pointer into the packet when the bytes lie together
+/// and aligned as asked, else a copy in `Storage`, else NULL.
+pub extern "win64" fn NdisGetDataBuffer(
+    NetBuffer: Address,
+    BytesNeeded: u32,
+    Storage: Address,
+    AlignMultiple: u32,
+    AlignOffset: u32,
+) -> Address {
+    let kernel = enter!(NdisGetDataBuffer);
+    let buffer: NET_BUFFER_DATA = peek(NetBuffer);
+    let needed = BytesNeeded as usize;
+    if needed == 0 || u64::from(BytesNeeded) > buffer.stDataLength {
+        return 0;
+    }
+    let mut at = buffer.CurrentMdl;
+    let mut mdl: MDL = peek(at);
+    let mut offset = buffer.CurrentMdlOffset as usize;
+    // The data may begin in an MDL further on.
+    while offset >= mdl.ByteCount as usize && mdl.Next != 0 {
+        offset -= mdl.ByteCount as usize;
+        at = mdl.Next;
+        mdl = peek(at);
+    }
+    let Some(start) = mapped(&kernel, at, &mdl) else {
+        return 0;
+    };
+    let pointer = start + offset;
+    let multiple = AlignMultiple.max(1) as usize;
+    let aligned = pointer % multiple == AlignOffset as usize % multiple;
+    if (mdl.ByteCount as usize).saturating_sub(offset) >= needed && aligned {
+        return pointer;
+    }
+    match Storage != 0 && copy(&kernel, at, offset, needed, Storage) {
+        true => Storage,
+        false => 0,
+    }
+}
+
+/// Copies `needed` bytes of a chain from `offset` in the MDL at `at`.
+fn copy(kernel: &Kernel, at: Address, offset: usize, needed: usize, storage: Address) -> bool {
+    let (mut at, mut offset, mut done) = (at, offset, 0);
+    while done < needed {
+        if at == 0 {
+            return false;
+        }
+        let mdl: MDL = peek(at);
+        let Some(start) = mapped(kernel, at, &mdl) else {
+            return false;
+        };
+        let part = (mdl.ByteCount as usize).saturating_sub(offset).min(needed - done);
+        // SAFETY: the MDL says where its bytes are, the driver where to put
+        // them; if either lies, this faults as the driver's fault.
+        unsafe {
+            let from = (start + offset) as *const u8;
+            std::ptr::copy(from, (storage + done) as *mut u8, part);
+        }
+        done += part;
+        offset = offset.saturating_sub(mdl.ByteCount as usize);
+        at = mdl.Next;
+    }
+    true
+}
+
+/// Sets the current MDL from the data's offset in the chain.
+fn relocate(buffer: &mut NET_BUFFER_DATA) {
+    let mut offset = buffer.DataOffset;
+    let mut at = buffer.MdlChain;
+    loop {
+        let mdl: MDL = peek(at);
+        if offset < mdl.ByteCount || mdl.Next == 0 {
+            break;
+        }
+        offset -= mdl.ByteCount;
+        at = mdl.Next;
+    }
+    buffer.CurrentMdl = at;
+    buffer.CurrentMdlOffset = offset;
+}
+
+/// `NdisRetreatNetBufferDataStart`. Where the unused space in front does not
+/// suffice, an MDL is put before the chain, which can fail. A handler of the
+/// driver's own for that is not called: such a retreat fails.
+pub extern "win64" fn NdisRetreatNetBufferDataStart(
+    NetBuffer: Address,
+    DataOffsetDelta: u32,
+    DataBackFill: u32,
+    AllocateMdlHandler: Address,
+) -> NTSTATUS {
+    let kernel = enter!(NdisRetreatNetBufferDataStart);
+    let mut buffer: NET_BUFFER_DATA = peek(NetBuffer);
+    if DataOffsetDelta <= buffer.DataOffset {
+        buffer.DataOffset -= DataOffsetDelta;
+    } else {
+        if AllocateMdlHandler != 0 {
+            kernel.log("NdisRetreatNetBufferDataStart: AllocateMdlHandler is not called");
+            return Status::INSUFFICIENT_RESOURCES.0;
+        }
+        let missing = DataOffsetDelta - buffer.DataOffset;
+        let bytes = missing.saturating_add(DataBackFill);
+        let front = prepend(&kernel, buffer.MdlChain, bytes);
+        if front == 0 {
+            return Status::INSUFFICIENT_RESOURCES.0;
+        }
+        buffer.MdlChain = front;
+        buffer.DataOffset = DataBackFill;
+    }
+    buffer.stDataLength += u64::from(DataOffsetDelta);
+    relocate(&mut buffer);
+    poke(NetBuffer, &buffer);
+    Status::SUCCESS.0
+}
+
+/// A new MDL of `bytes` bytes before `next`; 0 while allocations fail.
+fn prepend(kernel: &Kernel, next: Address, bytes: u32) -> Address {
+    if kernel.pool().take_shortage() {
+        return 0;
+    }
+    let memory = Guarded::new(PAGE + bytes as usize);
+    let address = memory.start();
+    let data = memory.end() - bytes as usize;
+    let mdl = MDL {
+        Next: next,
+        Size: size_of::<MDL>() as i16,
+        MdlFlags: MDL_SOURCE_IS_NONPAGED_POOL,
+        Process: 0,
+        MappedSystemVa: data,
+        StartVa: data & !(PAGE - 1),
+        ByteCount: bytes,
+        ByteOffset: (data % PAGE) as u32,
+    };
+    memory.put(address, &mdl);
+    kernel.objects().mdls.insert(address, memory);
+    address
+}
+
+/// `NdisAdvanceNetBufferDataStart`. With `FreeMdl`, MDLs that a retreat put in
+/// front and that hold no data any more go.
+pub extern "win64" fn NdisAdvanceNetBufferDataStart(
+    NetBuffer: Address,
+    DataOffsetDelta: u32,
+    FreeMdl: BOOLEAN,
+    FreeMdlHandler: Address,
+) {
+    let kernel = enter!(NdisAdvanceNetBufferDataStart);
+    // Belongs to an allocation handler, which is never called.
+    let _ = FreeMdlHandler;
+    let mut buffer: NET_BUFFER_DATA = peek(NetBuffer);
+    buffer.DataOffset = buffer.DataOffset.saturating_add(DataOffsetDelta);
+    buffer.stDataLength = buffer.stDataLength.saturating_sub(DataOffsetDelta.into());
+    relocate(&mut buffer);
+    while FreeMdl != 0 && buffer.MdlChain != buffer.CurrentMdl {
+        let front: MDL = peek(buffer.MdlChain);
+        if kernel.objects().mdls.remove(&buffer.MdlChain).is_none() {
+            break;
+        }
+        buffer.MdlChain = front.Next;
+        buffer.DataOffset -= front.ByteCount;
+    }
+    poke(NetBuffer, &buffer);
+}

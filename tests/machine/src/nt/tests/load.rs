@@ -1,0 +1,269 @@
+//! Loading, devices, work items, unloading.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::super::ex::ExAllocatePool2;
+use super::super::io::*;
+use super::super::ke::KfRaiseIrql;
+use super::super::types::{Address, DEVICE_OBJECT, DRIVER_OBJECT, UNICODE_STRING};
+use super::super::zw::ZwClose;
+use super::super::{Direct, DriverImage, Irql, Kernel, LeakReport, Options, Stop, foreign};
+use super::{machine, peek, poke};
+use crate::status::Status;
+use crate::verifier::{Rule, rules};
+
+type Entry = extern "win64" fn(Address, Address) -> i32;
+
+fn image(entry: Entry) -> DriverImage {
+    DriverImage { name: "sample".into(), entry: entry as *const () as Address, base: 0x1000, size: 0x2000 }
+}
+
+fn set_unload(driver: Address, routine: extern "win64" fn(Address)) {
+    let at = driver + std::mem::offset_of!(DRIVER_OBJECT, DriverUnload);
+    poke(at, routine as *const () as Address);
+}
+
+fn create_device(driver: Address) -> Address {
+    let device: Address = 0;
+    let out = std::ptr::from_ref(&device) as Address;
+    assert_eq!(IoCreateDevice(driver, 64, 0, 0x12, 0, 0, out), 0);
+    peek(out)
+}
+
+extern "win64" fn nothing(_: Address) {}
+
+/// Loads, then unloads with the driver's own routine.
+fn cycle(entry: Entry) -> (std::sync::Arc<Kernel>, Result<LeakReport, Stop>) {
+    let kernel = machine();
+    let loaded = kernel.load_driver(image(entry));
+    assert_eq!(loaded.unwrap(), Status::SUCCESS);
+    let report = kernel.unload();
+    (kernel, report)
+}
+
+#[track_caller]
+fn leaves(rule: &'static Rule, entry: Entry) {
+    let (kernel, outcome) = cycle(entry);
+    super::stopped_by(&kernel, outcome, rule);
+}
+
+extern "win64" fn tidy_entry(driver: Address, path: Address) -> i32 {
+    let object: DRIVER_OBJECT = peek(driver);
+    assert_eq!((object.Type, object.Size), (4, 336));
+    let path: UNICODE_STRING = peek(path);
+    assert_eq!(path.Length % 2, 0);
+    let name = foreign::read_unicode_string(driver + 56).unwrap();
+    assert_eq!(name, r"\Driver\sample");
+    let device = create_device(driver);
+    let linked: DRIVER_OBJECT = peek(driver);
+    assert_eq!(linked.DeviceObject, device);
+    let raw: DEVICE_OBJECT = peek(device);
+    assert_eq!((raw.Type, raw.DriverObject, raw.DeviceType), (3, driver, 0x12));
+    assert_eq!(raw.DeviceExtension, device + 336);
+    poke(raw.DeviceExtension + 56, u64::MAX);
+    let key: Address = 0;
+    let out = std::ptr::from_ref(&key) as Address;
+    assert_eq!(IoOpenDriverRegistryKey(driver, 0, 1, 0, out), 0);
+    assert_eq!(ZwClose(peek(out)), 0);
+    set_unload(driver, tidy_unload);
+    0
+}
+
+extern "win64" fn tidy_unload(driver: Address) {
+    let object: DRIVER_OBJECT = peek(driver);
+    IoDeleteDevice(object.DeviceObject);
+    let object: DRIVER_OBJECT = peek(driver);
+    assert_eq!(object.DeviceObject, 0);
+}
+
+#[test]
+fn a_tidy_driver_comes_and_goes() {
+    let (kernel, report) = cycle(tidy_entry);
+    assert!(super::clean(&kernel, report).is_empty());
+    // And again on the same machine.
+    assert!(kernel.load_driver(image(tidy_entry)).unwrap().is_success());
+    assert!(super::clean(&kernel, kernel.unload()).is_empty());
+}
+
+extern "win64" fn leaky_pool(driver: Address, _: Address) -> i32 {
+    set_unload(driver, nothing);
+    assert_ne!(ExAllocatePool2(0x40, 48, u32::from_le_bytes(*b"leak")), 0);
+    0
+}
+
+extern "win64" fn leaky_device(driver: Address, _: Address) -> i32 {
+    set_unload(driver, nothing);
+    create_device(driver);
+    0
+}
+
+extern "win64" fn leaky_handle(driver: Address, _: Address) -> i32 {
+    set_unload(driver, nothing);
+    let key: Address = 0;
+    IoOpenDriverRegistryKey(driver, 0, 1, 0, std::ptr::from_ref(&key) as Address)
+}
+
+extern "win64" fn leaky_work_item(driver: Address, _: Address) -> i32 {
+    extern "win64" fn unload(driver: Address) {
+        IoDeleteDevice(peek::<DRIVER_OBJECT>(driver).DeviceObject);
+    }
+    set_unload(driver, unload);
+    assert_ne!(IoAllocateWorkItem(create_device(driver)), 0);
+    0
+}
+
+#[test]
+fn what_is_left_is_reported() {
+    leaves(&rules::POOL_LEAK, leaky_pool);
+    leaves(&rules::DEVICE_LEFT, leaky_device);
+    leaves(&rules::HANDLE_LEFT, leaky_handle);
+    leaves(&rules::WORK_ITEM_LEFT, leaky_work_item);
+}
+
+#[test]
+fn a_leak_names_tag_and_size_and_counts() {
+    let (kernel, outcome) = cycle(leaky_pool);
+    let Err(Stop::BugCheck { parameters, text, .. }) = outcome else {
+        panic!("a leak is fatal");
+    };
+    assert_eq!(parameters, [0x62, 0, 0, 1]);
+    assert!(text.contains("48 bytes, tag 'leak'"), "{text}");
+    assert_eq!(kernel.leak_report().pool.len(), 1);
+}
+
+#[test]
+fn a_tolerated_leak_is_reported_only() {
+    let kernel = machine();
+    kernel.verifier().tolerate(&rules::POOL_LEAK);
+    assert!(kernel.load_driver(image(leaky_pool)).unwrap().is_success());
+    assert_eq!(kernel.unload().unwrap().pool.len(), 1);
+    assert_eq!(kernel.verifier().findings().len(), 1);
+    assert!(kernel.stopped().is_none());
+}
+
+extern "win64" fn refusing(driver: Address, _: Address) -> i32 {
+    create_device(driver);
+    Status::INSUFFICIENT_RESOURCES.0
+}
+
+extern "win64" fn refusing_tidily(_: Address, _: Address) -> i32 {
+    Status::INSUFFICIENT_RESOURCES.0
+}
+
+#[test]
+fn a_driver_that_refuses_must_leave_nothing() {
+    let kernel = machine();
+    let refused = kernel.load_driver(image(refusing_tidily));
+    assert_eq!(super::clean(&kernel, refused), Status::INSUFFICIENT_RESOURCES);
+    let outcome = kernel.load_driver(image(refusing));
+    super::stopped_by(&kernel, outcome, &rules::DEVICE_LEFT);
+}
+
+static WORKED: AtomicU32 = AtomicU32::new(0);
+
+extern "win64" fn worker(device: Address, context: Address) {
+    // The device is there although the driver deleted it meanwhile.
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    assert_eq!(peek::<DEVICE_OBJECT>(device).Type, 3);
+    WORKED.fetch_add(1, Ordering::SeqCst);
+    IoFreeWorkItem(peek::<Address>(context));
+}
+
+static ITEM: AtomicU32 = AtomicU32::new(0);
+static ITEM_ADDRESS: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+
+extern "win64" fn busy_entry(driver: Address, _: Address) -> i32 {
+    extern "win64" fn unload(driver: Address) {
+        IoDeleteDevice(peek::<DRIVER_OBJECT>(driver).DeviceObject);
+    }
+    set_unload(driver, unload);
+    let item = IoAllocateWorkItem(create_device(driver));
+    ITEM_ADDRESS.store(item, Ordering::SeqCst);
+    ITEM.store(1, Ordering::SeqCst);
+    let context = ITEM_ADDRESS.as_ptr() as Address;
+    IoQueueWorkItem(item, worker as *const () as Address, 1, context);
+    0
+}
+
+#[test]
+fn unload_waits_for_work_items() {
+    let (kernel, report) = cycle(busy_entry);
+    assert!(super::clean(&kernel, report).is_empty());
+    assert_eq!((WORKED.load(Ordering::SeqCst), ITEM.load(Ordering::SeqCst)), (1, 1));
+}
+
+extern "win64" fn slow(_: Address, _: Address) {
+    std::thread::sleep(std::time::Duration::from_millis(300));
+}
+
+/// Queues an item behind slow ones for all workers, then does `misuse` with it.
+fn queued(driver: Address, misuse: fn(Address)) -> i32 {
+    set_unload(driver, nothing);
+    let device = create_device(driver);
+    for _ in 0..crate::nt::work::MOST_WORKERS {
+        IoQueueWorkItem(IoAllocateWorkItem(device), slow as *const () as Address, 1, 0);
+    }
+    let item = IoAllocateWorkItem(device);
+    IoQueueWorkItem(item, slow as *const () as Address, 1, 0);
+    misuse(item);
+    0
+}
+
+extern "win64" fn queues_twice(driver: Address, _: Address) -> i32 {
+    queued(driver, |item| IoQueueWorkItem(item, slow as *const () as Address, 1, 0))
+}
+
+extern "win64" fn frees_queued(driver: Address, _: Address) -> i32 {
+    queued(driver, |item| IoFreeWorkItem(item))
+}
+
+extern "win64" fn raises(_: Address, _: Address) {
+    KfRaiseIrql(Irql::DISPATCH.0);
+}
+
+extern "win64" fn worker_raises(driver: Address, _: Address) -> i32 {
+    set_unload(driver, nothing);
+    let item = IoAllocateWorkItem(create_device(driver));
+    IoQueueWorkItem(item, raises as *const () as Address, 1, 0);
+    0
+}
+
+extern "win64" fn deletes_twice(driver: Address, _: Address) -> i32 {
+    let device = create_device(driver);
+    IoDeleteDevice(device);
+    IoDeleteDevice(device);
+    0
+}
+
+#[test]
+fn misused_objects() {
+    let misused = |rule, entry: Entry| {
+        let kernel = machine();
+        let outcome = kernel.load_driver(image(entry));
+        super::stopped_by(&kernel, outcome, rule);
+    };
+    misused(&rules::WORK_ITEM_QUEUED_TWICE, queues_twice);
+    misused(&rules::WORK_ITEM_FREED_ACTIVE, frees_queued);
+    misused(&rules::BAD_OBJECT, deletes_twice);
+    let kernel = machine();
+    // The worker may run before DriverEntry has returned.
+    let _ = kernel.load_driver(image(worker_raises));
+    kernel.work().drain(std::time::Duration::from_secs(5));
+    let outcome = kernel.stopped().cloned().map_or(Ok(()), Err);
+    super::stopped_by(&kernel, outcome, &rules::WORKER_IRQL);
+}
+
+#[test]
+fn an_overrun_of_the_device_extension_meets_a_guard_page() {
+    let kernel = Kernel::new(std::sync::Arc::new(Direct), Options::default());
+    extern "win64" fn entry(driver: Address, _: Address) -> i32 {
+        set_unload(driver, nothing);
+        create_device(driver);
+        0
+    }
+    assert!(kernel.load_driver(image(entry)).unwrap().is_success());
+    let objects = kernel.objects();
+    let (device, _) = objects.devices.iter().next().unwrap();
+    assert!(foreign::read::<u8>(device + 336 + 63).is_ok());
+    assert!(foreign::read::<u8>(device + 336 + 64).is_err());
+}

@@ -1,0 +1,314 @@
+//! System services: registry, events, handles (`wdm.h`, `ntifs.h`).
+#![expect(non_snake_case, reason = "the names are the NT API's own")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::cpu::Irql;
+use super::enter::enter;
+use super::foreign::{self, BadPointer};
+use super::information::{answer, key_information, value_information};
+use super::ke;
+use super::objects::{Event, INVALID_HANDLE, Notice, Object};
+use super::registry::{Answered, Watch};
+use super::types::{
+    Address, BOOLEAN, HANDLE, IO_STATUS_BLOCK, LARGE_INTEGER, NTSTATUS, OBJECT_ATTRIBUTES, WORK_QUEUE_ITEM,
+};
+use super::work::Job;
+use super::{Kernel, Trouble, status};
+use crate::status::Status;
+use crate::verifier::{Violation, rules};
+
+/// Path of the key behind a handle, or what the call returns instead.
+fn key(kernel: &Kernel, handle: HANDLE) -> Result<String, Status> {
+    match kernel.objects().handle(handle) {
+        Some(Object::Key(path, generation)) => match kernel.registry().generation(path) {
+            Some(now) if now == *generation => Ok(path.clone()),
+            _ => Err(status::KEY_DELETED),
+        },
+        Some(_) => Err(Status::OBJECT_TYPE_MISMATCH),
+        None => Err(Status::INVALID_HANDLE),
+    }
+}
+
+fn string(address: Address) -> Result<String, Trouble> {
+    foreign::read_unicode_string(address).map_err(|bad| Trouble::String(address, bad))
+}
+
+/// `ZwOpenKey`.
+pub extern "win64" fn ZwOpenKey(
+    KeyHandle: Address,
+    DesiredAccess: u32,
+    ObjectAttributes: Address,
+) -> NTSTATUS {
+    let kernel = enter!(ZwOpenKey);
+    // Kernel callers are not checked against a key's security.
+    let _ = DesiredAccess;
+    let outcome = open_key(&kernel, KeyHandle, ObjectAttributes);
+    kernel.settle(outcome, Status::UNSUCCESSFUL).0
+}
+
+fn open_key(kernel: &Kernel, out: Address, attributes: Address) -> Result<Status, Trouble> {
+    let attributes: OBJECT_ATTRIBUTES = foreign::read(attributes)?;
+    if attributes.Length as usize != size_of::<OBJECT_ATTRIBUTES>() {
+        return Ok(Status::INVALID_PARAMETER);
+    }
+    let name = string(attributes.ObjectName)?;
+    let path = match attributes.RootDirectory {
+        0 => name,
+        root => match key(kernel, root) {
+            Ok(root) => format!(r"{root}\{name}"),
+            Err(status) => return Ok(status),
+        },
+    };
+    let Some(generation) = kernel.registry().generation(&path) else {
+        return Ok(Status::OBJECT_NAME_NOT_FOUND);
+    };
+    let handle = kernel.objects().open(Object::Key(path, generation));
+    foreign::write(out, &handle)?;
+    Ok(Status::SUCCESS)
+}
+
+/// `ZwQueryKey`, `KeyFullInformation`; keys keep no time of writing.
+pub extern "win64" fn ZwQueryKey(
+    KeyHandle: HANDLE,
+    KeyInformationClass: i32,
+    KeyInformation: Address,
+    Length: u32,
+    ResultLength: Address,
+) -> NTSTATUS {
+    let kernel = enter!(ZwQueryKey);
+    let information = key(&kernel, KeyHandle).and_then(|path| {
+        let summary = kernel.registry().summary(&path);
+        key_information(KeyInformationClass, &summary.ok_or(Status::OBJECT_NAME_NOT_FOUND)?)
+    });
+    let outcome = match information {
+        Ok((bytes, fixed)) => answer(&bytes, fixed, KeyInformation, Length, ResultLength),
+        Err(status) => Ok(status),
+    };
+    kernel.settle(outcome, Status::UNSUCCESSFUL).0
+}
+
+/// `ZwQueryValueKey`: basic, full or partial information.
+pub extern "win64" fn ZwQueryValueKey(
+    KeyHandle: HANDLE,
+    ValueName: Address,
+    KeyValueInformationClass: i32,
+    KeyValueInformation: Address,
+    Length: u32,
+    ResultLength: Address,
+) -> NTSTATUS {
+    let kernel = enter!(ZwQueryValueKey);
+    let outcome = query_value(&kernel, KeyHandle, ValueName).and_then(|found| {
+        let information = found.and_then(|found| value_information(KeyValueInformationClass, &found));
+        match information {
+            Ok((bytes, fixed)) => Ok(answer(&bytes, fixed, KeyValueInformation, Length, ResultLength)?),
+            Err(status) => Ok(status),
+        }
+    });
+    kernel.settle(outcome, Status::UNSUCCESSFUL).0
+}
+
+type Found = Result<Answered, Status>;
+
+fn query_value(kernel: &Kernel, handle: HANDLE, name: Address) -> Result<Found, Trouble> {
+    let name = string(name)?;
+    Ok(key(kernel, handle).and_then(|path| {
+        let value = kernel.registry().read(&path, &name, kernel.waits());
+        value.ok_or(Status::OBJECT_NAME_NOT_FOUND)
+    }))
+}
+
+/// `ZwNotifyChangeKey`. For kernel callers `ApcRoutine` is a
+/// `WORK_QUEUE_ITEM` and `ApcContext` the queue it goes to (documentation).
+pub extern "win64" fn ZwNotifyChangeKey(
+    KeyHandle: HANDLE,
+    Event: HANDLE,
+    ApcRoutine: Address,
+    ApcContext: Address,
+    IoStatusBlock: Address,
+    CompletionFilter: u32,
+    WatchTree: BOOLEAN,
+    Buffer: Address,
+    BufferSize: u32,
+    Asynchronous: BOOLEAN,
+) -> NTSTATUS {
+    let kernel = enter!(ZwNotifyChangeKey);
+    /// `CriticalWorkQueue` and `DelayedWorkQueue` (`wdm.h`).
+    const QUEUES: std::ops::RangeInclusive<Address> = 0..=1;
+    /// Every `REG_NOTIFY_*` bit (`winnt.h`).
+    const FILTERS: u32 = 0x1000_000F;
+    let bad_queue = ApcRoutine != 0 && !QUEUES.contains(&ApcContext);
+    let bad_filter = CompletionFilter == 0 || CompletionFilter & !FILTERS != 0;
+    if bad_queue || bad_filter || Buffer != 0 || BufferSize != 0 {
+        return Status::INVALID_PARAMETER.0;
+    }
+    let request = NotifyRequest {
+        handle: KeyHandle,
+        event: Event,
+        work_item: ApcRoutine,
+        status_block: IoStatusBlock,
+        filter: CompletionFilter,
+        subtree: WatchTree != 0,
+    };
+    let id = match request.register(&kernel) {
+        Ok(id) => id,
+        Err(status) => return status.0,
+    };
+    if Asynchronous == 0 {
+        let told = || !kernel.registry().has_watch(|notice: &Notice| notice.id == id);
+        return ke::wait(&kernel, &|| "a registry key to change".to_owned(), None, told).0;
+    }
+    Status::PENDING.0
+}
+
+struct NotifyRequest {
+    handle: HANDLE,
+    event: HANDLE,
+    work_item: Address,
+    status_block: Address,
+    filter: u32,
+    subtree: bool,
+}
+
+impl NotifyRequest {
+    /// Adds the watch; returns the notice's id.
+    fn register(self, kernel: &Kernel) -> Result<Address, Status> {
+        let key = key(kernel, self.handle)?;
+        let mut objects = kernel.objects();
+        let event = match self.event {
+            0 => None,
+            handle => match objects.handle(handle) {
+                Some(Object::Event(event)) => Some(Arc::clone(event)),
+                Some(_) => return Err(Status::OBJECT_TYPE_MISMATCH),
+                None => return Err(Status::INVALID_HANDLE),
+            },
+        };
+        if let Some(event) = &event {
+            event.signaled.store(false, Ordering::Release);
+        }
+        let id = objects.opaque();
+        drop(objects);
+        kernel.registry().watch(Watch {
+            key,
+            handle: self.handle,
+            filter: self.filter,
+            subtree: self.subtree,
+            notice: Notice { id, event, work_item: self.work_item, status_block: self.status_block },
+        });
+        Ok(id)
+    }
+}
+
+/// Tells a watcher: status block first, then event and work item.
+pub(super) fn complete_watch(kernel: &Kernel, notice: &Notice, status: Status) {
+    let block = IO_STATUS_BLOCK { Pointer: u64::from(status.0 as u32), Information: 0 };
+    if let Err(bad) = foreign::write(notice.status_block, &block) {
+        kernel.condemn(kernel.bad_pointer(bad));
+    }
+    if notice.work_item != 0 {
+        match foreign::read::<WORK_QUEUE_ITEM>(notice.work_item) {
+            Ok(item) => kernel
+                .work()
+                .push(Job::WorkQueueItem { routine: item.WorkerRoutine, parameter: item.Parameter }),
+            Err(bad) => kernel.condemn(kernel.bad_pointer(bad)),
+        }
+    }
+    if let Some(event) = &notice.event {
+        event.signaled.store(true, Ordering::Release);
+    }
+    kernel.bell.ring();
+}
+
+/// `ZwCreateEvent`; events have no names here.
+pub extern "win64" fn ZwCreateEvent(
+    EventHandle: Address,
+    DesiredAccess: u32,
+    ObjectAttributes: Address,
+    EventType: i32,
+    InitialState: BOOLEAN,
+) -> NTSTATUS {
+    let kernel = enter!(ZwCreateEvent);
+    let _ = (DesiredAccess, ObjectAttributes);
+    let outcome = create_event(&kernel, EventHandle, EventType, InitialState != 0);
+    kernel.settle(outcome, Status::UNSUCCESSFUL).0
+}
+
+fn create_event(kernel: &Kernel, out: Address, kind: i32, signaled: bool) -> Result<Status, BadPointer> {
+    if !matches!(kind, 0 | 1) {
+        return Ok(Status::INVALID_PARAMETER);
+    }
+    let event = Event { signaled: AtomicBool::new(signaled), synchronization: kind == 1 };
+    let handle = kernel.objects().open(Object::Event(Arc::new(event)));
+    foreign::write(out, &handle)?;
+    Ok(Status::SUCCESS)
+}
+
+/// `ZwSetEvent`.
+pub extern "win64" fn ZwSetEvent(EventHandle: HANDLE, PreviousState: Address) -> NTSTATUS {
+    let kernel = enter!(ZwSetEvent);
+    let event = match kernel.objects().handle(EventHandle) {
+        Some(Object::Event(event)) => Arc::clone(event),
+        Some(_) => return Status::OBJECT_TYPE_MISMATCH.0,
+        None => return Status::INVALID_HANDLE.0,
+    };
+    let previous = i32::from(event.signaled.swap(true, Ordering::AcqRel));
+    drop(event);
+    kernel.bell.ring();
+    let written = match PreviousState {
+        0 => Ok(()),
+        _ => foreign::write(PreviousState, &previous),
+    };
+    kernel.settle(written, ());
+    Status::SUCCESS.0
+}
+
+/// `ZwWaitForSingleObject` on an event or a thread.
+pub extern "win64" fn ZwWaitForSingleObject(
+    Handle: HANDLE,
+    Alertable: BOOLEAN,
+    Timeout: Address,
+) -> NTSTATUS {
+    // Read before the IRQL is checked, for it decides the ceiling.
+    let timeout = foreign::read_optional::<LARGE_INTEGER>(Timeout);
+    let only_look = matches!(timeout, Ok(Some(LARGE_INTEGER { QuadPart: 0 })));
+    let ceiling = if only_look { Irql::DISPATCH } else { Irql::APC };
+    let kernel = enter!(ZwWaitForSingleObject, ceiling);
+    let _ = Alertable;
+    let timeout = kernel.settle(timeout, None);
+    match kernel.objects().handle(Handle) {
+        Some(Object::Event(_) | Object::Thread(_)) => {}
+        Some(_) => return Status::OBJECT_TYPE_MISMATCH.0,
+        None => return Status::INVALID_HANDLE.0,
+    }
+    // Looked up each time, so that nothing is owned while waiting; a handle
+    // closed meanwhile ends the wait.
+    let take = || match kernel.objects().handle(Handle) {
+        Some(Object::Event(event)) if event.synchronization => event.signaled.swap(false, Ordering::AcqRel),
+        Some(Object::Event(event) | Object::Thread(event)) => event.signaled.load(Ordering::Acquire),
+        _ => true,
+    };
+    let what = || match kernel.objects().handle(Handle) {
+        Some(Object::Thread(_)) => format!("the end of the thread of handle {Handle:#x}"),
+        _ => format!("the event of handle {Handle:#x}"),
+    };
+    ke::wait(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
+}
+
+/// `ZwClose`. Closing a watched key tells its watchers
+/// (`STATUS_NOTIFY_CLEANUP`).
+pub extern "win64" fn ZwClose(Handle: HANDLE) -> NTSTATUS {
+    let kernel = enter!(ZwClose);
+    kernel.settle(close(&kernel, Handle), Status::INVALID_HANDLE).0
+}
+
+fn close(kernel: &Kernel, handle: HANDLE) -> Result<Status, Violation> {
+    let closed = kernel.objects().close(handle);
+    if closed.is_none() {
+        let text = format!("ZwClose of {handle:#x}");
+        return Err(Violation::new(&rules::BAD_HANDLE, [handle as u64, INVALID_HANDLE, 0], text));
+    }
+    let watches = kernel.registry().take_watches_of(handle);
+    kernel.tell(watches, status::NOTIFY_CLEANUP);
+    Ok(Status::SUCCESS)
+}

@@ -1,0 +1,258 @@
+//! One life of a driver, from load to unload, and what is demanded of it.
+//!
+//! What the driver promises is taken from its undisturbed life: a driver that
+//! does its work there must do it in every other life from the moment at which
+//! nothing fails any more.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Expectations;
+use crate::assembly::{Machine, StartError};
+use crate::faults::{FALLIBLE, Injection, Plan};
+use crate::image::PeFile;
+use crate::nt::{Options, Trace};
+use crate::status::Status;
+use crate::wfp::{BfeState, Objects};
+
+/// Where BFE stands when the driver is started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Bfe {
+    /// It runs.
+    Running,
+    /// It starts later.
+    Late,
+}
+
+impl Bfe {
+    /// Both, by their names on a command line.
+    pub const ALL: [(&'static str, Self); 2] = [("running", Self::Running), ("late", Self::Late)];
+}
+
+impl fmt::Display for Bfe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Late => "late",
+        })
+    }
+}
+
+/// What the undisturbed life was like.
+#[derive(Clone, Debug)]
+pub struct Baseline {
+    /// Rows in [`FALLIBLE`] of its calls, in their order.
+    pub calls: Vec<usize>,
+    /// Whether the driver did its work while BFE ran.
+    pub works: bool,
+    /// What was wrong in it.
+    pub problems: Vec<String>,
+}
+
+/// How a life went.
+#[derive(Clone, Debug, Default)]
+pub struct Life {
+    /// What was made to fail.
+    pub injected: Vec<Injection>,
+    /// With what the driver refused to start, if it did.
+    pub refused: Option<Status>,
+    /// What was wrong.
+    pub problems: Vec<String>,
+}
+
+impl Baseline {
+    /// Lives undisturbed.
+    pub fn of(expected: &dyn Expectations, file: &Arc<PeFile>, bfe: Bfe) -> Self {
+        let mut living = Living::new(expected, bfe, None, None);
+        living.pass(file);
+        let calls = living.machine.faults().calls();
+        Self { calls, works: living.promise.unwrap_or(false), problems: living.life.problems }
+    }
+}
+
+/// Lives with calls that fail.
+pub fn live(
+    expected: &dyn Expectations,
+    file: &Arc<PeFile>,
+    bfe: Bfe,
+    baseline: &Baseline,
+    plan: Plan,
+) -> Life {
+    let mut living = Living::new(expected, bfe, Some(baseline.works), Some(plan));
+    living.pass(file);
+    living.life.injected = living.machine.faults().injected();
+    if living.life.injected.is_empty() {
+        living.problem("no call failed: the driver made fewer calls than in its undisturbed life");
+    }
+    living.life
+}
+
+struct Living<'a> {
+    expected: &'a dyn Expectations,
+    machine: Machine,
+    /// What an earlier run has left in the engine.
+    left: Objects,
+    bfe: Bfe,
+    /// Whether the driver has to do its work; not known in the first life.
+    promise: Option<bool>,
+    life: Life,
+    _sessions: Vec<Trace>,
+}
+
+/// How long work that is put off may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+impl<'a> Living<'a> {
+    fn new(expected: &'a dyn Expectations, bfe: Bfe, promise: Option<bool>, plan: Option<Plan>) -> Self {
+        let machine = Machine::new(expected.service(), Options::default());
+        if bfe == Bfe::Late {
+            machine.engine().set_bfe_state(BfeState::Stopped);
+        }
+        let sessions = expected.prepare(&machine);
+        let left = machine.engine().objects();
+        machine.faults().arm(plan);
+        Self { expected, machine, left, bfe, promise, life: Life::default(), _sessions: sessions }
+    }
+
+    fn problem(&mut self, text: impl Into<String>) {
+        self.life.problems.push(text.into());
+    }
+
+    fn pass(&mut self, file: &Arc<PeFile>) {
+        if self.start(file) {
+            self.run();
+            self.expected.before_stop(self.machine.engine());
+            // Then the machine has stopped, or the driver is stopped.
+            match self.machine.stop() {
+                Ok(left) if left.is_empty() => {}
+                Ok(left) => self.problem(format!("left behind: {left}")),
+                Err(stop) => self.problem(format!("the unload stopped the machine: {stop}")),
+            }
+        }
+        let (kernel, engine) = (self.machine.kernel(), self.machine.engine());
+        let findings = kernel.verifier().findings();
+        let violations = engine.take_violations();
+        let stopped = kernel.stopped().is_some();
+        for finding in findings {
+            self.problem(finding.violation.to_string());
+        }
+        for violation in violations {
+            self.problem(format!("{violation:?}"));
+        }
+        if !stopped {
+            self.expect_empty("at the end");
+        }
+    }
+
+    /// Loads the driver; where it refuses, once more without failures. Whether
+    /// it runs.
+    fn start(&mut self, file: &Arc<PeFile>) -> bool {
+        match self.machine.start_file(Arc::clone(file)) {
+            Ok(()) => {
+                // Whatever failed, a driver that starts keeps its promise.
+                self.look("after DriverEntry", self.bfe == Bfe::Running, false);
+                return true;
+            }
+            Err(StartError::Refused(status)) => self.refused(status),
+            Err(other) => {
+                self.problem(other.to_string());
+                return false;
+            }
+        }
+        self.machine.faults().pause(true);
+        match self.machine.start_file(Arc::clone(file)) {
+            Ok(()) => {
+                self.look("after a second start, without failures", self.bfe == Bfe::Running, false);
+                true
+            }
+            Err(error) => {
+                self.problem(format!("a second start, without failures: {error}"));
+                false
+            }
+        }
+    }
+
+    /// The cause is the last call that failed before the driver began to give
+    /// back what it had.
+    fn refused(&mut self, status: Status) {
+        self.life.refused = Some(status);
+        let injected = self.machine.faults().injected();
+        let cause = injected.iter().rev().find(|injection| !FALLIBLE[injection.row].releases);
+        match cause {
+            Some(_) if !self.expected.names_the_cause() => {}
+            Some(cause) if cause.failure.status == status => {}
+            Some(cause) => self.problem(format!(
+                "DriverEntry returned {status}, and not {}, with which {} failed",
+                cause.failure.status, FALLIBLE[cause.row].name
+            )),
+            None => self.problem(format!("DriverEntry returned {status}, and nothing had failed")),
+        }
+        self.expect_empty("after the refusal");
+        self.look("after the refusal", false, false);
+    }
+
+    /// BFE comes and goes; then, where the driver does not protect, it gets
+    /// another chance without failures.
+    fn run(&mut self) {
+        if self.bfe == Bfe::Late {
+            self.change("when BFE starts", &[BfeState::StartPending, BfeState::Running], true);
+        }
+        self.change("when BFE stops", &[BfeState::StopPending, BfeState::Stopped], false);
+        self.change("when BFE starts again", &[BfeState::StartPending, BfeState::Running], true);
+        let works = self.expected.works(self.machine.engine());
+        if self.promise == Some(true) && works != Ok(true) && self.machine.kernel().stopped().is_none() {
+            self.machine.faults().pause(true);
+            self.change("when BFE stops once more", &[BfeState::StopPending, BfeState::Stopped], false);
+            let up = [BfeState::StartPending, BfeState::Running];
+            self.change("when BFE starts once more, without failures", &up, true);
+            self.machine.faults().pause(self.life.refused.is_some());
+        }
+    }
+
+    /// Changes BFE's state and lets the driver follow. What fails meanwhile may
+    /// leave the machine open, not dark.
+    fn change(&mut self, when: &str, states: &[BfeState], running: bool) {
+        let kernel = Arc::clone(self.machine.kernel());
+        let before = self.machine.faults().injected().len();
+        for state in states {
+            self.machine.engine().set_bfe_state(*state);
+            if !kernel.work().drain(PATIENCE) {
+                self.problem(format!("{when}: work that was put off does not end"));
+            }
+        }
+        self.look(when, running, self.machine.faults().injected().len() > before);
+    }
+
+    /// Looks at what the driver does to traffic. `running`: BFE runs, so that
+    /// it can; `may_fail`: something failed just now, so that it need not.
+    fn look(&mut self, when: &str, running: bool, may_fail: bool) {
+        if self.machine.kernel().stopped().is_some() {
+            return;
+        }
+        let works = self.expected.works(self.machine.engine()).unwrap_or_else(|wrong| {
+            self.problem(format!("{when}: {wrong}"));
+            false
+        });
+        if running && self.promise.is_none() {
+            self.promise = Some(works);
+        }
+        let promised = running && self.promise == Some(true);
+        let work = self.expected.work();
+        match (promised, works) {
+            (true, false) if !may_fail => self.problem(format!("{when}: expected the driver to {work}")),
+            (false, true) => self.problem(format!("{when}: expected the driver not to {work}")),
+            _ => {}
+        }
+        for problem in self.expected.problems(self.machine.engine(), works) {
+            self.problem(format!("{when}: {problem}"));
+        }
+    }
+
+    fn expect_empty(&mut self, when: &str) {
+        let objects = self.machine.engine().objects().without(&self.left);
+        if objects != Objects::default() {
+            self.problem(format!("{when} the engine holds {objects:?}"));
+        }
+    }
+}

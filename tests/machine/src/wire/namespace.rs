@@ -1,0 +1,216 @@
+//! A network namespace that lives as long as one thread of this process.
+#![expect(
+    unsafe_code,
+    reason = "a child is told to die with its parent between fork and exec, \
+              which std offers as an unsafe hook only"
+)]
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output};
+use std::sync::mpsc;
+use std::thread;
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+use nix::unistd::gettid;
+
+use super::Tun;
+
+/// The addresses on the link and the interface's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct Network {
+    pub interface: String,
+    pub mtu: u16,
+    /// The addresses of the network's side, where scanners and clients are.
+    pub near: (Ipv4Addr, Ipv6Addr),
+    /// The host's addresses.
+    pub host: (Ipv4Addr, Ipv6Addr),
+    pub prefix: (u8, u8),
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        let v6 = |last| Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, last);
+        Self {
+            interface: "wfp0".to_owned(),
+            mtu: 1500,
+            near: (Ipv4Addr::new(10, 77, 0, 1), v6(1)),
+            host: (Ipv4Addr::new(10, 77, 0, 2), v6(2)),
+            prefix: (24, 64),
+        }
+    }
+}
+
+impl Network {
+    /// The host's address of a family.
+    pub fn host_address(&self, family: super::Family) -> IpAddr {
+        match family {
+            super::Family::V4 => self.host.0.into(),
+            super::Family::V6 => self.host.1.into(),
+        }
+    }
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A network namespace of this process's own.
+///
+/// One dedicated thread is in it; what that thread starts is in it too. The
+/// kernel removes it when the last thread, child and descriptor in it is gone,
+/// so a killed process leaves nothing behind: its children are killed with it.
+pub struct Namespace {
+    jobs: Option<mpsc::Sender<Job>>,
+    thread: Option<thread::JoinHandle<()>>,
+    tid: i32,
+}
+
+impl Namespace {
+    /// Creates one, with its loopback interface up.
+    ///
+    /// # Errors
+    /// Without root or `unshare --user --map-root-user`, or without iproute2.
+    pub fn new() -> io::Result<Self> {
+        let (jobs, receiver) = mpsc::channel::<Job>();
+        let (ready, started) = mpsc::channel();
+        let thread = thread::Builder::new().name("network-namespace".to_owned()).spawn(move || {
+            let entered = unshare(CloneFlags::CLONE_NEWNET).map(|()| gettid().as_raw());
+            let failed = entered.is_err();
+            if ready.send(entered).is_err() || failed {
+                return;
+            }
+            for job in receiver {
+                job();
+            }
+        })?;
+        let tid = started.recv().map_err(io::Error::other)?.map_err(|error| {
+            let error = io::Error::from(error);
+            io::Error::new(
+                error.kind(),
+                format!(
+                    "network namespace: unshare: {error}; it wants root, or user \
+                         namespaces (unshare --user --map-root-user)"
+                ),
+            )
+        })?;
+        let namespace = Self { jobs: Some(jobs), thread: Some(thread), tid };
+        namespace.ip(&["link", "set", "lo", "up"])?;
+        Ok(namespace)
+    }
+
+    /// Creates a TUN interface inside, up and with its addresses.
+    ///
+    /// # Errors
+    /// Of [`Tun::open`] and of `ip`.
+    pub fn tun(&self, network: &Network) -> io::Result<Tun> {
+        let name = network.interface.clone();
+        let tun = self.run(move || Tun::open(&name))??;
+        let name = network.interface.as_str();
+        let mtu = network.mtu.to_string();
+        let v4 = format!("{}/{}", network.near.0, network.prefix.0);
+        let v6 = format!("{}/{}", network.near.1, network.prefix.1);
+        // Without a link-local address the kernel sends no router
+        // solicitations and multicast reports of its own to the host.
+        self.ip(&["link", "set", "dev", name, "addrgenmode", "none"])?;
+        self.ip(&["link", "set", "dev", name, "mtu", &mtu, "up"])?;
+        self.ip(&["address", "add", &v4, "dev", name])?;
+        self.ip(&["-6", "address", "add", &v6, "dev", name, "nodad"])?;
+        Ok(tun)
+    }
+
+    /// Runs a closure on the namespace's thread and waits for it.
+    ///
+    /// # Errors
+    /// If the closure panicked.
+    pub fn run<T: Send + 'static>(&self, closure: impl FnOnce() -> T + Send + 'static) -> io::Result<T> {
+        let (sender, result) = mpsc::channel();
+        let job: Job = Box::new(move || {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(closure));
+            // The waiting side is in this very function and cannot be gone.
+            let _ = sender.send(outcome);
+        });
+        let lost = || io::Error::other("the network namespace's thread is gone");
+        let jobs = self.jobs.as_ref().ok_or_else(lost)?;
+        jobs.send(job).map_err(|_| lost())?;
+        result
+            .recv()
+            .map_err(|_| lost())?
+            .map_err(|_| io::Error::other("the closure in the network namespace panicked"))
+    }
+
+    /// Starts a thread inside, say with a server in it.
+    ///
+    /// # Errors
+    /// If no thread can be started.
+    pub fn thread<T: Send + 'static>(
+        &self,
+        closure: impl FnOnce() -> T + Send + 'static,
+    ) -> io::Result<thread::JoinHandle<T>> {
+        self.run(move || thread::Builder::new().spawn(closure))?
+    }
+
+    /// Starts a command inside. It is killed when the namespace is dropped or
+    /// this process dies.
+    ///
+    /// # Errors
+    /// If it cannot be started, with its name.
+    pub fn spawn(&self, mut command: Command) -> io::Result<Child> {
+        // SAFETY: the hook only calls prctl, which is async-signal-safe.
+        unsafe {
+            command.pre_exec(|| nix::sys::prctl::set_pdeathsig(Signal::SIGKILL).map_err(io::Error::from));
+        }
+        let name = command.get_program().to_string_lossy().into_owned();
+        self.run(move || command.spawn())?
+            .map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))
+    }
+
+    /// Runs a command inside to its end and returns what it wrote.
+    ///
+    /// # Errors
+    /// If it cannot be started.
+    pub fn output(&self, mut command: Command) -> io::Result<Output> {
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::piped())
+            .stderr(std::process::Stdio::piped());
+        self.spawn(command)?.wait_with_output()
+    }
+
+    /// A path to the namespace, for `nsenter --net=` while this lives.
+    pub fn path(&self) -> PathBuf {
+        format!("/proc/{}/task/{}/ns/net", std::process::id(), self.tid).into()
+    }
+
+    /// The id of the thread inside, for `ip netns attach NAME TID`.
+    pub fn tid(&self) -> i32 {
+        self.tid
+    }
+
+    fn ip(&self, arguments: &[&str]) -> io::Result<()> {
+        let mut command = Command::new("ip");
+        command.args(arguments);
+        let output = self.output(command)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(io::Error::other(format!(
+            "ip {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr).trim()
+        )))
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Closing the channel ends the thread's loop.
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // It cannot have panicked: jobs are caught.
+            let _ = thread.join();
+        }
+    }
+}
