@@ -84,17 +84,17 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
 const HEAD: &str = "\
 # The nmap matrix
 
-Written by `cargo lab scan --markdown`. Each table is one world: the driver's Mode, and which of the points that
-Microsoft's documents leave open is turned (`cargo lab scan --list`). Each line is one technique of nmap's against two
-TCP ports, UDP ports or protocols behind which nobody is, and one that is open; RST and ICMP errors are counted on the
-wire, from the packets. In every world a page was fetched through the open port, over both families.
+`cargo lab scan --markdown` wrote this page. Each section is one world: the driver's Mode, and the variants in force.
+A variant is a point that Microsoft's documents leave open, played the other way (`cargo lab scan --list`). Each row is
+one nmap technique. It probes one open and two closed TCP ports, UDP ports or protocols. RST and ICMP errors are counted
+on the wire. In every world, curl fetched a page through the open port, over IPv4 and IPv6.
 
-- Answered, a closed port is `closed`, to an ACK `unfiltered`; Windows answers FIN, NULL, Xmas and Maimon probes of
-  open ports with a RST, too.
-- Silent, it is `filtered`, or `open/filtered` where nmap takes silence for a sign of an open port: open and closed
-  ports look the same.
-- `-sn` asks by echo request, which is answered unless SilenceEcho is set. `-O` says whether nmap met a closed TCP port
-  to tell the system by.
+- If the host answers, nmap calls a closed port `closed`, or `unfiltered` for an ACK probe. Windows answers FIN, NULL,
+  Xmas and Maimon probes of open ports with a RST as well.
+- If the host is silent, nmap calls the port `filtered`. Where nmap takes silence for a sign of an open port, it says
+  `open/filtered`. Open and closed ports then look alike.
+- `-sn` sends an echo request. The host answers unless SilenceEcho is 1. `-O` shows whether nmap found a closed TCP
+  port, which it needs to detect the system.
 ";
 
 fn cases(arguments: &Arguments) -> Vec<Case> {
