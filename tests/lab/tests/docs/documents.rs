@@ -133,7 +133,8 @@ fn shell_lines_are_commands() {
     let mut ours = 0;
     for document in Document::all() {
         for line in document.lines("sh") {
-            let words: Vec<&str> = line.split_whitespace().collect();
+            // Variables may be set before the program.
+            let words: Vec<&str> = line.split_whitespace().skip_while(|word| is_assignment(word)).collect();
             assert!(PROGRAMS.contains(&words[0]), "{}: {line}", document.path.display());
             if let ["cargo", "lab", arguments @ ..] = &words[..] {
                 let accepted = lab::commands::accepts(arguments);
@@ -145,6 +146,12 @@ fn shell_lines_are_commands() {
     assert!(ours > 5, "{ours}");
     lab::commands::accepts(&["demonstrate"]).unwrap_err();
     lab::commands::accepts(&["package", "--arch", "x86"]).unwrap_err();
+}
+
+fn is_assignment(word: &str) -> bool {
+    let is_name =
+        |name: &str| !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
+    word.split_once('=').is_some_and(|(name, _)| is_name(name))
 }
 
 #[test]
