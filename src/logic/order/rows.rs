@@ -174,7 +174,7 @@ const fn tolerated(name: &'static str, kinds: Kinds, places: &'static [Place]) -
 /// Every walk in order. Beside these, any layer may be followed by its own
 /// twin: there the walk ends.
 pub static ROWS: [Row; COUNT] = rows();
-const COUNT: usize = 43;
+const COUNT: usize = 42;
 
 /// Their places alone: the driver has no use for the names.
 pub(super) static WAYS: [&[Place]; COUNT] = {
@@ -266,12 +266,11 @@ pub(super) const fn rows() -> [Row; COUNT] {
         tolerated("the same, at connect", SEGMENT_OUT, &[CONNECT, OUT, OUT_IP]),
         tolerated("the same, by a datagram", K::DATAGRAM, &[ACCEPT, DATAGRAM, OUT, OUT_IP]),
         tolerated("the same, at connect", K::DATAGRAM, &[CONNECT, DATAGRAM, OUT, OUT_IP]),
-        // ALE_CONNECT_REDIRECT shows no packet, so the walk of a flow's first
-        // datagram begins behind it. The datagram may equal one of another flow.
-        tolerated(
-            "first send, from the first layer that shows the datagram",
-            K::DATAGRAM,
-            &[CONNECT, ESTABLISHED, DATAGRAM, OUT, OUT_IP],
-        ),
     ]
+}
+
+/// Layers at which a packet's walk may pass unseen: ALE_CONNECT_REDIRECT shows no
+/// packet, and ALE_AUTH_CONNECT perhaps none ("Data Offset Positions").
+pub(super) const fn may_show_no_packet(place: Place) -> bool {
+    place.number() == CONNECT_REDIRECT.number() || place.number() == CONNECT.number()
 }

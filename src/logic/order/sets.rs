@@ -2,7 +2,7 @@
 //! once.
 
 use super::place::{PLACES, Place};
-use super::rows::{Kinds, rows};
+use super::rows::{Kinds, may_show_no_packet, rows};
 
 /// A set of rows, a bit for each.
 pub(super) type Rows = u64;
@@ -32,6 +32,8 @@ struct Passing {
     here: Rows,
     /// Those that begin here.
     first: Rows,
+    /// Those that begin here for whoever sees packets alone.
+    first_shown: Rows,
     /// Those that end here.
     last: Rows,
 }
@@ -62,7 +64,7 @@ static OF_KINDS: [[Rows; 16]; 2] = of_kinds();
 
 impl Passing {
     /// What no row comes to.
-    const NONE: Self = Self { here: 0, first: 0, last: 0 };
+    const NONE: Self = Self { here: 0, first: 0, first_shown: 0, last: 0 };
 }
 
 impl Stop {
@@ -105,6 +107,13 @@ impl Stop {
     #[inline(always)]
     pub(super) fn first(self) -> Rows {
         self.passing().first
+    }
+
+    /// Those that begin here for whoever sees packets alone: the first layers may
+    /// show none.
+    #[inline(always)]
+    pub(super) fn first_shown(self) -> Rows {
+        self.passing().first_shown
     }
 
     /// Those that end here.
@@ -172,15 +181,20 @@ const fn all() -> Stops {
     let mut row = 0;
     while row < rows.len() {
         let bit = 1 << row;
-        let (mut at, mut before) = (0, None);
+        let (mut at, mut before, mut is_shown) = (0, None, false);
         while at < rows[row].places.len() {
-            let number = numbers[rows[row].places[at].number()] as usize;
+            let place = rows[row].places[at];
+            let number = numbers[place.number()] as usize;
             let stop = &mut stops.passing[number];
             assert!(stop.here & bit == 0, "a row comes to a place once");
             stop.here |= bit;
             match before {
                 None => stop.first |= bit,
                 Some(before) => stops.from[number][before] |= bit,
+            }
+            if !is_shown {
+                stop.first_shown |= bit;
+                is_shown = !may_show_no_packet(place);
             }
             before = Some(number);
             at += 1;

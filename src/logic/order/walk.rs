@@ -73,7 +73,7 @@ impl Walk {
                     return Ok(());
                 }
                 // Mostly nothing begins here.
-                if here.first() != 0 { onward | self.again(seen, kinds) } else { onward }
+                if here.first_shown() != 0 { onward | self.again(seen, kinds) } else { onward }
             }
         };
         let next = due & of(kinds);
@@ -88,15 +88,19 @@ impl Walk {
 
     /// The rows on which another walk may begin here behind this one, which is
     /// over: any call behind a call; another packet with the same mark goes the
-    /// same way as the first.
+    /// same way as the first. The layers that show no packet have passed unseen.
     fn again(self, seen: Place, kinds: Kinds) -> Rows {
         if !self.may_end() {
             return 0;
         }
-        let begins = self.0 & DISCARDED != 0
-            || kinds.within(Kinds::CALL)
-            || (self.at() == Stop::at(OUT_IP)) != (seen == IN_IP);
-        if begins { Stop::at(seen).first() } else { 0 }
+        let here = Stop::at(seen);
+        match kinds.within(Kinds::CALL) {
+            true => here.first(),
+            false if self.0 & DISCARDED != 0 || (self.at() == Stop::at(OUT_IP)) != (seen == IN_IP) => {
+                here.first_shown()
+            }
+            false => 0,
+        }
     }
 
     /// Goes on from a place that was not due.

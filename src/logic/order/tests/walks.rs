@@ -32,9 +32,10 @@ fn packets_under_way_at_once_are_kept_apart() {
 /// Equal datagrams have one mark, and each may begin a flow of its own.
 #[test]
 fn a_new_flow_may_begin_with_the_datagram_of_an_earlier_one() {
-    let walks = Walks::<4>::default();
-    for _ in 0..3 {
-        for short in ["CONNECT", "ESTABLISHED", "DATAGRAM", "OUT", "OUT_IP"] {
+    let places = ["CONNECT", "ESTABLISHED", "DATAGRAM", "OUT", "OUT_IP"];
+    for shown in [&places[..], &places[1..]] {
+        let walks = Walks::<4>::default();
+        for short in [shown; 3].concat() {
             let stepped = walks.step(1, place(short), Kinds::DATAGRAM, Start::Anywhere);
             assert_eq!(stepped, Ok(()), "{short}");
         }

@@ -11,7 +11,7 @@ use super::log::Ends;
 use super::options::{Interface, Options};
 use super::variants::{DataStart, Variants};
 use crate::wfp::{FlowHandle, LayerData, Packet, Value};
-use crate::wire::{Family, Parsed, Transport};
+use crate::wire::{Family, Parsed, Transport, protocol};
 
 /// `FWP_CONDITION_FLAG_*` (`fwptypes.h`) that the host itself sets.
 #[allow(missing_docs, reason = "the names are those of the headers")]
@@ -206,12 +206,18 @@ impl<'a> Scene<'a> {
             (Layer::OutboundIppacket, _) => DataStart::IpHeader,
             // No IP header exists yet at these layers.
             (Layer::OutboundTransport | Layer::OutboundIcmpError, _) => DataStart::TransportHeader,
-            (Layer::DatagramData | Layer::AleAuthRecvAccept | Layer::AleFlowEstablished, _) => {
-                match self.passing() {
-                    Direction::Inbound => DataStart::Payload,
-                    Direction::Outbound => DataStart::TransportHeader,
-                }
-            }
+            // A connect call of TCP has no packet yet ("Data Offset Positions").
+            (Layer::AleAuthConnect, _) if self.ends.protocol == protocol::TCP => return LayerData::None,
+            (
+                Layer::DatagramData
+                | Layer::AleAuthConnect
+                | Layer::AleAuthRecvAccept
+                | Layer::AleFlowEstablished,
+                _,
+            ) => match self.passing() {
+                Direction::Inbound => DataStart::Payload,
+                Direction::Outbound => DataStart::TransportHeader,
+            },
             _ => return LayerData::None,
         };
         let Some((direction, parsed)) = self.packet else {

@@ -81,15 +81,26 @@ impl Rows {
         self.at.is_empty() || self.discarded || self.at.iter().any(ends)
     }
 
-    /// Where another walk begins behind one that may be over.
+    /// Where another walk begins behind one that may be over: a call's at the first
+    /// place of a row, a packet's at the first place that shows it.
     fn again(&self, kinds: Kinds) -> Vec<At> {
         if !self.may_end() {
             return Vec::new();
         }
         let sent = self.at.iter().any(|&(row, at)| is(ROWS[row].places[at], "OUTBOUND_IPPACKET"));
-        let any = self.discarded || surely(kinds, Kinds::CALL);
-        let firsts = (0..ROWS.len()).map(|row| (row, 0));
-        firsts.filter(|&(row, _)| any || is(ROWS[row].places[0], "INBOUND_IPPACKET") != sent).collect()
+        let is_call = surely(kinds, Kinds::CALL);
+        let shows_none = |place: &Place| is(*place, "ALE_CONNECT_REDIRECT") || is(*place, "ALE_AUTH_CONNECT");
+        let begins = |&(row, at): &At| {
+            let (before, here) = (&ROWS[row].places[..at], ROWS[row].places[at]);
+            match is_call {
+                true => before.is_empty(),
+                false => {
+                    before.iter().all(shows_none) && (self.discarded || is(here, "INBOUND_IPPACKET") != sent)
+                }
+            }
+        };
+        let all = (0..ROWS.len()).flat_map(|row| (0..ROWS[row].places.len()).map(move |at| (row, at)));
+        all.filter(begins).collect()
     }
 }
 
