@@ -3,49 +3,39 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::flows::Ended;
-use super::policy::{Holds, Occasion, Policies};
-use super::shared::{SHARED, Shared};
-use crate::kernel::etw::{Channel, Listen, Provider};
-use crate::kernel::irql::{MaxDispatch, Passive};
-use crate::kernel::published::Published;
+use super::flows::{FlowSummary, Flows};
+use super::noticed::Noticed;
+use super::policy::{Holds, Policies};
+use crate::kernel::etw::{Channel, EventProvider};
+use crate::kernel::irql::MaxDispatch;
+use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{CALLOUTS, COUNT};
 use crate::logic::events::{
     Classified, Counters as Totals, Counts, EVENTS, FlowEnded, LayerCounters, OrderDeviation, PROVIDER,
-    PROVIDER_ID, PolicyApplied, PolicyRejected, REASONS, ScanDetected, Silenced, Started, Stopped, module,
-    place, technique_name, verdict as verdict_name,
+    PROVIDER_ID, PolicyApplied, PolicyRejected, REASONS, ScanDetected, Silenced, Started, Stopped,
+    layer_name, module, technique_name, verdict as verdict_name,
 };
 use crate::logic::policy::{Policy, Trace, VALUES};
+use crate::logic::processor::Processor;
 use crate::logic::protocol::{TCP, UDP};
 use crate::logic::stealth::{Packet, PacketView, Verdict};
 use crate::logic::tracelogging::{Event, Hex, Process, Socket, Text, traits};
 use crate::logic::{order, scan};
 
 /// The driver's provider.
-pub static HUSHPORT: Provider =
-    Provider { id: PROVIDER_ID, traits: &traits::<{ PROVIDER.len() + 3 }>(PROVIDER), events: EVENTS };
+pub static HUSHPORT: EventProvider =
+    EventProvider { id: PROVIDER_ID, traits: &traits::<{ PROVIDER.len() + 3 }>(PROVIDER), events: EVENTS };
 
-/// Says the state.
-pub struct Rundown;
-
-impl Listen for Rundown {
-    type Shared = Shared;
-
-    fn shared() -> &'static Published<Shared> {
-        &SHARED
-    }
-
-    fn rundown(shared: &Shared, channel: &Channel, irql: &Passive) {
-        // Nothing may be said: the driver is not up yet and will say all of this
-        // when it is, or `Trace` is 0.
-        if channel.permitted() == 0 {
-            return;
-        }
-        started(channel, Occasion::Rundown, irql);
-        policy(channel, Occasion::Rundown, &shared.policies, irql);
-        counters(shared, irql);
-    }
+/// Why it is said which policy holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// The driver has started.
+    Start,
+    /// The registry has changed.
+    Change,
+    /// A session has asked.
+    Rundown,
 }
 
 impl Occasion {
@@ -188,8 +178,8 @@ fn classified(incoming: &Incoming<'_>, packet: &Packet, verdict: Verdict) -> Cla
 }
 
 /// The local and the remote side. Where the protocol has no ports, what stands
-/// in their place is no port; where the layer does not say the protocol, it is
-/// one that has them or the place is empty.
+/// in their layer_name is no port; where the layer does not say the protocol, it is
+/// one that has them or the layer_name is empty.
 fn sockets(incoming: &Incoming<'_>, packet: &Packet) -> [Socket; 2] {
     let has_ports = packet.protocol.is_none_or(|protocol| [TCP, UDP].contains(&protocol));
     incoming.sides().map(|(address, port)| Socket::new(address, port.filter(|_| has_ports)))
@@ -206,7 +196,7 @@ pub fn scan_detected(channel: &Channel, scan: &scan::Scan, window_ms: u32, irql:
 }
 
 /// A flow has ended: its number, what it came to, and how long it lasted.
-pub fn flow_ended(channel: &Channel, ended: &Ended, irql: &MaxDispatch) {
+pub fn flow_ended(channel: &Channel, ended: &FlowSummary, irql: &MaxDispatch) {
     // By `Direction`.
     let ([bytes_out, bytes_in], [packets_out, packets_in]) = (ended.totals.bytes, ended.totals.packets);
     channel.write(irql, || FlowEnded {
@@ -240,8 +230,8 @@ pub fn order_deviation(
         OrderDeviation {
             layer: Text(incoming.layer()),
             flow: Hex(incoming.flow().unwrap_or(0)),
-            expected: place(deviation.expected),
-            seen: place(deviation.seen),
+            expected: layer_name(deviation.expected),
+            seen: layer_name(deviation.seen),
             protocol: packet.protocol.unwrap_or(u8::MAX),
             local,
             remote,
@@ -249,9 +239,14 @@ pub fn order_deviation(
     });
 }
 
-/// What every processor has counted, put together.
-pub fn counters(shared: &Shared, irql: &MaxDispatch) {
-    let Shared { channel, processors, flows, noticed, .. } = shared;
+/// The counters of all processors, summed up.
+pub fn counters(
+    channel: &Channel,
+    processors: &PerCpu<Processor>,
+    flows: &Flows,
+    noticed: &Noticed,
+    irql: &MaxDispatch,
+) {
     if !channel.is_open::<Totals>() && !channel.is_open::<LayerCounters>() {
         return;
     }
@@ -277,7 +272,7 @@ pub fn counters(shared: &Shared, irql: &MaxDispatch) {
         flows_refused: flows.refused(),
         deviations: of(&noticed.deviations),
         scans: of(&noticed.scans),
-        events_dropped: channel.held_back(),
+        events_dropped: channel.suppressed(),
     });
 }
 

@@ -5,9 +5,11 @@ use crate::kernel::irql::Passive;
 use crate::kernel::mutex::Mutex;
 use crate::kernel::pool::PoolArc;
 use crate::kernel::status::{Result, Status};
-use crate::kernel::wfp::bfe::{self, Follow, Subscription};
-use crate::kernel::wfp::engine::{Action, Callout, Display, Engine, Filter, Provider, Sublayer, Transaction};
-use crate::logic::callouts::{CALLOUTS, Callout as Entry};
+use crate::kernel::wfp::bfe::{self, BfeFollower, Subscription};
+use crate::kernel::wfp::engine::{
+    CalloutObject, Display, Engine, Filter, FilterAction, Provider, Sublayer, Transaction,
+};
+use crate::logic::callouts::{CALLOUTS, Callout};
 use crate::logic::layers::{Guid, Role};
 use crate::logic::policy::Policy;
 
@@ -69,7 +71,7 @@ impl Filtering {
         let mut session = self.session.lock(irql);
         let Session::Open { engine, policy: before } = &mut *session else { return Ok(()) };
         let has_changed =
-            |callout: &&Entry| callout.role.has_filter(before) != callout.role.has_filter(policy);
+            |callout: &&Callout| callout.role.has_filter(before) != callout.role.has_filter(policy);
         if CALLOUTS.iter().any(|callout| has_changed(&callout)) {
             let (provider, sublayer) = (provider(), sublayer(before));
             let mut transaction = engine.transaction(irql)?;
@@ -100,7 +102,7 @@ impl Filtering {
     }
 }
 
-impl Follow for PoolArc<Filtering> {
+impl BfeFollower for PoolArc<Filtering> {
     fn follow(&self, interrupted: bool, irql: &Passive) {
         if interrupted {
             self.forget(irql);
@@ -138,7 +140,7 @@ fn open(policy: &Policy, irql: &Passive) -> Result<Engine> {
     transaction.add_sublayer(&sublayer, &provider)?;
     for callout in &CALLOUTS {
         let (key, layer) = (callout.key(), callout.layer_key());
-        transaction.add_callout(&Callout { key, layer, display: &display(callout) }, &provider)?;
+        transaction.add_callout(&CalloutObject { key, layer, display: &display(callout) }, &provider)?;
         if callout.role.has_filter(policy) {
             add_filter(&mut transaction, callout, &sublayer, &provider)?;
         }
@@ -164,20 +166,20 @@ fn clear(transaction: &mut Transaction<'_>) -> Result {
 
 fn add_filter(
     transaction: &mut Transaction<'_>,
-    callout: &Entry,
+    callout: &Callout,
     sublayer: &Sublayer,
     provider: &Provider,
 ) -> Result {
     let action = match callout.role {
-        Role::Observe => Action::Inspect,
-        Role::Decide(_) => Action::Decide,
+        Role::Observe => FilterAction::Inspect,
+        Role::Decide(_) => FilterAction::Decide,
     };
     let (key, layer) = (callout.filter_key(), callout.layer_key());
     let filter = Filter { key, layer, callout: callout.key(), action, display: &display(callout) };
     transaction.add_filter(&filter, sublayer, provider)
 }
 
-fn display(callout: &Entry) -> Display {
+fn display(callout: &Callout) -> Display {
     let [layer, family, discard] = callout.name();
     let description = match callout.role {
         Role::Observe => "Observes",

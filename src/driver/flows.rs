@@ -10,15 +10,17 @@ use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::PoolVec;
 use crate::kernel::prefetch;
 use crate::kernel::status::Result;
-use crate::kernel::wfp::flow::{self, Place};
+use crate::kernel::wfp::flow::{self, CalloutAtLayer};
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::callouts::{CALLOUTS, COUNT, Callout, Index};
-use crate::logic::flow::{self as record, Begin, Counted, Flow, Handle, Limit, Passed, Slot, Slots, Totals};
+use crate::logic::callouts::{CALLOUTS, COUNT, Callout, CalloutIndex};
+use crate::logic::flow::{
+    Begin, Counted, EndedFlow, Flow, FlowAllocator, FlowKey, Passed, Slot, Slots, Totals,
+};
 use crate::logic::order::Deviation;
 
 /// All of them; their memory is taken at start (`FlowLimit`).
 pub struct Flows {
-    limit: Limit,
+    allocator: FlowAllocator,
     places: PoolVec<Flow>,
     /// What each processor has counted and not yet added to the records.
     processors: PerCpu<PoolVec<Slot>>,
@@ -28,8 +30,8 @@ pub struct Flows {
 
 /// What is to be said of a flow that is over.
 #[derive(Clone, Copy, Debug)]
-pub struct Ended {
-    /// The engine's handle.
+pub struct FlowSummary {
+    /// The engine's key.
     pub id: u64,
     /// Its packets and bytes.
     pub totals: Totals,
@@ -46,15 +48,15 @@ pub struct Ended {
 impl Flows {
     /// None yet, and room for so many.
     pub fn new(limit: u32, irql: &Passive) -> Result<Self> {
-        let places = PoolVec::filled(Limit::places(limit))?;
+        let places = PoolVec::filled(FlowAllocator::places(limit))?;
         let slots = |processors: &mut PoolVec<_>| processors.push(PoolVec::filled(Slots::number(limit))?);
         let processors = PerCpu::try_new(slots, irql)?;
         let ids = [const { AtomicU32::new(0) }; COUNT];
-        Ok(Self { limit: Limit::new(limit), places, processors, ids })
+        Ok(Self { allocator: FlowAllocator::new(limit), places, processors, ids })
     }
 
     /// Takes in a callout's run-time id, before it has a filter.
-    pub fn registered(&self, callout: Index, id: u32) {
+    pub fn registered(&self, callout: CalloutIndex, id: u32) {
         if let Some(place) = self.ids.get(callout.number()) {
             place.store(id, Ordering::Relaxed);
         }
@@ -68,15 +70,15 @@ impl Flows {
         incoming: &Incoming<'_>,
         watch: u16,
         irql: &MaxDispatch,
-        over: impl FnOnce(Ended),
+        over: impl FnOnce(FlowSummary),
     ) -> Option<&Flow> {
         let (id, protocol) = (incoming.flow()?, incoming.protocol()?);
         // Process ids have 32 bits; the metadata's field has 64 (fwpsk.h).
         let (started, process) = (clock::milliseconds(), incoming.process().unwrap_or(0) as u32);
-        let handle = self.limit.start(&self.places, &Begin { id, started, process, watch })?;
-        let (context, family) = (handle.context(), incoming.callout().family);
+        let key = self.allocator.start(&self.places, &Begin { id, started, process, watch })?;
+        let (context, family) = (key.context(), incoming.callout().family);
         let (flow, mut contexts) = (self.flow(context)?, 0);
-        for (callout, place) in self.places_of_contexts() {
+        for (callout, place) in self.callouts_with_contexts() {
             if callout.family == family && callout.layer.flows.takes(protocol) {
                 flow.hold();
                 if flow::associate(id, place, context, irql) {
@@ -96,19 +98,19 @@ impl Flows {
 
     /// The flow behind a context; any number may come.
     pub fn flow(&self, context: u64) -> Option<&Flow> {
-        Limit::flow(&self.places, Handle::from_context(context))
+        FlowAllocator::flow(&self.places, FlowKey::from_context(context))
     }
 
     /// Counts packets of the flow behind a context; any number may come. A flow
     /// that was over but for what this processor had counted of it is given back.
     #[inline(always)]
-    pub fn count_packet(&self, context: u64, passed: Passed, irql: &MaxDispatch) -> Option<Ended> {
+    pub fn count_packet(&self, context: u64, passed: Passed, irql: &MaxDispatch) -> Option<FlowSummary> {
         let Some(slots) = self.processors.alone(irql) else {
-            Limit::count(&self.places, Handle::from_context(context), passed);
+            FlowAllocator::count(&self.places, FlowKey::from_context(context), passed);
             return None;
         };
-        match Slots(slots).count(&self.limit, &self.places, context, passed) {
-            Counted::Usual => None,
+        match Slots(slots).count(&self.allocator, &self.places, context, passed) {
+            Counted::InSlot => None,
             Counted::TakenOver(flow) => {
                 flow.into_iter().for_each(prefetch::to_write);
                 None
@@ -118,17 +120,17 @@ impl Flows {
     }
 
     /// A context is gone; with the last of them the flow is over.
-    pub fn release(&self, context: u64) -> Option<Ended> {
-        let ended = self.limit.release(&self.places, Handle::from_context(context))?;
+    pub fn release(&self, context: u64) -> Option<FlowSummary> {
+        let ended = self.allocator.release(&self.places, FlowKey::from_context(context))?;
         Some(self.wind_up(&ended))
     }
 
     #[cold]
     #[inline(never)]
-    fn wind_up(&self, ended: &record::Ended<'_, '_>) -> Ended {
+    fn wind_up(&self, ended: &EndedFlow<'_, '_>) -> FlowSummary {
         let totals = ended.totals(self.processors.all().iter().map(|slots| Slots(slots)));
         let (flow, order) = (ended.flow(), ended.flow().order());
-        Ended {
+        FlowSummary {
             id: flow.id(),
             totals,
             process: flow.process(),
@@ -140,35 +142,35 @@ impl Flows {
 
     /// How many there are.
     pub fn count(&self) -> u32 {
-        self.limit.flows()
+        self.allocator.flows()
     }
 
     /// How many were refused because there were so many already.
     pub fn refused(&self) -> u64 {
-        self.limit.refused()
+        self.allocator.refused()
     }
 
     /// Takes every context back, and no flow in any more: a callout cannot go
     /// while it has contexts.
     pub fn close(&self, irql: &Passive) {
-        self.limit.close();
+        self.allocator.close();
         let remove_all = || {
-            for (_, flow) in Limit::lasting(&self.places) {
+            for (_, flow) in FlowAllocator::lasting(&self.places) {
                 let id = flow.id();
-                for (_, place) in self.places_of_contexts() {
+                for (_, place) in self.callouts_with_contexts() {
                     flow::remove(id, place, irql);
                 }
             }
             // What a classify has is deleted when that returns, and a flow that
             // is beginning has its contexts only now.
-            self.limit.flows() == 0
+            self.allocator.flows() == 0
         };
         clock::wait_until(remove_all, irql);
     }
 
-    fn places_of_contexts(&self) -> impl Iterator<Item = (&'static Callout, Place)> {
+    fn callouts_with_contexts(&self) -> impl Iterator<Item = (&'static Callout, CalloutAtLayer)> {
         CALLOUTS.iter().zip(&self.ids).filter(|(callout, _)| callout.has_flows()).map(|(callout, id)| {
-            (callout, Place { layer: callout.layer_id, callout: id.load(Ordering::Relaxed) })
+            (callout, CalloutAtLayer { layer: callout.layer_id, callout: id.load(Ordering::Relaxed) })
         })
     }
 }

@@ -8,6 +8,8 @@ mod flows;
 mod noticed;
 mod order;
 mod policy;
+mod reload;
+mod rundown;
 mod scans;
 mod shared;
 
@@ -19,28 +21,30 @@ use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::{PoolArc, PoolVec};
 use crate::kernel::published::Publication;
 use crate::kernel::status::Result;
-use crate::kernel::watch::Watch;
+use crate::kernel::watch::KeyWatch;
 use crate::kernel::wfp::bfe::Subscription;
-use crate::kernel::wfp::callout::Registration;
+use crate::kernel::wfp::callout::CalloutRegistration;
 use crate::logic::policy::Policy;
 use filtering::Filtering;
 use flows::Flows;
 use noticed::Noticed;
-use policy::{Policies, Reload};
+use policy::Policies;
+use reload::Reload;
+use rundown::Rundown;
 use scans::Scans;
 use shared::{SHARED, Shared};
 
 /// The running driver. Its fields are in the order in which they are stopped.
 pub struct Driver {
-    reload: Watch<Reload>,
+    reload: KeyWatch<Reload>,
     filtering: Subscription<PoolArc<Filtering>>,
-    callouts: PoolVec<Registration>,
-    events: etw::Registration,
+    callouts: PoolVec<CalloutRegistration>,
+    events: etw::ProviderRegistration,
     shared: Publication<Shared>,
     device: Device,
 }
 
-impl entry::Driver for Driver {
+impl entry::Lifecycle for Driver {
     /// What is started before a failure is dropped in reverse.
     ///
     /// Success means that the driver protects, or that BFE does not run yet and
@@ -58,9 +62,9 @@ impl entry::Driver for Driver {
             noticed: Noticed::default(),
             channel: channel.clone(),
             flows: Flows::new(policy.flow_limit, irql)?,
-            order: order::Watch::new(irql)?,
+            order: order::OrderCheck::new(irql)?,
         })?);
-        let events = etw::Registration::new::<events::Rundown>(channel, irql);
+        let events = etw::ProviderRegistration::new::<Rundown>(channel, irql);
         let callouts = callouts::register(&device, &shared.flows, irql)?;
         let filtering = PoolArc::new(Filtering::new(policies, irql)?)?;
         let reload = Reload::new(shared.share(), filtering);
@@ -82,7 +86,7 @@ impl entry::Driver for Driver {
         shared.flows.close(irql);
         // Waits for classifies, which use what is shared.
         drop(callouts);
-        events::counters(&shared, irql);
+        shared.log_counters(irql);
         events::stopped(&shared.channel, irql);
         // Nobody writes any more, and the last rundown is waited for.
         drop(events);
@@ -97,10 +101,10 @@ fn follow(
     device: &Device,
     reload: Reload,
     irql: &Passive,
-) -> Result<(Subscription<PoolArc<Filtering>>, Watch<Reload>)> {
+) -> Result<(Subscription<PoolArc<Filtering>>, KeyWatch<Reload>)> {
     let filtering = Subscription::new(device, reload.filtering.clone(), irql)?;
     filtering::begin(&filtering, irql)?;
     reload.started(irql);
-    let reload = Watch::new(object, reload, irql)?;
+    let reload = KeyWatch::new(object, reload, irql)?;
     Ok((filtering, reload))
 }

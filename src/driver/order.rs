@@ -8,7 +8,7 @@ use crate::kernel::irql::{LevelLock, MaxDispatch, Passive};
 use crate::kernel::status::Result;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::flow::Flow;
-use crate::logic::order::{Deviation, Kinds, Sight, Walks};
+use crate::logic::order::{Deviation, Kinds, Step, Walks};
 
 /// Packets and calls under way that are followed on one processor. A packet
 /// passes its layers in one go; between two of them others come in only where
@@ -16,19 +16,19 @@ use crate::logic::order::{Deviation, Kinds, Sight, Walks};
 const WALKS: usize = 16;
 
 /// What every processor has under way.
-pub struct Watch(Exclusive<Underway>);
+pub struct OrderCheck(Exclusive<ProcessorWalks>);
 
 #[repr(C)]
-struct Underway {
+struct ProcessorWalks {
     /// Of which watch they are. In the line that begins the walks.
     watch: Cell<u16>,
     walks: Walks<WALKS>,
 }
 
-impl Watch {
+impl OrderCheck {
     /// Nothing under way.
     pub fn new(irql: &Passive) -> Result<Self> {
-        let nothing = || Underway { watch: Cell::new(0), walks: Walks::default() };
+        let nothing = || ProcessorWalks { watch: Cell::new(0), walks: Walks::default() };
         Ok(Self(Exclusive::new(nothing, irql)?))
     }
 
@@ -44,14 +44,14 @@ impl Watch {
     ) -> Option<Deviation> {
         match irql.dispatch() {
             Some(irql) => self.0.here(&irql)?.see(watch, flow, incoming),
-            None => self.see_below(watch, flow, incoming, irql),
+            None => self.check_below_dispatch(watch, flow, incoming, irql),
         }
     }
 
     /// The same below DISPATCH_LEVEL.
     #[cold]
     #[inline(never)]
-    fn see_below(
+    fn check_below_dispatch(
         &self,
         watch: u16,
         flow: Option<&Flow>,
@@ -64,7 +64,7 @@ impl Watch {
     }
 }
 
-impl Underway {
+impl ProcessorWalks {
     #[inline(always)]
     fn see(&self, watch: u16, flow: Option<&Flow>, incoming: &Incoming<'_>) -> Option<Deviation> {
         if self.watch.get() != watch {
@@ -83,10 +83,10 @@ impl Underway {
 
     #[inline(never)]
     fn step(&self, flow: Option<&Flow>, incoming: &Incoming<'_>) -> Option<Deviation> {
-        let (mark, kinds) = incoming.told()?;
-        let spot = incoming.callout().look.spot;
+        let (mark, kinds) = incoming.tracked()?;
+        let layer = incoming.callout().order_layer;
         let of_walk = match mark {
-            Some(mark) => self.walks.step_of(mark, spot, kinds).filter(|_| !incoming.is_icmp_error()),
+            Some(mark) => self.walks.step_of(mark, layer, kinds).filter(|_| !incoming.is_icmp_error()),
             None => None,
         };
         // Most is in order, of no flow, and a packet or a call.
@@ -98,10 +98,10 @@ impl Underway {
             false => of_walk,
         };
         let Some(flow) = flow else { return of_walk };
-        let sight = Sight { spot, direction: incoming.direction_aside(), kinds, mark };
+        let step = incoming.direction_cold().map(|direction| Step { layer: layer.index, direction, kinds });
         match flow.order() {
             // It was watched from its start.
-            order if order.watch() == self.watch.get() => sight.of_flow(order, of_walk),
+            order if order.watch() == self.watch.get() => order.step_beside(step, of_walk),
             _ => of_walk,
         }
     }
@@ -109,6 +109,6 @@ impl Underway {
     /// A call that shows its packet is two walks.
     #[inline(never)]
     fn step_of_call(&self, incoming: &Incoming<'_>) -> Option<Deviation> {
-        self.walks.step_of(incoming.call()?, incoming.callout().look.spot, Kinds::CALL)
+        self.walks.step_of(incoming.call()?, incoming.callout().order_layer, Kinds::CALL)
     }
 }

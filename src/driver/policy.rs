@@ -1,21 +1,14 @@
 //! The policy that holds, and how the registry's values become one.
 
-use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use super::events;
-use super::filtering::Filtering;
-use super::shared::Shared;
-use crate::kernel::clock;
 use crate::kernel::current::{Current, Reading};
 use crate::kernel::entry::DriverObject;
 use crate::kernel::irql::{MaxDispatch, Passive};
-use crate::kernel::pool::{PoolArc, PoolBox};
+use crate::kernel::pool::PoolBox;
 use crate::kernel::registry::{Key, Room, ValueError};
 use crate::kernel::status::Result;
-use crate::kernel::watch::Follow;
-use crate::logic::policy::values::mode;
-use crate::logic::policy::{Exemptions, Mode, Policy, Reason, Rejected, VALUES, Value};
+use crate::logic::policy::{Exemptions, Mode, Policy, Reason, RegistryValue, Rejected, VALUES};
 use crate::logic::stealth::Rules;
 
 /// The policy that classifies go by, and what became of the values.
@@ -23,8 +16,8 @@ use crate::logic::stealth::Rules;
 pub struct Policies {
     report: Report,
     current: Current<Applied>,
-    /// What can be asked before anything else is, see [`Standing`].
-    standing: AtomicU32,
+    /// What can be asked before anything else is, see [`PolicyWord`].
+    word: AtomicU32,
     last_watch: AtomicU16,
 }
 
@@ -32,9 +25,9 @@ pub struct Policies {
 /// over the order of layers that is on, 0 for none. What is watched knows by
 /// that number whether it missed a part.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Standing(u32);
+pub struct PolicyWord(u32);
 
-impl Standing {
+impl PolicyWord {
     const fn new(rules: Rules, order_watch: u16) -> Self {
         Self((order_watch as u32) << u16::BITS | rules.bits() as u32)
     }
@@ -70,7 +63,7 @@ pub struct Applied {
 
 /// What became of the values.
 ///
-/// In a debugger: the fifth word of [`Shared`] leads to a count
+/// In a debugger: the fifth word of [`Shared`](super::shared::Shared) leads to a count
 /// of owners, and this lies behind it.
 #[derive(Default)]
 #[repr(C)]
@@ -96,17 +89,6 @@ pub enum Holds {
     LastPolicyExceptMode,
 }
 
-/// Why it is said which policy holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Occasion {
-    /// The driver has started.
-    Start,
-    /// The registry has changed.
-    Change,
-    /// A session has asked.
-    Rundown,
-}
-
 impl Policies {
     /// The policy that `Parameters` holds. There is none yet that could stay in
     /// force, so a value that is refused means its default, and the others
@@ -120,22 +102,22 @@ impl Policies {
         let policies = Self {
             report,
             current: Current::new(PoolBox::new(applied)?, irql)?,
-            standing: AtomicU32::new(Standing::new(rules, 0).0),
+            word: AtomicU32::new(PolicyWord::new(rules, 0).0),
             last_watch: AtomicU16::new(0),
         };
-        policies.stand(rules, check_order);
+        policies.publish_word(rules, check_order);
         Ok(policies)
     }
 
     /// The policy in one word.
     #[inline(always)]
-    pub fn standing(&self) -> Standing {
-        Standing(self.standing.load(Ordering::Relaxed))
+    pub fn word(&self) -> PolicyWord {
+        PolicyWord(self.word.load(Ordering::Relaxed))
     }
 
     /// The word of a policy; changed by one thread at a time.
-    fn stand(&self, rules: Rules, check_order: bool) {
-        let order_watch = match (check_order, self.standing().order_watch()) {
+    fn publish_word(&self, rules: Rules, check_order: bool) {
+        let order_watch = match (check_order, self.word().order_watch()) {
             (false, _) => 0,
             (true, 0) => {
                 let next = self.last_watch.load(Ordering::Relaxed).wrapping_add(1).max(1);
@@ -144,7 +126,7 @@ impl Policies {
             }
             (true, watch) => watch,
         };
-        self.standing.store(Standing::new(rules, order_watch).0, Ordering::Relaxed);
+        self.word.store(PolicyWord::new(rules, order_watch).0, Ordering::Relaxed);
     }
 
     /// What holds now.
@@ -173,109 +155,40 @@ impl Policies {
         }
     }
 
-    /// Puts a mode in force beside all else that is. Returns whether that
-    /// changed anything.
+    /// Reads every value of the key into a policy of its own, and reports what was
+    /// refused. Also returns how many values were refused.
+    pub fn read(&self, key: Option<&Key>, irql: &Passive) -> Result<(Applied, usize)> {
+        read(key, &self.report, irql)
+    }
+
+    /// Puts a good policy in force.
+    pub fn replace(&self, applied: PoolBox<Applied>, irql: &Passive) {
+        // The word comes first, so that no packet uses the old word after the old
+        // policy has been freed.
+        self.publish_word(applied.rules(), applied.policy.check_order);
+        self.current.replace(applied, irql);
+        self.report.applied.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Keeps the policy that is in force, except its mode where one is given.
+    /// Returns whether the mode changed.
+    pub fn keep(&self, mode: Option<Mode>, irql: &Passive) -> bool {
+        let holds = if mode.is_some() { Holds::LastPolicyExceptMode } else { Holds::LastPolicy };
+        self.report.holds.store(holds as u8, Ordering::Relaxed);
+        mode.is_some_and(|mode| self.switch(mode, irql))
+    }
+
+    /// Puts a mode in force and keeps the rest of the policy. Returns whether the
+    /// mode changed.
     fn switch(&self, mode: Mode, irql: &Passive) -> bool {
         let Some(current) = self.current(irql) else { return false };
         if current.rules().mode() == mode {
             return false;
         }
         current.switch(mode);
-        self.stand(current.rules(), current.policy.check_order);
+        self.publish_word(current.rules(), current.policy.check_order);
         self.report.applied.fetch_add(1, Ordering::Relaxed);
         true
-    }
-}
-
-/// Keeps the policies up with the registry, looks who scans in between, and
-/// says what was counted.
-pub struct Reload {
-    shared: PoolArc<Shared>,
-    /// Which filters there are depends on the policy.
-    pub filtering: PoolArc<Filtering>,
-    /// When the counters were said last, in milliseconds.
-    counters_said: AtomicU64,
-}
-
-/// A look for scans comes at most so often, and at least: milliseconds.
-const LOOKS: RangeInclusive<u32> = 10..=10_000;
-
-/// Milliseconds from one saying of the counters to the next.
-const COUNTERS_EVERY: u64 = 10_000;
-
-impl Reload {
-    /// Nothing is followed yet.
-    pub fn new(shared: PoolArc<Shared>, filtering: PoolArc<Filtering>) -> Self {
-        Self { shared, filtering, counters_said: AtomicU64::new(clock::milliseconds()) }
-    }
-
-    /// Says that the driver runs, and by which policy.
-    pub fn started(&self, irql: &Passive) {
-        let Shared { channel, policies, .. } = &*self.shared;
-        events::policy(channel, Occasion::Start, policies, irql);
-        events::started(channel, Occasion::Start, irql);
-    }
-
-    /// Puts a good policy in force.
-    fn replace(&self, applied: PoolBox<Applied>, irql: &Passive) {
-        let Shared { policies, channel, .. } = &*self.shared;
-        let (policy, rules) = (applied.values(), applied.rules());
-        // First the word, so that no packet uses the old one after the old policy
-        // has been freed.
-        policies.stand(rules, policy.check_order);
-        policies.current.replace(applied, irql);
-        policies.report.applied.fetch_add(1, Ordering::Relaxed);
-        // What the engine refuses stays as it is; the next change tries
-        // again.
-        let _adapted_or_not = self.filtering.adapt(&policy, irql);
-        events::policy(channel, Occasion::Change, policies, irql);
-    }
-
-    /// Keeps the policy that is in force, but for the registry's `Mode`, if that
-    /// is 0 or 1.
-    fn keep(&self, key: Option<&Key>, irql: &Passive) {
-        let Shared { policies, channel, .. } = &*self.shared;
-        let mode = key.and_then(|key| mode_alone(key, irql)).filter(|mode| *mode != Mode::Enforce);
-        let holds = if mode.is_some() { Holds::LastPolicyExceptMode } else { Holds::LastPolicy };
-        policies.report.holds.store(holds as u8, Ordering::Relaxed);
-        match mode.is_some_and(|mode| policies.switch(mode, irql)) {
-            true => events::policy(channel, Occasion::Change, policies, irql),
-            false => events::rejected(channel, Occasion::Change, policies, irql),
-        }
-    }
-}
-
-impl Follow for Reload {
-    /// Where a value is refused, the last good policy stays: half of what an
-    /// administrator meant may be the opposite of it. It stays, too, where
-    /// there is no memory for another. Only `Mode` 0 and 1 always take effect,
-    /// so that nothing can keep the driver from being switched off.
-    fn follow(&self, key: Option<&Key>, irql: &Passive) {
-        let applied = match read(key, &self.shared.policies.report, irql) {
-            Ok((applied, 0)) => PoolBox::new(applied),
-            Ok(_) => return self.keep(key, irql),
-            Err(status) => Err(status),
-        };
-        match applied {
-            Ok(applied) => self.replace(applied, irql),
-            Err(_) => self.keep(key, irql),
-        }
-    }
-
-    fn tick(&self, irql: &Passive) -> u32 {
-        let Shared { policies, channel, processors, scans, noticed, .. } = &*self.shared;
-        let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
-        let remotes = processors.all().iter().map(|processor| &processor.remotes);
-        scans.sweep(remotes, &policy, irql, |scan| {
-            noticed.scan();
-            events::scan_detected(channel, &scan, policy.scan_window_ms, irql);
-        });
-        let now = clock::milliseconds();
-        if now.saturating_sub(self.counters_said.load(Ordering::Relaxed)) >= COUNTERS_EVERY {
-            self.counters_said.store(now, Ordering::Relaxed);
-            events::counters(&self.shared, irql);
-        }
-        (policy.scan_window_ms / 8).clamp(*LOOKS.start(), *LOOKS.end())
     }
 }
 
@@ -339,15 +252,8 @@ fn read(key: Option<&Key>, report: &Report, irql: &Passive) -> Result<(Applied, 
     Ok((Applied::new(policy, exemptions), refused))
 }
 
-/// The registry's `Mode`, if it is a good one; read without memory.
-fn mode_alone(key: &Key, irql: &Passive) -> Option<Mode> {
-    let mut room = Room::<[u8; size_of::<u32>()]>::empty();
-    let data = key.value("Mode", &mut room, irql).ok()??;
-    mode(data.kind, data.bytes)
-}
-
 impl Report {
-    fn reject(&self, value: &Value, rejected: Rejected) {
+    fn reject(&self, value: &RegistryValue, rejected: Rejected) {
         let place = VALUES.iter().position(|other| core::ptr::eq(other, value)).unwrap_or(VALUES.len());
         let (reason, entry) = (rejected.reason as u64, u64::from(rejected.entry));
         if let Some(refused) = self.refused.get(place) {

@@ -2,10 +2,10 @@
 //! its decision: count, follow flows, check the order, remember scanners.
 
 use super::events;
-use super::flows::{Ended, Flows};
+use super::flows::{FlowSummary, Flows};
 use super::noticed::Noticed;
-use super::order::Watch;
-use super::policy::{Policies, Standing};
+use super::order::OrderCheck;
+use super::policy::{Policies, PolicyWord};
 use super::scans::Scans;
 use crate::kernel::etw::Channel;
 use crate::kernel::irql::MaxDispatch;
@@ -13,7 +13,7 @@ use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::PoolArc;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::callouts::Index;
+use crate::logic::callouts::CalloutIndex;
 use crate::logic::flow::Flow;
 use crate::logic::order::Deviation;
 use crate::logic::processor::Processor;
@@ -38,7 +38,7 @@ pub struct Shared {
     /// The flows that are followed.
     pub flows: Flows,
     /// The check of the documented order (`CheckOrder`).
-    pub order: Watch,
+    pub order: OrderCheck,
     /// Where events are written.
     pub channel: PoolArc<Channel>,
 }
@@ -49,13 +49,19 @@ pub static SHARED: Published<Shared> = Published::empty();
 impl Shared {
     /// Counts the verdict on an indication.
     #[inline(always)]
-    pub fn count(&self, at: Index, verdict: Verdict, irql: &MaxDispatch) {
+    pub fn count(&self, at: CalloutIndex, verdict: Verdict, irql: &MaxDispatch) {
         self.count_and_meet(at, verdict, None, irql);
     }
 
     /// Counts the verdict on a packet, and remembers who has met a closed port.
     #[inline(always)]
-    pub fn count_and_meet(&self, at: Index, verdict: Verdict, met: Option<&Encounter>, irql: &MaxDispatch) {
+    pub fn count_and_meet(
+        &self,
+        at: CalloutIndex,
+        verdict: Verdict,
+        met: Option<&Encounter>,
+        irql: &MaxDispatch,
+    ) {
         let Some(processor) = self.processors.current(irql) else { return };
         if let Some(met) = met {
             self.scans.meet(&processor.remotes, met);
@@ -86,8 +92,8 @@ impl Shared {
     /// Begins a flow where flows begin, and checks the order where that is asked
     /// for.
     #[inline(always)]
-    pub fn follow(&self, incoming: &Incoming<'_>, standing: Standing, irql: &MaxDispatch) {
-        let watch = standing.order_watch();
+    pub fn follow(&self, incoming: &Incoming<'_>, word: PolicyWord, irql: &MaxDispatch) {
+        let watch = word.order_watch();
         let flow = match (incoming.callout().begins_flows, incoming.flow_context()) {
             (true, _) => self.begin_flow(incoming, watch, irql),
             // Most packets and calls belong to no flow.
@@ -113,6 +119,11 @@ impl Shared {
         events::order_deviation(&self.channel, incoming, deviation, irql);
     }
 
+    /// Writes the counters to ETW, if a session listens.
+    pub fn log_counters(&self, irql: &MaxDispatch) {
+        events::counters(&self.channel, &self.processors, &self.flows, &self.noticed, irql);
+    }
+
     /// A flow's context is gone from one of its layers.
     pub fn flow_deleted(&self, context: u64, irql: &MaxDispatch) {
         if let Some(ended) = self.flows.release(context) {
@@ -122,7 +133,7 @@ impl Shared {
 
     #[cold]
     #[inline(never)]
-    fn flow_ended(&self, ended: &Ended, irql: &MaxDispatch) {
+    fn flow_ended(&self, ended: &FlowSummary, irql: &MaxDispatch) {
         self.noticed.flow_ended();
         events::flow_ended(&self.channel, ended, irql);
     }

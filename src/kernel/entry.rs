@@ -26,7 +26,7 @@ impl DriverObject {
 }
 
 /// A driver: started when loaded, stopped when dropped.
-pub trait Driver: Sized + Send + Sync {
+pub trait Lifecycle: Sized + Send + Sync {
     /// Starts everything, or nothing: what was started before a failure is
     /// undone.
     fn start(object: &DriverObject, irql: &Passive) -> Result<Self>;
@@ -44,7 +44,7 @@ pub struct Instance<D> {
 // that unloads it; nobody else looks at it.
 unsafe impl<D: Send> Sync for Instance<D> {}
 
-impl<D: Driver> Instance<D> {
+impl<D: Lifecycle> Instance<D> {
     /// None yet.
     pub const fn none() -> Self {
         Self { running: AtomicBool::new(false), driver: UnsafeCell::new(MaybeUninit::uninit()) }
@@ -90,7 +90,7 @@ impl<D: Driver> Instance<D> {
     }
 }
 
-/// Makes a [`Driver`] the one that the system loads: defines DriverEntry, which
+/// Makes a [`Lifecycle`] the one that the system loads: defines DriverEntry, which
 /// the linker's /ENTRY names.
 macro_rules! driver_entry {
     ($driver:ty) => {

@@ -22,7 +22,7 @@ use super::wfp::guid;
 use crate::ffi;
 use crate::logic::events::LARGEST;
 use crate::logic::layers::Guid;
-use crate::logic::rate::Limit;
+use crate::logic::rate::RateLimit;
 use crate::logic::tracelogging::{Description, Event, Payload};
 
 /// Most events that a provider has: as many as bits in a third of the gate.
@@ -34,7 +34,7 @@ const ALL: u64 = (1 << MOST) - 1;
 const CHANNEL_TRACELOGGING: u8 = 11;
 
 /// What a provider is.
-pub struct Provider {
+pub struct EventProvider {
     /// Its control GUID.
     pub id: Guid,
     /// Its traits.
@@ -46,7 +46,7 @@ pub struct Provider {
 /// Where events are written: at any IRQL up to DISPATCH_LEVEL, without a lock,
 /// and at the price of one load where nobody listens.
 pub struct Channel {
-    provider: &'static Provider,
+    provider: &'static EventProvider,
     /// A bit for each event, three times: from the lowest bit on those that are
     /// written, which are those that sessions want, from [`MOST`] on, and that
     /// may be written, above.
@@ -55,8 +55,8 @@ pub struct Channel {
     handle: AtomicU64,
     /// When this was made.
     made: u64,
-    held_back: AtomicU64,
-    limits: [Limit; MOST],
+    suppressed: AtomicU64,
+    limits: [RateLimit; MOST],
 }
 
 /// Says the state to sessions that ask.
@@ -73,14 +73,14 @@ pub trait Listen: 'static {
 
 impl Channel {
     /// One on which nothing may be written yet.
-    pub fn new(provider: &'static Provider) -> Self {
+    pub fn new(provider: &'static EventProvider) -> Self {
         Self {
             provider,
             gate: AtomicU64::new(0),
             handle: AtomicU64::new(0),
             made: clock::now(),
-            held_back: AtomicU64::new(0),
-            limits: [const { Limit::new() }; MOST],
+            suppressed: AtomicU64::new(0),
+            limits: [const { RateLimit::new() }; MOST],
         }
     }
 
@@ -126,8 +126,8 @@ impl Channel {
     }
 
     /// Events that were held back so far because too many came in a second.
-    pub fn held_back(&self) -> u64 {
-        self.held_back.load(Ordering::Relaxed)
+    pub fn suppressed(&self) -> u64 {
+        self.suppressed.load(Ordering::Relaxed)
     }
 
     /// Writes an event, which is made only if it is written.
@@ -146,7 +146,7 @@ impl Channel {
         let second = clock::now() / clock::PER_SECOND;
         let admitted = self.limits.get(index).and_then(|limit| limit.admit(second as u32, most));
         if admitted.is_none() {
-            self.held_back.fetch_add(1, Ordering::Relaxed);
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
         }
         admitted
     }
@@ -186,7 +186,7 @@ impl Channel {
         // SAFETY: the handle is registered until every writer has gone, the
         // descriptors are locals and lead to resident memory that outlives the
         // call: the image's and this stack's. Callable at any IRQL.
-        let _said_or_lost = unsafe {
+        let _logged_or_lost = unsafe {
             ffi::EtwWriteTransfer(
                 handle,
                 &descriptor,
@@ -211,9 +211,9 @@ fn part(bytes: &[u8], kind: u32) -> ffi::EVENT_DATA_DESCRIPTOR {
 }
 
 /// A provider's registration, undone when dropped. Nobody writes any more then.
-pub struct Registration(PoolArc<Channel>);
+pub struct ProviderRegistration(PoolArc<Channel>);
 
-impl Registration {
+impl ProviderRegistration {
     /// Registers the channel's provider. The first session may ask for the state
     /// before this returns; what is written then goes nowhere, so whoever
     /// registers says it when it has begun. Where the system refuses, nobody can
@@ -234,7 +234,7 @@ impl Registration {
         // SAFETY: the handle is registered, the traits live as long as the
         // image, and the call is made at PASSIVE_LEVEL. What it does is only
         // that events need not be asked who wrote them.
-        let _told_or_not = unsafe {
+        let _set_or_not = unsafe {
             ffi::EtwSetInformation(
                 handle,
                 ffi::_EVENT_INFO_CLASS::EventProviderSetTraits,
@@ -247,7 +247,7 @@ impl Registration {
     }
 }
 
-impl Drop for Registration {
+impl Drop for ProviderRegistration {
     fn drop(&mut self) {
         let handle = self.0.handle.load(Ordering::Acquire);
         if handle != 0 {

@@ -12,22 +12,22 @@ use crate::ffi;
 
 /// A value behind a synchronization event, which lets one waiter through at a
 /// time and, unlike a fast mutex, leaves the IRQL as it is.
-pub struct Mutex<T>(PoolBox<Inner<T>>);
+pub struct Mutex<T>(PoolBox<MutexState<T>>);
 
-struct Inner<T> {
+struct MutexState<T> {
     free: UnsafeCell<ffi::KEVENT>,
     value: UnsafeCell<T>,
 }
 
 // SAFETY: the event lets one thread at a time to the value.
-unsafe impl<T: Send> Send for Inner<T> {}
+unsafe impl<T: Send> Send for MutexState<T> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for Inner<T> {}
+unsafe impl<T: Send> Sync for MutexState<T> {}
 
 /// The lock, held.
 #[must_use]
 pub struct Guard<'a, T> {
-    inner: &'a Inner<T>,
+    inner: &'a MutexState<T>,
     stays_here: PhantomData<*mut ()>,
 }
 
@@ -36,7 +36,7 @@ impl<T> Mutex<T> {
     /// and never moves.
     pub fn new(value: T, _: &Passive) -> Result<Self> {
         let free = UnsafeCell::new(ffi::KEVENT::default());
-        let inner = PoolBox::new(Inner { free, value: UnsafeCell::new(value) })?;
+        let inner = PoolBox::new(MutexState { free, value: UnsafeCell::new(value) })?;
         // SAFETY: the event is in nonpaged pool and nobody waits on it yet.
         unsafe {
             ffi::KeInitializeEvent(inner.free.get(), ffi::_EVENT_TYPE::SynchronizationEvent, 1);

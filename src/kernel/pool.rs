@@ -124,7 +124,7 @@ impl<T> Drop for PoolBox<T> {
 
 /// A value in nonpaged pool that lives as long as the last of its owners.
 pub struct PoolArc<T> {
-    counted: core::mem::ManuallyDrop<PoolBox<Counted<T>>>,
+    counted: core::mem::ManuallyDrop<PoolBox<ArcState<T>>>,
     /// Not sent with `T: Send` alone, as a box would be.
     shares: PhantomData<*const T>,
 }
@@ -137,7 +137,7 @@ unsafe impl<T: Send + Sync> Sync for PoolArc<T> {}
 
 /// Laid out in order, as [`Block`].
 #[repr(C)]
-struct Counted<T> {
+struct ArcState<T> {
     owners: AtomicUsize,
     value: T,
 }
@@ -145,7 +145,7 @@ struct Counted<T> {
 impl<T> PoolArc<T> {
     /// Moves a value into pool.
     pub fn new(value: T) -> Result<Self> {
-        let counted = PoolBox::new(Counted { owners: AtomicUsize::new(1), value })?;
+        let counted = PoolBox::new(ArcState { owners: AtomicUsize::new(1), value })?;
         Ok(Self { counted: core::mem::ManuallyDrop::new(counted), shares: PhantomData })
     }
 }
@@ -153,7 +153,7 @@ impl<T> PoolArc<T> {
 impl<T> Clone for PoolArc<T> {
     fn clone(&self) -> Self {
         self.counted.owners.fetch_add(1, Ordering::Relaxed);
-        let PoolBox { block: Block { data, base }, owns }: &PoolBox<Counted<T>> = &self.counted;
+        let PoolBox { block: Block { data, base }, owns }: &PoolBox<ArcState<T>> = &self.counted;
         let counted = PoolBox { block: Block { data: *data, base: *base }, owns: *owns };
         Self { counted: core::mem::ManuallyDrop::new(counted), shares: PhantomData }
     }

@@ -10,7 +10,7 @@ use super::status::{Result, to_result};
 use crate::ffi;
 
 /// What a thread does.
-pub trait Run: Send + Sync {
+pub trait ThreadBody: Send + Sync {
     /// Runs on the thread, from its start to its end, which is asked for by
     /// [`Signal::is_ending`].
     fn run(&self, signal: &Signal, irql: &Passive);
@@ -18,34 +18,34 @@ pub trait Run: Send + Sync {
 
 /// A thread at PASSIVE_LEVEL. The work that it does stays where it is until the
 /// thread has ended: not only left our code, but gone.
-pub struct Thread<R: Run> {
-    handle: Handle,
-    body: PoolBox<Body<R>>,
+pub struct Thread<R: ThreadBody> {
+    handle: KernelHandle,
+    body: PoolBox<ThreadState<R>>,
 }
 
-struct Body<R> {
+struct ThreadState<R> {
     signal: Signal,
     run: R,
 }
 
 /// What a thread waits for: an event that others set, too, and its end.
 pub struct Signal {
-    event: Handle,
+    event: KernelHandle,
     ending: AtomicBool,
 }
 
 /// A kernel handle.
-struct Handle(ffi::HANDLE);
+struct KernelHandle(ffi::HANDLE);
 
 // SAFETY: a kernel handle is the same in every thread and process.
-unsafe impl Send for Handle {}
+unsafe impl Send for KernelHandle {}
 // SAFETY: as above; the system locks for itself.
-unsafe impl Sync for Handle {}
+unsafe impl Sync for KernelHandle {}
 
-impl<R: Run> Thread<R> {
+impl<R: ThreadBody> Thread<R> {
     /// Starts it.
     pub fn new(run: R, irql: &Passive) -> Result<Self> {
-        let body = PoolBox::new(Body { signal: Signal::new(irql)?, run })?;
+        let body = PoolBox::new(ThreadState { signal: Signal::new(irql)?, run })?;
         let attributes = kernel_handle();
         let mut handle = ptr::null_mut();
         // SAFETY: handle and attributes are locals, no process means the
@@ -62,20 +62,20 @@ impl<R: Run> Thread<R> {
                 body.as_ptr().cast(),
             )
         })?;
-        Ok(Self { handle: Handle(handle), body })
+        Ok(Self { handle: KernelHandle(handle), body })
     }
 }
 
 /// KSTART_ROUTINE; returning ends the thread.
-unsafe extern "C" fn routine<R: Run>(context: *mut c_void) {
+unsafe extern "C" fn routine<R: ThreadBody>(context: *mut c_void) {
     // SAFETY: the context is the body, which outlives the thread.
-    let body = unsafe { &*context.cast::<Body<R>>() };
+    let body = unsafe { &*context.cast::<ThreadState<R>>() };
     // SAFETY: a system thread starts at PASSIVE_LEVEL (PsCreateSystemThread).
     let irql = unsafe { Passive::assume() };
     body.run.run(&body.signal, &irql);
 }
 
-impl<R: Run> Drop for Thread<R> {
+impl<R: ThreadBody> Drop for Thread<R> {
     fn drop(&mut self) {
         self.body.signal.ending.store(true, Ordering::Release);
         // SAFETY: the event is open; threads are only held at PASSIVE_LEVEL.
@@ -100,7 +100,7 @@ impl Signal {
                 0,
             )
         })?;
-        Ok(Self { event: Handle(event), ending: AtomicBool::new(false) })
+        Ok(Self { event: KernelHandle(event), ending: AtomicBool::new(false) })
     }
 
     /// The event, for what else is to set it.
@@ -124,7 +124,7 @@ impl Signal {
 }
 
 /// Waits until the object is signaled, which it says, or the time is over.
-fn wait(handle: &Handle, interval: ffi::PLARGE_INTEGER) -> bool {
+fn wait(handle: &KernelHandle, interval: ffi::PLARGE_INTEGER) -> bool {
     // SAFETY: the handle is open, the interval NULL or a caller's local;
     // callers are at PASSIVE_LEVEL.
     let waited = unsafe { ffi::ZwWaitForSingleObject(handle.0, 0, interval) };
@@ -144,7 +144,7 @@ fn kernel_handle() -> ffi::OBJECT_ATTRIBUTES {
     }
 }
 
-impl Drop for Handle {
+impl Drop for KernelHandle {
     fn drop(&mut self) {
         // SAFETY: the handle is open and closed once, here, at the
         // PASSIVE_LEVEL at which all that owns it is dropped.

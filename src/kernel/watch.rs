@@ -7,11 +7,11 @@ use super::entry::DriverObject;
 use super::irql::Passive;
 use super::registry::Key;
 use super::status::Result;
-use super::thread::{Run, Signal, Thread};
+use super::thread::{Signal, Thread, ThreadBody};
 use crate::ffi;
 
 /// Something that follows the key's values.
-pub trait Follow: Send + Sync {
+pub trait KeyFollower: Send + Sync {
     /// Reads them; there is no key if there is none. Comes once when watching
     /// begins, for what changed before, and after every change.
     fn follow(&self, key: Option<&Key>, irql: &Passive);
@@ -27,7 +27,7 @@ pub trait Follow: Send + Sync {
 /// is a WORK_QUEUE_ITEM, which nothing keeps the image in memory for: its last
 /// instructions could run after the unload. And a notice belongs to the thread
 /// that asked for it; one of the system's workers may end at any time.
-pub struct Watch<F: Follow>(#[expect(dead_code, reason = "dropped to end it")] Thread<Watcher<F>>);
+pub struct KeyWatch<F: KeyFollower>(#[expect(dead_code, reason = "dropped to end it")] Thread<Watcher<F>>);
 
 struct Watcher<F> {
     driver: DriverObject,
@@ -56,7 +56,7 @@ enum State {
     Unknown,
 }
 
-impl<F: Follow> Watch<F> {
+impl<F: KeyFollower> KeyWatch<F> {
     /// Starts watching.
     pub fn new(driver: &DriverObject, follower: F, irql: &Passive) -> Result<Self> {
         let outcome = UnsafeCell::new(ffi::IO_STATUS_BLOCK::default());
@@ -64,7 +64,7 @@ impl<F: Follow> Watch<F> {
     }
 }
 
-impl<F: Follow> Run for Watcher<F> {
+impl<F: KeyFollower> ThreadBody for Watcher<F> {
     fn run(&self, signal: &Signal, irql: &Passive) {
         let (mut key, mut before) = (None, State::Unknown);
         loop {
@@ -89,7 +89,7 @@ impl<F: Follow> Run for Watcher<F> {
     }
 }
 
-impl<F: Follow> Watcher<F> {
+impl<F: KeyFollower> Watcher<F> {
     /// Ticks until a notice comes or, unless it is [`u32::MAX`], patience ends;
     /// `false` where the thread is to end.
     fn wait(&self, signal: &Signal, mut patience: u32, irql: &Passive) -> bool {

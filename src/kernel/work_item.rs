@@ -15,9 +15,9 @@ pub trait Work: Send + Sync {
 }
 
 /// A work item and its work, drained when dropped.
-pub struct WorkItem<W: Work>(PoolBox<Inner<W>>);
+pub struct WorkItem<W: Work>(PoolBox<WorkState<W>>);
 
-pub(super) struct Inner<W> {
+pub(super) struct WorkState<W> {
     item: ffi::PIO_WORKITEM,
     /// Requests not yet answered by a run that began after them.
     requests: AtomicU32,
@@ -28,9 +28,9 @@ pub(super) struct Inner<W> {
 
 // SAFETY: the item is only handed back to the system; queueing is guarded by
 // `requests`.
-unsafe impl<W: Send> Send for Inner<W> {}
+unsafe impl<W: Send> Send for WorkState<W> {}
 // SAFETY: as above.
-unsafe impl<W: Sync> Sync for Inner<W> {}
+unsafe impl<W: Sync> Sync for WorkState<W> {}
 
 impl<W: Work> WorkItem<W> {
     /// Nothing runs until the first request.
@@ -40,12 +40,12 @@ impl<W: Work> WorkItem<W> {
         if item.is_null() {
             return Err(Status::INSUFFICIENT_RESOURCES);
         }
-        let inner = Inner { item, requests: AtomicU32::new(0), work, _device: device.clone() };
+        let inner = WorkState { item, requests: AtomicU32::new(0), work, _device: device.clone() };
         Ok(Self(PoolBox::new(inner)?))
     }
 
-    /// The work, which [`Inner::request`] takes by address.
-    pub(super) fn as_ptr(&self) -> *mut Inner<W> {
+    /// The work, which [`WorkState::request`] takes by address.
+    pub(super) fn as_ptr(&self) -> *mut WorkState<W> {
         self.0.as_ptr()
     }
 
@@ -55,7 +55,7 @@ impl<W: Work> WorkItem<W> {
     }
 }
 
-impl<W: Work> Inner<W> {
+impl<W: Work> WorkState<W> {
     /// Asks for a run; at any IRQL up to DISPATCH_LEVEL.
     ///
     /// # Safety
@@ -94,7 +94,7 @@ impl<W: Work> Inner<W> {
     }
 }
 
-impl<W> Drop for Inner<W> {
+impl<W> Drop for WorkState<W> {
     fn drop(&mut self) {
         // Whoever made requests has stopped; what they asked for runs out.
         wait_until(|| self.requests.load(Ordering::Acquire) == 0);

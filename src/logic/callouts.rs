@@ -1,7 +1,7 @@
 //! The table of callouts: one at every layer and twin, of either family.
 
-use super::layers::{Decision, Family, Fields, Flows, Guid, LAYERS, Layer, Role, Shows, Way};
-use super::order::{Direction, Look, Place};
+use super::layers::{Decision, Family, Fields, FlowContexts, Guid, LAYERS, Layer, Role, Shows, Way};
+use super::order::{Direction, LayerIndex, OrderLayer, Tracking};
 
 /// One callout.
 #[derive(Clone, Copy, Debug)]
@@ -15,8 +15,10 @@ pub struct Callout {
     pub discard: bool,
     /// The layer's run-time id.
     pub layer_id: u16,
-    /// What the order of layers looks at there.
-    pub look: Look,
+    /// The layer as the order check knows it.
+    pub order_layer: OrderLayer,
+    /// How the order check recognizes what a classify shows there.
+    pub tracking: Tracking,
     /// What the callout does.
     pub role: Role,
     /// Whether flows begin here.
@@ -28,7 +30,7 @@ pub struct Callout {
     /// decision reads; none where the callout only observes.
     pub least_values: usize,
     /// Its place in [`CALLOUTS`].
-    pub index: Index,
+    pub index: CalloutIndex,
 }
 
 /// Number of callouts.
@@ -65,7 +67,11 @@ impl Callout {
 
     /// Whether it is to hear of the end of flows whose contexts it has.
     pub const fn has_flows(&self) -> bool {
-        !self.discard && matches!(self.layer.flows, Flows::Every | Flows::Streams | Flows::Datagrams)
+        !self.discard
+            && matches!(
+                self.layer.flows,
+                FlowContexts::Every | FlowContexts::Streams | FlowContexts::Datagrams
+            )
     }
 
     /// Where its layer's data fields stand.
@@ -92,10 +98,10 @@ pub fn at_layer(layer_id: u16) -> Option<&'static Callout> {
 /// The callout at a layer that only observes it, and where no flow begins: most
 /// often it has nothing to do but to count.
 #[inline(always)]
-pub fn observing(layer_id: u16) -> Option<Index> {
+pub fn observing(layer_id: u16) -> Option<CalloutIndex> {
     static BY_LAYER: [u8; LAYER_IDS] = by_layer(true);
     match BY_LAYER.get(usize::from(layer_id)) {
-        Some(&place) if usize::from(place) < COUNT => Some(Index(place)),
+        Some(&place) if usize::from(place) < COUNT => Some(CalloutIndex(place)),
         _ => None,
     }
 }
@@ -169,9 +175,9 @@ impl Pair {
 
 /// A callout's place in [`CALLOUTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Index(u8);
+pub struct CalloutIndex(u8);
 
-impl Index {
+impl CalloutIndex {
     /// As a number below [`COUNT`].
     pub const fn number(self) -> usize {
         self.0 as usize
@@ -188,12 +194,13 @@ const fn every() -> [Callout; COUNT] {
         family: Family::V4,
         discard: false,
         layer_id: 0,
-        look: Look::of(&LAYERS[0], Place::of_row(0, false)),
+        order_layer: OrderLayer::of(LayerIndex::of_row(0, false)),
+        tracking: Tracking::of(&LAYERS[0], LayerIndex::of_row(0, false)),
         role: Role::Observe,
         begins_flows: false,
         flow_packets: None,
         least_values: 0,
-        index: Index(0),
+        index: CalloutIndex(0),
     };
     let mut callouts = [nothing; COUNT];
     let (mut count, mut row) = (0, 0);
@@ -203,35 +210,37 @@ const fn every() -> [Callout; COUNT] {
         while column < Family::ALL.len() {
             let family = Family::ALL[column];
             let layer_id = layer.ids[column];
-            let look = Look::of(layer, Place::of_row(row, false));
-            let begins_flows = matches!(layer.flows, Flows::Begin);
+            let index = LayerIndex::of_row(row, false);
+            let begins_flows = matches!(layer.flows, FlowContexts::Begin);
             callouts[count] = Callout {
                 layer,
                 family,
                 discard: false,
                 layer_id,
-                look,
+                order_layer: OrderLayer::of(index),
+                tracking: Tracking::of(layer, index),
                 role: layer.role,
                 begins_flows,
                 flow_packets: flow_packets(layer),
                 least_values: least_values(layer, layer.role),
-                index: Index(count as u8),
+                index: CalloutIndex(count as u8),
             };
             count += 1;
             if let Some(twin) = &layer.discard {
                 let (layer_id, role) = (layer_id + 1, twin.role);
-                let look = Look::of(layer, Place::of_row(row, true));
+                let index = LayerIndex::of_row(row, true);
                 callouts[count] = Callout {
                     layer,
                     family,
                     discard: true,
                     layer_id,
-                    look,
+                    order_layer: OrderLayer::of(index),
+                    tracking: Tracking::of(layer, index),
                     role,
                     begins_flows: false,
                     flow_packets: None,
                     least_values: least_values(layer, role),
-                    index: Index(count as u8),
+                    index: CalloutIndex(count as u8),
                 };
                 count += 1;
             }
@@ -245,9 +254,9 @@ const fn every() -> [Callout; COUNT] {
 
 const fn flow_packets(layer: &Layer) -> Option<Direction> {
     match (layer.flows, layer.shows) {
-        (Flows::Every, Shows::Segment(Way::In)) => Some(Direction::Inbound),
-        (Flows::Every, Shows::Segment(Way::Out)) => Some(Direction::Outbound),
-        (Flows::Every, _) => panic!("the packets of a flow are counted at the transport layers"),
+        (FlowContexts::Every, Shows::Segment(Way::In)) => Some(Direction::Inbound),
+        (FlowContexts::Every, Shows::Segment(Way::Out)) => Some(Direction::Outbound),
+        (FlowContexts::Every, _) => panic!("the packets of a flow are counted at the transport layers"),
         _ => None,
     }
 }

@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::callouts::{COUNT, Index};
+use super::callouts::{COUNT, CalloutIndex};
 use super::stealth::Verdict;
 
 /// Counts of one processor at one level, on cache lines of their own: rows in
@@ -15,7 +15,7 @@ pub struct Counters([[AtomicU64; Verdict::COUNT]; COUNT]);
 impl Counters {
     /// Counts where nobody else does meanwhile: no line has to be locked.
     #[inline(always)]
-    pub fn count_alone(&self, callout: Index, verdict: Verdict) {
+    pub fn count_alone(&self, callout: CalloutIndex, verdict: Verdict) {
         if let Some(count) = self.of(callout, verdict) {
             count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
         }
@@ -23,21 +23,21 @@ impl Counters {
 
     /// Counts where others may, too.
     #[inline(always)]
-    pub fn count(&self, callout: Index, verdict: Verdict) {
+    pub fn count(&self, callout: CalloutIndex, verdict: Verdict) {
         if let Some(count) = self.of(callout, verdict) {
             count.fetch_add(1, Relaxed);
         }
     }
 
     /// Adds what a callout has counted.
-    pub fn add_to(&self, callout: Index, sums: &mut [u64; Verdict::COUNT]) {
+    pub fn add_to(&self, callout: CalloutIndex, sums: &mut [u64; Verdict::COUNT]) {
         for (sum, count) in sums.iter_mut().zip(self.0.get(callout.number()).into_iter().flatten()) {
             *sum = sum.wrapping_add(count.load(Relaxed));
         }
     }
 
     #[inline(always)]
-    fn of(&self, callout: Index, verdict: Verdict) -> Option<&AtomicU64> {
+    fn of(&self, callout: CalloutIndex, verdict: Verdict) -> Option<&AtomicU64> {
         self.0.get(callout.number())?.get(verdict as usize)
     }
 }

@@ -7,22 +7,22 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 /// One cache line for all processors, so it is asked only where somebody
 /// listens.
 #[derive(Debug, Default)]
-pub struct Limit {
+pub struct RateLimit {
     /// A span's number in the upper half, in the lower how many were let
     /// through in it.
     span: AtomicU64,
     /// Held back since the last that was let through.
-    held_back: AtomicU32,
+    suppressed: AtomicU32,
 }
 
 /// Times that taking a new span is tried; whoever is beaten to it as often is
 /// held back.
 const TRIES: usize = 4;
 
-impl Limit {
+impl RateLimit {
     /// Nothing counted.
     pub const fn new() -> Self {
-        Self { span: AtomicU64::new(0), held_back: AtomicU32::new(0) }
+        Self { span: AtomicU64::new(0), suppressed: AtomicU32::new(0) }
     }
 
     /// Asks for one in the span with this number, in which `most` are allowed:
@@ -30,12 +30,12 @@ impl Limit {
     pub fn admit(&self, span: u32, most: u32) -> Option<u32> {
         if self.count(span, most) {
             // Read first: nothing is written where nothing was held back.
-            let held_back =
-                if self.held_back.load(Relaxed) == 0 { 0 } else { self.held_back.swap(0, Relaxed) };
-            return Some(held_back);
+            let suppressed =
+                if self.suppressed.load(Relaxed) == 0 { 0 } else { self.suppressed.swap(0, Relaxed) };
+            return Some(suppressed);
         }
         let more = |number: u32| Some(number.saturating_add(1));
-        let _counted = self.held_back.fetch_update(Relaxed, Relaxed, more);
+        let _counted = self.suppressed.fetch_update(Relaxed, Relaxed, more);
         None
     }
 
@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn so_many_in_a_span_and_the_next_says_how_many_were_held_back() {
-        let limit = Limit::new();
+        let limit = RateLimit::new();
         assert_eq!(limit.admit(7, 2), Some(0));
         assert_eq!(limit.admit(7, 2), Some(0));
         for _ in 0..5 {
@@ -76,22 +76,22 @@ mod tests {
 
     #[test]
     fn processors_at_once_lose_none() {
-        let limit = Limit::new();
-        let (let_through, held_back) = (AtomicU32::new(0), AtomicU32::new(0));
+        let limit = RateLimit::new();
+        let (let_through, suppressed) = (AtomicU32::new(0), AtomicU32::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for number in 0..4000 {
                         if let Some(before) = limit.admit(number / 1000, 100) {
                             let_through.fetch_add(1, Relaxed);
-                            held_back.fetch_add(before, Relaxed);
+                            suppressed.fetch_add(before, Relaxed);
                         }
                     }
                 });
             }
         });
         let last = limit.admit(u32::MAX, 1).unwrap();
-        assert_eq!(let_through.load(Relaxed) + held_back.load(Relaxed) + last, 16_000);
+        assert_eq!(let_through.load(Relaxed) + suppressed.load(Relaxed) + last, 16_000);
         // Threads that are apart take a span up again; each time there are 100 more.
         assert!(let_through.load(Relaxed) >= 400);
     }

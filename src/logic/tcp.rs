@@ -15,3 +15,31 @@ pub const URG: u8 = 0x20;
 
 /// All of these; what ECN adds (RFC 3168) is not among them.
 pub const ALL: u8 = FIN | SYN | RST | PSH | ACK | URG;
+
+/// The flags byte of a TCP header (RFC 9293, 3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    /// Stands for flags that could not be read. It is no reset and no scan
+    /// technique.
+    pub const UNREAD: Self = Self(0x3b);
+
+    /// Whether the segment is a reset.
+    pub fn is_reset(self) -> bool {
+        self.0 & RST != 0
+    }
+
+    /// Whether the segment is a SYN and nothing else.
+    #[inline(always)]
+    pub fn is_syn(self) -> bool {
+        self.without_ecn() == Self(SYN)
+    }
+
+    /// The flags without those of ECN (RFC 3168, 6.1.1), which do not change a
+    /// decision.
+    #[inline(always)]
+    pub fn without_ecn(self) -> Self {
+        Self(self.0 & ALL)
+    }
+}

@@ -49,13 +49,13 @@ impl Type {
 
 impl Field {
     /// One of a type.
-    pub const fn of<V: Value>(name: &'static str) -> Self {
+    pub const fn of<V: FieldValue>(name: &'static str) -> Self {
         Self { name, kind: V::TYPE, nested: V::NESTED }
     }
 }
 
 /// Something that a field can hold.
-pub trait Value {
+pub trait FieldValue {
     /// The field's type.
     const TYPE: Type;
     /// A structure's fields.
@@ -223,7 +223,7 @@ impl<'a> Payload<'a> {
 
 macro_rules! numbers {
     ($($number:ty: $input:literal, $name:literal;)*) => {
-        $(impl Value for $number {
+        $(impl FieldValue for $number {
             const TYPE: Type = Type { input: $input, output: 0, name: $name };
 
             fn put(&self, to: &mut Payload<'_>) {
@@ -241,7 +241,7 @@ numbers! {
     u64: 10, "u64";
 }
 
-impl Value for bool {
+impl FieldValue for bool {
     // TlgInUINT8, TlgOutBOOLEAN.
     const TYPE: Type = Type { input: 4, output: 3, name: "bool" };
 
@@ -257,7 +257,7 @@ pub struct Text<const N: usize>(pub [&'static str; N]);
 /// A text: TlgInCOUNTEDANSISTRING, TlgOutUTF8.
 pub const TEXT: Type = Type { input: 23, output: 35, name: "text" };
 
-impl<const N: usize> Value for Text<N> {
+impl<const N: usize> FieldValue for Text<N> {
     const TYPE: Type = TEXT;
 
     #[inline(never)]
@@ -266,7 +266,7 @@ impl<const N: usize> Value for Text<N> {
     }
 }
 
-impl Value for &'static str {
+impl FieldValue for &'static str {
     const TYPE: Type = TEXT;
 
     fn put(&self, to: &mut Payload<'_>) {
@@ -278,7 +278,7 @@ impl Value for &'static str {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hex(pub u64);
 
-impl Value for Hex {
+impl FieldValue for Hex {
     // TlgInHEXINT64.
     const TYPE: Type = Type { input: 21, output: 0, name: "hex" };
 
@@ -291,7 +291,7 @@ impl Value for Hex {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process(pub u32);
 
-impl Value for Process {
+impl FieldValue for Process {
     // TlgInUINT32, TlgOutPID.
     const TYPE: Type = Type { input: 8, output: 5, name: "process" };
 
@@ -312,7 +312,7 @@ impl Socket {
     }
 }
 
-impl Value for Socket {
+impl FieldValue for Socket {
     // TlgInBINARY, TlgOutSOCKETADDRESS: SOCKADDR_IN or SOCKADDR_IN6 (ws2def.h,
     // ws2ipdef.h), whose ports and addresses are in network order.
     const TYPE: Type = Type { input: 14, output: 10, name: "socket address" };

@@ -7,7 +7,7 @@ use super::ip::Ends;
 use super::mix::fold;
 use super::order::{Direction, Kinds};
 use super::protocol::{ICMP, ICMPV6, TCP, UDP};
-use super::stealth::TcpFlags;
+use super::tcp::TcpFlags;
 
 /// Bytes of the longest part that is read: TCP's, up to the flags.
 pub const LONGEST: usize = 14;

@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 
 use crate::driver::events;
-use crate::driver::policy::Standing;
+use crate::driver::policy::PolicyWord;
 use crate::driver::scans::Scans;
 use crate::driver::shared::{SHARED, Shared};
 use crate::kernel::irql::{InCallout, MaxDispatch};
@@ -70,14 +70,14 @@ impl<D: Decide> Handler for Deciding<D> {
         if const { Self::CALLOUTS.v4.flow_packets.is_some() } {
             shared.count_flow_packet(&incoming, &irql);
         }
-        let standing = shared.policies.standing();
-        let (verdict, met) = match D::is_asked(standing.rules()) {
-            true => Self::decide(shared, standing.rules(), &incoming, &irql),
+        let word = shared.policies.word();
+        let (verdict, met) = match D::is_asked(word.rules()) {
+            true => Self::decide(shared, word.rules(), &incoming, &irql),
             false => (Verdict::Observed, None),
         };
         shared.count_and_meet(callout.index, verdict, met.as_ref(), &irql);
-        if standing.order_watch() != 0 || events::is_logged(&shared.channel, verdict) {
-            Self::inspect(shared, incoming.again(), verdict, standing, &irql);
+        if word.order_watch() != 0 || events::is_logged(&shared.channel, verdict) {
+            Self::inspect(shared, incoming.again(), verdict, word, &irql);
         }
         verdict.into()
     }
@@ -131,14 +131,14 @@ impl<D: Decide> Deciding<D> {
         shared: &Shared,
         incoming: Incoming<'_>,
         verdict: Verdict,
-        standing: Standing,
+        word: PolicyWord,
         irql: &MaxDispatch,
     ) {
         if events::is_logged(&shared.channel, verdict) {
             Self::log(shared, &incoming, verdict, irql);
         }
-        if standing.order_watch() != 0 {
-            shared.follow(&incoming, standing, irql);
+        if word.order_watch() != 0 {
+            shared.follow(&incoming, word, irql);
         }
     }
 

@@ -40,11 +40,8 @@ impl Decide for EchoRequest {
         indication: &Indication<'_>,
         token: &InCallout,
     ) -> Option<Action> {
-        let standing = shared.policies.standing();
-        if Self::is_asked(standing.rules())
-            || standing.order_watch() != 0
-            || events::is_classified(&shared.channel)
-        {
+        let word = shared.policies.word();
+        if Self::is_asked(word.rules()) || word.order_watch() != 0 || events::is_classified(&shared.channel) {
             return None;
         }
         let irql = token.irql();

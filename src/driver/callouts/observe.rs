@@ -24,8 +24,8 @@ impl Handler for Observe {
     /// Most indications are only counted.
     #[inline(always)]
     fn classify_fast(shared: &Shared, indication: &Indication<'_>, token: &InCallout) -> Option<Action> {
-        let standing = shared.policies.standing();
-        if standing.order_watch() != 0 || events::is_classified(&shared.channel) {
+        let word = shared.policies.word();
+        if word.order_watch() != 0 || events::is_classified(&shared.channel) {
             return None;
         }
         if indication.flow_context() != 0 && callouts::counts_flow_packets(indication.layer_id()) {
@@ -52,9 +52,9 @@ impl Handler for Observe {
         if events::is_classified(&shared.channel) {
             log(shared, incoming.again(), &irql);
         }
-        let standing = shared.policies.standing();
-        if callout.begins_flows || standing.order_watch() != 0 {
-            shared.follow(&incoming.again(), standing, &irql);
+        let word = shared.policies.word();
+        if callout.begins_flows || word.order_watch() != 0 {
+            shared.follow(&incoming.again(), word, &irql);
         }
         Action::Continue
     }

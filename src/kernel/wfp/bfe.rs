@@ -7,7 +7,7 @@ use crate::ffi;
 use crate::kernel::device::Device;
 use crate::kernel::irql::Passive;
 use crate::kernel::status::{Result, to_result};
-use crate::kernel::work_item::{Inner, Work, WorkItem, wait_until};
+use crate::kernel::work_item::{Work, WorkItem, WorkState, wait_until};
 
 /// Whether BFE runs, so that a session can be opened.
 pub fn is_running(_: &Passive) -> bool {
@@ -16,22 +16,22 @@ pub fn is_running(_: &Passive) -> bool {
 }
 
 /// Something that follows BFE's state.
-pub trait Follow: Send + Sync {
+pub trait BfeFollower: Send + Sync {
     /// Looks at the state and does what it takes. `interrupted`: since the last
     /// time BFE did not run for a while, even if it runs again, and what was
     /// had of it is gone.
     fn follow(&self, interrupted: bool, irql: &Passive);
 }
 
-/// A subscription: [`Follow::follow`] runs on a system thread after every
+/// A subscription: [`BfeFollower::follow`] runs on a system thread after every
 /// change, until the subscription is dropped.
-pub struct Subscription<F: Follow> {
+pub struct Subscription<F: BfeFollower> {
     change: Change,
-    item: WorkItem<Following<F>>,
+    item: WorkItem<FollowerItem<F>>,
 }
 
 struct Change(ffi::HANDLE);
-struct Following<F> {
+struct FollowerItem<F> {
     follower: F,
     /// Set by a change to anything but running, taken by the next run.
     interrupted: AtomicBool,
@@ -43,11 +43,11 @@ unsafe impl Send for Change {}
 // SAFETY: as above.
 unsafe impl Sync for Change {}
 
-impl<F: Follow> Subscription<F> {
+impl<F: BfeFollower> Subscription<F> {
     /// Subscribes. The state it has already is for the caller to look at.
     pub fn new(device: &Device, follower: F, irql: &Passive) -> Result<Self> {
         let following =
-            Following { follower, interrupted: AtomicBool::new(false), changes: AtomicU32::new(0) };
+            FollowerItem { follower, interrupted: AtomicBool::new(false), changes: AtomicU32::new(0) };
         let item = WorkItem::new(device, following, irql)?;
         let mut handle = ptr::null_mut();
         // SAFETY: the device is alive, and the item at the context's address
@@ -76,7 +76,7 @@ impl<F: Follow> Subscription<F> {
     }
 }
 
-impl<F: Follow> Work for Following<F> {
+impl<F: BfeFollower> Work for FollowerItem<F> {
     fn run(&self, irql: &Passive) {
         self.follower.follow(self.interrupted.swap(false, Ordering::AcqRel), irql);
     }
@@ -84,8 +84,11 @@ impl<F: Follow> Work for Following<F> {
 
 /// FWPM_SERVICE_STATE_CHANGE_CALLBACK0. Its IRQL is not documented, and it must
 /// not unsubscribe; so the work is put off to a system thread.
-unsafe extern "C" fn changed<F: Follow>(context: *mut core::ffi::c_void, state: ffi::FWPM_SERVICE_STATE) {
-    let inner = context.cast::<Inner<Following<F>>>();
+unsafe extern "C" fn changed<F: BfeFollower>(
+    context: *mut core::ffi::c_void,
+    state: ffi::FWPM_SERVICE_STATE,
+) {
+    let inner = context.cast::<WorkState<FollowerItem<F>>>();
     // SAFETY: the context is the work item of the subscription, which is
     // dropped only after this callback can no longer come.
     let following = unsafe { &(*inner).work };
@@ -94,7 +97,7 @@ unsafe extern "C" fn changed<F: Follow>(context: *mut core::ffi::c_void, state: 
         following.interrupted.store(true, Ordering::Release);
     }
     // SAFETY: as above.
-    unsafe { Inner::request(inner) };
+    unsafe { WorkState::request(inner) };
 }
 
 impl Drop for Change {

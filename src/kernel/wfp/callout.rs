@@ -56,12 +56,12 @@ const FLAGS: u32 = ffi::FWP_CALLOUT_FLAG_ALLOW_OFFLOAD
     | ffi::FWP_CALLOUT_FLAG_ALLOW_URO;
 
 /// A registered callout.
-pub struct Registration {
+pub struct CalloutRegistration {
     id: u32,
     _device: Device,
 }
 
-impl Registration {
+impl CalloutRegistration {
     /// Registers `H` under a key; `flows` says whether it associates contexts with
     /// flows. The engine may call at once: the shared state is published before,
     /// and withdrawn only after this is dropped.
@@ -86,7 +86,7 @@ impl Registration {
     }
 }
 
-impl Drop for Registration {
+impl Drop for CalloutRegistration {
     fn drop(&mut self) {
         wait_until(|| {
             // SAFETY: the id is a registered callout's; registrations are only

@@ -40,7 +40,7 @@ pub struct Sublayer {
 }
 
 /// A callout as filters name it.
-pub struct Callout<'a> {
+pub struct CalloutObject<'a> {
     /// The key under which it is registered.
     pub key: Guid,
     /// The layer it is for.
@@ -58,14 +58,14 @@ pub struct Filter<'a> {
     /// Its callout.
     pub callout: Guid,
     /// What the callout may do.
-    pub action: Action,
+    pub action: FilterAction,
     /// What administrators read.
     pub display: &'a Display,
 }
 
 /// What a filter lets its callout do.
 #[derive(Clone, Copy)]
-pub enum Action {
+pub enum FilterAction {
     /// Look; skipped when the callout is gone.
     Inspect,
     /// Block, permit or leave it; permits when the callout is gone.
@@ -153,7 +153,7 @@ impl Transaction<'_> {
     }
 
     /// Adds a callout.
-    pub fn add_callout(&mut self, callout: &Callout<'_>, provider: &Provider) -> Result {
+    pub fn add_callout(&mut self, callout: &CalloutObject<'_>, provider: &Provider) -> Result {
         let mut provider = guid(provider.key);
         let object = ffi::FWPM_CALLOUT0 {
             calloutKey: guid(callout.key),
@@ -170,8 +170,8 @@ impl Transaction<'_> {
     pub fn add_filter(&mut self, filter: &Filter<'_>, sublayer: &Sublayer, provider: &Provider) -> Result {
         let mut provider = guid(provider.key);
         let (action, flags) = match filter.action {
-            Action::Inspect => (ffi::FWP_ACTION_CALLOUT_INSPECTION, 0),
-            Action::Decide => {
+            FilterAction::Inspect => (ffi::FWP_ACTION_CALLOUT_INSPECTION, 0),
+            FilterAction::Decide => {
                 (ffi::FWP_ACTION_CALLOUT_UNKNOWN, ffi::FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED)
             }
         };

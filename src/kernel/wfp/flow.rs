@@ -5,7 +5,7 @@ use crate::kernel::irql::MaxDispatch;
 
 /// Where a context is kept: a callout at its layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place {
+pub struct CalloutAtLayer {
     /// The layer's run-time id.
     pub layer: u16,
     /// The callout's run-time id.
@@ -17,7 +17,7 @@ pub struct Place {
 /// it will: not where the flow is over, and not where there is a context
 /// already, which is a status that means success.
 #[must_use]
-pub fn associate(flow: u64, place: Place, context: u64, _: &MaxDispatch) -> bool {
+pub fn associate(flow: u64, place: CalloutAtLayer, context: u64, _: &MaxDispatch) -> bool {
     // SAFETY: takes numbers only, which the engine checks; allowed up to
     // DISPATCH_LEVEL.
     let status = unsafe { ffi::FwpsFlowAssociateContext0(flow, place.layer, place.callout, context) };
@@ -26,7 +26,7 @@ pub fn associate(flow: u64, place: Place, context: u64, _: &MaxDispatch) -> bool
 
 /// Takes a context back; the callout hears of it as of the flow's end, now or,
 /// where a classify has it, when that returns. Where there is none nothing happens.
-pub fn remove(flow: u64, place: Place, _: &MaxDispatch) {
+pub fn remove(flow: u64, place: CalloutAtLayer, _: &MaxDispatch) {
     // SAFETY: as for `associate`.
     let _removed_or_none = unsafe { ffi::FwpsFlowRemoveContext0(flow, place.layer, place.callout) };
 }

@@ -5,15 +5,15 @@
 use core::num::NonZeroU64;
 
 use super::incoming::{Incoming, Known};
+use super::indicated::IndicatedPacket;
 use super::net_buffer::NetBuffer;
-use super::shown::Packet;
 use crate::ffi;
 use crate::logic::bytes::Bytes;
 use crate::logic::flow::Passed;
 use crate::logic::ip::{self, Ends, Part};
-use crate::logic::order::{At, Direction, Kinds};
+use crate::logic::order::{Direction, Kinds, Tracking};
 use crate::logic::protocol::{ICMP, ICMPV6, TCP, UDP};
-use crate::logic::stealth::TcpFlags;
+use crate::logic::tcp::TcpFlags;
 use crate::logic::transport::{Header, Ports};
 
 /// Bytes of a UDP header (RFC 768), and of a TCP header without options
@@ -38,10 +38,10 @@ pub(super) struct Headers {
 impl Incoming<'_> {
     /// A packet at the transport layer's discard: also the segment's flags.
     #[inline(always)]
-    pub fn discarded_segment(&self) -> Packet<'_, '_> {
+    pub fn discarded_segment(&self) -> IndicatedPacket<'_, '_> {
         let packet = self.shown();
         match packet.protocol {
-            Some(TCP) => Packet { tcp_flags: self.tcp_flags(packet.local_port), ..packet },
+            Some(TCP) => IndicatedPacket { tcp_flags: self.tcp_flags(packet.local_port), ..packet },
             _ => packet,
         }
     }
@@ -49,14 +49,14 @@ impl Incoming<'_> {
     /// The same if nearly nothing is left to be asked: a segment that found no
     /// endpoint, whose header lies in one piece.
     #[inline(always)]
-    pub fn closed_port(&self) -> Option<Packet<'_, '_>> {
+    pub fn closed_port(&self) -> Option<IndicatedPacket<'_, '_>> {
         if !self.found_no_endpoint() {
             return None;
         }
         let Some(TCP) = self.protocol() else { return None };
         let local_port = self.local_port()?;
-        let tcp_flags = self.tcp_flags_near(local_port)?;
-        Some(Packet { incoming: self, protocol: Some(TCP), local_port: Some(local_port), tcp_flags })
+        let tcp_flags = self.contiguous_tcp_flags(local_port)?;
+        Some(IndicatedPacket { incoming: self, protocol: Some(TCP), local_port: Some(local_port), tcp_flags })
     }
 
     /// A discarded segment's flags. Nearly always its header lies in one piece,
@@ -64,17 +64,17 @@ impl Incoming<'_> {
     #[inline(always)]
     fn tcp_flags(&self, local_port: Option<u16>) -> TcpFlags {
         let near = match local_port {
-            Some(local_port) => self.tcp_flags_near(local_port),
+            Some(local_port) => self.contiguous_tcp_flags(local_port),
             None => None,
         };
         match near {
             Some(flags) => flags,
-            None => self.again().tcp_flags_anywhere(),
+            None => self.again().scattered_tcp_flags(),
         }
     }
 
     #[inline(always)]
-    fn tcp_flags_near(&self, destination: u16) -> Option<TcpFlags> {
+    fn contiguous_tcp_flags(&self, destination: u16) -> Option<TcpFlags> {
         let header = self.net_buffer()?.piece(self.transport_header_size()?)?;
         let source = self.uint16(self.fields().remote_port)?;
         TcpFlags::between(Ports { source, destination }, header)
@@ -82,11 +82,11 @@ impl Incoming<'_> {
 
     #[cold]
     #[inline(never)]
-    fn tcp_flags_anywhere(self) -> TcpFlags {
+    fn scattered_tcp_flags(self) -> TcpFlags {
         let segment = || {
-            let At::Segment(way, positions) = &self.callout().look.at else { return None };
+            let Tracking::Segment(way, positions) = &self.callout().tracking else { return None };
             let known = self.known(positions)?;
-            self.segment_anywhere(&known, self.going(*way)?)?.header?.segment
+            self.scattered_segment(&known, self.going(*way)?)?.header?.segment
         };
         segment().map_or(TcpFlags::UNREAD, |segment| segment.flags)
     }
@@ -94,52 +94,56 @@ impl Incoming<'_> {
     /// A packet at the network layer's discard, which has no fields for
     /// protocol and ports: what its headers name.
     #[inline(always)]
-    pub fn discarded_packet(&self) -> Packet<'_, '_> {
-        match self.again().discarded_named() {
-            Some((protocol, local_port)) => Packet { protocol: Some(protocol), local_port, ..self.shown() },
+    pub fn discarded_packet(&self) -> IndicatedPacket<'_, '_> {
+        match self.again().discarded_ports() {
+            Some((protocol, local_port)) => {
+                IndicatedPacket { protocol: Some(protocol), local_port, ..self.shown() }
+            }
             None => self.shown(),
         }
     }
 
     /// Not a part of each who asks: of the decision, and of the event.
     #[inline(never)]
-    fn discarded_named(self) -> Option<Named> {
-        let At::Packet(direction, positions) = &self.callout().look.at else { return None };
+    fn discarded_ports(self) -> Option<Named> {
+        let Tracking::Packet(direction, positions) = &self.callout().tracking else { return None };
         let known = self.known(positions)?;
-        match self.named_near(&known, *direction) {
+        match self.contiguous_ports(&known, *direction) {
             Some(named) => Some(named),
-            None => self.discarded_anywhere(&known, *direction),
+            None => self.scattered_discarded(&known, *direction),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn discarded_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Named> {
-        self.packet_anywhere(known.ends(direction)?, direction).map(named)
+    fn scattered_discarded(&self, known: &Known<'_>, direction: Direction) -> Option<Named> {
+        self.scattered_packet(known.ends(direction)?, direction).map(named)
     }
 
     /// An ICMP error on its way out: what it quotes, which is the packet that it
     /// answers.
     #[inline(always)]
-    pub fn quoted(&self) -> Packet<'_, '_> {
-        match self.again().quoted_named() {
-            Some((protocol, local_port)) => Packet { protocol: Some(protocol), local_port, ..self.shown() },
+    pub fn quoted(&self) -> IndicatedPacket<'_, '_> {
+        match self.again().quoted_ports() {
+            Some((protocol, local_port)) => {
+                IndicatedPacket { protocol: Some(protocol), local_port, ..self.shown() }
+            }
             None => self.shown(),
         }
     }
 
-    /// As [`discarded_named`](Self::discarded_named).
+    /// As [`discarded_ports`](Self::discarded_ports).
     #[inline(never)]
-    fn quoted_named(self) -> Option<Named> {
-        let At::Error(positions) = &self.callout().look.at else { return None };
+    fn quoted_ports(self) -> Option<Named> {
+        let Tracking::Error(positions) = &self.callout().tracking else { return None };
         let (buffer, ends) = (self.net_buffer()?, self.known(positions)?.ends(Direction::Inbound)?);
-        let near = match buffer.run(0) {
-            Some(run) => behind_ip(&Behind(run, ERROR_HEADER), ends),
+        let near = match buffer.contiguous(0) {
+            Some(run) => behind_ip(&AtOffset(run, ERROR_HEADER), ends),
             None => None,
         };
         match near {
             Some(headers) if headers.is_whole() => Some(named(headers)),
-            _ => quoted_anywhere(&buffer, ends),
+            _ => scattered_quoted(&buffer, ends),
         }
     }
 
@@ -166,7 +170,7 @@ impl Incoming<'_> {
 
     /// The transport header at layers whose data start at it or behind it,
     /// wherever they start.
-    pub(super) fn segment_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Headers> {
+    pub(super) fn scattered_segment(&self, known: &Known<'_>, direction: Direction) -> Option<Headers> {
         let fixed = match known.protocol()? {
             TCP => Some(TCP_HEADER),
             UDP => Some(UDP_HEADER),
@@ -181,7 +185,7 @@ impl Incoming<'_> {
     /// What is above the IP header, wherever the data start, which at the discard
     /// is where the stack stopped parsing: behind the IP header, behind a UDP
     /// header, or before any of it; the header's addresses tell which.
-    pub(super) fn packet_anywhere(&self, ends: Ends, direction: Direction) -> Option<Headers> {
+    pub(super) fn scattered_packet(&self, ends: Ends, direction: Direction) -> Option<Headers> {
         let size = self.ip_header_size();
         let behind_udp = size.and_then(|size| size.checked_add(UDP_HEADER));
         let buffer = self.net_buffer()?;
@@ -208,7 +212,7 @@ impl Headers {
 
     /// The packet's mark and what it is. `reassembled`: the packet is whole,
     /// whatever its IP header still says.
-    pub(super) fn passing(self, ends: Ends, direction: Direction, reassembled: bool) -> Option<Passing> {
+    pub(super) fn marked(self, ends: Ends, direction: Direction, reassembled: bool) -> Option<Marked> {
         if self.part != Part::Whole && !reassembled {
             // It is put together, or taken apart, on its way.
             return None;
@@ -243,12 +247,12 @@ fn named(headers: Headers) -> Named {
 
 #[cold]
 #[inline(never)]
-fn quoted_anywhere(buffer: &NetBuffer<'_>, ends: Ends) -> Option<Named> {
-    behind_ip(&Behind(buffer.scattered(0), ERROR_HEADER), ends).map(named)
+fn scattered_quoted(buffer: &NetBuffer<'_>, ends: Ends) -> Option<Named> {
+    behind_ip(&AtOffset(buffer.scattered(0), ERROR_HEADER), ends).map(named)
 }
 
 /// The mark of what passes, and what it is.
-pub(super) type Passing = (NonZeroU64, Kinds);
+pub(super) type Marked = (NonZeroU64, Kinds);
 
 /// The transport header that the bytes begin with, if they do. `length`: of the
 /// bytes.
@@ -276,11 +280,11 @@ pub(super) fn is_between(
 ) -> bool {
     match (header.ports, ports) {
         (Some(Ports { source, destination }), Some([local, remote])) => {
-            let told = u32::from(source) << 16 | u32::from(destination);
+            let found = u32::from(source) << 16 | u32::from(destination);
             let ours = u32::from(local) << 16 | u32::from(remote);
             match direction {
-                Direction::Inbound => told.rotate_left(16) == ours,
-                Direction::Outbound => told == ours,
+                Direction::Inbound => found.rotate_left(16) == ours,
+                Direction::Outbound => found == ours,
             }
         }
         // Type and code stand where the ports would.
@@ -303,9 +307,9 @@ fn behind_ip<B: Bytes>(bytes: &B, ends: Ends) -> Option<Headers> {
 }
 
 /// Bytes from so many behind others on.
-struct Behind<B>(B, u32);
+struct AtOffset<B>(B, u32);
 
-impl<B: Bytes> Bytes for Behind<B> {
+impl<B: Bytes> Bytes for AtOffset<B> {
     #[inline(always)]
     fn at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.0.at(self.1.checked_add(offset)?)

@@ -12,10 +12,10 @@ use crate::ffi;
 use crate::logic::address::Address;
 use crate::logic::callouts::Callout;
 use crate::logic::layers::{Family, Fields, Layer, Shows, Way};
-use crate::logic::order::{At, Direction};
+use crate::logic::order::{Direction, Tracking};
 use crate::logic::stealth::{Discard, Icmp, Module, inet};
 
-pub(super) use known::{Known, OfEnds};
+pub(super) use known::{EndsConsumer, Known};
 
 /// An indication to a callout of ours.
 #[derive(Clone, Copy)]
@@ -23,7 +23,7 @@ pub struct Incoming<'a> {
     pub(super) callout: &'static Callout,
     /// The callout's layer.
     pub(super) layer: &'static Layer,
-    pub(super) values: &'a [Value],
+    pub(super) values: &'a [EngineValue],
     pub(super) metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
     pub(super) layer_data: *mut c_void,
     pub(super) flow_context: u64,
@@ -35,9 +35,9 @@ pub struct Incoming<'a> {
 /// asking.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
-pub(super) struct Value(ffi::FWPS_INCOMING_VALUE0);
+pub(super) struct EngineValue(ffi::FWPS_INCOMING_VALUE0);
 
-impl Value {
+impl EngineValue {
     #[inline(always)]
     fn is(&self, kind: ffi::FWP_DATA_TYPE) -> bool {
         self.0.value.type_ == kind
@@ -252,12 +252,12 @@ impl<'a> Incoming<'a> {
     /// looked at here.
     #[inline(always)]
     pub(super) fn looked_at(&self) -> Option<NetBuffer<'a>> {
-        match &self.callout.look.at {
-            At::Packet(..) | At::Segment(..) | At::CallOrSegment(..) => {}
-            At::Away | At::Error(_) | At::Call(_) | At::Stream => return None,
+        match &self.callout.tracking {
+            Tracking::Packet(..) | Tracking::Segment(..) | Tracking::CallOrSegment(..) => {}
+            Tracking::Away | Tracking::Error(_) | Tracking::Call(_) | Tracking::Stream => return None,
         }
         // SAFETY: packets and segments are looked at where the layer shows them
-        // (`Look::of`), as above.
+        // (`Tracking::of`), as above.
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
     }
 
@@ -289,7 +289,7 @@ impl<'a> Incoming<'a> {
     }
 
     #[inline(always)]
-    fn value(&self, position: Option<u8>, kind: ffi::FWP_DATA_TYPE) -> Option<&'a Value> {
+    fn value(&self, position: Option<u8>, kind: ffi::FWP_DATA_TYPE) -> Option<&'a EngineValue> {
         let value = self.values.get(usize::from(position?))?;
         if value.is(kind) { Some(value) } else { None }
     }
@@ -341,7 +341,7 @@ impl<'a> Incoming<'a> {
 /// # Safety
 /// The value is the engine's, and of the type FWP_BYTE_ARRAY16_TYPE.
 #[inline(always)]
-unsafe fn byte_array16(value: &Value) -> Option<&[u8; 16]> {
+unsafe fn byte_array16(value: &EngineValue) -> Option<&[u8; 16]> {
     // SAFETY: by this function's contract the type says that this is valid.
     let bytes = unsafe { value.get().__bindgen_anon_1.byteArray16 };
     // SAFETY: the engine's value leads to 16 bytes that live as long as it does,

@@ -84,7 +84,7 @@ impl<'a> Indication<'a> {
             return None;
         }
         // SAFETY: the engine's array has as many values as it says, by the
-        // contract of `new`; a `Value` may begin at any address.
+        // contract of `new`; a `EngineValue` may begin at any address.
         let values = unsafe { core::slice::from_raw_parts(first.cast(), count) };
         Some(Incoming {
             callout,

@@ -6,10 +6,10 @@ pub mod engine;
 pub mod flow;
 mod headers;
 pub mod incoming;
+mod indicated;
 pub mod indication;
 mod net_buffer;
-mod shown;
-pub mod sight;
+pub mod tracking;
 
 use crate::ffi;
 use crate::logic::layers::Guid;

@@ -87,7 +87,7 @@ impl NetBuffer<'_> {
     /// `N` bytes from a place on that is `back` bytes before the data start, where
     /// they end before it or at it, and the first MDL has them, mapped. So they are
     /// the packet's, whatever length its data have: one comparison less than in a
-    /// [`Run`].
+    /// [`Contiguous`].
     #[inline(always)]
     pub fn piece<const N: usize>(&self, back: u32) -> Option<[u8; N]> {
         // SAFETY: a buffer's MDLs live as long as the buffer.
@@ -106,12 +106,12 @@ impl NetBuffer<'_> {
     /// start: the packet's part of the rest of the first MDL, where that is
     /// mapped.
     #[inline(always)]
-    pub fn run(&self, back: u32) -> Option<Run<'_>> {
+    pub fn contiguous(&self, back: u32) -> Option<Contiguous<'_>> {
         // SAFETY: a buffer's MDLs live as long as the buffer.
         let mdl = unsafe { self.chain.as_ref() }?;
         let at = self.data_offset.checked_sub(back)?;
         let length = self.end().min(mdl.ByteCount).checked_sub(at)?;
-        Some(Run { start: mapped(mdl)?.wrapping_add(at as usize), length, of_buffer: PhantomData })
+        Some(Contiguous { start: mapped(mdl)?.wrapping_add(at as usize), length, of_buffer: PhantomData })
     }
 
     /// The bytes from that place on, in however many MDLs they are.
@@ -155,13 +155,13 @@ impl NetBuffer<'_> {
 }
 
 /// Bytes of a packet that lie together.
-pub struct Run<'a> {
+pub struct Contiguous<'a> {
     start: *const u8,
     length: u32,
     of_buffer: PhantomData<&'a u8>,
 }
 
-impl Bytes for Run<'_> {
+impl Bytes for Contiguous<'_> {
     #[inline(always)]
     fn at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         if u64::from(offset) + N as u64 > u64::from(self.length) {

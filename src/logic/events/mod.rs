@@ -9,9 +9,9 @@ mod tests;
 use super::policy::{Exemptions, Mode, Policy};
 use super::scan::Techniques;
 use super::tracelogging::{
-    Description, Event, Field, Hex, Payload, Process, Socket, Text, Value, metadata, metadata_size,
+    Description, Event, Field, FieldValue, Hex, Payload, Process, Socket, Text, metadata, metadata_size,
 };
-pub use names::{Counts, REASONS, VERDICTS, module, place, technique_name, verdict};
+pub use names::{Counts, REASONS, VERDICTS, layer_name, module, technique_name, verdict};
 
 /// The provider's name.
 pub const PROVIDER: &str = "Hushport";
@@ -80,9 +80,9 @@ macro_rules! events {
             $($(#[doc = $about:literal])* $field:ident: $type:ty = $as:literal,)*
         }
     )*) => {
-        /// Events by their place in the table.
+        /// Events by their layer_name in the table.
         #[derive(Clone, Copy)]
-        enum Place { $($name),* }
+        enum EventIndex { $($name),* }
 
         /// Every event.
         pub static EVENTS: &[Description] = &[$($name::DESCRIPTION),*];
@@ -112,7 +112,7 @@ macro_rules! events {
             }
 
             impl Event for $name {
-                const INDEX: usize = Place::$name as usize;
+                const INDEX: usize = EventIndex::$name as usize;
                 const DESCRIPTION: Description = Description {
                     name: stringify!($name),
                     level: level::$level,

@@ -1,10 +1,10 @@
 //! What fields hold that stand for something of the driver's own.
 
-use crate::logic::order::Place;
+use crate::logic::order::LayerIndex;
 use crate::logic::policy::Reason;
 use crate::logic::scan::{Technique, Techniques};
 use crate::logic::stealth::{Module, Verdict};
-use crate::logic::tracelogging::{Field, Payload, TEXT, Text, Type, Value};
+use crate::logic::tracelogging::{Field, FieldValue, Payload, TEXT, Text, Type};
 
 /// How often callouts came to each verdict.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +29,7 @@ pub const VERDICTS: [&str; Verdict::COUNT] = [
     "Malformed",
 ];
 
-impl Value for Counts {
+impl FieldValue for Counts {
     const TYPE: Type = Type::structure(Verdict::COUNT);
     const NESTED: &'static [Field] = &{
         let mut fields = [Field::of::<u64>(""); Verdict::COUNT];
@@ -65,7 +65,7 @@ pub const fn technique_name(technique: Technique) -> &'static str {
     }
 }
 
-impl Value for Techniques {
+impl FieldValue for Techniques {
     const TYPE: Type = TEXT;
 
     fn put(&self, to: &mut Payload<'_>) {
@@ -92,9 +92,9 @@ pub const fn module(module: Module) -> &'static str {
 }
 
 /// A layer's name, nothing for none.
-pub fn place(place: Option<Place>) -> Text<2> {
-    let twin = place.is_some_and(Place::is_discard);
-    let layer = place.and_then(Place::layer);
+pub fn layer_name(layer_name: Option<LayerIndex>) -> Text<2> {
+    let twin = layer_name.is_some_and(LayerIndex::is_discard);
+    let layer = layer_name.and_then(LayerIndex::layer);
     Text([layer.map_or("", |layer| layer.name), if twin { "_DISCARD" } else { "" }])
 }
 

@@ -4,7 +4,7 @@ use super::*;
 use crate::logic::policy::{Policy, Reason, VALUES};
 use crate::logic::scan::{Encounter, Remote, Seed, Settings, Table, Technique, sweep};
 use crate::logic::stealth::Verdict;
-use crate::logic::tracelogging::{Description, Payload, Value};
+use crate::logic::tracelogging::{Description, FieldValue, Payload};
 
 /// The part of docs/EVENTS.md that says what each event holds.
 fn rendered() -> String {

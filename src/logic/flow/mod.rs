@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`record`] | one flow's record, on one cache line, and the word that says whose it is |
 //! | `counts` | packets and bytes in few bits |
-//! | [`limit`] | how many flows there are, and where the next one finds a place |
+//! | [`allocator`] | how many flows there are, and where the next one finds a place |
 //! | [`slots`] | what a processor has counted and not yet added to the records |
 //!
 //! # How packets are counted
@@ -51,13 +51,13 @@
 //! to come takes that slot without adding anything, for the word does not have
 //! that generation. In `model` a model checker tries all of that.
 
+pub mod allocator;
 mod counts;
-pub mod limit;
 pub mod record;
 pub mod slots;
 
+pub use allocator::{EndedFlow, FlowAllocator, FlowKey};
 pub use counts::{Passed, Totals};
-pub use limit::{Ended, Handle, Limit};
 pub use record::{Begin, Flow};
 pub use slots::{Counted, Slot, Slots};
 

@@ -17,20 +17,20 @@ use crate::logic::order::Direction;
 const IN: Passed = Passed { direction: Direction::Inbound, packets: 1, bytes: 100 };
 
 /// Two flows at the most, and what those that ended came to.
-struct Machine {
-    limit: Limit,
+struct ModelMachine {
+    allocator: FlowAllocator,
     places: Vec<Flow>,
     processors: Vec<[Slot; 1]>,
     /// By place: flows that ended there, in the upper half, and packets.
     ended: Vec<AtomicU64>,
 }
 
-impl Machine {
+impl ModelMachine {
     /// With two flows, the first of which a processor has counted for already.
-    fn new(processors: usize) -> (Arc<Self>, [Handle; 2]) {
-        let places = Limit::places(2);
+    fn new(processors: usize) -> (Arc<Self>, [FlowKey; 2]) {
+        let places = FlowAllocator::places(2);
         let machine = Arc::new(Self {
-            limit: Limit::new(2),
+            allocator: FlowAllocator::new(2),
             places: (0..places).map(|_| Flow::default()).collect(),
             processors: (0..processors).map(|_| [Slot::default()]).collect(),
             ended: (0..places).map(|_| AtomicU64::new(0)).collect(),
@@ -41,33 +41,37 @@ impl Machine {
     }
 
     /// A processor that counts a packet of each of these flows.
-    fn counting<const N: usize>(machine: &Arc<Self>, processor: usize, flows: [Handle; N]) -> JoinHandle<()> {
+    fn counting<const N: usize>(
+        machine: &Arc<Self>,
+        processor: usize,
+        flows: [FlowKey; N],
+    ) -> JoinHandle<()> {
         let machine = machine.clone();
         thread::spawn(move || flows.into_iter().for_each(|flow| machine.count(processor, flow)))
     }
 
-    fn start(&self) -> Handle {
-        self.limit.start(&self.places, &Begin::default()).unwrap()
+    fn start(&self) -> FlowKey {
+        self.allocator.start(&self.places, &Begin::default()).unwrap()
     }
 
-    fn count(&self, processor: usize, handle: Handle) {
+    fn count(&self, processor: usize, key: FlowKey) {
         let slots = Slots(&self.processors[processor]);
-        if let Counted::Ended(ended) = slots.count(&self.limit, &self.places, handle.context(), IN) {
+        if let Counted::Ended(ended) = slots.count(&self.allocator, &self.places, key.context(), IN) {
             self.wind_up(ended);
         }
     }
 
-    fn release(&self, handle: Handle) {
-        if let Some(ended) = self.limit.release(&self.places, handle) {
+    fn release(&self, key: FlowKey) {
+        if let Some(ended) = self.allocator.release(&self.places, key) {
             self.wind_up(ended);
         }
     }
 
-    fn wind_up(&self, ended: Ended<'_, '_>) {
+    fn wind_up(&self, ended: EndedFlow<'_, '_>) {
         let totals = ended.totals(self.processors.iter().map(|slots| Slots(slots)));
         assert_eq!(totals.bytes, totals.packets.map(|packets| packets * 100));
         assert_eq!(totals.packets[0], 0);
-        let place = &self.ended[ended.handle().index()];
+        let place = &self.ended[ended.key().index()];
         place.fetch_add(1 << 32 | totals.packets[1], Ordering::Relaxed);
     }
 
@@ -82,8 +86,8 @@ impl Machine {
 #[test]
 fn taking_over_against_the_end() {
     loom::model(|| {
-        let (machine, [flow, other]) = Machine::new(1);
-        let counting = Machine::counting(&machine, 0, [other, other]);
+        let (machine, [flow, other]) = ModelMachine::new(1);
+        let counting = ModelMachine::counting(&machine, 0, [other, other]);
         machine.release(flow);
         counting.join().unwrap();
         machine.release(other);
@@ -99,9 +103,9 @@ fn two_take_over_against_the_end() {
     let mut bounded = loom::model::Builder::new();
     bounded.preemption_bound = Some(3);
     bounded.check(|| {
-        let (machine, [flow, other]) = Machine::new(2);
+        let (machine, [flow, other]) = ModelMachine::new(2);
         machine.count(1, flow);
-        let counting = [0, 1].map(|processor| Machine::counting(&machine, processor, [other]));
+        let counting = [0, 1].map(|processor| ModelMachine::counting(&machine, processor, [other]));
         machine.release(flow);
         counting.into_iter().for_each(|thread| thread.join().unwrap());
         machine.release(other);
@@ -114,11 +118,11 @@ fn two_take_over_against_the_end() {
 #[test]
 fn the_next_flow_in_the_place_has_nothing_of_it() {
     loom::model(|| {
-        let (machine, [flow, other]) = Machine::new(2);
-        let counting = Machine::counting(&machine, 0, [other]);
+        let (machine, [flow, other]) = ModelMachine::new(2);
+        let counting = ModelMachine::counting(&machine, 0, [other]);
         machine.release(flow);
         // None where the other thread has the flow to wind up.
-        let next = machine.limit.start(&machine.places, &Begin::default());
+        let next = machine.allocator.start(&machine.places, &Begin::default());
         if let Some(next) = next {
             machine.count(1, next);
             machine.release(next);
@@ -135,10 +139,10 @@ fn the_next_flow_in_the_place_has_nothing_of_it() {
 #[test]
 fn a_late_packet_is_counted_once_or_not() {
     loom::model(|| {
-        let (machine, [flow, other]) = Machine::new(1);
-        let counting = Machine::counting(&machine, 0, [flow, other, flow]);
+        let (machine, [flow, other]) = ModelMachine::new(1);
+        let counting = ModelMachine::counting(&machine, 0, [flow, other, flow]);
         machine.release(flow);
-        let next = machine.limit.start(&machine.places, &Begin::default());
+        let next = machine.allocator.start(&machine.places, &Begin::default());
         if let Some(next) = next {
             machine.release(next);
         }

@@ -11,7 +11,7 @@ use crate::logic::order::Direction;
 
 /// A machine of so many processors and flows.
 struct Machine {
-    limit: Limit,
+    allocator: FlowAllocator,
     places: Vec<Flow>,
     processors: Vec<Vec<Slot>>,
 }
@@ -20,31 +20,31 @@ impl Machine {
     fn new(limit: u32, processors: usize, slots: usize) -> Self {
         let processor = |_| (0..slots).map(|_| Slot::default()).collect();
         Self {
-            limit: Limit::new(limit),
-            places: (0..Limit::places(limit)).map(|_| Flow::default()).collect(),
+            allocator: FlowAllocator::new(limit),
+            places: (0..FlowAllocator::places(limit)).map(|_| Flow::default()).collect(),
             processors: (0..processors).map(processor).collect(),
         }
     }
 
-    fn start(&self) -> Handle {
-        self.limit.start(&self.places, &Begin::default()).unwrap()
+    fn start(&self) -> FlowKey {
+        self.allocator.start(&self.places, &Begin::default()).unwrap()
     }
 
-    fn count(&self, processor: usize, handle: Handle, passed: Passed) -> Counted<'_, '_> {
-        Slots(&self.processors[processor]).count(&self.limit, &self.places, handle.context(), passed)
+    fn count(&self, processor: usize, key: FlowKey, passed: Passed) -> Counted<'_, '_> {
+        Slots(&self.processors[processor]).count(&self.allocator, &self.places, key.context(), passed)
     }
 
-    fn release(&self, handle: Handle) -> Option<Totals> {
-        Some(self.wind_up(&self.limit.release(&self.places, handle)?))
+    fn release(&self, key: FlowKey) -> Option<Totals> {
+        Some(self.wind_up(&self.allocator.release(&self.places, key)?))
     }
 
-    fn wind_up(&self, ended: &Ended<'_, '_>) -> Totals {
+    fn wind_up(&self, ended: &EndedFlow<'_, '_>) -> Totals {
         ended.totals(self.processors.iter().map(|slots| Slots(slots)))
     }
 
     /// What the record has alone.
-    fn recorded(&self, handle: Handle) -> Totals {
-        Limit::flow(&self.places, handle).unwrap().sums().read()
+    fn recorded(&self, key: FlowKey) -> Totals {
+        FlowAllocator::flow(&self.places, key).unwrap().sums().read()
     }
 }
 
@@ -57,8 +57,8 @@ fn a_flow_is_counted_beside_its_record_and_ends_with_all_of_it() {
     let flow = machine.start();
     assert!(matches!(machine.count(0, flow, IN), Counted::TakenOver(Some(_))));
     assert!(matches!(machine.count(1, flow, OUT), Counted::TakenOver(Some(_))));
-    assert!(matches!(machine.count(0, flow, IN), Counted::Usual));
-    assert!(matches!(machine.count(0, flow, OUT), Counted::Usual));
+    assert!(matches!(machine.count(0, flow, IN), Counted::InSlot));
+    assert!(matches!(machine.count(0, flow, OUT), Counted::InSlot));
     assert_eq!(machine.recorded(flow), Totals::default());
     assert_eq!(machine.release(flow), Some(Totals { packets: [4, 2], bytes: [0, 200] }));
     // The next flow in the same place and slots has nothing of it.
@@ -118,8 +118,8 @@ fn while_a_flow_is_wound_up_its_slot_stays_as_it_is() {
     let machine = Machine::new(8, 1, 1);
     let [flow, other] = [machine.start(), machine.start()];
     machine.count(0, flow, IN);
-    let ended = machine.limit.release(&machine.places, flow).unwrap();
-    assert!(matches!(machine.count(0, other, IN), Counted::Usual));
+    let ended = machine.allocator.release(&machine.places, flow).unwrap();
+    assert!(matches!(machine.count(0, other, IN), Counted::InSlot));
     assert_eq!(machine.recorded(other).packets, [0, 1]);
     assert_eq!(machine.wind_up(&ended).packets, [0, 1]);
     // Asked again it says the same.
@@ -135,16 +135,16 @@ fn the_last_visitor_winds_up() {
     let machine = Machine::new(8, 2, 1);
     let flow = machine.start();
     machine.count(0, flow, IN);
-    let record = Limit::flow(&machine.places, flow).unwrap();
+    let record = FlowAllocator::flow(&machine.places, flow).unwrap();
     assert_eq!(record.visit(flow.generation()), record::Visit::Inside);
     assert_eq!(machine.release(flow), None);
     assert_eq!(record.visit(flow.generation()), record::Visit::Refused, "it has no contexts");
     assert!(record.leave());
-    let ended = Ended::new(record, &machine.limit, flow);
+    let ended = EndedFlow::new(record, &machine.allocator, flow);
     assert_eq!(machine.wind_up(&ended).packets, [0, 1]);
     drop(ended);
     assert_eq!(record.visit(flow.generation()), record::Visit::Gone);
-    assert_eq!(machine.limit.flows(), 0);
+    assert_eq!(machine.allocator.flows(), 0);
 }
 
 /// A context that comes after its flow's end, or never was one, counts nowhere.
@@ -158,11 +158,11 @@ fn no_context_leads_astray() {
     let flow = machine.start();
     let strange = [0, 1, u64::MAX, 1 << 32, 9 << 32 | 1, u64::MAX << 32, gone.context()];
     for context in strange.into_iter().chain(strange) {
-        machine.count(0, Handle::from_context(context), IN);
+        machine.count(0, FlowKey::from_context(context), IN);
         machine.count(0, flow, IN);
     }
     assert_eq!(machine.release(flow).unwrap().packets, [0, 14]);
-    assert_eq!(machine.limit.flows(), 0);
+    assert_eq!(machine.allocator.flows(), 0);
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn no_processor_has_more_slots_than_there_are_places() {
     // None at all is no fault either.
     let machine = Machine::new(1, 1, 0);
     let flow = machine.start();
-    assert!(matches!(machine.count(0, flow, IN), Counted::Usual));
+    assert!(matches!(machine.count(0, flow, IN), Counted::InSlot));
     assert_eq!(machine.release(flow).unwrap().packets, [0, 1]);
 }
 
@@ -186,21 +186,21 @@ proptest! {
         calls in proptest::collection::vec((0_u8..8, 0_usize..3, any::<prop::sample::Index>()), 0..400),
     ) {
         let machine = Machine::new(12, 3, 4);
-        let mut flows: Vec<(Handle, Totals)> = Vec::new();
+        let mut flows: Vec<(FlowKey, Totals)> = Vec::new();
         for (call, processor, which) in calls {
             if call == 0 && flows.len() < 12 {
                 flows.push((machine.start(), Totals::default()));
             } else if !flows.is_empty() {
                 let at = which.index(flows.len());
                 if call == 1 {
-                    let (handle, expected) = flows.swap_remove(at);
-                    prop_assert_eq!(machine.release(handle), Some(expected));
+                    let (key, expected) = flows.swap_remove(at);
+                    prop_assert_eq!(machine.release(key), Some(expected));
                     continue;
                 }
                 let passed = if call % 2 == 0 { IN } else { OUT };
-                let (handle, expected) = &mut flows[at];
+                let (key, expected) = &mut flows[at];
                 add(expected, passed);
-                prop_assert!(!matches!(machine.count(processor, *handle, passed), Counted::Ended(_)));
+                prop_assert!(!matches!(machine.count(processor, *key, passed), Counted::Ended(_)));
             }
         }
     }
@@ -215,15 +215,15 @@ fn processors_at_once_lose_nothing() {
     const FLOWS: usize = 6;
     const ROUNDS: u64 = 20_000;
     let machine = Machine::new((FLOWS + 2 * PROCESSORS) as u32, PROCESSORS, 2);
-    let flows: Vec<RwLock<Handle>> = (0..FLOWS).map(|_| RwLock::new(machine.start())).collect();
+    let flows: Vec<RwLock<FlowKey>> = (0..FLOWS).map(|_| RwLock::new(machine.start())).collect();
     let [counted, ended] = [const { Mutex::new(BTreeMap::<u64, u64>::new()) }; 2];
-    let over = |handle: Handle, totals: Totals| {
+    let over = |key: FlowKey, totals: Totals| {
         assert_eq!(totals.bytes[1], totals.packets[1] * 100);
-        assert!(ended.lock().unwrap().insert(handle.context(), totals.packets[1]).is_none());
+        assert!(ended.lock().unwrap().insert(key.context(), totals.packets[1]).is_none());
     };
-    let end = |handle: Handle| {
-        if let Some(ended) = machine.limit.release(&machine.places, handle) {
-            over(handle, machine.wind_up(&ended));
+    let end = |key: FlowKey| {
+        if let Some(ended) = machine.allocator.release(&machine.places, key) {
+            over(key, machine.wind_up(&ended));
         }
     };
     let processor = |number: usize| {
@@ -239,10 +239,10 @@ fn processors_at_once_lose_nothing() {
                 end(last);
                 continue;
             }
-            let handle = flow.read().unwrap();
-            *own.entry(handle.context()).or_default() += 1;
-            if let Counted::Ended(ended) = machine.count(number, *handle, IN) {
-                over(ended.handle(), machine.wind_up(&ended));
+            let key = flow.read().unwrap();
+            *own.entry(key.context()).or_default() += 1;
+            if let Counted::Ended(ended) = machine.count(number, *key, IN) {
+                over(ended.key(), machine.wind_up(&ended));
             }
         }
         let mut counted = counted.lock().unwrap();
@@ -258,5 +258,5 @@ fn processors_at_once_lose_nothing() {
     let (counted, ended) = (counted.into_inner().unwrap(), ended.into_inner().unwrap());
     let counted_at_all: BTreeMap<_, _> = ended.into_iter().filter(|(_, packets)| *packets != 0).collect();
     assert_eq!(counted_at_all, counted);
-    assert_eq!(machine.limit.flows(), 0);
+    assert_eq!(machine.allocator.flows(), 0);
 }

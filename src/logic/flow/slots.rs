@@ -2,9 +2,9 @@
 //!
 //! Who may touch a slot, and when, is told in [`super`].
 
+use super::allocator::{EndedFlow, FlowAllocator, FlowKey};
 use super::atomic::{AtomicU64, Ordering};
 use super::counts::{Few, Passed};
-use super::limit::{Ended, Handle, Limit};
 use super::record::{FIRST, Flow, Visit};
 
 /// Flows that a processor counts for at once, at the most: 64 KB. Of a thousand
@@ -35,18 +35,18 @@ pub struct Slots<'a>(pub &'a [Slot]);
 #[derive(Debug)]
 pub enum Counted<'a, 'l> {
     /// In the flow's slot.
-    Usual,
+    InSlot,
     /// The slot counts for this flow from now on, and its record will be needed
     /// when it does not any more.
     TakenOver(Option<&'a Flow>),
     /// The same, and the flow that it counted for before was over but for this.
-    Ended(Ended<'a, 'l>),
+    Ended(EndedFlow<'a, 'l>),
 }
 
 impl<'s> Slots<'s> {
     /// How many a processor has for so many flows.
     pub const fn number(limit: u32) -> usize {
-        let places = Limit::places(limit);
+        let places = FlowAllocator::places(limit);
         if places < MOST { places.next_power_of_two() } else { MOST }
     }
 
@@ -55,32 +55,32 @@ impl<'s> Slots<'s> {
     #[inline(always)]
     pub fn count<'a, 'l>(
         self,
-        limit: &'l Limit,
+        allocator: &'l FlowAllocator,
         places: &'a [Flow],
         context: u64,
         passed: Passed,
     ) -> Counted<'a, 'l> {
-        let handle = Handle::from_context(context);
-        let (Some(slot), Some(few)) = (self.slot(handle), Few::of(passed)) else {
-            Limit::count(places, handle, passed);
-            return Counted::Usual;
+        let key = FlowKey::from_context(context);
+        let (Some(slot), Some(few)) = (self.slot(key), Few::of(passed)) else {
+            FlowAllocator::count(places, key, passed);
+            return Counted::InSlot;
         };
         if slot.tag.load(Ordering::Acquire) == context && slot.add(few) {
-            return Counted::Usual;
+            return Counted::InSlot;
         }
-        match take_over(slot, limit, places, handle, few) {
+        match take_over(slot, allocator, places, key, few) {
             Some(counted) => counted,
             None => {
-                Limit::count(places, handle, passed);
-                Counted::Usual
+                FlowAllocator::count(places, key, passed);
+                Counted::InSlot
             }
         }
     }
 
     /// Takes what was counted for a flow that nobody leads to any more; to be
     /// called by whoever winds it up.
-    pub(super) fn take(self, handle: Handle) -> Few {
-        let slot = self.slot(handle).filter(|slot| slot.tag.load(Ordering::Acquire) == handle.context());
+    pub(super) fn take(self, key: FlowKey) -> Few {
+        let slot = self.slot(key).filter(|slot| slot.tag.load(Ordering::Acquire) == key.context());
         let Some(slot) = slot else { return Few::default() };
         let counted = slot.counted();
         // The processor writes the counts again only when it sees this.
@@ -88,8 +88,8 @@ impl<'s> Slots<'s> {
         counted
     }
 
-    fn slot(self, handle: Handle) -> Option<&'s Slot> {
-        self.0.get(handle.index() & self.0.len().wrapping_sub(1))
+    fn slot(self, key: FlowKey) -> Option<&'s Slot> {
+        self.0.get(key.index() & self.0.len().wrapping_sub(1))
     }
 }
 
@@ -99,15 +99,15 @@ impl<'s> Slots<'s> {
 #[inline(never)]
 fn take_over<'a, 'l>(
     slot: &Slot,
-    limit: &'l Limit,
+    allocator: &'l FlowAllocator,
     places: &'a [Flow],
-    handle: Handle,
+    key: FlowKey,
     few: Few,
 ) -> Option<Counted<'a, 'l>> {
-    if handle.generation() < FIRST {
+    if key.generation() < FIRST {
         return None;
     }
-    let before = Handle::from_context(slot.tag.load(Ordering::Acquire));
+    let before = FlowKey::from_context(slot.tag.load(Ordering::Acquire));
     let flow = places.get(before.index()).filter(|_| before.context() != EMPTY);
     let visit = flow.map_or(Visit::Gone, |flow| flow.visit(before.generation()));
     let visited = match visit {
@@ -118,10 +118,10 @@ fn take_over<'a, 'l>(
     if let Some(flow) = visited {
         flow.sums().add(slot.counted());
     }
-    slot.begin(handle, few);
+    slot.begin(key, few);
     Some(match visited {
-        Some(flow) if flow.leave() => Counted::Ended(Ended::new(flow, limit, before)),
-        _ => Counted::TakenOver(places.get(handle.index())),
+        Some(flow) if flow.leave() => Counted::Ended(EndedFlow::new(flow, allocator, before)),
+        _ => Counted::TakenOver(places.get(key.index())),
     })
 }
 
@@ -135,9 +135,9 @@ impl Slot {
     }
 
     /// Counts for another flow from now on.
-    fn begin(&self, handle: Handle, few: Few) {
+    fn begin(&self, key: FlowKey, few: Few) {
         self.counted.store(few.0, Ordering::Relaxed);
-        self.tag.store(handle.context(), Ordering::Release);
+        self.tag.store(key.context(), Ordering::Release);
     }
 
     fn counted(&self) -> Few {

@@ -41,7 +41,7 @@ pub struct Layer {
     /// Management keys by family.
     pub keys: [Guid; 2],
     /// The layer's twin for what was discarded at it.
-    pub discard: Option<Discard>,
+    pub discard: Option<DiscardLayer>,
     /// Positions of data fields; the same in both families and in the twin.
     pub fields: Fields,
     /// What the driver does there.
@@ -49,9 +49,9 @@ pub struct Layer {
     /// What a classify there shows.
     pub shows: Shows,
     /// Which flows it takes contexts of.
-    pub flows: Flows,
+    pub flows: FlowContexts,
     /// Where the "TCP packet flows" page first comes to the layer.
-    pub first_met: Event,
+    pub first_met: FlowEvent,
 }
 
 /// What a classify shows, and which way that goes: what layerData leads to
@@ -90,7 +90,7 @@ pub enum Way {
 
 /// Which flows a layer takes contexts of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flows {
+pub enum FlowContexts {
     /// None: it is not asked, or names no flow.
     Nothing,
     /// They begin here.
@@ -103,7 +103,7 @@ pub enum Flows {
     Datagrams,
 }
 
-impl Flows {
+impl FlowContexts {
     /// Whether it takes contexts of a protocol's flows.
     pub const fn takes(self, protocol: u8) -> bool {
         match self {
@@ -117,7 +117,7 @@ impl Flows {
 
 /// A layer's twin.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Discard {
+pub struct DiscardLayer {
     /// Management keys by family.
     pub keys: [Guid; 2],
     /// What the driver does there.
@@ -220,7 +220,7 @@ impl Fields {
 
 /// The events of the "TCP packet flows" page that first come to a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Event {
+pub enum FlowEvent {
     /// A socket is bound.
     Bind,
     /// A server listens.

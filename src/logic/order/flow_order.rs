@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use super::place::Place;
+use super::layer::LayerIndex;
 use super::rows::{
     ACCEPT, ACCEPT_DISCARD, ASSIGNMENT, BIND_REDIRECT, CLOSURE, CONNECT, CONNECT_DISCARD, CONNECT_REDIRECT,
     DATAGRAM, ESTABLISHED, IN, Kinds, LISTEN, OUT, RELEASE, STREAM,
@@ -22,7 +22,7 @@ pub enum Direction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Step {
     /// Where.
-    pub place: Place,
+    pub layer: LayerIndex,
     /// Which way; at ALE_FLOW_ESTABLISHED the flow's.
     pub direction: Direction,
     /// What it was.
@@ -75,7 +75,7 @@ impl Order {
         Self::default()
     }
 
-    /// Makes it [`joined`](Self::joined) again, for the next flow in its place.
+    /// Makes it [`joined`](Self::joined) again, for the next flow in its layer.
     pub(in crate::logic) fn restart(&self, watch: u16) {
         self.marks.store(JOINED | u32::from(watch) << WATCH_SHIFT, Ordering::Relaxed);
         self.deviation.store(0, Ordering::Relaxed);
@@ -97,9 +97,29 @@ impl Order {
     /// Takes in a step. Every deviation is an error; the first one is kept.
     pub fn step(&self, step: Step) -> Result<(), Deviation> {
         let Err(expected) = self.check(step) else { return Ok(()) };
-        let deviation = Deviation { expected, seen: Some(step.place) };
+        let deviation = Deviation { expected, seen: Some(step.layer) };
         self.deviate(deviation);
         Err(deviation)
+    }
+
+    /// Takes in a step of the flow and what its walk says of the same classify.
+    /// Returns the deviation to report: the first one of the flow. A later one
+    /// would report the same fault again.
+    #[inline(always)]
+    pub fn step_beside(&self, step: Option<Step>, of_walk: Option<Deviation>) -> Option<Deviation> {
+        let is_reported = self.deviation().is_some();
+        // The flow takes in every step, whatever the walk says.
+        let of_flow = match step {
+            Some(step) => self.step(step).err(),
+            None => None,
+        };
+        match of_flow.or(of_walk) {
+            Some(deviation) if !is_reported => {
+                self.deviate(deviation);
+                Some(deviation)
+            }
+            _ => None,
+        }
     }
 
     /// The first deviation of all.
@@ -107,8 +127,8 @@ impl Order {
         decode(self.deviation.load(Ordering::Relaxed))
     }
 
-    /// The error is the place that was due.
-    fn check(&self, Step { place, direction, kinds }: Step) -> Result<(), Option<Place>> {
+    /// The error is the layer that was due.
+    fn check(&self, Step { layer, direction, kinds }: Step) -> Result<(), Option<LayerIndex>> {
         use Direction::{Inbound, Outbound};
         let before = self.marks.load(Ordering::Acquire);
         let has = |mark| before & mark != 0;
@@ -121,7 +141,7 @@ impl Order {
             (_, true) => Err(Some(ESTABLISHED)),
             _ => Err(Some(authorizing)),
         };
-        match (place, direction) {
+        match (layer, direction) {
             (BIND_REDIRECT, _) => self.mark(BIND_REDIRECTED),
             (ASSIGNMENT, _) => {
                 self.mark(BOUND);
@@ -137,7 +157,7 @@ impl Order {
                     self.marks.fetch_and(!REFUSED, Ordering::AcqRel);
                 }
                 self.mark(AUTHORIZED);
-                if place == CONNECT {
+                if layer == CONNECT {
                     due(has(CONNECT_REDIRECTED) || has(AUTHORIZED), CONNECT_REDIRECT)?;
                 }
             }
@@ -183,24 +203,24 @@ impl Order {
     }
 
     /// Of two at once, one is the second.
-    fn mark_once(&self, mark: u32) -> Result<(), Option<Place>> {
+    fn mark_once(&self, mark: u32) -> Result<(), Option<LayerIndex>> {
         if self.marks.fetch_or(mark, Ordering::AcqRel) & mark == 0 { Ok(()) } else { Err(None) }
     }
 }
 
-fn due(there: bool, place: Place) -> Result<(), Option<Place>> {
-    if there { Ok(()) } else { Err(Some(place)) }
+fn due(there: bool, layer: LayerIndex) -> Result<(), Option<LayerIndex>> {
+    if there { Ok(()) } else { Err(Some(layer)) }
 }
 
 const NONE: u8 = u8::MAX;
 
 fn encode(Deviation { expected, seen }: Deviation) -> u32 {
-    let byte = |place: Option<Place>| place.map_or(NONE, |place| place.number() as u8);
+    let byte = |layer: Option<LayerIndex>| layer.map_or(NONE, |layer| layer.number() as u8);
     u32::from_le_bytes([byte(expected), byte(seen), 1, 0])
 }
 
 fn decode(encoded: u32) -> Option<Deviation> {
     let [expected, seen, there, _] = encoded.to_le_bytes();
-    let place = |byte| (byte != NONE).then(|| Place::numbered(byte));
-    (there != 0).then(|| Deviation { expected: place(expected), seen: place(seen) })
+    let layer = |byte| (byte != NONE).then(|| LayerIndex::numbered(byte));
+    (there != 0).then(|| Deviation { expected: layer(expected), seen: layer(seen) })
 }

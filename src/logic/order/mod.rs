@@ -15,14 +15,14 @@
 //! Nothing that the network does to a correct connection: loss, duplication,
 //! delay, reordering, coalescing, fragmentation. Such a segment passes other
 //! layers than its documented row has, so it has a row of its own
-//! ([`Standing::Tolerated`]):
+//! ([`Basis::Tolerated`]):
 //! - acknowledgements, FIN, RST, keep-alives, probes, retransmissions;
 //! - data or a FIN that complete a handshake whose ACK was lost.
 //!
 //! Nor what the documents leave open:
 //! - INBOUND_TRANSPORT comes before its discard twin or does not, and UDP
 //!   without an endpoint is discarded at either layer: each way is a row
-//!   ([`Standing::Open`]);
+//!   ([`Basis::Open`]);
 //! - a reauthorization without data, by what is sent, at connect, or of a flow
 //!   that is half-open;
 //! - a filter may drop at any layer with a twin, which ends the walk;
@@ -31,7 +31,7 @@
 //!   its watcher knows that nothing follows ([`Walk::end`]);
 //! - an endpoint's closure may come before or after the last segments;
 //! - no sequence has STREAM_PACKET, so nothing is out of order there
-//!   ([`At::Away`]);
+//!   ([`Tracking::Away`]);
 //! - nor ICMP errors: where the way of one that arrives ends is not documented, and
 //!   one that is sent shows its packet only behind OUTBOUND_ICMP_ERROR.
 //!
@@ -49,20 +49,19 @@
 //!   layers doubled, once their walk is over.
 
 mod flow_order;
-mod look;
-mod place;
+mod layer;
 mod rows;
 mod sets;
-mod sight;
 #[cfg(test)]
 mod tests;
+mod tracking;
 mod walk;
 mod walks;
 
 pub use flow_order::{Direction, Order, Step};
-pub use look::{At, Look, Positions};
-pub use place::{Place, Spot};
-pub use rows::{Kinds, ROWS, Row, Standing};
-pub use sight::Sight;
+pub use layer::LayerIndex;
+pub use rows::{Basis, Kinds, ROWS, Row};
+pub use sets::OrderLayer;
+pub use tracking::{Positions, Tracking};
 pub use walk::{Deviation, Start, Walk};
 pub use walks::Walks;

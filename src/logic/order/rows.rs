@@ -4,9 +4,8 @@
 //! call. Rows of the "TCP packet flows" and "UDP packet flows" pages come
 //! first, so that a deviation names the documented layer where it can.
 
-use super::place::Place;
-use crate::logic::stealth::TcpFlags;
-use crate::logic::tcp::{ACK, FIN, RST, SYN};
+use super::layer::LayerIndex;
+use crate::logic::tcp::{ACK, FIN, RST, SYN, TcpFlags};
 
 /// What is on its way, as a set: what is not known is [`Kinds::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,7 +115,7 @@ const fn of_segment() -> [[Kinds; FLAGS as usize]; 3] {
 
 /// How a row stands to the documents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum Basis {
     /// A row of the page.
     Documented,
     /// The documents leave open whether the row or a documented one holds.
@@ -131,44 +130,44 @@ pub struct Row {
     /// In the page's words, or why it is let pass.
     pub name: &'static str,
     /// By what right it is here.
-    pub standing: Standing,
+    pub standing: Basis,
     /// What walks so.
     pub kinds: Kinds,
     /// The layers, in order.
-    pub places: &'static [Place],
+    pub layers: &'static [LayerIndex],
 }
 
-pub(super) const BIND_REDIRECT: Place = Place::named("ALE_BIND_REDIRECT");
-pub(super) const ASSIGNMENT: Place = Place::named("ALE_RESOURCE_ASSIGNMENT");
-pub(super) const LISTEN: Place = Place::named("ALE_AUTH_LISTEN");
-pub(super) const CONNECT_REDIRECT: Place = Place::named("ALE_CONNECT_REDIRECT");
-pub(super) const CONNECT: Place = Place::named("ALE_AUTH_CONNECT");
-pub(super) const ACCEPT: Place = Place::named("ALE_AUTH_RECV_ACCEPT");
-pub(super) const ESTABLISHED: Place = Place::named("ALE_FLOW_ESTABLISHED");
-pub(super) const CLOSURE: Place = Place::named("ALE_ENDPOINT_CLOSURE");
-pub(super) const RELEASE: Place = Place::named("ALE_RESOURCE_RELEASE");
-pub(super) const OUT: Place = Place::named("OUTBOUND_TRANSPORT");
-pub(super) const OUT_IP: Place = Place::named("OUTBOUND_IPPACKET");
-pub(super) const IN: Place = Place::named("INBOUND_TRANSPORT");
-pub(super) const IN_IP: Place = Place::named("INBOUND_IPPACKET");
-pub(super) const STREAM: Place = Place::named("STREAM");
-pub(super) const DATAGRAM: Place = Place::named("DATAGRAM_DATA");
-pub(super) const ERROR: Place = Place::named("OUTBOUND_ICMP_ERROR");
-pub(super) const ACCEPT_DISCARD: Place = ACCEPT.discard();
-pub(super) const CONNECT_DISCARD: Place = CONNECT.discard();
-const IN_DISCARD: Place = IN.discard();
-const IN_IP_DISCARD: Place = IN_IP.discard();
+pub(super) const BIND_REDIRECT: LayerIndex = LayerIndex::named("ALE_BIND_REDIRECT");
+pub(super) const ASSIGNMENT: LayerIndex = LayerIndex::named("ALE_RESOURCE_ASSIGNMENT");
+pub(super) const LISTEN: LayerIndex = LayerIndex::named("ALE_AUTH_LISTEN");
+pub(super) const CONNECT_REDIRECT: LayerIndex = LayerIndex::named("ALE_CONNECT_REDIRECT");
+pub(super) const CONNECT: LayerIndex = LayerIndex::named("ALE_AUTH_CONNECT");
+pub(super) const ACCEPT: LayerIndex = LayerIndex::named("ALE_AUTH_RECV_ACCEPT");
+pub(super) const ESTABLISHED: LayerIndex = LayerIndex::named("ALE_FLOW_ESTABLISHED");
+pub(super) const CLOSURE: LayerIndex = LayerIndex::named("ALE_ENDPOINT_CLOSURE");
+pub(super) const RELEASE: LayerIndex = LayerIndex::named("ALE_RESOURCE_RELEASE");
+pub(super) const OUT: LayerIndex = LayerIndex::named("OUTBOUND_TRANSPORT");
+pub(super) const OUT_IP: LayerIndex = LayerIndex::named("OUTBOUND_IPPACKET");
+pub(super) const IN: LayerIndex = LayerIndex::named("INBOUND_TRANSPORT");
+pub(super) const IN_IP: LayerIndex = LayerIndex::named("INBOUND_IPPACKET");
+pub(super) const STREAM: LayerIndex = LayerIndex::named("STREAM");
+pub(super) const DATAGRAM: LayerIndex = LayerIndex::named("DATAGRAM_DATA");
+pub(super) const ERROR: LayerIndex = LayerIndex::named("OUTBOUND_ICMP_ERROR");
+pub(super) const ACCEPT_DISCARD: LayerIndex = ACCEPT.discard();
+pub(super) const CONNECT_DISCARD: LayerIndex = CONNECT.discard();
+const IN_DISCARD: LayerIndex = IN.discard();
+const IN_IP_DISCARD: LayerIndex = IN_IP.discard();
 
-const fn documented(name: &'static str, kinds: Kinds, places: &'static [Place]) -> Row {
-    Row { name, standing: Standing::Documented, kinds, places }
+const fn documented(name: &'static str, kinds: Kinds, layers: &'static [LayerIndex]) -> Row {
+    Row { name, standing: Basis::Documented, kinds, layers }
 }
 
-const fn open(name: &'static str, kinds: Kinds, places: &'static [Place]) -> Row {
-    Row { name, standing: Standing::Open, kinds, places }
+const fn open(name: &'static str, kinds: Kinds, layers: &'static [LayerIndex]) -> Row {
+    Row { name, standing: Basis::Open, kinds, layers }
 }
 
-const fn tolerated(name: &'static str, kinds: Kinds, places: &'static [Place]) -> Row {
-    Row { name, standing: Standing::Tolerated, kinds, places }
+const fn tolerated(name: &'static str, kinds: Kinds, layers: &'static [LayerIndex]) -> Row {
+    Row { name, standing: Basis::Tolerated, kinds, layers }
 }
 
 /// Every walk in order. Beside these, any layer may be followed by its own
@@ -176,14 +175,14 @@ const fn tolerated(name: &'static str, kinds: Kinds, places: &'static [Place]) -
 pub static ROWS: [Row; COUNT] = rows();
 const COUNT: usize = 43;
 
-/// Their places alone: the driver has no use for the names.
-pub(super) static WAYS: [&[Place]; COUNT] = {
-    let (rows, mut ways, mut at) = (rows(), [[].as_slice(); COUNT], 0);
+/// Their layers alone: the driver has no use for the names.
+pub(super) static ROW_LAYERS: [&[LayerIndex]; COUNT] = {
+    let (rows, mut row_layers, mut at) = (rows(), [[].as_slice(); COUNT], 0);
     while at < rows.len() {
-        ways[at] = rows[at].places;
+        row_layers[at] = rows[at].layers;
         at += 1;
     }
-    ways
+    row_layers
 };
 
 /// A constant too, for the sets to be made of it when the driver is built.

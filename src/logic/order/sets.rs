@@ -1,13 +1,13 @@
 //! What the rows say, as sets of rows, so that a walk follows all of them at
 //! once.
 
-use super::place::{PLACES, Place};
+use super::layer::{LayerIndex, PLACES};
 use super::rows::{Kinds, rows};
 
 /// A set of rows, a bit for each.
 pub(super) type Rows = u64;
 
-/// Where walks in order come: places that are on some row, numbered.
+/// Where walks in order come: layers that are on some row, numbered.
 const STOPS: usize = stops();
 /// With what is none behind them.
 const ALL: usize = STOPS + 1;
@@ -19,15 +19,31 @@ pub(super) const DISCARDED: Rows = 1 << (Rows::BITS - 1);
 const STOP_SHIFT: u32 = 48;
 const _: () = assert!(rows().len() <= STOP_SHIFT as usize && ALL <= 1 << 7);
 
-/// A place as the rows know it: the number of a stop, or of what is none.
+/// A layer as the rows know it: the number of a stop, or of what is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stop(u8);
+pub struct RowLayer(u8);
+
+/// A layer, and its number among the layers on rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderLayer {
+    /// The layer.
+    pub index: LayerIndex,
+    pub(super) row_layer: RowLayer,
+}
+
+impl OrderLayer {
+    /// Looks up the number of a layer.
+    #[inline(always)]
+    pub const fn of(index: LayerIndex) -> Self {
+        Self { index, row_layer: RowLayer::at(index) }
+    }
+}
 
 /// What the rows say of a stop, in one cache line.
 #[repr(align(32))]
 #[derive(Clone, Copy)]
-struct Passing {
-    /// Rows that come here. Each does once: so place and rows together say
+struct LayerRows {
+    /// Rows that come here. Each does once: so layer and rows together say
     /// where in the rows a walk is.
     here: Rows,
     /// Those that begin here.
@@ -37,45 +53,45 @@ struct Passing {
 }
 
 /// What the rows say of all stops.
-struct Stops {
+struct RowTables {
     /// Of each.
-    passing: [Passing; MOST],
+    passing: [LayerRows; MOST],
     /// Rows that come to each stop, from each.
     from: [[Rows; ALL]; ALL],
 }
 
-static STOP: [Passing; MOST] = all().passing;
+static STOP: [LayerRows; MOST] = all().passing;
 static FROM: [[Rows; ALL]; ALL] = all().from;
 /// Room for all stops, so that none is too high.
 const MOST: usize = 32;
 const _: () = assert!(ALL <= MOST && MOST.is_power_of_two());
 
-/// Room for all places, so that none is too high.
+/// Room for all layers, so that none is too high.
 const ROOM: usize = 64;
 const _: () = assert!(PLACES <= ROOM && ROOM.is_power_of_two());
-/// By place, its stop's number.
+/// By layer, its stop's number.
 static NUMBERS: [u8; ROOM] = numbers();
 
 /// The rows that something walks, by the lower half of its kinds' bits, and by
 /// the upper.
 static OF_KINDS: [[Rows; 16]; 2] = of_kinds();
 
-impl Passing {
+impl LayerRows {
     /// What no row comes to.
     const NONE: Self = Self { here: 0, first: 0, last: 0 };
 }
 
-impl Stop {
-    /// At a place.
+impl RowLayer {
+    /// At a layer.
     #[inline(always)]
-    pub const fn at(place: Place) -> Self {
-        Self(NUMBERS[place.number() % ROOM])
+    pub const fn at(layer: LayerIndex) -> Self {
+        Self(NUMBERS[layer.number() % ROOM])
     }
 
-    /// Whether it is this place's, and no other's.
+    /// Whether it is this layer's, and no other's.
     #[inline(always)]
-    pub(super) fn is(self, place: Place) -> bool {
-        self.0 != STOPS as u8 && self == Self::at(place)
+    pub(super) fn is(self, layer: LayerIndex) -> bool {
+        self.0 != STOPS as u8 && self == Self::at(layer)
     }
 
     /// In a word above the rows.
@@ -91,8 +107,8 @@ impl Stop {
     }
 
     #[inline(always)]
-    fn passing(self) -> &'static Passing {
-        STOP.get(usize::from(self.0) % MOST).unwrap_or(&Passing::NONE)
+    fn passing(self) -> &'static LayerRows {
+        STOP.get(usize::from(self.0) % MOST).unwrap_or(&LayerRows::NONE)
     }
 
     /// Rows that come here.
@@ -121,9 +137,9 @@ impl Stop {
     }
 }
 
-/// Whether any row comes to a place.
-pub(super) const fn is_stop(place: Place) -> bool {
-    numbers()[place.number()] as usize != STOPS
+/// Whether any row contains a layer. A discard layer belongs to its layer.
+pub(super) const fn is_on_row(layer: LayerIndex) -> bool {
+    numbers()[layer.taken().number()] as usize != STOPS
 }
 
 /// The rows that one of these may walk.
@@ -139,8 +155,8 @@ const fn stops() -> usize {
     let (rows, mut seen, mut row) = (rows(), 0_u64, 0);
     while row < rows.len() {
         let mut at = 0;
-        while at < rows[row].places.len() {
-            seen |= 1 << rows[row].places[at].number();
+        while at < rows[row].layers.len() {
+            seen |= 1 << rows[row].layers[at].number();
             at += 1;
         }
         row += 1;
@@ -153,10 +169,10 @@ const fn numbers() -> [u8; ROOM] {
     let mut row = 0;
     while row < rows.len() {
         let mut at = 0;
-        while at < rows[row].places.len() {
-            let place = rows[row].places[at].number();
-            if numbers[place] as usize == STOPS {
-                numbers[place] = count;
+        while at < rows[row].layers.len() {
+            let layer = rows[row].layers[at].number();
+            if numbers[layer] as usize == STOPS {
+                numbers[layer] = count;
                 count += 1;
             }
             at += 1;
@@ -166,17 +182,17 @@ const fn numbers() -> [u8; ROOM] {
     numbers
 }
 
-const fn all() -> Stops {
+const fn all() -> RowTables {
     let (rows, numbers) = (rows(), numbers());
-    let mut stops = Stops { passing: [Passing::NONE; MOST], from: [[0; ALL]; ALL] };
+    let mut stops = RowTables { passing: [LayerRows::NONE; MOST], from: [[0; ALL]; ALL] };
     let mut row = 0;
     while row < rows.len() {
         let bit = 1 << row;
         let (mut at, mut before) = (0, None);
-        while at < rows[row].places.len() {
-            let number = numbers[rows[row].places[at].number()] as usize;
+        while at < rows[row].layers.len() {
+            let number = numbers[rows[row].layers[at].number()] as usize;
             let stop = &mut stops.passing[number];
-            assert!(stop.here & bit == 0, "a row comes to a place once");
+            assert!(stop.here & bit == 0, "a row comes to a layer once");
             stop.here |= bit;
             match before {
                 None => stop.first |= bit,

@@ -3,8 +3,9 @@
 use core::cell::Cell;
 use core::num::NonZeroU64;
 
-use super::place::{Place, Spot};
+use super::layer::LayerIndex;
 use super::rows::Kinds;
+use super::sets::OrderLayer;
 use super::walk::{Deviation, Start, Walk};
 
 /// The latest `N` walks, 16 at the most, each known by a mark.
@@ -18,7 +19,7 @@ use super::walk::{Deviation, Start, Walk};
 ///
 /// One of these is for one processor and one writer at a time. A packet that
 /// changes its processor, or that gave way to `N` later ones, is met in its
-/// middle: so [`Start::Anywhere`], unless it is known that none does.
+/// middle: so [`Start::AtAnyLayer`], unless it is known that none does.
 ///
 /// What every step uses lies together before the walks, so that it is in one
 /// cache line; a walk is in one other.
@@ -62,18 +63,18 @@ impl<const N: usize> Default for Walks<N> {
 impl<const N: usize> Walks<N> {
     /// Takes in a step of what has this mark. Looks at `N` walks at the most.
     #[inline(always)]
-    pub fn step(&self, mark: u64, seen: Place, kinds: Kinds, start: Start) -> Result<(), Deviation> {
-        self.step_to(mark, Spot::of(seen), kinds, start)
+    pub fn step(&self, mark: u64, seen: LayerIndex, kinds: Kinds, start: Start) -> Result<(), Deviation> {
+        self.step_to(mark, OrderLayer::of(seen), kinds, start)
     }
 
     /// The same of what a classify shows.
     #[inline(always)]
-    pub fn step_of(&self, mark: NonZeroU64, seen: Spot, kinds: Kinds) -> Option<Deviation> {
-        self.step_to(mark.get(), seen, kinds, Start::Anywhere).err()
+    pub fn step_of(&self, mark: NonZeroU64, seen: OrderLayer, kinds: Kinds) -> Option<Deviation> {
+        self.step_to(mark.get(), seen, kinds, Start::AtAnyLayer).err()
     }
 
     #[inline(always)]
-    fn step_to(&self, mark: u64, seen: Spot, kinds: Kinds, start: Start) -> Result<(), Deviation> {
+    fn step_to(&self, mark: u64, seen: OrderLayer, kinds: Kinds, start: Start) -> Result<(), Deviation> {
         if mark != self.latest.get() || mark == 0 {
             self.turn_to(mark);
         }

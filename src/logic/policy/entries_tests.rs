@@ -9,7 +9,8 @@ use super::values::tests::{exemptions, multi_sz};
 use super::{Exemptions, Policy, Reason, VALUES};
 use crate::logic::layers::Decision;
 use crate::logic::protocol::{TCP, UDP};
-use crate::logic::stealth::{Discard, Module, Packet, Rules, TcpFlags, Verdict, decide, inet};
+use crate::logic::stealth::{Discard, Module, Packet, Rules, Verdict, decide, inet};
+use crate::logic::tcp::TcpFlags;
 
 /// A segment to a closed port that nothing exempts.
 const SEGMENT: Packet = Packet {

@@ -79,7 +79,7 @@ pub enum Exemption {
 
 /// One entry of `ExemptPorts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ports {
+pub struct PortEntry {
     /// Of TCP.
     pub tcp: bool,
     /// Of UDP.
@@ -151,7 +151,7 @@ impl Exemptions {
     }
 
     /// Adds ports.
-    pub fn insert_ports(&mut self, ports: Ports) {
+    pub fn insert_ports(&mut self, ports: PortEntry) {
         if ports.tcp {
             self.tcp.insert(ports.first, ports.last);
         }

@@ -3,23 +3,13 @@
 //! Whoever writes the registry writes anything, so nothing is taken for
 //! granted: every length is looked at, every number checked.
 
-use super::exemptions::{Ports, Prefix};
+use super::exemptions::{PortEntry, Prefix};
 use super::ranges::Range;
-use super::values::Reason;
+use super::reason::{Reason, Refusal};
 
 /// Longest entry of a list, in UTF-16 units. The longest with a meaning is an
 /// IPv6 prefix with an IPv4 tail, 49 units.
 pub const LONGEST_ENTRY: usize = 64;
-
-/// Why a list is refused, and at which entry, counted from 1; 0 is the list as
-/// such.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At {
-    /// Why.
-    pub reason: Reason,
-    /// Where.
-    pub entry: u16,
-}
 
 /// Reads a REG_MULTI_SZ: UTF-16 strings, each ended by a zero, the list ended
 /// by one more. `each` gets every entry without the white space around it.
@@ -27,20 +17,24 @@ pub struct At {
 /// Data of no bytes, or of zeros alone, is the empty list. Anything else ends
 /// with a string's zero and the list's; behind them there may be zeros, but no
 /// text, which a reader that stops at the end would silently ignore.
-pub fn list(data: &[u8], most: u16, each: &mut dyn FnMut(&[u8]) -> Result<(), Reason>) -> Result<(), At> {
+pub fn list(
+    data: &[u8],
+    most: u16,
+    each: &mut dyn FnMut(&[u8]) -> Result<(), Reason>,
+) -> Result<(), Refusal> {
     let (units, odd) = data.as_chunks::<2>();
     if !odd.is_empty() {
-        return Err(At { reason: Reason::OddLength, entry: 0 });
+        return Err(Refusal { reason: Reason::OddLength, entry: 0 });
     }
     let mut text = [0; LONGEST_ENTRY];
     let (mut length, mut entry, mut ended) = (0, 0u16, units.is_empty());
     for unit in units.iter().copied().map(u16::from_le_bytes) {
-        let here = |reason| At { reason, entry: entry.saturating_add(1) };
+        let here = |reason| Refusal { reason, entry: entry.saturating_add(1) };
         match unit {
             0 if ended => {}
-            _ if ended => return Err(At { reason: Reason::TextAfterEnd, entry: 0 }),
+            _ if ended => return Err(Refusal { reason: Reason::TextAfterEnd, entry: 0 }),
             0 if length == 0 => ended = true,
-            0 if entry == most => return Err(At { reason: Reason::TooManyEntries, entry: 0 }),
+            0 if entry == most => return Err(Refusal { reason: Reason::TooManyEntries, entry: 0 }),
             0 => {
                 each(text.get(..length).unwrap_or(&[]).trim_ascii()).map_err(here)?;
                 entry = entry.saturating_add(1);
@@ -56,14 +50,14 @@ pub fn list(data: &[u8], most: u16, each: &mut dyn FnMut(&[u8]) -> Result<(), Re
     }
     match ended {
         true => Ok(()),
-        false => Err(At { reason: Reason::NotTerminated, entry: 0 }),
+        false => Err(Refusal { reason: Reason::NotTerminated, entry: 0 }),
     }
 }
 
 /// An entry of `ExemptPorts`: `113`, `8000-8100`, `53/udp`, `8000-8100/tcp`;
 /// without a protocol TCP and UDP are meant. Port 0 is a port like others: it
 /// can be scanned.
-pub fn ports(text: &[u8]) -> Result<Ports, Reason> {
+pub fn ports(text: &[u8]) -> Result<PortEntry, Reason> {
     let (range, protocol) = match split(text, b'/') {
         Some((range, protocol)) => (range, Some(protocol)),
         None => (text, None),
@@ -81,7 +75,7 @@ pub fn ports(text: &[u8]) -> Result<Ports, Reason> {
     };
     let (first, last) = (port(first)?, port(last)?);
     match first <= last {
-        true => Ok(Ports { tcp, udp, first, last }),
+        true => Ok(PortEntry { tcp, udp, first, last }),
         false => Err(Reason::ReversedRange),
     }
 }

@@ -10,7 +10,7 @@ fn wide(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
-fn entries(data: &[u8]) -> Result<Vec<String>, At> {
+fn entries(data: &[u8]) -> Result<Vec<String>, Refusal> {
     let mut entries = Vec::new();
     list(data, 8, &mut |text| {
         entries.push(String::from_utf8(text.to_vec()).unwrap());
@@ -20,7 +20,7 @@ fn entries(data: &[u8]) -> Result<Vec<String>, At> {
 }
 
 fn refused(data: &[u8]) -> Option<(Reason, u16)> {
-    entries(data).err().map(|At { reason, entry }| (reason, entry))
+    entries(data).err().map(|Refusal { reason, entry }| (reason, entry))
 }
 
 #[test]
@@ -61,14 +61,14 @@ fn lists_that_are_none_say_why() {
 
 #[test]
 fn ports_are_read() {
-    let both = |first, last| Ok(Ports { tcp: true, udp: true, first, last });
+    let both = |first, last| Ok(PortEntry { tcp: true, udp: true, first, last });
     for (text, expected) in [
         ("113", both(113, 113)),
         ("0", both(0, 0)),
         ("0-65535", both(0, u16::MAX)),
         ("8000 - 8100", both(8000, 8100)),
-        ("53/udp", Ok(Ports { tcp: false, udp: true, first: 53, last: 53 })),
-        ("8000-8100/TCP", Ok(Ports { tcp: true, udp: false, first: 8000, last: 8100 })),
+        ("53/udp", Ok(PortEntry { tcp: false, udp: true, first: 53, last: 53 })),
+        ("8000-8100/TCP", Ok(PortEntry { tcp: true, udp: false, first: 8000, last: 8100 })),
         ("65536", Err(Reason::BadPort)),
         ("99999999999999999999", Err(Reason::BadPort)),
         ("", Err(Reason::BadPort)),

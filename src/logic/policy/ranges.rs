@@ -65,7 +65,7 @@ impl<T: Number> Range<T> {
 #[repr(C)]
 pub struct RangeSet<T, const N: usize> {
     length: usize,
-    index: Index<T>,
+    index: BucketIndex<T>,
     ranges: [Range<T>; N],
 }
 
@@ -73,7 +73,7 @@ pub struct RangeSet<T, const N: usize> {
 /// crowded into one bucket, it is searched by halving.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-struct Index<T> {
+struct BucketIndex<T> {
     /// The smallest number of all and the largest.
     bounds: Range<T>,
     /// From a distance to a bucket.
@@ -94,7 +94,7 @@ impl<T: Number, const N: usize> RangeSet<T, N> {
         T: Default,
     {
         let nothing = Range { first: T::default(), last: T::default() };
-        let index = Index { bounds: nothing, shift: 0, starts: [0; BUCKETS + 1] };
+        let index = BucketIndex { bounds: nothing, shift: 0, starts: [0; BUCKETS + 1] };
         Self { length: 0, index, ranges: [nothing; N] }
     }
 
@@ -106,7 +106,7 @@ impl<T: Number, const N: usize> RangeSet<T, N> {
     /// Whether a number is in one of them.
     #[inline(always)]
     pub fn contains(&self, number: T) -> bool {
-        let Index { bounds, shift, starts } = &self.index;
+        let BucketIndex { bounds, shift, starts } = &self.index;
         if number < bounds.first || bounds.last < number {
             return false;
         }

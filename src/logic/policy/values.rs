@@ -2,7 +2,8 @@
 
 use super::exemptions::{Exemptions, INTERFACES, PREFIXES};
 use super::parse;
-use super::{Mode, Policy, Trace};
+use super::reason::{Reason, Refusal};
+use super::settings::{Mode, Policy, Trace};
 
 /// `REG_DWORD` (winnt.h).
 pub const REG_DWORD: u32 = 4;
@@ -14,11 +15,11 @@ pub const MAX_BYTES: usize = 0xfff0;
 
 /// A registry value under `Parameters`.
 #[derive(Debug)]
-pub struct Value {
+pub struct RegistryValue {
     /// Its name.
     pub name: &'static str,
     /// Its type, with what belongs to it.
-    pub kind: Kind,
+    pub kind: ValueKind,
     /// From when on a change holds.
     pub read: Read,
     /// What it is for, in a few words.
@@ -27,7 +28,7 @@ pub struct Value {
 
 /// A value's type.
 #[derive(Debug)]
-pub enum Kind {
+pub enum ValueKind {
     /// REG_DWORD.
     Number {
         /// Where the value is absent.
@@ -62,50 +63,6 @@ pub enum Read {
     AtStart,
 }
 
-/// Why a value is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Reason {
-    /// Neither REG_DWORD nor REG_MULTI_SZ, or the other one.
-    WrongType = 1,
-    /// A REG_DWORD that is not four bytes long.
-    WrongLength = 2,
-    /// A number below or above the limits.
-    OutOfRange = 3,
-    /// More than [`MAX_BYTES`].
-    TooLong = 4,
-    /// The registry does not hand it out.
-    Unreadable = 5,
-    /// A list of an odd number of bytes.
-    OddLength = 6,
-    /// A list without its end.
-    NotTerminated = 7,
-    /// Text behind a list's end.
-    TextAfterEnd = 8,
-    /// More entries than allowed.
-    TooManyEntries = 9,
-    /// An entry of more than [`parse::LONGEST_ENTRY`] units.
-    EntryTooLong = 10,
-    /// A character that no entry has.
-    BadCharacter = 11,
-    /// No number from 0 to 65535.
-    BadPort = 12,
-    /// A range that ends before it begins.
-    ReversedRange = 13,
-    /// A protocol other than `tcp` and `udp`.
-    BadProtocol = 14,
-    /// No IPv4 or IPv6 address.
-    BadPrefix = 15,
-    /// No length, or one longer than the address.
-    BadPrefixLength = 16,
-    /// Address bits behind the prefix's length.
-    HostBits = 17,
-    /// No interface LUID.
-    BadLuid = 18,
-    /// A prefix that no packet can come from.
-    NeverRemote = 19,
-}
-
 /// A value that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejected {
@@ -117,7 +74,7 @@ pub struct Rejected {
     pub entry: u16,
 }
 
-impl Value {
+impl RegistryValue {
     /// Reads what the registry holds, type and bytes, into a policy and its
     /// lists. Refused, the value leaves its default there and touches no other.
     pub fn parse(
@@ -128,16 +85,16 @@ impl Value {
         exemptions: &mut Exemptions,
     ) -> Result<(), Rejected> {
         let read = match &self.kind {
-            Kind::Number { default, min, max, set, .. } => number(kind, data, *min, *max)
+            ValueKind::Number { default, min, max, set, .. } => number(kind, data, *min, *max)
                 .map(|number| set(policy, number))
                 .inspect_err(|_| set(policy, *default)),
-            Kind::List { most, insert, clear } => {
+            ValueKind::List { most, insert, clear } => {
                 clear(exemptions);
                 list(kind, data, *most, &mut |text| insert(exemptions, text))
                     .inspect_err(|_| clear(exemptions))
             }
         };
-        read.map_err(|parse::At { reason, entry }| Rejected { name: self.name, reason, entry })
+        read.map_err(|Refusal { reason, entry }| Rejected { name: self.name, reason, entry })
     }
 
     /// The refusal of a value that could not be had.
@@ -151,8 +108,8 @@ pub fn mode(kind: u32, data: &[u8]) -> Option<Mode> {
     number(kind, data, Mode::Off as u32, Mode::Enforce as u32).ok().map(Mode::of_number)
 }
 
-fn number(kind: u32, data: &[u8], min: u32, max: u32) -> Result<u32, parse::At> {
-    let refuse = |reason| parse::At { reason, entry: 0 };
+fn number(kind: u32, data: &[u8], min: u32, max: u32) -> Result<u32, Refusal> {
+    let refuse = |reason| Refusal { reason, entry: 0 };
     if kind != REG_DWORD {
         return Err(refuse(Reason::WrongType));
     }
@@ -169,8 +126,8 @@ fn list(
     data: &[u8],
     most: u16,
     each: &mut dyn FnMut(&[u8]) -> Result<(), Reason>,
-) -> Result<(), parse::At> {
-    let refuse = |reason| Err(parse::At { reason, entry: 0 });
+) -> Result<(), Refusal> {
+    let refuse = |reason| Err(Refusal { reason, entry: 0 });
     if kind != REG_MULTI_SZ {
         return refuse(Reason::WrongType);
     }
@@ -183,9 +140,9 @@ fn list(
 /// A switch.
 macro_rules! switch {
     ($name:literal, $default:literal, $field:ident, $read:ident, $meaning:literal) => {
-        Value {
+        RegistryValue {
             name: $name,
-            kind: Kind::Number {
+            kind: ValueKind::Number {
                 default: $default,
                 min: 0,
                 max: 1,
@@ -201,9 +158,9 @@ macro_rules! switch {
 /// A number within limits.
 macro_rules! number {
     ($name:literal, $default:literal, $range:expr, $field:ident, $read:ident, $meaning:literal) => {
-        Value {
+        RegistryValue {
             name: $name,
-            kind: Kind::Number {
+            kind: ValueKind::Number {
                 default: $default,
                 min: *$range.start(),
                 max: *$range.end(),
@@ -217,10 +174,10 @@ macro_rules! number {
 }
 
 /// Every value the driver reads.
-pub static VALUES: [Value; 17] = [
-    Value {
+pub static VALUES: [RegistryValue; 17] = [
+    RegistryValue {
         name: "Mode",
-        kind: Kind::Number {
+        kind: ValueKind::Number {
             default: 2,
             min: Mode::Off as u32,
             max: Mode::Enforce as u32,
@@ -238,9 +195,9 @@ pub static VALUES: [Value; 17] = [
     switch!("SilenceEcho", 0, silence_echo, Live, "no echo replies either"),
     switch!("ExemptLoopback", 1, exempt_loopback, Live, "this machine's own traffic is answered"),
     switch!("ExemptIpsec", 1, exempt_ipsec, Live, "IPsec-secured traffic is answered"),
-    Value {
+    RegistryValue {
         name: "ExemptPorts",
-        kind: Kind::List {
+        kind: ValueKind::List {
             most: 1024,
             insert: |exemptions, text| {
                 exemptions.insert_ports(parse::ports(text)?);
@@ -251,9 +208,9 @@ pub static VALUES: [Value; 17] = [
         read: Read::Live,
         meaning: "local ports that are answered: 113, 8000-8100, 53/udp",
     },
-    Value {
+    RegistryValue {
         name: "ExemptPrefixes",
-        kind: Kind::List {
+        kind: ValueKind::List {
             most: PREFIXES as u16,
             insert: |exemptions, text| {
                 exemptions.insert_prefix(parse::prefix(text)?).map_err(|_| Reason::TooManyEntries)
@@ -263,9 +220,9 @@ pub static VALUES: [Value; 17] = [
         read: Read::Live,
         meaning: "remote prefixes that are answered: 10.0.0.0/8, fd00::/8",
     },
-    Value {
+    RegistryValue {
         name: "ExemptInterfaces",
-        kind: Kind::List {
+        kind: ValueKind::List {
             most: INTERFACES as u16,
             insert: |exemptions, text| {
                 exemptions.insert_interface(parse::luid(text)?).map_err(|_| Reason::TooManyEntries)
@@ -276,9 +233,9 @@ pub static VALUES: [Value; 17] = [
         meaning: "LUIDs of interfaces on which everything is answered",
     },
     switch!("Observe", 1, observe, Live, "filters at the observing layers"),
-    Value {
+    RegistryValue {
         name: "SublayerWeight",
-        kind: Kind::Number {
+        kind: ValueKind::Number {
             default: 0x8000,
             min: 0,
             max: 0xffff,
@@ -288,9 +245,9 @@ pub static VALUES: [Value; 17] = [
         read: Read::AtStart,
         meaning: "weight of our sublayer among the others",
     },
-    Value {
+    RegistryValue {
         name: "Trace",
-        kind: Kind::Number {
+        kind: ValueKind::Number {
             default: 1,
             min: 0,
             max: 2,

@@ -158,7 +158,7 @@ pub const fn estimate(bits: u32) -> u32 {
     ((sum + HALF) >> 32) as u32
 }
 
-/// A place below `count` for a hash.
-const fn place(hash: u64, count: usize) -> usize {
+/// A scale below `count` for a hash.
+const fn scale(hash: u64, count: usize) -> usize {
     ((hash as u128 * count as u128) >> 64) as usize
 }

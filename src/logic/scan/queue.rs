@@ -2,7 +2,7 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Seed, mix, place};
+use super::{Seed, mix, scale};
 
 /// Cells a remote has.
 pub const ROWS: usize = 4;
@@ -35,10 +35,10 @@ impl<const CELLS: usize> Queue<CELLS> {
     /// it has met in this window.
     pub fn meet(&self, remote: u64, port: u16, Seed(seed): Seed, window: u16) -> u32 {
         let per_row = CELLS / ROWS;
-        let port = 1 << place(mix(port.into(), !seed), PORT_BITS as usize);
+        let port = 1 << scale(mix(port.into(), !seed), PORT_BITS as usize);
         let mut met = PORTS;
         for (row, cells) in self.cells.chunks_exact(per_row.max(1)).take(ROWS).enumerate() {
-            let Some(Cell(cell)) = cells.get(place(mix(remote, row as u64), cells.len())) else { return 0 };
+            let Some(Cell(cell)) = cells.get(scale(mix(remote, row as u64), cells.len())) else { return 0 };
             let current = cell.load(Ordering::Relaxed);
             let ports = if (current >> PORT_BITS) as u16 == window { current & PORTS } else { 0 };
             let ports = ports | port;

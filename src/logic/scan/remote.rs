@@ -5,8 +5,8 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::{Seed, fold};
 use crate::logic::address::Address;
 use crate::logic::protocol::{TCP, UDP};
-use crate::logic::stealth::{PacketView, TcpFlags};
-use crate::logic::tcp::{ACK, FIN, PSH, RST, SYN, URG};
+use crate::logic::stealth::PacketView;
+use crate::logic::tcp::{ACK, FIN, PSH, RST, SYN, TcpFlags, URG};
 
 /// A remote address; IPv4 is mapped (RFC 4291, 2.5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

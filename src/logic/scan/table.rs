@@ -11,7 +11,7 @@ pub const WAYS: usize = 4;
 /// One remote, on a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub struct Slot {
+pub struct RemoteSlot {
     /// The remote's hash; 0 is nobody.
     hash: AtomicU64,
     /// Its address. Two threads that take a slot at once can mix addresses up,
@@ -27,9 +27,9 @@ pub struct Slot {
     ports: [AtomicU64; SPANS as usize],
 }
 
-const _: () = assert!(size_of::<Slot>() == 64);
+const _: () = assert!(size_of::<RemoteSlot>() == 64);
 
-/// In [`Slot::state`], beside the number of ports met in the queue.
+/// In [`RemoteSlot::state`], beside the number of ports met in the queue.
 const REPORTED: u8 = 0x80;
 const QUEUED: u8 = 0x3f;
 
@@ -38,7 +38,7 @@ const QUEUED: u8 = 0x3f;
 #[derive(Debug)]
 #[repr(C)]
 pub struct Table<const SETS: usize, const CELLS: usize> {
-    sets: [[Slot; WAYS]; SETS],
+    sets: [[RemoteSlot; WAYS]; SETS],
     /// For whom there is no slot.
     queue: Queue<CELLS>,
 }
@@ -113,7 +113,7 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
     /// A slot for a remote that has none, if there is one to be had.
     #[cold]
     #[inline(never)]
-    fn enter(&self, met: &Encounter, span: u32, seed: Seed) -> Option<&Slot> {
+    fn enter(&self, met: &Encounter, span: u32, seed: Seed) -> Option<&RemoteSlot> {
         let Encounter { remote, port, .. } = *met;
         let hash = remote.hash(seed);
         let ranked = self.set(hash).iter().map(|slot| (slot, slot.rank(span)));
@@ -132,7 +132,7 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
     }
 
     #[inline(always)]
-    fn set(&self, hash: u64) -> &[Slot] {
+    fn set(&self, hash: u64) -> &[RemoteSlot] {
         match self.sets.get(set_of(hash, SETS)) {
             Some(set) => set,
             None => &[],
@@ -140,7 +140,7 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
     }
 
     #[inline(always)]
-    fn slot_of(&self, hash: u64) -> Option<&Slot> {
+    fn slot_of(&self, hash: u64) -> Option<&RemoteSlot> {
         let [first, second, third, fourth] = self.sets.get(set_of(hash, SETS))?;
         match hash {
             _ if first.hash.load(Relaxed) == hash => Some(first),
@@ -156,14 +156,14 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
 #[inline(always)]
 pub(super) const fn set_of(hash: u64, sets: usize) -> usize {
     // As far up as a set is large, so that it is found by a mask.
-    let hash = (hash >> size_of::<[Slot; WAYS]>().ilog2()) as usize;
+    let hash = (hash >> size_of::<[RemoteSlot; WAYS]>().ilog2()) as usize;
     match hash.checked_rem(sets) {
         Some(set) => set,
         None => 0,
     }
 }
 
-impl Slot {
+impl RemoteSlot {
     /// Ports met in the spans that are kept, as bits.
     fn ports(&self, span: u32) -> u64 {
         // The span before which a slot's bits are too old; those between its

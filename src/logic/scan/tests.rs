@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::logic::stealth::TcpFlags;
+use crate::logic::tcp::TcpFlags;
 
 const WINDOW: u32 = 10_000;
 /// [`sweep`]'s interval.

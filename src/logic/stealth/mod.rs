@@ -14,7 +14,7 @@ use super::layers::Decision;
 use super::policy::{Exemption, Exemptions};
 
 pub use discard::{Discard, Module, inet, ip};
-pub use packet::{Icmp, Marks, Packet, PacketView, TcpFlags};
+pub use packet::{Icmp, Marks, Packet, PacketView};
 pub use rules::Rules;
 pub use verdict::{Answer, Verdict};
 

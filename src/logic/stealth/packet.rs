@@ -7,7 +7,7 @@ use crate::logic::address::Address;
 use crate::logic::layers::Family;
 use crate::logic::policy::Sender;
 use crate::logic::scan::Remote;
-use crate::logic::tcp;
+use crate::logic::tcp::TcpFlags;
 
 /// What an indication says of a packet. The decision asks for one field after
 /// the other and only as far as it gets: most are never read.
@@ -184,33 +184,5 @@ impl Marks {
     /// Whether one of `others` is set.
     pub const fn has(self, others: Self) -> bool {
         self.0 & others.0 != 0
-    }
-}
-
-/// The flags byte of a TCP header (RFC 9293, 3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpFlags(pub u8);
-
-impl TcpFlags {
-    /// Stands for flags that could not be read. It is no reset and no scan
-    /// technique.
-    pub const UNREAD: Self = Self(0x3b);
-
-    /// Whether the segment is a reset.
-    pub fn is_reset(self) -> bool {
-        self.0 & tcp::RST != 0
-    }
-
-    /// Whether the segment is a SYN and nothing else.
-    #[inline(always)]
-    pub fn is_syn(self) -> bool {
-        self.without_ecn() == Self(tcp::SYN)
-    }
-
-    /// The flags without those of ECN (RFC 3168, 6.1.1), which do not change a
-    /// decision.
-    #[inline(always)]
-    pub fn without_ecn(self) -> Self {
-        Self(self.0 & tcp::ALL)
     }
 }

@@ -30,10 +30,10 @@ impl Rules {
         let all = [
             (Marks::LOOPBACK.bits(), policy.exempt_loopback),
             (Marks::IPSEC_SECURED.bits(), policy.exempt_ipsec),
-            (kept_back(Answer::Reset), policy.silence_tcp && !off),
-            (kept_back(Answer::PortUnreachable), policy.silence_udp && !off),
-            (kept_back(Answer::ProtocolUnreachable), policy.silence_protocols && !off),
-            (kept_back(Answer::EchoReply), policy.silence_echo && !off),
+            (suppressed_bit(Answer::Reset), policy.silence_tcp && !off),
+            (suppressed_bit(Answer::PortUnreachable), policy.silence_udp && !off),
+            (suppressed_bit(Answer::ProtocolUnreachable), policy.silence_protocols && !off),
+            (suppressed_bit(Answer::EchoReply), policy.silence_echo && !off),
             (AUDITS, matches!(policy.mode, Mode::Audit)),
             (OFF, off),
             (LISTS, lists),
@@ -78,7 +78,7 @@ impl Rules {
     /// exemptions.
     #[inline(always)]
     pub const fn silence_all(self, answer: Answer) -> bool {
-        self.0 & (kept_back(answer) | AUDITS | LISTS) == kept_back(answer)
+        self.0 & (suppressed_bit(answer) | AUDITS | LISTS) == suppressed_bit(answer)
     }
 
     /// Whether echo requests are looked at.
@@ -89,7 +89,7 @@ impl Rules {
 
     #[inline(always)]
     pub(super) const fn silence(self, answer: Answer) -> bool {
-        self.0 & kept_back(answer) != 0
+        self.0 & suppressed_bit(answer) != 0
     }
 
     #[inline(always)]
@@ -109,6 +109,6 @@ impl Rules {
     }
 }
 
-const fn kept_back(answer: Answer) -> u16 {
+const fn suppressed_bit(answer: Answer) -> u16 {
     1 << (answer as u32 + ANSWERS)
 }

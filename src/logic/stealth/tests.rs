@@ -3,9 +3,10 @@
 use core::net::IpAddr;
 
 use super::*;
-use crate::logic::policy::exemptions::{Exemptions, Ports};
+use crate::logic::policy::exemptions::{Exemptions, PortEntry};
 use crate::logic::policy::{Mode, Policy, parse};
 use crate::logic::protocol::{ICMP, TCP, UDP};
+use crate::logic::tcp::TcpFlags;
 
 /// A SYN from elsewhere for which there is no endpoint.
 const SYN: Packet = Packet {
@@ -172,7 +173,7 @@ fn an_exemption_takes_nothing_but_silence_away() {
         assert_eq!(over(&packet, Mode::Enforce, Some(&exemptions)), verdict(packet));
     }
     let mut ports = Box::new(Exemptions::empty());
-    ports.insert_ports(Ports { tcp: true, udp: false, first: 23, last: 23 });
+    ports.insert_ports(PortEntry { tcp: true, udp: false, first: 23, last: 23 });
     assert_eq!(over(&SYN, Mode::Enforce, Some(&ports)), Verdict::ExemptPort);
     let mut prefixes = Box::new(Exemptions::empty());
     prefixes.insert_prefix(parse::prefix(b"192.0.2.0/24").unwrap()).unwrap();

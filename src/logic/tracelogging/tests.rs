@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn bytes<V: Value>(value: &V) -> Vec<u8> {
+fn bytes<V: FieldValue>(value: &V) -> Vec<u8> {
     let mut room = [0xcc; 64];
     let mut payload = Payload::new(&mut room);
     value.put(&mut payload);

@@ -1,7 +1,7 @@
 //! The fields by which a packet is known at the next layer: one look whether
 //! they came, then each is read where it is.
 
-use super::{Incoming, Value, byte_array16};
+use super::{EngineValue, Incoming, byte_array16};
 use crate::ffi;
 use crate::logic::ip::Ends;
 use crate::logic::layers::Family;
@@ -15,18 +15,18 @@ pub(in crate::kernel::wfp) struct Known<'a> {
 
 /// Something made of the ends: once for each family, so that it is known there
 /// which of them they are.
-pub(in crate::kernel::wfp) trait OfEnds {
+pub(in crate::kernel::wfp) trait EndsConsumer {
     /// What.
-    type Made;
+    type Output;
 
     /// Makes it, if it can be.
-    fn make(&self, ends: Ends) -> Option<Self::Made>;
+    fn make(&self, ends: Ends) -> Option<Self::Output>;
 }
 
-struct Themselves;
+struct KeepEnds;
 
-impl OfEnds for Themselves {
-    type Made = Ends;
+impl EndsConsumer for KeepEnds {
+    type Output = Ends;
 
     #[inline(always)]
     fn make(&self, ends: Ends) -> Option<Ends> {
@@ -46,16 +46,16 @@ impl<'a> Known<'a> {
     /// Whom what is shown goes from and to.
     #[inline(always)]
     pub(in crate::kernel::wfp) fn ends(&self, direction: Direction) -> Option<Ends> {
-        self.with_ends(direction, Themselves)
+        self.with_ends(direction, KeepEnds)
     }
 
     /// What is made of them.
     #[inline(always)]
-    pub(in crate::kernel::wfp) fn with_ends<M: OfEnds>(
+    pub(in crate::kernel::wfp) fn with_ends<M: EndsConsumer>(
         &self,
         direction: Direction,
         of: M,
-    ) -> Option<M::Made> {
+    ) -> Option<M::Output> {
         let [local, remote] = self.positions.addresses();
         let [source, destination] = match direction {
             Direction::Outbound => [local, remote],
@@ -103,12 +103,12 @@ impl<'a> Known<'a> {
     }
 
     #[inline(always)]
-    fn both(&self, [a, b]: [usize; 2], kind: ffi::FWP_DATA_TYPE) -> Option<[&'a Value; 2]> {
+    fn both(&self, [a, b]: [usize; 2], kind: ffi::FWP_DATA_TYPE) -> Option<[&'a EngineValue; 2]> {
         Some([self.value(a, kind)?, self.value(b, kind)?])
     }
 
     #[inline(always)]
-    fn value(&self, position: usize, kind: ffi::FWP_DATA_TYPE) -> Option<&'a Value> {
+    fn value(&self, position: usize, kind: ffi::FWP_DATA_TYPE) -> Option<&'a EngineValue> {
         debug_assert!(position <= self.positions.last(), "it is one of the positions");
         // SAFETY: none of the positions is higher than the last of them, which
         // `known` has seen is there.

@@ -1,11 +1,8 @@
 //! What a flow, or an endpoint, must have passed.
 
-use std::num::NonZeroU64;
-
 use super::Direction::{Inbound, Outbound};
 use super::*;
-use crate::logic::stealth::TcpFlags;
-use crate::logic::tcp::ACK;
+use crate::logic::tcp::{ACK, TcpFlags};
 
 /// A life of a connection, as its order sees it: layers by their short names,
 /// `<` inbound, `>` outbound, with the kind.
@@ -64,7 +61,7 @@ const LISTENER: Life = &[
 fn live<'a>(order: &Order, life: impl IntoIterator<Item = &'a (&'a str, char, Kinds)>) -> Option<Deviation> {
     for &(short, way, kinds) in life {
         let direction = if way == '<' { Inbound } else { Outbound };
-        let step = Step { place: place(short), direction, kinds };
+        let step = Step { layer: layer(short), direction, kinds };
         if let Err(deviation) = order.step(step) {
             assert_eq!(order.deviation(), Some(deviation));
             return Some(deviation);
@@ -76,7 +73,7 @@ fn live<'a>(order: &Order, life: impl IntoIterator<Item = &'a (&'a str, char, Ki
 #[test]
 fn what_must_have_been_before_is_asked_for() {
     let pair = |due: &str, seen: &str| {
-        let short = |short: &str| (!short.is_empty()).then(|| place(short));
+        let short = |short: &str| (!short.is_empty()).then(|| layer(short));
         Some(Deviation { expected: short(due), seen: short(seen) })
     };
     let without: &[(Life, &str, Option<Deviation>)] = &[
@@ -135,7 +132,7 @@ fn a_keep_alive_needs_no_stream() {
     for (payload, due) in [(0, None), (1, None), (2, Some("STREAM")), (1460, Some("STREAM"))] {
         let order = Order::joined();
         let said = live(&order, &[established, ("OUT", '>', kinds(payload))]);
-        let expected = due.map(|due| Deviation { expected: Some(place(due)), seen: Some(place("OUT")) });
+        let expected = due.map(|due| Deviation { expected: Some(layer(due)), seen: Some(layer("OUT")) });
         assert_eq!(said, expected, "{payload}");
     }
 }
@@ -146,10 +143,10 @@ fn a_refused_flow_is_not_established() {
     let order = Order::whole();
     assert_eq!(live(&order, &refused), None);
     let established = [("ESTABLISHED", '<', Kinds::BARE)];
-    let expected = Deviation { expected: None, seen: Some(place("ESTABLISHED")) };
+    let expected = Deviation { expected: None, seen: Some(layer("ESTABLISHED")) };
     assert_eq!(live(&order, &established), Some(expected));
     // The first deviation is the one that is kept.
-    let _later = order.step(Step { place: place("RELEASE"), direction: Inbound, kinds: Kinds::CALL });
+    let _later = order.step(Step { layer: layer("RELEASE"), direction: Inbound, kinds: Kinds::CALL });
     assert_eq!(order.deviation(), Some(expected));
 }
 
@@ -174,31 +171,23 @@ fn interleaved_segments_are_in_order() {
 
 #[test]
 fn a_flow_is_reported_once_whoever_finds_it() {
-    let sight = |short, direction, kinds| Sight {
-        spot: Spot::of(place(short)),
-        direction: Some(direction),
-        kinds,
-        mark: NonZeroU64::new(7),
-    };
     // The flow knows that nothing was established, the walk that a layer is
     // missing; either is told once.
-    let data = sight("STREAM", Outbound, Kinds::DATA);
     let order = Order::joined();
     let walks = Walks::<4>::default();
-    let first = Deviation { expected: Some(place("ESTABLISHED")), seen: Some(place("STREAM")) };
-    assert_eq!(data.deviation(Some(&order), Some(&walks)), Some(first));
+    let first = Deviation { expected: Some(layer("ESTABLISHED")), seen: Some(layer("STREAM")) };
+    let data = || classify("STREAM", Outbound, Kinds::DATA, Some(&order), Some(&walks));
+    assert_eq!(data(), Some(first));
     assert_eq!(order.deviation(), Some(first));
-    assert_eq!(data.deviation(Some(&order), Some(&walks)), None);
+    assert_eq!(data(), None);
 
     let order = Order::joined();
     let walks = Walks::<4>::default();
-    let established = sight("ESTABLISHED", Inbound, Kinds::BARE);
-    assert_eq!(established.deviation(Some(&order), None::<&Walks<4>>), None);
-    let arrived = sight("IN_IP", Inbound, Kinds::DATA);
-    assert_eq!(arrived.deviation(None, Some(&walks)), None);
-    let skipped = sight("STREAM", Inbound, Kinds::DATA);
-    let missing = Deviation { expected: Some(place("IN")), seen: Some(place("STREAM")) };
-    assert_eq!(skipped.deviation(Some(&order), Some(&walks)), Some(missing));
+    assert_eq!(classify("ESTABLISHED", Inbound, Kinds::BARE, Some(&order), None), None);
+    assert_eq!(classify("IN_IP", Inbound, Kinds::DATA, None, Some(&walks)), None);
+    let missing = Deviation { expected: Some(layer("IN")), seen: Some(layer("STREAM")) };
+    let skipped = classify("STREAM", Inbound, Kinds::DATA, Some(&order), Some(&walks));
+    assert_eq!(skipped, Some(missing));
     assert_eq!(order.deviation(), Some(missing), "the flow keeps what the walk found");
 }
 

@@ -1,7 +1,7 @@
 //! The pages' sequences, written once more, whole and with one layer amiss.
 
 use super::*;
-use crate::logic::layers::{Event, LAYERS};
+use crate::logic::layers::{FlowEvent, LAYERS};
 
 /// "TCP packet flows" and "UDP packet flows", row by row, in short names.
 const PAGES: [(&str, Kinds, &str); 27] = [
@@ -93,9 +93,9 @@ const OTHER_LAYER_DUE: [(&str, &str, &str); 27] = [
     ("nobody listening, by way of the layer ~1", "", "IN"),
 ];
 /// Walks a sequence to its end.
-fn walk(places: &[Place], kinds: Kinds, start: Start) -> Result<(), Deviation> {
+fn walk(layers: &[LayerIndex], kinds: Kinds, start: Start) -> Result<(), Deviation> {
     let mut walk = Walk::NEW;
-    places.iter().try_for_each(|&place| walk.step(place, kinds, start))?;
+    layers.iter().try_for_each(|&layer| walk.step(layer, kinds, start))?;
     walk.end()
 }
 
@@ -103,22 +103,22 @@ fn walk(places: &[Place], kinds: Kinds, start: Start) -> Result<(), Deviation> {
 fn every_documented_sequence_is_in_order() {
     for (name, kinds, sequence) in PAGES {
         for kinds in [kinds, Kinds::ALL] {
-            for start in [Start::Whole, Start::Anywhere] {
-                assert_eq!(walk(&places(sequence), kinds, start), Ok(()), "{name}");
+            for start in [Start::AtFirstLayer, Start::AtAnyLayer] {
+                assert_eq!(walk(&layers(sequence), kinds, start), Ok(()), "{name}");
             }
         }
         // Met in its middle.
-        let places = places(sequence);
-        for from in 0..places.len() {
-            assert_eq!(walk(&places[from..], kinds, Start::Anywhere), Ok(()), "{name} from {from}");
+        let layers = layers(sequence);
+        for from in 0..layers.len() {
+            assert_eq!(walk(&layers[from..], kinds, Start::AtAnyLayer), Ok(()), "{name} from {from}");
         }
     }
 }
 
 /// A sequence with one layer amiss, what is amiss, and what was due and seen.
-type Amiss = (String, Vec<Place>, (Option<Place>, Option<Place>));
+type Amiss = (String, Vec<LayerIndex>, (Option<LayerIndex>, Option<LayerIndex>));
 
-fn each_layer_amiss(name: &str, whole: &[Place]) -> Vec<Amiss> {
+fn each_layer_amiss(name: &str, whole: &[LayerIndex]) -> Vec<Amiss> {
     let mut all = Vec::new();
     for (at, &here) in whole.iter().enumerate() {
         let next = whole.get(at + 1).copied();
@@ -139,13 +139,13 @@ fn each_layer_amiss(name: &str, whole: &[Place]) -> Vec<Amiss> {
 fn a_layer_amiss_is_reported_with_what_was_due_and_seen() {
     let (mut other_rows, mut other_layers) = (0, 0);
     for (name, kinds, sequence) in PAGES {
-        for (what, amiss, (expected, seen)) in each_layer_amiss(name, &places(sequence)) {
-            let result = walk(&amiss, kinds, Start::Whole);
+        for (what, amiss, (expected, seen)) in each_layer_amiss(name, &layers(sequence)) {
+            let result = walk(&amiss, kinds, Start::AtFirstLayer);
             if OTHER_ROWS.contains(&&*what) {
                 assert_eq!(result, Ok(()), "{what}");
                 other_rows += 1;
             } else if let Some((_, due, seen)) = OTHER_LAYER_DUE.iter().find(|(which, ..)| *which == what) {
-                let short = |short: &str| (!short.is_empty()).then(|| place(short));
+                let short = |short: &str| (!short.is_empty()).then(|| layer(short));
                 assert_eq!(result, deviation(short(due), short(seen)), "{what}");
                 other_layers += 1;
             } else {
@@ -159,18 +159,18 @@ fn a_layer_amiss_is_reported_with_what_was_due_and_seen() {
 #[test]
 fn what_the_documents_do_not_list_is_let_pass() {
     for row in &ROWS {
-        assert_eq!(walk(row.places, row.kinds, Start::Whole), Ok(()), "{}", row.name);
+        assert_eq!(walk(row.layers, row.kinds, Start::AtFirstLayer), Ok(()), "{}", row.name);
     }
     // A filter's drop at any layer with a twin.
     for (_, kinds, sequence) in PAGES {
-        let whole = places(sequence);
+        let whole = layers(sequence);
         for at in 0..whole.len() {
-            let dropped = whole.get(at).filter(|place| {
-                !place.is_discard() && place.layer().is_some_and(|layer| layer.discard.is_some())
+            let dropped = whole.get(at).filter(|layer| {
+                !layer.is_discard() && layer.layer().is_some_and(|layer| layer.discard.is_some())
             });
-            if let Some(twin) = dropped.map(|place| place.discard()) {
+            if let Some(twin) = dropped.map(|layer| layer.discard()) {
                 let blocked = [&whole[..=at], &[twin]].concat();
-                assert_eq!(walk(&blocked, kinds, Start::Whole), Ok(()), "{blocked:?}");
+                assert_eq!(walk(&blocked, kinds, Start::AtFirstLayer), Ok(()), "{blocked:?}");
             }
         }
     }
@@ -179,18 +179,19 @@ fn what_the_documents_do_not_list_is_let_pass() {
 #[test]
 fn layers_are_first_met_where_their_table_says() {
     let event = |name: &str| match name {
-        "bind" => Event::Bind,
-        "listen" => Event::Listen,
-        "connect" => Event::Connect,
-        "SYN out" => Event::SynOut,
-        "SYN in" => Event::SynIn,
-        "SYN-ACK in" => Event::SynAckIn,
-        "data sent" => Event::Data,
-        _ => Event::Beside,
+        "bind" => FlowEvent::Bind,
+        "listen" => FlowEvent::Listen,
+        "connect" => FlowEvent::Connect,
+        "SYN out" => FlowEvent::SynOut,
+        "SYN in" => FlowEvent::SynIn,
+        "SYN-ACK in" => FlowEvent::SynAckIn,
+        "data sent" => FlowEvent::Data,
+        _ => FlowEvent::Beside,
     };
     for layer in &LAYERS {
-        let rows = PAGES.iter().filter(|(.., sequence)| places(sequence).contains(&Place::named(layer.name)));
-        let first = rows.map(|(name, ..)| event(name)).min().unwrap_or(Event::Beside);
+        let rows =
+            PAGES.iter().filter(|(.., sequence)| layers(sequence).contains(&LayerIndex::named(layer.name)));
+        let first = rows.map(|(name, ..)| event(name)).min().unwrap_or(FlowEvent::Beside);
         assert_eq!(first, layer.first_met, "{}", layer.name);
     }
 }
@@ -235,8 +236,8 @@ fn any_arrival_may_follow_another_with_its_mark() {
         for second in ARRIVALS {
             let mut walk = Walk::NEW;
             for (kinds, sequence) in [first, second, first] {
-                for place in places(sequence) {
-                    assert_eq!(walk.step(place, kinds, Start::Whole), Ok(()), "{first:?}, {second:?}");
+                for layer in layers(sequence) {
+                    assert_eq!(walk.step(layer, kinds, Start::AtFirstLayer), Ok(()), "{first:?}, {second:?}");
                 }
             }
             assert_eq!(walk.end(), Ok(()), "{first:?}, {second:?}");
@@ -267,7 +268,7 @@ fn only_what_completes_a_handshake_establishes_a_flow() {
     for (kinds, of_servers, of_clients) in expected {
         let in_order = [&["IN"][..], of_servers, of_clients].concat();
         for sequence in [&one[..], &two, &three].concat() {
-            let result = walk(&places(&format!("IN_IP {sequence}")), kinds, Start::Whole);
+            let result = walk(&layers(&format!("IN_IP {sequence}")), kinds, Start::AtFirstLayer);
             assert_eq!(result.is_ok(), in_order.contains(&&*sequence), "{kinds:?}: {sequence}");
             told += usize::from(result.is_err());
         }

@@ -1,34 +1,17 @@
 //! Where something was seen: a documented layer, or its twin.
 
-use super::sets::{Stop, is_stop};
 use crate::logic::layers::{LAYERS, Layer};
 
 /// A layer or its twin, of either family: "IPv6 follows the IPv4 pattern"
 /// ("TCP packet flows").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place(u8);
+pub struct LayerIndex(u8);
 
-/// A place, and what the rows know it as.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Spot {
-    /// The place.
-    pub place: Place,
-    pub(super) stop: Stop,
-}
-
-impl Spot {
-    /// A place's.
-    #[inline(always)]
-    pub const fn of(place: Place) -> Self {
-        Self { place, stop: Stop::at(place) }
-    }
-}
-
-/// Number of places.
+/// Number of layers.
 pub(super) const PLACES: usize = 2 * LAYERS.len();
 
-impl Place {
-    /// The place with a layer's name (`"STREAM"`).
+impl LayerIndex {
+    /// The layer with a layer's name (`"STREAM"`).
     ///
     /// # Panics
     /// If no layer has the name. Meant for constants, where that fails the
@@ -41,25 +24,18 @@ impl Place {
         Self(2 * row as u8)
     }
 
-    /// The place of a run-time layer id, `None` for a layer that is not in the
+    /// The layer of a run-time layer id, `None` for a layer that is not in the
     /// table.
     pub fn of_layer(layer_id: u16) -> Option<Self> {
         match *BY_LAYER.get(usize::from(layer_id))? {
             NOWHERE => None,
-            place => Some(Self(place)),
+            layer => Some(Self(layer)),
         }
     }
 
     /// That of a row of [`LAYERS`], or of its twin.
     pub const fn of_row(row: usize, discard: bool) -> Self {
         Self(2 * row as u8 + discard as u8)
-    }
-
-    /// Whether something can be out of order here: not at layers of which no
-    /// document says when a packet or a call comes there. STREAM_PACKET is one
-    /// of these. A twin belongs to its layer.
-    pub(super) const fn is_in_order(self) -> bool {
-        is_stop(self.taken())
     }
 
     /// The layer, twin or not.
@@ -87,7 +63,7 @@ impl Place {
         self.0 as usize
     }
 
-    /// The place with a number, for numbers that [`number`](Self::number) gave.
+    /// The layer with a number, for numbers that [`number`](Self::number) gave.
     pub(super) const fn numbered(number: u8) -> Self {
         Self(number)
     }
@@ -98,21 +74,21 @@ const LAYER_IDS: usize = 72;
 static BY_LAYER: [u8; LAYER_IDS] = by_layer();
 
 const fn by_layer() -> [u8; LAYER_IDS] {
-    let mut places = [NOWHERE; LAYER_IDS];
+    let mut layers = [NOWHERE; LAYER_IDS];
     let mut row = 0;
     while row < LAYERS.len() {
         let mut column = 0;
         while column < LAYERS[row].ids.len() {
             let id = LAYERS[row].ids[column] as usize;
-            places[id] = 2 * row as u8;
+            layers[id] = 2 * row as u8;
             if LAYERS[row].discard.is_some() {
-                places[id + 1] = 2 * row as u8 + 1;
+                layers[id + 1] = 2 * row as u8 + 1;
             }
             column += 1;
         }
         row += 1;
     }
-    places
+    layers
 }
 
 const fn same(a: &str, b: &str) -> bool {
@@ -138,12 +114,12 @@ mod tests {
     #[test]
     fn every_callout_has_its_place() {
         for callout in &CALLOUTS {
-            let place = Place::of_layer(callout.layer_id).unwrap();
-            assert_eq!(place.layer(), Some(callout.layer));
-            assert_eq!(place.is_discard(), callout.discard);
-            let named = Place::named(callout.layer.name);
-            assert_eq!(if callout.discard { named.discard() } else { named }, place);
+            let layer = LayerIndex::of_layer(callout.layer_id).unwrap();
+            assert_eq!(layer.layer(), Some(callout.layer));
+            assert_eq!(layer.is_discard(), callout.discard);
+            let named = LayerIndex::named(callout.layer.name);
+            assert_eq!(if callout.discard { named.discard() } else { named }, layer);
         }
-        assert_eq!((0..=u16::MAX).filter_map(Place::of_layer).count(), CALLOUTS.len());
+        assert_eq!((0..=u16::MAX).filter_map(LayerIndex::of_layer).count(), CALLOUTS.len());
     }
 }

@@ -8,43 +8,43 @@
 
 use core::num::NonZeroU64;
 
-use super::headers::{Named, Passing, is_between};
-use super::incoming::{Incoming, Known, OfEnds};
-use super::net_buffer::Run;
+use super::headers::{Marked, Named, is_between};
+use super::incoming::{EndsConsumer, Incoming, Known};
+use super::net_buffer::Contiguous;
 use crate::ffi;
 use crate::logic::ip::{self, Ends, Part, Upper};
-use crate::logic::order::{At, Direction, Kinds, Positions};
+use crate::logic::order::{Direction, Kinds, Positions, Tracking};
 use crate::logic::protocol::TCP;
 use crate::logic::transport::{Beginning, Header};
 
 /// By which mark a packet or a call is known, if it is by any, and what it is.
-pub type Told = (Option<NonZeroU64>, Kinds);
+pub type Tracked = (Option<NonZeroU64>, Kinds);
 
 impl Incoming<'_> {
     /// What the order of layers is to know of this; of a call that may show its
     /// packet, of the packet alone.
     #[inline(always)]
-    pub fn told(&self) -> Option<Told> {
-        let of_packet = |passing: Option<Passing>| match passing {
+    pub fn tracked(&self) -> Option<Tracked> {
+        let of_packet = |passing: Option<Marked>| match passing {
             Some((mark, kinds)) => (Some(mark), kinds),
             None => (None, Kinds::ALL),
         };
-        Some(match &self.callout().look.at {
-            At::CallOrSegment(..) if self.shows_nothing() => (None, Kinds::ALL),
-            At::Segment(way, positions) | At::CallOrSegment(way, positions) => {
-                of_packet(self.segment_passing(positions, self.going(*way)?))
+        Some(match &self.callout().tracking {
+            Tracking::CallOrSegment(..) if self.shows_nothing() => (None, Kinds::ALL),
+            Tracking::Segment(way, positions) | Tracking::CallOrSegment(way, positions) => {
+                of_packet(self.segment_mark(positions, self.going(*way)?))
             }
-            At::Packet(direction, positions) => of_packet(self.packet_passing(positions, *direction)),
-            At::Call(flags) => (self.called(*flags), Kinds::CALL),
-            At::Stream => (None, Kinds::DATA),
-            At::Away | At::Error(_) => return None,
+            Tracking::Packet(direction, positions) => of_packet(self.packet_mark(positions, *direction)),
+            Tracking::Call(flags) => (self.called(*flags), Kinds::CALL),
+            Tracking::Stream => (None, Kinds::DATA),
+            Tracking::Away | Tracking::Error(_) => return None,
         })
     }
 
-    /// Whether there is a call beside the packet that was told of.
+    /// Whether there is a call beside the packet that was tracked of.
     #[inline(always)]
     pub fn may_be_call(&self) -> bool {
-        matches!(self.callout().look.at, At::CallOrSegment(..))
+        matches!(self.callout().tracking, Tracking::CallOrSegment(..))
     }
 
     /// Whether the packet is an ICMP error. Its walks have no known beginning: an
@@ -55,12 +55,14 @@ impl Incoming<'_> {
     #[cold]
     #[inline(never)]
     pub fn is_icmp_error(&self) -> bool {
-        let headers = || match &self.callout().look.at {
-            At::Packet(direction, positions) => {
+        let headers = || match &self.callout().tracking {
+            Tracking::Packet(direction, positions) => {
                 let ends = self.known(positions)?.ends(*direction)?;
-                self.packet_anywhere(ends, *direction)
+                self.scattered_packet(ends, *direction)
             }
-            At::Segment(way, positions) => self.segment_anywhere(&self.known(positions)?, self.going(*way)?),
+            Tracking::Segment(way, positions) => {
+                self.scattered_segment(&self.known(positions)?, self.going(*way)?)
+            }
             _ => None,
         };
         headers().is_some_and(|headers| headers.is_error())
@@ -68,7 +70,7 @@ impl Incoming<'_> {
 
     /// Which way it goes, for the few that have a flow to ask.
     #[inline(never)]
-    pub fn direction_aside(&self) -> Option<Direction> {
+    pub fn direction_cold(&self) -> Option<Direction> {
         self.direction()
     }
 
@@ -89,47 +91,47 @@ impl Incoming<'_> {
     }
 
     #[inline(always)]
-    fn segment_passing(&self, positions: &'static Positions, direction: Direction) -> Option<Passing> {
+    fn segment_mark(&self, positions: &'static Positions, direction: Direction) -> Option<Marked> {
         let known = self.known(positions)?;
-        match self.segment_near(&known, direction) {
+        match self.contiguous_segment_mark(&known, direction) {
             Some(passing) => Some(passing),
-            None => self.segment_passing_anywhere(&known, direction),
+            None => self.scattered_segment_mark(&known, direction),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn segment_passing_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Passing> {
-        self.segment_anywhere(known, direction)?.passing(known.ends(direction)?, direction, false)
+    fn scattered_segment_mark(&self, known: &Known<'_>, direction: Direction) -> Option<Marked> {
+        self.scattered_segment(known, direction)?.marked(known.ends(direction)?, direction, false)
     }
 
     #[inline(always)]
-    fn packet_passing(&self, positions: &'static Positions, direction: Direction) -> Option<Passing> {
+    fn packet_mark(&self, positions: &'static Positions, direction: Direction) -> Option<Marked> {
         let known = self.known(positions)?;
-        match self.passing_near(&known, direction) {
+        match self.contiguous_packet_mark(&known, direction) {
             Some(passing) => Some(passing),
-            None => self.packet_passing_anywhere(&known, direction),
+            None => self.scattered_packet_mark(&known, direction),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn packet_passing_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Passing> {
+    fn scattered_packet_mark(&self, known: &Known<'_>, direction: Direction) -> Option<Marked> {
         let ends = known.ends(direction)?;
         let reassembled = self.has_flag(self.fields().flags, ffi::FWP_CONDITION_FLAG_IS_REASSEMBLED);
-        self.packet_anywhere(ends, direction)?.passing(ends, direction, reassembled)
+        self.scattered_packet(ends, direction)?.marked(ends, direction, reassembled)
     }
 
     /// The packet at layers whose data start at its transport header or behind
     /// it.
     #[inline(always)]
-    fn segment_near(&self, known: &Known<'_>, direction: Direction) -> Option<Passing> {
+    fn contiguous_segment_mark(&self, known: &Known<'_>, direction: Direction) -> Option<Marked> {
         let back = match direction {
             Direction::Inbound => self.transport_header_size().unwrap_or(0),
             Direction::Outbound => 0,
         };
         let buffer = self.looked_at()?;
-        let (run, protocol) = (buffer.run(back)?, known.protocol()?);
+        let (run, protocol) = (buffer.contiguous(back)?, known.protocol()?);
         // A way for TCP by itself, so that nothing is asked of the protocol again.
         let (start, kinds) = match protocol {
             TCP => {
@@ -143,17 +145,17 @@ impl Incoming<'_> {
                 (known.taken(&header, protocol, direction)?, Kinds::DATAGRAM)
             }
         };
-        let ends = known.with_ends(direction, Spread)?;
+        let ends = known.with_ends(direction, SpreadEnds)?;
         Some((start.mark(protocol, ends, direction), kinds))
     }
 
     /// The packet at layers whose data start behind its IP header inbound, and
     /// with it outbound.
     #[inline(always)]
-    fn passing_near(&self, known: &Known<'_>, direction: Direction) -> Option<Passing> {
+    fn contiguous_packet_mark(&self, known: &Known<'_>, direction: Direction) -> Option<Marked> {
         let buffer = self.looked_at()?;
-        let run = buffer.run(self.ip_header_back(direction)?)?;
-        let (ends, offset, protocol) = known.with_ends(direction, Behind(&run))?;
+        let run = buffer.contiguous(self.ip_header_back(direction)?)?;
+        let (ends, offset, protocol) = known.with_ends(direction, FindUpper(&run))?;
         let (start, kinds) = match protocol {
             TCP => {
                 let header = Header::of_tcp(&run, offset)?;
@@ -166,10 +168,10 @@ impl Incoming<'_> {
 
     /// The same as decisions name it: its protocol, and where it goes.
     #[inline(always)]
-    pub(super) fn named_near(&self, known: &Known<'_>, direction: Direction) -> Option<Named> {
+    pub(super) fn contiguous_ports(&self, known: &Known<'_>, direction: Direction) -> Option<Named> {
         let buffer = self.looked_at()?;
-        let run = buffer.run(self.ip_header_back(direction)?)?;
-        let (_, offset, protocol) = known.with_ends(direction, Behind(&run))?;
+        let run = buffer.contiguous(self.ip_header_back(direction)?)?;
+        let (_, offset, protocol) = known.with_ends(direction, FindUpper(&run))?;
         Some((protocol, Header::at(&run, offset, protocol)?.ports.map(|ports| ports.destination)))
     }
 
@@ -192,10 +194,10 @@ impl Known<'_> {
 }
 
 /// Both ends as one number.
-struct Spread;
+struct SpreadEnds;
 
-impl OfEnds for Spread {
-    type Made = u64;
+impl EndsConsumer for SpreadEnds {
+    type Output = u64;
 
     #[inline(always)]
     fn make(&self, ends: Ends) -> Option<u64> {
@@ -205,13 +207,13 @@ impl OfEnds for Spread {
 
 /// The same, and where what is above IP begins, and its protocol, if this is the
 /// packet's IP header.
-struct Behind<'a>(&'a Run<'a>);
+struct FindUpper<'a>(&'a Contiguous<'a>);
 
-impl OfEnds for Behind<'_> {
-    type Made = (u64, u32, u8);
+impl EndsConsumer for FindUpper<'_> {
+    type Output = (u64, u32, u8);
 
     #[inline(always)]
-    fn make(&self, ends: Ends) -> Option<Self::Made> {
+    fn make(&self, ends: Ends) -> Option<Self::Output> {
         let Upper { protocol, offset, part } = ip::upper(self.0, ends)?;
         // Another part is put together, or taken apart, on its way.
         if part == Part::Whole { Some((ends.spread(), offset, protocol)) } else { None }

@@ -1,22 +1,14 @@
 //! What the order looks at, layer by layer.
 
 use super::flow_order::Direction;
-use super::place::{Place, Spot};
+use super::layer::LayerIndex;
+use super::sets::is_on_row;
 use crate::logic::layers::{Fields, Layer, Shows, Way};
-
-/// What the order looks at where a callout stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
-    /// Where that is.
-    pub spot: Spot,
-    /// What of a classify tells what comes there.
-    pub at: At,
-}
 
 /// What of a classify tells which packet or which call it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum At {
+pub enum Tracking {
     /// Nothing is out of order here: no document says when something comes
     /// here, as with STREAM_PACKET; or it is on its way from elsewhere to
     /// elsewhere.
@@ -46,20 +38,14 @@ pub struct Positions {
     last: u8,
 }
 
-impl Look {
-    /// At a layer or its twin.
-    pub const fn of(layer: &Layer, place: Place) -> Self {
-        Self { spot: Spot::of(place), at: At::of(layer, place) }
-    }
-}
-
-impl At {
-    const fn of(layer: &Layer, place: Place) -> Self {
+impl Tracking {
+    /// At a layer or its discard layer.
+    pub const fn of(layer: &Layer, index: LayerIndex) -> Self {
         let fields = &layer.fields;
         if let (Shows::Error(_), Some(positions)) = (layer.shows, Positions::of_packet(fields)) {
             return Self::Error(positions);
         }
-        if !place.is_in_order() {
+        if !is_on_row(index) {
             return Self::Away;
         }
         match layer.shows {
@@ -147,17 +133,19 @@ mod tests {
     fn every_layer_is_looked_at_as_it_shows() {
         for callout in &CALLOUTS {
             let name = callout.name().concat();
-            assert_eq!(Place::of_layer(callout.layer_id), Some(callout.look.spot.place));
-            match callout.look.at {
-                At::Away => {
+            assert_eq!(LayerIndex::of_layer(callout.layer_id), Some(callout.order_layer.index));
+            match callout.tracking {
+                Tracking::Away => {
                     assert!(["STREAM_PACKET", "IPFORWARD"].contains(&callout.layer.name), "{name}");
                 }
-                At::Error(_) => assert!(callout.layer.name.ends_with("ICMP_ERROR"), "{name}"),
-                At::Call(flags) => {
+                Tracking::Error(_) => assert!(callout.layer.name.ends_with("ICMP_ERROR"), "{name}"),
+                Tracking::Call(flags) => {
                     assert_eq!((callout.layer.shows, callout.fields().flags), (Shows::Call, flags));
                 }
-                At::Stream => assert_eq!(callout.layer.shows, Shows::Stream),
-                At::Packet(_, positions) | At::Segment(_, positions) | At::CallOrSegment(_, positions) => {
+                Tracking::Stream => assert_eq!(callout.layer.shows, Shows::Stream),
+                Tracking::Packet(_, positions)
+                | Tracking::Segment(_, positions)
+                | Tracking::CallOrSegment(_, positions) => {
                     let all = [positions.addresses(), positions.ports(), [positions.protocol(); 2]].concat();
                     assert_eq!(all.into_iter().max(), Some(positions.last()), "{name}");
                     let fields = callout.fields();

@@ -5,10 +5,11 @@
 use super::incoming::Incoming;
 use crate::ffi;
 use crate::logic::address::Address;
-use crate::logic::stealth::{Discard, Icmp, Marks, PacketView, TcpFlags};
+use crate::logic::stealth::{Discard, Icmp, Marks, PacketView};
+use crate::logic::tcp::TcpFlags;
 
 /// What an indication shows of its packet.
-pub struct Packet<'i, 'a> {
+pub struct IndicatedPacket<'i, 'a> {
     pub(super) incoming: &'i Incoming<'a>,
     pub(super) protocol: Option<u8>,
     pub(super) local_port: Option<u16>,
@@ -18,13 +19,18 @@ pub struct Packet<'i, 'a> {
 impl Incoming<'_> {
     /// What every layer says of a packet: its fields and metadata alone.
     #[inline(always)]
-    pub fn shown(&self) -> Packet<'_, '_> {
+    pub fn shown(&self) -> IndicatedPacket<'_, '_> {
         let protocol = self.protocol();
-        Packet { incoming: self, protocol, local_port: self.local_port(), tcp_flags: TcpFlags::UNREAD }
+        IndicatedPacket {
+            incoming: self,
+            protocol,
+            local_port: self.local_port(),
+            tcp_flags: TcpFlags::UNREAD,
+        }
     }
 }
 
-impl PacketView for Packet<'_, '_> {
+impl PacketView for IndicatedPacket<'_, '_> {
     #[inline(always)]
     fn protocol(&self) -> Option<u8> {
         self.protocol

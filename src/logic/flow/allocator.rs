@@ -8,9 +8,9 @@ use super::slots::Slots;
 /// Leads to a flow for as long as it lasts; never 0, so that it can be a flow
 /// context (`FwpsFlowAssociateContext0` takes none that is 0).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Handle(u64);
+pub struct FlowKey(u64);
 
-impl Handle {
+impl FlowKey {
     /// As the context that is associated.
     pub const fn context(self) -> u64 {
         self.0
@@ -36,9 +36,9 @@ impl Handle {
 
 /// How many flows there are, and where the next one finds a place.
 ///
-/// The places are the caller's, allocated at start: [`Limit::places`] of them.
+/// The places are the caller's, allocated at start: [`FlowAllocator::places`] of them.
 #[derive(Debug)]
-pub struct Limit {
+pub struct FlowAllocator {
     limit: u32,
     flows: AtomicU32,
     /// The place freed last, plus one, which leads to the one before it; 0 is
@@ -55,7 +55,7 @@ pub struct Limit {
 /// got one, or freed one, at that moment.
 const TRIES: usize = 64;
 
-impl Limit {
+impl FlowAllocator {
     /// At most `limit` flows (`FlowLimit`).
     pub fn new(limit: u32) -> Self {
         Self {
@@ -75,7 +75,7 @@ impl Limit {
 
     /// A place for a new flow. `None` where the limit is reached, or where 64
     /// times in a row others were faster.
-    pub fn start(&self, places: &[Flow], begin: &Begin) -> Option<Handle> {
+    pub fn start(&self, places: &[Flow], begin: &Begin) -> Option<FlowKey> {
         let found = self.reserve().then(|| self.find(places, begin)).flatten();
         if found.is_none() {
             self.refused.fetch_add(1, Ordering::Relaxed);
@@ -83,17 +83,17 @@ impl Limit {
         found
     }
 
-    /// The flow that a handle leads to, `None` if it has ended.
-    pub fn flow(places: &[Flow], handle: Handle) -> Option<&Flow> {
-        places.get(handle.index()).filter(|flow| flow.word().lasts(handle.generation()))
+    /// The flow that a key leads to, `None` if it has ended.
+    pub fn flow(places: &[Flow], key: FlowKey) -> Option<&Flow> {
+        places.get(key.index()).filter(|flow| flow.word().lasts(key.generation()))
     }
 
     /// Counts where nobody counts alone: in the record.
     // Seldom at DISPATCH_LEVEL, where packets mostly come; and once in the image.
     #[cold]
     #[inline(never)]
-    pub fn count(places: &[Flow], handle: Handle, passed: Passed) {
-        if let Some(flow) = Self::flow(places, handle) {
+    pub fn count(places: &[Flow], key: FlowKey, passed: Passed) {
+        if let Some(flow) = Self::flow(places, key) {
             flow.sums().pass(passed);
         }
     }
@@ -102,9 +102,9 @@ impl Limit {
     /// be wound up by the caller. `None` while others are left, or a processor is
     /// adding what it counted, which then gets it; and for a flow that was over
     /// before; of two calls at once one gets it.
-    pub fn release<'a>(&self, places: &'a [Flow], handle: Handle) -> Option<Ended<'a, '_>> {
-        let flow = places.get(handle.index())?;
-        flow.release(handle.generation()).then(|| Ended::new(flow, self, handle))
+    pub fn release<'a>(&self, places: &'a [Flow], key: FlowKey) -> Option<EndedFlow<'a, '_>> {
+        let flow = places.get(key.index())?;
+        flow.release(key.generation()).then(|| EndedFlow::new(flow, self, key))
     }
 
     /// Flows at this moment.
@@ -122,12 +122,12 @@ impl Limit {
         self.closed.store(true, Ordering::SeqCst);
     }
 
-    /// The flows that last, each with the handle to it.
-    pub fn lasting(places: &[Flow]) -> impl Iterator<Item = (Handle, &Flow)> {
+    /// The flows that last, each with the key to it.
+    pub fn lasting(places: &[Flow]) -> impl Iterator<Item = (FlowKey, &Flow)> {
         let of = |(index, flow): (usize, &'_ Flow)| {
             let word = flow.word();
             let generation = word.generation();
-            word.lasts(generation).then(|| Handle::new(index, generation))
+            word.lasts(generation).then(|| FlowKey::new(index, generation))
         };
         places.iter().enumerate().filter_map(move |(index, flow)| Some((of((index, flow))?, flow)))
     }
@@ -143,10 +143,10 @@ impl Limit {
         false
     }
 
-    fn find(&self, places: &[Flow], begin: &Begin) -> Option<Handle> {
+    fn find(&self, places: &[Flow], begin: &Begin) -> Option<FlowKey> {
         let found = self.place(places).and_then(|index| {
             let generation = places.get(index)?.take(begin)?;
-            Some(Handle::new(index, generation))
+            Some(FlowKey::new(index, generation))
         });
         if found.is_none() {
             self.flows.fetch_sub(1, Ordering::Relaxed);
@@ -201,20 +201,20 @@ impl Limit {
 /// A flow that has ended, to be wound up by whoever has this; dropped, its
 /// place is free.
 #[derive(Debug)]
-pub struct Ended<'a, 'l> {
+pub struct EndedFlow<'a, 'l> {
     flow: &'a Flow,
-    limit: &'l Limit,
-    handle: Handle,
+    allocator: &'l FlowAllocator,
+    key: FlowKey,
 }
 
-impl<'a, 'l> Ended<'a, 'l> {
-    pub(super) fn new(flow: &'a Flow, limit: &'l Limit, handle: Handle) -> Self {
-        Self { flow, limit, handle }
+impl<'a, 'l> EndedFlow<'a, 'l> {
+    pub(super) fn new(flow: &'a Flow, allocator: &'l FlowAllocator, key: FlowKey) -> Self {
+        Self { flow, allocator, key }
     }
 
-    /// The handle that led to it.
-    pub fn handle(&self) -> Handle {
-        self.handle
+    /// The key that led to it.
+    pub fn key(&self) -> FlowKey {
+        self.key
     }
 
     /// Its record.
@@ -225,14 +225,14 @@ impl<'a, 'l> Ended<'a, 'l> {
     /// What it came to, with what every processor has counted and not yet added.
     pub fn totals<'s>(&self, processors: impl Iterator<Item = Slots<'s>>) -> Totals {
         for slots in processors {
-            self.flow.sums().add(slots.take(self.handle));
+            self.flow.sums().add(slots.take(self.key));
         }
         self.flow.sums().read()
     }
 }
 
-impl Drop for Ended<'_, '_> {
+impl Drop for EndedFlow<'_, '_> {
     fn drop(&mut self) {
-        self.limit.give_free(self.flow, self.handle.index());
+        self.allocator.give_free(self.flow, self.key.index());
     }
 }

@@ -1,0 +1,109 @@
+//! Follows the registry key: reloads the policy, sweeps for scans, logs counters.
+
+use core::ops::RangeInclusive;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::events::{self, Occasion};
+use super::filtering::Filtering;
+use super::policy::Applied;
+use super::shared::Shared;
+use crate::kernel::clock;
+use crate::kernel::irql::Passive;
+use crate::kernel::pool::{PoolArc, PoolBox};
+use crate::kernel::registry::{Key, Room};
+use crate::kernel::watch::KeyFollower;
+use crate::logic::policy::values::mode;
+use crate::logic::policy::{Mode, Policy};
+
+/// A look for scans comes at most so often, and at least: milliseconds.
+const LOOKS: RangeInclusive<u32> = 10..=10_000;
+
+/// Milliseconds from one saying of the counters to the next.
+const COUNTERS_EVERY: u64 = 10_000;
+
+/// Keeps the policies up with the registry, looks who scans in between, and
+/// says what was counted.
+pub struct Reload {
+    shared: PoolArc<Shared>,
+    /// Which filters there are depends on the policy.
+    pub filtering: PoolArc<Filtering>,
+    /// When the counters were said last, in milliseconds.
+    counters_logged: AtomicU64,
+}
+
+impl Reload {
+    /// Nothing is followed yet.
+    pub fn new(shared: PoolArc<Shared>, filtering: PoolArc<Filtering>) -> Self {
+        Self { shared, filtering, counters_logged: AtomicU64::new(clock::milliseconds()) }
+    }
+
+    /// Says that the driver runs, and by which policy.
+    pub fn started(&self, irql: &Passive) {
+        let Shared { channel, policies, .. } = &*self.shared;
+        events::policy(channel, Occasion::Start, policies, irql);
+        events::started(channel, Occasion::Start, irql);
+    }
+
+    /// Puts a good policy in force.
+    fn replace(&self, applied: PoolBox<Applied>, irql: &Passive) {
+        let Shared { policies, channel, .. } = &*self.shared;
+        let policy = applied.values();
+        policies.replace(applied, irql);
+        // What the engine refuses stays as it is; the next change tries
+        // again.
+        let _adapted_or_not = self.filtering.adapt(&policy, irql);
+        events::policy(channel, Occasion::Change, policies, irql);
+    }
+
+    /// Keeps the policy that is in force, but for the registry's `Mode`, if that
+    /// is 0 or 1.
+    fn keep(&self, key: Option<&Key>, irql: &Passive) {
+        let Shared { policies, channel, .. } = &*self.shared;
+        let mode = key.and_then(|key| mode_alone(key, irql)).filter(|mode| *mode != Mode::Enforce);
+        match policies.keep(mode, irql) {
+            true => events::policy(channel, Occasion::Change, policies, irql),
+            false => events::rejected(channel, Occasion::Change, policies, irql),
+        }
+    }
+}
+
+impl KeyFollower for Reload {
+    /// Where a value is refused, the last good policy stays: half of what an
+    /// administrator meant may be the opposite of it. It stays, too, where
+    /// there is no memory for another. Only `Mode` 0 and 1 always take effect,
+    /// so that nothing can keep the driver from being switched off.
+    fn follow(&self, key: Option<&Key>, irql: &Passive) {
+        let applied = match self.shared.policies.read(key, irql) {
+            Ok((applied, 0)) => PoolBox::new(applied),
+            Ok(_) => return self.keep(key, irql),
+            Err(status) => Err(status),
+        };
+        match applied {
+            Ok(applied) => self.replace(applied, irql),
+            Err(_) => self.keep(key, irql),
+        }
+    }
+
+    fn tick(&self, irql: &Passive) -> u32 {
+        let Shared { policies, channel, processors, scans, noticed, .. } = &*self.shared;
+        let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
+        let remotes = processors.all().iter().map(|processor| &processor.remotes);
+        scans.sweep(remotes, &policy, irql, |scan| {
+            noticed.scan();
+            events::scan_detected(channel, &scan, policy.scan_window_ms, irql);
+        });
+        let now = clock::milliseconds();
+        if now.saturating_sub(self.counters_logged.load(Ordering::Relaxed)) >= COUNTERS_EVERY {
+            self.counters_logged.store(now, Ordering::Relaxed);
+            self.shared.log_counters(irql);
+        }
+        (policy.scan_window_ms / 8).clamp(*LOOKS.start(), *LOOKS.end())
+    }
+}
+
+/// The registry's `Mode`, if it is a good one; read without memory.
+fn mode_alone(key: &Key, irql: &Passive) -> Option<Mode> {
+    let mut room = Room::<[u8; size_of::<u32>()]>::empty();
+    let data = key.value("Mode", &mut room, irql).ok()??;
+    mode(data.kind, data.bytes)
+}
