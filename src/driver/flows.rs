@@ -1,6 +1,7 @@
-//! The flows that are watched: a record for each, known to the engine by a
-//! context at every layer that takes one. How their packets are counted is told
-//! in [`crate::logic::flow`].
+//! The flows that are watched.
+//!
+//! Each flow has a record, which the engine knows by a context at every layer that
+//! takes contexts. [`crate::logic::flow`] describes how its packets are counted.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -18,7 +19,7 @@ use crate::logic::flow::{
 };
 use crate::logic::order::Deviation;
 
-/// All of them; their memory is taken at start (`FlowLimit`).
+/// The records of all flows. Their memory is allocated at the start (`FlowLimit`).
 pub struct Flows {
     allocator: FlowAllocator,
     places: PoolVec<Flow>,
@@ -28,25 +29,25 @@ pub struct Flows {
     ids: [AtomicU32; COUNT],
 }
 
-/// What is to be said of a flow that is over.
+/// What is reported of a flow that has ended.
 #[derive(Clone, Copy, Debug)]
 pub struct FlowSummary {
-    /// The engine's key.
+    /// The engine's handle of the flow.
     pub id: u64,
-    /// Its packets and bytes.
+    /// Packets and bytes.
     pub totals: Totals,
-    /// Whose it was.
+    /// The id of the process.
     pub process: u32,
-    /// How long it lasted, in milliseconds.
+    /// How long the flow lasted, in milliseconds.
     pub duration: u64,
-    /// Where it left the documented order first, if it did.
+    /// The first deviation from the documented order, if there was one.
     pub deviation: Option<Deviation>,
-    /// Whether its order was watched.
+    /// Whether the order was checked.
     pub watched: bool,
 }
 
 impl Flows {
-    /// None yet, and room for so many.
+    /// Starts without flows, with memory for `limit` of them.
     pub fn new(limit: u32, irql: &Passive) -> Result<Self> {
         let places = PoolVec::filled(FlowAllocator::places(limit))?;
         let slots = |processors: &mut PoolVec<_>| processors.push(PoolVec::filled(Slots::number(limit))?);
@@ -55,16 +56,16 @@ impl Flows {
         Ok(Self { allocator: FlowAllocator::new(limit), places, processors, ids })
     }
 
-    /// Takes in a callout's run-time id, before it has a filter.
+    /// Stores a callout's run-time id; to be called before the callout has a filter.
     pub fn registered(&self, callout: CalloutIndex, id: u32) {
         if let Some(place) = self.ids.get(callout.number()) {
             place.store(id, Ordering::Relaxed);
         }
     }
 
-    /// Begins to watch the flow that has just been established. `watch` is the
-    /// one over the order, 0 for none. It may be over before this returns: then
-    /// `over` is told.
+    /// Begins to watch the flow that has just been established. `watch` is the number
+    /// of the order check, 0 if the order is not checked. The flow may end before this
+    /// returns; then `over` is called.
     pub fn begin(
         &self,
         incoming: &Incoming<'_>,
@@ -88,7 +89,7 @@ impl Flows {
                 }
             }
         }
-        // From here on its contexts alone lead to it.
+        // From here on only the flow's contexts keep the record alive.
         match self.release(context) {
             Some(ended) if contexts != 0 => over(ended),
             _ => {}
@@ -96,13 +97,14 @@ impl Flows {
         self.flow(context)
     }
 
-    /// The flow behind a context; any number may come.
+    /// The flow that a context leads to. The context may be any number.
     pub fn flow(&self, context: u64) -> Option<&Flow> {
         FlowAllocator::flow(&self.places, FlowKey::from_context(context))
     }
 
-    /// Counts packets of the flow behind a context; any number may come. A flow
-    /// that was over but for what this processor had counted of it is given back.
+    /// Counts packets of the flow that a context leads to. The context may be any
+    /// number. Returns a summary if this call ended a flow: one that was over, but whose
+    /// counts this processor had not yet handed over.
     #[inline(always)]
     pub fn count_packet(&self, context: u64, passed: Passed, irql: &MaxDispatch) -> Option<FlowSummary> {
         let Some(slots) = self.processors.alone(irql) else {
@@ -119,7 +121,7 @@ impl Flows {
         }
     }
 
-    /// A context is gone; with the last of them the flow is over.
+    /// A context is gone. The flow ends with its last context.
     pub fn release(&self, context: u64) -> Option<FlowSummary> {
         let ended = self.allocator.release(&self.places, FlowKey::from_context(context))?;
         Some(self.wind_up(&ended))
@@ -140,17 +142,17 @@ impl Flows {
         }
     }
 
-    /// How many there are.
+    /// How many flows there are.
     pub fn count(&self) -> u32 {
         self.allocator.flows()
     }
 
-    /// How many were refused because there were so many already.
+    /// How many flows were refused because the limit was reached.
     pub fn refused(&self) -> u64 {
         self.allocator.refused()
     }
 
-    /// Takes every context back, and no flow in any more: a callout cannot go
+    /// Removes every context and refuses new flows. A callout cannot be unregistered
     /// while it has contexts.
     pub fn close(&self, irql: &Passive) {
         self.allocator.close();
@@ -161,8 +163,8 @@ impl Flows {
                     flow::remove(id, place, irql);
                 }
             }
-            // What a classify has is deleted when that returns, and a flow that
-            // is beginning has its contexts only now.
+            // The engine deletes a context only after the classify that has it returns, and
+            // a flow that is just beginning may get its contexts only now. So ask again.
             self.allocator.flows() == 0
         };
         clock::wait_until(remove_all, irql);

@@ -1,4 +1,4 @@
-//! WIRING: what is started in which order, and what each callout does.
+//! WIRING: the order of start and stop, and what each callout does.
 #![deny(unsafe_code)]
 
 mod callouts;
@@ -34,7 +34,7 @@ use rundown::Rundown;
 use scans::Scans;
 use shared::{SHARED, Shared};
 
-/// The running driver. Its fields are in the order in which they are stopped.
+/// The running driver. The fields are in the order in which they are stopped.
 pub struct Driver {
     reload: KeyWatch<Reload>,
     filtering: Subscription<PoolArc<Filtering>>,
@@ -45,10 +45,10 @@ pub struct Driver {
 }
 
 impl entry::Lifecycle for Driver {
-    /// What is started before a failure is dropped in reverse.
+    /// If a step fails, what was started before is dropped in reverse order.
     ///
-    /// Success means that the driver protects, or that BFE does not run yet and
-    /// it will as soon as BFE does.
+    /// Success means that the driver protects, or that BFE does not run yet and the
+    /// driver will protect as soon as it does.
     fn start(object: &DriverObject, irql: &Passive) -> Result<Self> {
         let policies = PoolArc::new(Policies::start(object, irql)?)?;
         let device = Device::create(object, irql)?;
@@ -70,7 +70,7 @@ impl entry::Lifecycle for Driver {
         let reload = Reload::new(shared.share(), filtering);
         let following = follow(object, &device, reload, irql);
         if following.is_err() {
-            // A session may have been open for a while.
+            // A session may have been open meanwhile, and flows may have begun.
             shared.flows.close(irql);
         }
         let (filtering, reload) = following?;
@@ -80,22 +80,22 @@ impl entry::Lifecycle for Driver {
     fn stop(self, irql: &Passive) {
         let Self { reload, filtering, callouts, events, shared, device } = self;
         drop(reload);
-        // No more changes of BFE's state, then the session with its objects.
+        // First no more changes of BFE's state, then no session and no objects.
         filtering.follower().end(irql);
         drop(filtering);
         shared.flows.close(irql);
-        // Waits for classifies, which use what is shared.
+        // Waits for running classifies, which use the shared state.
         drop(callouts);
         shared.log_counters(irql);
         events::stopped(&shared.channel, irql);
-        // Nobody writes any more, and the last rundown is waited for.
+        // Nothing writes events any more. This waits for a rundown that runs.
         drop(events);
         drop(shared);
         drop(device);
     }
 }
 
-/// Follows BFE, with a session where it runs, and then the registry.
+/// Follows the state of BFE, with a session while it runs, and then the registry.
 fn follow(
     object: &DriverObject,
     device: &Device,

@@ -1,5 +1,4 @@
-//! The watch over the order in which packets and calls pass the layers
-//! (`CheckOrder`).
+//! Checks the order in which packets and calls pass the layers (`CheckOrder`).
 
 use core::cell::Cell;
 
@@ -10,30 +9,31 @@ use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::flow::Flow;
 use crate::logic::order::{Deviation, Kinds, Step, Walks};
 
-/// Packets and calls under way that are followed on one processor. A packet
-/// passes its layers in one go; between two of them others come in only where
-/// it is put together or waits.
+/// Packets and calls that are followed at once on one processor. A packet usually
+/// passes its layers without another in between, except while it is reassembled or
+/// queued.
 const WALKS: usize = 16;
 
-/// What every processor has under way.
+/// The packets and calls under way on every processor.
 pub struct OrderCheck(Exclusive<ProcessorWalks>);
 
 #[repr(C)]
 struct ProcessorWalks {
-    /// Of which watch they are. In the line that begins the walks.
+    /// The number of the check that they belong to. It is in the cache line in which the
+    /// walks begin.
     watch: Cell<u16>,
     walks: Walks<WALKS>,
 }
 
 impl OrderCheck {
-    /// Nothing under way.
+    /// Nothing is under way.
     pub fn new(irql: &Passive) -> Result<Self> {
         let nothing = || ProcessorWalks { watch: Cell::new(0), walks: Walks::default() };
         Ok(Self(Exclusive::new(nothing, irql)?))
     }
 
-    /// Looks at a classify while the watch with this number is on; says where
-    /// the documented order is left.
+    /// Takes in a classify, under the check with this number. Returns a deviation from
+    /// the documented order, if this is one.
     #[inline(always)]
     pub fn see(
         &self,
@@ -48,7 +48,7 @@ impl OrderCheck {
         }
     }
 
-    /// The same below DISPATCH_LEVEL.
+    /// [`see`](Self::see) below DISPATCH_LEVEL.
     #[cold]
     #[inline(never)]
     fn check_below_dispatch(
@@ -73,7 +73,7 @@ impl ProcessorWalks {
         self.step(flow, incoming)
     }
 
-    /// What an earlier watch left has gone on unseen.
+    /// Forgets what an earlier check has left: its packets went on unseen.
     #[cold]
     #[inline(never)]
     fn begin(&self, watch: u16) {
@@ -89,7 +89,7 @@ impl ProcessorWalks {
             Some(mark) => self.walks.step_of(mark, layer, kinds).filter(|_| !incoming.is_icmp_error()),
             None => None,
         };
-        // Most is in order, of no flow, and a packet or a call.
+        // Most packets are in order, belong to no flow, and are no call.
         if of_walk.is_none() && flow.is_none() && !incoming.may_be_call() {
             return None;
         }
@@ -100,7 +100,7 @@ impl ProcessorWalks {
         let Some(flow) = flow else { return of_walk };
         let step = incoming.direction_cold().map(|direction| Step { layer: layer.index, direction, kinds });
         match flow.order() {
-            // It was watched from its start.
+            // This check has followed the flow from its start.
             order if order.watch() == self.watch.get() => order.step_beside(step, of_walk),
             _ => of_walk,
         }

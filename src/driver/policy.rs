@@ -1,4 +1,4 @@
-//! The policy that holds, and how the registry's values become one.
+//! The policy in force, and how it is read from the registry.
 
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
@@ -11,19 +11,19 @@ use crate::kernel::status::Result;
 use crate::logic::policy::{Exemptions, Mode, Policy, Reason, RegistryValue, Rejected, VALUES};
 use crate::logic::stealth::Rules;
 
-/// The policy that classifies go by, and what became of the values.
+/// The policy in force, and what was refused.
 #[repr(C)]
 pub struct Policies {
     report: Report,
     current: Current<Applied>,
-    /// What can be asked before anything else is, see [`PolicyWord`].
+    /// The part of the policy that is read first, see [`PolicyWord`].
     word: AtomicU32,
     last_watch: AtomicU16,
 }
 
-/// The policy in one word: its [`Rules`], and above them the number of the watch
-/// over the order of layers that is on, 0 for none. What is watched knows by
-/// that number whether it missed a part.
+/// The policy in one word: its [`Rules`], and above them the number of the order
+/// check, 0 if the order is not checked. A flow stores the number at its start, so
+/// that a later check knows that it has not seen the whole flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PolicyWord(u32);
 
@@ -32,67 +32,66 @@ impl PolicyWord {
         Self((order_watch as u32) << u16::BITS | rules.bits() as u32)
     }
 
-    /// What packets ask the policy, where they need no lists for it.
+    /// The rules, which are all that a packet needs if the policy has no lists.
     #[inline(always)]
     pub const fn rules(self) -> Rules {
         Rules::of_bits(self.0 as u16)
     }
 
-    /// Whether its rules are all that a verdict needs: there are no lists of
-    /// exemptions, and no order is checked.
+    /// Whether a verdict needs the rules only: there are no lists of exemptions, and
+    /// the order is not checked.
     #[inline(always)]
     pub const fn is_only_rules(self) -> bool {
         self.0 & !(Rules::WITHOUT_LISTS as u32) == 0
     }
 
-    /// The watch that is on, 0 for none.
+    /// The number of the order check, 0 if the order is not checked.
     #[inline(always)]
     pub const fn order_watch(self) -> u16 {
         (self.0 >> u16::BITS) as u16
     }
 }
 
-/// A policy with the memory that its lists are in.
+/// A policy, with the memory of its lists.
 pub struct Applied {
-    /// The [`Rules`] as a number. They hold the mode that is in force, which
-    /// can change alone, see [`Applied::switch`].
+    /// The [`Rules`] as a number. They contain the mode in force, which can change
+    /// alone, see [`Applied::switch`].
     rules: AtomicU16,
     policy: Policy,
     exemptions: Option<PoolBox<Exemptions>>,
 }
 
-/// What became of the values.
+/// What was applied, and what was refused.
 ///
-/// In a debugger: the fifth word of [`Shared`](super::shared::Shared) leads to a count
-/// of owners, and this lies behind it.
+/// In a debugger: the fifth word of [`Shared`](super::shared::Shared) points to a
+/// reference count, which this follows.
 #[derive(Default)]
 #[repr(C)]
 struct Report {
     /// Policies that have been put in force.
     applied: AtomicU32,
-    /// What was refused when the registry was last read, by place in `VALUES`:
-    /// the reason, and from the ninth bit on the entry; 0 where nothing was.
+    /// What was refused when the registry was last read, indexed as `VALUES`. The low 8
+    /// bits are the reason, the bits above them the entry; 0 means not refused.
     refused: [AtomicU64; VALUES.len()],
-    /// What is in force where something was refused: a [`Holds`].
+    /// What is in force if something was refused: a [`Holds`].
     holds: AtomicU8,
 }
 
-/// What is in force where a value is refused.
+/// What is in force if a value is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Holds {
     /// The defaults of the refused values, and the other values as set.
     Default,
-    /// The policy from before, as a whole.
+    /// The previous policy, as a whole.
     LastPolicy,
-    /// The policy from before with the registry's `Mode`, which is 0 or 1.
+    /// The previous policy with the registry's `Mode`, which is 0 or 1.
     LastPolicyExceptMode,
 }
 
 impl Policies {
-    /// The policy that `Parameters` holds. There is none yet that could stay in
-    /// force, so a value that is refused means its default, and the others
-    /// mean what they say.
+    /// Reads the policy at the start. There is no previous policy to keep, so a refused
+    /// value means its default, and the other values apply as set.
     pub fn start(object: &DriverObject, irql: &Passive) -> Result<Self> {
         let report = Report::default();
         let key = Key::parameters(object, irql)?;
@@ -115,7 +114,7 @@ impl Policies {
         PolicyWord(self.word.load(Ordering::Relaxed))
     }
 
-    /// The word of a policy; changed by one thread at a time.
+    /// Publishes the word of a policy. Only one thread at a time calls this.
     fn publish_word(&self, rules: Rules, check_order: bool) {
         let order_watch = match (check_order, self.word().order_watch()) {
             (false, _) => 0,
@@ -129,24 +128,24 @@ impl Policies {
         self.word.store(PolicyWord::new(rules, order_watch).0, Ordering::Relaxed);
     }
 
-    /// What holds now.
+    /// The policy in force.
     pub fn current<'a>(&'a self, irql: &'a MaxDispatch) -> Option<Reading<'a, Applied>> {
         self.current.read(irql)
     }
 
-    /// How many policies have been in force, with this one.
+    /// How many policies have been in force, including this one.
     pub fn number(&self) -> u32 {
         self.report.applied.load(Ordering::Relaxed)
     }
 
-    /// Reason and entry of what was refused when the registry was last read, in
-    /// the order of `VALUES`.
+    /// Reason and entry of what was refused when the registry was last read, in the
+    /// order of `VALUES`.
     pub fn refused(&self) -> impl Iterator<Item = Option<(u8, u32)>> {
         let refused = self.report.refused.iter().map(|refused| refused.load(Ordering::Relaxed));
         refused.map(|refused| (refused != 0).then_some((refused as u8, (refused >> 8) as u32)))
     }
 
-    /// What has been in force since then, where something was refused.
+    /// What has been in force since then, if something was refused.
     pub fn holds(&self) -> Holds {
         match self.report.holds.load(Ordering::Relaxed) {
             holds if holds == Holds::LastPolicy as u8 => Holds::LastPolicy,
@@ -155,8 +154,8 @@ impl Policies {
         }
     }
 
-    /// Reads every value of the key into a policy of its own, and reports what was
-    /// refused. Also returns how many values were refused.
+    /// Reads every value of the key into a new policy, and notes what was refused. Also
+    /// returns how many values were refused.
     pub fn read(&self, key: Option<&Key>, irql: &Passive) -> Result<(Applied, usize)> {
         read(key, &self.report, irql)
     }
@@ -170,8 +169,8 @@ impl Policies {
         self.report.applied.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Keeps the policy that is in force, except its mode where one is given.
-    /// Returns whether the mode changed.
+    /// Keeps the policy in force, except its mode if one is given. Returns whether the
+    /// mode changed.
     pub fn keep(&self, mode: Option<Mode>, irql: &Passive) -> bool {
         let holds = if mode.is_some() { Holds::LastPolicyExceptMode } else { Holds::LastPolicy };
         self.report.holds.store(holds as u8, Ordering::Relaxed);
@@ -193,7 +192,7 @@ impl Policies {
 }
 
 impl Applied {
-    /// The policy without its lists, to be kept.
+    /// A copy of the policy without its lists.
     pub fn values(&self) -> Policy {
         Policy { mode: self.rules().mode(), ..self.policy }
     }
@@ -203,20 +202,20 @@ impl Applied {
         Self { rules: AtomicU16::new(rules.bits()), policy, exemptions }
     }
 
-    /// What packets ask it.
+    /// The rules, with the mode in force.
     #[inline(always)]
     pub fn rules(&self) -> Rules {
         Rules::of_bits(self.rules.load(Ordering::Relaxed))
     }
 
-    /// Changes the mode and nothing else, under whoever reads it. That takes no
-    /// memory, so it cannot fail.
+    /// Changes only the mode, while others read the policy. This needs no memory, so it
+    /// cannot fail.
     fn switch(&self, mode: Mode) {
         let rules = Rules::new(&Policy { mode, ..self.policy }, self.exemptions.is_some());
         self.rules.store(rules.bits(), Ordering::Relaxed);
     }
 
-    /// Its lists; `None` where all of them are empty.
+    /// The lists of exemptions; `None` if all of them are empty.
     #[inline(always)]
     pub fn exemptions(&self) -> Option<&Exemptions> {
         match &self.exemptions {
@@ -226,8 +225,8 @@ impl Applied {
     }
 }
 
-/// Reads every value into a policy of its own. An absent value, or one that is
-/// refused, means the default; says how many were refused.
+/// Reads every value into a new policy. A value that is absent or refused means its
+/// default. Also returns how many values were refused.
 fn read(key: Option<&Key>, report: &Report, irql: &Passive) -> Result<(Applied, usize)> {
     let (mut policy, mut refused) = (Policy::DEFAULT, 0);
     report.refused.iter().for_each(|refused| refused.store(0, Ordering::Relaxed));

@@ -1,4 +1,4 @@
-//! Follows the registry key: reloads the policy, sweeps for scans, logs counters.
+//! Follows the registry: reloads the policy, sweeps for scans, logs counters.
 
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -15,29 +15,29 @@ use crate::kernel::watch::KeyFollower;
 use crate::logic::policy::values::mode;
 use crate::logic::policy::{Mode, Policy};
 
-/// A look for scans comes at most so often, and at least: milliseconds.
+/// Bounds of the time between two sweeps for scans, in milliseconds.
 const LOOKS: RangeInclusive<u32> = 10..=10_000;
 
-/// Milliseconds from one saying of the counters to the next.
+/// Milliseconds between two `Counters` events.
 const COUNTERS_EVERY: u64 = 10_000;
 
-/// Keeps the policies up with the registry, looks who scans in between, and
-/// says what was counted.
+/// Keeps the policy up to date with the registry. Between changes it sweeps for scans
+/// and logs the counters.
 pub struct Reload {
     shared: PoolArc<Shared>,
-    /// Which filters there are depends on the policy.
+    /// The policy determines which filters there are.
     pub filtering: PoolArc<Filtering>,
-    /// When the counters were said last, in milliseconds.
+    /// When the counters were last logged, in milliseconds.
     counters_logged: AtomicU64,
 }
 
 impl Reload {
-    /// Nothing is followed yet.
+    /// Follows nothing yet.
     pub fn new(shared: PoolArc<Shared>, filtering: PoolArc<Filtering>) -> Self {
         Self { shared, filtering, counters_logged: AtomicU64::new(clock::milliseconds()) }
     }
 
-    /// Says that the driver runs, and by which policy.
+    /// Logs that the driver has started, and its policy.
     pub fn started(&self, irql: &Passive) {
         let Shared { channel, policies, .. } = &*self.shared;
         events::policy(channel, Occasion::Start, policies, irql);
@@ -49,14 +49,12 @@ impl Reload {
         let Shared { policies, channel, .. } = &*self.shared;
         let policy = applied.values();
         policies.replace(applied, irql);
-        // What the engine refuses stays as it is; the next change tries
-        // again.
+        // If the engine refuses, the filters stay as they are. The next change tries again.
         let _adapted_or_not = self.filtering.adapt(&policy, irql);
         events::policy(channel, Occasion::Change, policies, irql);
     }
 
-    /// Keeps the policy that is in force, but for the registry's `Mode`, if that
-    /// is 0 or 1.
+    /// Keeps the policy in force, except the registry's `Mode` if that is 0 or 1.
     fn keep(&self, key: Option<&Key>, irql: &Passive) {
         let Shared { policies, channel, .. } = &*self.shared;
         let mode = key.and_then(|key| mode_alone(key, irql)).filter(|mode| *mode != Mode::Enforce);
@@ -68,10 +66,10 @@ impl Reload {
 }
 
 impl KeyFollower for Reload {
-    /// Where a value is refused, the last good policy stays: half of what an
-    /// administrator meant may be the opposite of it. It stays, too, where
-    /// there is no memory for another. Only `Mode` 0 and 1 always take effect,
-    /// so that nothing can keep the driver from being switched off.
+    /// If a value is refused, the last good policy stays in force as a whole, because a
+    /// part of a new policy can mean the opposite of the whole. It also stays if there is
+    /// no memory for a new one. `Mode` 0 and 1 always take effect, so that the driver can
+    /// always be switched off.
     fn follow(&self, key: Option<&Key>, irql: &Passive) {
         let applied = match self.shared.policies.read(key, irql) {
             Ok((applied, 0)) => PoolBox::new(applied),
@@ -101,7 +99,7 @@ impl KeyFollower for Reload {
     }
 }
 
-/// The registry's `Mode`, if it is a good one; read without memory.
+/// The registry's `Mode`, if it is valid. Allocates no memory.
 fn mode_alone(key: &Key, irql: &Passive) -> Option<Mode> {
     let mut room = Room::<[u8; size_of::<u32>()]>::empty();
     let data = key.value("Mode", &mut room, irql).ok()??;

@@ -17,8 +17,8 @@ impl Listen for Rundown {
     }
 
     fn rundown(shared: &Shared, channel: &Channel, irql: &Passive) {
-        // Nothing may be said: the driver is not up yet and will say all of this
-        // when it is, or `Trace` is 0.
+        // Writing is not permitted: the driver has not started yet and will log its
+        // state when it has, or `Trace` is 0.
         if channel.permitted() == 0 {
             return;
         }

@@ -1,5 +1,7 @@
-//! The state that all callouts share, and what each of them does with it besides
-//! its decision: count, follow flows, check the order, remember scanners.
+//! The state that all callouts share, and what they do with it.
+//!
+//! Beside its decision each callout counts, follows flows, checks the order and notes
+//! who meets closed ports.
 
 use super::events;
 use super::flows::{FlowSummary, Flows};
@@ -22,20 +24,20 @@ use crate::logic::stealth::Verdict;
 
 /// The state that all callouts share.
 ///
-/// In a debugger: `hushport::driver::shared::SHARED` leads here, and the first
-/// word to the [`Processor`]s, whose number is the third; each ends with two
-/// sets of counters. What was counted is the sum of all.
+/// In a debugger: `hushport::driver::shared::SHARED` points here. The first word
+/// points to the [`Processor`]s, and the third is their number. Each processor ends
+/// with two sets of counters; a total is the sum over all sets.
 #[repr(C)]
 pub struct Shared {
-    /// Verdicts by callout, and remotes that have met closed ports.
+    /// For each processor: counts of verdicts, and remotes that have met closed ports.
     pub processors: PerCpu<Processor>,
-    /// What the administrator asks for.
+    /// The policy in force.
     pub policies: PoolArc<Policies>,
-    /// What was noticed.
+    /// Counts of rare events.
     pub noticed: Noticed,
-    /// Who scans.
+    /// Time and key of scan detection.
     pub scans: Scans,
-    /// The flows that are followed.
+    /// The flows that are watched.
     pub flows: Flows,
     /// The check of the documented order (`CheckOrder`).
     pub order: OrderCheck,
@@ -43,17 +45,17 @@ pub struct Shared {
     pub channel: PoolArc<Channel>,
 }
 
-/// Where callout functions find the state.
+/// Where the callout functions find the shared state.
 pub static SHARED: Published<Shared> = Published::empty();
 
 impl Shared {
-    /// Counts the verdict on an indication.
+    /// Counts a verdict.
     #[inline(always)]
     pub fn count(&self, at: CalloutIndex, verdict: Verdict, irql: &MaxDispatch) {
         self.count_and_meet(at, verdict, None, irql);
     }
 
-    /// Counts the verdict on a packet, and remembers who has met a closed port.
+    /// Counts a verdict, and notes who has met a closed port.
     #[inline(always)]
     pub fn count_and_meet(
         &self,
@@ -75,9 +77,9 @@ impl Shared {
         }
     }
 
-    /// Counts the packets and bytes of an indication for its flow. Every packet
-    /// of a flow passes INBOUND_TRANSPORT or OUTBOUND_TRANSPORT once, with the
-    /// flow's context; this is the only place that counts it.
+    /// Counts the NET_BUFFERs and bytes of an indication for its flow. Every packet of a
+    /// flow passes INBOUND_TRANSPORT or OUTBOUND_TRANSPORT once, with the flow's context.
+    /// This is the only place that counts it.
     #[inline(always)]
     pub fn count_flow_packet(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
         let context = incoming.flow_context();
@@ -89,8 +91,8 @@ impl Shared {
         }
     }
 
-    /// Begins a flow where flows begin, and checks the order where that is asked
-    /// for.
+    /// Begins a flow at ALE_FLOW_ESTABLISHED, and checks the order if the policy asks for
+    /// it.
     #[inline(always)]
     pub fn follow(&self, incoming: &Incoming<'_>, word: PolicyWord, irql: &MaxDispatch) {
         let watch = word.order_watch();

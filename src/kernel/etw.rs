@@ -1,12 +1,13 @@
-//! Event tracing: a provider's registration, and writing its events.
+//! ETW: registering a provider and writing its events.
 //!
-//! TraceLogging by our own few lines ([`logic::tracelogging`]) and not by the
-//! crate `tracelogging` (1.2.4), for three reasons: registering has panics, and
-//! a driver linked with it has `core::panicking::panic_fmt` in its image; the
-//! level and the keywords that its callback writes are plain memory, which
-//! writers on other processors read meanwhile; and a session that asks for
-//! level 0, which is every level, gets no events from it, where
-//! `TraceLoggingProvider.h` gives it all.
+//! This is our own TraceLogging ([`logic::tracelogging`]), not the crate `tracelogging`
+//! (1.2.4), for three reasons:
+//! - Its registration can panic, so the image would contain
+//!   `core::panicking::panic_fmt`.
+//! - Its callback writes level and keywords to plain memory, which other processors
+//!   read at that moment.
+//! - A session that asks for level 0, which means every level, gets no events from it.
+//!   `TraceLoggingProvider.h` gives such a session all events.
 //!
 //! [`logic::tracelogging`]: crate::logic::tracelogging
 
@@ -25,54 +26,53 @@ use crate::logic::layers::Guid;
 use crate::logic::rate::RateLimit;
 use crate::logic::tracelogging::{Description, Event, Payload};
 
-/// Most events that a provider has: as many as bits in a third of the gate.
+/// The most events that a provider can have: a third of the gate's bits.
 const MOST: usize = u64::BITS as usize / 3;
 const ALL: u64 = (1 << MOST) - 1;
 
-/// `WINEVENT_CHANNEL_TRACELOGGING` (winmeta.xml): what marks events that say
-/// themselves what they hold.
+/// `WINEVENT_CHANNEL_TRACELOGGING` (winmeta.xml): marks self-describing events.
 const CHANNEL_TRACELOGGING: u8 = 11;
 
-/// What a provider is.
+/// A provider.
 pub struct EventProvider {
-    /// Its control GUID.
+    /// The control GUID.
     pub id: Guid,
-    /// Its traits.
+    /// The provider traits.
     pub traits: &'static [u8],
-    /// Its events, at most 21.
+    /// The events, at most 21.
     pub events: &'static [Description],
 }
 
-/// Where events are written: at any IRQL up to DISPATCH_LEVEL, without a lock,
-/// and at the price of one load where nobody listens.
+/// Writes events, at any IRQL up to DISPATCH_LEVEL, without a lock. While no session
+/// listens, an event costs one load.
 pub struct Channel {
     provider: &'static EventProvider,
-    /// A bit for each event, three times: from the lowest bit on those that are
-    /// written, which are those that sessions want, from [`MOST`] on, and that
-    /// may be written, above.
+    /// Three bits for each event. The lowest [`MOST`] bits say which events are written:
+    /// those that sessions want (the next [`MOST`] bits) and that are permitted (the bits
+    /// above).
     gate: AtomicU64,
-    /// Of the registration; 0 while there is none.
+    /// The registration's handle; 0 while there is none.
     handle: AtomicU64,
-    /// When this was made.
+    /// When the channel was created.
     made: u64,
     suppressed: AtomicU64,
     limits: [RateLimit; MOST],
 }
 
-/// Says the state to sessions that ask.
+/// Answers sessions that ask for the provider's state.
 pub trait Listen: 'static {
-    /// What it is read from.
+    /// The state that is reported.
     type Shared: Sync + 'static;
 
-    /// Where that is found.
+    /// Where the state is published.
     fn shared() -> &'static Published<Self::Shared>;
 
-    /// Writes the state.
+    /// Writes the events that describe the state.
     fn rundown(shared: &Self::Shared, channel: &Channel, irql: &Passive);
 }
 
 impl Channel {
-    /// One on which nothing may be written yet.
+    /// A channel on which no event is permitted yet.
     pub fn new(provider: &'static EventProvider) -> Self {
         Self {
             provider,
@@ -84,12 +84,12 @@ impl Channel {
         }
     }
 
-    /// Which events may be written, a bit for each.
+    /// The permitted events, one bit for each.
     pub fn permitted(&self) -> u32 {
         (self.gate.load(Ordering::Relaxed) >> (2 * MOST) & ALL) as u32
     }
 
-    /// Says which events may be written.
+    /// Sets the permitted events.
     pub fn permit(&self, events: u32) {
         self.turn(2, events);
     }
@@ -98,7 +98,7 @@ impl Channel {
         self.turn(1, events);
     }
 
-    /// Called at PASSIVE_LEVEL alone, and rarely.
+    /// Called at PASSIVE_LEVEL only, and rarely.
     fn turn(&self, part: usize, events: u32) {
         let change = |gate: u64| {
             let gate = gate & !(ALL << (part * MOST)) | (u64::from(events) & ALL) << (part * MOST);
@@ -114,23 +114,23 @@ impl Channel {
         self.is_any_open(1 << E::INDEX)
     }
 
-    /// Whether one of these would be, a bit for each.
+    /// Whether any of these events would be written now, one bit for each.
     #[inline(always)]
     pub fn is_any_open(&self, events: u32) -> bool {
         self.gate.load(Ordering::Relaxed) & u64::from(events) & ALL != 0
     }
 
-    /// How long ago this was made, in ms.
+    /// How long ago the channel was created, in ms.
     pub fn age_ms(&self) -> u64 {
         clock::now().saturating_sub(self.made) / clock::PER_MS
     }
 
-    /// Events that were held back so far because too many came in a second.
+    /// Events suppressed so far because of their rate limits.
     pub fn suppressed(&self) -> u64 {
         self.suppressed.load(Ordering::Relaxed)
     }
 
-    /// Writes an event, which is made only if it is written.
+    /// Writes an event. `event` is called only if the event is written.
     #[inline]
     pub fn write<E: Event>(&self, irql: &MaxDispatch, event: impl FnOnce() -> E) {
         if self.is_open::<E>() {
@@ -138,8 +138,8 @@ impl Channel {
         }
     }
 
-    /// Whether one more may be written in this second, and how many were held
-    /// back before it.
+    /// Asks the rate limit for one more event in this second. Returns how many were
+    /// suppressed before it, or `None` if it is suppressed itself.
     #[inline(never)]
     fn admit(&self, index: usize, per_second: Option<u32>) -> Option<u32> {
         let Some(most) = per_second else { return Some(0) };
@@ -161,7 +161,7 @@ impl Channel {
         self.transfer(&E::DESCRIPTION, &payload, irql);
     }
 
-    // Once in the image, not with every event.
+    // Not inlined: one copy for all events.
     #[inline(never)]
     fn transfer(&self, event: &Description, payload: &Payload<'_>, _: &MaxDispatch) {
         let Some(values) = payload.bytes() else { return };
@@ -205,19 +205,18 @@ fn part(bytes: &[u8], kind: u32) -> ffi::EVENT_DATA_DESCRIPTOR {
         Size: bytes.len() as ffi::ULONG,
         ..Default::default()
     };
-    // The type is the first byte of what used to be reserved (evntprov.h).
+    // The type is the first byte of a field that was reserved once (evntprov.h).
     part.__bindgen_anon_1.Reserved = kind;
     part
 }
 
-/// A provider's registration, undone when dropped. Nobody writes any more then.
+/// A provider's registration, undone when dropped. Then nobody may write any more.
 pub struct ProviderRegistration(PoolArc<Channel>);
 
 impl ProviderRegistration {
-    /// Registers the channel's provider. The first session may ask for the state
-    /// before this returns; what is written then goes nowhere, so whoever
-    /// registers says it when it has begun. Where the system refuses, nobody can
-    /// listen, and that is all: it keeps no driver from doing its work.
+    /// Registers the channel's provider. A session may ask for the state before this
+    /// returns. What is written then is lost, so the caller logs the state afterwards. If
+    /// the system refuses, no session can listen; the driver works nevertheless.
     pub fn new<L: Listen>(channel: PoolArc<Channel>, _: &Passive) -> Self {
         let id = guid(channel.provider.id);
         let mut handle = 0;
@@ -260,7 +259,7 @@ impl Drop for ProviderRegistration {
     }
 }
 
-/// ETWENABLECALLBACK: sessions come, go and ask.
+/// ETWENABLECALLBACK: a session starts, stops, or asks for the state.
 unsafe extern "C" fn enable<L: Listen>(
     _source: *const ffi::GUID,
     control: ffi::ULONG,
@@ -282,7 +281,7 @@ unsafe extern "C" fn enable<L: Listen>(
             channel.want(wanted.fold(0, |bits, (index, _)| bits | 1 << index));
         }
         ffi::EVENT_CONTROL_CODE_CAPTURE_STATE => {}
-        // None that evntrace.h knows.
+        // Not a control code of evntrace.h.
         _ => return,
     }
     // SAFETY: the registration is made after the publication, and dropped, with

@@ -1,12 +1,12 @@
-//! A value for every processor, which no other one uses.
+//! A value for each processor, which no other processor uses.
 
 use super::irql::{Dispatch, Passive};
 use super::per_cpu::PerCpu;
 use super::status::Result;
 
-/// One `T` for each processor, used at DISPATCH_LEVEL alone: there nothing else
-/// runs on the processor, and nothing moves to another. So a `T` of cells can be
-/// changed without a lock, and by whoever comes there while it is.
+/// One `T` for each processor, used at DISPATCH_LEVEL only. At that level nothing else
+/// runs on the processor, and the code cannot move to another. So a `T` made of cells
+/// needs no lock, and may be entered again while it is in use.
 #[repr(transparent)]
 pub struct Exclusive<T>(PerCpu<Own<T>>);
 
@@ -19,12 +19,13 @@ struct Own<T>(T);
 unsafe impl<T: Send> Sync for Own<T> {}
 
 impl<T: Send> Exclusive<T> {
-    /// Makes all of them.
+    /// Makes one `T` for each processor.
     pub fn new(mut make: impl FnMut() -> T, irql: &Passive) -> Result<Self> {
         Ok(Self(PerCpu::new(|| Own(make()), irql)?))
     }
 
-    /// This processor's; none on a processor that the machine did not announce.
+    /// This processor's value; `None` on a processor that the system did not count at the
+    /// start.
     #[inline(always)]
     pub fn here<'a>(&'a self, irql: &'a Dispatch<'_>) -> Option<&'a T> {
         match self.0.all().get(irql.processor()) {

@@ -1,4 +1,4 @@
-//! Work put off to a system thread at PASSIVE_LEVEL.
+//! Work items: work that a system thread does at PASSIVE_LEVEL.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,21 +8,21 @@ use super::pool::PoolBox;
 use super::status::{Result, Status, to_result};
 use crate::ffi;
 
-/// What there is to do, as often as it is asked for.
+/// The work of a work item.
 pub trait Work: Send + Sync {
-    /// Does it. Requests that come meanwhile lead to one more run.
+    /// Does the work. Requests that arrive meanwhile cause one more run.
     fn run(&self, irql: &Passive);
 }
 
-/// A work item and its work, drained when dropped.
+/// A work item and its work. Dropping it waits until all requests are done.
 pub struct WorkItem<W: Work>(PoolBox<WorkState<W>>);
 
 pub(super) struct WorkState<W> {
     item: ffi::PIO_WORKITEM,
-    /// Requests not yet answered by a run that began after them.
+    /// Requests that no run has taken yet.
     requests: AtomicU32,
     pub(super) work: W,
-    /// Named by the work item.
+    /// The work item refers to it.
     _device: Device,
 }
 
@@ -33,7 +33,7 @@ unsafe impl<W: Send> Send for WorkState<W> {}
 unsafe impl<W: Sync> Sync for WorkState<W> {}
 
 impl<W: Work> WorkItem<W> {
-    /// Nothing runs until the first request.
+    /// Starts without requests.
     pub fn new(device: &Device, work: W, _: &Passive) -> Result<Self> {
         // SAFETY: the device is alive, and the item keeps it so.
         let item = unsafe { ffi::IoAllocateWorkItem(device.as_ptr()) };
@@ -44,19 +44,19 @@ impl<W: Work> WorkItem<W> {
         Ok(Self(PoolBox::new(inner)?))
     }
 
-    /// The work, which [`WorkState::request`] takes by address.
+    /// The address for [`WorkState::request`].
     pub(super) fn as_ptr(&self) -> *mut WorkState<W> {
         self.0.as_ptr()
     }
 
-    /// What is done.
+    /// The work.
     pub fn work(&self) -> &W {
         &self.0.work
     }
 }
 
 impl<W: Work> WorkState<W> {
-    /// Asks for a run; at any IRQL up to DISPATCH_LEVEL.
+    /// Requests a run; callable at any IRQL up to DISPATCH_LEVEL.
     ///
     /// # Safety
     /// `inner` is a live [`WorkItem`]'s, which is not being dropped yet.
@@ -96,15 +96,15 @@ impl<W: Work> WorkState<W> {
 
 impl<W> Drop for WorkState<W> {
     fn drop(&mut self) {
-        // Whoever made requests has stopped; what they asked for runs out.
+        // Nobody makes requests any more. Wait for those that were made.
         wait_until(|| self.requests.load(Ordering::Acquire) == 0);
         // SAFETY: the item is allocated and not queued; it is freed once, here.
         unsafe { ffi::IoFreeWorkItem(self.item) };
     }
 }
 
-/// Asks until it is so, and lets other threads run in between; at
-/// PASSIVE_LEVEL only.
+/// Waits until `done` returns `true`, and lets other threads run meanwhile. To be
+/// called at PASSIVE_LEVEL.
 pub(super) fn wait_until(mut done: impl FnMut() -> bool) {
     while !done() {
         pause();

@@ -1,4 +1,4 @@
-//! The deciding callouts: what they have in common.
+//! What all deciding callouts have in common.
 
 use core::marker::PhantomData;
 
@@ -16,15 +16,15 @@ use crate::logic::layers::Decision;
 use crate::logic::scan::Encounter;
 use crate::logic::stealth::{PacketView, Rules, Verdict, decide};
 
-/// One decision, at the layers whose row in the table names it.
+/// A decision, taken by the callouts whose row in the table names it.
 pub trait Decide: 'static {
-    /// Which one.
+    /// The decision.
     const DECISION: Decision;
 
-    /// What the decision asks of an indication.
+    /// The view of the packet that the decision reads.
     fn packet<'i>(incoming: &'i Incoming<'_>) -> impl PacketView + 'i;
 
-    /// Whether the policy leaves anything to decide.
+    /// Whether there is anything to decide under the policy.
     #[inline(always)]
     fn is_asked(_: Rules) -> bool {
         true
@@ -37,7 +37,7 @@ pub trait Decide: 'static {
     }
 }
 
-/// The callout that takes the decision `D`.
+/// The handler of the callouts that take the decision `D`.
 pub struct Deciding<D>(PhantomData<D>);
 
 impl<D: Decide> Handler for Deciding<D> {
@@ -50,7 +50,7 @@ impl<D: Decide> Handler for Deciding<D> {
     #[inline(always)]
     fn classify_fast(shared: &Shared, indication: &Indication<'_>, token: &InCallout) -> Option<Action> {
         let Pair { v4, v6 } = Self::CALLOUTS;
-        // A copy for each family, so that the callout is a constant.
+        // One copy of the code for each family, in which the callout is a constant.
         match indication.layer_id() {
             id if id == v4.layer_id => D::classify_fast(shared, v4, indication, token),
             id if id == v6.layer_id => D::classify_fast(shared, v6, indication, token),
@@ -58,9 +58,9 @@ impl<D: Decide> Handler for Deciding<D> {
         }
     }
 
-    /// Gathers what the indication shows, decides once, and counts.
+    /// Views the indication, decides once, and counts the verdict.
     fn classify(shared: &Shared, indication: &Indication<'_>, token: &InCallout) -> Action {
-        // A filter at another layer may name this callout; it decides nothing there.
+        // A filter at another layer may name this callout. Nothing is decided there.
         let Some((callout, view)) = indication.view_of(Self::CALLOUTS) else { return Action::Continue };
         let Some(incoming) = view else {
             shared.count(callout.index, Verdict::Malformed, &token.irql());
@@ -90,8 +90,9 @@ impl<D: Decide> Handler for Deciding<D> {
 impl<D: Decide> Deciding<D> {
     const CALLOUTS: Pair = Pair::deciding(D::DECISION);
 
-    /// Asks the decision; also returns who has met a closed port. Only a policy with
-    /// lists of exemptions has to be read: of any other its rules say everything.
+    /// Takes the decision. Also returns who has met a closed port, for scan
+    /// detection. The policy itself is read only if it has lists of exemptions;
+    /// otherwise its rules are enough.
     #[inline(always)]
     fn decide(
         shared: &Shared,
@@ -122,9 +123,8 @@ impl<D: Decide> Deciding<D> {
         }
     }
 
-    /// What most indications do not need: writes the verdict's event, and checks
-    /// the order. The packet is read once more, so that nothing of it has to be
-    /// kept until here.
+    /// The cold path: logs the verdict and checks the order of layers. It reads the
+    /// packet again, so that the hot path need not keep any part of it.
     #[cold]
     #[inline(never)]
     fn inspect(

@@ -22,7 +22,7 @@ use observe::Observe;
 use packet_discard::PacketDiscard;
 use transport_discard::TransportDiscard;
 
-/// Registers every callout. Dropped, they are unregistered in reverse order.
+/// Registers every callout. Dropping the list unregisters them in reverse order.
 pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVec<CalloutRegistration>> {
     let mut registrations = PoolVec::with_capacity(COUNT)?;
     for callout in &CALLOUTS {

@@ -1,4 +1,4 @@
-//! The observing callouts: they count, follow flows, and let everything pass.
+//! The observing callouts: they count, follow flows, and never decide.
 
 use crate::driver::events;
 use crate::driver::shared::{SHARED, Shared};
@@ -11,7 +11,7 @@ use crate::logic::callouts;
 use crate::logic::layers::Role;
 use crate::logic::stealth::Verdict;
 
-/// Stands at every layer where nothing is decided.
+/// The handler at every layer where nothing is decided.
 pub struct Observe;
 
 impl Handler for Observe {
@@ -39,7 +39,7 @@ impl Handler for Observe {
     fn classify(shared: &Shared, indication: &Indication<'_>, token: &InCallout) -> Action {
         let Some(callout) = callouts::at_layer(indication.layer_id()) else { return Action::Continue };
         if callout.role != Role::Observe {
-            // A filter at a layer where another callout decides names this one.
+            // A filter at a layer of a deciding callout names this one.
             return Action::Continue;
         }
         let irql = token.irql();

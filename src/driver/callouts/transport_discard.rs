@@ -24,8 +24,8 @@ impl Decide for TransportDiscard {
         incoming.discarded_segment()
     }
 
-    /// A segment to a closed port whose header lies in one piece, under a policy
-    /// without lists of exemptions.
+    /// Answers for a segment to a closed port whose header is contiguous, under a
+    /// policy without lists of exemptions.
     #[inline(always)]
     fn classify_fast(
         shared: &Shared,
@@ -44,7 +44,7 @@ impl Decide for TransportDiscard {
         }
         let met = Scans::encounter(&segment)?;
         Some(match decide(Self::DECISION, &segment, word.rules(), None) {
-            // A copy of the code for the common verdict, in which it is a constant.
+            // One copy of the code for the common verdict, in which it is a constant.
             Verdict::Silenced => settle(shared, met, callout.index, Verdict::Silenced, token),
             verdict => settle_rare(shared, met, callout.index, verdict, token),
         })

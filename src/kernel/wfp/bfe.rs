@@ -1,4 +1,4 @@
-//! Watching the Base Filtering Engine come and go.
+//! The state of the Base Filtering Engine (BFE), and its changes.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -15,16 +15,15 @@ pub fn is_running(_: &Passive) -> bool {
     unsafe { ffi::FwpmBfeStateGet0() == ffi::FWPM_SERVICE_STATE_::FWPM_SERVICE_RUNNING }
 }
 
-/// Something that follows BFE's state.
+/// Follows the state of BFE.
 pub trait BfeFollower: Send + Sync {
-    /// Looks at the state and does what it takes. `interrupted`: since the last
-    /// time BFE did not run for a while, even if it runs again, and what was
-    /// had of it is gone.
+    /// Reacts to the current state. `interrupted` says that BFE was not running at some
+    /// time since the last call, even if it runs again. Then the old session is gone.
     fn follow(&self, interrupted: bool, irql: &Passive);
 }
 
-/// A subscription: [`BfeFollower::follow`] runs on a system thread after every
-/// change, until the subscription is dropped.
+/// A subscription. [`BfeFollower::follow`] runs on a system thread after every change
+/// of state, until the subscription is dropped.
 pub struct Subscription<F: BfeFollower> {
     change: Change,
     item: WorkItem<FollowerItem<F>>,
@@ -33,7 +32,7 @@ pub struct Subscription<F: BfeFollower> {
 struct Change(ffi::HANDLE);
 struct FollowerItem<F> {
     follower: F,
-    /// Set by a change to anything but running, taken by the next run.
+    /// Set when BFE's state changes to anything but running; cleared by the next run.
     interrupted: AtomicBool,
     changes: AtomicU32,
 }
@@ -44,7 +43,7 @@ unsafe impl Send for Change {}
 unsafe impl Sync for Change {}
 
 impl<F: BfeFollower> Subscription<F> {
-    /// Subscribes. The state it has already is for the caller to look at.
+    /// Subscribes. The caller looks at the current state itself.
     pub fn new(device: &Device, follower: F, irql: &Passive) -> Result<Self> {
         let following =
             FollowerItem { follower, interrupted: AtomicBool::new(false), changes: AtomicU32::new(0) };
@@ -63,14 +62,14 @@ impl<F: BfeFollower> Subscription<F> {
         Ok(Self { change: Change(handle), item })
     }
 
-    /// Who follows.
+    /// The follower.
     pub fn follower(&self) -> &F {
         debug_assert!(!self.change.0.is_null(), "subscribed");
         &self.item.work().follower
     }
 
-    /// Changes of the state so far. Where there was one meanwhile, BFE may have
-    /// gone and come back, and what failed may have failed for that alone.
+    /// How often the state has changed. If it changed during an operation that failed, BFE
+    /// may have stopped and started meanwhile, which explains the failure.
     pub fn changes(&self) -> u32 {
         self.item.work().changes.load(Ordering::Acquire)
     }
@@ -82,8 +81,8 @@ impl<F: BfeFollower> Work for FollowerItem<F> {
     }
 }
 
-/// FWPM_SERVICE_STATE_CHANGE_CALLBACK0. Its IRQL is not documented, and it must
-/// not unsubscribe; so the work is put off to a system thread.
+/// FWPM_SERVICE_STATE_CHANGE_CALLBACK0. Its IRQL is not documented, and it must not
+/// unsubscribe. So a system thread does the work.
 unsafe extern "C" fn changed<F: BfeFollower>(
     context: *mut core::ffi::c_void,
     state: ffi::FWPM_SERVICE_STATE,
@@ -102,8 +101,8 @@ unsafe extern "C" fn changed<F: BfeFollower>(
 
 impl Drop for Change {
     fn drop(&mut self) {
-        // The callback must have ended before its context and the image go, so
-        // where that fails there is nothing but to ask again.
+        // The callback must have ended before its context and the image are freed. If
+        // the call fails, there is no choice but to try again.
         wait_until(|| {
             // SAFETY: the handle is a subscription's, and it is not used again
             // once this has succeeded; waits for callbacks. Subscriptions are

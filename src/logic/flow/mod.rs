@@ -52,6 +52,7 @@
 //! that generation. In `model` a model checker tries all of that.
 
 pub mod allocator;
+mod atomic;
 mod counts;
 pub mod record;
 pub mod slots;
@@ -68,11 +69,3 @@ mod tests;
 
 #[cfg(all(test, loom))]
 mod model;
-
-/// Atomics: the model checker's where that looks.
-mod atomic {
-    #[cfg(not(loom))]
-    pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-    #[cfg(loom)]
-    pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-}
