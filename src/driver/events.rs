@@ -147,7 +147,7 @@ pub fn is_classified(channel: &Channel) -> bool {
 
 /// Logs an indication at an observing layer.
 pub fn observed(channel: &Channel, incoming: &Incoming<'_>, irql: &MaxDispatch) {
-    channel.write(irql, || classified(incoming, &incoming.shown().packet(), Verdict::Observed));
+    channel.write(irql, || classified(incoming, &incoming.packet().to_packet(), Verdict::Observed));
 }
 
 fn silenced(incoming: &Incoming<'_>, packet: &Packet, verdict: Verdict) -> Silenced {
@@ -226,7 +226,7 @@ pub fn order_deviation(
     irql: &MaxDispatch,
 ) {
     channel.write(irql, || {
-        let packet = incoming.shown().packet();
+        let packet = incoming.packet().to_packet();
         let [local, remote] = sockets(incoming, &packet);
         OrderDeviation {
             layer: Text(incoming.layer()),

@@ -1,4 +1,4 @@
-//! Macros with casts or suffixes, which bindgen leaves out or gives a wrong type.
+//! Macros with casts or suffixes, which bindgen omits or gives a wrong type.
 //!
 //! They serve both the build with the WDK's headers and the build without.
 //! `tests/lab` compares them with the kit's own values.

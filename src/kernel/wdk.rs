@@ -1,4 +1,4 @@
-//! The panic handler, the C runtime's symbols and the allocator, by the WDK's crates.
+//! Panic handler, C runtime symbols and allocator, by the WDK's crates.
 //!
 //! wdk-panic has the panic handler, wdk-sys the symbols of a C runtime. The allocator is
 //! the one that drivers in Rust register. Nothing of this driver allocates through it,

@@ -41,7 +41,7 @@ pub const COUNT: usize = 66;
 /// behind it, IPv4 before IPv6; then the layers beside those flows.
 pub static CALLOUTS: [Callout; COUNT] = every();
 
-/// Marks this driver's callouts and filters; the layer's id is added.
+/// ConditionFlags this driver's callouts and filters; the layer's id is added.
 const CALLOUT_KEY: Guid = 0x2f6b1e84_5d0a_4c3e_9b57_68a1c40d0000;
 const FILTER_KEY: Guid = 0x93c07d15_e8f2_4b6a_a1d4_07be5c920000;
 

@@ -77,7 +77,7 @@ impl<D: Decide> Handler for Deciding<D> {
         };
         shared.count_and_meet(callout.index, verdict, met.as_ref(), &irql);
         if word.order_watch() != 0 || events::is_logged(&shared.channel, verdict) {
-            Self::inspect(shared, incoming.again(), verdict, word, &irql);
+            Self::inspect(shared, incoming.cold_copy(), verdict, word, &irql);
         }
         verdict.into()
     }
@@ -145,7 +145,7 @@ impl<D: Decide> Deciding<D> {
     #[cold]
     #[inline(never)]
     fn log(shared: &Shared, incoming: &Incoming<'_>, verdict: Verdict, irql: &MaxDispatch) {
-        let packet = D::packet(incoming).packet();
+        let packet = D::packet(incoming).to_packet();
         events::verdict(&shared.channel, incoming, &packet, verdict, irql);
     }
 }

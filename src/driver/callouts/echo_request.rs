@@ -26,7 +26,7 @@ impl Decide for EchoRequest {
 
     #[inline(always)]
     fn packet<'i>(incoming: &'i Incoming<'_>) -> impl PacketView + 'i {
-        incoming.shown()
+        incoming.packet()
     }
 
     #[inline(always)]

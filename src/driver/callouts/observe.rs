@@ -50,11 +50,11 @@ impl Handler for Observe {
         shared.count_flow_packet(&incoming, &irql);
         shared.count(callout.index, Verdict::Observed, &irql);
         if events::is_classified(&shared.channel) {
-            log(shared, incoming.again(), &irql);
+            log(shared, incoming.cold_copy(), &irql);
         }
         let word = shared.policies.word();
         if callout.begins_flows || word.order_watch() != 0 {
-            shared.follow(&incoming.again(), word, &irql);
+            shared.follow(&incoming.cold_copy(), word, &irql);
         }
         Action::Continue
     }

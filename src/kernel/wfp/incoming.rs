@@ -1,5 +1,6 @@
-//! What a classify brings, checked once and then read without doubt: its fields
-//! and its metadata. What the packet itself says is in [`headers`](super::headers).
+//! The checked view of a classify: its fields and its metadata.
+//!
+//! The packet's own headers are read in [`headers`](super::headers).
 
 mod known;
 
@@ -17,7 +18,7 @@ use crate::logic::stealth::{Discard, Icmp, Module, inet};
 
 pub(super) use known::{EndsConsumer, Known};
 
-/// An indication to a callout of ours.
+/// An indication to one of our callouts, checked once.
 #[derive(Clone, Copy)]
 pub struct Incoming<'a> {
     pub(super) callout: &'static Callout,
@@ -31,8 +32,8 @@ pub struct Incoming<'a> {
     pub(super) of_call: PhantomData<&'a ()>,
 }
 
-/// A value of the engine's. It may begin at any address: nothing is lost by not
-/// asking.
+/// A value of the engine. It is packed, so that it may begin at any address; reading it
+/// so costs nothing.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
 pub(super) struct EngineValue(ffi::FWPS_INCOMING_VALUE0);
@@ -43,7 +44,7 @@ impl EngineValue {
         self.0.value.type_ == kind
     }
 
-    /// What it is, of which one member is valid.
+    /// The value's union, of which one member is valid.
     #[inline(always)]
     fn get(&self) -> ffi::FWP_VALUE0 {
         self.0.value
@@ -51,27 +52,27 @@ impl EngineValue {
 }
 
 impl<'a> Incoming<'a> {
-    /// The same, at a place of its own in memory: for a function that takes it
-    /// there, while this one needs none.
+    /// A copy, for a function that takes it by reference. So the original can stay in
+    /// registers.
     #[inline(always)]
-    pub fn again(&self) -> Self {
+    pub fn cold_copy(&self) -> Self {
         let Self { callout, layer, values, metadata, layer_data, flow_context, may_write, of_call } = *self;
         Self { callout, layer, values, metadata, layer_data, flow_context, may_write, of_call }
     }
 
-    /// Where the layer's values stand.
+    /// The positions of the layer's fields.
     #[inline(always)]
     pub(super) fn fields(&self) -> &'static Fields {
         &self.layer.fields
     }
 
-    /// The local port, or what stands in its place.
+    /// The local port, or the ICMP type.
     #[inline(always)]
     pub(super) fn local_port(&self) -> Option<u16> {
         self.uint16(self.fields().local_port)
     }
 
-    /// Whether the engine still lets anybody decide.
+    /// Whether the engine still lets this callout write an action.
     pub fn may_decide(&self) -> bool {
         self.may_write
     }
@@ -81,8 +82,8 @@ impl<'a> Incoming<'a> {
         self.callout.name()
     }
 
-    /// Address and port, or what stands in its place, of the local and the
-    /// remote side.
+    /// Address and port of the local and of the remote side. For ICMP the port is the type
+    /// or the code.
     pub fn sides(&self) -> [(Option<IpAddr>, Option<u16>); 2] {
         let fields = self.fields();
         let [local, remote] =
@@ -90,8 +91,8 @@ impl<'a> Incoming<'a> {
         [local, remote].map(|(address, port)| (self.address(address), self.uint16(port)))
     }
 
-    /// An ICMP message's type and code; at layers without fields for them, what
-    /// stands where the ports would.
+    /// The type and code of an ICMP message. Layers without fields for them have them in the
+    /// port fields.
     #[inline(always)]
     pub(super) fn icmp(&self) -> Option<Icmp> {
         let fields = self.fields();
@@ -103,7 +104,7 @@ impl<'a> Incoming<'a> {
         Some(Icmp { family: self.callout.family, kind, code })
     }
 
-    /// Why the engine says that it was discarded.
+    /// Why the packet was discarded, if the engine says so.
     #[inline(always)]
     pub(super) fn discard(&self) -> Option<Discard> {
         use ffi::FWPS_DISCARD_MODULE0_ as module;
@@ -117,17 +118,16 @@ impl<'a> Incoming<'a> {
         Some(Discard { module, reason: discard.discardReason })
     }
 
-    /// Whether the transport layer discarded it because no endpoint took it, and
-    /// it brings no handle of a flow or an endpoint: one comparison for what
-    /// [`discard`](Self::discard), [`flow`](Self::flow) and
-    /// [`endpoint`](Self::endpoint) say one by one.
+    /// Whether the transport layer discarded it because no endpoint took it, and it has no
+    /// handle of a flow or an endpoint. One comparison in place of [`discard`](Self::discard),
+    /// [`flow`](Self::flow) and [`endpoint`](Self::endpoint).
     #[inline(always)]
     pub(super) fn found_no_endpoint(&self) -> bool {
         use ffi::FWPS_DISCARD_MODULE0_::FWPS_DISCARD_MODULE_TRANSPORT as TRANSPORT;
         const PRESENT: u32 = ffi::FWPS_METADATA_FIELD_DISCARD_REASON;
         const ABSENT: u32 =
             ffi::FWPS_METADATA_FIELD_FLOW_HANDLE | ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE;
-        // Module and reason lie side by side: compared as one number.
+        // Module and reason are adjacent, so they are compared as one number.
         const fn both(module: ffi::FWPS_DISCARD_MODULE0, reason: u32) -> u64 {
             module as u32 as u64 | (reason as u64) << 32
         }
@@ -137,12 +137,12 @@ impl<'a> Incoming<'a> {
                 == const { both(TRANSPORT, inet::ENDPOINT_NOT_FOUND) }
     }
 
-    /// The context that was associated with its flow here; 0 is none.
+    /// The context that was associated with the flow at this layer; 0 means none.
     pub fn flow_context(&self) -> u64 {
         self.flow_context
     }
 
-    /// The engine's handle to its flow.
+    /// The engine's handle of the flow.
     #[inline(always)]
     pub fn flow(&self) -> Option<u64> {
         match self.metadata(ffi::FWPS_METADATA_FIELD_FLOW_HANDLE)?.flowHandle {
@@ -151,7 +151,7 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    /// The endpoint that it concerns.
+    /// The handle of the transport endpoint.
     #[inline(always)]
     pub(super) fn endpoint(&self) -> Option<u64> {
         match self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE)?.transportEndpointHandle {
@@ -160,35 +160,35 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    /// The process behind it.
+    /// The id of the process.
     pub fn process(&self) -> Option<u64> {
         Some(self.metadata(ffi::FWPS_METADATA_FIELD_PROCESS_ID)?.processId)
     }
 
-    /// Which of our callouts is asked, and what is known of its layer.
+    /// The callout that is called.
     pub fn callout(&self) -> &'static Callout {
         self.callout
     }
 
-    /// Its IP protocol, where the layer has a field for it.
+    /// The IP protocol, if the layer has a field for it.
     #[inline(always)]
     pub fn protocol(&self) -> Option<u8> {
         self.uint8(self.fields().protocol)
     }
 
-    /// A condition of `FLAGS`, which stand at this position.
+    /// Whether a flag is set in the field `FLAGS` at this position.
     #[inline(always)]
     pub(super) fn has_flag(&self, position: Option<u8>, flag: u32) -> bool {
         matches!(self.uint32(position), Some(flags) if flags & flag != 0)
     }
 
-    /// `FLAGS`.
+    /// The field `FLAGS`.
     #[inline(always)]
     pub(super) fn flags(&self) -> Option<u32> {
         self.uint32(self.fields().flags)
     }
 
-    /// Which way it goes; `None` for a call.
+    /// The direction of the packet; `None` for a call.
     #[inline(always)]
     pub fn direction(&self) -> Option<Direction> {
         let way = match self.layer.shows {
@@ -239,7 +239,7 @@ impl<'a> Incoming<'a> {
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
     }
 
-    /// The segment, at layers where the packets of flows are counted.
+    /// The segment, at layers that count the packets of flows.
     #[inline(always)]
     pub(super) fn segment(&self) -> Option<NetBuffer<'a>> {
         self.callout.flow_packets?;
@@ -248,8 +248,7 @@ impl<'a> Incoming<'a> {
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
     }
 
-    /// The same for whoever looks at the order, and so knows already what is
-    /// looked at here.
+    /// The packet for the order check, which matches on the callout's [`Tracking`] anyway.
     #[inline(always)]
     pub(super) fn looked_at(&self) -> Option<NetBuffer<'a>> {
         match &self.callout.tracking {
@@ -261,19 +260,19 @@ impl<'a> Incoming<'a> {
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
     }
 
-    /// Whether there is nothing beside fields and metadata.
+    /// Whether layerData is NULL, so that there is no packet.
     #[inline(always)]
     pub(super) fn shows_nothing(&self) -> bool {
         self.layer_data.is_null()
     }
 
-    /// An address.
+    /// The address in a field.
     pub(super) fn address(&self, position: Option<u8>) -> Option<IpAddr> {
         self.number(position).map(IpAddr::from)
     }
 
-    /// An address as a number: IPv4's is one in host order, IPv6's is its bytes
-    /// (fwptypes.h).
+    /// The address in a field, as a number. An IPv4 field holds a number in host order, an
+    /// IPv6 field the bytes (fwptypes.h).
     #[inline(always)]
     pub(super) fn number(&self, position: Option<u8>) -> Option<Address> {
         match self.callout.family {
@@ -282,7 +281,7 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    /// The metadata, where this field of them holds.
+    /// The metadata, if this field of them is valid.
     #[inline(always)]
     pub(super) fn metadata(&self, field: u32) -> Option<&'a ffi::FWPS_INCOMING_METADATA_VALUES0> {
         if self.metadata.currentMetadataValues & field == 0 { None } else { Some(self.metadata) }
@@ -315,7 +314,7 @@ impl<'a> Incoming<'a> {
         Some(unsafe { value.get().__bindgen_anon_1.uint32 })
     }
 
-    /// Behind a pointer, as the engine passes 64-bit values.
+    /// The engine passes 64-bit values by pointer.
     #[inline(always)]
     pub(super) fn uint64(&self, position: Option<u8>) -> Option<u64> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT64)?;
@@ -336,7 +335,7 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// An IPv6 address.
+/// Reads an IPv6 address.
 ///
 /// # Safety
 /// The value is the engine's, and of the type FWP_BYTE_ARRAY16_TYPE.

@@ -1,14 +1,15 @@
-//! A packet as a deciding layer shows it: its numbers are taken in at once, the
-//! rest is read only where the decision asks.
+//! The packet of an indication, as the decisions read it.
+//!
+//! Protocol and local port are read at once, everything else only when the decision asks.
 #![deny(unsafe_code)]
 
 use super::incoming::Incoming;
 use crate::ffi;
 use crate::logic::address::Address;
-use crate::logic::stealth::{Discard, Icmp, Marks, PacketView};
+use crate::logic::stealth::{ConditionFlags, Discard, Icmp, PacketView};
 use crate::logic::tcp::TcpFlags;
 
-/// What an indication shows of its packet.
+/// The packet of an indication.
 pub struct IndicatedPacket<'i, 'a> {
     pub(super) incoming: &'i Incoming<'a>,
     pub(super) protocol: Option<u8>,
@@ -17,9 +18,9 @@ pub struct IndicatedPacket<'i, 'a> {
 }
 
 impl Incoming<'_> {
-    /// What every layer says of a packet: its fields and metadata alone.
+    /// The packet as the layer's fields and metadata describe it.
     #[inline(always)]
-    pub fn shown(&self) -> IndicatedPacket<'_, '_> {
+    pub fn packet(&self) -> IndicatedPacket<'_, '_> {
         let protocol = self.protocol();
         IndicatedPacket {
             incoming: self,
@@ -52,14 +53,19 @@ impl PacketView for IndicatedPacket<'_, '_> {
     }
 
     #[inline(always)]
-    fn marks(&self) -> Marks {
+    fn condition_flags(&self) -> ConditionFlags {
         const {
-            assert!(Marks::of_flags(ffi::FWP_CONDITION_FLAG_IS_LOOPBACK).has(Marks::LOOPBACK));
-            assert!(Marks::of_flags(ffi::FWP_CONDITION_FLAG_IS_IPSEC_SECURED).has(Marks::IPSEC_SECURED));
+            assert!(
+                ConditionFlags::of_flags(ffi::FWP_CONDITION_FLAG_IS_LOOPBACK).has(ConditionFlags::LOOPBACK)
+            );
+            assert!(
+                ConditionFlags::of_flags(ffi::FWP_CONDITION_FLAG_IS_IPSEC_SECURED)
+                    .has(ConditionFlags::IPSEC_SECURED)
+            );
         }
         match self.incoming.flags() {
-            Some(flags) => Marks::of_flags(flags),
-            None => Marks::NONE,
+            Some(flags) => ConditionFlags::of_flags(flags),
+            None => ConditionFlags::NONE,
         }
     }
 

@@ -1,14 +1,13 @@
-//! What the order of layers is to know of a classify.
+//! What the order check needs to know of a classify.
 //!
-//! Nearly always a packet's headers lie in one piece, where the layer's document
-//! has them ("Data Offset Positions"): they are read there, field by field, and
-//! nothing is kept that is not part of the mark. Whatever lies otherwise is
-//! looked for as decisions do ([`headers`](super::headers)).
+//! In the common case a packet's headers are contiguous, at the place that "Data Offset
+//! Positions" gives for the layer. They are read there, field by field. The slow path
+//! searches for them like the decisions do ([`headers`](super::headers)).
 #![deny(unsafe_code)]
 
 use core::num::NonZeroU64;
 
-use super::headers::{Marked, Named, is_between};
+use super::headers::{Marked, ProtocolAndPort, is_between};
 use super::incoming::{EndsConsumer, Incoming, Known};
 use super::net_buffer::Contiguous;
 use crate::ffi;
@@ -17,12 +16,12 @@ use crate::logic::order::{Direction, Kinds, Positions, Tracking};
 use crate::logic::protocol::TCP;
 use crate::logic::transport::{Beginning, Header};
 
-/// By which mark a packet or a call is known, if it is by any, and what it is.
+/// The mark of a packet or a call, if it has one, and its kinds.
 pub type Tracked = (Option<NonZeroU64>, Kinds);
 
 impl Incoming<'_> {
-    /// What the order of layers is to know of this; of a call that may show its
-    /// packet, of the packet alone.
+    /// The mark and the kinds of what is indicated. If a call may show its packet, this is
+    /// about the packet only.
     #[inline(always)]
     pub fn tracked(&self) -> Option<Tracked> {
         let of_packet = |passing: Option<Marked>| match passing {
@@ -41,17 +40,16 @@ impl Incoming<'_> {
         })
     }
 
-    /// Whether there is a call beside the packet that was tracked of.
+    /// Whether there may be a call beside the packet.
     #[inline(always)]
     pub fn may_be_call(&self) -> bool {
         matches!(self.callout().tracking, Tracking::CallOrSegment(..))
     }
 
-    /// Whether the packet is an ICMP error. Its walks have no known beginning: an
-    /// error that is sent shows its packet only behind OUTBOUND_ICMP_ERROR, and the
-    /// documents do not say where the way of one that arrives ends. So two equal
-    /// errors look like one that passes a layer twice. Asked only of what seems out
-    /// of order.
+    /// Whether the packet is an ICMP error. The beginning of its walk is not known: an error
+    /// that is sent shows its packet only behind OUTBOUND_ICMP_ERROR, and the documents do not
+    /// say which layers an error that arrives passes. So two equal errors look like one error
+    /// that passes a layer twice. Called only for what seems out of order.
     #[cold]
     #[inline(never)]
     pub fn is_icmp_error(&self) -> bool {
@@ -68,7 +66,7 @@ impl Incoming<'_> {
         headers().is_some_and(|headers| headers.is_error())
     }
 
-    /// Which way it goes, for the few that have a flow to ask.
+    /// The direction. Not inlined: few packets have a flow that needs it.
     #[inline(never)]
     pub fn direction_cold(&self) -> Option<Direction> {
         self.direction()
@@ -80,8 +78,7 @@ impl Incoming<'_> {
         self.called(self.fields().flags)
     }
 
-    /// The same where it is known where the flags stand. An authorization that is
-    /// asked for again is no call.
+    /// [`call`](Self::call), with a known position of the flags. A reauthorization is no call.
     #[inline(always)]
     fn called(&self, flags: Option<u8>) -> Option<NonZeroU64> {
         match self.has_flag(flags, ffi::FWP_CONDITION_FLAG_IS_REAUTHORIZE) {
@@ -122,8 +119,7 @@ impl Incoming<'_> {
         self.scattered_packet(ends, direction)?.marked(ends, direction, reassembled)
     }
 
-    /// The packet at layers whose data start at its transport header or behind
-    /// it.
+    /// The packet at layers whose data start at its transport header or behind it.
     #[inline(always)]
     fn contiguous_segment_mark(&self, known: &Known<'_>, direction: Direction) -> Option<Marked> {
         let back = match direction {
@@ -132,11 +128,11 @@ impl Incoming<'_> {
         };
         let buffer = self.looked_at()?;
         let (run, protocol) = (buffer.contiguous(back)?, known.protocol()?);
-        // A way for TCP by itself, so that nothing is asked of the protocol again.
+        // One path for TCP, so that the protocol is compared once.
         let (start, kinds) = match protocol {
             TCP => {
                 let header = Header::of_tcp(&run, 0)?;
-                // Shorter than its header says: that is looked at there, too.
+                // `None` if the segment is shorter than its header says.
                 let payload = header.payload(buffer.length_from(back))?;
                 (known.taken(&header, TCP, direction)?, header.kinds(Some(payload)))
             }
@@ -149,8 +145,8 @@ impl Incoming<'_> {
         Some((start.mark(protocol, ends, direction), kinds))
     }
 
-    /// The packet at layers whose data start behind its IP header inbound, and
-    /// with it outbound.
+    /// The packet at layers whose data start behind its IP header (inbound) or at it
+    /// (outbound).
     #[inline(always)]
     fn contiguous_packet_mark(&self, known: &Known<'_>, direction: Direction) -> Option<Marked> {
         let buffer = self.looked_at()?;
@@ -166,16 +162,20 @@ impl Incoming<'_> {
         Some((start.mark(protocol, ends, direction), kinds))
     }
 
-    /// The same as decisions name it: its protocol, and where it goes.
+    /// The protocol and the destination port of the packet, for decisions.
     #[inline(always)]
-    pub(super) fn contiguous_ports(&self, known: &Known<'_>, direction: Direction) -> Option<Named> {
+    pub(super) fn contiguous_ports(
+        &self,
+        known: &Known<'_>,
+        direction: Direction,
+    ) -> Option<ProtocolAndPort> {
         let buffer = self.looked_at()?;
         let run = buffer.contiguous(self.ip_header_back(direction)?)?;
         let (_, offset, protocol) = known.with_ends(direction, FindUpper(&run))?;
         Some((protocol, Header::at(&run, offset, protocol)?.ports.map(|ports| ports.destination)))
     }
 
-    /// How far before the data the IP header begins.
+    /// How many bytes before the data start the IP header begins.
     #[inline(always)]
     fn ip_header_back(&self, direction: Direction) -> Option<u32> {
         match direction {
@@ -186,14 +186,15 @@ impl Incoming<'_> {
 }
 
 impl Known<'_> {
-    /// What a header tells its packet by, if it is that of what the fields name.
+    /// The part of a header that identifies its packet, if it is the header of the packet that
+    /// the fields describe.
     #[inline(always)]
     fn taken(&self, header: &Header, protocol: u8, direction: Direction) -> Option<Beginning> {
         if is_between(header, protocol, self.ports(), direction) { Some(header.beginning()) } else { None }
     }
 }
 
-/// Both ends as one number.
+/// Both addresses as one number.
 struct SpreadEnds;
 
 impl EndsConsumer for SpreadEnds {
@@ -205,8 +206,8 @@ impl EndsConsumer for SpreadEnds {
     }
 }
 
-/// The same, and where what is above IP begins, and its protocol, if this is the
-/// packet's IP header.
+/// Both addresses as one number, and the offset and protocol of the header above IP, if
+/// this is the packet's IP header.
 struct FindUpper<'a>(&'a Contiguous<'a>);
 
 impl EndsConsumer for FindUpper<'_> {
@@ -215,7 +216,7 @@ impl EndsConsumer for FindUpper<'_> {
     #[inline(always)]
     fn make(&self, ends: Ends) -> Option<Self::Output> {
         let Upper { protocol, offset, part } = ip::upper(self.0, ends)?;
-        // Another part is put together, or taken apart, on its way.
+        // A fragment will be reassembled, or was made on the way.
         if part == Part::Whole { Some((ends.spread(), offset, protocol)) } else { None }
     }
 }

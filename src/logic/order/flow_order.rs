@@ -34,7 +34,7 @@ pub struct Step {
 ///
 /// Segments of a flow pass layers on several processors at once, in any order
 /// among each other. So this keeps no position, but marks what has been passed,
-/// and each layer asks for what must lie behind. Marks are only ever added, but
+/// and each layer asks for what must lie behind. ConditionFlags are only ever added, but
 /// for a refusal, so a step takes a fixed number of atomic operations and no
 /// loop. What one processor marks another sees: the first packet's layers are
 /// behind the flow's data in the stack's own order, too.

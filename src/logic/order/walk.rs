@@ -73,7 +73,7 @@ impl Walk {
                     return Ok(());
                 }
                 // Mostly nothing begins here.
-                if here.first() != 0 { onward | self.again(seen, kinds) } else { onward }
+                if here.first() != 0 { onward | self.rows_of_next_walk(seen, kinds) } else { onward }
             }
         };
         let next = due & of(kinds);
@@ -89,7 +89,7 @@ impl Walk {
     /// The rows on which another walk may begin here behind this one, which is
     /// over: any call behind a call; another packet with the same mark goes the
     /// same way as the first.
-    fn again(self, seen: LayerIndex, kinds: Kinds) -> Rows {
+    fn rows_of_next_walk(self, seen: LayerIndex, kinds: Kinds) -> Rows {
         if !self.may_end() {
             return 0;
         }

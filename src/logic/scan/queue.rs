@@ -31,7 +31,7 @@ impl<const CELLS: usize> Queue<CELLS> {
         Self { cells: core::array::from_fn(|_| Cell::default()) }
     }
 
-    /// Marks a port met by the remote with this hash, and says how many ports
+    /// ConditionFlags a port met by the remote with this hash, and says how many ports
     /// it has met in this window.
     pub fn meet(&self, remote: u64, port: u16, Seed(seed): Seed, window: u16) -> u32 {
         let per_row = CELLS / ROWS;

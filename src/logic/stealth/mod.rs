@@ -14,7 +14,7 @@ use super::layers::Decision;
 use super::policy::{Exemption, Exemptions};
 
 pub use discard::{Discard, Module, inet, ip};
-pub use packet::{Icmp, Marks, Packet, PacketView};
+pub use packet::{ConditionFlags, Icmp, Packet, PacketView};
 pub use rules::Rules;
 pub use verdict::{Answer, Verdict};
 
@@ -40,9 +40,9 @@ pub fn decide(
     if !rules.silence(answer) {
         return if rules.are_off() { Verdict::Off } else { Verdict::OtherKind };
     }
-    let marks = packet.marks();
-    if marks.has(rules.exempt()) {
-        let loopback = marks.has(Marks::LOOPBACK) && rules.exempt().has(Marks::LOOPBACK);
+    let flags = packet.condition_flags();
+    if flags.has(rules.exempt()) {
+        let loopback = flags.has(ConditionFlags::LOOPBACK) && rules.exempt().has(ConditionFlags::LOOPBACK);
         return if loopback { Verdict::Loopback } else { Verdict::IpsecSecured };
     }
     // Looked up last, so that what is counted as exempt would have been silenced.

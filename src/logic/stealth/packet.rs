@@ -17,7 +17,7 @@ pub trait PacketView {
     fn local_port(&self) -> Option<u16>;
     fn remote_address(&self) -> Option<Address>;
     fn interface(&self) -> Option<u64>;
-    fn marks(&self) -> Marks;
+    fn condition_flags(&self) -> ConditionFlags;
     fn has_flow(&self) -> bool;
     fn has_endpoint(&self) -> bool;
     fn discard(&self) -> Option<Discard>;
@@ -56,14 +56,14 @@ pub trait PacketView {
     }
 
     /// All fields at once, for events.
-    fn packet(&self) -> Packet {
+    fn to_packet(&self) -> Packet {
         Packet {
             protocol: self.protocol(),
             local_port: self.local_port(),
             remote_address: self.remote_address().map(IpAddr::from),
             interface: self.interface(),
-            loopback: self.marks().has(Marks::LOOPBACK),
-            ipsec_secured: self.marks().has(Marks::IPSEC_SECURED),
+            loopback: self.condition_flags().has(ConditionFlags::LOOPBACK),
+            ipsec_secured: self.condition_flags().has(ConditionFlags::IPSEC_SECURED),
             flow: self.has_flow(),
             endpoint: self.has_endpoint(),
             discard: self.discard(),
@@ -127,9 +127,10 @@ impl PacketView for Packet {
         self.interface
     }
 
-    fn marks(&self) -> Marks {
-        let mark = |mark: Marks, is_set| if is_set { mark } else { Marks::NONE };
-        mark(Marks::LOOPBACK, self.loopback).or(mark(Marks::IPSEC_SECURED, self.ipsec_secured))
+    fn condition_flags(&self) -> ConditionFlags {
+        let mark = |mark: ConditionFlags, is_set| if is_set { mark } else { ConditionFlags::NONE };
+        mark(ConditionFlags::LOOPBACK, self.loopback)
+            .or(mark(ConditionFlags::IPSEC_SECURED, self.ipsec_secured))
     }
 
     fn has_flow(&self) -> bool {
@@ -156,9 +157,9 @@ impl PacketView for Packet {
 /// What may exempt a packet regardless of its sender: two of the condition flags
 /// (`FWP_CONDITION_FLAG_*`, fwptypes.h), with their values there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Marks(u32);
+pub struct ConditionFlags(u32);
 
-impl Marks {
+impl ConditionFlags {
     /// None of them.
     pub const NONE: Self = Self(0);
     /// `FWP_CONDITION_FLAG_IS_LOOPBACK`.

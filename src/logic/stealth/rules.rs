@@ -1,6 +1,6 @@
 //! A policy as packets ask it.
 
-use super::{Answer, Marks};
+use super::{Answer, ConditionFlags};
 use crate::logic::policy::{Mode, Policy};
 
 /// What of a policy takes no more than a look: one word, which changes as a
@@ -28,8 +28,8 @@ impl Rules {
     pub const fn new(policy: &Policy, lists: bool) -> Self {
         let off = matches!(policy.mode, Mode::Off);
         let all = [
-            (Marks::LOOPBACK.bits(), policy.exempt_loopback),
-            (Marks::IPSEC_SECURED.bits(), policy.exempt_ipsec),
+            (ConditionFlags::LOOPBACK.bits(), policy.exempt_loopback),
+            (ConditionFlags::IPSEC_SECURED.bits(), policy.exempt_ipsec),
             (suppressed_bit(Answer::Reset), policy.silence_tcp && !off),
             (suppressed_bit(Answer::PortUnreachable), policy.silence_udp && !off),
             (suppressed_bit(Answer::ProtocolUnreachable), policy.silence_protocols && !off),
@@ -104,8 +104,8 @@ impl Rules {
 
     /// What exempts a packet whoever sent it.
     #[inline(always)]
-    pub(super) const fn exempt(self) -> Marks {
-        Marks::of_flags(self.0 as u32)
+    pub(super) const fn exempt(self) -> ConditionFlags {
+        ConditionFlags::of_flags(self.0 as u32)
     }
 }
 

@@ -1,5 +1,4 @@
-//! The fields by which a packet is known at the next layer: one look whether
-//! they came, then each is read where it is.
+//! The fields that identify a packet at the next layer, with one bounds check.
 
 use super::{EngineValue, Incoming, byte_array16};
 use crate::ffi;
@@ -7,19 +6,19 @@ use crate::logic::ip::Ends;
 use crate::logic::layers::Family;
 use crate::logic::order::{Direction, Positions};
 
-/// The fields by which a packet is known, all of them there.
+/// The fields that identify a packet. All of them are within bounds.
 pub(in crate::kernel::wfp) struct Known<'a> {
     incoming: &'a Incoming<'a>,
     positions: &'static Positions,
 }
 
-/// Something made of the ends: once for each family, so that it is known there
-/// which of them they are.
+/// A function of the packet's two addresses. Monomorphized for each consumer, with one
+/// copy for each family.
 pub(in crate::kernel::wfp) trait EndsConsumer {
-    /// What.
+    /// The result.
     type Output;
 
-    /// Makes it, if it can be.
+    /// Computes the result, if possible.
     fn make(&self, ends: Ends) -> Option<Self::Output>;
 }
 
@@ -35,7 +34,7 @@ impl EndsConsumer for KeepEnds {
 }
 
 impl<'a> Incoming<'a> {
-    /// The fields at these positions; `None` where not so many came.
+    /// The fields at these positions; `None` if the engine passed fewer values.
     #[inline(always)]
     pub(in crate::kernel::wfp) fn known(&'a self, positions: &'static Positions) -> Option<Known<'a>> {
         (positions.last() < self.values.len()).then_some(Known { incoming: self, positions })
@@ -43,13 +42,13 @@ impl<'a> Incoming<'a> {
 }
 
 impl<'a> Known<'a> {
-    /// Whom what is shown goes from and to.
+    /// Source and destination address.
     #[inline(always)]
     pub(in crate::kernel::wfp) fn ends(&self, direction: Direction) -> Option<Ends> {
         self.with_ends(direction, KeepEnds)
     }
 
-    /// What is made of them.
+    /// Passes source and destination address to `of`.
     #[inline(always)]
     pub(in crate::kernel::wfp) fn with_ends<M: EndsConsumer>(
         &self,
@@ -83,7 +82,7 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// The local and the remote port, or what stands in their place.
+    /// The local and the remote port. For ICMP they are type and code.
     #[inline(always)]
     pub(in crate::kernel::wfp) fn ports(&self) -> Option<[u16; 2]> {
         let [local, remote] = self.both(self.positions.ports(), ffi::FWP_DATA_TYPE_::FWP_UINT16)?;
@@ -111,7 +110,7 @@ impl<'a> Known<'a> {
     fn value(&self, position: usize, kind: ffi::FWP_DATA_TYPE) -> Option<&'a EngineValue> {
         debug_assert!(position <= self.positions.last(), "it is one of the positions");
         // SAFETY: none of the positions is higher than the last of them, which
-        // `known` has seen is there.
+        // `known` has checked that the last one is within bounds.
         let value = unsafe { self.incoming.values.get_unchecked(position) };
         value.is(kind).then_some(value)
     }
