@@ -15,7 +15,7 @@ use crate::kernel::wfp::flow::{self, CalloutAtLayer};
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{CALLOUTS, COUNT, Callout, CalloutIndex};
 use crate::logic::flow::{
-    Begin, Counted, EndedFlow, Flow, FlowAllocator, FlowKey, Passed, Slot, Slots, Totals,
+    Begin, Counted, EndedFlow, Flow, FlowAllocator, FlowKey, FlowPackets, Slot, Slots, Totals,
 };
 use crate::logic::order::Deviation;
 
@@ -106,7 +106,7 @@ impl Flows {
     /// number. Returns a summary if this call ended a flow: one that was over, but whose
     /// counts this processor had not yet handed over.
     #[inline(always)]
-    pub fn count_packet(&self, context: u64, passed: Passed, irql: &MaxDispatch) -> Option<FlowSummary> {
+    pub fn count_packet(&self, context: u64, passed: FlowPackets, irql: &MaxDispatch) -> Option<FlowSummary> {
         let Some(slots) = self.processors.alone(irql) else {
             FlowAllocator::count(&self.places, FlowKey::from_context(context), passed);
             return None;

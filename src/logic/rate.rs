@@ -1,35 +1,34 @@
-//! How often something may be said.
+//! Rate limits for events.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// Counts what is let through in each span of time, and what is not.
+/// Admits a number of events in each span of time, and counts the suppressed ones.
 ///
-/// One cache line for all processors, so it is asked only where somebody
-/// listens.
+/// All processors share its cache line, so it is asked only while a session listens.
 #[derive(Debug, Default)]
 pub struct RateLimit {
-    /// A span's number in the upper half, in the lower how many were let
-    /// through in it.
+    /// The number of a span in the upper half; in the lower half how many events were admitted
+    /// in it.
     span: AtomicU64,
-    /// Held back since the last that was let through.
+    /// Events suppressed since the last one that was admitted.
     suppressed: AtomicU32,
 }
 
-/// Times that taking a new span is tried; whoever is beaten to it as often is
-/// held back.
+/// How often starting a new span is tried. If other processors win each time, the event is
+/// suppressed.
 const TRIES: usize = 4;
 
 impl RateLimit {
-    /// Nothing counted.
+    /// Nothing is counted yet.
     pub const fn new() -> Self {
         Self { span: AtomicU64::new(0), suppressed: AtomicU32::new(0) }
     }
 
-    /// Asks for one in the span with this number, in which `most` are allowed:
-    /// how many were held back before it, `None` if it is held back itself.
+    /// Asks for one event in the span with this number, which allows `most`. Returns how many
+    /// were suppressed before it, or `None` if it is suppressed itself.
     pub fn admit(&self, span: u32, most: u32) -> Option<u32> {
         if self.count(span, most) {
-            // Read first: nothing is written where nothing was held back.
+            // Load first, so that nothing is written if nothing was suppressed.
             let suppressed =
                 if self.suppressed.load(Relaxed) == 0 { 0 } else { self.suppressed.swap(0, Relaxed) };
             return Some(suppressed);
@@ -92,7 +91,7 @@ mod tests {
         });
         let last = limit.admit(u32::MAX, 1).unwrap();
         assert_eq!(let_through.load(Relaxed) + suppressed.load(Relaxed) + last, 16_000);
-        // Threads that are apart take a span up again; each time there are 100 more.
+        // Threads that lag behind start an old span again; each time 100 more are admitted.
         assert!(let_through.load(Relaxed) >= 400);
     }
 }

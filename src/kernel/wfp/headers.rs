@@ -8,7 +8,7 @@ use super::indicated::IndicatedPacket;
 use super::net_buffer::NetBuffer;
 use crate::ffi;
 use crate::logic::bytes::Bytes;
-use crate::logic::flow::Passed;
+use crate::logic::flow::FlowPackets;
 use crate::logic::ip::{self, Ends, Part};
 use crate::logic::order::{Direction, Kinds, Tracking};
 use crate::logic::protocol::{ICMP, ICMPV6, TCP, UDP};
@@ -148,9 +148,11 @@ impl Incoming<'_> {
     /// not count. The count is exact up to 64 NET_BUFFERs per list. With RSC, URO, USO and
     /// LSO one NET_BUFFER is many packets.
     #[inline(always)]
-    pub fn flow_packets(&self) -> Option<Passed> {
+    pub fn flow_packets(&self) -> Option<FlowPackets> {
         let direction = self.callout().flow_packets?;
-        let Some(buffer) = self.segment() else { return Some(Passed { direction, packets: 1, bytes: 0 }) };
+        let Some(buffer) = self.segment() else {
+            return Some(FlowPackets { direction, packets: 1, bytes: 0 });
+        };
         let (packets, bytes) = buffer.totals();
         // Outbound the data of each NET_BUFFER start with the transport header.
         let header = match direction {
@@ -158,7 +160,7 @@ impl Incoming<'_> {
             Direction::Inbound => 0,
         };
         let bytes = bytes.saturating_sub(u64::from(header) * u64::from(packets));
-        Some(Passed { direction, packets, bytes })
+        Some(FlowPackets { direction, packets, bytes })
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! How many flows there are, and where the next one finds a place.
 
 use super::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use super::counts::{Passed, Totals};
+use super::counts::{FlowPackets, Totals};
 use super::record::{Begin, Flow};
 use super::slots::Slots;
 
@@ -92,7 +92,7 @@ impl FlowAllocator {
     // Seldom at DISPATCH_LEVEL, where packets mostly come; and once in the image.
     #[cold]
     #[inline(never)]
-    pub fn count(places: &[Flow], key: FlowKey, passed: Passed) {
+    pub fn count(places: &[Flow], key: FlowKey, passed: FlowPackets) {
         if let Some(flow) = Self::flow(places, key) {
             flow.sums().pass(passed);
         }

@@ -14,7 +14,7 @@ pub struct Totals {
 
 /// What is counted: packets that pass at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Passed {
+pub struct FlowPackets {
     /// Which way.
     pub direction: Direction,
     /// How many.
@@ -27,7 +27,7 @@ pub struct Passed {
 /// bits each, and packets out and in, of 10. The highest bit of each is a guard:
 /// set, the word is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Few(pub(super) u64);
+pub(super) struct PackedCounts(pub(super) u64);
 
 const FEW_BYTES: u32 = 22;
 const FEW_PACKETS: u32 = 10;
@@ -43,11 +43,11 @@ const GUARDS: u64 = MOST_BYTES
     | (MOST_PACKETS as u64) << PACKETS_AT
     | (MOST_PACKETS as u64) << (PACKETS_AT + FEW_PACKETS);
 
-impl Few {
+impl PackedCounts {
     /// As many as passed, if they are few.
     #[inline(always)]
-    pub(super) fn of(passed: Passed) -> Option<Self> {
-        let Passed { direction, packets, bytes } = passed;
+    pub(super) fn of(passed: FlowPackets) -> Option<Self> {
+        let FlowPackets { direction, packets, bytes } = passed;
         if packets >= MOST_PACKETS || bytes >= MOST_BYTES {
             return None;
         }
@@ -171,7 +171,7 @@ impl Sums {
     }
 
     /// Adds what passes now.
-    pub(super) fn pass(&self, passed: Passed) {
+    pub(super) fn pass(&self, passed: FlowPackets) {
         let sum = match passed.direction {
             Direction::Outbound => &self.outbound,
             Direction::Inbound => &self.inbound,
@@ -180,8 +180,8 @@ impl Sums {
     }
 
     /// Adds what a slot has. What is nothing costs nothing.
-    pub(super) fn add(&self, few: Few) {
-        let Few(word) = few;
+    pub(super) fn add(&self, few: PackedCounts) {
+        let PackedCounts(word) = few;
         if word & OUTBOUND != 0 {
             let (packets, bytes) = few.one_way(Direction::Outbound);
             self.outbound.add_less(packets, bytes);

@@ -14,7 +14,7 @@ use loom::thread::{self, JoinHandle};
 use super::*;
 use crate::logic::order::Direction;
 
-const IN: Passed = Passed { direction: Direction::Inbound, packets: 1, bytes: 100 };
+const IN: FlowPackets = FlowPackets { direction: Direction::Inbound, packets: 1, bytes: 100 };
 
 /// Two flows at the most, and what those that ended came to.
 struct ModelMachine {

@@ -30,7 +30,7 @@ impl Machine {
         self.allocator.start(&self.places, &Begin::default()).unwrap()
     }
 
-    fn count(&self, processor: usize, key: FlowKey, passed: Passed) -> Counted<'_, '_> {
+    fn count(&self, processor: usize, key: FlowKey, passed: FlowPackets) -> Counted<'_, '_> {
         Slots(&self.processors[processor]).count(&self.allocator, &self.places, key.context(), passed)
     }
 
@@ -48,8 +48,8 @@ impl Machine {
     }
 }
 
-const IN: Passed = Passed { direction: Direction::Inbound, packets: 1, bytes: 100 };
-const OUT: Passed = Passed { direction: Direction::Outbound, packets: 2, bytes: 0 };
+const IN: FlowPackets = FlowPackets { direction: Direction::Inbound, packets: 1, bytes: 100 };
+const OUT: FlowPackets = FlowPackets { direction: Direction::Outbound, packets: 2, bytes: 0 };
 
 #[test]
 fn a_flow_is_counted_beside_its_record_and_ends_with_all_of_it() {
@@ -92,12 +92,12 @@ fn what_is_full_loses_nothing() {
     let bytes = [0, 1, (1 << 21) - 1, 1 << 21, (1 << 32) - 1, 1 << 32, 1 << 38];
     for direction in [Direction::Outbound, Direction::Inbound, Direction::Outbound] {
         for (packets, bytes) in edges.into_iter().flat_map(|packets| bytes.map(|bytes| (packets, bytes))) {
-            let passed = Passed { direction, packets, bytes };
+            let passed = FlowPackets { direction, packets, bytes };
             machine.count(0, flow, passed);
             add(&mut expected, passed);
         }
         for _ in 0..20_000 {
-            let passed = Passed { direction, packets: 44, bytes: 64_000 };
+            let passed = FlowPackets { direction, packets: 44, bytes: 64_000 };
             machine.count(0, flow, passed);
             add(&mut expected, passed);
         }
@@ -105,7 +105,7 @@ fn what_is_full_loses_nothing() {
     assert_eq!(machine.release(flow), Some(expected));
 }
 
-fn add(totals: &mut Totals, passed: Passed) {
+fn add(totals: &mut Totals, passed: FlowPackets) {
     let at = usize::from(passed.direction == Direction::Inbound);
     totals.packets[at] += u64::from(passed.packets);
     totals.bytes[at] += passed.bytes;

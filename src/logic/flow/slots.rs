@@ -4,7 +4,7 @@
 
 use super::allocator::{EndedFlow, FlowAllocator, FlowKey};
 use super::atomic::{AtomicU64, Ordering};
-use super::counts::{Few, Passed};
+use super::counts::{FlowPackets, PackedCounts};
 use super::record::{FIRST, Flow, Visit};
 
 /// Flows that a processor counts for at once, at the most: 64 KB. Of a thousand
@@ -20,7 +20,7 @@ const EMPTY: u64 = 0;
 pub struct Slot {
     /// [`EMPTY`], or the flow's context.
     tag: AtomicU64,
-    /// A [`Few`].
+    /// A [`PackedCounts`].
     counted: AtomicU64,
 }
 
@@ -58,10 +58,10 @@ impl<'s> Slots<'s> {
         allocator: &'l FlowAllocator,
         places: &'a [Flow],
         context: u64,
-        passed: Passed,
+        passed: FlowPackets,
     ) -> Counted<'a, 'l> {
         let key = FlowKey::from_context(context);
-        let (Some(slot), Some(few)) = (self.slot(key), Few::of(passed)) else {
+        let (Some(slot), Some(few)) = (self.slot(key), PackedCounts::of(passed)) else {
             FlowAllocator::count(places, key, passed);
             return Counted::InSlot;
         };
@@ -79,9 +79,9 @@ impl<'s> Slots<'s> {
 
     /// Takes what was counted for a flow that nobody leads to any more; to be
     /// called by whoever winds it up.
-    pub(super) fn take(self, key: FlowKey) -> Few {
+    pub(super) fn take(self, key: FlowKey) -> PackedCounts {
         let slot = self.slot(key).filter(|slot| slot.tag.load(Ordering::Acquire) == key.context());
-        let Some(slot) = slot else { return Few::default() };
+        let Some(slot) = slot else { return PackedCounts::default() };
         let counted = slot.counted();
         // The processor writes the counts again only when it sees this.
         slot.tag.store(EMPTY, Ordering::Release);
@@ -102,7 +102,7 @@ fn take_over<'a, 'l>(
     allocator: &'l FlowAllocator,
     places: &'a [Flow],
     key: FlowKey,
-    few: Few,
+    few: PackedCounts,
 ) -> Option<Counted<'a, 'l>> {
     if key.generation() < FIRST {
         return None;
@@ -128,19 +128,19 @@ fn take_over<'a, 'l>(
 impl Slot {
     /// Counts, if there is room for the sum.
     #[inline(always)]
-    fn add(&self, few: Few) -> bool {
+    fn add(&self, few: PackedCounts) -> bool {
         let Some(sum) = self.counted().with(few) else { return false };
         self.counted.store(sum.0, Ordering::Relaxed);
         true
     }
 
     /// Counts for another flow from now on.
-    fn begin(&self, key: FlowKey, few: Few) {
+    fn begin(&self, key: FlowKey, few: PackedCounts) {
         self.counted.store(few.0, Ordering::Relaxed);
         self.tag.store(key.context(), Ordering::Release);
     }
 
-    fn counted(&self) -> Few {
-        Few(self.counted.load(Ordering::Relaxed))
+    fn counted(&self) -> PackedCounts {
+        PackedCounts(self.counted.load(Ordering::Relaxed))
     }
 }

@@ -19,8 +19,8 @@ fn inbound(packets: u64, bytes: u64) -> Totals {
     Totals { packets: [0, packets], bytes: [0, bytes] }
 }
 
-fn passed(direction: Direction, packets: u32, bytes: u64) -> Passed {
-    Passed { direction, packets, bytes }
+fn passed(direction: Direction, packets: u32, bytes: u64) -> FlowPackets {
+    FlowPackets { direction, packets, bytes }
 }
 
 /// What a flow that ends came to, if no processor has anything of it.

@@ -1,21 +1,20 @@
-//! Where something was seen: a documented layer, or its twin.
+//! The index of a documented layer or its discard layer.
 
 use crate::logic::layers::{LAYERS, Layer};
 
-/// A layer or its twin, of either family: "IPv6 follows the IPv4 pattern"
-/// ("TCP packet flows").
+/// A layer or its discard layer, of both families: "IPv6 follows the IPv4 pattern" ("TCP
+/// packet flows").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerIndex(u8);
 
-/// Number of layers.
-pub(super) const PLACES: usize = 2 * LAYERS.len();
+/// The number of layers and discard layers.
+pub(super) const LAYER_COUNT: usize = 2 * LAYERS.len();
 
 impl LayerIndex {
-    /// The layer with a layer's name (`"STREAM"`).
+    /// The layer with a name (`"STREAM"`).
     ///
     /// # Panics
-    /// If no layer has the name. Meant for constants, where that fails the
-    /// build.
+    /// If no layer has the name. Use it in constants, where that fails the build.
     pub(super) const fn named(name: &str) -> Self {
         let mut row = 0;
         while !same(LAYERS[row].name, name) {
@@ -24,8 +23,7 @@ impl LayerIndex {
         Self(2 * row as u8)
     }
 
-    /// The layer of a run-time layer id, `None` for a layer that is not in the
-    /// table.
+    /// The layer with a run-time id; `None` if it is not in the table.
     pub fn of_layer(layer_id: u16) -> Option<Self> {
         match *BY_LAYER.get(usize::from(layer_id))? {
             NOWHERE => None,
@@ -33,37 +31,37 @@ impl LayerIndex {
         }
     }
 
-    /// That of a row of [`LAYERS`], or of its twin.
+    /// The layer in a row of [`LAYERS`], or its discard layer.
     pub const fn of_row(row: usize, discard: bool) -> Self {
         Self(2 * row as u8 + discard as u8)
     }
 
-    /// The layer, twin or not.
+    /// The row in [`LAYERS`].
     pub fn layer(self) -> Option<&'static Layer> {
         LAYERS.get(usize::from(self.0 / 2))
     }
 
-    /// Whether this is a layer's twin for what was discarded there.
+    /// Whether this is a discard layer.
     pub const fn is_discard(self) -> bool {
         self.0 % 2 == 1
     }
 
-    /// The layer's twin.
+    /// The discard layer of this layer.
     pub(super) const fn discard(self) -> Self {
         Self(self.0 | 1)
     }
 
-    /// The layer itself, of a twin.
+    /// The layer of this discard layer.
     pub(super) const fn taken(self) -> Self {
         Self(self.0 & !1)
     }
 
-    /// As a number below [`PLACES`].
+    /// The index, which is below [`LAYER_COUNT`].
     pub(super) const fn number(self) -> usize {
         self.0 as usize
     }
 
-    /// The layer with a number, for numbers that [`number`](Self::number) gave.
+    /// The layer with an index that [`number`](Self::number) has returned.
     pub(super) const fn numbered(number: u8) -> Self {
         Self(number)
     }

@@ -1,25 +1,24 @@
-//! What the rows say, as sets of rows, so that a walk follows all of them at
-//! once.
+//! The rows as sets, so that a walk follows all of them at once.
 
-use super::layer::{LayerIndex, PLACES};
+use super::layer::{LAYER_COUNT, LayerIndex};
 use super::rows::{Kinds, rows};
 
-/// A set of rows, a bit for each.
+/// A set of rows, one bit for each.
 pub(super) type Rows = u64;
 
-/// Where walks in order come: layers that are on some row, numbered.
-const STOPS: usize = stops();
-/// With what is none behind them.
-const ALL: usize = STOPS + 1;
+/// The number of layers that are on some row.
+const ROW_LAYERS: usize = row_layers();
+/// One more, for layers that are on no row.
+const ALL: usize = ROW_LAYERS + 1;
 
-/// A walk that has come to an end at a twin; behind all rows.
+/// A walk that has ended at a discard layer. The bit is above those of all rows.
 pub(super) const DISCARDED: Rows = 1 << (Rows::BITS - 1);
 
-/// Above the rows in a word, and below [`DISCARDED`], a byte for a stop.
-const STOP_SHIFT: u32 = 48;
-const _: () = assert!(rows().len() <= STOP_SHIFT as usize && ALL <= 1 << 7);
+/// Above the rows in a word, and below [`DISCARDED`]: one byte for a [`RowLayer`].
+const ROW_LAYER_SHIFT: u32 = 48;
+const _: () = assert!(rows().len() <= ROW_LAYER_SHIFT as usize && ALL <= 1 << 7);
 
-/// A layer as the rows know it: the number of a stop, or of what is none.
+/// A layer's number among the layers on rows, or the number that means no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RowLayer(u8);
 
@@ -39,110 +38,110 @@ impl OrderLayer {
     }
 }
 
-/// What the rows say of a stop, in one cache line.
+/// The rows at a layer, in one cache line.
 #[repr(align(32))]
 #[derive(Clone, Copy)]
 struct LayerRows {
-    /// Rows that come here. Each does once: so layer and rows together say
-    /// where in the rows a walk is.
+    /// Rows that contain the layer. Each contains it once, so layer and rows together are the
+    /// position of a walk.
     here: Rows,
-    /// Those that begin here.
+    /// Rows that begin here.
     first: Rows,
-    /// Those that end here.
+    /// Rows that end here.
     last: Rows,
 }
 
-/// What the rows say of all stops.
+/// The rows at all layers.
 struct RowTables {
-    /// Of each.
-    passing: [LayerRows; MOST],
-    /// Rows that come to each stop, from each.
+    /// By layer.
+    at_layer: [LayerRows; MOST],
+    /// Rows that come to a layer, by the layer before it.
     from: [[Rows; ALL]; ALL],
 }
 
-static STOP: [LayerRows; MOST] = all().passing;
-static FROM: [[Rows; ALL]; ALL] = all().from;
-/// Room for all stops, so that none is too high.
+static ROWS_AT: [LayerRows; MOST] = all().at_layer;
+static ROWS_FROM: [[Rows; ALL]; ALL] = all().from;
+/// Room for all layers on rows, so that no index is out of bounds.
 const MOST: usize = 32;
 const _: () = assert!(ALL <= MOST && MOST.is_power_of_two());
 
-/// Room for all layers, so that none is too high.
+/// Room for all layers, so that no index is out of bounds.
 const ROOM: usize = 64;
-const _: () = assert!(PLACES <= ROOM && ROOM.is_power_of_two());
-/// By layer, its stop's number.
+const _: () = assert!(LAYER_COUNT <= ROOM && ROOM.is_power_of_two());
+/// By layer: its number among the layers on rows.
 static NUMBERS: [u8; ROOM] = numbers();
 
-/// The rows that something walks, by the lower half of its kinds' bits, and by
-/// the upper.
+/// The rows that a packet or call may follow, by the lower half of its kinds' bits and by
+/// the upper half.
 static OF_KINDS: [[Rows; 16]; 2] = of_kinds();
 
 impl LayerRows {
-    /// What no row comes to.
+    /// No row contains the layer.
     const NONE: Self = Self { here: 0, first: 0, last: 0 };
 }
 
 impl RowLayer {
-    /// At a layer.
+    /// The number of a layer.
     #[inline(always)]
     pub const fn at(layer: LayerIndex) -> Self {
         Self(NUMBERS[layer.number() % ROOM])
     }
 
-    /// Whether it is this layer's, and no other's.
+    /// Whether it is the number of this layer.
     #[inline(always)]
     pub(super) fn is(self, layer: LayerIndex) -> bool {
-        self.0 != STOPS as u8 && self == Self::at(layer)
+        self.0 != ROW_LAYERS as u8 && self == Self::at(layer)
     }
 
-    /// In a word above the rows.
+    /// The number in a word, above the rows.
     #[inline(always)]
     pub(super) const fn above_rows(self) -> Rows {
-        (self.0 as Rows) << STOP_SHIFT
+        (self.0 as Rows) << ROW_LAYER_SHIFT
     }
 
-    /// The one that stands above a word's rows.
+    /// The number in a word.
     #[inline(always)]
     pub(super) const fn of_word(word: Rows) -> Self {
-        Self((word >> STOP_SHIFT) as u8)
+        Self((word >> ROW_LAYER_SHIFT) as u8)
     }
 
     #[inline(always)]
-    fn passing(self) -> &'static LayerRows {
-        STOP.get(usize::from(self.0) % MOST).unwrap_or(&LayerRows::NONE)
+    fn at_layer(self) -> &'static LayerRows {
+        ROWS_AT.get(usize::from(self.0) % MOST).unwrap_or(&LayerRows::NONE)
     }
 
-    /// Rows that come here.
+    /// Rows that contain the layer.
     #[inline(always)]
     pub(super) fn here(self) -> Rows {
-        self.passing().here
+        self.at_layer().here
     }
 
-    /// Those that begin here.
+    /// Rows that begin here.
     #[inline(always)]
     pub(super) fn first(self) -> Rows {
-        self.passing().first
+        self.at_layer().first
     }
 
-    /// Those that end here.
+    /// Rows that end here.
     #[inline(always)]
     pub(super) fn last(self) -> Rows {
-        self.passing().last
+        self.at_layer().last
     }
 
-    /// Rows that come here from another stop.
+    /// Rows that come here from another layer.
     #[inline(always)]
     pub(super) fn from(self, other: Self) -> Rows {
         let at = usize::from(self.0) * ALL + usize::from(other.0);
-        FROM.as_flattened().get(at).copied().unwrap_or(0)
+        ROWS_FROM.as_flattened().get(at).copied().unwrap_or(0)
     }
 }
 
 /// Whether any row contains a layer. A discard layer belongs to its layer.
 pub(super) const fn is_on_row(layer: LayerIndex) -> bool {
-    numbers()[layer.taken().number()] as usize != STOPS
+    numbers()[layer.taken().number()] as usize != ROW_LAYERS
 }
 
-/// The rows that one of these may walk.
+/// The rows that one of these kinds may follow.
 #[inline(always)]
 pub(super) fn of(kinds: Kinds) -> Rows {
     let [lower, upper] = &OF_KINDS;
@@ -151,7 +150,7 @@ pub(super) fn of(kinds: Kinds) -> Rows {
     half(lower, bits) | half(upper, bits / 16)
 }
 
-const fn stops() -> usize {
+const fn row_layers() -> usize {
     let (rows, mut seen, mut row) = (rows(), 0_u64, 0);
     while row < rows.len() {
         let mut at = 0;
@@ -165,13 +164,13 @@ const fn stops() -> usize {
 }
 
 const fn numbers() -> [u8; ROOM] {
-    let (rows, mut numbers, mut count) = (rows(), [STOPS as u8; ROOM], 0);
+    let (rows, mut numbers, mut count) = (rows(), [ROW_LAYERS as u8; ROOM], 0);
     let mut row = 0;
     while row < rows.len() {
         let mut at = 0;
         while at < rows[row].layers.len() {
             let layer = rows[row].layers[at].number();
-            if numbers[layer] as usize == STOPS {
+            if numbers[layer] as usize == ROW_LAYERS {
                 numbers[layer] = count;
                 count += 1;
             }
@@ -184,29 +183,29 @@ const fn numbers() -> [u8; ROOM] {
 
 const fn all() -> RowTables {
     let (rows, numbers) = (rows(), numbers());
-    let mut stops = RowTables { passing: [LayerRows::NONE; MOST], from: [[0; ALL]; ALL] };
+    let mut row_layers = RowTables { at_layer: [LayerRows::NONE; MOST], from: [[0; ALL]; ALL] };
     let mut row = 0;
     while row < rows.len() {
         let bit = 1 << row;
         let (mut at, mut before) = (0, None);
         while at < rows[row].layers.len() {
             let number = numbers[rows[row].layers[at].number()] as usize;
-            let stop = &mut stops.passing[number];
-            assert!(stop.here & bit == 0, "a row comes to a layer once");
-            stop.here |= bit;
+            let at_layer = &mut row_layers.at_layer[number];
+            assert!(at_layer.here & bit == 0, "a row comes to a layer once");
+            at_layer.here |= bit;
             match before {
-                None => stop.first |= bit,
-                Some(before) => stops.from[number][before] |= bit,
+                None => at_layer.first |= bit,
+                Some(before) => row_layers.from[number][before] |= bit,
             }
             before = Some(number);
             at += 1;
         }
         if let Some(last) = before {
-            stops.passing[last].last |= bit;
+            row_layers.at_layer[last].last |= bit;
         }
         row += 1;
     }
-    stops
+    row_layers
 }
 
 const fn of_kinds() -> [[Rows; 16]; 2] {

@@ -1,33 +1,33 @@
-//! What the order looks at, layer by layer.
+//! How a packet or a call is recognized at each layer.
 
 use super::flow_order::Direction;
 use super::layer::LayerIndex;
 use super::sets::is_on_row;
 use crate::logic::layers::{Fields, Layer, Shows, Way};
 
-/// What of a classify tells which packet or which call it is.
+/// How the order check recognizes what a classify shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Tracking {
-    /// Nothing is out of order here: no document says when something comes
-    /// here, as with STREAM_PACKET; or it is on its way from elsewhere to
-    /// elsewhere.
+    /// Not at all: everything is in order here. No document says when a packet comes to this
+    /// layer, as with STREAM_PACKET, or it is forwarded.
     Away,
-    /// Nor here: an error's headers are not yet those of a packet on its way.
+    /// Not at all: an ICMP error does not show the packet that will be sent. Decisions use the
+    /// positions.
     Error(Positions),
-    /// A socket call, and where its flags stand, if they do.
+    /// A socket call; the position of its flags, if it has them.
     Call(Option<u8>),
     /// A packet, by its IP header.
     Packet(Direction, Positions),
     /// A packet, by its transport header.
     Segment(Way, Positions),
-    /// The same and a socket call, or the call alone.
+    /// A packet, by its transport header, and a socket call; or only the call.
     CallOrSegment(Way, Positions),
     /// Bytes of a stream.
     Stream,
 }
 
-/// Where the data fields stand by which a packet is known.
+/// The positions of the data fields that identify a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Positions {
     local_address: u8,
@@ -98,26 +98,25 @@ impl Positions {
         Self { local_address, remote_address, local_port, remote_port, protocol, last }
     }
 
-    /// None of them is higher than this.
+    /// The highest position.
     #[inline(always)]
     pub const fn last(&self) -> usize {
         self.last as usize
     }
 
-    /// Of the local and of the remote address.
+    /// The positions of the local and the remote address.
     #[inline(always)]
     pub const fn addresses(&self) -> [usize; 2] {
         [self.local_address as usize, self.remote_address as usize]
     }
 
-    /// Of the ports, or what stands in their place; at layers that show
-    /// segments.
+    /// The positions of the local and the remote port, at layers that show segments.
     #[inline(always)]
     pub const fn ports(&self) -> [usize; 2] {
         [self.local_port as usize, self.remote_port as usize]
     }
 
-    /// Of the protocol, at layers that show segments.
+    /// The position of the protocol, at layers that show segments.
     #[inline(always)]
     pub const fn protocol(&self) -> usize {
         self.protocol as usize

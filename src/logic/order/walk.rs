@@ -1,41 +1,41 @@
-//! One thing's walk: which rows it may still be on.
+//! The walk of one packet or one call: the rows that it may be on.
 
 use super::layer::LayerIndex;
 use super::rows::{IN_IP, Kinds, OUT_IP, ROW_LAYERS};
 use super::sets::{DISCARDED, OrderLayer, RowLayer, Rows, of};
 
-/// The first point where a walk leaves the documents.
+/// The point where a walk leaves the documented order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deviation {
-    /// The layer that was due, `None` where nothing was.
+    /// The layer that was expected; `None` if none was.
     pub expected: Option<LayerIndex>,
-    /// What came instead, `None` where nothing did.
+    /// The layer that came instead; `None` if none did.
     pub seen: Option<LayerIndex>,
 }
 
-/// Whether a walk may be met in its middle.
+/// Where the first step of a walk may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Whoever watches sees everything: a walk begins where a row begins.
+    /// At the first layer of a row, for a caller that sees everything.
     AtFirstLayer,
-    /// The beginning may have passed unseen: on another processor, or before
-    /// there was a watcher.
+    /// At any layer: the beginning may have been on another processor, or before the check was
+    /// switched on.
     AtAnyLayer,
 }
 
-/// Where in the rows a packet or a call may be.
+/// The position of a packet or a call in the rows.
 ///
-/// All rows are followed at once: those that have come to the layer seen last as
-/// the walk did. A step keeps the rows that go on where the next thing is seen.
-/// So it costs the same whatever came before.
+/// It follows all rows at once: those that contain the last layers as the walk has passed
+/// them. A step keeps the rows that continue with the next layer. So a step always costs the
+/// same.
 ///
-/// One word: the rows and, between the last of them and [`DISCARDED`], the stop
-/// seen last. No row is nothing at all.
+/// The position is one word: the rows, and between the last row and [`DISCARDED`] the last
+/// layer. 0 means that nothing has been passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk(Rows);
 
 impl Walk {
-    /// Nothing seen yet.
+    /// Nothing has been passed.
     pub const NEW: Self = Self(0);
 
     #[inline(always)]
@@ -50,14 +50,14 @@ impl Walk {
 
     /// Takes in the next layer.
     ///
-    /// After a deviation the walk goes on from the layer that was seen, so
-    /// that one fault is one report.
+    /// After a deviation the walk continues from the layer that was seen, so that one fault is
+    /// reported once.
     #[inline(always)]
     pub fn step(&mut self, seen: LayerIndex, kinds: Kinds, start: Start) -> Result<(), Deviation> {
         self.step_to(OrderLayer::of(seen), kinds, start)
     }
 
-    /// The same where the rows' name for the layer is known.
+    /// [`step`](Self::step), with the layer's number among those on rows.
     #[inline(always)]
     pub(super) fn step_to(&mut self, layer: OrderLayer, kinds: Kinds, start: Start) -> Result<(), Deviation> {
         let OrderLayer { index: seen, row_layer: here } = layer;
@@ -65,14 +65,14 @@ impl Walk {
             (0, Start::AtFirstLayer) => here.first(),
             (0, Start::AtAnyLayer) => here.here(),
             _ => {
-                // Of no stop: its bits are no rows.
+                // If the layer is on no row, this is 0.
                 let onward = self.0 & here.from(self.at());
                 if seen.is_discard() && self.at().is(seen.taken()) {
-                    // A filter's drop; a row may go on behind it, too.
+                    // A filter dropped it. A row may also continue behind it.
                     *self = Self::on(onward & of(kinds) | DISCARDED, here);
                     return Ok(());
                 }
-                // Mostly nothing begins here.
+                // Few rows begin at a later layer.
                 if here.first() != 0 { onward | self.rows_of_next_walk(seen, kinds) } else { onward }
             }
         };
@@ -86,9 +86,8 @@ impl Walk {
         Ok(())
     }
 
-    /// The rows on which another walk may begin here behind this one, which is
-    /// over: any call behind a call; another packet with the same mark goes the
-    /// same way as the first.
+    /// The rows on which the next walk with this mark may begin here, if this one can be over.
+    /// Any call may follow a call. Another packet with the same mark has the same direction.
     fn rows_of_next_walk(self, seen: LayerIndex, kinds: Kinds) -> Rows {
         if !self.may_end() {
             return 0;
@@ -99,7 +98,7 @@ impl Walk {
         if begins { RowLayer::at(seen).first() } else { 0 }
     }
 
-    /// Goes on from a layer that was not due.
+    /// Continues from a layer that was not expected.
     #[cold]
     #[inline(never)]
     fn deviate(self, seen: LayerIndex, kinds: Kinds) -> (Self, Deviation) {
@@ -114,7 +113,7 @@ impl Walk {
         (walk, Deviation { expected: expected.copied(), seen: Some(seen) })
     }
 
-    /// What is due next: on the documented row, if that is among these.
+    /// The layer that is expected next, on a documented row if one is in the set.
     fn due(self, among: Rows) -> Option<&'static LayerIndex> {
         let rows = ROW_LAYERS.iter().enumerate().filter(|(row, _)| self.0 & among & 1 << row != 0);
         let next = |layers: &'static [LayerIndex]| {
@@ -124,8 +123,8 @@ impl Walk {
         rows.filter_map(|(_, layers)| next(layers)).next()
     }
 
-    /// Whether the walk may be over: for whoever knows that nothing follows. A
-    /// packet can be lost between any two layers, and wait there.
+    /// Whether the walk may be over; for a caller that knows that nothing follows. A packet can
+    /// be lost or wait between any two layers.
     pub fn end(&self) -> Result<(), Deviation> {
         if self.0 == 0 || self.may_end() {
             return Ok(());

@@ -1,4 +1,4 @@
-//! The decision: whether a packet that found no endpoint is answered.
+//! The decision whether a packet that found no endpoint is answered.
 
 mod discard;
 mod echo_request;
@@ -18,8 +18,8 @@ pub use packet::{ConditionFlags, Icmp, Packet, PacketView};
 pub use rules::Rules;
 pub use verdict::{Answer, Verdict};
 
-/// Decides about a packet at the layers of a decision. `exemptions` may be `None`
-/// if the policy has no lists of exemptions.
+/// Decides about a packet. `exemptions` may be `None` if the policy has no lists of
+/// exemptions.
 #[inline(always)]
 pub fn decide(
     decision: Decision,
@@ -45,7 +45,7 @@ pub fn decide(
         let loopback = flags.has(ConditionFlags::LOOPBACK) && rules.exempt().has(ConditionFlags::LOOPBACK);
         return if loopback { Verdict::Loopback } else { Verdict::IpsecSecured };
     }
-    // Looked up last, so that what is counted as exempt would have been silenced.
+    // Last, so that only packets that would have been silenced count as exempt.
     if let Some(exemptions) = exemptions
         && let Some(exemption) = exemptions.of(&packet.sender())
     {

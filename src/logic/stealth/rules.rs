@@ -1,30 +1,29 @@
-//! A policy as packets ask it.
+//! The part of a policy that fits in one word.
 
 use super::{Answer, ConditionFlags};
 use crate::logic::policy::{Mode, Policy};
 
-/// What of a policy takes no more than a look: one word, which changes as a
-/// whole.
+/// All of a policy except its lists, in one word that changes atomically.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules(u16);
 
-/// Above the two marks, a bit for each answer that is kept back, or counted as
-/// if.
+/// Above the two condition flags, one bit for each suppressed [`Answer`]. With [`AUDITS`]
+/// the answers are only counted.
 const ANSWERS: u32 = 2;
-/// They are only counted.
+/// `Mode` 1: answers are only counted.
 const AUDITS: u16 = 1 << 6;
-/// None are, since nothing is asked for.
+/// `Mode` 0: no answer is suppressed.
 const OFF: u16 = 1 << 7;
-/// There are exemptions to be looked up.
+/// There are lists of exemptions.
 const LISTS: u16 = 1 << 8;
-/// `SilenceEcho`, whatever `Mode` is.
+/// `SilenceEcho`, in any `Mode`.
 const ECHO: u16 = 1 << 9;
 
 impl Rules {
-    /// The bits that rules without lists of exemptions may have.
+    /// The bits that rules without lists of exemptions can have.
     pub const WITHOUT_LISTS: u16 = !LISTS;
 
-    /// A policy's; with lists or without.
+    /// The rules of a policy, with or without lists of exemptions.
     pub const fn new(policy: &Policy, lists: bool) -> Self {
         let off = matches!(policy.mode, Mode::Off);
         let all = [
@@ -58,12 +57,12 @@ impl Rules {
         }
     }
 
-    /// As a number.
+    /// The rules as a number.
     pub const fn bits(self) -> u16 {
         self.0
     }
 
-    /// Of such a number.
+    /// The rules from a number.
     pub const fn of_bits(bits: u16) -> Self {
         Self(bits)
     }
@@ -74,14 +73,7 @@ impl Rules {
         self.0 & LISTS != 0
     }
 
-    /// Whether the policy suppresses this answer, in `Mode` 2 and without lists of
-    /// exemptions.
-    #[inline(always)]
-    pub const fn silence_all(self, answer: Answer) -> bool {
-        self.0 & (suppressed_bit(answer) | AUDITS | LISTS) == suppressed_bit(answer)
-    }
-
-    /// Whether echo requests are looked at.
+    /// Whether echo requests are decided about.
     #[inline(always)]
     pub const fn ask_for_echo(self) -> bool {
         self.0 & ECHO != 0
@@ -102,7 +94,7 @@ impl Rules {
         self.0 & OFF != 0
     }
 
-    /// What exempts a packet whoever sent it.
+    /// The condition flags that exempt a packet.
     #[inline(always)]
     pub(super) const fn exempt(self) -> ConditionFlags {
         ConditionFlags::of_flags(self.0 as u32)

@@ -1,4 +1,4 @@
-//! Packets of every kind, and what becomes of them.
+//! Decisions about packets of every kind.
 
 use core::net::IpAddr;
 
@@ -8,7 +8,7 @@ use crate::logic::policy::{Mode, Policy, parse};
 use crate::logic::protocol::{ICMP, TCP, UDP};
 use crate::logic::tcp::TcpFlags;
 
-/// A SYN from elsewhere for which there is no endpoint.
+/// A SYN from another machine, for which there is no endpoint.
 const SYN: Packet = Packet {
     protocol: Some(TCP),
     local_port: Some(23),
@@ -75,7 +75,7 @@ fn the_transport_layers_reasons_part_as_their_packets_do() {
     for (name, reason) in reasons.iter().filter(|(name, _)| !name.ends_with("MaxEnumValue")) {
         let reason = u32::try_from(reason.as_u64().unwrap()).unwrap();
         let expected = match &name["InetDiscard".len()..] {
-            // By whom: nobody known, an endpoint, a flow.
+            // The packet belongs to: nothing, an endpoint, a flow.
             "EndpointNotFound" | "TcbNotInTcbTable" | "AckInvalid" => [Silenced, Endpoint, Endpoint],
             "ExpectedSyn" | "ListenerInvalidFlags" | "PauseAccept" => [Silenced, Silenced, Endpoint],
             "SourceUnspecified" | "DestinationMulticast" | "HeaderInvalid" | "ChecksumInvalid" => {
@@ -87,8 +87,8 @@ fn the_transport_layers_reasons_part_as_their_packets_do() {
         for (index, expected) in expected.into_iter().enumerate() {
             let packet = Packet { discard, endpoint: index == 1, flow: index == 2, ..SYN };
             assert_eq!(verdict(packet), expected, "{name} {index}");
-            // A datagram has no listener: all but the lack of a socket is
-            // a socket's affair.
+            // A datagram has no listener. Every reason but a missing socket
+            // concerns a socket.
             let nobodys = ["InetDiscardEndpointNotFound", "InetDiscardTcbNotInTcbTable"].contains(&&**name);
             if !nobodys && expected != NoAnswer {
                 let datagram = Packet { protocol: Some(UDP), tcp_flags: None, ..packet };

@@ -1,11 +1,11 @@
-//! What a flow, or an endpoint, must have passed.
+//! Tests what a flow or an endpoint must have passed.
 
 use super::Direction::{Inbound, Outbound};
 use super::*;
 use crate::logic::tcp::{ACK, TcpFlags};
 
-/// A life of a connection, as its order sees it: layers by their short names,
-/// `<` inbound, `>` outbound, with the kind.
+/// The life of a connection, as its order sees it: short names of layers, `<` inbound, `>`
+/// outbound, and the kind.
 type Life = &'static [(&'static str, char, Kinds)];
 
 const CLIENT: Life = &[
@@ -92,7 +92,7 @@ fn what_must_have_been_before_is_asked_for() {
         (UDP, "DATAGRAM", pair("DATAGRAM", "OUT")),
         (LISTENER, "BIND_REDIRECT", pair("BIND_REDIRECT", "ASSIGNMENT")),
         (LISTENER, "ASSIGNMENT", pair("ASSIGNMENT", "LISTEN")),
-        // Nothing asks for these but a walk.
+        // Only a walk detects these.
         (CLIENT, "CLOSURE", None),
         (LISTENER, "LISTEN", None),
     ];
@@ -124,7 +124,7 @@ fn a_flow_joined_when_established_is_in_order() {
     }
 }
 
-/// A keep-alive's garbage octet comes from no application.
+/// No application sends a keep-alive's garbage octet.
 #[test]
 fn a_keep_alive_needs_no_stream() {
     let kinds = |payload| Kinds::of_some_segment(TcpFlags(ACK), Some(payload));
@@ -145,13 +145,13 @@ fn a_refused_flow_is_not_established() {
     let established = [("ESTABLISHED", '<', Kinds::BARE)];
     let expected = Deviation { expected: None, seen: Some(layer("ESTABLISHED")) };
     assert_eq!(live(&order, &established), Some(expected));
-    // The first deviation is the one that is kept.
+    // The first deviation is the one that is stored.
     let _later = order.step(Step { layer: layer("RELEASE"), direction: Inbound, kinds: Kinds::CALL });
     assert_eq!(order.deviation(), Some(expected));
 }
 
-/// Segments of one connection on two processors: any interleaving that keeps
-/// each segment's own layers in order is in order.
+/// Segments of one connection on two processors: any interleaving in which each segment
+/// passes its own layers in order is in order.
 #[test]
 fn interleaved_segments_are_in_order() {
     let received = [("IN", '<', Kinds::DATA), ("STREAM", '<', Kinds::DATA)];
@@ -171,8 +171,8 @@ fn interleaved_segments_are_in_order() {
 
 #[test]
 fn a_flow_is_reported_once_whoever_finds_it() {
-    // The flow knows that nothing was established, the walk that a layer is
-    // missing; either is told once.
+    // The flow detects that it is not established, the walk that a layer is missing.
+    // Only one deviation is reported.
     let order = Order::joined();
     let walks = Walks::<4>::default();
     let first = Deviation { expected: Some(layer("ESTABLISHED")), seen: Some(layer("STREAM")) };

@@ -1,4 +1,4 @@
-//! The watchers, against the pages' sequences written once more.
+//! Tests both checks against a second copy of the documented sequences.
 
 mod flow;
 mod pages;
@@ -8,7 +8,7 @@ use std::num::NonZeroU64;
 
 use super::*;
 
-/// The layer with a short name; `-D` is a layer's twin.
+/// The layer with a short name; `-D` means its discard layer.
 fn layer(short: &str) -> LayerIndex {
     let (short, discard) = short.strip_suffix("-D").map_or((short, false), |short| (short, true));
     let long = match short {

@@ -1,9 +1,9 @@
-//! The pages' sequences, written once more, whole and with one layer amiss.
+//! Tests a second copy of the documented sequences, whole and with one fault.
 
 use super::*;
 use crate::logic::layers::{FlowEvent, LAYERS};
 
-/// "TCP packet flows" and "UDP packet flows", row by row, in short names.
+/// The rows of "TCP packet flows" and "UDP packet flows", in short names.
 const PAGES: [(&str, Kinds, &str); 27] = [
     ("bind", Kinds::CALL, "BIND_REDIRECT ASSIGNMENT"),
     ("listen", Kinds::CALL, "LISTEN"),
@@ -31,14 +31,13 @@ const PAGES: [(&str, Kinds, &str); 27] = [
     ("ICMP unreachable", Kinds::DATAGRAM, "ERROR OUT OUT_IP"),
     ("UDP reauthorization passes", Kinds::DATAGRAM, "IN_IP IN ACCEPT DATAGRAM"),
     ("UDP reauthorization fails", Kinds::DATAGRAM, "IN_IP IN ACCEPT ACCEPT-D"),
-    // Open: INBOUND_TRANSPORT before its twin.
+    // Open: INBOUND_TRANSPORT before its discard layer.
     ("nobody listening, by way of the layer", Kinds::SYN, "IN_IP IN IN-D"),
 ];
 
-/// One layer amiss after which a walk is on another row in order: `-` left
-/// out, `+` doubled, `~` changed for the next, by position. Some are told by the
-/// flow's [`Order`], see below; the rest no watcher without sequence numbers can
-/// tell.
+/// Faults after which a walk is on another row: `-` a layer left out, `+` doubled, `~`
+/// exchanged with the next, by position. The flow's [`Order`] detects some of them, see
+/// below. The others cannot be detected without sequence numbers.
 const OTHER_ROWS: [&str; 18] = [
     "listen -0",
     "listen +0",
