@@ -42,14 +42,14 @@ impl Filtering {
     }
 
     /// Opens or closes the session, depending on the state of BFE. Fails if BFE runs
-    /// and refuses. Then no object is left in the engine, and the next change of BFE's
-    /// state tries again.
+    /// and refuses. Then no object is left in the engine, and the next change of
+    /// BFE's state tries again.
     pub fn bring_about(&self, irql: &Passive) -> Result {
         let mut session = self.session.lock(irql);
         match (&*session, bfe::is_running(irql)) {
             (Session::Closed, true) => {
-                // Copy the policy: opening takes long, and whoever changes the policy
-                // waits for its readers.
+                // Copy the policy: opening takes long, and whoever changes the
+                // policy waits for its readers.
                 let policy = self.policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
                 match open(&policy, irql) {
                     Ok(engine) => *session = Session::Open { engine, policy },
@@ -64,8 +64,8 @@ impl Filtering {
         Ok(())
     }
 
-    /// Adds and deletes filters so that they fit a new policy, in one transaction. If
-    /// that fails, the filters stay as they are.
+    /// Adds and deletes filters so that they fit a new policy, in one transaction.
+    /// If that fails, the filters stay as they are.
     pub fn adapt(&self, policy: &Policy, irql: &Passive) -> Result {
         let mut session = self.session.lock(irql);
         let Session::Open { engine, policy: before } = &mut *session else { return Ok(()) };

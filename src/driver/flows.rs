@@ -22,7 +22,7 @@ use crate::logic::order::Deviation;
 /// The records of all flows. Their memory is allocated at the start (`FlowLimit`).
 pub struct Flows {
     allocator: FlowAllocator,
-    places: PoolVec<Flow>,
+    records: PoolVec<Flow>,
     /// What each processor has counted and not yet added to the records.
     processors: PerCpu<PoolVec<Slot>>,
     /// The callouts' run-time ids, in the table's order.
@@ -49,11 +49,11 @@ pub struct FlowSummary {
 impl Flows {
     /// Starts without flows, with memory for `limit` of them.
     pub fn new(limit: u32, irql: &Passive) -> Result<Self> {
-        let places = PoolVec::filled(FlowAllocator::places(limit))?;
+        let records = PoolVec::filled(FlowAllocator::records(limit))?;
         let slots = |processors: &mut PoolVec<_>| processors.push(PoolVec::filled(Slots::number(limit))?);
         let processors = PerCpu::try_new(slots, irql)?;
         let ids = [const { AtomicU32::new(0) }; COUNT];
-        Ok(Self { allocator: FlowAllocator::new(limit), places, processors, ids })
+        Ok(Self { allocator: FlowAllocator::new(limit), records, processors, ids })
     }
 
     /// Stores a callout's run-time id; to be called before the callout has a filter.
@@ -63,9 +63,9 @@ impl Flows {
         }
     }
 
-    /// Begins to watch the flow that has just been established. `watch` is the number
-    /// of the order check, 0 if the order is not checked. The flow may end before this
-    /// returns; then `over` is called.
+    /// Begins to watch the flow that has just been established. `watch` is the
+    /// number of the order check, 0 if the order is not checked. The flow may end
+    /// before this returns; then `over` is called.
     pub fn begin(
         &self,
         incoming: &Incoming<'_>,
@@ -76,7 +76,7 @@ impl Flows {
         let (id, protocol) = (incoming.flow()?, incoming.protocol()?);
         // Process ids have 32 bits; the metadata's field has 64 (fwpsk.h).
         let (started, process) = (clock::milliseconds(), incoming.process().unwrap_or(0) as u32);
-        let key = self.allocator.start(&self.places, &Begin { id, started, process, watch })?;
+        let key = self.allocator.start(&self.records, &Begin { id, started, process, watch })?;
         let (context, family) = (key.context(), incoming.callout().family);
         let (flow, mut contexts) = (self.flow(context)?, 0);
         for (callout, place) in self.callouts_with_contexts() {
@@ -99,37 +99,37 @@ impl Flows {
 
     /// The flow that a context leads to. The context may be any number.
     pub fn flow(&self, context: u64) -> Option<&Flow> {
-        FlowAllocator::flow(&self.places, FlowKey::from_context(context))
+        FlowAllocator::flow(&self.records, FlowKey::from_context(context))
     }
 
     /// Counts packets of the flow that a context leads to. The context may be any
-    /// number. Returns a summary if this call ended a flow: one that was over, but whose
-    /// counts this processor had not yet handed over.
+    /// number. Returns a summary if this call ended a flow: one that was over, but
+    /// whose counts this processor had not yet handed over.
     #[inline(always)]
     pub fn count_packet(&self, context: u64, passed: FlowPackets, irql: &MaxDispatch) -> Option<FlowSummary> {
         let Some(slots) = self.processors.alone(irql) else {
-            FlowAllocator::count(&self.places, FlowKey::from_context(context), passed);
+            FlowAllocator::count(&self.records, FlowKey::from_context(context), passed);
             return None;
         };
-        match Slots(slots).count(&self.allocator, &self.places, context, passed) {
+        match Slots(slots).count(&self.allocator, &self.records, context, passed) {
             Counted::InSlot => None,
             Counted::TakenOver(flow) => {
                 flow.into_iter().for_each(prefetch::to_write);
                 None
             }
-            Counted::Ended(ended) => Some(self.wind_up(&ended)),
+            Counted::Ended(ended) => Some(self.finish(&ended)),
         }
     }
 
     /// A context is gone. The flow ends with its last context.
     pub fn release(&self, context: u64) -> Option<FlowSummary> {
-        let ended = self.allocator.release(&self.places, FlowKey::from_context(context))?;
-        Some(self.wind_up(&ended))
+        let ended = self.allocator.release(&self.records, FlowKey::from_context(context))?;
+        Some(self.finish(&ended))
     }
 
     #[cold]
     #[inline(never)]
-    fn wind_up(&self, ended: &EndedFlow<'_, '_>) -> FlowSummary {
+    fn finish(&self, ended: &EndedFlow<'_, '_>) -> FlowSummary {
         let totals = ended.totals(self.processors.all().iter().map(|slots| Slots(slots)));
         let (flow, order) = (ended.flow(), ended.flow().order());
         FlowSummary {
@@ -157,14 +157,15 @@ impl Flows {
     pub fn close(&self, irql: &Passive) {
         self.allocator.close();
         let remove_all = || {
-            for (_, flow) in FlowAllocator::lasting(&self.places) {
+            for (_, flow) in FlowAllocator::live(&self.records) {
                 let id = flow.id();
                 for (_, place) in self.callouts_with_contexts() {
                     flow::remove(id, place, irql);
                 }
             }
-            // The engine deletes a context only after the classify that has it returns, and
-            // a flow that is just beginning may get its contexts only now. So ask again.
+            // The engine deletes a context only after the classify that has it
+            // returns, and a flow that is just beginning may get its contexts only
+            // now. So ask again.
             self.allocator.flows() == 0
         };
         clock::wait_until(remove_all, irql);

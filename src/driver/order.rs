@@ -19,8 +19,8 @@ pub struct OrderCheck(Exclusive<ProcessorWalks>);
 
 #[repr(C)]
 struct ProcessorWalks {
-    /// The number of the check that they belong to. It is in the cache line in which the
-    /// walks begin.
+    /// The number of the check that they belong to. It is in the cache line in which
+    /// the walks begin.
     watch: Cell<u16>,
     walks: Walks<WALKS>,
 }
@@ -32,8 +32,8 @@ impl OrderCheck {
         Ok(Self(Exclusive::new(nothing, irql)?))
     }
 
-    /// Takes in a classify, under the check with this number. Returns a deviation from
-    /// the documented order, if this is one.
+    /// Takes in a classify, under the check with this number. Returns a deviation
+    /// from the documented order, if this is one.
     #[inline(always)]
     pub fn see(
         &self,

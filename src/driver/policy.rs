@@ -70,8 +70,9 @@ pub struct Applied {
 struct Report {
     /// Policies that have been put in force.
     applied: AtomicU32,
-    /// What was refused when the registry was last read, indexed as `VALUES`. The low 8
-    /// bits are the reason, the bits above them the entry; 0 means not refused.
+    /// What was refused when the registry was last read, indexed as `VALUES`. The
+    /// low 8 bits are the reason, the bits above them the entry; 0 means not
+    /// refused.
     refused: [AtomicU64; VALUES.len()],
     /// What is in force if something was refused: a [`Holds`].
     holds: AtomicU8,
@@ -90,8 +91,8 @@ pub enum Holds {
 }
 
 impl Policies {
-    /// Reads the policy at the start. There is no previous policy to keep, so a refused
-    /// value means its default, and the other values apply as set.
+    /// Reads the policy at the start. There is no previous policy to keep, so a
+    /// refused value means its default, and the other values apply as set.
     pub fn start(object: &DriverObject, irql: &Passive) -> Result<Self> {
         let report = Report::default();
         let key = Key::parameters(object, irql)?;
@@ -154,8 +155,8 @@ impl Policies {
         }
     }
 
-    /// Reads every value of the key into a new policy, and notes what was refused. Also
-    /// returns how many values were refused.
+    /// Reads every value of the key into a new policy, and notes what was refused.
+    /// Also returns how many values were refused.
     pub fn read(&self, key: Option<&Key>, irql: &Passive) -> Result<(Applied, usize)> {
         read(key, &self.report, irql)
     }
@@ -169,8 +170,8 @@ impl Policies {
         self.report.applied.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Keeps the policy in force, except its mode if one is given. Returns whether the
-    /// mode changed.
+    /// Keeps the policy in force, except its mode if one is given. Returns whether
+    /// the mode changed.
     pub fn keep(&self, mode: Option<Mode>, irql: &Passive) -> bool {
         let holds = if mode.is_some() { Holds::LastPolicyExceptMode } else { Holds::LastPolicy };
         self.report.holds.store(holds as u8, Ordering::Relaxed);
@@ -208,8 +209,8 @@ impl Applied {
         Rules::of_bits(self.rules.load(Ordering::Relaxed))
     }
 
-    /// Changes only the mode, while others read the policy. This needs no memory, so it
-    /// cannot fail.
+    /// Changes only the mode, while others read the policy. This needs no memory, so
+    /// it cannot fail.
     fn switch(&self, mode: Mode) {
         let rules = Rules::new(&Policy { mode, ..self.policy }, self.exemptions.is_some());
         self.rules.store(rules.bits(), Ordering::Relaxed);

@@ -21,8 +21,8 @@ const LOOKS: RangeInclusive<u32> = 10..=10_000;
 /// Milliseconds between two `Counters` events.
 const COUNTERS_EVERY: u64 = 10_000;
 
-/// Keeps the policy up to date with the registry. Between changes it sweeps for scans
-/// and logs the counters.
+/// Keeps the policy up to date with the registry. Between changes it sweeps for
+/// scans and logs the counters.
 pub struct Reload {
     shared: PoolArc<Shared>,
     /// The policy determines which filters there are.
@@ -49,7 +49,8 @@ impl Reload {
         let Shared { policies, channel, .. } = &*self.shared;
         let policy = applied.values();
         policies.replace(applied, irql);
-        // If the engine refuses, the filters stay as they are. The next change tries again.
+        // If the engine refuses, the filters stay as they are. The next change tries
+        // again.
         let _adapted_or_not = self.filtering.adapt(&policy, irql);
         events::policy(channel, Occasion::Change, policies, irql);
     }
@@ -66,10 +67,10 @@ impl Reload {
 }
 
 impl KeyFollower for Reload {
-    /// If a value is refused, the last good policy stays in force as a whole, because a
-    /// part of a new policy can mean the opposite of the whole. It also stays if there is
-    /// no memory for a new one. `Mode` 0 and 1 always take effect, so that the driver can
-    /// always be switched off.
+    /// If a value is refused, the last good policy stays in force as a whole,
+    /// because a part of a new policy can mean the opposite of the whole. It also
+    /// stays if there is no memory for a new one. `Mode` 0 and 1 always take effect,
+    /// so that the driver can always be switched off.
     fn follow(&self, key: Option<&Key>, irql: &Passive) {
         let applied = match self.shared.policies.read(key, irql) {
             Ok((applied, 0)) => PoolBox::new(applied),

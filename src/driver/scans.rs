@@ -15,15 +15,15 @@ pub struct Scans {
 }
 
 impl Scans {
-    /// Time starts now. `address` is part of the key's seed: any object of the driver,
-    /// because the network does not know its address.
+    /// Time starts now. `address` is part of the key's seed: any object of the
+    /// driver, because the network does not know its address.
     pub fn new<T: ?Sized>(policy: &Policy, address: &T) -> Self {
         let seed = Seed::new(mix(clock::seed(address), 0));
         Self { spans: Spans::new(clock::milliseconds(), policy.scan_window_ms), seed }
     }
 
-    /// The encounter of a packet that has met a closed port; `None` if no scan sends such
-    /// a packet.
+    /// The encounter of a packet that has met a closed port; `None` if no scan sends
+    /// such a packet.
     #[inline(always)]
     pub fn encounter(packet: &impl PacketView) -> Option<Encounter> {
         let (remote, port, technique) = (packet.remote()?, packet.local_port()?, Technique::of(packet)?);

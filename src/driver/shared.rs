@@ -1,7 +1,7 @@
 //! The state that all callouts share, and what they do with it.
 //!
-//! Beside its decision each callout counts, follows flows, checks the order and notes
-//! who meets closed ports.
+//! Beside its decision each callout counts, follows flows, checks the order and
+//! notes who meets closed ports.
 
 use super::events;
 use super::flows::{FlowSummary, Flows};
@@ -29,7 +29,8 @@ use crate::logic::stealth::Verdict;
 /// with two sets of counters; a total is the sum over all sets.
 #[repr(C)]
 pub struct Shared {
-    /// For each processor: counts of verdicts, and remotes that have met closed ports.
+    /// For each processor: counts of verdicts, and remotes that have met closed
+    /// ports.
     pub processors: PerCpu<Processor>,
     /// The policy in force.
     pub policies: PoolArc<Policies>,
@@ -77,9 +78,9 @@ impl Shared {
         }
     }
 
-    /// Counts the NET_BUFFERs and bytes of an indication for its flow. Every packet of a
-    /// flow passes INBOUND_TRANSPORT or OUTBOUND_TRANSPORT once, with the flow's context.
-    /// This is the only place that counts it.
+    /// Counts the NET_BUFFERs and bytes of an indication for its flow. Every packet
+    /// of a flow passes INBOUND_TRANSPORT or OUTBOUND_TRANSPORT once, with the
+    /// flow's context. This is the only place that counts it.
     #[inline(always)]
     pub fn count_flow_packet(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
         let context = incoming.flow_context();
@@ -91,8 +92,8 @@ impl Shared {
         }
     }
 
-    /// Begins a flow at ALE_FLOW_ESTABLISHED, and checks the order if the policy asks for
-    /// it.
+    /// Begins a flow at ALE_FLOW_ESTABLISHED, and checks the order if the policy
+    /// asks for it.
     #[inline(always)]
     pub fn follow(&self, incoming: &Incoming<'_>, word: PolicyWord, irql: &MaxDispatch) {
         let watch = word.order_watch();

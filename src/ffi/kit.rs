@@ -1,7 +1,7 @@
 //! Part of build.rs: declarations from the WDK's headers (feature `wdk`).
 //!
-//! `src/ffi/wdk.h` stays the list of names that the driver may use. Declarations that
-//! wdk-sys has are taken from there; bindgen reads the rest from the headers.
+//! `src/ffi/wdk.h` stays the list of names that the driver may use. Declarations
+//! that wdk-sys has are taken from there; bindgen reads the rest from the headers.
 
 use std::collections::BTreeSet;
 
@@ -19,8 +19,8 @@ const HEADERS: &[&str] =
 const DEFINES: &[&str] =
     &["_NDIS_", "NDIS_PLATFORM", "NDIS684=1", "NDIS_ENUM_FILTERS=void", "NTDDI_VERSION=0x0A000008"];
 
-/// Headers whose declarations wdk-sys has, because its `ntifs.h` and `ntddk.h` include
-/// them. `minwindef.h` is not one of them.
+/// Headers whose declarations wdk-sys has, because its `ntifs.h` and `ntddk.h`
+/// include them. `minwindef.h` is not one of them.
 const OF_WDK_SYS: &[&str] = &[
     "basetsd.h",
     "bugcodes.h",
@@ -39,8 +39,8 @@ const OF_WDK_SYS: &[&str] = &[
     "wnnc.h",
 ];
 
-/// Configures the link as wdk-build does, and returns bindings for the names in `ours`,
-/// which is bindgen's output for `wdk.h`, and for `functions`.
+/// Configures the link as wdk-build does, and returns bindings for the names in
+/// `ours`, which is bindgen's output for `wdk.h`, and for `functions`.
 ///
 /// # Panics
 /// If there is no kit, wdk-build cannot use it, or a header does not parse.
@@ -73,8 +73,8 @@ pub fn bindings(ours: &str, functions: &[&str]) -> String {
     text + &kits
 }
 
-/// Tells bindgen what the types in wdk-sys implement. It cannot see them. All of them
-/// are plain data.
+/// Tells bindgen what the types in wdk-sys implement. It cannot see them. All of
+/// them are plain data.
 #[derive(Debug)]
 struct OfWdkSys;
 

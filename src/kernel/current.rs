@@ -16,8 +16,9 @@ use crate::logic::epoch::{Inside, Phase, Readers};
 /// The current value. A reader never waits, and writes no cache line that another
 /// processor writes. A replaced value is freed when its last reader has left.
 ///
-/// At DISPATCH_LEVEL a reader writes nothing at all: whoever replaces the value waits
-/// until every processor has left that level. Below that level readers are counted.
+/// At DISPATCH_LEVEL a reader writes nothing at all: whoever replaces the value
+/// waits until every processor has left that level. Below that level readers are
+/// counted.
 pub struct Current<T> {
     value: AtomicPtr<T>,
     phase: Phase,
@@ -42,8 +43,8 @@ impl<T: Send + Sync> Current<T> {
         Ok(Self { value: pointer, phase: Phase::new(), readers, owner: Mutex::new(value, irql)? })
     }
 
-    /// The current value. `None` only on a processor that the system did not count at the
-    /// start.
+    /// The current value. `None` only on a processor that the system did not count
+    /// at the start.
     pub fn read<'a>(&'a self, irql: &'a MaxDispatch) -> Option<Reading<'a, T>> {
         let inside = match irql.is_dispatch() {
             true => None,
@@ -58,8 +59,8 @@ impl<T: Send + Sync> Current<T> {
         Some(Reading { value, _inside: inside, stays_here: PhantomData })
     }
 
-    /// Replaces the value in one step, waits until nobody reads the old value, and drops
-    /// it.
+    /// Replaces the value in one step, waits until nobody reads the old value, and
+    /// drops it.
     pub fn replace(&self, value: PoolBox<T>, irql: &Passive) {
         let mut owner = self.owner.lock(irql);
         self.value.store(value.as_ptr(), Ordering::SeqCst);

@@ -10,8 +10,8 @@ use crate::ffi;
 
 /// A device without a name: nothing can open it.
 ///
-/// Every registration that refers to the device also owns it, so the device is deleted
-/// after the last of them.
+/// Every registration that refers to the device also owns it, so the device is
+/// deleted after the last of them.
 #[derive(Clone)]
 pub struct Device(PoolArc<Created>);
 

@@ -74,8 +74,8 @@ impl<D: Lifecycle> Instance<D> {
     /// DRIVER_UNLOAD: stops the driver.
     ///
     /// # Safety
-    /// The system calls it at PASSIVE_LEVEL, when of the driver that [`Self::load`] started
-    /// only callbacks can still run.
+    /// The system calls it at PASSIVE_LEVEL, when of the driver that [`Self::load`]
+    /// started only callbacks can still run.
     pub unsafe fn unload(&self) {
         if self.running.swap(false, Ordering::Acquire) {
             // SAFETY: `running` says that a driver was written and not yet
@@ -88,8 +88,8 @@ impl<D: Lifecycle> Instance<D> {
     }
 }
 
-/// Makes a [`Lifecycle`] the driver that the system loads: defines DriverEntry, which
-/// the linker's /ENTRY names.
+/// Makes a [`Lifecycle`] the driver that the system loads: defines DriverEntry,
+/// which the linker's /ENTRY names.
 macro_rules! driver_entry {
     ($driver:ty) => {
         #[allow(unsafe_code, reason = "defines the image's entry point for src/kernel")]

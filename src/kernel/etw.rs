@@ -1,13 +1,13 @@
 //! ETW: registering a provider and writing its events.
 //!
-//! This is our own TraceLogging ([`logic::tracelogging`]), not the crate `tracelogging`
-//! (1.2.4), for three reasons:
+//! This is our own TraceLogging ([`logic::tracelogging`]), not the crate
+//! `tracelogging` (1.2.4), for three reasons:
 //! - Its registration can panic, so the image would contain
 //!   `core::panicking::panic_fmt`.
 //! - Its callback writes level and keywords to plain memory, which other processors
 //!   read at that moment.
-//! - A session that asks for level 0, which means every level, gets no events from it.
-//!   `TraceLoggingProvider.h` gives such a session all events.
+//! - A session that asks for level 0, which means every level, gets no events from
+//!   it. `TraceLoggingProvider.h` gives such a session all events.
 //!
 //! [`logic::tracelogging`]: crate::logic::tracelogging
 
@@ -47,9 +47,9 @@ pub struct EventProvider {
 /// listens, an event costs one load.
 pub struct Channel {
     provider: &'static EventProvider,
-    /// Three bits for each event. The lowest [`MOST`] bits say which events are written:
-    /// those that sessions want (the next [`MOST`] bits) and that are permitted (the bits
-    /// above).
+    /// Three bits for each event. The lowest [`MOST`] bits say which events are
+    /// written: those that sessions want (the next [`MOST`] bits) and that are
+    /// permitted (the bits above).
     gate: AtomicU64,
     /// The registration's handle; 0 while there is none.
     handle: AtomicU64,
@@ -215,8 +215,9 @@ pub struct ProviderRegistration(PoolArc<Channel>);
 
 impl ProviderRegistration {
     /// Registers the channel's provider. A session may ask for the state before this
-    /// returns. What is written then is lost, so the caller logs the state afterwards. If
-    /// the system refuses, no session can listen; the driver works nevertheless.
+    /// returns. What is written then is lost, so the caller logs the state
+    /// afterwards. If the system refuses, no session can listen; the driver works
+    /// nevertheless.
     pub fn new<L: Listen>(channel: PoolArc<Channel>, _: &Passive) -> Self {
         let id = guid(channel.provider.id);
         let mut handle = 0;

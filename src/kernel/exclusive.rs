@@ -4,9 +4,9 @@ use super::irql::{Dispatch, Passive};
 use super::per_cpu::PerCpu;
 use super::status::Result;
 
-/// One `T` for each processor, used at DISPATCH_LEVEL only. At that level nothing else
-/// runs on the processor, and the code cannot move to another. So a `T` made of cells
-/// needs no lock, and may be entered again while it is in use.
+/// One `T` for each processor, used at DISPATCH_LEVEL only. At that level nothing
+/// else runs on the processor, and the code cannot move to another. So a `T` made of
+/// cells needs no lock, and may be entered again while it is in use.
 #[repr(transparent)]
 pub struct Exclusive<T>(PerCpu<Own<T>>);
 
@@ -24,8 +24,8 @@ impl<T: Send> Exclusive<T> {
         Ok(Self(PerCpu::new(|| Own(make()), irql)?))
     }
 
-    /// This processor's value; `None` on a processor that the system did not count at the
-    /// start.
+    /// This processor's value; `None` on a processor that the system did not count
+    /// at the start.
     #[inline(always)]
     pub fn here<'a>(&'a self, irql: &'a Dispatch<'_>) -> Option<&'a T> {
         match self.0.all().get(irql.processor()) {

@@ -20,8 +20,8 @@ pub struct MaxDispatch {
 /// Proves PASSIVE_LEVEL.
 pub struct Passive(MaxDispatch);
 
-/// Proves that the code runs inside a callout function that the filter engine called,
-/// at IRQL <= DISPATCH_LEVEL. Making it reads nothing.
+/// Proves that the code runs inside a callout function that the filter engine
+/// called, at IRQL <= DISPATCH_LEVEL. Making it reads nothing.
 pub struct InCallout(PhantomData<*mut ()>);
 
 impl InCallout {
@@ -49,8 +49,8 @@ impl MaxDispatch {
         self.processor as usize
     }
 
-    /// Whether the level is DISPATCH_LEVEL. Then no other thread runs on this processor,
-    /// and this thread stays on it, until the token is dropped.
+    /// Whether the level is DISPATCH_LEVEL. Then no other thread runs on this
+    /// processor, and this thread stays on it, until the token is dropped.
     pub fn is_dispatch(&self) -> bool {
         u32::from(self.level) >= ffi::DISPATCH_LEVEL
     }
@@ -64,8 +64,8 @@ impl MaxDispatch {
         }
     }
 
-    /// Raises the IRQL to DISPATCH_LEVEL. The processor is the one that the thread is on
-    /// then.
+    /// Raises the IRQL to DISPATCH_LEVEL. The processor is the one that the thread
+    /// is on then.
     pub fn raise<'a>(&'a self, lock: &'a mut LevelLock) -> Dispatch<'a> {
         let before = lock.take();
         let processor = Self::at(ffi::DISPATCH_LEVEL as ffi::KIRQL).processor();
@@ -86,8 +86,8 @@ fn level() -> ffi::KIRQL {
     unsafe { ffi::KeGetCurrentIrql() }
 }
 
-/// Proves DISPATCH_LEVEL. If the IRQL was raised for it, dropping it restores the level
-/// from before.
+/// Proves DISPATCH_LEVEL. If the IRQL was raised for it, dropping it restores the
+/// level from before.
 #[must_use]
 pub struct Dispatch<'a> {
     processor: usize,
@@ -111,9 +111,9 @@ impl Drop for Dispatch<'_> {
     }
 }
 
-/// A spin lock that nobody else uses, so it is always free. It only serves to raise the
-/// IRQL: x64 and arm64 have no function in common for that (wdm.h: KfRaiseIrql is
-/// exported on one and inline on the other).
+/// A spin lock that nobody else uses, so it is always free. It only serves to raise
+/// the IRQL: x64 and arm64 have no function in common for that (wdm.h: KfRaiseIrql
+/// is exported on one and inline on the other).
 #[derive(Default)]
 pub struct LevelLock(ffi::ULONG_PTR);
 

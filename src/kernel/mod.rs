@@ -1,7 +1,7 @@
 //! SAFE WRAPPERS: the kernel's interface as Rust; the only hand-written unsafe.
 //!
-//! Wrappers keep the C name, recased. Types express what must hold at a call: a token
-//! proves the IRQL ([`irql`]), and dropping a value undoes what it stands for.
+//! Wrappers keep the C name, recased. Types express what must hold at a call: a
+//! token proves the IRQL ([`irql`]), and dropping a value undoes what it stands for.
 #![allow(unsafe_code, reason = "calls into the kernel and reads what it passes")]
 
 pub mod clock;

@@ -10,8 +10,8 @@ use super::pool::PoolBox;
 use super::status::Result;
 use crate::ffi;
 
-/// A value behind a synchronization event. The event lets one waiter through at a time
-/// and, unlike a fast mutex, leaves the IRQL as it is.
+/// A value behind a synchronization event. The event lets one waiter through at a
+/// time and, unlike a fast mutex, leaves the IRQL as it is.
 pub struct Mutex<T>(PoolBox<MutexState<T>>);
 
 struct MutexState<T> {
@@ -32,8 +32,8 @@ pub struct Guard<'a, T> {
 }
 
 impl<T> Mutex<T> {
-    /// Starts unlocked. The event is in nonpaged pool and never moves, because waiters are
-    /// linked to it.
+    /// Starts unlocked. The event is in nonpaged pool and never moves, because
+    /// waiters are linked to it.
     pub fn new(value: T, _: &Passive) -> Result<Self> {
         let free = UnsafeCell::new(ffi::KEVENT::default());
         let inner = PoolBox::new(MutexState { free, value: UnsafeCell::new(value) })?;

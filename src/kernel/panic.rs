@@ -1,7 +1,7 @@
 //! The panic handler and the symbols of a C runtime, without the WDK's crates.
 //!
-//! The shipping driver has no path that panics. Tests check that the linked image has
-//! no symbol of `core::panicking`.
+//! The shipping driver has no path that panics. Tests check that the linked image
+//! has no symbol of `core::panicking`.
 
 use core::panic::PanicInfo;
 
@@ -30,8 +30,8 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 #[unsafe(no_mangle)]
 static _fltused: i32 = 0;
 
-/// The personality routine in the unwind tables of the prebuilt `core`. Nothing unwinds
-/// under `panic = "abort"`.
+/// The personality routine in the unwind tables of the prebuilt `core`. Nothing
+/// unwinds under `panic = "abort"`.
 // SAFETY: no other object defines it, for there is no C runtime.
 #[unsafe(no_mangle)]
 extern "C" fn __CxxFrameHandler3() -> i32 {

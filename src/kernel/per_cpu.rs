@@ -46,8 +46,8 @@ impl<T: Sync> PerCpu<T> {
         self.0.get(irql.processor())
     }
 
-    /// This processor's value at DISPATCH_LEVEL, where no other thread of this processor
-    /// can use it until the IRQL is lowered; `None` below that level.
+    /// This processor's value at DISPATCH_LEVEL, where no other thread of this
+    /// processor can use it until the IRQL is lowered; `None` below that level.
     pub fn alone(&self, irql: &MaxDispatch) -> Option<&T> {
         irql.is_dispatch().then(|| self.current(irql)).flatten()
     }

@@ -5,8 +5,8 @@ use core::arch::asm;
 /// Starts to fetch the first cache line of a value, for writing. It does not wait,
 /// changes no memory, and cannot fault.
 ///
-/// Every processor that this driver's Windows supports has the instruction: x64 needs
-/// PREFETCHW since Windows 8.1 ("Windows processor requirements").
+/// Every processor that this driver's Windows supports has the instruction: x64
+/// needs PREFETCHW since Windows 8.1 ("Windows processor requirements").
 #[inline(always)]
 pub fn to_write<T>(value: &T) {
     let at = core::ptr::from_ref(value);

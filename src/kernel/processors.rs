@@ -4,11 +4,12 @@ use super::irql::Passive;
 use super::work_item::wait_until;
 use crate::ffi;
 
-/// Returns when all code has ended that ran at DISPATCH_LEVEL at the time of the call.
-/// Code that starts later sees what this thread wrote before the call.
+/// Returns when all code has ended that ran at DISPATCH_LEVEL at the time of the
+/// call. Code that starts later sees what this thread wrote before the call.
 ///
-/// This thread runs on each processor in turn. At PASSIVE_LEVEL it can run there only
-/// when nothing at DISPATCH_LEVEL does. So readers at that level need not do anything.
+/// This thread runs on each processor in turn. At PASSIVE_LEVEL it can run there
+/// only when nothing at DISPATCH_LEVEL does. So readers at that level need not do
+/// anything.
 pub fn pass_all(_: &Passive) {
     // SAFETY: takes a group number, no pointers; callable at any IRQL.
     let count = unsafe { ffi::KeQueryMaximumProcessorCountEx(ffi::ALL_PROCESSOR_GROUPS as ffi::USHORT) };
@@ -31,8 +32,8 @@ pub fn pass_all(_: &Passive) {
     }
 }
 
-/// The affinity of a processor, by its number over all groups; `None` while it is not
-/// active.
+/// The affinity of a processor, by its number over all groups; `None` while it is
+/// not active.
 fn affinity(index: u32) -> Option<ffi::GROUP_AFFINITY> {
     let mut number = ffi::PROCESSOR_NUMBER { Group: 0, Number: 0, Reserved: 0 };
     // SAFETY: the number is a local; callable at any IRQL.

@@ -17,7 +17,8 @@ pub struct Key(ffi::HANDLE);
 /// A buffer for a value. By default it has room for the longest value, which is too
 /// large for a kernel stack.
 ///
-/// The layout is that of KEY_VALUE_PARTIAL_INFORMATION (wdm.h), with room for the data.
+/// The layout is that of KEY_VALUE_PARTIAL_INFORMATION (wdm.h), with room for the
+/// data.
 #[repr(C)]
 pub struct Room<D: ?Sized = [u8; MAX_BYTES]> {
     title_index: ffi::ULONG,
@@ -57,7 +58,8 @@ pub enum ValueError {
 }
 
 impl Key {
-    /// Opens `Parameters` under the driver's service key; `None` if it does not exist.
+    /// Opens `Parameters` under the driver's service key; `None` if it does not
+    /// exist.
     pub fn parameters(driver: &DriverObject, _: &Passive) -> Result<Option<Self>> {
         let mut handle = ptr::null_mut();
         // SAFETY: the driver object is the system's, `handle` is a local, and

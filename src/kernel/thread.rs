@@ -107,14 +107,14 @@ impl Signal {
         self.event.0
     }
 
-    /// Whether the thread must end. To be asked after any wait: the end is noted before
-    /// the event is set.
+    /// Whether the thread must end. To be asked after any wait: the end is noted
+    /// before the event is set.
     pub fn is_ending(&self) -> bool {
         self.ending.load(Ordering::Acquire)
     }
 
-    /// Waits until the event is set, at most for this many milliseconds. Returns whether it
-    /// was set.
+    /// Waits until the event is set, at most for this many milliseconds. Returns
+    /// whether it was set.
     pub fn wait(&self, milliseconds: u32, _: &Passive) -> bool {
         // Relative, in units of 100 ns.
         let mut interval = ffi::LARGE_INTEGER { QuadPart: i64::from(milliseconds) * -10_000 };

@@ -21,8 +21,8 @@ impl<const N: usize> Utf16<N> {
         Self { units, length }
     }
 
-    /// As a zero-terminated string. The C types ask for a mutable pointer, but no callee
-    /// writes to it.
+    /// As a zero-terminated string. The C types ask for a mutable pointer, but no
+    /// callee writes to it.
     pub fn as_ptr(&self) -> *mut ffi::WCHAR {
         self.units.as_ptr().cast_mut()
     }

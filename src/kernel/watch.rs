@@ -16,8 +16,8 @@ pub trait KeyFollower: Send + Sync {
     /// watching begins, for changes made before, and after every change.
     fn follow(&self, key: Option<&Key>, irql: &Passive);
 
-    /// Called repeatedly while nothing changes. Returns the time until the next call, in
-    /// milliseconds.
+    /// Called repeatedly while nothing changes. Returns the time until the next
+    /// call, in milliseconds.
     fn tick(&self, irql: &Passive) -> u32;
 }
 
@@ -70,8 +70,8 @@ impl<F: KeyFollower> ThreadBody for Watcher<F> {
     fn run(&self, signal: &Signal, irql: &Passive) {
         let (mut key, mut before) = (None, State::Unknown);
         loop {
-            // Ask for the next notification before reading the values, so that no change
-            // is missed.
+            // Ask for the next notification before reading the values, so that no
+            // change is missed.
             let state = self.ask(&mut key, signal, irql);
             if signal.is_ending() {
                 // Closing the key ends the notice that is still to come.
@@ -92,8 +92,8 @@ impl<F: KeyFollower> ThreadBody for Watcher<F> {
 }
 
 impl<F: KeyFollower> Watcher<F> {
-    /// Ticks until a notification arrives or `patience` ends; [`u32::MAX`] never ends.
-    /// Returns `false` if the thread must end.
+    /// Ticks until a notification arrives or `patience` ends; [`u32::MAX`] never
+    /// ends. Returns `false` if the thread must end.
     fn wait(&self, signal: &Signal, mut patience: u32, irql: &Passive) -> bool {
         loop {
             let interval = self.follower.tick(irql);
@@ -110,8 +110,8 @@ impl<F: KeyFollower> Watcher<F> {
         }
     }
 
-    /// Asks for a notification. If the open key has been deleted, opens the one that exists
-    /// now.
+    /// Asks for a notification. If the open key has been deleted, opens the one that
+    /// exists now.
     fn ask(&self, key: &mut Option<Key>, signal: &Signal, irql: &Passive) -> State {
         if key.as_ref().is_some_and(|key| self.notify(key, signal, irql).is_ok()) {
             return State::Watched;

@@ -6,7 +6,8 @@ use super::order::{Direction, LayerIndex, OrderLayer, Tracking};
 /// One callout.
 #[derive(Clone, Copy, Debug)]
 pub struct Callout {
-    /// The documented layer. The table of layers has the order of the documented flows.
+    /// The documented layer. The table of layers has the order of the documented
+    /// flows.
     pub layer: &'static Layer,
     /// The address family.
     pub family: Family,
@@ -22,11 +23,11 @@ pub struct Callout {
     pub role: Role,
     /// Whether flows begin at this layer.
     pub begins_flows: bool,
-    /// The direction of the packets that are counted here for their flow. Every packet of
-    /// a flow passes such a callout once, with the flow's context.
+    /// The direction of the packets that are counted here for their flow. Every
+    /// packet of a flow passes such a callout once, with the flow's context.
     pub flow_packets: Option<Direction>,
-    /// The number of values that an indication must have: all fields that a decision reads;
-    /// 0 if the callout only observes.
+    /// The number of values that an indication must have: all fields that a decision
+    /// reads; 0 if the callout only observes.
     pub least_values: usize,
     /// The index in [`CALLOUTS`].
     pub index: CalloutIndex,
@@ -35,9 +36,9 @@ pub struct Callout {
 /// Number of callouts.
 pub const COUNT: usize = 66;
 
-/// Every callout, in the order of registration: as the TCP flows first pass the layers,
-/// each layer before its discard layer, IPv4 before IPv6. Layers that these flows do not
-/// pass come last.
+/// Every callout, in the order of registration: as the TCP flows first pass the
+/// layers, each layer before its discard layer, IPv4 before IPv6. Layers that these
+/// flows do not pass come last.
 pub static CALLOUTS: [Callout; COUNT] = every();
 
 /// The keys of this driver's callouts and filters, to which the layer's id is added.
@@ -94,8 +95,8 @@ pub fn at_layer(layer_id: u16) -> Option<&'static Callout> {
     CALLOUTS.get(usize::from(*BY_LAYER.get(usize::from(layer_id))?))
 }
 
-/// The callout at a layer, if it only observes and no flow begins there. Most often such
-/// a callout only counts.
+/// The callout at a layer, if it only observes and no flow begins there. Most often
+/// such a callout only counts.
 #[inline(always)]
 pub fn observing(layer_id: u16) -> Option<CalloutIndex> {
     static BY_LAYER: [u8; LAYER_IDS] = by_layer(true);
@@ -266,8 +267,8 @@ const fn least_values(layer: &Layer, role: Role) -> usize {
     }
 }
 
-/// The index of each layer's callout. With `observing` only callouts that observe and
-/// where no flow begins.
+/// The index of each layer's callout. With `observing` only callouts that observe
+/// and where no flow begins.
 const fn by_layer(observing: bool) -> [u8; LAYER_IDS] {
     let (mut places, mut index) = ([NONE; LAYER_IDS], 0);
     while index < COUNT {

@@ -6,8 +6,8 @@ use super::callouts::{COUNT, CalloutIndex};
 use super::stealth::Verdict;
 
 /// The counts of one processor at one level, on cache lines of their own. A row is a
-/// callout, in the order of registration; a column is a verdict. The type contains only
-/// integers, so that it can be made in zeroed memory.
+/// callout, in the order of registration; a column is a verdict. The type contains
+/// only integers, so that it can be made in zeroed memory.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Counters([[AtomicU64; Verdict::COUNT]; COUNT]);

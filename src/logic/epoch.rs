@@ -1,9 +1,9 @@
 //! Waits until nobody reads a replaced value any more.
 //!
 //! Readers count themselves in and out on their own processor, in the current phase.
-//! Whoever replaces a value changes the phase and waits until no processor has readers of
-//! either phase. No cache line is written by readers of two processors, and no reader
-//! waits.
+//! Whoever replaces a value changes the phase and waits until no processor has
+//! readers of either phase. No cache line is written by readers of two processors,
+//! and no reader waits.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -15,12 +15,13 @@ pub struct Readers {
     odd: AtomicU32,
 }
 
-/// The phase in which new readers count themselves. Only one writer at a time changes it.
+/// The phase in which new readers count themselves. Only one writer at a time
+/// changes it.
 #[derive(Debug, Default)]
 pub struct Phase(AtomicU32);
 
-/// A reader, counted as long as this value lives. It may be dropped on another processor
-/// than it was made on.
+/// A reader, counted as long as this value lives. It may be dropped on another
+/// processor than it was made on.
 #[derive(Debug)]
 #[must_use]
 pub struct Inside<'a>(&'a AtomicU32);
@@ -42,21 +43,22 @@ impl Phase {
         Self(AtomicU32::new(0))
     }
 
-    /// Counts a reader. The reader loads the value afterwards, in sequentially consistent
-    /// order. So either the writer sees the count, or the reader sees the new value.
+    /// Counts a reader. The reader loads the value afterwards, in sequentially
+    /// consistent order. So either the writer sees the count, or the reader sees the
+    /// new value.
     pub fn enter<'a>(&self, readers: &'a Readers) -> Inside<'a> {
         let count = readers.of(self.0.load(Ordering::Relaxed));
         count.fetch_add(1, Ordering::SeqCst);
         Inside(count)
     }
 
-    /// Waits until all readers that came before the call have left. The caller replaces the
-    /// value before, in sequentially consistent order.
+    /// Waits until all readers that came before the call have left. The caller
+    /// replaces the value before, in sequentially consistent order.
     ///
-    /// First it waits for readers of the other phase: readers that loaded the phase before
-    /// the last change and counted themselves after it. Then it changes the phase, so that
-    /// new readers cannot keep the old phase busy, and waits for that one. A reader of the old
-    /// value is in one of the two phases.
+    /// First it waits for readers of the other phase: readers that loaded the phase
+    /// before the last change and counted themselves after it. Then it changes the
+    /// phase, so that new readers cannot keep the old phase busy, and waits for that
+    /// one. A reader of the old value is in one of the two phases.
     pub fn wait<'a, R: Iterator<Item = &'a Readers> + Clone>(&self, readers: R, mut pause: impl FnMut()) {
         let phase = self.0.load(Ordering::Relaxed);
         let other = phase.wrapping_add(1);
@@ -154,7 +156,8 @@ mod tests {
     #[test]
     fn a_reader_that_comes_late_to_the_other_phase_is_waited_for() {
         let (phase, readers) = (Phase::new(), Readers::new());
-        // This reader loaded the phase, and was interrupted before it counted itself.
+        // This reader loaded the phase, and was interrupted before it counted
+        // itself.
         let late = readers.of(phase.0.load(Ordering::Relaxed));
         phase.wait([&readers].into_iter(), || panic!("nobody is inside"));
         late.fetch_add(1, Ordering::SeqCst);

@@ -12,8 +12,8 @@ const MOST_EXTENSIONS: usize = 8;
 /// Bytes of IPv6's fixed header.
 const V6_HEADER: u32 = 40;
 
-/// Two numbers without a pattern, so that a factor of 0 does not make the hash 0 (the
-/// fractional digits of pi).
+/// Two numbers without a pattern, so that a factor of 0 does not make the hash 0
+/// (the fractional digits of pi).
 const SALT: [u64; 2] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344];
 
 /// The source and the destination address of a packet.
@@ -92,7 +92,8 @@ pub enum Part {
 }
 
 impl Part {
-    /// From the fragment offset, in units of 8 bytes, and the flag for more fragments.
+    /// From the fragment offset, in units of 8 bytes, and the flag for more
+    /// fragments.
     const fn of(offset: u16, more: bool) -> Self {
         match (offset, more) {
             (0, false) => Self::Whole,
@@ -102,8 +103,8 @@ impl Part {
     }
 }
 
-/// Finds the header above the IP header at the start of the bytes. `None` if the IP header
-/// does not have these addresses, because then it is not this packet's.
+/// Finds the header above the IP header at the start of the bytes. `None` if the IP
+/// header does not have these addresses, because then it is not this packet's.
 #[inline(always)]
 pub fn upper<B: Bytes + ?Sized>(bytes: &B, ends: Ends) -> Option<Upper> {
     match ends {

@@ -1,7 +1,7 @@
 //! Hashes for numbers that come from the network.
 
-/// A cheap hash of two numbers: XORs both halves of their product. Where an attacker gains
-/// from guessing, at least one of the numbers must be unknown to others.
+/// A cheap hash of two numbers: XORs both halves of their product. Where an attacker
+/// gains from guessing, at least one of the numbers must be unknown to others.
 #[inline(always)]
 pub(super) const fn fold(one: u64, other: u64) -> u64 {
     let product = one as u128 * other as u128;

@@ -8,15 +8,15 @@ use super::scan::{ROWS, Table, WAYS};
 const SETS: usize = 512 / WAYS;
 const CELLS: usize = ROWS * 1024;
 
-/// The state of one processor. The type contains only integers, and zero means empty, so
-/// that it can be made in zeroed memory.
+/// The state of one processor. The type contains only integers, and zero means
+/// empty, so that it can be made in zeroed memory.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Processor {
     /// The remotes that have met closed ports.
     pub remotes: Remotes,
-    /// The counts at DISPATCH_LEVEL, where no other thread of this processor counts; then the
-    /// counts below that level.
+    /// The counts at DISPATCH_LEVEL, where no other thread of this processor counts;
+    /// then the counts below that level.
     pub counters: [Counters; 2],
 }
 

@@ -7,15 +7,15 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 /// All processors share its cache line, so it is asked only while a session listens.
 #[derive(Debug, Default)]
 pub struct RateLimit {
-    /// The number of a span in the upper half; in the lower half how many events were admitted
-    /// in it.
+    /// The number of a span in the upper half; in the lower half how many events
+    /// were admitted in it.
     span: AtomicU64,
     /// Events suppressed since the last one that was admitted.
     suppressed: AtomicU32,
 }
 
-/// How often starting a new span is tried. If other processors win each time, the event is
-/// suppressed.
+/// How often starting a new span is tried. If other processors win each time, the
+/// event is suppressed.
 const TRIES: usize = 4;
 
 impl RateLimit {
@@ -24,8 +24,8 @@ impl RateLimit {
         Self { span: AtomicU64::new(0), suppressed: AtomicU32::new(0) }
     }
 
-    /// Asks for one event in the span with this number, which allows `most`. Returns how many
-    /// were suppressed before it, or `None` if it is suppressed itself.
+    /// Asks for one event in the span with this number, which allows `most`. Returns
+    /// how many were suppressed before it, or `None` if it is suppressed itself.
     pub fn admit(&self, span: u32, most: u32) -> Option<u32> {
         if self.count(span, most) {
             // Load first, so that nothing is written if nothing was suppressed.
@@ -91,7 +91,8 @@ mod tests {
         });
         let last = limit.admit(u32::MAX, 1).unwrap();
         assert_eq!(let_through.load(Relaxed) + suppressed.load(Relaxed) + last, 16_000);
-        // Threads that lag behind start an old span again; each time 100 more are admitted.
+        // Threads that lag behind start an old span again; each time 100 more are
+        // admitted.
         assert!(let_through.load(Relaxed) >= 400);
     }
 }

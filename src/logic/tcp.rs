@@ -21,7 +21,8 @@ pub const ALL: u8 = FIN | SYN | RST | PSH | ACK | URG;
 pub struct TcpFlags(pub u8);
 
 impl TcpFlags {
-    /// Stands for flags that could not be read. The value is no reset and no scan technique.
+    /// Stands for flags that could not be read. The value is no reset and no scan
+    /// technique.
     pub const UNREAD: Self = Self(0x3b);
 
     /// Whether the segment is a reset.

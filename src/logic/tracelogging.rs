@@ -1,8 +1,9 @@
 //! TraceLogging's wire format: events that describe their own fields.
 //!
-//! The sources are the comments of `TraceLoggingProvider.h` and its enumerations `TlgIn_t`
-//! and `TlgOut_t`. An event is written in three parts, distinguished by the type of their
-//! descriptors: the provider's traits, the event's metadata, and the values.
+//! The sources are the comments of `TraceLoggingProvider.h` and its enumerations
+//! `TlgIn_t` and `TlgOut_t`. An event is written in three parts, distinguished by
+//! the type of their descriptors: the provider's traits, the event's metadata, and
+//! the values.
 //!
 //! | part | bytes |
 //! |---|---|
@@ -38,8 +39,8 @@ pub struct Field {
 }
 
 impl Type {
-    /// A structure of this many fields: _TlgInSTRUCT, with the number of fields in place of the
-    /// out-type.
+    /// A structure of this many fields: _TlgInSTRUCT, with the number of fields in
+    /// place of the out-type.
     pub const fn structure(fields: usize) -> Self {
         assert!(fields > 0 && fields < 0x80);
         Self { input: 24, output: fields as u8, name: "structure" }
@@ -88,15 +89,15 @@ pub trait Event {
     /// The event's description.
     const DESCRIPTION: Description;
 
-    /// Appends the values in the order of the fields. `dropped` is how many events of this
-    /// type were suppressed before this one.
+    /// Appends the values in the order of the fields. `dropped` is how many events
+    /// of this type were suppressed before this one.
     fn put(&self, dropped: u32, to: &mut Payload<'_>);
 }
 
 impl Description {
-    /// Whether a session wants the event: the session asks for its level or a more verbose one,
-    /// and for one of its keywords. Level 0 and keyword 0 ask for all. The session itself
-    /// filters again.
+    /// Whether a session wants the event: the session asks for its level or a more
+    /// verbose one, and for one of its keywords. Level 0 and keyword 0 ask for all.
+    /// The session itself filters again.
     pub const fn is_wanted(&self, level: u8, any: u64, all: u64) -> bool {
         let level = level == 0 || self.level <= level;
         level && (any == 0 || self.keyword & any != 0) && self.keyword & all == all
@@ -200,7 +201,8 @@ impl<'a> Payload<'a> {
         let end = self.length.saturating_add(bytes.len());
         match self.room.get_mut(self.length..end) {
             Some(place) => {
-                // Copies byte by byte: a copy of slices would need a proof of equal lengths.
+                // Copies byte by byte: a copy of slices would need a proof of equal
+                // lengths.
                 place.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
                 self.length = end;
             }
@@ -299,7 +301,8 @@ impl FieldValue for Process {
     }
 }
 
-/// A socket address. The port is 0 if there is none. Empty if the address is not known.
+/// A socket address. The port is 0 if there is none. Empty if the address is not
+/// known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Socket(pub Option<SocketAddr>);
 

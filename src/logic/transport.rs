@@ -12,12 +12,12 @@ use super::tcp::TcpFlags;
 /// Bytes that are read of a TCP header: up to the flags.
 pub const LONGEST: usize = 14;
 
-/// Bytes that are read of any other header: the first two words, which is all of UDP's
-/// header (RFC 768) and the start of ICMP's (RFC 792, RFC 4443).
+/// Bytes that are read of any other header: the first two words, which is all of
+/// UDP's header (RFC 768) and the start of ICMP's (RFC 792, RFC 4443).
 const SHORTEST: usize = 8;
 
-/// The first two numbers of a header, as in the packet: the ports. Where a layer has ICMP's
-/// type and code in its port fields, they stand here, too.
+/// The first two numbers of a header, as in the packet: the ports. Where a layer has
+/// ICMP's type and code in its port fields, they stand here, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
     /// The sender's port.
@@ -68,8 +68,8 @@ pub struct Segment {
 const UDP_CHECKSUM: u64 = 0xffff;
 const ICMP_CHECKSUM: u64 = 0xffff << 32;
 
-/// A number without a pattern, so that a factor of 0 does not make the hash 0 (fractional
-/// digits of pi).
+/// A number without a pattern, so that a factor of 0 does not make the hash 0
+/// (fractional digits of pi).
 const SALT: u64 = 0x082e_fa98_ec4e_6c89;
 
 impl Header {
@@ -122,8 +122,8 @@ impl Header {
         }
     }
 
-    /// The kinds of the packet, for the order check. `payload`: the bytes behind the header, if
-    /// known.
+    /// The kinds of the packet, for the order check. `payload`: the bytes behind the
+    /// header, if known.
     #[inline(always)]
     pub fn kinds(&self, payload: Option<u64>) -> Kinds {
         let Some(segment) = self.segment else { return Kinds::DATAGRAM };
@@ -136,7 +136,8 @@ impl Header {
         length.checked_sub(self.segment?.header.into())
     }
 
-    /// The part of the header that identifies the packet among others with its addresses.
+    /// The part of the header that identifies the packet among others with its
+    /// addresses.
     #[inline(always)]
     pub const fn beginning(&self) -> Beginning {
         Beginning(self.start)
@@ -154,12 +155,13 @@ impl Header {
 pub struct Beginning(u64);
 
 impl Beginning {
-    /// A mark by which the packet is recognized at its next layer. It depends on protocol,
-    /// addresses, direction, ports, TCP's sequence number, and the rest of the first two
-    /// words, except the checksum.
+    /// A mark by which the packet is recognized at its next layer. It depends on
+    /// protocol, addresses, direction, ports, TCP's sequence number, and the rest of
+    /// the first two words, except the checksum.
     #[inline(always)]
     pub fn mark(self, protocol: u8, ends: u64, direction: Direction) -> NonZeroU64 {
-        // A packet from this machine to itself passes the layers both ways, in two walks.
+        // A packet from this machine to itself passes the layers both ways, in two
+        // walks.
         let way = match direction {
             Direction::Outbound => 0,
             Direction::Inbound => 1 << 9,
@@ -236,8 +238,8 @@ mod tests {
         }
     }
 
-    /// A scan from one host to many ports, a connection's segments, many hosts of a network:
-    /// the numbers differ in few bits.
+    /// A scan from one host to many ports, a connection's segments, many hosts of a
+    /// network: the numbers differ in few bits.
     #[test]
     fn marks_of_packets_that_are_alike_differ() {
         let mut marks = BTreeSet::new();

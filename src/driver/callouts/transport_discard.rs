@@ -44,7 +44,8 @@ impl Decide for TransportDiscard {
         }
         let met = Scans::encounter(&segment)?;
         Some(match decide(Self::DECISION, &segment, word.rules(), None) {
-            // One copy of the code for the common verdict, in which it is a constant.
+            // One copy of the code for the common verdict, in which it is a
+            // constant.
             Verdict::Silenced => settle(shared, met, callout.index, Verdict::Silenced, token),
             verdict => settle_rare(shared, met, callout.index, verdict, token),
         })

@@ -17,13 +17,14 @@ pub fn is_running(_: &Passive) -> bool {
 
 /// Follows the state of BFE.
 pub trait BfeFollower: Send + Sync {
-    /// Reacts to the current state. `interrupted` says that BFE was not running at some
-    /// time since the last call, even if it runs again. Then the old session is gone.
+    /// Reacts to the current state. `interrupted` says that BFE was not running at
+    /// some time since the last call, even if it runs again. Then the old session is
+    /// gone.
     fn follow(&self, interrupted: bool, irql: &Passive);
 }
 
-/// A subscription. [`BfeFollower::follow`] runs on a system thread after every change
-/// of state, until the subscription is dropped.
+/// A subscription. [`BfeFollower::follow`] runs on a system thread after every
+/// change of state, until the subscription is dropped.
 pub struct Subscription<F: BfeFollower> {
     change: Change,
     item: WorkItem<FollowerItem<F>>,
@@ -32,7 +33,8 @@ pub struct Subscription<F: BfeFollower> {
 struct Change(ffi::HANDLE);
 struct FollowerItem<F> {
     follower: F,
-    /// Set when BFE's state changes to anything but running; cleared by the next run.
+    /// Set when BFE's state changes to anything but running; cleared by the next
+    /// run.
     interrupted: AtomicBool,
     changes: AtomicU32,
 }
@@ -68,8 +70,9 @@ impl<F: BfeFollower> Subscription<F> {
         &self.item.work().follower
     }
 
-    /// How often the state has changed. If it changed during an operation that failed, BFE
-    /// may have stopped and started meanwhile, which explains the failure.
+    /// How often the state has changed. If it changed during an operation that
+    /// failed, BFE may have stopped and started meanwhile, which explains the
+    /// failure.
     pub fn changes(&self) -> u32 {
         self.item.work().changes.load(Ordering::Acquire)
     }
@@ -101,8 +104,8 @@ unsafe extern "C" fn changed<F: BfeFollower>(
 
 impl Drop for Change {
     fn drop(&mut self) {
-        // The callback must have ended before its context and the image are freed. If
-        // the call fails, there is no choice but to try again.
+        // The callback must have ended before its context and the image are freed.
+        // If the call fails, there is no choice but to try again.
         wait_until(|| {
             // SAFETY: the handle is a subscription's, and it is not used again
             // once this has succeeded; waits for callbacks. Subscriptions are

@@ -17,13 +17,13 @@ pub trait Handler: 'static {
     /// The state that all callouts share.
     type Shared: Sync + 'static;
 
-    /// Where the shared state is published. The engine passes no context of the callout,
-    /// and a filter's context belongs to whoever added the filter.
+    /// Where the shared state is published. The engine passes no context of the
+    /// callout, and a filter's context belongs to whoever added the filter.
     fn shared() -> &'static Published<Self::Shared>;
 
-    /// The fast path of classifyFn: returns an action for the common indication, `None` for
-    /// any other. The action is the one that [`classify`](Self::classify) would return,
-    /// because both take the same decision.
+    /// The fast path of classifyFn: returns an action for the common indication,
+    /// `None` for any other. The action is the one that [`classify`](Self::classify)
+    /// would return, because both take the same decision.
     #[inline(always)]
     fn classify_fast(_: &Self::Shared, _: &Indication<'_>, _: &InCallout) -> Option<Action> {
         None
@@ -32,8 +32,8 @@ pub trait Handler: 'static {
     /// classifyFn: returns the action for an indication.
     fn classify(shared: &Self::Shared, indication: &Indication<'_>, token: &InCallout) -> Action;
 
-    /// flowDeleteFn: a context that was associated with a flow for this callout is gone,
-    /// because the flow ended or the context was removed.
+    /// flowDeleteFn: a context that was associated with a flow for this callout is
+    /// gone, because the flow ended or the context was removed.
     fn flow_deleted(shared: &Self::Shared, context: u64, token: &InCallout);
 }
 
@@ -44,8 +44,8 @@ pub trait Handler: 'static {
 pub enum Action {
     /// FWP_ACTION_CONTINUE: the next filter decides.
     Continue,
-    /// FWP_ACTION_BLOCK, and the right to write the action is cleared, so that no later
-    /// filter can change it.
+    /// FWP_ACTION_BLOCK, and the right to write the action is cleared, so that no
+    /// later filter can change it.
     Block,
 }
 
@@ -62,9 +62,9 @@ pub struct CalloutRegistration {
 }
 
 impl CalloutRegistration {
-    /// Registers `H` under a key. `flows` says whether the callout associates contexts with
-    /// flows. The engine may call at once, so the shared state must be published before this
-    /// call and withdrawn only after this value is dropped.
+    /// Registers `H` under a key. `flows` says whether the callout associates
+    /// contexts with flows. The engine may call at once, so the shared state must be
+    /// published before this call and withdrawn only after this value is dropped.
     pub fn new<H: Handler>(device: &Device, key: Guid, flows: bool, _: &Passive) -> Result<Self> {
         let callout = ffi::FWPS_CALLOUT3 {
             calloutKey: guid(key),
@@ -92,17 +92,17 @@ impl Drop for CalloutRegistration {
             // SAFETY: the id is a registered callout's; registrations are only
             // held at PASSIVE_LEVEL.
             let status = unsafe { ffi::FwpsCalloutUnregisterById0(self.id) };
-            // STATUS_DEVICE_BUSY while flows or another thread use the callout. After any
-            // other failure the callout is still registered, too. The image must not be
-            // unloaded before, so try again.
+            // STATUS_DEVICE_BUSY while flows or another thread use the callout.
+            // After any other failure the callout is still registered, too. The
+            // image must not be unloaded before, so try again.
             to_result(status).is_ok() || status == ffi::STATUS_FWP_CALLOUT_NOT_FOUND
         });
     }
 }
 
-/// FWPS_CALLOUT_CLASSIFY_FN3: checks the pointers, asks the handler, and writes the action
-/// once. If the fast path has no answer, [`classify_slow`] is called. It has the same
-/// arguments, so that the call is a jump.
+/// FWPS_CALLOUT_CLASSIFY_FN3: checks the pointers, asks the handler, and writes the
+/// action once. If the fast path has no answer, [`classify_slow`] is called. It has
+/// the same arguments, so that the call is a jump.
 unsafe extern "C" fn classify_thunk<H: Handler>(
     in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
     in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
@@ -191,7 +191,8 @@ fn may_write(out: &ffi::FWPS_CLASSIFY_OUT0) -> bool {
 }
 
 impl Action {
-    /// Writes the action, unless a filter of a heavier sublayer has taken the right to write.
+    /// Writes the action, unless a filter of a heavier sublayer has taken the right
+    /// to write.
     #[inline(always)]
     fn apply(self, out: &mut ffi::FWPS_CLASSIFY_OUT0) {
         if !may_write(out) {
@@ -218,8 +219,8 @@ unsafe extern "C" fn flow_delete_thunk<H: Handler>(_layer: u16, _callout: u32, f
     H::flow_deleted(shared, flow_context, &token);
 }
 
-/// FWPS_CALLOUT_NOTIFY_FN3: filters are added and deleted. Unknown notifications must
-/// succeed, too.
+/// FWPS_CALLOUT_NOTIFY_FN3: filters are added and deleted. Unknown notifications
+/// must succeed, too.
 unsafe extern "C" fn notify(
     _kind: ffi::FWPS_CALLOUT_NOTIFY_TYPE,
     _filter_key: *const ffi::GUID,

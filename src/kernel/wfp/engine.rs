@@ -68,7 +68,8 @@ pub struct Filter<'a> {
 pub enum FilterAction {
     /// Inspect only. The filter is skipped if the callout is not registered.
     Inspect,
-    /// Block, permit or continue. The filter permits if the callout is not registered.
+    /// Block, permit or continue. The filter permits if the callout is not
+    /// registered.
     Decide,
 }
 
@@ -182,8 +183,8 @@ impl Transaction<'_> {
             providerKey: &mut provider,
             layerKey: guid(filter.layer),
             subLayerKey: guid(sublayer.key),
-            // FWP_EMPTY: the engine chooses a weight. This is the sublayer's only filter
-            // at the layer.
+            // FWP_EMPTY: the engine chooses a weight. This is the sublayer's only
+            // filter at the layer.
             weight: ffi::FWP_VALUE0 { type_: ffi::FWP_DATA_TYPE_::FWP_EMPTY, ..Default::default() },
             action: ffi::FWPM_ACTION0 {
                 type_: action,

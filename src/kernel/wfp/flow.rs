@@ -12,10 +12,10 @@ pub struct CalloutAtLayer {
     pub callout: u32,
 }
 
-/// Associates a flow with `context`, which must not be 0. The engine then passes it to
-/// the callout until the flow ends, and reports its end to the callout. Returns whether
-/// it was associated: `false` if the flow has ended, or if there already is a context,
-/// for which the engine returns another success status.
+/// Associates a flow with `context`, which must not be 0. The engine then passes it
+/// to the callout until the flow ends, and reports its end to the callout. Returns
+/// whether it was associated: `false` if the flow has ended, or if there already is
+/// a context, for which the engine returns another success status.
 #[must_use]
 pub fn associate(flow: u64, place: CalloutAtLayer, context: u64, _: &MaxDispatch) -> bool {
     // SAFETY: takes numbers only, which the engine checks; allowed up to
@@ -24,8 +24,9 @@ pub fn associate(flow: u64, place: CalloutAtLayer, context: u64, _: &MaxDispatch
     status == ffi::STATUS_SUCCESS
 }
 
-/// Removes a context. The engine then calls the callout's flowDeleteFn, at once or after
-/// the classify that has the context returns. Does nothing if there is no context.
+/// Removes a context. The engine then calls the callout's flowDeleteFn, at once or
+/// after the classify that has the context returns. Does nothing if there is no
+/// context.
 pub fn remove(flow: u64, place: CalloutAtLayer, _: &MaxDispatch) {
     // SAFETY: as for `associate`.
     let _removed_or_none = unsafe { ffi::FwpsFlowRemoveContext0(flow, place.layer, place.callout) };

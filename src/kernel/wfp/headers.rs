@@ -28,8 +28,8 @@ pub(super) struct Headers {
     protocol: u8,
     /// The header above IP, if it could be read.
     header: Option<Header>,
-    /// Bytes from the start of that header to the end of the packet. `None` if the layer's
-    /// data do not tell.
+    /// Bytes from the start of that header to the end of the packet. `None` if the
+    /// layer's data do not tell.
     length: Option<u64>,
     part: Part,
 }
@@ -45,7 +45,8 @@ impl Incoming<'_> {
         }
     }
 
-    /// The segment in the common case: it found no endpoint, and its header is contiguous.
+    /// The segment in the common case: it found no endpoint, and its header is
+    /// contiguous.
     #[inline(always)]
     pub fn closed_port(&self) -> Option<IndicatedPacket<'_, '_>> {
         if !self.found_no_endpoint() {
@@ -57,8 +58,8 @@ impl Incoming<'_> {
         Some(IndicatedPacket { incoming: self, protocol: Some(TCP), local_port: Some(local_port), tcp_flags })
     }
 
-    /// A discarded segment's flags. In the common case the header is contiguous, and lies
-    /// before the data start at the distance that the metadata give.
+    /// A discarded segment's flags. In the common case the header is contiguous, and
+    /// lies before the data start at the distance that the metadata give.
     #[inline(always)]
     fn tcp_flags(&self, local_port: Option<u16>) -> TcpFlags {
         let near = match local_port {
@@ -89,8 +90,8 @@ impl Incoming<'_> {
         segment().map_or(TcpFlags::UNREAD, |segment| segment.flags)
     }
 
-    /// The packet at INBOUND_IPPACKET_DISCARD, with the protocol and ports of its headers:
-    /// the layer has no fields for them.
+    /// The packet at INBOUND_IPPACKET_DISCARD, with the protocol and ports of its
+    /// headers: the layer has no fields for them.
     #[inline(always)]
     pub fn discarded_packet(&self) -> IndicatedPacket<'_, '_> {
         match self.cold_copy().discarded_ports() {
@@ -118,7 +119,8 @@ impl Incoming<'_> {
         self.scattered_packet(known.ends(direction)?, direction).map(protocol_and_port)
     }
 
-    /// An ICMP error that is being sent: the packet that it quotes, which it answers.
+    /// An ICMP error that is being sent: the packet that it quotes, which it
+    /// answers.
     #[inline(always)]
     pub fn quoted(&self) -> IndicatedPacket<'_, '_> {
         match self.cold_copy().quoted_ports() {
@@ -144,9 +146,9 @@ impl Incoming<'_> {
         }
     }
 
-    /// The NET_BUFFERs and payload bytes to count for the flow. `None` at layers that do
-    /// not count. The count is exact up to 64 NET_BUFFERs per list. With RSC, URO, USO and
-    /// LSO one NET_BUFFER is many packets.
+    /// The NET_BUFFERs and payload bytes to count for the flow. `None` at layers
+    /// that do not count. The count is exact up to 64 NET_BUFFERs per list. With
+    /// RSC, URO, USO and LSO one NET_BUFFER is many packets.
     #[inline(always)]
     pub fn flow_packets(&self) -> Option<FlowPackets> {
         let direction = self.callout().flow_packets?;
@@ -168,8 +170,8 @@ impl Incoming<'_> {
         Some(self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE)?.transportHeaderSize)
     }
 
-    /// The transport header at layers whose data start at it or behind it. Searches all
-    /// places where it can be.
+    /// The transport header at layers whose data start at it or behind it. Searches
+    /// all places where it can be.
     pub(super) fn scattered_segment(&self, known: &Known<'_>, direction: Direction) -> Option<Headers> {
         let fixed = match known.protocol()? {
             TCP => Some(TCP_HEADER),
@@ -182,9 +184,9 @@ impl Incoming<'_> {
         })
     }
 
-    /// The header above the IP header. At the discard layer the data start where the stack
-    /// stopped parsing: behind the IP header, behind a UDP header, or at the IP header. The
-    /// addresses in the header tell which.
+    /// The header above the IP header. At the discard layer the data start where the
+    /// stack stopped parsing: behind the IP header, behind a UDP header, or at the
+    /// IP header. The addresses in the header tell which.
     pub(super) fn scattered_packet(&self, ends: Ends, direction: Direction) -> Option<Headers> {
         let size = self.ip_header_size();
         let behind_udp = size.and_then(|size| size.checked_add(UDP_HEADER));
@@ -210,8 +212,8 @@ impl Headers {
         self.header.is_some()
     }
 
-    /// The packet's mark and kinds. `reassembled`: the packet is whole, even if its IP
-    /// header still says that it is a fragment.
+    /// The packet's mark and kinds. `reassembled`: the packet is whole, even if its
+    /// IP header still says that it is a fragment.
     pub(super) fn marked(self, ends: Ends, direction: Direction, reassembled: bool) -> Option<Marked> {
         if self.part != Part::Whole && !reassembled {
             // A fragment will be reassembled, or was made on the way.
@@ -226,8 +228,8 @@ impl Headers {
 }
 
 /// How many bytes before the data start a header may begin. Inbound the value of the
-/// metadata comes first, then 0; outbound the other way round. The header's fixed length
-/// comes last.
+/// metadata comes first, then 0; outbound the other way round. The header's fixed
+/// length comes last.
 fn places(direction: Direction, size: Option<u32>, fixed: Option<u32>) -> impl Iterator<Item = u32> {
     let [first, second] = match direction {
         Direction::Inbound => [size, Some(0)],
@@ -254,8 +256,8 @@ fn scattered_quoted(buffer: &NetBuffer<'_>, ends: Ends) -> Option<ProtocolAndPor
 /// A packet's mark and kinds.
 pub(super) type Marked = (NonZeroU64, Kinds);
 
-/// The transport header at the start of the bytes, if it is this packet's. `length`: of
-/// the bytes.
+/// The transport header at the start of the bytes, if it is this packet's. `length`:
+/// of the bytes.
 #[inline(always)]
 fn segment_at<B: Bytes>(
     bytes: &B,
@@ -269,8 +271,8 @@ fn segment_at<B: Bytes>(
     is_ours.then_some(Headers { protocol, header: Some(header), length, part: Part::Whole })
 }
 
-/// Whether a header belongs to the packet that the fields describe. The ports must be
-/// equal; for ICMP its type and code, where the port fields hold them.
+/// Whether a header belongs to the packet that the fields describe. The ports must
+/// be equal; for ICMP its type and code, where the port fields hold them.
 #[inline(always)]
 pub(super) fn is_between(
     header: &Header,

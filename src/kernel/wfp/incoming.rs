@@ -32,8 +32,8 @@ pub struct Incoming<'a> {
     pub(super) of_call: PhantomData<&'a ()>,
 }
 
-/// A value of the engine. It is packed, so that it may begin at any address; reading it
-/// so costs nothing.
+/// A value of the engine. It is packed, so that it may begin at any address; reading
+/// it so costs nothing.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
 pub(super) struct EngineValue(ffi::FWPS_INCOMING_VALUE0);
@@ -52,8 +52,8 @@ impl EngineValue {
 }
 
 impl<'a> Incoming<'a> {
-    /// A copy, for a function that takes it by reference. So the original can stay in
-    /// registers.
+    /// A copy, for a function that takes it by reference. So the original can stay
+    /// in registers.
     #[inline(always)]
     pub fn cold_copy(&self) -> Self {
         let Self { callout, layer, values, metadata, layer_data, flow_context, may_write, of_call } = *self;
@@ -82,8 +82,8 @@ impl<'a> Incoming<'a> {
         self.callout.name()
     }
 
-    /// Address and port of the local and of the remote side. For ICMP the port is the type
-    /// or the code.
+    /// Address and port of the local and of the remote side. For ICMP the port is
+    /// the type or the code.
     pub fn sides(&self) -> [(Option<IpAddr>, Option<u16>); 2] {
         let fields = self.fields();
         let [local, remote] =
@@ -91,8 +91,8 @@ impl<'a> Incoming<'a> {
         [local, remote].map(|(address, port)| (self.address(address), self.uint16(port)))
     }
 
-    /// The type and code of an ICMP message. Layers without fields for them have them in the
-    /// port fields.
+    /// The type and code of an ICMP message. Layers without fields for them have
+    /// them in the port fields.
     #[inline(always)]
     pub(super) fn icmp(&self) -> Option<Icmp> {
         let fields = self.fields();
@@ -118,9 +118,10 @@ impl<'a> Incoming<'a> {
         Some(Discard { module, reason: discard.discardReason })
     }
 
-    /// Whether the transport layer discarded it because no endpoint took it, and it has no
-    /// handle of a flow or an endpoint. One comparison in place of [`discard`](Self::discard),
-    /// [`flow`](Self::flow) and [`endpoint`](Self::endpoint).
+    /// Whether the transport layer discarded it because no endpoint took it, and it
+    /// has no handle of a flow or an endpoint. One comparison in place of
+    /// [`discard`](Self::discard), [`flow`](Self::flow) and
+    /// [`endpoint`](Self::endpoint).
     #[inline(always)]
     pub(super) fn found_no_endpoint(&self) -> bool {
         use ffi::FWPS_DISCARD_MODULE0_::FWPS_DISCARD_MODULE_TRANSPORT as TRANSPORT;
@@ -248,7 +249,8 @@ impl<'a> Incoming<'a> {
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
     }
 
-    /// The packet for the order check, which matches on the callout's [`Tracking`] anyway.
+    /// The packet for the order check, which matches on the callout's [`Tracking`]
+    /// anyway.
     #[inline(always)]
     pub(super) fn looked_at(&self) -> Option<NetBuffer<'a>> {
         match &self.callout.tracking {
@@ -271,8 +273,8 @@ impl<'a> Incoming<'a> {
         self.number(position).map(IpAddr::from)
     }
 
-    /// The address in a field, as a number. An IPv4 field holds a number in host order, an
-    /// IPv6 field the bytes (fwptypes.h).
+    /// The address in a field, as a number. An IPv4 field holds a number in host
+    /// order, an IPv6 field the bytes (fwptypes.h).
     #[inline(always)]
     pub(super) fn number(&self, position: Option<u8>) -> Option<Address> {
         match self.callout.family {

@@ -1,6 +1,7 @@
 //! The packet of an indication, as the decisions read it.
 //!
-//! Protocol and local port are read at once, everything else only when the decision asks.
+//! Protocol and local port are read at once, everything else only when the decision
+//! asks.
 #![deny(unsafe_code)]
 
 use super::incoming::Incoming;

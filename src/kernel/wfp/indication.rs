@@ -8,8 +8,8 @@ use crate::ffi;
 use crate::logic::callouts::{Callout, Pair};
 use crate::logic::layers::Layer;
 
-/// What the engine passed to a classifyFn, after the NULL checks that every callout needs.
-/// Nothing else has been checked.
+/// What the engine passed to a classifyFn, after the NULL checks that every callout
+/// needs. Nothing else has been checked.
 #[derive(Clone, Copy)]
 pub struct Indication<'a> {
     fixed: &'a ffi::FWPS_INCOMING_VALUES0,
@@ -23,8 +23,8 @@ impl<'a> Indication<'a> {
     /// Takes the engine's arguments.
     ///
     /// # Safety
-    /// The pointers are NULL or the engine's. What they point to lives and does not change
-    /// for `'a`, and layerData is of the type that the layer in `fixed` uses.
+    /// The pointers are NULL or the engine's. What they point to lives and does not
+    /// change for `'a`, and layerData is of the type that the layer in `fixed` uses.
     #[inline(always)]
     pub(super) unsafe fn new(
         fixed: &'a ffi::FWPS_INCOMING_VALUES0,
@@ -36,21 +36,22 @@ impl<'a> Indication<'a> {
         Self { fixed, metadata, layer_data, flow_context, may_write }
     }
 
-    /// The run-time id of the layer, as the engine passed it. It can be any number, because a
-    /// filter at any layer can name our callout.
+    /// The run-time id of the layer, as the engine passed it. It can be any number,
+    /// because a filter at any layer can name our callout.
     #[inline(always)]
     pub fn layer_id(&self) -> u16 {
         self.fixed.layerId
     }
 
-    /// The context that this driver associated with the flow at this layer; 0 means none.
+    /// The context that this driver associated with the flow at this layer; 0 means
+    /// none.
     #[inline(always)]
     pub fn flow_context(&self) -> u64 {
         self.flow_context
     }
 
-    /// The checked view for a callout. `None` if the engine names another layer, or if
-    /// pointers or counts do not fit.
+    /// The checked view for a callout. `None` if the engine names another layer, or
+    /// if pointers or counts do not fit.
     #[inline(always)]
     pub fn view(&self, callout: &'static Callout) -> Option<Incoming<'a>> {
         if self.fixed.layerId != callout.layer_id {
@@ -59,8 +60,9 @@ impl<'a> Indication<'a> {
         self.view_at(callout, callout.layer, callout.least_values)
     }
 
-    /// Which callout of a pair is called, and the checked view for it. `None` if neither
-    /// belongs to the layer. The pair is a constant, so the positions of the fields are, too.
+    /// Which callout of a pair is called, and the checked view for it. `None` if
+    /// neither belongs to the layer. The pair is a constant, so the positions of the
+    /// fields are, too.
     #[inline(always)]
     pub fn view_of(&self, pair: Pair) -> Option<(&'static Callout, Option<Incoming<'a>>)> {
         let callout = pair.at(self.fixed.layerId)?;

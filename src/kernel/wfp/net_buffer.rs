@@ -1,7 +1,7 @@
 //! Reads a packet's bytes in place, also before its data start.
 //!
-//! The data start is not moved: retreating a NET_BUFFER may allocate memory. The bytes
-//! that the stack has advanced over are still in the MDL chain.
+//! The data start is not moved: retreating a NET_BUFFER may allocate memory. The
+//! bytes that the stack has advanced over are still in the MDL chain.
 
 use core::marker::PhantomData;
 use core::ptr;
@@ -12,8 +12,8 @@ use crate::logic::bytes::Bytes;
 /// The most MDLs that are followed. A packet's headers need far fewer.
 const MOST_MDLS: usize = 64;
 
-/// The most NET_BUFFERs of a list that are counted. A segment of the largest offload (64
-/// KB, in packets of 1 KB) needs no more.
+/// The most NET_BUFFERs of a list that are counted. A segment of the largest offload
+/// (64 KB, in packets of 1 KB) needs no more.
 const MOST_BUFFERS: usize = 64;
 
 /// A NET_BUFFER that lives for `'a`.
@@ -29,8 +29,8 @@ impl NetBuffer<'_> {
     /// The first NET_BUFFER of a list.
     ///
     /// # Safety
-    /// `list` is NULL or points to a NET_BUFFER_LIST whose NET_BUFFERs and MDLs live as long as
-    /// the result.
+    /// `list` is NULL or points to a NET_BUFFER_LIST whose NET_BUFFERs and MDLs live
+    /// as long as the result.
     #[inline(always)]
     pub unsafe fn first(list: *const ffi::NET_BUFFER_LIST) -> Option<Self> {
         // SAFETY: by this function's contract.
@@ -42,8 +42,8 @@ impl NetBuffer<'_> {
     }
 
     /// # Safety
-    /// `buffer` is NULL or points to a NET_BUFFER that lives, with its MDLs, as long as the
-    /// result.
+    /// `buffer` is NULL or points to a NET_BUFFER that lives, with its MDLs, as long
+    /// as the result.
     #[inline(always)]
     unsafe fn at(buffer: *const ffi::NET_BUFFER) -> Option<Self> {
         // SAFETY: by this function's contract.
@@ -57,8 +57,8 @@ impl NetBuffer<'_> {
         Some(Self { chain, data_offset, data_length, next, of_list: PhantomData })
     }
 
-    /// The end of the packet's data, counted like `DataOffset`. Bytes behind it do not belong
-    /// to the packet, even if the MDLs map them.
+    /// The end of the packet's data, counted like `DataOffset`. Bytes behind it do
+    /// not belong to the packet, even if the MDLs map them.
     #[inline(always)]
     fn end(&self) -> u32 {
         self.data_offset.saturating_add(self.data_length)
@@ -70,8 +70,8 @@ impl NetBuffer<'_> {
         u64::from(self.data_length) + u64::from(back)
     }
 
-    /// The NET_BUFFERs of the list from this one on, and the bytes of their data. At most
-    /// [`MOST_BUFFERS`] are counted.
+    /// The NET_BUFFERs of the list from this one on, and the bytes of their data. At
+    /// most [`MOST_BUFFERS`] are counted.
     pub fn totals(&self) -> (u32, u64) {
         let (mut packets, mut bytes, mut next) = (1, u64::from(self.data_length), self.next);
         for _ in 1..MOST_BUFFERS {
@@ -85,9 +85,9 @@ impl NetBuffer<'_> {
         (packets, bytes)
     }
 
-    /// `N` bytes that begin `back` bytes before the data start and end at or before it, if the
-    /// first MDL maps them. So they belong to the packet whatever its length, which saves one
-    /// comparison over a [`Contiguous`].
+    /// `N` bytes that begin `back` bytes before the data start and end at or before
+    /// it, if the first MDL maps them. So they belong to the packet whatever its
+    /// length, which saves one comparison over a [`Contiguous`].
     #[inline(always)]
     pub fn piece<const N: usize>(&self, back: u32) -> Option<[u8; N]> {
         // SAFETY: a buffer's MDLs live as long as the buffer.
@@ -102,8 +102,8 @@ impl NetBuffer<'_> {
         Some(unsafe { from.cast::<[u8; N]>().read_unaligned() })
     }
 
-    /// The contiguous bytes from `back` bytes before the data start on: the packet's part of
-    /// the first MDL, if it is mapped.
+    /// The contiguous bytes from `back` bytes before the data start on: the packet's
+    /// part of the first MDL, if it is mapped.
     #[inline(always)]
     pub fn contiguous(&self, back: u32) -> Option<Contiguous<'_>> {
         // SAFETY: a buffer's MDLs live as long as the buffer.
@@ -118,9 +118,9 @@ impl NetBuffer<'_> {
         Scattered { buffer: self, back }
     }
 
-    /// Fills `to` with bytes that begin `skip` bytes behind the place that is `back` bytes
-    /// before the data start. `None` if they do not all belong to the packet or are not all
-    /// mapped.
+    /// Fills `to` with bytes that begin `skip` bytes behind the place that is `back`
+    /// bytes before the data start. `None` if they do not all belong to the packet
+    /// or are not all mapped.
     #[inline(never)]
     pub fn copy_within(&self, back: u32, skip: u32, to: &mut [u8]) -> Option<()> {
         let mut skip = self.data_offset.checked_sub(back)?.checked_add(skip)? as usize;
@@ -187,7 +187,8 @@ impl Bytes for Scattered<'_> {
 }
 
 /// The address at which an MDL's bytes are mapped. It reads what
-/// MmGetSystemAddressForMdlSafe (wdm.h) reads, but does not map them, which may fail.
+/// MmGetSystemAddressForMdlSafe (wdm.h) reads, but does not map them, which may
+/// fail.
 #[inline(always)]
 fn mapped(mdl: &ffi::MDL) -> Option<*const u8> {
     let mapped = (ffi::MDL_MAPPED_TO_SYSTEM_VA | ffi::MDL_SOURCE_IS_NONPAGED_POOL) as ffi::CSHORT;

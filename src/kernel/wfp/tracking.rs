@@ -1,8 +1,8 @@
 //! What the order check needs to know of a classify.
 //!
-//! In the common case a packet's headers are contiguous, at the place that "Data Offset
-//! Positions" gives for the layer. They are read there, field by field. The slow path
-//! searches for them like the decisions do ([`headers`](super::headers)).
+//! In the common case a packet's headers are contiguous, at the place that "Data
+//! Offset Positions" gives for the layer. They are read there, field by field. The
+//! slow path searches for them like the decisions do ([`headers`](super::headers)).
 #![deny(unsafe_code)]
 
 use core::num::NonZeroU64;
@@ -20,8 +20,8 @@ use crate::logic::transport::{Beginning, Header};
 pub type Tracked = (Option<NonZeroU64>, Kinds);
 
 impl Incoming<'_> {
-    /// The mark and the kinds of what is indicated. If a call may show its packet, this is
-    /// about the packet only.
+    /// The mark and the kinds of what is indicated. If a call may show its packet,
+    /// this is about the packet only.
     #[inline(always)]
     pub fn tracked(&self) -> Option<Tracked> {
         let of_packet = |passing: Option<Marked>| match passing {
@@ -46,10 +46,11 @@ impl Incoming<'_> {
         matches!(self.callout().tracking, Tracking::CallOrSegment(..))
     }
 
-    /// Whether the packet is an ICMP error. The beginning of its walk is not known: an error
-    /// that is sent shows its packet only behind OUTBOUND_ICMP_ERROR, and the documents do not
-    /// say which layers an error that arrives passes. So two equal errors look like one error
-    /// that passes a layer twice. Called only for what seems out of order.
+    /// Whether the packet is an ICMP error. The beginning of its walk is not known:
+    /// an error that is sent shows its packet only behind OUTBOUND_ICMP_ERROR, and
+    /// the documents do not say which layers an error that arrives passes. So two
+    /// equal errors look like one error that passes a layer twice. Called only for
+    /// what seems out of order.
     #[cold]
     #[inline(never)]
     pub fn is_icmp_error(&self) -> bool {
@@ -78,7 +79,8 @@ impl Incoming<'_> {
         self.called(self.fields().flags)
     }
 
-    /// [`call`](Self::call), with a known position of the flags. A reauthorization is no call.
+    /// [`call`](Self::call), with a known position of the flags. A reauthorization
+    /// is no call.
     #[inline(always)]
     fn called(&self, flags: Option<u8>) -> Option<NonZeroU64> {
         match self.has_flag(flags, ffi::FWP_CONDITION_FLAG_IS_REAUTHORIZE) {
@@ -186,8 +188,8 @@ impl Incoming<'_> {
 }
 
 impl Known<'_> {
-    /// The part of a header that identifies its packet, if it is the header of the packet that
-    /// the fields describe.
+    /// The part of a header that identifies its packet, if it is the header of the
+    /// packet that the fields describe.
     #[inline(always)]
     fn taken(&self, header: &Header, protocol: u8, direction: Direction) -> Option<Beginning> {
         if is_between(header, protocol, self.ports(), direction) { Some(header.beginning()) } else { None }
@@ -206,8 +208,8 @@ impl EndsConsumer for SpreadEnds {
     }
 }
 
-/// Both addresses as one number, and the offset and protocol of the header above IP, if
-/// this is the packet's IP header.
+/// Both addresses as one number, and the offset and protocol of the header above IP,
+/// if this is the packet's IP header.
 struct FindUpper<'a>(&'a Contiguous<'a>);
 
 impl EndsConsumer for FindUpper<'_> {

@@ -1,4 +1,4 @@
-//! The table, against the documentation and the tables that it names.
+//! Compares the table of events with the documentation and with other tables.
 
 use super::*;
 use crate::logic::policy::{Policy, Reason, VALUES};
@@ -6,7 +6,7 @@ use crate::logic::scan::{Encounter, Remote, Seed, Settings, Table, Technique, sw
 use crate::logic::stealth::Verdict;
 use crate::logic::tracelogging::{Description, FieldValue, Payload};
 
-/// The part of docs/EVENTS.md that says what each event holds.
+/// The part of docs/EVENTS.md that lists the events.
 fn rendered() -> String {
     let mut text = String::new();
     for (event, said) in EVENTS.iter().zip(DOCUMENTED) {
@@ -19,7 +19,7 @@ fn rendered() -> String {
             text += &format!(", at most {most} a second");
         }
         text += ".\n\n| field | type | |\n|---|---|---|\n";
-        let dropped: &[&[&str]] = &[&["Events of this name held back before it."]];
+        let dropped: &[&[&str]] = &[&["Events of this type suppressed before it."]];
         let dropped = if per_second.is_some() { dropped } else { &[] };
         assert_eq!(fields.len(), said.fields.len() + dropped.len());
         for (field, about) in fields.iter().zip(said.fields.iter().chain(dropped)) {
@@ -33,8 +33,7 @@ fn joined(lines: &[&str]) -> String {
     lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
 }
 
-/// Where they differ, the file is to be brought up to the table: with
-/// HUSHPORT_WRITE_DOCS set, this does it.
+/// With HUSHPORT_WRITE_DOCS set, this writes the document from the table.
 #[test]
 fn the_documentation_is_the_tables() {
     const MARK: &str = "## The events\n";
@@ -45,7 +44,11 @@ fn the_documentation_is_the_tables() {
         std::fs::write(path, [head, MARK, &rendered()].concat()).unwrap();
         return;
     }
-    assert_eq!(events, rendered(), "docs/EVENTS.md differs from src/logic/events");
+    assert_eq!(
+        events,
+        rendered(),
+        "docs/EVENTS.md differs from src/logic/events; HUSHPORT_WRITE_DOCS=1 writes it"
+    );
     for (bit, name) in KEYWORDS {
         assert!(head.contains(&format!("| {bit:#x} | {name} |")), "{name}");
     }

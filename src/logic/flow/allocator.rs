@@ -1,22 +1,22 @@
-//! How many flows there are, and where the next one finds a place.
+//! Allocates and frees the records of flows.
 
 use super::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use super::counts::{FlowPackets, Totals};
 use super::record::{Begin, Flow};
 use super::slots::Slots;
 
-/// Leads to a flow for as long as it lasts; never 0, so that it can be a flow
-/// context (`FwpsFlowAssociateContext0` takes none that is 0).
+/// Leads to a flow as long as the flow is live. Its context is never 0, because
+/// `FwpsFlowAssociateContext0` takes no context that is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FlowKey(u64);
 
 impl FlowKey {
-    /// As the context that is associated.
+    /// The context to associate with the flow.
     pub const fn context(self) -> u64 {
         self.0
     }
 
-    /// From a context; any number may come.
+    /// From a context, which may be any number.
     pub const fn from_context(context: u64) -> Self {
         Self(context)
     }
@@ -34,29 +34,30 @@ impl FlowKey {
     }
 }
 
-/// How many flows there are, and where the next one finds a place.
+/// Allocates the records of flows and limits their number.
 ///
-/// The places are the caller's, allocated at start: [`FlowAllocator::places`] of them.
+/// The records are the caller's, allocated at the start: [`FlowAllocator::records`]
+/// of them.
 #[derive(Debug)]
 pub struct FlowAllocator {
     limit: u32,
     flows: AtomicU32,
-    /// The place freed last, plus one, which leads to the one before it; 0 is
-    /// none. In the upper half a number that tells this list from an earlier one
-    /// with the same first place.
+    /// The index of the record that was freed last, plus 1; 0 means none. That
+    /// record has the index of the next one. The upper half is a counter, so that a
+    /// changed list is never taken for an unchanged one.
     free: AtomicU64,
-    /// Places from here on have never been used.
+    /// Records from this index on have never been used.
     unused: AtomicU32,
     refused: AtomicU64,
     closed: AtomicBool,
 }
 
-/// How often a place is reached for: another time only where another processor
-/// got one, or freed one, at that moment.
+/// How often an allocation is tried. It fails only if another processor allocated or
+/// freed a record at the same moment.
 const TRIES: usize = 64;
 
 impl FlowAllocator {
-    /// At most `limit` flows (`FlowLimit`).
+    /// Allows at most `limit` flows (`FlowLimit`).
     pub fn new(limit: u32) -> Self {
         Self {
             limit,
@@ -68,73 +69,74 @@ impl FlowAllocator {
         }
     }
 
-    /// The places for a limit.
-    pub const fn places(limit: u32) -> usize {
+    /// The number of records for a limit.
+    pub const fn records(limit: u32) -> usize {
         limit as usize
     }
 
-    /// A place for a new flow. `None` where the limit is reached, or where 64
-    /// times in a row others were faster.
-    pub fn start(&self, places: &[Flow], begin: &Begin) -> Option<FlowKey> {
-        let found = self.reserve().then(|| self.find(places, begin)).flatten();
+    /// Allocates a record for a new flow. `None` if the limit is reached, or if
+    /// other processors were faster 64 times in a row.
+    pub fn start(&self, records: &[Flow], begin: &Begin) -> Option<FlowKey> {
+        let found = self.reserve().then(|| self.find(records, begin)).flatten();
         if found.is_none() {
             self.refused.fetch_add(1, Ordering::Relaxed);
         }
         found
     }
 
-    /// The flow that a key leads to, `None` if it has ended.
-    pub fn flow(places: &[Flow], key: FlowKey) -> Option<&Flow> {
-        places.get(key.index()).filter(|flow| flow.word().lasts(key.generation()))
+    /// The flow that a key leads to; `None` if it has ended.
+    pub fn flow(records: &[Flow], key: FlowKey) -> Option<&Flow> {
+        records.get(key.index()).filter(|flow| flow.word().lasts(key.generation()))
     }
 
-    /// Counts where nobody counts alone: in the record.
-    // Seldom at DISPATCH_LEVEL, where packets mostly come; and once in the image.
+    /// Counts in the record, where no slot can be used.
+    // Rare at DISPATCH_LEVEL, at which most packets come. Not inlined: one copy in
+    // the image.
     #[cold]
     #[inline(never)]
-    pub fn count(places: &[Flow], key: FlowKey, passed: FlowPackets) {
-        if let Some(flow) = Self::flow(places, key) {
+    pub fn count(records: &[Flow], key: FlowKey, passed: FlowPackets) {
+        if let Some(flow) = Self::flow(records, key) {
             flow.sums().pass(passed);
         }
     }
 
-    /// One of those who led to a flow is gone. With the last one it is over, to
-    /// be wound up by the caller. `None` while others are left, or a processor is
-    /// adding what it counted, which then gets it; and for a flow that was over
-    /// before; of two calls at once one gets it.
-    pub fn release<'a>(&self, places: &'a [Flow], key: FlowKey) -> Option<EndedFlow<'a, '_>> {
-        let flow = places.get(key.index())?;
+    /// Releases one context of a flow. Returns the flow if this call ended it; the
+    /// caller then finishes it. `None` while there are other contexts, or while a
+    /// processor hands over its counts, which then finishes the flow. Also `None`
+    /// for a flow that has already ended. Of two calls at once one returns the flow.
+    pub fn release<'a>(&self, records: &'a [Flow], key: FlowKey) -> Option<EndedFlow<'a, '_>> {
+        let flow = records.get(key.index())?;
         flow.release(key.generation()).then(|| EndedFlow::new(flow, self, key))
     }
 
-    /// Flows at this moment.
+    /// How many flows there are now.
     pub fn flows(&self) -> u32 {
         self.flows.load(Ordering::SeqCst)
     }
 
-    /// Flows that found no place.
+    /// How many flows were refused.
     pub fn refused(&self) -> u64 {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Refuses every flow from now on.
+    /// Refuses every new flow from now on.
     pub fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
     }
 
-    /// The flows that last, each with the key to it.
-    pub fn lasting(places: &[Flow]) -> impl Iterator<Item = (FlowKey, &Flow)> {
+    /// The live flows, each with its key.
+    pub fn live(records: &[Flow]) -> impl Iterator<Item = (FlowKey, &Flow)> {
         let of = |(index, flow): (usize, &'_ Flow)| {
             let word = flow.word();
             let generation = word.generation();
             word.lasts(generation).then(|| FlowKey::new(index, generation))
         };
-        places.iter().enumerate().filter_map(move |(index, flow)| Some((of((index, flow))?, flow)))
+        records.iter().enumerate().filter_map(move |(index, flow)| Some((of((index, flow))?, flow)))
     }
 
     fn reserve(&self) -> bool {
-        // Counted before it is asked: who closes sees either the count or
-        // nobody who got in.
+        // Count first, then check. So whoever closes sees the count, or this flow is
+        // refused.
         let before = self.flows.fetch_add(1, Ordering::SeqCst);
         if before < self.limit && !self.closed.load(Ordering::SeqCst) {
             return true;
@@ -143,9 +145,9 @@ impl FlowAllocator {
         false
     }
 
-    fn find(&self, places: &[Flow], begin: &Begin) -> Option<FlowKey> {
-        let found = self.place(places).and_then(|index| {
-            let generation = places.get(index)?.take(begin)?;
+    fn find(&self, records: &[Flow], begin: &Begin) -> Option<FlowKey> {
+        let found = self.free_index(records).and_then(|index| {
+            let generation = records.get(index)?.take(begin)?;
             Some(FlowKey::new(index, generation))
         });
         if found.is_none() {
@@ -154,22 +156,24 @@ impl FlowAllocator {
         found
     }
 
-    /// A free place: the one freed last, which is near the processor still and
-    /// keeps places in use together, or else one never used.
-    fn place(&self, places: &[Flow]) -> Option<usize> {
+    /// A free record. The one that was freed last comes first: it may still be in a
+    /// cache, and used records stay together. If there is none, one that was never
+    /// used.
+    fn free_index(&self, records: &[Flow]) -> Option<usize> {
         for _ in 0..TRIES {
             let free = self.free.load(Ordering::Acquire);
             let Some(index) = (free as u32).checked_sub(1) else {
                 let next = |unused| (unused < self.limit).then(|| unused + 1);
                 match self.unused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
                     Ok(index) => return Some(index as usize),
-                    // One was freed meanwhile: there is one for each flow below
+                    // A record was freed meanwhile: there is one for each flow below
                     // the limit.
                     Err(_) => continue,
                 }
             };
-            // It may be in use by now, and lead anywhere; then the list is another.
-            let rest = places.get(index as usize)?.next_free();
+            // The record may be in use by now. Then the list has changed, and the
+            // exchange fails.
+            let rest = records.get(index as usize)?.next_free();
             if self.replace_free(free, rest) {
                 return Some(index as usize);
             }
@@ -177,29 +181,28 @@ impl FlowAllocator {
         None
     }
 
-    fn give_free(&self, flow: &Flow, place: usize) {
-        flow.give_free();
-        // Again only where another processor changed the list at that moment.
+    fn free_record(&self, flow: &Flow, index: usize) {
+        flow.free_record();
+        // Repeats only if another processor changed the list at the same moment.
         loop {
             let free = self.free.load(Ordering::Relaxed);
-            flow.lead_to_free(free as u32);
-            if self.replace_free(free, place as u32 + 1) {
+            flow.set_next_free(free as u32);
+            if self.replace_free(free, index as u32 + 1) {
                 break;
             }
         }
-        // Behind that, for then there is a place for whoever is let in.
+        // Last, so that there is a free record for each flow that is let in.
         self.flows.fetch_sub(1, Ordering::Release);
     }
 
-    /// Whether the list was still this one; now it begins with another place.
+    /// Replaces the first free record. Returns whether the list was unchanged.
     fn replace_free(&self, before: u64, first: u32) -> bool {
         let after = ((before >> 32) + 1) << 32 | u64::from(first);
         self.free.compare_exchange(before, after, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
 
-/// A flow that has ended, to be wound up by whoever has this; dropped, its
-/// place is free.
+/// A flow that has ended. Its owner finishes it; dropping this frees the record.
 #[derive(Debug)]
 pub struct EndedFlow<'a, 'l> {
     flow: &'a Flow,
@@ -212,17 +215,17 @@ impl<'a, 'l> EndedFlow<'a, 'l> {
         Self { flow, allocator, key }
     }
 
-    /// The key that led to it.
+    /// The key that led to the flow.
     pub fn key(&self) -> FlowKey {
         self.key
     }
 
-    /// Its record.
+    /// The flow's record.
     pub fn flow(&self) -> &Flow {
         self.flow
     }
 
-    /// What it came to, with what every processor has counted and not yet added.
+    /// The totals, including what each processor has counted and not handed over.
     pub fn totals<'s>(&self, processors: impl Iterator<Item = Slots<'s>>) -> Totals {
         for slots in processors {
             self.flow.sums().add(slots.take(self.key));
@@ -233,6 +236,6 @@ impl<'a, 'l> EndedFlow<'a, 'l> {
 
 impl Drop for EndedFlow<'_, '_> {
     fn drop(&mut self) {
-        self.allocator.give_free(self.flow, self.key.index());
+        self.allocator.free_record(self.flow, self.key.index());
     }
 }

@@ -1,11 +1,12 @@
-//! Every interleaving of processors that count and end flows, as far as the
-//! memory model allows more than one outcome, tried by loom.
+//! Model checking with loom: processors that count and end flows at once.
 //!
-//! `cargo lab sanitize --model` runs it; without `--cfg loom` it is not compiled.
+//! loom tries every interleaving for which the memory model allows different
+//! outcomes. `cargo lab sanitize --model` runs this; it is compiled only with `--cfg
+//! loom`.
 //!
-//! Flows and processors are few: two places, and one slot for each processor,
-//! so that all flows share it. What the engine promises is kept where it is not
-//! said otherwise: a flow's contexts go when no classify has them any more.
+//! There are two records, and one slot for each processor, which all flows share.
+//! The engine keeps its promise unless a test says otherwise: it deletes a flow's
+//! contexts when no classify has them any more.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -16,24 +17,24 @@ use crate::logic::order::Direction;
 
 const IN: FlowPackets = FlowPackets { direction: Direction::Inbound, packets: 1, bytes: 100 };
 
-/// Two flows at the most, and what those that ended came to.
+/// At most two flows, and the totals of those that ended.
 struct ModelMachine {
     allocator: FlowAllocator,
-    places: Vec<Flow>,
+    records: Vec<Flow>,
     processors: Vec<[Slot; 1]>,
-    /// By place: flows that ended there, in the upper half, and packets.
+    /// By record: flows that ended there, in the upper half, and their packets.
     ended: Vec<AtomicU64>,
 }
 
 impl ModelMachine {
-    /// With two flows, the first of which a processor has counted for already.
+    /// A machine with two flows. A processor has already counted for the first one.
     fn new(processors: usize) -> (Arc<Self>, [FlowKey; 2]) {
-        let places = FlowAllocator::places(2);
+        let records = FlowAllocator::records(2);
         let machine = Arc::new(Self {
             allocator: FlowAllocator::new(2),
-            places: (0..places).map(|_| Flow::default()).collect(),
+            records: (0..records).map(|_| Flow::default()).collect(),
             processors: (0..processors).map(|_| [Slot::default()]).collect(),
-            ended: (0..places).map(|_| AtomicU64::new(0)).collect(),
+            ended: (0..records).map(|_| AtomicU64::new(0)).collect(),
         });
         let [flow, other] = [machine.start(), machine.start()];
         machine.count(0, flow);
@@ -51,23 +52,23 @@ impl ModelMachine {
     }
 
     fn start(&self) -> FlowKey {
-        self.allocator.start(&self.places, &Begin::default()).unwrap()
+        self.allocator.start(&self.records, &Begin::default()).unwrap()
     }
 
     fn count(&self, processor: usize, key: FlowKey) {
         let slots = Slots(&self.processors[processor]);
-        if let Counted::Ended(ended) = slots.count(&self.allocator, &self.places, key.context(), IN) {
-            self.wind_up(ended);
+        if let Counted::Ended(ended) = slots.count(&self.allocator, &self.records, key.context(), IN) {
+            self.finish(ended);
         }
     }
 
     fn release(&self, key: FlowKey) {
-        if let Some(ended) = self.allocator.release(&self.places, key) {
-            self.wind_up(ended);
+        if let Some(ended) = self.allocator.release(&self.records, key) {
+            self.finish(ended);
         }
     }
 
-    fn wind_up(&self, ended: EndedFlow<'_, '_>) {
+    fn finish(&self, ended: EndedFlow<'_, '_>) {
         let totals = ended.totals(self.processors.iter().map(|slots| Slots(slots)));
         assert_eq!(totals.bytes, totals.packets.map(|packets| packets * 100));
         assert_eq!(totals.packets[0], 0);
@@ -75,14 +76,14 @@ impl ModelMachine {
         place.fetch_add(1 << 32 | totals.packets[1], Ordering::Relaxed);
     }
 
-    /// Flows that ended in a place, and their packets.
+    /// Flows that ended in a record, and their packets.
     fn ended(&self, place: usize) -> (u64, u64) {
         let word = self.ended[place].load(Ordering::Relaxed);
         (word >> 32, word & 0xffff_ffff)
     }
 }
 
-/// One processor's slot is taken over, twice, while the flow ends.
+/// One processor's slot is taken over twice while the flow ends.
 #[test]
 fn taking_over_against_the_end() {
     loom::model(|| {
@@ -95,9 +96,9 @@ fn taking_over_against_the_end() {
     });
 }
 
-/// Two processors take their slots over while the flow ends: whoever is last,
-/// nothing is lost, and the other flow's counts come together. Three threads,
-/// each interrupted three times at the most: without a bound it takes a minute.
+/// Two processors take their slots over while the flow ends. Nothing may be lost.
+/// Three threads, each preempted at most three times: without the bound it takes a
+/// minute.
 #[test]
 fn two_take_over_against_the_end() {
     let mut bounded = loom::model::Builder::new();
@@ -113,16 +114,16 @@ fn two_take_over_against_the_end() {
     });
 }
 
-/// The place is used again at once, while a processor still takes over what the
-/// flow before left in its slot.
+/// The record is used again at once, while a processor still takes over the counts
+/// of the previous flow.
 #[test]
 fn the_next_flow_in_the_place_has_nothing_of_it() {
     loom::model(|| {
         let (machine, [flow, other]) = ModelMachine::new(2);
         let counting = ModelMachine::counting(&machine, 0, [other]);
         machine.release(flow);
-        // None where the other thread has the flow to wind up.
-        let next = machine.allocator.start(&machine.places, &Begin::default());
+        // `None` if the other thread finishes the flow.
+        let next = machine.allocator.start(&machine.records, &Begin::default());
         if let Some(next) = next {
             machine.count(1, next);
             machine.release(next);
@@ -134,15 +135,15 @@ fn the_next_flow_in_the_place_has_nothing_of_it() {
     });
 }
 
-/// A broken engine shows a packet of the flow while the last context goes. It
-/// may be counted or not, and nothing else changes.
+/// A broken engine shows a packet of the flow while the last context goes. The
+/// packet may be counted or not; nothing else may change.
 #[test]
 fn a_late_packet_is_counted_once_or_not() {
     loom::model(|| {
         let (machine, [flow, other]) = ModelMachine::new(1);
         let counting = ModelMachine::counting(&machine, 0, [flow, other, flow]);
         machine.release(flow);
-        let next = machine.allocator.start(&machine.places, &Begin::default());
+        let next = machine.allocator.start(&machine.records, &Begin::default());
         if let Some(next) = next {
             machine.release(next);
         }

@@ -1,4 +1,4 @@
-//! Nothing that a processor counts is lost, or counted twice.
+//! Tests that nothing a processor counts is lost or counted twice.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, RwLock};
@@ -9,10 +9,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::logic::order::Direction;
 
-/// A machine of so many processors and flows.
+/// A machine with processors and flows.
 struct Machine {
     allocator: FlowAllocator,
-    places: Vec<Flow>,
+    records: Vec<Flow>,
     processors: Vec<Vec<Slot>>,
 }
 
@@ -21,30 +21,30 @@ impl Machine {
         let processor = |_| (0..slots).map(|_| Slot::default()).collect();
         Self {
             allocator: FlowAllocator::new(limit),
-            places: (0..FlowAllocator::places(limit)).map(|_| Flow::default()).collect(),
+            records: (0..FlowAllocator::records(limit)).map(|_| Flow::default()).collect(),
             processors: (0..processors).map(processor).collect(),
         }
     }
 
     fn start(&self) -> FlowKey {
-        self.allocator.start(&self.places, &Begin::default()).unwrap()
+        self.allocator.start(&self.records, &Begin::default()).unwrap()
     }
 
     fn count(&self, processor: usize, key: FlowKey, passed: FlowPackets) -> Counted<'_, '_> {
-        Slots(&self.processors[processor]).count(&self.allocator, &self.places, key.context(), passed)
+        Slots(&self.processors[processor]).count(&self.allocator, &self.records, key.context(), passed)
     }
 
     fn release(&self, key: FlowKey) -> Option<Totals> {
-        Some(self.wind_up(&self.allocator.release(&self.places, key)?))
+        Some(self.finish(&self.allocator.release(&self.records, key)?))
     }
 
-    fn wind_up(&self, ended: &EndedFlow<'_, '_>) -> Totals {
+    fn finish(&self, ended: &EndedFlow<'_, '_>) -> Totals {
         ended.totals(self.processors.iter().map(|slots| Slots(slots)))
     }
 
-    /// What the record has alone.
+    /// The counts in the record only.
     fn recorded(&self, key: FlowKey) -> Totals {
-        FlowAllocator::flow(&self.places, key).unwrap().sums().read()
+        FlowAllocator::flow(&self.records, key).unwrap().sums().read()
     }
 }
 
@@ -61,7 +61,7 @@ fn a_flow_is_counted_beside_its_record_and_ends_with_all_of_it() {
     assert!(matches!(machine.count(0, flow, OUT), Counted::InSlot));
     assert_eq!(machine.recorded(flow), Totals::default());
     assert_eq!(machine.release(flow), Some(Totals { packets: [4, 2], bytes: [0, 200] }));
-    // The next flow in the same place and slots has nothing of it.
+    // The next flow in the same record and slots starts at 0.
     let next = machine.start();
     assert_eq!(next.index(), flow.index());
     machine.count(1, next, IN);
@@ -81,8 +81,8 @@ fn a_slot_that_is_taken_over_is_added_to_the_record() {
     assert_eq!(machine.release(third).unwrap().packets, [0, 3]);
 }
 
-/// More than a slot has bits for goes to the record, and more than a record's
-/// word has bits for stays beside it.
+/// Counts that do not fit a slot go to the record. Counts that do not fit the
+/// record's word are kept beside it.
 #[test]
 fn what_is_full_loses_nothing() {
     let machine = Machine::new(1, 1, 1);
@@ -111,43 +111,43 @@ fn add(totals: &mut Totals, passed: FlowPackets) {
     totals.bytes[at] += passed.bytes;
 }
 
-/// Between the last context and the end no slot is touched but by whoever winds
-/// the flow up; others count in their flow's record meanwhile.
+/// After the last context is gone, only whoever finishes the flow may use its slots.
+/// Others count in the record of their flow meanwhile.
 #[test]
 fn while_a_flow_is_wound_up_its_slot_stays_as_it_is() {
     let machine = Machine::new(8, 1, 1);
     let [flow, other] = [machine.start(), machine.start()];
     machine.count(0, flow, IN);
-    let ended = machine.allocator.release(&machine.places, flow).unwrap();
+    let ended = machine.allocator.release(&machine.records, flow).unwrap();
     assert!(matches!(machine.count(0, other, IN), Counted::InSlot));
     assert_eq!(machine.recorded(other).packets, [0, 1]);
-    assert_eq!(machine.wind_up(&ended).packets, [0, 1]);
-    // Asked again it says the same.
-    assert_eq!(machine.wind_up(&ended).packets, [0, 1]);
+    assert_eq!(machine.finish(&ended).packets, [0, 1]);
+    // Asking again returns the same.
+    assert_eq!(machine.finish(&ended).packets, [0, 1]);
     drop(ended);
     assert!(matches!(machine.count(0, other, IN), Counted::TakenOver(_)));
     assert_eq!(machine.release(other).unwrap().packets, [0, 2]);
 }
 
-/// Who visits when the last context goes has the flow to wind up.
+/// The last visitor finishes a flow without contexts.
 #[test]
 fn the_last_visitor_winds_up() {
     let machine = Machine::new(8, 2, 1);
     let flow = machine.start();
     machine.count(0, flow, IN);
-    let record = FlowAllocator::flow(&machine.places, flow).unwrap();
+    let record = FlowAllocator::flow(&machine.records, flow).unwrap();
     assert_eq!(record.visit(flow.generation()), record::Visit::Inside);
     assert_eq!(machine.release(flow), None);
     assert_eq!(record.visit(flow.generation()), record::Visit::Refused, "it has no contexts");
     assert!(record.leave());
     let ended = EndedFlow::new(record, &machine.allocator, flow);
-    assert_eq!(machine.wind_up(&ended).packets, [0, 1]);
+    assert_eq!(machine.finish(&ended).packets, [0, 1]);
     drop(ended);
     assert_eq!(record.visit(flow.generation()), record::Visit::Gone);
     assert_eq!(machine.allocator.flows(), 0);
 }
 
-/// A context that comes after its flow's end, or never was one, counts nowhere.
+/// The context of a flow that has ended, or that never was one, counts nowhere.
 #[test]
 fn no_context_leads_astray() {
     let machine = Machine::new(2, 1, 2);
@@ -170,7 +170,7 @@ fn no_processor_has_more_slots_than_there_are_places() {
     for (limit, slots) in [(0, 1), (1, 1), (5, 8), (1024, 1024), (65_536, 4096), (u32::MAX, 4096)] {
         assert_eq!(Slots::number(limit), slots);
     }
-    // None at all is no fault either.
+    // A processor without slots is valid, too.
     let machine = Machine::new(1, 1, 0);
     let flow = machine.start();
     assert!(matches!(machine.count(0, flow, IN), Counted::InSlot));
@@ -180,7 +180,7 @@ fn no_processor_has_more_slots_than_there_are_places() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever comes in whatever order, a flow ends with what was counted.
+    /// In any order of calls, a flow ends with what was counted.
     #[test]
     fn a_flow_ends_with_what_was_counted(
         calls in proptest::collection::vec((0_u8..8, 0_usize..3, any::<prop::sample::Index>()), 0..400),
@@ -206,9 +206,9 @@ proptest! {
     }
 }
 
-/// Processors that count, begin and end flows at once: each flow ends once, with
-/// exactly what was counted for it. A packet is counted while its flow is held,
-/// as the engine does; who ends one waits for its packets and for nothing else.
+/// Processors count, begin and end flows at once. Each flow ends once, with exactly
+/// what was counted for it. A packet is counted while its flow is held, as in the
+/// engine. Whoever ends a flow waits only for its packets.
 #[test]
 fn processors_at_once_lose_nothing() {
     const PROCESSORS: usize = 4;
@@ -222,8 +222,8 @@ fn processors_at_once_lose_nothing() {
         assert!(ended.lock().unwrap().insert(key.context(), totals.packets[1]).is_none());
     };
     let end = |key: FlowKey| {
-        if let Some(ended) = machine.allocator.release(&machine.places, key) {
-            over(key, machine.wind_up(&ended));
+        if let Some(ended) = machine.allocator.release(&machine.records, key) {
+            over(key, machine.finish(&ended));
         }
     };
     let processor = |number: usize| {
@@ -235,14 +235,15 @@ fn processors_at_once_lose_nothing() {
             if (random >> 33).is_multiple_of(61) {
                 let next = machine.start();
                 let last = std::mem::replace(&mut *flow.write().unwrap(), next);
-                // No classify has it any more, and some processors' slots do.
+                // No classify has the flow any more, but some processors' slots
+                // still do.
                 end(last);
                 continue;
             }
             let key = flow.read().unwrap();
             *own.entry(key.context()).or_default() += 1;
             if let Counted::Ended(ended) = machine.count(number, *key, IN) {
-                over(ended.key(), machine.wind_up(&ended));
+                over(ended.key(), machine.finish(&ended));
             }
         }
         let mut counted = counted.lock().unwrap();

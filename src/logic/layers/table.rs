@@ -1,8 +1,8 @@
-//! The rows.
+//! The rows of the table of layers.
 
 use super::{Decision, DiscardLayer, Fields, FlowContexts, FlowEvent, Layer, Role, Shows, Way};
 
-/// Every layer, ordered by when the page's flows first come to it.
+/// Every layer, in the order in which the page's flows first pass it.
 pub const LAYERS: [Layer; 19] = [
     Layer {
         name: "ALE_BIND_REDIRECT",
@@ -259,7 +259,7 @@ pub const LAYERS: [Layer; 19] = [
 
 const NO: u8 = u8::MAX;
 
-/// Positions in the order of [`Fields`], [`NO`] where the layer has none.
+/// Positions in the order of [`Fields`]; [`NO`] if the layer has no such field.
 const fn at(
     [protocol, local_address, remote_address, local_port, remote_port, interface, flags]: [u8; 7],
 ) -> Fields {

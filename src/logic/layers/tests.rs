@@ -1,4 +1,4 @@
-//! The rows beside the fact tables.
+//! Compares the rows with the values of the headers.
 
 use serde_json::Value;
 
@@ -9,7 +9,7 @@ fn table(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Every row as written in the table, by family and twin, with its id.
+/// Every row of the table, by family and discard layer, with its id and key.
 fn rows() -> impl Iterator<Item = (&'static Layer, Family, bool, u16, Guid)> {
     LAYERS.iter().flat_map(|layer| {
         Family::ALL.into_iter().flat_map(move |family| {
@@ -50,8 +50,8 @@ fn positions_are_the_headers_in_both_families() {
             let prefix = format!("{}_{family}", layer.name);
             let known = &enums[format!("FWPS_FIELDS_{prefix}")];
             let position = |field: &str| {
-                // The header names OUTBOUND_ICMP_ERROR_V6's type and code
-                // as ports.
+                // The header gives OUTBOUND_ICMP_ERROR_V6's type and code the names
+                // of ports.
                 let field = match (layer.name, field) {
                     ("OUTBOUND_ICMP_ERROR", "IP_LOCAL_PORT" | "IP_REMOTE_PORT") => return None,
                     ("OUTBOUND_ICMP_ERROR", "ICMP_TYPE") if family == "V6" => "IP_LOCAL_PORT",

@@ -29,15 +29,15 @@ pub struct Step {
     pub kinds: Kinds,
 }
 
-/// The order of one flow or one endpoint. It takes in every layer that has the handle of
-/// the flow or the endpoint: all but the IP packet layers.
+/// The order of one flow or one endpoint. It takes in every layer that has the
+/// handle of the flow or the endpoint: all but the IP packet layers.
 ///
-/// Segments of a flow pass layers on several processors at once. So there is no current
-/// position. The state is the set of what has been passed, and each layer requires what
-/// must have been passed before it. Marks are only added, except for a refusal, so a step
-/// takes a fixed number of atomic operations and no loop. A mark that one processor sets is
-/// visible to the others in time: the stack itself orders a flow's first packet before its
-/// data.
+/// Segments of a flow pass layers on several processors at once. So there is no
+/// current position. The state is the set of what has been passed, and each layer
+/// requires what must have been passed before it. Marks are only added, except for a
+/// refusal, so a step takes a fixed number of atomic operations and no loop. A mark
+/// that one processor sets is visible to the others in time: the stack itself orders
+/// a flow's first packet before its data.
 #[derive(Debug, Default)]
 pub struct Order {
     marks: AtomicU32,
@@ -61,27 +61,28 @@ const JOINED: u32 = AUTHORIZED | PACKET_IN;
 const WATCH_SHIFT: u32 = 16;
 
 impl Order {
-    /// For a flow that is first seen at ALE_FLOW_ESTABLISHED, where contexts are associated.
-    /// The layers before it have been passed unseen.
+    /// For a flow that is first seen at ALE_FLOW_ESTABLISHED, where contexts are
+    /// associated. The layers before it have been passed unseen.
     pub fn joined() -> Self {
         Self { marks: AtomicU32::new(JOINED), ..Self::default() }
     }
 
-    /// For what is seen from its beginning: an endpoint from its bind, a connection from the
-    /// bind or, if it was accepted, from the SYN. An endpoint of datagrams has several flows,
-    /// each with its own order.
+    /// For what is seen from its beginning: an endpoint from its bind, a connection
+    /// from the bind or, if it was accepted, from the SYN. An endpoint of datagrams
+    /// has several flows, each with its own order.
     pub fn whole() -> Self {
         Self::default()
     }
 
-    /// Makes it [`joined`](Self::joined) again, for the next flow in the same record.
+    /// Makes it [`joined`](Self::joined) again, for the next flow in the same
+    /// record.
     pub(in crate::logic) fn restart(&self, watch: u16) {
         self.marks.store(JOINED | u32::from(watch) << WATCH_SHIFT, Ordering::Relaxed);
         self.deviation.store(0, Ordering::Relaxed);
     }
 
-    /// The number of the order check that has seen the flow from its start. Another check has
-    /// missed a part, so it cannot tell what must have been passed.
+    /// The number of the order check that has seen the flow from its start. Another
+    /// check has missed a part, so it cannot tell what must have been passed.
     pub fn watch(&self) -> u16 {
         (self.marks.load(Ordering::Relaxed) >> WATCH_SHIFT) as u16
     }
@@ -161,7 +162,8 @@ impl Order {
                 }
             }
             (ESTABLISHED, _) => {
-                // If two processors are here at once, one of them sees the other's mark.
+                // If two processors are here at once, one of them sees the other's
+                // mark.
                 let before = self.marks.fetch_or(FLOWING, Ordering::AcqRel);
                 if before & (REFUSED | CLOSED) != 0 {
                     return Err(None);

@@ -2,8 +2,8 @@
 
 use crate::logic::layers::{LAYERS, Layer};
 
-/// A layer or its discard layer, of both families: "IPv6 follows the IPv4 pattern" ("TCP
-/// packet flows").
+/// A layer or its discard layer, of both families: "IPv6 follows the IPv4 pattern"
+/// ("TCP packet flows").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LayerIndex(u8);
 

@@ -2,44 +2,52 @@
 //!
 //! There are two checks, because they see different things:
 //!
-//! - A [`Walk`] follows one packet or one socket call along the [`ROWS`]. It recognizes the
-//!   packet by a mark, because some layers name neither flow nor endpoint: see [`Walks`].
-//! - An [`Order`] follows all packets of a flow or an endpoint, on all processors. It knows
-//!   what must have been passed once before something else, which a walk cannot know: an
-//!   established flow comes before its data, and STREAM before a segment of data.
+//! - A [`Walk`] follows one packet or one socket call along the [`ROWS`]. It
+//!   recognizes the packet by a mark, because some layers name neither flow nor
+//!   endpoint: see [`Walks`].
+//! - An [`Order`] follows all packets of a flow or an endpoint, on all processors.
+//!   It knows what must have been passed once before something else, which a walk
+//!   cannot know: an established flow comes before its data, and STREAM before a
+//!   segment of data.
 //!
 //! # What is not reported
 //!
-//! What the network does to a correct connection is not reported: loss, duplication, delay,
-//! reordering, coalescing, fragmentation. Such a segment passes other layers than those of
-//! its documented row, so it has a row of its own ([`Basis::Tolerated`]):
+//! What the network does to a correct connection is not reported: loss, duplication,
+//! delay, reordering, coalescing, fragmentation. Such a segment passes other layers
+//! than those of its documented row, so it has a row of its own
+//! ([`Basis::Tolerated`]):
 //! - acknowledgements, FIN, RST, keep-alives, probes, retransmissions;
 //! - data or a FIN that complete a handshake whose ACK was lost.
 //!
 //! What the documents leave open is not reported either:
-//! - INBOUND_TRANSPORT may or may not come before its discard layer, and UDP without an
-//!   endpoint is discarded at either layer. Each possibility is a row ([`Basis::Open`]).
+//! - INBOUND_TRANSPORT may or may not come before its discard layer, and UDP without
+//!   an endpoint is discarded at either layer. Each possibility is a row
+//!   ([`Basis::Open`]).
 //! - A reauthorization may come without data, by what is sent, at connect, or for a
 //!   half-open flow.
 //! - A filter may drop at any layer that has a discard layer, which ends the walk.
-//! - A packet may be lost between two layers, or wait for its other fragments or for a
-//!   neighbor's address. So a walk that stops is a deviation only for a caller that knows
-//!   that nothing follows ([`Walk::end`]).
+//! - A packet may be lost between two layers, or wait for its other fragments or for
+//!   a neighbor's address. So a walk that stops is a deviation only for a caller
+//!   that knows that nothing follows ([`Walk::end`]).
 //! - An endpoint's closure may come before or after its last segments.
-//! - STREAM_PACKET is on no row, so everything is in order there ([`Tracking::Away`]).
-//! - ICMP errors: the documents do not say which layers an error that arrives passes, and an
-//!   error that is sent shows its packet only behind OUTBOUND_ICMP_ERROR.
+//! - STREAM_PACKET is on no row, so everything is in order there
+//!   ([`Tracking::Away`]).
+//! - ICMP errors: the documents do not say which layers an error that arrives
+//!   passes, and an error that is sent shows its packet only behind
+//!   OUTBOUND_ICMP_ERROR.
 //!
 //! # What cannot be detected
 //!
-//! - STREAM is indicated per call to the sender, and per run of bytes to the receiver.
-//!   Without sequence numbers, a segment of data whose STREAM is missing looks like a
-//!   retransmission. Only the first one in each direction of a flow is detected.
-//! - A segment whose data should have reached STREAM and did not looks like a duplicate. An
-//!   ACK that should have established the flow is detected only with the data that follow.
+//! - STREAM is indicated per call to the sender, and per run of bytes to the
+//!   receiver. Without sequence numbers, a segment of data whose STREAM is missing
+//!   looks like a retransmission. Only the first one in each direction of a flow is
+//!   detected.
+//! - A segment whose data should have reached STREAM and did not looks like a
+//!   duplicate. An ACK that should have established the flow is detected only with
+//!   the data that follow.
 //! - One byte that is sent without a STREAM may be a keep-alive.
-//! - A second `listen`, a `bind` after a failure, or a SYN that is sent again looks like a
-//!   layer passed twice, once the first walk is over.
+//! - A second `listen`, a `bind` after a failure, or a SYN that is sent again looks
+//!   like a layer passed twice, once the first walk is over.
 
 mod flow_order;
 mod layer;

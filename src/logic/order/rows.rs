@@ -1,13 +1,14 @@
 //! The rows: the documented sequences of layers, and those that are tolerated.
 //!
-//! A row is the sequence of layers that one packet or one socket call passes. Rows of the
-//! pages "TCP packet flows" and "UDP packet flows" come first, so that a deviation names the
-//! documented layer if possible.
+//! A row is the sequence of layers that one packet or one socket call passes. Rows
+//! of the pages "TCP packet flows" and "UDP packet flows" come first, so that a
+//! deviation names the documented layer if possible.
 
 use super::layer::LayerIndex;
 use crate::logic::tcp::{ACK, FIN, RST, SYN, TcpFlags};
 
-/// What passes a layer, as a set of possibilities. If nothing is known: [`Kinds::ALL`].
+/// What passes a layer, as a set of possibilities. If nothing is known:
+/// [`Kinds::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kinds(u8);
 
@@ -34,15 +35,15 @@ impl Kinds {
     /// Any segment of a connection after its SYN and SYN-ACK.
     const LATER: Self = Self::BARE.or(Self::DATA).or(Self::FIN).or(Self::RST);
     const TCP: Self = Self::LATER.or(Self::SYN).or(Self::SYN_ACK);
-    /// A segment other than the page's bare ACK that may complete a server's handshake. Its ACK
-    /// does what the lost ACK would have done (RFC 9293, 3.10.7.4, fifth). A SYN or a RST never
-    /// completes a handshake.
+    /// A segment other than the page's bare ACK that may complete a server's
+    /// handshake. Its ACK does what the lost ACK would have done (RFC 9293,
+    /// 3.10.7.4, fifth). A SYN or a RST never completes a handshake.
     const COMPLETING: Self = Self::DATA.or(Self::FIN);
     /// A segment that may bring something to the stream: bytes or an end.
     const FOR_STREAM: Self = Self::DATA.or(Self::FIN).or(Self::RST);
 
-    /// The kind of a segment, from its flags and whether it has payload. With several flags the
-    /// one that the stack checks first counts (RFC 9293, 3.10.7).
+    /// The kind of a segment, from its flags and whether it has payload. With
+    /// several flags the one that the stack checks first counts (RFC 9293, 3.10.7).
     pub const fn of_segment(flags: TcpFlags, payload: bool) -> Self {
         match (flags.0 & RST != 0, flags.0 & SYN != 0, flags.0 & ACK != 0) {
             (true, ..) => Self::RST,
@@ -56,8 +57,8 @@ impl Kinds {
 
     /// The possible kinds of a segment with this much payload; `None` means unknown.
     ///
-    /// One byte may be a keep-alive's garbage octet, which no application has sent (RFC 9293,
-    /// 3.8.4).
+    /// One byte may be a keep-alive's garbage octet, which no application has sent
+    /// (RFC 9293, 3.8.4).
     #[inline(always)]
     pub fn of_some_segment(flags: TcpFlags, payload: Option<u64>) -> Self {
         // The columns: no payload; one byte, or unknown; more.
@@ -169,8 +170,8 @@ const fn tolerated(name: &'static str, kinds: Kinds, layers: &'static [LayerInde
     Row { name, standing: Basis::Tolerated, kinds, layers }
 }
 
-/// All rows. In addition, any layer may be followed by its own discard layer, where the walk
-/// ends.
+/// All rows. In addition, any layer may be followed by its own discard layer, where
+/// the walk ends.
 pub static ROWS: [Row; COUNT] = rows();
 const COUNT: usize = 43;
 
@@ -188,8 +189,8 @@ pub(super) static ROW_LAYERS: [&[LayerIndex]; COUNT] = {
 pub(super) const fn rows() -> [Row; COUNT] {
     use Kinds as K;
     const SEGMENT_OUT: K = K::TCP;
-    // A client's flow is established by the SYN-ACK. If both sides connect at once, it is
-    // established like a server's.
+    // A client's flow is established by the SYN-ACK. If both sides connect at once,
+    // it is established like a server's.
     const SERVERS: K = K::BARE.or(K::COMPLETING);
     const CLIENTS: K = SERVERS.or(K::SYN_ACK);
     [
@@ -231,17 +232,17 @@ pub(super) const fn rows() -> [Row; COUNT] {
         // retransmissions. STREAM follows if they bring bytes or an end.
         tolerated("nothing for the stream", K::TCP, &[IN_IP, IN]),
         tolerated("an end for the stream", K::FIN.or(K::RST), &[IN_IP, IN, STREAM]),
-        // The page's ACK was lost, or was sent with data or a FIN. Data out of order bring
-        // nothing to the stream yet.
+        // The page's ACK was lost, or was sent with data or a FIN. Data out of order
+        // bring nothing to the stream yet.
         tolerated("data or a FIN completes the handshake", K::COMPLETING, &[IN_IP, IN, ESTABLISHED]),
         tolerated(
             "data or a FIN completes the handshake, with data for the stream",
             K::COMPLETING,
             &[IN_IP, IN, ESTABLISHED, STREAM],
         ),
-        // A reauthorization is indicated at the layer of the first authorization, by the first
-        // packet in either direction ("ALE Reauthorization"). It may be an old duplicate,
-        // because TCP has not checked it yet.
+        // A reauthorization is indicated at the layer of the first authorization, by
+        // the first packet in either direction ("ALE Reauthorization"). It may be an
+        // old duplicate, because TCP has not checked it yet.
         tolerated("reauthorization without data", K::TCP, &[IN_IP, IN, ACCEPT]),
         tolerated("reauthorization by the end of a stream", K::FIN.or(K::RST), &[IN_IP, IN, ACCEPT, STREAM]),
         tolerated("reauthorization at connect", K::TCP, &[IN_IP, IN, CONNECT]),

@@ -42,8 +42,8 @@ impl OrderLayer {
 #[repr(align(32))]
 #[derive(Clone, Copy)]
 struct LayerRows {
-    /// Rows that contain the layer. Each contains it once, so layer and rows together are the
-    /// position of a walk.
+    /// Rows that contain the layer. Each contains it once, so layer and rows
+    /// together are the position of a walk.
     here: Rows,
     /// Rows that begin here.
     first: Rows,
@@ -71,8 +71,8 @@ const _: () = assert!(LAYER_COUNT <= ROOM && ROOM.is_power_of_two());
 /// By layer: its number among the layers on rows.
 static NUMBERS: [u8; ROOM] = numbers();
 
-/// The rows that a packet or call may follow, by the lower half of its kinds' bits and by
-/// the upper half.
+/// The rows that a packet or call may follow, by the lower half of its kinds' bits
+/// and by the upper half.
 static OF_KINDS: [[Rows; 16]; 2] = of_kinds();
 
 impl LayerRows {

@@ -9,11 +9,11 @@ use crate::logic::layers::{Fields, Layer, Shows, Way};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Tracking {
-    /// Not at all: everything is in order here. No document says when a packet comes to this
-    /// layer, as with STREAM_PACKET, or it is forwarded.
+    /// Not at all: everything is in order here. No document says when a packet comes
+    /// to this layer, as with STREAM_PACKET, or it is forwarded.
     Away,
-    /// Not at all: an ICMP error does not show the packet that will be sent. Decisions use the
-    /// positions.
+    /// Not at all: an ICMP error does not show the packet that will be sent.
+    /// Decisions use the positions.
     Error(Positions),
     /// A socket call; the position of its flags, if it has them.
     Call(Option<u8>),

@@ -18,19 +18,19 @@ pub struct Deviation {
 pub enum Start {
     /// At the first layer of a row, for a caller that sees everything.
     AtFirstLayer,
-    /// At any layer: the beginning may have been on another processor, or before the check was
-    /// switched on.
+    /// At any layer: the beginning may have been on another processor, or before the
+    /// check was switched on.
     AtAnyLayer,
 }
 
 /// The position of a packet or a call in the rows.
 ///
-/// It follows all rows at once: those that contain the last layers as the walk has passed
-/// them. A step keeps the rows that continue with the next layer. So a step always costs the
-/// same.
+/// It follows all rows at once: those that contain the last layers as the walk has
+/// passed them. A step keeps the rows that continue with the next layer. So a step
+/// always costs the same.
 ///
-/// The position is one word: the rows, and between the last row and [`DISCARDED`] the last
-/// layer. 0 means that nothing has been passed.
+/// The position is one word: the rows, and between the last row and [`DISCARDED`]
+/// the last layer. 0 means that nothing has been passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk(Rows);
 
@@ -50,8 +50,8 @@ impl Walk {
 
     /// Takes in the next layer.
     ///
-    /// After a deviation the walk continues from the layer that was seen, so that one fault is
-    /// reported once.
+    /// After a deviation the walk continues from the layer that was seen, so that
+    /// one fault is reported once.
     #[inline(always)]
     pub fn step(&mut self, seen: LayerIndex, kinds: Kinds, start: Start) -> Result<(), Deviation> {
         self.step_to(OrderLayer::of(seen), kinds, start)
@@ -86,8 +86,9 @@ impl Walk {
         Ok(())
     }
 
-    /// The rows on which the next walk with this mark may begin here, if this one can be over.
-    /// Any call may follow a call. Another packet with the same mark has the same direction.
+    /// The rows on which the next walk with this mark may begin here, if this one
+    /// can be over. Any call may follow a call. Another packet with the same mark
+    /// has the same direction.
     fn rows_of_next_walk(self, seen: LayerIndex, kinds: Kinds) -> Rows {
         if !self.may_end() {
             return 0;
@@ -123,8 +124,8 @@ impl Walk {
         rows.filter_map(|(_, layers)| next(layers)).next()
     }
 
-    /// Whether the walk may be over; for a caller that knows that nothing follows. A packet can
-    /// be lost or wait between any two layers.
+    /// Whether the walk may be over; for a caller that knows that nothing follows. A
+    /// packet can be lost or wait between any two layers.
     pub fn end(&self) -> Result<(), Deviation> {
         if self.0 == 0 || self.may_end() {
             return Ok(());

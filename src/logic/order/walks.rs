@@ -10,23 +10,26 @@ use super::walk::{Deviation, Start, Walk};
 
 /// The latest `N` walks, at most 16, each with its mark.
 ///
-/// A packet's mark must be the same at every layer, and differ from those of other packets
-/// under way. So it is made of addresses, ports and sequence number. At the IP packet layers
-/// they are read from the header, which lies where "Data Offset Positions" says. The address
-/// of the NET_BUFFER_LIST is not enough, because it is used again. 0 means no mark.
+/// A packet's mark must be the same at every layer, and differ from those of other
+/// packets under way. So it is made of addresses, ports and sequence number. At the
+/// IP packet layers they are read from the header, which lies where "Data Offset
+/// Positions" says. The address of the NET_BUFFER_LIST is not enough, because it is
+/// used again. 0 means no mark.
 ///
-/// Each value is for one processor and one writer at a time. A packet that changes its
-/// processor, or that was evicted by `N` later ones, is next seen in the middle of its walk.
-/// So the start is [`Start::AtAnyLayer`], unless the caller knows better.
+/// Each value is for one processor and one writer at a time. A packet that changes
+/// its processor, or that was evicted by `N` later ones, is next seen in the middle
+/// of its walk. So the start is [`Start::AtAnyLayer`], unless the caller knows
+/// better.
 ///
-/// What every step uses is in one cache line, before the walks; a walk is in one other.
+/// What every step uses is in one cache line, before the walks; a walk is in one
+/// other.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Walks<const N: usize> {
     /// One byte of each mark; the mark of a new packet is compared with all of them.
     tags: Cell<[u8; MOST]>,
-    /// The mark of the latest walk, and the walk. Usually a packet passes its layers without
-    /// another packet in between.
+    /// The mark of the latest walk, and the walk. Usually a packet passes its layers
+    /// without another packet in between.
     latest: Cell<u64>,
     walk: Cell<Walk>,
     /// The index of the latest walk.
@@ -123,7 +126,8 @@ impl<const N: usize> Walks<N> {
         self.begin(mark);
     }
 
-    /// One bit for each walk whose mark may be this one: the highest bit of its byte.
+    /// One bit for each walk whose mark may be this one: the highest bit of its
+    /// byte.
     #[inline(always)]
     fn alike(&self, mark: u64) -> u128 {
         zeros(u128::from_le_bytes(self.tags.get()) ^ u128::from_ne_bytes([tag(mark); MOST]))
@@ -146,14 +150,14 @@ impl<const N: usize> Walks<N> {
     }
 }
 
-/// One byte that depends on all bits of a mark, because an endpoint's handle may be an
-/// address or a small number.
+/// One byte that depends on all bits of a mark, because an endpoint's handle may be
+/// an address or a small number.
 const fn tag(mark: u64) -> u8 {
     (mark.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }
 
-/// The highest bit of each byte that is 0, and of some bytes above the first of them, because
-/// of the borrow.
+/// The highest bit of each byte that is 0, and of some bytes above the first of
+/// them, because of the borrow.
 const fn zeros(bytes: u128) -> u128 {
     const LOWEST: u128 = u128::from_ne_bytes([1; MOST]);
     bytes.wrapping_sub(LOWEST) & !bytes & LOWEST << 7

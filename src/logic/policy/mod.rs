@@ -1,7 +1,8 @@
-//! What the administrator asks for: one whole policy, from registry values.
+//! The policy: what the administrator asks for, read from registry values.
 //!
-//! [`VALUES`] is the table of the values and the one place that names them;
-//! [`parse`](mod@parse) reads the lists, [`Exemptions`] answers for a packet.
+//! [`VALUES`] is the table of the values, and the only place with their names.
+//! [`parse`](mod@parse) reads the entries of lists, and [`Exemptions`] looks packets
+//! up.
 
 #[cfg(test)]
 mod entries_tests;

@@ -5,14 +5,14 @@
 pub enum Mode {
     /// 0: nothing.
     Off,
-    /// 1: count what would be silenced, answer as usual.
+    /// 1: count what would be suppressed, and answer.
     Audit,
-    /// 2: be silent.
+    /// 2: suppress answers.
     Enforce,
 }
 
 impl Mode {
-    /// The mode of a number from 0 to 2.
+    /// The mode with a number from 0 to 2.
     pub(crate) const fn of_number(number: u32) -> Self {
         match number {
             0 => Self::Off,
@@ -22,7 +22,7 @@ impl Mode {
     }
 }
 
-/// What is reported (`Trace`).
+/// Which events are written (`Trace`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trace {
     /// 0: nothing.
@@ -33,20 +33,20 @@ pub enum Trace {
     Everything,
 }
 
-/// A policy, always whole and valid; its lists are [`Exemptions`].
+/// A policy, without its lists, which are [`Exemptions`](super::Exemptions).
 #[derive(Clone, Copy, Debug)]
 pub struct Policy {
     /// `Mode`.
     pub mode: Mode,
-    /// `SilenceTcp`: no RST from a port without endpoint.
+    /// `SilenceTcp`: no RST from a port without an endpoint.
     pub silence_tcp: bool,
-    /// `SilenceUdp`: no ICMP error from a port without endpoint.
+    /// `SilenceUdp`: no ICMP error from a port without an endpoint.
     pub silence_udp: bool,
-    /// `SilenceProtocols`: no ICMP error for a protocol nobody takes.
+    /// `SilenceProtocols`: no ICMP error for a protocol that no endpoint handles.
     pub silence_protocols: bool,
     /// `SilenceEcho`: no echo replies.
     pub silence_echo: bool,
-    /// `ExemptLoopback`: this machine's own traffic is answered.
+    /// `ExemptLoopback`: loopback traffic is answered.
     pub exempt_loopback: bool,
     /// `ExemptIpsec`: IPsec-secured traffic is answered.
     pub exempt_ipsec: bool,
@@ -56,18 +56,18 @@ pub struct Policy {
     pub sublayer_weight: u16,
     /// `Trace`.
     pub trace: Trace,
-    /// `CheckOrder`: the order of layers of each flow is watched.
+    /// `CheckOrder`: the order of layers is checked.
     pub check_order: bool,
-    /// `FlowLimit`: most flows watched at once.
+    /// `FlowLimit`: the most flows that are watched at once.
     pub flow_limit: u32,
-    /// `ScanPorts`: so many closed ports make a scan.
+    /// `ScanPorts`: this many closed ports make a scan.
     pub scan_ports: u32,
     /// `ScanWindowMs`: within this time.
     pub scan_window_ms: u32,
 }
 
 impl Policy {
-    /// What holds where the registry says nothing.
+    /// The defaults.
     pub const DEFAULT: Self = Self {
         mode: Mode::Enforce,
         silence_tcp: true,

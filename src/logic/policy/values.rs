@@ -1,4 +1,4 @@
-//! Every registry value: its type, default and limits, and where it goes.
+//! The table of registry values: types, defaults, limits.
 
 use super::exemptions::{Exemptions, INTERFACES, PREFIXES};
 use super::parse;
@@ -10,19 +10,19 @@ pub const REG_DWORD: u32 = 4;
 /// `REG_MULTI_SZ` (winnt.h).
 pub const REG_MULTI_SZ: u32 = 7;
 
-/// Most bytes of data that a value may have.
+/// The most bytes of data that a value may have.
 pub const MAX_BYTES: usize = 0xfff0;
 
 /// A registry value under `Parameters`.
 #[derive(Debug)]
 pub struct RegistryValue {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// Its type, with what belongs to it.
+    /// The type.
     pub kind: ValueKind,
-    /// From when on a change holds.
+    /// When a change takes effect.
     pub read: Read,
-    /// What it is for, in a few words.
+    /// What the value means, for the documentation.
     pub meaning: &'static str,
 }
 
@@ -31,24 +31,24 @@ pub struct RegistryValue {
 pub enum ValueKind {
     /// REG_DWORD.
     Number {
-        /// Where the value is absent.
+        /// The number if the value is absent.
         default: u32,
-        /// Smallest allowed.
+        /// The smallest number allowed.
         min: u32,
-        /// Largest allowed.
+        /// The largest number allowed.
         max: u32,
-        /// Puts a number in range into a policy.
+        /// Stores a valid number in a policy.
         set: fn(&mut Policy, u32),
-        /// The number that a policy stands for.
+        /// The number that a policy contains.
         get: fn(&Policy) -> u32,
     },
-    /// REG_MULTI_SZ; empty where the value is absent.
+    /// REG_MULTI_SZ; empty if the value is absent.
     List {
-        /// Most entries.
+        /// The most entries.
         most: u16,
-        /// Reads an entry and adds what it stands for.
+        /// Parses an entry and adds it.
         insert: fn(&mut Exemptions, &[u8]) -> Result<(), Reason>,
-        /// Takes out what entries of this list added.
+        /// Removes the entries of this list.
         clear: fn(&mut Exemptions),
     },
 }
@@ -56,27 +56,27 @@ pub enum ValueKind {
 /// When a value is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
-    /// Whenever it changes.
+    /// At every change.
     Live,
-    /// At the driver's start; and what belongs to the session with the engine,
-    /// when BFE has been restarted.
+    /// At the driver's start. Values for the engine's session are also read when BFE
+    /// has been restarted.
     AtStart,
 }
 
 /// A value that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// The entry of a list, counted from 1; 0 where it is not about an entry.
+    /// The entry of a list, counted from 1; 0 if it is not about an entry.
     pub entry: u16,
 }
 
 impl RegistryValue {
-    /// Reads what the registry holds, type and bytes, into a policy and its
-    /// lists. Refused, the value leaves its default there and touches no other.
+    /// Parses the type and data of a value into a policy and its lists. If it is
+    /// refused, the policy has the value's default. No other value changes.
     pub fn parse(
         &self,
         kind: u32,
@@ -97,13 +97,13 @@ impl RegistryValue {
         read.map_err(|Refusal { reason, entry }| Rejected { name: self.name, reason, entry })
     }
 
-    /// The refusal of a value that could not be had.
+    /// Refuses a value as a whole.
     pub fn rejected(&self, reason: Reason) -> Rejected {
         Rejected { name: self.name, reason, entry: 0 }
     }
 }
 
-/// What the registry holds as `Mode`, if that is good.
+/// The value of `Mode`, if it is valid.
 pub fn mode(kind: u32, data: &[u8]) -> Option<Mode> {
     number(kind, data, Mode::Off as u32, Mode::Enforce as u32).ok().map(Mode::of_number)
 }
@@ -137,7 +137,7 @@ fn list(
     parse::list(data, most, each)
 }
 
-/// A switch.
+/// A value that is 0 or 1.
 macro_rules! switch {
     ($name:literal, $default:literal, $field:ident, $read:ident, $meaning:literal) => {
         RegistryValue {
@@ -155,7 +155,7 @@ macro_rules! switch {
     };
 }
 
-/// A number within limits.
+/// A number with limits.
 macro_rules! number {
     ($name:literal, $default:literal, $range:expr, $field:ident, $read:ident, $meaning:literal) => {
         RegistryValue {
@@ -173,7 +173,7 @@ macro_rules! number {
     };
 }
 
-/// Every value the driver reads.
+/// Every value that the driver reads.
 pub static VALUES: [RegistryValue; 17] = [
     RegistryValue {
         name: "Mode",
@@ -187,13 +187,19 @@ pub static VALUES: [RegistryValue; 17] = [
             get: |policy| policy.mode as u32,
         },
         read: Read::Live,
-        meaning: "0 off, 1 count what would be silenced, 2 be silent",
+        meaning: "0 off, 1 count what would be suppressed, 2 suppress",
     },
-    switch!("SilenceTcp", 1, silence_tcp, Live, "no RST from a TCP port without endpoint"),
-    switch!("SilenceUdp", 1, silence_udp, Live, "no ICMP error from a UDP port without endpoint"),
-    switch!("SilenceProtocols", 1, silence_protocols, Live, "no ICMP error for a protocol nobody takes"),
-    switch!("SilenceEcho", 0, silence_echo, Live, "no echo replies either"),
-    switch!("ExemptLoopback", 1, exempt_loopback, Live, "this machine's own traffic is answered"),
+    switch!("SilenceTcp", 1, silence_tcp, Live, "no RST from a TCP port without an endpoint"),
+    switch!("SilenceUdp", 1, silence_udp, Live, "no ICMP error from a UDP port without an endpoint"),
+    switch!(
+        "SilenceProtocols",
+        1,
+        silence_protocols,
+        Live,
+        "no ICMP error for a protocol that no endpoint handles"
+    ),
+    switch!("SilenceEcho", 0, silence_echo, Live, "no echo replies"),
+    switch!("ExemptLoopback", 1, exempt_loopback, Live, "loopback traffic is answered"),
     switch!("ExemptIpsec", 1, exempt_ipsec, Live, "IPsec-secured traffic is answered"),
     RegistryValue {
         name: "ExemptPorts",
@@ -230,7 +236,7 @@ pub static VALUES: [RegistryValue; 17] = [
             clear: Exemptions::clear_interfaces,
         },
         read: Read::Live,
-        meaning: "LUIDs of interfaces on which everything is answered",
+        meaning: "LUIDs of interfaces on which all packets are answered",
     },
     switch!("Observe", 1, observe, Live, "filters at the observing layers"),
     RegistryValue {
@@ -243,7 +249,7 @@ pub static VALUES: [RegistryValue; 17] = [
             get: |policy| policy.sublayer_weight.into(),
         },
         read: Read::AtStart,
-        meaning: "weight of our sublayer among the others",
+        meaning: "weight of the driver's sublayer",
     },
     RegistryValue {
         name: "Trace",
@@ -263,10 +269,17 @@ pub static VALUES: [RegistryValue; 17] = [
         read: Read::Live,
         meaning: "0 nothing, 1 verdicts and summaries, 2 every classify",
     },
-    switch!("CheckOrder", 0, check_order, Live, "watch the documented order of layers of each flow"),
-    number!("FlowLimit", 65536, 0..=1 << 20, flow_limit, AtStart, "most flows watched at once"),
-    number!("ScanPorts", 16, 1..=65536, scan_ports, Live, "closed ports met within the window make a scan"),
-    number!("ScanWindowMs", 10000, 1..=3_600_000, scan_window_ms, Live, "length of that window, in ms"),
+    switch!("CheckOrder", 0, check_order, Live, "check the documented order of layers"),
+    number!("FlowLimit", 65536, 0..=1 << 20, flow_limit, AtStart, "the most flows that are watched at once"),
+    number!(
+        "ScanPorts",
+        16,
+        1..=65536,
+        scan_ports,
+        Live,
+        "number of closed ports within the window that make a scan"
+    ),
+    number!("ScanWindowMs", 10000, 1..=3_600_000, scan_window_ms, Live, "length of the window, in ms"),
 ];
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The table holds together, and no value disturbs another.
+//! Tests that the table is consistent, and that no value changes another.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::super::exemptions::{Exemption, Sender};
 use super::*;
 use crate::logic::address::Address;
 
-/// Tables as the driver makes them, in zeroed memory.
+/// Empty lists.
 pub fn exemptions() -> Box<Exemptions> {
     Box::new(Exemptions::empty())
 }
@@ -36,7 +36,7 @@ fn v4(octets: [u8; 4]) -> Option<Address> {
     Some(Address::V4(u32::from_be_bytes(octets)))
 }
 
-/// The lists that a packet on all three is on.
+/// For each list: whether a packet that should be on it is on it.
 fn lists(exemptions: &Exemptions) -> [bool; 3] {
     let nothing = Sender { protocol: Some(6), ..Sender::default() };
     let on = |remote| exemptions.of(&remote).is_some();
@@ -157,7 +157,7 @@ fn a_list_has_its_limits() {
 }
 
 proptest! {
-    /// Whatever a value holds, nothing but its own place in the policy changes.
+    /// Whatever a value holds, only its own part of the policy changes.
     #[test]
     fn nothing_disturbs_another_value(
         row in 0..VALUES.len(),
@@ -242,7 +242,10 @@ fn the_document_has_the_table() {
     let document = std::fs::read_to_string(path).unwrap();
     let head = "| value | type | default | allowed | holds | what for |\n|---|---|---|---|---|---|\n";
     let rows: String = VALUES.iter().map(row).collect();
-    assert!(document.contains(&format!("\n{head}{rows}\n")), "docs/CONFIGURATION.md wants\n{head}{rows}");
+    assert!(
+        document.contains(&format!("\n{head}{rows}\n")),
+        "docs/CONFIGURATION.md must contain\n{head}{rows}"
+    );
     for reason in REASONS {
         assert!(document.contains(&format!("| {} | {reason:?} |", reason as u8)), "{reason:?}");
     }
@@ -270,7 +273,7 @@ const REASONS: [Reason; 19] = [
     Reason::NeverRemote,
 ];
 
-/// The document's examples are taken, with its own meaning.
+/// The examples in the document are taken or refused as it says.
 #[test]
 fn the_documents_examples_are_taken() {
     let path = "docs/CONFIGURATION.md";
@@ -306,7 +309,7 @@ fn an_exemption_says_which_list() {
         interface: Some(LUID),
     };
     assert_eq!(tables.of(&tcp), Some(Exemption::Port));
-    // Other protocols have no ports, whatever stands in the field.
+    // Other protocols have no ports, whatever the field holds.
     let icmp = Sender { protocol: Some(1), ..tcp };
     assert_eq!(tables.of(&icmp), Some(Exemption::Prefix));
     let elsewhere = Sender { address: v4([11, 0, 0, 1]), ..icmp };

@@ -9,11 +9,11 @@ use super::*;
 use crate::logic::tcp::TcpFlags;
 
 const WINDOW: u32 = 10_000;
-/// [`sweep`]'s interval.
+/// The interval between sweeps.
 const TICK: u64 = WINDOW as u64 / 8;
 const SETTINGS: Settings = Settings { ports: 16, seed: Seed::new(mix(0x5eed, 0)) };
 
-/// The tables of some processors, and what was reported.
+/// The tables of several processors, and what was reported.
 struct World<const SETS: usize, const CELLS: usize> {
     tables: Vec<Box<Table<SETS, CELLS>>>,
     window_ms: u32,
@@ -23,7 +23,7 @@ struct World<const SETS: usize, const CELLS: usize> {
     scans: Vec<(u64, Scan)>,
 }
 
-/// As many remotes as the driver's table, or fewer.
+/// At most as many remotes as in the driver's table.
 type Small = World<16, 256>;
 
 impl<const SETS: usize, const CELLS: usize> World<SETS, CELLS> {
@@ -44,7 +44,7 @@ impl<const SETS: usize, const CELLS: usize> World<SETS, CELLS> {
         self
     }
 
-    /// Sweeps when that is due.
+    /// Sweeps when a sweep is due.
     fn pass(&mut self, now: u64) {
         while self.next_sweep <= now {
             let (at, mut found) = (self.next_sweep, Vec::new());
@@ -75,10 +75,10 @@ fn v4(number: u32) -> Remote {
 
 const SCANNER: Remote = Remote(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7).to_bits());
 
-/// nmap asks the ports in an order of its own (`--randomize-ports` by default).
+/// nmap shuffles the ports (`--randomize-ports` is the default).
 fn shuffled(count: u16, seed: u64) -> Vec<u16> {
     let mut ports: Vec<u16> = (1..=count).collect();
-    // Not by the key of the tables' own hash.
+    // Not with the key of the tables' hash.
     ports.sort_by_key(|port| mix((*port).into(), seed + (1 << 40)));
     ports
 }
@@ -108,7 +108,7 @@ fn a_lasting_scan_is_reported_about_once_a_window() {
     for (at, port) in shuffled(4000, 2).into_iter().enumerate() {
         world.meet(0, SCANNER, port, at as u64 * 25);
     }
-    // 100 s; a report every twelve eighths of a window at the soonest.
+    // 100 s, with a report every twelve eighths of a window at the soonest.
     assert!((6..=9).contains(&world.scans.len()), "{}", world.scans.len());
 }
 
@@ -145,7 +145,7 @@ fn a_slow_remote_is_never_reported() {
 
 #[test]
 fn time_wraps_without_a_gap() {
-    // The spans' numbers wrap; those of reports before.
+    // The numbers of spans wrap; those in reports wrap earlier.
     for (span, start) in [(u32::MAX - 3, 200), (u32::MAX, u64::from(u32::MAX) - 200), (u16::MAX.into(), 0)] {
         let mut world = Small::new(1, SETTINGS).starting(span, start);
         for (at, port) in shuffled(24, 5).into_iter().enumerate() {
@@ -164,7 +164,7 @@ fn time_wraps_without_a_gap() {
 
 const SCAN_START: u64 = 2_000;
 
-/// A slow scanner among spoofed sources, each with one segment; it begins when
+/// A slow scanner among spoofed sources that send one segment each. It begins when
 /// they have taken every slot.
 fn flooded<const S: usize, const C: usize>(world: &mut World<S, C>, per_second: u64, seconds: u64) -> usize {
     let (mut next_port, mut source) = (0_u16, 0_u32);
@@ -184,7 +184,7 @@ fn flooded<const S: usize, const C: usize>(world: &mut World<S, C>, per_second: 
 
 #[test]
 fn a_flood_does_not_hide_a_slow_scanner() {
-    // A window brings 40 000 sources to 64 slots and 8192 cells in a row; the
+    // A window brings 40,000 sources to 64 slots and 8192 cells in a row. The
     // scanner meets 25 ports in it.
     let mut world = World::<16, { 4 * 8192 }>::new(1, SETTINGS);
     let reports = flooded(&mut world, 4_000, 20);
@@ -258,18 +258,17 @@ fn settings_at_their_ends() {
             world.meet(0, SCANNER, port, at as u64);
         }
         world.pass(2 * TICK);
-        // Far above what a bitmap can tell, its fullness stands for it.
+        // A bitmap cannot count that far. A full bitmap is enough.
         assert_eq!(world.reports_of(SCANNER) > 0, window_ms > 1, "{ports} in {window_ms}");
     }
 }
 
-/// Who asks first whether something has been met, and takes it in only if not,
-/// misses nothing.
+/// Skipping encounters that would change nothing loses nothing.
 #[test]
 fn what_has_been_met_changes_nothing() {
     let (table, mut known) = (Table::<2, 8>::empty(), 0);
     for (at, port) in shuffled(4000, 3).into_iter().enumerate() {
-        // Over more spans than are kept.
+        // More spans than are kept.
         let (remote, span) = (v4(at as u32 % 13), at as u32 / 500);
         let technique = Technique::ALL[at / 300 % 2];
         let met = Encounter { remote, port: port % 40, technique };
@@ -286,8 +285,7 @@ fn what_has_been_met_changes_nothing() {
     assert!((500..3500).contains(&known), "{known}");
 }
 
-/// Whatever the key: a bit of the upper half counts as one of the lower, and no
-/// two remotes share a slot for it.
+/// With any key every bit of an address counts, and two remotes never share a slot.
 #[test]
 fn remotes_that_differ_in_one_bit_are_two() {
     for random in 0..64 {
@@ -306,8 +304,7 @@ fn remotes_that_differ_in_one_bit_are_two() {
     }
 }
 
-/// Who does not know the key does not know where a remote is remembered, nor
-/// which ports share a bit.
+/// Without the key one cannot know the set of a remote, nor which ports share a bit.
 #[test]
 fn the_key_moves_remotes_and_ports() {
     const SETS: usize = 128;
@@ -322,8 +319,8 @@ fn the_key_moves_remotes_and_ports() {
     assert!(stay < 60, "{stay}");
 }
 
-/// Ports in a row, every 64th or 1024th: no order of asking makes one bit of
-/// many, whatever the key.
+/// Ports in a row, every 64th or 1024th: no order maps many ports to one bit, with
+/// any key.
 #[test]
 fn ports_in_any_order_have_bits_of_their_own() {
     for (step, least) in [(1, 16), (2, 16), (7, 16), (64, 16), (100, 16), (1024, 16)] {
@@ -417,7 +414,7 @@ fn techniques_are_kept_apart() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Against a list of everything that happened.
+    /// Compares with a list of everything that happened.
     #[test]
     fn nobody_is_reported_who_did_not_scan_and_no_scan_is_missed(
         packets in proptest::collection::vec((0_u32..6, 0_u16..60, 0_u64..250, 0_usize..3), 1..400),
@@ -443,8 +440,8 @@ proptest! {
             let from = at.saturating_sub(u64::from(WINDOW) * 3 / 2);
             prop_assert!(ports_within(scan.remote, from, *at).len() >= 16);
         }
-        // Every window in which the bits show 16 ports has a report near it,
-        // but for remotes with too many neighbours: those may have to wait.
+        // Every window with 16 bits has a report near it, except for remotes in a
+        // crowded set, which may have to wait.
         let set_of = |remote: Remote| table::set_of(remote.hash(seed), SETS);
         let remotes = met.iter().map(|(_, remote, _)| *remote).collect::<BTreeSet<_>>();
         let crowded = |set| remotes.iter().filter(|remote| set_of(**remote) == set).count() > WAYS;

@@ -24,9 +24,9 @@ pub enum Module {
 
 /// `INET_DISCARD_REASON` (`fwpsk.h`): the transport layer's reasons.
 ///
-/// Reasons below [`ENDPOINT_NOT_FOUND`](inet::ENDPOINT_NOT_FOUND) mean that the segment is
-/// invalid; the stack does not answer it. Reasons above it concern a connection or a
-/// listener, except `TcbNotInTcbTable`.
+/// Reasons below [`ENDPOINT_NOT_FOUND`](inet::ENDPOINT_NOT_FOUND) mean that the
+/// segment is invalid; the stack does not answer it. Reasons above it concern a
+/// connection or a listener, except `TcbNotInTcbTable`.
 pub mod inet {
     /// `InetDiscardSourceUnspecified`.
     pub const SOURCE_UNSPECIFIED: u32 = 0;
@@ -44,8 +44,8 @@ pub mod inet {
     pub const LISTENER_INVALID_FLAGS: u32 = 23;
     /// `InetDiscardTcbNotInTcbTable`.
     pub const TCB_NOT_IN_TCB_TABLE: u32 = 25;
-    /// `InetDiscardPauseAccept`: the listener's backlog is full. Windows' own stealth mode
-    /// suppresses the answer, too ("Disable stealth mode").
+    /// `InetDiscardPauseAccept`: the listener's backlog is full. Windows' own
+    /// stealth mode suppresses the answer, too ("Disable stealth mode").
     pub const PAUSE_ACCEPT: u32 = 30;
     /// `InetDiscardAcceptRedirection`.
     pub const ACCEPT_REDIRECTION: u32 = 33;

@@ -1,9 +1,10 @@
 //! The decision about echo requests (`SilenceEcho`).
 //!
-//! They are blocked at INBOUND_TRANSPORT, which shows every echo request before the stack
-//! creates a flow. ALE_AUTH_RECV_ACCEPT shows only the first one of a flow, so a change of
-//! the policy would not reach a remote that already pings. Blocking the reply when it is
-//! sent would cost a flow and a packet, and look like a network failure to this machine.
+//! They are blocked at INBOUND_TRANSPORT, which shows every echo request before the
+//! stack creates a flow. ALE_AUTH_RECV_ACCEPT shows only the first one of a flow, so
+//! a change of the policy would not reach a remote that already pings. Blocking the
+//! reply when it is sent would cost a flow and a packet, and look like a network
+//! failure to this machine.
 
 use super::{Answer, PacketView, Verdict};
 use crate::logic::layers::Family;

@@ -1,11 +1,11 @@
 //! The decisions about ICMP port and protocol unreachable, at two layers.
 //!
-//! INBOUND_IPPACKET_DISCARD shows the packet before the error is made ("UDP packet flows").
-//! This is cheaper, and it is the documented place. OUTBOUND_ICMP_ERROR shows the error
-//! itself ("Preventing port scanning"). This works wherever the stack discarded the packet,
-//! because type and code of the error are enough. Errors that TCP/IP needs have other types
-//! and codes and pass: fragmentation needed, packet too big, time exceeded, and the other
-//! codes of unreachable.
+//! INBOUND_IPPACKET_DISCARD shows the packet before the error is made ("UDP packet
+//! flows"). This is cheaper, and it is the documented place. OUTBOUND_ICMP_ERROR
+//! shows the error itself ("Preventing port scanning"). This works wherever the
+//! stack discarded the packet, because type and code of the error are enough. Errors
+//! that TCP/IP needs have other types and codes and pass: fragmentation needed,
+//! packet too big, time exceeded, and the other codes of unreachable.
 
 use super::discard::{Discard, Module, ip};
 use super::{Answer, Icmp, PacketView, Verdict};
@@ -14,9 +14,9 @@ use crate::logic::protocol::{ICMP, ICMPV6, TCP, UDP};
 
 /// The answer to a packet at INBOUND_IPPACKET_V4/V6_DISCARD.
 ///
-/// A reason of the network layer says exactly which one. Other reasons of the network layer
-/// cause no such error, for example a packet too big to forward. Without a reason of the
-/// network layer, the packet's protocol decides.
+/// A reason of the network layer says exactly which one. Other reasons of the
+/// network layer cause no such error, for example a packet too big to forward.
+/// Without a reason of the network layer, the packet's protocol decides.
 #[inline(always)]
 pub(super) fn discarded_packet(packet: &impl PacketView) -> Result<Answer, Verdict> {
     match packet.discard() {

@@ -9,8 +9,8 @@ use crate::logic::policy::Sender;
 use crate::logic::scan::Remote;
 use crate::logic::tcp::TcpFlags;
 
-/// The view of an indicated packet. A decision reads one field after another and stops as
-/// soon as it can, so most fields are never read.
+/// The view of an indicated packet. A decision reads one field after another and
+/// stops as soon as it can, so most fields are never read.
 #[allow(missing_docs, reason = "the fields of `Packet` are documented")]
 pub trait PacketView {
     fn protocol(&self) -> Option<u8>;
@@ -24,9 +24,9 @@ pub trait PacketView {
     fn tcp_flags(&self) -> Option<TcpFlags>;
     fn icmp(&self) -> Option<Icmp>;
 
-    /// Whether the transport layer discarded the packet because no endpoint took it, and it
-    /// belongs to no flow and no endpoint, as in the common case. An implementation may find
-    /// this out more cheaply, but must return the same.
+    /// Whether the transport layer discarded the packet because no endpoint took it,
+    /// and it belongs to no flow and no endpoint, as in the common case. An
+    /// implementation may find this out more cheaply, but must return the same.
     #[inline(always)]
     fn found_no_endpoint(&self) -> bool {
         !self.has_flow()
@@ -100,8 +100,8 @@ pub struct Packet {
     pub icmp: Option<Icmp>,
 }
 
-/// The type and code of an ICMP message. Some layers have ports in the same fields; then
-/// the protocol tells which they are.
+/// The type and code of an ICMP message. Some layers have ports in the same fields;
+/// then the protocol tells which they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Icmp {

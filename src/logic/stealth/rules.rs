@@ -7,8 +7,8 @@ use crate::logic::policy::{Mode, Policy};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules(u16);
 
-/// Above the two condition flags, one bit for each suppressed [`Answer`]. With [`AUDITS`]
-/// the answers are only counted.
+/// Above the two condition flags, one bit for each suppressed [`Answer`]. With
+/// [`AUDITS`] the answers are only counted.
 const ANSWERS: u32 = 2;
 /// `Mode` 1: answers are only counted.
 const AUDITS: u16 = 1 << 6;

@@ -6,9 +6,10 @@ use crate::logic::protocol::{TCP, UDP};
 
 /// The answer to a packet at INBOUND_TRANSPORT_V4/V6_DISCARD.
 ///
-/// UDP can be discarded here, too: field reports say so, contrary to "UDP packet flows".
-/// A packet without a reason, or with an unknown one, counts as a packet without an
-/// endpoint. It is already discarded, so a block only suppresses the answer.
+/// UDP can be discarded here, too: field reports say so, contrary to "UDP packet
+/// flows". A packet without a reason, or with an unknown one, counts as a packet
+/// without an endpoint. It is already discarded, so a block only suppresses the
+/// answer.
 #[inline(always)]
 pub(super) fn answer(packet: &impl PacketView) -> Result<Answer, Verdict> {
     let answer = match packet.protocol() {
@@ -25,8 +26,8 @@ pub(super) fn answer(packet: &impl PacketView) -> Result<Answer, Verdict> {
     }
 }
 
-/// Checks by reason and handles whether a packet was for no endpoint. Not inlined, because
-/// nearly all packets found no endpoint.
+/// Checks by reason and handles whether a packet was for no endpoint. Not inlined,
+/// because nearly all packets found no endpoint.
 #[inline(never)]
 fn check_reason(packet: &impl PacketView, answer: Answer) -> Result<(), Verdict> {
     let tcp = answer == Answer::Reset;
@@ -49,11 +50,11 @@ fn check_reason(packet: &impl PacketView, answer: Answer) -> Result<(), Verdict>
 enum Recipient {
     /// None.
     None,
-    /// A listener that cannot use the segment. Its RST would tell a scanner that the port is
-    /// open, because closed ports send none.
+    /// A listener that cannot use the segment. Its RST would tell a scanner that the
+    /// port is open, because closed ports send none.
     Listener,
-    /// A listener, or a connection in its handshake. For the connection the RST must be sent,
-    /// because it ends the peer's half-open connection (RFC 9293, 3.5.1).
+    /// A listener, or a connection in its handshake. For the connection the RST must
+    /// be sent, because it ends the peer's half-open connection (RFC 9293, 3.5.1).
     ListenerOrConnection,
     /// A connection or another socket.
     Endpoint,

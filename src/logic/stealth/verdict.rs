@@ -43,8 +43,8 @@ pub enum Verdict {
     ExemptPrefix,
     /// Not blocked: `ExemptInterfaces`.
     ExemptInterface,
-    /// Not blocked, though it should be: another filter has taken the right to write the
-    /// action.
+    /// Not blocked, though it should be: another filter has taken the right to write
+    /// the action.
     Overruled,
     /// Not blocked: what the engine passed is incomplete or inconsistent.
     Malformed,

@@ -1,4 +1,4 @@
-//! Layout of metadata and payload, byte by byte.
+//! Tests the layout of metadata and payload, byte by byte.
 
 use super::*;
 

@@ -12,8 +12,8 @@ pub(in crate::kernel::wfp) struct Known<'a> {
     positions: &'static Positions,
 }
 
-/// A function of the packet's two addresses. Monomorphized for each consumer, with one
-/// copy for each family.
+/// A function of the packet's two addresses. Monomorphized for each consumer, with
+/// one copy for each family.
 pub(in crate::kernel::wfp) trait EndsConsumer {
     /// The result.
     type Output;

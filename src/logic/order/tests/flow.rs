@@ -4,8 +4,8 @@ use super::Direction::{Inbound, Outbound};
 use super::*;
 use crate::logic::tcp::{ACK, TcpFlags};
 
-/// The life of a connection, as its order sees it: short names of layers, `<` inbound, `>`
-/// outbound, and the kind.
+/// The life of a connection, as its order sees it: short names of layers, `<`
+/// inbound, `>` outbound, and the kind.
 type Life = &'static [(&'static str, char, Kinds)];
 
 const CLIENT: Life = &[
@@ -150,8 +150,8 @@ fn a_refused_flow_is_not_established() {
     assert_eq!(order.deviation(), Some(expected));
 }
 
-/// Segments of one connection on two processors: any interleaving in which each segment
-/// passes its own layers in order is in order.
+/// Segments of one connection on two processors: any interleaving in which each
+/// segment passes its own layers in order is in order.
 #[test]
 fn interleaved_segments_are_in_order() {
     let received = [("IN", '<', Kinds::DATA), ("STREAM", '<', Kinds::DATA)];

@@ -35,9 +35,9 @@ const PAGES: [(&str, Kinds, &str); 27] = [
     ("nobody listening, by way of the layer", Kinds::SYN, "IN_IP IN IN-D"),
 ];
 
-/// Faults after which a walk is on another row: `-` a layer left out, `+` doubled, `~`
-/// exchanged with the next, by position. The flow's [`Order`] detects some of them, see
-/// below. The others cannot be detected without sequence numbers.
+/// Faults after which a walk is on another row: `-` a layer left out, `+` doubled,
+/// `~` exchanged with the next, by position. The flow's [`Order`] detects some of
+/// them, see below. The others cannot be detected without sequence numbers.
 const OTHER_ROWS: [&str; 18] = [
     "listen -0",
     "listen +0",
@@ -59,9 +59,9 @@ const OTHER_ROWS: [&str; 18] = [
     "nobody listening, by way of the layer -2",
 ];
 
-/// One layer amiss where several rows were open: the walk names the layer that
-/// was due on the first of them, not the one meant. What was seen is the first
-/// layer with which no row goes on.
+/// Faults at which several rows were possible. The walk names the layer that was
+/// expected on the first of them, which is not the one that was meant. The layer
+/// seen is the first one with which no row continues.
 const OTHER_LAYER_DUE: [(&str, &str, &str); 27] = [
     ("SYN, nobody listening +0", "IN", "IN_IP"),
     ("SYN, nobody listening -1", "IN", ""),
@@ -106,7 +106,7 @@ fn every_documented_sequence_is_in_order() {
                 assert_eq!(walk(&layers(sequence), kinds, start), Ok(()), "{name}");
             }
         }
-        // Met in its middle.
+        // The walk is first seen in its middle.
         let layers = layers(sequence);
         for from in 0..layers.len() {
             assert_eq!(walk(&layers[from..], kinds, Start::AtAnyLayer), Ok(()), "{name} from {from}");
@@ -114,7 +114,7 @@ fn every_documented_sequence_is_in_order() {
     }
 }
 
-/// A sequence with one layer amiss, what is amiss, and what was due and seen.
+/// A sequence with one fault: its name, its layers, and what was expected and seen.
 type Amiss = (String, Vec<LayerIndex>, (Option<LayerIndex>, Option<LayerIndex>));
 
 fn each_layer_amiss(name: &str, whole: &[LayerIndex]) -> Vec<Amiss> {
@@ -160,7 +160,7 @@ fn what_the_documents_do_not_list_is_let_pass() {
     for row in &ROWS {
         assert_eq!(walk(row.layers, row.kinds, Start::AtFirstLayer), Ok(()), "{}", row.name);
     }
-    // A filter's drop at any layer with a twin.
+    // A filter may drop at any layer that has a discard layer.
     for (_, kinds, sequence) in PAGES {
         let whole = layers(sequence);
         for at in 0..whole.len() {
@@ -195,12 +195,12 @@ fn layers_are_first_met_where_their_table_says() {
     }
 }
 
-/// A segment that arrives, by its kind, and the layers that it passes.
+/// A segment that arrives: its kind, and the layers that it passes.
 type Arrival = (Kinds, &'static str);
 
-/// What loss, duplication, delay and reordering make of the segments of a
-/// correct connection. STREAM is left out where it brings nothing, and where the
-/// watcher has no mark for it.
+/// What loss, duplication, delay and reordering make of the segments of a correct
+/// connection. STREAM is missing where the segment brings nothing to it, and where
+/// it has no mark.
 const ARRIVALS: [Arrival; 23] = [
     (Kinds::SYN, "IN_IP IN ACCEPT"),
     (Kinds::SYN, "IN_IP IN"),
@@ -227,8 +227,8 @@ const ARRIVALS: [Arrival; 23] = [
     (Kinds::RST, "IN_IP IN-D"),
 ];
 
-/// Segments with one sequence number have one mark: they are one walk after
-/// another.
+/// Segments with the same sequence number have the same mark, so they are one walk
+/// after another.
 #[test]
 fn any_arrival_may_follow_another_with_its_mark() {
     for first in ARRIVALS {
@@ -244,8 +244,8 @@ fn any_arrival_may_follow_another_with_its_mark() {
     }
 }
 
-/// What may follow INBOUND_IPPACKET, of every order of these layers: exactly
-/// that, so that a segment which cannot establish a flow does not.
+/// All sequences of these layers that may follow INBOUND_IPPACKET, and no other. So
+/// a segment that cannot establish a flow does not.
 #[test]
 fn only_what_completes_a_handshake_establishes_a_flow() {
     const LAYERS: [&str; 4] = ["IN", "ACCEPT", "CONNECT", "ESTABLISHED"];

@@ -1,4 +1,4 @@
-//! Packets and calls under way together, each known by its mark.
+//! Tests of packets and calls that are under way together.
 
 use std::collections::VecDeque;
 
@@ -16,10 +16,10 @@ fn packets_under_way_at_once_are_kept_apart() {
             assert_eq!(step(mark, short), Ok(()));
         }
     }
-    // Again with the same mark: a retransmission.
+    // The same mark again: a retransmission.
     assert_eq!(step(1, "IN_IP"), Ok(()));
     assert_eq!(step(1, "STREAM"), deviation(Some(layer("IN")), Some(layer("STREAM"))));
-    // A fifth takes the oldest one's layer, which is then met in its middle.
+    // A fifth walk evicts the oldest one, which is then seen in its middle.
     assert_eq!(step(2, "IN_IP"), Ok(()));
     (5..=8).for_each(|mark| assert_eq!(step(mark, "IN_IP"), Ok(())));
     assert_eq!(step(2, "IN"), deviation(Some(layer("IN_IP")), Some(layer("IN"))));
@@ -56,7 +56,7 @@ fn flags_tell_the_kind() {
         assert_eq!(Kinds::of_segment(TcpFlags(flags), payload), expected, "{flags:#x}");
     }
 }
-/// A bare acknowledgement and the data behind it have the same sequence number.
+/// A bare acknowledgement and the data after it have the same sequence number.
 #[test]
 fn a_walk_continues_after_its_flow_was_reported() {
     let (order, walks) = (Order::joined(), Walks::<4>::default());
@@ -70,8 +70,7 @@ fn a_walk_continues_after_its_flow_was_reported() {
     }
 }
 
-/// The same, one by one, and none in front: what the tags and the latest walk
-/// spare must make no difference.
+/// A plain list of walks. Tags and the latest walk must not change the results.
 #[derive(Default)]
 struct OneByOne(VecDeque<(u64, Walk)>);
 
@@ -93,8 +92,8 @@ proptest! {
 
     #[test]
     fn the_latest_walks_are_known_whatever_their_marks(
-        // More than are kept, and as many that all have the tag of an empty
-        // layer: what the tags multiply by, inverted, times a small number.
+        // More marks than walks; and as many that all have the tag of an empty
+        // entry: multiples of the inverse of the factor of the tags.
         marks in proptest::collection::vec(
             prop_oneof![0_u64..24, (0_u64..24).prop_map(|mark| mark.wrapping_mul(0xf1de_83e1_9937_733d))],
             0..400,
