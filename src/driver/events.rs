@@ -3,8 +3,8 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::flows::{FlowSummary, Flows};
-use super::noticed::Noticed;
 use super::policy::{Holds, Policies};
+use super::rare_counters::RareCounters;
 use crate::kernel::etw::{Channel, EventProvider};
 use crate::kernel::irql::MaxDispatch;
 use crate::kernel::per_cpu::PerCpu;
@@ -245,7 +245,7 @@ pub fn counters(
     channel: &Channel,
     processors: &PerCpu<Processor>,
     flows: &Flows,
-    noticed: &Noticed,
+    rare: &RareCounters,
     irql: &MaxDispatch,
 ) {
     if !channel.is_open::<Totals>() && !channel.is_open::<LayerCounters>() {
@@ -269,10 +269,10 @@ pub fn counters(
     channel.write(irql, || Totals {
         verdicts: Counts(total),
         flows: flows.count(),
-        flows_ended: of(&noticed.flows_ended),
+        flows_ended: of(&rare.flows_ended),
         flows_refused: flows.refused(),
-        deviations: of(&noticed.deviations),
-        scans: of(&noticed.scans),
+        deviations: of(&rare.deviations),
+        scans: of(&rare.scans),
         events_dropped: channel.suppressed(),
     });
 }

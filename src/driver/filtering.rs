@@ -44,7 +44,7 @@ impl Filtering {
     /// Opens or closes the session, depending on the state of BFE. Fails if BFE runs
     /// and refuses. Then no object is left in the engine, and the next change of
     /// BFE's state tries again.
-    pub fn bring_about(&self, irql: &Passive) -> Result {
+    pub fn open_or_close(&self, irql: &Passive) -> Result {
         let mut session = self.session.lock(irql);
         match (&*session, bfe::is_running(irql)) {
             (Session::Closed, true) => {
@@ -66,7 +66,7 @@ impl Filtering {
 
     /// Adds and deletes filters so that they fit a new policy, in one transaction.
     /// If that fails, the filters stay as they are.
-    pub fn adapt(&self, policy: &Policy, irql: &Passive) -> Result {
+    pub fn update_filters(&self, policy: &Policy, irql: &Passive) -> Result {
         let mut session = self.session.lock(irql);
         let Session::Open { engine, policy: before } = &mut *session else { return Ok(()) };
         let has_changed =
@@ -88,7 +88,7 @@ impl Filtering {
     }
 
     /// Closes a session that BFE has ended, even if BFE runs again by now.
-    fn forget(&self, irql: &Passive) {
+    fn close_interrupted(&self, irql: &Passive) {
         let mut session = self.session.lock(irql);
         if let Session::Open { .. } = *session {
             *session = Session::Closed;
@@ -104,10 +104,10 @@ impl Filtering {
 impl BfeFollower for PoolArc<Filtering> {
     fn follow(&self, interrupted: bool, irql: &Passive) {
         if interrupted {
-            self.forget(irql);
+            self.close_interrupted(irql);
         }
         // If BFE refuses now, its next change of state tries again.
-        let _open_or_closed = self.bring_about(irql);
+        let _open_or_closed = self.open_or_close(irql);
     }
 }
 
@@ -117,7 +117,7 @@ impl BfeFollower for PoolArc<Filtering> {
 pub fn begin(filtering: &Subscription<PoolArc<Filtering>>, irql: &Passive) -> Result {
     loop {
         let before = filtering.changes();
-        match filtering.follower().bring_about(irql) {
+        match filtering.follower().open_or_close(irql) {
             Err(_) if filtering.changes() != before => {}
             result => return result,
         }

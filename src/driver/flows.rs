@@ -107,14 +107,14 @@ impl Flows {
     /// whose counts this processor had not yet handed over.
     #[inline(always)]
     pub fn count_packet(&self, context: u64, passed: FlowPackets, irql: &MaxDispatch) -> Option<FlowSummary> {
-        let Some(slots) = self.processors.alone(irql) else {
+        let Some(slots) = self.processors.current_at_dispatch(irql) else {
             FlowAllocator::count(&self.records, FlowKey::from_context(context), passed);
             return None;
         };
         match Slots(slots).count(&self.allocator, &self.records, context, passed) {
             Counted::InSlot => None,
             Counted::TakenOver(flow) => {
-                flow.into_iter().for_each(prefetch::to_write);
+                flow.into_iter().for_each(prefetch::for_write);
                 None
             }
             Counted::Ended(ended) => Some(self.finish(&ended)),
@@ -136,7 +136,7 @@ impl Flows {
             id: flow.id(),
             totals,
             process: flow.process(),
-            duration: flow.lasted(clock::milliseconds()),
+            duration: flow.duration(clock::milliseconds()),
             deviation: order.deviation(),
             watched: order.watch() != 0,
         }

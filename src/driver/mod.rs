@@ -5,9 +5,9 @@ mod callouts;
 mod events;
 mod filtering;
 mod flows;
-mod noticed;
 mod order;
 mod policy;
+mod rare_counters;
 mod reload;
 mod rundown;
 mod scans;
@@ -27,8 +27,8 @@ use crate::kernel::wfp::callout::CalloutRegistration;
 use crate::logic::policy::Policy;
 use filtering::Filtering;
 use flows::Flows;
-use noticed::Noticed;
 use policy::Policies;
+use rare_counters::RareCounters;
 use reload::Reload;
 use rundown::Rundown;
 use scans::Scans;
@@ -59,7 +59,7 @@ impl entry::Lifecycle for Driver {
             scans: Scans::new(&policy, processors.all()),
             processors,
             policies: policies.clone(),
-            noticed: Noticed::default(),
+            rare: RareCounters::default(),
             channel: channel.clone(),
             flows: Flows::new(policy.flow_limit, irql)?,
             order: order::OrderCheck::new(irql)?,

@@ -44,14 +44,14 @@ impl OrderCheck {
     ) -> Option<Deviation> {
         match irql.dispatch() {
             Some(irql) => self.0.here(&irql)?.see(watch, flow, incoming),
-            None => self.check_below_dispatch(watch, flow, incoming, irql),
+            None => self.see_below_dispatch(watch, flow, incoming, irql),
         }
     }
 
     /// [`see`](Self::see) below DISPATCH_LEVEL.
     #[cold]
     #[inline(never)]
-    fn check_below_dispatch(
+    fn see_below_dispatch(
         &self,
         watch: u16,
         flow: Option<&Flow>,
@@ -101,7 +101,7 @@ impl ProcessorWalks {
         let step = incoming.direction_cold().map(|direction| Step { layer: layer.index, direction, kinds });
         match flow.order() {
             // This check has followed the flow from its start.
-            order if order.watch() == self.watch.get() => order.step_beside(step, of_walk),
+            order if order.watch() == self.watch.get() => order.step_with_walk(step, of_walk),
             _ => of_walk,
         }
     }

@@ -51,7 +51,7 @@ impl Reload {
         policies.replace(applied, irql);
         // If the engine refuses, the filters stay as they are. The next change tries
         // again.
-        let _adapted_or_not = self.filtering.adapt(&policy, irql);
+        let _updated_or_not = self.filtering.update_filters(&policy, irql);
         events::policy(channel, Occasion::Change, policies, irql);
     }
 
@@ -84,11 +84,11 @@ impl KeyFollower for Reload {
     }
 
     fn tick(&self, irql: &Passive) -> u32 {
-        let Shared { policies, channel, processors, scans, noticed, .. } = &*self.shared;
+        let Shared { policies, channel, processors, scans, rare, .. } = &*self.shared;
         let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
         let remotes = processors.all().iter().map(|processor| &processor.remotes);
         scans.sweep(remotes, &policy, irql, |scan| {
-            noticed.scan();
+            rare.scan();
             events::scan_detected(channel, &scan, policy.scan_window_ms, irql);
         });
         let now = clock::milliseconds();

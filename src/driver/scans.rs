@@ -44,7 +44,7 @@ impl Scans {
         _: &Passive,
         report: impl FnMut(Scan),
     ) {
-        let span = self.spans.turn(clock::milliseconds(), policy.scan_window_ms);
+        let span = self.spans.advance_to(clock::milliseconds(), policy.scan_window_ms);
         let settings = Settings { ports: policy.scan_ports, seed: self.seed };
         sweep(processors, span, &settings, report);
     }

@@ -5,9 +5,9 @@
 
 use super::events;
 use super::flows::{FlowSummary, Flows};
-use super::noticed::Noticed;
 use super::order::OrderCheck;
 use super::policy::{Policies, PolicyWord};
+use super::rare_counters::RareCounters;
 use super::scans::Scans;
 use crate::kernel::etw::Channel;
 use crate::kernel::irql::MaxDispatch;
@@ -35,7 +35,7 @@ pub struct Shared {
     /// The policy in force.
     pub policies: PoolArc<Policies>,
     /// Counts of rare events.
-    pub noticed: Noticed,
+    pub rare: RareCounters,
     /// Time and key of scan detection.
     pub scans: Scans,
     /// The flows that are watched.
@@ -118,13 +118,13 @@ impl Shared {
     #[cold]
     #[inline(never)]
     fn deviated(&self, incoming: &Incoming<'_>, deviation: Deviation, irql: &MaxDispatch) {
-        self.noticed.deviation();
+        self.rare.deviation();
         events::order_deviation(&self.channel, incoming, deviation, irql);
     }
 
     /// Writes the counters to ETW, if a session listens.
     pub fn log_counters(&self, irql: &MaxDispatch) {
-        events::counters(&self.channel, &self.processors, &self.flows, &self.noticed, irql);
+        events::counters(&self.channel, &self.processors, &self.flows, &self.rare, irql);
     }
 
     /// A flow's context is gone from one of its layers.
@@ -137,7 +137,7 @@ impl Shared {
     #[cold]
     #[inline(never)]
     fn flow_ended(&self, ended: &FlowSummary, irql: &MaxDispatch) {
-        self.noticed.flow_ended();
+        self.rare.flow_ended();
         events::flow_ended(&self.channel, ended, irql);
     }
 }

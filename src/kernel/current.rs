@@ -64,7 +64,7 @@ impl<T: Send + Sync> Current<T> {
     pub fn replace(&self, value: PoolBox<T>, irql: &Passive) {
         let mut owner = self.owner.lock(irql);
         self.value.store(value.as_ptr(), Ordering::SeqCst);
-        processors::pass_all(irql);
+        processors::wait_for_all(irql);
         self.phase.wait(self.readers.all().iter(), pause);
         *owner = value;
     }

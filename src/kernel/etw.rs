@@ -27,8 +27,8 @@ use crate::logic::rate::RateLimit;
 use crate::logic::tracelogging::{Description, Event, Payload};
 
 /// The most events that a provider can have: a third of the gate's bits.
-const MOST: usize = u64::BITS as usize / 3;
-const ALL: u64 = (1 << MOST) - 1;
+const MAX: usize = u64::BITS as usize / 3;
+const ALL: u64 = (1 << MAX) - 1;
 
 /// `WINEVENT_CHANNEL_TRACELOGGING` (winmeta.xml): marks self-describing events.
 const CHANNEL_TRACELOGGING: u8 = 11;
@@ -47,8 +47,8 @@ pub struct EventProvider {
 /// listens, an event costs one load.
 pub struct Channel {
     provider: &'static EventProvider,
-    /// Three bits for each event. The lowest [`MOST`] bits say which events are
-    /// written: those that sessions want (the next [`MOST`] bits) and that are
+    /// Three bits for each event. The lowest [`MAX`] bits say which events are
+    /// written: those that sessions set_wanted (the next [`MAX`] bits) and that are
     /// permitted (the bits above).
     gate: AtomicU64,
     /// The registration's handle; 0 while there is none.
@@ -56,7 +56,7 @@ pub struct Channel {
     /// When the channel was created.
     made: u64,
     suppressed: AtomicU64,
-    limits: [RateLimit; MOST],
+    limits: [RateLimit; MAX],
 }
 
 /// Answers sessions that ask for the provider's state.
@@ -80,29 +80,29 @@ impl Channel {
             handle: AtomicU64::new(0),
             made: clock::now(),
             suppressed: AtomicU64::new(0),
-            limits: [const { RateLimit::new() }; MOST],
+            limits: [const { RateLimit::new() }; MAX],
         }
     }
 
     /// The permitted events, one bit for each.
     pub fn permitted(&self) -> u32 {
-        (self.gate.load(Ordering::Relaxed) >> (2 * MOST) & ALL) as u32
+        (self.gate.load(Ordering::Relaxed) >> (2 * MAX) & ALL) as u32
     }
 
     /// Sets the permitted events.
     pub fn permit(&self, events: u32) {
-        self.turn(2, events);
+        self.set_part(2, events);
     }
 
-    fn want(&self, events: u32) {
-        self.turn(1, events);
+    fn set_wanted(&self, events: u32) {
+        self.set_part(1, events);
     }
 
     /// Called at PASSIVE_LEVEL only, and rarely.
-    fn turn(&self, part: usize, events: u32) {
+    fn set_part(&self, part: usize, events: u32) {
         let change = |gate: u64| {
-            let gate = gate & !(ALL << (part * MOST)) | (u64::from(events) & ALL) << (part * MOST);
-            Some(gate & !ALL | gate >> MOST & gate >> (2 * MOST) & ALL)
+            let gate = gate & !(ALL << (part * MAX)) | (u64::from(events) & ALL) << (part * MAX);
+            Some(gate & !ALL | gate >> MAX & gate >> (2 * MAX) & ALL)
         };
         let _before = self.gate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
@@ -110,7 +110,7 @@ impl Channel {
     /// Whether an event would be written now.
     #[inline(always)]
     pub fn is_open<E: Event>(&self) -> bool {
-        const { assert!(E::INDEX < MOST) };
+        const { assert!(E::INDEX < MAX) };
         self.is_any_open(1 << E::INDEX)
     }
 
@@ -275,11 +275,11 @@ unsafe extern "C" fn enable<L: Listen>(
     // SAFETY: enable callbacks run at PASSIVE_LEVEL (ETWENABLECALLBACK).
     let irql = unsafe { Passive::assume() };
     match control {
-        ffi::EVENT_CONTROL_CODE_DISABLE_PROVIDER => return channel.want(0),
+        ffi::EVENT_CONTROL_CODE_DISABLE_PROVIDER => return channel.set_wanted(0),
         ffi::EVENT_CONTROL_CODE_ENABLE_PROVIDER => {
-            let wanted = channel.provider.events.iter().take(MOST).enumerate();
+            let wanted = channel.provider.events.iter().take(MAX).enumerate();
             let wanted = wanted.filter(|(_, event)| event.is_wanted(level, any, all));
-            channel.want(wanted.fold(0, |bits, (index, _)| bits | 1 << index));
+            channel.set_wanted(wanted.fold(0, |bits, (index, _)| bits | 1 << index));
         }
         ffi::EVENT_CONTROL_CODE_CAPTURE_STATE => {}
         // Not a control code of evntrace.h.

@@ -48,7 +48,7 @@ impl<T: Sync> PerCpu<T> {
 
     /// This processor's value at DISPATCH_LEVEL, where no other thread of this
     /// processor can use it until the IRQL is lowered; `None` below that level.
-    pub fn alone(&self, irql: &MaxDispatch) -> Option<&T> {
+    pub fn current_at_dispatch(&self, irql: &MaxDispatch) -> Option<&T> {
         irql.is_dispatch().then(|| self.current(irql)).flatten()
     }
 }

@@ -8,7 +8,7 @@ use core::arch::asm;
 /// Every processor that this driver's Windows supports has the instruction: x64
 /// needs PREFETCHW since Windows 8.1 ("Windows processor requirements").
 #[inline(always)]
-pub fn to_write<T>(value: &T) {
+pub fn for_write<T>(value: &T) {
     let at = core::ptr::from_ref(value);
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which reads and writes nothing as far as the program goes.

@@ -10,7 +10,7 @@ use crate::ffi;
 /// This thread runs on each processor in turn. At PASSIVE_LEVEL it can run there
 /// only when nothing at DISPATCH_LEVEL does. So readers at that level need not do
 /// anything.
-pub fn pass_all(_: &Passive) {
+pub fn wait_for_all(_: &Passive) {
     // SAFETY: takes a group number, no pointers; callable at any IRQL.
     let count = unsafe { ffi::KeQueryMaximumProcessorCountEx(ffi::ALL_PROCESSOR_GROUPS as ffi::USHORT) };
     let mut before: Option<ffi::GROUP_AFFINITY> = None;

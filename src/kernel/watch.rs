@@ -97,14 +97,14 @@ impl<F: KeyFollower> Watcher<F> {
     fn wait(&self, signal: &Signal, mut patience: u32, irql: &Passive) -> bool {
         loop {
             let interval = self.follower.tick(irql);
-            let noticed = signal.wait(interval.min(patience), irql);
+            let rare = signal.wait(interval.min(patience), irql);
             if signal.is_ending() {
                 return false;
             }
             if patience != u32::MAX {
                 patience = patience.saturating_sub(interval);
             }
-            if noticed || patience == 0 {
+            if rare || patience == 0 {
                 return true;
             }
         }

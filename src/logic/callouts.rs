@@ -60,7 +60,7 @@ impl Callout {
     pub const fn layer_key(&self) -> Guid {
         let column = self.family as usize;
         match &self.layer.discard {
-            Some(twin) if self.discard => twin.keys[column],
+            Some(discard_layer) if self.discard => discard_layer.keys[column],
             _ => self.layer.keys[column],
         }
     }
@@ -225,8 +225,8 @@ const fn every() -> [Callout; COUNT] {
                 index: CalloutIndex(count as u8),
             };
             count += 1;
-            if let Some(twin) = &layer.discard {
-                let (layer_id, role) = (layer_id + 1, twin.role);
+            if let Some(discard_layer) = &layer.discard {
+                let (layer_id, role) = (layer_id + 1, discard_layer.role);
                 let index = LayerIndex::of_row(row, true);
                 callouts[count] = Callout {
                     layer,

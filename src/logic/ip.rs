@@ -7,7 +7,7 @@ use super::bytes::Bytes;
 use super::mix::fold;
 
 /// The most extension headers that are followed. More of them are an attack.
-const MOST_EXTENSIONS: usize = 8;
+const MAX_EXTENSIONS: usize = 8;
 
 /// Bytes of IPv6's fixed header.
 const V6_HEADER: u32 = 40;
@@ -137,7 +137,7 @@ pub fn upper<B: Bytes + ?Sized>(bytes: &B, ends: Ends) -> Option<Upper> {
 #[inline(never)]
 fn behind_extensions<B: Bytes + ?Sized>(bytes: &B, first: u8) -> Option<Upper> {
     let mut upper = Upper { protocol: first, offset: V6_HEADER, part: Part::Whole };
-    for _ in 0..MOST_EXTENSIONS {
+    for _ in 0..MAX_EXTENSIONS {
         let size = match upper.protocol {
             // Hop-by-hop, routing, destination options: in units of 8 bytes, without
             // the first unit.

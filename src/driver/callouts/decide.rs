@@ -26,7 +26,7 @@ pub trait Decide: 'static {
 
     /// Whether there is anything to decide under the policy.
     #[inline(always)]
-    fn is_asked(_: Rules) -> bool {
+    fn is_needed(_: Rules) -> bool {
         true
     }
 
@@ -71,7 +71,7 @@ impl<D: Decide> Handler for Deciding<D> {
             shared.count_flow_packet(&incoming, &irql);
         }
         let word = shared.policies.word();
-        let (verdict, met) = match D::is_asked(word.rules()) {
+        let (verdict, met) = match D::is_needed(word.rules()) {
             true => Self::decide(shared, word.rules(), &incoming, &irql),
             false => (Verdict::Observed, None),
         };
@@ -113,7 +113,7 @@ impl<D: Decide> Deciding<D> {
             None => (rules, None),
         };
         let verdict = decide(D::DECISION, &packet, rules, exemptions);
-        let met = match D::DECISION.is_met_by_scans() && verdict.is_closed_port() {
+        let met = match D::DECISION.sees_probes() && verdict.is_closed_port() {
             true => Scans::encounter(&packet),
             false => None,
         };

@@ -30,8 +30,8 @@ impl Decide for EchoRequest {
     }
 
     #[inline(always)]
-    fn is_asked(rules: Rules) -> bool {
-        rules.ask_for_echo()
+    fn is_needed(rules: Rules) -> bool {
+        rules.decides_echo()
     }
     /// If the policy does not silence echo replies, indications are only counted.
     #[inline(always)]
@@ -42,7 +42,8 @@ impl Decide for EchoRequest {
         token: &InCallout,
     ) -> Option<Action> {
         let word = shared.policies.word();
-        if Self::is_asked(word.rules()) || word.order_watch() != 0 || events::is_classified(&shared.channel) {
+        if Self::is_needed(word.rules()) || word.order_watch() != 0 || events::is_classified(&shared.channel)
+        {
             return None;
         }
         let irql = token.irql();

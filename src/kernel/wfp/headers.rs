@@ -214,7 +214,12 @@ impl Headers {
 
     /// The packet's mark and kinds. `reassembled`: the packet is whole, even if its
     /// IP header still says that it is a fragment.
-    pub(super) fn marked(self, ends: Ends, direction: Direction, reassembled: bool) -> Option<Marked> {
+    pub(super) fn mark_and_kinds(
+        self,
+        ends: Ends,
+        direction: Direction,
+        reassembled: bool,
+    ) -> Option<Marked> {
         if self.part != Part::Whole && !reassembled {
             // A fragment will be reassembled, or was made on the way.
             return None;

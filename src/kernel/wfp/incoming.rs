@@ -252,7 +252,7 @@ impl<'a> Incoming<'a> {
     /// The packet for the order check, which matches on the callout's [`Tracking`]
     /// anyway.
     #[inline(always)]
-    pub(super) fn looked_at(&self) -> Option<NetBuffer<'a>> {
+    pub(super) fn order_packet(&self) -> Option<NetBuffer<'a>> {
         match &self.callout.tracking {
             Tracking::Packet(..) | Tracking::Segment(..) | Tracking::CallOrSegment(..) => {}
             Tracking::Away | Tracking::Error(_) | Tracking::Call(_) | Tracking::Stream => return None,
@@ -264,7 +264,7 @@ impl<'a> Incoming<'a> {
 
     /// Whether layerData is NULL, so that there is no packet.
     #[inline(always)]
-    pub(super) fn shows_nothing(&self) -> bool {
+    pub(super) fn has_no_packet(&self) -> bool {
         self.layer_data.is_null()
     }
 

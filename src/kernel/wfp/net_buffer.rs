@@ -10,11 +10,11 @@ use crate::ffi;
 use crate::logic::bytes::Bytes;
 
 /// The most MDLs that are followed. A packet's headers need far fewer.
-const MOST_MDLS: usize = 64;
+const MAX_MDLS: usize = 64;
 
 /// The most NET_BUFFERs of a list that are counted. A segment of the largest offload
 /// (64 KB, in packets of 1 KB) needs no more.
-const MOST_BUFFERS: usize = 64;
+const MAX_BUFFERS: usize = 64;
 
 /// A NET_BUFFER that lives for `'a`.
 pub struct NetBuffer<'a> {
@@ -71,10 +71,10 @@ impl NetBuffer<'_> {
     }
 
     /// The NET_BUFFERs of the list from this one on, and the bytes of their data. At
-    /// most [`MOST_BUFFERS`] are counted.
+    /// most [`MAX_BUFFERS`] are counted.
     pub fn totals(&self) -> (u32, u64) {
         let (mut packets, mut bytes, mut next) = (1, u64::from(self.data_length), self.next);
-        for _ in 1..MOST_BUFFERS {
+        for _ in 1..MAX_BUFFERS {
             // SAFETY: a list's buffers live as long as the list, and the last
             // one's link is NULL.
             let Some(buffer) = (unsafe { Self::at(next) }) else { break };
@@ -129,7 +129,7 @@ impl NetBuffer<'_> {
         }
         let mut rest = to;
         let mut next = self.chain;
-        for _ in 0..MOST_MDLS {
+        for _ in 0..MAX_MDLS {
             if rest.is_empty() {
                 break;
             }

@@ -29,7 +29,7 @@ impl Incoming<'_> {
             None => (None, Kinds::ALL),
         };
         Some(match &self.callout().tracking {
-            Tracking::CallOrSegment(..) if self.shows_nothing() => (None, Kinds::ALL),
+            Tracking::CallOrSegment(..) if self.has_no_packet() => (None, Kinds::ALL),
             Tracking::Segment(way, positions) | Tracking::CallOrSegment(way, positions) => {
                 of_packet(self.segment_mark(positions, self.going(*way)?))
             }
@@ -101,7 +101,7 @@ impl Incoming<'_> {
     #[cold]
     #[inline(never)]
     fn scattered_segment_mark(&self, known: &Known<'_>, direction: Direction) -> Option<Marked> {
-        self.scattered_segment(known, direction)?.marked(known.ends(direction)?, direction, false)
+        self.scattered_segment(known, direction)?.mark_and_kinds(known.ends(direction)?, direction, false)
     }
 
     #[inline(always)]
@@ -118,7 +118,7 @@ impl Incoming<'_> {
     fn scattered_packet_mark(&self, known: &Known<'_>, direction: Direction) -> Option<Marked> {
         let ends = known.ends(direction)?;
         let reassembled = self.has_flag(self.fields().flags, ffi::FWP_CONDITION_FLAG_IS_REASSEMBLED);
-        self.scattered_packet(ends, direction)?.marked(ends, direction, reassembled)
+        self.scattered_packet(ends, direction)?.mark_and_kinds(ends, direction, reassembled)
     }
 
     /// The packet at layers whose data start at its transport header or behind it.
@@ -128,7 +128,7 @@ impl Incoming<'_> {
             Direction::Inbound => self.transport_header_size().unwrap_or(0),
             Direction::Outbound => 0,
         };
-        let buffer = self.looked_at()?;
+        let buffer = self.order_packet()?;
         let (run, protocol) = (buffer.contiguous(back)?, known.protocol()?);
         // One path for TCP, so that the protocol is compared once.
         let (start, kinds) = match protocol {
@@ -136,11 +136,11 @@ impl Incoming<'_> {
                 let header = Header::of_tcp(&run, 0)?;
                 // `None` if the segment is shorter than its header says.
                 let payload = header.payload(buffer.length_from(back))?;
-                (known.taken(&header, TCP, direction)?, header.kinds(Some(payload)))
+                (known.beginning_of(&header, TCP, direction)?, header.kinds(Some(payload)))
             }
             _ => {
                 let header = Header::of_other(&run, 0, protocol)?;
-                (known.taken(&header, protocol, direction)?, Kinds::DATAGRAM)
+                (known.beginning_of(&header, protocol, direction)?, Kinds::DATAGRAM)
             }
         };
         let ends = known.with_ends(direction, SpreadEnds)?;
@@ -151,7 +151,7 @@ impl Incoming<'_> {
     /// (outbound).
     #[inline(always)]
     fn contiguous_packet_mark(&self, known: &Known<'_>, direction: Direction) -> Option<Marked> {
-        let buffer = self.looked_at()?;
+        let buffer = self.order_packet()?;
         let run = buffer.contiguous(self.ip_header_back(direction)?)?;
         let (ends, offset, protocol) = known.with_ends(direction, FindUpper(&run))?;
         let (start, kinds) = match protocol {
@@ -171,7 +171,7 @@ impl Incoming<'_> {
         known: &Known<'_>,
         direction: Direction,
     ) -> Option<ProtocolAndPort> {
-        let buffer = self.looked_at()?;
+        let buffer = self.order_packet()?;
         let run = buffer.contiguous(self.ip_header_back(direction)?)?;
         let (_, offset, protocol) = known.with_ends(direction, FindUpper(&run))?;
         Some((protocol, Header::at(&run, offset, protocol)?.ports.map(|ports| ports.destination)))
@@ -191,7 +191,7 @@ impl Known<'_> {
     /// The part of a header that identifies its packet, if it is the header of the
     /// packet that the fields describe.
     #[inline(always)]
-    fn taken(&self, header: &Header, protocol: u8, direction: Direction) -> Option<Beginning> {
+    fn beginning_of(&self, header: &Header, protocol: u8, direction: Direction) -> Option<Beginning> {
         if is_between(header, protocol, self.ports(), direction) { Some(header.beginning()) } else { None }
     }
 }

@@ -9,11 +9,11 @@ use crate::logic::tracelogging::{Description, FieldValue, Payload};
 /// The part of docs/EVENTS.md that lists the events.
 fn rendered() -> String {
     let mut text = String::new();
-    for (event, said) in EVENTS.iter().zip(DOCUMENTED) {
+    for (event, documented) in EVENTS.iter().zip(DOCUMENTED) {
         let Description { name, level, keyword, per_second, fields, .. } = event;
         let level_name = ["", "critical", "error", "warning", "information", "verbose"][usize::from(*level)];
         let (_, keyword_name) = KEYWORDS.iter().find(|(bit, _)| bit == keyword).unwrap();
-        text += &format!("\n### {name}\n\n{}\n\n", joined(said.text));
+        text += &format!("\n### {name}\n\n{}\n\n", joined(documented.text));
         text += &format!("Level {level} ({level_name}), keyword {keyword:#x} ({keyword_name})");
         if let Some(most) = per_second {
             text += &format!(", at most {most} a second");
@@ -21,8 +21,8 @@ fn rendered() -> String {
         text += ".\n\n| field | type | |\n|---|---|---|\n";
         let dropped: &[&[&str]] = &[&["Events of this type suppressed before it."]];
         let dropped = if per_second.is_some() { dropped } else { &[] };
-        assert_eq!(fields.len(), said.fields.len() + dropped.len());
-        for (field, about) in fields.iter().zip(said.fields.iter().chain(dropped)) {
+        assert_eq!(fields.len(), documented.fields.len() + dropped.len());
+        for (field, about) in fields.iter().zip(documented.fields.iter().chain(dropped)) {
             text += &format!("| {} | {} | {} |\n", field.name, field.kind.name, joined(about));
         }
     }

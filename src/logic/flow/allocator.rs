@@ -86,7 +86,7 @@ impl FlowAllocator {
 
     /// The flow that a key leads to; `None` if it has ended.
     pub fn flow(records: &[Flow], key: FlowKey) -> Option<&Flow> {
-        records.get(key.index()).filter(|flow| flow.word().lasts(key.generation()))
+        records.get(key.index()).filter(|flow| flow.word().is_live(key.generation()))
     }
 
     /// Counts in the record, where no slot can be used.
@@ -129,7 +129,7 @@ impl FlowAllocator {
         let of = |(index, flow): (usize, &'_ Flow)| {
             let word = flow.word();
             let generation = word.generation();
-            word.lasts(generation).then(|| FlowKey::new(index, generation))
+            word.is_live(generation).then(|| FlowKey::new(index, generation))
         };
         records.iter().enumerate().filter_map(move |(index, flow)| Some((of((index, flow))?, flow)))
     }

@@ -35,21 +35,21 @@ const FEW_PACKETS: u32 = 10;
 /// The position of the packets.
 const PACKETS_AT: u32 = 2 * FEW_BYTES;
 /// No count in a word that is not full reaches these.
-const MOST_BYTES: u64 = 1 << (FEW_BYTES - 1);
-const MOST_PACKETS: u32 = 1 << (FEW_PACKETS - 1);
+const MAX_BYTES: u64 = 1 << (FEW_BYTES - 1);
+const MAX_PACKETS: u32 = 1 << (FEW_PACKETS - 1);
 /// The bits of the outbound counts.
 const OUTBOUND: u64 = ((1 << FEW_BYTES) - 1) | ((1 << FEW_PACKETS) - 1) << PACKETS_AT;
-const GUARDS: u64 = MOST_BYTES
-    | MOST_BYTES << FEW_BYTES
-    | (MOST_PACKETS as u64) << PACKETS_AT
-    | (MOST_PACKETS as u64) << (PACKETS_AT + FEW_PACKETS);
+const GUARDS: u64 = MAX_BYTES
+    | MAX_BYTES << FEW_BYTES
+    | (MAX_PACKETS as u64) << PACKETS_AT
+    | (MAX_PACKETS as u64) << (PACKETS_AT + FEW_PACKETS);
 
 impl PackedCounts {
     /// Packs the counts, if they are small enough.
     #[inline(always)]
     pub(super) fn of(passed: FlowPackets) -> Option<Self> {
         let FlowPackets { direction, packets, bytes } = passed;
-        if packets >= MOST_PACKETS || bytes >= MOST_BYTES {
+        if packets >= MAX_PACKETS || bytes >= MAX_BYTES {
             return None;
         }
         Some(Self(match direction {

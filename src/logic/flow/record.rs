@@ -61,12 +61,12 @@ impl Word {
 
     /// Whether the flow must be finished: the record is taken, without contexts or
     /// visitors.
-    fn is_left(self) -> bool {
+    fn must_finish(self) -> bool {
         self.0 & (TAKEN | CONTEXTS | VISITORS) == TAKEN
     }
 
     /// Whether this is the live flow of a generation.
-    pub(super) fn lasts(self, generation: u32) -> bool {
+    pub(super) fn is_live(self, generation: u32) -> bool {
         self.generation() == generation && generation >= FIRST && self.is_taken() && self.has_contexts()
     }
 }
@@ -93,7 +93,7 @@ pub(super) enum Visit {
     /// Not now: the flow is being finished, or other processors were faster.
     Refused,
     /// The flow is over, and nobody uses its counts any more.
-    Gone,
+    Over,
 }
 
 /// How often becoming a visitor is tried while others come and go.
@@ -123,7 +123,7 @@ impl Flow {
 
     /// How long the flow lasted until `now`, in the unit of [`Begin::started`]. The
     /// result has 40 bits, which is 34 years in milliseconds.
-    pub fn lasted(&self, now: u64) -> u64 {
+    pub fn duration(&self, now: u64) -> u64 {
         let upper = self.word().0 >> TIME_SHIFT << 32;
         let started = upper | u64::from(self.started.load(Ordering::Relaxed));
         now.wrapping_sub(started) & ((1 << TIME_BITS) - 1)
@@ -164,7 +164,7 @@ impl Flow {
         for _ in 0..TRIES {
             let word = self.word();
             if word.generation() != generation || !word.is_taken() {
-                return Visit::Gone;
+                return Visit::Over;
             }
             if !word.has_contexts() {
                 return Visit::Refused;
@@ -186,15 +186,15 @@ impl Flow {
     pub(super) fn leave(&self) -> bool {
         // The last one sees what was added, and the slot that it came from.
         let before = self.word.fetch_sub(VISITOR, Ordering::AcqRel);
-        Word(before.wrapping_sub(VISITOR)).is_left()
+        Word(before.wrapping_sub(VISITOR)).must_finish()
     }
 
     /// Releases a context of the flow with this generation. Returns whether the
     /// caller must finish the flow.
     pub(super) fn release(&self, generation: u32) -> bool {
-        let less = |word| Word(word).lasts(generation).then(|| word.wrapping_sub(CONTEXT));
+        let less = |word| Word(word).is_live(generation).then(|| word.wrapping_sub(CONTEXT));
         let before = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
-        before.is_ok_and(|before| Word(before.wrapping_sub(CONTEXT)).is_left())
+        before.is_ok_and(|before| Word(before.wrapping_sub(CONTEXT)).must_finish())
     }
 
     /// The index of the next free record, if this one is free.

@@ -143,7 +143,7 @@ fn the_last_visitor_winds_up() {
     let ended = EndedFlow::new(record, &machine.allocator, flow);
     assert_eq!(machine.finish(&ended).packets, [0, 1]);
     drop(ended);
-    assert_eq!(record.visit(flow.generation()), record::Visit::Gone);
+    assert_eq!(record.visit(flow.generation()), record::Visit::Over);
     assert_eq!(machine.allocator.flows(), 0);
 }
 

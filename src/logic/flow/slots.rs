@@ -9,7 +9,7 @@ use super::record::{FIRST, Flow, Visit};
 
 /// The most flows that a processor counts for at once: 64 KB. Of a thousand flows,
 /// spread over many more records, one packet in nine finds another flow in its slot.
-const MOST: usize = 4096;
+const MAX: usize = 4096;
 
 /// The tag of an unused slot.
 const EMPTY: u64 = 0;
@@ -47,7 +47,7 @@ impl<'s> Slots<'s> {
     /// How many slots a processor has, for a limit of flows.
     pub const fn number(limit: u32) -> usize {
         let records = FlowAllocator::records(limit);
-        if records < MOST { records.next_power_of_two() } else { MOST }
+        if records < MAX { records.next_power_of_two() } else { MAX }
     }
 
     /// Counts packets of the flow with a context, which is not 0. To be called on
@@ -109,10 +109,10 @@ fn take_over<'a, 'l>(
     }
     let before = FlowKey::from_context(slot.tag.load(Ordering::Acquire));
     let flow = records.get(before.index()).filter(|_| before.context() != EMPTY);
-    let visit = flow.map_or(Visit::Gone, |flow| flow.visit(before.generation()));
+    let visit = flow.map_or(Visit::Over, |flow| flow.visit(before.generation()));
     let visited = match visit {
         Visit::Inside => flow,
-        Visit::Gone => None,
+        Visit::Over => None,
         Visit::Refused => return None,
     };
     if let Some(flow) = visited {

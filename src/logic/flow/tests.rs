@@ -43,7 +43,7 @@ fn a_flow_counts_by_direction_and_ends_once() {
     }
     let ended = allocator.release(&records, key).unwrap();
     assert_eq!(totals(&ended), Totals { packets: [1, 2], bytes: [100, 1500] });
-    assert_eq!((ended.flow().lasted(10), ended.flow().process()), (3, 4711));
+    assert_eq!((ended.flow().duration(10), ended.flow().process()), (3, 4711));
     drop(ended);
     assert!(allocator.release(&records, key).is_none());
     assert!(FlowAllocator::flow(&records, key).is_none());
@@ -72,7 +72,7 @@ fn how_long_a_flow_lasted_takes_forty_bits() {
         let key = allocator.start(&records, &begin(started, 0)).unwrap();
         let flow = FlowAllocator::flow(&records, key).unwrap();
         for lasted in [0, 1, u64::from(u32::MAX) + 1, (1 << 40) - 1] {
-            assert_eq!(flow.lasted(started.wrapping_add(lasted)), lasted, "since {started}");
+            assert_eq!(flow.duration(started.wrapping_add(lasted)), lasted, "since {started}");
         }
         drop(allocator.release(&records, key));
     }
@@ -184,7 +184,7 @@ fn processors_at_once_never_share_a_place() {
                     assert!(!owned.swap(true, Ordering::SeqCst));
                     FlowAllocator::count(&records, key, passed(Direction::Inbound, 1, 1));
                     let ended = allocator.release(&records, key).unwrap();
-                    assert_eq!((ended.flow().lasted(round), totals(&ended)), (0, inbound(1, 1)));
+                    assert_eq!((ended.flow().duration(round), totals(&ended)), (0, inbound(1, 1)));
                     assert!(owned.swap(false, Ordering::SeqCst));
                 }
             });

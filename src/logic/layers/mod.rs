@@ -150,7 +150,7 @@ pub enum Decision {
 impl Decision {
     /// Whether the packets are probes that met a closed port, and not the answers to
     /// them.
-    pub const fn is_met_by_scans(self) -> bool {
+    pub const fn sees_probes(self) -> bool {
         matches!(self, Self::TransportDiscard | Self::PacketDiscard)
     }
 }
@@ -237,5 +237,5 @@ pub enum FlowEvent {
     /// Data passes.
     Data,
     /// The page does not name the layer.
-    Beside,
+    NotNamed,
 }

@@ -175,7 +175,7 @@ pub const LAYERS: [Layer; 19] = [
         role: Role::Observe,
         shows: Shows::Call,
         flows: FlowContexts::Nothing,
-        first_met: FlowEvent::Beside,
+        first_met: FlowEvent::NotNamed,
     },
     Layer {
         name: "ALE_RESOURCE_RELEASE",
@@ -186,7 +186,7 @@ pub const LAYERS: [Layer; 19] = [
         role: Role::Observe,
         shows: Shows::Call,
         flows: FlowContexts::Nothing,
-        first_met: FlowEvent::Beside,
+        first_met: FlowEvent::NotNamed,
     },
     Layer {
         name: "STREAM_PACKET",
@@ -197,7 +197,7 @@ pub const LAYERS: [Layer; 19] = [
         role: Role::Observe,
         shows: Shows::Segment(Way::Field(7)),
         flows: FlowContexts::Nothing,
-        first_met: FlowEvent::Beside,
+        first_met: FlowEvent::NotNamed,
     },
     Layer {
         name: "DATAGRAM_DATA",
@@ -211,7 +211,7 @@ pub const LAYERS: [Layer; 19] = [
         role: Role::Observe,
         shows: Shows::Segment(Way::Field(9)),
         flows: FlowContexts::Datagrams,
-        first_met: FlowEvent::Beside,
+        first_met: FlowEvent::NotNamed,
     },
     Layer {
         name: "INBOUND_ICMP_ERROR",
@@ -225,7 +225,7 @@ pub const LAYERS: [Layer; 19] = [
         role: Role::Observe,
         shows: Shows::Error(Way::In),
         flows: FlowContexts::Nothing,
-        first_met: FlowEvent::Beside,
+        first_met: FlowEvent::NotNamed,
     },
     Layer {
         name: "OUTBOUND_ICMP_ERROR",
@@ -239,7 +239,7 @@ pub const LAYERS: [Layer; 19] = [
         role: Role::Decide(Decision::IcmpError),
         shows: Shows::Error(Way::Out),
         flows: FlowContexts::Nothing,
-        first_met: FlowEvent::Beside,
+        first_met: FlowEvent::NotNamed,
     },
     Layer {
         name: "IPFORWARD",
@@ -253,7 +253,7 @@ pub const LAYERS: [Layer; 19] = [
         role: Role::Observe,
         shows: Shows::Forwarded,
         flows: FlowContexts::Nothing,
-        first_met: FlowEvent::Beside,
+        first_met: FlowEvent::NotNamed,
     },
 ];
 

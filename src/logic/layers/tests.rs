@@ -15,9 +15,11 @@ fn rows() -> impl Iterator<Item = (&'static Layer, Family, bool, u16, Guid)> {
         Family::ALL.into_iter().flat_map(move |family| {
             let column = family as usize;
             let own = (layer, family, false, layer.ids[column], layer.keys[column]);
-            let twin = layer.discard.as_ref();
-            let twin = twin.map(|twin| (layer, family, true, layer.ids[column] + 1, twin.keys[column]));
-            [Some(own), twin].into_iter().flatten()
+            let discard_layer = layer.discard.as_ref();
+            let discard_layer = discard_layer.map(|discard_layer| {
+                (layer, family, true, layer.ids[column] + 1, discard_layer.keys[column])
+            });
+            [Some(own), discard_layer].into_iter().flatten()
         })
     })
 }

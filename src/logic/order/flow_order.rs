@@ -106,7 +106,7 @@ impl Order {
     /// Returns the deviation to report: the first one of the flow. A later one
     /// would report the same fault again.
     #[inline(always)]
-    pub fn step_beside(&self, step: Option<Step>, of_walk: Option<Deviation>) -> Option<Deviation> {
+    pub fn step_with_walk(&self, step: Option<Step>, of_walk: Option<Deviation>) -> Option<Deviation> {
         let is_reported = self.deviation().is_some();
         // The flow takes in every step, whatever the walk says.
         let of_flow = match step {
@@ -222,6 +222,6 @@ fn encode(Deviation { expected, seen }: Deviation) -> u32 {
 
 fn decode(encoded: u32) -> Option<Deviation> {
     let [expected, seen, there, _] = encoded.to_le_bytes();
-    let layer = |byte| (byte != NONE).then(|| LayerIndex::numbered(byte));
+    let layer = |byte| (byte != NONE).then(|| LayerIndex::from_number(byte));
     (there != 0).then(|| Deviation { expected: layer(expected), seen: layer(seen) })
 }

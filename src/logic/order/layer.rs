@@ -52,7 +52,7 @@ impl LayerIndex {
     }
 
     /// The layer of this discard layer.
-    pub(super) const fn taken(self) -> Self {
+    pub(super) const fn without_discard(self) -> Self {
         Self(self.0 & !1)
     }
 
@@ -62,7 +62,7 @@ impl LayerIndex {
     }
 
     /// The layer with an index that [`number`](Self::number) has returned.
-    pub(super) const fn numbered(number: u8) -> Self {
+    pub(super) const fn from_number(number: u8) -> Self {
         Self(number)
     }
 }

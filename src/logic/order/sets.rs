@@ -54,16 +54,16 @@ struct LayerRows {
 /// The rows at all layers.
 struct RowTables {
     /// By layer.
-    at_layer: [LayerRows; MOST],
+    at_layer: [LayerRows; MAX],
     /// Rows that come to a layer, by the layer before it.
     from: [[Rows; ALL]; ALL],
 }
 
-static ROWS_AT: [LayerRows; MOST] = all().at_layer;
+static ROWS_AT: [LayerRows; MAX] = all().at_layer;
 static ROWS_FROM: [[Rows; ALL]; ALL] = all().from;
 /// Room for all layers on rows, so that no index is out of bounds.
-const MOST: usize = 32;
-const _: () = assert!(ALL <= MOST && MOST.is_power_of_two());
+const MAX: usize = 32;
+const _: () = assert!(ALL <= MAX && MAX.is_power_of_two());
 
 /// Room for all layers, so that no index is out of bounds.
 const ROOM: usize = 64;
@@ -107,7 +107,7 @@ impl RowLayer {
 
     #[inline(always)]
     fn at_layer(self) -> &'static LayerRows {
-        ROWS_AT.get(usize::from(self.0) % MOST).unwrap_or(&LayerRows::NONE)
+        ROWS_AT.get(usize::from(self.0) % MAX).unwrap_or(&LayerRows::NONE)
     }
 
     /// Rows that contain the layer.
@@ -138,7 +138,7 @@ impl RowLayer {
 
 /// Whether any row contains a layer. A discard layer belongs to its layer.
 pub(super) const fn is_on_row(layer: LayerIndex) -> bool {
-    numbers()[layer.taken().number()] as usize != ROW_LAYERS
+    numbers()[layer.without_discard().number()] as usize != ROW_LAYERS
 }
 
 /// The rows that one of these kinds may follow.
@@ -183,7 +183,7 @@ const fn numbers() -> [u8; ROOM] {
 
 const fn all() -> RowTables {
     let (rows, numbers) = (rows(), numbers());
-    let mut row_layers = RowTables { at_layer: [LayerRows::NONE; MOST], from: [[0; ALL]; ALL] };
+    let mut row_layers = RowTables { at_layer: [LayerRows::NONE; MAX], from: [[0; ALL]; ALL] };
     let mut row = 0;
     while row < rows.len() {
         let bit = 1 << row;

@@ -67,7 +67,7 @@ impl Walk {
             _ => {
                 // If the layer is on no row, this is 0.
                 let onward = self.0 & here.from(self.at());
-                if seen.is_discard() && self.at().is(seen.taken()) {
+                if seen.is_discard() && self.at().is(seen.without_discard()) {
                     // A filter dropped it. A row may also continue behind it.
                     *self = Self::on(onward & of(kinds) | DISCARDED, here);
                     return Ok(());

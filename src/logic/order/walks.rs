@@ -27,7 +27,7 @@ use super::walk::{Deviation, Start, Walk};
 #[derive(Debug)]
 pub struct Walks<const N: usize> {
     /// One byte of each mark; the mark of a new packet is compared with all of them.
-    tags: Cell<[u8; MOST]>,
+    tags: Cell<[u8; MAX]>,
     /// The mark of the latest walk, and the walk. Usually a packet passes its layers
     /// without another packet in between.
     latest: Cell<u64>,
@@ -39,7 +39,7 @@ pub struct Walks<const N: usize> {
 }
 
 /// The number of marks that are compared at once.
-const MOST: usize = 16;
+const MAX: usize = 16;
 
 /// A walk that is not the latest, with its mark.
 #[repr(C, align(16))]
@@ -48,9 +48,9 @@ struct Kept(u64, Walk);
 
 impl<const N: usize> Default for Walks<N> {
     fn default() -> Self {
-        const { assert!(N <= MOST) };
+        const { assert!(N <= MAX) };
         Self {
-            tags: Cell::new([0; MOST]),
+            tags: Cell::new([0; MAX]),
             latest: Cell::new(0),
             walk: Cell::new(Walk::NEW),
             place: Cell::new(0),
@@ -89,7 +89,7 @@ impl<const N: usize> Walks<N> {
         for kept in &self.walks {
             kept.set(Kept(0, Walk::NEW));
         }
-        self.tags.set([0; MOST]);
+        self.tags.set([0; MAX]);
         self.latest.set(0);
         self.walk.set(Walk::NEW);
     }
@@ -97,7 +97,7 @@ impl<const N: usize> Walks<N> {
     /// Makes the walk with this mark the latest. A new walk evicts the oldest one.
     #[inline(never)]
     fn turn_to(&self, mark: u64) {
-        if let Some(kept) = self.walks.get(self.place.get() % MOST) {
+        if let Some(kept) = self.walks.get(self.place.get() % MAX) {
             kept.set(Kept(self.latest.get(), self.walk.get()));
         }
         self.latest.set(mark);
@@ -130,20 +130,20 @@ impl<const N: usize> Walks<N> {
     /// byte.
     #[inline(always)]
     fn alike(&self, mark: u64) -> u128 {
-        zeros(u128::from_le_bytes(self.tags.get()) ^ u128::from_ne_bytes([tag(mark); MOST]))
+        zeros(u128::from_le_bytes(self.tags.get()) ^ u128::from_ne_bytes([tag(mark); MAX]))
     }
 
     /// Begins a walk, which evicts the oldest one.
     #[inline(always)]
     fn begin(&self, mark: u64) {
         let place = self.oldest.get();
-        if let Some(of_place) = self.tags.as_array_of_cells().get(place % MOST) {
+        if let Some(of_place) = self.tags.as_array_of_cells().get(place % MAX) {
             of_place.set(tag(mark));
         }
         self.walk.set(Walk::NEW);
         self.place.set(place);
         self.oldest.set(match place + 1 {
-            next if N == MOST => next % MOST,
+            next if N == MAX => next % MAX,
             next if next < N => next,
             _ => 0,
         });
@@ -159,6 +159,6 @@ const fn tag(mark: u64) -> u8 {
 /// The highest bit of each byte that is 0, and of some bytes above the first of
 /// them, because of the borrow.
 const fn zeros(bytes: u128) -> u128 {
-    const LOWEST: u128 = u128::from_ne_bytes([1; MOST]);
+    const LOWEST: u128 = u128::from_ne_bytes([1; MAX]);
     bytes.wrapping_sub(LOWEST) & !bytes & LOWEST << 7
 }

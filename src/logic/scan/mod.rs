@@ -100,7 +100,7 @@ impl Spans {
     /// Moves on to the span of a time, and returns it. To be called by one thread at
     /// a time, before each [`sweep`]. If the window changed, everything kept so far
     /// expires.
-    pub fn turn(&self, now_ms: u64, window_ms: u32) -> u32 {
+    pub fn advance_to(&self, now_ms: u64, window_ms: u32) -> u32 {
         let length = (u64::from(window_ms) * 3).div_ceil(8).max(1);
         let (span, began_ms) = (self.current(), self.began_ms.load(Ordering::Relaxed));
         let mut over = now_ms.saturating_sub(began_ms).checked_div(length).unwrap_or(0);
@@ -133,11 +133,11 @@ impl Settings {
     /// The number of bits that makes a scan.
     fn bits(&self) -> u32 {
         const EXACT: u32 = 32;
-        const MOST: u32 = 60;
+        const MAX: u32 = 60;
         if self.ports <= EXACT {
             return self.ports;
         }
-        (EXACT..MOST).find(|bits| estimate(*bits) >= self.ports).unwrap_or(MOST)
+        (EXACT..MAX).find(|bits| estimate(*bits) >= self.ports).unwrap_or(MAX)
     }
 }
 

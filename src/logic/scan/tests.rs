@@ -48,7 +48,7 @@ impl<const SETS: usize, const CELLS: usize> World<SETS, CELLS> {
     fn pass(&mut self, now: u64) {
         while self.next_sweep <= now {
             let (at, mut found) = (self.next_sweep, Vec::new());
-            let span = self.spans.turn(at, self.window_ms);
+            let span = self.spans.advance_to(at, self.window_ms);
             sweep(self.tables.iter().map(|table| &**table), span, &self.settings, |scan| {
                 found.push((at, scan))
             });
@@ -155,10 +155,14 @@ fn time_wraps_without_a_gap() {
         assert_eq!(world.reports_of(SCANNER), 1, "{start}");
     }
     let spans = Spans::new(7, WINDOW);
-    assert_eq!((spans.turn(7, 1), spans.turn(7, WINDOW)), (4, 8), "another window is another time");
+    assert_eq!(
+        (spans.advance_to(7, 1), spans.advance_to(7, WINDOW)),
+        (4, 8),
+        "another window is another time"
+    );
     let spans = Spans::new(7, WINDOW);
     for (now, expected) in [(7, 0), (3756, 0), (3757, 1), (11_256, 2), (11_257, 3), (0, 3), (u64::MAX, 7)] {
-        assert_eq!(spans.turn(now, WINDOW), expected, "{now}");
+        assert_eq!(spans.advance_to(now, WINDOW), expected, "{now}");
     }
 }
 

@@ -75,7 +75,7 @@ impl Rules {
 
     /// Whether echo requests are decided about.
     #[inline(always)]
-    pub const fn ask_for_echo(self) -> bool {
+    pub const fn decides_echo(self) -> bool {
         self.0 & ECHO != 0
     }
 

@@ -131,9 +131,9 @@ fn a_keep_alive_needs_no_stream() {
     let established = ("ESTABLISHED", '<', Kinds::BARE);
     for (payload, due) in [(0, None), (1, None), (2, Some("STREAM")), (1460, Some("STREAM"))] {
         let order = Order::joined();
-        let said = live(&order, &[established, ("OUT", '>', kinds(payload))]);
+        let reported = live(&order, &[established, ("OUT", '>', kinds(payload))]);
         let expected = due.map(|due| Deviation { expected: Some(layer(due)), seen: Some(layer("OUT")) });
-        assert_eq!(said, expected, "{payload}");
+        assert_eq!(reported, expected, "{payload}");
     }
 }
 

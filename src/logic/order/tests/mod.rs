@@ -50,7 +50,7 @@ fn classify(
     let layer = OrderLayer::of(layer(short));
     let of_walk = walks.and_then(|walks| walks.step_of(MARK, layer, kinds));
     match flow {
-        Some(order) => order.step_beside(Some(Step { layer: layer.index, direction, kinds }), of_walk),
+        Some(order) => order.step_with_walk(Some(Step { layer: layer.index, direction, kinds }), of_walk),
         None => of_walk,
     }
 }

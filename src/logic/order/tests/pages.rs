@@ -138,8 +138,8 @@ fn each_layer_amiss(name: &str, whole: &[LayerIndex]) -> Vec<Amiss> {
 fn a_layer_amiss_is_reported_with_what_was_due_and_seen() {
     let (mut other_rows, mut other_layers) = (0, 0);
     for (name, kinds, sequence) in PAGES {
-        for (what, amiss, (expected, seen)) in each_layer_amiss(name, &layers(sequence)) {
-            let result = walk(&amiss, kinds, Start::AtFirstLayer);
+        for (what, faulty, (expected, seen)) in each_layer_amiss(name, &layers(sequence)) {
+            let result = walk(&faulty, kinds, Start::AtFirstLayer);
             if OTHER_ROWS.contains(&&*what) {
                 assert_eq!(result, Ok(()), "{what}");
                 other_rows += 1;
@@ -185,12 +185,12 @@ fn layers_are_first_met_where_their_table_says() {
         "SYN in" => FlowEvent::SynIn,
         "SYN-ACK in" => FlowEvent::SynAckIn,
         "data sent" => FlowEvent::Data,
-        _ => FlowEvent::Beside,
+        _ => FlowEvent::NotNamed,
     };
     for layer in &LAYERS {
         let rows =
             PAGES.iter().filter(|(.., sequence)| layers(sequence).contains(&LayerIndex::named(layer.name)));
-        let first = rows.map(|(name, ..)| event(name)).min().unwrap_or(FlowEvent::Beside);
+        let first = rows.map(|(name, ..)| event(name)).min().unwrap_or(FlowEvent::NotNamed);
         assert_eq!(first, layer.first_met, "{}", layer.name);
     }
 }
@@ -263,14 +263,14 @@ fn only_what_completes_a_handshake_establishes_a_flow() {
     };
     let one = LAYERS.map(str::to_owned).to_vec();
     let two = longer(&one);
-    let (three, mut told) = (longer(&two), 0);
+    let (three, mut detected) = (longer(&two), 0);
     for (kinds, of_servers, of_clients) in expected {
         let in_order = [&["IN"][..], of_servers, of_clients].concat();
         for sequence in [&one[..], &two, &three].concat() {
             let result = walk(&layers(&format!("IN_IP {sequence}")), kinds, Start::AtFirstLayer);
             assert_eq!(result.is_ok(), in_order.contains(&&*sequence), "{kinds:?}: {sequence}");
-            told += usize::from(result.is_err());
+            detected += usize::from(result.is_err());
         }
     }
-    assert_eq!(told, 6 * (4 + 16 + 64) - 29, "29 are in order");
+    assert_eq!(detected, 6 * (4 + 16 + 64) - 29, "29 are in order");
 }

@@ -104,10 +104,10 @@ proptest! {
         let (few, mut plain_few) = (Walks::<5>::default(), OneByOne::default());
         let layers = layers.into_iter().map(|at| layer(["IN_IP", "IN", "STREAM"][at]));
         for (mark, seen) in marks.into_iter().zip(layers) {
-            let said = kept.step(mark, seen, Kinds::DATA, Start::AtAnyLayer);
-            prop_assert_eq!(said, plain.step(16, mark, seen, Kinds::DATA));
-            let said = few.step(mark, seen, Kinds::DATA, Start::AtAnyLayer);
-            prop_assert_eq!(said, plain_few.step(5, mark, seen, Kinds::DATA));
+            let reported = kept.step(mark, seen, Kinds::DATA, Start::AtAnyLayer);
+            prop_assert_eq!(reported, plain.step(16, mark, seen, Kinds::DATA));
+            let reported = few.step(mark, seen, Kinds::DATA, Start::AtAnyLayer);
+            prop_assert_eq!(reported, plain_few.step(5, mark, seen, Kinds::DATA));
         }
     }
 }

@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 /// In a debugger: this begins at the seventh word of `Shared`, see `Counters`.
 #[derive(Default)]
 #[repr(C)]
-pub struct Noticed {
+pub struct RareCounters {
     /// Flows that have ended.
     pub flows_ended: AtomicU64,
     /// Deviations from the documented order.
@@ -16,7 +16,7 @@ pub struct Noticed {
     pub scans: AtomicU64,
 }
 
-impl Noticed {
+impl RareCounters {
     /// Counts a flow that has ended.
     pub fn flow_ended(&self) {
         self.flows_ended.fetch_add(1, Ordering::Relaxed);
