@@ -146,9 +146,9 @@ fn main() {
 
 /// Generates declarations from a header.
 ///
-/// The options are those of wdk-build's `BuilderExt::wdk_default`, so that both builds
-/// have the same names and the same enum style. The native build in `tests/native`
-/// calls this function, too.
+/// The options are those of wdk-build's `BuilderExt::wdk_default`, so that both
+/// builds have the same names and the same enum style. The native build in
+/// `tests/native` calls this function, too.
 pub fn declarations(header: &Path, target: &str) -> String {
     let mut builder = bindgen::builder()
         .header(header.to_str().expect("the path is UTF-8"))
@@ -165,8 +165,8 @@ pub fn declarations(header: &Path, target: &str) -> String {
     builder.generate().expect("wdk.h is valid").to_string()
 }
 
-/// Without a kit, the declarations are those of `wdk.h`, and the linker needs no import
-/// libraries.
+/// Without a kit, the declarations are those of `wdk.h`, and the linker needs no
+/// import libraries.
 #[cfg(not(all(feature = "wdk", windows)))]
 fn bindings(ours: &str) -> String {
     linked(ours, |module| format!("name = \"{module}\", kind = \"raw-dylib\", modifiers = \"+verbatim\""))
@@ -182,8 +182,8 @@ fn bindings(ours: &str) -> String {
     })
 }
 
-/// Adds a `link` attribute to the block of each function. bindgen writes one block for
-/// each function.
+/// Adds a `link` attribute to the block of each function. bindgen writes one block
+/// for each function.
 fn linked(bindings: &str, link: impl Fn(&str) -> String) -> String {
     let mut linked = String::with_capacity(bindings.len() * 2);
     let mut blocks = bindings.split("unsafe extern \"C\" {\n");

@@ -51,10 +51,10 @@ impl<T: Send + Sync> Current<T> {
             false => Some(self.phase.enter(self.readers.current(irql)?)),
         };
         let value = self.value.load(Ordering::SeqCst);
-        // SAFETY: the pointer is never NULL, and what it leads to is dropped
-        // only when the readers that were counted in before have left, and
-        // every processor has been below DISPATCH_LEVEL, where `irql` says that
-        // this one is for `'a`.
+        // SAFETY: the pointer is never NULL. The value is dropped only after the
+        // readers that were counted have left and every processor has been below
+        // DISPATCH_LEVEL. Either this reader is counted for `'a`, or `irql` proves
+        // that this processor stays at DISPATCH_LEVEL for `'a`.
         let value = unsafe { &*value };
         Some(Reading { value, _inside: inside, stays_here: PhantomData })
     }

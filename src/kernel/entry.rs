@@ -38,8 +38,8 @@ pub struct Instance<D> {
     driver: UnsafeCell<MaybeUninit<D>>,
 }
 
-// SAFETY: `running` hands the driver from the thread that loads it to the one
-// that unloads it; nobody else looks at it.
+// SAFETY: `running` passes the driver from the thread that loads it to the thread
+// that unloads it. Nothing else accesses it.
 unsafe impl<D: Send> Sync for Instance<D> {}
 
 impl<D: Lifecycle> Instance<D> {
@@ -63,7 +63,7 @@ impl<D: Lifecycle> Instance<D> {
             Ok(driver) => driver,
             Err(status) => return status.code(),
         };
-        // SAFETY: no driver runs, so nobody else touches its place.
+        // SAFETY: no driver runs, so nothing else accesses the storage.
         unsafe { (*self.driver.get()).write(driver) };
         self.running.store(true, Ordering::Release);
         // SAFETY: the driver object is the system's, for DriverEntry to fill in.

@@ -232,8 +232,8 @@ impl ProviderRegistration {
         }
         let traits = channel.provider.traits;
         // SAFETY: the handle is registered, the traits live as long as the
-        // image, and the call is made at PASSIVE_LEVEL. What it does is only
-        // that events need not be asked who wrote them.
+        // image, and the call is made at PASSIVE_LEVEL. If it fails, events only
+        // lack the provider's traits for some tools.
         let _set_or_not = unsafe {
             ffi::EtwSetInformation(
                 handle,
@@ -254,7 +254,7 @@ impl Drop for ProviderRegistration {
             // SAFETY: the handle is registered and unregistered once, here;
             // registrations are only held at PASSIVE_LEVEL.
             let gone = unsafe { ffi::EtwUnregister(handle) };
-            debug_assert!(gone >= 0, "what is registered can be unregistered");
+            debug_assert!(gone >= 0, "unregistering a registered handle succeeds");
             self.0.handle.store(0, Ordering::Release);
         }
     }
@@ -285,8 +285,8 @@ unsafe extern "C" fn enable<L: Listen>(
         // Not a control code of evntrace.h.
         _ => return,
     }
-    // SAFETY: the registration is made after the publication, and dropped, with
-    // its callbacks waited for, before its end.
+    // SAFETY: the registration is made after the publication. It is dropped, after
+    // its callbacks have ended, before the publication ends.
     if let Some(shared) = unsafe { L::shared().get() } {
         L::rundown(shared, channel, &irql);
     }

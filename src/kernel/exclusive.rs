@@ -13,9 +13,9 @@ pub struct Exclusive<T>(PerCpu<Own<T>>);
 #[repr(C, align(64))]
 struct Own<T>(T);
 
-// SAFETY: a processor's value is only shown on it at DISPATCH_LEVEL, for as long
-// as a token of that is borrowed, which stays in its thread as a reference to a
-// `T` of cells does: so one thread after another uses it, never two at once.
+// SAFETY: a value is only accessible on its own processor at DISPATCH_LEVEL, as long
+// as the token is borrowed. Neither the token nor a reference to a `T` of cells can
+// leave the thread. So one thread after another uses the value, never two at once.
 unsafe impl<T: Send> Sync for Own<T> {}
 
 impl<T: Send> Exclusive<T> {

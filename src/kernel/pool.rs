@@ -231,7 +231,7 @@ impl<T> PoolVec<T> {
         }
         // SAFETY: the block has room for `capacity` values, and length is less.
         let place = unsafe { self.block.data.cast::<T>().add(self.length) };
-        // SAFETY: nothing lives in that place yet.
+        // SAFETY: no value is there yet.
         unsafe { place.write(value) };
         self.length += 1;
         Ok(())

@@ -47,8 +47,8 @@ impl<R: ThreadBody> Thread<R> {
         let body = PoolBox::new(ThreadState { signal: Signal::new(irql)?, run })?;
         let attributes = kernel_handle();
         let mut handle = ptr::null_mut();
-        // SAFETY: handle and attributes are locals, no process means the
-        // system's, the body lives until the thread has ended (see Drop), and
+        // SAFETY: handle and attributes are locals, NULL means the system
+        // process, the body lives until the thread has ended (see Drop), and
         // the call is made at PASSIVE_LEVEL.
         to_result(unsafe {
             ffi::PsCreateSystemThread(
@@ -146,8 +146,8 @@ fn kernel_handle() -> ffi::OBJECT_ATTRIBUTES {
 
 impl Drop for KernelHandle {
     fn drop(&mut self) {
-        // SAFETY: the handle is open and closed once, here, at the
-        // PASSIVE_LEVEL at which all that owns it is dropped.
+        // SAFETY: the handle is open and closed once, here. Its owners are dropped
+        // at PASSIVE_LEVEL.
         let closed = unsafe { ffi::ZwClose(self.0) };
         debug_assert!(to_result(closed).is_ok(), "closing an open handle succeeds");
     }

@@ -114,8 +114,8 @@ pub(super) fn wait_until(mut done: impl FnMut() -> bool) {
 pub(super) fn pause() {
     // Relative, in units of 100 ns: 1 ms.
     let mut interval = ffi::LARGE_INTEGER { QuadPart: -10_000 };
-    // SAFETY: `interval` is a local; callers are at PASSIVE_LEVEL, since all
-    // that drains is dropped there.
+    // SAFETY: `interval` is a local, and callers are at PASSIVE_LEVEL, where
+    // everything that waits is dropped.
     let waited = unsafe {
         ffi::KeDelayExecutionThread(ffi::_MODE::KernelMode as ffi::KPROCESSOR_MODE, 0, &mut interval)
     };

@@ -287,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_layer_leads_to_its_callout() {
+    fn every_layer_id_finds_its_callout() {
         for (number, callout) in CALLOUTS.iter().enumerate() {
             assert_eq!(at_layer(callout.layer_id).unwrap().index.number(), number);
         }
@@ -295,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn four_layers_of_either_family_decide_and_no_others() {
+    fn exactly_four_layers_of_each_family_decide() {
         let deciding: Vec<_> = CALLOUTS
             .iter()
             .filter_map(|callout| match callout.role {
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_observes_decides_nothing_and_begins_nothing() {
+    fn observing_callouts_neither_decide_nor_begin_flows() {
         for layer_id in 0..=u16::MAX {
             let expected = at_layer(layer_id)
                 .filter(|callout| callout.role == Role::Observe && !callout.begins_flows)

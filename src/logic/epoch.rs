@@ -88,7 +88,7 @@ mod tests {
 
     /// Values are marked instead of freed, so that a reader can detect it.
     #[test]
-    fn nobody_reads_what_was_waited_for() {
+    fn no_reader_sees_a_freed_value() {
         const ROUNDS: usize = 100;
         let (phase, processors) = (Phase::new(), [const { Readers::new() }; 2]);
         let freed = [const { AtomicBool::new(false) }; ROUNDS + 1];

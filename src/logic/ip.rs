@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_addresses_tell_a_header_from_other_bytes() {
+    fn addresses_distinguish_a_header_from_other_bytes() {
         for ends in [V4, V6] {
             let (header, [source, destination]) = header(ends, 17);
             let offset = header.len() as u32;
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn extension_headers_are_passed_over() {
+    fn extension_headers_are_skipped() {
         // Hop-by-hop (8), routing (24), fragment (8), authentication (24).
         let chain = [(40, [43, 0, 0, 0]), (48, [44, 2, 0, 0]), (72, [51, 9, 0, 0]), (80, [17, 4, 0, 0])];
         let (mut bytes, [source, destination]) = header(V6, 0);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fragment_is_told() {
+    fn a_fragment_is_recognized() {
         for (offset, more, part) in [
             (0, false, Part::Whole),
             (0, true, Part::First),

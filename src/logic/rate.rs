@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_in_a_span_and_the_next_says_how_many_were_held_back() {
+    fn the_next_span_returns_how_many_were_suppressed() {
         let limit = RateLimit::new();
         assert_eq!(limit.admit(7, 2), Some(0));
         assert_eq!(limit.admit(7, 2), Some(0));
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn processors_at_once_lose_none() {
+    fn concurrent_processors_lose_no_event() {
         let limit = RateLimit::new();
         let (let_through, suppressed) = (AtomicU32::new(0), AtomicU32::new(0));
         std::thread::scope(|scope| {

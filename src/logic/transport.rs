@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn payload_tells_data_from_an_acknowledgement() {
+    fn payload_distinguishes_data_from_an_acknowledgement() {
         let header = Header::read(TCP, &tcp(7, ACK)).unwrap();
         assert_eq!([Some(0), Some(2)].map(|payload| header.kinds(payload)), [Kinds::BARE, Kinds::DATA]);
         // A keep-alive may have one byte of payload.
@@ -241,7 +241,7 @@ mod tests {
     /// A scan from one host to many ports, a connection's segments, many hosts of a
     /// network: the numbers differ in few bits.
     #[test]
-    fn marks_of_packets_that_are_alike_differ() {
+    fn marks_of_similar_packets_differ() {
         let mut marks = BTreeSet::new();
         let mut count = 0;
         let mut take = |source: u8, port: u16, sequence: u32| {
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn icmp_errors_are_told_from_other_messages() {
+    fn icmp_errors_are_distinguished_from_other_messages() {
         let is_error = |protocol, kind: u8| {
             let header = Header::read(protocol, &[kind, 1, 0, 0, 0, 0, 0, 0]).unwrap();
             header.is_error(protocol)

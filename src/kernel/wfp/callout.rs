@@ -177,7 +177,7 @@ unsafe fn ask<H: Handler>(
     // its end, so the state outlives this call.
     let shared = unsafe { H::shared().get() }?;
     // SAFETY: what the engine passes lives until the return, and layerData is of
-    // the kind that the layer shows ("Data Offset Positions").
+    // the type that the layer uses ("Data Offset Positions").
     let indication =
         unsafe { Indication::new(fixed, in_meta_values, layer_data, flow_context, may_write(out)) };
     // SAFETY: a classifyFn runs at IRQL <= DISPATCH_LEVEL

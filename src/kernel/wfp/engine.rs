@@ -113,7 +113,7 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         // SAFETY: the session is open and closed once, here; sessions are only
-        // held at PASSIVE_LEVEL. One that BFE has closed is refused, harmlessly.
+        // held at PASSIVE_LEVEL. If BFE has closed it, the call fails harmlessly.
         let _closed_or_gone = unsafe { ffi::FwpmEngineClose0(self.0) };
     }
 }
@@ -238,7 +238,7 @@ impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if self.open {
             // SAFETY: the session is open in a transaction, at PASSIVE_LEVEL.
-            // Should it fail, closing the session aborts all the same.
+            // If it fails, closing the session aborts the transaction.
             let _aborted = unsafe { ffi::FwpmTransactionAbort0(self.engine.0) };
         }
     }

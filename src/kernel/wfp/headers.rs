@@ -62,11 +62,11 @@ impl Incoming<'_> {
     /// lies before the data start at the distance that the metadata give.
     #[inline(always)]
     fn tcp_flags(&self, local_port: Option<u16>) -> TcpFlags {
-        let near = match local_port {
+        let contiguous = match local_port {
             Some(local_port) => self.contiguous_tcp_flags(local_port),
             None => None,
         };
-        match near {
+        match contiguous {
             Some(flags) => flags,
             None => self.cold_copy().scattered_tcp_flags(),
         }
@@ -85,7 +85,7 @@ impl Incoming<'_> {
         let segment = || {
             let Tracking::Segment(way, positions) = &self.callout().tracking else { return None };
             let known = self.known(positions)?;
-            self.scattered_segment(&known, self.going(*way)?)?.header?.segment
+            self.scattered_segment(&known, self.direction_of(*way)?)?.header?.segment
         };
         segment().map_or(TcpFlags::UNREAD, |segment| segment.flags)
     }
@@ -136,11 +136,11 @@ impl Incoming<'_> {
     fn quoted_ports(self) -> Option<ProtocolAndPort> {
         let Tracking::Error(positions) = &self.callout().tracking else { return None };
         let (buffer, ends) = (self.net_buffer()?, self.known(positions)?.ends(Direction::Inbound)?);
-        let near = match buffer.contiguous(0) {
-            Some(run) => behind_ip(&AtOffset(run, ERROR_HEADER), ends),
+        let contiguous = match buffer.contiguous(0) {
+            Some(bytes) => behind_ip(&AtOffset(bytes, ERROR_HEADER), ends),
             None => None,
         };
-        match near {
+        match contiguous {
             Some(headers) if headers.is_whole() => Some(protocol_and_port(headers)),
             _ => scattered_quoted(&buffer, ends),
         }

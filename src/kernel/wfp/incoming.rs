@@ -197,11 +197,11 @@ impl<'a> Incoming<'a> {
             Shows::Stream => return self.stream_direction(),
             Shows::CallOrSegment(way) | Shows::Segment(way) | Shows::Packet(way) | Shows::Error(way) => way,
         };
-        self.going(way)
+        self.direction_of(way)
     }
 
     #[inline(always)]
-    pub(super) fn going(&self, way: Way) -> Option<Direction> {
+    pub(super) fn direction_of(&self, way: Way) -> Option<Direction> {
         let field = match way {
             Way::In => return Some(Direction::Inbound),
             Way::Out => return Some(Direction::Outbound),
@@ -257,8 +257,8 @@ impl<'a> Incoming<'a> {
             Tracking::Packet(..) | Tracking::Segment(..) | Tracking::CallOrSegment(..) => {}
             Tracking::Away | Tracking::Error(_) | Tracking::Call(_) | Tracking::Stream => return None,
         }
-        // SAFETY: packets and segments are looked at where the layer shows them
-        // (`Tracking::of`), as above.
+        // SAFETY: `Tracking` has packets and segments only where the layer shows
+        // them (`Tracking::of`), as above.
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
     }
 

@@ -50,8 +50,8 @@ impl NetBuffer<'_> {
         let buffer = unsafe { buffer.as_ref() }?;
         // SAFETY: the union's members are views of the same plain words.
         let data = unsafe { buffer.__bindgen_anon_1.__bindgen_anon_1 };
-        // SAFETY: as above: 32 bits of length or, where SIZE_T is asked for,
-        // the same in its lower half.
+        // SAFETY: as above. The length has 32 bits; a view as SIZE_T has them in its
+        // lower half.
         let data_length = unsafe { data.__bindgen_anon_1.DataLength };
         let (chain, data_offset, next) = (data.MdlChain, data.DataOffset, data.Next.cast_const());
         Some(Self { chain, data_offset, data_length, next, of_list: PhantomData })
@@ -167,8 +167,8 @@ impl Bytes for Contiguous<'_> {
             return None;
         }
         let from = self.start.wrapping_add(offset as usize);
-        // SAFETY: the MDL maps as many bytes as `run` found, and these are among
-        // them; bytes have no alignment.
+        // SAFETY: the MDL maps as many bytes as `contiguous` found, and these are
+        // among them; bytes have no alignment.
         Some(unsafe { from.cast::<[u8; N]>().read_unaligned() })
     }
 }

@@ -31,7 +31,7 @@ impl Incoming<'_> {
         Some(match &self.callout().tracking {
             Tracking::CallOrSegment(..) if self.has_no_packet() => (None, Kinds::ALL),
             Tracking::Segment(way, positions) | Tracking::CallOrSegment(way, positions) => {
-                of_packet(self.segment_mark(positions, self.going(*way)?))
+                of_packet(self.segment_mark(positions, self.direction_of(*way)?))
             }
             Tracking::Packet(direction, positions) => of_packet(self.packet_mark(positions, *direction)),
             Tracking::Call(flags) => (self.called(*flags), Kinds::CALL),
@@ -60,7 +60,7 @@ impl Incoming<'_> {
                 self.scattered_packet(ends, *direction)
             }
             Tracking::Segment(way, positions) => {
-                self.scattered_segment(&self.known(positions)?, self.going(*way)?)
+                self.scattered_segment(&self.known(positions)?, self.direction_of(*way)?)
             }
             _ => None,
         };
@@ -129,17 +129,17 @@ impl Incoming<'_> {
             Direction::Outbound => 0,
         };
         let buffer = self.order_packet()?;
-        let (run, protocol) = (buffer.contiguous(back)?, known.protocol()?);
+        let (bytes, protocol) = (buffer.contiguous(back)?, known.protocol()?);
         // One path for TCP, so that the protocol is compared once.
         let (start, kinds) = match protocol {
             TCP => {
-                let header = Header::of_tcp(&run, 0)?;
+                let header = Header::of_tcp(&bytes, 0)?;
                 // `None` if the segment is shorter than its header says.
                 let payload = header.payload(buffer.length_from(back))?;
                 (known.beginning_of(&header, TCP, direction)?, header.kinds(Some(payload)))
             }
             _ => {
-                let header = Header::of_other(&run, 0, protocol)?;
+                let header = Header::of_other(&bytes, 0, protocol)?;
                 (known.beginning_of(&header, protocol, direction)?, Kinds::DATAGRAM)
             }
         };
@@ -152,14 +152,14 @@ impl Incoming<'_> {
     #[inline(always)]
     fn contiguous_packet_mark(&self, known: &Known<'_>, direction: Direction) -> Option<Marked> {
         let buffer = self.order_packet()?;
-        let run = buffer.contiguous(self.ip_header_back(direction)?)?;
-        let (ends, offset, protocol) = known.with_ends(direction, FindUpper(&run))?;
+        let bytes = buffer.contiguous(self.ip_header_back(direction)?)?;
+        let (ends, offset, protocol) = known.with_ends(direction, FindUpper(&bytes))?;
         let (start, kinds) = match protocol {
             TCP => {
-                let header = Header::of_tcp(&run, offset)?;
+                let header = Header::of_tcp(&bytes, offset)?;
                 (header.beginning(), header.kinds(None))
             }
-            _ => (Header::of_other(&run, offset, protocol)?.beginning(), Kinds::DATAGRAM),
+            _ => (Header::of_other(&bytes, offset, protocol)?.beginning(), Kinds::DATAGRAM),
         };
         Some((start.mark(protocol, ends, direction), kinds))
     }
@@ -172,9 +172,9 @@ impl Incoming<'_> {
         direction: Direction,
     ) -> Option<ProtocolAndPort> {
         let buffer = self.order_packet()?;
-        let run = buffer.contiguous(self.ip_header_back(direction)?)?;
-        let (_, offset, protocol) = known.with_ends(direction, FindUpper(&run))?;
-        Some((protocol, Header::at(&run, offset, protocol)?.ports.map(|ports| ports.destination)))
+        let bytes = buffer.contiguous(self.ip_header_back(direction)?)?;
+        let (_, offset, protocol) = known.with_ends(direction, FindUpper(&bytes))?;
+        Some((protocol, Header::at(&bytes, offset, protocol)?.ports.map(|ports| ports.destination)))
     }
 
     /// How many bytes before the data start the IP header begins.

@@ -35,7 +35,7 @@ fn joined(lines: &[&str]) -> String {
 
 /// With HUSHPORT_WRITE_DOCS set, this writes the document from the table.
 #[test]
-fn the_documentation_is_the_tables() {
+fn the_documentation_matches_the_table() {
     const MARK: &str = "## The events\n";
     let path = "docs/EVENTS.md";
     let file = std::fs::read_to_string(path).unwrap();
@@ -64,7 +64,7 @@ fn the_documentation_is_the_tables() {
 }
 
 #[test]
-fn names_stand_where_their_numbers_say() {
+fn names_are_in_the_order_of_their_numbers() {
     for (number, name) in VERDICTS.iter().enumerate() {
         let all = [
             Verdict::Observed,
@@ -94,7 +94,7 @@ fn names_stand_where_their_numbers_say() {
 }
 
 #[test]
-fn every_value_of_the_policy_is_said() {
+fn policy_applied_has_every_value() {
     let fields: Vec<_> = PolicyApplied::DESCRIPTION.fields.iter().map(|field| field.name).collect();
     for value in &VALUES {
         assert!(fields.contains(&value.name), "{}", value.name);
@@ -140,7 +140,7 @@ fn the_largest_values_fit() {
 }
 
 #[test]
-fn techniques_are_one_text() {
+fn techniques_are_written_as_one_text() {
     let (table, settings) = (Table::<16, 0>::empty(), Settings { ports: 2, seed: Seed::new(1) });
     table.meet(&Encounter { remote: Remote(7), port: 1, technique: Technique::Syn }, 0, Seed::new(1));
     table.meet(&Encounter { remote: Remote(7), port: 2, technique: Technique::Udp }, 0, Seed::new(1));

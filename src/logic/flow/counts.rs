@@ -208,7 +208,7 @@ mod tests {
     /// A sum just below a whole unit, what two processors add to it at the same
     /// moment, and which of them moves the unit first.
     #[test]
-    fn two_that_cross_a_unit_at_once_take_it_out_once() {
+    fn a_unit_is_moved_once_by_two_processors() {
         let (packets, bytes) = (1u64 << PACKETS_UNIT, 1u64 << BYTES_UNIT);
         for before in [(packets - 1, 0), (0, bytes - 1), (packets - 1, bytes - 1), (packets - 2, bytes - 2)] {
             for (one, other) in [((1, 1), (1, 1)), ((2, 1), (1, 2)), ((300, 1 << 20), (200, 1 << 21))] {
@@ -239,7 +239,7 @@ mod tests {
 
     /// Two threads pass many units together.
     #[test]
-    fn what_two_processors_add_is_never_lost_nor_counted_twice() {
+    fn concurrent_sums_are_exact() {
         const TIMES: u64 = 40_000;
         let (sum, each) = (Sum::default(), (511, (1 << 31) - 1));
         std::thread::scope(|scope| {

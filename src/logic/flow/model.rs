@@ -85,7 +85,7 @@ impl ModelMachine {
 
 /// One processor's slot is taken over twice while the flow ends.
 #[test]
-fn taking_over_against_the_end() {
+fn a_slot_is_taken_over_while_the_flow_ends() {
     loom::model(|| {
         let (machine, [flow, other]) = ModelMachine::new(1);
         let counting = ModelMachine::counting(&machine, 0, [other, other]);
@@ -100,7 +100,7 @@ fn taking_over_against_the_end() {
 /// Three threads, each preempted at most three times: without the bound it takes a
 /// minute.
 #[test]
-fn two_take_over_against_the_end() {
+fn two_slots_are_taken_over_while_the_flow_ends() {
     let mut bounded = loom::model::Builder::new();
     bounded.preemption_bound = Some(3);
     bounded.check(|| {
@@ -117,7 +117,7 @@ fn two_take_over_against_the_end() {
 /// The record is used again at once, while a processor still takes over the counts
 /// of the previous flow.
 #[test]
-fn the_next_flow_in_the_place_has_nothing_of_it() {
+fn the_next_flow_in_the_record_starts_at_zero() {
     loom::model(|| {
         let (machine, [flow, other]) = ModelMachine::new(2);
         let counting = ModelMachine::counting(&machine, 0, [other]);

@@ -52,7 +52,7 @@ const IN: FlowPackets = FlowPackets { direction: Direction::Inbound, packets: 1,
 const OUT: FlowPackets = FlowPackets { direction: Direction::Outbound, packets: 2, bytes: 0 };
 
 #[test]
-fn a_flow_is_counted_beside_its_record_and_ends_with_all_of_it() {
+fn a_flow_ends_with_the_counts_of_all_slots() {
     let machine = Machine::new(8, 2, 8);
     let flow = machine.start();
     assert!(matches!(machine.count(0, flow, IN), Counted::TakenOver(Some(_))));
@@ -84,7 +84,7 @@ fn a_slot_that_is_taken_over_is_added_to_the_record() {
 /// Counts that do not fit a slot go to the record. Counts that do not fit the
 /// record's word are kept beside it.
 #[test]
-fn what_is_full_loses_nothing() {
+fn full_counters_lose_nothing() {
     let machine = Machine::new(1, 1, 1);
     let flow = machine.start();
     let mut expected = Totals::default();
@@ -114,7 +114,7 @@ fn add(totals: &mut Totals, passed: FlowPackets) {
 /// After the last context is gone, only whoever finishes the flow may use its slots.
 /// Others count in the record of their flow meanwhile.
 #[test]
-fn while_a_flow_is_wound_up_its_slot_stays_as_it_is() {
+fn the_slot_of_a_flow_that_is_finished_is_not_taken_over() {
     let machine = Machine::new(8, 1, 1);
     let [flow, other] = [machine.start(), machine.start()];
     machine.count(0, flow, IN);
@@ -131,7 +131,7 @@ fn while_a_flow_is_wound_up_its_slot_stays_as_it_is() {
 
 /// The last visitor finishes a flow without contexts.
 #[test]
-fn the_last_visitor_winds_up() {
+fn the_last_visitor_finishes_the_flow() {
     let machine = Machine::new(8, 2, 1);
     let flow = machine.start();
     machine.count(0, flow, IN);
@@ -149,7 +149,7 @@ fn the_last_visitor_winds_up() {
 
 /// The context of a flow that has ended, or that never was one, counts nowhere.
 #[test]
-fn no_context_leads_astray() {
+fn invalid_contexts_find_no_flow() {
     let machine = Machine::new(2, 1, 2);
     let gone = machine.start();
     machine.count(0, gone, IN);
@@ -166,7 +166,7 @@ fn no_context_leads_astray() {
 }
 
 #[test]
-fn no_processor_has_more_slots_than_there_are_places() {
+fn slots_are_no_more_than_records() {
     for (limit, slots) in [(0, 1), (1, 1), (5, 8), (1024, 1024), (65_536, 4096), (u32::MAX, 4096)] {
         assert_eq!(Slots::number(limit), slots);
     }
@@ -210,7 +210,7 @@ proptest! {
 /// what was counted for it. A packet is counted while its flow is held, as in the
 /// engine. Whoever ends a flow waits only for its packets.
 #[test]
-fn processors_at_once_lose_nothing() {
+fn concurrent_processors_lose_no_count() {
     const PROCESSORS: usize = 4;
     const FLOWS: usize = 6;
     const ROUNDS: u64 = 20_000;

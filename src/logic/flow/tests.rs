@@ -51,7 +51,7 @@ fn a_flow_counts_by_direction_and_ends_once() {
 }
 
 #[test]
-fn a_place_used_again_is_another_flow_and_begins_anew() {
+fn a_reused_record_starts_at_zero() {
     let (allocator, records) = (FlowAllocator::new(1), records(1));
     let first = allocator.start(&records, &begin(1, 1)).unwrap();
     FlowAllocator::count(&records, first, passed(Direction::Inbound, 1, 1));
@@ -66,7 +66,7 @@ fn a_place_used_again_is_another_flow_and_begins_anew() {
 }
 
 #[test]
-fn how_long_a_flow_lasted_takes_forty_bits() {
+fn a_duration_has_forty_bits() {
     let (allocator, records) = (FlowAllocator::new(1), records(1));
     for started in [0, u64::from(u32::MAX), 1 << 39, (1 << 40) - 1, 1 << 40, u64::MAX - 5] {
         let key = allocator.start(&records, &begin(started, 0)).unwrap();
@@ -91,7 +91,7 @@ fn generations_wrap_past_the_marks() {
 }
 
 #[test]
-fn a_flow_lasts_as_long_as_anybody_leads_to_it() {
+fn a_flow_lives_as_long_as_it_has_contexts() {
     let (allocator, records) = (FlowAllocator::new(1), records(1));
     let key = allocator.start(&records, &begin(1, 1)).unwrap();
     let flow = FlowAllocator::flow(&records, key).unwrap();
@@ -106,7 +106,7 @@ fn a_flow_lasts_as_long_as_anybody_leads_to_it() {
 }
 
 #[test]
-fn closed_it_refuses_and_says_who_is_left() {
+fn a_closed_allocator_refuses_and_lists_live_flows() {
     let (allocator, records) = (FlowAllocator::new(4), records(4));
     let keys = [1, 2].map(|id| allocator.start(&records, &Begin { id, ..Begin::default() }).unwrap());
     allocator.close();
@@ -118,7 +118,7 @@ fn closed_it_refuses_and_says_who_is_left() {
 }
 
 #[test]
-fn no_context_leads_astray() {
+fn invalid_contexts_find_no_flow() {
     let records = records(2);
     for context in [0, 1, u64::MAX, 1 << 32, 2 << 32, 3 << 32 | 1] {
         assert!(FlowAllocator::flow(&records, FlowKey::from_context(context)).is_none(), "{context:#x}");
@@ -129,7 +129,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn never_more_than_the_limit_and_every_place_is_found(
+    fn every_record_up_to_the_limit_is_found(
         limit in 0_u32..40,
         calls in proptest::collection::vec((any::<bool>(), any::<prop::sample::Index>()), 0..300),
     ) {
@@ -171,7 +171,7 @@ fn below_the_limit_no_flow_is_refused() {
 }
 
 #[test]
-fn processors_at_once_never_share_a_place() {
+fn concurrent_processors_never_share_a_record() {
     const LIMIT: u32 = 16;
     let (allocator, records) = (FlowAllocator::new(LIMIT), records(LIMIT));
     let owned: Vec<AtomicBool> = records.iter().map(|_| AtomicBool::new(false)).collect();

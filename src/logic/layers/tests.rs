@@ -36,7 +36,7 @@ fn ids_and_keys_are_the_headers() {
 }
 
 #[test]
-fn a_layer_has_a_twin_where_the_header_has_one() {
+fn a_layer_has_a_discard_layer_if_the_header_has_one() {
     let guids = table("guids");
     for layer in &LAYERS {
         let known = guids.get(format!("FWPM_LAYER_{}_V4_DISCARD", layer.name)).is_some();
@@ -82,6 +82,6 @@ fn positions_are_the_headers_in_both_families() {
 }
 
 #[test]
-fn layers_stand_in_the_order_of_the_flows() {
+fn layers_are_sorted_by_the_order_of_the_flows() {
     assert!(LAYERS.is_sorted_by_key(|layer| layer.first_met));
 }

@@ -110,7 +110,7 @@ mod tests {
     use crate::logic::callouts::CALLOUTS;
 
     #[test]
-    fn every_callout_has_its_place() {
+    fn every_callout_has_a_layer_index() {
         for callout in &CALLOUTS {
             let layer = LayerIndex::of_layer(callout.layer_id).unwrap();
             assert_eq!(layer.layer(), Some(callout.layer));

@@ -129,7 +129,7 @@ mod tests {
     use crate::logic::callouts::CALLOUTS;
 
     #[test]
-    fn every_layer_is_looked_at_as_it_shows() {
+    fn every_layer_is_tracked_by_what_it_shows() {
         for callout in &CALLOUTS {
             let name = callout.name().concat();
             assert_eq!(LayerIndex::of_layer(callout.layer_id), Some(callout.order_layer.index));

@@ -34,7 +34,7 @@ fn lists_are_read_as_windows_writes_them() {
 }
 
 #[test]
-fn lists_that_are_none_say_why() {
+fn invalid_lists_are_refused_with_the_reason() {
     let long = "1".repeat(LONGEST_ENTRY);
     assert_eq!(refused(&wide(&format!("{long}\0\0"))), None);
     let many = "1\0".repeat(8);
@@ -247,13 +247,13 @@ proptest! {
     }
 
     #[test]
-    fn nothing_upsets_the_readers(data in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_data_do_not_panic(data in prop::collection::vec(any::<u8>(), 0..200)) {
         let _any = entries(&data);
         let _any = (ports(&data), prefix(&data), luid(&data));
     }
 
     #[test]
-    fn a_list_is_its_entries_or_names_a_fault(units in prop::collection::vec(prop_oneof![3 => Just(0u16), 4 => 0x30u16..0x33, 1 => any::<u16>()], 0..24)) {
+    fn a_list_is_read_as_windows_reads_it_or_refused(units in prop::collection::vec(prop_oneof![3 => Just(0u16), 4 => 0x30u16..0x33, 1 => any::<u16>()], 0..24)) {
         let data: Vec<u8> = units.iter().copied().flat_map(u16::to_le_bytes).collect();
         let text = String::from_utf16_lossy(&units);
         let read = entries(&data);

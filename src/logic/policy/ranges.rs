@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_the_numbers_are_numbers() {
+    fn the_smallest_and_the_largest_number_work() {
         let mut set = empty::<u128>();
         set.insert(Range { first: u128::MAX, last: u128::MAX }).unwrap();
         set.insert(Range { first: 0, last: 0 }).unwrap();

@@ -54,7 +54,7 @@ const ENTRIES: [(&str, &str); 3] =
 const LUID: u64 = 0x6_0000_0500_0000;
 
 #[test]
-fn the_defaults_are_the_tables() {
+fn the_default_policy_has_the_defaults_of_the_table() {
     for value in &VALUES {
         let (mut policy, mut lists) = (Policy::DEFAULT, exemptions());
         if let ValueKind::Number { default, min, max, get, .. } = value.kind {
@@ -117,7 +117,7 @@ fn a_refused_number_leaves_its_default() {
 }
 
 #[test]
-fn a_refused_list_is_empty_and_the_others_stay() {
+fn a_refused_list_is_empty_and_the_others_are_unchanged() {
     for (index, (name, entry)) in ENTRIES.iter().enumerate() {
         let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
         for (name, entry) in ENTRIES {
@@ -159,7 +159,7 @@ fn a_list_has_its_limits() {
 proptest! {
     /// Whatever a value holds, only its own part of the policy changes.
     #[test]
-    fn nothing_disturbs_another_value(
+    fn no_value_changes_another(
         row in 0..VALUES.len(),
         kind in prop_oneof![Just(REG_DWORD), Just(REG_MULTI_SZ), any::<u32>()],
         data in prop::collection::vec(any::<u8>(), 0..40),
@@ -275,7 +275,7 @@ const REASONS: [Reason; 19] = [
 
 /// The examples in the document are taken or refused as it says.
 #[test]
-fn the_documents_examples_are_taken() {
+fn the_examples_in_the_document_are_right() {
     let path = "docs/CONFIGURATION.md";
     let document = std::fs::read_to_string(path).unwrap();
     let mut seen = 0;

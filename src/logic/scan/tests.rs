@@ -199,7 +199,7 @@ fn a_flood_does_not_hide_a_slow_scanner() {
 }
 
 #[test]
-fn a_flood_beyond_all_bounds_hides_nothing_for_longer_than_a_window() {
+fn a_scan_after_an_extreme_flood_is_found_within_a_window() {
     let mut world = World::<16, 64>::new(1, SETTINGS);
     flooded(&mut world, 20_000, 20);
     world.scans.clear();
@@ -212,7 +212,7 @@ fn a_flood_beyond_all_bounds_hides_nothing_for_longer_than_a_window() {
 }
 
 #[test]
-fn who_came_once_pushes_nobody_out_who_came_often() {
+fn a_remote_with_one_port_evicts_no_scanner() {
     let mut world = World::<1, 1024>::new(1, SETTINGS);
     for port in 0..30 {
         for scanner in 0..WAYS as u32 {
@@ -227,7 +227,7 @@ fn who_came_once_pushes_nobody_out_who_came_often() {
 }
 
 #[test]
-fn two_runs_end_alike() {
+fn the_same_input_gives_the_same_reports() {
     let run = || {
         let mut world = World::<16, 64>::new(1, SETTINGS);
         flooded(&mut world, 2_000, 12);
@@ -254,7 +254,7 @@ fn without_slots_or_cells_nothing_happens() {
 }
 
 #[test]
-fn settings_at_their_ends() {
+fn extreme_settings_work() {
     for (ports, window_ms) in [(0, 0), (1, 1), (u32::MAX, u32::MAX), (0, u32::MAX), (u32::MAX, 0)] {
         let mut world = World::<2, 8>::new(1, Settings { ports, seed: Seed::new(0) });
         world.window_ms = window_ms;
@@ -269,7 +269,7 @@ fn settings_at_their_ends() {
 
 /// Skipping encounters that would change nothing loses nothing.
 #[test]
-fn what_has_been_met_changes_nothing() {
+fn a_known_encounter_changes_nothing() {
     let (table, mut known) = (Table::<2, 8>::empty(), 0);
     for (at, port) in shuffled(4000, 3).into_iter().enumerate() {
         // More spans than are kept.
@@ -326,7 +326,7 @@ fn the_key_moves_remotes_and_ports() {
 /// Ports in a row, every 64th or 1024th: no order maps many ports to one bit, with
 /// any key.
 #[test]
-fn ports_in_any_order_have_bits_of_their_own() {
+fn ports_in_any_order_are_spread_over_the_bits() {
     for (step, least) in [(1, 16), (2, 16), (7, 16), (64, 16), (100, 16), (1024, 16)] {
         let bits = (0..500_u64).map(|seed| {
             let ports = (0..32_u16).map(|at| 1 + at * step);
@@ -340,7 +340,7 @@ fn ports_in_any_order_have_bits_of_their_own() {
 }
 
 #[test]
-fn the_estimate_errs_as_documented() {
+fn the_error_of_the_estimate_is_as_documented() {
     assert_eq!([0, 1, 8, 16, 32].map(estimate), [0, 1, 8, 18, 44]);
     assert_eq!(estimate(64), estimate(u32::MAX));
     for (ports, allowed) in [(16, 0.11), (32, 0.11), (64, 0.13), (128, 0.18), (200, 0.22)] {
@@ -359,7 +359,7 @@ fn the_estimate_errs_as_documented() {
 }
 
 #[test]
-fn a_scanner_is_reported_a_little_later_than_at_the_very_port() {
+fn a_scanner_is_reported_a_few_ports_late() {
     let needed: Vec<usize> = (0..300)
         .map(|seed| {
             let settings = Settings { seed: Seed::new(mix(seed, 3)), ..SETTINGS };
@@ -379,7 +379,7 @@ fn a_scanner_is_reported_a_little_later_than_at_the_very_port() {
 }
 
 #[test]
-fn flags_tell_the_technique() {
+fn flags_determine_the_technique() {
     use Technique::*;
     for (flags, expected) in [
         (0x02, Some(Syn)),
@@ -403,7 +403,7 @@ fn flags_tell_the_technique() {
 }
 
 #[test]
-fn techniques_are_kept_apart() {
+fn techniques_are_reported_separately() {
     let tables: [_; 2] = core::array::from_fn(|_| Table::<2, 8>::empty());
     for port in 0..20 {
         tables[0].meet(&Encounter { remote: SCANNER, port, technique: Technique::Xmas }, 0, SETTINGS.seed);
@@ -420,7 +420,7 @@ proptest! {
 
     /// Compares with a list of everything that happened.
     #[test]
-    fn nobody_is_reported_who_did_not_scan_and_no_scan_is_missed(
+    fn exactly_the_scans_are_reported(
         packets in proptest::collection::vec((0_u32..6, 0_u16..60, 0_u64..250, 0_usize..3), 1..400),
         random: u64,
     ) {

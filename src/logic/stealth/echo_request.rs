@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn only_echo_requests_are_refused_and_only_where_asked() {
+    fn only_echo_requests_are_silenced_and_only_with_silence_echo() {
         let asked = Policy { silence_echo: true, ..Policy::DEFAULT };
         for (family, protocol, request) in [(Family::V4, ICMP, 8), (Family::V6, ICMPV6, 128)] {
             for kind in 0..=255 {

@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_network_layers_reasons_two_are_silenced() {
+    fn exactly_two_reasons_of_the_network_layer_are_silenced() {
         let path = "tests/machine/facts/enums.json";
         let enums: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         let reasons = enums["IP_DISCARD_REASON"].as_object().unwrap();
@@ -94,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_reason_of_the_network_layer_the_protocol_tells() {
+    fn without_a_reason_of_the_network_layer_the_protocol_decides() {
         for discard in [None, packet(Module::Other, 1).discard, packet(Module::Transport, 4).discard] {
             for (protocol, expected) in [
                 (Some(UDP), Verdict::Silenced),
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn four_errors_are_kept_back_and_no_others() {
+    fn exactly_four_errors_are_suppressed() {
         let mut kept = Vec::new();
         for family in Family::ALL {
             for kind in 0..=255 {

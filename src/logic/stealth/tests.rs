@@ -47,14 +47,14 @@ fn every_kind_of_probe_without_endpoint_is_silenced() {
 }
 
 #[test]
-fn a_reset_draws_no_answer() {
+fn a_reset_gets_no_answer() {
     for flags in [0x04, 0x14] {
         assert_eq!(verdict(Packet { tcp_flags: Some(TcpFlags(flags)), ..SYN }), Verdict::NoAnswer);
     }
 }
 
 #[test]
-fn without_a_reason_silence_is_kept() {
+fn a_packet_without_a_reason_is_silenced() {
     assert_eq!(verdict(Packet { discard: None, ..SYN }), Verdict::Silenced);
     for module in [Module::Network, Module::Other] {
         for reason in [0, inet::ENDPOINT_NOT_FOUND, 9, u32::MAX] {
@@ -67,7 +67,7 @@ fn without_a_reason_silence_is_kept() {
 }
 
 #[test]
-fn the_transport_layers_reasons_part_as_their_packets_do() {
+fn every_reason_of_the_transport_layer_is_decided() {
     let path = "tests/machine/facts/enums.json";
     let enums: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     use Verdict::{Endpoint, NoAnswer, Silenced};
@@ -101,7 +101,7 @@ fn the_transport_layers_reasons_part_as_their_packets_do() {
 }
 
 #[test]
-fn what_is_not_ours_is_left_alone() {
+fn other_packets_are_not_blocked() {
     let general = Some(Discard { module: Module::General, reason: 0 });
     for (packet, expected) in [
         (Packet { protocol: Some(ICMP), ..SYN }, Verdict::OtherKind),
@@ -118,7 +118,7 @@ fn what_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn a_datagram_without_endpoint_is_silenced_by_its_own_switch() {
+fn silence_udp_silences_a_datagram_without_an_endpoint() {
     let datagram = Packet { protocol: Some(UDP), tcp_flags: None, ..SYN };
     let udp_off = Policy { silence_udp: false, ..Policy::DEFAULT };
     let tcp_off = Policy { silence_tcp: false, ..Policy::DEFAULT };
@@ -148,7 +148,7 @@ fn the_policy_decides() {
 }
 
 #[test]
-fn an_exemption_takes_nothing_but_silence_away() {
+fn an_exemption_changes_only_silenced_and_audited() {
     let mut exemptions = Box::new(Exemptions::empty());
     exemptions.insert_interface(5).unwrap();
     let over = |packet: &Packet, mode, exemptions| {

@@ -109,8 +109,8 @@ impl<'a> Known<'a> {
     #[inline(always)]
     fn value(&self, position: usize, kind: ffi::FWP_DATA_TYPE) -> Option<&'a EngineValue> {
         debug_assert!(position <= self.positions.last(), "it is one of the positions");
-        // SAFETY: none of the positions is higher than the last of them, which
-        // `known` has checked that the last one is within bounds.
+        // SAFETY: no position is higher than the last one.
+        // `known` has checked that it is within bounds.
         let value = unsafe { self.incoming.values.get_unchecked(position) };
         value.is(kind).then_some(value)
     }

@@ -71,7 +71,7 @@ fn live<'a>(order: &Order, life: impl IntoIterator<Item = &'a (&'a str, char, Ki
 }
 
 #[test]
-fn what_must_have_been_before_is_asked_for() {
+fn missing_earlier_layers_are_reported() {
     let pair = |due: &str, seen: &str| {
         let short = |short: &str| (!short.is_empty()).then(|| layer(short));
         Some(Deviation { expected: short(due), seen: short(seen) })
@@ -170,7 +170,7 @@ fn interleaved_segments_are_in_order() {
 }
 
 #[test]
-fn a_flow_is_reported_once_whoever_finds_it() {
+fn a_flow_is_reported_once() {
     // The flow detects that it is not established, the walk that a layer is missing.
     // Only one deviation is reported.
     let order = Order::joined();
@@ -192,7 +192,7 @@ fn a_flow_is_reported_once_whoever_finds_it() {
 }
 
 #[test]
-fn an_order_knows_since_when_it_is_watched() {
+fn an_order_stores_the_number_of_its_check() {
     let order = Order::whole();
     assert_eq!(order.watch(), 0);
     for watch in [1, 700, u16::MAX] {

@@ -135,7 +135,7 @@ fn each_layer_amiss(name: &str, whole: &[LayerIndex]) -> Vec<Amiss> {
 }
 
 #[test]
-fn a_layer_amiss_is_reported_with_what_was_due_and_seen() {
+fn a_fault_is_reported_with_the_layers_expected_and_seen() {
     let (mut other_rows, mut other_layers) = (0, 0);
     for (name, kinds, sequence) in PAGES {
         for (what, faulty, (expected, seen)) in each_layer_amiss(name, &layers(sequence)) {
@@ -156,7 +156,7 @@ fn a_layer_amiss_is_reported_with_what_was_due_and_seen() {
 }
 
 #[test]
-fn what_the_documents_do_not_list_is_let_pass() {
+fn tolerated_rows_and_filter_drops_are_in_order() {
     for row in &ROWS {
         assert_eq!(walk(row.layers, row.kinds, Start::AtFirstLayer), Ok(()), "{}", row.name);
     }
@@ -176,7 +176,7 @@ fn what_the_documents_do_not_list_is_let_pass() {
 }
 
 #[test]
-fn layers_are_first_met_where_their_table_says() {
+fn first_met_matches_the_sequences() {
     let event = |name: &str| match name {
         "bind" => FlowEvent::Bind,
         "listen" => FlowEvent::Listen,

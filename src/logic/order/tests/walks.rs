@@ -8,7 +8,7 @@ use super::*;
 use crate::logic::tcp::TcpFlags;
 
 #[test]
-fn packets_under_way_at_once_are_kept_apart() {
+fn packets_under_way_together_have_separate_walks() {
     let walks = Walks::<4>::default();
     let step = |mark, short| walks.step(mark, layer(short), Kinds::DATA, Start::AtFirstLayer);
     for short in ["IN_IP", "IN", "STREAM"] {
@@ -41,7 +41,7 @@ fn a_new_flow_may_begin_with_the_datagram_of_an_earlier_one() {
 }
 
 #[test]
-fn flags_tell_the_kind() {
+fn flags_determine_the_kind() {
     for (flags, payload, expected) in [
         (0x02, false, Kinds::SYN),
         (0x02, true, Kinds::SYN),
@@ -91,7 +91,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_latest_walks_are_known_whatever_their_marks(
+    fn walks_match_a_plain_list_for_any_marks(
         // More marks than walks; and as many that all have the tag of an empty
         // entry: multiples of the inverse of the factor of the tags.
         marks in proptest::collection::vec(
