@@ -34,7 +34,7 @@ fn a_new_flow_may_begin_with_the_datagram_of_an_earlier_one() {
     let walks = Walks::<4>::default();
     for _ in 0..3 {
         for short in ["CONNECT", "ESTABLISHED", "DATAGRAM", "OUT", "OUT_IP"] {
-            let stepped = walks.step(1, place(short), Kinds::DATAGRAM, Start::Anywhere);
+            let stepped = walks.step(1, layer(short), Kinds::DATAGRAM, Start::AtAnyLayer);
             assert_eq!(stepped, Ok(()), "{short}");
         }
     }
