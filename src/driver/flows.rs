@@ -63,20 +63,20 @@ impl Flows {
         }
     }
 
-    /// Begins to watch the flow that has just been established. `watch` is the
+    /// Begins to watch the flow that has just been established. `check` is the
     /// number of the order check, 0 if the order is not checked. The flow may end
     /// before this returns; then `over` is called.
     pub fn begin(
         &self,
         incoming: &Incoming<'_>,
-        watch: u16,
+        check: u16,
         irql: &MaxDispatch,
         over: impl FnOnce(FlowSummary),
     ) -> Option<&Flow> {
         let (id, protocol) = (incoming.flow()?, incoming.protocol()?);
         // Process ids have 32 bits; the metadata's field has 64 (fwpsk.h).
         let (started, process) = (clock::milliseconds(), incoming.process().unwrap_or(0) as u32);
-        let key = self.allocator.start(&self.records, &Begin { id, started, process, watch })?;
+        let key = self.allocator.start(&self.records, &Begin { id, started, process, check })?;
         let (context, family) = (key.context(), incoming.callout().family);
         let (flow, mut contexts) = (self.flow(context)?, 0);
         for (callout, place) in self.callouts_with_contexts() {
@@ -112,7 +112,7 @@ impl Flows {
             return None;
         };
         match Slots(slots).count(&self.allocator, &self.records, context, passed) {
-            Counted::InSlot => None,
+            Counted::Done => None,
             Counted::TakenOver(flow) => {
                 flow.into_iter().for_each(prefetch::for_write);
                 None
@@ -138,7 +138,7 @@ impl Flows {
             process: flow.process(),
             duration: flow.duration(clock::milliseconds()),
             deviation: order.deviation(),
-            watched: order.watch() != 0,
+            watched: order.check_number() != 0,
         }
     }
 

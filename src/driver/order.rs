@@ -21,14 +21,14 @@ pub struct OrderCheck(Exclusive<ProcessorWalks>);
 struct ProcessorWalks {
     /// The number of the check that they belong to. It is in the cache line in which
     /// the walks begin.
-    watch: Cell<u16>,
+    check: Cell<u16>,
     walks: Walks<WALKS>,
 }
 
 impl OrderCheck {
     /// Nothing is under way.
     pub fn new(irql: &Passive) -> Result<Self> {
-        let nothing = || ProcessorWalks { watch: Cell::new(0), walks: Walks::default() };
+        let nothing = || ProcessorWalks { check: Cell::new(0), walks: Walks::default() };
         Ok(Self(Exclusive::new(nothing, irql)?))
     }
 
@@ -37,14 +37,14 @@ impl OrderCheck {
     #[inline(always)]
     pub fn see(
         &self,
-        watch: u16,
+        check: u16,
         flow: Option<&Flow>,
         incoming: &Incoming<'_>,
         irql: &MaxDispatch,
     ) -> Option<Deviation> {
         match irql.dispatch() {
-            Some(irql) => self.0.here(&irql)?.see(watch, flow, incoming),
-            None => self.see_below_dispatch(watch, flow, incoming, irql),
+            Some(irql) => self.0.here(&irql)?.see(check, flow, incoming),
+            None => self.see_below_dispatch(check, flow, incoming, irql),
         }
     }
 
@@ -53,22 +53,22 @@ impl OrderCheck {
     #[inline(never)]
     fn see_below_dispatch(
         &self,
-        watch: u16,
+        check: u16,
         flow: Option<&Flow>,
         incoming: &Incoming<'_>,
         irql: &MaxDispatch,
     ) -> Option<Deviation> {
         let mut lock = LevelLock::default();
         let irql = irql.raise(&mut lock);
-        self.0.here(&irql)?.see(watch, flow, incoming)
+        self.0.here(&irql)?.see(check, flow, incoming)
     }
 }
 
 impl ProcessorWalks {
     #[inline(always)]
-    fn see(&self, watch: u16, flow: Option<&Flow>, incoming: &Incoming<'_>) -> Option<Deviation> {
-        if self.watch.get() != watch {
-            self.begin(watch);
+    fn see(&self, check: u16, flow: Option<&Flow>, incoming: &Incoming<'_>) -> Option<Deviation> {
+        if self.check.get() != check {
+            self.begin(check);
         }
         self.step(flow, incoming)
     }
@@ -76,9 +76,9 @@ impl ProcessorWalks {
     /// Forgets what an earlier check has left: its packets went on unseen.
     #[cold]
     #[inline(never)]
-    fn begin(&self, watch: u16) {
+    fn begin(&self, check: u16) {
         self.walks.clear();
-        self.watch.set(watch);
+        self.check.set(check);
     }
 
     #[inline(never)]
@@ -101,7 +101,7 @@ impl ProcessorWalks {
         let step = incoming.direction_cold().map(|direction| Step { layer: layer.index, direction, kinds });
         match flow.order() {
             // This check has followed the flow from its start.
-            order if order.watch() == self.watch.get() => order.step_with_walk(step, of_walk),
+            order if order.check_number() == self.check.get() => order.step_with_walk(step, of_walk),
             _ => of_walk,
         }
     }

@@ -18,7 +18,7 @@ pub struct Policies {
     current: Current<Applied>,
     /// The part of the policy that is read first, see [`PolicyWord`].
     word: AtomicU32,
-    last_watch: AtomicU16,
+    last_check: AtomicU16,
 }
 
 /// The policy in one word: its [`Rules`], and above them the number of the order
@@ -28,8 +28,8 @@ pub struct Policies {
 pub struct PolicyWord(u32);
 
 impl PolicyWord {
-    const fn new(rules: Rules, order_watch: u16) -> Self {
-        Self((order_watch as u32) << u16::BITS | rules.bits() as u32)
+    const fn new(rules: Rules, order_check: u16) -> Self {
+        Self((order_check as u32) << u16::BITS | rules.bits() as u32)
     }
 
     /// The rules, which are all that a packet needs if the policy has no lists.
@@ -47,7 +47,7 @@ impl PolicyWord {
 
     /// The number of the order check, 0 if the order is not checked.
     #[inline(always)]
-    pub const fn order_watch(self) -> u16 {
+    pub const fn order_check(self) -> u16 {
         (self.0 >> u16::BITS) as u16
     }
 }
@@ -103,7 +103,7 @@ impl Policies {
             report,
             current: Current::new(PoolBox::new(applied)?, irql)?,
             word: AtomicU32::new(PolicyWord::new(rules, 0).0),
-            last_watch: AtomicU16::new(0),
+            last_check: AtomicU16::new(0),
         };
         policies.publish_word(rules, check_order);
         Ok(policies)
@@ -117,16 +117,16 @@ impl Policies {
 
     /// Publishes the word of a policy. Only one thread at a time calls this.
     fn publish_word(&self, rules: Rules, check_order: bool) {
-        let order_watch = match (check_order, self.word().order_watch()) {
+        let order_check = match (check_order, self.word().order_check()) {
             (false, _) => 0,
             (true, 0) => {
-                let next = self.last_watch.load(Ordering::Relaxed).wrapping_add(1).max(1);
-                self.last_watch.store(next, Ordering::Relaxed);
+                let next = self.last_check.load(Ordering::Relaxed).wrapping_add(1).max(1);
+                self.last_check.store(next, Ordering::Relaxed);
                 next
             }
-            (true, watch) => watch,
+            (true, check) => check,
         };
-        self.word.store(PolicyWord::new(rules, order_watch).0, Ordering::Relaxed);
+        self.word.store(PolicyWord::new(rules, order_check).0, Ordering::Relaxed);
     }
 
     /// The policy in force.

@@ -16,10 +16,10 @@ use crate::logic::policy::values::mode;
 use crate::logic::policy::{Mode, Policy};
 
 /// Bounds of the time between two sweeps for scans, in milliseconds.
-const LOOKS: RangeInclusive<u32> = 10..=10_000;
+const SWEEP_INTERVAL_MS: RangeInclusive<u32> = 10..=10_000;
 
 /// Milliseconds between two `Counters` events.
-const COUNTERS_EVERY: u64 = 10_000;
+const COUNTERS_INTERVAL_MS: u64 = 10_000;
 
 /// Keeps the policy up to date with the registry. Between changes it sweeps for
 /// scans and logs the counters.
@@ -92,11 +92,11 @@ impl KeyFollower for Reload {
             events::scan_detected(channel, &scan, policy.scan_window_ms, irql);
         });
         let now = clock::milliseconds();
-        if now.saturating_sub(self.counters_logged.load(Ordering::Relaxed)) >= COUNTERS_EVERY {
+        if now.saturating_sub(self.counters_logged.load(Ordering::Relaxed)) >= COUNTERS_INTERVAL_MS {
             self.counters_logged.store(now, Ordering::Relaxed);
             self.shared.log_counters(irql);
         }
-        (policy.scan_window_ms / 8).clamp(*LOOKS.start(), *LOOKS.end())
+        (policy.scan_window_ms / 8).clamp(*SWEEP_INTERVAL_MS.start(), *SWEEP_INTERVAL_MS.end())
     }
 }
 

@@ -96,23 +96,23 @@ impl Shared {
     /// asks for it.
     #[inline(always)]
     pub fn follow(&self, incoming: &Incoming<'_>, word: PolicyWord, irql: &MaxDispatch) {
-        let watch = word.order_watch();
+        let check = word.order_check();
         let flow = match (incoming.callout().begins_flows, incoming.flow_context()) {
-            (true, _) => self.begin_flow(incoming, watch, irql),
+            (true, _) => self.begin_flow(incoming, check, irql),
             // Most packets and calls belong to no flow.
             (false, 0) => None,
             (false, context) => self.flows.flow(context),
         };
-        if watch != 0
-            && let Some(deviation) = self.order.see(watch, flow, incoming, irql)
+        if check != 0
+            && let Some(deviation) = self.order.see(check, flow, incoming, irql)
         {
             self.deviated(incoming, deviation, irql);
         }
     }
 
     #[inline(never)]
-    fn begin_flow(&self, incoming: &Incoming<'_>, watch: u16, irql: &MaxDispatch) -> Option<&Flow> {
-        self.flows.begin(incoming, watch, irql, |ended| self.flow_ended(&ended, irql))
+    fn begin_flow(&self, incoming: &Incoming<'_>, check: u16, irql: &MaxDispatch) -> Option<&Flow> {
+        self.flows.begin(incoming, check, irql, |ended| self.flow_ended(&ended, irql))
     }
 
     #[cold]

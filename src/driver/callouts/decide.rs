@@ -76,7 +76,7 @@ impl<D: Decide> Handler for Deciding<D> {
             false => (Verdict::Observed, None),
         };
         shared.count_and_meet(callout.index, verdict, met.as_ref(), &irql);
-        if word.order_watch() != 0 || events::is_logged(&shared.channel, verdict) {
+        if word.order_check() != 0 || events::is_logged(&shared.channel, verdict) {
             Self::inspect(shared, incoming.cold_copy(), verdict, word, &irql);
         }
         verdict.into()
@@ -137,7 +137,7 @@ impl<D: Decide> Deciding<D> {
         if events::is_logged(&shared.channel, verdict) {
             Self::log(shared, &incoming, verdict, irql);
         }
-        if word.order_watch() != 0 {
+        if word.order_check() != 0 {
             shared.follow(&incoming, word, irql);
         }
     }

@@ -42,7 +42,7 @@ impl Decide for EchoRequest {
         token: &InCallout,
     ) -> Option<Action> {
         let word = shared.policies.word();
-        if Self::is_needed(word.rules()) || word.order_watch() != 0 || events::is_classified(&shared.channel)
+        if Self::is_needed(word.rules()) || word.order_check() != 0 || events::is_classified(&shared.channel)
         {
             return None;
         }

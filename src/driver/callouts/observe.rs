@@ -25,7 +25,7 @@ impl Handler for Observe {
     #[inline(always)]
     fn classify_fast(shared: &Shared, indication: &Indication<'_>, token: &InCallout) -> Option<Action> {
         let word = shared.policies.word();
-        if word.order_watch() != 0 || events::is_classified(&shared.channel) {
+        if word.order_check() != 0 || events::is_classified(&shared.channel) {
             return None;
         }
         if indication.flow_context() != 0 && callouts::counts_flow_packets(indication.layer_id()) {
@@ -53,7 +53,7 @@ impl Handler for Observe {
             log(shared, incoming.cold_copy(), &irql);
         }
         let word = shared.policies.word();
-        if callout.begins_flows || word.order_watch() != 0 {
+        if callout.begins_flows || word.order_check() != 0 {
             shared.follow(&incoming.cold_copy(), word, &irql);
         }
         Action::Continue

@@ -24,7 +24,7 @@ impl Incoming<'_> {
     /// this is about the packet only.
     #[inline(always)]
     pub fn tracked(&self) -> Option<Tracked> {
-        let of_packet = |passing: Option<Marked>| match passing {
+        let of_packet = |marked: Option<Marked>| match marked {
             Some((mark, kinds)) => (Some(mark), kinds),
             None => (None, Kinds::ALL),
         };
@@ -93,7 +93,7 @@ impl Incoming<'_> {
     fn segment_mark(&self, positions: &'static Positions, direction: Direction) -> Option<Marked> {
         let known = self.known(positions)?;
         match self.contiguous_segment_mark(&known, direction) {
-            Some(passing) => Some(passing),
+            Some(marked) => Some(marked),
             None => self.scattered_segment_mark(&known, direction),
         }
     }
@@ -108,7 +108,7 @@ impl Incoming<'_> {
     fn packet_mark(&self, positions: &'static Positions, direction: Direction) -> Option<Marked> {
         let known = self.known(positions)?;
         match self.contiguous_packet_mark(&known, direction) {
-            Some(passing) => Some(passing),
+            Some(marked) => Some(marked),
             None => self.scattered_packet_mark(&known, direction),
         }
     }

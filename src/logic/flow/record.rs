@@ -81,8 +81,8 @@ pub struct Begin {
     /// The id of the process.
     pub process: u32,
     /// The number of the order check, 0 if the order is not checked
-    /// ([`Order::watch`]).
-    pub watch: u16,
+    /// ([`Order::check_number`]).
+    pub check: u16,
 }
 
 /// The result of becoming a visitor.
@@ -151,7 +151,7 @@ impl Flow {
         self.started.store(begin.started as u32, Ordering::Relaxed);
         self.process.store(begin.process, Ordering::Relaxed);
         self.id.store(begin.id, Ordering::Relaxed);
-        self.order.restart(begin.watch);
+        self.order.restart(begin.check);
         let generation = before.generation().wrapping_add(1).max(FIRST);
         let time = (begin.started >> 32 & 0xff) << TIME_SHIFT;
         let word = u64::from(generation) << GENERATION_SHIFT | time | TAKEN | CONTEXT;

@@ -57,8 +57,8 @@ fn a_flow_ends_with_the_counts_of_all_slots() {
     let flow = machine.start();
     assert!(matches!(machine.count(0, flow, IN), Counted::TakenOver(Some(_))));
     assert!(matches!(machine.count(1, flow, OUT), Counted::TakenOver(Some(_))));
-    assert!(matches!(machine.count(0, flow, IN), Counted::InSlot));
-    assert!(matches!(machine.count(0, flow, OUT), Counted::InSlot));
+    assert!(matches!(machine.count(0, flow, IN), Counted::Done));
+    assert!(matches!(machine.count(0, flow, OUT), Counted::Done));
     assert_eq!(machine.recorded(flow), Totals::default());
     assert_eq!(machine.release(flow), Some(Totals { packets: [4, 2], bytes: [0, 200] }));
     // The next flow in the same record and slots starts at 0.
@@ -119,7 +119,7 @@ fn the_slot_of_a_flow_that_is_finished_is_not_taken_over() {
     let [flow, other] = [machine.start(), machine.start()];
     machine.count(0, flow, IN);
     let ended = machine.allocator.release(&machine.records, flow).unwrap();
-    assert!(matches!(machine.count(0, other, IN), Counted::InSlot));
+    assert!(matches!(machine.count(0, other, IN), Counted::Done));
     assert_eq!(machine.recorded(other).packets, [0, 1]);
     assert_eq!(machine.finish(&ended).packets, [0, 1]);
     // Asking again returns the same.
@@ -173,7 +173,7 @@ fn slots_are_no_more_than_records() {
     // A processor without slots is valid, too.
     let machine = Machine::new(1, 1, 0);
     let flow = machine.start();
-    assert!(matches!(machine.count(0, flow, IN), Counted::InSlot));
+    assert!(matches!(machine.count(0, flow, IN), Counted::Done));
     assert_eq!(machine.release(flow).unwrap().packets, [0, 1]);
 }
 

@@ -31,11 +31,11 @@ const _: () = assert!(size_of::<Slot>() == 16);
 #[derive(Clone, Copy, Debug)]
 pub struct Slots<'a>(pub &'a [Slot]);
 
-/// The result of counting a packet, which is usually [`InSlot`](Counted::InSlot).
+/// The result of counting a packet, which is usually [`Done`](Counted::Done).
 #[derive(Debug)]
 pub enum Counted<'a, 'l> {
     /// The packet was counted; there is nothing to do.
-    InSlot,
+    Done,
     /// The slot was taken over. It counts for this flow from now on, whose record
     /// will be needed when the slot is taken over again.
     TakenOver(Option<&'a Flow>),
@@ -63,16 +63,16 @@ impl<'s> Slots<'s> {
         let key = FlowKey::from_context(context);
         let (Some(slot), Some(few)) = (self.slot(key), PackedCounts::of(passed)) else {
             FlowAllocator::count(records, key, passed);
-            return Counted::InSlot;
+            return Counted::Done;
         };
         if slot.tag.load(Ordering::Acquire) == context && slot.add(few) {
-            return Counted::InSlot;
+            return Counted::Done;
         }
         match take_over(slot, allocator, records, key, few) {
             Some(counted) => counted,
             None => {
                 FlowAllocator::count(records, key, passed);
-                Counted::InSlot
+                Counted::Done
             }
         }
     }

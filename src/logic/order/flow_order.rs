@@ -58,7 +58,7 @@ const RELEASED: u32 = 1 << 9;
 /// What a flow has passed when it is established.
 const JOINED: u32 = AUTHORIZED | PACKET_IN;
 /// Above the marks: the number of the order check.
-const WATCH_SHIFT: u32 = 16;
+const CHECK_SHIFT: u32 = 16;
 
 impl Order {
     /// For a flow that is first seen at ALE_FLOW_ESTABLISHED, where contexts are
@@ -76,15 +76,15 @@ impl Order {
 
     /// Makes it [`joined`](Self::joined) again, for the next flow in the same
     /// record.
-    pub(in crate::logic) fn restart(&self, watch: u16) {
-        self.marks.store(JOINED | u32::from(watch) << WATCH_SHIFT, Ordering::Relaxed);
+    pub(in crate::logic) fn restart(&self, check: u16) {
+        self.marks.store(JOINED | u32::from(check) << CHECK_SHIFT, Ordering::Relaxed);
         self.deviation.store(0, Ordering::Relaxed);
     }
 
     /// The number of the order check that has seen the flow from its start. Another
     /// check has missed a part, so it cannot tell what must have been passed.
-    pub fn watch(&self) -> u16 {
-        (self.marks.load(Ordering::Relaxed) >> WATCH_SHIFT) as u16
+    pub fn check_number(&self) -> u16 {
+        (self.marks.load(Ordering::Relaxed) >> CHECK_SHIFT) as u16
     }
 
     /// Stores a deviation that was found elsewhere, unless there already is one.

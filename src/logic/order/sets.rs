@@ -7,9 +7,9 @@ use super::rows::{Kinds, rows};
 pub(super) type Rows = u64;
 
 /// The number of layers that are on some row.
-const ROW_LAYERS: usize = row_layers();
+const ROW_LAYER_COUNT: usize = row_layers();
 /// One more, for layers that are on no row.
-const ALL: usize = ROW_LAYERS + 1;
+const ALL: usize = ROW_LAYER_COUNT + 1;
 
 /// A walk that has ended at a discard layer. The bit is above those of all rows.
 pub(super) const DISCARDED: Rows = 1 << (Rows::BITS - 1);
@@ -90,7 +90,7 @@ impl RowLayer {
     /// Whether it is the number of this layer.
     #[inline(always)]
     pub(super) fn is(self, layer: LayerIndex) -> bool {
-        self.0 != ROW_LAYERS as u8 && self == Self::at(layer)
+        self.0 != ROW_LAYER_COUNT as u8 && self == Self::at(layer)
     }
 
     /// The number in a word, above the rows.
@@ -138,7 +138,7 @@ impl RowLayer {
 
 /// Whether any row contains a layer. A discard layer belongs to its layer.
 pub(super) const fn is_on_row(layer: LayerIndex) -> bool {
-    numbers()[layer.without_discard().number()] as usize != ROW_LAYERS
+    numbers()[layer.without_discard().number()] as usize != ROW_LAYER_COUNT
 }
 
 /// The rows that one of these kinds may follow.
@@ -164,13 +164,13 @@ const fn row_layers() -> usize {
 }
 
 const fn numbers() -> [u8; ROOM] {
-    let (rows, mut numbers, mut count) = (rows(), [ROW_LAYERS as u8; ROOM], 0);
+    let (rows, mut numbers, mut count) = (rows(), [ROW_LAYER_COUNT as u8; ROOM], 0);
     let mut row = 0;
     while row < rows.len() {
         let mut at = 0;
         while at < rows[row].layers.len() {
             let layer = rows[row].layers[at].number();
-            if numbers[layer] as usize == ROW_LAYERS {
+            if numbers[layer] as usize == ROW_LAYER_COUNT {
                 numbers[layer] = count;
                 count += 1;
             }

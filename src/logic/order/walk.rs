@@ -25,9 +25,8 @@ pub enum Start {
 
 /// The position of a packet or a call in the rows.
 ///
-/// It follows all rows at once: those that contain the last layers as the walk has
-/// passed them. A step keeps the rows that continue with the next layer. So a step
-/// always costs the same.
+/// It follows all rows that match the layers passed so far. A step keeps the rows that
+/// continue with the next layer. So every step costs the same.
 ///
 /// The position is one word: the rows, and between the last row and [`DISCARDED`]
 /// the last layer. 0 means that nothing has been passed.

@@ -194,11 +194,11 @@ fn a_flow_is_reported_once() {
 #[test]
 fn an_order_stores_the_number_of_its_check() {
     let order = Order::whole();
-    assert_eq!(order.watch(), 0);
-    for watch in [1, 700, u16::MAX] {
-        order.restart(watch);
+    assert_eq!(order.check_number(), 0);
+    for check in [1, 700, u16::MAX] {
+        order.restart(check);
         let life: Life = &[("ESTABLISHED", '<', Kinds::BARE), ("STREAM", '>', Kinds::DATA)];
         assert_eq!(live(&order, life), None);
-        assert_eq!(order.watch(), watch);
+        assert_eq!(order.check_number(), check);
     }
 }
