@@ -1,17 +1,17 @@
-//! Reads the declarations with bindgen and tells the linker how a driver looks.
+//! Generates the declarations with bindgen, and sets the linker's options.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-// wdk-build compiles on Windows only; elsewhere the feature changes nothing here.
+// wdk-build compiles on Windows only. On other hosts the feature has no effect here.
 #[cfg(all(feature = "wdk", windows))]
 #[path = "src/ffi/kit.rs"]
 mod kit;
 
 /// Every function the driver imports, by the module that exports it.
 ///
-/// `tests/lab` holds the linked driver against Microsoft's documentation: the
-/// right module, and present in Windows 10 2004.
+/// `tests/lab` compares the linked driver with Microsoft's documentation: the module
+/// must be right, and Windows 10 2004 must have the function.
 const IMPORTS: &[(&str, &[&str])] = &[
     (
         "ntoskrnl.exe",
@@ -83,7 +83,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Declarations that no imported function mentions.
+/// Declarations that no imported function refers to.
 const ITEMS: &[&str] = &[
     "ALL_PROCESSOR_GROUPS",
     "DISPATCH_LEVEL",
@@ -118,7 +118,7 @@ fn main() {
         println!("cargo::rerun-if-changed={file}");
     }
     println!("cargo::rustc-check-cfg=cfg(driver)");
-    // Off Windows only the pure part is built, for its tests.
+    // Targets other than Windows build only `logic`, for its tests.
     if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("windows") {
         return;
     }
@@ -134,7 +134,7 @@ fn main() {
         "/VERSION:10.0",
         "/OSVERSION:10.0",
         "/DRIVER:WDM",
-        // Fills in the checksum, which the loader verifies.
+        // Writes the checksum, which the loader verifies.
         "/RELEASE",
         "/OPT:REF,ICF",
         "/BREPRO",
@@ -144,12 +144,14 @@ fn main() {
     }
 }
 
-/// The options are those of wdk-build's `BuilderExt::wdk_default`, so that
-/// either build has the same names and the same enum style. The native build in
-/// `tests/native` takes them from here, too.
+/// Generates declarations from a header.
+///
+/// The options are those of wdk-build's `BuilderExt::wdk_default`, so that both
+/// builds have the same names and the same enum style. The native build in
+/// `tests/native` calls this function, too.
 pub fn declarations(header: &Path, target: &str) -> String {
     let mut builder = bindgen::builder()
-        .header(header.to_str().expect("a plain path"))
+        .header(header.to_str().expect("the path is UTF-8"))
         .clang_args([&format!("--target={target}"), "-fno-builtin", "-fms-extensions"])
         .use_core()
         .derive_default(true)
@@ -160,17 +162,17 @@ pub fn declarations(header: &Path, target: &str) -> String {
     for item in ITEMS.iter().chain(IMPORTS.iter().flat_map(|(_, functions)| *functions)) {
         builder = builder.allowlist_item(item);
     }
-    builder.generate().expect("wdk.h holds together").to_string()
+    builder.generate().expect("wdk.h is valid").to_string()
 }
 
-/// Without a kit the declarations are those of `wdk.h`, and the linker needs no
-/// library to import by.
+/// Without a kit, the declarations are those of `wdk.h`, and the linker needs no
+/// import libraries.
 #[cfg(not(all(feature = "wdk", windows)))]
 fn bindings(ours: &str) -> String {
     linked(ours, |module| format!("name = \"{module}\", kind = \"raw-dylib\", modifiers = \"+verbatim\""))
 }
 
-/// With one they are the kit's own, and so are the import libraries.
+/// With a kit, both the declarations and the import libraries are the kit's.
 #[cfg(all(feature = "wdk", windows))]
 fn bindings(ours: &str) -> String {
     let functions: Vec<&str> = IMPORTS.iter().flat_map(|(_, functions)| *functions).copied().collect();
@@ -180,8 +182,8 @@ fn bindings(ours: &str) -> String {
     })
 }
 
-/// Gives every function's block what it is linked by, from the module that
-/// exports it. bindgen writes one block for each function.
+/// Adds a `link` attribute to the block of each function. bindgen writes one block
+/// for each function.
 fn linked(bindings: &str, link: impl Fn(&str) -> String) -> String {
     let mut linked = String::with_capacity(bindings.len() * 2);
     let mut blocks = bindings.split("unsafe extern \"C\" {\n");

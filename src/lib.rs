@@ -1,5 +1,7 @@
-//! hushport.sys: a Windows Filtering Platform driver that keeps closed ports
-//! silent and watches the layers that connections pass.
+//! hushport.sys, a Windows Filtering Platform callout driver.
+//!
+//! It blocks replies for closed ports, and checks the order in which connections
+//! pass the layers.
 //!
 //! | folder | guarantee |
 //! |---|---|
@@ -8,12 +10,12 @@
 //! | `driver` | WIRING, unsafe denied: ordered start and stop, the callouts' handlers |
 //! | [`logic`] | PURE, unsafe forbidden: the table of callouts, the decision, the policy |
 //!
-//! Arrows go one way: `driver` → `kernel` → `ffi`, and anything → `logic`,
-//! which imports nothing. Nothing on a packet's path allocates, locks, blocks,
-//! loops without a bound, or can panic. docs/ARCHITECTURE.md walks one packet
-//! through.
+//! Imports go one way: `driver` → `kernel` → `ffi`, and anything → `logic`, which
+//! imports no other folder. Nothing on a packet's path allocates, locks, blocks, has
+//! an unbounded loop, or can panic. docs/ARCHITECTURE.md follows one packet through
+//! the driver.
 //!
-//! Off Windows only `logic` is built, for its tests.
+//! Targets other than Windows build only `logic`, for its tests.
 #![cfg_attr(driver, no_std)]
 
 pub mod logic;

@@ -1,51 +1,40 @@
-//! What the driver says by ETW: a function for each event. docs/EVENTS.md
-//! describes them for whoever reads them.
+//! Writes the ETW events: one function for each. docs/EVENTS.md describes them.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::flows::Ended;
-use super::policy::{Holds, Occasion, Policies};
-use super::shared::{SHARED, Shared};
-use crate::kernel::etw::{Channel, Listen, Provider};
-use crate::kernel::irql::{MaxDispatch, Passive};
-use crate::kernel::published::Published;
+use super::flows::{FlowSummary, Flows};
+use super::policy::{Holds, Policies};
+use super::rare_counters::RareCounters;
+use crate::kernel::etw::{Channel, EventProvider};
+use crate::kernel::irql::MaxDispatch;
+use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{CALLOUTS, COUNT};
 use crate::logic::events::{
     Classified, Counters as Totals, Counts, EVENTS, FlowEnded, LayerCounters, OrderDeviation, PROVIDER,
-    PROVIDER_ID, PolicyApplied, PolicyRejected, REASONS, ScanDetected, Silenced, Started, Stopped, module,
-    place, technique_name, verdict as verdict_name,
+    PROVIDER_ID, PolicyApplied, PolicyRejected, REASONS, ScanDetected, Silenced, Started, Stopped,
+    layer_name, module, technique_name, verdict as verdict_name,
 };
 use crate::logic::policy::{Policy, Trace, VALUES};
+use crate::logic::processor::Processor;
 use crate::logic::protocol::{TCP, UDP};
 use crate::logic::stealth::{Packet, PacketView, Verdict};
 use crate::logic::tracelogging::{Event, Hex, Process, Socket, Text, traits};
 use crate::logic::{order, scan};
 
-/// The driver's provider.
-pub static HUSHPORT: Provider =
-    Provider { id: PROVIDER_ID, traits: &traits::<{ PROVIDER.len() + 3 }>(PROVIDER), events: EVENTS };
+/// The driver's ETW provider.
+pub static HUSHPORT: EventProvider =
+    EventProvider { id: PROVIDER_ID, traits: &traits::<{ PROVIDER.len() + 3 }>(PROVIDER), events: EVENTS };
 
-/// Says the state.
-pub struct Rundown;
-
-impl Listen for Rundown {
-    type Shared = Shared;
-
-    fn shared() -> &'static Published<Shared> {
-        &SHARED
-    }
-
-    fn rundown(shared: &Shared, channel: &Channel, irql: &Passive) {
-        // Nothing may be said: the driver is not up yet and will say all of this
-        // when it is, or `Trace` is 0.
-        if channel.permitted() == 0 {
-            return;
-        }
-        started(channel, Occasion::Rundown, irql);
-        policy(channel, Occasion::Rundown, &shared.policies, irql);
-        counters(shared, irql);
-    }
+/// Why an event about the driver's state is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// The driver has started.
+    Start,
+    /// The registry has changed.
+    Change,
+    /// A session has asked for the state.
+    Rundown,
 }
 
 impl Occasion {
@@ -68,7 +57,7 @@ impl Holds {
     }
 }
 
-/// The driver runs.
+/// Logs that the driver has started.
 pub fn started(channel: &Channel, occasion: Occasion, irql: &MaxDispatch) {
     channel.write(irql, || Started {
         version: env!("CARGO_PKG_VERSION"),
@@ -77,16 +66,18 @@ pub fn started(channel: &Channel, occasion: Occasion, irql: &MaxDispatch) {
     });
 }
 
-/// The policy that holds, and the values that were refused when the registry
-/// was last read. What `Trace` allows from now on is decided here, so that the
-/// event which forbids all others is still written; not in a rundown, which
-/// another thread than the policy's may be in.
+/// Logs the policy in force, and the values that were refused when the registry was
+/// last read.
+///
+/// This also sets which events `Trace` allows. The event itself is still written if
+/// the new policy forbids all events. A rundown leaves the setting alone, because it
+/// can run on another thread than the one that reloads the policy.
 pub fn policy(channel: &Channel, occasion: Occasion, policies: &Policies, irql: &MaxDispatch) {
     let Some(current) = policies.current(irql) else { return };
     let policy = current.values();
     let (allowed, number) = (allowed(&policy), policies.number());
     let applied = PolicyApplied::new(occasion.name(), number, &policy, current.exemptions());
-    // A writer waits for readers.
+    // Release the policy: whoever replaces it waits for its readers.
     drop(current);
     if occasion == Occasion::Rundown {
         channel.write(irql, || applied);
@@ -98,7 +89,7 @@ pub fn policy(channel: &Channel, occasion: Occasion, policies: &Policies, irql: 
     rejected(channel, occasion, policies, irql);
 }
 
-/// The values that were refused when the registry was last read.
+/// Logs the values that were refused when the registry was last read.
 pub fn rejected(channel: &Channel, occasion: Occasion, policies: &Policies, irql: &MaxDispatch) {
     for (value, refused) in VALUES.iter().zip(policies.refused()) {
         let Some((reason, entry)) = refused else { continue };
@@ -112,7 +103,7 @@ pub fn rejected(channel: &Channel, occasion: Occasion, policies: &Policies, irql
     }
 }
 
-/// The events that a policy allows, a bit for each.
+/// The events that a policy allows, one bit for each.
 fn allowed(policy: &Policy) -> u32 {
     match policy.trace {
         Trace::Nothing => 0,
@@ -121,20 +112,20 @@ fn allowed(policy: &Policy) -> u32 {
     }
 }
 
-/// Whether any verdict is to be said.
+/// Whether a session listens for any event that a verdict can cause.
 #[inline(always)]
 pub fn is_verdict_logged(channel: &Channel) -> bool {
     channel.is_any_open(1 << Silenced::INDEX | 1 << Classified::INDEX)
 }
 
-/// Whether this one is.
+/// Whether this verdict is logged.
 #[inline(always)]
 pub fn is_logged(channel: &Channel, verdict: Verdict) -> bool {
     is_verdict_logged(channel)
         && (is_classified(channel) || matches!(verdict, Verdict::Silenced | Verdict::Audited))
 }
 
-/// A deciding callout has come to a verdict.
+/// Logs the verdict of a deciding callout.
 pub fn verdict(
     channel: &Channel,
     incoming: &Incoming<'_>,
@@ -148,15 +139,15 @@ pub fn verdict(
     channel.write(irql, || classified(incoming, packet, verdict));
 }
 
-/// Whether every classify is to be said.
+/// Whether every classify is logged.
 #[inline(always)]
 pub fn is_classified(channel: &Channel) -> bool {
     channel.is_open::<Classified>()
 }
 
-/// Something was observed.
+/// Logs an indication at an observing layer.
 pub fn observed(channel: &Channel, incoming: &Incoming<'_>, irql: &MaxDispatch) {
-    channel.write(irql, || classified(incoming, &incoming.shown().packet(), Verdict::Observed));
+    channel.write(irql, || classified(incoming, &incoming.packet().to_packet(), Verdict::Observed));
 }
 
 fn silenced(incoming: &Incoming<'_>, packet: &Packet, verdict: Verdict) -> Silenced {
@@ -187,15 +178,15 @@ fn classified(incoming: &Incoming<'_>, packet: &Packet, verdict: Verdict) -> Cla
     }
 }
 
-/// The local and the remote side. Where the protocol has no ports, what stands
-/// in their place is no port; where the layer does not say the protocol, it is
-/// one that has them or the place is empty.
+/// The local and the remote side. The port is left out if the protocol has no ports,
+/// because the fields then hold an ICMP type and code. If the layer has no field for
+/// the protocol, the packet is TCP or UDP, or the port fields are absent, too.
 fn sockets(incoming: &Incoming<'_>, packet: &Packet) -> [Socket; 2] {
     let has_ports = packet.protocol.is_none_or(|protocol| [TCP, UDP].contains(&protocol));
     incoming.sides().map(|(address, port)| Socket::new(address, port.filter(|_| has_ports)))
 }
 
-/// A scan was found.
+/// Logs a scan.
 pub fn scan_detected(channel: &Channel, scan: &scan::Scan, window_ms: u32, irql: &MaxDispatch) {
     channel.write(irql, || ScanDetected {
         remote: Socket::new(Some(scan.remote.address()), None),
@@ -205,9 +196,9 @@ pub fn scan_detected(channel: &Channel, scan: &scan::Scan, window_ms: u32, irql:
     });
 }
 
-/// A flow has ended: its number, what it came to, and how long it lasted.
-pub fn flow_ended(channel: &Channel, ended: &Ended, irql: &MaxDispatch) {
-    // By `Direction`.
+/// Logs a flow that has ended.
+pub fn flow_ended(channel: &Channel, ended: &FlowSummary, irql: &MaxDispatch) {
+    // The arrays are indexed by `Direction`.
     let ([bytes_out, bytes_in], [packets_out, packets_in]) = (ended.totals.bytes, ended.totals.packets);
     channel.write(irql, || FlowEnded {
         flow: Hex(ended.id),
@@ -225,7 +216,7 @@ pub fn flow_ended(channel: &Channel, ended: &Ended, irql: &MaxDispatch) {
     });
 }
 
-/// Something left the documented order of layers.
+/// Logs a deviation from the documented order of layers.
 #[cold]
 #[inline(never)]
 pub fn order_deviation(
@@ -235,13 +226,13 @@ pub fn order_deviation(
     irql: &MaxDispatch,
 ) {
     channel.write(irql, || {
-        let packet = incoming.shown().packet();
+        let packet = incoming.packet().to_packet();
         let [local, remote] = sockets(incoming, &packet);
         OrderDeviation {
             layer: Text(incoming.layer()),
             flow: Hex(incoming.flow().unwrap_or(0)),
-            expected: place(deviation.expected),
-            seen: place(deviation.seen),
+            expected: layer_name(deviation.expected),
+            seen: layer_name(deviation.seen),
             protocol: packet.protocol.unwrap_or(u8::MAX),
             local,
             remote,
@@ -249,9 +240,14 @@ pub fn order_deviation(
     });
 }
 
-/// What every processor has counted, put together.
-pub fn counters(shared: &Shared, irql: &MaxDispatch) {
-    let Shared { channel, processors, flows, noticed, .. } = shared;
+/// Logs the counters, summed up over all processors.
+pub fn counters(
+    channel: &Channel,
+    processors: &PerCpu<Processor>,
+    flows: &Flows,
+    rare: &RareCounters,
+    irql: &MaxDispatch,
+) {
     if !channel.is_open::<Totals>() && !channel.is_open::<LayerCounters>() {
         return;
     }
@@ -273,15 +269,15 @@ pub fn counters(shared: &Shared, irql: &MaxDispatch) {
     channel.write(irql, || Totals {
         verdicts: Counts(total),
         flows: flows.count(),
-        flows_ended: of(&noticed.flows_ended),
+        flows_ended: of(&rare.flows_ended),
         flows_refused: flows.refused(),
-        deviations: of(&noticed.deviations),
-        scans: of(&noticed.scans),
-        events_dropped: channel.held_back(),
+        deviations: of(&rare.deviations),
+        scans: of(&rare.scans),
+        events_dropped: channel.suppressed(),
     });
 }
 
-/// The driver stops.
+/// Logs that the driver stops.
 pub fn stopped(channel: &Channel, irql: &MaxDispatch) {
     channel.write(irql, || Stopped { uptime_ms: channel.age_ms() });
 }

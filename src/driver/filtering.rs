@@ -1,13 +1,15 @@
-//! The session with BFE: our objects in it, for as long as BFE runs.
+//! The session with BFE: it holds our objects as long as BFE runs.
 
 use super::policy::Policies;
 use crate::kernel::irql::Passive;
 use crate::kernel::mutex::Mutex;
 use crate::kernel::pool::PoolArc;
 use crate::kernel::status::{Result, Status};
-use crate::kernel::wfp::bfe::{self, Follow, Subscription};
-use crate::kernel::wfp::engine::{Action, Callout, Display, Engine, Filter, Provider, Sublayer, Transaction};
-use crate::logic::callouts::{CALLOUTS, Callout as Entry};
+use crate::kernel::wfp::bfe::{self, BfeFollower, Subscription};
+use crate::kernel::wfp::engine::{
+    CalloutObject, Display, Engine, Filter, FilterAction, Provider, Sublayer, Transaction,
+};
+use crate::logic::callouts::{CALLOUTS, Callout};
 use crate::logic::layers::{Guid, Role};
 use crate::logic::policy::Policy;
 
@@ -21,12 +23,12 @@ pub struct Filtering {
 }
 
 enum Session {
-    /// BFE does not run, or refused.
+    /// BFE does not run, or it refused.
     Closed,
     /// Our objects are in the engine.
     Open {
         engine: Engine,
-        /// What the filters that are in it go by.
+        /// The policy that the filters in the engine were made for.
         policy: Policy,
     },
     /// The driver stops.
@@ -34,25 +36,24 @@ enum Session {
 }
 
 impl Filtering {
-    /// No session yet.
+    /// Starts without a session.
     pub fn new(policies: PoolArc<Policies>, irql: &Passive) -> Result<Self> {
         Ok(Self { policies, session: Mutex::new(Session::Closed, irql)? })
     }
 
-    /// Opens or closes the session, as BFE's state asks. Fails where BFE runs
-    /// and refuses; then nothing is left behind, and the next change of its
-    /// state tries again.
-    pub fn bring_about(&self, irql: &Passive) -> Result {
+    /// Opens or closes the session, depending on the state of BFE. Fails if BFE runs
+    /// and refuses. Then no object is left in the engine, and the next change of
+    /// BFE's state tries again.
+    pub fn open_or_close(&self, irql: &Passive) -> Result {
         let mut session = self.session.lock(irql);
         match (&*session, bfe::is_running(irql)) {
             (Session::Closed, true) => {
-                // Copied, since opening takes long and changes of the policy
-                // wait for its readers.
+                // Copy the policy: opening takes long, and whoever changes the
+                // policy waits for its readers.
                 let policy = self.policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
                 match open(&policy, irql) {
                     Ok(engine) => *session = Session::Open { engine, policy },
-                    // BFE stopped meanwhile: its next change asks for another
-                    // look.
+                    // BFE stopped meanwhile. Its next change of state tries again.
                     Err(_) if !bfe::is_running(irql) => {}
                     Err(status) => return Err(status),
                 }
@@ -63,13 +64,13 @@ impl Filtering {
         Ok(())
     }
 
-    /// Adds and deletes filters where a policy asks for others, in one step. Where
-    /// that fails they stay as they are.
-    pub fn adapt(&self, policy: &Policy, irql: &Passive) -> Result {
+    /// Adds and deletes filters so that they fit a new policy, in one transaction.
+    /// If that fails, the filters stay as they are.
+    pub fn update_filters(&self, policy: &Policy, irql: &Passive) -> Result {
         let mut session = self.session.lock(irql);
         let Session::Open { engine, policy: before } = &mut *session else { return Ok(()) };
         let has_changed =
-            |callout: &&Entry| callout.role.has_filter(before) != callout.role.has_filter(policy);
+            |callout: &&Callout| callout.role.has_filter(before) != callout.role.has_filter(policy);
         if CALLOUTS.iter().any(|callout| has_changed(&callout)) {
             let (provider, sublayer) = (provider(), sublayer(before));
             let mut transaction = engine.transaction(irql)?;
@@ -86,8 +87,8 @@ impl Filtering {
         Ok(())
     }
 
-    /// Closes a session that BFE has ended, though it may run again by now.
-    fn forget(&self, irql: &Passive) {
+    /// Closes a session that BFE has ended, even if BFE runs again by now.
+    fn close_interrupted(&self, irql: &Passive) {
         let mut session = self.session.lock(irql);
         if let Session::Open { .. } = *session {
             *session = Session::Closed;
@@ -100,30 +101,30 @@ impl Filtering {
     }
 }
 
-impl Follow for PoolArc<Filtering> {
+impl BfeFollower for PoolArc<Filtering> {
     fn follow(&self, interrupted: bool, irql: &Passive) {
         if interrupted {
-            self.forget(irql);
+            self.close_interrupted(irql);
         }
-        // What BFE refuses now, it may grant after its next change of state.
-        let _open_or_closed = self.bring_about(irql);
+        // If BFE refuses now, its next change of state tries again.
+        let _open_or_closed = self.open_or_close(irql);
     }
 }
 
-/// Brings the session about for the first time. Fails where BFE refused and
-/// ran all the while: one that stopped and started again, under a session that
-/// was being opened, refused nothing.
+/// Opens the session for the first time. Tries again if BFE changed its state
+/// meanwhile: BFE may have stopped while the session was being opened, which is not
+/// a refusal.
 pub fn begin(filtering: &Subscription<PoolArc<Filtering>>, irql: &Passive) -> Result {
     loop {
         let before = filtering.changes();
-        match filtering.follower().bring_about(irql) {
+        match filtering.follower().open_or_close(irql) {
             Err(_) if filtering.changes() != before => {}
             result => return result,
         }
     }
 }
 
-/// Puts every object into the engine in one transaction.
+/// Adds every object to the engine in one transaction.
 fn open(policy: &Policy, irql: &Passive) -> Result<Engine> {
     let (provider, sublayer) = (provider(), sublayer(policy));
     let mut engine = Engine::open(&provider.display, irql)?;
@@ -138,7 +139,7 @@ fn open(policy: &Policy, irql: &Passive) -> Result<Engine> {
     transaction.add_sublayer(&sublayer, &provider)?;
     for callout in &CALLOUTS {
         let (key, layer) = (callout.key(), callout.layer_key());
-        transaction.add_callout(&Callout { key, layer, display: &display(callout) }, &provider)?;
+        transaction.add_callout(&CalloutObject { key, layer, display: &display(callout) }, &provider)?;
         if callout.role.has_filter(policy) {
             add_filter(&mut transaction, callout, &sublayer, &provider)?;
         }
@@ -147,9 +148,9 @@ fn open(policy: &Policy, irql: &Passive) -> Result<Engine> {
     Ok(engine)
 }
 
-/// Deletes what an earlier run has left. What belongs to another session that
-/// is still open, or is used by others, is refused by the engine: then there is
-/// somebody whom it serves, and this run has no place.
+/// Deletes the objects that an earlier run has left. The engine refuses this if they
+/// belong to a session that is still open or if others use them. Then another
+/// instance of the driver runs, and this one must not start.
 fn clear(transaction: &mut Transaction<'_>) -> Result {
     for callout in &CALLOUTS {
         transaction.delete_filter(callout.filter_key())?;
@@ -164,30 +165,30 @@ fn clear(transaction: &mut Transaction<'_>) -> Result {
 
 fn add_filter(
     transaction: &mut Transaction<'_>,
-    callout: &Entry,
+    callout: &Callout,
     sublayer: &Sublayer,
     provider: &Provider,
 ) -> Result {
     let action = match callout.role {
-        Role::Observe => Action::Inspect,
-        Role::Decide(_) => Action::Decide,
+        Role::Observe => FilterAction::Inspect,
+        Role::Decide(_) => FilterAction::Decide,
     };
     let (key, layer) = (callout.filter_key(), callout.layer_key());
     let filter = Filter { key, layer, callout: callout.key(), action, display: &display(callout) };
     transaction.add_filter(&filter, sublayer, provider)
 }
 
-fn display(callout: &Entry) -> Display {
+fn display(callout: &Callout) -> Display {
     let [layer, family, discard] = callout.name();
     let description = match callout.role {
         Role::Observe => "Observes",
-        Role::Decide(_) => "Keeps silent what nobody is here for",
+        Role::Decide(_) => "Blocks replies for closed ports",
     };
     Display::new(&["hushport ", layer, family, discard], description)
 }
 
 fn provider() -> Provider {
-    let display = Display::new(&["hushport"], "Keeps closed ports silent and watches the layers");
+    let display = Display::new(&["hushport"], "Blocks replies for closed ports and observes the layers");
     Provider { key: PROVIDER_KEY, display }
 }
 

@@ -1,6 +1,7 @@
-//! The flows that are watched: a record for each, known to the engine by a
-//! context at every layer that takes one. How their packets are counted is told
-//! in [`crate::logic::flow`].
+//! The flows that are watched.
+//!
+//! Each flow has a record, which the engine knows by a context at every layer that
+//! takes contexts. [`crate::logic::flow`] describes how its packets are counted.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -10,73 +11,75 @@ use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::PoolVec;
 use crate::kernel::prefetch;
 use crate::kernel::status::Result;
-use crate::kernel::wfp::flow::{self, Place};
+use crate::kernel::wfp::flow::{self, CalloutAtLayer};
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::callouts::{CALLOUTS, COUNT, Callout, Index};
-use crate::logic::flow::{self as record, Begin, Counted, Flow, Handle, Limit, Passed, Slot, Slots, Totals};
+use crate::logic::callouts::{CALLOUTS, COUNT, Callout, CalloutIndex};
+use crate::logic::flow::{
+    Begin, Counted, EndedFlow, Flow, FlowAllocator, FlowKey, FlowPackets, Slot, Slots, Totals,
+};
 use crate::logic::order::Deviation;
 
-/// All of them; their memory is taken at start (`FlowLimit`).
+/// The records of all flows. Their memory is allocated at the start (`FlowLimit`).
 pub struct Flows {
-    limit: Limit,
-    places: PoolVec<Flow>,
+    allocator: FlowAllocator,
+    records: PoolVec<Flow>,
     /// What each processor has counted and not yet added to the records.
     processors: PerCpu<PoolVec<Slot>>,
     /// The callouts' run-time ids, in the table's order.
     ids: [AtomicU32; COUNT],
 }
 
-/// What is to be said of a flow that is over.
+/// What is reported of a flow that has ended.
 #[derive(Clone, Copy, Debug)]
-pub struct Ended {
-    /// The engine's handle.
+pub struct FlowSummary {
+    /// The engine's handle of the flow.
     pub id: u64,
-    /// Its packets and bytes.
+    /// Packets and bytes.
     pub totals: Totals,
-    /// Whose it was.
+    /// The id of the process.
     pub process: u32,
-    /// How long it lasted, in milliseconds.
+    /// How long the flow lasted, in milliseconds.
     pub duration: u64,
-    /// Where it left the documented order first, if it did.
+    /// The first deviation from the documented order, if there was one.
     pub deviation: Option<Deviation>,
-    /// Whether its order was watched.
+    /// Whether the order was checked.
     pub watched: bool,
 }
 
 impl Flows {
-    /// None yet, and room for so many.
+    /// Starts without flows, with memory for `limit` of them.
     pub fn new(limit: u32, irql: &Passive) -> Result<Self> {
-        let places = PoolVec::filled(Limit::places(limit))?;
+        let records = PoolVec::filled(FlowAllocator::records(limit))?;
         let slots = |processors: &mut PoolVec<_>| processors.push(PoolVec::filled(Slots::number(limit))?);
         let processors = PerCpu::try_new(slots, irql)?;
         let ids = [const { AtomicU32::new(0) }; COUNT];
-        Ok(Self { limit: Limit::new(limit), places, processors, ids })
+        Ok(Self { allocator: FlowAllocator::new(limit), records, processors, ids })
     }
 
-    /// Takes in a callout's run-time id, before it has a filter.
-    pub fn registered(&self, callout: Index, id: u32) {
+    /// Stores a callout's run-time id; to be called before the callout has a filter.
+    pub fn registered(&self, callout: CalloutIndex, id: u32) {
         if let Some(place) = self.ids.get(callout.number()) {
             place.store(id, Ordering::Relaxed);
         }
     }
 
-    /// Begins to watch the flow that has just been established. `watch` is the
-    /// one over the order, 0 for none. It may be over before this returns: then
-    /// `over` is told.
+    /// Begins to watch the flow that has just been established. `check` is the
+    /// number of the order check, 0 if the order is not checked. The flow may end
+    /// before this returns; then `over` is called.
     pub fn begin(
         &self,
         incoming: &Incoming<'_>,
-        watch: u16,
+        check: u16,
         irql: &MaxDispatch,
-        over: impl FnOnce(Ended),
+        over: impl FnOnce(FlowSummary),
     ) -> Option<&Flow> {
         let (id, protocol) = (incoming.flow()?, incoming.protocol()?);
         // Process ids have 32 bits; the metadata's field has 64 (fwpsk.h).
         let (started, process) = (clock::milliseconds(), incoming.process().unwrap_or(0) as u32);
-        let handle = self.limit.start(&self.places, &Begin { id, started, process, watch })?;
-        let (context, family) = (handle.context(), incoming.callout().family);
+        let key = self.allocator.start(&self.records, &Begin { id, started, process, check })?;
+        let (context, family) = (key.context(), incoming.callout().family);
         let (flow, mut contexts) = (self.flow(context)?, 0);
-        for (callout, place) in self.places_of_contexts() {
+        for (callout, place) in self.callouts_with_contexts() {
             if callout.family == family && callout.layer.flows.takes(protocol) {
                 flow.hold();
                 if flow::associate(id, place, context, irql) {
@@ -86,7 +89,7 @@ impl Flows {
                 }
             }
         }
-        // From here on its contexts alone lead to it.
+        // From here on only the flow's contexts keep the record alive.
         match self.release(context) {
             Some(ended) if contexts != 0 => over(ended),
             _ => {}
@@ -94,81 +97,83 @@ impl Flows {
         self.flow(context)
     }
 
-    /// The flow behind a context; any number may come.
+    /// The flow that a context leads to. The context may be any number.
     pub fn flow(&self, context: u64) -> Option<&Flow> {
-        Limit::flow(&self.places, Handle::from_context(context))
+        FlowAllocator::flow(&self.records, FlowKey::from_context(context))
     }
 
-    /// Counts packets of the flow behind a context; any number may come. A flow
-    /// that was over but for what this processor had counted of it is given back.
+    /// Counts packets of the flow that a context leads to. The context may be any
+    /// number. Returns a summary if this call ended a flow: one that was over, but
+    /// whose counts this processor had not yet handed over.
     #[inline(always)]
-    pub fn count_packet(&self, context: u64, passed: Passed, irql: &MaxDispatch) -> Option<Ended> {
-        let Some(slots) = self.processors.alone(irql) else {
-            Limit::count(&self.places, Handle::from_context(context), passed);
+    pub fn count_packet(&self, context: u64, passed: FlowPackets, irql: &MaxDispatch) -> Option<FlowSummary> {
+        let Some(slots) = self.processors.current_at_dispatch(irql) else {
+            FlowAllocator::count(&self.records, FlowKey::from_context(context), passed);
             return None;
         };
-        match Slots(slots).count(&self.limit, &self.places, context, passed) {
-            Counted::Usual => None,
+        match Slots(slots).count(&self.allocator, &self.records, context, passed) {
+            Counted::Done => None,
             Counted::TakenOver(flow) => {
-                flow.into_iter().for_each(prefetch::to_write);
+                flow.into_iter().for_each(prefetch::for_write);
                 None
             }
-            Counted::Ended(ended) => Some(self.wind_up(&ended)),
+            Counted::Ended(ended) => Some(self.finish(&ended)),
         }
     }
 
-    /// A context is gone; with the last of them the flow is over.
-    pub fn release(&self, context: u64) -> Option<Ended> {
-        let ended = self.limit.release(&self.places, Handle::from_context(context))?;
-        Some(self.wind_up(&ended))
+    /// A context is gone. The flow ends with its last context.
+    pub fn release(&self, context: u64) -> Option<FlowSummary> {
+        let ended = self.allocator.release(&self.records, FlowKey::from_context(context))?;
+        Some(self.finish(&ended))
     }
 
     #[cold]
     #[inline(never)]
-    fn wind_up(&self, ended: &record::Ended<'_, '_>) -> Ended {
+    fn finish(&self, ended: &EndedFlow<'_, '_>) -> FlowSummary {
         let totals = ended.totals(self.processors.all().iter().map(|slots| Slots(slots)));
         let (flow, order) = (ended.flow(), ended.flow().order());
-        Ended {
+        FlowSummary {
             id: flow.id(),
             totals,
             process: flow.process(),
-            duration: flow.lasted(clock::milliseconds()),
+            duration: flow.duration(clock::milliseconds()),
             deviation: order.deviation(),
-            watched: order.watch() != 0,
+            watched: order.check_number() != 0,
         }
     }
 
-    /// How many there are.
+    /// How many flows there are.
     pub fn count(&self) -> u32 {
-        self.limit.flows()
+        self.allocator.flows()
     }
 
-    /// How many were refused because there were so many already.
+    /// How many flows were refused because the limit was reached.
     pub fn refused(&self) -> u64 {
-        self.limit.refused()
+        self.allocator.refused()
     }
 
-    /// Takes every context back, and no flow in any more: a callout cannot go
+    /// Removes every context and refuses new flows. A callout cannot be unregistered
     /// while it has contexts.
     pub fn close(&self, irql: &Passive) {
-        self.limit.close();
+        self.allocator.close();
         let remove_all = || {
-            for (_, flow) in Limit::lasting(&self.places) {
+            for (_, flow) in FlowAllocator::live(&self.records) {
                 let id = flow.id();
-                for (_, place) in self.places_of_contexts() {
+                for (_, place) in self.callouts_with_contexts() {
                     flow::remove(id, place, irql);
                 }
             }
-            // What a classify has is deleted when that returns, and a flow that
-            // is beginning has its contexts only now.
-            self.limit.flows() == 0
+            // The engine deletes a context only after the classify that has it
+            // returns, and a flow that is just beginning may get its contexts only
+            // now. So ask again.
+            self.allocator.flows() == 0
         };
         clock::wait_until(remove_all, irql);
     }
 
-    fn places_of_contexts(&self) -> impl Iterator<Item = (&'static Callout, Place)> {
+    fn callouts_with_contexts(&self) -> impl Iterator<Item = (&'static Callout, CalloutAtLayer)> {
         CALLOUTS.iter().zip(&self.ids).filter(|(callout, _)| callout.has_flows()).map(|(callout, id)| {
-            (callout, Place { layer: callout.layer_id, callout: id.load(Ordering::Relaxed) })
+            (callout, CalloutAtLayer { layer: callout.layer_id, callout: id.load(Ordering::Relaxed) })
         })
     }
 }

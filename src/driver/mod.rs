@@ -1,13 +1,15 @@
-//! WIRING: what is started in which order, and what each callout does.
+//! WIRING: the order of start and stop, and what each callout does.
 #![deny(unsafe_code)]
 
 mod callouts;
 mod events;
 mod filtering;
 mod flows;
-mod noticed;
 mod order;
 mod policy;
+mod rare_counters;
+mod reload;
+mod rundown;
 mod scans;
 mod shared;
 
@@ -19,32 +21,34 @@ use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::{PoolArc, PoolVec};
 use crate::kernel::published::Publication;
 use crate::kernel::status::Result;
-use crate::kernel::watch::Watch;
+use crate::kernel::watch::KeyWatch;
 use crate::kernel::wfp::bfe::Subscription;
-use crate::kernel::wfp::callout::Registration;
+use crate::kernel::wfp::callout::CalloutRegistration;
 use crate::logic::policy::Policy;
 use filtering::Filtering;
 use flows::Flows;
-use noticed::Noticed;
-use policy::{Policies, Reload};
+use policy::Policies;
+use rare_counters::RareCounters;
+use reload::Reload;
+use rundown::Rundown;
 use scans::Scans;
 use shared::{SHARED, Shared};
 
-/// The running driver. Its fields are in the order in which they are stopped.
+/// The running driver. The fields are in the order in which they are stopped.
 pub struct Driver {
-    reload: Watch<Reload>,
+    reload: KeyWatch<Reload>,
     filtering: Subscription<PoolArc<Filtering>>,
-    callouts: PoolVec<Registration>,
-    events: etw::Registration,
+    callouts: PoolVec<CalloutRegistration>,
+    events: etw::ProviderRegistration,
     shared: Publication<Shared>,
     device: Device,
 }
 
-impl entry::Driver for Driver {
-    /// What is started before a failure is dropped in reverse.
+impl entry::Lifecycle for Driver {
+    /// If a step fails, what was started before is dropped in reverse order.
     ///
-    /// Success means that the driver protects, or that BFE does not run yet and
-    /// it will as soon as BFE does.
+    /// Success means that the driver protects, or that BFE does not run yet and the
+    /// driver will protect as soon as it does.
     fn start(object: &DriverObject, irql: &Passive) -> Result<Self> {
         let policies = PoolArc::new(Policies::start(object, irql)?)?;
         let device = Device::create(object, irql)?;
@@ -55,18 +59,18 @@ impl entry::Driver for Driver {
             scans: Scans::new(&policy, processors.all()),
             processors,
             policies: policies.clone(),
-            noticed: Noticed::default(),
+            rare: RareCounters::default(),
             channel: channel.clone(),
             flows: Flows::new(policy.flow_limit, irql)?,
-            order: order::Watch::new(irql)?,
+            order: order::OrderCheck::new(irql)?,
         })?);
-        let events = etw::Registration::new::<events::Rundown>(channel, irql);
+        let events = etw::ProviderRegistration::new::<Rundown>(channel, irql);
         let callouts = callouts::register(&device, &shared.flows, irql)?;
         let filtering = PoolArc::new(Filtering::new(policies, irql)?)?;
         let reload = Reload::new(shared.share(), filtering);
         let following = follow(object, &device, reload, irql);
         if following.is_err() {
-            // A session may have been open for a while.
+            // A session may have been open meanwhile, and flows may have begun.
             shared.flows.close(irql);
         }
         let (filtering, reload) = following?;
@@ -76,31 +80,31 @@ impl entry::Driver for Driver {
     fn stop(self, irql: &Passive) {
         let Self { reload, filtering, callouts, events, shared, device } = self;
         drop(reload);
-        // No more changes of BFE's state, then the session with its objects.
+        // First no more changes of BFE's state, then no session and no objects.
         filtering.follower().end(irql);
         drop(filtering);
         shared.flows.close(irql);
-        // Waits for classifies, which use what is shared.
+        // Waits for running classifies, which use the shared state.
         drop(callouts);
-        events::counters(&shared, irql);
+        shared.log_counters(irql);
         events::stopped(&shared.channel, irql);
-        // Nobody writes any more, and the last rundown is waited for.
+        // Nothing writes events any more. This waits for a rundown that runs.
         drop(events);
         drop(shared);
         drop(device);
     }
 }
 
-/// Follows BFE, with a session where it runs, and then the registry.
+/// Follows the state of BFE, with a session while it runs, and then the registry.
 fn follow(
     object: &DriverObject,
     device: &Device,
     reload: Reload,
     irql: &Passive,
-) -> Result<(Subscription<PoolArc<Filtering>>, Watch<Reload>)> {
+) -> Result<(Subscription<PoolArc<Filtering>>, KeyWatch<Reload>)> {
     let filtering = Subscription::new(device, reload.filtering.clone(), irql)?;
     filtering::begin(&filtering, irql)?;
     reload.started(irql);
-    let reload = Watch::new(object, reload, irql)?;
+    let reload = KeyWatch::new(object, reload, irql)?;
     Ok((filtering, reload))
 }

@@ -1,5 +1,4 @@
-//! The watch over the order in which packets and calls pass the layers
-//! (`CheckOrder`).
+//! Checks the order in which packets and calls pass the layers (`CheckOrder`).
 
 use core::cell::Cell;
 
@@ -8,88 +7,89 @@ use crate::kernel::irql::{LevelLock, MaxDispatch, Passive};
 use crate::kernel::status::Result;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::flow::Flow;
-use crate::logic::order::{Deviation, Kinds, Sight, Walks};
+use crate::logic::order::{Deviation, Kinds, Step, Walks};
 
-/// Packets and calls under way that are followed on one processor. A packet
-/// passes its layers in one go; between two of them others come in only where
-/// it is put together or waits.
+/// Packets and calls that are followed at once on one processor. A packet usually
+/// passes its layers without another in between, except while it is reassembled or
+/// queued.
 const WALKS: usize = 16;
 
-/// What every processor has under way.
-pub struct Watch(Exclusive<Underway>);
+/// The packets and calls under way on every processor.
+pub struct OrderCheck(Exclusive<ProcessorWalks>);
 
 #[repr(C)]
-struct Underway {
-    /// Of which watch they are. In the line that begins the walks.
-    watch: Cell<u16>,
+struct ProcessorWalks {
+    /// The number of the check that they belong to. It is in the cache line in which
+    /// the walks begin.
+    check: Cell<u16>,
     walks: Walks<WALKS>,
 }
 
-impl Watch {
-    /// Nothing under way.
+impl OrderCheck {
+    /// Nothing is under way.
     pub fn new(irql: &Passive) -> Result<Self> {
-        let nothing = || Underway { watch: Cell::new(0), walks: Walks::default() };
+        let nothing = || ProcessorWalks { check: Cell::new(0), walks: Walks::default() };
         Ok(Self(Exclusive::new(nothing, irql)?))
     }
 
-    /// Looks at a classify while the watch with this number is on; says where
-    /// the documented order is left.
+    /// Takes in a classify, under the check with this number. Returns a deviation
+    /// from the documented order, if this is one.
     #[inline(always)]
     pub fn see(
         &self,
-        watch: u16,
+        check: u16,
         flow: Option<&Flow>,
         incoming: &Incoming<'_>,
         irql: &MaxDispatch,
     ) -> Option<Deviation> {
         match irql.dispatch() {
-            Some(irql) => self.0.here(&irql)?.see(watch, flow, incoming),
-            None => self.see_below(watch, flow, incoming, irql),
+            Some(irql) => self.0.here(&irql)?.see(check, flow, incoming),
+            None => self.see_below_dispatch(check, flow, incoming, irql),
         }
     }
 
-    /// The same below DISPATCH_LEVEL.
+    /// [`see`](Self::see) below DISPATCH_LEVEL.
     #[cold]
     #[inline(never)]
-    fn see_below(
+    fn see_below_dispatch(
         &self,
-        watch: u16,
+        check: u16,
         flow: Option<&Flow>,
         incoming: &Incoming<'_>,
         irql: &MaxDispatch,
     ) -> Option<Deviation> {
         let mut lock = LevelLock::default();
         let irql = irql.raise(&mut lock);
-        self.0.here(&irql)?.see(watch, flow, incoming)
+        self.0.here(&irql)?.see(check, flow, incoming)
     }
 }
 
-impl Underway {
+impl ProcessorWalks {
     #[inline(always)]
-    fn see(&self, watch: u16, flow: Option<&Flow>, incoming: &Incoming<'_>) -> Option<Deviation> {
-        if self.watch.get() != watch {
-            self.begin(watch);
+    fn see(&self, check: u16, flow: Option<&Flow>, incoming: &Incoming<'_>) -> Option<Deviation> {
+        if self.check.get() != check {
+            self.begin(check);
         }
         self.step(flow, incoming)
     }
 
-    /// What an earlier watch left has gone on unseen.
+    /// Forgets what an earlier check has left: its packets went on unseen.
     #[cold]
     #[inline(never)]
-    fn begin(&self, watch: u16) {
+    fn begin(&self, check: u16) {
         self.walks.clear();
-        self.watch.set(watch);
+        self.check.set(check);
     }
 
     #[inline(never)]
     fn step(&self, flow: Option<&Flow>, incoming: &Incoming<'_>) -> Option<Deviation> {
-        let (mark, kinds) = incoming.told()?;
-        let spot = incoming.callout().look.spot;
+        let (mark, kinds) = incoming.tracked()?;
+        let layer = incoming.callout().order_layer;
         let of_walk = match mark {
-            Some(mark) => self.walks.step_of(mark, spot, kinds).filter(|_| !incoming.is_icmp_error()),
+            Some(mark) => self.walks.step_of(mark, layer, kinds).filter(|_| !incoming.is_icmp_error()),
             None => None,
         };
-        // Most is in order, of no flow, and a packet or a call.
+        // Most packets are in order, belong to no flow, and are no call.
         if of_walk.is_none() && flow.is_none() && !incoming.may_be_call() {
             return None;
         }
@@ -98,10 +98,10 @@ impl Underway {
             false => of_walk,
         };
         let Some(flow) = flow else { return of_walk };
-        let sight = Sight { spot, direction: incoming.direction_aside(), kinds, mark };
+        let step = incoming.direction_cold().map(|direction| Step { layer: layer.index, direction, kinds });
         match flow.order() {
-            // It was watched from its start.
-            order if order.watch() == self.watch.get() => sight.of_flow(order, of_walk),
+            // This check has followed the flow from its start.
+            order if order.check_number() == self.check.get() => order.step_with_walk(step, of_walk),
             _ => of_walk,
         }
     }
@@ -109,6 +109,6 @@ impl Underway {
     /// A call that shows its packet is two walks.
     #[inline(never)]
     fn step_of_call(&self, incoming: &Incoming<'_>) -> Option<Deviation> {
-        self.walks.step_of(incoming.call()?, incoming.callout().look.spot, Kinds::CALL)
+        self.walks.step_of(incoming.call()?, incoming.callout().order_layer, Kinds::CALL)
     }
 }

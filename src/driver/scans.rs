@@ -1,4 +1,4 @@
-//! Who scans: what every processor saw, put together from time to time.
+//! Scan detection: the time and the key that all processors share.
 
 use crate::kernel::clock;
 use crate::kernel::irql::Passive;
@@ -8,34 +8,35 @@ use crate::logic::processor::Remotes;
 use crate::logic::scan::{Encounter, Scan, Seed, Settings, Spans, Technique, sweep};
 use crate::logic::stealth::PacketView;
 
-/// What all processors go by.
+/// The time and the key for all processors' tables.
 pub struct Scans {
     spans: Spans,
     seed: Seed,
 }
 
 impl Scans {
-    /// Time begins now. `address`: of what the driver keeps, where the network
-    /// does not know it.
+    /// Time starts now. `address` is part of the key's seed: any object of the
+    /// driver, because the network does not know its address.
     pub fn new<T: ?Sized>(policy: &Policy, address: &T) -> Self {
         let seed = Seed::new(mix(clock::seed(address), 0));
         Self { spans: Spans::new(clock::milliseconds(), policy.scan_window_ms), seed }
     }
 
-    /// A packet that has met a closed port; `None` where no scan sends such.
+    /// The encounter of a packet that has met a closed port; `None` if no scan sends
+    /// such a packet.
     #[inline(always)]
     pub fn encounter(packet: &impl PacketView) -> Option<Encounter> {
         let (remote, port, technique) = (packet.remote()?, packet.local_port()?, Technique::of(packet)?);
         Some(Encounter { remote, port, technique })
     }
 
-    /// This processor meets it.
+    /// Notes an encounter on this processor.
     #[inline(always)]
     pub fn meet(&self, remotes: &Remotes, met: &Encounter) {
         remotes.meet(met, self.spans.current(), self.seed);
     }
 
-    /// Reports who scans; to be called every eighth of a window.
+    /// Reports scanning remotes; to be called every eighth of a window.
     pub fn sweep<'a>(
         &self,
         processors: impl Iterator<Item = &'a Remotes> + Clone,
@@ -43,7 +44,7 @@ impl Scans {
         _: &Passive,
         report: impl FnMut(Scan),
     ) {
-        let span = self.spans.turn(clock::milliseconds(), policy.scan_window_ms);
+        let span = self.spans.advance_to(clock::milliseconds(), policy.scan_window_ms);
         let settings = Settings { ports: policy.scan_ports, seed: self.seed };
         sweep(processors, span, &settings, report);
     }

@@ -1,11 +1,13 @@
-//! The state that all callouts share, and what each of them does with it besides
-//! its decision: count, follow flows, check the order, remember scanners.
+//! The state that all callouts share, and what they do with it.
+//!
+//! Beside its decision each callout counts, follows flows, checks the order and
+//! notes who meets closed ports.
 
 use super::events;
-use super::flows::{Ended, Flows};
-use super::noticed::Noticed;
-use super::order::Watch;
-use super::policy::{Policies, Standing};
+use super::flows::{FlowSummary, Flows};
+use super::order::OrderCheck;
+use super::policy::{Policies, PolicyWord};
+use super::rare_counters::RareCounters;
 use super::scans::Scans;
 use crate::kernel::etw::Channel;
 use crate::kernel::irql::MaxDispatch;
@@ -13,7 +15,7 @@ use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::PoolArc;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::callouts::Index;
+use crate::logic::callouts::CalloutIndex;
 use crate::logic::flow::Flow;
 use crate::logic::order::Deviation;
 use crate::logic::processor::Processor;
@@ -22,40 +24,47 @@ use crate::logic::stealth::Verdict;
 
 /// The state that all callouts share.
 ///
-/// In a debugger: `hushport::driver::shared::SHARED` leads here, and the first
-/// word to the [`Processor`]s, whose number is the third; each ends with two
-/// sets of counters. What was counted is the sum of all.
+/// In a debugger: `hushport::driver::shared::SHARED` points here. The first word
+/// points to the [`Processor`]s, and the third is their number. Each processor ends
+/// with two sets of counters; a total is the sum over all sets.
 #[repr(C)]
 pub struct Shared {
-    /// Verdicts by callout, and remotes that have met closed ports.
+    /// For each processor: counts of verdicts, and remotes that have met closed
+    /// ports.
     pub processors: PerCpu<Processor>,
-    /// What the administrator asks for.
+    /// The policy in force.
     pub policies: PoolArc<Policies>,
-    /// What was noticed.
-    pub noticed: Noticed,
-    /// Who scans.
+    /// Counts of rare events.
+    pub rare: RareCounters,
+    /// Time and key of scan detection.
     pub scans: Scans,
-    /// The flows that are followed.
+    /// The flows that are watched.
     pub flows: Flows,
     /// The check of the documented order (`CheckOrder`).
-    pub order: Watch,
+    pub order: OrderCheck,
     /// Where events are written.
     pub channel: PoolArc<Channel>,
 }
 
-/// Where callout functions find the state.
+/// Where the callout functions find the shared state.
 pub static SHARED: Published<Shared> = Published::empty();
 
 impl Shared {
-    /// Counts the verdict on an indication.
+    /// Counts a verdict.
     #[inline(always)]
-    pub fn count(&self, at: Index, verdict: Verdict, irql: &MaxDispatch) {
+    pub fn count(&self, at: CalloutIndex, verdict: Verdict, irql: &MaxDispatch) {
         self.count_and_meet(at, verdict, None, irql);
     }
 
-    /// Counts the verdict on a packet, and remembers who has met a closed port.
+    /// Counts a verdict, and notes who has met a closed port.
     #[inline(always)]
-    pub fn count_and_meet(&self, at: Index, verdict: Verdict, met: Option<&Encounter>, irql: &MaxDispatch) {
+    pub fn count_and_meet(
+        &self,
+        at: CalloutIndex,
+        verdict: Verdict,
+        met: Option<&Encounter>,
+        irql: &MaxDispatch,
+    ) {
         let Some(processor) = self.processors.current(irql) else { return };
         if let Some(met) = met {
             self.scans.meet(&processor.remotes, met);
@@ -69,9 +78,9 @@ impl Shared {
         }
     }
 
-    /// Counts the packets and bytes of an indication for its flow. Every packet
+    /// Counts the NET_BUFFERs and bytes of an indication for its flow. Every packet
     /// of a flow passes INBOUND_TRANSPORT or OUTBOUND_TRANSPORT once, with the
-    /// flow's context; this is the only place that counts it.
+    /// flow's context. This is the only place that counts it.
     #[inline(always)]
     pub fn count_flow_packet(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
         let context = incoming.flow_context();
@@ -83,34 +92,39 @@ impl Shared {
         }
     }
 
-    /// Begins a flow where flows begin, and checks the order where that is asked
-    /// for.
+    /// Begins a flow at ALE_FLOW_ESTABLISHED, and checks the order if the policy
+    /// asks for it.
     #[inline(always)]
-    pub fn follow(&self, incoming: &Incoming<'_>, standing: Standing, irql: &MaxDispatch) {
-        let watch = standing.order_watch();
+    pub fn follow(&self, incoming: &Incoming<'_>, word: PolicyWord, irql: &MaxDispatch) {
+        let check = word.order_check();
         let flow = match (incoming.callout().begins_flows, incoming.flow_context()) {
-            (true, _) => self.begin_flow(incoming, watch, irql),
+            (true, _) => self.begin_flow(incoming, check, irql),
             // Most packets and calls belong to no flow.
             (false, 0) => None,
             (false, context) => self.flows.flow(context),
         };
-        if watch != 0
-            && let Some(deviation) = self.order.see(watch, flow, incoming, irql)
+        if check != 0
+            && let Some(deviation) = self.order.see(check, flow, incoming, irql)
         {
             self.deviated(incoming, deviation, irql);
         }
     }
 
     #[inline(never)]
-    fn begin_flow(&self, incoming: &Incoming<'_>, watch: u16, irql: &MaxDispatch) -> Option<&Flow> {
-        self.flows.begin(incoming, watch, irql, |ended| self.flow_ended(&ended, irql))
+    fn begin_flow(&self, incoming: &Incoming<'_>, check: u16, irql: &MaxDispatch) -> Option<&Flow> {
+        self.flows.begin(incoming, check, irql, |ended| self.flow_ended(&ended, irql))
     }
 
     #[cold]
     #[inline(never)]
     fn deviated(&self, incoming: &Incoming<'_>, deviation: Deviation, irql: &MaxDispatch) {
-        self.noticed.deviation();
+        self.rare.deviation();
         events::order_deviation(&self.channel, incoming, deviation, irql);
+    }
+
+    /// Writes the counters to ETW, if a session listens.
+    pub fn log_counters(&self, irql: &MaxDispatch) {
+        events::counters(&self.channel, &self.processors, &self.flows, &self.rare, irql);
     }
 
     /// A flow's context is gone from one of its layers.
@@ -122,8 +136,8 @@ impl Shared {
 
     #[cold]
     #[inline(never)]
-    fn flow_ended(&self, ended: &Ended, irql: &MaxDispatch) {
-        self.noticed.flow_ended();
+    fn flow_ended(&self, ended: &FlowSummary, irql: &MaxDispatch) {
+        self.rare.flow_ended();
         events::flow_ended(&self.channel, ended, irql);
     }
 }

@@ -1,7 +1,7 @@
-//! Macros with casts or suffixes, which bindgen leaves out or mistypes.
+//! Macros with casts or suffixes, which bindgen omits or gives a wrong type.
 //!
-//! Given once, for a build with the WDK's headers and one without; compared
-//! with the kit's own values by `tests/lab`.
+//! They serve both the build with the WDK's headers and the build without.
+//! `tests/lab` compares them with the kit's own values.
 
 use super::{NTSTATUS, POOL_FLAGS, ULONG};
 
@@ -24,11 +24,10 @@ pub const STATUS_FWP_ALREADY_EXISTS: NTSTATUS = 0xC022_0009_u32 as NTSTATUS;
 pub const POOL_FLAG_NON_PAGED: POOL_FLAGS = 0x40;
 pub const POOL_FLAG_CACHE_ALIGNED: POOL_FLAGS = 0x08;
 
-/// Bug check 0xE2, `MANUALLY_INITIATED_CRASH` (bugcodes.h): the driver itself
-/// asks for it.
+/// Bug check 0xE2, `MANUALLY_INITIATED_CRASH` (bugcodes.h).
 pub const MANUALLY_INITIATED_CRASH: ULONG = 0xE2;
 
-// evntrace.h, which no kernel header includes
+// evntrace.h, which no kernel header includes.
 pub const EVENT_CONTROL_CODE_DISABLE_PROVIDER: ULONG = 0;
 pub const EVENT_CONTROL_CODE_ENABLE_PROVIDER: ULONG = 1;
 pub const EVENT_CONTROL_CODE_CAPTURE_STATE: ULONG = 2;

@@ -1,27 +1,26 @@
-//! Part of build.rs: the declarations from the WDK's own headers, for the feature
-//! `wdk`.
+//! Part of build.rs: declarations from the WDK's headers (feature `wdk`).
 //!
-//! `src/ffi/wdk.h` stays the list of what the driver may name. What wdk-sys
-//! declares already is taken from there; the rest is read from the headers.
+//! `src/ffi/wdk.h` stays the list of names that the driver may use. Declarations
+//! that wdk-sys has are taken from there; bindgen reads the rest from the headers.
 
 use std::collections::BTreeSet;
 
 use bindgen::callbacks::{DeriveTrait, ImplementsTrait, ParseCallbacks};
 use wdk_build::{BuilderExt, Config};
 
-/// `ndis.h` itself does not parse with clang, so its guard is defined and the
-/// headers it consists of are included. `ntifs.h` comes before what includes
-/// `ntddk.h`, `nbl.h` before `ntddndis.h`.
+/// clang cannot parse `ndis.h`, so its include guard is defined and the headers that
+/// it consists of are included. `ntifs.h` must come before headers that include
+/// `ntddk.h`, and `nbl.h` before `ntddndis.h`.
 const HEADERS: &[&str] =
     &["ntifs.h", "ndis/nbl.h", "ndis/nblaccessors.h", "ndis/nblapi.h", "fwpsk.h", "fwpmk.h"];
 
-/// The levels are those of Windows 10 2004: above, some inline functions become
-/// imports that it lacks.
+/// The versions are those of Windows 10 2004. With later ones some inline functions
+/// become imports that it lacks.
 const DEFINES: &[&str] =
     &["_NDIS_", "NDIS_PLATFORM", "NDIS684=1", "NDIS_ENUM_FILTERS=void", "NTDDI_VERSION=0x0A000008"];
 
-/// Headers that wdk-sys reads, as its `ntifs.h` and `ntddk.h` include them.
-/// `minwindef.h` is not one of them.
+/// Headers whose declarations wdk-sys has, because its `ntifs.h` and `ntddk.h`
+/// include them. `minwindef.h` is not one of them.
 const OF_WDK_SYS: &[&str] = &[
     "basetsd.h",
     "bugcodes.h",
@@ -40,12 +39,11 @@ const OF_WDK_SYS: &[&str] = &[
     "wnnc.h",
 ];
 
-/// Configures the link as wdk-build does and gives the bindings: of the names in
-/// `ours`, bindgen's output for `wdk.h`, and of `functions`.
+/// Configures the link as wdk-build does, and returns bindings for the names in
+/// `ours`, which is bindgen's output for `wdk.h`, and for `functions`.
 ///
 /// # Panics
-/// Where there is no kit, it is not one that wdk-build can use, or a header does
-/// not parse.
+/// If there is no kit, wdk-build cannot use it, or a header does not parse.
 pub fn bindings(ours: &str, functions: &[&str]) -> String {
     let config = Config::from_env_auto().expect("wdk-build finds the kit and the driver model");
     config.configure_binary_build().expect("wdk-build can configure the link");
@@ -64,7 +62,7 @@ pub fn bindings(ours: &str, functions: &[&str]) -> String {
     }
     let kits = builder.generate().expect("the kit's headers parse").to_string();
     let declared = names(&kits);
-    // Also in scope unnamed, for what the declarations below refer to.
+    // The declarations below refer to other names of wdk-sys, too.
     let mut text = String::from("use wdk_sys::*;\n");
     for name in ours.difference(&declared) {
         text += &format!("pub use wdk_sys::{name};\n");
@@ -75,8 +73,8 @@ pub fn bindings(ours: &str, functions: &[&str]) -> String {
     text + &kits
 }
 
-/// What bindgen cannot see of the types it leaves to wdk-sys: plain data, as all
-/// that C declares.
+/// Tells bindgen what the types in wdk-sys implement. It cannot see them. All of
+/// them are plain data.
 #[derive(Debug)]
 struct OfWdkSys;
 
@@ -84,14 +82,14 @@ impl ParseCallbacks for OfWdkSys {
     fn blocklisted_type_implements_trait(&self, _name: &str, derive: DeriveTrait) -> Option<ImplementsTrait> {
         Some(match derive {
             DeriveTrait::Copy => ImplementsTrait::Yes,
-            // Of unions there is no Debug, and Default is written out.
+            // Unions have no Debug, and Default is written out for them.
             DeriveTrait::Default => ImplementsTrait::Manually,
             _ => ImplementsTrait::No,
         })
     }
 }
 
-/// What bindgen's output declares, functions apart, without the names that it
+/// The names that bindgen's output declares, except functions and names that bindgen
 /// makes up.
 fn names(bindings: &str) -> BTreeSet<&str> {
     let made_up = |name: &&str| name.starts_with("__") || name.contains("__bindgen_");

@@ -1,8 +1,9 @@
 //! RAW: the WDK's declarations, as bindgen names them; nothing else.
 //!
-//! Functions, types, enumerators and plain macros come through build.rs: from
-//! `wdk.h`, or with the feature `wdk`, for the same names, from the kit's headers
-//! and wdk-sys. [`constants`] has the macros bindgen cannot evaluate, for both.
+//! build.rs generates functions, types, enumerators and plain macros from `wdk.h`.
+//! With the feature `wdk` it generates those names from the kit's headers and
+//! wdk-sys. [`constants`] has the macros that bindgen cannot evaluate, for both
+//! builds.
 #![allow(
     clippy::all,
     clippy::allow_attributes_without_reason,

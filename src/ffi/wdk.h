@@ -1,14 +1,12 @@
 /*
- * The declarations of the Windows Driver Kit that hushport uses, for a build
- * without one. Written for this project; names, members, values and order are
- * those of the kit (10.0.22621), so that bindgen gives the same Rust from
- * either. tests/lab compares every entry with tables taken from the kit. A
- * build with one (feature `wdk`) takes these names from its headers, and fails
- * where they have no such name.
+ * The declarations of the Windows Driver Kit that hushport uses, for a build without
+ * a kit. They are written for this project. Names, members, values and order are those
+ * of the kit (10.0.22621), so that bindgen generates the same Rust code from both.
+ * tests/lab compares every entry with tables taken from the kit. A build with a kit
+ * (feature `wdk`) takes these names from its headers, and fails if a name is missing.
  *
- * Structures stop where the driver's interest stops only behind a pointer: a
- * structure that is declared is declared whole, except for unions of views
- * that nothing here looks through (noted at each).
+ * A structure is either declared whole or only used by pointer. Some unions lack views
+ * that the driver does not use; a comment says so.
  */
 #pragma once
 
@@ -215,8 +213,8 @@ typedef enum _MODE { KernelMode, UserMode } MODE;
 
 typedef enum _KWAIT_REASON { Executive } KWAIT_REASON;
 
-/* wdm.h: of the header's union only the plain views; the others are bit
- * fields of timers, queues and threads. */
+/* wdm.h: only the plain views of the header's union. The others are bit fields of
+ * timers, queues and threads. */
 typedef struct _DISPATCHER_HEADER {
     union {
         union {
@@ -292,8 +290,8 @@ typedef struct _KEY_VALUE_PARTIAL_INFORMATION {
     UCHAR Data[1];
 } KEY_VALUE_PARTIAL_INFORMATION;
 
-/* ndis/nbl.h. SLIST_HEADER's second view is made of bit fields whose member
- * is named after the processor; only the first is declared. */
+/* ndis/nbl.h: only the first view of SLIST_HEADER. The second view consists of bit
+ * fields, and its name depends on the processor. */
 typedef PVOID NDIS_HANDLE;
 typedef int NDIS_STATUS;
 
@@ -774,7 +772,7 @@ typedef struct FWPS_CALLOUT3_ {
     FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0 flowDeleteFn;
 } FWPS_CALLOUT3;
 
-/* Functions. build.rs says which module each is imported from. */
+/* Functions. build.rs lists the module that exports each. */
 NTSTATUS EtwRegister(
     LPCGUID ProviderId,
     PETWENABLECALLBACK EnableCallback,

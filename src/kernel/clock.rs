@@ -1,4 +1,4 @@
-//! Time that only goes forward, and stands still while the machine sleeps.
+//! Monotonic time, which does not advance while the machine sleeps.
 
 use super::irql::Passive;
 use super::work_item;
@@ -10,26 +10,25 @@ pub const PER_MS: u64 = 10_000;
 /// Units of [`now`] in a second.
 pub const PER_SECOND: u64 = 1000 * PER_MS;
 
-/// Since the machine was started, in units of 100 ns, as exact as the system's
-/// tick; at any IRQL.
+/// Time since the machine started, in units of 100 ns, with the resolution of the
+/// system's tick. Callable at any IRQL.
 pub fn now() -> u64 {
     // SAFETY: takes nothing; callable at any IRQL.
     unsafe { ffi::KeQueryUnbiasedInterruptTime() }
 }
 
-/// The same in milliseconds.
+/// [`now`] in milliseconds.
 pub fn milliseconds() -> u64 {
     now() / PER_MS
 }
 
-/// Asks until it is so, and lets other threads run in between.
+/// Waits until `done` returns `true`, and lets other threads run meanwhile.
 pub fn wait_until(done: impl FnMut() -> bool, _: &Passive) {
     work_item::wait_until(done);
 }
 
-/// A number that nobody on the network can guess: the counter behind the
-/// system's time, which runs at megahertz, and an address, which the system
-/// places at random.
+/// A number that the network cannot guess. It mixes the counter behind the system's
+/// time, which runs at megahertz, with an address, which the system randomizes.
 pub fn seed<T: ?Sized>(address: &T) -> u64 {
     let mut counter = 0;
     // SAFETY: the counter is a local; callable at any IRQL.

@@ -1,4 +1,4 @@
-//! A value that is replaced while callbacks read it.
+//! A value that can be replaced while callbacks read it.
 
 use core::marker::PhantomData;
 use core::ops::Deref;
@@ -13,20 +13,21 @@ use super::status::Result;
 use super::work_item::pause;
 use crate::logic::epoch::{Inside, Phase, Readers};
 
-/// The value that holds now. Reading it neither waits nor writes what other
-/// processors write; what is replaced is freed when its last reader has gone.
+/// The current value. A reader never waits, and writes no cache line that another
+/// processor writes. A replaced value is freed when its last reader has left.
 ///
-/// At DISPATCH_LEVEL reading writes nothing at all: whoever replaces the value
-/// waits until each processor has left that level. Readers below are counted.
+/// At DISPATCH_LEVEL a reader writes nothing at all: whoever replaces the value
+/// waits until every processor has left that level. Below that level readers are
+/// counted.
 pub struct Current<T> {
     value: AtomicPtr<T>,
     phase: Phase,
     readers: PerCpu<Readers>,
-    /// What `value` leads to; held by whoever replaces it.
+    /// Owns what `value` points to; locked by whoever replaces it.
     owner: Mutex<PoolBox<T>>,
 }
 
-/// The value as it was when reading began.
+/// The value that was current when reading began.
 #[must_use]
 pub struct Reading<'a, T> {
     value: &'a T,
@@ -35,35 +36,35 @@ pub struct Reading<'a, T> {
 }
 
 impl<T: Send + Sync> Current<T> {
-    /// The first value.
+    /// Starts with a first value.
     pub fn new(value: PoolBox<T>, irql: &Passive) -> Result<Self> {
         let readers = PerCpu::new(Readers::new, irql)?;
         let pointer = AtomicPtr::new(value.as_ptr());
         Ok(Self { value: pointer, phase: Phase::new(), readers, owner: Mutex::new(value, irql)? })
     }
 
-    /// The value of now; `None` only on a processor that the machine did not
-    /// announce.
+    /// The current value. `None` only on a processor that the system did not count
+    /// at the start.
     pub fn read<'a>(&'a self, irql: &'a MaxDispatch) -> Option<Reading<'a, T>> {
         let inside = match irql.is_dispatch() {
             true => None,
             false => Some(self.phase.enter(self.readers.current(irql)?)),
         };
         let value = self.value.load(Ordering::SeqCst);
-        // SAFETY: the pointer is never NULL, and what it leads to is dropped
-        // only when the readers that were counted in before have left, and
-        // every processor has been below DISPATCH_LEVEL, where `irql` says that
-        // this one is for `'a`.
+        // SAFETY: the pointer is never NULL. The value is dropped only after the
+        // readers that were counted have left and every processor has been below
+        // DISPATCH_LEVEL. Either this reader is counted for `'a`, or `irql` proves
+        // that this processor stays at DISPATCH_LEVEL for `'a`.
         let value = unsafe { &*value };
         Some(Reading { value, _inside: inside, stays_here: PhantomData })
     }
 
-    /// Replaces the value in one step, then waits until nobody reads the old
-    /// one and drops it.
+    /// Replaces the value in one step, waits until nobody reads the old value, and
+    /// drops it.
     pub fn replace(&self, value: PoolBox<T>, irql: &Passive) {
         let mut owner = self.owner.lock(irql);
         self.value.store(value.as_ptr(), Ordering::SeqCst);
-        processors::pass_all(irql);
+        processors::wait_for_all(irql);
         self.phase.wait(self.readers.all().iter(), pause);
         *owner = value;
     }

@@ -1,4 +1,4 @@
-//! The device object that registrations with the system hang on.
+//! The device object that registrations with the system need.
 
 use core::ptr;
 
@@ -10,8 +10,8 @@ use crate::ffi;
 
 /// A device without a name: nothing can open it.
 ///
-/// Every registration that the system ties to the device owns it too, so it
-/// goes when the last of them has.
+/// Every registration that refers to the device also owns it, so the device is
+/// deleted after the last of them.
 #[derive(Clone)]
 pub struct Device(PoolArc<Created>);
 
@@ -23,7 +23,7 @@ unsafe impl Send for Created {}
 unsafe impl Sync for Created {}
 
 impl Device {
-    /// Creates it.
+    /// Creates the device object.
     pub fn create(driver: &DriverObject, _: &Passive) -> Result<Self> {
         let mut device = ptr::null_mut();
         // SAFETY: the driver object is the system's, a NULL name is allowed,

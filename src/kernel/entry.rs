@@ -1,4 +1,4 @@
-//! DriverEntry and DriverUnload around a driver that starts and drops.
+//! DriverEntry and DriverUnload, around a driver that starts and stops.
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -9,8 +9,7 @@ use super::irql::Passive;
 use super::status::Result;
 use crate::ffi;
 
-/// The system's object for this driver, which lives until the driver has been
-/// unloaded.
+/// The system's object for this driver. It lives until the driver has been unloaded.
 #[derive(Clone)]
 pub struct DriverObject(NonNull<ffi::DRIVER_OBJECT>);
 
@@ -25,32 +24,31 @@ impl DriverObject {
     }
 }
 
-/// A driver: started when loaded, stopped when dropped.
-pub trait Driver: Sized + Send + Sync {
-    /// Starts everything, or nothing: what was started before a failure is
-    /// undone.
+/// A driver: started when loaded, stopped when unloaded.
+pub trait Lifecycle: Sized + Send + Sync {
+    /// Starts the driver. On failure undoes what was started before.
     fn start(object: &DriverObject, irql: &Passive) -> Result<Self>;
-    /// Stops everything, in reverse.
+    /// Stops everything, in reverse order.
     fn stop(self, irql: &Passive);
 }
 
-/// The place of the one running driver.
+/// Storage for the one running driver.
 pub struct Instance<D> {
     running: AtomicBool,
     driver: UnsafeCell<MaybeUninit<D>>,
 }
 
-// SAFETY: `running` hands the driver from the thread that loads it to the one
-// that unloads it; nobody else looks at it.
+// SAFETY: `running` passes the driver from the thread that loads it to the thread
+// that unloads it. Nothing else accesses it.
 unsafe impl<D: Send> Sync for Instance<D> {}
 
-impl<D: Driver> Instance<D> {
-    /// None yet.
+impl<D: Lifecycle> Instance<D> {
+    /// No driver runs.
     pub const fn none() -> Self {
         Self { running: AtomicBool::new(false), driver: UnsafeCell::new(MaybeUninit::uninit()) }
     }
 
-    /// DRIVER_INITIALIZE.
+    /// DRIVER_INITIALIZE: starts the driver.
     ///
     /// # Safety
     /// The system calls it with its driver object at PASSIVE_LEVEL, and not
@@ -65,7 +63,7 @@ impl<D: Driver> Instance<D> {
             Ok(driver) => driver,
             Err(status) => return status.code(),
         };
-        // SAFETY: no driver runs, so nobody else touches its place.
+        // SAFETY: no driver runs, so nothing else accesses the storage.
         unsafe { (*self.driver.get()).write(driver) };
         self.running.store(true, Ordering::Release);
         // SAFETY: the driver object is the system's, for DriverEntry to fill in.
@@ -73,11 +71,11 @@ impl<D: Driver> Instance<D> {
         ffi::STATUS_SUCCESS
     }
 
-    /// DRIVER_UNLOAD.
+    /// DRIVER_UNLOAD: stops the driver.
     ///
     /// # Safety
-    /// The system calls it at PASSIVE_LEVEL, when nothing else of the driver
-    /// that [`Self::load`] started is called any more but its callbacks.
+    /// The system calls it at PASSIVE_LEVEL, when of the driver that [`Self::load`]
+    /// started only callbacks can still run.
     pub unsafe fn unload(&self) {
         if self.running.swap(false, Ordering::Acquire) {
             // SAFETY: `running` says that a driver was written and not yet
@@ -90,11 +88,11 @@ impl<D: Driver> Instance<D> {
     }
 }
 
-/// Makes a [`Driver`] the one that the system loads: defines DriverEntry, which
-/// the linker's /ENTRY names.
+/// Makes a [`Lifecycle`] the driver that the system loads: defines DriverEntry,
+/// which the linker's /ENTRY names.
 macro_rules! driver_entry {
     ($driver:ty) => {
-        #[allow(unsafe_code, reason = "the entry point, as src/kernel defines it")]
+        #[allow(unsafe_code, reason = "defines the image's entry point for src/kernel")]
         const _: () = {
             use $crate::{ffi, kernel::entry::Instance};
 

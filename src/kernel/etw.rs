@@ -1,12 +1,13 @@
-//! Event tracing: a provider's registration, and writing its events.
+//! ETW: registering a provider and writing its events.
 //!
-//! TraceLogging by our own few lines ([`logic::tracelogging`]) and not by the
-//! crate `tracelogging` (1.2.4), for three reasons: registering has panics, and
-//! a driver linked with it has `core::panicking::panic_fmt` in its image; the
-//! level and the keywords that its callback writes are plain memory, which
-//! writers on other processors read meanwhile; and a session that asks for
-//! level 0, which is every level, gets no events from it, where
-//! `TraceLoggingProvider.h` gives it all.
+//! This is our own TraceLogging ([`logic::tracelogging`]), not the crate
+//! `tracelogging` (1.2.4), for three reasons:
+//! - Its registration can panic, so the image would contain
+//!   `core::panicking::panic_fmt`.
+//! - Its callback writes level and keywords to plain memory, which other processors
+//!   read at that moment.
+//! - A session that asks for level 0, which means every level, gets no events from
+//!   it. `TraceLoggingProvider.h` gives such a session all events.
 //!
 //! [`logic::tracelogging`]: crate::logic::tracelogging
 
@@ -22,87 +23,86 @@ use super::wfp::guid;
 use crate::ffi;
 use crate::logic::events::LARGEST;
 use crate::logic::layers::Guid;
-use crate::logic::rate::Limit;
+use crate::logic::rate::RateLimit;
 use crate::logic::tracelogging::{Description, Event, Payload};
 
-/// Most events that a provider has: as many as bits in a third of the gate.
-const MOST: usize = u64::BITS as usize / 3;
-const ALL: u64 = (1 << MOST) - 1;
+/// The most events that a provider can have: a third of the gate's bits.
+const MAX: usize = u64::BITS as usize / 3;
+const ALL: u64 = (1 << MAX) - 1;
 
-/// `WINEVENT_CHANNEL_TRACELOGGING` (winmeta.xml): what marks events that say
-/// themselves what they hold.
+/// `WINEVENT_CHANNEL_TRACELOGGING` (winmeta.xml): marks self-describing events.
 const CHANNEL_TRACELOGGING: u8 = 11;
 
-/// What a provider is.
-pub struct Provider {
-    /// Its control GUID.
+/// A provider.
+pub struct EventProvider {
+    /// The control GUID.
     pub id: Guid,
-    /// Its traits.
+    /// The provider traits.
     pub traits: &'static [u8],
-    /// Its events, at most 21.
+    /// The events, at most 21.
     pub events: &'static [Description],
 }
 
-/// Where events are written: at any IRQL up to DISPATCH_LEVEL, without a lock,
-/// and at the price of one load where nobody listens.
+/// Writes events, at any IRQL up to DISPATCH_LEVEL, without a lock. While no session
+/// listens, an event costs one load.
 pub struct Channel {
-    provider: &'static Provider,
-    /// A bit for each event, three times: from the lowest bit on those that are
-    /// written, which are those that sessions want, from [`MOST`] on, and that
-    /// may be written, above.
+    provider: &'static EventProvider,
+    /// Three bits for each event. The lowest [`MAX`] bits say which events are
+    /// written: those that sessions set_wanted (the next [`MAX`] bits) and that are
+    /// permitted (the bits above).
     gate: AtomicU64,
-    /// Of the registration; 0 while there is none.
+    /// The registration's handle; 0 while there is none.
     handle: AtomicU64,
-    /// When this was made.
+    /// When the channel was created.
     made: u64,
-    held_back: AtomicU64,
-    limits: [Limit; MOST],
+    suppressed: AtomicU64,
+    limits: [RateLimit; MAX],
 }
 
-/// Says the state to sessions that ask.
+/// Answers sessions that ask for the provider's state.
 pub trait Listen: 'static {
-    /// What it is read from.
+    /// The state that is reported.
     type Shared: Sync + 'static;
 
-    /// Where that is found.
+    /// Where the state is published.
     fn shared() -> &'static Published<Self::Shared>;
 
-    /// Writes the state.
+    /// Writes the events that describe the state.
     fn rundown(shared: &Self::Shared, channel: &Channel, irql: &Passive);
 }
 
 impl Channel {
-    /// One on which nothing may be written yet.
-    pub fn new(provider: &'static Provider) -> Self {
+    /// A channel on which no event is permitted yet.
+    pub fn new(provider: &'static EventProvider) -> Self {
         Self {
             provider,
             gate: AtomicU64::new(0),
             handle: AtomicU64::new(0),
             made: clock::now(),
-            held_back: AtomicU64::new(0),
-            limits: [const { Limit::new() }; MOST],
+            suppressed: AtomicU64::new(0),
+            limits: [const { RateLimit::new() }; MAX],
         }
     }
 
-    /// Which events may be written, a bit for each.
+    /// The permitted events, one bit for each.
     pub fn permitted(&self) -> u32 {
-        (self.gate.load(Ordering::Relaxed) >> (2 * MOST) & ALL) as u32
+        (self.gate.load(Ordering::Relaxed) >> (2 * MAX) & ALL) as u32
     }
 
-    /// Says which events may be written.
+    /// Sets the permitted events.
     pub fn permit(&self, events: u32) {
-        self.turn(2, events);
+        self.set_part(2, events);
     }
 
-    fn want(&self, events: u32) {
-        self.turn(1, events);
+    fn set_wanted(&self, events: u32) {
+        self.set_part(1, events);
     }
 
-    /// Called at PASSIVE_LEVEL alone, and rarely.
-    fn turn(&self, part: usize, events: u32) {
+    /// Called at PASSIVE_LEVEL only, and rarely.
+    fn set_part(&self, part: usize, events: u32) {
         let change = |gate: u64| {
-            let gate = gate & !(ALL << (part * MOST)) | (u64::from(events) & ALL) << (part * MOST);
-            Some(gate & !ALL | gate >> MOST & gate >> (2 * MOST) & ALL)
+            let gate = gate & !(ALL << (part * MAX)) | (u64::from(events) & ALL) << (part * MAX);
+            Some(gate & !ALL | gate >> MAX & gate >> (2 * MAX) & ALL)
         };
         let _before = self.gate.fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
@@ -110,27 +110,27 @@ impl Channel {
     /// Whether an event would be written now.
     #[inline(always)]
     pub fn is_open<E: Event>(&self) -> bool {
-        const { assert!(E::INDEX < MOST) };
+        const { assert!(E::INDEX < MAX) };
         self.is_any_open(1 << E::INDEX)
     }
 
-    /// Whether one of these would be, a bit for each.
+    /// Whether any of these events would be written now, one bit for each.
     #[inline(always)]
     pub fn is_any_open(&self, events: u32) -> bool {
         self.gate.load(Ordering::Relaxed) & u64::from(events) & ALL != 0
     }
 
-    /// How long ago this was made, in ms.
+    /// How long ago the channel was created, in ms.
     pub fn age_ms(&self) -> u64 {
         clock::now().saturating_sub(self.made) / clock::PER_MS
     }
 
-    /// Events that were held back so far because too many came in a second.
-    pub fn held_back(&self) -> u64 {
-        self.held_back.load(Ordering::Relaxed)
+    /// Events suppressed so far because of their rate limits.
+    pub fn suppressed(&self) -> u64 {
+        self.suppressed.load(Ordering::Relaxed)
     }
 
-    /// Writes an event, which is made only if it is written.
+    /// Writes an event. `event` is called only if the event is written.
     #[inline]
     pub fn write<E: Event>(&self, irql: &MaxDispatch, event: impl FnOnce() -> E) {
         if self.is_open::<E>() {
@@ -138,15 +138,15 @@ impl Channel {
         }
     }
 
-    /// Whether one more may be written in this second, and how many were held
-    /// back before it.
+    /// Asks the rate limit for one more event in this second. Returns how many were
+    /// suppressed before it, or `None` if it is suppressed itself.
     #[inline(never)]
     fn admit(&self, index: usize, per_second: Option<u32>) -> Option<u32> {
         let Some(most) = per_second else { return Some(0) };
         let second = clock::now() / clock::PER_SECOND;
         let admitted = self.limits.get(index).and_then(|limit| limit.admit(second as u32, most));
         if admitted.is_none() {
-            self.held_back.fetch_add(1, Ordering::Relaxed);
+            self.suppressed.fetch_add(1, Ordering::Relaxed);
         }
         admitted
     }
@@ -161,7 +161,7 @@ impl Channel {
         self.transfer(&E::DESCRIPTION, &payload, irql);
     }
 
-    // Once in the image, not with every event.
+    // Not inlined: one copy for all events.
     #[inline(never)]
     fn transfer(&self, event: &Description, payload: &Payload<'_>, _: &MaxDispatch) {
         let Some(values) = payload.bytes() else { return };
@@ -186,7 +186,7 @@ impl Channel {
         // SAFETY: the handle is registered until every writer has gone, the
         // descriptors are locals and lead to resident memory that outlives the
         // call: the image's and this stack's. Callable at any IRQL.
-        let _said_or_lost = unsafe {
+        let _logged_or_lost = unsafe {
             ffi::EtwWriteTransfer(
                 handle,
                 &descriptor,
@@ -205,19 +205,19 @@ fn part(bytes: &[u8], kind: u32) -> ffi::EVENT_DATA_DESCRIPTOR {
         Size: bytes.len() as ffi::ULONG,
         ..Default::default()
     };
-    // The type is the first byte of what used to be reserved (evntprov.h).
+    // The type is the first byte of a field that was reserved once (evntprov.h).
     part.__bindgen_anon_1.Reserved = kind;
     part
 }
 
-/// A provider's registration, undone when dropped. Nobody writes any more then.
-pub struct Registration(PoolArc<Channel>);
+/// A provider's registration, undone when dropped. Then nobody may write any more.
+pub struct ProviderRegistration(PoolArc<Channel>);
 
-impl Registration {
-    /// Registers the channel's provider. The first session may ask for the state
-    /// before this returns; what is written then goes nowhere, so whoever
-    /// registers says it when it has begun. Where the system refuses, nobody can
-    /// listen, and that is all: it keeps no driver from doing its work.
+impl ProviderRegistration {
+    /// Registers the channel's provider. A session may ask for the state before this
+    /// returns. What is written then is lost, so the caller logs the state
+    /// afterwards. If the system refuses, no session can listen; the driver works
+    /// nevertheless.
     pub fn new<L: Listen>(channel: PoolArc<Channel>, _: &Passive) -> Self {
         let id = guid(channel.provider.id);
         let mut handle = 0;
@@ -232,9 +232,9 @@ impl Registration {
         }
         let traits = channel.provider.traits;
         // SAFETY: the handle is registered, the traits live as long as the
-        // image, and the call is made at PASSIVE_LEVEL. What it does is only
-        // that events need not be asked who wrote them.
-        let _told_or_not = unsafe {
+        // image, and the call is made at PASSIVE_LEVEL. If it fails, events only
+        // lack the provider's traits for some tools.
+        let _set_or_not = unsafe {
             ffi::EtwSetInformation(
                 handle,
                 ffi::_EVENT_INFO_CLASS::EventProviderSetTraits,
@@ -247,20 +247,20 @@ impl Registration {
     }
 }
 
-impl Drop for Registration {
+impl Drop for ProviderRegistration {
     fn drop(&mut self) {
         let handle = self.0.handle.load(Ordering::Acquire);
         if handle != 0 {
             // SAFETY: the handle is registered and unregistered once, here;
             // registrations are only held at PASSIVE_LEVEL.
             let gone = unsafe { ffi::EtwUnregister(handle) };
-            debug_assert!(gone >= 0, "what is registered can be unregistered");
+            debug_assert!(gone >= 0, "unregistering a registered handle succeeds");
             self.0.handle.store(0, Ordering::Release);
         }
     }
 }
 
-/// ETWENABLECALLBACK: sessions come, go and ask.
+/// ETWENABLECALLBACK: a session starts, stops, or asks for the state.
 unsafe extern "C" fn enable<L: Listen>(
     _source: *const ffi::GUID,
     control: ffi::ULONG,
@@ -275,18 +275,18 @@ unsafe extern "C" fn enable<L: Listen>(
     // SAFETY: enable callbacks run at PASSIVE_LEVEL (ETWENABLECALLBACK).
     let irql = unsafe { Passive::assume() };
     match control {
-        ffi::EVENT_CONTROL_CODE_DISABLE_PROVIDER => return channel.want(0),
+        ffi::EVENT_CONTROL_CODE_DISABLE_PROVIDER => return channel.set_wanted(0),
         ffi::EVENT_CONTROL_CODE_ENABLE_PROVIDER => {
-            let wanted = channel.provider.events.iter().take(MOST).enumerate();
+            let wanted = channel.provider.events.iter().take(MAX).enumerate();
             let wanted = wanted.filter(|(_, event)| event.is_wanted(level, any, all));
-            channel.want(wanted.fold(0, |bits, (index, _)| bits | 1 << index));
+            channel.set_wanted(wanted.fold(0, |bits, (index, _)| bits | 1 << index));
         }
         ffi::EVENT_CONTROL_CODE_CAPTURE_STATE => {}
-        // None that evntrace.h knows.
+        // Not a control code of evntrace.h.
         _ => return,
     }
-    // SAFETY: the registration is made after the publication, and dropped, with
-    // its callbacks waited for, before its end.
+    // SAFETY: the registration is made after the publication. It is dropped, after
+    // its callbacks have ended, before the publication ends.
     if let Some(shared) = unsafe { L::shared().get() } {
         L::rundown(shared, channel, &irql);
     }

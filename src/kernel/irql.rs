@@ -1,32 +1,31 @@
-//! Proof of the interrupt request level, as tokens.
+//! Tokens that prove the interrupt request level (IRQL).
 
 use core::marker::PhantomData;
 use core::ops::Deref;
 
 use crate::ffi;
 
-/// The lowest level (wdm.h).
+/// PASSIVE_LEVEL (wdm.h).
 const PASSIVE_LEVEL: ffi::KIRQL = 0;
 
-/// Proof that IRQL <= DISPATCH_LEVEL, on this processor, for as long as it is
-/// borrowed.
+/// Proves that IRQL <= DISPATCH_LEVEL on this processor, as long as it is borrowed.
 pub struct MaxDispatch {
-    /// The number of the processor it was on when the token was made.
+    /// The processor's number when the token was made.
     processor: u32,
-    /// The level.
+    /// The level when the token was made.
     level: ffi::KIRQL,
     stays_here: PhantomData<*mut ()>,
 }
 
-/// Proof of PASSIVE_LEVEL.
+/// Proves PASSIVE_LEVEL.
 pub struct Passive(MaxDispatch);
 
-/// Proof that the code runs inside a callout function that the filter engine
-/// called, which it does at IRQL <= DISPATCH_LEVEL. Nothing has been read yet.
+/// Proves that the code runs inside a callout function that the filter engine
+/// called, at IRQL <= DISPATCH_LEVEL. Making it reads nothing.
 pub struct InCallout(PhantomData<*mut ()>);
 
 impl InCallout {
-    /// Takes the caller's word. Costs nothing.
+    /// Makes the token without a check, at no cost.
     ///
     /// # Safety
     /// The code runs inside a classifyFn or a flowDeleteFn until the token is
@@ -45,18 +44,18 @@ impl InCallout {
 }
 
 impl MaxDispatch {
-    /// The processor's number. Below DISPATCH_LEVEL it may be another by now.
+    /// The processor's number. Below DISPATCH_LEVEL the thread may have moved since.
     pub fn processor(&self) -> usize {
         self.processor as usize
     }
 
-    /// Whether it is DISPATCH_LEVEL: no other thread runs on this processor
-    /// until the token is dropped, and this one on no other.
+    /// Whether the level is DISPATCH_LEVEL. Then no other thread runs on this
+    /// processor, and this thread stays on it, until the token is dropped.
     pub fn is_dispatch(&self) -> bool {
         u32::from(self.level) >= ffi::DISPATCH_LEVEL
     }
 
-    /// DISPATCH_LEVEL itself, if it is that.
+    /// The proof of DISPATCH_LEVEL, if that is the level.
     #[inline(always)]
     pub fn dispatch(&self) -> Option<Dispatch<'_>> {
         match self.is_dispatch() {
@@ -65,8 +64,8 @@ impl MaxDispatch {
         }
     }
 
-    /// Goes on at DISPATCH_LEVEL from whatever level it is, on the processor that
-    /// the thread is on by then.
+    /// Raises the IRQL to DISPATCH_LEVEL. The processor is the one that the thread
+    /// is on then.
     pub fn raise<'a>(&'a self, lock: &'a mut LevelLock) -> Dispatch<'a> {
         let before = lock.take();
         let processor = Self::at(ffi::DISPATCH_LEVEL as ffi::KIRQL).processor();
@@ -87,8 +86,8 @@ fn level() -> ffi::KIRQL {
     unsafe { ffi::KeGetCurrentIrql() }
 }
 
-/// Proof of DISPATCH_LEVEL; where the thread was below, it is again when this is
-/// dropped.
+/// Proves DISPATCH_LEVEL. If the IRQL was raised for it, dropping it restores the
+/// level from before.
 #[must_use]
 pub struct Dispatch<'a> {
     processor: usize,
@@ -112,9 +111,9 @@ impl Drop for Dispatch<'_> {
     }
 }
 
-/// A spin lock that is nobody else's, and so always free: it is taken for the
-/// level alone, for which x64 and arm64 have no function in common (wdm.h:
-/// KfRaiseIrql is exported on one, inline on the other).
+/// A spin lock that nobody else uses, so it is always free. It only serves to raise
+/// the IRQL: x64 and arm64 have no function in common for that (wdm.h: KfRaiseIrql
+/// is exported on one and inline on the other).
 #[derive(Default)]
 pub struct LevelLock(ffi::ULONG_PTR);
 
@@ -136,7 +135,7 @@ impl LevelLock {
 }
 
 impl Passive {
-    /// Takes the caller's word.
+    /// Makes the token without a check.
     ///
     /// # Safety
     /// The code runs at PASSIVE_LEVEL until the token is dropped.

@@ -1,8 +1,7 @@
 //! SAFE WRAPPERS: the kernel's interface as Rust; the only hand-written unsafe.
 //!
-//! Wrappers keep the C name, recased. What must hold at a call is a type: the
-//! IRQL as a token ([`irql`]), what must be undone as a value that undoes it
-//! when dropped.
+//! Wrappers keep the C name, recased. Types express what must hold at a call: a
+//! token proves the IRQL ([`irql`]), and dropping a value undoes what it stands for.
 #![allow(unsafe_code, reason = "calls into the kernel and reads what it passes")]
 
 pub mod clock;

@@ -10,33 +10,33 @@ use super::pool::PoolBox;
 use super::status::Result;
 use crate::ffi;
 
-/// A value behind a synchronization event, which lets one waiter through at a
+/// A value behind a synchronization event. The event lets one waiter through at a
 /// time and, unlike a fast mutex, leaves the IRQL as it is.
-pub struct Mutex<T>(PoolBox<Inner<T>>);
+pub struct Mutex<T>(PoolBox<MutexState<T>>);
 
-struct Inner<T> {
+struct MutexState<T> {
     free: UnsafeCell<ffi::KEVENT>,
     value: UnsafeCell<T>,
 }
 
 // SAFETY: the event lets one thread at a time to the value.
-unsafe impl<T: Send> Send for Inner<T> {}
+unsafe impl<T: Send> Send for MutexState<T> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for Inner<T> {}
+unsafe impl<T: Send> Sync for MutexState<T> {}
 
-/// The lock, held.
+/// The locked mutex.
 #[must_use]
 pub struct Guard<'a, T> {
-    inner: &'a Inner<T>,
+    inner: &'a MutexState<T>,
     stays_here: PhantomData<*mut ()>,
 }
 
 impl<T> Mutex<T> {
-    /// Unlocked. The event is linked into lists of waiters, so it lives in pool
-    /// and never moves.
+    /// Starts unlocked. The event is in nonpaged pool and never moves, because
+    /// waiters are linked to it.
     pub fn new(value: T, _: &Passive) -> Result<Self> {
         let free = UnsafeCell::new(ffi::KEVENT::default());
-        let inner = PoolBox::new(Inner { free, value: UnsafeCell::new(value) })?;
+        let inner = PoolBox::new(MutexState { free, value: UnsafeCell::new(value) })?;
         // SAFETY: the event is in nonpaged pool and nobody waits on it yet.
         unsafe {
             ffi::KeInitializeEvent(inner.free.get(), ffi::_EVENT_TYPE::SynchronizationEvent, 1);
@@ -44,7 +44,7 @@ impl<T> Mutex<T> {
         Ok(Self(inner))
     }
 
-    /// Waits until nobody else holds it.
+    /// Waits until nobody else holds the lock, and takes it.
     pub fn lock<'a>(&'a self, _: &'a Passive) -> Guard<'a, T> {
         // SAFETY: the event was initialized in `new`; waiting without a timeout
         // is allowed at PASSIVE_LEVEL, and not alertable it ends in success.
@@ -57,7 +57,7 @@ impl<T> Mutex<T> {
                 ptr::null_mut(),
             )
         };
-        debug_assert!(waited == ffi::STATUS_SUCCESS, "nothing else ends this wait");
+        debug_assert!(waited == ffi::STATUS_SUCCESS, "only the event ends this wait");
         Guard { inner: &self.0, stays_here: PhantomData }
     }
 }

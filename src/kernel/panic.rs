@@ -1,8 +1,7 @@
-//! What the compiler and the linker want of any program, without the WDK's
-//! crates.
+//! The panic handler and the symbols of a C runtime, without the WDK's crates.
 //!
-//! The shipping driver has no path that panics: its linked image holds no
-//! symbol of `core::panicking`, which the tests check.
+//! The shipping driver has no path that panics. Tests check that the linked image
+//! has no symbol of `core::panicking`.
 
 use core::panic::PanicInfo;
 
@@ -26,12 +25,12 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     }
 }
 
-/// Tells the C runtime that floating point is in use; there is none here.
+/// Compilers refer to this symbol where code uses floating point.
 // SAFETY: no other object defines it, for there is no C runtime.
 #[unsafe(no_mangle)]
 static _fltused: i32 = 0;
 
-/// The personality that prebuilt `core` names in its unwind tables; nothing
+/// The personality routine in the unwind tables of the prebuilt `core`. Nothing
 /// unwinds under `panic = "abort"`.
 // SAFETY: no other object defines it, for there is no C runtime.
 #[unsafe(no_mangle)]

@@ -1,4 +1,4 @@
-//! A value for every processor, so that none writes another's cache line.
+//! A value for each processor, so that no cache line is written by two.
 
 use super::irql::{MaxDispatch, Passive};
 use super::pool::{PoolVec, Zeroed};
@@ -7,18 +7,18 @@ use crate::ffi;
 
 /// One `T` for each processor the machine can ever have.
 ///
-/// `T` is to be aligned to cache lines. A thread below DISPATCH_LEVEL may move
-/// to another processor while it holds the reference, so `T` is shared.
+/// `T` should be aligned to cache lines. A thread below DISPATCH_LEVEL may move to
+/// another processor while it holds a reference, so `T` is shared.
 #[repr(transparent)]
 pub struct PerCpu<T>(PoolVec<T>);
 
 impl<T: Sync> PerCpu<T> {
-    /// Makes all of them.
+    /// Makes one `T` for each processor.
     pub fn new(mut make: impl FnMut() -> T, irql: &Passive) -> Result<Self> {
         Self::try_new(|values| values.push(make()), irql)
     }
 
-    /// Makes all of them, where making one can fail: `push` adds one.
+    /// Makes one `T` for each processor, where that can fail: `push` adds one.
     pub fn try_new(mut push: impl FnMut(&mut PoolVec<T>) -> Result, irql: &Passive) -> Result<Self> {
         let count = count(irql);
         let mut values = PoolVec::with_capacity(count)?;
@@ -28,7 +28,7 @@ impl<T: Sync> PerCpu<T> {
         Ok(Self(values))
     }
 
-    /// All of them of zeros, made in their place.
+    /// One zeroed `T` for each processor, made in place.
     pub fn zeroed(irql: &Passive) -> Result<Self>
     where
         T: Zeroed,
@@ -36,19 +36,19 @@ impl<T: Sync> PerCpu<T> {
         Ok(Self(PoolVec::zeroed(count(irql))?))
     }
 
-    /// Every processor's.
+    /// The values of all processors.
     pub fn all(&self) -> &[T] {
         &self.0
     }
 
-    /// This processor's.
+    /// This processor's value.
     pub fn current(&self, irql: &MaxDispatch) -> Option<&T> {
         self.0.get(irql.processor())
     }
 
-    /// This processor's at DISPATCH_LEVEL, where no other thread runs on it and
-    /// uses it, until the IRQL is lowered; none below.
-    pub fn alone(&self, irql: &MaxDispatch) -> Option<&T> {
+    /// This processor's value at DISPATCH_LEVEL, where no other thread of this
+    /// processor can use it until the IRQL is lowered; `None` below that level.
+    pub fn current_at_dispatch(&self, irql: &MaxDispatch) -> Option<&T> {
         irql.is_dispatch().then(|| self.current(irql)).flatten()
     }
 }

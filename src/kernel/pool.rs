@@ -1,4 +1,4 @@
-//! Nonpaged pool, always fallible, under one tag, as aligned as asked for.
+//! Nonpaged pool: fallible, under one tag, with any alignment.
 
 use core::marker::PhantomData;
 use core::mem::{align_of, size_of};
@@ -11,26 +11,26 @@ use crate::ffi;
 use crate::logic::policy::Exemptions;
 use crate::logic::processor::Processor;
 
-/// Reads `hush` in a debugger's pool listing.
+/// Shows as `hush` in a debugger's pool listing.
 const TAG: ffi::ULONG = u32::from_le_bytes(*b"hush");
 
-/// What ExAllocatePool2 aligns to on 64-bit Windows (its documentation).
+/// The alignment of ExAllocatePool2 on 64-bit Windows (its documentation).
 const POOL_ALIGNMENT: usize = 16;
 
-/// A block of zeroed pool. Laid out in order, as is all that it holds, so that
-/// a debugger can follow it.
+/// A block of zeroed pool. The layout is fixed, like that of its contents, so that a
+/// debugger can follow it.
 #[repr(C)]
 struct Block {
-    /// The first byte aligned as asked for.
+    /// The first byte that has the alignment asked for.
     data: NonNull<u8>,
-    /// What the pool gave.
+    /// The address that the pool returned.
     base: NonNull<u8>,
 }
 
 impl Block {
     fn allocate(size: usize, align: usize) -> Result<Self> {
         let spare = align.saturating_sub(POOL_ALIGNMENT);
-        // The pool takes a request for no bytes as a fault of the caller.
+        // The pool takes a request for no bytes as a bug of the caller.
         let size = size.max(1).checked_add(spare).ok_or(Status::INSUFFICIENT_RESOURCES)?;
         // SAFETY: size and tag are not zero, and the flags ask for nonpaged
         // pool, which may be had at any IRQL at which this crate runs.
@@ -71,16 +71,16 @@ impl<T> PoolBox<T> {
         Ok(Self { block, owns: PhantomData })
     }
 
-    /// Where the value is.
+    /// The address of the value.
     pub fn as_ptr(&self) -> *mut T {
         self.block.data.cast().as_ptr()
     }
 }
 
-/// A type that zeroed memory is a value of.
+/// A type for which all bytes zero, padding included, are a valid value.
 ///
 /// # Safety
-/// So it is: all bytes zero are valid, padding or not.
+/// All bytes zero are a valid value.
 pub unsafe trait Zeroed {}
 
 // SAFETY: integers and arrays of them; all zero, it exempts nothing.
@@ -90,8 +90,7 @@ unsafe impl Zeroed for Exemptions {}
 unsafe impl Zeroed for Processor {}
 
 impl<T: Zeroed> PoolBox<T> {
-    /// A value of zeros, made in its place: for what is too large for a kernel
-    /// stack.
+    /// A zeroed value, made in place. For values too large for a kernel stack.
     pub fn zeroed() -> Result<Self> {
         let block = Block::allocate(size_of::<T>(), align_of::<T>())?;
         Ok(Self { block, owns: PhantomData })
@@ -122,10 +121,10 @@ impl<T> Drop for PoolBox<T> {
     }
 }
 
-/// A value in nonpaged pool that lives as long as the last of its owners.
+/// A value in nonpaged pool that lives as long as its last owner.
 pub struct PoolArc<T> {
-    counted: core::mem::ManuallyDrop<PoolBox<Counted<T>>>,
-    /// Not sent with `T: Send` alone, as a box would be.
+    counted: core::mem::ManuallyDrop<PoolBox<ArcState<T>>>,
+    /// Unlike a box, it is not `Send` if only `T: Send`.
     shares: PhantomData<*const T>,
 }
 
@@ -135,9 +134,9 @@ unsafe impl<T: Send + Sync> Send for PoolArc<T> {}
 // SAFETY: as above.
 unsafe impl<T: Send + Sync> Sync for PoolArc<T> {}
 
-/// Laid out in order, as [`Block`].
+/// The layout is fixed, like that of [`Block`].
 #[repr(C)]
-struct Counted<T> {
+struct ArcState<T> {
     owners: AtomicUsize,
     value: T,
 }
@@ -145,7 +144,7 @@ struct Counted<T> {
 impl<T> PoolArc<T> {
     /// Moves a value into pool.
     pub fn new(value: T) -> Result<Self> {
-        let counted = PoolBox::new(Counted { owners: AtomicUsize::new(1), value })?;
+        let counted = PoolBox::new(ArcState { owners: AtomicUsize::new(1), value })?;
         Ok(Self { counted: core::mem::ManuallyDrop::new(counted), shares: PhantomData })
     }
 }
@@ -153,7 +152,7 @@ impl<T> PoolArc<T> {
 impl<T> Clone for PoolArc<T> {
     fn clone(&self) -> Self {
         self.counted.owners.fetch_add(1, Ordering::Relaxed);
-        let PoolBox { block: Block { data, base }, owns }: &PoolBox<Counted<T>> = &self.counted;
+        let PoolBox { block: Block { data, base }, owns }: &PoolBox<ArcState<T>> = &self.counted;
         let counted = PoolBox { block: Block { data: *data, base: *base }, owns: *owns };
         Self { counted: core::mem::ManuallyDrop::new(counted), shares: PhantomData }
     }
@@ -170,8 +169,8 @@ impl<T> Deref for PoolArc<T> {
 impl<T> Drop for PoolArc<T> {
     fn drop(&mut self) {
         if self.counted.owners.fetch_sub(1, Ordering::Release) == 1 {
-            // Behind what the others did. A load, for ThreadSanitizer does not
-            // follow fences.
+            // Orders this after what the other owners did. It is a load because
+            // ThreadSanitizer does not model fences.
             let _none = self.counted.owners.load(Ordering::Acquire);
             // SAFETY: this was the last owner, and each drops its share once.
             unsafe { core::mem::ManuallyDrop::drop(&mut self.counted) };
@@ -179,9 +178,9 @@ impl<T> Drop for PoolArc<T> {
     }
 }
 
-/// A list of at most so many values, all of its memory taken at the start.
+/// A list with a fixed capacity, allocated at the start.
 ///
-/// Dropped from its end, so that what came last goes first.
+/// Values are dropped from the end: the last one first.
 #[repr(C)]
 pub struct PoolVec<T> {
     block: Block,
@@ -203,7 +202,7 @@ impl<T> PoolVec<T> {
         Ok(Self { block, length: 0, capacity, owns: PhantomData })
     }
 
-    /// A list of so many values of zeros.
+    /// A list of `count` zeroed values.
     pub fn zeroed(count: usize) -> Result<Self>
     where
         T: Zeroed,
@@ -213,7 +212,7 @@ impl<T> PoolVec<T> {
         Ok(values)
     }
 
-    /// A list of so many values of the first kind.
+    /// A list of `count` default values.
     pub fn filled(count: usize) -> Result<Self>
     where
         T: Default,
@@ -225,14 +224,14 @@ impl<T> PoolVec<T> {
         Ok(values)
     }
 
-    /// Adds a value; a full list refuses it.
+    /// Adds a value; fails if the list is full.
     pub fn push(&mut self, value: T) -> Result {
         if self.length == self.capacity {
             return Err(Status::INSUFFICIENT_RESOURCES);
         }
         // SAFETY: the block has room for `capacity` values, and length is less.
         let place = unsafe { self.block.data.cast::<T>().add(self.length) };
-        // SAFETY: nothing lives in that place yet.
+        // SAFETY: no value is there yet.
         unsafe { place.write(value) };
         self.length += 1;
         Ok(())

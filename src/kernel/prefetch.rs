@@ -1,14 +1,14 @@
-//! Having a line fetched from memory before it is wanted.
+//! Fetching a cache line ahead of its use.
 
 use core::arch::asm;
 
-/// Has the processor fetch the first line of a value, to be written; the caller
-/// does not wait for it. Memory is not changed, and nothing faults.
+/// Starts to fetch the first cache line of a value, for writing. It does not wait,
+/// changes no memory, and cannot fault.
 ///
-/// Every processor that runs this driver's Windows has the instruction: x64
+/// Every processor that this driver's Windows supports has the instruction: x64
 /// needs PREFETCHW since Windows 8.1 ("Windows processor requirements").
 #[inline(always)]
-pub fn to_write<T>(value: &T) {
+pub fn for_write<T>(value: &T) {
     let at = core::ptr::from_ref(value);
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which reads and writes nothing as far as the program goes.

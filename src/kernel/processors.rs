@@ -1,22 +1,22 @@
-//! Waiting for what runs at DISPATCH_LEVEL, on any processor.
+//! Waits until every processor has left DISPATCH_LEVEL.
 
 use super::irql::Passive;
 use super::work_item::wait_until;
 use crate::ffi;
 
-/// Returns when everything has ended that ran at DISPATCH_LEVEL when this was
-/// called, and lets what begins later see what this thread wrote before.
+/// Returns when all code has ended that ran at DISPATCH_LEVEL at the time of the
+/// call. Code that starts later sees what this thread wrote before the call.
 ///
-/// This thread runs on each processor in turn: at PASSIVE_LEVEL it comes to run
-/// there only when nothing at DISPATCH_LEVEL does. Readers at that level need
-/// to do nothing for that, which is why they can be had for nothing.
-pub fn pass_all(_: &Passive) {
+/// This thread runs on each processor in turn. At PASSIVE_LEVEL it can run there
+/// only when nothing at DISPATCH_LEVEL does. So readers at that level need not do
+/// anything.
+pub fn wait_for_all(_: &Passive) {
     // SAFETY: takes a group number, no pointers; callable at any IRQL.
     let count = unsafe { ffi::KeQueryMaximumProcessorCountEx(ffi::ALL_PROCESSOR_GROUPS as ffi::USHORT) };
     let mut before: Option<ffi::GROUP_AFFINITY> = None;
     for index in 0..count {
-        // Refused for a processor that is not active, where nothing runs, and
-        // for a moment perhaps while one comes or goes.
+        // The call fails for a processor that is not active, where nothing runs, and
+        // perhaps for a moment while a processor starts or stops.
         wait_until(|| match affinity(index) {
             None => true,
             Some(affinity) => {
@@ -32,7 +32,8 @@ pub fn pass_all(_: &Passive) {
     }
 }
 
-/// One processor by its number over all groups, `None` while it is not active.
+/// The affinity of a processor, by its number over all groups; `None` while it is
+/// not active.
 fn affinity(index: u32) -> Option<ffi::GROUP_AFFINITY> {
     let mut number = ffi::PROCESSOR_NUMBER { Group: 0, Number: 0, Reserved: 0 };
     // SAFETY: the number is a local; callable at any IRQL.
@@ -45,7 +46,7 @@ fn affinity(index: u32) -> Option<ffi::GROUP_AFFINITY> {
     })
 }
 
-/// Has this thread go on there; gives where it was bound to before.
+/// Moves this thread to a processor. Returns the affinity from before.
 fn run_on(affinity: &ffi::GROUP_AFFINITY) -> ffi::GROUP_AFFINITY {
     let (mut there, mut previous) = (*affinity, ffi::GROUP_AFFINITY { Mask: 0, Group: 0, Reserved: [0; 3] });
     // SAFETY: both are locals; at PASSIVE_LEVEL the thread has moved when the

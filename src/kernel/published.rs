@@ -5,10 +5,10 @@ use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::pool::PoolArc;
 
-/// The place of a value, empty until one is published.
+/// A place for a value; empty until one is published.
 pub struct Published<T>(AtomicPtr<T>);
 
-/// Keeps the value published, and takes it back when dropped.
+/// Keeps a value published until dropped.
 pub struct Publication<T: 'static> {
     place: &'static Published<T>,
     value: PoolArc<T>,
@@ -20,13 +20,13 @@ impl<T: Sync> Published<T> {
         Self(AtomicPtr::new(ptr::null_mut()))
     }
 
-    /// Shows a value to every callback.
+    /// Publishes a value for all callbacks.
     pub fn publish(&'static self, value: PoolArc<T>) -> Publication<T> {
         self.0.store(ptr::from_ref(&*value).cast_mut(), Ordering::Release);
         Publication { place: self, value }
     }
 
-    /// What is published.
+    /// The published value.
     ///
     /// # Safety
     /// The publication outlives `'a`: the caller is a callback whose
@@ -40,7 +40,7 @@ impl<T: Sync> Published<T> {
 }
 
 impl<T> Publication<T> {
-    /// A share in the value, for whoever does not come by callback.
+    /// Another owner of the value, for code that is not a callback.
     pub fn share(&self) -> PoolArc<T> {
         self.value.clone()
     }

@@ -1,4 +1,4 @@
-//! Reading the driver's Parameters key.
+//! Reads the driver's Parameters key.
 
 use core::mem::offset_of;
 use core::ptr;
@@ -14,10 +14,11 @@ use crate::logic::policy::values::MAX_BYTES;
 /// An open registry key.
 pub struct Key(ffi::HANDLE);
 
-/// Room for a value; by default for the longest one, which is too large for a
-/// kernel stack.
+/// A buffer for a value. By default it has room for the longest value, which is too
+/// large for a kernel stack.
 ///
-/// Laid out as KEY_VALUE_PARTIAL_INFORMATION (wdm.h), with all of its data.
+/// The layout is that of KEY_VALUE_PARTIAL_INFORMATION (wdm.h), with room for the
+/// data.
 #[repr(C)]
 pub struct Room<D: ?Sized = [u8; MAX_BYTES]> {
     title_index: ffi::ULONG,
@@ -27,7 +28,7 @@ pub struct Room<D: ?Sized = [u8; MAX_BYTES]> {
 }
 
 impl<const N: usize> Room<[u8; N]> {
-    /// Room for `N` bytes, in the caller's frame.
+    /// A buffer for `N` bytes, on the caller's stack.
     pub const fn empty() -> Self {
         Self { title_index: 0, kind: 0, data_length: 0, data: [0; N] }
     }
@@ -38,27 +39,27 @@ const _: () = assert!(offset_of!(Room, data) == offset_of!(ffi::KEY_VALUE_PARTIA
 // SAFETY: integers and an array of them.
 unsafe impl Zeroed for Room {}
 
-/// A value as it is: nothing says that the data fit the type.
+/// A value as the registry holds it. Nothing guarantees that the data fit the type.
 #[derive(Clone, Copy, Debug)]
 pub struct Data<'a> {
-    /// `REG_*`.
+    /// The type, `REG_*`.
     pub kind: u32,
-    /// The bytes.
+    /// The data.
     pub bytes: &'a [u8],
 }
 
-/// Why a value cannot be had.
+/// Why a value cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueError {
-    /// There is no room for it.
+    /// The buffer is too small.
     TooLong,
     /// The registry refuses.
     Unreadable(Status),
 }
 
 impl Key {
-    /// Opens `Parameters` under the driver's service key; `None` where there is
-    /// none.
+    /// Opens `Parameters` under the driver's service key; `None` if it does not
+    /// exist.
     pub fn parameters(driver: &DriverObject, _: &Passive) -> Result<Option<Self>> {
         let mut handle = ptr::null_mut();
         // SAFETY: the driver object is the system's, `handle` is a local, and
@@ -79,12 +80,12 @@ impl Key {
         }
     }
 
-    /// The handle.
+    /// The raw handle.
     pub(super) fn as_raw(&self) -> ffi::HANDLE {
         self.0
     }
 
-    /// A value of any type; `None` where there is none of that name.
+    /// Reads a value of any type; `None` if it does not exist.
     pub fn value<'r>(
         &self,
         name: &str,
@@ -127,6 +128,6 @@ impl Drop for Key {
         // SAFETY: the handle is open and closed once, here; keys are only held
         // at PASSIVE_LEVEL.
         let closed = unsafe { ffi::ZwClose(self.0) };
-        debug_assert!(closed >= 0, "an open handle closes");
+        debug_assert!(closed >= 0, "closing an open handle succeeds");
     }
 }

@@ -2,13 +2,13 @@
 
 use crate::ffi::{NTSTATUS, STATUS_FWP_ALREADY_EXISTS, STATUS_INSUFFICIENT_RESOURCES};
 
-/// An NTSTATUS that says failure.
+/// An NTSTATUS that means failure.
 ///
 /// Invariant: the code is negative (`NT_SUCCESS` is false).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Status(NTSTATUS);
 
-/// What a kernel call gives.
+/// The result of a kernel call.
 pub type Result<T = ()> = core::result::Result<T, Status>;
 
 impl Status {
@@ -18,12 +18,12 @@ impl Status {
     /// `STATUS_FWP_ALREADY_EXISTS`.
     pub const FWP_ALREADY_EXISTS: Self = Self(STATUS_FWP_ALREADY_EXISTS);
 
-    /// The code.
+    /// The raw code.
     pub fn code(self) -> NTSTATUS {
         self.0
     }
 
-    /// Whether it is this code.
+    /// Whether this is the given code.
     pub fn is(self, code: NTSTATUS) -> bool {
         self.0 == code
     }

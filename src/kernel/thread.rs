@@ -1,4 +1,4 @@
-//! A system thread of our own, ended when dropped, and what wakes it.
+//! A system thread of our own, and the event that wakes it.
 
 use core::ffi::c_void;
 use core::ptr;
@@ -10,46 +10,45 @@ use super::status::{Result, to_result};
 use crate::ffi;
 
 /// What a thread does.
-pub trait Run: Send + Sync {
-    /// Runs on the thread, from its start to its end, which is asked for by
-    /// [`Signal::is_ending`].
+pub trait ThreadBody: Send + Sync {
+    /// Runs on the thread. Returns after [`Signal::is_ending`] returns `true`.
     fn run(&self, signal: &Signal, irql: &Passive);
 }
 
-/// A thread at PASSIVE_LEVEL. The work that it does stays where it is until the
-/// thread has ended: not only left our code, but gone.
-pub struct Thread<R: Run> {
-    handle: Handle,
-    body: PoolBox<Body<R>>,
+/// A thread at PASSIVE_LEVEL. Dropping it ends the thread and waits until the thread
+/// object is signaled, so that the thread no longer runs any code of the image.
+pub struct Thread<R: ThreadBody> {
+    handle: KernelHandle,
+    body: PoolBox<ThreadState<R>>,
 }
 
-struct Body<R> {
+struct ThreadState<R> {
     signal: Signal,
     run: R,
 }
 
-/// What a thread waits for: an event that others set, too, and its end.
+/// What a thread waits for: an event, which others can also set, and its end.
 pub struct Signal {
-    event: Handle,
+    event: KernelHandle,
     ending: AtomicBool,
 }
 
 /// A kernel handle.
-struct Handle(ffi::HANDLE);
+struct KernelHandle(ffi::HANDLE);
 
 // SAFETY: a kernel handle is the same in every thread and process.
-unsafe impl Send for Handle {}
+unsafe impl Send for KernelHandle {}
 // SAFETY: as above; the system locks for itself.
-unsafe impl Sync for Handle {}
+unsafe impl Sync for KernelHandle {}
 
-impl<R: Run> Thread<R> {
-    /// Starts it.
+impl<R: ThreadBody> Thread<R> {
+    /// Starts the thread.
     pub fn new(run: R, irql: &Passive) -> Result<Self> {
-        let body = PoolBox::new(Body { signal: Signal::new(irql)?, run })?;
+        let body = PoolBox::new(ThreadState { signal: Signal::new(irql)?, run })?;
         let attributes = kernel_handle();
         let mut handle = ptr::null_mut();
-        // SAFETY: handle and attributes are locals, no process means the
-        // system's, the body lives until the thread has ended (see Drop), and
+        // SAFETY: handle and attributes are locals, NULL means the system
+        // process, the body lives until the thread has ended (see Drop), and
         // the call is made at PASSIVE_LEVEL.
         to_result(unsafe {
             ffi::PsCreateSystemThread(
@@ -62,25 +61,25 @@ impl<R: Run> Thread<R> {
                 body.as_ptr().cast(),
             )
         })?;
-        Ok(Self { handle: Handle(handle), body })
+        Ok(Self { handle: KernelHandle(handle), body })
     }
 }
 
 /// KSTART_ROUTINE; returning ends the thread.
-unsafe extern "C" fn routine<R: Run>(context: *mut c_void) {
+unsafe extern "C" fn routine<R: ThreadBody>(context: *mut c_void) {
     // SAFETY: the context is the body, which outlives the thread.
-    let body = unsafe { &*context.cast::<Body<R>>() };
+    let body = unsafe { &*context.cast::<ThreadState<R>>() };
     // SAFETY: a system thread starts at PASSIVE_LEVEL (PsCreateSystemThread).
     let irql = unsafe { Passive::assume() };
     body.run.run(&body.signal, &irql);
 }
 
-impl<R: Run> Drop for Thread<R> {
+impl<R: ThreadBody> Drop for Thread<R> {
     fn drop(&mut self) {
         self.body.signal.ending.store(true, Ordering::Release);
         // SAFETY: the event is open; threads are only held at PASSIVE_LEVEL.
         let set = unsafe { ffi::ZwSetEvent(self.body.signal.event.0, ptr::null_mut()) };
-        debug_assert!(to_result(set).is_ok(), "an open event is set");
+        debug_assert!(to_result(set).is_ok(), "setting an open event succeeds");
         wait(&self.handle, ptr::null_mut());
     }
 }
@@ -100,21 +99,21 @@ impl Signal {
                 0,
             )
         })?;
-        Ok(Self { event: Handle(event), ending: AtomicBool::new(false) })
+        Ok(Self { event: KernelHandle(event), ending: AtomicBool::new(false) })
     }
 
-    /// The event, for what else is to set it.
+    /// The event, for others to set.
     pub(super) fn event(&self) -> ffi::HANDLE {
         self.event.0
     }
 
-    /// Whether the thread is to end. Asked after whatever else may clear the
-    /// event, since the end sets this first and the event then.
+    /// Whether the thread must end. To be asked after any wait: the end is noted
+    /// before the event is set.
     pub fn is_ending(&self) -> bool {
         self.ending.load(Ordering::Acquire)
     }
 
-    /// Waits until the event is set, or for so many milliseconds at most; says
+    /// Waits until the event is set, at most for this many milliseconds. Returns
     /// whether it was set.
     pub fn wait(&self, milliseconds: u32, _: &Passive) -> bool {
         // Relative, in units of 100 ns.
@@ -123,16 +122,17 @@ impl Signal {
     }
 }
 
-/// Waits until the object is signaled, which it says, or the time is over.
-fn wait(handle: &Handle, interval: ffi::PLARGE_INTEGER) -> bool {
+/// Waits until the object is signaled or the time is over. Returns whether it was
+/// signaled.
+fn wait(handle: &KernelHandle, interval: ffi::PLARGE_INTEGER) -> bool {
     // SAFETY: the handle is open, the interval NULL or a caller's local;
     // callers are at PASSIVE_LEVEL.
     let waited = unsafe { ffi::ZwWaitForSingleObject(handle.0, 0, interval) };
-    debug_assert!(to_result(waited).is_ok(), "an open handle is waited for");
+    debug_assert!(to_result(waited).is_ok(), "waiting for an open handle succeeds");
     waited != ffi::STATUS_TIMEOUT
 }
 
-/// Attributes of a handle that any process may use and no user can.
+/// Attributes of a handle that is valid in every process but not for user mode.
 fn kernel_handle() -> ffi::OBJECT_ATTRIBUTES {
     ffi::OBJECT_ATTRIBUTES {
         Length: size_of::<ffi::OBJECT_ATTRIBUTES>() as ffi::ULONG,
@@ -144,11 +144,11 @@ fn kernel_handle() -> ffi::OBJECT_ATTRIBUTES {
     }
 }
 
-impl Drop for Handle {
+impl Drop for KernelHandle {
     fn drop(&mut self) {
-        // SAFETY: the handle is open and closed once, here, at the
-        // PASSIVE_LEVEL at which all that owns it is dropped.
+        // SAFETY: the handle is open and closed once, here. Its owners are dropped
+        // at PASSIVE_LEVEL.
         let closed = unsafe { ffi::ZwClose(self.0) };
-        debug_assert!(to_result(closed).is_ok(), "an open handle closes");
+        debug_assert!(to_result(closed).is_ok(), "closing an open handle succeeds");
     }
 }

@@ -2,14 +2,14 @@
 
 use crate::ffi;
 
-/// Up to `N` - 1 units and the terminating zero.
+/// At most `N` - 1 units, and the terminating zero.
 pub struct Utf16<const N: usize> {
     units: [ffi::WCHAR; N],
     length: usize,
 }
 
 impl<const N: usize> Utf16<N> {
-    /// The parts one after the other; what does not fit is cut off.
+    /// Concatenates the parts; cuts off what does not fit.
     pub fn concat(parts: &[&str]) -> Self {
         let mut units = [0; N];
         let text = parts.iter().flat_map(|part| part.encode_utf16());
@@ -21,8 +21,8 @@ impl<const N: usize> Utf16<N> {
         Self { units, length }
     }
 
-    /// As a string that ends with a zero. The C types want it mutable; nothing
-    /// that takes it writes.
+    /// As a zero-terminated string. The C types ask for a mutable pointer, but no
+    /// callee writes to it.
     pub fn as_ptr(&self) -> *mut ffi::WCHAR {
         self.units.as_ptr().cast_mut()
     }

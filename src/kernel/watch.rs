@@ -1,4 +1,4 @@
-//! Following the Parameters key as it changes, goes and comes back.
+//! Follows the Parameters key: its changes, its deletion, its creation.
 
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -7,31 +7,33 @@ use super::entry::DriverObject;
 use super::irql::Passive;
 use super::registry::Key;
 use super::status::Result;
-use super::thread::{Run, Signal, Thread};
+use super::thread::{Signal, Thread, ThreadBody};
 use crate::ffi;
 
-/// Something that follows the key's values.
-pub trait Follow: Send + Sync {
-    /// Reads them; there is no key if there is none. Comes once when watching
-    /// begins, for what changed before, and after every change.
+/// Follows the values of the key.
+pub trait KeyFollower: Send + Sync {
+    /// Reads the values; `key` is `None` if the key does not exist. Called once when
+    /// watching begins, for changes made before, and after every change.
     fn follow(&self, key: Option<&Key>, irql: &Passive);
 
-    /// Comes again and again while nothing changes, after the time that it says
-    /// in milliseconds.
+    /// Called repeatedly while nothing changes. Returns the time until the next
+    /// call, in milliseconds.
     fn tick(&self, irql: &Passive) -> u32;
 }
 
-/// Watches until dropped, on a thread of its own.
+/// Watches the key until dropped, on a thread of its own.
 ///
-/// A work item would do for the notice (ZwNotifyChangeKey's ApcRoutine), but it
-/// is a WORK_QUEUE_ITEM, which nothing keeps the image in memory for: its last
-/// instructions could run after the unload. And a notice belongs to the thread
-/// that asked for it; one of the system's workers may end at any time.
-pub struct Watch<F: Follow>(#[expect(dead_code, reason = "dropped to end it")] Thread<Watcher<F>>);
+/// ZwNotifyChangeKey could queue a work item instead (its ApcRoutine). But that is a
+/// WORK_QUEUE_ITEM, which does not keep the image in memory: its last instructions
+/// could run after the unload. A notification also belongs to the thread that asked
+/// for it, and the system may end a worker thread at any time.
+pub struct KeyWatch<F: KeyFollower>(
+    #[expect(dead_code, reason = "its drop ends the watch")] Thread<Watcher<F>>,
+);
 
 struct Watcher<F> {
     driver: DriverObject,
-    /// Written by the system when a notice comes.
+    /// The system writes it when a notification arrives.
     outcome: UnsafeCell<ffi::IO_STATUS_BLOCK>,
     follower: F,
 }
@@ -41,22 +43,22 @@ unsafe impl<F: Sync> Sync for Watcher<F> {}
 // SAFETY: as above.
 unsafe impl<F: Send> Send for Watcher<F> {}
 
-/// While there is no key, or none that can be watched, one is looked for after
-/// so many milliseconds.
+/// Milliseconds until the next attempt, while the key does not exist or cannot be
+/// watched.
 const LOOK_AGAIN: u32 = 5_000;
 
 /// What is known about the key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// It will tell of its next change.
+    /// Its next change will be notified.
     Watched,
-    /// There is none.
+    /// It does not exist.
     Missing,
     /// It cannot be opened or watched now.
     Unknown,
 }
 
-impl<F: Follow> Watch<F> {
+impl<F: KeyFollower> KeyWatch<F> {
     /// Starts watching.
     pub fn new(driver: &DriverObject, follower: F, irql: &Passive) -> Result<Self> {
         let outcome = UnsafeCell::new(ffi::IO_STATUS_BLOCK::default());
@@ -64,12 +66,12 @@ impl<F: Follow> Watch<F> {
     }
 }
 
-impl<F: Follow> Run for Watcher<F> {
+impl<F: KeyFollower> ThreadBody for Watcher<F> {
     fn run(&self, signal: &Signal, irql: &Passive) {
         let (mut key, mut before) = (None, State::Unknown);
         loop {
-            // Asked for the next notice before the values are read, so that no
-            // change falls between.
+            // Ask for the next notification before reading the values, so that no
+            // change is missed.
             let state = self.ask(&mut key, signal, irql);
             if signal.is_ending() {
                 // Closing the key ends the notice that is still to come.
@@ -89,27 +91,27 @@ impl<F: Follow> Run for Watcher<F> {
     }
 }
 
-impl<F: Follow> Watcher<F> {
-    /// Ticks until a notice comes or, unless it is [`u32::MAX`], patience ends;
-    /// `false` where the thread is to end.
+impl<F: KeyFollower> Watcher<F> {
+    /// Ticks until a notification arrives or `patience` ends; [`u32::MAX`] never
+    /// ends. Returns `false` if the thread must end.
     fn wait(&self, signal: &Signal, mut patience: u32, irql: &Passive) -> bool {
         loop {
             let interval = self.follower.tick(irql);
-            let noticed = signal.wait(interval.min(patience), irql);
+            let rare = signal.wait(interval.min(patience), irql);
             if signal.is_ending() {
                 return false;
             }
             if patience != u32::MAX {
                 patience = patience.saturating_sub(interval);
             }
-            if noticed || patience == 0 {
+            if rare || patience == 0 {
                 return true;
             }
         }
     }
 
-    /// Asks for a notice, of the key that is open or, where that has been
-    /// deleted, of the one that is there now.
+    /// Asks for a notification. If the open key has been deleted, opens the one that
+    /// exists now.
     fn ask(&self, key: &mut Option<Key>, signal: &Signal, irql: &Passive) -> State {
         if key.as_ref().is_some_and(|key| self.notify(key, signal, irql).is_ok()) {
             return State::Watched;

@@ -1,10 +1,10 @@
-//! What the compiler and the linker want of any program, from the WDK's crates.
+//! Panic handler, C runtime symbols and allocator, by the WDK's crates.
 //!
-//! wdk-panic has the panic handler and wdk-sys what stands for a C runtime. The
+//! wdk-panic has the panic handler, wdk-sys the symbols of a C runtime. The
 //! allocator is the one that drivers in Rust register. Nothing of this driver
-//! allocates through it (it knows one tag, no alignment above the pool's, and
-//! callers that cannot fail), so that the linker leaves it out: its memory is
-//! [`super::pool`]'s.
+//! allocates through it, so the linker removes it: it has one tag for all, no
+//! alignment above the pool's, and callers that cannot handle a failure. The
+//! driver's memory comes from [`super::pool`].
 
 use wdk_alloc::WdkAllocator;
 use {wdk as _, wdk_panic as _};

@@ -1,4 +1,4 @@
-//! Work put off to a system thread at PASSIVE_LEVEL.
+//! Work items: work that a system thread does at PASSIVE_LEVEL.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -8,55 +8,55 @@ use super::pool::PoolBox;
 use super::status::{Result, Status, to_result};
 use crate::ffi;
 
-/// What there is to do, as often as it is asked for.
+/// The work of a work item.
 pub trait Work: Send + Sync {
-    /// Does it. Requests that come meanwhile lead to one more run.
+    /// Does the work. Requests that arrive meanwhile cause one more run.
     fn run(&self, irql: &Passive);
 }
 
-/// A work item and its work, drained when dropped.
-pub struct WorkItem<W: Work>(PoolBox<Inner<W>>);
+/// A work item and its work. Dropping it waits until all requests are done.
+pub struct WorkItem<W: Work>(PoolBox<WorkState<W>>);
 
-pub(super) struct Inner<W> {
+pub(super) struct WorkState<W> {
     item: ffi::PIO_WORKITEM,
-    /// Requests not yet answered by a run that began after them.
+    /// Requests that no run has taken yet.
     requests: AtomicU32,
     pub(super) work: W,
-    /// Named by the work item.
+    /// The work item refers to it.
     _device: Device,
 }
 
 // SAFETY: the item is only handed back to the system; queueing is guarded by
 // `requests`.
-unsafe impl<W: Send> Send for Inner<W> {}
+unsafe impl<W: Send> Send for WorkState<W> {}
 // SAFETY: as above.
-unsafe impl<W: Sync> Sync for Inner<W> {}
+unsafe impl<W: Sync> Sync for WorkState<W> {}
 
 impl<W: Work> WorkItem<W> {
-    /// Nothing runs until the first request.
+    /// Starts without requests.
     pub fn new(device: &Device, work: W, _: &Passive) -> Result<Self> {
         // SAFETY: the device is alive, and the item keeps it so.
         let item = unsafe { ffi::IoAllocateWorkItem(device.as_ptr()) };
         if item.is_null() {
             return Err(Status::INSUFFICIENT_RESOURCES);
         }
-        let inner = Inner { item, requests: AtomicU32::new(0), work, _device: device.clone() };
+        let inner = WorkState { item, requests: AtomicU32::new(0), work, _device: device.clone() };
         Ok(Self(PoolBox::new(inner)?))
     }
 
-    /// The work, which [`Inner::request`] takes by address.
-    pub(super) fn as_ptr(&self) -> *mut Inner<W> {
+    /// The address for [`WorkState::request`].
+    pub(super) fn as_ptr(&self) -> *mut WorkState<W> {
         self.0.as_ptr()
     }
 
-    /// What is done.
+    /// The work.
     pub fn work(&self) -> &W {
         &self.0.work
     }
 }
 
-impl<W: Work> Inner<W> {
-    /// Asks for a run; at any IRQL up to DISPATCH_LEVEL.
+impl<W: Work> WorkState<W> {
+    /// Requests a run; callable at any IRQL up to DISPATCH_LEVEL.
     ///
     /// # Safety
     /// `inner` is a live [`WorkItem`]'s, which is not being dropped yet.
@@ -94,17 +94,17 @@ impl<W: Work> Inner<W> {
     }
 }
 
-impl<W> Drop for Inner<W> {
+impl<W> Drop for WorkState<W> {
     fn drop(&mut self) {
-        // Whoever made requests has stopped; what they asked for runs out.
+        // Nobody makes requests any more. Wait for those that were made.
         wait_until(|| self.requests.load(Ordering::Acquire) == 0);
         // SAFETY: the item is allocated and not queued; it is freed once, here.
         unsafe { ffi::IoFreeWorkItem(self.item) };
     }
 }
 
-/// Asks until it is so, and lets other threads run in between; at
-/// PASSIVE_LEVEL only.
+/// Waits until `done` returns `true`, and lets other threads run meanwhile. To be
+/// called at PASSIVE_LEVEL.
 pub(super) fn wait_until(mut done: impl FnMut() -> bool) {
     while !done() {
         pause();
@@ -114,8 +114,8 @@ pub(super) fn wait_until(mut done: impl FnMut() -> bool) {
 pub(super) fn pause() {
     // Relative, in units of 100 ns: 1 ms.
     let mut interval = ffi::LARGE_INTEGER { QuadPart: -10_000 };
-    // SAFETY: `interval` is a local; callers are at PASSIVE_LEVEL, since all
-    // that drains is dropped there.
+    // SAFETY: `interval` is a local, and callers are at PASSIVE_LEVEL, where
+    // everything that waits is dropped.
     let waited = unsafe {
         ffi::KeDelayExecutionThread(ffi::_MODE::KernelMode as ffi::KPROCESSOR_MODE, 0, &mut interval)
     };

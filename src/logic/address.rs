@@ -1,8 +1,8 @@
-//! An address as a number.
+//! An IP address as a number.
 
 use core::net::IpAddr;
 
-/// An address of either family, in host order: what is looked up and compared.
+/// An address of either family, in host order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Address {
     /// IPv4.

@@ -1,8 +1,8 @@
-//! Bytes of a packet, wherever they lie.
+//! Access to the bytes of a packet.
 
-/// Where bytes are read from.
+/// A source of bytes.
 pub trait Bytes {
-    /// `N` of them from an offset on; `None` where they are not all there.
+    /// `N` bytes at an offset; `None` if they are not all there.
     fn at<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 }
 

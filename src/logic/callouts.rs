@@ -1,55 +1,57 @@
-//! The table of callouts: one at every layer and twin, of either family.
+//! The table of callouts: one for each layer and discard layer, by family.
 
-use super::layers::{Decision, Family, Fields, Flows, Guid, LAYERS, Layer, Role, Shows, Way};
-use super::order::{Direction, Look, Place};
+use super::layers::{Decision, Family, Fields, FlowContexts, Guid, LAYERS, Layer, Role, Shows, Way};
+use super::order::{Direction, LayerIndex, OrderLayer, Tracking};
 
 /// One callout.
 #[derive(Clone, Copy, Debug)]
 pub struct Callout {
-    /// The documented layer it stands at; its place there is the order of the
+    /// The documented layer. The table of layers has the order of the documented
     /// flows.
     pub layer: &'static Layer,
-    /// Address family.
+    /// The address family.
     pub family: Family,
-    /// Whether it stands at the layer's twin.
+    /// Whether the callout is for the layer's discard layer.
     pub discard: bool,
     /// The layer's run-time id.
     pub layer_id: u16,
-    /// What the order of layers looks at there.
-    pub look: Look,
+    /// The layer as the order check knows it.
+    pub order_layer: OrderLayer,
+    /// How the order check recognizes what a classify shows there.
+    pub tracking: Tracking,
     /// What the callout does.
     pub role: Role,
-    /// Whether flows begin here.
+    /// Whether flows begin at this layer.
     pub begins_flows: bool,
-    /// The direction of a flow's packets, if each of them passes this callout once
-    /// with the flow's context: then they are counted here.
+    /// The direction of the packets that are counted here for their flow. Every
+    /// packet of a flow passes such a callout once, with the flow's context.
     pub flow_packets: Option<Direction>,
-    /// How many values an indication must have to be looked at: all fields that a
-    /// decision reads; none where the callout only observes.
+    /// The number of values that an indication must have: all fields that a decision
+    /// reads; 0 if the callout only observes.
     pub least_values: usize,
-    /// Its place in [`CALLOUTS`].
-    pub index: Index,
+    /// The index in [`CALLOUTS`].
+    pub index: CalloutIndex,
 }
 
 /// Number of callouts.
 pub const COUNT: usize = 66;
 
-/// Every callout, in the order in which they are registered and given their
-/// filters: as the TCP flows first come to the layers, each with its twin
-/// behind it, IPv4 before IPv6; then the layers beside those flows.
+/// Every callout, in the order of registration: as the TCP flows first pass the
+/// layers, each layer before its discard layer, IPv4 before IPv6. Layers that these
+/// flows do not pass come last.
 pub static CALLOUTS: [Callout; COUNT] = every();
 
-/// Marks this driver's callouts and filters; the layer's id is added.
+/// The keys of this driver's callouts and filters, to which the layer's id is added.
 const CALLOUT_KEY: Guid = 0x2f6b1e84_5d0a_4c3e_9b57_68a1c40d0000;
 const FILTER_KEY: Guid = 0x93c07d15_e8f2_4b6a_a1d4_07be5c920000;
 
 impl Callout {
-    /// The callout's own key.
+    /// The callout's key.
     pub const fn key(&self) -> Guid {
         CALLOUT_KEY + self.layer_id as Guid
     }
 
-    /// Its filter's key.
+    /// The key of its filter.
     pub const fn filter_key(&self) -> Guid {
         FILTER_KEY + self.layer_id as Guid
     }
@@ -58,22 +60,26 @@ impl Callout {
     pub const fn layer_key(&self) -> Guid {
         let column = self.family as usize;
         match &self.layer.discard {
-            Some(twin) if self.discard => twin.keys[column],
+            Some(discard_layer) if self.discard => discard_layer.keys[column],
             _ => self.layer.keys[column],
         }
     }
 
-    /// Whether it is to hear of the end of flows whose contexts it has.
+    /// Whether the callout associates contexts with flows, and needs a flowDeleteFn.
     pub const fn has_flows(&self) -> bool {
-        !self.discard && matches!(self.layer.flows, Flows::Every | Flows::Streams | Flows::Datagrams)
+        !self.discard
+            && matches!(
+                self.layer.flows,
+                FlowContexts::Every | FlowContexts::Streams | FlowContexts::Datagrams
+            )
     }
 
-    /// Where its layer's data fields stand.
+    /// The positions of the layer's data fields.
     pub const fn fields(&self) -> &'static Fields {
         &self.layer.fields
     }
 
-    /// The layer's name in parts, as `fwpsk.h` composes it.
+    /// The layer's name in parts, as in `fwpsk.h`.
     pub const fn name(&self) -> [&'static str; 3] {
         let family = match self.family {
             Family::V4 => "_V4",
@@ -83,25 +89,24 @@ impl Callout {
     }
 }
 
-/// The callout at a layer, `None` for a layer that has none.
+/// The callout at a layer; `None` if no callout is for the layer.
 pub fn at_layer(layer_id: u16) -> Option<&'static Callout> {
     static BY_LAYER: [u8; LAYER_IDS] = by_layer(false);
     CALLOUTS.get(usize::from(*BY_LAYER.get(usize::from(layer_id))?))
 }
 
-/// The callout at a layer that only observes it, and where no flow begins: most
-/// often it has nothing to do but to count.
+/// The callout at a layer, if it only observes and no flow begins there. Most often
+/// such a callout only counts.
 #[inline(always)]
-pub fn observing(layer_id: u16) -> Option<Index> {
+pub fn observing(layer_id: u16) -> Option<CalloutIndex> {
     static BY_LAYER: [u8; LAYER_IDS] = by_layer(true);
     match BY_LAYER.get(usize::from(layer_id)) {
-        Some(&place) if usize::from(place) < COUNT => Some(Index(place)),
+        Some(&place) if usize::from(place) < COUNT => Some(CalloutIndex(place)),
         _ => None,
     }
 }
 
-/// Whether every packet of a flow passes the layer once, with the flow's context,
-/// and is counted there.
+/// Whether the packets of flows are counted at a layer.
 #[inline(always)]
 pub const fn counts_flow_packets(layer_id: u16) -> bool {
     const LAYERS: [u16; 4] = flow_layers();
@@ -124,9 +129,9 @@ const fn flow_layers() -> [u16; 4] {
 /// The callouts of both families at one layer.
 #[derive(Clone, Copy)]
 pub struct Pair {
-    /// At the IPv4 layer.
+    /// The callout at the IPv4 layer.
     pub v4: &'static Callout,
-    /// At the IPv6 layer.
+    /// The callout at the IPv6 layer.
     pub v6: &'static Callout,
 }
 
@@ -151,7 +156,7 @@ impl Pair {
         Self { v4, v6 }
     }
 
-    /// The callout that stands at a layer.
+    /// The callout at a layer.
     #[inline(always)]
     pub const fn at(self, layer_id: u16) -> Option<&'static Callout> {
         match layer_id {
@@ -161,25 +166,25 @@ impl Pair {
         }
     }
 
-    /// The layer of both.
+    /// The layer of both callouts.
     pub const fn layer(self) -> &'static Layer {
         self.v4.layer
     }
 }
 
-/// A callout's place in [`CALLOUTS`].
+/// The index of a callout in [`CALLOUTS`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Index(u8);
+pub struct CalloutIndex(u8);
 
-impl Index {
-    /// As a number below [`COUNT`].
+impl CalloutIndex {
+    /// The index, which is below [`COUNT`].
     pub const fn number(self) -> usize {
         self.0 as usize
     }
 }
 
 const LAYER_IDS: usize = 72;
-/// No callout's place: what is below [`COUNT`] is checked by this, too.
+/// Means no callout. It is not below [`COUNT`].
 const NONE: u8 = u8::MAX;
 
 const fn every() -> [Callout; COUNT] {
@@ -188,12 +193,13 @@ const fn every() -> [Callout; COUNT] {
         family: Family::V4,
         discard: false,
         layer_id: 0,
-        look: Look::of(&LAYERS[0], Place::of_row(0, false)),
+        order_layer: OrderLayer::of(LayerIndex::of_row(0, false)),
+        tracking: Tracking::of(&LAYERS[0], LayerIndex::of_row(0, false)),
         role: Role::Observe,
         begins_flows: false,
         flow_packets: None,
         least_values: 0,
-        index: Index(0),
+        index: CalloutIndex(0),
     };
     let mut callouts = [nothing; COUNT];
     let (mut count, mut row) = (0, 0);
@@ -203,35 +209,37 @@ const fn every() -> [Callout; COUNT] {
         while column < Family::ALL.len() {
             let family = Family::ALL[column];
             let layer_id = layer.ids[column];
-            let look = Look::of(layer, Place::of_row(row, false));
-            let begins_flows = matches!(layer.flows, Flows::Begin);
+            let index = LayerIndex::of_row(row, false);
+            let begins_flows = matches!(layer.flows, FlowContexts::Begin);
             callouts[count] = Callout {
                 layer,
                 family,
                 discard: false,
                 layer_id,
-                look,
+                order_layer: OrderLayer::of(index),
+                tracking: Tracking::of(layer, index),
                 role: layer.role,
                 begins_flows,
                 flow_packets: flow_packets(layer),
                 least_values: least_values(layer, layer.role),
-                index: Index(count as u8),
+                index: CalloutIndex(count as u8),
             };
             count += 1;
-            if let Some(twin) = &layer.discard {
-                let (layer_id, role) = (layer_id + 1, twin.role);
-                let look = Look::of(layer, Place::of_row(row, true));
+            if let Some(discard_layer) = &layer.discard {
+                let (layer_id, role) = (layer_id + 1, discard_layer.role);
+                let index = LayerIndex::of_row(row, true);
                 callouts[count] = Callout {
                     layer,
                     family,
                     discard: true,
                     layer_id,
-                    look,
+                    order_layer: OrderLayer::of(index),
+                    tracking: Tracking::of(layer, index),
                     role,
                     begins_flows: false,
                     flow_packets: None,
                     least_values: least_values(layer, role),
-                    index: Index(count as u8),
+                    index: CalloutIndex(count as u8),
                 };
                 count += 1;
             }
@@ -245,9 +253,9 @@ const fn every() -> [Callout; COUNT] {
 
 const fn flow_packets(layer: &Layer) -> Option<Direction> {
     match (layer.flows, layer.shows) {
-        (Flows::Every, Shows::Segment(Way::In)) => Some(Direction::Inbound),
-        (Flows::Every, Shows::Segment(Way::Out)) => Some(Direction::Outbound),
-        (Flows::Every, _) => panic!("the packets of a flow are counted at the transport layers"),
+        (FlowContexts::Every, Shows::Segment(Way::In)) => Some(Direction::Inbound),
+        (FlowContexts::Every, Shows::Segment(Way::Out)) => Some(Direction::Outbound),
+        (FlowContexts::Every, _) => panic!("the packets of a flow are counted at the transport layers"),
         _ => None,
     }
 }
@@ -259,8 +267,8 @@ const fn least_values(layer: &Layer, role: Role) -> usize {
     }
 }
 
-/// The place of each layer's callout: of all callouts, or of those that only
-/// observe and begin no flow.
+/// The index of each layer's callout. With `observing` only callouts that observe
+/// and where no flow begins.
 const fn by_layer(observing: bool) -> [u8; LAYER_IDS] {
     let (mut places, mut index) = ([NONE; LAYER_IDS], 0);
     while index < COUNT {
@@ -279,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_layer_leads_to_its_callout() {
+    fn every_layer_id_finds_its_callout() {
         for (number, callout) in CALLOUTS.iter().enumerate() {
             assert_eq!(at_layer(callout.layer_id).unwrap().index.number(), number);
         }
@@ -287,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn four_layers_of_either_family_decide_and_no_others() {
+    fn exactly_four_layers_of_each_family_decide() {
         let deciding: Vec<_> = CALLOUTS
             .iter()
             .filter_map(|callout| match callout.role {
@@ -309,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_observes_decides_nothing_and_begins_nothing() {
+    fn observing_callouts_neither_decide_nor_begin_flows() {
         for layer_id in 0..=u16::MAX {
             let expected = at_layer(layer_id)
                 .filter(|callout| callout.role == Role::Observe && !callout.begins_flows)

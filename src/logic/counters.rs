@@ -1,43 +1,43 @@
-//! How often each callout came to each verdict.
+//! Counts the verdicts of each callout.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use super::callouts::{COUNT, Index};
+use super::callouts::{COUNT, CalloutIndex};
 use super::stealth::Verdict;
 
-/// Counts of one processor at one level, on cache lines of their own: rows in
-/// the order of registration, a column for each verdict. Integers only, and
-/// made in zeroed memory.
+/// The counts of one processor at one level, on cache lines of their own. A row is a
+/// callout, in the order of registration; a column is a verdict. The type contains
+/// only integers, so that it can be made in zeroed memory.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Counters([[AtomicU64; Verdict::COUNT]; COUNT]);
 
 impl Counters {
-    /// Counts where nobody else does meanwhile: no line has to be locked.
+    /// Counts without a locked instruction. Nobody else may count meanwhile.
     #[inline(always)]
-    pub fn count_alone(&self, callout: Index, verdict: Verdict) {
+    pub fn count_alone(&self, callout: CalloutIndex, verdict: Verdict) {
         if let Some(count) = self.of(callout, verdict) {
             count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
         }
     }
 
-    /// Counts where others may, too.
+    /// Counts where others may count meanwhile.
     #[inline(always)]
-    pub fn count(&self, callout: Index, verdict: Verdict) {
+    pub fn count(&self, callout: CalloutIndex, verdict: Verdict) {
         if let Some(count) = self.of(callout, verdict) {
             count.fetch_add(1, Relaxed);
         }
     }
 
-    /// Adds what a callout has counted.
-    pub fn add_to(&self, callout: Index, sums: &mut [u64; Verdict::COUNT]) {
+    /// Adds the counts of a callout to `sums`.
+    pub fn add_to(&self, callout: CalloutIndex, sums: &mut [u64; Verdict::COUNT]) {
         for (sum, count) in sums.iter_mut().zip(self.0.get(callout.number()).into_iter().flatten()) {
             *sum = sum.wrapping_add(count.load(Relaxed));
         }
     }
 
     #[inline(always)]
-    fn of(&self, callout: Index, verdict: Verdict) -> Option<&AtomicU64> {
+    fn of(&self, callout: CalloutIndex, verdict: Verdict) -> Option<&AtomicU64> {
         self.0.get(callout.number())?.get(verdict as usize)
     }
 }

@@ -1,13 +1,13 @@
-//! When nobody reads any more what has been replaced.
+//! Waits until nobody reads a replaced value any more.
 //!
-//! Readers count themselves in and out on their own processor, in the phase
-//! that holds when they come; whoever replaced the value turns the phase and
-//! waits until each processor was seen without readers of either. No cache
-//! line is written by readers of two processors, and no reader ever waits.
+//! Readers count themselves in and out on their own processor, in the current phase.
+//! Whoever replaces a value changes the phase and waits until no processor has
+//! readers of either phase. No cache line is written by readers of two processors,
+//! and no reader waits.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
-/// One processor's readers, by phase, on a cache line of their own.
+/// The readers of one processor, by phase, on a cache line of their own.
 #[derive(Debug, Default)]
 #[repr(C, align(64))]
 pub struct Readers {
@@ -15,19 +15,19 @@ pub struct Readers {
     odd: AtomicU32,
 }
 
-/// The phase that newcomers count themselves in; turned by one writer at a
-/// time.
+/// The phase in which new readers count themselves. Only one writer at a time
+/// changes it.
 #[derive(Debug, Default)]
 pub struct Phase(AtomicU32);
 
-/// A reader, counted for as long as this lives. It may be dropped on another
+/// A reader, counted as long as this value lives. It may be dropped on another
 /// processor than it was made on.
 #[derive(Debug)]
 #[must_use]
 pub struct Inside<'a>(&'a AtomicU32);
 
 impl Readers {
-    /// Nobody.
+    /// No readers.
     pub const fn new() -> Self {
         Self { even: AtomicU32::new(0), odd: AtomicU32::new(0) }
     }
@@ -43,22 +43,22 @@ impl Phase {
         Self(AtomicU32::new(0))
     }
 
-    /// Counts a reader in. What is to be read is loaded after this, in
-    /// sequentially consistent order: then either the writer sees the count, or
-    /// the reader the new value.
+    /// Counts a reader. The reader loads the value afterwards, in sequentially
+    /// consistent order. So either the writer sees the count, or the reader sees the
+    /// new value.
     pub fn enter<'a>(&self, readers: &'a Readers) -> Inside<'a> {
         let count = readers.of(self.0.load(Ordering::Relaxed));
         count.fetch_add(1, Ordering::SeqCst);
         Inside(count)
     }
 
-    /// Returns when everybody has left who came before it was called. The value
-    /// is replaced before that, in sequentially consistent order.
+    /// Waits until all readers that came before the call have left. The caller
+    /// replaces the value before, in sequentially consistent order.
     ///
-    /// First those of the other phase are waited for: there are none but who
-    /// looked at the phase before the last turn and came after it. Then the
-    /// phase is turned, so that newcomers cannot keep this one from ending. A
-    /// reader of the old value is in one of the two.
+    /// First it waits for readers of the other phase: readers that loaded the phase
+    /// before the last change and counted themselves after it. Then it changes the
+    /// phase, so that new readers cannot keep the old phase busy, and waits for that
+    /// one. A reader of the old value is in one of the two phases.
     pub fn wait<'a, R: Iterator<Item = &'a Readers> + Clone>(&self, readers: R, mut pause: impl FnMut()) {
         let phase = self.0.load(Ordering::Relaxed);
         let other = phase.wrapping_add(1);
@@ -86,9 +86,9 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicBool, AtomicUsize};
 
-    /// Values are marked instead of freed, so that a reader can tell.
+    /// Values are marked instead of freed, so that a reader can detect it.
     #[test]
-    fn nobody_reads_what_was_waited_for() {
+    fn no_reader_sees_a_freed_value() {
         const ROUNDS: usize = 100;
         let (phase, processors) = (Phase::new(), [const { Readers::new() }; 2]);
         let freed = [const { AtomicBool::new(false) }; ROUNDS + 1];
@@ -102,7 +102,7 @@ mod tests {
         let read = |number: usize| {
             while !done.load(Ordering::Relaxed) {
                 let count = reads.fetch_add(1, Ordering::Relaxed);
-                // Threads change processors as they like.
+                // Threads may change processors.
                 let inside = phase.enter(&processors[(number + count) % 2]);
                 let value = current.load(Ordering::SeqCst);
                 for _ in 0..count % 7 {
@@ -143,7 +143,7 @@ mod tests {
             let mut paused = 0;
             phase.wait([&readers].into_iter(), || {
                 paused += 1;
-                // Those who come meanwhile are not waited for.
+                // Readers that come meanwhile are not waited for.
                 std::mem::forget(phase.enter(&readers));
                 if paused == 3 {
                     inside = None;
@@ -156,7 +156,8 @@ mod tests {
     #[test]
     fn a_reader_that_comes_late_to_the_other_phase_is_waited_for() {
         let (phase, readers) = (Phase::new(), Readers::new());
-        // Looked at the phase, and was interrupted before it counted itself in.
+        // This reader loaded the phase, and was interrupted before it counted
+        // itself.
         let late = readers.of(phase.0.load(Ordering::Relaxed));
         phase.wait([&readers].into_iter(), || panic!("nobody is inside"));
         late.fetch_add(1, Ordering::SeqCst);

@@ -6,50 +6,50 @@ use core::net::IpAddr;
 use super::bytes::Bytes;
 use super::mix::fold;
 
-/// The most extension headers passed over; more are a packet made to tire.
-const MOST_EXTENSIONS: usize = 8;
+/// The most extension headers that are followed. More of them are an attack.
+const MAX_EXTENSIONS: usize = 8;
 
-/// Bytes of IPv6's fixed header, behind which extension headers may follow.
+/// Bytes of IPv6's fixed header.
 const V6_HEADER: u32 = 40;
 
-/// Two numbers without a pattern, for what folds to nothing beside a factor of 0
+/// Two numbers without a pattern, so that a factor of 0 does not make the hash 0
 /// (the fractional digits of pi).
 const SALT: [u64; 2] = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344];
 
-/// Whom a packet goes from and to.
+/// The source and the destination address of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ends {
-    /// The source's number, above the destination's.
+    /// The source's number in the upper half, the destination's in the lower.
     V4(u64),
     /// The source's bytes, then the destination's, as words of this machine.
     V6([u64; 4]),
 }
 
 impl Ends {
-    /// Of IPv4, by the addresses' numbers.
+    /// Two IPv4 addresses, as numbers.
     #[inline(always)]
     pub const fn v4(source: u32, destination: u32) -> Self {
         Self::V4((source as u64) << 32 | destination as u64)
     }
 
-    /// Of IPv6, by the addresses' bytes.
+    /// Two IPv6 addresses, as bytes.
     #[inline(always)]
     pub const fn v6(source: &[u8; 16], destination: &[u8; 16]) -> Self {
         let ([a, b], [c, d]) = (words(source), words(destination));
         Self::V6([a, b, c, d])
     }
 
-    /// Both made one number, to be spread further.
+    /// A hash of both addresses, to be mixed further.
     #[inline(always)]
     pub const fn spread(self) -> u64 {
         match self {
             Self::V4(ends) => ends,
-            // One end is this machine's, and has few prefixes.
+            // The local address has few different prefixes.
             Self::V6([a, b, c, d]) => fold(a ^ c.rotate_left(32) ^ SALT[0], b ^ SALT[1]) ^ d,
         }
     }
 
-    /// Of two addresses; `None` where they are of two families.
+    /// Two addresses; `None` if their families differ.
     #[cfg(test)]
     fn between(source: IpAddr, destination: IpAddr) -> Option<Self> {
         match (source, destination) {
@@ -69,31 +69,31 @@ const fn words(address: &[u8; 16]) -> [u64; 2] {
     [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)]
 }
 
-/// What is above an IP header.
+/// The header above an IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Upper {
     /// Its protocol.
     pub protocol: u8,
-    /// Bytes from the start of the fixed header to it.
+    /// Bytes from the start of the fixed IP header to it.
     pub offset: u32,
-    /// The part of the packet that this is.
+    /// Which part of the packet this is.
     pub part: Part,
 }
 
-/// A packet, or a fragment of one.
+/// A whole packet, or a fragment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
-    /// All of it.
+    /// The whole packet.
     Whole,
-    /// Its beginning, with the upper header.
+    /// The first fragment, which has the upper header.
     First,
-    /// Another part: the upper header is elsewhere.
+    /// A later fragment, without the upper header.
     Later,
 }
 
 impl Part {
-    /// By the word that holds the offset, in units of 8 bytes, and whether more
-    /// follow.
+    /// From the fragment offset, in units of 8 bytes, and the flag for more
+    /// fragments.
     const fn of(offset: u16, more: bool) -> Self {
         match (offset, more) {
             (0, false) => Self::Whole,
@@ -103,8 +103,8 @@ impl Part {
     }
 }
 
-/// What is above the header that the bytes begin with, if that is from one of
-/// these ends to the other; bytes with others are no header of this packet.
+/// Finds the header above the IP header at the start of the bytes. `None` if the IP
+/// header does not have these addresses, because then it is not this packet's.
 #[inline(always)]
 pub fn upper<B: Bytes + ?Sized>(bytes: &B, ends: Ends) -> Option<Upper> {
     match ends {
@@ -132,20 +132,20 @@ pub fn upper<B: Bytes + ?Sized>(bytes: &B, ends: Ends) -> Option<Upper> {
     }
 }
 
-/// What is above IPv6's extension headers.
+/// Finds the header above IPv6's extension headers.
 #[cold]
 #[inline(never)]
 fn behind_extensions<B: Bytes + ?Sized>(bytes: &B, first: u8) -> Option<Upper> {
     let mut upper = Upper { protocol: first, offset: V6_HEADER, part: Part::Whole };
-    for _ in 0..MOST_EXTENSIONS {
+    for _ in 0..MAX_EXTENSIONS {
         let size = match upper.protocol {
-            // Hop-by-hop, routing, destination options: in units of 8 bytes,
-            // the first not counted.
+            // Hop-by-hop, routing, destination options: in units of 8 bytes, without
+            // the first unit.
             0 | 43 | 60 => |length: u8| (u32::from(length) + 1) * 8,
-            // Fragment: of one size.
+            // Fragment: always 8 bytes.
             44 => |_| 8,
-            // Authentication: in units of 4 bytes, the first two not counted
-            // (RFC 4302, 2.2).
+            // Authentication: in units of 4 bytes, without the first two units (RFC
+            // 4302, 2.2).
             51 => |length: u8| (u32::from(length) + 2) * 4,
             _ => return Some(upper),
         };
@@ -156,7 +156,7 @@ fn behind_extensions<B: Bytes + ?Sized>(bytes: &B, first: u8) -> Option<Upper> {
         }
         (upper.protocol, upper.offset) = (next, upper.offset.checked_add(size(length))?);
         if upper.part == Part::Later {
-            // What is named next is in the first part.
+            // The first fragment has the header that is named next.
             return Some(upper);
         }
     }
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn the_addresses_tell_a_header_from_other_bytes() {
+    fn addresses_distinguish_a_header_from_other_bytes() {
         for ends in [V4, V6] {
             let (header, [source, destination]) = header(ends, 17);
             let offset = header.len() as u32;
@@ -211,7 +211,7 @@ mod tests {
         assert_eq!(upper(&header[..], Ends::between(source, destination).unwrap()), None);
     }
 
-    /// Bytes that repeat wherever they are looked for.
+    /// Repeats the same bytes at every offset.
     struct Endless([u8; 4]);
 
     impl Bytes for Endless {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn extension_headers_are_passed_over() {
+    fn extension_headers_are_skipped() {
         // Hop-by-hop (8), routing (24), fragment (8), authentication (24).
         let chain = [(40, [43, 0, 0, 0]), (48, [44, 2, 0, 0]), (72, [51, 9, 0, 0]), (80, [17, 4, 0, 0])];
         let (mut bytes, [source, destination]) = header(V6, 0);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fragment_is_told() {
+    fn a_fragment_is_recognized() {
         for (offset, more, part) in [
             (0, false, Part::Whole),
             (0, true, Part::First),

@@ -1,4 +1,4 @@
-//! PURE: the tables and decisions, without kernel types and without unsafe.
+//! PURE: tables and decisions, without kernel types and without unsafe.
 #![forbid(unsafe_code)]
 
 pub mod address;

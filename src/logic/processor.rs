@@ -1,24 +1,24 @@
-//! What a processor keeps of what passes on it.
+//! The state of one processor.
 
 use super::counters::Counters;
 use super::scan::{ROWS, Table, WAYS};
 
-/// Remotes that one processor remembers, and cells for those that it cannot:
-/// 32 KB each. What that means for floods is in [`crate::logic::scan`].
+/// The remotes that one processor remembers, and the cells for others: 32 KB each.
+/// [`crate::logic::scan`] describes what happens under a flood.
 const SETS: usize = 512 / WAYS;
 const CELLS: usize = ROWS * 1024;
 
-/// One processor's own. Integers only, and empty where all of them are zero:
-/// made in zeroed memory.
+/// The state of one processor. The type contains only integers, and zero means
+/// empty, so that it can be made in zeroed memory.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Processor {
-    /// Who has met closed ports.
+    /// The remotes that have met closed ports.
     pub remotes: Remotes,
-    /// Of what passed at DISPATCH_LEVEL, where nobody else counts meanwhile; and
-    /// of what passed below.
+    /// The counts at DISPATCH_LEVEL, where no other thread of this processor counts;
+    /// then the counts below that level.
     pub counters: [Counters; 2],
 }
 
-/// Remotes that one processor has seen.
+/// The remotes that one processor has seen.
 pub type Remotes = Table<SETS, CELLS>;

@@ -1,41 +1,40 @@
-//! How often something may be said.
+//! Rate limits for events.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 
-/// Counts what is let through in each span of time, and what is not.
+/// Admits a number of events in each span of time, and counts the suppressed ones.
 ///
-/// One cache line for all processors, so it is asked only where somebody
-/// listens.
+/// All processors share its cache line, so it is asked only while a session listens.
 #[derive(Debug, Default)]
-pub struct Limit {
-    /// A span's number in the upper half, in the lower how many were let
-    /// through in it.
+pub struct RateLimit {
+    /// The number of a span in the upper half; in the lower half how many events
+    /// were admitted in it.
     span: AtomicU64,
-    /// Held back since the last that was let through.
-    held_back: AtomicU32,
+    /// Events suppressed since the last one that was admitted.
+    suppressed: AtomicU32,
 }
 
-/// Times that taking a new span is tried; whoever is beaten to it as often is
-/// held back.
+/// How often starting a new span is tried. If other processors win each time, the
+/// event is suppressed.
 const TRIES: usize = 4;
 
-impl Limit {
-    /// Nothing counted.
+impl RateLimit {
+    /// Nothing is counted yet.
     pub const fn new() -> Self {
-        Self { span: AtomicU64::new(0), held_back: AtomicU32::new(0) }
+        Self { span: AtomicU64::new(0), suppressed: AtomicU32::new(0) }
     }
 
-    /// Asks for one in the span with this number, in which `most` are allowed:
-    /// how many were held back before it, `None` if it is held back itself.
+    /// Asks for one event in the span with this number, which allows `most`. Returns
+    /// how many were suppressed before it, or `None` if it is suppressed itself.
     pub fn admit(&self, span: u32, most: u32) -> Option<u32> {
         if self.count(span, most) {
-            // Read first: nothing is written where nothing was held back.
-            let held_back =
-                if self.held_back.load(Relaxed) == 0 { 0 } else { self.held_back.swap(0, Relaxed) };
-            return Some(held_back);
+            // Load first, so that nothing is written if nothing was suppressed.
+            let suppressed =
+                if self.suppressed.load(Relaxed) == 0 { 0 } else { self.suppressed.swap(0, Relaxed) };
+            return Some(suppressed);
         }
         let more = |number: u32| Some(number.saturating_add(1));
-        let _counted = self.held_back.fetch_update(Relaxed, Relaxed, more);
+        let _counted = self.suppressed.fetch_update(Relaxed, Relaxed, more);
         None
     }
 
@@ -60,8 +59,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_in_a_span_and_the_next_says_how_many_were_held_back() {
-        let limit = Limit::new();
+    fn the_next_span_returns_how_many_were_suppressed() {
+        let limit = RateLimit::new();
         assert_eq!(limit.admit(7, 2), Some(0));
         assert_eq!(limit.admit(7, 2), Some(0));
         for _ in 0..5 {
@@ -75,24 +74,25 @@ mod tests {
     }
 
     #[test]
-    fn processors_at_once_lose_none() {
-        let limit = Limit::new();
-        let (let_through, held_back) = (AtomicU32::new(0), AtomicU32::new(0));
+    fn concurrent_processors_lose_no_event() {
+        let limit = RateLimit::new();
+        let (let_through, suppressed) = (AtomicU32::new(0), AtomicU32::new(0));
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 scope.spawn(|| {
                     for number in 0..4000 {
                         if let Some(before) = limit.admit(number / 1000, 100) {
                             let_through.fetch_add(1, Relaxed);
-                            held_back.fetch_add(before, Relaxed);
+                            suppressed.fetch_add(before, Relaxed);
                         }
                     }
                 });
             }
         });
         let last = limit.admit(u32::MAX, 1).unwrap();
-        assert_eq!(let_through.load(Relaxed) + held_back.load(Relaxed) + last, 16_000);
-        // Threads that are apart take a span up again; each time there are 100 more.
+        assert_eq!(let_through.load(Relaxed) + suppressed.load(Relaxed) + last, 16_000);
+        // Threads that lag behind start an old span again; each time 100 more are
+        // admitted.
         assert!(let_through.load(Relaxed) >= 400);
     }
 }

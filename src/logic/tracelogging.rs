@@ -1,9 +1,9 @@
-//! TraceLogging's wire format: what makes an event say itself what it holds.
+//! TraceLogging's wire format: events that describe their own fields.
 //!
-//! Sources are the comments of `TraceLoggingProvider.h` and its `TlgIn_t` and
-//! `TlgOut_t`. An event is written in three parts, told apart by their
-//! descriptors' type: the provider's traits, the event's metadata, and the
-//! values one behind the other.
+//! The sources are the comments of `TraceLoggingProvider.h` and its enumerations
+//! `TlgIn_t` and `TlgOut_t`. An event is written in three parts, distinguished by
+//! the type of their descriptors: the provider's traits, the event's metadata, and
+//! the values.
 //!
 //! | part | bytes |
 //! |---|---|
@@ -12,7 +12,7 @@
 //! | a field | name, 0; in-type; where its top bit is set, out-type |
 //! | values | little-endian, without padding; texts and blobs behind a u16 length |
 //!
-//! Everything but the values is made while compiling.
+//! Traits and metadata are computed at compile time.
 
 use core::net::{IpAddr, SocketAddr};
 
@@ -21,9 +21,9 @@ use core::net::{IpAddr, SocketAddr};
 pub struct Type {
     /// `TlgIn_t`.
     pub input: u8,
-    /// `TlgOut_t`; 0 where the in-type says it all.
+    /// `TlgOut_t`; 0 if the in-type is enough.
     pub output: u8,
-    /// For people.
+    /// The name in the documentation.
     pub name: &'static str,
 }
 
@@ -34,13 +34,13 @@ pub struct Field {
     pub name: &'static str,
     /// Its type.
     pub kind: Type,
-    /// The fields of a structure, which stand behind it.
+    /// The fields of a structure, which follow it.
     pub nested: &'static [Self],
 }
 
 impl Type {
-    /// A structure of so many fields: _TlgInSTRUCT, with their number where the
-    /// out-type stands.
+    /// A structure of this many fields: _TlgInSTRUCT, with the number of fields in
+    /// place of the out-type.
     pub const fn structure(fields: usize) -> Self {
         assert!(fields > 0 && fields < 0x80);
         Self { input: 24, output: fields as u8, name: "structure" }
@@ -48,14 +48,14 @@ impl Type {
 }
 
 impl Field {
-    /// One of a type.
-    pub const fn of<V: Value>(name: &'static str) -> Self {
+    /// A field of type `V`.
+    pub const fn of<V: FieldValue>(name: &'static str) -> Self {
         Self { name, kind: V::TYPE, nested: V::NESTED }
     }
 }
 
-/// Something that a field can hold.
-pub trait Value {
+/// A value that a field can hold.
+pub trait FieldValue {
     /// The field's type.
     const TYPE: Type;
     /// A structure's fields.
@@ -65,39 +65,39 @@ pub trait Value {
     fn put(&self, to: &mut Payload<'_>);
 }
 
-/// A set of events that sessions enable together.
+/// The description of an event.
 #[derive(Debug)]
 pub struct Description {
     /// The event's name.
     pub name: &'static str,
     /// `TRACE_LEVEL_*` (evntrace.h): 1 critical to 5 verbose.
     pub level: u8,
-    /// What sessions choose by.
+    /// The keyword, by which sessions select events.
     pub keyword: u64,
-    /// Most of them in a second, where packets bring them about.
+    /// The most events in a second, for events that packets cause.
     pub per_second: Option<u32>,
-    /// Its fields.
+    /// The fields.
     pub fields: &'static [Field],
-    /// Metadata as it is written.
+    /// The metadata as written.
     pub metadata: &'static [u8],
 }
 
 /// An event with its values.
 pub trait Event {
-    /// Its place in the provider's table of at most [`u32::BITS`] events.
+    /// The index in the provider's table of at most [`u32::BITS`] events.
     const INDEX: usize;
-    /// What it is called and holds.
+    /// The event's description.
     const DESCRIPTION: Description;
 
-    /// Appends the values in the order of the fields. `dropped` is how many
-    /// such events were held back before this one.
+    /// Appends the values in the order of the fields. `dropped` is how many events
+    /// of this type were suppressed before this one.
     fn put(&self, dropped: u32, to: &mut Payload<'_>);
 }
 
 impl Description {
-    /// Whether a session wants it: one that asks for this level or a higher
-    /// one, and for one of its keywords. A level of 0 asks for all of them, and
-    /// so does a keyword of 0; the session itself looks at both again.
+    /// Whether a session wants the event: the session asks for its level or a more
+    /// verbose one, and for one of its keywords. Level 0 and keyword 0 ask for all.
+    /// The session itself filters again.
     pub const fn is_wanted(&self, level: u8, any: u64, all: u64) -> bool {
         let level = level == 0 || self.level <= level;
         level && (any == 0 || self.keyword & any != 0) && self.keyword & all == all
@@ -106,7 +106,7 @@ impl Description {
 
 const CHAIN: u8 = 0x80;
 
-/// Bytes that metadata take.
+/// The size of the metadata, in bytes.
 pub const fn metadata_size(name: &str, fields: &[Field]) -> usize {
     2 + 1 + name.len() + 1 + fields_size(fields)
 }
@@ -121,10 +121,10 @@ const fn fields_size(fields: &[Field]) -> usize {
     size
 }
 
-/// An event's metadata; `N` is their [`metadata_size`].
+/// The metadata of an event; `N` is their [`metadata_size`].
 ///
 /// # Panics
-/// If it is not. Meant for constants, where that fails the build.
+/// If `N` is wrong. Use it in constants, where that fails the build.
 pub const fn metadata<const N: usize>(name: &str, fields: &[Field]) -> [u8; N] {
     assert!(N == metadata_size(name, fields) && N <= u16::MAX as usize);
     let mut bytes = [0; N];
@@ -153,10 +153,10 @@ const fn put_fields(bytes: &mut [u8], start: usize, fields: &[Field]) -> usize {
     end
 }
 
-/// A provider's traits; `N` is three more than its name is long.
+/// The traits of a provider; `N` is the length of its name plus 3.
 ///
 /// # Panics
-/// If it is not. Meant for constants.
+/// If `N` is wrong. Use it in constants, where that fails the build.
 pub const fn traits<const N: usize>(name: &str) -> [u8; N] {
     let mut bytes = [0; N];
     [bytes[0], bytes[1]] = (N as u16).to_le_bytes();
@@ -165,7 +165,7 @@ pub const fn traits<const N: usize>(name: &str) -> [u8; N] {
     bytes
 }
 
-/// A name with its zero; says where the next one goes.
+/// Writes a name with its terminating zero. Returns the end.
 const fn put_name(bytes: &mut [u8], start: usize, name: &str) -> usize {
     let mut at = 0;
     while at < name.len() {
@@ -176,7 +176,7 @@ const fn put_name(bytes: &mut [u8], start: usize, name: &str) -> usize {
     start + name.len() + 1
 }
 
-/// Values, one behind the other, in room that somebody else has.
+/// The values of an event, in a buffer of the caller.
 #[derive(Debug)]
 pub struct Payload<'a> {
     room: &'a mut [u8],
@@ -185,23 +185,24 @@ pub struct Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
-    /// Nothing yet.
+    /// No values yet.
     pub fn new(room: &'a mut [u8]) -> Self {
         Self { room, length: 0, whole: true }
     }
 
-    /// The values; `None` if the room was too small for them.
+    /// The values; `None` if the buffer was too small.
     pub fn bytes(&self) -> Option<&[u8]> {
         self.room.get(..self.length).filter(|_| self.whole)
     }
 
-    // Once in the image, not at every field.
+    // Not inlined: one copy for all fields.
     #[inline(never)]
     fn put(&mut self, bytes: &[u8]) {
         let end = self.length.saturating_add(bytes.len());
         match self.room.get_mut(self.length..end) {
             Some(place) => {
-                // By the byte, for lengths that are equal need no proof so.
+                // Copies byte by byte: a copy of slices would need a proof of equal
+                // lengths.
                 place.iter_mut().zip(bytes).for_each(|(to, byte)| *to = *byte);
                 self.length = end;
             }
@@ -209,7 +210,7 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// Parts of one text or blob, behind their length.
+    /// Appends the parts of one text or blob, after their length.
     #[inline(never)]
     pub fn put_counted(&mut self, parts: &[&[u8]]) {
         let length: usize = parts.iter().map(|part| part.len()).sum();
@@ -223,7 +224,7 @@ impl<'a> Payload<'a> {
 
 macro_rules! numbers {
     ($($number:ty: $input:literal, $name:literal;)*) => {
-        $(impl Value for $number {
+        $(impl FieldValue for $number {
             const TYPE: Type = Type { input: $input, output: 0, name: $name };
 
             fn put(&self, to: &mut Payload<'_>) {
@@ -241,7 +242,7 @@ numbers! {
     u64: 10, "u64";
 }
 
-impl Value for bool {
+impl FieldValue for bool {
     // TlgInUINT8, TlgOutBOOLEAN.
     const TYPE: Type = Type { input: 4, output: 3, name: "bool" };
 
@@ -250,14 +251,14 @@ impl Value for bool {
     }
 }
 
-/// A text put together of parts.
+/// A text made of several parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Text<const N: usize>(pub [&'static str; N]);
 
 /// A text: TlgInCOUNTEDANSISTRING, TlgOutUTF8.
 pub const TEXT: Type = Type { input: 23, output: 35, name: "text" };
 
-impl<const N: usize> Value for Text<N> {
+impl<const N: usize> FieldValue for Text<N> {
     const TYPE: Type = TEXT;
 
     #[inline(never)]
@@ -266,7 +267,7 @@ impl<const N: usize> Value for Text<N> {
     }
 }
 
-impl Value for &'static str {
+impl FieldValue for &'static str {
     const TYPE: Type = TEXT;
 
     fn put(&self, to: &mut Payload<'_>) {
@@ -274,11 +275,11 @@ impl Value for &'static str {
     }
 }
 
-/// A number that reads best in hexadecimal.
+/// A number that is shown in hexadecimal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hex(pub u64);
 
-impl Value for Hex {
+impl FieldValue for Hex {
     // TlgInHEXINT64.
     const TYPE: Type = Type { input: 21, output: 0, name: "hex" };
 
@@ -287,11 +288,11 @@ impl Value for Hex {
     }
 }
 
-/// A process.
+/// A process id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Process(pub u32);
 
-impl Value for Process {
+impl FieldValue for Process {
     // TlgInUINT32, TlgOutPID.
     const TYPE: Type = Type { input: 8, output: 5, name: "process" };
 
@@ -300,19 +301,19 @@ impl Value for Process {
     }
 }
 
-/// An address with a port, 0 where there is none; empty where the address is
-/// not known.
+/// A socket address. The port is 0 if there is none. Empty if the address is not
+/// known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Socket(pub Option<SocketAddr>);
 
 impl Socket {
-    /// From what is known.
+    /// From an address and a port that may be unknown.
     pub fn new(address: Option<IpAddr>, port: Option<u16>) -> Self {
         Self(address.map(|address| SocketAddr::new(address, port.unwrap_or(0))))
     }
 }
 
-impl Value for Socket {
+impl FieldValue for Socket {
     // TlgInBINARY, TlgOutSOCKETADDRESS: SOCKADDR_IN or SOCKADDR_IN6 (ws2def.h,
     // ws2ipdef.h), whose ports and addresses are in network order.
     const TYPE: Type = Type { input: 14, output: 10, name: "socket address" };
@@ -329,7 +330,7 @@ impl Value for Socket {
             }
             Some(SocketAddr::V6(address)) => {
                 let (family, port) = (AF_INET6.to_le_bytes(), address.port().to_be_bytes());
-                // No flow label, no scope.
+                // The flow label and the scope are 0.
                 to.put_counted(&[&family, &port, &[0; 4], &address.ip().octets(), &[0; 4]]);
             }
         }

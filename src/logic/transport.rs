@@ -7,22 +7,22 @@ use super::ip::Ends;
 use super::mix::fold;
 use super::order::{Direction, Kinds};
 use super::protocol::{ICMP, ICMPV6, TCP, UDP};
-use super::stealth::TcpFlags;
+use super::tcp::TcpFlags;
 
-/// Bytes of the longest part that is read: TCP's, up to the flags.
+/// Bytes that are read of a TCP header: up to the flags.
 pub const LONGEST: usize = 14;
 
-/// Bytes that are read of any other: the first two words, which is UDP's header
-/// (RFC 768) and ICMP's (RFC 792, RFC 4443).
+/// Bytes that are read of any other header: the first two words, which is all of
+/// UDP's header (RFC 768) and the start of ICMP's (RFC 792, RFC 4443).
 const SHORTEST: usize = 8;
 
-/// A header's first two numbers: ports, as the packet has them, or what
-/// stands in their place: at layers that name ports, ICMP's type and code do.
+/// The first two numbers of a header, as in the packet: the ports. Where a layer has
+/// ICMP's type and code in its port fields, they stand here, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ports {
-    /// The sender's.
+    /// The sender's port.
     pub source: u16,
-    /// The receiver's.
+    /// The receiver's port.
     pub destination: u16,
 }
 
@@ -32,19 +32,19 @@ impl From<(u16, u16)> for Ports {
     }
 }
 
-/// What a header says.
+/// What is read of a transport header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
-    /// Its ports, for protocols that have them.
+    /// The ports, if the protocol has them.
     pub ports: Option<Ports>,
-    /// Its first two words, but no checksum.
+    /// The first two words, without the checksum.
     start: u64,
-    /// A TCP segment's flags and the bytes of its header.
+    /// TCP's flags and header length.
     pub segment: Option<Segment>,
 }
 
 impl TcpFlags {
-    /// Those of a TCP header, if it is between these ports.
+    /// The flags in a TCP header; `None` if it does not have these ports.
     #[inline(always)]
     pub fn between(ports: Ports, header: [u8; LONGEST]) -> Option<Self> {
         let [s0, s1, d0, d1, .., flags] = header;
@@ -54,32 +54,32 @@ impl TcpFlags {
     }
 }
 
-/// What only TCP has.
+/// What only a TCP header has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Its flags.
+    /// The flags.
     pub flags: TcpFlags,
-    /// Bytes of its header, options and all.
+    /// The length of the header with its options, in bytes.
     pub header: u32,
 }
 
-/// Where UDP has its checksum, and ICMP, in the first two words: the interface
-/// may be left to fill it in, so that the next layer shows another.
+/// The position of UDP's and of ICMP's checksum in the first two words. The network
+/// interface may fill it in, so the next layer can show another value.
 const UDP_CHECKSUM: u64 = 0xffff;
 const ICMP_CHECKSUM: u64 = 0xffff << 32;
 
-/// A number without a pattern, for what folds to nothing beside a factor of 0
+/// A number without a pattern, so that a factor of 0 does not make the hash 0
 /// (fractional digits of pi).
 const SALT: u64 = 0x082e_fa98_ec4e_6c89;
 
 impl Header {
-    /// Reads what a header begins with; fewer bytes are no header.
+    /// Reads the start of a header; `None` if there are too few bytes.
     #[inline(always)]
     pub fn read(protocol: u8, bytes: &[u8]) -> Option<Self> {
         Self::at(bytes, 0, protocol)
     }
 
-    /// The same, from an offset on.
+    /// Reads the start of a header at an offset.
     #[inline(always)]
     pub fn at<B: Bytes + ?Sized>(bytes: &B, offset: u32, protocol: u8) -> Option<Self> {
         match protocol {
@@ -88,7 +88,7 @@ impl Header {
         }
     }
 
-    /// TCP's.
+    /// Reads a TCP header.
     #[inline(always)]
     pub fn of_tcp<B: Bytes + ?Sized>(bytes: &B, offset: u32) -> Option<Self> {
         let header = bytes.at::<LONGEST>(offset)?;
@@ -97,7 +97,7 @@ impl Header {
         Some(Self { ports: Some(ports(start)), start, segment: Some(segment) })
     }
 
-    /// Another protocol's.
+    /// Reads the header of another protocol.
     #[inline(always)]
     pub fn of_other<B: Bytes + ?Sized>(bytes: &B, offset: u32, protocol: u8) -> Option<Self> {
         let start = u64::from_be_bytes(bytes.at::<SHORTEST>(offset)?);
@@ -122,21 +122,22 @@ impl Header {
         }
     }
 
-    /// What is on its way, as the order of layers looks at it. `payload`: the
-    /// bytes behind the header, where that is known.
+    /// The kinds of the packet, for the order check. `payload`: the bytes behind the
+    /// header, if known.
     #[inline(always)]
     pub fn kinds(&self, payload: Option<u64>) -> Kinds {
         let Some(segment) = self.segment else { return Kinds::DATAGRAM };
         Kinds::of_some_segment(segment.flags, payload)
     }
 
-    /// The bytes behind a header of TCP's, of so many from its start on.
+    /// The payload of a TCP segment; `length` counts from the start of its header.
     #[inline(always)]
     pub fn payload(&self, length: u64) -> Option<u64> {
         length.checked_sub(self.segment?.header.into())
     }
 
-    /// What tells it from others between the same ends.
+    /// The part of the header that identifies the packet among others with its
+    /// addresses.
     #[inline(always)]
     pub const fn beginning(&self) -> Beginning {
         Beginning(self.start)
@@ -149,18 +150,18 @@ impl Header {
     }
 }
 
-/// What of a header tells a packet from others.
+/// The part of a header that identifies its packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Beginning(u64);
 
 impl Beginning {
-    /// A mark to know the packet by at its next layer. Whatever tells
-    /// it from others that are on their way with it is in it: protocol, ends,
-    /// direction, ports, TCP's sequence number, what else the protocol has in
-    /// its first two words, but no checksum.
+    /// A mark by which the packet is recognized at its next layer. It depends on
+    /// protocol, addresses, direction, ports, TCP's sequence number, and the rest of
+    /// the first two words, except the checksum.
     #[inline(always)]
     pub fn mark(self, protocol: u8, ends: u64, direction: Direction) -> NonZeroU64 {
-        // What a machine sends to itself passes both ways, and is two walks.
+        // A packet from this machine to itself passes the layers both ways, in two
+        // walks.
         let way = match direction {
             Direction::Outbound => 0,
             Direction::Inbound => 1 << 9,
@@ -204,10 +205,10 @@ mod tests {
     }
 
     #[test]
-    fn payload_tells_data_from_an_acknowledgement() {
+    fn payload_distinguishes_data_from_an_acknowledgement() {
         let header = Header::read(TCP, &tcp(7, ACK)).unwrap();
         assert_eq!([Some(0), Some(2)].map(|payload| header.kinds(payload)), [Kinds::BARE, Kinds::DATA]);
-        // A keep-alive may have one byte.
+        // A keep-alive may have one byte of payload.
         assert_eq!(header.kinds(Some(1)), Kinds::BARE.or(Kinds::DATA));
         assert_eq!(header.kinds(None), Kinds::BARE.or(Kinds::DATA));
         let header = Header::read(TCP, &tcp(7, ACK | FIN)).unwrap();
@@ -222,7 +223,7 @@ mod tests {
         };
         let packet = tcp(7, ACK);
         let first = mark(TCP, &packet, ENDS, Inbound);
-        // The flags are what is on its way, not which it is.
+        // The mark does not depend on the flags.
         assert_eq!(first, mark(TCP, &tcp(7, RST), ENDS, Inbound));
         for other in [
             mark(TCP, &tcp(8, ACK), ENDS, Inbound),
@@ -237,10 +238,10 @@ mod tests {
         }
     }
 
-    /// A scan from one host to many ports, a connection's segments, many hosts
-    /// of a network: numbers that differ in few bits.
+    /// A scan from one host to many ports, a connection's segments, many hosts of a
+    /// network: the numbers differ in few bits.
     #[test]
-    fn marks_of_packets_that_are_alike_differ() {
+    fn marks_of_similar_packets_differ() {
         let mut marks = BTreeSet::new();
         let mut count = 0;
         let mut take = |source: u8, port: u16, sequence: u32| {
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn icmp_errors_are_told_from_other_messages() {
+    fn icmp_errors_are_distinguished_from_other_messages() {
         let is_error = |protocol, kind: u8| {
             let header = Header::read(protocol, &[kind, 1, 0, 0, 0, 0, 0, 0]).unwrap();
             header.is_error(protocol)

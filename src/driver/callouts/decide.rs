@@ -1,9 +1,9 @@
-//! The deciding callouts: what they have in common.
+//! What all deciding callouts have in common.
 
 use core::marker::PhantomData;
 
 use crate::driver::events;
-use crate::driver::policy::Standing;
+use crate::driver::policy::PolicyWord;
 use crate::driver::scans::Scans;
 use crate::driver::shared::{SHARED, Shared};
 use crate::kernel::irql::{InCallout, MaxDispatch};
@@ -16,17 +16,17 @@ use crate::logic::layers::Decision;
 use crate::logic::scan::Encounter;
 use crate::logic::stealth::{PacketView, Rules, Verdict, decide};
 
-/// One decision, at the layers whose row in the table names it.
+/// A decision, taken by the callouts whose row in the table names it.
 pub trait Decide: 'static {
-    /// Which one.
+    /// The decision.
     const DECISION: Decision;
 
-    /// What the decision asks of an indication.
+    /// The view of the packet that the decision reads.
     fn packet<'i>(incoming: &'i Incoming<'_>) -> impl PacketView + 'i;
 
-    /// Whether the policy leaves anything to decide.
+    /// Whether there is anything to decide under the policy.
     #[inline(always)]
-    fn is_asked(_: Rules) -> bool {
+    fn is_needed(_: Rules) -> bool {
         true
     }
 
@@ -37,7 +37,7 @@ pub trait Decide: 'static {
     }
 }
 
-/// The callout that takes the decision `D`.
+/// The handler of the callouts that take the decision `D`.
 pub struct Deciding<D>(PhantomData<D>);
 
 impl<D: Decide> Handler for Deciding<D> {
@@ -50,7 +50,7 @@ impl<D: Decide> Handler for Deciding<D> {
     #[inline(always)]
     fn classify_fast(shared: &Shared, indication: &Indication<'_>, token: &InCallout) -> Option<Action> {
         let Pair { v4, v6 } = Self::CALLOUTS;
-        // A copy for each family, so that the callout is a constant.
+        // One copy of the code for each family, in which the callout is a constant.
         match indication.layer_id() {
             id if id == v4.layer_id => D::classify_fast(shared, v4, indication, token),
             id if id == v6.layer_id => D::classify_fast(shared, v6, indication, token),
@@ -58,9 +58,9 @@ impl<D: Decide> Handler for Deciding<D> {
         }
     }
 
-    /// Gathers what the indication shows, decides once, and counts.
+    /// Views the indication, decides once, and counts the verdict.
     fn classify(shared: &Shared, indication: &Indication<'_>, token: &InCallout) -> Action {
-        // A filter at another layer may name this callout; it decides nothing there.
+        // A filter at another layer may name this callout. Nothing is decided there.
         let Some((callout, view)) = indication.view_of(Self::CALLOUTS) else { return Action::Continue };
         let Some(incoming) = view else {
             shared.count(callout.index, Verdict::Malformed, &token.irql());
@@ -70,14 +70,14 @@ impl<D: Decide> Handler for Deciding<D> {
         if const { Self::CALLOUTS.v4.flow_packets.is_some() } {
             shared.count_flow_packet(&incoming, &irql);
         }
-        let standing = shared.policies.standing();
-        let (verdict, met) = match D::is_asked(standing.rules()) {
-            true => Self::decide(shared, standing.rules(), &incoming, &irql),
+        let word = shared.policies.word();
+        let (verdict, met) = match D::is_needed(word.rules()) {
+            true => Self::decide(shared, word.rules(), &incoming, &irql),
             false => (Verdict::Observed, None),
         };
         shared.count_and_meet(callout.index, verdict, met.as_ref(), &irql);
-        if standing.order_watch() != 0 || events::is_logged(&shared.channel, verdict) {
-            Self::inspect(shared, incoming.again(), verdict, standing, &irql);
+        if word.order_check() != 0 || events::is_logged(&shared.channel, verdict) {
+            Self::inspect(shared, incoming.cold_copy(), verdict, word, &irql);
         }
         verdict.into()
     }
@@ -90,8 +90,9 @@ impl<D: Decide> Handler for Deciding<D> {
 impl<D: Decide> Deciding<D> {
     const CALLOUTS: Pair = Pair::deciding(D::DECISION);
 
-    /// Asks the decision; also returns who has met a closed port. Only a policy with
-    /// lists of exemptions has to be read: of any other its rules say everything.
+    /// Takes the decision. Also returns who has met a closed port, for scan
+    /// detection. The policy itself is read only if it has lists of exemptions;
+    /// otherwise its rules are enough.
     #[inline(always)]
     fn decide(
         shared: &Shared,
@@ -112,7 +113,7 @@ impl<D: Decide> Deciding<D> {
             None => (rules, None),
         };
         let verdict = decide(D::DECISION, &packet, rules, exemptions);
-        let met = match D::DECISION.is_met_by_scans() && verdict.is_closed_port() {
+        let met = match D::DECISION.sees_probes() && verdict.is_closed_port() {
             true => Scans::encounter(&packet),
             false => None,
         };
@@ -122,30 +123,29 @@ impl<D: Decide> Deciding<D> {
         }
     }
 
-    /// What most indications do not need: writes the verdict's event, and checks
-    /// the order. The packet is read once more, so that nothing of it has to be
-    /// kept until here.
+    /// The cold path: logs the verdict and checks the order of layers. It reads the
+    /// packet again, so that the hot path need not keep any part of it.
     #[cold]
     #[inline(never)]
     fn inspect(
         shared: &Shared,
         incoming: Incoming<'_>,
         verdict: Verdict,
-        standing: Standing,
+        word: PolicyWord,
         irql: &MaxDispatch,
     ) {
         if events::is_logged(&shared.channel, verdict) {
             Self::log(shared, &incoming, verdict, irql);
         }
-        if standing.order_watch() != 0 {
-            shared.follow(&incoming, standing, irql);
+        if word.order_check() != 0 {
+            shared.follow(&incoming, word, irql);
         }
     }
 
     #[cold]
     #[inline(never)]
     fn log(shared: &Shared, incoming: &Incoming<'_>, verdict: Verdict, irql: &MaxDispatch) {
-        let packet = D::packet(incoming).packet();
+        let packet = D::packet(incoming).to_packet();
         events::verdict(&shared.channel, incoming, &packet, verdict, irql);
     }
 }

@@ -1,10 +1,11 @@
-//! The callouts at INBOUND_TRANSPORT_V4/V6: they block echo requests if
-//! `SilenceEcho` asks for it, and observe everything else.
+//! The callouts at INBOUND_TRANSPORT_V4/V6: echo requests.
+//!
+//! They block echo requests if `SilenceEcho` is 1, and observe everything else.
 //!
 //! *Developing IPsec-Compatible Callout Drivers* asks callouts to permit packets
 //! here that still require an ALE classify, so that the authorization layers can
-//! apply IPsec's rules to them. A block does not weaken those rules, and what
-//! IPsec has secured is exempt by default.
+//! apply IPsec's rules to them. A block does not weaken those rules, and
+//! IPsec-secured traffic is exempt by default.
 
 use super::decide::Decide;
 use crate::driver::events;
@@ -25,14 +26,14 @@ impl Decide for EchoRequest {
 
     #[inline(always)]
     fn packet<'i>(incoming: &'i Incoming<'_>) -> impl PacketView + 'i {
-        incoming.shown()
+        incoming.packet()
     }
 
     #[inline(always)]
-    fn is_asked(rules: Rules) -> bool {
-        rules.ask_for_echo()
+    fn is_needed(rules: Rules) -> bool {
+        rules.decides_echo()
     }
-    /// Where echo requests are not asked about, what passes is only counted.
+    /// If the policy does not silence echo replies, indications are only counted.
     #[inline(always)]
     fn classify_fast(
         shared: &Shared,
@@ -40,10 +41,8 @@ impl Decide for EchoRequest {
         indication: &Indication<'_>,
         token: &InCallout,
     ) -> Option<Action> {
-        let standing = shared.policies.standing();
-        if Self::is_asked(standing.rules())
-            || standing.order_watch() != 0
-            || events::is_classified(&shared.channel)
+        let word = shared.policies.word();
+        if Self::is_needed(word.rules()) || word.order_check() != 0 || events::is_classified(&shared.channel)
         {
             return None;
         }

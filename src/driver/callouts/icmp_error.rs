@@ -1,12 +1,14 @@
-//! The callouts at OUTBOUND_ICMP_ERROR_V4/V6: they suppress ICMP's port and
-//! protocol unreachable that the stack has made.
+//! The callouts at OUTBOUND_ICMP_ERROR_V4/V6.
+//!
+//! They suppress the ICMP errors port unreachable and protocol unreachable after
+//! the stack has made them.
 
 use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::layers::Decision;
 use crate::logic::stealth::PacketView;
 
-/// Decides whether an ICMP error goes out.
+/// Decides whether an ICMP error is sent.
 pub struct IcmpError;
 
 impl Decide for IcmpError {

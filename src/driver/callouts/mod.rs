@@ -12,7 +12,7 @@ use crate::kernel::device::Device;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::PoolVec;
 use crate::kernel::status::Result;
-use crate::kernel::wfp::callout::Registration;
+use crate::kernel::wfp::callout::CalloutRegistration;
 use crate::logic::callouts::{CALLOUTS, COUNT};
 use crate::logic::layers::{Decision, Role};
 use decide::Deciding;
@@ -22,16 +22,18 @@ use observe::Observe;
 use packet_discard::PacketDiscard;
 use transport_discard::TransportDiscard;
 
-/// Registers every callout. Dropped, they are unregistered in reverse order.
-pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVec<Registration>> {
+/// Registers every callout. Dropping the list unregisters them in reverse order.
+pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVec<CalloutRegistration>> {
     let mut registrations = PoolVec::with_capacity(COUNT)?;
     for callout in &CALLOUTS {
         let register = match callout.role {
-            Role::Observe => Registration::new::<Observe>,
-            Role::Decide(Decision::TransportDiscard) => Registration::new::<Deciding<TransportDiscard>>,
-            Role::Decide(Decision::PacketDiscard) => Registration::new::<Deciding<PacketDiscard>>,
-            Role::Decide(Decision::IcmpError) => Registration::new::<Deciding<IcmpError>>,
-            Role::Decide(Decision::EchoRequest) => Registration::new::<Deciding<EchoRequest>>,
+            Role::Observe => CalloutRegistration::new::<Observe>,
+            Role::Decide(Decision::TransportDiscard) => {
+                CalloutRegistration::new::<Deciding<TransportDiscard>>
+            }
+            Role::Decide(Decision::PacketDiscard) => CalloutRegistration::new::<Deciding<PacketDiscard>>,
+            Role::Decide(Decision::IcmpError) => CalloutRegistration::new::<Deciding<IcmpError>>,
+            Role::Decide(Decision::EchoRequest) => CalloutRegistration::new::<Deciding<EchoRequest>>,
         };
         let registration = register(device, callout.key(), callout.has_flows(), irql)?;
         flows.registered(callout.index, registration.id());

@@ -1,4 +1,4 @@
-//! The observing callouts: they count, follow flows, and let everything pass.
+//! The observing callouts: they count, follow flows, and never decide.
 
 use crate::driver::events;
 use crate::driver::shared::{SHARED, Shared};
@@ -11,7 +11,7 @@ use crate::logic::callouts;
 use crate::logic::layers::Role;
 use crate::logic::stealth::Verdict;
 
-/// Stands at every layer where nothing is decided.
+/// The handler at every layer where nothing is decided.
 pub struct Observe;
 
 impl Handler for Observe {
@@ -24,8 +24,8 @@ impl Handler for Observe {
     /// Most indications are only counted.
     #[inline(always)]
     fn classify_fast(shared: &Shared, indication: &Indication<'_>, token: &InCallout) -> Option<Action> {
-        let standing = shared.policies.standing();
-        if standing.order_watch() != 0 || events::is_classified(&shared.channel) {
+        let word = shared.policies.word();
+        if word.order_check() != 0 || events::is_classified(&shared.channel) {
             return None;
         }
         if indication.flow_context() != 0 && callouts::counts_flow_packets(indication.layer_id()) {
@@ -39,7 +39,7 @@ impl Handler for Observe {
     fn classify(shared: &Shared, indication: &Indication<'_>, token: &InCallout) -> Action {
         let Some(callout) = callouts::at_layer(indication.layer_id()) else { return Action::Continue };
         if callout.role != Role::Observe {
-            // A filter at a layer where another callout decides names this one.
+            // A filter at a layer of a deciding callout names this one.
             return Action::Continue;
         }
         let irql = token.irql();
@@ -50,11 +50,11 @@ impl Handler for Observe {
         shared.count_flow_packet(&incoming, &irql);
         shared.count(callout.index, Verdict::Observed, &irql);
         if events::is_classified(&shared.channel) {
-            log(shared, incoming.again(), &irql);
+            log(shared, incoming.cold_copy(), &irql);
         }
-        let standing = shared.policies.standing();
-        if callout.begins_flows || standing.order_watch() != 0 {
-            shared.follow(&incoming.again(), standing, &irql);
+        let word = shared.policies.word();
+        if callout.begins_flows || word.order_check() != 0 {
+            shared.follow(&incoming.cold_copy(), word, &irql);
         }
         Action::Continue
     }

@@ -1,5 +1,7 @@
-//! The callouts at INBOUND_IPPACKET_V4/V6_DISCARD: they suppress ICMP's port and
-//! protocol unreachable before it is made.
+//! The callouts at INBOUND_IPPACKET_V4/V6_DISCARD.
+//!
+//! They suppress the ICMP errors port unreachable and protocol unreachable before
+//! the stack makes them.
 
 use super::decide::Decide;
 use crate::kernel::wfp::incoming::Incoming;

@@ -8,7 +8,7 @@ use crate::kernel::irql::InCallout;
 use crate::kernel::wfp::callout::Action;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::indication::Indication;
-use crate::logic::callouts::{Callout, Index};
+use crate::logic::callouts::{Callout, CalloutIndex};
 use crate::logic::layers::Decision;
 use crate::logic::scan::Encounter;
 use crate::logic::stealth::{PacketView, Verdict, decide};
@@ -24,8 +24,8 @@ impl Decide for TransportDiscard {
         incoming.discarded_segment()
     }
 
-    /// A segment to a closed port whose header lies in one piece, under a policy
-    /// without lists of exemptions.
+    /// Answers for a segment to a closed port whose header is contiguous, under a
+    /// policy without lists of exemptions.
     #[inline(always)]
     fn classify_fast(
         shared: &Shared,
@@ -33,8 +33,8 @@ impl Decide for TransportDiscard {
         indication: &Indication<'_>,
         token: &InCallout,
     ) -> Option<Action> {
-        let standing = shared.policies.standing();
-        if !standing.is_only_rules() || events::is_verdict_logged(&shared.channel) {
+        let word = shared.policies.word();
+        if !word.is_only_rules() || events::is_verdict_logged(&shared.channel) {
             return None;
         }
         let incoming = indication.view(callout)?;
@@ -43,8 +43,9 @@ impl Decide for TransportDiscard {
             return None;
         }
         let met = Scans::encounter(&segment)?;
-        Some(match decide(Self::DECISION, &segment, standing.rules(), None) {
-            // A copy of the code for the common verdict, in which it is a constant.
+        Some(match decide(Self::DECISION, &segment, word.rules(), None) {
+            // One copy of the code for the common verdict, in which it is a
+            // constant.
             Verdict::Silenced => settle(shared, met, callout.index, Verdict::Silenced, token),
             verdict => settle_rare(shared, met, callout.index, verdict, token),
         })
@@ -53,7 +54,7 @@ impl Decide for TransportDiscard {
 
 /// Remembers who has met a closed port, and counts the verdict.
 #[inline(always)]
-fn settle(shared: &Shared, met: Encounter, at: Index, verdict: Verdict, token: &InCallout) -> Action {
+fn settle(shared: &Shared, met: Encounter, at: CalloutIndex, verdict: Verdict, token: &InCallout) -> Action {
     let irql = token.irql();
     let met = if verdict.is_closed_port() { Some(&met) } else { None };
     shared.count_and_meet(at, verdict, met, &irql);
@@ -62,6 +63,12 @@ fn settle(shared: &Shared, met: Encounter, at: Index, verdict: Verdict, token: &
 
 #[cold]
 #[inline(never)]
-fn settle_rare(shared: &Shared, met: Encounter, at: Index, verdict: Verdict, token: &InCallout) -> Action {
+fn settle_rare(
+    shared: &Shared,
+    met: Encounter,
+    at: CalloutIndex,
+    verdict: Verdict,
+    token: &InCallout,
+) -> Action {
     settle(shared, met, at, verdict, token)
 }

@@ -1,4 +1,4 @@
-//! Watching the Base Filtering Engine come and go.
+//! The state of the Base Filtering Engine (BFE), and its changes.
 
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -7,7 +7,7 @@ use crate::ffi;
 use crate::kernel::device::Device;
 use crate::kernel::irql::Passive;
 use crate::kernel::status::{Result, to_result};
-use crate::kernel::work_item::{Inner, Work, WorkItem, wait_until};
+use crate::kernel::work_item::{Work, WorkItem, WorkState, wait_until};
 
 /// Whether BFE runs, so that a session can be opened.
 pub fn is_running(_: &Passive) -> bool {
@@ -15,25 +15,26 @@ pub fn is_running(_: &Passive) -> bool {
     unsafe { ffi::FwpmBfeStateGet0() == ffi::FWPM_SERVICE_STATE_::FWPM_SERVICE_RUNNING }
 }
 
-/// Something that follows BFE's state.
-pub trait Follow: Send + Sync {
-    /// Looks at the state and does what it takes. `interrupted`: since the last
-    /// time BFE did not run for a while, even if it runs again, and what was
-    /// had of it is gone.
+/// Follows the state of BFE.
+pub trait BfeFollower: Send + Sync {
+    /// Reacts to the current state. `interrupted` says that BFE was not running at
+    /// some time since the last call, even if it runs again. Then the old session is
+    /// gone.
     fn follow(&self, interrupted: bool, irql: &Passive);
 }
 
-/// A subscription: [`Follow::follow`] runs on a system thread after every
-/// change, until the subscription is dropped.
-pub struct Subscription<F: Follow> {
+/// A subscription. [`BfeFollower::follow`] runs on a system thread after every
+/// change of state, until the subscription is dropped.
+pub struct Subscription<F: BfeFollower> {
     change: Change,
-    item: WorkItem<Following<F>>,
+    item: WorkItem<FollowerItem<F>>,
 }
 
 struct Change(ffi::HANDLE);
-struct Following<F> {
+struct FollowerItem<F> {
     follower: F,
-    /// Set by a change to anything but running, taken by the next run.
+    /// Set when BFE's state changes to anything but running; cleared by the next
+    /// run.
     interrupted: AtomicBool,
     changes: AtomicU32,
 }
@@ -43,11 +44,11 @@ unsafe impl Send for Change {}
 // SAFETY: as above.
 unsafe impl Sync for Change {}
 
-impl<F: Follow> Subscription<F> {
-    /// Subscribes. The state it has already is for the caller to look at.
+impl<F: BfeFollower> Subscription<F> {
+    /// Subscribes. The caller looks at the current state itself.
     pub fn new(device: &Device, follower: F, irql: &Passive) -> Result<Self> {
         let following =
-            Following { follower, interrupted: AtomicBool::new(false), changes: AtomicU32::new(0) };
+            FollowerItem { follower, interrupted: AtomicBool::new(false), changes: AtomicU32::new(0) };
         let item = WorkItem::new(device, following, irql)?;
         let mut handle = ptr::null_mut();
         // SAFETY: the device is alive, and the item at the context's address
@@ -63,29 +64,33 @@ impl<F: Follow> Subscription<F> {
         Ok(Self { change: Change(handle), item })
     }
 
-    /// Who follows.
+    /// The follower.
     pub fn follower(&self) -> &F {
         debug_assert!(!self.change.0.is_null(), "subscribed");
         &self.item.work().follower
     }
 
-    /// Changes of the state so far. Where there was one meanwhile, BFE may have
-    /// gone and come back, and what failed may have failed for that alone.
+    /// How often the state has changed. If it changed during an operation that
+    /// failed, BFE may have stopped and started meanwhile, which explains the
+    /// failure.
     pub fn changes(&self) -> u32 {
         self.item.work().changes.load(Ordering::Acquire)
     }
 }
 
-impl<F: Follow> Work for Following<F> {
+impl<F: BfeFollower> Work for FollowerItem<F> {
     fn run(&self, irql: &Passive) {
         self.follower.follow(self.interrupted.swap(false, Ordering::AcqRel), irql);
     }
 }
 
-/// FWPM_SERVICE_STATE_CHANGE_CALLBACK0. Its IRQL is not documented, and it must
-/// not unsubscribe; so the work is put off to a system thread.
-unsafe extern "C" fn changed<F: Follow>(context: *mut core::ffi::c_void, state: ffi::FWPM_SERVICE_STATE) {
-    let inner = context.cast::<Inner<Following<F>>>();
+/// FWPM_SERVICE_STATE_CHANGE_CALLBACK0. Its IRQL is not documented, and it must not
+/// unsubscribe. So a system thread does the work.
+unsafe extern "C" fn changed<F: BfeFollower>(
+    context: *mut core::ffi::c_void,
+    state: ffi::FWPM_SERVICE_STATE,
+) {
+    let inner = context.cast::<WorkState<FollowerItem<F>>>();
     // SAFETY: the context is the work item of the subscription, which is
     // dropped only after this callback can no longer come.
     let following = unsafe { &(*inner).work };
@@ -94,13 +99,13 @@ unsafe extern "C" fn changed<F: Follow>(context: *mut core::ffi::c_void, state: 
         following.interrupted.store(true, Ordering::Release);
     }
     // SAFETY: as above.
-    unsafe { Inner::request(inner) };
+    unsafe { WorkState::request(inner) };
 }
 
 impl Drop for Change {
     fn drop(&mut self) {
-        // The callback must have ended before its context and the image go, so
-        // where that fails there is nothing but to ask again.
+        // The callback must have ended before its context and the image are freed.
+        // If the call fails, there is no choice but to try again.
         wait_until(|| {
             // SAFETY: the handle is a subscription's, and it is not used again
             // once this has succeeded; waits for callbacks. Subscriptions are

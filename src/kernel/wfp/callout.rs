@@ -1,4 +1,4 @@
-//! Callouts: their registration, and the thunks through which the engine calls.
+//! Callouts: their registration, and the functions that the engine calls.
 
 use core::ffi::c_void;
 
@@ -12,28 +12,28 @@ use crate::kernel::status::{Result, to_result};
 use crate::kernel::work_item::wait_until;
 use crate::logic::layers::Guid;
 
-/// What a kind of callout does when the engine calls it.
+/// The functions of a callout, as safe code.
 pub trait Handler: 'static {
-    /// The state that all calls share.
+    /// The state that all callouts share.
     type Shared: Sync + 'static;
 
-    /// Where that state is found. The engine passes no context of the callout's
-    /// own, and the context of a filter belongs to whoever added the filter.
+    /// Where the shared state is published. The engine passes no context of the
+    /// callout, and a filter's context belongs to whoever added the filter.
     fn shared() -> &'static Published<Self::Shared>;
 
-    /// The fast path of classifyFn: answers the common indication, or nothing.
-    /// It comes to the same answer as [`classify`](Self::classify), by the same
-    /// decision.
+    /// The fast path of classifyFn: returns an action for the common indication,
+    /// `None` for any other. The action is the one that [`classify`](Self::classify)
+    /// would return, because both take the same decision.
     #[inline(always)]
     fn classify_fast(_: &Self::Shared, _: &Indication<'_>, _: &InCallout) -> Option<Action> {
         None
     }
 
-    /// classifyFn: looks at an indication and returns what to do about it.
+    /// classifyFn: returns the action for an indication.
     fn classify(shared: &Self::Shared, indication: &Indication<'_>, token: &InCallout) -> Action;
 
-    /// flowDeleteFn: a context that was associated with a flow at a layer of this
-    /// callout is gone, because the flow ended or the context was removed.
+    /// flowDeleteFn: a context that was associated with a flow for this callout is
+    /// gone, because the flow ended or the context was removed.
     fn flow_deleted(shared: &Self::Shared, context: u64, token: &InCallout);
 }
 
@@ -44,27 +44,27 @@ pub trait Handler: 'static {
 pub enum Action {
     /// FWP_ACTION_CONTINUE: the next filter decides.
     Continue,
-    /// FWP_ACTION_BLOCK, with the right to write cleared: no later filter can
-    /// change it.
+    /// FWP_ACTION_BLOCK, and the right to write the action is cleared, so that no
+    /// later filter can change it.
     Block,
 }
 
-/// Offloads stay on, so that observing costs no throughput.
+/// Allows all offloads, so that observing costs no throughput.
 const FLAGS: u32 = ffi::FWP_CALLOUT_FLAG_ALLOW_OFFLOAD
     | ffi::FWP_CALLOUT_FLAG_ALLOW_RSC
     | ffi::FWP_CALLOUT_FLAG_ALLOW_USO
     | ffi::FWP_CALLOUT_FLAG_ALLOW_URO;
 
 /// A registered callout.
-pub struct Registration {
+pub struct CalloutRegistration {
     id: u32,
     _device: Device,
 }
 
-impl Registration {
-    /// Registers `H` under a key; `flows` says whether it associates contexts with
-    /// flows. The engine may call at once: the shared state is published before,
-    /// and withdrawn only after this is dropped.
+impl CalloutRegistration {
+    /// Registers `H` under a key. `flows` says whether the callout associates
+    /// contexts with flows. The engine may call at once, so the shared state must be
+    /// published before this call and withdrawn only after this value is dropped.
     pub fn new<H: Handler>(device: &Device, key: Guid, flows: bool, _: &Passive) -> Result<Self> {
         let callout = ffi::FWPS_CALLOUT3 {
             calloutKey: guid(key),
@@ -80,29 +80,29 @@ impl Registration {
         Ok(Self { id, _device: device.clone() })
     }
 
-    /// Its run-time id.
+    /// The callout's run-time id.
     pub fn id(&self) -> u32 {
         self.id
     }
 }
 
-impl Drop for Registration {
+impl Drop for CalloutRegistration {
     fn drop(&mut self) {
         wait_until(|| {
             // SAFETY: the id is a registered callout's; registrations are only
             // held at PASSIVE_LEVEL.
             let status = unsafe { ffi::FwpsCalloutUnregisterById0(self.id) };
-            // STATUS_DEVICE_BUSY while flows or another thread use it; after any
-            // other failure it is still registered, too. The image must not go
-            // away under a callout, so ask again until it is gone.
+            // STATUS_DEVICE_BUSY while flows or another thread use the callout.
+            // After any other failure the callout is still registered, too. The
+            // image must not be unloaded before, so try again.
             to_result(status).is_ok() || status == ffi::STATUS_FWP_CALLOUT_NOT_FOUND
         });
     }
 }
 
-/// FWPS_CALLOUT_CLASSIFY_FN3: checks the pointers, asks the handler, and writes
-/// its answer once. What the fast path does not answer goes to
-/// [`classify_slow`], which has the same arguments, so that calling it is a jump.
+/// FWPS_CALLOUT_CLASSIFY_FN3: checks the pointers, asks the handler, and writes the
+/// action once. If the fast path has no answer, [`classify_slow`] is called. It has
+/// the same arguments, so that the call is a jump.
 unsafe extern "C" fn classify_thunk<H: Handler>(
     in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
     in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
@@ -154,7 +154,7 @@ unsafe extern "C" fn classify_slow<H: Handler>(
     // SAFETY: as the engine passed them to the thunk, which is a classifyFn.
     let answer =
         unsafe { ask::<H>(in_fixed_values, in_meta_values, layer_data, flow_context, out, classify) };
-    // Where the engine passed NULL there is nothing to decide about.
+    // The engine passed NULL: there is nothing to decide about.
     answer.unwrap_or(Action::Continue).apply(out);
 }
 
@@ -177,7 +177,7 @@ unsafe fn ask<H: Handler>(
     // its end, so the state outlives this call.
     let shared = unsafe { H::shared().get() }?;
     // SAFETY: what the engine passes lives until the return, and layerData is of
-    // the kind that the layer shows ("Data Offset Positions").
+    // the type that the layer uses ("Data Offset Positions").
     let indication =
         unsafe { Indication::new(fixed, in_meta_values, layer_data, flow_context, may_write(out)) };
     // SAFETY: a classifyFn runs at IRQL <= DISPATCH_LEVEL
@@ -191,7 +191,8 @@ fn may_write(out: &ffi::FWPS_CLASSIFY_OUT0) -> bool {
 }
 
 impl Action {
-    /// Writes the action, if no heavier filter has taken the right to.
+    /// Writes the action, unless a filter of a heavier sublayer has taken the right
+    /// to write.
     #[inline(always)]
     fn apply(self, out: &mut ffi::FWPS_CLASSIFY_OUT0) {
         if !may_write(out) {
@@ -218,8 +219,8 @@ unsafe extern "C" fn flow_delete_thunk<H: Handler>(_layer: u16, _callout: u32, f
     H::flow_deleted(shared, flow_context, &token);
 }
 
-/// FWPS_CALLOUT_NOTIFY_FN3: filters may come and go. Unknown kinds of notice must
-/// succeed, too.
+/// FWPS_CALLOUT_NOTIFY_FN3: filters are added and deleted. Unknown notifications
+/// must succeed, too.
 unsafe extern "C" fn notify(
     _kind: ffi::FWPS_CALLOUT_NOTIFY_TYPE,
     _filter_key: *const ffi::GUID,

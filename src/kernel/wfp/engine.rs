@@ -1,4 +1,4 @@
-//! The filter engine's management side: session, transaction, objects.
+//! The engine's management interface: session, transaction, objects.
 
 use core::ptr;
 
@@ -9,71 +9,72 @@ use crate::kernel::status::{Result, to_result};
 use crate::kernel::utf16::Utf16;
 use crate::logic::layers::Guid;
 
-/// An open session. It is dynamic: its objects go when it is dropped.
+/// An open session. It is dynamic: the engine deletes its objects when it is closed.
 pub struct Engine(ffi::HANDLE);
 
 // SAFETY: a session may be used by any thread, one at a time.
 unsafe impl Send for Engine {}
 
-/// A name and a description that administrators read.
+/// A name and a description for administrators.
 pub struct Display {
     name: Utf16<64>,
     description: Utf16<128>,
 }
 
-/// What every object of ours refers to.
+/// The provider of all our objects (FWPM_PROVIDER0).
 pub struct Provider {
-    /// Its key.
+    /// The provider's key.
     pub key: Guid,
     /// What administrators read.
     pub display: Display,
 }
 
-/// Where our filters stand among other people's.
+/// The sublayer of our filters (FWPM_SUBLAYER0).
 pub struct Sublayer {
-    /// Its key.
+    /// The sublayer's key.
     pub key: Guid,
     /// What administrators read.
     pub display: Display,
-    /// The heavier, the earlier.
+    /// The weight. Heavier sublayers are evaluated first.
     pub weight: u16,
 }
 
-/// A callout as filters name it.
-pub struct Callout<'a> {
+/// A callout as the engine's management side knows it (FWPM_CALLOUT0).
+pub struct CalloutObject<'a> {
     /// The key under which it is registered.
     pub key: Guid,
-    /// The layer it is for.
+    /// The layer's key.
     pub layer: Guid,
     /// What administrators read.
     pub display: &'a Display,
 }
 
-/// A filter without conditions that leads to a callout.
+/// A filter without conditions that calls a callout (FWPM_FILTER0).
 pub struct Filter<'a> {
-    /// Its key.
+    /// The filter's key.
     pub key: Guid,
-    /// Its layer.
+    /// The layer's key.
     pub layer: Guid,
-    /// Its callout.
+    /// The callout's key.
     pub callout: Guid,
     /// What the callout may do.
-    pub action: Action,
+    pub action: FilterAction,
     /// What administrators read.
     pub display: &'a Display,
 }
 
-/// What a filter lets its callout do.
+/// What a filter allows its callout to do.
 #[derive(Clone, Copy)]
-pub enum Action {
-    /// Look; skipped when the callout is gone.
+pub enum FilterAction {
+    /// Inspect only. The filter is skipped if the callout is not registered.
     Inspect,
-    /// Block, permit or leave it; permits when the callout is gone.
+    /// Block, permit or continue. The filter permits if the callout is not
+    /// registered.
     Decide,
 }
 
 impl Display {
-    /// The parts of the name, one after the other.
+    /// Concatenates the parts of the name.
     pub fn new(name: &[&str], description: &str) -> Self {
         Self { name: Utf16::concat(name), description: Utf16::concat(&[description]) }
     }
@@ -84,7 +85,7 @@ impl Display {
 }
 
 impl Engine {
-    /// Opens a dynamic session; fails unless BFE runs.
+    /// Opens a dynamic session. Fails if BFE does not run.
     pub fn open(display: &Display, _: &Passive) -> Result<Self> {
         let session = ffi::FWPM_SESSION0 {
             displayData: display.data(),
@@ -100,7 +101,7 @@ impl Engine {
         Ok(Self(handle))
     }
 
-    /// Begins to change objects; nothing shows before the commit.
+    /// Begins a transaction. No change is visible before the commit.
     pub fn transaction<'a>(&'a mut self, irql: &'a Passive) -> Result<Transaction<'a>> {
         // SAFETY: the session is open and, borrowed alone, in no transaction;
         // the call is made at PASSIVE_LEVEL.
@@ -112,12 +113,12 @@ impl Engine {
 impl Drop for Engine {
     fn drop(&mut self) {
         // SAFETY: the session is open and closed once, here; sessions are only
-        // held at PASSIVE_LEVEL. One that BFE has closed is refused, harmlessly.
+        // held at PASSIVE_LEVEL. If BFE has closed it, the call fails harmlessly.
         let _closed_or_gone = unsafe { ffi::FwpmEngineClose0(self.0) };
     }
 }
 
-/// A transaction, undone when dropped before its commit.
+/// A transaction. Dropping it before the commit aborts it.
 #[must_use]
 pub struct Transaction<'a> {
     engine: &'a mut Engine,
@@ -153,7 +154,7 @@ impl Transaction<'_> {
     }
 
     /// Adds a callout.
-    pub fn add_callout(&mut self, callout: &Callout<'_>, provider: &Provider) -> Result {
+    pub fn add_callout(&mut self, callout: &CalloutObject<'_>, provider: &Provider) -> Result {
         let mut provider = guid(provider.key);
         let object = ffi::FWPM_CALLOUT0 {
             calloutKey: guid(callout.key),
@@ -170,8 +171,8 @@ impl Transaction<'_> {
     pub fn add_filter(&mut self, filter: &Filter<'_>, sublayer: &Sublayer, provider: &Provider) -> Result {
         let mut provider = guid(provider.key);
         let (action, flags) = match filter.action {
-            Action::Inspect => (ffi::FWP_ACTION_CALLOUT_INSPECTION, 0),
-            Action::Decide => {
+            FilterAction::Inspect => (ffi::FWP_ACTION_CALLOUT_INSPECTION, 0),
+            FilterAction::Decide => {
                 (ffi::FWP_ACTION_CALLOUT_UNKNOWN, ffi::FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED)
             }
         };
@@ -182,7 +183,7 @@ impl Transaction<'_> {
             providerKey: &mut provider,
             layerKey: guid(filter.layer),
             subLayerKey: guid(sublayer.key),
-            // FWP_EMPTY: the engine chooses a weight. It is the sublayer's only
+            // FWP_EMPTY: the engine chooses a weight. This is the sublayer's only
             // filter at the layer.
             weight: ffi::FWP_VALUE0 { type_: ffi::FWP_DATA_TYPE_::FWP_EMPTY, ..Default::default() },
             action: ffi::FWPM_ACTION0 {
@@ -195,7 +196,7 @@ impl Transaction<'_> {
         to_result(unsafe { ffi::FwpmFilterAdd0(self.engine.0, &object, ptr::null_mut(), ptr::null_mut()) })
     }
 
-    /// Deletes a filter; says whether there was one.
+    /// Deletes a filter. Returns whether it existed.
     pub fn delete_filter(&mut self, key: Guid) -> Result<bool> {
         // SAFETY: the session is open in a transaction at PASSIVE_LEVEL, and
         // the key is a local.
@@ -203,30 +204,30 @@ impl Transaction<'_> {
         deleted(status, ffi::STATUS_FWP_FILTER_NOT_FOUND)
     }
 
-    /// Deletes a callout; says whether there was one.
+    /// Deletes a callout. Returns whether it existed.
     pub fn delete_callout(&mut self, key: Guid) -> Result<bool> {
         // SAFETY: as for a filter.
         let status = unsafe { ffi::FwpmCalloutDeleteByKey0(self.engine.0, &guid(key)) };
         deleted(status, ffi::STATUS_FWP_CALLOUT_NOT_FOUND)
     }
 
-    /// Deletes a sublayer; says whether there was one.
+    /// Deletes a sublayer. Returns whether it existed.
     pub fn delete_sublayer(&mut self, key: Guid) -> Result<bool> {
         // SAFETY: as for a filter.
         let status = unsafe { ffi::FwpmSubLayerDeleteByKey0(self.engine.0, &guid(key)) };
         deleted(status, ffi::STATUS_FWP_SUBLAYER_NOT_FOUND)
     }
 
-    /// Deletes a provider; says whether there was one.
+    /// Deletes a provider. Returns whether it existed.
     pub fn delete_provider(&mut self, key: Guid) -> Result<bool> {
         // SAFETY: as for a filter.
         let status = unsafe { ffi::FwpmProviderDeleteByKey0(self.engine.0, &guid(key)) };
         deleted(status, ffi::STATUS_FWP_PROVIDER_NOT_FOUND)
     }
 
-    /// Makes all of it hold at once.
+    /// Makes all changes visible at once.
     pub fn commit(mut self) -> Result {
-        // Whatever comes of it, the transaction is over.
+        // The transaction is over, whatever the result.
         self.open = false;
         // SAFETY: the session is open in a transaction, at PASSIVE_LEVEL.
         to_result(unsafe { ffi::FwpmTransactionCommit0(self.engine.0) })
@@ -237,7 +238,7 @@ impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if self.open {
             // SAFETY: the session is open in a transaction, at PASSIVE_LEVEL.
-            // Should it fail, closing the session aborts all the same.
+            // If it fails, closing the session aborts the transaction.
             let _aborted = unsafe { ffi::FwpmTransactionAbort0(self.engine.0) };
         }
     }

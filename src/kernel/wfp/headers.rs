@@ -1,80 +1,79 @@
-//! What the packet behind a classify says of itself: its headers, wherever its
-//! data start.
+//! Reads the headers of an indicated packet, wherever its data start.
 #![deny(unsafe_code)]
 
 use core::num::NonZeroU64;
 
 use super::incoming::{Incoming, Known};
+use super::indicated::IndicatedPacket;
 use super::net_buffer::NetBuffer;
-use super::shown::Packet;
 use crate::ffi;
 use crate::logic::bytes::Bytes;
-use crate::logic::flow::Passed;
+use crate::logic::flow::FlowPackets;
 use crate::logic::ip::{self, Ends, Part};
-use crate::logic::order::{At, Direction, Kinds};
+use crate::logic::order::{Direction, Kinds, Tracking};
 use crate::logic::protocol::{ICMP, ICMPV6, TCP, UDP};
-use crate::logic::stealth::TcpFlags;
+use crate::logic::tcp::TcpFlags;
 use crate::logic::transport::{Header, Ports};
 
-/// Bytes of a UDP header (RFC 768), and of a TCP header without options
-/// (RFC 9293, 3.1).
+/// Length of a UDP header (RFC 768), and of a TCP header without options (RFC 9293,
+/// 3.1), in bytes.
 const UDP_HEADER: u32 = 8;
 const TCP_HEADER: u32 = 20;
 
-/// Bytes of an ICMP error before what it quotes (RFC 792, RFC 4443).
+/// Bytes of an ICMP error before the packet that it quotes (RFC 792, RFC 4443).
 const ERROR_HEADER: u32 = 8;
 
 /// What a packet's headers say.
 pub(super) struct Headers {
     protocol: u8,
-    /// What is above IP, where that is there.
+    /// The header above IP, if it could be read.
     header: Option<Header>,
-    /// Bytes from that header's start on, where the layer's data end with the
-    /// packet's.
+    /// Bytes from the start of that header to the end of the packet. `None` if the
+    /// layer's data do not tell.
     length: Option<u64>,
     part: Part,
 }
 
 impl Incoming<'_> {
-    /// A packet at the transport layer's discard: also the segment's flags.
+    /// The packet at INBOUND_TRANSPORT_DISCARD, with the TCP flags from its header.
     #[inline(always)]
-    pub fn discarded_segment(&self) -> Packet<'_, '_> {
-        let packet = self.shown();
+    pub fn discarded_segment(&self) -> IndicatedPacket<'_, '_> {
+        let packet = self.packet();
         match packet.protocol {
-            Some(TCP) => Packet { tcp_flags: self.tcp_flags(packet.local_port), ..packet },
+            Some(TCP) => IndicatedPacket { tcp_flags: self.tcp_flags(packet.local_port), ..packet },
             _ => packet,
         }
     }
 
-    /// The same if nearly nothing is left to be asked: a segment that found no
-    /// endpoint, whose header lies in one piece.
+    /// The segment in the common case: it found no endpoint, and its header is
+    /// contiguous.
     #[inline(always)]
-    pub fn closed_port(&self) -> Option<Packet<'_, '_>> {
+    pub fn closed_port(&self) -> Option<IndicatedPacket<'_, '_>> {
         if !self.found_no_endpoint() {
             return None;
         }
         let Some(TCP) = self.protocol() else { return None };
         let local_port = self.local_port()?;
-        let tcp_flags = self.tcp_flags_near(local_port)?;
-        Some(Packet { incoming: self, protocol: Some(TCP), local_port: Some(local_port), tcp_flags })
+        let tcp_flags = self.contiguous_tcp_flags(local_port)?;
+        Some(IndicatedPacket { incoming: self, protocol: Some(TCP), local_port: Some(local_port), tcp_flags })
     }
 
-    /// A discarded segment's flags. Nearly always its header lies in one piece,
-    /// as far before the data as the metadata say, which is read at once.
+    /// A discarded segment's flags. In the common case the header is contiguous, and
+    /// lies before the data start at the distance that the metadata give.
     #[inline(always)]
     fn tcp_flags(&self, local_port: Option<u16>) -> TcpFlags {
-        let near = match local_port {
-            Some(local_port) => self.tcp_flags_near(local_port),
+        let contiguous = match local_port {
+            Some(local_port) => self.contiguous_tcp_flags(local_port),
             None => None,
         };
-        match near {
+        match contiguous {
             Some(flags) => flags,
-            None => self.again().tcp_flags_anywhere(),
+            None => self.cold_copy().scattered_tcp_flags(),
         }
     }
 
     #[inline(always)]
-    fn tcp_flags_near(&self, destination: u16) -> Option<TcpFlags> {
+    fn contiguous_tcp_flags(&self, destination: u16) -> Option<TcpFlags> {
         let header = self.net_buffer()?.piece(self.transport_header_size()?)?;
         let source = self.uint16(self.fields().remote_port)?;
         TcpFlags::between(Ports { source, destination }, header)
@@ -82,81 +81,88 @@ impl Incoming<'_> {
 
     #[cold]
     #[inline(never)]
-    fn tcp_flags_anywhere(self) -> TcpFlags {
+    fn scattered_tcp_flags(self) -> TcpFlags {
         let segment = || {
-            let At::Segment(way, positions) = &self.callout().look.at else { return None };
+            let Tracking::Segment(way, positions) = &self.callout().tracking else { return None };
             let known = self.known(positions)?;
-            self.segment_anywhere(&known, self.going(*way)?)?.header?.segment
+            self.scattered_segment(&known, self.direction_of(*way)?)?.header?.segment
         };
         segment().map_or(TcpFlags::UNREAD, |segment| segment.flags)
     }
 
-    /// A packet at the network layer's discard, which has no fields for
-    /// protocol and ports: what its headers name.
+    /// The packet at INBOUND_IPPACKET_DISCARD, with the protocol and ports of its
+    /// headers: the layer has no fields for them.
     #[inline(always)]
-    pub fn discarded_packet(&self) -> Packet<'_, '_> {
-        match self.again().discarded_named() {
-            Some((protocol, local_port)) => Packet { protocol: Some(protocol), local_port, ..self.shown() },
-            None => self.shown(),
+    pub fn discarded_packet(&self) -> IndicatedPacket<'_, '_> {
+        match self.cold_copy().discarded_ports() {
+            Some((protocol, local_port)) => {
+                IndicatedPacket { protocol: Some(protocol), local_port, ..self.packet() }
+            }
+            None => self.packet(),
         }
     }
 
-    /// Not a part of each who asks: of the decision, and of the event.
+    /// Not inlined: both the decision and the event use it.
     #[inline(never)]
-    fn discarded_named(self) -> Option<Named> {
-        let At::Packet(direction, positions) = &self.callout().look.at else { return None };
+    fn discarded_ports(self) -> Option<ProtocolAndPort> {
+        let Tracking::Packet(direction, positions) = &self.callout().tracking else { return None };
         let known = self.known(positions)?;
-        match self.named_near(&known, *direction) {
-            Some(named) => Some(named),
-            None => self.discarded_anywhere(&known, *direction),
+        match self.contiguous_ports(&known, *direction) {
+            Some(protocol_and_port) => Some(protocol_and_port),
+            None => self.scattered_discarded(&known, *direction),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn discarded_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Named> {
-        self.packet_anywhere(known.ends(direction)?, direction).map(named)
+    fn scattered_discarded(&self, known: &Known<'_>, direction: Direction) -> Option<ProtocolAndPort> {
+        self.scattered_packet(known.ends(direction)?, direction).map(protocol_and_port)
     }
 
-    /// An ICMP error on its way out: what it quotes, which is the packet that it
+    /// An ICMP error that is being sent: the packet that it quotes, which it
     /// answers.
     #[inline(always)]
-    pub fn quoted(&self) -> Packet<'_, '_> {
-        match self.again().quoted_named() {
-            Some((protocol, local_port)) => Packet { protocol: Some(protocol), local_port, ..self.shown() },
-            None => self.shown(),
+    pub fn quoted(&self) -> IndicatedPacket<'_, '_> {
+        match self.cold_copy().quoted_ports() {
+            Some((protocol, local_port)) => {
+                IndicatedPacket { protocol: Some(protocol), local_port, ..self.packet() }
+            }
+            None => self.packet(),
         }
     }
 
-    /// As [`discarded_named`](Self::discarded_named).
+    /// Not inlined, like [`discarded_ports`](Self::discarded_ports).
     #[inline(never)]
-    fn quoted_named(self) -> Option<Named> {
-        let At::Error(positions) = &self.callout().look.at else { return None };
+    fn quoted_ports(self) -> Option<ProtocolAndPort> {
+        let Tracking::Error(positions) = &self.callout().tracking else { return None };
         let (buffer, ends) = (self.net_buffer()?, self.known(positions)?.ends(Direction::Inbound)?);
-        let near = match buffer.run(0) {
-            Some(run) => behind_ip(&Behind(run, ERROR_HEADER), ends),
+        let contiguous = match buffer.contiguous(0) {
+            Some(bytes) => behind_ip(&AtOffset(bytes, ERROR_HEADER), ends),
             None => None,
         };
-        match near {
-            Some(headers) if headers.is_whole() => Some(named(headers)),
-            _ => quoted_anywhere(&buffer, ends),
+        match contiguous {
+            Some(headers) if headers.is_whole() => Some(protocol_and_port(headers)),
+            _ => scattered_quoted(&buffer, ends),
         }
     }
 
-    /// The NET_BUFFERs and bytes to count for the flow: what is behind the
-    /// transport headers. `None` at a layer where they are not counted.
+    /// The NET_BUFFERs and payload bytes to count for the flow. `None` at layers
+    /// that do not count. The count is exact up to 64 NET_BUFFERs per list. With
+    /// RSC, URO, USO and LSO one NET_BUFFER is many packets.
     #[inline(always)]
-    pub fn flow_packets(&self) -> Option<Passed> {
+    pub fn flow_packets(&self) -> Option<FlowPackets> {
         let direction = self.callout().flow_packets?;
-        let Some(buffer) = self.segment() else { return Some(Passed { direction, packets: 1, bytes: 0 }) };
+        let Some(buffer) = self.segment() else {
+            return Some(FlowPackets { direction, packets: 1, bytes: 0 });
+        };
         let (packets, bytes) = buffer.totals();
-        // Outbound the data of each NET_BUFFER start with the header.
+        // Outbound the data of each NET_BUFFER start with the transport header.
         let header = match direction {
             Direction::Outbound => self.transport_header_size().unwrap_or(0),
             Direction::Inbound => 0,
         };
         let bytes = bytes.saturating_sub(u64::from(header) * u64::from(packets));
-        Some(Passed { direction, packets, bytes })
+        Some(FlowPackets { direction, packets, bytes })
     }
 
     #[inline(always)]
@@ -164,9 +170,9 @@ impl Incoming<'_> {
         Some(self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE)?.transportHeaderSize)
     }
 
-    /// The transport header at layers whose data start at it or behind it,
-    /// wherever they start.
-    pub(super) fn segment_anywhere(&self, known: &Known<'_>, direction: Direction) -> Option<Headers> {
+    /// The transport header at layers whose data start at it or behind it. Searches
+    /// all places where it can be.
+    pub(super) fn scattered_segment(&self, known: &Known<'_>, direction: Direction) -> Option<Headers> {
         let fixed = match known.protocol()? {
             TCP => Some(TCP_HEADER),
             UDP => Some(UDP_HEADER),
@@ -178,10 +184,10 @@ impl Incoming<'_> {
         })
     }
 
-    /// What is above the IP header, wherever the data start, which at the discard
-    /// is where the stack stopped parsing: behind the IP header, behind a UDP
-    /// header, or before any of it; the header's addresses tell which.
-    pub(super) fn packet_anywhere(&self, ends: Ends, direction: Direction) -> Option<Headers> {
+    /// The header above the IP header. At the discard layer the data start where the
+    /// stack stopped parsing: behind the IP header, behind a UDP header, or at the
+    /// IP header. The addresses in the header tell which.
+    pub(super) fn scattered_packet(&self, ends: Ends, direction: Direction) -> Option<Headers> {
         let size = self.ip_header_size();
         let behind_udp = size.and_then(|size| size.checked_add(UDP_HEADER));
         let buffer = self.net_buffer()?;
@@ -196,21 +202,26 @@ impl Incoming<'_> {
 }
 
 impl Headers {
-    /// Whether it is an ICMP error.
+    /// Whether the packet is an ICMP error.
     pub(super) fn is_error(&self) -> bool {
         self.header.is_some_and(|header| header.is_error(self.protocol))
     }
 
-    /// Whether what is above IP was read, too.
+    /// Whether the header above IP was read.
     fn is_whole(&self) -> bool {
         self.header.is_some()
     }
 
-    /// The packet's mark and what it is. `reassembled`: the packet is whole,
-    /// whatever its IP header still says.
-    pub(super) fn passing(self, ends: Ends, direction: Direction, reassembled: bool) -> Option<Passing> {
+    /// The packet's mark and kinds. `reassembled`: the packet is whole, even if its
+    /// IP header still says that it is a fragment.
+    pub(super) fn mark_and_kinds(
+        self,
+        ends: Ends,
+        direction: Direction,
+        reassembled: bool,
+    ) -> Option<Marked> {
         if self.part != Part::Whole && !reassembled {
-            // It is put together, or taken apart, on its way.
+            // A fragment will be reassembled, or was made on the way.
             return None;
         }
         let header = self.header?;
@@ -221,8 +232,9 @@ impl Headers {
     }
 }
 
-/// How far before the data start a header may be: inbound as the metadata say,
-/// outbound not at all; the other way round; or as far as what is always there.
+/// How many bytes before the data start a header may begin. Inbound the value of the
+/// metadata comes first, then 0; outbound the other way round. The header's fixed
+/// length comes last.
 fn places(direction: Direction, size: Option<u32>, fixed: Option<u32>) -> impl Iterator<Item = u32> {
     let [first, second] = match direction {
         Direction::Inbound => [size, Some(0)],
@@ -231,27 +243,26 @@ fn places(direction: Direction, size: Option<u32>, fixed: Option<u32>) -> impl I
     [first, second, fixed].into_iter().flatten()
 }
 
-/// What decisions ask of a packet: its protocol and, if it has ports, the local
-/// one of what came in.
-pub(super) type Named = (u8, Option<u16>);
+/// A packet's protocol, and its local port if the protocol has ports.
+pub(super) type ProtocolAndPort = (u8, Option<u16>);
 
 #[inline(always)]
-fn named(headers: Headers) -> Named {
+fn protocol_and_port(headers: Headers) -> ProtocolAndPort {
     let ports = headers.header.and_then(|header| header.ports);
     (headers.protocol, ports.map(|ports| ports.destination))
 }
 
 #[cold]
 #[inline(never)]
-fn quoted_anywhere(buffer: &NetBuffer<'_>, ends: Ends) -> Option<Named> {
-    behind_ip(&Behind(buffer.scattered(0), ERROR_HEADER), ends).map(named)
+fn scattered_quoted(buffer: &NetBuffer<'_>, ends: Ends) -> Option<ProtocolAndPort> {
+    behind_ip(&AtOffset(buffer.scattered(0), ERROR_HEADER), ends).map(protocol_and_port)
 }
 
-/// The mark of what passes, and what it is.
-pub(super) type Passing = (NonZeroU64, Kinds);
+/// A packet's mark and kinds.
+pub(super) type Marked = (NonZeroU64, Kinds);
 
-/// The transport header that the bytes begin with, if they do. `length`: of the
-/// bytes.
+/// The transport header at the start of the bytes, if it is this packet's. `length`:
+/// of the bytes.
 #[inline(always)]
 fn segment_at<B: Bytes>(
     bytes: &B,
@@ -265,8 +276,8 @@ fn segment_at<B: Bytes>(
     is_ours.then_some(Headers { protocol, header: Some(header), length, part: Part::Whole })
 }
 
-/// Whether a header is that of what the fields name: its ports tell, and ICMP's
-/// type and code where ports are fields.
+/// Whether a header belongs to the packet that the fields describe. The ports must
+/// be equal; for ICMP its type and code, where the port fields hold them.
 #[inline(always)]
 pub(super) fn is_between(
     header: &Header,
@@ -276,22 +287,21 @@ pub(super) fn is_between(
 ) -> bool {
     match (header.ports, ports) {
         (Some(Ports { source, destination }), Some([local, remote])) => {
-            let told = u32::from(source) << 16 | u32::from(destination);
+            let found = u32::from(source) << 16 | u32::from(destination);
             let ours = u32::from(local) << 16 | u32::from(remote);
             match direction {
-                Direction::Inbound => told.rotate_left(16) == ours,
-                Direction::Outbound => told == ours,
+                Direction::Inbound => found.rotate_left(16) == ours,
+                Direction::Outbound => found == ours,
             }
         }
-        // Type and code stand where the ports would.
+        // The port fields hold type and code.
         (None, Some([kind, code])) if matches!(protocol, ICMP | ICMPV6) => header.is_message(kind, code),
         (None, _) => !matches!(protocol, ICMP | ICMPV6),
         (Some(_), None) => false,
     }
 }
 
-/// The headers of a packet that the bytes begin with, if it goes from one of
-/// these ends to the other.
+/// The headers at the start of the bytes, if the IP header has these addresses.
 #[inline(always)]
 fn behind_ip<B: Bytes>(bytes: &B, ends: Ends) -> Option<Headers> {
     let ip::Upper { protocol, offset, part } = ip::upper(bytes, ends)?;
@@ -302,10 +312,10 @@ fn behind_ip<B: Bytes>(bytes: &B, ends: Ends) -> Option<Headers> {
     Some(Headers { protocol, header, length: None, part })
 }
 
-/// Bytes from so many behind others on.
-struct Behind<B>(B, u32);
+/// Bytes at an offset in other bytes.
+struct AtOffset<B>(B, u32);
 
-impl<B: Bytes> Bytes for Behind<B> {
+impl<B: Bytes> Bytes for AtOffset<B> {
     #[inline(always)]
     fn at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         self.0.at(self.1.checked_add(offset)?)

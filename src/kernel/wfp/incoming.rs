@@ -1,5 +1,6 @@
-//! What a classify brings, checked once and then read without doubt: its fields
-//! and its metadata. What the packet itself says is in [`headers`](super::headers).
+//! The checked view of a classify: its fields and its metadata.
+//!
+//! The packet's own headers are read in [`headers`](super::headers).
 
 mod known;
 
@@ -12,18 +13,18 @@ use crate::ffi;
 use crate::logic::address::Address;
 use crate::logic::callouts::Callout;
 use crate::logic::layers::{Family, Fields, Layer, Shows, Way};
-use crate::logic::order::{At, Direction};
+use crate::logic::order::{Direction, Tracking};
 use crate::logic::stealth::{Discard, Icmp, Module, inet};
 
-pub(super) use known::{Known, OfEnds};
+pub(super) use known::{EndsConsumer, Known};
 
-/// An indication to a callout of ours.
+/// An indication to one of our callouts, checked once.
 #[derive(Clone, Copy)]
 pub struct Incoming<'a> {
     pub(super) callout: &'static Callout,
     /// The callout's layer.
     pub(super) layer: &'static Layer,
-    pub(super) values: &'a [Value],
+    pub(super) values: &'a [EngineValue],
     pub(super) metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
     pub(super) layer_data: *mut c_void,
     pub(super) flow_context: u64,
@@ -31,19 +32,19 @@ pub struct Incoming<'a> {
     pub(super) of_call: PhantomData<&'a ()>,
 }
 
-/// A value of the engine's. It may begin at any address: nothing is lost by not
-/// asking.
+/// A value of the engine. It is packed, so that it may begin at any address; reading
+/// it so costs nothing.
 #[derive(Clone, Copy)]
 #[repr(C, packed)]
-pub(super) struct Value(ffi::FWPS_INCOMING_VALUE0);
+pub(super) struct EngineValue(ffi::FWPS_INCOMING_VALUE0);
 
-impl Value {
+impl EngineValue {
     #[inline(always)]
     fn is(&self, kind: ffi::FWP_DATA_TYPE) -> bool {
         self.0.value.type_ == kind
     }
 
-    /// What it is, of which one member is valid.
+    /// The value's union, of which one member is valid.
     #[inline(always)]
     fn get(&self) -> ffi::FWP_VALUE0 {
         self.0.value
@@ -51,27 +52,27 @@ impl Value {
 }
 
 impl<'a> Incoming<'a> {
-    /// The same, at a place of its own in memory: for a function that takes it
-    /// there, while this one needs none.
+    /// A copy, for a function that takes it by reference. So the original can stay
+    /// in registers.
     #[inline(always)]
-    pub fn again(&self) -> Self {
+    pub fn cold_copy(&self) -> Self {
         let Self { callout, layer, values, metadata, layer_data, flow_context, may_write, of_call } = *self;
         Self { callout, layer, values, metadata, layer_data, flow_context, may_write, of_call }
     }
 
-    /// Where the layer's values stand.
+    /// The positions of the layer's fields.
     #[inline(always)]
     pub(super) fn fields(&self) -> &'static Fields {
         &self.layer.fields
     }
 
-    /// The local port, or what stands in its place.
+    /// The local port, or the ICMP type.
     #[inline(always)]
     pub(super) fn local_port(&self) -> Option<u16> {
         self.uint16(self.fields().local_port)
     }
 
-    /// Whether the engine still lets anybody decide.
+    /// Whether the engine still lets this callout write an action.
     pub fn may_decide(&self) -> bool {
         self.may_write
     }
@@ -81,8 +82,8 @@ impl<'a> Incoming<'a> {
         self.callout.name()
     }
 
-    /// Address and port, or what stands in its place, of the local and the
-    /// remote side.
+    /// Address and port of the local and of the remote side. For ICMP the port is
+    /// the type or the code.
     pub fn sides(&self) -> [(Option<IpAddr>, Option<u16>); 2] {
         let fields = self.fields();
         let [local, remote] =
@@ -90,8 +91,8 @@ impl<'a> Incoming<'a> {
         [local, remote].map(|(address, port)| (self.address(address), self.uint16(port)))
     }
 
-    /// An ICMP message's type and code; at layers without fields for them, what
-    /// stands where the ports would.
+    /// The type and code of an ICMP message. Layers without fields for them have
+    /// them in the port fields.
     #[inline(always)]
     pub(super) fn icmp(&self) -> Option<Icmp> {
         let fields = self.fields();
@@ -103,7 +104,7 @@ impl<'a> Incoming<'a> {
         Some(Icmp { family: self.callout.family, kind, code })
     }
 
-    /// Why the engine says that it was discarded.
+    /// Why the packet was discarded, if the engine says so.
     #[inline(always)]
     pub(super) fn discard(&self) -> Option<Discard> {
         use ffi::FWPS_DISCARD_MODULE0_ as module;
@@ -117,17 +118,17 @@ impl<'a> Incoming<'a> {
         Some(Discard { module, reason: discard.discardReason })
     }
 
-    /// Whether the transport layer discarded it because no endpoint took it, and
-    /// it brings no handle of a flow or an endpoint: one comparison for what
+    /// Whether the transport layer discarded it because no endpoint took it, and it
+    /// has no handle of a flow or an endpoint. One comparison in place of
     /// [`discard`](Self::discard), [`flow`](Self::flow) and
-    /// [`endpoint`](Self::endpoint) say one by one.
+    /// [`endpoint`](Self::endpoint).
     #[inline(always)]
     pub(super) fn found_no_endpoint(&self) -> bool {
         use ffi::FWPS_DISCARD_MODULE0_::FWPS_DISCARD_MODULE_TRANSPORT as TRANSPORT;
         const PRESENT: u32 = ffi::FWPS_METADATA_FIELD_DISCARD_REASON;
         const ABSENT: u32 =
             ffi::FWPS_METADATA_FIELD_FLOW_HANDLE | ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE;
-        // Module and reason lie side by side: compared as one number.
+        // Module and reason are adjacent, so they are compared as one number.
         const fn both(module: ffi::FWPS_DISCARD_MODULE0, reason: u32) -> u64 {
             module as u32 as u64 | (reason as u64) << 32
         }
@@ -137,12 +138,12 @@ impl<'a> Incoming<'a> {
                 == const { both(TRANSPORT, inet::ENDPOINT_NOT_FOUND) }
     }
 
-    /// The context that was associated with its flow here; 0 is none.
+    /// The context that was associated with the flow at this layer; 0 means none.
     pub fn flow_context(&self) -> u64 {
         self.flow_context
     }
 
-    /// The engine's handle to its flow.
+    /// The engine's handle of the flow.
     #[inline(always)]
     pub fn flow(&self) -> Option<u64> {
         match self.metadata(ffi::FWPS_METADATA_FIELD_FLOW_HANDLE)?.flowHandle {
@@ -151,7 +152,7 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    /// The endpoint that it concerns.
+    /// The handle of the transport endpoint.
     #[inline(always)]
     pub(super) fn endpoint(&self) -> Option<u64> {
         match self.metadata(ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE)?.transportEndpointHandle {
@@ -160,35 +161,35 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    /// The process behind it.
+    /// The id of the process.
     pub fn process(&self) -> Option<u64> {
         Some(self.metadata(ffi::FWPS_METADATA_FIELD_PROCESS_ID)?.processId)
     }
 
-    /// Which of our callouts is asked, and what is known of its layer.
+    /// The callout that is called.
     pub fn callout(&self) -> &'static Callout {
         self.callout
     }
 
-    /// Its IP protocol, where the layer has a field for it.
+    /// The IP protocol, if the layer has a field for it.
     #[inline(always)]
     pub fn protocol(&self) -> Option<u8> {
         self.uint8(self.fields().protocol)
     }
 
-    /// A condition of `FLAGS`, which stand at this position.
+    /// Whether a flag is set in the field `FLAGS` at this position.
     #[inline(always)]
     pub(super) fn has_flag(&self, position: Option<u8>, flag: u32) -> bool {
         matches!(self.uint32(position), Some(flags) if flags & flag != 0)
     }
 
-    /// `FLAGS`.
+    /// The field `FLAGS`.
     #[inline(always)]
     pub(super) fn flags(&self) -> Option<u32> {
         self.uint32(self.fields().flags)
     }
 
-    /// Which way it goes; `None` for a call.
+    /// The direction of the packet; `None` for a call.
     #[inline(always)]
     pub fn direction(&self) -> Option<Direction> {
         let way = match self.layer.shows {
@@ -196,11 +197,11 @@ impl<'a> Incoming<'a> {
             Shows::Stream => return self.stream_direction(),
             Shows::CallOrSegment(way) | Shows::Segment(way) | Shows::Packet(way) | Shows::Error(way) => way,
         };
-        self.going(way)
+        self.direction_of(way)
     }
 
     #[inline(always)]
-    pub(super) fn going(&self, way: Way) -> Option<Direction> {
+    pub(super) fn direction_of(&self, way: Way) -> Option<Direction> {
         let field = match way {
             Way::In => return Some(Direction::Inbound),
             Way::Out => return Some(Direction::Outbound),
@@ -239,7 +240,7 @@ impl<'a> Incoming<'a> {
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
     }
 
-    /// The segment, at layers where the packets of flows are counted.
+    /// The segment, at layers that count the packets of flows.
     #[inline(always)]
     pub(super) fn segment(&self) -> Option<NetBuffer<'a>> {
         self.callout.flow_packets?;
@@ -248,32 +249,32 @@ impl<'a> Incoming<'a> {
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
     }
 
-    /// The same for whoever looks at the order, and so knows already what is
-    /// looked at here.
+    /// The packet for the order check, which matches on the callout's [`Tracking`]
+    /// anyway.
     #[inline(always)]
-    pub(super) fn looked_at(&self) -> Option<NetBuffer<'a>> {
-        match &self.callout.look.at {
-            At::Packet(..) | At::Segment(..) | At::CallOrSegment(..) => {}
-            At::Away | At::Error(_) | At::Call(_) | At::Stream => return None,
+    pub(super) fn order_packet(&self) -> Option<NetBuffer<'a>> {
+        match &self.callout.tracking {
+            Tracking::Packet(..) | Tracking::Segment(..) | Tracking::CallOrSegment(..) => {}
+            Tracking::Away | Tracking::Error(_) | Tracking::Call(_) | Tracking::Stream => return None,
         }
-        // SAFETY: packets and segments are looked at where the layer shows them
-        // (`Look::of`), as above.
+        // SAFETY: `Tracking` has packets and segments only where the layer shows
+        // them (`Tracking::of`), as above.
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
     }
 
-    /// Whether there is nothing beside fields and metadata.
+    /// Whether layerData is NULL, so that there is no packet.
     #[inline(always)]
-    pub(super) fn shows_nothing(&self) -> bool {
+    pub(super) fn has_no_packet(&self) -> bool {
         self.layer_data.is_null()
     }
 
-    /// An address.
+    /// The address in a field.
     pub(super) fn address(&self, position: Option<u8>) -> Option<IpAddr> {
         self.number(position).map(IpAddr::from)
     }
 
-    /// An address as a number: IPv4's is one in host order, IPv6's is its bytes
-    /// (fwptypes.h).
+    /// The address in a field, as a number. An IPv4 field holds a number in host
+    /// order, an IPv6 field the bytes (fwptypes.h).
     #[inline(always)]
     pub(super) fn number(&self, position: Option<u8>) -> Option<Address> {
         match self.callout.family {
@@ -282,14 +283,14 @@ impl<'a> Incoming<'a> {
         }
     }
 
-    /// The metadata, where this field of them holds.
+    /// The metadata, if this field of them is valid.
     #[inline(always)]
     pub(super) fn metadata(&self, field: u32) -> Option<&'a ffi::FWPS_INCOMING_METADATA_VALUES0> {
         if self.metadata.currentMetadataValues & field == 0 { None } else { Some(self.metadata) }
     }
 
     #[inline(always)]
-    fn value(&self, position: Option<u8>, kind: ffi::FWP_DATA_TYPE) -> Option<&'a Value> {
+    fn value(&self, position: Option<u8>, kind: ffi::FWP_DATA_TYPE) -> Option<&'a EngineValue> {
         let value = self.values.get(usize::from(position?))?;
         if value.is(kind) { Some(value) } else { None }
     }
@@ -315,7 +316,7 @@ impl<'a> Incoming<'a> {
         Some(unsafe { value.get().__bindgen_anon_1.uint32 })
     }
 
-    /// Behind a pointer, as the engine passes 64-bit values.
+    /// The engine passes 64-bit values by pointer.
     #[inline(always)]
     pub(super) fn uint64(&self, position: Option<u8>) -> Option<u64> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT64)?;
@@ -336,12 +337,12 @@ impl<'a> Incoming<'a> {
     }
 }
 
-/// An IPv6 address.
+/// Reads an IPv6 address.
 ///
 /// # Safety
 /// The value is the engine's, and of the type FWP_BYTE_ARRAY16_TYPE.
 #[inline(always)]
-unsafe fn byte_array16(value: &Value) -> Option<&[u8; 16]> {
+unsafe fn byte_array16(value: &EngineValue) -> Option<&[u8; 16]> {
     // SAFETY: by this function's contract the type says that this is valid.
     let bytes = unsafe { value.get().__bindgen_anon_1.byteArray16 };
     // SAFETY: the engine's value leads to 16 bytes that live as long as it does,

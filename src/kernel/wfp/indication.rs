@@ -8,8 +8,8 @@ use crate::ffi;
 use crate::logic::callouts::{Callout, Pair};
 use crate::logic::layers::Layer;
 
-/// What the engine passed to a classifyFn, after the NULL checks that every
-/// callout needs. Nothing else of it has been looked at.
+/// What the engine passed to a classifyFn, after the NULL checks that every callout
+/// needs. Nothing else has been checked.
 #[derive(Clone, Copy)]
 pub struct Indication<'a> {
     fixed: &'a ffi::FWPS_INCOMING_VALUES0,
@@ -20,12 +20,11 @@ pub struct Indication<'a> {
 }
 
 impl<'a> Indication<'a> {
-    /// Takes what the engine passed.
+    /// Takes the engine's arguments.
     ///
     /// # Safety
-    /// The pointers are the engine's or NULL. What they lead to lives and does
-    /// not change for `'a`, and layerData is of the kind that the layer named in
-    /// `fixed` shows.
+    /// The pointers are NULL or the engine's. What they point to lives and does not
+    /// change for `'a`, and layerData is of the type that the layer in `fixed` uses.
     #[inline(always)]
     pub(super) unsafe fn new(
         fixed: &'a ffi::FWPS_INCOMING_VALUES0,
@@ -37,22 +36,22 @@ impl<'a> Indication<'a> {
         Self { fixed, metadata, layer_data, flow_context, may_write }
     }
 
-    /// The run-time id of the layer that the engine names. It may be any number:
-    /// a filter at any layer can name our callout.
+    /// The run-time id of the layer, as the engine passed it. It can be any number,
+    /// because a filter at any layer can name our callout.
     #[inline(always)]
     pub fn layer_id(&self) -> u16 {
         self.fixed.layerId
     }
 
-    /// The context that this driver associated with the flow at this layer; 0 is
+    /// The context that this driver associated with the flow at this layer; 0 means
     /// none.
     #[inline(always)]
     pub fn flow_context(&self) -> u64 {
         self.flow_context
     }
 
-    /// The indication as a callout at its own layer reads it. `None` if the
-    /// engine names another layer, or if pointers and counts do not fit.
+    /// The checked view for a callout. `None` if the engine names another layer, or
+    /// if pointers or counts do not fit.
     #[inline(always)]
     pub fn view(&self, callout: &'static Callout) -> Option<Incoming<'a>> {
         if self.fixed.layerId != callout.layer_id {
@@ -61,9 +60,9 @@ impl<'a> Indication<'a> {
         self.view_at(callout, callout.layer, callout.least_values)
     }
 
-    /// Which callout of a pair stands at the layer, `None` if neither does, and the
-    /// indication as that callout reads it. The pair is a constant, and so are the
-    /// positions of the fields.
+    /// Which callout of a pair is called, and the checked view for it. `None` if
+    /// neither belongs to the layer. The pair is a constant, so the positions of the
+    /// fields are, too.
     #[inline(always)]
     pub fn view_of(&self, pair: Pair) -> Option<(&'static Callout, Option<Incoming<'a>>)> {
         let callout = pair.at(self.fixed.layerId)?;
@@ -84,7 +83,7 @@ impl<'a> Indication<'a> {
             return None;
         }
         // SAFETY: the engine's array has as many values as it says, by the
-        // contract of `new`; a `Value` may begin at any address.
+        // contract of `new`; an `EngineValue` may begin at any address.
         let values = unsafe { core::slice::from_raw_parts(first.cast(), count) };
         Some(Incoming {
             callout,

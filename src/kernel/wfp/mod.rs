@@ -1,4 +1,4 @@
-//! The Windows Filtering Platform: engine, callouts, what a classify brings.
+//! The Windows Filtering Platform: engine, callouts, and what a classify shows.
 
 pub mod bfe;
 pub mod callout;
@@ -6,15 +6,15 @@ pub mod engine;
 pub mod flow;
 mod headers;
 pub mod incoming;
+mod indicated;
 pub mod indication;
 mod net_buffer;
-mod shown;
-pub mod sight;
+pub mod tracking;
 
 use crate::ffi;
 use crate::logic::layers::Guid;
 
-/// A GUID as the C structures carry it.
+/// A GUID in C's layout.
 pub(super) const fn guid(number: Guid) -> ffi::GUID {
     let bytes = (number as u64).to_be_bytes();
     ffi::GUID {

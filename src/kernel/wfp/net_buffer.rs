@@ -1,7 +1,7 @@
-//! Reading a packet's bytes where they are, before its data start too.
+//! Reads a packet's bytes in place, also before its data start.
 //!
-//! Nothing is moved: retreating a NET_BUFFER may allocate, and the bytes that
-//! the stack has stepped over are still in the chain of MDLs.
+//! The data start is not moved: retreating a NET_BUFFER may allocate memory. The
+//! bytes that the stack has advanced over are still in the MDL chain.
 
 use core::marker::PhantomData;
 use core::ptr;
@@ -9,12 +9,12 @@ use core::ptr;
 use crate::ffi;
 use crate::logic::bytes::Bytes;
 
-/// The most MDLs looked at: many times what a headers' worth of packet has.
-const MOST_MDLS: usize = 64;
+/// The most MDLs that are followed. A packet's headers need far fewer.
+const MAX_MDLS: usize = 64;
 
-/// The most buffers of a list that are counted: more than a segment of the
-/// largest offload has (64 KB in packets of 1 KB).
-const MOST_BUFFERS: usize = 64;
+/// The most NET_BUFFERs of a list that are counted. A segment of the largest offload
+/// (64 KB, in packets of 1 KB) needs no more.
+const MAX_BUFFERS: usize = 64;
 
 /// A NET_BUFFER that lives for `'a`.
 pub struct NetBuffer<'a> {
@@ -26,11 +26,11 @@ pub struct NetBuffer<'a> {
 }
 
 impl NetBuffer<'_> {
-    /// The first of a list.
+    /// The first NET_BUFFER of a list.
     ///
     /// # Safety
-    /// `list` is NULL or leads to a NET_BUFFER_LIST whose buffers and MDLs live
-    /// as long as what is returned.
+    /// `list` is NULL or points to a NET_BUFFER_LIST whose NET_BUFFERs and MDLs live
+    /// as long as the result.
     #[inline(always)]
     pub unsafe fn first(list: *const ffi::NET_BUFFER_LIST) -> Option<Self> {
         // SAFETY: by this function's contract.
@@ -42,38 +42,39 @@ impl NetBuffer<'_> {
     }
 
     /// # Safety
-    /// `buffer` is NULL or leads to a NET_BUFFER that lives, with its MDLs, as
-    /// long as what is returned.
+    /// `buffer` is NULL or points to a NET_BUFFER that lives, with its MDLs, as long
+    /// as the result.
     #[inline(always)]
     unsafe fn at(buffer: *const ffi::NET_BUFFER) -> Option<Self> {
         // SAFETY: by this function's contract.
         let buffer = unsafe { buffer.as_ref() }?;
         // SAFETY: the union's members are views of the same plain words.
         let data = unsafe { buffer.__bindgen_anon_1.__bindgen_anon_1 };
-        // SAFETY: as above: 32 bits of length or, where SIZE_T is asked for,
-        // the same in its lower half.
+        // SAFETY: as above. The length has 32 bits; a view as SIZE_T has them in its
+        // lower half.
         let data_length = unsafe { data.__bindgen_anon_1.DataLength };
         let (chain, data_offset, next) = (data.MdlChain, data.DataOffset, data.Next.cast_const());
         Some(Self { chain, data_offset, data_length, next, of_list: PhantomData })
     }
 
-    /// Where the packet's data end, counted as `DataOffset` is. What the MDLs map
-    /// behind it is no part of the packet, and may not even be there.
+    /// The end of the packet's data, counted like `DataOffset`. Bytes behind it do
+    /// not belong to the packet, even if the MDLs map them.
     #[inline(always)]
     fn end(&self) -> u32 {
         self.data_offset.saturating_add(self.data_length)
     }
 
-    /// Bytes from so many before the data start on.
+    /// Bytes from `back` bytes before the data start to the end of the data.
     #[inline(always)]
     pub fn length_from(&self, back: u32) -> u64 {
         u64::from(self.data_length) + u64::from(back)
     }
 
-    /// Packets in the list from this one on, and the bytes of their data.
+    /// The NET_BUFFERs of the list from this one on, and the bytes of their data. At
+    /// most [`MAX_BUFFERS`] are counted.
     pub fn totals(&self) -> (u32, u64) {
         let (mut packets, mut bytes, mut next) = (1, u64::from(self.data_length), self.next);
-        for _ in 1..MOST_BUFFERS {
+        for _ in 1..MAX_BUFFERS {
             // SAFETY: a list's buffers live as long as the list, and the last
             // one's link is NULL.
             let Some(buffer) = (unsafe { Self::at(next) }) else { break };
@@ -84,10 +85,9 @@ impl NetBuffer<'_> {
         (packets, bytes)
     }
 
-    /// `N` bytes from a place on that is `back` bytes before the data start, where
-    /// they end before it or at it, and the first MDL has them, mapped. So they are
-    /// the packet's, whatever length its data have: one comparison less than in a
-    /// [`Run`].
+    /// `N` bytes that begin `back` bytes before the data start and end at or before
+    /// it, if the first MDL maps them. So they belong to the packet whatever its
+    /// length, which saves one comparison over a [`Contiguous`].
     #[inline(always)]
     pub fn piece<const N: usize>(&self, back: u32) -> Option<[u8; N]> {
         // SAFETY: a buffer's MDLs live as long as the buffer.
@@ -102,26 +102,25 @@ impl NetBuffer<'_> {
         Some(unsafe { from.cast::<[u8; N]>().read_unaligned() })
     }
 
-    /// What lies together from a place on that is `back` bytes before the data
-    /// start: the packet's part of the rest of the first MDL, where that is
-    /// mapped.
+    /// The contiguous bytes from `back` bytes before the data start on: the packet's
+    /// part of the first MDL, if it is mapped.
     #[inline(always)]
-    pub fn run(&self, back: u32) -> Option<Run<'_>> {
+    pub fn contiguous(&self, back: u32) -> Option<Contiguous<'_>> {
         // SAFETY: a buffer's MDLs live as long as the buffer.
         let mdl = unsafe { self.chain.as_ref() }?;
         let at = self.data_offset.checked_sub(back)?;
         let length = self.end().min(mdl.ByteCount).checked_sub(at)?;
-        Some(Run { start: mapped(mdl)?.wrapping_add(at as usize), length, of_buffer: PhantomData })
+        Some(Contiguous { start: mapped(mdl)?.wrapping_add(at as usize), length, of_buffer: PhantomData })
     }
 
-    /// The bytes from that place on, in however many MDLs they are.
+    /// The bytes from `back` bytes before the data start on, in any number of MDLs.
     pub fn scattered(&self, back: u32) -> Scattered<'_> {
         Scattered { buffer: self, back }
     }
 
-    /// Fills `to` with the bytes from a place on that is `skip` bytes behind
-    /// what lies `back` bytes before the data start; `None` where they are not
-    /// all in the packet, there and mapped.
+    /// Fills `to` with bytes that begin `skip` bytes behind the place that is `back`
+    /// bytes before the data start. `None` if they do not all belong to the packet
+    /// or are not all mapped.
     #[inline(never)]
     pub fn copy_within(&self, back: u32, skip: u32, to: &mut [u8]) -> Option<()> {
         let mut skip = self.data_offset.checked_sub(back)?.checked_add(skip)? as usize;
@@ -130,7 +129,7 @@ impl NetBuffer<'_> {
         }
         let mut rest = to;
         let mut next = self.chain;
-        for _ in 0..MOST_MDLS {
+        for _ in 0..MAX_MDLS {
             if rest.is_empty() {
                 break;
             }
@@ -154,27 +153,27 @@ impl NetBuffer<'_> {
     }
 }
 
-/// Bytes of a packet that lie together.
-pub struct Run<'a> {
+/// Contiguous bytes of a packet.
+pub struct Contiguous<'a> {
     start: *const u8,
     length: u32,
     of_buffer: PhantomData<&'a u8>,
 }
 
-impl Bytes for Run<'_> {
+impl Bytes for Contiguous<'_> {
     #[inline(always)]
     fn at<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
         if u64::from(offset) + N as u64 > u64::from(self.length) {
             return None;
         }
         let from = self.start.wrapping_add(offset as usize);
-        // SAFETY: the MDL maps as many bytes as `run` found, and these are among
-        // them; bytes have no alignment.
+        // SAFETY: the MDL maps as many bytes as `contiguous` found, and these are
+        // among them; bytes have no alignment.
         Some(unsafe { from.cast::<[u8; N]>().read_unaligned() })
     }
 }
 
-/// Bytes of a packet, whether they lie together or not.
+/// Bytes of a packet, in one MDL or several.
 pub struct Scattered<'a> {
     buffer: &'a NetBuffer<'a>,
     back: u32,
@@ -187,8 +186,9 @@ impl Bytes for Scattered<'_> {
     }
 }
 
-/// Where an MDL's bytes are mapped, if they are (MmGetSystemAddressForMdlSafe,
-/// wdm.h, which would map them now and may fail).
+/// The address at which an MDL's bytes are mapped. It reads what
+/// MmGetSystemAddressForMdlSafe (wdm.h) reads, but does not map them, which may
+/// fail.
 #[inline(always)]
 fn mapped(mdl: &ffi::MDL) -> Option<*const u8> {
     let mapped = (ffi::MDL_MAPPED_TO_SYSTEM_VA | ffi::MDL_SOURCE_IS_NONPAGED_POOL) as ffi::CSHORT;

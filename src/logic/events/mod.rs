@@ -1,6 +1,6 @@
-//! The events that the driver writes: the one table of their names, fields,
-//! levels and keywords. docs/EVENTS.md says the same, which a test holds
-//! against it.
+//! The table of events: names, fields, levels, keywords.
+//!
+//! docs/EVENTS.md contains the same table; a test compares them.
 
 mod names;
 #[cfg(test)]
@@ -9,39 +9,39 @@ mod tests;
 use super::policy::{Exemptions, Mode, Policy};
 use super::scan::Techniques;
 use super::tracelogging::{
-    Description, Event, Field, Hex, Payload, Process, Socket, Text, Value, metadata, metadata_size,
+    Description, Event, Field, FieldValue, Hex, Payload, Process, Socket, Text, metadata, metadata_size,
 };
-pub use names::{Counts, REASONS, VERDICTS, module, place, technique_name, verdict};
+pub use names::{Counts, REASONS, VERDICTS, layer_name, module, technique_name, verdict};
 
 /// The provider's name.
 pub const PROVIDER: &str = "Hushport";
 
-/// The provider's GUID: its name's, as tools that know only the name compute it
-/// (SHA-1 over a namespace and the upper-case name, as EventSource does).
+/// The provider's GUID, computed from its name like EventSource does (SHA-1 over a
+/// namespace and the upper-case name). So tools can compute it from the name.
 pub const PROVIDER_ID: super::layers::Guid = 0x6b703f15_888e_524f_a16f_9e8d456e674a;
 
-/// Most bytes of values that an event has.
+/// The most bytes of values that an event can have.
 pub const LARGEST: usize = 256;
 
-/// Keywords, a bit each.
+/// Keywords, one bit each.
 pub mod keyword {
-    /// The driver starts and stops.
+    /// The start and the stop of the driver.
     pub const LIFE: u64 = 0x1;
-    /// What the administrator asks for.
+    /// The policy.
     pub const POLICY: u64 = 0x2;
-    /// What is kept back.
+    /// Suppressed answers.
     pub const VERDICTS: u64 = 0x4;
-    /// Who scans.
+    /// Scans.
     pub const SCANS: u64 = 0x8;
     /// Connections and their layers.
     pub const FLOWS: u64 = 0x10;
     /// Every classify.
     pub const CLASSIFY: u64 = 0x20;
-    /// How often what happened.
+    /// Counters.
     pub const COUNTERS: u64 = 0x40;
 }
 
-/// A name for people, of each keyword.
+/// The name of each keyword, for the documentation.
 #[cfg(test)]
 pub const KEYWORDS: [(u64, &str); 7] = [
     (keyword::LIFE, "Life"),
@@ -60,12 +60,12 @@ mod level {
     pub const VERBOSE: u8 = 5;
 }
 
-/// What the documentation says of an event.
+/// The documentation of an event.
 #[cfg(test)]
 pub struct Documented {
-    /// What it says, and when it is written.
+    /// What the event means, and when it is written.
     pub text: &'static [&'static str],
-    /// What each field says.
+    /// What each field means.
     pub fields: &'static [&'static [&'static str]],
 }
 
@@ -80,14 +80,14 @@ macro_rules! events {
             $($(#[doc = $about:literal])* $field:ident: $type:ty = $as:literal,)*
         }
     )*) => {
-        /// Events by their place in the table.
+        /// Events by their index in the table.
         #[derive(Clone, Copy)]
-        enum Place { $($name),* }
+        enum EventIndex { $($name),* }
 
         /// Every event.
         pub static EVENTS: &[Description] = &[$($name::DESCRIPTION),*];
 
-        /// What is said of each, in the same order.
+        /// The documentation of each event, in the same order.
         #[cfg(test)]
         pub const DOCUMENTED: &[Documented] = &[$(Documented {
             text: &[$($text),*],
@@ -112,7 +112,7 @@ macro_rules! events {
             }
 
             impl Event for $name {
-                const INDEX: usize = Place::$name as usize;
+                const INDEX: usize = EventIndex::$name as usize;
                 const DESCRIPTION: Description = Description {
                     name: stringify!($name),
                     level: level::$level,
@@ -135,210 +135,211 @@ macro_rules! events {
 }
 
 events! {
-    /// The driver has started. Written when it has, and again when a session
-    /// asks for the state.
+    /// The driver has started. Written at the start, and when a session asks for the
+    /// state.
     Started: INFORMATION, LIFE => {
         /// The driver's version.
         version: &'static str = "Version",
         /// Why it is written: `Start` or `Rundown`.
         occasion: &'static str = "Occasion",
-        /// Callouts registered.
+        /// The number of registered callouts.
         callouts: u32 = "Callouts",
     }
 
-    /// A policy is in force. Written when the driver starts, when a change of
-    /// the registry has been put in force, as a whole or only its `Mode`, and
-    /// when a session asks for the state. Its fields are the registry's values
-    /// by name.
+    /// A policy is in force. Written when the driver starts, when a change of the
+    /// registry has taken effect, as a whole or only its `Mode`, and when a session
+    /// asks for the state. Its fields are the registry values of the same name.
     PolicyApplied: INFORMATION, POLICY => {
         /// Why it is written: `Start`, `Change` or `Rundown`.
         occasion: &'static str = "Occasion",
-        /// How many policies have been in force since the start, with this one.
+        /// How many policies have been in force since the start, including this one.
         number: u32 = "Number",
         /// 0 off, 1 audit, 2 enforce.
         mode: u32 = "Mode",
-        /// No RST from a TCP port without endpoint.
+        /// No RST from a TCP port without an endpoint.
         silence_tcp: bool = "SilenceTcp",
-        /// No ICMP error from a UDP port without endpoint.
+        /// No ICMP error from a UDP port without an endpoint.
         silence_udp: bool = "SilenceUdp",
-        /// No ICMP error for a protocol that nobody takes.
+        /// No ICMP error for a protocol that no endpoint handles.
         silence_protocols: bool = "SilenceProtocols",
         /// No echo replies.
         silence_echo: bool = "SilenceEcho",
-        /// Loopback is answered.
+        /// Loopback traffic is answered.
         exempt_loopback: bool = "ExemptLoopback",
         /// IPsec-secured traffic is answered.
         exempt_ipsec: bool = "ExemptIpsec",
-        /// Ports that are exempt, TCP and UDP counted apart.
+        /// Number of exempt ports; TCP and UDP are counted separately.
         exempt_ports: u32 = "ExemptPorts",
-        /// Prefixes that are exempt, those that touch counted as one.
+        /// Number of exempt prefixes; adjacent and overlapping prefixes are merged.
         exempt_prefixes: u32 = "ExemptPrefixes",
-        /// Interfaces that are exempt, those with LUIDs that touch as one.
+        /// Number of exempt interfaces.
         exempt_interfaces: u32 = "ExemptInterfaces",
-        /// Filters at the observing layers.
+        /// The observing layers have filters.
         observe: bool = "Observe",
         /// The weight that the next session gives its sublayer.
         sublayer_weight: u32 = "SublayerWeight",
         /// 0 no events, 1 verdicts and summaries, 2 every classify.
         trace: u32 = "Trace",
-        /// The order of layers is watched.
+        /// The order of layers is checked.
         check_order: bool = "CheckOrder",
-        /// Most flows watched at once.
+        /// The most flows that are watched at once.
         flow_limit: u32 = "FlowLimit",
-        /// Closed ports that make a scan.
+        /// The number of closed ports that make a scan.
         scan_ports: u32 = "ScanPorts",
-        /// The time within which, in ms.
+        /// The time within which they must be met, in ms.
         scan_window_ms: u32 = "ScanWindowMs",
     }
 
-    /// A registry value is refused. Written for each when the driver starts
-    /// and when the registry has changed, and again, while it stands, when a
-    /// session asks for the state.
+    /// A registry value is refused. Written for each refused value when the driver
+    /// starts, when the registry has changed, and when a session asks for the state.
     PolicyRejected: WARNING, POLICY => {
         /// Why it is written: `Start`, `Change` or `Rundown`.
         occasion: &'static str = "Occasion",
-        /// The value's name.
+        /// The name of the value.
         value: &'static str = "Value",
         /// Why it is refused.
         reason: &'static str = "Reason",
-        /// The entry of a list, counted from 1; 0 where it is about none.
+        /// The entry of a list, counted from 1; 0 if it is not about an entry.
         entry: u32 = "Entry",
-        /// What is in force instead. `Default`, at the start: this value's
-        /// default, and the other values as set. `LastPolicy`: the policy from
-        /// before, as a whole. `LastPolicyExceptMode`: the same with the
-        /// registry's `Mode`, which is 0 or 1.
+        /// What is in force instead. `Default`, at the start: the default of this
+        /// value, and the other values as set. `LastPolicy`: the previous policy as
+        /// a whole. `LastPolicyExceptMode`: the previous policy with the registry's
+        /// `Mode`, which is 0 or 1.
         holds: &'static str = "Holds",
     }
 
-    /// A packet gets no answer, or would get none (`Mode` 1). Written for each,
-    /// so many a second.
+    /// A packet gets no answer, or would get none in `Mode` 2. Written for each
+    /// packet, up to the rate limit.
     Silenced: INFORMATION, VERDICTS, 1000 a second => {
         /// The layer (`fwpsk.h`).
         layer: Text<3> = "Layer",
-        /// Whether it was only counted, and answered as usual.
+        /// Whether the answer was only counted (`Mode` 1).
         audited: bool = "Audited",
-        /// IP protocol; 255 where it could not be read.
+        /// IP protocol; 255 if it could not be read.
         protocol: u8 = "Protocol",
-        /// To whom it came; port 0 where the layer has none.
+        /// Local address and port; port 0 if the layer has none.
         local: Socket = "Local",
-        /// From whom it came; empty where the layer does not say.
+        /// Remote address and port; empty if the layer has none.
         remote: Socket = "Remote",
-        /// LUID of the interface; 0 where the layer does not say.
+        /// LUID of the interface; 0 if the layer has none.
         interface: Hex = "Interface",
-        /// Who discarded it: `Network`, `Transport`, `General`, `Other`, or
-        /// nothing where the layer does not say.
+        /// The module that discarded the packet: `Network`, `Transport`, `General`,
+        /// `Other`; empty if the layer does not give it.
         module: &'static str = "DiscardModule",
         /// The module's reason (`fwpsk.h`: `IP_DISCARD_REASON`,
-        /// `INET_DISCARD_REASON`); 4294967295 where the layer does not say.
+        /// `INET_DISCARD_REASON`); 4294967295 if the layer does not give it.
         reason: u32 = "DiscardReason",
-        /// How it asked, named as nmap names its scans: `Syn`, `Fin`, `Null`,
-        /// `Xmas`, `Ack`, `Maimon`, `Udp`, `Other`; nothing where it is neither.
+        /// The scan technique, with nmap's names: `Syn`, `Fin`, `Null`, `Xmas`,
+        /// `Ack`, `Maimon`, `Udp`, `Other`; empty if no scan sends such a packet.
         technique: &'static str = "Technique",
     }
 
-    /// A remote has met as many closed ports in the window as make a scan.
-    /// Written when it is found, and every one and a half windows while it
-    /// lasts.
+    /// A remote has met enough closed ports within the window. Written when the scan
+    /// is found, and every one and a half windows while it lasts.
     ScanDetected: WARNING, SCANS, 100 a second => {
-        /// Who scans; the port is 0.
+        /// The remote that scans; the port is 0.
         remote: Socket = "Remote",
-        /// How, with commas between; the names are those of `Silenced`.
+        /// The scan techniques, separated by commas; the names are those of
+        /// `Silenced`.
         techniques: Techniques = "Techniques",
-        /// Ports met, estimated.
+        /// An estimate of the ports that it met.
         ports: u32 = "Ports",
         /// The window, in ms.
         window_ms: u32 = "WindowMs",
     }
 
-    /// A callout was asked. Written for every classify where `Trace` is 2.
+    /// A callout was called. Written for every classify if `Trace` is 2.
     Classified: VERBOSE, CLASSIFY, 20000 a second => {
         /// The layer (`fwpsk.h`).
         layer: Text<3> = "Layer",
-        /// What became of it; docs/EVENTS.md lists the verdicts.
+        /// The verdict; docs/EVENTS.md lists them.
         verdict: &'static str = "Verdict",
-        /// IP protocol; 255 where the layer does not say.
+        /// IP protocol; 255 if the layer has none.
         protocol: u8 = "Protocol",
-        /// The local side; empty where the layer does not say.
+        /// Local address and port; empty if the layer has none.
         local: Socket = "Local",
-        /// The remote side; empty where the layer does not say.
+        /// Remote address and port; empty if the layer has none.
         remote: Socket = "Remote",
-        /// LUID of the interface; 0 where the layer does not say.
+        /// LUID of the interface; 0 if the layer has none.
         interface: Hex = "Interface",
     }
 
-    /// A flow has ended. Written when the engine lets go of it.
+    /// A flow has ended. Written when the engine deletes the last context of the
+    /// flow.
     FlowEnded: INFORMATION, FLOWS, 1000 a second => {
-        /// The engine's handle of the flow, for `OrderDeviation`.
+        /// The engine's handle of the flow, as in `OrderDeviation`.
         flow: Hex = "Flow",
-        /// Whose it was.
+        /// The process that owns it.
         process: Process = "Process",
-        /// Bytes out.
+        /// Payload bytes out.
         bytes_out: u64 = "BytesOut",
-        /// Bytes in.
+        /// Payload bytes in.
         bytes_in: u64 = "BytesIn",
-        /// Packets out.
+        /// NET_BUFFERs out. With USO and LSO one is many packets. At most 64 per
+        /// list are counted.
         packets_out: u64 = "PacketsOut",
-        /// Packets in.
+        /// NET_BUFFERs in. With RSC and URO one is many packets. At most 64 per list
+        /// are counted.
         packets_in: u64 = "PacketsIn",
-        /// How long it lasted, in ms.
+        /// How long the flow lasted, in ms.
         duration_ms: u64 = "DurationMs",
-        /// Whether it kept the documented order of layers: `Kept`, `Deviated`,
-        /// or `NotWatched` (`CheckOrder` 0).
+        /// Whether it kept the documented order of layers: `Kept`, `Deviated`, or
+        /// `NotWatched` (`CheckOrder` 0).
         order: &'static str = "Order",
     }
 
-    /// Something did not pass the layers in the documented order. Written at
-    /// the first deviation of a flow, an endpoint or a packet. What the network
-    /// does to a correct connection (loss, duplication, delay, reordering,
-    /// coalescing, fragmentation) is no deviation.
+    /// Something passed the layers in another order than documented. Written at the
+    /// first deviation of a flow, an endpoint or a packet. What the network does to
+    /// a correct connection is no deviation: loss, duplication, delay, reordering,
+    /// coalescing, fragmentation.
     OrderDeviation: WARNING, FLOWS, 100 a second => {
         /// The layer at which it was found (`fwpsk.h`).
         layer: Text<3> = "Layer",
-        /// The flow's handle, as in `FlowEnded`; 0 where it is no flow's yet.
+        /// The engine's handle of the flow, as in `FlowEnded`; 0 if there is no flow
+        /// yet.
         flow: Hex = "Flow",
-        /// The layer that was due, without the family; nothing where none was.
+        /// The layer that was expected, without the family; empty if none was.
         expected: Text<2> = "Expected",
-        /// The layer that came instead, without the family; nothing where none
-        /// did.
+        /// The layer that came instead, without the family; empty if none did.
         seen: Text<2> = "Seen",
-        /// IP protocol; 255 where the layer does not say it.
+        /// IP protocol; 255 if the layer has none.
         protocol: u8 = "Protocol",
-        /// This side, where the layer says it.
+        /// Local address and port, if the layer has them.
         local: Socket = "Local",
-        /// The other side, where the layer says it.
+        /// Remote address and port, if the layer has them.
         remote: Socket = "Remote",
     }
 
-    /// How often the callouts came to each verdict since the driver started,
-    /// all of them together. Written every 10 s while somebody listens, when a
-    /// session asks for the state, and when the driver stops.
+    /// Counters since the driver started, over all callouts. Written every 10 s
+    /// while a session listens, when a session asks for the state, and when the
+    /// driver stops.
     Counters: INFORMATION, COUNTERS => {
-        /// Each verdict's count.
+        /// How many indications got each verdict.
         verdicts: Counts = "Verdicts",
         /// Flows that are watched now.
         flows: u32 = "Flows",
-        /// Flows that are over.
+        /// Flows that have ended.
         flows_ended: u64 = "FlowsEnded",
-        /// Flows that were not watched, for there were as many as `FlowLimit`.
+        /// Flows that were not watched because `FlowLimit` was reached.
         flows_refused: u64 = "FlowsRefused",
-        /// Departures from the documented order of layers.
+        /// Deviations from the documented order of layers.
         deviations: u64 = "Deviations",
         /// Scans found.
         scans: u64 = "Scans",
-        /// Events held back since the driver started.
+        /// Events suppressed by their rate limits.
         events_dropped: u64 = "EventsDropped",
     }
 
-    /// The same for one callout; those that were never asked are left out.
-    /// Written before `Counters`.
+    /// Counters of one callout; a callout that was never called is left out. Written
+    /// before `Counters`.
     LayerCounters: VERBOSE, COUNTERS => {
         /// The layer (`fwpsk.h`).
         layer: Text<3> = "Layer",
-        /// Each verdict's count.
+        /// How many indications got each verdict.
         verdicts: Counts = "Verdicts",
     }
 
-    /// The driver stops: nothing is silenced any more. The last event.
+    /// The driver stops and suppresses nothing any more. This is the last event.
     Stopped: INFORMATION, LIFE => {
         /// How long it ran, in ms.
         uptime_ms: u64 = "UptimeMs",
@@ -346,7 +347,7 @@ events! {
 }
 
 impl PolicyApplied {
-    /// A policy's values.
+    /// The values of a policy.
     pub fn new(
         occasion: &'static str,
         number: u32,

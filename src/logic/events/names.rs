@@ -1,16 +1,16 @@
-//! What fields hold that stand for something of the driver's own.
+//! The names that event fields use for the driver's own types.
 
-use crate::logic::order::Place;
+use crate::logic::order::LayerIndex;
 use crate::logic::policy::Reason;
 use crate::logic::scan::{Technique, Techniques};
 use crate::logic::stealth::{Module, Verdict};
-use crate::logic::tracelogging::{Field, Payload, TEXT, Text, Type, Value};
+use crate::logic::tracelogging::{Field, FieldValue, Payload, TEXT, Text, Type};
 
-/// How often callouts came to each verdict.
+/// The number of indications with each verdict.
 #[derive(Clone, Copy, Debug)]
 pub struct Counts(pub [u64; Verdict::COUNT]);
 
-/// Names of the verdicts, in their order.
+/// The names of the verdicts, in their order.
 pub const VERDICTS: [&str; Verdict::COUNT] = [
     "Observed",
     "Silenced",
@@ -29,7 +29,7 @@ pub const VERDICTS: [&str; Verdict::COUNT] = [
     "Malformed",
 ];
 
-impl Value for Counts {
+impl FieldValue for Counts {
     const TYPE: Type = Type::structure(Verdict::COUNT);
     const NESTED: &'static [Field] = &{
         let mut fields = [Field::of::<u64>(""); Verdict::COUNT];
@@ -46,12 +46,12 @@ impl Value for Counts {
     }
 }
 
-/// A verdict's name.
+/// The name of a verdict.
 pub fn verdict(verdict: Verdict) -> &'static str {
     VERDICTS.get(verdict as usize).copied().unwrap_or_default()
 }
 
-/// A technique's name.
+/// The name of a scan technique.
 pub const fn technique_name(technique: Technique) -> &'static str {
     match technique {
         Technique::Syn => "Syn",
@@ -65,7 +65,7 @@ pub const fn technique_name(technique: Technique) -> &'static str {
     }
 }
 
-impl Value for Techniques {
+impl FieldValue for Techniques {
     const TYPE: Type = TEXT;
 
     fn put(&self, to: &mut Payload<'_>) {
@@ -81,7 +81,7 @@ impl Value for Techniques {
     }
 }
 
-/// A module's name.
+/// The name of a discard module.
 pub const fn module(module: Module) -> &'static str {
     match module {
         Module::Network => "Network",
@@ -91,14 +91,14 @@ pub const fn module(module: Module) -> &'static str {
     }
 }
 
-/// A layer's name, nothing for none.
-pub fn place(place: Option<Place>) -> Text<2> {
-    let twin = place.is_some_and(Place::is_discard);
-    let layer = place.and_then(Place::layer);
-    Text([layer.map_or("", |layer| layer.name), if twin { "_DISCARD" } else { "" }])
+/// The name of a layer; empty for `None`.
+pub fn layer_name(layer_name: Option<LayerIndex>) -> Text<2> {
+    let is_discard = layer_name.is_some_and(LayerIndex::is_discard);
+    let layer = layer_name.and_then(LayerIndex::layer);
+    Text([layer.map_or("", |layer| layer.name), if is_discard { "_DISCARD" } else { "" }])
 }
 
-/// Names of the reasons for a refusal, by their number; none has 0.
+/// The names of the reasons for a refusal, by number; no reason has 0.
 pub const REASONS: [&str; Reason::NeverRemote as usize + 1] = [
     "",
     "WrongType",

@@ -1,28 +1,28 @@
-//! The table, against the documentation and the tables that it names.
+//! Compares the table of events with the documentation and with other tables.
 
 use super::*;
 use crate::logic::policy::{Policy, Reason, VALUES};
 use crate::logic::scan::{Encounter, Remote, Seed, Settings, Table, Technique, sweep};
 use crate::logic::stealth::Verdict;
-use crate::logic::tracelogging::{Description, Payload, Value};
+use crate::logic::tracelogging::{Description, FieldValue, Payload};
 
-/// The part of docs/EVENTS.md that says what each event holds.
+/// The part of docs/EVENTS.md that lists the events.
 fn rendered() -> String {
     let mut text = String::new();
-    for (event, said) in EVENTS.iter().zip(DOCUMENTED) {
+    for (event, documented) in EVENTS.iter().zip(DOCUMENTED) {
         let Description { name, level, keyword, per_second, fields, .. } = event;
         let level_name = ["", "critical", "error", "warning", "information", "verbose"][usize::from(*level)];
         let (_, keyword_name) = KEYWORDS.iter().find(|(bit, _)| bit == keyword).unwrap();
-        text += &format!("\n### {name}\n\n{}\n\n", joined(said.text));
+        text += &format!("\n### {name}\n\n{}\n\n", joined(documented.text));
         text += &format!("Level {level} ({level_name}), keyword {keyword:#x} ({keyword_name})");
         if let Some(most) = per_second {
             text += &format!(", at most {most} a second");
         }
         text += ".\n\n| field | type | |\n|---|---|---|\n";
-        let dropped: &[&[&str]] = &[&["Events of this name held back before it."]];
+        let dropped: &[&[&str]] = &[&["Events of this type suppressed before it."]];
         let dropped = if per_second.is_some() { dropped } else { &[] };
-        assert_eq!(fields.len(), said.fields.len() + dropped.len());
-        for (field, about) in fields.iter().zip(said.fields.iter().chain(dropped)) {
+        assert_eq!(fields.len(), documented.fields.len() + dropped.len());
+        for (field, about) in fields.iter().zip(documented.fields.iter().chain(dropped)) {
             text += &format!("| {} | {} | {} |\n", field.name, field.kind.name, joined(about));
         }
     }
@@ -33,10 +33,9 @@ fn joined(lines: &[&str]) -> String {
     lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
 }
 
-/// Where they differ, the file is to be brought up to the table: with
-/// HUSHPORT_WRITE_DOCS set, this does it.
+/// With HUSHPORT_WRITE_DOCS set, this writes the document from the table.
 #[test]
-fn the_documentation_is_the_tables() {
+fn the_documentation_matches_the_table() {
     const MARK: &str = "## The events\n";
     let path = "docs/EVENTS.md";
     let file = std::fs::read_to_string(path).unwrap();
@@ -45,7 +44,11 @@ fn the_documentation_is_the_tables() {
         std::fs::write(path, [head, MARK, &rendered()].concat()).unwrap();
         return;
     }
-    assert_eq!(events, rendered(), "docs/EVENTS.md differs from src/logic/events");
+    assert_eq!(
+        events,
+        rendered(),
+        "docs/EVENTS.md differs from src/logic/events; HUSHPORT_WRITE_DOCS=1 writes it"
+    );
     for (bit, name) in KEYWORDS {
         assert!(head.contains(&format!("| {bit:#x} | {name} |")), "{name}");
     }
@@ -61,7 +64,7 @@ fn the_documentation_is_the_tables() {
 }
 
 #[test]
-fn names_stand_where_their_numbers_say() {
+fn names_are_in_the_order_of_their_numbers() {
     for (number, name) in VERDICTS.iter().enumerate() {
         let all = [
             Verdict::Observed,
@@ -91,7 +94,7 @@ fn names_stand_where_their_numbers_say() {
 }
 
 #[test]
-fn every_value_of_the_policy_is_said() {
+fn policy_applied_has_every_value() {
     let fields: Vec<_> = PolicyApplied::DESCRIPTION.fields.iter().map(|field| field.name).collect();
     for value in &VALUES {
         assert!(fields.contains(&value.name), "{}", value.name);
@@ -137,7 +140,7 @@ fn the_largest_values_fit() {
 }
 
 #[test]
-fn techniques_are_one_text() {
+fn techniques_are_written_as_one_text() {
     let (table, settings) = (Table::<16, 0>::empty(), Settings { ports: 2, seed: Seed::new(1) });
     table.meet(&Encounter { remote: Remote(7), port: 1, technique: Technique::Syn }, 0, Seed::new(1));
     table.meet(&Encounter { remote: Remote(7), port: 2, technique: Technique::Udp }, 0, Seed::new(1));

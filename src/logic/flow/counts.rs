@@ -1,54 +1,55 @@
-//! Packets and bytes in few bits, so that one addition counts both.
+//! Counters of packets and bytes, packed so that one addition counts both.
 
 use super::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::logic::order::Direction;
 
-/// Packets and bytes both ways.
+/// Packets and bytes in both directions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Packets, by [`Direction`].
+    /// NET_BUFFERs, by [`Direction`].
     pub packets: [u64; 2],
     /// Bytes, by [`Direction`].
     pub bytes: [u64; 2],
 }
 
-/// What is counted: packets that pass at once.
+/// What one indication adds to a flow's counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Passed {
-    /// Which way.
+pub struct FlowPackets {
+    /// The direction.
     pub direction: Direction,
-    /// How many.
+    /// NET_BUFFERs; at most 64 per list are counted. With RSC, URO, USO and LSO one
+    /// NET_BUFFER is many packets.
     pub packets: u32,
-    /// And their bytes.
+    /// Bytes of payload.
     pub bytes: u64,
 }
 
-/// What a slot counts, in one word, from its lowest bit: bytes out and in, of 22
-/// bits each, and packets out and in, of 10. The highest bit of each is a guard:
-/// set, the word is full.
+/// A slot's counts in one word, from its lowest bit: bytes out and in, 22 bits each,
+/// then packets out and in, 10 bits each. The highest bit of each count is a guard:
+/// once it is set, the word is full.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Few(pub(super) u64);
+pub(super) struct PackedCounts(pub(super) u64);
 
 const FEW_BYTES: u32 = 22;
 const FEW_PACKETS: u32 = 10;
-/// Where packets begin.
+/// The position of the packets.
 const PACKETS_AT: u32 = 2 * FEW_BYTES;
-/// What no count reaches in a word that is not full.
-const MOST_BYTES: u64 = 1 << (FEW_BYTES - 1);
-const MOST_PACKETS: u32 = 1 << (FEW_PACKETS - 1);
-/// All bits of what went out.
+/// No count in a word that is not full reaches these.
+const MAX_BYTES: u64 = 1 << (FEW_BYTES - 1);
+const MAX_PACKETS: u32 = 1 << (FEW_PACKETS - 1);
+/// The bits of the outbound counts.
 const OUTBOUND: u64 = ((1 << FEW_BYTES) - 1) | ((1 << FEW_PACKETS) - 1) << PACKETS_AT;
-const GUARDS: u64 = MOST_BYTES
-    | MOST_BYTES << FEW_BYTES
-    | (MOST_PACKETS as u64) << PACKETS_AT
-    | (MOST_PACKETS as u64) << (PACKETS_AT + FEW_PACKETS);
+const GUARDS: u64 = MAX_BYTES
+    | MAX_BYTES << FEW_BYTES
+    | (MAX_PACKETS as u64) << PACKETS_AT
+    | (MAX_PACKETS as u64) << (PACKETS_AT + FEW_PACKETS);
 
-impl Few {
-    /// As many as passed, if they are few.
+impl PackedCounts {
+    /// Packs the counts, if they are small enough.
     #[inline(always)]
-    pub(super) fn of(passed: Passed) -> Option<Self> {
-        let Passed { direction, packets, bytes } = passed;
-        if packets >= MOST_PACKETS || bytes >= MOST_BYTES {
+    pub(super) fn of(passed: FlowPackets) -> Option<Self> {
+        let FlowPackets { direction, packets, bytes } = passed;
+        if packets >= MAX_PACKETS || bytes >= MAX_BYTES {
             return None;
         }
         Some(Self(match direction {
@@ -57,15 +58,15 @@ impl Few {
         }))
     }
 
-    /// The sum of two that are not full, unless that is.
+    /// The sum of two words that are not full; `None` if the sum is full.
     #[inline(always)]
     pub(super) fn with(self, more: Self) -> Option<Self> {
-        // No guard is set in either, so nothing is carried beyond a guard.
+        // No guard bit is set in either word, so no carry passes a guard bit.
         let sum = self.0.wrapping_add(more.0);
         (sum & GUARDS == 0).then_some(Self(sum))
     }
 
-    /// Packets and bytes that went one way.
+    /// Packets and bytes in one direction.
     #[inline(always)]
     fn one_way(self, direction: Direction) -> (u64, u64) {
         let (bytes, packets) = match direction {
@@ -76,9 +77,9 @@ impl Few {
     }
 }
 
-/// What a record counts of one way: 24 bits of packets and 40 of bytes in one
-/// word, and apart from that how many units of each were taken out of it before
-/// it could be full.
+/// A record's counts in one direction: 24 bits of packets and 40 bits of bytes in
+/// one word. Before a field is full, whole units are moved from the word to the
+/// other two fields.
 #[derive(Debug, Default)]
 #[cfg_attr(not(loom), repr(C))]
 pub(super) struct Sum {
@@ -87,27 +88,27 @@ pub(super) struct Sum {
     bytes: AtomicU32,
 }
 
-/// Bits of the word that are bytes, below the packets.
+/// Bits of the word that count bytes, below the packets.
 const BYTES: u32 = 40;
-/// Bits of a unit; that much is taken out by whoever finds it. The rest of its
-/// field is room for those who add meanwhile, each less than a unit: 255 of them
-/// for the bytes, and for the packets, of which a list of buffers has no more
-/// than 64 and a slot no more than 511, many thousands.
+/// Bits of a unit. Whoever finds a whole unit moves it. The rest of the field is
+/// room for others that add meanwhile, each less than a unit: 255 of them for the
+/// bytes. For the packets it is many thousands, because a list counts at most 64
+/// NET_BUFFERs and a slot at most 511.
 const BYTES_UNIT: u32 = 32;
 const PACKETS_UNIT: u32 = 20;
-/// Whole units in a word: of bytes, and of both.
+/// The bits of whole units: of bytes, and of both.
 const BYTES_UNITS: u64 = (1 << BYTES) - (1 << BYTES_UNIT);
 const UNITS: u64 = BYTES_UNITS | u64::MAX << (BYTES + PACKETS_UNIT);
 
 impl Sum {
-    /// Nothing.
+    /// Sets the counts to 0.
     fn clear(&self) {
         self.word.store(0, Ordering::Relaxed);
         self.packets.store(0, Ordering::Relaxed);
         self.bytes.store(0, Ordering::Relaxed);
     }
 
-    /// Adds; nearly always by one addition.
+    /// Adds packets and bytes, in the common case by one addition.
     fn add(&self, packets: u32, bytes: u64) {
         let (mut packets, mut bytes) = (u64::from(packets), bytes);
         if packets >> PACKETS_UNIT != 0 || bytes >> BYTES_UNIT != 0 {
@@ -118,7 +119,7 @@ impl Sum {
         self.add_less(packets, bytes);
     }
 
-    /// Adds what is less than a unit of either.
+    /// Adds less than a unit of either.
     #[inline(always)]
     fn add_less(&self, packets: u64, bytes: u64) {
         let more = packets << BYTES | bytes;
@@ -135,7 +136,8 @@ impl Sum {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// If another adds meanwhile, that one finds the same.
+    /// If another processor adds meanwhile, the exchange fails, and that one moves
+    /// the units.
     #[cold]
     #[inline(never)]
     fn take_units_out(&self, sum: u64) {
@@ -146,7 +148,7 @@ impl Sum {
         }
     }
 
-    /// Packets and bytes; right when nobody adds.
+    /// Packets and bytes; exact if nobody adds meanwhile.
     fn read(&self) -> (u64, u64) {
         let word = self.word.load(Ordering::Relaxed);
         let packets = u64::from(self.packets.load(Ordering::Relaxed)) << PACKETS_UNIT;
@@ -155,7 +157,7 @@ impl Sum {
     }
 }
 
-/// What a record counts both ways.
+/// A record's counts in both directions.
 #[derive(Debug, Default)]
 #[cfg_attr(not(loom), repr(C))]
 pub(super) struct Sums {
@@ -164,14 +166,14 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// Nothing.
+    /// Sets the counts to 0.
     pub(super) fn clear(&self) {
         self.outbound.clear();
         self.inbound.clear();
     }
 
-    /// Adds what passes now.
-    pub(super) fn pass(&self, passed: Passed) {
+    /// Adds an indication.
+    pub(super) fn pass(&self, passed: FlowPackets) {
         let sum = match passed.direction {
             Direction::Outbound => &self.outbound,
             Direction::Inbound => &self.inbound,
@@ -179,9 +181,9 @@ impl Sums {
         sum.add(passed.packets, passed.bytes);
     }
 
-    /// Adds what a slot has. What is nothing costs nothing.
-    pub(super) fn add(&self, few: Few) {
-        let Few(word) = few;
+    /// Adds a slot's counts. A direction without counts costs nothing.
+    pub(super) fn add(&self, few: PackedCounts) {
+        let PackedCounts(word) = few;
         if word & OUTBOUND != 0 {
             let (packets, bytes) = few.one_way(Direction::Outbound);
             self.outbound.add_less(packets, bytes);
@@ -192,7 +194,7 @@ impl Sums {
         }
     }
 
-    /// What was added; right when nobody adds.
+    /// The totals; exact if nobody adds meanwhile.
     pub(super) fn read(&self) -> Totals {
         let ((packets_out, bytes_out), (packets_in, bytes_in)) = (self.outbound.read(), self.inbound.read());
         Totals { packets: [packets_out, packets_in], bytes: [bytes_out, bytes_in] }
@@ -203,10 +205,10 @@ impl Sums {
 mod tests {
     use super::*;
 
-    /// What a sum has just below a whole unit, what two processors add to it at
-    /// the same moment, and which of them takes the unit out first.
+    /// A sum just below a whole unit, what two processors add to it at the same
+    /// moment, and which of them moves the unit first.
     #[test]
-    fn two_that_cross_a_unit_at_once_take_it_out_once() {
+    fn a_unit_is_moved_once_by_two_processors() {
         let (packets, bytes) = (1u64 << PACKETS_UNIT, 1u64 << BYTES_UNIT);
         for before in [(packets - 1, 0), (0, bytes - 1), (packets - 1, bytes - 1), (packets - 2, bytes - 2)] {
             for (one, other) in [((1, 1), (1, 1)), ((2, 1), (1, 2)), ((300, 1 << 20), (200, 1 << 21))] {
@@ -226,7 +228,7 @@ mod tests {
                     }
                     let total = (before.0 + one.0 + other.0, before.1 + one.1 + other.1);
                     assert_eq!(sum.read(), total, "{before:?} and {one:?} and {other:?}");
-                    // Whatever is left is taken out by whoever comes next.
+                    // The next processor that adds moves what is left.
                     sum.add(1, 1);
                     assert_eq!(sum.read(), (total.0 + 1, total.1 + 1));
                     assert_eq!(sum.word.load(Ordering::Relaxed) & UNITS, 0);
@@ -235,9 +237,9 @@ mod tests {
         }
     }
 
-    /// Two threads cross many units together.
+    /// Two threads pass many units together.
     #[test]
-    fn what_two_processors_add_is_never_lost_nor_counted_twice() {
+    fn concurrent_sums_are_exact() {
         const TIMES: u64 = 40_000;
         let (sum, each) = (Sum::default(), (511, (1 << 31) - 1));
         std::thread::scope(|scope| {

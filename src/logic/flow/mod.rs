@@ -1,63 +1,63 @@
-//! What is kept of flows: a record for each, and what each processor counts.
+//! The state of flows: a record for each, and counts on each processor.
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`record`] | one flow's record, on one cache line, and the word that says whose it is |
-//! | `counts` | packets and bytes in few bits |
-//! | [`limit`] | how many flows there are, and where the next one finds a place |
-//! | [`slots`] | what a processor has counted and not yet added to the records |
+//! | [`record`] | the record of a flow, one cache line, with its state word |
+//! | `counts` | packed counters of packets and bytes |
+//! | [`allocator`] | allocates the records, and limits their number |
+//! | [`slots`] | what a processor has counted and not handed over to the records |
 //!
 //! # How packets are counted
 //!
-//! A flow's record is on one cache line. If every packet were added there, two
-//! processors that carry the same flow would pass that line back and forth, and
-//! among many flows every packet would wait for a line from memory. So each
-//! processor counts in slots of its own, which are few enough to stay near it:
-//! a place's slot is found by the place's low bits, and the slot's *tag* says
-//! for which flow, of all that share it, it counts at the moment. The tag is the
-//! flow's context, so that a packet which finds its tag needs the record not at
-//! all: no lock, and no line that another processor writes.
+//! A flow's record is one cache line. If every packet were added there, processors
+//! that carry the same flow would pass the line back and forth. With many flows,
+//! every packet would wait for a line from memory. So each processor counts in slots
+//! of its own, few enough to stay in its cache. The low bits of a record's index
+//! select the slot. The slot's *tag* is the context of the flow that it currently
+//! counts for. A packet that finds its own tag does not need the record: it takes no
+//! lock and touches no line that another processor writes.
 //!
-//! A packet that finds another tag takes the slot over: what was counted for the
-//! flow before is added to that one's record, and the record of its own flow is
-//! fetched ahead, for it will be wanted when this flow's turn to go comes.
+//! A packet that finds another tag takes the slot over. It adds the slot's counts to
+//! the record of the other flow. It also prefetches the record of its own flow,
+//! which will be needed when the slot is taken over again.
 //!
-//! # Who may touch what
+//! # Who may access what
 //!
-//! Slots are used at DISPATCH_LEVEL by their own processor alone. One other may
-//! touch them: who winds up a flow. All is settled by the record's one word
-//! ([`record::Flow`]): generation, contexts, visitors, and whether it is taken.
+//! A slot is used by its own processor only, at DISPATCH_LEVEL. One other may access
+//! it: who finishes a flow. The record's word ([`record::Flow`]) decides every
+//! conflict. It holds the generation, the number of contexts, the number of
+//! visitors, and whether the record is taken.
 //!
-//! - **Counting** in a slot that has the flow's tag: plain loads and stores. The
+//! - **Counting** in a slot with the flow's tag takes plain loads and stores. The
 //!   engine deletes a context only when no classify has it any more
-//!   (`FwpsFlowRemoveContext0`: STATUS_PENDING until then), so that whoever winds
-//!   the flow up sees them all.
-//! - **Taking over** a slot from flow T: become a visitor of T, which succeeds
-//!   while T has contexts; add the counts to T's record; write the new tag and
-//!   counts; stop visiting. Where T has none any more, but is not free yet, its
-//!   counts are for whoever winds it up: the slot is left as it is and the packet
-//!   is counted in its own flow's record. Where T is over (another generation, or
-//!   free) its counts have been fetched, and the slot is taken as it is.
-//! - **Winding up**: whoever takes the last context, or visits last after that,
-//!   makes the word say "neither contexts nor visitors", which one alone can do
-//!   and after which nobody becomes a visitor. So it finds each processor's slot
-//!   either with another tag, and then the counts are in the record and visible,
-//!   since visitors leave by release; or with T's, and then nobody writes it: it
-//!   takes the counts and the tag. Then the totals are exact, and the place is
-//!   given free.
+//!   (`FwpsFlowRemoveContext0`: STATUS_PENDING until then). So whoever finishes the
+//!   flow sees all counts.
+//! - **Taking over** a slot from flow T: become a visitor of T, which succeeds while
+//!   T has contexts; add the counts to T's record; write the new tag and counts;
+//!   leave T. If T has no contexts but is not free yet, its counts belong to whoever
+//!   finishes it: the slot stays as it is, and the packet is counted in the record
+//!   of its own flow. If T is over (another generation, or free), its counts have
+//!   been fetched, and the slot is taken as it is.
+//! - **Finishing**: whoever releases the last context, or is the last visitor after
+//!   that, makes the word say "no contexts and no visitors". Only one can do that,
+//!   and then nobody becomes a visitor. If a processor's slot has another tag by
+//!   then, its counts are already in the record, and visible because visitors leave
+//!   with release ordering. If the slot has T's tag, nobody writes it, so its counts
+//!   and its tag can be taken. The totals are exact, and the record is freed.
 //!
-//! Nobody waits for anybody. If the engine should bring a context that is over,
-//! a packet may not be counted, or leave a tag that is of no flow: the next one
-//! to come takes that slot without adding anything, for the word does not have
-//! that generation. In `model` a model checker tries all of that.
+//! Nobody waits. If the engine passes the context of a flow that is over, the packet
+//! may not be counted, or may leave a tag of no flow. The next packet takes that
+//! slot without adding its counts, because no record has that generation. In `model`
+//! a model checker tries all of this.
 
+pub mod allocator;
+mod atomic;
 mod counts;
-pub mod limit;
 pub mod record;
 pub mod slots;
 
-pub use counts::{Passed, Totals};
-pub use limit::{Ended, Handle, Limit};
+pub use allocator::{EndedFlow, FlowAllocator, FlowKey};
+pub use counts::{FlowPackets, Totals};
 pub use record::{Begin, Flow};
 pub use slots::{Counted, Slot, Slots};
 
@@ -68,11 +68,3 @@ mod tests;
 
 #[cfg(all(test, loom))]
 mod model;
-
-/// Atomics: the model checker's where that looks.
-mod atomic {
-    #[cfg(not(loom))]
-    pub use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-    #[cfg(loom)]
-    pub use loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-}

@@ -1,11 +1,12 @@
-//! Every interleaving of processors that count and end flows, as far as the
-//! memory model allows more than one outcome, tried by loom.
+//! Model checking with loom: processors that count and end flows at once.
 //!
-//! `cargo lab sanitize --model` runs it; without `--cfg loom` it is not compiled.
+//! loom tries every interleaving for which the memory model allows different
+//! outcomes. `cargo lab sanitize --model` runs this; it is compiled only with `--cfg
+//! loom`.
 //!
-//! Flows and processors are few: two places, and one slot for each processor,
-//! so that all flows share it. What the engine promises is kept where it is not
-//! said otherwise: a flow's contexts go when no classify has them any more.
+//! There are two records, and one slot for each processor, which all flows share.
+//! The engine keeps its promise unless a test says otherwise: it deletes a flow's
+//! contexts when no classify has them any more.
 
 use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
@@ -14,26 +15,26 @@ use loom::thread::{self, JoinHandle};
 use super::*;
 use crate::logic::order::Direction;
 
-const IN: Passed = Passed { direction: Direction::Inbound, packets: 1, bytes: 100 };
+const IN: FlowPackets = FlowPackets { direction: Direction::Inbound, packets: 1, bytes: 100 };
 
-/// Two flows at the most, and what those that ended came to.
-struct Machine {
-    limit: Limit,
-    places: Vec<Flow>,
+/// At most two flows, and the totals of those that ended.
+struct ModelMachine {
+    allocator: FlowAllocator,
+    records: Vec<Flow>,
     processors: Vec<[Slot; 1]>,
-    /// By place: flows that ended there, in the upper half, and packets.
+    /// By record: flows that ended there, in the upper half, and their packets.
     ended: Vec<AtomicU64>,
 }
 
-impl Machine {
-    /// With two flows, the first of which a processor has counted for already.
-    fn new(processors: usize) -> (Arc<Self>, [Handle; 2]) {
-        let places = Limit::places(2);
+impl ModelMachine {
+    /// A machine with two flows. A processor has already counted for the first one.
+    fn new(processors: usize) -> (Arc<Self>, [FlowKey; 2]) {
+        let records = FlowAllocator::records(2);
         let machine = Arc::new(Self {
-            limit: Limit::new(2),
-            places: (0..places).map(|_| Flow::default()).collect(),
+            allocator: FlowAllocator::new(2),
+            records: (0..records).map(|_| Flow::default()).collect(),
             processors: (0..processors).map(|_| [Slot::default()]).collect(),
-            ended: (0..places).map(|_| AtomicU64::new(0)).collect(),
+            ended: (0..records).map(|_| AtomicU64::new(0)).collect(),
         });
         let [flow, other] = [machine.start(), machine.start()];
         machine.count(0, flow);
@@ -41,49 +42,53 @@ impl Machine {
     }
 
     /// A processor that counts a packet of each of these flows.
-    fn counting<const N: usize>(machine: &Arc<Self>, processor: usize, flows: [Handle; N]) -> JoinHandle<()> {
+    fn counting<const N: usize>(
+        machine: &Arc<Self>,
+        processor: usize,
+        flows: [FlowKey; N],
+    ) -> JoinHandle<()> {
         let machine = machine.clone();
         thread::spawn(move || flows.into_iter().for_each(|flow| machine.count(processor, flow)))
     }
 
-    fn start(&self) -> Handle {
-        self.limit.start(&self.places, &Begin::default()).unwrap()
+    fn start(&self) -> FlowKey {
+        self.allocator.start(&self.records, &Begin::default()).unwrap()
     }
 
-    fn count(&self, processor: usize, handle: Handle) {
+    fn count(&self, processor: usize, key: FlowKey) {
         let slots = Slots(&self.processors[processor]);
-        if let Counted::Ended(ended) = slots.count(&self.limit, &self.places, handle.context(), IN) {
-            self.wind_up(ended);
+        if let Counted::Ended(ended) = slots.count(&self.allocator, &self.records, key.context(), IN) {
+            self.finish(ended);
         }
     }
 
-    fn release(&self, handle: Handle) {
-        if let Some(ended) = self.limit.release(&self.places, handle) {
-            self.wind_up(ended);
+    fn release(&self, key: FlowKey) {
+        if let Some(ended) = self.allocator.release(&self.records, key) {
+            self.finish(ended);
         }
     }
 
-    fn wind_up(&self, ended: Ended<'_, '_>) {
+    fn finish(&self, ended: EndedFlow<'_, '_>) {
         let totals = ended.totals(self.processors.iter().map(|slots| Slots(slots)));
         assert_eq!(totals.bytes, totals.packets.map(|packets| packets * 100));
         assert_eq!(totals.packets[0], 0);
-        let place = &self.ended[ended.handle().index()];
+        let place = &self.ended[ended.key().index()];
         place.fetch_add(1 << 32 | totals.packets[1], Ordering::Relaxed);
     }
 
-    /// Flows that ended in a place, and their packets.
+    /// Flows that ended in a record, and their packets.
     fn ended(&self, place: usize) -> (u64, u64) {
         let word = self.ended[place].load(Ordering::Relaxed);
         (word >> 32, word & 0xffff_ffff)
     }
 }
 
-/// One processor's slot is taken over, twice, while the flow ends.
+/// One processor's slot is taken over twice while the flow ends.
 #[test]
-fn taking_over_against_the_end() {
+fn a_slot_is_taken_over_while_the_flow_ends() {
     loom::model(|| {
-        let (machine, [flow, other]) = Machine::new(1);
-        let counting = Machine::counting(&machine, 0, [other, other]);
+        let (machine, [flow, other]) = ModelMachine::new(1);
+        let counting = ModelMachine::counting(&machine, 0, [other, other]);
         machine.release(flow);
         counting.join().unwrap();
         machine.release(other);
@@ -91,17 +96,17 @@ fn taking_over_against_the_end() {
     });
 }
 
-/// Two processors take their slots over while the flow ends: whoever is last,
-/// nothing is lost, and the other flow's counts come together. Three threads,
-/// each interrupted three times at the most: without a bound it takes a minute.
+/// Two processors take their slots over while the flow ends. Nothing may be lost.
+/// Three threads, each preempted at most three times: without the bound it takes a
+/// minute.
 #[test]
-fn two_take_over_against_the_end() {
+fn two_slots_are_taken_over_while_the_flow_ends() {
     let mut bounded = loom::model::Builder::new();
     bounded.preemption_bound = Some(3);
     bounded.check(|| {
-        let (machine, [flow, other]) = Machine::new(2);
+        let (machine, [flow, other]) = ModelMachine::new(2);
         machine.count(1, flow);
-        let counting = [0, 1].map(|processor| Machine::counting(&machine, processor, [other]));
+        let counting = [0, 1].map(|processor| ModelMachine::counting(&machine, processor, [other]));
         machine.release(flow);
         counting.into_iter().for_each(|thread| thread.join().unwrap());
         machine.release(other);
@@ -109,16 +114,16 @@ fn two_take_over_against_the_end() {
     });
 }
 
-/// The place is used again at once, while a processor still takes over what the
-/// flow before left in its slot.
+/// The record is used again at once, while a processor still takes over the counts
+/// of the previous flow.
 #[test]
-fn the_next_flow_in_the_place_has_nothing_of_it() {
+fn the_next_flow_in_the_record_starts_at_zero() {
     loom::model(|| {
-        let (machine, [flow, other]) = Machine::new(2);
-        let counting = Machine::counting(&machine, 0, [other]);
+        let (machine, [flow, other]) = ModelMachine::new(2);
+        let counting = ModelMachine::counting(&machine, 0, [other]);
         machine.release(flow);
-        // None where the other thread has the flow to wind up.
-        let next = machine.limit.start(&machine.places, &Begin::default());
+        // `None` if the other thread finishes the flow.
+        let next = machine.allocator.start(&machine.records, &Begin::default());
         if let Some(next) = next {
             machine.count(1, next);
             machine.release(next);
@@ -130,15 +135,15 @@ fn the_next_flow_in_the_place_has_nothing_of_it() {
     });
 }
 
-/// A broken engine shows a packet of the flow while the last context goes. It
-/// may be counted or not, and nothing else changes.
+/// A broken engine shows a packet of the flow while the last context goes. The
+/// packet may be counted or not; nothing else may change.
 #[test]
 fn a_late_packet_is_counted_once_or_not() {
     loom::model(|| {
-        let (machine, [flow, other]) = Machine::new(1);
-        let counting = Machine::counting(&machine, 0, [flow, other, flow]);
+        let (machine, [flow, other]) = ModelMachine::new(1);
+        let counting = ModelMachine::counting(&machine, 0, [flow, other, flow]);
         machine.release(flow);
-        let next = machine.limit.start(&machine.places, &Begin::default());
+        let next = machine.allocator.start(&machine.records, &Begin::default());
         if let Some(next) = next {
             machine.release(next);
         }

@@ -1,4 +1,4 @@
-//! One flow's record, on one cache line.
+//! The record of a flow, on one cache line.
 
 use super::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::counts::Sums;
@@ -9,40 +9,40 @@ use crate::logic::order::Order;
 #[cfg_attr(not(loom), repr(C, align(64)))]
 pub struct Flow {
     word: AtomicU64,
-    /// What processors have added so far.
+    /// What processors have handed over so far.
     sums: Sums,
     order: Order,
     id: AtomicU64,
-    /// The lower half of when it began; more is in the word.
+    /// The lower half of the start time; more of it is in the word.
     started: AtomicU32,
-    /// Whose it is; of a place that is free, which was freed before it.
+    /// The id of the process. In a free record: the index of the next free one.
     process: AtomicU32,
 }
 
-/// One line, for that is what a packet fetches at the most, and all that a flow
-/// takes.
+/// One cache line: a packet fetches at most this line, and a flow takes no more
+/// memory.
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Flow>() == 64);
 
-/// Whose record it is, and who is at it; [`Flow`] keeps it in 64 bits, from the
-/// lowest: contexts, visitors, taken, upper bits of the time, generation.
+/// The state of a record, in 64 bits. From the lowest: contexts, visitors, taken,
+/// upper bits of the start time, generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Word(u64);
 
-/// One that leads here: a context, or whoever begins the flow.
+/// One context, or the caller that begins the flow.
 const CONTEXT: u64 = 1;
 const CONTEXTS: u64 = 0xff;
-/// One who adds what a processor has counted. At the most one for each
-/// processor, of which Windows has 2048 at the most.
+/// One visitor, which hands over what a processor has counted. There is at most one
+/// for each processor, and Windows has at most 2048 processors.
 const VISITOR: u64 = 1 << 8;
 const VISITORS: u64 = 0x7fff << 8;
-/// In use, or about to be, or not any more.
+/// The record is in use, or is being allocated or finished.
 const TAKEN: u64 = 1 << 23;
 const TIME_SHIFT: u32 = 24;
 const TIME_BITS: u32 = 40;
 const GENERATION_SHIFT: u32 = 32;
 
-/// The first generation; 0 is none, so that no context is 0.
+/// The first generation. It is not 0, so that no context is 0.
 pub(super) const FIRST: u32 = 1;
 
 impl Word {
@@ -50,7 +50,7 @@ impl Word {
         (self.0 >> GENERATION_SHIFT) as u32
     }
 
-    /// Whether anybody leads there.
+    /// Whether the flow has contexts.
     fn has_contexts(self) -> bool {
         self.0 & CONTEXTS != 0
     }
@@ -59,14 +59,14 @@ impl Word {
         self.0 & TAKEN != 0
     }
 
-    /// Whether it is for one alone to wind up: taken, and nobody leads there or
-    /// visits.
-    fn is_left(self) -> bool {
+    /// Whether the flow must be finished: the record is taken, without contexts or
+    /// visitors.
+    fn must_finish(self) -> bool {
         self.0 & (TAKEN | CONTEXTS | VISITORS) == TAKEN
     }
 
-    /// Whether it is this flow, which lasts.
-    pub(super) fn lasts(self, generation: u32) -> bool {
+    /// Whether this is the live flow of a generation.
+    pub(super) fn is_live(self, generation: u32) -> bool {
         self.generation() == generation && generation >= FIRST && self.is_taken() && self.has_contexts()
     }
 }
@@ -76,30 +76,31 @@ impl Word {
 pub struct Begin {
     /// The engine's handle.
     pub id: u64,
-    /// The time, in the caller's unit; of it 40 bits are kept.
+    /// The start time, in any unit. 40 bits of it are kept.
     pub started: u64,
-    /// Whose it is.
+    /// The id of the process.
     pub process: u32,
-    /// The watch over its order, 0 for none ([`Order::watch`]).
-    pub watch: u16,
+    /// The number of the order check, 0 if the order is not checked
+    /// ([`Order::check_number`]).
+    pub check: u16,
 }
 
-/// What comes of wanting to visit.
+/// The result of becoming a visitor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Visit {
-    /// The visitor is counted, and is to [leave](Flow::leave).
+    /// The visitor is counted, and must [leave](Flow::leave).
     Inside,
-    /// Not now: the flow is being wound up, or others are faster.
+    /// Not now: the flow is being finished, or other processors were faster.
     Refused,
-    /// The flow is over, and nobody is at its counts any more.
-    Gone,
+    /// The flow is over, and nobody uses its counts any more.
+    Over,
 }
 
-/// How often it is tried to become a visitor while others come and go.
+/// How often becoming a visitor is tried while others come and go.
 const TRIES: usize = 8;
 
 impl Flow {
-    /// One more leads here. Asked for before a context is associated, since the
+    /// Adds a context. To be called before the context is associated, because the
     /// engine may delete it before that call returns.
     pub fn hold(&self) {
         self.word.fetch_add(CONTEXT, Ordering::Relaxed);
@@ -110,25 +111,25 @@ impl Flow {
         self.id.load(Ordering::Relaxed)
     }
 
-    /// Whose it is.
+    /// The id of the process.
     pub fn process(&self) -> u32 {
         self.process.load(Ordering::Relaxed)
     }
 
-    /// The order it keeps.
+    /// The order that the flow keeps.
     pub fn order(&self) -> &Order {
         &self.order
     }
 
-    /// How long it lasted, if it is `now` in the unit of [`Begin::started`]: of
-    /// 40 bits, which in milliseconds is 34 years.
-    pub fn lasted(&self, now: u64) -> u64 {
+    /// How long the flow lasted until `now`, in the unit of [`Begin::started`]. The
+    /// result has 40 bits, which is 34 years in milliseconds.
+    pub fn duration(&self, now: u64) -> u64 {
         let upper = self.word().0 >> TIME_SHIFT << 32;
         let started = upper | u64::from(self.started.load(Ordering::Relaxed));
         now.wrapping_sub(started) & ((1 << TIME_BITS) - 1)
     }
 
-    /// What has been added so far.
+    /// What has been handed over so far.
     pub(super) fn sums(&self) -> &Sums {
         &self.sums
     }
@@ -137,7 +138,7 @@ impl Flow {
         Word(self.word.load(Ordering::Acquire))
     }
 
-    /// Takes the place for a new flow, if it is free.
+    /// Takes the record for a new flow, if it is free. Returns the generation.
     pub(super) fn take(&self, begin: &Begin) -> Option<u32> {
         let before = self.word();
         if before.is_taken() {
@@ -150,7 +151,7 @@ impl Flow {
         self.started.store(begin.started as u32, Ordering::Relaxed);
         self.process.store(begin.process, Ordering::Relaxed);
         self.id.store(begin.id, Ordering::Relaxed);
-        self.order.restart(begin.watch);
+        self.order.restart(begin.check);
         let generation = before.generation().wrapping_add(1).max(FIRST);
         let time = (begin.started >> 32 & 0xff) << TIME_SHIFT;
         let word = u64::from(generation) << GENERATION_SHIFT | time | TAKEN | CONTEXT;
@@ -163,7 +164,7 @@ impl Flow {
         for _ in 0..TRIES {
             let word = self.word();
             if word.generation() != generation || !word.is_taken() {
-                return Visit::Gone;
+                return Visit::Over;
             }
             if !word.has_contexts() {
                 return Visit::Refused;
@@ -181,37 +182,37 @@ impl Flow {
         Visit::Refused
     }
 
-    /// A visitor leaves; says whether the flow is now his to wind up.
+    /// A visitor leaves. Returns whether the caller must finish the flow.
     pub(super) fn leave(&self) -> bool {
-        // What was added and where it came from is seen by who comes last.
+        // The last one sees what was added, and the slot that it came from.
         let before = self.word.fetch_sub(VISITOR, Ordering::AcqRel);
-        Word(before.wrapping_sub(VISITOR)).is_left()
+        Word(before.wrapping_sub(VISITOR)).must_finish()
     }
 
-    /// One of those who led to the flow with this generation is gone; says
-    /// whether it is now the caller's to wind up.
+    /// Releases a context of the flow with this generation. Returns whether the
+    /// caller must finish the flow.
     pub(super) fn release(&self, generation: u32) -> bool {
-        let less = |word| Word(word).lasts(generation).then(|| word.wrapping_sub(CONTEXT));
+        let less = |word| Word(word).is_live(generation).then(|| word.wrapping_sub(CONTEXT));
         let before = self.word.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
-        before.is_ok_and(|before| Word(before.wrapping_sub(CONTEXT)).is_left())
+        before.is_ok_and(|before| Word(before.wrapping_sub(CONTEXT)).must_finish())
     }
 
-    /// Where the list of free places goes on, if this is one of them.
+    /// The index of the next free record, if this one is free.
     pub(super) fn next_free(&self) -> u32 {
         self.process.load(Ordering::Relaxed)
     }
 
-    pub(super) fn lead_to_free(&self, next: u32) {
+    pub(super) fn set_next_free(&self, next: u32) {
         self.process.store(next, Ordering::Relaxed);
     }
 
-    /// It has been wound up: the place is free.
-    pub(super) fn give_free(&self) {
+    /// Frees the record of a finished flow.
+    pub(super) fn free_record(&self) {
         let word = u64::from(self.word().generation()) << GENERATION_SHIFT;
         self.word.store(word, Ordering::Release);
     }
 
-    /// As if so many flows had been here.
+    /// Sets the generation, as if that many flows had used the record.
     #[cfg(all(test, not(loom)))]
     pub(super) fn age(&self, generation: u32) {
         self.word.store(u64::from(generation) << GENERATION_SHIFT, Ordering::Relaxed);

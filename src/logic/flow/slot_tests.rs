@@ -1,4 +1,4 @@
-//! Nothing that a processor counts is lost, or counted twice.
+//! Tests that nothing a processor counts is lost or counted twice.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, RwLock};
@@ -9,10 +9,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::logic::order::Direction;
 
-/// A machine of so many processors and flows.
+/// A machine with processors and flows.
 struct Machine {
-    limit: Limit,
-    places: Vec<Flow>,
+    allocator: FlowAllocator,
+    records: Vec<Flow>,
     processors: Vec<Vec<Slot>>,
 }
 
@@ -20,48 +20,48 @@ impl Machine {
     fn new(limit: u32, processors: usize, slots: usize) -> Self {
         let processor = |_| (0..slots).map(|_| Slot::default()).collect();
         Self {
-            limit: Limit::new(limit),
-            places: (0..Limit::places(limit)).map(|_| Flow::default()).collect(),
+            allocator: FlowAllocator::new(limit),
+            records: (0..FlowAllocator::records(limit)).map(|_| Flow::default()).collect(),
             processors: (0..processors).map(processor).collect(),
         }
     }
 
-    fn start(&self) -> Handle {
-        self.limit.start(&self.places, &Begin::default()).unwrap()
+    fn start(&self) -> FlowKey {
+        self.allocator.start(&self.records, &Begin::default()).unwrap()
     }
 
-    fn count(&self, processor: usize, handle: Handle, passed: Passed) -> Counted<'_, '_> {
-        Slots(&self.processors[processor]).count(&self.limit, &self.places, handle.context(), passed)
+    fn count(&self, processor: usize, key: FlowKey, passed: FlowPackets) -> Counted<'_, '_> {
+        Slots(&self.processors[processor]).count(&self.allocator, &self.records, key.context(), passed)
     }
 
-    fn release(&self, handle: Handle) -> Option<Totals> {
-        Some(self.wind_up(&self.limit.release(&self.places, handle)?))
+    fn release(&self, key: FlowKey) -> Option<Totals> {
+        Some(self.finish(&self.allocator.release(&self.records, key)?))
     }
 
-    fn wind_up(&self, ended: &Ended<'_, '_>) -> Totals {
+    fn finish(&self, ended: &EndedFlow<'_, '_>) -> Totals {
         ended.totals(self.processors.iter().map(|slots| Slots(slots)))
     }
 
-    /// What the record has alone.
-    fn recorded(&self, handle: Handle) -> Totals {
-        Limit::flow(&self.places, handle).unwrap().sums().read()
+    /// The counts in the record only.
+    fn recorded(&self, key: FlowKey) -> Totals {
+        FlowAllocator::flow(&self.records, key).unwrap().sums().read()
     }
 }
 
-const IN: Passed = Passed { direction: Direction::Inbound, packets: 1, bytes: 100 };
-const OUT: Passed = Passed { direction: Direction::Outbound, packets: 2, bytes: 0 };
+const IN: FlowPackets = FlowPackets { direction: Direction::Inbound, packets: 1, bytes: 100 };
+const OUT: FlowPackets = FlowPackets { direction: Direction::Outbound, packets: 2, bytes: 0 };
 
 #[test]
-fn a_flow_is_counted_beside_its_record_and_ends_with_all_of_it() {
+fn a_flow_ends_with_the_counts_of_all_slots() {
     let machine = Machine::new(8, 2, 8);
     let flow = machine.start();
     assert!(matches!(machine.count(0, flow, IN), Counted::TakenOver(Some(_))));
     assert!(matches!(machine.count(1, flow, OUT), Counted::TakenOver(Some(_))));
-    assert!(matches!(machine.count(0, flow, IN), Counted::Usual));
-    assert!(matches!(machine.count(0, flow, OUT), Counted::Usual));
+    assert!(matches!(machine.count(0, flow, IN), Counted::Done));
+    assert!(matches!(machine.count(0, flow, OUT), Counted::Done));
     assert_eq!(machine.recorded(flow), Totals::default());
     assert_eq!(machine.release(flow), Some(Totals { packets: [4, 2], bytes: [0, 200] }));
-    // The next flow in the same place and slots has nothing of it.
+    // The next flow in the same record and slots starts at 0.
     let next = machine.start();
     assert_eq!(next.index(), flow.index());
     machine.count(1, next, IN);
@@ -81,10 +81,10 @@ fn a_slot_that_is_taken_over_is_added_to_the_record() {
     assert_eq!(machine.release(third).unwrap().packets, [0, 3]);
 }
 
-/// More than a slot has bits for goes to the record, and more than a record's
-/// word has bits for stays beside it.
+/// Counts that do not fit a slot go to the record. Counts that do not fit the
+/// record's word are kept beside it.
 #[test]
-fn what_is_full_loses_nothing() {
+fn full_counters_lose_nothing() {
     let machine = Machine::new(1, 1, 1);
     let flow = machine.start();
     let mut expected = Totals::default();
@@ -92,12 +92,12 @@ fn what_is_full_loses_nothing() {
     let bytes = [0, 1, (1 << 21) - 1, 1 << 21, (1 << 32) - 1, 1 << 32, 1 << 38];
     for direction in [Direction::Outbound, Direction::Inbound, Direction::Outbound] {
         for (packets, bytes) in edges.into_iter().flat_map(|packets| bytes.map(|bytes| (packets, bytes))) {
-            let passed = Passed { direction, packets, bytes };
+            let passed = FlowPackets { direction, packets, bytes };
             machine.count(0, flow, passed);
             add(&mut expected, passed);
         }
         for _ in 0..20_000 {
-            let passed = Passed { direction, packets: 44, bytes: 64_000 };
+            let passed = FlowPackets { direction, packets: 44, bytes: 64_000 };
             machine.count(0, flow, passed);
             add(&mut expected, passed);
         }
@@ -105,51 +105,51 @@ fn what_is_full_loses_nothing() {
     assert_eq!(machine.release(flow), Some(expected));
 }
 
-fn add(totals: &mut Totals, passed: Passed) {
+fn add(totals: &mut Totals, passed: FlowPackets) {
     let at = usize::from(passed.direction == Direction::Inbound);
     totals.packets[at] += u64::from(passed.packets);
     totals.bytes[at] += passed.bytes;
 }
 
-/// Between the last context and the end no slot is touched but by whoever winds
-/// the flow up; others count in their flow's record meanwhile.
+/// After the last context is gone, only whoever finishes the flow may use its slots.
+/// Others count in the record of their flow meanwhile.
 #[test]
-fn while_a_flow_is_wound_up_its_slot_stays_as_it_is() {
+fn the_slot_of_a_flow_that_is_finished_is_not_taken_over() {
     let machine = Machine::new(8, 1, 1);
     let [flow, other] = [machine.start(), machine.start()];
     machine.count(0, flow, IN);
-    let ended = machine.limit.release(&machine.places, flow).unwrap();
-    assert!(matches!(machine.count(0, other, IN), Counted::Usual));
+    let ended = machine.allocator.release(&machine.records, flow).unwrap();
+    assert!(matches!(machine.count(0, other, IN), Counted::Done));
     assert_eq!(machine.recorded(other).packets, [0, 1]);
-    assert_eq!(machine.wind_up(&ended).packets, [0, 1]);
-    // Asked again it says the same.
-    assert_eq!(machine.wind_up(&ended).packets, [0, 1]);
+    assert_eq!(machine.finish(&ended).packets, [0, 1]);
+    // Asking again returns the same.
+    assert_eq!(machine.finish(&ended).packets, [0, 1]);
     drop(ended);
     assert!(matches!(machine.count(0, other, IN), Counted::TakenOver(_)));
     assert_eq!(machine.release(other).unwrap().packets, [0, 2]);
 }
 
-/// Who visits when the last context goes has the flow to wind up.
+/// The last visitor finishes a flow without contexts.
 #[test]
-fn the_last_visitor_winds_up() {
+fn the_last_visitor_finishes_the_flow() {
     let machine = Machine::new(8, 2, 1);
     let flow = machine.start();
     machine.count(0, flow, IN);
-    let record = Limit::flow(&machine.places, flow).unwrap();
+    let record = FlowAllocator::flow(&machine.records, flow).unwrap();
     assert_eq!(record.visit(flow.generation()), record::Visit::Inside);
     assert_eq!(machine.release(flow), None);
     assert_eq!(record.visit(flow.generation()), record::Visit::Refused, "it has no contexts");
     assert!(record.leave());
-    let ended = Ended::new(record, &machine.limit, flow);
-    assert_eq!(machine.wind_up(&ended).packets, [0, 1]);
+    let ended = EndedFlow::new(record, &machine.allocator, flow);
+    assert_eq!(machine.finish(&ended).packets, [0, 1]);
     drop(ended);
-    assert_eq!(record.visit(flow.generation()), record::Visit::Gone);
-    assert_eq!(machine.limit.flows(), 0);
+    assert_eq!(record.visit(flow.generation()), record::Visit::Over);
+    assert_eq!(machine.allocator.flows(), 0);
 }
 
-/// A context that comes after its flow's end, or never was one, counts nowhere.
+/// The context of a flow that has ended, or that never was one, counts nowhere.
 #[test]
-fn no_context_leads_astray() {
+fn invalid_contexts_find_no_flow() {
     let machine = Machine::new(2, 1, 2);
     let gone = machine.start();
     machine.count(0, gone, IN);
@@ -158,72 +158,72 @@ fn no_context_leads_astray() {
     let flow = machine.start();
     let strange = [0, 1, u64::MAX, 1 << 32, 9 << 32 | 1, u64::MAX << 32, gone.context()];
     for context in strange.into_iter().chain(strange) {
-        machine.count(0, Handle::from_context(context), IN);
+        machine.count(0, FlowKey::from_context(context), IN);
         machine.count(0, flow, IN);
     }
     assert_eq!(machine.release(flow).unwrap().packets, [0, 14]);
-    assert_eq!(machine.limit.flows(), 0);
+    assert_eq!(machine.allocator.flows(), 0);
 }
 
 #[test]
-fn no_processor_has_more_slots_than_there_are_places() {
+fn slots_are_no_more_than_records() {
     for (limit, slots) in [(0, 1), (1, 1), (5, 8), (1024, 1024), (65_536, 4096), (u32::MAX, 4096)] {
         assert_eq!(Slots::number(limit), slots);
     }
-    // None at all is no fault either.
+    // A processor without slots is valid, too.
     let machine = Machine::new(1, 1, 0);
     let flow = machine.start();
-    assert!(matches!(machine.count(0, flow, IN), Counted::Usual));
+    assert!(matches!(machine.count(0, flow, IN), Counted::Done));
     assert_eq!(machine.release(flow).unwrap().packets, [0, 1]);
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever comes in whatever order, a flow ends with what was counted.
+    /// In any order of calls, a flow ends with what was counted.
     #[test]
     fn a_flow_ends_with_what_was_counted(
         calls in proptest::collection::vec((0_u8..8, 0_usize..3, any::<prop::sample::Index>()), 0..400),
     ) {
         let machine = Machine::new(12, 3, 4);
-        let mut flows: Vec<(Handle, Totals)> = Vec::new();
+        let mut flows: Vec<(FlowKey, Totals)> = Vec::new();
         for (call, processor, which) in calls {
             if call == 0 && flows.len() < 12 {
                 flows.push((machine.start(), Totals::default()));
             } else if !flows.is_empty() {
                 let at = which.index(flows.len());
                 if call == 1 {
-                    let (handle, expected) = flows.swap_remove(at);
-                    prop_assert_eq!(machine.release(handle), Some(expected));
+                    let (key, expected) = flows.swap_remove(at);
+                    prop_assert_eq!(machine.release(key), Some(expected));
                     continue;
                 }
                 let passed = if call % 2 == 0 { IN } else { OUT };
-                let (handle, expected) = &mut flows[at];
+                let (key, expected) = &mut flows[at];
                 add(expected, passed);
-                prop_assert!(!matches!(machine.count(processor, *handle, passed), Counted::Ended(_)));
+                prop_assert!(!matches!(machine.count(processor, *key, passed), Counted::Ended(_)));
             }
         }
     }
 }
 
-/// Processors that count, begin and end flows at once: each flow ends once, with
-/// exactly what was counted for it. A packet is counted while its flow is held,
-/// as the engine does; who ends one waits for its packets and for nothing else.
+/// Processors count, begin and end flows at once. Each flow ends once, with exactly
+/// what was counted for it. A packet is counted while its flow is held, as in the
+/// engine. Whoever ends a flow waits only for its packets.
 #[test]
-fn processors_at_once_lose_nothing() {
+fn concurrent_processors_lose_no_count() {
     const PROCESSORS: usize = 4;
     const FLOWS: usize = 6;
     const ROUNDS: u64 = 20_000;
     let machine = Machine::new((FLOWS + 2 * PROCESSORS) as u32, PROCESSORS, 2);
-    let flows: Vec<RwLock<Handle>> = (0..FLOWS).map(|_| RwLock::new(machine.start())).collect();
+    let flows: Vec<RwLock<FlowKey>> = (0..FLOWS).map(|_| RwLock::new(machine.start())).collect();
     let [counted, ended] = [const { Mutex::new(BTreeMap::<u64, u64>::new()) }; 2];
-    let over = |handle: Handle, totals: Totals| {
+    let over = |key: FlowKey, totals: Totals| {
         assert_eq!(totals.bytes[1], totals.packets[1] * 100);
-        assert!(ended.lock().unwrap().insert(handle.context(), totals.packets[1]).is_none());
+        assert!(ended.lock().unwrap().insert(key.context(), totals.packets[1]).is_none());
     };
-    let end = |handle: Handle| {
-        if let Some(ended) = machine.limit.release(&machine.places, handle) {
-            over(handle, machine.wind_up(&ended));
+    let end = |key: FlowKey| {
+        if let Some(ended) = machine.allocator.release(&machine.records, key) {
+            over(key, machine.finish(&ended));
         }
     };
     let processor = |number: usize| {
@@ -235,14 +235,15 @@ fn processors_at_once_lose_nothing() {
             if (random >> 33).is_multiple_of(61) {
                 let next = machine.start();
                 let last = std::mem::replace(&mut *flow.write().unwrap(), next);
-                // No classify has it any more, and some processors' slots do.
+                // No classify has the flow any more, but some processors' slots
+                // still do.
                 end(last);
                 continue;
             }
-            let handle = flow.read().unwrap();
-            *own.entry(handle.context()).or_default() += 1;
-            if let Counted::Ended(ended) = machine.count(number, *handle, IN) {
-                over(ended.handle(), machine.wind_up(&ended));
+            let key = flow.read().unwrap();
+            *own.entry(key.context()).or_default() += 1;
+            if let Counted::Ended(ended) = machine.count(number, *key, IN) {
+                over(ended.key(), machine.finish(&ended));
             }
         }
         let mut counted = counted.lock().unwrap();
@@ -258,5 +259,5 @@ fn processors_at_once_lose_nothing() {
     let (counted, ended) = (counted.into_inner().unwrap(), ended.into_inner().unwrap());
     let counted_at_all: BTreeMap<_, _> = ended.into_iter().filter(|(_, packets)| *packets != 0).collect();
     assert_eq!(counted_at_all, counted);
-    assert_eq!(machine.limit.flows(), 0);
+    assert_eq!(machine.allocator.flows(), 0);
 }

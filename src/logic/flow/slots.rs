@@ -1,146 +1,146 @@
-//! What one processor has counted and not yet added to the flows' records.
+//! What one processor has counted and not handed over to the records.
 //!
-//! Who may touch a slot, and when, is told in [`super`].
+//! [`super`] describes who may use a slot, and when.
 
+use super::allocator::{EndedFlow, FlowAllocator, FlowKey};
 use super::atomic::{AtomicU64, Ordering};
-use super::counts::{Few, Passed};
-use super::limit::{Ended, Handle, Limit};
+use super::counts::{FlowPackets, PackedCounts};
 use super::record::{FIRST, Flow, Visit};
 
-/// Flows that a processor counts for at once, at the most: 64 KB. Of a thousand
-/// that are spread over many more, one packet in nine finds another flow there.
-const MOST: usize = 4096;
+/// The most flows that a processor counts for at once: 64 KB. Of a thousand flows,
+/// spread over many more records, one packet in nine finds another flow in its slot.
+const MAX: usize = 4096;
 
-/// Tag of a slot that counts for none.
+/// The tag of an unused slot.
 const EMPTY: u64 = 0;
 
-/// What a processor has counted for one flow; four of them lie on a cache line.
+/// What a processor has counted for one flow. A cache line holds four slots.
 #[derive(Debug, Default)]
 #[cfg_attr(not(loom), repr(C, align(16)))]
 pub struct Slot {
     /// [`EMPTY`], or the flow's context.
     tag: AtomicU64,
-    /// A [`Few`].
+    /// [`PackedCounts`] as a number.
     counted: AtomicU64,
 }
 
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Slot>() == 16);
 
-/// One processor's slots, a power of two of them.
+/// The slots of one processor. Their number is a power of two.
 #[derive(Clone, Copy, Debug)]
 pub struct Slots<'a>(pub &'a [Slot]);
 
-/// What is to be done after a packet was counted: usually nothing.
+/// The result of counting a packet, which is usually [`Done`](Counted::Done).
 #[derive(Debug)]
 pub enum Counted<'a, 'l> {
-    /// In the flow's slot.
-    Usual,
-    /// The slot counts for this flow from now on, and its record will be needed
-    /// when it does not any more.
+    /// The packet was counted; there is nothing to do.
+    Done,
+    /// The slot was taken over. It counts for this flow from now on, whose record
+    /// will be needed when the slot is taken over again.
     TakenOver(Option<&'a Flow>),
-    /// The same, and the flow that it counted for before was over but for this.
-    Ended(Ended<'a, 'l>),
+    /// The slot was taken over from a flow that must be finished now.
+    Ended(EndedFlow<'a, 'l>),
 }
 
 impl<'s> Slots<'s> {
-    /// How many a processor has for so many flows.
+    /// How many slots a processor has, for a limit of flows.
     pub const fn number(limit: u32) -> usize {
-        let places = Limit::places(limit);
-        if places < MOST { places.next_power_of_two() } else { MOST }
+        let records = FlowAllocator::records(limit);
+        if records < MAX { records.next_power_of_two() } else { MAX }
     }
 
-    /// Counts a packet of the flow with a context, which is not 0. To be called
-    /// on the slots' own processor, by one at a time.
+    /// Counts packets of the flow with a context, which is not 0. To be called on
+    /// the slots' own processor, by one caller at a time.
     #[inline(always)]
     pub fn count<'a, 'l>(
         self,
-        limit: &'l Limit,
-        places: &'a [Flow],
+        allocator: &'l FlowAllocator,
+        records: &'a [Flow],
         context: u64,
-        passed: Passed,
+        passed: FlowPackets,
     ) -> Counted<'a, 'l> {
-        let handle = Handle::from_context(context);
-        let (Some(slot), Some(few)) = (self.slot(handle), Few::of(passed)) else {
-            Limit::count(places, handle, passed);
-            return Counted::Usual;
+        let key = FlowKey::from_context(context);
+        let (Some(slot), Some(few)) = (self.slot(key), PackedCounts::of(passed)) else {
+            FlowAllocator::count(records, key, passed);
+            return Counted::Done;
         };
         if slot.tag.load(Ordering::Acquire) == context && slot.add(few) {
-            return Counted::Usual;
+            return Counted::Done;
         }
-        match take_over(slot, limit, places, handle, few) {
+        match take_over(slot, allocator, records, key, few) {
             Some(counted) => counted,
             None => {
-                Limit::count(places, handle, passed);
-                Counted::Usual
+                FlowAllocator::count(records, key, passed);
+                Counted::Done
             }
         }
     }
 
-    /// Takes what was counted for a flow that nobody leads to any more; to be
-    /// called by whoever winds it up.
-    pub(super) fn take(self, handle: Handle) -> Few {
-        let slot = self.slot(handle).filter(|slot| slot.tag.load(Ordering::Acquire) == handle.context());
-        let Some(slot) = slot else { return Few::default() };
+    /// Takes the counts of a flow without contexts; to be called by whoever finishes
+    /// it.
+    pub(super) fn take(self, key: FlowKey) -> PackedCounts {
+        let slot = self.slot(key).filter(|slot| slot.tag.load(Ordering::Acquire) == key.context());
+        let Some(slot) = slot else { return PackedCounts::default() };
         let counted = slot.counted();
-        // The processor writes the counts again only when it sees this.
+        // The processor writes the counts again only after it has seen this.
         slot.tag.store(EMPTY, Ordering::Release);
         counted
     }
 
-    fn slot(self, handle: Handle) -> Option<&'s Slot> {
-        self.0.get(handle.index() & self.0.len().wrapping_sub(1))
+    fn slot(self, key: FlowKey) -> Option<&'s Slot> {
+        self.0.get(key.index() & self.0.len().wrapping_sub(1))
     }
 }
 
-/// Has the slot count for another flow, or for the same from nothing; `None`
-/// where it cannot now.
+/// Makes the slot count for another flow, or for the same flow from 0. `None` if
+/// that is not possible now.
 #[cold]
 #[inline(never)]
 fn take_over<'a, 'l>(
     slot: &Slot,
-    limit: &'l Limit,
-    places: &'a [Flow],
-    handle: Handle,
-    few: Few,
+    allocator: &'l FlowAllocator,
+    records: &'a [Flow],
+    key: FlowKey,
+    few: PackedCounts,
 ) -> Option<Counted<'a, 'l>> {
-    if handle.generation() < FIRST {
+    if key.generation() < FIRST {
         return None;
     }
-    let before = Handle::from_context(slot.tag.load(Ordering::Acquire));
-    let flow = places.get(before.index()).filter(|_| before.context() != EMPTY);
-    let visit = flow.map_or(Visit::Gone, |flow| flow.visit(before.generation()));
+    let before = FlowKey::from_context(slot.tag.load(Ordering::Acquire));
+    let flow = records.get(before.index()).filter(|_| before.context() != EMPTY);
+    let visit = flow.map_or(Visit::Over, |flow| flow.visit(before.generation()));
     let visited = match visit {
         Visit::Inside => flow,
-        Visit::Gone => None,
+        Visit::Over => None,
         Visit::Refused => return None,
     };
     if let Some(flow) = visited {
         flow.sums().add(slot.counted());
     }
-    slot.begin(handle, few);
+    slot.begin(key, few);
     Some(match visited {
-        Some(flow) if flow.leave() => Counted::Ended(Ended::new(flow, limit, before)),
-        _ => Counted::TakenOver(places.get(handle.index())),
+        Some(flow) if flow.leave() => Counted::Ended(EndedFlow::new(flow, allocator, before)),
+        _ => Counted::TakenOver(records.get(key.index())),
     })
 }
 
 impl Slot {
-    /// Counts, if there is room for the sum.
+    /// Adds the counts, if the sum fits.
     #[inline(always)]
-    fn add(&self, few: Few) -> bool {
+    fn add(&self, few: PackedCounts) -> bool {
         let Some(sum) = self.counted().with(few) else { return false };
         self.counted.store(sum.0, Ordering::Relaxed);
         true
     }
 
     /// Counts for another flow from now on.
-    fn begin(&self, handle: Handle, few: Few) {
+    fn begin(&self, key: FlowKey, few: PackedCounts) {
         self.counted.store(few.0, Ordering::Relaxed);
-        self.tag.store(handle.context(), Ordering::Release);
+        self.tag.store(key.context(), Ordering::Release);
     }
 
-    fn counted(&self) -> Few {
-        Few(self.counted.load(Ordering::Relaxed))
+    fn counted(&self) -> PackedCounts {
+        PackedCounts(self.counted.load(Ordering::Relaxed))
     }
 }

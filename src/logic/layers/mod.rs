@@ -1,9 +1,9 @@
-//! The layers that the driver stands at, in the order of the documented flows.
+//! The table of layers, in the order of the documented flows.
 //!
-//! A layer comes in two families, and nearly every one with a twin for what
-//! was discarded there; both are data here, never code. Ids and positions are
-//! those of `fwpsk.h` (`FWPS_BUILTIN_LAYERS`, `FWPS_FIELDS_*`), keys those of
-//! `fwpmk.h` (`FWPM_LAYER_*`).
+//! Each layer has two families, and most have a discard layer for what was discarded
+//! there. Both are data here, not code. Ids and positions are those of `fwpsk.h`
+//! (`FWPS_BUILTIN_LAYERS`, `FWPS_FIELDS_*`), keys those of `fwpmk.h`
+//! (`FWPM_LAYER_*`).
 
 mod table;
 #[cfg(test)]
@@ -27,84 +27,85 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both, in the order of the tables' columns.
+    /// Both families, in the order of the tables' columns.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 }
 
-/// One documented layer: both families and, where there is one, its twin.
+/// A documented layer, in both families, with its discard layer if there is one.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Layer {
-    /// `fwpsk.h`'s name without prefix and family.
+    /// The name in `fwpsk.h`, without prefix and family.
     pub name: &'static str,
-    /// Run-time ids by family; a twin's id is the next one.
+    /// Run-time ids by family. The discard layer has the next id.
     pub ids: [u16; 2],
     /// Management keys by family.
     pub keys: [Guid; 2],
-    /// The layer's twin for what was discarded at it.
-    pub discard: Option<Discard>,
-    /// Positions of data fields; the same in both families and in the twin.
+    /// The discard layer.
+    pub discard: Option<DiscardLayer>,
+    /// Positions of the data fields; equal in both families and in the discard
+    /// layer.
     pub fields: Fields,
     /// What the driver does there.
     pub role: Role,
-    /// What a classify there shows.
+    /// What a classify shows there.
     pub shows: Shows,
-    /// Which flows it takes contexts of.
-    pub flows: Flows,
-    /// Where the "TCP packet flows" page first comes to the layer.
-    pub first_met: Event,
+    /// For which flows the layer takes contexts.
+    pub flows: FlowContexts,
+    /// Where the page "TCP packet flows" first names the layer.
+    pub first_met: FlowEvent,
 }
 
-/// What a classify shows, and which way that goes: what layerData leads to
-/// ("Data Offset Positions", "TCP packet flows").
+/// What a classify shows: the type of layerData, and the direction ("Data Offset
+/// Positions", "TCP packet flows").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shows {
-    /// A socket call. layerData is nothing, or the request itself.
+    /// A socket call. layerData is NULL, or the request itself.
     Call,
-    /// A socket call, and, where the protocol is not TCP or the call is asked
-    /// about again, the packet that brought it about.
+    /// A socket call. If the protocol is not TCP, or for a reauthorization,
+    /// layerData is the packet that caused it.
     CallOrSegment(Way),
     /// A packet whose data start at its transport header or behind it.
     Segment(Way),
-    /// A packet whose data start at its IP header, or behind it.
+    /// A packet whose data start at its IP header or behind it.
     Packet(Way),
     /// An ICMP error.
     Error(Way),
-    /// Bytes of a stream, `FWPS_STREAM_CALLOUT_IO_PACKET0`.
+    /// Bytes of a stream: `FWPS_STREAM_CALLOUT_IO_PACKET0`.
     Stream,
-    /// What is on its way from elsewhere to elsewhere.
+    /// A packet that is forwarded.
     Forwarded,
 }
 
-/// Which way a packet goes.
+/// Where the direction of a packet comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// From this machine.
+    /// Outbound.
     Out,
-    /// To it.
+    /// Inbound.
     In,
-    /// As the field `DIRECTION` at this position says: a packet's own at
-    /// DATAGRAM_DATA and STREAM_PACKET, its connection's at
-    /// ALE_FLOW_ESTABLISHED ("Filtering Condition Identifiers").
+    /// The field `DIRECTION` at this position: the packet's direction at
+    /// DATAGRAM_DATA and STREAM_PACKET, the connection's at ALE_FLOW_ESTABLISHED
+    /// ("Filtering Condition Identifiers").
     Field(u8),
 }
 
-/// Which flows a layer takes contexts of.
+/// For which flows a layer takes contexts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Flows {
-    /// None: it is not asked, or names no flow.
+pub enum FlowContexts {
+    /// For none: contexts are not needed there, or it names no flow.
     Nothing,
-    /// They begin here.
+    /// For none, but flows begin here.
     Begin,
-    /// All.
+    /// For all flows.
     Every,
-    /// TCP's.
+    /// For TCP's flows.
     Streams,
-    /// All but TCP's.
+    /// For all but TCP's flows.
     Datagrams,
 }
 
-impl Flows {
-    /// Whether it takes contexts of a protocol's flows.
+impl FlowContexts {
+    /// Whether the layer takes contexts for flows of a protocol.
     pub const fn takes(self, protocol: u8) -> bool {
         match self {
             Self::Nothing | Self::Begin => false,
@@ -115,48 +116,48 @@ impl Flows {
     }
 }
 
-/// A layer's twin.
+/// The discard layer of a layer.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Discard {
+pub struct DiscardLayer {
     /// Management keys by family.
     pub keys: [Guid; 2],
     /// What the driver does there.
     pub role: Role,
 }
 
-/// What a callout is for.
+/// What a callout does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// Counts and watches, never decides.
+    /// It counts and watches, and never decides.
     Observe,
-    /// Decides.
+    /// It decides.
     Decide(Decision),
 }
 
-/// What there is to decide.
+/// What is decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Whether what the transport layer discarded is answered.
+    /// Whether a packet that the transport layer discarded is answered.
     TransportDiscard,
-    /// Whether what the network layer discarded is.
+    /// Whether a packet that the network layer discarded is answered.
     PacketDiscard,
-    /// Whether an ICMP error goes out.
+    /// Whether an ICMP error is sent.
     IcmpError,
-    /// Whether an echo request is taken in.
+    /// Whether an echo request is answered.
     EchoRequest,
 }
 
 impl Decision {
-    /// Whether whoever looks for open ports comes here: with what met a closed
-    /// one, not with the answer to it.
-    pub const fn is_met_by_scans(self) -> bool {
+    /// Whether the packets are probes that met a closed port, and not the answers to
+    /// them.
+    pub const fn sees_probes(self) -> bool {
         matches!(self, Self::TransportDiscard | Self::PacketDiscard)
     }
 }
 
 impl Role {
-    /// Whether a callout of this role has a filter: one that has nothing to
-    /// decide, and is not to observe, costs no packet anything.
+    /// Whether a callout of this role has a filter. Without a filter it costs no
+    /// packet anything.
     pub fn has_filter(self, policy: &Policy) -> bool {
         match self {
             Self::Observe => policy.observe,
@@ -188,7 +189,7 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// How many values there are up to the last of these.
+    /// The number of values up to the last of these fields.
     pub const fn count(&self) -> usize {
         let icmp = match self.icmp {
             Some([kind, code]) => [Some(kind), Some(code)],
@@ -218,9 +219,9 @@ impl Fields {
     }
 }
 
-/// The events of the "TCP packet flows" page that first come to a layer.
+/// The events of the page "TCP packet flows" that first name a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Event {
+pub enum FlowEvent {
     /// A socket is bound.
     Bind,
     /// A server listens.
@@ -229,12 +230,12 @@ pub enum Event {
     Connect,
     /// The client's SYN leaves.
     SynOut,
-    /// It arrives at the server.
+    /// The SYN arrives at the server.
     SynIn,
-    /// The server's answer arrives at the client.
+    /// The SYN-ACK arrives at the client.
     SynAckIn,
     /// Data passes.
     Data,
-    /// The page's TCP flows never come here.
-    Beside,
+    /// The page does not name the layer.
+    NotNamed,
 }

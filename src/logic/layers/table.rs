@@ -1,8 +1,8 @@
-//! The rows.
+//! The rows of the table of layers.
 
-use super::{Decision, Discard, Event, Fields, Flows, Layer, Role, Shows, Way};
+use super::{Decision, DiscardLayer, Fields, FlowContexts, FlowEvent, Layer, Role, Shows, Way};
 
-/// Every layer, ordered by when the page's flows first come to it.
+/// Every layer, in the order in which the page's flows first pass it.
 pub const LAYERS: [Layer; 19] = [
     Layer {
         name: "ALE_BIND_REDIRECT",
@@ -12,36 +12,36 @@ pub const LAYERS: [Layer; 19] = [
         fields: at([5, 2, NO, 4, NO, NO, 6]),
         role: Role::Observe,
         shows: Shows::Call,
-        flows: Flows::Nothing,
-        first_met: Event::Bind,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::Bind,
     },
     Layer {
         name: "ALE_RESOURCE_ASSIGNMENT",
         ids: [36, 38],
         keys: [0x1247d66d_0b60_4a15_8d44_7155d0f53a0c, 0x55a650e1_5f0a_4eca_a653_88f53b26aa8c],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0x0b5812a2_c3ff_4eca_b88d_c79e20ac6322, 0xcbc998bb_c51f_4c1a_bb4f_9775fcacab2f],
             role: Role::Observe,
         }),
         fields: at([5, 2, NO, 4, NO, 7, 8]),
         role: Role::Observe,
         shows: Shows::Call,
-        flows: Flows::Nothing,
-        first_met: Event::Bind,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::Bind,
     },
     Layer {
         name: "ALE_AUTH_LISTEN",
         ids: [40, 42],
         keys: [0x88bb5dad_76d7_4227_9c71_df0a3ed7be7e, 0x7ac9de24_17dd_4814_b4bd_a9fbc95a321b],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0x371dfada_9f26_45fd_b4eb_c29eb212893f, 0x60703b07_63c8_48e9_ada3_12b1af40a617],
             role: Role::Observe,
         }),
         fields: at([NO, 2, NO, 4, NO, 5, 6]),
         role: Role::Observe,
         shows: Shows::Call,
-        flows: Flows::Nothing,
-        first_met: Event::Listen,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::Listen,
     },
     Layer {
         name: "ALE_CONNECT_REDIRECT",
@@ -51,120 +51,120 @@ pub const LAYERS: [Layer; 19] = [
         fields: at([5, 2, 6, 4, 8, NO, 9]),
         role: Role::Observe,
         shows: Shows::Call,
-        flows: Flows::Nothing,
-        first_met: Event::Connect,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::Connect,
     },
     Layer {
         name: "ALE_AUTH_CONNECT",
         ids: [48, 50],
         keys: [0xc38d57d1_05a7_4c33_904f_7fbceee60e82, 0x4a72393b_319f_44bc_84c3_ba54dcb3b6b4],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0xd632a801_f5ba_4ad6_96e3_607017d9836a, 0xc97bc3b8_c9a3_4e33_8695_8e17aad4de09],
             role: Role::Observe,
         }),
         fields: at([5, 2, 6, 4, 7, 11, 12]),
         role: Role::Observe,
         shows: Shows::CallOrSegment(Way::Out),
-        flows: Flows::Nothing,
-        first_met: Event::Connect,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::Connect,
     },
     Layer {
         name: "OUTBOUND_TRANSPORT",
         ids: [16, 18],
         keys: [0x09e61aea_d214_46e2_9b21_b26b0b2f28c8, 0xe1735bde_013f_4655_b351_a49e15762df0],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0xc5f10551_bdb0_43d7_a313_50e211f4d68a, 0xf433df69_ccbd_482e_b9b2_57165658c3b3],
             role: Role::Observe,
         }),
         fields: at([0, 1, 3, 4, 5, 6, 10]),
         role: Role::Observe,
         shows: Shows::Segment(Way::Out),
-        flows: Flows::Every,
-        first_met: Event::SynOut,
+        flows: FlowContexts::Every,
+        first_met: FlowEvent::SynOut,
     },
     Layer {
         name: "OUTBOUND_IPPACKET",
         ids: [4, 6],
         keys: [0x1e5c9fae_8a84_4135_a331_950b54229ecd, 0xa3b3ab6b_3564_488c_9117_f34e82142763],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0x08e4bcb5_b647_48f3_953c_e5ddbd03937e, 0x9513d7c4_a934_49dc_91a7_6ccb80cc02e3],
             role: Role::Observe,
         }),
         fields: at([NO, 0, 2, NO, NO, 3, 6]),
         role: Role::Observe,
         shows: Shows::Packet(Way::Out),
-        flows: Flows::Nothing,
-        first_met: Event::SynOut,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::SynOut,
     },
     Layer {
         name: "INBOUND_IPPACKET",
         ids: [0, 2],
         keys: [0xc86fd1bf_21cd_497e_a0bb_17425c885c58, 0xf52032cb_991c_46e7_971d_2601459a91ca],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0xb5a230d0_a8c0_44f2_916e_991b53ded1f7, 0xbb24c279_93b4_47a2_83ad_ae1698b50885],
             role: Role::Decide(Decision::PacketDiscard),
         }),
         fields: at([NO, 0, 1, NO, NO, 3, 6]),
         role: Role::Observe,
         shows: Shows::Packet(Way::In),
-        flows: Flows::Nothing,
-        first_met: Event::SynIn,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::SynIn,
     },
     Layer {
         name: "INBOUND_TRANSPORT",
         ids: [12, 14],
         keys: [0x5926dfc8_e3cf_4426_a283_dc393f5d0f9d, 0x634a869f_fc23_4b90_b0c1_bf620a36ae6f],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0xac4a9833_f69d_4648_b261_6dc84835ef39, 0x2a6ff955_3b2b_49d2_9848_ad9d72dcaab7],
             role: Role::Decide(Decision::TransportDiscard),
         }),
         fields: at([0, 1, 2, 4, 5, 6, 9]),
         role: Role::Decide(Decision::EchoRequest),
         shows: Shows::Segment(Way::In),
-        flows: Flows::Every,
-        first_met: Event::SynIn,
+        flows: FlowContexts::Every,
+        first_met: FlowEvent::SynIn,
     },
     Layer {
         name: "ALE_AUTH_RECV_ACCEPT",
         ids: [44, 46],
         keys: [0xe1cd9fe7_f4b5_4273_96c0_592e487b8650, 0xa3b42c97_9f04_4672_b87e_cee9c483257f],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0x9eeaa99b_bd22_4227_919f_0073c63357b1, 0x89455b97_dbe1_453f_a224_13da895af396],
             role: Role::Observe,
         }),
         fields: at([5, 2, 6, 4, 7, 10, 11]),
         role: Role::Observe,
         shows: Shows::Segment(Way::In),
-        flows: Flows::Nothing,
-        first_met: Event::SynIn,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::SynIn,
     },
     Layer {
         name: "ALE_FLOW_ESTABLISHED",
         ids: [52, 54],
         keys: [0xaf80470a_5596_4c13_9992_539e6fe57967, 0x7021d2b3_dfa4_406e_afeb_6afaf7e70efd],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0x146ae4a9_a1d2_4d43_a31a_4c42682b8e4f, 0x46928636_bbca_4b76_941d_0fa7f5d7d372],
             role: Role::Observe,
         }),
         fields: at([5, 2, 6, 4, 7, 11, 15]),
         role: Role::Observe,
         shows: Shows::Segment(Way::Field(12)),
-        flows: Flows::Begin,
-        first_met: Event::SynAckIn,
+        flows: FlowContexts::Begin,
+        first_met: FlowEvent::SynAckIn,
     },
     Layer {
         name: "STREAM",
         ids: [20, 22],
         keys: [0x3b89653c_c170_49e4_b1cd_e0eeeee19a3e, 0x47c9137a_7ec4_46b3_b6e4_48e926b1eda4],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0x25c4c2c2_25ff_4352_82f9_c54a4a4726dc, 0x10a59fc7_b628_4c41_9eb8_cf37d55103cf],
             role: Role::Observe,
         }),
         fields: at([NO, 0, 2, 3, 4, NO, 6]),
         role: Role::Observe,
         shows: Shows::Stream,
-        flows: Flows::Streams,
-        first_met: Event::Data,
+        flows: FlowContexts::Streams,
+        first_met: FlowEvent::Data,
     },
     Layer {
         name: "ALE_ENDPOINT_CLOSURE",
@@ -174,8 +174,8 @@ pub const LAYERS: [Layer; 19] = [
         fields: at([5, 2, 6, 4, 7, 8, 9]),
         role: Role::Observe,
         shows: Shows::Call,
-        flows: Flows::Nothing,
-        first_met: Event::Beside,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::NotNamed,
     },
     Layer {
         name: "ALE_RESOURCE_RELEASE",
@@ -185,8 +185,8 @@ pub const LAYERS: [Layer; 19] = [
         fields: at([5, 2, NO, 4, NO, 6, 7]),
         role: Role::Observe,
         shows: Shows::Call,
-        flows: Flows::Nothing,
-        first_met: Event::Beside,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::NotNamed,
     },
     Layer {
         name: "STREAM_PACKET",
@@ -196,70 +196,70 @@ pub const LAYERS: [Layer; 19] = [
         fields: at([NO, 0, 1, 2, 3, 4, 8]),
         role: Role::Observe,
         shows: Shows::Segment(Way::Field(7)),
-        flows: Flows::Nothing,
-        first_met: Event::Beside,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::NotNamed,
     },
     Layer {
         name: "DATAGRAM_DATA",
         ids: [24, 26],
         keys: [0x3d08bf4e_45f6_4930_a922_417098e20027, 0xfa45fe2f_3cba_4427_87fc_57b9a4b10d00],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0x18e330c6_7248_4e52_aaab_472ed67704fd, 0x09d1dfe1_9b86_4a42_be9d_8c315b92a5d0],
             role: Role::Observe,
         }),
         fields: at([0, 1, 2, 4, 5, 6, 10]),
         role: Role::Observe,
         shows: Shows::Segment(Way::Field(9)),
-        flows: Flows::Datagrams,
-        first_met: Event::Beside,
+        flows: FlowContexts::Datagrams,
+        first_met: FlowEvent::NotNamed,
     },
     Layer {
         name: "INBOUND_ICMP_ERROR",
         ids: [28, 30],
         keys: [0x61499990_3cb6_4e84_b950_53b94b6964f3, 0x65f9bdff_3b2d_4e5d_b8c6_c720651fe898],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0xa6b17075_ebaf_4053_a4e7_213c8121ede5, 0xa6e7ccc0_08fb_468d_a472_9771d5595e09],
             role: Role::Observe,
         }),
         fields: Fields { icmp: Some([8, 9]), ..at([NO, 1, 2, NO, NO, 7, 18]) },
         role: Role::Observe,
         shows: Shows::Error(Way::In),
-        flows: Flows::Nothing,
-        first_met: Event::Beside,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::NotNamed,
     },
     Layer {
         name: "OUTBOUND_ICMP_ERROR",
         ids: [32, 34],
         keys: [0x41390100_564c_4b32_bc1d_718048354d7c, 0x7fb03b60_7b8d_4dfa_badd_980176fc4e12],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0xb3598d36_0561_4588_a6bf_e955e3f6264b, 0x65f2e647_8d0c_4f47_b19b_33a4d3f1357c],
             role: Role::Observe,
         }),
         fields: Fields { icmp: Some([4, 5]), ..at([NO, 0, 1, NO, NO, 3, 10]) },
         role: Role::Decide(Decision::IcmpError),
         shows: Shows::Error(Way::Out),
-        flows: Flows::Nothing,
-        first_met: Event::Beside,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::NotNamed,
     },
     Layer {
         name: "IPFORWARD",
         ids: [8, 10],
         keys: [0xa82acc24_4ee1_4ee1_b465_fd1d25cb10a4, 0x7b964818_19c7_493a_b71f_832c3684d28c],
-        discard: Some(Discard {
+        discard: Some(DiscardLayer {
             keys: [0x9e9ea773_2fae_4210_8f17_34129ef369eb, 0x31524a5d_1dfe_472f_bb93_518ee945d8a2],
             role: Role::Observe,
         }),
         fields: at([NO, NO, NO, NO, NO, 3, 9]),
         role: Role::Observe,
         shows: Shows::Forwarded,
-        flows: Flows::Nothing,
-        first_met: Event::Beside,
+        flows: FlowContexts::Nothing,
+        first_met: FlowEvent::NotNamed,
     },
 ];
 
 const NO: u8 = u8::MAX;
 
-/// Positions in the order of [`Fields`], [`NO`] where the layer has none.
+/// Positions in the order of [`Fields`]; [`NO`] if the layer has no such field.
 const fn at(
     [protocol, local_address, remote_address, local_port, remote_port, interface, flags]: [u8; 7],
 ) -> Fields {

@@ -1,4 +1,4 @@
-//! The rows beside the fact tables.
+//! Compares the rows with the values of the headers.
 
 use serde_json::Value;
 
@@ -9,15 +9,17 @@ fn table(name: &str) -> Value {
     serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
 }
 
-/// Every row as written in the table, by family and twin, with its id.
+/// Every row of the table, by family and discard layer, with its id and key.
 fn rows() -> impl Iterator<Item = (&'static Layer, Family, bool, u16, Guid)> {
     LAYERS.iter().flat_map(|layer| {
         Family::ALL.into_iter().flat_map(move |family| {
             let column = family as usize;
             let own = (layer, family, false, layer.ids[column], layer.keys[column]);
-            let twin = layer.discard.as_ref();
-            let twin = twin.map(|twin| (layer, family, true, layer.ids[column] + 1, twin.keys[column]));
-            [Some(own), twin].into_iter().flatten()
+            let discard_layer = layer.discard.as_ref();
+            let discard_layer = discard_layer.map(|discard_layer| {
+                (layer, family, true, layer.ids[column] + 1, discard_layer.keys[column])
+            });
+            [Some(own), discard_layer].into_iter().flatten()
         })
     })
 }
@@ -34,7 +36,7 @@ fn ids_and_keys_are_the_headers() {
 }
 
 #[test]
-fn a_layer_has_a_twin_where_the_header_has_one() {
+fn a_layer_has_a_discard_layer_if_the_header_has_one() {
     let guids = table("guids");
     for layer in &LAYERS {
         let known = guids.get(format!("FWPM_LAYER_{}_V4_DISCARD", layer.name)).is_some();
@@ -50,8 +52,8 @@ fn positions_are_the_headers_in_both_families() {
             let prefix = format!("{}_{family}", layer.name);
             let known = &enums[format!("FWPS_FIELDS_{prefix}")];
             let position = |field: &str| {
-                // The header names OUTBOUND_ICMP_ERROR_V6's type and code
-                // as ports.
+                // The header gives OUTBOUND_ICMP_ERROR_V6's type and code the names
+                // of ports.
                 let field = match (layer.name, field) {
                     ("OUTBOUND_ICMP_ERROR", "IP_LOCAL_PORT" | "IP_REMOTE_PORT") => return None,
                     ("OUTBOUND_ICMP_ERROR", "ICMP_TYPE") if family == "V6" => "IP_LOCAL_PORT",
@@ -80,6 +82,6 @@ fn positions_are_the_headers_in_both_families() {
 }
 
 #[test]
-fn layers_stand_in_the_order_of_the_flows() {
+fn layers_are_sorted_by_the_order_of_the_flows() {
     assert!(LAYERS.is_sorted_by_key(|layer| layer.first_met));
 }

@@ -1,68 +1,68 @@
-//! Whether things pass the layers in the documented order.
+//! Checks the order in which packets and calls pass the layers.
 //!
-//! Two watchers, for what they can know differs:
+//! There are two checks, because they see different things:
 //!
-//! - A [`Walk`] follows one packet or one socket call through the [`ROWS`]. It
-//!   needs something to know the packet by again, at layers that name neither
-//!   flow nor endpoint: see [`Walks`].
-//! - An [`Order`] follows a flow, or an endpoint, over all its packets, on any
-//!   processor: what must have been there once before what else. A walk knows
-//!   nothing of it: that an established flow came before its data, that one
-//!   segment of data had a STREAM before it.
+//! - A [`Walk`] follows one packet or one socket call along the [`ROWS`]. It
+//!   recognizes the packet by a mark, because some layers name neither flow nor
+//!   endpoint: see [`Walks`].
+//! - An [`Order`] follows all packets of a flow or an endpoint, on all processors.
+//!   It knows what must have been passed once before something else, which a walk
+//!   cannot know: an established flow comes before its data, and STREAM before a
+//!   segment of data.
 //!
 //! # What is not reported
 //!
-//! Nothing that the network does to a correct connection: loss, duplication,
-//! delay, reordering, coalescing, fragmentation. Such a segment passes other
-//! layers than its documented row has, so it has a row of its own
-//! ([`Standing::Tolerated`]):
+//! What the network does to a correct connection is not reported: loss, duplication,
+//! delay, reordering, coalescing, fragmentation. Such a segment passes other layers
+//! than those of its documented row, so it has a row of its own
+//! ([`Basis::Tolerated`]):
 //! - acknowledgements, FIN, RST, keep-alives, probes, retransmissions;
 //! - data or a FIN that complete a handshake whose ACK was lost.
 //!
-//! Nor what the documents leave open:
-//! - INBOUND_TRANSPORT comes before its discard twin or does not, and UDP
-//!   without an endpoint is discarded at either layer: each way is a row
-//!   ([`Standing::Open`]);
-//! - a reauthorization without data, by what is sent, at connect, or of a flow
-//!   that is half-open;
-//! - a filter may drop at any layer with a twin, which ends the walk;
-//! - a packet may be lost between two layers, wait for the rest of its fragments
-//!   or for a neighbour's address. So a walk that stops is no deviation unless
-//!   its watcher knows that nothing follows ([`Walk::end`]);
-//! - an endpoint's closure may come before or after the last segments;
-//! - no sequence has STREAM_PACKET, so nothing is out of order there
-//!   ([`At::Away`]);
-//! - nor ICMP errors: where the way of one that arrives ends is not documented, and
-//!   one that is sent shows its packet only behind OUTBOUND_ICMP_ERROR.
+//! What the documents leave open is not reported either:
+//! - INBOUND_TRANSPORT may or may not come before its discard layer, and UDP without
+//!   an endpoint is discarded at either layer. Each possibility is a row
+//!   ([`Basis::Open`]).
+//! - A reauthorization may come without data, by what is sent, at connect, or for a
+//!   half-open flow.
+//! - A filter may drop at any layer that has a discard layer, which ends the walk.
+//! - A packet may be lost between two layers, or wait for its other fragments or for
+//!   a neighbor's address. So a walk that stops is a deviation only for a caller
+//!   that knows that nothing follows ([`Walk::end`]).
+//! - An endpoint's closure may come before or after its last segments.
+//! - STREAM_PACKET is on no row, so everything is in order there
+//!   ([`Tracking::Away`]).
+//! - ICMP errors: the documents do not say which layers an error that arrives
+//!   passes, and an error that is sent shows its packet only behind
+//!   OUTBOUND_ICMP_ERROR.
 //!
-//! # What cannot be told
+//! # What cannot be detected
 //!
-//! - STREAM is indicated to the sender per call, not per segment, and to the
-//!   receiver per run of bytes: without sequence numbers a segment of data
-//!   whose STREAM is missing looks like a retransmission, once the flow has
-//!   had a STREAM in that direction. The first one is told.
-//! - A segment that ought to have brought data to STREAM, and did not, looks
-//!   like a duplicate; an ACK that ought to have established the flow is told
-//!   by the data that follow.
+//! - STREAM is indicated per call to the sender, and per run of bytes to the
+//!   receiver. Without sequence numbers, a segment of data whose STREAM is missing
+//!   looks like a retransmission. Only the first one in each direction of a flow is
+//!   detected.
+//! - A segment whose data should have reached STREAM and did not looks like a
+//!   duplicate. An ACK that should have established the flow is detected only with
+//!   the data that follow.
 //! - One byte that is sent without a STREAM may be a keep-alive.
-//! - A second `listen`, `bind` after a failure, or SYN again look like their
-//!   layers doubled, once their walk is over.
+//! - A second `listen`, a `bind` after a failure, or a SYN that is sent again looks
+//!   like a layer passed twice, once the first walk is over.
 
 mod flow_order;
-mod look;
-mod place;
+mod layer;
 mod rows;
 mod sets;
-mod sight;
 #[cfg(test)]
 mod tests;
+mod tracking;
 mod walk;
 mod walks;
 
 pub use flow_order::{Direction, Order, Step};
-pub use look::{At, Look, Positions};
-pub use place::{Place, Spot};
-pub use rows::{Kinds, ROWS, Row, Standing};
-pub use sight::Sight;
+pub use layer::LayerIndex;
+pub use rows::{Basis, Kinds, ROWS, Row};
+pub use sets::OrderLayer;
+pub use tracking::{Positions, Tracking};
 pub use walk::{Deviation, Start, Walk};
 pub use walks::Walks;

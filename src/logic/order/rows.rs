@@ -1,49 +1,49 @@
-//! The documented sequences, row by row, and those that are let pass.
+//! The rows: the documented sequences of layers, and those that are tolerated.
 //!
-//! A row is the walk of one thing: a packet through the layers, or a socket
-//! call. Rows of the "TCP packet flows" and "UDP packet flows" pages come
-//! first, so that a deviation names the documented layer where it can.
+//! A row is the sequence of layers that one packet or one socket call passes. Rows
+//! of the pages "TCP packet flows" and "UDP packet flows" come first, so that a
+//! deviation names the documented layer if possible.
 
-use super::place::Place;
-use crate::logic::stealth::TcpFlags;
-use crate::logic::tcp::{ACK, FIN, RST, SYN};
+use super::layer::LayerIndex;
+use crate::logic::tcp::{ACK, FIN, RST, SYN, TcpFlags};
 
-/// What is on its way, as a set: what is not known is [`Kinds::ALL`].
+/// What passes a layer, as a set of possibilities. If nothing is known:
+/// [`Kinds::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kinds(u8);
 
 impl Kinds {
-    /// A segment that asks for a connection.
+    /// A SYN.
     pub const SYN: Self = Self(1);
-    /// The answer to one.
+    /// A SYN-ACK.
     pub const SYN_ACK: Self = Self(1 << 1);
     /// A segment without payload and without SYN, FIN, RST.
     pub const BARE: Self = Self(1 << 2);
-    /// A segment with payload, a FIN on it or not.
+    /// A segment with payload, with or without FIN.
     pub const DATA: Self = Self(1 << 3);
     /// A FIN without payload.
     pub const FIN: Self = Self(1 << 4);
     /// A reset.
     pub const RST: Self = Self(1 << 5);
-    /// Any protocol but TCP: all of them follow the UDP page.
+    /// Any protocol but TCP. All of them follow the UDP page.
     pub const DATAGRAM: Self = Self(1 << 6);
-    /// A socket call, no packet yet.
+    /// A socket call without a packet.
     pub const CALL: Self = Self(1 << 7);
-    /// Nothing is known.
+    /// Unknown.
     pub const ALL: Self = Self(u8::MAX);
 
-    /// Any segment of a connection that has been asked for.
+    /// Any segment of a connection after its SYN and SYN-ACK.
     const LATER: Self = Self::BARE.or(Self::DATA).or(Self::FIN).or(Self::RST);
     const TCP: Self = Self::LATER.or(Self::SYN).or(Self::SYN_ACK);
-    /// A segment beyond the page's bare ACK that may complete a server's
-    /// handshake. It has an ACK, so it does what the lost ACK would have done
-    /// (RFC 9293, 3.10.7.4, fifth). A SYN or a RST never does.
+    /// A segment other than the page's bare ACK that may complete a server's
+    /// handshake. Its ACK does what the lost ACK would have done (RFC 9293,
+    /// 3.10.7.4, fifth). A SYN or a RST never completes a handshake.
     const COMPLETING: Self = Self::DATA.or(Self::FIN);
-    /// What may bring something for the stream: bytes, or its end.
+    /// A segment that may bring something to the stream: bytes or an end.
     const FOR_STREAM: Self = Self::DATA.or(Self::FIN).or(Self::RST);
 
-    /// A segment's, from its flags and whether it has payload. With several
-    /// flags the one that the stack looks at first counts (RFC 9293, 3.10.7).
+    /// The kind of a segment, from its flags and whether it has payload. With
+    /// several flags the one that the stack checks first counts (RFC 9293, 3.10.7).
     pub const fn of_segment(flags: TcpFlags, payload: bool) -> Self {
         match (flags.0 & RST != 0, flags.0 & SYN != 0, flags.0 & ACK != 0) {
             (true, ..) => Self::RST,
@@ -55,35 +55,34 @@ impl Kinds {
         }
     }
 
-    /// The kinds of a segment with so many bytes of payload; `None` where their
-    /// number is not known.
+    /// The possible kinds of a segment with this much payload; `None` means unknown.
     ///
-    /// One byte may be a keep-alive's garbage octet, which no application has
-    /// sent (RFC 9293, 3.8.4).
+    /// One byte may be a keep-alive's garbage octet, which no application has sent
+    /// (RFC 9293, 3.8.4).
     #[inline(always)]
     pub fn of_some_segment(flags: TcpFlags, payload: Option<u64>) -> Self {
-        // None, one that may be garbage or is not known, and what is data.
+        // The columns: no payload; one byte, or unknown; more.
         let column = payload.unwrap_or(1).min(2) as usize;
         let at = column * usize::from(FLAGS) + usize::from(flags.0 % FLAGS);
         OF_SEGMENT.as_flattened().get(at).copied().unwrap_or(Self::ALL)
     }
 
-    /// Those of these bits, for tables by the bits.
+    /// The kinds with these bits, for tables indexed by the bits.
     pub(super) const fn of_bits(bits: u8) -> Self {
         Self(bits)
     }
 
-    /// A bit for each.
+    /// One bit for each kind.
     pub(super) const fn bits(self) -> u8 {
         self.0
     }
 
-    /// Either.
+    /// The union of both.
     pub const fn or(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
-    /// Whether it is surely one of these.
+    /// Whether it is certainly one of `others`.
     pub(super) const fn within(self, others: Self) -> bool {
         self.0 & !others.0 == 0
     }
@@ -93,11 +92,11 @@ impl Kinds {
     }
 }
 
-/// The flags that matter are among the lowest of them.
+/// The flags that matter are below this value.
 const FLAGS: u8 = 0x20;
 const _: () = assert!(SYN < FLAGS && ACK < FLAGS && FIN < FLAGS && RST < FLAGS);
 
-/// [`Kinds::of_segment`] by flags: without payload, with either, with it.
+/// [`Kinds::of_segment`] by flags: without payload, either, with payload.
 static OF_SEGMENT: [[Kinds; FLAGS as usize]; 3] = of_segment();
 
 const fn of_segment() -> [[Kinds; FLAGS as usize]; 3] {
@@ -114,84 +113,84 @@ const fn of_segment() -> [[Kinds; FLAGS as usize]; 3] {
     kinds
 }
 
-/// How a row stands to the documents.
+/// Why a row is in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// A row of the page.
+pub enum Basis {
+    /// It is a row of a page.
     Documented,
-    /// The documents leave open whether the row or a documented one holds.
+    /// The documents leave open whether this row or a documented one is right.
     Open,
-    /// No document lists it, but what they say elsewhere brings it about.
+    /// No document lists it, but it follows from what the documents say elsewhere.
     Tolerated,
 }
 
-/// A walk that is in order.
+/// A sequence of layers that is in order.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
-    /// In the page's words, or why it is let pass.
+    /// The page's name for it, or why it is tolerated.
     pub name: &'static str,
-    /// By what right it is here.
-    pub standing: Standing,
-    /// What walks so.
+    /// Why the row is in the table.
+    pub standing: Basis,
+    /// What passes these layers.
     pub kinds: Kinds,
     /// The layers, in order.
-    pub places: &'static [Place],
+    pub layers: &'static [LayerIndex],
 }
 
-pub(super) const BIND_REDIRECT: Place = Place::named("ALE_BIND_REDIRECT");
-pub(super) const ASSIGNMENT: Place = Place::named("ALE_RESOURCE_ASSIGNMENT");
-pub(super) const LISTEN: Place = Place::named("ALE_AUTH_LISTEN");
-pub(super) const CONNECT_REDIRECT: Place = Place::named("ALE_CONNECT_REDIRECT");
-pub(super) const CONNECT: Place = Place::named("ALE_AUTH_CONNECT");
-pub(super) const ACCEPT: Place = Place::named("ALE_AUTH_RECV_ACCEPT");
-pub(super) const ESTABLISHED: Place = Place::named("ALE_FLOW_ESTABLISHED");
-pub(super) const CLOSURE: Place = Place::named("ALE_ENDPOINT_CLOSURE");
-pub(super) const RELEASE: Place = Place::named("ALE_RESOURCE_RELEASE");
-pub(super) const OUT: Place = Place::named("OUTBOUND_TRANSPORT");
-pub(super) const OUT_IP: Place = Place::named("OUTBOUND_IPPACKET");
-pub(super) const IN: Place = Place::named("INBOUND_TRANSPORT");
-pub(super) const IN_IP: Place = Place::named("INBOUND_IPPACKET");
-pub(super) const STREAM: Place = Place::named("STREAM");
-pub(super) const DATAGRAM: Place = Place::named("DATAGRAM_DATA");
-pub(super) const ERROR: Place = Place::named("OUTBOUND_ICMP_ERROR");
-pub(super) const ACCEPT_DISCARD: Place = ACCEPT.discard();
-pub(super) const CONNECT_DISCARD: Place = CONNECT.discard();
-const IN_DISCARD: Place = IN.discard();
-const IN_IP_DISCARD: Place = IN_IP.discard();
+pub(super) const BIND_REDIRECT: LayerIndex = LayerIndex::named("ALE_BIND_REDIRECT");
+pub(super) const ASSIGNMENT: LayerIndex = LayerIndex::named("ALE_RESOURCE_ASSIGNMENT");
+pub(super) const LISTEN: LayerIndex = LayerIndex::named("ALE_AUTH_LISTEN");
+pub(super) const CONNECT_REDIRECT: LayerIndex = LayerIndex::named("ALE_CONNECT_REDIRECT");
+pub(super) const CONNECT: LayerIndex = LayerIndex::named("ALE_AUTH_CONNECT");
+pub(super) const ACCEPT: LayerIndex = LayerIndex::named("ALE_AUTH_RECV_ACCEPT");
+pub(super) const ESTABLISHED: LayerIndex = LayerIndex::named("ALE_FLOW_ESTABLISHED");
+pub(super) const CLOSURE: LayerIndex = LayerIndex::named("ALE_ENDPOINT_CLOSURE");
+pub(super) const RELEASE: LayerIndex = LayerIndex::named("ALE_RESOURCE_RELEASE");
+pub(super) const OUT: LayerIndex = LayerIndex::named("OUTBOUND_TRANSPORT");
+pub(super) const OUT_IP: LayerIndex = LayerIndex::named("OUTBOUND_IPPACKET");
+pub(super) const IN: LayerIndex = LayerIndex::named("INBOUND_TRANSPORT");
+pub(super) const IN_IP: LayerIndex = LayerIndex::named("INBOUND_IPPACKET");
+pub(super) const STREAM: LayerIndex = LayerIndex::named("STREAM");
+pub(super) const DATAGRAM: LayerIndex = LayerIndex::named("DATAGRAM_DATA");
+pub(super) const ERROR: LayerIndex = LayerIndex::named("OUTBOUND_ICMP_ERROR");
+pub(super) const ACCEPT_DISCARD: LayerIndex = ACCEPT.discard();
+pub(super) const CONNECT_DISCARD: LayerIndex = CONNECT.discard();
+const IN_DISCARD: LayerIndex = IN.discard();
+const IN_IP_DISCARD: LayerIndex = IN_IP.discard();
 
-const fn documented(name: &'static str, kinds: Kinds, places: &'static [Place]) -> Row {
-    Row { name, standing: Standing::Documented, kinds, places }
+const fn documented(name: &'static str, kinds: Kinds, layers: &'static [LayerIndex]) -> Row {
+    Row { name, standing: Basis::Documented, kinds, layers }
 }
 
-const fn open(name: &'static str, kinds: Kinds, places: &'static [Place]) -> Row {
-    Row { name, standing: Standing::Open, kinds, places }
+const fn open(name: &'static str, kinds: Kinds, layers: &'static [LayerIndex]) -> Row {
+    Row { name, standing: Basis::Open, kinds, layers }
 }
 
-const fn tolerated(name: &'static str, kinds: Kinds, places: &'static [Place]) -> Row {
-    Row { name, standing: Standing::Tolerated, kinds, places }
+const fn tolerated(name: &'static str, kinds: Kinds, layers: &'static [LayerIndex]) -> Row {
+    Row { name, standing: Basis::Tolerated, kinds, layers }
 }
 
-/// Every walk in order. Beside these, any layer may be followed by its own
-/// twin: there the walk ends.
+/// All rows. In addition, any layer may be followed by its own discard layer, where
+/// the walk ends.
 pub static ROWS: [Row; COUNT] = rows();
 const COUNT: usize = 42;
 
-/// Their places alone: the driver has no use for the names.
-pub(super) static WAYS: [&[Place]; COUNT] = {
-    let (rows, mut ways, mut at) = (rows(), [[].as_slice(); COUNT], 0);
+/// The layers of each row. The driver does not need the names.
+pub(super) static ROW_LAYERS: [&[LayerIndex]; COUNT] = {
+    let (rows, mut row_layers, mut at) = (rows(), [[].as_slice(); COUNT], 0);
     while at < rows.len() {
-        ways[at] = rows[at].places;
+        row_layers[at] = rows[at].layers;
         at += 1;
     }
-    ways
+    row_layers
 };
 
-/// A constant too, for the sets to be made of it when the driver is built.
+/// A function, so that the sets can be computed from it at compile time, too.
 pub(super) const fn rows() -> [Row; COUNT] {
     use Kinds as K;
     const SEGMENT_OUT: K = K::TCP;
-    // A client's flow is established by the SYN-ACK or, where both sides asked
-    // at once, as a server's is.
+    // A client's flow is established by the SYN-ACK. If both sides connect at once,
+    // it is established like a server's.
     const SERVERS: K = K::BARE.or(K::COMPLETING);
     const CLIENTS: K = SERVERS.or(K::SYN_ACK);
     [
@@ -224,53 +223,69 @@ pub(super) const fn rows() -> [Row; COUNT] {
         documented("port freed", K::CALL, &[RELEASE]),
         documented("later receive", K::DATAGRAM, &[IN_IP, IN, DATAGRAM]),
         documented("later send", K::DATAGRAM, &[DATAGRAM, OUT, OUT_IP]),
-        // The pages' rows do not list INBOUND_TRANSPORT before its twin.
+        // The pages' rows do not list INBOUND_TRANSPORT before its discard layer.
         open("no endpoint, by way of the layer", K::TCP.or(K::DATAGRAM), &[IN_IP, IN, IN_DISCARD]),
         open("another segment without connection", K::TCP, &[IN_IP, IN_DISCARD]),
-        // Field reports put UDP there, against the page.
+        // Field reports name these layers for UDP, contrary to the page.
         open("no endpoint, at transport", K::DATAGRAM, &[IN_IP, IN_DISCARD, IN_IP_DISCARD]),
-        // A flow's later segments: acknowledgements, FIN, RST, keep-alives,
-        // retransmissions; STREAM where they bring bytes or an end.
+        // The later segments of a flow: acknowledgements, FIN, RST, keep-alives,
+        // retransmissions. STREAM follows if they bring bytes or an end.
         tolerated("nothing for the stream", K::TCP, &[IN_IP, IN]),
         tolerated("an end for the stream", K::FIN.or(K::RST), &[IN_IP, IN, STREAM]),
-        // The page's ACK was lost, or went out with data or a FIN. Data out of
-        // order bring nothing for the stream yet.
+        // The page's ACK was lost, or was sent with data or a FIN. Data out of order
+        // bring nothing to the stream yet.
         tolerated("data or a FIN completes the handshake", K::COMPLETING, &[IN_IP, IN, ESTABLISHED]),
         tolerated(
-            "the same, with something for the stream",
+            "data or a FIN completes the handshake, with data for the stream",
             K::COMPLETING,
             &[IN_IP, IN, ESTABLISHED, STREAM],
         ),
-        // A reauthorization is at the layer of the first authorization, by the
-        // first packet of either direction ("ALE Reauthorization"): by an old
-        // duplicate, too, for TCP has not looked at it yet.
+        // A reauthorization is indicated at the layer of the first authorization, by
+        // the first packet in either direction ("ALE Reauthorization"). It may be an
+        // old duplicate, because TCP has not checked it yet.
         tolerated("reauthorization without data", K::TCP, &[IN_IP, IN, ACCEPT]),
         tolerated("reauthorization by the end of a stream", K::FIN.or(K::RST), &[IN_IP, IN, ACCEPT, STREAM]),
         tolerated("reauthorization at connect", K::TCP, &[IN_IP, IN, CONNECT]),
-        tolerated("the same, with something for the stream", K::FOR_STREAM, &[IN_IP, IN, CONNECT, STREAM]),
-        tolerated("the same, by a datagram", K::DATAGRAM, &[IN_IP, IN, CONNECT, DATAGRAM]),
-        // The filters changed while the handshake was under way.
+        tolerated(
+            "reauthorization at connect, with data for the stream",
+            K::FOR_STREAM,
+            &[IN_IP, IN, CONNECT, STREAM],
+        ),
+        tolerated("reauthorization at connect, by a datagram", K::DATAGRAM, &[IN_IP, IN, CONNECT, DATAGRAM]),
+        // The filters changed during the handshake.
         tolerated("reauthorization of a half-open flow", SERVERS, &[IN_IP, IN, ACCEPT, ESTABLISHED]),
         tolerated(
-            "the same, with something for the stream",
+            "reauthorization of a half-open flow, with data for the stream",
             K::COMPLETING,
             &[IN_IP, IN, ACCEPT, ESTABLISHED, STREAM],
         ),
-        tolerated("the same, at connect", CLIENTS, &[IN_IP, IN, CONNECT, ESTABLISHED]),
         tolerated(
-            "the same, with something for the stream",
+            "reauthorization of a half-open flow, at connect",
+            CLIENTS,
+            &[IN_IP, IN, CONNECT, ESTABLISHED],
+        ),
+        tolerated(
+            "reauthorization of a half-open flow, at connect, with data for the stream",
             K::COMPLETING,
             &[IN_IP, IN, CONNECT, ESTABLISHED, STREAM],
         ),
         tolerated("reauthorization by what is sent", SEGMENT_OUT, &[ACCEPT, OUT, OUT_IP]),
-        tolerated("the same, at connect", SEGMENT_OUT, &[CONNECT, OUT, OUT_IP]),
-        tolerated("the same, by a datagram", K::DATAGRAM, &[ACCEPT, DATAGRAM, OUT, OUT_IP]),
-        tolerated("the same, at connect", K::DATAGRAM, &[CONNECT, DATAGRAM, OUT, OUT_IP]),
+        tolerated("reauthorization by what is sent, at connect", SEGMENT_OUT, &[CONNECT, OUT, OUT_IP]),
+        tolerated(
+            "reauthorization by a datagram that is sent",
+            K::DATAGRAM,
+            &[ACCEPT, DATAGRAM, OUT, OUT_IP],
+        ),
+        tolerated(
+            "reauthorization by a datagram that is sent, at connect",
+            K::DATAGRAM,
+            &[CONNECT, DATAGRAM, OUT, OUT_IP],
+        ),
     ]
 }
 
-/// Layers at which a packet's walk may pass unseen: ALE_CONNECT_REDIRECT shows no
-/// packet, and ALE_AUTH_CONNECT perhaps none ("Data Offset Positions").
-pub(super) const fn may_show_no_packet(place: Place) -> bool {
-    place.number() == CONNECT_REDIRECT.number() || place.number() == CONNECT.number()
+/// Whether an indication at the layer may show no packet: at ALE_CONNECT_REDIRECT it
+/// never does, and at ALE_AUTH_CONNECT not for TCP ("Data Offset Positions").
+pub(super) const fn may_show_no_packet(layer: LayerIndex) -> bool {
+    layer.number() == CONNECT_REDIRECT.number() || layer.number() == CONNECT.number()
 }

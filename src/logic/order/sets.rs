@@ -1,141 +1,155 @@
-//! What the rows say, as sets of rows, so that a walk follows all of them at
-//! once.
+//! The rows as sets, so that a walk follows all of them at once.
 
-use super::place::{PLACES, Place};
+use super::layer::{LAYER_COUNT, LayerIndex};
 use super::rows::{Kinds, may_show_no_packet, rows};
 
-/// A set of rows, a bit for each.
+/// A set of rows, one bit for each.
 pub(super) type Rows = u64;
 
-/// Where walks in order come: places that are on some row, numbered.
-const STOPS: usize = stops();
-/// With what is none behind them.
-const ALL: usize = STOPS + 1;
+/// The number of layers that are on some row.
+const ROW_LAYER_COUNT: usize = row_layers();
+/// One more, for layers that are on no row.
+const ALL: usize = ROW_LAYER_COUNT + 1;
 
-/// A walk that has come to an end at a twin; behind all rows.
+/// A walk that has ended at a discard layer. The bit is above those of all rows.
 pub(super) const DISCARDED: Rows = 1 << (Rows::BITS - 1);
 
-/// Above the rows in a word, and below [`DISCARDED`], a byte for a stop.
-const STOP_SHIFT: u32 = 48;
-const _: () = assert!(rows().len() <= STOP_SHIFT as usize && ALL <= 1 << 7);
+/// Above the rows in a word, and below [`DISCARDED`]: one byte for a [`RowLayer`].
+const ROW_LAYER_SHIFT: u32 = 48;
+const _: () = assert!(rows().len() <= ROW_LAYER_SHIFT as usize && ALL <= 1 << 7);
 
-/// A place as the rows know it: the number of a stop, or of what is none.
+/// A layer's number among the layers on rows, or the number that means no row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stop(u8);
+pub struct RowLayer(u8);
 
-/// What the rows say of a stop, in one cache line.
+/// A layer, and its number among the layers on rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OrderLayer {
+    /// The layer.
+    pub index: LayerIndex,
+    pub(super) row_layer: RowLayer,
+}
+
+impl OrderLayer {
+    /// Looks up the number of a layer.
+    #[inline(always)]
+    pub const fn of(index: LayerIndex) -> Self {
+        Self { index, row_layer: RowLayer::at(index) }
+    }
+}
+
+/// The rows at a layer, in one cache line.
 #[repr(align(32))]
 #[derive(Clone, Copy)]
-struct Passing {
-    /// Rows that come here. Each does once: so place and rows together say
-    /// where in the rows a walk is.
+struct LayerRows {
+    /// Rows that contain the layer. Each contains it once, so layer and rows
+    /// together are the position of a walk.
     here: Rows,
-    /// Those that begin here.
+    /// Rows that begin here.
     first: Rows,
-    /// Those that begin here for whoever sees packets alone.
+    /// Rows in which this may be the first layer that shows the packet.
     first_shown: Rows,
-    /// Those that end here.
+    /// Rows that end here.
     last: Rows,
 }
 
-/// What the rows say of all stops.
-struct Stops {
-    /// Of each.
-    passing: [Passing; MOST],
-    /// Rows that come to each stop, from each.
+/// The rows at all layers.
+struct RowTables {
+    /// By layer.
+    at_layer: [LayerRows; MAX],
+    /// Rows that come to a layer, by the layer before it.
     from: [[Rows; ALL]; ALL],
 }
 
-static STOP: [Passing; MOST] = all().passing;
-static FROM: [[Rows; ALL]; ALL] = all().from;
-/// Room for all stops, so that none is too high.
-const MOST: usize = 32;
-const _: () = assert!(ALL <= MOST && MOST.is_power_of_two());
+static ROWS_AT: [LayerRows; MAX] = all().at_layer;
+static ROWS_FROM: [[Rows; ALL]; ALL] = all().from;
+/// Room for all layers on rows, so that no index is out of bounds.
+const MAX: usize = 32;
+const _: () = assert!(ALL <= MAX && MAX.is_power_of_two());
 
-/// Room for all places, so that none is too high.
+/// Room for all layers, so that no index is out of bounds.
 const ROOM: usize = 64;
-const _: () = assert!(PLACES <= ROOM && ROOM.is_power_of_two());
-/// By place, its stop's number.
+const _: () = assert!(LAYER_COUNT <= ROOM && ROOM.is_power_of_two());
+/// By layer: its number among the layers on rows.
 static NUMBERS: [u8; ROOM] = numbers();
 
-/// The rows that something walks, by the lower half of its kinds' bits, and by
-/// the upper.
+/// The rows that a packet or call may follow, by the lower half of its kinds' bits
+/// and by the upper half.
 static OF_KINDS: [[Rows; 16]; 2] = of_kinds();
 
-impl Passing {
-    /// What no row comes to.
+impl LayerRows {
+    /// No row contains the layer.
     const NONE: Self = Self { here: 0, first: 0, first_shown: 0, last: 0 };
 }
 
-impl Stop {
-    /// At a place.
+impl RowLayer {
+    /// The number of a layer.
     #[inline(always)]
-    pub const fn at(place: Place) -> Self {
-        Self(NUMBERS[place.number() % ROOM])
+    pub const fn at(layer: LayerIndex) -> Self {
+        Self(NUMBERS[layer.number() % ROOM])
     }
 
-    /// Whether it is this place's, and no other's.
+    /// Whether it is the number of this layer.
     #[inline(always)]
-    pub(super) fn is(self, place: Place) -> bool {
-        self.0 != STOPS as u8 && self == Self::at(place)
+    pub(super) fn is(self, layer: LayerIndex) -> bool {
+        self.0 != ROW_LAYER_COUNT as u8 && self == Self::at(layer)
     }
 
-    /// In a word above the rows.
+    /// The number in a word, above the rows.
     #[inline(always)]
     pub(super) const fn above_rows(self) -> Rows {
-        (self.0 as Rows) << STOP_SHIFT
+        (self.0 as Rows) << ROW_LAYER_SHIFT
     }
 
-    /// The one that stands above a word's rows.
+    /// The number in a word.
     #[inline(always)]
     pub(super) const fn of_word(word: Rows) -> Self {
-        Self((word >> STOP_SHIFT) as u8)
+        Self((word >> ROW_LAYER_SHIFT) as u8)
     }
 
     #[inline(always)]
-    fn passing(self) -> &'static Passing {
-        STOP.get(usize::from(self.0) % MOST).unwrap_or(&Passing::NONE)
+    fn at_layer(self) -> &'static LayerRows {
+        ROWS_AT.get(usize::from(self.0) % MAX).unwrap_or(&LayerRows::NONE)
     }
 
-    /// Rows that come here.
+    /// Rows that contain the layer.
     #[inline(always)]
     pub(super) fn here(self) -> Rows {
-        self.passing().here
+        self.at_layer().here
     }
 
-    /// Those that begin here.
+    /// Rows that begin here.
     #[inline(always)]
     pub(super) fn first(self) -> Rows {
-        self.passing().first
+        self.at_layer().first
     }
 
-    /// Those that begin here for whoever sees packets alone: the first layers may
-    /// show none.
+    /// Rows in which this may be the first layer that shows the packet.
     #[inline(always)]
     pub(super) fn first_shown(self) -> Rows {
-        self.passing().first_shown
+        self.at_layer().first_shown
     }
 
-    /// Those that end here.
+    /// Rows that end here.
     #[inline(always)]
     pub(super) fn last(self) -> Rows {
-        self.passing().last
+        self.at_layer().last
     }
 
-    /// Rows that come here from another stop.
+    /// Rows that come here from another layer.
     #[inline(always)]
     pub(super) fn from(self, other: Self) -> Rows {
         let at = usize::from(self.0) * ALL + usize::from(other.0);
-        FROM.as_flattened().get(at).copied().unwrap_or(0)
+        ROWS_FROM.as_flattened().get(at).copied().unwrap_or(0)
     }
 }
 
-/// Whether any row comes to a place.
-pub(super) const fn is_stop(place: Place) -> bool {
-    numbers()[place.number()] as usize != STOPS
+/// Whether any row contains a layer. A discard layer belongs to its layer.
+pub(super) const fn is_on_row(layer: LayerIndex) -> bool {
+    numbers()[layer.without_discard().number()] as usize != ROW_LAYER_COUNT
 }
 
-/// The rows that one of these may walk.
+/// The rows that one of these kinds may follow.
 #[inline(always)]
 pub(super) fn of(kinds: Kinds) -> Rows {
     let [lower, upper] = &OF_KINDS;
@@ -144,12 +158,12 @@ pub(super) fn of(kinds: Kinds) -> Rows {
     half(lower, bits) | half(upper, bits / 16)
 }
 
-const fn stops() -> usize {
+const fn row_layers() -> usize {
     let (rows, mut seen, mut row) = (rows(), 0_u64, 0);
     while row < rows.len() {
         let mut at = 0;
-        while at < rows[row].places.len() {
-            seen |= 1 << rows[row].places[at].number();
+        while at < rows[row].layers.len() {
+            seen |= 1 << rows[row].layers[at].number();
             at += 1;
         }
         row += 1;
@@ -158,14 +172,14 @@ const fn stops() -> usize {
 }
 
 const fn numbers() -> [u8; ROOM] {
-    let (rows, mut numbers, mut count) = (rows(), [STOPS as u8; ROOM], 0);
+    let (rows, mut numbers, mut count) = (rows(), [ROW_LAYER_COUNT as u8; ROOM], 0);
     let mut row = 0;
     while row < rows.len() {
         let mut at = 0;
-        while at < rows[row].places.len() {
-            let place = rows[row].places[at].number();
-            if numbers[place] as usize == STOPS {
-                numbers[place] = count;
+        while at < rows[row].layers.len() {
+            let layer = rows[row].layers[at].number();
+            if numbers[layer] as usize == ROW_LAYER_COUNT {
+                numbers[layer] = count;
                 count += 1;
             }
             at += 1;
@@ -175,36 +189,36 @@ const fn numbers() -> [u8; ROOM] {
     numbers
 }
 
-const fn all() -> Stops {
+const fn all() -> RowTables {
     let (rows, numbers) = (rows(), numbers());
-    let mut stops = Stops { passing: [Passing::NONE; MOST], from: [[0; ALL]; ALL] };
+    let mut row_layers = RowTables { at_layer: [LayerRows::NONE; MAX], from: [[0; ALL]; ALL] };
     let mut row = 0;
     while row < rows.len() {
         let bit = 1 << row;
         let (mut at, mut before, mut is_shown) = (0, None, false);
-        while at < rows[row].places.len() {
-            let place = rows[row].places[at];
-            let number = numbers[place.number()] as usize;
-            let stop = &mut stops.passing[number];
-            assert!(stop.here & bit == 0, "a row comes to a place once");
-            stop.here |= bit;
+        while at < rows[row].layers.len() {
+            let layer = rows[row].layers[at];
+            let number = numbers[layer.number()] as usize;
+            let at_layer = &mut row_layers.at_layer[number];
+            assert!(at_layer.here & bit == 0, "a row comes to a layer once");
+            at_layer.here |= bit;
             match before {
-                None => stop.first |= bit,
-                Some(before) => stops.from[number][before] |= bit,
+                None => at_layer.first |= bit,
+                Some(before) => row_layers.from[number][before] |= bit,
             }
             if !is_shown {
-                stop.first_shown |= bit;
-                is_shown = !may_show_no_packet(place);
+                at_layer.first_shown |= bit;
+                is_shown = !may_show_no_packet(layer);
             }
             before = Some(number);
             at += 1;
         }
         if let Some(last) = before {
-            stops.passing[last].last |= bit;
+            row_layers.at_layer[last].last |= bit;
         }
         row += 1;
     }
-    stops
+    row_layers
 }
 
 const fn of_kinds() -> [[Rows; 16]; 2] {

@@ -1,79 +1,78 @@
-//! One thing's walk: which rows it may still be on.
+//! The walk of one packet or one call: the rows that it may be on.
 
-use super::place::{Place, Spot};
-use super::rows::{IN_IP, Kinds, OUT_IP, WAYS};
-use super::sets::{DISCARDED, Rows, Stop, of};
+use super::layer::LayerIndex;
+use super::rows::{IN_IP, Kinds, OUT_IP, ROW_LAYERS};
+use super::sets::{DISCARDED, OrderLayer, RowLayer, Rows, of};
 
-/// The first point where a walk leaves the documents.
+/// The point where a walk leaves the documented order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deviation {
-    /// The place that was due, `None` where nothing was.
-    pub expected: Option<Place>,
-    /// What came instead, `None` where nothing did.
-    pub seen: Option<Place>,
+    /// The layer that was expected; `None` if none was.
+    pub expected: Option<LayerIndex>,
+    /// The layer that came instead; `None` if none did.
+    pub seen: Option<LayerIndex>,
 }
 
-/// Whether a walk may be met in its middle.
+/// Where the first step of a walk may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Whoever watches sees everything: a walk begins where a row begins.
-    Whole,
-    /// The beginning may have passed unseen: on another processor, or before
-    /// there was a watcher.
-    Anywhere,
+    /// At the first layer of a row, for a caller that sees everything.
+    AtFirstLayer,
+    /// At any layer: the beginning may have been on another processor, or before the
+    /// check was switched on.
+    AtAnyLayer,
 }
 
-/// Where in the rows a packet or a call may be.
+/// The position of a packet or a call in the rows.
 ///
-/// All rows are followed at once: those that have come to the place seen last as
-/// the walk did. A step keeps the rows that go on where the next thing is seen.
-/// So it costs the same whatever came before.
+/// It follows all rows that match the layers passed so far. A step keeps the rows that
+/// continue with the next layer. So every step costs the same.
 ///
-/// One word: the rows and, between the last of them and [`DISCARDED`], the stop
-/// seen last. No row is nothing at all.
+/// The position is one word: the rows, and between the last row and [`DISCARDED`]
+/// the last layer. 0 means that nothing has been passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk(Rows);
 
 impl Walk {
-    /// Nothing seen yet.
+    /// Nothing has been passed.
     pub const NEW: Self = Self(0);
 
     #[inline(always)]
-    fn on(rows: Rows, at: Stop) -> Self {
+    fn on(rows: Rows, at: RowLayer) -> Self {
         Self(rows | at.above_rows())
     }
 
     #[inline(always)]
-    fn at(self) -> Stop {
-        Stop::of_word(self.0)
+    fn at(self) -> RowLayer {
+        RowLayer::of_word(self.0)
     }
 
-    /// Takes in the next place.
+    /// Takes in the next layer.
     ///
-    /// After a deviation the walk goes on from the place that was seen, so
-    /// that one fault is one report.
+    /// After a deviation the walk continues from the layer that was seen, so that
+    /// one fault is reported once.
     #[inline(always)]
-    pub fn step(&mut self, seen: Place, kinds: Kinds, start: Start) -> Result<(), Deviation> {
-        self.step_to(Spot::of(seen), kinds, start)
+    pub fn step(&mut self, seen: LayerIndex, kinds: Kinds, start: Start) -> Result<(), Deviation> {
+        self.step_to(OrderLayer::of(seen), kinds, start)
     }
 
-    /// The same where the rows' name for the place is known.
+    /// [`step`](Self::step), with the layer's number among those on rows.
     #[inline(always)]
-    pub(super) fn step_to(&mut self, spot: Spot, kinds: Kinds, start: Start) -> Result<(), Deviation> {
-        let Spot { place: seen, stop: here } = spot;
+    pub(super) fn step_to(&mut self, layer: OrderLayer, kinds: Kinds, start: Start) -> Result<(), Deviation> {
+        let OrderLayer { index: seen, row_layer: here } = layer;
         let due = match (self.0, start) {
-            (0, Start::Whole) => here.first(),
-            (0, Start::Anywhere) => here.here(),
+            (0, Start::AtFirstLayer) => here.first(),
+            (0, Start::AtAnyLayer) => here.here(),
             _ => {
-                // Of no stop: its bits are no rows.
+                // If the layer is on no row, this is 0.
                 let onward = self.0 & here.from(self.at());
-                if seen.is_discard() && self.at().is(seen.taken()) {
-                    // A filter's drop; a row may go on behind it, too.
+                if seen.is_discard() && self.at().is(seen.without_discard()) {
+                    // A filter dropped it. A row may also continue behind it.
                     *self = Self::on(onward & of(kinds) | DISCARDED, here);
                     return Ok(());
                 }
-                // Mostly nothing begins here.
-                if here.first_shown() != 0 { onward | self.again(seen, kinds) } else { onward }
+                // Few rows begin at a later layer.
+                if here.first_shown() != 0 { onward | self.rows_of_next_walk(seen, kinds) } else { onward }
             }
         };
         let next = due & of(kinds);
@@ -86,48 +85,48 @@ impl Walk {
         Ok(())
     }
 
-    /// The rows on which another walk may begin here behind this one, which is
-    /// over: any call behind a call; another packet with the same mark goes the
-    /// same way as the first. The layers that show no packet have passed unseen.
-    fn again(self, seen: Place, kinds: Kinds) -> Rows {
+    /// The rows on which the next walk with this mark may begin here, if this one
+    /// can be over. Any call may follow a call. Another packet with the same mark
+    /// has the same direction, and its walk begins at the first layer that shows it.
+    fn rows_of_next_walk(self, seen: LayerIndex, kinds: Kinds) -> Rows {
         if !self.may_end() {
             return 0;
         }
-        let here = Stop::at(seen);
-        match kinds.within(Kinds::CALL) {
-            true => here.first(),
-            false if self.0 & DISCARDED != 0 || (self.at() == Stop::at(OUT_IP)) != (seen == IN_IP) => {
-                here.first_shown()
-            }
-            false => 0,
+        let here = RowLayer::at(seen);
+        if kinds.within(Kinds::CALL) {
+            return here.first();
         }
+        let begins = self.0 & DISCARDED != 0 || (self.at() == RowLayer::at(OUT_IP)) != (seen == IN_IP);
+        if begins { here.first_shown() } else { 0 }
     }
 
-    /// Goes on from a place that was not due.
+    /// Continues from a layer that was not expected.
     #[cold]
     #[inline(never)]
-    fn deviate(self, seen: Place, kinds: Kinds) -> (Self, Deviation) {
-        let here = Stop::at(seen);
+    fn deviate(self, seen: LayerIndex, kinds: Kinds) -> (Self, Deviation) {
+        let here = RowLayer::at(seen);
         let expected = match self.0 {
-            0 => WAYS.get((here.here() & of(kinds)).trailing_zeros() as usize).and_then(|way| way.first()),
+            0 => ROW_LAYERS
+                .get((here.here() & of(kinds)).trailing_zeros() as usize)
+                .and_then(|layers| layers.first()),
             _ => self.due(of(kinds)),
         };
         let walk = if here.here() == 0 { Self::NEW } else { Self::on(here.here(), here) };
         (walk, Deviation { expected: expected.copied(), seen: Some(seen) })
     }
 
-    /// What is due next: on the documented row, if that is among these.
-    fn due(self, among: Rows) -> Option<&'static Place> {
-        let ways = WAYS.iter().enumerate().filter(|(row, _)| self.0 & among & 1 << row != 0);
-        let next = |way: &'static [Place]| {
-            let mut behind = way.iter().skip_while(|place| Stop::at(**place) != self.at());
+    /// The layer that is expected next, on a documented row if one is in the set.
+    fn due(self, among: Rows) -> Option<&'static LayerIndex> {
+        let rows = ROW_LAYERS.iter().enumerate().filter(|(row, _)| self.0 & among & 1 << row != 0);
+        let next = |layers: &'static [LayerIndex]| {
+            let mut behind = layers.iter().skip_while(|layer| RowLayer::at(**layer) != self.at());
             behind.nth(1)
         };
-        ways.filter_map(|(_, way)| next(way)).next()
+        rows.filter_map(|(_, layers)| next(layers)).next()
     }
 
-    /// Whether the walk may be over: for whoever knows that nothing follows. A
-    /// packet can be lost between any two layers, and wait there.
+    /// Whether the walk may be over; for a caller that knows that nothing follows. A
+    /// packet can be lost or wait between any two layers.
     pub fn end(&self) -> Result<(), Deviation> {
         if self.0 == 0 || self.may_end() {
             return Ok(());

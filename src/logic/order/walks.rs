@@ -1,55 +1,56 @@
-//! The packets on their way on one processor, or the calls of endpoints.
+//! The walks of the packets and calls that are under way on one processor.
 
 use core::cell::Cell;
 use core::num::NonZeroU64;
 
-use super::place::{Place, Spot};
+use super::layer::LayerIndex;
 use super::rows::Kinds;
+use super::sets::OrderLayer;
 use super::walk::{Deviation, Start, Walk};
 
-/// The latest `N` walks, 16 at the most, each known by a mark.
+/// The latest `N` walks, at most 16, each with its mark.
 ///
-/// A packet's mark has to be the same at every layer and differ between packets
-/// that are on their way together: made of addresses, ports and sequence number
-/// (at the IP packet layers read from the header, which lies where the data
-/// start inbound and behind the IP header outbound: "Data Offset Positions"). A
-/// NET_BUFFER_LIST's address alone does not do, for it is used again. 0 stands
-/// for no mark.
+/// A packet's mark must be the same at every layer, and differ from those of other
+/// packets under way. So it is made of addresses, ports and sequence number. At the
+/// IP packet layers they are read from the header, which lies where "Data Offset
+/// Positions" says. The address of the NET_BUFFER_LIST is not enough, because it is
+/// used again. 0 means no mark.
 ///
-/// One of these is for one processor and one writer at a time. A packet that
-/// changes its processor, or that gave way to `N` later ones, is met in its
-/// middle: so [`Start::Anywhere`], unless it is known that none does.
+/// Each value is for one processor and one writer at a time. A packet that changes
+/// its processor, or that was evicted by `N` later ones, is next seen in the middle
+/// of its walk. So the start is [`Start::AtAnyLayer`], unless the caller knows
+/// better.
 ///
-/// What every step uses lies together before the walks, so that it is in one
-/// cache line; a walk is in one other.
+/// What every step uses is in one cache line, before the walks; a walk is in one
+/// other.
 #[repr(C)]
 #[derive(Debug)]
 pub struct Walks<const N: usize> {
-    /// A byte of each mark: a new packet's is compared with all of them.
-    tags: Cell<[u8; MOST]>,
-    /// The mark of the walk that took the last step, and the walk: a packet
-    /// mostly passes its layers without another between them.
+    /// One byte of each mark; the mark of a new packet is compared with all of them.
+    tags: Cell<[u8; MAX]>,
+    /// The mark of the latest walk, and the walk. Usually a packet passes its layers
+    /// without another packet in between.
     latest: Cell<u64>,
     walk: Cell<Walk>,
-    /// Where it belongs among all of them.
+    /// The index of the latest walk.
     place: Cell<usize>,
     oldest: Cell<usize>,
     walks: [Cell<Kept>; N],
 }
 
-/// As many as are compared at once.
-const MOST: usize = 16;
+/// The number of marks that are compared at once.
+const MAX: usize = 16;
 
-/// A walk that is not the latest, by its mark.
+/// A walk that is not the latest, with its mark.
 #[repr(C, align(16))]
 #[derive(Clone, Copy, Debug)]
 struct Kept(u64, Walk);
 
 impl<const N: usize> Default for Walks<N> {
     fn default() -> Self {
-        const { assert!(N <= MOST) };
+        const { assert!(N <= MAX) };
         Self {
-            tags: Cell::new([0; MOST]),
+            tags: Cell::new([0; MAX]),
             latest: Cell::new(0),
             walk: Cell::new(Walk::NEW),
             place: Cell::new(0),
@@ -60,20 +61,20 @@ impl<const N: usize> Default for Walks<N> {
 }
 
 impl<const N: usize> Walks<N> {
-    /// Takes in a step of what has this mark. Looks at `N` walks at the most.
+    /// Takes in a step of the packet or call with this mark.
     #[inline(always)]
-    pub fn step(&self, mark: u64, seen: Place, kinds: Kinds, start: Start) -> Result<(), Deviation> {
-        self.step_to(mark, Spot::of(seen), kinds, start)
+    pub fn step(&self, mark: u64, seen: LayerIndex, kinds: Kinds, start: Start) -> Result<(), Deviation> {
+        self.step_to(mark, OrderLayer::of(seen), kinds, start)
     }
 
-    /// The same of what a classify shows.
+    /// Takes in a step of an indication, which may be at any layer of its walk.
     #[inline(always)]
-    pub fn step_of(&self, mark: NonZeroU64, seen: Spot, kinds: Kinds) -> Option<Deviation> {
-        self.step_to(mark.get(), seen, kinds, Start::Anywhere).err()
+    pub fn step_of(&self, mark: NonZeroU64, seen: OrderLayer, kinds: Kinds) -> Option<Deviation> {
+        self.step_to(mark.get(), seen, kinds, Start::AtAnyLayer).err()
     }
 
     #[inline(always)]
-    fn step_to(&self, mark: u64, seen: Spot, kinds: Kinds, start: Start) -> Result<(), Deviation> {
+    fn step_to(&self, mark: u64, seen: OrderLayer, kinds: Kinds, start: Start) -> Result<(), Deviation> {
         if mark != self.latest.get() || mark == 0 {
             self.turn_to(mark);
         }
@@ -83,25 +84,24 @@ impl<const N: usize> Walks<N> {
         stepped
     }
 
-    /// Forgets all of them.
+    /// Forgets all walks.
     pub fn clear(&self) {
         for kept in &self.walks {
             kept.set(Kept(0, Walk::NEW));
         }
-        self.tags.set([0; MOST]);
+        self.tags.set([0; MAX]);
         self.latest.set(0);
         self.walk.set(Walk::NEW);
     }
 
-    /// Makes the walk with this mark the latest; the oldest one's place is a
-    /// new one's.
+    /// Makes the walk with this mark the latest. A new walk evicts the oldest one.
     #[inline(never)]
     fn turn_to(&self, mark: u64) {
-        if let Some(kept) = self.walks.get(self.place.get() % MOST) {
+        if let Some(kept) = self.walks.get(self.place.get() % MAX) {
             kept.set(Kept(self.latest.get(), self.walk.get()));
         }
         self.latest.set(mark);
-        // Mostly none: what comes is new.
+        // Usually none is alike, because the packet is new.
         match self.alike(mark) {
             0 => self.begin(mark),
             _ => self.turn_to_one_alike(mark),
@@ -126,39 +126,39 @@ impl<const N: usize> Walks<N> {
         self.begin(mark);
     }
 
-    /// A bit for each place whose mark may be this one: the highest of the
-    /// place's byte.
+    /// One bit for each walk whose mark may be this one: the highest bit of its
+    /// byte.
     #[inline(always)]
     fn alike(&self, mark: u64) -> u128 {
-        zeros(u128::from_le_bytes(self.tags.get()) ^ u128::from_ne_bytes([tag(mark); MOST]))
+        zeros(u128::from_le_bytes(self.tags.get()) ^ u128::from_ne_bytes([tag(mark); MAX]))
     }
 
-    /// Has the latest begin, in the place of the oldest.
+    /// Begins a walk, which evicts the oldest one.
     #[inline(always)]
     fn begin(&self, mark: u64) {
         let place = self.oldest.get();
-        if let Some(of_place) = self.tags.as_array_of_cells().get(place % MOST) {
+        if let Some(of_place) = self.tags.as_array_of_cells().get(place % MAX) {
             of_place.set(tag(mark));
         }
         self.walk.set(Walk::NEW);
         self.place.set(place);
         self.oldest.set(match place + 1 {
-            next if N == MOST => next % MOST,
+            next if N == MAX => next % MAX,
             next if next < N => next,
             _ => 0,
         });
     }
 }
 
-/// A byte of all of a mark: an endpoint's handle may be an address or a small
-/// number.
+/// One byte that depends on all bits of a mark, because an endpoint's handle may be
+/// an address or a small number.
 const fn tag(mark: u64) -> u8 {
     (mark.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }
 
-/// The highest bit of each byte that is 0, and of some above the first of them:
-/// where a borrow comes from below.
+/// The highest bit of each byte that is 0, and of some bytes above the first of
+/// them, because of the borrow.
 const fn zeros(bytes: u128) -> u128 {
-    const LOWEST: u128 = u128::from_ne_bytes([1; MOST]);
+    const LOWEST: u128 = u128::from_ne_bytes([1; MAX]);
     bytes.wrapping_sub(LOWEST) & !bytes & LOWEST << 7
 }

@@ -1,4 +1,4 @@
-//! Every entry that a list takes matches a packet, and no other entry would.
+//! Tests that a list takes exactly the entries that a packet can match.
 
 use std::net::IpAddr;
 
@@ -9,7 +9,8 @@ use super::values::tests::{exemptions, multi_sz};
 use super::{Exemptions, Policy, Reason, VALUES};
 use crate::logic::layers::Decision;
 use crate::logic::protocol::{TCP, UDP};
-use crate::logic::stealth::{Discard, Module, Packet, Rules, TcpFlags, Verdict, decide, inet};
+use crate::logic::stealth::{Discard, Module, Packet, Rules, Verdict, decide, inet};
+use crate::logic::tcp::TcpFlags;
 
 /// A segment to a closed port that nothing exempts.
 const SEGMENT: Packet = Packet {
@@ -42,8 +43,8 @@ fn verdict(packet: &Packet, lists: &Exemptions) -> Verdict {
 fn arrives(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.octets()[0] != 0 && !address.is_multicast() && !address.is_broadcast(),
-        // An IPv4 packet shows an IPv4 address; of the IPv4-compatible ones
-        // only the loopback address is in use.
+        // An IPv4 packet has an IPv4 address. Of the IPv4-compatible addresses only
+        // the loopback address is in use.
         IpAddr::V6(address) => {
             let compatible = address.to_bits() >> 32 == 0 && !address.is_loopback();
             !address.is_multicast() && address.to_ipv4_mapped().is_none() && !compatible
@@ -51,8 +52,8 @@ fn arrives(address: IpAddr) -> bool {
     }
 }
 
-/// An address in a prefix that packets can come from, by the standard library's
-/// reading; `None` where there is none, or the prefix is malformed.
+/// An address in a prefix that packets can come from, as the standard library reads
+/// it. `None` if there is none, or if the prefix is malformed.
 fn somebody(entry: &str) -> Option<IpAddr> {
     let (address, length) = entry.split_once('/').map_or((entry, None), |(a, l)| (a, Some(l)));
     let (address, length): (IpAddr, Option<u32>) =
@@ -75,7 +76,7 @@ fn somebody(entry: &str) -> Option<IpAddr> {
     addresses.into_iter().find(|address| arrives(*address))
 }
 
-/// An address in all the forms that there are, and near the special ones.
+/// An address in any notation, often near the special ones.
 fn prefix() -> impl Strategy<Value = String> {
     let v4 = prop_oneof![
         any::<u32>(),

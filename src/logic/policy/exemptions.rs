@@ -1,21 +1,20 @@
-//! Who is answered although silence is asked for.
+//! The exemptions: packets that are answered in spite of the policy.
 
 use super::ports::PortSet;
 use super::ranges::{Full, Range, RangeSet};
 use crate::logic::address::Address;
 use crate::logic::protocol::{TCP, UDP};
 
-/// Most entries of `ExemptPrefixes`; each takes one range of its family.
+/// The most entries of `ExemptPrefixes`. Each takes one range of its family.
 pub const PREFIXES: usize = 1024;
-/// Most entries of `ExemptInterfaces`.
+/// The most entries of `ExemptInterfaces`.
 pub const INTERFACES: usize = 64;
 
-/// The exemption lists, ready to be looked up on a packet's path: one bit of a
-/// map for the port, a table of places for the address, and a look at each of
-/// the interfaces.
+/// The lists of exemptions, made for fast lookups: a bitmap of ports, an index of
+/// address ranges, and a short list of interfaces.
 ///
-/// About 58 KB of integers only, and empty where all of them are zero: made in
-/// zeroed memory, never on a kernel stack.
+/// About 58 KB. The type contains only integers, and zero means empty, so that it
+/// can be made in zeroed memory, never on a kernel stack.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Exemptions {
@@ -26,7 +25,7 @@ pub struct Exemptions {
     interfaces: Luids,
 }
 
-/// A few numbers without an order.
+/// A short list of interface LUIDs, in no order.
 #[derive(Debug)]
 #[repr(C)]
 struct Luids {
@@ -53,20 +52,20 @@ impl Luids {
     }
 }
 
-/// What a packet is looked up by.
+/// The properties of a packet that exemptions look at.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sender {
-    /// IP protocol.
+    /// The IP protocol.
     pub protocol: Option<u8>,
-    /// The port it was for, where its protocol has ports.
+    /// The destination port, if the protocol has ports.
     pub local_port: Option<u16>,
-    /// Where it came from.
+    /// The source address.
     pub address: Option<Address>,
-    /// LUID of the interface it came through.
+    /// The LUID of the interface that received it.
     pub interface: Option<u64>,
 }
 
-/// Which list a packet is on.
+/// The list that a packet is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exemption {
     /// `ExemptPorts`.
@@ -79,18 +78,18 @@ pub enum Exemption {
 
 /// One entry of `ExemptPorts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ports {
-    /// Of TCP.
+pub struct PortEntry {
+    /// For TCP.
     pub tcp: bool,
-    /// Of UDP.
+    /// For UDP.
     pub udp: bool,
-    /// First port.
+    /// The first port.
     pub first: u16,
-    /// Last port.
+    /// The last port.
     pub last: u16,
 }
 
-/// One entry of `ExemptPrefixes`, as the addresses it stands for.
+/// One entry of `ExemptPrefixes`, as a range of addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prefix {
     /// IPv4 addresses as numbers.
@@ -100,7 +99,7 @@ pub enum Prefix {
 }
 
 impl Exemptions {
-    /// Nothing exempted; for tests, which have memory to spare on their stacks.
+    /// No exemptions; for tests, which have a larger stack.
     #[cfg(test)]
     pub fn empty() -> Self {
         Self {
@@ -135,15 +134,15 @@ impl Exemptions {
         interface.then_some(Exemption::Interface)
     }
 
-    /// Whether nothing is exempted.
+    /// Whether all lists are empty.
     pub fn is_empty(&self) -> bool {
         let ports = self.tcp.is_empty() && self.udp.is_empty();
         let prefixes = self.v4.ranges().is_empty() && self.v6.ranges().is_empty();
         ports && prefixes && self.interfaces.all().is_empty()
     }
 
-    /// How many ports (TCP and UDP counted apart), prefixes and interfaces are
-    /// exempted; ranges that touch are one.
+    /// The number of ports (TCP and UDP counted separately), of prefixes and of
+    /// interfaces. Adjacent and overlapping prefixes are merged and count as one.
     pub fn counts(&self) -> [u32; 3] {
         let prefixes = self.v4.ranges().len().saturating_add(self.v6.ranges().len());
         let ports = self.tcp.count().saturating_add(self.udp.count());
@@ -151,7 +150,7 @@ impl Exemptions {
     }
 
     /// Adds ports.
-    pub fn insert_ports(&mut self, ports: Ports) {
+    pub fn insert_ports(&mut self, ports: PortEntry) {
         if ports.tcp {
             self.tcp.insert(ports.first, ports.last);
         }
@@ -173,19 +172,19 @@ impl Exemptions {
         self.interfaces.insert(luid)
     }
 
-    /// Takes out all ports.
+    /// Removes all ports.
     pub fn clear_ports(&mut self) {
         self.tcp.clear();
         self.udp.clear();
     }
 
-    /// Takes out all prefixes.
+    /// Removes all prefixes.
     pub fn clear_prefixes(&mut self) {
         self.v4.clear();
         self.v6.clear();
     }
 
-    /// Takes out all interfaces.
+    /// Removes all interfaces.
     pub fn clear_interfaces(&mut self) {
         self.interfaces.length = 0;
     }

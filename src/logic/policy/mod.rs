@@ -1,7 +1,8 @@
-//! What the administrator asks for: one whole policy, from registry values.
+//! The policy: what the administrator asks for, read from registry values.
 //!
-//! [`VALUES`] is the table of the values and the one place that names them;
-//! [`parse`](mod@parse) reads the lists, [`Exemptions`] answers for a packet.
+//! [`VALUES`] is the table of the values, and the only place with their names.
+//! [`parse`](mod@parse) reads the entries of lists, and [`Exemptions`] looks packets
+//! up.
 
 #[cfg(test)]
 mod entries_tests;
@@ -9,93 +10,11 @@ pub mod exemptions;
 pub mod parse;
 pub mod ports;
 pub mod ranges;
+pub mod reason;
+pub mod settings;
 pub mod values;
 
 pub use exemptions::{Exemption, Exemptions, Sender};
-pub use values::{Reason, Rejected, VALUES, Value};
-
-/// What to do about closed ports (`Mode`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// 0: nothing.
-    Off,
-    /// 1: count what would be silenced, answer as usual.
-    Audit,
-    /// 2: be silent.
-    Enforce,
-}
-
-impl Mode {
-    /// The mode of a number from 0 to 2.
-    pub(crate) const fn of_number(number: u32) -> Self {
-        match number {
-            0 => Self::Off,
-            1 => Self::Audit,
-            _ => Self::Enforce,
-        }
-    }
-}
-
-/// What is reported (`Trace`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trace {
-    /// 0: nothing.
-    Nothing,
-    /// 1: verdicts and summaries.
-    Verdicts,
-    /// 2: every classify.
-    Everything,
-}
-
-/// A policy, always whole and valid; its lists are [`Exemptions`].
-#[derive(Clone, Copy, Debug)]
-pub struct Policy {
-    /// `Mode`.
-    pub mode: Mode,
-    /// `SilenceTcp`: no RST from a port without endpoint.
-    pub silence_tcp: bool,
-    /// `SilenceUdp`: no ICMP error from a port without endpoint.
-    pub silence_udp: bool,
-    /// `SilenceProtocols`: no ICMP error for a protocol nobody takes.
-    pub silence_protocols: bool,
-    /// `SilenceEcho`: no echo replies.
-    pub silence_echo: bool,
-    /// `ExemptLoopback`: this machine's own traffic is answered.
-    pub exempt_loopback: bool,
-    /// `ExemptIpsec`: IPsec-secured traffic is answered.
-    pub exempt_ipsec: bool,
-    /// `Observe`: filters at the observing layers.
-    pub observe: bool,
-    /// `SublayerWeight`.
-    pub sublayer_weight: u16,
-    /// `Trace`.
-    pub trace: Trace,
-    /// `CheckOrder`: the order of layers of each flow is watched.
-    pub check_order: bool,
-    /// `FlowLimit`: most flows watched at once.
-    pub flow_limit: u32,
-    /// `ScanPorts`: so many closed ports make a scan.
-    pub scan_ports: u32,
-    /// `ScanWindowMs`: within this time.
-    pub scan_window_ms: u32,
-}
-
-impl Policy {
-    /// What holds where the registry says nothing.
-    pub const DEFAULT: Self = Self {
-        mode: Mode::Enforce,
-        silence_tcp: true,
-        silence_udp: true,
-        silence_protocols: true,
-        silence_echo: false,
-        exempt_loopback: true,
-        exempt_ipsec: true,
-        observe: true,
-        sublayer_weight: 0x8000,
-        trace: Trace::Verdicts,
-        check_order: false,
-        flow_limit: 65536,
-        scan_ports: 16,
-        scan_window_ms: 10_000,
-    };
-}
+pub use reason::Reason;
+pub use settings::{Mode, Policy, Trace};
+pub use values::{RegistryValue, Rejected, VALUES};

@@ -1,46 +1,39 @@
-//! From what the registry holds to exemptions: lists, ports, prefixes, LUIDs.
+//! Parses lists of the registry: ports, prefixes, LUIDs.
 //!
-//! Whoever writes the registry writes anything, so nothing is taken for
-//! granted: every length is looked at, every number checked.
+//! The registry may hold anything, so every length and every number is checked.
 
-use super::exemptions::{Ports, Prefix};
+use super::exemptions::{PortEntry, Prefix};
 use super::ranges::Range;
-use super::values::Reason;
+use super::reason::{Reason, Refusal};
 
-/// Longest entry of a list, in UTF-16 units. The longest with a meaning is an
-/// IPv6 prefix with an IPv4 tail, 49 units.
+/// The longest entry of a list, in UTF-16 units. The longest valid one is an IPv6
+/// prefix with an IPv4 tail, which has 49 units.
 pub const LONGEST_ENTRY: usize = 64;
 
-/// Why a list is refused, and at which entry, counted from 1; 0 is the list as
-/// such.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct At {
-    /// Why.
-    pub reason: Reason,
-    /// Where.
-    pub entry: u16,
-}
-
-/// Reads a REG_MULTI_SZ: UTF-16 strings, each ended by a zero, the list ended
-/// by one more. `each` gets every entry without the white space around it.
+/// Reads a REG_MULTI_SZ: UTF-16 strings, each terminated by a zero, and one more
+/// zero at the end. Calls `each` with every entry, without the white space around
+/// it.
 ///
-/// Data of no bytes, or of zeros alone, is the empty list. Anything else ends
-/// with a string's zero and the list's; behind them there may be zeros, but no
-/// text, which a reader that stops at the end would silently ignore.
-pub fn list(data: &[u8], most: u16, each: &mut dyn FnMut(&[u8]) -> Result<(), Reason>) -> Result<(), At> {
+/// Data without bytes, or with zeros only, is the empty list. Behind the end there
+/// may be zeros but no text, because other readers would silently ignore it.
+pub fn list(
+    data: &[u8],
+    most: u16,
+    each: &mut dyn FnMut(&[u8]) -> Result<(), Reason>,
+) -> Result<(), Refusal> {
     let (units, odd) = data.as_chunks::<2>();
     if !odd.is_empty() {
-        return Err(At { reason: Reason::OddLength, entry: 0 });
+        return Err(Refusal { reason: Reason::OddLength, entry: 0 });
     }
     let mut text = [0; LONGEST_ENTRY];
     let (mut length, mut entry, mut ended) = (0, 0u16, units.is_empty());
     for unit in units.iter().copied().map(u16::from_le_bytes) {
-        let here = |reason| At { reason, entry: entry.saturating_add(1) };
+        let here = |reason| Refusal { reason, entry: entry.saturating_add(1) };
         match unit {
             0 if ended => {}
-            _ if ended => return Err(At { reason: Reason::TextAfterEnd, entry: 0 }),
+            _ if ended => return Err(Refusal { reason: Reason::TextAfterEnd, entry: 0 }),
             0 if length == 0 => ended = true,
-            0 if entry == most => return Err(At { reason: Reason::TooManyEntries, entry: 0 }),
+            0 if entry == most => return Err(Refusal { reason: Reason::TooManyEntries, entry: 0 }),
             0 => {
                 each(text.get(..length).unwrap_or(&[]).trim_ascii()).map_err(here)?;
                 entry = entry.saturating_add(1);
@@ -56,14 +49,13 @@ pub fn list(data: &[u8], most: u16, each: &mut dyn FnMut(&[u8]) -> Result<(), Re
     }
     match ended {
         true => Ok(()),
-        false => Err(At { reason: Reason::NotTerminated, entry: 0 }),
+        false => Err(Refusal { reason: Reason::NotTerminated, entry: 0 }),
     }
 }
 
-/// An entry of `ExemptPorts`: `113`, `8000-8100`, `53/udp`, `8000-8100/tcp`;
-/// without a protocol TCP and UDP are meant. Port 0 is a port like others: it
-/// can be scanned.
-pub fn ports(text: &[u8]) -> Result<Ports, Reason> {
+/// An entry of `ExemptPorts`: `113`, `8000-8100`, `53/udp`, `8000-8100/tcp`. Without
+/// a protocol it means TCP and UDP. Port 0 is allowed, because it can be scanned.
+pub fn ports(text: &[u8]) -> Result<PortEntry, Reason> {
     let (range, protocol) = match split(text, b'/') {
         Some((range, protocol)) => (range, Some(protocol)),
         None => (text, None),
@@ -81,19 +73,18 @@ pub fn ports(text: &[u8]) -> Result<Ports, Reason> {
     };
     let (first, last) = (port(first)?, port(last)?);
     match first <= last {
-        true => Ok(Ports { tcp, udp, first, last }),
+        true => Ok(PortEntry { tcp, udp, first, last }),
         false => Err(Reason::ReversedRange),
     }
 }
 
-/// An entry of `ExemptPrefixes`: `10.0.0.0/8`, `fd00::/8`; an address without
-/// a length is that one address. An IPv4-mapped prefix (`::ffff:10.0.0.0/104`)
-/// is the IPv4 prefix: packets of IPv4 only ever carry IPv4 addresses.
+/// An entry of `ExemptPrefixes`: `10.0.0.0/8`, `fd00::/8`. An address without a
+/// length means that one address. An IPv4-mapped prefix (`::ffff:10.0.0.0/104`)
+/// means the IPv4 prefix, because IPv4 packets always have IPv4 addresses.
 ///
-/// Bits behind the length are refused, not ignored: `10.1.2.3/8` looks like
-/// one machine and would exempt sixteen million. So are scopes (`fe80::1%4`),
-/// because an interface is exempted by its LUID, and prefixes that no packet
-/// can come from.
+/// Bits behind the length are refused: `10.1.2.3/8` looks like one machine and would
+/// exempt sixteen million. Scopes (`fe80::1%4`) are refused, because an interface is
+/// exempted by its LUID. Prefixes that no packet can come from are refused, too.
 pub fn prefix(text: &[u8]) -> Result<Prefix, Reason> {
     let (address, length) = match split(text, b'/') {
         Some((address, length)) => (address, Some(number(length, 10).ok_or(Reason::BadPrefixLength)?)),
@@ -123,12 +114,12 @@ pub fn prefix(text: &[u8]) -> Result<Prefix, Reason> {
     }
 }
 
-/// An entry of `ExemptInterfaces`: a NET_LUID's value, `1689399632855040` or
+/// An entry of `ExemptInterfaces`: the value of a NET_LUID, `1689399632855040` or
 /// `0x6008000000000`.
 ///
-/// Its upper 16 bits are the interface's type, of which there is no 0, and its
-/// lower 24 bits are reserved (`NET_LUID_LH`, ifdef.h). So an interface's index
-/// is refused, which is easily mistaken for its LUID and would never match.
+/// The upper 16 bits are the interface's type, which is never 0, and the lower 24
+/// bits are reserved (`NET_LUID_LH`, ifdef.h). So an interface index is refused. It
+/// is easily mistaken for the LUID and would never match.
 pub fn luid(text: &[u8]) -> Result<u64, Reason> {
     const TYPE: u64 = 0xffff << 48;
     const RESERVED: u64 = 0xff_ffff;
@@ -143,7 +134,7 @@ pub fn luid(text: &[u8]) -> Result<u64, Reason> {
     }
 }
 
-/// The IPv4 prefix that an IPv4-mapped one stands for (RFC 4291, 2.5.5.2).
+/// The IPv4 prefix that an IPv4-mapped prefix means (RFC 4291, 2.5.5.2).
 fn unmapped(range: Range<u128>) -> Prefix {
     const MAPPED: u128 = 0xffff;
     if range.first >> u32::BITS == MAPPED && range.last >> u32::BITS == MAPPED {
@@ -152,12 +143,12 @@ fn unmapped(range: Range<u128>) -> Prefix {
     Prefix::V6(range)
 }
 
-/// Whether a packet that may be answered can come from any of these addresses.
+/// Whether a packet that may be answered can come from one of these addresses.
 ///
-/// None comes from `0.0.0.0/8`, multicast or limited broadcast addresses (RFC
-/// 1122, 3.2.1.3), nor from `::` or multicast addresses (RFC 4291, 2.5.2 and
-/// 2.7). Of the deprecated IPv4-compatible addresses (`::10.0.0.1`, RFC 4291,
-/// 2.5.5.1) only `::1` has a meaning.
+/// No packet comes from `0.0.0.0/8`, multicast or limited broadcast addresses (RFC
+/// 1122, 3.2.1.3), nor from `::` or multicast addresses (RFC 4291, 2.5.2 and 2.7).
+/// Of the deprecated IPv4-compatible addresses (`::10.0.0.1`, RFC 4291, 2.5.5.1)
+/// only `::1` is in use.
 fn can_be_remote(prefix: Prefix) -> bool {
     match prefix {
         Prefix::V4(Range { first, last }) => {
@@ -171,7 +162,7 @@ fn can_be_remote(prefix: Prefix) -> bool {
     }
 }
 
-/// The bits of an address behind a prefix, set.
+/// The mask of an address's bits behind the prefix.
 fn host_bits(length: Option<u64>, bits: u32) -> Result<u128, Reason> {
     let length = match length {
         Some(length) => u32::try_from(length).map_err(|_| Reason::BadPrefixLength)?,
@@ -181,7 +172,7 @@ fn host_bits(length: Option<u64>, bits: u32) -> Result<u128, Reason> {
     Ok(u128::MAX.checked_shr(u128::BITS.saturating_sub(behind)).unwrap_or(0))
 }
 
-/// Digits and nothing else.
+/// A number that consists of digits only.
 fn number(text: &[u8], radix: u32) -> Option<u64> {
     let mut digits = text.trim_ascii().iter().peekable();
     digits.peek()?;
@@ -191,13 +182,14 @@ fn number(text: &[u8], radix: u32) -> Option<u64> {
     })
 }
 
-/// What stands before and behind the first separator.
+/// The text before and behind the first separator.
 fn split(text: &[u8], separator: u8) -> Option<(&[u8], &[u8])> {
     let mut parts = text.splitn(2, |letter| *letter == separator);
     Some((parts.next()?.trim_ascii(), parts.next()?.trim_ascii()))
 }
 
-/// `a.b.c.d`, decimal, without leading zeros, which some take for octal.
+/// `a.b.c.d`, decimal. Leading zeros are refused, because some readers take them for
+/// octal.
 fn v4(text: &[u8]) -> Option<u32> {
     let (mut address, mut octets) = (0u32, 0);
     for octet in text.split(|letter| *letter == b'.') {
@@ -219,8 +211,8 @@ fn v4(text: &[u8]) -> Option<u32> {
 
 const GROUPS: u32 = 8;
 
-/// As RFC 4291, 2.2 has it: groups of up to four digits, `::` once for at
-/// least one group of zeros, the last two groups also as an IPv4 address.
+/// An address as in RFC 4291, 2.2: groups of up to four digits; `::` at most once,
+/// for at least one group of zeros; the last two groups may be an IPv4 address.
 fn v6(text: &[u8]) -> Option<u128> {
     let Some(gap) = text.windows(2).position(|pair| pair == b"::") else {
         let (address, count) = groups(text, true)?;
@@ -238,7 +230,7 @@ fn v6(text: &[u8]) -> Option<u128> {
     Some(head.checked_shl(16 * (GROUPS - before)).unwrap_or(0) | tail)
 }
 
-/// Groups between colons, as a number, and how many there are.
+/// Groups between colons, as a number, and how many groups there are.
 fn groups(text: &[u8], tail: bool) -> Option<(u128, u32)> {
     let (mut address, mut count) = (0u128, 0);
     let mut parts = text.split(|letter| *letter == b':').peekable();

@@ -1,4 +1,4 @@
-//! The grammars, against the standard library where it has one.
+//! Tests the parsers, against the standard library where it has one.
 
 use std::net::IpAddr;
 
@@ -10,7 +10,7 @@ fn wide(text: &str) -> Vec<u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes).collect()
 }
 
-fn entries(data: &[u8]) -> Result<Vec<String>, At> {
+fn entries(data: &[u8]) -> Result<Vec<String>, Refusal> {
     let mut entries = Vec::new();
     list(data, 8, &mut |text| {
         entries.push(String::from_utf8(text.to_vec()).unwrap());
@@ -20,7 +20,7 @@ fn entries(data: &[u8]) -> Result<Vec<String>, At> {
 }
 
 fn refused(data: &[u8]) -> Option<(Reason, u16)> {
-    entries(data).err().map(|At { reason, entry }| (reason, entry))
+    entries(data).err().map(|Refusal { reason, entry }| (reason, entry))
 }
 
 #[test]
@@ -34,7 +34,7 @@ fn lists_are_read_as_windows_writes_them() {
 }
 
 #[test]
-fn lists_that_are_none_say_why() {
+fn invalid_lists_are_refused_with_the_reason() {
     let long = "1".repeat(LONGEST_ENTRY);
     assert_eq!(refused(&wide(&format!("{long}\0\0"))), None);
     let many = "1\0".repeat(8);
@@ -49,7 +49,7 @@ fn lists_that_are_none_say_why() {
         (wide("1\0\x002\0\0"), (Reason::TextAfterEnd, 0)),
         (wide("1\0é\0\0"), (Reason::BadCharacter, 2)),
         (wide("\u{1f980}\0\0"), (Reason::BadCharacter, 1)),
-        // A surrogate alone, and a unit whose low byte is a digit.
+        // A single surrogate, and a unit whose low byte is a digit.
         (vec![0x00, 0xd8, 0, 0, 0, 0], (Reason::BadCharacter, 1)),
         (vec![b'1', 0x31, 0, 0, 0, 0], (Reason::BadCharacter, 1)),
         (wide(&format!("1{long}\0\0")), (Reason::EntryTooLong, 1)),
@@ -61,14 +61,14 @@ fn lists_that_are_none_say_why() {
 
 #[test]
 fn ports_are_read() {
-    let both = |first, last| Ok(Ports { tcp: true, udp: true, first, last });
+    let both = |first, last| Ok(PortEntry { tcp: true, udp: true, first, last });
     for (text, expected) in [
         ("113", both(113, 113)),
         ("0", both(0, 0)),
         ("0-65535", both(0, u16::MAX)),
         ("8000 - 8100", both(8000, 8100)),
-        ("53/udp", Ok(Ports { tcp: false, udp: true, first: 53, last: 53 })),
-        ("8000-8100/TCP", Ok(Ports { tcp: true, udp: false, first: 8000, last: 8100 })),
+        ("53/udp", Ok(PortEntry { tcp: false, udp: true, first: 53, last: 53 })),
+        ("8000-8100/TCP", Ok(PortEntry { tcp: true, udp: false, first: 8000, last: 8100 })),
         ("65536", Err(Reason::BadPort)),
         ("99999999999999999999", Err(Reason::BadPort)),
         ("", Err(Reason::BadPort)),
@@ -138,7 +138,7 @@ fn prefixes_are_read() {
         ("::2", Err(Reason::NeverRemote)),
         ("ff00::/8", Err(Reason::NeverRemote)),
         ("ff02::1", Err(Reason::NeverRemote)),
-        // A gap that stands for no group, two gaps, and one too many of all.
+        // A gap for no group, two gaps, and too many of everything.
         ("1:2:3:4::5:6:7:8", Err(Reason::BadPrefix)),
         ("1::2::3", Err(Reason::BadPrefix)),
         (":::", Err(Reason::BadPrefix)),
@@ -162,7 +162,7 @@ fn luids_are_read() {
         // The loopback interface.
         ("0x18000000000000", Ok(24 << 48)),
         ("18446744073692774400", Ok(u64::MAX << 24)),
-        // An interface's index; reserved bits; a type that is none.
+        // An interface index; reserved bits; type 0.
         ("7", Err(Reason::BadLuid)),
         ("0x6008000000001", Err(Reason::BadLuid)),
         ("0x8000000000", Err(Reason::BadLuid)),
@@ -179,14 +179,14 @@ fn luids_are_read() {
     }
 }
 
-/// Our reading of an address and the standard library's.
+/// An address as we read it, and as the standard library reads it.
 fn both_readings(text: &str) -> (Option<IpAddr>, Option<IpAddr>) {
     let ours = v4(text.as_bytes()).map(|bits| IpAddr::V4(bits.into()));
     let ours = ours.or_else(|| Some(IpAddr::V6(v6(text.as_bytes())?.into())));
     (ours, text.parse().ok())
 }
 
-/// Text that is an address, or nearly.
+/// Text that is an address, or almost.
 fn nearly() -> impl Strategy<Value = String> {
     let part = prop_oneof![
         4 => "[0-9a-f]{1,4}",
@@ -204,7 +204,7 @@ fn nearly() -> impl Strategy<Value = String> {
 proptest! {
     #[test]
     fn addresses_are_the_standard_librarys(text in nearly()) {
-        // White space around is taken off before.
+        // Callers have removed white space.
         prop_assume!(text.trim() == text);
         let (ours, standard) = both_readings(&text);
         prop_assert_eq!(ours, standard, "{:?}", text);
@@ -226,7 +226,7 @@ proptest! {
         let host = u128::MAX.checked_shr(length).unwrap_or(0);
         let text = format!("{}/{length}", std::net::Ipv6Addr::from(bits & !host));
         let range = Range { first: bits & !host, last: bits | host };
-        // The few prefixes that are none of IPv6 have tests of their own.
+        // Other tests cover the few IPv6 prefixes that are refused or mapped.
         prop_assume!(range.first >> 48 != 0 || length < 80);
         let expected = if bits >> 120 == 0xff && length >= 8 {
             Err(Reason::NeverRemote)
@@ -247,18 +247,17 @@ proptest! {
     }
 
     #[test]
-    fn nothing_upsets_the_readers(data in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn arbitrary_data_do_not_panic(data in prop::collection::vec(any::<u8>(), 0..200)) {
         let _any = entries(&data);
         let _any = (ports(&data), prefix(&data), luid(&data));
     }
 
     #[test]
-    fn a_list_is_its_entries_or_names_a_fault(units in prop::collection::vec(prop_oneof![3 => Just(0u16), 4 => 0x30u16..0x33, 1 => any::<u16>()], 0..24)) {
+    fn a_list_is_read_as_windows_reads_it_or_refused(units in prop::collection::vec(prop_oneof![3 => Just(0u16), 4 => 0x30u16..0x33, 1 => any::<u16>()], 0..24)) {
         let data: Vec<u8> = units.iter().copied().flat_map(u16::to_le_bytes).collect();
         let text = String::from_utf16_lossy(&units);
         let read = entries(&data);
-        // What Windows' own readers would see: everything up to the first
-        // empty string.
+        // Windows' own readers see everything up to the first empty string.
         let seen: Vec<&str> = text.split('\0').take_while(|entry| !entry.is_empty()).collect();
         if let Ok(read) = read {
             let seen: Vec<&str> = seen.iter().map(|entry| entry.trim_ascii()).collect();

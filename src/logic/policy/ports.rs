@@ -5,13 +5,14 @@ const WORDS: usize = (1 << 16) / u64::BITS as usize;
 
 /// Any of the 65,536 ports, in 8 KB.
 ///
-/// Integers only, and empty where all of them are zero: made in zeroed memory.
+/// The type contains only integers, and zero means empty, so that it can be made in
+/// zeroed memory.
 #[derive(Clone, Debug)]
 #[repr(C)]
 pub struct PortSet([u64; WORDS]);
 
 impl PortSet {
-    /// No ports; for tests, which have memory to spare on their stacks.
+    /// No ports; for tests, which have a larger stack.
     #[cfg(test)]
     pub fn empty() -> Self {
         Self([0; WORDS])
@@ -42,7 +43,7 @@ impl PortSet {
         }
     }
 
-    /// Takes everything out.
+    /// Removes all ports.
     pub fn clear(&mut self) {
         self.0.fill(0);
     }

@@ -1,15 +1,15 @@
-//! A bounded set of numbers as sorted ranges, looked up by a table of places.
+//! A bounded set of numbers, as sorted ranges with an index.
 
-/// What ranges are made of.
+/// The numbers of a range.
 pub trait Number: Copy + Ord {
-    /// The next larger one, but for the largest.
+    /// The next larger number; `None` for the largest.
     fn next(self) -> Option<Self>;
 
-    /// The bits of the distance to a number that is not larger.
+    /// The number of bits of the distance to a number that is not larger.
     fn bits_from(self, lower: Self) -> u32;
 
-    /// The distance to a number that is not larger, without its lowest bits,
-    /// whose number is smaller than that of all; at most [`BUCKETS`] is told.
+    /// The distance to a number that is not larger, shifted right by `shift` bits,
+    /// which is less than the number of bits. At most [`BUCKETS`] is returned.
     fn bucket(self, lower: Self, shift: u32) -> usize;
 }
 
@@ -32,25 +32,26 @@ macro_rules! number {
     )* };
 }
 
-/// As many parts of equal size lie between the smallest number and the largest.
+/// The index has this many buckets of equal size between the smallest number and the
+/// largest.
 const BUCKET_BITS: u32 = 8;
 const BUCKETS: usize = 1 << BUCKET_BITS;
 
 number!(u32, u128);
 
-/// From `first` to `last`, both included.
+/// The numbers from `first` to `last`, inclusive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Range<T> {
     /// The smallest number.
     pub first: T,
-    /// The largest.
+    /// The largest number.
     pub last: T,
 }
 
 impl<T: Number> Range<T> {
-    /// Whether every number of this one is smaller than all of `other`, with
-    /// others between them.
+    /// Whether all of this range is below `other`, with at least one number between
+    /// them.
     fn is_apart_before(self, other: Self) -> bool {
         self.last.next().is_some_and(|next| next < other.first)
     }
@@ -58,27 +59,27 @@ impl<T: Number> Range<T> {
 
 /// At most `N` ranges.
 ///
-/// Integers only, and empty where all of them are zero: large sets are made in
-/// zeroed memory, never moved there. Invariants: the first `length` ranges are
-/// sorted and apart from each other; the index is theirs.
+/// The type contains only integers, and zero means empty, so that large sets can be
+/// made in zeroed memory. Invariants: the first `length` ranges are sorted and not
+/// adjacent, and the index belongs to them.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct RangeSet<T, const N: usize> {
     length: usize,
-    index: Index<T>,
+    index: BucketIndex<T>,
     ranges: [Range<T>; N],
 }
 
-/// Where to look. What is spread out takes a step or two; where all of it is
-/// crowded into one bucket, it is searched by halving.
+/// The index of a set. If the ranges are spread out, a lookup takes one or two
+/// steps. If all of them are in one bucket, it is a binary search.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
-struct Index<T> {
-    /// The smallest number of all and the largest.
+struct BucketIndex<T> {
+    /// The smallest number of all ranges, and the largest.
     bounds: Range<T>,
-    /// From a distance to a bucket.
+    /// The shift from a distance to a bucket.
     shift: u32,
-    /// Of each bucket, the first range that ends in it or behind it.
+    /// For each bucket: the first range that ends in it or behind it.
     starts: [u16; BUCKETS + 1],
 }
 
@@ -87,14 +88,14 @@ struct Index<T> {
 pub struct Full;
 
 impl<T: Number, const N: usize> RangeSet<T, N> {
-    /// No ranges; for tests, which have memory to spare on their stacks.
+    /// No ranges; for tests, which have a larger stack.
     #[cfg(test)]
     pub fn empty() -> Self
     where
         T: Default,
     {
         let nothing = Range { first: T::default(), last: T::default() };
-        let index = Index { bounds: nothing, shift: 0, starts: [0; BUCKETS + 1] };
+        let index = BucketIndex { bounds: nothing, shift: 0, starts: [0; BUCKETS + 1] };
         Self { length: 0, index, ranges: [nothing; N] }
     }
 
@@ -106,13 +107,13 @@ impl<T: Number, const N: usize> RangeSet<T, N> {
     /// Whether a number is in one of them.
     #[inline(always)]
     pub fn contains(&self, number: T) -> bool {
-        let Index { bounds, shift, starts } = &self.index;
+        let BucketIndex { bounds, shift, starts } = &self.index;
         if number < bounds.first || bounds.last < number {
             return false;
         }
         let bucket = number.bucket(bounds.first, *shift);
         let Some([start, end]) = starts.get(bucket..).and_then(<[u16]>::first_chunk) else { return false };
-        // The one that the next bucket starts with may begin in this one.
+        // The range with which the next bucket starts may begin in this one.
         let near = self.ranges().get(usize::from(*start)..).unwrap_or(&[]);
         let near = near.get(..=usize::from(end.wrapping_sub(*start))).unwrap_or(near);
         let at = match near {
@@ -123,18 +124,18 @@ impl<T: Number, const N: usize> RangeSet<T, N> {
         near.get(at).is_some_and(|range| range.first <= number && number <= range.last)
     }
 
-    /// Takes everything out.
+    /// Removes all ranges.
     pub fn clear(&mut self) {
         self.length = 0;
         self.reindex();
     }
 
-    /// Makes the index anew.
+    /// Computes the index.
     fn reindex(&mut self) {
         let Self { length, index, ranges } = self;
         let ranges = ranges.get(..*length).unwrap_or(&[]);
         let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
-            // Then whatever is within the bounds is looked for among none.
+            // A number within the old bounds is then looked for in an empty list.
             index.starts.fill(0);
             return;
         };
@@ -150,14 +151,14 @@ impl<T: Number, const N: usize> RangeSet<T, N> {
         }
     }
 
-    /// Adds a range, joined with those that it overlaps or adjoins. A full set
-    /// stays as it is.
+    /// Adds a range, and merges it with those that overlap or are adjacent. A full
+    /// set stays as it is.
     pub fn insert(&mut self, mut range: Range<T>) -> Result<(), Full> {
         if self.length == N && self.ranges().iter().all(|other| is_apart(*other, range)) {
             return Err(Full);
         }
-        // Those that stay move up; what the new one swallows cannot reach a
-        // third, since they were apart.
+        // Ranges that stay move up. A range merged with the new one cannot touch a
+        // third range, because they were not adjacent before.
         let (mut kept, mut before) = (0, 0);
         for at in 0..self.length {
             let Some(other) = self.ranges.get(at).copied() else { break };
@@ -230,7 +231,8 @@ mod tests {
         ) {
             let mut set = RangeSet::<u128, 40>::empty();
             for (number, high, size) in ranges {
-                // Numbers of every magnitude, so that buckets are crowded or empty.
+                // Numbers of every magnitude, so that some buckets are crowded and
+                // some empty.
                 let first = number >> high;
                 let _full = set.insert(Range { first, last: first.saturating_add(number >> size >> 1) });
             }
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_ends_of_the_numbers_are_numbers() {
+    fn the_smallest_and_the_largest_number_work() {
         let mut set = empty::<u128>();
         set.insert(Range { first: u128::MAX, last: u128::MAX }).unwrap();
         set.insert(Range { first: 0, last: 0 }).unwrap();

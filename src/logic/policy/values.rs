@@ -1,53 +1,54 @@
-//! Every registry value: its type, default and limits, and where it goes.
+//! The table of registry values: types, defaults, limits.
 
 use super::exemptions::{Exemptions, INTERFACES, PREFIXES};
 use super::parse;
-use super::{Mode, Policy, Trace};
+use super::reason::{Reason, Refusal};
+use super::settings::{Mode, Policy, Trace};
 
 /// `REG_DWORD` (winnt.h).
 pub const REG_DWORD: u32 = 4;
 /// `REG_MULTI_SZ` (winnt.h).
 pub const REG_MULTI_SZ: u32 = 7;
 
-/// Most bytes of data that a value may have.
+/// The most bytes of data that a value may have.
 pub const MAX_BYTES: usize = 0xfff0;
 
 /// A registry value under `Parameters`.
 #[derive(Debug)]
-pub struct Value {
-    /// Its name.
+pub struct RegistryValue {
+    /// The name.
     pub name: &'static str,
-    /// Its type, with what belongs to it.
-    pub kind: Kind,
-    /// From when on a change holds.
+    /// The type.
+    pub kind: ValueKind,
+    /// When a change takes effect.
     pub read: Read,
-    /// What it is for, in a few words.
+    /// What the value means, for the documentation.
     pub meaning: &'static str,
 }
 
 /// A value's type.
 #[derive(Debug)]
-pub enum Kind {
+pub enum ValueKind {
     /// REG_DWORD.
     Number {
-        /// Where the value is absent.
+        /// The number if the value is absent.
         default: u32,
-        /// Smallest allowed.
+        /// The smallest number allowed.
         min: u32,
-        /// Largest allowed.
+        /// The largest number allowed.
         max: u32,
-        /// Puts a number in range into a policy.
+        /// Stores a valid number in a policy.
         set: fn(&mut Policy, u32),
-        /// The number that a policy stands for.
+        /// The number that a policy contains.
         get: fn(&Policy) -> u32,
     },
-    /// REG_MULTI_SZ; empty where the value is absent.
+    /// REG_MULTI_SZ; empty if the value is absent.
     List {
-        /// Most entries.
+        /// The most entries.
         most: u16,
-        /// Reads an entry and adds what it stands for.
+        /// Parses an entry and adds it.
         insert: fn(&mut Exemptions, &[u8]) -> Result<(), Reason>,
-        /// Takes out what entries of this list added.
+        /// Removes the entries of this list.
         clear: fn(&mut Exemptions),
     },
 }
@@ -55,71 +56,27 @@ pub enum Kind {
 /// When a value is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
-    /// Whenever it changes.
+    /// At every change.
     Live,
-    /// At the driver's start; and what belongs to the session with the engine,
-    /// when BFE has been restarted.
+    /// At the driver's start. Values for the engine's session are also read when BFE
+    /// has been restarted.
     AtStart,
-}
-
-/// Why a value is refused.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Reason {
-    /// Neither REG_DWORD nor REG_MULTI_SZ, or the other one.
-    WrongType = 1,
-    /// A REG_DWORD that is not four bytes long.
-    WrongLength = 2,
-    /// A number below or above the limits.
-    OutOfRange = 3,
-    /// More than [`MAX_BYTES`].
-    TooLong = 4,
-    /// The registry does not hand it out.
-    Unreadable = 5,
-    /// A list of an odd number of bytes.
-    OddLength = 6,
-    /// A list without its end.
-    NotTerminated = 7,
-    /// Text behind a list's end.
-    TextAfterEnd = 8,
-    /// More entries than allowed.
-    TooManyEntries = 9,
-    /// An entry of more than [`parse::LONGEST_ENTRY`] units.
-    EntryTooLong = 10,
-    /// A character that no entry has.
-    BadCharacter = 11,
-    /// No number from 0 to 65535.
-    BadPort = 12,
-    /// A range that ends before it begins.
-    ReversedRange = 13,
-    /// A protocol other than `tcp` and `udp`.
-    BadProtocol = 14,
-    /// No IPv4 or IPv6 address.
-    BadPrefix = 15,
-    /// No length, or one longer than the address.
-    BadPrefixLength = 16,
-    /// Address bits behind the prefix's length.
-    HostBits = 17,
-    /// No interface LUID.
-    BadLuid = 18,
-    /// A prefix that no packet can come from.
-    NeverRemote = 19,
 }
 
 /// A value that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejected {
-    /// Its name.
+    /// The name.
     pub name: &'static str,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// The entry of a list, counted from 1; 0 where it is not about an entry.
+    /// The entry of a list, counted from 1; 0 if it is not about an entry.
     pub entry: u16,
 }
 
-impl Value {
-    /// Reads what the registry holds, type and bytes, into a policy and its
-    /// lists. Refused, the value leaves its default there and touches no other.
+impl RegistryValue {
+    /// Parses the type and data of a value into a policy and its lists. If it is
+    /// refused, the policy has the value's default. No other value changes.
     pub fn parse(
         &self,
         kind: u32,
@@ -128,31 +85,31 @@ impl Value {
         exemptions: &mut Exemptions,
     ) -> Result<(), Rejected> {
         let read = match &self.kind {
-            Kind::Number { default, min, max, set, .. } => number(kind, data, *min, *max)
+            ValueKind::Number { default, min, max, set, .. } => number(kind, data, *min, *max)
                 .map(|number| set(policy, number))
                 .inspect_err(|_| set(policy, *default)),
-            Kind::List { most, insert, clear } => {
+            ValueKind::List { most, insert, clear } => {
                 clear(exemptions);
                 list(kind, data, *most, &mut |text| insert(exemptions, text))
                     .inspect_err(|_| clear(exemptions))
             }
         };
-        read.map_err(|parse::At { reason, entry }| Rejected { name: self.name, reason, entry })
+        read.map_err(|Refusal { reason, entry }| Rejected { name: self.name, reason, entry })
     }
 
-    /// The refusal of a value that could not be had.
+    /// Refuses a value as a whole.
     pub fn rejected(&self, reason: Reason) -> Rejected {
         Rejected { name: self.name, reason, entry: 0 }
     }
 }
 
-/// What the registry holds as `Mode`, if that is good.
+/// The value of `Mode`, if it is valid.
 pub fn mode(kind: u32, data: &[u8]) -> Option<Mode> {
     number(kind, data, Mode::Off as u32, Mode::Enforce as u32).ok().map(Mode::of_number)
 }
 
-fn number(kind: u32, data: &[u8], min: u32, max: u32) -> Result<u32, parse::At> {
-    let refuse = |reason| parse::At { reason, entry: 0 };
+fn number(kind: u32, data: &[u8], min: u32, max: u32) -> Result<u32, Refusal> {
+    let refuse = |reason| Refusal { reason, entry: 0 };
     if kind != REG_DWORD {
         return Err(refuse(Reason::WrongType));
     }
@@ -169,8 +126,8 @@ fn list(
     data: &[u8],
     most: u16,
     each: &mut dyn FnMut(&[u8]) -> Result<(), Reason>,
-) -> Result<(), parse::At> {
-    let refuse = |reason| Err(parse::At { reason, entry: 0 });
+) -> Result<(), Refusal> {
+    let refuse = |reason| Err(Refusal { reason, entry: 0 });
     if kind != REG_MULTI_SZ {
         return refuse(Reason::WrongType);
     }
@@ -180,12 +137,12 @@ fn list(
     parse::list(data, most, each)
 }
 
-/// A switch.
+/// A value that is 0 or 1.
 macro_rules! switch {
     ($name:literal, $default:literal, $field:ident, $read:ident, $meaning:literal) => {
-        Value {
+        RegistryValue {
             name: $name,
-            kind: Kind::Number {
+            kind: ValueKind::Number {
                 default: $default,
                 min: 0,
                 max: 1,
@@ -198,12 +155,12 @@ macro_rules! switch {
     };
 }
 
-/// A number within limits.
+/// A number with limits.
 macro_rules! number {
     ($name:literal, $default:literal, $range:expr, $field:ident, $read:ident, $meaning:literal) => {
-        Value {
+        RegistryValue {
             name: $name,
-            kind: Kind::Number {
+            kind: ValueKind::Number {
                 default: $default,
                 min: *$range.start(),
                 max: *$range.end(),
@@ -216,11 +173,11 @@ macro_rules! number {
     };
 }
 
-/// Every value the driver reads.
-pub static VALUES: [Value; 17] = [
-    Value {
+/// Every value that the driver reads.
+pub static VALUES: [RegistryValue; 17] = [
+    RegistryValue {
         name: "Mode",
-        kind: Kind::Number {
+        kind: ValueKind::Number {
             default: 2,
             min: Mode::Off as u32,
             max: Mode::Enforce as u32,
@@ -230,17 +187,23 @@ pub static VALUES: [Value; 17] = [
             get: |policy| policy.mode as u32,
         },
         read: Read::Live,
-        meaning: "0 off, 1 count what would be silenced, 2 be silent",
+        meaning: "0 off, 1 count what would be suppressed, 2 suppress",
     },
-    switch!("SilenceTcp", 1, silence_tcp, Live, "no RST from a TCP port without endpoint"),
-    switch!("SilenceUdp", 1, silence_udp, Live, "no ICMP error from a UDP port without endpoint"),
-    switch!("SilenceProtocols", 1, silence_protocols, Live, "no ICMP error for a protocol nobody takes"),
-    switch!("SilenceEcho", 0, silence_echo, Live, "no echo replies either"),
-    switch!("ExemptLoopback", 1, exempt_loopback, Live, "this machine's own traffic is answered"),
+    switch!("SilenceTcp", 1, silence_tcp, Live, "no RST from a TCP port without an endpoint"),
+    switch!("SilenceUdp", 1, silence_udp, Live, "no ICMP error from a UDP port without an endpoint"),
+    switch!(
+        "SilenceProtocols",
+        1,
+        silence_protocols,
+        Live,
+        "no ICMP error for a protocol that no endpoint handles"
+    ),
+    switch!("SilenceEcho", 0, silence_echo, Live, "no echo replies"),
+    switch!("ExemptLoopback", 1, exempt_loopback, Live, "loopback traffic is answered"),
     switch!("ExemptIpsec", 1, exempt_ipsec, Live, "IPsec-secured traffic is answered"),
-    Value {
+    RegistryValue {
         name: "ExemptPorts",
-        kind: Kind::List {
+        kind: ValueKind::List {
             most: 1024,
             insert: |exemptions, text| {
                 exemptions.insert_ports(parse::ports(text)?);
@@ -251,9 +214,9 @@ pub static VALUES: [Value; 17] = [
         read: Read::Live,
         meaning: "local ports that are answered: 113, 8000-8100, 53/udp",
     },
-    Value {
+    RegistryValue {
         name: "ExemptPrefixes",
-        kind: Kind::List {
+        kind: ValueKind::List {
             most: PREFIXES as u16,
             insert: |exemptions, text| {
                 exemptions.insert_prefix(parse::prefix(text)?).map_err(|_| Reason::TooManyEntries)
@@ -263,9 +226,9 @@ pub static VALUES: [Value; 17] = [
         read: Read::Live,
         meaning: "remote prefixes that are answered: 10.0.0.0/8, fd00::/8",
     },
-    Value {
+    RegistryValue {
         name: "ExemptInterfaces",
-        kind: Kind::List {
+        kind: ValueKind::List {
             most: INTERFACES as u16,
             insert: |exemptions, text| {
                 exemptions.insert_interface(parse::luid(text)?).map_err(|_| Reason::TooManyEntries)
@@ -273,12 +236,12 @@ pub static VALUES: [Value; 17] = [
             clear: Exemptions::clear_interfaces,
         },
         read: Read::Live,
-        meaning: "LUIDs of interfaces on which everything is answered",
+        meaning: "LUIDs of interfaces on which all packets are answered",
     },
     switch!("Observe", 1, observe, Live, "filters at the observing layers"),
-    Value {
+    RegistryValue {
         name: "SublayerWeight",
-        kind: Kind::Number {
+        kind: ValueKind::Number {
             default: 0x8000,
             min: 0,
             max: 0xffff,
@@ -286,11 +249,11 @@ pub static VALUES: [Value; 17] = [
             get: |policy| policy.sublayer_weight.into(),
         },
         read: Read::AtStart,
-        meaning: "weight of our sublayer among the others",
+        meaning: "weight of the driver's sublayer",
     },
-    Value {
+    RegistryValue {
         name: "Trace",
-        kind: Kind::Number {
+        kind: ValueKind::Number {
             default: 1,
             min: 0,
             max: 2,
@@ -306,10 +269,17 @@ pub static VALUES: [Value; 17] = [
         read: Read::Live,
         meaning: "0 nothing, 1 verdicts and summaries, 2 every classify",
     },
-    switch!("CheckOrder", 0, check_order, Live, "watch the documented order of layers of each flow"),
-    number!("FlowLimit", 65536, 0..=1 << 20, flow_limit, AtStart, "most flows watched at once"),
-    number!("ScanPorts", 16, 1..=65536, scan_ports, Live, "closed ports met within the window make a scan"),
-    number!("ScanWindowMs", 10000, 1..=3_600_000, scan_window_ms, Live, "length of that window, in ms"),
+    switch!("CheckOrder", 0, check_order, Live, "check the documented order of layers"),
+    number!("FlowLimit", 65536, 0..=1 << 20, flow_limit, AtStart, "the most flows that are watched at once"),
+    number!(
+        "ScanPorts",
+        16,
+        1..=65536,
+        scan_ports,
+        Live,
+        "number of closed ports within the window that make a scan"
+    ),
+    number!("ScanWindowMs", 10000, 1..=3_600_000, scan_window_ms, Live, "length of the window, in ms"),
 ];
 
 #[cfg(test)]

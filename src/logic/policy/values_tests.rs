@@ -1,4 +1,4 @@
-//! The table holds together, and no value disturbs another.
+//! Tests that the table is consistent, and that no value changes another.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::super::exemptions::{Exemption, Sender};
 use super::*;
 use crate::logic::address::Address;
 
-/// Tables as the driver makes them, in zeroed memory.
+/// Empty lists.
 pub fn exemptions() -> Box<Exemptions> {
     Box::new(Exemptions::empty())
 }
@@ -21,14 +21,14 @@ pub fn multi_sz(entries: &[&str]) -> Vec<u8> {
 }
 
 fn numbers(policy: &Policy) -> Vec<u32> {
-    let of = |value: &Value| match value.kind {
-        Kind::Number { get, .. } => Some(get(policy)),
-        Kind::List { .. } => None,
+    let of = |value: &RegistryValue| match value.kind {
+        ValueKind::Number { get, .. } => Some(get(policy)),
+        ValueKind::List { .. } => None,
     };
     VALUES.iter().filter_map(of).collect()
 }
 
-fn value(name: &str) -> &'static Value {
+fn value(name: &str) -> &'static RegistryValue {
     VALUES.iter().find(|value| value.name == name).unwrap()
 }
 
@@ -36,7 +36,7 @@ fn v4(octets: [u8; 4]) -> Option<Address> {
     Some(Address::V4(u32::from_be_bytes(octets)))
 }
 
-/// The lists that a packet on all three is on.
+/// For each list: whether a packet that should be on it is on it.
 fn lists(exemptions: &Exemptions) -> [bool; 3] {
     let nothing = Sender { protocol: Some(6), ..Sender::default() };
     let on = |remote| exemptions.of(&remote).is_some();
@@ -54,10 +54,10 @@ const ENTRIES: [(&str, &str); 3] =
 const LUID: u64 = 0x6_0000_0500_0000;
 
 #[test]
-fn the_defaults_are_the_tables() {
+fn the_default_policy_has_the_defaults_of_the_table() {
     for value in &VALUES {
         let (mut policy, mut lists) = (Policy::DEFAULT, exemptions());
-        if let Kind::Number { default, min, max, get, .. } = value.kind {
+        if let ValueKind::Number { default, min, max, get, .. } = value.kind {
             assert_eq!(get(&policy), default, "{}", value.name);
             assert!((min..=max).contains(&default) && min < max, "{}", value.name);
             assert_eq!(value.parse(REG_DWORD, &dword(default), &mut policy, &mut lists), Ok(()));
@@ -69,13 +69,13 @@ fn the_defaults_are_the_tables() {
 #[test]
 fn each_number_sets_itself_and_nothing_else() {
     for value in &VALUES {
-        let Kind::Number { min, max, get, .. } = value.kind else { continue };
+        let ValueKind::Number { min, max, get, .. } = value.kind else { continue };
         for number in [min, min + 1, max] {
             let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
             value.parse(REG_DWORD, &dword(number), &mut policy, &mut tables).unwrap();
             assert_eq!(get(&policy), number, "{}", value.name);
             for other in VALUES.iter().filter(|other| other.name != value.name) {
-                let Kind::Number { get, default, .. } = other.kind else { continue };
+                let ValueKind::Number { get, default, .. } = other.kind else { continue };
                 assert_eq!(get(&policy), default, "{} by {}", other.name, value.name);
             }
             assert_eq!(lists(&tables), [false; 3]);
@@ -97,7 +97,7 @@ fn each_list_fills_itself_and_nothing_else() {
 #[test]
 fn a_refused_number_leaves_its_default() {
     for value in &VALUES {
-        let Kind::Number { default, min, max, get, .. } = value.kind else { continue };
+        let ValueKind::Number { default, min, max, get, .. } = value.kind else { continue };
         let beyond = [min.checked_sub(1), max.checked_add(1), Some(u32::MAX)];
         let beyond = beyond.into_iter().flatten().map(|number| (REG_DWORD, dword(number).to_vec()));
         let shapes = [(REG_DWORD, vec![1, 0, 0]), (REG_DWORD, vec![1, 0, 0, 0, 0]), (1, vec![1, 0, 0, 0])];
@@ -117,7 +117,7 @@ fn a_refused_number_leaves_its_default() {
 }
 
 #[test]
-fn a_refused_list_is_empty_and_the_others_stay() {
+fn a_refused_list_is_empty_and_the_others_are_unchanged() {
     for (index, (name, entry)) in ENTRIES.iter().enumerate() {
         let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
         for (name, entry) in ENTRIES {
@@ -133,7 +133,7 @@ fn a_refused_list_is_empty_and_the_others_stay() {
 #[test]
 fn a_list_has_its_limits() {
     for value in &VALUES {
-        let Kind::List { most, .. } = value.kind else { continue };
+        let ValueKind::List { most, .. } = value.kind else { continue };
         let entries = |count: u16| {
             let entry = |number: u16| match value.name {
                 "ExemptPrefixes" => format!("10.{}.{}.7", number / 256, number % 256),
@@ -157,9 +157,9 @@ fn a_list_has_its_limits() {
 }
 
 proptest! {
-    /// Whatever a value holds, nothing but its own place in the policy changes.
+    /// Whatever a value holds, only its own part of the policy changes.
     #[test]
-    fn nothing_disturbs_another_value(
+    fn no_value_changes_another(
         row in 0..VALUES.len(),
         kind in prop_oneof![Just(REG_DWORD), Just(REG_MULTI_SZ), any::<u32>()],
         data in prop::collection::vec(any::<u8>(), 0..40),
@@ -171,7 +171,7 @@ proptest! {
         let value = &VALUES[row];
         let _read_or_refused = value.parse(kind, &data, &mut policy, &mut tables);
         for other in VALUES.iter().filter(|other| other.name != value.name) {
-            if let Kind::Number { get, default, .. } = other.kind {
+            if let ValueKind::Number { get, default, .. } = other.kind {
                 prop_assert_eq!(get(&policy), default);
             }
         }
@@ -207,7 +207,7 @@ fn the_inf_lists_every_default() {
         // FLG_ADDREG_TYPE_DWORD and _MULTI_SZ, both with FLG_ADDREG_NOCLOBBER:
         // an update of the package keeps what the administrator has set.
         match value.kind {
-            Kind::Number { default, .. } => {
+            ValueKind::Number { default, .. } => {
                 assert_eq!(line[..4], ["HKR", "Parameters", value.name, "0x00010003"]);
                 let number = match line[4].strip_prefix("0x") {
                     Some(digits) => u32::from_str_radix(digits, 16),
@@ -215,19 +215,19 @@ fn the_inf_lists_every_default() {
                 };
                 assert_eq!(number, Ok(default), "{}", value.name);
             }
-            Kind::List { .. } => assert_eq!(line[..], ["HKR", "Parameters", value.name, "0x00010002"]),
+            ValueKind::List { .. } => assert_eq!(line[..], ["HKR", "Parameters", value.name, "0x00010002"]),
         }
     }
 }
 
 /// A row of the table in docs/CONFIGURATION.md.
-fn row(value: &Value) -> String {
+fn row(value: &RegistryValue) -> String {
     let (kind, default, allowed) = match value.kind {
-        Kind::Number { default, min, max, .. } => {
+        ValueKind::Number { default, min, max, .. } => {
             let allowed = if (min, max) == (0, 1) { "0, 1".into() } else { format!("{min} to {max}") };
             ("REG_DWORD", default.to_string(), allowed)
         }
-        Kind::List { most, .. } => ("REG_MULTI_SZ", "empty".into(), format!("up to {most} entries")),
+        ValueKind::List { most, .. } => ("REG_MULTI_SZ", "empty".into(), format!("up to {most} entries")),
     };
     let read = match value.read {
         Read::Live => "at once",
@@ -242,7 +242,10 @@ fn the_document_has_the_table() {
     let document = std::fs::read_to_string(path).unwrap();
     let head = "| value | type | default | allowed | holds | what for |\n|---|---|---|---|---|---|\n";
     let rows: String = VALUES.iter().map(row).collect();
-    assert!(document.contains(&format!("\n{head}{rows}\n")), "docs/CONFIGURATION.md wants\n{head}{rows}");
+    assert!(
+        document.contains(&format!("\n{head}{rows}\n")),
+        "docs/CONFIGURATION.md must contain\n{head}{rows}"
+    );
     for reason in REASONS {
         assert!(document.contains(&format!("| {} | {reason:?} |", reason as u8)), "{reason:?}");
     }
@@ -270,9 +273,9 @@ const REASONS: [Reason; 19] = [
     Reason::NeverRemote,
 ];
 
-/// The document's examples are taken, with its own meaning.
+/// The examples in the document are taken or refused as it says.
 #[test]
-fn the_documents_examples_are_taken() {
+fn the_examples_in_the_document_are_right() {
     let path = "docs/CONFIGURATION.md";
     let document = std::fs::read_to_string(path).unwrap();
     let mut seen = 0;
@@ -306,7 +309,7 @@ fn an_exemption_says_which_list() {
         interface: Some(LUID),
     };
     assert_eq!(tables.of(&tcp), Some(Exemption::Port));
-    // Other protocols have no ports, whatever stands in the field.
+    // Other protocols have no ports, whatever the field holds.
     let icmp = Sender { protocol: Some(1), ..tcp };
     assert_eq!(tables.of(&icmp), Some(Exemption::Prefix));
     let elsewhere = Sender { address: v4([11, 0, 0, 1]), ..icmp };

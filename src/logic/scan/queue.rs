@@ -1,24 +1,24 @@
-//! Counts the ports of remotes for whom the table has no slot.
+//! Counts the ports of remotes that have no slot in the table.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::{Seed, mix, place};
+use super::{Seed, mix, scale};
 
-/// Cells a remote has.
+/// The cells of each remote, one in each row.
 pub const ROWS: usize = 4;
 
-/// A window's number in the upper 16 bits, below it the ports met in it by
-/// whoever shares the cell.
+/// The number of a window in the upper 16 bits. Below it one bit for each port that
+/// the remotes of this cell met in it.
 #[derive(Debug, Default)]
 pub struct Cell(AtomicU64);
 
 const PORT_BITS: u32 = 48;
 const PORTS: u64 = (1 << PORT_BITS) - 1;
 
-/// As many rows of cells as [`ROWS`]; a remote has one in each, by hash, and
-/// shares it with others, in each row with different ones. A port that is
-/// marked in all of them is one that the remote has met, or that others have
-/// met in each: with eight sources to a cell, one bit in 1700.
+/// [`ROWS`] rows of cells. A remote has one cell in each row, by hash, and shares it
+/// with different remotes in each row. A port whose bit is set in all of them was
+/// met by the remote, or by others in each row. With eight sources to a cell that is
+/// one bit in 1700.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Queue<const CELLS: usize> {
@@ -31,21 +31,21 @@ impl<const CELLS: usize> Queue<CELLS> {
         Self { cells: core::array::from_fn(|_| Cell::default()) }
     }
 
-    /// Marks a port met by the remote with this hash, and says how many ports
+    /// Sets the bit of a port for the remote with this hash. Returns how many ports
     /// it has met in this window.
     pub fn meet(&self, remote: u64, port: u16, Seed(seed): Seed, window: u16) -> u32 {
         let per_row = CELLS / ROWS;
-        let port = 1 << place(mix(port.into(), !seed), PORT_BITS as usize);
+        let port = 1 << scale(mix(port.into(), !seed), PORT_BITS as usize);
         let mut met = PORTS;
         for (row, cells) in self.cells.chunks_exact(per_row.max(1)).take(ROWS).enumerate() {
-            let Some(Cell(cell)) = cells.get(place(mix(remote, row as u64), cells.len())) else { return 0 };
+            let Some(Cell(cell)) = cells.get(scale(mix(remote, row as u64), cells.len())) else { return 0 };
             let current = cell.load(Ordering::Relaxed);
             let ports = if (current >> PORT_BITS) as u16 == window { current & PORTS } else { 0 };
             let ports = ports | port;
             let next = u64::from(window) << PORT_BITS | ports;
             if next != current {
-                // A mark that another thread makes in between is lost: then
-                // the remote waits for one more port.
+                // A bit that another thread sets in between is lost. Then the remote
+                // needs one more port.
                 cell.store(next, Ordering::Relaxed);
             }
             met &= ports;

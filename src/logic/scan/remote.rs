@@ -1,14 +1,14 @@
-//! Who asks, and how.
+//! Remotes, and the techniques that they scan with.
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::{Seed, fold};
 use crate::logic::address::Address;
 use crate::logic::protocol::{TCP, UDP};
-use crate::logic::stealth::{PacketView, TcpFlags};
-use crate::logic::tcp::{ACK, FIN, PSH, RST, SYN, URG};
+use crate::logic::stealth::PacketView;
+use crate::logic::tcp::{ACK, FIN, PSH, RST, SYN, TcpFlags, URG};
 
-/// A remote address; IPv4 is mapped (RFC 4291, 2.5.5.2).
+/// A remote address. IPv4 addresses are mapped (RFC 4291, 2.5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Remote(pub u128);
 
@@ -41,7 +41,7 @@ impl From<Address> for Remote {
 }
 
 impl Remote {
-    /// As an address of its own family.
+    /// The address in its own family.
     pub fn address(self) -> IpAddr {
         Ipv6Addr::from_bits(self.0).to_canonical()
     }
@@ -50,8 +50,8 @@ impl Remote {
         [(self.0 >> 64) as u64, self.0 as u64]
     }
 
-    /// A remote's mark. One in 2^64 has that of nobody, 0, and is not found to
-    /// scan.
+    /// The hash of a remote. One remote in 2^64 has the hash 0, which means no
+    /// remote, and is not detected.
     #[inline(always)]
     pub(super) const fn hash(self, Seed(seed): Seed) -> u64 {
         let [high, low] = self.halves();
@@ -59,8 +59,8 @@ impl Remote {
     }
 }
 
-/// How a port is asked, named as nmap names its scans. A connect scan's first
-/// segment is a SYN scan's, a window scan's an ACK scan's.
+/// The technique of a probe, with nmap's names. A connect scan begins like a SYN
+/// scan, and a window scan is like an ACK scan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Technique {
     /// `-sS`, `-sT`.
@@ -86,7 +86,8 @@ impl Technique {
     pub const ALL: [Self; 8] =
         [Self::Syn, Self::Fin, Self::Null, Self::Xmas, Self::Ack, Self::Maimon, Self::Udp, Self::Other];
 
-    /// A packet's that found nobody. `None` for what no scan sends.
+    /// The technique of a packet to a closed port. `None` if no scan sends such a
+    /// packet.
     #[inline(always)]
     pub fn of(packet: &impl PacketView) -> Option<Self> {
         match (packet.protocol(), packet.tcp_flags()) {
@@ -97,11 +98,11 @@ impl Technique {
         }
     }
 
-    /// A segment's. `None` for a reset, which asks nothing. The flags of ECN
-    /// (RFC 3168, 6.1.1) come with any SYN and make no difference.
+    /// The technique of a segment. `None` for a reset. The flags of ECN (RFC 3168,
+    /// 6.1.1) come with any SYN and make no difference.
     #[inline(always)]
     pub fn of_segment(flags: TcpFlags) -> Option<Self> {
-        /// By the six flags, so that it takes one load.
+        /// Indexed by the six flags, so that a lookup takes one load.
         static BY_FLAGS: [Option<Technique>; 64] = {
             let (mut by_flags, mut flags) = ([None; 64], 0);
             while flags < by_flags.len() {
@@ -110,7 +111,7 @@ impl Technique {
             }
             by_flags
         };
-        // As many as the array has.
+        // Six bits are always within bounds.
         BY_FLAGS[usize::from(flags.without_ecn().0)]
     }
 
@@ -135,7 +136,7 @@ impl Technique {
 pub struct Techniques(u8);
 
 impl Techniques {
-    /// Whether it is among them.
+    /// Whether a technique is in the set.
     pub const fn has(self, technique: Technique) -> bool {
         self.0 & 1 << technique as u8 != 0
     }

@@ -1,73 +1,74 @@
-//! The remotes one processor has seen, and what all of them saw together.
+//! The remotes that one processor has seen, and the sweep over all processors.
 
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::queue::Queue;
 use super::{Remote, SPANS, Seed, Settings, Technique, Techniques, estimate, port_bit};
 
-/// Slots a remote may have.
+/// The slots in a set.
 pub const WAYS: usize = 4;
 
 /// One remote, on a cache line of its own.
 #[derive(Debug, Default)]
 #[repr(align(64))]
-pub struct Slot {
-    /// The remote's hash; 0 is nobody.
+pub struct RemoteSlot {
+    /// The remote's hash; 0 means that the slot is free.
     hash: AtomicU64,
-    /// Its address. Two threads that take a slot at once can mix addresses up,
-    /// so it counts only where it has the hash.
+    /// Its address. Two threads that take a slot at once can mix up addresses, so
+    /// the address is valid only if it has the hash.
     address: [AtomicU64; 2],
-    /// The span in which it was last seen.
+    /// The span in which the remote was last seen.
     span: AtomicU32,
-    /// The span in which it was last reported, with [`REPORTED`].
+    /// The span in which it was last reported; valid with [`REPORTED`].
     reported: AtomicU16,
     state: AtomicU8,
     techniques: AtomicU8,
-    /// Ports met, by span.
+    /// The ports that it met, by span.
     ports: [AtomicU64; SPANS as usize],
 }
 
-const _: () = assert!(size_of::<Slot>() == 64);
+const _: () = assert!(size_of::<RemoteSlot>() == 64);
 
-/// In [`Slot::state`], beside the number of ports met in the queue.
+/// In [`RemoteSlot::state`]: [`REPORTED`] beside the number of ports met in the
+/// queue.
 const REPORTED: u8 = 0x80;
 const QUEUED: u8 = 0x3f;
 
-/// One processor's remotes. Integers only, and empty where all of them are zero:
-/// made in zeroed memory.
+/// The remotes of one processor. The type contains only integers, and zero means
+/// empty, so that it can be made in zeroed memory.
 #[derive(Debug)]
 #[repr(C)]
 pub struct Table<const SETS: usize, const CELLS: usize> {
-    sets: [[Slot; WAYS]; SETS],
-    /// For whom there is no slot.
+    sets: [[RemoteSlot; WAYS]; SETS],
+    /// For remotes without a slot.
     queue: Queue<CELLS>,
 }
 
 /// A remote has met a closed port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Encounter {
-    /// Who.
+    /// The remote.
     pub remote: Remote,
-    /// Which port.
+    /// The port.
     pub port: u16,
-    /// How it was asked.
+    /// The technique.
     pub technique: Technique,
 }
 
 /// A remote that scans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Scan {
-    /// Who.
+    /// The remote.
     pub remote: Remote,
-    /// How.
+    /// The techniques that it has used.
     pub techniques: Techniques,
-    /// Ports met, estimated: exact to a tenth up to 64, a fifth up to 200, and at
-    /// the most [`estimate`] of a full bitmap.
+    /// An estimate of the ports that it met. The error is a tenth up to 64 ports and
+    /// a fifth up to 200. At most the [`estimate`] of a full bitmap.
     pub ports: u32,
 }
 
 impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
-    /// Nobody; for tests, which have memory to spare on their stacks.
+    /// No remotes; for tests, which have a larger stack.
     #[cfg(test)]
     pub fn empty() -> Self {
         use core::array::from_fn;
@@ -80,12 +81,12 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
         self.slot_of(remote.hash(seed)).is_some()
     }
 
-    /// Takes one in. The seed is the same for all tables.
+    /// Notes an encounter. The seed is the same for all tables.
     #[inline(always)]
     pub fn meet(&self, met: &Encounter, span: u32, seed: Seed) {
         let slot = match self.slot_of(met.remote.hash(seed)) {
             Some(slot) => slot,
-            // A copy: the encounter itself stays in registers.
+            // A copy, so that the encounter itself stays in registers.
             None => match self.enter(&Encounter { ..*met }, span, seed) {
                 Some(slot) => slot,
                 None => return,
@@ -100,7 +101,7 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
         }
     }
 
-    /// Whether taking it in would change nothing.
+    /// Whether noting an encounter would change nothing.
     #[cfg(test)]
     pub fn has_met(&self, met: &Encounter, span: u32, seed: Seed) -> bool {
         let (port, technique) = (1 << port_bit(met.port, seed), Techniques::bit(met.technique));
@@ -110,10 +111,10 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
         }
     }
 
-    /// A slot for a remote that has none, if there is one to be had.
+    /// Takes a slot for a remote that has none, if possible.
     #[cold]
     #[inline(never)]
-    fn enter(&self, met: &Encounter, span: u32, seed: Seed) -> Option<&Slot> {
+    fn enter(&self, met: &Encounter, span: u32, seed: Seed) -> Option<&RemoteSlot> {
         let Encounter { remote, port, .. } = *met;
         let hash = remote.hash(seed);
         let ranked = self.set(hash).iter().map(|slot| (slot, slot.rank(span)));
@@ -121,7 +122,7 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
         let queued = if rank == 0 {
             0
         } else {
-            // 9/8 of the window asked for.
+            // Three spans, which are 9/8 of the window.
             self.queue.meet(hash, port, seed, (span / 3) as u16)
         };
         if rank != 0 && queued <= rank {
@@ -132,7 +133,7 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
     }
 
     #[inline(always)]
-    fn set(&self, hash: u64) -> &[Slot] {
+    fn set(&self, hash: u64) -> &[RemoteSlot] {
         match self.sets.get(set_of(hash, SETS)) {
             Some(set) => set,
             None => &[],
@@ -140,7 +141,7 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
     }
 
     #[inline(always)]
-    fn slot_of(&self, hash: u64) -> Option<&Slot> {
+    fn slot_of(&self, hash: u64) -> Option<&RemoteSlot> {
         let [first, second, third, fourth] = self.sets.get(set_of(hash, SETS))?;
         match hash {
             _ if first.hash.load(Relaxed) == hash => Some(first),
@@ -152,24 +153,24 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
     }
 }
 
-/// Which of so many sets a hash belongs to.
+/// The set of a hash.
 #[inline(always)]
 pub(super) const fn set_of(hash: u64, sets: usize) -> usize {
-    // As far up as a set is large, so that it is found by a mask.
-    let hash = (hash >> size_of::<[Slot; WAYS]>().ilog2()) as usize;
+    // Shifted by the size of a set, so that a mask computes its address.
+    let hash = (hash >> size_of::<[RemoteSlot; WAYS]>().ilog2()) as usize;
     match hash.checked_rem(sets) {
         Some(set) => set,
         None => 0,
     }
 }
 
-impl Slot {
-    /// Ports met in the spans that are kept, as bits.
+impl RemoteSlot {
+    /// The ports met in the spans that are kept, as bits.
     fn ports(&self, span: u32) -> u64 {
-        // The span before which a slot's bits are too old; those between its
-        // own span and now are of rounds before.
+        // How many spans ago the slot was last written. The entries of the spans
+        // since then are from an earlier round.
         let age = span.wrapping_sub(self.span.load(Relaxed));
-        // A clock that another processor has read a moment later.
+        // Another processor may have a newer span.
         let age = if age > u32::MAX / 2 { 0 } else { age };
         let newest = span.wrapping_sub(age);
         let kept = (age..SPANS).filter_map(|back| {
@@ -179,7 +180,7 @@ impl Slot {
         kept.fold(0, |all, ports| all | ports.load(Relaxed))
     }
 
-    /// How firmly its remote sits here: 0 not at all.
+    /// How difficult the remote is to evict; 0 means that the slot is free.
     fn rank(&self, span: u32) -> u32 {
         if self.hash.load(Relaxed) == 0 {
             return 0;
@@ -191,7 +192,7 @@ impl Slot {
     }
 
     fn take(&self, remote: Remote, hash: u64, span: u32, queued: u8) {
-        // Nobody's while it changes hands.
+        // The slot has no remote while it changes.
         self.hash.store(0, Relaxed);
         for (to, half) in self.address.iter().zip(remote.halves()) {
             to.store(half, Relaxed);
@@ -205,14 +206,14 @@ impl Slot {
         self.hash.store(hash, Relaxed);
     }
 
-    /// Whether the port's bit is set in this span, and the technique's.
+    /// Whether the bits of the port and of the technique are set.
     #[inline(always)]
     fn has(&self, span: u32, port: u64, technique: u8) -> bool {
         let Some(ports) = self.ports.get((span % SPANS) as usize) else { return true };
         ports.load(Relaxed) & port != 0 && self.techniques.load(Relaxed) & technique != 0
     }
 
-    /// Sets both.
+    /// Sets both bits.
     #[cold]
     #[inline(never)]
     fn mark(&self, span: u32, port: u64, technique: u8) {
@@ -222,7 +223,7 @@ impl Slot {
         self.techniques.fetch_or(technique, Relaxed);
     }
 
-    /// Clears the spans between the last one and this.
+    /// Clears the spans since the last one.
     #[cold]
     #[inline(never)]
     fn advance(&self, span: u32) {
@@ -254,10 +255,10 @@ impl Slot {
     }
 }
 
-/// Reports every remote that scans and has not been reported while the ports
-/// that made that report are kept: at most once in a window. To be called every
-/// eighth of a window, when the spans have been turned, at PASSIVE_LEVEL, by one
-/// thread: its time grows with the slots of all tables.
+/// Reports every remote that scans. A remote is not reported again while the ports
+/// of its last report are kept. To be called every eighth of a window, after the
+/// spans have been changed, at PASSIVE_LEVEL, by one thread. It takes time
+/// proportional to the slots of all tables.
 pub fn sweep<'a, const SETS: usize, const CELLS: usize>(
     tables: impl Iterator<Item = &'a Table<SETS, CELLS>> + Clone,
     span: u32,

@@ -6,14 +6,14 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
-use crate::logic::stealth::TcpFlags;
+use crate::logic::tcp::TcpFlags;
 
 const WINDOW: u32 = 10_000;
-/// [`sweep`]'s interval.
+/// The interval between sweeps.
 const TICK: u64 = WINDOW as u64 / 8;
 const SETTINGS: Settings = Settings { ports: 16, seed: Seed::new(mix(0x5eed, 0)) };
 
-/// The tables of some processors, and what was reported.
+/// The tables of several processors, and what was reported.
 struct World<const SETS: usize, const CELLS: usize> {
     tables: Vec<Box<Table<SETS, CELLS>>>,
     window_ms: u32,
@@ -23,7 +23,7 @@ struct World<const SETS: usize, const CELLS: usize> {
     scans: Vec<(u64, Scan)>,
 }
 
-/// As many remotes as the driver's table, or fewer.
+/// At most as many remotes as in the driver's table.
 type Small = World<16, 256>;
 
 impl<const SETS: usize, const CELLS: usize> World<SETS, CELLS> {
@@ -44,11 +44,11 @@ impl<const SETS: usize, const CELLS: usize> World<SETS, CELLS> {
         self
     }
 
-    /// Sweeps when that is due.
+    /// Sweeps when a sweep is due.
     fn pass(&mut self, now: u64) {
         while self.next_sweep <= now {
             let (at, mut found) = (self.next_sweep, Vec::new());
-            let span = self.spans.turn(at, self.window_ms);
+            let span = self.spans.advance_to(at, self.window_ms);
             sweep(self.tables.iter().map(|table| &**table), span, &self.settings, |scan| {
                 found.push((at, scan))
             });
@@ -75,10 +75,10 @@ fn v4(number: u32) -> Remote {
 
 const SCANNER: Remote = Remote(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7).to_bits());
 
-/// nmap asks the ports in an order of its own (`--randomize-ports` by default).
+/// nmap shuffles the ports (`--randomize-ports` is the default).
 fn shuffled(count: u16, seed: u64) -> Vec<u16> {
     let mut ports: Vec<u16> = (1..=count).collect();
-    // Not by the key of the tables' own hash.
+    // Not with the key of the tables' hash.
     ports.sort_by_key(|port| mix((*port).into(), seed + (1 << 40)));
     ports
 }
@@ -108,7 +108,7 @@ fn a_lasting_scan_is_reported_about_once_a_window() {
     for (at, port) in shuffled(4000, 2).into_iter().enumerate() {
         world.meet(0, SCANNER, port, at as u64 * 25);
     }
-    // 100 s; a report every twelve eighths of a window at the soonest.
+    // 100 s, with a report every twelve eighths of a window at the soonest.
     assert!((6..=9).contains(&world.scans.len()), "{}", world.scans.len());
 }
 
@@ -145,7 +145,7 @@ fn a_slow_remote_is_never_reported() {
 
 #[test]
 fn time_wraps_without_a_gap() {
-    // The spans' numbers wrap; those of reports before.
+    // The numbers of spans wrap; those in reports wrap earlier.
     for (span, start) in [(u32::MAX - 3, 200), (u32::MAX, u64::from(u32::MAX) - 200), (u16::MAX.into(), 0)] {
         let mut world = Small::new(1, SETTINGS).starting(span, start);
         for (at, port) in shuffled(24, 5).into_iter().enumerate() {
@@ -155,16 +155,20 @@ fn time_wraps_without_a_gap() {
         assert_eq!(world.reports_of(SCANNER), 1, "{start}");
     }
     let spans = Spans::new(7, WINDOW);
-    assert_eq!((spans.turn(7, 1), spans.turn(7, WINDOW)), (4, 8), "another window is another time");
+    assert_eq!(
+        (spans.advance_to(7, 1), spans.advance_to(7, WINDOW)),
+        (4, 8),
+        "another window is another time"
+    );
     let spans = Spans::new(7, WINDOW);
     for (now, expected) in [(7, 0), (3756, 0), (3757, 1), (11_256, 2), (11_257, 3), (0, 3), (u64::MAX, 7)] {
-        assert_eq!(spans.turn(now, WINDOW), expected, "{now}");
+        assert_eq!(spans.advance_to(now, WINDOW), expected, "{now}");
     }
 }
 
 const SCAN_START: u64 = 2_000;
 
-/// A slow scanner among spoofed sources, each with one segment; it begins when
+/// A slow scanner among spoofed sources that send one segment each. It begins when
 /// they have taken every slot.
 fn flooded<const S: usize, const C: usize>(world: &mut World<S, C>, per_second: u64, seconds: u64) -> usize {
     let (mut next_port, mut source) = (0_u16, 0_u32);
@@ -184,7 +188,7 @@ fn flooded<const S: usize, const C: usize>(world: &mut World<S, C>, per_second: 
 
 #[test]
 fn a_flood_does_not_hide_a_slow_scanner() {
-    // A window brings 40 000 sources to 64 slots and 8192 cells in a row; the
+    // A window brings 40,000 sources to 64 slots and 8192 cells in a row. The
     // scanner meets 25 ports in it.
     let mut world = World::<16, { 4 * 8192 }>::new(1, SETTINGS);
     let reports = flooded(&mut world, 4_000, 20);
@@ -195,7 +199,7 @@ fn a_flood_does_not_hide_a_slow_scanner() {
 }
 
 #[test]
-fn a_flood_beyond_all_bounds_hides_nothing_for_longer_than_a_window() {
+fn a_scan_after_an_extreme_flood_is_found_within_a_window() {
     let mut world = World::<16, 64>::new(1, SETTINGS);
     flooded(&mut world, 20_000, 20);
     world.scans.clear();
@@ -208,7 +212,7 @@ fn a_flood_beyond_all_bounds_hides_nothing_for_longer_than_a_window() {
 }
 
 #[test]
-fn who_came_once_pushes_nobody_out_who_came_often() {
+fn a_remote_with_one_port_evicts_no_scanner() {
     let mut world = World::<1, 1024>::new(1, SETTINGS);
     for port in 0..30 {
         for scanner in 0..WAYS as u32 {
@@ -223,7 +227,7 @@ fn who_came_once_pushes_nobody_out_who_came_often() {
 }
 
 #[test]
-fn two_runs_end_alike() {
+fn the_same_input_gives_the_same_reports() {
     let run = || {
         let mut world = World::<16, 64>::new(1, SETTINGS);
         flooded(&mut world, 2_000, 12);
@@ -250,7 +254,7 @@ fn without_slots_or_cells_nothing_happens() {
 }
 
 #[test]
-fn settings_at_their_ends() {
+fn extreme_settings_work() {
     for (ports, window_ms) in [(0, 0), (1, 1), (u32::MAX, u32::MAX), (0, u32::MAX), (u32::MAX, 0)] {
         let mut world = World::<2, 8>::new(1, Settings { ports, seed: Seed::new(0) });
         world.window_ms = window_ms;
@@ -258,18 +262,17 @@ fn settings_at_their_ends() {
             world.meet(0, SCANNER, port, at as u64);
         }
         world.pass(2 * TICK);
-        // Far above what a bitmap can tell, its fullness stands for it.
+        // A bitmap cannot count that far. A full bitmap is enough.
         assert_eq!(world.reports_of(SCANNER) > 0, window_ms > 1, "{ports} in {window_ms}");
     }
 }
 
-/// Who asks first whether something has been met, and takes it in only if not,
-/// misses nothing.
+/// Skipping encounters that would change nothing loses nothing.
 #[test]
-fn what_has_been_met_changes_nothing() {
+fn a_known_encounter_changes_nothing() {
     let (table, mut known) = (Table::<2, 8>::empty(), 0);
     for (at, port) in shuffled(4000, 3).into_iter().enumerate() {
-        // Over more spans than are kept.
+        // More spans than are kept.
         let (remote, span) = (v4(at as u32 % 13), at as u32 / 500);
         let technique = Technique::ALL[at / 300 % 2];
         let met = Encounter { remote, port: port % 40, technique };
@@ -286,8 +289,7 @@ fn what_has_been_met_changes_nothing() {
     assert!((500..3500).contains(&known), "{known}");
 }
 
-/// Whatever the key: a bit of the upper half counts as one of the lower, and no
-/// two remotes share a slot for it.
+/// With any key every bit of an address counts, and two remotes never share a slot.
 #[test]
 fn remotes_that_differ_in_one_bit_are_two() {
     for random in 0..64 {
@@ -306,8 +308,7 @@ fn remotes_that_differ_in_one_bit_are_two() {
     }
 }
 
-/// Who does not know the key does not know where a remote is remembered, nor
-/// which ports share a bit.
+/// Without the key one cannot know the set of a remote, nor which ports share a bit.
 #[test]
 fn the_key_moves_remotes_and_ports() {
     const SETS: usize = 128;
@@ -322,10 +323,10 @@ fn the_key_moves_remotes_and_ports() {
     assert!(stay < 60, "{stay}");
 }
 
-/// Ports in a row, every 64th or 1024th: no order of asking makes one bit of
-/// many, whatever the key.
+/// Ports in a row, every 64th or 1024th: no order maps many ports to one bit, with
+/// any key.
 #[test]
-fn ports_in_any_order_have_bits_of_their_own() {
+fn ports_in_any_order_are_spread_over_the_bits() {
     for (step, least) in [(1, 16), (2, 16), (7, 16), (64, 16), (100, 16), (1024, 16)] {
         let bits = (0..500_u64).map(|seed| {
             let ports = (0..32_u16).map(|at| 1 + at * step);
@@ -339,7 +340,7 @@ fn ports_in_any_order_have_bits_of_their_own() {
 }
 
 #[test]
-fn the_estimate_errs_as_documented() {
+fn the_error_of_the_estimate_is_as_documented() {
     assert_eq!([0, 1, 8, 16, 32].map(estimate), [0, 1, 8, 18, 44]);
     assert_eq!(estimate(64), estimate(u32::MAX));
     for (ports, allowed) in [(16, 0.11), (32, 0.11), (64, 0.13), (128, 0.18), (200, 0.22)] {
@@ -358,7 +359,7 @@ fn the_estimate_errs_as_documented() {
 }
 
 #[test]
-fn a_scanner_is_reported_a_little_later_than_at_the_very_port() {
+fn a_scanner_is_reported_a_few_ports_late() {
     let needed: Vec<usize> = (0..300)
         .map(|seed| {
             let settings = Settings { seed: Seed::new(mix(seed, 3)), ..SETTINGS };
@@ -378,7 +379,7 @@ fn a_scanner_is_reported_a_little_later_than_at_the_very_port() {
 }
 
 #[test]
-fn flags_tell_the_technique() {
+fn flags_determine_the_technique() {
     use Technique::*;
     for (flags, expected) in [
         (0x02, Some(Syn)),
@@ -402,7 +403,7 @@ fn flags_tell_the_technique() {
 }
 
 #[test]
-fn techniques_are_kept_apart() {
+fn techniques_are_reported_separately() {
     let tables: [_; 2] = core::array::from_fn(|_| Table::<2, 8>::empty());
     for port in 0..20 {
         tables[0].meet(&Encounter { remote: SCANNER, port, technique: Technique::Xmas }, 0, SETTINGS.seed);
@@ -417,9 +418,9 @@ fn techniques_are_kept_apart() {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Against a list of everything that happened.
+    /// Compares with a list of everything that happened.
     #[test]
-    fn nobody_is_reported_who_did_not_scan_and_no_scan_is_missed(
+    fn exactly_the_scans_are_reported(
         packets in proptest::collection::vec((0_u32..6, 0_u16..60, 0_u64..250, 0_usize..3), 1..400),
         random: u64,
     ) {
@@ -443,8 +444,8 @@ proptest! {
             let from = at.saturating_sub(u64::from(WINDOW) * 3 / 2);
             prop_assert!(ports_within(scan.remote, from, *at).len() >= 16);
         }
-        // Every window in which the bits show 16 ports has a report near it,
-        // but for remotes with too many neighbours: those may have to wait.
+        // Every window with 16 bits has a report near it, except for remotes in a
+        // crowded set, which may have to wait.
         let set_of = |remote: Remote| table::set_of(remote.hash(seed), SETS);
         let remotes = met.iter().map(|(_, remote, _)| *remote).collect::<BTreeSet<_>>();
         let crowded = |set| remotes.iter().filter(|remote| set_of(**remote) == set).count() > WAYS;

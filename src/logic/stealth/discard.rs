@@ -3,9 +3,9 @@
 /// Why a packet was discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Discard {
-    /// Who discarded it.
+    /// Which module discarded it.
     pub module: Module,
-    /// The module's own reason: [`inet`] or [`ip`].
+    /// The module's reason: [`inet`] or [`ip`].
     pub reason: u32,
 }
 
@@ -18,14 +18,14 @@ pub enum Module {
     Transport,
     /// A filter, or IPsec.
     General,
-    /// A number that `fwpstypes.h` does not have.
+    /// A value that `fwpstypes.h` does not define.
     Other,
 }
 
 /// `INET_DISCARD_REASON` (`fwpsk.h`): the transport layer's reasons.
 ///
-/// Reasons below [`ENDPOINT_NOT_FOUND`](inet::ENDPOINT_NOT_FOUND) are faults of
-/// the segment, which the stack does not answer. Reasons above it concern a
+/// Reasons below [`ENDPOINT_NOT_FOUND`](inet::ENDPOINT_NOT_FOUND) mean that the
+/// segment is invalid; the stack does not answer it. Reasons above it concern a
 /// connection or a listener, except `TcbNotInTcbTable`.
 pub mod inet {
     /// `InetDiscardSourceUnspecified`.

@@ -1,17 +1,17 @@
 //! The decision about echo requests (`SilenceEcho`).
 //!
-//! They are blocked at INBOUND_TRANSPORT, which shows every one of them, before
-//! the stack makes a flow. ALE_AUTH_RECV_ACCEPT shows only the first of a flow,
-//! so a policy that is switched on would not reach a remote that already pings.
-//! Blocking the reply on its way out would cost a flow and a packet, and look
-//! like a network failure to this machine.
+//! They are blocked at INBOUND_TRANSPORT, which shows every echo request before the
+//! stack creates a flow. ALE_AUTH_RECV_ACCEPT shows only the first one of a flow, so
+//! a change of the policy would not reach a remote that already pings. Blocking the
+//! reply when it is sent would cost a flow and a packet, and look like a network
+//! failure to this machine.
 
 use super::{Answer, PacketView, Verdict};
 use crate::logic::layers::Family;
 use crate::logic::protocol::{ICMP, ICMPV6};
 
-/// The answer that a packet at INBOUND_TRANSPORT_V4/V6 would draw: an echo reply,
-/// or none that is decided here.
+/// The answer to a packet at INBOUND_TRANSPORT_V4/V6: an echo reply, or none that is
+/// decided here.
 #[inline(always)]
 pub(super) fn answer(packet: &impl PacketView) -> Result<Answer, Verdict> {
     let icmp = packet.icmp().ok_or(Verdict::Observed)?;
@@ -39,7 +39,7 @@ mod tests {
     }
 
     #[test]
-    fn only_echo_requests_are_refused_and_only_where_asked() {
+    fn only_echo_requests_are_silenced_and_only_with_silence_echo() {
         let asked = Policy { silence_echo: true, ..Policy::DEFAULT };
         for (family, protocol, request) in [(Family::V4, ICMP, 8), (Family::V6, ICMPV6, 128)] {
             for kind in 0..=255 {

@@ -1,4 +1,4 @@
-//! The decision: whether a packet that found no endpoint is answered.
+//! The decision whether a packet that found no endpoint is answered.
 
 mod discard;
 mod echo_request;
@@ -14,12 +14,12 @@ use super::layers::Decision;
 use super::policy::{Exemption, Exemptions};
 
 pub use discard::{Discard, Module, inet, ip};
-pub use packet::{Icmp, Marks, Packet, PacketView, TcpFlags};
+pub use packet::{ConditionFlags, Icmp, Packet, PacketView};
 pub use rules::Rules;
 pub use verdict::{Answer, Verdict};
 
-/// Decides about a packet at the layers of a decision. `exemptions` may be `None`
-/// if the policy has no lists of exemptions.
+/// Decides about a packet. `exemptions` may be `None` if the policy has no lists of
+/// exemptions.
 #[inline(always)]
 pub fn decide(
     decision: Decision,
@@ -40,12 +40,12 @@ pub fn decide(
     if !rules.silence(answer) {
         return if rules.are_off() { Verdict::Off } else { Verdict::OtherKind };
     }
-    let marks = packet.marks();
-    if marks.has(rules.exempt()) {
-        let loopback = marks.has(Marks::LOOPBACK) && rules.exempt().has(Marks::LOOPBACK);
+    let flags = packet.condition_flags();
+    if flags.has(rules.exempt()) {
+        let loopback = flags.has(ConditionFlags::LOOPBACK) && rules.exempt().has(ConditionFlags::LOOPBACK);
         return if loopback { Verdict::Loopback } else { Verdict::IpsecSecured };
     }
-    // Looked up last, so that what is counted as exempt would have been silenced.
+    // Last, so that only packets that would have been silenced count as exempt.
     if let Some(exemptions) = exemptions
         && let Some(exemption) = exemptions.of(&packet.sender())
     {

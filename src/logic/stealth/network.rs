@@ -1,23 +1,22 @@
-//! The decisions about ICMP's port and protocol unreachable, at two layers.
+//! The decisions about ICMP port and protocol unreachable, at two layers.
 //!
-//! INBOUND_IPPACKET_DISCARD shows the packet before the error is made ("UDP
-//! packet flows"); OUTBOUND_ICMP_ERROR shows the error itself ("Preventing port
-//! scanning"). The first is cheaper and the documented place. The second works
-//! wherever the stack discarded the packet, because an error's type and code
-//! alone say what it tells. Errors that TCP/IP needs have other types and codes
-//! and pass: fragmentation needed, packet too big, time exceeded, and the other
-//! codes of unreachable.
+//! INBOUND_IPPACKET_DISCARD shows the packet before the error is made ("UDP packet
+//! flows"). This is cheaper, and it is the documented place. OUTBOUND_ICMP_ERROR
+//! shows the error itself ("Preventing port scanning"). This works wherever the
+//! stack discarded the packet, because type and code of the error are enough. Errors
+//! that TCP/IP needs have other types and codes and pass: fragmentation needed,
+//! packet too big, time exceeded, and the other codes of unreachable.
 
 use super::discard::{Discard, Module, ip};
 use super::{Answer, Icmp, PacketView, Verdict};
 use crate::logic::layers::Family;
 use crate::logic::protocol::{ICMP, ICMPV6, TCP, UDP};
 
-/// The answer that a packet at INBOUND_IPPACKET_V4/V6_DISCARD would draw.
+/// The answer to a packet at INBOUND_IPPACKET_V4/V6_DISCARD.
 ///
-/// The network layer's reason says it exactly. Any other reason of the network
-/// layer means something else, such as a packet too big to forward. Without a
-/// reason of the network layer the packet's protocol decides.
+/// A reason of the network layer says exactly which one. Other reasons of the
+/// network layer cause no such error, for example a packet too big to forward.
+/// Without a reason of the network layer, the packet's protocol decides.
 #[inline(always)]
 pub(super) fn discarded_packet(packet: &impl PacketView) -> Result<Answer, Verdict> {
     match packet.discard() {
@@ -38,7 +37,7 @@ pub(super) fn discarded_packet(packet: &impl PacketView) -> Result<Answer, Verdi
     }
 }
 
-/// The answer that an error at OUTBOUND_ICMP_ERROR_V4/V6 is.
+/// Which answer the error at OUTBOUND_ICMP_ERROR_V4/V6 is.
 ///
 /// RFC 792: destination unreachable, code 2 protocol, code 3 port. RFC 4443:
 /// destination unreachable (3.1), code 4 port; parameter problem (3.4), code 1
@@ -78,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn of_the_network_layers_reasons_two_are_silenced() {
+    fn exactly_two_reasons_of_the_network_layer_are_silenced() {
         let path = "tests/machine/facts/enums.json";
         let enums: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
         let reasons = enums["IP_DISCARD_REASON"].as_object().unwrap();
@@ -95,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_reason_of_the_network_layer_the_protocol_tells() {
+    fn without_a_reason_of_the_network_layer_the_protocol_decides() {
         for discard in [None, packet(Module::Other, 1).discard, packet(Module::Transport, 4).discard] {
             for (protocol, expected) in [
                 (Some(UDP), Verdict::Silenced),
@@ -113,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn four_errors_are_kept_back_and_no_others() {
+    fn exactly_four_errors_are_suppressed() {
         let mut kept = Vec::new();
         for family in Family::ALL {
             for kind in 0..=255 {

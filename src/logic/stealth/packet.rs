@@ -1,4 +1,4 @@
-//! A packet, as far as the decisions look at it.
+//! The view of a packet that the decisions read.
 
 use core::net::IpAddr;
 
@@ -7,26 +7,26 @@ use crate::logic::address::Address;
 use crate::logic::layers::Family;
 use crate::logic::policy::Sender;
 use crate::logic::scan::Remote;
-use crate::logic::tcp;
+use crate::logic::tcp::TcpFlags;
 
-/// What an indication says of a packet. The decision asks for one field after
-/// the other and only as far as it gets: most are never read.
+/// The view of an indicated packet. A decision reads one field after another and
+/// stops as soon as it can, so most fields are never read.
 #[allow(missing_docs, reason = "the fields of `Packet` are documented")]
 pub trait PacketView {
     fn protocol(&self) -> Option<u8>;
     fn local_port(&self) -> Option<u16>;
     fn remote_address(&self) -> Option<Address>;
     fn interface(&self) -> Option<u64>;
-    fn marks(&self) -> Marks;
+    fn condition_flags(&self) -> ConditionFlags;
     fn has_flow(&self) -> bool;
     fn has_endpoint(&self) -> bool;
     fn discard(&self) -> Option<Discard>;
     fn tcp_flags(&self) -> Option<TcpFlags>;
     fn icmp(&self) -> Option<Icmp>;
 
-    /// Whether the transport layer discarded it because no endpoint took it, and
-    /// it belongs to no flow and no endpoint: what nearly all are. An
-    /// implementation may find this out more cheaply, but not differently.
+    /// Whether the transport layer discarded the packet because no endpoint took it,
+    /// and it belongs to no flow and no endpoint, as in the common case. An
+    /// implementation may find this out more cheaply, but must return the same.
     #[inline(always)]
     fn found_no_endpoint(&self) -> bool {
         !self.has_flow()
@@ -34,17 +34,17 @@ pub trait PacketView {
             && self.discard() == Some(Discard { module: Module::Transport, reason: inet::ENDPOINT_NOT_FOUND })
     }
 
-    /// The sender, as scan detection knows it.
+    /// The sender, for scan detection.
     #[inline(always)]
     fn remote(&self) -> Option<Remote> {
         match self.remote_address()? {
-            // One number at once, and not first an address of either family.
+            // Converts each family directly, without a match on the result.
             Address::V4(bits) => Some(Address::V4(bits).into()),
             Address::V6(bits) => Some(Address::V6(bits).into()),
         }
     }
 
-    /// What exemptions are looked up by.
+    /// The key for the lists of exemptions.
     #[inline(always)]
     fn sender(&self) -> Sender {
         Sender {
@@ -55,15 +55,15 @@ pub trait PacketView {
         }
     }
 
-    /// All fields at once, for events.
-    fn packet(&self) -> Packet {
+    /// Reads all fields, for events.
+    fn to_packet(&self) -> Packet {
         Packet {
             protocol: self.protocol(),
             local_port: self.local_port(),
             remote_address: self.remote_address().map(IpAddr::from),
             interface: self.interface(),
-            loopback: self.marks().has(Marks::LOOPBACK),
-            ipsec_secured: self.marks().has(Marks::IPSEC_SECURED),
+            loopback: self.condition_flags().has(ConditionFlags::LOOPBACK),
+            ipsec_secured: self.condition_flags().has(ConditionFlags::IPSEC_SECURED),
             flow: self.has_flow(),
             endpoint: self.has_endpoint(),
             discard: self.discard(),
@@ -73,35 +73,35 @@ pub trait PacketView {
     }
 }
 
-/// All that the decisions may ask of a packet.
+/// A packet with all fields that the decisions can read.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Packet {
-    /// IP protocol, where the layer gives it or the header could be read.
+    /// The IP protocol, if the layer has it or the header could be read.
     pub protocol: Option<u8>,
-    /// The port it was for.
+    /// The destination port.
     pub local_port: Option<u16>,
-    /// Where it came from.
+    /// The source address.
     pub remote_address: Option<IpAddr>,
-    /// LUID of the interface it came through.
+    /// The LUID of the interface that received it.
     pub interface: Option<u64>,
     /// `FWP_CONDITION_FLAG_IS_LOOPBACK`.
     pub loopback: bool,
     /// `FWP_CONDITION_FLAG_IS_IPSEC_SECURED`.
     pub ipsec_secured: bool,
-    /// Whether it belongs to a data flow.
+    /// Whether it belongs to a flow.
     pub flow: bool,
-    /// Whether it belongs to an endpoint, of a connection or a listener.
+    /// Whether it belongs to an endpoint of a connection or a listener.
     pub endpoint: bool,
-    /// Why it was discarded, where the engine says so.
+    /// Why it was discarded, if the engine says so.
     pub discard: Option<Discard>,
-    /// The segment's flags, where its header could be read.
+    /// The segment's flags, if its header could be read.
     pub tcp_flags: Option<TcpFlags>,
-    /// The ICMP type and code, where the layer has them.
+    /// The ICMP type and code, if the layer has them.
     pub icmp: Option<Icmp>,
 }
 
-/// An ICMP message's type and code. At layers that have ports in the same
-/// fields, only the protocol tells which they are.
+/// The type and code of an ICMP message. Some layers have ports in the same fields;
+/// then the protocol tells which they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub struct Icmp {
@@ -127,9 +127,10 @@ impl PacketView for Packet {
         self.interface
     }
 
-    fn marks(&self) -> Marks {
-        let mark = |mark: Marks, is_set| if is_set { mark } else { Marks::NONE };
-        mark(Marks::LOOPBACK, self.loopback).or(mark(Marks::IPSEC_SECURED, self.ipsec_secured))
+    fn condition_flags(&self) -> ConditionFlags {
+        let mark = |mark: ConditionFlags, is_set| if is_set { mark } else { ConditionFlags::NONE };
+        mark(ConditionFlags::LOOPBACK, self.loopback)
+            .or(mark(ConditionFlags::IPSEC_SECURED, self.ipsec_secured))
     }
 
     fn has_flow(&self) -> bool {
@@ -153,25 +154,25 @@ impl PacketView for Packet {
     }
 }
 
-/// What may exempt a packet regardless of its sender: two of the condition flags
-/// (`FWP_CONDITION_FLAG_*`, fwptypes.h), with their values there.
+/// The condition flags that can exempt a packet: two of `FWP_CONDITION_FLAG_*`
+/// (fwptypes.h), with their values there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Marks(u32);
+pub struct ConditionFlags(u32);
 
-impl Marks {
-    /// None of them.
+impl ConditionFlags {
+    /// No flag.
     pub const NONE: Self = Self(0);
     /// `FWP_CONDITION_FLAG_IS_LOOPBACK`.
     pub const LOOPBACK: Self = Self(1);
     /// `FWP_CONDITION_FLAG_IS_IPSEC_SECURED`.
     pub const IPSEC_SECURED: Self = Self(2);
 
-    /// The marks among a layer's `FLAGS`.
+    /// The flags in a layer's field `FLAGS`.
     pub const fn of_flags(flags: u32) -> Self {
         Self(flags & (Self::LOOPBACK.0 | Self::IPSEC_SECURED.0))
     }
 
-    /// As a number.
+    /// The flags as a number.
     pub(super) const fn bits(self) -> u16 {
         self.0 as u16
     }
@@ -184,33 +185,5 @@ impl Marks {
     /// Whether one of `others` is set.
     pub const fn has(self, others: Self) -> bool {
         self.0 & others.0 != 0
-    }
-}
-
-/// The flags byte of a TCP header (RFC 9293, 3.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TcpFlags(pub u8);
-
-impl TcpFlags {
-    /// Stands for flags that could not be read. It is no reset and no scan
-    /// technique.
-    pub const UNREAD: Self = Self(0x3b);
-
-    /// Whether the segment is a reset.
-    pub fn is_reset(self) -> bool {
-        self.0 & tcp::RST != 0
-    }
-
-    /// Whether the segment is a SYN and nothing else.
-    #[inline(always)]
-    pub fn is_syn(self) -> bool {
-        self.without_ecn() == Self(tcp::SYN)
-    }
-
-    /// The flags without those of ECN (RFC 3168, 6.1.1), which do not change a
-    /// decision.
-    #[inline(always)]
-    pub fn without_ecn(self) -> Self {
-        Self(self.0 & tcp::ALL)
     }
 }

@@ -1,39 +1,38 @@
-//! A policy as packets ask it.
+//! The part of a policy that fits in one word.
 
-use super::{Answer, Marks};
+use super::{Answer, ConditionFlags};
 use crate::logic::policy::{Mode, Policy};
 
-/// What of a policy takes no more than a look: one word, which changes as a
-/// whole.
+/// All of a policy except its lists, in one word that changes atomically.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules(u16);
 
-/// Above the two marks, a bit for each answer that is kept back, or counted as
-/// if.
+/// Above the two condition flags, one bit for each suppressed [`Answer`]. With
+/// [`AUDITS`] the answers are only counted.
 const ANSWERS: u32 = 2;
-/// They are only counted.
+/// `Mode` 1: answers are only counted.
 const AUDITS: u16 = 1 << 6;
-/// None are, since nothing is asked for.
+/// `Mode` 0: no answer is suppressed.
 const OFF: u16 = 1 << 7;
-/// There are exemptions to be looked up.
+/// There are lists of exemptions.
 const LISTS: u16 = 1 << 8;
-/// `SilenceEcho`, whatever `Mode` is.
+/// `SilenceEcho`, in any `Mode`.
 const ECHO: u16 = 1 << 9;
 
 impl Rules {
-    /// The bits that rules without lists of exemptions may have.
+    /// The bits that rules without lists of exemptions can have.
     pub const WITHOUT_LISTS: u16 = !LISTS;
 
-    /// A policy's; with lists or without.
+    /// The rules of a policy, with or without lists of exemptions.
     pub const fn new(policy: &Policy, lists: bool) -> Self {
         let off = matches!(policy.mode, Mode::Off);
         let all = [
-            (Marks::LOOPBACK.bits(), policy.exempt_loopback),
-            (Marks::IPSEC_SECURED.bits(), policy.exempt_ipsec),
-            (kept_back(Answer::Reset), policy.silence_tcp && !off),
-            (kept_back(Answer::PortUnreachable), policy.silence_udp && !off),
-            (kept_back(Answer::ProtocolUnreachable), policy.silence_protocols && !off),
-            (kept_back(Answer::EchoReply), policy.silence_echo && !off),
+            (ConditionFlags::LOOPBACK.bits(), policy.exempt_loopback),
+            (ConditionFlags::IPSEC_SECURED.bits(), policy.exempt_ipsec),
+            (suppressed_bit(Answer::Reset), policy.silence_tcp && !off),
+            (suppressed_bit(Answer::PortUnreachable), policy.silence_udp && !off),
+            (suppressed_bit(Answer::ProtocolUnreachable), policy.silence_protocols && !off),
+            (suppressed_bit(Answer::EchoReply), policy.silence_echo && !off),
             (AUDITS, matches!(policy.mode, Mode::Audit)),
             (OFF, off),
             (LISTS, lists),
@@ -58,12 +57,12 @@ impl Rules {
         }
     }
 
-    /// As a number.
+    /// The rules as a number.
     pub const fn bits(self) -> u16 {
         self.0
     }
 
-    /// Of such a number.
+    /// The rules from a number.
     pub const fn of_bits(bits: u16) -> Self {
         Self(bits)
     }
@@ -74,22 +73,15 @@ impl Rules {
         self.0 & LISTS != 0
     }
 
-    /// Whether the policy suppresses this answer, in `Mode` 2 and without lists of
-    /// exemptions.
+    /// Whether echo requests are decided about.
     #[inline(always)]
-    pub const fn silence_all(self, answer: Answer) -> bool {
-        self.0 & (kept_back(answer) | AUDITS | LISTS) == kept_back(answer)
-    }
-
-    /// Whether echo requests are looked at.
-    #[inline(always)]
-    pub const fn ask_for_echo(self) -> bool {
+    pub const fn decides_echo(self) -> bool {
         self.0 & ECHO != 0
     }
 
     #[inline(always)]
     pub(super) const fn silence(self, answer: Answer) -> bool {
-        self.0 & kept_back(answer) != 0
+        self.0 & suppressed_bit(answer) != 0
     }
 
     #[inline(always)]
@@ -102,13 +94,13 @@ impl Rules {
         self.0 & OFF != 0
     }
 
-    /// What exempts a packet whoever sent it.
+    /// The condition flags that exempt a packet.
     #[inline(always)]
-    pub(super) const fn exempt(self) -> Marks {
-        Marks::of_flags(self.0 as u32)
+    pub(super) const fn exempt(self) -> ConditionFlags {
+        ConditionFlags::of_flags(self.0 as u32)
     }
 }
 
-const fn kept_back(answer: Answer) -> u16 {
+const fn suppressed_bit(answer: Answer) -> u16 {
     1 << (answer as u32 + ANSWERS)
 }

@@ -1,13 +1,14 @@
-//! Packets of every kind, and what becomes of them.
+//! Decisions about packets of every kind.
 
 use core::net::IpAddr;
 
 use super::*;
-use crate::logic::policy::exemptions::{Exemptions, Ports};
+use crate::logic::policy::exemptions::{Exemptions, PortEntry};
 use crate::logic::policy::{Mode, Policy, parse};
 use crate::logic::protocol::{ICMP, TCP, UDP};
+use crate::logic::tcp::TcpFlags;
 
-/// A SYN from elsewhere for which there is no endpoint.
+/// A SYN from another machine, for which there is no endpoint.
 const SYN: Packet = Packet {
     protocol: Some(TCP),
     local_port: Some(23),
@@ -46,14 +47,14 @@ fn every_kind_of_probe_without_endpoint_is_silenced() {
 }
 
 #[test]
-fn a_reset_draws_no_answer() {
+fn a_reset_gets_no_answer() {
     for flags in [0x04, 0x14] {
         assert_eq!(verdict(Packet { tcp_flags: Some(TcpFlags(flags)), ..SYN }), Verdict::NoAnswer);
     }
 }
 
 #[test]
-fn without_a_reason_silence_is_kept() {
+fn a_packet_without_a_reason_is_silenced() {
     assert_eq!(verdict(Packet { discard: None, ..SYN }), Verdict::Silenced);
     for module in [Module::Network, Module::Other] {
         for reason in [0, inet::ENDPOINT_NOT_FOUND, 9, u32::MAX] {
@@ -66,7 +67,7 @@ fn without_a_reason_silence_is_kept() {
 }
 
 #[test]
-fn the_transport_layers_reasons_part_as_their_packets_do() {
+fn every_reason_of_the_transport_layer_is_decided() {
     let path = "tests/machine/facts/enums.json";
     let enums: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
     use Verdict::{Endpoint, NoAnswer, Silenced};
@@ -74,7 +75,7 @@ fn the_transport_layers_reasons_part_as_their_packets_do() {
     for (name, reason) in reasons.iter().filter(|(name, _)| !name.ends_with("MaxEnumValue")) {
         let reason = u32::try_from(reason.as_u64().unwrap()).unwrap();
         let expected = match &name["InetDiscard".len()..] {
-            // By whom: nobody known, an endpoint, a flow.
+            // The packet belongs to: nothing, an endpoint, a flow.
             "EndpointNotFound" | "TcbNotInTcbTable" | "AckInvalid" => [Silenced, Endpoint, Endpoint],
             "ExpectedSyn" | "ListenerInvalidFlags" | "PauseAccept" => [Silenced, Silenced, Endpoint],
             "SourceUnspecified" | "DestinationMulticast" | "HeaderInvalid" | "ChecksumInvalid" => {
@@ -86,8 +87,8 @@ fn the_transport_layers_reasons_part_as_their_packets_do() {
         for (index, expected) in expected.into_iter().enumerate() {
             let packet = Packet { discard, endpoint: index == 1, flow: index == 2, ..SYN };
             assert_eq!(verdict(packet), expected, "{name} {index}");
-            // A datagram has no listener: all but the lack of a socket is
-            // a socket's affair.
+            // A datagram has no listener. Every reason but a missing socket
+            // concerns a socket.
             let nobodys = ["InetDiscardEndpointNotFound", "InetDiscardTcbNotInTcbTable"].contains(&&**name);
             if !nobodys && expected != NoAnswer {
                 let datagram = Packet { protocol: Some(UDP), tcp_flags: None, ..packet };
@@ -100,7 +101,7 @@ fn the_transport_layers_reasons_part_as_their_packets_do() {
 }
 
 #[test]
-fn what_is_not_ours_is_left_alone() {
+fn other_packets_are_not_blocked() {
     let general = Some(Discard { module: Module::General, reason: 0 });
     for (packet, expected) in [
         (Packet { protocol: Some(ICMP), ..SYN }, Verdict::OtherKind),
@@ -117,7 +118,7 @@ fn what_is_not_ours_is_left_alone() {
 }
 
 #[test]
-fn a_datagram_without_endpoint_is_silenced_by_its_own_switch() {
+fn silence_udp_silences_a_datagram_without_an_endpoint() {
     let datagram = Packet { protocol: Some(UDP), tcp_flags: None, ..SYN };
     let udp_off = Policy { silence_udp: false, ..Policy::DEFAULT };
     let tcp_off = Policy { silence_tcp: false, ..Policy::DEFAULT };
@@ -147,7 +148,7 @@ fn the_policy_decides() {
 }
 
 #[test]
-fn an_exemption_takes_nothing_but_silence_away() {
+fn an_exemption_changes_only_silenced_and_audited() {
     let mut exemptions = Box::new(Exemptions::empty());
     exemptions.insert_interface(5).unwrap();
     let over = |packet: &Packet, mode, exemptions| {
@@ -172,7 +173,7 @@ fn an_exemption_takes_nothing_but_silence_away() {
         assert_eq!(over(&packet, Mode::Enforce, Some(&exemptions)), verdict(packet));
     }
     let mut ports = Box::new(Exemptions::empty());
-    ports.insert_ports(Ports { tcp: true, udp: false, first: 23, last: 23 });
+    ports.insert_ports(PortEntry { tcp: true, udp: false, first: 23, last: 23 });
     assert_eq!(over(&SYN, Mode::Enforce, Some(&ports)), Verdict::ExemptPort);
     let mut prefixes = Box::new(Exemptions::empty());
     prefixes.insert_prefix(parse::prefix(b"192.0.2.0/24").unwrap()).unwrap();

@@ -1,16 +1,15 @@
-//! The decision about what the transport layer discarded: a RST, or UDP's port
-//! unreachable.
+//! The decision about discarded segments: a RST, or UDP port unreachable.
 
 use super::discard::{Discard, Module, inet};
 use super::{Answer, PacketView, Verdict};
 use crate::logic::protocol::{TCP, UDP};
 
-/// The answer that a packet at INBOUND_TRANSPORT_V4/V6_DISCARD would draw.
+/// The answer to a packet at INBOUND_TRANSPORT_V4/V6_DISCARD.
 ///
-/// UDP may come here, too: field reports say so, against "UDP packet flows".
-/// Without a reason, or with an unknown one, the packet counts as one without an
-/// endpoint: it has been discarded already, and a block takes away nothing but
-/// the answer.
+/// UDP can be discarded here, too: field reports say so, contrary to "UDP packet
+/// flows". A packet without a reason, or with an unknown one, counts as a packet
+/// without an endpoint. It is already discarded, so a block only suppresses the
+/// answer.
 #[inline(always)]
 pub(super) fn answer(packet: &impl PacketView) -> Result<Answer, Verdict> {
     let answer = match packet.protocol() {
@@ -27,8 +26,8 @@ pub(super) fn answer(packet: &impl PacketView) -> Result<Answer, Verdict> {
     }
 }
 
-/// Whether a packet was for no endpoint, by the reason of the discard and the
-/// handles it brings. Out of line: nearly all packets have found no endpoint.
+/// Checks by reason and handles whether a packet was for no endpoint. Not inlined,
+/// because nearly all packets found no endpoint.
 #[inline(never)]
 fn check_reason(packet: &impl PacketView, answer: Answer) -> Result<(), Verdict> {
     let tcp = answer == Answer::Reset;
@@ -47,19 +46,19 @@ fn check_reason(packet: &impl PacketView, answer: Answer) -> Result<(), Verdict>
     if taken { Err(Verdict::Endpoint) } else { Ok(()) }
 }
 
-/// Which endpoint a discard reason speaks of.
+/// The endpoint that a discard reason refers to.
 enum Recipient {
     /// None.
     None,
-    /// A listener that cannot use the segment. Its RST would tell a scanner that
-    /// the port is open, where closed ports are silent.
+    /// A listener that cannot use the segment. Its RST would tell a scanner that the
+    /// port is open, because closed ports send none.
     Listener,
-    /// A listener, or a connection in the making: then the RST must end what the
-    /// other side still believes in (RFC 9293, 3.5.1).
+    /// A listener, or a connection in its handshake. For the connection the RST must
+    /// be sent, because it ends the peer's half-open connection (RFC 9293, 3.5.1).
     ListenerOrConnection,
     /// A connection or another socket.
     Endpoint,
-    /// The segment is faulty; the stack does not answer it.
+    /// The segment is invalid; the stack does not answer it.
     Faulty,
 }
 

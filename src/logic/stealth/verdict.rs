@@ -1,6 +1,6 @@
-//! What a packet would draw, and what the decision makes of it.
+//! The answer that a packet would get, and the verdict on it.
 
-/// The answer that a packet would draw if it were not suppressed.
+/// The answer that a packet would get if it were not suppressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// A RST.
@@ -23,38 +23,38 @@ pub enum Verdict {
     Silenced,
     /// Would have been blocked (`Mode` 1).
     Audited,
-    /// Left alone: `Mode` 0.
+    /// Not blocked: `Mode` 0.
     Off,
-    /// Left alone: an answer that the policy does not suppress.
+    /// Not blocked: the policy does not suppress this answer.
     OtherKind,
-    /// Left alone: loopback.
+    /// Not blocked: loopback.
     Loopback,
-    /// Left alone: secured by IPsec.
+    /// Not blocked: secured by IPsec.
     IpsecSecured,
-    /// Left alone: another filter dropped it.
+    /// Not blocked: another filter dropped it.
     FilterDrop,
-    /// Left alone: it belongs to an endpoint.
+    /// Not blocked: it belongs to an endpoint.
     Endpoint,
-    /// Left alone: the stack does not answer such a segment.
+    /// Not blocked: the stack does not answer it.
     NoAnswer,
-    /// Left alone: `ExemptPorts`.
+    /// Not blocked: `ExemptPorts`.
     ExemptPort,
-    /// Left alone: `ExemptPrefixes`.
+    /// Not blocked: `ExemptPrefixes`.
     ExemptPrefix,
-    /// Left alone: `ExemptInterfaces`.
+    /// Not blocked: `ExemptInterfaces`.
     ExemptInterface,
-    /// Should have been blocked, but another filter has taken the right to
-    /// decide.
+    /// Not blocked, though it should be: another filter has taken the right to write
+    /// the action.
     Overruled,
-    /// Left alone: what the engine passed is incomplete or contradicts itself.
+    /// Not blocked: what the engine passed is incomplete or inconsistent.
     Malformed,
 }
 
 impl Verdict {
-    /// Number of verdicts.
+    /// The number of verdicts.
     pub const COUNT: usize = Self::Malformed as usize + 1;
 
-    /// Whether the packet found no endpoint and is not exempt.
+    /// Whether the packet met a closed port and is not exempt.
     pub const fn is_closed_port(self) -> bool {
         matches!(self, Self::Silenced | Self::Audited | Self::Overruled)
     }

@@ -1,8 +1,8 @@
-//! Layout of metadata and payload, byte by byte.
+//! Tests the layout of metadata and payload, byte by byte.
 
 use super::*;
 
-fn bytes<V: Value>(value: &V) -> Vec<u8> {
+fn bytes<V: FieldValue>(value: &V) -> Vec<u8> {
     let mut room = [0xcc; 64];
     let mut payload = Payload::new(&mut room);
     value.put(&mut payload);
@@ -20,7 +20,7 @@ fn values_are_little_endian_and_texts_counted() {
 }
 
 #[test]
-fn socket_addresses_are_windows_own() {
+fn socket_addresses_have_the_layout_of_windows() {
     let v4 = Socket::new(Some([192, 0, 2, 1].into()), Some(80));
     assert_eq!(bytes(&v4), [16, 0, 2, 0, 0, 80, 192, 0, 2, 1, 0, 0, 0, 0, 0, 0, 0, 0]);
     let v6 = bytes(&Socket::new(Some("2001:db8::1".parse().unwrap()), Some(0x0102)));
@@ -42,7 +42,7 @@ fn what_does_not_fit_is_not_written_in_part() {
 }
 
 #[test]
-fn metadata_say_name_and_fields() {
+fn metadata_contain_name_and_fields() {
     const FIELDS: &[Field] = &[Field::of::<u32>("A"), Field::of::<bool>("Bc")];
     let bytes = metadata::<{ metadata_size("Ev", FIELDS) }>("Ev", FIELDS);
     assert_eq!(bytes, [14, 0, 0, b'E', b'v', 0, b'A', 0, 8, b'B', b'c', 0, 0x84, 3]);

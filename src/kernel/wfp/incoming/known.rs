@@ -1,32 +1,31 @@
-//! The fields by which a packet is known at the next layer: one look whether
-//! they came, then each is read where it is.
+//! The fields that identify a packet at the next layer, with one bounds check.
 
-use super::{Incoming, Value, byte_array16};
+use super::{EngineValue, Incoming, byte_array16};
 use crate::ffi;
 use crate::logic::ip::Ends;
 use crate::logic::layers::Family;
 use crate::logic::order::{Direction, Positions};
 
-/// The fields by which a packet is known, all of them there.
+/// The fields that identify a packet. All of them are within bounds.
 pub(in crate::kernel::wfp) struct Known<'a> {
     incoming: &'a Incoming<'a>,
     positions: &'static Positions,
 }
 
-/// Something made of the ends: once for each family, so that it is known there
-/// which of them they are.
-pub(in crate::kernel::wfp) trait OfEnds {
-    /// What.
-    type Made;
+/// A function of the packet's two addresses. Monomorphized for each consumer, with
+/// one copy for each family.
+pub(in crate::kernel::wfp) trait EndsConsumer {
+    /// The result.
+    type Output;
 
-    /// Makes it, if it can be.
-    fn make(&self, ends: Ends) -> Option<Self::Made>;
+    /// Computes the result, if possible.
+    fn make(&self, ends: Ends) -> Option<Self::Output>;
 }
 
-struct Themselves;
+struct KeepEnds;
 
-impl OfEnds for Themselves {
-    type Made = Ends;
+impl EndsConsumer for KeepEnds {
+    type Output = Ends;
 
     #[inline(always)]
     fn make(&self, ends: Ends) -> Option<Ends> {
@@ -35,7 +34,7 @@ impl OfEnds for Themselves {
 }
 
 impl<'a> Incoming<'a> {
-    /// The fields at these positions; `None` where not so many came.
+    /// The fields at these positions; `None` if the engine passed fewer values.
     #[inline(always)]
     pub(in crate::kernel::wfp) fn known(&'a self, positions: &'static Positions) -> Option<Known<'a>> {
         (positions.last() < self.values.len()).then_some(Known { incoming: self, positions })
@@ -43,19 +42,19 @@ impl<'a> Incoming<'a> {
 }
 
 impl<'a> Known<'a> {
-    /// Whom what is shown goes from and to.
+    /// Source and destination address.
     #[inline(always)]
     pub(in crate::kernel::wfp) fn ends(&self, direction: Direction) -> Option<Ends> {
-        self.with_ends(direction, Themselves)
+        self.with_ends(direction, KeepEnds)
     }
 
-    /// What is made of them.
+    /// Passes source and destination address to `of`.
     #[inline(always)]
-    pub(in crate::kernel::wfp) fn with_ends<M: OfEnds>(
+    pub(in crate::kernel::wfp) fn with_ends<M: EndsConsumer>(
         &self,
         direction: Direction,
         of: M,
-    ) -> Option<M::Made> {
+    ) -> Option<M::Output> {
         let [local, remote] = self.positions.addresses();
         let [source, destination] = match direction {
             Direction::Outbound => [local, remote],
@@ -83,7 +82,7 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// The local and the remote port, or what stands in their place.
+    /// The local and the remote port. For ICMP they are type and code.
     #[inline(always)]
     pub(in crate::kernel::wfp) fn ports(&self) -> Option<[u16; 2]> {
         let [local, remote] = self.both(self.positions.ports(), ffi::FWP_DATA_TYPE_::FWP_UINT16)?;
@@ -103,15 +102,15 @@ impl<'a> Known<'a> {
     }
 
     #[inline(always)]
-    fn both(&self, [a, b]: [usize; 2], kind: ffi::FWP_DATA_TYPE) -> Option<[&'a Value; 2]> {
+    fn both(&self, [a, b]: [usize; 2], kind: ffi::FWP_DATA_TYPE) -> Option<[&'a EngineValue; 2]> {
         Some([self.value(a, kind)?, self.value(b, kind)?])
     }
 
     #[inline(always)]
-    fn value(&self, position: usize, kind: ffi::FWP_DATA_TYPE) -> Option<&'a Value> {
+    fn value(&self, position: usize, kind: ffi::FWP_DATA_TYPE) -> Option<&'a EngineValue> {
         debug_assert!(position <= self.positions.last(), "it is one of the positions");
-        // SAFETY: none of the positions is higher than the last of them, which
-        // `known` has seen is there.
+        // SAFETY: no position is higher than the last one.
+        // `known` has checked that it is within bounds.
         let value = unsafe { self.incoming.values.get_unchecked(position) };
         value.is(kind).then_some(value)
     }

@@ -1,14 +1,11 @@
-//! What a flow, or an endpoint, must have passed.
-
-use std::num::NonZeroU64;
+//! Tests what a flow or an endpoint must have passed.
 
 use super::Direction::{Inbound, Outbound};
 use super::*;
-use crate::logic::stealth::TcpFlags;
-use crate::logic::tcp::ACK;
+use crate::logic::tcp::{ACK, TcpFlags};
 
-/// A life of a connection, as its order sees it: layers by their short names,
-/// `<` inbound, `>` outbound, with the kind.
+/// The life of a connection, as its order sees it: short names of layers, `<`
+/// inbound, `>` outbound, and the kind.
 type Life = &'static [(&'static str, char, Kinds)];
 
 const CLIENT: Life = &[
@@ -64,7 +61,7 @@ const LISTENER: Life = &[
 fn live<'a>(order: &Order, life: impl IntoIterator<Item = &'a (&'a str, char, Kinds)>) -> Option<Deviation> {
     for &(short, way, kinds) in life {
         let direction = if way == '<' { Inbound } else { Outbound };
-        let step = Step { place: place(short), direction, kinds };
+        let step = Step { layer: layer(short), direction, kinds };
         if let Err(deviation) = order.step(step) {
             assert_eq!(order.deviation(), Some(deviation));
             return Some(deviation);
@@ -74,9 +71,9 @@ fn live<'a>(order: &Order, life: impl IntoIterator<Item = &'a (&'a str, char, Ki
 }
 
 #[test]
-fn what_must_have_been_before_is_asked_for() {
+fn missing_earlier_layers_are_reported() {
     let pair = |due: &str, seen: &str| {
-        let short = |short: &str| (!short.is_empty()).then(|| place(short));
+        let short = |short: &str| (!short.is_empty()).then(|| layer(short));
         Some(Deviation { expected: short(due), seen: short(seen) })
     };
     let without: &[(Life, &str, Option<Deviation>)] = &[
@@ -95,7 +92,7 @@ fn what_must_have_been_before_is_asked_for() {
         (UDP, "DATAGRAM", pair("DATAGRAM", "OUT")),
         (LISTENER, "BIND_REDIRECT", pair("BIND_REDIRECT", "ASSIGNMENT")),
         (LISTENER, "ASSIGNMENT", pair("ASSIGNMENT", "LISTEN")),
-        // Nothing asks for these but a walk.
+        // Only a walk detects these.
         (CLIENT, "CLOSURE", None),
         (LISTENER, "LISTEN", None),
     ];
@@ -127,16 +124,16 @@ fn a_flow_joined_when_established_is_in_order() {
     }
 }
 
-/// A keep-alive's garbage octet comes from no application.
+/// No application sends a keep-alive's garbage octet.
 #[test]
 fn a_keep_alive_needs_no_stream() {
     let kinds = |payload| Kinds::of_some_segment(TcpFlags(ACK), Some(payload));
     let established = ("ESTABLISHED", '<', Kinds::BARE);
     for (payload, due) in [(0, None), (1, None), (2, Some("STREAM")), (1460, Some("STREAM"))] {
         let order = Order::joined();
-        let said = live(&order, &[established, ("OUT", '>', kinds(payload))]);
-        let expected = due.map(|due| Deviation { expected: Some(place(due)), seen: Some(place("OUT")) });
-        assert_eq!(said, expected, "{payload}");
+        let reported = live(&order, &[established, ("OUT", '>', kinds(payload))]);
+        let expected = due.map(|due| Deviation { expected: Some(layer(due)), seen: Some(layer("OUT")) });
+        assert_eq!(reported, expected, "{payload}");
     }
 }
 
@@ -146,15 +143,15 @@ fn a_refused_flow_is_not_established() {
     let order = Order::whole();
     assert_eq!(live(&order, &refused), None);
     let established = [("ESTABLISHED", '<', Kinds::BARE)];
-    let expected = Deviation { expected: None, seen: Some(place("ESTABLISHED")) };
+    let expected = Deviation { expected: None, seen: Some(layer("ESTABLISHED")) };
     assert_eq!(live(&order, &established), Some(expected));
-    // The first deviation is the one that is kept.
-    let _later = order.step(Step { place: place("RELEASE"), direction: Inbound, kinds: Kinds::CALL });
+    // The first deviation is the one that is stored.
+    let _later = order.step(Step { layer: layer("RELEASE"), direction: Inbound, kinds: Kinds::CALL });
     assert_eq!(order.deviation(), Some(expected));
 }
 
-/// Segments of one connection on two processors: any interleaving that keeps
-/// each segment's own layers in order is in order.
+/// Segments of one connection on two processors: any interleaving in which each
+/// segment passes its own layers in order is in order.
 #[test]
 fn interleaved_segments_are_in_order() {
     let received = [("IN", '<', Kinds::DATA), ("STREAM", '<', Kinds::DATA)];
@@ -173,43 +170,35 @@ fn interleaved_segments_are_in_order() {
 }
 
 #[test]
-fn a_flow_is_reported_once_whoever_finds_it() {
-    let sight = |short, direction, kinds| Sight {
-        spot: Spot::of(place(short)),
-        direction: Some(direction),
-        kinds,
-        mark: NonZeroU64::new(7),
-    };
-    // The flow knows that nothing was established, the walk that a layer is
-    // missing; either is told once.
-    let data = sight("STREAM", Outbound, Kinds::DATA);
+fn a_flow_is_reported_once() {
+    // The flow detects that it is not established, the walk that a layer is missing.
+    // Only one deviation is reported.
     let order = Order::joined();
     let walks = Walks::<4>::default();
-    let first = Deviation { expected: Some(place("ESTABLISHED")), seen: Some(place("STREAM")) };
-    assert_eq!(data.deviation(Some(&order), Some(&walks)), Some(first));
+    let first = Deviation { expected: Some(layer("ESTABLISHED")), seen: Some(layer("STREAM")) };
+    let data = || classify("STREAM", Outbound, Kinds::DATA, Some(&order), Some(&walks));
+    assert_eq!(data(), Some(first));
     assert_eq!(order.deviation(), Some(first));
-    assert_eq!(data.deviation(Some(&order), Some(&walks)), None);
+    assert_eq!(data(), None);
 
     let order = Order::joined();
     let walks = Walks::<4>::default();
-    let established = sight("ESTABLISHED", Inbound, Kinds::BARE);
-    assert_eq!(established.deviation(Some(&order), None::<&Walks<4>>), None);
-    let arrived = sight("IN_IP", Inbound, Kinds::DATA);
-    assert_eq!(arrived.deviation(None, Some(&walks)), None);
-    let skipped = sight("STREAM", Inbound, Kinds::DATA);
-    let missing = Deviation { expected: Some(place("IN")), seen: Some(place("STREAM")) };
-    assert_eq!(skipped.deviation(Some(&order), Some(&walks)), Some(missing));
+    assert_eq!(classify("ESTABLISHED", Inbound, Kinds::BARE, Some(&order), None), None);
+    assert_eq!(classify("IN_IP", Inbound, Kinds::DATA, None, Some(&walks)), None);
+    let missing = Deviation { expected: Some(layer("IN")), seen: Some(layer("STREAM")) };
+    let skipped = classify("STREAM", Inbound, Kinds::DATA, Some(&order), Some(&walks));
+    assert_eq!(skipped, Some(missing));
     assert_eq!(order.deviation(), Some(missing), "the flow keeps what the walk found");
 }
 
 #[test]
-fn an_order_knows_since_when_it_is_watched() {
+fn an_order_stores_the_number_of_its_check() {
     let order = Order::whole();
-    assert_eq!(order.watch(), 0);
-    for watch in [1, 700, u16::MAX] {
-        order.restart(watch);
+    assert_eq!(order.check_number(), 0);
+    for check in [1, 700, u16::MAX] {
+        order.restart(check);
         let life: Life = &[("ESTABLISHED", '<', Kinds::BARE), ("STREAM", '>', Kinds::DATA)];
         assert_eq!(live(&order, life), None);
-        assert_eq!(order.watch(), watch);
+        assert_eq!(order.check_number(), check);
     }
 }

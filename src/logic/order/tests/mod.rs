@@ -1,13 +1,15 @@
-//! The watchers, against the pages' sequences written once more.
+//! Tests both checks against a second copy of the documented sequences.
 
 mod flow;
 mod pages;
 mod walks;
 
+use std::num::NonZeroU64;
+
 use super::*;
 
-/// The place with a short name; `-D` is a layer's twin.
-fn place(short: &str) -> Place {
+/// The layer with a short name; `-D` means its discard layer.
+fn layer(short: &str) -> LayerIndex {
     let (short, discard) = short.strip_suffix("-D").map_or((short, false), |short| (short, true));
     let long = match short {
         "BIND_REDIRECT" | "CONNECT_REDIRECT" => format!("ALE_{short}"),
@@ -25,12 +27,30 @@ fn place(short: &str) -> Place {
         "ERROR" => "OUTBOUND_ICMP_ERROR".into(),
         other => other.to_owned(),
     };
-    if discard { Place::named(&long).discard() } else { Place::named(&long) }
+    if discard { LayerIndex::named(&long).discard() } else { LayerIndex::named(&long) }
 }
 
-fn places(sequence: &str) -> Vec<Place> {
-    sequence.split(' ').map(place).collect()
+fn layers(sequence: &str) -> Vec<LayerIndex> {
+    sequence.split(' ').map(layer).collect()
 }
-fn deviation(expected: Option<Place>, seen: Option<Place>) -> Result<(), Deviation> {
+
+fn deviation(expected: Option<LayerIndex>, seen: Option<LayerIndex>) -> Result<(), Deviation> {
     Err(Deviation { expected, seen })
+}
+
+/// Shows one classify to the walks and to the flow, as the driver does.
+fn classify(
+    short: &str,
+    direction: Direction,
+    kinds: Kinds,
+    flow: Option<&Order>,
+    walks: Option<&Walks<4>>,
+) -> Option<Deviation> {
+    const MARK: NonZeroU64 = NonZeroU64::new(7).unwrap();
+    let layer = OrderLayer::of(layer(short));
+    let of_walk = walks.and_then(|walks| walks.step_of(MARK, layer, kinds));
+    match flow {
+        Some(order) => order.step_with_walk(Some(Step { layer: layer.index, direction, kinds }), of_walk),
+        None => of_walk,
+    }
 }

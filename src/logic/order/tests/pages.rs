@@ -1,9 +1,9 @@
-//! The pages' sequences, written once more, whole and with one layer amiss.
+//! Tests a second copy of the documented sequences, whole and with one fault.
 
 use super::*;
-use crate::logic::layers::{Event, LAYERS};
+use crate::logic::layers::{FlowEvent, LAYERS};
 
-/// "TCP packet flows" and "UDP packet flows", row by row, in short names.
+/// The rows of "TCP packet flows" and "UDP packet flows", in short names.
 const PAGES: [(&str, Kinds, &str); 27] = [
     ("bind", Kinds::CALL, "BIND_REDIRECT ASSIGNMENT"),
     ("listen", Kinds::CALL, "LISTEN"),
@@ -31,14 +31,13 @@ const PAGES: [(&str, Kinds, &str); 27] = [
     ("ICMP unreachable", Kinds::DATAGRAM, "ERROR OUT OUT_IP"),
     ("UDP reauthorization passes", Kinds::DATAGRAM, "IN_IP IN ACCEPT DATAGRAM"),
     ("UDP reauthorization fails", Kinds::DATAGRAM, "IN_IP IN ACCEPT ACCEPT-D"),
-    // Open: INBOUND_TRANSPORT before its twin.
+    // Open: INBOUND_TRANSPORT before its discard layer.
     ("nobody listening, by way of the layer", Kinds::SYN, "IN_IP IN IN-D"),
 ];
 
-/// One layer amiss after which a walk is on another row in order: `-` left
-/// out, `+` doubled, `~` changed for the next, by position. Some are told by the
-/// flow's [`Order`], see below; the rest no watcher without sequence numbers can
-/// tell.
+/// Faults after which a walk is on another row: `-` a layer left out, `+` doubled,
+/// `~` exchanged with the next, by position. The flow's [`Order`] detects some of
+/// them, see below. The others cannot be detected without sequence numbers.
 const OTHER_ROWS: [&str; 18] = [
     "listen -0",
     "listen +0",
@@ -60,9 +59,9 @@ const OTHER_ROWS: [&str; 18] = [
     "nobody listening, by way of the layer -2",
 ];
 
-/// One layer amiss where several rows were open: the walk names the layer that
-/// was due on the first of them, not the one meant. What was seen is the first
-/// layer with which no row goes on.
+/// Faults at which several rows were possible. The walk names the layer that was
+/// expected on the first of them, which is not the one that was meant. The layer
+/// seen is the first one with which no row continues.
 const OTHER_LAYER_DUE: [(&str, &str, &str); 27] = [
     ("SYN, nobody listening +0", "IN", "IN_IP"),
     ("SYN, nobody listening -1", "IN", ""),
@@ -93,9 +92,9 @@ const OTHER_LAYER_DUE: [(&str, &str, &str); 27] = [
     ("nobody listening, by way of the layer ~1", "", "IN"),
 ];
 /// Walks a sequence to its end.
-fn walk(places: &[Place], kinds: Kinds, start: Start) -> Result<(), Deviation> {
+fn walk(layers: &[LayerIndex], kinds: Kinds, start: Start) -> Result<(), Deviation> {
     let mut walk = Walk::NEW;
-    places.iter().try_for_each(|&place| walk.step(place, kinds, start))?;
+    layers.iter().try_for_each(|&layer| walk.step(layer, kinds, start))?;
     walk.end()
 }
 
@@ -103,22 +102,22 @@ fn walk(places: &[Place], kinds: Kinds, start: Start) -> Result<(), Deviation> {
 fn every_documented_sequence_is_in_order() {
     for (name, kinds, sequence) in PAGES {
         for kinds in [kinds, Kinds::ALL] {
-            for start in [Start::Whole, Start::Anywhere] {
-                assert_eq!(walk(&places(sequence), kinds, start), Ok(()), "{name}");
+            for start in [Start::AtFirstLayer, Start::AtAnyLayer] {
+                assert_eq!(walk(&layers(sequence), kinds, start), Ok(()), "{name}");
             }
         }
-        // Met in its middle.
-        let places = places(sequence);
-        for from in 0..places.len() {
-            assert_eq!(walk(&places[from..], kinds, Start::Anywhere), Ok(()), "{name} from {from}");
+        // The walk is first seen in its middle.
+        let layers = layers(sequence);
+        for from in 0..layers.len() {
+            assert_eq!(walk(&layers[from..], kinds, Start::AtAnyLayer), Ok(()), "{name} from {from}");
         }
     }
 }
 
-/// A sequence with one layer amiss, what is amiss, and what was due and seen.
-type Amiss = (String, Vec<Place>, (Option<Place>, Option<Place>));
+/// A sequence with one fault: its name, its layers, and what was expected and seen.
+type Amiss = (String, Vec<LayerIndex>, (Option<LayerIndex>, Option<LayerIndex>));
 
-fn each_layer_amiss(name: &str, whole: &[Place]) -> Vec<Amiss> {
+fn each_layer_amiss(name: &str, whole: &[LayerIndex]) -> Vec<Amiss> {
     let mut all = Vec::new();
     for (at, &here) in whole.iter().enumerate() {
         let next = whole.get(at + 1).copied();
@@ -136,16 +135,16 @@ fn each_layer_amiss(name: &str, whole: &[Place]) -> Vec<Amiss> {
 }
 
 #[test]
-fn a_layer_amiss_is_reported_with_what_was_due_and_seen() {
+fn a_fault_is_reported_with_the_layers_expected_and_seen() {
     let (mut other_rows, mut other_layers) = (0, 0);
     for (name, kinds, sequence) in PAGES {
-        for (what, amiss, (expected, seen)) in each_layer_amiss(name, &places(sequence)) {
-            let result = walk(&amiss, kinds, Start::Whole);
+        for (what, faulty, (expected, seen)) in each_layer_amiss(name, &layers(sequence)) {
+            let result = walk(&faulty, kinds, Start::AtFirstLayer);
             if OTHER_ROWS.contains(&&*what) {
                 assert_eq!(result, Ok(()), "{what}");
                 other_rows += 1;
             } else if let Some((_, due, seen)) = OTHER_LAYER_DUE.iter().find(|(which, ..)| *which == what) {
-                let short = |short: &str| (!short.is_empty()).then(|| place(short));
+                let short = |short: &str| (!short.is_empty()).then(|| layer(short));
                 assert_eq!(result, deviation(short(due), short(seen)), "{what}");
                 other_layers += 1;
             } else {
@@ -157,50 +156,51 @@ fn a_layer_amiss_is_reported_with_what_was_due_and_seen() {
 }
 
 #[test]
-fn what_the_documents_do_not_list_is_let_pass() {
+fn tolerated_rows_and_filter_drops_are_in_order() {
     for row in &ROWS {
-        assert_eq!(walk(row.places, row.kinds, Start::Whole), Ok(()), "{}", row.name);
+        assert_eq!(walk(row.layers, row.kinds, Start::AtFirstLayer), Ok(()), "{}", row.name);
     }
-    // A filter's drop at any layer with a twin.
+    // A filter may drop at any layer that has a discard layer.
     for (_, kinds, sequence) in PAGES {
-        let whole = places(sequence);
+        let whole = layers(sequence);
         for at in 0..whole.len() {
-            let dropped = whole.get(at).filter(|place| {
-                !place.is_discard() && place.layer().is_some_and(|layer| layer.discard.is_some())
+            let dropped = whole.get(at).filter(|layer| {
+                !layer.is_discard() && layer.layer().is_some_and(|layer| layer.discard.is_some())
             });
-            if let Some(twin) = dropped.map(|place| place.discard()) {
+            if let Some(twin) = dropped.map(|layer| layer.discard()) {
                 let blocked = [&whole[..=at], &[twin]].concat();
-                assert_eq!(walk(&blocked, kinds, Start::Whole), Ok(()), "{blocked:?}");
+                assert_eq!(walk(&blocked, kinds, Start::AtFirstLayer), Ok(()), "{blocked:?}");
             }
         }
     }
 }
 
 #[test]
-fn layers_are_first_met_where_their_table_says() {
+fn first_met_matches_the_sequences() {
     let event = |name: &str| match name {
-        "bind" => Event::Bind,
-        "listen" => Event::Listen,
-        "connect" => Event::Connect,
-        "SYN out" => Event::SynOut,
-        "SYN in" => Event::SynIn,
-        "SYN-ACK in" => Event::SynAckIn,
-        "data sent" => Event::Data,
-        _ => Event::Beside,
+        "bind" => FlowEvent::Bind,
+        "listen" => FlowEvent::Listen,
+        "connect" => FlowEvent::Connect,
+        "SYN out" => FlowEvent::SynOut,
+        "SYN in" => FlowEvent::SynIn,
+        "SYN-ACK in" => FlowEvent::SynAckIn,
+        "data sent" => FlowEvent::Data,
+        _ => FlowEvent::NotNamed,
     };
     for layer in &LAYERS {
-        let rows = PAGES.iter().filter(|(.., sequence)| places(sequence).contains(&Place::named(layer.name)));
-        let first = rows.map(|(name, ..)| event(name)).min().unwrap_or(Event::Beside);
+        let rows =
+            PAGES.iter().filter(|(.., sequence)| layers(sequence).contains(&LayerIndex::named(layer.name)));
+        let first = rows.map(|(name, ..)| event(name)).min().unwrap_or(FlowEvent::NotNamed);
         assert_eq!(first, layer.first_met, "{}", layer.name);
     }
 }
 
-/// A segment that arrives, by its kind, and the layers that it passes.
+/// A segment that arrives: its kind, and the layers that it passes.
 type Arrival = (Kinds, &'static str);
 
-/// What loss, duplication, delay and reordering make of the segments of a
-/// correct connection. STREAM is left out where it brings nothing, and where the
-/// watcher has no mark for it.
+/// What loss, duplication, delay and reordering make of the segments of a correct
+/// connection. STREAM is missing where the segment brings nothing to it, and where
+/// it has no mark.
 const ARRIVALS: [Arrival; 23] = [
     (Kinds::SYN, "IN_IP IN ACCEPT"),
     (Kinds::SYN, "IN_IP IN"),
@@ -227,16 +227,16 @@ const ARRIVALS: [Arrival; 23] = [
     (Kinds::RST, "IN_IP IN-D"),
 ];
 
-/// Segments with one sequence number have one mark: they are one walk after
-/// another.
+/// Segments with the same sequence number have the same mark, so they are one walk
+/// after another.
 #[test]
 fn any_arrival_may_follow_another_with_its_mark() {
     for first in ARRIVALS {
         for second in ARRIVALS {
             let mut walk = Walk::NEW;
             for (kinds, sequence) in [first, second, first] {
-                for place in places(sequence) {
-                    assert_eq!(walk.step(place, kinds, Start::Whole), Ok(()), "{first:?}, {second:?}");
+                for layer in layers(sequence) {
+                    assert_eq!(walk.step(layer, kinds, Start::AtFirstLayer), Ok(()), "{first:?}, {second:?}");
                 }
             }
             assert_eq!(walk.end(), Ok(()), "{first:?}, {second:?}");
@@ -244,8 +244,8 @@ fn any_arrival_may_follow_another_with_its_mark() {
     }
 }
 
-/// What may follow INBOUND_IPPACKET, of every order of these layers: exactly
-/// that, so that a segment which cannot establish a flow does not.
+/// All sequences of these layers that may follow INBOUND_IPPACKET, and no other. So
+/// a segment that cannot establish a flow does not.
 #[test]
 fn only_what_completes_a_handshake_establishes_a_flow() {
     const LAYERS: [&str; 4] = ["IN", "ACCEPT", "CONNECT", "ESTABLISHED"];
@@ -263,14 +263,14 @@ fn only_what_completes_a_handshake_establishes_a_flow() {
     };
     let one = LAYERS.map(str::to_owned).to_vec();
     let two = longer(&one);
-    let (three, mut told) = (longer(&two), 0);
+    let (three, mut detected) = (longer(&two), 0);
     for (kinds, of_servers, of_clients) in expected {
         let in_order = [&["IN"][..], of_servers, of_clients].concat();
         for sequence in [&one[..], &two, &three].concat() {
-            let result = walk(&places(&format!("IN_IP {sequence}")), kinds, Start::Whole);
+            let result = walk(&layers(&format!("IN_IP {sequence}")), kinds, Start::AtFirstLayer);
             assert_eq!(result.is_ok(), in_order.contains(&&*sequence), "{kinds:?}: {sequence}");
-            told += usize::from(result.is_err());
+            detected += usize::from(result.is_err());
         }
     }
-    assert_eq!(told, 6 * (4 + 16 + 64) - 29, "29 are in order");
+    assert_eq!(detected, 6 * (4 + 16 + 64) - 29, "29 are in order");
 }

@@ -1,49 +1,48 @@
-//! Packets and calls under way together, each known by its mark.
+//! Tests of packets and calls that are under way together.
 
 use std::collections::VecDeque;
-use std::num::NonZeroU64;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::logic::stealth::TcpFlags;
+use crate::logic::tcp::TcpFlags;
 
 #[test]
-fn packets_under_way_at_once_are_kept_apart() {
+fn packets_under_way_together_have_separate_walks() {
     let walks = Walks::<4>::default();
-    let step = |mark, short| walks.step(mark, place(short), Kinds::DATA, Start::Whole);
+    let step = |mark, short| walks.step(mark, layer(short), Kinds::DATA, Start::AtFirstLayer);
     for short in ["IN_IP", "IN", "STREAM"] {
         for mark in 1..=4 {
             assert_eq!(step(mark, short), Ok(()));
         }
     }
-    // Again with the same mark: a retransmission.
+    // The same mark again: a retransmission.
     assert_eq!(step(1, "IN_IP"), Ok(()));
-    assert_eq!(step(1, "STREAM"), deviation(Some(place("IN")), Some(place("STREAM"))));
-    // A fifth takes the oldest one's place, which is then met in its middle.
+    assert_eq!(step(1, "STREAM"), deviation(Some(layer("IN")), Some(layer("STREAM"))));
+    // A fifth walk evicts the oldest one, which is then seen in its middle.
     assert_eq!(step(2, "IN_IP"), Ok(()));
     (5..=8).for_each(|mark| assert_eq!(step(mark, "IN_IP"), Ok(())));
-    assert_eq!(step(2, "IN"), deviation(Some(place("IN_IP")), Some(place("IN"))));
-    assert_eq!(walks.step(3, place("IN"), Kinds::DATA, Start::Anywhere), Ok(()));
+    assert_eq!(step(2, "IN"), deviation(Some(layer("IN_IP")), Some(layer("IN"))));
+    assert_eq!(walks.step(3, layer("IN"), Kinds::DATA, Start::AtAnyLayer), Ok(()));
     let none = Walks::<0>::default();
-    assert_eq!(none.step(1, place("IN_IP"), Kinds::ALL, Start::Whole), Ok(()));
+    assert_eq!(none.step(1, layer("IN_IP"), Kinds::ALL, Start::AtFirstLayer), Ok(()));
 }
 
 /// Equal datagrams have one mark, and each may begin a flow of its own.
 #[test]
 fn a_new_flow_may_begin_with_the_datagram_of_an_earlier_one() {
-    let places = ["CONNECT", "ESTABLISHED", "DATAGRAM", "OUT", "OUT_IP"];
-    for shown in [&places[..], &places[1..]] {
+    let layers = ["CONNECT", "ESTABLISHED", "DATAGRAM", "OUT", "OUT_IP"];
+    for shown in [&layers[..], &layers[1..]] {
         let walks = Walks::<4>::default();
         for short in [shown; 3].concat() {
-            let stepped = walks.step(1, place(short), Kinds::DATAGRAM, Start::Anywhere);
+            let stepped = walks.step(1, layer(short), Kinds::DATAGRAM, Start::AtAnyLayer);
             assert_eq!(stepped, Ok(()), "{short}");
         }
     }
 }
 
 #[test]
-fn flags_tell_the_kind() {
+fn flags_determine_the_kind() {
     for (flags, payload, expected) in [
         (0x02, false, Kinds::SYN),
         (0x02, true, Kinds::SYN),
@@ -58,18 +57,12 @@ fn flags_tell_the_kind() {
         assert_eq!(Kinds::of_segment(TcpFlags(flags), payload), expected, "{flags:#x}");
     }
 }
-/// A bare acknowledgement and the data behind it have the same sequence number.
+/// A bare acknowledgement and the data after it have the same sequence number.
 #[test]
-fn walks_go_on_where_their_flow_has_had_its_word() {
-    let sight = |short, direction| Sight {
-        spot: Spot::of(place(short)),
-        direction: Some(direction),
-        kinds: Kinds::BARE,
-        mark: NonZeroU64::new(9),
-    };
+fn a_walk_continues_after_its_flow_was_reported() {
     let (order, walks) = (Order::joined(), Walks::<4>::default());
-    let see = |short, flow| sight(short, Direction::Outbound).deviation(flow, Some(&walks));
-    let doubled = Deviation { expected: Some(place("OUT_IP")), seen: Some(place("OUT")) };
+    let see = |short, flow| classify(short, Direction::Outbound, Kinds::BARE, flow, Some(&walks));
+    let doubled = Deviation { expected: Some(layer("OUT_IP")), seen: Some(layer("OUT")) };
     assert_eq!(see("OUT", Some(&order)), None);
     assert_eq!(see("OUT", Some(&order)), Some(doubled));
     for _ in 0..3 {
@@ -78,21 +71,20 @@ fn walks_go_on_where_their_flow_has_had_its_word() {
     }
 }
 
-/// The same, one by one, and none in front: what the tags and the latest walk
-/// spare must make no difference.
+/// A plain list of walks. Tags and the latest walk must not change the results.
 #[derive(Default)]
 struct OneByOne(VecDeque<(u64, Walk)>);
 
 impl OneByOne {
-    fn step(&mut self, room: usize, mark: u64, seen: Place, kinds: Kinds) -> Result<(), Deviation> {
+    fn step(&mut self, room: usize, mark: u64, seen: LayerIndex, kinds: Kinds) -> Result<(), Deviation> {
         if let Some((_, walk)) = self.0.iter_mut().find(|(known, _)| *known == mark && mark != 0) {
-            return walk.step(seen, kinds, Start::Anywhere);
+            return walk.step(seen, kinds, Start::AtAnyLayer);
         }
         if self.0.len() == room {
             self.0.pop_front();
         }
         self.0.push_back((mark, Walk::NEW));
-        self.0.back_mut().map_or(Ok(()), |(_, walk)| walk.step(seen, kinds, Start::Anywhere))
+        self.0.back_mut().map_or(Ok(()), |(_, walk)| walk.step(seen, kinds, Start::AtAnyLayer))
     }
 }
 
@@ -100,9 +92,9 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_latest_walks_are_known_whatever_their_marks(
-        // More than are kept, and as many that all have the tag of an empty
-        // place: what the tags multiply by, inverted, times a small number.
+    fn walks_match_a_plain_list_for_any_marks(
+        // More marks than walks; and as many that all have the tag of an empty
+        // entry: multiples of the inverse of the factor of the tags.
         marks in proptest::collection::vec(
             prop_oneof![0_u64..24, (0_u64..24).prop_map(|mark| mark.wrapping_mul(0xf1de_83e1_9937_733d))],
             0..400,
@@ -111,12 +103,12 @@ proptest! {
     ) {
         let (kept, mut plain) = (Walks::<16>::default(), OneByOne::default());
         let (few, mut plain_few) = (Walks::<5>::default(), OneByOne::default());
-        let layers = layers.into_iter().map(|at| place(["IN_IP", "IN", "STREAM"][at]));
+        let layers = layers.into_iter().map(|at| layer(["IN_IP", "IN", "STREAM"][at]));
         for (mark, seen) in marks.into_iter().zip(layers) {
-            let said = kept.step(mark, seen, Kinds::DATA, Start::Anywhere);
-            prop_assert_eq!(said, plain.step(16, mark, seen, Kinds::DATA));
-            let said = few.step(mark, seen, Kinds::DATA, Start::Anywhere);
-            prop_assert_eq!(said, plain_few.step(5, mark, seen, Kinds::DATA));
+            let reported = kept.step(mark, seen, Kinds::DATA, Start::AtAnyLayer);
+            prop_assert_eq!(reported, plain.step(16, mark, seen, Kinds::DATA));
+            let reported = few.step(mark, seen, Kinds::DATA, Start::AtAnyLayer);
+            prop_assert_eq!(reported, plain_few.step(5, mark, seen, Kinds::DATA));
         }
     }
 }

@@ -179,7 +179,7 @@ fn without_the_right_nothing_is_written() {
 }
 
 #[test]
-fn what_is_not_ours_is_left_alone() {
+fn other_packets_are_not_blocked() {
     let bench = Bench::new(Options::default(), &[]);
     for family in ["V4", "V6"] {
         let syn = Probe::syn(family);

@@ -1,10 +1,11 @@
 //! The decision and the header's reader by themselves, over all they can get.
 
 use hushport_native_driver::logic::layers::Decision;
-use hushport_native_driver::logic::policy::values::Kind;
+use hushport_native_driver::logic::policy::values::ValueKind;
 use hushport_native_driver::logic::policy::{Policy, VALUES};
 use hushport_native_driver::logic::protocol::{TCP, UDP};
-use hushport_native_driver::logic::stealth::{Discard, Module, Packet, Rules, TcpFlags, Verdict, decide};
+use hushport_native_driver::logic::stealth::{Discard, Module, Packet, Rules, Verdict, decide};
+use hushport_native_driver::logic::tcp::TcpFlags;
 use hushport_native_driver::logic::transport::{self, Header, Ports};
 
 use crate::input::Input;
@@ -18,7 +19,7 @@ pub fn run(bytes: &[u8]) {
     let mut policy = Policy::DEFAULT;
     let mut numbers = [2, 1, 1, 1, 1];
     for value in &VALUES {
-        let Kind::Number { min, max, set, .. } = value.kind else { continue };
+        let ValueKind::Number { min, max, set, .. } = value.kind else { continue };
         let number = if input.rarely() { u32::from(input.u8()) } else { max };
         if !(min..=max).contains(&number) {
             continue;

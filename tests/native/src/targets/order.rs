@@ -1,4 +1,4 @@
-//! The watchers of the documented order, over places in any order.
+//! The watchers of the documented order, over layers in any order.
 //!
 //! Beside them runs a second account of what is due, [`naive`], which looks
 //! through the rows and through everything that has passed. Both must say the
@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 
 use hushport_native_driver::logic::callouts::CALLOUTS;
 use hushport_native_driver::logic::order::{
-    Deviation, Direction, Kinds, Order, Place, ROWS, Start, Step, Walk, Walks,
+    Deviation, Direction, Kinds, LayerIndex, Order, ROWS, Start, Step, Walk, Walks,
 };
 
 use crate::input::Input;
@@ -52,25 +52,25 @@ pub fn run(bytes: &[u8]) {
 
 /// A place, and what is there.
 struct Seen {
-    place: Place,
+    place: LayerIndex,
     kinds: Kinds,
 }
 
 impl Seen {
     /// Mostly what some row has next, else anything.
-    fn choose(input: &mut Input<'_>, before: Option<Place>) -> Self {
+    fn choose(input: &mut Input<'_>, before: Option<LayerIndex>) -> Self {
         let choice = input.u8();
         let of_rows = || {
             let next = |row: &hushport_native_driver::logic::order::Row| {
-                let at = row.places.iter().position(|place| Some(*place) == before);
-                let place = *row.places.get(at.map_or(0, |at| at + 1))?;
+                let at = row.layers.iter().position(|place| Some(*place) == before);
+                let place = *row.layers.get(at.map_or(0, |at| at + 1))?;
                 Some(Self { place, kinds: row.kinds })
             };
             ROWS.iter().filter_map(next).nth(usize::from(choice) % ROWS.len())
         };
         let anything = |input: &mut Input<'_>| {
             let layer = CALLOUTS[input.below(CALLOUTS.len())].layer_id;
-            let place = Place::of_layer(layer).expect("callouts stand at known layers");
+            let place = LayerIndex::of_layer(layer).expect("callouts stand at known layers");
             Self { place, kinds: input.one_of(&KINDS) }
         };
         match of_rows() {
@@ -81,7 +81,7 @@ impl Seen {
 }
 
 fn start(input: &mut Input<'_>) -> Start {
-    if input.rarely() { Start::Anywhere } else { Start::Whole }
+    if input.rarely() { Start::AtAnyLayer } else { Start::AtFirstLayer }
 }
 
 fn one_walk(input: &mut Input<'_>) {
@@ -99,7 +99,7 @@ fn one_walk(input: &mut Input<'_>) {
 }
 
 /// One step of both.
-fn compare(walk: &mut Walk, rows: &mut Rows, place: Place, kinds: Kinds, start: Start) {
+fn compare(walk: &mut Walk, rows: &mut Rows, place: LayerIndex, kinds: Kinds, start: Start) {
     let before = *walk;
     let said = walk.step(place, kinds, start);
     assert_eq!(said.is_ok(), rows.step(place, kinds, start), "{before:?} {place:?} {kinds:?} {said:?}");
@@ -143,7 +143,7 @@ fn flow(input: &mut Input<'_>, order: Order, mut flow: Flow) {
     for _ in 0..MOST {
         let Seen { place, kinds } = Seen::choose(input, last);
         let direction = input.one_of(&[Direction::Inbound, Direction::Outbound]);
-        let step = Step { place, direction, kinds };
+        let step = Step { layer: place, direction, kinds };
         let said = order.step(step);
         let due = flow.step(step).map_err(|expected| Deviation { expected, seen: Some(place) });
         assert_eq!(said, due, "{step:?} after {flow:?}");

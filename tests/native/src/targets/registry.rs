@@ -9,7 +9,7 @@ use machine::nt::registry::{REG_DWORD, RegistryValue};
 use machine::wfp::ActionType;
 
 use hushport_native_driver::logic::policy::VALUES;
-use hushport_native_driver::logic::policy::values::{Kind, REG_MULTI_SZ};
+use hushport_native_driver::logic::policy::values::{REG_MULTI_SZ, ValueKind};
 
 use crate::indication::{DECIDING, choose};
 use crate::input::Input;
@@ -29,9 +29,9 @@ pub fn run(bytes: &[u8]) {
     for value in &VALUES {
         if let Some(data) = any_value(&mut input) {
             match value.kind {
-                Kind::Number { max, .. } => numbers.read(value.name, max, &data),
+                ValueKind::Number { max, .. } => numbers.read(value.name, max, &data),
                 // What it exempts may be just what is asked below.
-                Kind::List { .. } => numbers.listed |= data.kind == REG_MULTI_SZ,
+                ValueKind::List { .. } => numbers.listed |= data.kind == REG_MULTI_SZ,
             }
             machine.set(value.name, data);
         }

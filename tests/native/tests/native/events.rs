@@ -4,9 +4,9 @@
 use core::net::{Ipv4Addr, SocketAddr};
 
 use hushport_native_driver::logic::events::{
-    EVENTS, FlowEnded, LARGEST, OrderDeviation, ScanDetected, place,
+    EVENTS, FlowEnded, LARGEST, OrderDeviation, ScanDetected, layer_name,
 };
-use hushport_native_driver::logic::order::Place;
+use hushport_native_driver::logic::order::LayerIndex;
 use hushport_native_driver::logic::scan::{Remote, Techniques};
 use hushport_native_driver::logic::tracelogging::{self, Event, Hex, Payload, Process, Socket, Text};
 use machine::etw::schema::{Field, schema};
@@ -73,8 +73,8 @@ fn events_that_are_not_written_yet_are_read_as_they_are_meant() {
     let deviation = OrderDeviation {
         layer: Text(["INBOUND_TRANSPORT", "_V4", "_DISCARD"]),
         flow: Hex(0),
-        expected: place(None),
-        seen: place(Place::of_layer(13)),
+        expected: layer_name(None),
+        seen: layer_name(LayerIndex::of_layer(13)),
         protocol: 6,
         local: nowhere,
         remote: nowhere,

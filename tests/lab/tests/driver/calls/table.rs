@@ -415,8 +415,8 @@ pub const TABLE: &[Export] = &[
 ];
 
 const OBSERVES: &str = "Observes";
-const DECIDES: &str = "Keeps silent what nobody is here for";
-const PROVIDER_DOES: &str = "Keeps closed ports silent and watches the layers";
+const DECIDES: &str = "Blocks replies for closed ports";
+const PROVIDER_DOES: &str = "Blocks replies for closed ports and observes the layers";
 
 /// The thread's end; a look for scans by each window that there is.
 const LOOKS: [Expect; 4] =

@@ -1,15 +1,15 @@
 //! What is due, by looking through everything.
 
 use hushport_native_driver::logic::layers::LAYERS;
-use hushport_native_driver::logic::order::{Direction, Kinds, Place, ROWS, Start, Step};
+use hushport_native_driver::logic::order::{Direction, Kinds, LayerIndex, ROWS, Start, Step};
 
 /// The place of a layer.
-fn place(name: &str) -> Place {
+fn place(name: &str) -> LayerIndex {
     let layer = LAYERS.iter().find(|layer| layer.name == name).expect("a layer of the table");
-    Place::of_layer(layer.ids[0]).expect("a layer of the table")
+    LayerIndex::of_layer(layer.ids[0]).expect("a layer of the table")
 }
 
-fn is(seen: Place, name: &str) -> bool {
+fn is(seen: LayerIndex, name: &str) -> bool {
     seen == place(name)
 }
 
@@ -45,12 +45,12 @@ pub struct Rows {
 
 impl Rows {
     /// Whether the step is in order.
-    pub fn step(&mut self, seen: Place, kinds: Kinds, start: Start) -> bool {
-        let all = || (0..ROWS.len()).flat_map(|row| (0..ROWS[row].places.len()).map(move |at| (row, at)));
-        let fits = |(row, at): &At| ROWS[*row].places[*at] == seen && may_be(kinds, ROWS[*row].kinds);
+    pub fn step(&mut self, seen: LayerIndex, kinds: Kinds, start: Start) -> bool {
+        let all = || (0..ROWS.len()).flat_map(|row| (0..ROWS[row].layers.len()).map(move |at| (row, at)));
+        let fits = |(row, at): &At| ROWS[*row].layers[*at] == seen && may_be(kinds, ROWS[*row].kinds);
         let onward: Vec<At> = self.at.iter().map(|&(row, at)| (row, at + 1)).collect();
-        let onward: Vec<At> = onward.into_iter().filter(|&(row, at)| at < ROWS[row].places.len()).collect();
-        let last = self.at.first().map(|&(row, at)| ROWS[row].places[at]);
+        let onward: Vec<At> = onward.into_iter().filter(|&(row, at)| at < ROWS[row].layers.len()).collect();
+        let last = self.at.first().map(|&(row, at)| ROWS[row].layers[at]);
         let dropped =
             last.is_some_and(|last| last.layer() == seen.layer() && !last.is_discard() && seen.is_discard());
         if dropped {
@@ -61,15 +61,15 @@ impl Rows {
         let begun = !self.at.is_empty() || self.discarded;
         let mut next: Vec<At> = match start {
             _ if begun => onward.into_iter().chain(self.again(kinds)).filter(fits).collect(),
-            Start::Whole => all().filter(|(_, at)| *at == 0).filter(fits).collect(),
-            Start::Anywhere => all().filter(fits).collect(),
+            Start::AtFirstLayer => all().filter(|(_, at)| *at == 0).filter(fits).collect(),
+            Start::AtAnyLayer => all().filter(fits).collect(),
         };
         next.sort_unstable();
         next.dedup();
         let good = !next.is_empty();
         if !good {
             // One fault is one report: it goes on from here.
-            next = all().filter(|&(row, at)| ROWS[row].places[at] == seen).collect();
+            next = all().filter(|&(row, at)| ROWS[row].layers[at] == seen).collect();
         }
         (self.at, self.discarded) = (next, false);
         good
@@ -77,29 +77,30 @@ impl Rows {
 
     /// Whether nothing need follow.
     pub fn may_end(&self) -> bool {
-        let ends = |&(row, at): &At| at + 1 == ROWS[row].places.len();
+        let ends = |&(row, at): &At| at + 1 == ROWS[row].layers.len();
         self.at.is_empty() || self.discarded || self.at.iter().any(ends)
     }
 
     /// Where another walk begins behind one that may be over: a call's at the first
-    /// place of a row, a packet's at the first place that shows it.
+    /// layer of a row, a packet's at the first layer that shows it.
     fn again(&self, kinds: Kinds) -> Vec<At> {
         if !self.may_end() {
             return Vec::new();
         }
-        let sent = self.at.iter().any(|&(row, at)| is(ROWS[row].places[at], "OUTBOUND_IPPACKET"));
+        let sent = self.at.iter().any(|&(row, at)| is(ROWS[row].layers[at], "OUTBOUND_IPPACKET"));
         let is_call = surely(kinds, Kinds::CALL);
-        let shows_none = |place: &Place| is(*place, "ALE_CONNECT_REDIRECT") || is(*place, "ALE_AUTH_CONNECT");
+        let may_show_none = |layer: &_| is(*layer, "ALE_CONNECT_REDIRECT") || is(*layer, "ALE_AUTH_CONNECT");
         let begins = |&(row, at): &At| {
-            let (before, here) = (&ROWS[row].places[..at], ROWS[row].places[at]);
+            let (before, here) = (&ROWS[row].layers[..at], ROWS[row].layers[at]);
             match is_call {
                 true => before.is_empty(),
                 false => {
-                    before.iter().all(shows_none) && (self.discarded || is(here, "INBOUND_IPPACKET") != sent)
+                    before.iter().all(may_show_none)
+                        && (self.discarded || is(here, "INBOUND_IPPACKET") != sent)
                 }
             }
         };
-        let all = (0..ROWS.len()).flat_map(|row| (0..ROWS[row].places.len()).map(move |at| (row, at)));
+        let all = (0..ROWS.len()).flat_map(|row| (0..ROWS[row].layers.len()).map(move |at| (row, at)));
         all.filter(begins).collect()
     }
 }
@@ -124,33 +125,33 @@ impl Flow {
     }
 
     /// Whether the step is in order; the error is what was due.
-    pub fn step(&mut self, step: Step) -> Result<(), Option<Place>> {
+    pub fn step(&mut self, step: Step) -> Result<(), Option<LayerIndex>> {
         let result = self.due(step);
         self.passed.push(step);
         result
     }
 
     fn has(&self, name: &str) -> bool {
-        self.passed.iter().any(|step| is(step.place, name))
+        self.passed.iter().any(|step| is(step.layer, name))
     }
 
     /// Since the flow was last authorized.
     fn refused(&self) -> bool {
         let of = |step: &&Step| {
-            let named = step.place.layer().map_or("", |layer| layer.name);
+            let named = step.layer.layer().map_or("", |layer| layer.name);
             ["ALE_AUTH_CONNECT", "ALE_AUTH_RECV_ACCEPT"].contains(&named)
         };
-        self.passed.iter().rfind(of).is_some_and(|step| step.place.is_discard())
+        self.passed.iter().rfind(of).is_some_and(|step| step.layer.is_discard())
     }
 
-    fn due(&self, Step { place: seen, direction, kinds }: Step) -> Result<(), Option<Place>> {
+    fn due(&self, Step { layer: seen, direction, kinds }: Step) -> Result<(), Option<LayerIndex>> {
         let inbound = direction == Direction::Inbound;
         let needs = |there: bool, name: &str| if there { Ok(()) } else { Err(Some(place(name))) };
         let once = |name: &str| if self.has(name) { Err(None) } else { Ok(()) };
         let authorized = self.joined || self.has("ALE_AUTH_CONNECT") || self.has("ALE_AUTH_RECV_ACCEPT");
         let authorizing = if inbound { "ALE_AUTH_RECV_ACCEPT" } else { "ALE_AUTH_CONNECT" };
         let sent = self.passed.iter().any(|step| {
-            (is(step.place, "STREAM") || is(step.place, "DATAGRAM_DATA"))
+            (is(step.layer, "STREAM") || is(step.layer, "DATAGRAM_DATA"))
                 && step.direction == Direction::Outbound
         });
         let name = match seen.layer() {

@@ -1,41 +1,33 @@
-//! What the order looks at, layer by layer.
+//! How a packet or a call is recognized at each layer.
 
 use super::flow_order::Direction;
-use super::place::{Place, Spot};
+use super::layer::LayerIndex;
+use super::sets::is_on_row;
 use crate::logic::layers::{Fields, Layer, Shows, Way};
 
-/// What the order looks at where a callout stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Look {
-    /// Where that is.
-    pub spot: Spot,
-    /// What of a classify tells what comes there.
-    pub at: At,
-}
-
-/// What of a classify tells which packet or which call it is.
+/// How the order check recognizes what a classify shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub enum At {
-    /// Nothing is out of order here: no document says when something comes
-    /// here, as with STREAM_PACKET; or it is on its way from elsewhere to
-    /// elsewhere.
+pub enum Tracking {
+    /// Not at all: everything is in order here. No document says when a packet comes
+    /// to this layer, as with STREAM_PACKET, or it is forwarded.
     Away,
-    /// Nor here: an error's headers are not yet those of a packet on its way.
+    /// Not at all: an ICMP error does not show the packet that will be sent.
+    /// Decisions use the positions.
     Error(Positions),
-    /// A socket call, and where its flags stand, if they do.
+    /// A socket call; the position of its flags, if it has them.
     Call(Option<u8>),
     /// A packet, by its IP header.
     Packet(Direction, Positions),
     /// A packet, by its transport header.
     Segment(Way, Positions),
-    /// The same and a socket call, or the call alone.
+    /// A packet, by its transport header, and a socket call; or only the call.
     CallOrSegment(Way, Positions),
     /// Bytes of a stream.
     Stream,
 }
 
-/// Where the data fields stand by which a packet is known.
+/// The positions of the data fields that identify a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Positions {
     local_address: u8,
@@ -46,20 +38,14 @@ pub struct Positions {
     last: u8,
 }
 
-impl Look {
-    /// At a layer or its twin.
-    pub const fn of(layer: &Layer, place: Place) -> Self {
-        Self { spot: Spot::of(place), at: At::of(layer, place) }
-    }
-}
-
-impl At {
-    const fn of(layer: &Layer, place: Place) -> Self {
+impl Tracking {
+    /// At a layer or its discard layer.
+    pub const fn of(layer: &Layer, index: LayerIndex) -> Self {
         let fields = &layer.fields;
         if let (Shows::Error(_), Some(positions)) = (layer.shows, Positions::of_packet(fields)) {
             return Self::Error(positions);
         }
-        if !place.is_in_order() {
+        if !is_on_row(index) {
             return Self::Away;
         }
         match layer.shows {
@@ -112,26 +98,25 @@ impl Positions {
         Self { local_address, remote_address, local_port, remote_port, protocol, last }
     }
 
-    /// None of them is higher than this.
+    /// The highest position.
     #[inline(always)]
     pub const fn last(&self) -> usize {
         self.last as usize
     }
 
-    /// Of the local and of the remote address.
+    /// The positions of the local and the remote address.
     #[inline(always)]
     pub const fn addresses(&self) -> [usize; 2] {
         [self.local_address as usize, self.remote_address as usize]
     }
 
-    /// Of the ports, or what stands in their place; at layers that show
-    /// segments.
+    /// The positions of the local and the remote port, at layers that show segments.
     #[inline(always)]
     pub const fn ports(&self) -> [usize; 2] {
         [self.local_port as usize, self.remote_port as usize]
     }
 
-    /// Of the protocol, at layers that show segments.
+    /// The position of the protocol, at layers that show segments.
     #[inline(always)]
     pub const fn protocol(&self) -> usize {
         self.protocol as usize
@@ -144,20 +129,22 @@ mod tests {
     use crate::logic::callouts::CALLOUTS;
 
     #[test]
-    fn every_layer_is_looked_at_as_it_shows() {
+    fn every_layer_is_tracked_by_what_it_shows() {
         for callout in &CALLOUTS {
             let name = callout.name().concat();
-            assert_eq!(Place::of_layer(callout.layer_id), Some(callout.look.spot.place));
-            match callout.look.at {
-                At::Away => {
+            assert_eq!(LayerIndex::of_layer(callout.layer_id), Some(callout.order_layer.index));
+            match callout.tracking {
+                Tracking::Away => {
                     assert!(["STREAM_PACKET", "IPFORWARD"].contains(&callout.layer.name), "{name}");
                 }
-                At::Error(_) => assert!(callout.layer.name.ends_with("ICMP_ERROR"), "{name}"),
-                At::Call(flags) => {
+                Tracking::Error(_) => assert!(callout.layer.name.ends_with("ICMP_ERROR"), "{name}"),
+                Tracking::Call(flags) => {
                     assert_eq!((callout.layer.shows, callout.fields().flags), (Shows::Call, flags));
                 }
-                At::Stream => assert_eq!(callout.layer.shows, Shows::Stream),
-                At::Packet(_, positions) | At::Segment(_, positions) | At::CallOrSegment(_, positions) => {
+                Tracking::Stream => assert_eq!(callout.layer.shows, Shows::Stream),
+                Tracking::Packet(_, positions)
+                | Tracking::Segment(_, positions)
+                | Tracking::CallOrSegment(_, positions) => {
                     let all = [positions.addresses(), positions.ports(), [positions.protocol(); 2]].concat();
                     assert_eq!(all.into_iter().max(), Some(positions.last()), "{name}");
                     let fields = callout.fields();

@@ -1,14 +1,17 @@
-//! A packet as a deciding layer shows it: its numbers are taken in at once, the
-//! rest is read only where the decision asks.
+//! The packet of an indication, as the decisions read it.
+//!
+//! Protocol and local port are read at once, everything else only when the decision
+//! asks.
 #![deny(unsafe_code)]
 
 use super::incoming::Incoming;
 use crate::ffi;
 use crate::logic::address::Address;
-use crate::logic::stealth::{Discard, Icmp, Marks, PacketView, TcpFlags};
+use crate::logic::stealth::{ConditionFlags, Discard, Icmp, PacketView};
+use crate::logic::tcp::TcpFlags;
 
-/// What an indication shows of its packet.
-pub struct Packet<'i, 'a> {
+/// The packet of an indication.
+pub struct IndicatedPacket<'i, 'a> {
     pub(super) incoming: &'i Incoming<'a>,
     pub(super) protocol: Option<u8>,
     pub(super) local_port: Option<u16>,
@@ -16,15 +19,20 @@ pub struct Packet<'i, 'a> {
 }
 
 impl Incoming<'_> {
-    /// What every layer says of a packet: its fields and metadata alone.
+    /// The packet as the layer's fields and metadata describe it.
     #[inline(always)]
-    pub fn shown(&self) -> Packet<'_, '_> {
+    pub fn packet(&self) -> IndicatedPacket<'_, '_> {
         let protocol = self.protocol();
-        Packet { incoming: self, protocol, local_port: self.local_port(), tcp_flags: TcpFlags::UNREAD }
+        IndicatedPacket {
+            incoming: self,
+            protocol,
+            local_port: self.local_port(),
+            tcp_flags: TcpFlags::UNREAD,
+        }
     }
 }
 
-impl PacketView for Packet<'_, '_> {
+impl PacketView for IndicatedPacket<'_, '_> {
     #[inline(always)]
     fn protocol(&self) -> Option<u8> {
         self.protocol
@@ -46,14 +54,19 @@ impl PacketView for Packet<'_, '_> {
     }
 
     #[inline(always)]
-    fn marks(&self) -> Marks {
+    fn condition_flags(&self) -> ConditionFlags {
         const {
-            assert!(Marks::of_flags(ffi::FWP_CONDITION_FLAG_IS_LOOPBACK).has(Marks::LOOPBACK));
-            assert!(Marks::of_flags(ffi::FWP_CONDITION_FLAG_IS_IPSEC_SECURED).has(Marks::IPSEC_SECURED));
+            assert!(
+                ConditionFlags::of_flags(ffi::FWP_CONDITION_FLAG_IS_LOOPBACK).has(ConditionFlags::LOOPBACK)
+            );
+            assert!(
+                ConditionFlags::of_flags(ffi::FWP_CONDITION_FLAG_IS_IPSEC_SECURED)
+                    .has(ConditionFlags::IPSEC_SECURED)
+            );
         }
         match self.incoming.flags() {
-            Some(flags) => Marks::of_flags(flags),
-            None => Marks::NONE,
+            Some(flags) => ConditionFlags::of_flags(flags),
+            None => ConditionFlags::NONE,
         }
     }
 

@@ -1,34 +1,33 @@
-//! What has been noticed beside verdicts: seldom enough for all processors to
-//! count in one place.
+//! Counts of rare events, shared by all processors.
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-/// Counts since the start; each of them is said as an event, too.
+/// Counts since the start. Each occurrence is also an event.
 ///
-/// In a debugger: it begins with the seventh word of `Shared`, see `Counters`.
+/// In a debugger: this begins at the seventh word of `Shared`, see `Counters`.
 #[derive(Default)]
 #[repr(C)]
-pub struct Noticed {
-    /// Flows that are over.
+pub struct RareCounters {
+    /// Flows that have ended.
     pub flows_ended: AtomicU64,
-    /// Departures from the documented order.
+    /// Deviations from the documented order.
     pub deviations: AtomicU64,
     /// Scans reported.
     pub scans: AtomicU64,
 }
 
-impl Noticed {
-    /// A flow is over.
+impl RareCounters {
+    /// Counts a flow that has ended.
     pub fn flow_ended(&self) {
         self.flows_ended.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Something left the documented order.
+    /// Counts a deviation from the documented order.
     pub fn deviation(&self) {
         self.deviations.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Somebody scans.
+    /// Counts a scan.
     pub fn scan(&self) {
         self.scans.fetch_add(1, Ordering::Relaxed);
     }

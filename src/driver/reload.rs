@@ -1,0 +1,108 @@
+//! Follows the registry: reloads the policy, sweeps for scans, logs counters.
+
+use core::ops::RangeInclusive;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use super::events::{self, Occasion};
+use super::filtering::Filtering;
+use super::policy::Applied;
+use super::shared::Shared;
+use crate::kernel::clock;
+use crate::kernel::irql::Passive;
+use crate::kernel::pool::{PoolArc, PoolBox};
+use crate::kernel::registry::{Key, Room};
+use crate::kernel::watch::KeyFollower;
+use crate::logic::policy::values::mode;
+use crate::logic::policy::{Mode, Policy};
+
+/// Bounds of the time between two sweeps for scans, in milliseconds.
+const SWEEP_INTERVAL_MS: RangeInclusive<u32> = 10..=10_000;
+
+/// Milliseconds between two `Counters` events.
+const COUNTERS_INTERVAL_MS: u64 = 10_000;
+
+/// Keeps the policy up to date with the registry. Between changes it sweeps for
+/// scans and logs the counters.
+pub struct Reload {
+    shared: PoolArc<Shared>,
+    /// The policy determines which filters there are.
+    pub filtering: PoolArc<Filtering>,
+    /// When the counters were last logged, in milliseconds.
+    counters_logged: AtomicU64,
+}
+
+impl Reload {
+    /// Follows nothing yet.
+    pub fn new(shared: PoolArc<Shared>, filtering: PoolArc<Filtering>) -> Self {
+        Self { shared, filtering, counters_logged: AtomicU64::new(clock::milliseconds()) }
+    }
+
+    /// Logs that the driver has started, and its policy.
+    pub fn started(&self, irql: &Passive) {
+        let Shared { channel, policies, .. } = &*self.shared;
+        events::policy(channel, Occasion::Start, policies, irql);
+        events::started(channel, Occasion::Start, irql);
+    }
+
+    /// Puts a good policy in force.
+    fn replace(&self, applied: PoolBox<Applied>, irql: &Passive) {
+        let Shared { policies, channel, .. } = &*self.shared;
+        let policy = applied.values();
+        policies.replace(applied, irql);
+        // If the engine refuses, the filters stay as they are. The next change tries
+        // again.
+        let _updated_or_not = self.filtering.update_filters(&policy, irql);
+        events::policy(channel, Occasion::Change, policies, irql);
+    }
+
+    /// Keeps the policy in force, except the registry's `Mode` if that is 0 or 1.
+    fn keep(&self, key: Option<&Key>, irql: &Passive) {
+        let Shared { policies, channel, .. } = &*self.shared;
+        let mode = key.and_then(|key| mode_alone(key, irql)).filter(|mode| *mode != Mode::Enforce);
+        match policies.keep(mode, irql) {
+            true => events::policy(channel, Occasion::Change, policies, irql),
+            false => events::rejected(channel, Occasion::Change, policies, irql),
+        }
+    }
+}
+
+impl KeyFollower for Reload {
+    /// If a value is refused, the last good policy stays in force as a whole,
+    /// because a part of a new policy can mean the opposite of the whole. It also
+    /// stays if there is no memory for a new one. `Mode` 0 and 1 always take effect,
+    /// so that the driver can always be switched off.
+    fn follow(&self, key: Option<&Key>, irql: &Passive) {
+        let applied = match self.shared.policies.read(key, irql) {
+            Ok((applied, 0)) => PoolBox::new(applied),
+            Ok(_) => return self.keep(key, irql),
+            Err(status) => Err(status),
+        };
+        match applied {
+            Ok(applied) => self.replace(applied, irql),
+            Err(_) => self.keep(key, irql),
+        }
+    }
+
+    fn tick(&self, irql: &Passive) -> u32 {
+        let Shared { policies, channel, processors, scans, rare, .. } = &*self.shared;
+        let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
+        let remotes = processors.all().iter().map(|processor| &processor.remotes);
+        scans.sweep(remotes, &policy, irql, |scan| {
+            rare.scan();
+            events::scan_detected(channel, &scan, policy.scan_window_ms, irql);
+        });
+        let now = clock::milliseconds();
+        if now.saturating_sub(self.counters_logged.load(Ordering::Relaxed)) >= COUNTERS_INTERVAL_MS {
+            self.counters_logged.store(now, Ordering::Relaxed);
+            self.shared.log_counters(irql);
+        }
+        (policy.scan_window_ms / 8).clamp(*SWEEP_INTERVAL_MS.start(), *SWEEP_INTERVAL_MS.end())
+    }
+}
+
+/// The registry's `Mode`, if it is valid. Allocates no memory.
+fn mode_alone(key: &Key, irql: &Passive) -> Option<Mode> {
+    let mut room = Room::<[u8; size_of::<u32>()]>::empty();
+    let data = key.value("Mode", &mut room, irql).ok()??;
+    mode(data.kind, data.bytes)
+}

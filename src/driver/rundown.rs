@@ -1,0 +1,29 @@
+//! The ETW rundown: the driver's state for a session that asks for it.
+
+use super::events::{self, Occasion};
+use super::shared::{SHARED, Shared};
+use crate::kernel::etw::{Channel, Listen};
+use crate::kernel::irql::Passive;
+use crate::kernel::published::Published;
+
+/// Writes the events that describe the driver's state.
+pub struct Rundown;
+
+impl Listen for Rundown {
+    type Shared = Shared;
+
+    fn shared() -> &'static Published<Shared> {
+        &SHARED
+    }
+
+    fn rundown(shared: &Shared, channel: &Channel, irql: &Passive) {
+        // Writing is not permitted: the driver has not started yet and will log its
+        // state when it has, or `Trace` is 0.
+        if channel.permitted() == 0 {
+            return;
+        }
+        events::started(channel, Occasion::Rundown, irql);
+        events::policy(channel, Occasion::Rundown, &shared.policies, irql);
+        shared.log_counters(irql);
+    }
+}
