@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Result;
 use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
 use machine::etw::{Enable, Filter as Events, ZeroKeyword};
-use machine::host::{Ends, Record, Variants};
+use machine::host::{Ends, OpenPoints, Record};
 use machine::nt::{Kernel, Trace};
 use machine::wfp::Engine;
 
@@ -254,7 +254,7 @@ impl Player {
         let limits = Limits { connections: 0, rows: 0 };
         let account = Account::new(Watched::of(&self.engine), true, limits, Duration::ZERO);
         let filter = Arc::<Engine>::clone(&self.engine);
-        let mut replay = Replay::new(filter, Variants::default(), &survey, &roles, Noted(account));
+        let mut replay = Replay::new(filter, OpenPoints::default(), &survey, &roles, Noted(account));
         feed(file, true, &mut replay)?;
         let (Finished { .. }, Noted(account)) = replay.finish();
         let mut found = account.deviating;

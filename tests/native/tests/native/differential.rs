@@ -5,12 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use machine::host::{Application, Host, Options as HostOptions, Variants};
+use machine::host::{Application, Host, OpenPoints, Options as HostOptions};
 use machine::nt::{Irql, MdlMapping, NblLayout, Options};
 use machine::wire::{Family, Network};
+use native::builds::Machine;
 use native::counters;
 use native::input::{Input, Random};
-use native::machine::Machine;
 use native::targets::classify::{Bench, policy, start};
 
 const BUILDS: [fn(Options) -> Machine; 2] = [Machine::image, Machine::native];
@@ -66,7 +66,8 @@ fn walk(machine: Machine, family: Family, seed: u64) -> (Vec<String>, Vec<Vec<u8
         Family::V6 => network.near.1.into(),
     };
     let filter = Arc::clone(bench.machine.engine());
-    let mut host = Host::new(filter, HostOptions { network, ..HostOptions::default() }, Variants::default());
+    let mut host =
+        Host::new(filter, HostOptions { network, ..HostOptions::default() }, OpenPoints::default());
     host.listen(SocketAddr::new(host_address, 80), Application::Echo).expect("nothing blocks");
     let mut random = Random::new(seed);
     let mut sent = Vec::new();

@@ -8,7 +8,7 @@ use smoltcp::iface::SocketHandle;
 
 use super::fake::Fake;
 use crate::host::stack::Stack;
-use crate::host::{Event, Host, Options, Record, Variants};
+use crate::host::{Event, Host, OpenPoints, Options, Record};
 use crate::wire::{Family, Network, Parsed, TcpFlags};
 
 pub const PORT: u16 = 80;
@@ -27,16 +27,16 @@ pub struct World {
 
 impl World {
     pub fn new(family: Family) -> Self {
-        Self::with(family, Options::default(), Variants::default())
+        Self::with(family, Options::default(), OpenPoints::default())
     }
 
-    pub fn with(family: Family, options: Options, variants: Variants) -> Self {
+    pub fn with(family: Family, options: Options, open_points: OpenPoints) -> Self {
         let network = Network::default();
         let swapped = Network { near: network.host, host: network.near, ..network };
         let fake = Fake::new();
         Self {
             family,
-            host: Host::new(fake.clone(), options, variants),
+            host: Host::new(fake.clone(), options, open_points),
             fake,
             peer: Stack::new(&Options { network: swapped, seed: 2, ..Options::default() }),
             now: Duration::ZERO,
