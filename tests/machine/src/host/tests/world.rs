@@ -9,6 +9,7 @@ use smoltcp::iface::SocketHandle;
 use super::fake::Fake;
 use crate::host::stack::Stack;
 use crate::host::{Event, Host, OpenPoints, Options, Record};
+use crate::wire::compose;
 use crate::wire::{Family, Network, Parsed, TcpFlags};
 
 pub const PORT: u16 = 80;
@@ -110,27 +111,7 @@ impl World {
 
     pub fn ip(&self) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
         let (from, to) = (self.peer_at(0).ip(), self.host_at(0).ip());
-        etherparse::PacketBuilder::ip(match (from, to) {
-            (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) => {
-                let header = etherparse::Ipv4Header {
-                    source: from.octets(),
-                    destination: to.octets(),
-                    time_to_live: 64,
-                    ..etherparse::Ipv4Header::default()
-                };
-                etherparse::IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default())
-            }
-            (std::net::IpAddr::V6(from), std::net::IpAddr::V6(to)) => {
-                let header = etherparse::Ipv6Header {
-                    source: from.octets(),
-                    destination: to.octets(),
-                    hop_limit: 64,
-                    ..etherparse::Ipv6Header::default()
-                };
-                etherparse::IpHeaders::Ipv6(header, etherparse::Ipv6Extensions::default())
-            }
-            mixed => panic!("{mixed:?}"),
-        })
+        compose::ip(from, to)
     }
 
     /// A segment from the peer's address, outside its own TCP.
