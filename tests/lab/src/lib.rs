@@ -8,10 +8,10 @@
 //! | [`setup`] | what the lab needs on the machine, and the build of the driver |
 //! | [`hushport`] | the driver's names and promises, which `machine` does not know |
 //! | [`traffic`], [`storm`] | indications of every kind from a seed; and under them the driver comes and goes |
-//! | [`world`] | machine, host and network namespace, running; [`scan`] is nmap in it, [`matrix`] every scan |
+//! | [`world`] | machine, host and network namespace, running; [`scan`] is nmap in it |
 //! | [`variants`] | the points that documents leave open, by name |
 //! | [`policy`] | the driver's values and what it makes of them |
-//! | [`registry`] | the driver's values from outside, while a host is up |
+//! | [`remote_registry`] | the driver's values from outside, while a host is up |
 //! | [`counters`] | what the driver counted |
 //! | [`package`] | the driver package: INF, catalog, test signatures |
 //! | [`bench`] | what a classify costs: time, instructions, what it locks and writes |
@@ -25,11 +25,10 @@ pub mod bench;
 pub mod commands;
 pub mod counters;
 pub mod hushport;
-pub mod matrix;
 pub mod mutate;
 pub mod package;
 pub mod policy;
-pub mod registry;
+pub mod remote_registry;
 pub mod report;
 pub mod scan;
 pub mod setup;

@@ -10,19 +10,13 @@ use machine::schedule::Random;
 use machine::wfp::{
     DataType, Discard, FlowHandle, LayerData, LayerInfo, Metadata, Packet, Request, Value, layers,
 };
+pub use machine::wire::Family;
+use machine::wire::compose;
 
 /// `FWP_CONDITION_FLAG_*` bits that fields named FLAGS hold (`fwptypes.h`).
 const FLAGS: [u32; 6] = [0, 1, 2, 4, 0x8000_0000, 0xFFFF_FFFF];
 /// TCP SYN, as in the header's flags octet (RFC 9293).
 pub const SYN: u8 = 0x02;
-
-/// An address family of the layers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names say it")]
-pub enum Family {
-    V4,
-    V6,
-}
 
 /// What stands at a layer's `layerData`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,11 +72,8 @@ impl Indication {
             Family::V4 => 20,
             Family::V6 => 40,
         };
-        let mut bytes = vec![0; header + 20];
-        bytes[header..header + 2].copy_from_slice(&40_000u16.to_be_bytes());
-        bytes[header + 2..header + 4].copy_from_slice(&port.to_be_bytes());
-        bytes[header + 12] = 0x50;
-        bytes[header + 13] = tcp_flags;
+        let mut bytes = vec![0; header];
+        bytes.extend(compose::tcp_header(40_000, port, 0, tcp_flags));
         let data_start = bytes.len();
         let metadata = Metadata {
             // TRANSPORT, INET_DISCARD_REASON: no endpoint found (fwpstypes.h).

@@ -4,13 +4,9 @@
 //! kernel; names can be combined. Where the documents have a word on the point,
 //! the world without any variant plays that.
 
-use anyhow::{Context, Result, ensure};
 use machine::host::{DataStart, DiscardMetadata, UdpDiscard};
 use machine::nt::{Irql, MdlMapping, NblLayout};
-use machine::wfp::{
-    ActionType, AfterBlock, DiscardRights, DisplayData, Engine, FILTER_FLAG_CLEAR_ACTION_RIGHT, Filter, Guid,
-    Session, Sublayer, Value,
-};
+use machine::wfp::{AfterBlock, DiscardRights};
 
 use crate::world::Plan;
 
@@ -53,36 +49,36 @@ pub static ALL: [Variant; 14] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is shown at INBOUND_TRANSPORT before its discard twin",
-        |plan| plan.variants.transport_before_discard = true,
+        |plan| plan.open_points.transport_before_discard = true,
     ),
     variant(
         "udp-at-transport-discard",
         "UDP without endpoint is discarded at INBOUND_TRANSPORT_DISCARD, as field reports have it",
-        |plan| plan.variants.udp_discard = UdpDiscard::Transport,
+        |plan| plan.open_points.udp_discard = UdpDiscard::Transport,
     ),
     variant(
         "udp-at-both-discards",
         "UDP without endpoint is shown at the discard twins of both layers",
-        |plan| plan.variants.udp_discard = UdpDiscard::Both,
+        |plan| plan.open_points.udp_discard = UdpDiscard::Both,
     ),
     variant(
         "reason-other",
         "what has no endpoint is discarded for another reason of the same module",
-        |plan| plan.variants.discard_metadata = DiscardMetadata::Reason(OTHER_REASON),
+        |plan| plan.open_points.discard_metadata = DiscardMetadata::Reason(OTHER_REASON),
     ),
     variant("reason-absent", "no reason is given for what the stack discards", |plan| {
-        plan.variants.discard_metadata = DiscardMetadata::Absent;
+        plan.open_points.discard_metadata = DiscardMetadata::Absent;
     }),
     variant(
         "nbl-at-transport-header",
         "at INBOUND_TRANSPORT_DISCARD the data starts at the transport header",
-        |plan| plan.variants.transport_discard_start = DataStart::TransportHeader,
+        |plan| plan.open_points.transport_discard_start = DataStart::TransportHeader,
     ),
     variant("nbl-at-ip-header", "at INBOUND_IPPACKET_DISCARD the data starts at the IP header", |plan| {
-        plan.variants.ippacket_discard_start = DataStart::IpHeader;
+        plan.open_points.ippacket_discard_start = DataStart::IpHeader;
     }),
     variant("nbl-at-payload", "at INBOUND_IPPACKET_DISCARD the data starts behind the UDP header", |plan| {
-        plan.variants.ippacket_discard_start = DataStart::Payload;
+        plan.open_points.ippacket_discard_start = DataStart::Payload;
     }),
     variant("nbl-in-pieces", "packets are cut into MDLs of one byte", |plan| {
         plan.machine.nbl_layout = NblLayout::Pieces(1);
@@ -114,41 +110,6 @@ pub static ALL: [Variant; 14] = [
         )
     },
 ];
-
-/// Adds the sublayer of `stronger-hard-permit`: a policy of somebody else's,
-/// heavier than the driver's.
-pub fn add_stronger(engine: &Engine) -> Result<()> {
-    const LAYERS: [&str; 4] = [
-        "INBOUND_IPPACKET_#_DISCARD",
-        "INBOUND_TRANSPORT_#",
-        "INBOUND_TRANSPORT_#_DISCARD",
-        "OUTBOUND_ICMP_ERROR_#",
-    ];
-    const SUBLAYER: Guid = Guid::from_u128(0x1c6b_70e4_52fd_4a0e_8f0c_31a9_57d2_b4e6);
-    let display = DisplayData { name: Some("somebody else's".into()), description: None };
-    let session = engine.open(Session { display: display.clone(), ..Session::default() })?;
-    let sublayer =
-        Sublayer { key: SUBLAYER, display: display.clone(), weight: u16::MAX, ..Sublayer::default() };
-    engine.sublayer_add(session, sublayer).to_result()?;
-    for layer in LAYERS.into_iter().flat_map(|layer| ["V4", "V6"].map(|family| layer.replace('#', family))) {
-        let filter = Filter {
-            key: Guid::nil(),
-            display: display.clone(),
-            flags: FILTER_FLAG_CLEAR_ACTION_RIGHT,
-            provider: None,
-            layer: engine.layer_by_name(&layer).with_context(|| format!("no layer {layer}"))?.key,
-            sublayer: SUBLAYER,
-            weight: Value::Empty,
-            conditions: Vec::new(),
-            action: ActionType::PERMIT,
-            callout: None,
-            raw_context: 0,
-        };
-        let added = engine.filter_add(session, filter);
-        ensure!(added.is_ok(), "{layer}: {added:?}");
-    }
-    Ok(())
-}
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use lab::hushport;
 use lab::policy::Assignment;
-use lab::registry::{Policy, Reply, Request, Served, ask_at, text};
+use lab::remote_registry::{Policy, Reply, Request, Served, ask_at, text};
 use lab::setup::{self, Target};
 use machine::Machine;
 use machine::nt::Options;
@@ -33,7 +33,8 @@ impl Up {
             machine.set_value(&name, value);
         }
         machine.start(sys).unwrap();
-        let served = Served::at(path.clone(), Arc::clone(machine.kernel()), Some(sys)).unwrap();
+        let served =
+            Served::at(path.clone(), Arc::clone(machine.kernel()), hushport::SERVICE, Some(sys)).unwrap();
         Self { served: Some(served), machine, path, _directory: directory }
     }
 

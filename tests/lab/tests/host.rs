@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use machine::host::documented::{Comparison, compare};
 use machine::host::{
-    Application, Event, Filter, Host, HostHandle, Layer, Options, State, Variants, definition, spawn,
+    Application, Event, Filter, Host, HostHandle, Layer, OpenPoints, Options, State, definition, spawn,
 };
 use machine::wfp::{ActionType, Decision, FlowHandle, LayerId, Request};
 use machine::wire::{Family, Namespace, Network, Recorder, Recording};
@@ -74,7 +74,7 @@ impl Bench {
         let tun = namespace.tun(&network).unwrap();
         let recorder = Recorder::new(64 << 20);
         let wire = Recording::new(tun, recorder.clone());
-        let host = Host::new(Arc::new(filter), Options::default(), Variants::default());
+        let host = Host::new(Arc::new(filter), Options::default(), OpenPoints::default());
         let host = spawn(host, wire).unwrap();
         for family in Family::BOTH {
             let at = |port| (network.host_address(family), port).into();

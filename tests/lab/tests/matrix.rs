@@ -1,8 +1,8 @@
 //! A part of the scan matrix: enough to see each decision and each way around
 //! it, with real nmap.
 
-use lab::matrix::{self, Case, Outcome};
 use lab::scan::Technique::{self, Ack, Null, Ping, Protocol, Syn, Udp};
+use lab::scan::matrix::{self, Case, Outcome};
 use lab::setup::{self, Target};
 use lab::variants::Variant;
 use machine::wire::Family;

@@ -5,6 +5,7 @@ use machine::nt::types::{
     FWPS_CLASSIFY_OUT0, FWPS_INCOMING_METADATA_VALUES0, data_type, metadata_field as field,
 };
 use machine::wfp::{ActionType, DataType, LayerInfo, RIGHT_ACTION_WRITE};
+use machine::wire::compose;
 
 use crate::input::Input;
 
@@ -68,11 +69,7 @@ impl Segment {
 
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.before];
-        bytes.extend(self.remote_port.to_be_bytes());
-        bytes.extend(self.local_port.to_be_bytes());
-        bytes.extend([0; 8]);
-        bytes.extend([0x50, self.tcp_flags]);
-        bytes.extend([0; 6]);
+        bytes.extend(compose::tcp_header(self.remote_port, self.local_port, 0, self.tcp_flags));
         bytes.extend(&self.after);
         bytes
     }

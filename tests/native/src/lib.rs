@@ -10,7 +10,7 @@
 //! |---|---|
 //! | [`bounds`] | indications that end one step too early, or lie about where they end |
 //! | [`exports`] | the driver's imports as symbols, which jump into the lab |
-//! | [`machine`] | a machine for either build |
+//! | [`builds`] | a machine for either build |
 //! | [`input`] | a fuzzer's bytes as choices |
 //! | [`indication`] | choices as indications, plain or hostile |
 //! | [`oracle`] | what may be blocked, written without regard to the driver |
@@ -18,10 +18,10 @@
 //! | [`targets`] | what a fuzzer calls, and the tests |
 
 pub mod bounds;
+pub mod builds;
 pub mod counters;
 pub mod exports;
 pub mod indication;
 pub mod input;
-pub mod machine;
 pub mod oracle;
 pub mod targets;

@@ -57,7 +57,7 @@ impl Figures {
         say("policies");
         figures.policies(effort, base)?;
         say("every layer under every policy");
-        super::matrix::take(&mut figures, effort)?;
+        super::policies::take(&mut figures, effort)?;
         say("events");
         super::tracing::take(&mut figures, effort, base)?;
         say("the native build under callgrind");

@@ -4,7 +4,10 @@
 //! out as "Data Offset Positions" says for the layer, with the metadata that
 //! "Metadata Fields at Each Filtering Layer" lists as far as anybody looks.
 
+use std::net::{IpAddr, Ipv4Addr};
+
 use machine::wfp::{Discard, FlowHandle, LayerInfo, Metadata, Value};
+use machine::wire::compose;
 
 use crate::traffic::{Data, Family, Indication};
 
@@ -44,6 +47,8 @@ const SEND: u32 = 0x1_0000;
 /// LUID of the interface that everything passes.
 const INTERFACE: u64 = 0x6_0080_0000_0000;
 const ENDPOINT: u64 = 0xE4D;
+/// Sequence number of every segment.
+const FIRST: u32 = 1 << 24;
 
 impl Subject {
     /// A SYN for a port where nobody listens.
@@ -180,39 +185,20 @@ impl Subject {
             true => (local, remote, ports),
             false => (remote, local, [ports[1], ports[0]]),
         };
-        let upper = self.upper();
-        let mut bytes = match self.family {
-            Family::V4 => {
-                let total = (20 + upper) as u16;
-                let mut ip = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, self.protocol, 0, 0];
-                ip[2..4].copy_from_slice(&total.to_be_bytes());
-                ip
-            }
-            Family::V6 => {
-                let mut ip = vec![0x60, 0, 0, 0, 0, 0, self.protocol, 64];
-                ip[4..6].copy_from_slice(&(upper as u16).to_be_bytes());
-                ip
-            }
-        };
-        bytes.extend(source);
-        bytes.extend(destination);
-        let start = bytes.len();
-        bytes.resize(start + upper, 0);
-        bytes[start..start + 2].copy_from_slice(&ports[0].to_be_bytes());
-        bytes[start + 2..start + 4].copy_from_slice(&ports[1].to_be_bytes());
+        let mut bytes = compose::ip_header(source, destination, self.protocol, self.upper());
         if self.protocol == TCP {
-            bytes[start + 4] = 1;
-            bytes[start + 12..start + 14].copy_from_slice(&[0x50, self.flags]);
+            bytes.extend(compose::tcp_header(ports[0], ports[1], FIRST, self.flags));
         } else {
-            bytes[start + 4..start + 6].copy_from_slice(&(upper as u16).to_be_bytes());
+            bytes.extend(compose::udp_header(ports[0], ports[1], self.payload));
         }
+        bytes.resize(bytes.len() + self.payload, 0);
         bytes
     }
 
-    fn end(&self, last: u32) -> Vec<u8> {
+    fn end(&self, last: u32) -> IpAddr {
         match self.family {
-            Family::V4 => (0x0a00_0000 | last).to_be_bytes().to_vec(),
-            Family::V6 => v6(last).to_vec(),
+            Family::V4 => Ipv4Addr::from(0x0a00_0000 | last).into(),
+            Family::V6 => v6(last).into(),
         }
     }
 }

@@ -1,7 +1,6 @@
 //! `cargo lab faults`: every allocation and every kernel call failing in turn.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,8 +12,7 @@ use machine::nt::{Effect, Failure};
 use machine::status::Status;
 use machine::sweep::{Bfe, Case, Sweep};
 
-use crate::hushport::Hushport;
-use crate::setup::{self, Need, Target};
+use super::driver;
 
 /// What to let fail.
 #[derive(Debug, clap::Args)]
@@ -25,9 +23,8 @@ pub struct Arguments {
     /// Lives at a time [default: the machine's processors]
     #[arg(long)]
     jobs: Option<NonZeroUsize>,
-    /// Another driver than hushport.sys
-    #[arg(long, value_name = "FILE.sys")]
-    driver: Option<PathBuf>,
+    #[command(flatten)]
+    driver: driver::Arguments,
     /// Live one life only: the call of this number fails
     #[arg(long, value_name = "N", requires = "status")]
     only: Option<NonZeroUsize>,
@@ -60,13 +57,7 @@ fn status(name: &str) -> Result<Status, String> {
 
 /// Lives the lives; whether all went as demanded.
 pub fn run(arguments: &Arguments) -> Result<bool> {
-    let sys = match &arguments.driver {
-        Some(sys) => sys,
-        None => {
-            setup::ensure(&[Need::Libclang])?;
-            &setup::build(Target::X64)?.sys
-        }
-    };
+    let sys = arguments.driver.sys()?;
     let file = Arc::new(PeFile::read(sys).with_context(|| format!("cannot read {}", sys.display()))?);
     match (arguments.only, arguments.status) {
         (Some(nth), Some(status)) => one(&file, arguments, nth.get(), status),
@@ -77,14 +68,14 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
 fn all(file: &Arc<PeFile>, arguments: &Arguments) -> Result<bool> {
     let jobs = arguments.jobs.or_else(|| std::thread::available_parallelism().ok());
     let begin = Instant::now();
-    let sweep = Sweep::of(&Hushport, file, arguments.seed, jobs.map_or(1, NonZeroUsize::get));
+    let sweep =
+        Sweep::of(&*arguments.driver.expectations(), file, arguments.seed, jobs.map_or(1, NonZeroUsize::get));
     for problem in &sweep.undisturbed {
         println!("without any failure: {problem}");
     }
-    let driver = arguments.driver.as_ref().map(|driver| format!(" --driver {}", driver.display()));
     for failed in &sweep.failed {
         print!("WRONG: {failed}");
-        println!("    again: cargo lab faults {}{}", failed.case, driver.as_deref().unwrap_or_default());
+        println!("    again: cargo lab faults {}{}", failed.case, arguments.driver.again());
     }
     println!("{sweep}, in {:.1} s", begin.elapsed().as_secs_f64());
     println!("* the call has done its work all the same");
@@ -94,7 +85,7 @@ fn all(file: &Arc<PeFile>, arguments: &Arguments) -> Result<bool> {
 fn one(file: &Arc<PeFile>, arguments: &Arguments, nth: usize, status: Status) -> Result<bool> {
     let effect = if arguments.done { Effect::Done } else { Effect::Refused };
     let plan = Plan { nth, mode: arguments.mode, failure: Failure { status, effect }, seed: arguments.seed };
-    let life = Sweep::only(&Hushport, file, Case { bfe: arguments.bfe, plan });
+    let life = Sweep::only(&*arguments.driver.expectations(), file, Case { bfe: arguments.bfe, plan });
     if life.injected.is_empty() {
         bail!("the driver makes fewer than {nth} calls that can fail");
     }

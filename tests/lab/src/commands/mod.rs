@@ -3,6 +3,7 @@
 mod bench;
 mod coverage;
 mod demo;
+mod driver;
 mod faults;
 mod fuzz;
 mod mutate;

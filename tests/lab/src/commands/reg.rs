@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow, bail};
 use machine::nt::registry::RegistryValue;
 
 use crate::policy::{Assignment, Refusal, table};
-use crate::registry::{self, Policy, Reply, Request};
+use crate::remote_registry::{self, Policy, Reply, Request};
 
 /// What to read or change.
 #[derive(Debug, clap::Args)]
@@ -50,13 +50,13 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     }
     let mut well = true;
     if !changes.is_empty() {
-        let reply = registry::ask(&Request::Change(changes.clone()))?;
+        let reply = remote_registry::ask(&Request::Change(changes.clone()))?;
         for (name, value) in &changes {
             well &= tell(name, value.as_ref(), &reply);
         }
     }
     if changes.is_empty() || !shown.is_empty() {
-        well &= show(&shown, &registry::ask(&Request::List)?);
+        well &= show(&shown, &remote_registry::ask(&Request::List)?);
     }
     Ok(well)
 }
@@ -72,7 +72,7 @@ fn show(names: &[&str], reply: &Reply) -> bool {
             found = false;
             continue;
         };
-        println!("{name} = {}", registry::text(value));
+        println!("{name} = {}", remote_registry::text(value));
         if let Some(policy) = &reply.policy
             && let Some(refusal) = refusal(policy, name)
         {
@@ -89,7 +89,7 @@ fn tell(name: &str, value: Option<&RegistryValue>, reply: &Reply) -> bool {
         return false;
     }
     let what = match value {
-        Some(value) => format!("{name} = {}", registry::text(value)),
+        Some(value) => format!("{name} = {}", remote_registry::text(value)),
         None => format!("{name} deleted"),
     };
     let policy = match (&reply.policy, &reply.failure) {
@@ -98,7 +98,7 @@ fn tell(name: &str, value: Option<&RegistryValue>, reply: &Reply) -> bool {
             return false;
         }
         (None, None) => {
-            println!("{what}; no driver runs");
+            println!("{what}; no driver says what it makes of it");
             return true;
         }
         (Some(policy), None) => policy,
@@ -108,7 +108,7 @@ fn tell(name: &str, value: Option<&RegistryValue>, reply: &Reply) -> bool {
         eprintln!("{}", in_force(policy, name));
         return false;
     }
-    let default = table::find(name).ok().map(registry::default);
+    let default = table::find(name).ok().map(remote_registry::default);
     let meant = value.cloned().or(default);
     if policy.in_force.get(name) != meant.as_ref() {
         eprintln!("{what} takes no effect while the driver refuses another value:");
@@ -133,7 +133,7 @@ fn refusal<'a>(policy: &'a Policy, name: &str) -> Option<&'a Refusal> {
 }
 
 fn in_force(policy: &Policy, name: &str) -> String {
-    let text = policy.in_force.get(name).map_or_else(|| "?".to_owned(), registry::text);
+    let text = policy.in_force.get(name).map_or_else(|| "?".to_owned(), remote_registry::text);
     format!("in force is {name} = {}", if text.starts_with(' ') { format!("nothing{text}") } else { text })
 }
 

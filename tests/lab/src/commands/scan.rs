@@ -3,14 +3,14 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use comfy_table::presets;
 use machine::wire::Family;
 
-use super::as_root;
-use crate::matrix::{self, Case};
+use super::{as_root, driver};
 use crate::scan::Technique;
-use crate::setup::{self, Need, Target};
+use crate::scan::matrix::{self, Case};
+use crate::setup::{self, Need};
 use crate::variants::{self, Variant};
 
 /// What to scan: the base world in each mode and each variant alone in mode 2,
@@ -35,6 +35,8 @@ pub struct Arguments {
     /// Worlds scanned side by side
     #[arg(long, default_value_t = 3)]
     jobs: usize,
+    #[command(flatten)]
+    driver: driver::Arguments,
     /// Write the matrix as Markdown
     #[arg(long, value_name = "FILE.md")]
     markdown: Option<PathBuf>,
@@ -48,15 +50,16 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         }
         return Ok(true);
     }
-    setup::ensure(&[Need::Libclang, Need::NMAP, Need::IP, Need::CURL])?;
-    let driver = setup::build(Target::X64)?;
+    setup::ensure(&[Need::NMAP, Need::IP, Need::CURL])?;
+    ensure!(arguments.driver.is_hushport(), "what is expected of each scan is hushport's");
+    let sys = arguments.driver.sys()?;
     as_root()?;
     let mut cases = cases(arguments);
     for case in cases.iter_mut().filter(|_| !arguments.technique.is_empty()) {
         case.techniques.retain(|technique| arguments.technique.contains(technique));
     }
     cases.retain(|case| !case.techniques.is_empty());
-    let outcomes = matrix::run(&driver.sys, &cases, arguments.jobs.max(1));
+    let outcomes = matrix::run(sys, &cases, arguments.jobs.max(1));
     let (mut well, mut cells, mut markdown) = (true, 0, String::from(HEAD));
     for outcome in outcomes {
         let outcome = outcome?;

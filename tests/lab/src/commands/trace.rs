@@ -1,7 +1,7 @@
 //! `cargo lab trace`: a capture, played through the driver.
 
 use std::io::{BufWriter, IsTerminal, Write, stdout};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
@@ -9,14 +9,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use machine::Machine;
 use machine::wfp::Engine;
 
+use super::driver;
 use crate::counters::Counters;
-use crate::hushport::SERVICE;
-use crate::policy::{Assignment, assignment, state};
+use crate::policy::{Assignment, state};
 use crate::report::{Page, Watched, printable, trace_text};
-use crate::setup::{self, Need, Target};
 use crate::trace::{self, Limits, Lines, Played, Prefix, Progress, Told};
-use crate::variants::{Variant, add_stronger};
-use crate::world::Plan;
+use crate::variants::Variant;
+use crate::world::{Plan, Service};
 
 /// What to play, and how to tell of it.
 #[derive(Debug, clap::Args)]
@@ -28,6 +27,8 @@ pub struct Arguments {
     /// [default: inferred from the capture]
     #[arg(long, value_name = "PREFIX")]
     local: Vec<Prefix>,
+    #[command(flatten)]
+    driver: driver::Arguments,
     /// A value of the driver's policy, as in its registry key: a number, or
     /// strings with commas between them
     #[arg(long, value_name = "NAME=VALUE", value_parser = str::parse::<Assignment>)]
@@ -55,9 +56,13 @@ pub struct Arguments {
 
 /// Plays it; whether the file was whole, and everything as documented.
 pub fn run(arguments: &Arguments) -> Result<bool> {
-    setup::ensure(&[Need::Libclang])?;
-    let driver = setup::build(Target::X64)?;
-    let mut world = Plan { values: assignment::resolve(&arguments.set)?, ..Plan::default() };
+    let service = arguments.driver.service();
+    let mut world = Plan {
+        driver: Some(arguments.driver.sys()?),
+        service: Service(&service),
+        values: arguments.driver.values(&arguments.set)?,
+        ..Plan::default()
+    };
     for variant in &arguments.variant {
         variant.turn(&mut world);
     }
@@ -65,14 +70,17 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         local: arguments.local.clone(),
         checksums: arguments.checksums,
         limits: Limits { connections: arguments.connections, ..Limits::default() },
-        variants: world.variants.clone(),
+        open_points: world.open_points.clone(),
         // Who asks for no observing filters expects no observations.
-        everywhere: !world.values.iter().any(|(name, _)| name == "Observe"),
+        everywhere: arguments.driver.is_hushport() && !world.values.iter().any(|(name, _)| name == "Observe"),
     };
-    let mut machine = start(&driver.sys, &world)?;
+    let mut machine = world.machine()?;
+    if let Some(sys) = world.driver.filter(|_| arguments.driver.is_hushport()) {
+        state::check(machine.kernel(), sys, &world.values)?;
+    }
     let played = play(arguments, &plan, &machine)?;
     let mut notes = Vec::new();
-    agree(&played, &machine, &mut notes)?;
+    agree(&played, &machine, arguments.driver.is_hushport(), &mut notes)?;
     unload(&mut machine, &mut notes);
     if let Some(damage) = &played.tally.damage {
         notes.push(format!("the capture stops making sense {damage}; what came before it was played"));
@@ -91,19 +99,6 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         eprintln!("lab: the page is {}", printable(&path.display().to_string()));
     }
     Ok(notes.is_empty() && played.account.deviations == 0)
-}
-
-fn start(driver: &Path, world: &Plan<'_>) -> Result<Machine> {
-    let mut machine = Machine::with(SERVICE, world.machine.clone(), world.engine.clone());
-    for (name, value) in &world.values {
-        machine.set_value(name, value.clone());
-    }
-    if world.stronger {
-        add_stronger(machine.engine())?;
-    }
-    machine.start(driver).with_context(|| format!("{} does not start", driver.display()))?;
-    state::check(machine.kernel(), driver, &world.values)?;
-    Ok(machine)
 }
 
 fn play(arguments: &Arguments, plan: &trace::Plan, machine: &Machine) -> Result<Played> {
@@ -152,17 +147,19 @@ fn bar(length: u64) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// Holds what the driver counted against what the engine saw.
-fn agree(played: &Played, machine: &Machine, notes: &mut Vec<String>) -> Result<()> {
+/// Holds what the driver counted against what the engine saw, if it `counts`.
+fn agree(played: &Played, machine: &Machine, counts: bool, notes: &mut Vec<String>) -> Result<()> {
     if let Some(stop) = machine.kernel().stopped() {
         notes.push(format!("the driver stopped the machine: {stop}"));
         return Ok(());
     }
-    let counters = Counters::read(machine.kernel(), machine.engine())?;
-    for (layer, answers) in &played.account.answers {
-        let counted: u64 = counters.at(layer, machine.engine()).values().sum();
-        if counted != answers.asked {
-            notes.push(format!("at {layer} the driver counted {counted}, the engine {}", answers.asked));
+    if counts {
+        let counters = Counters::read(machine.kernel(), machine.engine())?;
+        for (layer, answers) in &played.account.answers {
+            let counted: u64 = counters.at(layer, machine.engine()).values().sum();
+            if counted != answers.asked {
+                notes.push(format!("at {layer} the driver counted {counted}, the engine {}", answers.asked));
+            }
         }
     }
     for finding in machine.kernel().verifier().findings() {

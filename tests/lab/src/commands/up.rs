@@ -11,20 +11,22 @@ use machine::host::Application;
 use machine::nt::Trace;
 use machine::wire::{Family, Named};
 
-use super::as_root;
+use super::{as_root, driver};
 use crate::hushport::EVENT_PROVIDER;
-use crate::policy::{Assignment, assignment, state};
-use crate::registry;
-use crate::setup::{self, Need, Target};
+use crate::policy::{Assignment, state};
+use crate::remote_registry;
+use crate::setup::{self, Need};
 use crate::variants::Variant;
-use crate::world::{Plan, World};
+use crate::world::{Plan, Service, World};
 
 /// How the host is to be.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Leave the driver out
-    #[arg(long)]
+    #[arg(long, conflicts_with = "file")]
     no_driver: bool,
+    #[command(flatten)]
+    driver: driver::Arguments,
     /// A port that listens, on both families, and what stands behind it: 80,
     /// 7/echo or 9/hold; HTTP where nothing is said [default: 80]
     #[arg(long, value_name = "PORT[/APPLICATION]", value_parser = listener)]
@@ -52,11 +54,14 @@ const NAME: &str = "hushport";
 
 /// Runs until interrupted.
 pub fn run(arguments: &Arguments) -> Result<bool> {
-    setup::ensure(&[Need::Libclang, Need::IP])?;
+    setup::ensure(&[Need::IP])?;
     let driver = match arguments.no_driver {
         true => None,
-        false => Some(&*setup::build(Target::X64)?.sys),
+        false => Some(arguments.driver.sys()?),
     };
+    let service = arguments.driver.service();
+    // Which the lab can ask what it made of its values.
+    let hushport = driver.filter(|_| arguments.driver.is_hushport());
     as_root()?;
     let (interrupted, interrupts) = mpsc::channel();
     ctrlc::set_handler(move || {
@@ -66,17 +71,17 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         [] => vec![(80, Application::Http)],
         listen => listen.to_vec(),
     };
-    let (values, datagrams) = (assignment::resolve(&arguments.set)?, arguments.udp.clone());
-    let mut plan = Plan { driver, values, listen, datagrams, ..Plan::default() };
+    let (values, datagrams) = (arguments.driver.values(&arguments.set)?, arguments.udp.clone());
+    let mut plan = Plan { driver, service: Service(&service), values, listen, datagrams, ..Plan::default() };
     for variant in &arguments.variant {
         variant.turn(&mut plan);
     }
     let mut world = World::start(&plan)?;
-    if let Some(sys) = driver {
+    if let Some(sys) = hushport {
         state::check(world.machine.kernel(), sys, &plan.values)?;
     }
     let _session = arguments.events.as_deref().map(|file| listen_to(&world, file)).transpose()?;
-    let _registry = registry::Served::start(Arc::clone(world.machine.kernel()), driver)?;
+    let _registry = remote_registry::Served::start(Arc::clone(world.machine.kernel()), &service, hushport)?;
     let named = Named::attach(NAME, &world.namespace);
     announce(&plan, &world, &enter(&world, named.as_ref()));
     let mut stopped = false;
@@ -129,7 +134,7 @@ fn announce(plan: &Plan<'_>, world: &World, enter: &str) {
     let [v4, v6] = &hosts;
     println!("driver     {}", plan.driver.map_or("none".into(), |driver| driver.display().to_string()));
     for (name, value) in &plan.values {
-        println!("           {name} = {}", registry::text(value));
+        println!("           {name} = {}", remote_registry::text(value));
     }
     println!("host       {v4}, {v6}");
     println!("listening  {ports}");

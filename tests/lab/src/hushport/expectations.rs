@@ -8,7 +8,9 @@ use machine::sweep::Expectations;
 use machine::wfp::{
     Discard, DisplayData, Engine, Guid, LayerData, Metadata, Packet, Provider, Request, Session, Value,
 };
-use machine::wire::Family;
+use machine::wire::{Family, compose};
+
+use crate::traffic::SYN;
 
 use super::{EVENT_PROVIDER, SERVICE};
 
@@ -134,10 +136,7 @@ fn blocks(engine: &Engine, layer: &str, metadata: &Metadata) -> bool {
     if let Some(protocol) = layer.field("IP_PROTOCOL") {
         values[protocol] = Value::Uint8(PROTOCOL);
     }
-    // A TCP header of 20 bytes: data offset and SYN.
-    let mut bytes = [0; 20];
-    bytes[12] = 0x50;
-    bytes[13] = 0x02;
+    let bytes = compose::tcp_header(0, 0, 0, SYN);
     let data = match layer.name {
         name if name.starts_with("ALE") => LayerData::None,
         name if name.starts_with("STREAM") => LayerData::Stream { bytes: &bytes, flags: STREAM_SEND },

@@ -3,11 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Error, Result, anyhow, bail};
 use machine::nt::registry::RegistryValue;
 
 use super::forms;
-use super::table::{self, Known};
+use super::table;
 
 /// `NAME=VALUE`, or `NAME:TYPE=VALUE` with `dword`, `sz` or `multi_sz`, as it was
 /// given.
@@ -48,17 +48,35 @@ impl Assignment {
     /// If the driver has no such value, or the text is none of its type.
     pub fn resolve(&self) -> Result<(String, RegistryValue)> {
         let known = table::find(&self.name).map_err(|error| anyhow!(error))?;
-        let kind = self.kind.as_deref().unwrap_or(if known.is_list { "multi_sz" } else { "dword" });
-        let value = match kind {
+        let kind = if known.is_list { "multi_sz" } else { "dword" };
+        let value = self.value(kind, || {
+            anyhow!("{}={}: expected a number, {}", known.name, self.value, forms::number(known))
+        })?;
+        Ok((known.name.to_owned(), value))
+    }
+
+    /// The name as it was given, and the value: a number where no type is given
+    /// and it reads as one, else strings.
+    ///
+    /// # Errors
+    /// If the text is none of its type.
+    pub fn unchecked(&self) -> Result<(String, RegistryValue)> {
+        let kind = if number(&self.value).is_some() { "dword" } else { "multi_sz" };
+        let value = self.value(kind, || anyhow!("{self}: expected a number"))?;
+        Ok((self.name.clone(), value))
+    }
+
+    /// The value, of this kind if none was given.
+    fn value(&self, kind: &str, no_number: impl Fn() -> Error) -> Result<RegistryValue> {
+        match self.kind.as_deref().unwrap_or(kind) {
             "multi_sz" => {
                 let entries = self.value.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-                RegistryValue::multi_sz(entries)
+                Ok(RegistryValue::multi_sz(entries))
             }
-            "sz" => RegistryValue::sz(&self.value),
-            "dword" => RegistryValue::dword(number(known, &self.value)?),
-            other => bail!("{}:{other}: expected dword, sz or multi_sz", known.name),
-        };
-        Ok((known.name.to_owned(), value))
+            "sz" => Ok(RegistryValue::sz(&self.value)),
+            "dword" => number(&self.value).map(RegistryValue::dword).ok_or_else(no_number),
+            other => bail!("{}:{other}: expected dword, sz or multi_sz", self.name),
+        }
     }
 }
 
@@ -70,19 +88,19 @@ pub fn resolve(assignments: &[Assignment]) -> Result<Vec<(String, RegistryValue)
     assignments.iter().map(Assignment::resolve).collect()
 }
 
-fn number(known: &Known, text: &str) -> Result<u32> {
+fn number(text: &str) -> Option<u32> {
     let digits = text.trim();
-    let number = match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
+    match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => digits.parse(),
-    };
-    number.map_err(|_| anyhow!("{}={text}: expected a number, {}", known.name, forms::number(known)))
+    }
+    .ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::registry::text;
+    use crate::remote_registry::text;
 
     fn resolved(text: &str) -> Result<(String, RegistryValue)> {
         text.parse::<Assignment>().map_err(|error| anyhow!(error))?.resolve()

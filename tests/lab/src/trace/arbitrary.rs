@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
-use etherparse::{IpHeaders, PacketBuilder, PacketBuilderStep, TcpHeader};
+use etherparse::TcpHeader;
 use machine::etw::{Enable, Filter as Events, ZeroKeyword};
-use machine::host::{Ends, Record, Variants};
+use machine::host::{Ends, OpenPoints, Record};
 use machine::nt::{Kernel, Trace};
 use machine::wfp::Engine;
+use machine::wire::compose::{fragments, ip};
 
 use super::replay::Finished;
 use super::{Account, Limits, Replay, Roles, Survey, Witness, feed};
@@ -99,7 +100,7 @@ fn capture(choices: &mut Choices<'_>) -> Vec<u8> {
         };
         match kind {
             14 if family == 0 => {
-                for piece in fragments(&packet, at as u16) {
+                for piece in fragments(&packet, at as u16, 8) {
                     file.packet(at, &piece);
                 }
             }
@@ -148,40 +149,16 @@ fn ends(side: usize, pair: usize, family: u8) -> (SocketAddr, SocketAddr) {
 
 fn segment(from: SocketAddr, to: SocketAddr, header: TcpHeader, payload: &[u8]) -> Vec<u8> {
     let mut packet = Vec::new();
-    let written = ip(from, to).tcp_header(header).write(&mut packet, payload);
+    let written = ip(from.ip(), to.ip()).tcp_header(header).write(&mut packet, payload);
     written.expect("a vector takes everything");
     packet
 }
 
 fn datagram(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let mut packet = Vec::new();
-    let written = ip(from, to).udp(from.port(), to.port()).write(&mut packet, payload);
+    let written = ip(from.ip(), to.ip()).udp(from.port(), to.port()).write(&mut packet, payload);
     written.expect("a vector takes everything");
     packet
-}
-
-fn ip(from: SocketAddr, to: SocketAddr) -> PacketBuilderStep<IpHeaders> {
-    match (from.ip(), to.ip()) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
-        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
-        _ => unreachable!("both ends are of one family"),
-    }
-}
-
-/// An IPv4 packet in pieces of 8 bytes.
-fn fragments(packet: &[u8], identification: u16) -> Vec<Vec<u8>> {
-    let (header, body) = packet.split_at(20);
-    let pieces = body.chunks(8).enumerate().map(|(index, piece)| {
-        let more = (index + 1) * 8 < body.len();
-        let mut fragment = [header, piece].concat();
-        let length = fragment.len() as u16;
-        fragment[2..4].copy_from_slice(&length.to_be_bytes());
-        fragment[4..6].copy_from_slice(&identification.to_be_bytes());
-        let place = index as u16 | if more { 0x2000 } else { 0 };
-        fragment[6..8].copy_from_slice(&place.to_be_bytes());
-        fragment
-    });
-    pieces.collect()
 }
 
 /// Notes what is out of order.
@@ -254,7 +231,7 @@ impl Player {
         let limits = Limits { connections: 0, rows: 0 };
         let account = Account::new(Watched::of(&self.engine), true, limits, Duration::ZERO);
         let filter = Arc::<Engine>::clone(&self.engine);
-        let mut replay = Replay::new(filter, Variants::default(), &survey, &roles, Noted(account));
+        let mut replay = Replay::new(filter, OpenPoints::default(), &survey, &roles, Noted(account));
         feed(file, true, &mut replay)?;
         let (Finished { .. }, Noted(account)) = replay.finish();
         let mut found = account.deviating;

@@ -192,7 +192,7 @@ impl<W: Witness> Replay<'_, W> {
         const IP: (Layer, u32) = (Layer::InboundIppacket, reason::MODULE_NETWORK);
         const TRANSPORT: (Layer, u32) = (Layer::InboundTransport, reason::MODULE_TRANSPORT);
         let is_udp = parsed.protocol == protocol::UDP;
-        let at = match self.gate.variants.udp_discard {
+        let at = match self.gate.open_points.udp_discard {
             UdpDiscard::Transport if is_udp => &[TRANSPORT][..],
             UdpDiscard::Both if is_udp => &[TRANSPORT, IP],
             _ => &[IP],

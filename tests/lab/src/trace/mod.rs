@@ -50,7 +50,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use machine::host::{Counters, Ends, Filter, Record, Variants};
+use machine::host::{Counters, Ends, Filter, OpenPoints, Record};
 
 pub use account::{Account, Answers, Content, Conversation, Limits, Row, Step};
 pub use capture::{Damage, Frame, Reader};
@@ -75,7 +75,7 @@ pub struct Plan {
     /// How much is kept in detail.
     pub limits: Limits,
     /// What Microsoft's documents leave open about the stack.
-    pub variants: Variants,
+    pub open_points: OpenPoints,
     /// Whether the driver is expected at every documented layer.
     pub everywhere: bool,
 }
@@ -138,7 +138,7 @@ pub fn play(
     };
     let account = Account::new(watched, plan.everywhere, plan.limits, first.length());
     let teller = Teller { account, listener, progress, offset: first.file_bytes, goes_on: true };
-    let mut replay = Replay::new(filter, plan.variants.clone(), &survey, &roles, teller);
+    let mut replay = Replay::new(filter, plan.open_points.clone(), &survey, &roles, teller);
     let tally = read(path, plan.checksums, &mut replay)?;
     let (Finished { counters, unplayed, traffic }, teller) = replay.finish();
     let (account, unsurveyed) = (teller.account, survey.forgotten);

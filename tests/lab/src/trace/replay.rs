@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use machine::host::{
-    Counters, Direction, Ends, Event, Filter, Gate, Layer, Log, Options, Record, RecordId, Scene, Variants,
+    Counters, Direction, Ends, Event, Filter, Gate, Layer, Log, OpenPoints, Options, Record, RecordId, Scene,
     flag, reason,
 };
 use machine::wire::{Parsed, Transport};
@@ -123,7 +123,7 @@ impl<'a, W: Witness> Replay<'a, W> {
     /// Nothing played yet.
     pub fn new(
         filter: Arc<dyn Filter>,
-        variants: Variants,
+        open_points: OpenPoints,
         survey: &'a Survey,
         roles: &'a Roles,
         witness: W,
@@ -133,7 +133,7 @@ impl<'a, W: Witness> Replay<'a, W> {
             filter,
             log: Log::new(options.log_limit),
             options,
-            variants,
+            open_points,
             counters: Counters::default(),
             now: Duration::ZERO,
         };

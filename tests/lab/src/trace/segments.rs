@@ -138,7 +138,7 @@ impl<W: Witness> Replay<'_, W> {
     /// due.
     fn refuse(&mut self, record: RecordId, scene: &Scene<'_>, tcp: Tcp, why: u32) {
         let layer = Layer::InboundTransport;
-        if self.gate.variants.transport_before_discard && !self.gate.pass(record, layer, scene) {
+        if self.gate.open_points.transport_before_discard && !self.gate.pass(record, layer, scene) {
             return;
         }
         let answered = self.gate.answer_after_discard(record, layer, scene, reason::MODULE_TRANSPORT, why);

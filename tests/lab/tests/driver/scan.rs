@@ -3,19 +3,19 @@
 use lab::scan;
 use lab::setup::{self, Target};
 use lab::world::{Plan, World};
-use machine::host::{Application, Variants};
+use machine::host::{Application, OpenPoints};
 use machine::nt::registry::RegistryValue;
 use machine::wire::Family;
 
 const OPEN: u16 = 80;
 const PORTS: &str = "70-90";
 
-fn world(driver: bool, values: &[(&str, u32)], variants: Variants) -> World {
+fn world(driver: bool, values: &[(&str, u32)], open_points: OpenPoints) -> World {
     let driver = driver.then(|| &*setup::build(Target::X64).unwrap().sys);
     let values =
         values.iter().map(|(name, number)| ((*name).to_owned(), RegistryValue::dword(*number))).collect();
     let listen = vec![(OPEN, Application::Http)];
-    World::start(&Plan { driver, values, listen, variants, ..Plan::default() }).unwrap()
+    World::start(&Plan { driver, values, listen, open_points, ..Plan::default() }).unwrap()
 }
 
 /// Scans both families; closed ports are to look so, and to answer or not.
@@ -38,23 +38,23 @@ fn expect(mut world: World, closed: &str, answers: bool) {
 
 #[test]
 fn without_the_driver_closed_ports_answer() {
-    expect(world(false, &[], Variants::default()), "closed", true);
+    expect(world(false, &[], OpenPoints::default()), "closed", true);
 }
 
 #[test]
 fn with_the_driver_closed_ports_are_silent() {
-    expect(world(true, &[], Variants::default()), "filtered", false);
+    expect(world(true, &[], OpenPoints::default()), "filtered", false);
 }
 
 #[test]
 fn they_are_silent_where_inbound_transport_comes_before_its_twin() {
-    let variants = Variants { transport_before_discard: true, ..Variants::default() };
-    expect(world(true, &[], variants), "filtered", false);
+    let open_points = OpenPoints { transport_before_discard: true, ..OpenPoints::default() };
+    expect(world(true, &[], open_points), "filtered", false);
 }
 
 #[test]
 fn mode_0_and_audit_answer_as_usual() {
     for mode in [0, 1] {
-        expect(world(true, &[("Mode", mode)], Variants::default()), "closed", true);
+        expect(world(true, &[("Mode", mode)], OpenPoints::default()), "closed", true);
     }
 }

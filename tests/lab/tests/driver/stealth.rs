@@ -12,6 +12,7 @@ use machine::wfp::{
     ActionType, CLASSIFY_OUT_FLAG_ABSORB, Decision, Discard, DisplayData, FILTER_FLAG_CLEAR_ACTION_RIGHT,
     Filter, FlowHandle, Guid, LayerData, Metadata, Packet, Request, Session, Sublayer, Value,
 };
+use machine::wire::compose;
 
 /// LUID of the interface that every probe comes through.
 pub const INTERFACE: u64 = 0x6_0080_0000_0000;
@@ -91,10 +92,8 @@ impl Bench {
         set("IP_LOCAL_INTERFACE", Value::Uint64(INTERFACE));
         set("FLAGS", Value::Uint32(probe.flags));
         // The IP header is of no interest here; TCP's is behind 20 bytes.
-        let mut bytes = vec![0; 40];
-        bytes[20..24].copy_from_slice(&[0x9c, 0x40, 0, 23]);
-        bytes[32] = 0x50;
-        bytes[33] = probe.tcp_flags;
+        let mut bytes = vec![0; 20];
+        bytes.extend(compose::tcp_header(40_000, 23, 0, probe.tcp_flags));
         let data = match probe.packet {
             true => LayerData::Packet(Packet { bytes: &bytes, data_start: probe.data_start }),
             false => LayerData::None,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use machine::image::{Image, LoadError, PeFile, SymbolError};
 
 use crate::exports;
-use crate::harness::{DRIVER, Driver, Routine};
+use crate::harness::{DRIVER, Driver, Routine, run, source};
 
 #[test]
 fn the_image_is_mapped_relocated_and_bound() {
@@ -39,6 +39,23 @@ fn two_images_of_one_file_do_not_share_data() {
         unsafe { address.read_volatile() }
     };
     assert_eq!((value(counters), value(others)), (6, 0));
+}
+
+/// The driver's entry refuses the compiler's cookie, as that of a /GS image does.
+#[test]
+fn an_image_gets_a_cookie_of_its_own() {
+    let cookies = [[].as_slice(), &["--cfg", "own_cookie"]].map(|arguments| {
+        let file = lab::setup::compile(&source("guarded.rs"), arguments).unwrap();
+        [(); 2].map(|()| {
+            let image = Image::load(&file, &exports::resolve).expect("the driver loads");
+            run(image.entry(), &[0, 0]).expect("DriverEntry")
+        })
+    });
+    let [[first, second], own] = cookies;
+    assert_ne!(first, second);
+    assert!(first != 0 && first >> 48 == 0, "{first:#x}");
+    // Windows replaces the compiler's value only.
+    assert_eq!(own, [0x1234_5678; 2]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use lab::hushport::{self, EVENT_PROVIDER};
 use lab::setup::{self, Target};
 use machine::Machine;
 use machine::etw::{Enable, Event};
-use machine::host::{Application, Filter, Host, Options, Stack, Variants};
+use machine::host::{Application, Filter, Host, OpenPoints, Options, Stack};
 use machine::nt::{self, Trace};
 use machine::schedule::Random;
 use machine::wfp::{Decision, FlowHandle, LayerId, Request};
@@ -123,7 +123,7 @@ pub fn peer_at(family: Family, port: u16) -> SocketAddr {
 pub fn host(filter: Arc<dyn Filter>, seed: u64) -> Host {
     let keep_alive = Some(Duration::from_secs(7));
     let options = Options { seed, keep_alive, log_limit: 4096, ..Options::default() };
-    let mut host = Host::new(filter, options, Variants::default());
+    let mut host = Host::new(filter, options, OpenPoints::default());
     for family in Family::BOTH {
         for (port, application) in
             [(HTTP, Application::Http), (ECHO, Application::Echo), (HOLD, Application::Hold)]

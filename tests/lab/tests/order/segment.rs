@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{
-    IpFragOffset, IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, PacketBuilder,
-    TcpHeader, TcpHeaderSlice,
+    IpHeaders, IpNumber, Ipv4Extensions, Ipv4Header, Ipv6Extensions, Ipv6Header, PacketBuilder, TcpHeader,
+    TcpHeaderSlice,
 };
 use machine::wire::TcpFlags;
+use machine::wire::compose;
 
 pub const SYN: u8 = TcpFlags::SYN.0;
 pub const ACK: u8 = TcpFlags::ACK.0;
@@ -119,48 +120,11 @@ fn ip(from: IpAddr, to: IpAddr) -> IpHeaders {
     }
 }
 
-/// Bytes of IPv6's fixed header.
-const V6_HEADER: usize = 40;
-
 /// A packet in fragments of so many bytes, a multiple of 8, at the most; as it is
 /// where one would be enough.
 pub fn fragments(packet: &[u8], bytes: usize, identification: u16) -> Vec<Vec<u8>> {
-    let is_v6 = packet[0] >> 4 == 6;
-    let header = if is_v6 { V6_HEADER } else { usize::from(packet[0] & 0xf) * 4 };
-    let payload = &packet[header..];
-    let count = payload.chunks(bytes).count();
-    if count < 2 {
-        return vec![packet.to_vec()];
-    }
-    let fragment = |(at, part): (usize, &[u8])| {
-        let (offset, more) = ((at * bytes / 8) as u16, at + 1 < count);
-        match is_v6 {
-            true => v6_fragment(&packet[..V6_HEADER], part, offset, more, identification),
-            false => v4_fragment(packet, part, offset, more, identification),
-        }
-    };
-    payload.chunks(bytes).enumerate().map(fragment).collect()
-}
-
-fn v4_fragment(packet: &[u8], part: &[u8], offset: u16, more: bool, identification: u16) -> Vec<u8> {
-    let mut header = Ipv4Header::from_slice(packet).expect("an IPv4 packet").0;
-    (header.more_fragments, header.dont_fragment) = (more, false);
-    header.identification = identification;
-    header.fragment_offset = IpFragOffset::try_new(offset).expect("an offset in a packet");
-    header.set_payload_len(part.len()).expect("a length in a packet");
-    header.header_checksum = header.calc_header_checksum();
-    [header.to_bytes().as_slice(), part].concat()
-}
-
-/// RFC 8200, 4.5.
-fn v6_fragment(fixed: &[u8], part: &[u8], offset: u16, more: bool, identification: u16) -> Vec<u8> {
-    const FRAGMENT: u8 = 44;
-    let mut header = fixed.to_vec();
-    let next = std::mem::replace(&mut header[6], FRAGMENT);
-    header[4..6].copy_from_slice(&(part.len() as u16 + 8).to_be_bytes());
-    let place = (offset << 3 | u16::from(more)).to_be_bytes();
-    let identification = u32::from(identification).to_be_bytes();
-    [&header[..], &[next, 0], &place, &identification, part].concat()
+    let fragments = compose::fragments(packet, identification, bytes);
+    if fragments.len() < 2 { vec![packet.to_vec()] } else { fragments }
 }
 
 /// What a router says of a packet that it does not pass on: the ICMP error that

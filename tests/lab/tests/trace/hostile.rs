@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use lab::trace::{Replay, Roles, Survey, Visitor, Witness, feed};
-use machine::host::{Ends, Filter, Record, Variants};
+use machine::host::{Ends, Filter, OpenPoints, Record};
 use machine::wfp::{Decision, Engine, FlowHandle, LayerId, Request};
 use proptest::prelude::*;
 
@@ -55,7 +55,7 @@ fn play_to(file: &[u8], engine: Arc<Engine>, local: Option<&str>) -> u64 {
     let roles = local.map_or_else(|| survey.roles(), |local| Roles::given(vec![local.parse().unwrap()]));
     let counted = Arc::new(Counted(engine, AtomicI64::new(0)));
     let filter = Arc::<Counted>::clone(&counted);
-    let mut replay = Replay::new(filter, Variants::default(), &survey, &roles, Blind);
+    let mut replay = Replay::new(filter, OpenPoints::default(), &survey, &roles, Blind);
     replay.position(0);
     let second = feed(file, true, &mut replay).unwrap();
     assert_eq!((first.packets, first.damage), (second.packets, second.damage));

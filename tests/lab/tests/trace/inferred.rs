@@ -4,6 +4,7 @@
 use lab::report::trace_text;
 use lab::trace::{Plan, Played};
 use machine::host::Event;
+use machine::wire::compose::fragments;
 
 use super::write::*;
 
@@ -87,38 +88,6 @@ fn frames_for_other_machines_are_counted_and_not_played() {
     let frames: Vec<_> = scan.iter().map(|packet| cooked(3, packet)).collect();
     let played = play(&pcap_of(113, &frames), &plan(), &[]);
     assert_eq!((played.tally.packets, played.tally.elsewhere, played.counters.classified), (6, 6, 0));
-}
-
-/// A packet in fragments with so many bytes each.
-fn fragments(packet: &[u8], identification: u16, size: usize) -> Vec<Vec<u8>> {
-    let v6 = packet[0] >> 4 == 6;
-    let (header, body) = packet.split_at(if v6 { 40 } else { 20 });
-    let pieces = body.chunks(size).enumerate().map(|(index, piece)| {
-        let (offset, more) = ((index * size / 8) as u16, (index + 1) * size < body.len());
-        if v6 {
-            let place = offset << 3 | u16::from(more);
-            let mut fragment = [
-                header,
-                &[header[6], 0],
-                &place.to_be_bytes(),
-                &[0, 0],
-                &identification.to_be_bytes(),
-                piece,
-            ]
-            .concat();
-            fragment[6] = 44;
-            let length = fragment.len() as u16 - 40;
-            fragment[4..6].copy_from_slice(&length.to_be_bytes());
-            return fragment;
-        }
-        let mut fragment = [header, piece].concat();
-        let length = fragment.len() as u16;
-        fragment[2..4].copy_from_slice(&length.to_be_bytes());
-        fragment[4..6].copy_from_slice(&identification.to_be_bytes());
-        fragment[6..8].copy_from_slice(&(offset | if more { 0x2000 } else { 0 }).to_be_bytes());
-        fragment
-    });
-    pieces.collect()
 }
 
 #[test]

@@ -68,7 +68,7 @@ fn a_decision_of_somebody_elses_is_not_the_drivers() {
     let path = directory.path().join("capture");
     std::fs::write(&path, pcap(&closed(at(HOST[0], 81), at(PEER[0], 4001)))).unwrap();
     let mut machine = hushport::machine(nt::Options::default());
-    lab::variants::add_stronger(machine.engine()).unwrap();
+    lab::world::stronger::add(machine.engine()).unwrap();
     machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
     let played = play_on(machine, &path, &plan());
     let answers = played.account.answers["INBOUND_TRANSPORT_V4_DISCARD"];

@@ -5,13 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use etherparse::PacketBuilder;
 use lab::hushport;
 use lab::report::Watched;
 use lab::setup::{self, Target};
 use lab::trace::{self, Plan, Played};
 use machine::Machine;
 use machine::nt;
+use machine::wire::compose::ip;
 
 pub const HOST: [IpAddr; 2] = [IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1)), v6(1)];
 pub const PEER: [IpAddr; 2] = [IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2)), v6(2)];
@@ -22,14 +22,6 @@ const fn v6(last: u16) -> IpAddr {
 
 pub fn at(address: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address, port)
-}
-
-fn ip(from: IpAddr, to: IpAddr) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
-    match (from, to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64),
-        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64),
-        _ => panic!("one family"),
-    }
 }
 
 /// A segment; the flags by their letters.

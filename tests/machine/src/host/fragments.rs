@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::ip::{Refusal, code, has_whole_chain};
-use super::variants::reason;
+use super::open_points::reason;
 use crate::wire::{Family, LARGEST_PACKET, Parsed, reassembled};
 
 /// The most datagrams that are waited for, of all senders and of one. The

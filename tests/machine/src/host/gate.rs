@@ -8,9 +8,9 @@ use std::time::Duration;
 use super::filter::Filter;
 use super::layers::{Layer, definition};
 use super::log::{Ends, Event, Log, RecordId, Step};
+use super::open_points::{DiscardMetadata, OpenPoints, reason};
 use super::options::Options;
 use super::scene::Scene;
-use super::variants::{DiscardMetadata, Variants, reason};
 use crate::wfp::{Decision, Discard, LayerId, Request};
 
 /// What the host did, in numbers.
@@ -43,7 +43,7 @@ pub struct Gate {
     /// What the machine is.
     pub options: Options,
     /// How it plays the open points.
-    pub variants: Variants,
+    pub open_points: OpenPoints,
     /// What happened.
     pub log: Log,
     /// How often it happened.
@@ -96,7 +96,7 @@ impl Gate {
         module: u32,
         reason: u32,
     ) -> bool {
-        let discard = match self.variants.discard_metadata {
+        let discard = match self.open_points.discard_metadata {
             DiscardMetadata::Documented => Some(reason),
             DiscardMetadata::Reason(other) => Some(other),
             DiscardMetadata::Absent => None,
@@ -126,12 +126,12 @@ impl Gate {
             (Some(_), None) => return PERMIT,
         };
         let values = scene.values(&definition.fields, &self.options);
-        let metadata = scene.metadata(layer, discard.flatten(), &self.options, &self.variants);
+        let metadata = scene.metadata(layer, discard.flatten(), &self.options, &self.open_points);
         let decision = self.filter.classify(&Request {
             layer: id,
             values: &values,
             metadata: &metadata,
-            data: scene.data(layer, discard.is_some(), &self.variants),
+            data: scene.data(layer, discard.is_some(), &self.open_points),
         });
         self.counters.classified += 1;
         let step = Step { layer: id, name, decision: decision.clone() };

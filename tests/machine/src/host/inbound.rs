@@ -8,8 +8,8 @@ use super::fragments::Outcome;
 use super::ip::{self, Refusal};
 use super::layers::Layer;
 use super::log::{Event, RecordId};
+use super::open_points::{UdpDiscard, reason};
 use super::scene::{Direction, Scene, flag};
-use super::variants::{UdpDiscard, reason};
 use crate::wire::{Family, Parsed, Transport};
 
 /// How long a datagram's flow lives without traffic (facts: 1.3).
@@ -111,7 +111,7 @@ impl Host {
     fn endpointless(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>, why: Problem) {
         const IP: Layer = Layer::InboundIppacket;
         const TRANSPORT: Layer = Layer::InboundTransport;
-        let (at, network) = match (why, self.gate.variants.udp_discard) {
+        let (at, network) = match (why, self.gate.open_points.udp_discard) {
             (Problem::ProtocolUnreachable, _) => (&[IP][..], reason::IP_PROTOCOL_UNREACHABLE),
             (_, UdpDiscard::IpPacket) => (&[IP][..], reason::IP_PORT_UNREACHABLE),
             (_, UdpDiscard::Transport) => (&[TRANSPORT][..], reason::IP_PORT_UNREACHABLE),

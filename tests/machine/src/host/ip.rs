@@ -5,7 +5,7 @@
 use std::net::IpAddr;
 
 use super::answer::Problem;
-use super::variants::reason;
+use super::open_points::reason;
 use crate::wire::{Chain, Extension, Family, Network, Parsed, Transport, extension, protocol};
 
 /// Why a packet is discarded, and what its sender is told.

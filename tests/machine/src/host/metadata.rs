@@ -1,9 +1,9 @@
 //! What each layer offers of the metadata structure.
 
 use super::layers::Layer;
+use super::open_points::OpenPoints;
 use super::options::{Options, Process};
 use super::scene::{Scene, flag};
-use super::variants::Variants;
 use crate::wfp::{Discard, Metadata};
 use crate::wire::{Family, Transport};
 
@@ -14,23 +14,30 @@ impl Scene<'_> {
         layer: Layer,
         discard: Option<Discard>,
         options: &Options,
-        variants: &Variants,
+        open_points: &OpenPoints,
     ) -> Metadata {
         let mut metadata = Metadata { discard, ..Metadata::default() };
         for item in offered(layer) {
-            self.offer(*item, layer, options, variants, &mut metadata);
+            self.offer(*item, layer, options, open_points, &mut metadata);
         }
         metadata
     }
 
-    fn offer(&self, item: Item, layer: Layer, options: &Options, variants: &Variants, to: &mut Metadata) {
+    fn offer(
+        &self,
+        item: Item,
+        layer: Layer,
+        options: &Options,
+        open_points: &OpenPoints,
+        to: &mut Metadata,
+    ) {
         let Process { path, id, token, .. } = &options.process;
         let packet = self.packet.map(|(_, parsed)| parsed);
         let reauthorizing = self.flags & flag::IS_REAUTHORIZE != 0;
         let authorizing = matches!(layer, Layer::AleAuthRecvAccept | Layer::AleAuthConnect);
         match item {
             Item::Flow if authorizing && !reauthorizing => {
-                to.flow_handle = self.flow.filter(|_| variants.flow_handle_at_authorization);
+                to.flow_handle = self.flow.filter(|_| open_points.flow_handle_at_authorization);
             }
             Item::Flow => to.flow_handle = self.flow,
             Item::IpHeader => to.ip_header_size = packet.map(|p| p.ip_header_size as u32),

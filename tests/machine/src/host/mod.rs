@@ -3,7 +3,7 @@
 //! TCP itself is smoltcp's; around it every socket call and every packet
 //! passes the filter engine's layers as *TCP Packet Flows* and *UDP Packet
 //! Flows* list them, with the fields, metadata and data offsets that the
-//! documents give each layer. Where they leave a point open, [`Variants`] has
+//! documents give each layer. Where they leave a point open, [`OpenPoints`] has
 //! a switch for it.
 //!
 //! | module | what it does |
@@ -33,6 +33,7 @@ mod ip;
 mod layers;
 mod log;
 mod metadata;
+mod open_points;
 mod options;
 mod outbound;
 mod run;
@@ -42,7 +43,6 @@ mod sockets;
 mod stack;
 #[cfg(test)]
 mod tests;
-mod variants;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
@@ -66,7 +66,9 @@ pub use segment::{is_plain_syn, stream_flag};
 pub use sockets::{ConnectionId, Outcome, SocketError, State};
 pub use stack::Stack;
 
-pub use variants::{DataStart, DiscardMetadata, ListenerReason, StreamBlock, UdpDiscard, Variants, reason};
+pub use open_points::{
+    DataStart, DiscardMetadata, ListenerReason, OpenPoints, StreamBlock, UdpDiscard, reason,
+};
 
 use connection::Connection;
 use sockets::Listener;
@@ -92,14 +94,14 @@ pub struct Host {
 
 impl Host {
     /// A host with no socket.
-    pub fn new(filter: Arc<dyn Filter>, options: Options, variants: Variants) -> Self {
+    pub fn new(filter: Arc<dyn Filter>, options: Options, open_points: OpenPoints) -> Self {
         Self {
             stack: Stack::new(&options),
             gate: Gate {
                 filter,
                 log: Log::new(options.log_limit),
                 options,
-                variants,
+                open_points,
                 counters: Counters::default(),
                 now: Duration::ZERO,
             },

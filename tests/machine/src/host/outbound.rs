@@ -2,9 +2,9 @@
 
 use super::layers::Layer;
 use super::log::{Event, RecordId};
+use super::open_points::StreamBlock;
 use super::scene::{Direction, Scene};
 use super::segment::stream_flag;
-use super::variants::StreamBlock;
 use super::{Host, Pair};
 use crate::wfp::FlowHandle;
 use crate::wire::{Parsed, TcpFlags, Transport};
@@ -70,7 +70,7 @@ impl Host {
         scene.stream = Some((&chunk, flags | stream_flag::SEND));
         let passed = self.gate.pass(record, Layer::Stream, &scene);
         let socket = self.stack.socket(connection.handle);
-        if !passed && self.gate.variants.stream_block == StreamBlock::Reset {
+        if !passed && self.gate.open_points.stream_block == StreamBlock::Reset {
             connection.aborted = true;
             socket.abort();
         } else if chunk.is_empty() {

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use super::layers::{Field, Layer};
 use super::log::Ends;
+use super::open_points::{DataStart, OpenPoints};
 use super::options::{Interface, Options};
-use super::variants::{DataStart, Variants};
 use crate::wfp::{FlowHandle, LayerData, Packet, Value};
 use crate::wire::{Family, Parsed, Transport, protocol};
 
@@ -191,7 +191,7 @@ impl<'a> Scene<'a> {
     }
 
     /// `layerData`, with the NBL's start where the layer documents it.
-    pub fn data(&self, layer: Layer, discard: bool, variants: &Variants) -> LayerData<'a> {
+    pub fn data(&self, layer: Layer, discard: bool, open_points: &OpenPoints) -> LayerData<'a> {
         let start = match (layer, discard) {
             (Layer::Stream, _) => {
                 return match self.stream {
@@ -199,8 +199,8 @@ impl<'a> Scene<'a> {
                     None => LayerData::None,
                 };
             }
-            (Layer::InboundTransport, true) => variants.transport_discard_start,
-            (Layer::InboundIppacket, true) => variants.ippacket_discard_start,
+            (Layer::InboundTransport, true) => open_points.transport_discard_start,
+            (Layer::InboundIppacket, true) => open_points.ippacket_discard_start,
             (Layer::InboundIppacket, false) => DataStart::TransportHeader,
             (Layer::InboundTransport, false) => DataStart::Payload,
             (Layer::OutboundIppacket, _) => DataStart::IpHeader,

@@ -7,9 +7,9 @@ use super::application::Session;
 use super::connection::Connection;
 use super::layers::Layer;
 use super::log::{Event, RecordId};
+use super::open_points::{ListenerReason, StreamBlock, reason};
 use super::scene::{Direction, Scene, flag};
 use super::sockets::unspecified;
-use super::variants::{ListenerReason, StreamBlock, reason};
 use super::{Host, Pair};
 use crate::wire::{Parsed, Tcp, TcpFlags};
 
@@ -91,7 +91,7 @@ impl Host {
                 self.gate.log.rename(record, Event::BacklogFull);
                 reason::INET_PAUSE_ACCEPT
             }
-            Some(_) => match self.gate.variants.listener_reason {
+            Some(_) => match self.gate.open_points.listener_reason {
                 ListenerReason::Always(number) => number,
                 ListenerReason::ByFlags if tcp.flags.has(TcpFlags::ACK) => reason::INET_ACK_INVALID,
                 ListenerReason::ByFlags if tcp.flags.has(SYN) => reason::INET_LISTENER_INVALID_FLAGS,
@@ -104,7 +104,7 @@ impl Host {
     /// A segment the stack drops: the discard layer, then the RST.
     fn refuse(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>, why: u32) {
         let layer = Layer::InboundTransport;
-        if self.gate.variants.transport_before_discard && !self.gate.pass(record, layer, scene) {
+        if self.gate.open_points.transport_before_discard && !self.gate.pass(record, layer, scene) {
             return;
         }
         let may_answer = self.gate.answer_after_discard(record, layer, scene, reason::MODULE_TRANSPORT, why);
@@ -258,7 +258,7 @@ impl Host {
         let passed = self.gate.pass(record, Layer::Stream, &scene);
         if passed {
             connection.session.data(&bytes);
-        } else if self.gate.variants.stream_block == StreamBlock::Reset {
+        } else if self.gate.open_points.stream_block == StreamBlock::Reset {
             connection.aborted = true;
             self.stack.socket(connection.handle).abort();
         }

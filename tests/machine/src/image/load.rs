@@ -9,6 +9,7 @@ use std::sync::Arc;
 use object::pe;
 use thiserror::Error;
 
+use super::cookie;
 use super::map::{Protection, Reservation};
 use super::pe::{ImportName, PAGE, PeError, PeFile, Section};
 use super::places;
@@ -106,6 +107,7 @@ impl Image {
         let mut memory = Reservation::new(file.image.len())?;
         let mut content = file.image.clone();
         relocate(&file, memory.base(), &mut content);
+        cookie::set(&file, memory.base(), &mut content);
         for (slot, address) in imports {
             put(&mut content, slot, address);
         }

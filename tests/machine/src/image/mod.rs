@@ -21,6 +21,7 @@
 //! | [`lint`] | rules that a linked driver keeps, checked on the file |
 
 mod call;
+mod cookie;
 mod direct;
 mod fault;
 pub mod lint;

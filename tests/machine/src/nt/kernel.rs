@@ -68,7 +68,7 @@ impl Kernel {
     pub fn new(guest: Arc<dyn Guest>, options: Options) -> Arc<Self> {
         assert!(matches!(options.processors, 1..=64), "1 to 64 processors");
         assert!(matches!(options.group_size, 1..=64), "1 to 64 processors in a group");
-        find_machines_by(super::schedule::of_thread);
+        find_machines_by(super::threads::of_thread);
         let calls = (0..exports::count()).map(|_| AtomicU64::new(0)).collect();
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),

@@ -40,9 +40,9 @@ pub mod pool;
 pub mod ps;
 pub mod registry;
 pub mod rtl;
-mod schedule;
 mod stack;
 mod stepwise;
+mod threads;
 pub mod types;
 pub mod work;
 pub mod zw;
@@ -65,7 +65,7 @@ pub use stepwise::BeforeInstruction;
 
 pub(crate) use breach::Trouble;
 pub(crate) use kernel::{Current, SYSTEM_THREAD};
-pub(crate) use schedule::at_import;
+pub(crate) use threads::at_import;
 
 /// Statuses of this kernel that the filter engine has no use for
 /// (`ntstatus.h`).

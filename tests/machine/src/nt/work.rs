@@ -9,7 +9,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::types::Address;
-use super::{Kernel, schedule};
+use super::{Kernel, threads};
 use crate::schedule::{Bell, Waited, closing};
 
 /// The most worker threads; they come as they are needed.
@@ -186,7 +186,7 @@ impl Queue {
             };
             drop(state);
             if let Some(kernel) = self.kernel.upgrade() {
-                schedule::run_job(&kernel, job, number);
+                threads::run_job(&kernel, job, number);
             }
             self.done(job);
         }

@@ -7,6 +7,7 @@
 //! counting.
 
 mod chain;
+pub mod compose;
 mod lossy;
 mod memory;
 mod named;

@@ -415,12 +415,12 @@ pub(crate) fn reassembled(fragment: &[u8], number: u8, payload: &[u8]) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-    use etherparse::PacketBuilder;
+    use crate::wire::compose;
 
     fn syn(family: Family) -> Vec<u8> {
         let ip = match family {
-            Family::V4 => PacketBuilder::ipv4([10, 77, 0, 1], [10, 77, 0, 2], 64),
-            Family::V6 => PacketBuilder::ipv6([1; 16], [2; 16], 64),
+            Family::V4 => compose::ip([10, 77, 0, 1].into(), [10, 77, 0, 2].into()),
+            Family::V6 => compose::ip([1u8; 16].into(), [2u8; 16].into()),
         };
         let mut packet = Vec::new();
         ip.tcp(40_000, 80, 7, 1024).syn().write(&mut packet, b"abc").unwrap();

@@ -8,7 +8,7 @@ use lab::bench::cases::{cases, drivers, values};
 use lab::bench::native::ROUNDS;
 use machine::nt::fwp::prepared::{self, Prepared};
 use machine::nt::{Irql, Kernel, Options};
-use native::machine::Machine;
+use native::builds::Machine;
 
 /// Called a few times before it is counted.
 const BEFORE: u64 = 8;

@@ -17,7 +17,7 @@ use machine::nt::fwp::hostile::Indication;
 use machine::nt::types::FWPS_CLASSIFY_OUT0;
 use machine::wfp::{ActionType, RIGHT_ACTION_WRITE};
 
-use crate::machine::Callout;
+use crate::builds::Callout;
 
 pub use expected::{Read, SETUPS, Setup};
 pub use plain::{KINDS, Kind};

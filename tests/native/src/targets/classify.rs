@@ -10,9 +10,9 @@ use machine::nt::registry::RegistryValue;
 use machine::nt::types::FWPS_CLASSIFY_OUT0;
 use machine::nt::{Kernel, Options};
 
+use crate::builds::{Callout, Machine};
 use crate::indication::{DECIDING, choose};
 use crate::input::Input;
-use crate::machine::{Callout, Machine};
 use crate::oracle::{self, Asked};
 
 /// The most indications of one input.

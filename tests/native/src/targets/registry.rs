@@ -11,9 +11,9 @@ use machine::wfp::ActionType;
 use hushport_native_driver::logic::policy::VALUES;
 use hushport_native_driver::logic::policy::values::{REG_MULTI_SZ, ValueKind};
 
+use crate::builds::Machine;
 use crate::indication::{DECIDING, choose};
 use crate::input::Input;
-use crate::machine::Machine;
 
 /// The most bytes of one value.
 const MOST: usize = 4096;

@@ -7,7 +7,7 @@ use lab::trace::arbitrary::Player;
 use machine::nt::Options;
 
 use super::classify::{Bench, start};
-use crate::machine::Machine;
+use crate::builds::Machine;
 
 thread_local! {
     /// The driver, which takes longer to start than many captures take.

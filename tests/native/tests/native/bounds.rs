@@ -10,8 +10,8 @@ use lab::hushport::EVENT_PROVIDER;
 use machine::etw::Enable;
 use machine::nt::{Irql, Options};
 use native::bounds::{self, KINDS, SETUPS, Setup};
+use native::builds::Machine;
 use native::counters::Kept;
-use native::machine::Machine;
 use native::targets::classify::Bench;
 
 /// One classify takes microseconds; one that takes so long has no end.

@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use machine::host::{Application, Host, Options as HostOptions, Variants};
+use machine::host::{Application, Host, OpenPoints, Options as HostOptions};
 use machine::nt::{Irql, MdlMapping, NblLayout, Options};
+use machine::wire::compose;
 use machine::wire::{Family, Network};
+use native::builds::Machine;
 use native::counters;
 use native::input::{Input, Random};
-use native::machine::Machine;
 use native::targets::classify::{Bench, policy, start};
 
 const BUILDS: [fn(Options) -> Machine; 2] = [Machine::image, Machine::native];
@@ -66,7 +67,8 @@ fn walk(machine: Machine, family: Family, seed: u64) -> (Vec<String>, Vec<Vec<u8
         Family::V6 => network.near.1.into(),
     };
     let filter = Arc::clone(bench.machine.engine());
-    let mut host = Host::new(filter, HostOptions { network, ..HostOptions::default() }, Variants::default());
+    let mut host =
+        Host::new(filter, HostOptions { network, ..HostOptions::default() }, OpenPoints::default());
     host.listen(SocketAddr::new(host_address, 80), Application::Echo).expect("nothing blocks");
     let mut random = Random::new(seed);
     let mut sent = Vec::new();
@@ -93,13 +95,11 @@ fn packet(bytes: &[u8], from: IpAddr, to: IpAddr) -> Vec<u8> {
     let bit = |n: u8| flags & (1 << n) != 0;
     (header.fin, header.syn, header.rst, header.psh) = (bit(0), bit(1), bit(2), bit(3));
     (header.ack, header.urg) = (bit(4), bit(5));
-    let ip = match (from, to) {
-        (IpAddr::V4(from), IpAddr::V4(to)) => etherparse::PacketBuilder::ipv4(from.octets(), to.octets(), 64),
-        (IpAddr::V6(from), IpAddr::V6(to)) => etherparse::PacketBuilder::ipv6(from.octets(), to.octets(), 64),
-        _ => unreachable!("both of one family"),
-    };
     let mut packet = Vec::new();
-    ip.tcp_header(header).write(&mut packet, &input.bytes(32)).expect("a vector takes everything");
+    compose::ip(from, to)
+        .tcp_header(header)
+        .write(&mut packet, &input.bytes(32))
+        .expect("a vector takes everything");
     packet
 }
 

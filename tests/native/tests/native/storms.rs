@@ -5,7 +5,7 @@
 
 use lab::storm::{self, Meanwhile};
 use machine::schedule::Scheduling;
-use native::machine::Machine;
+use native::builds::Machine;
 
 /// Seeds to play: `few` unless the environment asks for more.
 fn seeds(few: u64) -> std::ops::Range<u64> {

@@ -17,7 +17,7 @@ use lab::counters::Counters;
 use lab::hushport::{self, EVENT_PROVIDER};
 use lab::setup::{self, Target};
 use lab::traffic::{Family, Indication};
-use lab::variants;
+use lab::world::stronger;
 use machine::Machine;
 use machine::etw::{Enable, Filter, Value, ZeroKeyword};
 use machine::nt::registry::RegistryValue;
@@ -87,7 +87,7 @@ impl Bench {
         // One window for all: nobody's scan is put together meanwhile.
         machine.set("ScanPorts", 65_536);
         if is_overruled {
-            variants::add_stronger(machine.engine()).unwrap();
+            stronger::add(machine.engine()).unwrap();
         }
         machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
         // Level and keyword of PolicyApplied (docs/EVENTS.md).

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use lab::traffic::{Data, Family, Indication};
 use machine::wfp::{Discard, Engine, FlowHandle, Metadata, Value};
+use machine::wire::compose;
 
 use super::cases::{self, Case, Decision, Kind, Shape, TCP};
 
@@ -80,32 +81,29 @@ fn upper_header(kind: &Kind) -> usize {
 /// The packet that came in, and how long its IP header is, extensions included.
 fn packet(case: &Case) -> (Vec<u8>, usize) {
     let (kind, upper) = (case.kind, upper(case));
-    let mut packet = match (case.spot.remote, local(case.family)) {
-        (IpAddr::V4(remote), IpAddr::V4(local)) => {
-            let total = (20 + upper.len()) as u16;
+    let (remote, local) = (case.spot.remote, local(case.family));
+    let mut packet = match case.family {
+        Family::V4 => {
+            let mut header = compose::ip_header(remote, local, kind.protocol, upper.len());
             // In units of 8 bytes; and whether more follow.
             let fragment: u16 = match kind.shape {
                 Shape::Whole => 0,
                 Shape::FirstFragment => 0x2000,
                 Shape::LaterFragment => 0x0010,
             };
-            let mut header = vec![0x45, 0, 0, 0, 0, 1, 0, 0, 64, kind.protocol, 0, 0];
-            header[2..4].copy_from_slice(&total.to_be_bytes());
             header[6..8].copy_from_slice(&fragment.to_be_bytes());
-            [header, remote.octets().to_vec(), local.octets().to_vec()].concat()
+            header
         }
-        (IpAddr::V6(remote), IpAddr::V6(local)) => {
+        Family::V6 => {
             let extension = match kind.shape {
                 Shape::Whole => Vec::new(),
                 Shape::FirstFragment => vec![kind.protocol, 0, 0, 1, 0, 0, 0, 1],
                 Shape::LaterFragment => vec![kind.protocol, 0, 0, 0x80, 0, 0, 0, 1],
             };
             let next = if extension.is_empty() { kind.protocol } else { FRAGMENT };
-            let mut header = vec![0x60, 0, 0, 0, 0, 0, next, 64];
-            header[4..6].copy_from_slice(&((extension.len() + upper.len()) as u16).to_be_bytes());
-            [header, remote.octets().to_vec(), local.octets().to_vec(), extension].concat()
+            let header = compose::ip_header(remote, local, next, extension.len() + upper.len());
+            [header, extension].concat()
         }
-        _ => panic!("a case has one family"),
     };
     let header = packet.len();
     packet.extend(upper);
@@ -114,18 +112,16 @@ fn packet(case: &Case) -> (Vec<u8>, usize) {
 
 /// The transport header, or what stands there, and a little payload.
 fn upper(case: &Case) -> Vec<u8> {
-    let header = upper_header(&case.kind);
-    let mut upper = vec![0; header + 4];
+    const PAYLOAD: usize = 4;
+    let Kind { protocol, tcp_flags, .. } = case.kind;
+    let mut upper = match protocol {
+        TCP => compose::tcp_header(REMOTE_PORT, case.spot.port, 0, tcp_flags).to_vec(),
+        _ => compose::udp_header(REMOTE_PORT, case.spot.port, PAYLOAD).to_vec(),
+    };
     if let (Some((kind, code)), false) = (case.kind.icmp, case.decision == Decision::IcmpError) {
+        upper.fill(0);
         upper[..2].copy_from_slice(&[kind as u8, code as u8]);
-        return upper;
     }
-    upper[..2].copy_from_slice(&REMOTE_PORT.to_be_bytes());
-    upper[2..4].copy_from_slice(&case.spot.port.to_be_bytes());
-    if case.kind.protocol == TCP {
-        upper[12..14].copy_from_slice(&[0x50, case.kind.tcp_flags]);
-    } else {
-        upper[4..6].copy_from_slice(&((header + 4) as u16).to_be_bytes());
-    }
+    upper.resize(upper.len() + PAYLOAD, 0);
     upper
 }

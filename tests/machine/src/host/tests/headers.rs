@@ -2,7 +2,7 @@
 //! refused, and with which error.
 
 use super::world::{CLOSED, PORT, World, udp};
-use crate::host::variants::reason;
+use crate::host::open_points::reason;
 use crate::host::{Application, Event, Layer};
 use crate::wfp::Discard;
 use crate::wire::{Family, Parsed, TcpFlags, Transport, protocol};

@@ -1,7 +1,7 @@
 //! What the layers are given: fields, metadata, and where data starts.
 
 use super::world::{CLOSED, PEER_PORT, PORT, World};
-use crate::host::{Application, DiscardMetadata, Event, Layer, Options, StreamBlock, Variants, definition};
+use crate::host::{Application, DiscardMetadata, Event, Layer, OpenPoints, Options, StreamBlock, definition};
 use crate::wfp::{FlowHandle, Value};
 use crate::wire::{Family, Network, TcpFlags};
 
@@ -118,7 +118,7 @@ fn metadata_is_what_each_layer_documents() {
 fn traffic_can_be_declared_loopback_or_secured() {
     let options =
         Options { extra_flags: vec![(World::new(Family::V4).peer_at(0).ip(), 1)], ..Options::default() };
-    let mut world = World::with(Family::V4, options, Variants::default());
+    let mut world = World::with(Family::V4, options, OpenPoints::default());
     let syn = world.segment(CLOSED, TcpFlags::SYN);
     world.probe(&syn);
     let kept = &world.fake.at(Layer::InboundTransport, Family::V4, true)[0];
@@ -128,9 +128,12 @@ fn traffic_can_be_declared_loopback_or_secured() {
 #[test]
 fn a_block_at_the_stream_layer_takes_the_bytes_or_the_connection() {
     for (stream_block, resets) in [(StreamBlock::DropBytes, 0), (StreamBlock::Reset, 1)] {
-        let variants =
-            Variants { stream_block, discard_metadata: DiscardMetadata::Documented, ..Variants::default() };
-        let mut world = World::with(Family::V4, Options::default(), variants);
+        let open_points = OpenPoints {
+            stream_block,
+            discard_metadata: DiscardMetadata::Documented,
+            ..OpenPoints::default()
+        };
+        let mut world = World::with(Family::V4, Options::default(), open_points);
         let at = world.host_at(PORT);
         world.host.listen(at, Application::Echo).unwrap();
         let peer = world.connect(PORT);

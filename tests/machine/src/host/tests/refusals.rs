@@ -3,9 +3,9 @@
 use super::assert_documented;
 use super::fake::FILTER_ID;
 use super::world::{CLOSED, PORT, World, udp};
-use crate::host::variants::reason;
+use crate::host::open_points::reason;
 use crate::host::{
-    Application, DataStart, DiscardMetadata, Event, Layer, ListenerReason, Options, UdpDiscard, Variants,
+    Application, DataStart, DiscardMetadata, Event, Layer, ListenerReason, OpenPoints, Options, UdpDiscard,
 };
 use crate::wfp::Discard;
 use crate::wire::{Family, TcpFlags, Transport};
@@ -61,14 +61,14 @@ fn a_block_at_the_discard_layer_silences_it() {
 
 #[test]
 fn the_open_points_can_be_played_each_way() {
-    let play = |variants: Variants| {
-        let mut world = World::with(Family::V4, Options::default(), variants);
+    let play = |open_points: OpenPoints| {
+        let mut world = World::with(Family::V4, Options::default(), open_points);
         let syn = world.segment(CLOSED, TcpFlags::SYN);
         assert_eq!(world.probe(&syn).len(), 1);
         assert_documented(&world.records(), &[Event::SynNobodyListening]);
         world
     };
-    let world = play(Variants { transport_before_discard: true, ..Variants::default() });
+    let world = play(OpenPoints { transport_before_discard: true, ..OpenPoints::default() });
     assert_eq!(
         world.layers(Event::SynNobodyListening),
         ["INBOUND_IPPACKET", "INBOUND_TRANSPORT", "INBOUND_TRANSPORT_DISCARD"]
@@ -78,14 +78,14 @@ fn the_open_points_can_be_played_each_way() {
         (DiscardMetadata::Reason(31), discard(1, 31)),
         (DiscardMetadata::Absent, None),
     ] {
-        let world = play(Variants { discard_metadata: metadata, ..Variants::default() });
+        let world = play(OpenPoints { discard_metadata: metadata, ..OpenPoints::default() });
         let kept = &world.fake.at(TRANSPORT, Family::V4, true)[0];
         assert_eq!(kept.metadata.discard, expected);
     }
     for (start, offset) in
         [(DataStart::IpHeader, 0), (DataStart::TransportHeader, 20), (DataStart::Payload, 40)]
     {
-        let world = play(Variants { transport_discard_start: start, ..Variants::default() });
+        let world = play(OpenPoints { transport_discard_start: start, ..OpenPoints::default() });
         let kept = &world.fake.at(TRANSPORT, Family::V4, true)[0];
         assert_eq!(kept.data.as_ref().unwrap().1, offset);
     }
@@ -101,8 +101,8 @@ fn what_a_listener_cannot_use_is_reset_with_its_reason() {
         (syn_fin, reason::INET_LISTENER_INVALID_FLAGS),
     ] {
         for (listener_reason, why) in [(ListenerReason::ByFlags, why), (ListenerReason::Always(23), 23)] {
-            let variants = Variants { listener_reason, ..Variants::default() };
-            let mut world = World::with(Family::V6, Options::default(), variants);
+            let open_points = OpenPoints { listener_reason, ..OpenPoints::default() };
+            let mut world = World::with(Family::V6, Options::default(), open_points);
             let at = world.host_at(PORT);
             world.host.listen(at, Application::Hold).unwrap();
             let probe = world.segment(PORT, flags);
@@ -131,7 +131,7 @@ fn a_reset_is_never_answered_and_a_bad_checksum_never() {
 #[test]
 fn a_full_backlog_is_reset() {
     let options = Options { backlog: 0, ..Options::default() };
-    let mut world = World::with(Family::V4, options, Variants::default());
+    let mut world = World::with(Family::V4, options, OpenPoints::default());
     let at = world.host_at(PORT);
     world.host.listen(at, Application::Hold).unwrap();
     let syn = world.segment(PORT, TcpFlags::SYN);
@@ -185,8 +185,8 @@ fn udp_and_unknown_protocols_get_their_icmp_error_unless_blocked() {
             (UdpDiscard::Transport, &["INBOUND_TRANSPORT_DISCARD"], &[TRANSPORT]),
             (UdpDiscard::Both, &["INBOUND_TRANSPORT_DISCARD", "INBOUND_IPPACKET_DISCARD"], &[TRANSPORT, IP]),
         ] {
-            let variants = Variants { udp_discard: variant, ..Variants::default() };
-            let mut world = World::with(family, Options::default(), variants);
+            let open_points = OpenPoints { udp_discard: variant, ..OpenPoints::default() };
+            let mut world = World::with(family, Options::default(), open_points);
             let probe = udp(&world, CLOSED);
             let sent = world.probe(&probe);
             assert_eq!(sent.len(), 1);

@@ -8,7 +8,8 @@ use smoltcp::iface::SocketHandle;
 
 use super::fake::Fake;
 use crate::host::stack::Stack;
-use crate::host::{Event, Host, Options, Record, Variants};
+use crate::host::{Event, Host, OpenPoints, Options, Record};
+use crate::wire::compose;
 use crate::wire::{Family, Network, Parsed, TcpFlags};
 
 pub const PORT: u16 = 80;
@@ -27,16 +28,16 @@ pub struct World {
 
 impl World {
     pub fn new(family: Family) -> Self {
-        Self::with(family, Options::default(), Variants::default())
+        Self::with(family, Options::default(), OpenPoints::default())
     }
 
-    pub fn with(family: Family, options: Options, variants: Variants) -> Self {
+    pub fn with(family: Family, options: Options, open_points: OpenPoints) -> Self {
         let network = Network::default();
         let swapped = Network { near: network.host, host: network.near, ..network };
         let fake = Fake::new();
         Self {
             family,
-            host: Host::new(fake.clone(), options, variants),
+            host: Host::new(fake.clone(), options, open_points),
             fake,
             peer: Stack::new(&Options { network: swapped, seed: 2, ..Options::default() }),
             now: Duration::ZERO,
@@ -110,27 +111,7 @@ impl World {
 
     pub fn ip(&self) -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
         let (from, to) = (self.peer_at(0).ip(), self.host_at(0).ip());
-        etherparse::PacketBuilder::ip(match (from, to) {
-            (std::net::IpAddr::V4(from), std::net::IpAddr::V4(to)) => {
-                let header = etherparse::Ipv4Header {
-                    source: from.octets(),
-                    destination: to.octets(),
-                    time_to_live: 64,
-                    ..etherparse::Ipv4Header::default()
-                };
-                etherparse::IpHeaders::Ipv4(header, etherparse::Ipv4Extensions::default())
-            }
-            (std::net::IpAddr::V6(from), std::net::IpAddr::V6(to)) => {
-                let header = etherparse::Ipv6Header {
-                    source: from.octets(),
-                    destination: to.octets(),
-                    hop_limit: 64,
-                    ..etherparse::Ipv6Header::default()
-                };
-                etherparse::IpHeaders::Ipv6(header, etherparse::Ipv6Extensions::default())
-            }
-            mixed => panic!("{mixed:?}"),
-        })
+        compose::ip(from, to)
     }
 
     /// A segment from the peer's address, outside its own TCP.

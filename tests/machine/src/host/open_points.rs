@@ -79,7 +79,7 @@ pub enum StreamBlock {
 
 /// One world the host can play.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Variants {
+pub struct OpenPoints {
     /// Whether INBOUND_TRANSPORT is classified before its discard twin. *TCP
     /// Packet Flows* does not list it.
     pub transport_before_discard: bool,
@@ -101,7 +101,7 @@ pub struct Variants {
     pub stream_block: StreamBlock,
 }
 
-impl Default for Variants {
+impl Default for OpenPoints {
     fn default() -> Self {
         Self {
             transport_before_discard: false,

@@ -1,24 +1,27 @@
 //! A whole world: network namespace, machine with or without the driver, host.
 
+pub mod stronger;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use machine::Machine;
-use machine::host::{Application, Disorder, Disordered, Filter, Host, HostHandle, Variants, spawn};
+use machine::host::{Application, Disorder, Disordered, Filter, Host, HostHandle, OpenPoints, spawn};
 use machine::nt::registry::RegistryValue;
 use machine::wire::{Family, Loss, Lossy, Namespace, Network, Recorder, Recording};
 use machine::{host, nt, wfp};
 
 use crate::hushport::SERVICE;
-use crate::variants;
 
 /// What a world is made of.
 #[derive(Clone, Debug, Default)]
 pub struct Plan<'a> {
     /// The driver to start; `None` leaves it out.
     pub driver: Option<&'a Path>,
+    /// The driver's service.
+    pub service: Service<'a>,
     /// What the driver's `Parameters` holds.
     pub values: Vec<(String, RegistryValue)>,
     /// Ports that listen, on both families, and what stands behind them.
@@ -26,7 +29,7 @@ pub struct Plan<'a> {
     /// UDP ports that echo, on both families.
     pub datagrams: Vec<u16>,
     /// What Microsoft's documents leave open about the stack.
-    pub variants: Variants,
+    pub open_points: OpenPoints,
     /// What they leave open about the filter engine.
     pub engine: wfp::Options,
     /// Whether a heavier sublayer hard-permits wherever the driver decides.
@@ -37,6 +40,16 @@ pub struct Plan<'a> {
     pub disorder: Option<Disorder>,
     /// What the wire loses.
     pub loss: Loss,
+}
+
+/// The name of a service; hushport's by default.
+#[derive(Clone, Copy, Debug)]
+pub struct Service<'a>(pub &'a str);
+
+impl Default for Service<'_> {
+    fn default() -> Self {
+        Self(SERVICE)
+    }
 }
 
 /// A running world.
@@ -56,6 +69,28 @@ pub struct World {
 /// The most bytes of packets a world keeps.
 const KEPT_PACKETS: usize = 256 << 20;
 
+impl Plan<'_> {
+    /// The machine, its driver started.
+    ///
+    /// # Errors
+    /// If the driver does not start.
+    pub fn machine(&self) -> Result<Machine> {
+        let mut machine = Machine::with(self.service.0, self.machine.clone(), self.engine.clone());
+        // The INF makes the key, so the driver watches it from its start on.
+        let _nobody_watches = machine.kernel().registry().create_key(&nt::parameters_key(self.service.0));
+        for (name, value) in &self.values {
+            machine.set_value(name, value.clone());
+        }
+        if self.stronger {
+            stronger::add(machine.engine())?;
+        }
+        if let Some(driver) = self.driver {
+            machine.start(driver).with_context(|| format!("{} does not start", driver.display()))?;
+        }
+        Ok(machine)
+    }
+}
+
 impl World {
     /// Starts everything; the driver first, so that it sees the host's sockets
     /// from their birth.
@@ -64,24 +99,13 @@ impl World {
         let options = host::Options::default();
         let network = options.network.clone();
         let tun = namespace.tun(&network)?;
-        let mut machine = Machine::with(SERVICE, plan.machine.clone(), plan.engine.clone());
-        // The INF makes the key, so the driver watches it from its start on.
-        let _nobody_watches = machine.kernel().registry().create_key(&nt::parameters_key(SERVICE));
-        for (name, value) in &plan.values {
-            machine.set_value(name, value.clone());
-        }
-        if plan.stronger {
-            variants::add_stronger(machine.engine())?;
-        }
-        if let Some(driver) = plan.driver {
-            machine.start(driver).with_context(|| format!("{} does not start", driver.display()))?;
-        }
+        let machine = plan.machine()?;
         let recorder = Recorder::new(KEPT_PACKETS);
         let mut filter: Arc<dyn Filter> = Arc::clone(machine.engine()) as _;
         if let Some(disorder) = plan.disorder {
             filter = Arc::new(Disordered::new(filter, disorder));
         }
-        let host = Host::new(filter, options, plan.variants.clone());
+        let host = Host::new(filter, options, plan.open_points.clone());
         let wire = Lossy::new(tun, plan.loss);
         let host = spawn(host, Recording::new(wire, Arc::clone(&recorder)))?;
         let world = Self { namespace, network, recorder, machine, host };

@@ -1,4 +1,7 @@
-//! Real nmap in a world's namespace.
+//! Real nmap in a world's namespace; [`matrix`] is every scan, beside what is
+//! expected.
+
+pub mod matrix;
 
 use std::collections::BTreeMap;
 use std::process::Command;

@@ -21,7 +21,6 @@ use machine::nt::{Kernel, parameters_key};
 use nix::fcntl::{Flock, FlockArg};
 use serde::{Deserialize, Serialize};
 
-use crate::hushport::SERVICE;
 use crate::policy::{Refusal, State, state, table};
 use crate::setup;
 
@@ -44,7 +43,7 @@ pub struct Reply {
     pub values: Vec<(String, RegistryValue)>,
     /// Names that were to be deleted and were not there.
     pub missing: Vec<String>,
-    /// What the driver says; `None` where no driver runs.
+    /// What the driver says; `None` where none runs that says it.
     pub policy: Option<Policy>,
     /// Why the driver cannot be asked.
     pub failure: Option<String>,
@@ -75,14 +74,14 @@ pub struct Served {
 }
 
 impl Served {
-    /// Serves a machine's registry where [`ask`] looks for it; with the file of
-    /// the driver that runs in it.
-    pub fn start(kernel: Arc<Kernel>, driver: Option<&Path>) -> Result<Self> {
-        Self::at(setup::state().join("registry.sock"), kernel, driver)
+    /// Serves a service's values where [`ask`] looks for them; with the file of
+    /// the driver, if that says what it made of them.
+    pub fn start(kernel: Arc<Kernel>, service: &str, driver: Option<&Path>) -> Result<Self> {
+        Self::at(setup::state().join("registry.sock"), kernel, service, driver)
     }
 
-    /// Serves it at a path.
-    pub fn at(path: PathBuf, kernel: Arc<Kernel>, driver: Option<&Path>) -> Result<Self> {
+    /// Serves them at a path.
+    pub fn at(path: PathBuf, kernel: Arc<Kernel>, service: &str, driver: Option<&Path>) -> Result<Self> {
         let lock = serve_alone(&path)?;
         // Of an earlier run that was killed.
         let _was_there = std::fs::remove_file(&path);
@@ -91,7 +90,12 @@ impl Served {
             .with_context(|| path.display().to_string())?;
         let over = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&over);
-        let mut server = Server { kernel, driver: driver.map(Path::to_owned), good: Vec::new() };
+        let mut server = Server {
+            kernel,
+            key: parameters_key(service),
+            driver: driver.map(Path::to_owned),
+            good: Vec::new(),
+        };
         server.begin()?;
         let thread = std::thread::Builder::new().name("registry".to_owned()).spawn(move || {
             for stream in listener.incoming() {
@@ -146,6 +150,8 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
 /// The served side.
 struct Server {
     kernel: Arc<Kernel>,
+    /// The key of the values.
+    key: String,
     driver: Option<PathBuf>,
     /// The values that are in force; an absent one means its default.
     good: Vec<(String, RegistryValue)>,
@@ -163,14 +169,14 @@ impl Server {
     }
 
     fn values(&self) -> Vec<(String, RegistryValue)> {
-        self.kernel.registry().values(&parameters_key(SERVICE))
+        self.kernel.registry().values(&self.key)
     }
 
     fn answer(&mut self, mut stream: UnixStream) -> Result<()> {
         let mut reply = Reply::default();
         let mut last = None;
         if let Request::Change(changes) = read(&stream)? {
-            let key = parameters_key(SERVICE);
+            let key = self.key.clone();
             for (name, value) in changes {
                 let was_there = self.kernel.registry().value(&key, &name).is_some();
                 // How many watches fired does not matter: the reading counts.
@@ -297,8 +303,8 @@ mod tests {
         let machine = hushport::machine(Options::default());
         machine.set("Mode", 2);
         assert!(ask_at(&path, &Request::List).unwrap_err().to_string().contains("no host is up"));
-        let served = Served::at(path.clone(), Arc::clone(machine.kernel()), None).unwrap();
-        let another = Served::at(path.clone(), Arc::clone(machine.kernel()), None);
+        let served = Served::at(path.clone(), Arc::clone(machine.kernel()), hushport::SERVICE, None).unwrap();
+        let another = Served::at(path.clone(), Arc::clone(machine.kernel()), hushport::SERVICE, None);
         assert!(another.err().unwrap().to_string().contains("another host is up"));
 
         let value = RegistryValue::multi_sz(["113"]);
@@ -312,7 +318,7 @@ mod tests {
         assert_eq!(listed.value("ExemptPorts"), Some(&value));
         assert!(change("mode", None).missing.is_empty());
         assert_eq!(change("Mode", None).missing, ["Mode"]);
-        assert_eq!(machine.kernel().registry().values(&parameters_key(SERVICE)).len(), 1);
+        assert_eq!(machine.kernel().registry().values(&parameters_key(hushport::SERVICE)).len(), 1);
 
         // Whoever talks nonsense is not answered, and does no harm.
         let mut nonsense = connect(&path).unwrap();

@@ -1,0 +1,123 @@
+//! `--driver` and `--service`: the driver that a command is for.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use machine::nt::registry::RegistryValue;
+use machine::sweep::{AnyDriver, Expectations};
+
+use crate::hushport::{Hushport, SERVICE};
+use crate::policy::{Assignment, assignment};
+use crate::setup::{self, Need, Target};
+
+/// Which driver. One whose service is not hushport's has no values, events and
+/// counters that the lab knows: what a command says of these is left out.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Another driver than the hushport.sys of this checkout
+    #[arg(long = "driver", value_name = "FILE.sys")]
+    file: Option<PathBuf>,
+    /// The name of its service [default: the file's name without .sys]
+    #[arg(long, value_name = "NAME", requires = "file")]
+    service: Option<String>,
+}
+
+impl Arguments {
+    /// Its file, built where none was given.
+    ///
+    /// # Errors
+    /// If it does not build.
+    pub fn sys(&self) -> Result<&Path> {
+        match &self.file {
+            Some(file) => Ok(file),
+            None => {
+                setup::ensure(&[Need::Libclang])?;
+                Ok(&setup::build(Target::X64)?.sys)
+            }
+        }
+    }
+
+    /// The name of its service.
+    pub fn service(&self) -> Cow<'_, str> {
+        match (&self.service, &self.file) {
+            (Some(service), _) => service.into(),
+            (None, Some(file)) => file.file_stem().unwrap_or_default().to_string_lossy(),
+            (None, None) => SERVICE.into(),
+        }
+    }
+
+    /// Whether it is hushport, in whatever build.
+    pub fn is_hushport(&self) -> bool {
+        self.service() == SERVICE
+    }
+
+    /// What it promises when calls fail.
+    pub fn expectations(&self) -> Box<dyn Expectations> {
+        match self.is_hushport() {
+            true => Box::new(Hushport),
+            false => Box::new(AnyDriver { service: self.service().into_owned() }),
+        }
+    }
+
+    /// `--set`: hushport's values are checked, another driver's are taken as
+    /// written.
+    ///
+    /// # Errors
+    /// If hushport has no such value.
+    pub fn values(&self, set: &[Assignment]) -> Result<Vec<(String, RegistryValue)>> {
+        match self.is_hushport() {
+            true => assignment::resolve(set),
+            false => set.iter().map(Assignment::unchecked).collect(),
+        }
+    }
+
+    /// The arguments that choose this driver again.
+    pub fn again(&self) -> String {
+        let file = self.file.iter().map(|file| format!(" --driver {}", file.display()));
+        let service = self.service.iter().map(|service| format!(" --service {service}"));
+        file.chain(service).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Command {
+        #[command(flatten)]
+        driver: Arguments,
+    }
+
+    fn driver(words: &[&str]) -> Arguments {
+        Command::try_parse_from(["command"].iter().chain(words)).unwrap().driver
+    }
+
+    #[test]
+    fn a_service_has_the_files_name_unless_it_is_given() {
+        for (words, service) in [
+            (&[][..], "hushport"),
+            (&["--driver", "/builds/hushport.sys"], "hushport"),
+            (&["--driver", "/builds/other.sys"], "other"),
+            (&["--driver", "old.sys", "--service", "hushport"], "hushport"),
+        ] {
+            let driver = driver(words);
+            assert_eq!(driver.service(), service, "{words:?}");
+            assert_eq!(driver.expectations().service(), service, "{words:?}");
+            assert_eq!(driver.again().split_whitespace().collect::<Vec<_>>(), words);
+        }
+        assert!(Command::try_parse_from(["command", "--service", "other"]).is_err());
+    }
+
+    #[test]
+    fn another_drivers_values_are_taken_as_written() {
+        let set = ["Depth=3", "Hosts=a,b"].map(|text| text.parse().unwrap());
+        let values = driver(&["--driver", "other.sys"]).values(&set).unwrap();
+        assert_eq!(values[0], ("Depth".to_owned(), RegistryValue::dword(3)));
+        assert_eq!(values[1], ("Hosts".to_owned(), RegistryValue::multi_sz(["a", "b"])));
+        assert!(driver(&[]).values(&set).is_err());
+    }
+}

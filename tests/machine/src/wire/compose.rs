@@ -1,0 +1,152 @@
+//! Packets composed: the one place that lays out headers for tests, traffic and
+//! measurements.
+
+use std::net::IpAddr;
+
+use etherparse::{
+    IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6FragmentHeader, Ipv6Header,
+    PacketBuilder, PacketBuilderStep, TcpHeader, UdpHeader,
+};
+
+/// Hops that a composed packet may still make.
+const HOPS: u8 = 64;
+
+/// Begins a whole packet, whose checksums and lengths the builder fills in.
+///
+/// # Panics
+/// If the addresses are of two families.
+pub fn ip(from: IpAddr, to: IpAddr) -> PacketBuilderStep<IpHeaders> {
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), HOPS),
+        (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), HOPS),
+        _ => panic!("{from} and {to} are of two families"),
+    }
+}
+
+/// An IP header alone, before `length` bytes of `protocol`. A checksum is left
+/// at zero.
+///
+/// # Panics
+/// If the addresses are of two families.
+pub fn ip_header(from: IpAddr, to: IpAddr, protocol: u8, length: usize) -> Vec<u8> {
+    let protocol = IpNumber(protocol);
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let header = Ipv4Header {
+                total_len: (Ipv4Header::MIN_LEN + length) as u16,
+                identification: 1,
+                time_to_live: HOPS,
+                protocol,
+                source: from.octets(),
+                destination: to.octets(),
+                dont_fragment: false,
+                ..Ipv4Header::default()
+            };
+            header.to_bytes().to_vec()
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            let header = Ipv6Header {
+                traffic_class: 0,
+                flow_label: Ipv6FlowLabel::ZERO,
+                payload_length: length as u16,
+                next_header: protocol,
+                hop_limit: HOPS,
+                source: from.octets(),
+                destination: to.octets(),
+            };
+            header.to_bytes().to_vec()
+        }
+        _ => panic!("{from} and {to} are of two families"),
+    }
+}
+
+/// A TCP header without options. `flags` is the octet of RFC 9293, 3.1; the
+/// checksum is left at zero.
+pub fn tcp_header(source: u16, destination: u16, sequence: u32, flags: u8) -> [u8; TcpHeader::MIN_LEN] {
+    const FLAGS: usize = 13;
+    let mut bytes = [0; TcpHeader::MIN_LEN];
+    bytes.copy_from_slice(&TcpHeader::new(source, destination, sequence, 0).to_bytes());
+    bytes[FLAGS] = flags;
+    bytes
+}
+
+/// A UDP header before `payload` bytes; the checksum is left at zero.
+pub fn udp_header(source: u16, destination: u16, payload: usize) -> [u8; UdpHeader::LEN] {
+    let length = (UdpHeader::LEN + payload) as u16;
+    UdpHeader { source_port: source, destination_port: destination, length, checksum: 0 }.to_bytes()
+}
+
+/// A packet without extension headers in fragments of at most `size` bytes, a
+/// multiple of 8.
+///
+/// # Panics
+/// If it is no IP packet.
+pub fn fragments(packet: &[u8], identification: u16, size: usize) -> Vec<Vec<u8>> {
+    let (headers, body) = IpHeaders::from_slice(packet).expect("an IP packet");
+    let body = body.payload;
+    let count = body.len().div_ceil(size);
+    let pieces = body.chunks(size).enumerate().map(|(index, piece)| {
+        let offset = IpFragOffset::try_new((index * size / 8) as u16).expect("an offset in a packet");
+        let more = index + 1 < count;
+        match headers.clone() {
+            IpHeaders::Ipv6(mut header, _) => {
+                let own = Ipv6FragmentHeader::new(header.next_header, offset, more, identification.into());
+                header.next_header = IpNumber::IPV6_FRAGMENTATION_HEADER;
+                header.payload_length = (Ipv6FragmentHeader::LEN + piece.len()) as u16;
+                [&header.to_bytes()[..], &own.to_bytes(), piece].concat()
+            }
+            IpHeaders::Ipv4(mut header, _) => {
+                header.total_len = (header.header_len() + piece.len()) as u16;
+                header.identification = identification;
+                (header.more_fragments, header.dont_fragment) = (more, false);
+                header.fragment_offset = offset;
+                header.header_checksum = header.calc_header_checksum();
+                [&header.to_bytes()[..], piece].concat()
+            }
+        }
+    });
+    pieces.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::{Parsed, protocol};
+
+    const ENDS: [[&str; 2]; 2] = [["10.77.0.1", "10.77.0.2"], ["fd77::1", "fd77::2"]];
+
+    fn ends([from, to]: [&str; 2]) -> (IpAddr, IpAddr) {
+        (from.parse().unwrap(), to.parse().unwrap())
+    }
+
+    #[test]
+    fn headers_are_what_the_builder_writes_but_for_checksums() {
+        for (from, to) in ENDS.map(ends) {
+            let mut whole = Vec::new();
+            ip(from, to).tcp(1, 2, 3, 0).syn().write(&mut whole, b"abc").unwrap();
+            let tcp = tcp_header(1, 2, 3, 0x02);
+            let own = [&ip_header(from, to, protocol::TCP, tcp.len() + 3)[..], &tcp, b"abc"].concat();
+            let (whole, own) = (Parsed::new(&whole).unwrap(), Parsed::new(&own).unwrap());
+            assert_eq!((whole.source, whole.destination), (own.source, own.destination));
+            assert_eq!(whole.tcp().unwrap().flags, own.tcp().unwrap().flags);
+            let datagram = [&ip_header(from, to, protocol::UDP, 11)[..], &udp_header(5, 6, 3), b"abc"];
+            let datagram = datagram.concat();
+            let datagram = Parsed::new(&datagram).unwrap();
+            assert_eq!((datagram.source.port(), datagram.destination.port()), (5, 6));
+        }
+    }
+
+    #[test]
+    fn fragments_hold_the_packet() {
+        for (from, to) in ENDS.map(ends) {
+            let mut whole = Vec::new();
+            ip(from, to).udp(1, 2).write(&mut whole, &[7; 50]).unwrap();
+            let pieces = fragments(&whole, 9, 16);
+            assert_eq!(pieces.len(), 4);
+            let header = if from.is_ipv4() { 20 } else { 48 };
+            let body: Vec<u8> = pieces.iter().flat_map(|piece| piece[header..].to_vec()).collect();
+            let own = if from.is_ipv4() { 20 } else { 40 };
+            assert_eq!(body, whole[own..]);
+        }
+    }
+}
