@@ -28,7 +28,7 @@ pub enum Start {
 /// It follows all rows that match the layers passed so far. A step keeps the rows that
 /// continue with the next layer. So every step costs the same.
 ///
-/// The position is one word: the rows, and between the last row and [`DISCARDED`]
+/// The position is one word: the rows, and between the last row and `DISCARDED`
 /// the last layer. 0 means that nothing has been passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk(Rows);

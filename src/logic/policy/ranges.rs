@@ -9,7 +9,7 @@ pub trait Number: Copy + Ord {
     fn bits_from(self, lower: Self) -> u32;
 
     /// The distance to a number that is not larger, shifted right by `shift` bits,
-    /// which is less than the number of bits. At most [`BUCKETS`] is returned.
+    /// which is less than the number of bits. At most `BUCKETS` is returned.
     fn bucket(self, lower: Self, shift: u32) -> usize;
 }
 

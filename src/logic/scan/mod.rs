@@ -29,7 +29,7 @@
 //!   average). Above 32, the average number of bits for `ScanPorts` ports must be
 //!   reached, at most 60 bits; then the error is that of the estimate.
 //! - **Floods.** Memory is fixed. If a remote's set is full of others with as many
-//!   ports, the remote waits in the [`Queue`], which remembers ports without
+//!   ports, the remote waits in the `Queue`, which remembers ports without
 //!   remotes. It gets a slot when it has met more ports than some remote in the set.
 //!   So a scanner gets a slot with its second or third port and keeps it, as long as
 //!   a window brings fewer sources than about eight times the cells in a row. More
