@@ -17,6 +17,8 @@
 //! | [`bench`] | what a classify costs: time, instructions, what it locks and writes |
 //! | [`mutate`] | changes of the driver, each of which a test must notice |
 //! | [`trace`] | plays a capture file through the driver |
+//! | [`flows`] | each documented flow as the driver's callouts saw it |
+//! | [`printable`] | text from outside, safe for a terminal |
 //! | [`report`] | what people read |
 //! | [`suites`] | every test under a time limit |
 //! | [`commands`] | `cargo lab …` |
@@ -24,10 +26,12 @@
 pub mod bench;
 pub mod commands;
 pub mod counters;
+pub mod flows;
 pub mod hushport;
 pub mod mutate;
 pub mod package;
 pub mod policy;
+pub mod printable;
 pub mod remote_registry;
 pub mod report;
 pub mod scan;

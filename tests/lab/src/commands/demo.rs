@@ -16,8 +16,9 @@ use machine::wire::{Family, Way};
 
 use super::as_root;
 use crate::counters::Counters;
+use crate::flows::{Watched, flows};
 use crate::hushport::EVENT_PROVIDER;
-use crate::report::{Checks, Page, Watched, flows};
+use crate::report::{Checks, Page};
 use crate::scan::{self, States};
 use crate::setup::{self, Need, Target};
 use crate::trace::{Account, Limits};

@@ -16,10 +16,10 @@ use crate::setup::{self, Need, Target};
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Another driver than the hushport.sys of this checkout
-    #[arg(long = "driver", value_name = "FILE.sys")]
-    file: Option<PathBuf>,
+    #[arg(long, value_name = "FILE.sys")]
+    driver: Option<PathBuf>,
     /// The name of its service [default: the file's name without .sys]
-    #[arg(long, value_name = "NAME", requires = "file")]
+    #[arg(long, value_name = "NAME", requires = "driver")]
     service: Option<String>,
 }
 
@@ -29,7 +29,7 @@ impl Arguments {
     /// # Errors
     /// If it does not build.
     pub fn sys(&self) -> Result<&Path> {
-        match &self.file {
+        match &self.driver {
             Some(file) => Ok(file),
             None => {
                 setup::ensure(&[Need::Libclang])?;
@@ -40,7 +40,7 @@ impl Arguments {
 
     /// The name of its service.
     pub fn service(&self) -> Cow<'_, str> {
-        match (&self.service, &self.file) {
+        match (&self.service, &self.driver) {
             (Some(service), _) => service.into(),
             (None, Some(file)) => file.file_stem().unwrap_or_default().to_string_lossy(),
             (None, None) => SERVICE.into(),
@@ -74,7 +74,7 @@ impl Arguments {
 
     /// The arguments that choose this driver again.
     pub fn again(&self) -> String {
-        let file = self.file.iter().map(|file| format!(" --driver {}", file.display()));
+        let file = self.driver.iter().map(|file| format!(" --driver {}", file.display()));
         let service = self.service.iter().map(|service| format!(" --service {service}"));
         file.chain(service).collect()
     }

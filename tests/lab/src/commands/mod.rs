@@ -124,3 +124,22 @@ fn variant(name: &str) -> Result<&'static Variant, String> {
         format!("one of {} is wanted", names.join(", "))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Two arguments with one id would share their values: clap notices that only
+    /// where it is built with debug assertions.
+    #[test]
+    fn arguments_of_a_command_have_ids_of_their_own() {
+        for command in Lab::command().get_subcommands() {
+            let mut ids = BTreeSet::new();
+            for argument in command.get_arguments() {
+                assert!(ids.insert(argument.get_id()), "{}: {}", command.get_name(), argument.get_id());
+            }
+        }
+    }
+}

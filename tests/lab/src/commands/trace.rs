@@ -11,8 +11,10 @@ use machine::wfp::Engine;
 
 use super::driver;
 use crate::counters::Counters;
+use crate::flows::Watched;
 use crate::policy::{Assignment, state};
-use crate::report::{Page, Watched, printable, trace_text};
+use crate::printable::printable;
+use crate::report::{Page, trace_text};
 use crate::trace::{self, Limits, Lines, Played, Prefix, Progress, Told};
 use crate::variants::Variant;
 use crate::world::{Plan, Service};

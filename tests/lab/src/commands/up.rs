@@ -23,7 +23,7 @@ use crate::world::{Plan, Service, World};
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Leave the driver out
-    #[arg(long, conflicts_with = "file")]
+    #[arg(long, conflicts_with = "driver")]
     no_driver: bool,
     #[command(flatten)]
     driver: driver::Arguments,

@@ -14,9 +14,9 @@ use anyhow::Result;
 use machine::host::documented::Comparison;
 use serde_json::{Value, json};
 
-use super::sequence;
 use super::svg::{escape, timeline};
 use super::trace::{facts, port_text};
+use crate::flows::sequence;
 use crate::trace::{Account, Content, Conversation, Line, Played, Row, word};
 
 const STYLE: &str = include_str!("html/page.css");

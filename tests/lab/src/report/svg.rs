@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::text::printable;
+use crate::printable::printable;
 use crate::trace::{COLUMNS, Line};
 
 /// Sizes in SVG's units: a cell, a line, the room for names, for totals, and

@@ -10,7 +10,7 @@ use machine::wfp::{ActionType, Invocation, RIGHT_ACTION_WRITE};
 use serde::Serialize;
 
 use super::timeline::Timeline;
-use crate::report::{Flows, Watched};
+use crate::flows::{Flows, Watched};
 
 /// How much is kept in detail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,8 +16,8 @@ use machine::wire::compose::{fragments, ip};
 
 use super::replay::Finished;
 use super::{Account, Limits, Replay, Roles, Survey, Witness, feed};
+use crate::flows::Watched;
 use crate::hushport::EVENT_PROVIDER;
-use crate::report::Watched;
 
 /// Flags by what is common: `FSRPAU` from the lowest bit on.
 const FLAGS: [u8; 16] =

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::capture::{Damage, Frame, Reader};
 use super::link::{self, Cast, Found, Skip, link_name};
-use crate::report::printable;
+use crate::printable::printable;
 
 /// An IP packet of the capture.
 pub struct Item<'a> {

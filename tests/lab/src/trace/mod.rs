@@ -62,7 +62,7 @@ pub use roles::{Ballot, Prefix, Roles, Seen};
 pub use survey::Survey;
 pub use timeline::{COLUMNS, Line, Port, Timeline};
 
-use crate::report::printable;
+use crate::printable::printable;
 
 /// How a capture is to be played.
 #[derive(Clone, Debug, Default)]
@@ -122,7 +122,7 @@ pub fn play(
     path: &Path,
     plan: &Plan,
     filter: Arc<dyn Filter>,
-    watched: crate::report::Watched,
+    watched: crate::flows::Watched,
     progress: Progress,
     listener: Listener<'_>,
 ) -> Result<Played> {

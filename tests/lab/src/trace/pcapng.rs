@@ -7,7 +7,7 @@ use machine::wire::Way;
 
 use super::capture::{Damage, Frame, LARGEST_FRAME, Order};
 use super::source::Source;
-use crate::report::printable;
+use crate::printable::printable;
 
 /// The first bytes of a section, in either byte order.
 pub(super) const SECTION_HEADER: [u8; 4] = [0x0a, 0x0d, 0x0d, 0x0a];

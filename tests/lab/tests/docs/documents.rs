@@ -148,6 +148,29 @@ fn shell_lines_are_commands() {
     lab::commands::accepts(&["package", "--arch", "x86"]).unwrap_err();
 }
 
+/// A block of Rust names a file, and has lines that are there.
+#[test]
+fn examples_are_in_the_source() {
+    let mut compared = 0;
+    for document in Document::all() {
+        for (_, text) in document.blocks.iter().filter(|(language, _)| language == "rust") {
+            assert!(text.lines().count() <= 15, "{}: too long\n{text}", document.path.display());
+            let mut source = None;
+            for line in text.lines().map(str::trim) {
+                if let Some(path) = line.strip_prefix("// ") {
+                    source = Some(read(path));
+                    continue;
+                }
+                let source = source.as_ref().expect("the block begins with a file's name");
+                let there = source.lines().any(|other| other.trim() == line);
+                assert!(there, "{}: not in the source: {line}", document.path.display());
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 10, "{compared}");
+}
+
 fn is_assignment(word: &str) -> bool {
     let is_name =
         |name: &str| !name.is_empty() && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());

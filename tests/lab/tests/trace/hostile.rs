@@ -146,7 +146,7 @@ fn changed_captures_are_played() {
 #[test]
 fn other_files_are_refused() {
     let engine = Engine::new();
-    let watched = lab::report::Watched::of(&engine);
+    let watched = lab::flows::Watched::of(&engine);
     let path = lab::setup::root().join("Cargo.toml");
     let (progress, listener) = (Arc::new(|_| ()), Box::new(|_: &lab::trace::Told<'_>| Ok(true)));
     let refused = lab::trace::play(&path, &plan(), engine, watched, progress, listener);

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use lab::report::Watched;
+use lab::flows::Watched;
 use lab::setup::{self, Target};
 use lab::trace::{Account, Limits};
 use lab::world::{Plan, World};

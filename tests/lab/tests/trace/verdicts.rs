@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use lab::flows::Watched;
 use lab::hushport;
-use lab::report::Watched;
 use lab::setup::{self, Target};
 use lab::trace::{self, Content, Limits, Lines, Plan, Told};
 use machine::host::Event;

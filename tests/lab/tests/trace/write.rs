@@ -5,8 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use lab::flows::Watched;
 use lab::hushport;
-use lab::report::Watched;
 use lab::setup::{self, Target};
 use lab::trace::{self, Plan, Played};
 use machine::Machine;
