@@ -175,11 +175,40 @@ const fn tolerated(name: &'static str, kinds: Kinds, layers: &'static [LayerInde
 pub static ROWS: [Row; COUNT] = rows();
 const COUNT: usize = 42;
 
-/// The layers of each row. The driver does not need the names.
-pub(super) static ROW_LAYERS: [&[LayerIndex]; COUNT] = {
-    let (rows, mut row_layers, mut at) = (rows(), [[].as_slice(); COUNT], 0);
+/// The layers of a row, without its name, which the driver does not need, and without
+/// a pointer, which would need a relocation.
+#[derive(Clone, Copy)]
+pub(super) struct RowLayers {
+    layers: [LayerIndex; Self::MAX],
+    count: u8,
+}
+
+impl RowLayers {
+    /// The longest row.
+    const MAX: usize = 6;
+
+    const fn of(row: &Row) -> Self {
+        let mut layers = [BIND_REDIRECT; Self::MAX];
+        let mut at = 0;
+        while at < row.layers.len() {
+            layers[at] = row.layers[at];
+            at += 1;
+        }
+        Self { layers, count: row.layers.len() as u8 }
+    }
+
+    /// The layers, in order.
+    pub(super) fn layers(&self) -> &[LayerIndex] {
+        self.layers.get(..usize::from(self.count)).unwrap_or(&[])
+    }
+}
+
+/// The layers of each row.
+pub(super) static ROW_LAYERS: [RowLayers; COUNT] = {
+    let (rows, mut at) = (rows(), 0);
+    let mut row_layers = [RowLayers::of(&rows[0]); COUNT];
     while at < rows.len() {
-        row_layers[at] = rows[at].layers;
+        row_layers[at] = RowLayers::of(&rows[at]);
         at += 1;
     }
     row_layers

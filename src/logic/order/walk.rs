@@ -1,7 +1,7 @@
 //! The walk of one packet or one call: the rows that it may be on.
 
 use super::layer::LayerIndex;
-use super::rows::{IN_IP, Kinds, OUT_IP, ROW_LAYERS};
+use super::rows::{IN_IP, Kinds, OUT_IP, ROW_LAYERS, RowLayers};
 use super::sets::{DISCARDED, OrderLayer, RowLayer, Rows, of};
 
 /// The point where a walk leaves the documented order.
@@ -108,7 +108,7 @@ impl Walk {
         let expected = match self.0 {
             0 => ROW_LAYERS
                 .get((here.here() & of(kinds)).trailing_zeros() as usize)
-                .and_then(|layers| layers.first()),
+                .and_then(|row| row.layers().first()),
             _ => self.due(of(kinds)),
         };
         let walk = if here.here() == 0 { Self::NEW } else { Self::on(here.here(), here) };
@@ -118,11 +118,11 @@ impl Walk {
     /// The layer that is expected next, on a documented row if one is in the set.
     fn due(self, among: Rows) -> Option<&'static LayerIndex> {
         let rows = ROW_LAYERS.iter().enumerate().filter(|(row, _)| self.0 & among & 1 << row != 0);
-        let next = |layers: &'static [LayerIndex]| {
-            let mut behind = layers.iter().skip_while(|layer| RowLayer::at(**layer) != self.at());
+        let next = |row: &'static RowLayers| {
+            let mut behind = row.layers().iter().skip_while(|layer| RowLayer::at(**layer) != self.at());
             behind.nth(1)
         };
-        rows.filter_map(|(_, layers)| next(layers)).next()
+        rows.filter_map(|(_, row)| next(row)).next()
     }
 
     /// Whether the walk may be over; for a caller that knows that nothing follows. A

@@ -1,4 +1,6 @@
-//! Tests the parsers of the registry's lists.
+//! Tests the parsers, against the standard library where it has one.
+
+use std::net::IpAddr;
 
 use proptest::prelude::*;
 
@@ -177,7 +179,48 @@ fn luids_are_read() {
     }
 }
 
+/// An address as we read it, and as the standard library reads it.
+fn both_readings(text: &str) -> (Option<IpAddr>, Option<IpAddr>) {
+    let ours = v4(text.as_bytes()).map(|bits| IpAddr::V4(bits.into()));
+    let ours = ours.or_else(|| Some(IpAddr::V6(v6(text.as_bytes())?.into())));
+    (ours, text.parse().ok())
+}
+
+/// Text that is an address, or almost.
+fn nearly() -> impl Strategy<Value = String> {
+    let part = prop_oneof![
+        4 => "[0-9a-f]{1,4}",
+        2 => "[0-9]{1,3}",
+        1 => "0[0-9a-f]{0,3}",
+        1 => Just(String::new()),
+        1 => "[0-9]{1,3}\\.[0-9]{1,3}\\.[0-9]{1,3}\\.[0-9]{1,3}",
+        1 => "[g-z+ %]{1,2}",
+    ];
+    let separator = prop_oneof![6 => Just(":"), 1 => Just("::"), 3 => Just("."), 1 => Just("")];
+    prop::collection::vec((part, separator), 0..10)
+        .prop_map(|parts| parts.into_iter().map(|(part, separator)| part + separator).collect())
+}
+
 proptest! {
+    #[test]
+    fn addresses_are_the_standard_librarys(text in nearly()) {
+        // Callers have removed white space.
+        prop_assume!(text.trim() == text);
+        let (ours, standard) = both_readings(&text);
+        prop_assert_eq!(ours, standard, "{:?}", text);
+    }
+
+    #[test]
+    fn written_addresses_are_read_back(bits: u128, zeros in 0u32..=0xff, v4: u32) {
+        // With runs of zero groups, which are written as "::".
+        let bits = (0..8).filter(|group| zeros >> group & 1 == 1).fold(bits, |bits, group| bits & !(0xffff << (16 * group)));
+        for address in [IpAddr::V6(bits.into()), IpAddr::V4(v4.into())] {
+            prop_assert_eq!(both_readings(&address.to_string()).0, Some(address));
+        }
+        let mapped = IpAddr::V6(std::net::Ipv4Addr::from(v4).to_ipv6_mapped());
+        prop_assert_eq!(both_readings(&mapped.to_string()).0, Some(mapped));
+    }
+
     #[test]
     fn a_prefix_is_its_addresses(bits: u128, length in 0u32..=128, other: u128) {
         let host = u128::MAX.checked_shr(length).unwrap_or(0);
