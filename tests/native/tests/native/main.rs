@@ -3,5 +3,6 @@
 mod bounds;
 mod differential;
 mod events;
+mod layers;
 mod seeded;
 mod storms;
