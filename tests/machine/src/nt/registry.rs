@@ -180,7 +180,7 @@ pub struct KeySummary {
 
 impl<T> Registry<T> {
     /// Creates a key and its parents. Returns the watches that fire.
-    #[must_use = "watchers must be told"]
+    #[must_use = "the watches must be completed"]
     pub fn create_key(&self, path: &str) -> Vec<Watch<T>> {
         let mut state = self.state();
         let upper = normal(path);
@@ -206,7 +206,7 @@ impl<T> Registry<T> {
 
     /// Sets a value, and creates its key if necessary. Returns the watches that
     /// fire; a watch fires once.
-    #[must_use = "watchers must be told"]
+    #[must_use = "the watches must be completed"]
     pub fn set_value(&self, key: &str, name: &str, value: RegistryValue) -> Vec<Watch<T>> {
         let mut fired = self.create_key(key);
         let mut state = self.state();
@@ -219,7 +219,7 @@ impl<T> Registry<T> {
 
     /// Deletes a value. Returns the watches that fire; none if the value does not
     /// exist.
-    #[must_use = "watchers must be told"]
+    #[must_use = "the watches must be completed"]
     pub fn delete_value(&self, key: &str, name: &str) -> Vec<Watch<T>> {
         let mut state = self.state();
         let values = state.keys.get_mut(&normal(key)).map(|key| &mut key.values);
@@ -234,7 +234,7 @@ impl<T> Registry<T> {
 
     /// Deletes a key and its subkeys. Returns the watches that fire. Open handles
     /// stay invalid for the key, even if a key with this path is created again.
-    #[must_use = "watchers must be told"]
+    #[must_use = "the watches must be completed"]
     pub fn delete_key(&self, path: &str) -> Vec<Watch<T>> {
         let mut state = self.state();
         let upper = normal(path);
@@ -345,7 +345,7 @@ impl<T> Registry<T> {
     }
 
     /// Removes and returns the watches of a handle.
-    #[must_use = "watchers must be told"]
+    #[must_use = "the watches must be completed"]
     pub fn take_watches_of(&self, handle: usize) -> Vec<Watch<T>> {
         let mut state = self.state();
         state.watches.extract_if(.., |watch| watch.handle == handle).collect()

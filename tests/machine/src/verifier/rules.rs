@@ -49,7 +49,7 @@ rules! {
     POOL_RAISE = 0x1E, Some(0xC000_009A), "an allocation failure raised an unhandled exception";
     POOL_BAD_FLAGS = LAB, None, "POOL_FLAGS with no pool type, several, or unknown required bits";
 
-    // Memory a driver passes or touches.
+    // Memory that a driver passes or accesses.
     FREED_POOL_ACCESS = 0xD5, None, "accessed freed pool";
     BEYOND_POOL_ACCESS = 0xD6, None, "accessed memory beyond a pool block";
     BAD_POINTER = 0x50, None, "used a pointer to unmapped memory";
