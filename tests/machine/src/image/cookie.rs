@@ -18,7 +18,7 @@ const SECURITY_COOKIE: u32 = 0x58;
 /// What the compiler puts into a cookie (`DEFAULT_SECURITY_COOKIE`, process.h).
 const DEFAULT: u64 = 0x0000_2B99_2DDF_A232;
 
-/// A cookie's highest 16 bits are zero, so that a string cannot overwrite it with its own value.
+/// A cookie's highest 16 bits are zero, so that a copied string cannot contain it.
 const MASK: u64 = 0x0000_FFFF_FFFF_FFFF;
 
 /// Gives a relocated image its cookie, if it has a place for one.

@@ -3,7 +3,6 @@
 //! | file | guarantee |
 //! |---|---|
 //! | `pe` | a PE32+ file as a flat image and checked tables; safe code, hostile input gives errors |
-//! | `pe` | a PE32+ file as a flat image and checked tables; safe code, hostile input gives errors |
 //! | `load` | an image mapped, relocated, bound and protected as Windows does it |
 //! | `map` | pages: reserve, protect, revoke |
 //! | `thunk` | import slots that switch from the driver's stack to the host's |

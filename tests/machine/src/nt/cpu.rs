@@ -243,6 +243,7 @@ pub(super) struct Stay<'a> {
 impl<'a> Stay<'a> {
     /// Moves this thread to `processor` at `irql`.
     ///
+    /// # Panics
     /// If the thread is at DISPATCH_LEVEL on another processor or in another
     /// machine. This is a bug in the lab.
     pub(super) fn begin(kernel: &'a Kernel, processor: u32, irql: Irql) -> Self {

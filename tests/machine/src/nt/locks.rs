@@ -1,6 +1,6 @@
 //! Tracks which thread holds which lock, and in which order locks were taken.
 //!
-//! The order is a graph. An edge has_path from a lock to each lock that was taken
+//! The order is a graph. An edge leads from a lock to each lock that was taken
 //! under it. If there is a path back, two threads that take the locks in different
 //! orders can wait for each other forever, even if that has not happened (Driver
 //! Verifier's deadlock detection).
@@ -115,7 +115,7 @@ impl LockOrder {
     }
 }
 
-/// Whether a path in the graph has_path from `from` to `to`.
+/// Whether a path in the graph leads from `from` to `to`.
 fn has_path(graph: &BTreeMap<Address, BTreeSet<Address>>, from: Address, to: Address) -> bool {
     let mut seen = BTreeSet::new();
     let mut pending = vec![from];

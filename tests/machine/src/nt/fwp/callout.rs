@@ -164,7 +164,7 @@ fn is_outbound(kernel: &Kernel, layer: LayerId) -> bool {
     kernel.engine().layer(layer).is_some_and(|layer| layer.name.starts_with("OUTBOUND"))
 }
 
-/// The action of a filter whose callout is not registered ("FWPM_FILTER0
+/// The action of a filter whose callout is not registered ("FWPS_ACTION0
 /// structure").
 fn unregistered(filter: &RuntimeFilter, out: &mut ClassifyOut) {
     out.action = match filter.action {
