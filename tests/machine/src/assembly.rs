@@ -1,4 +1,4 @@
-//! A machine put together: kernel, filter engine and the driver's image.
+//! Assembles kernel, filter engine and driver image into one machine.
 
 use std::ffi::c_void;
 use std::path::Path;
@@ -14,19 +14,19 @@ use crate::status::Status;
 use crate::verifier::{Rule, Violation, rules};
 use crate::wfp::{self, Engine};
 
-/// Arguments that the x64 convention passes in registers.
+/// Arguments that the x64 calling convention passes in registers.
 const REGISTERS: usize = 4;
 
 /// Why the driver does not run.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The file cannot be mapped.
+    /// The file cannot be loaded.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The image broke a rule, or `DriverEntry` did not return.
+    /// The image or `DriverEntry` broke a rule.
     #[error("loading the driver stopped the machine: {0}")]
     Stopped(Stop),
-    /// `DriverEntry` refused.
+    /// `DriverEntry` returned an error.
     #[error("DriverEntry returned {0}")]
     Refused(Status),
 }
@@ -41,17 +41,16 @@ pub struct Machine {
     direct: Direct,
 }
 
-/// Functions that a driver reaches without the way through the lab's kernel, by
-/// name.
+/// Gives, by name, the functions to which a driver's imports are bound directly.
 pub type Direct = fn(&str) -> Option<*const c_void>;
 
 impl Machine {
-    /// A machine on which nothing runs but BFE, for the driver of a service.
+    /// Makes a machine that runs only BFE, for the driver of `service`.
     pub fn new(service: &str, options: Options) -> Self {
         Self::with(service, options, wfp::Options::default())
     }
 
-    /// One whose engine plays the open points as told.
+    /// Makes a machine with the given options for kernel and filter engine.
     pub fn with(service: &str, options: Options, engine: wfp::Options) -> Self {
         let kernel = Kernel::new(Arc::new(Mapped), options);
         let engine = Engine::with_options(engine);
@@ -61,24 +60,24 @@ impl Machine {
         Self { kernel, engine, faults, service: service.to_owned(), image: None, direct: |_| None }
     }
 
-    /// Has a driver's imports bound to these functions themselves, where there
-    /// are any: for measuring, since what the lab checks at each import costs
-    /// more than what the driver does. They run on the kernel stack, unchecked.
+    /// Binds a driver's imports directly to the functions that `direct` gives. Use
+    /// it to measure: the checks at an import cost more than the driver itself.
+    /// Such functions run unchecked on the kernel stack.
     pub fn bind_directly(&mut self, direct: Direct) {
         self.direct = direct;
     }
 
-    /// Its kernel.
+    /// The kernel.
     pub fn kernel(&self) -> &Arc<Kernel> {
         &self.kernel
     }
 
-    /// Its filter engine.
+    /// The filter engine.
     pub fn engine(&self) -> &Arc<Engine> {
         &self.engine
     }
 
-    /// Which calls of the driver fail.
+    /// Chooses which calls of the driver fail.
     pub fn faults(&self) -> &Faults {
         &self.faults
     }
@@ -98,12 +97,12 @@ impl Machine {
         self.set_value(name, RegistryValue::dword(number));
     }
 
-    /// Sets a value of any type there.
+    /// Sets a value of any type under the driver's `Parameters`.
     pub fn set_value(&self, name: &str, value: RegistryValue) {
         self.kernel.set_value(&parameters_key(&self.service), name, value);
     }
 
-    /// Whether the driver has asked for a value of this name.
+    /// Whether the driver has queried a value of this name.
     pub fn has_read(&self, name: &str) -> bool {
         self.kernel.registry().was_read(name)
     }
@@ -113,7 +112,7 @@ impl Machine {
         self.start_file(Arc::new(PeFile::read(sys).map_err(LoadError::from)?))
     }
 
-    /// The same for a file that was read before.
+    /// Loads a parsed file and runs its `DriverEntry`.
     pub fn start_file(&mut self, sys: Arc<PeFile>) -> Result<(), StartError> {
         self.check_image(&sys)?;
         let image = Image::map(sys, &|module, name| {
@@ -130,7 +129,7 @@ impl Machine {
             base: image.base() as usize,
             size: image.size() as u32,
         };
-        // Kept when the machine stops, too, so that its addresses are named.
+        // Kept after a stop, so that reports can name its addresses.
         self.image = Some(image);
         match self.kernel.load_driver(driver) {
             Ok(status) if status.is_success() => Ok(()),
@@ -142,12 +141,13 @@ impl Machine {
         }
     }
 
-    /// What Driver Verifier checks before a driver runs.
+    /// Checks the image as Driver Verifier does before a driver runs.
     fn check_image(&self, file: &PeFile) -> Result<(), StartError> {
         for findings in code_integrity(file).chunk_by(|one, other| one.rule == other.rule) {
             let details: Vec<_> = findings.iter().map(|finding| &*finding.detail).collect();
             let text = format!("{}: {}", file.name(), details.join("; "));
-            // The reference has addresses in the image here, which is not there yet.
+            // Windows puts addresses in the image here; the image is not mapped
+            // yet.
             self.kernel.condemn(Violation::new(image_rule(findings[0].rule), [0; 3], text));
         }
         match self.kernel.stopped() {
@@ -156,7 +156,7 @@ impl Machine {
         }
     }
 
-    /// Unloads the driver and says what it left.
+    /// Unloads the driver and reports what it leaked.
     pub fn stop(&mut self) -> Result<LeakReport, Stop> {
         let report = self.kernel.unload();
         self.image = None;
@@ -164,7 +164,8 @@ impl Machine {
     }
 }
 
-/// The rule behind a finding of [`code_integrity`], which gives these three.
+/// The verifier's rule for a finding of [`code_integrity`], which reports only
+/// three.
 fn image_rule(rule: lint::Rule) -> &'static Rule {
     match rule {
         lint::Rule::WritableAndExecutable => &rules::IMAGE_WRITABLE_CODE,

@@ -1,8 +1,8 @@
 //! One table of everything a driver can import.
 //!
-//! A row is a module, the file of `nt` that holds the function, and its name.
-//! Number of arguments and permitted IRQL come from `facts/functions.json`,
-//! which a test compares with the functions' own signatures.
+//! A row gives the module, the file of `nt` that holds the function, and the
+//! function's name. `facts/functions.json` gives the number of arguments and the
+//! permitted IRQL; a test compares it with the functions' signatures.
 #![forbid(unsafe_code)]
 
 use std::sync::LazyLock;
@@ -22,7 +22,7 @@ pub fn name(index: usize) -> &'static str {
     NAMES[index]
 }
 
-/// Where the table has a name.
+/// Index of the export with this name.
 pub fn position(name: &str) -> Option<usize> {
     NAMES.iter().position(|export| *export == name)
 }
@@ -42,7 +42,7 @@ macro_rules! table {
     };
 }
 
-/// Hands every row to the macro of this name.
+/// Passes every row to the macro with this name.
 #[macro_export]
 #[rustfmt::skip]
 macro_rules! every_export { ($table:ident) => { $table! {
@@ -93,12 +93,13 @@ macro_rules! every_export { ($table:ident) => { $table! {
 } }; }
 every_export!(table);
 
-/// Where a function may be called from, and how many arguments it has.
+/// How a function may be called.
 pub(crate) struct Fact {
     pub arguments: usize,
     pub min: Irql,
     pub max: Irql,
-    /// Breach of the ceiling; most functions share one.
+    /// The rule that is broken above `max` or below `min`; most functions share
+    /// one.
     pub rule: &'static Rule,
 }
 
@@ -117,8 +118,8 @@ impl Fact {
     fn read(name: &str, fact: &Value) -> Self {
         assert_eq!(fact["kind"].as_str().or(fact["kind"]["x64"].as_str()), Some("import"));
         let irql = &fact["irql"];
-        // The lowest of the maxima that depend on arguments is always safe;
-        // functions that know better say so when they are entered.
+        // The lowest maximum is safe for all arguments. A function that permits
+        // more for some arguments states it at its `enter!`.
         let by_arguments = irql["max_by_args"].as_array();
         let lowest = by_arguments.and_then(|all| all.iter().filter_map(level).min());
         let abi = fact["abi"].as_array().expect("an import has an ABI");
@@ -137,7 +138,7 @@ fn level(fact: &Value) -> Option<Irql> {
         "APC_LEVEL" => Some(Irql::APC),
         "DISPATCH_LEVEL" => Some(Irql::DISPATCH),
         "IPI_LEVEL" => Some(Irql::IPI),
-        // DIRQL: any device level, so anything below the highest ones.
+        // DIRQL is any device level below the highest ones.
         _ => Some(Irql::HIGH),
     }
 }
@@ -158,7 +159,7 @@ fn irql_rule(name: &str) -> &'static Rule {
     }
 }
 
-/// Position of a name in the table; evaluated while compiling, so that a
+/// Index of a name in the table. It is evaluated at compile time, so that a
 /// function without a row does not compile.
 pub(crate) const fn index(name: &str) -> usize {
     let mut at = 0;
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn ceilings_are_the_lowest_the_facts_name() {
+    fn irql_limits_come_from_the_fact_table() {
         let at = |name| &FACTS[index(name)];
         assert_eq!(at("KeWaitForSingleObject").max, Irql::APC);
         assert_eq!(at("ZwClose").max, Irql::PASSIVE);
@@ -214,10 +215,10 @@ mod tests {
         assert_eq!(at("KeReleaseSpinLock").min, Irql::DISPATCH);
     }
 
-    /// Reads the sources: each row's function has the signature the facts
-    /// give, enters by `enter!` of its own name, and none is without a row.
+    /// Each row's function has the signature that the fact table gives, and calls
+    /// `enter!` with its own name. Each function has a row.
     #[test]
-    fn every_thunk_is_what_its_row_says() {
+    fn every_function_matches_its_row() {
         let facts = facts();
         let mut thunks = BTreeMap::new();
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nt");
@@ -257,7 +258,7 @@ mod tests {
     fn signature(signature: &syn::Signature) -> Vec<Value> {
         let mut classes: Vec<Value> = Vec::new();
         for input in &signature.inputs {
-            let syn::FnArg::Typed(argument) = input else { panic!("an export has no receiver") };
+            let syn::FnArg::Typed(argument) = input else { panic!("an export cannot have a receiver") };
             classes.push(class(&argument.ty).into());
         }
         classes.push("->".into());
@@ -272,7 +273,7 @@ mod tests {
         let syn::Type::Path(path) = ty else {
             return match ty {
                 syn::Type::Never(_) => "void",
-                _ => panic!("an export takes plain types"),
+                _ => panic!("an export takes only named types"),
             };
         };
         let name = path.path.segments.last().unwrap().ident.to_string();
@@ -289,13 +290,13 @@ mod tests {
         }
     }
 
-    /// The name in the only `enter!` of a body.
+    /// The name in a function's only `enter!`.
     fn entered_name(body: &syn::Block) -> Option<String> {
         struct Finder(Option<String>);
         impl<'a> syn::visit::Visit<'a> for Finder {
             fn visit_macro(&mut self, mac: &'a syn::Macro) {
                 if mac.path.is_ident("enter") {
-                    assert!(self.0.is_none(), "one enter! each");
+                    assert!(self.0.is_none(), "an export has more than one enter!");
                     let text = mac.tokens.to_string();
                     self.0 = text.split(',').next().map(|name| name.trim().to_string());
                 }

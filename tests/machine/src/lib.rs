@@ -1,16 +1,16 @@
 //! A machine for any Windows Filtering Platform driver, on Linux.
 //!
-//! An NT kernel, a filter engine with Driver Verifier's rules, and a host. A
-//! program loads the `.sys` as it ships, starts it, shows it packets and unloads
-//! it. Nothing here knows a particular driver: service name, registry values and
-//! events come from the caller.
+//! The crate has an NT kernel, a filter engine with Driver Verifier's rules, and a
+//! host. A program loads the `.sys` as it ships, starts it, passes packets to it
+//! and unloads it. The crate knows no particular driver: the caller gives service
+//! name, registry values and events.
 //!
 //! A module imports only modules above it in this table.
 //!
 //! | module | guarantee |
 //! |---|---|
 //! | [`status`] | NTSTATUS values by their names in `ntstatus.h` |
-//! | [`notes`] | a process that hangs can be asked from outside what it waits for |
+//! | [`notes`] | shows other processes what a hanging process waits for |
 //! | [`schedule`] | simulated threads run one at a time, in an order that a seed fixes |
 //! | [`verifier`] | Driver Verifier's rules, each with its bugcheck code |
 //! | [`wfp`] | the filter engine, pure Rust without unsafe |
@@ -21,9 +21,9 @@
 //! | [`irql`] | interrupt request levels |
 //! | [`exports`] | one table of everything a driver can import |
 //! | [`nt`] | ntoskrnl, fwpkclnt and ndis as a driver imports them; raw memory |
-//! | [`faults`] | which calls of a driver can fail, how, and which do |
-//! | [`assembly`] | kernel, filter engine and image put together |
-//! | [`sweep`] | every call of a driver fails in turn |
+//! | [`faults`] | makes chosen calls of a driver fail, each with a status it can have |
+//! | [`assembly`] | assembles kernel, filter engine and image |
+//! | [`sweep`] | makes every call of a driver fail in turn |
 
 pub mod assembly;
 pub mod etw;

@@ -1,18 +1,19 @@
-//! What somebody from outside needs to know of a process that hangs.
+//! Shows other processes what a hanging process waits for.
 //!
-//! A test that hangs cannot be asked. So the lab notes in a file, while a runner of
-//! tests names one, where the images of drivers lie and who waits for what.
+//! A hanging test cannot answer questions. So each process writes to a file where
+//! its driver images lie and which thread waits for what. It writes only if the
+//! test runner names a folder for such files.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
-/// Names, in the environment, the folder in which each process keeps its notes, in a
-/// file of its process id.
+/// Environment variable that names the folder for notes. Each process writes the
+/// file that is named after its process id.
 pub const FOLDER: &str = "WFP_MACHINE_NOTES";
 
-/// A note of this process; dropped, it is taken back.
+/// A line in this process's notes. Dropping it removes the line.
 #[derive(Debug)]
 pub struct Note(Option<u64>);
 
@@ -26,12 +27,12 @@ struct Notes {
 
 static NOTES: Mutex<Notes> = Mutex::new(Notes { last: 0, lines: BTreeMap::new() });
 
-/// Whether anybody reads notes.
+/// Whether a test runner has named a folder for notes.
 pub fn are_read() -> bool {
     FILE.is_some()
 }
 
-/// Notes a line. Without a reader it costs a look at a static.
+/// Adds a line. Without a folder for notes, the call only reads a static.
 pub fn note(line: impl FnOnce() -> String) -> Note {
     if !are_read() {
         return Note(None);
@@ -57,7 +58,7 @@ fn change<T>(change: impl FnOnce(&mut Notes) -> T) -> T {
     let changed = change(&mut notes);
     if let Some(file) = &*FILE {
         let text: String = notes.lines.values().map(|line| format!("{line}\n")).collect();
-        // A test does not fail for want of notes.
+        // Missing notes do not fail a test.
         let _best_effort = std::fs::write(file, text);
     }
     changed
@@ -67,7 +68,7 @@ fn file_of(folder: &Path, process: u32) -> PathBuf {
     folder.join(process.to_string())
 }
 
-/// The notes of a process.
+/// The notes of another process, one line each; empty if it has none.
 pub fn of(folder: &Path, process: u32) -> Vec<String> {
     let text = std::fs::read_to_string(file_of(folder, process)).unwrap_or_default();
     text.lines().map(str::to_owned).collect()

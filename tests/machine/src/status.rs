@@ -12,7 +12,7 @@ macro_rules! statuses {
         #[allow(missing_docs, reason = "the names are ntstatus.h's own")]
         impl Status {
             $($(pub const $name: Self = Self($value as u32 as i32);)*)*
-            /// Every status the lab uses, with the name `ntstatus.h` gives it.
+            /// Every status that the lab uses, with its name in `ntstatus.h`.
             pub const ALL: &'static [(&'static str, Self)] = &[
                 $($((concat!($prefix, stringify!($name)), Self::$name),)*)*
             ];

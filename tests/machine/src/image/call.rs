@@ -1,4 +1,4 @@
-//! Into the driver and out of it, by return or by [`escape`].
+//! Calls into the driver, and returns from it normally or by [`escape`].
 #![expect(unsafe_code, reason = "switches stacks")]
 
 use std::arch::naked_asm;
@@ -12,16 +12,18 @@ use super::stack::{BLOCK, Control};
 use super::thunk::{self, ImportFrame, MAX_ARGUMENTS};
 use super::unwind;
 
-/// Calls driver code with the x64 convention on the thread's kernel stack.
+/// Calls driver code on the thread's kernel stack, with the x64 calling convention.
 ///
-/// A call made inside an export body continues on what the outer call left of
-/// the kernel stack. `Err` says what stopped the driver; its instance is dead
-/// then, for whatever it held it still holds.
+/// A call from an export body continues below the frames of the outer call.
+///
+/// # Errors
+/// What stopped the driver. The driver instance cannot be used any more then,
+/// because it keeps the locks and memory that it held.
 ///
 /// # Safety
-/// `entry` must be driver code (or a function of the same convention) that
-/// takes `args`. Whatever the driver then does wrong is caught as far as the
-/// processor notices it; writes into live host memory are not.
+/// `entry` must be driver code, or a function with the same calling convention,
+/// that takes `args`. Errors of the driver are caught if the processor detects
+/// them. Writes into live memory of the host are not detected.
 ///
 /// # Panics
 /// If there are more than [`MAX_ARGUMENTS`] arguments.
@@ -31,7 +33,7 @@ pub unsafe fn call(entry: *const c_void, args: &[u64]) -> Result<u64, Stop> {
     let control = Control::of_thread();
     let on_stack = args.get(4..).unwrap_or_default();
     let first = (control.next_frame() - 8 * on_stack.len() as u64) & !15;
-    // Below the stack arguments lies the callee's home space of four words.
+    // The callee's home space of four words lies below the stack arguments.
     let rsp = first - 32;
     if !control.has_room(rsp) {
         return Err(Stop::Fault(Box::new(FaultReport::exhausted(control, entry.addr() as u64))));
@@ -51,11 +53,11 @@ pub unsafe fn call(entry: *const c_void, args: &[u64]) -> Result<u64, Stop> {
     }
 }
 
-/// Abandons the innermost [`call`] of this thread, which returns `Err(stop)`.
+/// Abandons the innermost [`call`] of this thread, which then returns `Err(stop)`.
 ///
-/// For export bodies, as KeBugCheckEx. Nothing is unwound: no destructor may be
-/// alive between the call and here. Drop guards first, and keep nothing in the
-/// export's caller frames that owns a lock or memory that matters.
+/// For export bodies such as KeBugCheckEx. No destructor runs for the frames
+/// between the call and this function. Drop guards before you call it; those frames
+/// must not own a lock or memory that is still needed.
 ///
 /// # Panics
 /// Outside any call.
@@ -73,8 +75,8 @@ pub fn in_call() -> bool {
     Control::existing().is_some_and(|control| control.host_rsp.get() != 0)
 }
 
-/// Which driver frames lie on this thread's kernel stack, innermost first, seen
-/// from inside an export body.
+/// The driver frames on this thread's kernel stack, innermost first. Called from an
+/// export body.
 pub fn backtrace() -> Backtrace {
     match Control::existing() {
         Some(control) => unwind::walk(control, None),
@@ -82,21 +84,20 @@ pub fn backtrace() -> Backtrace {
     }
 }
 
-/// Where driver code called the export body that is running: an address in the
-/// call instruction. Costs a few loads, for records kept with every allocation;
-/// [`describe`] names it later.
+/// Where driver code called the running export body: an address in the call
+/// instruction. Costs a few loads, so it can be recorded with every allocation.
+/// [`describe`] gives its name later.
 ///
 /// [`describe`]: super::describe
 pub fn call_site() -> Option<u64> {
     let control = Control::existing()?;
     let frame = ImportFrame::at(control, control.kernel_rsp.get())?;
-    // One byte back, for the next instruction may belong to another line.
+    // The return address may belong to the next source line, so go one byte back.
     frame.return_address.checked_sub(1)
 }
 
-/// The first `count` arguments that the driver passed to the export whose body
-/// is running, as whole registers or words. `None` if the running body is not
-/// that export's: then other host code called it.
+/// The first `count` arguments that the driver passed to the running export, as
+/// whole registers or words. `None` if other host code called the running body.
 pub fn arguments(export: &str, count: usize) -> Option<Vec<u64>> {
     let control = Control::existing()?;
     let frame = ImportFrame::at(control, control.kernel_rsp.get())?;
@@ -107,32 +108,31 @@ pub fn arguments(export: &str, count: usize) -> Option<Vec<u64>> {
     (frame.rsp..).step_by(8).take(count).map(|address| control.word(address)).collect()
 }
 
-/// Bytes that the driver may still use of this thread's kernel stack
-/// (IoGetRemainingStackSize).
+/// Bytes that the driver may still use of this thread's kernel stack, as
+/// IoGetRemainingStackSize counts them.
 pub fn stack_remaining() -> usize {
     let control = Control::of_thread();
     (control.next_frame() - control.stack().start) as usize
 }
 
-/// Most bytes of kernel stack in use since [`stack_used_reset`] on this thread.
-/// Counts what was written: an untouched part at the end of the deepest frame
-/// is not seen.
+/// Most bytes of kernel stack in use on this thread since [`stack_used_reset`].
+/// Only written words count: an untouched part of the deepest frame is not seen.
 pub fn stack_used() -> usize {
     Control::existing().map_or(0, Control::used)
 }
 
-/// Starts a new measurement for [`stack_used`]. A few nanoseconds for each word
-/// used before.
+/// Starts a new measurement for [`stack_used`]. Costs a few nanoseconds for each
+/// word that was used.
 pub fn stack_used_reset() {
     Control::of_thread().paint();
 }
 
-/// Saves the host's registers and stack pointer, runs `entry` with its stack
-/// pointer at `rsp`, where home space and stack arguments lie.
+/// Saves the host's registers and stack pointer, and calls `entry` with the stack
+/// pointer `rsp`, where home space and stack arguments lie.
 ///
 /// # Safety
-/// `rsp` is a 16-byte aligned address on the kernel stack of `control`, the
-/// calling thread's own, and below it is free.
+/// `rsp` is a 16-byte aligned address on the kernel stack of `control`, which
+/// belongs to the calling thread. The stack below it is free.
 #[unsafe(naked)]
 unsafe extern "sysv64" fn enter(
     control: &Control,
@@ -149,7 +149,7 @@ unsafe extern "sysv64" fn enter(
         "mov [rdi + {host_rsp}], rsp",
         "mov rsp, rcx",
         "mov rax, rsi",
-        // Walkers of frame pointers stop here.
+        // Stops walkers of frame pointers here.
         "xor ebp, ebp",
         "mov rcx, [rdx]",
         "mov r8, [rdx + 16]",
@@ -157,7 +157,7 @@ unsafe extern "sysv64" fn enter(
         "mov rdx, [rdx + 8]",
         "cmp qword ptr [rdi + {stepped}], 0",
         "je 2f",
-        // The trap comes behind the call, at the driver's first instruction.
+        // The trap follows the call, at the driver's first instruction.
         "pushfq",
         "or dword ptr [rsp], 0x100",
         "popfq",

@@ -18,7 +18,7 @@ const SECURITY_COOKIE: u32 = 0x58;
 /// What the compiler puts into a cookie (`DEFAULT_SECURITY_COOKIE`, process.h).
 const DEFAULT: u64 = 0x0000_2B99_2DDF_A232;
 
-/// A cookie's highest 16 bits are zero, so that no string passes for one.
+/// A cookie's highest 16 bits are zero, so that a copied string cannot contain it.
 const MASK: u64 = 0x0000_FFFF_FFFF_FFFF;
 
 /// Gives a relocated image its cookie, if it has a place for one.
@@ -45,7 +45,7 @@ fn place(file: &PeFile, base: u64, content: &[u8]) -> Option<usize> {
 }
 
 fn random() -> u64 {
-    // Each RandomState has other keys, so that its hash of nothing is random.
+    // Each RandomState has new random keys, so the hash of no data is random.
     match RandomState::new().build_hasher().finish() & MASK {
         0 | DEFAULT => DEFAULT + 1,
         cookie => cookie,

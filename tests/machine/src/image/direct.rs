@@ -1,7 +1,7 @@
-//! What stands in for the driver and for the kernel while time is measured.
+//! Minimal callouts and exports, used while time is measured.
 //!
-//! The functions are as short as NT's own, and keep to the kernel stack: the
-//! thread's place is found from the stack pointer alone.
+//! The functions are as short as NT's own. They use only the kernel stack: they
+//! find the thread's data from the stack pointer.
 #![expect(unsafe_code, reason = "machine code that a driver calls")]
 
 use std::arch::naked_asm;
@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::stack::{BLOCK, Control};
 
-/// A classifyFn that returns at once: what every callout costs at the least.
+/// A classifyFn that only returns: the lowest cost of any callout.
 ///
 /// # Safety
 /// Called as driver code.
@@ -19,22 +19,22 @@ pub unsafe extern "win64" fn nothing() {
     naked_asm!("ret")
 }
 
-/// A classifyFn that adds one to the word that its flow context leads to, and
-/// returns: what remembering anything of a flow costs at the least.
+/// A classifyFn that increments the word at its flow context: the lowest cost of
+/// keeping state for a flow.
 ///
 /// # Safety
-/// Called as driver code, with the address of a word that is its own.
+/// Called as driver code, with the address of a word that only this call uses.
 #[unsafe(naked)]
 pub unsafe extern "win64" fn touch() {
-    // The sixth argument, behind the return address.
+    // The sixth argument follows the return address.
     naked_asm!("mov rax, [rsp + 48]", "inc qword ptr [rax]", "ret")
 }
 
-/// A classifyFn that reads a word at each of the addresses that its context leads
-/// to, up to one that is 0: what looking at an indication costs at the least.
+/// A classifyFn that reads a word at each address of a list: the lowest cost of
+/// reading an indication. classifyContext is the list; a null address ends it.
 ///
 /// # Safety
-/// Called as driver code, with a list of addresses of words as classifyContext.
+/// Called as driver code, with a list of valid addresses as classifyContext.
 #[unsafe(naked)]
 pub unsafe extern "win64" fn read_words() {
     naked_asm!(
@@ -50,7 +50,7 @@ pub unsafe extern "win64" fn read_words() {
     )
 }
 
-/// `memcpy` for code that is measured: no more than the loop.
+/// `memcpy` for measured code: a plain loop.
 ///
 /// # Safety
 /// That of `memcpy`.
@@ -81,18 +81,18 @@ pub unsafe extern "win64" fn copy(to: *mut u8, from: *const u8, count: usize) ->
     )
 }
 
-/// Says where this thread is to [`processor_number`] and [`current_irql`].
+/// Sets what [`processor_number`] and [`current_irql`] return on this thread.
 pub fn set_here(processor: u32, irql: u8) {
     let [number, level] = &Control::of_thread().here;
     number.set(processor);
     level.set(irql.into());
 }
 
-/// `KeGetCurrentProcessorNumberEx` for code that is measured: from the block of
-/// the kernel stack, where NT has it in the processor's own.
+/// `KeGetCurrentProcessorNumberEx` for measured code. Reads the number from the
+/// kernel stack's block; NT reads it from the processor's block.
 ///
 /// # Safety
-/// Called on a kernel stack, without a structure to fill.
+/// Called on a kernel stack, with a null argument.
 #[unsafe(naked)]
 pub unsafe extern "win64" fn processor_number(_: usize) -> u32 {
     naked_asm!(
@@ -105,7 +105,8 @@ pub unsafe extern "win64" fn processor_number(_: usize) -> u32 {
     )
 }
 
-/// `KeGetCurrentIrql` for the same, where NT has it in CR8.
+/// `KeGetCurrentIrql` for measured code. Reads the kernel stack's block; NT reads
+/// CR8.
 ///
 /// # Safety
 /// Called on a kernel stack.
@@ -121,16 +122,16 @@ pub unsafe extern "win64" fn current_irql() -> u8 {
     )
 }
 
-/// Units of 100 ns, and how many of them the machine slept.
+/// Interrupt time, and the part of it that the machine slept, in units of 100 ns.
 static TIME: [AtomicU64; 2] = [AtomicU64::new(1 << 40), AtomicU64::new(1 << 20)];
 
-/// Lets time pass for [`unbiased_interrupt_time`].
+/// Advances the time of [`unbiased_interrupt_time`].
 pub fn pass_time(milliseconds: u64) {
     TIME[0].fetch_add(milliseconds * 10_000, Ordering::Relaxed);
 }
 
-/// `KeQueryUnbiasedInterruptTime` for code that is measured: from a page that
-/// all share, as NT has it.
+/// `KeQueryUnbiasedInterruptTime` for measured code. Reads a shared page, as NT
+/// does.
 ///
 /// # Safety
 /// None; callable anywhere.
@@ -139,16 +140,15 @@ pub unsafe extern "win64" fn unbiased_interrupt_time() -> u64 {
     naked_asm!("lea rcx, [rip + {time}]", "mov rax, [rcx]", "sub rax, [rcx + 8]", "ret", time = sym TIME)
 }
 
-/// Events that were handed to [`event_written`].
+/// Number of calls of [`event_written`].
 static EVENTS: AtomicU64 = AtomicU64::new(0);
 
-/// How many events were written so far through [`event_written`].
+/// Number of events written through [`event_written`].
 pub fn events_written() -> u64 {
     EVENTS.load(Ordering::Relaxed)
 }
 
-/// `EtwWriteTransfer` for code that is measured: counts the event, and takes
-/// nothing of it.
+/// `EtwWriteTransfer` for measured code. Counts the event and reads nothing of it.
 ///
 /// # Safety
 /// None; callable anywhere.

@@ -1,7 +1,7 @@
-//! CPU exceptions of driver code become [`Stop::Fault`](super::Stop::Fault).
+//! Turns CPU exceptions of driver code into [`Stop::Fault`](super::Stop::Fault).
 //!
-//! The signal handler only records registers and lets the thread continue in
-//! `on_fault`, on the host's stack: there, in ordinary code, the report is made.
+//! The signal handler only records registers and resumes the thread in `on_fault`,
+//! on the host's stack. That function is ordinary code, and makes the report.
 #![expect(unsafe_code, reason = "handles signals")]
 
 use std::ffi::{c_int, c_void};
@@ -22,7 +22,7 @@ const ALTERNATE_STACK: usize = 64 << 10;
 /// `#DB` (Intel SDM volume 3, chapter 6).
 const DEBUG_EXCEPTION: i64 = 1;
 
-/// Direction, trap and alignment-check flags, which host code expects clear.
+/// Direction, trap and alignment-check flags. Host code expects them clear.
 const FLAGS: i64 = 0x400 | 0x100 | 0x4_0000;
 
 static PREVIOUS: OnceLock<[libc::sigaction; SIGNALS.len()]> = OnceLock::new();
@@ -31,7 +31,7 @@ static PREVIOUS: OnceLock<[libc::sigaction; SIGNALS.len()]> = OnceLock::new();
 pub(super) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // Known before the handler can run.
+        // Recorded before the handler can run.
         let previous = SIGNALS.map(|signal| set_action(signal, None));
         assert!(PREVIOUS.set(previous).is_ok(), "installed once");
         // SAFETY: all bit patterns of `sigaction` are valid.
@@ -48,8 +48,8 @@ fn set_action(signal: c_int, action: Option<&libc::sigaction>) -> libc::sigactio
     // SAFETY: all bit patterns of `sigaction` are valid.
     let mut previous: libc::sigaction = unsafe { std::mem::zeroed() };
     let new = action.map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: `new` is null or a complete action whose handler keeps to what a
-    // signal handler may do.
+    // SAFETY: `new` is null or a complete action. Its handler does only what a
+    // signal handler may.
     let result = unsafe { libc::sigaction(signal, new, &mut previous) };
     assert!(result == 0, "sigaction({signal})");
     previous
@@ -69,19 +69,20 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
     let code = information.si_code;
     // SAFETY: with SA_SIGINFO the third argument is the thread's ucontext.
     let registers = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.gregs };
-    // Also behind a system call of an export body, which has another code.
+    // A trap after a system call of an export body has another signal code.
     let stepped = signal == libc::SIGTRAP && registers[libc::REG_TRAPNO as usize] == DEBUG_EXCEPTION;
     if stepped && (step::record(registers) || stepping::step(registers)) {
         return;
     }
     match Control::existing() {
-        // Positive codes are exceptions, the others were sent by somebody.
+        // Positive codes are exceptions; processes send the others.
         Some(control) if code > 0 && control.host_rsp.get() != 0 && !control.reporting.get() => {
             // SAFETY: the signals handled carry an address when they are exceptions.
             let address = unsafe { information.si_addr() }.addr() as u64;
             control.reporting.set(true);
             control.fault.set(Some(RawFault { signal, address, registers: *registers }));
-            // As if `enter` had called `on_fault`: what was below its frame is abandoned.
+            // Continue as if `enter` had called `on_fault`. The frames below are
+            // abandoned.
             registers[libc::REG_RSP as usize] = control.host_rsp.get() as i64 - 8;
             registers[libc::REG_RIP as usize] = on_fault as *const () as i64;
             registers[libc::REG_RDI as usize] = std::ptr::from_ref(control).addr() as i64;
@@ -99,7 +100,7 @@ extern "sysv64" fn on_fault(control: &Control) -> ! {
     escape(Stop::Fault(report))
 }
 
-/// Passes a signal that is not the driver's to whoever handled it before.
+/// Passes a signal that the driver did not cause to the previous handler.
 fn chain(signal: c_int, code: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
     let index = SIGNALS.iter().position(|&known| known == signal);
     let previous = index.and_then(|index| PREVIOUS.get()?.get(index));
@@ -107,8 +108,8 @@ fn chain(signal: c_int, code: c_int, info: *mut libc::siginfo_t, context: *mut c
         Some(action) if action.sa_sigaction == libc::SIG_IGN && code <= 0 => {}
         Some(action) if !matches!(action.sa_sigaction, libc::SIG_DFL | libc::SIG_IGN) => {
             let function = std::ptr::with_exposed_provenance::<c_void>(action.sa_sigaction);
-            // SAFETY: a handler's address; whether it takes one or three
-            // arguments makes no difference to a C function on x86-64.
+            // SAFETY: a handler's address. A C function on x86-64 may be called
+            // with more arguments than it takes.
             let function = unsafe {
                 std::mem::transmute::<*const c_void, extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void)>(
                     function,
@@ -117,13 +118,14 @@ fn chain(signal: c_int, code: c_int, info: *mut libc::siginfo_t, context: *mut c
             function(signal, info, context);
         }
         _ => {
-            // SAFETY: restoring the default action is always allowed.
+            // SAFETY: any thread may restore the default action.
             unsafe { libc::signal(signal, libc::SIG_DFL) };
             if code <= 0 {
                 // SAFETY: signals this thread, which is in a handler for it.
                 unsafe { libc::raise(signal) };
             }
-            // An exception comes again when the instruction is retried.
+            // The processor raises the exception again when it retries the
+            // instruction.
         }
     }
 }
@@ -169,10 +171,11 @@ impl RawFault {
         (kind, address, name)
     }
 
-    /// `#GP` has many causes, which the instruction tells apart.
+    /// Finds the cause of a `#GP` from the instruction.
     fn general_protection(&self, instruction: Option<&Instruction>) -> (FaultKind, Option<u64>) {
         let Some(instruction) = instruction else {
-            // A jump to where no code can be, or a fault in an export body.
+            // The thread jumped to a non-canonical address, or an export body
+            // faulted.
             return match is_canonical(self.rip()) {
                 true => (FaultKind::GeneralProtection, None),
                 false => (FaultKind::AccessViolation(Access::Execute), Some(self.rip())),
@@ -191,8 +194,8 @@ impl RawFault {
             instruction.virtual_address(index, 0, |name, _, _| register(&self.registers, name))
         });
         match address {
-            // Whether it reads or writes the processor does not tell; the
-            // destination is the first operand.
+            // The processor does not report whether it read or wrote. The first
+            // operand is the destination.
             Some(address) if !is_canonical(address) => {
                 let writes = memory == Some(0) && operands.len() > 1;
                 let access = if writes { Access::Write } else { Access::Read };
@@ -210,7 +213,7 @@ impl RawFault {
     }
 }
 
-/// The value of a general-purpose register among those a signal saved.
+/// The value of a general-purpose register among the registers a signal saved.
 pub(super) fn register(registers: &[i64; 23], register: Register) -> Option<u64> {
     let index = match register.full_register() {
         Register::RAX => libc::REG_RAX,
@@ -229,19 +232,19 @@ pub(super) fn register(registers: &[i64; 23], register: Register) -> Option<u64>
         Register::R13 => libc::REG_R13,
         Register::R14 => libc::REG_R14,
         Register::R15 => libc::REG_R15,
-        // Flat segments start at 0; FS and GS are not the driver's.
+        // Flat segments start at 0. Drivers do not use FS and GS.
         _ => return Some(0),
     };
     Some(registers[index as usize] as u64)
 }
 
-/// Whether bits 47 to 63 are all alike.
+/// Whether bits 47 to 63 are all equal.
 fn is_canonical(address: u64) -> bool {
     let high = (address as i64) >> 47;
     high == 0 || high == -1
 }
 
-/// The stack on which this thread handles signals: its kernel stack may be full.
+/// The stack on which this thread handles signals. The kernel stack may be full.
 pub(super) struct AlternateStack(NonNull<c_void>);
 
 impl AlternateStack {
@@ -262,8 +265,8 @@ impl AlternateStack {
 impl Drop for AlternateStack {
     fn drop(&mut self) {
         let off = libc::stack_t { ss_sp: std::ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
-        // The stack that Rust's runtime set up is not put back: when thread
-        // variables are destroyed it is gone already.
+        // Rust's runtime has already freed the stack that it set up, so it is not
+        // restored.
         // SAFETY: disables the stack of a thread that is ending and handles no signal.
         unsafe { libc::sigaltstack(&off, std::ptr::null_mut()) };
         // SAFETY: the mapping `install` made, no longer the thread's signal stack.

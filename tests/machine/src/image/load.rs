@@ -1,4 +1,4 @@
-//! An image mapped, relocated, bound and protected as Windows does it.
+//! Maps an image, relocates it, binds its imports and protects it as Windows does.
 
 use std::fmt;
 use std::io;
@@ -17,10 +17,10 @@ use super::symbols::{DataSymbol, SymbolError, Symbols};
 use super::thunk::{Export, bind};
 use crate::notes::{self, Note};
 
-/// An import that nobody provides.
+/// An import that the lab does not provide.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MissingImport {
-    /// The module as the image spells it.
+    /// The module's name as in the image.
     pub module: String,
     /// The function or datum.
     pub name: String,
@@ -32,20 +32,20 @@ impl fmt::Display for MissingImport {
     }
 }
 
-/// Why an image was refused.
+/// Why an image was not loaded.
 #[derive(Debug, Error)]
 pub enum LoadError {
     /// Not a PE32+ file for x64.
     #[error(transparent)]
     File(#[from] PeError),
-    /// Sections not on pages of their own, in ascending order (Verifier 0xC4
-    /// subcode 0x2004).
+    /// A section is not on pages of its own or not in ascending order (Verifier
+    /// 0xC4 subcode 0x2004).
     #[error("sections do not lie on pages of their own in ascending order: {0}")]
     Alignment(String),
     /// Verifier 0xC4 subcode 0x2003.
     #[error("section {0} is both writable and executable")]
     WritableAndExecutable(String),
-    /// Code is linked for one address and says nothing about moving it.
+    /// The code is linked for one address and has no relocations.
     #[error("the relocations were stripped")]
     NotRelocatable,
     /// A relocation other than `IMAGE_REL_BASED_DIR64`.
@@ -59,7 +59,7 @@ pub enum LoadError {
     /// The kernel has neither thread-local storage nor delayed loading.
     #[error("the image has a {0} directory, which the kernel does not serve")]
     Directory(&'static str),
-    /// Kernel modules keep no ordinals.
+    /// Kernel modules export no ordinals.
     #[error("import by ordinal: {module} #{ordinal}")]
     Ordinal {
         /// The module.
@@ -70,7 +70,7 @@ pub enum LoadError {
     /// The entry point is not in executable code.
     #[error("the entry point {0:#x} is not in an executable section")]
     Entry(u32),
-    /// Imports that nobody provides, all of them.
+    /// All imports that the lab does not provide.
     #[error("missing imports: {}", list(.0))]
     Missing(Vec<MissingImport>),
     /// The system refused memory.
@@ -82,25 +82,25 @@ fn list(missing: &[MissingImport]) -> String {
     missing.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// A driver image in memory. Dropping it unloads it: its addresses stay
-/// reserved without access for many loads to come, so that a late call faults
-/// and is named.
+/// A driver image in memory. Dropping it unloads it. Its addresses stay reserved
+/// without access for many more loads, so that a late call faults and the report
+/// names the image.
 #[derive(Debug)]
 pub struct Image {
     file: Arc<PeFile>,
     memory: Reservation,
-    /// Where it lies, for who looks at a process that hangs.
+    /// Notes where the image lies, for a process that hangs.
     _note: Note,
 }
 
 impl Image {
-    /// Reads, checks and maps a driver. `resolve` is asked for each import by
-    /// module (as the image spells it) and name.
+    /// Reads, checks and maps a driver. Calls `resolve` with module (as named in
+    /// the image) and name of each import.
     pub fn load(path: &Path, resolve: &dyn Fn(&str, &str) -> Option<Export>) -> Result<Self, LoadError> {
         Self::map(Arc::new(PeFile::read(path)?), resolve)
     }
 
-    /// Maps a parsed file, which can be mapped many times.
+    /// Maps a parsed file. A file can be mapped many times.
     pub fn map(file: Arc<PeFile>, resolve: &dyn Fn(&str, &str) -> Option<Export>) -> Result<Self, LoadError> {
         check(&file)?;
         let imports = resolve_imports(&file, resolve)?;
@@ -147,7 +147,7 @@ impl Image {
         (offset < self.size()).then_some(offset as u32)
     }
 
-    /// The file it was mapped from.
+    /// The file from which the image was mapped.
     pub fn file(&self) -> &Arc<PeFile> {
         &self.file
     }
@@ -157,15 +157,14 @@ impl Image {
         Symbols::of(&self.file)
     }
 
-    /// The address and the symbol of a global datum, such as `COUNTERS` or
-    /// `sample::driver::COUNTERS`.
+    /// Address and symbol of a global variable. `name` is a full name such as
+    /// `sample::driver::COUNTERS`, or its end, such as `COUNTERS`.
     pub fn data(&self, name: &str) -> Result<(u64, &'static DataSymbol), SymbolError> {
         let symbol = self.symbols()?.data(name)?;
         Ok((self.base() + u64::from(symbol.rva), symbol))
     }
 
-    /// Takes the discardable sections away, as Windows does once DriverEntry
-    /// has returned.
+    /// Removes the discardable sections, as Windows does after DriverEntry returns.
     pub fn discard(&mut self) -> io::Result<()> {
         for section in self.file.sections.iter().filter(|section| section.is_discardable()) {
             self.memory.protect(pages(&section.range), Protection::None)?;
@@ -179,7 +178,8 @@ impl Drop for Image {
         match self.memory.revoke() {
             Ok(addresses) => places::unloaded(addresses),
             Err(error) => {
-                // Late calls would go unnoticed: better no lab than a wrong one.
+                // Late calls would not be detected: abort rather than give wrong
+                // results.
                 eprintln!("cannot unmap {}: {error}", self.file.name());
                 std::process::abort();
             }
@@ -187,7 +187,7 @@ impl Drop for Image {
     }
 }
 
-/// The pages a range touches, as offsets.
+/// The pages of a range, as offsets.
 fn pages(range: &Range<u32>) -> Range<usize> {
     range.start as usize..range.end.next_multiple_of(PAGE) as usize
 }
@@ -204,7 +204,7 @@ fn protection(section: &Section) -> Protection {
     }
 }
 
-/// What the parsed file must not have.
+/// Refuses a file that the kernel would not load.
 fn check(file: &PeFile) -> Result<(), LoadError> {
     for (index, what) in [
         (pe::IMAGE_DIRECTORY_ENTRY_TLS, "TLS"),
@@ -239,7 +239,7 @@ fn check(file: &PeFile) -> Result<(), LoadError> {
     }
 }
 
-/// What goes into each slot of the import address table.
+/// The address for each slot of the import address table.
 fn resolve_imports(
     file: &PeFile,
     resolve: &dyn Fn(&str, &str) -> Option<Export>,

@@ -1,4 +1,4 @@
-//! Pages: reserved once, protected exactly, not reused for long.
+//! Reserves pages, protects them exactly, and does not reuse addresses for long.
 #![expect(unsafe_code, reason = "maps and protects memory")]
 
 use std::io;
@@ -9,13 +9,13 @@ use super::pe::PAGE;
 
 /// Address space with a guard page on each side.
 ///
-/// Once revoked, a late access faults at an address that still tells which
-/// image it belonged to, until the reservation is dropped.
+/// After a revocation, a late access faults at an address that still identifies the
+/// image, until the reservation is dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
     base: NonNull<u8>,
     size: usize,
-    /// Whether the addresses are this value's to give back.
+    /// Whether dropping this value unmaps the addresses.
     owns: bool,
 }
 
@@ -55,27 +55,27 @@ impl Reservation {
         Ok(Self { base, size, owns: true })
     }
 
-    /// How many bytes are reserved.
+    /// Number of reserved bytes.
     pub fn size(&self) -> u64 {
         self.size as u64
     }
 
-    /// Where the reserved bytes start.
+    /// Address of the first reserved byte.
     pub fn base(&self) -> u64 {
         self.base.addr().get() as u64
     }
 
-    /// Replaces the whole content; afterwards nothing is accessible.
+    /// Replaces the whole content. No page is accessible afterwards.
     pub fn fill(&mut self, content: &[u8]) -> io::Result<()> {
         assert!(content.len() <= self.size, "content fits the reservation");
         self.protect(0..self.size, Protection::ReadWrite)?;
-        // SAFETY: the pages were just made writable, and `content` is a live
-        // slice elsewhere: nobody else has a reference into a reservation.
+        // SAFETY: the pages were just made writable. `content` lies elsewhere,
+        // because nothing else refers to the reservation.
         unsafe { self.base.copy_from_nonoverlapping(NonNull::from(content).cast(), content.len()) };
         self.protect(0..self.size, Protection::None)
     }
 
-    /// Changes what may be done with whole pages, given as offsets.
+    /// Changes the protection of whole pages, given as offsets.
     pub fn protect(&mut self, range: Range<usize>, protection: Protection) -> io::Result<()> {
         assert!(range.start <= range.end && range.end <= self.size, "pages of the reservation");
         // SAFETY: `range.start` is at most the size.
@@ -85,7 +85,7 @@ impl Reservation {
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Gives the memory back; what is returned keeps the addresses, without
+    /// Frees the memory. The returned value keeps the addresses reserved, without
     /// access.
     pub fn revoke(&mut self) -> io::Result<Self> {
         // SAFETY: replaces exactly the pages of this reservation.
@@ -104,8 +104,8 @@ impl Drop for Reservation {
         let guard = PAGE as usize;
         // SAFETY: the mapping begins one guard page below the base.
         let start = unsafe { self.base.sub(guard) };
-        // SAFETY: exactly the mapping of `new`, whose last owner goes. A failure
-        // leaks address space, no more.
+        // SAFETY: unmaps exactly the mapping of `new`, for its last owner. A
+        // failure only leaks address space.
         let _unmapped = unsafe { libc::munmap(start.as_ptr().cast(), self.size + 2 * guard) };
     }
 }

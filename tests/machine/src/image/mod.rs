@@ -1,23 +1,24 @@
-//! Maps the unchanged driver file, calls into it, and names what it did wrong.
+//! Maps the unchanged driver file, calls into it, and reports its faults.
 //!
 //! | file | guarantee |
 //! |---|---|
 //! | `pe` | a PE32+ file as a flat image and checked tables; safe code, hostile input gives errors |
 //! | `load` | an image mapped, relocated, bound and protected as Windows does it |
 //! | `map` | pages: reserve, protect, revoke |
-//! | `thunk` | import slots that lead from the driver's stack to the host's |
-//! | `stack` | the 24 KB kernel stack of a thread, guarded on both sides |
-//! | `call` | into the driver and out of it, by return or by [`escape`] |
-//! | `registers` | what is saved on the way in and taken back on the way out |
+//! | `thunk` | import slots that switch from the driver's stack to the host's |
+//! | `stack` | the 24 KB kernel stack of a thread, with guards on both sides |
+//! | `call` | calls into the driver, which end by return or by [`escape`] |
+//! | `registers` | saves and restores the host's registers around driver code |
 //! | `fault` | CPU exceptions of driver code become [`Stop::Fault`] |
-//! | `report` | what stopped a driver, and the text people read |
-//! | `unwind` | which driver frames lie on the kernel stack |
-//! | `places` | which image, loaded or gone, an address belongs to |
-//! | `direct` | stands in for the driver and the kernel while time is measured |
-//! | `step` | a call in a tight loop, and one instruction at a time |
+//! | `report` | what stopped a driver, and its text |
+//! | `unwind` | the driver frames on the kernel stack |
+//! | `places` | the image, loaded or unloaded, that holds an address |
+//! | `direct` | minimal callouts and exports, used while time is measured |
+//! | `step` | calls in a tight loop, and traces of single instructions |
 //! | `stepping` | a hook before each instruction of the driver that a thread executes |
 //! | `symbols` | functions, inline chains, lines and data from the matching PDB |
-//! | `types` | enums and sizes from the same PDB |
+//! | `types` | enums and sizes from the matching PDB |
+//! | `cookie` | the security cookie of an image compiled with /GS |
 //! | [`lint`] | rules that a linked driver keeps, checked on the file |
 
 mod call;

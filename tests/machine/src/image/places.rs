@@ -1,4 +1,4 @@
-//! Which image, loaded or gone, an address belongs to, and what else lies there.
+//! Finds the image, loaded or unloaded, at an address, and describes addresses.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -10,11 +10,11 @@ use super::stack::Control;
 use super::symbols::Symbols;
 use super::thunk;
 
-/// Says what an address is, if it knows: a block of pool, for example.
+/// Describes an address that it knows, such as a block of pool.
 type Describer = fn(u64) -> Option<String>;
 
-/// Windows keeps the first 64 KB unmapped, so that small offsets from a null
-/// pointer fault.
+/// Windows does not map the first 64 KB, so that small offsets from a null pointer
+/// fault.
 pub const NULL_REGION: u64 = 0x1_0000;
 /// The first address beyond the lower half of the 48-bit address space.
 const USER_END: u64 = 1 << 47;
@@ -22,15 +22,14 @@ const USER_END: u64 = 1 << 47;
 static IMAGES: Mutex<Images> = Mutex::new(Images { loaded: BTreeMap::new(), gone: VecDeque::new() });
 static DESCRIBERS: Mutex<Vec<Describer>> = Mutex::new(Vec::new());
 
-/// Unloaded images whose addresses stay reserved. After so many more loads they
-/// are given back, for a process that loads for days must not grow.
+/// Number of unloaded images whose addresses stay reserved. Older ones are
+/// released, so that a process that loads images for days does not grow.
 const QUARANTINE: usize = 1024;
 
-/// Images by base address. What is loaded and what is in quarantine does not
-/// overlap.
+/// Images by base address. Loaded images and unloaded ones do not overlap.
 struct Images {
     loaded: BTreeMap<u64, Arc<PeFile>>,
-    /// Addresses and files of those that were unloaded, the oldest first.
+    /// Addresses and files of unloaded images, oldest first.
     gone: VecDeque<(Reservation, Arc<PeFile>)>,
 }
 
@@ -42,7 +41,7 @@ impl Images {
         inside.then(|| InImage { file: Arc::clone(file), rva: offset as u32 })
     }
 
-    /// The image that was here and is gone, and how far into it the address is.
+    /// The unloaded image that held `address`, and the offset in it.
     fn gone(&self, address: u64) -> Option<(&PeFile, u64)> {
         self.gone.iter().find_map(|(addresses, file)| {
             let offset = address.checked_sub(addresses.base())?;
@@ -65,7 +64,7 @@ pub(super) fn loaded(base: u64, file: Arc<PeFile>) {
     images().loaded.insert(base, file);
 }
 
-/// The image at these addresses is gone.
+/// Records that the image at these addresses was unloaded.
 pub(super) fn unloaded(addresses: Reservation) {
     let mut images = images();
     if let Some(file) = images.loaded.remove(&addresses.base()) {
@@ -93,11 +92,11 @@ pub(super) fn find(address: u64) -> Option<InImage> {
 pub enum Residence {
     /// In an image that is loaded.
     Loaded,
-    /// In one that was unloaded.
+    /// In an image that was unloaded.
     Unloaded,
 }
 
-/// Whether an address lies in an image, or did.
+/// Whether a loaded or unloaded image holds an address.
 pub fn residence(address: u64) -> Option<Residence> {
     let images = images();
     if images.find(address).is_some() {
@@ -111,16 +110,16 @@ pub fn is_on_kernel_stack(address: u64) -> bool {
     Control::existing().is_some_and(|control| control.stack().contains(&address))
 }
 
-/// Whether an address is in an executable section of a loaded image; `None`
-/// outside loaded images.
+/// Whether an address is in an executable section. `None` if it is in no loaded
+/// image.
 pub fn section_is_executable(address: u64) -> Option<bool> {
     let InImage { file, rva } = find(address)?;
     Some(file.section_at(rva).is_some_and(super::pe::Section::is_executable))
 }
 
-/// Adds to what [`describe`] knows. It is asked in ordinary code, never in a
-/// signal handler, but the thread may hold any lock of the export that faulted:
-/// a describer must not wait for one.
+/// Registers a describer for [`describe`]. Describers run in ordinary code, not in
+/// a signal handler. The thread may hold any lock of the export that faulted, so a
+/// describer must not wait for a lock.
 pub fn register_describer(describer: Describer) {
     let mut describers = DESCRIBERS.lock().unwrap_or_else(PoisonError::into_inner);
     if !describers.iter().any(|&known| std::ptr::fn_addr_eq(known, describer)) {
@@ -128,13 +127,13 @@ pub fn register_describer(describer: Describer) {
     }
 }
 
-/// Says what lies at an address.
+/// Describes an address in words.
 pub fn describe(address: u64) -> String {
     in_image(address)
         .or_else(|| on_stack(address))
         .or_else(|| Some(format!("import thunk of {}", thunk::name_of_thunk(address)?)))
         .or_else(|| {
-            // Copied, so that a describer may register another.
+            // Clone the list, so that a describer may register another.
             let describers = DESCRIBERS.lock().unwrap_or_else(PoisonError::into_inner).clone();
             describers.iter().find_map(|describer| describer(address))
         })
@@ -147,7 +146,7 @@ pub fn describe(address: u64) -> String {
 }
 
 fn in_image(address: u64) -> Option<String> {
-    // Not under the lock: reading the PDB takes its time.
+    // Resolve symbols without the lock, because reading a PDB takes long.
     if let Some(InImage { file, rva }) = find(address) {
         let section = file.section_at(rva);
         let place = match section {

@@ -1,10 +1,10 @@
-//! The registers that a function of the host's convention keeps.
+//! Saves and restores the registers that the host's convention preserves.
 //!
-//! Whoever goes into driver code by a way that it may be fetched back from, with
-//! frames left behind, saves all of them before and takes them back after
+//! Driver code can be abandoned with frames left behind. Code that calls it
+//! therefore saves all callee-saved registers before and restores them after
 //! (System V ABI, AMD64 supplement, "Registers": rbx, rbp, r12 to r15).
 
-/// Assembly that puts them on the stack.
+/// Assembly that pushes them.
 macro_rules! save_registers {
     () => {
         "push rbp\npush rbx\npush r12\npush r13\npush r14\npush r15"
@@ -12,7 +12,7 @@ macro_rules! save_registers {
 }
 pub(crate) use save_registers;
 
-/// Assembly that takes them from it.
+/// Assembly that pops them.
 macro_rules! restore_registers {
     () => {
         "pop r15\npop r14\npop r13\npop r12\npop rbx\npop rbp"

@@ -1,4 +1,4 @@
-//! What stopped a driver, and the text people read.
+//! Reports what stopped a driver.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -9,15 +9,15 @@ use super::{fault, places, thunk, unwind};
 /// Why a call into the driver did not return.
 #[derive(Clone, Debug)]
 pub enum Stop {
-    /// The driver or a rule of the kernel asked for it.
+    /// A bugcheck by the driver or by a rule of the kernel.
     BugCheck {
         /// The bugcheck code.
         code: u32,
         /// Its four parameters.
         parameters: [u64; 4],
-        /// What happened, in words.
+        /// What happened.
         text: String,
-        /// The driver frames at that moment.
+        /// The driver frames when it happened.
         backtrace: Backtrace,
     },
     /// The processor raised an exception.
@@ -25,51 +25,52 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// A bugcheck by the export body that is running, with its backtrace.
+    /// A bugcheck raised by the running export body, with its backtrace.
     pub fn bug_check(code: u32, parameters: [u64; 4], text: impl Into<String>) -> Self {
         let backtrace = super::backtrace();
         Self::BugCheck { code, parameters, text: text.into(), backtrace }
     }
 }
 
-/// What an access violation wanted.
+/// The kind of access that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {
-    /// To read.
+    /// Read.
     Read,
-    /// To write.
+    /// Write.
     Write,
-    /// To run code.
+    /// Execute.
     Execute,
 }
 
-/// What the processor objected to.
+/// The exception that the processor raised.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FaultKind {
-    /// Memory that is not there or not open to this access.
+    /// The memory is not mapped or does not permit this access.
     AccessViolation(Access),
     /// The kernel stack is exhausted.
     StackOverflow,
-    /// Ring 0 only, such as `mov cr8`; the lab runs the driver in ring 3.
+    /// An instruction for ring 0, such as `mov cr8`. The lab runs the driver in
+    /// ring 3.
     PrivilegedInstruction,
-    /// No instruction, or `ud2`.
+    /// An invalid instruction, or `ud2`.
     IllegalInstruction,
-    /// `#GP` of an ordinary instruction: a misaligned SSE operand.
+    /// `#GP` of another instruction, such as a misaligned SSE operand.
     GeneralProtection,
     /// `int 29h`, with its code from ecx (`FAST_FAIL_*`).
     FastFail(u32),
     /// `int 3`.
     Breakpoint,
-    /// Division by zero or with a quotient that does not fit.
+    /// Division by zero, or a quotient that does not fit.
     DivideError,
     /// Any other exception, by its vector.
     Exception(u8),
 }
 
-/// An exception that driver code raised, or an export body on its behalf.
+/// An exception in driver code, or in an export body that the driver called.
 #[derive(Clone, Debug)]
 pub struct FaultReport {
-    /// What the processor objected to.
+    /// The exception.
     pub kind: FaultKind,
     /// The address accessed, for faults that have one.
     pub address: Option<u64>,
@@ -77,23 +78,24 @@ pub struct FaultReport {
     pub at: Option<String>,
     /// The instruction pointer.
     pub rip: u64,
-    /// The instruction, by its name in the decoder, if it is the driver's.
+    /// The decoder's name of the instruction, if it is the driver's.
     pub instruction: Option<String>,
-    /// The export whose body faulted, as `module!name`; `None` if driver code did.
+    /// The export whose body faulted, as `module!name`. `None` if driver code
+    /// faulted.
     pub export: Option<String>,
     /// The driver frames, innermost first.
     pub backtrace: Backtrace,
 }
 
 impl FaultReport {
-    /// The inline chain where the innermost driver frame stands: innermost first.
+    /// The inline chain of the innermost driver frame, innermost first.
     pub fn inline_chain(&self) -> &[SourceFrame] {
         let named = self.backtrace.0.iter().find(|frame| !frame.symbols.is_empty());
         named.map_or(&[], |frame| &frame.symbols)
     }
 
-    /// Where in the source it happened: the innermost place, inlined or not, that
-    /// is not in Rust's library.
+    /// Where in the source the fault happened: the innermost place outside Rust's
+    /// library, inlined or not.
     pub fn place(&self) -> Option<&SourceFrame> {
         let chain = self.inline_chain();
         let library = |frame: &&SourceFrame| {
@@ -119,7 +121,7 @@ impl FaultReport {
         self.place()?.line
     }
 
-    /// A call that was not begun, for want of stack.
+    /// The report of a call that did not start because the stack is exhausted.
     pub(super) fn exhausted(control: &Control, entry: u64) -> Self {
         Self {
             kind: FaultKind::StackOverflow,
@@ -135,7 +137,7 @@ impl FaultReport {
     /// The report of a fault that the handler recorded.
     pub(super) fn new(control: &Control, raw: &fault::RawFault) -> Self {
         let (kind, address, instruction) = raw.classify(control);
-        // On the host's stack an export body was running.
+        // If the stack pointer is on the host's stack, an export body was running.
         let in_export = !control.stack().contains(&raw.rsp())
             && !control.is_below_stack(raw.rsp())
             && control.kernel_rsp.get() != 0;
@@ -171,7 +173,8 @@ pub struct Frame {
     pub address: u64,
     /// `sample.sys+0x1234`, or `ntoskrnl.exe!ExAllocatePool2` for an export.
     pub place: String,
-    /// The inline chain there, innermost first; the last has the code.
+    /// The inline chain at the address, innermost first. The last function owns the
+    /// code.
     pub symbols: Vec<SourceFrame>,
 }
 

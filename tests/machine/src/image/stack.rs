@@ -1,7 +1,7 @@
 //! The 24 KB kernel stack of a thread, guarded on both sides.
 //!
-//! One aligned block per thread, so that the block's first page, which says
-//! how to get back to the host's stack, is found from the stack pointer alone:
+//! Each thread has one aligned block. Its first page says how to return to the
+//! host's stack. The stack pointer alone gives the block's address:
 //!
 //! ```text
 //! 0x0000  control page
@@ -25,36 +25,36 @@ pub const KERNEL_STACK_SIZE: usize = 24 << 10;
 /// Size and alignment of a thread's block.
 pub(super) const BLOCK: usize = 0x1_0000;
 const STACK: Range<usize> = 0x9000..0x9000 + KERNEL_STACK_SIZE;
-/// Kept free at the top: a gate may copy more stack arguments than the outermost
-/// driver function has, when the export is variadic.
+/// Bytes kept free at the top. For a variadic export, a gate may copy more stack
+/// arguments than the outermost driver function has.
 const HEADROOM: u64 = 128;
-/// A call is not begun with less stack than this.
+/// A call does not start with less stack than this.
 const LEAST: u64 = 256;
-/// What stack memory holds until it is used.
+/// Content of stack memory that was not used.
 const UNUSED: u64 = 0xB5B5_5B5B_A5A5_5A5A;
 
-/// What the assembly and the fault handler know of a thread.
+/// What assembly and fault handler need to know of a thread.
 #[repr(C)]
 pub(super) struct Control {
-    /// The host's stack pointer in the innermost call; 0 outside any.
+    /// The host's stack pointer in the innermost call; 0 outside of calls.
     pub host_rsp: Cell<u64>,
-    /// The innermost import frame on the kernel stack ([`super::thunk`]); 0
-    /// when no export body is running.
+    /// The innermost import frame on the kernel stack ([`super::thunk`]); 0 if no
+    /// export body is running.
     pub kernel_rsp: Cell<u64>,
     /// Not 0 while the thread steps through driver code ([`super::stepping`]).
     pub stepped: Cell<u64>,
-    /// Set by an escape, taken by the call that returns.
+    /// Set by an escape, taken when the call returns.
     pub stop: Cell<Option<Stop>>,
     /// Set by the fault handler, taken by the report.
     pub fault: Cell<Option<RawFault>>,
-    /// A report is being made: a fault now is the lab's own.
+    /// Set while a report is made. A fault is then the lab's own.
     pub reporting: Cell<bool>,
-    /// The processor and the IRQL, for code that is measured.
+    /// Processor and IRQL, for measured code.
     pub here: [Cell<u32>; 2],
 }
 
 impl Control {
-    /// The calling thread's, made on first use.
+    /// The calling thread's control, created on first use.
     pub fn of_thread() -> &'static Control {
         if CONTROL.get().is_null() {
             create();
@@ -64,13 +64,13 @@ impl Control {
         unsafe { &*CONTROL.get() }
     }
 
-    /// The calling thread's, if it has one; usable in a signal handler.
+    /// The calling thread's control, if it has one. Usable in a signal handler.
     pub fn existing() -> Option<&'static Control> {
         // SAFETY: as in `of_thread`; null gives `None`.
         unsafe { CONTROL.get().as_ref() }
     }
 
-    /// Where in the thread's block an address lies.
+    /// The offset of an address in the thread's block.
     fn offset(&self, address: u64) -> Option<usize> {
         let offset = address.checked_sub(std::ptr::from_ref(self).addr() as u64)? as usize;
         (offset < BLOCK).then_some(offset)
@@ -92,7 +92,7 @@ impl Control {
         self.offset(address).is_some_and(|offset| offset >= STACK.end)
     }
 
-    /// Where the next call's frames begin: 16-byte aligned.
+    /// Address where the next call's frames begin, 16-byte aligned.
     pub fn next_frame(&self) -> u64 {
         match self.kernel_rsp.get() {
             0 => self.stack().end - HEADROOM,
@@ -100,12 +100,12 @@ impl Control {
         }
     }
 
-    /// Whether a call with its arguments ending at `rsp` has room to run.
+    /// Whether a call whose arguments end at `rsp` has room to run.
     pub fn has_room(&self, rsp: u64) -> bool {
         rsp >= self.stack().start + LEAST
     }
 
-    /// A word of the stack, if `address` is one.
+    /// A word of the stack, if `address` is an aligned word of it.
     pub fn word(&self, address: u64) -> Option<u64> {
         let stack = self.stack();
         if !address.is_multiple_of(8) || address < stack.start || address > stack.end - 8 {
@@ -118,27 +118,27 @@ impl Control {
 
     /// Writes a word of the stack.
     pub fn set_word(&self, address: u64, value: u64) {
-        assert!(self.word(address).is_some(), "a word of the kernel stack");
+        assert!(self.word(address).is_some(), "not a word of the kernel stack: {address:#x}");
         let place = std::ptr::with_exposed_provenance_mut::<u64>(address as usize);
         // SAFETY: an aligned word of this thread's stack; callers write only
         // below the frames in use.
         unsafe { place.write_volatile(value) };
     }
 
-    /// Bytes used at most since the stack was painted.
+    /// Most bytes used since the stack was painted.
     pub fn used(&self) -> usize {
         let top = self.stack().end - HEADROOM;
         top.saturating_sub(self.lowest_used()) as usize
     }
 
-    /// Paints what is not in use.
+    /// Paints the unused part.
     pub fn paint(&self) {
         for address in (self.lowest_used()..self.next_frame()).step_by(8) {
             self.set_word(address, UNUSED);
         }
     }
 
-    /// Below this every word is as painted.
+    /// The lowest word that is not as painted.
     fn lowest_used(&self) -> u64 {
         let stack = self.stack();
         let mut words = stack.clone().step_by(8);
@@ -147,7 +147,7 @@ impl Control {
 }
 
 thread_local! {
-    // Without a destructor, so that the fault handler may read it.
+    // Without a destructor, so that the fault handler can read it.
     static CONTROL: Cell<*const Control> = const { Cell::new(std::ptr::null()) };
     static OWNER: RefCell<Option<Owner>> = const { RefCell::new(None) };
 }
@@ -168,8 +168,8 @@ impl Drop for Owner {
 
 fn create() {
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
-    // SAFETY: an anonymous mapping at an address of the kernel's choice. Twice
-    // the size, so that an aligned block lies in it.
+    // SAFETY: an anonymous mapping at an address of the kernel's choice. It is
+    // twice the block's size, so that it holds an aligned block.
     let start = unsafe { libc::mmap(std::ptr::null_mut(), 2 * BLOCK, libc::PROT_NONE, flags, -1, 0) };
     assert!(start != libc::MAP_FAILED, "no memory for a kernel stack");
     let padding = start.expose_provenance().next_multiple_of(BLOCK) - start.addr();

@@ -1,12 +1,11 @@
-//! A classifyFn called in a tight loop, and one call of it instruction by
-//! instruction.
+//! Calls a classifyFn in a tight loop, or traces it instruction by instruction.
 //!
-//! [`Walk`] holds what a loop in machine code passes to each call, so that what
-//! is measured is the driver and a few moves. The same loop can set the
-//! processor's trap flag before the call: then every instruction of the driver
-//! is recorded with the registers before it, and [`Trace`] says from the
-//! decoded instruction what it locked, read and wrote. Nothing is estimated:
-//! the image that is counted is the one that ships.
+//! [`Walk`] holds the arguments of each call. A loop in machine code makes the
+//! calls, so that a measurement contains only the driver and a few moves. The loop
+//! can also set the processor's trap flag before each call. Then each instruction
+//! of the driver is recorded with its registers, and [`Trace`] decodes it: locks,
+//! reads, writes, calls. The counts are exact, and they are those of the shipping
+//! image.
 #![expect(unsafe_code, reason = "single-steps driver code")]
 
 use std::arch::naked_asm;
@@ -36,42 +35,42 @@ pub struct Call {
     pub context: u64,
     /// `filter`.
     pub filter: u64,
-    /// `classifyOut`, made fresh before each call.
+    /// `classifyOut`, reset before each call.
     pub out: u64,
-    /// Address of flow contexts, one after another for each round; a power of two
-    /// of them.
+    /// Address of an array of flow contexts. Rounds use them in turn. Their number
+    /// is a power of two.
     pub flows: u64,
-    /// Their number less one.
+    /// Number of flow contexts minus one.
     pub flow_mask: u64,
 }
 
-/// Calls made one after another, again and again.
+/// A list of calls, made repeatedly.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Walk {
-    /// The first of them.
+    /// The first call.
     pub calls: *const Call,
-    /// Their number.
+    /// Number of calls.
     pub count: u64,
-    /// How often.
+    /// Number of rounds.
     pub rounds: u64,
-    /// The first round's number, which chooses the flow.
+    /// Number of the first round, which selects the flow.
     pub first_round: u64,
-    /// Not 0: with the trap flag set.
+    /// Not 0: set the trap flag for each call.
     pub stepped: u64,
 }
 
-/// `FWPS_CLASSIFY_OUT0`: where the action and the rights are (`fwpstypes.h`).
+/// Offsets of action and rights in `FWPS_CLASSIFY_OUT0` (`fwpstypes.h`).
 const ACTION: usize = 0;
 const RIGHTS: usize = 24;
-/// As the engine leaves the action before the first callout: nothing matched.
+/// The action before the first callout: no filter matched.
 const NOTHING: u32 = 8;
 const MAY_WRITE: u32 = 1;
 
-/// Makes the calls of a [`Walk`], its only argument, with the x64 convention.
+/// Makes the calls of `walk`, with the x64 calling convention.
 ///
 /// # Safety
-/// Called on a kernel stack, as driver code; what the walk leads to is there.
+/// Called as driver code on a kernel stack. All pointers in `walk` are valid.
 #[unsafe(naked)]
 pub unsafe extern "win64" fn spin(walk: *const Walk) {
     naked_asm!(
@@ -80,7 +79,7 @@ pub unsafe extern "win64" fn spin(walk: *const Walk) {
         "push rdi",
         "push rbp",
         "push r12",
-        // Seven arguments, and the stack aligned.
+        // Space for seven arguments; keeps the stack aligned.
         "sub rsp, 64",
         "mov rbp, rcx",
         "mov rsi, [rbp + {rounds}]",
@@ -121,7 +120,7 @@ pub unsafe extern "win64" fn spin(walk: *const Walk) {
         "pop rsi",
         "pop rbx",
         "ret",
-        // The trap comes behind the first instruction that begins with the flag.
+        // The trap follows the first instruction that starts with the flag set.
         "5:",
         "pushfq",
         "or dword ptr [rsp], 0x100",
@@ -153,12 +152,12 @@ pub unsafe extern "win64" fn spin(walk: *const Walk) {
     )
 }
 
-/// The most instructions of one trace.
+/// Most instructions in one trace.
 const MOST_STEPS: usize = 1 << 16;
 
 type Registers = [i64; 23];
 
-/// What the signal handler fills. Its memory is there before it starts.
+/// Filled by the signal handler. Its memory is allocated before the trace starts.
 struct Recorder {
     image: Range<u64>,
     steps: Vec<Registers>,
@@ -166,16 +165,16 @@ struct Recorder {
 }
 
 thread_local! {
-    /// Set while a trace is taken; read by the signal handler, so without a
-    /// destructor.
+    /// Set during a trace. Without a destructor, because the signal handler reads
+    /// it.
     static RECORDER: Cell<*mut Recorder> = const { Cell::new(std::ptr::null_mut()) };
 }
 
-/// Records a step of a trace of this thread; whether there is one. Called by
-/// the signal handler, and keeps to what that may do.
+/// Records a step of this thread's trace. Returns whether a trace is running. Runs
+/// in the signal handler, so it does only what a signal handler may.
 pub(super) fn record(registers: &Registers) -> bool {
-    // SAFETY: set by `trace` to its own local for as long as the trace lasts;
-    // the thread that owns it is the one that was interrupted, inside the call.
+    // SAFETY: `trace` sets it to its own local until the trace ends. The
+    // interrupted thread owns that local and is inside `trace`.
     let Some(recorder) = (unsafe { RECORDER.get().as_mut() }) else { return false };
     if recorder.image.contains(&(registers[libc::REG_RIP as usize] as u64)) {
         if recorder.steps.len() < recorder.steps.capacity() {
@@ -187,39 +186,39 @@ pub(super) fn record(registers: &Registers) -> bool {
     true
 }
 
-/// Bytes that an instruction read or wrote.
+/// Memory that an instruction read or wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Access {
     /// The address of the instruction.
     pub from: u64,
-    /// The first byte.
+    /// The first byte's address.
     pub address: u64,
-    /// How many.
+    /// Number of bytes.
     pub size: u64,
-    /// Whether it wrote.
+    /// Whether it was a write.
     pub write: bool,
 }
 
-/// What the driver executed in one call.
+/// What the driver executed in a call.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
-    /// Addresses of the instructions of the driver's own code, in order; a
-    /// repeated string instruction comes as often as it repeats.
+    /// Addresses of the driver's instructions, in order. A repeated string
+    /// instruction is listed once per repetition.
     pub instructions: Vec<u64>,
-    /// Addresses of those that locked the bus or a line: a `lock` prefix, or
-    /// `xchg` with memory.
+    /// Addresses of instructions with a locked access: a `lock` prefix, or `xchg`
+    /// with memory.
     pub locked: Vec<u64>,
-    /// Memory that was accessed, the kernel stack left out.
+    /// Memory accesses, without those to the kernel stack.
     pub accesses: Vec<Access>,
-    /// Slots of the import table through which it called.
+    /// Slots of the import table that were called through.
     pub imports: Vec<u64>,
 }
 
-/// Runs `f`, which calls into the image by a stepped [`Walk`], and says what
-/// instructions of the image that executed.
+/// Runs `f`, which calls into the image by a stepped [`Walk`]. Returns `f`'s result
+/// and the trace of the image's instructions.
 ///
 /// # Panics
-/// If they are more than can be recorded.
+/// If the trace has more instructions than can be recorded.
 pub fn trace<R>(image: Range<u64>, f: impl FnOnce() -> R) -> (R, Trace) {
     fault::install();
     let mut recorder = Recorder { image, steps: Vec::with_capacity(MOST_STEPS), overflowed: false };

@@ -1,9 +1,9 @@
 //! Calls a hook before each instruction of the driver that a thread executes.
 //!
-//! The processor's trap flag is set while the thread is in the image and clear
-//! while an export body runs, so that only driver code is slowed down. The hook
-//! runs in the signal handler of the trap. The interrupted code is the driver's,
-//! which holds no lock of the host, so the hook may lock, wait and allocate.
+//! The trap flag is set while the thread executes the image, and clear while an
+//! export body runs, so that only driver code is slowed down. The hook runs in the
+//! trap's signal handler. The interrupted driver code holds no lock of the host, so
+//! the hook may lock, wait and allocate.
 #![expect(unsafe_code, reason = "single-steps driver code")]
 
 use std::cell::Cell;
@@ -21,20 +21,20 @@ struct Hook<'a> {
 }
 
 thread_local! {
-    /// The hook of this thread, or null. Read by the signal handler, so without
-    /// a destructor.
+    /// The hook of this thread, or null. Without a destructor, because the signal
+    /// handler reads it.
     static HOOK: Cell<*mut Hook<'static>> = const { Cell::new(std::ptr::null_mut()) };
 }
 
 /// Runs `f`. Calls `before` with the address of each instruction of `image` that
-/// this thread is about to execute in a call that `f` makes into the driver, until
-/// `before` breaks: a stepped instruction takes thousands of times as long as another.
+/// this thread executes in calls made by `f`, until `before` breaks. A stepped
+/// instruction takes thousands of times as long as others.
 ///
 /// `before` may wait for other threads. It must not panic, and must not call the
 /// driver on this thread.
 ///
 /// # Panics
-/// If the thread steps already, or is inside the driver.
+/// If the thread is already stepping, or is inside the driver.
 pub fn stepping<R>(
     image: Range<u64>,
     mut before: impl FnMut(u64) -> ControlFlow<()>,
@@ -42,7 +42,10 @@ pub fn stepping<R>(
 ) -> R {
     fault::install();
     let control = Control::of_thread();
-    assert!(control.host_rsp.get() == 0 && HOOK.get().is_null(), "stepping begins outside the driver");
+    assert!(
+        control.host_rsp.get() == 0 && HOOK.get().is_null(),
+        "stepping must begin outside the driver, once"
+    );
     let mut hook = Hook { image, before: &mut before };
     HOOK.set((&raw mut hook).cast());
     control.stepped.set(1);
@@ -52,7 +55,7 @@ pub fn stepping<R>(
     result
 }
 
-/// Ends the stepping of a thread, by a panic too.
+/// Ends the stepping of a thread, also after a panic.
 struct Stepped(&'static Control);
 
 impl Drop for Stepped {
@@ -62,10 +65,10 @@ impl Drop for Stepped {
     }
 }
 
-/// Handles a trap of this thread; whether it steps. Called by the signal handler.
+/// Handles a trap. Returns whether this thread steps. Runs in the signal handler.
 pub(super) fn step(registers: &mut [i64; 23]) -> bool {
-    // SAFETY: set by `stepping` to its own local until its call has ended; the
-    // thread that owns it was interrupted inside that call.
+    // SAFETY: `stepping` sets it to its own local until its call ends. The
+    // interrupted thread owns that local and is inside the call.
     let Some(hook) = (unsafe { HOOK.get().as_mut() }) else { return false };
     let address = registers[libc::REG_RIP as usize] as u64;
     if hook.image.contains(&address) {
@@ -79,7 +82,7 @@ pub(super) fn step(registers: &mut [i64; 23]) -> bool {
             registers[libc::REG_EFL as usize] &= !TRAP_FLAG;
         }
     } else {
-        // The gate sets it again on the way back into the image.
+        // The gate sets the flag again on return to the image.
         registers[libc::REG_EFL as usize] &= !TRAP_FLAG;
     }
     true

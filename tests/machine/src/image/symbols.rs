@@ -15,34 +15,34 @@ use super::pe::{PdbId, PeFile};
 use super::report::SourceFrame;
 use super::types::Types;
 
-/// Why there are no symbols, or not the wanted one.
+/// Why symbols, or one symbol, are not available.
 #[derive(Clone, Debug, Error)]
 pub enum SymbolError {
     /// The image was linked without debug information.
     #[error("{0} has no CodeView record: link it with debug information")]
     NoRecord(String),
-    /// No file where it should be.
-    #[error("no PDB for {image}: wanted {} ({}), {reason}", path.display(), show(id))]
+    /// The PDB is not where it is expected.
+    #[error("no PDB for {image}: expected {} ({}), {reason}", path.display(), show(id))]
     Missing {
         /// The image.
         image: String,
-        /// Where it was looked for.
+        /// The expected path.
         path: PathBuf,
-        /// What it must be.
+        /// The expected PDB.
         id: Box<PdbId>,
-        /// What the system said.
+        /// The system's error.
         reason: String,
     },
-    /// A PDB of another build.
-    #[error("{} is not the PDB of {image}: wanted {}, found {}", path.display(), show(wanted), show(found))]
+    /// The PDB belongs to another build.
+    #[error("{} is not the PDB of {image}: expected {}, found {}", path.display(), show(wanted), show(found))]
     Mismatch {
         /// The image.
         image: String,
         /// The PDB.
         path: PathBuf,
-        /// What the image says.
+        /// The PDB that the image names.
         wanted: Box<PdbId>,
-        /// What the PDB says of itself.
+        /// The PDB's own record.
         found: Box<PdbId>,
     },
     /// The PDB cannot be read.
@@ -53,15 +53,15 @@ pub enum SymbolError {
         /// What is wrong.
         reason: String,
     },
-    /// No datum of this name.
+    /// No global variable has this name.
     #[error("no global variable {0} in the PDB")]
     NotFound(String),
-    /// Several data end in this name.
-    #[error("{name} could be any of {}", candidates.join(", "))]
+    /// Several global variables have names that end like this.
+    #[error("{name} is ambiguous: {}", candidates.join(", "))]
     Ambiguous {
-        /// What was asked for.
+        /// The requested name.
         name: String,
-        /// What there is.
+        /// The names that match.
         candidates: Vec<String>,
     },
 }
@@ -70,13 +70,13 @@ fn show(id: &PdbId) -> String {
     format!("GUID {} age {}", id.guid, id.age)
 }
 
-/// A function with code of its own. Inlined functions have none.
+/// A function with its own code. Inlined functions have none.
 #[derive(Clone, Debug)]
 pub struct Function {
     /// Its full name, such as `core::panicking::panic_fmt`.
     pub name: String,
-    /// Its code, relative to the image base. A function of which the PDB does
-    /// not say the end has an empty range.
+    /// Its code, relative to the image base. Empty if the PDB does not give the
+    /// function's end.
     pub range: Range<u32>,
 }
 
@@ -91,9 +91,9 @@ pub struct DataSymbol {
     pub size: u64,
 }
 
-/// What a PDB tells.
+/// The content of a PDB.
 ///
-/// Read once for each build of an image and kept as long as the process.
+/// Read once for each build of an image; kept until the process ends.
 pub struct Symbols {
     context: Mutex<Context<'static, 'static>>,
     functions: Vec<Function>,
@@ -123,8 +123,8 @@ impl Symbols {
         entry.or_insert_with_key(|(path, id)| load(&file.name(), path, id)).clone()
     }
 
-    /// The inline chain at an address: innermost first, the function whose code
-    /// it is last. Empty if the address is in no function.
+    /// The inline chain at an address, innermost first. The last function owns the
+    /// code. Empty if the address is in no function.
     pub fn resolve(&self, rva: u32) -> Vec<SourceFrame> {
         let context = self.context.lock().unwrap_or_else(PoisonError::into_inner);
         let Ok(Some(found)) = context.find_frames(rva) else {
@@ -148,7 +148,7 @@ impl Symbols {
         self.types.sizes.get(name).copied()
     }
 
-    /// Every function that has code of its own, by ascending address.
+    /// Every function with its own code, by ascending address.
     pub fn functions(&self) -> &[Function] {
         &self.functions
     }
@@ -158,8 +158,8 @@ impl Symbols {
         &self.data
     }
 
-    /// A global variable by its full name or the end of it: `COUNTERS` finds
-    /// `sample::driver::COUNTERS` if nothing else ends in `::COUNTERS`.
+    /// A global variable by its full name or the end of it. `COUNTERS` finds
+    /// `sample::driver::COUNTERS` if no other name ends in `::COUNTERS`.
     pub fn data(&self, name: &str) -> Result<&DataSymbol, SymbolError> {
         if let Some(exact) = self.data.iter().find(|datum| datum.name == name) {
             return Ok(exact);
@@ -186,8 +186,8 @@ impl Symbols {
     }
 }
 
-/// Demangles the name of a function that was compiled without debug information,
-/// as that of `core` may be, and leaves other names alone.
+/// Demangles a function name that was compiled without debug information, such as
+/// names of `core`. Other names stay unchanged.
 fn readable(name: String) -> String {
     match rustc_demangle::try_demangle(&name) {
         Ok(demangled) => format!("{demangled:#}"),
@@ -195,7 +195,8 @@ fn readable(name: String) -> String {
     }
 }
 
-/// Beside the image, under the name the linker gave it, else under the image's.
+/// The PDB beside the image: under the linker's name for it, else under the image's
+/// name.
 fn pdb_path(image: &Path, id: &PdbId) -> PathBuf {
     let linked = id.path.rsplit(['/', '\\']).next().unwrap_or_default();
     let by_link = image.with_file_name(linked);
@@ -226,8 +227,8 @@ fn load(image: &str, path: &Path, wanted: &PdbId) -> Loaded {
     Ok(Box::leak(Box::new(symbols)))
 }
 
-/// GUID from the PDB stream, age from the DBI stream, which is the one that the
-/// linker writes into the image.
+/// Reads the GUID from the PDB stream and the age from the DBI stream. The linker
+/// writes this age into the image.
 fn identify(pdb: &mut PDB<'static, Cursor<Vec<u8>>>, path: &Path) -> pdb::Result<PdbId> {
     let information = pdb.pdb_information()?;
     let age = pdb.debug_information()?.age().unwrap_or(information.age);
@@ -283,7 +284,7 @@ fn index(
     raw: Vec<RawData>,
     described: Types,
 ) -> Result<Symbols, pdb_addr2line::Error> {
-    // The context borrows from its data, and both live as long as the process.
+    // The context borrows from its data. Both live until the process ends.
     let owner = Box::leak(Box::new(ContextPdbData::try_from_pdb(pdb)?));
     let types = owner.make_type_formatter()?;
     let mut data: Vec<_> = raw
@@ -296,7 +297,8 @@ fn index(
         .collect();
     data.sort_by(|a, b| (a.rva, &a.name).cmp(&(b.rva, &b.name)));
     data.dedup_by(|a, b| (a.rva, &a.name) == (b.rva, &b.name));
-    // Rust does not overload: the arguments' types, spelt as in C++, tell nothing.
+    // Rust has no overloads. The argument types, in C++ notation, would add
+    // nothing.
     let flags = TypeFormatterFlags::default() | TypeFormatterFlags::NO_ARGUMENTS;
     let context = owner.make_context_with_formatter_flags(flags)?;
     let mut functions: Vec<_> = context

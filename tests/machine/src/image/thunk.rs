@@ -1,9 +1,9 @@
-//! Import slots that lead from the driver's stack to the host's.
+//! Import slots that switch from the driver's stack to the host's.
 //!
-//! Each export gets 32 bytes of code that load the export's address and its
-//! number of stack arguments and jump to one gate. The gate keeps a frame on
-//! the kernel stack, copies the stack arguments to the host's stack, and runs
-//! the body there, so that a body may use as much stack as it likes.
+//! Each export gets 32 bytes of code. They load the export's address and its number
+//! of stack arguments, and jump to one gate. The gate leaves a frame on the kernel
+//! stack, copies the stack arguments to the host's stack, and runs the body there.
+//! So a body may use any amount of stack.
 #![expect(unsafe_code, reason = "writes code and switches stacks")]
 
 use std::arch::naked_asm;
@@ -16,8 +16,8 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 
 use super::stack::{BLOCK, Control};
 
-/// Most arguments of a function called through [`super::call`] or bound with
-/// [`bind`], those in registers included.
+/// Most arguments of a function that [`super::call`] calls or [`bind`] binds,
+/// including those in registers.
 pub const MAX_ARGUMENTS: usize = 12;
 
 /// What an import is bound to.
@@ -38,7 +38,7 @@ pub enum Export {
 }
 
 impl Export {
-    /// An `extern "win64"` function of so many arguments in all.
+    /// An `extern "win64"` function with `arguments` arguments in all.
     ///
     /// # Panics
     /// If there are more than [`MAX_ARGUMENTS`].
@@ -56,11 +56,11 @@ impl Export {
     }
 }
 
-/// The address that driver code uses for an export; the same for the same
-/// module, name and export, so that pointers compare equal.
+/// The address that driver code uses for an export. Equal arguments give equal
+/// addresses, so that pointers compare equal.
 ///
-/// For import slots and for what MmGetSystemRoutineAddress returns. Only driver
-/// code may call it: it expects to run on a kernel stack.
+/// Used for import slots and for the result of MmGetSystemRoutineAddress. Only
+/// driver code may call the address: the code there expects a kernel stack.
 pub fn bind(module: &str, name: &str, export: Export) -> io::Result<u64> {
     let (address, stack_arguments) = match export {
         Export::Data { address } => return Ok(address as u64),
@@ -83,10 +83,10 @@ pub(super) fn name_of_body(body: u64) -> Option<String> {
     thunks.names.iter().find(|&&(_, address, _)| address == body).map(|(_, _, name)| name.clone())
 }
 
-/// Whether an address is in the gate, the code behind every thunk.
+/// Whether an address is in the gate, the common code of all thunks.
 pub(super) fn is_gate(address: u64) -> bool {
-    // The code below is shorter than this; what follows it is never reached
-    // with the stack pointer on a kernel stack.
+    // The gate's code is shorter than this. The code after it never runs on a
+    // kernel stack.
     const LENGTH: u64 = 160;
     address.checked_sub(gate as *const () as u64).is_some_and(|offset| offset < LENGTH)
 }
@@ -100,7 +100,7 @@ pub(super) fn name_of_thunk(address: u64) -> Option<String> {
 
 /// The frame that the gate keeps on the kernel stack while a body runs.
 pub(super) struct ImportFrame {
-    /// The next outer one; 0 for none.
+    /// The next outer frame; 0 for none.
     pub outer: u64,
     /// The export's body.
     pub body: u64,
@@ -111,8 +111,8 @@ pub(super) struct ImportFrame {
 }
 
 impl ImportFrame {
-    /// Reads the frame at `address`, which the gate pushed in this order:
-    /// return address, rbp, rbx, body, outer frame.
+    /// Reads the frame at `address`. The gate pushed, in this order: return
+    /// address, rbp, rbx, body, outer frame.
     pub fn at(control: &Control, address: u64) -> Option<Self> {
         Some(Self {
             outer: control.word(address)?,
@@ -129,8 +129,8 @@ const ARENA: usize = 1 << 20;
 
 static THUNKS: LazyLock<Mutex<Thunks>> = LazyLock::new(|| Mutex::new(Thunks::default()));
 
-/// Thunks are written through one mapping and run through another: no page is
-/// both writable and executable. They live as long as the process.
+/// Thunks are written through one mapping and executed through another, so that no
+/// page is both writable and executable. They live until the process ends.
 #[derive(Default)]
 struct Thunks {
     arena: Option<(usize, usize)>,
@@ -189,20 +189,20 @@ fn map_arena() -> io::Result<(usize, usize)> {
 
 /// Runs an export's body on the host's stack.
 ///
-/// In: `r11` the body, `r10` the number of stack arguments; all other registers
-/// and the stack as the x64 convention has them at a function's first
-/// instruction. The body, compiled as `extern "win64"`, itself keeps rdi, rsi
-/// and xmm6 to xmm15, which host code would clobber.
+/// On entry, `r11` holds the body and `r10` the number of stack arguments. All
+/// other registers and the stack are as the x64 convention defines them at a
+/// function's first instruction. The body is compiled as `extern "win64"`, so it
+/// preserves rdi, rsi and xmm6 to xmm15, which host code would clobber.
 ///
 /// # Safety
-/// Reached through a thunk only, on a thread's kernel stack inside a call.
+/// Only a thunk jumps here, on a thread's kernel stack inside a call.
 #[unsafe(naked)]
 unsafe extern "win64" fn gate() {
     naked_asm!(
         "push rbp",
         "mov rbp, rsp",
-        // The home space belongs to the callee: with the registers in it all
-        // arguments lie side by side, where `arguments` reads them.
+        // The home space belongs to the callee. Store the register arguments there,
+        // so that all arguments are contiguous for `arguments`.
         "mov [rbp + 0x10], rcx",
         "mov [rbp + 0x18], rdx",
         "mov [rbp + 0x20], r8",
@@ -236,7 +236,7 @@ unsafe extern "win64" fn gate() {
         "pop rbx",
         "pop rbp",
         "je 4f",
-        // The trap comes behind the return, in the driver.
+        // The trap follows the return, in the driver.
         "pushfq",
         "or dword ptr [rsp], 0x100",
         "popfq",

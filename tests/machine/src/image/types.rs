@@ -1,13 +1,12 @@
-//! Types as the PDB describes them, for reading a driver's memory as a debugger
-//! would.
+//! Types from the PDB, used to read a driver's memory as a debugger does.
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
 
 use pdb_addr2line::pdb::{self, FallibleIterator, PDB, TypeData, TypeFinder, TypeIndex, Variant};
 
-/// The enumerators of every C-like enum, and the size of every structure, by
-/// full name. Sizes are in bytes.
+/// The enumerators of every C-like enum and the size in bytes of every structure,
+/// by full name.
 #[derive(Debug, Default)]
 pub(super) struct Types {
     pub enumerators: BTreeMap<String, Vec<(String, u64)>>,
@@ -22,7 +21,7 @@ impl Types {
         let mut read = Self::default();
         while let Some(item) = types.next()? {
             finder.update(&types);
-            // A kind of type that the reader does not know is none of these.
+            // Types that the reader does not know are neither enums nor structures.
             match item.parse() {
                 Ok(TypeData::Enumeration(entry)) if !entry.properties.forward_reference() => {
                     let mut enumerators = Vec::new();

@@ -1,4 +1,4 @@
-//! Which driver frames lie on the kernel stack.
+//! Walks the driver frames on the kernel stack.
 #![forbid(unsafe_code)]
 
 use std::ops::{Deref, Range};
@@ -17,14 +17,14 @@ use super::stack::Control;
 use super::symbols::Symbols;
 use super::thunk::{ImportFrame, is_gate, name_of_body};
 
-/// A deeper stack than this does not fit in 24 KB.
+/// More frames do not fit in 24 KB.
 const MOST_FRAMES: usize = super::KERNEL_STACK_SIZE / 16;
 
-/// Walks the kernel stack from a fault in driver code, or from the export body
-/// that is running, through every nested call.
+/// Walks the kernel stack from a fault in driver code, or from the running export
+/// body, through every nested call.
 ///
-/// Best effort: a driver that destroyed its stack has no more frames than can
-/// be read.
+/// Best effort: if the driver destroyed its stack, the walk ends where the stack is
+/// not readable.
 pub(super) fn walk(control: &Control, fault: Option<&RawFault>) -> Backtrace {
     let mut frames = Vec::new();
     let unwinder = Images::new();
@@ -43,7 +43,7 @@ pub(super) fn walk(control: &Control, fault: Option<&RawFault>) -> Backtrace {
             let regs = UnwindRegsX86_64::new(import.return_address, import.rsp, import.rbp);
             unwinder.follow(control, address, regs, &mut frames);
         }
-        // Frames lie above one another; anything else is a destroyed stack.
+        // Outer frames have higher addresses. Otherwise the stack is destroyed.
         if import.outer <= link {
             break;
         }
@@ -76,8 +76,9 @@ impl Images {
         if places::find(rip).is_some() {
             return self.follow(control, start, UnwindRegsX86_64::new(rip, rsp, rbp), frames);
         }
-        // A call to a place without code, or the first instructions of an import
-        // thunk: the return address is on top, or not far below it.
+        // The thread called an address without code, or is at the first
+        // instructions of an import thunk. The return address is on top of the
+        // stack or a few words above.
         frames.push(name(start));
         let top = rsp.max(control.stack().start);
         let mut words = (top..).step_by(8).take(8);
@@ -88,7 +89,7 @@ impl Images {
         }
     }
 
-    /// Follows callers for as long as they are driver code.
+    /// Follows callers while they are driver code.
     fn follow(
         &self,
         control: &Control,
@@ -102,7 +103,7 @@ impl Images {
         while frames.len() < MOST_FRAMES && places::find(address.address_for_lookup()).is_some() {
             frames.push(name(address));
             let rsp = regs.sp();
-            // The unwind tables are the driver's: they may be nonsense.
+            // The unwind tables belong to the driver and may be invalid.
             let next = catch_unwind(AssertUnwindSafe(|| {
                 self.0.unwind_frame(address, &mut regs, &mut cache, &mut read)
             }));
@@ -118,7 +119,7 @@ impl Images {
     }
 }
 
-/// A return address into driver code, if a word of the stack is one.
+/// The word at `at` as a return address, if it points into driver code.
 fn caller_at(control: &Control, at: u64) -> Option<FrameAddress> {
     let caller = FrameAddress::from_return_address(control.word(at)?)?;
     let found = places::find(caller.address_for_lookup())?;
@@ -148,7 +149,7 @@ fn name(address: FrameAddress) -> Frame {
     }
 }
 
-/// Bytes of the flat image: relocation changes neither code lengths nor unwind
+/// Bytes of the flat image. Relocation changes neither code lengths nor unwind
 /// tables.
 pub struct Bytes {
     file: Arc<PeFile>,
@@ -163,8 +164,8 @@ impl Deref for Bytes {
     }
 }
 
-/// Offers the whole image as code and as unwind information, for a driver has
-/// code in more sections than `.text`.
+/// Presents the whole image as code and as unwind information, because a driver has
+/// code in sections other than `.text`.
 struct Sections {
     base: u64,
     file: Arc<PeFile>,

@@ -1,5 +1,4 @@
-//! Kernel: on which processors a thread may run, and whether APCs may interrupt
-//! it (`wdm.h`).
+//! Kernel: processor affinity and critical regions (`wdm.h`).
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
 use super::enter::enter;
@@ -8,7 +7,7 @@ use super::{Kernel, Options, Trouble, cpu, foreign};
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
-/// `KeGetProcessorNumberFromIndex`; all of the machine's processors are active.
+/// `KeGetProcessorNumberFromIndex`. All processors of the machine are active.
 pub extern "win64" fn KeGetProcessorNumberFromIndex(ProcIndex: u32, ProcNumber: Address) -> NTSTATUS {
     let kernel = enter!(KeGetProcessorNumberFromIndex);
     if ProcIndex >= kernel.options().processors {
@@ -20,8 +19,8 @@ pub extern "win64" fn KeGetProcessorNumberFromIndex(ProcIndex: u32, ProcNumber: 
     kernel.settle(written, Status::INVALID_PARAMETER).0
 }
 
-/// `KeSetSystemGroupAffinityThread`. Where the new affinity is not valid the
-/// thread stays as it is, and the previous one is written as zeros
+/// `KeSetSystemGroupAffinityThread`. If the new affinity is not valid, the thread
+/// keeps its affinity, and the previous affinity is written as zeros
 /// (documentation).
 pub extern "win64" fn KeSetSystemGroupAffinityThread(Affinity: Address, PreviousAffinity: Address) {
     let kernel = enter!(KeSetSystemGroupAffinityThread);
@@ -38,8 +37,8 @@ fn set(kernel: &Kernel, wanted: Address, previous: Address) -> Result<(), Troubl
     Ok(())
 }
 
-/// `KeRevertToUserGroupAffinityThread`: back to what the matching call gave;
-/// zeros stand for the affinity of before any call.
+/// `KeRevertToUserGroupAffinityThread`: restores the affinity that the matching
+/// call returned. Zeros stand for the affinity before any call.
 pub extern "win64" fn KeRevertToUserGroupAffinityThread(PreviousAffinity: Address) {
     let kernel = enter!(KeRevertToUserGroupAffinityThread);
     let reverted = foreign::read::<GROUP_AFFINITY>(PreviousAffinity).map_err(Trouble::from);
@@ -50,8 +49,8 @@ pub extern "win64" fn KeRevertToUserGroupAffinityThread(PreviousAffinity: Addres
     kernel.settle(reverted, ());
 }
 
-/// The processors that an affinity names, a bit for each over all groups; 0 if it
-/// is not valid.
+/// The processors of an affinity, one bit each over all groups; 0 if it is not
+/// valid.
 fn processors_of(options: &Options, affinity: &GROUP_AFFINITY) -> u64 {
     let group = options.group(affinity.Group);
     if affinity.Reserved != [0; 3] || group.is_empty() {
@@ -80,7 +79,7 @@ pub extern "win64" fn KeEnterCriticalRegion() {
 pub extern "win64" fn KeLeaveCriticalRegion() {
     let kernel = enter!(KeLeaveCriticalRegion);
     if !cpu::leave_critical_region() {
-        let text = "KeLeaveCriticalRegion outside any";
+        let text = "KeLeaveCriticalRegion outside a critical region";
         kernel.violate(Violation::new(&rules::CRITICAL_REGION_UNDERFLOW, [0; 3], text));
     }
 }
@@ -90,12 +89,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_share_out_the_processors() {
+    fn affinities_name_processors_within_their_group() {
         let options = Options { processors: 6, group_size: 4, ..Options::default() };
         let affinity = |group, mask| GROUP_AFFINITY { Mask: mask, Group: group, Reserved: [0; 3] };
         assert_eq!(processors_of(&options, &affinity(0, 0b1001)), 0b1001);
         assert_eq!(processors_of(&options, &affinity(1, 0b10)), 0b10_0000);
-        assert_eq!(processors_of(&options, &affinity(1, 0b1100)), 0, "the group has two");
+        assert_eq!(processors_of(&options, &affinity(1, 0b1100)), 0, "the group has two processors");
         assert_eq!(processors_of(&options, &affinity(2, 1)), 0, "there are two groups");
         for bit in 0..6 {
             let one = affinity_of(&options, 1 << bit);

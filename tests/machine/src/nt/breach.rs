@@ -1,4 +1,4 @@
-//! Breaches of rules: reporting them, and stopping the machine.
+//! Reports breaches of rules and stops the machine.
 
 use super::Kernel;
 use super::cpu::{self, Irql};
@@ -8,7 +8,7 @@ use super::types::Address;
 use crate::verifier::{Finding, Violation, rules};
 use crate::wfp::{self, Engine};
 
-/// Why an export's body could not go on.
+/// Why an export's body could not continue.
 #[derive(Debug)]
 pub(crate) enum Trouble {
     /// The driver passed a bad pointer.
@@ -32,8 +32,8 @@ impl From<Violation> for Trouble {
 }
 
 impl Kernel {
-    /// Reports a breach that an export noticed. If it is fatal, the driver's
-    /// call ends here: the caller must own nothing with a destructor.
+    /// Reports a breach that an export detected. A fatal breach ends the driver's
+    /// call here, so the caller must not own anything with a destructor.
     pub(crate) fn violate(&self, violation: Violation) {
         let stack = self.guest().frames();
         let stop = bugcheck(&violation);
@@ -42,8 +42,8 @@ impl Kernel {
         }
     }
 
-    /// The value of an export's body, or `otherwise` after reporting a breach
-    /// that is tolerated.
+    /// The value of an export's body. Reports a breach, and returns `otherwise` if
+    /// the breach is tolerated.
     pub(crate) fn settle<T: Copy>(&self, outcome: Result<T, impl Into<Trouble>>, otherwise: T) -> T {
         let violation = match outcome {
             Ok(value) => return value,
@@ -53,7 +53,7 @@ impl Kernel {
         otherwise
     }
 
-    /// Trouble as the breach it is.
+    /// The breach that `trouble` is.
     pub(crate) fn breach(&self, trouble: Trouble) -> Violation {
         match trouble {
             Trouble::Pointer(bad) | Trouble::String(_, BadString::Pointer(bad)) => self.bad_pointer(bad),
@@ -66,8 +66,8 @@ impl Kernel {
         }
     }
 
-    /// Reports a breach noticed outside driver code. A fatal one stops the
-    /// machine at the driver's next call into it.
+    /// Reports a breach that was detected outside driver code. A fatal breach stops
+    /// the machine at the driver's next call of an export.
     pub(crate) fn condemn(&self, violation: Violation) {
         let stop = bugcheck(&violation);
         let stack = Vec::new();
@@ -76,8 +76,8 @@ impl Kernel {
         }
     }
 
-    /// Stops the machine from within an export and leaves the driver's call;
-    /// the caller must own nothing with a destructor.
+    /// Stops the machine from an export and leaves the driver's call. The caller
+    /// must not own anything with a destructor.
     pub(crate) fn stop(&self, stop: Stop) -> ! {
         self.halt(stop.clone());
         self.guest().escape(stop)
@@ -90,8 +90,8 @@ impl Kernel {
         }
     }
 
-    /// Takes note of what ended a driver call at a level. A fault is the breach
-    /// of a rule, and becomes the bugcheck that Windows would show.
+    /// Records what ended a driver call at `irql`. A fault breaks a rule, and
+    /// becomes the bugcheck that Windows would show.
     pub(super) fn driver_stopped(&self, stop: Stop, irql: Irql) -> Stop {
         let stop = match stop {
             Stop::Fault { exception, text } => {
@@ -102,7 +102,8 @@ impl Kernel {
                     parameters,
                     text: format!("{violation}\n{text}"),
                 };
-                // Fatal even where the rule is tolerated: the call is gone.
+                // Fatal even if the rule is tolerated, because the call cannot
+                // continue.
                 self.verifier().report(Finding { violation, stack: Vec::new() });
                 stop
             }
@@ -112,13 +113,14 @@ impl Kernel {
         stop
     }
 
-    /// A bad pointer as the breach it is: freed pool, beyond a block, or
-    /// nowhere at all.
+    /// The breach for a bad pointer: to freed pool, beyond a block, or to unmapped
+    /// memory.
     pub(crate) fn bad_pointer(&self, bad: BadPointer) -> Violation {
         self.bad_pointer_at(bad, cpu::irql())
     }
 
-    /// Whether an address may hold what other processors look at at any level.
+    /// Refuses pageable memory for an object that other processors access at any
+    /// level.
     pub(super) fn resident(&self, object: Address) -> Result<(), Violation> {
         match self.pool().is_paged(object) {
             true => Err(Violation::new(&rules::LOCK_PAGEABLE, [object as u64, 0, 0], format!("{object:#x}"))),
@@ -126,7 +128,7 @@ impl Kernel {
         }
     }
 
-    /// Hears at once of what callouts do wrong in the engine.
+    /// Reports what callouts do wrong in the engine as soon as it happens.
     pub(super) fn watch_engine(&self, engine: &Engine) {
         let machine = self.weak();
         engine.set_observer(Box::new(move |violation| {
@@ -137,14 +139,14 @@ impl Kernel {
     }
 }
 
-/// What the engine saw, as the breach of a rule.
+/// The breach for a violation that the engine detected.
 fn engine_violation(violation: &wfp::Violation) -> Violation {
     let rule = match violation.rule {
         wfp::Rule::WriteWithoutRight => &rules::ACTION_WITHOUT_RIGHT,
         wfp::Rule::RightRaised => &rules::RIGHT_RAISED,
         wfp::Rule::UnknownAction => &rules::UNKNOWN_ACTION,
         wfp::Rule::InvalidAbsorb => &rules::INVALID_ABSORB,
-        // Unsubscribing inside the callback never gets as far as the engine.
+        // Unsubscribing in the callback is detected before it reaches the engine.
         wfp::Rule::WaitsForItself => &rules::CALLOUT_DEADLOCK,
     };
     let callout = violation.callout_id.map_or(0, u64::from);
@@ -152,8 +154,7 @@ fn engine_violation(violation: &wfp::Violation) -> Violation {
     Violation::new(rule, [callout, layer, 0], violation.to_string())
 }
 
-/// What lies at an address of the pool of the machine this thread is in; for
-/// fault reports.
+/// Describes a pool address of this thread's machine, for fault reports.
 pub fn describe_address(address: Address) -> Option<String> {
     if cpu::kernel().is_null() {
         return None;

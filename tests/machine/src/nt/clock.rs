@@ -1,7 +1,8 @@
-//! Time as the machine sees it: the host's, plus what the lab adds.
+//! The machine's time: the host's time plus what the lab adds.
 //!
-//! In a deterministic schedule it is the schedule's, so that a seed fixes it,
-//! too; afterwards it goes on from the host's and what the schedule took.
+//! During a deterministic schedule, the schedule gives the time, so that a seed
+//! fixes it. Afterwards, time continues from the host's time plus the schedule's
+//! duration.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -19,7 +20,7 @@ pub struct Clock {
     start: Instant,
     /// System time at `start`, in 100 ns since 1601.
     system_at_start: u64,
-    /// 100 ns units that the lab has added.
+    /// What the lab has added, in 100 ns units.
     added: AtomicU64,
 }
 
@@ -36,7 +37,7 @@ impl Default for Clock {
 }
 
 impl Clock {
-    /// Moves the clock forward. Waits in progress are not cut short.
+    /// Moves the clock forward. Waits in progress do not end earlier.
     pub fn advance(&self, by: Duration) {
         self.added.fetch_add(units(by), Ordering::Relaxed);
     }
@@ -53,8 +54,8 @@ impl Clock {
         start + self.interrupt_time()
     }
 
-    /// How long to wait for a kernel timeout: negative values are relative,
-    /// others absolute system time (`KeWaitForSingleObject` documentation).
+    /// How long to wait for a kernel timeout. A negative timeout is relative,
+    /// others are absolute system time (`KeWaitForSingleObject` documentation).
     pub fn until(&self, timeout: i64) -> Duration {
         let units = match timeout {
             ..0 => timeout.unsigned_abs(),

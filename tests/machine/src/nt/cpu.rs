@@ -1,10 +1,9 @@
-//! Simulated processors: which one a thread is on, and at which IRQL.
+//! Simulated processors: each thread's processor and IRQL.
 //!
-//! Any number of threads may be on a processor below DISPATCH_LEVEL, as if
-//! they were preempting each other; at DISPATCH_LEVEL and above there is one,
-//! and the others get no further than their next import. A thread holds its
-//! processor's dispatch lock exactly while its IRQL is DISPATCH_LEVEL or
-//! higher.
+//! Below DISPATCH_LEVEL, any number of threads may be on a processor, as if they
+//! preempted each other. At DISPATCH_LEVEL and above there is one thread; the
+//! others wait at their next import. A thread holds its processor's dispatch lock
+//! exactly while its IRQL is DISPATCH_LEVEL or higher.
 
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -16,7 +15,7 @@ pub use crate::irql::Irql;
 use crate::notes::{self, Note};
 use crate::schedule;
 
-/// A processor's exclusion at DISPATCH_LEVEL.
+/// A processor's lock for DISPATCH_LEVEL.
 #[derive(Debug, Default)]
 pub(super) struct Processor {
     dispatch: AtomicBool,
@@ -26,7 +25,7 @@ impl Processor {
     fn lock(&self) {
         let mut backoff = Backoff::default();
         while self.dispatch.swap(true, Ordering::Acquire) {
-            backoff.wait(&|| format!("processor {} to be left to it", processor()));
+            backoff.wait(&|| format!("processor {} to drop below DISPATCH_LEVEL", processor()));
         }
     }
 
@@ -34,26 +33,27 @@ impl Processor {
         self.dispatch.store(false, Ordering::Release);
     }
 
-    /// Whether a thread keeps it at DISPATCH_LEVEL.
-    pub(super) fn is_kept(&self) -> bool {
+    /// Whether a thread on the processor is at DISPATCH_LEVEL or above.
+    pub(super) fn is_raised(&self) -> bool {
         self.dispatch.load(Ordering::Acquire)
     }
 }
 
-/// Waiting in a host that has fewer processors than the simulated machine.
+/// Waits with growing delays; the host may have fewer processors than the machine.
 #[derive(Default)]
 pub(super) struct Backoff {
     rounds: u32,
     began: Option<Instant>,
-    /// Says what is waited for, once it takes long.
+    /// Notes what the thread waits for, once the wait is long.
     note: Option<Note>,
 }
 
-/// From here on a wait is noted.
+/// A longer wait is noted.
 const LONG: Duration = Duration::from_millis(500);
 
 impl Backoff {
-    /// A little longer each time. A schedule lets the others run instead.
+    /// Waits a little longer each time. Under a schedule, it runs other threads
+    /// instead.
     pub(super) fn wait(&mut self, what: &dyn Fn() -> String) {
         if schedule::pause(what) {
             return;
@@ -75,17 +75,18 @@ impl Backoff {
     }
 }
 
-/// A thread's place in a simulated machine.
+/// A thread's state in a simulated machine.
 struct Place {
     kernel: Cell<*const Kernel>,
     processor: Cell<u32>,
     irql: Cell<Irql>,
     /// Nested BFE state callbacks on this thread.
     callbacks: Cell<u32>,
-    /// A bit for each processor that a driver has bound the thread to; 0 for
-    /// none.
+    /// One bit for each processor that a driver has bound the thread to; 0 if it
+    /// has not.
     affinity: Cell<u64>,
-    /// Critical regions that the thread is in: normal kernel APCs are disabled.
+    /// Number of critical regions that the thread is in. Normal kernel APCs are
+    /// disabled in them.
     critical_regions: Cell<u32>,
 }
 
@@ -110,33 +111,34 @@ pub fn processor() -> u32 {
     PLACE.with(|place| place.processor.get())
 }
 
-/// The level this thread runs at.
+/// This thread's IRQL.
 pub fn irql() -> Irql {
     PLACE.with(|place| place.irql.get())
 }
 
-/// What a thread must have again when a routine of the driver's has returned.
+/// Thread state that a driver routine must restore before it returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Borrowed {
-    /// A bit for each processor that it is bound to; 0 for none.
+pub(super) struct ThreadState {
+    /// One bit for each processor that the thread is bound to; 0 if it is not
+    /// bound.
     pub(super) affinity: u64,
-    /// Critical regions that it is in.
+    /// Number of critical regions that the thread is in.
     pub(super) critical_regions: u32,
 }
 
-/// What this thread has now.
-pub(super) fn borrowed() -> Borrowed {
-    PLACE.with(|place| Borrowed {
+/// This thread's current state.
+pub(super) fn thread_state() -> ThreadState {
+    PLACE.with(|place| ThreadState {
         affinity: place.affinity.get(),
         critical_regions: place.critical_regions.get(),
     })
 }
 
-/// Gives this thread back what it had.
-pub(super) fn restore(borrowed: Borrowed) {
+/// Restores this thread's state.
+pub(super) fn restore(thread_state: ThreadState) {
     PLACE.with(|place| {
-        place.affinity.set(borrowed.affinity);
-        place.critical_regions.set(borrowed.critical_regions);
+        place.affinity.set(thread_state.affinity);
+        place.critical_regions.set(thread_state.critical_regions);
     });
 }
 
@@ -145,7 +147,7 @@ pub(super) fn enter_critical_region() {
     PLACE.with(|place| place.critical_regions.set(place.critical_regions.get() + 1));
 }
 
-/// Leaves one; `false` if the thread is in none.
+/// Leaves a critical region. `false` if the thread is in none.
 pub(super) fn leave_critical_region() -> bool {
     PLACE.with(|place| {
         let left = place.critical_regions.get().checked_sub(1);
@@ -175,7 +177,7 @@ impl Drop for InCallback {
     }
 }
 
-/// Changes this thread's level, taking or giving back the processor.
+/// Changes this thread's IRQL. Locks or unlocks the processor if necessary.
 pub(super) fn set_irql(kernel: &Kernel, irql: Irql) {
     PLACE.with(|place| {
         let old = place.irql.get();
@@ -189,11 +191,11 @@ pub(super) fn set_irql(kernel: &Kernel, irql: Irql) {
     });
 }
 
-/// Moves this thread to another processor, as the system may do with any below
+/// Moves this thread to another processor, as the system may do below
 /// DISPATCH_LEVEL.
 pub(super) fn migrate(processor: u32) {
     PLACE.with(|place| {
-        assert!(place.irql.get() < Irql::DISPATCH, "threads move below DISPATCH_LEVEL only");
+        assert!(place.irql.get() < Irql::DISPATCH, "a thread at DISPATCH_LEVEL cannot move");
         let affinity = place.affinity.get();
         if affinity == 0 || affinity >> processor & 1 != 0 {
             place.processor.set(processor);
@@ -201,49 +203,49 @@ pub(super) fn migrate(processor: u32) {
     });
 }
 
-/// Binds this thread to some processors, or with 0 to none; gives what it was
-/// bound to. Below DISPATCH_LEVEL it runs on one of them at once, for which
-/// that one must be left by whoever has it at DISPATCH_LEVEL.
+/// Binds this thread to some processors, or to none if `affinity` is 0. Returns the
+/// previous affinity. Below DISPATCH_LEVEL, the thread runs on one of them at once;
+/// it waits until no thread is at DISPATCH_LEVEL there.
 pub(super) fn set_affinity(kernel: &Kernel, affinity: u64) -> u64 {
     let (here, raised) = PLACE.with(|place| (place.processor.get(), place.irql.get() >= Irql::DISPATCH));
     let before = PLACE.with(|place| place.affinity.replace(affinity));
     if affinity != 0 && !raised {
         let there = if affinity >> here & 1 != 0 { here } else { affinity.trailing_zeros() };
         PLACE.with(|place| place.processor.set(there));
-        // To run is to have had the processor: what was done there before at
-        // DISPATCH_LEVEL is seen here, and what was done here is seen there.
+        // The lock orders memory as a context switch does: what ran at
+        // DISPATCH_LEVEL on this processor is visible here, and the reverse.
         kernel.processor(there).lock();
         kernel.processor(there).unlock();
     }
     before
 }
 
-/// Waits while another thread keeps this thread's processor at DISPATCH_LEVEL.
+/// Waits while another thread is at DISPATCH_LEVEL on this thread's processor.
 pub(super) fn wait_while_preempted(kernel: &Kernel) {
     let processor = kernel.processor(processor());
     let mut backoff = Backoff::default();
-    while processor.is_kept() && kernel.stopped().is_none() {
-        backoff.wait(&|| format!("processor {} to be left to it", self::processor()));
+    while processor.is_raised() && kernel.stopped().is_none() {
+        backoff.wait(&|| format!("processor {} to drop below DISPATCH_LEVEL", self::processor()));
     }
 }
 
-/// A stay on a processor at a level; dropping it restores where the thread
-/// was, whatever level the driver left it at.
+/// A thread's stay on a processor at an IRQL. Dropping it restores the thread's
+/// previous processor and IRQL, whatever IRQL the driver left.
 pub(super) struct Stay<'a> {
     kernel: &'a Kernel,
     outer_kernel: *const Kernel,
     outer_processor: u32,
     outer_irql: Irql,
-    /// A stay belongs to its thread.
+    /// Not `Send`: a stay belongs to its thread.
     here: PhantomData<*const ()>,
 }
 
 impl<'a> Stay<'a> {
-    /// Moves this thread.
+    /// Moves this thread to `processor` at `irql`.
     ///
     /// # Panics
     /// If the thread is at DISPATCH_LEVEL on another processor or in another
-    /// machine, where no thread could leave from: a fault of the lab.
+    /// machine. This is a bug in the lab.
     pub(super) fn begin(kernel: &'a Kernel, processor: u32, irql: Irql) -> Self {
         let stay = PLACE.with(|place| Self {
             kernel,

@@ -1,5 +1,4 @@
-//! How a call of the driver enters an export, and what a driver's import is
-//! bound to.
+//! Enters an export, and gives the address to which an import is bound.
 
 use std::ffi::c_void;
 
@@ -7,17 +6,17 @@ use super::{Current, Irql, Kernel, at_import, cpu};
 use crate::exports::{fact, module, name, position};
 use crate::verifier::{Violation, rules};
 
-/// A function as the image loader binds it.
+/// A function to which the image loader binds an import.
 #[derive(Clone, Copy, Debug)]
 pub struct Export {
-    /// Code, win64 convention.
+    /// Address of code with the win64 convention.
     pub address: *const c_void,
-    /// Arguments passed on the stack: all after the fourth.
+    /// Number of arguments on the stack: all after the fourth.
     pub stack_args: usize,
 }
 
-/// What a driver gets for an import. The module matters: a function imported
-/// from where it is not is missing, as on Windows.
+/// Finds the function for an import. An import from the wrong module is missing, as
+/// on Windows.
 pub fn resolve(from: &str, import: &str) -> Option<Export> {
     let index = position(import).filter(|index| module(*index).eq_ignore_ascii_case(from))?;
     Some(Export {
@@ -26,14 +25,14 @@ pub fn resolve(from: &str, import: &str) -> Option<Export> {
     })
 }
 
-/// The function in a row.
+/// The address of the function in a row.
 pub(super) fn address_of(index: usize) -> usize {
     ADDRESSES[index]()
 }
 
 macro_rules! addresses {
     ($($module:literal => $file:ident: $($name:ident)*;)*) => {
-        /// As functions, for an address is no constant.
+        /// Functions, because an address is not a constant.
         const ADDRESSES: &[fn() -> usize] = &[
             $($(|| super::$file::$name as *const () as usize),*),*
         ];
@@ -41,8 +40,8 @@ macro_rules! addresses {
 }
 every_export!(addresses);
 
-/// Begins an export: `enter!(Name)` with the table's ceiling, or
-/// `enter!(Name, ceiling)` where the arguments decide.
+/// Starts an export. `enter!(Name)` uses the table's IRQL ceiling; `enter!(Name,
+/// ceiling)` is for exports whose arguments decide the ceiling.
 macro_rules! enter {
     ($name:ident) => {
         $crate::nt::enter::enter_below(const { $crate::exports::index(stringify!($name)) }, None)
@@ -53,8 +52,8 @@ macro_rules! enter {
 }
 pub(crate) use enter;
 
-/// Counts a call, leaves if the machine has stopped, records the call if
-/// somebody asked for a journal, checks the IRQL.
+/// Counts a call, leaves it if the machine has stopped, records it if the journal
+/// is on, and checks the IRQL.
 pub(crate) fn enter_below(index: usize, ceiling: Option<Irql>) -> Current {
     let kernel = Kernel::current();
     kernel.count_call(index);
@@ -77,7 +76,7 @@ fn wrong_irql(index: usize, irql: Irql, min: Irql, max: Irql) -> Violation {
     let rule = fact(index).rule;
     let level = irql.0.into();
     let parameters = match *rule == rules::ZW_IRQL {
-        // Where the driver called from comes before the level.
+        // The caller's address comes before the IRQL.
         true => [Kernel::current().guest().frames().first().copied().unwrap_or(0), level, 0],
         false => [level, 0, 0],
     };

@@ -1,4 +1,4 @@
-//! Event tracing (`wdm.h`, `evntprov.h`), and the sessions that listen.
+//! Event tracing (`wdm.h`, `evntprov.h`) and the sessions that collect events.
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
 use std::sync::Arc;
@@ -24,11 +24,12 @@ const CAPTURE_STATE: u32 = 2;
 const SET_TRAITS: i32 = 2;
 /// `MAX_EVENT_DATA_DESCRIPTORS` (`evntprov.h`).
 const MOST_PARTS: u32 = 128;
-/// What an event may have, with room for what is too large to be told.
+/// Most bytes that are read. Valid events have less, so that oversized ones are
+/// reported.
 const LARGEST: u32 = 1 << 20;
 
-/// `EtwRegister`. A provider that sessions want already is told before the call
-/// returns, and so before it knows its handle ("EventRegister", remarks).
+/// `EtwRegister`. If sessions have enabled the provider, its callback runs before
+/// the call returns, and so before it knows its handle ("EventRegister", remarks).
 pub extern "win64" fn EtwRegister(
     ProviderId: Address,
     EnableCallback: Address,
@@ -50,19 +51,19 @@ fn register(
     out: Address,
 ) -> Result<Status, Trouble> {
     let provider = foreign::read::<GUID>(id)?.to_guid();
-    // Before anything is registered that nobody would have the handle of.
+    // Check the pointer before registering, so that no handle is lost.
     foreign::write(out, &0_u64)?;
     let caller = kernel.guest().frames().first().copied().unwrap_or(0);
     let handle = kernel.tracing().register(provider, callback, context, caller);
     if kernel.tracing().is_wanted(provider) {
-        // A stop has stopped the machine already.
-        let _ = kernel.tell_provider(handle, ENABLE, Guid::nil());
+        // If the callback failed, it has already stopped the machine.
+        let _ = kernel.notify_provider(handle, ENABLE, Guid::nil());
     }
     foreign::write(out, &handle)?;
     Ok(Status::SUCCESS)
 }
 
-/// `EtwUnregister`: returns when the callback has.
+/// `EtwUnregister`: waits until the enable callback has returned.
 pub extern "win64" fn EtwUnregister(RegHandle: u64) -> NTSTATUS {
     let kernel = enter!(EtwUnregister);
     let mut misuse = None;
@@ -84,8 +85,8 @@ pub extern "win64" fn EtwUnregister(RegHandle: u64) -> NTSTATUS {
     kernel.settle(outcome, Status::INVALID_PARAMETER).0
 }
 
-/// `EtwSetInformation`: a provider's traits; the other classes change nothing
-/// that a consumer here would see.
+/// `EtwSetInformation`. Sets a provider's traits. The other classes have no effect
+/// that a consumer here can see.
 pub extern "win64" fn EtwSetInformation(
     RegHandle: u64,
     InformationClass: i32,
@@ -162,12 +163,12 @@ fn write(
 
 fn misused(call: &str, handle: u64, misuse: Misuse) -> Violation {
     let (rule, what) = match misuse {
-        Misuse::Unregistered => (&rules::ETW_AFTER_UNREGISTER, "was unregistered before"),
+        Misuse::Unregistered => (&rules::ETW_AFTER_UNREGISTER, "is unregistered"),
         Misuse::Unknown => (&rules::ETW_BAD_HANDLE, "was never registered"),
     };
     let text = format!("{call}: {handle:#x} {what}");
     match call {
-        // The reference reserves the further parameters.
+        // The reference reserves the other parameters.
         "EtwUnregister" => Violation::new(&rules::ETW_BAD_UNREGISTER, [0; 3], text),
         _ => Violation::new(rule, [handle, 0, 0], text),
     }
@@ -178,23 +179,23 @@ fn undecodable(handle: u64, malformed: &Malformed) -> Violation {
 }
 
 impl Kernel {
-    /// Begins a session; the provider is told if it is registered, and when it
-    /// is.
+    /// Starts a session. The provider's callback runs now if it is registered, else
+    /// when it registers.
     pub fn trace(self: &Arc<Self>, enable: Enable, listening: Option<Listening>) -> Trace {
         let id = self.tracing().open(enable, listening);
-        self.tell_providers(enable.provider, ENABLE, id);
+        self.notify_providers(enable.provider, ENABLE, id);
         Trace { kernel: Arc::clone(self), id, enable }
     }
 
-    fn tell_providers(&self, provider: Guid, control: u32, session: SessionId) {
+    fn notify_providers(&self, provider: Guid, control: u32, session: SessionId) {
         for handle in self.tracing().handles(provider) {
-            // A stop has stopped the machine already.
-            let _ = self.tell_provider(handle, control, session.source());
+            // If the callback failed, it has already stopped the machine.
+            let _ = self.notify_provider(handle, control, session.source());
         }
     }
 
-    /// Calls a provider's callback, one call at a time.
-    fn tell_provider(&self, handle: u64, control: u32, source: Guid) -> Result<(), Stop> {
+    /// Calls a provider's enable callback. Only one call runs at a time.
+    fn notify_provider(&self, handle: u64, control: u32, source: Guid) -> Result<(), Stop> {
         let mut go = None;
         let what = || "the return of an enable callback".to_owned();
         let _ready_or_stopped = self.bell.wait(&what, None, || match self.tracing().call(handle, control) {
@@ -223,7 +224,7 @@ impl Kernel {
     }
 }
 
-/// A session that listens, until dropped.
+/// A session that collects events until it is dropped.
 pub struct Trace {
     kernel: Arc<Kernel>,
     id: SessionId,
@@ -231,22 +232,22 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Asks the provider for its state.
+    /// Requests the provider's state.
     pub fn capture_state(&self) {
-        self.kernel.tell_providers(self.enable.provider, CAPTURE_STATE, self.id);
+        self.kernel.notify_providers(self.enable.provider, CAPTURE_STATE, self.id);
     }
 
-    /// The events so far.
+    /// The events so far. They stay in the session.
     pub fn events(&self) -> Vec<Event> {
         self.kernel.tracing().events(self.id)
     }
 
-    /// Takes them out.
+    /// Removes and returns the events so far.
     pub fn take(&self) -> Vec<Event> {
         self.kernel.tracing().take(self.id)
     }
 
-    /// Events that there was no room for.
+    /// Number of events that were dropped because the session was full.
     pub fn lost(&self) -> u64 {
         self.kernel.tracing().lost(self.id)
     }
@@ -255,6 +256,6 @@ impl Trace {
 impl Drop for Trace {
     fn drop(&mut self) {
         self.kernel.tracing().close(self.id);
-        self.kernel.tell_providers(self.enable.provider, DISABLE, self.id);
+        self.kernel.notify_providers(self.enable.provider, DISABLE, self.id);
     }
 }

@@ -22,14 +22,15 @@ mod pool_flag {
     pub(super) const NON_PAGED: u64 = 0x40;
     pub(super) const NON_PAGED_EXECUTE: u64 = 0x80;
     pub(super) const PAGED: u64 = 0x100;
-    /// Required bits the header names; the upper half is optional.
+    /// Required bits that the header does not use. Bits of the upper half are
+    /// optional.
     pub(super) const UNUSED_REQUIRED: u64 = 0xFFFF_F800;
     pub(super) const RESERVED: u64 = 0x610;
 }
 
-/// `ExAllocatePool2`: zeroed unless the flags say otherwise.
+/// `ExAllocatePool2`. The memory is zeroed unless the flags say otherwise.
 pub extern "win64" fn ExAllocatePool2(Flags: u64, NumberOfBytes: usize, Tag: u32) -> Address {
-    // Its own rules tell paged from nonpaged pool.
+    // Paged and nonpaged pool have different ceilings, which `allocate` checks.
     let kernel = enter!(ExAllocatePool2, Irql::HIGH);
     kernel.settle(allocate(&kernel, Flags, NumberOfBytes, Tag), 0)
 }
@@ -47,7 +48,7 @@ fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Result<Addres
     }
     if flags & pool_flag::NON_PAGED_EXECUTE != 0 {
         let text = format!("{size} bytes, tag {}", PoolTag(tag));
-        // The pool type is NonPagedPool, which is executable (wdm.h).
+        // The pool type is NonPagedPool, which is executable (`wdm.h`).
         return refuse(&rules::POOL_EXECUTABLE, [caller(), 0, tag.into()], text);
     }
     let parameters = [irql.0.into(), paged.into(), size as u64];
@@ -78,13 +79,13 @@ fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Result<Addres
     Ok(address)
 }
 
-/// `ExFreePool`: whatever the tag.
+/// `ExFreePool`. The tag may be any.
 pub extern "win64" fn ExFreePool(P: Address) {
     let kernel = enter!(ExFreePool, Irql::HIGH);
     kernel.settle(free(&kernel, P, 0), ());
 }
 
-/// `ExFreePoolWithTag`; tag 0 means any.
+/// `ExFreePoolWithTag`. Tag 0 stands for any tag.
 pub extern "win64" fn ExFreePoolWithTag(P: Address, Tag: u32) {
     let kernel = enter!(ExFreePoolWithTag, Irql::HIGH);
     kernel.settle(free(&kernel, P, Tag), ());
@@ -97,15 +98,15 @@ fn free(kernel: &Kernel, address: Address, tag: u32) -> Result<(), Violation> {
     Ok(())
 }
 
-/// Set in an `EX_RUNDOWN_REF` once somebody waits for its release; the rest
-/// counts references by two.
+/// Set in an `EX_RUNDOWN_REF` when a thread starts to wait for the release. The
+/// other bits count references in units of two.
 const RUNDOWN_ACTIVE: u64 = 1;
 const RUNDOWN_REFERENCE: u64 = 2;
 
 fn rundown<'a>(address: Address) -> &'a AtomicU64 {
-    // SAFETY: an EX_RUNDOWN_REF is one aligned 64-bit word in driver memory,
-    // shared with other processors by atomic operations only; a bad pointer
-    // faults, which the guest takes for the driver's fault.
+    // SAFETY: an EX_RUNDOWN_REF is one aligned 64-bit word in driver memory.
+    // Processors share it only by atomic operations. A bad pointer faults, and the
+    // guest attributes the fault to the driver.
     unsafe { AtomicU64::from_ptr(address as *mut u64) }
 }
 
@@ -115,7 +116,7 @@ pub extern "win64" fn ExInitializeRundownProtection(RunRef: Address) {
     rundown(RunRef).store(0, Ordering::Release);
 }
 
-/// `ExAcquireRundownProtection`: FALSE once rundown has begun.
+/// `ExAcquireRundownProtection`. FALSE after rundown has begun.
 pub extern "win64" fn ExAcquireRundownProtection(RunRef: Address) -> BOOLEAN {
     enter!(ExAcquireRundownProtection);
     let acquire = |count| (count & RUNDOWN_ACTIVE == 0).then_some(count + RUNDOWN_REFERENCE);
@@ -137,8 +138,8 @@ pub extern "win64" fn ExReleaseRundownProtection(RunRef: Address) {
     }
 }
 
-/// `ExWaitForRundownProtectionRelease`: no new references from now on; returns
-/// when the last one is gone.
+/// `ExWaitForRundownProtectionRelease`. Refuses new references from now on, and
+/// returns when the last one is released.
 pub extern "win64" fn ExWaitForRundownProtectionRelease(RunRef: Address) {
     let kernel = enter!(ExWaitForRundownProtectionRelease);
     rundown(RunRef).fetch_or(RUNDOWN_ACTIVE, Ordering::AcqRel);
@@ -149,8 +150,8 @@ pub extern "win64" fn ExWaitForRundownProtectionRelease(RunRef: Address) {
 
 fn mutex_count<'a>(mutex: Address) -> &'a AtomicI32 {
     let at = mutex + offset_of!(FAST_MUTEX, Count);
-    // SAFETY: `Count` is an aligned 32-bit word in driver memory, shared by
-    // atomic operations only; a bad pointer faults, as above.
+    // SAFETY: `Count` is an aligned 32-bit word in driver memory. Processors share
+    // it only by atomic operations. A bad pointer faults, as above.
     unsafe { AtomicI32::from_ptr(at as *mut i32) }
 }
 
@@ -167,7 +168,7 @@ fn mutex_irql<'a>(mutex: Address) -> &'a AtomicI32 {
     unsafe { AtomicI32::from_ptr(at as *mut i32) }
 }
 
-/// A value that names this thread.
+/// A value that identifies this thread.
 fn this_thread() -> usize {
     thread_local!(static MARK: u8 = const { 0 });
     MARK.with(|mark| std::ptr::from_ref(mark) as usize)
@@ -177,13 +178,13 @@ fn this_thread() -> usize {
 pub extern "win64" fn ExAcquireFastMutex(FastMutex: Address) {
     let kernel = enter!(ExAcquireFastMutex);
     if let Err(violation) = kernel.locks().acquiring(FastMutex) {
-        // Tolerated or not, it is not taken.
+        // The mutex is not taken, even if the breach is tolerated.
         kernel.violate(violation);
         return;
     }
     let what = || format!("the fast mutex at {FastMutex:#x}");
     let _taken = ke::wait(&kernel, &what, None, || {
-        // ExInitializeFastMutex (wdm.h, inline) leaves Count at 1.
+        // ExInitializeFastMutex (`wdm.h`, inline) sets Count to 1.
         mutex_count(FastMutex).compare_exchange(1, 0, Ordering::Acquire, Ordering::Relaxed).is_ok()
     });
     let old = cpu::irql();
@@ -193,7 +194,7 @@ pub extern "win64" fn ExAcquireFastMutex(FastMutex: Address) {
     kernel.locks().acquired(FastMutex, Kind::FastMutex);
 }
 
-/// `ExReleaseFastMutex`: back to the level before.
+/// `ExReleaseFastMutex`: restores the IRQL.
 pub extern "win64" fn ExReleaseFastMutex(FastMutex: Address) {
     let kernel = enter!(ExReleaseFastMutex);
     let taken = mutex_count(FastMutex).load(Ordering::Relaxed) < 1;

@@ -1,5 +1,5 @@
-//! What lies between a driver's imports and the exports that can fail.
-#![expect(unsafe_code, reason = "makes a function of an address")]
+//! Entries between a driver's imports and exports, which can make a call fail.
+#![expect(unsafe_code, reason = "casts an address to a function")]
 
 use std::mem::transmute;
 
@@ -8,44 +8,44 @@ use super::types::{Address, NTSTATUS};
 use super::{Kernel, SYSTEM_THREAD};
 use crate::status::Status;
 
-/// What a call that fails has done.
+/// What a failed call has done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing.
     Refused,
-    /// Everything: only its answer says otherwise, as where a reply is lost.
+    /// Everything. Only the result reports a failure, as when a reply is lost.
     Done,
 }
 
-/// One way in which a call fails.
+/// A way in which a call can fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// What it returns; a call that returns NULL is short of resources.
+    /// What the call returns. A call that returns NULL reports that resources are
+    /// short.
     pub status: Status,
-    /// What it has done.
+    /// What the call has done.
     pub effect: Effect,
 }
 
-/// Decides which calls of a driver fail; given to
-/// [`Kernel::set_fail_calls`].
+/// Decides which calls of a driver fail; see [`Kernel::set_fail_calls`].
 pub trait FailCalls: Send + Sync {
-    /// How the call that begins fails, if it does. `export` is its row in
-    /// [`crate::exports`]. The calls of system threads do not come here: they
-    /// fall between the others in no fixed order.
+    /// How the starting call fails; `None` if it does not. `export` is its row in
+    /// [`crate::exports`]. Calls of system threads are not passed here, because
+    /// their order among the other calls is not fixed.
     fn failure(&self, export: usize) -> Option<Failure>;
 }
 
-/// An export that [`FailCalls`] is asked about before each call.
+/// An export whose calls can fail as [`FailCalls`] decides.
 pub trait CanFail {
-    /// The address for a driver's import; `EXPORT` is the function's row in
+    /// The address for a driver's import. `EXPORT` is the function's row in
     /// [`crate::exports`].
     ///
     /// # Panics
-    /// If it is not.
+    /// If the row belongs to another function.
     fn address<const EXPORT: usize>(self) -> Address;
 }
 
-/// What a call that failed returns.
+/// The result of a failed call.
 trait Answer {
     fn failed(failure: Failure) -> Self;
 }
@@ -56,15 +56,15 @@ impl Answer for NTSTATUS {
     }
 }
 
-/// NULL.
+/// A failed call returns NULL.
 impl Answer for Address {
     fn failed(_: Failure) -> Self {
         0
     }
 }
 
-/// Makes a call, or lets it fail. The call may be abandoned, so that nothing
-/// here owns anything while it is made.
+/// Makes a call, or lets it fail. The call may be abandoned, so this function owns
+/// nothing while it runs.
 fn call<T: Answer>(export: usize, real: impl FnOnce() -> T) -> T {
     let kernel = Kernel::current();
     let of_system_thread = std::thread::current().name() == Some(SYSTEM_THREAD);
@@ -88,12 +88,12 @@ macro_rules! can_fail {
         impl<R: Answer, $($type),*> CanFail for extern "win64" fn($($type),*) -> R {
             fn address<const EXPORT: usize>(self) -> Address {
                 extern "win64" fn entry<R: Answer, $($type,)* const EXPORT: usize>($($argument: $type),*) -> R {
-                    // SAFETY: the row's function has this type, or `address` would
-                    // not have given `entry` away.
+                    // SAFETY: the row's function has this type: `address` has
+                    // checked that before it returned `entry`.
                     let real: extern "win64" fn($($type),*) -> R = unsafe { transmute(address_of(EXPORT)) };
                     call(EXPORT, || real($($argument),*))
                 }
-                assert_eq!(self as usize, address_of(EXPORT), "row {EXPORT} is another function's");
+                assert_eq!(self as usize, address_of(EXPORT), "row {EXPORT} belongs to another function");
                 entry::<R, $($type,)* EXPORT> as *const () as Address
             }
         }

@@ -1,4 +1,4 @@
-//! Processor exceptions of driver code, as the bugcheck Windows would show.
+//! Turns processor exceptions of driver code into the bugchecks of Windows.
 
 use super::Kernel;
 use super::cpu::Irql;
@@ -9,13 +9,13 @@ use super::types::Address;
 use crate::image::{self, Residence};
 use crate::verifier::{Rule, Violation, rules};
 
-/// An access as bugcheck 0xD1 codes it.
+/// Kinds of access, as bugcheck 0xD1 encodes them.
 const READ: u64 = 0;
 const WRITE: u64 = 1;
 const EXECUTE: u64 = 8;
 
 impl Kernel {
-    /// The rule that an exception at a level breaks.
+    /// The rule that an exception at `irql` breaks.
     pub(super) fn exception(&self, exception: &Exception, irql: Irql, text: &str) -> Violation {
         let Exception { cause, address, instruction } = *exception;
         let access = match cause {
@@ -26,13 +26,13 @@ impl Kernel {
         };
         let address = address.unwrap_or(instruction);
         let (rule, place) = self.access_rule(address, access, irql);
-        // The first line says what; the backtrace is with the stop.
+        // The first line describes the fault. The stop holds the backtrace.
         let what = text.lines().next().unwrap_or_default();
         let detail = if place.is_empty() { what.to_owned() } else { format!("{what}: {place}") };
         accessed(rule, address, access, irql, instruction, detail)
     }
 
-    /// A bad pointer that an export noticed, as the breach it is.
+    /// The breach for a bad pointer that an export detected.
     pub(super) fn bad_pointer_at(&self, bad: BadPointer, irql: Irql) -> Violation {
         let (address, access) = (bad.address as u64, u64::from(bad.write));
         let (rule, place) = self.access_rule(address, access, irql);
@@ -41,7 +41,7 @@ impl Kernel {
         accessed(rule, address, access, irql, caller, format!("{verb} {address:#x} {place}"))
     }
 
-    /// Which rule an impossible access breaks, and what lies there.
+    /// The rule that an invalid access breaks, and a description of the address.
     fn access_rule(&self, address: u64, access: u64, irql: Irql) -> (&'static Rule, String) {
         let place = image::residence(address);
         match self.pool().describe(address as Address) {
@@ -52,17 +52,16 @@ impl Kernel {
             None if place.is_some() && access == EXECUTE => (&rules::EXECUTE_DATA, image::describe(address)),
             None if place.is_some() && access == WRITE => (&rules::READ_ONLY_WRITE, image::describe(address)),
             None if irql >= Irql::DISPATCH => (&rules::BAD_POINTER_RAISED, String::new()),
-            // An address of user mode's half raises an exception, one of the
-            // system's half is fatal at once. All of the lab's memory lies in
-            // the lower half, so only the null region is taken for user's.
+            // On Windows, a bad address in user space raises an exception, and one
+            // in system space is fatal. All memory of the lab is in the lower half,
+            // so only the null region counts as user space.
             None if address < image::NULL_REGION => (&rules::ACCESS_VIOLATION, String::new()),
             None => (&rules::BAD_POINTER, String::new()),
         }
     }
 }
 
-/// A breach with its bugcheck's parameters as the reference gives them for each
-/// code.
+/// A breach with the bugcheck parameters that the reference gives for its code.
 fn accessed(
     rule: &'static Rule,
     address: u64,
@@ -76,14 +75,15 @@ fn accessed(
     } else if *rule == rules::ACCESS_VIOLATION {
         Violation::new(rule, [instruction, access, address], detail)
     } else if [&rules::READ_ONLY_WRITE, &rules::EXECUTE_DATA].contains(&rule) {
-        // The second is the page table's entry, of which there is none here.
+        // The second parameter is the page table entry, which the lab does not
+        // have.
         Violation::new(rule, [address, 0, 0], detail)
     } else {
         Violation::new(rule, [address, access, instruction], detail)
     }
 }
 
-/// Exceptions that are not about memory.
+/// Exceptions other than failed memory accesses.
 fn trap(cause: Cause, instruction: u64, text: &str) -> Violation {
     let (rule, parameters) = match cause {
         Cause::StackOverflow => (&rules::STACK_OVERFLOW, [0; 3]),
@@ -92,7 +92,7 @@ fn trap(cause: Cause, instruction: u64, text: &str) -> Violation {
         Cause::Divide => (&rules::DIVIDE_BY_ZERO, [instruction, 0, 0]),
         Cause::Breakpoint => (&rules::BREAKPOINT, [instruction, 0, 0]),
         Cause::FastFail(code) => (&rules::FAST_FAIL, [code.into(), 0, 0]),
-        // #GP reaches handlers as an access violation at -1.
+        // Windows reports `#GP` to handlers as an access violation at address -1.
         Cause::Protection | Cause::Read | Cause::Write | Cause::Execute => {
             (&rules::ACCESS_VIOLATION, [instruction, 0, u64::MAX])
         }

@@ -1,9 +1,9 @@
-//! Reading what a driver points to: copied once, a bad pointer is an error.
+//! Copies what a driver points to, once; a bad pointer gives an error.
 //!
-//! The kernel itself copies (`process_vm_readv` on the own process), so that a
-//! pointer to nowhere comes back as [`BadPointer`] instead of a fault in the
-//! lab. Paths a packet takes read directly and leave faults to the image
-//! loader's handler; they hold nothing that would need dropping.
+//! The host's kernel copies (`process_vm_readv` on the own process). A bad pointer
+//! gives [`BadPointer`], not a fault in the lab. Code on a packet's path reads
+//! directly, and leaves faults to the image loader's handler; it owns nothing with
+//! a destructor.
 #![expect(unsafe_code, reason = "copies from and to foreign memory")]
 
 use std::io::{IoSlice, IoSliceMut};
@@ -16,21 +16,21 @@ use super::memory::PAGE;
 use super::types::{GUID, Plain, UNICODE_STRING};
 use crate::wfp::Guid;
 
-/// A pointer that leads nowhere.
+/// A pointer to memory that cannot be accessed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BadPointer {
-    /// The first address that could not be used.
+    /// The first address that could not be accessed.
     pub address: usize,
-    /// It was to be written.
+    /// Whether the access was a write.
     pub write: bool,
 }
 
 /// Why a `UNICODE_STRING` could not be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BadString {
-    /// The structure or its buffer is not there.
+    /// The structure or its buffer cannot be read.
     Pointer(BadPointer),
-    /// Odd length, or longer than its maximum.
+    /// The length is odd, or more than the maximum length.
     Malformed,
 }
 
@@ -40,13 +40,13 @@ impl From<BadPointer> for BadString {
     }
 }
 
-/// The most characters looked at for a terminating NUL (`UNICODE_STRING`'s
-/// own limit).
+/// Most characters read in search of a terminating NUL (the limit of a
+/// `UNICODE_STRING`).
 const LONGEST_STRING: usize = 32_767;
-/// Characters that are copied at once while a terminating NUL is looked for.
+/// Number of characters copied at a time in search of a terminating NUL.
 const UNITS_AT_ONCE: usize = 64;
 
-/// Copies `len` bytes.
+/// Copies `len` bytes from the driver.
 pub fn read_bytes(address: usize, len: usize) -> Result<Vec<u8>, BadPointer> {
     let mut bytes = vec![0; len];
     read_into(address, &mut bytes)?;
@@ -69,7 +69,7 @@ fn read_into(address: usize, bytes: &mut [u8]) -> Result<(), BadPointer> {
     Ok(())
 }
 
-/// Copies bytes out to the driver.
+/// Copies bytes to the driver.
 pub fn write_bytes(address: usize, bytes: &[u8]) -> Result<(), BadPointer> {
     let mut done = 0;
     while done < bytes.len() {
@@ -84,29 +84,29 @@ pub fn write_bytes(address: usize, bytes: &[u8]) -> Result<(), BadPointer> {
     Ok(())
 }
 
-/// Copies one structure.
+/// Copies a structure from the driver.
 pub fn read<T: Plain>(address: usize) -> Result<T, BadPointer> {
     let mut value = MaybeUninit::<T>::zeroed();
-    // SAFETY: the bytes of `value`, zeroed and so initialized, borrowed alone
-    // for the length of the copy.
+    // SAFETY: the bytes of `value`. They are zeroed and so initialized, and only
+    // this slice borrows them.
     let bytes = unsafe { std::slice::from_raw_parts_mut(value.as_mut_ptr().cast::<u8>(), size_of::<T>()) };
     read_into(address, bytes)?;
     // SAFETY: `Plain`: every bit pattern is a value.
     Ok(unsafe { value.assume_init() })
 }
 
-/// Copies one structure out.
+/// Copies a structure to the driver.
 pub fn write<T: Plain>(address: usize, value: &T) -> Result<(), BadPointer> {
     // The copy into zeroed memory leaves no uninitialized padding behind.
     let mut copy = MaybeUninit::<T>::zeroed();
     copy.write(*value);
-    // SAFETY: `copy` is initialized; padding is written as whatever it holds,
-    // which nobody reads as a value.
+    // SAFETY: `copy` is initialized. Padding is written as it is; no reader
+    // interprets it.
     let bytes = unsafe { std::slice::from_raw_parts(copy.as_ptr().cast::<u8>(), size_of::<T>()) };
     write_bytes(address, bytes)
 }
 
-/// Copies an array of structures.
+/// Copies an array of structures from the driver.
 pub fn read_array<T: Plain>(address: usize, count: usize) -> Result<Vec<T>, BadPointer> {
     (0..count).map(|index| read(address.wrapping_add(index * size_of::<T>()))).collect()
 }
@@ -124,16 +124,16 @@ pub fn read_guid(address: usize) -> Result<Option<Guid>, BadPointer> {
     Ok(read_optional::<GUID>(address)?.map(GUID::to_guid))
 }
 
-/// Copies a NUL-terminated UTF-16 string; `None` for NULL. Lone surrogates
-/// become U+FFFD.
+/// Copies a NUL-terminated UTF-16 string; `None` for NULL. Lone surrogates become
+/// U+FFFD.
 pub fn read_wide(address: usize) -> Result<Option<String>, BadPointer> {
     if address == 0 {
         return Ok(None);
     }
     let mut units = Vec::new();
     while units.len() < LONGEST_STRING {
-        // Never across a page that the string does not reach. Most strings are
-        // short, so little is read at once.
+        // Do not read across a page boundary that the string does not reach. Most
+        // strings are short, so read little at a time.
         let at = address.wrapping_add(units.len() * 2);
         let room = (PAGE - at % PAGE).div_ceil(2);
         let part = read_units(at, room.min(UNITS_AT_ONCE))?;
@@ -152,7 +152,7 @@ fn read_units(address: usize, count: usize) -> Result<Vec<u16>, BadPointer> {
     Ok(pairs.map(|b| u16::from_le_bytes([b[0], b[1]])).collect())
 }
 
-/// Copies a counted string.
+/// Copies a counted string (`UNICODE_STRING`).
 pub fn read_unicode_string(address: usize) -> Result<String, BadString> {
     let string: UNICODE_STRING = read(address)?;
     if !string.Length.is_multiple_of(2) || string.Length > string.MaximumLength {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_strings_are_told_from_bad_pointers() {
+    fn malformed_strings_and_bad_pointers_are_different_errors() {
         let text: Vec<u16> = "Mode".encode_utf16().collect();
         let string = |length, maximum| UNICODE_STRING {
             Length: length,

@@ -1,9 +1,9 @@
-//! How the kernel gets into driver code and out of it again.
+//! Calls driver code from the kernel, and abandons such calls.
 //!
-//! The kernel knows a driver only as addresses. A [`Guest`] runs such code and
-//! can abandon it from inside an export. [`Direct`] does so for native code on
-//! the caller's own stack; a loaded image brings its own kernel stacks and
-//! fault handler behind the same trait.
+//! The kernel knows a driver only by addresses. A [`Guest`] runs code at an
+//! address, and can abandon it from an export. [`Direct`] does so for native code
+//! on the caller's own stack. A loaded image has its own kernel stacks and fault
+//! handler behind this trait.
 #![expect(unsafe_code, reason = "calls addresses, leaves frames behind")]
 
 use std::arch::naked_asm;
@@ -16,7 +16,7 @@ use crate::image::{restore_registers, save_registers};
 /// Why driver code did not return.
 #[derive(Clone, Debug)]
 pub enum Stop {
-    /// `KeBugCheckEx`, or a verifier rule.
+    /// `KeBugCheckEx`, or the breach of a rule.
     BugCheck {
         /// Bugcheck code.
         code: u32,
@@ -27,14 +27,14 @@ pub enum Stop {
     },
     /// A processor fault.
     Fault {
-        /// What the processor objected to.
+        /// The exception that the processor raised.
         exception: Exception,
         /// What happened, in words.
         text: String,
     },
-    /// Nobody can go on.
+    /// No thread can continue.
     Deadlock {
-        /// Who waits for what.
+        /// Which thread waits for what.
         waits: String,
     },
 }
@@ -42,11 +42,11 @@ pub enum Stop {
 /// A processor exception in driver code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exception {
-    /// Which.
+    /// The cause.
     pub cause: Cause,
-    /// The address that could not be used, if that was the reason.
+    /// The address that could not be accessed, if that was the cause.
     pub address: Option<u64>,
-    /// The instruction.
+    /// The instruction's address.
     pub instruction: u64,
 }
 
@@ -61,11 +61,11 @@ pub enum Cause {
     Execute,
     /// The kernel stack is exhausted.
     StackOverflow,
-    /// Ring 0 only.
+    /// An instruction for ring 0.
     Privileged,
-    /// No instruction.
+    /// An invalid instruction.
     IllegalInstruction,
-    /// `#GP`: a misaligned or impossible operand.
+    /// `#GP`: a misaligned or invalid operand.
     Protection,
     /// Division by zero.
     Divide,
@@ -89,59 +89,61 @@ impl fmt::Display for Stop {
 
 /// Runs driver code.
 pub trait Guest: Send + Sync {
-    /// Calls `entry` with integer arguments, at most [`MOST_ARGUMENTS`]. `Err`
-    /// if [`escape`](Self::escape) or a fault ended it.
+    /// Calls `entry` with at most [`MOST_ARGUMENTS`] integer arguments.
+    ///
+    /// # Errors
+    /// What ended the call: [`escape`](Self::escape) or a fault.
     ///
     /// # Safety
-    /// `entry` must be driver code, or code of the same (win64) convention,
-    /// that takes these arguments.
+    /// `entry` must be driver code, or code with the win64 convention, that takes
+    /// these arguments.
     unsafe fn call(&self, entry: Address, arguments: &[u64]) -> Result<u64, Stop>;
 
-    /// Leaves the innermost [`call`](Self::call) on this thread with `Err`.
-    /// No frame between here and there may own anything with a destructor.
+    /// Leaves the innermost [`call`](Self::call) on this thread, which returns
+    /// `Err`. No frame of the abandoned call may own anything with a destructor.
     fn escape(&self, stop: Stop) -> !;
 
-    /// Return addresses of the driver's frames on this thread, innermost
-    /// first; empty if unknown.
+    /// Return addresses of the driver's frames on this thread, innermost first.
+    /// Empty if unknown.
     fn frames(&self) -> Vec<u64> {
         Vec::new()
     }
 
-    /// The first `count` arguments of the export that the driver is calling on
-    /// this thread; `None` if unknown.
+    /// The first `count` arguments of the export that the driver is calling on this
+    /// thread. `None` if unknown.
     fn arguments(&self, export: &str, count: usize) -> Option<Vec<u64>> {
         let _ = (export, count);
         None
     }
 
-    /// Which memory of the guest's holds an address; `None` if no such memory
-    /// does, or if it is unknown.
+    /// The guest's memory that holds an address. `None` if the address is
+    /// elsewhere, or if it is unknown.
     fn place(&self, address: u64) -> Option<Place> {
         let _ = address;
         None
     }
 
-    /// The call before a return address, in words.
+    /// Describes the call before a return address.
     fn describe(&self, address: u64) -> String {
         format!("{address:#x}")
     }
 
-    /// Begins to measure this thread's kernel stack; `false` if it cannot be
-    /// measured, or is in use already.
+    /// Starts to measure this thread's kernel stack. `false` if it cannot be
+    /// measured, or is already in use.
     fn measure_stack(&self) -> bool {
         false
     }
 
-    /// Bytes of kernel stack used since then.
+    /// Bytes of kernel stack used since [`Self::measure_stack`].
     fn stack_used(&self) -> usize {
         0
     }
 }
 
-/// Where an address leads.
+/// The memory to which an address leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
-    /// Nowhere: it is NULL.
+    /// None: the address is NULL.
     Null,
     /// The calling thread's kernel stack.
     Stack,
@@ -151,11 +153,11 @@ pub enum Place {
     Data,
     /// A block of pool.
     Pool,
-    /// Anything else: a handle, or an object of the system's.
+    /// Anything else: a handle, or an object of the system.
     System,
 }
 
-/// The most arguments of any driver routine the kernel calls.
+/// Most arguments of a driver routine that the kernel calls.
 pub const MOST_ARGUMENTS: usize = 12;
 
 /// Native code on the caller's stack, without fault handling.
@@ -165,7 +167,7 @@ pub struct Direct;
 thread_local! {
     /// Stack pointer saved by the innermost call.
     static SAVED: Cell<usize> = const { Cell::new(0) };
-    /// Why it was left, set just before leaving.
+    /// Why the call was left. Set just before leaving.
     static STOP: RefCell<Option<Stop>> = const { RefCell::new(None) };
 }
 
@@ -176,11 +178,11 @@ impl Guest for Direct {
         padded[..arguments.len()].copy_from_slice(arguments);
         let outer = SAVED.get();
         let mut saved = outer;
-        // `saved` is filled before `entry` runs; an escape needs it, so the
-        // thread-local points at this frame's variable.
+        // `enter` fills `saved` before `entry` runs. An escape needs it, so the
+        // thread-local variable points to it.
         SAVED.set(&raw mut saved as usize);
-        // SAFETY: the caller vouches for `entry`, `padded` holds every argument slot the stub copies, and
-        // `saved` outlives the call.
+        // SAFETY: the caller vouches for `entry`. `padded` holds every argument
+        // slot that the stub copies, and `saved` outlives the call.
         let value = unsafe { enter(entry, padded.as_ptr(), &raw mut saved) };
         SAVED.set(outer);
         match STOP.take() {
@@ -195,8 +197,8 @@ impl Guest for Direct {
         STOP.set(Some(stop));
         // SAFETY: set by the innermost `call`, whose frame is still below us.
         let stack = unsafe { saved.read() };
-        // SAFETY: `stack` is what `enter` saved, and the frames in between own
-        // nothing (the trait's contract).
+        // SAFETY: `enter` saved `stack`. The frames in between own nothing (the
+        // trait's contract).
         unsafe { leave(stack) }
     }
 }
@@ -208,7 +210,7 @@ unsafe extern "sysv64" fn enter(entry: Address, arguments: *const u64, saved: *m
     naked_asm!(
         save_registers!(),
         "mov [rdx], rsp",
-        // Twelve slots of 8 bytes and 8 more to keep the stack aligned.
+        // Twelve slots of 8 bytes, and 8 bytes to keep the stack aligned.
         "sub rsp, 104",
         "mov rax, rdi",
         "mov r10, rsi",

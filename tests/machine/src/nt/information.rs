@@ -1,4 +1,4 @@
-//! Registry information as the driver's buffer gets it (`wdm.h`).
+//! Registry information as it is written to a driver's buffer (`wdm.h`).
 
 use std::mem::offset_of;
 
@@ -10,8 +10,8 @@ use super::types::{
 };
 use crate::status::Status;
 
-/// Writes a variable-length answer as far as it fits. `fixed` bytes must fit
-/// at all (`ZwQueryValueKey` documentation).
+/// Writes as much of a variable-length answer as fits. At least `fixed` bytes must
+/// fit (`ZwQueryValueKey` documentation).
 pub(super) fn answer(
     bytes: &[u8],
     fixed: usize,
@@ -31,8 +31,8 @@ pub(super) fn answer(
     })
 }
 
-/// `KEY_FULL_INFORMATION`, and how many of its bytes must fit. Keys keep no
-/// time of writing, title or class.
+/// `KEY_FULL_INFORMATION`, and how many of its bytes must fit. Keys have no write
+/// time, title or class.
 pub(super) fn key_information(class: i32, summary: &KeySummary) -> Result<(Vec<u8>, usize), Status> {
     /// `KeyFullInformation` (`wdm.h`).
     const FULL: i32 = 2;
@@ -57,7 +57,7 @@ pub(super) fn key_information(class: i32, summary: &KeySummary) -> Result<(Vec<u
     Ok((bytes, fixed))
 }
 
-/// The answer's bytes, and how many of them must fit.
+/// A value's information, and how many of its bytes must fit.
 pub(super) fn value_information(class: i32, found: &Answered) -> Result<(Vec<u8>, usize), Status> {
     /// `KEY_VALUE_INFORMATION_CLASS` (`wdm.h`).
     const BASIC: i32 = 0;

@@ -17,7 +17,7 @@ const IO_TYPE_DEVICE: i16 = 3;
 /// `DO_DEVICE_INITIALIZING` (`wdm.h`).
 const DO_DEVICE_INITIALIZING: u32 = 0x80;
 
-/// Default of every `MajorFunction` entry: completes nothing, refuses.
+/// The default of every `MajorFunction` entry. It refuses the request.
 pub(super) extern "win64" fn invalid_device_request(_: Address, _: Address) -> NTSTATUS {
     status::INVALID_DEVICE_REQUEST.0
 }
@@ -38,7 +38,7 @@ pub extern "win64" fn IoCreateDevice(
     DeviceObject: Address,
 ) -> NTSTATUS {
     let kernel = enter!(IoCreateDevice);
-    // Nothing in this machine opens devices, exclusively or not.
+    // Nothing opens devices in this machine.
     let _ = Exclusive;
     let template = DEVICE_OBJECT {
         Type: IO_TYPE_DEVICE,
@@ -75,7 +75,7 @@ fn create_device(
     }
     let room = (size_of::<DEVICE_OBJECT>() + extension).next_multiple_of(16);
     let memory = Guarded::new(room);
-    // Its end at the guard page, so that the extension cannot be overrun.
+    // The object ends at the guard page, so that overruns of the extension fault.
     let address = memory.end() - room;
     device.Size = u16::try_from(room).unwrap_or(u16::MAX);
     if extension > 0 {
@@ -91,7 +91,7 @@ fn create_device(
     Ok(Status::SUCCESS)
 }
 
-/// `IoDeleteDevice`. The object stays while a work item refers to it.
+/// `IoDeleteDevice`. The object stays until no work item refers to it.
 pub extern "win64" fn IoDeleteDevice(DeviceObject: Address) {
     let kernel = enter!(IoDeleteDevice);
     kernel.settle(delete_device(&kernel, DeviceObject), ());
@@ -118,7 +118,7 @@ pub extern "win64" fn IoOpenDriverRegistryKey(
     DriverRegKey: Address,
 ) -> NTSTATUS {
     let kernel = enter!(IoOpenDriverRegistryKey);
-    // Kernel callers are not checked against a key's security.
+    // A key's security does not apply to kernel callers.
     let _ = DesiredAccess;
     let outcome = open_driver_key(&kernel, DriverObject, RegKeyType, Flags, DriverRegKey);
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
@@ -153,7 +153,7 @@ fn open_driver_key(
     Ok(Status::SUCCESS)
 }
 
-/// `IoAllocateWorkItem`: NULL while the lab makes allocations fail.
+/// `IoAllocateWorkItem`. NULL while the lab makes allocations fail.
 pub extern "win64" fn IoAllocateWorkItem(DeviceObject: Address) -> Address {
     let kernel = enter!(IoAllocateWorkItem);
     kernel.settle(allocate_work_item(&kernel, DeviceObject), 0)
@@ -173,7 +173,7 @@ fn allocate_work_item(kernel: &Kernel, device: Address) -> Result<Address, Troub
     Ok(item)
 }
 
-/// `IoQueueWorkItem`: the routine gets the device object and the context.
+/// `IoQueueWorkItem`. The routine gets the device object and the context.
 pub extern "win64" fn IoQueueWorkItem(
     IoWorkItem: Address,
     WorkerRoutine: Address,
@@ -181,12 +181,12 @@ pub extern "win64" fn IoQueueWorkItem(
     Context: Address,
 ) {
     let kernel = enter!(IoQueueWorkItem);
-    // One worker serves all queues.
+    // One worker serves all queue types.
     let _ = QueueType;
     kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, Context, false), ());
 }
 
-/// `IoQueueWorkItemEx`: the routine gets the work item too.
+/// `IoQueueWorkItemEx`. The routine also gets the work item.
 pub extern "win64" fn IoQueueWorkItemEx(
     IoWorkItem: Address,
     WorkerRoutine: Address,
@@ -224,7 +224,7 @@ fn queue(
     Ok(())
 }
 
-/// `IoFreeWorkItem`; also from within its own routine.
+/// `IoFreeWorkItem`. A work item's routine may free it.
 pub extern "win64" fn IoFreeWorkItem(IoWorkItem: Address) {
     let kernel = enter!(IoFreeWorkItem);
     kernel.settle(free_work_item(&kernel, IoWorkItem), ());

@@ -1,10 +1,9 @@
-//! A journal of every call that a driver makes, with its arguments.
+//! Records every call that a driver makes, with its arguments.
 //!
-//! The arguments are decoded as the headers declare them: names and types come
-//! from `facts/functions.json`, structures from `facts/layouts.x64.json`. A
-//! structure that the caller fills in is read field by field while the call
-//! lasts. Nothing here knows a particular driver. A test holds what a driver
-//! passed against what it ought to pass.
+//! Arguments are decoded as the headers declare them: names and types come from
+//! `facts/functions.json`, structures from `facts/layouts.x64.json`. A structure
+//! that the caller fills in is read field by field during the call. The journal
+//! knows no particular driver. Tests compare its records with the expected calls.
 
 mod decode;
 
@@ -16,11 +15,10 @@ use super::guest::Place;
 use super::{Kernel, SYSTEM_THREAD};
 use crate::wfp::Guid;
 
-/// The most calls that a journal keeps; a test that makes more sees
-/// [`Journal::lost`].
+/// Most calls that a journal keeps. [`Journal::lost`] counts further ones.
 const MOST_CALLS: usize = 1 << 20;
 
-/// The calls of one machine's driver. It records nothing until it is told to.
+/// The calls of one machine's driver. Records nothing before [`Self::start`].
 #[derive(Debug, Default)]
 pub struct Journal {
     recording: AtomicBool,
@@ -33,54 +31,54 @@ struct State {
     lost: u64,
 }
 
-/// One call of an export.
+/// A call of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     /// The export's name.
     pub export: &'static str,
-    /// The level at which it was called.
+    /// The IRQL of the call.
     pub irql: Irql,
-    /// Whether a system thread of the driver's made it.
+    /// Whether a system thread of the driver made the call.
     pub on_system_thread: bool,
-    /// The arguments in their order; behind each structure its fields.
+    /// The arguments in order. The fields of a structure follow it.
     pub arguments: Vec<Argument>,
 }
 
-/// An argument, or a field of a structure that an argument leads to.
+/// An argument, or a field of a structure that an argument points to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Argument {
-    /// Its name in the headers, with the way to it: `filter.action.type`.
+    /// Its name in the headers, with its path, such as `filter.action.type`.
     /// Unnamed unions are `@u1`, as in the fact tables.
     pub path: String,
-    /// What was passed.
+    /// The passed value.
     pub value: Value,
 }
 
-/// What an argument or a field holds.
+/// The value of an argument or a field.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Value {
-    /// A number; a negative one in two's complement, of 64 bits behind a
-    /// `LARGE_INTEGER` and of its own width elsewhere.
+    /// A number. Negative numbers are in two's complement: of 64 bits for a
+    /// `LARGE_INTEGER`, else of the field's width.
     Number(u64),
-    /// An address or a handle: where it leads, and the number itself.
+    /// An address or a handle: where it leads, and its value.
     Pointer(Place, u64),
     /// A GUID.
     Guid(Guid),
     /// UTF-16 text.
     Text(String),
-    /// Bytes of which nothing more is known.
+    /// Bytes of unknown structure.
     Bytes(Vec<u8>),
-    /// What the address leads to cannot be read.
+    /// An address whose memory cannot be read.
     Unreadable(u64),
 }
 
 impl Call {
-    /// What was passed at a path.
+    /// The value at a path.
     pub fn value(&self, path: &str) -> Option<&Value> {
         self.arguments.iter().find(|argument| argument.path == path).map(|argument| &argument.value)
     }
 
-    /// A number at a path.
+    /// The number at a path, if the value is one.
     pub fn number(&self, path: &str) -> Option<u64> {
         match self.value(path)? {
             Value::Number(number) => Some(*number),
@@ -88,7 +86,7 @@ impl Call {
         }
     }
 
-    /// A GUID at a path.
+    /// The GUID at a path, if the value is one.
     pub fn guid(&self, path: &str) -> Option<Guid> {
         match self.value(path)? {
             Value::Guid(guid) => Some(*guid),
@@ -103,17 +101,17 @@ impl Journal {
         self.recording.store(true, Ordering::Release);
     }
 
-    /// The calls so far, in their order; the journal is empty then.
+    /// Removes and returns the calls so far, in order.
     pub fn take(&self) -> Vec<Call> {
         std::mem::take(&mut self.state().calls)
     }
 
-    /// How many calls found no room.
+    /// Number of calls that were not recorded because the journal was full.
     pub fn lost(&self) -> u64 {
         self.state().lost
     }
 
-    /// Records the call that this thread is in, if it comes from the driver.
+    /// Records this thread's call, if the driver made it.
     pub(crate) fn record(&self, kernel: &Kernel, export: &'static str, irql: Irql) {
         if !self.recording.load(Ordering::Acquire) {
             return;

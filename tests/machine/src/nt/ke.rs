@@ -42,7 +42,7 @@ pub extern "win64" fn KeQueryMaximumProcessorCountEx(GroupNumber: u16) -> u32 {
     processors(&kernel, GroupNumber)
 }
 
-/// `KeQueryActiveProcessorCountEx`: no processor is ever added.
+/// `KeQueryActiveProcessorCountEx`. No processor is ever added.
 pub extern "win64" fn KeQueryActiveProcessorCountEx(GroupNumber: u16) -> u32 {
     let kernel = enter!(KeQueryActiveProcessorCountEx);
     processors(&kernel, GroupNumber)
@@ -61,7 +61,7 @@ pub extern "win64" fn KeGetCurrentIrql() -> KIRQL {
     cpu::irql().0
 }
 
-/// `KfRaiseIrql`: returns the old level.
+/// `KfRaiseIrql`. Returns the old IRQL.
 pub extern "win64" fn KfRaiseIrql(NewIrql: KIRQL) -> KIRQL {
     let kernel = enter!(KfRaiseIrql);
     let old = cpu::irql();
@@ -88,14 +88,14 @@ fn bad_level(rule: &'static crate::verifier::Rule, old: Irql, new: Irql) -> Viol
 }
 
 fn lock_word<'a>(address: Address) -> &'a AtomicUsize {
-    // SAFETY: a KSPIN_LOCK is one aligned pointer-size word in driver memory,
-    // shared with other processors by atomic operations only; a bad pointer
-    // faults, which the guest takes for the driver's fault.
+    // SAFETY: a KSPIN_LOCK is one aligned pointer-size word in driver memory.
+    // Processors share it only by atomic operations. A bad pointer faults, and the
+    // guest attributes the fault to the driver.
     unsafe { AtomicUsize::from_ptr(address as *mut usize) }
 }
 
-/// What a lock word holds while this processor owns it. One thread at a time
-/// is at DISPATCH_LEVEL on a processor, so the processor names the owner.
+/// Value of a lock word that this processor owns. Only one thread per processor is
+/// at DISPATCH_LEVEL, so the processor identifies the owner.
 fn owner() -> usize {
     cpu::processor() as usize + 1
 }
@@ -107,7 +107,7 @@ pub extern "win64" fn KeInitializeSpinLock(SpinLock: Address) {
     lock_word(SpinLock).store(0, Ordering::Release);
 }
 
-/// `KeAcquireSpinLockRaiseToDpc`: returns the old level.
+/// `KeAcquireSpinLockRaiseToDpc`. Returns the old IRQL.
 pub extern "win64" fn KeAcquireSpinLockRaiseToDpc(SpinLock: Address) -> KIRQL {
     let kernel = enter!(KeAcquireSpinLockRaiseToDpc);
     let old = cpu::irql();
@@ -125,7 +125,7 @@ pub extern "win64" fn KeAcquireSpinLockAtDpcLevel(SpinLock: Address) {
 fn acquire(kernel: &Kernel, address: Address) {
     let word = lock_word(address);
     if let Err(violation) = kernel.locks().acquiring(address) {
-        // Tolerated or not, it is not taken.
+        // The lock is not taken, even if the breach is tolerated.
         kernel.violate(violation);
         return;
     }
@@ -137,7 +137,7 @@ fn acquire(kernel: &Kernel, address: Address) {
     kernel.locks().acquired(address, Kind::Spin);
 }
 
-/// `KeReleaseSpinLock`: to the level the acquisition returned.
+/// `KeReleaseSpinLock`. Restores the IRQL that the acquisition returned.
 pub extern "win64" fn KeReleaseSpinLock(SpinLock: Address, NewIrql: KIRQL) {
     let kernel = enter!(KeReleaseSpinLock);
     release(&kernel, SpinLock);
@@ -162,13 +162,13 @@ fn release(kernel: &Kernel, address: Address) {
 
 fn signal_state<'a>(event: Address) -> &'a AtomicI32 {
     let at = event + offset_of!(DISPATCHER_HEADER, SignalState);
-    // SAFETY: `SignalState` is an aligned 32-bit word in driver memory, shared
-    // by atomic operations only; a bad pointer faults, as above.
+    // SAFETY: `SignalState` is an aligned 32-bit word in driver memory. Processors
+    // share it only by atomic operations. A bad pointer faults, as above.
     unsafe { AtomicI32::from_ptr(at as *mut i32) }
 }
 
 fn event_type(event: Address) -> u8 {
-    // SAFETY: the first byte of a dispatcher header; a bad pointer faults, as
+    // SAFETY: the first byte of a dispatcher header. A bad pointer faults, as
     // above.
     unsafe { (event as *const u8).read_volatile() }
 }
@@ -181,7 +181,7 @@ pub extern "win64" fn KeInitializeEvent(Event: Address, Type: i32, State: BOOLEA
     let event = KEVENT {
         Header: DISPATCHER_HEADER {
             Type: Type as u8,
-            // In 32-bit words, as every dispatcher object's.
+            // In 32-bit words, as for every dispatcher object.
             Size: (size_of::<KEVENT>() / 4) as u8,
             SignalState: (State != 0).into(),
             WaitListHead: LIST_ENTRY { Flink: list, Blink: list },
@@ -192,11 +192,12 @@ pub extern "win64" fn KeInitializeEvent(Event: Address, Type: i32, State: BOOLEA
     kernel.settle(written, ());
 }
 
-/// `KeSetEvent`: returns the previous state. `Wait` TRUE needs APC_LEVEL.
+/// `KeSetEvent`. Returns the previous state. `Wait` TRUE requires APC_LEVEL or
+/// lower.
 pub extern "win64" fn KeSetEvent(Event: Address, Increment: i32, Wait: BOOLEAN) -> i32 {
     let ceiling = if Wait == 0 { Irql::DISPATCH } else { Irql::APC };
     let kernel = enter!(KeSetEvent, ceiling);
-    // The boost has no meaning here.
+    // The lab does not model priority boosts.
     let _ = Increment;
     let previous = signal_state(Event).swap(1, Ordering::AcqRel);
     kernel.bell.ring();
@@ -209,7 +210,7 @@ pub extern "win64" fn KeClearEvent(Event: Address) {
     signal_state(Event).store(0, Ordering::Release);
 }
 
-/// `KeResetEvent`: returns the previous state.
+/// `KeResetEvent`. Returns the previous state.
 pub extern "win64" fn KeResetEvent(Event: Address) -> i32 {
     enter!(KeResetEvent);
     signal_state(Event).swap(0, Ordering::AcqRel)
@@ -221,8 +222,8 @@ pub extern "win64" fn KeReadStateEvent(Event: Address) -> i32 {
     signal_state(Event).load(Ordering::Acquire)
 }
 
-/// `KeWaitForSingleObject` on an event. A zero timeout only looks, which is
-/// allowed at DISPATCH_LEVEL.
+/// `KeWaitForSingleObject` on an event. A zero timeout only tests the event, which
+/// is permitted at DISPATCH_LEVEL.
 pub extern "win64" fn KeWaitForSingleObject(
     Object: Address,
     WaitReason: i32,
@@ -230,9 +231,9 @@ pub extern "win64" fn KeWaitForSingleObject(
     Alertable: BOOLEAN,
     Timeout: Address,
 ) -> NTSTATUS {
-    // The timeout decides what level is too high.
+    // The ceiling depends on the timeout, so `may_wait` checks it.
     let kernel = enter!(KeWaitForSingleObject, Irql::HIGH);
-    // Nobody alerts a thread here.
+    // No thread is ever alerted.
     let _ = (WaitReason, WaitMode, Alertable);
     let timeout = kernel.settle(foreign::read_optional::<LARGE_INTEGER>(Timeout), None);
     kernel.settle(may_wait(Object, Timeout, timeout), ());
@@ -245,7 +246,8 @@ pub extern "win64" fn KeWaitForSingleObject(
     wait(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
 }
 
-/// Whether a thread may wait at its level: at DISPATCH_LEVEL it may only look.
+/// Whether a thread may wait at its IRQL. At DISPATCH_LEVEL it may only test the
+/// object.
 fn may_wait(object: Address, timeout: Address, value: Option<LARGE_INTEGER>) -> Result<(), Violation> {
     let irql = cpu::irql();
     let rule = match value {
@@ -254,12 +256,12 @@ fn may_wait(object: Address, timeout: Address, value: Option<LARGE_INTEGER>) -> 
         Some(value) if irql == Irql::DISPATCH && value.QuadPart != 0 => &rules::WAIT_AT_DISPATCH,
         _ => return Ok(()),
     };
-    // The reference has the level's address first.
+    // The reference calls the first parameter the address of the IRQL.
     let parameters = [irql.0.into(), object as u64, timeout as u64];
     Err(Violation::new(rule, parameters, format!("KeWaitForSingleObject at {irql}")))
 }
 
-/// Waits until `take` succeeds. Holds nothing while looking.
+/// Waits until `take` succeeds. Holds no lock while it calls `take`.
 pub(super) fn wait(
     kernel: &Kernel,
     what: &dyn Fn() -> String,
@@ -308,7 +310,8 @@ pub extern "win64" fn KeBugCheckEx(
     })
 }
 
-/// `KeQueryPerformanceCounter`: 10 MHz, as Windows reports on most machines.
+/// `KeQueryPerformanceCounter`. The frequency is 10 MHz, as on most Windows
+/// machines.
 pub extern "win64" fn KeQueryPerformanceCounter(PerformanceFrequency: Address) -> LARGE_INTEGER {
     let kernel = enter!(KeQueryPerformanceCounter);
     if PerformanceFrequency != 0 {
@@ -319,8 +322,8 @@ pub extern "win64" fn KeQueryPerformanceCounter(PerformanceFrequency: Address) -
     LARGE_INTEGER { QuadPart: kernel.clock().interrupt_time() as i64 }
 }
 
-/// `KeQueryInterruptTimePrecise`: in 100 ns; the same count as the
-/// performance counter's.
+/// `KeQueryInterruptTimePrecise`, in 100 ns units. The performance counter has the
+/// same value.
 pub extern "win64" fn KeQueryInterruptTimePrecise(QpcTimeStamp: Address) -> u64 {
     let kernel = enter!(KeQueryInterruptTimePrecise);
     let time = kernel.clock().interrupt_time();
@@ -329,13 +332,13 @@ pub extern "win64" fn KeQueryInterruptTimePrecise(QpcTimeStamp: Address) -> u64 
     time
 }
 
-/// `KeQueryUnbiasedInterruptTime`: the machine never sleeps.
+/// `KeQueryUnbiasedInterruptTime`. The machine never sleeps.
 pub extern "win64" fn KeQueryUnbiasedInterruptTime() -> u64 {
     let kernel = enter!(KeQueryUnbiasedInterruptTime);
     kernel.clock().interrupt_time()
 }
 
-/// `KeQuerySystemTimePrecise`: in 100 ns since 1601.
+/// `KeQuerySystemTimePrecise`, in 100 ns units since 1601.
 pub extern "win64" fn KeQuerySystemTimePrecise(CurrentTime: Address) {
     let kernel = enter!(KeQuerySystemTimePrecise);
     let time = kernel.clock().system_time();

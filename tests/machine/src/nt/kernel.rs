@@ -1,4 +1,4 @@
-//! One simulated machine.
+//! A simulated machine.
 #![expect(unsafe_code, reason = "an export borrows the kernel its thread stays in")]
 
 mod run;
@@ -31,11 +31,11 @@ use crate::verifier::Verifier;
 use crate::wfp::Engine;
 pub(crate) use run::SYSTEM_THREAD;
 
-/// Lines that a machine's log keeps.
+/// Most lines that a machine's log keeps.
 const LOG_LINES: usize = 1 << 16;
 
-/// One simulated machine. Many can live in one process; a thread is in at most
-/// one at a time.
+/// A simulated machine. A process can have many; a thread is in at most one at a
+/// time.
 pub struct Kernel {
     me: Weak<Kernel>,
     options: Options,
@@ -56,7 +56,7 @@ pub struct Kernel {
     work: WorkQueue,
     objects: Mutex<Objects>,
     log: Mutex<VecDeque<String>>,
-    /// Simulated threads that run together now.
+    /// The simulated threads that now run together.
     session: Mutex<Option<Arc<Session>>>,
     thread_stepper: Mutex<Option<BeforeInstruction>>,
     pub(super) loaded: Mutex<Option<Loaded>>,
@@ -64,7 +64,7 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// A machine with nothing loaded, whose driver code `guest` runs.
+    /// Makes a machine without a driver. `guest` runs driver code.
     pub fn new(guest: Arc<dyn Guest>, options: Options) -> Arc<Self> {
         assert!(matches!(options.processors, 1..=64), "1 to 64 processors");
         assert!(matches!(options.group_size, 1..=64), "1 to 64 processors in a group");
@@ -100,7 +100,8 @@ impl Kernel {
     /// The machine this thread is in.
     ///
     /// # Panics
-    /// If it is in none: an export was called without a kernel.
+    /// If the thread is in no machine, because an export was called without a
+    /// kernel.
     pub(crate) fn current() -> Current {
         let kernel = NonNull::new(cpu::kernel().cast_mut());
         Current { kernel: kernel.expect("this thread is in no simulated machine"), thread: PhantomData }
@@ -115,54 +116,57 @@ impl Kernel {
         result
     }
 
-    /// Why the machine stopped, if it did. Nothing of the driver runs any
-    /// more then.
+    /// Why the machine stopped, if it did. After that, no driver code runs.
     pub fn stopped(&self) -> Option<&Stop> {
         self.stopped.get()
     }
 
-    /// Stops the machine; the first stop is the one that counts.
+    /// Stops the machine. Only the first stop is kept.
     pub(super) fn halt(&self, stop: Stop) {
         let _ = self.stopped.set(stop);
         self.bell.ring();
     }
 
-    /// Stops the machine because something does not come that must. For those
-    /// who drive a machine from outside the driver.
+    /// Stops the machine because an expected event does not happen. For callers
+    /// that drive a machine from outside the driver.
     pub fn abandon(&self, waits: impl Into<String>) {
         self.halt(Stop::Deadlock { waits: waits.into() });
     }
 
-    /// Tells registry watchers; how many there were.
-    pub(super) fn tell(&self, watches: Vec<Watch<Notice>>, status: crate::status::Status) -> usize {
+    /// Completes registry watches. Returns their number.
+    pub(super) fn complete_watches(
+        &self,
+        watches: Vec<Watch<Notice>>,
+        status: crate::status::Status,
+    ) -> usize {
         for watch in &watches {
             super::zw::complete_watch(self, &watch.notice, status);
         }
         watches.len()
     }
 
-    /// Sets a registry value and tells the driver if it watches; how many of
-    /// its watches fired.
+    /// Sets a registry value and completes the driver's watches. Returns how many
+    /// completed.
     pub fn set_value(&self, key: &str, name: &str, value: RegistryValue) -> usize {
         let watches = self.registry.set_value(key, name, value);
-        self.tell(watches, crate::status::Status::SUCCESS)
+        self.complete_watches(watches, crate::status::Status::SUCCESS)
     }
 
-    /// Deletes a registry value and tells the driver if it watches; how many of
-    /// its watches fired.
+    /// Deletes a registry value and completes the driver's watches. Returns how
+    /// many completed.
     pub fn delete_value(&self, key: &str, name: &str) -> usize {
         let watches = self.registry.delete_value(key, name);
-        self.tell(watches, crate::status::Status::SUCCESS)
+        self.complete_watches(watches, crate::status::Status::SUCCESS)
     }
 
-    /// Deletes a registry key with those below it, and tells the driver if it
-    /// watches any of them.
+    /// Deletes a registry key with its subkeys, and completes the driver's watches
+    /// of them.
     pub fn delete_key(&self, path: &str) {
         let watches = self.registry.delete_key(path);
-        self.tell(watches, super::status::NOTIFY_CLEANUP);
+        self.complete_watches(watches, super::status::NOTIFY_CLEANUP);
     }
 
-    /// How often the driver called each export it called at all.
+    /// The exports that the driver called, and how often it called each.
     pub fn calls(&self) -> Vec<(&'static str, u64)> {
         let counted = self.calls.iter().enumerate().filter_map(|(index, calls)| {
             let calls = calls.load(Ordering::Relaxed);
@@ -171,12 +175,12 @@ impl Kernel {
         counted.collect()
     }
 
-    /// How often the driver has waited for an object by its handle.
+    /// How often the driver called ZwWaitForSingleObject.
     pub fn waits(&self) -> u64 {
         self.call_count("ZwWaitForSingleObject")
     }
 
-    /// How often the driver called one export.
+    /// How often the driver called an export.
     pub fn call_count(&self, name: &str) -> u64 {
         let calls = self.calls();
         let found = calls.iter().find(|(export, _)| *export == name);
@@ -188,12 +192,12 @@ impl Kernel {
         self.calls[index].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The calls of exports with their arguments, once it is told to record.
+    /// The journal of calls with their arguments. Off until [`Journal::start`].
     pub fn journal(&self) -> &Journal {
         &self.journal
     }
 
-    /// Adds a line to the machine's log, which keeps the last ones.
+    /// Adds a line to the machine's log, which keeps the last lines.
     pub fn log(&self, line: impl Into<String>) {
         let mut log = lock(&self.log);
         if log.len() == LOG_LINES {
@@ -211,12 +215,12 @@ impl Kernel {
         lock(&self.session)
     }
 
-    /// What the driver's own threads call before each instruction.
+    /// The hook that the driver's own threads call before each instruction.
     pub(super) fn thread_stepper(&self) -> MutexGuard<'_, Option<BeforeInstruction>> {
         lock(&self.thread_stepper)
     }
 
-    /// The filter engine, made when it is first asked for.
+    /// The filter engine, created at the first call.
     pub fn engine(&self) -> &Arc<Engine> {
         self.engine.get_or_init(|| {
             let engine = Engine::new();
@@ -225,16 +229,16 @@ impl Kernel {
         })
     }
 
-    /// Puts an engine of the caller's own making into the machine.
+    /// Uses this engine in the machine.
     ///
     /// # Panics
-    /// If it has one already.
+    /// If the machine already has an engine.
     pub fn set_engine(&self, engine: Arc<Engine>) {
         self.watch_engine(&engine);
-        assert!(self.engine.set(engine).is_ok(), "the machine has an engine");
+        assert!(self.engine.set(engine).is_ok(), "the machine already has an engine");
     }
 
-    /// The engine, if anybody has asked for it yet.
+    /// The filter engine, if it was created.
     pub(super) fn engine_if_used(&self) -> Option<&Arc<Engine>> {
         self.engine.get()
     }
@@ -252,7 +256,7 @@ impl Kernel {
         Weak::clone(&self.me)
     }
 
-    /// How the machine was made.
+    /// The options of the machine.
     pub fn options(&self) -> &Options {
         &self.options
     }
@@ -267,23 +271,24 @@ impl Kernel {
         &self.pool
     }
 
-    /// The registry. Changes go through [`Kernel::set_value`], which tells.
+    /// The registry. Change values with [`Kernel::set_value`], which completes
+    /// watches.
     pub fn registry(&self) -> &Registry<Notice> {
         &self.registry
     }
 
-    /// What the verifier found.
+    /// The findings of the verifier.
     pub fn verifier(&self) -> &Verifier {
         &self.verifier
     }
 
-    /// The order in which drivers took locks.
+    /// The order in which the driver took locks.
     pub(super) fn locks(&self) -> &LockOrder {
         &self.locks
     }
 
-    /// The most kernel stack, in bytes, that each kind of entry point has used
-    /// in the calls that were measured: the first 64, then one in as many.
+    /// Most bytes of kernel stack used by each kind of entry point, in the measured
+    /// calls: the first 64 calls, then one in 64.
     pub fn stack_marks(&self) -> Vec<(&'static str, usize)> {
         self.stack_marks.all()
     }
@@ -293,20 +298,20 @@ impl Kernel {
         &self.clock
     }
 
-    /// Providers of events, and who listens.
+    /// The event providers and sessions.
     pub fn tracing(&self) -> &Tracing {
         &self.tracing
     }
 
-    /// Has somebody decide which calls of the driver fail.
+    /// Sets what decides which calls of the driver fail.
     ///
     /// # Panics
-    /// If somebody does already.
+    /// If it is already set.
     pub fn set_fail_calls(&self, fail_calls: Arc<dyn FailCalls>) {
-        assert!(self.fail_calls.set(fail_calls).is_ok(), "somebody decides which calls fail");
+        assert!(self.fail_calls.set(fail_calls).is_ok(), "set_fail_calls was called twice");
     }
 
-    /// How a call of the export at `index` fails, if it does.
+    /// How a call of the export at `index` fails; `None` if it does not.
     pub(super) fn failure_of(&self, index: usize) -> Option<Failure> {
         self.fail_calls.get()?.failure(index)
     }
@@ -317,12 +322,12 @@ impl Kernel {
     }
 }
 
-/// The machine an export was called in. Valid while the driver's call lasts,
-/// and owns nothing, so that the call may be abandoned.
+/// The machine in which an export was called. Valid during the driver's call. Owns
+/// nothing, so that the call may be abandoned.
 #[derive(Clone, Copy)]
 pub(crate) struct Current {
     kernel: NonNull<Kernel>,
-    /// Belongs to its thread.
+    /// Not `Send`: it belongs to its thread.
     thread: PhantomData<*const ()>,
 }
 
@@ -330,9 +335,8 @@ impl Deref for Current {
     type Target = Kernel;
 
     fn deref(&self) -> &Kernel {
-        // SAFETY: made from the thread's place, which a `Stay` set for as
-        // long as it borrows the kernel; exports run within that stay and
-        // keep no `Current`.
+        // SAFETY: made from the thread's state, which a `Stay` set while it borrows
+        // the kernel. Exports run during that stay and keep no `Current`.
         unsafe { self.kernel.as_ref() }
     }
 }

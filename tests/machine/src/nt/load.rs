@@ -1,4 +1,4 @@
-//! Starting and stopping a driver, and what it must not leave behind.
+//! Starts and stops a driver, and reports what it leaves behind.
 
 use std::fmt;
 
@@ -12,10 +12,10 @@ use crate::status::Status;
 use crate::verifier::{Rule, Violation, rules};
 use crate::wfp;
 
-/// A driver image as the kernel needs to know it.
+/// What the kernel needs to know of a driver image.
 #[derive(Clone, Debug)]
 pub struct DriverImage {
-    /// Service name: `sample`.
+    /// Service name, such as `sample`.
     pub name: String,
     /// Address of `DriverEntry`.
     pub entry: Address,
@@ -25,13 +25,13 @@ pub struct DriverImage {
     pub size: u32,
 }
 
-/// A driver that is loaded.
+/// A loaded driver.
 #[derive(Debug)]
 pub(super) struct Loaded {
     image: DriverImage,
-    /// The `DRIVER_OBJECT` at the start, strings behind it.
+    /// Pages that start with the `DRIVER_OBJECT`; its strings follow.
     memory: Guarded,
-    /// What other people had in the filter engine before.
+    /// Objects in the filter engine before the driver was loaded.
     others: wfp::Objects,
 }
 
@@ -48,7 +48,7 @@ pub struct LeakReport {
 }
 
 impl LeakReport {
-    /// Whether nothing was left.
+    /// Whether the driver left nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
@@ -82,7 +82,7 @@ impl fmt::Display for LeakReport {
     }
 }
 
-/// `REGISTRY` path of the services key.
+/// Registry path of the services key.
 const SERVICES: &str = r"\REGISTRY\MACHINE\SYSTEM\ControlSet001\Services";
 
 /// Registry key of a service.
@@ -90,22 +90,22 @@ pub fn service_key(name: &str) -> String {
     format!(r"{SERVICES}\{name}")
 }
 
-/// Registry key of a service's parameters, which `IoOpenDriverRegistryKey`
-/// opens as `DriverRegKeyParameters`.
+/// Registry key of a service's parameters. `IoOpenDriverRegistryKey` opens it for
+/// `DriverRegKeyParameters`.
 pub fn parameters_key(name: &str) -> String {
     format!(r"{}\Parameters", service_key(name))
 }
 
 impl Kernel {
-    /// Loads a driver: makes its driver object and calls `DriverEntry` at
-    /// PASSIVE_LEVEL on processor 0. A driver that refuses is gone again, and
-    /// must have left nothing.
+    /// Loads a driver: creates its driver object and calls `DriverEntry` at
+    /// PASSIVE_LEVEL on processor 0. If `DriverEntry` returns an error, the driver
+    /// is removed, and must not have left anything behind.
     ///
     /// # Panics
-    /// If a driver is loaded already: the machine runs one.
+    /// If a driver is already loaded. A machine runs one driver.
     pub fn load_driver(&self, image: DriverImage) -> Result<Status, Stop> {
         let watches = self.registry().create_key(&parameters_key(&image.name));
-        self.tell(watches, Status::SUCCESS);
+        self.complete_watches(watches, Status::SUCCESS);
         let others = self.engine_objects();
         let memory = Guarded::new(2 * PAGE);
         let registry_path = driver_object(&memory, &image);
@@ -113,7 +113,7 @@ impl Kernel {
         let entry = image.entry;
         {
             let mut loaded = self.loaded();
-            assert!(loaded.is_none(), "a driver is loaded");
+            assert!(loaded.is_none(), "a driver is already loaded");
             *loaded = Some(Loaded { image, memory, others });
         }
         let arguments = [object as u64, registry_path as u64];
@@ -130,9 +130,12 @@ impl Kernel {
         Ok(status)
     }
 
-    /// Unloads the driver: calls `DriverUnload` at PASSIVE_LEVEL on processor
-    /// 0, waits for work items (they hold the device), then reports what is
-    /// left. `Err` if the machine stopped, by a leak too.
+    /// Unloads the driver: calls `DriverUnload` at PASSIVE_LEVEL on processor 0,
+    /// waits for its work items, which reference the device, and reports what is
+    /// left behind.
+    ///
+    /// # Errors
+    /// What stopped the machine. A leak also stops it.
     ///
     /// # Panics
     /// If no driver is loaded.
@@ -143,7 +146,7 @@ impl Kernel {
             let object: DRIVER_OBJECT = loaded.memory.get(loaded.memory.start());
             (loaded.memory.start(), object.DriverUnload)
         };
-        assert_ne!(routine, 0, "the driver has no unload routine: it stays");
+        assert_ne!(routine, 0, "the driver has no unload routine");
         self.on_processor(0, Irql::PASSIVE, |kernel| {
             kernel.call_driver(routine, &[object as u64], Irql::PASSIVE, "DriverUnload")
         })?;
@@ -154,7 +157,7 @@ impl Kernel {
         Ok(report)
     }
 
-    /// What the driver has now and has not given back.
+    /// What the driver has not released so far.
     pub fn leak_report(&self) -> LeakReport {
         let objects = self.objects();
         let work_items = objects.work_items.iter().map(|(address, item)| {
@@ -183,8 +186,8 @@ impl Kernel {
         self.engine_if_used().map(|engine| engine.objects()).unwrap_or_default()
     }
 
-    /// An `IO_WORKITEM` keeps its device and so its driver; for a
-    /// `WORK_QUEUE_ITEM` nobody waits.
+    /// Reports `WORK_QUEUE_ITEM`s that can run after the unload. An `IO_WORKITEM`
+    /// references its device and so keeps the driver; a `WORK_QUEUE_ITEM` does not.
     fn check_pending_code(&self) {
         let count = self.work().bare();
         if count > 0 {
@@ -193,7 +196,7 @@ impl Kernel {
         }
     }
 
-    /// Reports each kind of thing left behind as a breach of its rule.
+    /// Reports each kind of leftover as a breach of its rule.
     fn check_left_behind(&self) -> Result<LeakReport, Stop> {
         let report = self.leak_report();
         let engine = &report.engine;
@@ -233,29 +236,28 @@ impl Kernel {
         }
     }
 
-    /// 0xC4/0xDD: where the provider was registered, the driver's start, the
-    /// handle.
+    /// 0xC4/0xDD: address of the registration, driver start, handle.
     fn first_registration(&self) -> [u64; 3] {
         let base = self.loaded().as_ref().map_or(0, |loaded| loaded.image.base as u64);
         let registered = self.tracing().registered();
         registered.first().map_or([0; 3], |(handle, it)| [it.caller, base, *handle])
     }
 
-    /// A leak with where it was allocated, while the driver's code is there to
-    /// be named.
+    /// Describes a leak and its allocation's call stack. Must run while the driver
+    /// is loaded, so that addresses have names.
     fn describe_leak(&self, leak: &Leak) -> String {
         let frames = leak.stack.iter().map(|&address| format!("\n  {}", self.guest().describe(address)));
         frames.fold(leak.to_string(), |text, frame| text + &frame)
     }
 
-    /// Service name and driver object of the loaded driver, if `object` is it.
+    /// The service name of the loaded driver, if `object` is its driver object.
     pub(super) fn driver_name(&self, object: Address) -> Option<String> {
         let loaded = self.loaded();
         let loaded = loaded.as_ref()?;
         (loaded.memory.start() == object).then(|| loaded.image.name.clone())
     }
 
-    /// Addresses of the loaded image.
+    /// Address range of the loaded image.
     pub(super) fn image_range(&self) -> Option<std::ops::Range<u64>> {
         let loaded = self.loaded();
         let image = &loaded.as_ref()?.image;
@@ -263,7 +265,7 @@ impl Kernel {
         Some(base..base + u64::from(image.size))
     }
 
-    /// Links the device objects of the loaded driver into its driver object.
+    /// Links the device list that starts at `first` into the driver object.
     pub(super) fn link_devices(&self, first: Address) {
         let loaded = self.loaded();
         if let Some(Loaded { memory, .. }) = loaded.as_ref() {
@@ -278,7 +280,7 @@ impl Kernel {
     }
 }
 
-/// Fills in the driver object; returns the address of the registry path.
+/// Fills in the driver object. Returns the address of the registry path.
 fn driver_object(memory: &Guarded, image: &DriverImage) -> Address {
     let object_at = memory.start();
     let extension_at = object_at + size_of::<DRIVER_OBJECT>();

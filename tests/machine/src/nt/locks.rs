@@ -1,9 +1,9 @@
-//! Who holds which lock, and in which order locks were ever taken.
+//! Tracks which thread holds which lock, and in which order locks were taken.
 //!
-//! The order is a graph: an edge leads from a lock to each that was taken
-//! while it was held. A path back means that two threads taking the locks both
-//! ways could wait for each other forever, even if they never have yet
-//! (Driver Verifier's deadlock detection).
+//! The order is a graph. An edge leads from a lock to each lock that was taken
+//! under it. If there is a path back, two threads that take the locks in different
+//! orders can wait for each other forever, even if that has not happened (Driver
+//! Verifier's deadlock detection).
 #![forbid(unsafe_code)]
 
 use std::cell::RefCell;
@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::types::Address;
 use crate::verifier::{Violation, rules};
 
-/// What kind of lock.
+/// Kind of a lock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// `KSPIN_LOCK`.
@@ -24,29 +24,30 @@ pub(super) enum Kind {
 }
 
 thread_local! {
-    /// Locks that driver code holds on this thread, in the order taken.
+    /// Locks that driver code holds on this thread, in the order of acquisition.
     static HELD: RefCell<Vec<(Address, Kind)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Locks held on this thread.
+/// Number of locks held on this thread.
 pub(super) fn held() -> usize {
     HELD.with_borrow(Vec::len)
 }
 
-/// Forgets what was taken since `held` gave this number: the call that took
-/// it is over.
+/// Forgets the locks after the first `count`. Called when the call that took them
+/// is over.
 pub(super) fn forget_since(count: usize) {
     HELD.with_borrow_mut(|held| held.truncate(count));
 }
 
-/// The orders seen on one machine.
+/// The lock orders seen on a machine.
 #[derive(Debug, Default)]
 pub(super) struct LockOrder {
     taken_under: Mutex<BTreeMap<Address, BTreeSet<Address>>>,
 }
 
 impl LockOrder {
-    /// Before a lock is waited for: may this thread take it now?
+    /// Checks whether this thread may take a lock. Called before it waits for the
+    /// lock.
     pub fn acquiring(&self, lock: Address) -> Result<(), Violation> {
         let held = HELD.with_borrow(Vec::clone);
         if held.iter().any(|(address, _)| *address == lock) {
@@ -61,8 +62,9 @@ impl LockOrder {
         }
         let mut graph = self.graph();
         for (outer, _) in held {
-            if leads(&graph, lock, outer) {
-                let text = format!("lock {lock:#x} under {outer:#x}, which was taken under it before");
+            if has_path(&graph, lock, outer) {
+                let text =
+                    format!("lock {lock:#x} under {outer:#x}; they were taken in the reverse order before");
                 return Err(Violation::new(&rules::LOCK_ORDER, [lock as u64, 0, 0], text));
             }
             graph.entry(outer).or_default().insert(lock);
@@ -70,12 +72,13 @@ impl LockOrder {
         Ok(())
     }
 
-    /// This thread has it now.
+    /// Records that this thread has taken the lock.
     pub fn acquired(&self, lock: Address, kind: Kind) {
         HELD.with_borrow_mut(|held| held.push((lock, kind)));
     }
 
-    /// This thread gives it back. `taken` says whether anybody has it.
+    /// Records that this thread releases the lock. `taken` says whether any thread
+    /// holds it.
     pub fn releasing(&self, lock: Address, kind: Kind, taken: bool) -> Result<(), Violation> {
         let mut later = HELD.with_borrow_mut(|held| {
             let at = held.iter().rposition(|(address, _)| *address == lock)?;
@@ -88,17 +91,17 @@ impl LockOrder {
             let rule = if taken { &rules::LOCK_RELEASED_ELSEWHERE } else { &rules::LOCK_NOT_ACQUIRED };
             return Err(Violation::new(rule, [lock as u64, 0, 0], format!("lock {lock:#x}")));
         };
-        // A fast mutex is bound to no order.
+        // Fast mutexes may be released in any order.
         match later.iter().rfind(|(_, other)| (kind, *other) == (Kind::Spin, Kind::Spin)) {
             None => Ok(()),
             Some((first, _)) => {
-                let text = format!("lock {lock:#x} before {first:#x}, which was taken after it");
+                let text = format!("lock {lock:#x} released before {first:#x}, which was taken later");
                 Err(Violation::new(&rules::LOCK_RELEASE_ORDER, [lock as u64, *first as u64, 0], text))
             }
         }
     }
 
-    /// The memory has another use now.
+    /// Forgets locks in memory that was freed.
     pub fn forget(&self, memory: Range<Address>) {
         let mut graph = self.graph();
         graph.retain(|lock, _| !memory.contains(lock));
@@ -112,16 +115,16 @@ impl LockOrder {
     }
 }
 
-/// Whether `to` was taken under `from`, if by steps.
-fn leads(graph: &BTreeMap<Address, BTreeSet<Address>>, from: Address, to: Address) -> bool {
+/// Whether a path in the graph leads from `from` to `to`.
+fn has_path(graph: &BTreeMap<Address, BTreeSet<Address>>, from: Address, to: Address) -> bool {
     let mut seen = BTreeSet::new();
-    let mut ahead = vec![from];
-    while let Some(lock) = ahead.pop() {
+    let mut pending = vec![from];
+    while let Some(lock) = pending.pop() {
         if lock == to {
             return true;
         }
         if seen.insert(lock) {
-            ahead.extend(graph.get(&lock).into_iter().flatten());
+            pending.extend(graph.get(&lock).into_iter().flatten());
         }
     }
     false
@@ -142,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_found_to_be_broken_even_by_steps() {
+    fn an_indirect_breach_of_the_lock_order_is_detected() {
         let order = LockOrder::default();
         assert_eq!(take(&order, &[1, 2]), Ok(()));
         assert_eq!(take(&order, &[2, 3]), Ok(()));
@@ -154,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_release_is_held_against_what_was_taken() {
+    fn a_release_is_checked_against_the_locks_held() {
         let order = LockOrder::default();
         order.acquired(1, Kind::Spin);
         order.acquired(2, Kind::FastMutex);

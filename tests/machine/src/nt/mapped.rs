@@ -1,5 +1,4 @@
-//! Driver code that was mapped from a file: it runs on kernel stacks of its own
-//! and its faults are named.
+//! Runs driver code of a mapped file on kernel stacks, and reports its faults.
 #![expect(unsafe_code, reason = "calls addresses that the driver registered")]
 
 use super::guest::{Cause, Exception, Guest, Place, Stop};
@@ -29,8 +28,8 @@ impl Guest for Mapped {
     fn escape(&self, stop: Stop) -> ! {
         image::escape(match stop {
             Stop::BugCheck { code, parameters, text } => image::Stop::bug_check(code, parameters, text),
-            // What stopped an inner call ends the outer ones, too; the machine
-            // keeps the first stop as the one that counts.
+            // What stopped an inner call also ends the outer calls. The machine
+            // keeps the first stop.
             Stop::Fault { text, .. } | Stop::Deadlock { waits: text } => {
                 image::Stop::bug_check(0, [0; 4], text)
             }
@@ -39,7 +38,7 @@ impl Guest for Mapped {
 
     fn frames(&self) -> Vec<u64> {
         let frames = image::backtrace().0.into_iter().map(|frame| frame.address);
-        // Exports are between the driver's frames.
+        // Exports lie between the driver's frames.
         frames.filter(|&address| image::residence(address) == Some(Residence::Loaded)).collect()
     }
 
@@ -56,12 +55,13 @@ impl Guest for Mapped {
     }
 
     fn describe(&self, address: u64) -> String {
-        // One byte back, for the next instruction may belong to another line.
+        // The return address may belong to the next source line, so go one byte
+        // back.
         image::describe(address.saturating_sub(1))
     }
 
     fn measure_stack(&self) -> bool {
-        // What a nested call uses counts for the outer one.
+        // A nested call's usage counts for the outer call.
         let free = !image::in_call();
         if free {
             image::stack_used_reset();
@@ -85,7 +85,7 @@ fn exception(report: &FaultReport) -> Exception {
         FaultKind::FastFail(code) => Cause::FastFail(code),
         FaultKind::Breakpoint => Cause::Breakpoint,
         FaultKind::DivideError => Cause::Divide,
-        // The other vectors do not come from code that a compiler makes.
+        // Compilers do not generate code that raises the other vectors.
         FaultKind::GeneralProtection | FaultKind::Exception(_) => Cause::Protection,
     };
     Exception { cause, address: report.address, instruction: report.rip }

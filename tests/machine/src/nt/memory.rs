@@ -1,4 +1,4 @@
-//! Pages between guard pages, for everything the kernel hands to a driver.
+//! Pages between guard pages, for everything that the kernel passes to a driver.
 #![expect(unsafe_code, reason = "maps memory")]
 
 use std::num::NonZeroUsize;
@@ -8,7 +8,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, m
 
 use super::types::Plain;
 
-/// Bytes in a page; the same on the lab's host and on Windows for x64.
+/// Bytes in a page, on the lab's host as on Windows for x64.
 pub const PAGE: usize = 4096;
 
 /// Rounds up to whole pages.
@@ -16,26 +16,27 @@ pub fn round_to_pages(bytes: usize) -> usize {
     bytes.next_multiple_of(PAGE)
 }
 
-/// Address space reserved without access, parts of which can be opened.
+/// Address space reserved without access. Parts of it can be opened.
 #[derive(Debug)]
 pub struct Reservation {
     base: NonNull<std::ffi::c_void>,
     bytes: usize,
 }
 
-// SAFETY: a reservation is a range of addresses; the kernel synchronizes
-// changes of protection itself.
+// SAFETY: a reservation is a range of addresses. The host's kernel synchronizes
+// changes of protection.
 unsafe impl Send for Reservation {}
 // SAFETY: as above.
 unsafe impl Sync for Reservation {}
 
 impl Reservation {
-    /// Reserves `bytes`, rounded up to pages. `None` if the host has no room.
+    /// Reserves `bytes`, rounded up to pages. `None` if the host has no address
+    /// space left.
     pub fn new(bytes: usize) -> Option<Self> {
         let bytes = NonZeroUsize::new(round_to_pages(bytes))?;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-        // SAFETY: a fresh anonymous mapping at an address of the host's
-        // choice disturbs nobody.
+        // SAFETY: a new anonymous mapping at an address of the host's choice
+        // affects no other memory.
         let base = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, flags) };
         Some(Self { base: base.ok()?, bytes: bytes.get() })
     }
@@ -55,19 +56,19 @@ impl Reservation {
         (self.base()..self.base() + self.bytes).contains(&address)
     }
 
-    /// Makes pages readable and writable. Fails when the host is out of
-    /// mappings (`vm.max_map_count`).
+    /// Makes pages readable and writable. `false` if the host has no mappings left
+    /// (`vm.max_map_count`).
     pub fn open(&self, address: usize, bytes: usize) -> bool {
         self.protect(address, bytes, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
     }
 
-    /// Takes pages away again; their contents are lost.
+    /// Makes pages inaccessible. Their contents are lost.
     pub fn close(&self, address: usize, bytes: usize) -> bool {
         let Some(start) = self.check(address, bytes) else {
             return false;
         };
-        // SAFETY: the range is inside our own mapping, and whoever touches it
-        // from now on is meant to fault.
+        // SAFETY: the range is inside our own mapping. Later accesses are meant to
+        // fault.
         let discarded = unsafe { madvise(start, bytes, MmapAdvise::MADV_DONTNEED) };
         discarded.is_ok() && self.protect(address, bytes, ProtFlags::PROT_NONE)
     }
@@ -91,8 +92,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours and nothing of the kernel outlives it.
-        // A failure leaks address space, no more.
+        // SAFETY: the mapping is ours, and nothing of the machine outlives it. A
+        // failure only leaks address space.
         let _ = unsafe { munmap(self.base, self.bytes) };
     }
 }
@@ -101,52 +102,52 @@ impl Drop for Reservation {
 #[derive(Debug)]
 pub struct Guarded {
     reservation: Reservation,
-    /// Bytes left out on each side of those that are used.
-    left_out: usize,
+    /// Bytes left unused at each end.
+    margin: usize,
     used: usize,
 }
 
 impl Guarded {
-    /// Zeroed room for `bytes`.
+    /// Makes zeroed pages for `bytes`.
     ///
     /// # Panics
-    /// If the host has no memory left; the lab cannot go on then.
+    /// If the host has no memory left.
     pub fn new(bytes: usize) -> Self {
-        Self::apart(bytes, 0)
+        Self::with_margin(bytes, 0)
     }
 
-    /// The same without so many bytes on either side. Of rooms of which each
-    /// leaves out another number of lines, what lies at the ends is not at one
-    /// place in their pages, for which a cache has few places.
+    /// Makes zeroed pages for `bytes`, with `margin` unused bytes at each end.
+    /// Different margins place structures at different cache sets, so that they do
+    /// not evict each other.
     ///
     /// # Panics
-    /// As for [`new`](Self::new), and if nothing is left.
-    pub fn apart(bytes: usize, left_out: usize) -> Self {
+    /// If the host has no memory left, or the margins leave no bytes.
+    pub fn with_margin(bytes: usize, margin: usize) -> Self {
         let bytes = round_to_pages(bytes.max(1));
-        assert!(2 * left_out < bytes, "something is left");
+        assert!(2 * margin < bytes, "the margins leave no bytes");
         let reservation = Reservation::new(bytes + 2 * PAGE).expect("the host has address space");
         let opened = reservation.open(reservation.base() + PAGE, bytes);
         assert!(opened, "the host has memory mappings left");
-        Self { reservation, left_out, used: bytes - 2 * left_out }
+        Self { reservation, margin, used: bytes - 2 * margin }
     }
 
     /// First usable address.
     pub fn start(&self) -> usize {
-        self.reservation.base() + PAGE + self.left_out
+        self.reservation.base() + PAGE + self.margin
     }
 
-    /// One past the last usable address: the guard page, unless something is left
-    /// out.
+    /// The address after the last usable byte. It is in the guard page if there is
+    /// no margin.
     pub fn end(&self) -> usize {
         self.start() + self.used
     }
 
-    /// Usable bytes.
+    /// Number of usable bytes.
     pub fn size(&self) -> usize {
         self.used
     }
 
-    /// Whether the address is usable memory of this block.
+    /// Whether an address is usable memory of these pages.
     pub fn contains(&self, address: usize) -> bool {
         (self.start()..self.end()).contains(&address)
     }
@@ -154,24 +155,25 @@ impl Guarded {
     /// Writes a structure.
     ///
     /// # Panics
-    /// If it would not lie inside, aligned: a fault of the lab.
+    /// If it is not inside the usable bytes, or is misaligned. This is a bug in the
+    /// lab.
     pub fn put<T: Plain>(&self, address: usize, value: &T) {
         self.check(address, size_of::<T>());
         assert!(address.is_multiple_of(align_of::<T>()));
-        // SAFETY: inside our pages and aligned, both just checked; a driver
-        // may write there at the same time, which raw writes tolerate.
+        // SAFETY: inside our pages and aligned, as checked above. A driver may
+        // write there at the same time, which a volatile write tolerates.
         unsafe { (address as *mut T).write_volatile(*value) };
     }
 
-    /// Reads a structure back.
+    /// Reads a structure.
     ///
     /// # Panics
     /// As [`put`](Self::put).
     pub fn get<T: Plain>(&self, address: usize) -> T {
         self.check(address, size_of::<T>());
         assert!(address.is_multiple_of(align_of::<T>()));
-        // SAFETY: inside our pages and aligned, both just checked; `Plain`
-        // types have no invalid bit pattern.
+        // SAFETY: inside our pages and aligned, as checked above. `Plain` types
+        // have no invalid bit pattern.
         unsafe { (address as *const T).read_volatile() }
     }
 
@@ -181,8 +183,8 @@ impl Guarded {
     /// As [`put`](Self::put).
     pub fn put_bytes(&self, address: usize, bytes: &[u8]) {
         self.check(address, bytes.len());
-        // SAFETY: inside our pages; the source is ours and cannot overlap,
-        // for no slice into these pages is ever made.
+        // SAFETY: inside our pages. The source does not overlap, because no slice
+        // of these pages is ever made.
         unsafe {
             std::ptr::copy_nonoverlapping(bytes.as_ptr(), address as *mut u8, bytes.len());
         }

@@ -10,9 +10,9 @@ use crate::verifier::{Violation, rules};
 /// `KernelMode` (`wdm.h`).
 const KERNEL_MODE: i8 = 0;
 
-/// `MmMapLockedPagesSpecifyCache`, for MDLs over memory that is readable
-/// already: the "mapping" is the address itself. NULL while the lab makes
-/// allocations fail, as when system page table entries run out.
+/// `MmMapLockedPagesSpecifyCache`. The memory of all MDLs is already readable, so
+/// the mapping is its address. NULL while the lab makes allocations fail, as when
+/// system page table entries run out.
 pub extern "win64" fn MmMapLockedPagesSpecifyCache(
     MemoryDescriptorList: Address,
     AccessMode: i8,
@@ -22,8 +22,8 @@ pub extern "win64" fn MmMapLockedPagesSpecifyCache(
     Priority: u32,
 ) -> Address {
     let kernel = enter!(MmMapLockedPagesSpecifyCache, ceiling(AccessMode));
-    // One cache type and one priority in this machine; the requested address
-    // is for user mode.
+    // The machine has one cache type and one priority. The requested address is for
+    // user mode.
     let _ = (CacheType, RequestedAddress, Priority);
     if BugCheckOnFailure != 0 {
         let parameters = [MemoryDescriptorList as u64, 0, 0];
@@ -53,7 +53,7 @@ pub extern "win64" fn MmUnmapLockedPages(BaseAddress: Address, MemoryDescriptorL
 
 fn unmap(base: Address, address: Address) -> Result<(), BadPointer> {
     let mut mdl: MDL = foreign::read(address)?;
-    // Nonpaged pool stays where it is.
+    // Nonpaged pool stays mapped.
     if mdl.MappedSystemVa == base && mdl.MdlFlags & MDL_SOURCE_IS_NONPAGED_POOL == 0 {
         mdl.MdlFlags &= !MDL_MAPPED_TO_SYSTEM_VA;
         mdl.MappedSystemVa = 0;

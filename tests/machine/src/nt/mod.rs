@@ -1,15 +1,15 @@
-//! The NT kernel a callout driver sees.
+//! The NT kernel as a callout driver sees it.
 //!
-//! | module | holds |
+//! | module | content |
 //! |---|---|
-//! | [`Kernel`] | one simulated machine; exports find it through the thread |
-//! | [`types`] | structures as the WDK lays them out |
-//! | [`guest`] | how driver code is entered and abandoned |
+//! | [`Kernel`] | a simulated machine; exports find it through their thread |
+//! | [`types`] | structures with the layout of the WDK headers |
+//! | [`guest`] | calls driver code and abandons it |
 //! | [`cpu`] | processors and IRQL |
-//! | [`memory`], [`foreign`] | guarded pages; reading what drivers point to |
-//! | [`pool`], [`registry`], [`work`], [`objects`] | what a machine has one of each |
+//! | [`memory`], [`foreign`] | guarded pages; copies of what drivers point to |
+//! | [`pool`], [`registry`], [`work`], [`objects`] | the parts of which a machine has one each |
 //! | [`journal`] | every call of an export with its arguments, for tests |
-//! | [`ex`], [`ke`], [`affinity`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, a file per prefix |
+//! | [`ex`], [`ke`], [`affinity`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, mostly one file per prefix |
 
 pub mod affinity;
 mod breach;
@@ -67,8 +67,7 @@ pub(crate) use breach::Trouble;
 pub(crate) use kernel::{Current, SYSTEM_THREAD};
 pub(crate) use threads::at_import;
 
-/// Statuses of this kernel that the filter engine has no use for
-/// (`ntstatus.h`).
+/// Status codes that only this kernel uses (`ntstatus.h`).
 pub mod status {
     use crate::status::Status;
 

@@ -1,7 +1,7 @@
-//! NDIS: looking into NET_BUFFERs (`nblapi.h`).
+//! NDIS: access to NET_BUFFERs (`nblapi.h`).
 //!
-//! On a packet's path: structures are read directly, and a bad pointer faults
-//! as it would in ndis.sys.
+//! These exports are on a packet's path. They read structures directly, and a bad
+//! pointer faults as it does in ndis.sys.
 #![expect(unsafe_code, reason = "walks MDL chains in foreign memory")]
 #![expect(non_snake_case, reason = "the names are NDIS's own")]
 
@@ -14,12 +14,12 @@ use super::types::{
 };
 use crate::status::Status;
 
-// A NET_BUFFER begins with its NET_BUFFER_DATA; the rest is none of ours.
+// A NET_BUFFER begins with its NET_BUFFER_DATA. The exports use nothing else of it.
 
 fn peek<T: Plain>(address: Address) -> T {
-    // SAFETY: a structure in kernel or driver memory; a bad pointer faults,
-    // which the guest takes for the driver's fault. `Plain` types have no
-    // invalid bit pattern.
+    // SAFETY: a structure in kernel or driver memory. A bad pointer faults, and the
+    // guest attributes the fault to the driver. `Plain` types have no invalid bit
+    // pattern.
     unsafe { (address as *const T).read_unaligned() }
 }
 
@@ -28,8 +28,8 @@ fn poke<T: Plain>(address: Address, value: &T) {
     unsafe { (address as *mut T).write_unaligned(*value) };
 }
 
-/// Where an MDL's bytes are, mapping it if need be. `None` while the lab
-/// makes allocations fail: mapping can.
+/// The address of an MDL's bytes. Maps the MDL if necessary; `None` if that fails
+/// because the lab makes allocations fail.
 fn mapped(kernel: &Kernel, address: Address, mdl: &MDL) -> Option<Address> {
     if mdl.MdlFlags & (MDL_MAPPED_TO_SYSTEM_VA | MDL_SOURCE_IS_NONPAGED_POOL) != 0 {
         return Some(mdl.MappedSystemVa);
@@ -43,8 +43,8 @@ fn mapped(kernel: &Kernel, address: Address, mdl: &MDL) -> Option<Address> {
     Some(start)
 }
 
-/// `NdisGetDataBuffer`: a pointer into the packet when the bytes lie together
-/// and aligned as asked, else a copy in `Storage`, else NULL.
+/// `NdisGetDataBuffer`. Returns a pointer into the packet if the bytes are
+/// contiguous and aligned as requested, else a copy in `Storage`, else NULL.
 pub extern "win64" fn NdisGetDataBuffer(
     NetBuffer: Address,
     BytesNeeded: u32,
@@ -61,7 +61,7 @@ pub extern "win64" fn NdisGetDataBuffer(
     let mut at = buffer.CurrentMdl;
     let mut mdl: MDL = peek(at);
     let mut offset = buffer.CurrentMdlOffset as usize;
-    // The data may begin in an MDL further on.
+    // The data may begin in a later MDL.
     while offset >= mdl.ByteCount as usize && mdl.Next != 0 {
         offset -= mdl.ByteCount as usize;
         at = mdl.Next;
@@ -94,8 +94,9 @@ fn copy(kernel: &Kernel, at: Address, offset: usize, needed: usize, storage: Add
             return false;
         };
         let part = (mdl.ByteCount as usize).saturating_sub(offset).min(needed - done);
-        // SAFETY: the MDL says where its bytes are, the driver where to put
-        // them; if either lies, this faults as the driver's fault.
+        // SAFETY: the MDL gives the address of its bytes, and the driver gives the
+        // destination. If one of them is wrong, the fault is attributed to the
+        // driver.
         unsafe {
             let from = (start + offset) as *const u8;
             std::ptr::copy(from, (storage + done) as *mut u8, part);
@@ -107,7 +108,7 @@ fn copy(kernel: &Kernel, at: Address, offset: usize, needed: usize, storage: Add
     true
 }
 
-/// Sets the current MDL from the data's offset in the chain.
+/// Computes the current MDL from the data's offset in the chain.
 fn relocate(buffer: &mut NET_BUFFER_DATA) {
     let mut offset = buffer.DataOffset;
     let mut at = buffer.MdlChain;
@@ -123,9 +124,9 @@ fn relocate(buffer: &mut NET_BUFFER_DATA) {
     buffer.CurrentMdlOffset = offset;
 }
 
-/// `NdisRetreatNetBufferDataStart`. Where the unused space in front does not
-/// suffice, an MDL is put before the chain, which can fail. A handler of the
-/// driver's own for that is not called: such a retreat fails.
+/// `NdisRetreatNetBufferDataStart`. If the unused space before the data is too
+/// small, an MDL is inserted before the chain, which can fail. The lab does not
+/// call a driver's allocation handler: such a retreat fails.
 pub extern "win64" fn NdisRetreatNetBufferDataStart(
     NetBuffer: Address,
     DataOffsetDelta: u32,
@@ -156,7 +157,8 @@ pub extern "win64" fn NdisRetreatNetBufferDataStart(
     Status::SUCCESS.0
 }
 
-/// A new MDL of `bytes` bytes before `next`; 0 while allocations fail.
+/// A new MDL of `bytes` bytes before `next`. 0 while the lab makes allocations
+/// fail.
 fn prepend(kernel: &Kernel, next: Address, bytes: u32) -> Address {
     if kernel.pool().take_shortage() {
         return 0;
@@ -179,8 +181,8 @@ fn prepend(kernel: &Kernel, next: Address, bytes: u32) -> Address {
     address
 }
 
-/// `NdisAdvanceNetBufferDataStart`. With `FreeMdl`, MDLs that a retreat put in
-/// front and that hold no data any more go.
+/// `NdisAdvanceNetBufferDataStart`. With `FreeMdl`, frees MDLs that a retreat
+/// inserted and that hold no more data.
 pub extern "win64" fn NdisAdvanceNetBufferDataStart(
     NetBuffer: Address,
     DataOffsetDelta: u32,
@@ -188,7 +190,7 @@ pub extern "win64" fn NdisAdvanceNetBufferDataStart(
     FreeMdlHandler: Address,
 ) {
     let kernel = enter!(NdisAdvanceNetBufferDataStart);
-    // Belongs to an allocation handler, which is never called.
+    // The handler belongs to an allocation handler, which is never called.
     let _ = FreeMdlHandler;
     let mut buffer: NET_BUFFER_DATA = peek(NetBuffer);
     buffer.DataOffset = buffer.DataOffset.saturating_add(DataOffsetDelta);

@@ -1,4 +1,4 @@
-//! What the machine keeps for drivers: handles, devices, work items.
+//! The machine's objects for drivers: handles, devices, work items.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,71 +8,72 @@ use super::memory::Guarded;
 use super::types::{Address, FWPS_CALLOUT3, HANDLE};
 use crate::wfp::{Guid, SessionId, SubscriptionId};
 
-/// Bugcheck 0x93's word for a handle that is not open; 0 is a protected one.
+/// Bugcheck 0x93's code for a handle that is not open. 0 stands for a protected
+/// handle.
 pub const INVALID_HANDLE: u64 = 1;
 
-/// An event behind a handle.
+/// An event.
 #[derive(Debug)]
 pub struct Event {
-    /// Signaled.
+    /// Whether it is signaled.
     pub signaled: AtomicBool,
-    /// A `SynchronizationEvent`: one wait takes the signal away.
+    /// Whether it is a `SynchronizationEvent`: one wait resets the signal.
     pub synchronization: bool,
 }
 
-/// What a handle stands for.
+/// The object of a handle.
 #[derive(Clone, Debug)]
 pub enum Object {
-    /// A registry key, by its path and which of those of that path it is.
+    /// A registry key: its path, and its generation among the keys of that path.
     Key(String, u64),
-    /// An event made by `ZwCreateEvent`.
+    /// An event that `ZwCreateEvent` created.
     Event(Arc<Event>),
-    /// A thread made by `PsCreateSystemThread`, by the event of its end.
+    /// A thread that `PsCreateSystemThread` created: the event that its end sets.
     Thread(Arc<Event>),
 }
 
-/// How a registry watcher is told.
+/// How a registry change is reported.
 #[derive(Clone, Debug)]
 pub struct Notice {
-    /// Tells it from other notices.
+    /// Identifies the notice.
     pub id: Address,
-    /// Set when the change comes.
+    /// Set when the key changes.
     pub event: Option<Arc<Event>>,
-    /// A `WORK_QUEUE_ITEM` queued when the change comes, or 0.
+    /// A `WORK_QUEUE_ITEM` that is queued when the key changes, or 0.
     pub work_item: Address,
-    /// An `IO_STATUS_BLOCK` that gets the outcome.
+    /// An `IO_STATUS_BLOCK` for the outcome.
     pub status_block: Address,
 }
 
 /// A device object with its extension.
 #[derive(Debug)]
 pub struct Device {
-    /// The pages.
+    /// The pages that hold it.
     pub memory: Guarded,
     /// Its name, empty if it has none.
     pub name: String,
-    /// Work items queued or running for it.
+    /// Number of its work items that are queued or running.
     pub references: u32,
-    /// Deleted by the driver; kept while it is referenced.
+    /// Whether the driver has deleted it. It is kept while it is referenced.
     pub deleted: bool,
 }
 
 /// An `IO_WORKITEM`.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkItem {
-    /// The device object it was made for.
+    /// The device object for which it was allocated.
     pub device: Address,
-    /// Queued and not yet taken by the worker.
+    /// Whether it is queued and no worker has taken it.
     pub queued: bool,
 }
 
-/// Everything the machine hands out by number or address.
+/// All objects that have a handle or an address.
 #[derive(Debug)]
 pub struct Objects {
     handles: BTreeMap<HANDLE, Object>,
     next_handle: HANDLE,
     next_opaque: Address,
-    /// Start routines of the driver's threads that have not ended.
+    /// Start routines of the driver's running threads.
     pub threads: Vec<Address>,
     /// By address of the `DEVICE_OBJECT`.
     pub devices: BTreeMap<Address, Device>,
@@ -84,7 +85,7 @@ pub struct Objects {
     pub subscriptions: BTreeMap<HANDLE, SubscriptionId>,
     /// MDLs that `NdisRetreatNetBufferDataStart` made, with their buffers.
     pub mdls: BTreeMap<Address, Guarded>,
-    /// What the driver registered under each callout's key, last.
+    /// The callout that the driver last registered under each key.
     pub callouts: BTreeMap<Guid, FWPS_CALLOUT3>,
 }
 
@@ -92,9 +93,9 @@ impl Default for Objects {
     fn default() -> Self {
         Self {
             handles: BTreeMap::new(),
-            // Kernel handles on x64 carry the high bit.
+            // Kernel handles on x64 have the high bit set.
             next_handle: 0xFFFF_FFFF_8000_0004,
-            // Addresses of the kernel's half, where a driver can only fault.
+            // Addresses in the kernel's half. A driver that uses them faults.
             next_opaque: 0xFFFF_9800_0000_0000,
             threads: Vec::new(),
             devices: BTreeMap::new(),
@@ -108,7 +109,7 @@ impl Default for Objects {
 }
 
 impl Objects {
-    /// A new handle.
+    /// Opens a handle for an object.
     pub fn open(&mut self, object: Object) -> HANDLE {
         let handle = self.next_handle;
         self.next_handle += 4;
@@ -116,25 +117,24 @@ impl Objects {
         handle
     }
 
-    /// What a handle stands for.
+    /// The object of a handle.
     pub fn handle(&self, handle: HANDLE) -> Option<&Object> {
         self.handles.get(&handle)
     }
 
-    /// Closes a handle.
+    /// Closes a handle. Returns its object.
     pub fn close(&mut self, handle: HANDLE) -> Option<Object> {
         self.handles.remove(&handle)
     }
 
-    /// An address for something opaque: never given out twice, and faults
-    /// when it is dereferenced.
+    /// A unique address for an opaque object. It faults when it is dereferenced.
     pub fn opaque(&mut self) -> Address {
         self.next_opaque += 0x100;
         self.next_opaque
     }
 
-    /// Deletes a device object, at once if nothing refers to it. `false` if
-    /// there is no such device.
+    /// Deletes a device object, at once if it is not referenced. `false` if there
+    /// is no such device.
     pub fn delete_device(&mut self, address: Address) -> bool {
         let Some(device) = self.devices.get_mut(&address).filter(|d| !d.deleted) else {
             return false;
@@ -146,7 +146,7 @@ impl Objects {
         true
     }
 
-    /// Gives back a work item's reference to its device.
+    /// Releases a work item's reference to its device.
     pub fn release_device(&mut self, address: Address) {
         if let Some(device) = self.devices.get_mut(&address) {
             device.references = device.references.saturating_sub(1);
@@ -156,7 +156,7 @@ impl Objects {
         }
     }
 
-    /// Open handles in words.
+    /// Describes open handles.
     pub fn describe_handles(&self) -> Vec<String> {
         let describe = |(handle, object): (&HANDLE, &Object)| match object {
             Object::Key(path, _) => format!("{handle:#x}: key {path}"),
@@ -166,7 +166,7 @@ impl Objects {
         self.handles.iter().map(describe).collect()
     }
 
-    /// Device objects in words.
+    /// Describes device objects.
     pub fn describe_devices(&self) -> Vec<String> {
         let describe = |(address, device): (&Address, &Device)| match device.name.as_str() {
             "" => format!("{address:#x}: unnamed device"),

@@ -1,4 +1,4 @@
-//! How a machine is made.
+//! Options of a simulated machine.
 
 use std::ops::Range;
 use std::time::Duration;
@@ -6,39 +6,39 @@ use std::time::Duration;
 use super::cpu::Irql;
 use super::fwp::{MdlMapping, NblLayout};
 
-/// How a machine is made.
+/// Options of a simulated machine.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Simulated processors, 1 to 64.
+    /// Number of simulated processors, 1 to 64.
     pub processors: u32,
-    /// Processors in a group, but for the last group. Windows makes groups of up
-    /// to 64, and smaller ones where it is told to (bcdedit's `groupsize`).
+    /// Number of processors in each group; the last group may have fewer. Windows
+    /// groups up to 64 processors, or fewer if configured (bcdedit's `groupsize`).
     pub group_size: u32,
-    /// The level classify runs at; the documents allow up to DISPATCH_LEVEL
-    /// and name no layer's own (facts, "per-layer IRQL").
+    /// The IRQL at which classifyFn runs. It may be any up to DISPATCH_LEVEL
+    /// ("FWPS_CALLOUT_CLASSIFY_FN3", remarks); no document names a layer's own.
     pub classify_irql: Irql,
-    /// How packets are cut into MDLs.
+    /// How packets are divided among MDLs.
     pub nbl_layout: NblLayout,
-    /// Whether packets' MDLs are mapped already.
+    /// Whether packets' MDLs are already mapped.
     pub mdl_mapping: MdlMapping,
-    /// NET_BUFFERs in a list at the outbound layers: the packet, and others like
-    /// it, each a byte shorter than the one before.
+    /// Number of NET_BUFFERs in a list at the outbound layers. The first has the
+    /// packet; each other one is a byte shorter than the one before.
     pub net_buffers: usize,
     /// Build number that `RtlGetVersion` reports.
     pub build: u32,
-    /// How long unload waits for work items to end.
+    /// How long an unload waits for work items.
     pub drain_limit: Duration,
-    /// A wait without a timeout that lasts longer than this is a deadlock.
+    /// A wait without a timeout is a deadlock if it takes longer.
     pub hang_limit: Duration,
 }
 
 impl Options {
-    /// A processor's group, and its number in that.
+    /// A processor's group, and its number in the group.
     pub(super) fn group_and_number(&self, processor: u32) -> (u16, u8) {
         ((processor / self.group_size) as u16, (processor % self.group_size) as u8)
     }
 
-    /// A group's processors, by their numbers over all groups.
+    /// A group's processors, as numbers over all groups.
     pub(super) fn group(&self, group: u16) -> Range<u32> {
         let first = u32::from(group).saturating_mul(self.group_size).min(self.processors);
         first..first.saturating_add(self.group_size).min(self.processors)

@@ -8,8 +8,8 @@ use super::types::{Address, HANDLE, NTSTATUS};
 use super::{Kernel, Trouble};
 use crate::status::Status;
 
-/// `PsCreateSystemThread`: in the system process. There are no other processes
-/// here, and nobody asks for a thread's client id.
+/// `PsCreateSystemThread`. The machine has no processes and no client ids, so
+/// arguments for these are not supported.
 pub extern "win64" fn PsCreateSystemThread(
     ThreadHandle: Address,
     DesiredAccess: u32,

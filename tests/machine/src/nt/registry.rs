@@ -1,7 +1,7 @@
 //! The registry: a tree of keys in memory, with change notification.
 //!
-//! Pure data. Key paths are the kernel's (`\Registry\Machine\…`), compared
-//! without case, as value names are.
+//! The module holds only data. Key paths are kernel paths (`\Registry\Machine\…`).
+//! Paths and value names are compared without case.
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub struct RegistryValue {
     /// `REG_*` (`winnt.h`).
     pub kind: u32,
-    /// The data as stored; nothing guarantees that it fits the type.
+    /// The stored data. It may not fit the type.
     pub data: Vec<u8>,
 }
 
@@ -36,7 +36,7 @@ impl RegistryValue {
         Self { kind: REG_SZ, data: wide(text).chain([0, 0]).collect() }
     }
 
-    /// `REG_MULTI_SZ`: each string terminated, and an empty one at the end.
+    /// `REG_MULTI_SZ`: terminated strings, and an empty string at the end.
     pub fn multi_sz<S: AsRef<str>>(strings: impl IntoIterator<Item = S>) -> Self {
         let mut data: Vec<u8> = Vec::new();
         for string in strings {
@@ -51,40 +51,40 @@ fn wide(text: &str) -> impl Iterator<Item = u8> {
     text.encode_utf16().flat_map(u16::to_le_bytes)
 }
 
-/// What the driver gets for a query instead of what is stored.
+/// What a query returns instead of the stored value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// Another value, as if somebody had changed it in between.
+    /// Another value, as if it had been changed in between.
     Value(RegistryValue),
-    /// A value that says it has another length than it has. A driver that
-    /// filters registry calls (CmRegisterCallbackEx) can answer so.
+    /// A value with a wrong length. A driver that filters registry calls
+    /// (CmRegisterCallbackEx) can return one.
     Claims {
         /// The value.
         value: RegistryValue,
-        /// The length that it says.
+        /// The length that is returned.
         length: u32,
     },
 }
 
-/// A value as a query answers it.
+/// The answer to a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Answered {
-    /// The name as set.
+    /// The name with the spelling of the last write.
     pub name: String,
     /// The value.
     pub value: RegistryValue,
-    /// The length that the answer gives for its data.
+    /// The length of the data, as the answer gives it.
     pub length: u32,
 }
 
-/// A value the driver asked for.
+/// A query by the driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
     /// Full path of the key.
     pub key: String,
-    /// Name as the driver spelled it.
+    /// The name with the driver's spelling.
     pub name: String,
-    /// Whether there was such a value.
+    /// Whether the value exists.
     pub found: bool,
 }
 
@@ -93,59 +93,59 @@ pub const NOTIFY_CHANGE_NAME: u32 = 1;
 /// `REG_NOTIFY_CHANGE_LAST_SET` (`winnt.h`): values written or deleted.
 pub const NOTIFY_CHANGE_LAST_SET: u32 = 4;
 
-/// A value's last reading by the driver.
+/// When the driver last queried a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reading {
-    /// The number of the last change of the registry before it.
+    /// Number of changes of the registry before the query.
     pub change: u64,
-    /// How often the driver had waited for an object before it.
+    /// Number of the driver's waits for an object before the query.
     pub waits: u64,
 }
 
-/// A request to hear of changes, with what its maker needs to deliver it.
+/// A request for notification of changes, with data for its delivery.
 #[derive(Clone, Debug)]
 pub struct Watch<T> {
-    /// Key watched.
+    /// The watched key.
     pub key: String,
-    /// Handle it was requested on.
+    /// The handle of the request.
     pub handle: usize,
     /// `REG_NOTIFY_*`.
     pub filter: u32,
-    /// Subkeys too.
+    /// Whether subkeys are watched, too.
     pub subtree: bool,
-    /// How to tell.
+    /// How to notify.
     pub notice: T,
 }
 
 #[derive(Debug, Default)]
 struct Key {
-    /// By upper-case name; with the name as given.
+    /// Values by upper-case name, each with the name as spelled in the last write.
     values: BTreeMap<String, (String, RegistryValue)>,
-    /// Tells it from others that were deleted under the same path.
+    /// Distinguishes the key from deleted keys with the same path.
     generation: u64,
 }
 
-/// Reads that are remembered.
+/// Number of queries that are kept.
 const READS: usize = 4096;
 
 #[derive(Debug)]
 struct State<T> {
-    /// By upper-case path.
+    /// Keys by upper-case path.
     keys: BTreeMap<String, Key>,
     watches: Vec<Watch<T>>,
-    /// The last ones.
+    /// The last queries.
     reads: VecDeque<Read>,
-    /// What comes instead of stored values, by upper-case path and name: one for
-    /// each query.
+    /// Replies that replace stored values, one for each query, by upper-case path
+    /// and name.
     replies: BTreeMap<(String, String), VecDeque<Reply>>,
-    /// The last reading of each value, by upper-case name.
+    /// The last query of each value, by upper-case name.
     readings: BTreeMap<String, Reading>,
-    /// How many changes of values there were.
+    /// Number of changes of values.
     changes: u64,
     keys_made: u64,
 }
 
-/// The registry of one machine; `T` is how a watcher is told.
+/// The registry of a machine. `T` is how a watcher is notified.
 #[derive(Debug)]
 pub struct Registry<T> {
     state: Mutex<State<T>>,
@@ -167,7 +167,7 @@ impl<T> Default for Registry<T> {
     }
 }
 
-/// Summary of a key, as `KEY_FULL_INFORMATION` gives it; lengths in bytes.
+/// Summary of a key as in `KEY_FULL_INFORMATION`. Lengths are in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct KeySummary {
@@ -179,8 +179,8 @@ pub struct KeySummary {
 }
 
 impl<T> Registry<T> {
-    /// Makes a key, and those above it. Returns the watchers of new names.
-    #[must_use = "watchers must be told"]
+    /// Creates a key and its parents. Returns the watches that fire.
+    #[must_use = "the watches must be completed"]
     pub fn create_key(&self, path: &str) -> Vec<Watch<T>> {
         let mut state = self.state();
         let upper = normal(path);
@@ -199,14 +199,14 @@ impl<T> Registry<T> {
         fired
     }
 
-    /// Whether there is such a key.
+    /// Whether a key exists.
     pub fn has_key(&self, path: &str) -> bool {
         self.state().keys.contains_key(&normal(path))
     }
 
-    /// Sets a value, making its key if need be. Returns whom to tell; a watch
-    /// tells once.
-    #[must_use = "watchers must be told"]
+    /// Sets a value, and creates its key if necessary. Returns the watches that
+    /// fire; a watch fires once.
+    #[must_use = "the watches must be completed"]
     pub fn set_value(&self, key: &str, name: &str, value: RegistryValue) -> Vec<Watch<T>> {
         let mut fired = self.create_key(key);
         let mut state = self.state();
@@ -217,8 +217,9 @@ impl<T> Registry<T> {
         fired
     }
 
-    /// Deletes a value; nobody is told if there was none.
-    #[must_use = "watchers must be told"]
+    /// Deletes a value. Returns the watches that fire; none if the value does not
+    /// exist.
+    #[must_use = "the watches must be completed"]
     pub fn delete_value(&self, key: &str, name: &str) -> Vec<Watch<T>> {
         let mut state = self.state();
         let values = state.keys.get_mut(&normal(key)).map(|key| &mut key.values);
@@ -231,9 +232,9 @@ impl<T> Registry<T> {
         }
     }
 
-    /// Deletes a key with those below it. Handles to it stay open and are good
-    /// for nothing more, also when there is a key of that name again.
-    #[must_use = "watchers must be told"]
+    /// Deletes a key and its subkeys. Returns the watches that fire. Open handles
+    /// stay invalid for the key, even if a key with this path is created again.
+    #[must_use = "the watches must be completed"]
     pub fn delete_key(&self, path: &str) -> Vec<Watch<T>> {
         let mut state = self.state();
         let upper = normal(path);
@@ -243,44 +244,44 @@ impl<T> Registry<T> {
         state.watches.extract_if(.., |watch| concerns(&normal(&watch.key))).collect()
     }
 
-    /// Which of the keys that this path has had is there now.
+    /// The generation of the key at a path. Each new key has another generation.
     pub fn generation(&self, path: &str) -> Option<u64> {
         self.state().keys.get(&normal(path)).map(|key| key.generation)
     }
 
-    /// A value as the lab sees it, not recorded as read.
+    /// A stored value. The access is not recorded as a query.
     pub fn value(&self, key: &str, name: &str) -> Option<RegistryValue> {
         let state = self.state();
         let values = &state.keys.get(&normal(key))?.values;
         Some(values.get(&name.to_uppercase())?.1.clone())
     }
 
-    /// All values of a key with their names as set.
+    /// All values of a key, with names as spelled in the last write.
     pub fn values(&self, key: &str) -> Vec<(String, RegistryValue)> {
         let state = self.state();
         let key = state.keys.get(&normal(key));
         key.map_or_else(Vec::new, |key| key.values.values().cloned().collect())
     }
 
-    /// Answers the next queries of a value by these, whatever is stored; replaces
-    /// those that were not asked for yet.
+    /// Sets the replies to the next queries of a value. Replaces replies that are
+    /// still unused.
     pub fn script(&self, key: &str, name: &str, replies: Vec<Reply>) {
         let of = (normal(key), name.to_uppercase());
         self.state().replies.insert(of, replies.into());
     }
 
-    /// How many changes of values there were.
+    /// Number of changes of values.
     pub fn changes(&self) -> u64 {
         self.state().changes
     }
 
-    /// The last reading of a value of this name.
+    /// The last query of a value with this name, in any key.
     pub fn last_reading(&self, name: &str) -> Option<Reading> {
         self.state().readings.get(&name.to_uppercase()).copied()
     }
 
-    /// A value as the driver reads it. `waits` says how often it has waited for an
-    /// object so far.
+    /// Answers a query by the driver. `waits` is the number of the driver's waits
+    /// for an object so far.
     pub fn read(&self, key: &str, name: &str, waits: u64) -> Option<Answered> {
         let mut state = self.state();
         let reading = Reading { change: state.changes, waits };
@@ -302,19 +303,19 @@ impl<T> Registry<T> {
         value
     }
 
-    /// Every value the driver asked for, in order.
+    /// The last queries by the driver, in order.
     pub fn reads(&self) -> Vec<Read> {
         self.state().reads.iter().cloned().collect()
     }
 
-    /// Whether the driver ever asked for a value of this name.
+    /// Whether one of the last queries was for this name.
     pub fn was_read(&self, name: &str) -> bool {
         let state = self.state();
         let wanted = name.to_uppercase();
         state.reads.iter().any(|read| read.name.to_uppercase() == wanted)
     }
 
-    /// What a key holds, `None` if there is no such key.
+    /// Summary of a key; `None` if it does not exist.
     pub fn summary(&self, path: &str) -> Option<KeySummary> {
         let state = self.state();
         let upper = normal(path);
@@ -338,13 +339,13 @@ impl<T> Registry<T> {
         self.state().watches.push(watch);
     }
 
-    /// Whether a watch still waits.
+    /// Whether a pending watch matches.
     pub fn has_watch(&self, which: impl Fn(&T) -> bool) -> bool {
         self.state().watches.iter().any(|watch| which(&watch.notice))
     }
 
-    /// Takes out the watches that were requested on a handle.
-    #[must_use = "watchers must be told"]
+    /// Removes and returns the watches of a handle.
+    #[must_use = "the watches must be completed"]
     pub fn take_watches_of(&self, handle: usize) -> Vec<Watch<T>> {
         let mut state = self.state();
         state.watches.extract_if(.., |watch| watch.handle == handle).collect()
@@ -374,7 +375,7 @@ impl<T> State<T> {
     }
 }
 
-/// Upper case, without a separator at the end.
+/// Upper case, without a trailing separator.
 fn normal(path: &str) -> String {
     path.trim_end_matches('\\').to_uppercase()
 }
@@ -402,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_come_once_each_and_then_what_is_stored() {
+    fn each_reply_is_used_once_before_the_stored_value() {
         let registry = Registry::<u32>::default();
         let _ = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
         let claim = Reply::Claims { value: RegistryValue::dword(3), length: 9 };
@@ -415,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reading_knows_the_changes_before_it() {
+    fn a_reading_records_the_changes_before_it() {
         let registry = Registry::<u32>::default();
         assert_eq!(registry.last_reading("Mode"), None);
         let _ = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
@@ -426,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_tells_once() {
+    fn a_watch_fires_once() {
         let registry = Registry::default();
         registry.watch(watch(false, 1));
         let fired = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
@@ -435,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_below_concerns_only_those_who_watch_the_tree() {
+    fn a_change_of_a_subkey_fires_only_subtree_watches() {
         let registry = Registry::default();
         registry.watch(watch(false, 1));
         registry.watch(watch(true, 2));
@@ -447,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn deleting_what_is_not_there_tells_nobody() {
+    fn deleting_a_missing_value_fires_no_watch() {
         let registry = Registry::default();
         let _ = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
         registry.watch(watch(false, 1));
@@ -456,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_deleted_is_another_when_it_comes_back() {
+    fn a_key_created_again_has_another_generation() {
         let registry = Registry::default();
         let below = format!(r"{KEY}\Parameters");
         let _ = registry.set_value(&below, "Mode", RegistryValue::dword(1));
@@ -472,7 +473,7 @@ mod tests {
     }
 
     #[test]
-    fn strings_end_as_windows_writes_them() {
+    fn strings_are_terminated_as_on_windows() {
         assert_eq!(RegistryValue::sz("a").data, [b'a', 0, 0, 0]);
         let multi = RegistryValue::multi_sz(["a", "b"]).data;
         assert_eq!(multi, [b'a', 0, 0, 0, b'b', 0, 0, 0, 0, 0]);

@@ -1,4 +1,4 @@
-//! Run-time library: strings, version, the C functions ntoskrnl exports.
+//! Run-time library: strings, version, and the C functions of ntoskrnl.
 #![expect(unsafe_code, reason = "moves driver memory")]
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
@@ -9,8 +9,8 @@ use super::types::{Address, NTSTATUS, RTL_OSVERSIONINFOEXW, RTL_OSVERSIONINFOW, 
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
-/// `RtlInitUnicodeString`. A string too long for the structure is cut at the
-/// longest even length below 64 KB (documentation).
+/// `RtlInitUnicodeString`. Truncates a string that is too long to the longest even
+/// length below 64 KB (documentation).
 pub extern "win64" fn RtlInitUnicodeString(DestinationString: Address, SourceString: Address) {
     let kernel = enter!(RtlInitUnicodeString);
     let outcome = init_unicode_string(DestinationString, SourceString);
@@ -18,7 +18,7 @@ pub extern "win64" fn RtlInitUnicodeString(DestinationString: Address, SourceStr
 }
 
 fn init_unicode_string(destination: Address, source: Address) -> Result<(), BadPointer> {
-    /// Largest `Length` that leaves room for the terminator.
+    /// Largest `Length` that leaves space for the terminator.
     const LONGEST: usize = 0xFFFC;
     let mut length = 0;
     while source != 0 && length < LONGEST && foreign::read::<u16>(source + length)? != 0 {
@@ -29,7 +29,7 @@ fn init_unicode_string(destination: Address, source: Address) -> Result<(), BadP
     foreign::write(destination, &string)
 }
 
-/// `RtlGetVersion`: fills the structure whose size its first member gives.
+/// `RtlGetVersion`. The structure's first member gives its size.
 pub extern "win64" fn RtlGetVersion(lpVersionInformation: Address) -> NTSTATUS {
     let kernel = enter!(RtlGetVersion);
     let outcome = version(&kernel, lpVersionInformation);
@@ -63,7 +63,7 @@ fn version(kernel: &Kernel, address: Address) -> Result<(), BadPointer> {
     Ok(())
 }
 
-/// `memcpy`. Overlapping buffers are a breach, not an accident waiting.
+/// `memcpy`. Overlapping buffers are a breach.
 pub extern "win64" fn memcpy(_Dst: Address, _Src: Address, _MaxCount: usize) -> Address {
     let kernel = enter!(memcpy);
     let overlap = _Dst != _Src && _Dst.abs_diff(_Src) < _MaxCount;
@@ -72,8 +72,8 @@ pub extern "win64" fn memcpy(_Dst: Address, _Src: Address, _MaxCount: usize) -> 
         let text = String::new();
         kernel.violate(Violation::new(&rules::MEMCPY_OVERLAP, parameters, text));
     }
-    // SAFETY: driver memory of the driver's choice; a bad pointer faults,
-    // which the guest takes for the driver's fault. `copy` allows overlap.
+    // SAFETY: memory of the driver's choice. A bad pointer faults, and the guest
+    // attributes the fault to the driver. `copy` permits overlap.
     unsafe { std::ptr::copy(_Src as *const u8, _Dst as *mut u8, _MaxCount) };
     _Dst
 }

@@ -1,12 +1,12 @@
-//! How much kernel stack each kind of entry point has used at most.
+//! Measures the most kernel stack that each kind of entry point uses.
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Each of the first calls is measured, later one in as many: looking through
-/// the whole stack costs more than many a call.
-const EACH: u64 = 64;
+/// The first calls are all measured, later ones at this interval. A measurement
+/// scans the whole stack, which costs more than many a call.
+const INTERVAL: u64 = 64;
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Mark {
@@ -14,29 +14,29 @@ struct Mark {
     most: usize,
 }
 
-/// The marks of one machine, by what was called.
+/// The marks of a machine, by kind of call.
 #[derive(Debug, Default)]
 pub(super) struct StackMarks {
     marks: Mutex<BTreeMap<&'static str, Mark>>,
 }
 
 impl StackMarks {
-    /// Counts a call and says whether it is to be measured.
+    /// Counts a call. Returns whether to measure it.
     pub fn is_due(&self, what: &'static str) -> bool {
         let mut marks = self.marks();
         let mark = marks.entry(what).or_default();
         mark.calls += 1;
-        mark.calls <= EACH || mark.calls.is_multiple_of(EACH)
+        mark.calls <= INTERVAL || mark.calls.is_multiple_of(INTERVAL)
     }
 
-    /// Notes what a call used.
+    /// Records what a call used.
     pub fn note(&self, what: &'static str, bytes: usize) {
         let mut marks = self.marks();
         let mark = marks.entry(what).or_default();
         mark.most = mark.most.max(bytes);
     }
 
-    /// The most bytes used by each kind of call that was measured.
+    /// Most bytes used by each kind of call, in the measured calls.
     pub fn all(&self) -> Vec<(&'static str, usize)> {
         let marks = self.marks();
         marks.iter().filter(|(_, mark)| mark.most > 0).map(|(what, mark)| (*what, mark.most)).collect()

@@ -1,5 +1,5 @@
-//! The machine's threads in a schedule.
-#![expect(unsafe_code, reason = "a thread that waits looks for the machine it is in")]
+//! Runs the machine's threads under a schedule.
+#![expect(unsafe_code, reason = "a waiting thread reads the machine it is in")]
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -10,56 +10,58 @@ use super::kernel::{Kernel, SYSTEM_THREAD};
 use super::work;
 use crate::schedule::{self, Log, Machine, Scheduling, Session, Thread, Waited};
 
-/// System threads that serve the work queue in a deterministic schedule.
-const SERVANTS: usize = 2;
+/// Number of threads that serve the work queue in a deterministic schedule.
+const SCHEDULED_WORKERS: usize = 2;
 
 impl Kernel {
-    /// Runs simulated threads to their ends. They call the filter engine, load
-    /// and unload, change the registry; driver code in them is interleaved as
-    /// the schedule says.
+    /// Runs simulated threads until they end. They may call the filter engine, load
+    /// and unload the driver, and change the registry. The schedule interleaves the
+    /// driver code that they run.
     ///
-    /// In a deterministic schedule nobody else may enter the machine meanwhile,
-    /// and its work queue is served by threads of the schedule.
+    /// During a deterministic schedule no other thread may enter the machine.
+    /// Threads of the schedule serve its work queue.
     ///
     /// # Panics
-    /// If a thread does, after all have ended; or if a schedule runs already.
+    /// If one of the threads panics, after all have ended, or if a schedule is
+    /// already running.
     pub fn run_threads(&self, scheduling: Scheduling, threads: Vec<Thread<'_>>) -> Log {
         let session = Session::new(scheduling, Arc::new(Watched(self.weak())));
         {
             let mut current = self.session();
-            assert!(current.is_none(), "a schedule runs");
+            assert!(current.is_none(), "a schedule is already running");
             let unscheduled = session.is_deterministic() && !self.objects().threads.is_empty();
-            assert!(!unscheduled, "a driver's thread runs that the schedule did not see begin");
+            assert!(!unscheduled, "a thread of the driver started before the schedule");
             *current = Some(Arc::clone(&session));
         }
         let ended = Ended { kernel: self, session: &session };
-        let mut servants = Vec::new();
+        let mut workers = Vec::new();
         if session.is_deterministic() {
-            self.work().keep_for_servants(true);
+            self.work().reserve_for_schedule(true);
             let serve =
                 |number| Thread::new(format!("worker {number}"), || self.work().serve_scheduled(self));
-            servants.extend((0..SERVANTS).map(serve));
+            workers.extend((0..SCHEDULED_WORKERS).map(serve));
         }
-        let log = session.run(threads, servants);
+        let log = session.run(threads, workers);
         drop(ended);
         log
     }
 
-    /// Waits, without a limit of its own, until `holds`; `false` if the machine
-    /// stopped. For threads that drive a machine from outside the driver.
+    /// Waits until `holds` returns true, without a time limit of its own. `false`
+    /// if the machine stopped. For threads that drive a machine from outside the
+    /// driver.
     pub fn wait_until(&self, what: &str, holds: impl FnMut() -> bool) -> bool {
         self.on_processor(0, Irql::PASSIVE, |kernel| {
             kernel.bell.wait(&|| what.to_owned(), None, holds) == Waited::Ready
         })
     }
 
-    /// The session that a job of the work queue joins for its time.
+    /// The session that a job of the work queue joins while it runs.
     pub(super) fn parallel_session(&self) -> Option<Arc<Session>> {
         self.session().clone().filter(|session| !session.is_deterministic())
     }
 }
 
-/// Ends the session when threads panic, too.
+/// Ends the session, also when threads panic.
 struct Ended<'a> {
     kernel: &'a Kernel,
     session: &'a Session,
@@ -69,7 +71,7 @@ impl Drop for Ended<'_> {
     fn drop(&mut self) {
         *self.kernel.session() = None;
         self.kernel.clock().advance(self.session.elapsed());
-        self.kernel.work().keep_for_servants(false);
+        self.kernel.work().reserve_for_schedule(false);
     }
 }
 
@@ -101,8 +103,8 @@ impl Machine for Watched {
     }
 
     fn hang_limit(&self) -> Duration {
-        // A driver's thread may wait for something to do for good. Who waits for
-        // such a thread may not.
+        // A driver's thread may wait for work forever. A thread that waits for such
+        // a thread may not.
         match std::thread::current().name() {
             Some(SYSTEM_THREAD) => Duration::MAX,
             _ => self.0.upgrade().map_or(Duration::ZERO, |kernel| kernel.options().hang_limit),
@@ -110,17 +112,17 @@ impl Machine for Watched {
     }
 }
 
-/// The machine the calling thread is in, for its waits.
+/// The machine of the calling thread, for its waits.
 pub(super) fn of_thread() -> Option<Arc<dyn Machine>> {
-    // SAFETY: null, or the machine of a `Stay` on this thread, which borrows it
-    // for longer than this call.
+    // SAFETY: null, or the machine of a `Stay` on this thread, which borrows the
+    // machine longer than this call.
     let kernel = unsafe { cpu::kernel().as_ref() }?;
     Some(Arc::new(Watched(kernel.weak())))
 }
 
-/// An import is called. Perhaps other threads run first, perhaps this one goes
-/// on elsewhere; it does not run while its processor is at DISPATCH_LEVEL for
-/// another.
+/// Called at every import. The schedule may run other threads first, or move this
+/// one to another processor. The thread waits while another thread is at
+/// DISPATCH_LEVEL on its processor.
 pub(crate) fn at_import(kernel: &Kernel, name: &'static str) {
     let raised = cpu::irql() >= Irql::DISPATCH;
     if let Some(processor) = schedule::at_import(name, raised) {
@@ -131,7 +133,7 @@ pub(crate) fn at_import(kernel: &Kernel, name: &'static str) {
     }
 }
 
-/// For the worker threads that are part of no deterministic schedule.
+/// Runs a job on a worker thread outside of deterministic schedules.
 pub(super) fn run_job(kernel: &Kernel, job: work::Job, number: usize) {
     match kernel.parallel_session() {
         Some(session) => {

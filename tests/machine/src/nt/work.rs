@@ -1,8 +1,8 @@
 //! The system's work queue and its worker threads, at PASSIVE_LEVEL.
 //!
 //! Several threads serve it, as on Windows ("System Worker Threads", Microsoft
-//! Learn): a job may wait for another, and one queued again from within its
-//! routine may run beside itself.
+//! Learn). A job may wait for another job. If a routine queues its own job again,
+//! both may run at the same time.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -12,13 +12,13 @@ use super::types::Address;
 use super::{Kernel, threads};
 use crate::schedule::{Bell, Waited, closing};
 
-/// The most worker threads; they come as they are needed.
+/// Most worker threads. They are started as needed.
 pub(super) const MOST_WORKERS: usize = 4;
 
-/// Something to run on a worker thread.
+/// A job for a worker thread.
 #[derive(Clone, Copy, Debug)]
 pub enum Job {
-    /// A work item made by `IoAllocateWorkItem`.
+    /// A work item that `IoAllocateWorkItem` allocated.
     IoWorkItem {
         /// The work item.
         item: Address,
@@ -28,7 +28,7 @@ pub enum Job {
         object: Address,
         /// Second argument.
         context: Address,
-        /// The routine takes the work item as its third argument.
+        /// Whether the routine gets the work item as its third argument.
         extended: bool,
     },
     /// A `WORK_QUEUE_ITEM`.
@@ -58,7 +58,7 @@ struct Queue {
     state: Mutex<State>,
     /// Wakes workers.
     more: Condvar,
-    /// Rung when a job comes and when one ends.
+    /// Rung when a job is queued and when one ends.
     bell: Bell,
 }
 
@@ -66,17 +66,18 @@ struct Queue {
 struct State {
     jobs: VecDeque<Job>,
     running: usize,
-    /// `WORK_QUEUE_ITEM`s queued or running, which no device object waits for.
+    /// Number of `WORK_QUEUE_ITEM`s queued or running. They reference no device
+    /// object.
     bare: usize,
     workers: usize,
     idle: usize,
-    /// Threads of a schedule serve alone.
-    kept: bool,
+    /// Whether only threads of a schedule take jobs.
+    reserved: bool,
     closed: bool,
 }
 
 impl WorkQueue {
-    /// A queue of the given machine.
+    /// Makes the queue of a machine.
     pub(super) fn new(kernel: Weak<Kernel>) -> Self {
         let (state, more, bell) = (Mutex::default(), Condvar::new(), Bell::default());
         Self { queue: Arc::new(Queue { kernel, state, more, bell }) }
@@ -87,38 +88,38 @@ impl WorkQueue {
         let mut state = self.queue.state();
         state.bare += usize::from(job.is_bare());
         state.jobs.push_back(job);
-        self.queue.provide(&mut state);
+        self.queue.wake_worker(&mut state);
         drop(state);
         self.queue.bell.ring();
     }
 
-    /// Jobs queued or running.
+    /// Number of jobs queued or running.
     pub fn pending(&self) -> usize {
         let state = self.queue.state();
         state.jobs.len() + state.running
     }
 
-    /// `WORK_QUEUE_ITEM`s queued or running.
+    /// Number of `WORK_QUEUE_ITEM`s queued or running.
     pub fn bare(&self) -> usize {
         self.queue.state().bare
     }
 
-    /// Waits until nothing is queued or running; `false` if `limit` was over
-    /// first, or the machine hangs.
+    /// Waits until no job is queued or running. `false` if `limit` expires first,
+    /// or the machine hangs.
     pub fn drain(&self, limit: Duration) -> bool {
         let what = || "work items to end".to_owned();
         self.queue.bell.wait(&what, Some(limit), || self.pending() == 0) == Waited::Ready
     }
 
-    /// Whether only [`Self::serve_scheduled`] takes jobs.
-    pub(super) fn keep_for_servants(&self, keep: bool) {
+    /// Sets whether only [`Self::serve_scheduled`] takes jobs.
+    pub(super) fn reserve_for_schedule(&self, reserve: bool) {
         let mut state = self.queue.state();
-        state.kept = keep;
-        self.queue.provide(&mut state);
+        state.reserved = reserve;
+        self.queue.wake_worker(&mut state);
     }
 
-    /// Serves the queue as a thread of a deterministic schedule, until that has
-    /// no others.
+    /// Serves the queue as a thread of a deterministic schedule, until only such
+    /// threads are left.
     pub(super) fn serve_scheduled(&self, kernel: &Kernel) {
         loop {
             let mut taken = None;
@@ -133,7 +134,7 @@ impl WorkQueue {
                     self.queue.done(job);
                 }
                 None if waited == Waited::Ready => return,
-                // The machine has stopped: others leave one by one.
+                // The machine has stopped, and the other threads leave one by one.
                 None if closing() => return,
                 None => {}
             }
@@ -153,9 +154,9 @@ impl Queue {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sees to it that somebody comes for what is queued.
-    fn provide(self: &Arc<Self>, state: &mut State) {
-        if state.kept || state.jobs.is_empty() {
+    /// Starts or wakes a worker for the queued jobs.
+    fn wake_worker(self: &Arc<Self>, state: &mut State) {
+        if state.reserved || state.jobs.is_empty() {
             return;
         }
         if state.idle < state.jobs.len() && state.workers < MOST_WORKERS {
@@ -176,7 +177,8 @@ impl Queue {
                 if state.closed {
                     return;
                 }
-                if let Some(job) = Some(&mut state).filter(|state| !state.kept).and_then(|state| state.take())
+                if let Some(job) =
+                    Some(&mut state).filter(|state| !state.reserved).and_then(|state| state.take())
                 {
                     break job;
                 }

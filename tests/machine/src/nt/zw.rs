@@ -19,7 +19,7 @@ use super::{Kernel, Trouble, status};
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
-/// Path of the key behind a handle, or what the call returns instead.
+/// Path of a handle's key, or the error that the call returns.
 fn key(kernel: &Kernel, handle: HANDLE) -> Result<String, Status> {
     match kernel.objects().handle(handle) {
         Some(Object::Key(path, generation)) => match kernel.registry().generation(path) {
@@ -42,7 +42,7 @@ pub extern "win64" fn ZwOpenKey(
     ObjectAttributes: Address,
 ) -> NTSTATUS {
     let kernel = enter!(ZwOpenKey);
-    // Kernel callers are not checked against a key's security.
+    // A key's security does not apply to kernel callers.
     let _ = DesiredAccess;
     let outcome = open_key(&kernel, KeyHandle, ObjectAttributes);
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
@@ -69,7 +69,7 @@ fn open_key(kernel: &Kernel, out: Address, attributes: Address) -> Result<Status
     Ok(Status::SUCCESS)
 }
 
-/// `ZwQueryKey`, `KeyFullInformation`; keys keep no time of writing.
+/// `ZwQueryKey` with `KeyFullInformation`. Keys have no write time.
 pub extern "win64" fn ZwQueryKey(
     KeyHandle: HANDLE,
     KeyInformationClass: i32,
@@ -89,7 +89,7 @@ pub extern "win64" fn ZwQueryKey(
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
 }
 
-/// `ZwQueryValueKey`: basic, full or partial information.
+/// `ZwQueryValueKey`, with basic, full or partial information.
 pub extern "win64" fn ZwQueryValueKey(
     KeyHandle: HANDLE,
     ValueName: Address,
@@ -119,8 +119,8 @@ fn query_value(kernel: &Kernel, handle: HANDLE, name: Address) -> Result<Found, 
     }))
 }
 
-/// `ZwNotifyChangeKey`. For kernel callers `ApcRoutine` is a
-/// `WORK_QUEUE_ITEM` and `ApcContext` the queue it goes to (documentation).
+/// `ZwNotifyChangeKey`. For kernel callers, `ApcRoutine` is a `WORK_QUEUE_ITEM` and
+/// `ApcContext` its queue (documentation).
 pub extern "win64" fn ZwNotifyChangeKey(
     KeyHandle: HANDLE,
     Event: HANDLE,
@@ -156,8 +156,8 @@ pub extern "win64" fn ZwNotifyChangeKey(
         Err(status) => return status.0,
     };
     if Asynchronous == 0 {
-        let told = || !kernel.registry().has_watch(|notice: &Notice| notice.id == id);
-        return ke::wait(&kernel, &|| "a registry key to change".to_owned(), None, told).0;
+        let fired = || !kernel.registry().has_watch(|notice: &Notice| notice.id == id);
+        return ke::wait(&kernel, &|| "a registry key to change".to_owned(), None, fired).0;
     }
     Status::PENDING.0
 }
@@ -172,7 +172,7 @@ struct NotifyRequest {
 }
 
 impl NotifyRequest {
-    /// Adds the watch; returns the notice's id.
+    /// Adds the watch. Returns the notice's id.
     fn register(self, kernel: &Kernel) -> Result<Address, Status> {
         let key = key(kernel, self.handle)?;
         let mut objects = kernel.objects();
@@ -200,7 +200,7 @@ impl NotifyRequest {
     }
 }
 
-/// Tells a watcher: status block first, then event and work item.
+/// Completes a watch: first the status block, then work item and event.
 pub(super) fn complete_watch(kernel: &Kernel, notice: &Notice, status: Status) {
     let block = IO_STATUS_BLOCK { Pointer: u64::from(status.0 as u32), Information: 0 };
     if let Err(bad) = foreign::write(notice.status_block, &block) {
@@ -220,7 +220,7 @@ pub(super) fn complete_watch(kernel: &Kernel, notice: &Notice, status: Status) {
     kernel.bell.ring();
 }
 
-/// `ZwCreateEvent`; events have no names here.
+/// `ZwCreateEvent`. Events have no names in the lab.
 pub extern "win64" fn ZwCreateEvent(
     EventHandle: Address,
     DesiredAccess: u32,
@@ -269,10 +269,10 @@ pub extern "win64" fn ZwWaitForSingleObject(
     Alertable: BOOLEAN,
     Timeout: Address,
 ) -> NTSTATUS {
-    // Read before the IRQL is checked, for it decides the ceiling.
+    // Read the timeout before `enter!`, because it decides the IRQL ceiling.
     let timeout = foreign::read_optional::<LARGE_INTEGER>(Timeout);
-    let only_look = matches!(timeout, Ok(Some(LARGE_INTEGER { QuadPart: 0 })));
-    let ceiling = if only_look { Irql::DISPATCH } else { Irql::APC };
+    let is_test = matches!(timeout, Ok(Some(LARGE_INTEGER { QuadPart: 0 })));
+    let ceiling = if is_test { Irql::DISPATCH } else { Irql::APC };
     let kernel = enter!(ZwWaitForSingleObject, ceiling);
     let _ = Alertable;
     let timeout = kernel.settle(timeout, None);
@@ -281,8 +281,8 @@ pub extern "win64" fn ZwWaitForSingleObject(
         Some(_) => return Status::OBJECT_TYPE_MISMATCH.0,
         None => return Status::INVALID_HANDLE.0,
     }
-    // Looked up each time, so that nothing is owned while waiting; a handle
-    // closed meanwhile ends the wait.
+    // Look up the handle each time, so that the wait owns nothing. Closing the
+    // handle ends the wait.
     let take = || match kernel.objects().handle(Handle) {
         Some(Object::Event(event)) if event.synchronization => event.signaled.swap(false, Ordering::AcqRel),
         Some(Object::Event(event) | Object::Thread(event)) => event.signaled.load(Ordering::Acquire),
@@ -295,8 +295,8 @@ pub extern "win64" fn ZwWaitForSingleObject(
     ke::wait(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
 }
 
-/// `ZwClose`. Closing a watched key tells its watchers
-/// (`STATUS_NOTIFY_CLEANUP`).
+/// `ZwClose`. Closing a watched key completes its watches with
+/// `STATUS_NOTIFY_CLEANUP`.
 pub extern "win64" fn ZwClose(Handle: HANDLE) -> NTSTATUS {
     let kernel = enter!(ZwClose);
     kernel.settle(close(&kernel, Handle), Status::INVALID_HANDLE).0
@@ -309,6 +309,6 @@ fn close(kernel: &Kernel, handle: HANDLE) -> Result<Status, Violation> {
         return Err(Violation::new(&rules::BAD_HANDLE, [handle as u64, INVALID_HANDLE, 0], text));
     }
     let watches = kernel.registry().take_watches_of(handle);
-    kernel.tell(watches, status::NOTIFY_CLEANUP);
+    kernel.complete_watches(watches, status::NOTIFY_CLEANUP);
     Ok(Status::SUCCESS)
 }

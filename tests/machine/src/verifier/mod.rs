@@ -1,8 +1,8 @@
 //! Driver Verifier's rules, each with its bugcheck code.
 //!
-//! A [`Rule`] is one row of the table in [`rules`]; code that notices a breach
-//! hands a [`Violation`] to the kernel, which keeps a [`Finding`] and, unless
-//! the rule is tolerated, stops the machine with the rule's bugcheck.
+//! A [`Rule`] is one row of the table in [`rules`]. Code that detects a breach
+//! passes a [`Violation`] to the kernel. The kernel keeps a [`Finding`] and stops
+//! the machine with the rule's bugcheck, unless the rule is tolerated.
 #![forbid(unsafe_code)]
 
 pub mod rules;
@@ -11,32 +11,32 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// One thing a driver must not do.
+/// A rule that a driver must keep.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rule {
-    /// The rule's name in reports: `POOL_DOUBLE_FREE`.
+    /// The rule's name in reports, such as `POOL_DOUBLE_FREE`.
     pub id: &'static str,
-    /// Bugcheck code. [`rules::LAB`] where Windows itself would stay silent.
+    /// Bugcheck code; [`rules::LAB`] if Windows does not check the rule.
     pub code: u32,
-    /// The parameter that tells the code's meanings apart, where it has several:
-    /// the first, but for [`rules::SPECIAL_POOL`], whose is the fourth.
+    /// The parameter that selects the meaning of a code with several meanings. It
+    /// is the first parameter, except for [`rules::SPECIAL_POOL`], where it is the
+    /// fourth.
     pub parameter: Option<u64>,
-    /// What was done wrong.
+    /// What the driver did wrong, in words.
     pub text: &'static str,
 }
 
-/// A breach that was just noticed, not yet reported.
+/// A detected breach that is not reported yet.
 #[derive(Clone, Debug)]
-#[must_use = "a violation has no effect until the kernel is told"]
+#[must_use = "a violation has no effect until it is reported to the kernel"]
 pub struct Violation {
     /// The rule that was broken.
     pub rule: &'static Rule,
-    /// The bugcheck's further parameters, in their order, without the rule's own.
+    /// The other parameters of the bugcheck, in order, without the rule's own.
     pub parameters: [u64; 3],
-    /// The fourth parameter, of codes that need none to tell their meanings
-    /// apart.
+    /// The fourth parameter, for rules without a parameter of their own.
     fourth: u64,
-    /// What exactly happened.
+    /// What happened in this case.
     pub detail: String,
 }
 
@@ -46,12 +46,12 @@ impl Violation {
         Self { rule, parameters, fourth: 0, detail: detail.into() }
     }
 
-    /// The same with a fourth parameter.
+    /// Sets the fourth parameter.
     pub fn with_fourth(self, fourth: u64) -> Self {
         Self { fourth, ..self }
     }
 
-    /// The four parameters as a bugcheck screen shows them.
+    /// The four parameters, as the bugcheck screen shows them.
     pub fn bugcheck_parameters(&self) -> [u64; 4] {
         let [a, b, c] = self.parameters;
         match self.rule.parameter {
@@ -76,14 +76,14 @@ impl fmt::Display for Violation {
 /// A reported breach.
 #[derive(Clone, Debug)]
 pub struct Finding {
-    /// What was broken, and how.
+    /// The broken rule and the details.
     pub violation: Violation,
-    /// Return addresses in the driver, innermost first; empty where the lab
-    /// itself noticed it after the driver had returned.
+    /// Return addresses in the driver, innermost first. Empty if the lab detected
+    /// the breach after the driver had returned.
     pub stack: Vec<u64>,
 }
 
-/// What one kernel has found, and what it lets pass.
+/// The findings of one kernel, and the rules it tolerates.
 #[derive(Debug, Default)]
 pub struct Verifier {
     findings: Mutex<Vec<Finding>>,
@@ -91,7 +91,7 @@ pub struct Verifier {
 }
 
 impl Verifier {
-    /// Keeps reporting breaches of `rule`, but lets the machine run on.
+    /// Reports breaches of `rule` from now on, but does not stop the machine.
     pub fn tolerate(&self, rule: &'static Rule) {
         lock(&self.tolerated).insert(rule.id);
     }
@@ -101,7 +101,7 @@ impl Verifier {
         lock(&self.findings).clone()
     }
 
-    /// Keeps the finding and says whether it is fatal.
+    /// Keeps the finding. Returns whether it is fatal.
     pub fn report(&self, finding: Finding) -> bool {
         let fatal = !lock(&self.tolerated).contains(finding.violation.rule.id);
         lock(&self.findings).push(finding);
@@ -109,7 +109,7 @@ impl Verifier {
     }
 }
 
-/// A panicking test must not hide what was found before it.
+/// Locks even after a panic, so that a panicking test does not hide findings.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn parameters_follow_the_rules_own() {
+    fn the_rules_own_parameter_is_in_its_place() {
         let with = Violation::new(&rules::POOL_DOUBLE_FREE, [7, 8, 9], "");
         assert_eq!(with.bugcheck_parameters(), [0x13, 7, 8, 9]);
         let without = Violation::new(&rules::READ_ONLY_WRITE, [7, 8, 9], "");

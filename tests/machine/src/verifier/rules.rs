@@ -1,18 +1,17 @@
-//! The table of rules.
+//! The table of rules: bugcheck code, parameter and text of each.
 //!
-//! Codes and telling parameters are those of the bug check reference (Microsoft
-//! Learn, "Bug check code reference", a page for each code; 0xC4 has the most).
-//! Where Windows has no check, the code is [`LAB`]. A new rule is one more row,
-//! and one more planted bug: a test holds the two lists against each other.
+//! Codes and parameters come from "Bug check code reference" (Microsoft Learn, a
+//! page for each code; 0xC4 has the most parameters). Rules that Windows does not
+//! check have the code [`LAB`]. A new rule needs a row here and a planted bug: a
+//! test compares the two lists.
 
 use super::Rule;
 
-/// Bugcheck code of rules that only the lab has; Windows has none of this
-/// value. Such a rule rests on documentation that Windows does not enforce.
+/// Bugcheck code of rules that only the lab checks. Windows has no such code. These
+/// rules come from documentation that Windows does not enforce.
 pub const LAB: u32 = 0x4C41_4200;
 
-/// `SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION`: the one bugcheck here whose last
-/// parameter tells its meanings apart.
+/// `SPECIAL_POOL_DETECTED_MEMORY_CORRUPTION`. Its meaning is in the last parameter.
 pub const SPECIAL_POOL: u32 = 0xC1;
 
 macro_rules! rules {
@@ -43,35 +42,35 @@ rules! {
     POOL_DOUBLE_FREE = 0xC4, Some(0x13), "freed pool that was already freed";
     POOL_LEAK = 0xC4, Some(0x62), "unloading with pool allocations not freed";
     POOL_EXECUTABLE = 0xC4, Some(0x2000), "executable pool requested";
-    POOL_UNDERRUN = SPECIAL_POOL, Some(0x23), "bytes near a pool block in its page were overwritten";
+    POOL_UNDERRUN = SPECIAL_POOL, Some(0x23), "bytes before a pool block were overwritten";
     POOL_OVERRUN = SPECIAL_POOL, Some(0x24), "bytes after the end of a pool block were overwritten";
     POOL_WRONG_TAG = 0xC2, Some(0x0A), "freed pool with a tag that is not the block's";
     POOL_ZERO_TAG = 0xC2, Some(0x9B), "pool allocated with a tag of zero";
-    POOL_RAISE = 0x1E, Some(0xC000_009A), "allocation failure raised an exception nobody handles";
-    POOL_BAD_FLAGS = LAB, None, "POOL_FLAGS name no pool, several, or unknown required bits";
+    POOL_RAISE = 0x1E, Some(0xC000_009A), "an allocation failure raised an unhandled exception";
+    POOL_BAD_FLAGS = LAB, None, "POOL_FLAGS with no pool type, several, or unknown required bits";
 
-    // Memory a driver passes or touches.
-    FREED_POOL_ACCESS = 0xD5, None, "touched pool that was freed";
-    BEYOND_POOL_ACCESS = 0xD6, None, "touched memory beyond a pool block";
-    BAD_POINTER = 0x50, None, "passed or followed a pointer to memory that is not there";
-    BAD_POINTER_RAISED = 0xD1, None, "touched memory that is not there at DISPATCH_LEVEL or above";
+    // Memory that a driver passes or accesses.
+    FREED_POOL_ACCESS = 0xD5, None, "accessed freed pool";
+    BEYOND_POOL_ACCESS = 0xD6, None, "accessed memory beyond a pool block";
+    BAD_POINTER = 0x50, None, "used a pointer to unmapped memory";
+    BAD_POINTER_RAISED = 0xD1, None, "accessed unmapped memory at DISPATCH_LEVEL or above";
     READ_ONLY_WRITE = 0xBE, None, "wrote to read-only memory";
     EXECUTE_DATA = 0xFC, None, "ran memory that is not executable";
-    UNLOADED_CODE = 0xCE, None, "unloaded with code still to be called, or called after unload";
+    UNLOADED_CODE = 0xCE, None, "code of an unloaded driver was called, or can still be called";
     MALFORMED_STRING = 0xC4, Some(0xE4), "passed a malformed UNICODE_STRING";
     MEMCPY_OVERLAP = 0xC4, Some(0xF0), "memcpy with overlapping buffers";
     MDL_BUGCHECK_ON_FAILURE = 0xC4, Some(0x82), "mapped an MDL with BugCheckOnFailure TRUE";
 
-    // Exceptions nobody handles. Code that runs in a system thread shows 0x7E
-    // with the same first parameter.
+    // Unhandled exceptions. In a system thread, Windows reports 0x7E with the same
+    // first parameter.
     ACCESS_VIOLATION = 0x1E, Some(0xC000_0005), "access violation: null page, bad or misaligned address";
     ILLEGAL_INSTRUCTION = 0x1E, Some(0xC000_001D), "ran an illegal instruction";
     DIVIDE_BY_ZERO = 0x1E, Some(0xC000_0094), "divided by zero";
     BREAKPOINT = 0x1E, Some(0x8000_0003), "ran into a breakpoint";
     STACK_OVERFLOW = 0x7F, Some(8), "double fault: the kernel stack is exhausted";
     FAST_FAIL = 0x139, None, "__fastfail: a security check failed";
-    /// Windows runs it; the lab, in ring 3, cannot.
-    RING_0_INSTRUCTION = LAB, None, "ran an instruction that the lab cannot play";
+    /// Windows can run it; the lab runs the driver in ring 3.
+    RING_0_INSTRUCTION = LAB, None, "ran an instruction that the lab does not support";
 
     // IRQL.
     RAISE_IRQL = 0xC4, Some(0x30), "invalid level passed to KeRaiseIrql";
@@ -91,22 +90,22 @@ rules! {
     API_IRQL = 0xC4, Some(0xE5), "kernel API called at an incorrect IRQL";
     ZW_IRQL = 0xC4, Some(0xE6), "Zw API called above PASSIVE_LEVEL";
     WORKER_IRQL = 0xE1, None, "a worker routine returned at an IRQL other than PASSIVE_LEVEL";
-    /// Windows checks dispatch routines and workers, not every callback.
-    IRQL_CHANGED = LAB, None, "returned at an IRQL other than it was called at";
+    /// Windows checks only dispatch routines and worker routines.
+    IRQL_CHANGED = LAB, None, "returned at another IRQL than it was called at";
 
-    // What a thread must have again when a routine of the driver's returns.
+    // Thread state that a routine must restore before it returns.
     WORKER_APCS_DISABLED = 0x01, None, "a worker routine returned with kernel APCs disabled";
-    /// Windows checks workers and system calls, not every callback.
-    APCS_DISABLED = LAB, None, "returned with more or fewer critical regions entered than before";
+    /// Windows checks only worker routines and system calls.
+    APCS_DISABLED = LAB, None, "returned without balancing its critical regions";
     CRITICAL_REGION_UNDERFLOW = LAB, None, "left a critical region that was not entered";
-    AFFINITY_CHANGED = LAB, None, "returned, or ended a thread, bound to other processors than before";
+    AFFINITY_CHANGED = LAB, None, "returned, or ended a thread, with another processor affinity than before";
 
     // Locks: Verifier's deadlock detection.
-    SELF_DEADLOCK = 0xC4, Some(0x1000), "acquired a lock that its thread already holds";
-    LOCK_ORDER = 0xC4, Some(0x1001), "acquired locks against the order seen before";
-    LOCK_RELEASE_ORDER = 0xC4, Some(0x1003), "released spin locks in another order than the reverse";
-    LOCK_RELEASED_ELSEWHERE = 0xC4, Some(0x1004), "released a lock that somebody else holds";
-    LOCK_NOT_ACQUIRED = 0xC4, Some(0x1007), "released a lock that nobody holds";
+    SELF_DEADLOCK = 0xC4, Some(0x1000), "acquired a lock that the thread already holds";
+    LOCK_ORDER = 0xC4, Some(0x1001), "acquired locks in another order than before";
+    LOCK_RELEASE_ORDER = 0xC4, Some(0x1003), "released spin locks out of order";
+    LOCK_RELEASED_ELSEWHERE = 0xC4, Some(0x1004), "released a lock that another thread holds";
+    LOCK_NOT_ACQUIRED = 0xC4, Some(0x1007), "released a lock that no thread holds";
     LOCK_PAGEABLE = 0xC4, Some(0xE1), "a synchronization object in pageable memory";
     SPIN_LOCK_HELD = LAB, None, "returned while holding a lock";
     RUNDOWN_UNDERFLOW = LAB, None, "rundown protection released more often than acquired";
@@ -119,20 +118,21 @@ rules! {
     WORK_ITEM_FREED_ACTIVE = 0xE4, Some(2), "a queued work item was freed";
     BAD_OBJECT = LAB, None, "passed an object that does not exist";
 
-    // Filtering: what `FWPS_CLASSIFY_OUT0` says and nobody enforces.
-    ACTION_WITHOUT_RIGHT = LAB, None, "actionType written without FWPS_RIGHT_ACTION_WRITE, and not to veto";
-    RIGHT_RAISED = LAB, None, "FWPS_RIGHT_ACTION_WRITE set by a callout, which may only clear it";
-    UNKNOWN_ACTION = LAB, None, "actionType is none that a callout may return";
-    INVALID_ABSORB = LAB, None, "ABSORB where it is not valid, or without a block";
+    // Filtering: what the documentation of `FWPS_CLASSIFY_OUT0` states and Windows
+    // does not check.
+    ACTION_WITHOUT_RIGHT = LAB, None, "actionType written without FWPS_RIGHT_ACTION_WRITE, and it is no veto";
+    RIGHT_RAISED = LAB, None, "a callout set FWPS_RIGHT_ACTION_WRITE, which it may only clear";
+    UNKNOWN_ACTION = LAB, None, "actionType is not one that a callout may return";
+    INVALID_ABSORB = LAB, None, "FWPS_CLASSIFY_OUT_FLAG_ABSORB where it is not valid, or without a block";
     NET_BUFFER_CHANGED = LAB, None, "returned from classify with the NET_BUFFER's data start moved";
 
-    // Events. Verifier checks what EtwUnregister is given; of handles that events
-    // are written with no page says anything.
+    // Events. Driver Verifier checks the argument of EtwUnregister. No document
+    // covers the handles that events are written with.
     ETW_BAD_UNREGISTER = 0xC4, Some(0xDC), "passed EtwUnregister a handle that is not registered";
-    ETW_AFTER_UNREGISTER = LAB, None, "wrote with an event provider's handle after it was unregistered";
-    ETW_BAD_HANDLE = LAB, None, "wrote with an event provider's handle that was never registered";
-    /// Windows writes it, and its consumers cannot decode it.
-    ETW_MALFORMED_EVENT = LAB, None, "wrote an event that does not hold what it says of itself";
+    ETW_AFTER_UNREGISTER = LAB, None, "wrote an event with an unregistered handle";
+    ETW_BAD_HANDLE = LAB, None, "wrote an event with a handle that was never registered";
+    /// Windows accepts it, but consumers cannot decode it.
+    ETW_MALFORMED_EVENT = LAB, None, "wrote an event whose data do not match its metadata";
 
     // Unload.
     CALLOUTS_LEFT = LAB, None, "unloaded with callouts registered";
@@ -141,12 +141,12 @@ rules! {
     ETW_REGISTRATION_LEFT = 0xC4, Some(0xDD), "unloaded with an event provider registered";
     NOTIFICATION_LEFT = LAB, None, "unloaded with a registry notification pending";
     DEVICE_LEFT = LAB, None, "unloaded with device objects";
-    THREAD_LEFT = LAB, None, "unloaded while a thread of the driver's runs";
+    THREAD_LEFT = LAB, None, "unloaded while a thread of the driver was running";
     WORK_ITEM_LEFT = LAB, None, "unloaded with work items allocated";
     HANDLE_LEFT = LAB, None, "unloaded with handles open";
     FILTER_OBJECT_LEFT = LAB, None, "unloaded with filter engine objects left";
 
-    // The image, as Verifier's code integrity checks see it when it is loaded.
+    // Image: Driver Verifier's code-integrity checks when an image is loaded.
     IMAGE_WRITABLE_CODE = 0xC4, Some(0x2003), "a section both writable and executable";
     IMAGE_UNALIGNED = 0xC4, Some(0x2004), "a section that is not aligned to a page";
     IMAGE_EXECUTABLE_IMPORTS = 0xC4, Some(0x2005), "the import address table in an executable section";

@@ -1,7 +1,7 @@
 //! The checksum of a PE file, as ImageHlp's CheckSumMappedFile computes it.
 
-/// Sums the file's 16-bit words with end-around carry, leaving the field
-/// `CheckSum` itself out, and adds the file's length.
+/// Adds the file's 16-bit words with end-around carry, without the field
+/// `CheckSum`, and then adds the file's length.
 pub fn checksum(bytes: &[u8], field: usize) -> u32 {
     let own = field..field.saturating_add(4);
     let mut sum = 0u32;
@@ -22,7 +22,7 @@ mod tests {
 
     #[test]
     fn words_are_summed_with_end_around_carry() {
-        // 0xFFFF + 0x0002 = 0x1_0001, of which the carry comes back: 0x0002.
+        // 0xFFFF + 0x0002 = 0x1_0001; with the carry added it is 0x0002.
         assert_eq!(checksum(&[0xFF, 0xFF, 0x02, 0x00], 100), 0x0002 + 4);
     }
 

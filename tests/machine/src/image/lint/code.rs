@@ -1,4 +1,4 @@
-//! Decodes all code and looks for instructions a driver must not have.
+//! Decodes all code and reports instructions that a driver must not have.
 
 use std::ops::Range;
 
@@ -9,11 +9,11 @@ use super::{Report, Rule};
 use crate::image::pe::PeFile;
 use crate::image::symbols::Symbols;
 
-/// Decodes every executable section once, beginning anew at each function.
+/// Decodes every executable section once, and starts anew at each function.
 ///
-/// Functions come from `.pdata` and from the PDB, for leaf functions have no
-/// entry in `.pdata`. What lies between is padding and the linker's thunks: it
-/// is decoded too, but need not be code.
+/// `.pdata` and the PDB give the functions; leaf functions are only in the PDB. The
+/// bytes between functions are padding and the linker's thunks. They are decoded
+/// too, but need not be code.
 pub(super) fn check(file: &PeFile, symbols: Option<&Symbols>, report: &mut Report) {
     report.functions = functions(file, symbols);
     let mut information = InstructionInfoFactory::new();
@@ -43,7 +43,8 @@ fn detail(instruction: &Instruction, symbols: Option<&Symbols>) -> String {
     format!("{:?} at {rva:#x} in {function}", instruction.code())
 }
 
-/// Cuts a section into functions and what lies between them.
+/// Cuts a section into functions and the bytes between them. The flag marks
+/// functions.
 fn pieces(section: &Range<u32>, functions: &[Range<u32>]) -> Vec<(Range<u32>, bool)> {
     let mut pieces = Vec::new();
     let mut at = section.start;
@@ -85,7 +86,7 @@ fn broken_rules(instruction: &Instruction, information: &mut InstructionInfoFact
         } else if register.is_mm() || register.is_st() {
             Rule::FloatingPointUnit
         } else if register.is_xmm() && is_vex(instruction) {
-            // Writes the upper half of the register too.
+            // VEX instructions also write the upper half of the register.
             Rule::ExtendedVector
         } else {
             continue;
@@ -101,7 +102,7 @@ fn is_vex(instruction: &Instruction) -> bool {
     instruction.encoding() != iced_x86::EncodingKind::Legacy
 }
 
-/// Every function's code, ascending, overlapping ranges joined.
+/// Code ranges of all functions, ascending. Overlapping ranges are joined.
 fn functions(file: &PeFile, symbols: Option<&Symbols>) -> Vec<Range<u32>> {
     let mut ranges: Vec<_> = runtime_functions(file);
     if let Some(symbols) = symbols {

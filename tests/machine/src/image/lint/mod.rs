@@ -1,7 +1,7 @@
 //! Rules that a linked driver keeps, checked on the file.
 //!
-//! The first three are those of Driver Verifier's code-integrity checks (bugcheck
-//! 0xC4, subcodes 0x2003 to 0x2005); linkers break them without a word.
+//! The first three rules are Driver Verifier's code-integrity checks (bugcheck
+//! 0xC4, subcodes 0x2003 to 0x2005). Linkers break them without a warning.
 #![forbid(unsafe_code)]
 
 mod checksum;
@@ -19,12 +19,12 @@ pub use checksum::checksum;
 use super::pe::{ImportName, PAGE, PeFile, Section};
 use super::symbols::Symbols;
 
-/// What a driver's file must not be.
+/// A rule for a driver's file; each name is what breaks it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Rule {
     /// A section both writable and executable (Verifier 0xC4/0x2003).
     WritableAndExecutable,
-    /// Sections not on pages (Verifier 0xC4/0x2004).
+    /// A section that does not start on a page (Verifier 0xC4/0x2004).
     SectionAlignment,
     /// The import address table in executable memory (Verifier 0xC4/0x2005).
     ExecutableImportTable,
@@ -34,38 +34,38 @@ pub enum Rule {
     DelayImport,
     /// An import by ordinal.
     OrdinalImport,
-    /// `CheckSum` zero or wrong; the kernel's loader verifies it.
+    /// `CheckSum` is zero or wrong; the kernel's loader verifies it.
     Checksum,
     /// `Subsystem` is not `IMAGE_SUBSYSTEM_NATIVE`.
     Subsystem,
-    /// No `DYNAMIC_BASE`: cannot be placed at random.
+    /// No `DYNAMIC_BASE`: the image cannot be placed at a random address.
     DynamicBase,
-    /// No `NX_COMPAT`: memory integrity refuses it.
+    /// No `NX_COMPAT`: memory integrity refuses the image.
     NxCompatible,
     /// No `HIGH_ENTROPY_VA`.
     HighEntropy,
     /// No record of a PDB.
     NoPdbRecord,
-    /// The PDB could not be read, so that findings in code have no names.
+    /// The PDB could not be read, so findings in code have no names.
     NoSymbols,
     /// An instruction for ring 0 or I/O.
     PrivilegedInstruction,
-    /// Uses ymm, zmm or mask registers, which a driver must save first.
+    /// Uses ymm, zmm or mask registers. A driver must save them first.
     ExtendedVector,
-    /// Uses x87 or MMX registers, which 64-bit kernel code may not.
+    /// Uses x87 or MMX registers. 64-bit kernel code may not.
     FloatingPointUnit,
     /// Addresses memory through FS or GS.
     SegmentRegister,
-    /// Bytes in a function that are no instruction.
+    /// Bytes in a function that do not decode.
     Undecodable,
 }
 
-/// One broken rule.
+/// A broken rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
-    /// Which.
+    /// The rule.
     pub rule: Rule,
-    /// Where and how.
+    /// Place and values.
     pub detail: String,
 }
 
@@ -75,19 +75,19 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What the lint saw.
+/// The result of the lint.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     /// Broken rules.
     pub findings: Vec<Finding>,
-    /// Imported names by module, as the image spells it.
+    /// Imported names by module. Module names are as in the image.
     pub imports: BTreeMap<String, BTreeSet<String>>,
-    /// The functions' code, relative to the image base, ascending.
+    /// The functions' code, relative to the image base, in ascending order.
     pub functions: Vec<Range<u32>>,
 }
 
 impl Report {
-    /// Whether a rule was found broken.
+    /// Whether a finding breaks `rule`.
     pub fn has(&self, rule: Rule) -> bool {
         self.findings.iter().any(|finding| finding.rule == rule)
     }
@@ -113,7 +113,7 @@ pub fn lint(file: &Arc<PeFile>) -> Report {
     report
 }
 
-/// Checks the three rules of Driver Verifier alone, which need no symbols.
+/// Checks only Driver Verifier's three rules, which need no symbols.
 pub fn code_integrity(file: &PeFile) -> Vec<Finding> {
     let mut report = Report::default();
     sections(file, &mut report);
@@ -173,7 +173,7 @@ fn headers(file: &PeFile, report: &mut Report) {
 
 fn imports(file: &PeFile, report: &mut Report) {
     let executable = |rva| file.section_at(rva).filter(|section| section.is_executable());
-    // The slots themselves count; the directory may be absent or lie elsewhere.
+    // The slots count: the directory may be absent or lie elsewhere.
     let table = file.directory(pe::IMAGE_DIRECTORY_ENTRY_IAT).map(|range| range.start);
     let slots = file.imports.iter().map(|import| import.slot);
     let sections: BTreeSet<_> =

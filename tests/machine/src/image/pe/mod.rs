@@ -1,8 +1,8 @@
-//! A PE32+ file as a flat image and checked tables.
+//! Parses a PE32+ file into a flat image and checked tables.
 //!
-//! Structure is checked here, policy is not: a file with a writable and
-//! executable section parses, so that the lint can name it and the loader can
-//! refuse it. Source of the format: "PE Format", Microsoft Learn.
+//! This module checks structure, not policy: a file with a writable and executable
+//! section parses, so that the lint can report it and the loader can refuse it.
+//! Source: "PE Format", Microsoft Learn.
 #![forbid(unsafe_code)]
 
 mod tables;
@@ -15,12 +15,12 @@ use object::pe;
 use object::read::pe::{ImageNtHeaders, ImageOptionalHeader, optional_header_magic};
 use thiserror::Error;
 
-/// Bytes in a page; the image's sections are protected in this unit.
+/// Bytes in a page. Sections are protected in pages.
 pub(super) const PAGE: u32 = 4096;
-/// A larger driver is a broken header.
+/// A larger image size means a broken header.
 const LARGEST_IMAGE: u32 = 64 << 20;
-/// Offset of `CheckSum` from the `PE\0\0` signature: signature, file header,
-/// and 64 bytes of the optional header.
+/// Offset of `CheckSum` from the `PE\0\0` signature: signature, file header, and 64
+/// bytes of the optional header.
 const CHECKSUM_OFFSET: usize = 4 + 20 + 64;
 
 /// Why a file is not a PE32+ driver for x64.
@@ -31,7 +31,7 @@ pub enum PeError {
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: std::io::Error,
     },
     /// Built for another processor (`IMAGE_FILE_HEADER.Machine`).
@@ -40,17 +40,17 @@ pub enum PeError {
     /// Not PE32+ (`IMAGE_OPTIONAL_HEADER.Magic`).
     #[error("optional header magic {0:#06x} is not PE32+ (0x020b)")]
     NotPe32Plus(u16),
-    /// The structure contradicts itself.
+    /// The structure is inconsistent.
     #[error("broken PE file: {0}")]
     Broken(String),
 }
 
-/// One section, as the section table has it.
+/// A row of the section table.
 #[derive(Clone, Debug)]
 pub struct Section {
     /// Its name, at most eight characters.
     pub name: String,
-    /// Where it lies, relative to the image base; unaligned end.
+    /// Its addresses, relative to the image base. The end is not aligned.
     pub range: Range<u32>,
     /// `IMAGE_SCN_*`.
     pub flags: u32,
@@ -72,7 +72,7 @@ impl Section {
         self.flags & pe::IMAGE_SCN_MEM_READ.0 != 0
     }
 
-    /// `IMAGE_SCN_MEM_DISCARDABLE`: gone once DriverEntry has returned.
+    /// `IMAGE_SCN_MEM_DISCARDABLE`: freed after DriverEntry returns.
     pub fn is_discardable(&self) -> bool {
         self.flags & pe::IMAGE_SCN_MEM_DISCARDABLE.0 != 0
     }
@@ -90,7 +90,7 @@ pub struct Relocation {
 /// How an import names its function.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ImportName {
-    /// By name, as drivers do.
+    /// By name, the usual case.
     Name(String),
     /// By ordinal.
     Ordinal(u16),
@@ -99,35 +99,35 @@ pub enum ImportName {
 /// One imported function or datum.
 #[derive(Clone, Debug)]
 pub struct Import {
-    /// The module as the import descriptor spells it.
+    /// The module's name as in the import descriptor.
     pub module: String,
-    /// What is imported from it.
+    /// The name or ordinal.
     pub name: ImportName,
     /// The slot in the import address table, relative to the image base.
     pub slot: u32,
 }
 
-/// Which PDB belongs to the image (its CodeView `RSDS` record).
+/// Identifies the PDB of the image (CodeView `RSDS` record).
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PdbId {
     /// The PDB's GUID.
     pub guid: uuid::Uuid,
-    /// The PDB's age: how often it was rewritten.
+    /// The PDB's age: the number of times it was written.
     pub age: u32,
-    /// Where the linker put it.
+    /// The path at which the linker wrote it.
     pub path: String,
 }
 
 /// A parsed file.
 #[derive(Debug)]
 pub struct PeFile {
-    /// Where it was read from.
+    /// The path from which it was read.
     pub path: PathBuf,
     /// The bytes of the file.
     pub bytes: Vec<u8>,
     /// The file laid out as in memory, neither relocated nor bound.
     pub image: Vec<u8>,
-    /// The address it was linked for.
+    /// The address for which it was linked.
     pub linked_base: u64,
     /// `AddressOfEntryPoint`.
     pub entry: u32,
@@ -141,17 +141,17 @@ pub struct PeFile {
     pub characteristics: u16,
     /// `CheckSum` as written in the header.
     pub checksum: u32,
-    /// Where `CheckSum` lies in the file.
+    /// Offset of `CheckSum` in the file.
     pub checksum_offset: usize,
     /// Bytes of headers mapped at the image's start.
     pub header_size: u32,
-    /// The sections, in the table's order.
+    /// The sections, in table order.
     pub sections: Vec<Section>,
-    /// Base relocations, padding left out.
+    /// Base relocations without padding.
     pub relocations: Vec<Relocation>,
-    /// Imports, in the tables' order.
+    /// Imports, in table order.
     pub imports: Vec<Import>,
-    /// The PDB that was linked with the image.
+    /// The PDB that belongs to the image.
     pub pdb: Option<PdbId>,
     directories: Vec<Range<u32>>,
 }
@@ -167,7 +167,8 @@ impl PeFile {
         Self::parse(path, bytes)
     }
 
-    /// Parses the bytes of a file; `path` names it and leads to its PDB.
+    /// Parses the bytes of a file. `path` names the file in reports and leads to
+    /// its PDB.
     pub fn parse(path: &Path, bytes: Vec<u8>) -> Result<Self, PeError> {
         let data = bytes.as_slice();
         let magic = optional_header_magic(data).map_err(broken)?;
@@ -258,7 +259,7 @@ fn section(header: &pe::ImageSectionHeader) -> Result<Section, PeError> {
     Ok(Section { name, range: start..end, flags: header.characteristics.get(LE).0 })
 }
 
-/// Lays headers and sections out as the loader does.
+/// Lays out headers and sections as the loader does.
 fn flatten<'a>(
     data: &[u8],
     size: u32,

@@ -1,4 +1,4 @@
-//! The tables that data directories point to: relocations, imports, debug.
+//! Parses the tables of data directories: relocations, imports, debug records.
 
 use object::LittleEndian as LE;
 use object::pe;
@@ -6,7 +6,7 @@ use object::read::pe::{ImageThunkData, ImportTable, RelocationBlockIterator};
 
 use super::{Import, ImportName, PdbId, PeError, PeFile, Relocation, broken};
 
-/// More imports than this are a broken table.
+/// More imports mean a broken table.
 const MOST_IMPORTS: usize = 4096;
 
 pub(super) fn relocations(file: &PeFile) -> Result<Vec<Relocation>, PeError> {
@@ -35,7 +35,7 @@ pub(super) fn imports(file: &PeFile) -> Result<Vec<Import>, PeError> {
     let Some(range) = file.directory(pe::IMAGE_DIRECTORY_ENTRY_IMPORT) else {
         return Ok(Vec::new());
     };
-    // In the flat image every relative address is an offset.
+    // In the flat image, a relative address is an offset.
     let table = ImportTable::new(&file.image, 0, range.start);
     let mut imports = Vec::new();
     let mut descriptors = table.descriptors().map_err(broken)?;

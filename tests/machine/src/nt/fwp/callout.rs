@@ -1,9 +1,9 @@
-//! A driver's callout as the engine calls it.
+//! A driver's callout, as the engine calls it.
 //!
-//! Once the machine has stopped, no callback reaches the driver any more; a
-//! classify then answers as if the callout were unregistered: a TERMINATING or
-//! UNKNOWN filter blocks unless PERMIT_IF_CALLOUT_UNREGISTERED is set, an
-//! INSPECTION filter is skipped.
+//! After the machine has stopped, callbacks do not reach the driver. A classify
+//! then acts as if the callout were unregistered: a TERMINATING or UNKNOWN filter
+//! blocks unless PERMIT_IF_CALLOUT_UNREGISTERED is set, and an INSPECTION filter is
+//! skipped.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,12 +20,12 @@ use crate::wfp::{ActionType, CalloutDriver, ClassifyOut, Guid, LayerId, NotifyTy
 /// `FWPS_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED` (`fwpstypes.h`).
 const PERMIT_IF_CALLOUT_UNREGISTERED: u16 = 2;
 
-/// How a callout's functions are called.
+/// The prototype of a callout's functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Prototype {
     /// Without `classifyContext` (`FWPS_CALLOUT_CLASSIFY_FN0`).
     Vista,
-    /// With it (`FWPS_CALLOUT_CLASSIFY_FN1` to `FN3`).
+    /// With `classifyContext` (`FWPS_CALLOUT_CLASSIFY_FN1` to `FN3`).
     Windows7,
 }
 
@@ -34,7 +34,7 @@ pub struct GuestCallout {
     kernel: Weak<Kernel>,
     callout: FWPS_CALLOUT3,
     prototype: Prototype,
-    /// Contexts that notifyFn put into filters, by filter id.
+    /// Contexts that notifyFn wrote into filters, by filter id.
     contexts: Mutex<BTreeMap<u64, u64>>,
     has_contexts: AtomicBool,
 }
@@ -49,7 +49,7 @@ impl GuestCallout {
         self.contexts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The filter's context: the driver's own if it set one.
+    /// The filter's context. The driver may have replaced the original one.
     fn context(&self, filter: &RuntimeFilter) -> u64 {
         if !self.has_contexts.load(Ordering::Acquire) {
             return filter.raw_context;
@@ -84,7 +84,7 @@ impl CalloutDriver for GuestCallout {
             }
             let raw_filter = scratch.filter(filter, self.context(filter));
             let raw_out = scratch.classify_out(out);
-            // Opaque; what it points to is nobody's business.
+            // An opaque context, which a callout must not read.
             let context = scratch.point_to(&0u64);
             let head = [values as u64, metadata as u64, data as u64];
             let tail = [raw_filter as u64, flow_context, raw_out as u64];
@@ -152,19 +152,20 @@ impl CalloutDriver for GuestCallout {
         if let Some(kernel) = self.kernel.upgrade().filter(|_| self.has_flow_delete()) {
             let arguments = [layer.0.into(), callout_id.into(), flow_context];
             let entry = self.callout.flowDeleteFn;
-            // An error has stopped the machine already.
+            // If the call failed, it has already stopped the machine.
             let _ = kernel.call_driver(entry, &arguments, Irql::DISPATCH, "flowDeleteFn");
         }
     }
 }
 
-/// Whether a layer shows lists on their way out, which hold several packets where
-/// TCP/IP sends several at once ("NET_BUFFER_LIST Structure").
+/// Whether a layer indicates outbound lists. If TCP/IP sends several packets at
+/// once, such a list has several NET_BUFFERs ("NET_BUFFER_LIST Structure").
 fn is_outbound(kernel: &Kernel, layer: LayerId) -> bool {
     kernel.engine().layer(layer).is_some_and(|layer| layer.name.starts_with("OUTBOUND"))
 }
 
-/// What a filter does whose callout is not there (facts 3.2).
+/// The action of a filter whose callout is not registered ("FWPS_ACTION0
+/// structure").
 fn unregistered(filter: &RuntimeFilter, out: &mut ClassifyOut) {
     out.action = match filter.action {
         ActionType::CALLOUT_INSPECTION => ActionType::CONTINUE,

@@ -1,5 +1,4 @@
-//! The driver's side: callouts, state of the Base Filtering Engine, flows
-//! (`fwpsk.h`, `fwpmk.h`).
+//! The driver's exports: callouts, state of BFE, flows (`fwpsk.h`, `fwpmk.h`).
 #![expect(non_snake_case, reason = "the names are fwpkclnt's own")]
 
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use crate::status::Status;
 use crate::verifier::{Violation, rules};
 use crate::wfp::{BfeState, FlowHandle, LayerId};
 
-/// `FwpsCalloutRegister0`: the prototype of Windows Vista.
+/// `FwpsCalloutRegister0`, with the prototype of Windows Vista.
 pub extern "win64" fn FwpsCalloutRegister0(
     deviceObject: Address,
     callout: Address,
@@ -59,7 +58,7 @@ pub extern "win64" fn FwpsCalloutRegister3(
     kernel.settle(outcome, REFUSED).0
 }
 
-/// The four structures differ in the functions' prototypes only.
+/// The four structures differ only in the prototypes of their functions.
 fn register(
     kernel: &Kernel,
     device: Address,
@@ -101,7 +100,7 @@ pub extern "win64" fn FwpmBfeStateGet0() -> i32 {
     kernel.engine().bfe_state() as i32
 }
 
-/// `FwpmBfeStateSubscribeChanges0`: the callback runs at PASSIVE_LEVEL on the
+/// `FwpmBfeStateSubscribeChanges0`. The callback runs at PASSIVE_LEVEL on the
 /// thread that changes the state.
 pub extern "win64" fn FwpmBfeStateSubscribeChanges0(
     deviceObject: Address,
@@ -131,7 +130,7 @@ fn subscribe(
         if let Some(kernel) = machine.upgrade() {
             let inside = InCallback::begin();
             let arguments = [context as u64, state as u64];
-            // An error has stopped the machine already.
+            // If the call failed, it has already stopped the machine.
             let _ = kernel.call_driver(callback, &arguments, Irql::PASSIVE, "BFE callback");
             drop(inside);
         }
@@ -150,8 +149,8 @@ fn subscribe(
     Ok(Status::SUCCESS)
 }
 
-/// `FwpmBfeStateUnsubscribeChanges0`: waits for callbacks in progress, and so
-/// must not be called from one (documentation).
+/// `FwpmBfeStateUnsubscribeChanges0` waits for callbacks in progress, so a callback
+/// must not call it (documentation).
 pub extern "win64" fn FwpmBfeStateUnsubscribeChanges0(changeHandle: HANDLE) -> NTSTATUS {
     let kernel = enter!(FwpmBfeStateUnsubscribeChanges0);
     kernel.settle(unsubscribe(&kernel, changeHandle), REFUSED).0

@@ -1,9 +1,9 @@
-//! Indications that no engine would make, put to a callout as they are.
+//! Indications that an engine would not make, passed to a callout unchanged.
 //!
-//! An indication of the engine's is always whole. Here each part may be absent,
-//! short, of another type or inconsistent with the others, as long as it is no
-//! lie that nobody could see through: what a pointer leads to is there, in the
-//! length that goes with it, and ends at a guard page.
+//! The engine's indications are always complete and consistent. Here each part may
+//! be absent, short, of another type or inconsistent with other parts. Only lies
+//! that no callout can detect are excluded: pointers lead to readable memory of the
+//! stated length, which ends at a guard page.
 
 use super::super::memory::{Guarded, PAGE};
 use super::super::types::{
@@ -14,7 +14,7 @@ use super::super::types::{
 use super::super::{Kernel, Stop};
 use crate::wfp::Guid;
 
-/// A value: its `FWP_DATA_TYPE`, any number, and its union.
+/// A value: its `FWP_DATA_TYPE`, which may be any number, and its union.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct RawValue {
@@ -25,54 +25,54 @@ pub struct RawValue {
 /// The union of a `FWP_VALUE0`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
-    /// In place; 0 is also NULL.
+    /// A value in place. 0 is also NULL.
     Word(u64),
-    /// A pointer to bytes, at most a page.
+    /// A pointer to at most a page of bytes.
     Bytes(Vec<u8>),
-    /// A pointer to a `FWP_BYTE_BLOB` that says it has `size` bytes; without
-    /// `data` its pointer is NULL.
+    /// A pointer to a `FWP_BYTE_BLOB` with this `size`. Without `data`, its pointer
+    /// is NULL.
     #[allow(missing_docs, reason = "the fields say it")]
     Blob { size: u32, data: Option<Vec<u8>> },
 }
 
-/// How an MDL says where its bytes are.
+/// How an MDL describes its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RawMapping {
     /// `MDL_SOURCE_IS_NONPAGED_POOL`.
     Pool,
     /// `MDL_MAPPED_TO_SYSTEM_VA`.
     Mapped,
-    /// Locked, not mapped; the address that is no business of anybody's leads
-    /// nowhere.
+    /// Locked but not mapped. `MappedSystemVa`, which is then undefined, is an
+    /// invalid address.
     Unmapped,
-    /// Said to be mapped, at NULL.
+    /// Flagged as mapped, with a NULL address.
     AtNull,
 }
 
-/// At which end of their pages bytes lie: what is read beyond it faults.
+/// The end of the page at which bytes lie. Reads beyond that end fault.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Edge {
-    /// The byte after the last one is a guard page's.
+    /// The byte after the last one is in a guard page.
     #[default]
     End,
-    /// The byte before the first one is.
+    /// The byte before the first one is in a guard page.
     Start,
 }
 
-/// One MDL.
+/// An MDL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct RawMdl {
     /// At most a page.
     pub bytes: Vec<u8>,
     pub mapping: RawMapping,
-    /// `ByteCount`, where it is not the number of bytes.
+    /// `ByteCount`, if it is not the number of bytes.
     pub byte_count: Option<u32>,
     pub edge: Edge,
 }
 
 impl RawMdl {
-    /// Over bytes in nonpaged pool, as many as it says.
+    /// An MDL over bytes in nonpaged pool, with the right length.
     pub fn over(bytes: &[u8]) -> Self {
         Self { bytes: bytes.to_vec(), mapping: RawMapping::Pool, byte_count: None, edge: Edge::End }
     }
@@ -81,16 +81,16 @@ impl RawMdl {
 /// A NET_BUFFER.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawBuffer {
-    /// The chain, possibly none.
+    /// The MDL chain; may be empty.
     pub mdls: Vec<RawMdl>,
-    /// The last MDL leads back to the first.
+    /// Whether the last MDL links to the first.
     pub ring: bool,
-    /// `DataOffset`, in the chain or not.
+    /// `DataOffset`; may be beyond the chain.
     pub data_offset: u32,
-    /// `DataLength`, as many bytes or not.
+    /// `DataLength`; may be more than the chain has.
     pub data_length: u64,
-    /// `CurrentMdlOffset`, where it is not the data's offset. A callout that
-    /// trusts it reads wrong bytes, or none.
+    /// `CurrentMdlOffset`, if it is not the data's offset. A callout that uses it
+    /// reads wrong bytes, or none.
     pub current_offset: Option<u32>,
 }
 
@@ -99,7 +99,7 @@ pub struct RawBuffer {
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct RawStream {
     pub flags: u32,
-    /// `dataLength`; there is no list of NET_BUFFERs behind it.
+    /// `dataLength`. There is no chain of NET_BUFFER_LISTs.
     pub length: u64,
 }
 
@@ -110,53 +110,53 @@ pub enum RawData {
     Null,
     /// A NET_BUFFER_LIST without a NET_BUFFER.
     Empty,
-    /// A NET_BUFFER_LIST with these, the first first.
+    /// A NET_BUFFER_LIST with these NET_BUFFERs, in order.
     Buffers(Vec<RawBuffer>),
-    /// The same, but the last NET_BUFFER leads back to the first, and the list to
-    /// itself.
+    /// A NET_BUFFER_LIST whose last NET_BUFFER links to the first, and which links
+    /// to itself.
     Cycle(Vec<RawBuffer>),
-    /// A `FWPS_STREAM_CALLOUT_IO_PACKET0`; without data its pointer is NULL.
+    /// A `FWPS_STREAM_CALLOUT_IO_PACKET0`. Without data, its pointer is NULL.
     Stream(Option<RawStream>),
 }
 
-/// What is passed to a classifyFn.
+/// The arguments of a classifyFn.
 #[derive(Clone, Debug)]
 pub struct Indication {
-    /// `layerId`, any number.
+    /// `layerId`; may be any number.
     pub layer: u16,
-    /// The values' array; `None` is NULL.
+    /// The array of values; `None` is NULL.
     pub values: Option<Vec<RawValue>>,
-    /// `valueCount`, where it is not the array's length. More is a lie that a
-    /// callout can only tell where it looks beyond what the layer has.
+    /// `valueCount`, if it is not the array's length. A callout detects a larger
+    /// count only if it reads more values than the layer has.
     pub count: Option<u32>,
-    /// Bytes by which the array is off its alignment.
+    /// Number of bytes by which the array is misaligned.
     pub skew: usize,
-    /// `inFixedValues` is not NULL.
+    /// Whether `inFixedValues` is not NULL.
     pub fixed: bool,
-    /// `None` is NULL.
+    /// `inMetaValues`; `None` is NULL.
     pub metadata: Option<FWPS_INCOMING_METADATA_VALUES0>,
     /// `layerData`.
     pub data: RawData,
-    /// `flowContext`, any number: it need not be one that a driver associated.
+    /// `flowContext`; may be a number that no driver associated.
     pub flow_context: u64,
-    /// `classifyOut` on the way in; `None` is NULL.
+    /// `classifyOut` before the call; `None` is NULL.
     pub out: Option<FWPS_CLASSIFY_OUT0>,
 }
 
-/// Pages to put indications into, again and again: a pair of guard pages around
-/// every structure and every run of bytes.
+/// Reusable pages for indications. Guard pages surround every structure and every
+/// run of bytes.
 #[derive(Debug, Default)]
 pub struct Room {
     pages: Vec<Guarded>,
     used: usize,
 }
 
-/// Leads nowhere: in the kernel's half, where nothing of the host is.
+/// An invalid address in the kernel's half, where the host has no memory.
 const NOWHERE: Address = 0xFFFF_9800_DEAD_0000;
 
 impl Room {
-    /// Puts an indication into the pages and calls a callout's classifyFn with
-    /// it; what it left in `classifyOut`, where there was one.
+    /// Copies an indication into the pages and calls a callout's classifyFn with
+    /// it. Returns what the callout left in `classifyOut`, if there is one.
     ///
     /// # Errors
     /// What stopped the machine.
@@ -172,8 +172,8 @@ impl Room {
         let data = self.data(&indication.data);
         let out_page = self.used;
         let out = indication.out.as_ref().map_or(0, |out| self.put(out));
-        // Neither context nor filter: they are the engine's own, and a callout
-        // that needs none must not look.
+        // No context and no filter: they are opaque, and a callout that does not
+        // use them must not read them.
         let flow_context = indication.flow_context;
         let arguments = [fixed as u64, metadata as u64, data as u64, 0, 0, flow_context, out as u64];
         let level = kernel.options().classify_irql;
@@ -203,7 +203,7 @@ impl Room {
                     self.put(&FWP_BYTE_BLOB { size: *size, data }) as u64
                 }
             };
-            // `FWPS_INCOMING_VALUE0`, byte by byte: it may begin at any address.
+            // `FWPS_INCOMING_VALUE0` as bytes, because it may be misaligned.
             array.extend(u64::from(value.kind).to_ne_bytes());
             array.extend(word.to_ne_bytes());
         }
@@ -211,7 +211,7 @@ impl Room {
         self.bytes(&array, Edge::End)
     }
 
-    /// A page that nothing of this indication is in yet.
+    /// A page that this indication does not use yet.
     fn page(&mut self) -> &Guarded {
         if self.used == self.pages.len() {
             self.pages.push(Guarded::new(PAGE));
@@ -220,7 +220,7 @@ impl Room {
         &self.pages[self.used - 1]
     }
 
-    /// Bytes that end where their page does, or begin there.
+    /// Copies bytes to the given end of a page.
     fn bytes(&mut self, bytes: &[u8], edge: Edge) -> Address {
         let page = self.page();
         let at = match edge {
@@ -231,7 +231,7 @@ impl Room {
         at
     }
 
-    /// A structure that ends where its page does.
+    /// Copies a structure to the end of a page.
     fn put<T: Plain>(&mut self, value: &T) -> Address {
         let page = self.page();
         let at = page.end() - size_of::<T>();
@@ -312,7 +312,7 @@ impl Room {
 }
 
 impl Kernel {
-    /// What the driver registered under a callout's key, last.
+    /// The callout that the driver last registered under a key.
     pub fn registered(&self, key: Guid) -> Option<FWPS_CALLOUT3> {
         self.objects().callouts.get(&key).copied()
     }

@@ -1,4 +1,4 @@
-//! An indication as the raw structures a classifyFn gets.
+//! An indication as the raw structures that a classifyFn gets.
 
 use std::cell::RefCell;
 
@@ -13,35 +13,35 @@ use super::super::types::{
 use super::packet::{Laid, MdlMapping, NblLayout, PacketRoom};
 use crate::wfp::{ClassifyOut, LayerData, Metadata, Request, RuntimeFilter, Value};
 
-/// Pages that one classify writes its structures into, kept by the thread. The
-/// value array and each structure end at a guard page.
+/// Pages for the structures of one classify; each thread keeps its own. The value
+/// array and each structure end at a guard page.
 #[derive(Debug)]
 pub(super) struct Scratch {
     values: Guarded,
     metadata: Guarded,
     filter: Guarded,
     out: Guarded,
-    /// What values and metadata point to, and small structures.
+    /// Holds what values and metadata point to, and small structures.
     pointed: Guarded,
     used: usize,
     packet: PacketRoom,
 }
 
 thread_local! {
-    /// As many as classifies have ever nested on this thread.
+    /// One for each level of nested classifies on this thread.
     static SPARE: RefCell<Vec<Scratch>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Scratch {
-    /// Pages of its own.
+    /// Makes pages at the default cache position.
     pub(super) fn new() -> Self {
         Self::with_rooms(|_, bytes| Guarded::new(bytes), PacketRoom::default())
     }
 
-    /// The same, so that what it holds, and what those with other numbers hold,
-    /// can be in the nearest cache together.
+    /// Makes pages at a cache position that depends on `number`, so that pages with
+    /// different numbers fit in the nearest cache together.
     pub(super) fn apart(number: usize) -> Self {
-        let room = |kind: usize, bytes| Guarded::apart(bytes, (5 * number + 2 * kind) % 16 * 64);
+        let room = |kind: usize, bytes| Guarded::with_margin(bytes, (5 * number + 2 * kind) % 16 * 64);
         Self::with_rooms(room, PacketRoom::apart([5, 6, 7].map(|kind| move |bytes| room(kind, bytes))))
     }
 
@@ -57,18 +57,18 @@ impl Scratch {
         }
     }
 
-    /// Whether an address is in one of the rooms.
+    /// Whether an address is in these pages.
     pub(super) fn contains(&self, address: Address) -> bool {
         let rooms = [&self.values, &self.metadata, &self.filter, &self.out, &self.pointed];
         rooms.iter().any(|room| room.contains(address)) || self.packet.contains(address)
     }
 
-    /// One past a packet's last byte, if that is in one piece.
+    /// The address after a packet's last byte, if the packet is contiguous.
     pub(super) fn end_of_packet(&self) -> Address {
         self.packet.end()
     }
 
-    /// Runs `f` with pages of this thread's.
+    /// Runs `f` with pages of this thread.
     pub(super) fn with<R>(f: impl FnOnce(&mut Scratch) -> R) -> R {
         let spare = SPARE.with(|spare| spare.borrow_mut().pop());
         let mut scratch = spare.unwrap_or_else(Scratch::new);
@@ -78,14 +78,14 @@ impl Scratch {
         result
     }
 
-    /// Puts a structure at the end of a page.
+    /// Copies a structure to the end of `room`.
     fn put_last<T: Plain>(room: &Guarded, value: &T) -> Address {
         let at = room.end() - size_of::<T>().next_multiple_of(align_of::<T>());
         room.put(at, value);
         at
     }
 
-    /// Puts a structure where pointers may lead.
+    /// Copies a structure to where pointers may lead.
     pub(super) fn point_to<T: Plain>(&mut self, value: &T) -> Address {
         let at = self.take(size_of::<T>(), align_of::<T>());
         self.pointed.put(at, value);
@@ -99,8 +99,8 @@ impl Scratch {
     }
 
     /// # Panics
-    /// If a request's values need more room than any real one: a fault of the
-    /// lab.
+    /// If a request's values need more room than any real request. This is a bug in
+    /// the lab.
     fn take(&mut self, bytes: usize, align: usize) -> Address {
         let at = (self.pointed.start() + self.used).next_multiple_of(align);
         self.used = at + bytes - self.pointed.start();
@@ -130,10 +130,10 @@ impl Scratch {
         })
     }
 
-    /// `FWP_VALUE0`: up to 32 bits in place, the rest by pointer.
+    /// `FWP_VALUE0`. Values of up to 32 bits are in place, others behind a pointer.
     ///
     /// # Panics
-    /// If the value is one of a condition: a fault of the lab.
+    /// If the value occurs only in conditions. This is a bug in the lab.
     fn value(&mut self, value: &Value) -> FWP_VALUE0 {
         let (kind, value) = match value {
             Value::Empty => (data_type::EMPTY, 0),
@@ -148,7 +148,7 @@ impl Scratch {
                 (data_type::TOKEN_ACCESS_INFORMATION, self.blob(bytes) as u64)
             }
             Value::V4AddrMask(..) | Value::V6AddrMask(..) | Value::Range(_) => {
-                panic!("masks and ranges occur in conditions only")
+                panic!("masks and ranges occur only in conditions")
             }
         };
         FWP_VALUE0 { r#type: kind, value }
@@ -160,7 +160,7 @@ impl Scratch {
         Self::put_last(&self.metadata, &raw_metadata(metadata, path))
     }
 
-    /// `FWPS_FILTER3` with the given context. Conditions are not shown.
+    /// `FWPS_FILTER3` with the given context. Conditions are left out.
     pub(super) fn filter(&mut self, filter: &RuntimeFilter, context: u64) -> Address {
         let weight = FWP_VALUE0 { r#type: data_type::UINT64, value: self.point_to(&filter.weight) as u64 };
         let raw = FWPS_FILTER3 {
@@ -175,12 +175,12 @@ impl Scratch {
         Self::put_last(&self.filter, &raw)
     }
 
-    /// The filter's context as the driver left it.
+    /// The filter's context after the driver's call.
     pub(super) fn filter_context(&self, filter: Address) -> u64 {
         self.filter.get::<FWPS_FILTER3>(filter).context
     }
 
-    /// `FWPS_CLASSIFY_OUT0` on the way in.
+    /// `FWPS_CLASSIFY_OUT0` before the call.
     pub(super) fn classify_out(&mut self, out: &ClassifyOut) -> Address {
         let raw = FWPS_CLASSIFY_OUT0 {
             actionType: out.action.0,
@@ -191,17 +191,17 @@ impl Scratch {
         Self::put_last(&self.out, &raw)
     }
 
-    /// `FWPS_CLASSIFY_OUT0` on the way back.
+    /// `FWPS_CLASSIFY_OUT0` after the call.
     pub(super) fn classify_result(&self, out: Address) -> FWPS_CLASSIFY_OUT0 {
         self.out.get(out)
     }
 
-    /// A GUID that a pointer can lead to.
+    /// Copies a GUID to where pointers may lead.
     pub(super) fn guid(&mut self, guid: crate::wfp::Guid) -> Address {
         self.point_to(&GUID::from(guid))
     }
 
-    /// `layerData`, and how the packet in it was laid out.
+    /// `layerData`, and the layout of its packet.
     pub(super) fn layer_data(
         &mut self,
         data: &LayerData<'_>,
@@ -221,13 +221,13 @@ impl Scratch {
         }
     }
 
-    /// Gives the list so many buffers in all.
+    /// Extends the list to `buffers` NET_BUFFERs.
     pub(super) fn fill_list(&self, laid: &Laid, buffers: usize) {
         self.packet.fill_list(laid, buffers);
     }
 
     fn stream(&mut self, laid: &Laid, length: usize, flags: u32) -> Address {
-        // A FIN indicates no bytes, and no list then.
+        // A FIN indicates no bytes, so there is no list.
         let list = if length > 0 { laid.list } else { 0 };
         let offset = FWPS_STREAM_DATA_OFFSET0 {
             netBufferList: list,
@@ -247,7 +247,7 @@ impl Scratch {
         })
     }
 
-    /// Whether the driver moved the packet's data start and left it so.
+    /// Whether the driver moved the packet's data start and did not restore it.
     pub(super) fn moved(&self, laid: &Laid) -> bool {
         let buffer = self.packet.buffer(laid);
         let start = (buffer.CurrentMdl, buffer.CurrentMdlOffset, buffer.stDataLength);
@@ -255,12 +255,12 @@ impl Scratch {
     }
 }
 
-/// The metadata as a callout sees them; the process' path, which is a pointer,
-/// from the caller.
+/// The metadata as a callout sees them. The process path is a pointer, so the
+/// caller gives its address.
 pub(super) fn raw_metadata(metadata: &Metadata, path: Option<Address>) -> FWPS_INCOMING_METADATA_VALUES0 {
     let mut raw = FWPS_INCOMING_METADATA_VALUES0::zeroed();
     let mut present = 0;
-    // Sets a member and its bit.
+    // Sets a field and its bit.
     macro_rules! field {
         ($source:expr, $bit:ident => $($target:tt)+) => {
             if let Some(value) = $source {

@@ -1,13 +1,13 @@
-//! fwpkclnt: the filter engine as a driver reaches it (`fwpmk.h`, `fwpsk.h`).
+//! fwpkclnt: the filter engine's exports for drivers (`fwpmk.h`, `fwpsk.h`).
 //!
-//! | module | holds |
+//! | module | content |
 //! |---|---|
-//! | this one | the management exports: read what the driver passes, ask the engine |
-//! | [`driver`] | the exports of the driver's side |
-//! | [`read`] | management structures to the engine's objects |
-//! | [`callout`] | a driver's callout as the engine calls it |
+//! | this one | the management exports: they read the driver's structures and call the engine |
+//! | [`driver`] | the exports for callouts, BFE state and flows |
+//! | [`read`] | reads management structures into the engine's objects |
+//! | [`callout`] | a driver's callout, as the engine calls it |
 //! | [`incoming`] | an indication as raw structures |
-//! | [`hostile`] | indications that no engine would make |
+//! | [`hostile`] | indications that an engine would not make |
 //! | [`prepared`] | an indication laid out once, for many calls |
 //! | [`packet`] | a packet as NET_BUFFER_LIST, NET_BUFFER and MDLs |
 #![expect(non_snake_case, reason = "the names are fwpkclnt's own")]
@@ -34,10 +34,10 @@ pub use callout::{GuestCallout, Prototype};
 pub use driver::*;
 pub use packet::{MdlMapping, NblLayout};
 
-/// What an export returns where the driver broke a tolerated rule.
+/// What an export returns after a tolerated breach.
 const REFUSED: Status = Status::UNSUCCESSFUL;
 
-/// `FwpmEngineOpen0`. Kernel callers pass no server; the identity is ignored
+/// `FwpmEngineOpen0`. Kernel callers pass no server name. The identity is ignored
 /// (documentation).
 pub extern "win64" fn FwpmEngineOpen0(
     serverName: Address,
@@ -58,7 +58,7 @@ pub extern "win64" fn FwpmEngineOpen0(
 
 fn open(kernel: &Kernel, session: Address, out: Address) -> Result<Status, Trouble> {
     let session = read::session(session)?;
-    // A bad handle pointer is found before anything is opened.
+    // Check the handle pointer before the session opens.
     foreign::write(out, &0usize)?;
     let id = match kernel.engine().open(session) {
         Ok(id) => id,
@@ -74,8 +74,8 @@ fn open(kernel: &Kernel, session: Address, out: Address) -> Result<Status, Troub
     Ok(Status::SUCCESS)
 }
 
-/// The session behind an engine handle. A closed or invented one is a breach:
-/// the real library would follow the pointer.
+/// The session of an engine handle. A closed or invalid handle is a breach: the
+/// real library would dereference it.
 fn session(kernel: &Kernel, handle: HANDLE) -> Result<SessionId, Trouble> {
     let id = kernel.objects().sessions.get(&handle).copied();
     id.ok_or_else(|| bad_handle("engine handle", handle))
@@ -86,7 +86,7 @@ fn bad_handle(kind: &str, handle: HANDLE) -> Trouble {
     Violation::new(&rules::BAD_HANDLE, [handle as u64, INVALID_HANDLE, 0], text).into()
 }
 
-/// Runs a management call on the engine behind a handle.
+/// Runs a management call for the session of a handle.
 fn manage(
     kernel: &Kernel,
     handle: HANDLE,
@@ -96,12 +96,12 @@ fn manage(
     kernel.settle(outcome, REFUSED).0
 }
 
-/// A GUID that must be there.
+/// Reads a GUID that must not be NULL.
 fn key(address: Address) -> Result<Guid, Trouble> {
     Ok(foreign::read::<GUID>(address)?.to_guid())
 }
 
-/// Writes a new object's id where the caller wants it.
+/// Writes a new object's id to `out`, if it is not NULL.
 fn give_id<T: super::types::Plain>(id: Result<T, Status>, out: Address) -> Result<Status, Trouble> {
     match id {
         Ok(id) => {
@@ -143,7 +143,7 @@ pub extern "win64" fn FwpmTransactionAbort0(engineHandle: HANDLE) -> NTSTATUS {
     manage(&kernel, engineHandle, |engine, id| Ok(engine.transaction_abort(id)))
 }
 
-/// `FwpmProviderAdd0`; security descriptors are not modelled.
+/// `FwpmProviderAdd0`. Security descriptors are not modelled.
 pub extern "win64" fn FwpmProviderAdd0(engineHandle: HANDLE, provider: Address, sd: Address) -> NTSTATUS {
     let kernel = enter!(FwpmProviderAdd0);
     let _ = sd;

@@ -1,40 +1,40 @@
-//! A packet as NET_BUFFER_LIST, NET_BUFFER and a chain of MDLs.
+//! A packet laid out as NET_BUFFER_LIST, NET_BUFFER and a chain of MDLs.
 
 use super::super::memory::{Guarded, PAGE};
 use super::super::types::{
     Address, MDL, MDL_PAGES_LOCKED, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER, NET_BUFFER_DATA, NET_BUFFER_LIST,
 };
 
-/// How a packet's bytes are cut into MDLs. Whatever the cut, the last byte
-/// ends at a guard page.
+/// How a packet's bytes are divided among MDLs. In every layout, the last byte ends
+/// at a guard page.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NblLayout {
     /// One MDL.
     #[default]
     Contiguous,
-    /// A second MDL begins this many bytes after the data start, which splits
-    /// a header.
+    /// Two MDLs. The second starts this many bytes after the data start, which
+    /// splits a header.
     SplitAt(usize),
-    /// MDLs of this many bytes each, down to 1.
+    /// MDLs of this many bytes each, at least 1.
     Pieces(usize),
 }
 
-/// Whether MDLs come with an address.
+/// Whether MDLs are mapped.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MdlMapping {
-    /// Over nonpaged pool, mapped.
+    /// Over nonpaged pool, and so mapped.
     #[default]
     Mapped,
-    /// Locked pages that whoever reads them must map, which can fail.
+    /// Locked pages. A reader must map them, which can fail.
     Unmapped,
 }
 
-/// Bytes between two MDLs' buffers, which nothing should read.
+/// Bytes between the buffers of two MDLs. A callout must not read them.
 const GAP: usize = 16;
-/// Fills the gaps.
+/// Content of the gaps.
 const GAP_FILL: u8 = 0xA5;
 
-/// Room for one packet at a time; grows and is used again.
+/// Pages for one packet at a time. They grow, and are reused.
 #[derive(Debug)]
 pub(super) struct PacketRoom {
     /// NET_BUFFER_LIST and NET_BUFFER.
@@ -43,14 +43,14 @@ pub(super) struct PacketRoom {
     data: Guarded,
 }
 
-/// A packet laid out.
+/// The addresses of a packet.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Laid {
     /// The `NET_BUFFER_LIST`.
     pub(super) list: Address,
     /// The `NET_BUFFER`.
     pub(super) buffer: Address,
-    /// MDL and offset in it where the data starts, and the data's length.
+    /// MDL of the data start, offset in it, and length of the data.
     pub(super) start: (Address, u32, u64),
 }
 
@@ -61,26 +61,26 @@ impl Default for PacketRoom {
 }
 
 impl PacketRoom {
-    /// Of these rooms.
+    /// Uses pages that these functions make.
     pub(super) fn apart([head, mdls, data]: [impl Fn(usize) -> Guarded; 3]) -> Self {
         Self { head: head(PAGE), mdls: mdls(PAGE), data: data(2 * PAGE) }
     }
 
-    /// Whether an address is in one of them.
+    /// Whether an address is in these pages.
     pub(super) fn contains(&self, address: Address) -> bool {
         [&self.head, &self.mdls, &self.data].iter().any(|room| room.contains(address))
     }
 
-    /// One past the last byte of what is laid out in one piece.
+    /// The address after the last byte of a contiguous packet.
     pub(super) fn end(&self) -> Address {
         self.data.end()
     }
 
-    /// Lays out `bytes` with the data starting at `data_start`; what comes
-    /// before stays readable as unused space.
+    /// Lays out `bytes` with the data starting at `data_start`. The bytes before it
+    /// stay readable as unused space.
     ///
     /// # Panics
-    /// If the data does not start within the packet: a fault of the lab.
+    /// If the data start is beyond the packet. This is a bug in the lab.
     pub(super) fn lay(
         &mut self,
         bytes: &[u8],
@@ -88,7 +88,7 @@ impl PacketRoom {
         layout: NblLayout,
         mapping: MdlMapping,
     ) -> Laid {
-        assert!(data_start <= bytes.len(), "the data starts within the packet");
+        assert!(data_start <= bytes.len(), "the data start is beyond the packet");
         let pieces = cut(bytes.len(), data_start, layout);
         let gaps = GAP * pieces.len();
         grow(&mut self.data, bytes.len() + gaps);
@@ -128,11 +128,11 @@ impl PacketRoom {
         Laid { list: self.head.start(), buffer: buffer_at, start: (start.0, start.1, length) }
     }
 
-    /// Gives the list so many buffers in all. Each shows the packet's bytes, but
-    /// one less than the buffer before it.
+    /// Extends the list to `buffers` NET_BUFFERs. Each has the packet's bytes, but
+    /// its length is one less than the length of the previous NET_BUFFER.
     ///
     /// # Panics
-    /// If there is no room for so many: a fault of the lab.
+    /// If there is no room for them. This is a bug in the lab.
     pub(super) fn fill_list(&self, laid: &Laid, buffers: usize) {
         let first: NET_BUFFER = self.head.get(laid.buffer);
         let at = |number: usize| laid.buffer + number * size_of::<NET_BUFFER>();
@@ -144,7 +144,7 @@ impl PacketRoom {
         }
     }
 
-    /// The NET_BUFFER as the driver left it.
+    /// The NET_BUFFER after the driver's call.
     pub(super) fn buffer(&self, laid: &Laid) -> NET_BUFFER_DATA {
         self.head.get(laid.buffer)
     }
@@ -156,7 +156,7 @@ fn grow(room: &mut Guarded, bytes: usize) {
     }
 }
 
-/// Where the pieces begin and end, in order; at least one.
+/// Ranges of the pieces, in order; at least one.
 fn cut(length: usize, data_start: usize, layout: NblLayout) -> Vec<std::ops::Range<usize>> {
     let split_at = |at: usize| vec![0..at, at..length];
     match layout {
@@ -180,8 +180,8 @@ fn mdl(at: Address, length: usize, next: Address, mapping: MdlMapping) -> MDL {
     };
     MDL {
         Next: next,
-        // The page frame numbers that follow an MDL are nobody's business
-        // here, but its size counts them.
+        // The size of an MDL includes its page frame numbers. The lab does not
+        // write those.
         Size: i16::try_from(size_of::<MDL>() + 8 * pages).unwrap_or(i16::MAX),
         MdlFlags: flags,
         Process: 0,

@@ -1,4 +1,4 @@
-//! An indication laid out once, to be put to a callout again and again.
+//! An indication laid out once, for many calls of a callout.
 
 use std::mem::offset_of;
 
@@ -10,10 +10,10 @@ use super::incoming::Scratch;
 use crate::image::{self, Call, Trace, Walk};
 use crate::wfp::{ActionType, ClassifyOut, RIGHT_ACTION_WRITE, Request, RuntimeFilter};
 
-/// No flow: what the engine passes where no context was associated.
+/// The flow context that the engine passes if none is associated.
 static NO_FLOW: [u64; 1] = [0];
 
-/// A call of a callout's classifyFn, its structures in pages of their own.
+/// A call of a callout's classifyFn, with structures in its own pages.
 pub struct Prepared {
     scratch: Scratch,
     call: Call,
@@ -21,13 +21,13 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Lays out an indication as the engine would show it to a callout.
+    /// Lays out an indication as the engine would pass it to a callout.
     pub fn new(kernel: &Kernel, callout: &FWPS_CALLOUT3, request: &Request<'_>) -> Self {
         Self::laid(kernel, callout, request, Scratch::new())
     }
 
-    /// The same where all that have different numbers, a few dozen, can be in the
-    /// nearest cache together.
+    /// Like [`Self::new`], at a cache position that depends on `number`. A few
+    /// dozen with different numbers fit in the nearest cache together.
     pub fn apart(kernel: &Kernel, callout: &FWPS_CALLOUT3, request: &Request<'_>, number: usize) -> Self {
         Self::laid(kernel, callout, request, Scratch::apart(number))
     }
@@ -59,25 +59,25 @@ impl Prepared {
         Self { scratch, call, flows: Vec::new() }
     }
 
-    /// Has each round bring the next of these flow contexts.
+    /// Passes these flow contexts in turn, one per round.
     ///
     /// # Panics
-    /// If they are not a power of two.
+    /// If the number of flows is not a power of two.
     pub fn with_flows(mut self, flows: Vec<u64>) -> Self {
-        assert!(flows.len().is_power_of_two(), "flows are chosen by a mask");
+        assert!(flows.len().is_power_of_two(), "the number of flows is not a power of two");
         self.flows = flows;
         self.call.flows = self.flows.as_ptr().expose_provenance() as u64;
         self.call.flow_mask = self.flows.len() as u64 - 1;
         self
     }
 
-    /// Has another function called with the same.
+    /// Calls another function with the same arguments.
     pub fn with_entry(mut self, entry: Address) -> Self {
         self.call.entry = entry as u64;
         self
     }
 
-    /// Has a function called that reads a word at each of these addresses.
+    /// Calls a function that reads a word at each of these addresses.
     pub fn with_words_read(mut self, mut addresses: Vec<u64>) -> Self {
         addresses.push(0);
         self.flows = addresses;
@@ -85,52 +85,53 @@ impl Prepared {
         self.with_entry(image::read_words as *const () as Address)
     }
 
-    /// Where a packet's byte is, so many before its end.
+    /// The address of the packet's byte that is `before_end` bytes before its end.
     pub fn packet_byte(&self, before_end: usize) -> u64 {
         (self.scratch.end_of_packet() - before_end) as u64
     }
 
-    /// Where the metadata name the endpoint.
+    /// The address of the endpoint handle in the metadata.
     pub fn endpoint(&self) -> u64 {
         self.call.metadata + offset_of!(FWPS_INCOMING_METADATA_VALUES0, transportEndpointHandle) as u64
     }
 
-    /// Whether an address is part of what is shown.
+    /// Whether an address is part of the indication.
     pub fn contains(&self, address: u64) -> bool {
         self.scratch.contains(address as Address)
     }
 
-    /// The cache lines, of so many bytes, that the answer takes: the engine's.
+    /// The cache lines, of `line` bytes each, that hold `classifyOut`.
     pub fn out_lines(&self, line: u64) -> std::ops::RangeInclusive<u64> {
         let last = self.call.out + size_of::<FWPS_CLASSIFY_OUT0>() as u64 - 1;
         self.call.out / line..=last / line
     }
 
-    /// The action that the last call left.
+    /// The action after the last call.
     pub fn action(&self) -> ActionType {
         ActionType(self.scratch.classify_result(self.call.out as Address).actionType)
     }
 }
 
-/// Makes calls in turn, so many times over, on this thread's processor.
+/// Makes the calls in turn, `rounds` times, on this thread's processor.
 ///
 /// # Errors
 /// What stopped the machine.
 pub fn run(kernel: &Kernel, calls: &[&Prepared], rounds: u64, first_round: u64) -> Result<(), Stop> {
-    spin(kernel, calls, Walk { rounds, first_round, ..still(calls) })
+    spin(kernel, calls, Walk { rounds, first_round, ..one_round(calls) })
 }
 
-/// Makes calls in turn, once, and counts what of an image that executes.
+/// Makes the calls in turn, once, and traces the image's instructions.
 ///
 /// # Errors
 /// What stopped the machine.
 pub fn count(kernel: &Kernel, image: &image::Image, calls: &[&Prepared]) -> Result<Trace, Stop> {
     let code = image.base()..image.base() + image.size();
-    let (outcome, trace) = image::trace(code, || spin(kernel, calls, Walk { stepped: 1, ..still(calls) }));
+    let (outcome, trace) =
+        image::trace(code, || spin(kernel, calls, Walk { stepped: 1, ..one_round(calls) }));
     outcome.map(|()| trace)
 }
 
-fn still(calls: &[&Prepared]) -> Walk {
+fn one_round(calls: &[&Prepared]) -> Walk {
     Walk { calls: std::ptr::null(), count: calls.len() as u64, rounds: 1, first_round: 0, stepped: 0 }
 }
 
@@ -143,6 +144,6 @@ fn spin(kernel: &Kernel, calls: &[&Prepared], walk: Walk) -> Result<(), Stop> {
     let entry = image::spin as *const () as Address;
     let arguments = [std::ptr::from_ref(&walk).addr() as u64];
     image::set_here(cpu::processor(), cpu::irql().0);
-    // At the level of the thread, which is the lowest there is or higher.
+    // The call runs at the thread's IRQL, which is PASSIVE_LEVEL or higher.
     kernel.call_driver(entry, &arguments, Irql::PASSIVE, "classifyFn").map(|_| ())
 }

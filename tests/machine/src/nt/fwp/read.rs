@@ -1,4 +1,4 @@
-//! Management structures, copied once from the driver, to engine objects.
+//! Reads management structures, once, into engine objects.
 
 use super::super::foreign::{self, BadPointer};
 use super::super::types::{
@@ -11,9 +11,9 @@ use crate::wfp::{
     ActionType, Callout, Condition, DisplayData, Filter, MatchType, Provider, Session, Sublayer, Value,
 };
 
-/// The largest blob taken from a driver; more is no filter of this world.
+/// The largest blob read from a driver. Real filters have smaller ones.
 const LARGEST_BLOB: u32 = 1 << 20;
-/// The most conditions taken from a driver.
+/// Most conditions read from a driver.
 const MOST_CONDITIONS: u32 = 1 << 16;
 
 fn display(data: &FWPM_DISPLAY_DATA0) -> Result<DisplayData, BadPointer> {
@@ -23,7 +23,7 @@ fn display(data: &FWPM_DISPLAY_DATA0) -> Result<DisplayData, BadPointer> {
     })
 }
 
-/// `FWPM_SESSION0`; NULL means a session without properties.
+/// `FWPM_SESSION0`. NULL stands for a session without properties.
 pub(super) fn session(address: Address) -> Result<Session, BadPointer> {
     let Some(raw) = foreign::read_optional::<FWPM_SESSION0>(address)? else {
         return Ok(Session::default());
@@ -71,7 +71,7 @@ pub(super) fn callout(address: Address) -> Result<Callout, BadPointer> {
     })
 }
 
-/// `FWPM_FILTER0`; the inner error is what the call returns.
+/// `FWPM_FILTER0`. The inner error is the call's result.
 pub(super) fn filter(address: Address) -> Result<Result<Filter, Status>, BadPointer> {
     let raw: FWPM_FILTER0 = foreign::read(address)?;
     if raw.numFilterConditions > MOST_CONDITIONS {
@@ -113,7 +113,7 @@ fn condition(raw: &FWPM_FILTER_CONDITION0) -> Result<Result<Condition, Status>, 
     Ok(value(r#type, raw_value)?.map(|value| Condition { field: raw.fieldKey.to_guid(), match_type, value }))
 }
 
-/// `FWP_MATCH_TYPE` (`fwptypes.h`), whose values are 0 to 12.
+/// `FWP_MATCH_TYPE` (`fwptypes.h`). Its values are 0 to 12.
 fn match_type(raw: u32) -> Option<MatchType> {
     use MatchType as M;
     let all = [
@@ -134,7 +134,8 @@ fn match_type(raw: u32) -> Option<MatchType> {
     all.into_iter().find(|known| *known as u32 == raw)
 }
 
-/// `FWP_VALUE0` or `FWP_CONDITION_VALUE0`: type and the union's eight bytes.
+/// `FWP_VALUE0` or `FWP_CONDITION_VALUE0`, given by type and the union's eight
+/// bytes.
 fn value(kind: u32, raw: u64) -> Result<Result<Value, Status>, BadPointer> {
     let pointer = raw as Address;
     Ok(Ok(match kind {
@@ -168,7 +169,7 @@ fn value(kind: u32, raw: u64) -> Result<Result<Value, Status>, BadPointer> {
     }))
 }
 
-/// `FWP_RANGE0`; a range of ranges is none.
+/// `FWP_RANGE0`. A range of ranges is refused.
 fn range(pointer: Address) -> Result<Result<Value, Status>, BadPointer> {
     let FWP_RANGE0 { valueLow, valueHigh } = foreign::read(pointer)?;
     let end = |end: FWP_VALUE0| match end.r#type {
@@ -187,7 +188,7 @@ fn blob(pointer: Address) -> Result<Result<Vec<u8>, Status>, BadPointer> {
     foreign::read_bytes(data, size as usize).map(Ok)
 }
 
-/// A SID is as long as its second byte says (`ntifs.h`).
+/// A SID. Its second byte is its number of subauthorities (`ntifs.h`).
 fn sid(pointer: Address) -> Result<Vec<u8>, BadPointer> {
     let authorities: u8 = foreign::read(pointer.wrapping_add(1))?;
     foreign::read_bytes(pointer, 8 + 4 * usize::from(authorities))
@@ -208,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_arrives_with_all_its_parts() {
+    fn a_filter_is_read_with_all_its_parts() {
         let (name, port) = (wide("silence"), 4444u16);
         let (v4, high) = (FWP_V4_ADDR_AND_MASK { addr: 0x0A00_0000, mask: 0xFF00_0000 }, 9u64);
         let value = |kind, value| FWP_VALUE0 { r#type: kind, value };
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn bad_pointers_and_bad_numbers_are_told_apart() {
+    fn bad_pointers_and_bad_numbers_are_different_errors() {
         let bad_name = FWPM_SESSION0 {
             displayData: FWPM_DISPLAY_DATA0 { name: 64, description: 0 },
             ..FWPM_SESSION0::zeroed()

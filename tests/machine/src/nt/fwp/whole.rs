@@ -1,5 +1,6 @@
-//! What the engine would show, as the raw parts of an [`Indication`]: the start
-//! from which a part is left out, shortened or falsified.
+//! The engine's indication as the raw parts of an [`Indication`].
+//!
+//! Hostile indications start from it, with a part left out, shortened or falsified.
 
 use super::super::types::{FWPS_CLASSIFY_OUT0, data_type};
 use super::hostile::{Content, Indication, RawBuffer, RawData, RawMdl, RawStream, RawValue};
@@ -7,10 +8,10 @@ use super::incoming::raw_metadata;
 use crate::wfp::{ActionType, LayerData, RIGHT_ACTION_WRITE, Request, Value};
 
 impl Indication {
-    /// The same as the engine would show it, a packet in one MDL.
+    /// The indication as the engine would make it, with the packet in one MDL.
     ///
     /// # Panics
-    /// If a value is one of a condition: a fault of the lab.
+    /// If a value occurs only in conditions. This is a bug in the lab.
     pub fn whole(request: &Request<'_>) -> Self {
         let data = match request.data {
             LayerData::None => RawData::Null,
@@ -40,7 +41,7 @@ impl Indication {
 }
 
 impl RawBuffer {
-    /// A packet in one MDL, whose data start at an offset.
+    /// A packet in one MDL, with its data at an offset.
     pub fn over(bytes: &[u8], data_start: usize) -> Self {
         Self {
             mdls: vec![RawMdl::over(bytes)],
@@ -56,7 +57,7 @@ impl RawValue {
     /// A value as the engine passes it.
     ///
     /// # Panics
-    /// If it is one of a condition: a fault of the lab.
+    /// If it occurs only in conditions. This is a bug in the lab.
     pub fn of(value: &Value) -> Self {
         let word = |kind, word: u64| Self { kind, content: Content::Word(word) };
         let bytes = |kind, bytes: &[u8]| Self { kind, content: Content::Bytes(bytes.to_vec()) };
@@ -75,7 +76,7 @@ impl RawValue {
             Value::Sid(value) => bytes(data_type::SID, value),
             Value::TokenAccessInformation(value) => blob(data_type::TOKEN_ACCESS_INFORMATION, value),
             Value::V4AddrMask(..) | Value::V6AddrMask(..) | Value::Range(_) => {
-                panic!("masks and ranges occur in conditions only")
+                panic!("masks and ranges occur only in conditions")
             }
         }
     }

@@ -1,4 +1,4 @@
-//! From registers and memory to named values, by the fact tables alone.
+//! Decodes registers and memory into named values, from the fact tables.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
@@ -11,8 +11,8 @@ use super::super::guest::Place;
 use super::super::types::GUID;
 use super::{Argument, Value};
 
-/// Structures that callers fill in, so that their fields are arguments, too.
-/// What other pointers lead to is the system's, or is written by the call.
+/// Structures that callers fill in. Their fields are recorded as arguments. Other
+/// pointers lead to objects of the system, or to memory that the call writes.
 const FILLED_IN: [&str; 16] = [
     "EVENT_DATA_DESCRIPTOR",
     "EVENT_DESCRIPTOR",
@@ -32,17 +32,17 @@ const FILLED_IN: [&str; 16] = [
     "UNICODE_STRING",
 ];
 
-/// Prefixes that make the name of a pointer type (`PCEVENT_DESCRIPTOR`).
+/// Prefixes of the names of pointer types (`PCEVENT_DESCRIPTOR`).
 const POINTER_PREFIXES: [&str; 4] = ["LPC", "PC", "LP", "P"];
 
-/// The most elements of an array that are read.
+/// Most elements that are read of an array.
 const MOST_ELEMENTS: u64 = 64;
 
 /// A declared parameter or field.
 #[derive(Debug)]
 struct Declared {
     name: String,
-    /// Its type, as the headers write it.
+    /// Its type, as in the headers.
     kind: String,
     offset: usize,
     size: usize,
@@ -52,9 +52,9 @@ struct Declared {
 #[derive(Debug)]
 struct Type {
     size: usize,
-    /// What it is another name for.
+    /// The type for which it is another name.
     alias: Option<String>,
-    /// Empty unless it is a structure.
+    /// Empty if it is not a structure.
     fields: Vec<Declared>,
 }
 
@@ -96,8 +96,8 @@ fn parameters(fact: &Json) -> Vec<Declared> {
     declared.collect()
 }
 
-/// Fields of a structure, without the members of unnamed unions: those are read
-/// as a whole.
+/// Fields of a structure. Unnamed unions are read as a whole, so their members are
+/// left out.
 fn fields(fact: &Json) -> Vec<Declared> {
     let fields = fact["fields"].as_array().into_iter().flatten();
     let declared = fields.map(|field| Declared {
@@ -117,7 +117,7 @@ fn text(fact: &Json) -> String {
 pub(super) fn arguments(kernel: &Kernel, export: &str) -> Option<Vec<Argument>> {
     let parameters = FUNCTIONS.get(export)?;
     let passed = kernel.guest().arguments(export, parameters.len())?;
-    // Above a parameter's own bytes a register or a word holds anything.
+    // The bytes above a parameter's own size are undefined.
     let passed: Vec<(&Declared, Vec<u8>)> = parameters
         .iter()
         .zip(passed)
@@ -125,7 +125,7 @@ pub(super) fn arguments(kernel: &Kernel, export: &str) -> Option<Vec<Argument>> 
         .collect();
     let mut reader = Reader { kernel, arguments: Vec::new() };
     for (parameter, bytes) in &passed {
-        // How many elements an array has is the parameter of its name + "Count".
+        // The parameter "<name>Count" gives the number of elements of an array.
         let count = passed.iter().find(|(other, _)| other.name == format!("{}Count", parameter.name));
         let count = count.map(|(_, bytes)| number(bytes));
         reader.value(&parameter.name, &parameter.kind, bytes, count);
@@ -143,7 +143,7 @@ impl Reader<'_> {
         self.arguments.push(Argument { path: path.to_owned(), value });
     }
 
-    /// Takes in a value of a type, given its bytes.
+    /// Records a value of type `kind`, given its bytes.
     fn value(&mut self, path: &str, kind: &str, bytes: &[u8], count: Option<u64>) {
         if kind == "GUID" {
             return self.put(path, guid(bytes));
@@ -156,7 +156,7 @@ impl Reader<'_> {
         }
         let value = match bytes.len() {
             ..=8 => Value::Number(number(bytes)),
-            // The unions of 16 bytes hold the key of an object.
+            // Unions of 16 bytes hold the key of an object.
             16 if kind == "union" => guid(bytes),
             _ => Value::Bytes(bytes.to_vec()),
         };
@@ -187,7 +187,7 @@ impl Reader<'_> {
                 Ok(bytes) => self.put(path, guid(&bytes)),
                 Err(_) => self.put(path, Value::Unreadable(address)),
             },
-            // Its text is counted, not terminated.
+            // The text of a UNICODE_STRING is counted, not terminated.
             "UNICODE_STRING" => match foreign::read_unicode_string(address as usize) {
                 Ok(text) => self.put(path, Value::Text(text)),
                 Err(_) => self.put(path, Value::Unreadable(address)),
@@ -204,7 +204,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A structure, or `count` of them side by side.
+    /// Records a structure, or `count` contiguous ones.
     fn structures(&mut self, path: &str, name: &str, address: usize, count: Option<u64>) {
         let Some(Type { size, fields, .. }) = structure(name) else { return };
         for index in 0..count.unwrap_or(1).min(MOST_ELEMENTS) {
@@ -233,8 +233,8 @@ fn structure(name: &str) -> Option<&'static Type> {
     TYPES.get(name).filter(|it| !it.fields.is_empty())
 }
 
-/// Whether a type of eight bytes is an address or a handle. What the tables do
-/// not have is a pointer's or a function's type, but for the names of integers.
+/// Whether an 8-byte type is an address or a handle. A type that is not in the
+/// tables is a pointer or function type, unless it is one of these integers.
 fn is_address(kind: &str) -> bool {
     const INTEGERS: [&str; 5] = ["ULONG64", "size_t", "LONG_PTR", "union", "struct"];
     match TYPES.get(kind).and_then(|it| it.alias.as_deref()) {
@@ -243,7 +243,7 @@ fn is_address(kind: &str) -> bool {
     }
 }
 
-/// What a pointer type leads to, if its name tells.
+/// The type that a pointer type points to, if its name tells.
 fn pointee(kind: &str) -> Option<&str> {
     let kind = kind.strip_prefix("const ").unwrap_or(kind).trim();
     if let Some(pointee) = kind.strip_suffix('*') {

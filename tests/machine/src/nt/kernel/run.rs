@@ -1,10 +1,10 @@
-//! How a machine runs a driver's routines, and what it checks when they return.
+//! Runs a driver's routines, and checks the state in which they return.
 #![expect(unsafe_code, reason = "calls the driver")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::cpu::{self, Borrowed, Irql, Stay};
+use super::super::cpu::{self, Irql, Stay, ThreadState};
 use super::super::guest::Stop;
 use super::super::locks;
 use super::super::objects::Event;
@@ -14,14 +14,14 @@ use super::Kernel;
 use crate::schedule::Joined;
 use crate::verifier::{Violation, rules};
 
-/// The name of the threads that run a driver's system threads.
+/// Name of the host threads that run a driver's system threads.
 pub(crate) const SYSTEM_THREAD: &str = "lab-thread";
 
 impl Kernel {
-    /// Runs driver code on the thread's processor (0 for a thread from
-    /// outside) at the given level or the thread's, if that is higher. What
-    /// the driver leaves behind is checked; a bugcheck or fault stops the
-    /// machine. A stopped machine runs nothing.
+    /// Runs driver code on the thread's processor, at `irql` or at the thread's
+    /// IRQL if that is higher. A thread from outside the machine runs on processor
+    /// 0. Checks the state in which the driver returns. A bugcheck or fault stops
+    /// the machine; a stopped machine runs no driver code.
     pub(crate) fn call_driver(
         &self,
         entry: Address,
@@ -37,14 +37,14 @@ impl Kernel {
         let irql = if inside { irql.max(cpu::irql()) } else { irql };
         let stay = Stay::begin(self, processor, irql);
         let held = locks::held();
-        let before = cpu::borrowed();
+        let before = cpu::thread_state();
         let measured = self.stack_marks.is_due(what) && self.guest.measure_stack();
-        // SAFETY: `entry` comes from the loader or from the driver, which gave it
-        // as a routine of the prototype it is called by here.
+        // SAFETY: `entry` comes from the loader or from the driver. The driver gave
+        // it as a routine with the prototype that is called here.
         let outcome = unsafe { self.guest.call(entry, arguments) };
         let (left_at, locks) = (cpu::irql(), locks::held().saturating_sub(held));
         locks::forget_since(held);
-        let after = cpu::borrowed();
+        let after = cpu::thread_state();
         cpu::restore(before);
         drop(stay);
         if measured {
@@ -72,21 +72,21 @@ impl Kernel {
         }
     }
 
-    /// Whether a routine that has returned gave back what it changed of its
-    /// thread.
-    fn check_restored(&self, entry: Address, what: &str, [before, after]: [Borrowed; 2]) {
+    /// Checks that a routine restored the thread state that it changed.
+    fn check_restored(&self, entry: Address, what: &str, [before, after]: [ThreadState; 2]) {
         if before.affinity != after.affinity {
             let parameters = [entry as u64, before.affinity, after.affinity];
             let text = format!(
-                "{what} was called bound to processors {:#b} and returned bound to {:#b}",
+                "{what} was called with affinity {:#b} and returned with affinity {:#b}",
                 before.affinity, after.affinity
             );
             self.condemn(Violation::new(&rules::AFFINITY_CHANGED, parameters, text));
         }
         if before.critical_regions != after.critical_regions {
-            let [before, after] = [before, after].map(|borrowed| borrowed.critical_regions);
+            let [before, after] = [before, after].map(|thread_state| thread_state.critical_regions);
             let text = format!("{what} was called in {before} critical regions and returned in {after}");
-            // KernelApcDisable counts down; the last parameter names a worker.
+            // KernelApcDisable is decremented. The last parameter marks a worker
+            // routine.
             let disabled = u64::from(before.wrapping_sub(after) as u16);
             self.condemn(match what {
                 "worker routine" => {
@@ -98,7 +98,7 @@ impl Kernel {
         }
     }
 
-    /// Runs a job of the work queue; called on the worker's thread.
+    /// Runs a job of the work queue on a worker's thread.
     pub(in crate::nt) fn run_job(&self, job: Job, worker: usize) {
         let (routine, arguments) = match job {
             Job::IoWorkItem { item, routine, object, context, extended } => {
@@ -111,15 +111,15 @@ impl Kernel {
             }
             Job::WorkQueueItem { routine, parameter } => (routine, vec![parameter as u64]),
         };
-        // Workers serve from the machine's last processors. An error has stopped
-        // the machine already.
+        // Worker threads prefer the machine's last processors.
         let processors = self.options.processors;
-        let usual = processors - 1 - worker as u32 % processors;
-        // NT would not leave a thread on a processor that another one keeps at
-        // DISPATCH_LEVEL while a processor is free.
-        let mut nearby = (0..processors).map(|step| (usual + step) % processors);
-        let free = nearby.find(|processor| !self.processor(*processor).is_kept());
-        let processor = free.unwrap_or(usual);
+        let preferred = processors - 1 - worker as u32 % processors;
+        // NT would use an idle processor rather than leave the thread on one where
+        // another thread is at DISPATCH_LEVEL.
+        let mut nearby = (0..processors).map(|step| (preferred + step) % processors);
+        let free = nearby.find(|processor| !self.processor(*processor).is_raised());
+        let processor = free.unwrap_or(preferred);
+        // If the call failed, it has already stopped the machine.
         let _ = self.on_processor(processor, Irql::PASSIVE, |kernel| {
             kernel.call_driver(routine, &arguments, Irql::PASSIVE, "worker routine")
         });
@@ -128,15 +128,15 @@ impl Kernel {
         }
     }
 
-    /// Runs a driver's routine on a thread of its own; the event is set when it
-    /// has ended. `None` if the host has no threads left.
+    /// Runs a driver's routine on a new thread. The returned event is set when the
+    /// thread has ended. `None` if the host cannot create a thread.
     pub(in crate::nt) fn start_thread(&self, routine: Address, context: Address) -> Option<Arc<Event>> {
         let ended = Arc::new(Event { signaled: AtomicBool::new(false), synchronization: false });
         let (kernel, end) = (self.me.upgrade()?, Arc::clone(&ended));
         let seat = self.session().as_ref().map(|session| session.join("system thread"));
         let run = move || {
             let seated = seat.map(Joined::sit);
-            // An error has stopped the machine already.
+            // If the call failed, it has already stopped the machine.
             let _ = kernel.on_processor(kernel.options.processors - 1, Irql::PASSIVE, |kernel| {
                 let call = || kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, "system thread");
                 kernel.run_stepped(call)

@@ -1,10 +1,9 @@
-//! Pool: every block in pages of its own, its end at a guard page.
+//! Pool: every block has its own pages, and ends at a guard page.
 //!
 //! A block of a page or more starts at a page boundary (`ExAllocatePool2`
-//! documentation), a smaller one ends at the guard page as closely as an
-//! alignment of 16 allows. What is left of its pages holds a pattern that is
-//! checked when the block is freed. Freed pages stay inaccessible for the
-//! length of a quarantine.
+//! documentation). A smaller block ends as near to the guard page as an alignment
+//! of 16 permits. The rest of its pages holds a pattern, which is checked when the
+//! block is freed. Freed pages stay inaccessible while they are in quarantine.
 #![expect(unsafe_code, reason = "fills and checks the pages of blocks")]
 
 mod report;
@@ -23,22 +22,22 @@ pub use report::{Leak, PoolTag, Shortage, Wanted, Where};
 const ALIGNMENT: usize = 16;
 /// A cache line, for `POOL_FLAG_CACHE_ALIGNED`.
 const CACHE_LINE: usize = 64;
-/// Address space for blocks: enough that quarantined pages need no early
-/// reuse.
+/// Address space for blocks. It is so large that pages in quarantine are not reused
+/// early.
 const ARENA: usize = 16 << 30;
-/// Freed blocks that stay inaccessible before their pages serve again.
+/// Number of freed blocks that stay inaccessible before their pages are reused.
 const QUARANTINE: usize = 4096;
-/// Fills what is allocated uninitialized.
+/// Content of uninitialized blocks.
 const UNINITIALIZED: u8 = 0xCC;
-/// Fills what surrounds a block in its pages.
+/// Content of the rest of a block's pages.
 const SLACK: u8 = 0xA5;
 
 #[derive(Debug, Default)]
 struct State {
-    /// By first page.
+    /// Blocks by their first page.
     blocks: BTreeMap<usize, Block>,
     quarantine: VecDeque<usize>,
-    /// Pages that may serve again, by their number.
+    /// First pages of reusable page runs, by the number of pages.
     free: BTreeMap<usize, Vec<usize>>,
     next: usize,
     shortage: Shortage,
@@ -61,7 +60,7 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// Address of a new block, 0 if there is no memory.
+    /// Allocates a block. Returns its address, or 0 if there is no memory.
     pub fn allocate(&self, wanted: Wanted) -> usize {
         let mut state = self.state();
         state.allocations += 1;
@@ -98,8 +97,8 @@ impl Pool {
         start
     }
 
-    /// Frees a block and gives its size. `tag` 0 means any. The block is freed even where a
-    /// violation is found that leaves no doubt which block is meant.
+    /// Frees a block and returns its size. `tag` 0 stands for any tag. The block is
+    /// also freed after a violation, if it is clear which block was meant.
     pub fn free(&self, address: usize, tag: u32, irql: Irql, stack: Vec<u64>) -> Result<usize, Violation> {
         let mut state = self.state();
         let bad = |rule: &'static Rule, text: String| Err(Violation::new(rule, [address as u64, 0, 0], text));
@@ -167,40 +166,40 @@ impl Pool {
         }
     }
 
-    /// Which of the next allocations fail; replaces what was set before.
+    /// Sets which of the next allocations fail. Replaces the previous setting.
     pub fn set_shortage(&self, shortage: Shortage) {
         self.state().shortage = shortage;
     }
 
-    /// The next `count` allocations fail.
+    /// Makes the next `count` allocations fail.
     pub fn fail_next(&self, count: u64) {
         self.set_shortage(Shortage { fail: count, ..Shortage::default() });
     }
 
-    /// Every allocation of more than `bytes` fails.
+    /// Makes every allocation of more than `bytes` fail.
     pub fn fail_above(&self, bytes: usize) {
         self.set_shortage(Shortage { above: Some(bytes), ..Shortage::default() });
     }
 
-    /// Whether an allocation elsewhere in the kernel fails too; counts as one.
+    /// Whether another allocation of the kernel fails. Counts as an allocation.
     pub fn take_shortage(&self) -> bool {
         let mut state = self.state();
         state.allocations += 1;
         state.short(0)
     }
 
-    /// Allocations asked for so far, failed ones included.
+    /// Number of allocations so far, including failed ones.
     pub fn allocations(&self) -> u64 {
         self.state().allocations
     }
 
-    /// Bytes allocated now, and the most there ever were.
+    /// Number of bytes allocated now, and its maximum so far.
     pub fn bytes(&self) -> (usize, usize) {
         let state = self.state();
         (state.bytes, state.most_bytes)
     }
 
-    /// Blocks not freed, in address order.
+    /// Blocks that are not freed, in address order.
     pub fn leaks(&self) -> Vec<Leak> {
         let state = self.state();
         let live = state.blocks.values().filter(|block| block.freed.is_none());
@@ -213,33 +212,33 @@ impl Pool {
         .collect()
     }
 
-    /// What lies at an address of the pool, with a description.
+    /// The kind of pool memory at an address, and its description.
     pub fn describe(&self, address: usize) -> Option<(Where, String)> {
         self.state().describe(address)
     }
 
-    /// The same for a fault handler, which must not wait: `None` too while
-    /// the pool is busy.
+    /// Like [`Self::describe`], for a fault handler, which must not wait. Also
+    /// `None` while the pool is locked.
     pub fn try_describe(&self, address: usize) -> Option<(Where, String)> {
         self.state.try_lock().ok()?.describe(address)
     }
 
-    /// Whether an address lies in a block of paged pool.
+    /// Whether an address is in a block of paged pool.
     pub fn is_paged(&self, address: usize) -> bool {
         self.state().find(address).is_some_and(|(_, block)| block.paged)
     }
 
     fn fill(&self, from: usize, to: usize, value: u8) {
         assert!(self.arena.contains(from));
-        // SAFETY: called for pages of a block just opened for writing and not
-        // yet known to the driver.
+        // SAFETY: pages of a block that were just opened for writing. The driver
+        // does not know them yet.
         unsafe { std::ptr::write_bytes(from as *mut u8, value, to - from) };
     }
 
     fn first_change(&self, from: usize, to: usize) -> Option<usize> {
         (from..to).find(|&address| {
-            // SAFETY: slack of a live block, whose pages are readable; read
-            // raw, since a driver gone wrong may write it at this moment.
+            // SAFETY: the slack of a live block, whose pages are readable. The read
+            // is volatile, because a faulty driver may write at the same time.
             unsafe { (address as *const u8).read_volatile() != SLACK }
         })
     }
@@ -266,12 +265,12 @@ impl State {
         true
     }
 
-    /// `pages` closed pages, followed by one that stays closed.
+    /// Takes `pages` closed pages. The page after them stays closed.
     fn take_pages(&mut self, pages: usize, arena: &Reservation) -> Option<usize> {
         if let Some(page) = self.free.get_mut(&pages).and_then(Vec::pop) {
             return Some(page);
         }
-        // The first page of the arena guards the first block from below.
+        // The arena's first page guards the first block from below.
         let first = arena.base() + PAGE + self.next;
         let taken = pages.checked_add(1)?.checked_mul(PAGE)?;
         let end = self.next.checked_add(taken)?;
@@ -292,7 +291,7 @@ impl State {
         Some((place, block.describe(address)))
     }
 
-    /// The block whose pages or guard page hold the address.
+    /// The block whose pages, or guard page, hold an address.
     fn find(&self, address: usize) -> Option<(usize, &Block)> {
         let (&first, block) = self.blocks.range(..=address).next_back()?;
         (address < first + (block.pages + 1) * PAGE).then_some((first, block))

@@ -1,15 +1,15 @@
-//! What goes into the pool and what is said about it.
+//! Describes allocations, blocks and leaks of pool.
 
 use std::fmt;
 
 /// Which allocations fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shortage {
-    /// This many succeed first.
+    /// This many allocations succeed first.
     pub skip: u64,
-    /// After those, this many fail.
+    /// Then this many fail.
     pub fail: u64,
-    /// Every allocation of more bytes fails.
+    /// Every allocation of more bytes than this fails.
     pub above: Option<usize>,
 }
 
@@ -18,9 +18,9 @@ pub struct Shortage {
 pub struct Leak {
     /// Its address.
     pub address: usize,
-    /// Bytes asked for.
+    /// Requested bytes.
     pub size: usize,
-    /// Its tag, four characters in memory order.
+    /// Its tag.
     pub tag: PoolTag,
     /// Return addresses of the allocation.
     pub stack: Vec<u64>,
@@ -36,7 +36,7 @@ impl fmt::Display for Leak {
     }
 }
 
-/// A pool tag.
+/// A pool tag: four characters in memory order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PoolTag(pub u32);
 
@@ -46,35 +46,35 @@ impl fmt::Display for PoolTag {
     }
 }
 
-/// What lies at an address.
+/// What kind of pool memory an address is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Where {
-    /// In a block, or in the slack of its pages.
+    /// A block, or the slack of its pages.
     Live,
-    /// In a freed block.
+    /// A freed block.
     Freed,
-    /// Past the end of a block, in its guard page.
+    /// The guard page after a block.
     Beyond,
 }
 
-/// One allocation as `ExAllocatePool2` passes it on.
+/// A request of `ExAllocatePool2`.
 #[derive(Clone, Debug)]
 pub struct Wanted {
-    /// Bytes.
+    /// Size in bytes.
     pub size: usize,
-    /// Tag.
+    /// The tag.
     pub tag: u32,
-    /// Pageable.
+    /// Whether it is paged pool.
     pub paged: bool,
-    /// Zeroed, as by default.
+    /// Whether it is zeroed, which is the default.
     pub zeroed: bool,
-    /// Aligned to a cache line.
+    /// Whether it is aligned to a cache line.
     pub cache_aligned: bool,
-    /// Return addresses of the caller.
+    /// Return addresses of the allocation.
     pub stack: Vec<u64>,
 }
 
-/// One allocation, live or freed.
+/// An allocated or freed block.
 #[derive(Debug)]
 pub(super) struct Block {
     pub(super) start: usize,
@@ -84,12 +84,12 @@ pub(super) struct Block {
     pub(super) pages: usize,
     /// Return addresses of the allocation.
     pub(super) stack: Vec<u64>,
-    /// Return addresses of the free, once freed.
+    /// Return addresses of the free, if the block is freed.
     pub(super) freed: Option<Vec<u64>>,
 }
 
 impl Block {
-    /// What an address is to the self.
+    /// Describes an address relative to this block.
     pub(super) fn describe(&self, address: usize) -> String {
         let (size, tag) = (self.size, PoolTag(self.tag));
         let from = |stack: &[u64]| match stack.first() {

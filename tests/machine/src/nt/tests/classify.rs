@@ -1,4 +1,4 @@
-//! What a classifyFn gets, and what it may not do.
+//! The arguments of a classifyFn, and the rules for its results.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ extern "win64" fn leave_alone(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64, _:
 type Look = Box<dyn Fn(&Kernel, usize)>;
 
 thread_local! {
-    /// What the classifyFn of `with_packet` does with the NET_BUFFER.
+    /// What the classifyFn of `with_packet` runs on the NET_BUFFER.
     static LOOK: RefCell<Option<(Look, usize)>> = const { RefCell::new(None) };
 }
 
@@ -66,13 +66,13 @@ extern "win64" fn look(_: u64, _: u64, data: u64, _: u64, _: u64, _: u64, _: u64
     let list: NET_BUFFER_LIST = peek(data as usize);
     LOOK.with_borrow(|look| {
         let (look, kernel) = look.as_ref().unwrap();
-        // The machine outlives the classify that brought us here.
+        // The machine outlives the current classify.
         let kernel = super::kernel_at(*kernel);
         look(kernel, list.FirstNetBuffer);
     });
 }
 
-/// Runs `f` on the NET_BUFFER of a packet within a classify.
+/// Runs `f` on the NET_BUFFER of a packet, in a classify.
 pub(super) fn with_packet(
     bytes: &[u8],
     data_start: usize,
@@ -125,7 +125,7 @@ extern "win64" fn inspect(values: u64, meta: u64, data: u64, context: u64, filte
 }
 
 #[test]
-fn an_indication_arrives_whole() {
+fn an_indication_arrives_with_all_its_parts() {
     let kernel = machine();
     let values = [
         Value::Uint8(6),
@@ -212,7 +212,7 @@ extern "win64" fn retreat(_: u64, _: u64, data: u64, _: u64, _: u64, _: u64, _: 
     NdisRetreatNetBufferDataStart(list.FirstNetBuffer, 8, 0, 0);
 }
 
-/// The finding of one classify, if any.
+/// The rule that a classify breaks, if any.
 fn finding(classify: Classify, before: ClassifyOut) -> Option<&'static str> {
     let kernel = machine();
     let metadata = Metadata::default();
@@ -258,7 +258,7 @@ fn a_stopped_machine_answers_as_if_the_callout_were_unregistered() {
 
 extern "win64" fn set_context(kind: i32, key: u64, filter: u64) -> i32 {
     assert_eq!(KeGetCurrentIrql(), 0);
-    assert_eq!(key == 0, kind == 1, "a key unless deleting");
+    assert_eq!(key == 0, kind == 1, "a key, except for a deletion");
     let at = filter as usize + std::mem::offset_of!(FWPS_FILTER3, context);
     poke(at, 0xBEEFu64);
     if kind == 2 { Status::INVALID_PARAMETER.0 } else { 0 }

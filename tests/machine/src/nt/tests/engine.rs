@@ -1,4 +1,4 @@
-//! The filter engine through the exports, from registration to unload.
+//! The filter engine's exports, from registration to unload.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, AtomicU32, Ordering};
@@ -45,7 +45,7 @@ extern "win64" fn on_state(context: u64, state: i32) {
     STATE.store(state, Ordering::SeqCst);
 }
 
-/// What a driver keeps in its device extension.
+/// What the test driver keeps.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Kept {
@@ -54,8 +54,9 @@ struct Kept {
     callout: u32,
 }
 
-/// A driver with a callout, a filter and a subscription; `layer` is the key of
-/// [`LAYER`]. Everything is added in one transaction of a dynamic session.
+/// Starts a driver with a callout, a filter and a subscription. `layer` is the key
+/// of [`LAYER`]. Management objects are added in one transaction of a dynamic
+/// session.
 fn start(driver: Address, layer: GUID) -> Kept {
     let device: Address = 0;
     let out = address(&device);
@@ -120,14 +121,13 @@ fn stop(driver: Address, kept: Kept) {
     IoDeleteDevice(peek::<DRIVER_OBJECT>(driver).DeviceObject);
 }
 
-/// Loads a driver whose entry keeps its object, so that tests can act for it.
+/// Loads a driver, and returns its driver object so that tests can act for it.
 fn loaded() -> (Arc<Kernel>, Address) {
     extern "win64" fn unload(_: Address) {}
     extern "win64" fn entry(driver: Address, _: Address) -> i32 {
         let at = driver + std::mem::offset_of!(DRIVER_OBJECT, DriverUnload);
         poke(at, unload as *const () as Address);
-        // The registry path says nothing a test needs; the object is found
-        // again through the device it makes.
+        // Tests do not need the registry path.
         DRIVER.with(|kept| kept.set(driver));
         0
     }
@@ -168,7 +168,7 @@ fn blocked(kernel: &Kernel) -> bool {
 }
 
 #[test]
-fn a_callout_filters_until_its_driver_is_gone() {
+fn a_callout_filters_until_its_driver_is_unloaded() {
     let (kernel, driver) = loaded();
     let layer = layer_key(&kernel);
     assert!(!blocked(&kernel));
@@ -182,7 +182,7 @@ fn a_callout_filters_until_its_driver_is_gone() {
     assert!(clean(&kernel, kernel.unload()).is_empty());
 }
 
-/// Loads, starts, undoes all but what `undo` leaves, unloads.
+/// Loads and starts a driver, runs `undo`, unloads the driver.
 fn left(undo: impl FnOnce(Kept)) -> (Arc<Kernel>, Result<LeakReport, Stop>) {
     let (kernel, driver) = loaded();
     let layer = layer_key(&kernel);
@@ -202,7 +202,7 @@ fn leaves(rule: &'static Rule, undo: impl FnOnce(Kept)) {
 }
 
 #[test]
-fn what_is_left_in_the_engine_is_reported() {
+fn objects_left_in_the_engine_are_reported() {
     leaves(&rules::CALLOUTS_LEFT, |kept| {
         let _ = FwpmEngineClose0(kept.engine);
         let _ = FwpmBfeStateUnsubscribeChanges0(kept.changes);
@@ -218,7 +218,7 @@ fn what_is_left_in_the_engine_is_reported() {
 }
 
 #[test]
-fn statuses_of_the_engine_come_back() {
+fn exports_return_the_status_of_the_engine() {
     let (kernel, driver) = loaded();
     let layer = layer_key(&kernel);
     let kept = clean(&kernel, drive(&kernel, Irql::PASSIVE, || start(driver, layer)));

@@ -1,4 +1,4 @@
-//! Loading, devices, work items, unloading.
+//! Loading, devices, work items and unloading.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -32,7 +32,7 @@ fn create_device(driver: Address) -> Address {
 
 extern "win64" fn nothing(_: Address) {}
 
-/// Loads, then unloads with the driver's own routine.
+/// Loads a driver, and unloads it with its own routine.
 fn cycle(entry: Entry) -> (std::sync::Arc<Kernel>, Result<LeakReport, Stop>) {
     let kernel = machine();
     let loaded = kernel.load_driver(image(entry));
@@ -77,10 +77,10 @@ extern "win64" fn tidy_unload(driver: Address) {
 }
 
 #[test]
-fn a_tidy_driver_comes_and_goes() {
+fn a_driver_without_leaks_can_be_loaded_twice() {
     let (kernel, report) = cycle(tidy_entry);
     assert!(super::clean(&kernel, report).is_empty());
-    // And again on the same machine.
+    // Load it again on the same machine.
     assert!(kernel.load_driver(image(tidy_entry)).unwrap().is_success());
     assert!(super::clean(&kernel, kernel.unload()).is_empty());
 }
@@ -113,7 +113,7 @@ extern "win64" fn leaky_work_item(driver: Address, _: Address) -> i32 {
 }
 
 #[test]
-fn what_is_left_is_reported() {
+fn each_kind_of_leak_is_reported() {
     leaves(&rules::POOL_LEAK, leaky_pool);
     leaves(&rules::DEVICE_LEFT, leaky_device);
     leaves(&rules::HANDLE_LEFT, leaky_handle);
@@ -124,7 +124,7 @@ fn what_is_left_is_reported() {
 fn a_leak_names_tag_and_size_and_counts() {
     let (kernel, outcome) = cycle(leaky_pool);
     let Err(Stop::BugCheck { parameters, text, .. }) = outcome else {
-        panic!("a leak is fatal");
+        panic!("a leak must be fatal");
     };
     assert_eq!(parameters, [0x62, 0, 0, 1]);
     assert!(text.contains("48 bytes, tag 'leak'"), "{text}");
@@ -132,7 +132,7 @@ fn a_leak_names_tag_and_size_and_counts() {
 }
 
 #[test]
-fn a_tolerated_leak_is_reported_only() {
+fn a_tolerated_leak_is_only_reported() {
     let kernel = machine();
     kernel.verifier().tolerate(&rules::POOL_LEAK);
     assert!(kernel.load_driver(image(leaky_pool)).unwrap().is_success());
@@ -151,7 +151,7 @@ extern "win64" fn refusing_tidily(_: Address, _: Address) -> i32 {
 }
 
 #[test]
-fn a_driver_that_refuses_must_leave_nothing() {
+fn a_driver_that_fails_to_start_must_not_leak() {
     let kernel = machine();
     let refused = kernel.load_driver(image(refusing_tidily));
     assert_eq!(super::clean(&kernel, refused), Status::INSUFFICIENT_RESOURCES);
@@ -162,7 +162,7 @@ fn a_driver_that_refuses_must_leave_nothing() {
 static WORKED: AtomicU32 = AtomicU32::new(0);
 
 extern "win64" fn worker(device: Address, context: Address) {
-    // The device is there although the driver deleted it meanwhile.
+    // The device exists, although the driver has deleted it.
     std::thread::sleep(std::time::Duration::from_millis(30));
     assert_eq!(peek::<DEVICE_OBJECT>(device).Type, 3);
     WORKED.fetch_add(1, Ordering::SeqCst);
@@ -196,7 +196,7 @@ extern "win64" fn slow(_: Address, _: Address) {
     std::thread::sleep(std::time::Duration::from_millis(300));
 }
 
-/// Queues an item behind slow ones for all workers, then does `misuse` with it.
+/// Queues an item after slow ones for all workers, and then does `misuse` with it.
 fn queued(driver: Address, misuse: fn(Address)) -> i32 {
     set_unload(driver, nothing);
     let device = create_device(driver);
@@ -254,7 +254,7 @@ fn misused_objects() {
 }
 
 #[test]
-fn an_overrun_of_the_device_extension_meets_a_guard_page() {
+fn an_overrun_of_the_device_extension_hits_a_guard_page() {
     let kernel = Kernel::new(std::sync::Arc::new(Direct), Options::default());
     extern "win64" fn entry(driver: Address, _: Address) -> i32 {
         set_unload(driver, nothing);

@@ -1,7 +1,7 @@
-//! Tests of the kernel: exports called from code in the place of a driver.
+//! Tests of the kernel: test code calls exports as a driver does.
 //!
-//! That code may be abandoned at any export, so it owns nothing while it
-//! calls one.
+//! Test code may be abandoned at any export, so it must own nothing while it calls
+//! one.
 #![expect(unsafe_code, reason = "plays the driver")]
 
 mod classify;
@@ -48,7 +48,7 @@ fn drive_on<R, F: FnOnce() -> R>(kernel: &Kernel, processor: u32, irql: Irql, f:
     Ok(work.1.expect("a driver that returned has a result"))
 }
 
-/// Asserts that the driver was stopped by `rule`, and by nothing before it.
+/// Asserts that `rule` stopped the driver, and that there was no other finding.
 #[track_caller]
 fn stopped_by<R>(kernel: &Kernel, outcome: Result<R, Stop>, rule: &'static Rule) {
     let Err(Stop::BugCheck { code, parameters, text }) = outcome else {
@@ -64,7 +64,7 @@ fn stopped_by<R>(kernel: &Kernel, outcome: Result<R, Stop>, rule: &'static Rule)
     assert_eq!(names, [rule.id], "{text}");
 }
 
-/// Asserts that nothing was found.
+/// Asserts that there was no finding.
 #[track_caller]
 fn clean<R>(kernel: &Kernel, outcome: Result<R, Stop>) -> R {
     let found = kernel.verifier().findings();
@@ -77,7 +77,7 @@ fn clean<R>(kernel: &Kernel, outcome: Result<R, Stop>) -> R {
 
 /// Writes driver memory.
 fn poke<T>(address: Address, value: T) {
-    // SAFETY: tests pass addresses of memory they got from the kernel or own.
+    // SAFETY: tests pass addresses of memory that they own or got from the kernel.
     unsafe { (address as *mut T).write_unaligned(value) };
 }
 
@@ -87,20 +87,19 @@ fn peek<T: Copy>(address: Address) -> T {
     unsafe { (address as *const T).read_unaligned() }
 }
 
-/// The machine at an address that `with_look` passed on.
+/// The machine at an address from `with_look`.
 fn kernel_at<'a>(address: usize) -> &'a Kernel {
-    // SAFETY: `with_look` borrows the machine for as long as the address is
-    // known to anybody.
+    // SAFETY: `with_look` borrows the machine while the address is in use.
     unsafe { &*(address as *const Kernel) }
 }
 
 type Look<'a> = Box<dyn Fn(&Kernel, usize) + 'a>;
 
-/// Gives `run` the closure and the machine in a form a thread-local can hold;
-/// `run` must not let them outlive itself.
+/// Passes the closure and the machine to `run` in a form that a thread-local can
+/// hold. `run` must not keep them after it returns.
 fn with_look(look: Look<'_>, kernel: &Arc<Kernel>, run: impl FnOnce((Look<'static>, usize))) {
-    // SAFETY: `run` keeps it no longer than this call, during which `look`
-    // and all it borrows live.
+    // SAFETY: `run` keeps it only during this call, while `look` and its borrows
+    // live.
     let look = unsafe { std::mem::transmute::<Look<'_>, Look<'static>>(look) };
     run((look, Arc::as_ptr(kernel) as usize));
 }

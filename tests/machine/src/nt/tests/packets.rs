@@ -1,4 +1,4 @@
-//! NET_BUFFERs through the NDIS exports, over every layout.
+//! NET_BUFFERs through the NDIS exports, in every layout.
 
 use super::super::fwp::{MdlMapping, NblLayout};
 use super::super::mm::{MmMapLockedPagesSpecifyCache, MmUnmapLockedPages};
@@ -27,7 +27,7 @@ fn bytes_at(address: usize, count: usize) -> Vec<u8> {
     (address..address + count).map(peek::<u8>).collect()
 }
 
-/// For every layout and mapping, with the data starting at byte 20.
+/// Runs `f` for every layout and mapping, with the data starting at byte 20.
 fn every(f: impl Fn(&Kernel, usize, NblLayout)) {
     for layout in LAYOUTS {
         for mapping in [MdlMapping::Mapped, MdlMapping::Unmapped] {
@@ -46,16 +46,16 @@ fn data_is_the_same_in_every_layout() {
         let found = NdisGetDataBuffer(buffer, 20, at, 1, 0);
         assert_eq!(bytes_at(found, 20), BYTES[20..40]);
         assert_eq!(found == at, layout != NblLayout::Contiguous, "{layout:?}");
-        assert_eq!(NdisGetDataBuffer(buffer, 41, at, 1, 0), 0, "more than there is");
+        assert_eq!(NdisGetDataBuffer(buffer, 41, at, 1, 0), 0, "more bytes than the packet has");
         assert_eq!(NdisGetDataBuffer(buffer, 0, at, 1, 0), 0);
         if layout != NblLayout::Contiguous {
-            assert_eq!(NdisGetDataBuffer(buffer, 20, 0, 1, 0), 0, "nowhere to copy to");
+            assert_eq!(NdisGetDataBuffer(buffer, 20, 0, 1, 0), 0, "no storage for the copy");
         }
     });
 }
 
 #[test]
-fn alignment_is_bought_with_a_copy() {
+fn misaligned_data_is_copied() {
     with_packet(&BYTES, 21, NblLayout::Contiguous, MdlMapping::Mapped, |_, buffer| {
         let storage = [0u64; 8];
         let at = storage.as_ptr() as usize;
@@ -98,7 +98,7 @@ fn a_retreat_beyond_the_packet_needs_an_mdl() {
         NdisAdvanceNetBufferDataStart(buffer, 30, 1, 0);
         let after: NET_BUFFER_DATA = peek(buffer);
         assert_eq!((after.MdlChain, after.DataOffset), (before.MdlChain, 20));
-        assert!(kernel.objects().mdls.is_empty(), "the MDL is gone");
+        assert!(kernel.objects().mdls.is_empty(), "the MDL must be freed");
     });
 }
 
@@ -133,7 +133,7 @@ fn mapping_can_fail() {
 }
 
 #[test]
-fn memory_functions_do_what_c_says() {
+fn memory_functions_follow_the_c_standard() {
     use super::super::rtl::*;
     let kernel = machine();
     let buffer = *b"abcdefgh";

@@ -22,14 +22,14 @@ fn blocks_are_zeroed_aligned_and_end_at_a_guard_page() {
         for size in [1, 15, 16, 100, PAGE - 1, PAGE, PAGE + 1, 3 * PAGE] {
             let block = allocate(size);
             assert_eq!(block % 16, 0);
-            assert!(size < PAGE || block.is_multiple_of(PAGE), "whole pages start at one");
+            assert!(size < PAGE || block.is_multiple_of(PAGE), "a large block must start at a page boundary");
             assert!((block..block + size).all(|at| peek::<u8>(at) == 0));
             let beyond = (block + size).next_multiple_of(if size < PAGE { 16 } else { PAGE });
             assert_eq!(beyond % PAGE, 0);
-            assert!(foreign::read::<u8>(beyond).is_err(), "guarded after {size}");
+            assert!(foreign::read::<u8>(beyond).is_err(), "no guard page after {size} bytes");
             assert!(foreign::read::<u8>((block & !(PAGE - 1)) - 1).is_err());
             ExFreePoolWithTag(block, TAG);
-            assert!(foreign::read::<u8>(block).is_err(), "gone when freed");
+            assert!(foreign::read::<u8>(block).is_err(), "freed memory is still accessible");
         }
         let raw = ExAllocatePool2(NON_PAGED | 0x2, 40, TAG);
         assert_eq!(peek::<u64>(raw), 0xCCCC_CCCC_CCCC_CCCC);
@@ -43,7 +43,7 @@ fn blocks_are_zeroed_aligned_and_end_at_a_guard_page() {
     assert_eq!(kernel.call_count("ExAllocatePool2"), 10);
 }
 
-/// Runs `f` and expects `rule` to stop it.
+/// Runs `f`, and expects that `rule` stops it.
 #[track_caller]
 fn breaks<R>(rule: &'static Rule, irql: Irql, f: impl FnOnce() -> R) {
     let kernel = machine();
@@ -99,7 +99,7 @@ fn wrong_frees() {
 }
 
 #[test]
-fn writes_beside_a_block_are_found_when_it_is_freed() {
+fn writes_beside_a_block_are_detected_by_its_free() {
     let level = Irql::DISPATCH;
     breaks(&rules::POOL_OVERRUN, level, || {
         let block = allocate(60);
@@ -111,7 +111,7 @@ fn writes_beside_a_block_are_found_when_it_is_freed() {
         poke(block - 1, 0u8);
         ExFreePool(block);
     });
-    // A block of whole pages has its slack behind it.
+    // The slack of a block of whole pages follows the block.
     breaks(&rules::POOL_OVERRUN, level, || {
         let block = allocate(PAGE + 8);
         poke(block + PAGE + 8, 0u8);
@@ -166,7 +166,7 @@ fn addresses_are_described() {
     assert_eq!(pool.bytes(), (32, 64));
 }
 
-/// A guest whose every driver call faults at one address.
+/// A guest in which every driver call faults at one address.
 struct Faulting(std::sync::atomic::AtomicUsize);
 
 impl super::super::Guest for Faulting {
@@ -183,7 +183,7 @@ impl super::super::Guest for Faulting {
 }
 
 #[test]
-fn a_fault_breaks_the_rule_of_the_place() {
+fn a_fault_breaks_the_rule_for_its_address() {
     for (offset, expected) in [(Some(0), &rules::FREED_POOL_ACCESS), (None, &rules::ACCESS_VIOLATION)] {
         let guest = std::sync::Arc::new(Faulting(16.into()));
         let kernel = Kernel::new(std::sync::Arc::clone(&guest) as _, Options::default());
@@ -208,7 +208,7 @@ fn a_fault_breaks_the_rule_of_the_place() {
 }
 
 #[test]
-fn quarantined_pages_serve_again() {
+fn pages_are_reused_after_quarantine() {
     let kernel = machine();
     let outcome = drive(&kernel, Irql::DISPATCH, || {
         let first = allocate(8);

@@ -30,7 +30,7 @@ fn wide(text: &str) -> Vec<u16> {
     text.encode_utf16().collect()
 }
 
-/// Opens a key the way a driver does.
+/// Opens a key as a driver does.
 fn open(kernel: &Kernel, path: &str) -> Result<usize, Status> {
     let path = wide(path);
     let name = string(&path);
@@ -48,7 +48,8 @@ fn open(kernel: &Kernel, path: &str) -> Result<usize, Status> {
     Ok(peek(address(&handle)))
 }
 
-/// Queries a value with room for `room` bytes: status, bytes needed, answer.
+/// Queries a value with a buffer of `room` bytes. Returns status, needed bytes and
+/// answer.
 fn query(kernel: &Kernel, key: usize, name: &str, class: i32, room: u32) -> (Status, u32, Vec<u8>) {
     let name = wide(name);
     let name = string(&name);
@@ -73,7 +74,7 @@ fn prepared() -> (std::sync::Arc<Kernel>, usize) {
 }
 
 #[test]
-fn values_are_answered_as_far_as_they_fit() {
+fn a_query_returns_what_fits_in_the_buffer() {
     let (kernel, key) = prepared();
     const PARTIAL: i32 = 2;
     let (status, needed, answer) = query(&kernel, key, "mode", PARTIAL, 128);
@@ -96,17 +97,17 @@ fn values_are_answered_as_far_as_they_fit() {
 }
 
 #[test]
-fn full_information_carries_name_and_data() {
+fn full_information_has_name_and_data() {
     let (kernel, key) = prepared();
     let (status, needed, answer) = query(&kernel, key, "MODE", 1, 128);
-    // 20 bytes before the name, 8 of name, then the data.
+    // 20 bytes before the name, 8 bytes of name, then the data.
     assert_eq!((status, needed), (Status::SUCCESS, 32));
     assert_eq!(answer[8..20], [28, 0, 0, 0, 4, 0, 0, 0, 8, 0, 0, 0]);
     assert_eq!(answer[20..32], *b"M\0o\0d\0e\0\x02\0\0\0");
 }
 
 #[test]
-fn a_key_tells_its_size() {
+fn a_key_reports_its_size() {
     let (kernel, key) = prepared();
     let (buffer, needed) = ([0u32; 16], 0u32);
     let outcome =
@@ -148,7 +149,7 @@ fn a_change_queues_the_work_item() {
     assert!(kernel.work().drain(Duration::from_secs(5)));
     assert_eq!(RAN.load(Ordering::SeqCst), 5);
     assert_eq!(peek::<u64>(address(&block)), 0);
-    // It told once; a new request hears of the handle's end too.
+    // The watch fired once. A new request also completes when the handle is closed.
     kernel.delete_value(&path, "Mode");
     assert!(kernel.work().drain(Duration::from_secs(5)));
     assert_eq!(RAN.load(Ordering::SeqCst), 5);

@@ -22,7 +22,7 @@ fn breaks<R>(rule: &'static Rule, irql: Irql, f: impl FnOnce() -> R) {
 }
 
 #[test]
-fn a_thread_knows_where_it_is() {
+fn a_thread_reads_its_processor_and_irql() {
     let kernel = machine();
     let number = [0u8; 4];
     let outcome = drive_on(&kernel, 3, Irql::DISPATCH, || {
@@ -56,7 +56,7 @@ fn levels_go_up_and_down_in_order() {
 }
 
 #[test]
-fn ceilings_hold_for_every_kind_of_function() {
+fn irql_ceilings_apply_to_every_kind_of_function() {
     let event = KEVENT::zeroed();
     let event = address(&event);
     let level = Irql::DISPATCH;
@@ -78,7 +78,7 @@ fn ceilings_hold_for_every_kind_of_function() {
 }
 
 #[test]
-fn dispatch_level_excludes_others_of_the_processor_only() {
+fn dispatch_level_excludes_only_threads_of_its_processor() {
     let kernel = machine();
     let inside = AtomicU32::new(0);
     let together = AtomicBool::new(false);
@@ -100,16 +100,16 @@ fn dispatch_level_excludes_others_of_the_processor_only() {
         scope.spawn(|| visit(1));
         visit(1);
     });
-    assert!(!together.load(Ordering::SeqCst), "one at a time on a processor");
+    assert!(!together.load(Ordering::SeqCst), "two threads ran at DISPATCH_LEVEL on one processor");
     std::thread::scope(|scope| {
         scope.spawn(|| visit(1));
         visit(2);
     });
-    assert!(together.load(Ordering::SeqCst), "two processors run together");
+    assert!(together.load(Ordering::SeqCst), "two processors did not run together");
 }
 
 #[test]
-fn spin_locks_exclude_and_know_their_owner() {
+fn spin_locks_exclude_and_record_their_owner() {
     let kernel = machine();
     let (lock, mut count) = (0usize, 0u64);
     let (lock, counter) = (address(&lock), (&raw mut count) as usize);
@@ -141,7 +141,7 @@ fn spin_locks_exclude_and_know_their_owner() {
 }
 
 #[test]
-fn a_stopped_machine_lets_nobody_spin_on() {
+fn a_stopped_machine_ends_spinning_threads() {
     let kernel = machine();
     let lock = 0usize;
     let lock = address(&lock);
@@ -162,7 +162,7 @@ fn a_stopped_machine_lets_nobody_spin_on() {
         assert!(bugcheck.is_err());
         assert!(waiter.join().unwrap().is_err());
     });
-    assert!(drive(&kernel, Irql::PASSIVE, || ()).is_err(), "nothing runs any more");
+    assert!(drive(&kernel, Irql::PASSIVE, || ()).is_err(), "a stopped machine ran driver code");
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn rundown_waits_for_the_last_reference() {
                 ExWaitForRundownProtectionRelease(reference);
             });
             clean(&kernel, outcome);
-            assert!(released.load(Ordering::SeqCst), "waited for the reference");
+            assert!(released.load(Ordering::SeqCst), "the wait ended before the release");
         });
         std::thread::sleep(Duration::from_millis(20));
         let outcome = drive(&kernel, Irql::DISPATCH, || {
@@ -242,14 +242,14 @@ fn rundown_waits_for_the_last_reference() {
             ExReleaseRundownProtection(reference);
             refused
         });
-        assert_eq!(clean(&kernel, outcome), 0, "no reference once rundown began");
+        assert_eq!(clean(&kernel, outcome), 0, "a reference was acquired after rundown began");
         waiter.join().unwrap();
     });
     breaks(&rules::RUNDOWN_UNDERFLOW, Irql::PASSIVE, || ExReleaseRundownProtection(reference));
 }
 
 #[test]
-fn fast_mutexes_raise_to_apc_level_and_know_their_owner() {
+fn fast_mutexes_raise_to_apc_level_and_record_their_owner() {
     let kernel = machine();
     let mutex = FAST_MUTEX { Count: 1, ..FAST_MUTEX::zeroed() };
     let mutex = address(&mutex);
@@ -268,7 +268,7 @@ fn fast_mutexes_raise_to_apc_level_and_know_their_owner() {
 }
 
 #[test]
-fn bad_pointers_are_named_by_what_they_point_to() {
+fn bad_pointers_break_the_rule_for_their_address() {
     let block = |size| ExAllocatePool2(0x40, size, 1);
     let nowhere = 0xFFFF_F800_0000_0000;
     breaks(&rules::ACCESS_VIOLATION, Irql::PASSIVE, || KeQuerySystemTimePrecise(64));
@@ -283,13 +283,13 @@ fn bad_pointers_are_named_by_what_they_point_to() {
 }
 
 #[test]
-fn bugchecks_carry_their_parameters() {
+fn bugchecks_have_their_parameters() {
     let kernel = machine();
     let outcome: Result<(), _> = drive(&kernel, Irql::DISPATCH, || KeBugCheckEx(0xDEAD, 1, 2, 3, 4));
     let Err(super::super::Stop::BugCheck { code, parameters, .. }) = outcome else {
-        panic!("a bugcheck stops the driver");
+        panic!("a bugcheck must stop the driver");
     };
     assert_eq!((code, parameters), (0xDEAD, [1, 2, 3, 4]));
-    assert!(kernel.verifier().findings().is_empty(), "no rule of the verifier");
+    assert!(kernel.verifier().findings().is_empty(), "a bugcheck is not a finding");
     assert_eq!(cpu::irql(), Irql::PASSIVE);
 }

@@ -24,7 +24,7 @@ extern "win64" fn body(event: usize) -> u64 {
 }
 
 #[test]
-fn a_thread_is_waited_for_until_it_has_ended() {
+fn a_wait_for_a_thread_ends_with_the_thread() {
     let kernel = machine();
     let (event, thread) = (0usize, 0usize);
     let now = LARGE_INTEGER { QuadPart: 0 };

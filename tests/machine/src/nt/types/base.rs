@@ -3,10 +3,10 @@
 use super::{Address, raw};
 
 raw! {
-    /// A counted UTF-16 string (`ntdef.h`); lengths in bytes.
+    /// A counted UTF-16 string (`ntdef.h`). Lengths are in bytes.
     struct UNICODE_STRING { Length: u16, MaximumLength: u16, Buffer: Address }
 
-    /// A 64-bit integer (`ntdef.h`), through its `QuadPart`.
+    /// A 64-bit integer (`ntdef.h`), with only its `QuadPart`.
     struct LARGE_INTEGER { QuadPart: i64 }
 
     /// `guiddef.h`.
@@ -31,7 +31,7 @@ raw! {
     /// `ntdef.h`.
     struct GROUP_AFFINITY { Mask: u64, Group: u16, Reserved: [u16; 3] }
 
-    /// Head of every waitable object (`wdm.h`).
+    /// The header of every waitable object (`wdm.h`).
     struct DISPATCHER_HEADER {
         Type = "@u1.@s2.Type": u8,
         Signalling = "@u1.@s2.Signalling": u8,
@@ -130,7 +130,7 @@ raw! {
 }
 
 impl GUID {
-    /// The same GUID in its usual form.
+    /// Converts it to the lab's GUID type.
     pub fn to_guid(self) -> crate::wfp::Guid {
         crate::wfp::Guid::from_fields(self.Data1, self.Data2, self.Data3, &self.Data4)
     }

@@ -1,4 +1,4 @@
-//! `evntprov.h`: what events are written with.
+//! `evntprov.h`: structures for writing events.
 
 use super::raw;
 

@@ -3,8 +3,8 @@
 use super::{Address, GUID, raw};
 
 raw! {
-    /// `fwptypes.h`. `value` holds the number itself up to 32 bits, else the
-    /// address of what `type` says.
+    /// `fwptypes.h`. `value` holds a number of up to 32 bits, else the address of
+    /// the data that `type` describes.
     struct FWP_VALUE0 { r#type = "type": u32, value = "@u1": u64 }
 
     /// `fwptypes.h`.

@@ -1,9 +1,9 @@
-//! `fwpstypes.h`, `fwpsk.h`: what a callout is given.
+//! `fwpstypes.h`, `fwpsk.h`: structures that a callout gets.
 
 use super::{Address, FWP_VALUE0, GUID, raw};
 
 raw! {
-    /// `fwpsk.h`; `FWPS_CALLOUT0` to `3` differ only in the prototypes of the
+    /// `fwpsk.h`. `FWPS_CALLOUT0` to `3` differ only in the prototypes of their
     /// functions.
     struct FWPS_CALLOUT0 {
         calloutKey: GUID,
@@ -43,7 +43,8 @@ raw! {
     /// `fwpstypes.h`.
     struct FWPS_ACTION0 { r#type = "type": u32, calloutId: u32 }
 
-    /// `fwpstypes.h`; 0 to 3 differ only in what `providerContext` points to.
+    /// `fwpstypes.h`. `FWPS_FILTER0` to `3` differ only in what `providerContext`
+    /// points to.
     struct FWPS_FILTER3 {
         filterId: u64,
         weight: FWP_VALUE0,
@@ -82,7 +83,7 @@ raw! {
         fragmentLength: u32,
     }
 
-    /// `fwpsk.h`, with every version guard on.
+    /// `fwpsk.h`, with every version guard enabled.
     struct FWPS_INCOMING_METADATA_VALUES0 {
         currentMetadataValues: u32,
         flags: u32,

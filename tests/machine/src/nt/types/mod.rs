@@ -1,9 +1,9 @@
-//! The structures that cross the boundary, as the WDK lays them out.
+//! Structures that drivers and the kernel share, with the WDK headers' layout.
 //!
-//! Declared here independently of the driver's own header, so that a mistake
-//! in either shows: every size and offset is tested against
-//! `facts/layouts.x64.json`. A member that points into foreign memory is an
-//! [`Address`]; nothing here is ever dereferenced by type.
+//! They are declared independently of the driver's own header, so that an error in
+//! either is detected: a test compares every size and offset with
+//! `facts/layouts.x64.json`. A member that points to foreign memory is an
+//! [`Address`], which is never dereferenced directly.
 #![allow(non_camel_case_types, non_snake_case, reason = "names as in the WDK headers")]
 
 mod base;
@@ -20,7 +20,7 @@ pub use fwps::*;
 pub use io::*;
 pub use net::*;
 
-/// An address in the driver's world; a claim until it is read.
+/// An address from the driver. It may be invalid.
 pub type Address = usize;
 /// `HANDLE`.
 pub type HANDLE = Address;
@@ -34,7 +34,7 @@ pub type KIRQL = u8;
 /// A declared member: path in the fact tables, offset and size in bytes.
 pub type Member = (&'static str, usize, usize);
 
-/// What a declared structure looks like, for comparison with the facts.
+/// The layout of a declared structure, for comparison with the fact tables.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// Name in the headers.
@@ -47,12 +47,12 @@ pub struct Layout {
     pub members: &'static [Member],
 }
 
-/// A structure of plain integers without padding rules of its own: every bit
-/// pattern is a value, so it may be copied out of foreign memory.
+/// A structure of integers in which every bit pattern is a valid value, so that it
+/// can be copied from foreign memory.
 ///
 /// # Safety
-/// Implemented by `raw!` only, whose members are integers, arrays of them and
-/// other such structures.
+/// Implemented only by `raw!`. Members are integers, arrays of them, and other such
+/// structures.
 #[allow(unsafe_code, reason = "a marker that licenses byte-wise copies")]
 pub unsafe trait Plain: Copy {}
 
@@ -65,14 +65,13 @@ macro_rules! plain {
 }
 plain!(u8 u16 u32 u64 usize i8 i16 i32 i64);
 
-/// Size of a member, through the type of a borrow of it.
+/// Size of a member, from the type of a reference to it.
 const fn size_of_member<S, M>(_: fn(&S) -> &M) -> usize {
     size_of::<M>()
 }
 
-/// Declares `repr(C)` structures together with their [`Layout`]s. A member is
-/// `name: type` or, where the fact tables spell its path differently,
-/// `name = "path": type`.
+/// Declares `repr(C)` structures with their [`Layout`]s. A member is `name: type`,
+/// or `name = "path": type` if its path in the fact tables differs.
 macro_rules! raw {
     ($(
         $(#[$meta:meta])*
@@ -86,7 +85,7 @@ macro_rules! raw {
             pub struct $name { $(pub $field: $type),* }
 
             #[allow(unsafe_code, reason = "a marker that licenses byte-wise copies")]
-            // SAFETY: `raw!` declares members of integer types only.
+            // SAFETY: `raw!` declares only members of integer types.
             unsafe impl $crate::nt::types::Plain for $name {}
 
             impl $name {

@@ -3,7 +3,7 @@
 use super::{Address, raw};
 
 raw! {
-    /// Head of a `NET_BUFFER` (`nbl.h`).
+    /// The first part of a `NET_BUFFER` (`nbl.h`).
     struct NET_BUFFER_DATA {
         Next: Address,
         CurrentMdl: Address,
