@@ -31,7 +31,7 @@ pub struct Limits {
 impl Default for Limits {
     /// A test's is many times what the slowest takes on two quiet processors.
     fn default() -> Self {
-        Self { test: Duration::from_secs(900), whole: Duration::from_secs(75 * 60) }
+        Self { test: Duration::from_secs(400), whole: Duration::from_secs(45 * 60) }
     }
 }
 
