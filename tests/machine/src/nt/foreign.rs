@@ -95,6 +95,13 @@ pub fn read<T: Plain>(address: usize) -> Result<T, BadPointer> {
     Ok(unsafe { value.assume_init() })
 }
 
+/// The structure that these bytes are.
+fn value<T: Plain>(bytes: &[u8]) -> T {
+    assert_eq!(bytes.len(), size_of::<T>());
+    // SAFETY: as many bytes as `T` has, and `Plain`: every bit pattern is a value.
+    unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }
+}
+
 /// Copies a structure to the driver.
 pub fn write<T: Plain>(address: usize, value: &T) -> Result<(), BadPointer> {
     // The copy into zeroed memory leaves no uninitialized padding behind.
@@ -108,7 +115,16 @@ pub fn write<T: Plain>(address: usize, value: &T) -> Result<(), BadPointer> {
 
 /// Copies an array of structures from the driver.
 pub fn read_array<T: Plain>(address: usize, count: usize) -> Result<Vec<T>, BadPointer> {
-    (0..count).map(|index| read(address.wrapping_add(index * size_of::<T>()))).collect()
+    // In pieces, because a count that a driver passes may be any number.
+    const AT_ONCE: usize = 64;
+    let mut values = Vec::new();
+    while values.len() < count {
+        let at = address.wrapping_add(values.len() * size_of::<T>());
+        let here = AT_ONCE.min(count - values.len());
+        let bytes = read_bytes(at, here * size_of::<T>())?;
+        values.extend(bytes.chunks_exact(size_of::<T>()).map(value::<T>));
+    }
+    Ok(values)
 }
 
 /// Copies a structure if the pointer is not NULL.
