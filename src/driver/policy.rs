@@ -8,7 +8,7 @@ use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::pool::PoolBox;
 use crate::kernel::registry::{Key, Room, ValueError};
 use crate::kernel::status::Result;
-use crate::logic::policy::{Exemptions, Mode, Policy, Reason, RegistryValue, Rejected, VALUES};
+use crate::logic::policy::{Exemptions, Mode, Policy, Reason, Rejected, VALUES};
 use crate::logic::stealth::Rules;
 
 /// The policy in force, and what was refused.
@@ -230,34 +230,28 @@ impl Applied {
 /// default. Also returns how many values were refused.
 fn read(key: Option<&Key>, report: &Report, irql: &Passive) -> Result<(Applied, usize)> {
     let (mut policy, mut refused) = (Policy::DEFAULT, 0);
-    report.refused.iter().for_each(|refused| refused.store(0, Ordering::Relaxed));
     let Some(key) = key else {
+        report.refused.iter().for_each(|noted| noted.store(0, Ordering::Relaxed));
         return Ok((Applied::new(policy, None), refused));
     };
     let mut room = PoolBox::<Room>::zeroed()?;
     let mut exemptions = PoolBox::<Exemptions>::zeroed()?;
-    for value in &VALUES {
+    for (value, noted) in VALUES.iter().zip(&report.refused) {
         let parsed = match key.value(value.name, &mut *room, irql) {
             Ok(Some(data)) => value.parse(data.kind, data.bytes, &mut policy, &mut exemptions),
             Ok(None) => Ok(()),
             Err(ValueError::TooLong) => Err(value.rejected(Reason::TooLong)),
             Err(ValueError::Unreadable(_)) => Err(value.rejected(Reason::Unreadable)),
         };
-        if let Err(rejected) = parsed {
-            report.reject(value, rejected);
-            refused += 1;
-        }
+        // A session that asks meanwhile sees what was refused before, or now.
+        noted.store(parsed.map_or_else(encode, |()| 0), Ordering::Relaxed);
+        refused += usize::from(parsed.is_err());
     }
     let exemptions = (!exemptions.is_empty()).then_some(exemptions);
     Ok((Applied::new(policy, exemptions), refused))
 }
 
-impl Report {
-    fn reject(&self, value: &RegistryValue, rejected: Rejected) {
-        let place = VALUES.iter().position(|other| core::ptr::eq(other, value)).unwrap_or(VALUES.len());
-        let (reason, entry) = (rejected.reason as u64, u64::from(rejected.entry));
-        if let Some(refused) = self.refused.get(place) {
-            refused.store(reason | entry << 8, Ordering::Relaxed);
-        }
-    }
+/// A refusal as [`Report`] holds it.
+fn encode(rejected: Rejected) -> u64 {
+    rejected.reason as u64 | u64::from(rejected.entry) << 8
 }

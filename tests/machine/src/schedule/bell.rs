@@ -1,6 +1,7 @@
 //! Waiting for something to change, whoever schedules the thread.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -56,6 +57,19 @@ impl Bell {
         timeout: Option<Duration>,
         mut ready: impl FnMut() -> bool,
     ) -> Waited {
+        // A wait whose look was abandoned has left its name.
+        name_wait(|| None);
+        let waited = self.wait_until(what, timeout, &mut ready);
+        name_wait(|| None);
+        waited
+    }
+
+    fn wait_until(
+        &self,
+        what: &dyn Fn() -> String,
+        timeout: Option<Duration>,
+        ready: &mut impl FnMut() -> bool,
+    ) -> Waited {
         let began = Instant::now();
         // A schedule has a time of its own.
         let deadline = timeout.map(|timeout| seat::now().unwrap_or_default().saturating_add(timeout));
@@ -92,7 +106,9 @@ impl Bell {
         }
         let nap = left.unwrap_or(LOOK_AGAIN).min(LOOK_AGAIN);
         let machine = machine_of_thread();
-        let named = (waited > LONG).then(|| Named::new(machine.as_deref(), what()));
+        if waited > LONG && !is_named() {
+            name_wait(|| Some(Named::new(machine.as_deref(), what())));
+        }
         let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         let unchanged = |_: &mut ()| self.rung.load(Ordering::Acquire) == count;
         drop(self.sleepers.wait_timeout_while(guard, nap, unchanged));
@@ -100,7 +116,6 @@ impl Bell {
         if left.is_none() && waited > machine.hang_limit() && !machine.is_stopped() {
             machine.hang(named_waits(&*machine));
         }
-        drop(named);
         machine.is_stopped().then_some(Waited::GaveUp)
     }
 }
@@ -143,17 +158,27 @@ impl Drop for Named {
     }
 }
 
-/// The long waits in a machine. A wait is named while its thread sleeps and not
-/// while it looks, so they are gathered over several sleeps.
+thread_local! {
+    /// This thread's wait, if it is long. It is not in the frame of the wait, because
+    /// a look may be abandoned.
+    static LONG_WAIT: RefCell<Option<Named>> = const { RefCell::new(None) };
+}
+
+fn is_named() -> bool {
+    LONG_WAIT.try_with(|wait| wait.borrow().is_some()).unwrap_or(true)
+}
+
+/// Names this thread's wait, or ends its name. A thread that ends has none.
+fn name_wait(named: impl FnOnce() -> Option<Named>) {
+    let _no_name_at_the_end = LONG_WAIT.try_with(|wait| {
+        let named = named();
+        drop(wait.replace(named));
+    });
+}
+
+/// The long waits in a machine.
 fn named_waits(machine: &dyn Machine) -> String {
-    const TIMES: usize = 10;
-    let mut texts = BTreeSet::new();
-    for _ in 0..TIMES {
-        let waits = WAITS.lock().unwrap_or_else(PoisonError::into_inner);
-        let here = waits.values().filter(|(id, _)| *id == machine.id());
-        texts.extend(here.map(|(_, text)| text.clone()));
-        drop(waits);
-        std::thread::sleep(LOOK_AGAIN);
-    }
-    texts.into_iter().collect::<Vec<_>>().join("; ")
+    let waits = WAITS.lock().unwrap_or_else(PoisonError::into_inner);
+    let here = waits.values().filter(|(id, _)| *id == machine.id());
+    here.map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("; ")
 }
