@@ -1,8 +1,8 @@
-//! Text of foreign origin, made safe to show.
+//! Escapes text from elsewhere, so that it is safe to print.
 
-/// The text with everything escaped that does not print: control characters,
-/// and format characters such as U+202E, which reverses what is around it.
-/// File names, interface names and comments are anybody's text.
+/// Escapes control characters, and format characters such as U+202E, which reverses
+/// the text around it. The text of file names, interface names and comments is not
+/// trusted.
 pub fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for character in text.chars() {

@@ -1,4 +1,4 @@
-//! `cargo lab scan`: every technique of nmap's, world by world.
+//! `cargo lab scan`: scans with every nmap technique, in each world.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -13,36 +13,36 @@ use crate::scan::matrix::{self, Case};
 use crate::setup::{self, Need};
 use crate::variants::{self, Variant};
 
-/// What to scan: the base world in each mode and each variant alone in mode 2,
-/// if nothing is said.
+/// What to scan [default: the base world in each mode, and each variant alone in
+/// mode 2].
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Every variant in every mode
+    /// Scan every variant in every mode
     #[arg(long)]
     all: bool,
-    /// One world alone, of these variants together; may be given again
+    /// Scan only one world with these variants; may be repeated
     #[arg(long, value_name = "NAME", value_parser = super::variant)]
     variant: Vec<&'static Variant>,
-    /// The base world alone, in this mode
+    /// Scan only the base world, in this mode
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=2), conflicts_with_all = ["all", "variant"])]
     mode: Option<u32>,
-    /// One technique alone; may be given again
+    /// Use only this technique; may be repeated
     #[arg(long, value_enum)]
     technique: Vec<Technique>,
     /// List the variants
     #[arg(long)]
     list: bool,
-    /// Worlds scanned side by side
+    /// Number of worlds scanned at a time
     #[arg(long, default_value_t = 3)]
     jobs: usize,
     #[command(flatten)]
     driver: driver::Arguments,
-    /// Write the matrix as Markdown
+    /// Write the matrix to this file as Markdown
     #[arg(long, value_name = "FILE.md")]
     markdown: Option<PathBuf>,
 }
 
-/// Scans; whether every cell is as expected.
+/// Scans. Returns whether every cell is as expected.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.list {
         for variant in &variants::ALL {
@@ -51,7 +51,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     setup::ensure(&[Need::NMAP, Need::IP, Need::CURL])?;
-    ensure!(arguments.driver.is_hushport(), "what is expected of each scan is hushport's");
+    ensure!(arguments.driver.is_hushport(), "the expected results are hushport's; --service must be hushport");
     let sys = arguments.driver.sys()?;
     as_root()?;
     let mut cases = cases(arguments);
@@ -112,7 +112,7 @@ fn cases(arguments: &Arguments) -> Vec<Case> {
     }
     let mut cases: Vec<_> = MODES.map(Case::base).into();
     cases.push(Case { silence_echo: true, techniques: vec![Technique::Ping], ..Case::base(2) });
-    // Slow, and the same over IPv6.
+    // OS detection is slow, and its result over IPv6 does not differ.
     let os = |mode| Case { techniques: vec![Technique::Os], families: vec![Family::V4], ..Case::base(mode) };
     cases.extend([os(0), os(2)]);
     let modes = if arguments.all { &MODES[..] } else { &MODES[2..] };

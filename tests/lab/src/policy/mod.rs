@@ -1,5 +1,4 @@
-//! The driver's policy from outside: which values there are, what the driver
-//! makes of those that it is given, and which are in force.
+//! The driver's policy from outside: its values, and which of them are in force.
 //!
 //! | module | what it does |
 //! |---|---|
