@@ -15,7 +15,7 @@ use crate::flows::Watched;
 use crate::policy::{Assignment, state};
 use crate::printable::printable;
 use crate::report::{Page, trace_text};
-use crate::trace::{self, Limits, Lines, Played, Prefix, Progress, Told};
+use crate::trace::{self, Limits, Lines, Played, Prefix, Progress, Entry};
 use crate::variants::Variant;
 use crate::world::{Plan, Service};
 
@@ -115,11 +115,11 @@ fn play(arguments: &Arguments, plan: &trace::Plan, machine: &Machine) -> Result<
     let (json, events) = (arguments.json, arguments.events);
     let kernel = Arc::clone(machine.kernel());
     let mut plain = BufWriter::new(stdout());
-    let listener = Box::new(|told: &Told<'_>| {
-        match told {
-            _ if json => lines.tell(told)?,
-            Told::Record(record, ..) if events => writeln!(plain, "{record}")?,
-            Told::KeptBack(at, ends) if events => {
+    let listener = Box::new(|entry: &Entry<'_>| {
+        match entry {
+            _ if json => lines.write(entry)?,
+            Entry::Record(record, ..) if events => writeln!(plain, "{record}")?,
+            Entry::Suppressed(at, ends) if events => {
                 writeln!(plain, "{:10.6} {ends} answer suppressed", at.as_secs_f64())?;
             }
             _ => {}

@@ -236,7 +236,7 @@ fn conversation(one: &Conversation, names: &mut Names) -> Value {
         one.ends.local.to_string(),
         remote,
         one.silenced,
-        one.kept_back,
+        one.suppressed,
         one.deviations,
         one.more,
         rows,

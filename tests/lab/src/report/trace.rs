@@ -92,7 +92,7 @@ pub(super) fn facts(played: &Played) -> Vec<(&'static str, String)> {
         ("sent", protocols(&summary.traffic.sent)),
         ("indications", summary.indications.to_string()),
         ("silenced", summary.silenced.to_string()),
-        ("suppressed", format!("{} answers that the capture holds", summary.kept_back)),
+        ("suppressed", format!("{} answers that the capture holds", summary.suppressed)),
         ("deviations", summary.deviations.to_string()),
     ]);
     let unplayed = summary.not_played;
@@ -105,7 +105,7 @@ pub(super) fn facts(played: &Played) -> Vec<(&'static str, String)> {
         ("not the host's", unplayed.foreign),
         ("fragments out", unplayed.fragments_out),
         ("refused before", unplayed.refused),
-        ("gave way", unplayed.forgotten),
+        ("evicted", unplayed.forgotten),
         ("not surveyed", summary.not_surveyed),
     ] {
         if count > 0 {

@@ -6,7 +6,7 @@ fn framed(head: &[u8]) -> Vec<u8> {
     [head, &PACKET].concat()
 }
 
-/// An Ethernet header with an IPv4 packet behind what stands from the type on.
+/// An Ethernet header, continued from its type, with an IPv4 packet.
 fn ethernet(destination: u8, from_type_on: &[u8]) -> Vec<u8> {
     framed(&[&[destination][..], &[0; 11], from_type_on].concat())
 }
@@ -36,7 +36,7 @@ fn every_encapsulation_is_taken_off() {
     for (name, head) in &cases {
         let expected = Found { packet: &PACKET[..], way: None, cast: Cast::One };
         assert_eq!(ip(1, &ethernet(2, head)), Ok(expected), "{name}: {head:02x?}");
-        // No truncation reads beyond the frame.
+        // A truncated frame never causes a read beyond its end.
         for length in 0..ethernet(2, head).len() {
             let _ = ip(1, &ethernet(2, head)[..length]);
         }
