@@ -27,7 +27,10 @@ impl Counters {
         let enable = Enable { provider: EVENT_PROVIDER, filter, zero: ZeroKeyword::default() };
         // The driver reports its counters when a session starts.
         let events = kernel.trace(enable, None).events();
-        ensure!(events.iter().any(|event| event.name == "Counters"), "the driver does not report its counters");
+        ensure!(
+            events.iter().any(|event| event.name == "Counters"),
+            "the driver does not report its counters"
+        );
         let callouts = callouts(engine);
         let mut counters = Self::default();
         for event in events.iter().filter(|event| event.name == "LayerCounters") {

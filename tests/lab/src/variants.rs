@@ -97,9 +97,13 @@ pub static ALL: [Variant; 14] = [
     // OUTBOUND_ICMP_ERROR.
     Variant {
         tcp_can_be_silent: false,
-        ..variant("discard-without-right", "at discard layers no callout has the right to write the action", |plan| {
-            plan.engine.discard_rights = DiscardRights::NoWrite;
-        })
+        ..variant(
+            "discard-without-right",
+            "at discard layers no callout has the right to write the action",
+            |plan| {
+                plan.engine.discard_rights = DiscardRights::NoWrite;
+            },
+        )
     },
     Variant {
         tcp_can_be_silent: false,

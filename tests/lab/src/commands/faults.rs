@@ -52,7 +52,9 @@ fn one_of<T: Copy + Send + Sync + 'static>(all: [(&'static str, T); 2]) -> impl 
 
 fn status(name: &str) -> Result<Status, String> {
     let found = Status::ALL.iter().find(|(known, status)| *known == name && !status.is_success());
-    found.map(|(_, status)| *status).ok_or_else(|| format!("{name}: expected a failure status that the lab knows, such as STATUS_NO_MEMORY"))
+    found.map(|(_, status)| *status).ok_or_else(|| {
+        format!("{name}: expected a failure status that the lab knows, such as STATUS_NO_MEMORY")
+    })
 }
 
 /// Makes the runs. Returns whether the driver kept its promises in each of them.

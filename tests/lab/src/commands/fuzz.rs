@@ -82,7 +82,9 @@ fn fuzz(fuzzer: &Path, name: &str, longest: u32, arguments: &Arguments) -> Resul
     let Numbers { total, rate, features } = &numbers;
     println!("{name}: {total} executions, {rate} a second, {features} inputs with new coverage");
     if !clean {
-        println!("{name}: found a fault; commit the input to tests/native/inputs/{name} together with the fix");
+        println!(
+            "{name}: found a fault; commit the input to tests/native/inputs/{name} together with the fix"
+        );
     }
     Ok(clean)
 }

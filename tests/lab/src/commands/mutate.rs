@@ -58,9 +58,7 @@ fn in_src(path: &str) -> Result<String, String> {
     let path = path.trim_start_matches("./").trim_end_matches('/');
     match Path::new(path).starts_with("src") && setup::root().join(path).exists() {
         true => Ok(path.to_owned()),
-        false => {
-            Err(format!("{path}: expected a file or folder of the driver's source, such as src/logic"))
-        }
+        false => Err(format!("{path}: expected a file or folder of the driver's source, such as src/logic")),
     }
 }
 

@@ -31,7 +31,10 @@ pub struct Arguments {
 }
 
 fn target(name: &str) -> Result<Target, String> {
-    Target::ALL.into_iter().find(|target| target.name() == name).ok_or_else(|| format!("{name:?}: expected x64 or arm64"))
+    Target::ALL
+        .into_iter()
+        .find(|target| target.name() == name)
+        .ok_or_else(|| format!("{name:?}: expected x64 or arm64"))
 }
 
 /// Builds the package, checks it and lists its files.

@@ -51,7 +51,10 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     setup::ensure(&[Need::NMAP, Need::IP, Need::CURL])?;
-    ensure!(arguments.driver.is_hushport(), "the expected results are hushport's; --service must be hushport");
+    ensure!(
+        arguments.driver.is_hushport(),
+        "the expected results are hushport's; --service must be hushport"
+    );
     let sys = arguments.driver.sys()?;
     as_root()?;
     let mut cases = cases(arguments);

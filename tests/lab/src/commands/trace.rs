@@ -15,7 +15,7 @@ use crate::flows::Watched;
 use crate::policy::{Assignment, state};
 use crate::printable::printable;
 use crate::report::{Page, trace_text};
-use crate::trace::{self, Limits, Lines, Played, Prefix, Progress, Entry};
+use crate::trace::{self, Entry, Limits, Lines, Played, Prefix, Progress};
 use crate::variants::Variant;
 use crate::world::{Plan, Service};
 

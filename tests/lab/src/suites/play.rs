@@ -1,4 +1,4 @@
-//! One program of tests, from its start to its end.
+//! Runs one test program from its start to its end.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -15,26 +15,26 @@ use super::programs::Program;
 use super::summary::{Ended, Summary, Verdict};
 use super::{Limits, full_name, threads};
 
-/// What a program says of a test.
+/// A line of a program's output.
 #[derive(Debug, PartialEq, Eq)]
 enum Said {
     Began(String),
     Ended(String, Verdict),
-    /// Something else: the test's children print, too.
+    /// Any other line; children of tests print, too.
     Other(String),
 }
 
-/// How a program's process came to its end.
+/// How a program's process ended.
 enum End {
-    /// By itself.
+    /// It exited by itself.
     Exit,
-    /// A test ran for too long.
+    /// A test reached its limit.
     Hang,
-    /// The whole run's time is over.
+    /// The whole run reached its limit.
     Over,
 }
 
-/// Runs the program's tests, in as many processes as it takes until none is left.
+/// Runs the program's tests, in as many processes as needed.
 pub(super) fn play(
     program: &Program,
     limits: &Limits,
@@ -51,9 +51,9 @@ pub(super) fn play(
             summary.end(left.len());
             return Ok(());
         }
-        // A process that ends of itself has run what it was told, or failed it.
+        // A process that exits by itself has run its tests or failed to.
         if left.len() == before {
-            let text = "the program ended without a word about this test".to_owned();
+            let text = "the program ended without a result for this test".to_owned();
             for test in left.drain(..) {
                 let name = full_name(&program.name, &test);
                 summary.note(Ended {
@@ -67,7 +67,7 @@ pub(super) fn play(
     Ok(())
 }
 
-/// A program's process.
+/// The process of a program.
 struct Process<'a> {
     program: &'a Program,
     child: Child,
@@ -79,7 +79,8 @@ struct Process<'a> {
 impl<'a> Process<'a> {
     fn start(program: &'a Program, tests: &[String], notes: &'a Path) -> Result<Self> {
         let mut command = program.command(Some(notes));
-        // The events are unstable; this makes a stable harness give them.
+        // The JSON output is unstable; this variable enables it with a stable
+        // compiler.
         command.env("RUSTC_BOOTSTRAP", "1").args(["-Z", "unstable-options", "--format", "json"]);
         command.arg("--exact").args(tests).stdout(Stdio::piped());
         let mut child =
@@ -88,7 +89,8 @@ impl<'a> Process<'a> {
         Ok(Self { program, child, said, notes, running: BTreeMap::new() })
     }
 
-    /// Follows it to its end. What ended is taken from `left`.
+    /// Follows the process to its end. Tests that have ended are removed from
+    /// `left`.
     fn follow(
         mut self,
         left: &mut Vec<String>,
@@ -118,7 +120,8 @@ impl<'a> Process<'a> {
         summary.note(Ended { name: full_name(&self.program.name, test), verdict, took });
     }
 
-    /// It closed its output: what was running then died with it.
+    /// The process closed its output, so the tests that were running have died with
+    /// it.
     fn exited(mut self, left: &mut Vec<String>, summary: &mut Summary) -> Result<End> {
         let status = self.child.wait()?;
         let running: Vec<String> = self.running.keys().cloned().collect();
@@ -132,7 +135,8 @@ impl<'a> Process<'a> {
         Ok(End::Exit)
     }
 
-    /// A limit was reached: says what waits for what, and ends the process.
+    /// A limit was reached: reports what each thread waits for, and kills the
+    /// process.
     fn hangs(
         mut self,
         left: &mut Vec<String>,
@@ -149,10 +153,10 @@ impl<'a> Process<'a> {
             let limit = match (over, began.elapsed() >= limits.test) {
                 (_, true) => format!("the limit of {} s for a test", limits.test.as_secs()),
                 (true, false) => format!("the limit of {} s for the whole run", children.limit().as_secs()),
-                // It only ran beside one that hangs: it runs again.
+                // It only ran next to a test that hangs, so it runs again.
                 (false, false) => continue,
             };
-            let text = format!("{limit} was reached; the program's threads and what they wait for:\n{what}");
+            let text = format!("{limit} was reached; threads of the program and what they wait for:\n{what}");
             self.running.insert(test.clone(), began);
             self.ended(&test, Verdict::Failed(text), left, summary);
         }
@@ -177,8 +181,8 @@ fn listen(output: impl Read + Send + 'static) -> Receiver<Said> {
     said
 }
 
-/// A line of the program's output. What a test's child printed without an end of line
-/// stands before the event.
+/// Parses a line of output. A child of a test may have printed text without an end
+/// of line before the event.
 fn parse(line: &str) -> Vec<Said> {
     let at = line.find("{ \"type\": ").unwrap_or(line.len());
     let (before, event) = line.split_at(at);
@@ -199,7 +203,7 @@ fn parse(line: &str) -> Vec<Said> {
         Some("started") => said.push(Said::Began(name)),
         Some("ok") => said.push(Said::Ended(name, Verdict::Passed)),
         Some("ignored") => said.push(Said::Ended(name, Verdict::Ignored)),
-        // The harness's own word that a test takes long.
+        // The harness reports a slow test.
         Some("timeout") => {}
         _ => {
             let text = [&event["stdout"], &event["message"]].map(|text| text.as_str().unwrap_or_default());

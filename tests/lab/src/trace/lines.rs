@@ -11,7 +11,7 @@ use machine::host::documented::Comparison;
 use machine::wfp::ActionType;
 use serde::Serialize;
 
-use super::{Answers, Played, Step, Tally, Entry, Traffic, Unplayed};
+use super::{Answers, Entry, Played, Step, Tally, Traffic, Unplayed};
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -129,7 +129,9 @@ impl<W: Write> Lines<W> {
     /// Those of the writer.
     pub fn write(&mut self, entry: &Entry<'_>) -> Result<()> {
         let object = match entry {
-            Entry::Suppressed(at, ends) => Object::Suppressed { at: at.as_secs_f64(), between: (*ends).into() },
+            Entry::Suppressed(at, ends) => {
+                Object::Suppressed { at: at.as_secs_f64(), between: (*ends).into() }
+            }
             Entry::Record(record, order, steps) => {
                 let (order, deviation) = match order {
                     Comparison::Match => ("match", None),

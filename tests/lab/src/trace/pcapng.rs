@@ -145,7 +145,10 @@ impl Section {
     fn interface(&mut self, body: &[u8]) -> Result<(), String> {
         let number = self.interfaces.len();
         let Some((head, options)) = body.split_first_chunk::<8>() else {
-            return Err(format!("the description of interface {number} has {} bytes; expected 8 or more", body.len()));
+            return Err(format!(
+                "the description of interface {number} has {} bytes; expected 8 or more",
+                body.len()
+            ));
         };
         let link = u32::from(self.order.u16([head[0], head[1]]));
         let snapshot = self.order.u32([head[4], head[5], head[6], head[7]]);
@@ -157,7 +160,9 @@ impl Section {
                         value.first().filter(|_| value.len() == 1).and_then(|at| ticks(*at));
                     if interface.resolution.is_none() {
                         let packets = "its packets get the time of the packet before";
-                        self.warn(format!("interface {number}: if_tsresol {value:?} is no valid resolution; {packets}"));
+                        self.warn(format!(
+                            "interface {number}: if_tsresol {value:?} is no valid resolution; {packets}"
+                        ));
                     }
                 }
                 IF_TSOFFSET => match (value.try_into(), self.order) {

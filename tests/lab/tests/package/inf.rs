@@ -40,13 +40,13 @@ fn what_is_no_inf_is_refused() {
     for (text, line, problem) in [
         ("a = b", 1, "before the first section"),
         ("[a", 1, "no ]"),
-        ("[a] b", 1, "behind a section's name"),
-        ("[]", 1, "no section's name"),
+        ("[a] b", 1, "after the name of a section"),
+        ("[]", 1, "not a valid section name"),
         ("[a]\n[A]", 2, "before"),
         ("[a]\nb = \"c", 2, "not closed"),
-        ("[a]\nb = \"c\" d", 2, "beside a quoted field"),
-        ("[a]\n= b", 2, "nothing before ="),
-        ("[a]\nb = \\", 2, "nothing follows"),
+        ("[a]\nb = \"c\" d", 2, "next to a quoted field"),
+        ("[a]\n= b", 2, "no key before ="),
+        ("[a]\nb = \\", 2, "no line follows"),
         ("[a]\nb = \u{e9}", 2, "ASCII"),
         ("[a]\nb = \u{0}", 2, "ASCII"),
     ] {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lab::flows::Watched;
 use lab::hushport;
 use lab::setup::{self, Target};
-use lab::trace::{self, Content, Limits, Lines, Plan, Entry};
+use lab::trace::{self, Content, Entry, Limits, Lines, Plan};
 use machine::host::Event;
 use machine::nt;
 use machine::wfp::Engine;
