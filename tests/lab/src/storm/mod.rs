@@ -153,7 +153,7 @@ impl Stage {
     fn lives(&self, subject: &mut dyn Subject, random: &mut Random, lives: usize, meanwhile: Meanwhile) {
         for _ in 0..lives {
             let wanted = Wanted::draw(random);
-            wanted.tell(&self.kernel, random);
+            wanted.apply(&self.kernel, random);
             let observe = RegistryValue::dword(random.below(2) as u32);
             self.kernel.set_value(&parameters_key(SERVICE), "Observe", observe);
             self.promise.set(Wanted::Anything);
@@ -189,14 +189,14 @@ impl Stage {
             } else {
                 self.promise.set(Wanted::Anything);
                 wanted = Wanted::draw(random);
-                wanted.tell(&self.kernel, random);
+                wanted.apply(&self.kernel, random);
                 self.applied(wanted);
             }
         }
         // The driver is unloaded while a change of its policy is pending.
         if random.once_in(2) {
             self.promise.set(Wanted::Anything);
-            Wanted::draw(random).tell(&self.kernel, random);
+            Wanted::draw(random).apply(&self.kernel, random);
         }
     }
 

@@ -42,7 +42,7 @@ fn what_is_no_inf_is_refused() {
         ("[a", 1, "no ]"),
         ("[a] b", 1, "after the name of a section"),
         ("[]", 1, "not a valid section name"),
-        ("[a]\n[A]", 2, "before"),
+        ("[a]\n[A]", 2, "twice"),
         ("[a]\nb = \"c", 2, "not closed"),
         ("[a]\nb = \"c\" d", 2, "next to a quoted field"),
         ("[a]\n= b", 2, "no key before ="),

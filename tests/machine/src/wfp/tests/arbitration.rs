@@ -9,7 +9,7 @@ const UNKNOWN: ActionType = ActionType::CALLOUT_UNKNOWN;
 const TERMINATING: ActionType = ActionType::CALLOUT_TERMINATING;
 const INSPECTION: ActionType = ActionType::CALLOUT_INSPECTION;
 
-/// One filter per sublayer, the first being the heaviest.
+/// One filter per sublayer, the heaviest one first.
 struct Stack {
     engine: Arc<Engine>,
     session: SessionId,
@@ -28,12 +28,12 @@ impl Stack {
         Self::at(LAYER, Options::default())
     }
 
-    /// Adds a filter in a lighter sublayer of its own; gives its id.
+    /// Adds a filter in a new, lighter sublayer. Returns its id.
     fn filter(&mut self, flags: u32, action: ActionType) -> u64 {
         self.add(Filter { flags, ..filter(action) })
     }
 
-    /// The same with a callout of its own.
+    /// Adds a filter with a callout of its own.
     fn callout(&mut self, flags: u32, action: ActionType, fake: Fake) -> (u64, Arc<Fake>) {
         let fake = Arc::new(fake);
         let number = u128::from(self.next) + 100;
@@ -67,7 +67,7 @@ impl Stack {
     }
 }
 
-/// Writes the action and clears the right.
+/// A callout that writes the action and clears the right.
 fn final_(action: ActionType) -> Fake {
     Fake::new(move |_, _, out| {
         out.action = action;

@@ -1,10 +1,10 @@
-//! The Base Filtering Engine stopping and starting.
+//! Stops and starts of the Base Filtering Engine.
 
 use std::sync::OnceLock;
 
 use super::*;
 
-/// Records what a subscriber hears.
+/// Records the states that a subscriber gets.
 fn listen(engine: &Engine) -> (SubscriptionId, Arc<Mutex<Vec<BfeState>>>) {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let list = heard.clone();

@@ -1,4 +1,4 @@
-//! What `FwpmFilterAdd0` refuses, and weights.
+//! Filters: refused calls, and weights.
 
 use super::*;
 
@@ -93,7 +93,7 @@ fn a_key_is_used_once() {
     assert_ne!(engine.filter_add(session, named), Ok(id), "ids are not reused");
 }
 
-/// The effective weight, as the callout sees it.
+/// The effective weight that the callout sees.
 fn weight(weight: Value, conditions: Vec<Condition>) -> Result<u64, Status> {
     let seen = Arc::new(Mutex::new(None));
     struct Notified(Arc<Mutex<Option<u64>>>);
@@ -112,7 +112,7 @@ fn weight(weight: Value, conditions: Vec<Condition>) -> Result<u64, Status> {
     engine.callout_register(key(1), 0, Arc::new(Notified(seen.clone()))).unwrap();
     let inspection = callout_filter(ActionType::CALLOUT_INSPECTION, 1);
     engine.filter_add(session, Filter { weight, conditions, ..inspection })?;
-    Ok(seen.locked().take().expect("the callout was told"))
+    Ok(seen.locked().take().expect("the callout was notified"))
 }
 
 #[test]

@@ -13,14 +13,14 @@ fn on_flow(engine: &Engine, flow: FlowHandle) -> Decision {
     classify_with(engine, LAYER, &values(LAYER, &[]), &metadata)
 }
 
-/// With a filter that calls the callout.
+/// An engine with a filter that calls the callout.
 fn inspected(flags: u32, fake: Arc<Fake>) -> (Arc<Engine>, u32) {
     let (engine, session, id) = with_callout(flags, fake);
     engine.filter_add(session, callout_filter(ActionType::CALLOUT_INSPECTION, 1)).unwrap();
     (engine, id)
 }
 
-/// A callout that notes the contexts it is given.
+/// A callout that records the contexts that it gets.
 fn noting() -> (Arc<Fake>, Arc<Mutex<Vec<u64>>>) {
     let seen: Arc<Mutex<Vec<u64>>> = Arc::default();
     let list = seen.clone();

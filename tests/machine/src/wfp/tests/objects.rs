@@ -1,4 +1,4 @@
-//! Providers, sublayers, callouts: what is refused, lifetimes, reports.
+//! Providers, sublayers, callouts: refused calls, lifetimes, reports.
 
 use super::*;
 
