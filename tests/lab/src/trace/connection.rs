@@ -147,7 +147,7 @@ impl<W: Witness> Replay<'_, W> {
         // A half-open connection has no endpoint of its own yet.
         if told {
             let record = self.gate.open(ends, Event::EndpointClosed);
-            self.gate.tell(record, Layer::AleEndpointClosure, &scene);
+            self.gate.notify(record, Layer::AleEndpointClosure, &scene);
         }
         self.gate.filter.flow_end(flow);
         if outbound {

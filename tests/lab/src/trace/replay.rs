@@ -202,7 +202,7 @@ impl<'a, W: Witness> Replay<'a, W> {
         let ends = Ends { protocol, local, remote: None };
         let scene = Scene { endpoint: Some(endpoint), ..Scene::call(ends, Direction::Outbound) };
         let record = self.gate.open(ends, Event::PortFreed);
-        self.gate.tell(record, Layer::AleResourceRelease, &scene);
+        self.gate.notify(record, Layer::AleResourceRelease, &scene);
     }
 
     /// The driver has silenced a packet, so its answer must not be played.

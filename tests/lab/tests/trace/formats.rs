@@ -96,7 +96,7 @@ fn an_empty_capture_is_said_to_be_empty() {
         let played = play(&file, &plan(), &[]);
         let text = text(&played);
         assert!(text.contains("empty: no packet is in it"), "{text}");
-        assert!(text.contains("none: no IP packet tells of one"), "{text}");
+        assert!(text.contains("none: no IP packet shows one"), "{text}");
         assert_eq!(played.tally.damage, None);
     }
 }

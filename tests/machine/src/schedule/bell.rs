@@ -1,4 +1,4 @@
-//! Waiting for something to change, whoever schedules the thread.
+//! A condition variable for all waits, with and without a schedule.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,28 +8,28 @@ use std::time::{Duration, Instant};
 use super::{Machine, seat};
 use crate::notes::{self, Note};
 
-/// What a wait came to.
+/// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Waited {
-    /// It is as was waited for.
+    /// The condition is true.
     Ready,
-    /// The time was over first.
+    /// The timeout came first.
     TimedOut,
-    /// The machine has stopped, or hangs: it will not come any more.
+    /// The machine has stopped or hangs, so the condition will not become true.
     GaveUp,
 }
 
-/// Longest sleep between two looks, for what nobody announces: a lock or an
-/// event in driver memory that the driver changes by itself.
+/// The maximum sleep between two checks. Nothing announces some changes: the driver
+/// changes a lock or an event in its own memory.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-/// From here on a wait is named to those who ask why nothing goes on.
+/// After this time, a wait is listed for those who ask why nothing proceeds.
 const LONG: Duration = Duration::from_millis(500);
 
-/// Rung at every change of what people wait for.
+/// Is rung at every change that a thread may wait for.
 ///
-/// Nobody holds its lock while looking at what may be driver memory, which may
-/// be gone; a look may be abandoned.
+/// Its lock is not held while a condition is checked: the check may read driver
+/// memory that is gone, and may then be abandoned.
 #[derive(Debug, Default)]
 pub struct Bell {
     rung: AtomicU64,
@@ -38,7 +38,7 @@ pub struct Bell {
 }
 
 impl Bell {
-    /// Wakes everybody.
+    /// Wakes all waiting threads.
     pub fn ring(&self) {
         let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.rung.fetch_add(1, Ordering::Release);
@@ -47,9 +47,9 @@ impl Bell {
         seat::rang();
     }
 
-    /// Waits until `ready` says so, at most for `timeout`; `what` names it for
-    /// those who ask who waits for what. `ready` may be abandoned, so this
-    /// frame owns nothing while it runs.
+    /// Waits until `ready` returns true, at most for `timeout`; `what` names the
+    /// wait in reports. `ready` may be abandoned, so this frame owns nothing while
+    /// it runs.
     pub fn wait(
         &self,
         what: &dyn Fn() -> String,
@@ -57,7 +57,7 @@ impl Bell {
         mut ready: impl FnMut() -> bool,
     ) -> Waited {
         let began = Instant::now();
-        // A schedule has a time of its own.
+        // A schedule has its own time.
         let deadline = timeout.map(|timeout| seat::now().unwrap_or_default().saturating_add(timeout));
         loop {
             let count = self.rung.load(Ordering::Acquire);
@@ -77,7 +77,8 @@ impl Bell {
         }
     }
 
-    /// One nap of a thread that nobody schedules; why there is no next one.
+    /// Sleeps once, on a thread without a schedule. Returns the result if the wait
+    /// is over.
     fn sleep(
         &self,
         count: u64,
@@ -109,7 +110,8 @@ type OfThread = fn() -> Option<Arc<dyn Machine>>;
 
 static OF_THREAD: OnceLock<OfThread> = OnceLock::new();
 
-/// How a thread that waits finds the machine it is in. The first answer holds.
+/// Sets the function with which a waiting thread finds its machine. Only the first
+/// call has an effect.
 pub fn find_machines_by(of_thread: OfThread) {
     let _the_same = OF_THREAD.set(of_thread);
 }
@@ -118,10 +120,10 @@ fn machine_of_thread() -> Option<Arc<dyn Machine>> {
     OF_THREAD.get().and_then(|of_thread| of_thread())
 }
 
-/// Long waits by a number of their own, with the machine they are in.
+/// The long waits by number, with their machine.
 static WAITS: Mutex<BTreeMap<u64, (usize, String)>> = Mutex::new(BTreeMap::new());
 
-/// A wait that others may hear of.
+/// A wait that is listed.
 struct Named(u64, #[expect(dead_code, reason = "taken back when it is dropped")] Note);
 
 impl Named {
@@ -143,8 +145,8 @@ impl Drop for Named {
     }
 }
 
-/// The long waits in a machine. A wait is named while its thread sleeps and not
-/// while it looks, so they are gathered over several sleeps.
+/// The long waits in a machine. A wait is listed while its thread sleeps but not
+/// while it checks, so this collects them over several sleeps.
 fn named_waits(machine: &dyn Machine) -> String {
     const TIMES: usize = 10;
     let mut texts = BTreeSet::new();

@@ -1,4 +1,5 @@
-//! Packets for nobody: the discard layers and the answers they prevent.
+//! Packets without an endpoint: the discard layers, and the answers that they
+//! block.
 
 use super::assert_documented;
 use super::fake::FILTER_ID;

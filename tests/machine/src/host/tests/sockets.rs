@@ -1,4 +1,4 @@
-//! Connections as they should go, from both sides, and their ends.
+//! Connections in both directions, from their beginning to their end.
 
 use super::assert_documented;
 use super::world::{CLOSED, PORT, World};
@@ -82,7 +82,7 @@ fn a_made_connection_walks_as_documented() {
 }
 
 #[test]
-fn the_handshakes_ack_goes_alone_when_there_is_nothing_to_say() {
+fn the_handshakes_ack_is_sent_alone_without_data() {
     for family in Family::BOTH {
         let mut world = World::new(family);
         world.peer.listen(world.peer_at(PORT)).unwrap();
