@@ -165,7 +165,7 @@ mod tests {
     fn a_run_goes_on_where_it_ended() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("record");
-        assert!(Record::resume(&path, "tree").unwrap_err().to_string().contains("nothing"));
+        assert!(Record::resume(&path, "tree").unwrap_err().to_string().contains("no interrupted run"));
         let noticed = entry("a", Outcome::Noticed { suite: "unit".into(), test: "b::c".into() });
         Record::begin(&path, "tree").unwrap().add(noticed.clone()).unwrap();
         // An incomplete line.

@@ -201,7 +201,7 @@ fn masked(entry: &str) -> Option<String> {
     let net = IpNet::new(address, length).ok()?.trunc();
     Some(match net.addr() == address {
         true => net.to_string(),
-        false => format!("{net} for the network, or {address} for one address"),
+        false => format!("{net} for the network, and {address} for one address"),
     })
 }
 

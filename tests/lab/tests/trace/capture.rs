@@ -170,7 +170,7 @@ fn simple_blocks_and_a_second_section() {
     other.enhanced(1, 1, &packet, &[]);
     let (tally, heard) = hear(&[blocks.1, other.1].concat());
     assert_eq!(bytes_of(&heard), [packet.clone(), packet]);
-    assert!(tally.damage.unwrap().contains("a packet of interface 1, where the section describes 1"));
+    assert!(tally.damage.unwrap().contains("a packet of interface 1; the section describes 1 interfaces"));
 }
 
 #[test]

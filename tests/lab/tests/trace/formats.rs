@@ -95,7 +95,7 @@ fn an_empty_capture_is_said_to_be_empty() {
     for file in [pcap(&[]), section, gzip(&pcap(&[]))] {
         let played = play(&file, &plan(), &[]);
         let text = text(&played);
-        assert!(text.contains("empty: no packet is in it"), "{text}");
+        assert!(text.contains("empty: it holds no packet"), "{text}");
         assert!(text.contains("none: no IP packet shows one"), "{text}");
         assert_eq!(played.tally.damage, None);
     }
