@@ -89,7 +89,7 @@ impl Served {
             .and_then(|(_folder, short)| UnixListener::bind(short))
             .with_context(|| path.display().to_string())?;
         let over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&over);
+        let closing = Arc::clone(&over);
         let mut server = Server {
             kernel,
             key: parameters_key(service),
@@ -99,7 +99,7 @@ impl Served {
         server.begin()?;
         let thread = std::thread::Builder::new().name("registry".to_owned()).spawn(move || {
             for stream in listener.incoming() {
-                if told.load(Ordering::SeqCst) {
+                if closing.load(Ordering::SeqCst) {
                     return;
                 }
                 // A client that disconnects early does no harm.

@@ -284,7 +284,7 @@ pub(super) fn timed(values: &[Set]) -> Result<Stage> {
     Stage::bound(Options::default(), &with_base(values), direct::function)
 }
 
-/// The same driver with all imports checked, for counting.
+/// The driver with all imports checked, for counting.
 pub(super) fn checked(values: &[Set]) -> Result<Stage> {
     Stage::new(Options::default(), &with_base(values))
 }

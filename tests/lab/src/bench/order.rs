@@ -54,8 +54,8 @@ pub(super) fn take(figures: &mut Figures, effort: Effort, null: f64) -> Result<(
         let packets = walk.packets(&stage, family)?;
         let new = shares(&stage, effort, &packets)?;
         let floor = shares(&stage, effort, &floor(&stage, packets)?)?;
-        for (at, (name, twin)) in walk.layers.iter().enumerate() {
-            let name = format!("{}: {}", walk.name, layer_name(name, family, *twin));
+        for (at, (name, discard)) in walk.layers.iter().enumerate() {
+            let name = format!("{}: {}", walk.name, layer_name(name, family, *discard));
             figures.cost(GROUP, &name, Some((near[at], null)), &costs[at]);
             for (what, times) in [("packets of their own", &new), ("their lines alone", &floor)] {
                 figures.add(&format!("{GROUP}, {what}: time"), &name, "ns", times[at]);
@@ -129,8 +129,8 @@ impl Near {
     fn of(stage: &Stage, walk: &Walk, family: Family, number: u16) -> Result<Self> {
         let subject = walk.packet(family, number * APART);
         let (mut calls, mut renewals) = (Vec::new(), Vec::new());
-        for (at, (name, twin)) in walk.layers.iter().enumerate() {
-            let name = layer_name(name, family, *twin);
+        for (at, (name, discard)) in walk.layers.iter().enumerate() {
+            let name = layer_name(name, family, *discard);
             let place = (usize::from(number) * walk.layers.len() + at) * 3;
             let call = stage.call_apart(&name, &subject, place)?;
             // After the ports: TCP's sequence number, UDP's length.

@@ -1,4 +1,4 @@
-//! `cargo lab demo`: shows the driver at work, from the first scan to the unload.
+//! `cargo lab demo`: shows the driver at work, from a first scan to the unload.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -160,8 +160,8 @@ fn scans(world: &World, how: &str, expected: &str, checks: &mut Checks) -> Resul
             _ if resets >= CLOSED => "each port",
             _ => "some ports",
         };
-        let wanted = if expected == "closed" { "each port" } else { "no" };
-        checks.note(format!("{what}: RST on the wire"), wanted, answered);
+        let required = if expected == "closed" { "each port" } else { "no" };
+        checks.note(format!("{what}: RST on the wire"), required, answered);
     }
     Ok(())
 }
@@ -295,12 +295,12 @@ fn reauthorize(world: &World, family: Family) -> Result<()> {
 /// until a closed port has sent its RST. Then sets `Mode` to 2 again.
 fn answer_once(world: &World, family: Family) -> Result<()> {
     let closed = world.address(family, OPEN + 1);
-    for (mode, wanted) in [(0, std::io::ErrorKind::ConnectionRefused), (2, std::io::ErrorKind::TimedOut)] {
+    for (mode, required) in [(0, std::io::ErrorKind::ConnectionRefused), (2, std::io::ErrorKind::TimedOut)] {
         world.machine.set("Mode", mode);
         let connect = move || TcpStream::connect_timeout(&closed, Duration::from_millis(300));
         let end = Instant::now() + PATIENCE;
         while world.namespace.run(connect)?.map_or_else(|error| error.kind(), |_| std::io::ErrorKind::Other)
-            != wanted
+            != required
         {
             if Instant::now() > end {
                 bail!("{closed} does not behave as Mode = {mode} requires");

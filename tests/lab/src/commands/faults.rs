@@ -1,4 +1,4 @@
-//! `cargo lab faults`: makes every allocation and every kernel call fail in turn.
+//! `cargo lab faults`: makes every allocation and kernel call fail in turn.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -1,5 +1,4 @@
-//! `cargo lab fuzz`: runs the driver's source under libFuzzer with
-//! AddressSanitizer.
+//! `cargo lab fuzz`: runs the driver's source under libFuzzer.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;

@@ -1,5 +1,4 @@
-//! `cargo lab mutate`: changes the driver, one change at a time, and checks that a
-//! test notices.
+//! `cargo lab mutate`: changes the driver and checks that a test notices.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;

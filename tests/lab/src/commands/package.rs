@@ -1,5 +1,4 @@
-//! `cargo lab package`: builds the files that an administrator installs,
-//! test-signed.
+//! `cargo lab package`: builds the test-signed driver package.
 
 use std::path::PathBuf;
 

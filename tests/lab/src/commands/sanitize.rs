@@ -63,10 +63,10 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
             continue;
         }
         let output = command.stdout(Stdio::null()).output().context("cannot start the tests")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        let found = !output.status.success() && report.iter().all(|part| said.contains(part));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let found = !output.status.success() && report.iter().all(|part| stderr.contains(part));
         if !found {
-            eprintln!("{said}");
+            eprintln!("{stderr}");
         }
         println!("{sanitizer:?}: {fault:?} {}", if found { "found" } else { "not found" });
         good &= found;

@@ -91,13 +91,13 @@ const HEAD: &str = "\
 # The nmap matrix
 
 `cargo lab scan --markdown` wrote this page. Each section is one world: the driver's Mode, and the variants in force.
-A variant is a point that Microsoft's documents leave open, played the other way (`cargo lab scan --list`). Each row is
-one nmap technique. It probes one open and two closed TCP ports, UDP ports or protocols. RST and ICMP errors are counted
-on the wire. In every world, curl fetched a page through the open port, over IPv4 and IPv6.
+A variant is a point that Microsoft's documents leave open, with another answer than the default (`cargo lab scan
+--list`). Each row is one nmap technique. It probes one open and two closed TCP ports, UDP ports or protocols. RST and
+ICMP errors are counted on the wire. In every world, curl fetched a page through the open port, over IPv4 and IPv6.
 
 - If the host answers, nmap calls a closed port `closed`, or `unfiltered` for an ACK probe. Windows answers FIN, NULL,
   Xmas and Maimon probes of open ports with a RST as well.
-- If the host is silent, nmap calls the port `filtered`. Where nmap takes silence for a sign of an open port, it says
+- If the host is silent, nmap calls the port `filtered`. If an open port may be silent, too, nmap calls it
   `open/filtered`. Open and closed ports then look alike.
 - `-sn` sends an echo request. The host answers unless SilenceEcho is 1. `-O` shows whether nmap found a closed TCP
   port, which it needs to detect the system.

@@ -1,5 +1,4 @@
-//! `cargo lab wdk`: builds the driver as on Windows, and runs the lab's tests with
-//! that build.
+//! `cargo lab wdk`: builds the driver as on Windows, and tests that build.
 
 use std::path::PathBuf;
 
@@ -35,7 +34,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let named = arguments.content_root.clone();
     let Some(content_root) = named.or_else(|| std::env::var_os("WDKContentRoot").map(PathBuf::from)) else {
         bail!(
-            "the headers of a WDK are wanted: --content-root DIR, where DIR/Include/VERSION has km and shared \
+            "the headers of a WDK are missing: expected --content-root DIR, where DIR/Include/VERSION has km and shared \
              (`Windows Kits/10`, or the folders c of NuGet's Microsoft.Windows.WDK.x64 and \
              Microsoft.Windows.SDK.CPP, merged)"
         );

@@ -119,12 +119,12 @@ fn blocked_flow(engine: &Engine) -> Vec<String> {
     blocked
 }
 
-fn layer(name: &str, family: Family, twin: &str) -> String {
+fn layer(name: &str, family: Family, suffix: &str) -> String {
     let family = match family {
         Family::V4 => "V4",
         Family::V6 => "V6",
     };
-    format!("{name}_{family}{twin}")
+    format!("{name}_{family}{suffix}")
 }
 
 /// Whether a SYN is blocked at a layer.

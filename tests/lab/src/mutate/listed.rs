@@ -73,7 +73,7 @@ fn tool() -> Result<PathBuf> {
         let program = folder.join("cargo-mutants");
         let mut command = clean_command(&program.to_string_lossy());
         command.arg("mutants").arg("--version").stderr(Stdio::null());
-        if command.output().is_ok_and(|output| said_version(&output.stdout)) {
+        if command.output().is_ok_and(|output| has_version(&output.stdout)) {
             return Ok(folder.to_owned());
         }
     }
@@ -89,8 +89,8 @@ fn tool() -> Result<PathBuf> {
     Ok(own.join("bin"))
 }
 
-fn said_version(said: &[u8]) -> bool {
-    String::from_utf8_lossy(said).trim() == format!("cargo-mutants {VERSION}")
+fn has_version(output: &[u8]) -> bool {
+    String::from_utf8_lossy(output).trim() == format!("cargo-mutants {VERSION}")
 }
 
 fn path_with(folder: &Path) -> Result<std::ffi::OsString> {

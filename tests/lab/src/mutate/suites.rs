@@ -203,8 +203,8 @@ impl<'a> Runner<'a> {
     }
 
     fn limit(&self, suite: &Suite) -> Duration {
-        let usual = self.times.get(suite.name).copied().unwrap_or(0.0);
-        Duration::from_secs_f64(usual * 3.0) + self.patience
+        let unchanged = self.times.get(suite.name).copied().unwrap_or(0.0);
+        Duration::from_secs_f64(unchanged * 3.0) + self.patience
     }
 
     fn command(&self, suite: &Suite, arguments: &[&str]) -> Command {

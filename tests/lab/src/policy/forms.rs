@@ -316,11 +316,11 @@ mod tests {
             let (known, write) = row.trim_matches(['|', ' ']).split_once(" | ").unwrap();
             for form in codes(known) {
                 let lists = ["ExemptPorts", "ExemptPrefixes"];
-                let said: Vec<_> = lists.iter().filter_map(|list| instead(list, &form)).collect();
+                let advice: Vec<_> = lists.iter().filter_map(|list| instead(list, &form)).collect();
                 let written = codes(write);
                 let agrees =
-                    |said: &String| written.is_empty() || written.iter().any(|one| said.contains(one));
-                assert!(said.iter().any(agrees), "{form}: {said:?}, {written:?}");
+                    |advice: &String| written.is_empty() || written.iter().any(|one| advice.contains(one));
+                assert!(advice.iter().any(agrees), "{form}: {advice:?}, {written:?}");
                 seen += 1;
             }
         }

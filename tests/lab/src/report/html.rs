@@ -75,7 +75,7 @@ impl<'a> Page<'a> {
              style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'\">\n\
              <title>{title}: hushport</title>\n<style nonce=\"{nonce}\">\n{STYLE}</style>\n</head>\n<body>\n\
              <a class=\"skip\" href=\"#connections\">To the connections</a>\n\
-             <header><h1>{title}</h1><p>What hushport.sys said of each packet, layer by layer.</p></header>\n\
+             <header><h1>{title}</h1><p>The answers of hushport.sys to each packet, layer by layer.</p></header>\n\
              <main>\n"
         );
         self.summary(&mut page);

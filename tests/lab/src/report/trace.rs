@@ -82,8 +82,8 @@ pub(super) fn facts(played: &Played) -> Vec<(&'static str, String)> {
         local => format!("{} ({})", local.join(", "), summary.local_how),
     };
     let mut facts = vec![("capture", format!("{}, {} bytes{of_file}, {frames}", tally.format, tally.bytes))];
-    if !tally.said.is_empty() {
-        facts.push(("described as", tally.said.join("; ")));
+    if !tally.descriptions.is_empty() {
+        facts.push(("described as", tally.descriptions.join("; ")));
     }
     facts.extend([
         ("IP packets", tally.packets.to_string()),

@@ -99,10 +99,10 @@ fn nmap(world: &World, family: Family, arguments: &[&str]) -> Result<String> {
         nmap.arg("-6");
     }
     nmap.arg(world.network.host_address(family).to_string());
-    let said = format!("{nmap:?}");
+    let command = format!("{nmap:?}");
     let output = world.namespace.output(nmap).context("nmap")?;
     if !output.status.success() {
-        bail!("{said}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        bail!("{command}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

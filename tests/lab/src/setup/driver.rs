@@ -126,9 +126,9 @@ fn link(target: Target) -> Result<Driver> {
 pub(super) fn collect(mut command: Command, target: Target, directory: &Path) -> Result<Driver> {
     let output =
         command.stderr(Stdio::piped()).output().with_context(|| format!("cannot start {command:?}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        bail!("the driver does not build for {}:\n{said}", target.triple());
+        bail!("the driver does not build for {}:\n{stderr}", target.triple());
     }
     let messages: Vec<Value> = String::from_utf8_lossy(&output.stdout)
         .lines()

@@ -59,8 +59,8 @@ pub(crate) fn clean_command(program: &str) -> Command {
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let tail: Vec<_> = said.lines().rev().take(12).collect();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let tail: Vec<_> = stderr.lines().rev().take(12).collect();
         let tail: Vec<_> = tail.into_iter().rev().collect();
         bail!("{command:?}: {}\n{}", output.status, tail.join("\n"));
     }

@@ -149,14 +149,14 @@ pub(super) fn host_sysroot(source: &source::Source, sysroot: &Path, host: &str, 
     let mut cargo = clean_command("cargo");
     cargo.env("RUSTUP_TOOLCHAIN", &source.channel).env("RUSTC_BOOTSTRAP", "1");
     let name = format!("{host} with {flag}");
-    let said = name.clone();
+    let label = name.clone();
     SysrootBuilder::new(sysroot, host)
         .build_mode(BuildMode::Build)
         .sysroot_config(SysrootConfig::WithStd { std_features: vec!["panic-unwind".into()] })
         .rustc_version(VersionMeta::for_command(rustc(&source.channel))?)
         .rustflag(flag)
         .cargo(cargo)
-        .when_build_required(move || eprintln!("lab: building the library for {said}"))
+        .when_build_required(move || eprintln!("lab: building the library for {label}"))
         .build_from_source(&source.library)
         .with_context(|| format!("cannot build the library for {name} from {}", source.library.display()))?;
     Ok(())

@@ -84,8 +84,8 @@ impl Children {
             stdout.read_to_end(&mut bytes).map(|_| String::from_utf8_lossy(&bytes).into_owned())
         });
         let status = self.wait(child)?;
-        let said = reader.join().map_err(|_| anyhow::anyhow!("the reader of {command:?} panicked"))??;
-        Ok((status, said))
+        let output = reader.join().map_err(|_| anyhow::anyhow!("the reader of {command:?} panicked"))??;
+        Ok((status, output))
     }
 
     fn wait(&self, mut child: Child) -> Result<ExitStatus> {
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn output_comes_back_with_the_status() {
         let children = Children::new(Duration::from_secs(60));
-        let (status, said) = children.output(Command::new("sh").args(["-c", "echo hi; exit 3"])).unwrap();
-        assert_eq!((status.code(), &*said), (Some(3), "hi\n"));
+        let (status, output) = children.output(Command::new("sh").args(["-c", "echo hi; exit 3"])).unwrap();
+        assert_eq!((status.code(), &*output), (Some(3), "hi\n"));
     }
 }

@@ -37,11 +37,11 @@ pub fn build(packages: &[&str], children: &Children) -> Result<Vec<Program>> {
     }
     // Doc tests are not programs. Everything else is what `cargo test` runs.
     cargo.args(["--lib", "--bins", "--tests", "--no-run", "--message-format=json-render-diagnostics"]);
-    let (status, said) = children.output(&mut cargo)?;
+    let (status, output) = children.output(&mut cargo)?;
     if !status.success() {
         bail!("the tests do not build");
     }
-    let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let messages = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let mut programs: Vec<Program> = messages.filter_map(|message| program(&message)).collect();
     for program in &mut programs {
         program.tests = list(program)?;

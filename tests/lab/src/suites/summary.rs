@@ -48,8 +48,8 @@ impl Summary {
             Verdict::Failed(_) => "FAILED",
         };
         println!("test {} ... {word} ({:.2} s)", ended.name, ended.took.as_secs_f64());
-        if let Verdict::Failed(said) = &ended.verdict {
-            println!("---- {} ----\n{}\n----", ended.name, said.trim_end());
+        if let Verdict::Failed(output) = &ended.verdict {
+            println!("---- {} ----\n{}\n----", ended.name, output.trim_end());
         }
         self.ended.push(ended);
     }

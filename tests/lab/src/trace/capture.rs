@@ -163,10 +163,10 @@ impl<R: Read> Reader<R> {
 
     /// The program that wrote the file, and the interfaces. The text is untrusted;
     /// it is escaped.
-    pub fn said(&self) -> &[String] {
+    pub fn descriptions(&self) -> &[String] {
         match &self.format {
             Format::Pcap(_) => &[],
-            Format::Pcapng(section) => section.said(),
+            Format::Pcapng(section) => section.descriptions(),
         }
     }
 

@@ -142,10 +142,10 @@ impl<W: Witness> Replay<'_, W> {
             return;
         }
         let (flow, outbound) = (connection.flow, connection.state.direction == Direction::Outbound);
-        let (ends, told) = (connection.ends, connection.state.established || outbound);
+        let (ends, indicated) = (connection.ends, connection.state.established || outbound);
         let scene = Scene { flow: Some(flow), ..connection.scene(None) };
         // A half-open connection has no endpoint of its own yet.
-        if told {
+        if indicated {
             let record = self.gate.open(ends, Event::EndpointClosed);
             self.gate.notify(record, Layer::AleEndpointClosure, &scene);
         }

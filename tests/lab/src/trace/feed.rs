@@ -40,7 +40,7 @@ pub struct Item<'a> {
 pub struct Tally {
     pub format: &'static str,
     /// The descriptions in the file; printable.
-    pub said: Vec<String>,
+    pub descriptions: Vec<String>,
     /// Decompressed bytes of the capture.
     pub bytes: u64,
     /// Bytes of the file.
@@ -171,7 +171,7 @@ pub fn feed(input: impl Read, checksums: bool, visitor: &mut impl Visitor) -> Re
     let end = pass.frames(&mut reader)?;
     let mut tally = pass.tally;
     tally.format = reader.format();
-    tally.said = reader.said().to_vec();
+    tally.descriptions = reader.descriptions().to_vec();
     tally.warnings = reader.warnings().to_vec();
     tally.bytes = reader.bytes();
     tally.file_bytes = reader.position();

@@ -47,21 +47,25 @@ struct Interface {
 pub(super) struct Section {
     order: Order,
     interfaces: Vec<Interface>,
-    said: Vec<String>,
+    descriptions: Vec<String>,
     warnings: Vec<String>,
 }
 
 impl Section {
     /// Reads the rest of the file's first section header.
     pub(super) fn begin<R: Read>(source: &mut Source<R>) -> Result<Self, Damage> {
-        let mut section =
-            Self { order: Order::Little, interfaces: Vec::new(), said: Vec::new(), warnings: Vec::new() };
+        let mut section = Self {
+            order: Order::Little,
+            interfaces: Vec::new(),
+            descriptions: Vec::new(),
+            warnings: Vec::new(),
+        };
         section.header(source)?;
         Ok(section)
     }
 
-    pub(super) fn said(&self) -> &[String] {
-        &self.said
+    pub(super) fn descriptions(&self) -> &[String] {
+        &self.descriptions
     }
 
     pub(super) fn warnings(&self) -> &[String] {
@@ -85,7 +89,7 @@ impl Section {
         let mut body = Vec::new();
         source.fill(&mut body, length as usize - 16)?;
         let options = body.get(12..).unwrap_or_default();
-        self.hear(options, &[(2, "hardware"), (3, "system"), (4, "written by")]);
+        self.describe(options, &[(2, "hardware"), (3, "system"), (4, "written by")]);
         self.end(source, length)
     }
 
@@ -178,7 +182,7 @@ impl Section {
                 _ => {}
             }
         }
-        self.hear(options, &[(2, "interface"), (3, "interface")]);
+        self.describe(options, &[(2, "interface"), (3, "interface")]);
         if self.interfaces.len() < INTERFACES {
             self.interfaces.push(interface);
         }
@@ -254,7 +258,7 @@ impl Section {
         })
     }
 
-    fn hear(&mut self, options: &[u8], wanted: &[(u16, &str)]) {
+    fn describe(&mut self, options: &[u8], wanted: &[(u16, &str)]) {
         let texts: Vec<_> = self
             .options(options)
             .filter_map(|(code, value)| {
@@ -264,8 +268,8 @@ impl Section {
             })
             .collect();
         for text in texts {
-            if self.said.len() < TEXTS && !self.said.contains(&text) {
-                self.said.push(text);
+            if self.descriptions.len() < TEXTS && !self.descriptions.contains(&text) {
+                self.descriptions.push(text);
             }
         }
     }

@@ -279,10 +279,10 @@ mod tests {
             assert!(matches!(comparison, Comparison::Deviation { .. }), "{wrong:?}");
         }
         let (out, ip) = ("OUTBOUND_TRANSPORT", "OUTBOUND_IPPACKET");
-        let twin = "OUTBOUND_TRANSPORT_DISCARD";
+        let discard = "OUTBOUND_TRANSPORT_DISCARD";
         for seen in [
             &["STREAM"][..],
-            &["STREAM", out, twin, out, ip],
+            &["STREAM", out, discard, out, ip],
             &["STREAM", out, out, ip],
             &["STREAM", out, ip, out],
         ] {

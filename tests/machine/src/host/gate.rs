@@ -121,7 +121,7 @@ impl Gate {
         let definition = definition(layer, scene.family());
         let (id, name): (LayerId, _) = match (discard, definition.discard) {
             (None, _) => (definition.id, definition.name),
-            (Some(_), Some(twin)) => twin,
+            (Some(_), Some(discard_layer)) => discard_layer,
             (Some(_), None) => return PERMIT,
         };
         let values = scene.values(&definition.fields, &self.options);

@@ -150,7 +150,7 @@ fn define(enums: &Json, layer: Layer, family: Family) -> Definition {
     let id_of = |name: &str| {
         enums["FWPS_BUILTIN_LAYERS"][format!("FWPS_LAYER_{name}")].as_u64().map(|id| LayerId(id as u16))
     };
-    let twin: &'static str = format!("{name}_DISCARD").leak();
+    let discard_name: &'static str = format!("{name}_DISCARD").leak();
     let prefix = format!("FWPS_FIELD_{name}_");
     let entries = enums[format!("FWPS_FIELDS_{name}")]
         .as_object()
@@ -171,7 +171,7 @@ fn define(enums: &Json, layer: Layer, family: Family) -> Definition {
     Definition {
         id: id_of(name).unwrap_or_else(|| panic!("facts/enums.json has no layer {name}")),
         name,
-        discard: id_of(twin).map(|id| (id, twin)),
+        discard: id_of(discard_name).map(|id| (id, discard_name)),
         fields: fields.into_iter().map(|(_, field)| field).collect(),
     }
 }

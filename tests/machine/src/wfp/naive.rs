@@ -133,7 +133,7 @@ pub(super) fn decide(world: &World, numbers: [u16; 2]) -> Outcome {
         // "Evaluate matching filters in order until Permit or Block."
         for index in list {
             let filter = &world.filters[index];
-            let mut said = filter.action;
+            let mut result = filter.action;
             let mut final_ = filter.clear_action_right;
             let mut veto = false;
             let mut absorb = false;
@@ -141,8 +141,8 @@ pub(super) fn decide(world: &World, numbers: [u16; 2]) -> Outcome {
             if is_callout {
                 match &world.callouts[filter.callout] {
                     None if filter.action == INSPECTION => continue,
-                    None if filter.permit_if_unregistered => said = PERMIT,
-                    None => (said, final_) = (BLOCK, true),
+                    None if filter.permit_if_unregistered => result = PERMIT,
+                    None => (result, final_) = (BLOCK, true),
                     // No flow has a context here.
                     Some(callout) if callout.conditional_on_flow => continue,
                     Some(callout) => {
@@ -156,28 +156,28 @@ pub(super) fn decide(world: &World, numbers: [u16; 2]) -> Outcome {
                         note_broken_rules(world, see, did, &mut outcome.rules);
                         veto = see.1 == 0 && see.0 == PERMIT && did.0 == BLOCK;
                         // "May be written only while the right is held."
-                        said = if see.1 == 1 || veto { did.0 } else { see.0 };
+                        result = if see.1 == 1 || veto { did.0 } else { see.0 };
                         final_ = final_ || veto || did.1 == 0;
-                        absorb = said == BLOCK && did.2 == 1 && world.allows_absorb;
+                        absorb = result == BLOCK && did.2 == 1 && world.allows_absorb;
                         match filter.action {
-                            INSPECTION => said = CONTINUE,
-                            TERMINATING if said != BLOCK && said != PERMIT => said = BLOCK,
+                            INSPECTION => result = CONTINUE,
+                            TERMINATING if result != BLOCK && result != PERMIT => result = BLOCK,
                             _ => {}
                         }
                     }
                 }
-            } else if said == BLOCK {
+            } else if result == BLOCK {
                 // "Block of a filter is hard by default."
                 final_ = true;
             }
-            if said != BLOCK && said != PERMIT {
+            if result != BLOCK && result != PERMIT {
                 continue;
             }
             if world.is_stream {
-                outcome.blocked = said == BLOCK;
+                outcome.blocked = result == BLOCK;
                 outcome.absorbed = absorb;
                 outcome.filter = Some(index);
-                if said == BLOCK {
+                if result == BLOCK {
                     return outcome;
                 }
                 if is_callout {
@@ -188,7 +188,7 @@ pub(super) fn decide(world: &World, numbers: [u16; 2]) -> Outcome {
             // A soft decision may be overridden; a hard permit may only be vetoed.
             let vetoed = action == Some(PERMIT) && !right && veto;
             if right || vetoed {
-                action = Some(said);
+                action = Some(result);
                 right = !final_;
                 outcome.absorbed = absorb;
                 outcome.filter = Some(index);

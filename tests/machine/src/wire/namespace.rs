@@ -1,8 +1,8 @@
 //! A network namespace with the lifetime of one thread of this process.
 #![expect(
     unsafe_code,
-    reason = "a child is told to die with its parent between fork and exec, \
-              which std offers as an unsafe hook only"
+    reason = "prctl between fork and exec makes a child die with its parent; \
+              std offers that hook only as an unsafe function"
 )]
 
 use std::io;

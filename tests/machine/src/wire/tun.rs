@@ -105,7 +105,7 @@ fn is_retry(error: &io::Error) -> bool {
 }
 
 fn explain(name: &str, what: &str, error: &io::Error) -> io::Error {
-    let wanted = match error.kind() {
+    let hint = match error.kind() {
         io::ErrorKind::NotFound => "; it needs the kernel module tun",
         io::ErrorKind::PermissionDenied => {
             "; it wants root, or user namespaces (unshare --user --map-root-user) and \
@@ -113,5 +113,5 @@ fn explain(name: &str, what: &str, error: &io::Error) -> io::Error {
         }
         _ => "",
     };
-    io::Error::new(error.kind(), format!("TUN device {name} ({CLONE_DEVICE}): {what}: {error}{wanted}"))
+    io::Error::new(error.kind(), format!("TUN device {name} ({CLONE_DEVICE}): {what}: {error}{hint}"))
 }

@@ -57,13 +57,13 @@ fn libraries_are_used_where_there_are_some() {
 
 #[test]
 fn an_error_names_what_is_missing_in_one_line() {
-    for (files, version, said) in [
+    for (files, version, expected) in [
         (vec!["readme.txt".to_owned()], None, "no folder Include"),
         (vec!["Include/notes.txt".to_owned()], None, "it is empty"),
         (headers("10.0.22621.0"), Some("10.0.1.0"), "10.0.1.0 has no km/fwpsk.h"),
     ] {
         let error = kit(&files, version).unwrap_err();
-        assert!(error.contains(said) && !error.contains('\n'), "{error}");
+        assert!(error.contains(expected) && !error.contains('\n'), "{error}");
     }
 }
 

@@ -1,5 +1,4 @@
-//! Options, extension headers, checksums, addresses: accepted, or refused with
-//! which error.
+//! Options, extension headers, checksums, addresses: accepted or refused.
 
 use super::world::{CLOSED, PORT, World, udp};
 use crate::host::open_points::reason;
@@ -68,7 +67,7 @@ fn echo(world: &World) -> Vec<u8> {
 /// The answers: a SYN-ACK, an echo, or an ICMP error with its pointer.
 fn answers(world: &mut World, packet: &[u8]) -> Vec<(u8, u8, u32)> {
     let sent = world.probe(packet);
-    let told = sent.iter().map(|packet| match Parsed::new(packet).unwrap().transport {
+    let answers = sent.iter().map(|packet| match Parsed::new(packet).unwrap().transport {
         Transport::Tcp(tcp) => (protocol::TCP, tcp.flags.0, 0),
         Transport::Udp => (protocol::UDP, 0, 0),
         // The identifier and sequence number of an echo are not a pointer.
@@ -76,7 +75,7 @@ fn answers(world: &mut World, packet: &[u8]) -> Vec<(u8, u8, u32)> {
         Transport::Icmp { kind, code, rest } => (kind, code, rest),
         other => panic!("{other:?}"),
     });
-    told.collect()
+    answers.collect()
 }
 
 #[test]
@@ -108,8 +107,8 @@ fn what_a_host_must_take_is_taken_behind_extension_headers() {
         assert_eq!(answers(&mut world, &ping), [(129, 0, 0)], "{headers:?}");
         let closed = behind(&world.segment(CLOSED, TcpFlags::SYN), headers);
         assert_eq!(World::resets(&world.probe(&closed)), 1, "{headers:?}");
-        let nobody = behind(&udp(&world, CLOSED), headers);
-        assert_eq!(answers(&mut world, &nobody), [(1, 4, 0)], "{headers:?}");
+        let datagram = behind(&udp(&world, CLOSED), headers);
+        assert_eq!(answers(&mut world, &datagram), [(1, 4, 0)], "{headers:?}");
     }
 }
 

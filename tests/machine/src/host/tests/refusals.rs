@@ -1,5 +1,4 @@
-//! Packets without an endpoint: the discard layers, and the answers that they
-//! block.
+//! Packets without an endpoint: discard layers, and the answers they block.
 
 use super::assert_documented;
 use super::fake::FILTER_ID;
@@ -160,10 +159,10 @@ fn each_layer_on_the_way_can_stop_a_packet() {
                 assert!(world.probe(&syn).is_empty(), "{layer:?}");
                 assert_documented(&world.records(), &[]);
                 let layers = world.layers(event);
-                let twins = world.fake.at(layer, family, true);
+                let discards = world.fake.at(layer, family, true);
                 if absorb {
                     assert_eq!(layers.last().unwrap(), layer.name());
-                    assert!(twins.is_empty());
+                    assert!(discards.is_empty());
                 } else {
                     assert_eq!(*layers.last().unwrap(), format!("{}_DISCARD", layer.name()));
                     let policy = Discard {
@@ -171,7 +170,7 @@ fn each_layer_on_the_way_can_stop_a_packet() {
                         reason: reason::GENERAL_FIREWALL_POLICY,
                         filter_id: FILTER_ID,
                     };
-                    assert_eq!(twins[0].metadata.discard, Some(policy));
+                    assert_eq!(discards[0].metadata.discard, Some(policy));
                 }
             }
         }

@@ -191,13 +191,13 @@ fn inspection_never_decides() {
 
 #[test]
 fn a_terminating_callout_that_does_not_decide_blocks() {
-    for said in [CONTINUE, ActionType::NONE, ActionType::NONE_NO_MATCH, ActionType(99)] {
+    for result in [CONTINUE, ActionType::NONE, ActionType::NONE_NO_MATCH, ActionType(99)] {
         let mut stack = Stack::new();
-        stack.callout(0, TERMINATING, Fake::returning(said));
-        assert!(stack.classify().blocked(), "{said:?}");
+        stack.callout(0, TERMINATING, Fake::returning(result));
+        assert!(stack.classify().blocked(), "{result:?}");
         let mut stack = Stack::new();
-        stack.callout(0, UNKNOWN, Fake::returning(said));
-        assert!(!stack.classify().blocked(), "{said:?}");
+        stack.callout(0, UNKNOWN, Fake::returning(result));
+        assert!(!stack.classify().blocked(), "{result:?}");
     }
 }
 
