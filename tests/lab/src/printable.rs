@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_prints_is_left() {
+    fn characters_that_do_not_print_are_escaped() {
         let kept = r#"\Device\NPF_{4-2} "Ethernet 2" 'ß', 日本, العربية, 🦀"#;
         assert_eq!(printable(kept), kept);
         let hostile = [

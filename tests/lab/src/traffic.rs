@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_fixes_the_traffic_and_every_layer_comes() {
+    fn a_seed_determines_the_traffic_and_every_layer_occurs() {
         let draw = |seed| {
             let mut traffic = Traffic::new(seed);
             (0..2000).map(|_| traffic.anything()).collect::<Vec<_>>()

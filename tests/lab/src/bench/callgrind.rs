@@ -143,7 +143,7 @@ calls=9 7
 ";
 
     #[test]
-    fn only_what_the_driver_executes_itself_counts() {
+    fn only_the_drivers_own_instructions_count() {
         let profile = Profile::parse(TEXT).unwrap();
         let within = profile.within(|name| name == "driver::thunk", |name| name.starts_with("Ke"));
         // It counts the functions' own 100 and 300. It leaves out the exports' 550,

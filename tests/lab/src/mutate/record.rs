@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_goes_on_where_it_ended() {
+    fn a_run_is_continued_where_it_ended() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("record");
         assert!(Record::resume(&path, "tree").unwrap_err().to_string().contains("no interrupted run"));
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_compile_does_not_count() {
+    fn mutations_that_do_not_compile_are_not_counted() {
         let mut report = Report::default();
         let hung = Outcome::Hung { suite: "native".into(), tests: vec!["storms".into()] };
         let noticed = Outcome::Noticed { suite: "unit".into(), test: "a".into() };

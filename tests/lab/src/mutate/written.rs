@@ -151,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn every_file_that_is_skipped_is_there() {
+    fn every_skipped_file_exists() {
         for Skipped { file, .. } in LeftOut::read().unwrap().skipped {
             assert!(setup::root().join(&file).is_file(), "{file}");
         }
     }
 
     #[test]
-    fn a_text_that_is_not_there_once_is_named() {
+    fn a_text_that_does_not_occur_exactly_once_is_an_error() {
         let entry = |from: &str| Entry {
             name: "a change".into(),
             file: "src/lib.rs".into(),

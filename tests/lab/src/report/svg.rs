@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_a_name_is_markup() {
+    fn names_are_escaped() {
         let line = Line { total: 3, ..Line::default() };
         let name = "\"><script>alert('x')</script>&\u{202e}\u{7}";
         let svg = timeline(name, &[(name.into(), line)], Duration::from_secs(1));

@@ -206,7 +206,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_told_apart_whatever_the_checkouts_folder_is_called() {
+    fn messages_are_matched_for_any_name_of_the_checkouts_folder() {
         let message = |text: &str| serde_json::from_str::<Value>(text).unwrap();
         // The formats of cargo: the name is left out if the folder has that name.
         for id in [

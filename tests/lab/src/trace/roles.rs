@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_counts_for_more_than_numbers() {
+    fn a_marked_direction_outweighs_counts() {
         let (one, other) = (address(1), address(2));
         let mut ballot = Ballot::default();
         ballot.packet(&Seen { syn: true, ..seen(1, 2) });
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_nobodys_address() {
+    fn a_group_address_is_never_the_hosts() {
         // The link layer decides, whatever the address is; without a link layer the
         // address decides; so does a mark for a group.
         let (link, raw) = (Seen { cast: Cast::Group, ..seen(2, 63) }, seen(2, 255));
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_host_is_no_group() {
+    fn a_silent_host_is_not_a_group() {
         // It is asked for connections, or packets come from outside its subnet, or
         // it cannot be a broadcast address.
         let afar = Seen { from: [198, 51, 100, 7].into(), ..seen(2, 255) };

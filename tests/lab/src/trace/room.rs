@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_idle_give_way() {
+    fn the_longest_idle_entries_are_evicted() {
         let mut map: HashMap<_, _> = (0..MOST as u64).map(|at| (at, Duration::from_nanos(at))).collect();
         let mut gone = 0;
         make_room(&mut map, |since| *since, |_| gone += 1);

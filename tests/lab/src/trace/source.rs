@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gzip_that_is_cut_says_so() {
+    fn a_truncated_gzip_is_an_error() {
         let file = gzip(&(0..255).collect::<Vec<u8>>());
         let mut source = Source::new(&file[..file.len() / 2]).unwrap();
         let damage = source.skip(255).unwrap_err();

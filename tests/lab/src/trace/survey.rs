@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_as_its_next_answer_says() {
+    fn the_next_answer_shows_whether_a_port_is_open() {
         let mut survey = Survey::default();
         let port: SocketAddr = ([10, 0, 0, 1], 80).into();
         for (index, open) in [(10, true), (20, true), (30, false), (40, true)] {

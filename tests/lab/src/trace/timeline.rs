@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_lost_whatever_there_is_room_for() {
+    fn counts_that_do_not_fit_are_summed() {
         let mut timeline = Timeline::new(Duration::from_secs(96));
         for port in 0..ROWS as u16 + 10 {
             let source = std::net::Ipv4Addr::from_bits(u32::from(port) + 1).into();

@@ -76,7 +76,7 @@ fn arrays_structures_and_tags_are_read() {
 
 /// Each case differs in one point from valid metadata.
 #[test]
-fn what_is_not_allowed_is_refused() {
+fn invalid_metadata_is_refused() {
     for (fields, payload, complaint) in [
         (&b"A\0\x04"[..], &[][..], "expected 1 bytes"),
         (b"A\0\x04", &[7, 8], "1 bytes after the last field"),

@@ -231,7 +231,7 @@ mod tests {
 
     /// A call without a status or pointer cannot report a failure.
     #[test]
-    fn what_can_fail_returns_a_status_or_a_pointer() {
+    fn calls_that_can_fail_return_a_status_or_a_pointer() {
         let facts: serde_json::Value =
             serde_json::from_str(include_str!("../../facts/functions.json")).unwrap();
         for call in FALLIBLE {

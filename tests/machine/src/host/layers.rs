@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_twins_and_order_are_the_headers() {
+    fn ids_discard_layers_and_order_match_the_headers() {
         let v4 = definition(Layer::InboundTransport, Family::V4);
         assert_eq!((v4.id, v4.name), (LayerId(12), "INBOUND_TRANSPORT_V4"));
         assert_eq!(v4.discard, Some((LayerId(13), "INBOUND_TRANSPORT_V4_DISCARD")));

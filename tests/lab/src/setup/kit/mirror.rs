@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_holds_itself_ends() {
+    fn a_cycle_of_folders_is_not_followed_forever() {
         let root = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(root.path(), root.path().join("again")).unwrap();
         assert_eq!(listed(root.path(), 3).unwrap().len(), 1);

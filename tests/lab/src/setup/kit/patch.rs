@@ -123,7 +123,7 @@ pub fn set_var() {
     }
 
     #[test]
-    fn a_text_that_is_gone_is_an_error() {
+    fn a_missing_text_is_an_error() {
         for (file, text) in [("src/utils.rs", ""), ("src/cargo_make.rs", "fn main() {}"), ("Cargo.toml", "")]
         {
             let error = wdk_build(Path::new(file), text).unwrap_err().to_string();

@@ -12,7 +12,7 @@ fn ethernet(destination: u8, from_type_on: &[u8]) -> Vec<u8> {
 }
 
 #[test]
-fn every_encapsulation_is_taken_off() {
+fn every_encapsulation_is_removed() {
     let tag = |kind: u16| [&kind.to_be_bytes()[..], &[0, 7]].concat();
     let mut cases = vec![
         ("plain", vec![8, 0]),
@@ -86,7 +86,7 @@ fn link_types() {
 }
 
 #[test]
-fn what_is_no_ip_is_named() {
+fn frames_without_ip_are_named() {
     let named = |head: &[u8]| match ip(1, &ethernet(2, head)) {
         Err(Skip::Other(name)) => name.into_owned(),
         other => panic!("{head:02x?}: {other:?}"),
@@ -104,7 +104,7 @@ fn what_is_no_ip_is_named() {
 }
 
 #[test]
-fn a_length_is_mended_only_where_it_can_be() {
+fn a_missing_length_is_replaced_only_if_possible() {
     let mut packet = [0_u8; 40];
     packet[0] = 0x45;
     assert_eq!(whole(&packet, false)[2..4], [0, 40]);

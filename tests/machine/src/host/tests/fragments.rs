@@ -66,7 +66,7 @@ fn error(world: &mut World, packet: &[u8]) -> Option<(u8, u8, u32)> {
 }
 
 #[test]
-fn a_datagram_in_parts_is_put_together_in_any_order() {
+fn fragments_are_reassembled_in_any_order() {
     for family in Family::BOTH {
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
             let mut world = world(family);
@@ -104,7 +104,7 @@ fn headers_among_the_parts_are_looked_at() {
 }
 
 #[test]
-fn parts_that_overlap_take_the_datagram_with_them() {
+fn overlapping_fragments_drop_the_datagram() {
     for family in Family::BOTH {
         let mut world = world(family);
         let whole = datagram(&world, &[3; 56]);
@@ -134,7 +134,7 @@ fn parts_that_overlap_take_the_datagram_with_them() {
 }
 
 #[test]
-fn a_part_that_cannot_be_one_is_refused() {
+fn an_invalid_fragment_is_refused() {
     let mut world = world(Family::V6);
     let whole = datagram(&world, &[3; 56]);
     // The length is not a multiple of 8 although more fragments follow; the pointer
@@ -184,7 +184,7 @@ fn the_sender_of_an_incomplete_datagram_gets_an_error() {
 }
 
 #[test]
-fn parts_without_the_rest_keep_nobody_out() {
+fn incomplete_datagrams_do_not_keep_others_out() {
     for family in Family::BOTH {
         let mut world = world(family);
         let whole = datagram(&world, &[3; 56]);
@@ -203,7 +203,7 @@ fn parts_without_the_rest_keep_nobody_out() {
 }
 
 #[test]
-fn many_senders_share_what_there_is() {
+fn all_senders_together_are_limited() {
     let mut world = world(Family::V4);
     let whole = datagram(&world, &[3; 56]);
     let first = part(&whole, 1, 0..32, true);

@@ -79,7 +79,7 @@ fn answers(world: &mut World, packet: &[u8]) -> Vec<(u8, u8, u32)> {
 }
 
 #[test]
-fn what_a_host_must_take_is_taken_behind_extension_headers() {
+fn packets_with_valid_extension_headers_are_accepted() {
     let headers: &[&[(u8, Vec<u8>)]] = &[
         &[option(HOP_BY_HOP, 0x05)],
         &[option(DESTINATION, 0x1e)],
@@ -114,7 +114,7 @@ fn what_a_host_must_take_is_taken_behind_extension_headers() {
 
 /// All segments of the connection have extension headers.
 #[test]
-fn a_connection_lives_behind_extension_headers() {
+fn connections_work_with_extension_headers() {
     let mut world = World::new(Family::V6);
     let at = world.host_at(PORT);
     world.host.listen(at, Application::Echo).unwrap();
@@ -130,7 +130,7 @@ fn a_connection_lives_behind_extension_headers() {
 }
 
 #[test]
-fn what_a_host_must_refuse_draws_the_error_at_its_layer() {
+fn invalid_headers_get_an_error_at_the_ip_layer() {
     /// A chain of extension headers, and the errors in answer: type, code and
     /// pointer.
     type Case<'a> = (&'a [(u8, Vec<u8>)], &'a [(u8, u8, u32)]);
@@ -173,7 +173,7 @@ fn what_a_host_must_refuse_draws_the_error_at_its_layer() {
 }
 
 #[test]
-fn an_unknown_next_header_is_named_where_it_stands() {
+fn the_error_points_at_an_unknown_next_header() {
     let mut world = world(Family::V6);
     let mut unknown = world.segment(PORT, TcpFlags::SYN);
     unknown[6] = 253;
@@ -233,7 +233,7 @@ pub fn checksummed(mut packet: Vec<u8>) -> Vec<u8> {
 }
 
 #[test]
-fn options_of_ipv4_are_taken_but_for_source_routes() {
+fn ipv4_options_are_accepted_except_source_routes() {
     const LOOSE: u8 = 131;
     let syn_ack = (protocol::TCP, (TcpFlags::SYN | TcpFlags::ACK).0, 0);
     let pointer = |at: u32| at << 24;
@@ -301,7 +301,7 @@ fn a_wrong_checksum_is_never_answered() {
 /// The echo of a datagram has the datagram's length, whatever follows it in the
 /// packet.
 #[test]
-fn what_lies_behind_a_datagram_is_none_of_it() {
+fn bytes_after_a_datagram_are_not_echoed() {
     let mut world = world(Family::V4);
     let mut packet = udp(&world, PORT);
     packet.extend(b"more");

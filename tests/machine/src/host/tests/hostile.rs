@@ -62,7 +62,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn any_segments_walk_as_documented(
+    fn arbitrary_segments_pass_the_documented_layers(
         segments in prop::collection::vec(segment(), 1..40),
         six in any::<bool>(),
     ) {
@@ -72,7 +72,7 @@ proptest! {
 
 /// Segments that have failed once.
 #[test]
-fn segments_that_once_failed_walk_as_documented() {
+fn segments_that_once_failed_pass_the_documented_layers() {
     for segment in [(40_000, 80, 0, 0, 88, vec![], vec![0]), (0, 80, 0, 0, 74, vec![], vec![])] {
         walk_as_documented(&[segment], Family::V4);
     }

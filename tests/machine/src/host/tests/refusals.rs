@@ -60,7 +60,7 @@ fn a_block_at_the_discard_layer_silences_it() {
 }
 
 #[test]
-fn the_open_points_can_be_played_each_way() {
+fn each_answer_to_the_open_points_can_be_simulated() {
     let play = |open_points: OpenPoints| {
         let mut world = World::with(Family::V4, Options::default(), open_points);
         let syn = world.segment(CLOSED, TcpFlags::SYN);
@@ -92,7 +92,7 @@ fn the_open_points_can_be_played_each_way() {
 }
 
 #[test]
-fn what_a_listener_cannot_use_is_reset_with_its_reason() {
+fn segments_that_a_listener_cannot_use_are_reset_with_a_reason() {
     let syn_fin = TcpFlags::SYN | TcpFlags::FIN;
     for (flags, why) in [
         (TcpFlags::ACK, reason::INET_ACK_INVALID),

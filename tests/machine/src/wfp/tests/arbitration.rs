@@ -76,7 +76,7 @@ fn final_(action: ActionType) -> Fake {
 }
 
 #[test]
-fn nothing_decides_means_permit() {
+fn without_a_decision_the_engine_permits() {
     let decision = Stack::new().classify();
     assert!(!decision.blocked() && !decision.hard);
     assert_eq!(decision.filter_id, None);
@@ -258,7 +258,7 @@ fn a_discard_layer_can_start_with_or_without_the_right() {
 }
 
 #[test]
-fn what_stands_in_action_type_at_first_is_an_option() {
+fn the_initial_action_type_is_an_option() {
     let options = Options { initial_action: ActionType::NONE, ..Options::default() };
     let mut stack = Stack::at(LAYER, options);
     stack.callout(0, UNKNOWN, Fake::new(|_, _, _| {}));

@@ -34,7 +34,7 @@ fn registering_needs_a_key_and_known_flags() {
 }
 
 #[test]
-fn what_is_not_registered_cannot_be_unregistered() {
+fn a_callout_that_is_not_registered_cannot_be_unregistered() {
     let engine = Engine::new();
     let id = engine.callout_register(key(1), 0, Fake::idle()).unwrap();
     let unknown = Status::FWP_CALLOUT_NOT_FOUND;
@@ -130,7 +130,7 @@ fn notices_follow_a_filters_life() {
 }
 
 #[test]
-fn what_is_rolled_back_is_deleted_for_the_callout_too() {
+fn a_rollback_notifies_the_callout_of_a_delete() {
     use NotifyType::{AddFilter, DeleteFilter};
     let fake = Fake::idle();
     let (engine, session, _) = with_callout(0, fake.clone());

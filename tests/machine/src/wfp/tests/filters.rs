@@ -21,7 +21,7 @@ fn refused(change: impl Fn(&mut Filter)) -> Status {
 }
 
 #[test]
-fn what_a_filter_refers_to_must_exist() {
+fn the_objects_that_a_filter_references_must_exist() {
     assert_eq!(refused(|it| it.layer = key(9)), Status::FWP_LAYER_NOT_FOUND);
     assert_eq!(refused(|it| it.provider = Some(key(9))), Status::FWP_PROVIDER_NOT_FOUND);
     assert_eq!(refused(|it| it.sublayer = key(9)), Status::FWP_SUBLAYER_NOT_FOUND);

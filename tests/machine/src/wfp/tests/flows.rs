@@ -28,7 +28,7 @@ fn noting() -> (Arc<Fake>, Arc<Mutex<Vec<u64>>>) {
 }
 
 #[test]
-fn a_context_comes_with_its_flow_only() {
+fn a_context_is_passed_only_for_its_flow() {
     let (fake, seen) = noting();
     let (engine, id) = inspected(0, fake);
     let (first, second) = (engine.flow_create(), engine.flow_create());
@@ -135,7 +135,7 @@ fn a_callout_with_contexts_is_busy() {
 }
 
 #[test]
-fn conditional_on_flow_skips_what_has_no_context() {
+fn conditional_on_flow_skips_flows_without_context() {
     let (fake, seen) = noting();
     let (engine, id) = inspected(CALLOUT_FLAG_CONDITIONAL_ON_FLOW, fake);
     let flow = engine.flow_create();

@@ -16,7 +16,7 @@ fn open_waiting(engine: &Engine, txn_wait_timeout_ms: u32) -> SessionId {
 }
 
 #[test]
-fn abort_takes_everything_back() {
+fn abort_undoes_all_changes() {
     let (engine, session) = engine();
     let kept = engine.filter_add(session, filter(ActionType::BLOCK)).unwrap();
     let before = engine.objects();
