@@ -34,7 +34,7 @@ pub fn take(figures: &mut Figures, effort: Effort, most: u32) -> Result<()> {
     let stage = timed(&[number("FlowLimit", most)])?;
     let subject = Subject::data(Family::V4, machine::wfp::FlowHandle(1));
     let none = nanoseconds(&stage, effort, &[&stage.call(LAYER, &subject)?])?;
-    figures.add("flows, packets in no order", "a packet of none", "ns", none);
+    figures.add("flows, packets in random order", "a packet without flow", "ns", none);
     let mut begun = 0;
     for count in [1 << 10, 1 << 14, 1 << 17, 1 << 20_u32].into_iter().filter(|count| *count <= most) {
         while begun < count {
@@ -46,13 +46,13 @@ pub fn take(figures: &mut Figures, effort: Effort, most: u32) -> Result<()> {
         let random = &mut Random::new(u64::from(count));
         shuffle(&mut flows, random);
         let some = time(&stage, effort, &subject, packets(&flows[..ACTIVE], random), None)?;
-        figures.add("flows, packets in no order", format!("{ACTIVE} of {count}"), "ns", some);
+        figures.add("flows, packets in random order", format!("{ACTIVE} of {count}"), "ns", some);
         let all = time(&stage, effort, &subject, packets(&flows, random), None)?;
-        figures.add("flows, packets in no order", format!("all of {count}"), "ns", all);
+        figures.add("flows, packets in random order", format!("all of {count}"), "ns", all);
         for bytes in RECORDS {
             let floor = floor(&stage, effort, &subject, flows.len(), bytes)?;
             let name = format!("all of {count}, a word in {bytes} bytes each");
-            figures.add("flows, what memory takes", name, "ns", floor);
+            figures.add("flows, memory alone", name, "ns", floor);
         }
     }
     Ok(())

@@ -57,7 +57,7 @@ pub(super) fn take(figures: &mut Figures, effort: Effort, null: f64) -> Result<(
         for (at, (name, discard)) in walk.layers.iter().enumerate() {
             let name = format!("{}: {}", walk.name, layer_name(name, family, *discard));
             figures.cost(GROUP, &name, Some((near[at], null)), &costs[at]);
-            for (what, times) in [("packets of their own", &new), ("their lines alone", &floor)] {
+            for (what, times) in [("far structures", &new), ("lines of far structures alone", &floor)] {
                 figures.add(&format!("{GROUP}, {what}: time"), &name, "ns", times[at]);
                 figures.add(
                     &format!("{GROUP}, {what}: times the null callout"),

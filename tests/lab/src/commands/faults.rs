@@ -17,7 +17,7 @@ use super::driver;
 /// Which calls fail, and how.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Seed: decides how calls after the first one fail
+    /// Seed of the failures after the first one
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Number of runs at a time [default: the number of processors]

@@ -52,7 +52,7 @@ enum Lab {
     Mutate(mutate::Arguments),
     /// Build the driver package: .sys, .inf, .cat, .pdb and a test certificate
     Package(package::Arguments),
-    /// Play a capture through the driver: output is text, JSON lines, or a page
+    /// Play a capture through the driver; print text, JSON lines or a page
     Trace(trace::Arguments),
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
