@@ -10,12 +10,12 @@
 //! | [`native`] | the same classifies in the native build, counted by callgrind |
 //! | [`count`] | instructions, locks, and cache lines that two processors share |
 //! | [`direct`] | replacements for the driver's imports that are as short as the kernel's |
-//! | [`time`] | nanoseconds a call, on one processor and on two |
-//! | [`walks`] | walks in order, for the layers that are not to be shown alone |
+//! | [`time`] | nanoseconds per call, on one processor and on two |
+//! | [`walks`] | walks in the documented order |
 //! | [`figures`] | every measurement, in one run |
 //! | `flows` | what many flows cost, beside the cost of memory itself |
 //! | `order` | each layer of a walk in order |
-//! | `matrix` | every layer under every policy that changes what a classify does |
+//! | `policies` | every layer under every policy that changes what a classify does |
 //! | `tracing` | what events cost, with a session and without |
 //! | [`report`] | the figures as text, JSON and a page, compared with earlier ones |
 

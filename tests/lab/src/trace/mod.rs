@@ -7,23 +7,23 @@
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `source`, `capture`, `pcapng` | bytes of a file, frames of those |
-//! | `link` | the IP packet of a frame, whatever is around it |
+//! | `source`, `capture`, `pcapng` | the bytes of a file, and its frames |
+//! | `link` | the IP packet in a frame |
 //! | `feed` | one pass over a file |
-//! | `roles`, `survey` | whose side it is, and who answers where |
-//! | `replay` | the host that plays the packets |
-//! | `progress` | what a segment is to its connection |
 //! | `roles`, `survey` | which side is the host, and who answers where |
 //! | `replay` | the host that plays the packets |
 //! | `progress` | what a segment does to its connection |
-//! | `lines` | the same as JSON, line by line |
+//! | `segments`, `connection`, `datagrams` | the layers that a packet passes |
 //! | `room` | maps of bounded size |
 //! | `account`, `timeline` | what is stored |
 //! | `lines` | JSON, line by line |
-//! closed. Segments reach the stream layer in the order of the capture. Bytes in
-//! the host's own SYN are not shown as sent: no document says which layers they
-//! pass. The kernel's clock does not follow the capture's, so the driver's scan
-//! reports do not either.
+//! | [`arbitrary`] | captures of arbitrary segments, for the fuzzer and the tests |
+//!
+//! A capture does not show everything. A socket that never answers counts as
+//! closed. Segments reach the stream layer in the order of the capture. Data in
+//! the host's own SYN are not indicated as sent, because no document lists the
+//! layers that they pass. The kernel's clock does not follow the capture's, so the
+//! driver's scan reports do not, either.
 
 #![forbid(unsafe_code)]
 
