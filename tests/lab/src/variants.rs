@@ -78,7 +78,7 @@ pub static ALL: [Variant; 14] = [
     variant("nbl-at-ip-header", "at INBOUND_IPPACKET_DISCARD the data starts at the IP header", |plan| {
         plan.open_points.ippacket_discard_start = DataStart::IpHeader;
     }),
-    variant("nbl-at-payload", "at INBOUND_IPPACKET_DISCARD the data starts behind the UDP header", |plan| {
+    variant("nbl-at-payload", "at INBOUND_IPPACKET_DISCARD the data starts after the UDP header", |plan| {
         plan.open_points.ippacket_discard_start = DataStart::Payload;
     }),
     variant("nbl-in-pieces", "packets are cut into MDLs of one byte", |plan| {

@@ -53,7 +53,7 @@ fn one_of<T: Copy + Send + Sync + 'static>(all: [(&'static str, T); 2]) -> impl 
 fn status(name: &str) -> Result<Status, String> {
     let found = Status::ALL.iter().find(|(known, status)| *known == name && !status.is_success());
     found.map(|(_, status)| *status).ok_or_else(|| {
-        format!("{name}: expected a failure status that the lab knows, such as STATUS_NO_MEMORY")
+        format!("{name}: expected a failure status that the lab knows, such as STATUS_INSUFFICIENT_RESOURCES")
     })
 }
 
