@@ -1,4 +1,4 @@
-//! The driver's own counters, as it says them to a session that asks.
+//! The driver's own counters, as it reports them to a session.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,24 +10,27 @@ use machine::wfp::{Change, Engine, Guid};
 
 use crate::hushport::EVENT_PROVIDER;
 
-/// How often each callout came to each verdict, all processors together.
+/// How often each callout reached each verdict, on all processors together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters(BTreeMap<Guid, BTreeMap<String, u64>>);
 
-/// Keyword of the counters' events (docs/EVENTS.md).
+/// The keyword of counter events (docs/EVENTS.md).
 const KEYWORD: u64 = 0x40;
-/// Level of the counters of each callout: verbose.
+/// The level of a callout's counters: verbose.
 const LEVEL: u8 = 5;
 
 impl Counters {
-    /// Asks for them; zero counts are left out. A driver that is told to say
-    /// nothing (`Trace` 0) says these neither.
+    /// Reads the counters; those that are zero are left out. A driver with `Trace`
+    /// 0 does not report them.
     pub fn read(kernel: &Arc<Kernel>, engine: &Engine) -> Result<Self> {
         let filter = Filter { level: LEVEL, any: KEYWORD, all: 0 };
         let enable = Enable { provider: EVENT_PROVIDER, filter, zero: ZeroKeyword::default() };
-        // To a session that comes the driver says its state.
+        // The driver reports its counters when a session starts.
         let events = kernel.trace(enable, None).events();
-        ensure!(events.iter().any(|event| event.name == "Counters"), "the driver does not say its counters");
+        ensure!(
+            events.iter().any(|event| event.name == "Counters"),
+            "the driver does not report its counters"
+        );
         let callouts = callouts(engine);
         let mut counters = Self::default();
         for event in events.iter().filter(|event| event.name == "LayerCounters") {
@@ -43,7 +46,7 @@ impl Counters {
         Ok(counters)
     }
 
-    /// A callout's verdicts.
+    /// The verdicts of a callout.
     pub fn of(&self, callout: Guid) -> BTreeMap<String, u64> {
         self.0.get(&callout).cloned().unwrap_or_default()
     }
@@ -53,7 +56,7 @@ impl Counters {
         callouts(engine).get(layer).map(|callout| self.of(*callout)).unwrap_or_default()
     }
 
-    /// How often a callout was asked.
+    /// How often a callout was called.
     pub fn asked(&self, callout: Guid) -> u64 {
         self.0.get(&callout).into_iter().flat_map(BTreeMap::values).sum()
     }

@@ -1,4 +1,4 @@
-//! Each documented flow as the driver's callouts saw it, beside the documents.
+//! The layers of each documented flow, as the driver's callouts saw them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
@@ -7,15 +7,15 @@ use machine::host::documented::{self, Comparison, Expected};
 use machine::host::{Event, Log, Record};
 use machine::wfp::{Change, Engine, Guid};
 
-/// The layers at which a driver's callouts stand, by the callout's key.
+/// The layers at which a driver has callouts, by the callout's key.
 pub struct Watched {
     callouts: HashMap<Guid, &'static str>,
-    /// Where a filter leads to one, by name without family.
+    /// The layers where a filter calls one of them, by name without family.
     led_to: BTreeSet<String>,
 }
 
 impl Watched {
-    /// Every callout that was added to the engine.
+    /// Reads every callout that was added to the engine.
     pub fn of(engine: &Engine) -> Self {
         let mut callouts = HashMap::new();
         let mut led_to = BTreeSet::new();
@@ -38,12 +38,12 @@ impl Watched {
         self.callouts.contains_key(&callout)
     }
 
-    /// Whether a filter leads to a callout at a layer, named without family.
+    /// Whether a filter calls a callout at a layer. The layer's name has no family.
     pub fn stands_at(&self, layer: &str) -> bool {
         self.led_to.contains(layer)
     }
 
-    /// How often each of the callouts was called in all that is logged.
+    /// How often each callout was called in the whole log.
     pub fn invocations(&self, log: &Log) -> BTreeMap<Guid, u64> {
         let steps = log.records().flat_map(|record| &record.steps);
         let mut counts = BTreeMap::new();
@@ -55,37 +55,38 @@ impl Watched {
         counts
     }
 
-    /// The layers of an event as the callouts saw them, in order. A layer
-    /// counts where its callout ran, under the name for which it was added.
+    /// The layers of an event at which callouts ran, in order. A layer has the name
+    /// under which its callout was added.
     pub fn seen(&self, record: &Record) -> Vec<&'static str> {
         let invocations = record.steps.iter().flat_map(|step| &step.decision.invocations);
         invocations.filter_map(|invocation| self.callouts.get(&invocation.callout_key).copied()).collect()
     }
 }
 
-/// An event of the flows, and what was seen of it.
+/// An event that has a documented order, with what was seen of it.
 #[derive(Clone, Debug)]
 pub struct Flow {
     /// The event.
     pub event: Event,
-    /// How often it was met.
+    /// How often it occurred.
     pub met: usize,
-    /// The different sequences seen.
+    /// The different sequences of layers that were seen.
     pub seen: BTreeSet<String>,
-    /// The first that is not as documented.
+    /// The first deviation from the documented order.
     pub deviation: Option<String>,
 }
 
-/// The events for which there is a documented order, as they come.
+/// The events that have a documented order, as they occur.
 #[derive(Clone, Debug, Default)]
 pub struct Flows(BTreeMap<Event, Flow>);
 
 impl Flows {
-    /// Takes one record in. `stands` says of a layer, named without family,
-    /// whether the driver is expected to see it.
+    /// Adds a record. `stands` tells whether the driver is expected to see a layer,
+    /// named without family.
     pub fn note(&mut self, record: &Record, watched: &Watched, stands: impl Fn(&str) -> bool) -> Comparison {
         let (event, seen) = (record.event, watched.seen(record));
-        // What the record before lists is not expected here again.
+        // The record before this one lists these layers, so they are not expected
+        // here.
         let listed = |layer: &str| record.is_rest && layer.starts_with("INBOUND");
         let expected = |layer: &str| stands(layer) && !listed(layer);
         let comparison = documented::compare(event, seen.iter().copied(), record.stopped(), expected);
@@ -104,27 +105,26 @@ impl Flows {
         comparison
     }
 
-    /// In the order of the page.
+    /// Iterates in the order of the documents.
     pub fn iter(&self) -> impl Iterator<Item = &Flow> {
         self.0.values()
     }
 }
 
-/// The most different sequences of one event that are kept.
+/// The maximum number of different sequences that are stored for an event.
 const SEQUENCES: usize = 32;
 
-/// Every event of a log for which there is a documented order, in the order of
-/// the page.
+/// Every event of a log that has a documented order, in the order of the documents.
 pub fn flows(log: &Log, watched: &Watched) -> Vec<Flow> {
     let mut flows = Flows::default();
     for record in log.records() {
-        // What differs is kept with the flow.
+        // A deviation is stored with its flow.
         let _ = flows.note(record, watched, |_| true);
     }
     flows.0.into_values().collect()
 }
 
-/// The same with the segments behind the first as an ellipsis.
+/// The layers, with an ellipsis for all segments after the first.
 fn folded(seen: &[&'static str]) -> Vec<&'static str> {
     const SEGMENT: usize = 2;
     let mut folded = seen.to_vec();
@@ -154,8 +154,8 @@ impl fmt::Display for Flow {
     }
 }
 
-/// The documented order in words: what is open in parentheses, what may repeat
-/// with an ellipsis.
+/// The documented order in words: optional layers in parentheses, an ellipsis for
+/// repetition.
 pub fn sequence(event: Event) -> String {
     let layers = documented::sequence(event).unwrap_or_default().iter().map(|expected| match expected {
         Expected::Layer(name) => (*name).to_owned(),

@@ -1,25 +1,25 @@
-//! hushport's lab, on Linux.
+//! hushport's lab: builds the driver, runs it on Linux, and tests it.
 //!
-//! It builds the shipping `.sys`, runs it in a [`machine`] and puts it between
-//! real scanners and a TCP host.
+//! It runs the shipping `.sys` in a [`machine`], between real scanners and a TCP
+//! host.
 //!
 //! | module | guarantee |
 //! |---|---|
-//! | [`setup`] | what the lab needs on the machine, and the build of the driver |
+//! | [`setup`] | the lab's requirements are on the machine, and the driver is built |
 //! | [`hushport`] | the driver's names and promises, which `machine` does not know |
-//! | [`traffic`], [`storm`] | indications of every kind from a seed; and under them the driver comes and goes |
-//! | [`world`] | machine, host and network namespace, running; [`scan`] is nmap in it |
-//! | [`variants`] | the points that documents leave open, by name |
-//! | [`policy`] | the driver's values and what it makes of them |
-//! | [`remote_registry`] | the driver's values from outside, while a host is up |
-//! | [`counters`] | what the driver counted |
+//! | [`traffic`], [`storm`] | indications of every kind from a seed; the driver starts and stops under them |
+//! | [`world`] | machine, host and network namespace, running; [`scan`] runs nmap in it |
+//! | [`variants`] | the points that the documents leave open, by name |
+//! | [`policy`] | the driver's values, and which of them are in force |
+//! | [`remote_registry`] | the driver's values from another process, while a host is up |
+//! | [`counters`] | the driver's own counters |
 //! | [`package`] | the driver package: INF, catalog, test signatures |
-//! | [`bench`] | what a classify costs: time, instructions, what it locks and writes |
+//! | [`bench`] | what a classify costs: time, instructions, locks and writes |
 //! | [`mutate`] | changes of the driver, each of which a test must notice |
 //! | [`trace`] | plays a capture file through the driver |
-//! | [`flows`] | each documented flow as the driver's callouts saw it |
-//! | [`printable`] | text from outside, safe for a terminal |
-//! | [`report`] | what people read |
+//! | [`flows`] | the layers of each documented flow, as the driver's callouts saw them |
+//! | [`printable`] | escapes text from elsewhere, so that it is safe to print |
+//! | [`report`] | reports for people |
 //! | [`suites`] | every test under a time limit |
 //! | [`commands`] | `cargo lab …` |
 

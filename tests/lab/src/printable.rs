@@ -1,8 +1,8 @@
-//! Text of foreign origin, made safe to show.
+//! Escapes text from elsewhere, so that it is safe to print.
 
-/// The text with everything escaped that does not print: control characters,
-/// and format characters such as U+202E, which reverses what is around it.
-/// File names, interface names and comments are anybody's text.
+/// Escapes control characters, and format characters such as U+202E, which reverses
+/// the text around it. The text of file names, interface names and comments is not
+/// trusted.
 pub fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for character in text.chars() {
@@ -20,7 +20,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_prints_is_left() {
+    fn characters_that_do_not_print_are_escaped() {
         let kept = r#"\Device\NPF_{4-2} "Ethernet 2" 'ß', 日本, العربية, 🦀"#;
         assert_eq!(printable(kept), kept);
         let hostile = [

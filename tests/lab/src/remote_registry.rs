@@ -1,8 +1,8 @@
-//! The driver's values from outside: a socket that a running host serves.
+//! Reads and changes the driver's values through a socket of a running host.
 //!
-//! `cargo lab up` serves it, `cargo lab reg` asks. A change goes the way that
-//! any change of the registry goes: the driver watches the key. The answer comes
-//! when the driver has read the change, with what it made of it.
+//! `cargo lab up` serves the socket, `cargo lab reg` is the client. A change takes
+//! the way of any registry change: the driver watches the key. The reply comes
+//! after the driver has read the change, and holds what it accepted and refused.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -24,48 +24,48 @@ use serde::{Deserialize, Serialize};
 use crate::policy::{Refusal, State, state, table};
 use crate::setup;
 
-/// How long either side waits for the other; longer than for the driver.
+/// How long either side waits for the other; longer than the wait for the driver.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What can be asked.
+/// A request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Every value.
     List,
-    /// Sets values, or deletes those that have none here.
+    /// Sets values; deletes those that are `None` here.
     Change(Vec<(String, Option<RegistryValue>)>),
 }
 
-/// What is answered.
+/// A reply.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reply {
-    /// Every value of the registry, after what was asked.
+    /// Every value of the registry, after the request.
     pub values: Vec<(String, RegistryValue)>,
-    /// Names that were to be deleted and were not there.
+    /// Names that were to be deleted but did not exist.
     pub missing: Vec<String>,
-    /// What the driver says; `None` where none runs that says it.
+    /// The policy that the driver reports; `None` if no driver reports one.
     pub policy: Option<Policy>,
-    /// Why the driver cannot be asked.
+    /// Why the driver could not be asked.
     pub failure: Option<String>,
 }
 
-/// What the driver made of the registry.
+/// What the driver accepted and refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Policy {
-    /// What stands refused.
+    /// The values that are refused now.
     pub refused: Vec<Refusal>,
-    /// What is in force of every value that the driver knows.
+    /// What is in force for every value that the driver knows.
     pub in_force: BTreeMap<String, RegistryValue>,
 }
 
 impl Reply {
-    /// A value by its name, which is compared without case.
+    /// Finds a value by its name. Case is ignored.
     pub fn value(&self, name: &str) -> Option<&RegistryValue> {
         self.values.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 }
 
-/// A registry that can be asked; dropped, it cannot any more.
+/// A served registry; it is served until this is dropped.
 pub struct Served {
     path: PathBuf,
     over: Arc<AtomicBool>,
@@ -74,22 +74,22 @@ pub struct Served {
 }
 
 impl Served {
-    /// Serves a service's values where [`ask`] looks for them; with the file of
-    /// the driver, if that says what it made of them.
+    /// Serves a service's values where [`ask`] looks for them. With the path of the
+    /// driver, replies hold its policy.
     pub fn start(kernel: Arc<Kernel>, service: &str, driver: Option<&Path>) -> Result<Self> {
         Self::at(setup::state().join("registry.sock"), kernel, service, driver)
     }
 
-    /// Serves them at a path.
+    /// Serves the values at a path.
     pub fn at(path: PathBuf, kernel: Arc<Kernel>, service: &str, driver: Option<&Path>) -> Result<Self> {
         let lock = serve_alone(&path)?;
-        // Of an earlier run that was killed.
+        // An earlier run that was killed may have left a socket.
         let _was_there = std::fs::remove_file(&path);
         let listener = short(&path)
             .and_then(|(_folder, short)| UnixListener::bind(short))
             .with_context(|| path.display().to_string())?;
         let over = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&over);
+        let closing = Arc::clone(&over);
         let mut server = Server {
             kernel,
             key: parameters_key(service),
@@ -99,10 +99,10 @@ impl Served {
         server.begin()?;
         let thread = std::thread::Builder::new().name("registry".to_owned()).spawn(move || {
             for stream in listener.incoming() {
-                if told.load(Ordering::SeqCst) {
+                if closing.load(Ordering::SeqCst) {
                     return;
                 }
-                // A client that breaks off does no harm.
+                // A client that disconnects early does no harm.
                 let _answered_or_not = stream.map_err(Into::into).and_then(|stream| server.answer(stream));
             }
         })?;
@@ -121,7 +121,8 @@ impl Drop for Served {
     }
 }
 
-/// A lock that says that a path is served, for as long as it is held.
+/// A lock that shows that a path is served. It is held as long as this file is
+/// open.
 fn serve_alone(path: &Path) -> Result<Flock<File>> {
     let lock = path.with_extension("lock");
     if let Some(folder) = path.parent() {
@@ -132,8 +133,9 @@ fn serve_alone(path: &Path) -> Result<Flock<File>> {
         .map_err(|_| anyhow::anyhow!("another host is up already: it serves {}", path.display()))
 }
 
-/// A path to the socket that fits into a socket's address, which holds 108 bytes: it
-/// leads through the folder's descriptor, which is to be kept until it was used.
+/// A path to the socket that fits into a socket address, which holds 108 bytes. It
+/// leads through the descriptor of the folder, which must stay open until the path
+/// was used.
 fn short(path: &Path) -> io::Result<(File, PathBuf)> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
     let folder = File::open(path.parent().ok_or_else(invalid)?)?;
@@ -147,7 +149,7 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(short)
 }
 
-/// The served side.
+/// The server.
 struct Server {
     kernel: Arc<Kernel>,
     /// The key of the values.
@@ -158,7 +160,7 @@ struct Server {
 }
 
 impl Server {
-    /// Takes in what is in force before anything is changed.
+    /// Reads what is in force before anything is changed.
     fn begin(&mut self) -> Result<()> {
         self.good = self.values();
         if let Some(sys) = &self.driver {
@@ -179,7 +181,8 @@ impl Server {
             let key = self.key.clone();
             for (name, value) in changes {
                 let was_there = self.kernel.registry().value(&key, &name).is_some();
-                // How many watches fired does not matter: the reading counts.
+                // The number of watches that fired does not matter; the reading
+                // counts.
                 let _fired = match value {
                     Some(value) => self.kernel.set_value(&key, &name, value),
                     None if was_there => self.kernel.delete_value(&key, &name),
@@ -201,7 +204,7 @@ impl Server {
         write(&mut stream, &reply)
     }
 
-    /// What the driver made of the last change.
+    /// The driver's policy after the last change.
     fn policy(&mut self, sys: &Path, last: Option<(String, u64)>, values: &state::Values) -> Result<Policy> {
         let changed = last.is_some();
         if let Some((name, change)) = last {
@@ -222,7 +225,7 @@ impl Server {
         Ok(Policy { in_force: in_force.collect(), refused: state.refused })
     }
 
-    /// Beside a value that is refused, only `Mode` 0 or 1 takes effect.
+    /// While another value is refused, only `Mode` 0 or 1 takes effect.
     fn switch(&mut self, values: &state::Values) {
         const MODE: &str = "Mode";
         let mode = values.iter().find(|(name, _)| name.eq_ignore_ascii_case(MODE)).map(|(_, value)| value);
@@ -234,7 +237,7 @@ impl Server {
     }
 }
 
-/// What is in force where a value is absent.
+/// What is in force if a value is absent.
 pub fn default(known: &table::Known) -> RegistryValue {
     match known.default.parse() {
         Ok(number) => RegistryValue::dword(number),
@@ -242,7 +245,7 @@ pub fn default(known: &table::Known) -> RegistryValue {
     }
 }
 
-/// Asks the host that is up.
+/// Asks the running host.
 pub fn ask(request: &Request) -> Result<Reply> {
     ask_at(&setup::state().join("registry.sock"), request)
 }
@@ -255,7 +258,7 @@ pub fn ask_at(path: &Path, request: &Request) -> Result<Reply> {
     read(&stream)
 }
 
-/// One line of JSON.
+/// Writes one line of JSON.
 fn write(stream: &mut UnixStream, message: &impl Serialize) -> Result<()> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
@@ -269,7 +272,7 @@ fn read<T: for<'a> Deserialize<'a>>(stream: &UnixStream) -> Result<T> {
     Ok(serde_json::from_str(&line)?)
 }
 
-/// A value as people read it, with its type.
+/// A value in plain text, with its type.
 pub fn text(value: &RegistryValue) -> String {
     let wide = || {
         let units = value.data.chunks_exact(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]]));
@@ -296,7 +299,8 @@ mod tests {
     #[test]
     fn a_served_registry_is_read_changed_and_gone_at_the_end() {
         let directory = tempfile::tempdir().unwrap();
-        // A checkout may lie deep: this is more than a socket's address holds.
+        // A checkout's path may be longer than a socket address allows; this one
+        // is.
         let folder = directory.path().join("a".repeat(100)).join("b".repeat(100));
         std::fs::create_dir_all(&folder).unwrap();
         let path = folder.join("registry.sock");
@@ -320,7 +324,7 @@ mod tests {
         assert_eq!(change("Mode", None).missing, ["Mode"]);
         assert_eq!(machine.kernel().registry().values(&parameters_key(hushport::SERVICE)).len(), 1);
 
-        // Whoever talks nonsense is not answered, and does no harm.
+        // An invalid request gets no reply and does no harm.
         let mut nonsense = connect(&path).unwrap();
         nonsense.write_all(b"nonsense\n").unwrap();
         assert_eq!(ask_at(&path, &Request::List).unwrap().values.len(), 1);

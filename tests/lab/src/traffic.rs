@@ -1,8 +1,9 @@
 //! Indications of every kind, hostile ones too, from a seed.
 //!
-//! For the engine directly, without a host: what a stack would never send comes
-//! as often as what it would. Values keep to the types of their fields, which is
-//! the engine's own promise; everything else may be absent, short or absurd.
+//! They go to the engine directly, without a host. Indications that a stack would
+//! never send are as frequent as those that it would. Values have the types of
+//! their fields, as the engine guarantees; everything else may be absent, short or
+//! absurd.
 
 use std::sync::Arc;
 
@@ -18,23 +19,23 @@ const FLAGS: [u32; 6] = [0, 1, 2, 4, 0x8000_0000, 0xFFFF_FFFF];
 /// TCP SYN, as in the header's flags octet (RFC 9293).
 pub const SYN: u8 = 0x02;
 
-/// What stands at a layer's `layerData`.
+/// The `layerData` of an indication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Data {
     /// NULL.
     None,
-    /// A packet, and where its data starts.
+    /// A packet, and the offset at which its data starts.
     Packet(Vec<u8>, usize),
     /// Stream bytes and `FWPS_STREAM_FLAG_*`.
     Stream(Vec<u8>, u32),
 }
 
-/// An indication that owns what it shows.
+/// An indication that owns its data.
 #[derive(Clone, Debug)]
 pub struct Indication {
     /// The layer.
     pub layer: &'static LayerInfo,
-    /// All of its fields.
+    /// The values of all its fields.
     pub values: Vec<Value>,
     /// Metadata.
     pub metadata: Metadata,
@@ -43,7 +44,7 @@ pub struct Indication {
 }
 
 impl Indication {
-    /// As the engine takes it.
+    /// The request to the engine.
     pub fn request(&self) -> Request<'_> {
         let data = match &self.data {
             Data::None => LayerData::None,
@@ -60,11 +61,11 @@ impl Indication {
         }
     }
 
-    /// A segment for a port where nobody listens, at the layer where the stack
-    /// discards it: a driver that keeps closed ports silent blocks it.
+    /// A segment for a closed port, at the layer where the stack discards it. A
+    /// driver that keeps closed ports silent blocks it.
     ///
     /// # Panics
-    /// If the fact tables lack the layer.
+    /// If the table of layers lacks the layer.
     pub fn closed_port(family: Family, port: u16, tcp_flags: u8) -> Self {
         let name = format!("INBOUND_TRANSPORT_{family:?}_DISCARD");
         let layer = layers().iter().find(|layer| layer.name == name).expect("a layer of the tables");
@@ -99,7 +100,7 @@ impl Indication {
     }
 }
 
-/// Indications without end.
+/// An endless sequence of indications.
 #[derive(Clone, Debug)]
 pub struct Traffic {
     random: Random,
@@ -111,7 +112,7 @@ impl Traffic {
         Self { random: Random::new(seed) }
     }
 
-    /// Anything at any layer.
+    /// A random indication at any layer.
     ///
     /// # Panics
     /// If there are no layers.
@@ -120,7 +121,7 @@ impl Traffic {
         self.at(layer)
     }
 
-    /// Anything at one layer.
+    /// A random indication at one layer.
     pub fn at(&mut self, layer: &'static LayerInfo) -> Indication {
         let types: Vec<_> = layer.data_fields.iter().map(|field| (field.data_type, field.name)).collect();
         let values = types.into_iter().map(|(kind, name)| self.value(kind, name)).collect();
@@ -162,7 +163,7 @@ impl Traffic {
         bytes.into()
     }
 
-    /// Sizes and handles that are there or not, true or not.
+    /// Metadata: each size, handle and flag is present or absent, plausible or not.
     fn metadata(&mut self) -> Metadata {
         let random = &mut self.random;
         let mut some = |values: &[u32]| match random.once_in(3) {
@@ -218,7 +219,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_fixes_the_traffic_and_every_layer_comes() {
+    fn a_seed_determines_the_traffic_and_every_layer_occurs() {
         let draw = |seed| {
             let mut traffic = Traffic::new(seed);
             (0..2000).map(|_| traffic.anything()).collect::<Vec<_>>()

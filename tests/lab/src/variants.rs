@@ -1,8 +1,8 @@
 //! The worlds: each point that Microsoft's documents leave open, by name.
 //!
-//! What a name turns is a switch of the host, of the filter engine or of the
-//! kernel; names can be combined. Where the documents have a word on the point,
-//! the world without any variant plays that.
+//! A name sets a switch of the host, of the filter engine or of the kernel. Names
+//! can be combined. If the documents say anything about a point, the world without
+//! a variant follows it.
 
 use machine::host::{DataStart, DiscardMetadata, UdpDiscard};
 use machine::nt::{Irql, MdlMapping, NblLayout};
@@ -10,63 +10,64 @@ use machine::wfp::{AfterBlock, DiscardRights};
 
 use crate::world::Plan;
 
-/// One open point, turned the other way.
+/// A point that the documents leave open, with another answer than the default.
 #[derive(Clone, Copy, Debug)]
 pub struct Variant {
     /// Name on the command line.
     pub name: &'static str,
-    /// What is so in this world.
+    /// What is different in this world.
     pub what: &'static str,
-    /// Whether the driver may keep back a RST there.
+    /// Whether the driver can suppress a RST there.
     pub tcp_can_be_silent: bool,
-    /// Whether it may keep back an ICMP error.
+    /// Whether the driver can suppress an ICMP error there.
     pub icmp_can_be_silent: bool,
     turn: for<'a> fn(&mut Plan<'a>),
 }
 
 impl Variant {
-    /// The variant of this name.
+    /// The variant with a name.
     pub fn named(name: &str) -> Option<&'static Self> {
         ALL.iter().find(|variant| variant.name == name)
     }
 
-    /// Turns a plan's world this way.
+    /// Sets this variant's switch in a plan.
     pub fn turn(&self, plan: &mut Plan<'_>) {
         (self.turn)(plan);
     }
 }
 
-/// A reason other than the inferred one: `InetDiscardTcbNotInTcbTable` to the
-/// transport layer, none of `IP_DISCARD_REASON` to the network layer.
+/// A discard reason other than the inferred one: at the transport layer
+/// `InetDiscardTcbNotInTcbTable`, at the network layer no value of
+/// `IP_DISCARD_REASON`.
 const OTHER_REASON: u32 = 25;
 
 const fn variant(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan<'a>)) -> Variant {
     Variant { name, what, tcp_can_be_silent: true, icmp_can_be_silent: true, turn }
 }
 
-/// Every one.
+/// Every variant.
 pub static ALL: [Variant; 14] = [
     variant(
         "transport-before-discard",
-        "a segment without endpoint is shown at INBOUND_TRANSPORT before its discard twin",
+        "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",
         |plan| plan.open_points.transport_before_discard = true,
     ),
     variant(
         "udp-at-transport-discard",
-        "UDP without endpoint is discarded at INBOUND_TRANSPORT_DISCARD, as field reports have it",
+        "UDP without endpoint is discarded at INBOUND_TRANSPORT_DISCARD, as field reports show",
         |plan| plan.open_points.udp_discard = UdpDiscard::Transport,
     ),
     variant(
         "udp-at-both-discards",
-        "UDP without endpoint is shown at the discard twins of both layers",
+        "UDP without endpoint is indicated at both inbound discard layers",
         |plan| plan.open_points.udp_discard = UdpDiscard::Both,
     ),
     variant(
         "reason-other",
-        "what has no endpoint is discarded for another reason of the same module",
+        "packets without endpoint are discarded for another reason of the same module",
         |plan| plan.open_points.discard_metadata = DiscardMetadata::Reason(OTHER_REASON),
     ),
-    variant("reason-absent", "no reason is given for what the stack discards", |plan| {
+    variant("reason-absent", "the metadata of the stack's discards hold no reason", |plan| {
         plan.open_points.discard_metadata = DiscardMetadata::Absent;
     }),
     variant(
@@ -77,7 +78,7 @@ pub static ALL: [Variant; 14] = [
     variant("nbl-at-ip-header", "at INBOUND_IPPACKET_DISCARD the data starts at the IP header", |plan| {
         plan.open_points.ippacket_discard_start = DataStart::IpHeader;
     }),
-    variant("nbl-at-payload", "at INBOUND_IPPACKET_DISCARD the data starts behind the UDP header", |plan| {
+    variant("nbl-at-payload", "at INBOUND_IPPACKET_DISCARD the data starts after the UDP header", |plan| {
         plan.open_points.ippacket_discard_start = DataStart::Payload;
     }),
     variant("nbl-in-pieces", "packets are cut into MDLs of one byte", |plan| {
@@ -89,23 +90,27 @@ pub static ALL: [Variant; 14] = [
     variant("classify-passive", "classifyFn runs at PASSIVE_LEVEL", |plan| {
         plan.machine.classify_irql = Irql::PASSIVE;
     }),
-    variant("block-is-final", "a sublayer's block ends the evaluation of the others", |plan| {
+    variant("block-is-final", "a sublayer's block ends the evaluation of the other sublayers", |plan| {
         plan.engine.after_block = AfterBlock::Stop;
     }),
-    // What the stack makes of UDP and protocols is still decided at
+    // ICMP errors for UDP and other protocols are still decided at
     // OUTBOUND_ICMP_ERROR.
     Variant {
         tcp_can_be_silent: false,
-        ..variant("discard-without-right", "at a discard layer nobody may write the action", |plan| {
-            plan.engine.discard_rights = DiscardRights::NoWrite;
-        })
+        ..variant(
+            "discard-without-right",
+            "at discard layers no callout has the right to write the action",
+            |plan| {
+                plan.engine.discard_rights = DiscardRights::NoWrite;
+            },
+        )
     },
     Variant {
         tcp_can_be_silent: false,
         icmp_can_be_silent: false,
         ..variant(
             "stronger-hard-permit",
-            "a sublayer of more weight hard-permits wherever the driver decides",
+            "a sublayer of higher weight hard-permits at every layer where the driver decides",
             |plan| plan.stronger = true,
         )
     },
@@ -116,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_name_turns_something_of_its_own() {
+    fn each_name_sets_a_switch_of_its_own() {
         let base = format!("{:?}", Plan::default());
         let mut worlds = vec![base];
         for variant in &ALL {
@@ -124,7 +129,7 @@ mod tests {
             let mut plan = Plan::default();
             variant.turn(&mut plan);
             let world = format!("{plan:?}");
-            assert!(!worlds.contains(&world), "{} turns nothing of its own", variant.name);
+            assert!(!worlds.contains(&world), "{} sets no switch of its own", variant.name);
             worlds.push(world);
         }
         assert!(Variant::named("another").is_none());

@@ -138,7 +138,7 @@ fn callgrind_counts_nearly_as_many_in_the_native_build() {
         let most = 1.2 * stepped + 48.0;
         assert!((stepped..=most).contains(&native), "{name}: {native} native, {stepped} in the image");
         assert!(stepped <= 400.0 || !name.contains("exempt"), "{name}: {stepped}");
-        assert!(native <= 212.0 || !name.starts_with("a silenced SYN, V"), "{name}: {native}");
+        assert!(native <= 216.0 || !name.starts_with("a silenced SYN, V"), "{name}: {native}");
     }
 }
 

@@ -91,7 +91,7 @@ fn planted_faults_are_found() {
         ("unchecked", "ExAllocatePool2", "stopped the machine"),
         ("leaks", "IoCreateDevice", "POOL_LEAK"),
         ("keeps_device", "FwpsCalloutRegister3", "DEVICE_LEFT"),
-        ("hides_cause", "IoCreateDevice", "DriverEntry returned STATUS_UNSUCCESSFUL, and not"),
+        ("hides_cause", "IoCreateDevice", "DriverEntry returned STATUS_UNSUCCESSFUL, expected"),
         ("impatient", "FwpsCalloutUnregisterById0", "CALLOUTS_LEFT"),
     ];
     for (wrong, function, text) in cases {

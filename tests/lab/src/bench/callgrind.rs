@@ -1,18 +1,18 @@
-//! What callgrind has counted of the driver alone.
+//! Reads from callgrind's output what it counted for the driver alone.
 //!
-//! Its output ("Callgrind Format Specification", Valgrind's manual) says for
-//! each function what it executed itself, and for each call what it executed
-//! with all that it called. What entered the driver, less what the driver has
-//! called outside itself, is the driver's.
+//! The format ("Callgrind Format Specification", Valgrind's manual) lists the
+//! instructions of each function itself, and those of each call including
+//! everything that it called. The driver's share is what entered it, minus its
+//! calls to functions outside.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result, ensure};
 
-/// A function, and the file it was loaded from.
+/// A function, and the file that contains it.
 type Function = (String, String);
 
-/// Calls from a function to another, as they lie in a profile.
+/// A call record of a profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct CallRecord {
     from: Function,
@@ -20,17 +20,17 @@ struct CallRecord {
     instructions: u64,
 }
 
-/// Calls of one profile.
+/// The calls of a profile.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Profile {
     calls: Vec<CallRecord>,
 }
 
 impl Profile {
-    /// Reads one, written without compression of names.
+    /// Reads a profile without name compression.
     ///
     /// # Errors
-    /// If it counts something else than instructions, or is no profile.
+    /// If it counts anything but instructions, or is no profile.
     pub fn parse(text: &str) -> Result<Self> {
         let (mut profile, mut object, mut function) = (Self::default(), String::new(), String::new());
         let (mut called_object, mut called) = (None, None);
@@ -43,7 +43,7 @@ impl Profile {
                 Some(("cob", name)) => called_object = Some(name.to_owned()),
                 Some(("cfn", name)) => called = Some(once(name)),
                 Some(("calls", _)) => {
-                    // The line behind it: where the call is, and what it took.
+                    // The next line has the position of the call and its cost.
                     let cost = lines.next().and_then(|line| line.split(' ').nth(1));
                     let instructions = cost.map_or(Ok(0), str::parse).context("a call's cost")?;
                     let to = (
@@ -60,9 +60,9 @@ impl Profile {
         Ok(profile)
     }
 
-    /// Instructions of what begins with the functions `enters` names, without
-    /// what is called outside: in another file, or by a name that `leaves`
-    /// names.
+    /// The instructions of everything that begins with a function that `enters`
+    /// accepts, without calls to functions outside: in another file, or with a name
+    /// that `leaves` accepts.
     pub fn within(&self, enters: impl Fn(&str) -> bool, leaves: impl Fn(&str) -> bool) -> u64 {
         let outside = |call: &CallRecord| call.to.0 != call.from.0 || leaves(&call.to.1);
         let mut calls: BTreeMap<&Function, Vec<&CallRecord>> = BTreeMap::new();
@@ -70,7 +70,7 @@ impl Profile {
         let mut waiting = Vec::new();
         for call in &self.calls {
             calls.entry(&call.from).or_default().push(call);
-            // From one function of the driver's to another is no entry.
+            // A call between two functions of the driver is no entry.
             if enters(&call.to.1) && !enters(&call.from.1) {
                 entered += call.instructions;
                 waiting.push(&call.to);
@@ -92,7 +92,7 @@ impl Profile {
     }
 }
 
-/// A function's name without the depth of its recursion.
+/// The name of a function without its recursion level.
 fn once(name: &str) -> String {
     name.rsplit_once('\'').map_or(name, |(name, _)| name).to_owned()
 }
@@ -143,16 +143,16 @@ calls=9 7
 ";
 
     #[test]
-    fn only_what_the_driver_executes_itself_counts() {
+    fn only_the_drivers_own_instructions_count() {
         let profile = Profile::parse(TEXT).unwrap();
         let within = profile.within(|name| name == "driver::thunk", |name| name.starts_with("Ke"));
-        // Its own 100 and 300; not the exports' 550, what they copy, nor its
-        // own copying.
+        // It counts the functions' own 100 and 300. It leaves out the exports' 550,
+        // their copying, and its own copying.
         assert_eq!(within, 400);
     }
 
     #[test]
-    fn what_is_no_profile_is_said() {
+    fn a_text_that_is_no_profile_is_an_error() {
         for text in ["", "events: Cycles\n", "events: Ir\nfn=a\ncfn=b\ncalls=1 1\n1 x\n"] {
             assert!(Profile::parse(text).is_err(), "{text:?}");
         }

@@ -1,4 +1,4 @@
-//! A running driver's callouts, and calls of them.
+//! The callouts of a running driver, and calls of them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::traffic::Family;
 /// ACK (RFC 9293, 3.1).
 const ACK: u8 = 0x10;
 
-/// The callouts of the driver that runs on a machine, by their layers' names.
+/// The callouts of the driver on a machine, by the names of their layers.
 pub struct Callouts {
     kernel: Arc<Kernel>,
     engine: Arc<Engine>,
@@ -23,10 +23,10 @@ pub struct Callouts {
 }
 
 impl Callouts {
-    /// Those that the driver has added.
+    /// The callouts that the driver has added.
     ///
     /// # Errors
-    /// If one of them is registered nowhere, or added at no layer.
+    /// If one of them is not registered, or is added at no layer.
     pub fn of(kernel: &Arc<Kernel>, engine: &Arc<Engine>) -> Result<Self> {
         let mut callouts = BTreeMap::new();
         for change in engine.journal() {
@@ -43,37 +43,39 @@ impl Callouts {
         &self.kernel
     }
 
-    /// The layers that the driver stands at.
+    /// The layers where the driver has callouts.
     pub fn layers(&self) -> impl Iterator<Item = &'static LayerInfo> {
         self.callouts.values().map(|(layer, _)| *layer)
     }
 
-    /// Whether the engine has a filter of the driver's at a layer, and so calls it.
+    /// Whether a filter of the driver is at a layer, so that the engine calls the
+    /// callout.
     pub fn has_filter(&self, layer: &LayerInfo) -> bool {
         let journal = self.engine.journal();
         journal.iter().any(|change| matches!(change, Change::FilterAdd { layer: at, .. } if *at == layer.key))
     }
 
-    /// A call of the driver's callout at a layer, with a subject as that layer
-    /// shows it.
+    /// A call of the driver's callout at a layer, with the indication of a subject
+    /// there.
     ///
     /// # Errors
-    /// If the driver has none there.
+    /// If the driver has no callout there.
     pub fn call(&self, layer: &str, subject: &Subject) -> Result<Prepared> {
         let (info, callout) = self.callouts.get(layer).with_context(|| format!("no callout at {layer}"))?;
         Ok(Prepared::new(&self.kernel, callout, &subject.at(info).request()))
     }
 
-    /// A layer that the driver stands at.
+    /// A layer where the driver has a callout.
     ///
     /// # Errors
-    /// If it does not.
+    /// If it has none there.
     pub fn layer(&self, name: &str) -> Result<&'static LayerInfo> {
         let found = self.callouts.get(name).map(|(layer, _)| *layer);
         found.with_context(|| format!("no callout at {name}"))
     }
 
-    /// A call as of [`call`](Self::call), laid out as [`Prepared::apart`] does.
+    /// A call as of [`call`](Self::call), in the memory layout of
+    /// [`Prepared::apart`].
     ///
     /// # Errors
     /// As for [`call`](Self::call).
@@ -82,8 +84,8 @@ impl Callouts {
         Ok(Prepared::apart(&self.kernel, callout, &subject.at(info).request(), number))
     }
 
-    /// Calls at layers in turn, each its name and whether its twin is meant, with
-    /// the contexts of the subject's flow.
+    /// Calls at layers in turn, with the contexts of the subject's flow. Each layer
+    /// is a name, and whether the discard layer is meant.
     ///
     /// # Errors
     /// If the driver has no callout at one of them.
@@ -101,8 +103,7 @@ impl Callouts {
         Ok(calls)
     }
 
-    /// Begins a flow: if it is TCP's, with the acknowledgement that ends the
-    /// handshake.
+    /// Begins a flow; for TCP with the ACK that completes the handshake.
     ///
     /// # Errors
     /// If the driver stopped.
@@ -119,7 +120,7 @@ impl Callouts {
         }
     }
 
-    /// The contexts that the driver has at a layer, by flow.
+    /// The driver's contexts at a layer, by flow.
     pub fn contexts(&self, layer: &str) -> BTreeMap<FlowHandle, u64> {
         let Some((info, _)) = self.callouts.get(layer) else { return BTreeMap::new() };
         let contexts = self.engine.flow_contexts().into_iter();
@@ -127,12 +128,12 @@ impl Callouts {
     }
 }
 
-/// The name of a layer of a family.
+/// The full name of a layer.
 pub fn layer_name(name: &str, family: Family, discard: bool) -> String {
     format!("{name}_{family:?}{}", if discard { "_DISCARD" } else { "" })
 }
 
-/// The family that a layer's name has.
+/// The family in a layer's name.
 pub fn family_of(name: &str) -> Family {
     if name.contains("_V6") { Family::V6 } else { Family::V4 }
 }

@@ -1,4 +1,4 @@
-//! What is counted in both builds: the image stepped, the source natively.
+//! The classifies that are counted in both builds, stepped and native.
 
 use anyhow::{Context, Result};
 use machine::nt::fwp::prepared::Prepared;
@@ -8,16 +8,16 @@ use super::callouts::{Callouts, layer_name};
 use super::indication::Subject;
 use crate::traffic::Family;
 
-/// How many prefixes are exempted.
+/// The numbers of exempt prefixes.
 const EXEMPTED: [u32; 3] = [0, 10, 1000];
 
-/// A value of the driver's.
+/// A registry value of the driver.
 pub type Set = (&'static str, RegistryValue);
 
 /// A classify that is counted.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// What it is, for people.
+    /// Its name in reports.
     pub name: String,
     family: Family,
     kind: &'static Kind,
@@ -30,7 +30,7 @@ struct Kind {
     layer: &'static str,
     discard: bool,
     subject: fn(Family) -> Subject,
-    /// Of a flow that is watched.
+    /// Whether it belongs to a watched flow.
     flow: bool,
 }
 
@@ -38,7 +38,8 @@ const fn kind(name: &'static str, layer: &'static str, subject: fn(Family) -> Su
     Kind { name, layer, discard: false, subject, flow: false }
 }
 
-/// What passes, or is decided; the prefixes matter for the last alone.
+/// The packets that pass or are decided. Only for the last kind the prefixes
+/// matter.
 static KINDS: [Kind; 6] = [
     kind("an observing layer", "INBOUND_IPPACKET", Subject::syn),
     kind("INBOUND_TRANSPORT, no flow", "INBOUND_TRANSPORT", Subject::syn),
@@ -51,14 +52,15 @@ static KINDS: [Kind; 6] = [
     Kind { discard: true, ..kind("a silenced SYN", "INBOUND_TRANSPORT", Subject::syn) },
 ];
 
-/// Drivers that cases are counted on: how many prefixes each exempts, and the
-/// family that it meets. One remote for each, because two may be neighbours in
-/// the table of remotes, and then the second is found a few instructions later.
+/// The drivers on which cases are counted: the number of exempt prefixes, and the
+/// family of the remote. Each has one remote, because two remotes may be neighbors
+/// in the table of remotes, where the second one takes a few instructions more to
+/// find.
 pub fn drivers() -> impl Iterator<Item = (u32, Family)> {
     EXEMPTED.into_iter().flat_map(|exempted| [Family::V4, Family::V6].map(|family| (exempted, family)))
 }
 
-/// The cases of a driver that exempts so many prefixes.
+/// The cases of a driver with this number of exempt prefixes.
 pub fn cases((exempted, family): (u32, Family)) -> Vec<Case> {
     let kinds = if exempted == 0 { &KINDS[..] } else { &KINDS[KINDS.len() - 1..] };
     let prefixes = if exempted == 0 { String::new() } else { format!(", {exempted} exempt prefixes") };
@@ -67,14 +69,14 @@ pub fn cases((exempted, family): (u32, Family)) -> Vec<Case> {
     kinds.iter().map(case).collect()
 }
 
-/// The values of that driver: silent, observing, and so many prefixes apart
-/// from each other, none of them the remote's.
+/// The values of that driver: it enforces, observes, and exempts this number of
+/// prefixes, none of which contains the remote.
 pub fn values(exempted: u32) -> Vec<Set> {
     vec![("Mode", RegistryValue::dword(2)), ("Observe", RegistryValue::dword(1)), prefixes(exempted)]
 }
 
-/// So many prefixes apart from each other, of either family and on both sides of
-/// the remote's address, none of them its own.
+/// This number of disjoint prefixes, of both families and on both sides of the
+/// remote's address, none of which contains it.
 pub fn prefixes(count: u32) -> Set {
     let prefix = |at: u32| match at % 4 {
         0 => format!("1.{}.{}.0/25", at / 256, at % 256),
@@ -88,7 +90,7 @@ pub fn prefixes(count: u32) -> Set {
 }
 
 impl Case {
-    /// Its call.
+    /// The call of this case.
     ///
     /// # Errors
     /// If the driver has no callout there, or stopped.

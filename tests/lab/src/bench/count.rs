@@ -1,9 +1,10 @@
-//! Instructions, locks, and lines that two processors write.
+//! Counts instructions, locks, and cache lines that two processors share.
 //!
-//! A call is executed one instruction at a time, on one simulated processor and
-//! on another, with the same indication. What both write, or one writes and
-//! the other reads, they share; the kernel stack and what the engine passes are
-//! left out, for those are each processor's own on a real machine.
+//! A call is executed one instruction at a time, with one indication on one
+//! simulated processor and then on another. A line counts as shared if both write
+//! it, or if one writes it and the other reads it. The kernel stack and the
+//! engine's arguments are left out, because on a real machine each processor has
+//! its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,27 +15,28 @@ use machine::nt::fwp::prepared::{self, Prepared};
 
 use super::stage::Stage;
 
-/// Bytes that processors own together (x64).
+/// The size of a cache line in bytes (x64).
 const LINE: u64 = 64;
 
-/// What calls of the driver come to.
+/// The costs of some calls of the driver.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cost {
     /// Instructions of the driver.
     pub instructions: usize,
-    /// Locked ones.
+    /// Locked instructions among them.
     pub locked: usize,
-    /// Cache lines that this processor writes and another's same call uses.
+    /// Cache lines that this processor writes and that the same call uses on
+    /// another one.
     pub shared_writes: usize,
-    /// Exports called, and how often.
+    /// The exports that were called, with the number of calls.
     pub exports: BTreeMap<String, usize>,
-    /// Instructions by function of the driver's.
+    /// Instructions by function of the driver.
     pub by_function: BTreeMap<String, usize>,
-    /// Where the driver locked, or wrote what is shared: functions.
+    /// The functions in which the driver locked or wrote shared lines.
     pub places: BTreeSet<String>,
 }
 
-/// Counts calls made in turn, at a level, after a few that are not counted.
+/// Counts calls that are made in turn, at an IRQL, after some that are not counted.
 ///
 /// # Errors
 /// If the driver stopped.
@@ -44,9 +46,9 @@ pub fn cost(stage: &Stage, irql: Irql, calls: &[&Prepared]) -> Result<Cost> {
     Ok(of(image, calls, &first[0], &used(&second)))
 }
 
-/// Counts each call of the first of some walks by itself. All of them were made
-/// in turn before, and then no more than the first walk's calls before it: so a
-/// driver that remembers what passes meets each where it is in order.
+/// Counts each call of the first walk separately. Before, all walks are made in
+/// turn, and then the first walk up to the counted call. So a driver that checks
+/// the order sees each call in order.
 ///
 /// # Errors
 /// If the driver stopped.
@@ -61,8 +63,8 @@ pub fn costs(stage: &Stage, irql: Irql, walks: &[Vec<Prepared>]) -> Result<Vec<C
     Ok(each.iter().zip(&first).map(|(call, trace)| of(image, call, trace, &used)).collect())
 }
 
-/// What each of some groups of calls does on one processor, and then on another,
-/// behind three rounds of `before`.
+/// The traces of groups of calls on one processor, and then on another, after three
+/// rounds of `before`.
 fn on_two(
     stage: &Stage,
     irql: Irql,
@@ -84,8 +86,7 @@ fn used(traces: &[Trace]) -> BTreeSet<u64> {
     traces.iter().flat_map(|trace| lines(trace, |_| true)).collect()
 }
 
-/// What calls come to that left this trace, while another processor uses these
-/// lines.
+/// The costs of calls with this trace, while another processor uses these lines.
 fn of(image: &Image, calls: &[&Prepared], trace: &Trace, used: &BTreeSet<u64>) -> Cost {
     let passed: BTreeSet<u64> = calls.iter().flat_map(|call| call.out_lines(LINE)).collect();
     let shared: BTreeSet<u64> = lines(trace, |write| write)
@@ -112,7 +113,7 @@ fn lines(trace: &Trace, wanted: impl Fn(bool) -> bool) -> BTreeSet<u64> {
         .collect()
 }
 
-/// The imports called, by name.
+/// The imports that were called, by name.
 fn exports(image: &Image, trace: &Trace) -> BTreeMap<String, usize> {
     let mut called = BTreeMap::new();
     for slot in &trace.imports {
@@ -129,7 +130,7 @@ fn exports(image: &Image, trace: &Trace) -> BTreeMap<String, usize> {
     called
 }
 
-/// Instructions by the function whose source they come from, inlined or not.
+/// Instructions by the function of their source line, inlined or not.
 fn profile(image: &Image, trace: &Trace) -> BTreeMap<String, usize> {
     let mut by_function = BTreeMap::new();
     for address in &trace.instructions {
@@ -138,8 +139,8 @@ fn profile(image: &Image, trace: &Trace) -> BTreeMap<String, usize> {
     by_function
 }
 
-/// The driver's function whose source an instruction comes from, inlined or
-/// not; the library's where the driver has none there.
+/// The driver's function of an instruction's source line, inlined or not; a library
+/// function if there is none.
 fn function(image: &Image, address: u64) -> String {
     let resolved = image.symbols().ok().zip(image.rva(address)).map(|(symbols, rva)| symbols.resolve(rva));
     let frames = resolved.unwrap_or_default();

@@ -1,17 +1,17 @@
-//! What a measured driver imports, as short as the kernel's own.
+//! Replacements for the driver's imports that are as short as the kernel's.
 //!
-//! The lab's exports count each call, check the IRQL and look for faults to
-//! inject: some hundred nanoseconds, where NT reads a word. So while time is
-//! measured these are bound instead, and do what the kernel's do: the number of
-//! the processor and the IRQL come from where the thread has them (NT: the
-//! processor's own block and CR8), the time from a page that all share (NT:
-//! KUSER_SHARED_DATA); an event is counted and goes nowhere. Whatever is not here goes the checked way.
+//! The lab's exports count each call, check the IRQL and look for faults to inject.
+//! That takes some hundred nanoseconds, where NT reads a word. For measurements of
+//! time these functions are bound instead. Processor number and IRQL come from
+//! thread-local storage (NT: the processor's block and CR8), the time from a shared
+//! page (NT: KUSER_SHARED_DATA). An event is counted and dropped. All other imports
+//! are bound to the checked exports.
 
 use std::ffi::c_void;
 
 use machine::image;
 
-/// The function for an import, if it is one of these.
+/// The replacement for an import, if there is one.
 pub fn function(name: &str) -> Option<*const c_void> {
     Some(match name {
         "KeGetCurrentProcessorNumberEx" => image::processor_number as *const c_void,

@@ -1,4 +1,4 @@
-//! Everything that is measured, in one run.
+//! Takes every measurement in one run.
 
 use std::time::{Duration, Instant};
 
@@ -17,20 +17,20 @@ use super::stage::{Stage, family_of, layer_name};
 use super::time::{Effort, median, nanoseconds, rates};
 use crate::traffic::Family;
 
-/// One number.
+/// A measured number.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// What it belongs to; a plot each.
+    /// Its group; each group is one plot.
     pub group: String,
-    /// What it is of.
+    /// The name of what was measured.
     pub name: String,
-    /// `ns`, `instructions`, ...
+    /// The unit: `ns`, `instructions`, ...
     pub unit: String,
     /// The number.
     pub value: f64,
 }
 
-/// All of them, in the order in which they were taken.
+/// All figures, in the order in which they were taken.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figures {
     /// The list.
@@ -43,7 +43,7 @@ impl Figures {
         self.figures.push(Figure { group, name: name.into(), unit, value });
     }
 
-    /// Takes all of them; `most_flows` is the largest number of flows tried.
+    /// Takes all figures; `most_flows` is the maximum number of flows.
     ///
     /// # Errors
     /// If the driver cannot be built, or stops.
@@ -76,7 +76,7 @@ impl Figures {
         Ok(figures)
     }
 
-    /// The loop with a callout that returns at once.
+    /// Measures the loop with a callout that returns at once.
     fn null(&mut self, effort: Effort) -> Result<f64> {
         let stage = timed(&[])?;
         let null = image::nothing as *const () as usize;
@@ -86,7 +86,7 @@ impl Figures {
         Ok(time)
     }
 
-    /// Each layer: time, the ratio to the null callout, and what is counted.
+    /// Measures each layer: time, ratio to the null callout, and counts.
     fn layers(&mut self, effort: Effort, null: f64) -> Result<()> {
         let (stage, counted) = (timed(&[])?, checked(&[])?);
         for layer in stage.layers() {
@@ -107,7 +107,7 @@ impl Figures {
         self.add(&format!("{group}: shared lines written"), name, "lines", cost.shared_writes as f64);
     }
 
-    /// A SYN at its discard layer, under different policies.
+    /// Measures a SYN at its discard layer, under different policies.
     fn policies(&mut self, effort: Effort, null: f64) -> Result<()> {
         let mut cases: Vec<(String, Vec<Set>)> = Vec::new();
         for mode in 0..3 {
@@ -137,7 +137,7 @@ impl Figures {
         Ok(())
     }
 
-    /// All layers that a packet passes, one after another.
+    /// Measures all layers that a packet passes, one after another.
     fn walks(&mut self, effort: Effort) -> Result<()> {
         for order in [0, 1] {
             for family in [Family::V4, Family::V6] {
@@ -167,7 +167,7 @@ impl Figures {
         Ok(())
     }
 
-    /// SYNs, and data of flows, on two processors at once.
+    /// Measures SYNs, and data of flows, on two processors at the same time.
     fn processors(&mut self, effort: Effort) -> Result<()> {
         let stage = timed(&[])?;
         let (discard, transport) = ("INBOUND_TRANSPORT_V4_DISCARD", "INBOUND_TRANSPORT_V4");
@@ -197,7 +197,7 @@ impl Figures {
         Ok(())
     }
 
-    /// SYNs of so many remotes in turn, more than a processor remembers.
+    /// Measures SYNs of more remotes in turn than a processor remembers.
     fn flood(&mut self, effort: Effort) -> Result<()> {
         const REMOTES: u32 = 1024;
         let stage = timed(&[])?;
@@ -214,8 +214,8 @@ impl Figures {
         Ok(())
     }
 
-    /// What the pool gives: for everything, for a flow, and for each processor
-    /// where there are flows.
+    /// Measures pool memory: in total, for a flow, and for each processor if flows
+    /// are watched.
     fn memory(&mut self) -> Result<()> {
         const LIMITS: [u32; 2] = [16_384, 65_536];
         let held = |limit| -> Result<f64> {
@@ -279,20 +279,20 @@ fn refs(calls: &[Prepared]) -> Vec<&Prepared> {
     calls.iter().collect()
 }
 
-/// The driver as it is measured: silent, observing, and what is asked for.
+/// The measured driver: it enforces and observes, with these values.
 pub(super) fn timed(values: &[Set]) -> Result<Stage> {
-    Stage::bound(Options::default(), &with_usual(values), direct::function)
+    Stage::bound(Options::default(), &with_base(values), direct::function)
 }
 
-/// The same with every import checked, for counting.
+/// The driver with all imports checked, for counting.
 pub(super) fn checked(values: &[Set]) -> Result<Stage> {
-    Stage::new(Options::default(), &with_usual(values))
+    Stage::new(Options::default(), &with_base(values))
 }
 
-fn with_usual(values: &[Set]) -> Vec<Set> {
-    // No span of time ends while packets are counted.
-    let usual = [number("Mode", 2), number("Observe", 1), number("ScanWindowMs", 3_600_000)];
-    usual.into_iter().chain(values.iter().cloned()).collect()
+fn with_base(values: &[Set]) -> Vec<Set> {
+    // No time window ends while packets are counted.
+    let base = [number("Mode", 2), number("Observe", 1), number("ScanWindowMs", 3_600_000)];
+    base.into_iter().chain(values.iter().cloned()).collect()
 }
 
 pub(super) fn number(name: &'static str, value: u32) -> Set {

@@ -1,8 +1,8 @@
-//! A plausible indication at every layer that the driver stands at.
+//! Plausible indications at every layer where the driver has a callout.
 //!
-//! All of them show the same packet, or what a socket's call shows of it, laid
-//! out as "Data Offset Positions" says for the layer, with the metadata that
-//! "Metadata Fields at Each Filtering Layer" lists as far as anybody looks.
+//! All of them show one packet, or what a socket call shows of it. The layout is
+//! that of "Data Offset Positions" for the layer. The metadata are those of
+//! "Metadata Fields at Each Filtering Layer" that the driver may read.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -18,20 +18,20 @@ pub struct Subject {
     pub family: Family,
     /// TCP or UDP.
     pub protocol: u8,
-    /// TCP's flags.
+    /// TCP flags.
     pub flags: u8,
     /// The port on this machine.
     pub local_port: u16,
-    /// The other one.
+    /// The port on the remote machine.
     pub remote_port: u16,
-    /// The last bytes of the remote's address.
+    /// The last four bytes of the remote address.
     pub remote: u32,
-    /// Bytes behind the headers.
+    /// The size of the payload, in bytes.
     pub payload: usize,
-    /// The flow it belongs to.
+    /// Its flow.
     pub flow: Option<FlowHandle>,
-    /// Whether this machine sends it, at layers that see both ways; the others
-    /// know by themselves.
+    /// Whether this machine sends it, for layers that see both directions; other
+    /// layers imply the direction.
     pub sent: bool,
 }
 
@@ -44,14 +44,14 @@ const DATA: u8 = 0x18;
 /// `FWPS_STREAM_FLAG_RECEIVE` and `_SEND` (`fwpsk.h`).
 const RECEIVE: u32 = 0x1;
 const SEND: u32 = 0x1_0000;
-/// LUID of the interface that everything passes.
+/// The LUID of the interface of every indication.
 const INTERFACE: u64 = 0x6_0080_0000_0000;
 const ENDPOINT: u64 = 0xE4D;
-/// Sequence number of every segment.
+/// The sequence number of every segment.
 const FIRST: u32 = 1 << 24;
 
 impl Subject {
-    /// A SYN for a port where nobody listens.
+    /// A SYN to a closed port.
     pub fn syn(family: Family) -> Self {
         Self {
             family,
@@ -66,17 +66,17 @@ impl Subject {
         }
     }
 
-    /// A segment of a connection, with data.
+    /// A data segment of a connection.
     pub fn data(family: Family, flow: FlowHandle) -> Self {
         Self { flags: DATA, local_port: 443, payload: 100, flow: Some(flow), ..Self::syn(family) }
     }
 
-    /// A datagram for a port where nobody listens.
+    /// A datagram to a closed port.
     pub fn datagram(family: Family) -> Self {
         Self { protocol: UDP, payload: 12, local_port: 53, ..Self::syn(family) }
     }
 
-    /// As a layer shows it.
+    /// The indication at a layer.
     pub fn at(&self, layer: &'static LayerInfo) -> Indication {
         let name = layer.name.trim_end_matches("_DISCARD");
         let outbound = self.sent || name.contains("OUTBOUND") || name.contains("CONNECT");
@@ -124,8 +124,8 @@ impl Subject {
         }
     }
 
-    /// TCP's call at ALE_AUTH_CONNECT comes before there is a packet ("Data
-    /// Offset Positions").
+    /// At ALE_AUTH_CONNECT TCP's call comes before any packet exists ("Data Offset
+    /// Positions").
     fn connects_with_a_packet(&self, name: &str) -> bool {
         name.contains("AUTH_CONNECT") && self.protocol != TCP
     }
@@ -135,7 +135,7 @@ impl Subject {
         matches!(self.at(layer).data, Data::Packet(..))
     }
 
-    /// Bytes from the start of the transport header to the packet's end.
+    /// The size of transport header and payload, in bytes.
     pub fn upper(&self) -> usize {
         self.header() + self.payload
     }
@@ -177,7 +177,7 @@ impl Subject {
         }
     }
 
-    /// The packet from its IP header on; checksums are nobody's business here.
+    /// The packet from its IP header on. Checksums are not filled in.
     fn bytes(&self, outbound: bool) -> Vec<u8> {
         let (local, remote) = (self.end(2), self.end(self.remote));
         let ports = [self.local_port, self.remote_port];

@@ -1,23 +1,23 @@
-//! What a packet costs: classifyFn called directly, as the engine would.
+//! What a packet costs: calls classifyFn directly, as the engine does.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`indication`] | a plausible indication at every layer of the driver |
-//! | [`callgrind`] | what callgrind has counted of the driver alone |
+//! | [`indication`] | plausible indications at every layer where the driver has a callout |
+//! | [`callgrind`] | what callgrind counted for the driver alone |
 //! | [`callouts`] | a running driver's callouts, and calls of them |
 //! | [`stage`] | a machine with the driver, and calls of its callouts |
-//! | [`cases`] | what is counted in both builds |
+//! | [`cases`] | the classifies that are counted in both builds |
 //! | [`native`] | the same classifies in the native build, counted by callgrind |
-//! | [`count`] | instructions, locks, and lines that two processors write |
-//! | [`direct`] | what a measured driver imports, as short as the kernel's own |
-//! | [`time`] | nanoseconds a call, on one processor and on two |
-//! | [`walks`] | walks in order, for the layers that are not to be shown alone |
-//! | [`figures`] | everything that is measured, in one run |
-//! | `flows` | what many flows cost, beside what memory does |
-//! | `order` | what each layer takes of a walk in order |
-//! | `matrix` | every layer under every policy that changes what a classify does |
-//! | `tracing` | what events cost, with a session that listens and without |
-//! | [`report`] | the figures as text, JSON and a page; and compared with earlier ones |
+//! | [`count`] | instructions, locks, and cache lines that two processors share |
+//! | [`direct`] | replacements for the driver's imports that are as short as the kernel's |
+//! | [`time`] | nanoseconds per call, on one processor and on two |
+//! | [`walks`] | walks in the documented order |
+//! | [`figures`] | every measurement, in one run |
+//! | `flows` | what many flows cost, beside the cost of memory itself |
+//! | `order` | each layer of a walk in order |
+//! | `policies` | every layer under every policy that changes what a classify does |
+//! | `tracing` | what events cost, with a session and without |
+//! | [`report`] | the figures as text, JSON and a page, compared with earlier ones |
 
 pub mod callgrind;
 pub mod callouts;

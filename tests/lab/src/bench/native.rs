@@ -1,8 +1,8 @@
-//! The same classifies in the native build, counted by callgrind.
+//! Counts the classifies of the native build under callgrind.
 //!
-//! A second way to the number that [`super::count`] steps through the image to
-//! get: the same source, by another calling convention, counted by a program
-//! that knows nothing of the lab.
+//! This checks the numbers that [`super::count`] gets by stepping through the
+//! image: the same source, with another calling convention, counted by an
+//! independent program.
 
 use std::process::Command;
 
@@ -17,16 +17,18 @@ use super::figures::Figures;
 use super::stage::Stage;
 use crate::setup::{self, Need, native};
 
-/// How often a classify is made in the second part; in the third twice as often.
+/// The number of classifies in the second part; the third part has twice as many.
 pub const ROUNDS: u64 = 64;
 
-/// What the program calls for each part; the profile is written behind it.
+/// The function that the program calls for each part; callgrind writes a profile
+/// after it.
 const PART: &str = "*count::part*";
 
-/// Where the native build enters the driver, whatever callout is meant.
+/// The function through which the native build enters the driver, for every
+/// callout.
 const ENTERS: &str = "kernel::wfp::callout::classify_thunk";
 
-/// Instructions of each case, in the order of [`cases`].
+/// The instructions of each case, in the order of [`cases`].
 ///
 /// # Errors
 /// If valgrind cannot be installed, or the program fails.
@@ -50,16 +52,17 @@ pub fn instructions() -> Result<Vec<(String, f64)>> {
     };
     let mut counted = Vec::new();
     for case in drivers().flat_map(cases) {
-        // The first part is what led there and a few rounds that warm up.
+        // The first part is the setup and a few warm-up rounds.
         let [_, once, twice] = [next()?, next()?, next()?];
-        ensure!(once > 0, "{}: callgrind has seen nothing of the driver", case.name);
-        let more = twice.checked_sub(once).context("twice as often is more")?;
+        ensure!(once > 0, "{}: callgrind has counted no instruction of the driver", case.name);
+        let more =
+            twice.checked_sub(once).context("the third part has fewer instructions than the second")?;
         counted.push((case.name, more as f64 / ROUNDS as f64));
     }
     Ok(counted)
 }
 
-/// Instructions of each case in the image, stepped, in the same order.
+/// The instructions of each case in the stepped image, in the same order.
 ///
 /// # Errors
 /// If the driver cannot be built, or stops.
@@ -75,7 +78,7 @@ pub fn stepped() -> Result<Vec<(String, f64)>> {
     Ok(counted)
 }
 
-/// Takes the figures of both.
+/// Adds the figures of both.
 pub(super) fn take(figures: &mut Figures) -> Result<()> {
     for (way, counted) in [("the image, stepped", stepped()?), ("native, under callgrind", instructions()?)] {
         for (name, count) in counted {
@@ -85,7 +88,7 @@ pub(super) fn take(figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// Whether a function is one that the driver imports.
+/// Whether the driver imports a function.
 fn is_export(name: &str) -> bool {
     (0..exports::count()).any(|index| exports::name(index) == name)
 }

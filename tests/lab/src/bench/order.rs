@@ -1,16 +1,18 @@
-//! What each layer takes of a walk in order, `CheckOrder` 1: with indications
-//! that are in the nearest cache, with more of them than fit there, and what
-//! their lines alone take.
+//! Measures each layer of a walk in order, with `CheckOrder` 1.
 //!
-//! A walk may stop anywhere, so that what a layer takes is what its walk takes up
-//! to it less what it takes up to the one before.
+//! There are three measurements: with indications that are in the nearest cache,
+//! with more of them than fit there, and the time that reading their lines takes by
+//! itself.
 //!
-//! A packet is new to the driver each time. Real indications are built on the
-//! stack, in the same lines one after another, and so are the near ones here: two
-//! packets walk in turn, and while one does, what tells the other from those
-//! before is made new in its place: a word behind the ports, an endpoint's
-//! handle. So nothing is written that is read soon. The others are as many as a
-//! driver can be expected not to remember, each with structures of its own.
+//! A walk may stop anywhere. So the time of a layer is the time of the walk up to
+//! it minus the time up to the layer before.
+//!
+//! The driver must see a new packet each time. The system builds indications on the
+//! stack, in the same lines one after the other, and so does the near measurement.
+//! Two packets walk in turn. While one walks, the other one is renewed in place: a
+//! word after the ports or the handle of an endpoint changes. So nothing is read
+//! soon after it was written. In the far measurement there are as many packets as a
+//! driver can be expected not to remember, each in memory of its own.
 
 use std::collections::BTreeSet;
 
@@ -28,19 +30,20 @@ use crate::traffic::Family;
 
 const GROUP: &str = "each layer in order, CheckOrder 1";
 
-/// How far the numbers of the two packets are apart: neither becomes the other.
+/// The distance between the numbers of the two packets, so that neither becomes the
+/// other.
 const APART: u16 = 1000;
 
-/// Bytes of a cache line.
+/// The size of a cache line in bytes.
 const LINE: u64 = 64;
 
-/// A packet's calls, and those that make it another packet.
+/// The calls of a packet, and the changes that renew it.
 struct Near {
     calls: Vec<Prepared>,
     renewals: Vec<Prepared>,
 }
 
-/// Measures every walk of either family.
+/// Measures every walk of both families.
 pub(super) fn take(figures: &mut Figures, effort: Effort, null: f64) -> Result<()> {
     let values = [number("CheckOrder", 1)];
     let (stage, counted) = (timed(&values)?, checked(&values)?);
@@ -51,10 +54,10 @@ pub(super) fn take(figures: &mut Figures, effort: Effort, null: f64) -> Result<(
         let packets = walk.packets(&stage, family)?;
         let new = shares(&stage, effort, &packets)?;
         let floor = shares(&stage, effort, &floor(&stage, packets)?)?;
-        for (at, (name, twin)) in walk.layers.iter().enumerate() {
-            let name = format!("{}: {}", walk.name, layer_name(name, family, *twin));
+        for (at, (name, discard)) in walk.layers.iter().enumerate() {
+            let name = format!("{}: {}", walk.name, layer_name(name, family, *discard));
             figures.cost(GROUP, &name, Some((near[at], null)), &costs[at]);
-            for (what, times) in [("packets of their own", &new), ("their lines alone", &floor)] {
+            for (what, times) in [("far structures", &new), ("lines of far structures alone", &floor)] {
                 figures.add(&format!("{GROUP}, {what}: time"), &name, "ns", times[at]);
                 figures.add(
                     &format!("{GROUP}, {what}: times the null callout"),
@@ -68,7 +71,7 @@ pub(super) fn take(figures: &mut Figures, effort: Effort, null: f64) -> Result<(
     Ok(())
 }
 
-/// What each layer takes where packets walk in turn.
+/// The time of each layer if packets walk in turn.
 fn shares(stage: &Stage, effort: Effort, packets: &[Vec<Prepared>]) -> Result<Vec<f64>> {
     let layers = packets.first().map_or(0, Vec::len);
     let up_to = |at: usize| -> Result<f64> {
@@ -79,19 +82,19 @@ fn shares(stage: &Stage, effort: Effort, packets: &[Vec<Prepared>]) -> Result<Ve
     Ok(differences(&times.collect::<Result<Vec<_>>>()?))
 }
 
-/// The same of two packets in turn, each made new while the other walks; without
-/// what making them new takes by itself.
+/// The time of each layer if two packets walk in turn and each is renewed while the
+/// other one walks. The time of the renewal is subtracted.
 fn near(stage: &Stage, effort: Effort, walk: &Walk, family: Family, costs: &[Cost]) -> Result<Vec<f64>> {
     let pair = [Near::of(stage, walk, family, 0)?, Near::of(stage, walk, family, 1)?];
-    // All of a packet's layers are made new, however far it walks: they show one
-    // packet.
+    // A renewal changes the packet at all layers, even if its walk is shorter,
+    // because they show one packet.
     let round = |layers: usize| -> Vec<&Prepared> {
         let turn = |turn: usize| pair[1 - turn].renewals.iter().chain(&pair[turn].calls[..layers]);
         (0..pair.len()).flat_map(turn).collect()
     };
     let time = |layers: usize| -> Result<f64> {
         let calls = round(layers);
-        // Bytes of a stream have nothing that tells them, and need no renewal.
+        // Stream data do not identify a packet, so they are not renewed.
         if calls.is_empty() { Ok(0.0) } else { Ok(nanoseconds(stage, effort, &calls)? / pair.len() as f64) }
     };
     let times = (0..=walk.layers.len()).map(time).collect::<Result<Vec<_>>>()?;
@@ -99,8 +102,8 @@ fn near(stage: &Stage, effort: Effort, walk: &Walk, family: Family, costs: &[Cos
     Ok(differences(&times))
 }
 
-/// Counts the first packet's next walk, which must take as much as a packet's that
-/// the driver has not seen: a mark that it knows takes less where a walk begins.
+/// Counts the next walk of the first packet. It must take as many instructions as
+/// that of a new packet, because a known mark takes fewer where a walk begins.
 fn are_new(stage: &Stage, pair: &[Near; 2], round: &[&Prepared], costs: &[Cost]) -> Result<()> {
     let image = stage.machine.image().context("a driver")?;
     let counted = stage.kernel().on_processor(0, Irql::DISPATCH, |kernel| {
@@ -113,24 +116,24 @@ fn are_new(stage: &Stage, pair: &[Near; 2], round: &[&Prepared], costs: &[Cost])
     });
     for (trace, cost) in counted.map_err(|stop| anyhow!("{stop}"))?.iter().zip(costs) {
         let (here, there) = (trace.instructions.len(), cost.instructions);
-        ensure!(here + SLACK >= there, "a packet that is not new: {here} instructions, not {there}");
+        ensure!(here + SLACK >= there, "a packet that is not new: {here} instructions, expected {there}");
     }
     Ok(())
 }
 
-/// Instructions by which walks of different marks differ, and fewer than one
-/// takes to begin.
+/// The difference between walks of different marks, in instructions. It is smaller
+/// than the cost of beginning a walk.
 const SLACK: usize = 16;
 
 impl Near {
     fn of(stage: &Stage, walk: &Walk, family: Family, number: u16) -> Result<Self> {
         let subject = walk.packet(family, number * APART);
         let (mut calls, mut renewals) = (Vec::new(), Vec::new());
-        for (at, (name, twin)) in walk.layers.iter().enumerate() {
-            let name = layer_name(name, family, *twin);
+        for (at, (name, discard)) in walk.layers.iter().enumerate() {
+            let name = layer_name(name, family, *discard);
             let place = (usize::from(number) * walk.layers.len() + at) * 3;
             let call = stage.call_apart(&name, &subject, place)?;
-            // Behind the ports: TCP's sequence number, UDP's length.
+            // After the ports: TCP's sequence number, UDP's length.
             let packet =
                 subject.is_shown_at(stage.layer(&name)?).then(|| call.packet_byte(subject.upper() - 4));
             let endpoint = name.starts_with("ALE").then(|| call.endpoint());
@@ -148,8 +151,8 @@ impl Near {
     }
 }
 
-/// A callout in the driver's place that reads a word of each line that the driver
-/// reads of an indication, and returns.
+/// A callout in place of the driver's that reads a word of each line that the
+/// driver reads, and returns.
 fn floor(stage: &Stage, packets: Vec<Vec<Prepared>>) -> Result<Vec<Vec<Prepared>>> {
     let image = stage.machine.image().context("a driver")?;
     let of = |call: Prepared| -> Result<Prepared> {
@@ -164,7 +167,7 @@ fn floor(stage: &Stage, packets: Vec<Vec<Prepared>>) -> Result<Vec<Vec<Prepared>
     packets.into_iter().map(|packet| packet.into_iter().map(of).collect()).collect()
 }
 
-/// From each to the next.
+/// The differences of neighbors.
 fn differences(times: &[f64]) -> Vec<f64> {
     times.windows(2).map(|pair| pair[1] - pair[0]).collect()
 }

@@ -1,8 +1,7 @@
-//! Every layer under every policy that changes what a classify does.
+//! Measures every layer under each policy that changes a classify.
 //!
-//! Each layer is measured in the packet that it usually shows. `CheckOrder` has
-//! groups of its own, of which the one with 0 is every default; here is what
-//! differs from that.
+//! Each layer gets its most common packet. `CheckOrder` has groups of its own; the
+//! one with 0 is the default policy, and this module measures what differs from it.
 
 use anyhow::Result;
 
@@ -11,7 +10,7 @@ use super::figures::{Figures, at_layer, number, timed};
 use super::time::{Effort, nanoseconds};
 use super::tracing;
 
-/// What is set, and whether a session listens.
+/// The values that are set, and whether a session listens.
 struct Setting {
     name: String,
     values: Vec<Set>,
@@ -23,7 +22,7 @@ fn settings() -> Vec<Setting> {
     let mut all = vec![quiet("Observe 0".into(), number("Observe", 0))];
     all.extend((0..2).map(|mode| quiet(format!("Mode {mode}"), number("Mode", mode))));
     all.extend([10, 1000].map(|length| quiet(format!("{length} exempt prefixes"), prefixes(length))));
-    // Trace 1 without a session is the default.
+    // `Trace` 1 without a session is the default.
     for (trace, listened) in [(0, false), (0, true), (1, true), (2, false), (2, true)] {
         let values = vec![number("Trace", trace)];
         all.push(Setting { name: tracing::name(trace, listened), values, listened });
@@ -31,7 +30,7 @@ fn settings() -> Vec<Setting> {
     all
 }
 
-/// Takes the figures.
+/// Adds the figures.
 pub(super) fn take(figures: &mut Figures, effort: Effort) -> Result<()> {
     for Setting { name, values, listened } in settings() {
         let stage = timed(&values)?;
@@ -40,7 +39,7 @@ pub(super) fn take(figures: &mut Figures, effort: Effort) -> Result<()> {
         for layer in stage.layers() {
             let time = match stage.has_filter(layer) {
                 true => nanoseconds(&stage, effort, &[&at_layer(&stage, layer.name)?])?,
-                // The engine calls nobody there.
+                // The engine does not call a callout there.
                 false => 0.0,
             };
             figures.add(&group, layer.name, "ns", time);

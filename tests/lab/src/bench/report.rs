@@ -1,4 +1,4 @@
-//! The figures as text, JSON and a page; and compared with earlier ones.
+//! Writes the figures as text, JSON and a page, compared with earlier ones.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ fn groups(figures: &Figures) -> Vec<(&str, Vec<&Figure>)> {
     groups
 }
 
-/// A line for each; with what it was before, where that is known.
+/// One line for each figure, with the earlier value if it is known.
 pub fn text(figures: &Figures, earlier: Option<&Figures>) -> String {
     let mut text = String::new();
     for (group, members) in groups(figures) {
@@ -30,7 +30,7 @@ pub fn text(figures: &Figures, earlier: Option<&Figures>) -> String {
     text
 }
 
-/// What a figure was, where that is known.
+/// The earlier value of a figure, if it is known.
 fn change(figure: &Figure, earlier: Option<&Figures>) -> String {
     earlier.and_then(|earlier| before(earlier, figure)).map_or_else(String::new, |before| {
         format!("   was {} ({:+.0} %)", number(before), (figure.value / before - 1.0) * 100.0)
@@ -52,13 +52,13 @@ fn number(value: f64) -> String {
     }
 }
 
-/// Pixels.
+/// Sizes in pixels.
 const WIDTH: f64 = 420.0;
 const BAR: usize = 18;
 const NAMES: usize = 330;
 
-/// A page that needs nothing else: a bar for each figure, a plot for each group;
-/// with what each was before, where that is known.
+/// A self-contained page: a bar for each figure, a plot for each group, with the
+/// earlier values if they are known.
 pub fn html(figures: &Figures, earlier: Option<&Figures>) -> String {
     let mut page = String::from(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>hushport: what a packet costs</title>\

@@ -1,4 +1,4 @@
-//! A machine with the driver, and calls of its callouts.
+//! A machine with a running driver, and calls of its callouts.
 
 use std::ops::Deref;
 
@@ -12,7 +12,7 @@ pub use super::callouts::{Callouts, family_of, layer_name};
 use crate::hushport;
 use crate::setup::{self, Target};
 
-/// A running driver, its callouts found by their layers' names.
+/// A running driver whose callouts are found by the names of their layers.
 pub struct Stage {
     /// The machine.
     pub machine: Machine,
@@ -23,12 +23,12 @@ impl Stage {
     /// The shipping driver with these values.
     ///
     /// # Errors
-    /// Where it cannot be built or does not start.
+    /// If it cannot be built or does not start.
     pub fn new(options: Options, values: &[(&str, RegistryValue)]) -> Result<Self> {
         Self::bound(options, values, |_| None)
     }
 
-    /// The same, some of its imports bound to functions themselves.
+    /// A driver with some imports bound directly to these functions.
     ///
     /// # Errors
     /// As for [`new`](Self::new).

@@ -1,8 +1,7 @@
-//! Nanoseconds a call, on one processor and on two.
+//! Measures nanoseconds per call, on one processor and on two.
 //!
-//! Time is the thread's own (`CLOCK_THREAD_CPUTIME_ID`): who takes the
-//! processor away is not charged to the driver. Each number is the median of
-//! several runs.
+//! Time is the thread's processor time (`CLOCK_THREAD_CPUTIME_ID`), so preemption
+//! is not charged to the driver. Each number is the median of several runs.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -15,16 +14,16 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::stage::Stage;
 
-/// How much is measured.
+/// The number and length of runs.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Runs of each, of which the median counts.
+    /// The number of runs; their median counts.
     pub runs: usize,
-    /// Of one run.
+    /// The length of a run.
     pub length: Duration,
 }
 
-/// What calls cost one processor.
+/// Nanoseconds per call on one processor.
 pub fn nanoseconds(stage: &Stage, effort: Effort, calls: &[&Prepared]) -> Result<f64> {
     let mut runs = Vec::new();
     let mut round = 0;
@@ -41,16 +40,16 @@ pub fn nanoseconds(stage: &Stage, effort: Effort, calls: &[&Prepared]) -> Result
     Ok(median(runs))
 }
 
-/// Calls that come at once, and the time that passes before the next come.
+/// A batch of calls, and the time until the next one.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch {
-    /// How often the calls are made.
+    /// How often the calls are made in a batch.
     pub rounds: u64,
-    /// Milliseconds of the machine's time from one batch to the next.
+    /// The time from one batch to the next, in milliseconds of the machine's clock.
     pub apart_ms: u64,
 }
 
-/// What calls cost that come in batches, and how often they were made.
+/// Nanoseconds per call in batches, and the number of calls.
 pub fn batches(stage: &Stage, effort: Effort, calls: &[&Prepared], batch: Batch) -> Result<(f64, u64)> {
     let (mut runs, mut first) = (Vec::new(), 0);
     while runs.len() < effort.runs {
@@ -65,17 +64,17 @@ pub fn batches(stage: &Stage, effort: Effort, calls: &[&Prepared], batch: Batch)
     Ok((median(runs), first))
 }
 
-/// What two processors did at once.
+/// The result of two processors that run at the same time.
 #[derive(Clone, Copy, Debug)]
 pub struct Pair {
-    /// Calls a second, of both together.
+    /// Calls per second of both together.
     pub rate: f64,
-    /// How much of the time both were running, from 0 to 1.
+    /// The share of the time in which both were running, from 0 to 1.
     pub together: f64,
 }
 
-/// Calls a second on one processor, and on two at once; the second has calls of
-/// its own.
+/// Calls per second on one processor, and on two at the same time, each with calls
+/// of its own.
 pub fn rates(stage: &Stage, effort: Effort, calls: [&[&Prepared]; 2]) -> Result<(f64, Pair)> {
     let rounds =
         (effort.length.as_nanos() as f64 / nanoseconds(stage, effort, calls[0])?.max(0.1)) as u64 + 1;
@@ -118,7 +117,7 @@ fn run(stage: &Stage, processor: u32, calls: &[&Prepared], rounds: u64, first: u
     })
 }
 
-/// The middle one.
+/// The median.
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)

@@ -1,12 +1,12 @@
-//! What events cost: each `Trace`, with a session that listens and without.
+//! Measures events: each `Trace`, with a session that listens and without.
 //!
-//! While time is measured `EtwWriteTransfer` only counts the event
-//! ([`super::direct`]), so what the system does with one is not in the figures;
-//! making it is. Verdicts and classifies are events of which so many a second
-//! are written and the rest held back, and the two cost differently. So time is
-//! taken twice: so few in each second that each is written, and as many as go,
-//! where after the first moment all are held back. How many were is said beside
-//! it, from what was counted at the same time.
+//! While time is measured, `EtwWriteTransfer` only counts the event
+//! ([`super::direct`]). So the figures hold the cost of building an event, but not
+//! of what the system does with it. Of verdict and classify events a limited number
+//! is written per second and the rest is suppressed; the costs of both differ. So
+//! time is measured twice: with so few events per second that each is written, and
+//! at full speed, where almost all are suppressed. The numbers of written and
+//! suppressed events are reported, too.
 
 use anyhow::{Result, ensure};
 use machine::etw::{Enable, Filter, ZeroKeyword};
@@ -22,30 +22,30 @@ use super::time::{Batch, Effort, batches};
 use crate::hushport::EVENT_PROVIDER;
 use crate::traffic::Family;
 
-/// Verdicts and classifies (docs/EVENTS.md): what a packet may bring about.
+/// Verdicts and classifies (docs/EVENTS.md): the events that a packet can cause.
 const KEYWORDS: u64 = 0x4 | 0x20;
 
-/// Classifies of a second in which each event is written: half of what is
-/// allowed of verdicts.
+/// Classifies per second at which each event is written: half of the limit for
+/// verdicts.
 const FEW: u64 = 500;
 
-/// Classifies of a second in which nearly all are held back.
+/// Classifies per second at which nearly all events are suppressed.
 const MANY: u64 = 1_000_000;
 
-/// What is set, in words.
+/// The setting in words.
 pub(super) fn name(trace: u32, listened: bool) -> String {
     let session = if listened { "a session listens" } else { "no session" };
     format!("Trace {trace}, {session}")
 }
 
-/// One that wants everything that a packet may bring about.
+/// A session that enables every event that a packet can cause.
 pub(super) fn session(stage: &Stage) -> Trace {
     let filter = Filter { level: 0, any: KEYWORDS, all: 0 };
     let enable = Enable { provider: EVENT_PROVIDER, filter, zero: ZeroKeyword::AsAll };
     stage.machine.kernel().trace(enable, None)
 }
 
-/// Takes the figures; `null` is the null callout's time.
+/// Adds the figures; `null` is the time of the null callout.
 pub(super) fn take(figures: &mut Figures, effort: Effort, null: f64) -> Result<()> {
     for trace in 0..3 {
         for listened in [false, true] {
@@ -70,7 +70,8 @@ pub(super) fn take(figures: &mut Figures, effort: Effort, null: f64) -> Result<(
     Ok(())
 }
 
-/// Each event is written; how many of them a classify has.
+/// Measures while each event is written. Returns the number of events for each
+/// classify.
 fn paced(
     figures: &mut Figures,
     name: &str,
@@ -86,7 +87,7 @@ fn paced(
     Ok((time, written / rounds))
 }
 
-/// As many as go, and how many of their events were written and held back.
+/// Measures at full speed. Returns how many events were written and suppressed.
 fn flood(
     figures: &mut Figures,
     name: &str,
@@ -97,12 +98,12 @@ fn flood(
     let before = image::events_written();
     let (time, rounds) = batches(stage, effort, &[call], Batch { rounds: MANY, apart_ms: 1000 })?;
     let written = image::events_written() - before;
-    let held_back = (rounds * events).checked_sub(written);
-    ensure!(held_back.is_some(), "{name}: {written} events of {rounds} classifies");
+    let suppressed = (rounds * events).checked_sub(written);
+    ensure!(suppressed.is_some(), "{name}: {written} events of {rounds} classifies");
     let of_so_many = |count: u64| (count * MANY / rounds) as f64;
     let group = format!("events, {MANY} classifies a second");
     figures.add(&format!("{group}: time"), name, "ns", time);
     figures.add(&format!("{group}: written"), name, "events", of_so_many(written));
-    figures.add(&format!("{group}: held back"), name, "events", of_so_many(held_back.unwrap_or(0)));
+    figures.add(&format!("{group}: suppressed"), name, "events", of_so_many(suppressed.unwrap_or(0)));
     Ok(())
 }

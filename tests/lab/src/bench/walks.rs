@@ -1,9 +1,9 @@
-//! Walks in order, for what each of their layers takes.
+//! Walks in the documented order, to measure each of their layers.
 //!
-//! A driver that watches the order finds a layer shown alone out of order, and
-//! reports it. So each layer is taken where it stands in its walk, and a new
-//! packet takes each walk: more of them in turn than a driver can be expected
-//! to remember, for the next packet is nearly always one never seen before.
+//! A driver that checks the order reports a layer that is indicated alone. So each
+//! layer is measured at its place in a walk, and each walk has a new packet. More
+//! packets walk in turn than a driver can be expected to remember, because in
+//! practice nearly every packet is new.
 
 use anyhow::Result;
 use machine::nt::fwp::prepared::Prepared;
@@ -13,16 +13,16 @@ use super::indication::Subject;
 use super::stage::Stage;
 use crate::traffic::Family;
 
-/// Different packets that take a walk in turn.
+/// The number of packets that walk in turn.
 pub const PACKETS: u16 = 18;
 
 /// A walk that the documents list.
 #[derive(Clone, Copy, Debug)]
 pub struct Walk {
-    /// What walks.
+    /// The name of the packet or call.
     pub name: &'static str,
     subject: fn(Family) -> Subject,
-    /// Layers in order, and whether the twin is meant.
+    /// The layers in order, and whether each is the discard layer.
     pub layers: &'static [(&'static str, bool)],
 }
 
@@ -40,17 +40,17 @@ const CONNECT: (&str, bool) = ("ALE_AUTH_CONNECT", false);
 const BIND: (&str, bool) = ("ALE_BIND_REDIRECT", false);
 const REDIRECT: (&str, bool) = ("ALE_CONNECT_REDIRECT", false);
 
-/// Data that arrive.
+/// Data that are received.
 pub const DATA_RECEIVED: Walk = walk("data received", data, &[IN_IP, IN, STREAM]);
 /// Data that are sent.
 pub const DATA_SENT: Walk = walk("data sent", sent_data, &[STREAM, OUT, OUT_IP]);
-/// A flow's later datagram that arrives.
+/// A later datagram of a flow that is received.
 pub const DATAGRAM_RECEIVED: Walk = walk("datagram received", datagram, &[IN_IP, IN, DATAGRAM]);
-/// One that is sent.
+/// A later datagram of a flow that is sent.
 pub const DATAGRAM_SENT: Walk = walk("datagram sent", sent_datagram, &[DATAGRAM, OUT, OUT_IP]);
 
-/// The walks of "TCP packet flows" and "UDP packet flows", and a filter's drop
-/// at every layer with a twin.
+/// The walks of "TCP packet flows" and "UDP packet flows", and a filter's drop at
+/// every layer with a discard layer.
 pub const WALKS: [Walk; 24] = [
     walk("bind", syn, &[BIND, ASSIGNMENT]),
     walk("listen", syn, &[LISTEN]),
@@ -91,16 +91,16 @@ const fn discarded((name, _): (&'static str, bool)) -> (&'static str, bool) {
 }
 
 impl Walk {
-    /// [`PACKETS`] packets of a family that walk so, of no flow that the driver
+    /// [`PACKETS`] packets of a family with this walk, of no flow that the driver
     /// knows.
     ///
     /// # Errors
-    /// If the driver stands not at all of its layers.
+    /// If the driver has a callout at none of the layers.
     pub fn packets(&self, stage: &Stage, family: Family) -> Result<Vec<Vec<Prepared>>> {
         (0..PACKETS).map(|packet| stage.walk(&self.packet(family, packet), self.layers)).collect()
     }
 
-    /// The same, each of a flow of its own that the driver watches.
+    /// Packets with this walk, each of a flow of its own that the driver watches.
     ///
     /// # Errors
     /// As for [`packets`](Self::packets), and if a flow does not begin.
@@ -113,7 +113,7 @@ impl Walk {
         (0..PACKETS).map(of).collect()
     }
 
-    /// The packet with this number, which differs from those with others.
+    /// The packet with a number; each number is another packet.
     pub fn packet(&self, family: Family, packet: u16) -> Subject {
         let subject = (self.subject)(family);
         Subject { remote_port: subject.remote_port + packet, ..subject }

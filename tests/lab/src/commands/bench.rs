@@ -1,4 +1,4 @@
-//! `cargo lab bench`: what a packet costs.
+//! `cargo lab bench`: measures what a packet costs.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,29 +9,32 @@ use crate::bench::figures::Figures;
 use crate::bench::report;
 use crate::bench::time::Effort;
 
-/// How to measure, and where to put it.
+/// How to measure, and where to write the figures.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Shorter runs, and no more than 131,072 flows
+    /// Make shorter runs, with at most 131,072 flows
     #[arg(long)]
     quick: bool,
-    /// Write the figures here
+    /// Write the figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Write a page with a plot for each group here
+    /// Write a page with a plot for each group to this file
     #[arg(long)]
     html: Option<PathBuf>,
-    /// Say how much has changed since these were written
+    /// Compare with the figures in this file, from an earlier --json
     #[arg(long)]
     compare: Option<PathBuf>,
 }
 
-/// Measures and reports.
+/// Measures and prints the figures.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     let earlier = match &arguments.compare {
         Some(path) => {
             let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-            Some(serde_json::from_slice::<Figures>(&text).context("not figures of an earlier run")?)
+            Some(
+                serde_json::from_slice::<Figures>(&text)
+                    .with_context(|| format!("{}: expected figures of an earlier --json", path.display()))?,
+            )
         }
         None => None,
     };

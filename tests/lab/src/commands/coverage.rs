@@ -1,4 +1,4 @@
-//! `cargo lab coverage`: which lines of the driver the native tests run.
+//! `cargo lab coverage`: measures which driver lines the native tests run.
 
 use std::path::Path;
 use std::process::Command;
@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail};
 use crate::setup::native::{self, Built};
 use crate::setup::{Need, ensure, state};
 
-/// Reads what this toolchain's LLVM writes; Debian's own default is too old.
+/// These versions read the output of this toolchain's LLVM; Debian's default is older.
 const PROFDATA: Need = Need::Program("llvm-profdata-19", "llvm-19");
 const COV: Need = Need::Program("llvm-cov-19", "llvm-19");
 
-/// Runs the tests and counts; whether all passed.
+/// Runs the tests and prints the coverage. Returns whether all passed.
 pub fn run() -> Result<bool> {
     ensure(&[PROFDATA, COV])?;
     let tests = native::covered_tests()?;
@@ -29,7 +29,7 @@ pub fn run() -> Result<bool> {
     Ok(passed)
 }
 
-/// Of all that was built, the driver's own source.
+/// The coverage of the driver's own source only.
 fn report(tests: &Built, merged: &Path, verb: &str) -> Result<String> {
     let mut command = Command::new("llvm-cov-19");
     command.arg(verb).arg(&tests.program).arg("--instr-profile").arg(merged);

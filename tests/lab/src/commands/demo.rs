@@ -1,4 +1,4 @@
-//! `cargo lab demo`: the driver at work, from the first scan to the unload.
+//! `cargo lab demo`: shows the driver at work, from a first scan to the unload.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use machine::etw::{Enable, Event as Said, Value as Field};
+use machine::etw::{Enable, Event as DriverEvent, Value as Field};
 use machine::host::{Application, Event, State};
 use machine::image::KERNEL_STACK_SIZE;
 use machine::wfp::{ActionType, DisplayData, Filter, Guid, Session, Value};
@@ -26,12 +26,13 @@ use crate::world::{Plan, World};
 
 const OPEN: u16 = 80;
 const ECHO: u16 = 7;
-/// Scanned: two that listen, 98 that do not.
+/// The scanned ports: two that listen, 98 that do not.
 const PORTS: &str = "1-100";
 const CLOSED: usize = 98;
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Every event that the demo must have met; the page's flows, and the end.
+/// Every event that the demo must meet: those of the documented flows, and those at
+/// a connection's end.
 const EVENTS: [Event; 17] = [
     Event::Bind,
     Event::Listen,
@@ -52,7 +53,7 @@ const EVENTS: [Event; 17] = [
     Event::PortFreed,
 ];
 
-/// Runs it; whether everything was as expected.
+/// Runs the demo. Returns whether everything was as expected.
 pub fn run() -> Result<bool> {
     setup::ensure(&[Need::Libclang, Need::NMAP, Need::IP, Need::CURL])?;
     let mut steps = Steps::default();
@@ -96,7 +97,7 @@ pub fn run() -> Result<bool> {
     unload(&mut world, &mut checks);
     let last = session.take().pop().map(|event| event.name);
     checks.note("the driver's last event", "Stopped", last.unwrap_or_default());
-    checks.note("events that no session had room for", 0, session.lost());
+    checks.note("events lost by the session", 0, session.lost());
     drop(session);
     let capture = setup::state().join("demo.pcap");
     world.recorder.write_pcap(std::fs::File::create(&capture)?)?;
@@ -109,7 +110,7 @@ pub fn run() -> Result<bool> {
     Ok(checks.hold())
 }
 
-/// What the demo does, step by step.
+/// Prints the steps of the demo.
 #[derive(Default)]
 struct Steps {
     begun: usize,
@@ -117,10 +118,10 @@ struct Steps {
 }
 
 impl Steps {
-    /// How many there are.
+    /// The number of steps.
     const ALL: usize = 7;
 
-    /// Says what comes next, and how long the last step took.
+    /// Prints the time that the last step took, and the name of the next one.
     fn next(&mut self, what: &str) {
         self.end();
         self.begun += 1;
@@ -135,7 +136,8 @@ impl Steps {
     }
 }
 
-/// Scans both families. `expected` is what closed ports are to look like.
+/// Scans both families. `expected` is the state that nmap must report for closed
+/// ports.
 fn scans(world: &World, how: &str, expected: &str, checks: &mut Checks) -> Result<()> {
     for family in Family::BOTH {
         let before = world.recorder.resets(family);
@@ -152,20 +154,20 @@ fn scans(world: &World, how: &str, expected: &str, checks: &mut Checks) -> Resul
         let what = format!("{family} {how} driver");
         checks.note(format!("{what}: closed ports"), format!("{CLOSED} {expected}"), &summary);
         checks.note(format!("{what}: port {OPEN}"), "open", state(&states, OPEN));
-        // A closed port that answers does so once for each probe.
+        // A closed port that answers sends one RST for each probe.
         let answered = match resets {
             0 => "no",
             _ if resets >= CLOSED => "each port",
             _ => "some ports",
         };
-        let wanted = if expected == "closed" { "each port" } else { "no" };
-        checks.note(format!("{what}: RST on the wire"), wanted, answered);
+        let required = if expected == "closed" { "each port" } else { "no" };
+        checks.note(format!("{what}: RST on the wire"), required, answered);
     }
     Ok(())
 }
 
-/// Ports that the driver says were silent, by family and technique.
-fn silenced(events: &[Said], checks: &mut Checks) {
+/// The ports that the driver's events report as silenced, by family and technique.
+fn silenced(events: &[DriverEvent], checks: &mut Checks) {
     let mut ports: BTreeMap<(Family, String), BTreeSet<u16>> = BTreeMap::new();
     for event in events.iter().filter(|event| event.name == "Silenced") {
         if let Some(Field::Socket(local)) = event.field("Local") {
@@ -175,25 +177,25 @@ fn silenced(events: &[Said], checks: &mut Checks) {
         }
     }
     for ((family, technique), ports) in &ports {
-        println!("  {family}: the driver says that {} ports were silent to {technique} probes", ports.len());
+        println!("  {family}: the driver reports {} ports silent to {technique} probes", ports.len());
     }
     for family in Family::BOTH {
         let asked = ports.get(&(family, "Syn".to_owned())).map_or(0, BTreeSet::len);
-        checks.note(format!("{family} with driver: ports that its events say were silent"), CLOSED, asked);
+        checks.note(format!("{family} with driver: ports that its events report silenced"), CLOSED, asked);
     }
     let dropped: u64 = events.iter().map(|event| event.number("Dropped")).sum();
-    println!("  {dropped} more events were held back");
+    println!("  {dropped} more events were suppressed");
 }
 
-/// Modes that the driver says were put in force.
-fn policies(events: &[Said], checks: &mut Checks) {
+/// The modes that the driver's events report as applied.
+fn policies(events: &[DriverEvent], checks: &mut Checks) {
     let applied = events.iter().filter(|event| event.name == "PolicyApplied");
     let changed = applied.filter(|event| event.text("Occasion") == "Change");
     let mut modes: Vec<_> = changed.map(|event| event.number("Mode").to_string()).collect();
-    // Each reading of the registry is said, changed or not.
+    // The driver reports each reading of the registry, even if nothing has changed.
     modes.dedup();
     let modes = modes.join(", ");
-    println!("  the driver says that Mode became {modes}");
+    println!("  the driver reports that Mode became {modes}");
     checks.note("Mode by the driver's events", "0, 2, 0, 2", modes);
 }
 
@@ -224,7 +226,7 @@ fn connect(world: &World, family: Family, checks: &mut Checks) -> Result<()> {
     let outcome = loop {
         match world.host.outcome(connection)? {
             Some(outcome) if [State::Closed, State::Aborted].contains(&outcome.state) => break outcome,
-            _ if Instant::now() > end => bail!("the connection to {address} does not end"),
+            _ if Instant::now() > end => bail!("the connection to {address} does not end in time"),
             _ => std::thread::sleep(Duration::from_millis(5)),
         }
     };
@@ -239,7 +241,7 @@ fn connect(world: &World, family: Family, checks: &mut Checks) -> Result<()> {
     Ok(())
 }
 
-/// Answers one line and closes.
+/// Answers one line and closes the connection.
 fn serve_once(listener: &TcpListener) -> std::io::Result<String> {
     let (mut stream, _) = listener.accept()?;
     stream.set_read_timeout(Some(PATIENCE))?;
@@ -250,8 +252,8 @@ fn serve_once(listener: &TcpListener) -> std::io::Result<String> {
     Ok(heard)
 }
 
-/// Changes the policy of other people twice while a connection is open, so that
-/// its next packet is authorized anew: once it passes, once it does not.
+/// Adds a foreign filter twice while a connection is open, so that its next packet
+/// is authorized again: one filter permits it, the other does not.
 fn reauthorize(world: &World, family: Family) -> Result<()> {
     let address = world.address(family, ECHO);
     let mut client = world.namespace.run(move || client(address))??;
@@ -284,32 +286,32 @@ fn reauthorize(world: &World, family: Family) -> Result<()> {
     let answered = client.read(&mut nothing).is_ok_and(|length| length > 0);
     engine.close(session).to_result()?;
     if answered {
-        bail!("{address} answers on a connection that an administrator's filter blocks");
+        bail!("{address} answers on a connection that a foreign filter blocks");
     }
     Ok(())
 }
 
-/// Has the driver answer as Windows would (`Mode` 0, while it runs) until a
-/// closed port has sent its RST, then be silent again.
+/// Sets `Mode` to 0 while the driver runs, so that it answers as Windows does,
+/// until a closed port has sent its RST. Then sets `Mode` to 2 again.
 fn answer_once(world: &World, family: Family) -> Result<()> {
     let closed = world.address(family, OPEN + 1);
-    for (mode, wanted) in [(0, std::io::ErrorKind::ConnectionRefused), (2, std::io::ErrorKind::TimedOut)] {
+    for (mode, required) in [(0, std::io::ErrorKind::ConnectionRefused), (2, std::io::ErrorKind::TimedOut)] {
         world.machine.set("Mode", mode);
         let connect = move || TcpStream::connect_timeout(&closed, Duration::from_millis(300));
         let end = Instant::now() + PATIENCE;
         while world.namespace.run(connect)?.map_or_else(|error| error.kind(), |_| std::io::ErrorKind::Other)
-            != wanted
+            != required
         {
             if Instant::now() > end {
-                bail!("{closed} does not follow Mode = {mode}");
+                bail!("{closed} does not behave as Mode = {mode} requires");
             }
         }
     }
     Ok(())
 }
 
-/// Waits until nothing is under way, so that the next packet is the next data
-/// and not an acknowledgement of the last.
+/// Waits until no packet is in flight, so that the next packet carries data and is
+/// not an acknowledgement.
 fn settle(world: &World) {
     let packets = || world.recorder.packets().len();
     let mut before = packets();
@@ -358,21 +360,21 @@ fn show_flows(world: &World, checks: &mut Checks) -> Result<()> {
     let invoked = watched.invocations(&report.log);
     let asked: BTreeMap<_, _> = invoked.keys().map(|key| (*key, counters.asked(*key))).collect();
     let total: u64 = asked.values().sum();
-    println!("  the driver says that it counted {total} indications at {} layers", asked.len());
-    let agree = if asked == invoked { "the engine's" } else { "others" };
+    println!("  the driver reports {total} indications at {} layers", asked.len());
+    let agree = if asked == invoked { "the engine's" } else { "different" };
     checks.note("the driver's own counters", "the engine's", agree);
     let forgotten = report.log.forgotten();
-    checks.note("events that the log had no room for", 0, forgotten);
+    checks.note("events lost by the log", 0, forgotten);
     Ok(())
 }
 
-/// Writes what happened as a page, as `cargo lab trace` does for a capture.
+/// Writes a page of all events, as `cargo lab trace` does for a capture.
 fn write_page(world: &World) -> Result<PathBuf> {
     let log = world.host.report()?.log;
     let length = log.records().last().map_or(Duration::ZERO, |record| record.at);
     let mut account = Account::new(Watched::of(world.machine.engine()), true, Limits::default(), length);
     for record in log.records() {
-        // The demo's own checks compare.
+        // The demo's own checks compare the records.
         let _ = account.note(record);
     }
     let hosts = Family::BOTH.map(|family| world.network.host_address(family).to_string());
@@ -400,5 +402,5 @@ fn unload(world: &mut World, checks: &mut Checks) {
     checks.note("left behind by the driver", "nothing", left);
     let marks = world.machine.kernel().stack_marks();
     let marks: Vec<_> = marks.iter().map(|(what, bytes)| format!("{what} {bytes}")).collect();
-    println!("  most kernel stack used, in bytes of {KERNEL_STACK_SIZE}: {}", marks.join(", "));
+    println!("  kernel stack used, at most, in bytes of {KERNEL_STACK_SIZE}: {}", marks.join(", "));
 }

@@ -11,23 +11,23 @@ use crate::hushport::{Hushport, SERVICE};
 use crate::policy::{Assignment, assignment};
 use crate::setup::{self, Need, Target};
 
-/// Which driver. One whose service is not hushport's has no values, events and
-/// counters that the lab knows: what a command says of these is left out.
+/// The driver to use. If its service name is not hushport's, the lab knows none of
+/// its values, events and counters, and a command leaves out what depends on them.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Another driver than the hushport.sys of this checkout
+    /// Use this driver instead of the hushport.sys of this checkout
     #[arg(long, value_name = "FILE.sys")]
     driver: Option<PathBuf>,
-    /// The name of its service [default: the file's name without .sys]
+    /// The name of its service [default: the name of the file without .sys]
     #[arg(long, value_name = "NAME", requires = "driver")]
     service: Option<String>,
 }
 
 impl Arguments {
-    /// Its file, built where none was given.
+    /// The path of the driver. Without `--driver`, hushport.sys is built first.
     ///
     /// # Errors
-    /// If it does not build.
+    /// If the build fails.
     pub fn sys(&self) -> Result<&Path> {
         match &self.driver {
             Some(file) => Ok(file),
@@ -47,12 +47,12 @@ impl Arguments {
         }
     }
 
-    /// Whether it is hushport, in whatever build.
+    /// Whether the driver is hushport, in any build.
     pub fn is_hushport(&self) -> bool {
         self.service() == SERVICE
     }
 
-    /// What it promises when calls fail.
+    /// What the driver promises when calls fail.
     pub fn expectations(&self) -> Box<dyn Expectations> {
         match self.is_hushport() {
             true => Box::new(Hushport),
@@ -60,8 +60,8 @@ impl Arguments {
         }
     }
 
-    /// `--set`: hushport's values are checked, another driver's are taken as
-    /// written.
+    /// The registry values that `--set` names. Hushport's values are checked; those
+    /// of another driver are taken as written.
     ///
     /// # Errors
     /// If hushport has no such value.
@@ -72,7 +72,7 @@ impl Arguments {
         }
     }
 
-    /// The arguments that choose this driver again.
+    /// The arguments that select this driver again.
     pub fn again(&self) -> String {
         let file = self.driver.iter().map(|file| format!(" --driver {}", file.display()));
         let service = self.service.iter().map(|service| format!(" --service {service}"));

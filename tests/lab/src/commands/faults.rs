@@ -1,4 +1,4 @@
-//! `cargo lab faults`: every allocation and every kernel call failing in turn.
+//! `cargo lab faults`: makes every allocation and kernel call fail in turn.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -14,35 +14,35 @@ use machine::sweep::{Bfe, Case, Sweep};
 
 use super::driver;
 
-/// What to let fail.
+/// Which calls fail, and how.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Chooses how the calls after the first fail
+    /// Seed of the failures after the first one
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Lives at a time [default: the machine's processors]
+    /// Number of runs at a time [default: the number of processors]
     #[arg(long)]
     jobs: Option<NonZeroUsize>,
     #[command(flatten)]
     driver: driver::Arguments,
-    /// Live one life only: the call of this number fails
+    /// Make a single run, in which the call with this number fails
     #[arg(long, value_name = "N", requires = "status")]
     only: Option<NonZeroUsize>,
     /// Whether later calls fail, too
     #[arg(long, requires = "only", default_value = "once", value_parser = one_of(Mode::ALL))]
     mode: Mode,
-    /// With what it fails
+    /// The status that the call returns
     #[arg(long, value_name = "NAME", requires = "only", value_parser = status)]
     status: Option<Status>,
-    /// It does its work all the same
+    /// The call does its work and returns the failure status
     #[arg(long, requires = "only")]
     done: bool,
-    /// Where BFE stands at the start
+    /// The state of BFE at the start
     #[arg(long, requires = "only", default_value = "running", value_parser = one_of(Bfe::ALL))]
     bfe: Bfe,
 }
 
-/// One of these choices, by its name.
+/// Parses one of these choices by its name.
 fn one_of<T: Copy + Send + Sync + 'static>(all: [(&'static str, T); 2]) -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(all.map(|(name, _)| name)).try_map(move |given| {
         let named = all.into_iter().find(|(name, _)| *name == given);
@@ -52,10 +52,12 @@ fn one_of<T: Copy + Send + Sync + 'static>(all: [(&'static str, T); 2]) -> impl 
 
 fn status(name: &str) -> Result<Status, String> {
     let found = Status::ALL.iter().find(|(known, status)| *known == name && !status.is_success());
-    found.map(|(_, status)| *status).ok_or_else(|| format!("the lab knows no failure {name}"))
+    found.map(|(_, status)| *status).ok_or_else(|| {
+        format!("{name}: expected a failure status that the lab knows, such as STATUS_INSUFFICIENT_RESOURCES")
+    })
 }
 
-/// Lives the lives; whether all went as demanded.
+/// Makes the runs. Returns whether the driver kept its promises in each of them.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     let sys = arguments.driver.sys()?;
     let file = Arc::new(PeFile::read(sys).with_context(|| format!("cannot read {}", sys.display()))?);
@@ -71,14 +73,14 @@ fn all(file: &Arc<PeFile>, arguments: &Arguments) -> Result<bool> {
     let sweep =
         Sweep::of(&*arguments.driver.expectations(), file, arguments.seed, jobs.map_or(1, NonZeroUsize::get));
     for problem in &sweep.undisturbed {
-        println!("without any failure: {problem}");
+        println!("WRONG without any failure: {problem}");
     }
     for failed in &sweep.failed {
         print!("WRONG: {failed}");
-        println!("    again: cargo lab faults {}{}", failed.case, arguments.driver.again());
+        println!("    to reproduce: cargo lab faults {}{}", failed.case, arguments.driver.again());
     }
     println!("{sweep}, in {:.1} s", begin.elapsed().as_secs_f64());
-    println!("* the call has done its work all the same");
+    println!("* the call did its work and returned the failure status");
     Ok(sweep.passed())
 }
 

@@ -1,4 +1,4 @@
-//! `cargo lab fuzz`: the driver's source under libFuzzer and AddressSanitizer.
+//! `cargo lab fuzz`: runs the driver's source under libFuzzer.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -8,21 +8,22 @@ use anyhow::{Context, Result};
 
 use crate::setup::{self, native};
 
-/// What to run, and for how long.
+/// What to fuzz, and for how long.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
     /// Seconds for each target
     #[arg(long, default_value_t = 60)]
     seconds: u64,
-    /// classify, policies, registry, decision, order or replay; all of them without
+    /// One target: classify, policies, registry, decision, order or replay
+    /// [default: all]
     #[arg(long)]
     target: Option<String>,
-    /// Seed of the mutations
+    /// Seed of libFuzzer's mutations
     #[arg(long, default_value_t = 1)]
     seed: u32,
 }
 
-/// The targets of `tests/native`, each with the longest input worth trying.
+/// The targets of `tests/native`, each with its maximum input length in bytes.
 const TARGETS: [(&str, u32); 6] = [
     ("classify", 1024),
     ("policies", 1024),
@@ -32,13 +33,13 @@ const TARGETS: [(&str, u32); 6] = [
     ("replay", 256),
 ];
 
-/// Fuzzes; whether nothing was found.
+/// Runs the fuzzer. Returns whether it found nothing.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     let chosen = |name: &str| arguments.target.as_deref().is_none_or(|target| target == name);
     let targets: Vec<_> = TARGETS.into_iter().filter(|(name, _)| chosen(name)).collect();
     if targets.is_empty() {
         let names = TARGETS.map(|(name, _)| name).join(", ");
-        anyhow::bail!("no such target; there are {names}");
+        anyhow::bail!("--target: expected one of {names}");
     }
     let fuzzer = native::fuzzer()?.program;
     let mut clean = true;
@@ -53,7 +54,8 @@ fn fuzz(fuzzer: &Path, name: &str, longest: u32, arguments: &Arguments) -> Resul
     let corpus = found.join("corpus");
     std::fs::create_dir_all(&corpus)?;
     let mut command = native::command(fuzzer);
-    // New inputs go to the first folder; the second has those that are kept.
+    // libFuzzer writes new inputs to the first folder. The second one holds the
+    // inputs that are under version control.
     command
         .env("HUSHPORT_FUZZ", name)
         .arg(&corpus)
@@ -65,11 +67,11 @@ fn fuzz(fuzzer: &Path, name: &str, longest: u32, arguments: &Arguments) -> Resul
         .args(["-print_final_stats=1", "-timeout=10", "-rss_limit_mb=4096"])
         .stderr(Stdio::piped());
     let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
-    let said = child.stderr.take().context("the fuzzer has a standard error")?;
+    let stderr = child.stderr.take().context("the fuzzer has a standard error")?;
     let mut numbers = Numbers::default();
-    for line in BufReader::new(said).lines() {
-        let line = line.context("cannot read what the fuzzer says")?;
-        // Its own progress is for nobody; what it found is for all.
+    for line in BufReader::new(stderr).lines() {
+        let line = line.context("cannot read the fuzzer's output")?;
+        // Progress lines are dropped; findings are printed.
         let progress = ["#", "INFO:", "\t", "\"", "Done "].iter().any(|start| line.starts_with(start));
         if !numbers.read(&line) && !progress {
             eprintln!("{line}");
@@ -77,14 +79,16 @@ fn fuzz(fuzzer: &Path, name: &str, longest: u32, arguments: &Arguments) -> Resul
     }
     let clean = child.wait()?.success();
     let Numbers { total, rate, features } = &numbers;
-    println!("{name}: {total} executions, {rate} a second, {features} inputs that reach something new");
+    println!("{name}: {total} executions, {rate} a second, {features} inputs with new coverage");
     if !clean {
-        println!("{name}: found something; keep its input in tests/native/inputs/{name} with the fix");
+        println!(
+            "{name}: found a fault; commit the input to tests/native/inputs/{name} together with the fix"
+        );
     }
     Ok(clean)
 }
 
-/// What libFuzzer counts at its end.
+/// The statistics that libFuzzer prints at its end.
 #[derive(Debug, Default)]
 struct Numbers {
     total: String,
@@ -93,7 +97,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    /// Whether the line is one of its statistics.
+    /// Reads one of the statistics. Returns whether the line is one.
     fn read(&mut self, line: &str) -> bool {
         let Some((key, value)) = line.strip_prefix("stat::").and_then(|rest| rest.split_once(':')) else {
             return false;

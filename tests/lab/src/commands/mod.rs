@@ -1,4 +1,4 @@
-//! `cargo lab …`.
+//! The command line of `cargo lab`.
 
 mod bench;
 mod coverage;
@@ -31,36 +31,36 @@ use crate::variants::{self, Variant};
 enum Lab {
     /// Measure what a packet costs
     Bench(bench::Arguments),
-    /// Scan a host without and with the driver, show the layers that its
-    /// connections pass beside the documented order
+    /// Scan a host without and with the driver, and print the layers of each
+    /// connection beside the documented order
     Demo,
-    /// Let every allocation and every kernel call of the driver fail in turn
+    /// Make every allocation and every kernel call of the driver fail in turn
     Faults(faults::Arguments),
     /// Run every test and lint
     Test(test::Arguments),
-    /// Scan with every technique of nmap's and compare with what is expected
+    /// Scan with every nmap technique and compare the results with what is expected
     Scan(scan::Arguments),
-    /// Read and change the driver's registry values, while `up` runs
+    /// Read and change the driver's registry values while `up` runs
     Reg(reg::Arguments),
     /// Fuzz the driver's source, built natively with AddressSanitizer
     Fuzz(fuzz::Arguments),
     /// Run the native tests with AddressSanitizer and with ThreadSanitizer
     Sanitize(sanitize::Arguments),
-    /// Count the driver's lines that its native tests run
+    /// Measure which lines of the driver its native tests run
     Coverage,
-    /// Change the driver, one change at a time, and see whether a test notices
+    /// Change the driver, one change at a time, and check that a test notices
     Mutate(mutate::Arguments),
-    /// Make the driver package: .sys, .inf, .cat, .pdb and a test certificate
+    /// Build the driver package: .sys, .inf, .cat, .pdb and a test certificate
     Package(package::Arguments),
-    /// Play a capture through the driver: text, JSON lines, or a page
+    /// Play a capture through the driver; print text, JSON lines or a page
     Trace(trace::Arguments),
     /// Keep the host running until interrupted, for tools of your own
     Up(up::Arguments),
-    /// Build the driver as on Windows, with the headers of a WDK, and test that
+    /// Build the driver against the headers of a WDK, as on Windows, and test it
     Wdk(wdk::Arguments),
 }
 
-/// Runs the command that the arguments ask for.
+/// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
     let lab = Lab::parse();
     if let Err(error) = crate::setup::checkout() {
@@ -93,7 +93,8 @@ pub fn run() -> ExitCode {
     }
 }
 
-/// Whether the words behind `cargo lab` are a command, and if not, why.
+/// Whether these words after `cargo lab` are a valid command line; the error says
+/// why not.
 pub fn accepts(words: &[&str]) -> Result<(), clap::Error> {
     Lab::try_parse_from(["cargo lab"].iter().chain(words)).map(drop)
 }
@@ -103,9 +104,9 @@ pub fn names() -> Vec<String> {
     Lab::command().get_subcommands().map(|command| command.get_name().to_owned()).collect()
 }
 
-/// Goes on as root: where this process is not, it is replaced by the same
-/// command in a user namespace that maps root, in which network namespaces and
-/// TUN devices can be made.
+/// Continues as root. If this process is not root, it is replaced by the same
+/// command in a user namespace that maps root. There, network namespaces and TUN
+/// devices can be created.
 fn as_root() -> Result<()> {
     const ONCE: &str = "HUSHPORT_LAB_UNSHARED";
     if nix::unistd::geteuid().is_root() || std::env::var_os(ONCE).is_some() {
@@ -117,11 +118,11 @@ fn as_root() -> Result<()> {
     anyhow::bail!("cannot make a user namespace (unshare, util-linux): {error}; run as root instead")
 }
 
-/// A variant by its name, for the command line.
+/// Parses the name of a variant, for the command line.
 fn variant(name: &str) -> Result<&'static Variant, String> {
     Variant::named(name).ok_or_else(|| {
         let names: Vec<_> = variants::ALL.iter().map(|variant| variant.name).collect();
-        format!("one of {} is wanted", names.join(", "))
+        format!("{name:?}: expected one of {}", names.join(", "))
     })
 }
 

@@ -1,5 +1,4 @@
-//! `cargo lab mutate`: the driver changed, one change at a time, until a test
-//! notices.
+//! `cargo lab mutate`: changes the driver and checks that a test notices.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -18,35 +17,35 @@ use crate::mutate::written::LeftOut;
 use crate::mutate::{Mutation, listed, written};
 use crate::setup::{self, Need};
 
-/// What to change.
+/// Which changes to try.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// So many mutations that compile, chosen by the seed; all without
+    /// Try this number of mutations that compile, chosen by the seed [default: all]
     #[arg(long, value_name = "N")]
     sample: Option<usize>,
-    /// Chooses the sample and the order
+    /// Seed of the sample and of the order
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Only in this file or folder of src
+    /// Only mutations in this file or folder of src
     #[arg(long, value_name = "PATH", default_value = "src", value_parser = in_src)]
     only: String,
-    /// Only those of the written list
+    /// Only mutations of the written list
     #[arg(long)]
     written: bool,
-    /// Only those whose name has this in it
+    /// Only mutations whose name contains this text
     #[arg(long, value_name = "TEXT")]
     named: Option<String>,
-    /// Only these suites: unit, driver, native, ...; all without
+    /// Only these suites: unit, driver, native, ... [default: all]
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = suites::named)]
     suites: Vec<Suite>,
-    /// Print the mutations and change nothing
+    /// Print the mutations without trying them
     #[arg(long)]
     list: bool,
-    /// Go on with the last run, which was interrupted: what it found is kept
+    /// Continue the last run, which was interrupted; its results are kept
     #[arg(long, conflicts_with = "list")]
     resume: bool,
-    /// Seconds that a suite may take beyond three times what it takes where
-    /// nothing is changed; a suite that takes longer does not end
+    /// Seconds that a suite may take beyond three times its duration without
+    /// changes; after that it counts as hanging
     #[arg(long, value_name = "SECONDS", default_value_t = 120)]
     limit: u64,
     /// Print JSON
@@ -58,16 +57,14 @@ fn in_src(path: &str) -> Result<String, String> {
     let path = path.trim_start_matches("./").trim_end_matches('/');
     match Path::new(path).starts_with("src") && setup::root().join(path).exists() {
         true => Ok(path.to_owned()),
-        false => {
-            Err(format!("{path}: a file or folder of the driver's source is expected, such as src/logic"))
-        }
+        false => Err(format!("{path}: expected a file or folder of the driver's source, such as src/logic")),
     }
 }
 
-/// Changes the driver; whether every change was noticed.
+/// Tries the mutations. Returns whether a test noticed each of them.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     let mutations = chosen(arguments)?;
-    ensure!(!mutations.is_empty(), "there is no such mutation; --list prints them");
+    ensure!(!mutations.is_empty(), "no mutation matches the arguments; --list prints all");
     if arguments.list {
         return list(arguments, &mutations).map(|()| true);
     }
@@ -90,12 +87,12 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         false => println!("{report}"),
     }
     if INTERRUPTED.load(Ordering::SeqCst) {
-        bail!("interrupted; the same command with --resume goes on");
+        bail!("interrupted; add --resume to the command to continue");
     }
     Ok(report.survived == 0)
 }
 
-/// The mutations that the arguments choose, in the order in which they are tried.
+/// The mutations that the arguments select, in the order in which they are tried.
 fn chosen(arguments: &Arguments) -> Result<Vec<Mutation>> {
     let mut mutations =
         if arguments.written { Vec::new() } else { LeftOut::read()?.remove_from(listed::list()?)? };
@@ -105,7 +102,7 @@ fn chosen(arguments: &Arguments) -> Result<Vec<Mutation>> {
         mutations.retain(|mutation| mutation.name.contains(text));
     }
     if arguments.sample.is_some() {
-        // Fisher and Yates.
+        // Fisher-Yates shuffle.
         let mut random = Random::new(arguments.seed);
         for last in (1..mutations.len()).rev() {
             mutations.swap(last, random.below(last + 1));
@@ -116,27 +113,28 @@ fn chosen(arguments: &Arguments) -> Result<Vec<Mutation>> {
 
 fn list(arguments: &Arguments, mutations: &[Mutation]) -> Result<()> {
     let most = arguments.sample.unwrap_or(usize::MAX);
-    let mut said = Vec::new();
+    let mut listed = Vec::new();
     for mutation in mutations.iter().take(most) {
         let source = std::fs::read_to_string(setup::root().join(&mutation.file))?;
-        said.push(serde_json::json!({ "name": mutation.name, "diff": mutation.diff(&source)? }));
+        listed.push(serde_json::json!({ "name": mutation.name, "diff": mutation.diff(&source)? }));
     }
     match arguments.json {
-        true => println!("{}", serde_json::to_string_pretty(&said)?),
+        true => println!("{}", serde_json::to_string_pretty(&listed)?),
         false => mutations.iter().take(most).for_each(|mutation| println!("{}", mutation.name)),
     }
     Ok(())
 }
 
-/// What the last measuring found, and of which state of the checkout.
+/// The durations of the last measurement, and the state of the checkout that was
+/// measured.
 #[derive(Debug, Serialize, Deserialize)]
 struct Measured {
     tree: String,
     times: Times,
 }
 
-/// How long suites take where nothing is changed, as far as that was measured for
-/// this state of the checkout.
+/// The durations of the suites without changes, if they were measured for this
+/// state of the checkout.
 fn known_times(tree: &Tree) -> Times {
     let known = std::fs::read(times_file()).ok();
     let known = known.and_then(|text| serde_json::from_slice::<Measured>(&text).ok());

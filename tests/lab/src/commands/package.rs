@@ -1,4 +1,4 @@
-//! `cargo lab package`: the files that a person installs, test-signed.
+//! `cargo lab package`: builds the test-signed driver package.
 
 use std::path::PathBuf;
 
@@ -9,31 +9,34 @@ use crate::package::Plan;
 use crate::package::signing::Certificate;
 use crate::setup::{self, Need, Target};
 
-/// What to make.
+/// What to build.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-SOURCE_DATE_EPOCH, where it is set, is the time that is written; one time and one certificate give one package. \
-docs/INSTALL.md says what to do with it.")]
+If SOURCE_DATE_EPOCH is set, it is the time in the package. With one time and one certificate, every build gives the same bytes. \
+docs/INSTALL.md describes the installation.")]
 pub struct Arguments {
-    /// Where the files go [default: target/lab/package/ARCH]
+    /// Write the files to this folder [default: target/lab/package/ARCH]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// For which processor
+    /// The processor to build for
     #[arg(long, default_value = "x64", value_parser = target)]
     arch: Target,
-    /// The systems that the catalog names, as Inf2Cat spells them
+    /// The Windows versions that the catalog names, spelled as for Inf2Cat
     #[arg(long, value_name = "STRING")]
     os: Option<String>,
-    /// The fourth number of the package's version: a higher one is an update
+    /// The fourth number of the package's version; a higher number is an update
     #[arg(long, default_value_t = 0, value_name = "N")]
     revision: u16,
 }
 
 fn target(name: &str) -> Result<Target, String> {
-    Target::ALL.into_iter().find(|target| target.name() == name).ok_or("x64 or arm64 is wanted".to_owned())
+    Target::ALL
+        .into_iter()
+        .find(|target| target.name() == name)
+        .ok_or_else(|| format!("{name:?}: expected x64 or arm64"))
 }
 
-/// Makes it, checks it, lists it.
+/// Builds the package, checks it and lists its files.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     setup::ensure(&[Need::Libclang, Need::OPENSSL, Need::OSSLSIGNCODE])?;
     let out = match &arguments.out {
@@ -52,7 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         let digest: String = Sha256::digest(&contents).iter().map(|byte| format!("{byte:02x}")).collect();
         println!("  {name:<18}{:>9} bytes  sha256 {digest}", contents.len());
     }
-    println!("Both signatures verify, and the catalog lists the .sys and the .inf as they are.");
-    println!("They are test signatures: a machine takes them that is in test mode and trusts the .cer.");
+    println!("Both signatures verify, and the catalog's hashes match the .sys and the .inf.");
+    println!("They are test signatures: a machine accepts them in test mode, if it trusts the .cer.");
     Ok(true)
 }

@@ -1,4 +1,4 @@
-//! The Pester tests of the scripts for a test machine (`tests/vm`).
+//! Runs the Pester tests of the scripts for a test machine (`tests/vm`).
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -8,16 +8,16 @@ use anyhow::{Context, Result, bail};
 
 use crate::setup;
 
-/// The script that runs one file of tests, and says by this status that Pester
-/// is missing.
+/// The script that runs one test file. It exits with [`NO_PESTER`] if Pester is
+/// missing.
 const RUNNER: &str = "Invoke-Tests.ps1";
 const NO_PESTER: i32 = 3;
 
-/// Runs every file of tests, in as many processes; whether all of them passed.
-/// Without PowerShell 7 or without Pester, says that they were skipped.
+/// Runs each test file in a process of its own. Returns whether all passed. Prints
+/// that they were skipped if PowerShell 7 or Pester is missing.
 pub fn run() -> Result<bool> {
     let Some(pwsh) = powershell() else {
-        println!("== Pester: skipped, for there is no pwsh on the PATH and HUSHPORT_PWSH is not set");
+        println!("== Pester: skipped, because no pwsh is on the PATH and HUSHPORT_PWSH is not set");
         println!(
             "   PowerShell 7 with its module Pester: https://learn.microsoft.com/powershell/scripting/install"
         );
@@ -51,7 +51,7 @@ pub fn run() -> Result<bool> {
     Ok(failed == 0)
 }
 
-/// `pwsh` of the PATH, else the one that HUSHPORT_PWSH names.
+/// `pwsh` from the PATH, otherwise the program that HUSHPORT_PWSH names.
 fn powershell() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut candidates = std::env::split_paths(&path).map(|folder| folder.join("pwsh"));
@@ -76,13 +76,13 @@ fn test_files(folder: &Path) -> Result<Vec<String>> {
 fn run_file(pwsh: &Path, folder: &Path, file: &str) -> Result<Output> {
     let mut command = Command::new(pwsh);
     command.args(["-NoProfile", "-NonInteractive", "-File"]).arg(folder.join(RUNNER)).args(["-Name", file]);
-    // The runs are short: .NET's compilation of hot code for a second time, and
-    // the measuring before it, cost more than half of them.
+    // The runs are short. Tiered compilation and profiling in .NET take more than
+    // half of their time, so both are off.
     command.envs([("DOTNET_TC_CallCounting", "0"), ("DOTNET_TieredPGO", "0"), ("NO_COLOR", "1")]);
     command.output().with_context(|| format!("cannot start {}", pwsh.display()))
 }
 
-/// `N passed, N failed`, the last such line.
+/// The counts in the last line of the form `N passed, N failed`.
 fn closing_line(text: &str) -> Option<(usize, usize)> {
     text.lines().rev().find_map(|line| {
         let (passed, failed) = line.trim().strip_suffix(" failed")?.split_once(" passed, ")?;

@@ -1,4 +1,4 @@
-//! `cargo lab reg`: the driver's values, as regedit shows and changes them.
+//! `cargo lab reg`: reads and changes the driver's values, as regedit does.
 
 use anyhow::{Result, anyhow, bail};
 use machine::nt::registry::RegistryValue;
@@ -9,15 +9,15 @@ use crate::remote_registry::{self, Policy, Reply, Request};
 /// What to read or change.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-ExemptPorts, ExemptPrefixes and ExemptInterfaces are REG_MULTI_SZ, everything else is REG_DWORD; \
-NAME:dword=, NAME:sz= and NAME:multi_sz= say otherwise. \
-A change waits for the driver; where the driver refuses it, the exit status is 1.")]
+ExemptPorts, ExemptPrefixes and ExemptInterfaces are REG_MULTI_SZ, every other value is REG_DWORD. \
+NAME:dword=, NAME:sz= and NAME:multi_sz= set another type. \
+The command waits until the driver has read a change. If the driver refuses it, the exit status is 1.")]
 pub struct Arguments {
-    /// NAME shows a value, NAME=VALUE sets it: a number, or strings with commas
-    /// between them; nothing shows all
+    /// NAME prints a value, NAME=VALUE sets it: a number, or strings separated by
+    /// commas. Without items, all values are printed
     #[arg(value_name = "NAME[=VALUE]", value_parser = item)]
     items: Vec<Item>,
-    /// Delete the values named
+    /// Delete the named values
     #[arg(long)]
     delete: bool,
 }
@@ -28,12 +28,13 @@ enum Item {
     Assignment(Assignment),
 }
 
-/// Does it. Returns whether every value named was there, and is in force.
+/// Reads or changes the values. Returns whether every named value exists and is in
+/// force.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.delete && arguments.items.is_empty() {
-        bail!("--delete: which value?");
+        bail!("--delete: expected the name of a value");
     }
-    // All names and types first, so that nothing is changed where one is wrong.
+    // All names and types are checked first, so that an error changes nothing.
     let (mut shown, mut changes) = (Vec::new(), Vec::new());
     for item in &arguments.items {
         match item {
@@ -52,7 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     if !changes.is_empty() {
         let reply = remote_registry::ask(&Request::Change(changes.clone()))?;
         for (name, value) in &changes {
-            well &= tell(name, value.as_ref(), &reply);
+            well &= report(name, value.as_ref(), &reply);
         }
     }
     if changes.is_empty() || !shown.is_empty() {
@@ -61,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     Ok(well)
 }
 
-/// Shows values, or all of them; whether all were there.
+/// Prints these values, or all of them. Returns whether all exist.
 fn show(names: &[&str], reply: &Reply) -> bool {
     let mut found = true;
     let all = reply.values.iter().map(|(name, _)| name.as_str());
@@ -82,8 +83,8 @@ fn show(names: &[&str], reply: &Reply) -> bool {
     found
 }
 
-/// Says what became of a change; whether it is in force.
-fn tell(name: &str, value: Option<&RegistryValue>, reply: &Reply) -> bool {
+/// Prints the result of a change. Returns whether it is in force.
+fn report(name: &str, value: Option<&RegistryValue>, reply: &Reply) -> bool {
     if reply.missing.iter().any(|missing| missing == name) {
         eprintln!("{name} is not set");
         return false;
@@ -94,11 +95,11 @@ fn tell(name: &str, value: Option<&RegistryValue>, reply: &Reply) -> bool {
     };
     let policy = match (&reply.policy, &reply.failure) {
         (_, Some(failure)) => {
-            eprintln!("{what}; what the driver makes of it is not known: {failure}");
+            eprintln!("{what}; whether the driver accepts it is unknown: {failure}");
             return false;
         }
         (None, None) => {
-            println!("{what}; no driver says what it makes of it");
+            println!("{what}; no driver reports whether it accepts it");
             return true;
         }
         (Some(policy), None) => policy,
@@ -119,11 +120,11 @@ fn tell(name: &str, value: Option<&RegistryValue>, reply: &Reply) -> bool {
         return false;
     }
     match table::find(name).is_ok_and(|known| known.at_start) {
-        true => println!("{what}; taken, and in force from the driver's next start on"),
+        true => println!("{what}; accepted, and in force from the next start of the driver"),
         false => println!("{what}; in force"),
     }
     for refusal in &policy.refused {
-        println!("  still refused is {}: {}", refusal.value, refusal.text(&reply.values));
+        println!("  still refused: {}: {}", refusal.value, refusal.text(&reply.values));
     }
     true
 }

@@ -1,4 +1,4 @@
-//! `cargo lab sanitize`: the native tests under the sanitizers.
+//! `cargo lab sanitize`: runs the native tests under the sanitizers.
 
 use std::process::Stdio;
 
@@ -9,23 +9,23 @@ use crate::setup::native::{self, Sanitizer};
 /// What to run.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// One of them; both without
+    /// Only this sanitizer [default: both]
     #[arg(long)]
     with: Option<Sanitizer>,
-    /// Seeds of each storm
+    /// Number of seeds for each storm
     #[arg(long, default_value_t = 4)]
     seeds: u64,
-    /// Instead, whether the sanitizers find what is planted for them
+    /// Instead, check that the sanitizers find the faults planted for them
     #[arg(long)]
     planted: bool,
-    /// Instead, whether flows are counted right in every interleaving of processors
-    /// (loom)
+    /// Instead, check that flows are counted correctly in every interleaving of
+    /// processors (loom)
     #[arg(long, conflicts_with = "planted")]
     model: bool,
 }
 
-/// What of the native tests each runs: AddressSanitizer all of them,
-/// ThreadSanitizer, which costs more, what has threads all at once.
+/// The native tests that each sanitizer runs: AddressSanitizer runs all.
+/// ThreadSanitizer is slower, so it runs only the storm with all threads at once.
 fn tests(sanitizer: Sanitizer) -> &'static [&'static str] {
     match sanitizer {
         Sanitizer::Address => &["--nocapture"],
@@ -33,7 +33,8 @@ fn tests(sanitizer: Sanitizer) -> &'static [&'static str] {
     }
 }
 
-/// The fault in the copy that each has to find, how it says so, and where.
+/// The planted fault that each sanitizer must find, and what its report must
+/// contain.
 fn planted(sanitizer: Sanitizer) -> (&'static str, [&'static str; 2]) {
     match sanitizer {
         Sanitizer::Address => ("overrun", ["stack-buffer-overflow", "src/kernel/wfp/net_buffer.rs"]),
@@ -41,7 +42,7 @@ fn planted(sanitizer: Sanitizer) -> (&'static str, [&'static str; 2]) {
     }
 }
 
-/// Runs the tests; whether all is as it should be.
+/// Runs the tests. Returns whether the result is as expected.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.model {
         return native::model_checked();
@@ -57,15 +58,15 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         command.args(tests(sanitizer)).env("HUSHPORT_LAB_SEEDS", arguments.seeds.to_string());
         if !arguments.planted {
             let passed = command.status().context("cannot start the tests")?.success();
-            println!("{sanitizer:?}: {}", if passed { "nothing found" } else { "found something" });
+            println!("{sanitizer:?}: {}", if passed { "nothing found" } else { "found a fault" });
             good &= passed;
             continue;
         }
         let output = command.stdout(Stdio::null()).output().context("cannot start the tests")?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        let found = !output.status.success() && report.iter().all(|part| said.contains(part));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let found = !output.status.success() && report.iter().all(|part| stderr.contains(part));
         if !found {
-            eprintln!("{said}");
+            eprintln!("{stderr}");
         }
         println!("{sanitizer:?}: {fault:?} {}", if found { "found" } else { "not found" });
         good &= found;

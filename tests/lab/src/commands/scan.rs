@@ -1,4 +1,4 @@
-//! `cargo lab scan`: every technique of nmap's, world by world.
+//! `cargo lab scan`: scans with every nmap technique, in each world.
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -13,36 +13,36 @@ use crate::scan::matrix::{self, Case};
 use crate::setup::{self, Need};
 use crate::variants::{self, Variant};
 
-/// What to scan: the base world in each mode and each variant alone in mode 2,
-/// if nothing is said.
+/// What to scan [default: the base world in each mode, and each variant alone in
+/// mode 2].
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Every variant in every mode
+    /// Scan every variant in every mode
     #[arg(long)]
     all: bool,
-    /// One world alone, of these variants together; may be given again
+    /// Scan only one world with these variants; may be repeated
     #[arg(long, value_name = "NAME", value_parser = super::variant)]
     variant: Vec<&'static Variant>,
-    /// The base world alone, in this mode
+    /// Scan only the base world, in this mode
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=2), conflicts_with_all = ["all", "variant"])]
     mode: Option<u32>,
-    /// One technique alone; may be given again
+    /// Use only this technique; may be repeated
     #[arg(long, value_enum)]
     technique: Vec<Technique>,
     /// List the variants
     #[arg(long)]
     list: bool,
-    /// Worlds scanned side by side
+    /// Number of worlds scanned at a time
     #[arg(long, default_value_t = 3)]
     jobs: usize,
     #[command(flatten)]
     driver: driver::Arguments,
-    /// Write the matrix as Markdown
+    /// Write the matrix to this file as Markdown
     #[arg(long, value_name = "FILE.md")]
     markdown: Option<PathBuf>,
 }
 
-/// Scans; whether every cell is as expected.
+/// Scans. Returns whether every cell is as expected.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.list {
         for variant in &variants::ALL {
@@ -51,7 +51,10 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         return Ok(true);
     }
     setup::ensure(&[Need::NMAP, Need::IP, Need::CURL])?;
-    ensure!(arguments.driver.is_hushport(), "what is expected of each scan is hushport's");
+    ensure!(
+        arguments.driver.is_hushport(),
+        "the expected results are hushport's; --service must be hushport"
+    );
     let sys = arguments.driver.sys()?;
     as_root()?;
     let mut cases = cases(arguments);
@@ -88,13 +91,13 @@ const HEAD: &str = "\
 # The nmap matrix
 
 `cargo lab scan --markdown` wrote this page. Each section is one world: the driver's Mode, and the variants in force.
-A variant is a point that Microsoft's documents leave open, played the other way (`cargo lab scan --list`). Each row is
-one nmap technique. It probes one open and two closed TCP ports, UDP ports or protocols. RST and ICMP errors are counted
-on the wire. In every world, curl fetched a page through the open port, over IPv4 and IPv6.
+A variant is a point that Microsoft's documents leave open, with another answer than the default (`cargo lab scan
+--list`). Each row is one nmap technique. It probes one open and two closed TCP ports, UDP ports or protocols. RST and
+ICMP errors are counted on the wire. In every world, curl fetched a page through the open port, over IPv4 and IPv6.
 
 - If the host answers, nmap calls a closed port `closed`, or `unfiltered` for an ACK probe. Windows answers FIN, NULL,
   Xmas and Maimon probes of open ports with a RST as well.
-- If the host is silent, nmap calls the port `filtered`. Where nmap takes silence for a sign of an open port, it says
+- If the host is silent, nmap calls the port `filtered`. If an open port may be silent, too, nmap calls it
   `open/filtered`. Open and closed ports then look alike.
 - `-sn` sends an echo request. The host answers unless SilenceEcho is 1. `-O` shows whether nmap found a closed TCP
   port, which it needs to detect the system.
@@ -112,7 +115,7 @@ fn cases(arguments: &Arguments) -> Vec<Case> {
     }
     let mut cases: Vec<_> = MODES.map(Case::base).into();
     cases.push(Case { silence_echo: true, techniques: vec![Technique::Ping], ..Case::base(2) });
-    // Slow, and the same over IPv6.
+    // OS detection is slow, and its result over IPv6 does not differ.
     let os = |mode| Case { techniques: vec![Technique::Os], families: vec![Family::V4], ..Case::base(mode) };
     cases.extend([os(0), os(2)]);
     let modes = if arguments.all { &MODES[..] } else { &MODES[2..] };

@@ -1,4 +1,4 @@
-//! `cargo lab test`: what a person and a machine run before they trust it.
+//! `cargo lab test`: runs all lints and tests.
 
 use std::time::Duration;
 
@@ -11,22 +11,22 @@ use crate::suites::{self, Children, Limits};
 /// What to run.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Part of a test's name, which is package/program::module::test; only what holds
-    /// one of these is run, without lints
+    /// Part of a test's name, package/program::module::test. Only tests whose name
+    /// contains one of these run, without lints
     #[arg(value_name = "NAME")]
     names: Vec<String>,
-    /// Only the tests of this package; may be given again
+    /// Only the tests of this package; may be repeated
     #[arg(long, value_name = "PACKAGE")]
     package: Vec<String>,
-    /// Seconds after which a test has failed
+    /// Seconds after which a test fails
     #[arg(long, value_name = "SECONDS", default_value_t = Limits::default().test.as_secs())]
     test_limit: u64,
-    /// Minutes after which the whole run has failed
+    /// Minutes after which the whole run fails
     #[arg(long, value_name = "MINUTES", default_value_t = Limits::default().whole.as_secs() / 60)]
     limit: u64,
 }
 
-/// Lints and tests; whether all of it passed.
+/// Runs lints and tests. Returns whether all passed.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     let limits = Limits {
         test: Duration::from_secs(arguments.test_limit),
@@ -45,14 +45,14 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
             setup::lint(target)?;
         }
     }
-    // After the set-up, which may have to download.
+    // As root only after the set-up, which may have to download.
     as_root()?;
     if all {
         children.step("clippy over the workspace");
         let mut clippy = setup::workspace_cargo("clippy");
         clippy.args(["--workspace", "--all-targets", "--", "--deny", "warnings"]);
         if !children.status(&mut clippy)?.success() {
-            bail!("clippy finds fault with the workspace");
+            bail!("clippy reports problems in the workspace");
         }
     }
     children.step("build the tests");
@@ -60,7 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let programs = suites::chosen(suites::build(&packages, &children)?, &arguments.names);
     let count: usize = programs.iter().map(|program| program.tests.len()).sum();
     if count == 0 {
-        bail!("no test has {} in its name", arguments.names.join(" or "));
+        bail!("no test has a name that contains {}", arguments.names.join(" or "));
     }
     children.step(&format!("{count} tests"));
     let summary = suites::run(&programs, &limits, &children)?;
@@ -70,7 +70,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     Ok(summary.passed() && documented && scripted)
 }
 
-/// The examples in the documentation, which are no programs of their own.
+/// Runs the examples in the documentation, which are not programs of their own.
 fn doc_tests(children: &Children) -> Result<bool> {
     children.step("the examples in the documentation");
     let mut cargo = setup::workspace_cargo("test");

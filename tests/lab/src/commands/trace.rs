@@ -1,4 +1,4 @@
-//! `cargo lab trace`: a capture, played through the driver.
+//! `cargo lab trace`: plays a capture through the driver.
 
 use std::io::{BufWriter, IsTerminal, Write, stdout};
 use std::path::PathBuf;
@@ -15,48 +15,50 @@ use crate::flows::Watched;
 use crate::policy::{Assignment, state};
 use crate::printable::printable;
 use crate::report::{Page, trace_text};
-use crate::trace::{self, Limits, Lines, Played, Prefix, Progress, Told};
+use crate::trace::{self, Entry, Limits, Lines, Played, Prefix, Progress};
 use crate::variants::Variant;
 use crate::world::{Plan, Service};
 
-/// What to play, and how to tell of it.
+/// What to play, and what to print.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// A capture: pcap or pcapng, also in gzip; Ethernet, raw IP, Linux cooked,
-    /// PPP or 802.11
+    /// A capture: pcap or pcapng, optionally gzipped; Ethernet, raw IP, Linux
+    /// cooked, PPP or 802.11
     file: PathBuf,
-    /// An address or a prefix that is the host's; may be given again
-    /// [default: inferred from the capture]
+    /// An address or a prefix of the host; may be repeated [default: inferred from
+    /// the capture]
     #[arg(long, value_name = "PREFIX")]
     local: Vec<Prefix>,
     #[command(flatten)]
     driver: driver::Arguments,
-    /// A value of the driver's policy, as in its registry key: a number, or
-    /// strings with commas between them
+    /// A value of the driver's policy, as in its registry key: a number, or strings
+    /// separated by commas
     #[arg(long, value_name = "NAME=VALUE", value_parser = str::parse::<Assignment>)]
     set: Vec<Assignment>,
-    /// Turn a point that the documents leave open; may be given again
+    /// Change a point that the documents leave open; may be repeated
     #[arg(long, value_name = "NAME", value_parser = super::variant)]
     variant: Vec<&'static Variant>,
-    /// Discard segments whose checksum is wrong, as a stack would. Captures on
-    /// the sending machine hold checksums that are yet to be filled in
+    /// Discard segments with a wrong checksum, as a stack does. With checksum
+    /// offload, a capture on the sending machine holds checksums that are not
+    /// filled in yet
     #[arg(long)]
     checksums: bool,
-    /// Write JSON lines: one object for each event, then a summary
+    /// Print JSON lines: one object for each event, then a summary
     #[arg(long, conflicts_with = "events")]
     json: bool,
-    /// Write each event and its layers as it is played
+    /// Print each event and its layers as it is played
     #[arg(long)]
     events: bool,
-    /// Write a page to look at in a browser
+    /// Write a page for a browser to this file
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
-    /// How many connections the page shows in detail
+    /// Number of connections that the page shows in detail
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections)]
     connections: usize,
 }
 
-/// Plays it; whether the file was whole, and everything as documented.
+/// Plays the capture. Returns whether the file was complete and every flow as
+/// documented.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     let service = arguments.driver.service();
     let mut world = Plan {
@@ -73,7 +75,8 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         checksums: arguments.checksums,
         limits: Limits { connections: arguments.connections, ..Limits::default() },
         open_points: world.open_points.clone(),
-        // Who asks for no observing filters expects no observations.
+        // With `Observe` 0 no observing filters exist, so no observations are
+        // expected.
         everywhere: arguments.driver.is_hushport() && !world.values.iter().any(|(name, _)| name == "Observe"),
     };
     let mut machine = world.machine()?;
@@ -85,7 +88,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     agree(&played, &machine, arguments.driver.is_hushport(), &mut notes)?;
     unload(&mut machine, &mut notes);
     if let Some(damage) = &played.tally.damage {
-        notes.push(format!("the capture stops making sense {damage}; what came before it was played"));
+        notes.push(format!("the capture is damaged {damage}; everything before that was played"));
     }
     notes.extend(played.tally.warnings.iter().cloned());
     if !arguments.json {
@@ -112,12 +115,12 @@ fn play(arguments: &Arguments, plan: &trace::Plan, machine: &Machine) -> Result<
     let (json, events) = (arguments.json, arguments.events);
     let kernel = Arc::clone(machine.kernel());
     let mut plain = BufWriter::new(stdout());
-    let listener = Box::new(|told: &Told<'_>| {
-        match told {
-            _ if json => lines.tell(told)?,
-            Told::Record(record, ..) if events => writeln!(plain, "{record}")?,
-            Told::KeptBack(at, ends) if events => {
-                writeln!(plain, "{:10.6} {ends} answer kept back", at.as_secs_f64())?;
+    let listener = Box::new(|entry: &Entry<'_>| {
+        match entry {
+            _ if json => lines.write(entry)?,
+            Entry::Record(record, ..) if events => writeln!(plain, "{record}")?,
+            Entry::Suppressed(at, ends) if events => {
+                writeln!(plain, "{:10.6} {ends} answer suppressed", at.as_secs_f64())?;
             }
             _ => {}
         }
@@ -137,9 +140,9 @@ fn play(arguments: &Arguments, plan: &trace::Plan, machine: &Machine) -> Result<
     Ok(played)
 }
 
-/// A bar over both passes, for people who look.
+/// A progress bar over both passes, on a terminal only.
 fn bar(length: u64) -> ProgressBar {
-    /// Below this it would only flash.
+    /// A bar for a shorter file would only flash.
     const LONG: u64 = 8 << 20;
     if length < LONG || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -149,7 +152,7 @@ fn bar(length: u64) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-/// Holds what the driver counted against what the engine saw, if it `counts`.
+/// Compares the driver's counters with the engine's log, if the driver `counts`.
 fn agree(played: &Played, machine: &Machine, counts: bool, notes: &mut Vec<String>) -> Result<()> {
     if let Some(stop) = machine.kernel().stopped() {
         notes.push(format!("the driver stopped the machine: {stop}"));

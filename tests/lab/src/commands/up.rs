@@ -1,4 +1,4 @@
-//! `cargo lab up`: the host stays, for tools of one's own.
+//! `cargo lab up`: keeps a host running, for tools of your own.
 
 use std::io::Write;
 use std::path::Path;
@@ -19,32 +19,32 @@ use crate::setup::{self, Need};
 use crate::variants::Variant;
 use crate::world::{Plan, Service, World};
 
-/// How the host is to be.
+/// The host and its driver.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Leave the driver out
+    /// Run the host without a driver
     #[arg(long, conflicts_with = "driver")]
     no_driver: bool,
     #[command(flatten)]
     driver: driver::Arguments,
-    /// A port that listens, on both families, and what stands behind it: 80,
-    /// 7/echo or 9/hold; HTTP where nothing is said [default: 80]
+    /// A port that listens, on both families, with its application: 80, 7/echo or
+    /// 9/hold; the default application is HTTP [default: 80]
     #[arg(long, value_name = "PORT[/APPLICATION]", value_parser = listener)]
     listen: Vec<(u16, Application)>,
-    /// A value of the driver's policy, as in its registry key: a number, or
-    /// strings with commas between them
+    /// A value of the driver's policy, as in its registry key: a number, or strings
+    /// separated by commas
     #[arg(long, value_name = "NAME=VALUE", value_parser = str::parse::<Assignment>)]
     set: Vec<Assignment>,
-    /// A UDP port that sends back what it gets, on both families
+    /// A UDP port that echoes datagrams, on both families
     #[arg(long, value_name = "PORT")]
     udp: Vec<u16>,
-    /// Turn a point that the documents leave open; may be given again
+    /// Change a point that the documents leave open; may be repeated
     #[arg(long, value_name = "NAME", value_parser = super::variant)]
     variant: Vec<&'static Variant>,
     /// Write every packet to this file at the end
     #[arg(long, value_name = "FILE.pcap")]
     pcap: Option<std::path::PathBuf>,
-    /// Write the driver's events to this file as they come, a line of JSON
+    /// Write the driver's events to this file as they come, one line of JSON for
     /// each; - is the terminal
     #[arg(long, value_name = "FILE|-")]
     events: Option<std::path::PathBuf>,
@@ -52,7 +52,7 @@ pub struct Arguments {
 
 const NAME: &str = "hushport";
 
-/// Runs until interrupted.
+/// Runs the host until interrupted.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     setup::ensure(&[Need::IP])?;
     let driver = match arguments.no_driver {
@@ -60,7 +60,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         false => Some(arguments.driver.sys()?),
     };
     let service = arguments.driver.service();
-    // Which the lab can ask what it made of its values.
+    // Only hushport reports which values it accepts.
     let hushport = driver.filter(|_| arguments.driver.is_hushport());
     as_root()?;
     let (interrupted, interrupts) = mpsc::channel();
@@ -121,7 +121,7 @@ fn listen_to(world: &World, file: &Path) -> Result<Trace> {
         }
     };
     let write = move |event: &Event| {
-        // A file that is full ends no host.
+        // A failed write, such as to a full disk, does not stop the host.
         let _written = writeln!(lines, "{}", event.json()).and_then(|()| lines.flush());
     };
     Ok(world.machine.kernel().trace(Enable::all(EVENT_PROVIDER), Some(Box::new(write))))
@@ -150,11 +150,12 @@ fn announce(plan: &Plan<'_>, world: &World, enter: &str) {
     println!("\nCtrl-C ends it.");
 }
 
-/// What a command is begun with to run in the host's network.
+/// The prefix that makes a command run in the host's network.
 fn enter(world: &World, named: Option<&Named>) -> String {
     match named {
         Some(named) => format!("ip netns exec {}", named.name()),
-        // Where `ip netns` cannot name it, the process itself leads there.
+        // If `ip netns` cannot name the namespace, it is entered through this
+        // process.
         None => format!(
             "nsenter --preserve-credentials --user=/proc/{}/ns/user --net={}",
             std::process::id(),
@@ -169,10 +170,10 @@ fn listener(text: &str) -> Result<(u16, Application), String> {
         "http" => Application::Http,
         "echo" => Application::Echo,
         "hold" => Application::Hold,
-        other => return Err(format!("{other:?}: http, echo or hold is wanted")),
+        other => return Err(format!("{other:?}: expected http, echo or hold")),
     };
     match port.parse() {
-        Ok(0) | Err(_) => Err(format!("{port:?}: a port from 1 to 65535 is wanted")),
+        Ok(0) | Err(_) => Err(format!("{port:?}: expected a port from 1 to 65535")),
         Ok(port) => Ok((port, application)),
     }
 }

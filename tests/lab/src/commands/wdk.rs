@@ -1,5 +1,4 @@
-//! `cargo lab wdk`: the Windows build, made here and held to what the lab's own
-//! is held to.
+//! `cargo lab wdk`: builds the driver as on Windows, and tests that build.
 
 use std::path::PathBuf;
 
@@ -9,33 +8,33 @@ use super::as_root;
 use crate::setup::kit::{self, Kit};
 use crate::setup::{self, Need, Target};
 
-/// Where the headers are, and what to build from them.
+/// The WDK to use, and what to build.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Content root of a WDK, with Include/VERSION/km and shared in it; what
-    /// WDKContentRoot names without
+    /// Content root of a WDK, with the folders Include/VERSION/km and shared
+    /// [default: the value of WDKContentRoot]
     #[arg(long, value_name = "DIR")]
     content_root: Option<PathBuf>,
-    /// Version of the headers, such as 10.0.22621.0; the newest without
+    /// Version of the headers, such as 10.0.22621.0 [default: the newest]
     #[arg(long)]
     version: Option<String>,
-    /// x64 or arm64; both without
+    /// x64 or arm64 [default: both]
     #[arg(long, value_parser = target)]
     target: Option<Target>,
-    /// Build only
+    /// Build without testing
     #[arg(long)]
     no_test: bool,
 }
 
-/// The tests that take a driver.
+/// The tests that accept another driver.
 const TESTS: [&str; 5] = ["declarations", "imports", "driver", "faults", "matrix"];
 
-/// Builds and tests; whether every test passed.
+/// Builds and tests. Returns whether every test passed.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     let named = arguments.content_root.clone();
     let Some(content_root) = named.or_else(|| std::env::var_os("WDKContentRoot").map(PathBuf::from)) else {
         bail!(
-            "the headers of a WDK are wanted: --content-root DIR, where DIR/Include/VERSION has km and shared \
+            "the headers of a WDK are missing: expected --content-root DIR, where DIR/Include/VERSION has km and shared \
              (`Windows Kits/10`, or the folders c of NuGet's Microsoft.Windows.WDK.x64 and \
              Microsoft.Windows.SDK.CPP, merged)"
         );
@@ -54,7 +53,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.no_test {
         return Ok(true);
     }
-    // After the set-up, which may have to download.
+    // As root only after the set-up, which may have to download.
     as_root()?;
     test(&targets)
 }
@@ -65,7 +64,7 @@ fn test(targets: &[Target]) -> Result<bool> {
     for test in TESTS {
         cargo.args(["--test", test]);
     }
-    // Tests of the other driver say so by their names.
+    // Tests for one processor have its name in theirs.
     match targets {
         [Target::X64] => cargo.args(["--", "--skip", "arm64"]),
         [Target::Arm64] => cargo.args(["--", "arm64"]),
@@ -78,5 +77,5 @@ fn test(targets: &[Target]) -> Result<bool> {
 
 fn target(name: &str) -> Result<Target, String> {
     let named = Target::ALL.into_iter().find(|target| [target.name(), target.triple()].contains(&name));
-    named.ok_or_else(|| format!("one of {} is wanted", Target::ALL.map(Target::name).join(", ")))
+    named.ok_or_else(|| format!("{name:?}: expected one of {}", Target::ALL.map(Target::name).join(", ")))
 }

@@ -1,5 +1,7 @@
-//! What hushport promises when calls fail: closed ports are silent or not, over
-//! both families; connections pass; an idle driver holds nothing in the engine.
+//! What hushport promises when calls fail.
+//!
+//! Closed ports are silent or not, over both families. Connections pass. An idle
+//! driver holds nothing in the engine.
 
 use machine::Machine;
 use machine::etw::Enable;
@@ -14,7 +16,7 @@ use crate::traffic::SYN;
 
 use super::{EVENT_PROVIDER, SERVICE};
 
-/// hushport, to a sweep of failing calls.
+/// The expectations of hushport in a sweep of failing calls.
 #[derive(Clone, Copy, Debug)]
 pub struct Hushport;
 
@@ -24,10 +26,10 @@ impl Expectations for Hushport {
     }
 
     fn prepare(&self, machine: &Machine) -> Vec<Trace> {
-        // Room that thousands of lives can afford.
+        // A small table, because a sweep makes thousands of runs.
         machine.set("FlowLimit", 64);
         leave(machine.engine());
-        // Somebody listens, so that events are written, and can fail to be.
+        // With a session, events are written, so that writing can fail.
         vec![machine.kernel().trace(Enable::all(EVENT_PROVIDER), None)]
     }
 
@@ -38,7 +40,7 @@ impl Expectations for Hushport {
     fn works(&self, engine: &Engine) -> Result<bool, String> {
         let silent = silent(engine);
         if silent[0] != silent[1] {
-            return Err(format!("silent over one family only: {silent:?}"));
+            return Err(format!("closed ports are silent over one family only: {silent:?}"));
         }
         Ok(silent[0])
     }
@@ -49,13 +51,13 @@ impl Expectations for Hushport {
             blocked.map(|layer| format!("a connection is blocked at {layer}")).collect();
         let objects = engine.objects();
         if !works && (!objects.sessions.is_empty() || !objects.filters.is_empty()) {
-            problems.push(format!("does not protect, and holds {:?}", objects.sessions));
+            problems.push(format!("does not protect, but holds {:?}", objects.sessions));
         }
         problems
     }
 
     fn before_stop(&self, engine: &Engine) {
-        // A flow that lasts longer than the driver.
+        // A flow that outlives the driver.
         let flow = engine.flow_create();
         let metadata = Metadata { flow_handle: Some(flow), ..Metadata::default() };
         blocks(engine, &layer("ALE_FLOW_ESTABLISHED", Family::V4, ""), &metadata);
@@ -66,8 +68,8 @@ impl Expectations for Hushport {
     }
 }
 
-/// Whether a SYN to a closed port is blocked before it is answered, over IPv4
-/// and IPv6.
+/// Whether a SYN to a closed port is blocked before it is answered, over IPv4 and
+/// over IPv6.
 fn silent(engine: &Engine) -> [bool; 2] {
     Family::BOTH.map(|family| {
         let discard = Some(Discard { module: 1, reason: 4, filter_id: 0 });
@@ -76,13 +78,13 @@ fn silent(engine: &Engine) -> [bool; 2] {
     })
 }
 
-/// Puts in the driver's way what it would have left, had its session not been
+/// Adds the objects that the driver would have left behind if its session were not
 /// dynamic.
 fn leave(engine: &Engine) {
     let display = DisplayData { name: Some("left".into()), description: None };
     if let Ok(session) = engine.open(Session { display: display.clone(), ..Session::default() }) {
         let provider = Provider { key: PROVIDER, display, ..Provider::default() };
-        // Where BFE starts late there is nothing yet that could be in the way.
+        // If BFE starts late, no engine can hold such objects yet.
         let _added_or_no_engine = engine.provider_add(session, provider);
         let _closed = engine.close(session);
     }
@@ -106,7 +108,7 @@ const FLOW: [&str; 11] = [
     "ALE_ENDPOINT_CLOSURE",
 ];
 
-/// At which of its layers a connection is blocked.
+/// The layers at which an accepted connection is blocked.
 fn blocked_flow(engine: &Engine) -> Vec<String> {
     let flow = engine.flow_create();
     let metadata = Metadata { flow_handle: Some(flow), ..Metadata::default() };
@@ -117,17 +119,17 @@ fn blocked_flow(engine: &Engine) -> Vec<String> {
     blocked
 }
 
-fn layer(name: &str, family: Family, twin: &str) -> String {
+fn layer(name: &str, family: Family, suffix: &str) -> String {
     let family = match family {
         Family::V4 => "V4",
         Family::V6 => "V6",
     };
-    format!("{name}_{family}{twin}")
+    format!("{name}_{family}{suffix}")
 }
 
 /// Whether a SYN is blocked at a layer.
 fn blocks(engine: &Engine, layer: &str, metadata: &Metadata) -> bool {
-    /// TCP.
+    /// IPPROTO_TCP.
     const PROTOCOL: u8 = 6;
     /// `FWPS_STREAM_FLAG_SEND` (`fwpsk.h`).
     const STREAM_SEND: u32 = 0x1_0000;

@@ -1,4 +1,4 @@
-//! hushport, to a machine that knows no driver: names and promises.
+//! hushport's names and promises, which the generic machine does not know.
 
 mod expectations;
 
@@ -14,7 +14,7 @@ pub const SERVICE: &str = "hushport";
 /// The provider of the driver's events, documented in docs/OBSERVE.md.
 pub const EVENT_PROVIDER: Guid = Guid::from_u128(0x6b703f15_888e_524f_a16f_9e8d456e674a);
 
-/// A machine for the driver, on which nothing runs but BFE.
+/// Creates a machine for the driver, on which only BFE runs.
 pub fn machine(options: Options) -> Machine {
     Machine::new(SERVICE, options)
 }
@@ -23,7 +23,7 @@ pub fn machine(options: Options) -> Machine {
 mod tests {
     use super::*;
 
-    /// TraceLogging makes a provider's id from its name.
+    /// A TraceLogging provider's id is a hash of its name.
     #[test]
     fn the_provider_has_the_id_of_its_name() {
         let hashed = tracelogging::Guid::from_name("Hushport");

@@ -9,10 +9,10 @@ use serde::Deserialize;
 use super::Mutation;
 use crate::setup::{self, clean_command};
 
-/// The version whose names the data files go by.
+/// The version of cargo-mutants whose names the data files use.
 pub const VERSION: &str = "27.1.0";
 
-/// A mutation as `cargo mutants --list --json` says it.
+/// A mutation in the output of `cargo mutants --list --json`.
 #[derive(Debug, Deserialize)]
 struct Listed {
     name: String,
@@ -27,7 +27,7 @@ struct Span {
     end: Place,
 }
 
-/// Both count from 1, columns in characters.
+/// A position. Lines and columns count from 1, columns in characters.
 #[derive(Debug, Deserialize)]
 struct Place {
     line: usize,
@@ -37,8 +37,8 @@ struct Place {
 /// Every mutation of `src` that cargo-mutants lists.
 ///
 /// # Errors
-/// If there is no cargo-mutants and none can be installed, or what it says is not
-/// understood.
+/// If cargo-mutants is missing and cannot be installed, or its output cannot be
+/// parsed.
 pub fn list() -> Result<Vec<Mutation>> {
     let mut command = clean_command("cargo");
     command.env("PATH", path_with(&tool()?)?).current_dir(setup::root());
@@ -49,7 +49,7 @@ pub fn list() -> Result<Vec<Mutation>> {
         let path = setup::root().join(&file);
         let source = std::fs::read_to_string(&path).with_context(|| format!("cannot read {file}"))?;
         let range = offset(&source, &span.start).zip(offset(&source, &span.end));
-        let (start, end) = range.with_context(|| format!("{name}: {file} has no such place"))?;
+        let (start, end) = range.with_context(|| format!("{name}: {file} has no such position"))?;
         Ok(Mutation { name, file, range: start..end, text: replacement, written: false })
     });
     mutations.collect()
@@ -58,7 +58,7 @@ pub fn list() -> Result<Vec<Mutation>> {
 fn offset(source: &str, place: &Place) -> Option<usize> {
     let mut lines = source.split_inclusive('\n');
     let line = lines.by_ref().take(place.line.checked_sub(1)?).map(str::len).sum::<usize>();
-    // There is such a line.
+    // The line exists.
     lines.next()?;
     let rest = source.get(line..)?;
     let column =
@@ -66,15 +66,14 @@ fn offset(source: &str, place: &Place) -> Option<usize> {
     Some(line + column)
 }
 
-/// The folder of cargo-mutants, which is installed where there is none of the
-/// right version.
+/// The folder of cargo-mutants. If the right version is missing, it is installed.
 fn tool() -> Result<PathBuf> {
     let own = setup::state().join("tools").join(format!("cargo-mutants-{VERSION}"));
     for folder in [Path::new(""), &own.join("bin")] {
         let program = folder.join("cargo-mutants");
         let mut command = clean_command(&program.to_string_lossy());
         command.arg("mutants").arg("--version").stderr(Stdio::null());
-        if command.output().is_ok_and(|output| said_version(&output.stdout)) {
+        if command.output().is_ok_and(|output| has_version(&output.stdout)) {
             return Ok(folder.to_owned());
         }
     }
@@ -90,8 +89,8 @@ fn tool() -> Result<PathBuf> {
     Ok(own.join("bin"))
 }
 
-fn said_version(said: &[u8]) -> bool {
-    String::from_utf8_lossy(said).trim() == format!("cargo-mutants {VERSION}")
+fn has_version(output: &[u8]) -> bool {
+    String::from_utf8_lossy(output).trim() == format!("cargo-mutants {VERSION}")
 }
 
 fn path_with(folder: &Path) -> Result<std::ffi::OsString> {

@@ -1,17 +1,17 @@
-//! Changes of the driver, one at a time, each of which some test must notice.
+//! Changes of the driver, one at a time, each of which a test must notice.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`listed`] | the mutations that cargo-mutants lists |
-//! | [`written`] | those that it cannot list, and those that are left out, from data files |
+//! | [`written`] | hand-written mutations, and those that are left out, from data files |
 //! | [`tree`] | a copy of the checkout, in which one mutation at a time is applied |
 //! | [`suites`] | the test suites, fastest first, until one notices |
-//! | [`watched`] | a program that is ended at its first failed test, or when its time is over |
-//! | [`record`] | what came of each mutation, kept so that a run can be continued |
+//! | [`watched`] | runs a program until its first failed test or its time limit |
+//! | [`record`] | the result of each mutation, so that a run can be continued |
 //!
-//! The list, the names and the spans are cargo-mutants' own; it is not used to run
-//! anything, because most of what notices a change is not a `cargo test` of the
-//! changed crate: it is the lab, which links the driver and runs the image.
+//! The list, the names and the spans are cargo-mutants' own. It does not run
+//! anything, because most mutations are noticed by the lab, which links the driver
+//! and runs the image, and not by a `cargo test` of the changed crate.
 
 pub mod listed;
 pub mod record;
@@ -27,20 +27,20 @@ use anyhow::{Context, Result};
 /// A change of one source file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mutation {
-    /// What it is called: where it is and what it does.
+    /// Its name: position and change.
     pub name: String,
-    /// The file, from the top of the checkout.
+    /// The file, relative to the checkout.
     pub file: String,
-    /// The bytes that it replaces.
+    /// The bytes that are replaced.
     pub range: Range<usize>,
-    /// What it replaces them with.
+    /// The replacement.
     pub text: String,
-    /// Whether the list is the written one.
+    /// Whether it is hand-written.
     pub written: bool,
 }
 
 impl Mutation {
-    /// The file's text with the change.
+    /// The text of the file with the change.
     ///
     /// # Errors
     /// If the text is shorter than the file that the change was made for.
@@ -76,7 +76,7 @@ impl Mutation {
         source[first..].lines().next().unwrap_or_default().trim()
     }
 
-    /// The name without the place, which moves with every edit of the file.
+    /// The name without the position, which moves with every edit of the file.
     pub fn change(&self) -> &str {
         let mut parts = self.name.splitn(4, ':');
         match (self.written, parts.nth(3)) {

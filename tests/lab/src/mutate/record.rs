@@ -1,5 +1,4 @@
-//! What came of each mutation: kept line by line, so that a run that was
-//! interrupted goes on, and told at the end.
+//! Records the result of each mutation, so that a run can be continued.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,15 +11,15 @@ use serde::{Deserialize, Serialize};
 
 use super::suites::Outcome;
 
-/// One mutation and what came of it.
+/// A mutation and its result.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
     /// The mutation's name.
     pub name: String,
-    /// What came of it.
+    /// The result.
     #[serde(flatten)]
     pub outcome: Outcome,
-    /// How long that took.
+    /// The duration in seconds.
     pub seconds: f64,
     /// The changed lines.
     pub diff: String,
@@ -33,14 +32,14 @@ pub struct Record {
     entries: BTreeMap<String, Entry>,
 }
 
-/// The first line: of which checkout the entries are.
+/// The first line: the checkout that the entries belong to.
 #[derive(Debug, Serialize, Deserialize)]
 struct Head {
     tree: String,
 }
 
 impl Record {
-    /// Begins a file anew.
+    /// Creates an empty file.
     ///
     /// # Errors
     /// If it cannot be written.
@@ -49,31 +48,34 @@ impl Record {
         Ok(Self { path: path.to_owned(), entries: BTreeMap::new() })
     }
 
-    /// Goes on with a file that is there.
+    /// Continues an existing file.
     ///
     /// # Errors
-    /// If there is none, or it is about another state of the checkout.
+    /// If there is none, or it belongs to another state of the checkout.
     pub fn resume(path: &Path, tree: &str) -> Result<Self> {
         let text = std::fs::read_to_string(path)
-            .with_context(|| format!("{}: there is nothing to go on with", path.display()))?;
+            .with_context(|| format!("{}: no interrupted run to continue", path.display()))?;
         let mut lines = text.lines();
         let head: Head = serde_json::from_str(lines.next().unwrap_or_default())?;
-        ensure!(head.tree == tree, "the checkout has changed since: leave --resume out");
-        // The last line may have been cut off.
+        ensure!(
+            head.tree == tree,
+            "the checkout has changed since the interrupted run; run without --resume"
+        );
+        // The last line may be incomplete.
         let entries = lines.filter_map(|line| serde_json::from_str::<Entry>(line).ok());
         let entries = entries.map(|entry| (entry.name.clone(), entry)).collect();
         Ok(Self { path: path.to_owned(), entries })
     }
 
-    /// What is known of a mutation.
+    /// The entry of a mutation, if there is one.
     pub fn of(&self, name: &str) -> Option<&Entry> {
         self.entries.get(name)
     }
 
-    /// Adds an entry, in the file at once.
+    /// Adds an entry and writes it to the file at once.
     ///
     /// # Errors
-    /// If that cannot be written.
+    /// If it cannot be written.
     pub fn add(&mut self, entry: Entry) -> Result<()> {
         let mut file = File::options().append(true).open(&self.path)?;
         file.write_all(line(&entry)?.as_bytes())?;
@@ -86,23 +88,23 @@ fn line(value: &impl Serialize) -> Result<String> {
     Ok(serde_json::to_string(value)? + "\n")
 }
 
-/// All of a run.
+/// The results of a run.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
-    /// How many were noticed: a test failed, or a suite did not end.
+    /// The number of noticed mutations: a test failed, or a suite did not end.
     pub noticed: usize,
-    /// How many of those did not end.
+    /// The number of mutations with which a suite did not end.
     pub hung: usize,
-    /// How many nobody noticed.
+    /// The number of mutations that no suite noticed.
     pub survived: usize,
-    /// How many do not compile or link, and do not count.
+    /// The number of mutations that do not compile or link; they are not counted.
     pub unviable: usize,
-    /// Each of them.
+    /// Every entry.
     pub mutations: Vec<Entry>,
 }
 
 impl Report {
-    /// Takes an entry in.
+    /// Adds an entry.
     pub fn add(&mut self, entry: Entry) {
         match &entry.outcome {
             Outcome::Noticed { .. } => self.noticed += 1,
@@ -114,7 +116,7 @@ impl Report {
         self.mutations.push(entry);
     }
 
-    /// Mutations that count.
+    /// The number of mutations that are counted.
     pub fn viable(&self) -> usize {
         self.noticed + self.survived
     }
@@ -160,13 +162,13 @@ mod tests {
     }
 
     #[test]
-    fn a_run_goes_on_where_it_ended() {
+    fn a_run_is_continued_where_it_ended() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("record");
-        assert!(Record::resume(&path, "tree").unwrap_err().to_string().contains("nothing"));
+        assert!(Record::resume(&path, "tree").unwrap_err().to_string().contains("no interrupted run"));
         let noticed = entry("a", Outcome::Noticed { suite: "unit".into(), test: "b::c".into() });
         Record::begin(&path, "tree").unwrap().add(noticed.clone()).unwrap();
-        // Cut off in the middle of a line.
+        // An incomplete line.
         let mut file = File::options().append(true).open(&path).unwrap();
         file.write_all(br#"{"name":"b","outc"#).unwrap();
         let resumed = Record::resume(&path, "tree").unwrap();
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_compile_does_not_count() {
+    fn mutations_that_do_not_compile_are_not_counted() {
         let mut report = Report::default();
         let hung = Outcome::Hung { suite: "native".into(), tests: vec!["storms".into()] };
         let noticed = Outcome::Noticed { suite: "unit".into(), test: "a".into() };

@@ -1,4 +1,4 @@
-//! The test suites that can notice a change of the driver.
+//! The test suites that can notice a change of the driver, fastest first.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -11,15 +11,15 @@ use serde::{Deserialize, Serialize};
 use super::watched::{self, End};
 use crate::setup::clean_command;
 
-/// A suite, by its name.
+/// A test suite.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suite {
-    /// What it is called.
+    /// Its name.
     pub name: &'static str,
-    /// cargo's arguments that choose it.
+    /// The arguments of cargo that select it.
     arguments: &'static [&'static str],
-    /// Where the changed source is a part of the program: whether it compiles is
-    /// asked first.
+    /// Whether the changed source is compiled into the program. Then a compile
+    /// check comes first.
     compiles_source: bool,
 }
 
@@ -27,18 +27,19 @@ const fn of_lab(name: &'static str, arguments: &'static [&'static str]) -> Suite
     Suite { name, arguments, compiles_source: false }
 }
 
-/// The driver's unit tests, which come first: they alone need no linked driver.
+/// The driver's unit tests. They come first, because only they need no linked
+/// driver.
 pub const UNIT: Suite = Suite {
     name: "unit",
     arguments: &["--package", "hushport", "--lib", "--no-default-features"],
     compiles_source: true,
 };
 
-/// The test that links the driver, and nothing else.
+/// A single test that links the driver.
 const LINKS: Suite = of_lab("link", &["--package", "hushport-lab", "--test", "driver"]);
 const LINK_TEST: &str = "image::the_driver_links";
 
-/// The rest, which run in the order of the time that they take.
+/// The other suites. They run in the order of their duration.
 pub const SUITES: [Suite; 11] = [
     of_lab("driver", &["--package", "hushport-lab", "--test", "driver"]),
     Suite {
@@ -57,17 +58,17 @@ pub const SUITES: [Suite; 11] = [
     of_lab("faults", &["--package", "hushport-lab", "--test", "faults"]),
 ];
 
-/// How long a suite may take where nothing is changed, with all that has to be built.
+/// The time limit of a suite without changes, including the build.
 const LONGEST: Duration = Duration::from_secs(45 * 60);
 
-/// How long each suite takes where nothing is changed, in seconds.
+/// The duration of each suite without changes, in seconds.
 pub type Times = BTreeMap<String, f64>;
 
-/// What came of a change.
+/// The result of a mutation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "kebab-case")]
 pub enum Outcome {
-    /// It does not compile, or does not link: no change that anybody could make.
+    /// It does not compile or link, so it is not counted.
     Unviable,
     /// A test failed.
     #[allow(missing_docs, reason = "the fields say it")]
@@ -75,40 +76,39 @@ pub enum Outcome {
     /// A suite did not end.
     #[allow(missing_docs, reason = "the fields say it")]
     Hung { suite: String, tests: Vec<String> },
-    /// No suite noticed.
+    /// No suite noticed it.
     Survived,
-    /// The user has interrupted.
+    /// The user interrupted it.
     Interrupted,
 }
 
-/// The suite of a name.
+/// Finds a suite by its name.
 ///
 /// # Errors
-/// Where there is none.
+/// If there is none.
 pub fn named(name: &str) -> Result<Suite, String> {
     let all = || std::iter::once(UNIT).chain(SUITES);
     let names = || all().map(|suite| suite.name).collect::<Vec<_>>().join(", ");
-    all().find(|suite| suite.name == name).ok_or_else(|| format!("one of {} is expected", names()))
+    all().find(|suite| suite.name == name).ok_or_else(|| format!("{name:?}: expected one of {}", names()))
 }
 
 /// Where suites run, and how long each may take.
 #[derive(Debug)]
 pub struct Runner<'a> {
     root: &'a Path,
-    /// Fastest first, the unit tests before all others.
+    /// The unit tests first, then the fastest ones.
     suites: Vec<Suite>,
     times: Times,
-    /// Beyond what a suite takes where nothing is changed.
+    /// The time that a suite may take beyond its duration without changes.
     patience: Duration,
 }
 
 impl<'a> Runner<'a> {
-    /// In a copy of the checkout; all suites where none is named. `times`: what is
-    /// known of them, to which what is not known is added by running them.
+    /// Runs suites in a copy of the checkout; all of them if none is named. Suites
+    /// that are missing in `times` are run to measure them.
     ///
     /// # Errors
-    /// If a suite does not pass where nothing is changed: then no change can be
-    /// noticed.
+    /// If a suite fails without changes, because then it cannot notice any.
     pub fn new(root: &'a Path, suites: &[Suite], times: Times, patience: Duration) -> Result<Self> {
         let all: Vec<_> = std::iter::once(UNIT).chain(SUITES).collect();
         let suites = if suites.is_empty() { &all[..] } else { suites };
@@ -127,22 +127,22 @@ impl<'a> Runner<'a> {
         Ok(runner)
     }
 
-    /// How long the suites take where nothing is changed.
+    /// The durations of the suites without changes.
     pub fn times(&self) -> &Times {
         &self.times
     }
 
-    /// Builds a suite, and runs it.
+    /// Builds a suite and measures it.
     fn measure(&mut self, suite: &Suite) -> Result<()> {
-        eprintln!("lab: {} where nothing is changed", suite.name);
+        eprintln!("lab: {} without changes", suite.name);
         for arguments in [&["--no-run"][..], &[]] {
             let began = Instant::now();
             match watched::run(&mut self.command(suite, arguments), LONGEST)? {
                 End::Passed => {}
                 End::Interrupted => bail!("interrupted"),
-                end => bail!("{} does not pass where nothing is changed: {end:?}", suite.name),
+                end => bail!("{} fails without changes: {end:?}", suite.name),
             }
-            // The second time is the one that counts.
+            // Only the second run is measured.
             self.times.insert(suite.name.to_owned(), began.elapsed().as_secs_f64());
         }
         Ok(())
@@ -155,7 +155,8 @@ impl<'a> Runner<'a> {
     pub fn outcome(&self) -> Result<Outcome> {
         let mut links = false;
         for suite in &self.suites {
-            // Where it does not link, every suite of the lab's would fail for that.
+            // If the driver does not link, every suite of the lab would fail for
+            // that reason.
             if *suite != UNIT && !links {
                 match watched::run(&mut self.command(&LINKS, &[]), self.limit(&LINKS))? {
                     End::Passed => links = true,
@@ -170,7 +171,7 @@ impl<'a> Runner<'a> {
         Ok(Outcome::Survived)
     }
 
-    /// `None` where it passes.
+    /// Runs a suite. Returns `None` if it passes.
     fn run(&self, suite: &Suite) -> Result<Option<Outcome>> {
         let limit = self.limit(suite);
         if suite.compiles_source {
@@ -192,8 +193,8 @@ impl<'a> Runner<'a> {
         })
     }
 
-    /// The test in which a suite dies: the last one that begins where they run one
-    /// by one; if it passes so, how it died.
+    /// The test in which a suite dies: the last one that begins if they run one by
+    /// one. If the suite passes that way, how it died before.
     fn died_in(&self, suite: &Suite, how: &str, limit: Duration) -> Result<String> {
         let mut command = self.command(suite, &["--", "--test-threads", "1"]);
         let test = watched::last_begun(&mut command, limit)?;
@@ -202,8 +203,8 @@ impl<'a> Runner<'a> {
     }
 
     fn limit(&self, suite: &Suite) -> Duration {
-        let usual = self.times.get(suite.name).copied().unwrap_or(0.0);
-        Duration::from_secs_f64(usual * 3.0) + self.patience
+        let unchanged = self.times.get(suite.name).copied().unwrap_or(0.0);
+        Duration::from_secs_f64(unchanged * 3.0) + self.patience
     }
 
     fn command(&self, suite: &Suite, arguments: &[&str]) -> Command {

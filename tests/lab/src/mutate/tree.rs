@@ -1,4 +1,4 @@
-//! A copy of the checkout, which the mutations are applied in.
+//! A copy of the checkout to which mutations are applied.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 use super::Mutation;
 use crate::setup::{self, clean_command};
 
-/// The copy. It has a target folder of its own, so that nothing of the user's is
-/// built again.
+/// The copy. It has a target folder of its own, so that the user's builds stay
+/// fresh.
 #[derive(Debug)]
 pub struct Tree {
     root: PathBuf,
@@ -18,11 +18,11 @@ pub struct Tree {
 }
 
 impl Tree {
-    /// Brings it up to date: what git knows of, and new files that it does not
+    /// Updates the copy: the files that git tracks, and new files that it does not
     /// ignore, as they are in the checkout now.
     ///
     /// # Errors
-    /// If git cannot say what there is, or a file cannot be copied.
+    /// If git cannot list the files, or a file cannot be copied.
     pub fn bring_up_to_date() -> Result<Self> {
         let root = setup::state().join("mutate/tree");
         let mut git = clean_command("git");
@@ -42,21 +42,21 @@ impl Tree {
         Ok(Self { root, hash })
     }
 
-    /// Its top.
+    /// The root of the copy.
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// A number that changes with any file.
+    /// A hash over all files.
     pub fn hash(&self) -> &str {
         &self.hash
     }
 
-    /// Runs `f` with a mutation applied; whatever comes of it, the file is as
-    /// before then.
+    /// Runs `f` with a mutation applied. Afterwards the file is restored in any
+    /// case.
     ///
     /// # Errors
-    /// That of `f`, or if the mutation cannot be applied or taken back.
+    /// Those of `f`, or if the mutation cannot be applied or removed.
     pub fn with<R>(&self, mutation: &Mutation, f: impl FnOnce() -> Result<R>) -> Result<R> {
         let path = self.root.join(&mutation.file);
         let before = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
@@ -67,17 +67,18 @@ impl Tree {
     }
 }
 
-/// Writes a file where its text differs: cargo goes by the time of writing.
+/// Writes a file only if its text differs, because cargo compares modification
+/// times.
 fn put(path: &Path, text: &[u8]) -> Result<()> {
     if std::fs::read(path).is_ok_and(|there| there == text) {
         return Ok(());
     }
-    let folder = path.parent().context("a file lies in a folder")?;
+    let folder = path.parent().context("the path has no folder")?;
     std::fs::create_dir_all(folder)?;
     std::fs::write(path, text).with_context(|| path.display().to_string())
 }
 
-/// Removes what is no part of the checkout any more.
+/// Removes files that are no longer in the checkout.
 fn remove_others(root: &Path, folder: &Path, names: &BTreeSet<&str>) -> Result<()> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();

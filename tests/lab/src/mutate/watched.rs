@@ -1,4 +1,4 @@
-//! A test program that is ended at its first failure, or when its time is over.
+//! Runs a test program until its first failure or its time limit.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::process::CommandExt;
@@ -15,34 +15,36 @@ use nix::unistd::Pid;
 /// How a test program ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
-    /// It ended by itself, and well.
+    /// It exited with success.
     Passed,
     /// A test failed.
     Failed(String),
-    /// It died, or ended badly, without naming a test: how, and what it said last.
+    /// It died or exited with an error, without a failed test: how, and the end of
+    /// its output.
     Died(String),
-    /// Its time was over. libtest names tests that take long.
+    /// It reached its time limit. The tests that libtest reported as slow.
     Hung(Vec<String>),
-    /// The user has interrupted.
+    /// The user interrupted it.
     Interrupted,
 }
 
 /// Set when the user interrupts.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// How often it is looked whether the user has.
+/// The interval between two looks at [`INTERRUPTED`].
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Lines of a program's errors that are kept.
+/// The number of lines of a program's errors that are stored.
 const KEPT: usize = 40;
 
-/// Runs a program that speaks as libtest does.
+/// Runs a program with libtest's output.
 ///
 /// # Errors
 /// If it cannot be started.
 pub fn run(command: &mut Command, limit: Duration) -> Result<End> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // A group of its own, so that all that it starts is ended with it.
+    // It has a process group of its own, so that all its children are killed with
+    // it.
     let mut child = command.process_group(0).spawn().with_context(|| format!("cannot start {command:?}"))?;
     let group = Pid::from_raw(child.id().cast_signed());
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
@@ -50,7 +52,7 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<End> {
     let lines = lines_of(stdout);
     let end = follow(&lines, Instant::now() + limit);
     if end.is_some() {
-        // It may have ended already.
+        // It may have exited already.
         let _ = killpg(group, Signal::SIGKILL);
     }
     let status = wait(&mut child)?;
@@ -62,8 +64,8 @@ pub fn run(command: &mut Command, limit: Duration) -> Result<End> {
     })
 }
 
-/// The last test that a program begins which runs its tests one by one; libtest
-/// says its name before it runs, on a line that has no end then.
+/// The last test that begins in a program that runs its tests one by one. libtest
+/// prints the name of a test before it runs, without an end of line.
 ///
 /// # Errors
 /// If it cannot be started.
@@ -80,13 +82,13 @@ pub fn last_begun(command: &mut Command, limit: Duration) -> Result<Option<Strin
             Err(RecvTimeoutError::Timeout) => {}
         }
     }
-    // It may have ended already.
+    // It may have exited already.
     let _ = killpg(group, Signal::SIGKILL);
     let status = wait(&mut child)?;
     Ok(last.filter(|_| !status.success()))
 }
 
-/// The test that a line says runs, and does not say how it ended.
+/// The test of a line that reports a start but no result.
 fn begun(line: &str) -> Option<&str> {
     line.strip_prefix("test ")?.strip_suffix(" ...")
 }
@@ -95,7 +97,7 @@ fn wait(child: &mut Child) -> Result<ExitStatus> {
     child.wait().context("cannot wait for a test program")
 }
 
-/// What the lines say before they end; `None` where they end first.
+/// Follows the output up to a reason to stop; `None` if it ends first.
 fn follow(lines: &Receiver<String>, deadline: Instant) -> Option<End> {
     let mut slow = Vec::new();
     loop {
@@ -122,7 +124,7 @@ fn follow(lines: &Receiver<String>, deadline: Instant) -> Option<End> {
     }
 }
 
-/// The test that a line of libtest's says has failed.
+/// The failed test, if the line is a failure.
 fn failed(line: &str) -> Option<&str> {
     line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
 }
@@ -178,14 +180,14 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn the_first_failure_ends_it() {
+    fn the_first_failure_ends_the_program() {
         let end = shell("echo 'test a ... ok'; echo 'test b::c ... FAILED'; sleep 600", LONG);
         assert_eq!(end, End::Failed("b::c".into()));
         assert_eq!(shell("echo 'test a ... ok'", LONG), End::Passed);
     }
 
     #[test]
-    fn a_death_says_how() {
+    fn a_crash_is_reported_with_its_signal() {
         let End::Died(how) = shell("echo gone >&2; kill -SEGV $$", LONG) else { panic!("it died") };
         assert!(how.contains("11") && how.contains("gone"), "{how}");
     }
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn what_takes_too_long_is_ended_and_named() {
+    fn a_program_that_takes_too_long_is_killed_and_its_tests_named() {
         let long = "echo 'test a has been running for over 60 seconds'";
         let script = format!("{long}; {}; echo 'test b ... ok'; sleep 600 & wait", long.replace('a', "b"));
         let began = Instant::now();

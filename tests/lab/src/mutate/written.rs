@@ -1,4 +1,4 @@
-//! Mutations that a person wrote, and those that are left out with a reason.
+//! Reads hand-written mutations, and those that are left out with a reason.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use super::Mutation;
 use crate::setup;
 
-/// The data files' folder, from the top of the checkout.
+/// The folder of the data files, relative to the checkout.
 pub const FOLDER: &str = "tests/lab/mutations";
 
 /// `written.toml`.
@@ -19,7 +19,7 @@ struct File {
     mutation: Vec<Entry>,
 }
 
-/// A text and what replaces it; the text occurs once in the file.
+/// A text and its replacement. The text occurs once in the file.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Entry {
@@ -36,7 +36,7 @@ pub struct LeftOut {
     /// Files that are not compiled into what the suites run.
     #[serde(default)]
     skipped: Vec<Skipped>,
-    /// Mutations that change nothing that can be observed.
+    /// Mutations without an observable effect.
     #[serde(default)]
     equivalent: Vec<Equivalent>,
 }
@@ -52,14 +52,14 @@ struct Skipped {
 #[serde(deny_unknown_fields)]
 struct Equivalent {
     file: String,
-    /// The mutation's name without the place.
+    /// The mutation's name without its position.
     change: String,
-    /// The source line on which it begins.
+    /// The source line where it begins.
     line: String,
     reason: String,
 }
 
-/// Every written mutation.
+/// Reads every written mutation.
 ///
 /// # Errors
 /// If one does not apply exactly once; the error names it.
@@ -84,7 +84,7 @@ fn mutation_of(Entry { name, file, from, to }: Entry) -> Result<Mutation> {
 }
 
 impl LeftOut {
-    /// As the data file has it.
+    /// Reads the data file.
     ///
     /// # Errors
     /// If it cannot be read, or an entry has no reason.
@@ -98,11 +98,11 @@ impl LeftOut {
         Ok(left_out)
     }
 
-    /// The mutations without those that are left out.
+    /// Removes the mutations that are left out.
     ///
     /// # Errors
-    /// If an entry matches none: the code has changed, and it is to be looked at
-    /// again.
+    /// If an entry matches no mutation, because then the code has changed and the
+    /// entry must be reviewed.
     pub fn remove_from(&self, mutations: Vec<Mutation>) -> Result<Vec<Mutation>> {
         let mut used = vec![false; self.equivalent.len()];
         let mut kept = Vec::new();
@@ -146,19 +146,19 @@ mod tests {
         let mut names: Vec<_> = written.iter().map(|mutation| &mutation.name).collect();
         names.sort();
         names.dedup();
-        assert_eq!(names.len(), written.len(), "each has a name of its own");
+        assert_eq!(names.len(), written.len(), "two mutations have one name");
         assert!(written.iter().all(|mutation| mutation.file.starts_with("src/")));
     }
 
     #[test]
-    fn every_file_that_is_skipped_is_there() {
+    fn every_skipped_file_exists() {
         for Skipped { file, .. } in LeftOut::read().unwrap().skipped {
             assert!(setup::root().join(&file).is_file(), "{file}");
         }
     }
 
     #[test]
-    fn a_text_that_is_not_there_once_is_named() {
+    fn a_text_that_does_not_occur_exactly_once_is_an_error() {
         let entry = |from: &str| Entry {
             name: "a change".into(),
             file: "src/lib.rs".into(),

@@ -1,10 +1,10 @@
-//! A catalog file: the digests of a package's files, to be signed.
+//! Builds and reads catalogs: the signed digests of a package's files.
 //!
-//! A PKCS#7 SignedData (RFC 2315) whose content is a certificate trust list
-//! (CTL_INFO in wincrypt.h; the attributes' names are in mscat.h). Which fields
-//! there are and how each is encoded was read off catalogs that Inf2Cat made
-//! for packages without hardware ids. Strict DER: Windows refuses a catalog
-//! whose sets are not sorted.
+//! A catalog is a PKCS#7 SignedData (RFC 2315) whose content is a certificate trust
+//! list (CTL_INFO in wincrypt.h; the names of the attributes are in mscat.h). Which
+//! fields exist and how each is encoded was learned from catalogs that Inf2Cat made
+//! for packages without hardware ids. The encoding is strict DER: Windows refuses a
+//! catalog with unsorted sets.
 
 use anyhow::{Context, Result, bail};
 use der::asn1::{BitString, BmpString, ObjectIdentifier, OctetString, SetOfVec, UtcTime};
@@ -27,7 +27,7 @@ const NAME_VALUE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.3
 const MEMBER_INFO: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.12.2.3");
 /// SPC_INDIRECT_DATA_OBJID.
 const INDIRECT_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.2.1.4");
-/// SPC_PE_IMAGE_DATA_OBJID and SPC_CAB_DATA_OBJID, which plain files have, too.
+/// SPC_PE_IMAGE_DATA_OBJID and SPC_CAB_DATA_OBJID; plain files have the latter.
 const IMAGE_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.2.1.15");
 const PLAIN_DATA: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.311.2.1.25");
 const SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.4.2.1");
@@ -36,15 +36,15 @@ const SHA256: ObjectIdentifier = ObjectIdentifier::new_unwrap("2.16.840.1.101.3.
 const PLAIN_TEXT: u32 = 0x1001_0001;
 /// NT 10.0: platform 2, which is NT.
 const NT_10: &str = "2:10.0";
-/// An SpcLink of the choice `file` with an empty string, DER.
+/// An SpcLink with the choice `file` and an empty string, in DER.
 const EMPTY_LINK: [u8; 4] = [0xA2, 0x02, 0x80, 0x00];
 
-/// What a file is to a catalog.
+/// How a catalog digests a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A PE image, whose signature and checksum do not count.
+    /// A PE image, without its signature and checksum.
     Image,
-    /// Anything else, every byte of it.
+    /// Any other file, with every byte.
     Plain,
 }
 
@@ -66,14 +66,14 @@ impl Kind {
     }
 }
 
-/// What a catalog says beside its members.
+/// What a catalog contains besides its members.
 #[derive(Clone, Debug)]
 pub struct Description {
-    /// Names this list among all.
+    /// The identifier of this list.
     pub id: [u8; 16],
-    /// When it was made, in seconds since 1970.
+    /// The time of creation, in seconds since 1970.
     pub time: u64,
-    /// The systems it is for, as Inf2Cat spells them: `_v100_X64`.
+    /// The systems that it is for, as Inf2Cat spells them: `_v100_X64`.
     pub os: String,
 }
 
@@ -168,7 +168,7 @@ struct ImageData {
     file: Any,
 }
 
-/// An unsigned catalog of files, by name and contents.
+/// Builds an unsigned catalog of files with these names and contents.
 pub fn build(description: &Description, files: &[(&str, &[u8])]) -> Result<Vec<u8>> {
     let mut members = Vec::new();
     for (name, contents) in files {
@@ -235,16 +235,16 @@ fn indirect(kind: Kind, digest: Vec<u8>) -> Result<IndirectData> {
     Ok(IndirectData { data, digest: DigestInfo { algorithm, digest: OctetString::new(digest)? } })
 }
 
-/// A catalog that was read.
+/// A parsed catalog.
 #[derive(Clone, Debug)]
 pub struct Catalog(ContentInfo);
 
 impl Catalog {
-    /// Reads a catalog, signed or not; anything but strict DER is refused.
+    /// Parses a catalog, signed or not. Anything but strict DER is refused.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let info = ContentInfo::from_der(bytes).context("this is no catalog")?;
+        let info = ContentInfo::from_der(bytes).context("not a catalog")?;
         if info.content_type != SIGNED_DATA || info.content.content.content_type != TRUST_LIST {
-            bail!("this is no catalog");
+            bail!("not a catalog");
         }
         if info.to_der()? != bytes {
             bail!("the catalog is not in DER");
@@ -252,18 +252,18 @@ impl Catalog {
         Ok(Self(info))
     }
 
-    /// Whether somebody signed it; by whom and rightly is not looked at.
+    /// Whether it has a signer. The signature is not verified.
     pub fn is_signed(&self) -> bool {
         !self.0.content.signers.is_empty()
     }
 
-    /// How many digests it lists.
+    /// The number of members.
     pub fn members(&self) -> usize {
         self.0.content.content.content.members.len()
     }
 
-    /// Whether a file, as it is, is what the catalog lists under its name: by
-    /// both digests, and by the digest that signing tools compare.
+    /// Checks that a file is what the catalog lists under its name: by both
+    /// digests, and by the digest that signing tools compare.
     pub fn check(&self, name: &str, contents: &[u8]) -> Result<()> {
         let kind = Kind::of(name);
         let sha256 = kind.digest::<Sha256>(contents)?;

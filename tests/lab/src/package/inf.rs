@@ -1,70 +1,70 @@
-//! Reads an INF strictly: sections, lines, fields, string tokens.
+//! Parses an INF strictly: sections, lines, fields, string tokens.
 //!
-//! Source of the grammar: "General syntax rules for INF files", Microsoft
-//! Learn. Stricter than Windows, where what Windows makes of a file is not
-//! written: a section may not be given twice, and the text is ASCII.
+//! Source of the grammar: "General syntax rules for INF files", Microsoft Learn.
+//! This parser is stricter than Windows where the behavior of Windows is not
+//! documented: a section may occur only once, and the text is ASCII.
 
 use thiserror::Error;
 
-/// Longest section name and longest line (same page).
+/// The maximum length of section names and of lines (same page).
 const LONGEST_NAME: usize = 255;
 const LONGEST_LINE: usize = 4096;
 
-/// Why a text is no INF.
+/// Why a text is not a valid INF.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("line {line}: {problem}")]
 pub struct InfError {
-    /// Counted from 1.
+    /// The line, counted from 1.
     pub line: usize,
-    /// What is wrong there.
+    /// The problem there.
     pub problem: &'static str,
 }
 
 /// An INF's sections, in the file's order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inf {
-    /// All of them.
+    /// The sections.
     pub sections: Vec<Section>,
 }
 
-/// `[name]` and what follows it.
+/// `[name]` and the lines after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
     /// As written.
     pub name: String,
     /// The line of its header.
     pub line: usize,
-    /// Its lines that say something.
+    /// Its lines, without empty ones and comments.
     pub lines: Vec<Line>,
 }
 
 /// `key = field, field` or `field, field`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Where it begins.
+    /// The number of its first line.
     pub line: usize,
-    /// What stands before `=`.
+    /// The text before `=`.
     pub key: Option<String>,
-    /// Without the quotation marks; string tokens are still in them.
+    /// The fields without quotation marks; string tokens are not replaced.
     pub fields: Vec<String>,
 }
 
 impl Line {
-    /// A field, empty where there is none: Windows reads both alike.
+    /// A field; empty if it is missing, because Windows treats both alike.
     pub fn field(&self, index: usize) -> &str {
         self.fields.get(index).map_or("", String::as_str)
     }
 }
 
 impl Section {
-    /// The lines of a key, whose case does not matter.
+    /// The lines with a key. Case is ignored.
     pub fn entries<'a>(&'a self, key: &str) -> impl Iterator<Item = &'a Line> {
         self.lines.iter().filter(move |line| line.key.as_deref().is_some_and(|k| k.eq_ignore_ascii_case(key)))
     }
 }
 
 impl Inf {
-    /// Reads the whole text.
+    /// Parses the whole text.
     pub fn parse(text: &str) -> Result<Self, InfError> {
         let mut sections: Vec<Section> = Vec::new();
         for (line, text) in logical_lines(text)? {
@@ -74,12 +74,13 @@ impl Inf {
                 continue;
             }
             if let Some(rest) = text.strip_prefix('[') {
-                let name = rest.strip_suffix(']').ok_or(error("text behind a section's name, or no ]"))?;
+                let name =
+                    rest.strip_suffix(']').ok_or(error("text after the name of a section, or no ]"))?;
                 if name.is_empty() || name.len() > LONGEST_NAME || name.contains(['[', ']', '"', ';']) {
-                    return Err(error("this is no section's name"));
+                    return Err(error("this is not a valid section name"));
                 }
                 if sections.iter().any(|section| section.name.eq_ignore_ascii_case(name)) {
-                    return Err(error("this section was there before"));
+                    return Err(error("this section occurs twice"));
                 }
                 sections.push(Section { name: name.to_owned(), line, lines: Vec::new() });
             } else {
@@ -90,23 +91,23 @@ impl Inf {
         Ok(Self { sections })
     }
 
-    /// A section by its name, whose case does not matter.
+    /// A section by its name. Case is ignored.
     pub fn section(&self, name: &str) -> Option<&Section> {
         self.sections.iter().find(|section| section.name.eq_ignore_ascii_case(name))
     }
 
-    /// The one value of a key in a section.
+    /// The only value of a key in a section.
     pub fn value<'a>(&'a self, section: &str, key: &str) -> Option<&'a str> {
         self.section(section)?.entries(key).next().map(|line| line.field(0))
     }
 
-    /// What `%name%` stands for, by `[Strings]`.
+    /// The value of `%name%` in `[Strings]`.
     pub fn string(&self, name: &str) -> Option<&str> {
         self.value("Strings", name)
     }
 
-    /// A field with its string tokens replaced; `None` where one is not
-    /// defined. Numbers, which name directories, stay.
+    /// A field with its string tokens replaced; `None` if one is not defined.
+    /// Numbers, which are directories, stay.
     pub fn expand(&self, field: &str) -> Option<String> {
         let mut text = String::new();
         for part in Token::split(field) {
@@ -121,10 +122,10 @@ impl Inf {
     }
 }
 
-/// A piece of a field.
+/// A part of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Token<'a> {
-    /// Plain text; also a single `%`.
+    /// Plain text, which may be a single `%`.
     Text(&'a str),
     /// `%%`.
     Percent,
@@ -135,7 +136,7 @@ pub enum Token<'a> {
 }
 
 impl<'a> Token<'a> {
-    /// The pieces of a field, in order.
+    /// The parts of a field, in order.
     pub fn split(field: &'a str) -> Vec<Self> {
         let mut tokens = Vec::new();
         let mut rest = field;
@@ -162,8 +163,8 @@ impl<'a> Token<'a> {
     }
 }
 
-/// Lines without comments, with what `\` at an end continues joined; each with
-/// the number of its first.
+/// The lines without comments, with continuation lines joined; each with the number
+/// of its first line.
 fn logical_lines(text: &str) -> Result<Vec<(usize, String)>, InfError> {
     let mut lines = Vec::new();
     let mut open: Option<(usize, String)> = None;
@@ -184,13 +185,12 @@ fn logical_lines(text: &str) -> Result<Vec<(usize, String)>, InfError> {
         }
     }
     match open {
-        Some((line, _)) => Err(InfError { line, problem: "nothing follows the \\ at its end" }),
+        Some((line, _)) => Err(InfError { line, problem: "no line follows the \\ at its end" }),
         None => Ok(lines),
     }
 }
 
-/// Up to the `;` that stands outside quotation marks; `None` where one is left
-/// open.
+/// The text up to a `;` outside quotation marks; `None` if one is not closed.
 fn without_comment(line: &str) -> Option<&str> {
     let mut quoted = false;
     for (at, c) in line.char_indices() {
@@ -206,22 +206,22 @@ fn without_comment(line: &str) -> Option<&str> {
 fn entry(line: usize, text: &str) -> Result<Line, InfError> {
     let error = |problem| InfError { line, problem };
     let (key, rest) = match unquoted(text, '=').next() {
-        Some(at) => (Some(field(&text[..at]).ok_or(error("text beside a quoted key"))?), &text[at + 1..]),
+        Some(at) => (Some(field(&text[..at]).ok_or(error("text next to a quoted key"))?), &text[at + 1..]),
         None => (None, text),
     };
     if key.as_ref().is_some_and(String::is_empty) {
-        return Err(error("nothing before ="));
+        return Err(error("no key before ="));
     }
     let mut fields = Vec::new();
     let mut from = 0;
     for at in unquoted(rest, ',').chain([rest.len()]) {
-        fields.push(field(&rest[from..at]).ok_or(error("text beside a quoted field"))?);
+        fields.push(field(&rest[from..at]).ok_or(error("text next to a quoted field"))?);
         from = at + 1;
     }
     Ok(Line { line, key, fields })
 }
 
-/// Where a character stands outside quotation marks.
+/// The positions of a character outside quotation marks.
 fn unquoted(text: &str, wanted: char) -> impl Iterator<Item = usize> + '_ {
     let mut quoted = false;
     text.char_indices().filter_map(move |(at, c)| {
@@ -230,8 +230,8 @@ fn unquoted(text: &str, wanted: char) -> impl Iterator<Item = usize> + '_ {
     })
 }
 
-/// A field without the quotation marks around it; a doubled one inside stands
-/// for itself. `None` where quoted and plain text are mixed.
+/// A field without the quotation marks around it; inside, two stand for one. `None`
+/// if quoted and plain text are mixed.
 fn field(text: &str) -> Option<String> {
     let text = text.trim();
     if !text.contains('"') {

@@ -1,16 +1,16 @@
-//! The driver package that a person installs, test-signed, made on Linux.
+//! The test-signed driver package for installation, built on Linux.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`inf`] | reads an INF strictly |
-//! | [`stamp`] | makes the INF out of `inf/hushport.inx`, as stampinf |
-//! | [`rules`] | what the INF of a primitive driver must keep, as infverif |
-//! | [`image`] | what a signature covers of a PE file |
+//! | [`stamp`] | stamps `inf/hushport.inx` into the INF, as stampinf |
+//! | [`rules`] | the rules for the INF of a primitive driver, as infverif |
+//! | [`image`] | the parts of a PE file that a signature covers |
 //! | [`catalog`] | the catalog, as Inf2Cat |
 //! | [`signing`] | certificate and signatures, by openssl and osslsigncode |
 //!
-//! What is made is checked as it lies on the disk. What Windows says to it is
-//! not known from here.
+//! The files are checked as they are on the disk. Whether Windows accepts them is
+//! not known here.
 #![forbid(unsafe_code)]
 
 pub mod catalog;
@@ -31,17 +31,17 @@ use inf::Inf;
 use signing::Certificate;
 use stamp::Stamp;
 
-/// The INF's source.
+/// The source of the INF.
 pub const INX: &str = "inf/hushport.inx";
 
-/// A package to be made.
+/// The plan of a package.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// For which processor.
     pub target: Target,
-    /// Into which folder; files of a package that lie there are replaced.
+    /// The output folder. Files of an earlier package are replaced.
     pub out: PathBuf,
-    /// When it is made, in seconds since 1970.
+    /// The time of creation, in seconds since 1970.
     pub time: u64,
     /// The systems that the catalog names.
     pub os: String,
@@ -49,27 +49,27 @@ pub struct Plan {
     pub revision: u16,
 }
 
-/// A package that was made.
+/// A package on the disk.
 #[derive(Clone, Debug)]
 pub struct Package {
-    /// Where it lies.
+    /// Its folder.
     pub folder: PathBuf,
-    /// The certificate that signed it.
+    /// The certificate that it is signed with.
     pub certificate: Certificate,
 }
 
 impl Plan {
-    /// For a target and a folder: now, or at SOURCE_DATE_EPOCH where that is
-    /// set (reproducible-builds.org), and for Windows 10 and later.
+    /// A package for a target, with the current time, or SOURCE_DATE_EPOCH if that
+    /// is set (reproducible-builds.org), for Windows 10 and later.
     pub fn new(target: Target, out: PathBuf) -> Result<Self> {
         let time = match std::env::var("SOURCE_DATE_EPOCH") {
-            Ok(text) => {
-                text.parse().with_context(|| format!("SOURCE_DATE_EPOCH={text}: seconds are wanted"))?
-            }
+            Ok(text) => text
+                .parse()
+                .with_context(|| format!("SOURCE_DATE_EPOCH={text}: expected seconds since 1970"))?,
             Err(_) => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
         };
-        // The string for x64 was seen in catalogs of Inf2Cat's; the one for
-        // arm64 is its twin by analogy, which is why it can be given.
+        // The string for x64 appears in catalogs by Inf2Cat. The one for arm64 is
+        // only inferred from it, so it can be overridden.
         let os = match target {
             Target::X64 => "_v100_X64",
             Target::Arm64 => "_v100_ARM64",
@@ -87,7 +87,8 @@ impl Plan {
         let sys = package.file("sys");
         std::fs::copy(&built.sys, &sys)?;
         certificate.sign(&sys, self.time)?;
-        // From here on neither file may change: the catalog has their digests.
+        // From here on neither file may change, because the catalog has their
+        // digests.
         let inf = self.stamp()?;
         std::fs::write(package.file("inf"), &inf)?;
         let description = Description { id: list_id(&inf, self.time), time: self.time, os: self.os.clone() };
@@ -98,7 +99,7 @@ impl Plan {
         Ok(package)
     }
 
-    /// The stamped INF, which keeps every rule.
+    /// The stamped INF, checked against every rule.
     pub fn stamp(&self) -> Result<String> {
         let inx = setup::root().join(INX);
         let inx = std::fs::read_to_string(&inx).with_context(|| format!("cannot read {}", inx.display()))?;
@@ -119,23 +120,23 @@ impl Plan {
 }
 
 impl Package {
-    /// `hushport.` with an extension.
+    /// The path of `hushport.` with this extension.
     pub fn file(&self, extension: &str) -> PathBuf {
         self.folder.join("hushport").with_extension(extension)
     }
 
-    /// Everything that can be checked without Windows.
+    /// Checks everything that can be checked without Windows.
     pub fn check(&self) -> Result<()> {
         let (sys, cat) = (self.file("sys"), self.file("cat"));
         let (written, right) = image::checksums(&read(&sys)?)?;
-        ensure!(written == right, "hushport.sys has the checksum {written:#x}, not {right:#x}");
+        ensure!(written == right, "hushport.sys has the checksum {written:#x}, expected {right:#x}");
         self.certificate.verify(&sys).context("the signature of hushport.sys")?;
         self.certificate.verify(&cat).context("the signature of hushport.cat")?;
         self.certificate.verify_member(&cat, &sys).context("hushport.sys in hushport.cat")?;
         let catalog = Catalog::parse(&read(&cat)?)?;
         ensure!(
             catalog.is_signed() && catalog.members() == 4,
-            "hushport.cat has other members than it should"
+            "hushport.cat has other members than expected"
         );
         for extension in ["sys", "inf"] {
             catalog.check(&format!("hushport.{extension}"), &read(&self.file(extension))?)?;
@@ -148,16 +149,16 @@ fn read(file: &Path) -> Result<Vec<u8>> {
     std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
-/// The package's version, with the revision as Windows' fourth number.
+/// The version of the package, with the revision as the fourth number.
 fn version(revision: u16) -> Result<[u16; 4]> {
     let mut version = [0, 0, 0, revision];
     for (place, part) in version.iter_mut().zip(env!("CARGO_PKG_VERSION").split('.')) {
-        *place = part.parse().context("the version of a package is three plain numbers")?;
+        *place = part.parse().context("expected a package version of three numbers")?;
     }
     Ok(version)
 }
 
-/// The list's identifier: one time and one INF give one.
+/// The identifier of the list, a hash of INF and time.
 fn list_id(inf: &str, time: u64) -> [u8; 16] {
     use sha2::Digest;
     let digest = sha2::Sha256::new().chain_update(inf).chain_update(time.to_le_bytes()).finalize();

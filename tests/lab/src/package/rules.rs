@@ -1,11 +1,11 @@
-//! What an INF of a primitive callout driver must keep.
+//! The rules that the INF of a primitive callout driver must keep.
 //!
-//! Sources, all Microsoft Learn: "Creating a Primitive Driver", "Using a
-//! Universal INF File", "Driver Package Isolation", "INF Version Section", "INF
-//! AddService Directive", "INF AddReg Directive". Sections and directives are
-//! held against a list of those that such an INF has a use for, so that every
-//! one that a declarative INF forbids (ClassInstall32, co-installers, DelReg,
-//! DelFiles, DelService, BitReg, …) is refused, with those never heard of.
+//! Sources, all Microsoft Learn: "Creating a Primitive Driver", "Using a Universal
+//! INF File", "Driver Package Isolation", "INF Version Section", "INF AddService
+//! Directive", "INF AddReg Directive". Only sections and directives that such an
+//! INF needs are allowed. So everything that a declarative INF forbids is refused
+//! (ClassInstall32, co-installers, DelReg, DelFiles, DelService, BitReg, …), and
+//! everything unknown, too.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,44 +15,46 @@ use super::inf::{Inf, Line, Section, Token};
 /// The class of callout drivers (SETUP_CLASS_WFPCALLOUTS).
 pub const CLASS: (&str, &str) = ("WFPCALLOUTS", "{57465043-616C-6C6F-7574-5F636C617373}");
 
-/// DIRID 13, the package's own folder in the driver store: the one place where
-/// a file of an isolated package runs from.
+/// DIRID 13, the folder of the package in the driver store. The files of an
+/// isolated package run only from there.
 const DRIVER_STORE: u32 = 13;
 
-/// FLG_ADDREG_NOCLOBBER: leave a value that is there already.
+/// FLG_ADDREG_NOCLOBBER: an existing value is kept.
 const NO_CLOBBER: u32 = 2;
 /// FLG_ADDREG_TYPE_DWORD and FLG_ADDREG_TYPE_MULTI_SZ (setupapi.h).
 const DWORD: u32 = 0x0001_0001;
 const MULTI_SZ: u32 = 0x0001_0000;
 
-/// What is asked of the INF.
+/// The rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {
-    /// `[Version]` has each of its lines once, with the value it must have.
+    /// `[Version]` has each of its lines once, with the required value.
     Version,
-    /// DriverVer is a date and a version of four numbers up to 65535.
+    /// DriverVer is a date and a version of four numbers, each at most 65535.
     DriverVer,
-    /// No `[Manufacturer]`: a primitive driver has no devices.
+    /// No `[Manufacturer]`, because a primitive driver has no devices.
     NoDevices,
     /// DefaultInstall and its Services, once each, decorated with the
     /// architecture; no DefaultUninstall.
     Decoration,
-    /// Only sections and directives that such an INF has a use for.
+    /// Only sections and directives that such an INF needs.
     Declarative,
-    /// What is named exists, and what exists is named.
+    /// Every section that is referenced exists, and every section that exists is
+    /// referenced.
     Reference,
-    /// Every string token is defined, and every string used.
+    /// Every string token is defined, and every string is used.
     Token,
-    /// Every file is copied from the media to DIRID 13 and nowhere else.
+    /// Every file is copied from the media to DIRID 13 only.
     File,
-    /// The service is a kernel driver started from DIRID 13.
+    /// The service is a kernel driver that is started from DIRID 13.
     Service,
-    /// AddReg: HKR, below Parameters, typed, never over an administrator's value.
+    /// AddReg: HKR, below Parameters, typed, never overwrites an administrator's
+    /// value.
     Registry,
 }
 
 impl Rule {
-    /// All of them.
+    /// All rules.
     pub const ALL: [Self; 10] = [
         Self::Version,
         Self::DriverVer,
@@ -67,14 +69,14 @@ impl Rule {
     ];
 }
 
-/// A rule broken.
+/// A violation of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// Which.
+    /// The rule.
     pub rule: Rule,
-    /// Where; 0 for the file as a whole.
+    /// The line; 0 for the whole file.
     pub line: usize,
-    /// In words.
+    /// The reason.
     pub what: String,
 }
 
@@ -84,7 +86,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Every rule that a stamped INF for one architecture (`amd64`, `arm64`) breaks.
+/// Every violation in a stamped INF for one architecture (`amd64`, `arm64`).
 pub fn check(inf: &Inf, architecture: &str) -> Vec<Fault> {
     let install = format!("DefaultInstall.NT{architecture}");
     let services = format!("{install}.Services");
@@ -103,7 +105,7 @@ struct Check<'a> {
     inf: &'a Inf,
     install: String,
     services: String,
-    /// Sections that something names, lower case.
+    /// Sections that are referenced, in lower case.
     named: BTreeSet<String>,
     faults: Vec<Fault>,
 }
@@ -135,10 +137,12 @@ impl<'a> Check<'a> {
                         self.fault(Rule::Version, line.line, format!("{key} = {text}"));
                     }
                     if key == "CatalogFile" && !text.to_ascii_lowercase().ends_with(".cat") {
-                        self.fault(Rule::Version, line.line, format!("{text} is no catalog"));
+                        self.fault(Rule::Version, line.line, format!("{text} is not a catalog"));
                     }
                 }
-                _ => self.fault(Rule::Version, 0, format!("{key} is there {} times", lines.len())),
+                _ => {
+                    self.fault(Rule::Version, 0, format!("{key} occurs {} times, expected once", lines.len()))
+                }
             }
         }
     }
@@ -163,21 +167,21 @@ impl<'a> Check<'a> {
         };
         let parts: Vec<&str> = line.field(1).split('.').collect();
         if !date || line.fields.len() != 2 {
-            self.fault(Rule::DriverVer, line.line, format!("{} is no date mm/dd/yyyy", line.field(0)));
+            self.fault(Rule::DriverVer, line.line, format!("{}: expected a date mm/dd/yyyy", line.field(0)));
         }
         if parts.len() != 4 || parts.iter().any(|part| part.parse::<u16>().is_err()) {
-            self.fault(Rule::DriverVer, line.line, format!("{} is no version w.x.y.z", line.field(1)));
+            self.fault(Rule::DriverVer, line.line, format!("{}: expected a version w.x.y.z", line.field(1)));
         }
     }
 
-    /// The sections that stand on their own.
+    /// The sections that no other section references.
     fn sections(&mut self) {
         for name in ["Version", "SourceDisksNames", "SourceDisksFiles", "DestinationDirs", "Strings"] {
             self.names(name, 0);
         }
         for name in [self.install.clone(), self.services.clone()] {
             if self.inf.section(&name).is_none() {
-                self.fault(Rule::Decoration, 0, format!("[{name}] is wanted"));
+                self.fault(Rule::Decoration, 0, format!("expected a section [{name}]"));
             }
             self.named.insert(name.to_ascii_lowercase());
         }
@@ -195,22 +199,22 @@ impl<'a> Check<'a> {
         self.directives(&self.services.clone(), &["AddService"], Rule::Declarative);
     }
 
-    /// Every line of a section has one of these keys.
+    /// Checks that every line of a section has one of these keys.
     fn directives(&mut self, section: &str, known: &[&str], rule: Rule) {
         for line in self.inf.section(section).into_iter().flat_map(|section| &section.lines) {
             let key = line.key.as_deref().unwrap_or_default();
             if !known.iter().any(|known| known.eq_ignore_ascii_case(key)) {
-                self.fault(rule, line.line, format!("[{section}] has no use for {key}"));
+                self.fault(rule, line.line, format!("[{section}] must not have {key}"));
             }
         }
     }
 
-    /// A section that something names.
+    /// A section that a line references.
     fn names(&mut self, name: &str, line: usize) -> Option<&'a Section> {
         self.named.insert(name.to_ascii_lowercase());
         let section = self.inf.section(name);
         if section.is_none() {
-            self.fault(Rule::Reference, line, format!("there is no [{name}]"));
+            self.fault(Rule::Reference, line, format!("the section [{name}] does not exist"));
         }
         section
     }
@@ -231,14 +235,14 @@ impl<'a> Check<'a> {
                 self.fault(
                     Rule::File,
                     line,
-                    format!("{list} goes to {destination:?}, not to {DRIVER_STORE}"),
+                    format!("{list} goes to {destination:?}, expected {DRIVER_STORE}"),
                 );
             }
             for entry in self.names(list, line).into_iter().flat_map(|section| &section.lines) {
                 let file = entry.field(0);
                 copied.insert(file.to_ascii_lowercase());
                 if entry.key.is_some() || entry.fields.len() != 1 {
-                    self.fault(Rule::File, entry.line, "a file's name alone is wanted");
+                    self.fault(Rule::File, entry.line, "expected only the name of a file");
                 }
                 match inf.value("SourceDisksFiles", file) {
                     Some(disk) if inf.value("SourceDisksNames", disk).is_some() => {}
@@ -249,7 +253,7 @@ impl<'a> Check<'a> {
         for line in inf.section("SourceDisksFiles").into_iter().flat_map(|section| &section.lines) {
             let file = line.key.as_deref().unwrap_or_default();
             if !copied.contains(&file.to_ascii_lowercase()) {
-                self.fault(Rule::File, line.line, format!("{file} is copied nowhere"));
+                self.fault(Rule::File, line.line, format!("{file} is never copied"));
             }
         }
     }
@@ -263,7 +267,7 @@ impl<'a> Check<'a> {
         for line in lines {
             // SPSVCINST_ASSOCSERVICE (2) is for a device's function driver.
             if !line.field(1).is_empty() || line.fields.len() != 3 {
-                self.fault(Rule::Service, line.line, "name,, section is wanted");
+                self.fault(Rule::Service, line.line, "expected name,, section");
             }
             let Some(service) = self.names(line.field(2), line.line) else { continue };
             self.service(service);
@@ -290,8 +294,8 @@ impl<'a> Check<'a> {
             "AddReg",
         ];
         self.directives(name, &known, Rule::Declarative);
-        // SERVICE_KERNEL_DRIVER, any start but SERVICE_DISABLED, and no error
-        // that keeps the machine from starting.
+        // SERVICE_KERNEL_DRIVER, any start type but SERVICE_DISABLED, and no error
+        // control that keeps the machine from starting.
         for (key, allowed) in [("ServiceType", 1..=1), ("StartType", 0..=3), ("ErrorControl", 0..=1)] {
             match self.inf.value(name, key).map(number) {
                 Some(Some(number)) if allowed.contains(&number) => {}
@@ -320,10 +324,10 @@ impl<'a> Check<'a> {
 
     fn registry(&mut self, line: &Line) {
         if line.key.is_some() || !line.field(0).eq_ignore_ascii_case("HKR") {
-            self.fault(Rule::Registry, line.line, "HKR is wanted");
+            self.fault(Rule::Registry, line.line, "expected HKR");
         }
         if line.field(1) != "Parameters" || line.field(2).is_empty() {
-            self.fault(Rule::Registry, line.line, "a value below Parameters is wanted");
+            self.fault(Rule::Registry, line.line, "expected a value below Parameters");
         }
         let flags = number(line.field(3)).unwrap_or(0);
         let typed = match flags & !NO_CLOBBER {
@@ -340,20 +344,16 @@ impl<'a> Check<'a> {
         let mut names = BTreeSet::new();
         for line in self.inf.section(section).into_iter().flat_map(|section| &section.lines) {
             if !names.insert(line.field(2).to_ascii_lowercase()) {
-                self.fault(Rule::Registry, line.line, format!("{} is there twice", line.field(2)));
+                self.fault(Rule::Registry, line.line, format!("{} occurs twice", line.field(2)));
             }
         }
     }
 
-    /// Sections that nothing names: misspelt, or of a kind not allowed here.
+    /// Sections that nothing references: misspelled, or not allowed here.
     fn orphans(&mut self) {
         for section in &self.inf.sections {
             if !self.named.contains(&section.name.to_ascii_lowercase()) {
-                self.fault(
-                    Rule::Declarative,
-                    section.line,
-                    format!("nothing has a use for [{}]", section.name),
-                );
+                self.fault(Rule::Declarative, section.line, format!("nothing references [{}]", section.name));
             }
         }
     }
@@ -369,7 +369,7 @@ impl<'a> Check<'a> {
                         self.fault(Rule::Token, line.line, format!("%{name}% is not defined"));
                     }
                     Token::Name(name) => _ = used.insert(name.to_ascii_lowercase()),
-                    Token::Text("%") => self.fault(Rule::Token, line.line, "a % that nothing closes"),
+                    Token::Text("%") => self.fault(Rule::Token, line.line, "a % without a closing one"),
                     _ => {}
                 }
             }
@@ -383,7 +383,7 @@ impl<'a> Check<'a> {
     }
 }
 
-/// A number as an INF has it: decimal, or hexadecimal behind 0x.
+/// A number in an INF: decimal, or hexadecimal after 0x.
 pub fn number(text: &str) -> Option<u32> {
     match text.strip_prefix("0x") {
         Some(digits) => u32::from_str_radix(digits, 16).ok(),

@@ -1,4 +1,4 @@
-//! Test-signing: a certificate of one's own, and osslsigncode.
+//! Test-signs files with a certificate of the checkout, by osslsigncode.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,11 +7,11 @@ use anyhow::{Context, Result};
 
 use crate::setup::{self, Need};
 
-/// Days that the certificate is good for.
+/// The lifetime of the certificate in days.
 const DAYS: &str = "3650";
 
-/// What the certificate is: for code signing alone, its own issuer. openssl's
-/// own configuration, which differs from machine to machine, is left out.
+/// The certificate is self-signed, for code signing only. openssl's own
+/// configuration is not used, because it differs between machines.
 const REQUEST: &str = "\
 [req]
 distinguished_name = name
@@ -33,20 +33,21 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// The one of this checkout, made where there is none: a test machine that
-    /// trusts it goes on trusting the next build.
+    /// The certificate of this checkout; created if missing. A test machine that
+    /// trusts it also trusts the next build.
     pub fn of_checkout() -> Result<Self> {
         Self::at(&setup::state().join("test-signing"))
     }
 
-    /// The one in a folder, made where there is none.
+    /// The certificate in a folder; created if missing.
     pub fn at(folder: &Path) -> Result<Self> {
         setup::ensure(&[Need::OPENSSL, Need::OSSLSIGNCODE])?;
         if folder.join("hushport-test.cer").is_file() {
             return Ok(Self { folder: folder.to_owned() });
         }
-        // Made aside and moved in one step: of processes side by side one wins.
-        let parent = folder.parent().context("a folder for the certificate is wanted")?;
+        // It is created in a temporary folder and moved in one step, so that of
+        // concurrent processes one wins.
+        let parent = folder.parent().context("expected a folder for the certificate")?;
         std::fs::create_dir_all(parent)?;
         let fresh = tempfile::tempdir_in(parent)?;
         std::fs::write(fresh.path().join("request.cnf"), REQUEST)?;
@@ -70,7 +71,7 @@ impl Certificate {
     /// Signs a PE file or a catalog in place: SHA-256, without a time stamp.
     pub fn sign(&self, file: &Path, time: u64) -> Result<()> {
         let signed = file.with_extension("signed");
-        // osslsigncode does not write over a file.
+        // osslsigncode does not overwrite a file.
         let _was_there = std::fs::remove_file(&signed);
         let mut sign = Command::new("osslsigncode");
         sign.args(["sign", "-h", "sha256", "-n", "hushport", "-time", &time.to_string()]);
@@ -81,12 +82,12 @@ impl Certificate {
         std::fs::rename(&signed, file).with_context(|| format!("cannot write {}", file.display()))
     }
 
-    /// Whether a file's own signature is good and by this certificate.
+    /// Checks that the signature of a file is valid and made with this certificate.
     pub fn verify(&self, file: &Path) -> Result<()> {
         setup::run(self.verification().arg("-in").arg(file)).map(drop)
     }
 
-    /// Whether a signed catalog lists a PE file.
+    /// Checks that a signed catalog lists a PE file.
     pub fn verify_member(&self, catalog: &Path, file: &Path) -> Result<()> {
         setup::run(self.verification().arg("-catalog").arg(catalog).arg("-in").arg(file)).map(drop)
     }

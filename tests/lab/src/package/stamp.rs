@@ -1,18 +1,18 @@
-//! Makes the INF out of the INX, as the driver kit's stampinf does.
+//! Stamps the INX into an INF, as the driver kit's stampinf does.
 //!
 //! Source: "Using Stampinf" and "INX files", Microsoft Learn: `-a` replaces
-//! `$ARCH$`, `-d` and `-v` write DriverVer, `-c` CatalogFile. Every other byte
-//! stays as it is.
+//! `$ARCH$`, `-d` and `-v` write DriverVer, `-c` writes CatalogFile. Every other
+//! byte stays.
 
 use anyhow::{Result, bail};
 
 use super::inf::Inf;
 use crate::setup::Target;
 
-/// What is written into the INF.
+/// The values that are stamped.
 #[derive(Clone, Debug)]
 pub struct Stamp {
-    /// For which processor.
+    /// The processor.
     pub target: Target,
     /// Year, month, day (UTC).
     pub date: (u16, u8, u8),
@@ -22,7 +22,7 @@ pub struct Stamp {
     pub catalog: String,
 }
 
-/// An architecture in the decorations of an INF's sections.
+/// The name of an architecture in decorated section names of an INF.
 pub fn architecture(target: Target) -> &'static str {
     match target {
         Target::X64 => "amd64",
@@ -39,16 +39,16 @@ impl Stamp {
         let text = inx.replace("$ARCH$", architecture(self.target));
         let text = set(&text, "DriverVer", &driver_ver)?;
         let text = set(&text, "CatalogFile", &self.catalog)?;
-        // `$WINDOWS NT$` is no variable but the signature itself.
+        // `$WINDOWS NT$` is the signature, not a variable.
         if let Some(variable) = text.split('$').skip(1).step_by(2).find(|name| *name != "WINDOWS NT") {
-            bail!("hushport.inx: nothing is known of ${variable}$");
+            bail!("hushport.inx: unknown variable ${variable}$");
         }
         Inf::parse(&text)?;
         Ok(text)
     }
 }
 
-/// Replaces what stands behind `key =` in `[Version]`; the line must be there.
+/// Replaces the value of `key` in `[Version]`; the line must exist.
 fn set(text: &str, key: &str, value: &str) -> Result<String> {
     let mut inside = false;
     let mut done = false;

@@ -1,4 +1,4 @@
-//! `NAME=VALUE` on the command line, made a registry value.
+//! Parses `NAME=VALUE` on the command line into a registry value.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,8 +9,7 @@ use machine::nt::registry::RegistryValue;
 use super::forms;
 use super::table;
 
-/// `NAME=VALUE`, or `NAME:TYPE=VALUE` with `dword`, `sz` or `multi_sz`, as it was
-/// given.
+/// `NAME=VALUE`, or `NAME:TYPE=VALUE` with `dword`, `sz` or `multi_sz`, as given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Assignment {
     name: String,
@@ -45,7 +44,7 @@ impl Assignment {
     /// The name as the driver spells it, and the value.
     ///
     /// # Errors
-    /// If the driver has no such value, or the text is none of its type.
+    /// If the driver has no such value, or the text does not fit its type.
     pub fn resolve(&self) -> Result<(String, RegistryValue)> {
         let known = table::find(&self.name).map_err(|error| anyhow!(error))?;
         let kind = if known.is_list { "multi_sz" } else { "dword" };
@@ -55,18 +54,18 @@ impl Assignment {
         Ok((known.name.to_owned(), value))
     }
 
-    /// The name as it was given, and the value: a number where no type is given
-    /// and it reads as one, else strings.
+    /// The name as given, and the value. Without a type, a text that reads as a
+    /// number is a number, any other text is a list of strings.
     ///
     /// # Errors
-    /// If the text is none of its type.
+    /// If the text does not fit the type.
     pub fn unchecked(&self) -> Result<(String, RegistryValue)> {
         let kind = if number(&self.value).is_some() { "dword" } else { "multi_sz" };
         let value = self.value(kind, || anyhow!("{self}: expected a number"))?;
         Ok((self.name.clone(), value))
     }
 
-    /// The value, of this kind if none was given.
+    /// The value. `kind` applies if no type was given.
     fn value(&self, kind: &str, no_number: impl Fn() -> Error) -> Result<RegistryValue> {
         match self.kind.as_deref().unwrap_or(kind) {
             "multi_sz" => {
@@ -80,10 +79,10 @@ impl Assignment {
     }
 }
 
-/// All of them.
+/// Resolves all of them.
 ///
 /// # Errors
-/// Of [`Assignment::resolve`].
+/// Those of [`Assignment::resolve`].
 pub fn resolve(assignments: &[Assignment]) -> Result<Vec<(String, RegistryValue)>> {
     assignments.iter().map(Assignment::resolve).collect()
 }
@@ -124,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_assignment_says_what_is_expected() {
+    fn an_error_names_what_is_expected() {
         for (wrong, expected) in [
             ("Mode", "NAME=VALUE"),
             ("=1", "a name"),

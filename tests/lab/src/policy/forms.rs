@@ -1,8 +1,8 @@
-//! What to write in place of a form that other tools know.
+//! Suggests what to write in place of a form that other tools accept.
 //!
-//! The driver says why it refuses an entry and at which place of the list; it
-//! stays small. What its reason means is in docs/CONFIGURATION.md. What was
-//! probably meant is found here, from the entry's text.
+//! The driver is small: it reports only the reason for a refusal and the position
+//! in the list. docs/CONFIGURATION.md explains the reasons. This module infers from
+//! the text of an entry what was probably meant.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -10,12 +10,12 @@ use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Subnets};
 
 use super::table::{self, Known};
 
-/// The limits of a number, with their meaning.
+/// The limits of a number and its meaning.
 pub fn number(known: &Known) -> String {
     format!("{} ({})", known.allowed, known.meaning)
 }
 
-/// What a value's entries look like.
+/// The entries that a value accepts.
 pub fn accepted(name: &str) -> String {
     match table::find(name) {
         Ok(known) if known.is_list => format!("{} takes entries such as {}", known.name, known.examples),
@@ -24,8 +24,7 @@ pub fn accepted(name: &str) -> String {
     }
 }
 
-/// What to write in place of an entry that the driver refuses, if that can be
-/// told from its text.
+/// What to write in place of a refused entry, if its text allows to infer it.
 pub fn instead(name: &str, entry: &str) -> Option<String> {
     let entry = entry.trim().trim_matches(['"', '\'']);
     if let Some(entries) = apart(entry) {
@@ -39,19 +38,19 @@ pub fn instead(name: &str, entry: &str) -> Option<String> {
     }
 }
 
-/// Entries that something else than a comma parts.
+/// Entries that are separated by another character than a comma.
 fn apart(entry: &str) -> Option<String> {
     let parts: Vec<_> = entry.split([';', '|', '+']).map(str::trim).filter(|part| !part.is_empty()).collect();
     let plain = |part: &&str| part.starts_with(|first: char| first.is_ascii_hexdigit() || first == ':');
     (parts.len() > 1 && parts.iter().all(plain)).then(|| parts.join(","))
 }
 
-/// Words for everything.
+/// Words that mean everything.
 fn is_everything(entry: &str) -> bool {
     ["*", "any", "all", "any/any", "*/*"].iter().any(|word| entry.eq_ignore_ascii_case(word))
 }
 
-/// Services that people name, with their port and protocol.
+/// Names of services, with port and protocol.
 const SERVICES: [(&str, &str); 23] = [
     ("ftp", "21/tcp"),
     ("ssh", "22/tcp"),
@@ -84,13 +83,13 @@ fn ports(entry: &str) -> Option<String> {
         return Some("0-65535".to_owned());
     }
     if let Some((_, port)) = SERVICES.iter().find(|(name, _)| *name == lower) {
-        return Some(format!("the number, {port}"));
+        return Some(format!("the port number, {port}"));
     }
     let words: Vec<_> = entry.split_whitespace().collect();
     if words.len() > 1 && words.iter().all(|word| word.parse::<u16>().is_ok()) {
         return Some(format!("one entry for each: {}", words.join(",")));
     }
-    // The protocol in front, by number, or by a word for both.
+    // The protocol may come first, as a number, or as a word for both.
     let (range, protocol) = match lower.split_once(['/', ':', ' ']) {
         Some((before, range)) if protocol(before).is_some() => (range.trim().to_owned(), protocol(before)?),
         Some((range, behind)) if protocol(behind).is_some() => (range.trim().to_owned(), protocol(behind)?),
@@ -101,7 +100,7 @@ fn ports(entry: &str) -> Option<String> {
     (written != lower).then_some(written)
 }
 
-/// A protocol's suffix.
+/// The suffix of a protocol.
 fn protocol(text: &str) -> Option<&'static str> {
     match text.trim() {
         "tcp" | "6" | "t" => Some("/tcp"),
@@ -111,7 +110,7 @@ fn protocol(text: &str) -> Option<&'static str> {
     }
 }
 
-/// A port, or two with one of the signs for a range between them.
+/// A port, or two ports with one of the signs for a range.
 fn spans(text: &str) -> Option<String> {
     const LAST: u16 = u16::MAX;
     let port = |text: &str| -> Option<u16> {
@@ -143,7 +142,7 @@ fn spans(text: &str) -> Option<String> {
     None
 }
 
-/// Words of Windows Firewall's for addresses.
+/// Windows Firewall's words for addresses.
 const SCOPES: [&str; 11] = [
     "localsubnet",
     "localsubnet4",
@@ -172,7 +171,7 @@ fn prefix(entry: &str) -> Option<String> {
     if let Some((address, _)) = lower.split_once('%')
         && address.parse::<IpAddr>().is_ok()
     {
-        return Some(format!("{address}, without the zone; ExemptInterfaces has the interfaces"));
+        return Some(format!("{address}, without the zone; ExemptInterfaces exempts interfaces"));
     }
     masked(&lower)
         .or_else(|| shortened(&lower))
@@ -182,7 +181,7 @@ fn prefix(entry: &str) -> Option<String> {
         .or_else(|| name(&lower))
 }
 
-/// An address with a mask, a Cisco wildcard, or bits behind its length.
+/// An address with a netmask or a Cisco wildcard, or a prefix with host bits set.
 fn masked(entry: &str) -> Option<String> {
     let (address, mask) = entry.split_once(['/', ' ', '\\'])?;
     let mask = mask.trim().trim_start_matches("mask").trim();
@@ -202,11 +201,11 @@ fn masked(entry: &str) -> Option<String> {
     let net = IpNet::new(address, length).ok()?.trunc();
     Some(match net.addr() == address {
         true => net.to_string(),
-        false => format!("{net} for the network, {address} for that address alone"),
+        false => format!("{net} for the network, and {address} for one address"),
     })
 }
 
-/// An address, also with zeros in front of its numbers.
+/// An address, possibly with leading zeros in its numbers.
 fn plain(text: &str) -> Option<IpAddr> {
     let text = text.trim().trim_matches(['[', ']']);
     text.parse().ok().or_else(|| {
@@ -239,7 +238,7 @@ fn shortened(entry: &str) -> Option<String> {
 
 /// A range of addresses, as prefixes.
 fn span(entry: &str) -> Option<String> {
-    /// The most prefixes that are shown.
+    /// The maximum number of prefixes that are shown.
     const MOST: usize = 8;
     let (first, last) = entry.split_once("..").or_else(|| entry.split_once('-'))?;
     let nets: Vec<String> = match (plain(first)?, plain(last)?) {
@@ -258,7 +257,7 @@ fn span(entry: &str) -> Option<String> {
     }
 }
 
-/// Addresses that no packet comes from, where another was meant.
+/// Addresses that no packet comes from; another one was meant.
 fn special(entry: &str) -> Option<String> {
     match entry.parse::<IpAddr>().ok()? {
         address if address.is_unspecified() => Some(format!("{address}/0 for every address of that family")),
@@ -275,10 +274,10 @@ fn endpoint(entry: &str) -> Option<String> {
     let (address, port) = entry.rsplit_once(':')?;
     port.parse::<u16>().ok()?;
     let address = plain(address)?;
-    Some(format!("{address} here, for all ports; ExemptPorts has ports of this machine, for all remotes"))
+    Some(format!("{address} here, for all ports; ExemptPorts exempts ports of this machine, for all remotes"))
 }
 
-/// A host's name, or a link-layer address.
+/// A host name or a link-layer address.
 fn name(entry: &str) -> Option<String> {
     let name = entry.contains('.') || !entry.contains([':', '/']);
     let letters = entry.chars().any(|letter| letter.is_ascii_alphabetic());
@@ -286,7 +285,7 @@ fn name(entry: &str) -> Option<String> {
 }
 
 fn interface(entry: &str) -> Option<String> {
-    /// Larger numbers than any interface's index.
+    /// Interface indexes are smaller than this.
     const INDEX: u64 = 1 << 24;
     let what = match entry.parse::<u64>() {
         Ok(0) => return None,
@@ -299,14 +298,14 @@ fn interface(entry: &str) -> Option<String> {
         Err(_) if entry.chars().any(char::is_alphabetic) => "an interface's name",
         Err(_) => return None,
     };
-    Some(format!("the LUID; {what} is none. Get-NetAdapter shows it as NetLuid"))
+    Some(format!("the LUID, not {what}. Get-NetAdapter shows it as NetLuid"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// docs/CONFIGURATION.md has the forms for people.
+    /// docs/CONFIGURATION.md lists the forms for readers.
     #[test]
     fn the_documents_forms_are_known() {
         let document = include_str!("../../../../docs/CONFIGURATION.md");
@@ -317,11 +316,11 @@ mod tests {
             let (known, write) = row.trim_matches(['|', ' ']).split_once(" | ").unwrap();
             for form in codes(known) {
                 let lists = ["ExemptPorts", "ExemptPrefixes"];
-                let said: Vec<_> = lists.iter().filter_map(|list| instead(list, &form)).collect();
+                let advice: Vec<_> = lists.iter().filter_map(|list| instead(list, &form)).collect();
                 let written = codes(write);
                 let agrees =
-                    |said: &String| written.is_empty() || written.iter().any(|one| said.contains(one));
-                assert!(said.iter().any(agrees), "{form}: {said:?}, {written:?}");
+                    |advice: &String| written.is_empty() || written.iter().any(|one| advice.contains(one));
+                assert!(advice.iter().any(agrees), "{form}: {advice:?}, {written:?}");
                 seen += 1;
             }
         }

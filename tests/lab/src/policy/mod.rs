@@ -1,12 +1,11 @@
-//! The driver's policy from outside: which values there are, what the driver
-//! makes of those that it is given, and which are in force.
+//! The driver's policy from outside: its values, and which are in force.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`table`] | the values, and the reasons for a refusal, as docs/CONFIGURATION.md lists them |
-//! | [`forms`] | what to write in place of a form that other tools know |
+//! | [`forms`] | what to write in place of a form that other tools accept |
 //! | [`assignment`] | `NAME=VALUE` on the command line |
-//! | [`state`] | what the driver says: the policy in force, and what it refuses |
+//! | [`state`] | asks the driver: the policy in force, and the refused values |
 
 pub mod assignment;
 pub mod forms;

@@ -1,4 +1,4 @@
-//! What the driver says of its policy, and how long it takes to say it.
+//! Asks the driver for its policy, and limits the time to wait for it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,39 +14,41 @@ use serde::{Deserialize, Serialize};
 use super::{forms, table};
 use crate::hushport::{self, EVENT_PROVIDER};
 
-/// The driver looks for a key that was missing every 5 s.
+/// The driver looks for a missing key every 5 s.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Keyword of the policy's events (docs/EVENTS.md), and the level up to which
-/// they go: information.
+/// The keyword of policy events (docs/EVENTS.md), and their highest level:
+/// information.
 const KEYWORD: u64 = 0x2;
 const LEVEL: u8 = 4;
 
-/// Values of the registry, by name.
+/// Registry values with their names.
 pub type Values = [(String, RegistryValue)];
 
 /// A value that the driver refuses.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
-    /// Its name.
+    /// The value's name.
     pub value: String,
-    /// The reason as the event names it.
+    /// The reason, as the event names it.
     pub reason: String,
-    /// The entry of a list, counted from 1; 0 where it is about none.
+    /// The position of the entry in a list, counted from 1; 0 if the reason
+    /// concerns no entry.
     pub entry: u32,
 }
 
-/// The policy as the driver says it to a session that asks.
+/// The policy that the driver reports when a session starts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    /// Numbers in force, by name; none where only [`State::trial`] answered.
+    /// The numbers in force, by name; empty if only [`State::trial`] answered.
     pub numbers: BTreeMap<String, u32>,
-    /// What stands refused.
+    /// The values that are refused now.
     pub refused: Vec<Refusal>,
 }
 
 impl State {
-    /// Asks a running driver. `None` where it says nothing: `Trace` is 0.
+    /// Asks a running driver. Returns `None` if it writes no events because `Trace`
+    /// is 0.
     pub fn read(kernel: &Arc<Kernel>) -> Option<Self> {
         let filter = Filter { level: LEVEL, any: KEYWORD, all: 0 };
         let enable = Enable { provider: EVENT_PROVIDER, filter, zero: ZeroKeyword::default() };
@@ -67,11 +69,11 @@ impl State {
         Some(Self { numbers: numbers.collect(), refused: refused.collect() })
     }
 
-    /// Asks a driver that says nothing by starting another one with the same
-    /// values and events: what it refuses depends on nothing else.
+    /// Starts another driver with the same values, but with events on, and asks
+    /// that one. Which values are refused depends on nothing else.
     ///
     /// # Errors
-    /// If that one does not start, or says nothing either.
+    /// If it does not start, or writes no event either.
     pub fn trial(sys: &Path, values: &Values) -> Result<Self> {
         let mut machine = hushport::machine(Options { processors: 1, ..Options::default() });
         for (name, value) in values {
@@ -79,7 +81,7 @@ impl State {
             machine.set_value(name, if silent { RegistryValue::dword(1) } else { value.clone() });
         }
         machine.start(sys).with_context(|| format!("{} does not start", sys.display()))?;
-        let state = Self::read(machine.kernel()).context("the driver does not say its policy");
+        let state = Self::read(machine.kernel()).context("the driver does not report its policy");
         machine.stop().map_err(|stop| anyhow::anyhow!("unload stopped the machine: {stop}"))?;
         Ok(Self { numbers: BTreeMap::new(), ..state? })
     }
@@ -87,7 +89,7 @@ impl State {
     /// Asks a running driver, or else another one with the same values.
     ///
     /// # Errors
-    /// Of [`State::trial`].
+    /// Those of [`State::trial`].
     pub fn of(kernel: &Arc<Kernel>, sys: &Path, values: &Values) -> Result<Self> {
         match Self::read(kernel) {
             Some(state) => Ok(state),
@@ -97,7 +99,7 @@ impl State {
 }
 
 impl Refusal {
-    /// Where it is, why, and what to write instead.
+    /// The position, the reason, and what to write instead.
     pub fn text(&self, values: &Values) -> String {
         let entry = values
             .iter()
@@ -118,7 +120,7 @@ impl Refusal {
     }
 }
 
-/// An entry of a list, counted from 1.
+/// An entry of a list. Positions count from 1.
 fn entry(value: &RegistryValue, number: u32) -> Option<String> {
     if value.kind != REG_MULTI_SZ {
         return None;
@@ -129,19 +131,19 @@ fn entry(value: &RegistryValue, number: u32) -> Option<String> {
     text.split('\0').nth(usize::try_from(number).ok()?.checked_sub(1)?).map(str::to_owned)
 }
 
-/// Waits until a driver has read a value since a change of the registry, and
-/// has done all that follows from it.
+/// Waits until the driver has read a value since a change of the registry, and has
+/// handled the change.
 ///
 /// # Errors
-/// If it does not, or the machine has stopped.
+/// If that takes too long, or the machine has stopped.
 pub fn await_reading(kernel: &Kernel, name: &str, change: u64) -> Result<()> {
     let end = Instant::now() + PATIENCE;
     loop {
         if let Some(stop) = kernel.stopped() {
             bail!("the driver stopped the machine: {stop}");
         }
-        // Between its reading and its next wait the driver's thread does all
-        // that it does about a change.
+        // The driver's thread handles a change completely before it waits for the
+        // next one.
         let read = kernel.registry().last_reading(name);
         if read.is_some_and(|read| read.change >= change && kernel.waits() > read.waits) {
             return Ok(());
@@ -153,7 +155,7 @@ pub fn await_reading(kernel: &Kernel, name: &str, change: u64) -> Result<()> {
     }
 }
 
-/// Fails with what a driver that has just started refuses of `values`.
+/// Fails if a driver that has just started refuses any of `values`, and names them.
 ///
 /// # Errors
 /// If it refuses any, or cannot be asked.

@@ -1,7 +1,7 @@
 //! The driver's values, read from the document that lists them.
 //!
-//! A test of the driver holds docs/CONFIGURATION.md to the driver's own table,
-//! so this is that table, in the words that people read.
+//! A test compares docs/CONFIGURATION.md with the driver's own table, so this is
+//! that table in plain words.
 
 use std::sync::LazyLock;
 
@@ -9,7 +9,7 @@ use strsim::normalized_damerau_levenshtein;
 
 const DOCUMENT: &str = include_str!("../../../../docs/CONFIGURATION.md");
 
-/// Names less alike than this are not suggested.
+/// Names with a lower similarity are not suggested.
 const ALIKE: f64 = 0.4;
 
 /// A value that the driver reads.
@@ -19,15 +19,15 @@ pub struct Known {
     pub name: &'static str,
     /// Whether it is a REG_MULTI_SZ; otherwise it is a REG_DWORD.
     pub is_list: bool,
-    /// What is in force where it is absent: a number, or `empty`.
+    /// The value in force if it is absent: a number, or `empty`.
     pub default: &'static str,
-    /// Limits, in words.
+    /// The limits, in words.
     pub allowed: &'static str,
-    /// Whether a change has to wait for the driver's next start.
+    /// Whether a change takes effect only at the driver's next start.
     pub at_start: bool,
-    /// What it is for.
+    /// What the value is for.
     pub meaning: &'static str,
-    /// Examples of entries that are taken, for a list.
+    /// Examples of accepted entries, for a list.
     pub examples: &'static str,
 }
 
@@ -52,10 +52,10 @@ fn examples(name: &str) -> &'static str {
     lines.next().and_then(|(_, forms)| forms.split_once("; refused")).map_or("", |(taken, _)| taken)
 }
 
-/// A value by its name, in any case as Windows compares names.
+/// Finds a value by its name. Case is ignored, as in Windows.
 ///
 /// # Errors
-/// Where there is none: with the name that is closest.
+/// If there is none; the error names the most similar one.
 pub fn find(name: &str) -> Result<&'static Known, String> {
     if let Some(known) = known().iter().find(|known| known.name.eq_ignore_ascii_case(name)) {
         return Ok(known);
@@ -70,10 +70,10 @@ pub fn find(name: &str) -> Result<&'static Known, String> {
             format!("there are {}", names.join(", "))
         }
     };
-    Err(format!("{name:?} is no value of the driver's; {hint}"))
+    Err(format!("{name:?} is not a value of the driver; {hint}"))
 }
 
-/// What a reason of PolicyRejected means.
+/// The meaning of a reason in PolicyRejected.
 pub fn reason(name: &str) -> &'static str {
     let rows = DOCUMENT.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     let mut rows = rows.filter_map(|row| row.split_once(" | ")?.1.split_once(" | "));

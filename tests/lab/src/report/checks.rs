@@ -1,10 +1,10 @@
-//! What was expected, what was seen, and a table of both.
+//! Compares what was seen with what was expected, and prints both in a table.
 
 use std::fmt;
 
 use comfy_table::{ContentArrangement, Table, presets};
 
-/// One thing that is to be so.
+/// One comparison.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Check {
@@ -14,19 +14,18 @@ pub struct Check {
 }
 
 impl Check {
-    /// Whether it is so.
+    /// Whether both agree.
     pub fn holds(&self) -> bool {
         self.expected == self.seen
     }
 }
 
-/// All that was checked.
+/// All comparisons.
 #[derive(Clone, Debug, Default)]
 pub struct Checks(Vec<Check>);
 
 impl Checks {
-    /// Notes what was expected and what was seen, and says so at once if they
-    /// differ.
+    /// Adds a comparison. Prints at once if both differ.
     pub fn note(&mut self, what: impl Into<String>, expected: impl ToString, seen: impl ToString) {
         let check = Check { what: what.into(), expected: expected.to_string(), seen: seen.to_string() };
         if !check.holds() {
@@ -35,7 +34,7 @@ impl Checks {
         self.0.push(check);
     }
 
-    /// Whether everything is as expected.
+    /// Whether all agree.
     pub fn hold(&self) -> bool {
         self.0.iter().all(Check::holds)
     }

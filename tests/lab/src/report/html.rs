@@ -1,9 +1,9 @@
-//! One page for a browser, complete in itself: no file beside it is loaded.
+//! Writes one self-contained page for a browser; it loads no other file.
 //!
-//! What does not depend on a choice is plain HTML. The connections are data
-//! that the page's script draws, so that ten thousand of them stay one page of
-//! some megabytes; it builds elements and text, never markup. A policy in the
-//! page lets nothing else run and nothing be loaded.
+//! Static parts are plain HTML. The connections are data that the page's script
+//! draws, so that ten thousand of them take only some megabytes. The script creates
+//! elements and text, never markup. The page's content security policy allows
+//! nothing else to run or load.
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -22,10 +22,10 @@ use crate::trace::{Account, Content, Conversation, Line, Played, Row, word};
 const STYLE: &str = include_str!("html/page.css");
 const SCRIPT: &str = include_str!("html/page.js");
 
-/// How many ports and sources have a line of their own.
+/// The number of ports and sources that have a line of their own.
 const LINES: usize = 12;
 
-/// What a page tells.
+/// The content of a page.
 pub struct Page<'a> {
     title: &'a str,
     facts: Vec<(&'static str, String)>,
@@ -34,7 +34,7 @@ pub struct Page<'a> {
 }
 
 impl<'a> Page<'a> {
-    /// Of any run.
+    /// A page for any run.
     pub fn new(
         title: &'a str,
         facts: Vec<(&'static str, String)>,
@@ -44,15 +44,15 @@ impl<'a> Page<'a> {
         Self { title, facts, account, notes }
     }
 
-    /// Of a capture that was played.
+    /// A page for a played capture.
     pub fn of_capture(title: &'a str, played: &'a Played, notes: &'a [String]) -> Self {
         Self::new(title, facts(played), &played.account, notes)
     }
 
-    /// Writes it to a file, whole or not at all.
+    /// Writes the page to a file, completely or not at all.
     ///
     /// # Errors
-    /// What the file system reports.
+    /// Those of the file system.
     pub fn write_to(&self, path: &Path) -> Result<()> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")))?;
@@ -63,7 +63,7 @@ impl<'a> Page<'a> {
         Ok(())
     }
 
-    /// The page.
+    /// The page as HTML.
     pub fn html(&self) -> String {
         let nonce = nonce();
         let title = escape(self.title);
@@ -75,7 +75,7 @@ impl<'a> Page<'a> {
              style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'\">\n\
              <title>{title}: hushport</title>\n<style nonce=\"{nonce}\">\n{STYLE}</style>\n</head>\n<body>\n\
              <a class=\"skip\" href=\"#connections\">To the connections</a>\n\
-             <header><h1>{title}</h1><p>What hushport.sys said of each packet, layer by layer.</p></header>\n\
+             <header><h1>{title}</h1><p>The answers of hushport.sys to each packet, layer by layer.</p></header>\n\
              <main>\n"
         );
         self.summary(&mut page);
@@ -96,7 +96,7 @@ impl<'a> Page<'a> {
             *page += &format!("<div><dt>{}</dt><dd>{}</dd></div>\n", escape(what), escape(value));
         }
         page.push_str("</dl>\n");
-        list(page, "Not as it should be", self.notes);
+        list(page, "Problems", self.notes);
         list(page, "Not in the documented order", &self.account.deviating);
         page.push_str("</section>\n");
     }
@@ -137,8 +137,8 @@ impl<'a> Page<'a> {
         open_table(
             page,
             "layers",
-            "What the driver said, by layer",
-            &["Layer", "Asked", "Block", "Permit", "Left alone"],
+            "The driver's answers, by layer",
+            &["Layer", "Asked", "Block", "Permit", "Continue"],
         );
         for (layer, answers) in &self.account.answers {
             *page += &format!("<tr><th scope=\"row\"><code>{}</code></th>", escape(layer));
@@ -152,7 +152,7 @@ impl<'a> Page<'a> {
 
     fn order(&self, page: &mut String) {
         let headings = ["Event", "Met", "Documented", "As the callouts saw it", "Order"];
-        open_table(page, "order", "The documented order, and what was seen", &headings);
+        open_table(page, "order", "Documented and observed order", &headings);
         for flow in self.account.flows.iter() {
             let (class, mark) = match &flow.deviation {
                 None => ("match", "as documented".to_owned()),
@@ -171,7 +171,7 @@ impl<'a> Page<'a> {
         page.push_str("</tbody></table></div></section>\n");
     }
 
-    /// The frame that the script fills.
+    /// The empty elements that the script fills.
     fn connections(&self, page: &mut String) {
         let (shown, (others, more)) = (self.account.conversations.len(), self.account.others());
         let limit = match others {
@@ -191,7 +191,7 @@ impl<'a> Page<'a> {
         );
     }
 
-    /// What the script draws; numbers stand for names that come often.
+    /// The data that the script draws; frequent names are numbered.
     fn data(&self) -> Value {
         let mut names = Names::default();
         let connections: Vec<_> =
@@ -236,7 +236,7 @@ fn conversation(one: &Conversation, names: &mut Names) -> Value {
         one.ends.local.to_string(),
         remote,
         one.silenced,
-        one.kept_back,
+        one.suppressed,
         one.deviations,
         one.more,
         rows,
@@ -264,7 +264,7 @@ fn row_data(row: &Row, names: &mut Names) -> Value {
     json!([at, event, order, steps])
 }
 
-/// JSON that cannot end the script element it is in, nor begin a comment.
+/// Escapes JSON so that it can neither end its script element nor begin a comment.
 fn in_script(json: &str) -> String {
     let mut safe = String::with_capacity(json.len());
     for character in json.chars() {
@@ -278,7 +278,7 @@ fn in_script(json: &str) -> String {
     safe
 }
 
-/// A number that nobody knew before: what runs in the page must name it.
+/// A random number, so that only this page's own script may run.
 fn nonce() -> String {
     let random = || RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", random(), random())

@@ -1,4 +1,4 @@
-//! What people read.
+//! Reports for people: text, tables, and a page for a browser.
 
 mod checks;
 mod html;

@@ -1,20 +1,20 @@
-//! Drawings for a page: counts over time, one line for each of many.
+//! Draws counts over time as SVG, one line of cells for each name.
 
 use std::time::Duration;
 
 use crate::printable::printable;
 use crate::trace::{COLUMNS, Line};
 
-/// Sizes in SVG's units: a cell, a line, the room for names, for totals, and
-/// for the axis.
+/// Sizes in SVG units: a cell, a line, the space for names, for totals, and for the
+/// axis.
 const CELL: usize = 8;
 const LINE: usize = 22;
 const NAME: usize = 250;
 const TOTAL: usize = 80;
 const AXIS: usize = 26;
 
-/// Replaces what HTML, SVG and their attributes give a meaning to, and what does
-/// not print.
+/// Escapes characters that have a meaning in HTML, SVG or an attribute, and those
+/// that do not print.
 pub(super) fn escape(text: &str) -> String {
     let text = printable(text);
     let mut escaped = String::with_capacity(text.len());
@@ -31,8 +31,8 @@ pub(super) fn escape(text: &str) -> String {
     escaped
 }
 
-/// Draws lines of counts over a length of time. The name for those who cannot
-/// see it is `name`; a table with the totals is to stand beside it.
+/// Draws lines of counts over a length of time. `name` is the label for screen
+/// readers; a table with the totals should stand beside the drawing.
 pub(super) fn timeline(name: &str, lines: &[(String, Line)], length: Duration) -> String {
     let (width, height) = (NAME + COLUMNS * CELL + TOTAL, lines.len() * LINE + AXIS);
     let most = lines.iter().flat_map(|(_, line)| line.counts).max().unwrap_or(0);
@@ -75,7 +75,7 @@ pub(super) fn timeline(name: &str, lines: &[(String, Line)], length: Duration) -
     svg
 }
 
-/// One of five shades, by orders of magnitude up to the most there is.
+/// One of five shades, by orders of magnitude up to the maximum.
 fn level(count: u32, most: u32) -> u32 {
     let scale = f64::from(most).ln_1p();
     ((f64::from(count).ln_1p() / scale * 5.0).ceil() as u32).clamp(1, 5)
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_of_a_name_is_markup() {
+    fn names_are_escaped() {
         let line = Line { total: 3, ..Line::default() };
         let name = "\"><script>alert('x')</script>&\u{202e}\u{7}";
         let svg = timeline(name, &[(name.into(), line)], Duration::from_secs(1));

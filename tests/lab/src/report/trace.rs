@@ -1,13 +1,13 @@
-//! A capture that was played, in plain text.
+//! The report of a played capture, in plain text.
 
 use std::io::{Result, Write};
 
 use crate::trace::{Played, Port, Protocols, Summary};
 
-/// How many ports and sources are named.
+/// The maximum number of ports and of sources that are named.
 const NAMED: usize = 10;
 
-/// Writes it. Text of the capture's own is printable before it comes here.
+/// Writes the report. Text from the capture is escaped before it comes here.
 pub fn trace_text(out: &mut impl Write, played: &Played, notes: &[String]) -> Result<()> {
     for (what, value) in facts(played) {
         writeln!(out, "{what:<14} {value}")?;
@@ -31,7 +31,7 @@ pub fn trace_text(out: &mut impl Write, played: &Played, notes: &[String]) -> Re
         }
         rest(out, others.total)?;
     }
-    writeln!(out, "\nwhat the driver said, by layer (asked, block, permit, left alone)")?;
+    writeln!(out, "\nthe driver's answers, by layer (asked, block, permit, continue)")?;
     for (layer, answers) in &account.answers {
         let (asked, blocked) = (answers.asked, answers.blocked);
         writeln!(
@@ -64,7 +64,7 @@ pub(super) fn port_text((protocol, port): Port) -> String {
     }
 }
 
-/// What the capture was and what became of it, line by line.
+/// What the capture holds and how it was played, line by line.
 pub(super) fn facts(played: &Played) -> Vec<(&'static str, String)> {
     let summary = Summary::of(played);
     let tally = summary.capture;
@@ -74,16 +74,16 @@ pub(super) fn facts(played: &Played) -> Vec<(&'static str, String)> {
         false => format!(" out of {}", tally.file_bytes),
     };
     let frames = match tally.frames {
-        0 => "empty: no packet is in it".to_owned(),
+        0 => "empty: it holds no packet".to_owned(),
         count => format!("{count} frames, {seconds:.3} s"),
     };
     let host = match &summary.local[..] {
-        [] => "none: no IP packet tells of one".to_owned(),
+        [] => "none: no IP packet shows one".to_owned(),
         local => format!("{} ({})", local.join(", "), summary.local_how),
     };
     let mut facts = vec![("capture", format!("{}, {} bytes{of_file}, {frames}", tally.format, tally.bytes))];
-    if !tally.said.is_empty() {
-        facts.push(("says of itself", tally.said.join("; ")));
+    if !tally.descriptions.is_empty() {
+        facts.push(("described as", tally.descriptions.join("; ")));
     }
     facts.extend([
         ("IP packets", tally.packets.to_string()),
@@ -92,7 +92,7 @@ pub(super) fn facts(played: &Played) -> Vec<(&'static str, String)> {
         ("sent", protocols(&summary.traffic.sent)),
         ("indications", summary.indications.to_string()),
         ("silenced", summary.silenced.to_string()),
-        ("kept back", format!("{} answers that the capture holds", summary.kept_back)),
+        ("suppressed", format!("{} answers that the capture holds", summary.suppressed)),
         ("deviations", summary.deviations.to_string()),
     ]);
     let unplayed = summary.not_played;
@@ -105,7 +105,7 @@ pub(super) fn facts(played: &Played) -> Vec<(&'static str, String)> {
         ("not the host's", unplayed.foreign),
         ("fragments out", unplayed.fragments_out),
         ("refused before", unplayed.refused),
-        ("gave way", unplayed.forgotten),
+        ("evicted", unplayed.forgotten),
         ("not surveyed", summary.not_surveyed),
     ] {
         if count > 0 {

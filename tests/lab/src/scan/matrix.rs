@@ -1,4 +1,4 @@
-//! Every technique of nmap's in every world, beside what is expected.
+//! Scans every world with every nmap technique and checks the results.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,30 +21,30 @@ const HTTP: u16 = 80;
 const ECHO: u16 = 7;
 const BODY: usize = 20_000;
 
-/// A world to scan.
+/// A world to scan, and the scans.
 #[derive(Clone, Debug)]
 pub struct Case {
     /// `Mode` of the driver's policy.
     pub mode: u32,
     /// `SilenceEcho`.
     pub silence_echo: bool,
-    /// The open points turned.
+    /// The variants of the world.
     pub variants: Vec<&'static Variant>,
-    /// What to ask.
+    /// The techniques.
     pub techniques: Vec<Technique>,
-    /// Over which families.
+    /// The address families.
     pub families: Vec<Family>,
 }
 
 impl Case {
-    /// The base world, asked everything but `-O`.
+    /// The base world, scanned with everything but `-O`.
     pub fn base(mode: u32) -> Self {
         let techniques = Technique::ALL.into_iter().filter(|technique| *technique != Technique::Os).collect();
         let families = Family::BOTH.to_vec();
         Self { mode, silence_echo: false, variants: Vec::new(), techniques, families }
     }
 
-    /// What it is called.
+    /// The name in the matrix.
     pub fn name(&self) -> String {
         let mut name = format!("Mode {}", self.mode);
         if self.silence_echo {
@@ -56,7 +56,7 @@ impl Case {
         name
     }
 
-    /// Whether no RST is expected, and no ICMP error.
+    /// Whether no RST and whether no ICMP error is expected.
     fn silent(&self) -> [bool; 2] {
         let enforced = self.mode == 2;
         [
@@ -66,8 +66,8 @@ impl Case {
     }
 }
 
-/// What is asked of: one port or protocol that answers whatever the policy,
-/// and some that nobody is behind.
+/// The ports or protocols to scan: one that answers under any policy, and some
+/// without an endpoint.
 fn numbers(technique: Technique, family: Family) -> &'static [u16] {
     match (technique, family) {
         (Technique::Udp, _) => &[ECHO, 53, 9999],
@@ -78,12 +78,13 @@ fn numbers(technique: Technique, family: Family) -> &'static [u16] {
     }
 }
 
-/// The state that is expected of a port or protocol.
+/// The expected state of a port or protocol.
 ///
-/// Answered, Windows' RST says `closed`, or `unfiltered` to an ACK, which tells
-/// nothing more; to a listener's port, too, for no flags but a SYN open one
-/// (RFC 9293, 3.10.7.2; NULL, FIN and Xmas as Windows answers them). Silent, nmap
-/// has `filtered` where an answer was due in any case, else `open|filtered`.
+/// If the host answers, Windows' RST means `closed`. For an ACK it means
+/// `unfiltered`, which shows nothing more, and a listener's port sends it, too, for
+/// any flags that do not open a connection (RFC 9293, 3.10.7.2; NULL, FIN and Xmas
+/// as Windows answers them). If the host is silent, nmap reports `filtered` if
+/// every host must answer, otherwise `open|filtered`.
 fn expected(technique: Technique, number: u16, case: &Case) -> &'static str {
     let [tcp, icmp] = case.silent();
     match technique {
@@ -101,7 +102,7 @@ fn expected(technique: Technique, number: u16, case: &Case) -> &'static str {
         | Technique::Fin
         | Technique::Xmas => "closed",
         Technique::Udp | Technique::Protocol if icmp => "open|filtered",
-        // Port unreachable comes from UDP itself.
+        // UDP itself sends port unreachable.
         Technique::Protocol if number == 17 => "open",
         Technique::Udp | Technique::Protocol => "closed",
         Technique::Ping if case.silence_echo && case.mode == 2 => "down",
@@ -119,15 +120,15 @@ pub struct Cell {
     pub family: Family,
     pub seen: States,
     pub expected: States,
-    /// Counted on the wire while it ran.
+    /// RSTs on the wire during the scan.
     pub resets: usize,
     pub unreachables: usize,
-    /// Whether either may be there.
+    /// Whether RSTs and whether ICMP errors may be on the wire.
     may_answer: [bool; 2],
 }
 
 impl Cell {
-    /// Whether it is as expected: the states, and the wire's word for them.
+    /// Whether the states and the packets on the wire are as expected.
     pub fn holds(&self) -> bool {
         let [tcp, icmp] = self.may_answer;
         self.seen == self.expected && (tcp || self.resets == 0) && (icmp || self.unreachables == 0)
@@ -148,7 +149,7 @@ impl Cell {
     }
 }
 
-/// `open 80, closed 22 113`.
+/// A summary such as `open 80, closed 22 113`.
 fn summary(states: &States) -> String {
     let mut numbers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (number, state) in states {
@@ -159,31 +160,31 @@ fn summary(states: &States) -> String {
     parts.map(|part| part.trim_end().to_owned()).collect::<Vec<_>>().join(", ")
 }
 
-/// A case with its scans, and what else has to hold.
+/// A case with its scans and other faults.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// What was asked.
+    /// The case.
     pub case: Case,
     /// The scans.
     pub cells: Vec<Cell>,
-    /// What went wrong beside them.
+    /// Faults besides the scans.
     pub faults: Vec<String>,
-    /// How often each layer's callout suppressed an answer to the scans, as the
-    /// driver counts it; layers by their names without family.
+    /// The number of answers that each layer's callout suppressed, from the
+    /// driver's counters; layers are named without family.
     pub silenced: BTreeMap<&'static str, u64>,
 }
 
-/// Where the driver decides.
+/// The layers where the driver decides.
 const DECIDING: [&str; 4] =
     ["INBOUND_IPPACKET_DISCARD", "INBOUND_TRANSPORT", "INBOUND_TRANSPORT_DISCARD", "OUTBOUND_ICMP_ERROR"];
 
 impl Outcome {
-    /// Whether all of it is as expected.
+    /// Whether everything is as expected.
     pub fn holds(&self) -> bool {
         self.faults.is_empty() && self.cells.iter().all(Cell::holds)
     }
 
-    /// One line for each technique.
+    /// A table with one line for each technique.
     pub fn table(&self, preset: &str) -> String {
         let mut table = Table::new();
         table.load_preset(preset).set_content_arrangement(ContentArrangement::Disabled);
@@ -202,7 +203,7 @@ impl Outcome {
     }
 }
 
-/// Runs cases, a few side by side: nmap mostly waits. They come back in order.
+/// Runs cases, some at a time, because nmap mostly waits. The results are in order.
 pub fn run(sys: &Path, cases: &[Case], workers: usize) -> Vec<Result<Outcome>> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(BTreeMap::new());
@@ -221,7 +222,7 @@ pub fn run(sys: &Path, cases: &[Case], workers: usize) -> Vec<Result<Outcome>> {
     done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect()
 }
 
-/// Builds a case's world, scans it, fetches a page, unloads the driver.
+/// Starts a case's world, scans it, fetches a page, and unloads the driver.
 fn play(sys: &Path, case: &Case) -> Result<Outcome> {
     let values = [("Mode", case.mode), ("SilenceEcho", case.silence_echo.into())];
     let values = values.map(|(name, number)| (name.to_owned(), RegistryValue::dword(number)));
@@ -255,10 +256,11 @@ fn play(sys: &Path, case: &Case) -> Result<Outcome> {
             });
         }
     }
-    // Before the exchange through the open port: on a busy machine a retransmission
-    // of its end comes when the connection is gone, and is silenced, rightly.
+    // Read before the exchange through the open port: on a busy machine a
+    // retransmitted FIN may come after the connection is gone, and is then rightly
+    // silenced.
     let silenced = counted(&world, "Silenced")?;
-    // Where the driver was overruled its counters have to say so; nowhere else.
+    // The driver must count Overruled in worlds that overrule it, and only there.
     let overruled: u64 = counted(&world, "Overruled")?.values().sum();
     if (case.mode == 2 && !tcp) != (overruled > 0) {
         faults.push(format!("the driver counts Overruled {overruled} times"));
@@ -277,7 +279,7 @@ fn play(sys: &Path, case: &Case) -> Result<Outcome> {
     Ok(Outcome { case: case.clone(), cells, faults, silenced })
 }
 
-/// A real exchange through the open port; how many bytes came.
+/// Fetches a page through the open port. Returns the number of bytes.
 fn fetch(world: &World, family: Family) -> Result<usize> {
     let mut curl = Command::new("curl");
     let url = format!("http://{}/bytes/{BODY}", world.address(family, HTTP));
@@ -285,7 +287,7 @@ fn fetch(world: &World, family: Family) -> Result<usize> {
     Ok(world.namespace.output(curl)?.stdout.len())
 }
 
-/// How often the driver's callouts came to a verdict, by layer.
+/// How often the driver's callouts reached a verdict, by layer.
 fn counted(world: &World, verdict: &str) -> Result<BTreeMap<&'static str, u64>> {
     let engine = world.machine.engine();
     let counters = Counters::read(world.machine.kernel(), engine)?;

@@ -1,5 +1,4 @@
-//! Real nmap in a world's namespace; [`matrix`] is every scan, beside what is
-//! expected.
+//! Runs nmap in a world's namespace; [`matrix`] compares all scans.
 
 pub mod matrix;
 
@@ -11,10 +10,10 @@ use machine::wire::Family;
 
 use crate::world::World;
 
-/// What nmap says of a port: `open`, `closed`, `filtered`, …
+/// nmap's state of each port: `open`, `closed`, `filtered`, …
 pub type States = BTreeMap<u16, String>;
 
-/// A way of nmap's to ask.
+/// A technique of nmap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 #[allow(missing_docs, reason = "the names are nmap's own")]
 pub enum Technique {
@@ -33,7 +32,7 @@ pub enum Technique {
 }
 
 impl Technique {
-    /// Every one.
+    /// All techniques.
     pub const ALL: [Self; 12] = [
         Self::Syn,
         Self::Connect,
@@ -49,7 +48,7 @@ impl Technique {
         Self::Os,
     ];
 
-    /// The option that asks for it.
+    /// The option of nmap for it.
     pub fn option(self) -> &'static str {
         match self {
             Self::Syn => "-sS",
@@ -68,15 +67,16 @@ impl Technique {
     }
 }
 
-/// Scans the host's TCP ports with a technique such as `-sS`; `ports` as for
+/// Scans the host's TCP ports with a technique such as `-sS`; `ports` is nmap's
 /// `-p`.
 pub fn tcp(world: &World, family: Family, technique: &str, ports: &str) -> Result<States> {
     states(&nmap(world, family, &[technique, "-Pn", "-p", ports])?).with_context(|| technique.to_owned())
 }
 
-/// Asks with any technique: of ports, or of protocols for `-sO`. `-sn` and `-O`
-/// have one state, under 0: whether the host is `up` or `down`, and whether
-/// nmap met a `closed` TCP port to tell the system by, or `none`.
+/// Scans with any technique: ports, or protocols for `-sO`. `-sn` and `-O` return
+/// one state, under 0. For `-sn` it is `up` or `down`. For `-O` it is `closed` if
+/// nmap found a closed TCP port that it needs to detect the system, otherwise
+/// `none`.
 pub fn states_by(world: &World, family: Family, technique: Technique, ports: &str) -> Result<States> {
     let option = technique.option();
     match technique {
@@ -90,7 +90,7 @@ pub fn states_by(world: &World, family: Family, technique: Technique, ports: &st
     .with_context(|| option.to_owned())
 }
 
-/// Runs nmap and gives its XML.
+/// Runs nmap and returns its XML.
 fn nmap(world: &World, family: Family, arguments: &[&str]) -> Result<String> {
     let mut nmap = Command::new("nmap");
     nmap.args(arguments).args(["-n", "--send-ip", "--max-retries", "2", "-T4"]);
@@ -99,10 +99,10 @@ fn nmap(world: &World, family: Family, arguments: &[&str]) -> Result<String> {
         nmap.arg("-6");
     }
     nmap.arg(world.network.host_address(family).to_string());
-    let said = format!("{nmap:?}");
+    let command = format!("{nmap:?}");
     let output = world.namespace.output(nmap).context("nmap")?;
     if !output.status.success() {
-        bail!("{said}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        bail!("{command}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
@@ -114,7 +114,10 @@ fn document(xml: &str) -> Result<roxmltree::Document<'_>> {
 
 fn up(xml: &str) -> Result<States> {
     let document = document(xml)?;
-    let hosts = document.descendants().find(|node| node.has_tag_name("hosts")).context("no sum of hosts")?;
+    let hosts = document
+        .descendants()
+        .find(|node| node.has_tag_name("hosts"))
+        .context("nmap's XML has no hosts element")?;
     let state = if hosts.attribute("up") == Some("1") { "up" } else { "down" };
     Ok(States::from([(0, state.to_owned())]))
 }
@@ -129,7 +132,7 @@ fn closed_port(xml: &str) -> Result<States> {
     Ok(States::from([(0, if closed { "closed" } else { "none" }.to_owned())]))
 }
 
-/// Every port's state from nmap's XML, those that it sums up too.
+/// The state of every port in nmap's XML, including summarized ones.
 fn states(xml: &str) -> Result<States> {
     let document = document(xml)?;
     let mut states = States::new();
@@ -156,7 +159,7 @@ fn states(xml: &str) -> Result<States> {
     Ok(states)
 }
 
-/// `1-3,7` as numbers.
+/// Parses `1-3,7` into numbers.
 fn numbers(list: &str) -> Result<Vec<u16>> {
     let mut numbers = Vec::new();
     for range in list.split(',').filter(|range| !range.is_empty()) {

@@ -1,7 +1,7 @@
-//! Where the checkout lies and where the lab keeps its files.
+//! Finds the checkout and the folder for the lab's files.
 //!
-//! Both are found when the program runs. A path that is compiled into a program
-//! is wrong as soon as the checkout is moved.
+//! Both are found at run time, because a compiled-in path is wrong as soon as the
+//! checkout is moved.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use std::sync::LazyLock;
 
 use anyhow::{Context, Result};
 
-/// Files that only the top of a checkout has.
+/// Files that identify the root of a checkout.
 const MARKS: [&str; 3] = ["rust-toolchain.toml", "src/lib.rs", "tests/lab/Cargo.toml"];
 
-/// The top of the checkout, without symbolic links.
+/// The root of the checkout, without symbolic links.
 ///
 /// # Panics
 /// If there is none, see [`checkout`].
@@ -20,7 +20,7 @@ pub fn root() -> &'static Path {
     checkout().unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// The top of the checkout: the one that cargo runs this program from, else the
+/// The root of the checkout: the one that cargo runs this program from, else the
 /// one around the current directory, else the one around the program.
 ///
 /// # Errors
@@ -37,20 +37,21 @@ pub fn checkout() -> Result<&'static Path> {
     )
 }
 
-/// The checkout that a path lies in.
+/// The checkout that contains a path.
 fn above(path: &Path) -> Option<PathBuf> {
     let path = path.canonicalize().ok()?;
     let is_top = |folder: &&Path| MARKS.iter().all(|mark| folder.join(mark).is_file());
     path.ancestors().find(is_top).map(Path::to_path_buf)
 }
 
-/// Where the lab keeps what it makes: `target/lab`.
+/// The folder for the lab's files: `target/lab`.
 pub fn state() -> PathBuf {
     state_of(&target_directory(), root())
 }
 
-/// Where a checkout's lab keeps what it makes: `lab` in cargo's target directory. A target directory outside the checkout may
-/// serve several checkouts: each has a folder of its own in it.
+/// The folder for a checkout's files: `lab` in cargo's target directory. Several
+/// checkouts may share a target directory outside of them, so there each has its
+/// own folder.
 pub fn state_of(target: &Path, root: &Path) -> PathBuf {
     let state = target.join("lab");
     if target.starts_with(root) {
@@ -62,16 +63,17 @@ pub fn state_of(target: &Path, root: &Path) -> PathBuf {
     state.join(format!("{name}-{:016x}", hasher.finish()))
 }
 
-/// Cargo's target directory. An environment variable, an option or any of cargo's
-/// configuration files may have set it; only where this program lies is certain.
+/// Cargo's target directory. An environment variable, an option or any
+/// configuration file of cargo may set it, so it is derived from the location of
+/// this program.
 pub fn target_directory() -> PathBuf {
     let program = std::env::current_exe().and_then(|program| program.canonicalize());
     let found = program.ok().and_then(|program| target_around(&program));
     found.unwrap_or_else(|| root().join("target"))
 }
 
-/// Cargo puts programs in `TARGET/PROFILE` or `TARGET/TRIPLE/PROFILE`, and those
-/// of tests in a folder `deps` there.
+/// Cargo writes programs to `TARGET/PROFILE` or `TARGET/TRIPLE/PROFILE`, and test
+/// programs to a folder `deps` there.
 fn target_around(program: &Path) -> Option<PathBuf> {
     let target = profile_around(program)?.parent()?;
     let name = target.file_name()?.to_str()?;
@@ -80,10 +82,10 @@ fn target_around(program: &Path) -> Option<PathBuf> {
     Some(target.to_path_buf())
 }
 
-/// Cargo's folder of this program's profile, where the built programs lie.
+/// The folder of this program's profile, which contains the built programs.
 pub fn profile_directory() -> Result<PathBuf> {
     let program = std::env::current_exe()?;
-    profile_around(&program).map(Path::to_path_buf).context("a program lies in a folder")
+    profile_around(&program).map(Path::to_path_buf).context("the program has no profile folder")
 }
 
 fn profile_around(program: &Path) -> Option<&Path> {
@@ -134,7 +136,7 @@ mod tests {
         assert_ne!(one, other);
         assert_eq!(one, state("/t", "/a/hushport"));
         assert!(one.starts_with("/t/lab"));
-        // A folder whose name begins like the checkout's is not in it.
+        // A folder whose name only begins like the checkout's is not in it.
         assert_ne!(state("/c2/target", "/c"), Path::new("/c2/target/lab"));
     }
 }

@@ -1,4 +1,4 @@
-//! The driver's build: the same source as on Windows, linked by rust-lld.
+//! Builds the driver: the source of the Windows build, linked by rust-lld.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -19,10 +19,10 @@ pub enum Target {
 }
 
 impl Target {
-    /// Both, the one that runs here first.
+    /// Both targets; the one that the lab runs comes first.
     pub const ALL: [Self; 2] = [Self::X64, Self::Arm64];
 
-    /// Rust's name.
+    /// The name of the target in Rust.
     pub fn triple(self) -> &'static str {
         match self {
             Self::X64 => "x86_64-pc-windows-msvc",
@@ -30,7 +30,7 @@ impl Target {
         }
     }
 
-    /// The driver kit's name.
+    /// The name of the target in the driver kit.
     pub fn name(self) -> &'static str {
         match self {
             Self::X64 => "x64",
@@ -42,17 +42,18 @@ impl Target {
 /// A linked driver.
 #[derive(Clone, Debug)]
 pub struct Driver {
-    /// `hushport.sys`; `hushport.pdb` lies beside it.
+    /// `hushport.sys`; `hushport.pdb` is next to it.
     pub sys: PathBuf,
-    /// What bindgen wrote for this build.
+    /// The files that bindgen wrote for this build.
     pub bindings: Vec<PathBuf>,
 }
 
-/// Names, in the environment, a folder of drivers to use in place of the build:
-/// `x64/hushport.sys` and so on. `cargo lab wdk` has the tests take its own so.
+/// An environment variable: a folder of drivers that replaces the build, with
+/// `x64/hushport.sys` and so on. `cargo lab wdk` sets it for the tests of its
+/// build.
 pub const DRIVERS: &str = "HUSHPORT_LAB_DRIVERS";
 
-/// Builds the shipping driver, once a process; cargo knows what is fresh.
+/// Builds the shipping driver, once per process. Cargo decides what is up to date.
 pub fn build(target: Target) -> Result<&'static Driver> {
     static BUILT: [OnceLock<Result<Driver, String>>; 2] = [const { OnceLock::new() }; 2];
     let built = BUILT[target as usize].get_or_init(|| {
@@ -65,7 +66,7 @@ pub fn build(target: Target) -> Result<&'static Driver> {
     built.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-/// A driver that is there already, with the bindings it was built from.
+/// An existing driver, with the bindings that it was built from.
 fn given(folder: &Path) -> Result<Driver> {
     let sys = folder.join("hushport.sys");
     if !sys.is_file() {
@@ -76,7 +77,7 @@ fn given(folder: &Path) -> Result<Driver> {
     Ok(Driver { sys, bindings })
 }
 
-/// Clippy over the driver for one Windows target, warnings denied.
+/// Runs clippy over the driver for one Windows target; warnings are errors.
 pub fn lint(target: Target) -> Result<()> {
     let toolchain = toolchain(target)?;
     let status = cargo(toolchain, "clippy", target)
@@ -84,16 +85,16 @@ pub fn lint(target: Target) -> Result<()> {
         .status()
         .context("cannot start cargo clippy")?;
     if !status.success() {
-        bail!("clippy finds fault with the driver for {}", target.triple());
+        bail!("clippy reports problems in the driver for {}", target.triple());
     }
     Ok(())
 }
 
-/// What builds for a target, found or made once a process.
+/// The toolchain for a target, found or installed once per process.
 pub(super) fn toolchain(target: Target) -> Result<&'static Toolchain> {
     static TOOLCHAINS: [OnceLock<Result<Toolchain, String>>; 2] = [const { OnceLock::new() }; 2];
     let found = TOOLCHAINS[target as usize].get_or_init(|| {
-        // Test processes run side by side; one of them does the set-up.
+        // Test processes run concurrently; one of them does the set-up.
         let _guard = lock().map_err(|error| format!("{error:#}"))?;
         ensure(&[Need::Libclang])
             .and_then(|()| Toolchain::ensure(target))
@@ -121,13 +122,13 @@ fn link(target: Target) -> Result<Driver> {
     collect(command, target, &state().join(target.name()))
 }
 
-/// Runs a build that reports in JSON, and puts what it made into a folder.
+/// Runs a build with JSON messages and copies its results into a folder.
 pub(super) fn collect(mut command: Command, target: Target, directory: &Path) -> Result<Driver> {
     let output =
         command.stderr(Stdio::piped()).output().with_context(|| format!("cannot start {command:?}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    let stderr = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        bail!("the driver does not build for {}:\n{said}", target.triple());
+        bail!("the driver does not build for {}:\n{stderr}", target.triple());
     }
     let messages: Vec<Value> = String::from_utf8_lossy(&output.stdout)
         .lines()
@@ -142,18 +143,18 @@ pub(super) fn collect(mut command: Command, target: Target, directory: &Path) ->
     Ok(Driver { sys, bindings: vec![out_dir.join("bindings.rs")] })
 }
 
-/// The library that cargo built from a target of this name, and what the build
-/// script of its package wrote, from cargo's messages.
+/// The library that cargo built from the target with this name, and the output
+/// folder of its package's build script, from cargo's messages.
 ///
-/// Which messages belong together is told by the package id alone. What an id
-/// says is cargo's affair: where the package lies, with or without its name.
+/// The messages are matched by package id only. The format of an id is up to cargo:
+/// it is the location, with or without the name.
 pub(super) fn built(messages: &[Value], target: &str) -> Result<(Option<PathBuf>, PathBuf)> {
     let artifact = messages.iter().rev().find(|message| {
         let kinds = message["target"]["kind"].as_array();
         let library = kinds.is_some_and(|kinds| kinds.iter().any(|kind| kind == "lib" || kind == "cdylib"));
         message["reason"] == "compiler-artifact" && message["target"]["name"] == target && library
     });
-    let artifact = artifact.with_context(|| format!("cargo does not say that it built {target}"))?;
+    let artifact = artifact.with_context(|| format!("cargo reports no artifact {target}"))?;
     let files = artifact["filenames"].as_array().into_iter().flatten().filter_map(Value::as_str);
     let library = files.filter(|name| name.ends_with(".dll")).map(PathBuf::from).next();
     let script = messages.iter().rev().find(|message| {
@@ -163,18 +164,18 @@ pub(super) fn built(messages: &[Value], target: &str) -> Result<(Option<PathBuf>
     Ok((library, out.with_context(|| format!("cargo names no output of {target}'s build.rs"))?.into()))
 }
 
-/// Puts a copy in place in one step, so that a process that has the old file
-/// mapped keeps it.
+/// Replaces a file in one step, so that a process that has mapped the old file
+/// keeps it.
 pub(super) fn replace(from: &Path, to: &Path) -> Result<()> {
     let fresh = to.with_extension("new");
     std::fs::copy(from, &fresh).with_context(|| format!("cannot copy {}", from.display()))?;
     std::fs::rename(&fresh, to).with_context(|| format!("cannot write {}", to.display()))
 }
 
-/// A lock between processes, held until it is dropped.
+/// A lock between processes. Dropping it unlocks.
 pub type Lock = nix::fcntl::Flock<std::fs::File>;
 
-/// One process at a time builds.
+/// Locks the build, so that one process builds at a time.
 pub(super) fn lock() -> Result<Lock> {
     lock_file(&state().join("lock"))
 }
@@ -205,9 +206,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_are_told_apart_whatever_the_checkouts_folder_is_called() {
+    fn messages_are_matched_for_any_name_of_the_checkouts_folder() {
         let message = |text: &str| serde_json::from_str::<Value>(text).unwrap();
-        // As cargo writes them: the name is left out where the folder has it.
+        // The formats of cargo: the name is left out if the folder has that name.
         for id in [
             "path+file:///home/me/hushport#0.1.0",
             "path+file:///home/me/checkout#hushport@0.1.0",
@@ -234,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_driver_that_is_given_comes_with_its_bindings() {
+    fn a_given_driver_has_its_bindings() {
         let folder = tempfile::tempdir().unwrap();
         let error = given(folder.path()).unwrap_err().to_string();
         assert!(error.contains(DRIVERS) && error.contains("hushport.sys"), "{error}");

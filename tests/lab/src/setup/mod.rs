@@ -1,7 +1,7 @@
-//! What the lab needs on the machine, and the build of the driver.
+//! Installs what the lab needs, and builds the driver.
 //!
-//! Everything lands under `target/lab`; the machine itself is changed only by
-//! `apt-get install` of the packages in [`packages`], and only as root.
+//! All files are under `target/lab`. The machine itself is changed only by `apt-get
+//! install` of the packages in [`packages`], and only as root.
 
 mod checkout;
 mod driver;
@@ -22,19 +22,20 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// The cargo that runs this program, over this checkout's workspace: with the
-/// options of the alias `lab`, so that nothing that it built is built again.
+/// The cargo that runs this program, for this checkout's workspace. It has the
+/// options of the alias `lab`, so nothing is built again.
 ///
-/// The user's own environment stays: it is what the alias was built with.
+/// The user's environment is kept, because the alias was built with it.
 pub fn workspace_cargo(verb: &str) -> Command {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // Whatever CARGO_BUILD_TARGET or a configuration file says, this runs here.
+    // It builds for this machine, whatever CARGO_BUILD_TARGET or a configuration
+    // file says.
     cargo.args([verb, "--locked", "--profile", "lab", "--target", "host-tuple"]).current_dir(root());
     cargo
 }
 
-/// A command without the environment that a surrounding cargo gives its
-/// children: another toolchain must not inherit this one's settings.
+/// A command without the environment that cargo gives its children. Another
+/// toolchain must not inherit these settings.
 pub(crate) fn clean_command(program: &str) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
@@ -53,13 +54,13 @@ pub(crate) fn clean_command(program: &str) -> Command {
     command
 }
 
-/// Runs a command to its end and gives its output; an error names the command
-/// and carries the end of what it said.
+/// Runs a command to its end and returns its output. An error names the command and
+/// shows the end of its errors.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
     let output = command.output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
-        let said = String::from_utf8_lossy(&output.stderr);
-        let tail: Vec<_> = said.lines().rev().take(12).collect();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        let tail: Vec<_> = stderr.lines().rev().take(12).collect();
         let tail: Vec<_> = tail.into_iter().rev().collect();
         bail!("{command:?}: {}\n{}", output.status, tail.join("\n"));
     }

@@ -1,9 +1,9 @@
-//! The driver's source built natively, watched by what the compiler can add.
+//! Builds the driver's source natively, with sanitizers, fuzzer or coverage.
 //!
-//! The pinned toolchain does nearly all: its sanitizers' flags are unstable, but
-//! their runtimes lie beside it, so no nightly is wanted. ThreadSanitizer has to
-//! see into the library, too, or it takes locks for nothing; so for it the
-//! library is built from the nightly's source.
+//! The pinned toolchain does nearly everything. The flags of its sanitizers are
+//! unstable, but their runtimes are included, so no nightly is needed. Only
+//! ThreadSanitizer must instrument the library, too, because otherwise it does not
+//! see its locks. For it the library is built from the nightly's source.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,10 @@ use super::driver::built;
 use super::toolchain::{host_sysroot, pinned};
 use super::{Need, clean_command, ensure, root, source, state, target_directory};
 
-/// The only host whose processor calls as x64 Windows does.
+/// The only host whose processor has the calling convention of x64 Windows.
 const HOST: &str = "x86_64-unknown-linux-gnu";
 
-/// AddressSanitizer, and what libFuzzer wants: the flags of cargo-fuzz.
+/// The flags of cargo-fuzz: AddressSanitizer, and coverage for libFuzzer.
 const FUZZER: [&str; 6] = [
     "-Zsanitizer=address",
     "-Cpasses=sancov-module",
@@ -29,9 +29,9 @@ const FUZZER: [&str; 6] = [
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
 ];
 
-/// Stands before rustc, so that nothing but the driver is counted and what it
-/// needs is not built again. The tests pull in the runtime that writes the
-/// counts, as rustc would for a program counted as a whole.
+/// A script that runs instead of rustc, so that only the driver is instrumented and
+/// its dependencies are not built again. The tests link the runtime that writes the
+/// counts, as rustc does for an instrumented program.
 const COUNT_THE_DRIVER: &str = r#"#!/bin/sh
 case " $* " in
 *" --crate-name hushport_native_driver "*) exec "$@" -Cinstrument-coverage ;;
@@ -40,9 +40,9 @@ case " $* " in
 esac
 "#;
 
-/// Stands before rustc, so that the driver is compiled as it ships, as far as
-/// its own crate goes (`profile.release` of the workspace), and what it needs
-/// is not built again.
+/// A script that runs instead of rustc, so that the driver's crate is compiled as
+/// it ships (`profile.release` of the workspace) and its dependencies are not built
+/// again.
 const AS_IT_SHIPS: &str = r#"#!/bin/sh
 case " $* " in
 *" --crate-name hushport_native_driver "*)
@@ -51,21 +51,21 @@ case " $* " in
 esac
 "#;
 
-/// Watches every access to memory.
+/// A sanitizer, which checks every access to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Sanitizer {
-    /// Whether what is accessed is there.
+    /// Whether the memory is valid.
     Address,
     /// Whether another thread accesses it at the same time.
     Thread,
 }
 
-/// What was built.
+/// The result of a build.
 #[derive(Clone, Debug)]
 pub struct Built {
     /// The program.
     pub program: PathBuf,
-    /// The driver's source as it was compiled.
+    /// The driver's source that was compiled.
     pub source: PathBuf,
 }
 
@@ -73,38 +73,37 @@ pub struct Built {
 pub fn fuzzer() -> Result<Built> {
     ensure(&[Need::Libclang, Need::CXX])?;
     let mut cargo = cargo(&["build", "--bin", "fuzz", "--features", "libfuzzer"])?;
-    // With a target given, build scripts and macros stay without the flags.
+    // With `--target`, build scripts and macros are built without these flags.
     cargo.args(["--target", HOST]).arg("--target-dir").arg(state().join("native-fuzzer"));
     cargo.env("RUSTC_BOOTSTRAP", "1").env("CARGO_ENCODED_RUSTFLAGS", FUZZER.join("\u{1f}"));
     build(&mut cargo)
 }
 
-/// Builds the native tests so that they count the driver's lines.
+/// Builds the native tests with coverage of the driver.
 pub fn covered_tests() -> Result<Built> {
     ensure(&[Need::Libclang])?;
     wrapped(&["test", "--no-run", "--test", "native"], "count-the-driver", COUNT_THE_DRIVER)
 }
 
-/// Builds the program that classifies for callgrind, the driver in it as it
-/// ships.
+/// Builds the program that classifies under callgrind, with the driver as it ships.
 pub fn counted() -> Result<Built> {
     ensure(&[Need::Libclang])?;
     wrapped(&["build", "--bin", "count"], "as-it-ships", AS_IT_SHIPS)
 }
 
-/// Builds with a script before rustc, beside what is built without.
+/// Builds with a script instead of rustc, next to the normal build.
 fn wrapped(arguments: &[&str], name: &str, script: &str) -> Result<Built> {
     let wrapper = state().join(name);
     std::fs::write(&wrapper, script)?;
     std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
-    // For the target that the alias `lab` names, whose folder has the dependencies.
+    // The target of the alias `lab`, whose folder has the dependencies.
     let mut cargo = cargo(arguments)?;
     cargo.args(["--target", "host-tuple"]);
     build(cargo.arg("--target-dir").arg(target_directory()).env("RUSTC_WORKSPACE_WRAPPER", &wrapper))
 }
 
-/// Builds the native tests under a sanitizer; with a fault in the copy of the
-/// source where one is named.
+/// Builds the native tests with a sanitizer; with a fault in the copy of the
+/// source, if one is named.
 pub fn sanitized_tests(sanitizer: Sanitizer, planted: Option<&str>) -> Result<Built> {
     ensure(&[Need::Libclang])?;
     let mut cargo = cargo(&["test", "--no-run", "--test", "native", "--target", HOST])?;
@@ -124,8 +123,8 @@ pub fn sanitized_tests(sanitizer: Sanitizer, planted: Option<&str>) -> Result<Bu
     build(cargo.arg("--target-dir").arg(state().join(folder)))
 }
 
-/// Has the model checker try every interleaving of processors that count and end
-/// flows; says whether all came out right.
+/// Runs the model checker over every interleaving of processors that count and end
+/// flows. Returns whether all results were right.
 ///
 /// # Errors
 /// If cargo cannot be started.
@@ -158,11 +157,11 @@ fn build(cargo: &mut Command) -> Result<Built> {
     Ok(Built { program: program.context("cargo names no executable")?, source: out.join("src") })
 }
 
-/// A command for what was built: options of the sanitizers' runtimes are ours.
+/// A command for a built program, with the options of the sanitizers' runtimes.
 pub fn command(program: &Path) -> Command {
     let mut command = Command::new(program);
-    // What the driver leaves is the kernel's affair, and it names it; what the
-    // lab keeps to the end is none.
+    // The simulated kernel reports what the driver leaks. What the lab keeps until
+    // its end is no leak.
     command.env("ASAN_OPTIONS", "detect_leaks=0").env("TSAN_OPTIONS", "halt_on_error=1");
     command.current_dir(root().join("tests/native"));
     command

@@ -1,4 +1,4 @@
-//! Debian packages the lab's commands use.
+//! Installs the Debian packages that the lab's commands use.
 
 use std::path::Path;
 
@@ -7,12 +7,12 @@ use anyhow::{Result, bail};
 use super::driver::lock_file;
 use super::run;
 
-/// A thing the lab needs from the machine.
+/// A requirement of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
-    /// libclang, through which bindgen reads C.
+    /// libclang, with which bindgen parses C.
     Libclang,
-    /// A program on the PATH and the package it comes in.
+    /// A program on the PATH, and its package.
     Program(&'static str, &'static str),
 }
 
@@ -23,7 +23,7 @@ impl Need {
     pub const IP: Self = Self::Program("ip", "iproute2");
     /// `curl`.
     pub const CURL: Self = Self::Program("curl", "curl");
-    /// `chromium`, in which pages are looked at.
+    /// `chromium`, in which pages are tested.
     pub const CHROMIUM: Self = Self::Program("chromium", "chromium");
     /// `g++`, which compiles libFuzzer.
     pub const CXX: Self = Self::Program("g++", "g++");
@@ -31,7 +31,7 @@ impl Need {
     pub const OPENSSL: Self = Self::Program("openssl", "openssl");
     /// `osslsigncode`, which signs for Windows.
     pub const OSSLSIGNCODE: Self = Self::Program("osslsigncode", "osslsigncode");
-    /// `python3`, for the scanner of a VM's other end.
+    /// `python3`, for the scanner on the other side of a VM.
     pub const PYTHON: Self = Self::Program("python3", "python3");
     /// `valgrind`, whose callgrind counts instructions.
     pub const VALGRIND: Self = Self::Program("valgrind", "valgrind");
@@ -53,8 +53,8 @@ impl Need {
     }
 }
 
-/// Makes sure of every need: as root by apt, otherwise by one line that says
-/// what to install.
+/// Installs every missing requirement with apt if root; otherwise fails with one
+/// line that says what to install.
 pub fn ensure(needs: &[Need]) -> Result<()> {
     let mut missing: Vec<_> =
         needs.iter().filter(|need| !need.present()).map(|need| need.package()).collect();
@@ -67,11 +67,11 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
         bail!("missing: {}; as root: {install}", missing.join(", "));
     }
     eprintln!("lab: {install}");
-    // Two checkouts may be set up at the same time. Another program that installs is
-    // waited for, too; apt itself waits for no other that reads package lists.
+    // Two checkouts may be set up at the same time. This lock also orders the
+    // reading of package lists, for which apt does not wait.
     let _turn = lock_file(Path::new("/run/lock/hushport-lab-apt"))?;
     let apt = |arguments: &[&str]| {
-        // What apt fetches is read by a user of its own: the umask must allow it.
+        // apt reads downloaded files as another user, so the umask must allow that.
         let mut command = std::process::Command::new("sh");
         command.args(["-c", "umask 022; exec apt-get -o DPkg::Lock::Timeout=600 \"$@\"", "sh"]);
         command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
@@ -90,8 +90,8 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     }
 }
 
-/// Whether this process may install packages. Root of a user namespace that maps one
-/// user alone may not.
+/// Whether this process may install packages. Root of a user namespace that maps a
+/// single user may not.
 fn is_administrator() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let users = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u32>().ok());
@@ -106,7 +106,8 @@ fn program_present(program: &str) -> bool {
         .any(|directory| directory.join(program).is_file())
 }
 
-/// The places where clang-sys looks, as far as Debian uses them.
+/// Whether libclang is in one of the folders where clang-sys looks, as far as
+/// Debian uses them.
 fn libclang_present() -> bool {
     let named = std::env::var_os("LIBCLANG_PATH").map(std::path::PathBuf::from);
     let llvm = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();

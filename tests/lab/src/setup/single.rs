@@ -1,4 +1,4 @@
-//! Drivers of one crate without dependencies, for tests.
+//! Builds drivers of a single crate without dependencies, for tests.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail};
 use super::driver::{lock, toolchain};
 use super::{Target, state};
 
-/// Compiles and links a driver for x64 from a file and its modules, which lie in
-/// a folder of the file's name; its PDB lies beside it. What was compiled before
-/// is not compiled again.
+/// Compiles and links a driver for x64 from a source file and its modules, which
+/// are in a folder with the file's name. The PDB is written next to the driver. An
+/// unchanged driver is not compiled again.
 pub fn compile(source: &Path, arguments: &[&str]) -> Result<PathBuf> {
     let toolchain = toolchain(Target::X64)?;
     let text = std::fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
@@ -27,7 +27,7 @@ pub fn compile(source: &Path, arguments: &[&str]) -> Result<PathBuf> {
         return Ok(driver);
     }
     std::fs::create_dir_all(&folder)?;
-    // Renamed at the end, so that what is there is whole.
+    // It is renamed at the end, so that the file is always complete.
     let fresh = folder.join("fresh.dll");
     let mut rustc = toolchain.command("rustc");
     rustc.args(["--edition=2024", "--crate-type=cdylib", "-O", "-g", "-Cpanic=abort"]);
@@ -49,7 +49,7 @@ pub fn compile(source: &Path, arguments: &[&str]) -> Result<PathBuf> {
     Ok(driver)
 }
 
-/// Paths and texts of a folder's files; none where it is not there.
+/// The paths and texts of the files in a folder; none if it does not exist.
 fn modules(folder: &Path) -> Result<Vec<(PathBuf, Vec<u8>)>> {
     if !folder.is_dir() {
         return Ok(Vec::new());

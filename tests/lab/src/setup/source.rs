@@ -1,4 +1,4 @@
-//! Rust's library source, to build `core` and `alloc` from.
+//! Finds Rust's library source, from which `core` and `alloc` are built.
 
 use std::path::{Path, PathBuf};
 
@@ -10,15 +10,16 @@ use super::{Need, clean_command, ensure, run, state};
 
 /// A library source and the toolchain that can compile it.
 pub struct Source {
-    /// The rustup toolchain's name.
+    /// The name of the rustup toolchain.
     pub channel: String,
     /// The folder `library`.
     pub library: PathBuf,
 }
 
-/// The first of: `HUSHPORT_RUST_SRC` (a folder or a `.tar.xz`), because who
-/// sets it means it; the component `rust-src` of an installed toolchain, added
-/// by rustup where it can; Debian's package of the nightly's 1.x.
+/// Finds a library source. The order is: `HUSHPORT_RUST_SRC` (a folder or a
+/// `.tar.xz`), which the user has set on purpose; the component `rust-src` of an
+/// installed toolchain, which rustup adds if it can; Debian's package of the
+/// nightly's version 1.x.
 pub fn find() -> Result<Source> {
     let nightly = nightly();
     if let Some(path) = std::env::var_os("HUSHPORT_RUST_SRC").map(PathBuf::from) {
@@ -28,19 +29,19 @@ pub fn find() -> Result<Source> {
     }
     let Some((channel, minor)) = nightly else {
         bail!(
-            "no way to build for Windows: `rustup target add` fails, and without it a nightly toolchain and its library source are wanted"
+            "no way to build for Windows: `rustup target add` fails, and then a nightly toolchain and its library source are needed"
         );
     };
     if let Some(library) = component(&channel) {
         return Ok(Source { channel, library });
     }
     let library = debian(minor).with_context(|| {
-        format!("no library source for Rust 1.{minor} ({channel}): rustup cannot add rust-src and Debian's package was not to be had; set HUSHPORT_RUST_SRC to a folder `library` or a .tar.xz of it")
+        format!("no library source for Rust 1.{minor} ({channel}): rustup cannot add rust-src and Debian's package is not available; set HUSHPORT_RUST_SRC to a folder `library` or a .tar.xz of it")
     })?;
     Ok(Source { channel, library })
 }
 
-/// An installed nightly and the x of its version 1.x.
+/// An installed nightly, and the x of its version 1.x.
 fn nightly() -> Option<(String, u64)> {
     let list = run(clean_command("rustup").args(["toolchain", "list"])).ok()?;
     let name = list
@@ -54,7 +55,7 @@ fn nightly() -> Option<(String, u64)> {
 fn component(channel: &str) -> Option<PathBuf> {
     let library = sysroot_of(channel).ok()?.join("lib/rustlib/src/rust/library");
     if !is_library(&library) {
-        // Fails quietly where nothing can be downloaded.
+        // Fails silently without a network.
         run(clean_command("rustup").args(["component", "add", "rust-src", "--toolchain", channel])).ok()?;
     }
     is_library(&library).then_some(library)
@@ -64,14 +65,14 @@ fn is_library(path: &Path) -> bool {
     path.join("core/Cargo.toml").is_file() && path.join("std/Cargo.toml").is_file()
 }
 
-/// The folder that `HUSHPORT_RUST_SRC` names, unpacked where it is an archive.
+/// The folder that `HUSHPORT_RUST_SRC` names; an archive is unpacked.
 fn given(path: &Path) -> Result<PathBuf> {
     if path.is_dir() {
         let inner = path.join("library");
         return match (is_library(path), is_library(&inner)) {
             (true, _) => Ok(path.to_path_buf()),
             (_, true) => Ok(inner),
-            _ => bail!("HUSHPORT_RUST_SRC={}: a folder with core/ and std/ in it is wanted", path.display()),
+            _ => bail!("HUSHPORT_RUST_SRC={}: expected a folder with core/ and std/", path.display()),
         };
     }
     let stem =
@@ -84,16 +85,13 @@ fn given(path: &Path) -> Result<PathBuf> {
             .with_context(|| format!("HUSHPORT_RUST_SRC={}", path.display()))?;
     }
     if !is_library(&into.join("library")) {
-        bail!(
-            "HUSHPORT_RUST_SRC={}: an archive with library/core and library/std in it is wanted",
-            path.display()
-        );
+        bail!("HUSHPORT_RUST_SRC={}: expected an archive with library/core and library/std", path.display());
     }
     Ok(into.join("library"))
 }
 
-/// Debian's `rust-src` of 1.`minor`, from package lists of the lab's own: the
-/// machine's apt is left as it is.
+/// Debian's `rust-src` of 1.`minor`. The lab uses its own package lists, so the
+/// machine's apt does not change.
 fn debian(minor: u64) -> Result<PathBuf> {
     let place = state().join("rust-src").join(format!("debian-1.{minor}"));
     if let Some(library) = unpacked(&place) {

@@ -1,7 +1,7 @@
-//! A compiler that can build for Windows: its `core` and `alloc`, its linker.
+//! Finds a compiler and linker that can build for Windows.
 //!
-//! Where `rustup target add` works the pinned toolchain is used. Else `core`
-//! and `alloc` are built from the library source that [`super::source`] finds.
+//! If `rustup target add` works, the pinned toolchain is used. Otherwise `core` and
+//! `alloc` are built from the library source that [`super::source`] finds.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -16,19 +16,19 @@ use super::{Target, clean_command, run, source, state};
 /// What cargo needs to build the driver.
 #[derive(Clone, Debug)]
 pub struct Toolchain {
-    /// The rustup toolchain's name.
+    /// The name of the rustup toolchain.
     pub channel: String,
-    /// The sysroot with the Windows targets' `core` and `alloc`, where it is
-    /// not the toolchain's own.
+    /// The sysroot with `core` and `alloc` for the Windows targets, if it is not
+    /// the toolchain's own.
     pub sysroot: Option<PathBuf>,
-    /// `rust-lld`, an LLVM linker for every format.
+    /// `rust-lld`, LLVM's linker for every format.
     pub linker: PathBuf,
-    /// A script that runs rustc with what depends on where the checkout lies.
+    /// A script that runs rustc with flags that depend on the checkout's location.
     wrapper: PathBuf,
 }
 
 impl Toolchain {
-    /// Finds or makes one that builds for a target.
+    /// Finds or creates a toolchain that builds for a target.
     pub fn ensure(target: Target) -> Result<Self> {
         let pinned = pinned()?;
         if !has_target(&pinned, target) && !add_target(&pinned, target) {
@@ -50,12 +50,12 @@ impl Toolchain {
         Ok(Self { linker: linker(&channel)?, channel, sysroot, wrapper })
     }
 
-    /// A command of this toolchain, set up to compile and link for Windows.
+    /// A command of this toolchain that compiles and links for Windows.
     pub fn command(&self, program: &str) -> Command {
         let mut command = clean_command(program);
         command.env("RUSTUP_TOOLCHAIN", &self.channel);
         command.env("RUSTC_WRAPPER", &self.wrapper);
-        // None, whatever cargo's configuration files say.
+        // No flags, whatever cargo's configuration files say.
         command.env("CARGO_ENCODED_RUSTFLAGS", "");
         for target in Target::ALL {
             let name = target.triple().replace('-', "_").to_uppercase();
@@ -65,15 +65,15 @@ impl Toolchain {
     }
 }
 
-/// Writes the script that stands before rustc.
+/// Writes the script that runs instead of rustc.
 ///
-/// Cargo names crates by a hash of the flags that it is given, and rustc orders what it
-/// compiles by such names: with a path in a flag, two builds of one source would differ.
-/// Flags from this script are in no hash. Crates for the host, which have no `--target`,
-/// go without.
+/// Cargo names crates by a hash of its flags, and rustc orders its output by these
+/// names. So with a path in a flag, two builds of one source would differ. Flags
+/// that the script adds are not part of the hash. Crates for the host have no
+/// `--target` and get no flags.
 fn wrapper(sysroot: Option<&Path>) -> Result<PathBuf> {
     let sysroot = sysroot.map(|sysroot| format!("--sysroot={}", sysroot.display()));
-    // No path of this machine's in the image or in the PDB.
+    // No path of this machine appears in the image or in the PDB.
     let remap = format!("--remap-path-prefix={}=", super::root().display());
     let flags: Vec<String> = sysroot.into_iter().chain([remap]).map(|flag| quoted(&flag)).collect();
     let flags = flags.join(" ");
@@ -85,7 +85,7 @@ fn wrapper(sysroot: Option<&Path>) -> Result<PathBuf> {
     if std::fs::read_to_string(&path).is_ok_and(|written| written == text) {
         return Ok(path);
     }
-    // Renamed, for another build may be running the one that is there.
+    // It is renamed, because another build may be running the existing script.
     let fresh = path.with_extension("new");
     std::fs::write(&fresh, text).with_context(|| format!("cannot write {}", fresh.display()))?;
     std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o755))?;
@@ -93,7 +93,7 @@ fn wrapper(sysroot: Option<&Path>) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// A text as one word of a shell's.
+/// Quotes a text as one word of a shell.
 pub(super) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
@@ -105,7 +105,7 @@ pub(super) fn pinned() -> Result<String> {
     text.lines()
         .find_map(|line| line.strip_prefix("channel = \"")?.strip_suffix('"'))
         .map(str::to_owned)
-        .with_context(|| format!("{}: a line channel = \"…\" is wanted", file.display()))
+        .with_context(|| format!("{}: expected a line channel = \"…\"", file.display()))
 }
 
 /// `rustc` of a toolchain.
@@ -139,24 +139,24 @@ fn linker(channel: &str) -> Result<PathBuf> {
     let host = VersionMeta::for_command(rustc(channel))?.host;
     let linker = sysroot_of(channel)?.join("lib/rustlib").join(host).join("bin/rust-lld");
     if !linker.is_file() {
-        bail!("toolchain {channel} has no rust-lld ({} is wanted)", linker.display());
+        bail!("toolchain {channel} has no rust-lld (expected {})", linker.display());
     }
     Ok(linker)
 }
 
-/// Builds the whole library for a host, every crate of it with `flag`.
+/// Builds the whole library for a host, each crate with `flag`.
 pub(super) fn host_sysroot(source: &source::Source, sysroot: &Path, host: &str, flag: &str) -> Result<()> {
     let mut cargo = clean_command("cargo");
     cargo.env("RUSTUP_TOOLCHAIN", &source.channel).env("RUSTC_BOOTSTRAP", "1");
     let name = format!("{host} with {flag}");
-    let said = name.clone();
+    let label = name.clone();
     SysrootBuilder::new(sysroot, host)
         .build_mode(BuildMode::Build)
         .sysroot_config(SysrootConfig::WithStd { std_features: vec!["panic-unwind".into()] })
         .rustc_version(VersionMeta::for_command(rustc(&source.channel))?)
         .rustflag(flag)
         .cargo(cargo)
-        .when_build_required(move || eprintln!("lab: building the library for {said}"))
+        .when_build_required(move || eprintln!("lab: building the library for {label}"))
         .build_from_source(&source.library)
         .with_context(|| format!("cannot build the library for {name} from {}", source.library.display()))?;
     Ok(())
@@ -164,7 +164,7 @@ pub(super) fn host_sysroot(source: &source::Source, sysroot: &Path, host: &str, 
 
 fn build_sysroot(channel: &str, library: &Path, sysroot: &Path, target: Target) -> Result<()> {
     let mut cargo = clean_command("cargo");
-    // The library uses unstable features, also where the compiler is stable.
+    // The library uses unstable features, even with a stable compiler.
     cargo.env("RUSTUP_TOOLCHAIN", channel).env("RUSTC_BOOTSTRAP", "1");
     let triple = target.triple();
     SysrootBuilder::new(sysroot, triple)
@@ -172,7 +172,8 @@ fn build_sysroot(channel: &str, library: &Path, sysroot: &Path, target: Target) 
         .sysroot_config(SysrootConfig::NoStd)
         .rustc_version(VersionMeta::for_command(rustc(channel))?)
         .rustflag("-Cpanic=abort")
-        // The driver is linked with LTO through core, as the distributed one is.
+        // The driver is linked with LTO through core, as with the distributed
+        // library.
         .rustflag("-Cembed-bitcode=yes")
         .cargo(cargo)
         .when_build_required(move || eprintln!("lab: building core and alloc for {triple}"))

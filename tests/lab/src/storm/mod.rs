@@ -1,9 +1,8 @@
-//! The driver loaded, unloaded, its policy changing, BFE coming and going, all
-//! under traffic, on threads of a schedule.
+//! Loads and unloads the driver under traffic, with changing policy and BFE.
 //!
-//! At every moment of which it is known what a closed port must do, it is asked
-//! whether it does: silent under the driver and a policy that says so, open
-//! without.
+//! Policy changes, BFE restarts and traffic run on threads of a schedule. Whenever
+//! the behavior of a closed port is known, it is checked: silent if the driver is
+//! loaded with a policy that says so, answering otherwise.
 
 mod promise;
 
@@ -23,7 +22,7 @@ use promise::{EXEMPT, Promise, Wanted};
 use crate::hushport::{self, SERVICE};
 use crate::traffic::{Family, Indication, SYN, Traffic};
 
-/// A machine with a driver that can be started and stopped over and over.
+/// A machine with a driver that can be started and stopped repeatedly.
 pub trait Subject: Send {
     /// Its kernel.
     fn kernel(&self) -> &Arc<Kernel>;
@@ -35,14 +34,14 @@ pub trait Subject: Send {
     fn stop(&mut self) -> Result<LeakReport, Stop>;
 }
 
-/// The driver's image.
+/// A machine that loads the image of the driver.
 pub struct Loaded {
     machine: Machine,
     file: Arc<PeFile>,
 }
 
 impl Loaded {
-    /// A machine for a file that was read before.
+    /// A machine for a file that is already read.
     pub fn new(file: Arc<PeFile>, options: Options) -> Self {
         Self { machine: hushport::machine(options), file }
     }
@@ -73,23 +72,23 @@ pub enum Meanwhile {
     Policy,
     /// BFE stops and starts, too.
     Restarts,
-    /// Both whatever the driver does at that moment, its load and its unload.
-    /// Nothing is promised then but that all ends well.
+    /// Both happen at any time, also during load and unload. Then only a clean end
+    /// is checked.
     AtAnyTime,
 }
 
-/// Everything that threads of one run share.
+/// The state that all threads of a run share.
 struct Stage {
     kernel: Arc<Kernel>,
     engine: Arc<Engine>,
     promise: Promise,
     over: AtomicBool,
-    /// Traffic may be interrupted before each instruction of the driver, not only
-    /// where it calls the kernel.
+    /// Whether traffic may be interrupted before each instruction of the driver,
+    /// not only where it calls the kernel.
     fine: bool,
 }
 
-/// How long a policy may take until it holds.
+/// The time limit for a policy to take effect.
 const APPLIED: Duration = Duration::from_secs(30);
 
 impl Stage {
@@ -98,12 +97,12 @@ impl Stage {
         Self { kernel, engine, promise: Promise::new(Wanted::Open), over: AtomicBool::new(false), fine }
     }
 
-    /// Whether threads that go on as long as others should end.
+    /// Whether threads that run as long as the others should end.
     fn ends(&self) -> bool {
         self.over.load(Ordering::SeqCst) || self.kernel.stopped().is_some()
     }
 
-    /// Classifies on a processor until the others are done.
+    /// Classifies on a processor until the other threads are done.
     fn traffic(&self, processor: u32, seed: u64) {
         let (mut traffic, mut random) = (Traffic::new(seed), Random::new(!seed));
         while !self.ends() {
@@ -149,12 +148,12 @@ impl Stage {
         }
     }
 
-    /// Loads the driver, lets its policy change and BFE come and go as told,
-    /// unloads.
+    /// Loads and unloads the driver `lives` times, with changes of its policy and
+    /// of BFE meanwhile.
     fn lives(&self, subject: &mut dyn Subject, random: &mut Random, lives: usize, meanwhile: Meanwhile) {
         for _ in 0..lives {
             let wanted = Wanted::draw(random);
-            wanted.tell(&self.kernel, random);
+            wanted.apply(&self.kernel, random);
             let observe = RegistryValue::dword(random.below(2) as u32);
             self.kernel.set_value(&parameters_key(SERVICE), "Observe", observe);
             self.promise.set(Wanted::Anything);
@@ -179,7 +178,7 @@ impl Stage {
         }
     }
 
-    /// What is promised while the driver is loaded.
+    /// Sets promises while the driver is loaded.
     fn life(&self, random: &mut Random, mut wanted: Wanted, meanwhile: Meanwhile) {
         self.settle(wanted);
         for _ in 0..random.below(4) {
@@ -190,18 +189,18 @@ impl Stage {
             } else {
                 self.promise.set(Wanted::Anything);
                 wanted = Wanted::draw(random);
-                wanted.tell(&self.kernel, random);
+                wanted.apply(&self.kernel, random);
                 self.applied(wanted);
             }
         }
-        // The driver is unloaded with a change of its policy on the way.
+        // The driver is unloaded while a change of its policy is pending.
         if random.once_in(2) {
             self.promise.set(Wanted::Anything);
-            Wanted::draw(random).tell(&self.kernel, random);
+            Wanted::draw(random).apply(&self.kernel, random);
         }
     }
 
-    /// Waits until the driver has its filters, and makes the promise.
+    /// Waits until the driver has its filters, and sets the promise.
     fn settle(&self, wanted: Wanted) {
         let own = |name: &String| name.contains("INBOUND_TRANSPORT") && name.contains("DISCARD");
         let ready = || self.engine.objects().filters.iter().filter(|name| own(name)).count() == 2;
@@ -210,8 +209,8 @@ impl Stage {
         }
     }
 
-    /// Waits until a changed policy holds, and promises that it stays: who has
-    /// seen it must never see the one before again.
+    /// Waits until a changed policy takes effect, and promises that it stays.
+    /// Afterwards the old policy must not be seen again.
     fn applied(&self, wanted: Wanted) {
         let end = Instant::now() + APPLIED;
         let holds = |port| wanted.blocked(port) == Some(self.syn(0, Family::V4, port));
@@ -219,15 +218,15 @@ impl Stage {
             if self.kernel.stopped().is_some() {
                 return;
             }
-            assert!(Instant::now() < end, "{wanted:?} does not come to hold");
-            if !schedule::pause(&|| "the policy to hold".to_owned()) {
+            assert!(Instant::now() < end, "{wanted:?} does not take effect");
+            if !schedule::pause(&|| "the policy to take effect".to_owned()) {
                 std::thread::sleep(Duration::from_micros(100));
             }
         }
         self.promise.set(wanted);
     }
 
-    /// BFE stops and starts; now and then nobody has time to notice.
+    /// Stops and starts BFE, sometimes too fast to be noticed.
     fn restart_bfe(&self, random: &mut Random) {
         for state in [BfeState::StopPending, BfeState::Stopped, BfeState::StartPending, BfeState::Running] {
             self.engine.set_bfe_state(state);
@@ -235,7 +234,7 @@ impl Stage {
         }
     }
 
-    /// BFE stops and starts until the others are done; it ends running.
+    /// Stops and starts BFE until the other threads are done. At the end it runs.
     fn restless_bfe(&self, random: &mut Random) {
         while !self.ends() {
             self.restart_bfe(random);
@@ -243,7 +242,7 @@ impl Stage {
         }
     }
 
-    /// Values come and go, good ones and bad ones, with their key at times.
+    /// Sets and deletes valid and invalid values, sometimes with their key.
     fn restless_policy(&self, random: &mut Random) {
         let key = parameters_key(SERVICE);
         while !self.ends() {
@@ -261,7 +260,7 @@ impl Stage {
     }
 }
 
-/// Lets others run for a while.
+/// Lets other threads run for a while.
 fn rest(what: &'static str, steps: usize) {
     match schedule::now() {
         Some(_) => (0..steps).for_each(|step| schedule::note(what, step as u64)),
@@ -269,7 +268,7 @@ fn rest(what: &'static str, steps: usize) {
     }
 }
 
-/// Ends traffic when the thread that leads does, by a panic too.
+/// Ends the traffic when the leading thread ends, even by a panic.
 struct Ends<'a>(&'a Stage);
 
 impl Drop for Ends<'_> {
@@ -278,21 +277,21 @@ impl Drop for Ends<'_> {
     }
 }
 
-/// How the machine of a storm is made.
+/// The options of a storm's machine.
 pub fn options(seed: u64) -> Options {
     let mut random = Random::new(seed ^ 0x1_4E7E1);
     let passive = random.once_in(4);
-    // One group, or several.
+    // One group of processors, or several.
     let group_size = [64, 2, 3][random.below(3)];
     let classify_irql = if passive { Irql::PASSIVE } else { Irql::DISPATCH };
     Options { group_size, classify_irql, ..Options::default() }
 }
 
-/// One run: a thread that loads and unloads so many times, traffic on three
-/// processors.
+/// Makes one run: a thread loads and unloads the driver `lives` times, with traffic
+/// on three processors.
 ///
 /// # Panics
-/// Where a promise was broken, something was left, found or reported.
+/// If a promise was broken, or anything was leaked or reported.
 pub fn storm(subject: &mut dyn Subject, scheduling: Scheduling, lives: usize, meanwhile: Meanwhile) -> Log {
     let (Scheduling::Deterministic { seed } | Scheduling::Parallel { seed }) = scheduling;
     let deterministic = matches!(scheduling, Scheduling::Deterministic { .. });
@@ -318,10 +317,10 @@ pub fn storm(subject: &mut dyn Subject, scheduling: Scheduling, lives: usize, me
     log
 }
 
-/// Asserts that nothing was found, and nothing is left.
+/// Asserts that nothing was reported and nothing is leaked.
 ///
 /// # Panics
-/// If something was or is.
+/// Otherwise.
 pub fn clean(kernel: &Kernel, engine: &Engine, seed: u64) {
     if let Some(stop) = kernel.stopped() {
         panic!("seed {seed}: {stop}");

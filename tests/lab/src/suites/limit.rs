@@ -1,4 +1,4 @@
-//! Child processes under a time limit, and their end with all that they started.
+//! Runs child processes under a time limit, and kills them with descendants.
 
 use std::collections::BTreeMap;
 use std::io::Read;
@@ -11,24 +11,24 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// When a run has to be over.
+/// Starts child processes that end before a deadline.
 #[derive(Clone, Debug)]
 pub struct Children {
     end: Instant,
     limit: Duration,
-    /// The step that is under way.
+    /// The current step.
     step: Arc<Mutex<String>>,
 }
 
 impl Children {
-    /// From now on, for as long as `limit`.
+    /// The time limit starts now.
     pub fn new(limit: Duration) -> Self {
         Self { end: Instant::now() + limit, limit, step: Arc::default() }
     }
 
-    /// From now on this process ends, as failed, with all that it started when the time
-    /// is over, whatever step it is in. Steps that look at the time themselves say more,
-    /// and have a little longer.
+    /// Starts a thread that fails this process at the deadline, whatever step it is
+    /// in, and kills its children. Steps that check the time themselves report
+    /// more, so they get a little longer.
     pub fn guard(&self) {
         const LONGER: Duration = Duration::from_secs(60);
         let children = self.clone();
@@ -48,17 +48,17 @@ impl Children {
         format!("the limit of {} s for the whole run was reached in the step: {step}", self.limit.as_secs())
     }
 
-    /// When the time is over.
+    /// The deadline.
     pub(super) fn end(&self) -> Instant {
         self.end
     }
 
-    /// The limit in words.
+    /// The time limit.
     pub(super) fn limit(&self) -> Duration {
         self.limit
     }
 
-    /// Says what is begun.
+    /// Prints the next step.
     pub fn step(&self, what: &str) {
         println!("== {what}");
         what.clone_into(&mut self.step.lock().unwrap_or_else(PoisonError::into_inner));
@@ -67,14 +67,14 @@ impl Children {
     /// Runs a command to its end.
     ///
     /// # Errors
-    /// If it cannot be started, or if it runs on when the time is over: it is ended
-    /// then, with all its descendants.
+    /// If it cannot be started, or is still running at the deadline; then it is
+    /// killed with all its descendants.
     pub fn status(&self, command: &mut Command) -> Result<ExitStatus> {
         let child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         self.wait(child)
     }
 
-    /// Runs a command to its end; its standard output as text.
+    /// Runs a command to its end. Returns its standard output as text.
     pub(super) fn output(&self, command: &mut Command) -> Result<(ExitStatus, String)> {
         command.stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
@@ -84,8 +84,8 @@ impl Children {
             stdout.read_to_end(&mut bytes).map(|_| String::from_utf8_lossy(&bytes).into_owned())
         });
         let status = self.wait(child)?;
-        let said = reader.join().map_err(|_| anyhow::anyhow!("the reader of {command:?} panicked"))??;
-        Ok((status, said))
+        let output = reader.join().map_err(|_| anyhow::anyhow!("the reader of {command:?} panicked"))??;
+        Ok((status, output))
     }
 
     fn wait(&self, mut child: Child) -> Result<ExitStatus> {
@@ -106,9 +106,9 @@ impl Children {
     }
 }
 
-/// Ends a process and what it started, which may be in the middle of anything.
+/// Kills a process and its descendants, whatever they are doing.
 pub(super) fn kill_with_descendants(process: u32) {
-    // Nobody of them starts another while the list is made.
+    // They are stopped first, so that none starts another process meanwhile.
     let mut stopped = Vec::new();
     let mut found = vec![process];
     while let Some(process) = found.pop() {
@@ -121,13 +121,13 @@ pub(super) fn kill_with_descendants(process: u32) {
     }
 }
 
-/// Every process's children.
+/// The children of every process.
 fn children() -> BTreeMap<u32, Vec<u32>> {
     let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(process) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
-        // The name, in parentheses, may hold anything.
+        // The name is in parentheses and may contain anything.
         let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         if let Some(parent) = after_name.split(' ').nth(1).and_then(|parent| parent.parse().ok()) {
             children.entry(parent).or_default().push(process);
@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_runs_too_long_is_ended_with_all_that_it_started() {
+    fn a_command_that_runs_too_long_is_killed_with_its_descendants() {
         let children = Children::new(Duration::from_millis(300));
         let began = Instant::now();
         let folder = tempfile::tempdir().unwrap();
@@ -153,7 +153,7 @@ mod tests {
         let inner = std::fs::read_to_string(folder.path().join("inner")).unwrap();
         let stat =
             |process: &str| std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-        // Ended: gone, or a zombie until its parent looks.
+        // It is gone, or a zombie until its parent waits for it.
         for _ in 0..200 {
             let state = stat(inner.trim());
             if state.is_empty() || state.contains(") Z ") || state.contains(") X ") {
@@ -161,13 +161,13 @@ mod tests {
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        panic!("{} runs on: {}", inner.trim(), stat(inner.trim()));
+        panic!("{} is still running: {}", inner.trim(), stat(inner.trim()));
     }
 
     #[test]
     fn output_comes_back_with_the_status() {
         let children = Children::new(Duration::from_secs(60));
-        let (status, said) = children.output(Command::new("sh").args(["-c", "echo hi; exit 3"])).unwrap();
-        assert_eq!((status.code(), &*said), (Some(3), "hi\n"));
+        let (status, output) = children.output(Command::new("sh").args(["-c", "echo hi; exit 3"])).unwrap();
+        assert_eq!((status.code(), &*output), (Some(3), "hi\n"));
     }
 }

@@ -1,9 +1,10 @@
-//! Every test of the workspace, each under a time limit.
+//! Runs every test of the workspace, each under a time limit.
 //!
-//! Cargo builds the programs of tests, and this runs them one after the other, as
-//! `cargo test` does. A program tells what begins and ends in it. What runs for longer
-//! than its limit fails with what its threads do and wait for; its program is ended,
-//! and the tests that it had not finished run in a new one.
+//! Cargo builds the test programs, and this module runs them one after the other,
+//! as `cargo test` does. A program reports the start and the end of each test. A
+//! test that reaches its limit fails, and the report shows what its threads wait
+//! for. Its program is killed, and the tests that have not finished run in a new
+//! process.
 
 mod limit;
 mod play;
@@ -19,24 +20,25 @@ pub use limit::Children;
 pub use programs::{Program, build};
 pub use summary::{Ended, Summary, Verdict};
 
-/// How long things may take.
+/// The time limits.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// One test.
+    /// The limit of one test.
     pub test: Duration,
-    /// The whole run, with all that is built for it.
+    /// The limit of the whole run, including builds.
     pub whole: Duration,
 }
 
 impl Default for Limits {
-    /// A test's is many times what the slowest takes on two quiet processors.
+    /// A test gets many times the duration of the slowest one on two idle
+    /// processors.
     fn default() -> Self {
         Self { test: Duration::from_secs(400), whole: Duration::from_secs(45 * 60) }
     }
 }
 
-/// The tests of `programs` whose names hold one of `names`, or all if there are none.
-/// A test's name is `package/program::module::test`.
+/// The tests of `programs` whose names contain one of `names`; all tests without
+/// names. A test's name is `package/program::module::test`.
 pub fn chosen(programs: Vec<Program>, names: &[String]) -> Vec<Program> {
     let holds = |name: &str| names.is_empty() || names.iter().any(|part| name.contains(part.as_str()));
     let mut chosen = programs;
@@ -55,7 +57,7 @@ fn full_name(program: &str, test: &str) -> String {
 /// Runs every test of the programs.
 ///
 /// # Errors
-/// If a program cannot be started or does not speak as programs of tests do.
+/// If a program cannot be started or its output is not that of a test program.
 pub fn run(programs: &[Program], limits: &Limits, children: &Children) -> Result<Summary> {
     let mut summary = Summary::default();
     for program in programs {

@@ -1,4 +1,4 @@
-//! One program of tests, from its start to its end.
+//! Runs one test program from its start to its end.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
@@ -15,26 +15,26 @@ use super::programs::Program;
 use super::summary::{Ended, Summary, Verdict};
 use super::{Limits, full_name, threads};
 
-/// What a program says of a test.
+/// A line of a program's output.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+enum Line {
     Began(String),
     Ended(String, Verdict),
-    /// Something else: the test's children print, too.
+    /// Any other line; children of tests print, too.
     Other(String),
 }
 
-/// How a program's process came to its end.
+/// How a program's process ended.
 enum End {
-    /// By itself.
+    /// It exited by itself.
     Exit,
-    /// A test ran for too long.
+    /// A test reached its limit.
     Hang,
-    /// The whole run's time is over.
+    /// The whole run reached its limit.
     Over,
 }
 
-/// Runs the program's tests, in as many processes as it takes until none is left.
+/// Runs the program's tests, in as many processes as needed.
 pub(super) fn play(
     program: &Program,
     limits: &Limits,
@@ -51,9 +51,9 @@ pub(super) fn play(
             summary.end(left.len());
             return Ok(());
         }
-        // A process that ends of itself has run what it was told, or failed it.
+        // A process that exits by itself has run its tests or failed to.
         if left.len() == before {
-            let text = "the program ended without a word about this test".to_owned();
+            let text = "the program ended without a result for this test".to_owned();
             for test in left.drain(..) {
                 let name = full_name(&program.name, &test);
                 summary.note(Ended {
@@ -67,11 +67,11 @@ pub(super) fn play(
     Ok(())
 }
 
-/// A program's process.
+/// The process of a program.
 struct Process<'a> {
     program: &'a Program,
     child: Child,
-    said: Receiver<Said>,
+    output: Receiver<Line>,
     notes: &'a Path,
     running: BTreeMap<String, Instant>,
 }
@@ -79,16 +79,18 @@ struct Process<'a> {
 impl<'a> Process<'a> {
     fn start(program: &'a Program, tests: &[String], notes: &'a Path) -> Result<Self> {
         let mut command = program.command(Some(notes));
-        // The events are unstable; this makes a stable harness give them.
+        // The JSON output is unstable; this variable enables it with a stable
+        // compiler.
         command.env("RUSTC_BOOTSTRAP", "1").args(["-Z", "unstable-options", "--format", "json"]);
         command.arg("--exact").args(tests).stdout(Stdio::piped());
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", program.file.display()))?;
-        let said = listen(child.stdout.take().context("a pipe was asked for")?);
-        Ok(Self { program, child, said, notes, running: BTreeMap::new() })
+        let output = listen(child.stdout.take().context("a pipe was asked for")?);
+        Ok(Self { program, child, output, notes, running: BTreeMap::new() })
     }
 
-    /// Follows it to its end. What ended is taken from `left`.
+    /// Follows the process to its end. Tests that have ended are removed from
+    /// `left`.
     fn follow(
         mut self,
         left: &mut Vec<String>,
@@ -99,12 +101,12 @@ impl<'a> Process<'a> {
         loop {
             let first = self.running.values().min().map(|began| *began + limits.test);
             let next = first.unwrap_or(children.end()).min(children.end());
-            match self.said.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                Ok(Said::Began(test)) => {
+            match self.output.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Line::Began(test)) => {
                     self.running.insert(test, Instant::now());
                 }
-                Ok(Said::Ended(test, verdict)) => self.ended(&test, verdict, left, summary),
-                Ok(Said::Other(line)) => println!("{line}"),
+                Ok(Line::Ended(test, verdict)) => self.ended(&test, verdict, left, summary),
+                Ok(Line::Other(line)) => println!("{line}"),
                 Err(RecvTimeoutError::Disconnected) => return self.exited(left, summary),
                 Err(RecvTimeoutError::Timeout) if Instant::now() < next => {}
                 Err(RecvTimeoutError::Timeout) => return self.hangs(left, limits, children, summary),
@@ -118,7 +120,8 @@ impl<'a> Process<'a> {
         summary.note(Ended { name: full_name(&self.program.name, test), verdict, took });
     }
 
-    /// It closed its output: what was running then died with it.
+    /// The process closed its output, so the tests that were running have died with
+    /// it.
     fn exited(mut self, left: &mut Vec<String>, summary: &mut Summary) -> Result<End> {
         let status = self.child.wait()?;
         let running: Vec<String> = self.running.keys().cloned().collect();
@@ -132,7 +135,8 @@ impl<'a> Process<'a> {
         Ok(End::Exit)
     }
 
-    /// A limit was reached: says what waits for what, and ends the process.
+    /// A limit was reached: reports what each thread waits for, and kills the
+    /// process.
     fn hangs(
         mut self,
         left: &mut Vec<String>,
@@ -149,10 +153,10 @@ impl<'a> Process<'a> {
             let limit = match (over, began.elapsed() >= limits.test) {
                 (_, true) => format!("the limit of {} s for a test", limits.test.as_secs()),
                 (true, false) => format!("the limit of {} s for the whole run", children.limit().as_secs()),
-                // It only ran beside one that hangs: it runs again.
+                // It only ran next to a test that hangs, so it runs again.
                 (false, false) => continue,
             };
-            let text = format!("{limit} was reached; the program's threads and what they wait for:\n{what}");
+            let text = format!("{limit} was reached; threads of the program and what they wait for:\n{what}");
             self.running.insert(test.clone(), began);
             self.ended(&test, Verdict::Failed(text), left, summary);
         }
@@ -161,52 +165,52 @@ impl<'a> Process<'a> {
 }
 
 /// Reads events as they come.
-fn listen(output: impl Read + Send + 'static) -> Receiver<Said> {
-    let (sender, said) = mpsc::channel();
+fn listen(output: impl Read + Send + 'static) -> Receiver<Line> {
+    let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let mut lines = BufReader::new(output);
         let mut line = Vec::new();
         while let Ok(1..) = lines.read_until(b'\n', &mut line) {
             let text = String::from_utf8_lossy(&line).trim_end().to_owned();
-            if parse(&text).into_iter().any(|said| sender.send(said).is_err()) {
+            if parse(&text).into_iter().any(|line| sender.send(line).is_err()) {
                 return;
             }
             line.clear();
         }
     });
-    said
+    receiver
 }
 
-/// A line of the program's output. What a test's child printed without an end of line
-/// stands before the event.
-fn parse(line: &str) -> Vec<Said> {
+/// Parses a line of output. A child of a test may have printed text without an end
+/// of line before the event.
+fn parse(line: &str) -> Vec<Line> {
     let at = line.find("{ \"type\": ").unwrap_or(line.len());
     let (before, event) = line.split_at(at);
-    let mut said = Vec::new();
+    let mut lines = Vec::new();
     if !before.trim().is_empty() {
-        said.push(Said::Other(before.to_owned()));
+        lines.push(Line::Other(before.to_owned()));
     }
     let Ok(event) = serde_json::from_str::<Value>(event) else {
         if !event.is_empty() {
-            said.push(Said::Other(event.to_owned()));
+            lines.push(Line::Other(event.to_owned()));
         }
-        return said;
+        return lines;
     };
     let Some(name) = event["name"].as_str().filter(|_| event["type"] == "test").map(str::to_owned) else {
-        return said;
+        return lines;
     };
     match event["event"].as_str() {
-        Some("started") => said.push(Said::Began(name)),
-        Some("ok") => said.push(Said::Ended(name, Verdict::Passed)),
-        Some("ignored") => said.push(Said::Ended(name, Verdict::Ignored)),
-        // The harness's own word that a test takes long.
+        Some("started") => lines.push(Line::Began(name)),
+        Some("ok") => lines.push(Line::Ended(name, Verdict::Passed)),
+        Some("ignored") => lines.push(Line::Ended(name, Verdict::Ignored)),
+        // The harness reports a slow test.
         Some("timeout") => {}
         _ => {
             let text = [&event["stdout"], &event["message"]].map(|text| text.as_str().unwrap_or_default());
-            said.push(Said::Ended(name, Verdict::Failed(text.concat())));
+            lines.push(Line::Ended(name, Verdict::Failed(text.concat())));
         }
     }
-    said
+    lines
 }
 
 #[cfg(test)]
@@ -215,27 +219,27 @@ mod tests {
 
     #[test]
     fn events_are_read_and_the_rest_is_passed_on() {
-        for (line, said) in [
+        for (line, expected) in [
             (r#"{ "type": "suite", "event": "started", "test_count": 2 }"#, vec![]),
-            (r#"{ "type": "test", "event": "started", "name": "a::b" }"#, vec![Said::Began("a::b".into())]),
+            (r#"{ "type": "test", "event": "started", "name": "a::b" }"#, vec![Line::Began("a::b".into())]),
             (
                 r#"{ "type": "test", "name": "a::b", "event": "ok" }"#,
-                vec![Said::Ended("a::b".into(), Verdict::Passed)],
+                vec![Line::Ended("a::b".into(), Verdict::Passed)],
             ),
             (
                 r#"half a line{ "type": "test", "name": "b", "event": "ignored" }"#,
-                vec![Said::Other("half a line".into()), Said::Ended("b".into(), Verdict::Ignored)],
+                vec![Line::Other("half a line".into()), Line::Ended("b".into(), Verdict::Ignored)],
             ),
             (
                 r#"{ "type": "test", "name": "b", "event": "failed", "stdout": "thread\n" }"#,
-                vec![Said::Ended("b".into(), Verdict::Failed("thread\n".into()))],
+                vec![Line::Ended("b".into(), Verdict::Failed("thread\n".into()))],
             ),
             (r#"{ "type": "test", "event": "timeout", "name": "b" }"#, vec![]),
-            ("what a child printed", vec![Said::Other("what a child printed".into())]),
-            (r#"{ "type": broken"#, vec![Said::Other(r#"{ "type": broken"#.into())]),
+            ("what a child printed", vec![Line::Other("what a child printed".into())]),
+            (r#"{ "type": broken"#, vec![Line::Other(r#"{ "type": broken"#.into())]),
             ("", vec![]),
         ] {
-            assert_eq!(parse(line), said, "{line}");
+            assert_eq!(parse(line), expected, "{line}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The programs that cargo builds of a workspace's tests, and the tests in them.
+//! Builds the test programs of the workspace and lists their tests.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -11,22 +11,22 @@ use serde_json::Value;
 use super::limit::Children;
 use crate::setup;
 
-/// A program of tests.
+/// A test program.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// The package and the target: `hushport-lab/driver`.
+    /// Package and target: `hushport-lab/driver`.
     pub name: String,
-    /// The file.
+    /// The path of the program.
     pub file: PathBuf,
     /// The package's folder, where cargo runs its tests.
     pub folder: PathBuf,
     /// The names of its tests, in their order.
     pub tests: Vec<String>,
-    /// What its environment has beside this process's.
+    /// Environment variables in addition to those of this process.
     pub environment: Vec<(OsString, OsString)>,
 }
 
-/// Builds every test of the packages, of all without any, and lists them.
+/// Builds and lists all tests of these packages; of all packages if none is named.
 pub fn build(packages: &[&str], children: &Children) -> Result<Vec<Program>> {
     let mut cargo = setup::workspace_cargo("test");
     if packages.is_empty() {
@@ -35,13 +35,13 @@ pub fn build(packages: &[&str], children: &Children) -> Result<Vec<Program>> {
     for package in packages {
         cargo.args(["--package", package]);
     }
-    // Doc tests are no programs; the rest is what cargo test would run.
+    // Doc tests are not programs. Everything else is what `cargo test` runs.
     cargo.args(["--lib", "--bins", "--tests", "--no-run", "--message-format=json-render-diagnostics"]);
-    let (status, said) = children.output(&mut cargo)?;
+    let (status, output) = children.output(&mut cargo)?;
     if !status.success() {
         bail!("the tests do not build");
     }
-    let messages = said.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let messages = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let mut programs: Vec<Program> = messages.filter_map(|message| program(&message)).collect();
     for program in &mut programs {
         program.tests = list(program)?;
@@ -65,7 +65,7 @@ fn program(message: &Value) -> Option<Program> {
     })
 }
 
-/// The name in a package id: `path+file:///a/b#name@1.0.0`, or `…/name#1.0.0` where
+/// The name in a package id: `path+file:///a/b#name@1.0.0`, or `…/name#1.0.0` if
 /// the folder has the package's name.
 fn package_name(id: &str) -> &str {
     let (place, version) = id.rsplit_once('#').unwrap_or((id, ""));
@@ -87,8 +87,8 @@ fn list(program: &Program) -> Result<Vec<String>> {
 }
 
 impl Program {
-    /// The program in the environment that cargo gives to tests; `notes` is the folder
-    /// for what it notes.
+    /// A command for the program, with the environment that cargo gives to tests.
+    /// It writes notes to the folder `notes`.
     pub(super) fn command(&self, notes: Option<&Path>) -> Command {
         let mut command = Command::new(&self.file);
         command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder).stdin(Stdio::null());

@@ -1,46 +1,46 @@
-//! What became of the tests.
+//! The results of the tests.
 
 use std::fmt;
 use std::time::Duration;
 
-/// How a test ended.
+/// The result of a test.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// As it should.
+    /// It passed.
     Passed,
     /// It is marked as ignored.
     Ignored,
-    /// Not as it should, and what it said.
+    /// It failed, with this output.
     Failed(String),
 }
 
-/// A test that ended.
+/// A test that has ended.
 #[derive(Clone, Debug)]
 pub struct Ended {
     /// `package/program::module::test`.
     pub name: String,
-    /// How.
+    /// The result.
     pub verdict: Verdict,
     /// How long it ran.
     pub took: Duration,
 }
 
-/// All that ended.
+/// The results of all tests.
 #[derive(Clone, Debug, Default)]
 pub struct Summary {
-    /// In the order of their ends.
+    /// The tests in the order in which they ended.
     pub ended: Vec<Ended>,
-    /// Tests that the limit for the whole run kept from running.
+    /// The number of tests that did not run because of the limit for the whole run.
     pub not_run: usize,
-    /// The limit for the whole run was reached.
+    /// Whether the limit for the whole run was reached.
     over: bool,
 }
 
-/// How many of the slowest tests are named.
+/// The number of slowest tests that are named.
 const SLOWEST: usize = 10;
 
 impl Summary {
-    /// Notes a test and prints a line about it.
+    /// Adds a test and prints a line about it.
     pub(super) fn note(&mut self, ended: Ended) {
         let word = match &ended.verdict {
             Verdict::Passed => "ok",
@@ -48,24 +48,24 @@ impl Summary {
             Verdict::Failed(_) => "FAILED",
         };
         println!("test {} ... {word} ({:.2} s)", ended.name, ended.took.as_secs_f64());
-        if let Verdict::Failed(said) = &ended.verdict {
-            println!("---- {} ----\n{}\n----", ended.name, said.trim_end());
+        if let Verdict::Failed(output) = &ended.verdict {
+            println!("---- {} ----\n{}\n----", ended.name, output.trim_end());
         }
         self.ended.push(ended);
     }
 
-    /// Notes that the whole run's time is over.
+    /// Records that the limit for the whole run was reached.
     pub(super) fn end(&mut self, not_run: usize) {
         self.over = true;
         self.not_run += not_run;
     }
 
-    /// Whether the whole run's time is over.
+    /// Whether the limit for the whole run was reached.
     pub fn is_over(&self) -> bool {
         self.over
     }
 
-    /// Those that failed.
+    /// The tests that failed.
     pub fn failed(&self) -> impl Iterator<Item = &Ended> {
         self.ended.iter().filter(|ended| matches!(ended.verdict, Verdict::Failed(_)))
     }

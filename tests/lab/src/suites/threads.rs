@@ -1,7 +1,7 @@
-//! What the threads of a process that hangs are doing.
+//! Describes what the threads of a hanging process are doing.
 //!
-//! The process is a child of this one, so that its threads may be traced wherever
-//! ptrace is allowed at all. Where it is not, names and states are left.
+//! The process is a child of this one, so its threads may be traced wherever ptrace
+//! is allowed at all. Otherwise only names and states are reported.
 
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;
@@ -20,11 +20,11 @@ use object::{Object, ObjectSection, ObjectSymbol};
 use machine::image::{PeFile, Symbols, unwinder};
 use machine::notes;
 
-/// Frames shown of a thread.
+/// The maximum number of frames shown for a thread.
 const MOST_FRAMES: usize = 40;
 
-/// Every thread of a process: its name, its state and its stack; then what the lab
-/// noted in it: who waits for what.
+/// Describes every thread of a process: name, state and stack. Then the waits that
+/// the lab recorded there: who waits for what.
 pub(super) fn describe(process: u32, notes: &Path) -> String {
     let notes = notes::of(notes, process);
     let code = Code::of(process, &notes);
@@ -58,7 +58,7 @@ fn threads(process: u32) -> Vec<i32> {
     threads
 }
 
-/// The names of a thread's frames, the innermost first.
+/// The names of a thread's frames, innermost first.
 fn stack(process: u32, thread: i32, code: &Code) -> nix::Result<Vec<String>> {
     let thread = Pid::from_raw(thread);
     ptrace::seize(thread, ptrace::Options::empty())?;
@@ -95,7 +95,7 @@ impl Code {
     fn of(process: u32, notes: &[String]) -> Self {
         let (mut objects, mut elf) = (BTreeMap::new(), UnwinderX86_64::new());
         for (path, range) in mapped_files(process) {
-            // A file that is gone or no ELF file has no names.
+            // A file that is gone or is no ELF file has no names.
             let Ok(bytes) = std::fs::read(&path) else { continue };
             let Ok(file) = object::File::parse(&*bytes) else { continue };
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -136,7 +136,7 @@ impl Code {
         (offset < file.image.len() as u64).then_some((file, offset as u32))
     }
 
-    /// The functions at an address, the innermost of those inlined there first.
+    /// The functions at an address; inlined ones come first, innermost first.
     fn name(&self, address: u64) -> Vec<String> {
         if let Some((file, rva)) = self.image(address) {
             let frames = Symbols::of(file).map(|symbols| symbols.resolve(rva)).unwrap_or_default();
@@ -156,7 +156,7 @@ impl Code {
     }
 }
 
-/// Files of which a process has code mapped, with their first and last address.
+/// The files from which a process has mapped code, with the range of addresses.
 fn mapped_files(process: u32) -> BTreeMap<PathBuf, Range<u64>> {
     let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap_or_default();
     let mut files: BTreeMap<PathBuf, Range<u64>> = BTreeMap::new();
@@ -199,13 +199,13 @@ fn functions(file: &object::File<'_>) -> BTreeMap<u64, String> {
     let code = symbols.filter(|symbol| symbol.kind() == object::SymbolKind::Text && symbol.address() != 0);
     let named = code.filter_map(|symbol| {
         let name = rustc_demangle::demangle(symbol.name().ok()?);
-        // Without the hash that tells instances apart.
+        // Without the hash that distinguishes instances.
         Some((symbol.address(), format!("{name:#}")))
     });
     named.collect()
 }
 
-/// A note that says where an image lies.
+/// Parses a note with the address of an image.
 fn image(note: &str) -> Option<(u64, Arc<PeFile>)> {
     let (base, path) = note.strip_prefix("image 0x")?.split_once(' ')?;
     let base = u64::from_str_radix(base, 16).ok()?;

@@ -1,4 +1,4 @@
-//! What is kept of what happened: enough to show, and never more than so much.
+//! Stores what happened in a replay, within fixed limits.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -12,12 +12,12 @@ use serde::Serialize;
 use super::timeline::Timeline;
 use crate::flows::{Flows, Watched};
 
-/// How much is kept in detail.
+/// How much is stored in detail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Connections, the first ones met.
+    /// The number of connections; the first ones are stored.
     pub connections: usize,
-    /// Rows of each, the first ones.
+    /// The number of rows of each connection; the first ones are stored.
     pub rows: usize,
 }
 
@@ -27,26 +27,26 @@ impl Default for Limits {
     }
 }
 
-/// The most connections that are told apart beyond the limit.
+/// The maximum number of further connections that are counted.
 const TOLD_APART: usize = 1 << 20;
-/// The most deviations kept in words.
+/// The maximum number of deviations that are stored in words.
 const DEVIATIONS: usize = 100;
 
-/// One layer, and what was said there.
+/// A layer, and the answers there.
 #[derive(Clone, Debug)]
 pub struct Step {
     /// With its family: `INBOUND_TRANSPORT_V4_DISCARD`.
     pub layer: &'static str,
-    /// What the driver's callout answered, `None` where it was not asked.
+    /// The action of the driver's callout; `None` if it was not called.
     pub driver: Option<ActionType>,
     /// Whether the engine's decision was to block.
     pub blocked: bool,
 }
 
-/// What a row is about.
+/// The content of a row.
 #[derive(Clone, Debug)]
 pub enum Content {
-    /// A packet or call.
+    /// A packet or a call.
     Event {
         /// What it was.
         event: Event,
@@ -55,33 +55,33 @@ pub enum Content {
         /// How that compares with the documents.
         order: Comparison,
     },
-    /// An answer in the capture that the driver has kept back.
-    KeptBack,
+    /// An answer in the capture that the driver has suppressed.
+    Suppressed,
 }
 
 /// One line of a connection.
 #[derive(Clone, Debug)]
 pub struct Row {
-    /// Since the beginning.
+    /// The time since the beginning.
     pub at: Duration,
     /// What happened.
     pub content: Content,
 }
 
-/// Everything between two sockets, or of a listening one.
+/// Everything between two sockets, or on a listening one.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Conversation {
     pub ends: Ends,
     pub rows: Vec<Row>,
-    /// Rows there was no room for.
+    /// The number of rows that did not fit.
     pub more: u64,
     pub silenced: u64,
-    pub kept_back: u64,
+    pub suppressed: u64,
     pub deviations: u64,
 }
 
-/// How often a layer's callout was asked, and what it said.
+/// How often the callout at a layer was called, and its actions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Answers {
@@ -91,39 +91,39 @@ pub struct Answers {
     pub left_alone: u64,
 }
 
-/// The account of a run.
+/// The account of a replay.
 pub struct Account {
     watched: Watched,
     everywhere: bool,
     limits: Limits,
     places: HashMap<(u8, SocketAddr, Option<SocketAddr>), usize>,
     others: HashSet<(u8, SocketAddr, Option<SocketAddr>)>,
-    /// In detail.
+    /// The connections that are stored in detail.
     pub conversations: Vec<Conversation>,
-    /// Rows of connections that are not kept in detail.
+    /// Rows of connections that are not stored in detail.
     pub other_rows: u64,
-    /// Every documented event.
+    /// The events that have a documented order.
     pub flows: Flows,
-    /// By layer.
+    /// The driver's answers by layer.
     pub answers: BTreeMap<&'static str, Answers>,
-    /// Records, and those in which the driver blocked.
+    /// The number of records, and of those in which the driver blocked.
     pub records: u64,
-    /// Packets that the driver silenced.
+    /// The number of packets that the driver silenced.
     pub silenced: u64,
-    /// Answers of the capture that it kept back.
-    pub kept_back: u64,
-    /// Departures from the documented order.
+    /// The number of answers in the capture that the driver suppressed.
+    pub suppressed: u64,
+    /// The number of deviations from the documented order.
     pub deviations: u64,
-    /// The first of them in words.
+    /// The first deviations, in words.
     pub deviating: Vec<String>,
-    /// When what was silenced.
+    /// The silenced packets over time.
     pub timeline: Timeline,
 }
 
 impl Account {
-    /// An empty one for a run of about this length. `everywhere` says that the
-    /// driver is expected at every documented layer, otherwise only where a
-    /// filter leads to it.
+    /// An empty account for a replay of about this length. If `everywhere` is set,
+    /// the driver is expected at every documented layer, otherwise only where a
+    /// filter calls it.
     pub fn new(watched: Watched, everywhere: bool, limits: Limits, length: Duration) -> Self {
         Self {
             watched,
@@ -137,26 +137,26 @@ impl Account {
             answers: BTreeMap::new(),
             records: 0,
             silenced: 0,
-            kept_back: 0,
+            suppressed: 0,
             deviations: 0,
             deviating: Vec::new(),
             timeline: Timeline::new(length),
         }
     }
 
-    /// How many connections are not kept in detail, and whether there may have
-    /// been more.
+    /// The number of connections that are not stored in detail, and whether there
+    /// may be more.
     pub fn others(&self) -> (usize, bool) {
         (self.others.len(), self.others.len() >= TOLD_APART)
     }
 
-    /// The layers at which the driver stands.
+    /// The layers at which the driver has callouts.
     pub fn watched(&self) -> &Watched {
         &self.watched
     }
 
-    /// Takes one record in; how it compares with the documents, and what the
-    /// driver said at each layer.
+    /// Adds a record. Returns how it compares with the documents, and the driver's
+    /// answer at each layer.
     pub fn note(&mut self, record: &Record) -> (Comparison, Vec<Step>) {
         self.records += 1;
         let (watched, everywhere) = (&self.watched, self.everywhere);
@@ -185,11 +185,11 @@ impl Account {
         (order, steps)
     }
 
-    /// Takes in an answer that was kept back.
-    pub fn note_kept_back(&mut self, at: Duration, ends: Ends) {
-        self.kept_back += 1;
-        if let Some(conversation) = self.row(ends, Row { at, content: Content::KeptBack }) {
-            conversation.kept_back += 1;
+    /// Adds an answer that was suppressed.
+    pub fn note_suppressed(&mut self, at: Duration, ends: Ends) {
+        self.suppressed += 1;
+        if let Some(conversation) = self.row(ends, Row { at, content: Content::Suppressed }) {
+            conversation.suppressed += 1;
         }
     }
 
@@ -222,7 +222,7 @@ impl Account {
                     rows: Vec::new(),
                     more: 0,
                     silenced: 0,
-                    kept_back: 0,
+                    suppressed: 0,
                     deviations: 0,
                 };
                 self.conversations.push(empty);
@@ -247,8 +247,8 @@ impl Account {
     }
 }
 
-/// What a callout answered. Where it had no right to write and wrote nothing,
-/// the action that stands there is somebody else's.
+/// The action that a callout returned. If it had no right to write and wrote
+/// nothing, the action is another callout's.
 fn answer(one: &Invocation) -> ActionType {
     let may_write = one.before.rights & RIGHT_ACTION_WRITE != 0;
     if !may_write && one.after == one.before { ActionType::CONTINUE } else { one.after.action }

@@ -1,6 +1,7 @@
-//! Captures of any segments in any roles, made of a fuzzer's bytes, and what a
-//! replay of one must never bring about: a deviation from the documented order.
-//! The capture has no driver's fault in it, so that one would be the replay's.
+//! Builds captures of arbitrary segments from a fuzzer's bytes.
+//!
+//! A replay of such a capture must never deviate from the documented order. The
+//! driver is not at fault there, so a deviation is a fault of the replay.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,16 +20,16 @@ use super::{Account, Limits, Replay, Roles, Survey, Witness, feed};
 use crate::flows::Watched;
 use crate::hushport::EVENT_PROVIDER;
 
-/// Flags by what is common: `FSRPAU` from the lowest bit on.
+/// Flags, common ones first: `FSRPAU` from the lowest bit on.
 const FLAGS: [u8; 16] =
     [0x02, 0x12, 0x10, 0x10, 0x18, 0x18, 0x11, 0x19, 0x14, 0x04, 0x03, 0x15, 0x16, 0x00, 0x01, 0x29];
-/// Bytes of payload.
+/// The sizes of payloads, in bytes.
 const PAYLOADS: [usize; 4] = [0, 4, 1, 40];
-/// Whose side is played: inferred, one side, the other, both.
+/// The addresses of the host: inferred, one side, the other side, both.
 const SIDES: [&[&str]; 4] =
     [&[], &["192.0.2.1", "2001:db8::1"], &["192.0.2.2", "2001:db8::2"], &["192.0.2.0/24", "2001:db8::/64"]];
 
-/// Bytes as choices; where they end each choice is 0.
+/// Reads bytes as choices; after the last byte each choice is 0.
 struct Choices<'a>(&'a [u8]);
 
 impl Choices<'_> {
@@ -39,7 +40,7 @@ impl Choices<'_> {
     }
 }
 
-/// One side's sequence numbers.
+/// The sequence numbers of one side.
 #[derive(Clone, Copy)]
 struct Numbers {
     first: u32,
@@ -62,7 +63,7 @@ impl File {
     }
 }
 
-/// A capture of as many segments as the choices last.
+/// A capture with a segment for each of the choices.
 fn capture(choices: &mut Choices<'_>) -> Vec<u8> {
     let mut file = File::default();
     file.words(&[0xa1b2_c3d4, 0x0004_0002, 0, 0, 262_144, 101]);
@@ -94,7 +95,7 @@ fn capture(choices: &mut Choices<'_>) -> Vec<u8> {
         (header.psh, header.ack, header.urg) = (flags & 8 != 0, flags & 16 != 0, flags & 32 != 0);
         let kind = what >> 4;
         let mut packet = match kind {
-            // Few different ones, so that equal datagrams come again.
+            // Few different ones, so that equal datagrams repeat.
             12 | 13 => datagram(from, to, &payload),
             _ => segment(from, to, header, &payload),
         };
@@ -117,7 +118,7 @@ fn capture(choices: &mut Choices<'_>) -> Vec<u8> {
     file.0
 }
 
-/// A sequence number: the next one, or one that is wrong in some way.
+/// A sequence number: the next one, or a wrong one.
 fn number(mine: &mut Numbers, choice: u8, at: u32) -> u32 {
     match choice {
         0 => mine.next,
@@ -126,7 +127,7 @@ fn number(mine: &mut Numbers, choice: u8, at: u32) -> u32 {
         3 => mine.next.wrapping_add(10),
         4 => mine.next.wrapping_sub(8),
         5 => mine.next.wrapping_add(0x7fff_ffff),
-        // A connection that begins anew.
+        // A new connection.
         6 => {
             mine.first = at.wrapping_mul(0x9e37_79b9);
             mine.next = mine.first;
@@ -136,7 +137,7 @@ fn number(mine: &mut Numbers, choice: u8, at: u32) -> u32 {
     }
 }
 
-/// The ends of a segment of this side: two ports of each.
+/// The ends of a segment of this side. Each side has two ports.
 fn ends(side: usize, pair: usize, family: u8) -> (SocketAddr, SocketAddr) {
     let address = |last: u8| match family {
         0 => IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)),
@@ -150,45 +151,45 @@ fn ends(side: usize, pair: usize, family: u8) -> (SocketAddr, SocketAddr) {
 fn segment(from: SocketAddr, to: SocketAddr, header: TcpHeader, payload: &[u8]) -> Vec<u8> {
     let mut packet = Vec::new();
     let written = ip(from.ip(), to.ip()).tcp_header(header).write(&mut packet, payload);
-    written.expect("a vector takes everything");
+    written.expect("writing to a vector does not fail");
     packet
 }
 
 fn datagram(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Vec<u8> {
     let mut packet = Vec::new();
     let written = ip(from.ip(), to.ip()).udp(from.port(), to.port()).write(&mut packet, payload);
-    written.expect("a vector takes everything");
+    written.expect("writing to a vector does not fail");
     packet
 }
 
-/// Notes what is out of order.
+/// Stores the deviations.
 struct Noted(Account);
 
 impl Witness for Noted {
     fn record(&mut self, record: &Record) -> Result<()> {
-        // It is kept in the account.
+        // The account stores it.
         let _ = self.0.note(record);
         Ok(())
     }
 
-    fn kept_back(&mut self, at: Duration, ends: Ends) -> Result<()> {
-        self.0.note_kept_back(at, ends);
+    fn suppressed(&mut self, at: Duration, ends: Ends) -> Result<()> {
+        self.0.note_suppressed(at, ends);
         Ok(())
     }
 }
 
-/// Replays captures through a driver that watches the order.
+/// Replays captures through a driver that checks the order.
 pub struct Player {
     engine: Arc<Engine>,
     reported: Arc<Mutex<Vec<String>>>,
     _session: Trace,
 }
 
-/// Keyword of the driver's reports about the order (docs/EVENTS.md).
+/// The keyword of the driver's order events (docs/EVENTS.md).
 const ORDER: u64 = 0x10;
 
 impl Player {
-    /// For a machine whose driver runs with `CheckOrder`.
+    /// A player for a machine whose driver runs with `CheckOrder`.
     pub fn new(kernel: &Arc<Kernel>, engine: &Arc<Engine>) -> Self {
         let reported = Arc::new(Mutex::new(Vec::new()));
         let heard = Arc::clone(&reported);
@@ -203,18 +204,18 @@ impl Player {
         Self { engine: Arc::clone(engine), reported, _session: session }
     }
 
-    /// Plays the capture that the choices make. What was out of order, by the
-    /// documents or by the driver; there must be nothing.
+    /// Plays the capture of these choices. Returns the deviations that the replay
+    /// or the driver reports; none are expected.
     ///
     /// # Errors
-    /// What the replay reports.
+    /// Those of the replay.
     pub fn play(&self, choices: &[u8]) -> Result<Vec<String>> {
         let mut choices = Choices(choices);
         let side = SIDES[usize::from(choices.next() % 4)];
         self.play_file(&capture(&mut choices), side)
     }
 
-    /// The same of a file, from the side of these addresses.
+    /// Plays a file, from the side of these addresses.
     ///
     /// # Errors
     /// See [`Player::play`].

@@ -1,17 +1,20 @@
-//! Reads capture files as a stream: pcap and pcapng, whatever is in them.
+//! Reads pcap and pcapng files frame by frame, whatever they contain.
 //!
-//! The file is foreign: one frame is in memory at a time, no length is trusted,
-//! and an error says where the file stops making sense, so that what came before
-//! it still counts. Formats: draft-ietf-opsawg "PCAP Capture File Format" and
-//! "PCAP Next Generation (pcapng)".
+//! The file is untrusted. One frame is in memory at a time, no length is trusted,
+//! and an error names the position of the damage, so that everything before it
+//! still counts. Formats: draft-ietf-opsawg "PCAP Capture File Format" and "PCAP
+//! Next Generation (pcapng)".
 //!
-//! The crate `pcap-parser` 0.17 was tried for this and is not used. It reports
-//! a packet block with a wrong length as the end of the file, so that what is
-//! wrong and where is lost; its buffer must hold the largest block of any kind,
-//! so that the file chooses how much memory is used; it reads `if_tsoffset` of a
-//! big-endian section as little-endian, and no `if_tsresol` that is a power of
-//! 2; it knows neither the old packet block nor the modified format in
-//! big-endian. Clocks, options, interfaces and errors would stay ours.
+//! The crate `pcap-parser` 0.17 was tried and is not used, for these reasons:
+//! - It reports a packet block with a wrong length as the end of the file, so the
+//!   kind and the position of the damage are lost.
+//! - Its buffer must hold the largest block of any kind, so the file determines how
+//!   much memory is used.
+//! - It reads `if_tsoffset` of a big-endian section as little-endian, and no
+//!   `if_tsresol` that is a power of 2.
+//! - It supports neither the old packet block nor the modified format in
+//!   big-endian.
+//! - Clocks, options, interfaces and errors would still need code here.
 
 use std::fmt;
 use std::io::Read;
@@ -22,32 +25,32 @@ use super::link;
 use super::pcapng::Section;
 use super::source::Source;
 
-/// The most bytes a frame can have: libpcap's MAXIMUM_SNAPLEN.
+/// The maximum size of a frame in bytes: libpcap's MAXIMUM_SNAPLEN.
 pub(super) const LARGEST_FRAME: u32 = 262_144;
-/// The most where the link type carries no network packets, such as USB; those
-/// frames are counted and not looked at. libwiretap's limit.
+/// The maximum size for link types without network packets, such as USB; those
+/// frames are only counted. The limit is libwiretap's.
 const LARGEST_OF_ANY: u32 = 128 << 20;
 
 /// One captured frame.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
-    /// Nanoseconds since 1970; `None` where the file has no time for it.
+    /// Nanoseconds since 1970; `None` if the file holds no time for it.
     pub at: Option<u64>,
     /// `LINKTYPE_*`.
     pub link: u32,
-    /// What was captured of it.
+    /// The captured bytes.
     pub bytes: &'a [u8],
-    /// How long it was on the wire.
+    /// The length on the wire, in bytes.
     pub original: u32,
-    /// The way it went, where the file says so.
+    /// The direction, if the file holds it.
     pub way: Option<Way>,
 }
 
-/// Where a file stops making sense, and why.
+/// Where a file is damaged, and how.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Damage {
-    /// Bytes into the capture.
+    /// The position in the capture, in bytes.
     pub at: u64,
     pub what: String,
 }
@@ -60,7 +63,7 @@ impl fmt::Display for Damage {
 
 impl std::error::Error for Damage {}
 
-/// Byte order of a file or section.
+/// The byte order of a file or section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Order {
     Little,
@@ -83,33 +86,34 @@ impl Order {
     }
 }
 
-/// What a pcap file's head says of all its records.
+/// The header of a pcap file.
 struct Pcap {
     order: Order,
-    /// Nanoseconds in a unit of the fraction.
+    /// Nanoseconds per unit of the fraction.
     unit: u64,
-    /// Kuznetzov's patch puts 8 more bytes behind each record's head.
+    /// Kuznetzov's patch adds 8 bytes to each record's header.
     modified: bool,
     lengths: Lengths,
     link: u32,
 }
 
-/// In which order a record has its lengths (libpcap, `sf-pcap.c`).
+/// The order of the two lengths in a record (libpcap, `sf-pcap.c`).
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lengths {
     CapturedFirst,
     OriginalFirst,
-    /// Version 2.3 was written both ways; the smaller one is the captured one.
+    /// Version 2.3 was written with either order; the smaller length is the
+    /// captured one.
     SmallerIsCaptured,
 }
 
-/// What kind of file it is.
+/// The format of the file.
 enum Format {
     Pcap(Pcap),
     Pcapng(Section),
 }
 
-/// The frames of a file, in order.
+/// Reads the frames of a file in order.
 pub struct Reader<R> {
     source: Source<R>,
     format: Format,
@@ -117,14 +121,14 @@ pub struct Reader<R> {
 }
 
 impl<R: Read> Reader<R> {
-    /// Reads the file's head.
+    /// Reads the file's header.
     ///
     /// # Errors
-    /// If it is no capture file.
+    /// If the file is no capture.
     pub fn new(input: R) -> Result<Self, Damage> {
         let mut source = Source::new(input)?;
         let Some(first) = source.array_or_end::<1>()? else {
-            return Err(source.damage("the file is empty: not even the head of a capture is there"));
+            return Err(source.damage("the file is empty; expected the header of a capture"));
         };
         let rest = source.array::<3>()?;
         let magic = [first[0], rest[0], rest[1], rest[2]];
@@ -135,17 +139,17 @@ impl<R: Read> Reader<R> {
         Ok(Self { source, format, buffer: Vec::new() })
     }
 
-    /// How many bytes of the file have been read, compressed or not.
+    /// The number of bytes of the file that have been read, as stored.
     pub fn position(&self) -> u64 {
         self.source.of_file()
     }
 
-    /// How many bytes of the capture have been read, decompressed.
+    /// The number of bytes of the capture that have been read, decompressed.
     pub fn bytes(&self) -> u64 {
         self.source.at
     }
 
-    /// `pcap`, `pcapng`, and whether compressed.
+    /// `pcap` or `pcapng`, and whether it is compressed.
     pub fn format(&self) -> &'static str {
         match (&self.format, self.source.is_gzip()) {
             (Format::Pcap(Pcap { modified: true, .. }), false) => "modified pcap",
@@ -157,16 +161,16 @@ impl<R: Read> Reader<R> {
         }
     }
 
-    /// What wrote the file and on which interfaces. Anybody can have put the
-    /// text there; it is printable.
-    pub fn said(&self) -> &[String] {
+    /// The program that wrote the file, and the interfaces. The text is untrusted;
+    /// it is escaped.
+    pub fn descriptions(&self) -> &[String] {
         match &self.format {
             Format::Pcap(_) => &[],
-            Format::Pcapng(section) => section.said(),
+            Format::Pcapng(section) => section.descriptions(),
         }
     }
 
-    /// Options that could not be used, by name.
+    /// The options that could not be used, by name.
     pub fn warnings(&self) -> &[String] {
         match &self.format {
             Format::Pcap(_) => &[],
@@ -177,7 +181,7 @@ impl<R: Read> Reader<R> {
     /// The next frame; `None` at the end of the file.
     ///
     /// # Errors
-    /// Where the file stops making sense. There is nothing to read behind that.
+    /// If the file is damaged. No more frames can be read after that.
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, Damage> {
         let Self { source, format, buffer } = self;
         match format {
@@ -188,7 +192,7 @@ impl<R: Read> Reader<R> {
 }
 
 impl Pcap {
-    /// Reads the head behind the magic number.
+    /// Reads the header after the magic number.
     fn begin<R: Read>(source: &mut Source<R>, magic: [u8; 4]) -> Result<Self, Damage> {
         let order = match magic {
             [_, _, 0xb2, 0xa1] => Order::Little,
@@ -200,8 +204,8 @@ impl Pcap {
             0xa1b2_cd34 => (1000, true),
             _ => return Err(Damage { at: 0, what: no_capture(magic) }),
         };
-        // Version, two reserved words, snapshot length; then the link type,
-        // whose upper half holds flags.
+        // Version, two reserved words, snapshot length; then the link type, whose
+        // upper half holds flags.
         let head = source.array::<20>()?;
         let version = [order.u16([head[0], head[1]]), order.u16([head[2], head[3]])];
         let lengths = match version {
@@ -236,7 +240,7 @@ impl Pcap {
         let known = link::is_read(self.link);
         let largest = if known { LARGEST_FRAME } else { LARGEST_OF_ANY };
         if captured > largest {
-            let what = format!("a frame of {captured} bytes, where {largest} is the most there can be");
+            let what = format!("a frame of {captured} bytes; the maximum is {largest}");
             return Err(Damage { at: start, what });
         }
         if captured > LARGEST_FRAME {
@@ -250,7 +254,8 @@ impl Pcap {
     }
 }
 
-/// Says what a file is instead, where its first bytes tell, and what to do.
+/// Names the format of another kind of file, if its first bytes show it, and says
+/// what to do.
 fn no_capture(magic: [u8; 4]) -> String {
     const COMPRESSED: [(&[u8], &str); 5] = [
         (&[0x28, 0xb5, 0x2f, 0xfd], "zstd"),
@@ -273,6 +278,6 @@ fn no_capture(magic: [u8; 4]) -> String {
         (_, Some(name)) => {
             format!("a capture in the format of {name}; convert it first: editcap -F pcapng FILE NEW")
         }
-        _ => format!("no capture file: it begins with {magic:02x?}, where pcap, pcapng or gzip is expected"),
+        _ => format!("no capture file: it begins with {magic:02x?}; expected pcap, pcapng or gzip"),
     }
 }

@@ -1,4 +1,4 @@
-//! A TCP connection as its packets tell of it: how it begins, how it ends.
+//! Follows TCP connections through a capture, from their first to last packet.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -23,7 +23,7 @@ pub(super) struct Connection {
     pub flow: FlowHandle,
     pub endpoint: u64,
     pub parent: Option<u64>,
-    /// A layer has blocked what it began with: nothing of it is played.
+    /// A layer has blocked its first packet, so nothing of it is played.
     pub refused: bool,
     pub since: Duration,
 }
@@ -45,14 +45,15 @@ impl Connection {
 pub(super) struct Connections(pub HashMap<Pair, Connection>);
 
 impl Connections {
-    /// Ends every flow.
+    /// Ends the flows of all connections.
     pub fn end(&mut self, gate: &Gate) {
         for (_, connection) in self.0.drain().filter(|(_, connection)| !connection.state.closed) {
             gate.filter.flow_end(connection.flow);
         }
     }
 
-    /// Makes room for one more; how many gave way that were not over.
+    /// Makes room for one more connection. Returns the number of evicted
+    /// connections that were not over.
     fn make_room(&mut self, gate: &Gate) -> u64 {
         let mut alive = 0;
         make_room(
@@ -70,10 +71,10 @@ impl Connections {
 }
 
 impl<W: Witness> Replay<'_, W> {
-    /// Whether a SYN from the network asks for another connection than the one
-    /// that it meets. A SYN that is sent again does not; nor does one that
-    /// meets a SYN of this host's (RFC 9293, 3.5: simultaneous open); nor one to
-    /// which the host, still there, has only a challenge ACK to say (RFC 5961).
+    /// Whether a SYN from the network asks for another connection than the existing
+    /// one. That is not so for a retransmission, for a simultaneous open (RFC 9293,
+    /// 3.5), and if the host, still connected, answers with a challenge ACK (RFC
+    /// 5961).
     pub(super) fn is_another(&self, state: &State, item: &Item<'_>, tcp: Tcp) -> bool {
         let (local, remote) = (item.parsed.destination, item.parsed.source);
         let accepted = || {
@@ -104,15 +105,15 @@ impl<W: Witness> Replay<'_, W> {
         self.connections.0.insert(pair, connection);
     }
 
-    /// The state of a connection from before the capture: it was authorized
-    /// when nobody looked. Who listens at a port is asked, not asking; else the
-    /// lower port is the server's.
+    /// The state of a connection that began before the capture, when nobody
+    /// observed its authorization. A side with a listening port is the server,
+    /// otherwise the side with the lower port.
     pub(super) fn adopted(&self, pair: Pair, index: u64, established: bool) -> State {
         let listens = self.survey.is_open(protocol::TCP, pair.0, index) || pair.0.port() < pair.1.port();
         State::adopted(if listens { Direction::Inbound } else { Direction::Outbound }, established)
     }
 
-    /// The host connects: the call before its SYN.
+    /// The host connects: the call that comes before its SYN.
     pub(super) fn connect(&mut self, pair: Pair, ends: Ends, flags: u32) {
         let endpoint = self.endpoint(protocol::TCP, pair.0, false);
         self.begin(pair, ends, State::new(Direction::Outbound));
@@ -132,7 +133,7 @@ impl<W: Witness> Replay<'_, W> {
         self.connections.0.remove(&pair);
     }
 
-    /// Tells the layers that a connection's endpoint closes, and ends its flow.
+    /// Indicates the closure of a connection's endpoint and ends its flow.
     pub(super) fn close(&mut self, pair: Pair) {
         let Some(connection) = self.connections.0.get_mut(&pair) else {
             return;
@@ -141,12 +142,12 @@ impl<W: Witness> Replay<'_, W> {
             return;
         }
         let (flow, outbound) = (connection.flow, connection.state.direction == Direction::Outbound);
-        let (ends, told) = (connection.ends, connection.state.established || outbound);
+        let (ends, indicated) = (connection.ends, connection.state.established || outbound);
         let scene = Scene { flow: Some(flow), ..connection.scene(None) };
-        // A half-open one has no endpoint of its own yet.
-        if told {
+        // A half-open connection has no endpoint of its own yet.
+        if indicated {
             let record = self.gate.open(ends, Event::EndpointClosed);
-            self.gate.tell(record, Layer::AleEndpointClosure, &scene);
+            self.gate.notify(record, Layer::AleEndpointClosure, &scene);
         }
         self.gate.filter.flow_end(flow);
         if outbound {

@@ -1,4 +1,4 @@
-//! Everything that is not TCP: UDP, echoes, ICMP errors, other protocols.
+//! Plays everything but TCP: UDP, echoes, ICMP errors, other protocols.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -16,9 +16,9 @@ use super::replay::{Key, Replay, Witness};
 use super::room::make_room;
 use super::survey::refused;
 
-/// Flows of datagrams and when each was last heard of; an echo's identifier
-/// stands for the remote port (*ALE Stateful Filtering*: 5-tuple, for ICMP
-/// 6-tuple).
+/// Flows of datagrams, with the time of their last packet. For echoes, the
+/// identifier stands for the remote port (*ALE Stateful Filtering*: 5-tuple, for
+/// ICMP 6-tuple).
 #[derive(Default)]
 pub(super) struct Flows(HashMap<Key, (FlowHandle, Duration)>);
 
@@ -30,7 +30,7 @@ impl Flows {
         }
     }
 
-    /// A flow that is alive; one that was idle for too long ends.
+    /// Finds a live flow. A flow that was idle for too long is ended.
     fn find(&mut self, key: Key, gate: &Gate) -> Option<FlowHandle> {
         let (flow, last) = self.0.get_mut(&key)?;
         if gate.now.saturating_sub(*last) < IDLE {
@@ -42,7 +42,7 @@ impl Flows {
         None
     }
 
-    /// Makes room for one more; how many gave way.
+    /// Makes room for one more flow. Returns the number of flows that were evicted.
     fn make_room(&mut self, gate: &Gate) -> u64 {
         let mut gone = 0;
         make_room(
@@ -57,13 +57,13 @@ impl Flows {
     }
 }
 
-/// What an ICMP message is for this host.
+/// The role of an ICMP message for this host.
 enum Message {
-    /// A question that the stack answers.
+    /// A request that the stack answers.
     Echo,
-    /// What came of one: its flow, from the side that asked.
+    /// The reply to a request. It belongs to the requester's flow.
     EchoReply,
-    /// An error, or what keeps a link going.
+    /// An error, or a message of the link, such as neighbor discovery.
     Other,
 }
 
@@ -83,7 +83,7 @@ fn echo_reply(family: Family) -> u8 {
     }
 }
 
-/// Whether a message is an error, for which there is a layer of its own.
+/// Whether a message is an error, which has a layer of its own.
 fn is_error(parsed: &Parsed<'_>) -> bool {
     match (parsed.transport, parsed.family()) {
         (Transport::Icmp { kind, .. }, Family::V4) => matches!(kind, 3 | 4 | 11 | 12),
@@ -92,7 +92,7 @@ fn is_error(parsed: &Parsed<'_>) -> bool {
     }
 }
 
-/// The flow of a datagram: its ends, the echo's identifier for a port.
+/// The flow of a datagram: its ends, with an echo's identifier as port.
 fn flow_key(parsed: &Parsed<'_>, local: SocketAddr, remote: SocketAddr) -> Key {
     let mut remote = remote;
     if let Transport::Icmp { rest, .. } = parsed.transport {
@@ -102,7 +102,7 @@ fn flow_key(parsed: &Parsed<'_>, local: SocketAddr, remote: SocketAddr) -> Key {
 }
 
 impl<W: Witness> Replay<'_, W> {
-    /// Whether somebody waits for a datagram: who sends from a socket is there.
+    /// Whether a datagram has an endpoint. A socket that sends exists.
     fn has_endpoint(&self, item: &Item<'_>) -> bool {
         let Parsed { protocol, destination, .. } = item.parsed;
         self.survey.is_open(protocol, destination, item.index)
@@ -134,8 +134,8 @@ impl<W: Witness> Replay<'_, W> {
                 let _ = self.gate.pass(record, Layer::InboundTransport, &scene)
                     && self.gate.pass(record, Layer::DatagramData, &scene);
             }
-            // Only non-error ICMP reaches the layers above, and no socket is
-            // known to wait for it.
+            // Only non-error ICMP reaches the layers above, and no socket is known
+            // to wait for it.
             (Transport::Icmp { .. }, Message::Other) => {}
             _ if self.has_endpoint(item) => {
                 let endpoint = self.endpoint(parsed.protocol, parsed.destination, false);
@@ -146,8 +146,8 @@ impl<W: Witness> Replay<'_, W> {
         }
     }
 
-    /// A datagram for an endpoint: the first of a flow by way of the
-    /// authorization layers, `later` ones past them.
+    /// A datagram for an endpoint. The first one of a flow passes the authorization
+    /// layers, `later` ones do not.
     fn admit(&mut self, record: RecordId, mut scene: Scene<'_>, key: Key, later: Event) {
         let plain = scene.flags;
         scene.flow = self.flows.find(key, &self.gate);
@@ -173,7 +173,7 @@ impl<W: Witness> Replay<'_, W> {
         }
     }
 
-    /// Authorizes a flow's first datagram; whether it may go on.
+    /// Authorizes a flow's first datagram. Returns whether it may pass.
     fn begin_flow(&mut self, record: RecordId, scene: &mut Scene<'_>, key: Key, by: &[Layer]) -> bool {
         self.unplayed.forgotten += self.flows.make_room(&self.gate);
         let flow = self.gate.filter.flow_create();
@@ -187,7 +187,7 @@ impl<W: Witness> Replay<'_, W> {
         passes
     }
 
-    /// A datagram nobody waits for.
+    /// A datagram without an endpoint.
     fn endpointless(&mut self, record: RecordId, scene: &Scene<'_>, parsed: &Parsed<'_>) {
         const IP: (Layer, u32) = (Layer::InboundIppacket, reason::MODULE_NETWORK);
         const TRANSPORT: (Layer, u32) = (Layer::InboundTransport, reason::MODULE_TRANSPORT);
@@ -216,7 +216,7 @@ impl<W: Witness> Replay<'_, W> {
         match (parsed.transport, message(&parsed)) {
             (Transport::Icmp { kind, code, .. }, Message::Other) => {
                 if let Some(asked) = refused(&parsed, kind, code)
-                    && self.keeps_back(asked)?
+                    && self.is_suppressed(asked)?
                 {
                     return Ok(());
                 }
@@ -228,7 +228,7 @@ impl<W: Witness> Replay<'_, W> {
                 }
             }
             (Transport::Icmp { .. }, Message::EchoReply) => {
-                if !self.keeps_back(key)? {
+                if !self.is_suppressed(key)? {
                     let flow = self.flows.find(key, &self.gate);
                     self.send(&scene, flow, Event::EchoReplyOut);
                 }

@@ -1,4 +1,4 @@
-//! One pass over a capture: every IP packet in it, parsed, one at a time.
+//! One pass over a capture: parses every IP packet, one at a time.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,73 +18,72 @@ use crate::printable::printable;
 
 /// An IP packet of the capture.
 pub struct Item<'a> {
-    /// Which of the file's frames, counted from 0.
+    /// The number of the frame in the file, counted from 0.
     pub index: u64,
-    /// Nanoseconds since 1970. A packet without a time has that of the one
-    /// before; `None` before the first that has one.
+    /// Nanoseconds since 1970. A packet without a time has that of the packet
+    /// before; `None` before the first packet with a time.
     pub at: Option<u64>,
-    /// The way it went, where the file says so.
+    /// The direction, if the file holds it.
     pub way: Option<Way>,
-    /// Whom the link layer says it was for.
+    /// The addressee, according to the link layer.
     pub cast: Cast,
-    /// The packet. A segment's checksum counts as valid where it cannot be
-    /// known, or is not to be looked at.
+    /// The packet. A segment's checksum counts as valid if it cannot be known or is
+    /// not to be checked.
     pub parsed: Parsed<'a>,
-    /// It was put together from fragments, the last of which is the item
-    /// before.
+    /// Whether it was reassembled. The item before it is its last fragment.
     pub reassembled: bool,
 }
 
-/// What a pass met.
+/// The counts of a pass.
 #[derive(Clone, Debug, Default, Serialize)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Tally {
     pub format: &'static str,
-    /// What the file says of itself; printable.
-    pub said: Vec<String>,
-    /// Bytes of the capture, decompressed.
+    /// The descriptions in the file; printable.
+    pub descriptions: Vec<String>,
+    /// Decompressed bytes of the capture.
     pub bytes: u64,
     /// Bytes of the file.
     pub file_bytes: u64,
     pub frames: u64,
-    /// Frames with an IP packet whose header holds.
+    /// Frames with a valid IP header.
     pub packets: u64,
-    /// Frames without an IP packet, and what was there instead.
+    /// Frames without an IP packet, and what they hold instead.
     pub not_ip: u64,
     pub others: Counts,
-    /// IP packets that a card in promiscuous mode saw for other machines.
+    /// IP packets for other machines, seen by a card in promiscuous mode.
     pub elsewhere: u64,
-    /// Frames whose IP header does not hold.
+    /// Frames with an invalid IP header.
     pub unreadable: u64,
-    /// Packets of which the capture kept a part.
+    /// Packets that were captured only in part.
     pub cut: u64,
-    /// Segments whose checksum is not right as captured.
+    /// Segments with a wrong checksum in the capture.
     pub checksums: u64,
-    /// Fragments, and the datagrams that they made whole.
+    /// Fragments, and the datagrams that were reassembled.
     pub fragments: u64,
     pub reassembled: u64,
-    /// Packets that carry others, by name. The outer one is played.
+    /// Packets that carry other packets, by name. Only the outer packet is played.
     pub tunnels: Counts,
-    /// Frames of link types that are not read here.
+    /// Frames of unsupported link types.
     pub unread_links: Counts,
-    /// Frames for which the file has no time.
+    /// Frames without a time in the file.
     pub untimed: u64,
     /// Nanoseconds since 1970.
     pub first: Option<u64>,
     pub last: u64,
     /// Options of the file that could not be used.
     pub warnings: Vec<String>,
-    /// Where the file stopped making sense.
+    /// Where the file is damaged, and how.
     pub damage: Option<String>,
 }
 
 impl Tally {
-    /// How long the capture is.
+    /// The duration of the capture.
     pub fn length(&self) -> Duration {
         Duration::from_nanos(self.last.saturating_sub(self.first.unwrap_or(self.last)))
     }
 
-    /// A frame that is skipped.
+    /// Counts a frame that is skipped.
     fn skip(&mut self, why: &Skip) {
         match why {
             Skip::Other(name) => {
@@ -96,16 +95,16 @@ impl Tally {
     }
 }
 
-/// Counts by name, of so many names.
+/// Counts by name, with a bounded number of names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Counts(BTreeMap<String, u64>);
 
 impl Counts {
-    /// The most names that are told apart.
+    /// The maximum number of different names.
     const NAMES: usize = 64;
 
-    /// One more of this name.
+    /// Adds one to the count of a name.
     pub fn add(&mut self, name: &str) {
         if let Some(count) = self.0.get_mut(name) {
             *count += 1;
@@ -115,12 +114,12 @@ impl Counts {
         }
     }
 
-    /// How many there are of a name.
+    /// The count of a name.
     pub fn of(&self, name: &str) -> u64 {
         self.0.get(name).copied().unwrap_or(0)
     }
 
-    /// All of them.
+    /// The sum of all counts.
     pub fn total(&self) -> u64 {
         self.0.values().sum()
     }
@@ -135,29 +134,30 @@ impl fmt::Display for Counts {
     }
 }
 
-/// What is done with the packets.
+/// Processes the packets of a pass.
 pub trait Visitor {
-    /// Takes one; `false` ends the pass.
+    /// Processes a packet; `false` ends the pass.
     fn packet(&mut self, item: &Item<'_>) -> Result<bool>;
-    /// Told now and then how many bytes of the file have been read.
+    /// Is called from time to time with the number of bytes of the file that have
+    /// been read.
     fn position(&mut self, _bytes: u64) {}
 }
 
-/// Frames between two words on how far it is.
+/// The number of frames between two reports of the position.
 const STRIDE: u64 = 4096;
 
-/// Reads a file. `checksums` says whether they are to be looked at.
+/// Reads a file. `checksums` tells whether checksums are checked.
 ///
 /// # Errors
-/// If the file cannot be opened, or what the visitor reports. A file that
-/// stops making sense is no error: the tally says where.
+/// If the file cannot be opened, or the visitor returns an error. A damaged file is
+/// no error; the tally says where it is damaged.
 pub fn read(path: &Path, checksums: bool, visitor: &mut impl Visitor) -> Result<Tally> {
     let file = File::open(path)
         .with_context(|| format!("cannot open {}", printable(&path.display().to_string())))?;
     feed(BufReader::with_capacity(1 << 18, file), checksums, visitor)
 }
 
-/// The same for anything that can be read.
+/// Reads a capture from any reader.
 ///
 /// # Errors
 /// See [`read`].
@@ -171,7 +171,7 @@ pub fn feed(input: impl Read, checksums: bool, visitor: &mut impl Visitor) -> Re
     let end = pass.frames(&mut reader)?;
     let mut tally = pass.tally;
     tally.format = reader.format();
-    tally.said = reader.said().to_vec();
+    tally.descriptions = reader.descriptions().to_vec();
     tally.warnings = reader.warnings().to_vec();
     tally.bytes = reader.bytes();
     tally.file_bytes = reader.position();
@@ -179,13 +179,14 @@ pub fn feed(input: impl Read, checksums: bool, visitor: &mut impl Visitor) -> Re
     Ok(tally)
 }
 
-/// A pass under way.
+/// A running pass.
 struct Pass<'a, V> {
     checksums: bool,
     visitor: &'a mut V,
     tally: Tally,
     fragments: Fragments,
-    /// Of a fragment a part was kept: what is put together may lack bytes.
+    /// A fragment was captured only in part, so a reassembled datagram may lack
+    /// bytes.
     cut_fragment: bool,
 }
 
@@ -218,7 +219,8 @@ impl<V: Visitor> Pass<'_, V> {
                 tally.last = tally.last.max(at);
             }
         }
-        // The neighbour's time; times that go back stay where they are.
+        // A missing time is replaced by that of the frame before. Time never goes
+        // back.
         let at = tally.first.map(|_| frame.at.unwrap_or(tally.last));
         let Found { packet, way, cast } = match link::ip(frame.link, frame.bytes) {
             Ok(found) => found,
@@ -243,7 +245,7 @@ impl<V: Visitor> Pass<'_, V> {
         self.item(item, cut)
     }
 
-    /// One packet, and where it is the last fragment of a datagram, that.
+    /// Processes a packet and, after its last fragment, the reassembled datagram.
     fn item(&mut self, mut item: Item<'_>, cut: bool) -> Result<bool> {
         let parsed = item.parsed;
         if let Some(name) = tunnel(&parsed) {
@@ -258,7 +260,7 @@ impl<V: Visitor> Pass<'_, V> {
         if !self.visitor.packet(&item)? {
             return Ok(false);
         }
-        // A fragment within a fragment is nobody's.
+        // A fragment within a reassembled datagram is dropped.
         if item.reassembled || !matches!(parsed.transport, Transport::Fragment) {
             return Ok(true);
         }
@@ -276,13 +278,14 @@ impl<V: Visitor> Pass<'_, V> {
     }
 }
 
-/// What a packet carries another one in, by name.
+/// The name of the tunnel, if the packet carries another one.
 fn tunnel(parsed: &Parsed<'_>) -> Option<&'static str> {
     Some(match (parsed.protocol, parsed.transport) {
         (_, Transport::Fragment) => return None,
         (4, _) => "IPv4 in IP",
         (41, _) => "IPv6 in IP",
-        // GRE's protocol type (RFC 2784); ERSPAN's three versions have two.
+        // The protocol type in GRE (RFC 2784). ERSPAN's three versions use two
+        // types.
         (47, _) => match parsed.payload().get(2..4) {
             Some([0x88, 0xbe] | [0x22, 0xeb]) => "ERSPAN",
             _ => "GRE",

@@ -1,5 +1,6 @@
-//! What happened as JSON lines: one object for each event, the last one a
-//! summary. Nothing is kept, so a capture can be as long as it likes.
+//! JSON lines: one object for each event, and a summary as the last one.
+//!
+//! Nothing is stored, so the length of a capture is not limited.
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -10,7 +11,7 @@ use machine::host::documented::Comparison;
 use machine::wfp::ActionType;
 use serde::Serialize;
 
-use super::{Answers, Played, Step, Tally, Told, Traffic, Unplayed};
+use super::{Answers, Entry, Played, Step, Tally, Traffic, Unplayed};
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -27,7 +28,7 @@ enum Object<'a> {
         deviation: Option<String>,
         layers: Vec<Layer>,
     },
-    KeptBack {
+    Suppressed {
         at: f64,
         #[serde(flatten)]
         between: Between,
@@ -52,12 +53,12 @@ impl From<Ends> for Between {
 #[derive(Serialize)]
 struct Layer {
     layer: &'static str,
-    /// What the driver's callout returned; `null` where it was not asked.
+    /// The action of the driver's callout; `null` if it was not called.
     driver: Option<String>,
     blocked: bool,
 }
 
-/// A callout's answer in a word.
+/// An action in a word.
 pub fn word(action: ActionType) -> String {
     match action {
         ActionType::BLOCK => "block".into(),
@@ -67,30 +68,31 @@ pub fn word(action: ActionType) -> String {
     }
 }
 
-/// How a run went, in numbers.
+/// The counts of a run.
 #[derive(Serialize)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Summary<'a> {
     pub capture: &'a Tally,
     pub local: Vec<String>,
-    /// How it is known which addresses are local.
+    /// How the local addresses are known.
     pub local_how: &'static str,
     pub indications: u64,
     pub events: u64,
     pub silenced: u64,
-    pub kept_back: u64,
+    pub suppressed: u64,
     pub deviations: u64,
     pub deviating: &'a [String],
     /// The host's packets by protocol.
     pub traffic: Traffic,
     pub not_played: Unplayed,
-    /// Conversations and sockets that the first pass had no room for.
+    /// The number of conversations and sockets that did not fit into the first
+    /// pass.
     pub not_surveyed: u64,
     pub layers: &'a BTreeMap<&'static str, Answers>,
 }
 
 impl<'a> Summary<'a> {
-    /// Of a capture that was played.
+    /// The summary of a played capture.
     pub fn of(played: &'a Played) -> Self {
         let (local, local_how) = played.roles.text();
         let account = &played.account;
@@ -101,7 +103,7 @@ impl<'a> Summary<'a> {
             indications: played.counters.classified,
             events: account.records,
             silenced: account.silenced,
-            kept_back: account.kept_back,
+            suppressed: account.suppressed,
             deviations: account.deviations,
             deviating: &account.deviating,
             traffic: played.traffic,
@@ -116,19 +118,21 @@ impl<'a> Summary<'a> {
 pub struct Lines<W>(W);
 
 impl<W: Write> Lines<W> {
-    /// To a writer.
+    /// Writes to a writer.
     pub fn new(writer: W) -> Self {
         Self(writer)
     }
 
-    /// One line for one thing told.
+    /// Writes one line for an entry.
     ///
     /// # Errors
-    /// What the writer reports.
-    pub fn tell(&mut self, told: &Told<'_>) -> Result<()> {
-        let object = match told {
-            Told::KeptBack(at, ends) => Object::KeptBack { at: at.as_secs_f64(), between: (*ends).into() },
-            Told::Record(record, order, steps) => {
+    /// Those of the writer.
+    pub fn write(&mut self, entry: &Entry<'_>) -> Result<()> {
+        let object = match entry {
+            Entry::Suppressed(at, ends) => {
+                Object::Suppressed { at: at.as_secs_f64(), between: (*ends).into() }
+            }
+            Entry::Record(record, order, steps) => {
                 let (order, deviation) = match order {
                     Comparison::Match => ("match", None),
                     Comparison::Undocumented => ("undocumented", None),
@@ -147,10 +151,10 @@ impl<W: Write> Lines<W> {
         self.line(&object)
     }
 
-    /// The last line.
+    /// Writes the last line.
     ///
     /// # Errors
-    /// What the writer reports.
+    /// Those of the writer.
     pub fn finish(mut self, played: &Played) -> Result<()> {
         self.line(&Object::Summary(Summary::of(played)))?;
         Ok(self.0.flush()?)

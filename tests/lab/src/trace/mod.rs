@@ -1,29 +1,29 @@
 //! Plays a capture through the driver.
 //!
-//! A capture holds both sides' packets. Each one is shown to the layers that
-//! the documents give for it, from the side of the host, and the driver's
-//! callouts say what they say. The file is read twice, as a stream: what a
-//! packet meets (a listener, nobody) shows only in the answers to it.
+//! A capture holds the packets of both sides. Each packet is indicated, from the
+//! side of the host, at the layers that the documents list for it, and the driver's
+//! callouts answer. The file is read twice, as a stream, because only the answers
+//! to a packet show whether it met a listener.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | `source`, `capture`, `pcapng` | bytes of a file, frames of those |
-//! | `link` | the IP packet of a frame, whatever is around it |
+//! | `source`, `capture`, `pcapng` | the bytes of a file, and its frames |
+//! | `link` | the IP packet in a frame |
 //! | `feed` | one pass over a file |
-//! | `roles`, `survey` | whose side it is, and who answers where |
+//! | `roles`, `survey` | which side is the host, and who answers where |
 //! | `replay` | the host that plays the packets |
-//! | `progress` | what a segment is to its connection |
+//! | `progress` | what a segment does to its connection |
 //! | `segments`, `connection`, `datagrams` | the layers that a packet passes |
-//! | `room` | maps that do not grow without bound |
-//! | `account`, `timeline` | what is kept of it |
-//! | `lines` | the same as JSON, line by line |
-//! | [`arbitrary`] | captures of any segments, for the fuzzer and the tests |
+//! | `room` | maps of bounded size |
+//! | `account`, `timeline` | what is stored |
+//! | `lines` | JSON, line by line |
+//! | [`arbitrary`] | captures of arbitrary segments, for the fuzzer and the tests |
 //!
-//! A capture does not tell everything. A socket that never answers counts as
-//! closed. Segments reach the stream layer in the order of the capture. Bytes in
-//! the host's own SYN are not shown as sent: no document says which layers they
-//! pass. The kernel's clock does not follow the capture's, so the driver's scan
-//! reports do not either.
+//! A capture does not show everything. A socket that never answers counts as
+//! closed. Segments reach the stream layer in the order of the capture. Data in
+//! the host's own SYN are not indicated as sent, because no document lists the
+//! layers that they pass. The kernel's clock does not follow the capture's, so the
+//! driver's scan reports do not, either.
 
 #![forbid(unsafe_code)]
 
@@ -64,29 +64,29 @@ pub use timeline::{COLUMNS, Line, Port, Timeline};
 
 use crate::printable::printable;
 
-/// How a capture is to be played.
+/// How to play a capture.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
-    /// The host's addresses; where there are none they are inferred.
+    /// The host's addresses; if empty, they are inferred.
     pub local: Vec<Prefix>,
-    /// Whether segments whose checksum is wrong are discarded. A capture on
-    /// the sending machine holds checksums that its card has yet to fill in.
+    /// Whether segments with a wrong checksum are discarded. With checksum offload,
+    /// a capture on the sending machine holds checksums that are not filled in yet.
     pub checksums: bool,
-    /// How much is kept in detail.
+    /// How much is stored in detail.
     pub limits: Limits,
-    /// What Microsoft's documents leave open about the stack.
+    /// The points about the stack that Microsoft's documents leave open.
     pub open_points: OpenPoints,
     /// Whether the driver is expected at every documented layer.
     pub everywhere: bool,
 }
 
-/// A capture, played.
+/// A played capture.
 pub struct Played {
     /// What happened.
     pub account: Account,
-    /// What the file held.
+    /// What the file contains.
     pub tally: Tally,
-    /// Whose side it was played from.
+    /// The side from which it was played.
     pub roles: Roles,
     /// What the host did.
     pub counters: Counters,
@@ -94,30 +94,31 @@ pub struct Played {
     pub unplayed: Unplayed,
     /// What the host received and sent.
     pub traffic: Traffic,
-    /// What the survey had no room for.
+    /// What did not fit into the survey.
     pub unsurveyed: u64,
 }
 
-/// Says how far it is: bytes of both passes together.
+/// Is called with the number of bytes of both passes that have been read.
 pub type Progress = Arc<dyn Fn(u64) + Send + Sync>;
 
-/// Is shown each record with the account of it; `false` ends the run.
-pub type Listener<'a> = Box<dyn FnMut(&Told<'_>) -> Result<bool> + 'a>;
+/// Is called with each entry; `false` ends the replay.
+pub type Listener<'a> = Box<dyn FnMut(&Entry<'_>) -> Result<bool> + 'a>;
 
-/// Something to tell a listener.
+/// An entry for a listener.
 #[derive(Debug)]
-pub enum Told<'a> {
-    /// A packet or call, how it compares, and what was said at each layer.
+pub enum Entry<'a> {
+    /// A packet or call, how it compares with the documents, and the answers at
+    /// each layer.
     Record(&'a Record, &'a machine::host::documented::Comparison, &'a [Step]),
-    /// An answer that was kept back.
-    KeptBack(Duration, Ends),
+    /// An answer that was suppressed.
+    Suppressed(Duration, Ends),
 }
 
 /// Plays the capture at `path` to a filter engine.
 ///
 /// # Errors
-/// If the file cannot be opened or is no capture, or what the listener reports. A file that is
-/// damaged is played as far as it goes; [`Played::tally`] says so.
+/// If the file cannot be opened or is no capture, or if the listener returns an
+/// error. A damaged file is played up to the damage; [`Played::tally`] reports it.
 pub fn play(
     path: &Path,
     plan: &Plan,
@@ -126,8 +127,8 @@ pub fn play(
     progress: Progress,
     listener: Listener<'_>,
 ) -> Result<Played> {
-    let told = Arc::clone(&progress);
-    let mut survey = Survey::new(move |bytes| told(bytes));
+    let first_pass = Arc::clone(&progress);
+    let mut survey = Survey::new(move |bytes| first_pass(bytes));
     let first = read(path, plan.checksums, &mut survey)?;
     if let Some(damage) = first.damage.as_ref().filter(|_| first.format.is_empty()) {
         bail!("{}: {damage}", printable(&path.display().to_string()));
@@ -137,16 +138,16 @@ pub fn play(
         prefixes => survey.roles_given(prefixes.to_vec()),
     };
     let account = Account::new(watched, plan.everywhere, plan.limits, first.length());
-    let teller = Teller { account, listener, progress, offset: first.file_bytes, goes_on: true };
-    let mut replay = Replay::new(filter, plan.open_points.clone(), &survey, &roles, teller);
+    let reporter = Reporter { account, listener, progress, offset: first.file_bytes, goes_on: true };
+    let mut replay = Replay::new(filter, plan.open_points.clone(), &survey, &roles, reporter);
     let tally = read(path, plan.checksums, &mut replay)?;
-    let (Finished { counters, unplayed, traffic }, teller) = replay.finish();
-    let (account, unsurveyed) = (teller.account, survey.forgotten);
+    let (Finished { counters, unplayed, traffic }, reporter) = replay.finish();
+    let (account, unsurveyed) = (reporter.account, survey.forgotten);
     Ok(Played { account, tally, roles, counters, unplayed, traffic, unsurveyed })
 }
 
-/// Keeps the account and tells the listener.
-struct Teller<'a> {
+/// Keeps the account and calls the listener.
+struct Reporter<'a> {
     account: Account,
     listener: Listener<'a>,
     progress: Progress,
@@ -154,16 +155,16 @@ struct Teller<'a> {
     goes_on: bool,
 }
 
-impl Witness for Teller<'_> {
+impl Witness for Reporter<'_> {
     fn record(&mut self, record: &Record) -> Result<()> {
         let (order, steps) = self.account.note(record);
-        self.goes_on &= (self.listener)(&Told::Record(record, &order, &steps))?;
+        self.goes_on &= (self.listener)(&Entry::Record(record, &order, &steps))?;
         Ok(())
     }
 
-    fn kept_back(&mut self, at: Duration, ends: Ends) -> Result<()> {
-        self.account.note_kept_back(at, ends);
-        self.goes_on &= (self.listener)(&Told::KeptBack(at, ends))?;
+    fn suppressed(&mut self, at: Duration, ends: Ends) -> Result<()> {
+        self.account.note_suppressed(at, ends);
+        self.goes_on &= (self.listener)(&Entry::Suppressed(at, ends))?;
         Ok(())
     }
 

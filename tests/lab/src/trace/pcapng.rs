@@ -1,5 +1,6 @@
-//! pcapng: sections, interfaces, packet blocks. An option that cannot be used is
-//! named in a warning; the packets are read.
+//! Reads pcapng: sections, interfaces and packet blocks.
+//!
+//! An option that cannot be used is named in a warning; the packets are still read.
 
 use std::io::Read;
 
@@ -17,57 +18,61 @@ const PACKET: u32 = 2;
 const SIMPLE_PACKET: u32 = 3;
 const ENHANCED_PACKET: u32 = 6;
 
-/// Options whose value matters here.
+/// The options that are read.
 const IF_TSRESOL: u16 = 9;
 const IF_TSOFFSET: u16 = 14;
 const EPB_FLAGS: u16 = 2;
 
-/// The most bytes of a block whose content is looked at: a frame and options.
+/// The maximum size in bytes of a block whose content is read: a frame and options.
 const LARGEST_BLOCK: u32 = LARGEST_FRAME + 65_536;
-/// The most interfaces of a section that frames can name.
+/// The maximum number of interfaces of a section.
 const INTERFACES: usize = 65_536;
-/// The most texts kept, and the most bytes of one.
+/// The maximum number of texts that are stored, and the maximum size of each.
 const TEXTS: usize = 16;
 const TEXT: usize = 200;
 
-/// An interface's link type and clock.
+/// The link type and the clock of an interface.
 #[derive(Clone, Copy, Debug)]
 struct Interface {
     link: u32,
-    /// The most bytes kept of a frame; 0 is no limit.
+    /// The maximum captured size of a frame; 0 means no limit.
     snapshot: u32,
-    /// Ticks a second; `None` where they are no clock.
+    /// Ticks per second; `None` if the value is invalid.
     resolution: Option<u64>,
-    /// Seconds to add.
+    /// Seconds to add to each time.
     offset: i64,
 }
 
-/// The section being read.
+/// The current section.
 pub(super) struct Section {
     order: Order,
     interfaces: Vec<Interface>,
-    said: Vec<String>,
+    descriptions: Vec<String>,
     warnings: Vec<String>,
 }
 
 impl Section {
     /// Reads the rest of the file's first section header.
     pub(super) fn begin<R: Read>(source: &mut Source<R>) -> Result<Self, Damage> {
-        let mut section =
-            Self { order: Order::Little, interfaces: Vec::new(), said: Vec::new(), warnings: Vec::new() };
+        let mut section = Self {
+            order: Order::Little,
+            interfaces: Vec::new(),
+            descriptions: Vec::new(),
+            warnings: Vec::new(),
+        };
         section.header(source)?;
         Ok(section)
     }
 
-    pub(super) fn said(&self) -> &[String] {
-        &self.said
+    pub(super) fn descriptions(&self) -> &[String] {
+        &self.descriptions
     }
 
     pub(super) fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// A section header behind its type.
+    /// Reads a section header after its type.
     fn header<R: Read>(&mut self, source: &mut Source<R>) -> Result<(), Damage> {
         let length = source.array::<4>()?;
         self.order = match source.array::<4>()? {
@@ -84,17 +89,17 @@ impl Section {
         let mut body = Vec::new();
         source.fill(&mut body, length as usize - 16)?;
         let options = body.get(12..).unwrap_or_default();
-        self.hear(options, &[(2, "hardware"), (3, "system"), (4, "written by")]);
+        self.describe(options, &[(2, "hardware"), (3, "system"), (4, "written by")]);
         self.end(source, length)
     }
 
-    /// The length that a block repeats at its end.
+    /// Compares the length at a block's end with the one at its beginning.
     fn end<R: Read>(&self, source: &mut Source<R>, length: u32) -> Result<(), Damage> {
         let again = self.order.u32(source.array()?);
         if again == length {
             return Ok(());
         }
-        Err(source.damage(format!("a block of {length} bytes that ends as one of {again}")))
+        Err(source.damage(format!("a block of {length} bytes whose trailing length is {again}")))
     }
 
     pub(super) fn next_frame<'a, R: Read>(
@@ -144,7 +149,10 @@ impl Section {
     fn interface(&mut self, body: &[u8]) -> Result<(), String> {
         let number = self.interfaces.len();
         let Some((head, options)) = body.split_first_chunk::<8>() else {
-            return Err(format!("interface {number} is described in {} bytes, not in 8 or more", body.len()));
+            return Err(format!(
+                "the description of interface {number} has {} bytes; expected 8 or more",
+                body.len()
+            ));
         };
         let link = u32::from(self.order.u16([head[0], head[1]]));
         let snapshot = self.order.u32([head[4], head[5], head[6], head[7]]);
@@ -155,8 +163,10 @@ impl Section {
                     interface.resolution =
                         value.first().filter(|_| value.len() == 1).and_then(|at| ticks(*at));
                     if interface.resolution.is_none() {
-                        let packets = "its packets take the time of their neighbours";
-                        self.warn(format!("interface {number}: if_tsresol {value:?} is no clock; {packets}"));
+                        let packets = "its packets get the time of the packet before";
+                        self.warn(format!(
+                            "interface {number}: if_tsresol {value:?} is no valid resolution; {packets}"
+                        ));
                     }
                 }
                 IF_TSOFFSET => match (value.try_into(), self.order) {
@@ -165,14 +175,14 @@ impl Section {
                     (Err(_), _) => {
                         let bytes = value.len();
                         self.warn(format!(
-                            "interface {number}: if_tsoffset has {bytes} bytes, not 8; not used"
+                            "interface {number}: if_tsoffset has {bytes} bytes, expected 8; ignored"
                         ));
                     }
                 },
                 _ => {}
             }
         }
-        self.hear(options, &[(2, "interface"), (3, "interface")]);
+        self.describe(options, &[(2, "interface"), (3, "interface")]);
         if self.interfaces.len() < INTERFACES {
             self.interfaces.push(interface);
         }
@@ -180,14 +190,14 @@ impl Section {
     }
 
     fn frame(&mut self, kind: u32, body: &[u8]) -> Result<Found, String> {
-        let short = || format!("a packet block of {} bytes, which is less than its head", body.len() + 12);
+        let short = || format!("a packet block of {} bytes, which is less than its header", body.len() + 12);
         let word = |at: usize| {
             let bytes = body.get(at..at + 4).and_then(|bytes| bytes.try_into().ok());
             bytes.map(|bytes| self.order.u32(bytes)).ok_or_else(short)
         };
         let (number, timed, start, captured, original): (_, _, usize, _, _) = match kind {
             SIMPLE_PACKET => (0, false, 4, word(0)?, word(0)?),
-            // An older form, with a 16-bit interface and a count of drops.
+            // An older block type, with a 16-bit interface and a count of drops.
             PACKET => {
                 let number = body.get(..2).and_then(|bytes| bytes.try_into().ok()).ok_or_else(short)?;
                 (u32::from(self.order.u16(number)), true, 20, word(12)?, word(16)?)
@@ -196,17 +206,17 @@ impl Section {
         };
         let Some(interface) = self.interfaces.get(number as usize).copied() else {
             let count = self.interfaces.len();
-            return Err(format!("a packet of interface {number}, where the section describes {count}"));
+            return Err(format!("a packet of interface {number}; the section describes {count} interfaces"));
         };
         let room = body.len().checked_sub(start).ok_or_else(short)?;
         let captured = match (kind, interface.snapshot) {
-            // It names no captured length: the block has room for that, or less.
+            // A simple packet block has no captured length: it is as long as fits.
             (SIMPLE_PACKET, 0) => room.min(captured as usize),
             (SIMPLE_PACKET, snapshot) => room.min(captured.min(snapshot) as usize),
             _ => captured as usize,
         };
         if captured > room || captured > LARGEST_FRAME as usize {
-            return Err(format!("a packet block that names {captured} bytes and has room for {room}"));
+            return Err(format!("a packet block of {captured} captured bytes that has room for {room}"));
         }
         let at =
             if timed { interface.nanoseconds(u64::from(word(4)?) << 32 | u64::from(word(8)?)) } else { None };
@@ -219,7 +229,7 @@ impl Section {
     fn way(&mut self, options: &[u8]) -> Option<Way> {
         let (_, flags) = self.options(options).find(|(code, _)| *code == EPB_FLAGS)?;
         let Ok(flags) = flags.try_into() else {
-            self.warn(format!("a packet's epb_flags has {} bytes, not 4; not used", flags.len()));
+            self.warn(format!("a packet's epb_flags has {} bytes, expected 4; ignored", flags.len()));
             return None;
         };
         match self.order.u32(flags) & 3 {
@@ -235,7 +245,7 @@ impl Section {
         }
     }
 
-    /// The options of a block, as far as they hold together.
+    /// The options of a block, up to the first invalid one.
     fn options<'a>(&self, mut rest: &'a [u8]) -> impl Iterator<Item = (u16, &'a [u8])> + use<'a> {
         let order = self.order;
         std::iter::from_fn(move || {
@@ -248,7 +258,7 @@ impl Section {
         })
     }
 
-    fn hear(&mut self, options: &[u8], wanted: &[(u16, &str)]) {
+    fn describe(&mut self, options: &[u8], wanted: &[(u16, &str)]) {
         let texts: Vec<_> = self
             .options(options)
             .filter_map(|(code, value)| {
@@ -258,14 +268,14 @@ impl Section {
             })
             .collect();
         for text in texts {
-            if self.said.len() < TEXTS && !self.said.contains(&text) {
-                self.said.push(text);
+            if self.descriptions.len() < TEXTS && !self.descriptions.contains(&text) {
+                self.descriptions.push(text);
             }
         }
     }
 }
 
-/// A frame within a block's body.
+/// A frame in a block's body.
 struct Found {
     at: Option<u64>,
     link: u32,
@@ -283,8 +293,8 @@ impl Interface {
     }
 }
 
-/// `if_tsresol`: a negative power of 10, or of 2 with the upper bit. `None` for
-/// one of which 64 bits are less than a second: no time since 1970 fits.
+/// `if_tsresol`: a negative power of 10, or of 2 if the upper bit is set. `None` if
+/// 64 bits of it are less than a second, so that no time since 1970 fits.
 fn ticks(power: u8) -> Option<u64> {
     match power & 0x80 {
         0 => 10_u64.checked_pow(power.into()),

@@ -1,9 +1,8 @@
-//! What a segment is to its connection, decided before any layer is shown it.
+//! Decides what a segment does to its connection, before it is indicated.
 //!
-//! The event's name and the layers that the segment passes come from one value,
-//! so that they cannot disagree, whatever the segment is. The rules are RFC
-//! 9293's, 3.10.7, as far as packets tell; what a stack would refuse does
-//! nothing here.
+//! The name of the event and the layers that the segment passes come from one
+//! value, so they always agree. The rules are those of RFC 9293, 3.10.7, as far as
+//! packets show them. A segment that a stack would refuse does nothing.
 
 use machine::host::{Direction, Event, is_plain_syn, stream_flag};
 use machine::wire::{Parsed, Tcp, TcpFlags};
@@ -13,57 +12,58 @@ const FIN: TcpFlags = TcpFlags::FIN;
 const RST: TcpFlags = TcpFlags::RST;
 const SYN: TcpFlags = TcpFlags::SYN;
 
-/// What one segment does.
+/// The effect of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Progress {
     pub event: Event,
-    /// It completes the handshake.
+    /// The segment completes the handshake.
     pub establishes: bool,
-    /// What the stream layer is shown: `FWPS_STREAM_FLAG_*`, and whether with
-    /// the segment's bytes.
+    /// The indication at STREAM: `FWPS_STREAM_FLAG_*`, and whether it shows the
+    /// segment's bytes.
     pub stream: Option<(u32, bool)>,
-    /// A SYN or SYN-ACK brings bytes that are taken: they are data received, a
-    /// second event of one packet.
+    /// A SYN or SYN-ACK carries bytes that are accepted. They are a second event of
+    /// the packet: data received.
     pub early: bool,
-    /// Its side sends no more.
+    /// Its side sends no more data.
     pub finishes: bool,
-    /// The connection is over at once.
+    /// The connection ends at once.
     pub aborts: bool,
 }
 
 impl Progress {
-    /// A segment that changes nothing.
+    /// The effect of a segment that changes nothing.
     pub fn nothing(event: Event) -> Self {
         Self { event, establishes: false, stream: None, early: false, finishes: false, aborts: false }
     }
 }
 
-/// Who sends.
+/// The sender of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Side {
     Here = 0,
     There = 1,
 }
 
-/// What TCP knows of a connection; of two values the first is this host's.
+/// The state of a connection. In each pair the first value is this host's.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct State {
     pub direction: Direction,
-    /// The SYNs' sequence numbers, where they were seen.
+    /// The sequence numbers of the SYNs, if they were seen.
     pub first: [Option<u32>; 2],
     /// The end of what each side has sent.
     pub sent: [Option<u32>; 2],
     pub finished: [bool; 2],
     pub established: bool,
     pub first_ack_sent: bool,
-    /// The stream layer was shown something that this host sends.
+    /// STREAM has been indicated for data that this host sends.
     pub streamed: bool,
-    /// Its endpoint was told to be closed; late segments may still come.
+    /// The closure of its endpoint has been indicated; late segments may still
+    /// come.
     pub closed: bool,
 }
 
 impl State {
-    /// A connection that begins.
+    /// The state of a new connection.
     pub fn new(direction: Direction) -> Self {
         Self {
             direction,
@@ -77,20 +77,21 @@ impl State {
         }
     }
 
-    /// One whose beginning is not in the capture.
+    /// The state of a connection whose beginning is not in the capture.
     pub fn adopted(direction: Direction, established: bool) -> Self {
         Self { established, first_ack_sent: established, ..Self::new(direction) }
     }
 
-    /// Takes a segment in.
+    /// Updates the state with a segment.
     pub fn take(&mut self, side: Side, progress: &Progress, parsed: &Parsed<'_>, tcp: Tcp) {
         let at = side as usize;
         if tcp.flags.has(SYN) {
-            // Later ones are sent again, or ask for what is not granted.
+            // A later SYN is a retransmission, or asks for another connection and
+            // is not granted.
             if !self.established && self.first[at].is_none() {
                 self.first[at] = Some(tcp.sequence);
-                // The bytes of a SYN count once they are taken: unless they
-                // are, they are sent again.
+                // The bytes of a SYN count only if they are accepted; otherwise
+                // they are sent again.
                 let taken = if progress.early { end(parsed, tcp) } else { tcp.sequence.wrapping_add(1) };
                 self.sent[at] = Some(taken);
             }
@@ -105,7 +106,7 @@ impl State {
         }
     }
 
-    /// What a segment from the network does.
+    /// The effect of a segment that this host receives.
     pub fn receives(&self, parsed: &Parsed<'_>, tcp: Tcp) -> Progress {
         let flags = tcp.flags;
         let payload = !parsed.payload().is_empty();
@@ -117,8 +118,8 @@ impl State {
         if is_plain_syn(flags) {
             return Progress::nothing(Event::SynAgain);
         }
-        // Every other segment of a connection has an ACK; a server's handshake
-        // is not completed by a SYN; a FIN on a SYN is no end.
+        // Every other segment of a connection has an ACK. A SYN does not complete a
+        // server's handshake. A FIN on a SYN is ignored.
         let answers = flags.has(SYN | ACK) && self.direction == Direction::Outbound && !self.established;
         let useless = self.closed || !flags.has(ACK) || (flags.has(SYN) && !answers);
         if useless || (!self.established && !self.acknowledged_by(tcp)) {
@@ -153,7 +154,7 @@ impl State {
         Progress { establishes, stream, finishes, ..Progress::nothing(event) }
     }
 
-    /// What a segment of this host's does.
+    /// The effect of a segment that this host sends.
     pub fn sends(&self, parsed: &Parsed<'_>, tcp: Tcp) -> Progress {
         let flags = tcp.flags;
         let payload = !parsed.payload().is_empty();
@@ -163,8 +164,8 @@ impl State {
         if flags.has(SYN) {
             return Progress::nothing(if flags.has(ACK) { Event::SynAckOut } else { Event::SynOut });
         }
-        // The first bytes of all came from an application, whatever their
-        // number: only a keep-alive brings one that did not (RFC 9293, 3.8.4).
+        // An application sent the first bytes, whatever their number. Only a
+        // keep-alive carries a byte that no application sent (RFC 9293, 3.8.4).
         let first = !self.streamed && !self.is_keep_alive(parsed, tcp);
         let news = payload && !self.closed && (first || self.is_news(Side::Here, parsed, tcp));
         let finishes = flags.has(FIN) && !self.closed && !self.finished[Side::Here as usize];
@@ -172,8 +173,8 @@ impl State {
             true => (stream_flag::SEND | stream_flag::SEND_DISCONNECT, news),
             false => (stream_flag::SEND, news),
         });
-        // A host that sends bytes, or an end, has its handshake behind it, even
-        // if the capture lacks the segment that completed it.
+        // A host that sends data or a FIN has completed its handshake, even if the
+        // segment that completed it is missing in the capture.
         let establishes = !self.established && stream.is_some();
         let event = match () {
             () if news => Event::DataSent,
@@ -187,9 +188,9 @@ impl State {
         Progress { establishes, stream, finishes, ..Progress::nothing(event) }
     }
 
-    /// Whether a segment of this host's cannot belong to this connection, but
-    /// to a later one between the same ends whose SYN is not in the capture: it
-    /// answers another SYN, or brings bytes behind the host's own end.
+    /// Whether a segment of this host belongs to a later connection between the
+    /// same ends, whose SYN is missing in the capture. It acknowledges another SYN,
+    /// or carries data after the host's FIN.
     pub fn is_over_for(&self, parsed: &Parsed<'_>, tcp: Tcp) -> bool {
         let here = Side::Here as usize;
         match (tcp.flags.has(RST), tcp.flags.has(SYN), tcp.flags.has(ACK)) {
@@ -206,30 +207,31 @@ impl State {
         }
     }
 
-    /// Whether a segment acknowledges this host's SYN, as far as that was seen.
+    /// Whether a segment acknowledges this host's SYN, if that was seen.
     fn acknowledged_by(&self, tcp: Tcp) -> bool {
         self.first[Side::Here as usize].is_none_or(|first| is_ahead(tcp.acknowledgment, first))
     }
 
-    /// Whether a segment of this host's is one old byte before what is next.
+    /// Whether a segment of this host carries one old byte just before the next
+    /// one.
     fn is_keep_alive(&self, parsed: &Parsed<'_>, tcp: Tcp) -> bool {
         parsed.payload().len() == 1 && self.sent[Side::Here as usize] == Some(tcp.sequence.wrapping_add(1))
     }
 
-    /// Whether a segment brings bytes, or an end, behind all that its side has
-    /// sent before. What fills a gap comes late and counts as old.
+    /// Whether a segment carries data or a FIN after everything that its side has
+    /// sent before. A segment that fills a gap counts as old.
     pub fn is_news(&self, side: Side, parsed: &Parsed<'_>, tcp: Tcp) -> bool {
         self.sent[side as usize].is_none_or(|sent| is_ahead(end(parsed, tcp), sent))
     }
 }
 
-/// The sequence number behind a segment.
+/// The sequence number after a segment.
 pub(super) fn end(parsed: &Parsed<'_>, tcp: Tcp) -> u32 {
     let controls = u32::from(tcp.flags.has(SYN)) + u32::from(tcp.flags.has(FIN));
     tcp.sequence.wrapping_add(parsed.payload().len() as u32).wrapping_add(controls)
 }
 
-/// Serial numbers: ahead if by less than half of all numbers.
+/// Serial number arithmetic: ahead by less than half of all numbers.
 fn is_ahead(one: u32, of: u32) -> bool {
     (1..=i32::MAX as u32).contains(&one.wrapping_sub(of))
 }

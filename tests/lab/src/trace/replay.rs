@@ -1,10 +1,10 @@
-//! A host without a stack: packets of the past, shown to the layers again.
+//! A host without a stack, which indicates the packets of a capture.
 //!
-//! Each packet goes through the layers that *TCP Packet Flows* and *UDP Packet
-//! Flows* give for it, with the same fields, metadata and data as the host's
-//! own ([`machine::host`]). What TCP would know, the connections here know from
-//! the packets. Where the driver keeps an answer back that the capture holds,
-//! the answer is not played: with the driver it would not have been.
+//! Each packet passes the layers that *TCP Packet Flows* and *UDP Packet Flows*
+//! list for it, with fields, metadata and data like those of the real host
+//! ([`machine::host`]). The state of connections is inferred from the packets. If
+//! the driver suppresses an answer that the capture holds, the answer is not
+//! played, because with the driver it would not have been sent.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -25,24 +25,25 @@ use super::roles::Roles;
 use super::room::make_room;
 use super::survey::Survey;
 
-/// Two sockets and a protocol, the local one first.
+/// A protocol and two sockets, the local one first.
 pub(super) type Key = (u8, SocketAddr, SocketAddr);
 
-/// Is told what happens, as it does.
+/// Is called with what happens, as it happens.
 pub trait Witness {
-    /// A packet or call and the layers it passed.
+    /// Receives a packet or call, with the layers that it passed.
     fn record(&mut self, record: &Record) -> Result<()>;
-    /// An answer in the capture that the driver has kept back.
-    fn kept_back(&mut self, at: Duration, ends: Ends) -> Result<()>;
-    /// Told now and then how many bytes of the file have been played.
+    /// Receives an answer in the capture that the driver has suppressed.
+    fn suppressed(&mut self, at: Duration, ends: Ends) -> Result<()>;
+    /// Is called from time to time with the number of bytes of the file that have
+    /// been played.
     fn position(&mut self, _bytes: u64) {}
-    /// Whether to go on.
+    /// Whether to continue.
     fn goes_on(&self) -> bool {
         true
     }
 }
 
-/// A run, in numbers.
+/// The counts of a run.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Finished {
@@ -54,21 +55,21 @@ pub struct Finished {
 /// What was not played, and why.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Unplayed {
-    /// Neither end is the host's.
+    /// Packets of which neither end is the host's.
     pub foreign: u64,
-    /// Fragments that the host sends: the layers are passed before those are
-    /// made, by the datagram that is put together from them.
+    /// Fragments that the host sends. The reassembled datagram passes the layers
+    /// before it is fragmented, so it is played instead.
     pub fragments_out: u64,
-    /// Packets of connections that the driver did not let come about.
+    /// Packets of connections that the driver blocked.
     pub refused: u64,
-    /// Answers that the driver kept back.
-    pub kept_back: u64,
-    /// Connections and flows that gave way to later ones.
+    /// Answers that the driver suppressed.
+    pub suppressed: u64,
+    /// Connections and flows that were evicted for later ones.
     pub forgotten: u64,
 }
 
-/// IP packets by what is in them; a datagram in fragments counts once, by its
-/// fragments' protocol as soon as it is whole.
+/// IP packets by protocol. A fragmented datagram counts once, when it is
+/// reassembled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Protocols {
@@ -101,7 +102,7 @@ pub struct Traffic {
     pub sent: Protocols,
 }
 
-/// Plays packets.
+/// Plays packets to the layers.
 pub struct Replay<'a, W> {
     pub(super) gate: Gate,
     pub(super) survey: &'a Survey,
@@ -109,10 +110,11 @@ pub struct Replay<'a, W> {
     witness: W,
     pub(super) connections: Connections,
     pub(super) flows: Flows,
-    /// Endpoint handles of bound sockets, and when they were last met.
+    /// Endpoint handles of bound sockets, and the time of their last packet.
     endpoints: HashMap<(u8, SocketAddr), (u64, Duration)>,
     last_handle: u64,
-    /// How many answers are not to come, and since when that is known.
+    /// The number of answers that must not be played, and the time at which that
+    /// was decided.
     due: HashMap<Key, (u32, Duration)>,
     pub(super) unplayed: Unplayed,
     traffic: Traffic,
@@ -120,7 +122,7 @@ pub struct Replay<'a, W> {
 }
 
 impl<'a, W: Witness> Replay<'a, W> {
-    /// Nothing played yet.
+    /// A replay that has played nothing.
     pub fn new(
         filter: Arc<dyn Filter>,
         open_points: OpenPoints,
@@ -153,7 +155,7 @@ impl<'a, W: Witness> Replay<'a, W> {
         }
     }
 
-    /// Ends every flow; what was counted, and the witness.
+    /// Ends every flow. Returns the counts and the witness.
     pub fn finish(mut self) -> (Finished, W) {
         self.connections.end(&self.gate);
         self.flows.end(&self.gate);
@@ -166,8 +168,8 @@ impl<'a, W: Witness> Replay<'a, W> {
         self.last_handle
     }
 
-    /// The endpoint of a socket, bound the first time it is met; a TCP one
-    /// that is to be listened at has been told to listen, too.
+    /// The endpoint of a socket. It is bound when the socket is first met; a TCP
+    /// socket with `listens` also listens.
     pub(super) fn endpoint(&mut self, protocol: u8, local: SocketAddr, listens: bool) -> u64 {
         let now = self.gate.now;
         if let Some((endpoint, last)) = self.endpoints.get_mut(&(protocol, local)) {
@@ -180,7 +182,7 @@ impl<'a, W: Witness> Replay<'a, W> {
         let scene = Scene { endpoint: Some(endpoint), ..Scene::call(ends, direction) };
         let record = self.gate.open(ends, Event::Bind);
         for layer in [Layer::AleBindRedirect, Layer::AleResourceAssignment] {
-            // A socket that is in the capture was not refused.
+            // A socket in the capture was not refused.
             let _ = self.gate.pass(record, layer, &scene);
         }
         if listens {
@@ -192,7 +194,7 @@ impl<'a, W: Witness> Replay<'a, W> {
         endpoint
     }
 
-    /// A socket's port is free again.
+    /// Frees the port of a socket.
     pub(super) fn release(&mut self, protocol: u8, local: SocketAddr) {
         let Some((endpoint, _)) = self.endpoints.remove(&(protocol, local)) else {
             return;
@@ -200,10 +202,10 @@ impl<'a, W: Witness> Replay<'a, W> {
         let ends = Ends { protocol, local, remote: None };
         let scene = Scene { endpoint: Some(endpoint), ..Scene::call(ends, Direction::Outbound) };
         let record = self.gate.open(ends, Event::PortFreed);
-        self.gate.tell(record, Layer::AleResourceRelease, &scene);
+        self.gate.notify(record, Layer::AleResourceRelease, &scene);
     }
 
-    /// The driver has silenced a packet: its answer is not to come.
+    /// The driver has silenced a packet, so its answer must not be played.
     pub(super) fn silence(&mut self, key: Key) {
         self.gate.counters.silenced += 1;
         make_room(&mut self.due, |(_, since)| *since, |_| ());
@@ -212,8 +214,8 @@ impl<'a, W: Witness> Replay<'a, W> {
         *since = self.gate.now;
     }
 
-    /// Whether an answer was kept back, which is told.
-    pub(super) fn keeps_back(&mut self, key: Key) -> Result<bool> {
+    /// Whether an answer is suppressed; the witness receives it.
+    pub(super) fn is_suppressed(&mut self, key: Key) -> Result<bool> {
         let Some((count, _)) = self.due.get_mut(&key) else {
             return Ok(false);
         };
@@ -221,9 +223,9 @@ impl<'a, W: Witness> Replay<'a, W> {
         if *count == 0 {
             self.due.remove(&key);
         }
-        self.unplayed.kept_back += 1;
+        self.unplayed.suppressed += 1;
         let (protocol, local, remote) = key;
-        self.witness.kept_back(self.gate.now, Ends { protocol, local, remote: Some(remote) })?;
+        self.witness.suppressed(self.gate.now, Ends { protocol, local, remote: Some(remote) })?;
         Ok(true)
     }
 
@@ -234,8 +236,8 @@ impl<'a, W: Witness> Replay<'a, W> {
         if item.reassembled {
             scene.flags |= flag::IS_REASSEMBLED;
         }
-        // Whether anybody joined a group, a capture does not say; nobody
-        // answers to one that nobody joined.
+        // A capture does not show whether anybody joined a group. A packet for a
+        // group gets no answer if nobody joined it.
         let to_group = self.roles.is_group(parsed.destination.ip());
         let segment = match parsed.transport {
             Transport::Tcp(tcp) if !to_group => Some((tcp, self.meeting(item, tcp))),
@@ -269,7 +271,7 @@ impl<'a, W: Witness> Replay<'a, W> {
 
     fn malformed(&mut self, record: RecordId, scene: &Scene<'_>) {
         let (module, why) = (reason::MODULE_NETWORK, reason::IP_MALFORMED_HEADER);
-        // No answer is due, so there is none to prevent.
+        // No answer is due, so none can be suppressed.
         let _ = self.gate.answer_after_discard(record, Layer::InboundIppacket, scene, module, why);
     }
 
@@ -284,7 +286,8 @@ impl<'a, W: Witness> Replay<'a, W> {
         }
     }
 
-    /// The layers every outbound packet passes; whether it does.
+    /// Indicates an outbound packet at the layers that every one passes. Returns
+    /// whether it passed.
     pub(super) fn down(&mut self, record: RecordId, scene: &Scene<'_>) -> bool {
         let passes = [Layer::OutboundTransport, Layer::OutboundIppacket]
             .into_iter()
@@ -296,7 +299,7 @@ impl<'a, W: Witness> Replay<'a, W> {
     fn play(&mut self, item: &Item<'_>) -> Result<()> {
         let Parsed { source, destination, .. } = item.parsed;
         let from_here = self.roles.is_local(source.ip());
-        // A packet for a group is the host's if it does not come from there.
+        // A packet to a group is the host's, unless it comes from outside.
         let to_group = self.roles.is_group(destination.ip());
         let to_here = if to_group { !from_here } else { self.roles.is_local(destination.ip()) };
         if !from_here && !to_here {
@@ -321,7 +324,7 @@ impl<W: Witness> Visitor for Replay<'_, W> {
     fn packet(&mut self, item: &Item<'_>) -> Result<bool> {
         if let Some(at) = item.at {
             let start = *self.start.get_or_insert(at);
-            // Times that go back stay where they are.
+            // Time never goes back.
             self.gate.now = self.gate.now.max(Duration::from_nanos(at.saturating_sub(start)));
         }
         self.play(item).with_context(|| format!("frame {}", item.index + 1))?;

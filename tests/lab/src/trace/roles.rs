@@ -1,4 +1,4 @@
-//! Whose side a capture is seen from.
+//! Infers which addresses of a capture are the host's.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -9,7 +9,7 @@ use machine::wire::{Family, Way};
 
 use super::link::Cast;
 
-/// An address and how many of its bits count.
+/// An address and the length of its prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prefix {
     address: IpAddr,
@@ -17,7 +17,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// Whether an address is within it.
+    /// Whether the prefix contains an address.
     pub fn contains(&self, address: IpAddr) -> bool {
         let differ = match (self.address, address) {
             (IpAddr::V4(one), IpAddr::V4(other)) => u128::from(one.to_bits() ^ other.to_bits()) << 96,
@@ -36,11 +36,11 @@ impl FromStr for Prefix {
             Some((address, length)) => (address, Some(length)),
             None => (text, None),
         };
-        let wanted = || format!("{text:?}: an address or a prefix such as 192.0.2.0/24 is wanted");
-        let address: IpAddr = address.parse().map_err(|_| wanted())?;
+        let expected = || format!("{text:?}: expected an address or a prefix such as 192.0.2.0/24");
+        let address: IpAddr = address.parse().map_err(|_| expected())?;
         let most = if address.is_ipv4() { 32 } else { 128 };
-        let length = length.map_or(Ok(most), str::parse).map_err(|_| wanted())?;
-        if length > most { Err(wanted()) } else { Ok(Self { address, length }) }
+        let length = length.map_or(Ok(most), str::parse).map_err(|_| expected())?;
+        if length > most { Err(expected()) } else { Ok(Self { address, length }) }
     }
 }
 
@@ -50,29 +50,29 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// Which addresses are the host's.
+/// The host's addresses.
 #[derive(Clone, Debug)]
 pub struct Roles {
     given: Vec<Prefix>,
     found: BTreeSet<IpAddr>,
-    /// Addresses of groups that do not look like it: subnets' broadcasts.
+    /// Broadcast addresses of subnets, whose form does not show that they are.
     groups: BTreeSet<IpAddr>,
     how: &'static str,
 }
 
 impl Roles {
-    /// As somebody says.
+    /// The given addresses.
     pub fn given(prefixes: Vec<Prefix>) -> Self {
         Self { given: prefixes, found: BTreeSet::new(), groups: BTreeSet::new(), how: "given" }
     }
 
-    /// The same, with the groups that a survey has found.
+    /// These addresses, with the groups that a survey has found.
     pub fn with_groups(self, ballot: &Ballot) -> Self {
         Self { groups: ballot.groups(), ..self }
     }
 
-    /// Whether an address stands for several machines, so that nobody answers
-    /// to a packet for it that there is no socket for.
+    /// Whether an address stands for several machines. Then a packet for it without
+    /// a socket gets no answer.
     pub fn is_group(&self, address: IpAddr) -> bool {
         address.is_multicast() || is_broadcast(address) || self.groups.contains(&address)
     }
@@ -82,40 +82,40 @@ impl Roles {
         self.found.contains(&address) || self.given.iter().any(|prefix| prefix.contains(address))
     }
 
-    /// The addresses, and how it is known that they are the host's.
+    /// The addresses, and how they were found.
     pub fn text(&self) -> (Vec<String>, &'static str) {
         let given = self.given.iter().map(Prefix::to_string);
         (given.chain(self.found.iter().map(IpAddr::to_string)).collect(), self.how)
     }
 }
 
-/// What speaks for an address being the host's.
+/// The evidence that an address is the host's.
 #[derive(Clone, Copy, Debug, Default)]
 struct Votes {
-    /// Packets that the capture marks as going its way, less those that it
-    /// marks as going the other.
+    /// The number of packets that the capture marks with the direction of this
+    /// address, minus those marked with the other direction.
     marked: i64,
     conversations: u64,
     syns: u64,
     packets: u64,
-    /// It has sent something, so it is one machine's.
+    /// It has sent a packet, so it belongs to one machine.
     sends: bool,
-    /// A frame for it went to a group at the link layer.
+    /// The link layer sent a frame for it to a group.
     grouped: bool,
-    /// A frame for it went to one station, or a packet came from outside the
-    /// largest subnet of which it can be the broadcast address.
+    /// The link layer sent a frame for it to one station, or a packet came from
+    /// outside the largest subnet whose broadcast address it can be.
     single: bool,
 }
 
 impl Votes {
-    /// Whether the address is a group's. Nothing comes from such an address.
+    /// Whether the address is a group's. No packet comes from such an address.
     fn is_group(&self, address: IpAddr) -> bool {
         !self.sends && (self.grouped || (!self.single && self.syns == 0 && host_bits(address) >= LEAST))
     }
 }
 
-/// How many of the lowest bits of an IPv4 address are 1: in a subnet's broadcast
-/// address, those of the hosts (RFC 919).
+/// The number of trailing 1 bits of an IPv4 address. In a subnet's broadcast
+/// address these are the host bits (RFC 919).
 fn host_bits(address: IpAddr) -> u32 {
     match address {
         IpAddr::V4(address) => address.to_bits().trailing_ones(),
@@ -123,14 +123,14 @@ fn host_bits(address: IpAddr) -> u32 {
     }
 }
 
-/// From this on, bits that are all 1 count as a broadcast address's, where the
-/// link layer does not say: a subnet of 256.
+/// If the link layer shows nothing, an address with at least this many trailing 1
+/// bits counts as a broadcast address: that of a subnet of 256 addresses.
 const LEAST: u32 = 8;
 
-/// The most addresses that are counted.
+/// The maximum number of addresses that are counted.
 const ADDRESSES: usize = 65_536;
 
-/// One packet, as far as it tells whose capture it is.
+/// What a packet shows about the host's address.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Seen {
@@ -138,19 +138,19 @@ pub struct Seen {
     pub to: IpAddr,
     pub way: Option<Way>,
     pub cast: Cast,
-    /// It opens a conversation.
+    /// Whether it opens a conversation.
     pub opens: bool,
-    /// It asks for a connection.
+    /// Whether it asks for a connection.
     pub syn: bool,
 }
 
-/// Counts what the packets say about whose capture it is.
+/// Counts the evidence for each address.
 #[derive(Debug, Default)]
 pub struct Ballot(HashMap<IpAddr, Votes>);
 
 impl Ballot {
     fn votes(&mut self, address: IpAddr) -> Option<&mut Votes> {
-        // What nobody has for an address of his own.
+        // No machine has such an address.
         if address.is_multicast() || address.is_unspecified() || is_broadcast(address) {
             return None;
         }
@@ -160,12 +160,12 @@ impl Ballot {
         Some(self.0.entry(address).or_default())
     }
 
-    /// Takes a packet in.
+    /// Counts a packet.
     pub fn packet(&mut self, seen: &Seen) {
         let Seen { from, to, way, cast, opens, syn } = *seen;
         let marked = |towards| match way {
             None => 0,
-            // What goes to a group marks no address as this host's.
+            // A packet for a group does not show that the address is this host's.
             Some(Way::ToHost) if towards == Way::ToHost && cast == Cast::Group => 0,
             Some(way) if way == towards => 1,
             Some(_) => -1,
@@ -188,15 +188,15 @@ impl Ballot {
         }
     }
 
-    /// The addresses that are groups'.
+    /// The addresses of groups.
     pub fn groups(&self) -> BTreeSet<IpAddr> {
         let groups = self.0.iter().filter(|(address, votes)| votes.is_group(**address));
         groups.map(|(address, _)| *address).collect()
     }
 
-    /// The addresses that the capture marks as this side's; where it marks
-    /// none, of each family the one in most conversations, or asked for most
-    /// connections, or in most packets. No group is anybody's address.
+    /// The addresses that the capture marks as this side's. Without marks, the one
+    /// of each family that has most conversations, or asked for most connections,
+    /// or has most packets. An address of a group is never chosen.
     pub fn roles(&self) -> Roles {
         let groups = self.groups();
         let one = |address: &IpAddr| !groups.contains(address);
@@ -208,7 +208,8 @@ impl Ballot {
         let found = Family::BOTH.into_iter().filter_map(|family| {
             let of_family = self.0.iter().filter(|(address, _)| Family::of(**address) == family);
             let of_family = of_family.filter(|(address, _)| one(address));
-            // The address last, so that equal votes always fall the same way.
+            // The address is compared last, so that a tie always has the same
+            // result.
             let best = of_family.max_by_key(|(address, votes)| {
                 (votes.conversations, votes.syns, votes.packets, std::cmp::Reverse(**address))
             });
@@ -219,7 +220,7 @@ impl Ballot {
     }
 }
 
-/// Whether two addresses are in one subnet, if the second is its broadcast
+/// Whether two addresses are in one subnet, if the second one is its broadcast
 /// address.
 fn is_near(from: IpAddr, to: IpAddr) -> bool {
     match (from, to) {
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_counts_for_more_than_numbers() {
+    fn a_marked_direction_outweighs_counts() {
         let (one, other) = (address(1), address(2));
         let mut ballot = Ballot::default();
         ballot.packet(&Seen { syn: true, ..seen(1, 2) });
@@ -287,9 +288,9 @@ mod tests {
     }
 
     #[test]
-    fn a_group_is_nobodys_address() {
-        // By the link layer, whatever the address looks like; by the address
-        // where the link layer says nothing; by a mark for a group.
+    fn a_group_address_is_never_the_hosts() {
+        // The link layer decides, whatever the address is; without a link layer the
+        // address decides; so does a mark for a group.
         let (link, raw) = (Seen { cast: Cast::Group, ..seen(2, 63) }, seen(2, 255));
         let marked = Seen { way: Some(Way::ToHost), cast: Cast::Group, ..seen(2, 63) };
         for (to, kind) in [(63, link), (255, raw), (63, marked)] {
@@ -300,16 +301,16 @@ mod tests {
             ballot.packet(&Seen { syn: true, ..seen(9, 1) });
             let roles = ballot.roles();
             assert!(roles.is_group(address(to)) && !roles.is_local(address(to)), "{kind:?}");
-            // Who sends is one machine, and its address is its own.
+            // An address that sends belongs to one machine.
             ballot.packet(&Seen { opens: false, ..seen(to, 9) });
             assert!(!ballot.roles().is_group(address(to)), "{kind:?}");
         }
     }
 
     #[test]
-    fn a_silent_host_is_no_group() {
-        // Asked for connections, or from outside its subnet, or with an address
-        // that no broadcast has.
+    fn a_silent_host_is_not_a_group() {
+        // It is asked for connections, or packets come from outside its subnet, or
+        // it cannot be a broadcast address.
         let afar = Seen { from: [198, 51, 100, 7].into(), ..seen(2, 255) };
         for packet in [Seen { syn: true, ..seen(2, 255) }, afar, seen(2, 20)] {
             let mut ballot = Ballot::default();

@@ -1,18 +1,18 @@
-//! Maps that do not grow without bound.
+//! Maps of bounded size.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Duration;
 
-/// The most entries of such a map.
+/// The maximum number of entries.
 pub(super) const MOST: usize = 1 << 16;
 
-/// Makes room for one more: if there is none, the eighth that was longest idle
-/// gives way, and each of it is told.
+/// Makes room for one more entry. If the map is full, the eighth of its entries
+/// that was idle longest is evicted, and `evicted` is called with each of them.
 pub(super) fn make_room<K: Eq + Hash, V>(
     map: &mut HashMap<K, V>,
     since: impl Fn(&V) -> Duration,
-    mut gives_way: impl FnMut(&V),
+    mut evicted: impl FnMut(&V),
 ) {
     if map.len() < MOST {
         return;
@@ -23,7 +23,7 @@ pub(super) fn make_room<K: Eq + Hash, V>(
     map.retain(|_, value| {
         let stays = since(value) > limit;
         if !stays {
-            gives_way(value);
+            evicted(value);
         }
         stays
     });
@@ -34,7 +34,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_idle_give_way() {
+    fn the_longest_idle_entries_are_evicted() {
         let mut map: HashMap<_, _> = (0..MOST as u64).map(|at| (at, Duration::from_nanos(at))).collect();
         let mut gone = 0;
         make_room(&mut map, |since| *since, |_| gone += 1);

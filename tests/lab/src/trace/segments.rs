@@ -1,4 +1,4 @@
-//! TCP segments, each shown to the layers that it passes.
+//! Plays TCP segments: indicates each one at the layers that it passes.
 
 use anyhow::Result;
 use machine::host::{
@@ -15,28 +15,28 @@ const ACK: TcpFlags = TcpFlags::ACK;
 const RST: TcpFlags = TcpFlags::RST;
 const SYN: TcpFlags = TcpFlags::SYN;
 
-/// Whom a segment from the network meets.
+/// What a segment from the network meets.
 #[derive(Clone, Copy)]
 pub(super) struct Meeting {
-    /// What it is to them.
+    /// The event that it is there.
     pub event: Event,
     met: Met,
-    /// What is known of the connection is over: it was another one.
+    /// The connection known so far is over; this is another one.
     replaces: bool,
 }
 
 #[derive(Clone, Copy)]
 enum Met {
-    /// Nobody looks at it: its checksum is wrong.
+    /// Its checksum is wrong, so it is dropped unseen.
     Spoiled,
-    /// A connection that a layer did not let come about.
+    /// A connection that a layer has blocked.
     Refused,
     Connection(Progress),
-    /// A connection from before the capture.
+    /// A connection that began before the capture.
     Unseen(State, Progress),
-    /// A listener, which takes a SYN.
+    /// A listener that accepts a SYN.
     Listener,
-    /// Nobody who can use it; the reason for the discard.
+    /// No endpoint that can use it; the reason for the discard.
     Nobody(u32),
 }
 
@@ -48,7 +48,7 @@ impl Meeting {
 }
 
 impl<W: Witness> Replay<'_, W> {
-    /// Whom a segment from the network meets, before any layer is shown it.
+    /// Finds what a segment from the network meets, before it is indicated.
     pub(super) fn meeting(&self, item: &Item<'_>, tcp: Tcp) -> Meeting {
         let parsed = &item.parsed;
         let met = |event, met| Meeting { event, met, replaces: false };
@@ -89,14 +89,15 @@ impl<W: Witness> Replay<'_, W> {
         Meeting { event, met, replaces }
     }
 
-    /// A connection whose beginning the capture lacks, if a segment from the
-    /// network is one's: this host answers it as one does within a connection.
+    /// The connection that a segment from the network belongs to, if its beginning
+    /// is missing in the capture: this host sends segments of an established
+    /// connection.
     fn unseen(&self, item: &Item<'_>, pair: Pair, tcp: Tcp) -> Option<State> {
         if !tcp.flags.has(ACK) || tcp.flags.has(RST) || !self.survey.speaks(protocol::TCP, pair.0, pair.1) {
             return None;
         }
         Some(match tcp.flags.has(SYN) {
-            // It answers a SYN of this host's.
+            // It answers a SYN of this host.
             true => State::new(Direction::Outbound),
             false => self.adopted(pair, item.index, true),
         })
@@ -118,7 +119,7 @@ impl<W: Witness> Replay<'_, W> {
         match meeting.met {
             Met::Spoiled => {
                 let (module, why) = (reason::MODULE_TRANSPORT, reason::INET_CHECKSUM_INVALID);
-                // No answer is due, so there is none to prevent.
+                // No answer is due, so none can be suppressed.
                 let _ = self.gate.answer_after_discard(record, Layer::InboundTransport, &scene, module, why);
             }
             Met::Refused => {}
@@ -134,8 +135,8 @@ impl<W: Witness> Replay<'_, W> {
         }
     }
 
-    /// A segment that nobody can use: the discard layer, then the RST, if one is
-    /// due.
+    /// A segment without an endpoint that can use it: the discard layer, then the
+    /// RST if one is due.
     fn refuse(&mut self, record: RecordId, scene: &Scene<'_>, tcp: Tcp, why: u32) {
         let layer = Layer::InboundTransport;
         if self.gate.open_points.transport_before_discard && !self.gate.pass(record, layer, scene) {
@@ -145,7 +146,7 @@ impl<W: Witness> Replay<'_, W> {
         let Ends { local, remote: Some(remote), .. } = scene.ends else {
             return;
         };
-        // To a RST no answer is due.
+        // A RST gets no answer.
         if !answered && !tcp.flags.has(RST) {
             self.silence((protocol::TCP, local, remote));
         }
@@ -162,7 +163,7 @@ impl<W: Witness> Replay<'_, W> {
         }
         scene.flags = loopback;
         let pair = (parsed.destination, parsed.source);
-        // TCP Fast Open (RFC 7413): the SYN-ACK takes the SYN's bytes, too.
+        // TCP Fast Open (RFC 7413): the SYN-ACK acknowledges the SYN's bytes, too.
         let early =
             !parsed.payload().is_empty() && self.survey.acknowledges(pair.0, pair.1, end(&parsed, tcp));
         let progress = Progress { early, ..Progress::nothing(Event::SynIn) };
@@ -180,12 +181,12 @@ impl<W: Witness> Replay<'_, W> {
         }
     }
 
-    /// The bytes that came with a SYN or SYN-ACK: data received, of a packet
-    /// that has passed the layers before the stream already.
+    /// The bytes of a SYN or SYN-ACK are data received. Their packet has already
+    /// passed the layers before STREAM.
     fn early_data(&mut self, scene: &Scene<'_>, bytes: &[u8]) {
         let record = self.gate.log.open_rest(self.gate.now, scene.ends, Event::DataReceived);
         let scene = Scene { stream: Some((bytes, stream_flag::RECEIVE)), ..*scene };
-        // The bytes are in the capture: there is nothing to take out.
+        // The bytes are in the capture, so nothing is removed.
         let _ = self.gate.pass(record, Layer::Stream, &scene);
     }
 
@@ -217,7 +218,7 @@ impl<W: Witness> Replay<'_, W> {
         if let Some((shown, bytes)) = progress.stream {
             let bytes = if bytes { parsed.payload() } else { &[] };
             let scene = Scene { stream: Some((bytes, shown)), ..scene };
-            // The bytes are in the capture: there is nothing to take out.
+            // The bytes are in the capture, so nothing is removed.
             let _ = self.gate.pass(record, Layer::Stream, &scene);
         }
         let over = connection.state.finished == [true; 2];
@@ -240,7 +241,7 @@ impl<W: Witness> Replay<'_, W> {
         }
         if !self.connections.0.contains_key(&pair) {
             if tcp.flags.has(RST) {
-                if !self.keeps_back((protocol::TCP, pair.0, pair.1))? {
+                if !self.is_suppressed((protocol::TCP, pair.0, pair.1))? {
                     let record = self.gate.open(plain.ends, Event::RstOut);
                     self.down(record, &Scene { flags, ..plain });
                 }
@@ -274,7 +275,7 @@ impl<W: Witness> Replay<'_, W> {
         if let Some((shown, bytes)) = progress.stream {
             let stream = Some((if bytes { parsed.payload() } else { &[] }, shown));
             let call = Scene { stream, flags, ..connection.scene(None) };
-            // The bytes are in the capture: there is nothing to take out.
+            // The bytes are in the capture, so nothing is removed.
             let _ = self.gate.pass(record, Layer::Stream, &call);
         }
         self.down(record, &Scene { flags, ..scene });

@@ -1,4 +1,4 @@
-//! The bytes of a capture file, plain or out of gzip, and how far they are read.
+//! Reads the bytes of a capture file, plain or gzip, and counts them.
 
 use std::io::{self, BufReader, Chain, Cursor, Read};
 
@@ -6,16 +6,16 @@ use flate2::read::MultiGzDecoder;
 
 use super::capture::Damage;
 
-/// Compressed captures grow by less than this. What grows by more, and is
-/// larger than [`ANY_RATIO`], is taken for a decompression bomb.
+/// Decompressed captures are at most this many times larger. A file that grows
+/// more, beyond [`ANY_RATIO`], counts as a decompression bomb.
 const LARGEST_RATIO: u64 = 100;
-/// Below this size any ratio is accepted: 1 GiB.
+/// The decompressed size, in bytes, up to which any ratio is accepted: 1 GiB.
 const ANY_RATIO: u64 = 1 << 30;
 
-/// The beginning that was looked at, and the rest.
+/// The bytes that were peeked at, and the rest.
 type Whole<R> = Chain<Cursor<Vec<u8>>, R>;
 
-/// Counts what is read of the file itself.
+/// Counts the bytes that are read from the file.
 struct Counted<R> {
     input: R,
     read: u64,
@@ -34,16 +34,16 @@ enum Input<R> {
     Gzip(Box<BufReader<MultiGzDecoder<Counted<Whole<R>>>>>),
 }
 
-/// A source that knows how far it has been read.
+/// A source that counts its bytes.
 pub(super) struct Source<R> {
     input: Input<R>,
-    /// Bytes of the capture, decompressed.
+    /// The number of decompressed bytes that have been read.
     pub(super) at: u64,
     larger: u64,
 }
 
 impl<R: Read> Source<R> {
-    /// Finds out whether the file is compressed.
+    /// Detects whether the file is compressed.
     pub(super) fn new(mut input: R) -> Result<Self, Damage> {
         let mut head = Vec::new();
         let read = (&mut input).take(2).read_to_end(&mut head);
@@ -57,7 +57,7 @@ impl<R: Read> Source<R> {
         Ok(Self { input, at: 0, larger: ANY_RATIO })
     }
 
-    /// A source whose bombs are smaller, for tests.
+    /// A source with a lower bound for decompression bombs, for tests.
     #[cfg(test)]
     pub(super) fn with_bound(input: R, larger: u64) -> Result<Self, Damage> {
         Ok(Self { larger, ..Self::new(input)? })
@@ -67,7 +67,7 @@ impl<R: Read> Source<R> {
         matches!(self.input, Input::Gzip(_))
     }
 
-    /// How many bytes of the file itself have been read.
+    /// The number of bytes of the file that have been read.
     pub(super) fn of_file(&self) -> u64 {
         match &self.input {
             Input::Plain(counted) => counted.read,
@@ -75,7 +75,7 @@ impl<R: Read> Source<R> {
         }
     }
 
-    /// The next `N` bytes; `None` at the end of the file if nothing is left.
+    /// The next `N` bytes; `None` at the end of the file.
     pub(super) fn array_or_end<const N: usize>(&mut self) -> Result<Option<[u8; N]>, Damage> {
         let mut bytes = [0; N];
         Ok(self.read(&mut bytes, true)?.then_some(bytes))
@@ -87,7 +87,8 @@ impl<R: Read> Source<R> {
         Ok(bytes)
     }
 
-    /// Exactly `length` bytes into `buffer`, which the caller has bounded.
+    /// Reads exactly `length` bytes into `buffer`. The caller has bounded the
+    /// length.
     pub(super) fn fill(&mut self, buffer: &mut Vec<u8>, length: usize) -> Result<(), Damage> {
         buffer.clear();
         buffer.resize(length, 0);
@@ -166,7 +167,7 @@ mod tests {
 
     #[test]
     fn plain_and_gzip_read_the_same() {
-        // Two members: what `cat a.gz b.gz` makes.
+        // A file of two members, as `cat a.gz b.gz` makes it.
         for file in [b"capture".to_vec(), [gzip(b"cap"), gzip(b"ture")].concat()] {
             let mut source = Source::new(&file[..]).unwrap();
             assert_eq!(source.array::<7>().unwrap(), *b"capture");
@@ -176,18 +177,18 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_goes_off_in_the_open() {
+    fn a_decompression_bomb_is_refused() {
         let file = gzip(&vec![0; 1 << 20]);
         let mut source = Source::with_bound(&file[..], 1 << 16).unwrap();
         let damage = source.skip(1 << 20).unwrap_err();
         assert!(damage.what.contains("gunzip it first"), "{damage}");
-        assert!(source.at <= 1 << 17, "it stops a buffer behind the bound, not at the end: {}", source.at);
-        // The same is accepted below the bound.
+        assert!(source.at <= 1 << 17, "it must stop at most one buffer after the bound: {}", source.at);
+        // Below the bound the file is accepted.
         Source::new(&file[..]).unwrap().skip(1 << 20).unwrap();
     }
 
     #[test]
-    fn a_gzip_that_is_cut_says_so() {
+    fn a_truncated_gzip_is_an_error() {
         let file = gzip(&(0..255).collect::<Vec<u8>>());
         let mut source = Source::new(&file[..file.len() / 2]).unwrap();
         let damage = source.skip(255).unwrap_err();

@@ -1,8 +1,8 @@
-//! The first pass: what the whole capture says about its sockets.
+//! The first pass: learns from the whole capture which sockets answer.
 //!
-//! A SYN's fate shows only in a later packet, so the file is read twice: here
-//! for who answers where, then to be played. What is kept is bounded; what
-//! there was no room for is counted.
+//! Only a later packet shows what becomes of a SYN. So the file is read twice:
+//! first to learn who answers where, then to be played. The memory is bounded; what
+//! does not fit is counted.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
@@ -16,69 +16,69 @@ use super::feed::{Item, Visitor};
 use super::link::whole;
 use super::roles::{Ballot, Prefix, Roles, Seen};
 
-/// The most conversations told apart, connections and sockets kept, and changes
+/// The maximum number of conversations, of connections and sockets, and of changes
 /// of one socket.
 const CONVERSATIONS: usize = 1 << 20;
 const PAIRS: usize = 1 << 18;
 const SOCKETS: usize = 1 << 18;
 const SPANS: usize = 64;
-/// The most acknowledged SYNs.
+/// The maximum number of acknowledged SYNs.
 const ANSWERS: usize = 1 << 20;
 
-/// What a socket's answers say of a stretch of the capture.
+/// The state of a socket over a part of the capture, known from its answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Span {
     open: bool,
     last: u64,
 }
 
-/// Two sockets and a protocol, in an order that does not depend on the way.
+/// Two sockets and a protocol, in an order that does not depend on the direction.
 type Conversation = (u8, SocketAddr, SocketAddr);
 
-/// Who speaks where.
+/// The result of the first pass.
 #[derive(Default)]
 pub struct Survey {
     ballot: Ballot,
-    /// Conversations that have been met, by their hash: they only count.
+    /// The hashes of the conversations met so far; they are only counted.
     met: HashSet<u64>,
     hasher: RandomState,
-    /// Which side has spoken as one does within a connection: the lower
-    /// socket, the higher.
+    /// Which side has sent a segment of an established connection: the lower
+    /// socket, the higher socket.
     pairs: HashMap<Conversation, [bool; 2]>,
     sockets: HashMap<(u8, SocketAddr), Vec<Span>>,
-    /// What SYN-ACKs acknowledge: sender, receiver and number, by their hash.
+    /// What SYN-ACKs acknowledge: hashes of sender, receiver and sequence number.
     answers: HashSet<u64>,
-    /// Packets of connections and changes of sockets that there was no room
-    /// for.
+    /// The number of packets of connections and of changes of sockets that did not
+    /// fit.
     pub forgotten: u64,
-    /// How far the file has been read, for whoever shows it.
+    /// Is called with the number of bytes read, to show the progress.
     progress: Option<Box<dyn Fn(u64) + Send>>,
 }
 
 impl Survey {
-    /// A survey that says how far it is.
+    /// A survey that reports its progress.
     pub fn new(progress: impl Fn(u64) + Send + 'static) -> Self {
         Self { progress: Some(Box::new(progress)), ..Self::default() }
     }
 
-    /// Whose capture it seems to be.
+    /// The roles as inferred from the capture.
     pub fn roles(&self) -> Roles {
         self.ballot.roles()
     }
 
-    /// Whose capture it is, as somebody says.
+    /// The roles for the given addresses of the host.
     pub fn roles_given(&self, prefixes: Vec<Prefix>) -> Roles {
         Roles::given(prefixes).with_groups(&self.ballot)
     }
 
-    /// Whether a SYN-ACK from `from` to `to` acknowledges everything before
-    /// this sequence number.
+    /// Whether a SYN-ACK from `from` to `to` acknowledges everything before this
+    /// sequence number.
     pub fn acknowledges(&self, from: SocketAddr, to: SocketAddr, before: u32) -> bool {
         self.answers.contains(&self.hasher.hash_one((from, to, before)))
     }
 
-    /// Whether anybody is at a socket when the frame `index` arrives: what the
-    /// next answer says, or else the last. Silence says no.
+    /// Whether a socket is open when the frame `index` arrives. The next answer
+    /// decides, otherwise the last one. Without any answer the socket is closed.
     pub fn is_open(&self, protocol: u8, socket: SocketAddr, index: u64) -> bool {
         let Some(spans) = self.sockets.get(&(protocol, socket)) else {
             return false;
@@ -86,7 +86,7 @@ impl Survey {
         spans.iter().find(|span| index <= span.last).or(spans.last()).is_some_and(|span| span.open)
     }
 
-    /// Whether `local` speaks to `remote` as one does within a connection.
+    /// Whether `local` has sent `remote` a segment of an established connection.
     pub fn speaks(&self, protocol: u8, local: SocketAddr, remote: SocketAddr) -> bool {
         let (key, side) = conversation(protocol, local, remote);
         self.pairs.get(&key).is_some_and(|spoken| spoken[side])
@@ -136,7 +136,7 @@ impl Visitor for Survey {
         let Parsed { source, destination, .. } = *parsed;
         let tcp = parsed.tcp();
         let (key, side) = conversation(parsed.protocol, source, destination);
-        // A fragment opens nothing: the datagram does, when it is whole.
+        // A fragment opens no conversation; the reassembled datagram does.
         let opens = !matches!(parsed.transport, Transport::Fragment)
             && self.met.len() < CONVERSATIONS
             && self.met.insert(self.hasher.hash_one(key));
@@ -159,13 +159,13 @@ impl Visitor for Survey {
     }
 }
 
-/// What a packet says about a socket of its sender: whether somebody is there.
+/// What a packet shows about its sender's socket: whether it is open.
 fn statement(parsed: &Parsed<'_>) -> Option<(u8, SocketAddr, bool)> {
     match parsed.transport {
         Transport::Tcp(tcp) => {
             let answers = |flags: TcpFlags| tcp.flags.has(flags | TcpFlags::ACK);
-            // A RST to a SYN has sequence number 0 (RFC 9293, 3.10.7.1). One
-            // to another segment says nothing about listeners.
+            // A RST to a SYN has sequence number 0 (RFC 9293, 3.10.7.1). A RST to
+            // another segment says nothing about listeners.
             let open = match () {
                 () if answers(TcpFlags::RST) && tcp.sequence == 0 => false,
                 () if answers(TcpFlags::SYN) && !tcp.flags.has(TcpFlags::RST) => true,
@@ -182,9 +182,9 @@ fn statement(parsed: &Parsed<'_>) -> Option<(u8, SocketAddr, bool)> {
     }
 }
 
-/// Whose datagram an ICMP error of its sender refuses: protocol, the socket
-/// that is not there, and who asked (RFC 792: type 3, codes 2 and 3; RFC 4443:
-/// type 1 code 4, type 4 code 1).
+/// The protocol, the closed socket and the sender of the datagram that an ICMP
+/// error refuses (RFC 792: type 3, codes 2 and 3; RFC 4443: type 1 code 4, type 4
+/// code 1).
 pub(super) fn refused(parsed: &Parsed<'_>, kind: u8, code: u8) -> Option<(u8, SocketAddr, SocketAddr)> {
     let refusing: [(u8, u8); 2] = match parsed.family() {
         Family::V4 => [(3, 2), (3, 3)],
@@ -201,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_as_its_next_answer_says() {
+    fn the_next_answer_shows_whether_a_port_is_open() {
         let mut survey = Survey::default();
         let port: SocketAddr = ([10, 0, 0, 1], 80).into();
         for (index, open) in [(10, true), (20, true), (30, false), (40, true)] {

@@ -1,20 +1,20 @@
-//! When what was silenced: by port, by source.
+//! Counts silenced packets over time, by port and by source.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// How many stretches the time is cut into.
+/// The number of time intervals.
 pub const COLUMNS: usize = 96;
 
-/// The most ports and the most sources that are told apart.
+/// The maximum number of ports and of sources.
 const ROWS: usize = 4096;
 
 /// A protocol and a local port.
 pub type Port = (u8, u16);
 
-/// How often in each stretch, and in all.
+/// The counts of each interval, and their sum.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Line {
@@ -42,7 +42,7 @@ impl Line {
     }
 }
 
-/// Lines by key; those there was no room for together.
+/// Lines by key, and one line for all keys that did not fit.
 #[derive(Clone, Debug)]
 struct Lines<K> {
     lines: HashMap<K, Line>,
@@ -63,7 +63,7 @@ impl<K: Copy + Eq + Hash + Ord> Lines<K> {
         self.lines.entry(key).or_default().add(column);
     }
 
-    /// The `most` fullest lines, and all others as one.
+    /// The `most` lines with the highest counts, and the sum of all others.
     fn top(&self, most: usize) -> (Vec<(K, &Line)>, Line) {
         let mut lines: Vec<_> = self.lines.iter().map(|(key, line)| (*key, line)).collect();
         lines.sort_by_key(|(key, line)| (std::cmp::Reverse(line.total), *key));
@@ -84,18 +84,17 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// For a run of about this length; what comes later counts in the last
-    /// stretch.
+    /// A timeline of about this length. Later packets count in the last interval.
     pub fn new(length: Duration) -> Self {
         Self { length, ..Self::default() }
     }
 
-    /// How long the run is.
+    /// The duration of the run.
     pub fn length(&self) -> Duration {
         self.length
     }
 
-    /// Adds a packet.
+    /// Adds a silenced packet.
     pub fn note(&mut self, at: Duration, protocol: u8, port: u16, source: Option<IpAddr>) {
         let length = self.length.as_nanos().max(1);
         let column = at.as_nanos().saturating_mul(COLUMNS as u128) / length;
@@ -106,12 +105,12 @@ impl Timeline {
         }
     }
 
-    /// The ports that most was silenced at, and all others.
+    /// The ports with most silenced packets, and the sum of all others.
     pub fn ports(&self, most: usize) -> (Vec<(Port, &Line)>, Line) {
         self.ports.top(most)
     }
 
-    /// The sources that were silenced most, and all others.
+    /// The sources with most silenced packets, and the sum of all others.
     pub fn sources(&self, most: usize) -> (Vec<(IpAddr, &Line)>, Line) {
         self.sources.top(most)
     }
@@ -122,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_lost_whatever_there_is_room_for() {
+    fn counts_that_do_not_fit_are_summed() {
         let mut timeline = Timeline::new(Duration::from_secs(96));
         for port in 0..ROWS as u16 + 10 {
             let source = std::net::Ipv4Addr::from_bits(u32::from(port) + 1).into();

@@ -1,4 +1,4 @@
-//! A whole world: network namespace, machine with or without the driver, host.
+//! A running world: network namespace, machine, host, and maybe the driver.
 
 pub mod stronger;
 
@@ -15,30 +15,31 @@ use machine::{host, nt, wfp};
 
 use crate::hushport::SERVICE;
 
-/// What a world is made of.
+/// The plan of a world.
 #[derive(Clone, Debug, Default)]
 pub struct Plan<'a> {
-    /// The driver to start; `None` leaves it out.
+    /// The driver to start; `None` starts none.
     pub driver: Option<&'a Path>,
     /// The driver's service.
     pub service: Service<'a>,
-    /// What the driver's `Parameters` holds.
+    /// The values in the driver's `Parameters` key.
     pub values: Vec<(String, RegistryValue)>,
-    /// Ports that listen, on both families, and what stands behind them.
+    /// Ports that listen, on both families, and their applications.
     pub listen: Vec<(u16, Application)>,
     /// UDP ports that echo, on both families.
     pub datagrams: Vec<u16>,
-    /// What Microsoft's documents leave open about the stack.
+    /// The points about the stack that Microsoft's documents leave open.
     pub open_points: OpenPoints,
-    /// What they leave open about the filter engine.
+    /// The points about the filter engine that they leave open.
     pub engine: wfp::Options,
-    /// Whether a heavier sublayer hard-permits wherever the driver decides.
+    /// Whether a sublayer of higher weight hard-permits at every layer where the
+    /// driver decides.
     pub stronger: bool,
     /// The machine.
     pub machine: nt::Options,
-    /// A fault in the order of layers.
+    /// A fault to plant in the order of layers.
     pub disorder: Option<Disorder>,
-    /// What the wire loses.
+    /// The packets that the wire loses.
     pub loss: Loss,
 }
 
@@ -54,29 +55,29 @@ impl Default for Service<'_> {
 
 /// A running world.
 pub struct World {
-    /// Where scanners and clients run.
+    /// The namespace where scanners and clients run.
     pub namespace: Namespace,
     /// The addresses.
     pub network: Network,
-    /// Every packet that the host sent, and that reached it.
+    /// Every packet that the host sent or received.
     pub recorder: Arc<Recorder>,
-    /// Kernel, engine and driver.
+    /// The kernel, the engine and the driver.
     pub machine: Machine,
-    /// The host between them.
+    /// The host between network and machine.
     pub host: HostHandle,
 }
 
-/// The most bytes of packets a world keeps.
+/// The maximum size of the packets that a world records, in bytes.
 const KEPT_PACKETS: usize = 256 << 20;
 
 impl Plan<'_> {
-    /// The machine, its driver started.
+    /// Creates the machine and starts its driver.
     ///
     /// # Errors
     /// If the driver does not start.
     pub fn machine(&self) -> Result<Machine> {
         let mut machine = Machine::with(self.service.0, self.machine.clone(), self.engine.clone());
-        // The INF makes the key, so the driver watches it from its start on.
+        // The INF creates the key, so the driver can watch it from the start.
         let _nobody_watches = machine.kernel().registry().create_key(&nt::parameters_key(self.service.0));
         for (name, value) in &self.values {
             machine.set_value(name, value.clone());
@@ -92,8 +93,8 @@ impl Plan<'_> {
 }
 
 impl World {
-    /// Starts everything; the driver first, so that it sees the host's sockets
-    /// from their birth.
+    /// Starts everything. The driver starts first, so that it sees the host's
+    /// sockets being created.
     pub fn start(plan: &Plan<'_>) -> Result<Self> {
         let namespace = Namespace::new()?;
         let options = host::Options::default();
@@ -129,7 +130,7 @@ impl World {
         SocketAddr::new(self.network.host_address(family), port)
     }
 
-    /// The address of the network's side, where clients and servers are.
+    /// The address of the network's side, where clients and servers run.
     pub fn near(&self, family: Family) -> IpAddr {
         match family {
             Family::V4 => self.network.near.0.into(),

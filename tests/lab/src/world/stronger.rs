@@ -1,11 +1,11 @@
-//! A policy of somebody else's, heavier than the driver's.
+//! A foreign policy with a higher weight than the driver's.
 
 use anyhow::{Context, Result, ensure};
 use machine::wfp::{
     ActionType, DisplayData, Engine, FILTER_FLAG_CLEAR_ACTION_RIGHT, Filter, Guid, Session, Sublayer, Value,
 };
 
-/// Adds a sublayer that hard-permits wherever the driver decides.
+/// Adds a sublayer that hard-permits at every layer where the driver decides.
 pub fn add(engine: &Engine) -> Result<()> {
     const LAYERS: [&str; 4] = [
         "INBOUND_IPPACKET_#_DISCARD",
@@ -14,7 +14,7 @@ pub fn add(engine: &Engine) -> Result<()> {
         "OUTBOUND_ICMP_ERROR_#",
     ];
     const SUBLAYER: Guid = Guid::from_u128(0x1c6b_70e4_52fd_4a0e_8f0c_31a9_57d2_b4e6);
-    let display = DisplayData { name: Some("somebody else's".into()), description: None };
+    let display = DisplayData { name: Some("another vendor's".into()), description: None };
     let session = engine.open(Session { display: display.clone(), ..Session::default() })?;
     let sublayer =
         Sublayer { key: SUBLAYER, display: display.clone(), weight: u16::MAX, ..Sublayer::default() };

@@ -50,9 +50,9 @@ const ENTRIES: &[(&str, &str, &str)] = &[
 
 /// List, entry, and part of what is said.
 const ADVICE: &[(&str, &str, &str)] = &[
-    ("ExemptPorts", "ssh", "the number, 22/tcp"),
-    ("ExemptPorts", "https", "the number, 443/tcp"),
-    ("ExemptPrefixes", "10.1.2.3/8", "10.0.0.0/8 for the network, 10.1.2.3 for that address"),
+    ("ExemptPorts", "ssh", "the port number, 22/tcp"),
+    ("ExemptPorts", "https", "the port number, 443/tcp"),
+    ("ExemptPrefixes", "10.1.2.3/8", "10.0.0.0/8 for the network, and 10.1.2.3 for one address"),
     ("ExemptPrefixes", "10.1.2.3/255.0.0.0", "10.0.0.0/8 for the network"),
     ("ExemptPrefixes", "fd00::1/8", "fd00::/8 for the network"),
     ("ExemptPrefixes", "10.0.0.0-10.0.0.9", "10.0.0.0/29,10.0.0.8/31"),
@@ -67,12 +67,12 @@ const ADVICE: &[(&str, &str, &str)] = &[
     ("ExemptPrefixes", "0.0.0.0", "0.0.0.0/0 for every address"),
     ("ExemptPrefixes", "::", "::/0 for every address"),
     ("ExemptPrefixes", "::10.0.0.1", "10.0.0.1, the IPv4 address"),
-    ("ExemptInterfaces", "7", "an interface's index is none"),
-    ("ExemptInterfaces", "Ethernet 2", "an interface's name is none"),
-    ("ExemptInterfaces", "00-15-5d-01-02-03", "a MAC address is none"),
-    ("ExemptInterfaces", "00:15:5d:01:02:03", "a MAC address is none"),
-    ("ExemptInterfaces", "{6b703f15-888e-524f-a16f-9e8d456e674a}", "an interface's GUID is none"),
-    ("ExemptInterfaces", "192.168.1.1", "an address is none"),
+    ("ExemptInterfaces", "7", "not an interface's index"),
+    ("ExemptInterfaces", "Ethernet 2", "not an interface's name"),
+    ("ExemptInterfaces", "00-15-5d-01-02-03", "not a MAC address"),
+    ("ExemptInterfaces", "00:15:5d:01:02:03", "not a MAC address"),
+    ("ExemptInterfaces", "{6b703f15-888e-524f-a16f-9e8d456e674a}", "not an interface's GUID"),
+    ("ExemptInterfaces", "192.168.1.1", "not an address"),
 ];
 
 /// What cannot be guessed gets the form that is taken.

@@ -253,7 +253,7 @@ const HAPPENED: [&str; 26] = [
     "ACK in",
     "SYN-ACK in",
     "ACK in with data",
-    "segment without news",
+    "segment with nothing new",
     "authorized again while half-open",
     "a SYN again",
     "nothing new",

@@ -97,7 +97,7 @@ fn nothing_in_a_capture_is_markup() {
     setup::ensure(&[Need::CHROMIUM]).unwrap();
     let hostile = "</script><img src=x onerror=\"document.body.id='owned'\">&<!--";
     let mut played = capture(3);
-    played.tally.said = vec![hostile.into()];
+    played.tally.descriptions = vec![hostile.into()];
     let html = Page::of_capture(hostile, &played, &[hostile.into()]).html();
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("page.html");

@@ -151,7 +151,7 @@ fn pcapng_blocks_clocks_and_marks() {
             blocks.enhanced(0, ticks, &packet, &[]);
             let (tally, heard) = hear(&blocks.1);
             assert_eq!(tally.damage, None);
-            assert_eq!(tally.said, ["written by a writer", "interface eth7"]);
+            assert_eq!(tally.descriptions, ["written by a writer", "interface eth7"]);
             let wanted = |way| (2_000_000_000, way, packet.clone());
             assert_eq!(heard.0, [wanted(Some(Way::FromHost)), wanted(None)]);
         }
@@ -170,7 +170,7 @@ fn simple_blocks_and_a_second_section() {
     other.enhanced(1, 1, &packet, &[]);
     let (tally, heard) = hear(&[blocks.1, other.1].concat());
     assert_eq!(bytes_of(&heard), [packet.clone(), packet]);
-    assert!(tally.damage.unwrap().contains("a packet of interface 1, where the section describes 1"));
+    assert!(tally.damage.unwrap().contains("a packet of interface 1; the section describes 1 interfaces"));
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn other_formats_are_named_with_what_to_do() {
         (zstd, "compressed with zstd; decompress it first"),
         (&b"PK\x03\x04...."[..], "compressed with zip; decompress it first"),
         (&b"snoop\0\0\0"[..], "editcap -F pcapng"),
-        (&b"[package]"[..], "where pcap, pcapng or gzip is expected"),
+        (&b"[package]"[..], "expected pcap, pcapng or gzip"),
         (&b""[..], "the file is empty"),
         (&b"\xd4\xc3"[..], "ends within a record"),
     ] {
@@ -95,8 +95,8 @@ fn an_empty_capture_is_said_to_be_empty() {
     for file in [pcap(&[]), section, gzip(&pcap(&[]))] {
         let played = play(&file, &plan(), &[]);
         let text = text(&played);
-        assert!(text.contains("empty: no packet is in it"), "{text}");
-        assert!(text.contains("none: no IP packet tells of one"), "{text}");
+        assert!(text.contains("empty: it holds no packet"), "{text}");
+        assert!(text.contains("none: no IP packet shows one"), "{text}");
         assert_eq!(played.tally.damage, None);
     }
 }
@@ -212,7 +212,7 @@ fn no_text_of_a_capture_acts_on_what_shows_it() {
     std::fs::write(&path, &bytes).unwrap();
     let engine = machine::wfp::Engine::new();
     let watched = lab::flows::Watched::of(&engine);
-    let (progress, listener) = (std::sync::Arc::new(|_| ()), Box::new(|_: &lab::trace::Told<'_>| Ok(true)));
+    let (progress, listener) = (std::sync::Arc::new(|_| ()), Box::new(|_: &lab::trace::Entry<'_>| Ok(true)));
     let refused = lab::trace::play(&path, &plan(), engine, watched, progress, listener);
     let refused = format!("{:?}", refused.err().unwrap());
     assert!(!refused.contains(['\u{202e}', '\u{1b}']) && refused.contains("\\u{202e}"), "{refused}");

@@ -20,7 +20,7 @@ impl Witness for Blind {
         Ok(())
     }
 
-    fn kept_back(&mut self, _: std::time::Duration, _: Ends) -> anyhow::Result<()> {
+    fn suppressed(&mut self, _: std::time::Duration, _: Ends) -> anyhow::Result<()> {
         Ok(())
     }
 }
@@ -148,7 +148,7 @@ fn other_files_are_refused() {
     let engine = Engine::new();
     let watched = lab::flows::Watched::of(&engine);
     let path = lab::setup::root().join("Cargo.toml");
-    let (progress, listener) = (Arc::new(|_| ()), Box::new(|_: &lab::trace::Told<'_>| Ok(true)));
+    let (progress, listener) = (Arc::new(|_| ()), Box::new(|_: &lab::trace::Entry<'_>| Ok(true)));
     let refused = lab::trace::play(&path, &plan(), engine, watched, progress, listener);
     assert!(refused.err().unwrap().to_string().contains("no capture file"));
 }
@@ -164,6 +164,6 @@ fn lengths_are_not_taken_on_trust() {
     let tally = feed(&file[..], true, &mut Survey::default()).unwrap();
     assert_eq!(
         tally.damage.as_deref(),
-        Some("at byte 24: a frame of 4294967295 bytes, where 262144 is the most there can be")
+        Some("at byte 24: a frame of 4294967295 bytes; the maximum is 262144")
     );
 }

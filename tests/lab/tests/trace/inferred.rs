@@ -37,7 +37,7 @@ fn stations(broadcast: &str) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
 fn is_scan_of_three(played: &Played) {
     assert_eq!(played.roles.text().0, ["192.168.1.20"]);
     let account = &played.account;
-    assert_eq!((account.silenced, account.kept_back, account.deviations), (3, 3, 0));
+    assert_eq!((account.silenced, account.suppressed, account.deviations), (3, 3, 0));
     // What the stations said was for the host, too, and is answered by nobody.
     assert_eq!((played.traffic.received.udp, played.traffic.received.tcp), (6, 3));
     assert_eq!(played.traffic.sent.tcp, 3);
@@ -70,7 +70,7 @@ fn a_broadcast_within_a_given_prefix_is_not_silenced() {
     let frames = [frames, scan.iter().map(|packet| ethernet(2, packet)).collect()].concat();
     let given = Plan { local: vec!["192.168.1.0/24".parse().unwrap()], ..plan() };
     let played = play(&pcap_of(1, &frames), &given, &[]);
-    assert_eq!((played.account.silenced, played.account.kept_back), (3, 3));
+    assert_eq!((played.account.silenced, played.account.suppressed), (3, 3));
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_scan_in_fragments_is_seen() {
         let played = play(&pcap(&packets), &plan(), &[]);
         assert!(played.roles.is_local(HOST[family]), "{:?}", played.roles.text());
         let account = &played.account;
-        assert_eq!((account.silenced, account.kept_back, account.deviations), (5, 5, 0), "{family}");
+        assert_eq!((account.silenced, account.suppressed, account.deviations), (5, 5, 0), "{family}");
         assert_eq!((played.tally.fragments, played.tally.reassembled), (15, 5));
         assert_eq!(met(&played, Event::SynNobodyListening), 5);
         // The silence is the port's, not that of a fragment without a port.

@@ -100,7 +100,7 @@ fn a_syn_within_a_connection_opens_another_only_if_it_is_accepted() {
     let refused = [handshake, &[syn, tcp(host, peer, "RA", (0, 90_001), b"")]].concat();
     let refused = played(&refused);
     assert_eq!(met_of(&refused, &events), [1, 0, 1]);
-    assert_eq!((refused.account.silenced, refused.account.kept_back), (1, 1));
+    assert_eq!((refused.account.silenced, refused.account.suppressed), (1, 1));
 }
 
 #[test]

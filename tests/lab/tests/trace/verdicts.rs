@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lab::flows::Watched;
 use lab::hushport;
 use lab::setup::{self, Target};
-use lab::trace::{self, Content, Limits, Lines, Plan, Told};
+use lab::trace::{self, Content, Entry, Limits, Lines, Plan};
 use machine::host::Event;
 use machine::nt;
 use machine::wfp::Engine;
@@ -35,21 +35,21 @@ fn a_connection_goes_as_documented_and_a_closed_port_is_silent() {
             assert_eq!(met(&played, event), 1, "{event}");
         }
         let account = &played.account;
-        assert_eq!((account.silenced, account.kept_back, account.deviations), (1, 1, 0));
+        assert_eq!((account.silenced, account.suppressed, account.deviations), (1, 1, 0));
         assert_eq!(account.timeline.length(), length(packets.len()));
         let refused = account.conversations.iter().find(|one| one.ends.local == at(host, 81)).unwrap();
-        assert!(matches!(refused.rows[..], [_, ref kept] if matches!(kept.content, Content::KeptBack)));
+        assert!(matches!(refused.rows[..], [_, ref kept] if matches!(kept.content, Content::Suppressed)));
     }
 }
 
 #[test]
-fn as_many_answers_are_kept_back_as_probes_were_silenced() {
+fn as_many_answers_are_suppressed_as_probes_were_silenced() {
     let (host, peer) = (at(HOST[0], 81), at(PEER[0], 4001));
     let [probe, reset] = closed(host, peer).try_into().unwrap();
     // The last RST answers nothing that the driver has seen.
     let packets = [&probe, &probe, &reset, &reset, &reset].map(Clone::clone);
     let played = play(&pcap(&packets), &plan(), &[]);
-    assert_eq!((played.account.silenced, played.account.kept_back), (2, 2));
+    assert_eq!((played.account.silenced, played.account.suppressed), (2, 2));
     assert_eq!(met(&played, Event::RstOut), 1);
 }
 
@@ -57,7 +57,7 @@ fn as_many_answers_are_kept_back_as_probes_were_silenced() {
 fn a_driver_that_only_audits_lets_the_answer_go() {
     let packets = closed(at(HOST[0], 81), at(PEER[0], 4001));
     let played = play(&pcap(&packets), &plan(), &[("Mode", 1)]);
-    assert_eq!((played.account.silenced, played.account.kept_back), (0, 0));
+    assert_eq!((played.account.silenced, played.account.suppressed), (0, 0));
     assert_eq!(met(&played, Event::RstOut), 1);
 }
 
@@ -152,7 +152,7 @@ fn what_there_is_no_room_for_is_counted() {
     let account = &played.account;
     assert_eq!((account.conversations.len(), account.others()), (10, (40, false)));
     assert_eq!((account.other_rows, account.conversations[0].more), (80, 1));
-    assert_eq!((account.silenced, account.kept_back), (50, 50));
+    assert_eq!((account.silenced, account.suppressed), (50, 50));
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn json_lines_say_what_the_account_says() {
     let filter = Arc::<Engine>::clone(machine.engine());
     let (mut bytes, watched) = (Vec::new(), Watched::of(machine.engine()));
     let mut lines = Lines::new(&mut bytes);
-    let listener = Box::new(|told: &Told<'_>| lines.tell(told).map(|()| true));
+    let listener = Box::new(|entry: &Entry<'_>| lines.write(entry).map(|()| true));
     let played = trace::play(&path, &plan(), filter, watched, Arc::new(|_| ()), listener).unwrap();
     lines.finish(&played).unwrap();
     assert!(machine.stop().unwrap().is_empty());
@@ -174,10 +174,10 @@ fn json_lines_say_what_the_account_says() {
     let objects: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let (summary, rest) = objects.split_last().unwrap();
     assert_eq!((&summary["type"], &summary["events"]), (&"summary".into(), &played.account.records.into()));
-    assert_eq!(rest.len() as u64, played.account.records + played.account.kept_back);
+    assert_eq!(rest.len() as u64, played.account.records + played.account.suppressed);
     let silenced = rest.iter().find(|one| one["event"] == "SYN, nobody listening").unwrap();
     let layers = silenced["layers"].as_array().unwrap();
     assert_eq!(layers.last().unwrap()["layer"], "INBOUND_TRANSPORT_V4_DISCARD");
     assert_eq!((&layers.last().unwrap()["driver"], &silenced["order"]), (&"block".into(), &"match".into()));
-    assert_eq!(rest.last().unwrap()["type"], "kept-back");
+    assert_eq!(rest.last().unwrap()["type"], "suppressed");
 }

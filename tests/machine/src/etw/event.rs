@@ -1,4 +1,4 @@
-//! One event.
+//! An event, raw and decoded.
 
 use serde::ser::{Serialize, SerializeMap, Serializer};
 
@@ -7,7 +7,7 @@ use super::value::{self, Value};
 use super::{Malformed, Result};
 use crate::wfp::Guid;
 
-/// An event as it is written.
+/// An event as the provider writes it.
 #[derive(Clone, Debug, Default)]
 pub struct Raw {
     /// `EVENT_DESCRIPTOR::Channel`.
@@ -18,14 +18,14 @@ pub struct Raw {
     pub opcode: u8,
     /// `Keyword`.
     pub keyword: u64,
-    /// The data, each with its descriptor's type.
+    /// The data, each with the type of its descriptor.
     pub parts: Vec<(u8, Vec<u8>)>,
 }
 
-/// An event as it is read.
+/// A decoded event.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
-    /// When it was written, in 100 ns since 1601.
+    /// When it was written, in 100 ns units since 1601.
     pub time: u64,
     /// Its provider's name.
     pub provider: String,
@@ -33,33 +33,33 @@ pub struct Event {
     pub provider_id: Guid,
     /// Its name.
     pub name: String,
-    /// 1 critical to 5 verbose.
+    /// From 1, critical, to 5, verbose.
     pub level: u8,
-    /// Categories, a bit each.
+    /// Categories, one bit each.
     pub keyword: u64,
-    /// 0 where it stands for itself.
+    /// 0 for an event that is not part of an activity.
     pub opcode: u8,
     /// Its fields, in order.
     pub fields: Vec<(String, Value)>,
 }
 
-/// What a session asks for.
+/// The events that a session enables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Filter {
-    /// Events up to this level; 0 is all of them.
+    /// Up to this level; 0 means all levels.
     pub level: u8,
-    /// With any of these keywords; 0 is all.
+    /// With any of these keywords; 0 means all.
     pub any: u64,
-    /// And with all of these.
+    /// With all of these keywords.
     pub all: u64,
 }
 
 impl Filter {
-    /// Everything.
+    /// All events.
     pub const ALL: Self = Self { level: 0xff, any: u64::MAX, all: 0 };
 
-    /// Whether ETW hands it an event ("EnableTraceEx2": an event without
-    /// keywords is wanted by everybody).
+    /// Whether the session gets an event. An event without keywords goes to every
+    /// session ("EnableTraceEx2").
     pub fn takes(&self, level: u8, keyword: u64) -> bool {
         let any = keyword == 0 || self.any == 0 || keyword & self.any != 0;
         let all = keyword == 0 || keyword & self.all == self.all;
@@ -76,13 +76,14 @@ mod part {
 
 /// `MAX_EVENT_DATA_DESCRIPTORS`.
 const MOST_PARTS: usize = 128;
-/// Larger events reach no session ("EventWrite", remarks: 64 KB with headers).
+/// The maximum size of an event in bytes; larger ones reach no session
+/// ("EventWrite", remarks: 64 KB with headers).
 const LARGEST: usize = 64 << 10;
 /// `WINEVENT_CHANNEL_TRACELOGGING`.
 const CHANNEL: u8 = 11;
 
 impl Raw {
-    /// Decodes it. `traits` are those its provider has set, if it has.
+    /// Decodes the event. `traits` are the provider's, if it has set them.
     pub fn decode(&self, time: u64, provider_id: Guid, traits: Option<&[u8]>) -> Result<Event> {
         let size: usize = self.parts.iter().map(|(_, bytes)| bytes.len()).sum();
         if self.parts.len() > MOST_PARTS || size > LARGEST {
@@ -90,11 +91,11 @@ impl Raw {
         }
         if self.channel != CHANNEL {
             return Err(Malformed::new(format!(
-                "channel {}, where TraceLogging has {CHANNEL}",
+                "channel {}, expected {CHANNEL} for TraceLogging",
                 self.channel
             )));
         }
-        // The descriptors of metadata come first.
+        // The descriptors of the metadata come first.
         let [(part::PROVIDER_METADATA, provider), (part::EVENT_METADATA, metadata), data @ ..] =
             &self.parts[..]
         else {
@@ -118,7 +119,7 @@ impl Raw {
 }
 
 impl Event {
-    /// A field's value; one in a structure as `Structure.Field`.
+    /// The value of a field; that of a structure's field as `Structure.Field`.
     pub fn field(&self, name: &str) -> Option<&Value> {
         let mut fields = &self.fields;
         let mut path = name.split('.').peekable();
@@ -133,19 +134,19 @@ impl Event {
         }
     }
 
-    /// A number in a field; 0 where there is none.
+    /// The number in a field; 0 if there is none.
     pub fn number(&self, name: &str) -> u64 {
         self.field(name).and_then(Value::number).unwrap_or(0)
     }
 
-    /// A text in a field; empty where there is none.
+    /// The text in a field; empty if there is none.
     pub fn text(&self, name: &str) -> &str {
         self.field(name).and_then(Value::text).unwrap_or_default()
     }
 
-    /// As one line of JSON.
+    /// The event as a line of JSON.
     pub fn json(&self) -> String {
-        // Texts, numbers and maps with texts for keys.
+        // Texts, numbers and maps with text keys cannot fail.
         serde_json::to_string(self).unwrap_or_default()
     }
 }
@@ -171,13 +172,13 @@ impl Serialize for Event {
     }
 }
 
-/// A FILETIME as RFC 3339 has it.
+/// Formats a FILETIME as in RFC 3339.
 pub(super) fn utc(time: u64) -> String {
     const PER_SECOND: u64 = 10_000_000;
     const DAY: u64 = 86_400;
     let (seconds, fraction) = (time / PER_SECOND, time % PER_SECOND);
     let (mut day, second) = (seconds / DAY, seconds % DAY);
-    // 1601 begins a cycle of 400 years.
+    // A cycle of 400 years begins in 1601.
     let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
     let mut year = 1601;
     while day >= 365 + u64::from(leap(year)) {

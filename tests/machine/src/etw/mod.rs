@@ -1,17 +1,16 @@
-//! Event tracing as a consumer sees it: sessions, and events decoded from what
-//! they say of themselves.
+//! Event tracing: sessions, and decoding of self-describing events.
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`Tracing`] | registered providers and the sessions that listen |
-//! | [`schema`] | names and types, from an event's metadata |
-//! | [`value`] | values, from its payload |
-//! | [`Event`] | both together, as JSON too |
+//! | [`Tracing`] | registered providers, and the sessions |
+//! | [`schema`] | names and types, from the metadata of an event |
+//! | [`value`] | values, from the payload of an event |
+//! | [`Event`] | both together, also as JSON |
 //!
-//! Sources: the comments of `TraceLoggingProvider.h` (layout, `TlgIn_t`,
-//! `TlgOut_t`), of `evntprov.h` (descriptor types, traits), and of the crate
-//! `tracelogging` (which out-types an in-type takes). Whatever they do not allow
-//! is [`Malformed`], also where a decoder on Windows would look the other way.
+//! Sources: the comments in `TraceLoggingProvider.h` (layout, `TlgIn_t`,
+//! `TlgOut_t`) and in `evntprov.h` (descriptor types, traits), and the crate
+//! `tracelogging` (which out-types an in-type accepts). Everything else is
+//! [`Malformed`], even if a decoder on Windows ignores it.
 #![forbid(unsafe_code)]
 
 mod event;
@@ -26,7 +25,7 @@ pub use event::{Event, Filter, Raw};
 pub use session::{Called, Enable, Listening, Misuse, Registered, SessionId, Tracing, Turn, ZeroKeyword};
 pub use value::Value;
 
-/// Why something cannot be decoded, or ought not to be.
+/// Why an event cannot be decoded or is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub String);
@@ -37,5 +36,5 @@ impl Malformed {
     }
 }
 
-/// What decoding gives.
+/// The result of decoding.
 pub type Result<T> = std::result::Result<T, Malformed>;

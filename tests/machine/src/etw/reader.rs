@@ -1,27 +1,27 @@
-//! Taking bytes off the front of a slice.
+//! Reads bytes from the front of a slice.
 
 use super::{Malformed, Result};
 
-/// What is left of some bytes.
+/// A reader over some bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a> {
     left: &'a [u8],
-    /// What the bytes are, for complaints.
+    /// The name of the bytes, for errors.
     what: &'a str,
 }
 
 impl<'a> Reader<'a> {
-    /// All of them.
+    /// A reader over all of them.
     pub fn new(bytes: &'a [u8], what: &'a str) -> Self {
         Self { left: bytes, what }
     }
 
-    /// Whether nothing is left.
+    /// Whether no byte is left.
     pub fn is_empty(&self) -> bool {
         self.left.is_empty()
     }
 
-    /// Bytes left.
+    /// The number of bytes left.
     pub fn len(&self) -> usize {
         self.left.len()
     }
@@ -29,7 +29,7 @@ impl<'a> Reader<'a> {
     /// The next `count` bytes.
     pub fn take(&mut self, count: usize) -> Result<&'a [u8]> {
         let (taken, left) = self.left.split_at_checked(count).ok_or_else(|| {
-            Malformed::new(format!("{}: {count} bytes wanted, {} left", self.what, self.left.len()))
+            Malformed::new(format!("{}: expected {count} bytes, {} left", self.what, self.left.len()))
         })?;
         self.left = left;
         Ok(taken)
@@ -52,12 +52,12 @@ impl<'a> Reader<'a> {
         Ok(u16::from_le_bytes(self.array()?))
     }
 
-    /// Bytes up to a zero, as UTF-8, and past the zero.
+    /// Reads UTF-8 up to a zero byte, and skips the zero byte.
     pub fn name(&mut self) -> Result<String> {
         let end = self.left.iter().position(|byte| *byte == 0);
-        let end = end.ok_or_else(|| Malformed::new(format!("{}: a name without its end", self.what)))?;
+        let end = end.ok_or_else(|| Malformed::new(format!("{}: a name without an end", self.what)))?;
         let text = std::str::from_utf8(self.take(end)?);
-        let text = text.map_err(|_| Malformed::new(format!("{}: a name that is no UTF-8", self.what)))?;
+        let text = text.map_err(|_| Malformed::new(format!("{}: a name that is not UTF-8", self.what)))?;
         self.u8()?;
         match text {
             "" => Err(Malformed::new(format!("{}: an empty name", self.what))),

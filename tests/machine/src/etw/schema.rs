@@ -1,4 +1,4 @@
-//! What metadata say: names and types.
+//! Decodes the names and types in the metadata of an event.
 
 use std::collections::BTreeSet;
 
@@ -6,16 +6,16 @@ use super::reader::Reader;
 use super::{Malformed, Result};
 use crate::wfp::Guid;
 
-/// A provider's traits.
+/// The traits of a provider.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Traits {
     /// Its name.
     pub name: String,
-    /// The provider group it is in.
+    /// Its provider group.
     pub group: Option<Guid>,
 }
 
-/// An event's name and fields.
+/// The name and the fields of an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schema {
     /// The event's name.
@@ -31,26 +31,26 @@ pub struct Schema {
 pub struct Field {
     /// Its name.
     pub name: String,
-    /// How its bytes are laid out.
+    /// The layout of its bytes.
     pub input: In,
-    /// How it is shown (`TlgOut_t`); 0 where nothing is said.
+    /// How it is shown (`TlgOut_t`); 0 if not specified.
     pub output: u8,
-    /// How many values it holds.
+    /// The number of its values.
     pub count: Count,
     /// Its tag, 28 bits.
     pub tag: u32,
-    /// A structure's fields.
+    /// The fields of a structure.
     pub fields: Vec<Self>,
 }
 
-/// How many values a field holds.
+/// The number of values in a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Count {
     /// One.
     One,
-    /// So many, said in the metadata.
+    /// A fixed number, from the metadata.
     Fixed(u16),
-    /// As many as the payload says.
+    /// A number in the payload.
     Variable,
 }
 
@@ -66,7 +66,7 @@ macro_rules! in_types {
                 Some(match number { $($number => Self::$name,)* _ => return None })
             }
 
-            /// Out-types that it takes, beside none.
+            /// The out-types that it accepts, besides none.
             fn outputs(self) -> &'static [u8] {
                 match self { $(Self::$name => &$outputs),* }
             }
@@ -74,7 +74,7 @@ macro_rules! in_types {
     };
 }
 
-/// Out-types by name (`TlgOut_t`).
+/// Out-types (`TlgOut_t`).
 #[allow(missing_docs, reason = "the names are TraceLoggingProvider.h's own")]
 pub mod out {
     pub const NOPRINT: u8 = 1;
@@ -129,25 +129,25 @@ in_types! {
     HexInt64 = 21 [HEX, CODE_POINTER];
     CountedString = 22 WIDE;
     CountedAnsiString = 23 NARROW;
-    /// Its fields stand behind it.
+    /// Its fields follow.
     Struct = 24 [];
     CountedBinary = 25 BLOB;
 }
 
-/// A further byte follows.
+/// Another byte follows.
 const CHAIN: u8 = 0x80;
 const CUSTOM: u8 = 0x60;
 const VARIABLE: u8 = 0x40;
 const FIXED: u8 = 0x20;
 const TYPE: u8 = 0x1f;
 
-/// More fields than these the Trace Data Helper does not decode.
+/// The maximum number of fields that the Trace Data Helper decodes.
 const MOST_FIELDS: usize = 128;
 
-/// Structures in structures.
+/// The maximum nesting of structures.
 const DEEPEST: usize = 8;
 
-/// Reads traits.
+/// Decodes traits.
 pub fn traits(bytes: &[u8]) -> Result<Traits> {
     let mut reader = whole(bytes, "traits")?;
     let name = reader.name()?;
@@ -155,18 +155,18 @@ pub fn traits(bytes: &[u8]) -> Result<Traits> {
     while !reader.is_empty() {
         let size = usize::from(reader.u16()?);
         let kind = reader.u8()?;
-        let data =
-            reader.take(size.checked_sub(3).ok_or_else(|| Malformed::new("traits: a trait too short"))?)?;
-        // EtwProviderTraitTypeGroup; others are to be skipped.
+        let data = reader
+            .take(size.checked_sub(3).ok_or_else(|| Malformed::new("traits: a trait that is too short"))?)?;
+        // EtwProviderTraitTypeGroup; other types are skipped.
         if kind == 1 {
-            let bytes = data.try_into().map_err(|_| Malformed::new("traits: a group that is no GUID"))?;
+            let bytes = data.try_into().map_err(|_| Malformed::new("traits: a group that is not a GUID"))?;
             group = Some(Guid::from_bytes_le(bytes));
         }
     }
     Ok(Traits { name, group })
 }
 
-/// Reads an event's metadata.
+/// Decodes the metadata of an event.
 pub fn schema(bytes: &[u8]) -> Result<Schema> {
     let mut reader = whole(bytes, "metadata")?;
     let tag = tag(&mut reader)?;
@@ -179,17 +179,17 @@ pub fn schema(bytes: &[u8]) -> Result<Schema> {
     Ok(Schema { name, tag, fields })
 }
 
-/// Both begin with the length of all, itself included.
+/// Traits and metadata begin with their total size.
 fn whole<'a>(bytes: &'a [u8], what: &'a str) -> Result<Reader<'a>> {
     let mut reader = Reader::new(bytes, what);
     let size = usize::from(reader.u16()?);
     match size == bytes.len() {
         true => Ok(reader),
-        false => Err(Malformed::new(format!("{what}: {} bytes that say they are {size}", bytes.len()))),
+        false => Err(Malformed::new(format!("{what}: {} bytes whose length says {size}", bytes.len()))),
     }
 }
 
-/// Seven bits a byte, the first byte's the highest of 28.
+/// Decodes a tag: seven bits in each byte, the highest of 28 bits first.
 fn tag(reader: &mut Reader<'_>) -> Result<u32> {
     let mut tag = 0;
     for shift in [21, 14, 7, 0] {
@@ -205,7 +205,7 @@ fn tag(reader: &mut Reader<'_>) -> Result<u32> {
 fn field(reader: &mut Reader<'_>, count: &mut usize, depth: usize) -> Result<Field> {
     *count += 1;
     if *count > MOST_FIELDS || depth > DEEPEST {
-        return Err(Malformed::new("metadata: more fields than are decoded"));
+        return Err(Malformed::new("metadata: too many fields"));
     }
     let name = reader.name()?;
     let first = reader.u8()?;
@@ -223,17 +223,17 @@ fn field(reader: &mut Reader<'_>, count: &mut usize, depth: usize) -> Result<Fie
         0 => Count::One,
         VARIABLE => Count::Variable,
         FIXED => match reader.u16()? {
-            0 => return Err(bad("an array of none".into())),
+            0 => return Err(bad("an empty array".into())),
             amount => Count::Fixed(amount),
         },
-        _ => return Err(bad("a serializer of its own".into())),
+        _ => return Err(bad("a custom serializer".into())),
     };
     if input == In::Binary && amount != Count::One {
         return Err(bad("an array of TlgInBINARY".into()));
     }
     let mut fields = Vec::new();
     if input == In::Struct {
-        // The number of fields stands where the out-type would.
+        // For a structure, the number of fields replaces the out-type.
         if output == 0 {
             return Err(bad("a structure without fields".into()));
         }
@@ -247,7 +247,7 @@ fn field(reader: &mut Reader<'_>, count: &mut usize, depth: usize) -> Result<Fie
     Ok(Field { name, input, output, count: amount, tag: field_tag, fields })
 }
 
-/// Consumers find fields by name.
+/// Checks that names are unique, because consumers find fields by name.
 fn distinct(fields: &[Field]) -> Result<()> {
     let names: BTreeSet<_> = fields.iter().map(|field| &field.name).collect();
     match names.len() == fields.len() {

@@ -1,4 +1,4 @@
-//! Who is registered, and who listens.
+//! The registered providers and the sessions of a machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,47 +9,47 @@ use super::event::{Event, Filter, Raw};
 use super::{Malformed, schema};
 use crate::wfp::Guid;
 
-/// A session's number, of one machine.
+/// The number of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId(u32);
 
 impl SessionId {
-    /// As the GUID that the provider is told.
+    /// The GUID that the provider gets.
     pub fn source(self) -> Guid {
         Guid::from_u128(0x5e55_1011_0000_0000_0000_0000_0000_0000 | u128::from(self.0))
     }
 }
 
-/// What becomes of a session's keyword 0 on its way to a provider. The page of
-/// EnableTraceEx2 says that it stands for all; no page says who makes it so.
+/// How a session's keyword 0 is passed to a provider. The page of EnableTraceEx2
+/// says that it means all keywords; no page says where it is replaced.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ZeroKeyword {
-    /// The provider is told that it is all of them.
+    /// The provider gets all keywords.
     #[default]
     AsAll,
-    /// The provider is told 0.
+    /// The provider gets 0.
     AsGiven,
 }
 
-/// What a session wants of a provider.
+/// What a session enables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Enable {
     /// The provider's GUID.
     pub provider: Guid,
-    /// Which events.
+    /// The events.
     pub filter: Filter,
-    /// How a keyword of 0 is passed on.
+    /// How a keyword of 0 is passed.
     pub zero: ZeroKeyword,
 }
 
 impl Enable {
-    /// Every event of a provider.
+    /// Enables every event of a provider.
     pub fn all(provider: Guid) -> Self {
         Self { provider, filter: Filter::ALL, zero: ZeroKeyword::default() }
     }
 }
 
-/// Hears each event as it comes; they are not kept then.
+/// Is called with each event; such a session stores no events.
 pub type Listening = Box<dyn FnMut(&Event) + Send>;
 
 /// A registered provider.
@@ -57,48 +57,48 @@ pub type Listening = Box<dyn FnMut(&Event) + Send>;
 pub struct Registered {
     /// Its GUID.
     pub provider: Guid,
-    /// Address of its callback, or 0.
+    /// The address of its callback, or 0.
     pub callback: usize,
-    /// What the callback is given.
+    /// The context of the callback.
     pub context: usize,
-    /// Where it was registered, 0 if that is not known.
+    /// The address of the caller that registered it; 0 if unknown.
     pub caller: u64,
-    /// Its traits, once it has set them.
+    /// Its traits, if it has set them.
     pub traits: Option<Vec<u8>>,
-    /// The thread that is in its callback.
+    /// The thread that is executing its callback.
     calling: Option<ThreadId>,
 }
 
-/// What a call of the enable callback tells.
+/// The arguments of a call to the enable callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Called {
     /// `EVENT_CONTROL_CODE_*` (evntrace.h): 0 disable, 1 enable, 2 capture state.
     pub control: u32,
-    /// What all sessions together want.
+    /// The combined filter of all sessions.
     pub filter: Filter,
 }
 
 /// Whether a provider's callback may be called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Turn {
-    /// There is no such provider any more, or it has no callback.
+    /// The provider does not exist any more, or has no callback.
     Gone,
-    /// It is being called: wait.
+    /// The callback is being called: wait.
     Busy,
-    /// It may, and [`Tracing::returned`] is to follow.
+    /// It may be called; then [`Tracing::returned`] must follow.
     Go(Registered, Called),
 }
 
-/// What was done with a handle that is not registered.
+/// A handle that is not registered was used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Misuse {
-    /// It was once.
+    /// It was registered before.
     Unregistered,
-    /// It never was.
+    /// It was never registered.
     Unknown,
 }
 
-/// Providers and sessions of one machine.
+/// The providers and sessions of a machine.
 #[derive(Debug, Default)]
 pub struct Tracing {
     state: Mutex<State>,
@@ -116,7 +116,7 @@ struct State {
 struct Session {
     enable: Enable,
     events: Vec<Event>,
-    /// Events that found no room.
+    /// The number of events that did not fit.
     lost: u64,
     listening: Option<Listening>,
 }
@@ -128,10 +128,10 @@ impl std::fmt::Debug for State {
     }
 }
 
-/// Events that a session keeps.
+/// The maximum number of events that a session stores.
 const KEPT: usize = 1 << 17;
 
-/// Handles look like addresses of the kernel's half.
+/// Handles look like kernel addresses.
 const FIRST_HANDLE: u64 = 0xFFFF_9900_0000_0000;
 
 impl Tracing {
@@ -145,8 +145,8 @@ impl Tracing {
         handle
     }
 
-    /// Unregisters a provider; `false` while its callback is being called by
-    /// another thread.
+    /// Unregisters a provider. Returns `false` while another thread executes its
+    /// callback.
     pub fn unregister(&self, handle: u64) -> Result<bool, Misuse> {
         let mut state = self.state();
         let registered = state.registered.get(&handle).ok_or_else(|| state.misuse(handle))?;
@@ -177,7 +177,7 @@ impl Tracing {
             return Turn::Busy;
         }
         let wanted = state.wanted(registered.provider);
-        // A session may have gone meanwhile, or come.
+        // Sessions may have been closed or opened meanwhile.
         let control = match (control, wanted) {
             (0 | 1, Some(_)) => 1,
             (_, None) => 0,
@@ -190,32 +190,32 @@ impl Tracing {
         Turn::Go(registered, Called { control, filter })
     }
 
-    /// Ends it.
+    /// Ends a call of a provider's callback.
     pub fn returned(&self, handle: u64) {
         if let Some(registered) = self.state().registered.get_mut(&handle) {
             registered.calling = None;
         }
     }
 
-    /// Whether any session wants a provider.
+    /// Whether any session enables a provider.
     pub fn is_wanted(&self, provider: Guid) -> bool {
         self.state().wanted(provider).is_some()
     }
 
-    /// Handles of a provider's registrations.
+    /// The handles of a provider's registrations.
     pub fn handles(&self, provider: Guid) -> Vec<u64> {
         let state = self.state();
         let of = state.registered.iter().filter(|(_, registered)| registered.provider == provider);
         of.map(|(handle, _)| *handle).collect()
     }
 
-    /// Every registration that there is, by its handle.
+    /// Every registration, by its handle.
     pub fn registered(&self) -> Vec<(u64, Registered)> {
         self.state().registered.iter().map(|(handle, registered)| (*handle, registered.clone())).collect()
     }
 
-    /// Takes in an event that a driver has written. The first error is about
-    /// the handle, the second about the event; that one reaches nobody.
+    /// Processes an event that a driver has written. The outer error concerns the
+    /// handle. The inner error concerns the event, which then reaches no session.
     pub fn write(&self, handle: u64, raw: &Raw, time: u64) -> Result<Result<(), Malformed>, Misuse> {
         let mut state = self.state();
         let registered = state.registered.get(&handle).ok_or_else(|| state.misuse(handle))?;
@@ -242,7 +242,7 @@ impl Tracing {
         Ok(Ok(()))
     }
 
-    /// Adds a session.
+    /// Opens a session.
     pub fn open(&self, enable: Enable, listening: Option<Listening>) -> SessionId {
         let mut state = self.state();
         state.last += 1;
@@ -251,17 +251,17 @@ impl Tracing {
         id
     }
 
-    /// Ends one; what it wanted.
+    /// Closes a session. Returns what it enabled.
     pub fn close(&self, id: SessionId) -> Option<Enable> {
         self.state().sessions.remove(&id).map(|session| session.enable)
     }
 
-    /// A session's events so far.
+    /// The events of a session so far.
     pub fn events(&self, id: SessionId) -> Vec<Event> {
         self.state().sessions.get(&id).map(|session| session.events.clone()).unwrap_or_default()
     }
 
-    /// Takes them out.
+    /// Removes a session's events and returns them.
     pub fn take(&self, id: SessionId) -> Vec<Event> {
         self.state()
             .sessions
@@ -270,12 +270,12 @@ impl Tracing {
             .unwrap_or_default()
     }
 
-    /// Events that a session had no room for.
+    /// The number of events that did not fit into a session.
     pub fn lost(&self, id: SessionId) -> u64 {
         self.state().sessions.get(&id).map_or(0, |session| session.lost)
     }
 
-    /// Events that were written though no session wanted them.
+    /// The number of events that were written although no session enables them.
     pub fn unheard(&self) -> u64 {
         self.unheard.load(Ordering::Relaxed)
     }
@@ -293,9 +293,9 @@ impl State {
         }
     }
 
-    /// What all sessions together want of a provider: the highest level, any of
-    /// the keywords, and only what all of them demand ("EnableCallback": the
-    /// provider hears of the sum).
+    /// The combined filter of all sessions for a provider: the highest level, the
+    /// union of the keywords, and only the required keywords that all of them have
+    /// ("EnableCallback").
     fn wanted(&self, provider: Guid) -> Option<Filter> {
         let of = self.sessions.values().filter(|session| session.enable.provider == provider);
         let each = of.map(|session| {
@@ -306,7 +306,7 @@ impl State {
             }
         });
         each.reduce(|one, other| Filter {
-            // 0 is every level.
+            // 0 means every level.
             level: if one.level == 0 || other.level == 0 { 0 } else { one.level.max(other.level) },
             any: one.any | other.any,
             all: one.all & other.all,

@@ -1,4 +1,4 @@
-//! The decoder, against bytes made by hand.
+//! Tests of the decoder, with hand-made bytes.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use super::value::values;
 use super::*;
 use crate::wfp::Guid;
 
-/// Metadata around what follows the tag.
+/// Metadata, with this text after the tag.
 fn metadata(tail: &[u8]) -> Vec<u8> {
     let length = u16::try_from(tail.len() + 3).unwrap();
     [&length.to_le_bytes()[..], &[0], tail].concat()
@@ -74,35 +74,35 @@ fn arrays_structures_and_tags_are_read() {
     assert_eq!((&*group.name, group.group), ("Hi", Some(Guid::from_bytes_le([7; 16]))));
 }
 
-/// Each is one change away from what is read above.
+/// Each case differs in one point from valid metadata.
 #[test]
-fn what_is_not_allowed_is_refused() {
+fn invalid_metadata_is_refused() {
     for (fields, payload, complaint) in [
-        (&b"A\0\x04"[..], &[][..], "1 bytes wanted"),
-        (b"A\0\x04", &[7, 8], "1 bytes that no field tells of"),
+        (&b"A\0\x04"[..], &[][..], "expected 1 bytes"),
+        (b"A\0\x04", &[7, 8], "1 bytes after the last field"),
         (b"A\0\x00", &[7], "in-type 0"),
         (b"A\0\x10", &[7], "in-type 16"),
         (b"A\0\x1a", &[7], "in-type 26"),
         (b"A\0\x84\x05", &[7], "out-type 5"),
         (b"A\0\x84\x7f", &[7], "out-type 127"),
-        (b"A\0\x84", &[7], "1 bytes wanted"),
-        (b"A\0\x64", &[7], "a serializer of its own"),
-        (b"A\0\x24\0\0", &[], "an array of none"),
+        (b"A\0\x84", &[7], "expected 1 bytes"),
+        (b"A\0\x64", &[7], "a custom serializer"),
+        (b"A\0\x24\0\0", &[], "an empty array"),
         (b"A\0\x4e", &[0, 0], "an array of TlgInBINARY"),
-        (b"A\0\x84\x03", &[2], "neither true nor false"),
+        (b"A\0\x84\x03", &[2], "expected true or false"),
         (b"A\0\x98\0", &[], "a structure without fields"),
-        (b"A\0\x98\x02B\0\x04", &[7], "a name without its end"),
+        (b"A\0\x98\x02B\0\x04", &[7], "a name without an end"),
         (b"A\0\x04A\0\x04", &[7, 8], "two fields of one name"),
         (b"\0\x04", &[7], "an empty name"),
-        (b"A", &[7], "a name without its end"),
-        (b"\xff\0\x04", &[7], "no UTF-8"),
-        (b"A\0\x97\x23", &[1, 0, 0xff], "no UTF-8"),
+        (b"A", &[7], "a name without an end"),
+        (b"\xff\0\x04", &[7], "not UTF-8"),
+        (b"A\0\x97\x23", &[1, 0, 0xff], "not UTF-8"),
         (b"A\0\x17", &[1, 0, 0xff], "code page"),
-        (b"A\0\x97\x23", &[2, 0, b'a'], "2 bytes wanted"),
-        (b"A\0\x97\x0c", &[1, 0, b'{'], "no JSON"),
-        (b"A\0\x16", &[1, 0, b'a'], "half a character"),
+        (b"A\0\x97\x23", &[2, 0, b'a'], "expected 2 bytes"),
+        (b"A\0\x97\x0c", &[1, 0, b'{'], "not JSON"),
+        (b"A\0\x16", &[1, 0, b'a'], "an incomplete character"),
         (b"A\0\x8e\x0a", &[4, 0, 2, 0, 0, 80], "family 2 in 4 bytes"),
-        (b"A\0\x8e\x09", &[1, 0, 0], "no IPv6 address"),
+        (b"A\0\x8e\x09", &[1, 0, 0], "not an IPv6 address"),
         (b"A\0\x84\x84\x80\x80\x80\x80", &[7], "28 bits"),
     ] {
         let Malformed(text) = decode(fields, payload).unwrap_err();
@@ -110,14 +110,14 @@ fn what_is_not_allowed_is_refused() {
     }
     let mut wrong = metadata(b"Ev\0");
     wrong[0] += 1;
-    assert!(schema(&wrong).unwrap_err().0.contains("say they are"));
+    assert!(schema(&wrong).unwrap_err().0.contains("whose length says"));
     assert!(
         schema(&metadata(&b"Ev\0".iter().chain(&b"A\0\x04".repeat(129)).copied().collect::<Vec<_>>()))
             .is_err()
     );
 }
 
-/// An event whole, in a session, and what it looks like as a line of JSON.
+/// A whole event, in a session, and as a line of JSON.
 #[test]
 fn events_reach_the_sessions_that_want_them() {
     let (provider, tracing) = (Guid::from_u128(1), Tracing::default());
@@ -160,7 +160,7 @@ fn events_reach_the_sessions_that_want_them() {
 
 #[test]
 fn times_are_utc() {
-    // FILETIMEs of well-known moments: Unix's epoch, and 29 February 2024.
+    // FILETIMEs of known dates: the Unix epoch, and 29 February 2024.
     assert_eq!(utc(116_444_736_000_000_000), "1970-01-01T00:00:00.0000000Z");
     assert_eq!(utc(116_444_736_000_000_000 + 17_092_100_961_234_567), "2024-02-29T12:34:56.1234567Z");
 }

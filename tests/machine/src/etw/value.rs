@@ -1,4 +1,4 @@
-//! What payloads say: values.
+//! Decodes the values in the payload of an event.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -9,7 +9,7 @@ use super::schema::{Count, Field, In, out};
 use super::{Malformed, Result};
 use crate::wfp::Guid;
 
-/// A field's value.
+/// The value of a field.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Value {
@@ -21,24 +21,24 @@ pub enum Value {
     Text(String),
     Bytes(Vec<u8>),
     Guid(Guid),
-    /// FILETIME: 100 ns since 1601.
+    /// FILETIME: 100 ns units since 1601.
     Time(u64),
     Ipv4(Ipv4Addr),
     Ipv6(Ipv6Addr),
     Socket(SocketAddr),
-    /// Nothing where an address was to be.
+    /// An empty address.
     Nowhere,
     Array(Vec<Self>),
     Structure(Vec<(String, Self)>),
 }
 
-/// Reads a payload, to its last byte.
+/// Decodes a payload completely.
 pub fn values(fields: &[Field], payload: &[u8]) -> Result<Vec<(String, Value)>> {
     let mut reader = Reader::new(payload, "payload");
     let values = structure(fields, &mut reader)?;
     match reader.len() {
         0 => Ok(values),
-        left => Err(Malformed::new(format!("payload: {left} bytes that no field tells of"))),
+        left => Err(Malformed::new(format!("payload: {left} bytes after the last field"))),
     }
 }
 
@@ -73,7 +73,7 @@ fn one(field: &Field, reader: &mut Reader<'_>) -> Result<Value> {
         In::Int64 => Value::Signed(i64::from_le_bytes(reader.array()?)),
         In::UInt8 if field.output == out::BOOLEAN => boolean(field, reader.u8()?.into())?,
         In::UInt8 => unsigned(reader.u8()?.into()),
-        // In network order.
+        // In network byte order.
         In::UInt16 if field.output == out::PORT => {
             Value::Unsigned(u16::from_be_bytes(reader.array()?).into())
         }
@@ -123,7 +123,7 @@ fn boolean(field: &Field, number: u32) -> Result<Value> {
     match number {
         0 => Ok(Value::Bool(false)),
         1 => Ok(Value::Bool(true)),
-        _ => Err(bad(field, "neither true nor false")),
+        _ => Err(bad(field, "expected true or false")),
     }
 }
 
@@ -131,20 +131,20 @@ fn text(field: &Field, bytes: &[u8], wide: bool) -> Result<Value> {
     let utf8 = [out::UTF8, out::XML, out::JSON].contains(&field.output);
     let text = if wide {
         if !bytes.len().is_multiple_of(2) {
-            return Err(bad(field, "half a character"));
+            return Err(bad(field, "an incomplete character"));
         }
         let units: Vec<_> =
             bytes.chunks_exact(2).map(|unit| u16::from_le_bytes([unit[0], unit[1]])).collect();
-        String::from_utf16(&units).map_err(|_| bad(field, "no UTF-16"))?
+        String::from_utf16(&units).map_err(|_| bad(field, "not UTF-16"))?
     } else if utf8 {
-        String::from_utf8(bytes.to_vec()).map_err(|_| bad(field, "no UTF-8"))?
+        String::from_utf8(bytes.to_vec()).map_err(|_| bad(field, "not UTF-8"))?
     } else if bytes.is_ascii() {
         bytes.iter().map(|byte| char::from(*byte)).collect()
     } else {
-        return Err(bad(field, "characters of a code page that nobody names"));
+        return Err(bad(field, "characters of an unknown code page"));
     };
     if field.output == out::JSON {
-        serde_json::from_str::<serde_json::Value>(&text).map_err(|_| bad(field, "no JSON"))?;
+        serde_json::from_str::<serde_json::Value>(&text).map_err(|_| bad(field, "not JSON"))?;
     }
     Ok(Value::Text(text))
 }
@@ -152,7 +152,7 @@ fn text(field: &Field, bytes: &[u8], wide: bool) -> Result<Value> {
 fn blob(field: &Field, bytes: &[u8]) -> Result<Value> {
     match field.output {
         out::IPV6 => {
-            let bytes: [u8; 16] = bytes.try_into().map_err(|_| bad(field, "no IPv6 address"))?;
+            let bytes: [u8; 16] = bytes.try_into().map_err(|_| bad(field, "not an IPv6 address"))?;
             Ok(Value::Ipv6(bytes.into()))
         }
         out::SOCKETADDRESS => socket_address(field, bytes),
@@ -160,8 +160,8 @@ fn blob(field: &Field, bytes: &[u8]) -> Result<Value> {
     }
 }
 
-/// SOCKADDR_IN (16 bytes) or SOCKADDR_IN6 (28), as `ws2def.h` and `ws2ipdef.h`
-/// lay them out.
+/// SOCKADDR_IN (16 bytes) or SOCKADDR_IN6 (28), as defined in `ws2def.h` and
+/// `ws2ipdef.h`.
 fn socket_address(field: &Field, bytes: &[u8]) -> Result<Value> {
     const AF_INET: u16 = 2;
     const AF_INET6: u16 = 23;
@@ -176,7 +176,7 @@ fn socket_address(field: &Field, bytes: &[u8]) -> Result<Value> {
             let address = Ipv4Addr::from(reader.array::<4>()?);
             match reader.array::<8>()? {
                 [0, 0, 0, 0, 0, 0, 0, 0] => Ok(Value::Socket((address, port).into())),
-                _ => Err(bad(field, "sin_zero that is not")),
+                _ => Err(bad(field, "sin_zero is not zero")),
             }
         }
         (AF_INET6, 28) => {
@@ -188,7 +188,7 @@ fn socket_address(field: &Field, bytes: &[u8]) -> Result<Value> {
 }
 
 impl Value {
-    /// As a number, if it is one.
+    /// The value as a number, if it is one.
     pub fn number(&self) -> Option<u64> {
         match self {
             Self::Unsigned(number) | Self::Hex(number) => Some(*number),
@@ -196,7 +196,7 @@ impl Value {
         }
     }
 
-    /// As a text, if it is one.
+    /// The value as a text, if it is one.
     pub fn text(&self) -> Option<&str> {
         match self {
             Self::Text(text) => Some(text),
@@ -205,7 +205,7 @@ impl Value {
     }
 }
 
-/// Numbers and texts are JSON's own; the rest is text.
+/// Numbers and texts become JSON numbers and texts; all other values become texts.
 impl Serialize for Value {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         match self {

@@ -1,4 +1,4 @@
-//! Which calls of a driver fail in one machine.
+//! Makes planned calls of a driver fail in one machine.
 #![forbid(unsafe_code)]
 
 use std::fmt;
@@ -8,17 +8,17 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::table::{FALLIBLE, row};
 use crate::nt::{Effect, FailCalls, Failure};
 
-/// Whether a call fails alone.
+/// Which calls fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
-    /// Only the nth fails.
+    /// Only the planned one.
     Once,
-    /// It and every later one.
+    /// The planned one and all later ones.
     After,
 }
 
 impl Mode {
-    /// Both, by their names on a command line.
+    /// Both modes, by their names on a command line.
     pub const ALL: [(&'static str, Self); 2] = [("once", Self::Once), ("after", Self::After)];
 }
 
@@ -31,23 +31,23 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Which calls of a life fail.
+/// The calls of a run that fail.
 #[derive(Clone, Copy, Debug)]
 pub struct Plan {
-    /// Number of the first, from 1, counting calls that can fail.
+    /// The number of the first one, counted from 1 over the calls that can fail.
     pub nth: usize,
-    /// Whether later ones fail, too.
+    /// Whether later calls fail, too.
     pub mode: Mode,
-    /// How the first fails.
+    /// How the first one fails.
     pub failure: Failure,
-    /// Chooses how later ones fail.
+    /// The seed that decides how later ones fail.
     pub seed: u64,
 }
 
-/// A call that was made to fail.
+/// A failure that was injected.
 #[derive(Clone, Copy, Debug)]
 pub struct Injection {
-    /// Its number.
+    /// The number of the call.
     pub number: usize,
     /// Its row in [`FALLIBLE`].
     pub row: usize,
@@ -55,7 +55,7 @@ pub struct Injection {
     pub failure: Failure,
 }
 
-/// Which calls fail in one machine: none, until it is armed.
+/// The calls that fail in one machine; none until it is armed.
 #[derive(Debug, Default)]
 pub struct Faults {
     armed: AtomicBool,
@@ -66,30 +66,29 @@ pub struct Faults {
 struct State {
     plan: Option<Plan>,
     paused: bool,
-    /// The next call of this row fails so.
+    /// The next call of this row fails this way.
     next: Option<(usize, Failure)>,
-    /// Rows of the calls so far.
+    /// The rows of the calls so far.
     calls: Vec<usize>,
     injected: Vec<Injection>,
-    /// Releases refused, in all and since one was let through.
+    /// The number of refused releases, in total and in a row.
     refusals: u32,
     in_a_row: u32,
 }
 
-/// The most refusals of a release, one after the other and in one life. In
-/// the end it succeeds, as on Windows: refused for ever, it would be a hang of
-/// the lab's own making.
+/// The maximum number of refused releases, in a row and in one run. In the end a
+/// release succeeds, as on Windows; otherwise the driver could never unload.
 const IN_A_ROW: u32 = 3;
 const REFUSALS: u32 = 6;
 
 impl Faults {
-    /// Counts calls from now on, and lets them fail as planned.
+    /// Starts to count calls, and lets them fail as planned.
     pub fn arm(&self, plan: Option<Plan>) {
         *self.state() = State { plan, ..State::default() };
         self.armed.store(true, Ordering::Release);
     }
 
-    /// Lets the next call of an export fail, whatever its number.
+    /// Makes the next call of an export fail, whatever its number is.
     ///
     /// # Panics
     /// If the export is not in [`FALLIBLE`].
@@ -100,17 +99,17 @@ impl Faults {
         self.armed.store(true, Ordering::Release);
     }
 
-    /// Whether calls are let through for now; they are counted all the same.
+    /// Pauses failures; calls are still counted.
     pub fn pause(&self, paused: bool) {
         self.state().paused = paused;
     }
 
-    /// Rows in [`FALLIBLE`] of the calls so far, in their order.
+    /// The rows in [`FALLIBLE`] of the calls so far, in order.
     pub fn calls(&self) -> Vec<usize> {
         self.state().calls.clone()
     }
 
-    /// What was made to fail so far.
+    /// The failures that were injected so far.
     pub fn injected(&self) -> Vec<Injection> {
         self.state().injected.clone()
     }
@@ -121,7 +120,7 @@ impl Faults {
 }
 
 impl FailCalls for Faults {
-    /// Counts the call, too.
+    /// Also counts the call.
     fn failure(&self, export: usize) -> Option<Failure> {
         if !self.armed.load(Ordering::Acquire) {
             return None;
@@ -163,8 +162,8 @@ impl State {
     }
 }
 
-/// The step of SplitMix64 (Steele, Lea, Flood, 2014): every number to another
-/// that looks unlike it.
+/// A step of SplitMix64 (Steele, Lea, Flood, 2014), which maps similar numbers to
+/// different ones.
 fn mix(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

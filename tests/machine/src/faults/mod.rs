@@ -1,9 +1,9 @@
-//! Which calls of a driver can fail, how, and which do.
+//! The calls of a driver that can fail, how they fail, and when they do.
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`table`] | which calls can fail, how, and which cannot |
-//! | [`inject`] | which calls fail in one machine |
+//! | [`table`] | the calls that can fail, how, and those that cannot |
+//! | [`inject`] | makes planned calls fail in one machine |
 #![forbid(unsafe_code)]
 
 pub mod inject;

@@ -1,10 +1,10 @@
-//! Which calls can fail, and with what.
+//! The calls that can fail, and their documented failures.
 //!
-//! Sources are the functions' own reference pages (WDK), unless said otherwise.
-//! Where a page says no more than *"other status codes: an error occurred"*,
-//! STATUS_INSUFFICIENT_RESOURCES stands for them, since any call may run out of
-//! memory, and for calls that go to BFE by RPC what `ntstatus.h` has for a
-//! session or a server that is gone.
+//! Sources are the functions' own reference pages (WDK), unless said otherwise. If
+//! a page only says *"other status codes: an error occurred"*, this table uses
+//! STATUS_INSUFFICIENT_RESOURCES, because any call may run out of memory. For calls
+//! that go to BFE by RPC, it also uses the codes of `ntstatus.h` for an aborted
+//! session or server.
 
 use crate::exports::index;
 use crate::nt::types::Address;
@@ -18,12 +18,12 @@ pub struct Fallible {
     pub name: &'static str,
     /// Its row in [`crate::exports`].
     pub export: usize,
-    /// The address for a driver's import, which asks [`crate::nt::FailCalls`].
+    /// The address for a driver's import; it asks [`crate::nt::FailCalls`].
     pub entry: fn() -> Address,
-    /// Whether it gives back what another call gave. Such a call fails a few
-    /// times, not for ever: nobody could unload then.
+    /// Whether it releases what another call has returned. Such a call fails only a
+    /// few times, because otherwise the driver could not unload.
     pub releases: bool,
-    /// How; the usual way first.
+    /// Its failures; the most common one comes first.
     pub failures: &'static [Failure],
 }
 
@@ -64,28 +64,29 @@ macro_rules! row {
 
 const SHORT: Failure = refused(Status::INSUFFICIENT_RESOURCES);
 const EXISTS: Failure = refused(Status::FWP_ALREADY_EXISTS);
-/// BFE has stopped and taken the session with it.
+/// BFE has stopped and has aborted the session.
 const ABORTED: Failure = refused(Status::FWP_SESSION_ABORTED);
-/// Another session is open that the object belongs to.
+/// The object belongs to another open session.
 const WRONG_SESSION: Failure = refused(Status::FWP_WRONG_SESSION);
 const UNREACHABLE: Failure = refused(Status::SERVER_UNAVAILABLE);
 
-/// Calls that can fail.
+/// The calls that can fail.
 pub const FALLIBLE: &[Fallible] = &[
-    // NULL.
+    // It returns NULL.
     fallible!(ex::ExAllocatePool2(_, _, _), &[SHORT]),
     fallible!(io::IoAllocateWorkItem(_), &[SHORT]),
     fallible!(etw::EtwRegister(_, _, _, _), &[SHORT]),
-    // EventSetInformation's page; the kernel's has no list.
+    // From the page of EventSetInformation; the kernel's page has no list.
     fallible!(etw::EtwSetInformation(_, _, _, _), &[SHORT, refused(Status::INVALID_PARAMETER)]),
-    // EventWrite's page: no memory, buffers full, too large for the session's.
+    // From the page of EventWrite: no memory, buffers full, or too large for the
+    // session's buffers.
     fallible!(etw::EtwWriteTransfer(_, _, _, _, _, _), &[SHORT]),
-    // The collision of names, which the page has too, needs a name.
+    // The page also lists a collision of names, which needs a name.
     fallible!(io::IoCreateDevice(_, _, _, _, _, _, _), &[SHORT]),
     fallible!(ps::PsCreateSystemThread(_, _, _, _, _, _, _), &[SHORT]),
     fallible!(zw::ZwCreateEvent(_, _, _, _, _), &[SHORT]),
-    // The page names no failure. The others are those of ZwOpenKey's page: no
-    // such key, and no right to it.
+    // The page lists no failure. The others are from the page of ZwOpenKey: the key
+    // does not exist, or access is denied.
     fallible!(
         io::IoOpenDriverRegistryKey(_, _, _, _, _),
         &[SHORT, refused(Status::OBJECT_NAME_NOT_FOUND), refused(Status::ACCESS_DENIED)],
@@ -101,10 +102,10 @@ pub const FALLIBLE: &[Fallible] = &[
         ],
     ),
     fallible!(fwp::FwpsCalloutRegister3(_, _, _), &[EXISTS, SHORT]),
-    // What a driver may go on from is STATUS_SUCCESS and "there is no such
-    // callout"; after anything else the callout is there still, and "a callout
-    // driver cannot be unloaded until all of the callouts […] have been
-    // successfully unregistered".
+    // A driver may continue after STATUS_SUCCESS and "there is no such callout".
+    // After any other status the callout is still registered, and "a callout driver
+    // cannot be unloaded until all of the callouts […] have been successfully
+    // unregistered".
     release!(
         fwp::FwpsCalloutUnregisterById0(_),
         &[
@@ -119,17 +120,17 @@ pub const FALLIBLE: &[Fallible] = &[
     // callback function before the callout driver can be unloaded".
     release!(fwp::FwpmBfeStateUnsubscribeChanges0(_), &[SHORT]),
     fallible!(fwp::FwpmEngineOpen0(_, _, _, _, _), &[UNREACHABLE, EXISTS, SHORT]),
-    // A close that fails and leaves the session open is not played: no page
-    // says that the handle is good for another try, and what is left then are
-    // objects that let everything pass once their callouts are gone.
+    // A close that fails and leaves the session open is not simulated, because no
+    // page says that the handle can be used for another try. The remaining objects
+    // permit everything once their callouts are gone.
     release!(
         fwp::FwpmEngineClose0(_),
         &[done(Status::FWP_SESSION_ABORTED), done(Status::SERVER_UNAVAILABLE)]
     ),
-    // FWPM_SESSION0: the wait for the lock ends in STATUS_FWP_TIMEOUT.
+    // FWPM_SESSION0: the wait for the lock ends with STATUS_FWP_TIMEOUT.
     fallible!(fwp::FwpmTransactionBegin0(_, _), &[refused(Status::FWP_TIMEOUT), ABORTED, SHORT]),
-    // No page says whether the transaction is over when a commit fails: it goes
-    // on (refused), or is over, and everything in force (done).
+    // No page says whether a failed commit ends the transaction. Both are
+    // simulated: it continues (refused), or it is over and in force (done).
     fallible!(
         fwp::FwpmTransactionCommit0(_),
         &[SHORT, refused(Status::FWP_TXN_ABORTED), ABORTED, done(Status::SERVER_UNAVAILABLE)],
@@ -145,8 +146,8 @@ pub const FALLIBLE: &[Fallible] = &[
         fwp::FwpmFilterAdd0(_, _, _, _),
         &[EXISTS, refused(Status::FWP_CALLOUT_NOT_FOUND), ABORTED, SHORT]
     ),
-    // Called for what an earlier run has left, and for filters that a new policy
-    // does not ask for.
+    // Called for objects of an earlier run, and for filters that a new policy does
+    // not need.
     fallible!(fwp::FwpmFilterDeleteByKey0(_, _), &[ABORTED, WRONG_SESSION, SHORT]),
     fallible!(
         fwp::FwpmCalloutDeleteByKey0(_, _),
@@ -160,24 +161,25 @@ pub const FALLIBLE: &[Fallible] = &[
         fwp::FwpmProviderDeleteByKey0(_, _),
         &[refused(Status::FWP_IN_USE), WRONG_SESSION, ABORTED, SHORT]
     ),
-    // The flow is over already, or there is no memory for the context.
+    // The flow is already over, or there is no memory for the context.
     fallible!(fwp::FwpsFlowAssociateContext0(_, _, _, _), &[refused(Status::INVALID_PARAMETER), SHORT]),
     release!(fwp::FwpsFlowRemoveContext0(_, _, _), &[refused(Status::UNSUCCESSFUL)]),
 ];
 
-/// Calls that cannot fail, or not in a way that a driver could see, and why.
+/// The calls that cannot fail, or not in a way that a driver can see, with the
+/// reason.
 pub const INFALLIBLE: &[(&str, &str)] = &[
-    ("EtwUnregister", "fails for a handle that is not registered, by the caller's fault alone"),
+    ("EtwUnregister", "fails only for a handle that is not registered, which is the caller's fault"),
     ("ExFreePoolWithTag", "returns nothing"),
     ("IoDeleteDevice", "returns nothing"),
     ("IoFreeWorkItem", "returns nothing"),
-    ("IoQueueWorkItem", "returns nothing: the item is all it needs"),
+    ("IoQueueWorkItem", "returns nothing; it needs no memory but the item"),
     ("KeAcquireSpinLockRaiseToDpc", "returns a level"),
     ("KeBugCheckEx", "does not return"),
-    ("KeDelayExecutionThread", "not alertable and in kernel mode it returns STATUS_SUCCESS only"),
+    ("KeDelayExecutionThread", "in kernel mode and not alertable, it returns only STATUS_SUCCESS"),
     ("KeGetCurrentIrql", "returns a level"),
     ("KeGetCurrentProcessorNumberEx", "returns a number"),
-    ("KeGetProcessorNumberFromIndex", "fails for a processor that is not active; all of a machine's are"),
+    ("KeGetProcessorNumberFromIndex", "fails only for an inactive processor; here all are active"),
     ("KeInitializeEvent", "returns nothing"),
     ("KeQueryInterruptTimePrecise", "returns a time"),
     ("KeQueryMaximumProcessorCountEx", "returns a number"),
@@ -186,14 +188,11 @@ pub const INFALLIBLE: &[(&str, &str)] = &[
     ("KeRevertToUserGroupAffinityThread", "returns nothing"),
     ("KeSetEvent", "returns the event's previous state"),
     ("KeSetSystemGroupAffinityThread", "returns nothing"),
-    ("KeWaitForSingleObject", "not alertable, in kernel mode and without a timeout it ends in success only"),
-    ("ZwClose", "fails for a handle that is not open or is protected, by the caller's fault alone"),
-    (
-        "ZwNotifyChangeKey",
-        "called by a system thread alone, whose calls stand in no order; the driver's tests take its key away",
-    ),
-    ("ZwSetEvent", "fails for a handle that is no event's, by the caller's fault alone"),
-    ("ZwWaitForSingleObject", "not alertable it ends in success, or when the time is over"),
+    ("KeWaitForSingleObject", "in kernel mode, not alertable and without a timeout, it only succeeds"),
+    ("ZwClose", "fails only for a closed or protected handle, which is the caller's fault"),
+    ("ZwNotifyChangeKey", "only a system thread calls it, in no fixed order; other tests delete its key"),
+    ("ZwSetEvent", "fails only for a handle that is not an event's, which is the caller's fault"),
+    ("ZwWaitForSingleObject", "not alertable, it ends with success or with a timeout"),
     ("FwpmBfeStateGet0", "returns a state"),
     ("memcmp", "C"),
     ("memcpy", "C"),
@@ -201,12 +200,12 @@ pub const INFALLIBLE: &[(&str, &str)] = &[
     ("memset", "C"),
 ];
 
-/// Row in [`FALLIBLE`] of the export at `index`.
+/// The row in [`FALLIBLE`] of an export.
 pub(super) fn row(export: usize) -> Option<usize> {
     FALLIBLE.iter().position(|call| call.export == export)
 }
 
-/// What a driver's import of this name is bound to, if the call can fail.
+/// The address for a driver's import with this name, if the call can fail.
 pub fn entry(name: &str) -> Option<Address> {
     let call = FALLIBLE.iter().find(|call| call.name == name)?;
     Some((call.entry)())
@@ -230,9 +229,9 @@ mod tests {
         }
     }
 
-    /// What returns no status and no pointer has no way to say that it failed.
+    /// A call without a status or pointer cannot report a failure.
     #[test]
-    fn what_can_fail_returns_a_status_or_a_pointer() {
+    fn calls_that_can_fail_return_a_status_or_a_pointer() {
         let facts: serde_json::Value =
             serde_json::from_str(include_str!("../../facts/functions.json")).unwrap();
         for call in FALLIBLE {

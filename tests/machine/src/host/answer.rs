@@ -1,4 +1,4 @@
-//! Answers the host makes itself: RST, echo reply, ICMP unreachable.
+//! Builds the host's own answers: RST, echo reply, ICMP unreachable.
 
 use std::net::IpAddr;
 
@@ -8,26 +8,26 @@ use etherparse::{icmpv4, icmpv6};
 
 use crate::wire::{Parsed, TcpFlags};
 
-/// The hop limit Windows sends with.
+/// The hop limit of packets that Windows sends.
 pub(super) const HOP_LIMIT: u8 = 128;
 
-/// What an ICMP error says.
+/// The problem that an ICMP error reports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Problem {
     PortUnreachable,
     ProtocolUnreachable,
-    /// Of IPv4 only.
+    /// IPv4 only.
     SourceRouteFailed,
-    /// Where in the packet; the code is of ICMPv6 only.
+    /// The position in the packet. Only ICMPv6 has a code.
     Parameter {
         code: u8,
         pointer: u32,
     },
-    /// The rest of the datagram has not come.
+    /// The other fragments of the datagram did not arrive in time.
     ReassemblyTimeout,
 }
 
-/// An IP header back to the sender of `packet`.
+/// The IP header of an answer to `packet`.
 fn back(packet: &Parsed<'_>) -> PacketBuilderStep<IpHeaders> {
     let (from, to) = (packet.destination.ip(), packet.source.ip());
     let headers = match (from, to) {
@@ -60,8 +60,8 @@ fn v6(address: IpAddr) -> [u8; 16] {
     }
 }
 
-/// The RST for a segment of no connection (RFC 9293, 3.10.7.1), `None` where
-/// none is due: for a RST, and for what is not TCP.
+/// The RST for a segment without a connection (RFC 9293, 3.10.7.1); `None` for a
+/// RST, and for anything but TCP.
 pub(super) fn reset(packet: &Parsed<'_>) -> Option<Vec<u8>> {
     let tcp = packet.tcp().filter(|tcp| !tcp.flags.has(TcpFlags::RST))?;
     let (from, to) = (packet.destination.port(), packet.source.port());
@@ -78,7 +78,7 @@ pub(super) fn reset(packet: &Parsed<'_>) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The reply to an echo request, `None` if it is none.
+/// The reply to an echo request; `None` for any other packet.
 pub(super) fn echo_reply(packet: &Parsed<'_>) -> Option<Vec<u8>> {
     let body = packet.transport_bytes();
     let header: [u8; 4] = body.get(4..8)?.try_into().ok()?;
@@ -98,21 +98,21 @@ pub(super) fn echo_reply(packet: &Parsed<'_>) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The datagram back from a UDP socket that echoes.
+/// The datagram that an echo socket sends back.
 pub(super) fn datagram_echo(packet: &Parsed<'_>) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     let (from, to) = (packet.destination.port(), packet.source.port());
-    // What lies behind the datagram's own length is none of it.
+    // Bytes after the datagram's own length do not belong to it.
     let length = packet.transport_bytes().get(4..6)?.try_into().ok()?;
     let data = packet.transport_bytes().get(8..usize::from(u16::from_be_bytes(length)))?;
     back(packet).udp(from, to).write(&mut bytes, data).ok()?;
     Some(bytes)
 }
 
-/// An ICMP error (RFC 792; RFC 4443), with the start of the packet as those
-/// documents want it quoted. `None` where the family knows no such error.
+/// An ICMP error (RFC 792; RFC 4443) that quotes the start of the packet as these
+/// documents require. `None` if the family has no such error.
 pub(super) fn error(packet: &Parsed<'_>, problem: Problem) -> Option<Vec<u8>> {
-    /// The IPv6 minimum MTU less the error's own headers.
+    /// The IPv6 minimum MTU minus the error's own headers.
     const V6_QUOTE: usize = 1280 - 40 - 8;
     let mut bytes = Vec::new();
     let quote = |limit: usize| &packet.bytes[..packet.bytes.len().min(limit)];
@@ -151,7 +151,7 @@ fn v6_error(packet: &Parsed<'_>, problem: Problem) -> Option<Icmpv6Type> {
     Some(match problem {
         Problem::PortUnreachable => Icmpv6Type::DestinationUnreachable(icmpv6::DestUnreachableCode::Port),
         Problem::ProtocolUnreachable => {
-            // At the field that has the number that is not recognized.
+            // The pointer is at the field with the unrecognized number.
             let mut chain = packet.chain()?;
             chain.by_ref().for_each(drop);
             parameter(ParameterProblemCode::UnrecognizedNextHeader, chain.named_at as u32)

@@ -1,20 +1,20 @@
-//! What stands behind a socket.
+//! The applications behind sockets: HTTP, echo, hold.
 
-/// An application that a port can have.
+/// An application for a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Application {
-    /// HTTP/1.1: `/` is a small page, `/bytes/N` has N bytes.
+    /// HTTP/1.1: `/` returns a small page, `/bytes/N` returns N bytes.
     Http,
-    /// Sends back what it gets.
+    /// Echoes what it receives.
     Echo,
-    /// Accepts, reads, and says nothing.
+    /// Accepts and reads, but sends nothing.
     Hold,
 }
 
-/// The most bytes of a request's head, and of what a client keeps.
+/// The maximum size of a request's head, and of what a client stores, in bytes.
 const HEAD_LIMIT: usize = 16 << 10;
 const KEPT_LIMIT: usize = 16 << 20;
-/// The most bytes `/bytes/N` gives.
+/// The maximum N of `/bytes/N`.
 const BODY_LIMIT: usize = 64 << 20;
 
 const PAGE: &str = "<!doctype html><title>WFP lab</title><p>This port is open.\n";
@@ -26,17 +26,17 @@ enum Kind {
     Client { received: Vec<u8> },
 }
 
-/// One connection's application.
+/// The application of one connection.
 pub(super) struct Session {
     kind: Kind,
     output: Vec<u8>,
     sent: usize,
-    /// It wants no more than to finish sending and close.
+    /// It closes the connection when everything is sent.
     pub close: bool,
 }
 
 impl Session {
-    /// The server's side.
+    /// A server.
     pub fn server(application: Application) -> Self {
         let kind = match application {
             Application::Http => Kind::Http { head: Vec::new() },
@@ -56,7 +56,7 @@ impl Session {
         Self { kind, output, sent: 0, close: false }
     }
 
-    /// What a client has read; nothing for a server.
+    /// Everything that a client has read; empty for a server.
     pub fn into_received(self) -> Vec<u8> {
         match self.kind {
             Kind::Client { received } => received,
@@ -78,7 +78,7 @@ impl Session {
         &rest[..rest.len().min(limit)]
     }
 
-    /// Moves on past bytes that were sent, or taken out of the stream.
+    /// Skips bytes that were sent, or removed from the stream.
     pub fn advance(&mut self, count: usize) {
         self.sent += count;
         if self.sent == self.output.len() {
@@ -87,12 +87,12 @@ impl Session {
         }
     }
 
-    /// The peer sends no more.
+    /// The peer has sent its FIN.
     pub fn peer_closed(&mut self) {
         self.close = true;
     }
 
-    /// The peer sent these.
+    /// The peer has sent these bytes.
     pub fn data(&mut self, bytes: &[u8]) {
         match &mut self.kind {
             Kind::Hold => {}
@@ -121,8 +121,8 @@ fn find(bytes: &[u8], pattern: &[u8]) -> Option<usize> {
     bytes.windows(pattern.len()).position(|window| window == pattern)
 }
 
-/// Appends the answer to one request; returns whether to close after it.
-/// Bodies of requests are not looked for: only GET and HEAD are served.
+/// Appends the answer to a request. Returns whether to close after it. Request
+/// bodies are not read, because only GET and HEAD are served.
 fn respond(request: &[u8], output: &mut Vec<u8>) -> bool {
     let text = String::from_utf8_lossy(request);
     let mut lines = text.split("\r\n");
@@ -168,7 +168,7 @@ mod tests {
 
     fn ask(request: &str) -> (String, bool) {
         let mut session = Session::server(Application::Http);
-        // Byte by byte: a request may come in any pieces.
+        // Byte by byte, because a request may arrive in any pieces.
         for byte in request.as_bytes() {
             session.data(&[*byte]);
         }

@@ -1,4 +1,4 @@
-//! A TCP connection of the host, and how it ends.
+//! The host's TCP connections, and how they end.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -15,42 +15,42 @@ use super::{Host, Pair};
 use crate::wfp::FlowHandle;
 use crate::wire::Parsed;
 
-/// How long a handshake may take.
+/// The time limit of a handshake.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(20);
-/// How long the peer may leave data or a FIN without a word. smoltcp's own
-/// timeout will not do: it resets connections that are merely idle.
+/// The time limit for the peer to answer data or a FIN. smoltcp's own timeout
+/// cannot be used, because it resets idle connections.
 const ANSWER_LIMIT: Duration = Duration::from_secs(60);
 
 /// A TCP connection.
 pub(super) struct Connection {
     pub id: ConnectionId,
-    /// When the peer was last heard, or given something to answer; since the
-    /// host's start.
+    /// When the peer was last heard, or was last sent something to answer; since
+    /// the host's start.
     pub since: Duration,
     pub handle: SocketHandle,
     pub ends: Ends,
     pub direction: Direction,
     pub endpoint: u64,
-    /// The listener's address and endpoint, for an accepted one.
+    /// The listener's address and endpoint, for an accepted connection.
     pub parent: Option<(SocketAddr, u64)>,
     pub flow: FlowHandle,
-    /// The authorizing layer's generation when it was last authorized.
+    /// The generation of the authorizing layer at the last authorization.
     pub generation: u64,
     pub established: bool,
     pub peer_closed: bool,
-    /// ENDPOINT_CLOSURE was told and the flow has ended.
+    /// ENDPOINT_CLOSURE was indicated, and the flow has ended.
     pub closed: bool,
     pub first_ack_sent: bool,
     pub close_sent: bool,
     pub aborted: bool,
-    /// The record of the bytes, or of the FIN, being sent.
+    /// The record of the data or FIN that is being sent.
     pub sending: Option<RecordId>,
     pub session: Session,
 }
 
 impl Connection {
-    /// A connection whose first SYN has just passed. `authorized` is its flow
-    /// and the authorizing layer's generation.
+    /// A connection whose first SYN has just passed. `authorized` is its flow and
+    /// the generation of the authorizing layer.
     pub fn new(
         handle: SocketHandle,
         scene: &Scene<'_>,
@@ -80,7 +80,7 @@ impl Connection {
         }
     }
 
-    /// The layer that authorized it.
+    /// The layer that authorized the connection.
     pub fn authorizing(&self) -> Layer {
         match self.direction {
             Direction::Inbound => Layer::AleAuthRecvAccept,
@@ -88,7 +88,7 @@ impl Connection {
         }
     }
 
-    /// The scene of a packet or call of this connection.
+    /// The scene of a packet or call of the connection.
     pub fn scene<'a>(&self, packet: Option<(Direction, Parsed<'a>)>) -> Scene<'a> {
         Scene {
             packet,
@@ -101,7 +101,8 @@ impl Connection {
 }
 
 impl Host {
-    /// Ends what TCP has ended: told at TIME-WAIT, forgotten when that is over.
+    /// Ends connections that TCP has ended: ALE_ENDPOINT_CLOSURE is indicated at
+    /// TIME-WAIT, and the connection is removed after it.
     pub(super) fn reap(&mut self) {
         let pairs: Vec<Pair> = self.connections.keys().copied().collect();
         for pair in pairs {
@@ -117,8 +118,8 @@ impl Host {
             };
             match state {
                 _ if self.gate.now.saturating_sub(connection.since) > limit => self.forget(pair),
-                // From SYN-RECEIVED a RST leads back to LISTEN; the next SYN
-                // gets a socket of its own.
+                // In SYN-RECEIVED a RST leads back to LISTEN; the next SYN gets a
+                // socket of its own.
                 tcp::State::Closed | tcp::State::Listen => self.forget(pair),
                 tcp::State::TimeWait => self.close(pair),
                 _ => {}
@@ -143,7 +144,7 @@ impl Host {
         }
     }
 
-    /// Tells the layers that a connection's endpoint closes, and ends its flow.
+    /// Indicates the closure of a connection's endpoint, and ends its flow.
     fn close(&mut self, pair: Pair) {
         let Some(connection) = self.connections.get_mut(&pair) else {
             return;
@@ -153,10 +154,10 @@ impl Host {
         }
         let (flow, outbound) = (connection.flow, connection.direction == Direction::Outbound);
         let scene = Scene { flow: Some(flow), ..connection.scene(None) };
-        // A half-open one has no endpoint of its own yet.
+        // A half-open connection has no endpoint of its own yet.
         if connection.established || outbound {
             let record = self.gate.open(scene.ends, Event::EndpointClosed);
-            self.gate.tell(record, Layer::AleEndpointClosure, &scene);
+            self.gate.notify(record, Layer::AleEndpointClosure, &scene);
         }
         self.gate.filter.flow_end(flow);
         if outbound {

@@ -1,4 +1,4 @@
-//! Datagrams that somebody waits for: UDP sockets and the stack's own echo.
+//! Datagrams with an endpoint: UDP sockets, and the stack's own echo.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -16,20 +16,20 @@ use crate::wire::{Family, Parsed, Transport};
 
 const UDP: u8 = 17;
 
-/// Flows of datagrams and when each was last heard of; an echo's identifier
-/// stands for the remote port (*ALE Stateful Filtering*: 5-tuple, for ICMP
-/// 6-tuple).
+/// Flows of datagrams, with the time of their last packet. For echoes, the
+/// identifier stands for the remote port (*ALE Stateful Filtering*: 5-tuple, for
+/// ICMP 6-tuple).
 pub(super) type Flows = BTreeMap<(u8, SocketAddr, SocketAddr), (FlowHandle, Duration)>;
 
-/// Bound UDP sockets, all of them echo servers, with their endpoint handles.
+/// Bound UDP sockets, which are all echo servers, with their endpoint handles.
 pub(super) type Sockets = BTreeMap<SocketAddr, u64>;
 
 impl Host {
-    /// Binds a UDP socket that sends back what it gets. An unspecified address
-    /// takes every address of its family.
+    /// Binds a UDP socket that echoes datagrams. An unspecified address stands for
+    /// every address of its family.
     ///
     /// # Errors
-    /// If a filter blocks, or the address is taken or not the host's.
+    /// If a filter blocks, or the address is in use or not the host's.
     pub fn echo_datagrams(&mut self, local: SocketAddr) -> Result<(), SocketError> {
         if !local.ip().is_unspecified() && local.ip() != self.own(Family::of(local.ip())) {
             return Err(SocketError::Unusable(local));
@@ -45,7 +45,7 @@ impl Host {
         Ok(())
     }
 
-    /// The endpoint of the socket that a datagram is for.
+    /// The endpoint of the socket for a datagram.
     pub(super) fn datagram_socket(&self, parsed: &Parsed<'_>) -> Option<u64> {
         let mut any = parsed.destination;
         any.set_ip(unspecified(parsed.family()));
@@ -62,7 +62,7 @@ impl Host {
         }
     }
 
-    /// An echo request: authorized like a datagram for the stack's own ICMP
+    /// An echo request. It is authorized like a datagram for the stack's own ICMP
     /// endpoint, then answered.
     pub(super) fn echo(&mut self, record: RecordId, mut scene: Scene<'_>, parsed: Parsed<'_>) {
         let Transport::Icmp { rest, .. } = parsed.transport else {
@@ -76,8 +76,8 @@ impl Host {
         }
     }
 
-    /// Whether a datagram reaches its endpoint: the first of a flow by way of
-    /// the authorization layers, `later` ones past them.
+    /// Whether a datagram reaches its endpoint. The first one of a flow passes the
+    /// authorization layers, `later` ones do not.
     #[must_use]
     fn admit(&mut self, record: RecordId, scene: &mut Scene<'_>, remote: SocketAddr, later: Event) -> bool {
         let key = (scene.ends.protocol, scene.ends.local, remote);

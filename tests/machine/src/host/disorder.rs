@@ -1,5 +1,4 @@
-//! A filter engine that is not asked as documented: for those who watch the
-//! order of layers.
+//! A filter engine that gets a layer twice or not at all, to test order checks.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,24 +6,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::filter::Filter;
 use crate::wfp::{ActionType, Decision, FlowHandle, LayerId, Request};
 
-/// What is done to a layer.
+/// A fault at a layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It is not asked.
+    /// The layer is not classified.
     Dropped,
-    /// It is asked twice.
+    /// The layer is classified twice.
     Doubled,
 }
 
-/// Does it once, at the indication with this number among those of its layer,
-/// counted from 0.
+/// A fault that happens once, at the indication with this number among those of its
+/// layer, counted from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Disorder {
-    /// Which layer.
+    /// The layer.
     pub layer: LayerId,
-    /// What is done.
+    /// The fault.
     pub fault: Fault,
-    /// When.
+    /// The number of the indication.
     pub at: u32,
 }
 
@@ -36,7 +35,7 @@ pub struct Disordered {
 }
 
 impl Disordered {
-    /// Before an engine that is otherwise asked as ever.
+    /// An engine in front of `inner`.
     pub fn new(inner: Arc<dyn Filter>, disorder: Disorder) -> Self {
         Self { inner, disorder, seen: AtomicU32::new(0) }
     }

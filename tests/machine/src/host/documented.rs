@@ -1,8 +1,8 @@
 //! The documented order of layers, and the comparison with what was seen.
 //!
-//! The table is Microsoft's (*TCP Packet Flows*; for datagrams *UDP Packet
-//! Flows*), row by row, written without regard to the code that walks. A
-//! layer's name stands for both families: *"IPv6 follows the IPv4 pattern"*.
+//! The table is Microsoft's (*TCP Packet Flows*; for datagrams *UDP Packet Flows*),
+//! row by row, written independently of the host's code. The name of a layer stands
+//! for both families: *"IPv6 follows the IPv4 pattern"*.
 
 use std::fmt;
 
@@ -13,9 +13,9 @@ use super::log::Event;
 pub enum Expected {
     /// The layer, once.
     Layer(&'static str),
-    /// A layer whose presence the documents leave open.
+    /// A layer that may or may not come, because the documents leave it open.
     Open(&'static str),
-    /// These layers, once or more: data may take several segments.
+    /// These layers, once or repeatedly, because data may take several segments.
     Segments(&'static [&'static str]),
 }
 
@@ -23,7 +23,7 @@ use Expected::{Layer, Open, Segments};
 
 const OUT: &[&str] = &["OUTBOUND_TRANSPORT", "OUTBOUND_IPPACKET"];
 
-/// The documented layers of an event, `None` where no document lists them.
+/// The documented layers of an event; `None` if no document lists them.
 pub fn sequence(event: Event) -> Option<&'static [Expected]> {
     Some(match event {
         Event::Bind => &[Layer("ALE_BIND_REDIRECT"), Layer("ALE_RESOURCE_ASSIGNMENT")],
@@ -55,7 +55,8 @@ pub fn sequence(event: Event) -> Option<&'static [Expected]> {
             Layer("ALE_AUTH_RECV_ACCEPT"),
             Layer("ALE_AUTH_RECV_ACCEPT_DISCARD"),
         ],
-        // ALE Layers, ALE Endpoint Lifetime: not on the page of the flows.
+        // From ALE Layers and ALE Endpoint Lifetime; the page of the flows does not
+        // list them.
         Event::EndpointClosed => &[Layer("ALE_ENDPOINT_CLOSURE")],
         Event::PortFreed => &[Layer("ALE_RESOURCE_RELEASE")],
         Event::EndpointlessDatagram => &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_IPPACKET_DISCARD")],
@@ -84,21 +85,21 @@ pub fn sequence(event: Event) -> Option<&'static [Expected]> {
     })
 }
 
-/// How what was seen compares with the documents.
+/// The result of a comparison with the documents.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Comparison {
     /// The documented order.
     Match,
-    /// No document says what the event passes.
+    /// No document lists the layers of the event.
     Undocumented,
-    /// The first position where they part; `None` is the end.
+    /// The first position at which they differ; `None` means the end.
     Deviation {
-        /// How many layers matched.
+        /// The number of layers that match.
         position: usize,
         /// The documented layer.
         expected: Option<&'static str>,
-        /// The layer seen.
+        /// The layer that was seen.
         seen: Option<String>,
     },
 }
@@ -119,14 +120,13 @@ impl fmt::Display for Comparison {
     }
 }
 
-/// Compares the layers seen during one event with the documented ones.
+/// Compares the layers seen during an event with the documented ones.
 ///
 /// `seen` holds layer names with or without family (`STREAM_V4`, `STREAM`).
-/// `stopped` says that a filter blocked on the way ([`Record::stopped`]): then
-/// the sequence may end after the layer of the Block or its discard twin, and
-/// the segment that follows starts anew. `watched` says which layers the
-/// observer is at, by name without family; the others are left out of the
-/// expectation.
+/// `stopped` tells whether a filter blocked ([`Record::stopped`]). Then the
+/// sequence may end after the blocking layer or its discard layer, and the segment
+/// that follows starts again. `watched` tells which layers the observer sees, by
+/// name without family; the others are not expected.
 ///
 /// [`Record::stopped`]: super::Record::stopped
 pub fn compare<'a>(
@@ -174,7 +174,7 @@ pub fn compare<'a>(
     }
 }
 
-/// How far the comparison has come in what was seen.
+/// The progress of a comparison.
 struct Matcher<'a> {
     seen: &'a [String],
     position: usize,
@@ -190,8 +190,8 @@ impl Matcher<'_> {
         self.seen.get(self.position).is_some_and(|seen| seen == name)
     }
 
-    /// Moves over these layers; the error is the one that is missing. A
-    /// segment of several that was stopped counts as far as it came.
+    /// Moves past these layers. The error is the missing layer. Of several
+    /// segments, one that was blocked counts up to its last layer.
     fn take(&mut self, layers: &[&'static str], segment: bool) -> Result<(), &'static str> {
         for (index, &name) in layers.iter().enumerate() {
             if !self.next_is(name) {
@@ -208,7 +208,7 @@ impl Matcher<'_> {
     }
 }
 
-/// A layer's name for both families.
+/// The name of a layer, without its family.
 pub fn without_family(name: &str) -> String {
     name.replacen("_V4", "", 1).replacen("_V6", "", 1)
 }
@@ -279,10 +279,10 @@ mod tests {
             assert!(matches!(comparison, Comparison::Deviation { .. }), "{wrong:?}");
         }
         let (out, ip) = ("OUTBOUND_TRANSPORT", "OUTBOUND_IPPACKET");
-        let twin = "OUTBOUND_TRANSPORT_DISCARD";
+        let discard = "OUTBOUND_TRANSPORT_DISCARD";
         for seen in [
             &["STREAM"][..],
-            &["STREAM", out, twin, out, ip],
+            &["STREAM", out, discard, out, ip],
             &["STREAM", out, out, ip],
             &["STREAM", out, ip, out],
         ] {

@@ -1,13 +1,12 @@
-//! What the host asks of a filter engine, so that tests can put one in its
-//! place.
+//! The interface to a filter engine, so that tests can replace the engine.
 
 use crate::wfp::{Decision, Engine, FlowHandle, LayerId, Request};
 
-/// The part of a filter engine that a host calls.
+/// The functions of a filter engine that a host calls.
 pub trait Filter: Send + Sync {
     /// Evaluates a layer's filters for one indication.
     fn classify(&self, request: &Request<'_>) -> Decision;
-    /// Rises whenever a filter at the layer is added or removed.
+    /// Increases whenever a filter at the layer is added or removed.
     fn generation(&self, layer: LayerId) -> u64;
     /// Starts a data flow.
     fn flow_create(&self) -> FlowHandle;

@@ -1,4 +1,4 @@
-//! Datagrams of which only a part has come (RFC 791, RFC 8200 4.5).
+//! Reassembles fragmented datagrams (RFC 791, RFC 8200 4.5).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -8,51 +8,51 @@ use super::ip::{Refusal, code, has_whole_chain};
 use super::open_points::reason;
 use crate::wire::{Family, LARGEST_PACKET, Parsed, reassembled};
 
-/// The most datagrams that are waited for, of all senders and of one. The
-/// oldest gives way to a new one, so that parts without the rest keep nobody's
+/// The maximum number of incomplete datagrams, of all senders and of one. A new one
+/// evicts the oldest, so that fragments without the rest cannot keep other
 /// datagrams out.
 const MOST: usize = 1024;
 const MOST_OF_ONE: usize = 64;
 
-/// How long the rest is waited for, from the first that comes (RFC 8200, 4.5).
+/// The time to wait for the rest, since the first fragment (RFC 8200, 4.5).
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What parts of one datagram have in common. Over IPv6 the protocol is not
-/// among it (RFC 8200, 4.5).
+/// What the fragments of a datagram have in common. Over IPv6 the protocol does not
+/// belong to it (RFC 8200, 4.5).
 type Key = (IpAddr, IpAddr, u32, u8);
 
-/// One datagram.
+/// An incomplete datagram.
 struct Partial {
     since: Duration,
-    /// Which came first, of those that came at the same time.
+    /// The order of datagrams that began at the same time.
     number: u64,
-    /// Parts by where they begin. Nothing where they did not fit together: what
-    /// still comes of it goes, too.
+    /// Fragments by their offset; `None` after a conflict, so that later fragments
+    /// are dropped, too.
     parts: Option<BTreeMap<usize, Vec<u8>>>,
-    /// Where the last part ends.
+    /// The end of the last fragment.
     end: Option<usize>,
-    /// The first part as a packet, which has the headers.
+    /// The first fragment as a packet, which has the headers.
     first: Option<Vec<u8>>,
 }
 
-/// What became of a part.
+/// The result of a fragment.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The rest is waited for, or all of it is gone.
+    /// The rest is missing, or the whole datagram was dropped.
     Nothing,
-    /// The whole datagram.
+    /// The complete datagram.
     Whole(Vec<u8>),
     Refused(Refusal),
 }
 
-/// All of them.
+/// All incomplete datagrams.
 #[derive(Default)]
 pub struct Fragments {
     partial: BTreeMap<Key, Partial>,
     last_number: u64,
 }
 
-/// A part: where it belongs, and whether others follow.
+/// A fragment: its position, and whether others follow.
 struct Part<'a> {
     key: Key,
     at: usize,
@@ -61,8 +61,8 @@ struct Part<'a> {
 }
 
 impl Fragments {
-    /// Takes a part of a capture's packet, for which nobody is answered. The whole
-    /// datagram, if that was the last one.
+    /// Adds a fragment of a captured packet, for which no error is sent. Returns
+    /// the datagram if it is complete.
     pub fn datagram(&mut self, parsed: &Parsed<'_>, now: Duration) -> Option<Vec<u8>> {
         self.expire(now);
         match self.add(parsed, now) {
@@ -71,7 +71,7 @@ impl Fragments {
         }
     }
 
-    /// Takes a part.
+    /// Adds a fragment.
     pub(super) fn add(&mut self, parsed: &Parsed<'_>, now: Duration) -> Outcome {
         let Some(part) = part(parsed) else { return Outcome::Nothing };
         if let Err(outcome) = fits(&part, parsed) {
@@ -95,7 +95,7 @@ impl Fragments {
         }
     }
 
-    /// Lets the oldest datagrams go where there are too many.
+    /// Evicts the oldest datagrams if there are too many.
     fn make_room(&mut self, source: IpAddr) {
         let of_one = self.partial.keys().filter(|key| key.0 == source).count();
         let everywhere = self.partial.len() >= MOST;
@@ -110,8 +110,8 @@ impl Fragments {
         }
     }
 
-    /// Takes out what has waited too long; the first part of each, where that
-    /// had come: its sender is told.
+    /// Removes datagrams that have timed out. Returns the first fragment of each,
+    /// if it has arrived, because its sender gets an error.
     pub(super) fn expire(&mut self, now: Duration) -> Vec<Vec<u8>> {
         let stale = |_: &Key, partial: &mut Partial| now.saturating_sub(partial.since) >= PATIENCE;
         self.partial.extract_if(.., stale).filter_map(|(_, partial)| partial.first).collect()
@@ -123,7 +123,7 @@ impl Fragments {
     }
 }
 
-/// What a packet is a part of.
+/// The fragment in a packet.
 fn part<'a>(parsed: &Parsed<'a>) -> Option<Part<'a>> {
     let (source, destination) = (parsed.source.ip(), parsed.destination.ip());
     let body = parsed.transport_bytes();
@@ -143,10 +143,10 @@ fn part<'a>(parsed: &Parsed<'a>) -> Option<Part<'a>> {
     Some(Part { key: (source, destination, identification, protocol), at, more, body })
 }
 
-/// Whether a part can be one of a datagram.
+/// Checks that a fragment is valid.
 fn fits(part: &Part<'_>, parsed: &Parsed<'_>) -> Result<(), Outcome> {
-    /// Where an IPv6 packet has its payload's length; a fragment header its
-    /// offset.
+    /// The position of the payload's length in an IPv6 packet, and of the offset in
+    /// a fragment header.
     const PAYLOAD_LENGTH: usize = 4;
     const OFFSET: usize = 2;
     let v6 = parsed.family() == Family::V6;
@@ -171,9 +171,9 @@ fn fits(part: &Part<'_>, parsed: &Parsed<'_>) -> Result<(), Outcome> {
 }
 
 impl Partial {
-    /// Puts a part in its place. An exact duplicate changes nothing; what
-    /// overlaps otherwise, or lies behind the end, spoils the whole datagram
-    /// (RFC 8200, 4.5; RFC 5722).
+    /// Stores a fragment. An exact duplicate changes nothing. Any other overlap, or
+    /// data after the end, invalidates the whole datagram (RFC 8200, 4.5; RFC
+    /// 5722).
     fn add(&mut self, part: &Part<'_>, parsed: &Parsed<'_>) {
         let Some(parts) = &mut self.parts else { return };
         let end = part.at + part.body.len();
@@ -202,10 +202,11 @@ impl Partial {
         parts.insert(part.at, part.body.to_vec());
     }
 
-    /// The datagram, if nothing is missing.
+    /// The datagram, if it is complete.
     fn whole(&self) -> Option<Vec<u8>> {
         let (parts, end, first) = (self.parts.as_ref()?, self.end?, self.first.as_ref()?);
-        // They do not overlap, so only their sum is to be right.
+        // The fragments do not overlap, so it is enough to compare the sum of their
+        // sizes.
         if parts.values().map(Vec::len).sum::<usize>() != end {
             return None;
         }

@@ -1,5 +1,4 @@
-//! Passes one indication through one layer: classify, log, and what a Block
-//! brings about.
+//! Passes an indication through one layer: classify, log, effects of a block.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,16 +12,16 @@ use super::options::Options;
 use super::scene::Scene;
 use crate::wfp::{Decision, Discard, LayerId, Request};
 
-/// What the host did, in numbers.
+/// The counts of a host's work.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Counters {
     pub received: u64,
     pub sent: u64,
     pub classified: u64,
-    /// Packets and calls a filter blocked, discard layers left out.
+    /// Packets and calls that a filter blocked, without discard layers.
     pub blocked: u64,
-    /// Packets for which an answer was due but a discard layer blocked it.
+    /// Packets whose due answer a discard layer blocked.
     pub silenced: u64,
 }
 
@@ -31,24 +30,24 @@ impl fmt::Display for Counters {
         let Self { received, sent, classified, blocked, silenced } = self;
         write!(
             f,
-            "{received} packets in, {sent} out, {classified} indications, {blocked} blocked, {silenced} answers kept back"
+            "{received} packets in, {sent} out, {classified} indications, {blocked} blocked, {silenced} answers suppressed"
         )
     }
 }
 
-/// The way to the filter engine.
+/// The connection between a host and its filter engine.
 pub struct Gate {
-    /// Decides at each layer.
+    /// The filter engine.
     pub filter: Arc<dyn Filter>,
-    /// What the machine is.
+    /// The properties of the machine.
     pub options: Options,
-    /// How it plays the open points.
+    /// The open points.
     pub open_points: OpenPoints,
-    /// What happened.
+    /// The log.
     pub log: Log,
-    /// How often it happened.
+    /// The counts.
     pub counters: Counters,
-    /// The time of what is being done, since the host's start.
+    /// The current time, since the host's start.
     pub now: Duration,
 }
 
@@ -58,9 +57,9 @@ impl Gate {
         self.log.open(self.now, ends, event)
     }
 
-    /// Whether the layer lets it pass. If not, its discard twin has been told
-    /// which filter blocked, unless the Block came with ABSORB or the layer has
-    /// no twin in use (the stream layer's is reserved).
+    /// Whether the layer lets a packet or call pass. If not, the discard layer has
+    /// been indicated with the filter that blocked, unless the block has ABSORB set
+    /// or no discard layer is in use (that of the stream layer is reserved).
     #[must_use]
     pub fn pass(&mut self, record: RecordId, layer: Layer, scene: &Scene<'_>) -> bool {
         let decision = self.indicate(record, layer, scene, None);
@@ -74,19 +73,19 @@ impl Gate {
                 reason: reason::GENERAL_FIREWALL_POLICY,
                 filter_id: decision.filter_id.unwrap_or(0),
             };
-            // The packet is gone whatever the twin says.
+            // The packet is dropped, whatever the discard layer returns.
             self.indicate(record, layer, scene, Some(Some(discard)));
         }
         false
     }
 
-    /// Tells a layer for information; nothing depends on the answer.
-    pub fn tell(&mut self, record: RecordId, layer: Layer, scene: &Scene<'_>) {
+    /// Indicates at a layer whose answer has no effect.
+    pub fn notify(&mut self, record: RecordId, layer: Layer, scene: &Scene<'_>) {
         self.indicate(record, layer, scene, None);
     }
 
-    /// Tells the layer's discard twin that the stack drops a packet. Returns
-    /// whether the sender may be answered.
+    /// Indicates at the discard layer that the stack drops a packet. Returns
+    /// whether the answer may be sent.
     #[must_use]
     pub fn answer_after_discard(
         &mut self,
@@ -110,7 +109,7 @@ impl Gate {
         self.filter.generation(definition(layer, scene.family()).id)
     }
 
-    /// Classifies at the layer, or at its twin if `discard` is given; the
+    /// Classifies at the layer, or at its discard layer if `discard` is given; the
     /// inner option is the metadata there.
     fn indicate(
         &mut self,
@@ -122,7 +121,7 @@ impl Gate {
         let definition = definition(layer, scene.family());
         let (id, name): (LayerId, _) = match (discard, definition.discard) {
             (None, _) => (definition.id, definition.name),
-            (Some(_), Some(twin)) => twin,
+            (Some(_), Some(discard_layer)) => discard_layer,
             (Some(_), None) => return PERMIT,
         };
         let values = scene.values(&definition.fields, &self.options);
@@ -140,7 +139,7 @@ impl Gate {
     }
 }
 
-/// What a layer without a discard twin says to a discard.
+/// The decision if a layer has no discard layer.
 const PERMIT: Decision = Decision {
     action: crate::wfp::ActionType::PERMIT,
     hard: false,

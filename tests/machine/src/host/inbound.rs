@@ -1,4 +1,4 @@
-//! A packet from the network: the IP layer, and everything that is not TCP.
+//! A packet from the network: the IP layer, and every protocol but TCP.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ use super::open_points::{UdpDiscard, reason};
 use super::scene::{Direction, Scene, flag};
 use crate::wire::{Family, Parsed, Transport};
 
-/// How long a datagram's flow lives without traffic (facts: 1.3).
+/// The time after which an idle flow of datagrams ends (ALE Stateful Filtering).
 pub const IDLE: Duration = Duration::from_secs(60);
 
-/// The most flows of datagrams at once.
+/// The maximum number of flows of datagrams.
 pub(super) const FLOWS_LIMIT: usize = 1024;
 
 impl Host {
-    /// Takes one packet from the network.
+    /// Processes a packet from the network.
     pub fn receive(&mut self, bytes: &[u8], now: Duration) {
         self.gate.now = now;
         self.gate.counters.received += 1;
-        // What has no IP header reaches no layer.
+        // A packet without an IP header reaches no layer.
         let Some(parsed) = Parsed::new(bytes) else {
             return;
         };
@@ -42,7 +42,7 @@ impl Host {
         self.turn();
     }
 
-    /// What a packet is to this host, before any layer has seen it.
+    /// The event of a packet, before any layer has seen it.
     fn event_of(&self, parsed: &Parsed<'_>) -> Event {
         match parsed.transport {
             Transport::Tcp(tcp) => self.segment_event(parsed, tcp.flags),
@@ -69,7 +69,7 @@ impl Host {
             Transport::Icmp { kind, .. } if kind == echo_request(parsed.family()) => {
                 self.echo(record, *scene, parsed);
             }
-            // An error or a reply to nothing the host sent; only non-error
+            // An error, or a reply to nothing that the host sent. Only other
             // messages go on to ALE, and no socket waits for one.
             Transport::Icmp { .. } => {}
             Transport::Fragment => self.fragment(record, scene, parsed),
@@ -80,8 +80,7 @@ impl Host {
         }
     }
 
-    /// A packet that the IP layer discards, and the ICMP error for it, if one is
-    /// due.
+    /// A packet that the IP layer discards, and the ICMP error if one is due.
     fn unusable(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>, refusal: Refusal) {
         self.gate.log.rename(record, Event::Unusable);
         let (layer, module) = (Layer::InboundIppacket, reason::MODULE_NETWORK);
@@ -94,10 +93,10 @@ impl Host {
         }
     }
 
-    /// What the transport layer discards because its checksum is wrong.
+    /// A packet that the transport layer discards because its checksum is wrong.
     fn damaged(&mut self, record: RecordId, scene: &Scene<'_>) {
         self.gate.log.rename(record, Event::Unusable);
-        // No answer is due, so there is none to prevent.
+        // No answer is due, so none can be suppressed.
         let _ = self.gate.answer_after_discard(
             record,
             Layer::InboundTransport,
@@ -107,7 +106,7 @@ impl Host {
         );
     }
 
-    /// A datagram nobody waits for: the discard layers, then the ICMP error.
+    /// A datagram without an endpoint: the discard layers, then the ICMP error.
     fn endpointless(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>, why: Problem) {
         const IP: Layer = Layer::InboundIppacket;
         const TRANSPORT: Layer = Layer::InboundTransport;
@@ -133,9 +132,9 @@ impl Host {
         }
     }
 
-    /// Keeps a fragment. The last one completes the datagram, which passes the IP
-    /// layer again as a whole: IS_REASSEMBLED is a flag of that layer (*Filtering
-    /// condition flags*). The layers above never see fragments (facts: 1.3).
+    /// Stores a fragment. The last one completes the datagram, which passes the IP
+    /// layer again: IS_REASSEMBLED is a flag of that layer (*Filtering condition
+    /// flags*). The layers above never see fragments.
     fn fragment(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>) {
         let datagram = match self.fragments.add(&parsed, self.gate.now) {
             Outcome::Nothing => return,
@@ -150,7 +149,7 @@ impl Host {
         if !self.gate.pass(record, Layer::InboundIppacket, &scene) {
             return;
         }
-        // A fragment within a fragment is nobody's.
+        // A fragment within a reassembled datagram is dropped.
         let nested = matches!(parsed.transport, Transport::Fragment);
         let nested = nested.then_some(Refusal { reason: reason::IP_MALFORMED_HEADER, problem: None });
         match nested.map_or_else(|| ip::headers(&parsed), Err) {
@@ -159,7 +158,7 @@ impl Host {
         }
     }
 
-    /// Ends flows of datagrams and partial datagrams that nothing was heard of.
+    /// Ends idle flows of datagrams, and drops incomplete datagrams.
     pub(super) fn expire(&mut self) {
         let now = self.gate.now;
         let fresh = |last: &Duration| now.saturating_sub(*last) < IDLE;

@@ -1,6 +1,7 @@
-//! What the IP layer refuses, and with which error.
+//! Decides which packets the IP layer refuses, and with which error.
 //!
-//! RFC 1122 (3.2.1, 3.3.5) for IPv4; RFC 8200 (4) and RFC 4443 (3.4) for IPv6.
+//! Sources: RFC 1122 (3.2.1, 3.3.5) for IPv4; RFC 8200 (4) and RFC 4443 (3.4) for
+//! IPv6.
 
 use std::net::IpAddr;
 
@@ -8,12 +9,12 @@ use super::answer::Problem;
 use super::open_points::reason;
 use crate::wire::{Chain, Extension, Family, Network, Parsed, Transport, extension, protocol};
 
-/// Why a packet is discarded, and what its sender is told.
+/// Why a packet is discarded, and which error its sender gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Refusal {
     /// `IP_DISCARD_REASON`.
     pub reason: u32,
-    /// The error that is due, if one is.
+    /// The error to send, if any.
     pub problem: Option<Problem>,
 }
 
@@ -22,7 +23,7 @@ impl Refusal {
         Self { reason, problem: None }
     }
 
-    /// A parameter problem of ICMPv6: its code, and where in the packet it is.
+    /// A parameter problem of ICMPv6: its code, and its position in the packet.
     pub const fn parameter(reason: u32, code: u8, pointer: usize) -> Self {
         Self { reason, problem: Some(Problem::Parameter { code, pointer: pointer as u32 }) }
     }
@@ -35,7 +36,7 @@ pub(super) mod code {
     pub const INCOMPLETE_CHAIN: u8 = 3;
 }
 
-/// Whether a packet is for this host and its headers hold.
+/// Checks that a packet is for this host and that its headers are valid.
 pub(super) fn check(parsed: &Parsed<'_>, network: &Network) -> Result<(), Refusal> {
     if !parsed.header_checksum_valid() {
         return Err(Refusal::silent(reason::IP_BAD_CHECKSUM));
@@ -49,7 +50,7 @@ pub(super) fn check(parsed: &Parsed<'_>, network: &Network) -> Result<(), Refusa
     headers(parsed)
 }
 
-/// Whether the options and extension headers of a packet hold.
+/// Checks the options and extension headers of a packet.
 pub(super) fn headers(parsed: &Parsed<'_>) -> Result<(), Refusal> {
     match parsed.chain() {
         None => v4(parsed),
@@ -57,7 +58,7 @@ pub(super) fn headers(parsed: &Parsed<'_>) -> Result<(), Refusal> {
     }
 }
 
-/// Whether no answer can go to a source: it is no unicast address, or belongs to
+/// Whether a source cannot get an answer: it is no unicast address, or belongs to
 /// this host itself (RFC 1122, 3.2.1.3; RFC 4291, 2.5.2, 2.5.3 and 2.7).
 fn is_martian(source: IpAddr, network: &Network) -> bool {
     if source == network.host_address(Family::of(source)) {
@@ -71,7 +72,7 @@ fn is_martian(source: IpAddr, network: &Network) -> bool {
             let is_broadcast = [0, host].contains(&(address.to_bits() & host));
             special || (here && host > 1 && is_broadcast)
         }
-        // An IPv4-compatible or IPv4-mapped address is none on the wire.
+        // IPv4-compatible and IPv4-mapped addresses are invalid on the wire.
         IpAddr::V6(address) => {
             address.is_multicast() || address.to_bits() >> 32 == 0 || address.to_ipv4_mapped().is_some()
         }
@@ -79,14 +80,14 @@ fn is_martian(source: IpAddr, network: &Network) -> bool {
 }
 
 fn v4(parsed: &Parsed<'_>) -> Result<(), Refusal> {
-    /// Where options begin; the protocol's field.
+    /// The position of options, and of the field with the protocol.
     const OPTIONS: usize = 20;
     const PROTOCOL: usize = 9;
     const END: u8 = 0;
     const NO_OPERATION: u8 = 1;
     const LOOSE_SOURCE_ROUTE: u8 = 131;
     const STRICT_SOURCE_ROUTE: u8 = 137;
-    // Without a security association there is none to check it by (RFC 4301, 5.2).
+    // No security association exists to check it (RFC 4301, 5.2).
     if [extension::ESP, extension::AUTHENTICATION].contains(&parsed.bytes[PROTOCOL]) {
         return Err(Refusal::silent(reason::IP_IPSEC_FAILURE));
     }
@@ -106,8 +107,8 @@ fn v4(parsed: &Parsed<'_>) -> Result<(), Refusal> {
         };
         let pointer = options.get(at + 2).filter(|_| length > 2);
         let ended = pointer.is_some_and(|pointer| usize::from(*pointer) > length);
-        // A route that has been gone to its end is only a record (RFC 1122,
-        // 3.2.1.8); this host sends nothing on.
+        // A complete source route is only a record (RFC 1122, 3.2.1.8). This host
+        // forwards nothing.
         if [LOOSE_SOURCE_ROUTE, STRICT_SOURCE_ROUTE].contains(&kind) && !ended {
             let problem = Some(Problem::SourceRouteFailed);
             return Err(Refusal { reason: reason::IP_BAD_OPTION, problem });
@@ -118,7 +119,7 @@ fn v4(parsed: &Parsed<'_>) -> Result<(), Refusal> {
 }
 
 fn v6(parsed: &Parsed<'_>, mut chain: Chain<'_>) -> Result<(), Refusal> {
-    /// Where the payload's length is.
+    /// The position of the payload's length.
     const PAYLOAD_LENGTH: std::ops::Range<usize> = 4..6;
     if parsed.bytes[PAYLOAD_LENGTH] == [0, 0] && parsed.bytes.len() > crate::wire::V6_FIXED {
         return Err(Refusal::silent(reason::IP_BAD_LENGTH));
@@ -128,37 +129,37 @@ fn v6(parsed: &Parsed<'_>, mut chain: Chain<'_>) -> Result<(), Refusal> {
     }
     match chain.next {
         extension::ESP => Err(Refusal::silent(reason::IP_IPSEC_FAILURE)),
-        // Nothing follows, and nothing is asked for (RFC 8200, 4.7).
+        // Nothing follows, and no answer is due (RFC 8200, 4.7).
         extension::NO_NEXT => Err(Refusal::silent(reason::IP_MALFORMED_HEADER)),
         _ => Ok(()),
     }
 }
 
-/// Whether an extension header lets the packet go on.
+/// Checks an extension header.
 fn header(extension: &Extension<'_>) -> Result<(), Refusal> {
     let at = extension.at;
     if !extension.is_whole {
-        // The length is what cannot be right; where it is missing, the header.
+        // The length is invalid; if it is missing, the pointer is at the header.
         let pointer = at + usize::from(extension.bytes.len() > 1);
         return Err(Refusal::parameter(reason::IP_MALFORMED_HEADER, code::ERRONEOUS_FIELD, pointer));
     }
     match (extension.kind, extension.bytes) {
         (extension::HOP_BY_HOP | extension::DESTINATION, bytes) => options(at, bytes),
-        // Every type is unrecognized here, and ignored where the packet has come
-        // to its end (RFC 8200, 4.4; RFC 5095).
+        // Every type is unknown here, and ignored if the packet is at its final
+        // destination (RFC 8200, 4.4; RFC 5095).
         (extension::ROUTING, [_, _, _, segments_left, ..]) if *segments_left > 0 => {
-            /// Where the header has its type.
+            /// The position of the type in the header.
             const TYPE: usize = 2;
             Err(Refusal::parameter(reason::IP_MALFORMED_HEADER, code::ERRONEOUS_FIELD, at + TYPE))
         }
-        // No security association (RFC 4301, 5.2).
+        // No security association exists (RFC 4301, 5.2).
         (extension::AUTHENTICATION, _) => Err(Refusal::silent(reason::IP_IPSEC_FAILURE)),
         _ => Ok(()),
     }
 }
 
-/// Options of a hop-by-hop or destination options header; but for padding all
-/// are unrecognized here (RFC 8200, 4.2).
+/// Checks the options of a hop-by-hop or destination options header. Except for
+/// padding, all are unknown here (RFC 8200, 4.2).
 fn options(header: usize, bytes: &[u8]) -> Result<(), Refusal> {
     const PAD1: u8 = 0;
     const PADN: u8 = 1;
@@ -173,7 +174,7 @@ fn options(header: usize, bytes: &[u8]) -> Result<(), Refusal> {
             let pointer = header + (at + 1).min(bytes.len() - 1);
             return Err(Refusal::parameter(reason::IP_BAD_OPTION, code::ERRONEOUS_FIELD, pointer));
         };
-        // The two highest bits say what to do with what is not recognized.
+        // The two highest bits tell what to do with an unknown option.
         match kind >> 6 {
             0 => {}
             _ if kind == PADN => {}
@@ -188,7 +189,7 @@ fn options(header: usize, bytes: &[u8]) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Whether the first fragment of an IPv6 datagram has all headers through the
+/// Whether the first fragment of an IPv6 datagram contains all headers up to the
 /// upper layer's (RFC 8200, 4.5; RFC 7112).
 pub(super) fn has_whole_chain(fragment: &[u8]) -> bool {
     let mut chain = Chain::into_fragment(fragment);
@@ -203,13 +204,13 @@ pub(super) fn has_whole_chain(fragment: &[u8]) -> bool {
     fragment.len() >= chain.at + upper
 }
 
-/// Whether a packet may be answered by an error at all: it is none itself, and
-/// no later part of a datagram (RFC 1122, 3.2.2; RFC 4443, 2.4).
+/// Whether an error may answer a packet. It must not be an error itself, nor a
+/// later fragment of a datagram (RFC 1122, 3.2.2; RFC 4443, 2.4).
 pub(super) fn may_draw_error(parsed: &Parsed<'_>) -> bool {
     /// Destination unreachable, source quench, redirect, time exceeded,
     /// parameter problem (RFC 792).
     const V4_ERRORS: [u8; 5] = [3, 4, 5, 11, 12];
-    /// Of ICMPv6 the lower half, and redirect.
+    /// ICMPv6 errors are the types below 128; redirect gets no error, either.
     const V6_REDIRECT: u8 = 137;
     match parsed.transport {
         Transport::Icmp { kind, .. } => match parsed.family() {

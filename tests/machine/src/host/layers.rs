@@ -1,9 +1,8 @@
-//! The layers a host indicates to, built from the facts tables.
+//! The layers at which a host indicates, built from the tables.
 //!
 //! Ids come from `FWPS_BUILTIN_LAYERS`, fields and their order from the
-//! `FWPS_FIELDS_*` enums (`fwpsk.h`), both in `facts/enums.json`. A layer, its
-//! IPv6 form and its discard twin are one entry here; the tables tell them
-//! apart.
+//! `FWPS_FIELDS_*` enums (`fwpsk.h`). A layer, its IPv6 form and its discard layer
+//! are one entry here; the tables distinguish them.
 
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
@@ -35,7 +34,7 @@ macro_rules! names {
 }
 
 names! {
-    /// A layer of either family.
+    /// A layer of both families.
     Layer {
         InboundIppacket = "INBOUND_IPPACKET",
         OutboundIppacket = "OUTBOUND_IPPACKET",
@@ -114,21 +113,21 @@ names! {
     }
 }
 
-/// A layer of one family, with its discard twin.
+/// A layer of one family, with its discard layer.
 #[derive(Clone, Debug)]
 pub struct Definition {
     /// Run-time id.
     pub id: LayerId,
     /// Name without prefix: `INBOUND_TRANSPORT_V4`.
     pub name: &'static str,
-    /// Id and name of the discard twin, where one exists.
+    /// Id and name of the discard layer, if there is one.
     pub discard: Option<(LayerId, &'static str)>,
-    /// Data fields in index order; the twin uses its parent's positions
-    /// (facts: inferred).
+    /// The data fields in index order. The discard layer uses the positions of its
+    /// layer (inferred).
     pub fields: Vec<Field>,
 }
 
-/// The definition of a layer for a family.
+/// The definition of a layer in a family.
 pub fn definition(layer: Layer, family: Family) -> &'static Definition {
     static TABLE: OnceLock<BTreeMap<(Layer, Family), Definition>> = OnceLock::new();
     let table = TABLE.get_or_init(|| {
@@ -144,14 +143,14 @@ pub fn definition(layer: Layer, family: Family) -> &'static Definition {
     &table[&(layer, family)]
 }
 
-/// Reads one layer from the tables, which are part of this crate: a layer or
-/// field that is missing there is a mistake here.
+/// Reads a layer from the tables. They are part of this crate, so a missing layer
+/// or field is a fault here.
 fn define(enums: &Json, layer: Layer, family: Family) -> Definition {
     let name: &'static str = format!("{}_{family:?}", layer.name()).leak();
     let id_of = |name: &str| {
         enums["FWPS_BUILTIN_LAYERS"][format!("FWPS_LAYER_{name}")].as_u64().map(|id| LayerId(id as u16))
     };
-    let twin: &'static str = format!("{name}_DISCARD").leak();
+    let discard_name: &'static str = format!("{name}_DISCARD").leak();
     let prefix = format!("FWPS_FIELD_{name}_");
     let entries = enums[format!("FWPS_FIELDS_{name}")]
         .as_object()
@@ -172,13 +171,13 @@ fn define(enums: &Json, layer: Layer, family: Family) -> Definition {
     Definition {
         id: id_of(name).unwrap_or_else(|| panic!("facts/enums.json has no layer {name}")),
         name,
-        discard: id_of(twin).map(|id| (id, twin)),
+        discard: id_of(discard_name).map(|id| (id, discard_name)),
         fields: fields.into_iter().map(|(_, field)| field).collect(),
     }
 }
 
 fn field_named(layer: Layer, name: &str) -> Field {
-    // OUTBOUND_ICMP_ERROR_V6 names type and code as ports (facts: 4.2).
+    // OUTBOUND_ICMP_ERROR_V6 names type and code as ports (`fwpsk.h`).
     match (layer, name) {
         (Layer::OutboundIcmpError, "IP_LOCAL_PORT") => return Field::IcmpType,
         (Layer::OutboundIcmpError, "IP_REMOTE_PORT") => return Field::IcmpCode,
@@ -196,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_twins_and_order_are_the_headers() {
+    fn ids_discard_layers_and_order_match_the_headers() {
         let v4 = definition(Layer::InboundTransport, Family::V4);
         assert_eq!((v4.id, v4.name), (LayerId(12), "INBOUND_TRANSPORT_V4"));
         assert_eq!(v4.discard, Some((LayerId(13), "INBOUND_TRANSPORT_V4_DISCARD")));

@@ -1,4 +1,4 @@
-//! What happened, event by event: for people, and for tests.
+//! A bounded log of what happened, event by event.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -9,7 +9,7 @@ use crate::wfp::{Decision, LayerId};
 
 macro_rules! events {
     ($($(#[$meta:meta])* $variant:ident = $text:literal),+ $(,)?) => {
-        /// A socket call or a packet, named by what it was for the connection.
+        /// A socket call or a packet, named by its role in the connection.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Event { $(#[doc = $text] $(#[$meta])* $variant),+ }
 
@@ -17,7 +17,7 @@ macro_rules! events {
             /// Every event.
             pub const ALL: &'static [Self] = &[$(Self::$variant),+];
 
-            /// In words.
+            /// The name of the event in plain words.
             pub fn text(self) -> &'static str {
                 match self { $(Self::$variant => $text),+ }
             }
@@ -52,9 +52,9 @@ events! {
     ReauthorizationFailsElsewhere = "reauthorization fails, not at the receiver",
     AckWithData = "ACK in with data",
     SynAgain = "SYN in again",
-    NothingNew = "segment without news",
+    NothingNew = "segment with nothing new",
     NotForListener = "segment a listener cannot use",
-    NoConnection = "segment of no connection",
+    NoConnection = "segment without connection",
     BacklogFull = "SYN, backlog full",
     EndpointlessDatagram = "datagram without endpoint",
     DatagramIn = "datagram in",
@@ -77,7 +77,7 @@ impl fmt::Display for Event {
     }
 }
 
-/// The ends an event concerns.
+/// The addresses of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Ends {
@@ -96,7 +96,7 @@ impl fmt::Display for Ends {
     }
 }
 
-/// One layer that was classified.
+/// A layer that was classified.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Step {
@@ -106,31 +106,31 @@ pub struct Step {
     pub decision: Decision,
 }
 
-/// Names a record while it is in the log.
+/// The id of a record while it is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordId(u64);
 
-/// One event with the layers it passed, in order.
+/// An event with the layers that it passed, in order.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Record {
-    /// Since the host's start.
+    /// The time since the host's start.
     pub at: Duration,
     pub ends: Ends,
     pub event: Event,
     pub steps: Vec<Step>,
-    /// It is a packet's second event: the record before has the layers that the
-    /// packet passed on its way up to the stream.
+    /// It is the second event of a packet. The record before it has the layers that
+    /// the packet passed before STREAM.
     pub is_rest: bool,
 }
 
 impl Record {
-    /// The names of the layers passed.
+    /// The names of the layers.
     pub fn layers(&self) -> impl Iterator<Item = &'static str> {
         self.steps.iter().map(|step| step.name)
     }
 
-    /// Whether a filter blocked at a layer other than a discard twin.
+    /// Whether a filter blocked at a layer that is not a discard layer.
     pub fn stopped(&self) -> bool {
         self.steps.iter().any(|step| step.decision.blocked() && !step.name.ends_with("_DISCARD"))
     }
@@ -148,7 +148,7 @@ impl fmt::Display for Record {
     }
 }
 
-/// The latest events, bounded.
+/// The latest events.
 #[derive(Clone, Debug)]
 pub struct Log {
     records: VecDeque<Record>,
@@ -156,12 +156,12 @@ pub struct Log {
     limit: usize,
 }
 
-/// The most layers one record lists: the segments of one indication of data,
-/// retransmissions included, stay far below it.
+/// The maximum number of layers in a record. The segments of one data indication,
+/// with retransmissions, stay far below it.
 const STEPS_LIMIT: usize = 1024;
 
 impl Log {
-    /// Keeps the latest `limit` records.
+    /// A log of at most `limit` records.
     pub fn new(limit: usize) -> Self {
         Self { records: VecDeque::new(), first: 0, limit: limit.max(1) }
     }
@@ -171,13 +171,13 @@ impl Log {
         self.records.iter()
     }
 
-    /// Takes the records out, oldest first; to the log they are forgotten.
+    /// Removes the records and returns them, oldest first.
     pub fn take(&mut self) -> VecDeque<Record> {
         self.first += self.records.len() as u64;
         std::mem::take(&mut self.records)
     }
 
-    /// How many records gave way to later ones.
+    /// The number of records that were dropped for later ones.
     pub fn forgotten(&self) -> u64 {
         self.first
     }
@@ -209,7 +209,7 @@ impl Log {
         }
     }
 
-    /// Says what the event turned out to be.
+    /// Changes the event of a record, when it is known.
     pub fn rename(&mut self, id: RecordId, event: Event) {
         if let Some(record) = self.record_mut(id) {
             record.event = event;

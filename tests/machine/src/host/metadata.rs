@@ -1,4 +1,4 @@
-//! What each layer offers of the metadata structure.
+//! The metadata that each layer shows.
 
 use super::layers::Layer;
 use super::open_points::OpenPoints;
@@ -8,7 +8,7 @@ use crate::wfp::{Discard, Metadata};
 use crate::wire::{Family, Transport};
 
 impl Scene<'_> {
-    /// What the layer offers of the metadata structure.
+    /// The metadata of an indication at a layer.
     pub fn metadata(
         &self,
         layer: Layer,
@@ -50,7 +50,7 @@ impl Scene<'_> {
             Item::SystemFlags => to.system_flags = Some(0),
             Item::Compartment => to.compartment_id = Some(options.compartment),
             Item::PathMtu => to.path_mtu = Some(options.network.mtu.into()),
-            // Only an initial authorization can pend (facts: section 7).
+            // Only an initial authorization can be pended (FwpsPendOperation0).
             Item::Completion => to.completion_handle = self.endpoint.filter(|_| !reauthorizing),
             Item::Endpoint => to.transport_endpoint_handle = self.endpoint,
             Item::Parent => to.parent_endpoint_handle = self.parent,
@@ -96,8 +96,8 @@ enum Item {
     AleClassifyRequired,
 }
 
-/// Metadata Fields at Each Filtering Layer, row by row (facts: 4.4). Fragment
-/// data, control data and the redirect fields have no circumstances here.
+/// The table "Metadata Fields at Each Filtering Layer", row by row. The host never
+/// has fragment data, control data or redirect fields.
 fn offered(layer: Layer) -> &'static [Item] {
     use Item::*;
     match layer {

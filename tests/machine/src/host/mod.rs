@@ -1,20 +1,19 @@
-//! A TCP host that walks the layers in the documented order.
+//! A TCP host that indicates at the layers in the documented order.
 //!
-//! TCP itself is smoltcp's; around it every socket call and every packet
-//! passes the filter engine's layers as *TCP Packet Flows* and *UDP Packet
-//! Flows* list them, with the fields, metadata and data offsets that the
-//! documents give each layer. Where they leave a point open, [`OpenPoints`] has
-//! a switch for it.
+//! TCP itself is smoltcp's. Every socket call and every packet passes the layers of
+//! the filter engine that *TCP Packet Flows* and *UDP Packet Flows* list for it,
+//! with the fields, metadata and data offsets that the documents give for each
+//! layer. If they leave a point open, [`OpenPoints`] has a switch for it.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | `sockets`, `connection` | bind, listen, connect, close |
-//! | `ip`, `fragments` | what the IP layer refuses, and puts together |
-//! | `inbound`, `segment`, `datagram` | a packet from the network, up to the application |
-//! | `outbound` | bytes from an application, down to the network |
-//! | `gate` | one layer: classify, log, discard twin |
-//! | `scene`, `metadata`, `layers` | what one indication carries |
-//! | [`documented`] | the documents' sequences, to compare with |
+//! | `ip`, `fragments` | the IP layer: refused packets, reassembly |
+//! | `inbound`, `segment`, `datagram` | the inbound path, from the network to the application |
+//! | `outbound` | the outbound path, from an application to the network |
+//! | `gate` | one layer: classify, log, discard layer |
+//! | `scene`, `metadata`, `layers` | the content of an indication |
+//! | [`documented`] | the documented sequences, for comparison |
 //! | `run` | a thread that drives a host over a wire |
 
 #![forbid(unsafe_code)]
@@ -76,7 +75,7 @@ use sockets::Listener;
 /// A connection's addresses, local first.
 type Pair = (SocketAddr, SocketAddr);
 
-/// The host. Nothing in it waits or reads a clock: it is told the time.
+/// The host. It neither waits nor reads a clock; the caller passes the time.
 pub struct Host {
     gate: Gate,
     stack: Stack,
@@ -87,13 +86,13 @@ pub struct Host {
     flows: datagram::Flows,
     fragments: Fragments,
     outbound: VecDeque<Vec<u8>>,
-    /// Endpoint handles and connection ids handed out so far.
+    /// The last endpoint handle or connection id.
     last_handle: u64,
     last_port: u16,
 }
 
 impl Host {
-    /// A host with no socket.
+    /// A host without sockets.
     pub fn new(filter: Arc<dyn Filter>, options: Options, open_points: OpenPoints) -> Self {
         Self {
             stack: Stack::new(&options),
@@ -117,30 +116,30 @@ impl Host {
         }
     }
 
-    /// What happened.
+    /// The log of events.
     pub fn log(&self) -> &Log {
         &self.gate.log
     }
 
-    /// What happened, in numbers.
+    /// The counts.
     pub fn counters(&self) -> Counters {
         self.gate.counters
     }
 
     /// Does what is due at `now` (since the host's start): retransmissions,
-    /// timeouts, and whatever an application has to send.
+    /// timeouts, and output of applications.
     pub fn poll(&mut self, now: Duration) {
         self.gate.now = now;
         self.expire();
         self.turn();
     }
 
-    /// How long until [`Host::poll`] has something to do, if anything.
+    /// The time until [`Host::poll`] has something to do, if any.
     pub fn poll_delay(&mut self) -> Option<Duration> {
         self.stack.delay(self.gate.now)
     }
 
-    /// The next packet for the network.
+    /// The next packet to the network.
     pub fn transmit(&mut self) -> Option<Vec<u8>> {
         self.outbound.pop_front()
     }

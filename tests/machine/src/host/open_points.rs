@@ -1,9 +1,9 @@
 //! The points that Microsoft's documents leave open, each as a switch.
 //!
-//! The defaults are the documents' word where there is one, else the likeliest
-//! reading (facts: sections 2.1 and 11).
+//! The defaults follow the documents if they say anything, otherwise the most
+//! likely reading.
 
-/// `FWPS_DISCARD_MODULE0` and the reasons the host gives (`fwpsk.h`,
+/// `FWPS_DISCARD_MODULE0`, and the reasons that the host uses (`fwpsk.h`,
 /// `fwpstypes.h`).
 #[allow(missing_docs, reason = "the names are those of the headers, recased")]
 pub mod reason {
@@ -28,27 +28,28 @@ pub mod reason {
     pub const INET_PAUSE_ACCEPT: u32 = 30;
 }
 
-/// What a discard layer is told.
+/// The metadata of a discard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiscardMetadata {
     /// The documented or inferred module and reason.
     Documented,
-    /// The module with this number as its reason.
+    /// The documented module, with this number as the reason.
     Reason(u32),
     /// The metadata bit is not set.
     Absent,
 }
 
-/// The reason for a segment that a listener cannot use (facts: 8, 9 or 23).
+/// The reason for a segment that a listener cannot use: 8, 9 or 23 of
+/// INET_DISCARD_REASON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListenerReason {
-    /// 8 with an ACK, 23 for a SYN with other flags, else 9.
+    /// 8 with an ACK, 23 for a SYN with other flags, otherwise 9.
     ByFlags,
     /// Always this number.
     Always(u32),
 }
 
-/// Where the data of an NBL starts.
+/// The position where the data of an NBL start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum DataStart {
@@ -60,44 +61,45 @@ pub enum DataStart {
 /// Where UDP without an endpoint is discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UdpDiscard {
-    /// At INBOUND_IPPACKET_DISCARD, as *UDP Packet Flows* has it.
+    /// At INBOUND_IPPACKET_DISCARD, as in *UDP Packet Flows*.
     IpPacket,
-    /// At INBOUND_TRANSPORT_DISCARD, as field reports have it.
+    /// At INBOUND_TRANSPORT_DISCARD, as in field reports.
     Transport,
-    /// At the transport layer's, then at the IP layer's.
+    /// At the transport layer's, then at the IP layer's discard layer.
     Both,
 }
 
-/// What a Block at the stream layer does.
+/// The effect of a block at the stream layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StreamBlock {
-    /// The indicated bytes are taken out of the stream.
+    /// The indicated bytes are removed from the stream.
     DropBytes,
     /// The connection is reset.
     Reset,
 }
 
-/// One world the host can play.
+/// The switches of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenPoints {
-    /// Whether INBOUND_TRANSPORT is classified before its discard twin. *TCP
+    /// Whether INBOUND_TRANSPORT is classified before its discard layer. *TCP
     /// Packet Flows* does not list it.
     pub transport_before_discard: bool,
-    /// What the discard layers learn of a packet without endpoint. It does not
-    /// bear on packets that a filter dropped.
+    /// The metadata of a discarded packet without endpoint. They do not apply to
+    /// packets that a filter dropped.
     pub discard_metadata: DiscardMetadata,
     /// The reason for a segment that a listener cannot use.
     pub listener_reason: ListenerReason,
-    /// Where the NBL starts at INBOUND_TRANSPORT_DISCARD; documented: payload.
+    /// Where the NBL's data start at INBOUND_TRANSPORT_DISCARD; documented: at the
+    /// payload.
     pub transport_discard_start: DataStart,
-    /// Where it starts at INBOUND_IPPACKET_DISCARD; documented: where the stack
+    /// Where they start at INBOUND_IPPACKET_DISCARD; documented: where the stack
     /// stopped parsing.
     pub ippacket_discard_start: DataStart,
     /// Where UDP without an endpoint is discarded.
     pub udp_discard: UdpDiscard,
-    /// Whether the authorization layers see a flow handle already.
+    /// Whether indications at the authorization layers already have a flow handle.
     pub flow_handle_at_authorization: bool,
-    /// What a Block at the stream layer does.
+    /// The effect of a block at the stream layer.
     pub stream_block: StreamBlock,
 }
 

@@ -1,4 +1,4 @@
-//! What the simulated machine is.
+//! The properties of the simulated machine.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,22 +21,22 @@ pub struct Interface {
     pub tunnel: u32,
 }
 
-/// The process behind the host's sockets.
+/// The process that owns the host's sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Process {
-    /// Image path as ALE gives it: lower case, device form, UTF-16 with a NUL.
+    /// Image path as in ALE_APP_ID: lower case, device form, UTF-16 with a NUL.
     pub path: Arc<[u8]>,
     /// Process id.
     pub id: u64,
     /// Handle of its token.
     pub token: u64,
-    /// Its user as `TOKEN_ACCESS_INFORMATION`, opaque to the engine.
+    /// Its user as `TOKEN_ACCESS_INFORMATION`, which the engine does not read.
     pub user: Arc<[u8]>,
-    /// The service's tag, if it is a service.
+    /// The tag of the service, if it is a service.
     pub sub_process_tag: Option<u32>,
 }
 
-/// A machine's properties.
+/// The options of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Addresses and MTU.
@@ -49,17 +49,17 @@ pub struct Options {
     pub compartment: u32,
     /// `NET_PROFILE` category of the interface: 0 public, 1 private, 2 domain.
     pub profile: u32,
-    /// The most half-open connections per listener.
+    /// The maximum number of half-open connections per listener.
     pub backlog: usize,
-    /// The most records the log keeps.
+    /// The maximum number of records in the log.
     pub log_limit: usize,
     /// Seed of initial sequence numbers.
     pub seed: u64,
-    /// How long a connection is idle before TCP sends a keep-alive; `None`
+    /// The time after which TCP sends a keep-alive on an idle connection; `None`
     /// sends none.
     pub keep_alive: Option<Duration>,
-    /// `FWP_CONDITION_FLAG_*` to set on all traffic with a remote address, so
-    /// that a test can declare it loopback (1) or secured by IPsec (2).
+    /// `FWP_CONDITION_FLAG_*` to set on all traffic with a remote address. With it,
+    /// a test can declare traffic as loopback (1) or secured by IPsec (2).
     pub extra_flags: Vec<(IpAddr, u32)>,
 }
 

@@ -1,4 +1,4 @@
-//! From an application down to the network.
+//! The outbound path, from an application to the network.
 
 use super::layers::Layer;
 use super::log::{Event, RecordId};
@@ -9,13 +9,13 @@ use super::{Host, Pair};
 use crate::wfp::FlowHandle;
 use crate::wire::{Parsed, TcpFlags, Transport};
 
-/// The most bytes of one stream indication. The next one waits until these are
-/// acknowledged, so that each segment belongs to one indication.
+/// The maximum size of a stream indication in bytes. The next one waits until these
+/// bytes are acknowledged, so that each segment belongs to one indication.
 const CHUNK: usize = 32 << 10;
 
 impl Host {
-    /// Lets applications and TCP send until neither has anything more to send
-    /// now, then ends what TCP has ended.
+    /// Lets applications and TCP send until nothing is left to send now. Then ends
+    /// the connections that TCP has ended.
     pub(super) fn turn(&mut self) {
         loop {
             let pairs: Vec<Pair> = self.connections.keys().copied().collect();
@@ -34,8 +34,8 @@ impl Host {
         self.reap();
     }
 
-    /// Gives TCP the next bytes, or the end, of an application's output.
-    /// Returns whether something changed.
+    /// Passes the next bytes of an application's output, or its end, to TCP.
+    /// Returns whether anything changed.
     fn hand_over(&mut self, pair: Pair) -> bool {
         let Some(connection) = self.connections.get(&pair) else {
             return false;
@@ -77,16 +77,16 @@ impl Host {
             connection.close_sent = true;
             socket.close();
         } else {
-            // The buffer is empty and larger than a chunk; what it does not
-            // take stays pending all the same.
+            // The buffer is empty and larger than a chunk. Bytes that it does not
+            // accept stay pending.
             let taken = if passed { socket.send_slice(&chunk).unwrap_or(0) } else { chunk.len() };
             connection.session.advance(taken);
         }
         true
     }
 
-    /// Classifies the connection again if the policy has changed since it was
-    /// authorized; without permission it is dropped.
+    /// Reauthorizes the connection if the policy has changed since its
+    /// authorization. If it is not permitted, it is dropped.
     #[must_use]
     fn still_authorized(&mut self, pair: Pair, packet: Option<Parsed<'_>>) -> bool {
         let Some(connection) = self.connections.get(&pair) else {
@@ -106,12 +106,12 @@ impl Host {
         false
     }
 
-    /// A segment TCP made.
+    /// Sends a segment that TCP has made.
     fn send_segment(&mut self, packet: Vec<u8>) {
         let Some(parsed) = Parsed::new(&packet) else {
             return;
         };
-        // An error is one whoever makes it.
+        // An ICMP error passes OUTBOUND_ICMP_ERROR, whoever builds it.
         if matches!(parsed.transport, Transport::Icmp { .. }) {
             return self.send_built(packet.clone(), Event::IcmpErrorOut, Layer::OutboundIcmpError, None);
         }
@@ -125,13 +125,13 @@ impl Host {
                 scene = connection.scene(scene.packet);
                 self.record_of(pair, &parsed)
             }
-            // Its connection was dropped in this very turn.
+            // Its connection was dropped in this turn.
             None => self.gate.open(scene.ends, Event::RstOut),
         };
         self.down(record, &scene, packet.clone());
     }
 
-    /// The record a sent segment belongs to.
+    /// The record of a segment that is sent.
     fn record_of(&mut self, pair: Pair, parsed: &Parsed<'_>) -> RecordId {
         let has = |flags| parsed.has_flags(flags, TcpFlags::default());
         let event = if has(TcpFlags::RST) {
@@ -165,8 +165,8 @@ impl Host {
         self.gate.open(ends, event)
     }
 
-    /// Sends a packet the host itself has built, by way of `first` where that
-    /// is not the transport layer itself.
+    /// Sends a packet that the host itself has built. It passes the layer `first`
+    /// before the transport layer, if that is another one.
     pub(super) fn send_built(
         &mut self,
         packet: Vec<u8>,
@@ -185,7 +185,7 @@ impl Host {
         self.down(record, &scene, packet.clone());
     }
 
-    /// The layers every outbound packet passes.
+    /// Passes an outbound packet through the layers that every one passes.
     fn down(&mut self, record: RecordId, scene: &Scene<'_>, packet: Vec<u8>) {
         for layer in [Layer::OutboundTransport, Layer::OutboundIppacket] {
             if !self.gate.pass(record, layer, scene) {

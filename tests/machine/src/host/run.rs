@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use super::{Application, ConnectionId, Counters, Host, Log, Outcome, SocketError};
 use crate::wire::Wire;
 
-/// The longest a command waits for the thread.
+/// The maximum time that a command waits for the thread.
 const TICK: Duration = Duration::from_millis(5);
-/// Packets taken from the wire before applications and TCP get their turn.
+/// The number of packets that are read from the wire before applications and TCP
+/// get their turn.
 const BURST: usize = 64;
 
 type Command = Box<dyn FnOnce(&mut Host) + Send>;
@@ -24,7 +25,7 @@ pub struct Report {
     pub counters: Counters,
 }
 
-/// The host's thread is over: it was stopped, or its wire failed.
+/// The host's thread has ended: it was stopped, or its wire failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the host is not running")]
 pub struct Finished;
@@ -52,7 +53,7 @@ impl HostHandle {
     /// See [`Host::listen`].
     ///
     /// # Errors
-    /// If the host is over, and of [`Host::listen`].
+    /// If the host has ended, and those of [`Host::listen`].
     pub fn listen(
         &self,
         local: SocketAddr,
@@ -64,7 +65,7 @@ impl HostHandle {
     /// See [`Host::unlisten`].
     ///
     /// # Errors
-    /// If the host is over, and of [`Host::unlisten`].
+    /// If the host has ended, and those of [`Host::unlisten`].
     pub fn unlisten(&self, local: SocketAddr) -> Result<Result<(), SocketError>, Finished> {
         self.with(move |host| host.unlisten(local))
     }
@@ -72,7 +73,7 @@ impl HostHandle {
     /// See [`Host::echo_datagrams`].
     ///
     /// # Errors
-    /// If the host is over, and of [`Host::echo_datagrams`].
+    /// If the host has ended, and those of [`Host::echo_datagrams`].
     pub fn echo_datagrams(&self, local: SocketAddr) -> Result<Result<(), SocketError>, Finished> {
         self.with(move |host| host.echo_datagrams(local))
     }
@@ -80,7 +81,7 @@ impl HostHandle {
     /// See [`Host::connect`].
     ///
     /// # Errors
-    /// If the host is over, and of [`Host::connect`].
+    /// If the host has ended, and those of [`Host::connect`].
     pub fn connect(
         &self,
         remote: SocketAddr,
@@ -92,7 +93,7 @@ impl HostHandle {
     /// See [`Host::outcome`].
     ///
     /// # Errors
-    /// If the host is over.
+    /// If the host has ended.
     pub fn outcome(&self, id: ConnectionId) -> Result<Option<Outcome>, Finished> {
         self.with(move |host| host.outcome(id))
     }
@@ -100,7 +101,7 @@ impl HostHandle {
     /// What the host has done so far.
     ///
     /// # Errors
-    /// If the host is over.
+    /// If the host has ended.
     pub fn report(&self) -> Result<Report, Finished> {
         self.with(|host| report(host))
     }
@@ -108,7 +109,7 @@ impl HostHandle {
     /// Stops the host and returns what it did.
     ///
     /// # Errors
-    /// What ended the thread early.
+    /// The error that ended the thread early.
     pub fn stop(self) -> io::Result<Report> {
         drop(self.commands);
         self.thread.join().map_err(|_| io::Error::other("the host's thread panicked"))?
@@ -121,7 +122,7 @@ impl HostHandle {
     ) -> Result<T, Finished> {
         let (sender, result) = mpsc::channel();
         let command: Command = Box::new(move |host| {
-            // The waiting side is in this very function and cannot be gone.
+            // The receiver waits in this function, so it exists.
             let _ = sender.send(call(host));
         });
         self.commands.send(command).map_err(|_| Finished)?;
@@ -133,7 +134,7 @@ fn report(host: &Host) -> Report {
     Report { log: host.log().clone(), counters: host.counters() }
 }
 
-/// Runs until the sender of commands is gone.
+/// Runs until the sender of commands is dropped.
 fn drive(host: &mut Host, wire: &mut impl Wire, commands: &mpsc::Receiver<Command>) -> io::Result<()> {
     let start = Instant::now();
     let mut packet = Vec::new();

@@ -1,7 +1,7 @@
-//! One indication's circumstances, turned into values and data.
+//! The circumstances of an indication, and the values and data made from them.
 //!
-//! Which field comes where is read from the layer's definition; what a field
-//! holds is decided here once for all layers (facts: 4.1 to 4.3).
+//! The definition of a layer lists its fields. What a field holds is decided here,
+//! once for all layers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -32,14 +32,14 @@ pub enum Direction {
     Inbound = 1,
 }
 
-/// What the host knows when it indicates to a layer.
+/// What the host knows about an indication.
 #[derive(Clone, Copy)]
 pub struct Scene<'a> {
     /// The addresses.
     pub ends: Ends,
-    /// The connection's direction, or the datagram's where there is none.
+    /// The direction of the connection, or of the datagram if there is none.
     pub direction: Direction,
-    /// The packet and its own direction.
+    /// The packet, and its own direction.
     pub packet: Option<(Direction, Parsed<'a>)>,
     /// Stream bytes and `FWPS_STREAM_FLAG_*`.
     pub stream: Option<(&'a [u8], u32)>,
@@ -47,11 +47,11 @@ pub struct Scene<'a> {
     pub flow: Option<FlowHandle>,
     /// Handle of the endpoint.
     pub endpoint: Option<u64>,
-    /// Handle of the endpoint that this one comes from.
+    /// Handle of the endpoint that created this one.
     pub parent: Option<u64>,
     /// `FWP_CONDITION_FLAG_*`.
     pub flags: u32,
-    /// `FWP_CONDITION_REAUTHORIZE_REASON_*`, 0 unless reauthorizing.
+    /// `FWP_CONDITION_REAUTHORIZE_REASON_*`; 0 unless it is a reauthorization.
     pub reauthorize_reason: u32,
 }
 
@@ -71,7 +71,7 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// A packet of no endpoint so far.
+    /// A packet without an endpoint so far.
     pub fn packet(direction: Direction, parsed: Parsed<'a>) -> Self {
         let (local, remote) = match direction {
             Direction::Inbound => (parsed.destination, parsed.source),
@@ -81,7 +81,7 @@ impl<'a> Scene<'a> {
         Self { packet: Some((direction, parsed)), ..Self::call(ends, direction) }
     }
 
-    /// The IP version of its addresses.
+    /// The IP version of the addresses.
     pub fn family(&self) -> Family {
         Family::of(self.ends.local.ip())
     }
@@ -91,7 +91,7 @@ impl<'a> Scene<'a> {
         self.packet.map_or(self.direction, |(direction, _)| direction)
     }
 
-    /// At the ports' positions ICMP has its type and code.
+    /// The values at the ports' positions; for ICMP these are type and code.
     fn ports(&self) -> (u16, u16) {
         match self.packet {
             Some((_, parsed)) => match parsed.transport {
@@ -107,7 +107,7 @@ impl<'a> Scene<'a> {
         (self.ends.local.port(), remote)
     }
 
-    /// The layer's data fields in index order.
+    /// The values of a layer's data fields, in index order.
     pub fn values(&self, fields: &[Field], options: &Options) -> Vec<Value> {
         fields.iter().map(|&field| self.value(field, options)).collect()
     }
@@ -144,7 +144,7 @@ impl<'a> Scene<'a> {
             | Field::CurrentProfileId
             | Field::LocalInterfaceProfileId
             | Field::NexthopInterfaceProfileId => Value::Uint32(options.profile),
-            // Not known for this traffic, or without a documented type.
+            // Unknown for this traffic, or without a documented type.
             Field::EffectiveName
             | Field::RemoteMachineId
             | Field::RemoteUserId
@@ -161,8 +161,8 @@ impl<'a> Scene<'a> {
         }
     }
 
-    /// An interface is known on the side the packet is on; the other one is
-    /// FWP_EMPTY, as unknown values are (facts: 4.3).
+    /// An interface is known for the local address of the packet. The other one is
+    /// FWP_EMPTY, like all unknown values.
     fn interface_value(&self, field: Field, interface: &Interface) -> Value {
         let inbound = self.passing() == Direction::Inbound;
         let arrival = inbound.then_some(interface);
@@ -186,11 +186,11 @@ impl<'a> Scene<'a> {
             Field::NexthopSubInterfaceIndex => of(nexthop, |i| Value::Uint32(i.sub_index)),
             Field::NexthopInterfaceType => of(nexthop, |i| Value::Uint32(i.kind)),
             Field::NexthopTunnelType => of(nexthop, |i| Value::Uint32(i.tunnel)),
-            other => unreachable!("{other:?} is no property of an interface"),
+            other => unreachable!("{other:?} is not a property of an interface"),
         }
     }
 
-    /// `layerData`, with the NBL's start where the layer documents it.
+    /// `layerData`, with the start of the NBL's data where the layer documents it.
     pub fn data(&self, layer: Layer, discard: bool, open_points: &OpenPoints) -> LayerData<'a> {
         let start = match (layer, discard) {
             (Layer::Stream, _) => {
@@ -204,7 +204,7 @@ impl<'a> Scene<'a> {
             (Layer::InboundIppacket, false) => DataStart::TransportHeader,
             (Layer::InboundTransport, false) => DataStart::Payload,
             (Layer::OutboundIppacket, _) => DataStart::IpHeader,
-            // No IP header exists yet at these layers.
+            // No IP header exists at these layers yet.
             (Layer::OutboundTransport | Layer::OutboundIcmpError, _) => DataStart::TransportHeader,
             // A connect call of TCP has no packet yet ("Data Offset Positions").
             (Layer::AleAuthConnect, _) if self.ends.protocol == protocol::TCP => return LayerData::None,
@@ -235,7 +235,7 @@ impl<'a> Scene<'a> {
     }
 }
 
-/// S-1-0-0: what a process outside any app container has for a package.
+/// S-1-0-0: the package SID of a process outside any app container.
 const NULL_SID: [u8; 12] = [1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 fn address(address: IpAddr) -> Value {

@@ -1,4 +1,4 @@
-//! A TCP segment from the network: listener, connection, or nobody.
+//! A TCP segment from the network, for a listener, a connection, or neither.
 
 use smoltcp::socket::tcp;
 
@@ -30,13 +30,13 @@ pub mod stream_flag {
 const SYN: TcpFlags = TcpFlags::SYN;
 const RST: TcpFlags = TcpFlags::RST;
 
-/// A SYN that asks for a connection and nothing else.
+/// Whether the flags are those of a SYN that only asks for a connection.
 pub fn is_plain_syn(flags: TcpFlags) -> bool {
     flags.has(SYN) && flags.0 & (TcpFlags::ACK | TcpFlags::FIN | RST).0 == 0
 }
 
 impl Host {
-    /// What a segment is, by its flags and by whom it meets.
+    /// The event of a segment, from its flags and its connection or listener.
     pub(super) fn segment_event(&self, parsed: &Parsed<'_>, flags: TcpFlags) -> Event {
         let pair = (parsed.destination, parsed.source);
         if let Some(connection) = self.connections.get(&pair) {
@@ -71,8 +71,8 @@ impl Host {
             if !(over && is_plain_syn(tcp.flags)) {
                 return self.for_connection(record, scene.flags, pair, parsed);
             }
-            // A new connection may take over what is only waiting to expire
-            // (RFC 9293, 3.10.7.4, fourth).
+            // A new connection may replace one in TIME-WAIT (RFC 9293, 3.10.7.4,
+            // fourth).
             self.forget(pair);
             let event = self.segment_event(&parsed, tcp.flags);
             self.gate.log.rename(record, event);
@@ -101,7 +101,7 @@ impl Host {
         self.refuse(record, &scene, parsed, why);
     }
 
-    /// A segment the stack drops: the discard layer, then the RST.
+    /// A segment that the stack drops: the discard layer, then the RST.
     fn refuse(&mut self, record: RecordId, scene: &Scene<'_>, parsed: Parsed<'_>, why: u32) {
         let layer = Layer::InboundTransport;
         if self.gate.open_points.transport_before_discard && !self.gate.pass(record, layer, scene) {
@@ -159,7 +159,8 @@ impl Host {
         self.gate.filter.flow_end(flow);
     }
 
-    /// Gives a segment to TCP, which knows no extension headers.
+    /// Passes a segment to TCP without its extension headers, which TCP does not
+    /// know.
     fn ingress(&mut self, parsed: &Parsed<'_>) {
         if let Some(plain) = parsed.plain() {
             self.stack.ingress(&plain, self.gate.now);
@@ -203,7 +204,7 @@ impl Host {
     }
 
     /// Classifies a connection again at the layer that authorized it. Returns
-    /// whether it may go on.
+    /// whether it is permitted.
     #[must_use]
     pub(super) fn reauthorize(&mut self, record: RecordId, pair: Pair, mut scene: Scene<'_>) -> bool {
         let Some(connection) = self.connections.get_mut(&pair) else {
@@ -216,8 +217,8 @@ impl Host {
         self.gate.pass(record, layer, &scene)
     }
 
-    /// What TCP made of a segment: an established flow, bytes, an end. Returns
-    /// whether the stream layer was indicated data.
+    /// Handles the result of a segment in TCP: an established flow, received data,
+    /// an end. Returns whether data were indicated at STREAM.
     fn after_ingress(&mut self, record: RecordId, pair: Pair, scene: Scene<'_>, parsed: Parsed<'_>) -> bool {
         let Some(connection) = self.connections.get_mut(&pair) else {
             return false;
@@ -280,7 +281,7 @@ fn has_peer_closed(state: tcp::State) -> bool {
     matches!(state, tcp::State::CloseWait | tcp::State::LastAck | tcp::State::Closing | tcp::State::TimeWait)
 }
 
-/// Everything readable; the ring buffer may give it in two parts.
+/// Reads everything that is readable; the ring buffer may return it in two parts.
 fn take(socket: &mut tcp::Socket<'_>) -> Vec<u8> {
     let mut bytes = Vec::new();
     while socket.can_recv() {

@@ -1,4 +1,4 @@
-//! Socket calls: bind, listen, connect, close; and what sockets are.
+//! Socket calls: bind, listen, connect, close; and the state of sockets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -15,24 +15,24 @@ pub(super) const FIRST_EPHEMERAL_PORT: u16 = 49_152;
 
 const TCP: u8 = 6;
 
-/// A connection the host made.
+/// A connection that the host has made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub(super) u64);
 
-/// How far a connection the host made has come.
+/// The state of a connection that the host has made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// The handshake is not over.
+    /// The handshake is not complete.
     Connecting,
     /// Established.
     Open,
-    /// Both sides closed in order.
+    /// Both sides closed it in order.
     Closed,
     /// It ended by a RST, a timeout or a filter.
     Aborted,
 }
 
-/// A connection the host made: its state and what it has read.
+/// A connection that the host has made: its state, and what it has read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Outcome {
@@ -46,10 +46,10 @@ pub enum SocketError {
     /// A filter blocked it.
     #[error("{0} is blocked at {1}")]
     Blocked(Ends, &'static str),
-    /// The address has a listener.
+    /// A listener uses the address.
     #[error("{0} is in use")]
     InUse(SocketAddr),
-    /// The address is none of the host's, or cannot be used so.
+    /// The address is not the host's, or cannot be used this way.
     #[error("{0} is not usable here")]
     Unusable(SocketAddr),
     /// Nobody listens there.
@@ -57,18 +57,18 @@ pub enum SocketError {
     NotListening(SocketAddr),
 }
 
-/// A port with an application behind it.
+/// A port with its application.
 pub(super) struct Listener {
     pub application: Application,
     pub endpoint: u64,
 }
 
 impl Host {
-    /// Binds and listens. An unspecified address takes every address of its
+    /// Binds and listens. An unspecified address stands for every address of its
     /// family.
     ///
     /// # Errors
-    /// If a filter blocks, or the address is taken or not the host's.
+    /// If a filter blocks, or the address is in use or not the host's.
     pub fn listen(&mut self, local: SocketAddr, application: Application) -> Result<(), SocketError> {
         if !local.ip().is_unspecified() && local.ip() != self.own(Family::of(local.ip())) {
             return Err(SocketError::Unusable(local));
@@ -90,8 +90,8 @@ impl Host {
         Ok(())
     }
 
-    /// Closes a listener. Its half-open connections are reset, its accepted
-    /// ones stay.
+    /// Closes a listener. Its half-open connections are reset, the accepted ones
+    /// stay.
     ///
     /// # Errors
     /// If nobody listens there.
@@ -107,13 +107,13 @@ impl Host {
         let scene =
             Scene { endpoint: Some(listener.endpoint), ..Scene::call(ends(local, None), Direction::Inbound) };
         let record = self.gate.open(scene.ends, Event::EndpointClosed);
-        self.gate.tell(record, Layer::AleEndpointClosure, &scene);
+        self.gate.notify(record, Layer::AleEndpointClosure, &scene);
         self.release(&scene);
         Ok(())
     }
 
-    /// Connects from a port of the dynamic range, sends `request` and reads
-    /// until the peer closes; [`Host::outcome`] tells how it goes.
+    /// Connects from a port of the dynamic range, sends `request` and reads until
+    /// the peer closes; [`Host::outcome`] returns the result.
     ///
     /// # Errors
     /// If a filter blocks.
@@ -155,7 +155,8 @@ impl Host {
         Ok(ConnectionId(endpoint))
     }
 
-    /// How a connection the host made goes; `None` if it made none such.
+    /// The state of a connection that the host has made; `None` if the id is
+    /// unknown.
     pub fn outcome(&self, id: ConnectionId) -> Option<Outcome> {
         if let Some(outcome) = self.outcomes.get(&id) {
             return Some(outcome.clone());
@@ -178,7 +179,7 @@ impl Host {
 
     pub(super) fn release(&mut self, scene: &Scene<'_>) {
         let record = self.gate.open(scene.ends, Event::PortFreed);
-        self.gate.tell(record, Layer::AleResourceRelease, scene);
+        self.gate.notify(record, Layer::AleResourceRelease, scene);
     }
 
     /// The host's address of a family.

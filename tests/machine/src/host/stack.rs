@@ -1,4 +1,4 @@
-//! TCP itself: a smoltcp interface over two queues.
+//! TCP: a smoltcp interface between two queues.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -12,10 +12,10 @@ use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint};
 
 use super::options::Options;
 
-/// Bytes of each direction's socket buffer.
+/// The size of a socket's buffer in each direction, in bytes.
 const BUFFER: usize = 65_535;
 
-/// The queues smoltcp reads and writes.
+/// The queues that smoltcp reads and writes.
 struct Queues {
     inbound: Option<Vec<u8>>,
     outbound: VecDeque<Vec<u8>>,
@@ -61,9 +61,9 @@ impl Device for Queues {
     }
 }
 
-/// smoltcp's interface and sockets: TCP without a filter engine around it.
+/// smoltcp's interface and sockets: TCP without a filter engine.
 ///
-/// The host is built around one; a test may have another for its peer.
+/// The host uses one; a test may use another one as its peer.
 pub struct Stack {
     interface: Interface,
     sockets: SocketSet<'static>,
@@ -72,7 +72,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// A stack with the addresses of these options, and no socket.
+    /// A stack with the addresses of these options and without sockets.
     ///
     /// # Panics
     /// If smoltcp holds fewer than two addresses.
@@ -94,7 +94,7 @@ impl Stack {
         Self { interface, sockets: SocketSet::new(Vec::new()), queues, keep_alive }
     }
 
-    /// A socket waiting for one SYN to `local`.
+    /// A socket that waits for one SYN to `local`.
     pub fn listen(&mut self, local: SocketAddr) -> Option<SocketHandle> {
         let mut socket = socket(self.keep_alive);
         let address: IpAddress = local.ip().into();
@@ -102,7 +102,7 @@ impl Stack {
         Some(self.sockets.add(socket))
     }
 
-    /// A socket that sends a SYN at the next turn.
+    /// A socket that sends a SYN in the next turn.
     pub fn connect(&mut self, local: SocketAddr, remote: SocketAddr) -> Option<SocketHandle> {
         let mut socket = socket(self.keep_alive);
         let context = self.interface.context();
@@ -115,35 +115,35 @@ impl Stack {
         self.sockets.get_mut(handle)
     }
 
-    /// What TCP says of it.
+    /// The TCP state of a socket.
     pub fn state(&self, handle: SocketHandle) -> tcp::State {
         self.sockets.get::<Socket<'_>>(handle).state()
     }
 
-    /// Forgets a socket, without a word to its peer.
+    /// Removes a socket without sending anything to its peer.
     pub fn remove(&mut self, handle: SocketHandle) {
         self.sockets.remove(handle);
     }
 
-    /// Gives one packet to TCP.
+    /// Passes a packet to TCP.
     pub fn ingress(&mut self, packet: &[u8], now: Duration) {
         self.queues.inbound = Some(packet.to_vec());
         self.interface.poll_ingress_single(instant(now), &mut self.queues, &mut self.sockets);
     }
 
-    /// Lets every socket send what it has to send.
+    /// Lets every socket send what is due.
     pub fn egress(&mut self, now: Duration) {
         while self.interface.poll_egress(instant(now), &mut self.queues, &mut self.sockets)
             != PollResult::None
         {}
     }
 
-    /// The next packet TCP wants out.
+    /// The next packet that TCP sends.
     pub fn outbound(&mut self) -> Option<Vec<u8>> {
         self.queues.outbound.pop_front()
     }
 
-    /// How long until a timer of TCP is due.
+    /// The time until a TCP timer is due.
     pub fn delay(&mut self, now: Duration) -> Option<Duration> {
         self.interface.poll_delay(instant(now), &self.sockets).map(Duration::from)
     }

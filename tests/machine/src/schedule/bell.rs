@@ -1,4 +1,4 @@
-//! Waiting for something to change, whoever schedules the thread.
+//! A condition variable for all waits, with and without a schedule.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -9,28 +9,28 @@ use std::time::{Duration, Instant};
 use super::{Machine, seat};
 use crate::notes::{self, Note};
 
-/// What a wait came to.
+/// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Waited {
-    /// It is as was waited for.
+    /// The condition is true.
     Ready,
-    /// The time was over first.
+    /// The timeout came first.
     TimedOut,
-    /// The machine has stopped, or hangs: it will not come any more.
+    /// The machine has stopped or hangs, so the condition will not become true.
     GaveUp,
 }
 
-/// Longest sleep between two looks, for what nobody announces: a lock or an
-/// event in driver memory that the driver changes by itself.
+/// The maximum sleep between two checks. Nothing announces some changes: the driver
+/// changes a lock or an event in its own memory.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
-/// From here on a wait is named to those who ask why nothing goes on.
+/// After this time, a wait is listed for those who ask why nothing proceeds.
 const LONG: Duration = Duration::from_millis(500);
 
-/// Rung at every change of what people wait for.
+/// Is rung at every change that a thread may wait for.
 ///
-/// Nobody holds its lock while looking at what may be driver memory, which may
-/// be gone; a look may be abandoned.
+/// Its lock is not held while a condition is checked: the check may read driver
+/// memory that is gone, and may then be abandoned.
 #[derive(Debug, Default)]
 pub struct Bell {
     rung: AtomicU64,
@@ -39,7 +39,7 @@ pub struct Bell {
 }
 
 impl Bell {
-    /// Wakes everybody.
+    /// Wakes all waiting threads.
     pub fn ring(&self) {
         let guard = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
         self.rung.fetch_add(1, Ordering::Release);
@@ -48,16 +48,16 @@ impl Bell {
         seat::rang();
     }
 
-    /// Waits until `ready` says so, at most for `timeout`; `what` names it for
-    /// those who ask who waits for what. `ready` may be abandoned, so this
-    /// frame owns nothing while it runs.
+    /// Waits until `ready` returns true, at most for `timeout`; `what` names the
+    /// wait in reports. `ready` may be abandoned, so this frame owns nothing while
+    /// it runs.
     pub fn wait(
         &self,
         what: &dyn Fn() -> String,
         timeout: Option<Duration>,
         mut ready: impl FnMut() -> bool,
     ) -> Waited {
-        // A wait whose look was abandoned has left its name.
+        // A wait that was abandoned while it checked has left its name.
         name_wait(|| None);
         let waited = self.wait_until(what, timeout, &mut ready);
         name_wait(|| None);
@@ -71,7 +71,7 @@ impl Bell {
         ready: &mut impl FnMut() -> bool,
     ) -> Waited {
         let began = Instant::now();
-        // A schedule has a time of its own.
+        // A schedule has its own time.
         let deadline = timeout.map(|timeout| seat::now().unwrap_or_default().saturating_add(timeout));
         loop {
             let count = self.rung.load(Ordering::Acquire);
@@ -91,7 +91,8 @@ impl Bell {
         }
     }
 
-    /// One nap of a thread that nobody schedules; why there is no next one.
+    /// Sleeps once, on a thread without a schedule. Returns the result if the wait
+    /// is over.
     fn sleep(
         &self,
         count: u64,
@@ -124,7 +125,8 @@ type OfThread = fn() -> Option<Arc<dyn Machine>>;
 
 static OF_THREAD: OnceLock<OfThread> = OnceLock::new();
 
-/// How a thread that waits finds the machine it is in. The first answer holds.
+/// Sets the function with which a waiting thread finds its machine. Only the first
+/// call has an effect.
 pub fn find_machines_by(of_thread: OfThread) {
     let _the_same = OF_THREAD.set(of_thread);
 }
@@ -133,10 +135,10 @@ fn machine_of_thread() -> Option<Arc<dyn Machine>> {
     OF_THREAD.get().and_then(|of_thread| of_thread())
 }
 
-/// Long waits by a number of their own, with the machine they are in.
+/// The long waits by number, with their machine.
 static WAITS: Mutex<BTreeMap<u64, (usize, String)>> = Mutex::new(BTreeMap::new());
 
-/// A wait that others may hear of.
+/// A wait that is listed.
 struct Named(u64, #[expect(dead_code, reason = "taken back when it is dropped")] Note);
 
 impl Named {
@@ -160,7 +162,7 @@ impl Drop for Named {
 
 thread_local! {
     /// This thread's wait, if it is long. It is not in the frame of the wait, because
-    /// a look may be abandoned.
+    /// a wait may be abandoned while it checks.
     static LONG_WAIT: RefCell<Option<Named>> = const { RefCell::new(None) };
 }
 

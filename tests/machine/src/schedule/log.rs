@@ -1,35 +1,36 @@
-//! What happened in a schedule, in order.
+//! The log of a schedule, in order.
 
 use std::fmt;
 
-/// Events kept; what comes after is counted and goes into the digest only.
+/// The maximum number of events; later ones are only counted and added to the
+/// digest.
 const MOST: usize = 1 << 18;
 
-/// Something a simulated thread did.
+/// An action of a simulated thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// Number of the thread.
+    /// The number of the thread.
     pub thread: u16,
-    /// Where it was, and whether at DISPATCH_LEVEL or above.
+    /// Its processor, and whether it was at DISPATCH_LEVEL or above.
     pub place: Option<(u32, bool)>,
-    /// What.
+    /// The action.
     pub what: &'static str,
-    /// A number that goes with it.
+    /// A number that belongs to the action.
     pub number: u64,
 }
 
-/// Everything that happened. Two logs are equal if all events were.
+/// The log. Two logs are equal if all their events are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Log {
-    /// Names of the threads.
+    /// The names of the threads.
     pub threads: Vec<String>,
     /// The first events.
     pub events: Vec<Event>,
-    /// How many there were.
+    /// The number of events.
     pub count: u64,
-    /// FNV-1a over all of them.
+    /// The FNV-1a hash of all events.
     pub digest: u64,
-    /// How often the turn went from one thread to another.
+    /// The number of switches between threads.
     pub switches: u64,
 }
 

@@ -1,16 +1,14 @@
-//! Simulated threads, and who of them runs.
+//! Simulated threads, and the schedule that decides which of them runs.
 //!
-//! Driver code runs on host threads. In a deterministic schedule they hand a
-//! turn over, so that one runs at a time; at every import, at every wait and at
-//! every change of threads a seed says who is next, and the machine's time is
-//! the schedule's own. In a parallel one they all run, delayed at imports by
-//! what the seed says, as Driver Verifier's option "Systematic low resources
-//! simulation" has a sibling that delays ("Kernel synchronization delay
-//! fuzzing", Driver Verifier options). Threads outside any schedule run as the
-//! host lets them.
+//! Driver code runs on host threads. In a deterministic schedule they pass a turn,
+//! so only one runs at a time. A seed decides at every import and every wait which
+//! thread is next, and the schedule has its own time. In a parallel schedule all
+//! threads run, with delays at imports that a seed decides, like Driver Verifier's
+//! "Kernel synchronization delay fuzzing". Threads without a schedule run as the
+//! host decides.
 //!
-//! Whatever waits in the lab waits on a [`Bell`]: that is how a schedule knows
-//! who can go on, and how a deadlock is told with who waits for what.
+//! All waits in the lab use a [`Bell`]. So a schedule knows which threads can
+//! proceed, and a deadlock is reported with all waits.
 #![forbid(unsafe_code)]
 
 mod bell;
@@ -26,36 +24,36 @@ pub use log::{Event, Log};
 pub use random::Random;
 pub use seat::{Joined, Seated, Session, at_import, closing, note, now, pause, progressed};
 
-/// How simulated threads share the host.
+/// How simulated threads are scheduled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheduling {
-    /// One at a time; the seed fixes the order.
+    /// One at a time, in an order that the seed decides.
     Deterministic {
         /// The seed.
         seed: u64,
     },
-    /// All at once, with delays.
+    /// All at the same time, with delays.
     Parallel {
-        /// Seeds the delays; the host decides the rest.
+        /// The seed of the delays; the host decides everything else.
         seed: u64,
     },
 }
 
-/// What a schedule has to know of the machine whose threads it runs.
+/// The functions of a machine that a schedule needs.
 pub trait Machine: Send + Sync {
-    /// Tells machines apart.
+    /// A unique id.
     fn id(&self) -> usize;
-    /// Simulated processors.
+    /// The number of simulated processors.
     fn processors(&self) -> u32;
-    /// The calling thread's processor, and whether it is at DISPATCH_LEVEL or
+    /// The processor of the calling thread, and whether it is at DISPATCH_LEVEL or
     /// above; `None` outside the machine.
     fn place(&self) -> Option<(u32, bool)>;
-    /// Nothing of the driver runs any more.
+    /// Whether the machine has stopped, so that no driver code runs.
     fn is_stopped(&self) -> bool;
-    /// Nobody can go on, for the reasons given. Stops the machine.
+    /// Stops the machine, because no thread can proceed for these reasons.
     fn hang(&self, waits: String);
-    /// How long the calling thread may wait without a timeout, where nobody
-    /// schedules it.
+    /// How long the calling thread may wait without a timeout, if it has no
+    /// schedule.
     fn hang_limit(&self) -> Duration;
 }
 
@@ -63,12 +61,12 @@ pub trait Machine: Send + Sync {
 pub struct Thread<'a> {
     /// Its name in logs.
     pub name: String,
-    /// What it does.
+    /// The function that it runs.
     pub body: Box<dyn FnOnce() + Send + 'a>,
 }
 
 impl<'a> Thread<'a> {
-    /// A thread that does `body`.
+    /// A thread that runs `body`.
     pub fn new(name: impl Into<String>, body: impl FnOnce() + Send + 'a) -> Self {
         Self { name: name.into(), body: Box::new(body) }
     }

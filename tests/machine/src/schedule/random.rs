@@ -1,6 +1,6 @@
-//! Numbers from a seed (SplitMix64, Steele, Lea and Flood 2014).
+//! Random numbers from a seed (SplitMix64, Steele, Lea and Flood 2014).
 
-/// A sequence that its seed fixes.
+/// A sequence of numbers that depends only on its seed.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -19,23 +19,23 @@ impl Random {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`; 0 if there is none.
+    /// A number below `bound`; 0 if `bound` is 0.
     pub fn below(&mut self, bound: usize) -> usize {
         let drawn = u128::from(self.number()) * bound as u128;
         (drawn >> 64) as usize
     }
 
-    /// True once in `times`.
+    /// True with a probability of 1 to `times`.
     pub fn once_in(&mut self, times: usize) -> bool {
         self.below(times.max(1)) == 0
     }
 
-    /// One of them, if there are any.
+    /// A random element; `None` if there are none.
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> Option<&'a T> {
         from.get(self.below(from.len()))
     }
 
-    /// Fills a slice.
+    /// Fills a slice with random bytes.
     pub fn fill(&mut self, bytes: &mut [u8]) {
         for chunk in bytes.chunks_mut(8) {
             let number = self.number().to_le_bytes();

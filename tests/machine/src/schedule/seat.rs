@@ -1,4 +1,4 @@
-//! A thread's seat in a schedule.
+//! The seat of a thread in a schedule.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use super::bell::Waited;
 use super::turns::{Role, Turns};
 use super::{Log, Machine, Random, Scheduling, Thread};
 
-/// Threads that run together.
+/// A group of threads that run together.
 pub struct Session {
     kind: Kind,
 }
@@ -19,15 +19,15 @@ enum Kind {
     Parallel { seed: u64, processors: u32, joined: AtomicUsize },
 }
 
-/// Numbers of threads that join a parallel session, for their seeds, begin
-/// behind all others'.
+/// The numbers of threads that join a parallel session begin here. They seed the
+/// threads' delays.
 const JOINED: usize = 1 << 16;
 
-/// One thread's part in a session.
+/// The state of a thread in a session.
 struct Seat {
     session: Arc<Session>,
     number: usize,
-    /// For what the thread draws itself, in a parallel session.
+    /// The thread's own random numbers, in a parallel session.
     random: Random,
 }
 
@@ -35,15 +35,16 @@ thread_local! {
     static SEAT: RefCell<Option<Seat>> = const { RefCell::new(None) };
 }
 
-/// Looks at this thread's seat. `f` must come back: nothing in it may wait for
+/// Accesses the seat of this thread. `f` must return, so it must not wait for
 /// driver memory.
 fn with<R>(f: impl FnOnce(&mut Seat) -> R) -> Option<R> {
     SEAT.with_borrow_mut(|seat| seat.as_mut().map(f))
 }
 
-/// The turns of this thread's session, if it is a deterministic one.
+/// Accesses the turns of this thread's session, if that is deterministic.
 fn turns<R>(f: impl FnOnce(&Turns, usize) -> R) -> Option<R> {
-    // Held here, not borrowed: whoever waits for its turn may meet `rang`.
+    // Cloned, not borrowed, because `rang` may be called while the thread waits for
+    // its turn.
     let (session, number) = with(|seat| (Arc::clone(&seat.session), seat.number))?;
     match &session.kind {
         Kind::Deterministic(turns) => (!turns.is_over()).then(|| f(turns, number)),
@@ -52,7 +53,7 @@ fn turns<R>(f: impl FnOnce(&Turns, usize) -> R) -> Option<R> {
 }
 
 impl Session {
-    /// Nothing runs yet.
+    /// A session without threads.
     pub fn new(scheduling: Scheduling, machine: Arc<dyn Machine>) -> Arc<Self> {
         let kind = match scheduling {
             Scheduling::Deterministic { seed } => Kind::Deterministic(Turns::new(seed, machine)),
@@ -68,7 +69,7 @@ impl Session {
         matches!(self.kind, Kind::Deterministic(_))
     }
 
-    /// The machine's time in this session.
+    /// The time of the machine in this session.
     pub fn elapsed(&self) -> Duration {
         match &self.kind {
             Kind::Deterministic(turns) => turns.now(),
@@ -76,8 +77,8 @@ impl Session {
         }
     }
 
-    /// Runs the threads to their ends, and beside them servants, which end when
-    /// [`closing`] says so. Panics of threads go on here.
+    /// Runs the threads to their ends, together with servants, which end when
+    /// [`closing`] returns true. A panic of a thread is resumed here.
     pub fn run<'a>(self: &Arc<Self>, threads: Vec<Thread<'a>>, servants: Vec<Thread<'a>>) -> Log {
         let acting = threads.into_iter().map(|thread| (Role::Acts, thread));
         let serving = servants.into_iter().map(|thread| (Role::Serves, thread));
@@ -108,7 +109,7 @@ impl Session {
         }
     }
 
-    /// A seat for a thread that one of the session's threads starts.
+    /// A seat for a thread that a thread of the session starts.
     pub fn join(self: &Arc<Self>, name: &str) -> Joined {
         let number = match &self.kind {
             Kind::Deterministic(turns) => turns.seat(name.to_owned(), Role::Joined),
@@ -117,7 +118,7 @@ impl Session {
         Joined { session: Arc::clone(self), number, taken: false }
     }
 
-    /// Gives this thread a seat until the value is dropped. In a deterministic
+    /// Takes a seat for this thread until the value is dropped. In a deterministic
     /// session it waits for its turn.
     pub fn sit(self: &Arc<Self>, number: usize) -> Seated {
         let seed = match &self.kind {
@@ -134,7 +135,7 @@ impl Session {
     }
 }
 
-/// A seat that waits for its thread.
+/// A seat that is reserved for a thread.
 pub struct Joined {
     session: Arc<Session>,
     number: usize,
@@ -142,7 +143,7 @@ pub struct Joined {
 }
 
 impl Joined {
-    /// Takes it, on the thread it is for; see [`Session::sit`].
+    /// Takes the seat, on its own thread; see [`Session::sit`].
     pub fn sit(mut self) -> Seated {
         self.taken = true;
         self.session.sit(self.number)
@@ -157,22 +158,21 @@ impl Drop for Joined {
     }
 }
 
-/// A thread's stay in its seat.
+/// A taken seat. Dropping it leaves the session.
 pub struct Seated {
     outer: Option<Box<Seat>>,
 }
 
 impl Drop for Seated {
     fn drop(&mut self) {
-        // What was in progress counts as done, panic or not.
+        // A panic ends the current step, too.
         let _none = turns(Turns::leave);
         SEAT.set(self.outer.take().map(|seat| *seat));
     }
 }
 
-/// An import is called: perhaps others run first. Gives the processor the
-/// thread finds itself on afterwards, if it was moved; threads at
-/// DISPATCH_LEVEL are not.
+/// Called at an import; other threads may run first. Returns the new processor if
+/// the thread was moved. A thread at DISPATCH_LEVEL is not moved.
 pub fn at_import(name: &'static str, raised: bool) -> Option<u32> {
     if let Some(moved) = turns(|turns, number| turns.step(number, name, 0)) {
         return moved.filter(|_| !raised);
@@ -184,7 +184,7 @@ pub fn at_import(name: &'static str, raised: bool) -> Option<u32> {
     .flatten()
 }
 
-/// What a parallel session's thread does at an import: mostly nothing.
+/// The delay at an import in a parallel session; mostly none.
 fn delay(random: &mut Random, raised: bool, processors: u32) -> Option<u32> {
     match random.below(256) {
         0..16 => std::thread::yield_now(),
@@ -196,39 +196,39 @@ fn delay(random: &mut Random, raised: bool, processors: u32) -> Option<u32> {
     moves.then(|| random.below(processors as usize) as u32)
 }
 
-/// Notes something in the log, and perhaps others run first.
+/// Adds an action to the log; other threads may run first.
 pub fn note(what: &'static str, number: u64) {
     let _moved = turns(|turns, seat| turns.step(seat, what, number));
 }
 
-/// The schedule's own time, in a deterministic session.
+/// The schedule's time, in a deterministic session.
 pub fn now() -> Option<Duration> {
     turns(|turns, _| turns.now())
 }
 
-/// For a loop that waits for another processor: whether others ran meanwhile.
-/// `false` where the host must be asked to.
+/// For loops that wait for another processor. Returns whether other threads ran; if
+/// `false`, the host must be asked to run them.
 pub fn pause(what: &dyn Fn() -> String) -> bool {
     park(what, None).is_some()
 }
 
-/// Something was done that others may wait for without a bell.
+/// Tells the schedule about a change without a bell that others may wait for.
 pub fn progressed() {
     let _none = turns(Turns::progressed);
 }
 
-/// Whether every thread but the servants has ended.
+/// Whether all threads except servants have ended.
 pub fn closing() -> bool {
     turns(|turns, _| turns.closing()).unwrap_or(false)
 }
 
-/// A bell rang.
+/// Called when a bell rings.
 pub(super) fn rang() {
     let _none = turns(|turns, _| turns.rang());
 }
 
-/// Lets others run until there may be news. `None` outside deterministic
-/// sessions, else why to wait no longer, if there is a reason.
+/// Lets other threads run until something may have changed. Returns `None` outside
+/// deterministic sessions, otherwise the reason to end the wait, if any.
 pub(super) fn park(what: &dyn Fn() -> String, deadline: Option<Duration>) -> Option<Option<Waited>> {
     turns(|turns, number| turns.park(number, what(), deadline))
 }

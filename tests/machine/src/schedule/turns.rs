@@ -1,4 +1,4 @@
-//! One thread at a time, in an order that a seed fixes.
+//! Runs one thread at a time, in an order that a seed decides.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -9,55 +9,56 @@ use super::log::{Event, Log};
 use super::{Machine, Random};
 use crate::notes;
 
-/// What a step takes of the machine's time.
+/// The duration of a step in the machine's time.
 const STEP: Duration = Duration::from_micros(1);
-/// A wait without a timeout that lasts for so many steps of others will not end.
+/// A wait without a timeout counts as endless after this number of steps of other
+/// threads.
 const PATIENCE: u64 = 400_000;
-/// A turn that takes longer than this in the host's time is stuck outside the
-/// lab's own waits.
+/// A turn that takes longer than this in the host's time is stuck outside the lab's
+/// own waits.
 const STUCK: Duration = Duration::from_secs(120);
 
 pub(super) struct Turns {
     machine: Arc<dyn Machine>,
     state: Mutex<State>,
-    /// Everybody has left who must.
+    /// Signaled when all threads have left that must leave.
     empty: Condvar,
-    /// The same; who is left runs on as the host lets it.
+    /// Set at the same time. The threads that are left then run without turns.
     over: AtomicBool,
 }
 
 struct State {
     random: Random,
-    /// The turn goes on at one step in so many.
+    /// The turn is passed on after one of this number of steps, on average.
     switch: usize,
     threads: Vec<Turn>,
     running: Option<usize>,
-    /// Bells rung so far.
+    /// The number of rings so far.
     rings: u64,
-    /// Steps that may have changed what somebody waits for.
+    /// The number of steps that may have changed a condition.
     progress: u64,
     now: Duration,
     log: Log,
 }
 
-/// A thread as the others see it; true of all but the running one.
+/// The state of a thread, valid while another one runs.
 struct Turn {
     role: Role,
     status: Status,
     wake: Arc<Condvar>,
-    /// Steps of all at its own last one.
+    /// The total number of steps at its own last one.
     since: u64,
     place: Option<(u32, bool)>,
 }
 
-/// Who a thread is to the schedule.
+/// The role of a thread in the schedule.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Role {
-    /// One of those that the schedule is for. It may not wait for good.
+    /// The schedule runs for it. It may not wait forever.
     Acts,
-    /// Waits for work as long as there are such.
+    /// It waits for work while threads with that role exist.
     Serves,
-    /// Came meanwhile, and may wait for good. The schedule ends without it.
+    /// It has joined and may wait forever. The schedule ends without it.
     Joined,
 }
 
@@ -70,7 +71,7 @@ enum Status {
 impl Turns {
     pub(super) fn new(seed: u64, machine: Arc<dyn Machine>) -> Self {
         let mut random = Random::new(seed);
-        // Some seeds switch all the time, others let threads run far.
+        // Some seeds switch often, others rarely.
         let switch = [2, 4, 16, 64][random.below(4)];
         let state = State {
             random,
@@ -89,8 +90,8 @@ impl Turns {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A place for one more thread, which may take its first turn; its number.
-    /// Once the schedule runs, for its own threads to ask for.
+    /// Adds a thread, which may take its first turn, and returns its number. While
+    /// the schedule runs, only its own threads may call this.
     pub(super) fn seat(&self, name: String, role: Role) -> usize {
         let mut state = self.state();
         state.log.threads.push(name);
@@ -99,19 +100,19 @@ impl Turns {
         state.threads.len() - 1
     }
 
-    /// Nobody came for a place.
+    /// Removes a thread that has never started.
     pub(super) fn withdraw(&self, number: usize) {
         self.state().threads[number].status = Status::Done;
     }
 
-    /// Whether threads that are left run on without turns.
+    /// Whether the remaining threads run without turns.
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)
     }
 
-    /// Gives the first turn, and waits until everybody has left. A thread that
-    /// keeps its turn for good ends the process, or is noted for who ends it: no test
-    /// may hang.
+    /// Passes the first turn and waits until all threads have left. If a thread
+    /// never passes its turn on, this ends the process, or writes a note for the
+    /// parent that will end it, so that no test hangs.
     pub(super) fn begin_and_watch(&self) {
         let mut state = self.state();
         self.hand_over(&mut state);
@@ -131,7 +132,8 @@ impl Turns {
                     eprintln!("{text}");
                     std::process::abort();
                 }
-                // Who reads the notes shows the threads' stacks, too, and ends this.
+                // The reader of the notes shows the threads' stacks and ends this
+                // process.
                 stuck = Some(notes::note(|| format!("wait {text}")));
             }
         }
@@ -165,8 +167,8 @@ impl Turns {
         state.all_done(|role| role == Role::Acts)
     }
 
-    /// A point where others may run. Gives the processor the thread is moved to,
-    /// if it is; that is for the caller to refuse at DISPATCH_LEVEL.
+    /// A step, at which other threads may run. Returns the processor to which the
+    /// thread is moved, if any; the caller must refuse that at DISPATCH_LEVEL.
     pub(super) fn step(&self, number: usize, what: &'static str, argument: u64) -> Option<u32> {
         let place = self.machine.place();
         let mut state = self.state();
@@ -184,7 +186,7 @@ impl Turns {
         let moves = place.is_some_and(|(_, raised)| !raised) && state.random.once_in(16);
         let processors = self.machine.processors() as usize;
         let moved = moves.then(|| state.random.below(processors) as u32);
-        // A processor at DISPATCH_LEVEL takes no thread.
+        // A processor at DISPATCH_LEVEL runs no other thread.
         moved.filter(|&to| !state.raised_by_other(number, to))
     }
 
@@ -198,7 +200,7 @@ impl Turns {
         let patient = deadline.is_some() || state.threads[number].role != Role::Acts;
         let lost = !patient && progress - state.threads[number].since > PATIENCE;
         if lost || !self.hand_over(&mut state) {
-            // Stopping the machine rings its bell, which needs the state.
+            // Stopping the machine rings its bell, which locks the state.
             let waits = state.waits();
             drop(state);
             self.machine.hang(waits);
@@ -213,7 +215,7 @@ impl Turns {
         deadline.filter(|&deadline| state.now >= deadline).map(|_| Waited::TimedOut)
     }
 
-    /// The thread has ended.
+    /// Called when the thread has ended.
     pub(super) fn leave(&self, number: usize) {
         let mut state = self.state();
         state.threads[number].status = Status::Done;
@@ -227,7 +229,8 @@ impl Turns {
         }
     }
 
-    /// Passes the turn on. `false` if nobody can take it and somebody waits.
+    /// Passes the turn on. Returns `false` if no thread can take it and some thread
+    /// waits.
     fn hand_over(&self, state: &mut State) -> bool {
         if state.all_done(|role| role != Role::Joined) {
             self.over.store(true, Ordering::Release);
@@ -259,8 +262,9 @@ impl Turns {
 }
 
 impl State {
-    /// Who runs next: one who can go on, else one who has not looked since
-    /// something was done, else whose time is over first.
+    /// Chooses the next thread: one that can proceed, else one that has not checked
+    /// its condition since the last change, else the one with the earliest
+    /// deadline.
     fn choose(&mut self, stopped: bool) -> Option<usize> {
         let candidates = |may: &dyn Fn(&Self, &Status) -> bool| -> Vec<usize> {
             let numbered = self.threads.iter().enumerate();
@@ -293,8 +297,8 @@ impl State {
         Some(next)
     }
 
-    /// Whether another thread keeps this one's processor at DISPATCH_LEVEL. A
-    /// thread that is there itself runs on.
+    /// Whether another thread holds this thread's processor at DISPATCH_LEVEL. A
+    /// thread that is itself at that level continues.
     fn preempted(&self, number: usize) -> bool {
         match self.threads[number].place {
             Some((processor, false)) => self.raised_by_other(number, processor),
@@ -307,7 +311,7 @@ impl State {
         others.any(|(_, turn)| turn.place == Some((processor, true)))
     }
 
-    /// Whether all of these roles have ended.
+    /// Whether all threads with these roles have ended.
     fn all_done(&self, of: impl Fn(Role) -> bool) -> bool {
         let mut concerned = self.threads.iter().filter(|turn| of(turn.role));
         concerned.all(|turn| matches!(turn.status, Status::Done))

@@ -1,37 +1,39 @@
-//! What is known of a driver, from which its promises follow.
+//! What is known about a driver, and what it must do when calls fail.
 
 use crate::Machine;
 use crate::nt::Trace;
 use crate::wfp::Engine;
 
-/// A driver whose calls fail. The methods with a body are for drivers of which
-/// more is known than that they load and unload.
+/// The expectations of a driver whose calls fail. Methods with a default are for
+/// drivers of which more is known than that they load and unload.
 pub trait Expectations: Sync {
-    /// The name of its service.
+    /// The name of the driver's service.
     fn service(&self) -> &str;
 
-    /// Readies a machine before the driver is loaded: registry values, what an
-    /// earlier run left in the engine. The sessions listen until the life ends.
+    /// Prepares a machine before the driver is loaded: registry values, and objects
+    /// that an earlier run left in the engine. The sessions listen until the run
+    /// ends.
     fn prepare(&self, _machine: &Machine) -> Vec<Trace> {
         Vec::new()
     }
 
-    /// What the driver is for, in a report: "expected the driver to …".
+    /// The driver's work, as it completes "expected the driver to …" in a report.
     fn work(&self) -> &'static str {
         "do its work"
     }
 
-    /// Whether it does that now. `Err`: it does a part of it, which it must not.
+    /// Whether it does its work now. `Err`: it does only a part of it, which is a
+    /// problem.
     fn works(&self, _engine: &Engine) -> Result<bool, String> {
         Ok(false)
     }
 
-    /// What else is wrong now. `works`: whether the driver does its work.
+    /// Other problems. `works`: whether the driver does its work.
     fn problems(&self, _engine: &Engine, _works: bool) -> Vec<String> {
         Vec::new()
     }
 
-    /// Traffic just before the driver is stopped.
+    /// Traffic before the driver is stopped.
     fn before_stop(&self, _engine: &Engine) {}
 
     /// Whether `DriverEntry` has to return the status of the call that failed.
@@ -40,7 +42,7 @@ pub trait Expectations: Sync {
     }
 }
 
-/// A driver of which nothing is known but its service.
+/// A driver of which only the service is known.
 #[derive(Clone, Debug)]
 pub struct AnyDriver {
     /// The name of its service.

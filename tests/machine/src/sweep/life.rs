@@ -1,8 +1,7 @@
-//! One life of a driver, from load to unload, and what is demanded of it.
+//! One run of a driver, from load to unload, and the checks of it.
 //!
-//! What the driver promises is taken from its undisturbed life: a driver that
-//! does its work there must do it in every other life from the moment at which
-//! nothing fails any more.
+//! A run without failures shows what the driver promises. If the driver does its
+//! work there, it must do it in every other run as soon as nothing fails any more.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,17 +15,17 @@ use crate::nt::{Options, Trace};
 use crate::status::Status;
 use crate::wfp::{BfeState, Objects};
 
-/// Where BFE stands when the driver is started.
+/// The state of BFE when the driver is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Bfe {
     /// It runs.
     Running,
-    /// It starts later.
+    /// It starts after the driver.
     Late,
 }
 
 impl Bfe {
-    /// Both, by their names on a command line.
+    /// Both states, by their names on a command line.
     pub const ALL: [(&'static str, Self); 2] = [("running", Self::Running), ("late", Self::Late)];
 }
 
@@ -39,30 +38,30 @@ impl fmt::Display for Bfe {
     }
 }
 
-/// What the undisturbed life was like.
+/// The result of the run without failures.
 #[derive(Clone, Debug)]
 pub struct Baseline {
-    /// Rows in [`FALLIBLE`] of its calls, in their order.
+    /// The rows in [`FALLIBLE`] of its calls, in order.
     pub calls: Vec<usize>,
-    /// Whether the driver did its work while BFE ran.
+    /// Whether the driver did its work while BFE was running.
     pub works: bool,
-    /// What was wrong in it.
+    /// The problems in it.
     pub problems: Vec<String>,
 }
 
-/// How a life went.
+/// The result of a run.
 #[derive(Clone, Debug, Default)]
 pub struct Life {
-    /// What was made to fail.
+    /// The failures that were injected.
     pub injected: Vec<Injection>,
-    /// With what the driver refused to start, if it did.
+    /// The status with which the driver refused to start, if it did.
     pub refused: Option<Status>,
-    /// What was wrong.
+    /// The problems.
     pub problems: Vec<String>,
 }
 
 impl Baseline {
-    /// Lives undisturbed.
+    /// Runs without failures.
     pub fn of(expected: &dyn Expectations, file: &Arc<PeFile>, bfe: Bfe) -> Self {
         let mut living = Living::new(expected, bfe, None, None);
         living.pass(file);
@@ -71,7 +70,7 @@ impl Baseline {
     }
 }
 
-/// Lives with calls that fail.
+/// Runs with failing calls.
 pub fn live(
     expected: &dyn Expectations,
     file: &Arc<PeFile>,
@@ -83,7 +82,7 @@ pub fn live(
     living.pass(file);
     living.life.injected = living.machine.faults().injected();
     if living.life.injected.is_empty() {
-        living.problem("no call failed: the driver made fewer calls than in its undisturbed life");
+        living.problem("no call failed: the driver made fewer calls than without failures");
     }
     living.life
 }
@@ -91,16 +90,16 @@ pub fn live(
 struct Living<'a> {
     expected: &'a dyn Expectations,
     machine: Machine,
-    /// What an earlier run has left in the engine.
+    /// Objects that an earlier run has left in the engine.
     left: Objects,
     bfe: Bfe,
-    /// Whether the driver has to do its work; not known in the first life.
+    /// Whether the driver has to do its work; unknown in the first run.
     promise: Option<bool>,
     life: Life,
     _sessions: Vec<Trace>,
 }
 
-/// How long work that is put off may take.
+/// The time limit for deferred work.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 impl<'a> Living<'a> {
@@ -123,7 +122,7 @@ impl<'a> Living<'a> {
         if self.start(file) {
             self.run();
             self.expected.before_stop(self.machine.engine());
-            // Then the machine has stopped, or the driver is stopped.
+            // The machine has stopped, or this stops the driver.
             match self.machine.stop() {
                 Ok(left) if left.is_empty() => {}
                 Ok(left) => self.problem(format!("left behind: {left}")),
@@ -145,12 +144,12 @@ impl<'a> Living<'a> {
         }
     }
 
-    /// Loads the driver; where it refuses, once more without failures. Whether
-    /// it runs.
+    /// Loads the driver; if it refuses, a second time without failures. Returns
+    /// whether it runs.
     fn start(&mut self, file: &Arc<PeFile>) -> bool {
         match self.machine.start_file(Arc::clone(file)) {
             Ok(()) => {
-                // Whatever failed, a driver that starts keeps its promise.
+                // A driver that starts must keep its promises, whatever failed.
                 self.look("after DriverEntry", self.bfe == Bfe::Running, false);
                 return true;
             }
@@ -173,8 +172,8 @@ impl<'a> Living<'a> {
         }
     }
 
-    /// The cause is the last call that failed before the driver began to give
-    /// back what it had.
+    /// Checks the status of a refusal. Its cause is the last call that failed
+    /// before the driver began to release resources.
     fn refused(&mut self, status: Status) {
         self.life.refused = Some(status);
         let injected = self.machine.faults().injected();
@@ -183,17 +182,17 @@ impl<'a> Living<'a> {
             Some(_) if !self.expected.names_the_cause() => {}
             Some(cause) if cause.failure.status == status => {}
             Some(cause) => self.problem(format!(
-                "DriverEntry returned {status}, and not {}, with which {} failed",
+                "DriverEntry returned {status}, expected {}, the status of {}",
                 cause.failure.status, FALLIBLE[cause.row].name
             )),
-            None => self.problem(format!("DriverEntry returned {status}, and nothing had failed")),
+            None => self.problem(format!("DriverEntry returned {status}, although nothing has failed")),
         }
         self.expect_empty("after the refusal");
         self.look("after the refusal", false, false);
     }
 
-    /// BFE comes and goes; then, where the driver does not protect, it gets
-    /// another chance without failures.
+    /// Stops and starts BFE. If the driver does not protect afterwards, BFE is
+    /// restarted once more without failures.
     fn run(&mut self) {
         if self.bfe == Bfe::Late {
             self.change("when BFE starts", &[BfeState::StartPending, BfeState::Running], true);
@@ -210,22 +209,22 @@ impl<'a> Living<'a> {
         }
     }
 
-    /// Changes BFE's state and lets the driver follow. What fails meanwhile may
-    /// leave the machine open, not dark.
+    /// Changes the state of BFE and lets the driver follow. A failure meanwhile may
+    /// leave the machine unprotected, but must not block traffic.
     fn change(&mut self, when: &str, states: &[BfeState], running: bool) {
         let kernel = Arc::clone(self.machine.kernel());
         let before = self.machine.faults().injected().len();
         for state in states {
             self.machine.engine().set_bfe_state(*state);
             if !kernel.work().drain(PATIENCE) {
-                self.problem(format!("{when}: work that was put off does not end"));
+                self.problem(format!("{when}: deferred work does not end"));
             }
         }
         self.look(when, running, self.machine.faults().injected().len() > before);
     }
 
-    /// Looks at what the driver does to traffic. `running`: BFE runs, so that
-    /// it can; `may_fail`: something failed just now, so that it need not.
+    /// Checks what the driver does to traffic. `running`: BFE runs, so the driver
+    /// can work. `may_fail`: a call has just failed, so it need not.
     fn look(&mut self, when: &str, running: bool, may_fail: bool) {
         if self.machine.kernel().stopped().is_some() {
             return;

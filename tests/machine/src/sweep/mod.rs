@@ -1,16 +1,16 @@
-//! Every allocation and every kernel call failing in turn.
+//! Makes every allocation and every kernel call fail in turn.
 //!
-//! A driver's life is lived once undisturbed, which counts the calls that
-//! Windows lets fail; then once more for each of them and each of its
-//! documented failures, with that call failing alone or with all that follow.
-//! After each life the driver must have crashed nowhere, left nothing, named
-//! the cause where it refused to start, blocked nothing while it was not whole,
-//! and recovered when the failure went away.
+//! The driver runs once without failures, which counts the calls that can fail on
+//! Windows. Then it runs once for each of these calls and each of their documented
+//! failures; either that call fails alone, or all later ones fail, too. After each
+//! run the driver must have caused no stop and left nothing behind. If it refused
+//! to start, it must have returned the cause. It must have blocked nothing while
+//! incomplete, and it must have recovered when the failures ended.
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`expectations`] | what is known of a driver, from which its promises follow |
-//! | [`life`] | one life of a driver, and what is demanded of it |
+//! | [`expectations`] | what is known about a driver, and what it must do |
+//! | [`life`] | one run of a driver, and the checks of it |
 #![forbid(unsafe_code)]
 
 pub mod expectations;
@@ -30,61 +30,60 @@ use crate::faults::{FALLIBLE, Mode, Plan};
 use crate::image::PeFile;
 use crate::nt::{Effect, Failure};
 
-/// One life: which call fails, and how.
+/// A run: which call fails, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// Where BFE stands at the start.
+    /// The state of BFE at the start.
     pub bfe: Bfe,
-    /// Which call, and how.
+    /// The call, and its failure.
     pub plan: Plan,
 }
 
-/// A life in which something was wrong.
+/// A run with problems.
 #[derive(Clone, Debug)]
 pub struct Failed {
-    /// Which.
+    /// The run.
     pub case: Case,
     /// The function that failed first.
     pub function: &'static str,
-    /// How it went.
+    /// The result.
     pub life: Life,
 }
 
-/// How often a function failed, and what came of it.
+/// The counts of a function.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
-    /// Calls in the undisturbed lives.
+    /// The number of calls in the runs without failures.
     pub calls: usize,
-    /// How often it failed in all lives, first or later.
+    /// The number of failures in all runs.
     pub failures: usize,
-    /// Lives in which one of them was the first to fail.
+    /// The number of runs in which it failed first.
     pub lives: usize,
-    /// Those after which the driver refused to start.
+    /// The number of those in which the driver refused to start.
     pub refused: usize,
-    /// Those in which something was wrong.
+    /// The number of those with problems.
     pub wrong: usize,
 }
 
-/// What came of all lives.
+/// The results of all runs.
 #[derive(Clone, Debug, Default)]
 pub struct Sweep {
-    /// What chose how later calls fail.
+    /// The seed that decides how later calls fail.
     pub seed: u64,
-    /// Number of lives with failures.
+    /// The number of runs with failures.
     pub lives: usize,
-    /// By function.
+    /// The counts by function.
     pub tallies: BTreeMap<&'static str, Tally>,
-    /// The lives that went wrong.
+    /// The runs with problems.
     pub failed: Vec<Failed>,
-    /// What was wrong with the undisturbed lives.
+    /// The problems in the runs without failures.
     pub undisturbed: Vec<String>,
     /// Whether the driver did its work in them.
     pub works: bool,
 }
 
 impl Sweep {
-    /// Lives every life, `jobs` at a time. The result does not depend on
-    /// `jobs`.
+    /// Makes all runs, `jobs` at a time. The results do not depend on `jobs`.
     pub fn of(expected: &dyn Expectations, file: &Arc<PeFile>, seed: u64, jobs: usize) -> Self {
         let baselines = Bfe::ALL.map(|(_, bfe)| Baseline::of(expected, file, bfe));
         let mut sweep = Self { seed, works: baselines.iter().all(|it| it.works), ..Self::default() };
@@ -120,7 +119,7 @@ impl Sweep {
         sweep
     }
 
-    /// Lives one life, as [`Case`] prints it.
+    /// Makes one run, as [`Case`] prints it.
     pub fn only(expected: &dyn Expectations, file: &Arc<PeFile>, case: Case) -> Life {
         live(expected, file, case.bfe, &Baseline::of(expected, file, case.bfe), case.plan)
     }
@@ -140,13 +139,13 @@ impl Sweep {
         }
     }
 
-    /// Whether nothing was wrong anywhere.
+    /// Whether no run had a problem.
     pub fn passed(&self) -> bool {
         self.failed.is_empty() && self.undisturbed.is_empty()
     }
 }
 
-/// Every call in turn, in every way in which it can fail.
+/// A run for every call and every way in which it can fail.
 fn cases(bfe: Bfe, baseline: &Baseline, seed: u64) -> Vec<Case> {
     let mut cases = Vec::new();
     for (before, row) in baseline.calls.iter().enumerate() {
@@ -160,7 +159,7 @@ fn cases(bfe: Bfe, baseline: &Baseline, seed: u64) -> Vec<Case> {
     cases
 }
 
-/// The arguments of `cargo lab faults` that live this life again.
+/// The arguments of `cargo lab faults` that repeat this run.
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Plan { nth, mode, failure: Failure { status, effect }, seed } = self.plan;
@@ -182,12 +181,12 @@ impl fmt::Display for Failed {
     }
 }
 
-/// A table of the functions, and the sum.
+/// A table of the functions, and the totals.
 impl fmt::Display for Sweep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-        table.set_header(["call", "calls", "fails with", "failed", "lives", "refused to start", "wrong"]);
+        table.set_header(["call", "calls", "fails with", "failed", "runs", "refused to start", "wrong"]);
         for (name, tally) in &self.tallies {
             let row = FALLIBLE.iter().find(|call| call.name == *name);
             let ways: Vec<String> = row.into_iter().flat_map(|call| call.failures).map(way).collect();
@@ -202,11 +201,11 @@ impl fmt::Display for Sweep {
         }
         let wrong = self.failed.len();
         let right = self.lives - wrong;
-        write!(f, "{} lives, {right} as demanded, {wrong} not; seed {}", self.lives, self.seed)
+        write!(f, "{} runs, {right} as expected, {wrong} not; seed {}", self.lives, self.seed)
     }
 }
 
-/// A failure in a word; `*` where the call has done its work all the same.
+/// The name of a failure, with `*` if the call did its work.
 fn way(failure: &Failure) -> String {
     let name = failure.status.to_string();
     let name = name.strip_prefix("STATUS_").unwrap_or(&name);

@@ -1,4 +1,4 @@
-//! From the committed objects to what classify sees, and who is told of it.
+//! Publishes committed objects to classify, and notifies callouts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, MutexGuard};
@@ -8,16 +8,17 @@ use super::transaction::Core;
 use super::{BfeState, CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY, Engine, NotifyType};
 use crate::status::Status;
 
-/// Notifications to deliver once no lock is held.
+/// Notifications that are delivered when no lock is held.
 #[must_use]
 #[derive(Default)]
 pub(super) struct Notices(Vec<(NotifyType, Arc<StoredFilter>)>);
 
 impl Engine {
-    /// Brings what classify sees in line with the objects and the engine's
-    /// state; says what callouts have to hear of it.
+    /// Updates the active filters from the objects and the engine's state. Returns
+    /// the notifications for callouts.
     pub(super) fn activate(&self, core: &mut Core, announced: &[Arc<StoredFilter>]) -> Notices {
-        // Boot-time filters act until the engine runs, all others while it does.
+        // Boot-time filters are active until the engine runs, all others while it
+        // runs.
         let running = core.bfe == BfeState::Running || core.bfe == BfeState::StopPending;
         let stored = core.store.filters.iter();
         let wanted = stored.filter(|(_, stored)| stored.is_boot_time() != running);
@@ -46,14 +47,14 @@ impl Engine {
         notices
     }
 
-    /// Lets go of the lock, wakes who waits for it, and tells the callouts.
+    /// Releases the lock, wakes the waiting sessions, and notifies the callouts.
     pub(super) fn release(&self, core: MutexGuard<'_, Core>, notices: Notices) {
         drop(core);
         self.transaction_free.ring();
         for (kind, stored) in notices.0 {
-            // A failure is ignored for DELETE, and comes too late for the
-            // others. A classify that began before may still be under way with
-            // a filter whose end is told here: no source rules that out.
+            // A failure is ignored for DELETE and too late for the others. A
+            // classify that began before may still use a filter whose deletion is
+            // notified here; no source excludes that.
             let _ignored = notify(kind, &stored);
         }
     }
@@ -70,8 +71,8 @@ impl Notices {
     }
 }
 
-/// Calls `notifyFn`, if the callout is registered: nothing is made up for it
-/// later if it isn't.
+/// Calls `notifyFn` if the callout is registered. Otherwise the notification is
+/// lost.
 pub(super) fn notify(kind: NotifyType, stored: &StoredFilter) -> Status {
     let Some(callout) = stored.active.slot.as_ref().and_then(|slot| slot.enter()) else {
         return Status::SUCCESS;

@@ -1,4 +1,4 @@
-//! Arbitration: from a layer's filters to one decision (*Filter Arbitration*).
+//! Arbitration: decides from a layer's filters (*Filter Arbitration*).
 
 use std::sync::Arc;
 
@@ -15,30 +15,30 @@ pub(super) const RUNTIME_FLAG_CLEAR_ACTION_RIGHT: u16 = 1;
 /// `FWPS_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED`.
 pub(super) const RUNTIME_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED: u16 = 2;
 
-/// A filter ready to run.
+/// A filter as classify sees it.
 pub(super) struct ActiveFilter {
     pub(super) runtime: RuntimeFilter,
     pub(super) conditions: Conditions,
-    /// For the callout actions.
+    /// Only for callout actions.
     pub(super) slot: Option<Arc<Slot>>,
 }
 
-/// A layer's filters: sublayers by falling weight, in each its filters by
-/// falling weight.
+/// The filters of a layer: sublayers by descending weight, and in each its filters
+/// by descending weight.
 pub(super) type Snapshot = Vec<Vec<Arc<ActiveFilter>>>;
 
-/// What one filter, and in the end the layer, says.
+/// The verdict of a filter, of a sublayer, or of the layer.
 #[derive(Clone, Copy)]
 struct Verdict {
     action: ActionType,
     hard: bool,
     absorbed: bool,
-    /// A block over a hard permit, returned without the right to write.
+    /// A block after a hard permit, returned without the right to write.
     veto: bool,
     filter_id: Option<u64>,
 }
 
-/// One run over a layer's filters.
+/// The evaluation of a layer's filters.
 pub(super) struct Run<'a> {
     pub(super) layer: &'static LayerInfo,
     pub(super) request: &'a Request<'a>,
@@ -60,7 +60,8 @@ impl Run<'_> {
         }
     }
 
-    /// All sublayers, heaviest first; a lower one overrides what is soft.
+    /// Evaluates all sublayers, heaviest first. A lighter one can override a soft
+    /// verdict.
     fn arbitrate(&mut self, snapshot: &Snapshot) -> Option<Verdict> {
         let no_write = self.options.discard_rights == DiscardRights::NoWrite;
         let mut current = (self.layer.is_discard() && no_write).then_some(Verdict {
@@ -71,7 +72,7 @@ impl Run<'_> {
             filter_id: None,
         });
         for sublayer in snapshot {
-            // The first filter that permits or blocks speaks for its sublayer.
+            // The first filter that permits or blocks decides for its sublayer.
             let verdict = sublayer.iter().find_map(|filter| self.apply(filter, current));
             let Some(verdict) = verdict else { continue };
             current = Some(match current {
@@ -91,11 +92,11 @@ impl Run<'_> {
         current
     }
 
-    /// The stream layers' chain: every callout in order sees what the ones
-    /// before it passed on, and rights mean nothing (*Using a Callout for Deep
-    /// Inspection*). A block ends it; a filter's own permit ends its sublayer
-    /// (inferred). Streams are not buffered: NONE, which asks for more data,
-    /// passes the data on.
+    /// The chain of the stream layers: every callout gets what the ones before it
+    /// have passed on, and rights have no meaning (*Using a Callout for Deep
+    /// Inspection*). A block ends the chain; a permit of a filter without a callout
+    /// ends its sublayer (inferred). Streams are not buffered: NONE, which asks for
+    /// more data, passes the data on.
     fn chain(&mut self, snapshot: &Snapshot) -> Option<Verdict> {
         let mut last = None;
         for sublayer in snapshot {
@@ -116,8 +117,8 @@ impl Run<'_> {
         last
     }
 
-    /// Permit or Block of one filter, `None` where it doesn't match, was
-    /// skipped or says Continue.
+    /// The verdict of a filter; `None` if it does not match, is skipped, or returns
+    /// Continue.
     fn apply(&mut self, filter: &ActiveFilter, current: Option<Verdict>) -> Option<Verdict> {
         if !filter.conditions.hold(self.request.values) {
             return None;
@@ -148,7 +149,7 @@ impl Run<'_> {
         Some(Verdict { absorbed: result.absorbed && self.layer.allows_absorb(), ..result })
     }
 
-    /// Calls `classifyFn`; `None` where CONDITIONAL_ON_FLOW skips it.
+    /// Calls `classifyFn`; `None` if CONDITIONAL_ON_FLOW skips it.
     fn invoke(
         &mut self,
         slot: &Slot,
@@ -161,7 +162,7 @@ impl Run<'_> {
         let context = flow.as_ref().map_or(0, |flow| flow.begin_classify(layer, slot.id));
         let skipped = callout.flags & CALLOUT_FLAG_CONDITIONAL_ON_FLOW != 0 && context == 0;
         let called = (!skipped).then(|| {
-            // Without the right to write, a callout sees the decision it may
+            // Without the right to write, a callout sees the decision that it may
             // veto.
             let before = match current.filter(|current| current.hard) {
                 Some(current) => ClassifyOut { action: current.action, rights: 0, flags: 0 },
@@ -187,7 +188,7 @@ impl Run<'_> {
         Some((before, after))
     }
 
-    /// Notes which rules of `FWPS_CLASSIFY_OUT0` the callout broke.
+    /// Reports the rules of `FWPS_CLASSIFY_OUT0` that the callout has broken.
     fn judge(&mut self, callout_id: u32, before: ClassifyOut, after: ClassifyOut) {
         let mut note = |rule, text: String| {
             let (callout_id, layer) = (Some(callout_id), Some(self.layer.id));
@@ -196,7 +197,7 @@ impl Run<'_> {
         let held = before.rights & RIGHT_ACTION_WRITE != 0;
         let (from, to) = (before.action.0, after.action.0);
         if !is_return_value(after.action) {
-            note(Rule::UnknownAction, format!("actionType {to:#x} is none a callout may return"));
+            note(Rule::UnknownAction, format!("actionType {to:#x} is not a value that a callout may return"));
         }
         if !held && before.action != after.action && !is_veto(before, after) {
             note(
@@ -217,7 +218,7 @@ impl Run<'_> {
     }
 }
 
-/// What `FWPS_CLASSIFY_OUT0` lets a callout return.
+/// Whether `FWPS_CLASSIFY_OUT0` allows a callout to return this value.
 fn is_return_value(action: ActionType) -> bool {
     [ActionType::BLOCK, ActionType::PERMIT, ActionType::CONTINUE, ActionType::NONE, ActionType::NONE_NO_MATCH]
         .contains(&action)
@@ -229,8 +230,8 @@ fn is_veto(before: ClassifyOut, after: ClassifyOut) -> bool {
         && after.action == ActionType::BLOCK
 }
 
-/// What a callout's result means under the filter's action type
-/// (`FWPS_ACTION0`). What was written without the right does not count.
+/// The verdict of a callout's result, which depends on the filter's action type
+/// (`FWPS_ACTION0`). A write without the right does not count.
 fn verdict_of_callout(filter: &RuntimeFilter, before: ClassifyOut, after: ClassifyOut) -> Option<Verdict> {
     let held = before.rights & RIGHT_ACTION_WRITE != 0;
     let veto = is_veto(before, after);

@@ -1,4 +1,4 @@
-//! The Base Filtering Engine's state and who hears of its changes.
+//! The state of the Base Filtering Engine, and subscriptions to its changes.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -20,12 +20,12 @@ pub enum BfeState {
     Running = 3,
 }
 
-/// A subscription to changes of the Base Filtering Engine's state.
+/// The id of a subscription to state changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubscriptionId(pub u64);
 
 thread_local! {
-    /// Subscriptions whose callback this thread is inside of.
+    /// The subscriptions whose callback this thread is executing.
     static INSIDE: RefCell<Vec<SubscriptionId>> = const { RefCell::new(Vec::new()) };
 }
 
@@ -44,11 +44,12 @@ impl Engine {
         self.core.locked().bfe
     }
 
-    /// Changes the state; subscribers hear each change before this returns.
+    /// Changes the state. Subscribers are called for each change before this
+    /// returns.
     ///
-    /// From `StopPending` on no session can be opened, and `Stopped` ends those
-    /// there are: their objects go, and calls with their handles, but for
-    /// closing, fail with `STATUS_FWP_SESSION_ABORTED`.
+    /// From `StopPending` on no session can be opened. `Stopped` ends all sessions:
+    /// their objects are deleted, and calls with their handles fail with
+    /// `STATUS_FWP_SESSION_ABORTED`, except for closing.
     pub fn set_bfe_state(&self, state: BfeState) {
         let mut core = self.core.locked();
         if core.bfe == state {
@@ -83,8 +84,8 @@ impl Engine {
         Ok(id)
     }
 
-    /// `FwpmBfeStateUnsubscribeChanges0`. Waits until the callback has returned;
-    /// called from inside it, Windows would wait for itself: here that is
+    /// `FwpmBfeStateUnsubscribeChanges0`. Waits until the callback has returned. A
+    /// call from inside the callback would wait for itself on Windows; here it is
     /// recorded as a violation.
     pub fn bfe_unsubscribe(&self, id: SubscriptionId) -> Status {
         let Some(subscription) = self.core.locked().subscriptions.remove(&id) else {
@@ -99,7 +100,7 @@ impl Engine {
         let what = || format!("callbacks of BFE state subscription {} to return", id.0);
         match returned.wait(&what, None, || count.load(SeqCst) == 0) {
             Waited::Ready => Status::SUCCESS,
-            // The machine has stopped; the caller is not let any further.
+            // The machine has stopped, so the caller goes no further.
             Waited::TimedOut | Waited::GaveUp => Status::UNSUCCESSFUL,
         }
     }

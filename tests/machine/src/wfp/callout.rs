@@ -1,4 +1,4 @@
-//! Callouts as drivers register them, bound to filters at run time by key.
+//! Callouts as drivers register them; filters find them at run time by key.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,22 +17,22 @@ pub const CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY: u32 = 4;
 /// Every `FWP_CALLOUT_FLAG_*` that `fwpsk.h` defines.
 const KNOWN_FLAGS: u32 = 0x7FF;
 
-/// The first run-time id. Windows gives the low ones to its own callouts.
+/// The first run-time id. Windows uses the lower ones for its own callouts.
 const FIRST_ID: u32 = 0x101;
 
 thread_local! {
-    /// Callouts whose functions this thread is inside of.
+    /// The callouts whose functions this thread is executing.
     static INSIDE: RefCell<Vec<u32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// All callout keys seen so far; a key keeps its run-time id.
+/// All callout keys seen so far. A key keeps its run-time id.
 #[derive(Default)]
 pub(super) struct Callouts {
     by_key: RwLock<HashMap<Guid, Arc<Slot>>>,
 }
 
 impl Callouts {
-    /// The slot of a key, made if the key is new.
+    /// The slot of a key; created if the key is new.
     pub(super) fn slot(&self, key: Guid) -> Arc<Slot> {
         if let Some(slot) = read(&self.by_key).get(&key) {
             return Arc::clone(slot);
@@ -50,7 +50,7 @@ impl Callouts {
         read(&self.by_key).values().find(|slot| slot.id == id).cloned()
     }
 
-    /// The keys that are registered now, in the order of registering.
+    /// The keys that are registered now, in the order of registration.
     pub(super) fn in_order(&self) -> Vec<Guid> {
         let slots = read(&self.by_key);
         let present =
@@ -60,7 +60,7 @@ impl Callouts {
         list.into_iter().map(|(_, key)| key).collect()
     }
 
-    /// What drivers have left registered.
+    /// The callouts that drivers have left registered.
     pub(super) fn registered(&self) -> Vec<(Guid, u32)> {
         let slots = read(&self.by_key);
         let present = slots.values().filter(|slot| read(&slot.state).is_some());
@@ -70,7 +70,7 @@ impl Callouts {
     }
 }
 
-/// The place of one callout key, registered or not.
+/// The slot of a callout key, registered or not.
 pub(super) struct Slot {
     pub(super) key: Guid,
     pub(super) id: u32,
@@ -82,14 +82,15 @@ pub(super) struct Slot {
 struct Registration {
     driver: Arc<dyn CalloutDriver>,
     flags: u32,
-    /// Being unregistered: no call into it begins any more.
+    /// It is being unregistered: no new call to it begins.
     leaving: bool,
-    /// Position in the order of registering.
+    /// Position in the order of registration.
     sequence: u64,
     running: Arc<AtomicUsize>,
 }
 
-/// The right to call a callout's functions; unregistering waits for its drop.
+/// The right to call the functions of a callout. Unregistering waits until it is
+/// dropped.
 pub(super) struct Entered<'a> {
     slot: &'a Slot,
     pub(super) driver: Arc<dyn CalloutDriver>,
@@ -119,11 +120,11 @@ impl Slot {
         }
     }
 
-    /// `FwpsCalloutUnregister`. `has_contexts` says whether flow contexts are
+    /// `FwpsCalloutUnregister`. `has_contexts` tells whether flow contexts are
     /// left.
     ///
-    /// Waits until calls into the callout have returned, since the driver may
-    /// free what they use right afterwards (inferred: the pages don't say it).
+    /// Waits until calls to the callout have returned, because the driver may free
+    /// what they use afterwards (inferred: the pages do not say so).
     pub(super) fn unregister(&self, has_contexts: impl Fn() -> bool) -> Result<(), Unregister> {
         let running = {
             let mut state = write(&self.state);
@@ -144,11 +145,11 @@ impl Slot {
         loop {
             let what = || format!("calls into callout {} to return", self.id);
             if self.left.wait(&what, None, || running.load(SeqCst) == 0) != Waited::Ready {
-                // The machine has stopped; the caller is not let any further.
+                // The machine has stopped, so the caller goes no further.
                 return Err(Status::FWP_IN_USE.into());
             }
-            // The last calls may have associated contexts, or a flow's end may
-            // have begun another call.
+            // The last calls may have associated contexts, or the end of a flow may
+            // have started another call.
             let mut state = write(&self.state);
             if running.load(SeqCst) != 0 {
                 continue;
@@ -164,13 +165,14 @@ impl Slot {
         }
     }
 
-    /// Begins a call, unless the callout is absent or leaving.
+    /// Begins a call, unless the callout is not registered or is being
+    /// unregistered.
     pub(super) fn enter(&self) -> Option<Entered<'_>> {
         self.enter_if(|registration| !registration.leaving)
     }
 
-    /// Begins a call even into a leaving callout: for a context that is still
-    /// there and must be deleted.
+    /// Begins a call even while the callout is being unregistered, to delete a
+    /// context that still exists.
     pub(super) fn enter_leaving(&self) -> Option<Entered<'_>> {
         self.enter_if(|_| true)
     }
@@ -206,7 +208,7 @@ impl Drop for Entered<'_> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Unregister {
     Refused(Status),
-    /// The caller is inside a function of that callout and would wait for itself.
+    /// The caller is inside a function of this callout and would wait for itself.
     FromInside,
 }
 

@@ -1,4 +1,4 @@
-//! What goes into a classify, and what comes out.
+//! The input and the output of a classify.
 
 use super::{Guid, Value};
 use crate::status::Status;
@@ -22,7 +22,7 @@ pub struct Discard {
     pub filter_id: u64,
 }
 
-/// The metadata a host offers. `Some` sets the field's bit in
+/// The metadata of an indication. `Some` sets the field's bit in
 /// `currentMetadataValues`; sizes are in bytes.
 #[derive(Clone, Debug, Default)]
 #[allow(missing_docs, reason = "the names are those of FWPS_INCOMING_METADATA_VALUES0")]
@@ -48,17 +48,17 @@ pub struct Metadata {
     pub ale_classify_required: bool,
 }
 
-/// A packet handed over as a NET_BUFFER_LIST.
+/// A packet in a NET_BUFFER_LIST.
 #[derive(Clone, Copy, Debug)]
 pub struct Packet<'a> {
-    /// The whole packet from its IP header on (from the transport header on
-    /// where an outbound layer precedes the IP header).
+    /// The whole packet from its IP header on; from the transport header on at
+    /// outbound layers before the IP header exists.
     pub bytes: &'a [u8],
-    /// Where the NET_BUFFER's data starts, in bytes into `bytes`.
+    /// The offset in `bytes` at which the data of the NET_BUFFER start, in bytes.
     pub data_start: usize,
 }
 
-/// `layerData` by kind of layer.
+/// The `layerData` of an indication.
 #[derive(Clone, Copy, Debug)]
 pub enum LayerData<'a> {
     /// NULL.
@@ -67,19 +67,19 @@ pub enum LayerData<'a> {
     Packet(Packet<'a>),
     /// An `FWPS_STREAM_CALLOUT_IO_PACKET0` over these stream bytes.
     Stream {
-        /// The bytes indicated, possibly none (a FIN).
+        /// The indicated bytes; empty for a FIN alone.
         bytes: &'a [u8],
         /// `FWPS_STREAM_FLAG_*`.
         flags: u32,
     },
 }
 
-/// One indication to the engine.
+/// An indication to the engine.
 #[derive(Clone, Copy, Debug)]
 pub struct Request<'a> {
     /// The layer.
     pub layer: LayerId,
-    /// The layer's data fields in index order, all of them.
+    /// The values of all data fields, in index order.
     pub values: &'a [Value],
     /// Metadata.
     pub metadata: &'a Metadata,
@@ -87,7 +87,7 @@ pub struct Request<'a> {
     pub data: LayerData<'a>,
 }
 
-/// `FWP_ACTION_TYPE`; a foreign value, so any number may come.
+/// `FWP_ACTION_TYPE`. A foreign value, so any number is possible.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names are fwptypes.h's own")]
 pub struct ActionType(pub u32);
@@ -109,7 +109,7 @@ pub const RIGHT_ACTION_WRITE: u32 = 1;
 /// `FWPS_CLASSIFY_OUT_FLAG_ABSORB`.
 pub const CLASSIFY_OUT_FLAG_ABSORB: u32 = 1;
 
-/// `FWPS_CLASSIFY_OUT0`, the part a callout may write.
+/// The part of `FWPS_CLASSIFY_OUT0` that a callout may write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClassifyOut {
     /// `actionType`.
@@ -144,10 +144,10 @@ pub enum NotifyType {
     AddFilterPostCommit = 2,
 }
 
-/// A callout's functions, as a driver registered them.
+/// The functions of a callout, as a driver registered them.
 ///
-/// The engine calls them without holding any lock of its own, so they may call
-/// back into it.
+/// The engine holds no lock of its own when it calls them, so they may call back
+/// into it.
 pub trait CalloutDriver: Send + Sync {
     /// `classifyFn`.
     fn classify(
@@ -165,38 +165,39 @@ pub trait CalloutDriver: Send + Sync {
     fn flow_delete(&self, layer: LayerId, callout_id: u32, flow_context: u64);
 }
 
-/// One call of a `classifyFn`, with what it changed.
+/// A call of a `classifyFn`, with its changes.
 #[derive(Clone, Debug)]
 pub struct Invocation {
     /// Run-time id of the callout.
     pub callout_id: u32,
     /// Its `calloutKey`.
     pub callout_key: Guid,
-    /// The filter that led to it.
+    /// The filter that called it.
     pub filter_id: u64,
-    /// `FWPS_CLASSIFY_OUT0` as the callout got it.
+    /// `FWPS_CLASSIFY_OUT0` before the call.
     pub before: ClassifyOut,
-    /// The same as the callout left it.
+    /// `FWPS_CLASSIFY_OUT0` after the call.
     pub after: ClassifyOut,
 }
 
-/// What the engine decided.
+/// The decision of the engine.
 #[derive(Clone, Debug)]
 pub struct Decision {
     /// `BLOCK` or `PERMIT`.
     pub action: ActionType,
-    /// The right to change it was cleared.
+    /// Whether the right to change it was cleared.
     pub hard: bool,
-    /// The block came with ABSORB: no discard layer, no audit.
+    /// The block has ABSORB set: no discard layer is indicated, and nothing is
+    /// audited.
     pub absorbed: bool,
-    /// The filter that decided, `None` where nothing did.
+    /// The filter that decided; `None` if none did.
     pub filter_id: Option<u64>,
-    /// Every `classifyFn` called, in order.
+    /// The calls of `classifyFn`, in order.
     pub invocations: Vec<Invocation>,
 }
 
 impl Decision {
-    /// Whether the packet or operation is stopped here.
+    /// Whether the packet or operation is blocked.
     pub fn blocked(&self) -> bool {
         self.action == ActionType::BLOCK
     }

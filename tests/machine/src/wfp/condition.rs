@@ -1,14 +1,15 @@
-//! Filter conditions: what may be asked of a field, and whether it holds.
+//! Filter conditions: which tests a field accepts, and whether they match.
 
 use std::cmp::Ordering;
 
 use super::{Condition, DataType, Field, LayerInfo, MatchType, Value};
 use crate::status::Status;
 
-/// A filter's conditions: every group must hold, by any one of its tests.
+/// The conditions of a filter. Every group must match, and a group matches if any
+/// of its tests does.
 ///
-/// Conditions on different fields are joined by AND, consecutive ones on the
-/// same field by OR since Windows 7 (`FWPM_FILTER0`).
+/// Conditions on different fields are joined by AND, consecutive ones on one field
+/// by OR since Windows 7 (`FWPM_FILTER0`).
 #[derive(Clone, Debug, Default)]
 pub(super) struct Conditions(Vec<Group>);
 
@@ -27,15 +28,15 @@ impl Conditions {
             check(&layer.data_fields[field], condition.match_type, &condition.value)?;
             let test = (condition.match_type, condition.value.clone());
             if let Some(group) = groups.last_mut().filter(|group| group.field == field) {
-                // Twice the same test is called a duplicate (inferred).
+                // A repeated test counts as a duplicate (inferred).
                 if group.tests.contains(&test) {
                     return Err(Status::FWP_DUPLICATE_CONDITION);
                 }
                 group.tests.push(test);
                 continue;
             }
-            // Only consecutive conditions are joined by OR; a field that comes
-            // back later stays the error it was before Windows 7 (inferred).
+            // Only consecutive conditions are joined by OR. If a field comes again
+            // later, that is an error, as before Windows 7 (inferred).
             if groups.iter().any(|group| group.field == field) {
                 return Err(Status::FWP_DUPLICATE_CONDITION);
             }
@@ -44,7 +45,7 @@ impl Conditions {
         Ok(Self(groups))
     }
 
-    /// Whether the layer's values fulfil all groups.
+    /// Whether the layer's values match all groups.
     pub(super) fn hold(&self, values: &[Value]) -> bool {
         self.0.iter().all(|group| {
             let value = &values[group.field];
@@ -52,15 +53,15 @@ impl Conditions {
         })
     }
 
-    /// How narrow the conditions are, in bits fixed: the base of automatic
-    /// weights, of which only "more specific is heavier" is documented.
+    /// How narrow the conditions are, as the number of fixed bits. Automatic
+    /// weights are based on it; only "more specific is heavier" is documented.
     pub(super) fn specificity(&self) -> u64 {
         let group = |group: &Group| group.tests.iter().map(fixed_bits).min().unwrap_or(0);
         self.0.iter().map(group).sum()
     }
 }
 
-/// Compatibility of match type, value and field (`FWP_MATCH_TYPE`).
+/// Whether match type, value and field are compatible (`FWP_MATCH_TYPE`).
 fn check(field: &Field, match_type: MatchType, value: &Value) -> Result<(), Status> {
     use MatchType as M;
     let given = value.data_type();
@@ -85,8 +86,8 @@ fn check(field: &Field, match_type: MatchType, value: &Value) -> Result<(), Stat
         }
         _ => {}
     }
-    // Users and machines are tested with security descriptors, which the engine
-    // does not evaluate; so nothing fits those fields.
+    // Users and machines are tested with security descriptors. The engine does not
+    // evaluate them, so no test is accepted for these fields.
     let opaque = given == DataType::TokenAccessInformation;
     if given == DataType::Empty || opaque || field.data_type != Some(given) {
         return Err(Status::FWP_TYPE_MISMATCH);
@@ -95,9 +96,9 @@ fn check(field: &Field, match_type: MatchType, value: &Value) -> Result<(), Stat
         M::Equal | M::NotEqual => true,
         M::Greater | M::Less | M::GreaterOrEqual | M::LessOrEqual => compare(value, value).is_some(),
         M::FlagsAllSet | M::FlagsAnySet | M::FlagsNoneSet => value.unsigned().is_some(),
-        // That these two take byte blobs is inferred.
+        // It is inferred that these two take byte blobs.
         M::Prefix | M::NotPrefix => given == DataType::ByteBlob,
-        // For strings only, and no kernel-mode layer has a string field.
+        // Only for strings, and no kernel-mode layer has a string field.
         M::EqualCaseInsensitive | M::Range => false,
     };
     if fits { Ok(()) } else { Err(Status::FWP_MATCH_TYPE_MISMATCH) }
@@ -112,7 +113,7 @@ fn check_mask(applies: bool, valid: bool, match_type: MatchType) -> Result<(), S
     }
 }
 
-/// Whether one condition holds. An unknown value fulfils none, not even a
+/// Whether a condition matches. An unknown value matches no condition, not even a
 /// negative one.
 pub(super) fn matches(match_type: MatchType, value: &Value, wanted: &Value) -> bool {
     use MatchType as M;
@@ -158,7 +159,7 @@ fn equal(value: &Value, wanted: &Value) -> bool {
     }
 }
 
-/// Order of two values of one sortable type: integers, addresses, byte blobs.
+/// Compares two values of one sortable type: integers, addresses, byte blobs.
 fn compare(left: &Value, right: &Value) -> Option<Ordering> {
     match (left, right) {
         (Value::ByteArray16(left), Value::ByteArray16(right)) => Some(left.cmp(right)),

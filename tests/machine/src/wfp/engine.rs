@@ -1,4 +1,4 @@
-//! The engine's interface.
+//! The interface of the filter engine.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, OnceLock, RwLock};
@@ -21,7 +21,7 @@ use crate::status::Status;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
-/// Told of each rule that a callout breaks, at once.
+/// Called at once for each rule that a callout breaks.
 pub type Observer = Box<dyn Fn(&Violation) + Send + Sync>;
 
 /// The filter engine of one simulated machine.
@@ -31,14 +31,14 @@ pub struct Engine {
     pub(super) transaction_free: Bell,
     pub(super) callouts: Callouts,
     pub(super) flows: Flows,
-    /// By run-time layer id.
+    /// Indexed by run-time layer id.
     layers: Vec<LayerState>,
     last_id: AtomicU64,
     violations: Mutex<Vec<Violation>>,
     observer: OnceLock<Observer>,
 }
 
-/// What classify needs of a layer.
+/// The state of a layer that classify uses.
 #[derive(Default)]
 struct LayerState {
     snapshot: RwLock<Arc<Snapshot>>,
@@ -51,7 +51,7 @@ impl Engine {
         Self::with_options(Options::default())
     }
 
-    /// An engine that plays the open points as told.
+    /// An engine with these options for the open points.
     pub fn with_options(options: Options) -> Arc<Self> {
         Arc::new(Self {
             core: Mutex::new(Core::new(options.bfe_state)),
@@ -66,15 +66,15 @@ impl Engine {
         })
     }
 
-    /// How open points are played.
+    /// The options for the open points.
     pub fn options(&self) -> &Options {
         &self.options
     }
 
-    // Callouts, driver side.
+    // The driver's side of callouts.
 
-    /// `FwpsCalloutRegister`. Returns the run-time id, the same as
-    /// [`Self::callout_add`] gives for the key.
+    /// `FwpsCalloutRegister`. Returns the run-time id, which is also that of
+    /// [`Self::callout_add`] for this key.
     pub fn callout_register(
         &self,
         key: Guid,
@@ -90,14 +90,14 @@ impl Engine {
         Ok(slot.id)
     }
 
-    /// `FwpsCalloutUnregisterById0`. Waits until calls into the callout have
+    /// `FwpsCalloutUnregisterById0`. Waits until calls to the callout have
     /// returned.
     pub fn callout_unregister_by_id(&self, id: u32) -> Status {
         let slot = self.callouts.find_id(id);
         slot.map_or(Status::FWP_CALLOUT_NOT_FOUND, |slot| self.unregister(slot.key, id))
     }
 
-    /// `FwpsCalloutUnregisterByKey0`. Waits until calls into the callout have
+    /// `FwpsCalloutUnregisterByKey0`. Waits until calls to the callout have
     /// returned.
     pub fn callout_unregister_by_key(&self, key: Guid) -> Status {
         let slot = self.callouts.find(key);
@@ -121,9 +121,11 @@ impl Engine {
 
     // Run time.
 
-    /// Evaluates the layer's filters. Panics if the layer is unknown or the
-    /// number or types of values are not the layer's: that is a fault of the
-    /// lab, never of the driver.
+    /// Evaluates the layer's filters.
+    ///
+    /// # Panics
+    /// If the layer is unknown, or the number or types of the values are not the
+    /// layer's. That is a fault of the lab, not of the driver.
     pub fn classify(&self, request: &Request<'_>) -> Decision {
         let layer = layer::layer_by_id(request.layer)
             .unwrap_or_else(|| panic!("layer {} is unknown", request.layer.0));
@@ -147,19 +149,19 @@ impl Engine {
         decision
     }
 
-    /// Rises whenever a filter at the layer is added or removed: what was
-    /// authorized there before must be authorized again.
+    /// Increases whenever a filter at the layer is added or removed. Flows that
+    /// were authorized before must then be reauthorized.
     pub fn generation(&self, layer: LayerId) -> u64 {
         let state = self.layers.get(usize::from(layer.0));
         state.map_or(0, |state| state.generation.load(SeqCst))
     }
 
-    /// A new data flow.
+    /// Creates a data flow.
     pub fn flow_create(&self) -> FlowHandle {
         self.flows.create()
     }
 
-    /// Ends the flow; every context's `flowDeleteFn` is called.
+    /// Ends a flow. `flowDeleteFn` is called for each of its contexts.
     pub fn flow_end(&self, flow: FlowHandle) {
         self.flows.end(flow, &self.callouts);
     }
@@ -168,7 +170,8 @@ impl Engine {
     pub fn flow_associate(&self, flow: FlowHandle, layer: LayerId, callout_id: u32, context: u64) -> Status {
         let (slot, flow) = (self.callouts.find_id(callout_id), self.flows.find(flow));
         let known = layer::layer_by_id(layer).is_some();
-        // A callout that is leaving may still be in a classify that associates.
+        // A callout that is being unregistered may still associate a context in a
+        // classify.
         match (slot.as_ref().and_then(|slot| slot.enter_leaving()), flow) {
             (Some(callout), Some(flow)) if known => flow.associate(layer, &callout, callout_id, context),
             _ => Status::INVALID_PARAMETER,
@@ -181,9 +184,9 @@ impl Engine {
         flow.map_or(Status::UNSUCCESSFUL, |flow| flow.remove(layer, callout_id, &self.callouts))
     }
 
-    // Looking at it.
+    // Inspection.
 
-    /// Every flow context: its flow, the layer it is kept for, and itself.
+    /// Every flow context: its flow, its layer, and the context.
     pub fn flow_contexts(&self) -> Vec<(FlowHandle, LayerId, u64)> {
         let contexts = self.flows.contexts().into_iter();
         contexts.map(|(flow, (layer, _), context)| (flow, layer, context)).collect()
@@ -199,39 +202,39 @@ impl Engine {
         layer::layer_by_key(key)
     }
 
-    /// A layer by its name without prefix.
+    /// A layer by its name without prefix, such as `STREAM_V4`.
     pub fn layer_by_name(&self, name: &str) -> Option<&'static LayerInfo> {
         layer::layer_by_name(name)
     }
 
-    /// The changes so far, refused ones left out; of very many the last.
+    /// The changes so far without refused ones; if there are many, the last ones.
     pub fn journal(&self) -> Vec<Change> {
         self.core.locked().journal.to_vec()
     }
 
-    /// Begins the journal anew.
+    /// Empties the journal.
     pub fn clear_journal(&self) {
         self.core.locked().journal = Journal::default();
     }
 
-    /// Keys of the callouts that are registered, in the order of registering.
+    /// The keys of registered callouts, in the order of registration.
     pub fn registered_callouts(&self) -> Vec<Guid> {
         self.callouts.in_order()
     }
 
-    /// Hands what callouts do wrong to `observer`, instead of keeping it. The
-    /// first observer stays.
+    /// Sends violations to `observer` instead of storing them. The first observer
+    /// stays.
     pub fn set_observer(&self, observer: Observer) {
-        // The engine of one machine has one kernel to tell.
+        // The engine belongs to one machine, which sets one observer.
         let _ = self.observer.set(observer);
     }
 
-    /// The rules callouts broke since the last call, unless somebody observes.
+    /// The violations since the last call; empty if there is an observer.
     pub fn take_violations(&self) -> Vec<Violation> {
         std::mem::take(&mut self.violations.locked())
     }
 
-    // Inside.
+    // Internal.
 
     pub(super) fn violate(&self, callout_id: Option<u32>, rule: Rule, text: &str) {
         let text = text.to_owned();
@@ -245,7 +248,7 @@ impl Engine {
         }
     }
 
-    /// Puts a layer's filters where classify finds them.
+    /// Publishes the filters of a layer to classify.
     pub(super) fn publish<'a>(&self, layer: LayerId, filters: impl Iterator<Item = &'a Arc<StoredFilter>>) {
         let mut filters: Vec<_> = filters.collect();
         filters.sort_by_key(|stored| (stored.sublayer_order(), stored.order()));
@@ -255,8 +258,9 @@ impl Engine {
             .collect();
         if let Some(state) = self.layers.get(usize::from(layer.0)) {
             *write(&state.snapshot) = Arc::new(snapshot);
-            // After the filters: who saw the old number may have been judged by
-            // the old filters, who sees the new one was not.
+            // Incremented after the filters are published. Whoever sees the new
+            // number has been classified by the new filters; with the old number,
+            // either is possible.
             state.generation.fetch_add(1, SeqCst);
         }
     }

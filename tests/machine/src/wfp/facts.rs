@@ -1,7 +1,7 @@
-//! The fact tables the layer table is built from.
+//! The tables of names and numbers from which the layers are built.
 //!
-//! They were taken from the headers of WDK 10.0.22621; reading them here keeps
-//! some thousand numbers and GUIDs from being typed a second time.
+//! They were extracted from the headers of WDK 10.0.22621, so that thousands of
+//! numbers and GUIDs need not be typed again.
 
 use std::sync::LazyLock;
 
@@ -14,21 +14,21 @@ static GUIDS: LazyLock<Json> = LazyLock::new(|| parse(include_str!("../../facts/
 static MACROS: LazyLock<Json> = LazyLock::new(|| parse(include_str!("../../facts/macros.json")));
 
 fn parse(text: &str) -> Json {
-    serde_json::from_str(text).expect("a fact table of this repository is JSON")
+    serde_json::from_str(text).expect("the tables of this repository are JSON")
 }
 
-/// An enum's enumerators with their values.
+/// The enumerators of an enum, with their values.
 pub(super) fn enumerators(name: &str) -> Option<impl Iterator<Item = (&'static str, u64)>> {
     let table: &'static Map<String, Json> = ENUMS.get(name)?.as_object()?;
     Some(table.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_u64()?))))
 }
 
-/// A GUID by the name `DEFINE_GUID` or a macro gives it.
+/// A GUID by its name in `DEFINE_GUID` or in a macro.
 pub(super) fn guid(name: &str) -> Option<Guid> {
     Guid::parse_str(GUIDS.get(name)?.as_str()?).ok()
 }
 
-/// Integer macros whose name starts with `prefix`, the prefix taken off.
+/// Integer macros whose name starts with `prefix`; the prefix is removed.
 pub(super) fn macros(prefix: &str) -> impl Iterator<Item = (&'static str, u64)> {
     let table: Option<&'static Map<String, Json>> = MACROS.as_object();
     table

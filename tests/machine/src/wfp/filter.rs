@@ -1,4 +1,4 @@
-//! Filters: what `FwpmFilterAdd0` checks, and what becomes of them at run time.
+//! Filters: the checks of `FwpmFilterAdd0`, and their run-time form.
 
 use std::cmp::Reverse;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::status::Status;
 
-/// A filter as the engine keeps it.
+/// A filter as the engine stores it.
 pub(super) struct StoredFilter {
     pub(super) filter: Filter,
     pub(super) lifetime: Lifetime,
@@ -34,19 +34,19 @@ impl StoredFilter {
         self.filter.flags & FILTER_FLAG_BOOTTIME != 0
     }
 
-    /// The sublayer's place among the layer's: heaviest first.
+    /// The order of sublayers at a layer: heaviest first.
     pub(super) fn sublayer_order(&self) -> (Reverse<u16>, u64) {
         (Reverse(self.active.runtime.sublayer_weight), self.sublayer_sequence)
     }
 
-    /// The filter's place within its sublayer: heaviest first.
+    /// The order of filters in a sublayer: heaviest first.
     pub(super) fn order(&self) -> (Reverse<u64>, u64) {
         (Reverse(self.active.runtime.weight), self.id())
     }
 }
 
 impl Store {
-    /// Checks and adds a filter whose key is set. `id` is its run-time id.
+    /// Checks and adds a filter that has a key. `id` is its run-time id.
     pub(super) fn add_filter(
         &mut self,
         caller: Caller,
@@ -61,7 +61,7 @@ impl Store {
         let layer = layer::layer_by_key(filter.layer).ok_or(Status::FWP_LAYER_NOT_FOUND)?;
         self.check_provider(filter.provider, lifetime)?;
         if filter.sublayer.is_nil() {
-            // That the default sublayer is this one is inferred.
+            // It is inferred that this is the default sublayer.
             filter.sublayer = built_in_sublayer("UNIVERSAL");
         }
         let sublayer = self.sublayers.get(&filter.sublayer).ok_or(Status::FWP_SUBLAYER_NOT_FOUND)?;
@@ -94,11 +94,12 @@ impl Store {
         Ok(stored)
     }
 
-    /// The action, its callout, and what the sublayer accepts.
+    /// Checks the action, its callout, and what the sublayer accepts.
     fn check_action(&self, filter: &mut Filter, layer: &LayerInfo, lifetime: Lifetime) -> Result<(), Status> {
         let permits_if_unregistered = filter.flags & FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED != 0;
         match filter.action {
-            // The GUID is a filter type here, of no effect (FWPM_ACTION0).
+            // For these actions the GUID is a filter type without effect
+            // (FWPM_ACTION0).
             ActionType::BLOCK | ActionType::PERMIT => filter.callout = None,
             ActionType::CALLOUT_TERMINATING
             | ActionType::CALLOUT_INSPECTION
@@ -125,7 +126,7 @@ impl Store {
     }
 }
 
-/// `FWPM_FILTER0.flags`; DISABLED is read only.
+/// Checks `FWPM_FILTER0.flags`; DISABLED is read-only.
 fn check_filter_flags(filter: &Filter) -> Result<(), Status> {
     const PROVIDER_CONTEXT: u32 = 0x4 | 0x80;
     // INDEXED, SYSTEMOS_ONLY, GAMEOS_ONLY, SILENT_MODE, IPSEC_NO_ACQUIRE_INITIATE.
@@ -141,7 +142,7 @@ fn check_filter_flags(filter: &Filter) -> Result<(), Status> {
     if filter.flags & both == both {
         return Err(Status::FWP_INVALID_FLAGS);
     }
-    // There are no provider contexts in this engine.
+    // This engine has no provider contexts.
     if filter.flags & PROVIDER_CONTEXT != 0 {
         return Err(Status::FWP_PROVIDER_CONTEXT_NOT_FOUND);
     }
@@ -158,9 +159,10 @@ fn runtime_flags(flags: u32) -> u16 {
     .fold(0, |all, (_, runtime)| all | runtime)
 }
 
-/// *Filter Weight Assignment*: a literal, a range of sixteen with an automatic
-/// rest, or wholly automatic below 2^60. How Windows computes the automatic
-/// part is not documented; here the narrower conditions weigh more.
+/// *Filter Weight Assignment*: a literal weight, a range of sixteen with an
+/// automatic rest, or an automatic weight below 2^60. How Windows computes the
+/// automatic part is not documented; here a filter with narrower conditions weighs
+/// more.
 fn effective_weight(weight: &Value, specificity: u64) -> Result<u64, Status> {
     const AUTO_BITS: u32 = 60;
     let automatic = (specificity << 32).min((1 << AUTO_BITS) - 1);

@@ -9,7 +9,7 @@ use super::lock::{Locked, read, write};
 use super::{FlowHandle, LayerId};
 use crate::status::Status;
 
-/// One context is kept per flow, layer and callout.
+/// A flow has one context for each layer and callout.
 type Place = (LayerId, u32);
 
 /// All flows of the machine.
@@ -25,10 +25,10 @@ pub(super) struct Flow(Mutex<State>);
 #[derive(Default)]
 struct State {
     contexts: BTreeMap<Place, u64>,
-    /// Classifies under way.
+    /// The number of classifies in progress.
     active: BTreeMap<Place, usize>,
-    /// Removed while a classify was active: their `flowDeleteFn` is due when
-    /// the last one returns.
+    /// Contexts that were removed during a classify. `flowDeleteFn` is called when
+    /// the last classify returns.
     due: Vec<(Place, u64)>,
     ended: bool,
 }
@@ -44,8 +44,8 @@ impl Flows {
         read(&self.flows).get(&flow).cloned()
     }
 
-    /// Ends a flow: each context's `flowDeleteFn` is called, or is due where a
-    /// classify is active.
+    /// Ends a flow: `flowDeleteFn` is called for each context, or after the
+    /// classify that is in progress.
     pub(super) fn end(&self, flow: FlowHandle, callouts: &Callouts) {
         let Some(flow) = write(&self.flows).remove(&flow) else {
             return;
@@ -56,7 +56,7 @@ impl Flows {
             state.contexts.keys().copied().collect()
         };
         for (layer, callout_id) in places {
-            // That another thread removed it meanwhile is no fault.
+            // Another thread may have removed it meanwhile.
             let _removed = flow.remove(layer, callout_id, callouts);
         }
     }
@@ -91,13 +91,13 @@ impl Flow {
         Status::SUCCESS
     }
 
-    /// `FwpsFlowRemoveContext0`: SUCCESS when `flowDeleteFn` ran inside the
-    /// call, PENDING when it will run after the active classify, UNSUCCESSFUL
-    /// when there is no context.
+    /// `FwpsFlowRemoveContext0`. SUCCESS if `flowDeleteFn` ran inside the call,
+    /// PENDING if it will run after a classify, UNSUCCESSFUL if there is no
+    /// context.
     pub(super) fn remove(&self, layer: LayerId, id: u32, callouts: &Callouts) -> Status {
         let slot = callouts.find_id(id);
-        // Entered before the context goes, so that its callout cannot be
-        // unregistered between that and the call.
+        // Enter before the context is removed, so that the callout cannot be
+        // unregistered before the call.
         let Some(callout) = slot.as_ref().and_then(|slot| slot.enter_leaving()) else {
             return Status::UNSUCCESSFUL;
         };
@@ -116,14 +116,15 @@ impl Flow {
         Status::SUCCESS
     }
 
-    /// Marks a classify as active and gives the context, 0 if there is none.
+    /// Marks a classify as in progress and returns the context, or 0.
     pub(super) fn begin_classify(&self, layer: LayerId, id: u32) -> u64 {
         let mut state = self.0.locked();
         *state.active.entry((layer, id)).or_default() += 1;
         state.contexts.get(&(layer, id)).copied().unwrap_or(0)
     }
 
-    /// Ends a classify; the last one delivers what was removed meanwhile.
+    /// Ends a classify. The last one delivers the contexts that were removed
+    /// meanwhile.
     pub(super) fn end_classify(&self, layer: LayerId, callout: &Entered<'_>, id: u32) {
         let place = (layer, id);
         let due: Vec<_> = {

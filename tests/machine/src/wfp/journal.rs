@@ -1,10 +1,11 @@
-//! What changed in the engine, in order.
+//! A bounded list of the changes of the engine's objects, in order.
 
 use std::collections::VecDeque;
 
 use super::Change;
 
-/// Changes kept. A machine that runs for days must not grow.
+/// The maximum number of changes, so that memory does not grow while a machine
+/// runs.
 const MOST: usize = 1 << 16;
 
 /// The last changes.
@@ -12,7 +13,7 @@ const MOST: usize = 1 << 16;
 pub(super) struct Journal(VecDeque<Change>);
 
 impl Journal {
-    /// Adds a change; the oldest goes where there are too many.
+    /// Adds a change. If there are too many, the oldest one is dropped.
     pub(super) fn push(&mut self, change: Change) {
         if self.0.len() == MOST {
             self.0.pop_front();
@@ -20,7 +21,7 @@ impl Journal {
         self.0.push_back(change);
     }
 
-    /// All that are kept.
+    /// All stored changes.
     pub(super) fn to_vec(&self) -> Vec<Change> {
         self.0.iter().cloned().collect()
     }

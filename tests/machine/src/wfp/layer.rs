@@ -1,15 +1,15 @@
 //! The kernel-mode layers, their ids, GUIDs and data fields.
 //!
-//! Built from the fact tables: ids from `FWPS_BUILTIN_LAYERS`, fields from the
+//! They are built from tables: ids from `FWPS_BUILTIN_LAYERS`, fields from the
 //! `FWPS_FIELDS_*` enums, other names of fields from the `FWPS_FIELD_*` macros
-//! (`fwpsk.h`), GUIDs from `fwpmk.h`. Written by hand is only what no header
-//! says: each field's data type (Filtering Condition Identifiers).
+//! (`fwpsk.h`), GUIDs from `fwpmk.h`. Only the data types of the fields are written
+//! by hand, because no header contains them (Filtering Condition Identifiers).
 
 use std::sync::LazyLock;
 
 use super::{DataType, Guid, LayerId, Value, facts};
 
-/// A layer as the engine knows it.
+/// A layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct LayerInfo {
@@ -31,50 +31,51 @@ pub struct LayerInfo {
 pub struct Field {
     /// Without prefix: `IP_LOCAL_ADDRESS`.
     pub name: &'static str,
-    /// `FWPM_CONDITION_*`, where a condition may test the field.
+    /// `FWPM_CONDITION_*`, if a condition may test the field.
     pub condition: Option<Guid>,
-    /// The type of its values; `None` where no source names it.
+    /// The type of its values; `None` if no source names it.
     pub data_type: Option<DataType>,
 }
 
 impl Field {
-    /// Whether a host may pass `value`; `FWP_EMPTY` always may be.
+    /// Whether a host may pass `value`. `FWP_EMPTY` is always allowed.
     pub fn accepts(&self, value: &Value) -> bool {
         let given = value.data_type();
         given == DataType::Empty || self.data_type.is_none_or(|expected| expected == given)
     }
 
-    /// Whether the field holds an IP address, so that masks apply to it.
+    /// Whether the field is an IP address, so that a condition may be a mask.
     pub fn is_ip_address(&self) -> bool {
         self.name.ends_with("_ADDRESS") && !self.name.contains("MAC")
     }
 }
 
 impl LayerInfo {
-    /// Index of a data field by its short name or by an alias of it.
+    /// The index of a data field, by its short name or an alias.
     pub fn field(&self, name: &str) -> Option<usize> {
         let own = self.data_fields.iter().position(|field| field.name == name);
         own.or_else(|| self.aliases.iter().find(|alias| alias.0 == name).map(|alias| alias.1))
     }
 
-    /// Index of the field that conditions with this GUID test.
+    /// The index of the field that conditions with this GUID test.
     pub fn field_by_condition(&self, condition: Guid) -> Option<usize> {
         self.data_fields.iter().position(|field| field.condition == Some(condition))
     }
 
-    /// Whether this is a `DISCARD` twin.
+    /// Whether this is a discard layer.
     pub fn is_discard(&self) -> bool {
         self.name.ends_with("_DISCARD")
     }
 
-    /// Whether callouts at this layer form a chain in which rights mean nothing
-    /// (Using a Callout for Deep Inspection).
+    /// Whether the callouts at this layer form a chain, in which rights have no
+    /// meaning (Using a Callout for Deep Inspection).
     pub fn is_stream(&self) -> bool {
         self.name.starts_with("STREAM_V")
     }
 
     /// Whether `FWPS_CLASSIFY_OUT_FLAG_ABSORB` is valid here
-    /// (`FWPS_CLASSIFY_OUT0`). At `ALE_FLOW_ESTABLISHED` it is discouraged only.
+    /// (`FWPS_CLASSIFY_OUT0`). At `ALE_FLOW_ESTABLISHED` it is valid but
+    /// discouraged.
     pub fn allows_absorb(&self) -> bool {
         const FAMILIES: [&str; 8] = [
             "BOUND_MAC_FRAME_",
@@ -99,7 +100,7 @@ pub fn layers() -> &'static [LayerInfo] {
     &TABLE
 }
 
-/// Number of kernel-mode layer ids (`FWPS_BUILTIN_KM_LAYER_MAX`).
+/// The number of kernel-mode layer ids (`FWPS_BUILTIN_KM_LAYER_MAX`).
 pub(super) fn layer_ids() -> usize {
     layers().last().map_or(0, |layer| usize::from(layer.id.0) + 1)
 }
@@ -119,20 +120,21 @@ pub(super) fn layer_by_name(name: &str) -> Option<&'static LayerInfo> {
 
 fn build() -> Vec<LayerInfo> {
     let kernel_mode = facts::macros("FWPS_BUILTIN_KM_LAYER_MAX").map(|(_, value)| value).next();
-    let limit = kernel_mode.expect("the fact tables name the number of kernel-mode layers");
+    let limit = kernel_mode.expect("the tables contain the number of kernel-mode layers");
     let ids = facts::enumerators("FWPS_BUILTIN_LAYERS").into_iter().flatten();
     let mut table: Vec<_> = ids.filter(|(_, id)| *id < limit).filter_map(build_layer).collect();
     table.sort_by_key(|layer| layer.id);
     table
 }
 
-/// Reserved ids have no GUID, so that no filter can name them: left out.
+/// Builds a layer; `None` for a reserved id, which has no GUID, so that no filter
+/// can name it.
 fn build_layer((name, id): (&'static str, u64)) -> Option<LayerInfo> {
     let name = name.strip_prefix("FWPS_LAYER_")?;
-    // A discard twin has no enum of its own and uses its parent's positions
+    // A discard layer has no enum of its own. It uses the positions of its layer
     // (inferred).
     let parent = name.strip_suffix("_DISCARD").unwrap_or(name);
-    // The one enum whose name is not its layer's.
+    // The only enum whose name differs from that of its layer.
     let list = match parent.split_once("_CONNECTION_POLICY_") {
         Some((stem, family)) => format!("FWPS_FIELDS_{stem}_POLICY_{family}"),
         None => format!("FWPS_FIELDS_{parent}"),
@@ -164,8 +166,8 @@ fn build_layer((name, id): (&'static str, u64)) -> Option<LayerInfo> {
     })
 }
 
-/// The condition is named after the field, with four exceptions; that a profile
-/// field is tested by `CURRENT_PROFILE_ID` is inferred.
+/// A condition has the name of its field, with four exceptions. It is inferred that
+/// `CURRENT_PROFILE_ID` tests a profile field.
 fn condition(field: &str) -> Option<Guid> {
     let name = match field {
         "PROFILE_ID" => "CURRENT_PROFILE_ID",
@@ -177,8 +179,9 @@ fn condition(field: &str) -> Option<Guid> {
     facts::guid(&format!("FWPM_CONDITION_{name}"))
 }
 
-/// Filtering Condition Identifiers; that a value has its condition's base type
-/// is inferred, as is the type of the identity fields.
+/// The types of Filtering Condition Identifiers. It is inferred that a value has
+/// the base type of its condition; the types of the identity fields are inferred,
+/// too.
 fn data_type(field: &str, v6: bool) -> Option<DataType> {
     let ends = |suffixes: &[&str]| suffixes.iter().any(|suffix| field.ends_with(suffix));
     let undocumented = field.starts_with("RESERVED")

@@ -1,4 +1,4 @@
-//! Locks that a failed test's panic does not poison for everybody else.
+//! Locks that are not poisoned, so that one failed test does not fail others.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 

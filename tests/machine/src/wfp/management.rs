@@ -8,13 +8,13 @@ use super::{
 };
 use crate::status::Status;
 
-/// The first run-time filter id comes after this one; ids are never reused.
+/// The run-time ids of filters are greater than this; no id is used twice.
 const FIRST_FILTER_ID: u64 = 0x1_0000;
 
-/// The built-in layers and sublayers are there from the start.
+/// The built-in layers and sublayers exist from the start.
 impl Engine {
-    /// `FwpmEngineOpen0`. Fails unless the Base Filtering Engine runs; that the
-    /// status is the RPC one is inferred from the page's "RPC error code".
+    /// `FwpmEngineOpen0`. Fails unless the Base Filtering Engine runs. The page
+    /// says only "RPC error code", so the status is inferred.
     pub fn open(&self, mut session: Session) -> Result<SessionId, Status> {
         if session.flags & !SESSION_FLAG_DYNAMIC != 0 {
             return Err(Status::FWP_INVALID_FLAGS);
@@ -33,13 +33,13 @@ impl Engine {
         Ok(id)
     }
 
-    /// `FwpmEngineClose0`. Aborts the transaction in progress; a dynamic
-    /// session's objects go.
+    /// `FwpmEngineClose0`. Aborts the transaction in progress and deletes a dynamic
+    /// session's objects.
     pub fn close(&self, session: SessionId) -> Status {
         status(self.close_inner(session))
     }
 
-    /// `FwpmTransactionBegin0`. Waits for the engine-wide lock.
+    /// `FwpmTransactionBegin0`. Waits for the engine's lock.
     pub fn transaction_begin(&self, session: SessionId, flags: u32) -> Status {
         status(self.transaction_begin_inner(session, flags))
     }
@@ -109,8 +109,8 @@ impl Engine {
         }))
     }
 
-    /// `FwpmFilterAdd0`. Returns the run-time id. The callout, if registered, is
-    /// told before this returns and may refuse.
+    /// `FwpmFilterAdd0`. Returns the run-time id. If the callout is registered, it
+    /// is notified before this returns and may refuse.
     pub fn filter_add(&self, session: SessionId, mut filter: Filter) -> Result<u64, Status> {
         self.fill(&mut filter.key);
         let id = FIRST_FILTER_ID + self.next_id();
@@ -139,7 +139,7 @@ impl Engine {
         }))
     }
 
-    /// Gives an object without a key a fresh one.
+    /// Creates a key for an object that has none.
     fn fill(&self, key: &mut Guid) {
         const GENERATED: u128 = 0x6c61_6200_0000_4000_8000_0000_0000_0000;
         if key.is_nil() {

@@ -1,8 +1,8 @@
-//! Arbitration a second time, as the documents tell it.
+//! A second arbitration, written directly from the documents.
 //!
-//! Deliberately slow and simple, sharing nothing with the engine's own: it reads
-//! plain lists, sorts them anew for each decision and follows *Filter
-//! Arbitration* and `FWPS_CLASSIFY_OUT0` sentence by sentence.
+//! It is slow and simple on purpose and shares nothing with the engine. It sorts
+//! plain lists for each decision and follows *Filter Arbitration* and
+//! `FWPS_CLASSIFY_OUT0` sentence by sentence.
 
 use super::{AfterBlock, DiscardRights, Rule};
 
@@ -15,13 +15,13 @@ pub(super) const CONTINUE: u32 = 0x2006;
 const NONE: u32 = 7;
 const NONE_NO_MATCH: u32 = 8;
 
-/// A layer with all that is in it.
+/// A layer with its sublayers, filters and callouts.
 #[derive(Clone, Debug)]
 pub(super) struct World {
-    /// Weight of each sublayer.
+    /// The weight of each sublayer.
     pub(super) sublayers: Vec<u16>,
     pub(super) filters: Vec<Filter>,
-    /// `None`: not registered.
+    /// `None` if not registered.
     pub(super) callouts: Vec<Option<Behaviour>>,
     pub(super) is_discard: bool,
     pub(super) is_stream: bool,
@@ -35,14 +35,14 @@ pub(super) struct Filter {
     pub(super) sublayer: usize,
     pub(super) weight: u64,
     pub(super) action: u32,
-    /// Index of the callout, for the callout actions.
+    /// The index of the callout, for callout actions.
     pub(super) callout: usize,
     pub(super) clear_action_right: bool,
     pub(super) permit_if_unregistered: bool,
     pub(super) conditions: Vec<Condition>,
 }
 
-/// Field (one of two numbers), test, operand.
+/// Field (0 or 1), test, operand.
 pub(super) type Condition = (usize, Test, u16);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,12 +55,12 @@ pub(super) enum Test {
     NoneSet,
 }
 
-/// What a callout does to `FWPS_CLASSIFY_OUT0`, well or badly.
+/// What a callout does to `FWPS_CLASSIFY_OUT0`, allowed or not.
 #[derive(Clone, Debug)]
 pub(super) struct Behaviour {
-    /// Writes this, whatever the rights, unless `polite`.
+    /// Writes this value, whatever the rights are, unless `polite`.
     pub(super) write: Option<u32>,
-    /// Writes nothing without the right.
+    /// Does not write without the right.
     pub(super) polite: bool,
     pub(super) clear_right: bool,
     pub(super) raise_right: bool,
@@ -98,9 +98,9 @@ pub(super) struct Outcome {
     pub(super) blocked: bool,
     pub(super) hard: bool,
     pub(super) absorbed: bool,
-    /// Index of the filter that decided.
+    /// The index of the filter that decided.
     pub(super) filter: Option<usize>,
-    /// Filters whose callouts were called, in order, with what they saw.
+    /// The filters whose callouts were called, in order, with their input.
     pub(super) calls: Vec<(usize, Out)>,
     pub(super) rules: Vec<Rule>,
 }
@@ -114,7 +114,7 @@ pub(super) fn decide(world: &World, numbers: [u16; 2]) -> Outcome {
         calls: Vec::new(),
         rules: Vec::new(),
     };
-    // The action and the right to write it, as the page keeps them.
+    // The action, and the right to write it, as on the page.
     let mut action = None;
     let mut right = true;
     if world.is_discard && world.discard_rights == DiscardRights::NoWrite {
@@ -133,7 +133,7 @@ pub(super) fn decide(world: &World, numbers: [u16; 2]) -> Outcome {
         // "Evaluate matching filters in order until Permit or Block."
         for index in list {
             let filter = &world.filters[index];
-            let mut said = filter.action;
+            let mut result = filter.action;
             let mut final_ = filter.clear_action_right;
             let mut veto = false;
             let mut absorb = false;
@@ -141,8 +141,8 @@ pub(super) fn decide(world: &World, numbers: [u16; 2]) -> Outcome {
             if is_callout {
                 match &world.callouts[filter.callout] {
                     None if filter.action == INSPECTION => continue,
-                    None if filter.permit_if_unregistered => said = PERMIT,
-                    None => (said, final_) = (BLOCK, true),
+                    None if filter.permit_if_unregistered => result = PERMIT,
+                    None => (result, final_) = (BLOCK, true),
                     // No flow has a context here.
                     Some(callout) if callout.conditional_on_flow => continue,
                     Some(callout) => {
@@ -156,28 +156,28 @@ pub(super) fn decide(world: &World, numbers: [u16; 2]) -> Outcome {
                         note_broken_rules(world, see, did, &mut outcome.rules);
                         veto = see.1 == 0 && see.0 == PERMIT && did.0 == BLOCK;
                         // "May be written only while the right is held."
-                        said = if see.1 == 1 || veto { did.0 } else { see.0 };
+                        result = if see.1 == 1 || veto { did.0 } else { see.0 };
                         final_ = final_ || veto || did.1 == 0;
-                        absorb = said == BLOCK && did.2 == 1 && world.allows_absorb;
+                        absorb = result == BLOCK && did.2 == 1 && world.allows_absorb;
                         match filter.action {
-                            INSPECTION => said = CONTINUE,
-                            TERMINATING if said != BLOCK && said != PERMIT => said = BLOCK,
+                            INSPECTION => result = CONTINUE,
+                            TERMINATING if result != BLOCK && result != PERMIT => result = BLOCK,
                             _ => {}
                         }
                     }
                 }
-            } else if said == BLOCK {
+            } else if result == BLOCK {
                 // "Block of a filter is hard by default."
                 final_ = true;
             }
-            if said != BLOCK && said != PERMIT {
+            if result != BLOCK && result != PERMIT {
                 continue;
             }
             if world.is_stream {
-                outcome.blocked = said == BLOCK;
+                outcome.blocked = result == BLOCK;
                 outcome.absorbed = absorb;
                 outcome.filter = Some(index);
-                if said == BLOCK {
+                if result == BLOCK {
                     return outcome;
                 }
                 if is_callout {
@@ -185,10 +185,10 @@ pub(super) fn decide(world: &World, numbers: [u16; 2]) -> Outcome {
                 }
                 continue 'sublayers;
             }
-            // A soft decision may be overridden, a hard permit only vetoed.
+            // A soft decision may be overridden; a hard permit may only be vetoed.
             let vetoed = action == Some(PERMIT) && !right && veto;
             if right || vetoed {
-                action = Some(said);
+                action = Some(result);
                 right = !final_;
                 outcome.absorbed = absorb;
                 outcome.filter = Some(index);
@@ -210,7 +210,7 @@ pub(super) fn decide(world: &World, numbers: [u16; 2]) -> Outcome {
     outcome
 }
 
-/// Different fields: AND. Equal fields one after the other: OR.
+/// Different fields are joined by AND, consecutive equal ones by OR.
 fn all_conditions_hold(conditions: &[Condition], numbers: [u16; 2]) -> bool {
     let mut at = 0;
     while at < conditions.len() {

@@ -2,7 +2,7 @@
 
 use super::{ActionType, Guid, Value};
 
-/// `FWPM_DISPLAY_DATA0`. `name` is `None` where the pointer was NULL.
+/// `FWPM_DISPLAY_DATA0`. `name` is `None` if the pointer was NULL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of FWPM_DISPLAY_DATA0")]
 pub struct DisplayData {
@@ -10,7 +10,7 @@ pub struct DisplayData {
     pub description: Option<String>,
 }
 
-/// `FWPM_SESSION0`. A zero key is replaced by a fresh one, as for all objects.
+/// `FWPM_SESSION0`. A zero key is replaced by a new one, as with all objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are those of FWPM_SESSION0")]
 pub struct Session {
@@ -106,7 +106,7 @@ pub struct Filter {
     pub raw_context: u64,
 }
 
-/// One call that changed the engine's objects, in the order of arrival.
+/// A call that changed the engine's objects, in the order of the calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "each variant is named after its function")]
 pub enum Change {

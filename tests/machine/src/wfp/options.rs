@@ -1,4 +1,4 @@
-//! Points the documents leave open, each as a choice that can be played.
+//! The points that the documents leave open, each as an option.
 
 use std::time::Duration;
 
@@ -6,11 +6,11 @@ use super::{ActionType, BfeState};
 
 /// What the engine does after a sublayer has blocked.
 ///
-/// *Filter Arbitration* says both that all sublayers are evaluated even after a
-/// block, and that a block is final and stops evaluation.
+/// *Filter Arbitration* contains both statements: all sublayers are evaluated even
+/// after a block, and a block is final and stops evaluation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AfterBlock {
-    /// The remaining sublayers are evaluated too.
+    /// The other sublayers are evaluated, too.
     #[default]
     EvaluateAll,
     /// A hard block stops evaluation; a soft one can still be overridden.
@@ -19,29 +19,29 @@ pub enum AfterBlock {
     Stop,
 }
 
-/// The rights that the first callout at a discard layer is given.
+/// The rights of the first callout at a discard layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DiscardRights {
-    /// `FWPS_RIGHT_ACTION_WRITE` is set, as everywhere else.
+    /// `FWPS_RIGHT_ACTION_WRITE` is set, as at other layers.
     #[default]
     Write,
-    /// It is not: as after a hard permit, so that only a veto counts.
+    /// It is not set, as after a hard permit, so that only a veto counts.
     NoWrite,
 }
 
-/// How this engine plays what the documents leave open.
+/// The options of an engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// After a sublayer's block.
+    /// What happens after a block of a sublayer.
     pub after_block: AfterBlock,
-    /// Rights at the start of a discard layer.
+    /// The rights at the start of a discard layer.
     pub discard_rights: DiscardRights,
-    /// What `actionType` holds when a callout is given the right to write it.
+    /// The value of `actionType` when a callout may write it.
     pub initial_action: ActionType,
-    /// The wait for the transaction lock where a session names none
-    /// (`FWPM_SESSION0`: 15 s).
+    /// The wait for the transaction lock if a session sets none (`FWPM_SESSION0`:
+    /// 15 s).
     pub txn_wait: Duration,
-    /// State of the Base Filtering Engine at the start.
+    /// The state of the Base Filtering Engine at the start.
     pub bfe_state: BfeState,
 }
 

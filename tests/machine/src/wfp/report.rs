@@ -1,4 +1,4 @@
-//! What is left in an engine, by name.
+//! Lists what is left in an engine, by name.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -6,7 +6,7 @@ use super::lock::Locked;
 use super::store::{Entry, Lifetime};
 use super::{DisplayData, Engine, Guid, layer};
 
-/// Everything that is left in the engine, for leak reports; names of objects.
+/// The names of all objects that are left in the engine, for leak reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Objects {
@@ -21,7 +21,7 @@ pub struct Objects {
 }
 
 impl Objects {
-    /// What is here and not in `others`.
+    /// The objects that `others` does not contain.
     pub fn without(self, others: &Self) -> Self {
         let without = |mut own: Vec<String>, others: &[String]| {
             own.retain(|object| !others.contains(object));
@@ -41,7 +41,7 @@ impl Objects {
 }
 
 impl Engine {
-    /// What drivers and sessions have put in and not taken out.
+    /// The objects that drivers and sessions have added and not removed.
     pub fn objects(&self) -> Objects {
         let registered = self.callouts.registered();
         let names: HashMap<u32, Guid> = registered.iter().map(|(key, id)| (*id, *key)).collect();

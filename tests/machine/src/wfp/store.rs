@@ -1,4 +1,4 @@
-//! Management objects and what they demand of each other.
+//! The management objects, and the rules for references between them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::status::Status;
 
-/// How long an object lives (*Object Management*).
+/// The lifetime of an object (*Object Management*).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lifetime {
     /// Until its session ends.
@@ -23,7 +23,7 @@ pub(super) enum Lifetime {
 }
 
 impl Lifetime {
-    /// An object may not refer to a shorter-lived one.
+    /// An object may not refer to one with a shorter lifetime.
     fn may_refer_to(self, other: Self) -> bool {
         let rank = |lifetime| match lifetime {
             Self::Dynamic(_) => 0,
@@ -38,7 +38,7 @@ impl Lifetime {
     }
 }
 
-/// Who calls: what an object's lifetime depends on.
+/// The caller, on which the lifetime of an object depends.
 #[derive(Clone, Copy)]
 pub(super) struct Caller {
     pub(super) session: SessionId,
@@ -46,8 +46,8 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// That a dynamic session cannot make persistent objects is inferred, and
-    /// so is the status.
+    /// It is inferred that a dynamic session cannot create persistent objects; the
+    /// status is inferred, too.
     pub(super) fn lifetime(self, persistent: bool) -> Result<Lifetime, Status> {
         match (self.dynamic, persistent) {
             (true, true) => Err(Status::FWP_DYNAMIC_SESSION_IN_PROGRESS),
@@ -57,7 +57,7 @@ impl Caller {
         }
     }
 
-    /// Another session's dynamic object cannot be deleted (inferred).
+    /// The dynamic objects of another session cannot be deleted (inferred).
     fn may_delete(self, lifetime: Lifetime) -> Result<(), Status> {
         match lifetime {
             Lifetime::BuiltIn => Err(Status::FWP_BUILTIN_OBJECT),
@@ -71,11 +71,12 @@ impl Caller {
 pub(super) struct Entry<T> {
     pub(super) object: Arc<T>,
     pub(super) lifetime: Lifetime,
-    /// Position in the order of adding, which breaks ties of weight (inferred).
+    /// The position in the order of creation, which breaks ties of weight
+    /// (inferred).
     pub(super) sequence: u64,
 }
 
-/// All management objects; a transaction works on a copy.
+/// All management objects. A transaction works on a copy.
 #[derive(Clone)]
 pub(super) struct Store {
     pub(super) providers: BTreeMap<Guid, Entry<Provider>>,
@@ -85,8 +86,8 @@ pub(super) struct Store {
 }
 
 impl Store {
-    /// The built-in sublayers. No header gives their weights: the inspection
-    /// one is documented as the lightest, the others are put in the middle.
+    /// The built-in sublayers. No header contains their weights. The inspection
+    /// sublayer is documented as the lightest; the others get the middle weight.
     pub(super) fn new() -> Self {
         let sublayers = BUILT_IN_SUBLAYERS.iter().zip(0..).filter_map(|(name, sequence)| {
             let key = facts::guid(&format!("FWPM_SUBLAYER_{name}"))?;
@@ -110,7 +111,7 @@ impl Store {
         sequence: u64,
     ) -> Result<(), Status> {
         check_name(&provider.display)?;
-        // DISABLED is read only.
+        // DISABLED is read-only.
         check_flags(provider.flags, FLAG_PERSISTENT)?;
         let lifetime = caller.lifetime(provider.flags & FLAG_PERSISTENT != 0)?;
         insert(&mut self.providers, provider.key, provider, lifetime, sequence)
@@ -156,7 +157,7 @@ impl Store {
     ) -> Result<(), Status> {
         const USES_PROVIDER_CONTEXT: u32 = 0x2_0000;
         check_name(&callout.display)?;
-        // REGISTERED is read only.
+        // REGISTERED is read-only.
         check_flags(callout.flags, CALLOUT_FLAG_PERSISTENT | USES_PROVIDER_CONTEXT)?;
         let lifetime = caller.lifetime(callout.flags & CALLOUT_FLAG_PERSISTENT != 0)?;
         layer::layer_by_key(callout.applicable_layer).ok_or(Status::FWP_LAYER_NOT_FOUND)?;
@@ -181,8 +182,8 @@ impl Store {
         Ok(key)
     }
 
-    /// Drops every object whose lifetime `ends` says is over. No object that
-    /// stays can refer to one of them.
+    /// Deletes every object whose lifetime ends. No object that stays can refer to
+    /// one of them.
     pub(super) fn drop_lifetimes(&mut self, ends: impl Fn(Lifetime) -> bool) {
         self.filters.retain(|_, stored| !ends(stored.lifetime));
         self.callouts.retain(|_, entry| !ends(entry.lifetime));
@@ -197,7 +198,7 @@ impl Store {
     }
 }
 
-/// `FWPM_SUBLAYER_*` of `fwpmk.h`, the alias `EDGE_TRAVERSAL` left out.
+/// `FWPM_SUBLAYER_*` in `fwpmk.h`, without the alias `EDGE_TRAVERSAL`.
 const BUILT_IN_SUBLAYERS: [&str; 18] = [
     "RPC_AUDIT",
     "IPSEC_TUNNEL",

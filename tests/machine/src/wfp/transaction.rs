@@ -1,7 +1,7 @@
 //! Sessions, the engine-wide transaction lock, commit and rollback.
 //!
-//! A transaction works on a copy of all objects; commit puts it in place of the
-//! old one, abort drops it. Readers share the lock, a writer has it alone
+//! A transaction works on a copy of all objects. Commit replaces the objects by the
+//! copy, abort drops the copy. Readers share the lock, a writer holds it alone
 //! (inferred from the isolation that *Object Management* promises).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,7 +22,7 @@ use crate::status::Status;
 /// `INFINITE`.
 const INFINITE: u32 = u32::MAX;
 
-/// What the engine's lock protects. No callback is called while it is held.
+/// The data under the engine's lock. No callback is called while it is held.
 pub(super) struct Core {
     pub(super) bfe: BfeState,
     pub(super) sessions: BTreeMap<SessionId, Open>,
@@ -38,7 +38,7 @@ pub(super) struct Core {
 /// An open handle.
 pub(super) struct Open {
     pub(super) session: Session,
-    /// The engine has stopped: only closing the handle still works.
+    /// The engine has stopped: the handle can only be closed.
     aborted: bool,
     /// `FWPM_TXN_*` of the explicit transaction in progress.
     transaction: Option<u32>,
@@ -49,7 +49,7 @@ struct Writer {
     serial: u64,
     session: SessionId,
     store: Store,
-    /// Filters whose callout was told ADD_FILTER.
+    /// Filters whose callout got ADD_FILTER.
     announced: Vec<Arc<StoredFilter>>,
 }
 
@@ -72,9 +72,8 @@ impl Core {
         if open.aborted { Err(Status::FWP_SESSION_ABORTED) } else { Ok(open) }
     }
 
-    /// Ends a session's explicit transaction without its changes; implicit ones
-    /// are never aborted (*Object Management*). Gives the filters whose callouts
-    /// were told of them.
+    /// Aborts a session's explicit transaction; implicit ones are never aborted
+    /// (*Object Management*). Returns the filters whose callouts were notified.
     fn abandon(&mut self, session: SessionId) -> Vec<Arc<StoredFilter>> {
         let open = self.sessions.get_mut(&session);
         let explicit = open.is_some_and(|open| open.transaction.take().is_some());
@@ -118,8 +117,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Closes a handle: aborts its transaction, and a dynamic session's objects
-    /// go.
+    /// Closes a handle: aborts its transaction and deletes a dynamic session's
+    /// objects.
     pub(super) fn close_inner(&self, session: SessionId) -> Result<(), Status> {
         let mut core = self.core.locked();
         let open = core.sessions.get(&session).ok_or(Status::INVALID_HANDLE)?;
@@ -135,7 +134,7 @@ impl Engine {
         self.release(core, Notices::deleted(announced));
         let mut core = match self.acquire(session, 0) {
             Ok(core) => core,
-            // The engine stopped meanwhile and took the objects with it.
+            // The engine has stopped meanwhile and has deleted the objects.
             Err(Status::FWP_SESSION_ABORTED) => return self.close_inner(session),
             Err(status) => return Err(status),
         };
@@ -149,8 +148,8 @@ impl Engine {
         Ok(())
     }
 
-    /// The engine stops: every session dies with its transaction, and every
-    /// object that is neither persistent nor built in goes.
+    /// Stops the engine: every session and transaction is aborted, and all objects
+    /// are deleted that are neither persistent nor built in.
     pub(super) fn stop(&self, core: &mut Core) -> Notices {
         let gone = core.writer.take().map(|writer| writer.announced).unwrap_or_default();
         core.readers.clear();
@@ -162,8 +161,8 @@ impl Engine {
         self.activate(core, &[]).and(Notices::deleted(gone))
     }
 
-    /// One call that changes objects, in the session's transaction or in one of
-    /// its own. `edit` leaves the store as it was if it fails.
+    /// A call that changes objects, in the session's transaction or in an implicit
+    /// one. If `edit` fails, it must leave the store unchanged.
     pub(super) fn edit<R>(
         &self,
         session: SessionId,
@@ -192,8 +191,8 @@ impl Engine {
         }
     }
 
-    /// As [`Self::edit`], for a filter: its callout is told while the call is
-    /// under way and may refuse (`FWPS_CALLOUT_NOTIFY_FN0`).
+    /// [`Self::edit`] for a filter. Its callout is notified during the call and may
+    /// refuse (`FWPS_CALLOUT_NOTIFY_FN0`).
     pub(super) fn edit_with_notice(
         &self,
         session: SessionId,
@@ -222,7 +221,7 @@ impl Engine {
         let accepted = notify(NotifyType::AddFilter, &stored);
 
         let mut core = self.core.locked();
-        // Somebody may have closed the session meanwhile.
+        // The session may have been closed meanwhile.
         let Some(writer) = core.writer.as_mut().filter(|writer| writer.serial == serial) else {
             return Err(Status::FWP_TXN_ABORTED);
         };
@@ -241,8 +240,8 @@ impl Engine {
         Ok(id)
     }
 
-    /// The session's own write transaction, or a new implicit one; and whether
-    /// it is explicit.
+    /// The session's own write transaction, or a new implicit one; and whether it
+    /// is explicit.
     fn writable(&self, session: SessionId) -> Result<(MutexGuard<'_, Core>, bool), Status> {
         let mut core = self.core.locked();
         match core.live(session)?.transaction {
@@ -255,7 +254,7 @@ impl Engine {
         }
     }
 
-    /// Takes the transaction lock, waiting as long as the session allows.
+    /// Acquires the transaction lock; waits as long as the session allows.
     fn acquire(&self, session: SessionId, flags: u32) -> Result<MutexGuard<'_, Core>, Status> {
         let timeout = match self.core.locked().live(session)?.session.txn_wait_timeout_ms {
             INFINITE => None,
@@ -286,7 +285,7 @@ impl Engine {
         Ok(core)
     }
 
-    /// Puts the writer's objects in place.
+    /// Replaces the objects by those of the writer.
     fn commit(&self, core: &mut Core) -> Notices {
         let Some(writer) = core.writer.take() else {
             return Notices::default();
@@ -303,7 +302,7 @@ impl Core {
         Caller { session, dynamic }
     }
 
-    /// Names the session and what it has in progress.
+    /// A description of the session and of its transaction.
     pub(super) fn describe(&self, session: SessionId, open: &Open) -> String {
         let name = open.session.display.name.as_deref().unwrap_or("unnamed");
         let mut text = format!("session {} \"{name}\" {{{}}}", session.0, open.session.key);

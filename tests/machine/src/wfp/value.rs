@@ -1,4 +1,4 @@
-//! Data values, as `FWP_VALUE0` and `FWP_CONDITION_VALUE0` carry them.
+//! Data values, as in `FWP_VALUE0` and `FWP_CONDITION_VALUE0`.
 
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ pub enum DataType {
 }
 
 impl Value {
-    /// The type that goes with the value.
+    /// The type of the value.
     pub fn data_type(&self) -> DataType {
         match self {
             Self::Empty => DataType::Empty,
@@ -72,7 +72,7 @@ impl Value {
         }
     }
 
-    /// An unsigned integer's number, `None` for every other type.
+    /// The number of an unsigned integer; `None` for every other type.
     pub fn unsigned(&self) -> Option<u64> {
         match *self {
             Self::Uint8(value) => Some(value.into()),

@@ -1,23 +1,23 @@
-//! Rules that a callout broke without the engine refusing the call.
+//! Rules that a callout has broken although the engine did not refuse the call.
 
 use std::fmt;
 
 use super::LayerId;
 
-/// One broken rule, for the verifier and for reports.
+/// A broken rule, for the verifier and for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// Run-time id of the callout, where one is concerned.
+    /// Run-time id of the callout, if the rule concerns one.
     pub callout_id: Option<u32>,
-    /// The layer, where one is concerned.
+    /// The layer, if the rule concerns one.
     pub layer: Option<LayerId>,
-    /// Which rule.
+    /// The rule.
     pub rule: Rule,
     /// What was seen.
     pub text: String,
 }
 
-/// The rules looked after while callouts run.
+/// The rules that the engine checks while callouts run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rule {
     /// `actionType` was written without `FWPS_RIGHT_ACTION_WRITE`, and not to
@@ -25,11 +25,12 @@ pub enum Rule {
     WriteWithoutRight,
     /// `FWPS_RIGHT_ACTION_WRITE` was set by the callout, which may only clear it.
     RightRaised,
-    /// `actionType` is none of the five values a callout may return.
+    /// `actionType` is not one of the five values that a callout may return.
     UnknownAction,
-    /// `FWPS_CLASSIFY_OUT_FLAG_ABSORB` where it is not valid, or without a block.
+    /// `FWPS_CLASSIFY_OUT_FLAG_ABSORB` at a layer where it is not valid, or without
+    /// a block.
     InvalidAbsorb,
-    /// A call from inside the very callback it would have to wait for.
+    /// A call from inside the callback that the call would have to wait for.
     WaitsForItself,
 }
 

@@ -1,4 +1,4 @@
-//! The chain of an IPv6 packet's headers (RFC 8200, 4).
+//! The chain of headers in an IPv6 packet (RFC 8200, 4).
 
 /// Numbers of extension headers (IANA, Protocol Numbers).
 pub(crate) mod extension {
@@ -11,25 +11,25 @@ pub(crate) mod extension {
     pub const DESTINATION: u8 = 60;
 }
 
-/// Bytes of the fixed header, and where its Next Header field is.
+/// The size of the fixed header, and the position of its Next Header field.
 pub(crate) const FIXED: usize = 40;
 const NEXT_HEADER: usize = 6;
 
 /// An extension header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extension<'a> {
-    /// Its number.
+    /// Its number in the Next Header field.
     pub kind: u8,
-    /// Where in the packet it begins.
+    /// The position in the packet where it begins.
     pub at: usize,
-    /// All of it; less where the packet ends within it.
+    /// Its bytes; fewer if the packet ends within it.
     pub bytes: &'a [u8],
-    /// Whether it is whole.
+    /// Whether it is complete.
     pub is_whole: bool,
 }
 
 impl Extension<'_> {
-    /// A fragment header's offset in bytes and whether more fragments follow.
+    /// The offset of a fragment header in bytes, and whether more fragments follow.
     pub fn fragment(&self) -> Option<(usize, bool)> {
         match self.bytes {
             [_, _, high, low, ..] if self.kind == extension::FRAGMENT => {
@@ -40,39 +40,39 @@ impl Extension<'_> {
         }
     }
 
-    /// Whether it begins a part of a datagram. An atomic fragment is a whole
-    /// one (RFC 6946).
+    /// Whether it is the header of a fragment. An atomic fragment is a whole
+    /// datagram (RFC 6946).
     pub fn is_fragmenting(&self) -> bool {
         self.fragment().is_some_and(|fragment| fragment != (0, false))
     }
 }
 
-/// Goes over the extension headers of a packet. Afterwards `next`, `at` and
-/// `named_at` are those of what follows: the upper-layer header, the data of a
-/// fragment, or a header that is not whole.
+/// Iterates over the extension headers of a packet. At the end, `next`, `at` and
+/// `named_at` describe what follows: the upper-layer header, the data of a
+/// fragment, or an incomplete header.
 #[derive(Clone, Debug)]
 pub(crate) struct Chain<'a> {
     packet: &'a [u8],
-    /// The number of the header that comes next.
+    /// The number of the next header.
     pub next: u8,
-    /// Where it begins.
+    /// The position of the next header.
     pub at: usize,
-    /// Where the field is that has its number.
+    /// The position of the field with its number.
     pub named_at: usize,
-    /// Whether fragments are looked into, as far as their data goes.
+    /// Whether the headers in a first fragment's data are included.
     into_fragments: bool,
     over: bool,
 }
 
 impl<'a> Chain<'a> {
-    /// Of a packet whose fixed header is whole; `packet` ends where its payload
-    /// does. It ends at a fragment's data.
+    /// The chain of a packet with a complete fixed header; `packet` must end with
+    /// its payload. The chain ends at the data of a fragment.
     pub fn new(packet: &'a [u8]) -> Self {
         let next = packet.get(NEXT_HEADER).copied().unwrap_or(extension::NO_NEXT);
         Self { packet, next, at: FIXED, named_at: NEXT_HEADER, into_fragments: false, over: false }
     }
 
-    /// The same, on into the data of a first fragment.
+    /// A chain that continues into the data of a first fragment.
     pub fn into_fragment(packet: &'a [u8]) -> Self {
         Self { into_fragments: true, ..Self::new(packet) }
     }
@@ -87,7 +87,7 @@ impl<'a> Iterator for Chain<'a> {
         let units = |packet: &[u8], at: usize| packet.get(at + 1).copied().map(usize::from);
         let length = match self.next {
             _ if self.over => return None,
-            // Anywhere else it is an unrecognized header (RFC 8200, 4).
+            // Elsewhere it is an unrecognized header (RFC 8200, 4).
             HOP_BY_HOP if !is_first => return None,
             HOP_BY_HOP | ROUTING | DESTINATION => units(self.packet, self.at).map(|units| (units + 1) * 8),
             AUTHENTICATION => units(self.packet, self.at).map(|units| (units + 2) * 4),

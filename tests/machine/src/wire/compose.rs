@@ -1,5 +1,4 @@
-//! Packets composed: the one place that lays out headers for tests, traffic and
-//! measurements.
+//! Composes packets for tests, traffic and measurements, in one place.
 
 use std::net::IpAddr;
 
@@ -8,26 +7,25 @@ use etherparse::{
     PacketBuilder, PacketBuilderStep, TcpHeader, UdpHeader,
 };
 
-/// Hops that a composed packet may still make.
+/// The hop limit of a composed packet.
 const HOPS: u8 = 64;
 
-/// Begins a whole packet, whose checksums and lengths the builder fills in.
+/// Starts a whole packet. The builder sets checksums and lengths.
 ///
 /// # Panics
-/// If the addresses are of two families.
+/// If the addresses are of different families.
 pub fn ip(from: IpAddr, to: IpAddr) -> PacketBuilderStep<IpHeaders> {
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), HOPS),
         (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), HOPS),
-        _ => panic!("{from} and {to} are of two families"),
+        _ => panic!("{from} and {to} are of different families"),
     }
 }
 
-/// An IP header alone, before `length` bytes of `protocol`. A checksum is left
-/// at zero.
+/// An IP header alone, for `length` bytes of `protocol`. A checksum is zero.
 ///
 /// # Panics
-/// If the addresses are of two families.
+/// If the addresses are of different families.
 pub fn ip_header(from: IpAddr, to: IpAddr, protocol: u8, length: usize) -> Vec<u8> {
     let protocol = IpNumber(protocol);
     match (from, to) {
@@ -56,12 +54,12 @@ pub fn ip_header(from: IpAddr, to: IpAddr, protocol: u8, length: usize) -> Vec<u
             };
             header.to_bytes().to_vec()
         }
-        _ => panic!("{from} and {to} are of two families"),
+        _ => panic!("{from} and {to} are of different families"),
     }
 }
 
 /// A TCP header without options. `flags` is the octet of RFC 9293, 3.1; the
-/// checksum is left at zero.
+/// checksum is zero.
 pub fn tcp_header(source: u16, destination: u16, sequence: u32, flags: u8) -> [u8; TcpHeader::MIN_LEN] {
     const FLAGS: usize = 13;
     let mut bytes = [0; TcpHeader::MIN_LEN];
@@ -70,17 +68,17 @@ pub fn tcp_header(source: u16, destination: u16, sequence: u32, flags: u8) -> [u
     bytes
 }
 
-/// A UDP header before `payload` bytes; the checksum is left at zero.
+/// A UDP header for a payload of `payload` bytes; the checksum is zero.
 pub fn udp_header(source: u16, destination: u16, payload: usize) -> [u8; UdpHeader::LEN] {
     let length = (UdpHeader::LEN + payload) as u16;
     UdpHeader { source_port: source, destination_port: destination, length, checksum: 0 }.to_bytes()
 }
 
-/// A packet without extension headers in fragments of at most `size` bytes, a
-/// multiple of 8.
+/// The fragments of a packet without extension headers, each of at most `size`
+/// bytes, a multiple of 8.
 ///
 /// # Panics
-/// If it is no IP packet.
+/// If it is not an IP packet.
 pub fn fragments(packet: &[u8], identification: u16, size: usize) -> Vec<Vec<u8>> {
     let (headers, body) = IpHeaders::from_slice(packet).expect("an IP packet");
     let body = body.payload;

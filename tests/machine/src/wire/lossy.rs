@@ -1,4 +1,4 @@
-//! A wire that loses, repeats and reorders packets.
+//! A wire that loses, duplicates and reorders packets.
 
 use std::collections::VecDeque;
 use std::io;
@@ -7,16 +7,16 @@ use std::time::Duration;
 use super::Wire;
 use crate::schedule::Random;
 
-/// What happens to packets, in either direction; each of 100.
+/// What happens to packets in either direction, in percent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loss {
-    /// So many are lost.
+    /// Lost packets.
     pub lost: u8,
-    /// So many of the others come twice.
+    /// Duplicated packets, of those that are not lost.
     pub repeated: u8,
-    /// So many of the others come behind the next one.
+    /// Packets that arrive after the next one, of the others.
     pub reordered: u8,
-    /// Fixes which.
+    /// The seed that decides which packets.
     pub seed: u64,
 }
 
@@ -29,16 +29,16 @@ pub struct Lossy<W> {
     outbound: Direction,
 }
 
-/// Packets of one direction that have not been lost.
+/// The packets of one direction that are not lost.
 #[derive(Default)]
 struct Direction {
     ready: VecDeque<Vec<u8>>,
-    /// One that waits for the next.
+    /// A packet that waits for the next one.
     held: Option<Vec<u8>>,
 }
 
 impl<W: Wire> Lossy<W> {
-    /// Puts a loss on a wire.
+    /// A wire with these losses.
     pub fn new(wire: W, loss: Loss) -> Self {
         let (inbound, outbound) = (Direction::default(), Direction::default());
         Self { wire, loss, random: Random::new(loss.seed), inbound, outbound }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
     use crate::wire::MemoryWire;
 
-    /// What arrives of a hundred packets, either way.
+    /// The packets of a hundred that arrive, in each direction.
     fn arrivals(loss: Loss) -> [Vec<u8>; 2] {
         let (host, mut peer) = MemoryWire::pair();
         let mut host = Lossy::new(host, loss);
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_happens_as_often_as_asked_for() {
+    fn each_fault_has_the_given_frequency() {
         let whole: Vec<u8> = (0..100).collect();
         assert_eq!(arrivals(Loss::default()), [whole.clone(), whole.clone()]);
         for some in arrivals(Loss { lost: 35, ..Loss::default() }) {
@@ -124,7 +124,7 @@ mod tests {
             assert!(mixed.len() >= 99 && !mixed.is_sorted(), "{mixed:?}");
         }
         let loss = Loss { lost: 10, repeated: 10, reordered: 10, seed: 7 };
-        assert_eq!(arrivals(loss), arrivals(loss), "a seed fixes all of it");
+        assert_eq!(arrivals(loss), arrivals(loss), "equal seeds must give equal losses");
         assert_ne!(arrivals(loss), arrivals(Loss { seed: 8, ..loss }));
     }
 }

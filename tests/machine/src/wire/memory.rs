@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::Wire;
 
-/// Packets waiting in one direction, and whoever waits for them.
+/// The packets of one direction, and the reader that waits for them.
 #[derive(Default)]
 struct Queue {
     packets: Mutex<VecDeque<Vec<u8>>>,
     arrival: Condvar,
 }
 
-/// The most packets a direction holds before it drops.
+/// The maximum number of packets in a direction; further ones are dropped.
 const QUEUE_LENGTH: usize = 1024;
 
 /// One end of an in-memory link.
@@ -56,7 +56,7 @@ impl Wire for MemoryWire {
 
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         let packets = self.inbound.packets.lock().unwrap_or_else(PoisonError::into_inner);
-        // Whether it timed out does not matter: the caller reads next.
+        // A timeout needs no handling, because the caller reads next.
         drop(self.inbound.arrival.wait_timeout_while(packets, timeout, |packets| packets.is_empty()));
         Ok(())
     }

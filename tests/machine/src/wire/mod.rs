@@ -1,10 +1,9 @@
-//! What lies between the network and the host: packets of raw IP.
+//! The link between network and host, which carries raw IP packets.
 //!
-//! [`Tun`] is the kernel's end of it, inside a [`Namespace`] that holds the
-//! scanners and clients; [`MemoryWire`] is the same without a kernel.
-//! A [`Lossy`] around either loses and reorders packets.
-//! A [`Recording`] around either keeps every packet for a pcap file and for
-//! counting.
+//! [`Tun`] is the kernel's end of the link, in a [`Namespace`] with the scanners
+//! and clients. [`MemoryWire`] is a link without a kernel. Both can be wrapped:
+//! [`Lossy`] loses and reorders packets, [`Recording`] stores every packet for a
+//! pcap file and for counts.
 
 mod chain;
 pub mod compose;
@@ -29,26 +28,27 @@ pub use packet::{Family, Parsed, Tcp, TcpFlags, Transport, protocol};
 pub use recorder::{Captured, Recorder, Recording, Way};
 pub use tun::Tun;
 
-/// The most an IP packet can be, and so what a read must have room for.
+/// The maximum size of an IP packet in bytes, and the size of a read buffer.
 pub const LARGEST_PACKET: usize = 65_535;
 
 /// One end of a link that carries raw IP packets.
 pub trait Wire: Send {
-    /// Takes the next packet if one is there; `packet` is overwritten.
+    /// Reads the next packet into `packet`, if there is one; `packet` is
+    /// overwritten. Returns whether there was one.
     ///
     /// # Errors
-    /// What the device reports; "no packet yet" is `Ok(false)`.
+    /// Those of the device.
     fn read(&mut self, packet: &mut Vec<u8>) -> io::Result<bool>;
 
-    /// Sends one packet. A full queue drops it, as a link does.
+    /// Sends a packet. A full queue drops it, as a link does.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Those of the device.
     fn write(&mut self, packet: &[u8]) -> io::Result<()>;
 
     /// Waits until a packet can be read, at most `timeout`.
     ///
     /// # Errors
-    /// What the device reports.
+    /// Those of the device.
     fn wait(&mut self, timeout: Duration) -> io::Result<()>;
 }

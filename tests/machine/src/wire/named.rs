@@ -1,4 +1,4 @@
-//! A name for a namespace under `ip netns`, which no other process has.
+//! A unique name for a namespace, for `ip netns`.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -9,24 +9,25 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::Namespace;
 
-/// How many hosts can have a name at the same time.
+/// The maximum number of names at the same time.
 const MOST: u32 = 64;
-/// Stands in the lock file while the name is attached.
+/// The content of the lock file while the name is attached.
 const ATTACHED: &str = "attached";
 
-/// A name that `ip netns exec` knows, for as long as this lives.
+/// A name for `ip netns exec`, valid while this exists.
 ///
-/// `ip netns attach` binds a name for the whole machine, and the name outlives a
-/// process that is killed. A lock file tells a name in use from one that was left.
+/// `ip netns attach` binds a name for the whole machine, and the name stays if the
+/// process is killed. A lock file distinguishes a name in use from one that was
+/// left behind.
 pub struct Named {
     name: String,
-    /// `None` once it is given back.
+    /// `None` after the name was released.
     lock: Option<Flock<File>>,
 }
 
 impl Named {
-    /// Attaches the first free one of `stem`, `stem-2`, `stem-3`; `None` where this
-    /// process may name no namespace.
+    /// Attaches the first free name of `stem`, `stem-2`, `stem-3`; `None` if this
+    /// process may not name a namespace.
     pub fn attach(stem: &str, namespace: &Namespace) -> Option<Self> {
         Self::attach_in(Path::new("/run/lock"), stem, &|name| {
             ip(&["netns", "attach", name, &namespace.tid().to_string()])
@@ -36,7 +37,7 @@ impl Named {
     fn attach_in(locks: &Path, stem: &str, attach: &dyn Fn(&str) -> bool) -> Option<Self> {
         let names = (2..=MOST).map(|number| format!("{stem}-{number}"));
         for name in [stem.to_owned()].into_iter().chain(names) {
-            // Without the lock nobody could tell that the name is in use.
+            // Without the lock, no other process could see that the name is in use.
             let Some(mut lock) = take(&locks.join(format!("wfp-machine-netns-{name}"))).ok()? else {
                 continue;
             };
@@ -44,7 +45,7 @@ impl Named {
                 ip(&["netns", "delete", &name]);
                 mark(&mut lock, "").ok()?;
             }
-            // Another program may have a namespace of this name: that one stays.
+            // Another program may have a namespace with this name, which must stay.
             if attach(&name) {
                 mark(&mut lock, ATTACHED).ok()?;
                 return Some(Self { name, lock: Some(lock) });
@@ -71,7 +72,7 @@ impl Drop for Named {
     }
 }
 
-/// The lock on a file; `None` if another process has it.
+/// Locks a file; `None` if another process has locked it.
 fn take(path: &Path) -> io::Result<Option<Flock<File>>> {
     let file = File::options().read(true).write(true).create(true).truncate(false).open(path)?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
@@ -81,7 +82,7 @@ fn take(path: &Path) -> io::Result<Option<Flock<File>>> {
     }
 }
 
-/// Whether an earlier owner left the name attached.
+/// Whether an earlier owner has left the name attached.
 fn was_attached(lock: &mut Flock<File>) -> io::Result<bool> {
     let mut text = String::new();
     lock.seek(SeekFrom::Start(0))?;
@@ -107,7 +108,7 @@ fn ip(arguments: &[&str]) -> bool {
 mod tests {
     use super::*;
 
-    /// A stem that no other test process has.
+    /// A stem that no other test process uses.
     fn stem() -> String {
         format!("wfp-machine-test-{}", std::process::id())
     }
@@ -120,7 +121,7 @@ mod tests {
         assert_eq!((one.name(), two.name()), (&*stem(), &*format!("{}-2", stem())));
         drop(one);
         let three = attach();
-        assert_eq!(three.name(), stem(), "a name that was given back is free");
+        assert_eq!(three.name(), stem(), "a released name is free");
     }
 
     #[test]
@@ -130,7 +131,7 @@ mod tests {
         assert!(Named::attach_in(&locks.path().join("absent"), &stem(), &|_| true).is_none());
     }
 
-    /// What a killed process left is taken over; what another program named is not.
+    /// The name of a killed process is reused, the name of another program is not.
     #[test]
     fn a_left_name_is_taken_over_and_a_foreign_one_is_not() {
         let (Ok(namespace), true) = (Namespace::new(), nix::unistd::geteuid().is_root()) else {
@@ -138,22 +139,22 @@ mod tests {
         };
         let stem = format!("{}-real", stem());
         let Some(mut named) = Named::attach(&stem, &namespace) else {
-            // A user namespace: its root may write no /run/netns.
+            // In a user namespace root may not write to /run/netns.
             return;
         };
         assert!(taken(&stem));
-        // As a kill leaves it: the name attached, the lock free.
+        // The state after a kill: the name is attached, the lock is free.
         drop(named.lock.take());
         std::mem::forget(named);
         let again = Named::attach(&stem, &namespace).unwrap();
         assert_eq!(again.name(), stem);
-        // Another program's: attached, and no lock file says so.
+        // Another program's name: attached, without a lock file.
         drop(again);
         assert!(!taken(&stem));
         assert!(ip(&["netns", "attach", &stem, &namespace.tid().to_string()]));
         let beside = Named::attach(&stem, &namespace).unwrap();
         assert_eq!(beside.name(), format!("{stem}-2"));
-        assert!(taken(&stem), "it is still the other program's");
+        assert!(taken(&stem), "it still belongs to the other program");
         assert!(ip(&["netns", "delete", &stem]));
         drop(beside);
         for name in [stem.clone(), format!("{stem}-2")] {

@@ -1,8 +1,8 @@
-//! A network namespace that lives as long as one thread of this process.
+//! A network namespace with the lifetime of one thread of this process.
 #![expect(
     unsafe_code,
-    reason = "a child is told to die with its parent between fork and exec, \
-              which std offers as an unsafe hook only"
+    reason = "prctl between fork and exec makes a child die with its parent; \
+              std offers that hook only as an unsafe function"
 )]
 
 use std::io;
@@ -19,13 +19,13 @@ use nix::unistd::gettid;
 
 use super::Tun;
 
-/// The addresses on the link and the interface's name.
+/// The addresses on the link, and the name of the interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Network {
     pub interface: String,
     pub mtu: u16,
-    /// The addresses of the network's side, where scanners and clients are.
+    /// The addresses of the network's side, where scanners and clients run.
     pub near: (Ipv4Addr, Ipv6Addr),
     /// The host's addresses.
     pub host: (Ipv4Addr, Ipv6Addr),
@@ -57,11 +57,11 @@ impl Network {
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A network namespace of this process's own.
+/// A network namespace that belongs to this process.
 ///
-/// One dedicated thread is in it; what that thread starts is in it too. The
-/// kernel removes it when the last thread, child and descriptor in it is gone,
-/// so a killed process leaves nothing behind: its children are killed with it.
+/// One thread runs in it, and everything that this thread starts does, too. The
+/// kernel deletes the namespace with the last thread, child and descriptor in it.
+/// So a killed process leaves nothing behind: its children are killed with it.
 pub struct Namespace {
     jobs: Option<mpsc::Sender<Job>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -69,7 +69,7 @@ pub struct Namespace {
 }
 
 impl Namespace {
-    /// Creates one, with its loopback interface up.
+    /// Creates a namespace whose loopback interface is up.
     ///
     /// # Errors
     /// Without root or `unshare --user --map-root-user`, or without iproute2.
@@ -101,10 +101,10 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Creates a TUN interface inside, up and with its addresses.
+    /// Creates a TUN interface inside, with its addresses; it is up.
     ///
     /// # Errors
-    /// Of [`Tun::open`] and of `ip`.
+    /// Those of [`Tun::open`] and of `ip`.
     pub fn tun(&self, network: &Network) -> io::Result<Tun> {
         let name = network.interface.clone();
         let tun = self.run(move || Tun::open(&name))??;
@@ -112,8 +112,8 @@ impl Namespace {
         let mtu = network.mtu.to_string();
         let v4 = format!("{}/{}", network.near.0, network.prefix.0);
         let v6 = format!("{}/{}", network.near.1, network.prefix.1);
-        // Without a link-local address the kernel sends no router
-        // solicitations and multicast reports of its own to the host.
+        // Without a link-local address the kernel sends no router solicitations and
+        // multicast reports to the host.
         self.ip(&["link", "set", "dev", name, "addrgenmode", "none"])?;
         self.ip(&["link", "set", "dev", name, "mtu", &mtu, "up"])?;
         self.ip(&["address", "add", &v4, "dev", name])?;
@@ -129,7 +129,7 @@ impl Namespace {
         let (sender, result) = mpsc::channel();
         let job: Job = Box::new(move || {
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(closure));
-            // The waiting side is in this very function and cannot be gone.
+            // The receiver waits in this function, so it exists.
             let _ = sender.send(outcome);
         });
         let lost = || io::Error::other("the network namespace's thread is gone");
@@ -141,7 +141,7 @@ impl Namespace {
             .map_err(|_| io::Error::other("the closure in the network namespace panicked"))
     }
 
-    /// Starts a thread inside, say with a server in it.
+    /// Starts a thread inside, such as a server.
     ///
     /// # Errors
     /// If no thread can be started.
@@ -152,11 +152,11 @@ impl Namespace {
         self.run(move || thread::Builder::new().spawn(closure))?
     }
 
-    /// Starts a command inside. It is killed when the namespace is dropped or
-    /// this process dies.
+    /// Starts a command inside. It is killed when the namespace is dropped or this
+    /// process dies.
     ///
     /// # Errors
-    /// If it cannot be started, with its name.
+    /// If it cannot be started; the error names it.
     pub fn spawn(&self, mut command: Command) -> io::Result<Child> {
         // SAFETY: the hook only calls prctl, which is async-signal-safe.
         unsafe {
@@ -167,7 +167,7 @@ impl Namespace {
             .map_err(|error| io::Error::new(error.kind(), format!("{name}: {error}")))
     }
 
-    /// Runs a command inside to its end and returns what it wrote.
+    /// Runs a command inside to its end and returns its output.
     ///
     /// # Errors
     /// If it cannot be started.
@@ -179,7 +179,7 @@ impl Namespace {
         self.spawn(command)?.wait_with_output()
     }
 
-    /// A path to the namespace, for `nsenter --net=` while this lives.
+    /// A path to the namespace for `nsenter --net=`, valid while this exists.
     pub fn path(&self) -> PathBuf {
         format!("/proc/{}/task/{}/ns/net", std::process::id(), self.tid).into()
     }
@@ -206,10 +206,11 @@ impl Namespace {
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        // Closing the channel ends the thread's loop.
+        // Dropping the sender ends the thread's loop.
         self.jobs = None;
         if let Some(thread) = self.thread.take() {
-            // It cannot have panicked: jobs are caught.
+            // The thread cannot have panicked, because it catches the panics of
+            // jobs.
             let _ = thread.join();
         }
     }

@@ -1,4 +1,4 @@
-//! A raw IP packet, parsed once, with the positions that layers speak of.
+//! A raw IP packet, parsed once, with the positions that layers use.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -65,7 +65,7 @@ impl std::ops::BitOr for TcpFlags {
     }
 }
 
-/// The part of a TCP header that a host decides by.
+/// The fields of a TCP header that a host uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the RFC's own")]
 pub struct Tcp {
@@ -75,45 +75,44 @@ pub struct Tcp {
     pub checksum_valid: bool,
 }
 
-/// What follows the IP header.
+/// The content after the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Transport {
     Tcp(Tcp),
     Udp,
-    /// ICMP or ICMPv6, by family; the last number is bytes 4 to 8, which an
-    /// echo uses for identifier and sequence number.
+    /// ICMP or ICMPv6, by family. The last number is bytes 4 to 8, which contain
+    /// identifier and sequence number of an echo.
     Icmp {
         kind: u8,
         code: u8,
         rest: u32,
     },
-    /// Only a part of a datagram.
+    /// A fragment of a datagram.
     Fragment,
     /// Another protocol.
     Other,
-    /// A header of a known protocol that cannot be one.
+    /// An invalid header of a known protocol.
     Malformed,
 }
 
-/// A packet and the positions in it.
+/// A packet and its positions.
 #[derive(Clone, Copy, Debug)]
 pub struct Parsed<'a> {
-    /// The packet from its IP header to the end the header names.
+    /// The packet, from its IP header to the end that the header gives.
     pub bytes: &'a [u8],
-    /// Source; port 0 where the protocol has none.
+    /// The source; port 0 if the protocol has none.
     pub source: SocketAddr,
-    /// Destination; port 0 where the protocol has none.
+    /// The destination; port 0 if the protocol has none.
     pub destination: SocketAddr,
     /// IP protocol number after any extension headers.
     pub protocol: u8,
-    /// Bytes of IP header with its options or extension headers.
+    /// The size of the IP header with options or extension headers, in bytes.
     pub ip_header_size: usize,
-    /// Bytes of transport header. 0 for ICMP: its sockets get the header as
-    /// data, so layers that start at the payload start there (facts: Data
-    /// Offset Positions).
+    /// The size of the transport header, in bytes. 0 for ICMP: its sockets get the
+    /// header as data, so the payload starts there (Data Offset Positions).
     pub transport_header_size: usize,
-    /// What is in it.
+    /// The transport header.
     pub transport: Transport,
 }
 
@@ -127,7 +126,7 @@ pub mod protocol {
 }
 
 impl<'a> Parsed<'a> {
-    /// Parses a packet; `None` where not even the IP header holds.
+    /// Parses a packet; `None` if the IP header is invalid.
     pub fn new(bytes: &'a [u8]) -> Option<Self> {
         let header = Header::new(bytes)?;
         let Header { end, at, protocol, source, destination, .. } = header;
@@ -147,13 +146,13 @@ impl<'a> Parsed<'a> {
         })
     }
 
-    /// An IPv6 packet's extension headers, up to a fragment's data.
+    /// The extension headers of an IPv6 packet, up to the data of a fragment.
     pub(crate) fn chain(&self) -> Option<Chain<'a>> {
         (self.family() == Family::V6).then(|| Chain::new(self.bytes))
     }
 
-    /// Where in its datagram an IPv4 packet's payload belongs, in bytes, and
-    /// whether more follows.
+    /// The offset of an IPv4 packet's payload in its datagram, in bytes, and
+    /// whether more fragments follow.
     pub(crate) fn v4_fragment(&self) -> (usize, bool) {
         match self.bytes {
             [_, _, _, _, _, _, high, low, ..] => {
@@ -164,7 +163,7 @@ impl<'a> Parsed<'a> {
         }
     }
 
-    /// An IPv4 packet's options.
+    /// The options of an IPv4 packet.
     pub(crate) fn v4_options(&self) -> &'a [u8] {
         match self.family() {
             Family::V4 => self.bytes.get(V4_FIXED..v4_header(self.bytes)).unwrap_or(&[]),
@@ -172,7 +171,7 @@ impl<'a> Parsed<'a> {
         }
     }
 
-    /// Whether the IP header's checksum is right; IPv6 has none.
+    /// Whether the IP header's checksum is correct; IPv6 has none.
     pub(crate) fn header_checksum_valid(&self) -> bool {
         match self.family() {
             Family::V4 => {
@@ -183,8 +182,8 @@ impl<'a> Parsed<'a> {
         }
     }
 
-    /// Whether the transport's checksum is right, where it has one. Over IPv4
-    /// UDP may go without; over IPv6 it may not (RFC 8200, 8.1).
+    /// Whether the transport's checksum is correct, if it has one. UDP over IPv4
+    /// may have none; over IPv6 it must have one (RFC 8200, 8.1).
     pub(crate) fn checksum_valid(&self) -> bool {
         let body = self.transport_bytes();
         match self.transport {
@@ -204,8 +203,8 @@ impl<'a> Parsed<'a> {
         }
     }
 
-    /// The Internet checksum over a transport header and what follows it, the
-    /// checksum's field included (RFC 1071).
+    /// Whether the Internet checksum over a transport header and its data,
+    /// including the checksum field, is correct (RFC 1071).
     fn sums_up(&self, body: &[u8], pseudo_header: bool) -> bool {
         let mut sum = Sum16BitWords::new();
         if pseudo_header {
@@ -220,8 +219,8 @@ impl<'a> Parsed<'a> {
         sum.add_slice(body).ones_complement() == 0
     }
 
-    /// The packet without options and extension headers, for a stack that need
-    /// not know of them; `None` where they do not belong to a whole datagram.
+    /// The packet without options and extension headers, for a stack that does not
+    /// know them; `None` for a fragment.
     pub(crate) fn plain(&self) -> Option<Cow<'a, [u8]>> {
         let fixed = match self.family() {
             Family::V4 => V4_FIXED,
@@ -238,7 +237,7 @@ impl<'a> Parsed<'a> {
         Family::of(self.source.ip())
     }
 
-    /// The TCP header, if it is one.
+    /// The TCP header, if the packet has one.
     pub fn tcp(&self) -> Option<Tcp> {
         match self.transport {
             Transport::Tcp(tcp) => Some(tcp),
@@ -251,31 +250,31 @@ impl<'a> Parsed<'a> {
         self.tcp().is_some_and(|tcp| tcp.flags.has(set) && tcp.flags.0 & clear.0 == 0)
     }
 
-    /// From the transport header on.
+    /// The bytes from the transport header on.
     pub fn transport_bytes(&self) -> &'a [u8] {
         &self.bytes[self.ip_header_size..]
     }
 
-    /// After the transport header.
+    /// The bytes after the transport header.
     pub fn payload(&self) -> &'a [u8] {
         &self.bytes[self.ip_header_size + self.transport_header_size..]
     }
 }
 
-/// Bytes of an IPv4 header without options.
+/// The size of an IPv4 header without options, in bytes.
 const V4_FIXED: usize = 20;
 
-/// Bytes of an IPv4 header.
+/// The size of an IPv4 header, in bytes.
 fn v4_header(packet: &[u8]) -> usize {
     packet.first().map_or(0, |first| usize::from(first & 0xf) * 4)
 }
 
-/// What follows the IP header and its extensions.
+/// The content after the IP header and its extensions.
 enum Body {
     Whole,
-    /// A part of a datagram.
+    /// A fragment of a datagram.
     Part,
-    /// An extension header that is not whole.
+    /// An incomplete extension header.
     Broken,
 }
 
@@ -301,7 +300,8 @@ impl Header {
     fn v4(bytes: &[u8]) -> Option<Self> {
         let ip = IpSlice::from_slice(bytes).ok()?;
         let payload = ip.payload();
-        // The payload is a slice of `bytes`, so the difference is its offset.
+        // The payload is a slice of `bytes`, so the difference of the addresses is
+        // its offset.
         let at = payload.payload.as_ptr().addr() - bytes.as_ptr().addr();
         Some(Self {
             source: ip.source_addr(),
@@ -316,7 +316,7 @@ impl Header {
     fn v6(bytes: &[u8]) -> Option<Self> {
         let fixed = Ipv6HeaderSlice::from_slice(bytes).ok()?;
         let end = match usize::from(fixed.payload_length()) {
-            // A jumbogram, or what a network card is still to cut.
+            // A jumbogram, or a packet that the network card will segment.
             0 => bytes.len(),
             length => chain::FIXED + length,
         };
@@ -359,8 +359,8 @@ fn parse_transport(
                 let header = Tcp {
                     sequence: tcp.sequence_number(),
                     acknowledgment: tcp.acknowledgment_number(),
-                    // Byte 13 holds the control bits; the slice is checked to
-                    // be a whole header.
+                    // Byte 13 contains the control bits; the slice is known to be a
+                    // whole header.
                     flags: TcpFlags(tcp.header_slice()[13]),
                     checksum_valid: checksum == Some(tcp.checksum()),
                 };
@@ -388,7 +388,7 @@ fn parse_transport(
     }
 }
 
-/// Rebuilds the whole datagram from its first fragment's fixed header and the
+/// Builds the whole datagram from the fixed header of its first fragment and the
 /// reassembled payload.
 pub(crate) fn reassembled(fragment: &[u8], number: u8, payload: &[u8]) -> Option<Vec<u8>> {
     let mut whole = match fragment.first()? >> 4 {

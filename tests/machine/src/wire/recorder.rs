@@ -1,4 +1,4 @@
-//! Keeps what went over a wire: for pcap files, and to count it.
+//! Records the packets on a wire, to write pcap files and to count them.
 
 use std::collections::VecDeque;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
 
 use super::{Family, Parsed, TcpFlags, Transport, Wire};
 
-/// Which way a packet went, seen from the host.
+/// The direction of a packet, seen from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs, reason = "the names say it")]
 pub enum Way {
@@ -18,11 +18,11 @@ pub enum Way {
     FromHost,
 }
 
-/// One packet with its time.
+/// A packet with its time.
 #[derive(Clone, Debug)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Captured {
-    /// Since 1970.
+    /// The time since 1970.
     pub at: Duration,
     pub way: Way,
     pub bytes: Vec<u8>,
@@ -35,19 +35,20 @@ struct Kept {
     forgotten: u64,
 }
 
-/// Every packet both ways; the oldest give way when the memory is used up.
+/// The packets of both directions. If the memory limit is reached, the oldest are
+/// dropped.
 pub struct Recorder {
     limit: usize,
     kept: Mutex<Kept>,
 }
 
 impl Recorder {
-    /// Keeps at most `limit` bytes of packets.
+    /// Records at most `limit` bytes of packets.
     pub fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self { limit, kept: Mutex::default() })
     }
 
-    /// Adds a packet as of now.
+    /// Adds a packet with the current time.
     pub fn record(&self, way: Way, bytes: &[u8]) {
         let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
@@ -62,24 +63,25 @@ impl Recorder {
         }
     }
 
-    /// How many packets gave way; a count is only whole while this is 0.
+    /// The number of packets that were dropped; counts are complete only if it is
+    /// 0.
     pub fn forgotten(&self) -> u64 {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.forgotten
     }
 
-    /// Drops everything recorded so far.
+    /// Drops all packets.
     pub fn clear(&self) {
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
     }
 
-    /// A copy of everything kept.
+    /// A copy of all packets.
     pub fn packets(&self) -> Vec<Captured> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.packets.iter().cloned().collect()
     }
 
-    /// How many packets that went `way` and parse as IP satisfy the predicate.
+    /// The number of IP packets in direction `way` that satisfy the predicate.
     pub fn count(&self, way: Way, predicate: impl Fn(&Parsed<'_>) -> bool) -> usize {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.packets
@@ -90,22 +92,22 @@ impl Recorder {
             .count()
     }
 
-    /// RSTs the host sent.
+    /// The number of RSTs that the host has sent.
     pub fn resets(&self, family: Family) -> usize {
         self.count(Way::FromHost, |packet| {
             packet.family() == family && packet.has_flags(TcpFlags::RST, TcpFlags::default())
         })
     }
 
-    /// SYN-ACKs the host sent.
+    /// The number of SYN-ACKs that the host has sent.
     pub fn syn_acks(&self, family: Family) -> usize {
         self.count(Way::FromHost, |packet| {
             packet.family() == family && packet.has_flags(TcpFlags::SYN | TcpFlags::ACK, TcpFlags::RST)
         })
     }
 
-    /// ICMP errors the host sent that tell of a port or a protocol (RFC 792:
-    /// type 3, codes 2 and 3; RFC 4443: type 1 code 4, type 4 code 1).
+    /// The number of ICMP errors that the host has sent for a port or a protocol
+    /// (RFC 792: type 3, codes 2 and 3; RFC 4443: type 1 code 4, type 4 code 1).
     pub fn unreachables(&self, family: Family) -> usize {
         self.count(Way::FromHost, |packet| {
             let Transport::Icmp { kind, code, .. } = packet.transport else {
@@ -119,10 +121,10 @@ impl Recorder {
         })
     }
 
-    /// Writes everything kept as a pcap file of raw IP packets.
+    /// Writes all packets as a pcap file of raw IP packets.
     ///
     /// # Errors
-    /// What the writer reports.
+    /// Those of the writer.
     pub fn write_pcap(&self, writer: impl Write) -> io::Result<()> {
         let header = PcapHeader {
             datalink: DataLink::RAW,
@@ -143,14 +145,14 @@ impl Recorder {
     }
 }
 
-/// The host's end of a wire, with everything that passes recorded.
+/// The host's end of a wire, with a recorder.
 pub struct Recording<W> {
     wire: W,
     recorder: Arc<Recorder>,
 }
 
 impl<W: Wire> Recording<W> {
-    /// Records what passes `wire`.
+    /// Records the packets of `wire`.
     pub fn new(wire: W, recorder: Arc<Recorder>) -> Self {
         Self { wire, recorder }
     }

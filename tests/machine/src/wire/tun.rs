@@ -31,11 +31,11 @@ pub struct Tun {
 }
 
 impl Tun {
-    /// Creates the interface in the calling thread's network namespace; it is
-    /// gone when this is dropped.
+    /// Creates the interface in the network namespace of the calling thread;
+    /// dropping deletes it.
     ///
     /// # Errors
-    /// With the device's name and what it wants, where the kernel refuses.
+    /// If the kernel refuses; the error names the device and what it needs.
     pub fn open(name: &str) -> io::Result<Self> {
         let file = OpenOptions::new()
             .read(true)
@@ -56,8 +56,8 @@ impl Tun {
         for (to, from) in interface.ifr_name.iter_mut().zip(name.bytes()) {
             *to = from as libc::c_char;
         }
-        // SAFETY: `interface` is a whole ifreq with a terminated name and
-        // outlives the call; TUNSETIFF reads and writes nothing beyond it.
+        // SAFETY: `interface` is a whole ifreq with a terminated name and outlives
+        // the call; TUNSETIFF accesses nothing beyond it.
         unsafe { request::set_interface(file.as_raw_fd(), &interface) }
             .map_err(|error| explain(name, "TUNSETIFF", &error.into()))?;
         Ok(Self { file, name: name.to_owned(), buffer: Box::new([0; LARGEST_PACKET]) })
@@ -105,13 +105,13 @@ fn is_retry(error: &io::Error) -> bool {
 }
 
 fn explain(name: &str, what: &str, error: &io::Error) -> io::Error {
-    let wanted = match error.kind() {
-        io::ErrorKind::NotFound => "; it wants the kernel module tun",
+    let hint = match error.kind() {
+        io::ErrorKind::NotFound => "; it needs the kernel module tun",
         io::ErrorKind::PermissionDenied => {
             "; it wants root, or user namespaces (unshare --user --map-root-user) and \
              a /dev/net/tun this user may open"
         }
         _ => "",
     };
-    io::Error::new(error.kind(), format!("TUN device {name} ({CLONE_DEVICE}): {what}: {error}{wanted}"))
+    io::Error::new(error.kind(), format!("TUN device {name} ({CLONE_DEVICE}): {what}: {error}{hint}"))
 }

@@ -1,7 +1,7 @@
 "use strict";
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
-  const LOCAL = 1, REMOTE = 2, SILENCED = 3, KEPT = 4, DEVIATIONS = 5, MORE = 6, ROWS = 7;
+  const LOCAL = 1, REMOTE = 2, SILENCED = 3, SUPPRESSED = 4, DEVIATIONS = 5, MORE = 6, ROWS = 7;
   const SIZE = 100;
   const protocols = { 1: "ICMP", 6: "TCP", 17: "UDP", 58: "ICMPv6" };
   const name = (number) => protocols[number] || "protocol " + number;
@@ -29,14 +29,14 @@
     ["Remote", (one) => one[REMOTE] || ""],
     ["Events", (one) => one[ROWS].length + one[MORE]],
     ["Silenced", (one) => one[SILENCED]],
-    ["Kept back", (one) => one[KEPT]],
+    ["Suppressed", (one) => one[SUPPRESSED]],
     ["Deviations", (one) => one[DEVIATIONS]],
   ];
   const kinds = [
     ["all", () => true],
     ["silenced", (one) => one[SILENCED] > 0],
     ["not silenced", (one) => one[SILENCED] === 0],
-    ["an answer was kept back", (one) => one[KEPT] > 0],
+    ["an answer was suppressed", (one) => one[SUPPRESSED] > 0],
     ["not in the documented order", (one) => one[DEVIATIONS] > 0],
   ];
   const state = { text: "", kind: 0, sort: 0, down: false, page: 0 };
@@ -162,17 +162,17 @@
       else if (layer.endsWith("_DISCARD")) {
         svg.append(drawn("rect", { class: "dot", x: x - 5, y: 15, width: 10, height: 10 }));
       } else {
-        svg.append(drawn("circle", { class: answer === null ? "dot" : "dot said", cx: x, cy: 20, r: 4 }));
+        svg.append(drawn("circle", { class: answer === null ? "dot" : "dot answered", cx: x, cy: 20, r: 4 }));
       }
     }
     return svg;
   }
 
   function verdict([layer, answer, blocked]) {
-    const said = answer === null ? "not asked" : data.answers[answer];
+    const action = answer === null ? "not asked" : data.answers[answer];
     const item = element("li", {}, data.layers[layer] + " ");
-    item.append(element("span", { class: said === "block" ? "block" : "soft" }, said));
-    if (blocked && said !== "block") item.append(" ", element("span", { class: "block" }, "blocked by another"));
+    item.append(element("span", { class: action === "block" ? "block" : "soft" }, action));
+    if (blocked && action !== "block") item.append(" ", element("span", { class: "block" }, "blocked by another"));
     return item;
   }
 
@@ -180,7 +180,7 @@
     const cells = element("tr", {},
       element("td", { class: "number" }, row[0].toFixed(6)), element("td", { class: "drawn" }, picture(row)));
     if (row.length === 1) {
-      cells.append(element("th", { scope: "row" }, "answer kept back"),
+      cells.append(element("th", { scope: "row" }, "answer suppressed"),
         element("td", { class: "soft", colspan: 3 },
           "The capture holds this answer. With the driver it would not have been sent."));
       return cells;
@@ -204,7 +204,7 @@
       : element("a", { href: "#connection-" + (to + 1) }, text);
     const lanes = drawn("svg", { class: "lanes", "aria-hidden": "true", focusable: "false" },
       ...LANES.map((text, index) => drawn("text", { x: lane(index), y: 20, "text-anchor": "middle" }, text)));
-    const heads = ["Time in s", lanes, "Event", "Layers, and what the driver said", "Documented", "Order"];
+    const heads = ["Time in s", lanes, "Event", "Layers, and the driver's answers", "Documented", "Order"];
     const table = element("table", { class: "sequence", "aria-labelledby": "detail-title" },
       element("thead", {}, element("tr", {}, ...heads.map((text) => text === lanes
         ? element("td", { class: "drawn" }, text) : element("th", { scope: "col" }, text)))),

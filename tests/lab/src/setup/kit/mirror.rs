@@ -1,8 +1,7 @@
-//! A content root as wdk-build wants it, with the kit's own headers in it.
+//! Creates a content root for wdk-build from the kit's own headers.
 //!
-//! The headers stay where they are. What is made is a link to them, a table for
-//! clang by which they find each other in any spelling, and import libraries,
-//! where the kit has none.
+//! The headers stay where they are. This creates a link to them, a table with which
+//! clang finds them in any spelling, and import libraries if the kit has none.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -15,22 +14,21 @@ use serde_json::{Value, json};
 use super::{Kit, entry, link, place, write};
 use crate::setup::{Target, run};
 
-/// Libraries that are named at every link but export nothing the driver uses.
+/// Libraries that every link names but that export nothing the driver uses.
 const NAMED_ONLY: [&str; 4] = ["BufferOverflowFastFailK", "arm64rt", "hal", "wmilib"];
 
-/// Folders go no deeper than this; a link that leads back into itself would.
+/// The maximum depth of folders, because a link may lead back into itself.
 const DEEPEST: usize = 8;
 
-/// The file for clang's `-ivfsoverlay`, by another name for another kit: from the
-/// name, which bindgen is passed in the environment, cargo knows what to build
-/// again.
+/// The file for clang's `-ivfsoverlay`. Its name depends on the kit. bindgen gets
+/// the name in the environment, so cargo knows when to build again.
 pub fn overlay(kit: &Kit) -> PathBuf {
     let mut hasher = DefaultHasher::new();
     kit.hash(&mut hasher);
     place().join(format!("overlay-{:016x}.json", hasher.finish()))
 }
 
-/// Makes the content root and gives its path.
+/// Creates the content root and returns its path.
 pub fn make(kit: &Kit, target: Target, linker: &Path) -> Result<PathBuf> {
     let content_root = place().join("kit");
     let include = content_root.join("Include");
@@ -38,7 +36,7 @@ pub fn make(kit: &Kit, target: Target, linker: &Path) -> Result<PathBuf> {
     let include = include.join(&kit.version);
     link(&kit.include, &include)?;
     write(&overlay(kit), &in_any_spelling(&kit.include, &include)?.to_string())?;
-    // wdk-build's spelling of the processor.
+    // The name of the processor in wdk-build.
     let processor = if target == Target::Arm64 { "ARM64" } else { "x64" };
     let libraries = content_root.join("Lib").join(&kit.version).join("km").join(processor);
     std::fs::create_dir_all(&libraries)?;
@@ -54,9 +52,8 @@ pub fn make(kit: &Kit, target: Target, linker: &Path) -> Result<PathBuf> {
     Ok(content_root)
 }
 
-/// The headers under `virtually`, where clang is to look for them, as they are
-/// named under `really`, found in any case (LLVM, VirtualFileSystem.h,
-/// RedirectingFileSystem).
+/// The table that maps headers under `virtually`, in any case, to their real names
+/// under `really` (LLVM, VirtualFileSystem.h, RedirectingFileSystem).
 fn in_any_spelling(really: &Path, virtually: &Path) -> Result<Value> {
     let folders = ["km", "shared"].into_iter().map(|name| {
         let really = entry(really, name).with_context(|| format!("no folder {name}"))?;
@@ -84,11 +81,10 @@ fn listed(folder: &Path, deepest: usize) -> Result<Vec<Value>> {
     Ok(list)
 }
 
-/// Every library by its name, with its module and what that exports for a target,
-/// as far as the tables know.
+/// The known libraries by name, each with its module and the exports for a target.
 fn exports(target: Target) -> BTreeMap<String, (String, BTreeSet<String>)> {
     let functions: Value = serde_json::from_str(include_str!("../../../../machine/facts/functions.json"))
-        .expect("a fact table of this repository is JSON");
+        .expect("the tables of this repository are JSON");
     let mut libraries: BTreeMap<String, (String, BTreeSet<String>)> =
         NAMED_ONLY.map(|name| (name.to_owned(), (format!("{name}.sys"), BTreeSet::new()))).into();
     for (name, function) in functions.as_object().into_iter().flatten() {
@@ -102,7 +98,7 @@ fn exports(target: Target) -> BTreeMap<String, (String, BTreeSet<String>)> {
     libraries
 }
 
-/// Written by the linker that every toolchain has, in its part of LLVM's `lib`.
+/// Writes an import library with the linker of the toolchain.
 fn import_library(
     path: &Path,
     module: &str,
@@ -146,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_holds_itself_ends() {
+    fn a_cycle_of_folders_is_not_followed_forever() {
         let root = tempfile::tempdir().unwrap();
         std::os::unix::fs::symlink(root.path(), root.path().join("again")).unwrap();
         assert_eq!(listed(root.path(), 3).unwrap().len(), 1);

@@ -1,9 +1,8 @@
-//! The Windows build where there is no Windows: over the headers of a WDK that
-//! somebody has.
+//! The Windows build on Linux, against the headers of an existing WDK.
 //!
-//! The driver's source, its manifest, its build script and the ecosystem's crates
-//! are the ones that a build on Windows uses. What differs is in [`patch`], text
-//! by text, and is made under `target/lab/wdk`; nothing else is written.
+//! The driver's source, its manifest, its build script and the crates are those of
+//! a build on Windows. [`patch`] makes the only changes, text by text, in copies
+//! under `target/lab/wdk`; nothing else is written.
 
 mod mirror;
 mod patch;
@@ -18,28 +17,28 @@ use super::driver::{Driver, collect, lock, replace, toolchain};
 use super::toolchain::quoted;
 use super::{Target, Toolchain, root, run, state};
 
-/// Headers whose presence makes a folder a kit that the driver can be built with,
-/// beneath `Include/VERSION`. Kits without `ndis/nbl.h` have their NET_BUFFER in
-/// `ndis.h`, which only Microsoft's compiler reads.
+/// The headers under `Include/VERSION` that a kit must have. Kits without
+/// `ndis/nbl.h` define NET_BUFFER in `ndis.h`, which only Microsoft's compiler can
+/// read.
 const WANTED: [&str; 5] =
     ["km/fwpsk.h", "km/fwpmk.h", "km/ndis/nbl.h", "km/crt/string.h", "shared/fwptypes.h"];
 
 /// The headers of one version of a kit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Kit {
-    /// `Include/VERSION`, with the folders `km` and `shared` in it.
+    /// `Include/VERSION`, with the folders `km` and `shared`.
     pub include: PathBuf,
-    /// `Lib/VERSION/km`, where there is one: a folder for each target in it.
+    /// `Lib/VERSION/km`, if it exists, with a folder for each target.
     pub libraries: Option<PathBuf>,
     /// `10.0.22621.0`.
     pub version: String,
 }
 
 impl Kit {
-    /// Looks for the version asked for, or else the newest, under a content root.
+    /// Finds a version, or the newest one, under a content root.
     ///
     /// # Errors
-    /// One line that says what the content root lacks.
+    /// If the content root lacks anything; the error names it in one line.
     pub fn find(content_root: &Path, version: Option<&str>) -> Result<Self> {
         let shown = content_root.display();
         let Some(include) = entry(content_root, "Include") else {
@@ -64,7 +63,7 @@ impl Kit {
         })
     }
 
-    /// Builds the driver with the feature `wdk`; the files lie in
+    /// Builds the driver with the feature `wdk`. The files are in
     /// `target/lab/wdk/x64` or `arm64`.
     pub fn build(&self, target: Target) -> Result<Driver> {
         let toolchain = toolchain(target)?;
@@ -77,7 +76,8 @@ impl Kit {
         keep_bindings(driver, of_wdk_sys(&built)?, &folder)
     }
 
-    /// Clippy over what only this build compiles, warnings denied.
+    /// Runs clippy over the code that only this build compiles; warnings are
+    /// errors.
     pub fn lint(&self, target: Target) -> Result<()> {
         let toolchain = toolchain(target)?;
         let _guard = lock()?;
@@ -94,7 +94,7 @@ impl Kit {
             .args([verb, "--lib", "--release", "--target", target.triple()])
             .arg("--target-dir")
             .arg(tree().join("target"))
-            // wdk-build asks for it, and .cargo/config.toml sets it on Windows.
+            // wdk-build requires it; on Windows .cargo/config.toml sets it.
             .env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static")
             .env("WDKContentRoot", content_root)
             .env("Version_Number", &self.version)
@@ -106,13 +106,13 @@ impl Kit {
     }
 }
 
-/// Where all of it lies.
+/// The folder for all of this.
 pub fn place() -> PathBuf {
     state().join("wdk")
 }
 
-/// The package as it is built: cargo's own folder `target` lies in it, for
-/// wdk-build looks above its output for the manifest.
+/// The package that is built. Cargo's folder `target` is inside, because wdk-build
+/// looks for the manifest above its output.
 fn tree() -> PathBuf {
     place().join("tree")
 }
@@ -136,7 +136,7 @@ fn newest_first(include: &Path) -> Result<Vec<String>> {
     Ok(versions.into_iter().rev().map(|(_, name)| name).collect())
 }
 
-/// A file by its name in any case, as Windows finds it.
+/// Finds a file by its name in any case, as Windows does.
 fn entry(directory: &Path, name: &str) -> Option<PathBuf> {
     let exact = directory.join(name);
     if exact.exists() {
@@ -154,8 +154,8 @@ fn at(directory: &Path, path: &str) -> Option<PathBuf> {
     path.split('/').try_fold(directory.to_path_buf(), |directory, name| entry(&directory, name))
 }
 
-/// The package as cargo is to see it: its own files, but for what [`patch`] says,
-/// and no workspace around it, whose Cargo.lock would change.
+/// Creates the package for cargo: its own files with the changes of [`patch`], and
+/// no workspace around it, because its Cargo.lock would change.
 fn plant(toolchain: &Toolchain, tree: &Path) -> Result<()> {
     std::fs::create_dir_all(tree)?;
     for folder in ["src", "build"] {
@@ -169,8 +169,8 @@ fn plant(toolchain: &Toolchain, tree: &Path) -> Result<()> {
     };
     write(&tree.join("build.rs"), &patch::build_script(&read("build.rs")?)?)?;
     write(&tree.join("Cargo.toml"), &patch::manifest(&read("Cargo.toml")?, &wdk_build)?)?;
-    // Cargo writes the patched crate into it: begun anew only when the original
-    // is another.
+    // Cargo adds the patched crate to it, so it is only replaced if the original
+    // changes.
     let lock = read("Cargo.lock")?;
     if write(&tree.join("Cargo.lock.original"), &lock)? || !tree.join("Cargo.lock").is_file() {
         std::fs::write(tree.join("Cargo.lock"), lock)?;
@@ -178,7 +178,7 @@ fn plant(toolchain: &Toolchain, tree: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Where cargo keeps the source of the wdk-build that Cargo.lock names.
+/// The folder with the source of the wdk-build that Cargo.lock names.
 fn registered(toolchain: &Toolchain) -> Result<PathBuf> {
     let mut cargo = toolchain.command("cargo");
     cargo.current_dir(root()).args(["metadata", "--format-version", "1", "--locked"]);
@@ -187,7 +187,7 @@ fn registered(toolchain: &Toolchain) -> Result<PathBuf> {
     let package = packages.iter().find(|package| package["name"] == "wdk-build");
     let manifest = package.and_then(|package| package["manifest_path"].as_str());
     let manifest = Path::new(manifest.context("Cargo.lock names no wdk-build")?);
-    Ok(manifest.parent().context("a manifest lies in a folder")?.to_path_buf())
+    Ok(manifest.parent().context("the manifest has no folder")?.to_path_buf())
 }
 
 fn copy_wdk_build(from: &Path, to: &Path) -> Result<()> {
@@ -200,7 +200,7 @@ fn copy_wdk_build(from: &Path, to: &Path) -> Result<()> {
             copy_wdk_build(&from, &to.join(name))?;
         } else if from.extension().is_some_and(|extension| extension == "rs") || from.ends_with("Cargo.toml")
         {
-            // Some of its files have Windows' line ends.
+            // Some of its files have Windows line endings.
             let text = std::fs::read_to_string(&from)?.replace("\r\n", "\n");
             let text = patch::wdk_build(&from, &text)?;
             write(&to.join(name), &text)?;
@@ -209,11 +209,11 @@ fn copy_wdk_build(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Puts the bindings beside the driver, where the tests look for them: the
-/// driver's own, and those of wdk-sys, which it keeps to itself.
+/// Copies the bindings next to the driver, where the tests look for them: the
+/// driver's own, and the private ones of wdk-sys.
 fn keep_bindings(driver: Driver, of_wdk_sys: Vec<PathBuf>, folder: &Path) -> Result<Driver> {
     let bindings = driver.bindings.into_iter().chain(of_wdk_sys).map(|from| {
-        let to = folder.join(from.file_name().context("bindings are a file")?);
+        let to = folder.join(from.file_name().context("the path of the bindings has no file name")?);
         replace(&from, &to)?;
         Ok(to)
     });
@@ -226,12 +226,12 @@ fn of_wdk_sys(built: &Path) -> Result<Vec<PathBuf>> {
     let outputs = outputs.filter(|out| out.join("ntddk.rs").is_file());
     let newest =
         outputs.max_by_key(|out| out.join("ntddk.rs").metadata().and_then(|file| file.modified()).ok());
-    let newest = newest.context("wdk-sys left no bindings")?;
+    let newest = newest.context("wdk-sys wrote no bindings")?;
     Ok(["constants.rs", "types.rs", "ntddk.rs"].map(|file| newest.join(file)).to_vec())
 }
 
-/// Writes a file where it does not say so already, so that cargo sees no change
-/// where there is none; whether it wrote.
+/// Writes a file unless it already has this text, so that cargo sees no change.
+/// Returns whether it wrote.
 fn write(path: &Path, text: &str) -> Result<bool> {
     if std::fs::read_to_string(path).is_ok_and(|old| old == text) {
         return Ok(false);
@@ -240,7 +240,7 @@ fn write(path: &Path, text: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// Makes a symbolic link, in place of a file or of a link that leads elsewhere.
+/// Creates a symbolic link. A file or another link at that place is replaced.
 fn link(to: &Path, at: &Path) -> Result<()> {
     if std::fs::read_link(at).is_ok_and(|old| old == to) {
         return Ok(());

@@ -1,16 +1,15 @@
-//! Everything that reads differently here than on Windows, text by text.
+//! Changes the sources that require a Windows host, text by text.
 //!
-//! wdk-build runs on a Windows host only. Its copy is changed where it asks for
-//! one, and the driver's manifest and build script where they say that it must be
-//! one. A text that is not found is an error: then the original has changed, and
-//! somebody has to look.
+//! wdk-build requires a Windows host. A copy of it is changed in those places, and
+//! so are the driver's manifest and build script. If a text is not found, that is
+//! an error: the original has changed, and this file must be reviewed.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-/// The driver's manifest: a package alone, whose build script has wdk-build on
-/// this host, in the copy given.
+/// The driver's manifest as a package without a workspace, whose build script uses
+/// this copy of wdk-build on any host.
 pub fn manifest(text: &str, wdk_build: &Path) -> Result<String> {
     let start = text.find("members = [").context("Cargo.toml: no list of members")?;
     let end = start + text[start..].find(']').context("Cargo.toml: the list of members has no end")?;
@@ -21,7 +20,7 @@ pub fn manifest(text: &str, wdk_build: &Path) -> Result<String> {
         "[target.'cfg(windows)'.build-dependencies]",
         "[target.'cfg(unix)'.build-dependencies]",
     )?;
-    // A TOML basic string escapes as JSON does.
+    // TOML basic strings have the escapes of JSON.
     let path = serde_json::to_string(&wdk_build.to_string_lossy())?;
     Ok(format!("{patched}\n[patch.crates-io]\nwdk-build = {{ path = {path} }}\n"))
 }
@@ -35,11 +34,11 @@ pub fn build_script(text: &str) -> Result<String> {
 pub fn wdk_build(path: &Path, text: &str) -> Result<String> {
     let name = path.display().to_string();
     if path.ends_with("src/utils.rs") {
-        // The one use of the crate `windows`: kits that the registry knows. Here
-        // the environment says where the kit is.
+        // The crate `windows` is used only to find kits in the registry. Here the
+        // environment names the kit.
         let text = section(&name, text, "use windows::{\n", "\n};\n", STAND_INS)?;
         let text = section(&name, &text, "fn read_registry_key_string_value(", "\n}\n", NO_REGISTRY)?;
-        // Of functions that only the packaging tasks call.
+        // In functions that only the packaging tasks call.
         return replace(&name, &text, "compile_error!(", "panic!(");
     }
     if path.ends_with("src/cargo_make.rs") {
@@ -71,7 +70,7 @@ fn replace(name: &str, text: &str, from: &str, to: &str) -> Result<String> {
     Ok(text.replace(from, to))
 }
 
-/// Replaces from where `start` begins to where the next `end` ends.
+/// Replaces everything from `start` to the next `end`, both included.
 fn section(name: &str, text: &str, start: &str, end: &str, by: &str) -> Result<String> {
     let changed = || format!("{name} has changed: no {start:?} up to {end:?}");
     let (before, rest) = text.split_once(start).with_context(changed)?;
@@ -124,7 +123,7 @@ pub fn set_var() {
     }
 
     #[test]
-    fn a_text_that_is_gone_is_an_error() {
+    fn a_missing_text_is_an_error() {
         for (file, text) in [("src/utils.rs", ""), ("src/cargo_make.rs", "fn main() {}"), ("Cargo.toml", "")]
         {
             let error = wdk_build(Path::new(file), text).unwrap_err().to_string();
@@ -143,7 +142,7 @@ pub fn set_var() {
         let manifest = manifest(&read("Cargo.toml"), Path::new("/a \"b\"")).unwrap();
         assert!(manifest.contains("members = []"), "{manifest}");
         assert!(manifest.ends_with("wdk-build = { path = \"/a \\\"b\\\"\" }\n"), "{manifest}");
-        // What the driver is linked with on Windows stays what it is.
+        // The Windows dependencies of the driver do not change.
         assert!(manifest.contains("[target.'cfg(windows)'.dependencies]\nwdk"), "{manifest}");
     }
 

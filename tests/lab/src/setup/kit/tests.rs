@@ -1,4 +1,4 @@
-//! Content roots as people have them.
+//! Tests with content roots as they occur in practice.
 
 use super::*;
 
@@ -27,7 +27,7 @@ fn the_newest_version_is_taken_by_its_numbers() {
     let files = [headers("10.0.9.0"), headers("10.0.22621.0")].concat();
     assert_eq!(kit(&files, None).unwrap().version, "10.0.22621.0");
     assert_eq!(kit(&files, Some("10.0.9.0")).unwrap().version, "10.0.9.0");
-    // An SDK without a WDK, and one older than ndis/nbl.h, are passed over.
+    // An SDK without a WDK is skipped, and so is a WDK without ndis/nbl.h.
     let mut files = [headers("10.0.22621.0"), headers("10.0.22000.0")].concat();
     files.retain(|file| !file.contains("22621.0/km/fwpsk.h") && !file.contains("22000.0/km/ndis"));
     let error = kit(&files, None).unwrap_err();
@@ -56,14 +56,14 @@ fn libraries_are_used_where_there_are_some() {
 }
 
 #[test]
-fn what_is_missing_is_said_in_one_line() {
-    for (files, version, said) in [
+fn an_error_names_what_is_missing_in_one_line() {
+    for (files, version, expected) in [
         (vec!["readme.txt".to_owned()], None, "no folder Include"),
         (vec!["Include/notes.txt".to_owned()], None, "it is empty"),
         (headers("10.0.22621.0"), Some("10.0.1.0"), "10.0.1.0 has no km/fwpsk.h"),
     ] {
         let error = kit(&files, version).unwrap_err();
-        assert!(error.contains(said) && !error.contains('\n'), "{error}");
+        assert!(error.contains(expected) && !error.contains('\n'), "{error}");
     }
 }
 

@@ -1,32 +1,32 @@
-//! The headers between a frame's beginning and its IP packet, one by one.
+//! Removes the headers between a frame's beginning and its IP packet.
 
 use std::borrow::Cow;
 
 use super::names::{ppp_name, sap_name, type_name};
 use super::{Cast, Skip, wireless};
 
-/// The most headers of one frame: five tags, and what carries them.
+/// The maximum number of headers of a frame: five tags, and what carries them.
 const DEPTH: usize = 16;
 
-/// What comes next in a frame.
+/// The next header in a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     Ethernet,
-    /// What an Ethernet type names; up to 1500 it is a length, and LLC follows.
+    /// An Ethernet type. Up to 1500 it is a length, and LLC follows.
     Type(u16),
     Llc,
     Ppp,
     Pppoe,
     Mpls,
     Wireless,
-    /// IP of the version that is expected there; its own header is to tell.
+    /// IP of the expected version, which its own header must confirm.
     Ip,
-    /// IP, if it says so itself.
+    /// IP of either version.
     AnyIp,
 }
 
 impl Next {
-    /// By the protocol of a Linux cooked header (`linux/if_ether.h`).
+    /// The protocol of a Linux cooked header (`linux/if_ether.h`).
     pub(super) fn of_cooked(protocol: u16) -> Self {
         match protocol {
             // ETH_P_802_2; ETH_P_802_3 is Novell's, without LLC.
@@ -36,7 +36,7 @@ impl Next {
     }
 }
 
-/// Less than the header that has to be there.
+/// The frame is shorter than its header.
 pub(super) fn short() -> Skip {
     Skip::Other("less than a header".into())
 }
@@ -45,7 +45,7 @@ pub(super) fn word(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
-/// Takes headers off until IP is met.
+/// Removes headers until IP is reached.
 pub(super) fn peel(mut next: Next, mut rest: &[u8]) -> Result<(&[u8], Cast), Skip> {
     let mut cast = Cast::Unknown;
     for _ in 0..DEPTH {
@@ -92,11 +92,11 @@ fn cast_of(destination: &[u8]) -> Cast {
 }
 
 fn of_type(kind: u16, rest: &[u8]) -> Result<(Next, usize), Skip> {
-    // The header's size, behind which is the next type.
+    // The size of the header, which ends with the next type.
     let tag = |size: usize| Ok((Next::Type(word(rest, size - 2).ok_or_else(short)?), size));
     match kind {
         0x0800 | 0x86dd => Ok((Next::Ip, 0)),
-        // 802.1Q, 802.1ad, and the numbers that were used before that.
+        // 802.1Q, 802.1ad, and the types that were used before it.
         0x8100 | 0x88a8 | 0x9100 | 0x9200 | 0x9300 => tag(4),
         // 802.1BR E-tag; VN-tag.
         0x893f => tag(8),
@@ -113,21 +113,21 @@ fn of_type(kind: u16, rest: &[u8]) -> Result<(Next, usize), Skip> {
     }
 }
 
-/// LLC (802.2): IP has a number of its own; SNAP brings an Ethernet type.
+/// LLC (802.2): IP has a number of its own; SNAP contains an Ethernet type.
 fn llc(rest: &[u8]) -> Result<(Next, usize), Skip> {
     match rest {
         [0xaa, 0xaa, 3, 0, 0, 0 | 0xf8, a, b, ..] => Ok((Next::Type(u16::from_be_bytes([*a, *b])), 8)),
         [0xaa, 0xaa, 3, a, b, c, ..] => Err(Skip::Other(format!("SNAP of {a:02x}:{b:02x}:{c:02x}").into())),
         [6, 6, 3, ..] => Ok((Next::Ip, 3)),
-        // Novell's frames have IPX's checksum, which is not used, in its place.
+        // Novell's frames begin with the unused checksum of IPX.
         [0xff, 0xff, ..] => Err(Skip::Other("IPX".into())),
         [sap, _, ..] => Err(Skip::Other(sap_name(*sap))),
         _ => Err(short()),
     }
 }
 
-/// PPP (RFC 1661, RFC 1662): address and control may be left out, and the upper
-/// byte of a protocol that is 0.
+/// PPP (RFC 1661, RFC 1662). Address and control may be missing, and so may the
+/// upper byte of a protocol if it is 0.
 fn ppp(rest: &[u8]) -> Result<(Next, usize), Skip> {
     let framed = if rest.starts_with(&[0xff, 3]) { 2 } else { 0 };
     let (protocol, size) = match rest.get(framed..) {
@@ -142,8 +142,8 @@ fn ppp(rest: &[u8]) -> Result<(Next, usize), Skip> {
     }
 }
 
-/// MPLS (RFC 3032) does not say what it carries: the first half of a byte tells
-/// IP, or a pseudowire's control word (RFC 4385), behind which is Ethernet.
+/// MPLS (RFC 3032) does not name its payload. The first four bits show IP, or the
+/// control word of a pseudowire (RFC 4385), which is followed by Ethernet.
 fn mpls(rest: &[u8]) -> Result<(Next, usize), Skip> {
     let labels = rest.chunks_exact(4).take(DEPTH).position(|label| label[2] & 1 == 1);
     let size = labels.map(|before| (before + 1) * 4).ok_or_else(short)?;

@@ -1,4 +1,4 @@
-//! From a frame to the IP packet in it.
+//! Finds the IP packet in a captured frame.
 
 mod headers;
 mod names;
@@ -29,35 +29,34 @@ mod linktype {
     pub const IPV4: u32 = 228;
     pub const IPV6: u32 = 229;
     pub const LINUX_SLL2: u32 = 276;
-    /// `DLT_RAW` as some systems number it in files.
+    /// `DLT_RAW`, as some systems number it in files.
     pub const DLT_RAW: [u32; 2] = [12, 14];
 }
 
 /// Why a frame has no IP packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Skip {
-    /// What is there instead, by name: ARP, MACsec, a type by its number.
+    /// The name of what it holds instead: ARP, MACsec, or a type's number.
     Other(Cow<'static, str>),
-    /// A link type that is not read here.
+    /// An unsupported link type.
     Link(u32),
 }
 
-/// Whom the link layer says a frame is for.
+/// The addressee of a frame, according to the link layer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Cast {
-    /// It does not say.
+    /// Unknown.
     #[default]
     Unknown,
     /// One station.
     One,
     /// A broadcast or multicast address.
     Group,
-    /// Another machine than the one that captured, whose card was in
-    /// promiscuous mode.
+    /// Another machine; the card was in promiscuous mode.
     Elsewhere,
 }
 
-/// An IP packet, and what the headers before it say.
+/// An IP packet, and what the headers before it show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Found<'a> {
@@ -66,7 +65,7 @@ pub struct Found<'a> {
     pub cast: Cast,
 }
 
-/// Whether frames of a link type are looked at.
+/// Whether a link type is supported.
 pub fn is_read(link: u32) -> bool {
     !matches!(ip(link, &[]), Err(Skip::Link(_)))
 }
@@ -88,12 +87,12 @@ pub fn ip(link: u32, bytes: &[u8]) -> Result<Found<'_>, Skip> {
         }
         linktype::RAW | linktype::IPV4 | linktype::IPV6 => (Next::AnyIp, 0),
         link if linktype::DLT_RAW.contains(&link) => (Next::AnyIp, 0),
-        // An address family, whose numbers differ by system.
+        // An address family, whose numbers differ between systems.
         linktype::NULL | linktype::LOOP => (Next::AnyIp, 4),
         linktype::PPP | linktype::PPP_HDLC => (Next::Ppp, 0),
         linktype::PPP_ETHER => (Next::Pppoe, 0),
-        // A direction in the first byte, 0 for inbound; PPPD's in place of the
-        // address.
+        // The first byte is a direction, 0 for inbound; PPPD writes it in place of
+        // the address.
         linktype::PPP_PPPD | linktype::PPP_WITH_DIR => {
             found.way = match bytes.first() {
                 Some(0) => Some(Way::ToHost),
@@ -118,8 +117,8 @@ pub fn ip(link: u32, bytes: &[u8]) -> Result<Found<'_>, Skip> {
     Ok(found)
 }
 
-/// `sll_pkttype`: 0 to this machine, 1 and 2 to a group, 3 to another machine,
-/// 4 from this one.
+/// `sll_pkttype`: 0 to this machine, 1 and 2 to a group, 3 to another machine, 4
+/// from this machine.
 fn packet_type(kind: Option<u8>) -> (Option<Way>, Cast) {
     match kind {
         Some(0) => (Some(Way::ToHost), Cast::One),
@@ -130,9 +129,9 @@ fn packet_type(kind: Option<u8>) -> (Option<Way>, Cast) {
     }
 }
 
-/// The packet at the length its header names. Where the capture kept less,
-/// zeros stand for the rest (`cut`); where the header names none, because the
-/// card was to cut it into segments, it is as long as captured.
+/// The packet with the length from its header. If it was captured only in part
+/// (`cut`), zeros fill the rest. If the header holds no length, because the card
+/// was to segment it, the captured length counts.
 pub fn whole(packet: &[u8], cut: bool) -> Cow<'_, [u8]> {
     let size = |at: usize| {
         let bytes = packet.get(at..at + 2)?;
@@ -144,7 +143,7 @@ pub fn whole(packet: &[u8], cut: bool) -> Cow<'_, [u8]> {
         _ => return Cow::Borrowed(packet),
     };
     let unnamed = named == header && packet.len() > header && packet.len() - header <= LARGEST_PACKET;
-    // In IPv6 a hop-by-hop option (next header 0) can name the length instead.
+    // In IPv6 a hop-by-hop option (next header 0) may hold the length instead.
     if unnamed && !(header == 40 && packet.get(6) == Some(&0)) {
         let mut packet = packet.to_vec();
         let length = (packet.len() - header) as u16;

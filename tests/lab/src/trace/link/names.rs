@@ -1,8 +1,8 @@
-//! Names of what is met between frame and IP, for the report.
+//! Names of protocols between frame and IP, for the report.
 
 use std::borrow::Cow;
 
-/// An Ethernet type (IANA, "IEEE 802 Numbers"), by name where it is common.
+/// An Ethernet type (IANA, "IEEE 802 Numbers"); common ones have a name.
 pub(super) fn type_name(kind: u16) -> Cow<'static, str> {
     let name = match kind {
         0x0806 => "ARP",
@@ -60,8 +60,8 @@ pub(super) fn ppp_name(protocol: u16) -> Cow<'static, str> {
     name.into()
 }
 
-/// A link type that is not read, by name where it is common (tcpdump.org,
-/// "Link-layer header types").
+/// An unsupported link type; common ones have a name (tcpdump.org, "Link-layer
+/// header types").
 pub fn link_name(link: u32) -> Cow<'static, str> {
     let name = match link {
         6 => "token ring",

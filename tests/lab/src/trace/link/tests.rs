@@ -6,13 +6,13 @@ fn framed(head: &[u8]) -> Vec<u8> {
     [head, &PACKET].concat()
 }
 
-/// An Ethernet header with an IPv4 packet behind what stands from the type on.
+/// An Ethernet header, continued from its type, with an IPv4 packet.
 fn ethernet(destination: u8, from_type_on: &[u8]) -> Vec<u8> {
     framed(&[&[destination][..], &[0; 11], from_type_on].concat())
 }
 
 #[test]
-fn every_encapsulation_is_taken_off() {
+fn every_encapsulation_is_removed() {
     let tag = |kind: u16| [&kind.to_be_bytes()[..], &[0, 7]].concat();
     let mut cases = vec![
         ("plain", vec![8, 0]),
@@ -36,7 +36,7 @@ fn every_encapsulation_is_taken_off() {
     for (name, head) in &cases {
         let expected = Found { packet: &PACKET[..], way: None, cast: Cast::One };
         assert_eq!(ip(1, &ethernet(2, head)), Ok(expected), "{name}: {head:02x?}");
-        // No truncation reads beyond the frame.
+        // A truncated frame never causes a read beyond its end.
         for length in 0..ethernet(2, head).len() {
             let _ = ip(1, &ethernet(2, head)[..length]);
         }
@@ -86,7 +86,7 @@ fn link_types() {
 }
 
 #[test]
-fn what_is_no_ip_is_named() {
+fn frames_without_ip_are_named() {
     let named = |head: &[u8]| match ip(1, &ethernet(2, head)) {
         Err(Skip::Other(name)) => name.into_owned(),
         other => panic!("{head:02x?}: {other:?}"),
@@ -104,7 +104,7 @@ fn what_is_no_ip_is_named() {
 }
 
 #[test]
-fn a_length_is_mended_only_where_it_can_be() {
+fn a_missing_length_is_replaced_only_if_possible() {
     let mut packet = [0_u8; 40];
     packet[0] = 0x45;
     assert_eq!(whole(&packet, false)[2..4], [0, 40]);

@@ -1,20 +1,20 @@
-//! 802.11: what has to be known to find the LLC header of a data frame.
+//! 802.11: finds the LLC header of a data frame.
 
 use super::{Cast, Skip};
 
-/// A data frame's header.
+/// The header of a data frame.
 pub(super) struct Header {
     pub cast: Cast,
     pub size: usize,
 }
 
-/// The size of the radiotap header, which is in it in little-endian.
+/// The size of the radiotap header in bytes, which it holds in little-endian order.
 pub(super) fn radiotap(bytes: &[u8]) -> Option<usize> {
     let [low, high] = *bytes.get(2..4)? else { return None };
     Some(u16::from_le_bytes([low, high]).into())
 }
 
-/// The header of a data frame that can be read (IEEE 802.11-2020, 9.2.4).
+/// The header of a readable data frame (IEEE 802.11-2020, 9.2.4).
 pub(super) fn data(bytes: &[u8]) -> Result<Header, Skip> {
     let other = |what: &'static str| Err(Skip::Other(what.into()));
     let [control, flags, ..] = *bytes else { return other("less than a header") };
@@ -28,7 +28,7 @@ pub(super) fn data(bytes: &[u8]) -> Result<Header, Skip> {
         _ => {}
     }
     let (to_system, from_system) = (flags & 1 != 0, flags & 2 != 0);
-    // A fourth address between two access points; QoS control; HT control.
+    // A fourth address between two access points, QoS control, and HT control.
     let addresses = if to_system && from_system { 30 } else { 24 };
     let quality = subtype & 8 != 0;
     if quality && bytes.get(addresses).is_some_and(|control| control & 0x80 != 0) {

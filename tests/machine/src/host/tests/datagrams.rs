@@ -7,7 +7,7 @@ use crate::host::{Event, Layer, SocketError};
 use crate::wire::{Family, Parsed, Transport};
 
 #[test]
-fn a_socket_sends_back_what_it_gets_by_the_documented_layers() {
+fn an_echo_socket_passes_the_documented_layers() {
     for family in Family::BOTH {
         let mut world = World::new(family);
         let local = world.host_at(PORT);

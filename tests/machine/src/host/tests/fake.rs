@@ -1,4 +1,4 @@
-//! A filter engine that permits everything but what a test tells it to.
+//! A filter engine that permits everything except what a test blocks.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,16 +7,16 @@ use crate::host::{Filter, Layer, definition};
 use crate::wfp::{ActionType, Decision, FlowHandle, LayerData, LayerId, Metadata, Request, Value};
 use crate::wire::Family;
 
-/// The filter id the fake blocks with.
+/// The id of the filter that blocks.
 pub const FILTER_ID: u64 = 77;
 
-/// A request, kept.
+/// A stored request.
 #[derive(Clone, Debug)]
 pub struct Kept {
     pub layer: LayerId,
     pub values: Vec<Value>,
     pub metadata: Metadata,
-    /// The bytes from the data's start on, and how many lie before it.
+    /// The data from their start on, and the number of bytes before them.
     pub data: Option<(Vec<u8>, usize)>,
     pub stream_flags: Option<u32>,
 }
@@ -42,7 +42,7 @@ impl Fake {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Blocks at a layer, or at its discard twin, in both families.
+    /// Blocks at a layer, or at its discard layer, in both families.
     pub fn block(&self, layer: Layer, discard: bool, absorb: bool) {
         for family in Family::BOTH {
             let id = id(layer, family, discard);
@@ -54,7 +54,7 @@ impl Fake {
         self.state().blocked.clear();
     }
 
-    /// As if a filter was added somewhere.
+    /// Acts as if a filter had been added.
     pub fn change_policy(&self) {
         self.state().generation += 1;
     }
@@ -63,7 +63,7 @@ impl Fake {
         self.state().flows.len()
     }
 
-    /// Every request at a layer or its twin so far.
+    /// Every request at a layer or its discard layer so far.
     pub fn at(&self, layer: Layer, family: Family, discard: bool) -> Vec<Kept> {
         let id = id(layer, family, discard);
         let state = self.state();
@@ -74,7 +74,7 @@ impl Fake {
 
 fn id(layer: Layer, family: Family, discard: bool) -> LayerId {
     let definition = definition(layer, family);
-    if discard { definition.discard.expect("the layer has a twin").0 } else { definition.id }
+    if discard { definition.discard.expect("the layer has a discard layer").0 } else { definition.id }
 }
 
 impl Filter for Fake {

@@ -1,4 +1,4 @@
-//! Datagrams in parts: put together, refused, given up, crowded out.
+//! Fragmented datagrams: reassembled, refused, timed out, evicted.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use super::world::{CLOSED, PORT, World};
 use crate::host::{Application, Event, Layer};
 use crate::wire::{Family, Parsed, TcpFlags, Transport};
 
-/// A part of a packet's payload from `at` on; `more` says whether others follow.
+/// A fragment of a packet's payload; `more` sets the flag.
 fn part(whole: &[u8], number: u32, range: std::ops::Range<usize>, more: bool) -> Vec<u8> {
     match whole[0] >> 4 {
         4 => {
@@ -31,7 +31,7 @@ fn part(whole: &[u8], number: u32, range: std::ops::Range<usize>, more: bool) ->
     }
 }
 
-/// The payload in parts of at most `size` bytes.
+/// The payload in fragments of at most `size` bytes.
 fn parts(whole: &[u8], number: u32, size: usize) -> Vec<Vec<u8>> {
     let ip = if whole[0] >> 4 == 4 { 20 } else { 40 };
     let length = whole.len() - ip;
@@ -39,7 +39,7 @@ fn parts(whole: &[u8], number: u32, size: usize) -> Vec<Vec<u8>> {
     starts.map(|at| part(whole, number, at..length.min(at + size), at + size < length)).collect()
 }
 
-/// A datagram to the echo, long enough to be cut.
+/// A datagram to the echo socket, long enough to be fragmented.
 fn datagram(world: &World, data: &[u8]) -> Vec<u8> {
     let mut packet = Vec::new();
     world.ip().udp(50_000, PORT).write(&mut packet, data).unwrap();
@@ -54,7 +54,7 @@ fn world(family: Family) -> World {
     world
 }
 
-/// Type, code and pointer of the one error that comes back.
+/// Type, code and pointer of the only error in answer.
 fn error(world: &mut World, packet: &[u8]) -> Option<(u8, u8, u32)> {
     let sent = world.probe(packet);
     assert!(sent.len() < 2);
@@ -66,7 +66,7 @@ fn error(world: &mut World, packet: &[u8]) -> Option<(u8, u8, u32)> {
 }
 
 #[test]
-fn a_datagram_in_parts_is_put_together_in_any_order() {
+fn fragments_are_reassembled_in_any_order() {
     for family in Family::BOTH {
         for order in [[0, 1, 2], [2, 1, 0], [1, 2, 0], [0, 2, 1]] {
             let mut world = world(family);
@@ -75,10 +75,10 @@ fn a_datagram_in_parts_is_put_together_in_any_order() {
             let sent: Vec<_> = order.iter().flat_map(|at| world.probe(&parts[*at])).collect();
             assert_eq!(sent.len(), 1, "{family} {order:?}");
             assert!(sent[0].ends_with(data));
-            // A duplicate that comes later begins another.
+            // A later duplicate begins another datagram.
             assert!(world.probe(&parts[0]).is_empty());
         }
-        // Twice each: what has come is not lost by what comes again.
+        // Each fragment twice: a duplicate does not remove what has arrived.
         let mut world = world(family);
         let parts = parts(&datagram(&world, &[7; 60]), 7, 32);
         assert!(world.probe(&parts[0]).is_empty() && world.probe(&parts[0]).is_empty());
@@ -104,7 +104,7 @@ fn headers_among_the_parts_are_looked_at() {
 }
 
 #[test]
-fn parts_that_overlap_take_the_datagram_with_them() {
+fn overlapping_fragments_drop_the_datagram() {
     for family in Family::BOTH {
         let mut world = world(family);
         let whole = datagram(&world, &[3; 56]);
@@ -113,20 +113,20 @@ fn parts_that_overlap_take_the_datagram_with_them() {
             [cut(0..32, true), cut(24..64, false), cut(32..64, false)],
             [cut(0..16, true), cut(8..24, true), cut(16..64, false)],
             [cut(16..64, false), cut(8..24, true), cut(0..16, true)],
-            // Behind the end, or another end.
+            // After the end, or with another end.
             [cut(16..32, false), cut(32..64, true), cut(0..16, true)],
             [cut(32..64, false), cut(16..32, false), cut(0..32, true)],
         ] {
             for part in &parts {
                 assert!(world.probe(part).is_empty(), "{family}");
             }
-            // The whole of it, under the same number, comes too late as well.
+            // The complete datagram with this number comes too late, too.
             assert!(world.probe(&cut(0..32, true)).is_empty() && world.probe(&cut(32..64, false)).is_empty());
-            // In time the number is free again.
+            // After the timeout the number is free again.
             world.now += Duration::from_secs(61);
             let now = world.now;
             world.host.poll(now);
-            assert!(world.host.transmit().is_none(), "nobody is told");
+            assert!(world.host.transmit().is_none(), "no error is sent");
         }
         let sent = [cut(0..32, true), cut(32..64, false)].map(|part| world.probe(&part).len());
         assert_eq!(sent, [0, 1]);
@@ -134,22 +134,24 @@ fn parts_that_overlap_take_the_datagram_with_them() {
 }
 
 #[test]
-fn a_part_that_cannot_be_one_is_refused() {
+fn an_invalid_fragment_is_refused() {
     let mut world = world(Family::V6);
     let whole = datagram(&world, &[3; 56]);
-    // Not a multiple of 8, with more to come: at the payload's length.
+    // The length is not a multiple of 8 although more fragments follow; the pointer
+    // is at the payload's length.
     assert_eq!(error(&mut world, &part(&whole, 1, 0..31, true)), Some((4, 0, 4)));
-    // Beyond what a datagram can be: at the fragment's offset.
+    // Beyond the maximum size of a datagram; the pointer is at the fragment's
+    // offset.
     let mut far = part(&whole, 2, 0..64, true);
     far[42..44].copy_from_slice(&0xfff9_u16.to_be_bytes());
     assert_eq!(error(&mut world, &far), Some((4, 0, 42)));
-    // The first without the whole of its upper-layer header (RFC 8200, 4.5).
+    // The first fragment without its whole upper-layer header (RFC 8200, 4.5).
     let syn = world.segment(PORT, TcpFlags::SYN);
     assert_eq!(error(&mut world, &part(&syn, 3, 0..8, true)), Some((4, 3, 0)));
     assert_eq!(error(&mut world, &part(&syn, 3, 0..16, true)), Some((4, 3, 0)));
     let options = behind(&syn, &[(60, vec![0, 3, 1, 28, 0, 0, 0, 0])]);
     assert_eq!(error(&mut world, &part(&options, 4, 0..8, true)), Some((4, 3, 0)));
-    // Over IPv4 such a part is only dropped, and eight bytes are enough.
+    // Over IPv4 such a fragment is only dropped, and eight bytes are enough.
     let mut world = self::world(Family::V4);
     let whole = datagram(&world, &[3; 56]);
     assert_eq!(error(&mut world, &part(&whole, 1, 0..31, true)), None);
@@ -159,7 +161,7 @@ fn a_part_that_cannot_be_one_is_refused() {
 }
 
 #[test]
-fn what_does_not_come_whole_is_told_to_its_sender() {
+fn the_sender_of_an_incomplete_datagram_gets_an_error() {
     for (family, error) in [(Family::V4, (11, 1)), (Family::V6, (3, 1))] {
         let mut world = world(family);
         let whole = datagram(&world, &[3; 56]);
@@ -168,12 +170,12 @@ fn what_does_not_come_whole_is_told_to_its_sender() {
         world.host.poll(world.now + Duration::from_secs(59));
         assert!(world.host.transmit().is_none());
         world.host.poll(world.now + Duration::from_secs(60));
-        let sent = world.host.transmit().expect("the first part had come");
+        let sent = world.host.transmit().expect("the first fragment has arrived");
         let Transport::Icmp { kind, code, .. } = Parsed::new(&sent).unwrap().transport else { panic!() };
         assert_eq!((kind, code), error);
-        assert!(world.host.transmit().is_none(), "the other's first part had not");
+        assert!(world.host.transmit().is_none(), "the other's first fragment has not arrived");
         super::assert_documented(&world.records(), &[Event::IcmpErrorOut]);
-        // And a filter can prevent it.
+        // A filter can block the error.
         assert!(world.probe(&part(&whole, 3, 0..32, true)).is_empty());
         world.fake.block(Layer::OutboundIcmpError, false, false);
         world.host.poll(world.now + Duration::from_secs(200));
@@ -182,7 +184,7 @@ fn what_does_not_come_whole_is_told_to_its_sender() {
 }
 
 #[test]
-fn parts_without_the_rest_keep_nobody_out() {
+fn incomplete_datagrams_do_not_keep_others_out() {
     for family in Family::BOTH {
         let mut world = world(family);
         let whole = datagram(&world, &[3; 56]);
@@ -201,7 +203,7 @@ fn parts_without_the_rest_keep_nobody_out() {
 }
 
 #[test]
-fn many_senders_share_what_there_is() {
+fn all_senders_together_are_limited() {
     let mut world = world(Family::V4);
     let whole = datagram(&world, &[3; 56]);
     let first = part(&whole, 1, 0..32, true);

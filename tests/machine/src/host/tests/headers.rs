@@ -1,5 +1,4 @@
-//! Options, extension headers, checksums and addresses: what is taken, what is
-//! refused, and with which error.
+//! Options, extension headers, checksums, addresses: accepted or refused.
 
 use super::world::{CLOSED, PORT, World, udp};
 use crate::host::open_points::reason;
@@ -14,8 +13,8 @@ const AUTHENTICATION: u8 = 51;
 const NO_NEXT: u8 = 59;
 const DESTINATION: u8 = 60;
 
-/// An extension header of one option, padded: its number and its bytes, of which
-/// the first is filled in later.
+/// An extension header with one option, padded: its number and its bytes. The first
+/// byte is set later.
 fn option(kind: u8, option: u8) -> (u8, Vec<u8>) {
     (kind, vec![0, 0, option, 4, 1, 2, 3, 4])
 }
@@ -30,7 +29,7 @@ fn atomic() -> (u8, Vec<u8>) {
     (FRAGMENT, vec![0, 0, 0, 0, 0, 0, 0, 7])
 }
 
-/// The packet with these headers between the fixed one and the rest.
+/// The packet with these headers after the fixed one.
 pub fn behind(packet: &[u8], headers: &[(u8, Vec<u8>)]) -> Vec<u8> {
     let mut whole = packet[..40].to_vec();
     let numbers: Vec<u8> = headers.iter().map(|(kind, _)| *kind).chain([packet[6]]).collect();
@@ -45,7 +44,7 @@ pub fn behind(packet: &[u8], headers: &[(u8, Vec<u8>)]) -> Vec<u8> {
     whole
 }
 
-/// A host that listens, and echoes datagrams.
+/// A host that listens and echoes datagrams.
 fn world(family: Family) -> World {
     let mut world = World::new(family);
     let at = world.host_at(PORT);
@@ -65,22 +64,22 @@ fn echo(world: &World) -> Vec<u8> {
     packet
 }
 
-/// What came back: a SYN-ACK, an echo, or an ICMP error with its pointer.
+/// The answers: a SYN-ACK, an echo, or an ICMP error with its pointer.
 fn answers(world: &mut World, packet: &[u8]) -> Vec<(u8, u8, u32)> {
     let sent = world.probe(packet);
-    let told = sent.iter().map(|packet| match Parsed::new(packet).unwrap().transport {
+    let answers = sent.iter().map(|packet| match Parsed::new(packet).unwrap().transport {
         Transport::Tcp(tcp) => (protocol::TCP, tcp.flags.0, 0),
         Transport::Udp => (protocol::UDP, 0, 0),
-        // An echo's identifier and sequence are no pointer.
+        // The identifier and sequence number of an echo are not a pointer.
         Transport::Icmp { kind, code, .. } if [129, 0].contains(&kind) => (kind, code, 0),
         Transport::Icmp { kind, code, rest } => (kind, code, rest),
         other => panic!("{other:?}"),
     });
-    told.collect()
+    answers.collect()
 }
 
 #[test]
-fn what_a_host_must_take_is_taken_behind_extension_headers() {
+fn packets_with_valid_extension_headers_are_accepted() {
     let headers: &[&[(u8, Vec<u8>)]] = &[
         &[option(HOP_BY_HOP, 0x05)],
         &[option(DESTINATION, 0x1e)],
@@ -95,7 +94,7 @@ fn what_a_host_must_take_is_taken_behind_extension_headers() {
             atomic(),
             option(DESTINATION, 0x05),
         ],
-        // In any order and any number of times (RFC 8200, 4.1).
+        // In any order and any number (RFC 8200, 4.1).
         &[atomic(), routing(0), option(DESTINATION, 4), option(DESTINATION, 4), option(DESTINATION, 4)],
     ];
     for headers in headers {
@@ -108,14 +107,14 @@ fn what_a_host_must_take_is_taken_behind_extension_headers() {
         assert_eq!(answers(&mut world, &ping), [(129, 0, 0)], "{headers:?}");
         let closed = behind(&world.segment(CLOSED, TcpFlags::SYN), headers);
         assert_eq!(World::resets(&world.probe(&closed)), 1, "{headers:?}");
-        let nobody = behind(&udp(&world, CLOSED), headers);
-        assert_eq!(answers(&mut world, &nobody), [(1, 4, 0)], "{headers:?}");
+        let datagram = behind(&udp(&world, CLOSED), headers);
+        assert_eq!(answers(&mut world, &datagram), [(1, 4, 0)], "{headers:?}");
     }
 }
 
-/// A connection whose segments all come behind extension headers.
+/// All segments of the connection have extension headers.
 #[test]
-fn a_connection_lives_behind_extension_headers() {
+fn connections_work_with_extension_headers() {
     let mut world = World::new(Family::V6);
     let at = world.host_at(PORT);
     world.host.listen(at, Application::Echo).unwrap();
@@ -131,27 +130,27 @@ fn a_connection_lives_behind_extension_headers() {
 }
 
 #[test]
-fn what_a_host_must_refuse_draws_the_error_at_its_layer() {
-    /// A chain of extension headers, and the errors that it draws: type, code and
+fn invalid_headers_get_an_error_at_the_ip_layer() {
+    /// A chain of extension headers, and the errors in answer: type, code and
     /// pointer.
     type Case<'a> = (&'a [(u8, Vec<u8>)], &'a [(u8, u8, u32)]);
     let cases: &[Case<'_>] = &[
-        // The two highest bits of an option: discard; discard and tell.
+        // The two highest bits of an option: discard; discard and report.
         (&[option(DESTINATION, 0x45)], &[]),
         (&[option(DESTINATION, 0x85)], &[(4, 2, 42)]),
         (&[option(HOP_BY_HOP, 0xc5)], &[(4, 2, 42)]),
         (&[option(DESTINATION, 0x05), option(DESTINATION, 0xc5)], &[(4, 2, 50)]),
-        // An option that goes beyond its header; one without a length.
+        // An option that exceeds its header; one without a length.
         (&[(DESTINATION, vec![0, 0, 5, 5, 0, 0, 0, 0])], &[(4, 0, 43)]),
         (&[(DESTINATION, vec![0, 0, 1, 3, 0, 0, 0, 5])], &[(4, 0, 47)]),
-        // Segments left: at the type, of which none is known.
+        // Segments left; the pointer is at the type, because all are unknown.
         (&[routing(1)], &[(4, 0, 42)]),
-        // Hop-by-hop options anywhere but at first.
+        // Hop-by-hop options that do not come first.
         (&[option(DESTINATION, 0x05), option(HOP_BY_HOP, 0x05)], &[(4, 1, 40)]),
         (&[option(HOP_BY_HOP, 0x05), option(HOP_BY_HOP, 0x05)], &[(4, 1, 40)]),
         // A header longer than the packet.
         (&[(DESTINATION, vec![0, 200, 1, 4, 0, 0, 0, 0])], &[(4, 0, 41)]),
-        // Nothing follows; nothing to check it by.
+        // No next header; no association to check it.
         (&[(NO_NEXT, vec![0; 8])], &[]),
         (
             &[(AUTHENTICATION, vec![0, 4, 0, 0, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])],
@@ -174,7 +173,7 @@ fn what_a_host_must_refuse_draws_the_error_at_its_layer() {
 }
 
 #[test]
-fn an_unknown_next_header_is_named_where_it_stands() {
+fn the_error_points_at_an_unknown_next_header() {
     let mut world = world(Family::V6);
     let mut unknown = world.segment(PORT, TcpFlags::SYN);
     unknown[6] = 253;
@@ -212,7 +211,7 @@ fn no_error_answers_an_error() {
     }
 }
 
-/// The packet with these options behind its IPv4 header.
+/// The packet with these options after its IPv4 header.
 fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
     let mut whole = packet[..20].to_vec();
     whole.extend(options);
@@ -224,7 +223,7 @@ fn with_options(packet: &[u8], options: &[u8]) -> Vec<u8> {
     checksummed(whole)
 }
 
-/// With the checksum of the IPv4 header made right.
+/// The packet with a correct checksum in its IPv4 header.
 pub fn checksummed(mut packet: Vec<u8>) -> Vec<u8> {
     packet[10..12].fill(0);
     let header = &packet[..usize::from(packet[0] & 0xf) * 4];
@@ -234,7 +233,7 @@ pub fn checksummed(mut packet: Vec<u8>) -> Vec<u8> {
 }
 
 #[test]
-fn options_of_ipv4_are_taken_but_for_source_routes() {
+fn ipv4_options_are_accepted_except_source_routes() {
     const LOOSE: u8 = 131;
     let syn_ack = (protocol::TCP, (TcpFlags::SYN | TcpFlags::ACK).0, 0);
     let pointer = |at: u32| at << 24;
@@ -243,14 +242,14 @@ fn options_of_ipv4_are_taken_but_for_source_routes() {
         (&[7, 7, 4, 0, 0, 0, 0], syn_ack),
         (&[68, 12, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0], syn_ack),
         (&[148, 4, 0, 0], syn_ack),
-        // What stands behind the end of the list is none.
+        // Bytes after the end of the list are no options.
         (&[0, 131, 7, 4], syn_ack),
-        // A route with a hop to go, and one that has been gone.
+        // A route with a hop left, and one that is complete.
         (&[LOOSE, 7, 4, 10, 77, 0, 1], (3, 5, 0)),
         (&[1, 137, 7, 4, 10, 77, 0, 1], (3, 5, 0)),
         (&[LOOSE, 7, 8, 10, 77, 0, 1], syn_ack),
         (&[LOOSE, 2, 8, 1], (3, 5, 0)),
-        // Lengths that cannot be.
+        // Invalid lengths.
         (&[134, 0, 0, 0], (12, 0, pointer(20))),
         (&[1, 1, 7, 255], (12, 0, pointer(22))),
         (&[1, 1, 1, 7], (12, 0, pointer(23))),
@@ -277,7 +276,8 @@ fn a_wrong_checksum_is_never_answered() {
                 assert_eq!(kept.metadata.discard, Some(why));
                 assert_eq!(answers(&mut world, &packet).len(), 1, "{family} {port}");
             }
-            // UDP without a checksum, with a length that is too short, or too long.
+            // UDP without a checksum, or with a length that is too short or too
+            // long.
             let mut none = udp(&world, port);
             none[ip + 6..ip + 8].fill(0);
             let expected = usize::from(family == Family::V4);
@@ -298,9 +298,10 @@ fn a_wrong_checksum_is_never_answered() {
     assert_eq!(kept.metadata.discard, Some(why));
 }
 
-/// An echo of a datagram is as long as the datagram, whatever lies behind it.
+/// The echo of a datagram has the datagram's length, whatever follows it in the
+/// packet.
 #[test]
-fn what_lies_behind_a_datagram_is_none_of_it() {
+fn bytes_after_a_datagram_are_not_echoed() {
     let mut world = world(Family::V4);
     let mut packet = udp(&world, PORT);
     packet.extend(b"more");
@@ -343,7 +344,7 @@ fn martian_sources_are_ignored() {
     }
 }
 
-/// The packet from another source, its checksums made right.
+/// The packet with another source and correct checksums.
 fn from(packet: &[u8], source: std::net::IpAddr) -> Vec<u8> {
     let mut packet = packet.to_vec();
     let protocol = Parsed::new(&packet).unwrap().protocol;

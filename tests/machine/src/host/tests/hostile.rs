@@ -1,4 +1,4 @@
-//! Segments no honest peer sends, to closed, open and connected ports.
+//! Segments that no correct peer sends, to closed, open and connected ports.
 
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ fn build(world: &World, segment: &Segment) -> Vec<u8> {
     header.set_options_raw(options).expect("40 bytes at most");
     let mut packet = Vec::new();
     let ip = world.ip();
-    ip.tcp_header(header).write(&mut packet, payload).expect("a vector takes everything");
+    ip.tcp_header(header).write(&mut packet, payload).expect("writing to a vector does not fail");
     packet
 }
 
@@ -44,25 +44,25 @@ fn walk_as_documented(segments: &[Segment], family: Family) {
     for segment in segments {
         let packet = build(&world, segment);
         for answer in world.probe(&packet) {
-            let answer = Parsed::new(&answer).expect("the host sends IP");
+            let answer = Parsed::new(&answer).expect("the host sends IP packets");
             assert!(answer.tcp().is_some_and(|tcp| tcp.checksum_valid));
         }
     }
     assert_documented(&world.records(), &[Event::Listen, Event::AckIn]);
-    // All that is left is given up in time.
+    // Everything that is left times out.
     world.host.unlisten(at).expect("it listens");
     for _ in 0..200 {
         world.now += std::time::Duration::from_secs(1);
         world.host.poll(world.now);
     }
-    assert!(world.fake.live_flows() <= 1, "only the honest one may stay");
+    assert!(world.fake.live_flows() <= 1, "only the correct connection may stay");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn any_segments_walk_as_documented(
+    fn arbitrary_segments_pass_the_documented_layers(
         segments in prop::collection::vec(segment(), 1..40),
         six in any::<bool>(),
     ) {
@@ -70,15 +70,15 @@ proptest! {
     }
 }
 
-/// Segments that once did not.
+/// Segments that have failed once.
 #[test]
-fn segments_that_once_failed_walk_as_documented() {
+fn segments_that_once_failed_pass_the_documented_layers() {
     for segment in [(40_000, 80, 0, 0, 88, vec![], vec![0]), (0, 80, 0, 0, 74, vec![], vec![])] {
         walk_as_documented(&[segment], Family::V4);
     }
 }
 
-/// A property that fails prints its case; a file would lie in the tree.
+/// A failed property prints its case; a file would be written to the source tree.
 #[test]
 fn properties_leave_no_files() {
     assert!(ProptestConfig::default().failure_persistence.is_none(), "set in .cargo/config.toml");

@@ -1,5 +1,4 @@
-//! Every walk, in both families, against a fake filter engine and a peer with
-//! a TCP of its own.
+//! Tests of every walk in both families, with a fake filter engine and a peer.
 
 mod datagrams;
 mod fake;
@@ -15,7 +14,7 @@ mod world;
 use super::documented::{Comparison, compare};
 use super::{Event, Record};
 
-/// Panics unless each record's layers are what the documents say, and each of
+/// Panics unless each record's layers are those of the documents, and each event of
 /// `wanted` occurs.
 fn assert_documented<'a>(records: impl IntoIterator<Item = &'a Record>, wanted: &[Event]) {
     let mut seen = Vec::new();

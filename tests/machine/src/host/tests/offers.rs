@@ -1,4 +1,4 @@
-//! What the layers are given: fields, metadata, and where data starts.
+//! The fields, the metadata and the data offsets of indications.
 
 use super::world::{CLOSED, PEER_PORT, PORT, World};
 use crate::host::{Application, DiscardMetadata, Event, Layer, OpenPoints, Options, StreamBlock, definition};

@@ -1,4 +1,4 @@
-//! A policy that changes under established connections.
+//! Policy changes while connections are established.
 
 use smoltcp::iface::SocketHandle;
 
@@ -36,7 +36,7 @@ fn the_next_packet_is_authorized_again() {
         let required = |kept: &super::fake::Kept| kept.metadata.ale_classify_required;
         let at_transport = world.fake.at(Layer::InboundTransport, family, false);
         assert_eq!(at_transport.iter().filter(|kept| required(kept)).count(), 2);
-        // And not once more.
+        // No further authorization follows.
         world.send(peer, b"later");
         assert_eq!(world.read(peer), b"later");
         let kept = world.fake.at(Layer::AleAuthRecvAccept, family, false);
@@ -45,13 +45,13 @@ fn the_next_packet_is_authorized_again() {
 }
 
 #[test]
-fn a_connection_that_fails_is_dropped_without_a_word() {
+fn a_connection_that_fails_is_dropped_silently() {
     for family in Family::BOTH {
         let (mut world, peer) = established(family);
         world.fake.change_policy();
         world.fake.block(Layer::AleAuthRecvAccept, false, false);
         let before = world.sent.len();
-        // What the peer retransmits later meets no connection any more.
+        // The peer's later retransmissions meet no connection.
         world.peer.socket(peer).send_slice(b"after").unwrap();
         world.peer.egress(world.now);
         while let Some(packet) = world.peer.outbound() {
@@ -78,7 +78,7 @@ fn a_sent_packet_may_be_the_first_after_the_change() {
         world.host.connect(to, b"one".to_vec()).unwrap();
         world.run();
         world.fake.change_policy();
-        // The peer's FIN is authorized again at the connect layer.
+        // The peer's FIN is reauthorized at the connect layer.
         world.peer.socket(server).close();
         world.run();
         let kept = world.fake.at(Layer::AleAuthConnect, family, false);

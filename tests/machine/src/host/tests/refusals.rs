@@ -1,4 +1,4 @@
-//! Packets for nobody: the discard layers and the answers they prevent.
+//! Packets without an endpoint: discard layers, and the answers they block.
 
 use super::assert_documented;
 use super::fake::FILTER_ID;
@@ -60,7 +60,7 @@ fn a_block_at_the_discard_layer_silences_it() {
 }
 
 #[test]
-fn the_open_points_can_be_played_each_way() {
+fn each_answer_to_the_open_points_can_be_simulated() {
     let play = |open_points: OpenPoints| {
         let mut world = World::with(Family::V4, Options::default(), open_points);
         let syn = world.segment(CLOSED, TcpFlags::SYN);
@@ -92,7 +92,7 @@ fn the_open_points_can_be_played_each_way() {
 }
 
 #[test]
-fn what_a_listener_cannot_use_is_reset_with_its_reason() {
+fn segments_that_a_listener_cannot_use_are_reset_with_a_reason() {
     let syn_fin = TcpFlags::SYN | TcpFlags::FIN;
     for (flags, why) in [
         (TcpFlags::ACK, reason::INET_ACK_INVALID),
@@ -159,10 +159,10 @@ fn each_layer_on_the_way_can_stop_a_packet() {
                 assert!(world.probe(&syn).is_empty(), "{layer:?}");
                 assert_documented(&world.records(), &[]);
                 let layers = world.layers(event);
-                let twins = world.fake.at(layer, family, true);
+                let discards = world.fake.at(layer, family, true);
                 if absorb {
                     assert_eq!(layers.last().unwrap(), layer.name());
-                    assert!(twins.is_empty());
+                    assert!(discards.is_empty());
                 } else {
                     assert_eq!(*layers.last().unwrap(), format!("{}_DISCARD", layer.name()));
                     let policy = Discard {
@@ -170,7 +170,7 @@ fn each_layer_on_the_way_can_stop_a_packet() {
                         reason: reason::GENERAL_FIREWALL_POLICY,
                         filter_id: FILTER_ID,
                     };
-                    assert_eq!(twins[0].metadata.discard, Some(policy));
+                    assert_eq!(discards[0].metadata.discard, Some(policy));
                 }
             }
         }

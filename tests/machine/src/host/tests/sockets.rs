@@ -1,4 +1,4 @@
-//! Connections as they should go, from both sides, and their ends.
+//! Connections in both directions, from their beginning to their end.
 
 use super::assert_documented;
 use super::world::{CLOSED, PORT, World};
@@ -6,7 +6,7 @@ use crate::host::{Application, Event, Layer, SocketError, State};
 use crate::wire::Family;
 
 #[test]
-fn a_served_connection_walks_as_documented() {
+fn a_server_connection_passes_the_documented_layers() {
     for family in Family::BOTH {
         let mut world = World::new(family);
         let at = world.host_at(PORT);
@@ -47,7 +47,7 @@ fn a_served_connection_walks_as_documented() {
 }
 
 #[test]
-fn a_made_connection_walks_as_documented() {
+fn a_client_connection_passes_the_documented_layers() {
     for family in Family::BOTH {
         let mut world = World::new(family);
         let server = world.peer.listen(world.peer_at(PORT)).unwrap();
@@ -82,7 +82,7 @@ fn a_made_connection_walks_as_documented() {
 }
 
 #[test]
-fn the_handshakes_ack_goes_alone_when_there_is_nothing_to_say() {
+fn the_handshakes_ack_is_sent_alone_without_data() {
     for family in Family::BOTH {
         let mut world = World::new(family);
         world.peer.listen(world.peer_at(PORT)).unwrap();
@@ -119,7 +119,7 @@ fn much_data_is_one_indication_and_many_segments() {
 }
 
 #[test]
-fn refusals_are_told_to_the_caller() {
+fn refusals_are_returned_to_the_caller() {
     for (layer, discard) in
         [(Layer::AleBindRedirect, 0), (Layer::AleResourceAssignment, 1), (Layer::AleAuthListen, 1)]
     {

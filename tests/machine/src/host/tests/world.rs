@@ -1,4 +1,4 @@
-//! A host, a peer and a clock.
+//! A host, a peer and a simulated clock.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct World {
     pub host: Host,
     pub peer: Stack,
     pub now: Duration,
-    /// Every packet the host has sent.
+    /// The packets that the host has sent.
     pub sent: Vec<Vec<u8>>,
 }
 
@@ -57,7 +57,7 @@ impl World {
         }
     }
 
-    /// Lets both sides talk until there is silence.
+    /// Runs both sides until neither sends anything more.
     pub fn run(&mut self) {
         for _ in 0..1000 {
             self.now += Duration::from_millis(1);
@@ -77,10 +77,10 @@ impl World {
                 return;
             }
         }
-        panic!("no silence");
+        panic!("the host and the peer do not stop sending");
     }
 
-    /// Gives the host one packet and takes what it sends, apart from the peer.
+    /// Passes a packet to the host, and returns what it sends, without the peer.
     pub fn probe(&mut self, packet: &[u8]) -> Vec<Vec<u8>> {
         self.now += Duration::from_millis(1);
         self.host.receive(packet, self.now);
@@ -101,7 +101,7 @@ impl World {
         self.run();
     }
 
-    /// What the peer can read.
+    /// Everything that the peer can read.
     pub fn read(&mut self, handle: SocketHandle) -> Vec<u8> {
         let mut bytes = vec![0; 65_536];
         let read = self.peer.socket(handle).recv_slice(&mut bytes).unwrap_or(0);
@@ -125,7 +125,7 @@ impl World {
         header.urg = flags.has(TcpFlags::URG);
         header.acknowledgment_number = if header.ack { 555 } else { 0 };
         let mut packet = Vec::new();
-        self.ip().tcp_header(header).write(&mut packet, &[]).expect("a vector takes everything");
+        self.ip().tcp_header(header).write(&mut packet, &[]).expect("writing to a vector does not fail");
         packet
     }
 
@@ -137,13 +137,13 @@ impl World {
         self.host.log().records().map(|r| r.event).collect()
     }
 
-    /// RSTs among what the host sent.
+    /// The number of RSTs among the packets.
     pub fn resets(packets: &[Vec<u8>]) -> usize {
         let parsed = packets.iter().filter_map(|packet| Parsed::new(packet));
         parsed.filter(|packet| packet.has_flags(TcpFlags::RST, TcpFlags::default())).count()
     }
 
-    /// The layers of the last record of an event, family left out.
+    /// The layers of the last record of an event, without their family.
     pub fn layers(&self, event: Event) -> Vec<String> {
         let records = self.records();
         let record = records.iter().rev().find(|record| record.event == event);
@@ -152,7 +152,7 @@ impl World {
         record
             .layers()
             .map(|name| {
-                assert!(name.contains(&family), "{name} is not of {family}");
+                assert!(name.contains(&family), "{name} is not a layer of {family}");
                 name.replacen(&family, "", 1)
             })
             .collect()
@@ -163,6 +163,6 @@ impl World {
 pub fn udp(world: &World, to: u16) -> Vec<u8> {
     let mut packet = Vec::new();
     let builder = world.ip();
-    builder.udp(50_000, to).write(&mut packet, b"anybody?").expect("a vector takes everything");
+    builder.udp(50_000, to).write(&mut packet, b"anybody?").expect("writing to a vector does not fail");
     packet
 }

@@ -9,7 +9,7 @@ const UNKNOWN: ActionType = ActionType::CALLOUT_UNKNOWN;
 const TERMINATING: ActionType = ActionType::CALLOUT_TERMINATING;
 const INSPECTION: ActionType = ActionType::CALLOUT_INSPECTION;
 
-/// One filter per sublayer, the first being the heaviest.
+/// One filter per sublayer, the heaviest one first.
 struct Stack {
     engine: Arc<Engine>,
     session: SessionId,
@@ -28,12 +28,12 @@ impl Stack {
         Self::at(LAYER, Options::default())
     }
 
-    /// Adds a filter in a lighter sublayer of its own; gives its id.
+    /// Adds a filter in a new, lighter sublayer. Returns its id.
     fn filter(&mut self, flags: u32, action: ActionType) -> u64 {
         self.add(Filter { flags, ..filter(action) })
     }
 
-    /// The same with a callout of its own.
+    /// Adds a filter with a callout of its own.
     fn callout(&mut self, flags: u32, action: ActionType, fake: Fake) -> (u64, Arc<Fake>) {
         let fake = Arc::new(fake);
         let number = u128::from(self.next) + 100;
@@ -67,7 +67,7 @@ impl Stack {
     }
 }
 
-/// Writes the action and clears the right.
+/// A callout that writes the action and clears the right.
 fn final_(action: ActionType) -> Fake {
     Fake::new(move |_, _, out| {
         out.action = action;
@@ -76,7 +76,7 @@ fn final_(action: ActionType) -> Fake {
 }
 
 #[test]
-fn nothing_decides_means_permit() {
+fn without_a_decision_the_engine_permits() {
     let decision = Stack::new().classify();
     assert!(!decision.blocked() && !decision.hard);
     assert_eq!(decision.filter_id, None);
@@ -191,13 +191,13 @@ fn inspection_never_decides() {
 
 #[test]
 fn a_terminating_callout_that_does_not_decide_blocks() {
-    for said in [CONTINUE, ActionType::NONE, ActionType::NONE_NO_MATCH, ActionType(99)] {
+    for result in [CONTINUE, ActionType::NONE, ActionType::NONE_NO_MATCH, ActionType(99)] {
         let mut stack = Stack::new();
-        stack.callout(0, TERMINATING, Fake::returning(said));
-        assert!(stack.classify().blocked(), "{said:?}");
+        stack.callout(0, TERMINATING, Fake::returning(result));
+        assert!(stack.classify().blocked(), "{result:?}");
         let mut stack = Stack::new();
-        stack.callout(0, UNKNOWN, Fake::returning(said));
-        assert!(!stack.classify().blocked(), "{said:?}");
+        stack.callout(0, UNKNOWN, Fake::returning(result));
+        assert!(!stack.classify().blocked(), "{result:?}");
     }
 }
 
@@ -258,7 +258,7 @@ fn a_discard_layer_can_start_with_or_without_the_right() {
 }
 
 #[test]
-fn what_stands_in_action_type_at_first_is_an_option() {
+fn the_initial_action_type_is_an_option() {
     let options = Options { initial_action: ActionType::NONE, ..Options::default() };
     let mut stack = Stack::at(LAYER, options);
     stack.callout(0, UNKNOWN, Fake::new(|_, _, _| {}));

@@ -1,10 +1,10 @@
-//! The Base Filtering Engine stopping and starting.
+//! Stops and starts of the Base Filtering Engine.
 
 use std::sync::OnceLock;
 
 use super::*;
 
-/// Records what a subscriber hears.
+/// Records the states that a subscriber gets.
 fn listen(engine: &Engine) -> (SubscriptionId, Arc<Mutex<Vec<BfeState>>>) {
     let heard = Arc::new(Mutex::new(Vec::new()));
     let list = heard.clone();
@@ -38,7 +38,7 @@ fn sessions_are_opened_only_while_it_runs() {
 }
 
 #[test]
-fn stopping_aborts_sessions_and_takes_their_objects() {
+fn stopping_aborts_sessions_and_deletes_their_objects() {
     let engine = Engine::new();
     let (session, dynamic) = (open(&engine), open_dynamic(&engine));
     assert_eq!(engine.provider_add(dynamic, provider(1)), Status::SUCCESS);
@@ -68,7 +68,7 @@ fn stopping_aborts_sessions_and_takes_their_objects() {
 }
 
 #[test]
-fn callouts_hear_that_their_filters_went() {
+fn callouts_are_notified_of_deleted_filters() {
     let fake = Fake::idle();
     let (engine, session, _) = with_callout(0, fake.clone());
     let inspecting = callout_filter(ActionType::CALLOUT_INSPECTION, 1);

@@ -1,4 +1,4 @@
-//! Registering, unregistering and notifying callouts.
+//! Registration, unregistration and notification of callouts.
 
 use std::sync::Barrier;
 use std::thread;
@@ -34,7 +34,7 @@ fn registering_needs_a_key_and_known_flags() {
 }
 
 #[test]
-fn what_is_not_registered_cannot_be_unregistered() {
+fn a_callout_that_is_not_registered_cannot_be_unregistered() {
     let engine = Engine::new();
     let id = engine.callout_register(key(1), 0, Fake::idle()).unwrap();
     let unknown = Status::FWP_CALLOUT_NOT_FOUND;
@@ -54,12 +54,12 @@ fn unregistering_succeeds_while_filters_refer_to_it() {
     assert_eq!(engine.callout_unregister_by_id(id), Status::SUCCESS);
     assert!(classify(&engine, LAYER).blocked());
     assert_eq!(fake.calls(), 1);
-    // Filters find the callout by key, so that it comes back with a new driver.
+    // Filters find the callout by key, so they work again with the next driver.
     let next = Arc::new(Fake::returning(ActionType::PERMIT));
     engine.callout_register(key(1), 0, next.clone()).unwrap();
     assert!(!classify(&engine, LAYER).blocked());
     assert_eq!((fake.calls(), next.calls()), (1, 1));
-    assert_eq!(next.notices(), [], "no replay of filters added before");
+    assert_eq!(next.notices(), [], "filters that were added before are not notified again");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn notices_follow_a_filters_life() {
 }
 
 #[test]
-fn what_is_rolled_back_is_deleted_for_the_callout_too() {
+fn a_rollback_notifies_the_callout_of_a_delete() {
     use NotifyType::{AddFilter, DeleteFilter};
     let fake = Fake::idle();
     let (engine, session, _) = with_callout(0, fake.clone());
@@ -141,10 +141,10 @@ fn what_is_rolled_back_is_deleted_for_the_callout_too() {
     begin();
     engine.filter_add(session, callout_filter(INSPECTION, 1)).unwrap();
     assert_eq!(engine.filter_delete_by_id(session, kept), Status::SUCCESS);
-    assert_eq!(fake.notices(), [AddFilter, AddFilter], "the delete is not yet true");
+    assert_eq!(fake.notices(), [AddFilter, AddFilter], "the delete is not committed yet");
     assert_eq!(engine.transaction_abort(session), Status::SUCCESS);
     assert_eq!(fake.notices(), [AddFilter, AddFilter, DeleteFilter]);
-    // Added and deleted in one transaction.
+    // A filter that is added and deleted in one transaction.
     begin();
     let brief = engine.filter_add(session, callout_filter(INSPECTION, 1)).unwrap();
     assert_eq!(engine.filter_delete_by_id(session, brief), Status::SUCCESS);
@@ -255,7 +255,8 @@ fn classify_runs_on_many_threads_while_filters_change() {
                 scope.spawn(|| {
                     for _ in 0..500 {
                         let decision = classify(&engine, LAYER);
-                        // Both filters come with one commit: never only one.
+                        // Both filters come with one commit, so both or none are
+                        // called.
                         assert!([1, 3].contains(&decision.invocations.len()));
                     }
                 })

@@ -1,4 +1,4 @@
-//! Conditions: what is accepted, and what matches.
+//! Conditions: which ones are accepted, and what they match.
 
 use super::super::condition::{Conditions, matches};
 use super::*;

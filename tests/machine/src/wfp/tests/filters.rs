@@ -1,4 +1,4 @@
-//! What `FwpmFilterAdd0` refuses, and weights.
+//! Filters: refused calls, and weights.
 
 use super::*;
 
@@ -21,7 +21,7 @@ fn refused(change: impl Fn(&mut Filter)) -> Status {
 }
 
 #[test]
-fn what_a_filter_refers_to_must_exist() {
+fn the_objects_that_a_filter_references_must_exist() {
     assert_eq!(refused(|it| it.layer = key(9)), Status::FWP_LAYER_NOT_FOUND);
     assert_eq!(refused(|it| it.provider = Some(key(9))), Status::FWP_PROVIDER_NOT_FOUND);
     assert_eq!(refused(|it| it.sublayer = key(9)), Status::FWP_SUBLAYER_NOT_FOUND);
@@ -93,7 +93,7 @@ fn a_key_is_used_once() {
     assert_ne!(engine.filter_add(session, named), Ok(id), "ids are not reused");
 }
 
-/// The effective weight, as the callout sees it.
+/// The effective weight that the callout sees.
 fn weight(weight: Value, conditions: Vec<Condition>) -> Result<u64, Status> {
     let seen = Arc::new(Mutex::new(None));
     struct Notified(Arc<Mutex<Option<u64>>>);
@@ -112,7 +112,7 @@ fn weight(weight: Value, conditions: Vec<Condition>) -> Result<u64, Status> {
     engine.callout_register(key(1), 0, Arc::new(Notified(seen.clone()))).unwrap();
     let inspection = callout_filter(ActionType::CALLOUT_INSPECTION, 1);
     engine.filter_add(session, Filter { weight, conditions, ..inspection })?;
-    Ok(seen.locked().take().expect("the callout was told"))
+    Ok(seen.locked().take().expect("the callout was notified"))
 }
 
 #[test]

@@ -13,14 +13,14 @@ fn on_flow(engine: &Engine, flow: FlowHandle) -> Decision {
     classify_with(engine, LAYER, &values(LAYER, &[]), &metadata)
 }
 
-/// With a filter that calls the callout.
+/// An engine with a filter that calls the callout.
 fn inspected(flags: u32, fake: Arc<Fake>) -> (Arc<Engine>, u32) {
     let (engine, session, id) = with_callout(flags, fake);
     engine.filter_add(session, callout_filter(ActionType::CALLOUT_INSPECTION, 1)).unwrap();
     (engine, id)
 }
 
-/// A callout that notes the contexts it is given.
+/// A callout that records the contexts that it gets.
 fn noting() -> (Arc<Fake>, Arc<Mutex<Vec<u64>>>) {
     let seen: Arc<Mutex<Vec<u64>>> = Arc::default();
     let list = seen.clone();
@@ -28,7 +28,7 @@ fn noting() -> (Arc<Fake>, Arc<Mutex<Vec<u64>>>) {
 }
 
 #[test]
-fn a_context_comes_with_its_flow_only() {
+fn a_context_is_passed_only_for_its_flow() {
     let (fake, seen) = noting();
     let (engine, id) = inspected(0, fake);
     let (first, second) = (engine.flow_create(), engine.flow_create());
@@ -135,7 +135,7 @@ fn a_callout_with_contexts_is_busy() {
 }
 
 #[test]
-fn conditional_on_flow_skips_what_has_no_context() {
+fn conditional_on_flow_skips_flows_without_context() {
     let (fake, seen) = noting();
     let (engine, id) = inspected(CALLOUT_FLAG_CONDITIONAL_ON_FLOW, fake);
     let flow = engine.flow_create();

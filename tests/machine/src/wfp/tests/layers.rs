@@ -1,4 +1,4 @@
-//! The layer table against `facts/wfp.md`'s picture of it.
+//! The layer table: ids, keys, and fields of every layer that is indicated.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Tests of the engine, one file per part, and what they share.
+//! Tests of the engine, one file for each part, and their common helpers.
 
 mod arbitration;
 mod bfe;
@@ -23,7 +23,7 @@ const LAYER: &str = "INBOUND_TRANSPORT_V4";
 
 type Classify = dyn Fn(&Request<'_>, u64, &mut ClassifyOut) + Send + Sync;
 
-/// A callout whose behaviour a test gives.
+/// A callout whose behavior a test sets.
 struct Fake {
     classify: Box<Classify>,
     /// What `notifyFn` returns.
@@ -46,7 +46,7 @@ impl Fake {
         }
     }
 
-    /// Returns always the same.
+    /// A callout that always returns this action.
     fn returning(action: ActionType) -> Self {
         Self::new(move |_, _, out| out.action = action)
     }
@@ -145,7 +145,7 @@ fn condition(field: &str, match_type: MatchType, value: Value) -> Condition {
     Condition { field, match_type, value }
 }
 
-/// A layer's values, unknown except for those named.
+/// The values of a layer; all others are unknown.
 fn values(layer: &str, known: &[(&str, Value)]) -> Vec<Value> {
     let layer = layer::layer_by_name(layer).expect("a layer of the table");
     let mut values = vec![Value::Empty; layer.fields];
@@ -160,7 +160,7 @@ fn classify_with(engine: &Engine, layer: &str, values: &[Value], metadata: &Meta
     engine.classify(&Request { layer, values, metadata, data: LayerData::None })
 }
 
-/// Classifies a packet of which nothing is known.
+/// Classifies a packet with unknown values.
 fn classify(engine: &Engine, layer: &str) -> Decision {
     classify_with(engine, layer, &values(layer, &[]), &Metadata::default())
 }

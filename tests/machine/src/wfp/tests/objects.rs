@@ -1,4 +1,4 @@
-//! Providers, sublayers, callouts: what is refused, lifetimes, reports.
+//! Providers, sublayers, callouts: refused calls, lifetimes, reports.
 
 use super::*;
 
@@ -34,7 +34,7 @@ fn objects_need_names_known_flags_and_fresh_keys() {
 }
 
 #[test]
-fn what_an_object_refers_to_must_exist() {
+fn referenced_objects_must_exist() {
     let (engine, session) = engine();
     let missing = Some(key(9));
     let status = engine.sublayer_add(session, Sublayer { provider: missing, ..sublayer(1, 0) });
@@ -46,7 +46,7 @@ fn what_an_object_refers_to_must_exist() {
 }
 
 #[test]
-fn what_is_referred_to_cannot_be_deleted() {
+fn referenced_objects_cannot_be_deleted() {
     let (engine, session) = engine();
     let owner = Some(key(1));
     assert_eq!(engine.provider_add(session, provider(1)), Status::SUCCESS);
@@ -132,7 +132,7 @@ fn built_in_and_foreign_dynamic_objects_cannot_be_deleted() {
 }
 
 #[test]
-fn a_dynamic_sessions_objects_go_with_it() {
+fn closing_a_dynamic_session_deletes_its_objects() {
     let (engine, session) = engine();
     let dynamic = open_dynamic(&engine);
     assert_eq!(engine.provider_add(session, provider(1)), Status::SUCCESS);
@@ -180,7 +180,7 @@ fn everything_left_is_named() {
 }
 
 #[test]
-fn the_journal_tells_what_changed_in_order() {
+fn the_journal_lists_changes_in_order() {
     let (engine, session, id) = with_callout(0, Fake::idle());
     let by = Some(key(2));
     assert_eq!(engine.transaction_begin(session, 0), Status::SUCCESS);

@@ -1,4 +1,4 @@
-//! The engine against the naive arbitration, over random worlds.
+//! Compares the engine with the naive arbitration in random worlds.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -6,12 +6,12 @@ use proptest::prelude::*;
 use super::super::naive::{self, Behaviour, Outcome, Test, World};
 use super::*;
 
-/// What may stand in `actionType`, two values being garbage.
+/// Values of `actionType`; two of them are garbage.
 const RESULTS: [u32; 7] = [naive::BLOCK, naive::PERMIT, naive::CONTINUE, 7, 8, 0x5003, 0xDEAD];
-/// A plain layer, one without ABSORB, a discard twin, a stream.
+/// A plain layer, one without ABSORB, a discard layer, a stream layer.
 const LAYERS: [&str; 4] =
     ["INBOUND_TRANSPORT_V4", "ALE_AUTH_LISTEN_V4", "INBOUND_TRANSPORT_V6_DISCARD", "STREAM_V4"];
-/// The two fields that conditions test, present at all four layers.
+/// The two fields that conditions test; all four layers have them.
 const FIELDS: [&str; 2] = ["IP_LOCAL_PORT", "FLAGS"];
 
 fn behaviour() -> impl Strategy<Value = Behaviour> {
@@ -39,7 +39,8 @@ fn filter_of() -> impl Strategy<Value = naive::Filter> {
     let action = proptest::sample::select(actions.to_vec());
     (0..4usize, 0..4u64, action, 0..3usize, any::<[bool; 2]>(), vec(condition_of(), 0..3)).prop_map(
         |(sublayer, weight, action, callout, [clear, permit], mut conditions)| {
-            // The engine refuses what is not grouped by field, and duplicates.
+            // The engine refuses duplicates, and conditions that are not grouped by
+            // field.
             conditions.sort_by_key(|condition| condition.0);
             conditions.dedup();
             naive::Filter {
@@ -94,7 +95,7 @@ fn number(field: usize, number: u16) -> Value {
     if field == 0 { Value::Uint16(number) } else { Value::Uint32(number.into()) }
 }
 
-/// Builds the world in an engine; gives the filters' run-time ids.
+/// Builds the world in an engine. Returns the run-time ids of the filters.
 fn build(layer: &str, world: &World) -> (Arc<Engine>, Vec<u64>) {
     let engine = Engine::with_options(Options {
         after_block: world.after_block,

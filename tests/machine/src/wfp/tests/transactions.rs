@@ -16,7 +16,7 @@ fn open_waiting(engine: &Engine, txn_wait_timeout_ms: u32) -> SessionId {
 }
 
 #[test]
-fn abort_takes_everything_back() {
+fn abort_undoes_all_changes() {
     let (engine, session) = engine();
     let kept = engine.filter_add(session, filter(ActionType::BLOCK)).unwrap();
     let before = engine.objects();
@@ -28,7 +28,7 @@ fn abort_takes_everything_back() {
     engine.callout_add(session, callout(3)).unwrap();
     engine.filter_add(session, callout_filter(ActionType::CALLOUT_TERMINATING, 3)).unwrap();
     assert_eq!(engine.filter_delete_by_id(session, kept), Status::SUCCESS);
-    assert_eq!(classify(&engine, LAYER).filter_id, Some(kept), "nothing is seen before commit");
+    assert_eq!(classify(&engine, LAYER).filter_id, Some(kept), "changes are invisible before commit");
     assert_eq!(engine.transaction_abort(session), Status::SUCCESS);
 
     assert_eq!(engine.objects(), before);
