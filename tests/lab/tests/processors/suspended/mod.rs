@@ -2,4 +2,5 @@
 //! is replaced, ends or goes.
 
 mod policy;
+mod rundown;
 mod stop;
