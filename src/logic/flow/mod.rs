@@ -62,8 +62,6 @@ pub use record::{Begin, Flow};
 pub use slots::{Counted, Slot, Slots};
 
 #[cfg(all(test, not(loom)))]
-mod slot_tests;
-#[cfg(all(test, not(loom)))]
 mod tests;
 
 #[cfg(all(test, loom))]

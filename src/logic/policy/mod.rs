@@ -4,14 +4,14 @@
 //! [`parse`](mod@parse) reads the entries of lists, and [`Exemptions`] looks packets
 //! up.
 
-#[cfg(test)]
-mod entries_tests;
 pub mod exemptions;
 pub mod parse;
 pub mod ports;
 pub mod ranges;
 pub mod reason;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 pub mod values;
 
 pub use exemptions::{Exemption, Exemptions, Sender};

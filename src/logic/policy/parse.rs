@@ -254,5 +254,4 @@ fn groups(text: &[u8], tail: bool) -> Option<(u128, u32)> {
 }
 
 #[cfg(test)]
-#[path = "parse_tests.rs"]
 mod tests;

@@ -283,5 +283,4 @@ pub static VALUES: [RegistryValue; 17] = [
 ];
 
 #[cfg(test)]
-#[path = "values_tests.rs"]
 pub(super) mod tests;

@@ -37,7 +37,7 @@ pub const UNIT: Suite = Suite {
 
 /// A single test that links the driver.
 const LINKS: Suite = of_lab("link", &["--package", "hushport-lab", "--test", "driver"]);
-const LINK_TEST: &str = "image::the_driver_links";
+const LINK_TEST: &str = "linked_image::the_driver_links";
 
 /// The other suites. They run in the order of their duration.
 pub const SUITES: [Suite; 11] = [

@@ -4,6 +4,7 @@
 mod actionlint;
 mod documents;
 mod powershell;
+mod recording;
 mod scanner;
 mod scripts;
 mod workflows;

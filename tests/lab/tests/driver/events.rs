@@ -11,7 +11,7 @@ use machine::nt::registry::RegistryValue;
 use machine::nt::{Options, Trace};
 use machine::wfp::{LayerData, Metadata, Request};
 
-use super::stealth::{Bench, INTERFACE, Probe};
+use super::probe::{Bench, INTERFACE, Probe};
 
 const POLICY: u64 = 0x2;
 const VERDICTS: u64 = 0x4;

@@ -1,7 +1,5 @@
 //! Start, stop, and BFE coming and going.
 
-use std::time::{Duration, Instant};
-
 use lab::hushport;
 use lab::setup::{self, Target};
 use machine::StartError;
@@ -12,17 +10,10 @@ use machine::wfp::{
     Session, Sublayer, Value,
 };
 
+use super::support::eventually;
+
 fn sys() -> &'static std::path::Path {
     &setup::build(Target::X64).unwrap().sys
-}
-
-/// Waits for what the driver puts off to a system thread.
-fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(10);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 #[test]

@@ -1,21 +1,26 @@
 //! The shipping driver, held to what it promises.
 
-mod answers;
-mod buffers;
-mod calls;
+mod call_arguments;
 mod events;
-mod forms;
-mod gone;
-mod image;
+mod flow_events;
+mod flows;
+mod hostile_registry;
 mod lifecycle;
+mod linked_image;
+mod list_entries;
 mod mode;
+mod net_buffer_lists;
+mod nmap;
+mod nmap_scans;
+mod order;
+mod order_events;
 mod policy;
+mod probe;
 mod registration;
-mod scan;
-mod scans;
-mod stealth;
+mod scan_detection;
 #[path = "../support/mod.rs"]
 mod support;
-mod told;
+mod transport_discard;
+mod unregistered_callouts;
 mod verdicts;
-mod watching;
+mod world;

@@ -7,7 +7,7 @@ use machine::nt::registry::RegistryValue;
 use machine::nt::{Options, Trace, parameters_key};
 
 use super::events::{named, session};
-use super::stealth::{Bench, Probe};
+use super::probe::{Bench, Probe};
 
 /// A started driver, and a session that hears what it says.
 struct Told {

@@ -1,16 +1,15 @@
 //! The policy: what is exempt, what is refused, and what holds from when on.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
-
 use lab::hushport::{self, SERVICE};
 use machine::Machine;
 use machine::nt::registry::RegistryValue;
 use machine::nt::{NblLayout, Options, Trace, parameters_key};
 use machine::wfp::{Discard, LayerData, Metadata, Packet, Request, Value};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::events::{named, session};
-use super::stealth::{Bench, INTERFACE, Probe};
+use super::probe::{Bench, INTERFACE, Probe};
+use super::support::eventually;
 
 fn set(machine: &Machine, name: &str, value: RegistryValue) {
     machine.kernel().set_value(&parameters_key(SERVICE), name, value);
@@ -35,15 +34,6 @@ fn refused(trace: &Trace) -> Vec<(String, String, u64)> {
         (text("Value"), text("Reason"), event.number("Entry"))
     });
     said.collect()
-}
-
-/// Waits for the thread that follows the registry.
-fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
-    while !holds() {
-        assert!(Instant::now() < end, "{what}");
-        std::thread::sleep(Duration::from_millis(1));
-    }
 }
 
 /// A value that is there when the driver starts, and one that comes later.

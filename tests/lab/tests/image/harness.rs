@@ -7,13 +7,18 @@ use std::sync::LazyLock;
 
 use machine::image::{FaultReport, Image, Stop, call};
 
-use crate::{build, exports};
+use crate::exports;
 
 /// Built once for each test program.
-pub static DRIVER: LazyLock<PathBuf> = LazyLock::new(|| build::build_test_driver(&source("driver.rs")));
+pub static DRIVER: LazyLock<PathBuf> = LazyLock::new(|| compile("driver.rs"));
 
 pub fn source(name: &str) -> PathBuf {
     lab::setup::root().join("tests/lab/tests/image/drivers").join(name)
+}
+
+/// Compiles a test driver of one source file for Windows.
+pub fn compile(name: &str) -> PathBuf {
+    lab::setup::compile(&source(name), &[]).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 /// The line of `driver.rs` that holds `text`.

@@ -7,11 +7,11 @@ use std::sync::{Arc, LazyLock};
 use machine::image::lint::{Report, Rule, lint};
 use machine::image::{Image, LoadError, PeError, PeFile};
 
-use crate::harness::source;
+use crate::exports;
+use crate::harness::compile;
 use crate::patch::Patch;
-use crate::{build, exports};
 
-static CLEAN: LazyLock<PathBuf> = LazyLock::new(|| build::build_test_driver(&source("clean.rs")));
+static CLEAN: LazyLock<PathBuf> = LazyLock::new(|| compile("clean.rs"));
 
 /// Changes a good file into a bad one.
 type Plant = fn(&mut Patch);

@@ -1,9 +1,8 @@
 //! The loader, the calls, the fault reports and the lint, on real driver files.
 
-mod build;
 mod calls;
 mod exports;
-mod faults;
+mod fault_reports;
 mod harness;
 mod lint;
 mod load;

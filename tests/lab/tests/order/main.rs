@@ -1,9 +1,9 @@
 //! `CheckOrder` under loss: whatever a network does to a correct connection, the
 //! driver reports no deviation; a layer amiss it still reports.
 
-mod live;
-mod net;
-mod properties;
+mod connections;
+mod lossy_wire;
+mod network;
+mod network_faults;
+mod random_exchanges;
 mod segment;
-mod stories;
-mod weather;

@@ -2,5 +2,5 @@
 //! hold, and a changed byte is seen.
 
 mod inf;
-mod rules;
-mod signed;
+mod inf_rules;
+mod signatures;

@@ -3,12 +3,12 @@
 //!
 //! `HUSHPORT_LAB_SEEDS=N` plays N seeds of each kind instead of a few.
 
-mod cycles;
+mod actors;
+mod deadlocks;
 mod flows;
-mod groups;
-mod play;
-mod registry;
+mod load_cycles;
+mod missing_key;
+mod processor_groups;
 mod stage;
 mod storms;
 mod suspended;
-mod waits;

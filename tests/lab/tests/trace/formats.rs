@@ -1,232 +1,201 @@
-//! Forms of a capture file that are rare, wrong, or hostile.
+//! Every format says the same.
 
-use std::io::Write;
+use lab::trace::{Item, Tally, Visitor, feed};
+use machine::wire::Way;
 
-use lab::report::{Page, trace_text};
-use lab::trace::{Played, feed};
+use super::captures::*;
 
-use super::capture::{Blocks, bytes_of, hear};
-use super::write::*;
+/// What matters of each packet.
+#[derive(Default)]
+pub struct Heard(pub Vec<(u64, Option<Way>, Vec<u8>)>);
 
-fn packets() -> Vec<Vec<u8>> {
-    closed(at(HOST[0], 22), at(PEER[0], 4000))
-}
-
-/// What a person reads.
-fn text(played: &Played) -> String {
-    let mut text = Vec::new();
-    let notes: Vec<_> = played.tally.damage.iter().chain(&played.tally.warnings).cloned().collect();
-    trace_text(&mut text, played, &notes).unwrap();
-    String::from_utf8(text).unwrap()
-}
-
-fn gzip(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
-    encoder.write_all(bytes).unwrap();
-    encoder.finish().unwrap()
-}
-
-/// A pcap file of a magic number, a version and lengths in an order.
-fn old(magic: u32, order: fn(u32) -> [u8; 4], version: (u16, u16), extra: usize, swapped: bool) -> Vec<u8> {
-    let half = |half: u16| if order(1)[0] == 1 { half.to_le_bytes() } else { half.to_be_bytes() };
-    let mut file = [&order(magic)[..], &half(version.0), &half(version.1)].concat();
-    file.extend([0, 0, 65_535, 101].into_iter().flat_map(order));
-    for packet in packets() {
-        let (captured, original) = (packet.len() as u32, packet.len() as u32 + 7);
-        let lengths = if swapped { [original, captured] } else { [captured, original] };
-        file.extend([1_700_000_000, 5, lengths[0], lengths[1]].into_iter().flat_map(order));
-        file.extend(vec![0xee; extra]);
-        file.extend(packet);
-    }
-    file
-}
-
-#[test]
-fn old_and_modified_pcap() {
-    for order in [u32::to_le_bytes as fn(u32) -> [u8; 4], u32::to_be_bytes] {
-        for (magic, version, extra, swapped, format) in [
-            (0xa1b2_cd34, (2, 4), 8, false, "modified pcap"),
-            (0xa1b2_c3d4, (2, 2), 0, true, "pcap"),
-            (0xa1b2_c3d4, (2, 3), 0, true, "pcap"),
-            (0xa1b2_c3d4, (2, 3), 0, false, "pcap"),
-            (0xa1b2_c3d4, (543, 0), 0, true, "pcap"),
-        ] {
-            let (tally, heard) = hear(&old(magic, order, version, extra, swapped));
-            assert_eq!((tally.damage, tally.format), (None, format));
-            assert_eq!(bytes_of(&heard), packets(), "{magic:x} {version:?}");
-            assert_eq!((heard.0[0].0, tally.cut), (1_700_000_000_000_005_000, 2));
-        }
+impl Visitor for Heard {
+    fn packet(&mut self, item: &Item<'_>) -> anyhow::Result<bool> {
+        self.0.push((item.at.unwrap_or_default(), item.way, item.parsed.bytes.to_vec()));
+        Ok(true)
     }
 }
 
-#[test]
-fn gzip_is_read() {
-    let plain = pcap(&packets());
-    let file = gzip(&plain);
-    let (tally, heard) = hear(&file);
-    assert_eq!((tally.damage, tally.format, bytes_of(&heard)), (None, "pcap in gzip", packets()));
-    assert_eq!((tally.bytes, tally.file_bytes), (plain.len() as u64, file.len() as u64));
-    // What was read counts, together with the error.
-    let many: Vec<_> = (0..5000).flat_map(|_| exchange(at(HOST[0], 80), at(PEER[0], 4000))).collect();
-    let many = gzip(&pcap(&many));
-    let (tally, heard) = hear(&many[..many.len() / 2]);
-    assert!(tally.damage.unwrap().contains("gzip: ") && !heard.0.is_empty());
+pub fn hear(file: &[u8]) -> (Tally, Heard) {
+    let mut heard = Heard::default();
+    let tally = feed(file, false, &mut heard).unwrap();
+    (tally, heard)
+}
+
+pub fn packets() -> Vec<Vec<u8>> {
+    [0, 1].into_iter().flat_map(|family| exchange(at(HOST[family], 80), at(PEER[family], 4000))).collect()
+}
+
+fn ether_type(packet: &[u8]) -> [u8; 2] {
+    if packet[0] >> 4 == 4 { [0x08, 0x00] } else { [0x86, 0xdd] }
+}
+
+pub fn bytes_of(heard: &Heard) -> Vec<Vec<u8>> {
+    heard.0.iter().map(|(_, _, bytes)| bytes.clone()).collect()
 }
 
 #[test]
-fn other_formats_are_named_with_what_to_do() {
-    let zstd: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd, 0, 0];
-    for (file, said) in [
-        (zstd, "compressed with zstd; decompress it first"),
-        (&b"PK\x03\x04...."[..], "compressed with zip; decompress it first"),
-        (&b"snoop\0\0\0"[..], "editcap -F pcapng"),
-        (&b"[package]"[..], "expected pcap, pcapng or gzip"),
-        (&b""[..], "the file is empty"),
-        (&b"\xd4\xc3"[..], "ends within a record"),
-    ] {
-        let damage = hear(file).0.damage.unwrap();
-        assert!(damage.contains(said), "{damage}");
-    }
-}
-
-#[test]
-fn an_empty_capture_is_said_to_be_empty() {
-    let section = Blocks::begin(false, None).1;
-    for file in [pcap(&[]), section, gzip(&pcap(&[]))] {
-        let played = play(&file, &plan(), &[]);
-        let text = text(&played);
-        assert!(text.contains("empty: it holds no packet"), "{text}");
-        assert!(text.contains("none: no IP packet shows one"), "{text}");
-        assert_eq!(played.tally.damage, None);
-    }
-}
-
-#[test]
-fn an_option_that_cannot_be_used_is_named() {
+fn link_layers() {
     let packets = packets();
-    for (code, value, name) in [
-        (9, &[20][..], "if_tsresol"),
-        (9, &[0xff][..], "if_tsresol"),
-        (9, &[6, 6][..], "if_tsresol"),
-        (9, &[][..], "if_tsresol"),
-        (14, &[1, 2, 3][..], "if_tsoffset"),
-    ] {
-        let mut blocks = Blocks::begin(false, None);
-        let interface = [&[101, 0, 0, 0, 0, 0, 0, 0][..], &blocks.option(code, value)].concat();
-        blocks.block(1, interface);
-        blocks.enhanced(1, 5, &packets[0], &[]);
-        let (tally, heard) = hear(&blocks.1);
-        assert_eq!((tally.damage, bytes_of(&heard)), (None, packets[..1].to_vec()));
-        assert!(tally.warnings.len() == 1 && tally.warnings[0].contains(name), "{:?}", tally.warnings);
-        assert_eq!(tally.untimed, u64::from(code == 9), "{value:?}");
-    }
-    let mut blocks = Blocks::begin(false, None);
-    let flags = blocks.option(2, &[1]);
-    blocks.enhanced(0, 5, &packets[0], &flags);
-    let (tally, heard) = hear(&blocks.1);
-    assert!(tally.warnings[0].contains("epb_flags") && heard.0.len() == 1, "{:?}", tally.warnings);
-}
-
-#[test]
-fn a_packet_without_a_time_takes_its_neighbours() {
-    let packet = packets().swap_remove(0);
-    let simple = |blocks: &mut Blocks| {
-        blocks.block(3, [&(packet.len() as u32).to_le_bytes()[..], &packet].concat());
+    let framed = |head: fn([u8; 2]) -> Vec<u8>| {
+        let frame = |packet: &Vec<u8>| [head(ether_type(packet)), packet.clone()].concat();
+        packets.iter().map(frame).collect::<Vec<_>>()
     };
-    let mut blocks = Blocks::begin(false, None);
-    simple(&mut blocks);
-    blocks.enhanced(0, 1_700_000_000_000_000, &packet, &[]);
-    simple(&mut blocks);
-    blocks.enhanced(0, 1_700_000_000_002_000, &packet, &[]);
-    simple(&mut blocks);
-    let played = play(&blocks.1, &plan(), &[]);
-    assert_eq!(played.account.timeline.length(), std::time::Duration::from_millis(2));
-    assert_eq!(played.tally.untimed, 3);
-    let rows = &played.account.conversations[0].rows;
-    let times: Vec<_> = rows.iter().map(|row| row.at.as_millis()).collect();
-    assert_eq!(times, [0, 0, 0, 2, 2]);
-    // A file that has no time at all is of no length.
-    let mut blocks = Blocks::begin(false, None);
-    simple(&mut blocks);
-    simple(&mut blocks);
-    let played = play(&blocks.1, &plan(), &[]);
-    assert_eq!((played.account.timeline.length(), played.account.silenced), (std::time::Duration::ZERO, 2));
-}
-
-#[test]
-fn a_simple_block_keeps_what_its_interface_does() {
-    let packet = udp(at(PEER[0], 5), at(HOST[0], 6), &[7; 100]);
-    let mut blocks = Blocks(false, Blocks::begin(false, None).1[..40].to_vec());
-    blocks.block(1, vec![101, 0, 0, 0, 61, 0, 0, 0]);
-    blocks.block(3, [&(packet.len() as u32).to_le_bytes()[..], &packet[..61]].concat());
-    let (tally, heard) = hear(&blocks.1);
-    assert_eq!((tally.damage, tally.cut), (None, 1));
-    assert_eq!(heard.0[0].2.len(), packet.len());
-    assert_eq!(heard.0[0].2[..61], packet[..61]);
-    assert!(heard.0[0].2[61..].iter().all(|byte| *byte == 0), "the padding is no packet");
-}
-
-#[test]
-fn frames_of_other_links_are_skipped_whatever_their_size() {
-    let mut file = pcap_of(189, &[vec![0; 300_000], vec![0; 3]]);
-    let (tally, _) = hear(&file);
-    assert_eq!((tally.damage, tally.frames), (None, 2));
-    assert_eq!(tally.unread_links.of("USB (link type 189)"), 2);
-    file[20] = 1;
-    assert!(hear(&file).0.damage.unwrap().contains("a frame of 300000 bytes"));
-}
-
-/// Characters that act on a terminal, or turn the order of a page's text.
-const HOSTILE: &str = "eth\u{1b}[2J\u{202e}gpj\u{2066}\u{9b}\r\n\u{0}\u{feff}";
-
-#[test]
-fn no_text_of_a_capture_acts_on_what_shows_it() {
-    let mut blocks = Blocks(false, Vec::new());
-    let option = blocks.option(4, HOSTILE.as_bytes());
-    let header = [&0x1a2b_3c4d_u32.to_le_bytes()[..], &1_u32.to_le_bytes(), &[0xff; 8], &option].concat();
-    blocks.block(0x0a0d_0d0a, header);
-    let names = [blocks.option(2, HOSTILE.as_bytes()), blocks.option(3, b"\xff\xfe\x1b")].concat();
-    blocks.block(1, [&[101, 0, 0, 0, 0, 0, 0, 0][..], &names].concat());
-    for packet in packets() {
-        let comment = blocks.option(1, HOSTILE.as_bytes());
-        blocks.enhanced(0, 5, &packet, &comment);
+    let ethernet = framed(|kind| [&[0; 12][..], &kind].concat());
+    let tagged = framed(|kind| [&[0; 12][..], &[0x81, 0, 0, 7], &kind].concat());
+    let cooked = framed(|kind| [&[0, 4][..], &[0; 12], &kind].concat());
+    let cooked2 = framed(|kind| [&kind[..], &[0; 8], &[4], &[0; 9]].concat());
+    for (link, frames, way) in [
+        (1, ethernet, None),
+        (1, tagged, None),
+        (101, packets.clone(), None),
+        (113, cooked, Some(Way::FromHost)),
+        (276, cooked2, Some(Way::FromHost)),
+    ] {
+        let (tally, heard) = hear(&pcap_of(link, &frames));
+        assert_eq!((tally.damage, bytes_of(&heard)), (None, packets.clone()), "link type {link}");
+        assert!(heard.0.iter().all(|(_, marked, _)| *marked == way));
     }
-    let mut bytes = blocks.1;
-    // A name in the capture's own path, too.
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("a\u{202e}\u{1b}[31m.pcapng");
-    std::fs::write(&path, &bytes).unwrap();
-    let played = play_file(&path, &plan(), &[]);
-    let title = path.file_name().unwrap().to_string_lossy();
-    let json = serde_json::to_string(&lab::trace::Summary::of(&played)).unwrap();
-    let html = Page::of_capture(&title, &played, &[]).html();
-    for (what, shown) in [("text", text(&played)), ("json", json), ("page", html)] {
-        for character in HOSTILE.chars().filter(|character| !character.is_ascii_graphic()) {
-            let shows = shown.contains(character) && character != '\n';
-            assert!(!shows, "{what} shows {character:?}");
+    let (tally, _) = hear(&pcap_of(147, &packets));
+    assert_eq!((tally.packets, tally.unread_links.of("link type 147")), (0, packets.len() as u64));
+}
+
+#[test]
+fn pcap_in_both_byte_orders_and_resolutions() {
+    let packet = packets().swap_remove(0);
+    let length = packet.len() as u32;
+    for (magic, fraction, nanoseconds) in [(0xa1b2_c3d4_u32, 5, 5000), (0xa1b2_3c4d, 5, 5)] {
+        for order in [u32::to_le_bytes, u32::to_be_bytes] {
+            let words = [magic, 0, 0, 0, 0, 101, 7, fraction, length, length];
+            let mut file: Vec<u8> = words.into_iter().flat_map(order).collect();
+            file.extend_from_slice(&packet);
+            let (tally, heard) = hear(&file);
+            assert_eq!(tally.damage, None);
+            assert_eq!(heard.0, [(7_000_000_000 + nanoseconds, None, packet.clone())]);
         }
-        assert!(shown.contains("202e"), "{what}: it is escaped, not dropped");
     }
-    // Nor does an error that names the file.
-    bytes.truncate(2);
-    std::fs::write(&path, &bytes).unwrap();
-    let engine = machine::wfp::Engine::new();
-    let watched = lab::flows::Watched::of(&engine);
-    let (progress, listener) = (std::sync::Arc::new(|_| ()), Box::new(|_: &lab::trace::Entry<'_>| Ok(true)));
-    let refused = lab::trace::play(&path, &plan(), engine, watched, progress, listener);
-    let refused = format!("{:?}", refused.err().unwrap());
-    assert!(!refused.contains(['\u{202e}', '\u{1b}']) && refused.contains("\\u{202e}"), "{refused}");
 }
 
-/// A bomb is stopped while it is read; see `trace::source` for the bound.
+/// Blocks of pcapng, in a byte order.
+pub struct Blocks(pub bool, pub Vec<u8>);
+
+impl Blocks {
+    pub fn word(&self, word: u32) -> [u8; 4] {
+        if self.0 { word.to_be_bytes() } else { word.to_le_bytes() }
+    }
+
+    fn half(&self, half: u16) -> [u8; 2] {
+        if self.0 { half.to_be_bytes() } else { half.to_le_bytes() }
+    }
+
+    pub fn option(&self, code: u16, value: &[u8]) -> Vec<u8> {
+        let mut option = [self.half(code), self.half(value.len() as u16)].concat();
+        option.extend_from_slice(value);
+        option.resize(option.len().next_multiple_of(4), 0);
+        option
+    }
+
+    pub fn block(&mut self, kind: u32, mut body: Vec<u8>) {
+        body.resize(body.len().next_multiple_of(4), 0);
+        let length = self.word(body.len() as u32 + 12);
+        let block = [&self.word(kind)[..], &length, &body, &length].concat();
+        self.1.extend_from_slice(&block);
+    }
+
+    pub fn enhanced(&mut self, interface: u32, ticks: u64, packet: &[u8], options: &[u8]) {
+        let length = packet.len() as u32;
+        let words = [interface, (ticks >> 32) as u32, ticks as u32, length, length];
+        let mut body: Vec<u8> = words.into_iter().flat_map(|word| self.word(word)).collect();
+        body.extend_from_slice(packet);
+        body.resize(body.len().next_multiple_of(4), 0);
+        body.extend_from_slice(options);
+        self.block(6, body);
+    }
+
+    /// A section header and an interface of raw IP.
+    pub fn begin(big: bool, resolution: Option<u8>) -> Self {
+        let mut blocks = Self(big, Vec::new());
+        let mut header = [blocks.word(0x1a2b_3c4d), blocks.word(1), [0xff; 4], [0xff; 4]].concat();
+        header.extend(blocks.option(4, b"a writer"));
+        blocks.block(0x0a0d_0d0a, header);
+        let mut interface = [blocks.half(101), blocks.half(0), [0; 2], [0; 2]].concat();
+        interface.extend(blocks.option(2, b"eth7"));
+        if let Some(resolution) = resolution {
+            interface.extend(blocks.option(9, &[resolution]));
+        }
+        blocks.block(1, interface);
+        blocks
+    }
+}
+
+/// A pcapng file of raw IP.
+pub fn pcapng(packets: &[Vec<u8>]) -> Vec<u8> {
+    let mut blocks = Blocks::begin(false, Some(9));
+    let marked = blocks.option(2, &blocks.word(0));
+    for (index, packet) in packets.iter().enumerate() {
+        blocks.enhanced(0, index as u64 * 1_000_000, packet, &marked);
+    }
+    blocks.1
+}
+
 #[test]
-fn memory_and_time_are_in_proportion_to_the_file() {
-    // A section, and a block of 64 MB that nobody looks at, in 64 KB.
-    let mut file = Blocks::begin(false, None).1;
-    let length = (64_u32 << 20) + 12;
-    file.extend([0x0bad_u32, length].into_iter().flat_map(u32::to_le_bytes));
-    file.extend(vec![0; 64 << 20]);
-    file.extend(length.to_le_bytes());
-    let tally = feed(&gzip(&file)[..], false, &mut lab::trace::Survey::default()).unwrap();
-    assert_eq!((tally.damage, tally.frames, tally.bytes), (None, 0, file.len() as u64));
+fn pcapng_blocks_clocks_and_marks() {
+    let packet = packets().swap_remove(0);
+    for big in [false, true] {
+        // Microseconds by default; nanoseconds; 2^-10 of a second.
+        for (resolution, ticks) in [(None, 2_000_000), (Some(9), 2_000_000_000), (Some(0x8a), 2048)] {
+            let mut blocks = Blocks::begin(big, resolution);
+            blocks.block(0x0bad, vec![1, 2, 3, 4]);
+            let outbound = blocks.option(2, &blocks.word(2));
+            blocks.enhanced(0, ticks, &packet, &outbound);
+            blocks.enhanced(0, ticks, &packet, &[]);
+            let (tally, heard) = hear(&blocks.1);
+            assert_eq!(tally.damage, None);
+            assert_eq!(tally.descriptions, ["written by a writer", "interface eth7"]);
+            let wanted = |way| (2_000_000_000, way, packet.clone());
+            assert_eq!(heard.0, [wanted(Some(Way::FromHost)), wanted(None)]);
+        }
+    }
+}
+
+#[test]
+fn simple_blocks_and_a_second_section() {
+    let packet = packets().swap_remove(0);
+    let mut blocks = Blocks::begin(false, None);
+    let simple = [&(packet.len() as u32).to_le_bytes()[..], &packet].concat();
+    blocks.block(3, simple);
+    let mut other = Blocks::begin(true, None);
+    other.enhanced(0, 1, &packet, &[]);
+    // The interface of the first section is none of the second's.
+    other.enhanced(1, 1, &packet, &[]);
+    let (tally, heard) = hear(&[blocks.1, other.1].concat());
+    assert_eq!(bytes_of(&heard), [packet.clone(), packet]);
+    assert!(tally.damage.unwrap().contains("a packet of interface 1; the section describes 1 interfaces"));
+}
+
+#[test]
+fn what_was_read_of_a_truncated_file_counts() {
+    let packets = packets();
+    let file = pcap(&packets);
+    let mut ends = vec![24];
+    for packet in &packets {
+        ends.push(ends.last().unwrap() + 16 + packet.len());
+    }
+    for length in 0..file.len() {
+        let (tally, heard) = hear(&file[..length]);
+        let whole = ends.iter().filter(|end| **end <= length).count().saturating_sub(1);
+        assert_eq!(bytes_of(&heard), packets[..whole], "{length} bytes");
+        assert_eq!(tally.damage.is_none(), ends.contains(&length), "{length} bytes: {:?}", tally.damage);
+    }
+}
+
+#[test]
+fn packets_cut_short_keep_their_length() {
+    let packet = udp(at(PEER[0], 5), at(HOST[0], 6), &[7; 500]);
+    let mut file = pcap(std::slice::from_ref(&packet));
+    // The capture kept 60 bytes.
+    file[24 + 8..24 + 12].copy_from_slice(&60_u32.to_le_bytes());
+    file.truncate(24 + 16 + 60);
+    let (tally, heard) = hear(&file);
+    assert_eq!((tally.cut, tally.unreadable, heard.0[0].2.len()), (1, 0, packet.len()));
 }

@@ -8,8 +8,8 @@ use machine::host::{Ends, Filter, OpenPoints, Record};
 use machine::wfp::{Decision, Engine, FlowHandle, LayerId, Request};
 use proptest::prelude::*;
 
-use super::capture::pcapng;
-use super::write::*;
+use super::captures::*;
+use super::formats::pcapng;
 
 /// Looks at nothing.
 struct Blind;

@@ -1,13 +1,13 @@
 //! `cargo lab trace`: captures of every kind, and the page in a real browser.
 
-mod any;
-mod browser;
-mod capture;
-mod dissector;
+mod captures;
 mod formats;
 mod hostile;
-mod inferred;
-mod live;
-mod sequences;
+mod html_page;
+mod inference;
+mod live_host;
+mod random_segments;
+mod tcp_sequences;
+mod tshark;
+mod unusual_formats;
 mod verdicts;
-mod write;

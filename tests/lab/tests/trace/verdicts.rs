@@ -11,7 +11,7 @@ use machine::nt;
 use machine::wfp::Engine;
 use serde_json::Value;
 
-use super::write::*;
+use super::captures::*;
 
 #[test]
 fn a_connection_goes_as_documented_and_a_closed_port_is_silent() {

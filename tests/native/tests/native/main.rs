@@ -2,7 +2,7 @@
 
 mod bounds;
 mod differential;
-mod events;
+mod event_schema;
+mod fuzz_targets;
 mod layers;
-mod seeded;
 mod storms;

@@ -6,8 +6,8 @@
 //! that two of them exchanged show in the sums.
 
 mod cases;
+mod indication;
 mod oracle;
-mod show;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -38,7 +38,7 @@ pub fn packet_to(engine: &Engine, decision: Decision, kind: Kind, remote: IpAddr
     let family = if remote.is_ipv4() { Family::V4 } else { Family::V6 };
     let origin = Origin { discard, flow: false, endpoint: false };
     let spot = Spot { port, remote, interface: Some(1) };
-    show::indication(&Case { decision, family, kind, origin, flags: 0, spot }, engine)
+    indication::of(&Case { decision, family, kind, origin, flags: 0, spot }, engine)
 }
 
 const DECISIONS: [Decision; 4] =
@@ -97,7 +97,7 @@ impl Bench {
         let families = [Family::V4, Family::V6];
         let every = DECISIONS.into_iter().flat_map(|decision| families.map(|family| (decision, family)));
         let cases = every.flat_map(|(decision, family)| cases::all(decision, family));
-        let packets = cases.map(|case| (case, show::indication(&case, machine.engine()))).collect();
+        let packets = cases.map(|case| (case, indication::of(&case, machine.engine()))).collect();
         let asked = Asked::USUAL;
         let bench = Self { machine, policies, asked, is_watched: false, packets, is_overruled };
         bench.wait();

@@ -20,7 +20,7 @@ use machine::nt::{Irql, Kernel, Options, parameters_key};
 use machine::schedule::{Bell, Random};
 use machine::wfp::{Engine, Value};
 
-use super::super::play::{NOWHERE, Play, Stop, play};
+use super::super::actors::{NOWHERE, Play, Stop, play};
 use super::super::stage::{file, seeds};
 
 /// The two policies differ in whether this port is exempt.

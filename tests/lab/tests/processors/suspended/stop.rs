@@ -17,7 +17,7 @@ use machine::nt::{Irql, Kernel, Options};
 use machine::schedule;
 use machine::wfp::{BfeState, Engine, FlowHandle};
 
-use super::super::play::{NOWHERE, Play, Stop, play};
+use super::super::actors::{NOWHERE, Play, Stop, play};
 use super::super::stage::{file, seeds};
 
 /// ACK (RFC 9293, 3.1): it ends a handshake.

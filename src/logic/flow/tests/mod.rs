@@ -1,0 +1,4 @@
+//! Tests of flow records and slots.
+
+mod records;
+mod slots;

@@ -1,0 +1,67 @@
+//! `CheckOrder` on real connections: a layer out of order is reported.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use lab::world::Plan;
+use machine::host::{Application, Disorder, Fault};
+use machine::wfp::Engine;
+use machine::wire::Family;
+
+use super::world::{ECHO, end, eventually, exchange, plan, start};
+
+/// Switched on in the middle of a connection, the watch knows what it has not
+/// seen.
+#[test]
+fn the_watch_can_be_switched_while_connections_last() {
+    let world = start(&plan(&[]));
+    let address = world.address(Family::V4, ECHO);
+    let mut stream = world.namespace.run(move || TcpStream::connect(address).unwrap()).unwrap();
+    let mut echo = |text: &[u8]| {
+        stream.write_all(text).unwrap();
+        stream.read_exact(&mut vec![0; text.len()]).unwrap();
+    };
+    for on in [1, 0, 1, 0, 1] {
+        echo(b"between");
+        world.machine.set("CheckOrder", on);
+        std::thread::sleep(Duration::from_millis(50));
+        echo(b"behind");
+        exchange(&world, Family::V6, 10, 2);
+    }
+    drop(stream);
+    let now = eventually("flows end", &world, |now| now.flows_ended == 6);
+    assert!(now.deviations.is_empty(), "{now:?}");
+    assert!((3..6).contains(&now.flows_in_order), "those that were watched: {now:?}");
+    end(world);
+}
+
+/// A layer that is left out, or asked twice, at a connection's second packet
+/// there: the first is not always watched from its start.
+#[test]
+fn a_layer_out_of_order_is_reported() {
+    let layer = |name: &str| Engine::new().layer_by_name(name).unwrap().id;
+    for (name, fault, at) in [
+        ("INBOUND_TRANSPORT_V4", Fault::Doubled, 1),
+        ("INBOUND_IPPACKET_V4", Fault::Doubled, 1),
+        ("OUTBOUND_TRANSPORT_V4", Fault::Doubled, 1),
+        ("ALE_FLOW_ESTABLISHED_V4", Fault::Doubled, 0),
+        ("ALE_BIND_REDIRECT_V4", Fault::Doubled, 3),
+        ("STREAM_V4", Fault::Dropped, 1),
+        ("ALE_RESOURCE_ASSIGNMENT_V4", Fault::Doubled, 3),
+    ] {
+        let disorder = Some(Disorder { layer: layer(name), fault, at });
+        let world = start(&Plan { disorder, ..plan(&[("CheckOrder", 1)]) });
+        // The fourth bind: three came before the session.
+        world.host.listen(world.address(Family::V4, 81), Application::Hold).unwrap().unwrap();
+        exchange(&world, Family::V4, 100, 3);
+        let now = eventually("a deviation", &world, |now| !now.deviations.is_empty() && now.flows_ended > 0);
+        let [deviation] = &now.deviations[..] else { panic!("{name} {fault:?} is one fault: {now:?}") };
+        if fault == Fault::Doubled {
+            assert_eq!(deviation.text("Seen"), name.trim_end_matches("_V4"));
+            assert_ne!(deviation.text("Expected"), deviation.text("Seen"));
+            assert_eq!(deviation.text("Layer"), name);
+        }
+        end(world);
+    }
+}

@@ -1,0 +1,125 @@
+//! OrderDeviation: its fields, and when a flow's order is checked.
+
+use lab::bench::indication::Subject;
+use lab::bench::stage::{Stage, layer_name};
+use lab::traffic::Family;
+use machine::etw::Value;
+use machine::nt::registry::RegistryValue;
+use machine::nt::{Irql, Options, Trace};
+
+use super::events::{named, session, settled};
+use super::flow_events::{FLOWS, WARNING, counters, end, show, start, taken};
+
+/// A packet that is shown at its layer twice.
+#[test]
+fn a_deviation_is_told_with_all_that_is_known() {
+    let world = start(&[("CheckOrder", 1)]);
+    let (stage, trace) = &world;
+    let sides = [("10.0.0.2:443", "10.0.0.1:40000"), ("[fd77::2]:443", "[fd77::1]:40000")];
+    for ((deviations, family), (local, remote)) in (1..).zip([Family::V4, Family::V6]).zip(sides) {
+        let flow = stage.begin_flow(&Subject::syn(family)).unwrap();
+        let data = Subject::data(family, flow);
+        trace.take();
+        for layer in ["INBOUND_IPPACKET", "INBOUND_TRANSPORT"] {
+            show(stage, layer, &data);
+        }
+        assert_eq!(taken(trace), [], "in order");
+        show(stage, "INBOUND_TRANSPORT", &data);
+        let events = taken(trace);
+        let [event] = &events[..] else { panic!("{events:#?}") };
+        assert_eq!((&*event.name, event.level, event.keyword), ("OrderDeviation", WARNING, FLOWS));
+        assert_eq!(event.text("Layer"), layer_name("INBOUND_TRANSPORT", family, false));
+        assert_eq!(event.text("Seen"), "INBOUND_TRANSPORT");
+        assert!(!["", "INBOUND_TRANSPORT"].contains(&event.text("Expected")), "{event:?}");
+        assert_eq!((event.number("Flow"), event.number("Protocol")), (flow.0, 6));
+        assert_eq!(event.field("Local"), Some(&Value::Socket(local.parse().unwrap())));
+        assert_eq!(event.field("Remote"), Some(&Value::Socket(remote.parse().unwrap())));
+        assert_eq!(counters(trace).number("Deviations"), deviations);
+        trace.take();
+        stage.machine.engine().flow_end(flow);
+        let events = taken(trace);
+        let [event] = &events[..] else { panic!("{events:#?}") };
+        assert_eq!((event.text("Order"), event.number("Flow")), ("Deviated", flow.0));
+    }
+    end(world);
+}
+
+/// A flow's order is asked as long as nothing of it has passed unseen: over any
+/// change of the policy, but not over a time without a watch.
+#[test]
+fn a_flow_is_asked_as_long_as_it_was_watched() {
+    let reload = |stage: &Stage, trace: &Trace, name: &str, value: u32| {
+        trace.take();
+        stage.machine.set(name, value);
+        settled(trace);
+    };
+    for (unwatched, deviations) in [(false, 1), (true, 0)] {
+        let world = start(&[("CheckOrder", 1)]);
+        let (stage, trace) = &world;
+        settled(trace);
+        for family in [Family::V4, Family::V6] {
+            let flow = stage.begin_flow(&Subject::syn(family)).unwrap();
+            let sent = Subject { sent: true, ..Subject::data(family, flow) };
+            if unwatched {
+                reload(stage, trace, "CheckOrder", 0);
+                show(stage, "STREAM", &sent);
+                reload(stage, trace, "CheckOrder", 1);
+            } else {
+                reload(stage, trace, "ScanPorts", if family == Family::V4 { 20 } else { 21 });
+            }
+            trace.take();
+            // Data that left the stream unseen, or did not come from it.
+            show(stage, "OUTBOUND_TRANSPORT", &sent);
+            let told = named(&taken(trace), "OrderDeviation").len();
+            assert_eq!(told, deviations, "{family:?}, unwatched {unwatched}");
+        }
+        end(world);
+    }
+}
+
+/// What an earlier watch saw under way has gone on unseen since. A new watch
+/// begins anew with each packet, on every processor and at each level.
+#[test]
+fn a_new_watch_knows_nothing_of_what_an_old_one_saw() {
+    let options = Options { classify_irql: Irql::PASSIVE, ..Options::default() };
+    let stage = Stage::new(options, &[("CheckOrder", RegistryValue::dword(1))]).unwrap();
+    let trace = session(&stage.machine);
+    settled(&trace);
+    let engine = stage.machine.engine();
+    // How many deviations are told when a segment is shown at a layer.
+    let shows = |layer: &str, family: Family, (processor, irql): (u32, Irql), remote_port: u16| {
+        let layer = engine.layer_by_name(&layer_name(layer, family, false)).unwrap();
+        let shown = Subject { remote_port, ..Subject::syn(family) }.at(layer);
+        trace.take();
+        stage.kernel().on_processor(processor, irql, |_| engine.classify(&shown.request()));
+        named(&trace.take(), "OrderDeviation").len()
+    };
+    let mut port = 40_000;
+    for unwatched in [false, true] {
+        for family in [Family::V4, Family::V6] {
+            let processors = 0..stage.kernel().options().processors;
+            let places = processors.flat_map(|number| [(number, Irql::PASSIVE), (number, Irql::DISPATCH)]);
+            port += 100;
+            for (place, port) in places.clone().zip(port..) {
+                for layer in ["INBOUND_IPPACKET", "INBOUND_TRANSPORT"] {
+                    assert_eq!(shows(layer, family, place, port), 0, "in order");
+                }
+            }
+            for on in [0, 1].into_iter().filter(|_| unwatched) {
+                trace.take();
+                stage.machine.set("CheckOrder", on);
+                settled(&trace);
+            }
+            for (place, port) in places.zip(port..) {
+                // Again at the layer where it was seen last.
+                let deviations = shows("INBOUND_TRANSPORT", family, place, port);
+                assert_eq!(
+                    deviations,
+                    usize::from(!unwatched),
+                    "{family:?} at {place:?}, unwatched {unwatched}"
+                );
+            }
+        }
+    }
+    end((stage, trace));
+}

@@ -1,0 +1,325 @@
+//! Who scans: by any technique, over either family, and who is told from whom.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+use std::time::{Duration, Instant};
+
+use lab::hushport::{self, EVENT_PROVIDER};
+use lab::setup::{self, Target};
+use lab::traffic::Family;
+use machine::Machine;
+use machine::etw::{Enable, Event, Value};
+use machine::nt::journal::{self, Call};
+use machine::nt::{Irql, Options, Trace, foreign};
+
+use super::events::settled;
+use super::verdicts::{Decision, Kind, packet_to};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+/// `ScanPorts` by default (docs/CONFIGURATION.md).
+const MAKE_A_SCAN: u16 = 16;
+/// A look for scans every eighth: 100 ms.
+const WINDOW: u32 = 800;
+
+/// A running driver that hears nothing but what it is shown here.
+struct Bench {
+    machine: Machine,
+    trace: Trace,
+}
+
+impl Bench {
+    fn new(processors: u32, window_ms: u32) -> Self {
+        let mut machine = hushport::machine(Options { processors, ..Options::default() });
+        machine.set("ScanWindowMs", window_ms);
+        machine.kernel().journal().start();
+        machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
+        let trace = machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
+        Self { machine, trace }
+    }
+
+    /// Shows a packet from a remote to each of these ports.
+    fn show(
+        &self,
+        processor: u32,
+        decision: Decision,
+        kind: Kind,
+        remote: IpAddr,
+        ports: impl Iterator<Item = u16>,
+    ) {
+        let engine = self.machine.engine();
+        self.machine.kernel().on_processor(processor, Irql::DISPATCH, |_| {
+            for port in ports {
+                let indication = packet_to(engine, decision, kind, remote, port);
+                assert!(engine.classify(&indication.request()).blocked());
+            }
+        });
+    }
+
+    fn scans(&self) -> Vec<Event> {
+        self.trace.events().into_iter().filter(|event| event.name == "ScanDetected").collect()
+    }
+
+    /// Waits until so many looks for scans have begun, from now on.
+    fn look(&self, looks: usize) {
+        let kernel = self.machine.kernel();
+        let waits = || kernel.call_count("ZwWaitForSingleObject");
+        let (before, end) = (waits(), Instant::now() + Duration::from_secs(20));
+        while waits() - before < looks as u64 {
+            assert!(Instant::now() < end, "{looks} looks");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn end(mut self) {
+        drop(self.trace);
+        assert!(self.machine.kernel().verifier().findings().is_empty());
+        assert!(self.machine.stop().unwrap().is_empty());
+    }
+}
+
+fn segment(tcp_flags: u8) -> Kind {
+    Kind { tcp_flags, ..Kind::of(TCP) }
+}
+
+/// nmap's techniques, and where the stack discards what they send.
+fn techniques() -> Vec<(&'static str, Decision, Kind)> {
+    let segments = [
+        ("Syn", 0x02),
+        ("Fin", 0x01),
+        ("Null", 0x00),
+        ("Xmas", 0x29),
+        ("Ack", 0x10),
+        ("Maimon", 0x11),
+        // SYN and ACK together are nmap's only with --scanflags.
+        ("Other", 0x12),
+    ];
+    let mut all: Vec<_> =
+        segments.map(|(name, flags)| (name, Decision::TransportDiscard, segment(flags))).to_vec();
+    // Wherever UDP is discarded.
+    all.push(("Udp", Decision::TransportDiscard, Kind::of(UDP)));
+    all.push(("Udp", Decision::PacketDiscard, Kind::of(UDP)));
+    all
+}
+
+fn remote(family: Family, number: u8) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::new(198, 51, 100, number)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, number.into())),
+    }
+}
+
+fn reported(scans: &[Event]) -> BTreeMap<IpAddr, String> {
+    let of = |event: &Event| match event.field("Remote") {
+        Some(Value::Socket(socket)) => (socket.ip(), event.text("Techniques").to_owned()),
+        other => panic!("{other:?}"),
+    };
+    scans.iter().map(of).collect()
+}
+
+#[test]
+fn every_technique_is_reported_by_its_name_over_both_families() {
+    let bench = Bench::new(4, WINDOW);
+    let mut expected = BTreeMap::new();
+    for family in [Family::V4, Family::V6] {
+        for (number, (name, decision, kind)) in (1..).zip(techniques()) {
+            let remote = remote(family, number);
+            bench.show(0, decision, kind, remote, 100..160);
+            expected.insert(remote, name.to_owned());
+        }
+    }
+    bench.look(3);
+    let scans = bench.scans();
+    assert_eq!(reported(&scans), expected);
+    assert_eq!(scans.len(), expected.len(), "each once");
+    bench.end();
+}
+
+/// The errors that the stack would send about them are no second scan, and no
+/// protocol but TCP and UDP has ports that could be scanned.
+#[test]
+fn what_meets_no_port_is_no_scan() {
+    let bench = Bench::new(4, WINDOW);
+    for family in [Family::V4, Family::V6] {
+        let error = Kind { icmp: Some(if family == Family::V4 { (3, 3) } else { (1, 4) }), ..Kind::of(UDP) };
+        bench.show(0, Decision::IcmpError, error, remote(family, 1), 100..160);
+        bench.show(0, Decision::PacketDiscard, Kind::of(47), remote(family, 2), 100..160);
+    }
+    bench.look(3);
+    assert_eq!(bench.scans(), []);
+    bench.end();
+}
+
+/// A remote, and those that differ from it in one bit of their addresses.
+fn neighbours(family: Family) -> Vec<Vec<IpAddr>> {
+    // With the remote itself as many as a set of a table has room for, wherever
+    // the key puts them: each processor has tables of its own.
+    const AT_A_TIME: usize = 3;
+    let (base, bits): (u128, u32) = match family {
+        Family::V4 => (Ipv4Addr::new(198, 51, 100, 77).to_bits().into(), 32),
+        Family::V6 => (Ipv6Addr::new(0x2001, 0xdb8, 1, 2, 3, 4, 5, 6).to_bits(), 128),
+    };
+    let address = |number: u128| match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::from_bits(number as u32)),
+        Family::V6 => IpAddr::V6(Ipv6Addr::from_bits(number)),
+    };
+    let others: Vec<_> = (0..bits).map(|bit| address(base ^ 1 << bit)).collect();
+    let groups = others.chunks(AT_A_TIME);
+    groups.map(|group| [address(base)].into_iter().chain(group.iter().copied()).collect()).collect()
+}
+
+/// Each meets fewer ports than make a scan, and two of them together more; then
+/// each makes a scan of its own.
+#[test]
+fn remotes_that_differ_in_one_bit_are_told_apart() {
+    let groups = [neighbours(Family::V4), neighbours(Family::V6)].concat();
+    let bench = Bench::new(groups.len() as u32, 4_000);
+    let meet = |processor: usize, ports: Range<u16>| {
+        for (number, &remote) in (0..).zip(&groups[processor]) {
+            // The first of each group is the same remote, with the same ports.
+            let first = 1000 + number * 100;
+            let ports = first + ports.start..first + ports.end;
+            bench.show(processor as u32, Decision::TransportDiscard, segment(2), remote, ports);
+        }
+    };
+    (0..groups.len()).for_each(|processor| meet(processor, 0..MAKE_A_SCAN - 1));
+    bench.look(2);
+    assert_eq!(bench.scans(), []);
+    // Fewer at a time than events of a name may be written in a second.
+    for processors in (0..groups.len()).collect::<Vec<_>>().chunks(18) {
+        processors.iter().for_each(|&processor| meet(processor, MAKE_A_SCAN..80));
+        bench.look(2);
+    }
+    let scanners: BTreeSet<_> = groups.iter().flatten().copied().collect();
+    assert_eq!(scanners.len(), 1 + 32 + 1 + 128);
+    let scans = reported(&bench.scans());
+    assert_eq!(scans.into_keys().collect::<BTreeSet<_>>(), scanners);
+    bench.end();
+}
+
+/// What the thread that looks for scans called, in order: how long each look
+/// waits for the next, and each scan that it told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// In ms.
+    Wait(u64),
+    Scan,
+}
+
+fn steps(calls: &[Call]) -> Vec<Step> {
+    // Level of ScanDetected (docs/EVENTS.md), which is the thread's only warning.
+    let is_scan = |call: &&Call| call.number("EventDescriptor.Keyword") == Some(8);
+    let steps = calls.iter().filter(|call| call.on_system_thread).filter_map(|call| match call.export {
+        "ZwWaitForSingleObject" => match call.value("Timeout")? {
+            journal::Value::Number(interval) => Some(Step::Wait((*interval as i64).unsigned_abs() / 10_000)),
+            _ => None,
+        },
+        "EtwWriteTransfer" => Some(call).filter(is_scan).map(|_| Step::Scan),
+        _ => None,
+    });
+    steps.collect()
+}
+
+/// docs/CONFIGURATION.md, ScanWindowMs: every eighth of the window, but every
+/// 10 ms at most, and every 10 s at least.
+#[test]
+fn looks_for_scans_are_an_eighth_of_the_window_apart() {
+    for (window_ms, expected) in
+        [(1, 10), (80, 10), (88, 11), (800, 100), (10_000, 1_250), (80_000, 10_000), (3_600_000, 10_000)]
+    {
+        let bench = Bench::new(2, window_ms);
+        // The first wait follows the watch's first reading of the registry.
+        bench.look(if expected <= 100 { 3 } else { 0 });
+        let end = Instant::now() + Duration::from_secs(20);
+        let mut calls = Vec::new();
+        while steps(&calls).is_empty() {
+            assert!(Instant::now() < end, "no wait with a window of {window_ms} ms");
+            calls.extend(bench.machine.kernel().journal().take());
+        }
+        assert!(
+            steps(&calls).iter().all(|step| *step == Step::Wait(expected)),
+            "{window_ms}: {:?}",
+            steps(&calls)
+        );
+        bench.end();
+    }
+}
+
+/// Every wait ends in a look: what was met in one is reported before the second
+/// wait after it begins. And no look comes before its time.
+#[test]
+fn every_wait_ends_in_a_look() {
+    let bench = Bench::new(2, WINDOW);
+    bench.look(2);
+    let journal = bench.machine.kernel().journal();
+    for number in 1..=4 {
+        let began = Instant::now();
+        drop(journal.take());
+        bench.show(0, Decision::TransportDiscard, segment(2), remote(Family::V6, number), 100..160);
+        bench.look(3);
+        let (steps, passed) = (steps(&journal.take()), began.elapsed());
+        let scan = steps.iter().position(|step| *step == Step::Scan);
+        // The look that was under way while the packets came may have missed them.
+        assert!(scan.is_some_and(|at| at <= 1), "{steps:?}");
+        assert!(steps.iter().filter(|step| **step == Step::Scan).count() == 1, "{steps:?}");
+        // Two waits at least lay wholly in that time.
+        assert!(passed >= Duration::from_millis(2 * u64::from(WINDOW) / 8 - 10), "{passed:?}");
+    }
+    bench.end();
+}
+
+/// Where a driver remembers remotes: how far into its memory.
+fn places(remotes: &[Ipv6Addr]) -> Vec<usize> {
+    let bench = Bench::new(1, 60_000);
+    for &remote in remotes {
+        bench.show(0, Decision::TransportDiscard, segment(2), remote.into(), 100..101);
+    }
+    let blocks = bench.machine.kernel().pool().leaks();
+    // What the driver frees meanwhile is no table.
+    let blocks: Vec<_> =
+        blocks.iter().filter_map(|block| foreign::read_bytes(block.address, block.size).ok()).collect();
+    let find = |remote: &Ipv6Addr| {
+        // Two words, the upper half first.
+        let bits = remote.to_bits();
+        let halves = [(bits >> 64) as u64, bits as u64].map(u64::to_le_bytes).concat();
+        let places = blocks.iter().flat_map(|block| {
+            block.windows(halves.len()).enumerate().filter(|(_, bytes)| *bytes == halves).map(|(at, _)| at)
+        });
+        let places: Vec<_> = places.collect();
+        assert_eq!(places.len(), 1, "{remote} is remembered in one place");
+        places[0]
+    };
+    let places = remotes.iter().map(find).collect();
+    bench.end();
+    places
+}
+
+/// The network must not know where a remote is remembered: else it could choose
+/// remotes that push each other out.
+#[test]
+fn two_loads_remember_the_same_remotes_in_different_places() {
+    let remotes: Vec<_> =
+        (1..=8).map(|number| Ipv6Addr::new(0x2001, 0xdb8, 0xabc, 0, 0, 0, 0x5eed, number)).collect();
+    let loads = [(); 3].map(|()| places(&remotes));
+    for (one, other) in [(0, 1), (0, 2), (1, 2)] {
+        let same = loads[one].iter().zip(&loads[other]).filter(|(one, other)| one == other).count();
+        // By chance one of 128 sets is the same.
+        assert!(same <= 2, "{loads:?}");
+    }
+}
+
+/// No more often: each look goes over what every processor remembers. That it is
+/// not less often, the scans that are reported in time show.
+#[test]
+fn who_scans_is_looked_for_every_eighth_of_a_window() {
+    let bench = Bench::new(4, 8_000);
+    let kernel = bench.machine.kernel();
+    let looks = || kernel.call_count("ZwWaitForSingleObject");
+    settled(&bench.trace);
+    let before = looks();
+    std::thread::sleep(Duration::from_millis(1_500));
+    // A second's, and those on either side.
+    assert!(looks() - before <= 3, "{} looks", looks() - before);
+    bench.end();
+}

@@ -1,0 +1,169 @@
+//! Verdicts at INBOUND_TRANSPORT_DISCARD, one packet at a time.
+
+use machine::nt::{Irql, MdlMapping, NblLayout, Options};
+use machine::status::Status;
+use machine::wfp::{
+    ActionType, CLASSIFY_OUT_FLAG_ABSORB, DisplayData, FILTER_FLAG_CLEAR_ACTION_RIGHT, Filter, FlowHandle,
+    Guid, Metadata, Session, Sublayer, Value,
+};
+
+use super::probe::{Bench, GENERAL, Probe, RST, TRANSPORT};
+
+#[test]
+fn a_block_is_hard_and_absorbs_nothing() {
+    let bench = Bench::new(Options::default(), &[]);
+    for family in ["V4", "V6"] {
+        let (decision, verdict) = bench.ask(&Probe::syn(family));
+        assert_eq!(verdict, "Silenced");
+        assert!(decision.blocked() && decision.hard && !decision.absorbed, "{decision:?}");
+        let [invocation] = &decision.invocations[..] else { panic!("one callout: {decision:?}") };
+        assert_eq!(invocation.after.action, ActionType::BLOCK);
+        assert_eq!(invocation.after.rights & 1, 0, "the right is cleared");
+        assert_eq!(invocation.after.flags & CLASSIFY_OUT_FLAG_ABSORB, 0);
+    }
+    bench.end();
+}
+
+/// A filter of somebody else's, in a heavier sublayer than the driver's.
+fn stronger(bench: &Bench, family: &str, action: ActionType) {
+    let engine = bench.machine.engine();
+    let display = DisplayData { name: Some("stronger".into()), description: None };
+    let session = engine.open(Session { display: display.clone(), ..Session::default() }).unwrap();
+    let key = Guid::from_u128(1);
+    let sublayer = Sublayer { key, display: display.clone(), weight: 0xffff, ..Sublayer::default() };
+    assert_eq!(engine.sublayer_add(session, sublayer), Status::SUCCESS);
+    let filter = Filter {
+        key: Guid::nil(),
+        display,
+        flags: FILTER_FLAG_CLEAR_ACTION_RIGHT,
+        provider: None,
+        layer: engine.layer_by_name(&format!("INBOUND_TRANSPORT_{family}_DISCARD")).unwrap().key,
+        sublayer: key,
+        weight: Value::Empty,
+        conditions: Vec::new(),
+        action,
+        callout: None,
+        raw_context: 0,
+    };
+    engine.filter_add(session, filter).unwrap();
+}
+
+#[test]
+fn without_the_right_nothing_is_written() {
+    for family in ["V4", "V6"] {
+        for (action, verdict) in [(ActionType::PERMIT, "Overruled"), (ActionType::BLOCK, "Overruled")] {
+            let bench = Bench::new(Options::default(), &[]);
+            stronger(&bench, family, action);
+            let (decision, counted) = bench.ask(&Probe::syn(family));
+            assert_eq!(counted, verdict);
+            assert_eq!(decision.action, action, "the stronger filter has the last word");
+            let [invocation] = &decision.invocations[..] else { panic!("one callout: {decision:?}") };
+            assert_eq!(invocation.before.rights & 1, 0);
+            assert_eq!(invocation.after, invocation.before);
+            assert!(bench.machine.engine().take_violations().is_empty());
+            assert!(bench.machine.kernel().verifier().findings().is_empty());
+        }
+    }
+}
+
+#[test]
+fn other_packets_are_not_blocked() {
+    let bench = Bench::new(Options::default(), &[]);
+    for family in ["V4", "V6"] {
+        let syn = Probe::syn(family);
+        let with_flow = Metadata { flow_handle: Some(FlowHandle(7)), ..syn.metadata.clone() };
+        let with_endpoint = Metadata { transport_endpoint_handle: Some(7), ..syn.metadata.clone() };
+        for (what, probe, expected) in [
+            ("loopback", Probe { flags: 1, ..syn.clone() }, "Loopback"),
+            ("IPsec-secured", Probe { flags: 2, ..syn.clone() }, "IpsecSecured"),
+            ("dropped by a filter", syn.clone().discarded(GENERAL, 0), "FilterDrop"),
+            ("dropped for IPsec", syn.clone().discarded(GENERAL, 1), "FilterDrop"),
+            // The number that means no endpoint where the transport layer says it.
+            ("dropped for another reason", syn.clone().discarded(GENERAL, 4), "FilterDrop"),
+            ("ICMP", Probe { protocol: 1, ..syn.clone() }, "OtherKind"),
+            ("a flow's", Probe { metadata: with_flow, ..syn.clone() }, "Endpoint"),
+            ("an endpoint's", Probe { metadata: with_endpoint, ..syn.clone() }, "Endpoint"),
+            ("of a connection", syn.clone().discarded(TRANSPORT, 10), "Endpoint"),
+            ("with a wrong checksum", syn.clone().discarded(TRANSPORT, 3), "NoAnswer"),
+            ("a reset", Probe { tcp_flags: RST, ..syn.clone() }, "NoAnswer"),
+        ] {
+            let (decision, verdict) = bench.ask(&probe);
+            assert_eq!(verdict, expected, "{family} {what}");
+            assert!(!decision.blocked(), "{family} {what}: {decision:?}");
+        }
+    }
+    bench.end();
+}
+
+#[test]
+fn what_the_engine_leaves_out_does_not_break_the_silence() {
+    let bench = Bench::new(Options::default(), &[]);
+    let syn = Probe::syn("V4");
+    let without = |metadata| Probe { metadata, ..syn.clone() };
+    for probe in [
+        without(Metadata { discard: None, ..syn.metadata.clone() }),
+        without(Metadata { transport_header_size: None, ..syn.metadata.clone() }),
+        without(Metadata::default()),
+        Probe { packet: false, ..syn.clone() },
+        syn.clone().discarded(TRANSPORT, 4711),
+        syn.clone().discarded(77, 0),
+    ] {
+        let (decision, verdict) = bench.ask(&probe);
+        assert_eq!(verdict, "Silenced");
+        assert!(decision.blocked());
+    }
+    bench.end();
+}
+
+#[test]
+fn the_flags_are_found_wherever_the_header_lies() {
+    for nbl_layout in [
+        NblLayout::Contiguous,
+        NblLayout::SplitAt(0),
+        NblLayout::SplitAt(7),
+        NblLayout::Pieces(1),
+        NblLayout::Pieces(3),
+    ] {
+        for data_start in [20, 40] {
+            let bench = Bench::new(Options { nbl_layout, ..Options::default() }, &[]);
+            let reset = Probe { tcp_flags: RST, data_start, ..Probe::syn("V4") };
+            let (decision, verdict) = bench.ask(&reset);
+            assert_eq!(verdict, "NoAnswer", "{nbl_layout:?}, data at {data_start}");
+            assert!(!decision.blocked());
+            bench.end();
+        }
+    }
+}
+
+/// Mapping pages may fail, so the driver does not: it takes what is mapped.
+#[test]
+fn a_header_that_is_not_mapped_is_not_read() {
+    let bench = Bench::new(Options { mdl_mapping: MdlMapping::Unmapped, ..Options::default() }, &[]);
+    let reset = Probe { tcp_flags: RST, ..Probe::syn("V4") };
+    assert_eq!(bench.ask(&reset).1, "Silenced");
+    bench.end();
+}
+
+#[test]
+fn at_passive_level_it_is_the_same() {
+    let bench = Bench::new(Options { classify_irql: Irql::PASSIVE, ..Options::default() }, &[]);
+    assert_eq!(bench.ask(&Probe::syn("V6")).1, "Silenced");
+    bench.end();
+}
+
+#[test]
+fn the_policy_decides() {
+    for (values, probe, expected) in [
+        (vec![("Mode", 0)], Probe::syn("V4"), "Off"),
+        (vec![("Mode", 1)], Probe::syn("V4"), "Audited"),
+        (vec![("SilenceTcp", 0)], Probe::syn("V4"), "OtherKind"),
+        (vec![("ExemptLoopback", 0)], Probe { flags: 1, ..Probe::syn("V4") }, "Silenced"),
+        (vec![("ExemptIpsec", 0)], Probe { flags: 2, ..Probe::syn("V6") }, "Silenced"),
+    ] {
+        let bench = Bench::new(Options::default(), &values);
+        let (decision, verdict) = bench.ask(&probe);
+        assert_eq!(verdict, expected, "{values:?}");
+        assert_eq!(decision.blocked(), expected == "Silenced", "{values:?}");
+        bench.end();
+    }
+}

@@ -1,0 +1,199 @@
+//! A host with the shipping driver, a peer, and the network between them, in
+//! simulated time.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use lab::hushport::{self, EVENT_PROVIDER};
+use lab::setup::{self, Target};
+use machine::Machine;
+use machine::etw::{Enable, Event};
+use machine::host::{Application, Filter, Host, OpenPoints, Options, Stack};
+use machine::nt::{self, Trace};
+use machine::schedule::Random;
+use machine::wfp::{Decision, FlowHandle, LayerId, Request};
+use machine::wire::{Family, Network};
+
+use super::network_faults::{Link, NetworkFaults, Tally};
+
+pub const HTTP: u16 = 80;
+pub const ECHO: u16 = 7;
+pub const HOLD: u16 = 9;
+
+/// The driver's machine, `CheckOrder` on, and a session that hears everything.
+pub struct Watched {
+    pub machine: Machine,
+    trace: Trace,
+}
+
+impl Watched {
+    pub fn start() -> Self {
+        let mut machine = hushport::machine(nt::Options::default());
+        machine.set("CheckOrder", 1);
+        machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
+        let trace = machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
+        Self { machine, trace }
+    }
+
+    /// What has been written since.
+    pub fn taken(&self) -> Vec<Event> {
+        assert_eq!(self.trace.lost(), 0);
+        self.trace.take()
+    }
+
+    /// The deviations among it.
+    pub fn deviations(&self) -> Vec<Event> {
+        self.taken().into_iter().filter(|event| event.name == "OrderDeviation").collect()
+    }
+
+    pub fn end(self) {
+        let Self { mut machine, trace } = self;
+        drop(trace);
+        let findings = machine.kernel().verifier().findings();
+        assert!(findings.is_empty(), "{findings:?}");
+        let left = machine.stop().unwrap();
+        assert!(left.is_empty(), "{left}");
+    }
+}
+
+/// An engine whose filters a test says to have changed.
+pub struct Changing {
+    inner: Arc<dyn Filter>,
+    changes: AtomicU64,
+}
+
+impl Changing {
+    pub fn new(inner: Arc<dyn Filter>) -> Arc<Self> {
+        Arc::new(Self { inner, changes: AtomicU64::new(0) })
+    }
+
+    /// What is authorized has to be authorized again.
+    pub fn change(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Filter for Changing {
+    fn classify(&self, request: &Request<'_>) -> Decision {
+        self.inner.classify(request)
+    }
+
+    fn generation(&self, layer: LayerId) -> u64 {
+        self.inner.generation(layer) + self.changes.load(Ordering::Relaxed)
+    }
+
+    fn flow_create(&self) -> FlowHandle {
+        self.inner.flow_create()
+    }
+
+    fn flow_end(&self, flow: FlowHandle) {
+        self.inner.flow_end(flow);
+    }
+}
+
+/// Both ends and the network.
+pub struct Net {
+    pub host: Host,
+    pub peer: Stack,
+    pub now: Duration,
+    pub tally: Tally,
+    faults: NetworkFaults,
+    random: Random,
+    to_host: Link,
+    to_peer: Link,
+}
+
+/// Where a port of the host's is.
+pub fn host_at(family: Family, port: u16) -> SocketAddr {
+    SocketAddr::new(Network::default().host_address(family), port)
+}
+
+/// Where a port of the peer's is.
+pub fn peer_at(family: Family, port: u16) -> SocketAddr {
+    let near = Network::default().near;
+    match family {
+        Family::V4 => (near.0, port).into(),
+        Family::V6 => (near.1, port).into(),
+    }
+}
+
+/// A host behind a filter, with a listener of each kind.
+pub fn host(filter: Arc<dyn Filter>, seed: u64) -> Host {
+    let keep_alive = Some(Duration::from_secs(7));
+    let options = Options { seed, keep_alive, log_limit: 4096, ..Options::default() };
+    let mut host = Host::new(filter, options, OpenPoints::default());
+    for family in Family::BOTH {
+        for (port, application) in
+            [(HTTP, Application::Http), (ECHO, Application::Echo), (HOLD, Application::Hold)]
+        {
+            host.listen(host_at(family, port), application).unwrap();
+        }
+    }
+    host
+}
+
+impl Net {
+    pub fn new(filter: Arc<dyn Filter>, faults: NetworkFaults) -> Self {
+        let network = Network::default();
+        let swapped = Network { near: network.host, host: network.near, ..network };
+        let keep_alive = Some(Duration::from_secs(11));
+        let options = Options { network: swapped, seed: faults.seed ^ 1, keep_alive, ..Options::default() };
+        Self {
+            host: host(filter, faults.seed),
+            peer: Stack::new(&options),
+            now: Duration::ZERO,
+            tally: Tally::new(),
+            faults,
+            random: Random::new(faults.seed),
+            to_host: Link::default(),
+            to_peer: Link::default(),
+        }
+    }
+
+    /// A number below `bound`, from the seed.
+    pub fn draw(&mut self, bound: usize) -> usize {
+        self.random.below(bound)
+    }
+
+    /// Both sides send what they have to send; what has arrived is taken in; the
+    /// time goes on to what comes next, but not by more than `most`.
+    pub fn step(&mut self, most: Duration) {
+        self.send();
+        while let Some(packet) = self.to_host.next(self.now) {
+            self.host.receive(&packet, self.now);
+            self.send();
+        }
+        while let Some(packet) = self.to_peer.next(self.now) {
+            self.peer.ingress(&packet, self.now);
+        }
+        let due = [self.to_host.due(), self.to_peer.due()];
+        let delays = [self.host.poll_delay(), self.peer.delay(self.now)];
+        let next = due.into_iter().chain(delays.map(|delay| delay.map(|delay| self.now + delay))).flatten();
+        let next = next.min().unwrap_or(Duration::MAX).min(self.now + most);
+        self.now = next.max(self.now + Duration::from_millis(1));
+    }
+
+    /// Sends a packet of the host's that was looked at.
+    pub fn put_back(&mut self, packet: Vec<u8>) {
+        self.to_peer.send(packet, self.now, &self.faults, &mut self.random, &mut self.tally);
+    }
+
+    fn send(&mut self) {
+        self.peer.egress(self.now);
+        while let Some(packet) = self.peer.outbound() {
+            let told = self.to_host.send(packet, self.now, &self.faults, &mut self.random, &mut self.tally);
+            if let Some(error) = told {
+                self.peer.ingress(&error, self.now);
+            }
+        }
+        self.host.poll(self.now);
+        while let Some(packet) = self.host.transmit() {
+            let told = self.to_peer.send(packet, self.now, &self.faults, &mut self.random, &mut self.tally);
+            if let Some(error) = told {
+                self.host.receive(&error, self.now);
+            }
+        }
+    }
+}

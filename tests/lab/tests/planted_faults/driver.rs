@@ -1,0 +1,213 @@
+//! A driver with one bug for each rule of the verifier, and none unless asked.
+//!
+//! The REG_DWORD `Bug` under its `Parameters` chooses the bug, by [`id`] of the
+//! rule's name; [`BUGS`] says where each is committed. Everything else is done as
+//! it should be, so that nothing but the bug can be found.
+#![no_std]
+#![allow(non_snake_case, reason = "names of the NT API")]
+
+use core::arch::asm;
+use core::cell::UnsafeCell;
+use core::hint::black_box;
+use core::panic::PanicInfo;
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::SeqCst};
+
+#[path = "driver/actions.rs"]
+mod actions;
+#[path = "driver/bugs.rs"]
+mod bugs;
+#[path = "driver/imports.rs"]
+mod imports;
+
+use actions::*;
+use bugs::{At, BUGS, commit, id};
+use imports::*;
+
+type Ptr = usize;
+
+const TAG: u32 = u32::from_le_bytes(*b"plnt");
+const NON_PAGED: u64 = 0x40;
+const PAGED: u64 = 0x100;
+const RAISE_ON_FAILURE: u64 = 0x20;
+const EXECUTABLE: u64 = 0x80;
+const PASSIVE: u8 = 0;
+const DISPATCH: u8 = 2;
+/// A level of devices.
+const DEVICE: u8 = 5;
+/// An address of the kernel's half where nothing is.
+const NOWHERE: Ptr = 0xFFFF_F800_1234_5000;
+
+/// Memory that the kernel gets a pointer to.
+#[repr(C, align(64))]
+struct Memory<const N: usize>(UnsafeCell<[u64; N]>);
+
+unsafe impl<const N: usize> Sync for Memory<N> {}
+
+impl<const N: usize> Memory<N> {
+    const fn new() -> Self {
+        Self(UnsafeCell::new([0; N]))
+    }
+
+    fn at(&self) -> Ptr {
+        self.0.get() as Ptr
+    }
+}
+
+static DATA: Memory<64> = Memory::new();
+static READ_ONLY: u64 = 0x5265_6164_4F6E_6C79;
+static LOCK: Memory<1> = Memory::new();
+static OTHER_LOCK: Memory<1> = Memory::new();
+static MUTEX: Memory<8> = Memory::new();
+static EVENT: Memory<3> = Memory::new();
+static RUNDOWN: Memory<1> = Memory::new();
+static NOTICE: Memory<4> = Memory::new();
+static STATUS_BLOCK: Memory<2> = Memory::new();
+
+static BUG: AtomicU32 = AtomicU32::new(0);
+static DRIVER: AtomicUsize = AtomicUsize::new(0);
+static DEVICE_OBJECT: AtomicUsize = AtomicUsize::new(0);
+static KEY: AtomicUsize = AtomicUsize::new(0);
+static WORK_ITEM: AtomicUsize = AtomicUsize::new(0);
+static SUBSCRIPTION: AtomicUsize = AtomicUsize::new(0);
+static PROVIDER: AtomicU64 = AtomicU64::new(0);
+static CALLOUT_ID: AtomicU32 = AtomicU32::new(0);
+static LAYER: AtomicU32 = AtomicU32::new(0);
+static DONE: AtomicBool = AtomicBool::new(false);
+/// The classify under way: its FWPS_CLASSIFY_OUT0 and its NET_BUFFER_LIST.
+static OUT: AtomicU64 = AtomicU64::new(0);
+static LIST: AtomicU64 = AtomicU64::new(0);
+
+#[repr(C)]
+struct Callout {
+    key: [u8; 16],
+    flags: u32,
+    classify: Ptr,
+    notify: Ptr,
+    flow_delete: Ptr,
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
+    DRIVER.store(driver, SeqCst);
+    unsafe {
+        // DRIVER_OBJECT.DriverUnload.
+        ((driver + 104) as *mut Ptr).write(unload as *const () as Ptr);
+        let mut key: Ptr = 0;
+        check(IoOpenDriverRegistryKey(driver, 0, 0x20019, 0, &raw mut key as Ptr));
+        KEY.store(key, SeqCst);
+        let bug = query(key, &[6, 6]);
+        if bug != 0 && !BUGS.iter().any(|(known, ..)| *known == bug) {
+            // STATUS_INVALID_PARAMETER: no such bug.
+            return 0xC000_000D_u32 as i32;
+        }
+        BUG.store(bug, SeqCst);
+        let mut device: Ptr = 0;
+        check(IoCreateDevice(driver, 0, 0, 0x12, 0x100, 0, &raw mut device as Ptr));
+        DEVICE_OBJECT.store(device, SeqCst);
+        KeInitializeSpinLock(LOCK.at());
+        KeInitializeSpinLock(OTHER_LOCK.at());
+        KeInitializeEvent(EVENT.at(), 0, 0);
+        // FAST_MUTEX: Count, and its event behind Owner and Contention.
+        (MUTEX.at() as *mut i32).write(1);
+        KeInitializeEvent(MUTEX.at() + 24, 1, 0);
+        let callout = Callout {
+            key: *b"planted callout.",
+            flags: 0,
+            classify: classify as *const () as Ptr,
+            notify: notify as *const () as Ptr,
+            flow_delete: flow_delete as *const () as Ptr,
+        };
+        let mut id = 0u32;
+        check(FwpsCalloutRegister1(device, &callout, &raw mut id as Ptr));
+        CALLOUT_ID.store(id, SeqCst);
+        let mut subscription: Ptr = 0;
+        let changed = changed as *const () as Ptr;
+        check(FwpmBfeStateSubscribeChanges0(device, changed, 0, &raw mut subscription as Ptr));
+        SUBSCRIPTION.store(subscription, SeqCst);
+        let provider = b"planted provider";
+        let mut handle = 0u64;
+        let enabled = enabled as *const () as Ptr;
+        check(EtwRegister(provider.as_ptr() as Ptr, enabled, 0, &raw mut handle as Ptr));
+        PROVIDER.store(handle, SeqCst);
+        exercise();
+        queue(work as *const () as Ptr);
+        commit(At::Entry);
+    }
+    0
+}
+
+extern "system" fn unload(_: Ptr) {
+    unsafe {
+        commit(At::Unload);
+        let keeps = |name| BUG.load(SeqCst) == id(name);
+        // A context keeps its callout; all there is to do with one is in Classify.
+        if !keeps("CALLOUTS_LEFT") && !keeps("FLOW_CONTEXT_LEFT") {
+            check(FwpsCalloutUnregisterById0(CALLOUT_ID.load(SeqCst)));
+        }
+        if !keeps("ETW_REGISTRATION_LEFT") {
+            check(EtwUnregister(PROVIDER.load(SeqCst)));
+        }
+        if !keeps("SUBSCRIPTION_LEFT") {
+            check(FwpmBfeStateUnsubscribeChanges0(SUBSCRIPTION.load(SeqCst)));
+        }
+        if !keeps("WORK_ITEM_LEFT") {
+            IoFreeWorkItem(WORK_ITEM.load(SeqCst));
+        }
+        if !keeps("HANDLE_LEFT") {
+            check(ZwClose(KEY.load(SeqCst)));
+        }
+        if !keeps("DEVICE_LEFT") {
+            IoDeleteDevice(DEVICE_OBJECT.load(SeqCst));
+        }
+    }
+}
+
+extern "system" fn work(_: Ptr, _: Ptr) {
+    unsafe { commit(At::Worker) };
+}
+
+extern "system" fn changed(_: Ptr, _: i32) {
+    unsafe { commit(At::Bfe) };
+}
+
+extern "system" fn classify(values: Ptr, _: Ptr, data: u64, _: Ptr, _: Ptr, _: u64, out: u64) {
+    OUT.store(out, SeqCst);
+    LIST.store(data, SeqCst);
+    unsafe {
+        // FWPS_INCOMING_VALUES0.layerId.
+        LAYER.store((values as *const u16).read().into(), SeqCst);
+        commit(At::Classify);
+    }
+}
+
+extern "system" fn notify(_: i32, _: Ptr, _: Ptr) -> i32 {
+    unsafe { commit(At::Notify) };
+    0
+}
+
+extern "system" fn enabled(_: Ptr, _: u32, _: u8, _: u64, _: u64, _: Ptr, _: Ptr) {}
+
+extern "system" fn flow_delete(_: u16, _: u32, _: u64) {}
+
+fn check(status: i32) {
+    if status < 0 {
+        panic!();
+    }
+}
+
+/// Named by every object file that computes with floating point.
+#[unsafe(no_mangle)]
+static _fltused: i32 = 0;
+
+/// Named by the unwind tables of `core`; nothing unwinds.
+#[unsafe(no_mangle)]
+extern "C" fn __CxxFrameHandler3() {}
+
+#[panic_handler]
+fn panic(_: &PanicInfo) -> ! {
+    let nothing: *mut u8 = null_mut();
+    loop {
+        unsafe { asm!("int3", in("rax") nothing) };
+    }
+}

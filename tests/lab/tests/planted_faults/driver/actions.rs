@@ -1,0 +1,209 @@
+//! Single steps of which the driver and its bugs are made.
+
+use core::hint::black_box;
+use core::sync::atomic::Ordering::SeqCst;
+
+use super::bugs::{nothing, slow};
+use super::imports::*;
+use super::*;
+
+/// Does properly what most bugs do wrong.
+pub unsafe fn exercise() {
+    unsafe {
+        let block = allocate(100);
+        poke(block + 99, 1);
+        free(block);
+        let old = KeAcquireSpinLockRaiseToDpc(LOCK.at());
+        KeAcquireSpinLockAtDpcLevel(OTHER_LOCK.at());
+        KeReleaseSpinLockFromDpcLevel(OTHER_LOCK.at());
+        KeReleaseSpinLock(LOCK.at(), old);
+        ExAcquireFastMutex(MUTEX.at());
+        nest(LOCK.at(), OTHER_LOCK.at());
+        ExReleaseFastMutex(MUTEX.at());
+        wait(Some(0));
+        wait(Some(-1));
+        at(DISPATCH, || wait(Some(0)));
+        KeSetEvent(EVENT.at(), 0, 0);
+        wait(None);
+        KeEnterCriticalRegion();
+        KeLeaveCriticalRegion();
+        let mut before = on_the_second_processor();
+        KeRevertToUserGroupAffinityThread(before.as_mut_ptr() as Ptr);
+        check(write_event(PROVIDER.load(SeqCst), &[7]));
+    }
+}
+
+/// Binds this thread to the machine's second processor; the GROUP_AFFINITY of
+/// before.
+pub unsafe fn on_the_second_processor() -> [u64; 2] {
+    let (mut there, mut before) = ([0b10u64, 0], [0; 2]);
+    unsafe { KeSetSystemGroupAffinityThread(there.as_mut_ptr() as Ptr, before.as_mut_ptr() as Ptr) };
+    before
+}
+
+pub unsafe fn allocate(size: usize) -> Ptr {
+    unsafe { ExAllocatePool2(NON_PAGED, size, TAG) }
+}
+
+pub unsafe fn free(block: Ptr) {
+    unsafe { ExFreePoolWithTag(block, TAG) };
+}
+
+/// The function that a leak's report must name.
+#[inline(never)]
+pub unsafe fn leak() -> Ptr {
+    // Not by a jump, which would leave no frame.
+    black_box(unsafe { ExAllocatePool2(NON_PAGED, 48, TAG) })
+}
+
+pub unsafe fn at<R>(level: u8, f: impl FnOnce() -> R) -> R {
+    unsafe {
+        let old = KfRaiseIrql(level);
+        let result = f();
+        KeLowerIrql(old);
+        result
+    }
+}
+
+pub unsafe fn peek(address: Ptr) -> u8 {
+    unsafe { (black_box(address) as *const u8).read_volatile() }
+}
+
+pub unsafe fn poke(address: Ptr, byte: u8) {
+    unsafe { (black_box(address) as *mut u8).write_volatile(byte) };
+}
+
+pub unsafe fn run(address: Ptr) {
+    let routine: extern "system" fn() = unsafe { core::mem::transmute(black_box(address)) };
+    routine();
+}
+
+/// Two locks, the second inside the first.
+pub unsafe fn nest(outer: Ptr, inner: Ptr) {
+    unsafe {
+        let old = KeAcquireSpinLockRaiseToDpc(outer);
+        KeAcquireSpinLockAtDpcLevel(inner);
+        KeReleaseSpinLockFromDpcLevel(inner);
+        KeReleaseSpinLock(outer, old);
+    }
+}
+
+pub unsafe fn wait(timeout: Option<i64>) -> i32 {
+    let at = timeout.as_ref().map_or(0, |timeout| timeout as *const i64 as Ptr);
+    unsafe { KeWaitForSingleObject(EVENT.at(), 0, 0, 0, at) }
+}
+
+/// The REG_DWORD `Bug`, asked for by a string of the given lengths; 0 if there
+/// is none.
+pub unsafe fn query(key: Ptr, lengths: &[u16; 2]) -> u32 {
+    let name = ['B' as u16, 'u' as u16, 'g' as u16];
+    #[repr(C)]
+    struct UnicodeString([u16; 2], Ptr);
+    let string = UnicodeString(*lengths, name.as_ptr() as Ptr);
+    // KEY_VALUE_PARTIAL_INFORMATION: index, type, length, data.
+    let mut information = [0u32; 4];
+    let mut length = 0u32;
+    let status = unsafe {
+        ZwQueryValueKey(
+            key,
+            &raw const string as Ptr,
+            2,
+            &raw mut information as Ptr,
+            16,
+            &raw mut length as Ptr,
+        )
+    };
+    if status == 0 { information[3] } else { 0 }
+}
+
+/// Queues the driver's work item, made on first use.
+pub unsafe fn queue(routine: Ptr) {
+    unsafe {
+        let mut item = WORK_ITEM.load(SeqCst);
+        if item == 0 {
+            item = IoAllocateWorkItem(DEVICE_OBJECT.load(SeqCst));
+            WORK_ITEM.store(item, SeqCst);
+        }
+        IoQueueWorkItem(item, routine, 1, 0);
+    }
+}
+
+/// A queued work item that cannot run yet.
+pub unsafe fn behind_a_slow_one() -> Ptr {
+    // Slow ones for all workers that the lab's kernel has.
+    const WORKERS: usize = 4;
+    unsafe {
+        let device = DEVICE_OBJECT.load(SeqCst);
+        for _ in 0..WORKERS {
+            IoQueueWorkItem(IoAllocateWorkItem(device), slow as *const () as Ptr, 1, 0);
+        }
+        let item = IoAllocateWorkItem(device);
+        IoQueueWorkItem(item, nothing as *const () as Ptr, 1, 0);
+        item
+    }
+}
+
+/// A handle of its own on the driver's key, whose changes queue `routine`.
+pub unsafe fn watch(routine: Ptr) -> Ptr {
+    unsafe {
+        let mut key: Ptr = 0;
+        check(IoOpenDriverRegistryKey(DRIVER.load(SeqCst), 0, 0x20019, 0, &raw mut key as Ptr));
+        // WORK_QUEUE_ITEM: list entry, routine, parameter.
+        ((NOTICE.at() + 16) as *mut Ptr).write(routine);
+        let status = ZwNotifyChangeKey(key, 0, NOTICE.at(), 1, STATUS_BLOCK.at(), 4, 0, 0, 0, 1);
+        check(status);
+        key
+    }
+}
+
+/// Writes an event with a byte for a field, or with more than the field tells
+/// of.
+pub unsafe fn write_event(handle: u64, values: &[u8]) -> i32 {
+    #[repr(C)]
+    struct Descriptor {
+        id: u16,
+        version: u8,
+        channel: u8,
+        level: u8,
+        opcode: u8,
+        task: u16,
+        keyword: u64,
+    }
+    #[repr(C)]
+    struct Part(Ptr, u32, u32);
+    // Lengths of all; the event's tag; names with their zeros; TlgInUINT8.
+    static TRAITS: [u8; 10] = *b"\x0a\x00Planted\0";
+    static EVENT: [u8; 9] = *b"\x09\x00\x00Ev\0N\0\x04";
+    let event = Descriptor { id: 0, version: 0, channel: 11, level: 4, opcode: 0, task: 0, keyword: 1 };
+    let part = |bytes: &[u8], kind| Part(bytes.as_ptr() as Ptr, bytes.len() as u32, kind);
+    let parts = [part(&TRAITS, 2), part(&EVENT, 1), part(values, 0)];
+    unsafe { EtwWriteTransfer(handle, &raw const event as Ptr, 0, 0, 3, &raw const parts as Ptr) }
+}
+
+/// Writes the answer of the classify under way.
+pub unsafe fn answer(rights: u32, action: u32, flags: u32) {
+    // FWPS_CLASSIFY_OUT0: actionType, outContext, filterId, rights, flags.
+    let out = OUT.load(SeqCst) as Ptr;
+    unsafe {
+        (out as *mut u32).write(action);
+        ((out + 24) as *mut u32).write(rights);
+        ((out + 28) as *mut u32).write(flags);
+    }
+}
+
+/// The NET_BUFFER of the classify under way.
+pub unsafe fn net_buffer() -> Ptr {
+    // NET_BUFFER_LIST: Next, FirstNetBuffer.
+    unsafe { ((LIST.load(SeqCst) + 8) as *const Ptr).read() }
+}
+
+#[inline(never)]
+pub unsafe fn recurse(depth: u64) -> u64 {
+    let mut frame = [depth; 32];
+    black_box(&mut frame);
+    if depth == 0 {
+        frame[0]
+    } else {
+        unsafe { recurse(depth - 1) + frame[31] }
+    }
+}

@@ -1,0 +1,214 @@
+//! The table of bugs, and where each is committed.
+
+use core::arch::asm;
+use core::hint::black_box;
+use core::sync::atomic::Ordering::SeqCst;
+
+use super::actions::*;
+use super::imports::*;
+use super::*;
+
+/// Where a bug is committed.
+#[derive(Clone, Copy, PartialEq)]
+pub enum At {
+    /// At the end of DriverEntry, with everything else in place.
+    Entry,
+    Worker,
+    /// In the callback for changes of BFE's state.
+    Bfe,
+    Classify,
+    Notify,
+    /// First thing in DriverUnload.
+    Unload,
+    /// Something is not given back in DriverUnload.
+    Omission,
+}
+
+/// FNV-1a of a rule's name; the tests compute it, too.
+pub const fn id(name: &str) -> u32 {
+    let (bytes, mut hash, mut at) = (name.as_bytes(), 0x811C_9DC5_u32, 0);
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u32).wrapping_mul(0x0100_0193);
+        at += 1;
+    }
+    hash
+}
+
+macro_rules! bugs {
+    ($($at:ident $name:ident => $body:expr;)*) => {
+        #[allow(unused_unsafe, reason = "some bugs are that nothing is done")]
+        pub static BUGS: &[(u32, At, unsafe fn())] = &[$((id(stringify!($name)), At::$at, || unsafe { $body; })),*];
+    };
+}
+
+bugs! {
+    Entry POOL_ZERO_BYTES => ExAllocatePool2(NON_PAGED, 0, TAG);
+    Entry POOL_PAGED_IRQL => at(DISPATCH, || ExAllocatePool2(PAGED, 32, TAG));
+    Entry POOL_IRQL => at(DEVICE, || ExAllocatePool2(NON_PAGED, 32, TAG));
+    Entry POOL_BAD_FREE => free(DATA.at());
+    Entry POOL_FREE_PAGED_IRQL => { let block = ExAllocatePool2(PAGED, 32, TAG); at(DISPATCH, || free(block)) };
+    Entry POOL_FREE_IRQL => { let block = allocate(32); at(DEVICE, || free(block)) };
+    Entry POOL_DOUBLE_FREE => { let block = allocate(32); free(block); free(block) };
+    Unload POOL_LEAK => leak();
+    Entry POOL_EXECUTABLE => ExAllocatePool2(EXECUTABLE, 32, TAG);
+    Entry POOL_UNDERRUN => { let block = allocate(100); poke(block - 1, 1); free(block) };
+    Entry POOL_OVERRUN => { let block = allocate(100); poke(block + 100, 1); free(block) };
+    Entry POOL_WRONG_TAG => ExFreePoolWithTag(allocate(32), TAG + 1);
+    Entry POOL_ZERO_TAG => ExAllocatePool2(NON_PAGED, 32, 0);
+    Entry POOL_RAISE => ExAllocatePool2(NON_PAGED | RAISE_ON_FAILURE, 1 << 40, TAG);
+    Entry POOL_BAD_FLAGS => ExAllocatePool2(NON_PAGED | PAGED, 32, TAG);
+
+    Classify FREED_POOL_ACCESS => { let block = allocate(32); free(block); peek(block) };
+    Classify BEYOND_POOL_ACCESS => poke(allocate(4096) + 4096, 1);
+    Entry BAD_POINTER => peek(NOWHERE);
+    Classify BAD_POINTER_RAISED => peek(NOWHERE);
+    Entry READ_ONLY_WRITE => poke(&raw const READ_ONLY as Ptr, 1);
+    Entry EXECUTE_DATA => run(DATA.at());
+    Unload UNLOADED_CODE => { ZwClose(watch(slow as *const () as Ptr)); };
+    Entry MALFORMED_STRING => query(KEY.load(SeqCst), &[3, 4]);
+    Entry MEMCPY_OVERLAP => memcpy(black_box(DATA.at()), black_box(DATA.at() + 4), 32);
+    Entry MDL_BUGCHECK_ON_FAILURE => MmMapLockedPagesSpecifyCache(DATA.at(), 0, 1, 0, 1, 0);
+
+    Entry ACCESS_VIOLATION => peek(0x28);
+    Entry ILLEGAL_INSTRUCTION => asm!("ud2");
+    Entry DIVIDE_BY_ZERO => asm!("div {0:e}", in(reg) 0, inout("eax") 1 => _, inout("edx") 0 => _);
+    Entry BREAKPOINT => asm!("int3");
+    Worker STACK_OVERFLOW => { recurse(100_000); };
+    Entry FAST_FAIL => asm!("int 0x29", in("ecx") 7);
+    Entry RING_0_INSTRUCTION => asm!("mov {}, cr8", out(reg) _);
+
+    Entry RAISE_IRQL => { KfRaiseIrql(DISPATCH); KfRaiseIrql(PASSIVE) };
+    Entry LOWER_IRQL => KeLowerIrql(DISPATCH);
+    Entry RELEASE_SPIN_LOCK_IRQL => {
+        let old = KeAcquireSpinLockRaiseToDpc(LOCK.at());
+        KeLowerIrql(old);
+        KeReleaseSpinLock(LOCK.at(), old)
+    };
+    Entry ACQUIRE_FAST_MUTEX_IRQL => at(DISPATCH, || ExAcquireFastMutex(MUTEX.at()));
+    Entry RELEASE_FAST_MUTEX_IRQL => {
+        ExAcquireFastMutex(MUTEX.at());
+        KeLowerIrql(PASSIVE);
+        ExReleaseFastMutex(MUTEX.at())
+    };
+    Entry ACQUIRE_AT_DPC_IRQL => KeAcquireSpinLockAtDpcLevel(LOCK.at());
+    Entry RELEASE_FROM_DPC_IRQL => {
+        let old = KeAcquireSpinLockRaiseToDpc(LOCK.at());
+        KeLowerIrql(old);
+        KeReleaseSpinLockFromDpcLevel(LOCK.at())
+    };
+    Entry ACQUIRE_SPIN_LOCK_IRQL => at(DEVICE, || KeAcquireSpinLockRaiseToDpc(LOCK.at()));
+    Entry MAP_MDL_IRQL => at(DEVICE, || MmMapLockedPagesSpecifyCache(DATA.at(), 0, 1, 0, 0, 0));
+    Entry UNMAP_MDL_IRQL => at(DEVICE, || MmUnmapLockedPages(DATA.at(), DATA.at()));
+    Entry SET_EVENT_IRQL => at(DEVICE, || KeSetEvent(EVENT.at(), 0, 0));
+    Entry WAIT_ABOVE_DISPATCH => at(DEVICE, || wait(Some(0)));
+    Classify WAIT_FOREVER_AT_DISPATCH => wait(None);
+    Classify WAIT_AT_DISPATCH => wait(Some(-1));
+    Classify API_IRQL => IoDeleteDevice(DEVICE_OBJECT.load(SeqCst));
+    Classify ZW_IRQL => ZwClose(KEY.load(SeqCst));
+    Worker WORKER_IRQL => KfRaiseIrql(DISPATCH);
+    Notify IRQL_CHANGED => KfRaiseIrql(DISPATCH);
+
+    Worker WORKER_APCS_DISABLED => KeEnterCriticalRegion();
+    Notify APCS_DISABLED => KeEnterCriticalRegion();
+    Entry CRITICAL_REGION_UNDERFLOW => KeLeaveCriticalRegion();
+    Entry AFFINITY_CHANGED => { on_the_second_processor(); };
+
+    Classify SELF_DEADLOCK => {
+        KeAcquireSpinLockAtDpcLevel(LOCK.at());
+        KeAcquireSpinLockAtDpcLevel(LOCK.at())
+    };
+    Entry LOCK_ORDER => { nest(LOCK.at(), OTHER_LOCK.at()); nest(OTHER_LOCK.at(), LOCK.at()) };
+    Entry LOCK_RELEASE_ORDER => {
+        let old = KeAcquireSpinLockRaiseToDpc(LOCK.at());
+        KeAcquireSpinLockAtDpcLevel(OTHER_LOCK.at());
+        KeReleaseSpinLockFromDpcLevel(LOCK.at());
+        KeReleaseSpinLock(OTHER_LOCK.at(), old)
+    };
+    Entry LOCK_RELEASED_ELSEWHERE => {
+        KeAcquireSpinLockRaiseToDpc(LOCK.at());
+        let item = IoAllocateWorkItem(DEVICE_OBJECT.load(SeqCst));
+        IoQueueWorkItem(item, releases as *const () as Ptr, 1, 0);
+        // Until the machine stops, and this with it.
+        while KeGetCurrentIrql() == DISPATCH {}
+    };
+    Classify LOCK_NOT_ACQUIRED => KeReleaseSpinLockFromDpcLevel(LOCK.at());
+    Entry LOCK_PAGEABLE => KeInitializeEvent(ExAllocatePool2(PAGED, 24, TAG), 0, 0);
+    Classify SPIN_LOCK_HELD => KeAcquireSpinLockAtDpcLevel(LOCK.at());
+    Entry RUNDOWN_UNDERFLOW => {
+        ExInitializeRundownProtection(RUNDOWN.at());
+        ExReleaseRundownProtection(RUNDOWN.at())
+    };
+    Bfe CALLBACK_DEADLOCK => FwpmBfeStateUnsubscribeChanges0(SUBSCRIPTION.load(SeqCst));
+    Notify CALLOUT_DEADLOCK => FwpsCalloutUnregisterById0(CALLOUT_ID.load(SeqCst));
+
+    Entry BAD_HANDLE => ZwClose(0x1234);
+    Entry WORK_ITEM_QUEUED_TWICE => {
+        let item = behind_a_slow_one();
+        IoQueueWorkItem(item, nothing as *const () as Ptr, 1, 0)
+    };
+    Entry WORK_ITEM_FREED_ACTIVE => IoFreeWorkItem(behind_a_slow_one());
+    Entry BAD_OBJECT => IoDeleteDevice(DATA.at());
+
+    Classify ACTION_WITHOUT_RIGHT => answer(0, 0x2006, 0);
+    Classify RIGHT_RAISED => answer(1, 0x1002, 0);
+    Classify UNKNOWN_ACTION => answer(1, 0x1234, 0);
+    Classify INVALID_ABSORB => answer(1, 0x1002, 1);
+    Classify NET_BUFFER_CHANGED => NdisAdvanceNetBufferDataStart(net_buffer(), 4, 0, 0);
+
+    Unload ETW_BAD_UNREGISTER => {
+        EtwUnregister(PROVIDER.load(SeqCst));
+        EtwUnregister(PROVIDER.load(SeqCst))
+    };
+    Unload ETW_AFTER_UNREGISTER => {
+        EtwUnregister(PROVIDER.load(SeqCst));
+        write_event(PROVIDER.load(SeqCst), &[7])
+    };
+    Entry ETW_BAD_HANDLE => write_event(0x1234, &[7]);
+    Classify ETW_MALFORMED_EVENT => write_event(PROVIDER.load(SeqCst), &[7, 8]);
+
+    Omission CALLOUTS_LEFT => {};
+    Classify FLOW_CONTEXT_LEFT => FwpsFlowAssociateContext0(1, LAYER.load(SeqCst) as u16, CALLOUT_ID.load(SeqCst), 7);
+    Omission SUBSCRIPTION_LEFT => {};
+    Omission ETW_REGISTRATION_LEFT => {};
+    Unload NOTIFICATION_LEFT => watch(nothing as *const () as Ptr);
+    Unload THREAD_LEFT => {
+        let mut thread: Ptr = 0;
+        PsCreateSystemThread(&raw mut thread as Ptr, 0, 0, 0, 0, lingers as *const () as Ptr, 0);
+        ZwClose(thread)
+    };
+    Omission DEVICE_LEFT => {};
+    Omission WORK_ITEM_LEFT => {};
+    Omission HANDLE_LEFT => {};
+    Entry FILTER_OBJECT_LEFT => {
+        let mut engine: Ptr = 0;
+        FwpmEngineOpen0(0, 10, 0, 0, &raw mut engine as Ptr)
+    };
+}
+
+/// Commits the chosen bug, once, if this is the place.
+pub unsafe fn commit(place: At) {
+    let bug = BUG.load(SeqCst);
+    let found = BUGS.iter().find(|(known, at, _)| *known == bug && *at == place);
+    if let Some((_, _, commit)) = found
+        && !DONE.swap(true, SeqCst)
+    {
+        unsafe { commit() };
+    }
+}
+
+/// A thread that runs until the machine stops.
+extern "system" fn lingers(_: Ptr) {
+    unsafe { while KeGetCurrentIrql() == 0 {} }
+}
+
+pub extern "system" fn nothing(_: Ptr, _: Ptr) {}
+
+pub extern "system" fn slow(_: Ptr, _: Ptr) {
+    // 300 ms.
+    let interval: i64 = -3_000_000;
+    unsafe { KeDelayExecutionThread(0, 0, &raw const interval as Ptr) };
+}
+
+extern "system" fn releases(_: Ptr, _: Ptr) {
+    unsafe { at(DISPATCH, || KeReleaseSpinLockFromDpcLevel(LOCK.at())) };
+}

@@ -1,0 +1,164 @@
+//! One run of the planted driver, from load to unload.
+
+use std::path::{Path, PathBuf};
+
+use lab::setup;
+use machine::etw::Enable;
+use machine::nt::{Options, Stop};
+use machine::status::Status;
+use machine::verifier::{Finding, Rule, rules};
+use machine::wfp::{
+    ActionType, BfeState, Callout, DisplayData, Engine, FILTER_FLAG_CLEAR_ACTION_RIGHT, Filter, Guid,
+    LayerData, LayerInfo, Metadata, Packet, Request, Session, SessionId, Sublayer, Value,
+};
+use machine::{Machine, StartError};
+
+/// The driver's source.
+pub fn source() -> PathBuf {
+    lab::setup::root().join("tests/lab/tests/planted_faults/driver.rs")
+}
+
+/// The driver, linked with arguments of the linker's.
+pub fn driver(linker: &[&str]) -> PathBuf {
+    let arguments: Vec<_> = linker.iter().map(|argument| format!("-Clink-arg={argument}")).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    setup::compile(&source(), &arguments).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+/// What the driver's `id` makes of a rule's name: FNV-1a.
+fn bug_id(name: &str) -> u32 {
+    name.bytes().fold(0x811C_9DC5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+}
+
+/// How a run ended.
+pub struct Outcome {
+    /// What the verifier found.
+    pub findings: Vec<Finding>,
+    /// Why the machine stopped, if it did.
+    pub stop: Option<Stop>,
+    /// Most kernel stack used by each kind of entry point.
+    pub stack: Vec<(&'static str, usize)>,
+}
+
+impl Outcome {
+    /// The rules found broken, in order.
+    pub fn rules(&self) -> Vec<&'static str> {
+        self.findings.iter().map(|finding| finding.violation.rule.id).collect()
+    }
+}
+
+/// Loads the driver with a bug chosen by name ("" for none), lets it classify a
+/// packet and hear of BFE, and unloads it.
+pub fn run(sys: &Path, bug: &str) -> Outcome {
+    let mut machine = Machine::new("planted", Options::default());
+    if !bug.is_empty() {
+        machine.set("Bug", bug_id(bug));
+    }
+    let without_right = [rules::ACTION_WITHOUT_RIGHT.id, rules::RIGHT_RAISED.id].contains(&bug);
+    let session = prepare(machine.engine(), without_right);
+    let started = machine.start(sys);
+    if let Err(StartError::Refused(status)) = started {
+        panic!("the driver does not know {bug}: {status}");
+    }
+    if let Err(error @ StartError::Load(_)) = started {
+        panic!("{bug}: {error}");
+    }
+    machine.kernel().work().drain(Options::default().drain_limit);
+    let _session = machine.kernel().trace(Enable::all(Guid::from_bytes_le(*b"planted provider")), None);
+    if machine.kernel().stopped().is_none() {
+        traffic(machine.engine(), session);
+        machine.engine().set_bfe_state(BfeState::StopPending);
+    }
+    if machine.kernel().stopped().is_none() {
+        // What is left is among the findings.
+        let _ = machine.stop();
+    }
+    let kernel = machine.kernel();
+    Outcome {
+        findings: kernel.verifier().findings(),
+        stop: kernel.stopped().cloned(),
+        stack: kernel.stack_marks(),
+    }
+}
+
+const LAYER: &str = "INBOUND_TRANSPORT_V4";
+
+fn layer(engine: &Engine) -> &'static LayerInfo {
+    engine.layer_by_name(LAYER).expect("the layer")
+}
+
+fn callout_key() -> Guid {
+    Guid::from_bytes_le(*b"planted callout.")
+}
+
+fn display() -> DisplayData {
+    DisplayData { name: Some("planted".into()), description: None }
+}
+
+fn filter(layer: &LayerInfo) -> Filter {
+    Filter {
+        key: Guid::nil(),
+        display: display(),
+        flags: 0,
+        provider: None,
+        layer: layer.key,
+        sublayer: Guid::nil(),
+        weight: Value::Empty,
+        conditions: Vec::new(),
+        action: ActionType::CALLOUT_UNKNOWN,
+        callout: Some(callout_key()),
+        raw_context: 0,
+    }
+}
+
+/// What other people have in the engine before the driver comes: its callout's
+/// object and, if wanted, a permit that leaves callouts no right to decide.
+fn prepare(engine: &Engine, hard_permit: bool) -> SessionId {
+    let session = engine.open(Session { display: display(), ..Session::default() }).expect("a session");
+    let callout = Callout {
+        key: callout_key(),
+        display: display(),
+        applicable_layer: layer(engine).key,
+        ..Callout::default()
+    };
+    engine.callout_add(session, callout).expect("a callout");
+    if hard_permit {
+        let key = Guid::from_u128(0x5E1F);
+        let sublayer = Sublayer { key, display: display(), weight: u16::MAX, ..Sublayer::default() };
+        assert_eq!(engine.sublayer_add(session, sublayer), Status::SUCCESS);
+        let permit = Filter {
+            sublayer: key,
+            flags: FILTER_FLAG_CLEAR_ACTION_RIGHT,
+            action: ActionType::PERMIT,
+            callout: None,
+            ..filter(layer(engine))
+        };
+        engine.filter_add(session, permit).expect("a permit");
+    }
+    session
+}
+
+/// A filter for the callout, a packet of a flow, and the filter goes again.
+fn traffic(engine: &Engine, session: SessionId) {
+    let layer = layer(engine);
+    // Refused where notifyFn stopped the machine.
+    let Ok(filter) = engine.filter_add(session, filter(layer)) else {
+        return;
+    };
+    let values = vec![Value::Empty; layer.fields];
+    let metadata = Metadata { flow_handle: Some(engine.flow_create()), ..Metadata::default() };
+    let data = LayerData::Packet(Packet { bytes: &[0; 60], data_start: 40 });
+    engine.classify(&Request { layer: layer.id, values: &values, metadata: &metadata, data });
+    assert_eq!(engine.filter_delete_by_id(session, filter), Status::SUCCESS);
+}
+
+/// The rule that a bug breaks as well, because it cannot be committed alone.
+pub fn consequence(rule: &Rule) -> Option<&'static Rule> {
+    match rule.id {
+        // A flow's context keeps its callout from being unregistered.
+        "FLOW_CONTEXT_LEFT" => Some(&rules::CALLOUTS_LEFT),
+        // Closing the key would end the notification.
+        "NOTIFICATION_LEFT" => Some(&rules::HANDLE_LEFT),
+        _ => None,
+    }
+}
