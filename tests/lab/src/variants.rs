@@ -4,7 +4,7 @@
 //! can be combined. If the documents say anything about a point, the world without
 //! a variant follows it.
 
-use machine::host::{DataStart, DiscardMetadata, UdpDiscard};
+use machine::host::{DataStart, DiscardMetadata, ListenerReason, UdpDiscard, reason};
 use machine::nt::{Irql, MdlMapping, NblLayout};
 use machine::wfp::{AfterBlock, DiscardRights};
 
@@ -46,7 +46,7 @@ const fn variant(name: &'static str, what: &'static str, turn: for<'a> fn(&mut P
 }
 
 /// Every variant.
-pub static ALL: [Variant; 14] = [
+pub static ALL: [Variant; 16] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",
@@ -71,6 +71,14 @@ pub static ALL: [Variant; 14] = [
         plan.open_points.discard_metadata = DiscardMetadata::Absent;
     }),
     variant(
+        "listener-reason-fixed",
+        "a segment that a listener cannot use is discarded for one reason, whatever its flags",
+        |plan| {
+            let reason = ListenerReason::Always(reason::INET_LISTENER_INVALID_FLAGS);
+            plan.open_points.listener_reason = reason;
+        },
+    ),
+    variant(
         "nbl-at-transport-header",
         "at INBOUND_TRANSPORT_DISCARD the data starts at the transport header",
         |plan| plan.open_points.transport_discard_start = DataStart::TransportHeader,
@@ -89,6 +97,9 @@ pub static ALL: [Variant; 14] = [
     }),
     variant("classify-passive", "classifyFn runs at PASSIVE_LEVEL", |plan| {
         plan.machine.classify_irql = Irql::PASSIVE;
+    }),
+    variant("flow-handle-later", "a first authorization has no flow handle yet", |plan| {
+        plan.open_points.flow_handle_at_authorization = false;
     }),
     variant("block-is-final", "a sublayer's block ends the evaluation of the other sublayers", |plan| {
         plan.engine.after_block = AfterBlock::Stop;

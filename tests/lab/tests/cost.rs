@@ -1,9 +1,10 @@
-//! What a classify costs in instructions, locks and shared lines: counted on
-//! the shipping image, instruction by instruction, and so the same on every
-//! machine. Time is no test's business; `cargo lab bench` measures it.
+//! Limits of instructions, locks and shared cache lines per classify.
 //!
-//! A limit is what the driver takes today and a little more. One that is
-//! exceeded wants a reason; one that is far from what is counted, a new number.
+//! The lab single-steps the shipping image, so the counts are equal on every
+//! machine. No test measures time; `cargo lab bench` does.
+//!
+//! A limit is today's count and a little more. To raise a limit, give a reason. If
+//! a count is far below its limit, lower the limit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,10 +28,10 @@ const DECIDING: [&str; 4] =
 const VERDICTS: u64 = 0x4;
 
 fn stage(values: &[(&str, u32)]) -> Stage {
-    // No span of time ends between the packet that is marked in it and the one
-    // that is counted.
-    let usual = [("Mode", 2), ("Observe", 1), ("ScanWindowMs", 3_600_000)];
-    let values = usual.iter().chain(values);
+    // The scan window does not end between the packet that enters its remote and
+    // the packet that is counted.
+    let defaults = [("Mode", 2), ("Observe", 1), ("ScanWindowMs", 3_600_000)];
+    let values = defaults.iter().chain(values);
     let values: Vec<_> = values.map(|(name, value)| (*name, RegistryValue::dword(*value))).collect();
     Stage::new(Options::default(), &values).unwrap()
 }
@@ -40,8 +41,8 @@ fn at(stage: &Stage, layer: &str, subject: &Subject, irql: Irql) -> Cost {
     cost(stage, irql, &[&call]).unwrap()
 }
 
-/// The usual packet at a layer: nobody's where it is discarded.
-fn usual(layer: &str) -> Subject {
+/// The common packet of a layer. At a discard layer it has no endpoint.
+fn common_packet(layer: &str) -> Subject {
     let family = family_of(layer);
     match layer {
         _ if layer.contains("ICMP_ERROR") => Subject::datagram(family),
@@ -56,7 +57,7 @@ fn decides(layer: &str) -> bool {
     DECIDING.contains(&&*layer.replace("_V4", "").replace("_V6", ""))
 }
 
-/// Exports that read a number, and copying.
+/// Whether only exports were called that read a number or copy memory.
 fn only_reads(cost: &Cost) -> bool {
     let harmless = [
         "KeGetCurrentIrql",
@@ -72,13 +73,13 @@ fn only_reads(cost: &Cost) -> bool {
 #[test]
 fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
     let stage = stage(&[]);
-    // Where flows begin there is more to do.
+    // A flow begins there, which costs more.
     let begins = |name: &str| name.starts_with("ALE_FLOW_ESTABLISHED") && !name.ends_with("_DISCARD");
     let layers: Vec<_> = stage.layers().filter(|layer| !decides(layer.name) && !begins(layer.name)).collect();
     assert_eq!(layers.len(), 66 - 2 * DECIDING.len() - 2);
     let asked = ["KeGetCurrentIrql", "KeGetCurrentProcessorNumberEx"].map(|name| (name.to_owned(), 1));
     for layer in layers {
-        let cost = at(&stage, layer.name, &usual(layer.name), Irql::DISPATCH);
+        let cost = at(&stage, layer.name, &common_packet(layer.name), Irql::DISPATCH);
         assert!(cost.instructions <= 55, "{}: {cost:#?}", layer.name);
         assert_eq!((cost.locked, cost.shared_writes), (0, 0), "{}: {cost:#?}", layer.name);
         assert_eq!(cost.exports, BTreeMap::from(asked.clone()), "{}", layer.name);
@@ -89,7 +90,7 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
 fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     let limits = [
         ("INBOUND_TRANSPORT", true, 193),
-        // Three of them hold the header against the packet's own length: an MDL may
+        // Three instructions compare the header with the packet's length: an MDL may
         // map more than the packet has.
         ("INBOUND_IPPACKET", true, 396),
         ("OUTBOUND_ICMP_ERROR", false, 424),
@@ -97,11 +98,11 @@ fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     ];
     for (name, discard, most) in limits {
         for family in [Family::V4, Family::V6] {
-            // One remote for each: two may be neighbours in the table of remotes,
-            // and then the second is found a few instructions later.
+            // One remote for each driver. If two remotes share a set of the table, the
+            // second is found a few instructions later.
             let stage = stage(&[]);
             let layer = layer_name(name, family, discard);
-            let cost = at(&stage, &layer, &usual(&layer), Irql::DISPATCH);
+            let cost = at(&stage, &layer, &common_packet(&layer), Irql::DISPATCH);
             assert!(cost.instructions <= most, "{layer}: {cost:#?}");
             assert_eq!((cost.locked, cost.shared_writes), (0, 0), "{layer}: {cost:#?}");
             assert!(only_reads(&cost), "{layer}: {:?}", cost.exports);
@@ -109,8 +110,7 @@ fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     }
 }
 
-/// What the quick way to a silenced SYN leaves aside, because more is to be
-/// looked at, takes not much more.
+/// Packets that leave the fast path of the silenced SYN cost little more.
 #[test]
 fn a_segment_that_is_no_syn_or_not_simply_silenced_takes_little_more() {
     const FIN: u8 = 0x01;
@@ -125,10 +125,9 @@ fn a_segment_that_is_no_syn_or_not_simply_silenced_takes_little_more() {
     }
 }
 
-/// The source that the image is made of, compiled for the host and counted by a
-/// program that is not the lab's, comes to nearly as much: what it takes more is
-/// the registers that its convention has the thunk save, and calls that the
-/// image, linked as a whole, has not (docs/PERFORMANCE.md).
+/// Callgrind counts the driver's source, compiled for the host. It counts a little
+/// more than the lab does in the image: the thunk saves more registers, and calls
+/// between crates are not inlined (docs/PERFORMANCE.md).
 #[test]
 fn callgrind_counts_nearly_as_many_in_the_native_build() {
     let (stepped, native) = (native::stepped().unwrap(), native::instructions().unwrap());
@@ -147,11 +146,11 @@ fn a_silenced_syn_is_a_block() {
     let stage = stage(&[]);
     let call = stage.call("INBOUND_TRANSPORT_V4_DISCARD", &Subject::syn(Family::V4)).unwrap();
     cost(&stage, Irql::DISPATCH, &[&call]).unwrap();
-    assert_eq!(call.action(), machine::wfp::ActionType::BLOCK, "what is counted is what is meant");
+    assert_eq!(call.action(), machine::wfp::ActionType::BLOCK, "the packet that is counted is blocked");
 }
 
-/// An event is made where a session wants it, and counted against its limit,
-/// which all processors share: that takes the one lock, on the one line.
+/// An event that a session wants counts against a rate limit. All processors
+/// share the limit, so this takes one lock on one shared line.
 #[test]
 fn an_event_that_is_written_takes_one_lock() {
     let stage = stage(&[("Trace", 1)]);
@@ -171,8 +170,8 @@ fn an_event_that_is_written_takes_one_lock() {
     }
 }
 
-/// Below DISPATCH_LEVEL the processor is shared, and so is what is counted on
-/// it: that takes a lock, and shows that locks are seen.
+/// Below DISPATCH_LEVEL threads share the processor and its counters, so counting
+/// takes one lock. The test also shows that the lab sees locks.
 #[test]
 fn below_dispatch_level_counting_takes_one_lock() {
     let stage = stage(&[]);
@@ -181,7 +180,7 @@ fn below_dispatch_level_counting_takes_one_lock() {
     assert!(cost.places.iter().any(|place| place.contains("logic::counters")), "{:?}", cost.places);
 }
 
-/// So does a silenced SYN: what is known of its remote need not be written again.
+/// A silenced SYN takes one lock, too: the entry of its remote is not written again.
 #[test]
 fn below_dispatch_level_a_silenced_syn_takes_one_lock() {
     for family in [Family::V4, Family::V6] {
@@ -193,15 +192,15 @@ fn below_dispatch_level_a_silenced_syn_takes_one_lock() {
     }
 }
 
-/// A segment of a flow that its processor counts for already: it is counted
-/// there, and no line of another processor's is touched.
+/// If the processor already has a slot for the flow, a segment is counted there. It
+/// touches no cache line of another processor.
 #[test]
 fn a_segment_of_a_flow_shares_nothing() {
     let stage = stage(&[]);
     for family in [Family::V4, Family::V6] {
         let flow = stage.begin_flow(&Subject::syn(family)).unwrap();
-        // Counted at the transport layers, the less usual of the two apart; at
-        // the stream's there is nothing to count.
+        // Segments are counted at the transport layers, outbound on the slow path.
+        // At the stream layer nothing is counted.
         for (layer, sent, most) in
             [("INBOUND_TRANSPORT", false, 116), ("OUTBOUND_TRANSPORT", true, 196), ("STREAM", false, 62)]
         {
@@ -216,11 +215,10 @@ fn a_segment_of_a_flow_shares_nothing() {
     }
 }
 
-/// Where two flows have the same slot and come in turn, each segment adds what
-/// was counted for the other to that one's record: becomes a visitor, adds
-/// packets and bytes at once, and leaves, all on the record's one line, which is
-/// shared where another processor does the same. It shows, too, that shared
-/// lines are seen.
+/// Two flows use one slot in turn. Each segment evicts the other flow: it becomes a
+/// visitor of that flow's record, adds packets and bytes in one addition, and
+/// leaves. All of this is on the record's cache line, which processors may share.
+/// The test also shows that the lab sees shared lines.
 #[test]
 fn a_segment_that_finds_another_flow_adds_to_that_record() {
     let stage = stage(&[]);
@@ -238,8 +236,8 @@ fn a_segment_that_finds_another_flow_adds_to_that_record() {
     assert!(cost.places.iter().all(|place| place.contains("logic::flow")), "{:?}", cost.places);
 }
 
-/// Below DISPATCH_LEVEL the record counts, packets and bytes by one addition;
-/// the other lock is the callout's own counter.
+/// Below DISPATCH_LEVEL a segment is counted in the record, with one addition for
+/// packets and bytes. The second lock is that of the callout's own counter.
 #[test]
 fn below_dispatch_level_a_segment_of_a_flow_takes_one_lock_more() {
     let stage = stage(&[]);
@@ -248,11 +246,11 @@ fn below_dispatch_level_a_segment_of_a_flow_takes_one_lock_more() {
     assert_eq!((cost.locked, cost.shared_writes), (1 + 1, 1), "{cost:#?}");
 }
 
-/// Where the segments of flows are counted, in these tests.
+/// The layer at which these tests count segments of flows.
 const SEGMENTS: &str = "INBOUND_TRANSPORT_V4";
 
-/// Flows that a processor counts for at once; places so far apart have the same
-/// slot (`logic::flow::slots`).
+/// Slots of a processor. Records this far apart have the same slot
+/// (`logic::flow::slots`).
 const SLOTS: u64 = 4096;
 
 fn segment(stage: &Stage, context: u64) -> Prepared {
@@ -260,9 +258,8 @@ fn segment(stage: &Stage, context: u64) -> Prepared {
     stage.call(SEGMENTS, &subject).unwrap().with_flows(vec![context])
 }
 
-/// What `CheckOrder` adds at each layer where its walk comes to it, in order, of
-/// a packet not seen before: no lock and no shared line, whatever the layer, and
-/// so many instructions.
+/// The cost that `CheckOrder` adds at each layer, for a new packet that passes the
+/// layers in order: no lock, no shared line, and a bounded number of instructions.
 #[test]
 fn checking_the_order_is_bounded_at_every_layer() {
     let stages = [0, 1].map(|order| stage(&[("CheckOrder", order)]));
@@ -277,7 +274,7 @@ fn checking_the_order_is_bounded_at_every_layer() {
             for ((layer, without), with) in walk.layers.iter().zip(&without).zip(&with) {
                 let name = layer_name(layer.0, family, layer.1);
                 let added = with.instructions.saturating_sub(without.instructions);
-                // Nothing at all would be a layer that is not watched.
+                // If nothing is added, the layer is not checked.
                 assert!(
                     (1..=most_added(*layer, family, flows)).contains(&added),
                     "{name}, {}: {added}, {with:#?}",
@@ -294,22 +291,23 @@ fn checking_the_order_is_bounded_at_every_layer() {
             }
         }
     }
-    // All but the two errors, what is forwarded, and STREAM's twins: the flow's
-    // alone, like STREAM.
+    // The walks come to all layers but these: ICMP errors, forwarded packets, and the
+    // discard layers of STREAM.
     let others = stages[0].layers().map(|layer| layer.name.to_owned()).filter(|name| !seen.contains(name));
     let unordered = ["ICMP_ERROR", "IPFORWARD", "STREAM_PACKET", "STREAM_V4_DISCARD", "STREAM_V6_DISCARD"];
     let others: Vec<_> = others.filter(|name| !unordered.iter().any(|part| name.contains(part))).collect();
     assert!(others.is_empty(), "{others:?}");
 }
 
-/// What is sent and received by a flow that the driver watches.
+/// Packets sent and received by a flow that the driver watches.
 static CARRIED: [&Walk; 4] =
     [&walks::DATA_RECEIVED, &walks::DATA_SENT, &walks::DATAGRAM_RECEIVED, &walks::DATAGRAM_SENT];
 
-/// A call is known by its handle, a packet by its headers; where a connection
-/// shows its packet, both are looked for; and the flow is asked, too. A segment
-/// that no endpoint took is decided the longer way where it is also watched, and
-/// a flow's packet is counted so.
+/// The limit for one layer.
+///
+/// The order check finds a call by its handle and a packet by its headers. At some
+/// layers it looks for both, and for the flow. With the check on, a segment without
+/// endpoint and a flow's packet take the slow path.
 fn most_added(layer: (&str, bool), family: Family, flows: bool) -> usize {
     let of_packet = match family {
         Family::V4 => 358,
@@ -327,8 +325,8 @@ fn most_added(layer: (&str, bool), family: Family, flows: bool) -> usize {
     }
 }
 
-/// What layers a packet passes is one walk, at whatever levels they come: where
-/// the stack raises the IRQL is not known.
+/// One walk may pass its layers at different levels: no document says where the
+/// stack raises the IRQL.
 #[test]
 fn a_walk_goes_on_at_another_level() {
     let stage = stage(&[("CheckOrder", 1)]);
@@ -339,7 +337,7 @@ fn a_walk_goes_on_at_another_level() {
         let show = |kernel: &_| prepared::run(kernel, &[&packets[0][at]], 1, 0);
         stage.kernel().on_processor(0, irql, show).unwrap();
     };
-    // Datagrams of one length between the same ends have the same mark.
+    // Datagrams of one length between the same ends have equal marks.
     for levels in [[Irql::PASSIVE, Irql::DISPATCH, Irql::PASSIVE], [Irql::DISPATCH; 3], [Irql::PASSIVE; 3]] {
         for (at, irql) in levels.into_iter().enumerate() {
             show(at, irql);
@@ -352,7 +350,7 @@ fn a_walk_goes_on_at_another_level() {
     assert!(stage.kernel().verifier().findings().is_empty());
 }
 
-/// Below DISPATCH_LEVEL the level is raised while the walks are looked at.
+/// Below DISPATCH_LEVEL the driver raises the level while it uses the walks.
 #[test]
 fn below_dispatch_level_the_order_raises_it() {
     let stage = stage(&[("CheckOrder", 1)]);
@@ -361,12 +359,11 @@ fn below_dispatch_level_the_order_raises_it() {
         for name in ["KeAcquireSpinLockRaiseToDpc", "KeReleaseSpinLock"] {
             assert_eq!(cost.exports.get(name), Some(&1), "{:?}", cost.exports);
         }
-        assert_eq!((cost.locked, cost.shared_writes), (1, 0), "the counter's: {cost:#?}");
+        assert_eq!((cost.locked, cost.shared_writes), (1, 0), "the counter's lock only: {cost:#?}");
     }
 }
 
-/// STREAM_PACKET is in no document's sequence: whatever comes there is not out
-/// of order.
+/// No document lists STREAM_PACKET in a sequence, so it is never out of order.
 #[test]
 fn a_layer_of_no_sequence_is_never_out_of_order() {
     let stage = stage(&[("CheckOrder", 1)]);
@@ -385,5 +382,5 @@ fn a_layer_of_no_sequence_is_never_out_of_order() {
     assert_eq!(deviations(), 0);
     show("INBOUND_IPPACKET_V4", &Subject::syn(Family::V4));
     show("INBOUND_IPPACKET_V4", &Subject::syn(Family::V4));
-    assert_eq!(deviations(), 1, "deviations are told");
+    assert_eq!(deviations(), 1, "deviations are reported");
 }

@@ -1,5 +1,6 @@
-//! The driver when every allocation and every kernel call fails in turn, and
-//! the sweep itself when a driver is planted that cannot bear it.
+//! Every allocation and every kernel call of the driver fails in turn.
+//!
+//! Planted drivers show that the sweep finds faults.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,15 +12,15 @@ use machine::image::{ImportName, PeFile};
 use machine::sweep::Sweep;
 
 const SEED: u64 = 1;
-/// Lives wait for BFE and for callouts that are busy; more of them than the
-/// machine has processors end earlier.
+/// Each run waits for BFE and for busy callouts. More jobs than processors end
+/// earlier.
 const JOBS: usize = 4;
 
 fn hushport() -> Arc<PeFile> {
     Arc::new(PeFile::read(&setup::build(Target::X64).unwrap().sys).unwrap())
 }
 
-/// The planted driver's sweep; `wrong` names what is wrong with it.
+/// Sweeps the planted driver. `wrong` is the `--cfg` that plants a fault.
 fn planted(wrong: &str) -> Sweep {
     let source = setup::root().join("tests/lab/tests/fault_sweep/planted.rs");
     let arguments: &[&str] = if wrong.is_empty() { &[] } else { &["--cfg", wrong] };
@@ -27,27 +28,26 @@ fn planted(wrong: &str) -> Sweep {
     Sweep::of(&Hushport, &Arc::new(PeFile::read(&driver).unwrap()), SEED, JOBS)
 }
 
-/// Fails of which functions went wrong, and all that was said about them.
+/// The functions whose failure the driver did not survive, and the reports.
 fn found(sweep: &Sweep) -> (BTreeSet<&'static str>, String) {
     assert!(sweep.undisturbed.is_empty(), "{:?}", sweep.undisturbed);
-    let said = sweep.failed.iter().map(ToString::to_string).collect();
-    (sweep.failed.iter().map(|failed| failed.function).collect(), said)
+    let reports = sweep.failed.iter().map(ToString::to_string).collect();
+    (sweep.failed.iter().map(|failed| failed.function).collect(), reports)
 }
 
 #[test]
 fn the_driver_bears_every_failure() {
     let sweep = Sweep::of(&Hushport, &hushport(), SEED, JOBS);
     println!("{sweep}");
-    let said: String = sweep.failed.iter().take(20).map(ToString::to_string).collect();
-    assert!(sweep.passed(), "{sweep}\n{:?}\n{said}", sweep.undisturbed);
-    // Undisturbed it keeps closed ports silent, so that this was demanded.
+    let reports: String = sweep.failed.iter().take(20).map(ToString::to_string).collect();
+    assert!(sweep.passed(), "{sweep}\n{:?}\n{reports}", sweep.undisturbed);
+    // Without failures the driver silences closed ports, so the sweep checked that.
     assert!(sweep.works);
-    // Twice 66 callouts are registered and unregistered.
+    // 66 callouts are registered and unregistered twice.
     for name in ["FwpsCalloutRegister3", "FwpsCalloutUnregisterById0"] {
         assert_eq!(sweep.tallies[name].calls, 132, "{name}");
     }
-    // A session when BFE first runs and one after its restart, wherever it was
-    // at the start.
+    // Each life has one session when BFE first runs and one after its restart.
     assert_eq!(sweep.tallies["FwpmTransactionCommit0"].calls, 4);
     for call in FALLIBLE {
         assert!(sweep.tallies[call.name].failures > 0, "{} never failed", call.name);
@@ -55,7 +55,7 @@ fn the_driver_bears_every_failure() {
     assert!(sweep.tallies["ExAllocatePool2"].refused > 0);
 }
 
-/// A call that no table knows would never fail here.
+/// The sweep only fails calls that the table has.
 #[test]
 fn every_import_can_fail_or_it_is_said_why_not() {
     let file = hushport();
@@ -80,8 +80,8 @@ fn every_import_can_fail_or_it_is_said_why_not() {
 #[test]
 fn a_driver_without_fault_passes() {
     let sweep = planted("");
-    let (functions, said) = found(&sweep);
-    assert!(functions.is_empty(), "{said}");
+    let (functions, reports) = found(&sweep);
+    assert!(functions.is_empty(), "{reports}");
     assert!(sweep.lives >= 16, "{sweep}");
 }
 
@@ -95,12 +95,12 @@ fn planted_faults_are_found() {
         ("impatient", "FwpsCalloutUnregisterById0", "CALLOUTS_LEFT"),
     ];
     for (wrong, function, text) in cases {
-        let (functions, said) = found(&planted(wrong));
-        assert!(functions.contains(function), "{wrong}: {functions:?}\n{said}");
-        assert!(said.contains(text), "{wrong}: {said}");
-        // Once each, and where it is: the rest of the driver is sound.
+        let (functions, reports) = found(&planted(wrong));
+        assert!(functions.contains(function), "{wrong}: {functions:?}\n{reports}");
+        assert!(reports.contains(text), "{wrong}: {reports}");
+        // Only this function: the rest of the driver is correct.
         if wrong != "hides_cause" {
-            assert_eq!(functions.len(), 1, "{wrong}: {said}");
+            assert_eq!(functions.len(), 1, "{wrong}: {reports}");
         }
     }
 }

@@ -1,5 +1,6 @@
-//! What the linked driver imports, held against the documentation: the right
-//! module, and there in Windows 10 2004, the oldest Windows it loads on.
+//! Imports of the linked driver exist in the oldest supported Windows.
+//!
+//! Each import has the documented module, and Windows 10 2004 has it.
 
 mod support;
 
@@ -10,7 +11,7 @@ use object::read::pe::{Import, PeFile};
 use serde_json::Value;
 use support::facts;
 
-/// Levels of the headers up to the oldest Windows supported.
+/// `NTDDI_*` levels of the headers up to Windows 10 2004.
 const LEVELS: [&str; 14] = [
     "NTDDI_WIN6",
     "NTDDI_WIN6SP1",
@@ -28,7 +29,7 @@ const LEVELS: [&str; 14] = [
     "NTDDI_WIN10_VB",
 ];
 
-/// Documented names of Windows up to the same.
+/// Windows versions in the documentation up to Windows 10 2004.
 const WINDOWS: [&str; 13] = [
     "NDIS 6.0",
     "NDIS 6.20",
@@ -107,7 +108,7 @@ fn fault(functions: &Value, module: &str, name: &str) -> Option<String> {
     let Some(known) = functions.get(name) else {
         return Some(format!("{module}!{name}: not documented"));
     };
-    // An entry may differ by target in this.
+    // This field may differ by target.
     let kinds: Vec<_> = match &known["kind"] {
         Value::Object(by_target) => by_target.values().cloned().collect(),
         kind => vec![kind.clone()],

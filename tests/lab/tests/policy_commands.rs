@@ -1,5 +1,6 @@
-//! `cargo lab reg`, `up --set` and `trace --set`: each waits for the driver's
-//! answer and says it, with exit status 1 where the driver refuses.
+//! `cargo lab reg`, `up --set` and `trace --set` report the driver's answer.
+//!
+//! The exit status is 1 if the driver refuses a value.
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -62,14 +63,14 @@ fn a_change_is_answered_with_what_is_in_force() {
     let (_, policy) = up.change(&["ExemptPorts=113,53/udp"]);
     assert!(policy.refused.is_empty());
     assert_eq!(in_force(&policy, "ExemptPorts"), "113,53/udp (REG_MULTI_SZ)");
-    // Refused: the last good list, and mode, are in force.
+    // The driver refuses this list. The last good list and mode stay in force.
     let (reply, policy) = up.change(&["ExemptPorts=113,ssh"]);
     let [refusal] = &policy.refused[..] else { panic!("{policy:?}") };
     assert_eq!((&*refusal.value, &*refusal.reason, refusal.entry), ("ExemptPorts", "BadPort", 2));
-    let said = refusal.text(&reply.values);
+    let printed = refusal.text(&reply.values);
     assert!(
-        said.contains("entry 2 \"ssh\"") && said.contains("22/tcp") && said.contains("8000-8100"),
-        "{said}"
+        printed.contains("entry 2 \"ssh\"") && printed.contains("22/tcp") && printed.contains("8000-8100"),
+        "{printed}"
     );
     assert_eq!(in_force(&policy, "ExemptPorts"), "113,53/udp (REG_MULTI_SZ)");
     let (_, policy) = up.change(&["ScanPorts=5"]);
@@ -77,7 +78,8 @@ fn a_change_is_answered_with_what_is_in_force() {
     let (_, policy) = up.change(&["Mode=3"]);
     assert_eq!(policy.refused.len(), 2);
     assert_eq!(in_force(&policy, "Mode"), "2 (REG_DWORD)");
-    // Off beside what is refused; several at once put it right.
+    // Mode 0 takes effect beside a refused value. One change of both values is
+    // accepted.
     let (_, policy) = up.change(&["Mode=0"]);
     assert_eq!((policy.refused.len(), in_force(&policy, "Mode")), (1, "0 (REG_DWORD)".into()));
     assert_eq!(in_force(&policy, "ExemptPorts"), "113,53/udp (REG_MULTI_SZ)");
@@ -91,7 +93,8 @@ fn a_change_is_answered_with_what_is_in_force() {
     up.end();
 }
 
-/// `Trace` 0 has the driver say nothing; it is asked in another way.
+/// With `Trace` 0 the driver writes no events. The lab starts a second driver with
+/// equal values and reports its answer.
 #[test]
 fn a_driver_that_says_nothing_is_asked_all_the_same() {
     let up = Up::new(&["Trace=0", "ExemptPorts=22"]);
@@ -103,7 +106,7 @@ fn a_driver_that_says_nothing_is_asked_all_the_same() {
     let (_, policy) = up.change(&["ExemptPorts=80-443"]);
     assert!(policy.refused.is_empty());
     assert_eq!(in_force(&policy, "ExemptPorts"), "80-443 (REG_MULTI_SZ)");
-    // Heard again from here on.
+    // Events are written again from here on.
     let (_, policy) = up.change(&["Trace=1"]);
     assert_eq!((in_force(&policy, "Trace"), policy.refused.len()), ("1 (REG_DWORD)".into(), 0));
     up.end();
@@ -151,20 +154,20 @@ fn commands_that_announce_values_exit_where_the_driver_refuses() {
         (&["trace", path], &["Mode=off"], &["expected a number", "0 off"]),
     ] {
         let set = values.iter().flat_map(|value| ["--set", value]);
-        let (output, said) = lab(&command.iter().copied().chain(set).collect::<Vec<_>>());
-        assert_eq!(output.status.code(), Some(1), "{command:?} {values:?}: {said}");
+        let (output, printed) = lab(&command.iter().copied().chain(set).collect::<Vec<_>>());
+        assert_eq!(output.status.code(), Some(1), "{command:?} {values:?}: {printed}");
         for part in expected {
-            assert!(said.contains(part), "{values:?}: {part:?} is missing in {said}");
+            assert!(printed.contains(part), "{values:?}: {part:?} is missing in {printed}");
         }
     }
-    // Names and types before anything is changed, so no host need be up.
+    // Names and types are checked first, so no host need be running.
     for (item, part) in [
         ("Mod=0", "did you mean Mode?"),
         ("ExemptPort", "did you mean ExemptPorts?"),
         ("Mode=off", "0 off, 1 count"),
         ("Mode:qword=1", "dword, sz or multi_sz"),
     ] {
-        let (output, said) = lab(&["reg", item]);
-        assert!(output.status.code() == Some(1) && said.contains(part), "{item}: {said}");
+        let (output, printed) = lab(&["reg", item]);
+        assert!(output.status.code() == Some(1) && printed.contains(part), "{item}: {printed}");
     }
 }

@@ -1,5 +1,4 @@
-//! A part of the scan matrix: enough to see each decision and each way around
-//! it, with real nmap.
+//! Part of the scan matrix with real nmap: each decision in each variant.
 
 use lab::scan::Technique::{self, Ack, Null, Ping, Protocol, Syn, Udp};
 use lab::scan::matrix::{self, Case, Outcome};
@@ -32,31 +31,31 @@ fn each_mode_is_as_expected_over_both_families() {
     ]);
 }
 
-/// Silence has two nets for UDP and protocols, so that the wire alone does not
-/// say which one held: the driver's counters do.
+/// For UDP and other protocols two layers can suppress the answer. The wire does
+/// not show which one did; the driver's counters do.
 #[test]
 fn the_driver_is_silent_where_it_can_be_by_the_layer_that_is_to_do_it() {
     const IP: &str = "INBOUND_IPPACKET_DISCARD";
     const TRANSPORT: &str = "INBOUND_TRANSPORT_DISCARD";
     const ERROR: &str = "OUTBOUND_ICMP_ERROR";
-    let worlds: [(&[&str], &[&str]); 12] = [
+    let worlds: [(&[&str], &[&str]); 13] = [
         (&[], &[IP]),
         (&["transport-before-discard"], &[IP]),
         (&["udp-at-transport-discard"], &[TRANSPORT]),
         (&["udp-at-both-discards"], &[TRANSPORT]),
         (&["reason-other"], &[ERROR]),
-        // Without a reason the protocol tells, wherever the data starts.
+        // Without a reason the driver reads the protocol, wherever the data starts.
         (&["reason-absent"], &[IP]),
         (&["reason-absent", "nbl-at-ip-header"], &[IP]),
         (&["reason-absent", "nbl-at-payload", "nbl-in-pieces"], &[IP]),
-        // Nothing tells what was discarded: the error itself does.
+        // The driver cannot read the discarded packet, so it blocks the ICMP error.
         (&["reason-absent", "nbl-unmapped"], &[ERROR]),
         (&["classify-passive", "block-is-final"], &[IP]),
+        (&["flow-handle-later"], &[IP]),
         (&["discard-without-right"], &[ERROR]),
         (&["stronger-hard-permit"], &[]),
     ];
-    // Two scans of UDP and none of TCP, but for the overruled, which have to
-    // count it.
+    // UDP only. Where a filter overrules the driver, TCP too, so that it is counted.
     let cases = worlds.map(|(names, _)| {
         let overruled = names.iter().any(|name| !Variant::named(name).unwrap().tcp_can_be_silent);
         case(2, if overruled { &[Syn, Udp] } else { &[Udp] }, names)
@@ -70,7 +69,13 @@ fn the_driver_is_silent_where_it_can_be_by_the_layer_that_is_to_do_it() {
 
 #[test]
 fn what_can_be_silent_with_tcp_alone_is() {
-    let names = ["transport-before-discard", "reason-other", "reason-absent", "nbl-at-transport-header"];
+    let names = [
+        "transport-before-discard",
+        "reason-other",
+        "reason-absent",
+        "listener-reason-fixed",
+        "nbl-at-transport-header",
+    ];
     let v4 = |name| Case { families: vec![Family::V4], ..case(2, &[Syn, Ack, Null], &[name]) };
     hold(&names.map(v4));
 }

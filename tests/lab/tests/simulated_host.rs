@@ -1,6 +1,6 @@
-//! The host on a real TUN device, against real nmap and curl.
+//! The simulated host on a real TUN device, against real nmap and curl.
 //!
-//! Needs root, or `unshare --user --map-root-user`, and says so otherwise.
+//! Needs root, or `unshare --user --map-root-user`; else it fails and says so.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use machine::host::{
 use machine::wfp::{ActionType, Decision, FlowHandle, LayerId, Request};
 use machine::wire::{Family, Namespace, Network, Recorder, Recording};
 
-/// Blocks at the given layers, permits all else.
+/// A filter that blocks at the given layers and permits all else.
 #[derive(Default)]
 struct Blocking {
     layers: Vec<LayerId>,
@@ -59,7 +59,7 @@ impl Filter for Blocking {
     fn flow_end(&self, _: FlowHandle) {}
 }
 
-/// A host on a TUN device: port 80 has HTTP, port 22 an application that holds.
+/// A host on a TUN device. Port 80 serves HTTP, port 22 holds connections open.
 struct Bench {
     host: HostHandle,
     namespace: Namespace,
@@ -106,7 +106,7 @@ impl Bench {
         self.run("nmap", &arguments)
     }
 
-    /// Stops the host; what is documented must have gone as documented.
+    /// Stops the host. Each documented event must have passed the documented layers.
     fn finish(self, wanted: &[Event]) {
         let report = self.host.stop().unwrap();
         let mut seen = Vec::new();
@@ -165,10 +165,11 @@ fn with_a_block_closed_ports_are_silent_and_open_ones_serve() {
     ]);
 }
 
-/// Technique, and what nmap says of a port with a listener (22) and one without
-/// (81): first as they are, then with the discard layers blocking. Like
-/// Windows, the host answers FIN, NULL, Xmas and Maimon probes with a RST even
-/// where a listener is, so they tell the two apart no more than ACKs do (nmap's
+/// Technique, and nmap's state of a port with a listener (22) and of one without
+/// (81): first without a filter, then with the discard layers blocking.
+///
+/// Like Windows, the host answers FIN, NULL, Xmas and Maimon probes with a RST even
+/// at a port with a listener, so these probes cannot tell the ports apart (nmap's
 /// manual, Port Scanning Techniques).
 const TECHNIQUES: &[(&str, [&str; 2], [&str; 2])] = &[
     ("-sT", ["open", "closed"], ["open", "filtered"]),
@@ -192,7 +193,7 @@ fn scan_by_every_technique(silent: bool) {
             let report = bench.nmap(family, technique, "22,81");
             for (port, state) in [22, 81].iter().zip(expected) {
                 let wanted = format!("{port}/{state}/");
-                // A state all ports share is only counted.
+                // nmap only counts ports if all have one state.
                 let summary = format!("Ignored State: {state} (2)");
                 assert!(
                     report.contains(&wanted) || report.contains(&summary),

@@ -1,5 +1,4 @@
-//! The Windows build, as far as it shows without a kit: `cargo lab wdk` tests the
-//! rest where somebody has one.
+//! `cargo lab wdk` without a WDK, and crates that need one are not built.
 
 use std::process::{Command, Output};
 
@@ -10,33 +9,33 @@ fn lab(arguments: &[&str]) -> Output {
     lab.arg("wdk").args(arguments).env_remove("WDKContentRoot").output().unwrap()
 }
 
-/// Fails, and says why in one line.
+/// The one line that a failing `cargo lab wdk` prints.
 fn refused(arguments: &[&str]) -> String {
     let output = lab(arguments);
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(!output.status.success(), "{arguments:?}: {said}");
-    assert_eq!(said.lines().count(), 1, "{arguments:?}: {said}");
-    said
+    let printed = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success(), "{arguments:?}: {printed}");
+    assert_eq!(printed.lines().count(), 1, "{arguments:?}: {printed}");
+    printed
 }
 
 #[test]
 fn without_a_kit_one_line_says_what_is_wanted() {
-    let said = refused(&[]);
-    assert!(said.contains("--content-root DIR") && said.contains("DIR/Include/VERSION"), "{said}");
+    let printed = refused(&[]);
+    assert!(printed.contains("--content-root DIR") && printed.contains("DIR/Include/VERSION"), "{printed}");
 }
 
 #[test]
 fn a_folder_that_is_no_kit_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let shown = folder.path().to_str().unwrap();
-    let said = refused(&["--content-root", shown]);
-    assert!(said.contains(shown) && said.contains("no folder Include"), "{said}");
+    let printed = refused(&["--content-root", shown]);
+    assert!(printed.contains(shown) && printed.contains("no folder Include"), "{printed}");
     std::fs::create_dir_all(folder.path().join("Include/10.0.22621.0/shared")).unwrap();
-    let said = refused(&["--content-root", shown]);
-    assert!(said.contains("10.0.22621.0 has no km/fwpsk.h"), "{said}");
+    let printed = refused(&["--content-root", shown]);
+    assert!(printed.contains("10.0.22621.0 has no km/fwpsk.h"), "{printed}");
 }
 
-/// Packages that cargo would build, with what they are built by.
+/// Packages that cargo would build, with build dependencies.
 fn graph(arguments: &[&str]) -> Vec<String> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(setup::root()).args(["tree", "--locked", "--edges", "all", "--prefix", "none"]);
@@ -50,14 +49,14 @@ fn graph(arguments: &[&str]) -> Vec<String> {
     packages
 }
 
-/// wdk-build compiles on Windows only, and only the feature `wdk` wants it.
+/// wdk-build compiles on Windows only. Only the feature `wdk` depends on it.
 #[test]
 fn no_crate_of_the_kits_is_built_without_it() {
     let lock = std::fs::read_to_string(setup::root().join("Cargo.lock")).unwrap();
-    assert!(lock.contains("name = \"wdk-build\""), "with the feature there is one");
+    assert!(lock.contains("name = \"wdk-build\""), "the feature depends on it");
     let windows = setup::Target::X64.triple();
     for arguments in [
-        // All that a machine with Linux builds: lab, native build, the logic's tests.
+        // Everything that is built on Linux: lab, native build, unit tests.
         ["--workspace", "--target", "x86_64-unknown-linux-gnu"].as_slice(),
         // The driver as the lab builds it.
         ["--package", "hushport", "--no-default-features", "--target", windows].as_slice(),

@@ -1,4 +1,4 @@
-//! Copies of the checkout, and commands in them.
+//! Copies of the checkout, and commands that run in them.
 
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use lab::setup::{self, Target};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// All that a clone has.
+/// Files and folders of a clone.
 const FILES: [&str; 11] = [
     ".cargo",
     "Cargo.lock",
@@ -24,23 +24,23 @@ const FILES: [&str; 11] = [
     "tests",
 ];
 
-/// What a build of the driver may start from. The rest each checkout makes itself.
+/// Folders that a build of the driver may start from. Each checkout builds the rest.
 const SHARED: [&str; 2] = ["driver", "sysroot"];
 
 /// A copy of the checkout.
 pub struct Copied {
     /// Its top.
     pub root: PathBuf,
-    /// Where its lab keeps its files.
+    /// The folder in which its lab keeps files.
     state: PathBuf,
     /// Whether its lab runs from its own target directory.
     own_program: bool,
 }
 
 impl Copied {
-    /// Copies the files with their times, and what a driver's build may start from.
+    /// Copies the files with their times, and the folders in [`SHARED`].
     pub fn to(root: &Path) -> Self {
-        // What is copied has to be there, and whole.
+        // The folders that are copied must be complete.
         let built = setup::build(Target::X64).unwrap();
         assert!(built.sys.is_file());
         let copied = Self::empty_state(root);
@@ -70,7 +70,7 @@ impl Copied {
         }
     }
 
-    /// Gives the checkout a target directory of its own with the lab in it.
+    /// Gives the checkout its own target directory, with the lab in it.
     pub fn keep_program(&mut self) {
         let seeded = std::mem::replace(&mut self.state, self.root.join("target/lab"));
         self.own_program = true;
@@ -94,7 +94,7 @@ impl Copied {
         self.state = self.root.join("target/lab");
     }
 
-    /// An environment without what cargo set for this test.
+    /// Removes the variables that cargo set for this test.
     pub fn environment(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             let name = name.to_string_lossy().into_owned();
@@ -109,7 +109,7 @@ impl Copied {
         command.current_dir(&self.root).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     }
 
-    /// Where a checkout lies changes nothing in the driver.
+    /// Asserts that the driver does not depend on the path of the checkout.
     pub fn assert_same_driver(&self) {
         let (ours, theirs) = (&setup::build(Target::X64).unwrap().sys, self.state.join("x64/hushport.sys"));
         let read =
@@ -117,7 +117,7 @@ impl Copied {
         assert!(read(ours) == read(&theirs), "{} differs from {}", theirs.display(), ours.display());
     }
 
-    /// Nothing was written beside the sources.
+    /// Asserts that nothing was written beside the sources.
     pub fn assert_clean(&self) {
         let entries = std::fs::read_dir(&self.root).unwrap();
         let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
@@ -130,13 +130,13 @@ impl Copied {
 impl Drop for Copied {
     fn drop(&mut self) {
         if !self.own_program {
-            // It lies in the target directory that is shared.
+            // It is in the shared target directory.
             let _gone = std::fs::remove_dir_all(&self.state);
         }
     }
 }
 
-/// Where cargo and rustup have their files, for programs that find no HOME.
+/// Folders of cargo and rustup, for programs without HOME.
 fn homes() -> [(&'static str, PathBuf); 2] {
     [("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")].map(|(name, folder)| {
         let home = || PathBuf::from(std::env::var_os("HOME").expect("the tests' own HOME")).join(folder);
@@ -144,8 +144,7 @@ fn homes() -> [(&'static str, PathBuf); 2] {
     })
 }
 
-/// Puts a configuration of cargo's where it holds for all checkouts in a folder, as the
-/// one in a home does.
+/// Writes a configuration of cargo that applies to all checkouts in a folder.
 pub fn configure(top: &Path, configuration: &str) {
     std::fs::create_dir_all(top.join(".cargo")).unwrap();
     std::fs::write(top.join(".cargo/config.toml"), configuration).unwrap();
@@ -172,7 +171,7 @@ fn run(command: &mut Command) {
 /// A running `cargo lab up`.
 pub struct Up {
     child: Child,
-    /// What a command is begun with to run in its network.
+    /// Prefix that runs a command in its network.
     pub enter: String,
     url: String,
 }
@@ -187,13 +186,13 @@ impl Up {
             let (enter, url) = line.split_once(" curl ")?;
             Some((enter.trim().to_owned(), url.to_owned()))
         });
-        // Its output is read on, so that it can write.
+        // The process must be able to write on.
         std::thread::spawn(move || lines.for_each(drop));
-        let (enter, url) = found.expect("it says how to reach it");
+        let (enter, url) = found.expect("it prints how to reach the host");
         Self { child, enter, url }
     }
 
-    /// The status that its web server answers with, asked in its network.
+    /// The HTTP status that its web server answers.
     pub fn fetch(&self) -> String {
         let curl = format!(
             "{} curl --silent --max-time 20 --output /dev/null --write-out '%{{http_code}}' {}",
@@ -203,7 +202,7 @@ impl Up {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
-    /// As Ctrl-C does.
+    /// Interrupts it, as Ctrl-C does.
     pub fn stop(mut self) {
         kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGINT).unwrap();
         assert!(self.child.wait().unwrap().success());

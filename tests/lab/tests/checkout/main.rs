@@ -1,8 +1,7 @@
-//! Set-up, build and a scan in copies of the checkout: wherever they lie, whatever
-//! they are called and whatever is in the environment.
+//! Set-up, build and scan work in any folder and any environment.
 //!
-//! Copies keep the files' times and share cargo's target directory, so that cargo
-//! finds the lab built; each builds a driver of its own.
+//! Copies of the checkout keep the files' times and share cargo's target directory,
+//! so cargo does not rebuild the lab. Each copy builds its own driver.
 
 mod copy;
 
@@ -13,21 +12,21 @@ use copy::Copied;
 /// A scan that takes a few seconds.
 const SCAN: [&str; 5] = ["scan", "--mode", "2", "--technique", "syn"];
 
-/// The command began well and ended well, and the scan was as expected.
+/// The command succeeded, and the scan was as expected.
 fn assert_scanned(what: &str, child: Child) {
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
+    let printed = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{what}: {}\n{said}\n{errors}", output.status);
-    assert!(said.contains("2 scans, all as expected"), "{what}: {said}\n{errors}");
+    assert!(output.status.success(), "{what}: {}\n{printed}\n{errors}", output.status);
+    assert!(printed.contains("2 scans, all as expected"), "{what}: {printed}\n{errors}");
 }
 
 fn scan(what: &str, mut command: Command) {
     assert_scanned(what, command.args(SCAN).spawn().unwrap());
 }
 
-/// The first command of most people, by two of them at once, in a folder that has the
-/// package's name and lies at an awkward place.
+/// Two scans start at once, in a folder with the package's name and a path with
+/// special characters.
 #[test]
 fn a_folder_named_as_the_package_builds_and_scans() {
     let top = tempfile::tempdir().unwrap();
@@ -36,7 +35,7 @@ fn a_folder_named_as_the_package_builds_and_scans() {
     std::os::unix::fs::symlink(&copied.root, &link).unwrap();
     let wrapper = copy::script(top.path(), "wrapper", "exec \"$@\"");
     let commands = ["", "docs"].map(|folder| {
-        // The umask is inherited.
+        // The lab inherits the umask.
         let mut command = Command::new("sh");
         command.args(["-c", "umask 077; exec cargo lab \"$@\"", "sh"]).args(SCAN);
         copied.environment(&mut command);
@@ -51,12 +50,12 @@ fn a_folder_named_as_the_package_builds_and_scans() {
     copied.assert_clean();
 }
 
-/// Where cargo's own configuration says so, nothing of cargo's lies in the checkout.
+/// Cargo's configuration may move the target directory out of the checkout.
 #[test]
 fn a_target_directory_from_cargos_configuration_is_found() {
     let top = tempfile::tempdir().unwrap();
     let copied = Copied::to(&top.path().join("a=b"));
-    // Relative to the folder that `.cargo` lies in.
+    // The path is relative to the parent of `.cargo`.
     copy::configure(top.path(), "[build]\ntarget-dir = \"elsewhere\"\n");
     std::os::unix::fs::symlink(lab::setup::target_directory(), top.path().join("elsewhere")).unwrap();
     let mut command = Command::new("cargo");
@@ -67,8 +66,8 @@ fn a_target_directory_from_cargos_configuration_is_found() {
     copied.assert_clean();
 }
 
-/// A checkout with all that was built in it is moved, and goes on where it is; its
-/// user is not root and has no home.
+/// A checkout with its build files still works after it is moved. The user is not
+/// root and has no HOME.
 #[test]
 fn a_moved_checkout_goes_on() {
     let top = tempfile::tempdir().unwrap();
@@ -76,7 +75,7 @@ fn a_moved_checkout_goes_on() {
     copied.keep_program();
     let mut command = Command::new(copied.program());
     copied.environment(&mut command);
-    // Flags for another build: the driver's has its own.
+    // Flags for other builds. The driver's build has its own.
     command.env("RUSTFLAGS", "-Clinker=/absent --cfg other");
     command.env("CARGO_ENCODED_RUSTFLAGS", "-Clinker=/absent\u{1f}-Cpanic=unwind");
     scan("flags of another build", command);
@@ -92,7 +91,7 @@ fn a_moved_checkout_goes_on() {
     copied.assert_clean();
 }
 
-/// Outside a checkout one line says what is wrong.
+/// Outside a checkout the lab prints one line.
 #[test]
 fn without_a_checkout_the_lab_says_so() {
     let top = tempfile::tempdir().unwrap();
@@ -101,12 +100,12 @@ fn without_a_checkout_the_lab_says_so() {
     let mut command = Command::new(&program);
     command.arg("demo").current_dir(top.path()).env_remove("CARGO_MANIFEST_DIR");
     let output = command.output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "{said}");
-    assert!(said.contains("no checkout of hushport") && said.lines().count() == 1, "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{printed}");
+    assert!(printed.contains("no checkout of hushport") && printed.lines().count() == 1, "{printed}");
 }
 
-/// Two hosts from two target directories, each reachable by a name of its own.
+/// Hosts of two target directories have different names.
 #[test]
 fn two_hosts_have_two_names() {
     let top = tempfile::tempdir().unwrap();
@@ -124,6 +123,6 @@ fn two_hosts_have_two_names() {
         assert_eq!(host.fetch(), "200", "{}", host.enter);
     }
     one.stop();
-    assert_eq!(two.fetch(), "200", "the first took its own name with it, not the second's");
+    assert_eq!(two.fetch(), "200", "the second host keeps its name");
     two.stop();
 }

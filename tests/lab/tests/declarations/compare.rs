@@ -1,4 +1,4 @@
-//! What is declared, compared with the tables.
+//! Compares declarations with the tables of the WDK.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::declared::{Declared, Record, named};
 
 impl Declared {
-    /// The name under which the tables have a C tag.
+    /// The name that the tables use for a C tag.
     fn known_as<'a>(&'a self, tag: &'a str, table: &Value) -> Option<String> {
         let alias = self.aliases.iter().find(|(_, aliased)| named(aliased).as_deref() == Some(tag));
         let alias = alias.map(|(alias, _)| alias.clone());
@@ -68,7 +68,7 @@ impl Declared {
         compared
     }
 
-    /// Pointers and functions to types that are compared need no entry.
+    /// Pointers to compared types, and functions, need no entry.
     fn alias_without_entry(&self, alias: &str, unknown: &mut BTreeSet<String>) {
         let of_kit = ["P", "DRIVER_", "IO_WORKITEM", "KSTART_", "FWPS_CALLOUT_", "FWPM_SERVICE_STATE_CHANGE"];
         if !of_kit.iter().any(|prefix| alias.starts_with(prefix)) || alias == "PWCH" || alias == "PHANDLE" {
@@ -97,7 +97,7 @@ impl Declared {
             let inner = named(ty).filter(|inner| inner.contains("__bindgen_ty_"));
             let segment = match field.strip_prefix("__bindgen_anon_") {
                 Some(number) => {
-                    let inner = inner.as_ref().expect("an unnamed member has an unnamed type");
+                    let inner = inner.as_ref().expect("the type of an anonymous member");
                     format!("@{}{number}", if self.types[inner].is_union { 'u' } else { 's' })
                 }
                 None if field == "type_" => "type".into(),
@@ -105,7 +105,7 @@ impl Declared {
             };
             let path = if prefix.is_empty() { segment } else { format!("{prefix}.{segment}") };
             let Some(offset) = self.offset(tag, index) else {
-                faults.push(format!("{name}.{path}: nothing says where it is"));
+                faults.push(format!("{name}.{path}: its offset is not known"));
                 continue;
             };
             let offset = base + offset;
@@ -189,8 +189,8 @@ impl Declared {
                 unknown.insert(name);
                 continue;
             };
-            // Over a kit it is an import library, or one of wdk-sys's, which it
-            // names elsewhere; imports.rs sees what either became.
+            // A build against a WDK links an import library, or one that wdk-sys names.
+            // imports.rs checks the linked result.
             let library = known["module"].as_str().and_then(|known| Some(known.rsplit_once('.')?.0));
             let linked = self.of_kit && (module.is_empty() || library == Some(module));
             if known["module"] != **module && !linked {
@@ -215,7 +215,7 @@ impl Declared {
         self.functions.len()
     }
 
-    /// How a parameter is passed, in the tables' words.
+    /// How a parameter is passed: `ptr`, `u32` and so on, as in the tables.
     fn class(&self, ty: &syn::Type) -> String {
         match ty {
             syn::Type::Ptr(_) | syn::Type::BareFn(_) => "ptr".into(),
@@ -234,7 +234,7 @@ impl Declared {
                     _ => match self.aliases.get(&name) {
                         Some(aliased) => return self.class(aliased),
                         None if self.size(ty) == Some(4) => "i32",
-                        None => panic!("{name}: how is it passed?"),
+                        None => panic!("{name}: unknown how this type is passed"),
                     },
                 };
                 kind.into()

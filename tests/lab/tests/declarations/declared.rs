@@ -1,13 +1,13 @@
-//! What bindgen's output declares, and where it says things are.
+//! Reads declarations and layouts from bindgen's output.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use lab::setup;
 
-/// What a source of bindings declares.
+/// The declarations of one set of bindings.
 #[derive(Default)]
 pub struct Declared {
-    /// Every word of `src/ffi/wdk.h`: of other names no declaration is compared.
+    /// Every word of `src/ffi/wdk.h`. Only declarations with these names are compared.
     words: BTreeSet<String>,
     /// Whether wdk-sys declared some of it.
     pub of_kit: bool,
@@ -29,7 +29,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// Declared by name only: met behind pointers.
+    /// Whether only its name is declared, for use behind pointers.
     pub fn is_opaque(&self) -> bool {
         self.fields.iter().any(|(field, _)| field == "_unused")
     }
@@ -116,7 +116,7 @@ impl Declared {
         }
     }
 
-    /// `["Size of T"][size_of::<T>() - 16usize]` and its likes.
+    /// Reads layout assertions such as `["Size of T"][size_of::<T>() - 16usize]`.
     fn assertions(&mut self, text: &str) {
         let quoted: Vec<&str> = text.split('"').collect();
         for (title, rest) in quoted.iter().zip(&quoted[1..]) {
@@ -137,8 +137,8 @@ impl Declared {
         }
     }
 
-    /// What bindgen asserts, or, since it asserts nothing about unnamed members,
-    /// what `repr(C)` gives: behind the member before it, aligned.
+    /// The offset that bindgen asserts. Bindgen asserts none for anonymous members;
+    /// for these it follows from `repr(C)`: behind the previous member, aligned.
     pub fn offset(&self, tag: &str, index: usize) -> Option<u64> {
         let record = &self.types[tag];
         let (field, ty) = &record.fields[index];
@@ -160,7 +160,7 @@ impl Declared {
         }
     }
 
-    /// In bytes, for the Windows targets, where `long` has four.
+    /// In bytes, for Windows targets, where `long` has 4 bytes.
     pub fn size(&self, ty: &syn::Type) -> Option<u64> {
         match ty {
             syn::Type::Ptr(_) | syn::Type::BareFn(_) => Some(8),
@@ -191,7 +191,7 @@ pub fn named(ty: &syn::Type) -> Option<String> {
     }
 }
 
-/// The literals that constants are made of.
+/// The value of a constant expression of literals.
 fn evaluate(expression: &syn::Expr) -> i128 {
     match expression {
         syn::Expr::Lit(syn::ExprLit { lit: syn::Lit::Int(number), .. }) => {

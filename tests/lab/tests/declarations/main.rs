@@ -1,11 +1,11 @@
-//! Every declaration the driver is built with, held against the WDK's tables.
+//! Every declaration of the driver equals the one in the WDK.
 //!
-//! What is compared is what bindgen wrote for the build at hand. Its layout
-//! assertions are evaluated by the compiler for that target, so that the
-//! numbers in them are the driver's own.
+//! This compares bindgen's output for the current build with tables taken from the
+//! WDK's headers. The compiler checks bindgen's layout assertions for the target, so
+//! their numbers are the driver's layouts.
 //!
-//! Under `cargo lab wdk` that is the output over a kit's own headers and
-//! wdk-sys's, of which what `src/ffi/wdk.h` names is compared.
+//! Under `cargo lab wdk` bindgen reads the WDK's own headers. Then only the names in
+//! `src/ffi/wdk.h` are compared.
 
 mod compare;
 mod declared;
@@ -18,7 +18,7 @@ use declared::Declared;
 use lab::setup::{self, Target};
 use support::facts;
 
-/// Declarations that no table has, each with the reason why it is right.
+/// Declarations that no table has: name, and source or reason.
 const REASONS: &[(&str, &str)] = &[
     ("RPC_C_AUTHN_WINNT", "rpcdce.h, a header of user mode: 10"),
     ("MANUALLY_INITIATED_CRASH", "bugcodes.h, which the tables leave out: 0xE2"),
@@ -66,7 +66,7 @@ fn compare(target: Target) {
         declared.compare_macros(&facts("macros"), target, &mut faults, &mut unknown),
         declared.compare_functions(&facts("functions"), &mut faults, &mut unknown),
     ];
-    // What a kit's own headers declare needs no other witness.
+    // Declarations from the WDK's own headers need no reason.
     for name in unknown.iter().filter(|_| !declared.of_kit) {
         if !REASONS.iter().any(|(known, _)| known == name) {
             faults.push(format!("{name}: in none of the tables; give a reason in REASONS"));
@@ -74,7 +74,7 @@ fn compare(target: Target) {
     }
     assert!(faults.is_empty(), "{} faults:\n{}", faults.len(), faults.join("\n"));
     let [layouts, enumerators, macros, functions] = counts;
-    // A parser that sees nothing finds no fault.
+    // A parser that reads nothing would find no fault.
     assert!(layouts > 150 && enumerators > 30 && macros > 20 && functions > 30, "{counts:?}");
 }
 
@@ -83,11 +83,11 @@ fn every_reason_is_needed() {
     let mut text = bindings(Target::X64);
     text += &std::fs::read_to_string(setup::root().join("src/ffi/constants.rs")).unwrap();
     for (name, _) in REASONS {
-        assert!(text.contains(name), "{name} is not declared any more");
+        assert!(text.contains(name), "{name} is no longer declared");
     }
 }
 
-/// What bindgen wrote for a target.
+/// Bindgen's output for a target.
 fn bindings(target: Target) -> String {
     let driver = setup::build(target).unwrap();
     driver.bindings.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect()

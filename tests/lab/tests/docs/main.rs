@@ -1,5 +1,4 @@
-//! What lies beside the code is tried, too: the documents, the scripts for a
-//! test machine, the workflows and the tasks.
+//! Tests of documents, PowerShell scripts, workflows and cargo-make tasks.
 
 mod actionlint;
 mod documents;
@@ -11,7 +10,7 @@ mod workflows;
 
 use std::path::PathBuf;
 
-/// A file of the checkout.
+/// Reads a file of the checkout.
 fn read(path: &str) -> String {
     let file = lab::setup::root().join(path);
     std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()))

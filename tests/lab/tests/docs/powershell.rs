@@ -1,17 +1,15 @@
-//! Reads PowerShell by its grammar, and finds what a run would stumble over.
+//! Parses PowerShell and finds errors that Windows PowerShell 5.1 would report.
 //!
-//! The Pester tests run the scripts in PowerShell 7, against commands that they
-//! play themselves. This is the other half: every command is one of the scripts'
-//! own functions or one of the table below, with parameters that it has in
-//! Windows PowerShell 5.1; every variable is set before it is used.
+//! The Pester tests run the scripts in PowerShell 7 with mocked commands. This checks
+//! what they cannot: each command is a function of the scripts or in the table below,
+//! its parameters exist in Windows PowerShell 5.1, and each variable is set.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use tree_sitter::{Node, Parser, Tree};
 
-/// The cmdlets that may be used, each with the parameters that may. All are in
-/// Windows PowerShell 5.1 as Windows 10 has it (Microsoft Learn, the modules'
-/// reference).
+/// Permitted cmdlets and their permitted parameters. Windows PowerShell 5.1 of
+/// Windows 10 has all of them (Microsoft Learn, reference of the modules).
 const CMDLETS: &[(&str, &str)] = &[
     ("Add-EtwTraceProvider", "SessionName AutologgerName Guid Level MatchAnyKeyword"),
     ("Confirm-SecureBootUEFI", ""),
@@ -69,7 +67,7 @@ const CMDLETS: &[(&str, &str)] = &[
     ("Write-Verbose", "Message"),
 ];
 
-/// Programs that Windows brings, and cargo's.
+/// Programs of Windows, and cargo.
 const PROGRAMS: &[&str] = &[
     "bcdedit.exe",
     "cargo",
@@ -86,7 +84,7 @@ const PROGRAMS: &[&str] = &[
     "wevtutil.exe",
 ];
 
-/// "Approved Verbs for PowerShell Commands", as far as they are used.
+/// The verbs of "Approved Verbs for PowerShell Commands" that the scripts use.
 const VERBS: &[&str] = &[
     "Add",
     "Assert",
@@ -152,7 +150,7 @@ const AUTOMATIC: &[&str] = &[
 /// Operators of PowerShell 7 that 5.1 does not know.
 const TOO_NEW: &[&str] = &["&&", "||", "??", "??=", "?.", "?[", "ternary_expression"];
 
-/// Something wrong, and the line it is in.
+/// Line number and problem.
 pub type Finding = (usize, String);
 
 /// A function that a script defines.
@@ -169,7 +167,7 @@ pub struct Script<'a> {
 }
 
 impl<'a> Script<'a> {
-    /// Reads it; faults of syntax are in [`Self::syntax`].
+    /// Parses a script. [`Self::syntax`] has the syntax errors.
     pub fn parse(text: &'a str) -> Self {
         let mut parser = Parser::new();
         parser.set_language(&tree_sitter_powershell::LANGUAGE.into()).unwrap();
@@ -188,7 +186,7 @@ impl<'a> Script<'a> {
         self.nodes().into_iter().filter(|node| node.kind() == kind).collect()
     }
 
-    /// What the grammar does not know, and what only newer shells do.
+    /// Syntax errors, and syntax that 5.1 does not have.
     pub fn syntax(&self) -> Vec<Finding> {
         let wrong = |node: &Node<'_>| node.is_error() || node.is_missing() || TOO_NEW.contains(&node.kind());
         let mut findings: Vec<_> = self
@@ -198,7 +196,7 @@ impl<'a> Script<'a> {
             .map(|node| (line(node), format!("syntax: {} {:?}", node.kind(), self.text(node))))
             .collect();
         if !self.text.is_ascii() {
-            findings.push((0, "5.1 reads what is not ASCII as it likes".into()));
+            findings.push((0, "5.1 reads text that is not ASCII in an unspecified encoding".into()));
         }
         findings
     }
@@ -226,7 +224,7 @@ impl<'a> Script<'a> {
         child(node, "function_name").map(|name| self.text(name).to_owned()).unwrap_or_default()
     }
 
-    /// Commands that are none, and parameters that they have not.
+    /// Unknown commands and unknown or missing parameters.
     pub fn commands(&self, known: &BTreeMap<String, Function>) -> Vec<Finding> {
         let mut findings = Vec::new();
         for command in self.of_kind("command") {
@@ -244,41 +242,41 @@ impl<'a> Script<'a> {
                 given.iter().filter(|given| !function.parameters.contains(**given)).for_each(|given| {
                     find(format!("{name} has no -{given}"));
                 });
-                function.mandatory.iter().filter(|wanted| !given.contains(&wanted.as_str())).for_each(
-                    |wanted| {
-                        find(format!("{name} wants -{wanted}"));
+                function.mandatory.iter().filter(|required| !given.contains(&required.as_str())).for_each(
+                    |required| {
+                        find(format!("{name} needs -{required}"));
                     },
                 );
             } else if let Some((_, parameters)) = CMDLETS.iter().find(|(cmdlet, _)| *cmdlet == name) {
                 given.iter().filter(|given| !parameters.split(' ').any(|known| known == **given)).for_each(
                     |given| {
-                        find(format!("nothing is known of {name} -{given}"));
+                        find(format!("unknown parameter: {name} -{given}"));
                     },
                 );
             } else if !PROGRAMS.contains(&name) && !PROGRAMS.contains(&format!("{name}.exe").as_str()) {
-                find(format!("nothing is known of {name}"));
+                find(format!("unknown command: {name}"));
             }
         }
         findings
     }
 
-    /// The names of the commands, each with its line.
+    /// Line and name of each command.
     pub fn called(&self) -> Vec<Finding> {
         let names = self.of_kind("command_name").into_iter();
         names.map(|node| (line(node), self.text(node).to_owned())).collect()
     }
 
-    /// Programs that are named in a string to be run.
+    /// Unknown programs that are named in a string.
     pub fn programs(&self) -> Vec<Finding> {
         let strings = self.of_kind("string_literal").into_iter();
         let named = strings.map(|node| (line(node), self.text(node).trim_matches(['\'', '"'])));
         named
             .filter(|(_, text)| text.ends_with(".exe") && !text.contains(' ') && !PROGRAMS.contains(text))
-            .map(|(line, text)| (line, format!("nothing is known of {text}")))
+            .map(|(line, text)| (line, format!("unknown program: {text}")))
             .collect()
     }
 
-    /// Functions by another name than Verb-Noun with an approved verb.
+    /// Functions whose names are not Verb-Noun with an approved verb.
     pub fn names(&self) -> Vec<Finding> {
         let functions = self.of_kind("function_statement").into_iter();
         functions
@@ -288,7 +286,7 @@ impl<'a> Script<'a> {
             .collect()
     }
 
-    /// Variables that nothing sets where they are used.
+    /// Variables that are used but not set in their scope.
     pub fn variables(&self) -> Vec<Finding> {
         let mut findings = Vec::new();
         let set = self.assigned();
@@ -298,8 +296,8 @@ impl<'a> Script<'a> {
                 continue;
             }
             let function = owner(node).map(|node| node.id());
-            // A function sees its own and the script's; what it is handed by a
-            // caller's scope is found, too, which nobody should rely on.
+            // A function may use its own variables and those of the script. PowerShell
+            // also finds the caller's variables; scripts must not rely on that.
             let known = |owner| set.contains(&(owner, name.to_lowercase()));
             let script = name.to_lowercase().starts_with("script:") && known(None);
             if !known(function) && !script && !known(None) {
@@ -309,7 +307,7 @@ impl<'a> Script<'a> {
         findings
     }
 
-    /// What is set, and in which function.
+    /// Variables that are set, and in which function.
     fn assigned(&self) -> BTreeSet<(Option<usize>, String)> {
         let mut set = BTreeSet::new();
         let mut add = |node: Node<'_>| {
@@ -331,7 +329,7 @@ impl<'a> Script<'a> {
         set
     }
 
-    /// Everything.
+    /// All findings.
     pub fn findings(&self, known: &BTreeMap<String, Function>) -> Vec<Finding> {
         let mut findings = self.syntax();
         findings.extend(self.commands(known));
@@ -355,7 +353,7 @@ fn child<'t>(node: Node<'t>, kind: &str) -> Option<Node<'t>> {
     children(node).into_iter().find(|child| child.kind() == kind)
 }
 
-/// A node and everything below it, in the text's order.
+/// A node and its descendants, in the order of the text.
 fn within(node: Node<'_>) -> Vec<Node<'_>> {
     let (mut nodes, mut stack) = (Vec::new(), vec![node]);
     while let Some(node) = stack.pop() {
@@ -365,7 +363,7 @@ fn within(node: Node<'_>) -> Vec<Node<'_>> {
     nodes
 }
 
-/// The function that a node is in.
+/// The function that contains a node.
 fn owner(node: Node<'_>) -> Option<Node<'_>> {
     std::iter::successors(node.parent(), Node::parent).find(|node| node.kind() == "function_statement")
 }

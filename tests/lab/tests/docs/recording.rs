@@ -1,8 +1,8 @@
-//! docs/OBSERVE.md and docs/hushport.wprp, held against the driver's events.
+//! docs/OBSERVE.md and docs/hushport.wprp match the driver's events.
 //!
-//! The profile's schema is not to be had here; what the pages of its elements
-//! say (Windows Performance Toolkit, "Recording profile XML schema") is checked
-//! one by one.
+//! The schema of recording profiles is not available here. This checks the rules on
+//! the pages of its elements (Windows Performance Toolkit, "Recording profile XML
+//! schema").
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use roxmltree::{Document, Node};
 
 use super::read;
 
-/// Keywords by the table in docs/EVENTS.md.
+/// All keywords of the table in docs/EVENTS.md.
 fn keywords() -> u64 {
     let text = read("docs/EVENTS.md");
     let rows = text.lines().filter_map(|line| {
@@ -22,7 +22,7 @@ fn keywords() -> u64 {
 }
 
 fn hex(text: &str) -> u64 {
-    let digits = text.strip_prefix("0x").unwrap_or_else(|| panic!("{text}: hexadecimal is wanted"));
+    let digits = text.strip_prefix("0x").unwrap_or_else(|| panic!("{text}: expected a hexadecimal number"));
     u64::from_str_radix(digits, 16).unwrap()
 }
 
@@ -41,14 +41,14 @@ fn every_guid_in_the_documents_is_the_providers() {
 fn keywords_that_are_told_are_those_of_the_table() {
     assert_eq!(keywords(), 0x7f);
     let text = read("docs/OBSERVE.md");
-    let told =
+    let named =
         text.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(1)?.strip_prefix("0x"));
-    let told: Vec<_> = told.map(|digits| u64::from_str_radix(digits, 16).unwrap()).collect();
-    assert!(told.len() > 5 && told.iter().all(|keyword| keyword & !keywords() == 0), "{told:x?}");
-    assert!(told.contains(&keywords()));
+    let named: Vec<_> = named.map(|digits| u64::from_str_radix(digits, 16).unwrap()).collect();
+    assert!(named.len() > 5 && named.iter().all(|keyword| keyword & !keywords() == 0), "{named:x?}");
+    assert!(named.contains(&keywords()));
 }
 
-/// Elements and their attributes, those that must be there first.
+/// Elements: name, required attributes, optional attributes.
 const ELEMENTS: [(&str, &[&str], &[&str]); 14] = [
     (
         "WindowsPerformanceRecorder",
@@ -74,7 +74,7 @@ const ELEMENTS: [(&str, &[&str], &[&str]); 14] = [
     ("EventProviderId", &["Value"], &[]),
 ];
 
-/// What may stand in what, in this order.
+/// Elements and their children, in the required order.
 const CHILDREN: [(&str, &[&str]); 9] = [
     ("WindowsPerformanceRecorder", &["Profiles"]),
     ("Profiles", &["EventCollector", "EventProvider", "Profile"]),
@@ -115,7 +115,7 @@ fn check(node: Node<'_, '_>) {
         let child = child.tag_name().name();
         allowed.iter().position(|allowed| *allowed == child).unwrap_or_else(|| panic!("{child} in {name}"))
     });
-    assert!(places.is_sorted(), "{name}: its elements stand in another order");
+    assert!(places.is_sorted(), "{name}: its children are in the wrong order");
     elements(node).for_each(check);
 }
 
@@ -128,7 +128,7 @@ fn the_recorders_profile_is_what_its_elements_pages_ask_for() {
     check(root);
     let all = || document.descendants().filter(Node::is_element);
     let ids: Vec<_> = all().filter_map(|node| node.attribute("Id")).collect();
-    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "one id, one thing");
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len(), "an id is used twice");
     for node in all() {
         let referred = match node.tag_name().name() {
             "EventCollectorId" | "EventProviderId" => node.attribute("Value"),

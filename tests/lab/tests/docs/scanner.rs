@@ -1,4 +1,4 @@
-//! scan.py, the other end of the VM's scan, against real sockets and the lab.
+//! scan.py, the scanner for a test VM, against real sockets and the lab.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
@@ -22,7 +22,7 @@ fn closing_line(output: &Output) -> String {
     text.lines().next_back().unwrap_or_default().to_owned()
 }
 
-/// The driver's host, in a mode, as the scanner sees it.
+/// Scans a host with the driver in Mode 0 and in Mode 2.
 #[test]
 fn the_scanner_tells_silence_from_an_answer() {
     let driver = &*setup::build(Target::X64).unwrap().sys;
@@ -51,7 +51,7 @@ fn the_scanner_tells_silence_from_an_answer() {
     }
 }
 
-/// The other side of Invoke-ScanStep, on this machine's own ports.
+/// Plays the VM's side of the protocol on this machine's ports.
 #[test]
 fn the_scanner_does_what_the_machine_asks_for() {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -69,7 +69,7 @@ fn the_scanner_does_what_the_machine_asks_for() {
         let right = ask(&format!("answered tcp={tcp} udp={udp} open={control}"));
         let wrong = ask(&format!("silent tcp={tcp}"));
         writeln!(&stream, "done").unwrap();
-        // Until the other end has read it.
+        // Waits until scan.py has read it.
         _ = answers.next();
         (right, wrong)
     });

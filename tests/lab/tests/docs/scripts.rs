@@ -1,4 +1,4 @@
-//! The scripts for a test machine.
+//! The scripts of `tests/vm` are consistent and run on PowerShell 5.1.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ const PLAN: &str = "tests/vm/Hushport.State.psm1";
 const TRACE: &str = "tests/vm/Hushport.Trace.psm1";
 
 /// The modules and the script that run on Windows, by name. The Pester tests and
-/// what plays Windows for them run in PowerShell 7 only.
+/// their mocks run in PowerShell 7 only.
 fn scripts() -> BTreeMap<String, String> {
     let mut paths = files("tests/vm", "psm1");
     paths.retain(|path| !path.ends_with("Support.Tests.psm1"));
@@ -41,17 +41,17 @@ fn every_script_holds_together() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// Text between a line's first `from` and the `to` behind it, each time.
+/// Each text between a `from` and the next `to`.
 fn between<'a>(text: &'a str, from: &str, to: &str) -> Vec<&'a str> {
     text.split(from).skip(1).filter_map(|rest| rest.split_once(to)).map(|(inner, _)| inner).collect()
 }
 
-/// What stands in quotation marks.
+/// Texts in single quotation marks.
 fn quoted(text: &str) -> BTreeSet<String> {
     text.split('\'').skip(1).step_by(2).map(str::to_owned).collect()
 }
 
-/// A module sees what the modules that it imports export, and its own.
+/// A module can use its own functions and exported ones.
 #[test]
 fn modules_export_what_is_used_and_there() {
     let scripts = scripts();
@@ -88,13 +88,13 @@ fn every_step_of_the_plans_is_there_and_every_step_in_a_plan() {
     for plan in ["function Get-Plan {", "function Get-HostedPlan {"] {
         planned.extend(quoted(between(&text, plan, "\n}")[0]));
     }
-    // What a step runs under is quoted there, too.
+    // Options of steps are quoted there, too.
     planned.retain(|name| name.starts_with(char::is_uppercase));
     assert_eq!(planned, defined);
 }
 
-/// As TraceLoggingProvider.h describes it: SHA-1 over a name space and the
-/// name in upper case, UTF-16BE; sixteen bytes of it, version 5.
+/// The provider's GUID by TraceLoggingProvider.h: the first 16 bytes of SHA-1 over a
+/// name space and the name in upper case (UTF-16BE), as a UUID of version 5.
 fn provider_id(name: &str) -> Uuid {
     let space = 0x482c_2db2_c390_47c8_87f8_1a15_bfc1_30fb_u128.to_be_bytes();
     let name: Vec<u8> = name.to_uppercase().encode_utf16().flat_map(u16::to_be_bytes).collect();
@@ -119,12 +119,12 @@ fn what_a_run_would_stumble_over_is_found() {
         ("Get-Date | | Out-String", "syntax"),
         ("$x = \"a", "syntax"),
         ("Get-Date && Get-Date", "syntax"),
-        ("gci", "nothing is known of gci"),
-        ("Get-Dates", "nothing is known of Get-Dates"),
+        ("gci", "unknown command: gci"),
+        ("Get-Dates", "unknown command: Get-Dates"),
         ("Get-Item -Paht 'x'", "Get-Item -Paht"),
-        ("Set-PolicyValue -Name 'x'", "wants -Value"),
+        ("Set-PolicyValue -Name 'x'", "needs -Value"),
         ("Set-PolicyValue -Name 'x' -Value 1 -Kind 'y'", "has no -Kind"),
-        ("Invoke-Program -Path 'regsvr32.exe'", "nothing is known of regsvr32.exe"),
+        ("Invoke-Program -Path 'regsvr32.exe'", "unknown program: regsvr32.exe"),
         ("function Make-It { Get-Date }", "approved verb"),
         ("Write-Host $nobody", "$nobody is never set"),
         ("function Get-It { $own = 1; $own }\nWrite-Host $own", "$own is never set"),

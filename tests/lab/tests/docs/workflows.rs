@@ -1,4 +1,4 @@
-//! The workflows and the tasks of Makefile.toml.
+//! Workflows and the tasks of Makefile.toml run existing commands.
 
 use lab::setup::Target;
 use saphyr::{LoadableYamlNode, Yaml};
@@ -12,7 +12,7 @@ fn tasks() -> Table {
     makefile["tasks"].as_table().unwrap().clone()
 }
 
-/// A workflow's steps, each with the shell that it runs in.
+/// Steps of a workflow, each with its shell.
 fn steps<'a>(workflow: &'a Yaml<'a>) -> Vec<(&'a Yaml<'a>, Option<&'a str>)> {
     let mut steps = Vec::new();
     for (name, job) in workflow["jobs"].as_mapping().unwrap() {
@@ -27,14 +27,14 @@ fn steps<'a>(workflow: &'a Yaml<'a>) -> Vec<(&'a Yaml<'a>, Option<&'a str>)> {
     steps
 }
 
-/// What is wrong with an action's name.
+/// Checks that an action is pinned to a commit.
 fn pinned(uses: &str) -> Result<(), String> {
     let (_, commit) = uses.split_once('@').ok_or(format!("{uses}: no commit"))?;
     let hash = commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
     if hash { Ok(()) } else { Err(format!("{uses}: not pinned to a commit")) }
 }
 
-/// What is wrong with a command line, `${{ … }}` in it made a word.
+/// Checks a command line; each `${{ … }}` is one word.
 fn command(line: &str, shell: Option<&str>) -> Result<(), String> {
     let line = expanded(line);
     if shell == Some("pwsh")
@@ -56,17 +56,17 @@ fn command(line: &str, shell: Option<&str>) -> Result<(), String> {
         ["sudo", "apt-get" | "sysctl", ..] | ["winget", "install", ..] => Ok(()),
         ["powershell.exe" | "pwsh.exe" | "pwsh", words @ ..] => match words.strip_prefix(&RUN_FILE) {
             Some([file, arguments @ ..]) => script(file, arguments),
-            _ => Err(format!("{line}: not run by {RUN_FILE:?}")),
+            _ => Err(format!("{line}: expected the options {RUN_FILE:?}")),
         },
         ["Install-Module" | "Invoke-ScriptAnalyzer" | "Get-Content", ..] if shell == Some("pwsh") => Ok(()),
-        _ => Err(format!("nothing is known of {line}")),
+        _ => Err(format!("unknown command: {line}")),
     }
 }
 
-/// How a script is run whatever the machine's execution policy is.
+/// Options that run a script under any execution policy.
 const RUN_FILE: [&str; 4] = ["-NoProfile", "-ExecutionPolicy", "Bypass", "-File"];
 
-/// What is wrong with the arguments of one of our scripts.
+/// Checks the arguments of a script of this repository.
 fn script(file: &str, arguments: &[&str]) -> Result<(), String> {
     if !lab::setup::root().join(file).is_file() {
         return Err(format!("there is no {file}"));
@@ -98,7 +98,7 @@ fn workflows_do_what_can_be_done() {
             match (uses.and_then(Yaml::as_str), run.and_then(Yaml::as_str)) {
                 (Some(uses), None) => {
                     assert_eq!(pinned(uses), Ok(()), "{}", path.display());
-                    // The version for people stands behind the commit.
+                    // The version stands in a comment behind the commit.
                     assert!(text.contains(&format!("uses: {uses} # v")), "{uses}");
                     actions += 1;
                 }
@@ -126,8 +126,7 @@ fn both_processors_are_built() {
     }
 }
 
-/// The images that have test signing on, each with its processor, and both
-/// PowerShells.
+/// Tests run on each image with test signing, in both PowerShells.
 #[test]
 fn windows_is_asked_on_every_image_in_both_shells() {
     let text = read(".github/workflows/hosted.yml");
@@ -169,7 +168,7 @@ fn tasks_hold_together() {
         assert!(tasks.contains_key(name), "{name}");
     }
     for (name, task) in &tasks {
-        // Without this a task is mixed with one of cargo-make's own.
+        // Without this, cargo-make merges the task with one of its own.
         assert_eq!(task["clear"], Value::Boolean(true), "{name}");
         for alias in ["linux_alias", "windows_alias"] {
             if let Some(other) = task.get(alias).and_then(Value::as_str) {
@@ -191,7 +190,7 @@ fn tasks_hold_together() {
             let text = task["script"].as_str().unwrap();
             let findings = Script::parse(text).findings(&Default::default());
             assert!(findings.is_empty(), "{name}: {findings:#?}");
-            // The default policy of a Windows client allows no script at all.
+            // The default execution policy of Windows clients allows no scripts.
             let arguments = task.get("script_runner_args").and_then(Value::as_array);
             let arguments: Vec<_> = arguments.into_iter().flatten().filter_map(Value::as_str).collect();
             assert_eq!(arguments, RUN_FILE, "{name}");
@@ -199,7 +198,7 @@ fn tasks_hold_together() {
         let command = task.get("command").and_then(Value::as_str).unwrap_or_default();
         assert!(!command.contains("powershell") && !command.contains("pwsh"), "{name}: use script_runner");
     }
-    // The tasks are those of the wdk-build that the driver is built with.
+    // The tasks belong to the version of wdk-build that builds the driver.
     let manifest: Table = read("Cargo.toml").parse().unwrap();
     let version = &manifest["target"]["cfg(windows)"]["build-dependencies"]["wdk-build"]["version"];
     assert!(read("Makefile.toml").contains(&format!("//! wdk-build = {version}\n")), "{version}");

@@ -1,4 +1,4 @@
-//! What the driver says by ETW, as a session decodes it.
+//! Events of the driver, as an ETW session decodes them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,7 +31,7 @@ pub fn named<'a>(events: &'a [Event], name: &str) -> Vec<&'a Event> {
     events.iter().filter(|event| event.name == name).collect()
 }
 
-/// Waits for the thread that follows the registry.
+/// Waits until the events have a property.
 pub fn eventually(trace: &Trace, what: &str, holds: impl Fn(&[Event]) -> bool) -> Vec<Event> {
     let end = Instant::now() + Duration::from_secs(20);
     loop {
@@ -44,8 +44,8 @@ pub fn eventually(trace: &Trace, what: &str, holds: impl Fn(&[Event]) -> bool) -
     }
 }
 
-/// The registry is read again when watching begins, and said so; to a session
-/// that came only after that, by the number of the policy.
+/// Waits until the driver has read the registry a second time. It does so when it
+/// begins to watch its key. A later session sees this by the number of the policy.
 pub fn settled(trace: &Trace) {
     let second = |event: &Event| event.name == "PolicyApplied" && event.number("Number") > 1;
     eventually(trace, "the first reading of the watch", |events| {
@@ -53,7 +53,7 @@ pub fn settled(trace: &Trace) {
     });
 }
 
-/// A packet at OUTBOUND_IPPACKET_V4, where nothing is decided.
+/// Shows a packet at OUTBOUND_IPPACKET_V4, an observing layer.
 fn observe(bench: &Bench) {
     let engine = bench.machine.engine();
     let layer = engine.layer_by_name("OUTBOUND_IPPACKET_V4").unwrap();
@@ -67,7 +67,7 @@ fn observe(bench: &Bench) {
     });
 }
 
-/// A segment that nobody is here for, of which nothing is known but that.
+/// Shows a segment without endpoint and without metadata.
 fn silence(bench: &Bench) {
     let engine = bench.machine.engine();
     let layer = engine.layer_by_name("INBOUND_TRANSPORT_V4_DISCARD").unwrap();
@@ -142,13 +142,13 @@ fn nobody_listening_costs_no_call() {
     }
     assert_eq!(calls(), before);
     assert_eq!(before[0], 0);
-    // The same with a session that wants other events.
+    // A session that wants other events.
     let trace = filtered(&bench.machine, 5, SCANS, ZeroKeyword::AsAll);
     let before = calls();
     silence(&bench);
     assert_eq!(calls(), before);
     drop(trace);
-    // And when one that wanted them has gone.
+    // A session that wanted the events has ended.
     let trace = session(&bench.machine);
     let before = calls();
     silence(&bench);
@@ -174,7 +174,7 @@ fn sessions_get_what_their_level_and_keywords_ask_for() {
             assert!(events.iter().all(|event| level == 0 || event.level <= level));
         }
     }
-    // Two at once: each gets its own.
+    // Two sessions at once: each gets its events.
     let warnings = filtered(&bench.machine, 3, 0, ZeroKeyword::AsAll);
     let verdicts = filtered(&bench.machine, 4, VERDICTS, ZeroKeyword::AsAll);
     warnings.take();
@@ -245,7 +245,7 @@ fn a_change_of_the_registry_is_said_and_a_bad_one_named() {
     bench.end();
 }
 
-/// 0 nothing, 1 verdicts, 2 every classify; from one to the other while it runs.
+/// `Trace` 0 writes nothing, 1 verdicts, 2 every classify. It changes at run time.
 #[test]
 fn trace_says_how_much_is_said() {
     let bench = Bench::new(Options::default(), &[("Trace", 0)]);
@@ -265,7 +265,7 @@ fn trace_says_how_much_is_said() {
                 .is_some_and(|event| event.number("Trace") == u64::from(level))
         });
         drop(events);
-        // The event is written before all others are forbidden.
+        // PolicyApplied is written before `Trace` takes effect.
         eventually(&trace, "permitted", |_| {
             trace.take();
             ask();
@@ -285,10 +285,10 @@ fn trace_says_how_much_is_said() {
     bench.end();
 }
 
-/// Every 10 s, by the driver's own clock: not sooner, and not much later.
+/// Counters are written every 10 s of the driver's clock.
 #[test]
 fn counters_are_said_from_time_to_time() {
-    // A look for scans, with which they come, every 10 ms.
+    // Counters are written after a check for scans, here every 10 ms.
     let bench = Bench::new(Options::default(), &[("ScanWindowMs", 80)]);
     let trace = session(&bench.machine);
     settled(&trace);
@@ -298,13 +298,13 @@ fn counters_are_said_from_time_to_time() {
     for _ in 0..35 {
         kernel.clock().advance(Duration::from_secs(1));
         let before = looks();
-        eventually(&trace, "a look that began since", |_| looks() > before + 1);
+        eventually(&trace, "a check that began since", |_| looks() > before + 1);
     }
     let events = trace.events();
     let times: Vec<_> = named(&events, "Counters").iter().map(|event| event.time).collect();
     assert!(times.len() >= 3, "{times:?}");
     for pair in times.windows(2) {
-        // Seconds come one by one, beside those that the test takes.
+        // The clock advances by seconds; the time of the test comes on top.
         let apart = Duration::from_nanos(100 * (pair[1] - pair[0]));
         assert!((9..15).contains(&apart.as_secs()), "{apart:?}");
     }
@@ -314,20 +314,20 @@ fn counters_are_said_from_time_to_time() {
 
 #[test]
 fn too_many_are_held_back_and_the_next_says_how_many() {
-    const ASKED: u64 = 1300;
+    const SHOWN: u64 = 1300;
     const MOST: u64 = 1000;
     let bench = Bench::new(Options::default(), &[]);
     let trace = session(&bench.machine);
-    (0..ASKED).for_each(|_| silence(&bench));
+    (0..SHOWN).for_each(|_| silence(&bench));
     bench.machine.kernel().clock().advance(Duration::from_secs(2));
     silence(&bench);
     silence(&bench);
     let events = trace.events();
     let silenced = named(&events, "Silenced");
     let dropped: u64 = silenced.iter().map(|event| event.number("Dropped")).sum();
-    assert_eq!(silenced.len() as u64 + dropped, ASKED + 2);
-    assert!(dropped > 0, "so many in more than a second");
-    // In how many seconds they came is not known; in one, the limit held.
+    assert_eq!(silenced.len() as u64 + dropped, SHOWN + 2);
+    assert!(dropped > 0, "all events in more than a second");
+    // The test does not know how many seconds this took. The limit is per second.
     let mut seconds: Vec<_> = silenced.iter().map(|event| event.time / 10_000_000).collect();
     seconds.dedup();
     assert!(silenced.len() as u64 <= MOST * (seconds.len() as u64 + 1), "{} events", silenced.len());
@@ -338,7 +338,7 @@ fn too_many_are_held_back_and_the_next_says_how_many() {
     bench.end();
 }
 
-/// Sessions come, ask and go while packets pass and the driver is unloaded.
+/// Sessions begin, ask for the state and end while packets pass and the driver unloads.
 #[test]
 fn sessions_come_and_go_under_traffic_and_unload() {
     let mut bench = Bench::new(Options::default(), &[("Trace", 2)]);

@@ -18,7 +18,7 @@ use super::events::{named, session};
 pub const FLOWS: u64 = 0x10;
 pub const WARNING: u8 = 3;
 const INFORMATION: u8 = 4;
-/// The process that [`Subject`] shows at ALE's layers.
+/// The process that [`Subject`] shows at the ALE layers.
 const PROCESS: u64 = 4;
 
 pub fn start(values: &[(&str, u32)]) -> (Stage, Trace) {
@@ -37,25 +37,25 @@ pub fn end((mut stage, trace): (Stage, Trace)) {
 
 /// Shows a subject at a layer.
 pub fn show(stage: &Stage, layer: &str, subject: &Subject) {
-    // On one processor, for walks are a processor's own.
+    // On one processor, because each processor has its own walks.
     let calls = stage.walk(subject, &[(layer, false)]).unwrap();
     let show = |kernel: &_| prepared::run(kernel, &calls.iter().collect::<Vec<_>>(), 1, 0);
     stage.kernel().on_processor(0, Irql::DISPATCH, show).unwrap();
 }
 
-/// What was said since; the watch's first reading of the registry is in its own
-/// time.
+/// Events since the last call, without PolicyApplied: the driver's second reading of
+/// the registry comes at any time.
 pub fn taken(trace: &Trace) -> Vec<Event> {
     trace.take().into_iter().filter(|event| event.name != "PolicyApplied").collect()
 }
 
-/// The counters, as a session that asks for the state is told them.
+/// The event Counters, which a session gets if it asks for the state.
 pub fn counters(trace: &Trace) -> Event {
     trace.capture_state();
     (*named(&trace.events(), "Counters").last().unwrap()).clone()
 }
 
-/// Nothing is the same in both directions.
+/// Packets and bytes differ by direction, so that an exchange shows.
 #[test]
 fn a_flow_is_told_with_all_that_it_was() {
     let world = start(&[]);
@@ -77,7 +77,7 @@ fn a_flow_is_told_with_all_that_it_was() {
             (event.number(&format!("Packets{direction}")), event.number(&format!("Bytes{direction}")))
         });
         assert_eq!((out, inbound), ((2, 2 * 40), (5, 5 * 100)));
-        // What the machine itself took comes on top.
+        // The time of the test itself comes on top.
         assert!((1_500..61_500).contains(&event.number("DurationMs")), "{event:?}");
         assert_eq!((event.text("Order"), event.number("Dropped")), ("NotWatched", 0));
         let now = counters(trace);
@@ -98,8 +98,7 @@ fn flows_that_find_no_room_are_counted() {
     end(world);
 }
 
-/// The driver itself writes nothing where no session's level, keyword, or all
-/// of the keywords that it insists on are the event's.
+/// The driver writes no event if no session's level and keywords accept it.
 #[test]
 fn a_flow_is_written_for_whom_it_is_meant_alone() {
     let values = [("Mode", RegistryValue::dword(2))];
@@ -119,8 +118,8 @@ fn a_flow_is_written_for_whom_it_is_meant_alone() {
         let flow = stage.begin_flow(&Subject::syn(Family::V4)).unwrap();
         stage.machine.engine().flow_end(flow);
         let written = kernel.call_count("EtwWriteTransfer") - before;
-        let told = named(&trace.events(), "FlowEnded").len() as u64;
-        assert_eq!((written, told), (heard, heard), "{level} {any:#x} {all:#x}");
+        let reported = named(&trace.events(), "FlowEnded").len() as u64;
+        assert_eq!((written, reported), (heard, heard), "{level} {any:#x} {all:#x}");
     }
     assert!(stage.machine.stop().unwrap().is_empty());
 }

@@ -19,11 +19,11 @@ fn flows_are_counted_by_direction_and_kept_in_order() {
     }
     let now = eventually("flows end", &world, |now| now.flows_ended == flows);
     assert_eq!((now.flows_in_order, now.deviations.len()), (flows, 0));
-    // 10 001 bytes each way and family; of what is sent again the wire here
-    // has nothing.
+    // 10 001 bytes in each direction and family. This wire loses nothing, so nothing
+    // is sent again.
     assert_eq!(now.bytes, [20_002; 2]);
     for packets in now.packets {
-        // Data, acknowledgements and the ends.
+        // Data, acknowledgements, SYN and FIN.
         assert!((20..400).contains(&packets), "{now:?}");
     }
     end(world);
@@ -37,7 +37,7 @@ fn datagrams_have_flows_too() {
     }
     assert!(noticed(&world).deviations.is_empty());
     let contexts = world.machine.engine().objects().flow_contexts.len();
-    // Inbound, outbound and datagram data, of either family.
+    // INBOUND_TRANSPORT, OUTBOUND_TRANSPORT and DATAGRAM_DATA, for two families.
     assert_eq!(contexts, 6);
     end(world);
 }
@@ -58,7 +58,7 @@ fn no_more_flows_are_watched_than_asked_for() {
     }
     let contexts = || world.machine.engine().objects().flow_contexts.len();
     assert_eq!(contexts(), 9, "three flows at three layers");
-    // Those that are over make room.
+    // Flows that end make room.
     drop(open);
     eventually("flows end", &world, |now| now.flows_ended == 3);
     exchange(&world, Family::V4, 1, 1);

@@ -1,5 +1,4 @@
-//! The registry answers otherwise than the driver expects: what was read changes
-//! between two queries, or an answer says more than it holds.
+//! Registry answers that lie about a length, or change between two queries.
 
 use std::time::{Duration, Instant};
 
@@ -11,31 +10,31 @@ use machine::nt::{Options, Trace, parameters_key};
 use super::events::{session, settled};
 use super::probe::{Bench, Probe};
 
-/// The value that the registry plays with.
+/// The value whose answers are scripted.
 const PORTS: &str = "ExemptPorts";
 
 fn list(entries: &[&str]) -> RegistryValue {
     RegistryValue::multi_sz(entries)
 }
 
-/// A list of so many ports, the probe's among them.
+/// A list of `entries` ports, among them the port of the probe.
 fn long_list(entries: u16) -> RegistryValue {
     let ports: Vec<_> = (0..entries).map(|number| (23 + 2 * number).to_string()).collect();
     RegistryValue::multi_sz(ports)
 }
 
-/// Has the driver read its values with these replies; what it says then.
+/// Lets the driver read its values with these replies. Returns its policy event.
 fn read_with(bench: &Bench, trace: &Trace, replies: Vec<Reply>) -> Event {
     let kernel = bench.machine.kernel();
     trace.take();
     kernel.registry().script(&parameters_key(SERVICE), PORTS, replies);
-    // Any change has all values read.
+    // After any change the driver reads all values.
     bench.machine.set("ScanPorts", 16);
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        let said = trace.events().into_iter();
-        let mut said = said.filter(|event| ["PolicyApplied", "PolicyRejected"].contains(&&*event.name));
-        if let Some(event) = said.next() {
+        let events = trace.events().into_iter();
+        let mut events = events.filter(|event| ["PolicyApplied", "PolicyRejected"].contains(&&*event.name));
+        if let Some(event) = events.next() {
             return event;
         }
         assert!(Instant::now() < end, "the driver does not read its values");
@@ -62,8 +61,8 @@ fn verdict(bench: &Bench) -> String {
     bench.ask(&Probe::syn("V4")).1
 }
 
-/// The registry says that a value is longer than the room it was given, with
-/// success: nothing behind the room is read, and the value is refused.
+/// The registry succeeds with a length beyond the buffer. The driver reads nothing
+/// behind the buffer and refuses the value.
 #[test]
 fn a_value_that_claims_to_be_longer_than_its_room_is_refused() {
     let (bench, trace) = exempting();
@@ -77,12 +76,12 @@ fn a_value_that_claims_to_be_longer_than_its_room_is_refused() {
     bench.end();
 }
 
-/// What a value is said to be shorter than, is not read: the rest of an earlier
-/// value in the same room is not taken for this one's.
+/// The driver reads no further than the length that the registry gives. The buffer
+/// may still hold the end of an earlier value.
 #[test]
 fn a_value_that_claims_to_be_shorter_is_read_no_further() {
     let (bench, trace) = exempting();
-    // "24", and behind its end "23".
+    // "24", and "23" behind the claimed end.
     let value = list(&["24", "23"]);
     let ends_after_the_first = Reply::Claims { value: value.clone(), length: 6 };
     let event = read_with(&bench, &trace, vec![ends_after_the_first]);
@@ -94,8 +93,8 @@ fn a_value_that_claims_to_be_shorter_is_read_no_further() {
     bench.end();
 }
 
-/// Each query of the value is answered by another one. Whichever the driver
-/// takes, it takes whole.
+/// Each query of the value returns another value. The driver takes one of them,
+/// whole.
 #[test]
 fn a_value_that_changes_between_two_queries_is_one_or_the_other() {
     let (bench, trace) = exempting();
@@ -112,7 +111,7 @@ fn a_value_that_changes_between_two_queries_is_one_or_the_other() {
         vec![other_type, list(&["24"]), long],
         vec![list(&["24"]), none],
     ] {
-        // As often as a driver may ask.
+        // More replies than the driver has queries.
         let changing = replies.iter().cloned().cycle().take(6 * replies.len()).map(Reply::Value).collect();
         let event = read_with(&bench, &trace, changing);
         let exempts = |value: &RegistryValue| *value == list(&["23"]) || *value == long_list(60);

@@ -1,4 +1,4 @@
-//! Start, stop, and BFE coming and going.
+//! Start and stop of the driver, also while BFE stops and starts.
 
 use lab::hushport;
 use lab::setup::{self, Target};
@@ -48,8 +48,8 @@ fn the_driver_waits_for_bfe_and_survives_its_restart() {
     assert!(left.is_empty(), "{left}");
 }
 
-/// The driver follows on a system thread, which may come to it only when BFE
-/// runs again: the session that it had is gone all the same.
+/// The driver follows BFE on a system thread. The thread may run only after BFE has
+/// started again. Its old session is gone even then.
 #[test]
 fn a_restart_too_quick_to_be_followed_step_by_step_is_survived() {
     let mut machine = hushport::machine(Options::default());
@@ -68,7 +68,7 @@ fn a_restart_too_quick_to_be_followed_step_by_step_is_survived() {
 fn a_start_that_the_engine_refuses_leaves_nothing() {
     let mut machine = hushport::machine(Options::default());
     let engine = machine.engine().clone();
-    // Somebody else's object under the driver's provider key.
+    // Another session owns an object with the driver's provider key.
     machine.start(sys()).unwrap();
     let provider = engine.journal().into_iter().find_map(|change| match change {
         Change::ProviderAdd { key } => Some(key),
@@ -93,8 +93,7 @@ fn a_start_that_the_engine_refuses_leaves_nothing() {
     assert!(machine.stop().unwrap().is_empty());
 }
 
-/// What the driver puts into the engine, but in a session that has not ended
-/// with its driver.
+/// Adds the driver's objects in a session that does not end with the driver.
 fn leave_behind(engine: &Engine, before: &[Change]) {
     let display = DisplayData { name: Some("left".into()), description: None };
     let session = engine.open(Session { display: display.clone(), ..Session::default() }).unwrap();
@@ -144,7 +143,7 @@ fn what_an_earlier_run_left_is_cleared_away() {
     machine.start(sys()).unwrap();
     let before = engine.journal();
     assert!(machine.stop().unwrap().is_empty());
-    // All of it, and parts of it: the provider, and the first objects with it.
+    // All objects; the provider with some objects; the provider with fewer.
     for (kept, filters) in [(before.len(), 66), (80, 1), (72, 0)] {
         leave_behind(&engine, &before[..before.len().min(kept)]);
         assert!(engine.objects().filters.len() >= filters);
@@ -158,7 +157,7 @@ fn what_an_earlier_run_left_is_cleared_away() {
     }
 }
 
-/// `Observe` and `SilenceEcho` decide which filters there are; the session stays.
+/// `Observe` and `SilenceEcho` add and remove filters in one session.
 #[test]
 fn filters_come_and_go_with_the_policy() {
     let mut machine = hushport::machine(Options::default());

@@ -1,4 +1,4 @@
-//! The linked file.
+//! The linked .sys has no panic path and keeps the rules for images.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ fn linked(target: Target) -> Arc<PeFile> {
     Arc::new(PeFile::read(&setup::build(target).unwrap().sys).unwrap())
 }
 
-/// `cargo lab mutate` asks this alone whether a changed driver can be linked.
+/// `cargo lab mutate` runs only this test to see whether a mutation links.
 #[test]
 fn the_driver_links() {
     assert!(setup::build(Target::X64).unwrap().sys.is_file());
@@ -21,7 +21,7 @@ fn no_function_that_panics_or_ends_a_failed_allocation_is_left() {
     let file = linked(Target::X64);
     let symbols = Symbols::of(&file).unwrap();
     let names: Vec<&str> = symbols.functions().iter().map(|function| &*function.name).collect();
-    // Whoever looks at nothing finds nothing.
+    // Symbols must be there, or nothing could be found.
     assert!(names.iter().any(|name| name.contains("classify_thunk")), "{names:?}");
     let traces = ["core::panicking", "rust_begin_unwind", "panic_fmt", "panic_bounds", "unwrap_failed"];
     let allocation = ["handle_alloc_error", "alloc_error", "__rust_alloc", "capacity_overflow", "alloc::"];
@@ -40,7 +40,7 @@ fn the_image_keeps_every_rule() {
     assert!(report.imports.contains_key("fwpkclnt.sys"));
 }
 
-/// What docs/PERFORMANCE.md promises: nonpaged memory, on every machine.
+/// docs/PERFORMANCE.md promises this size. The image is nonpaged memory.
 #[test]
 fn the_image_stays_below_100_kb() {
     for target in [Target::X64, Target::Arm64] {
@@ -52,8 +52,8 @@ fn the_image_stays_below_100_kb() {
     }
 }
 
-/// The decoder of instructions knows x64 only; sections, headers and checksum
-/// are the same format.
+/// The lint decodes x64 instructions only. Sections, headers and checksum have one
+/// format for both targets.
 #[test]
 fn the_arm64_image_keeps_the_rules_of_the_file() {
     let path = &setup::build(Target::Arm64).unwrap().sys;

@@ -1,5 +1,6 @@
-//! Forms that other tools know: the driver refuses each, and takes what the lab
-//! says to write instead.
+//! List entries in the form of other tools: the driver refuses them, the lab advises.
+//!
+//! The driver accepts what the lab advises to write instead.
 
 use lab::hushport::{self, SERVICE};
 use lab::policy::state::await_reading;
@@ -9,7 +10,7 @@ use machine::nt::{Options, parameters_key};
 
 use super::probe::Bench;
 
-/// List, entry, and what to write instead: an entry, or several with commas.
+/// List, refused entry, and what to write instead (commas separate entries).
 const ENTRIES: &[(&str, &str, &str)] = &[
     ("ExemptPorts", "80:443", "80-443"),
     ("ExemptPorts", "80..443", "80-443"),
@@ -48,7 +49,7 @@ const ENTRIES: &[(&str, &str, &str)] = &[
     ("ExemptPrefixes", "10.0.0.0/8;fd00::/8", "10.0.0.0/8,fd00::/8"),
 ];
 
-/// List, entry, and part of what is said.
+/// List, refused entry, and part of the advice.
 const ADVICE: &[(&str, &str, &str)] = &[
     ("ExemptPorts", "ssh", "the port number, 22/tcp"),
     ("ExemptPorts", "https", "the port number, 443/tcp"),
@@ -75,7 +76,7 @@ const ADVICE: &[(&str, &str, &str)] = &[
     ("ExemptInterfaces", "192.168.1.1", "not an address"),
 ];
 
-/// What cannot be guessed gets the form that is taken.
+/// For other entries the advice names the accepted form.
 const OTHERS: &[(&str, &str)] = &[
     ("ExemptPorts", "70000"),
     ("ExemptPorts", "53/sctp"),
@@ -90,7 +91,7 @@ const OTHERS: &[(&str, &str)] = &[
 struct Asked(Bench);
 
 impl Asked {
-    /// What the driver refuses of a list with these entries.
+    /// Sets a list. Returns reason and advice of each refused entry.
     fn refused(&self, list: &str, entries: &str) -> Vec<(String, String)> {
         let (kernel, key) = (self.0.machine.kernel(), parameters_key(SERVICE));
         kernel.set_value(&key, list, RegistryValue::multi_sz(entries.split(',')));
@@ -132,7 +133,7 @@ fn what_is_said_to_write_instead_is_taken() {
     asked.0.end();
 }
 
-/// What is meant as it stands is taken, too.
+/// The driver accepts correct entries.
 #[test]
 fn entries_that_are_good_are_taken() {
     let machine = hushport::machine(Options::default());

@@ -1,4 +1,4 @@
-//! The shipping driver, held to what it promises.
+//! The shipping driver behaves as documented.
 
 mod call_arguments;
 mod events;

@@ -1,4 +1,4 @@
-//! Lists of several NET_BUFFERs, which TCP/IP hands down outbound.
+//! Outbound lists of several NET_BUFFERs.
 
 use lab::bench::indication::Subject;
 use lab::bench::stage::Stage;
@@ -15,8 +15,8 @@ fn stage(net_buffers: usize) -> Stage {
     Stage::new(options, &[("Mode", RegistryValue::dword(2))]).unwrap()
 }
 
-/// Each buffer is a packet of its own. They differ in length, so that none can
-/// be counted for another.
+/// Each NET_BUFFER is one packet. Their lengths differ, so the sum of bytes shows
+/// which ones were counted.
 #[test]
 fn every_packet_of_a_list_is_counted_with_its_bytes() {
     for net_buffers in [1, 2, 5, 12] {
@@ -47,7 +47,7 @@ fn every_packet_of_a_list_is_counted_with_its_bytes() {
     }
 }
 
-/// A list is judged once, by its first packet.
+/// A list gets one verdict, by its first packet.
 #[test]
 fn a_list_of_errors_is_judged_once() {
     let mut stage = stage(4);

@@ -1,4 +1,4 @@
-//! Real nmap against the host, and the wire's word for it.
+//! Port states that real nmap reports, and RSTs on the wire.
 
 use lab::scan::{self, Technique};
 use lab::setup::{self, Target};
@@ -21,7 +21,7 @@ fn world(driver: bool, values: &[(&str, u32)], open_points: OpenPoints) -> World
     World::start(&Plan { driver, values, listen, open_points, ..Plan::default() }).unwrap()
 }
 
-/// Scans both families; closed ports are to look so, and to answer or not.
+/// Scans both families and checks the state of closed ports, and RSTs on the wire.
 fn expect(mut world: World, closed: &str, answers: bool) {
     for family in Family::BOTH {
         let states = scan::tcp(&world, family, "-sS", PORTS).unwrap();
@@ -62,8 +62,8 @@ fn mode_0_and_audit_answer_as_usual() {
     }
 }
 
-/// Wherever the stack discards it: the port is in the packet, or in the packet
-/// that the error quotes.
+/// The stack may discard UDP at several layers. The driver finds the port in the
+/// packet, or in the packet that the ICMP error quotes.
 #[test]
 fn an_exempt_udp_port_answers_wherever_it_is_discarded() {
     let names = [

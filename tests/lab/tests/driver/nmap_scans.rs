@@ -15,7 +15,7 @@ fn a_scan_is_reported_once_and_a_visitor_is_not() {
     is_a_scan_reported_once(start(&plan(&[])));
 }
 
-/// Where nobody wants each verdict, packets take a shorter way.
+/// If no session wants each verdict, packets take the fast path.
 #[test]
 fn a_scan_is_reported_to_who_wants_no_more() {
     let world = World::start(&plan(&[])).unwrap();
@@ -30,7 +30,7 @@ const SCANS: u64 = 0x8;
 const COUNTERS: u64 = 0x40;
 
 fn is_a_scan_reported_once(world: Watched) {
-    // Fewer ports than make a scan.
+    // Fewer ports than `ScanPorts`.
     for family in Family::BOTH {
         lab::scan::tcp(&world, family, "-sS", "90-99").unwrap();
     }
@@ -45,22 +45,21 @@ fn is_a_scan_reported_once(world: Watched) {
         assert_eq!(scan.field("Remote"), Some(&Value::Socket((world.near(family), 0).into())));
         assert!(scan.text("Techniques").split(',').any(|technique| technique == named), "{scan:?}");
         assert_eq!(scan.number("WindowMs"), 10_000);
-        // As many as make a scan, at the least; at the most those that were met,
-        // 41 and the 10 before, by an estimate that errs by a tenth as a rule
-        // and seldom by three.
+        // At least `ScanPorts`, at most the 51 ports that were probed. The estimate's
+        // error is usually 10 %, seldom 30 %.
         assert!((16..=51 * 14 / 10).contains(&scan.number("Ports")), "{scan:?}");
         world.session.capture_state();
         let events = world.session.events();
         let counters = events.iter().rfind(|event| event.name == "Counters").unwrap();
         assert_eq!(counters.number("Scans"), scans as u64);
     }
-    // Two more looks find nothing new.
+    // Two more scan checks report nothing.
     std::thread::sleep(Duration::from_millis(2_600));
     assert_eq!(noticed(&world).scans.len(), 2);
     end(world);
 }
 
-/// Real nmap. Each in a world of its own, so that nothing else is reported.
+/// Each scan has its own world, so nothing else is reported.
 #[test]
 fn nmap_is_reported_with_its_technique() {
     let cases = [
@@ -72,7 +71,7 @@ fn nmap_is_reported_with_its_technique() {
         (Family::V6, Technique::Ack, "Ack"),
         (Family::V6, Technique::Maimon, "Maimon"),
     ];
-    // nmap mostly waits.
+    // nmap mostly waits, so the scans run at once.
     std::thread::scope(|scope| {
         for (family, technique, name) in cases {
             scope.spawn(move || {

@@ -10,7 +10,7 @@ use machine::nt::{Irql, Options, Trace};
 use super::events::{named, session, settled};
 use super::flow_events::{FLOWS, WARNING, counters, end, show, start, taken};
 
-/// A packet that is shown at its layer twice.
+/// A packet is shown twice at one layer.
 #[test]
 fn a_deviation_is_told_with_all_that_is_known() {
     let world = start(&[("CheckOrder", 1)]);
@@ -44,8 +44,8 @@ fn a_deviation_is_told_with_all_that_is_known() {
     end(world);
 }
 
-/// A flow's order is asked as long as nothing of it has passed unseen: over any
-/// change of the policy, but not over a time without a watch.
+/// The order of a flow is checked over changes of the policy, but not after a time in
+/// which `CheckOrder` was 0.
 #[test]
 fn a_flow_is_asked_as_long_as_it_was_watched() {
     let reload = |stage: &Stage, trace: &Trace, name: &str, value: u32| {
@@ -68,17 +68,17 @@ fn a_flow_is_asked_as_long_as_it_was_watched() {
                 reload(stage, trace, "ScanPorts", if family == Family::V4 { 20 } else { 21 });
             }
             trace.take();
-            // Data that left the stream unseen, or did not come from it.
+            // With `CheckOrder` 0, the driver did not see this data at STREAM.
             show(stage, "OUTBOUND_TRANSPORT", &sent);
-            let told = named(&taken(trace), "OrderDeviation").len();
-            assert_eq!(told, deviations, "{family:?}, unwatched {unwatched}");
+            let reported = named(&taken(trace), "OrderDeviation").len();
+            assert_eq!(reported, deviations, "{family:?}, unwatched {unwatched}");
         }
         end(world);
     }
 }
 
-/// What an earlier watch saw under way has gone on unseen since. A new watch
-/// begins anew with each packet, on every processor and at each level.
+/// After `CheckOrder` was 0, the driver forgets the packets that it was following, on
+/// every processor and at each level.
 #[test]
 fn a_new_watch_knows_nothing_of_what_an_old_one_saw() {
     let options = Options { classify_irql: Irql::PASSIVE, ..Options::default() };
@@ -86,7 +86,7 @@ fn a_new_watch_knows_nothing_of_what_an_old_one_saw() {
     let trace = session(&stage.machine);
     settled(&trace);
     let engine = stage.machine.engine();
-    // How many deviations are told when a segment is shown at a layer.
+    // Shows a segment at a layer. Returns the number of reported deviations.
     let shows = |layer: &str, family: Family, (processor, irql): (u32, Irql), remote_port: u16| {
         let layer = engine.layer_by_name(&layer_name(layer, family, false)).unwrap();
         let shown = Subject { remote_port, ..Subject::syn(family) }.at(layer);
@@ -111,7 +111,7 @@ fn a_new_watch_knows_nothing_of_what_an_old_one_saw() {
                 settled(&trace);
             }
             for (place, port) in places.zip(port..) {
-                // Again at the layer where it was seen last.
+                // Again at the layer that saw it last.
                 let deviations = shows("INBOUND_TRANSPORT", family, place, port);
                 assert_eq!(
                     deviations,

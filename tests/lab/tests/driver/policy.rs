@@ -1,4 +1,4 @@
-//! The policy: what is exempt, what is refused, and what holds from when on.
+//! Exemptions, refused values, and reload of the policy while the driver runs.
 
 use lab::hushport::{self, SERVICE};
 use machine::Machine;
@@ -19,24 +19,24 @@ fn list(entries: &[&str]) -> RegistryValue {
     RegistryValue::multi_sz(entries)
 }
 
-/// How many policies have been in force, as the driver says when it is asked.
+/// The number of the current policy. The driver counts them.
 fn applied(machine: &Machine) -> u64 {
     let events = session(machine).events();
     named(&events, "PolicyApplied").last().map_or(0, |event| event.number("Number"))
 }
 
-/// What was refused so far: value, reason and entry.
+/// Value, reason and entry of each PolicyRejected.
 fn refused(trace: &Trace) -> Vec<(String, String, u64)> {
     let events = trace.events();
     let rejected = named(&events, "PolicyRejected").into_iter();
-    let said = rejected.map(|event| {
+    let rows = rejected.map(|event| {
         let text = |field| event.text(field).to_owned();
         (text("Value"), text("Reason"), event.number("Entry"))
     });
-    said.collect()
+    rows.collect()
 }
 
-/// A value that is there when the driver starts, and one that comes later.
+/// A list is set before the driver starts, or while it runs.
 #[test]
 fn the_lists_exempt_from_the_start_and_live() {
     let luid = format!("{INTERFACE:#x}");
@@ -59,7 +59,7 @@ fn the_lists_exempt_from_the_start_and_live() {
             if live {
                 let before = applied(&bench.machine);
                 set(&bench.machine, name, list(&entries));
-                // The watch's own first reading may come between.
+                // The driver's second reading may come between.
                 eventually("applied", || applied(&bench.machine) > before);
             }
             for (family, expected) in ["V4", "V6"].into_iter().zip(expected) {
@@ -106,7 +106,7 @@ fn a_refused_value_leaves_the_last_good_policy_whole() {
         trace.take();
         set(&bench.machine, "ExemptPrefixes", value);
         eventually("refused", || !refused(&trace).is_empty());
-        // A good value beside the bad one holds only when all are good.
+        // A good value takes effect only when all values are good.
         set(&bench.machine, "SilenceTcp", RegistryValue::dword(0));
         eventually("refused", || refused(&trace).len() > 1);
         let last = ("ExemptPrefixes".into(), reason.into(), entry);
@@ -144,9 +144,9 @@ fn without_a_key_the_driver_starts_and_ends() {
     }
 }
 
-/// Two processors classify while the policy changes under them. What a
-/// classify still reads is not freed: pool that has been faults here. The
-/// packets lie in many pieces, which the driver walks while it reads.
+/// Two processors classify while the policy changes. A policy that a classify still
+/// reads is not freed: freed pool faults in the lab. The packets have many MDLs, so
+/// reading them takes long.
 #[test]
 fn policies_change_under_packets() {
     let bench = Bench::new(Options { nbl_layout: NblLayout::Pieces(1), ..Options::default() }, &[]);

@@ -10,7 +10,7 @@ use machine::nt::Options;
 use machine::wfp::{Decision, Discard, LayerData, Metadata, Packet, Request, Value};
 use machine::wire::compose;
 
-/// LUID of the interface that every probe comes through.
+/// LUID of the interface of every probe.
 pub const INTERFACE: u64 = 0x6_0080_0000_0000;
 
 const SYN: u8 = 0x02;
@@ -62,14 +62,14 @@ impl Bench {
         Self::start(machine)
     }
 
-    /// Starts the driver on a machine that has been prepared for it.
+    /// Starts the driver on a prepared machine.
     pub fn start(mut machine: Machine) -> Self {
         machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
         Self { machine }
     }
 
-    /// Shows the probe at INBOUND_TRANSPORT_DISCARD; the decision, and what the
-    /// driver counted.
+    /// Shows the probe at INBOUND_TRANSPORT_DISCARD. Returns the decision, and the
+    /// verdict that the driver counted.
     pub fn ask(&self, probe: &Probe) -> (Decision, String) {
         let engine = self.machine.engine();
         let name = format!("INBOUND_TRANSPORT_{}_DISCARD", probe.family);
@@ -87,7 +87,7 @@ impl Bench {
         set("IP_REMOTE_PORT", Value::Uint16(40_000));
         set("IP_LOCAL_INTERFACE", Value::Uint64(INTERFACE));
         set("FLAGS", Value::Uint32(probe.flags));
-        // The IP header is of no interest here; TCP's is behind 20 bytes.
+        // The driver does not read the IP header. TCP's header is behind 20 bytes.
         let mut bytes = vec![0; 20];
         bytes.extend(compose::tcp_header(40_000, 23, 0, probe.tcp_flags));
         let data = match probe.packet {

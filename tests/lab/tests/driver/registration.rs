@@ -1,4 +1,4 @@
-//! What the driver puts into the engine, in which order.
+//! Objects that the driver adds to the filter engine, and their order.
 
 use lab::hushport;
 use lab::setup::{self, Target};
@@ -6,9 +6,9 @@ use machine::Machine;
 use machine::nt::Options;
 use machine::wfp::{Change, Engine, Guid};
 
-/// The layers as "TCP packet flows" first comes to them (bind, listen, connect,
-/// SYN out, SYN in, SYN-ACK in, data), then those beside its flows; whether
-/// each has a discard twin. Written from the page, not from the driver.
+/// Layers in the order of the page "TCP packet flows" (bind, listen, connect, SYN out,
+/// SYN in, SYN-ACK in, data), then the other layers. The flag says whether a layer has
+/// a discard layer. Written from the page, not from the driver.
 const ORDER: [(&str, bool); 19] = [
     ("ALE_BIND_REDIRECT", false),
     ("ALE_RESOURCE_ASSIGNMENT", true),
@@ -79,7 +79,7 @@ fn callouts_are_registered_added_and_filtered_in_the_documented_order() {
     let keys: Vec<_> = added.iter().map(|(key, _)| *key).collect();
     assert_eq!(registered, keys, "FwpsCalloutRegister3");
     let callouts: Vec<_> = filtered.iter().map(|(callout, _)| callout.unwrap()).collect();
-    assert_eq!(callouts, keys, "each filter leads to its layer's callout");
+    assert_eq!(callouts, keys, "each filter has the callout of its layer");
 }
 
 #[test]
@@ -140,8 +140,8 @@ fn without_observe_only_the_deciding_layers_have_filters() {
     assert_eq!(filtered(engine), DECIDING);
     assert_eq!(engine.objects().callouts.len(), 66, "their callouts stay");
 
-    // Every inbound packet comes to INBOUND_TRANSPORT: there is a filter there
-    // only where echo requests are to be kept out.
+    // Every inbound packet passes INBOUND_TRANSPORT, so a filter is there only if
+    // echo requests are silenced.
     let machine = started(&[("Observe", 0), ("SilenceEcho", 1)]);
     let mut expected = DECIDING.to_vec();
     expected.extend(["INBOUND_TRANSPORT_V4", "INBOUND_TRANSPORT_V6"]);

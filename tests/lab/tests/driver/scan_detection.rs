@@ -1,4 +1,4 @@
-//! Who scans: by any technique, over either family, and who is told from whom.
+//! Scans are detected by remote and technique, in time.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -20,10 +20,10 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 /// `ScanPorts` by default (docs/CONFIGURATION.md).
 const MAKE_A_SCAN: u16 = 16;
-/// A look for scans every eighth: 100 ms.
+/// The driver checks for scans every eighth of it: 100 ms.
 const WINDOW: u32 = 800;
 
-/// A running driver that hears nothing but what it is shown here.
+/// A running driver that gets only the packets shown here.
 struct Bench {
     machine: Machine,
     trace: Trace,
@@ -61,7 +61,7 @@ impl Bench {
         self.trace.events().into_iter().filter(|event| event.name == "ScanDetected").collect()
     }
 
-    /// Waits until so many looks for scans have begun, from now on.
+    /// Waits until `looks` more checks for scans have begun.
     fn look(&self, looks: usize) {
         let kernel = self.machine.kernel();
         let waits = || kernel.call_count("ZwWaitForSingleObject");
@@ -83,7 +83,7 @@ fn segment(tcp_flags: u8) -> Kind {
     Kind { tcp_flags, ..Kind::of(TCP) }
 }
 
-/// nmap's techniques, and where the stack discards what they send.
+/// nmap's techniques, each with the layer that discards its packets.
 fn techniques() -> Vec<(&'static str, Decision, Kind)> {
     let segments = [
         ("Syn", 0x02),
@@ -92,12 +92,12 @@ fn techniques() -> Vec<(&'static str, Decision, Kind)> {
         ("Xmas", 0x29),
         ("Ack", 0x10),
         ("Maimon", 0x11),
-        // SYN and ACK together are nmap's only with --scanflags.
+        // nmap sends SYN with ACK only with --scanflags.
         ("Other", 0x12),
     ];
     let mut all: Vec<_> =
         segments.map(|(name, flags)| (name, Decision::TransportDiscard, segment(flags))).to_vec();
-    // Wherever UDP is discarded.
+    // UDP may be discarded at both layers.
     all.push(("Udp", Decision::TransportDiscard, Kind::of(UDP)));
     all.push(("Udp", Decision::PacketDiscard, Kind::of(UDP)));
     all
@@ -136,8 +136,7 @@ fn every_technique_is_reported_by_its_name_over_both_families() {
     bench.end();
 }
 
-/// The errors that the stack would send about them are no second scan, and no
-/// protocol but TCP and UDP has ports that could be scanned.
+/// ICMP errors do not count as probes. Protocols other than TCP and UDP have no ports.
 #[test]
 fn what_meets_no_port_is_no_scan() {
     let bench = Bench::new(4, WINDOW);
@@ -151,10 +150,10 @@ fn what_meets_no_port_is_no_scan() {
     bench.end();
 }
 
-/// A remote, and those that differ from it in one bit of their addresses.
+/// Groups of a remote and of remotes whose addresses differ from it in one bit.
 fn neighbours(family: Family) -> Vec<Vec<IpAddr>> {
-    // With the remote itself as many as a set of a table has room for, wherever
-    // the key puts them: each processor has tables of its own.
+    // Together with the remote, they fit into one set of a table, whatever the key.
+    // Each processor has its own tables.
     const AT_A_TIME: usize = 3;
     let (base, bits): (u128, u32) = match family {
         Family::V4 => (Ipv4Addr::new(198, 51, 100, 77).to_bits().into(), 32),
@@ -169,15 +168,15 @@ fn neighbours(family: Family) -> Vec<Vec<IpAddr>> {
     groups.map(|group| [address(base)].into_iter().chain(group.iter().copied()).collect()).collect()
 }
 
-/// Each meets fewer ports than make a scan, and two of them together more; then
-/// each makes a scan of its own.
+/// First each remote probes fewer ports than `ScanPorts`, but two together more. Then
+/// each remote scans.
 #[test]
 fn remotes_that_differ_in_one_bit_are_told_apart() {
     let groups = [neighbours(Family::V4), neighbours(Family::V6)].concat();
     let bench = Bench::new(groups.len() as u32, 4_000);
     let meet = |processor: usize, ports: Range<u16>| {
         for (number, &remote) in (0..).zip(&groups[processor]) {
-            // The first of each group is the same remote, with the same ports.
+            // The first remote is in each group, with the same ports.
             let first = 1000 + number * 100;
             let ports = first + ports.start..first + ports.end;
             bench.show(processor as u32, Decision::TransportDiscard, segment(2), remote, ports);
@@ -186,7 +185,7 @@ fn remotes_that_differ_in_one_bit_are_told_apart() {
     (0..groups.len()).for_each(|processor| meet(processor, 0..MAKE_A_SCAN - 1));
     bench.look(2);
     assert_eq!(bench.scans(), []);
-    // Fewer at a time than events of a name may be written in a second.
+    // Fewer scans at a time than the rate limit of the event.
     for processors in (0..groups.len()).collect::<Vec<_>>().chunks(18) {
         processors.iter().for_each(|&processor| meet(processor, MAKE_A_SCAN..80));
         bench.look(2);
@@ -198,8 +197,7 @@ fn remotes_that_differ_in_one_bit_are_told_apart() {
     bench.end();
 }
 
-/// What the thread that looks for scans called, in order: how long each look
-/// waits for the next, and each scan that it told of.
+/// Calls of the thread that checks for scans: waits, and reports of scans.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// In ms.
@@ -208,7 +206,7 @@ enum Step {
 }
 
 fn steps(calls: &[Call]) -> Vec<Step> {
-    // Level of ScanDetected (docs/EVENTS.md), which is the thread's only warning.
+    // Keyword of ScanDetected (docs/EVENTS.md).
     let is_scan = |call: &&Call| call.number("EventDescriptor.Keyword") == Some(8);
     let steps = calls.iter().filter(|call| call.on_system_thread).filter_map(|call| match call.export {
         "ZwWaitForSingleObject" => match call.value("Timeout")? {
@@ -221,15 +219,15 @@ fn steps(calls: &[Call]) -> Vec<Step> {
     steps.collect()
 }
 
-/// docs/CONFIGURATION.md, ScanWindowMs: every eighth of the window, but every
-/// 10 ms at most, and every 10 s at least.
+/// docs/CONFIGURATION.md, ScanWindowMs: an eighth of the window, at least 10 ms and at
+/// most 10 s.
 #[test]
 fn looks_for_scans_are_an_eighth_of_the_window_apart() {
     for (window_ms, expected) in
         [(1, 10), (80, 10), (88, 11), (800, 100), (10_000, 1_250), (80_000, 10_000), (3_600_000, 10_000)]
     {
         let bench = Bench::new(2, window_ms);
-        // The first wait follows the watch's first reading of the registry.
+        // The first wait follows the thread's first reading of the registry.
         bench.look(if expected <= 100 { 3 } else { 0 });
         let end = Instant::now() + Duration::from_secs(20);
         let mut calls = Vec::new();
@@ -246,8 +244,8 @@ fn looks_for_scans_are_an_eighth_of_the_window_apart() {
     }
 }
 
-/// Every wait ends in a look: what was met in one is reported before the second
-/// wait after it begins. And no look comes before its time.
+/// After every wait the driver checks for scans. A scan is reported before the second
+/// wait after it begins. No check comes early.
 #[test]
 fn every_wait_ends_in_a_look() {
     let bench = Bench::new(2, WINDOW);
@@ -260,23 +258,23 @@ fn every_wait_ends_in_a_look() {
         bench.look(3);
         let (steps, passed) = (steps(&journal.take()), began.elapsed());
         let scan = steps.iter().position(|step| *step == Step::Scan);
-        // The look that was under way while the packets came may have missed them.
+        // A check that ran while the packets came may have missed them.
         assert!(scan.is_some_and(|at| at <= 1), "{steps:?}");
         assert!(steps.iter().filter(|step| **step == Step::Scan).count() == 1, "{steps:?}");
-        // Two waits at least lay wholly in that time.
+        // At least two whole waits were in that time.
         assert!(passed >= Duration::from_millis(2 * u64::from(WINDOW) / 8 - 10), "{passed:?}");
     }
     bench.end();
 }
 
-/// Where a driver remembers remotes: how far into its memory.
+/// Offsets at which a driver stores remotes in its tables.
 fn places(remotes: &[Ipv6Addr]) -> Vec<usize> {
     let bench = Bench::new(1, 60_000);
     for &remote in remotes {
         bench.show(0, Decision::TransportDiscard, segment(2), remote.into(), 100..101);
     }
     let blocks = bench.machine.kernel().pool().leaks();
-    // What the driver frees meanwhile is no table.
+    // The driver may free other blocks meanwhile. Tables stay.
     let blocks: Vec<_> =
         blocks.iter().filter_map(|block| foreign::read_bytes(block.address, block.size).ok()).collect();
     let find = |remote: &Ipv6Addr| {
@@ -295,8 +293,8 @@ fn places(remotes: &[Ipv6Addr]) -> Vec<usize> {
     places
 }
 
-/// The network must not know where a remote is remembered: else it could choose
-/// remotes that push each other out.
+/// The network must not be able to predict the place of a remote. Else it could choose
+/// remotes that evict each other.
 #[test]
 fn two_loads_remember_the_same_remotes_in_different_places() {
     let remotes: Vec<_> =
@@ -304,13 +302,13 @@ fn two_loads_remember_the_same_remotes_in_different_places() {
     let loads = [(); 3].map(|()| places(&remotes));
     for (one, other) in [(0, 1), (0, 2), (1, 2)] {
         let same = loads[one].iter().zip(&loads[other]).filter(|(one, other)| one == other).count();
-        // By chance one of 128 sets is the same.
+        // There are 128 sets, so places seldom agree by chance.
         assert!(same <= 2, "{loads:?}");
     }
 }
 
-/// No more often: each look goes over what every processor remembers. That it is
-/// not less often, the scans that are reported in time show.
+/// Each check reads the tables of all processors, so it must not run more often. The
+/// tests that wait for reports show that it does not run less often.
 #[test]
 fn who_scans_is_looked_for_every_eighth_of_a_window() {
     let bench = Bench::new(4, 8_000);
@@ -319,7 +317,7 @@ fn who_scans_is_looked_for_every_eighth_of_a_window() {
     settled(&bench.trace);
     let before = looks();
     std::thread::sleep(Duration::from_millis(1_500));
-    // A second's, and those on either side.
+    // One check a second, and one more at each end.
     assert!(looks() - before <= 3, "{} looks", looks() - before);
     bench.end();
 }

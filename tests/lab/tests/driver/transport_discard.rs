@@ -24,7 +24,7 @@ fn a_block_is_hard_and_absorbs_nothing() {
     bench.end();
 }
 
-/// A filter of somebody else's, in a heavier sublayer than the driver's.
+/// Adds another filter in a heavier sublayer than the driver's.
 fn stronger(bench: &Bench, family: &str, action: ActionType) {
     let engine = bench.machine.engine();
     let display = DisplayData { name: Some("stronger".into()), description: None };
@@ -56,7 +56,7 @@ fn without_the_right_nothing_is_written() {
             stronger(&bench, family, action);
             let (decision, counted) = bench.ask(&Probe::syn(family));
             assert_eq!(counted, verdict);
-            assert_eq!(decision.action, action, "the stronger filter has the last word");
+            assert_eq!(decision.action, action, "the heavier filter decides");
             let [invocation] = &decision.invocations[..] else { panic!("one callout: {decision:?}") };
             assert_eq!(invocation.before.rights & 1, 0);
             assert_eq!(invocation.after, invocation.before);
@@ -78,7 +78,7 @@ fn other_packets_are_not_blocked() {
             ("IPsec-secured", Probe { flags: 2, ..syn.clone() }, "IpsecSecured"),
             ("dropped by a filter", syn.clone().discarded(GENERAL, 0), "FilterDrop"),
             ("dropped for IPsec", syn.clone().discarded(GENERAL, 1), "FilterDrop"),
-            // The number that means no endpoint where the transport layer says it.
+            // Reason 4 means "no endpoint" only in the transport module.
             ("dropped for another reason", syn.clone().discarded(GENERAL, 4), "FilterDrop"),
             ("ICMP", Probe { protocol: 1, ..syn.clone() }, "OtherKind"),
             ("a flow's", Probe { metadata: with_flow, ..syn.clone() }, "Endpoint"),
@@ -135,7 +135,7 @@ fn the_flags_are_found_wherever_the_header_lies() {
     }
 }
 
-/// Mapping pages may fail, so the driver does not: it takes what is mapped.
+/// The driver maps no pages, because that may fail. It reads only mapped MDLs.
 #[test]
 fn a_header_that_is_not_mapped_is_not_read() {
     let bench = Bench::new(Options { mdl_mapping: MdlMapping::Unmapped, ..Options::default() }, &[]);

@@ -1,4 +1,4 @@
-//! Traffic at the driver's filters when their callouts are gone: it passes.
+//! Traffic passes filters whose callouts are not registered.
 
 use lab::bench::indication::Subject;
 use lab::hushport;
@@ -15,13 +15,13 @@ use machine::wfp::{
 
 use super::call_arguments::is_deciding;
 
-/// What passes a layer: TCP and UDP, and at the layers that decide what the
-/// driver silences there.
+/// TCP and UDP at a layer; at a deciding layer also a packet that the driver
+/// silences there.
 fn indications(layer: &'static LayerInfo) -> Vec<Indication> {
     let family = if layer.name.contains("_V6") { Family::V6 } else { Family::V4 };
     let mut shown: Vec<_> = [Subject::syn(family), Subject::datagram(family)].map(|it| it.at(layer)).into();
     if is_deciding(layer.name) {
-        // Port unreachable, where that is a field; an echo request at the others.
+        // Port unreachable at the ICMP error layer, an echo request at others.
         let (error, echo) = if family == Family::V4 { ((3, 3), (1, 8)) } else { ((1, 4), (58, 128)) };
         let of_error = layer.name.contains("ICMP_ERROR");
         let (protocol, kind, code) = if of_error { (17, error.0, error.1) } else { (echo.0, echo.1, 0) };
@@ -41,7 +41,7 @@ fn decisions(engine: &Engine, layer: &'static LayerInfo) -> Vec<Decision> {
     indications(layer).iter().map(|indication| engine.classify(&indication.request())).collect()
 }
 
-/// A driver whose calls were recorded, silent about everything that it can be.
+/// Starts a driver that silences everything it can. Returns its recorded calls.
 fn started() -> (Machine, Vec<Call>) {
     let mut machine = hushport::machine(Options::default());
     machine.set("SilenceEcho", 1);
@@ -51,7 +51,7 @@ fn started() -> (Machine, Vec<Call>) {
     (machine, calls)
 }
 
-/// The driver's filters are there, and one callout after the other is not.
+/// Unregisters one callout after the other; the filters stay.
 #[test]
 fn traffic_passes_the_filter_of_a_callout_that_is_unregistered() {
     let (mut machine, _) = started();
@@ -62,7 +62,7 @@ fn traffic_passes_the_filter_of_a_callout_that_is_unregistered() {
         let layer = engine.layer_by_key(layer).unwrap();
         let before = decisions(&engine, layer);
         assert!(before.iter().all(|decision| decision.invocations.len() == 1), "{}: {before:?}", layer.name);
-        // Else it would show nothing that the traffic passes afterwards.
+        // The driver must block before, or the test shows nothing.
         assert_eq!(before.iter().any(Decision::blocked), is_deciding(layer.name), "{}", layer.name);
         assert_eq!(engine.callout_unregister_by_key(callout), Status::SUCCESS);
         for decision in decisions(&engine, layer) {
@@ -74,8 +74,7 @@ fn traffic_passes_the_filter_of_a_callout_that_is_unregistered() {
     assert!(machine.stop().unwrap().is_empty());
 }
 
-/// Another session has put the same filters into the engine, which stay when the
-/// driver has gone.
+/// Another session adds equal filters, which stay after the driver has stopped.
 #[test]
 fn traffic_passes_the_same_filters_without_a_driver() {
     let (mut machine, calls) = started();
@@ -94,8 +93,8 @@ fn traffic_passes_the_same_filters_without_a_driver() {
     }
 }
 
-/// Adds what the driver added, with its own flags and actions, in a session that
-/// does not end.
+/// Adds the driver's objects, with their flags and actions, in a session that stays
+/// open.
 fn leave(engine: &Engine, calls: &[Call]) {
     let display = || DisplayData { name: Some("left".into()), description: None };
     let session = engine.open(Session { display: display(), ..Session::default() }).unwrap();

@@ -28,7 +28,7 @@ pub fn plan(values: &[(&str, u32)]) -> Plan<'static> {
     }
 }
 
-/// A world with a session that listens to its driver.
+/// A world, and a session for the events of its driver.
 pub struct Watched {
     pub world: World,
     pub session: Trace,
@@ -48,13 +48,13 @@ pub fn start(plan: &Plan<'_>) -> Watched {
     Watched { world, session }
 }
 
-/// What the driver's events say.
+/// Sums over the driver's events.
 #[derive(Debug)]
 pub struct Noticed {
     pub flows_ended: usize,
-    /// Those whose order was watched and kept.
+    /// Flows whose order was checked and kept.
     pub flows_in_order: usize,
-    /// Outbound and inbound.
+    /// Outbound, inbound.
     pub packets: [u64; 2],
     pub bytes: [u64; 2],
     pub deviations: Vec<Event>,
@@ -89,7 +89,7 @@ pub fn eventually(what: &str, world: &Watched, holds: impl Fn(&Noticed) -> bool)
     }
 }
 
-/// One exchange of `count` times as many bytes, then an orderly end.
+/// Sends and receives `bytes` bytes `count` times, then closes.
 pub fn exchange(world: &World, family: Family, bytes: usize, count: usize) {
     let address = world.address(family, ECHO);
     let exchanged = world.namespace.run(move || -> std::io::Result<()> {
@@ -110,7 +110,7 @@ pub fn datagrams(world: &World, family: Family, count: usize) {
         let socket = UdpSocket::bind((near, 0))?;
         socket.set_read_timeout(Some(Duration::from_secs(2)))?;
         for _ in 0..count {
-            // A datagram may be lost where much else is under way.
+            // A datagram may be lost on a busy machine.
             let mut answers = (0..5).map(|_| {
                 socket.send_to(b"hello", address)?;
                 socket.recv(&mut [0; 16])

@@ -1,13 +1,14 @@
-//! A driver that takes three things and gives them back, as it should; with
-//! one of the `--cfg`s below it does not.
+//! A driver that acquires three resources and releases them.
 //!
-//! | cfg | what is wrong |
+//! Each `--cfg` plants one fault:
+//!
+//! | cfg | fault |
 //! |---|---|
-//! | `unchecked` | it writes to what it allocated without a look at it |
-//! | `leaks` | where the device fails it keeps the memory |
-//! | `keeps_device` | where the callout fails it keeps the device |
-//! | `hides_cause` | it has one status for every failure |
-//! | `impatient` | it unloads under a callout that is busy |
+//! | `unchecked` | writes to an allocation without a NULL check |
+//! | `leaks` | leaks the memory if the device cannot be created |
+//! | `keeps_device` | leaks the device if the callout cannot be registered |
+//! | `hides_cause` | returns one status for every failure |
+//! | `impatient` | unloads while a callout is busy |
 #![no_std]
 #![allow(non_snake_case, reason = "names of the NT API")]
 #![allow(unexpected_cfgs, reason = "given on the command line, one at a time")]

@@ -1,4 +1,4 @@
-//! Calls into the driver, and its calls of exports.
+//! Calls into the driver, and its calls of exports, keep the calling convention.
 
 use machine::image::{FaultKind, Stop};
 
@@ -37,7 +37,7 @@ fn the_stack_used_is_measured() {
     assert!((3000..3600).contains(&much), "{much} bytes for a frame of 3000");
     machine::image::stack_used_reset();
     assert_eq!(machine::image::stack_used(), 0);
-    // The export's own megabyte is not the driver's.
+    // The export uses a megabyte of stack, which does not count for the driver.
     driver.run(Routine::Registers, 0).expect("calls an export");
     let with_export = machine::image::stack_used();
     assert!(with_export < 1000, "{with_export} bytes");

@@ -1,4 +1,4 @@
-//! What the test drivers import.
+//! Exports for the test drivers.
 #![expect(unsafe_code, reason = "reads what the driver points to")]
 
 use std::cell::Cell;
@@ -23,7 +23,7 @@ extern "win64" fn ten(a: u64, b: u64, c: u64, d: u64, e: u64, f: u64, g: u64, h:
 }
 
 thread_local! {
-    /// Where the driver called `LabCallback` last.
+    /// The address from which the driver last called `LabCallback`.
     pub static SITE: Cell<Option<u64>> = const { Cell::new(None) };
 }
 
@@ -37,7 +37,7 @@ extern "win64" fn callback(routine: *const c_void, argument: u64) -> u64 {
 }
 
 extern "win64" fn read(pointer: *const u64) -> u64 {
-    // SAFETY: none; a bad pointer is the point of it.
+    // SAFETY: none; the tests pass bad pointers on purpose.
     unsafe { pointer.read_volatile() }
 }
 

@@ -1,4 +1,4 @@
-//! What driver code does wrong, and how it is named.
+//! Reports of faults name the kind, the function and the address.
 #![expect(unsafe_code, reason = "maps memory for the driver and faults on purpose")]
 
 use machine::image::{Access, FaultKind, Stop};
@@ -38,7 +38,7 @@ fn a_null_write_and_a_write_to_constants_are_named() {
         let at = driver.fault(Routine::Write, beside).at;
         assert_eq!(at.as_deref(), Some("guard page beside image driver.sys"));
     }
-    // Code is no more writable than constants.
+    // Code is not writable, either.
     let report = driver.fault(Routine::Write, driver.image.entry());
     assert!(report.at.expect("a place").contains(".text"));
 }
@@ -61,7 +61,7 @@ fn a_registered_describer_names_the_end_of_a_block() {
     });
     let driver = Driver::start();
     assert_eq!(driver.run(Routine::Write, end - 8).expect("inside the block"), 0);
-    // The write of eight bytes begins inside and ends beyond.
+    // This write of 8 bytes begins inside the block and ends outside.
     let report = driver.fault(Routine::Write, end);
     assert_eq!(report.at.as_deref(), Some("0 bytes beyond a pool block"));
 }
@@ -109,7 +109,7 @@ fn the_kernel_stack_ends_at_24_kilobytes() {
     let frames = report.backtrace.0.len();
     // Each frame holds 256 bytes of array and a little more.
     assert!((60..=24 * 1024 / 256).contains(&frames), "{frames} frames");
-    // The thread is none the worse for it.
+    // The thread can go on.
     assert_eq!(driver.run(Routine::Count, 1).expect("still runs"), 0);
 }
 
@@ -117,8 +117,8 @@ fn the_kernel_stack_ends_at_24_kilobytes() {
 fn an_import_called_at_the_end_of_the_stack_is_an_overflow_of_the_driver() {
     let driver = Driver::start();
     assert_eq!(driver.run(Routine::Brink, 4096).expect("fits"), 0);
-    // So close to the end that the frame of the import does not fit, while the
-    // driver's own does.
+    // The driver's frame fits on the rest of the stack, the frame of the import does
+    // not.
     let remaining = machine::image::stack_remaining() as u64;
     let mut in_gate = 0;
     for left in (0..512).step_by(16) {
@@ -133,7 +133,7 @@ fn an_import_called_at_the_end_of_the_stack_is_an_overflow_of_the_driver() {
             in_gate += 1;
         }
     }
-    assert!(in_gate > 0, "no fault in the gate");
+    assert!(in_gate > 0, "no fault in the thunk of an import");
 }
 
 #[test]
@@ -159,11 +159,11 @@ fn a_fault_outside_any_call_goes_to_the_previous_handler() {
         let driver = Driver::start();
         driver.fault(Routine::Read, 0);
         let address = std::ptr::without_provenance::<u64>(std::hint::black_box(16));
-        // SAFETY: none; the process is meant to die of it.
+        // SAFETY: none; this must kill the process.
         unsafe { address.read_volatile() };
         return;
     }
-    let name = "faults::a_fault_outside_any_call_goes_to_the_previous_handler";
+    let name = "fault_reports::a_fault_outside_any_call_goes_to_the_previous_handler";
     let child = |kind| {
         std::process::Command::new(std::env::current_exe().expect("this program"))
             .args([name, "--exact"])

@@ -1,4 +1,4 @@
-//! The test driver, loaded, with its routines.
+//! Compiles and loads the test driver, and calls its routines.
 #![expect(unsafe_code, reason = "calls driver code")]
 
 use std::ffi::c_void;
@@ -9,7 +9,7 @@ use machine::image::{FaultReport, Image, Stop, call};
 
 use crate::exports;
 
-/// Built once for each test program.
+/// The test driver, built once for each test program.
 pub static DRIVER: LazyLock<PathBuf> = LazyLock::new(|| compile("driver.rs"));
 
 pub fn source(name: &str) -> PathBuf {
@@ -28,7 +28,7 @@ pub fn line_of(text: &str) -> u32 {
     index as u32 + 1
 }
 
-/// What the driver offers, in the order of its table.
+/// Routines of the driver, in the order of its table.
 #[derive(Clone, Copy)]
 pub enum Routine {
     Read,

@@ -1,4 +1,4 @@
-//! Files that a loader must refuse and a lint must name, made from a good one.
+//! The loader refuses bad files, and the lint names each broken rule.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::patch::Patch;
 
 static CLEAN: LazyLock<PathBuf> = LazyLock::new(|| compile("clean.rs"));
 
-/// Changes a good file into a bad one.
+/// Makes a good file bad.
 type Plant = fn(&mut Patch);
 
 const WRITE: u32 = 0x8000_0000;
@@ -26,7 +26,7 @@ fn clean() -> Patch {
     Patch::of(std::fs::read(&*CLEAN).expect("the driver"))
 }
 
-/// Parses a patched copy; the PDB is still the good one's.
+/// Parses a patched copy. The PDB is that of the good file.
 fn parse(patch: Patch) -> Result<Arc<PeFile>, PeError> {
     PeFile::parse(&CLEAN, patch.bytes).map(Arc::new)
 }
@@ -39,7 +39,7 @@ fn load(patch: Patch) -> Result<Image, LoadError> {
     Image::map(parse(patch)?, &exports::resolve)
 }
 
-/// The rules broken, the checksum aside, which every patch breaks.
+/// The broken rules, without the checksum, which every patch breaks.
 fn rules(patch: Patch) -> BTreeSet<Rule> {
     let findings = lint_of(patch).findings.into_iter();
     findings.map(|finding| finding.rule).filter(|&rule| rule != Rule::Checksum).collect()
@@ -90,7 +90,7 @@ fn each_header_rule_has_a_planted_break() {
         plant(&mut patch);
         assert!(rules(patch).contains(&rule), "{rule:?}");
     }
-    // The mildest of them break nothing else.
+    // These patches break one rule only.
     let mut patch = clean();
     patch.bytes[patch.optional + 68] = 2;
     assert_eq!(rules(patch), BTreeSet::from([Rule::Subsystem]));
@@ -181,7 +181,7 @@ fn the_loader_refuses_what_windows_would() {
     ];
     for (text, plant) in cases {
         let error = refused(plant);
-        assert!(error.contains(text), "wanted {text}, got {error}");
+        assert!(error.contains(text), "expected {text}, got {error}");
     }
 }
 
@@ -199,7 +199,7 @@ fn hostile_files_give_errors_and_no_panics() {
     for round in 0..6000 {
         let mut bytes = good.clone();
         for _ in 0..1 + random(6) {
-            // Headers, and the tables in .rdata, are where lies hurt.
+            // Change headers and the tables in .rdata.
             let within = if round % 2 == 0 { 0x400 } else { bytes.len() };
             let at = random(within);
             bytes[at] = [0, 0xFF, 0x7F, 0x80, random(256) as u8][random(5)];
@@ -214,6 +214,6 @@ fn hostile_files_give_errors_and_no_panics() {
         lint(&file);
         mapped += usize::from(Image::map(file, &exports::resolve).is_ok());
     }
-    // Else the test would not have tested the later steps.
+    // Enough files must reach the later steps.
     assert!(parsed > 1000 && mapped > 500, "{parsed} parsed, {mapped} mapped");
 }

@@ -1,4 +1,4 @@
-//! Images in memory and their symbols.
+//! Images are mapped, relocated and bound, and have symbols.
 #![expect(unsafe_code, reason = "reads the driver's data")]
 
 use std::sync::Arc;
@@ -41,7 +41,7 @@ fn two_images_of_one_file_do_not_share_data() {
     assert_eq!((value(counters), value(others)), (6, 0));
 }
 
-/// The driver's entry refuses the compiler's cookie, as that of a /GS image does.
+/// DriverEntry refuses the compiler's cookie, as in a /GS image.
 #[test]
 fn an_image_gets_a_cookie_of_its_own() {
     let cookies = [[].as_slice(), &["--cfg", "own_cookie"]].map(|arguments| {
@@ -54,7 +54,7 @@ fn an_image_gets_a_cookie_of_its_own() {
     let [[first, second], own] = cookies;
     assert_ne!(first, second);
     assert!(first != 0 && first >> 48 == 0, "{first:#x}");
-    // Windows replaces the compiler's value only.
+    // Windows replaces only the compiler's value.
     assert_eq!(own, [0x1234_5678; 2]);
 }
 

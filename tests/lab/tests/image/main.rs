@@ -1,4 +1,4 @@
-//! The loader, the calls, the fault reports and the lint, on real driver files.
+//! Loader, calls, fault reports and lint, with real driver files.
 
 mod calls;
 mod exports;

@@ -1,6 +1,6 @@
-//! Short connections, written segment by segment: each has one thing that loss,
-//! duplication or delay does to a correct connection. None is a deviation, and
-//! a layer amiss in one of them is still reported.
+//! Connections written by hand, each with one effect of loss or duplication.
+//!
+//! None of them is a deviation. A missing or doubled layer in one of them is reported.
 
 use std::sync::Arc;
 
@@ -11,55 +11,66 @@ use machine::wire::Family;
 use super::network::{Changing, HTTP, Watched, host, host_at, peer_at};
 use super::segment::{ACK, FIN, PSH, RST, SYN, Segment, fragments, unreachable};
 
-/// A segment of the peer's behind its SYN: flags, sequence number counted from
-/// behind the SYN, bytes of payload.
+/// A segment of the peer: flags, sequence number relative to its SYN, bytes of payload.
 type Part = (u8, i32, usize);
 
-/// A client's connection.
-struct Story {
+/// The connection of a client.
+struct Connection {
     name: &'static str,
     parts: &'static [Part],
 }
 
 const REQUEST: usize = 30;
 
-/// The handshake's ACK is lost, except where a story begins with it.
-const STORIES: [Story; 22] = [
-    story("a FIN completes the handshake", &[(FIN | ACK, 0, 0)]),
-    story("data complete it, and are sent again", &[(PSH | ACK, 0, 3), (PSH | ACK, 0, 3)]),
-    story("data out of order complete it, and are sent again", &[(PSH | ACK, 100, 1), (PSH | ACK, 100, 1)]),
-    story(
+/// The ACK of the handshake is lost, except if a connection begins with it.
+const CONNECTIONS: [Connection; 22] = [
+    connection("a FIN completes the handshake", &[(FIN | ACK, 0, 0)]),
+    connection("data complete it, and are sent again", &[(PSH | ACK, 0, 3), (PSH | ACK, 0, 3)]),
+    connection(
+        "data out of order complete it, and are sent again",
+        &[(PSH | ACK, 100, 1), (PSH | ACK, 100, 1)],
+    ),
+    connection(
         "a FIN completes it, and is sent again",
         &[(FIN | ACK, 0, 0), (FIN | ACK, 0, 0), (FIN | ACK, 0, 0)],
     ),
-    story("data with a FIN complete it, and are sent again", &[(FIN | ACK, 0, 9), (FIN | ACK, 0, 9)]),
-    story("a FIN out of order completes it", &[(FIN | ACK, 9, 0), (PSH | ACK, 0, 9), (FIN | ACK, 9, 0)]),
-    story("one byte completes it", &[(PSH | ACK, 0, 1), (PSH | ACK, 0, 1), (PSH | ACK, 1, 8)]),
-    story("the ACK comes behind the data", &[(PSH | ACK, 0, 9), (ACK, 0, 0), (ACK, 9, 0)]),
-    story("the ACK and the data have one sequence number", &[(ACK, 0, 0), (PSH | ACK, 0, 9), (ACK, 0, 0)]),
-    story("the ACK comes twice", &[(ACK, 0, 0), (ACK, 0, 0), (ACK, 0, 0)]),
-    story("the SYN comes again", &[(SYN, -1, 0), (SYN, -1, 0), (ACK, 0, 0), (SYN, -1, 0)]),
-    story("a SYN comes inside", &[(ACK, 0, 0), (SYN, 5_000, 0), (SYN, 5_000, 0), (PSH | ACK, 0, 9)]),
-    story("a SYN-ACK comes", &[(SYN | ACK, -1, 0), (ACK, 0, 0), (SYN | ACK, -1, 0)]),
-    story("a SYN with a FIN comes to a half-open connection", &[(SYN | FIN, -1, 0), (ACK, 0, 0)]),
-    story("keep-alives", &[(ACK, 0, 0), (ACK, -1, 0), (ACK, -1, 0), (ACK, -1, 1), (ACK, -1, 1)]),
-    story("a keep-alive completes it", &[(ACK, -1, 1), (ACK, -1, 0), (ACK, 0, 0)]),
-    story("a reset in the handshake, then a SYN", &[(RST, 0, 0), (RST, 0, 0), (SYN, -1, 0), (ACK, 0, 0)]),
-    story("a reset completes nothing", &[(RST | ACK, 0, 0), (FIN | ACK, 0, 0), (PSH | ACK, 0, 9)]),
-    story(
+    connection("data with a FIN complete it, and are sent again", &[(FIN | ACK, 0, 9), (FIN | ACK, 0, 9)]),
+    connection("a FIN out of order completes it", &[(FIN | ACK, 9, 0), (PSH | ACK, 0, 9), (FIN | ACK, 9, 0)]),
+    connection("one byte completes it", &[(PSH | ACK, 0, 1), (PSH | ACK, 0, 1), (PSH | ACK, 1, 8)]),
+    connection("the ACK comes behind the data", &[(PSH | ACK, 0, 9), (ACK, 0, 0), (ACK, 9, 0)]),
+    connection(
+        "the ACK and the data have one sequence number",
+        &[(ACK, 0, 0), (PSH | ACK, 0, 9), (ACK, 0, 0)],
+    ),
+    connection("the ACK comes twice", &[(ACK, 0, 0), (ACK, 0, 0), (ACK, 0, 0)]),
+    connection("the SYN comes again", &[(SYN, -1, 0), (SYN, -1, 0), (ACK, 0, 0), (SYN, -1, 0)]),
+    connection("a SYN comes inside", &[(ACK, 0, 0), (SYN, 5_000, 0), (SYN, 5_000, 0), (PSH | ACK, 0, 9)]),
+    connection("a SYN-ACK comes", &[(SYN | ACK, -1, 0), (ACK, 0, 0), (SYN | ACK, -1, 0)]),
+    connection("a SYN with a FIN comes to a half-open connection", &[(SYN | FIN, -1, 0), (ACK, 0, 0)]),
+    connection("keep-alives", &[(ACK, 0, 0), (ACK, -1, 0), (ACK, -1, 0), (ACK, -1, 1), (ACK, -1, 1)]),
+    connection("a keep-alive completes it", &[(ACK, -1, 1), (ACK, -1, 0), (ACK, 0, 0)]),
+    connection(
+        "a reset in the handshake, then a SYN",
+        &[(RST, 0, 0), (RST, 0, 0), (SYN, -1, 0), (ACK, 0, 0)],
+    ),
+    connection("a reset completes nothing", &[(RST | ACK, 0, 0), (FIN | ACK, 0, 0), (PSH | ACK, 0, 9)]),
+    connection(
         "a reset after data",
         &[(PSH | ACK, 0, 9), (RST | ACK, 9, 0), (RST | ACK, 9, 0), (PSH | ACK, 0, 9)],
     ),
-    story("data behind the FIN", &[(FIN | ACK, 0, 9), (PSH | ACK, 10, 9), (PSH | ACK, 10, 9)]),
-    story("segments that were put together", &[(PSH | ACK, 0, 9), (PSH | ACK, 0, 30), (FIN | ACK, 9, 21)]),
-    story("an acknowledgment without a flag of its own", &[(0, 0, 9), (ACK, 0, 0), (0, 0, 9)]),
+    connection("data behind the FIN", &[(FIN | ACK, 0, 9), (PSH | ACK, 10, 9), (PSH | ACK, 10, 9)]),
+    connection(
+        "segments that were put together",
+        &[(PSH | ACK, 0, 9), (PSH | ACK, 0, 30), (FIN | ACK, 9, 21)],
+    ),
+    connection("an acknowledgment without a flag of its own", &[(0, 0, 9), (ACK, 0, 0), (0, 0, 9)]),
 ];
 
-const fn story(name: &'static str, parts: &'static [Part]) -> Story {
-    Story { name, parts }
+const fn connection(name: &'static str, parts: &'static [Part]) -> Connection {
+    Connection { name, parts }
 }
 
-/// A peer whose every segment is written by hand.
+/// A peer that sends segments written by hand.
 struct Peer {
     family: Family,
     port: u16,
@@ -69,7 +80,7 @@ struct Peer {
 }
 
 impl Peer {
-    /// At this time the host takes its SYN, and answers.
+    /// Sends the SYN and receives the SYN-ACK.
     fn begin(host: &mut Host, family: Family, port: u16, sequence: u32, millis: u64) -> Self {
         let mut peer = Self { family, port, next: [sequence.wrapping_add(1), 0], millis };
         let answers = peer.send(host, &peer.segment((SYN, -1, 0)).packet());
@@ -100,7 +111,7 @@ impl Peer {
         }
     }
 
-    /// Lets so many seconds pass.
+    /// Waits so many seconds.
     fn wait(&mut self, host: &mut Host, seconds: u64) -> Vec<Vec<u8>> {
         for _ in 0..seconds * 10 {
             self.millis += 100;
@@ -118,8 +129,8 @@ fn engine(watched: &Watched) -> Arc<dyn Filter> {
 fn what_loss_makes_of_a_handshake_is_in_order() {
     let watched = Watched::start();
     for family in Family::BOTH {
-        for (Story { name, parts }, port) in STORIES.iter().zip(41_000..) {
-            // The filters change before one of the segments, or not at all.
+        for (Connection { name, parts }, port) in CONNECTIONS.iter().zip(41_000..) {
+            // The filters change before one of the segments, or never.
             for changed in 0..=parts.len() {
                 let filters = Changing::new(engine(&watched));
                 let mut host = host(Arc::clone(&filters) as _, 5);
@@ -130,8 +141,8 @@ fn what_loss_makes_of_a_handshake_is_in_order() {
                     }
                     peer.tell(&mut host, &[*part]);
                 }
-                // The host retransmits. Then every segment comes again: at once,
-                // after TIME-WAIT, after the end of a half-open connection.
+                // The host retransmits. Then the peer repeats every segment: at once,
+                // after TIME-WAIT, and after a half-open connection has ended.
                 for seconds in [5, 30, 70] {
                     peer.wait(&mut host, seconds);
                     peer.tell(&mut host, parts);
@@ -316,7 +327,7 @@ fn a_simultaneous_open_is_in_order() {
 /// A layer is left out or doubled at the segment that completes a handshake, or
 /// at its retransmission. Each case names the layer that the event must name.
 #[test]
-fn a_layer_amiss_among_it_is_told() {
+fn a_missing_or_doubled_layer_is_reported() {
     use Fault::{Doubled, Dropped};
     const IP: &str = "INBOUND_IPPACKET";
     const IN: &str = "INBOUND_TRANSPORT";
@@ -337,10 +348,12 @@ fn a_layer_amiss_among_it_is_told() {
         (OUT_IP, Doubled, 1, OUT_IP),
         ("ALE_AUTH_RECV_ACCEPT", Doubled, 0, "ALE_AUTH_RECV_ACCEPT"),
     ];
-    let again = ["a FIN completes it, and is sent again", STORIES[1].name, STORIES[2].name];
+    let again = ["a FIN completes it, and is sent again", CONNECTIONS[1].name, CONNECTIONS[2].name];
     let watched = Watched::start();
     for family in Family::BOTH {
-        for Story { name, parts } in STORIES.iter().filter(|story| again.contains(&story.name)) {
+        for Connection { name, parts } in
+            CONNECTIONS.iter().filter(|connection| again.contains(&connection.name))
+        {
             for (layer, fault, at, seen) in cases {
                 let id = Engine::new().layer_by_name(&format!("{layer}_{family:?}")).unwrap().id;
                 let disorder = Disorder { layer: id, fault, at };
@@ -348,10 +361,10 @@ fn a_layer_amiss_among_it_is_told() {
                 let mut peer = Peer::begin(&mut host, family, 46_000, 1, 0);
                 peer.tell(&mut host, parts);
                 let deviations = watched.deviations();
-                let [told] = &deviations[..] else {
+                let [deviation] = &deviations[..] else {
                     panic!("{family}, {name}, {disorder:?}: {deviations:#?}")
                 };
-                assert_eq!(told.text("Seen"), seen, "{family}, {name}, {disorder:?}");
+                assert_eq!(deviation.text("Seen"), seen, "{family}, {name}, {disorder:?}");
                 peer.wait(&mut host, 90);
                 watched.taken();
             }

@@ -1,5 +1,4 @@
-//! `CheckOrder` under loss: whatever a network does to a correct connection, the
-//! driver reports no deviation; a layer amiss it still reports.
+//! `CheckOrder` on faulty networks: no false deviation, and true ones are reported.
 
 mod connections;
 mod lossy_wire;

@@ -1,5 +1,4 @@
-//! A host with the shipping driver, a peer, and the network between them, in
-//! simulated time.
+//! A simulated network of a host with the driver and a peer, in simulated time.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,7 +21,7 @@ pub const HTTP: u16 = 80;
 pub const ECHO: u16 = 7;
 pub const HOLD: u16 = 9;
 
-/// The driver's machine, `CheckOrder` on, and a session that hears everything.
+/// A machine with `CheckOrder` on, and a session for all events.
 pub struct Watched {
     pub machine: Machine,
     trace: Trace,
@@ -37,13 +36,13 @@ impl Watched {
         Self { machine, trace }
     }
 
-    /// What has been written since.
+    /// Events since the last call.
     pub fn taken(&self) -> Vec<Event> {
         assert_eq!(self.trace.lost(), 0);
         self.trace.take()
     }
 
-    /// The deviations among it.
+    /// Deviations since the last call.
     pub fn deviations(&self) -> Vec<Event> {
         self.taken().into_iter().filter(|event| event.name == "OrderDeviation").collect()
     }
@@ -58,7 +57,7 @@ impl Watched {
     }
 }
 
-/// An engine whose filters a test says to have changed.
+/// An engine whose filter generation a test can change.
 pub struct Changing {
     inner: Arc<dyn Filter>,
     changes: AtomicU64,
@@ -69,7 +68,7 @@ impl Changing {
         Arc::new(Self { inner, changes: AtomicU64::new(0) })
     }
 
-    /// What is authorized has to be authorized again.
+    /// All flows must be authorized again.
     pub fn change(&self) {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
@@ -105,12 +104,12 @@ pub struct Net {
     to_peer: Link,
 }
 
-/// Where a port of the host's is.
+/// The address of a port of the host.
 pub fn host_at(family: Family, port: u16) -> SocketAddr {
     SocketAddr::new(Network::default().host_address(family), port)
 }
 
-/// Where a port of the peer's is.
+/// The address of a port of the peer.
 pub fn peer_at(family: Family, port: u16) -> SocketAddr {
     let near = Network::default().near;
     match family {
@@ -157,8 +156,7 @@ impl Net {
         self.random.below(bound)
     }
 
-    /// Both sides send what they have to send; what has arrived is taken in; the
-    /// time goes on to what comes next, but not by more than `most`.
+    /// Sends, receives, and advances the time to the next event, at most by `most`.
     pub fn step(&mut self, most: Duration) {
         self.send();
         while let Some(packet) = self.to_host.next(self.now) {
@@ -175,7 +173,7 @@ impl Net {
         self.now = next.max(self.now + Duration::from_millis(1));
     }
 
-    /// Sends a packet of the host's that was looked at.
+    /// Sends a packet of the host that a test has taken.
     pub fn put_back(&mut self, packet: Vec<u8>) {
         self.to_peer.send(packet, self.now, &self.faults, &mut self.random, &mut self.tally);
     }

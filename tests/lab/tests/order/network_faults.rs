@@ -17,14 +17,14 @@ pub struct NetworkFaults {
     /// Delayed up to two minutes: beyond the end of its connection, or into the
     /// next one between the same ends.
     pub late: u8,
-    /// Put together with the segment before it.
+    /// Merged with the segment before it.
     pub merged: u8,
     pub fragmented: u8,
-    /// A bit is changed.
+    /// One bit is changed.
     pub spoiled: u8,
-    /// Beside it comes what somebody made of it; see [`BESIDE`].
+    /// A segment made from it is added, or replaces it; see [`BESIDE`].
     pub forged: u8,
-    /// Up to so many milliseconds of delay, drawn anew for every packet.
+    /// The largest delay in milliseconds, drawn for every packet.
     pub jitter: u16,
 }
 
@@ -61,13 +61,13 @@ pub type Tally = BTreeMap<&'static str, u64>;
 pub struct Link {
     under_way: BTreeMap<(Duration, u64), Vec<u8>>,
     taken: u64,
-    /// Some of what was sent before.
+    /// Some earlier packets.
     before: Vec<Vec<u8>>,
 }
 
 /// Packets that a link remembers for [`forge`].
 const REMEMBERED: usize = 64;
-/// The time that a packet takes at the least.
+/// The shortest time of a packet on the link.
 const DELAY: Duration = Duration::from_millis(1);
 
 impl Link {
@@ -99,10 +99,10 @@ impl Link {
         ];
         let forgery = forged.then(|| forge(&packet, &self.before, random, tally)).flatten();
         self.remember(&packet, random);
-        let mut told = None;
+        let mut error = None;
         match forgery {
             Some(Forgery::Beside(other)) => self.put(other, now, faults, random),
-            Some(Forgery::Told(error)) => told = Some(error),
+            Some(Forgery::Error(error)) => error = Some(error),
             Some(Forgery::Instead(other)) => {
                 self.put(other, now, faults, random);
                 return None;
@@ -110,7 +110,7 @@ impl Link {
             None => {}
         }
         if lost || merged && self.merge(&packet, tally) {
-            return told;
+            return error;
         }
         let mut packets = match fragmented {
             true => fragments(&packet, 8 * (1 + random.below(40)), random.number() as u16),
@@ -126,7 +126,7 @@ impl Link {
         for packet in packets {
             self.put(packet, now + held, faults, random);
         }
-        told
+        error
     }
 
     /// When the next packet arrives.
@@ -153,7 +153,7 @@ impl Link {
         }
     }
 
-    /// Puts it together with one that is under way, if they belong together.
+    /// Merges a packet with one on the link, if both are contiguous.
     fn merge(&mut self, packet: &[u8], tally: &mut Tally) -> bool {
         let Some(next) = Segment::read(packet) else { return false };
         for waiting in self.under_way.values_mut().rev() {
@@ -167,12 +167,12 @@ impl Link {
     }
 }
 
-/// What somebody makes of a segment.
+/// What the network makes of a segment.
 enum Forgery {
     Beside(Vec<u8>),
     Instead(Vec<u8>),
-    /// To the sender.
-    Told(Vec<u8>),
+    /// An ICMP error for the sender.
+    Error(Vec<u8>),
 }
 
 /// Makes a segment from another.
@@ -217,7 +217,7 @@ fn forge(packet: &[u8], before: &[Vec<u8>], random: &mut Random, tally: &mut Tal
             closed.tcp.window_size = 0;
             ("window closed", Forgery::Instead(closed.packet()))
         }
-        (None, 1) => ("unreachable", Forgery::Told(unreachable(packet))),
+        (None, 1) => ("unreachable", Forgery::Error(unreachable(packet))),
         _ => ("old duplicate", Forgery::Beside(random.pick(before)?.clone())),
     };
     *tally.entry(name).or_default() += 1;

@@ -1,5 +1,7 @@
-//! A property test: real exchanges over a network that loses, repeats, delays,
-//! reorders, merges, fragments and corrupts packets, and adds forged ones.
+//! Property test: exchanges over a network with random faults have no deviation.
+//!
+//! The network loses, repeats, delays, reorders, merges, fragments and corrupts packets,
+//! and adds forged ones.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -16,7 +18,7 @@ use super::network::{Changing, ECHO, HOLD, HTTP, Net, Watched, host_at, peer_at}
 use super::network_faults::{self, NetworkFaults, Tally};
 use super::segment::{SYN, Segment};
 
-/// Who asks for a connection.
+/// Who opens the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Opening {
     /// The peer, at this port.
@@ -26,16 +28,16 @@ enum Opening {
     Both,
 }
 
-/// How the peer ends it.
+/// How the peer ends the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
-    /// When it has sent everything.
+    /// By a FIN after its last data.
     Sent,
-    /// When the host has.
+    /// By a FIN after the host's.
     Answered,
-    /// With a reset.
+    /// By a RST.
     Abort,
-    /// With nothing at all: it has rebooted.
+    /// Not at all, as after a reboot.
     Silence,
 }
 
@@ -44,12 +46,12 @@ enum Ending {
 struct Exchange {
     family: Family,
     opening: Opening,
-    /// The peer's port, of two: the same ends come again.
+    /// One of two ports of the peer, so that connections reuse ports.
     port: u16,
     /// Bytes that the peer sends.
     bytes: usize,
     ending: Ending,
-    /// Milliseconds from the one before.
+    /// Milliseconds after the previous exchange began.
     after: u64,
 }
 
@@ -92,9 +94,9 @@ struct Talk {
     over: bool,
 }
 
-/// The longest that an exchange is waited for.
+/// The time limit of an exchange.
 const LONGEST: Duration = Duration::from_secs(180);
-/// How long the network goes on when all of them are over.
+/// How long the network runs after the last exchange.
 const AFTERWARDS: Duration = Duration::from_secs(150);
 /// The longest step of the clock.
 const STEP: Duration = Duration::from_secs(2);
@@ -120,7 +122,7 @@ impl Talk {
             Opening::Both => {
                 local += 100;
                 net.host.connect(peer_at(family, local), filler).unwrap();
-                // The port is in the SYN, which goes on with the rest.
+                // The SYN shows the port of the host. It is sent later.
                 let syn = net.host.transmit().expect("a SYN");
                 let host_port = Segment::read(&syn).filter(|segment| segment.flags() == SYN)?.tcp.source_port;
                 net.put_back(syn);
@@ -131,13 +133,13 @@ impl Talk {
         Some(Self { exchange, socket: socket?, request, sent: 0, since, over: false })
     }
 
-    /// Whether both have the same end at the peer.
+    /// Whether both use one port of the peer.
     fn has_place_of(&self, other: &Exchange) -> bool {
         let place = |exchange: &Exchange| (exchange.family, exchange.port, exchange.opening);
         place(&self.exchange) == place(other)
     }
 
-    /// What the peer's application does now.
+    /// Runs the peer's application once.
     fn go_on(&mut self, net: &mut Net) {
         let lazy = net.draw(3) == 0;
         let socket = net.peer.socket(self.socket);
@@ -158,7 +160,7 @@ impl Talk {
     }
 }
 
-/// Plays the exchanges, which overlap where one begins soon after another.
+/// Plays the exchanges. They overlap if one begins soon after another.
 fn play(net: &mut Net, exchanges: &[Exchange], filters: &Changing) {
     let mut talks: Vec<Talk> = Vec::new();
     let mut start = Duration::ZERO;
@@ -232,7 +234,7 @@ fn other(event: machine::host::Event) -> &'static str {
     }
 }
 
-/// Everything here must happen in some case, or the property proves little.
+/// Each of these must happen in some case, or the property shows little.
 const HAPPENED: [&str; 26] = [
     "flows",
     "lost",
@@ -262,11 +264,11 @@ const HAPPENED: [&str; 26] = [
     "for nobody",
 ];
 
-/// As many cases as make all of that happen; PROPTEST_CASES asks for more.
+/// Enough cases for all of these to happen; `PROPTEST_CASES` sets another number.
 const CASES: u32 = 160;
 
 #[test]
-fn no_weather_makes_a_correct_connection_deviate() {
+fn no_network_fault_makes_a_correct_connection_deviate() {
     let watched = Watched::start();
     let asked = std::env::var_os("PROPTEST_CASES").map(|_| Config::default().cases);
     let cases = asked.unwrap_or(CASES);

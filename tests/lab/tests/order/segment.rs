@@ -1,4 +1,4 @@
-//! A TCP segment that can be changed, and what a network makes of packets.
+//! TCP segments that can be changed, fragments, and ICMP errors.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -15,7 +15,7 @@ pub const FIN: u8 = TcpFlags::FIN.0;
 pub const RST: u8 = TcpFlags::RST.0;
 pub const PSH: u8 = TcpFlags::PSH.0;
 
-/// A segment, taken apart.
+/// A parsed segment.
 #[derive(Clone, Debug)]
 pub struct Segment {
     pub ip: IpHeaders,
@@ -30,7 +30,7 @@ impl Segment {
         Self { ip: ip(from.ip(), to.ip()), tcp, payload: Vec::new() }.with_flags(flags)
     }
 
-    /// `None` for what is no whole TCP segment.
+    /// `None` if the packet is not a whole TCP segment.
     pub fn read(packet: &[u8]) -> Option<Self> {
         let (ip, rest) = IpHeaders::from_slice(packet).ok()?;
         if rest.ip_number != IpNumber::TCP || rest.fragmented {
@@ -41,7 +41,7 @@ impl Segment {
         Some(Self { ip, tcp: header.to_header(), payload })
     }
 
-    /// The packet, with lengths and checksums made new.
+    /// The packet with computed lengths and checksums.
     pub fn packet(&self) -> Vec<u8> {
         let mut packet = Vec::new();
         let builder = PacketBuilder::ip(self.ip.clone()).tcp_header(self.tcp.clone());
@@ -61,7 +61,7 @@ impl Segment {
         self
     }
 
-    /// An acknowledgment and nothing else, of the same place.
+    /// A bare acknowledgment with the segment's numbers.
     pub fn bare(self) -> Self {
         self.with_flags(ACK).with_payload(&[])
     }
@@ -70,14 +70,14 @@ impl Segment {
         Self { payload: payload.to_vec(), ..self }
     }
 
-    /// The same, so far from where it was in the sequence.
+    /// The segment with another sequence number.
     pub fn moved(mut self, by: i32) -> Self {
         self.tcp.sequence_number = self.tcp.sequence_number.wrapping_add_signed(by);
         self
     }
 
-    /// Whether this is data that another's data follow at once, in one
-    /// connection: what a network card or a receiver may put together.
+    /// Whether the data of `next` follow directly, in one connection, so that a network
+    /// card may merge both.
     fn is_continued_by(&self, next: &Self) -> bool {
         let plain = |segment: &Self| segment.flags() & (SYN | RST) == 0 && !segment.payload.is_empty();
         let ends = |segment: &Self| (segment.tcp.source_port, segment.tcp.destination_port);
@@ -90,7 +90,7 @@ impl Segment {
             && self.payload.len() + next.payload.len() < 60_000
     }
 
-    /// Both as one.
+    /// Both segments merged.
     pub fn merged(&self, next: &Self) -> Option<Self> {
         self.is_continued_by(next).then(|| {
             let sequence_number = self.tcp.sequence_number;
@@ -120,15 +120,14 @@ fn ip(from: IpAddr, to: IpAddr) -> IpHeaders {
     }
 }
 
-/// A packet in fragments of so many bytes, a multiple of 8, at the most; as it is
-/// where one would be enough.
+/// Splits a packet into fragments of at most `bytes` bytes, a multiple of 8. A packet
+/// that fits into one is not changed.
 pub fn fragments(packet: &[u8], bytes: usize, identification: u16) -> Vec<Vec<u8>> {
     let fragments = compose::fragments(packet, identification, bytes);
     if fragments.len() < 2 { vec![packet.to_vec()] } else { fragments }
 }
 
-/// What a router says of a packet that it does not pass on: the ICMP error that
-/// its sender gets.
+/// The ICMP error of a router that does not forward a packet.
 pub fn unreachable(packet: &[u8]) -> Vec<u8> {
     let quoted = &packet[..packet.len().min(64)];
     let mut error = Vec::new();

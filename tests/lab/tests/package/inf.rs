@@ -1,4 +1,4 @@
-//! The INF grammar, and what the reader refuses.
+//! The INF reader accepts the grammar and refuses other text.
 
 use lab::package::inf::{Inf, InfError, Line, Token};
 use lab::package::stamp::Stamp;

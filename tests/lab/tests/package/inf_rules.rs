@@ -1,4 +1,4 @@
-//! The INF keeps every rule, and each rule can be broken.
+//! The INF keeps every rule, and the check finds each broken rule.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ fn the_inf_keeps_every_rule() {
         let faults = rules::check(&Inf::parse(&stamped(target)).unwrap(), architecture(target));
         assert!(faults.is_empty(), "{target:?}: {faults:#?}");
     }
-    // The INF for one architecture is none for another.
+    // The INF of one architecture is not valid for another.
     assert!(broken(&stamped(Target::Arm64)).contains(&Rule::Decoration));
 }
 
@@ -34,7 +34,7 @@ fn the_class_is_the_headers() {
     assert!(CLASS.1.eq_ignore_ascii_case(&format!("{{{guid}}}")));
 }
 
-/// What is broken, by which change: the text before, the text instead.
+/// Broken rule, old text, new text.
 const CHANGES: &[(Rule, &str, &str)] = &[
     (Rule::Version, "$WINDOWS NT$", "$CHICAGO$"),
     (Rule::Version, "= WFPCALLOUTS", "= Net"),
@@ -84,10 +84,10 @@ const CHANGES: &[(Rule, &str, &str)] = &[
     (Rule::Registry, "0x00010003, 2", "0x00010003, two"),
 ];
 
-/// The INF with one text changed, in the first line that has it outside its comment.
+/// Replaces a text in the first line that has it outside a comment.
 ///
 /// # Panics
-/// If there is none: nothing would change.
+/// If no line has it.
 fn changed(inf: &str, from: &str, to: &str) -> String {
     let has = |line: &&str| line.split(';').next().unwrap_or_default().contains(from);
     let line = inf.lines().position(|line| has(&line));
@@ -119,7 +119,7 @@ fn each_rule_can_be_broken() {
     assert_eq!(planted, Rule::ALL.into());
 }
 
-/// The values are the policy's affair, which a test beside its table has.
+/// Lines with registry values are excluded. A test beside the policy's table checks them.
 #[test]
 fn no_line_is_superfluous() {
     let inf = stamped(Target::X64);
@@ -133,7 +133,7 @@ fn no_line_is_superfluous() {
         let rest: Vec<&str> =
             lines.iter().enumerate().filter(|(other, _)| *other != index).map(|(_, line)| *line).collect();
         let faulty = Inf::parse(&rest.join("\n")).map(|inf| !rules::check(&inf, "amd64").is_empty());
-        assert!(faulty.unwrap_or(true), "nobody misses line {}: {line}", index + 1);
+        assert!(faulty.unwrap_or(true), "no rule needs line {}: {line}", index + 1);
         taken += 1;
     }
     assert!(taken > 30, "{taken}");

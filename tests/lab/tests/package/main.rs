@@ -1,5 +1,4 @@
-//! The driver package: the INF keeps its rules, the signatures and the catalog
-//! hold, and a changed byte is seen.
+//! The driver package: rules of the INF, signatures and catalog.
 
 mod inf;
 mod inf_rules;

@@ -1,4 +1,4 @@
-//! Signatures and catalog, for both processors, and what they notice.
+//! Signatures and catalog verify, and a changed byte is found.
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -14,11 +14,11 @@ use sha2::{Digest, Sha256};
 /// 2026-02-03 04:05:06 UTC.
 const TIME: u64 = 1_770_091_506;
 
-/// A folder, emptied of what the last run left, and a certificate in it.
+/// An empty folder, and a certificate in it.
 fn place() -> &'static (PathBuf, Certificate) {
     static PLACE: OnceLock<(PathBuf, Certificate)> = OnceLock::new();
     PLACE.get_or_init(|| {
-        // Held until this process ends.
+        // Locked until this process ends.
         let (folder, lock) = lab::setup::exclusive("package-tests").unwrap();
         std::mem::forget(lock);
         let certificate = Certificate::at(&folder.join("certificate")).unwrap();
@@ -33,7 +33,7 @@ fn make(target: Target, name: &str) -> Package {
     plan.make(certificate).unwrap()
 }
 
-/// One byte of a file in another state, for as long as `test` runs.
+/// Runs `test` while one byte of a file is changed.
 fn changed<T>(file: &Path, offset: usize, test: impl FnOnce() -> T) -> T {
     let original = std::fs::read(file).unwrap();
     let mut bytes = original.clone();
@@ -51,7 +51,7 @@ fn a_package_for_each_processor_verifies() {
         package.check().unwrap();
         let inf = std::fs::read_to_string(package.file("inf")).unwrap();
         assert!(inf.contains("DriverVer   = 02/03/2026,0.1.0.0\n"), "{inf}");
-        // The signature is there, at a length that it was not padded to.
+        // The signature is present and not padded.
         let sys = std::fs::read(package.file("sys")).unwrap();
         let unsigned = image::Unsigned::of(&sys).unwrap();
         let built = std::fs::read(&lab::setup::build(target).unwrap().sys).unwrap();
@@ -86,10 +86,10 @@ fn a_changed_byte_is_seen() {
         });
     }
     for offset in [0, 700, length(&inf) - 1] {
-        let said = changed(&inf, offset, || package.check().unwrap_err().to_string());
-        assert!(said.contains("does not list this hushport.inf"), "{said}");
+        let printed = changed(&inf, offset, || package.check().unwrap_err().to_string());
+        assert!(printed.contains("does not list this hushport.inf"), "{printed}");
     }
-    // In the list's middle, and in the signature at the end.
+    // A byte in the middle of the list, and one in the signature at the end.
     for offset in [300, length(&cat) - 1] {
         changed(&cat, offset, || {
             certificate.verify(&cat).unwrap_err();
@@ -129,9 +129,8 @@ fn the_digest_leaves_out_three_places_and_no_more() {
     }
 }
 
-/// What Inf2Cat's catalogs have, byte by byte; SPC_INDIRECT_DATA is described in
-/// [MS-OSHARED]. Lengths and nesting come from the DER library, these bytes do
-/// not.
+/// Bytes that catalogs of Inf2Cat have. [MS-OSHARED] describes SPC_INDIRECT_DATA. The
+/// DER library writes lengths and nesting; these bytes are ours.
 #[test]
 fn the_catalog_has_the_documented_bytes() {
     let bytes = catalog::build(&description(), &[("A.INF", b"text")]).unwrap();
@@ -141,11 +140,11 @@ fn the_catalog_has_the_documented_bytes() {
     assert_eq!(has(b"\x02\x01\x01\x31\x00\x30"), 1);
     assert_eq!(has(b"\x06\x09\x2b\x06\x01\x04\x01\x82\x37\x0a\x01\xa0"), 1);
     assert_eq!(has(b"\x17\x0d260203040506Z"), 1);
-    // Two members, named by the raw digests; the plain file's member info.
+    // Two members, named by their digests, and the member info of the plain file.
     assert_eq!(has(&[&[0x04, 20], &Sha1::digest(b"text")[..]].concat()), 1);
     assert_eq!(has(&[&[0x04, 32], &Sha256::digest(b"text")[..]].concat()), 2);
     assert_eq!(has(b"\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x0c\x02\x03\x31\x02\x82\x00"), 2);
-    // Names big-endian without an end, values little-endian with one.
+    // Names are big-endian without NUL, values little-endian with NUL.
     assert_eq!(has(b"\x1e\x08\0F\0i\0l\0e\x02\x04\x10\x01\x00\x01\x04\x0ca\0.\0i\0n\0f\0\0\0"), 2);
     assert_eq!(
         has(b"\x1e\x04\0O\0S\x02\x04\x10\x01\x00\x01\x04\x14_\0v\x001\x000\x000\0_\0X\x006\x004\0\0\0"),
@@ -154,7 +153,7 @@ fn the_catalog_has_the_documented_bytes() {
     assert_eq!(has(b"\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x02\x01\x19\xa2\x02\x80\x00"), 1);
     // No signer, at the end.
     assert!(bytes.ends_with(b"\x31\x00"));
-    // A PE image's member says so.
+    // The member of a PE image has its own type.
     let bytes = catalog::build(&description(), &[("a.sys", &sample())]).unwrap();
     let image =
         b"\x06\x0a\x2b\x06\x01\x04\x01\x82\x37\x02\x01\x0f\x30\x0a\x03\x02\x05\xa0\xa0\x04\xa2\x02\x80\x00";

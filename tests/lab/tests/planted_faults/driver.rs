@@ -1,8 +1,8 @@
-//! A driver with one bug for each rule of the verifier, and none unless asked.
+//! A driver with one bug for each rule of the verifier, and none by default.
 //!
-//! The REG_DWORD `Bug` under its `Parameters` chooses the bug, by [`id`] of the
-//! rule's name; [`BUGS`] says where each is committed. Everything else is done as
-//! it should be, so that nothing but the bug can be found.
+//! The REG_DWORD `Bug` under its `Parameters` chooses the bug, by [`id`] of the rule's
+//! name. [`BUGS`] has the bugs. All other code is correct, so the verifier can find
+//! only the bug.
 #![no_std]
 #![allow(non_snake_case, reason = "names of the NT API")]
 
@@ -33,12 +33,12 @@ const RAISE_ON_FAILURE: u64 = 0x20;
 const EXECUTABLE: u64 = 0x80;
 const PASSIVE: u8 = 0;
 const DISPATCH: u8 = 2;
-/// A level of devices.
+/// A device IRQL.
 const DEVICE: u8 = 5;
-/// An address of the kernel's half where nothing is.
+/// An unmapped kernel address.
 const NOWHERE: Ptr = 0xFFFF_F800_1234_5000;
 
-/// Memory that the kernel gets a pointer to.
+/// Memory for objects of the kernel.
 #[repr(C, align(64))]
 struct Memory<const N: usize>(UnsafeCell<[u64; N]>);
 
@@ -74,7 +74,7 @@ static PROVIDER: AtomicU64 = AtomicU64::new(0);
 static CALLOUT_ID: AtomicU32 = AtomicU32::new(0);
 static LAYER: AtomicU32 = AtomicU32::new(0);
 static DONE: AtomicBool = AtomicBool::new(false);
-/// The classify under way: its FWPS_CLASSIFY_OUT0 and its NET_BUFFER_LIST.
+/// FWPS_CLASSIFY_OUT0 and NET_BUFFER_LIST of the current classify.
 static OUT: AtomicU64 = AtomicU64::new(0);
 static LIST: AtomicU64 = AtomicU64::new(0);
 
@@ -141,7 +141,7 @@ extern "system" fn unload(_: Ptr) {
     unsafe {
         commit(At::Unload);
         let keeps = |name| BUG.load(SeqCst) == id(name);
-        // A context keeps its callout; all there is to do with one is in Classify.
+        // A flow context prevents that its callout is unregistered.
         if !keeps("CALLOUTS_LEFT") && !keeps("FLOW_CONTEXT_LEFT") {
             check(FwpsCalloutUnregisterById0(CALLOUT_ID.load(SeqCst)));
         }
@@ -196,11 +196,11 @@ fn check(status: i32) {
     }
 }
 
-/// Named by every object file that computes with floating point.
+/// A symbol that object files with floating point need.
 #[unsafe(no_mangle)]
 static _fltused: i32 = 0;
 
-/// Named by the unwind tables of `core`; nothing unwinds.
+/// A symbol that the unwind tables of `core` need. Nothing unwinds.
 #[unsafe(no_mangle)]
 extern "C" fn __CxxFrameHandler3() {}
 

@@ -1,4 +1,4 @@
-//! Every rule of the verifier has a planted bug that breaks it, and no other.
+//! Each rule of the verifier finds the planted bug that breaks it, and only that.
 #![allow(missing_docs, reason = "a test has no interface")]
 
 mod run;
@@ -10,21 +10,21 @@ use machine::verifier::{Rule, rules};
 
 use run::{Outcome, consequence, driver, run, source};
 
-/// Bugs of the linker's: its arguments, and the rule they break.
+/// Bugs by the linker: the broken rule, and the argument that breaks it.
 const LINKED: [(&Rule, &str); 3] = [
     (&rules::IMAGE_WRITABLE_CODE, "/SECTION:.text,ERW"),
     (&rules::IMAGE_UNALIGNED, "/ALIGN:512"),
     (&rules::IMAGE_EXECUTABLE_IMPORTS, "/MERGE:.rdata=.text"),
 ];
 
-/// Why an outcome is not just what the rule's bug must lead to.
+/// Describes an outcome that is not the one that the rule's bug must have.
 fn complaint(rule: &Rule, outcome: &Outcome) -> Option<String> {
     let expected: Vec<_> = [rule].into_iter().chain(consequence(rule)).map(|rule| rule.id).collect();
     if outcome.rules() != expected {
         return Some(format!("{}: found {:?}, {:?}", rule.id, outcome.rules(), outcome.findings));
     }
     let Some(Stop::BugCheck { code, parameters, .. }) = &outcome.stop else {
-        return Some(format!("{}: the machine ran on", rule.id));
+        return Some(format!("{}: the machine did not stop", rule.id));
     };
     let at = if rule.code == rules::SPECIAL_POOL { 3 } else { 0 };
     let telling = rule.parameter.is_none_or(|parameter| parameters[at] == parameter);
@@ -48,7 +48,7 @@ fn each_bad_image_is_refused_by_its_rule_before_it_runs() {
     for (rule, argument) in LINKED {
         let outcome = run(&driver(&[argument]), "");
         assert_eq!(complaint(rule, &outcome), None);
-        assert!(outcome.stack.is_empty(), "{}: nothing of it ran", rule.id);
+        assert!(outcome.stack.is_empty(), "{}: the image ran", rule.id);
     }
 }
 
@@ -72,7 +72,7 @@ fn without_a_bug_nothing_is_found_and_every_entry_point_is_measured() {
     }
 }
 
-/// Names planted in the driver's table, read from its source.
+/// The rules in the driver's table of bugs, read from its source.
 fn planted() -> Vec<String> {
     let text = std::fs::read_to_string(source().with_file_name("driver/bugs.rs")).unwrap();
     let table = text.split_once("\nbugs! {\n").unwrap().1.split_once("\n}\n").unwrap().0;
@@ -89,7 +89,7 @@ fn rules_and_planted_bugs_are_the_same() {
     let planted = planted();
     let linked = LINKED.iter().map(|(rule, _)| rule.id.to_owned());
     let bugs: BTreeSet<String> = planted.iter().cloned().chain(linked).collect();
-    assert_eq!(bugs.len(), planted.len() + LINKED.len(), "one bug a rule");
+    assert_eq!(bugs.len(), planted.len() + LINKED.len(), "one bug for each rule");
     let rules: BTreeSet<String> = rules::ALL.iter().map(|rule| rule.id.to_owned()).collect();
     let unplanted: Vec<_> = rules.difference(&bugs).collect();
     let unknown: Vec<_> = bugs.difference(&rules).collect();

@@ -18,37 +18,37 @@ pub fn source() -> PathBuf {
     lab::setup::root().join("tests/lab/tests/planted_faults/driver.rs")
 }
 
-/// The driver, linked with arguments of the linker's.
+/// The driver, linked with extra arguments.
 pub fn driver(linker: &[&str]) -> PathBuf {
     let arguments: Vec<_> = linker.iter().map(|argument| format!("-Clink-arg={argument}")).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
     setup::compile(&source(), &arguments).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
-/// What the driver's `id` makes of a rule's name: FNV-1a.
+/// The driver's `id` of a rule's name: FNV-1a.
 fn bug_id(name: &str) -> u32 {
     name.bytes().fold(0x811C_9DC5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
 }
 
 /// How a run ended.
 pub struct Outcome {
-    /// What the verifier found.
+    /// Findings of the verifier.
     pub findings: Vec<Finding>,
     /// Why the machine stopped, if it did.
     pub stop: Option<Stop>,
-    /// Most kernel stack used by each kind of entry point.
+    /// The most kernel stack that each kind of entry point used.
     pub stack: Vec<(&'static str, usize)>,
 }
 
 impl Outcome {
-    /// The rules found broken, in order.
+    /// The broken rules, in order.
     pub fn rules(&self) -> Vec<&'static str> {
         self.findings.iter().map(|finding| finding.violation.rule.id).collect()
     }
 }
 
-/// Loads the driver with a bug chosen by name ("" for none), lets it classify a
-/// packet and hear of BFE, and unloads it.
+/// Loads the driver with a bug chosen by name ("" for none). Shows it a packet and a
+/// change of BFE, and unloads it.
 pub fn run(sys: &Path, bug: &str) -> Outcome {
     let mut machine = Machine::new("planted", Options::default());
     if !bug.is_empty() {
@@ -70,7 +70,7 @@ pub fn run(sys: &Path, bug: &str) -> Outcome {
         machine.engine().set_bfe_state(BfeState::StopPending);
     }
     if machine.kernel().stopped().is_none() {
-        // What is left is among the findings.
+        // The findings include leftover objects.
         let _ = machine.stop();
     }
     let kernel = machine.kernel();
@@ -111,8 +111,8 @@ fn filter(layer: &LayerInfo) -> Filter {
     }
 }
 
-/// What other people have in the engine before the driver comes: its callout's
-/// object and, if wanted, a permit that leaves callouts no right to decide.
+/// Adds the object of the driver's callout and, if `hard_permit`, a hard permit that
+/// clears the callouts' right.
 fn prepare(engine: &Engine, hard_permit: bool) -> SessionId {
     let session = engine.open(Session { display: display(), ..Session::default() }).expect("a session");
     let callout = Callout {
@@ -138,10 +138,10 @@ fn prepare(engine: &Engine, hard_permit: bool) -> SessionId {
     session
 }
 
-/// A filter for the callout, a packet of a flow, and the filter goes again.
+/// Adds a filter for the callout, shows a packet of a flow, and deletes the filter.
 fn traffic(engine: &Engine, session: SessionId) {
     let layer = layer(engine);
-    // Refused where notifyFn stopped the machine.
+    // Fails if notifyFn stopped the machine.
     let Ok(filter) = engine.filter_add(session, filter(layer)) else {
         return;
     };
@@ -152,12 +152,12 @@ fn traffic(engine: &Engine, session: SessionId) {
     assert_eq!(engine.filter_delete_by_id(session, filter), Status::SUCCESS);
 }
 
-/// The rule that a bug breaks as well, because it cannot be committed alone.
+/// A second rule that a bug cannot avoid to break.
 pub fn consequence(rule: &Rule) -> Option<&'static Rule> {
     match rule.id {
-        // A flow's context keeps its callout from being unregistered.
+        // A flow context prevents that its callout is unregistered.
         "FLOW_CONTEXT_LEFT" => Some(&rules::CALLOUTS_LEFT),
-        // Closing the key would end the notification.
+        // To close the key would end the notification.
         "NOTIFICATION_LEFT" => Some(&rules::HANDLE_LEFT),
         _ => None,
     }

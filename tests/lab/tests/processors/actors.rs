@@ -1,5 +1,4 @@
-//! Threads of a schedule that do what a leader tells them, and a place where a
-//! thread stops before an instruction of the driver.
+//! Scheduled threads for tests, which can be stopped before any driver instruction.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -13,11 +12,10 @@ use machine::nt::{Irql, Kernel, Options};
 use machine::schedule::{Bell, Scheduling, Thread, Waited};
 use machine::wfp::Engine;
 
-/// Longest wait of anybody, in the schedule's own time. Whoever waits longer
-/// waits for something that does not come.
+/// The longest wait, in the schedule's time. A longer wait is a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A machine, and threads for its leader to command.
+/// A machine, and threads that the leader controls.
 pub struct Play {
     pub kernel: Arc<Kernel>,
     pub engine: Arc<Engine>,
@@ -25,8 +23,8 @@ pub struct Play {
     bell: Arc<Bell>,
 }
 
-/// Runs `lead` on a thread of a deterministic schedule, with so many actors
-/// beside it. The machine must be clean afterwards.
+/// Runs `lead` on a thread of a deterministic schedule, beside `actors` other threads.
+/// Afterwards the verifier must have no findings.
 pub fn play(options: Options, seed: u64, actors: usize, lead: impl FnOnce(Machine, &Play) + Send) {
     let machine = hushport::machine(options);
     let (kernel, engine) = (machine.kernel().clone(), machine.engine().clone());
@@ -45,7 +43,7 @@ pub fn play(options: Options, seed: u64, actors: usize, lead: impl FnOnce(Machin
     lab::storm::clean(&play.kernel, &play.engine, seed);
 }
 
-/// Lets the actors end when the leader does, by a panic too.
+/// Ends the actors when the leader ends, also by a panic.
 struct Ends<'a>(&'a [Arc<Actor>]);
 
 impl Drop for Ends<'_> {
@@ -55,27 +53,25 @@ impl Drop for Ends<'_> {
 }
 
 impl Play {
-    /// Waits for something. Where it does not come the machine is stopped, and
-    /// that says what did not come.
+    /// Waits until `ready`. If that takes too long, it stops the machine with `what`.
     pub fn wait(&self, what: &str, ready: impl FnMut() -> bool) {
         self.wait_for(PATIENCE, what, ready);
     }
 
-    /// Waits for so long.
+    /// Waits until `ready`, at most for `patience`.
     pub fn wait_for(&self, patience: Duration, what: &str, ready: impl FnMut() -> bool) {
         if self.bell.wait(&|| what.to_owned(), Some(patience), ready) == Waited::TimedOut {
             self.kernel.abandon(format!("{what} does not come"));
         }
     }
 
-    /// Lets all others run until each of them waits for something, or for so
-    /// many milliseconds.
+    /// Lets all other threads run until each waits, at most for `milliseconds`.
     pub fn let_others_run(&self, milliseconds: u64) {
         let time = Duration::from_millis(milliseconds);
         let _over = self.bell.wait(&|| "the others".to_owned(), Some(time), || false);
     }
 
-    /// What all of them wait at.
+    /// The bell at which all threads wait.
     pub fn bell(&self) -> Arc<Bell> {
         Arc::clone(&self.bell)
     }
@@ -85,13 +81,13 @@ impl Play {
         self.kernel.stopped().is_some()
     }
 
-    /// Waits until an actor has done its job.
+    /// Waits until an actor has finished its job.
     pub fn join(&self, actor: &Actor) {
         self.wait("the end of a job", || !actor.is_busy());
     }
 
-    /// Has an actor make a call into the driver, on a processor at a level, and
-    /// waits until it stands at the place where it is to stop or has returned.
+    /// Lets an actor call the driver on a processor at an IRQL. Waits until it has
+    /// reached the stop or has returned.
     pub fn stop_in(
         &self,
         actor: &Actor,
@@ -106,14 +102,14 @@ impl Play {
         self.wait("a thread to stop in the driver", || stop.is_reached() || !actor.is_busy());
     }
 
-    /// Lets a thread go on that stands in the driver.
+    /// Lets a stopped thread go on.
     pub fn release(&self, stop: &Stop) {
         stop.released.store(true, Ordering::SeqCst);
         self.bell.ring();
     }
 }
 
-/// Waits for something; says whether it came.
+/// Waits until `ready`. False if that took too long.
 fn wait(bell: &Bell, what: &str, ready: impl FnMut() -> bool) -> bool {
     bell.wait(&|| what.to_owned(), Some(PATIENCE), ready) == Waited::Ready
 }
@@ -136,7 +132,7 @@ impl Actor {
 
     fn run(&self) {
         loop {
-            // For as long as the leader likes.
+            // Waits without a limit for the next job.
             let told = || self.is_busy() || self.over.load(Ordering::SeqCst);
             while !wait(&self.bell, "a job", told) && !told() {}
             let job = self.job.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -147,7 +143,7 @@ impl Actor {
         }
     }
 
-    /// Begins a job; the last one is done.
+    /// Begins a job. The previous job must be finished.
     pub fn start(&self, job: impl FnOnce() + Send + 'static) {
         assert!(!self.is_busy(), "one job at a time");
         *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(job));
@@ -155,7 +151,7 @@ impl Actor {
         self.bell.ring();
     }
 
-    /// Whether a job is not done yet.
+    /// Whether a job is not finished.
     pub fn is_busy(&self) -> bool {
         self.busy.load(Ordering::SeqCst)
     }
@@ -166,14 +162,13 @@ impl Actor {
     }
 }
 
-/// Where a thread stops in the driver.
+/// The place at which a thread stops in the driver.
 #[derive(Default)]
 pub struct Stop {
-    /// The number of the instruction, from the entry on.
+    /// The number of the instruction, counted from the entry.
     at: AtomicU64,
     executed: AtomicU64,
-    /// Numbers of the instructions that called the kernel, where none was chosen
-    /// to stop at.
+    /// Numbers of the instructions that called the kernel, if no stop was set.
     calls: Mutex<Vec<u64>>,
     stopped: AtomicBool,
     released: AtomicBool,
@@ -190,15 +185,13 @@ impl Stop {
         self.released.store(false, Ordering::SeqCst);
     }
 
-    /// Instructions of the driver that the last call has executed, or that it had when
-    /// it stopped.
+    /// Driver instructions that the last call has executed so far.
     pub fn executed(&self) -> u64 {
         self.executed.load(Ordering::SeqCst)
     }
 
-    /// Instructions of the last call, which stopped at none, to stop at: those that
-    /// called the kernel, when what they pass has been read already, and `others`
-    /// between all of them.
+    /// Instructions at which to stop a repetition of the last call: those that called the
+    /// kernel, and `others` spread over all.
     pub fn places(&self, others: u64) -> BTreeSet<u64> {
         let executed = self.executed();
         let stride = (executed / others.max(1)).max(1);
@@ -206,13 +199,13 @@ impl Stop {
         (0..executed).step_by(stride as usize).chain(calls.iter().copied()).collect()
     }
 
-    /// Whether the thread has come to the place.
+    /// Whether the thread has reached the place.
     pub fn is_reached(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
     }
 
     fn call(&self, kernel: &Kernel, (processor, irql): (u32, Irql), bell: &Bell, call: impl FnOnce()) {
-        // Copying concerns nobody else.
+        // Copies are not visible to other threads.
         let counts = |name: &str| !name.starts_with("mem");
         let calls_so_far =
             || kernel.calls().iter().filter(|(name, _)| counts(name)).map(|(_, count)| count).sum::<u64>();

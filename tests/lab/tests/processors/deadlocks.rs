@@ -1,4 +1,4 @@
-//! A deadlock is told, with who waits for what.
+//! The report of a deadlock names each thread and what it waits for.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -1,5 +1,4 @@
-//! Flows on every processor at once, more of them than a processor counts for:
-//! what each came to is said exactly.
+//! More flows than slots, on all processors: the totals of each flow are exact.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, RwLock};
@@ -15,14 +14,14 @@ use machine::nt::{Irql, Options};
 use machine::schedule::Random;
 use machine::wfp::FlowHandle;
 
-/// Flows that a processor counts for; places so far apart have the same slot
+/// Slots of a processor. Records this far apart have the same slot
 /// (`logic::flow::slots`).
 const SLOTS: usize = 4096;
 
 /// Pairs of flows that share a slot.
 const PAIRS: usize = 3;
 
-/// Packets that each processor shows.
+/// Packets on each processor.
 const PACKETS: u64 = 3_000;
 
 #[test]
@@ -39,8 +38,7 @@ fn every_flow_ends_with_what_it_was_shown() {
         let (mut random, mut own) = (Random::new(number.into()), BTreeMap::<u64, u64>::new());
         for _ in 0..PACKETS {
             let flow = &flows[random.below(flows.len())];
-            // Another is begun, and while processors have its slot or go on to
-            // others in it, this one ends.
+            // A new flow begins. The old flow ends while processors use its slot.
             if random.below(50) == 0 {
                 let next = stage.begin_flow(&subject).unwrap();
                 let last = std::mem::replace(&mut *flow.write().unwrap(), next);
@@ -73,7 +71,7 @@ fn every_flow_ends_with_what_it_was_shown() {
     assert_eq!(said, shown.into_inner().unwrap());
 }
 
-/// A segment of a flow, as the engine shows it on a processor.
+/// Shows a segment of a flow on a processor.
 fn show(stage: &Stage, flow: FlowHandle, processor: u32, irql: Irql) {
     let engine = stage.machine.engine();
     let layer = engine.layer_by_name("INBOUND_TRANSPORT_V4").unwrap();

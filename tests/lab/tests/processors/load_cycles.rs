@@ -1,4 +1,4 @@
-//! Loading and unloading over and over leaves the lab as it was.
+//! Many cycles of load and unload do not grow memory.
 
 use std::process::Command;
 use std::time::Instant;
@@ -9,13 +9,13 @@ use machine::nt::Options;
 
 use super::stage::file;
 
-/// Cycles in an ordinary run; `HUSHPORT_LAB_CYCLES=N` asks for others.
+/// Default number of cycles; `HUSHPORT_LAB_CYCLES=N` sets another.
 const CYCLES: u64 = 3500;
 
-/// Set in the process that measures: other tests' memory would blur it.
+/// Environment variable of the child process that measures, without other tests.
 const ALONE: &str = "HUSHPORT_LAB_ALONE";
 
-/// Resident bytes of this process, and its mappings.
+/// Resident bytes of this process, and the number of its mappings.
 fn memory() -> (usize, usize) {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
@@ -26,7 +26,7 @@ fn memory() -> (usize, usize) {
 fn cycles_leave_memory_flat() {
     if std::env::var_os(ALONE).is_none() {
         let mut alone = Command::new(std::env::current_exe().unwrap());
-        alone.args(["--exact", "cycles::cycles_leave_memory_flat", "--nocapture"]);
+        alone.args(["--exact", "load_cycles::cycles_leave_memory_flat", "--nocapture"]);
         assert!(alone.env(ALONE, "1").status().unwrap().success(), "said above");
         return;
     }
@@ -38,7 +38,7 @@ fn cycles_leave_memory_flat() {
         let left = machine.stop().unwrap();
         assert!(left.is_empty(), "{left}");
     };
-    // Fills quarantines and the journal.
+    // The first cycles fill quarantines and the journal.
     let warm = 1200.min(cycles / 2);
     (0..warm).for_each(|_| cycle());
     let before = memory();

@@ -1,7 +1,6 @@
-//! The driver on several processors: loaded, unloaded, its policy changing, BFE
-//! coming and going, all under traffic.
+//! The driver on several processors: load, unload, reload and BFE under traffic.
 //!
-//! `HUSHPORT_LAB_SEEDS=N` plays N seeds of each kind instead of a few.
+//! `HUSHPORT_LAB_SEEDS=N` plays N seeds of each kind.
 
 mod actors;
 mod deadlocks;

@@ -1,5 +1,4 @@
-//! The driver's key goes and comes back, and its policy is applied once each
-//! time.
+//! The driver's key is deleted and created: each change applies one policy.
 
 use lab::hushport::{EVENT_PROVIDER, SERVICE};
 use machine::etw::Enable;
@@ -8,13 +7,12 @@ use machine::nt::{Options, Trace, parameters_key};
 use super::actors::{Play, play};
 use super::stage::{file, seeds};
 
-/// Policies that were applied since this was asked last.
+/// Policies that were applied since the last call.
 fn applied(session: &Trace) -> usize {
     session.take().iter().filter(|event| event.name == "PolicyApplied").count()
 }
 
-/// A minute of the machine: many times what the driver waits between two looks
-/// for a key that is missing.
+/// Advances the clock by a minute. The driver looks for a missing key much more often.
 fn a_minute_passes(play: &Play) {
     play.let_others_run(60_000);
 }

@@ -1,4 +1,4 @@
-//! A machine with two processor groups: what holds in one holds in the other.
+//! A machine with two processor groups: counters, flows and scans cover both.
 
 use lab::bench::indication::Subject;
 use lab::bench::stage::Stage;
@@ -41,7 +41,7 @@ fn every_processor_of_every_group_decides_and_counts() {
     assert!(stage.machine.stop().unwrap().is_empty());
 }
 
-/// A flow's packets on all processors are all of them in its end.
+/// FlowEnded has the packets of all processors.
 #[test]
 fn a_flow_is_counted_on_every_processor_of_every_group() {
     let mut stage = Stage::new(two_groups(), &[("Mode", RegistryValue::dword(1))]).unwrap();
@@ -64,7 +64,7 @@ fn a_flow_is_counted_on_every_processor_of_every_group() {
     assert!(stage.machine.stop().unwrap().is_empty());
 }
 
-/// A scan whose probes arrive on all processors is seen as one.
+/// Probes on all processors count as one scan.
 #[test]
 fn a_scan_is_put_together_from_every_group() {
     let values = [("ScanPorts", RegistryValue::dword(40)), ("ScanWindowMs", RegistryValue::dword(1_000))];
@@ -75,7 +75,7 @@ fn a_scan_is_put_together_from_every_group() {
     let found = || session.events().iter().any(|event| event.name == "ScanDetected");
     while !found() {
         assert!(std::time::Instant::now() < end, "no scan is seen");
-        // A third of the ports in the first group. Ports are told apart by 64 bits
+        // A third of the ports is on the first group. Ports are told apart by 64 bits
         // only: of sixty, forty are always seen, of twenty never.
         for port in 0..60 {
             let syn = Indication::closed_port(Family::V4, 1000 + port as u16, SYN);

@@ -1,4 +1,4 @@
-//! What is loaded, and how often.
+//! The driver file and the seeds to play.
 
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
@@ -8,7 +8,7 @@ use lab::storm::{self, Loaded, Meanwhile};
 use machine::image::PeFile;
 use machine::schedule::{Log, Scheduling};
 
-/// The driver's file, parsed once.
+/// The driver file, parsed once.
 pub fn file() -> Arc<PeFile> {
     static FILE: LazyLock<Arc<PeFile>> = LazyLock::new(|| {
         let sys: &Path = &setup::build(Target::X64).unwrap().sys;
@@ -17,13 +17,13 @@ pub fn file() -> Arc<PeFile> {
     Arc::clone(&FILE)
 }
 
-/// Seeds to play: `few` unless the environment asks for more.
+/// Seeds to play: `few`, or as many as `HUSHPORT_LAB_SEEDS` says.
 pub fn seeds(few: u64) -> std::ops::Range<u64> {
     let asked = std::env::var("HUSHPORT_LAB_SEEDS").ok();
     0..asked.map_or(few, |text| text.parse().expect("HUSHPORT_LAB_SEEDS is a number"))
 }
 
-/// A storm over the image on a machine of its own.
+/// Runs a storm with the image on a new machine.
 pub fn storm(scheduling: Scheduling, lives: usize, meanwhile: Meanwhile) -> Log {
     let (Scheduling::Deterministic { seed } | Scheduling::Parallel { seed }) = scheduling;
     storm::storm(&mut Loaded::new(file(), storm::options(seed)), scheduling, lives, meanwhile)

@@ -1,4 +1,4 @@
-//! Many seeds of traffic while the driver and BFE come and go.
+//! Storms: load, unload, reload and BFE restarts under traffic, for many seeds.
 
 use lab::storm::Meanwhile;
 use machine::schedule::Scheduling;

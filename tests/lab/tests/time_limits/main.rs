@@ -1,5 +1,6 @@
-//! Tests that hang, die and fail, planted: each ends as it must, and is named with what
-//! waits for what.
+//! `cargo lab test` ends tests that hang, and reports what they wait for.
+//!
+//! The tests that hang, die and fail are planted in this program.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,14 +10,14 @@ use lab::setup;
 use lab::suites::{self, Children, Ended, Limits, Program, Summary, Verdict};
 use machine::nt::Options;
 
-/// Set, in the environment, for the planted tests: anybody else's run passes them by.
+/// Environment variable that enables the planted tests. Without it they do nothing.
 const PLANTED: &str = "HUSHPORT_LAB_PLANTED";
 
 fn spinning_driver() -> PathBuf {
     setup::compile(&setup::root().join("tests/lab/tests/time_limits/spins.rs"), &[]).unwrap()
 }
 
-/// The planted tests, which are in this very program.
+/// The planted tests.
 mod planted {
     use super::*;
 
@@ -27,7 +28,7 @@ mod planted {
     #[test]
     fn passes() {}
 
-    /// A simulated thread waits for what never comes.
+    /// A simulated thread waits forever.
     #[test]
     fn waits() {
         if !is_wanted() {
@@ -41,7 +42,7 @@ mod planted {
         });
     }
 
-    /// A driver's loop never ends.
+    /// A driver loops forever.
     #[test]
     fn spins() {
         if is_wanted() {
@@ -58,7 +59,7 @@ mod planted {
 
     #[test]
     fn fails() {
-        assert!(!is_wanted(), "as it was told");
+        assert!(!is_wanted(), "planted failure");
     }
 }
 
@@ -76,12 +77,12 @@ fn run(tests: &[&str], limits: Limits) -> Summary {
 
 const LIMITS: Limits = Limits { test: Duration::from_secs(5), whole: Duration::from_secs(250) };
 
-/// What was said of a test that failed.
+/// The report of a failed test.
 fn failure<'a>(summary: &'a Summary, test: &str) -> &'a str {
     let name = format!("lab/time_limits::planted::{test}");
     let mut ended = summary.ended.iter().filter(|ended| ended.name == name);
     match (ended.next(), ended.next()) {
-        (Some(Ended { verdict: Verdict::Failed(said), .. }), None) => said,
+        (Some(Ended { verdict: Verdict::Failed(report), .. }), None) => report,
         other => panic!("{test}: {other:?}"),
     }
 }
@@ -94,22 +95,22 @@ fn passed(summary: &Summary, test: &str) -> bool {
 #[test]
 fn a_test_that_hangs_fails_with_what_waits_for_what() {
     let summary = run(&["waits", "passes"], LIMITS);
-    let said = failure(&summary, "waits");
-    assert!(said.contains("the limit of 5 s for a test"), "{said}");
-    assert!(said.contains("visitor waits for a door that nobody opens"), "{said}");
-    // Its thread by name, and where it is.
-    assert!(said.contains("thread visitor") && said.contains("schedule::bell::Bell"), "{said}");
+    let report = failure(&summary, "waits");
+    assert!(report.contains("the limit of 5 s for a test"), "{report}");
+    assert!(report.contains("visitor waits for a door that nobody opens"), "{report}");
+    // The report has the name of the thread and its stack.
+    assert!(report.contains("thread visitor") && report.contains("schedule::bell::Bell"), "{report}");
     assert!(passed(&summary, "passes") && !summary.passed());
 }
 
 #[test]
 fn a_driver_that_hangs_is_named_by_its_function() {
-    // Its build is not the test's time.
+    // The time of the build does not count.
     spinning_driver();
     let summary = run(&["spins"], LIMITS);
-    let said = failure(&summary, "spins");
-    assert!(said.contains("spins.sys") && said.contains("spin_for_good"), "{said}");
-    assert!(said.contains("DriverEntry"), "{said}");
+    let report = failure(&summary, "spins");
+    assert!(report.contains("spins.sys") && report.contains("spin_for_good"), "{report}");
+    assert!(report.contains("DriverEntry"), "{report}");
 }
 
 #[test]
@@ -119,7 +120,7 @@ fn a_program_that_dies_fails_its_test_and_the_rest_is_run() {
     assert_eq!(summary.ended.len(), 3, "{summary}");
     assert!(!summary.passed());
     let summary = run(&["fails", "passes"], LIMITS);
-    assert!(failure(&summary, "fails").contains("as it was told"));
+    assert!(failure(&summary, "fails").contains("planted failure"));
     assert!(passed(&summary, "passes"));
 }
 

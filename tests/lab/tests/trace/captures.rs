@@ -1,4 +1,4 @@
-//! Captures, written by hand, and what comes of them.
+//! Composes captures and plays them.
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -24,7 +24,7 @@ pub fn at(address: IpAddr, port: u16) -> SocketAddr {
     SocketAddr::new(address, port)
 }
 
-/// A segment; the flags by their letters.
+/// A segment. Letters give its flags.
 pub fn tcp(from: SocketAddr, to: SocketAddr, flags: &str, numbers: (u32, u32), data: &[u8]) -> Vec<u8> {
     let mut segment = ip(from.ip(), to.ip()).tcp(from.port(), to.port(), numbers.0, 65_535);
     for flag in flags.chars() {
@@ -48,8 +48,7 @@ pub fn udp(from: SocketAddr, to: SocketAddr, data: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A whole connection to a port of the host's: handshake, a question, an
-/// answer, the end.
+/// A whole connection to a port of the host: handshake, request, response, end.
 pub fn exchange(host: SocketAddr, peer: SocketAddr) -> Vec<Vec<u8>> {
     vec![
         tcp(peer, host, "S", (100, 0), b""),
@@ -63,17 +62,17 @@ pub fn exchange(host: SocketAddr, peer: SocketAddr) -> Vec<Vec<u8>> {
     ]
 }
 
-/// A SYN to a port where nobody listens, and the RST.
+/// A SYN to a closed port, and the RST.
 pub fn closed(host: SocketAddr, peer: SocketAddr) -> Vec<Vec<u8>> {
     vec![tcp(peer, host, "S", (100, 0), b""), tcp(host, peer, "RA", (0, 101), b"")]
 }
 
-/// A pcap file of raw IP, a packet each millisecond.
+/// A pcap file of raw IP, one packet each millisecond.
 pub fn pcap(packets: &[Vec<u8>]) -> Vec<u8> {
     pcap_of(101, packets)
 }
 
-/// The same with another link type.
+/// A pcap file of a link type, one packet each millisecond.
 pub fn pcap_of(link: u32, packets: &[Vec<u8>]) -> Vec<u8> {
     let mut file = Vec::new();
     for word in [0xa1b2_c3d4, 0x0004_0002, 0, 0, 262_144, link] {
@@ -89,7 +88,7 @@ pub fn pcap_of(link: u32, packets: &[Vec<u8>]) -> Vec<u8> {
     file
 }
 
-/// A machine on which the driver runs.
+/// A machine with values for the driver.
 pub fn machine(values: &[(&str, u32)]) -> Machine {
     let mut machine = hushport::machine(nt::Options::default());
     for (name, value) in values {
@@ -99,7 +98,7 @@ pub fn machine(values: &[(&str, u32)]) -> Machine {
     machine
 }
 
-/// Plays a file through the driver, whose end it also looks at.
+/// Plays a file through the driver, and checks that it leaves nothing.
 pub fn play(file: &[u8], plan: &Plan, values: &[(&str, u32)]) -> Played {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture");
@@ -121,17 +120,17 @@ pub fn play_on(mut machine: Machine, path: &Path, plan: &Plan) -> Played {
     played
 }
 
-/// What is expected of every documented layer.
+/// The plan that expects every documented layer.
 pub fn plan() -> Plan {
     Plan { everywhere: true, ..Plan::default() }
 }
 
-/// How often an event was met.
+/// How often an event was seen.
 pub fn met(played: &Played, event: machine::host::Event) -> usize {
     played.account.flows.iter().find(|flow| flow.event == event).map_or(0, |flow| flow.met)
 }
 
-/// How long packets of [`pcap`] take.
+/// Duration of a [`pcap`] with so many packets.
 pub fn length(packets: usize) -> Duration {
     Duration::from_millis(packets.saturating_sub(1) as u64)
 }

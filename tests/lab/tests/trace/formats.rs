@@ -1,11 +1,11 @@
-//! Every format says the same.
+//! Captures are read in every format, byte order and link type.
 
 use lab::trace::{Item, Tally, Visitor, feed};
 use machine::wire::Way;
 
 use super::captures::*;
 
-/// What matters of each packet.
+/// Time, direction and bytes of each packet.
 #[derive(Default)]
 pub struct Heard(pub Vec<(u64, Option<Way>, Vec<u8>)>);
 
@@ -76,7 +76,7 @@ fn pcap_in_both_byte_orders_and_resolutions() {
     }
 }
 
-/// Blocks of pcapng, in a byte order.
+/// Blocks of pcapng: whether big-endian, and the bytes.
 pub struct Blocks(pub bool, pub Vec<u8>);
 
 impl Blocks {
@@ -112,7 +112,7 @@ impl Blocks {
         self.block(6, body);
     }
 
-    /// A section header and an interface of raw IP.
+    /// A section header, and an interface for raw IP.
     pub fn begin(big: bool, resolution: Option<u8>) -> Self {
         let mut blocks = Self(big, Vec::new());
         let mut header = [blocks.word(0x1a2b_3c4d), blocks.word(1), [0xff; 4], [0xff; 4]].concat();
@@ -142,7 +142,7 @@ pub fn pcapng(packets: &[Vec<u8>]) -> Vec<u8> {
 fn pcapng_blocks_clocks_and_marks() {
     let packet = packets().swap_remove(0);
     for big in [false, true] {
-        // Microseconds by default; nanoseconds; 2^-10 of a second.
+        // Default (microseconds), nanoseconds, 2^-10 seconds.
         for (resolution, ticks) in [(None, 2_000_000), (Some(9), 2_000_000_000), (Some(0x8a), 2048)] {
             let mut blocks = Blocks::begin(big, resolution);
             blocks.block(0x0bad, vec![1, 2, 3, 4]);
@@ -166,7 +166,7 @@ fn simple_blocks_and_a_second_section() {
     blocks.block(3, simple);
     let mut other = Blocks::begin(true, None);
     other.enhanced(0, 1, &packet, &[]);
-    // The interface of the first section is none of the second's.
+    // The second section does not have the interface of the first.
     other.enhanced(1, 1, &packet, &[]);
     let (tally, heard) = hear(&[blocks.1, other.1].concat());
     assert_eq!(bytes_of(&heard), [packet.clone(), packet]);

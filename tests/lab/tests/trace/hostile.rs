@@ -1,4 +1,4 @@
-//! Captures that somebody made to break what reads them.
+//! Hostile captures are read without a fault.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::captures::*;
 use super::formats::pcapng;
 
-/// Looks at nothing.
+/// An observer that ignores all records.
 struct Blind;
 
 impl Witness for Blind {
@@ -25,7 +25,7 @@ impl Witness for Blind {
     }
 }
 
-/// An engine whose flows are counted while they live.
+/// An engine that counts open flows.
 struct Counted(Arc<Engine>, AtomicI64);
 
 impl Filter for Counted {
@@ -48,7 +48,7 @@ impl Filter for Counted {
     }
 }
 
-/// Plays a file to an engine; how many packets it had.
+/// Plays a file to an engine. Returns the number of packets.
 fn play_to(file: &[u8], engine: Arc<Engine>, local: Option<&str>) -> u64 {
     let mut survey = Survey::default();
     let first = feed(file, true, &mut survey).unwrap();
@@ -60,7 +60,7 @@ fn play_to(file: &[u8], engine: Arc<Engine>, local: Option<&str>) -> u64 {
     let second = feed(file, true, &mut replay).unwrap();
     assert_eq!((first.packets, first.damage), (second.packets, second.damage));
     let _ = replay.finish();
-    assert_eq!(counted.1.load(Ordering::Relaxed), 0, "every flow ends, once");
+    assert_eq!(counted.1.load(Ordering::Relaxed), 0, "every flow ends once");
     second.packets
 }
 
@@ -79,7 +79,7 @@ fn peer_port(peer: std::net::IpAddr) -> std::net::SocketAddr {
     at(peer, 4002)
 }
 
-/// How captures begin.
+/// First bytes of captures.
 const HEADS: &[&[u8]] = &[
     &[0xd4, 0xc3, 0xb2, 0xa1],
     &[0xa1, 0xb2, 0x3c, 0x4d],
@@ -90,8 +90,7 @@ const HEADS: &[&[u8]] = &[
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Bytes with any head that is a capture's: read to wherever they make
-    /// sense.
+    /// Random bytes behind a valid head are read as far as they are valid.
     #[test]
     fn any_bytes_are_read(
         head in prop::sample::select(HEADS),
@@ -102,8 +101,8 @@ proptest! {
     }
 }
 
-/// Changed, removed and doubled bytes and records of a real capture, played to
-/// the real driver, which keeps every rule and leaves nothing behind.
+/// Plays a real capture with changed, removed and doubled bytes and records. The driver
+/// breaks no rule and leaves nothing behind.
 #[test]
 fn changed_captures_are_played() {
     let mut machine = machine(&[("CheckOrder", 1), ("FlowLimit", 16)]);
@@ -142,7 +141,7 @@ fn changed_captures_are_played() {
     assert!(machine.stop().unwrap().is_empty());
 }
 
-/// What is no capture is an error, and says what it is instead.
+/// A file of another kind is refused, and the error names its kind.
 #[test]
 fn other_files_are_refused() {
     let engine = Engine::new();
@@ -153,7 +152,7 @@ fn other_files_are_refused() {
     assert!(refused.err().unwrap().to_string().contains("no capture file"));
 }
 
-/// A length that nobody has memory for.
+/// A length beyond the file is not allocated.
 #[test]
 fn lengths_are_not_taken_on_trust() {
     let mut file = pcap(&[]);

@@ -1,4 +1,4 @@
-//! The page, in a real browser.
+//! The HTML page in a real browser: it is readable, accessible and safe.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::captures::*;
 
-/// Asked in the page after its own script has run: what a person, a screen
-/// reader or a keyboard would find.
+/// A script that runs after the page's own. It finds what a person, a screen reader or
+/// a keyboard user finds.
 const PROBE: &str = include_str!("probe.js");
 
 fn chromium(page: &Path, more: &[&str]) -> String {
@@ -30,7 +30,7 @@ fn chromium(page: &Path, more: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// `connections` of each kind: one that works, one that is refused.
+/// A capture with as many accepted and refused connections.
 fn capture(connections: u16) -> Played {
     let mut packets = Vec::new();
     for index in 0..connections {
@@ -45,9 +45,9 @@ fn capture(connections: u16) -> Played {
     play(&pcap(&packets), &plan(), &[])
 }
 
-/// What the probe says of a page, in light or dark.
+/// The result of the probe in a page, light or dark.
 fn probe(html: &str, dark: bool) -> Value {
-    // The page's own policy would not let the probe run.
+    // The page's content security policy would block the probe.
     let (before, policy) = html.split_once("<meta http-equiv").unwrap();
     let (_, after) = policy.split_once(">\n").unwrap();
     let probed = format!("{before}{after}").replace("</body>", &format!("<script>{PROBE}</script></body>"));
@@ -70,24 +70,24 @@ fn it_reads_well_whatever_the_number_of_connections() {
         let html = Page::of_capture("a capture.pcap", &played, &[]).html();
         assert!(html.len() < 20 << 20, "{} bytes for {count} connections", html.len());
         let found = probe(&html, dark);
-        // Two listening sockets beside them, one for each family that is met.
+        // And two listening sockets, one for each family.
         let rows = played.account.conversations.len();
         assert_eq!(found["errors"], Value::Array(Vec::new()), "{count}: {found:#}");
         assert_eq!(found["dark"], dark, "{count}");
         assert_eq!(found["status"], format!("{} of {} connections", rows.min(10_000), rows.min(10_000)));
         assert_eq!(found["rows"], rows.min(100), "a page of the list");
-        assert_eq!(found["silenced"], found["silencedWanted"], "the filter shows what it says");
+        assert_eq!(found["silenced"], found["silencedWanted"], "the filter shows the silenced connections");
         assert!(found["contrast"].as_f64().unwrap() >= 4.5, "{count}: {found:#}");
         for empty in ["unnamed", "unreachable", "outside"] {
             assert_eq!(found[empty], Value::Array(Vec::new()), "{count}: {empty}");
         }
-        assert_eq!(found["wide"], false, "nothing makes the page itself scroll sideways");
-        // A link of the list leads to the drawing, which gets the focus.
+        assert_eq!(found["wide"], false, "the page does not scroll sideways");
+        // A link of the list opens the drawing, which gets the focus.
         assert_eq!(found["focus"], "detail-title");
         assert_eq!(found["drawings"], found["events"]);
         assert!(found["events"].as_u64().unwrap() > 1, "{found:#}");
-        assert_eq!(found["back"], "connections", "and there is a way back");
-        // A page that hangs, not one that is slow on a busy machine.
+        assert_eq!(found["back"], "connections", "a link leads back to the list");
+        // The page does not hang. It may be slow on a busy machine.
         assert_eq!(found["milliseconds"].as_f64().map(|spent| spent < 60_000.0), Some(true), "{found:#}");
     }
 }
@@ -105,9 +105,9 @@ fn nothing_in_a_capture_is_markup() {
     let dom = chromium(&path, &["--dump-dom"]);
     assert!(!dom.contains("<img") && !dom.contains("id=\"owned\""));
     assert_eq!(dom.matches("&lt;img src=x onerror=").count(), 4, "title, heading, fact, note");
-    assert!(dom.contains("connections</p>"), "the page's own script has run");
+    assert!(dom.contains("connections</p>"), "the page's script has run");
     assert!(html.contains("Content-Security-Policy\" content=\"default-src 'none'; style-src 'nonce-"));
-    // Not even what gets past the escaping would run.
+    // A script that is not escaped would not run, either.
     std::fs::write(&path, html.replace("<main>", "<main><script>document.body.id='owned'</script>")).unwrap();
     let dom = chromium(&path, &["--dump-dom"]);
     assert!(!dom.contains("id=\"owned\"") && dom.contains("connections</p>"));

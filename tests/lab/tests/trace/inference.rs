@@ -1,5 +1,4 @@
-//! What a capture does not say outright: whose it is, what is in fragments, what
-//! is around a packet.
+//! The replay infers the host of a capture, reassembles and decapsulates.
 
 use lab::report::trace_text;
 use lab::trace::{Plan, Played};
@@ -8,13 +7,13 @@ use machine::wire::compose::fragments;
 
 use super::captures::*;
 
-/// An Ethernet frame for a station or a group.
+/// An Ethernet frame to a station or a group.
 fn ethernet(destination: u8, packet: &[u8]) -> Vec<u8> {
     let kind = if packet[0] >> 4 == 4 { [8, 0] } else { [0x86, 0xdd] };
     [&[destination; 6][..], &[2; 6], &kind, packet].concat()
 }
 
-/// A Linux cooked frame of a packet type.
+/// A Linux cooked frame with a packet type.
 fn cooked(kind: u8, packet: &[u8]) -> Vec<u8> {
     [&[0, kind][..], &[0; 12], &[8, 0], packet].concat()
 }
@@ -23,7 +22,7 @@ fn v4(text: &str) -> std::net::SocketAddr {
     text.parse().unwrap()
 }
 
-/// Six stations that speak to their subnet, and a scan of three ports.
+/// Six stations that send broadcasts, and a scan of three ports.
 fn stations(broadcast: &str) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let spoken = (10..16).map(|station| {
         udp(v4(&format!("192.168.1.{station}:138")), v4(&format!("{broadcast}:138")), b"hello")
@@ -38,24 +37,24 @@ fn is_scan_of_three(played: &Played) {
     assert_eq!(played.roles.text().0, ["192.168.1.20"]);
     let account = &played.account;
     assert_eq!((account.silenced, account.suppressed, account.deviations), (3, 3, 0));
-    // What the stations said was for the host, too, and is answered by nobody.
+    // The broadcasts were for the host, too. No endpoint answers them.
     assert_eq!((played.traffic.received.udp, played.traffic.received.tcp), (6, 3));
     assert_eq!(played.traffic.sent.tcp, 3);
 }
 
 #[test]
 fn a_subnets_broadcast_address_is_not_the_host() {
-    // By the link layer; a smaller subnet's, too.
+    // By the link layer; also for a smaller subnet.
     for broadcast in ["192.168.1.255", "192.168.1.63"] {
         let (spoken, scan) = stations(broadcast);
         let spoken = spoken.iter().map(|packet| ethernet(0xff, packet));
         let frames: Vec<_> = spoken.chain(scan.iter().map(|packet| ethernet(2, packet))).collect();
         is_scan_of_three(&play(&pcap_of(1, &frames), &plan(), &[]));
     }
-    // By the address alone.
+    // By the address only.
     let (spoken, scan) = stations("192.168.1.255");
     is_scan_of_three(&play(&pcap(&[spoken, scan].concat()), &plan(), &[]));
-    // By the packet type, which marks what is for the host.
+    // By the packet type of frames to the host.
     let (spoken, scan) = stations("192.168.1.63");
     let spoken = spoken.iter().map(|packet| cooked(1, packet));
     let scan = scan.iter().enumerate().map(|(index, packet)| cooked([0, 4][index % 2], packet));
@@ -107,7 +106,7 @@ fn a_scan_in_fragments_is_seen() {
         assert_eq!((account.silenced, account.suppressed, account.deviations), (5, 5, 0), "{family}");
         assert_eq!((played.tally.fragments, played.tally.reassembled), (15, 5));
         assert_eq!(met(&played, Event::SynNobodyListening), 5);
-        // The silence is the port's, not that of a fragment without a port.
+        // The verdict is for the port, not for a fragment without ports.
         let ports: Vec<_> = account.timeline.ports(10).0.iter().map(|((_, port), _)| *port).collect();
         assert_eq!(ports.len(), 5);
         assert!((20..25).all(|port| ports.contains(&port)), "{ports:?}");
@@ -125,13 +124,12 @@ fn what_a_host_sends_in_fragments_is_played_whole() {
     assert_eq!((played.traffic.sent.udp, played.traffic.sent.fragments), (1, 3));
 }
 
-/// Fragments without their rest do not keep later ones from being put together,
-/// and their number does not matter.
+/// Incomplete datagrams expire, whatever their number. Later datagrams are reassembled.
 #[test]
 fn lone_fragments_are_forgotten_in_time() {
     let [probe, reset] = closed(at(HOST[0], 22), at(PEER[0], 4000)).try_into().unwrap();
     let lone = |number: u16| fragments(&probe, number, 8).swap_remove(0);
-    // A packet each millisecond: the first are older than a minute at the end.
+    // One packet each millisecond: at the end the first are older than a minute.
     let mut packets: Vec<_> = (0..62_000).map(lone).collect();
     packets.extend(fragments(&probe, 63_000, 8));
     packets.push(reset);

@@ -1,5 +1,4 @@
-//! A capture of the lab's own host, played again: the host that only has the
-//! packets comes to the same as the one that had a stack.
+//! A replayed capture of the simulated host has the events of the live host.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -15,7 +14,7 @@ use machine::wire::Family;
 
 use super::captures::{met, plan, play_file};
 
-/// Each is one packet, and is in the capture.
+/// Events of one packet, which is in the capture.
 const EVENTS: [Event; 13] = [
     Event::SynIn,
     Event::SynAckOut,
@@ -66,8 +65,8 @@ fn a_played_capture_is_what_the_live_host_saw() {
     }
     assert!(met(&played, Event::SynNobodyListening) >= 80);
     assert_eq!(played.account.silenced, live.silenced);
-    // At the layers that see packets, every answer is the same. Stream bytes
-    // are cut otherwise, and a listener's end is in no packet.
+    // At packet layers all verdicts are equal. Stream data may be split otherwise, and
+    // no packet shows the end of a listener.
     let packets = |account: &Account| {
         let answers = account.answers.iter().map(|(layer, answers)| (*layer, *answers));
         let answers = answers.filter(|(layer, _)| {
@@ -80,8 +79,8 @@ fn a_played_capture_is_what_the_live_host_saw() {
     assert_eq!(packets(&played.account), packets(&live));
 }
 
-/// A connection with data, an echo of a datagram, one to nobody, and a
-/// connection to nobody.
+/// A connection with data, a datagram with echo, and a datagram and a connection to
+/// closed ports.
 fn talk(world: &World, family: Family) {
     let address = |port| world.address(family, port);
     let (echo, nobody, near) = (address(7), address(99), world.near(family));

@@ -1,4 +1,4 @@
-//! `cargo lab trace`: captures of every kind, and the page in a real browser.
+//! `cargo lab trace`: reading captures, replay, verdicts, and the HTML page.
 
 mod captures;
 mod formats;

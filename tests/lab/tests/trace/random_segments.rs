@@ -1,12 +1,11 @@
-//! Any segments in any roles: the replay itself is never out of order, neither by
-//! the documents nor by the driver's own watch.
+//! Property test: the replay of any segments never deviates from the documented order.
 
 use lab::trace::arbitrary::Player;
 use proptest::prelude::*;
 
 use super::captures::*;
 
-/// What is out of order in captures that are played one after another.
+/// Deviations in captures that are played one after another.
 fn out_of_order(captures: &[Vec<u8>]) -> Vec<String> {
     let mut machine = machine(&[("CheckOrder", 1), ("FlowLimit", 64)]);
     let player = Player::new(machine.kernel(), machine.engine());
@@ -21,8 +20,7 @@ fn out_of_order(captures: &[Vec<u8>]) -> Vec<String> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Each driver plays several captures: what one leaves behind must not
-    /// matter to the next.
+    /// One driver plays several captures. One must not affect the next.
     #[test]
     fn no_segments_bring_about_a_deviation(captures in prop::collection::vec(choices(), 1..25)) {
         let found = out_of_order(&captures);
@@ -30,8 +28,8 @@ proptest! {
     }
 }
 
-/// A side, and segments; half of all on one pair, so that they meet a
-/// connection.
+/// A side and segments. Half of the segments have one pair of ends, so that they belong
+/// to a connection.
 fn choices() -> impl Strategy<Value = Vec<u8>> {
     let what = prop_oneof![any::<u8>(), 0..2_u8];
     let how = prop_oneof![any::<u8>(), prop::sample::select(&[0_u8, 0x40, 0x80, 0xc0][..])];

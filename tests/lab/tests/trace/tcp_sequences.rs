@@ -1,4 +1,4 @@
-//! Sequences of TCP that are easily misread, each with what it is.
+//! TCP sequences that are easily misread are replayed correctly.
 
 use lab::trace::Played;
 use lab::trace::arbitrary::Player;
@@ -6,8 +6,7 @@ use machine::host::Event;
 
 use super::captures::*;
 
-/// Plays packets from the side of [`HOST`], with the driver's own watch over the
-/// order: nothing may be out of it.
+/// Plays packets of [`HOST`] with `CheckOrder`. No deviation is permitted.
 fn played(packets: &[Vec<u8>]) -> Played {
     let file = pcap(packets);
     let mut watching = machine(&[("CheckOrder", 1)]);
@@ -21,7 +20,7 @@ fn played(packets: &[Vec<u8>]) -> Played {
     played
 }
 
-/// How often each of these was met, of whatever kind.
+/// How often each of these events was seen.
 fn met_of(played: &Played, events: &[Event]) -> Vec<usize> {
     let rows = || played.account.conversations.iter().flat_map(|conversation| &conversation.rows);
     let is = |wanted: Event| {
@@ -55,7 +54,7 @@ fn bytes_that_the_host_sends_on_a_closed_pair_begin_another_connection() {
     let (host, peer) = ends();
     let mut packets = exchange(host, peer);
     packets.push(tcp(host, peer, "PA", (508, 110), b"more"));
-    // What was sent before is sent again: of the old one.
+    // Data that was sent before belongs to the old connection.
     packets.push(tcp(host, peer, "PA", (501, 109), b"answer"));
     let played = played(&packets);
     assert_eq!(met_of(&played, &[Event::DataSent, Event::NothingNew]), [2, 1]);
@@ -82,7 +81,7 @@ fn segments_without_an_ack_do_nothing_to_a_half_open_connection() {
         assert_eq!(met_of(&played, &[Event::NothingNew, Event::AckIn]), [1, 0], "{flags:?}");
         assert!(!played.account.answers.contains_key("STREAM_V4"));
     }
-    // Nor does one that acknowledges what was not sent.
+    // A segment that acknowledges unsent data does nothing, either.
     let packets = [half_open, &[tcp(peer, host, "A", (101, 500), b"")]].concat();
     assert_eq!(met_of(&played(&packets), &[Event::LaterAckIn, Event::AckIn]), [1, 0]);
 }
@@ -108,17 +107,17 @@ fn the_bytes_of_a_syn_are_received_once() {
     let (host, peer) = ends();
     let syn = tcp(peer, host, "S", (100, 0), b"GET /");
     let events = [Event::SynIn, Event::DataReceived, Event::DataSent];
-    // The SYN-ACK takes them, and the answer comes before the handshake's end.
+    // The SYN-ACK acknowledges them. The answer comes before the handshake ends.
     let fast = [
         syn.clone(),
         tcp(host, peer, "SA", (500, 106), b""),
         tcp(host, peer, "PA", (501, 106), b"answer"),
         tcp(peer, host, "A", (106, 507), b""),
-        // Sent again although it was received: nothing new.
+        // A retransmission of received data is nothing new.
         tcp(peer, host, "PA", (101, 507), b"GET /"),
     ];
     assert_eq!(met_of(&played(&fast), &events), [1, 1, 1]);
-    // It does not: they are sent again when the connection is there.
+    // The SYN-ACK does not acknowledge them: they are sent again after the handshake.
     let slow = [
         syn,
         tcp(host, peer, "SA", (500, 101), b""),
@@ -170,7 +169,7 @@ fn keep_alives_are_nothing_new() {
         ],
     ]
     .concat();
-    // The driver's watch is not asked: see the order's own tests.
+    // `CheckOrder` is off here. The tests in `order` cover keep-alives.
     let plan = lab::trace::Plan { local: vec!["192.0.2.1".parse().unwrap()], ..plan() };
     let played = play(&pcap(&packets), &plan, &[]);
     assert_eq!(met_of(&played, &[Event::NothingNew, Event::DataSent, Event::DataReceived]), [2, 0, 0]);
@@ -194,7 +193,7 @@ fn a_capture_may_begin_anywhere_and_lack_one_direction() {
     }
 }
 
-/// A SYN-ACK for a SYN that is not in the capture is no probe.
+/// A SYN-ACK whose SYN is not in the capture is no probe.
 #[test]
 fn a_handshake_without_its_syn_is_not_silenced() {
     let packets = exchange(at(PEER[0], 80), at(HOST[0], 4000));

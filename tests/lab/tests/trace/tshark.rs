@@ -1,4 +1,4 @@
-//! Our counts beside those of another program, where it is installed: tshark.
+//! The lab counts packets as tshark does, if tshark is installed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,14 +9,13 @@ use lab::trace::Played;
 use super::captures::*;
 use super::formats::pcapng;
 
-/// How many packets there are, and how many of each pair of hosts.
+/// Number of frames, and of packets by protocol and destination.
 type Dissected = (u64, BTreeMap<(String, String), u64>);
 
-/// Frames, and IP packets by protocol and destination, by tshark. `None` where
-/// it is not installed.
+/// Frames and IP packets that tshark counts. `None` if it is not installed.
 fn dissected(path: &Path) -> Option<Dissected> {
     let mut command = Command::new("tshark");
-    // Nothing is put together, so that a line is a packet.
+    // Without reassembly, each line is a packet.
     command.args(["-o", "ip.defragment:FALSE", "-T", "fields", "-E", "separator=|", "-E", "occurrence=f"]);
     for field in ["ip.dst", "ipv6.dst", "ip.proto", "tcp.dstport", "udp.dstport"] {
         command.args(["-e", field]);

@@ -1,4 +1,4 @@
-//! Forms of a capture file that are rare, wrong, or hostile.
+//! Rare, wrong or hostile capture files are read or named.
 
 use std::io::Write;
 
@@ -12,7 +12,7 @@ fn packets() -> Vec<Vec<u8>> {
     closed(at(HOST[0], 22), at(PEER[0], 4000))
 }
 
-/// What a person reads.
+/// The text output.
 fn text(played: &Played) -> String {
     let mut text = Vec::new();
     let notes: Vec<_> = played.tally.damage.iter().chain(&played.tally.warnings).cloned().collect();
@@ -26,7 +26,7 @@ fn gzip(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A pcap file of a magic number, a version and lengths in an order.
+/// A pcap file with a magic number, a byte order, a version and an order of lengths.
 fn old(magic: u32, order: fn(u32) -> [u8; 4], version: (u16, u16), extra: usize, swapped: bool) -> Vec<u8> {
     let half = |half: u16| if order(1)[0] == 1 { half.to_le_bytes() } else { half.to_be_bytes() };
     let mut file = [&order(magic)[..], &half(version.0), &half(version.1)].concat();
@@ -66,7 +66,7 @@ fn gzip_is_read() {
     let (tally, heard) = hear(&file);
     assert_eq!((tally.damage, tally.format, bytes_of(&heard)), (None, "pcap in gzip", packets()));
     assert_eq!((tally.bytes, tally.file_bytes), (plain.len() as u64, file.len() as u64));
-    // What was read counts, together with the error.
+    // Packets before the damage count. The error is reported, too.
     let many: Vec<_> = (0..5000).flat_map(|_| exchange(at(HOST[0], 80), at(PEER[0], 4000))).collect();
     let many = gzip(&pcap(&many));
     let (tally, heard) = hear(&many[..many.len() / 2]);
@@ -80,7 +80,7 @@ fn other_formats_are_named_with_what_to_do() {
         (zstd, "compressed with zstd; decompress it first"),
         (&b"PK\x03\x04...."[..], "compressed with zip; decompress it first"),
         (&b"snoop\0\0\0"[..], "editcap -F pcapng"),
-        (&b"[package]"[..], "where pcap, pcapng or gzip is expected"),
+        (&b"[package]"[..], "expected pcap, pcapng or gzip"),
         (&b""[..], "the file is empty"),
         (&b"\xd4\xc3"[..], "ends within a record"),
     ] {
@@ -95,8 +95,8 @@ fn an_empty_capture_is_said_to_be_empty() {
     for file in [pcap(&[]), section, gzip(&pcap(&[]))] {
         let played = play(&file, &plan(), &[]);
         let text = text(&played);
-        assert!(text.contains("empty: no packet is in it"), "{text}");
-        assert!(text.contains("none: no IP packet tells of one"), "{text}");
+        assert!(text.contains("empty: it holds no packet"), "{text}");
+        assert!(text.contains("none: no IP packet shows one"), "{text}");
         assert_eq!(played.tally.damage, None);
     }
 }
@@ -145,7 +145,7 @@ fn a_packet_without_a_time_takes_its_neighbours() {
     let rows = &played.account.conversations[0].rows;
     let times: Vec<_> = rows.iter().map(|row| row.at.as_millis()).collect();
     assert_eq!(times, [0, 0, 0, 2, 2]);
-    // A file that has no time at all is of no length.
+    // A file without times has length 0.
     let mut blocks = Blocks::begin(false, None);
     simple(&mut blocks);
     simple(&mut blocks);
@@ -163,7 +163,7 @@ fn a_simple_block_keeps_what_its_interface_does() {
     assert_eq!((tally.damage, tally.cut), (None, 1));
     assert_eq!(heard.0[0].2.len(), packet.len());
     assert_eq!(heard.0[0].2[..61], packet[..61]);
-    assert!(heard.0[0].2[61..].iter().all(|byte| *byte == 0), "the padding is no packet");
+    assert!(heard.0[0].2[61..].iter().all(|byte| *byte == 0), "padding is not part of the packet");
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn frames_of_other_links_are_skipped_whatever_their_size() {
     assert!(hear(&file).0.damage.unwrap().contains("a frame of 300000 bytes"));
 }
 
-/// Characters that act on a terminal, or turn the order of a page's text.
+/// Characters that control a terminal or change the direction of text.
 const HOSTILE: &str = "eth\u{1b}[2J\u{202e}gpj\u{2066}\u{9b}\r\n\u{0}\u{feff}";
 
 #[test]
@@ -192,7 +192,7 @@ fn no_text_of_a_capture_acts_on_what_shows_it() {
         blocks.enhanced(0, 5, &packet, &comment);
     }
     let mut bytes = blocks.1;
-    // A name in the capture's own path, too.
+    // The path of the capture contains them, too.
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a\u{202e}\u{1b}[31m.pcapng");
     std::fs::write(&path, &bytes).unwrap();
@@ -205,23 +205,23 @@ fn no_text_of_a_capture_acts_on_what_shows_it() {
             let shows = shown.contains(character) && character != '\n';
             assert!(!shows, "{what} shows {character:?}");
         }
-        assert!(shown.contains("202e"), "{what}: it is escaped, not dropped");
+        assert!(shown.contains("202e"), "{what}: the character is escaped, not dropped");
     }
-    // Nor does an error that names the file.
+    // An error that names the file escapes them, too.
     bytes.truncate(2);
     std::fs::write(&path, &bytes).unwrap();
     let engine = machine::wfp::Engine::new();
     let watched = lab::report::Watched::of(&engine);
-    let (progress, listener) = (std::sync::Arc::new(|_| ()), Box::new(|_: &lab::trace::Told<'_>| Ok(true)));
+    let (progress, listener) = (std::sync::Arc::new(|_| ()), Box::new(|_: &lab::trace::Entry<'_>| Ok(true)));
     let refused = lab::trace::play(&path, &plan(), engine, watched, progress, listener);
     let refused = format!("{:?}", refused.err().unwrap());
     assert!(!refused.contains(['\u{202e}', '\u{1b}']) && refused.contains("\\u{202e}"), "{refused}");
 }
 
-/// A bomb is stopped while it is read; see `trace::source` for the bound.
+/// Reading stops at a limit; see `trace::source`.
 #[test]
 fn memory_and_time_are_in_proportion_to_the_file() {
-    // A section, and a block of 64 MB that nobody looks at, in 64 KB.
+    // A section, and an unused block of 64 MB, in 64 KB of gzip.
     let mut file = Blocks::begin(false, None).1;
     let length = (64_u32 << 20) + 12;
     file.extend([0x0bad_u32, length].into_iter().flat_map(u32::to_le_bytes));

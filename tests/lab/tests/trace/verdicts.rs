@@ -1,4 +1,4 @@
-//! What the driver makes of a capture.
+//! Verdicts of the driver on replayed captures, and the account of them.
 
 use std::sync::Arc;
 
@@ -46,7 +46,7 @@ fn a_connection_goes_as_documented_and_a_closed_port_is_silent() {
 fn as_many_answers_are_suppressed_as_probes_were_silenced() {
     let (host, peer) = (at(HOST[0], 81), at(PEER[0], 4001));
     let [probe, reset] = closed(host, peer).try_into().unwrap();
-    // The last RST answers nothing that the driver has seen.
+    // The last RST is no answer to a packet of the capture.
     let packets = [&probe, &probe, &reset, &reset, &reset].map(Clone::clone);
     let played = play(&pcap(&packets), &plan(), &[]);
     assert_eq!((played.account.silenced, played.account.suppressed), (2, 2));
@@ -61,7 +61,7 @@ fn a_driver_that_only_audits_lets_the_answer_go() {
     assert_eq!(met(&played, Event::RstOut), 1);
 }
 
-/// What another filter has decided is no answer of the driver's.
+/// A decision of another filter is not counted as the driver's.
 #[test]
 fn a_decision_of_somebody_elses_is_not_the_drivers() {
     let directory = tempfile::tempdir().unwrap();
@@ -105,7 +105,7 @@ fn a_connection_from_before_the_capture_is_no_scan() {
     let packets = &exchange(at(HOST[0], 80), at(PEER[0], 4000))[3..];
     let played = play(&pcap(packets), &plan(), &[]);
     assert_eq!((played.account.silenced, met(&played, Event::DataReceived)), (0, 1));
-    // The same question without an answer is a probe.
+    // Without an answer, this segment is a probe.
     let played = play(&pcap(&packets[..1]), &plan(), &[]);
     assert_eq!(played.account.silenced, 1);
 }

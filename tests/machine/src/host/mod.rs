@@ -65,9 +65,7 @@ pub use segment::{is_plain_syn, stream_flag};
 pub use sockets::{ConnectionId, Outcome, SocketError, State};
 pub use stack::Stack;
 
-pub use open_points::{
-    DataStart, DiscardMetadata, ListenerReason, OpenPoints, StreamBlock, UdpDiscard, reason,
-};
+pub use open_points::{DataStart, DiscardMetadata, ListenerReason, OpenPoints, UdpDiscard, reason};
 
 use connection::Connection;
 use sockets::Listener;

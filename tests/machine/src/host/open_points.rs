@@ -69,15 +69,6 @@ pub enum UdpDiscard {
     Both,
 }
 
-/// The effect of a block at the stream layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StreamBlock {
-    /// The indicated bytes are removed from the stream.
-    DropBytes,
-    /// The connection is reset.
-    Reset,
-}
-
 /// The switches of a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenPoints {
@@ -99,8 +90,6 @@ pub struct OpenPoints {
     pub udp_discard: UdpDiscard,
     /// Whether indications at the authorization layers already have a flow handle.
     pub flow_handle_at_authorization: bool,
-    /// The effect of a block at the stream layer.
-    pub stream_block: StreamBlock,
 }
 
 impl Default for OpenPoints {
@@ -113,7 +102,6 @@ impl Default for OpenPoints {
             ippacket_discard_start: DataStart::TransportHeader,
             udp_discard: UdpDiscard::IpPacket,
             flow_handle_at_authorization: true,
-            stream_block: StreamBlock::DropBytes,
         }
     }
 }

@@ -2,7 +2,6 @@
 
 use super::layers::Layer;
 use super::log::{Event, RecordId};
-use super::open_points::StreamBlock;
 use super::scene::{Direction, Scene};
 use super::segment::stream_flag;
 use super::{Host, Pair};
@@ -70,10 +69,7 @@ impl Host {
         scene.stream = Some((&chunk, flags | stream_flag::SEND));
         let passed = self.gate.pass(record, Layer::Stream, &scene);
         let socket = self.stack.socket(connection.handle);
-        if !passed && self.gate.open_points.stream_block == StreamBlock::Reset {
-            connection.aborted = true;
-            socket.abort();
-        } else if chunk.is_empty() {
+        if chunk.is_empty() {
             connection.close_sent = true;
             socket.close();
         } else {

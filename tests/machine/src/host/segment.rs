@@ -7,7 +7,7 @@ use super::application::Session;
 use super::connection::Connection;
 use super::layers::Layer;
 use super::log::{Event, RecordId};
-use super::open_points::{ListenerReason, StreamBlock, reason};
+use super::open_points::{ListenerReason, reason};
 use super::scene::{Direction, Scene, flag};
 use super::sockets::unspecified;
 use super::{Host, Pair};
@@ -259,9 +259,6 @@ impl Host {
         let passed = self.gate.pass(record, Layer::Stream, &scene);
         if passed {
             connection.session.data(&bytes);
-        } else if self.gate.open_points.stream_block == StreamBlock::Reset {
-            connection.aborted = true;
-            self.stack.socket(connection.handle).abort();
         }
         if closed_now {
             connection.session.peer_closed();

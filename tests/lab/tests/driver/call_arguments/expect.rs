@@ -1,4 +1,4 @@
-//! How a call is held against the table.
+//! Compares recorded calls with the table.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,39 +10,39 @@ use machine::wfp::{Engine, Guid};
 pub struct Export {
     /// Its name.
     pub name: &'static str,
-    /// The levels at which the driver calls it; at each of them at least once.
+    /// IRQLs at which the driver calls it, each at least once.
     pub levels: &'static [u8],
-    /// Every argument, and every field that an argument leads to.
+    /// Every argument, and every field behind a pointer.
     pub arguments: &'static [Row],
 }
 
-/// One argument: where it is, what it is to be, why and by which document.
+/// One argument: its path, its expected value, and the reason with its source.
 pub type Row = (&'static str, Expect, &'static str);
 
-/// What is to be passed.
+/// The expected value of an argument.
 #[derive(Clone, Copy)]
 pub enum Expect {
     /// This number.
     Is(u64),
-    /// A number of which the export itself, or another row, knows more.
+    /// Any number. The export itself or another row checks it.
     Number,
-    /// An address that leads here; nothing there is the caller's to choose.
+    /// An address in this kind of memory.
     At(Place),
     /// This text.
     Text(&'static str),
     /// This GUID.
     Guid(u128),
-    /// What the rest of the call, or of the life, asks for.
+    /// A value that this function accepts.
     By(fn(&Value, &Call, &Life<'_>) -> bool),
-    /// One of these. A life passes each of them.
+    /// One of these. A life must pass each of them.
     Each(&'static [Expect]),
 }
 
-/// A driver's life: what it called, and the world that it did it in.
+/// The calls of a driver's life, and its filter engine.
 pub struct Life<'a> {
     /// The calls, in their order.
     pub calls: Vec<Call>,
-    /// For the layers' names.
+    /// Has the names of layers.
     pub engine: &'a Engine,
 }
 
@@ -59,15 +59,15 @@ impl Life<'_> {
         added.next()?.guid("callout.applicableLayer")
     }
 
-    /// Whether another call was passed this GUID.
+    /// Whether a call of `export` passed this GUID.
     pub fn has_passed(&self, export: &str, path: &str, guid: Guid) -> bool {
         let mut calls = self.calls.iter().filter(|call| call.export == export);
         calls.any(|call| call.guid(path) == Some(guid))
     }
 }
 
-/// What is wrong with a life: what the table does not have, what it has
-/// otherwise, and what of it did not come to pass.
+/// Differences between a life and the table: unknown calls and arguments, other values,
+/// and values of the table that no call passed.
 pub fn differences(life: &Life<'_>, table: impl Iterator<Item = &'static Export> + Clone) -> Vec<String> {
     let mut problems = BTreeSet::new();
     let mut met: BTreeMap<(&str, &str), BTreeSet<usize>> = BTreeMap::new();
@@ -121,7 +121,7 @@ impl Expect {
         }
     }
 
-    /// Which of the alternatives a value is.
+    /// The index of the alternative that a value matches.
     fn matches(&self, value: &Value, call: &Call, life: &Life<'_>) -> Option<usize> {
         let holds = match (self, value) {
             (Self::Each(all), _) => {

@@ -1,4 +1,4 @@
-//! A life of the driver in which it makes every kind of call that it can make.
+//! A life of the driver in which it makes every call that it can make.
 
 use lab::bench::indication::Subject;
 use lab::bench::stage::Callouts;
@@ -19,16 +19,16 @@ use std::sync::Arc;
 use super::super::support::eventually;
 use super::table::{FIRST_WEIGHT, FIRST_WINDOW, PROCESSORS, PROVIDER, SECOND_WEIGHT, SECOND_WINDOW};
 
-/// A machine whose calls are recorded, and a session that listens.
+/// A machine that records calls, and a session for events.
 pub struct Living {
     machine: Machine,
     session: Trace,
 }
 
 impl Living {
-    /// A machine on which an earlier run has left the provider.
+    /// Makes a machine on which an earlier run left the provider.
     pub fn new() -> Self {
-        // Classifies run at the level of the thread that makes them.
+        // Classifies run at the level of the calling thread.
         let options = Options { processors: PROCESSORS, classify_irql: Irql::PASSIVE, ..Options::default() };
         let machine = hushport::machine(options);
         let engine = machine.engine();
@@ -55,8 +55,8 @@ impl Living {
         Arc::clone(self.machine.engine())
     }
 
-    /// Starts the driver, has it follow everything that can change, puts it
-    /// under traffic, stops it; what it called.
+    /// Starts the driver, changes BFE and the policy, shows traffic, and stops the
+    /// driver. Returns its calls.
     pub fn live(mut self) -> Vec<Call> {
         self.start();
         self.follow_bfe();
@@ -68,8 +68,8 @@ impl Living {
         journal.take()
     }
 
-    /// The first start is refused by the engine: a transaction is aborted. The
-    /// second comes before BFE.
+    /// The engine refuses the first start, so the driver aborts a transaction. The
+    /// second start comes before BFE runs.
     fn start(&mut self) {
         let sys = &setup::build(Target::X64).unwrap().sys;
         self.refuse("FwpmFilterAdd0");
@@ -86,15 +86,17 @@ impl Living {
         engine.set_bfe_state(BfeState::Running);
         eventually("filters when BFE runs", || engine.objects().filters.len() == 66);
         self.machine.set("SublayerWeight", SECOND_WEIGHT);
-        self.said("the second weight", |event| event.number("SublayerWeight") == u64::from(SECOND_WEIGHT));
+        self.await_policy("the second weight", |event| {
+            event.number("SublayerWeight") == u64::from(SECOND_WEIGHT)
+        });
         engine.set_bfe_state(BfeState::Stopped);
         eventually("no session without BFE", || engine.objects().sessions.is_empty());
         engine.set_bfe_state(BfeState::Running);
         eventually("filters when BFE runs again", || engine.objects().filters.len() == 66);
     }
 
-    /// Every layer is shown TCP and UDP, at each level that the engine may call
-    /// at; flows begin, go on and end, and some are left for the driver's stop.
+    /// Shows TCP and UDP at every layer and at each IRQL. Flows begin and end; some
+    /// last until the driver stops.
     fn pass_traffic(&self) {
         let callouts = Callouts::of(self.machine.kernel(), self.machine.engine()).unwrap();
         let engine = self.machine.engine();
@@ -116,25 +118,27 @@ impl Living {
         }
     }
 
-    /// The policy changes, its key goes and comes back.
+    /// Changes the policy and deletes its key.
     fn reload(&self) {
         let key = parameters_key(SERVICE);
         let engine = self.machine.engine();
         self.machine.set("ScanWindowMs", SECOND_WINDOW);
-        self.said("the second window", |event| event.number("ScanWindowMs") == u64::from(SECOND_WINDOW));
+        self.await_policy("the second window", |event| {
+            event.number("ScanWindowMs") == u64::from(SECOND_WINDOW)
+        });
         self.machine.set_value("ExemptPrefixes", RegistryValue::multi_sz(["10.0.0.0/8", "fd00::/8"]));
-        self.said("prefixes", |event| event.number("ExemptPrefixes") == 2);
+        self.await_policy("prefixes", |event| event.number("ExemptPrefixes") == 2);
         self.machine.set_value("ExemptPorts", RegistryValue::multi_sz(["113/tcp", "53/udp"]));
-        self.said("ports", |event| event.number("ExemptPorts") == 2);
+        self.await_policy("ports", |event| event.number("ExemptPorts") == 2);
         self.machine.set("Observe", 0);
         eventually("filters go", || engine.objects().filters.len() == 6);
         self.machine.set("Observe", 1);
         eventually("filters come", || engine.objects().filters.len() == 66);
         self.machine.kernel().delete_key(&key);
-        self.said("the defaults", |event| event.number("ScanWindowMs") == 10_000);
+        self.await_policy("the defaults", |event| event.number("ScanWindowMs") == 10_000);
     }
 
-    /// The engine refuses one release: the driver waits and asks again.
+    /// The engine refuses one call of the stop. The driver waits and calls again.
     fn stop(&mut self) {
         self.refuse("FwpmBfeStateUnsubscribeChanges0");
         assert!(self.machine.stop().unwrap().is_empty());
@@ -150,7 +154,7 @@ impl Living {
         self.machine.faults().fail_next(export, failure);
     }
 
-    fn said(&self, what: &str, holds: impl Fn(&machine::etw::Event) -> bool) {
+    fn await_policy(&self, what: &str, holds: impl Fn(&machine::etw::Event) -> bool) {
         eventually(what, || {
             let events = self.session.events();
             events.iter().rfind(|event| event.name == "PolicyApplied").is_some_and(&holds)

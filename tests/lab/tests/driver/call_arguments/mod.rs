@@ -1,4 +1,4 @@
-//! Every argument of every call that the driver makes, held against one table.
+//! Every argument of every call that the driver makes is in a table.
 
 mod expect;
 mod life;
@@ -28,7 +28,7 @@ fn every_call_of_a_life_is_as_the_table_says() {
     );
 }
 
-/// No import goes uncalled, and so unchecked, in that life.
+/// The life calls every import, so every import is checked.
 #[test]
 fn every_import_is_in_the_table() {
     let file = PeFile::read(&setup::build(Target::X64).unwrap().sys).unwrap();

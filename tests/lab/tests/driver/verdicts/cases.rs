@@ -1,4 +1,4 @@
-//! The packets: each decision's kinds, from every origin, with every exemption.
+//! Packets of every kind, origin and exemption for each decision.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -37,7 +37,7 @@ pub struct Case {
     pub spot: Spot,
 }
 
-/// What kind of packet: at [`Decision::IcmpError`] the one that is quoted.
+/// The kind of a packet. At [`Decision::IcmpError`], of the quoted packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kind {
     pub protocol: u8,
@@ -54,7 +54,7 @@ impl Kind {
     }
 }
 
-/// The part of a datagram that a packet is.
+/// Whether a packet is a datagram or a fragment of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
     Whole,
@@ -63,7 +63,7 @@ pub enum Shape {
     LaterFragment,
 }
 
-/// Why it is there: module and reason, and what it belongs to.
+/// Discard module and reason, and whether a flow or an endpoint is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Origin {
     pub discard: Option<(u32, u32)>,
@@ -71,7 +71,7 @@ pub struct Origin {
     pub endpoint: bool,
 }
 
-/// What the lists are asked for.
+/// The fields that exemption lists compare.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spot {
     pub port: u16,
@@ -101,8 +101,8 @@ pub fn all(decision: Decision, family: Family) -> Vec<Case> {
             let last = spots.len() - 1;
             for (at, flags) in FLAGS.into_iter().enumerate() {
                 for (place, &spot) in spots.iter().enumerate() {
-                    // Every pair for the first two kinds; for the others one axis
-                    // at a time; from elsewhere the ends of each axis.
+                    // Every pair for the first two kinds. For other kinds one axis at a
+                    // time. For other origins the ends of each axis.
                     let is_shown = match (number, index) {
                         (0 | 1, 0) => true,
                         (_, 0) => at == 0 || place == 0,
@@ -118,7 +118,7 @@ pub fn all(decision: Decision, family: Family) -> Vec<Case> {
     cases
 }
 
-/// The kinds of a decision, each with its origins, the usual one first.
+/// Kinds of a decision, each with its origins, the common origin first.
 fn kinds(decision: Decision, family: Family) -> Vec<(Kind, Vec<Origin>)> {
     let icmp = if family == Family::V4 { ICMP } else { ICMPV6 };
     let of = Kind::of;
@@ -201,8 +201,8 @@ fn segment_origins() -> Vec<Origin> {
     origins
 }
 
-/// IP_DISCARD_REASON: the usual one, both that are answered, one that is not
-/// (no route), none, another module's; what another filter dropped.
+/// `IP_DISCARD_REASON`: the common reason, both reasons with an answer, one without (no
+/// route), none, another module's, and drops by another filter.
 fn packet_origins(usual: u32) -> Vec<Origin> {
     let discards = [
         Some((0, usual)),
@@ -216,13 +216,13 @@ fn packet_origins(usual: u32) -> Vec<Origin> {
     discards.map(origin).to_vec()
 }
 
-/// Nothing listed; each list met, and missed by as little as possible; more
-/// than one met.
+/// No exemption; each list matched, and missed by as little as possible; several lists
+/// matched.
 fn spots(family: Family, protocol: u8) -> Vec<Spot> {
     const ELSEWHERE: u64 = 0x6_0081_8765_4321;
     let v4 = |address: [u8; 4]| IpAddr::V4(Ipv4Addr::from(address));
     let v6 = |address: [u16; 8]| IpAddr::V6(Ipv6Addr::from(address));
-    // One within; then the prefix's last bit is another, and its first.
+    // One address within the prefix; then one with another last bit, and first bit.
     let (remote, within, others) = match family {
         Family::V4 => {
             (v4([192, 0, 2, 1]), v4([10, 9, 255, 255]), [v4([10, 8, 255, 255]), v4([138, 9, 0, 1])])
@@ -238,7 +238,7 @@ fn spots(family: Family, protocol: u8) -> Vec<Spot> {
     let mut spots = vec![plain];
     spots.extend([113, 53, 8000, 8100, 7999, 8101].map(|port| Spot { port, ..plain }));
     spots.extend([within, others[0], others[1]].map(|remote| Spot { remote, ..plain }));
-    // The interface; others that share its lower or its upper half; none told.
+    // The exempt LUID; LUIDs that share its lower or upper half; none.
     let luids = [Some(EXEMPT_LUID), Some(EXEMPT_LUID ^ 1 << 48), Some(EXEMPT_LUID ^ 1 << 24), None];
     spots.extend(luids.map(|interface| Spot { interface, ..plain }));
     spots.push(Spot { remote: within, ..exempt });

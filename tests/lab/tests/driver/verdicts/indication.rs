@@ -1,4 +1,4 @@
-//! A case as the engine shows it.
+//! The indication that the engine makes of a case.
 
 use std::net::IpAddr;
 
@@ -8,22 +8,22 @@ use machine::wire::compose;
 
 use super::cases::{self, Case, Decision, Kind, Shape, TCP};
 
-/// The other side's port.
+/// The remote port.
 const REMOTE_PORT: u16 = 40_000;
 /// IPv6's fragment header (RFC 8200, 4.5).
 const FRAGMENT: u8 = 44;
 
-/// Lays a case out as its layer has it ("Data Offset Positions", "Metadata
+/// Fields, metadata and data of a case at its layer ("Data Offset Positions", "Metadata
 /// Fields at Each Filtering Layer").
 pub fn of(case: &Case, engine: &Engine) -> Indication {
     let layer = engine.layer_by_name(&cases::layer(case.decision, case.family)).unwrap();
     let (packet, header) = packet(case);
     let (whole, upper) = (packet.len(), upper_header(&case.kind));
     let data = match case.decision {
-        // Behind the headers that the stack has read.
+        // The data starts behind the headers that the stack has parsed.
         Decision::TransportDiscard | Decision::EchoRequest => Data::Packet(packet, header + upper),
         Decision::PacketDiscard => Data::Packet(packet, header),
-        // The ICMP header, and behind it what is quoted.
+        // The ICMP header, and behind it the quoted packet.
         Decision::IcmpError => Data::Packet([vec![0; 8], packet].concat(), 0),
     };
     assert!(whole >= header + upper);
@@ -55,7 +55,7 @@ fn set_fields(indication: &mut Indication, case: &Case) {
     }
     indication.set("FLAGS", Value::Uint32(case.flags));
     indication.set("IP_PROTOCOL", Value::Uint8(case.kind.protocol));
-    // ICMP's type and code have fields of their own, or the ports'.
+    // ICMP's type and code are in their own fields, or in the fields of the ports.
     let [first, second] = match case.kind.icmp {
         Some((kind, code)) => [kind, code],
         None => [case.spot.port, REMOTE_PORT],
@@ -78,14 +78,14 @@ fn upper_header(kind: &Kind) -> usize {
     if kind.protocol == TCP { 20 } else { 8 }
 }
 
-/// The packet that came in, and how long its IP header is, extensions included.
+/// The received packet, and the length of its IP header with extensions.
 fn packet(case: &Case) -> (Vec<u8>, usize) {
     let (kind, upper) = (case.kind, upper(case));
     let (remote, local) = (case.spot.remote, local(case.family));
     let mut packet = match case.family {
         Family::V4 => {
             let mut header = compose::ip_header(remote, local, kind.protocol, upper.len());
-            // In units of 8 bytes; and whether more follow.
+            // Offset in units of 8 bytes, and the flag "more fragments".
             let fragment: u16 = match kind.shape {
                 Shape::Whole => 0,
                 Shape::FirstFragment => 0x2000,
@@ -110,7 +110,7 @@ fn packet(case: &Case) -> (Vec<u8>, usize) {
     (packet, header)
 }
 
-/// The transport header, or what stands there, and a little payload.
+/// The transport header, or ICMP's, and a little payload.
 fn upper(case: &Case) -> Vec<u8> {
     const PAYLOAD: usize = 4;
     let Kind { protocol, tcp_flags, .. } = case.kind;

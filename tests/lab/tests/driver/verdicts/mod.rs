@@ -1,9 +1,8 @@
-//! Every exemption at every decision, in both families: the verdict, and the one
-//! counter that rises for it.
+//! Every decision with every exemption has the expected verdict and counter.
 //!
-//! The expected verdict is an oracle's. Many packets pass between two looks at
-//! the counters; packets of different verdicts pass in different numbers, so
-//! that two of them exchanged show in the sums.
+//! An oracle gives the expected verdict. Many packets pass between two readings of the
+//! counters. Packets of different verdicts pass in different numbers, so that two
+//! exchanged verdicts show in the sums.
 
 mod cases;
 mod indication;
@@ -28,7 +27,7 @@ use cases::{Case, Origin, Spot, UDP};
 pub use cases::{Decision, Kind};
 use oracle::{Asked, LISTS, verdict};
 
-/// A packet of a kind from a remote to a port, for which nobody is there.
+/// A packet from a remote to a port without endpoint.
 pub fn packet_to(engine: &Engine, decision: Decision, kind: Kind, remote: IpAddr, port: u16) -> Indication {
     let discard = match decision {
         Decision::TransportDiscard => Some((1, 4)),
@@ -44,8 +43,8 @@ pub fn packet_to(engine: &Engine, decision: Decision, kind: Kind, remote: IpAddr
 const DECISIONS: [Decision; 4] =
     [Decision::TransportDiscard, Decision::PacketDiscard, Decision::IcmpError, Decision::EchoRequest];
 
-/// docs/EVENTS.md, "Verdicts"; and how often a packet of that verdict is shown.
-/// Verdicts that one policy never comes to together may share a number.
+/// Verdicts of docs/EVENTS.md, and how often a packet of that verdict is shown.
+/// Verdicts that exclude each other may share a number.
 const VERDICTS: [(&str, u64); 14] = [
     ("Silenced", 1),
     ("Audited", 1),
@@ -66,13 +65,13 @@ const VERDICTS: [(&str, u64); 14] = [
 /// A running driver, and the packets of both families at every deciding layer.
 struct Bench {
     machine: Machine,
-    /// Hears of policies alone, so that verdicts are not said.
+    /// Gets only policy events, so that the driver writes no verdicts.
     policies: Trace,
     asked: Asked,
     /// `CheckOrder`.
     is_watched: bool,
     packets: Vec<(Case, Indication)>,
-    /// Whether a heavier sublayer has the last word.
+    /// Whether a filter in a heavier sublayer overrules the driver.
     is_overruled: bool,
 }
 
@@ -84,7 +83,7 @@ impl Bench {
         let options = Options { classify_irql: Irql::PASSIVE, nbl_layout, ..Options::default() };
         let mut machine = hushport::machine(options);
         machine.set("SilenceEcho", 1);
-        // One window for all: nobody's scan is put together meanwhile.
+        // No remote probes enough ports to be reported as a scan.
         machine.set("ScanPorts", 65_536);
         if is_overruled {
             stronger::add(machine.engine()).unwrap();
@@ -104,7 +103,7 @@ impl Bench {
         bench
     }
 
-    /// Asks for another policy, and waits until it is in force.
+    /// Sets another policy, and waits until it is in force.
     fn ask_for(&mut self, asked: Asked) {
         let before = std::mem::replace(&mut self.asked, asked);
         let flags = |asked: &Asked| {
@@ -144,7 +143,7 @@ impl Bench {
         self.wait();
     }
 
-    /// Waits until what is asked for is in force.
+    /// Waits until the policy that was set is in force.
     fn wait(&self) {
         let asked = &self.asked;
         let holds = || {
@@ -180,8 +179,8 @@ impl Bench {
         }
     }
 
-    /// Shows every packet at a level, and holds what became of each, and the
-    /// counters, against the oracle.
+    /// Shows every packet at an IRQL. Compares each decision, and the counters, with the
+    /// oracle.
     fn hold(&self, irql: Irql) {
         let (mut expected, before) = (self.counts(), self.total());
         let engine = self.machine.engine();
@@ -225,7 +224,7 @@ impl Bench {
         counts
     }
 
-    /// What all callouts have counted together.
+    /// The sum of the counters of all callouts.
     fn total(&self) -> u64 {
         let engine = self.machine.engine();
         let counters = Counters::read(self.machine.kernel(), engine).unwrap();
@@ -241,7 +240,7 @@ impl Bench {
     }
 }
 
-/// All kinds silenced; none; all but each of them.
+/// Policies that silence all kinds, all but one, and none.
 fn silences(usual: Asked) -> Vec<Asked> {
     let none = Asked { tcp: false, udp: false, protocols: false, echo: false, ..usual };
     vec![
@@ -254,8 +253,8 @@ fn silences(usual: Asked) -> Vec<Asked> {
     ]
 }
 
-/// Over every mode, every kind of silence and every exemption asked for, at
-/// PASSIVE_LEVEL and at DISPATCH_LEVEL.
+/// Checks every kind of silence and every exemption in some modes, at PASSIVE_LEVEL
+/// and at DISPATCH_LEVEL.
 fn hold_all(modes: &[u32]) {
     let mut bench = Bench::new(NblLayout::Contiguous, false);
     for &mode in modes {
@@ -284,8 +283,8 @@ fn enforced_each_packet_is_silenced_or_left_alone_as_documented() {
     hold_all(&[2]);
 }
 
-/// At APC_LEVEL, the order watched, and verdicts said: other ways through the
-/// driver to the verdict.
+/// APC_LEVEL, `CheckOrder`, and events of verdicts take other paths through the driver.
+/// The verdicts are equal.
 #[test]
 fn the_verdict_depends_on_nothing_else() {
     let mut bench = Bench::new(NblLayout::Pieces(7), false);
@@ -295,21 +294,21 @@ fn the_verdict_depends_on_nothing_else() {
             bench.hold(Irql::APC);
             bench.watch(true);
             bench.hold(Irql::DISPATCH);
-            let said = bench.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
+            let session = bench.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
             bench.hold(Irql::PASSIVE);
             bench.hold(Irql::DISPATCH);
-            drop(said);
+            drop(session);
             bench.watch(false);
-            let said = bench.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
+            let session = bench.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
             bench.hold(Irql::DISPATCH);
-            drop(said);
+            drop(session);
         }
     }
     bench.end();
 }
 
-/// A heavier sublayer has taken the right: what would be silenced is overruled,
-/// and everything else is what it was.
+/// A filter in a heavier sublayer has cleared the right. Silenced becomes Overruled;
+/// other verdicts stay.
 #[test]
 fn without_the_right_what_would_be_silenced_is_overruled() {
     let mut bench = Bench::new(NblLayout::Contiguous, true);
@@ -323,7 +322,7 @@ fn without_the_right_what_would_be_silenced_is_overruled() {
     bench.end();
 }
 
-/// The oracle says each verdict somewhere: none of the counters goes untested.
+/// The oracle gives each verdict for some case, so each counter is tested.
 #[test]
 fn the_cases_come_to_every_verdict() {
     let mut seen = std::collections::BTreeSet::new();
@@ -335,6 +334,6 @@ fn the_cases_come_to_every_verdict() {
             }
         }
     }
-    let told = VERDICTS.map(|(verdict, _)| verdict).into_iter().filter(|verdict| *verdict != "Overruled");
-    assert_eq!(seen, told.collect());
+    let listed = VERDICTS.map(|(verdict, _)| verdict).into_iter().filter(|verdict| *verdict != "Overruled");
+    assert_eq!(seen, listed.collect());
 }

@@ -1,16 +1,15 @@
-//! What becomes of a packet, from the documents alone: docs/CONFIGURATION.md,
-//! docs/SECURITY.md, docs/EVENTS.md ("Verdicts"), docs/ARCHITECTURE.md ("The
-//! decision"), and Microsoft's reasons for a discard (fwpsk.h).
+//! The expected verdict on a packet, written from the documents.
 //!
-//! The driver's source was no model for this: it is the same question, answered
-//! once more.
+//! Sources: docs/CONFIGURATION.md, docs/SECURITY.md, docs/EVENTS.md ("Verdicts"),
+//! docs/ARCHITECTURE.md ("The decision"), and Microsoft's discard reasons (fwpsk.h).
+//! It shares no code with the driver.
 
 use std::net::IpAddr;
 
 use super::cases::{Case, Decision, ICMP, ICMPV6, Kind, Origin, Shape, TCP, UDP};
 use lab::traffic::Family;
 
-/// The values that a policy is made of.
+/// The values of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Asked {
     pub mode: u32,
@@ -44,11 +43,10 @@ pub const LISTS: [(&str, &[&str]); 3] = [
     ("ExemptPrefixes", &["10.9.0.0/16", "2001:db8:9::/48"]),
     ("ExemptInterfaces", &["0x6008012000000"]),
 ];
-/// The interface of [`LISTS`]. The lowest 24 bits of a LUID are reserved, so it
-/// has none of them.
+/// The interface of [`LISTS`]. The lowest 24 bits of a LUID are reserved and zero.
 pub const EXEMPT_LUID: u64 = 0x6_0080_1200_0000;
 
-/// What a packet would draw.
+/// The answer that the stack would send to a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Reset,
@@ -59,8 +57,7 @@ enum Answer {
 
 /// The verdict over a packet, as the events name it.
 pub fn verdict(case: &Case, asked: &Asked) -> &'static str {
-    // "Echo requests, where SilenceEcho asks for it": otherwise nothing is decided
-    // at that layer.
+    // Without SilenceEcho nothing is decided at that layer.
     if case.decision == Decision::EchoRequest && !asked.echo {
         return "Observed";
     }
@@ -116,8 +113,8 @@ fn exemption(case: &Case) -> Option<&'static str> {
     (case.spot.interface == Some(EXEMPT_LUID)).then_some("ExemptInterface")
 }
 
-/// The protocol of which the packet shows a port. The later fragments of a
-/// datagram carry none: what stands in its place is payload (RFC 791, RFC 8200).
+/// The protocol, if the packet has ports. Later fragments have payload in their place
+/// (RFC 791, RFC 8200).
 fn ports_of(case: &Case) -> Option<u8> {
     let has_ports = [TCP, UDP].contains(&case.kind.protocol) && case.kind.shape != Shape::LaterFragment;
     has_ports.then_some(case.kind.protocol)
@@ -132,8 +129,8 @@ fn answer(case: &Case) -> Result<Answer, &'static str> {
     }
 }
 
-/// "RST for TCP, ICMP's port unreachable for UDP": nothing else comes from a
-/// transport protocol without endpoint.
+/// Without endpoint, TCP answers with a RST and UDP with port unreachable. Other
+/// protocols do not answer here.
 fn segment(kind: &Kind, origin: &Origin) -> Result<Answer, &'static str> {
     let answer = match kind.protocol {
         TCP => Answer::Reset,
@@ -155,7 +152,7 @@ fn segment(kind: &Kind, origin: &Origin) -> Result<Answer, &'static str> {
     if is_reset { Err("NoAnswer") } else { Ok(answer) }
 }
 
-/// The network layer's reason tells; without one the packet's protocol does.
+/// The discard reason decides; without one, the packet's protocol.
 fn packet(kind: &Kind, origin: &Origin) -> Result<Answer, &'static str> {
     match origin.discard {
         Some((2, _)) => Err("FilterDrop"),
@@ -165,7 +162,7 @@ fn packet(kind: &Kind, origin: &Origin) -> Result<Answer, &'static str> {
         Some((0, _)) => Err("OtherKind"),
         _ => match kind.protocol {
             UDP => Ok(Answer::PortUnreachable),
-            // TCP answers by itself; an ICMP error is not sent about ICMP.
+            // TCP answers at the transport layer. No ICMP error is sent about ICMP.
             TCP | ICMP | ICMPV6 => Err("OtherKind"),
             _ => Ok(Answer::ProtocolUnreachable),
         },

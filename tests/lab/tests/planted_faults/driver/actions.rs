@@ -1,4 +1,4 @@
-//! Single steps of which the driver and its bugs are made.
+//! Functions that the driver and its bugs use.
 
 use core::hint::black_box;
 use core::sync::atomic::Ordering::SeqCst;
@@ -7,7 +7,7 @@ use super::bugs::{nothing, slow};
 use super::imports::*;
 use super::*;
 
-/// Does properly what most bugs do wrong.
+/// Does correctly what most bugs do wrong.
 pub unsafe fn exercise() {
     unsafe {
         let block = allocate(100);
@@ -33,8 +33,8 @@ pub unsafe fn exercise() {
     }
 }
 
-/// Binds this thread to the machine's second processor; the GROUP_AFFINITY of
-/// before.
+/// Binds this thread to the machine's second processor. Returns the previous
+/// GROUP_AFFINITY.
 pub unsafe fn on_the_second_processor() -> [u64; 2] {
     let (mut there, mut before) = ([0b10u64, 0], [0; 2]);
     unsafe { KeSetSystemGroupAffinityThread(there.as_mut_ptr() as Ptr, before.as_mut_ptr() as Ptr) };
@@ -52,7 +52,7 @@ pub unsafe fn free(block: Ptr) {
 /// The function that a leak's report must name.
 #[inline(never)]
 pub unsafe fn leak() -> Ptr {
-    // Not by a jump, which would leave no frame.
+    // `black_box` prevents a tail call, which would leave no frame.
     black_box(unsafe { ExAllocatePool2(NON_PAGED, 48, TAG) })
 }
 
@@ -78,7 +78,7 @@ pub unsafe fn run(address: Ptr) {
     routine();
 }
 
-/// Two locks, the second inside the first.
+/// Takes two locks, the second inside the first.
 pub unsafe fn nest(outer: Ptr, inner: Ptr) {
     unsafe {
         let old = KeAcquireSpinLockRaiseToDpc(outer);
@@ -93,8 +93,7 @@ pub unsafe fn wait(timeout: Option<i64>) -> i32 {
     unsafe { KeWaitForSingleObject(EVENT.at(), 0, 0, 0, at) }
 }
 
-/// The REG_DWORD `Bug`, asked for by a string of the given lengths; 0 if there
-/// is none.
+/// Reads the REG_DWORD `Bug` by a name with these lengths. 0 if it is absent.
 pub unsafe fn query(key: Ptr, lengths: &[u16; 2]) -> u32 {
     let name = ['B' as u16, 'u' as u16, 'g' as u16];
     #[repr(C)]
@@ -116,7 +115,7 @@ pub unsafe fn query(key: Ptr, lengths: &[u16; 2]) -> u32 {
     if status == 0 { information[3] } else { 0 }
 }
 
-/// Queues the driver's work item, made on first use.
+/// Queues the driver's work item. Allocates it on first use.
 pub unsafe fn queue(routine: Ptr) {
     unsafe {
         let mut item = WORK_ITEM.load(SeqCst);
@@ -128,9 +127,9 @@ pub unsafe fn queue(routine: Ptr) {
     }
 }
 
-/// A queued work item that cannot run yet.
+/// A queued work item that cannot run for a while.
 pub unsafe fn behind_a_slow_one() -> Ptr {
-    // Slow ones for all workers that the lab's kernel has.
+    // Slow items occupy all workers of the lab's kernel.
     const WORKERS: usize = 4;
     unsafe {
         let device = DEVICE_OBJECT.load(SeqCst);
@@ -143,7 +142,7 @@ pub unsafe fn behind_a_slow_one() -> Ptr {
     }
 }
 
-/// A handle of its own on the driver's key, whose changes queue `routine`.
+/// Opens the driver's key. Changes of it queue `routine`.
 pub unsafe fn watch(routine: Ptr) -> Ptr {
     unsafe {
         let mut key: Ptr = 0;
@@ -156,8 +155,8 @@ pub unsafe fn watch(routine: Ptr) -> Ptr {
     }
 }
 
-/// Writes an event with a byte for a field, or with more than the field tells
-/// of.
+/// Writes an event with one field of 1 byte. More than one byte in `values` makes the
+/// event malformed.
 pub unsafe fn write_event(handle: u64, values: &[u8]) -> i32 {
     #[repr(C)]
     struct Descriptor {
@@ -171,7 +170,7 @@ pub unsafe fn write_event(handle: u64, values: &[u8]) -> i32 {
     }
     #[repr(C)]
     struct Part(Ptr, u32, u32);
-    // Lengths of all; the event's tag; names with their zeros; TlgInUINT8.
+    // Lengths, the event's tag, names with NUL, TlgInUINT8.
     static TRAITS: [u8; 10] = *b"\x0a\x00Planted\0";
     static EVENT: [u8; 9] = *b"\x09\x00\x00Ev\0N\0\x04";
     let event = Descriptor { id: 0, version: 0, channel: 11, level: 4, opcode: 0, task: 0, keyword: 1 };
@@ -180,7 +179,7 @@ pub unsafe fn write_event(handle: u64, values: &[u8]) -> i32 {
     unsafe { EtwWriteTransfer(handle, &raw const event as Ptr, 0, 0, 3, &raw const parts as Ptr) }
 }
 
-/// Writes the answer of the classify under way.
+/// Writes FWPS_CLASSIFY_OUT0 of the current classify.
 pub unsafe fn answer(rights: u32, action: u32, flags: u32) {
     // FWPS_CLASSIFY_OUT0: actionType, outContext, filterId, rights, flags.
     let out = OUT.load(SeqCst) as Ptr;
@@ -191,7 +190,7 @@ pub unsafe fn answer(rights: u32, action: u32, flags: u32) {
     }
 }
 
-/// The NET_BUFFER of the classify under way.
+/// The NET_BUFFER of the current classify.
 pub unsafe fn net_buffer() -> Ptr {
     // NET_BUFFER_LIST: Next, FirstNetBuffer.
     unsafe { ((LIST.load(SeqCst) + 8) as *const Ptr).read() }

@@ -11,20 +11,20 @@ use super::*;
 /// Where a bug is committed.
 #[derive(Clone, Copy, PartialEq)]
 pub enum At {
-    /// At the end of DriverEntry, with everything else in place.
+    /// At the end of DriverEntry.
     Entry,
     Worker,
-    /// In the callback for changes of BFE's state.
+    /// In the callback for changes of BFE.
     Bfe,
     Classify,
     Notify,
-    /// First thing in DriverUnload.
+    /// At the begin of DriverUnload.
     Unload,
-    /// Something is not given back in DriverUnload.
+    /// DriverUnload does not release an object.
     Omission,
 }
 
-/// FNV-1a of a rule's name; the tests compute it, too.
+/// FNV-1a of a rule's name. The tests compute it, too.
 pub const fn id(name: &str) -> u32 {
     let (bytes, mut hash, mut at) = (name.as_bytes(), 0x811C_9DC5_u32, 0);
     while at < bytes.len() {
@@ -36,7 +36,7 @@ pub const fn id(name: &str) -> u32 {
 
 macro_rules! bugs {
     ($($at:ident $name:ident => $body:expr;)*) => {
-        #[allow(unused_unsafe, reason = "some bugs are that nothing is done")]
+        #[allow(unused_unsafe, reason = "some bugs do nothing")]
         pub static BUGS: &[(u32, At, unsafe fn())] = &[$((id(stringify!($name)), At::$at, || unsafe { $body; })),*];
     };
 }
@@ -128,7 +128,7 @@ bugs! {
         KeAcquireSpinLockRaiseToDpc(LOCK.at());
         let item = IoAllocateWorkItem(DEVICE_OBJECT.load(SeqCst));
         IoQueueWorkItem(item, releases as *const () as Ptr, 1, 0);
-        // Until the machine stops, and this with it.
+        // Ends when the machine stops.
         while KeGetCurrentIrql() == DISPATCH {}
     };
     Classify LOCK_NOT_ACQUIRED => KeReleaseSpinLockFromDpcLevel(LOCK.at());
@@ -185,7 +185,7 @@ bugs! {
     };
 }
 
-/// Commits the chosen bug, once, if this is the place.
+/// Commits the chosen bug once, if this is its place.
 pub unsafe fn commit(place: At) {
     let bug = BUG.load(SeqCst);
     let found = BUGS.iter().find(|(known, at, _)| *known == bug && *at == place);

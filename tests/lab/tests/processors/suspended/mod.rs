@@ -1,5 +1,4 @@
-//! Threads suspended before any instruction of the driver, while what they use
-//! is replaced, ends or goes.
+//! Threads are suspended before any driver instruction while objects go away.
 
 mod policy;
 mod rundown;

@@ -1,11 +1,9 @@
-//! A policy lives for as long as somebody reads it.
+//! A policy is not freed while a classify reads it.
 //!
-//! A reader of the policy is stopped before each of its instructions in turn,
-//! also between reading the policy's address and reading what lies there. While
-//! it stands there the policy is replaced. Freed pool faults in the lab, so a
-//! reader that goes on in a policy that was freed stops the machine. This holds
-//! for any way of waiting for readers, and needs no knowledge of the driver's
-//! code.
+//! A reader is stopped before each of its instructions in turn, also between the read
+//! of the policy's address and the read of its contents. Then the policy is replaced.
+//! Freed pool faults in the lab, so a reader of a freed policy stops the machine. The
+//! test does not depend on how the driver waits for readers.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
@@ -26,37 +24,37 @@ use super::super::stage::{file, seeds};
 /// The two policies differ in whether this port is exempt.
 const PORT: u16 = 23;
 
-/// Processors of the machine, the last of them in a group of its own.
+/// Processors of the machine. The last has its own group.
 const PROCESSORS: u32 = 4;
 const GROUP: u32 = 3;
 
 /// The policy of a running driver.
 struct Changing<'a> {
     play: &'a Play,
-    /// Bytes of pool while nothing changes.
+    /// Bytes of pool when no change is in progress.
     rest: usize,
     exempt: bool,
 }
 
-/// What changes of the policy came to while readers stood in it.
+/// Numbers of policy changes while readers were stopped.
 #[derive(Debug, Default)]
 struct Seen {
-    /// They waited for readers.
+    /// Changes that waited for readers.
     waited: usize,
-    /// They were complete: nobody had to be waited for.
+    /// Changes that completed.
     complete: usize,
-    /// They could not begin: the processor of the driver's thread was taken.
+    /// Changes that could not begin, because a reader held the processor.
     prevented: usize,
 }
 
-/// Both policies have lists, of one size.
+/// Sets one of two policies. Their lists have one size.
 fn set(kernel: &Kernel, exempt: bool) {
     let ports = if exempt { ["23", "53/udp"] } else { ["24", "54/udp"] };
     kernel.set_value(&parameters_key(SERVICE), "ExemptPorts", RegistryValue::multi_sz(ports));
 }
 
 impl Changing<'_> {
-    /// Whether a SYN to the port passes, by the policy of now.
+    /// Whether the current policy exempts the port.
     fn is_exempt(&self, processor: u32) -> bool {
         let syn = Indication::closed_port(Family::V4, PORT, SYN);
         let ask = |_: &Kernel| !self.play.engine.classify(&syn.request()).blocked();
@@ -67,8 +65,8 @@ impl Changing<'_> {
         self.play.kernel.pool().bytes().0 == self.rest
     }
 
-    /// Changes the policy and lets the driver come as far as it can; `free` is a
-    /// processor that no reader holds.
+    /// Changes the policy and lets the driver run as far as it can. `free` is a processor
+    /// without a reader.
     fn change(&mut self, free: u32, seen: &mut Seen) {
         self.exempt = !self.exempt;
         set(&self.play.kernel, self.exempt);
@@ -83,14 +81,14 @@ impl Changing<'_> {
         }
     }
 
-    /// Waits until the change is complete, the old policy freed.
+    /// Waits until the change is complete and the old policy is freed.
     fn settle(&self, free: u32) {
         let settled = || self.is_at_rest() && self.is_exempt(free) == self.exempt;
         self.play.wait("the end of the policy's change", || self.play.is_stopped() || settled());
     }
 }
 
-/// Plays with so many readers on a machine; what comes of it is clean.
+/// Runs `lead` with so many readers. Afterwards nothing is left.
 fn change_policies(seed: u64, readers: usize, lead: impl FnOnce(&mut Changing<'_>) + Send) {
     let options = Options {
         processors: PROCESSORS,
@@ -101,7 +99,7 @@ fn change_policies(seed: u64, readers: usize, lead: impl FnOnce(&mut Changing<'_
     play(options, seed, readers, |mut machine, play| {
         set(&play.kernel, false);
         machine.start_file(file()).unwrap();
-        // The driver's thread reads the policy again when it begins.
+        // The driver's thread reads the policy once more at its start.
         play.let_others_run(100);
         let rest = play.kernel.pool().bytes().0;
         lead(&mut Changing { play, rest, exempt: false });
@@ -112,7 +110,7 @@ fn change_policies(seed: u64, readers: usize, lead: impl FnOnce(&mut Changing<'_
     });
 }
 
-/// What reads the policy: the layer, and what it shows.
+/// Layers and packets at which the driver reads the policy.
 fn decisions() -> Vec<(String, Subject)> {
     let of_family = |family| {
         let subjects = [
@@ -129,7 +127,7 @@ fn decisions() -> Vec<(String, Subject)> {
 fn indication(engine: &Engine, layer: &str, subject: &Subject) -> Indication {
     let mut indication = subject.at(engine.layer_by_name(layer).unwrap());
     if layer.contains("ICMP_ERROR") {
-        // Port unreachable, in the fields that stand for type and code at V6.
+        // Port unreachable. At V6 layers the port fields hold type and code.
         let v6 = subject.family == Family::V6;
         let (kind, code) = if v6 { (1, 4) } else { (3, 3) };
         let fields = if v6 { ["IP_LOCAL_PORT", "IP_REMOTE_PORT"] } else { ["ICMP_TYPE", "ICMP_CODE"] };
@@ -139,7 +137,7 @@ fn indication(engine: &Engine, layer: &str, subject: &Subject) -> Indication {
     indication
 }
 
-/// One reader, stopped before every instruction, or every so many of them.
+/// Stops one reader before every instruction, or every `stride` instructions.
 fn one_reader(layer: &str, subject: &Subject, irql: Irql, stride: usize) -> Seen {
     let seen = Mutex::new(Seen::default());
     change_policies(stride as u64, 1, |changing| {
@@ -192,11 +190,11 @@ fn every_decision_reads_a_policy_that_lasts() {
     }
 }
 
-/// Readers stand in the policy on every processor and at both levels; one after
-/// the other goes on. At the end of each round nobody is left.
+/// Readers are stopped on every processor and at both levels. One after the other goes
+/// on. At the end of each round no reader is left.
 fn many_readers(seed: u64, rounds: usize) -> Seen {
-    // Below DISPATCH_LEVEL a reader on each processor, and at that level one on
-    // all but the one that is left for the driver's thread.
+    // One reader on each processor below DISPATCH_LEVEL. At DISPATCH_LEVEL one on each
+    // processor except the one of the driver's thread.
     let readers = 2 * PROCESSORS as usize - 1;
     let seen = Mutex::new(Seen::default());
     change_policies(seed, readers, |changing| {
@@ -234,16 +232,16 @@ fn many_readers(seed: u64, rounds: usize) -> Seen {
 
 #[test]
 fn readers_on_every_processor_at_both_levels_are_waited_for() {
-    // Only a policy with lists is read, so a seed may have no reader to wait for.
+    // A seed may have no reader that the driver must wait for.
     let mut any_waited = false;
     for seed in seeds(16) {
         any_waited |= many_readers(seed, 12).waited > 0;
     }
-    assert!(any_waited, "no seed had a reader that was waited for");
+    assert!(any_waited, "in no seed did the driver wait for a reader");
 }
 
-/// Where the driver's thread stops: at its first instruction behind the freeing
-/// of a block that was there when the place was armed.
+/// Stops the driver's thread at its first instruction after it has freed a block that
+/// existed when this was armed.
 #[derive(Default)]
 struct Freeing {
     armed: AtomicBool,
@@ -283,8 +281,8 @@ impl Freeing {
     }
 }
 
-/// What packets are judged by without a look at the policy is replaced before
-/// the policy. So when nobody reads the old policy any more, nobody judges by it.
+/// The driver replaces the policy word before the policy. When the old policy is freed,
+/// no verdict uses its word.
 #[test]
 fn nothing_goes_by_a_policy_that_was_freed() {
     let options = Options { processors: PROCESSORS, classify_irql: Irql::PASSIVE, ..Options::default() };
@@ -310,14 +308,14 @@ fn nothing_goes_by_a_policy_that_was_freed() {
                 freeing.released.store(true, Ordering::SeqCst);
                 play.let_others_run(200);
                 let expected = vec![mode == 2; verdicts.len()];
-                assert_eq!(verdicts, expected, "seed {seed}, Mode {mode} while the old policy was gone");
+                assert_eq!(verdicts, expected, "seed {seed}, Mode {mode} after the old policy was freed");
             }
             assert!(machine.stop().unwrap().is_empty());
         });
     }
 }
 
-/// Whether a SYN to a closed port is blocked: by family and level.
+/// Whether a SYN to a closed port is blocked, by family and level.
 fn verdicts(play: &Play) -> Vec<bool> {
     let ways = [Family::V4, Family::V6].into_iter();
     let ways = ways.flat_map(|family| [Irql::PASSIVE, Irql::DISPATCH].map(|irql| (family, irql)));

@@ -1,8 +1,7 @@
-//! The driver stops while a thread stands before any of its instructions.
+//! The driver stops while threads are suspended before any of its instructions.
 //!
-//! Whoever is in the driver is waited for, finds what it uses, and leaves
-//! nothing behind: no flow's context, no event written with a handle that is
-//! gone, no memory.
+//! The driver waits for these threads. No flow context, memory or event with a closed
+//! handle is left.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,10 +22,10 @@ use super::super::stage::{file, seeds};
 /// ACK (RFC 9293, 3.1): it ends a handshake.
 const ACK: u8 = 0x10;
 
-/// What a thread does in the driver.
+/// The operation of a thread in the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
-    /// A SYN for a closed port, which is silenced and said.
+    /// A SYN to a closed port is silenced, with an event.
     Syn(Family),
     /// A flow begins.
     Begin(Family),
@@ -36,7 +35,7 @@ enum Act {
     End,
     /// BFE's state changes.
     Bfe,
-    /// A session begins to listen.
+    /// An ETW session begins.
     Listen,
 }
 
@@ -52,7 +51,7 @@ const ACTS: [Act; 8] = [
 ];
 
 impl Act {
-    /// Levels at which it may come.
+    /// IRQLs at which it may happen.
     fn levels(self) -> &'static [Irql] {
         match self {
             Self::Bfe | Self::Listen => &[Irql::PASSIVE],
@@ -61,9 +60,8 @@ impl Act {
         }
     }
 
-    /// How many threads can do it at once. At DISPATCH_LEVEL one on a processor, and
-    /// there the driver hears of a flow's end; of BFE's changes and of sessions the
-    /// system tells one after the other.
+    /// How many threads can do it at once. At DISPATCH_LEVEL, one on each processor. The
+    /// system reports changes of BFE and of sessions one at a time.
     fn threads(self, irql: Irql) -> usize {
         match (self, irql) {
             (Self::Bfe | Self::Listen, _) => 1,
@@ -72,7 +70,7 @@ impl Act {
         }
     }
 
-    /// Does it. `flow` has been established, but for [`Act::Begin`].
+    /// Does it. `flow` is established, except for [`Act::Begin`].
     fn go(self, kernel: &Arc<Kernel>, engine: &Engine, flow: FlowHandle) {
         let show = |layer: &str, subject: Subject| show(engine, layer, &subject);
         match self {
@@ -91,13 +89,13 @@ fn show(engine: &Engine, layer: &str, subject: &Subject) {
     engine.classify(&shown.request());
 }
 
-/// A flow is established.
+/// Establishes a flow.
 fn begin(engine: &Engine, family: Family, flow: FlowHandle) {
     let subject = Subject { flags: ACK, ..Subject::data(family, flow) };
     show(engine, &format!("ALE_FLOW_ESTABLISHED_{family:?}"), &subject);
 }
 
-/// Places where a thread stops in an act, beside those where it calls the kernel.
+/// Places at which a thread stops in an act, besides its calls of the kernel.
 fn places(few: u64) -> u64 {
     if std::env::var_os("HUSHPORT_LAB_SEEDS").is_some() { u64::MAX } else { few }
 }
@@ -106,8 +104,8 @@ fn options() -> Options {
     Options { classify_irql: Irql::PASSIVE, ..Options::default() }
 }
 
-/// Has the driver stop while threads stand in an act at these instructions, one
-/// thread at each; where the last one's act can be stopped, if it was not.
+/// Stops the driver while threads are suspended at these instructions of an act, one
+/// thread at each. Returns the places of the last act if it was not suspended.
 fn stop_during(act: Act, irql: Irql, ats: &[u64]) -> BTreeSet<u64> {
     let at_which = Mutex::default();
     play(options(), ats[0], ats.len() + 1, |mut machine, play| {
@@ -161,12 +159,11 @@ fn the_driver_stops_around_threads_at_any_instruction() {
     }
 }
 
-/// Flows that a thread keeps before it ends the oldest.
+/// Open flows of a thread. Then it ends the oldest.
 const LASTING: usize = 40;
 
-/// Flows begin all the time, on two processors, while the driver stops. From a
-/// moment on it takes no more in: it could not unregister its callouts while
-/// they get new contexts.
+/// Flows begin on two processors while the driver stops. The driver must refuse new
+/// flows: a callout with flow contexts cannot be unregistered.
 #[test]
 fn the_driver_stops_while_flows_begin() {
     for seed in seeds(12) {
@@ -182,7 +179,7 @@ fn the_driver_stops_while_flows_begin() {
                     let mut flows = VecDeque::new();
                     while !over.load(Ordering::SeqCst) && kernel.stopped().is_none() {
                         let (flow, irql) = (engine.flow_create(), Irql::DISPATCH);
-                        // Others run, also where no callout is left to be called.
+                        // Other threads run, even if no callout is left.
                         schedule::note("flow", flow.0);
                         kernel.on_processor(processor, irql, |_| begin(&engine, Family::V4, flow));
                         flows.push_back(flow);
@@ -195,7 +192,7 @@ fn the_driver_stops_while_flows_begin() {
             }
             play.let_others_run(seed % 4);
             stopping.start(move || {
-                // An error has stopped the machine, which is said below.
+                // An error has stopped the machine. It is reported below.
                 if let Ok(left) = machine.stop() {
                     assert!(left.is_empty(), "{left}");
                 }
@@ -208,9 +205,9 @@ fn the_driver_stops_while_flows_begin() {
     }
 }
 
-/// A flow that ends while it begins, its contexts deleted before the driver has
-/// been told that they were associated. Its place in the table is free again: it
-/// is the only one, and the next flow has it.
+/// A flow ends while it begins: its contexts are deleted before the driver's call to
+/// associate them returns. Its record must be free again. The table has one record, and
+/// the next flow gets it.
 fn end_during_begin(play: &Play, stop: &Arc<Stop>, (irql, at): (Irql, u64)) -> usize {
     let [beginning, ending] = &play.actors[..] else { panic!("two threads") };
     let session = play.kernel.trace(Enable::all(EVENT_PROVIDER), None);
@@ -235,9 +232,9 @@ fn end_during_begin(play: &Play, stop: &Arc<Stop>, (irql, at): (Irql, u64)) -> u
     let ended: Vec<_> = ended.map(|event| (event.number("Flow"), event.number("PacketsIn"))).collect();
     let of = |flow: FlowHandle| ended.iter().filter(|(ended, _)| *ended == flow.0).count();
     let what = format!("{irql}, instruction {at}: {ended:?}");
-    assert_eq!(of(next), 1, "the next flow found no place. {what}");
+    assert_eq!(of(next), 1, "the next flow got no record. {what}");
     assert!(ended.contains(&(next.0, 1)), "{what}");
-    assert_eq!(of(flow), usize::from(begun), "a flow with a context ends once, others are none. {what}");
+    assert_eq!(of(flow), usize::from(begun), "a flow with a context ends once, one without never. {what}");
     of(flow)
 }
 
@@ -252,7 +249,7 @@ fn a_flow_that_ends_while_it_begins_leaves_its_place() {
             end_during_begin(play, &stop, (irql, NOWHERE));
             let ats = stop.places(places(100)).into_iter();
             let ended: Vec<_> = ats.map(|at| end_during_begin(play, &stop, (irql, at))).collect();
-            // At some instructions it was watched already, at others not yet.
+            // At some instructions the flow had a context already, at others not yet.
             assert!(play.is_stopped() || ended.contains(&0) && ended.contains(&1), "{ended:?}");
             assert!(play.is_stopped() || machine.stop().unwrap().is_empty());
         });

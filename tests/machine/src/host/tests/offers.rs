@@ -1,7 +1,7 @@
 //! The fields, the metadata and the data offsets of indications.
 
 use super::world::{CLOSED, PEER_PORT, PORT, World};
-use crate::host::{Application, DiscardMetadata, Event, Layer, OpenPoints, Options, StreamBlock, definition};
+use crate::host::{Application, DiscardMetadata, Event, Layer, OpenPoints, Options, definition};
 use crate::wfp::{FlowHandle, Value};
 use crate::wire::{Family, Network, TcpFlags};
 
@@ -126,23 +126,16 @@ fn traffic_can_be_declared_loopback_or_secured() {
 }
 
 #[test]
-fn a_block_at_the_stream_layer_takes_the_bytes_or_the_connection() {
-    for (stream_block, resets) in [(StreamBlock::DropBytes, 0), (StreamBlock::Reset, 1)] {
-        let open_points = OpenPoints {
-            stream_block,
-            discard_metadata: DiscardMetadata::Documented,
-            ..OpenPoints::default()
-        };
-        let mut world = World::with(Family::V4, Options::default(), open_points);
-        let at = world.host_at(PORT);
-        world.host.listen(at, Application::Echo).unwrap();
-        let peer = world.connect(PORT);
-        world.fake.block(Layer::Stream, false, false);
-        world.send(peer, b"hi");
-        assert_eq!(World::resets(&world.sent), resets);
-        assert!(world.read(peer).is_empty());
-        assert!(!world.events().contains(&Event::DataSent));
-    }
+fn a_block_at_the_stream_layer_takes_the_bytes() {
+    let mut world = World::new(Family::V4);
+    let at = world.host_at(PORT);
+    world.host.listen(at, Application::Echo).unwrap();
+    let peer = world.connect(PORT);
+    world.fake.block(Layer::Stream, false, false);
+    world.send(peer, b"hi");
+    assert_eq!(World::resets(&world.sent), 0);
+    assert!(world.read(peer).is_empty());
+    assert!(!world.events().contains(&Event::DataSent));
 }
 
 #[test]

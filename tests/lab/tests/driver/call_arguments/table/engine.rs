@@ -17,14 +17,14 @@ pub const CALLS: &[Export] = &[
         "changeHandle": LOCAL, OUT;
     ),
     export!(FwpmBfeStateUnsubscribeChanges0, PASSIVE,
-        "changeHandle": HANDLE, "what the subscription gave; asked again after a failure [FwpmBfeStateUnsubscribeChanges0]";
+        "changeHandle": HANDLE, "returned by the subscription; called again after a failure [FwpmBfeStateUnsubscribeChanges0]";
     ),
     export!(FwpmCalloutAdd0, PASSIVE,
-        "engineHandle": HANDLE, "what FwpmEngineOpen0 gave";
+        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
         "callout": LOCAL, "copied by the engine [FwpmCalloutAdd0]";
-        "callout.calloutKey": By(is_registered), "the key of a registered callout: only then does the engine call it [FWPM_CALLOUT0]";
+        "callout.calloutKey": By(is_registered), "the key of a registered callout: the engine calls only registered callouts [FWPM_CALLOUT0]";
         "callout.displayData.name": By(names_its_layer), "administrators see which layer the callout is for [FWPM_DISPLAY_DATA0]";
-        "callout.displayData.description": Each(&[Text(OBSERVES), Text(DECIDES)]), "and what it does [FWPM_DISPLAY_DATA0]";
+        "callout.displayData.description": Each(&[Text(OBSERVES), Text(DECIDES)]), "its purpose [FWPM_DISPLAY_DATA0]";
         "callout.flags": Is(0), "not persistent: it lives as long as the session [FWPM_CALLOUT0]";
         "callout.providerKey": Expect::Guid(PROVIDER), "every object names the provider [FWPM_CALLOUT0]";
         "callout.providerData.size": Is(0), "there is no provider data";
@@ -35,11 +35,11 @@ pub const CALLS: &[Export] = &[
         "id": NONE, "the run-time id is that of FwpsCalloutRegister3 [FwpmCalloutAdd0]";
     ),
     export!(FwpmCalloutDeleteByKey0, PASSIVE,
-        "engineHandle": HANDLE, "what FwpmEngineOpen0 gave";
-        "key": By(|value, _, life| matches!(value, Value::Guid(key) if life.has_passed("FwpmCalloutAdd0", "callout.calloutKey", *key))), "what an earlier run may have left under the same key";
+        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
+        "key": By(|value, _, life| matches!(value, Value::Guid(key) if life.has_passed("FwpmCalloutAdd0", "callout.calloutKey", *key))), "may be left by an earlier run";
     ),
     export!(FwpmEngineClose0, PASSIVE,
-        "engineHandle": HANDLE, "what FwpmEngineOpen0 gave";
+        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
     ),
     export!(FwpmEngineOpen0, PASSIVE,
         "serverName": NONE, "must be NULL [FwpmEngineOpen0]";
@@ -47,8 +47,8 @@ pub const CALLS: &[Export] = &[
         "authIdentity": NONE, "must be NULL in the kernel [FwpmEngineOpen0]";
         "session": LOCAL, "copied by the engine [FwpmEngineOpen0]";
         "session.sessionKey": Expect::Guid(0), "zero: the engine makes one [FWPM_SESSION0]";
-        "session.displayData.name": Text("hushport"), "administrators see whose session it is [FWPM_SESSION0]";
-        "session.displayData.description": Text(PROVIDER_DOES), "and what for [FWPM_SESSION0]";
+        "session.displayData.name": Text("hushport"), "administrators see the owner of the session [FWPM_SESSION0]";
+        "session.displayData.description": Text(PROVIDER_DOES), "its purpose [FWPM_SESSION0]";
         "session.flags": Is(1), "FWPM_SESSION_FLAG_DYNAMIC: all objects go with the session, however it ends [FWPM_SESSION0]";
         "session.txnWaitTimeoutInMSec": Is(0), "the default, 15 s [FWPM_SESSION0]";
         "session.processId": Is(0), "the engine fills it in [FWPM_SESSION0]";
@@ -58,11 +58,11 @@ pub const CALLS: &[Export] = &[
         "engineHandle": LOCAL, OUT;
     ),
     export!(FwpmFilterAdd0, PASSIVE,
-        "engineHandle": HANDLE, "what FwpmEngineOpen0 gave";
+        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
         "filter": LOCAL, "copied by the engine [FwpmFilterAdd0]";
         "filter.filterKey": By(is_key), "a key of the driver's own, to delete it by [FWPM_FILTER0]";
         "filter.displayData.name": By(names_its_layer), "administrators see which layer the filter is for [FWPM_FILTER0]";
-        "filter.displayData.description": Each(&[Text(OBSERVES), Text(DECIDES)]), "and what it does [FWPM_FILTER0]";
+        "filter.displayData.description": Each(&[Text(OBSERVES), Text(DECIDES)]), "its purpose [FWPM_FILTER0]";
         "filter.flags": Each(&[By(permits_without_its_callout), By(observes_without_flags)]), "PERMIT_IF_CALLOUT_UNREGISTERED where the callout decides: without the driver the machine is open; it is valid for no inspection [FWPM_FILTER0; FWPS_ACTION0]";
         "filter.providerKey": Expect::Guid(PROVIDER), "every object names the provider [FWPM_FILTER0]";
         "filter.providerData.size": Is(0), "there is no provider data";
@@ -84,29 +84,29 @@ pub const CALLS: &[Export] = &[
         "id": NONE, "filters are deleted by their keys [FwpmFilterAdd0]";
     ),
     export!(FwpmFilterDeleteByKey0, PASSIVE,
-        "engineHandle": HANDLE, "what FwpmEngineOpen0 gave";
-        "key": By(|value, _, life| matches!(value, Value::Guid(key) if life.has_passed("FwpmFilterAdd0", "filter.filterKey", *key))), "one of the driver's own";
+        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
+        "key": By(|value, _, life| matches!(value, Value::Guid(key) if life.has_passed("FwpmFilterAdd0", "filter.filterKey", *key))), "the key of one of its filters";
     ),
     export!(FwpmProviderAdd0, PASSIVE,
-        "engineHandle": HANDLE, "what FwpmEngineOpen0 gave";
+        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
         "provider": LOCAL, "copied by the engine [FwpmProviderAdd0]";
-        "provider.providerKey": Expect::Guid(PROVIDER), "always the same, so that what an earlier run has left is found [FWPM_PROVIDER0]";
+        "provider.providerKey": Expect::Guid(PROVIDER), "a constant, so that a later run finds leftover objects [FWPM_PROVIDER0]";
         "provider.displayData.name": Text("hushport"), "the product's name [FWPM_PROVIDER0]";
         "provider.displayData.description": Text(PROVIDER_DOES), "what it does [FWPM_PROVIDER0]";
         "provider.flags": Is(0), "not persistent [FWPM_PROVIDER0]";
         "provider.providerData.size": Is(0), "there is no provider data";
         "provider.providerData.data": NONE, "there is no provider data";
-        "provider.serviceName": NONE, "for persistent objects, which there are none of [FWPM_PROVIDER0]";
+        "provider.serviceName": NONE, "for persistent objects only [FWPM_PROVIDER0]";
         "sd": NONE, "the default security descriptor [FwpmProviderAdd0]";
     ),
     export!(FwpmProviderDeleteByKey0, PASSIVE,
-        "engineHandle": HANDLE, "what FwpmEngineOpen0 gave";
-        "key": Expect::Guid(PROVIDER), "what an earlier run has left";
+        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
+        "key": Expect::Guid(PROVIDER), "left by an earlier run";
     ),
     export!(FwpmSubLayerAdd0, PASSIVE,
-        "engineHandle": HANDLE, "what FwpmEngineOpen0 gave";
+        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
         "subLayer": LOCAL, "copied by the engine [FwpmSubLayerAdd0]";
-        "subLayer.subLayerKey": Expect::Guid(SUBLAYER), "always the same, so that what an earlier run has left is found [FWPM_SUBLAYER0]";
+        "subLayer.subLayerKey": Expect::Guid(SUBLAYER), "a constant, so that a later run finds leftover objects [FWPM_SUBLAYER0]";
         "subLayer.displayData.name": Text("hushport"), "the product's name [FWPM_SUBLAYER0]";
         "subLayer.displayData.description": Text("Filters of hushport"), "what is in it [FWPM_SUBLAYER0]";
         "subLayer.flags": Is(0), "not persistent [FWPM_SUBLAYER0]";
@@ -117,41 +117,41 @@ pub const CALLS: &[Export] = &[
         "sd": NONE, "the default security descriptor [FwpmSubLayerAdd0]";
     ),
     export!(FwpmSubLayerDeleteByKey0, PASSIVE,
-        "engineHandle": HANDLE, "what FwpmEngineOpen0 gave";
-        "key": Expect::Guid(SUBLAYER), "what an earlier run has left";
+        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
+        "key": Expect::Guid(SUBLAYER), "left by an earlier run";
     ),
     export!(FwpmTransactionAbort0, PASSIVE,
-        "engineHandle": HANDLE, "what FwpmEngineOpen0 gave";
+        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
     ),
     export!(FwpmTransactionBegin0, PASSIVE,
-        "engineHandle": HANDLE, "what FwpmEngineOpen0 gave";
+        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
         "flags": Is(0), "a read/write transaction [FwpmTransactionBegin0]";
     ),
     export!(FwpmTransactionCommit0, PASSIVE,
-        "engineHandle": HANDLE, "what FwpmEngineOpen0 gave";
+        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
     ),
     export!(FwpsCalloutRegister3, PASSIVE,
         "deviceObject": HANDLE, "the driver's device [FwpsCalloutRegister3]";
         "callout": LOCAL, "copied by the engine [FwpsCalloutRegister3]";
-        "callout.calloutKey": By(is_added), "what FwpmCalloutAdd0 makes known to filters [FWPS_CALLOUT3]";
+        "callout.calloutKey": By(is_added), "a key that FwpmCalloutAdd0 added [FWPS_CALLOUT3]";
         "callout.flags": Is(0x2 | 0x40 | 0x100 | 0x200), "ALLOW_OFFLOAD, ALLOW_RSC, ALLOW_USO, ALLOW_URO: without one of them that offload is disabled for what the filters see [FWPS_CALLOUT3]";
         "callout.classifyFn": At(Code), "required [FWPS_CALLOUT3]";
         "callout.notifyFn": At(Code), "required [FWPS_CALLOUT3]";
-        "callout.flowDeleteFn": By(hears_of_flows), "where flow contexts are kept; NULL elsewhere [FWPS_CALLOUT3]";
+        "callout.flowDeleteFn": By(hears_of_flows), "set at layers with flow contexts, else NULL [FWPS_CALLOUT3]";
         "calloutId": LOCAL, OUT;
     ),
     export!(FwpsCalloutUnregisterById0, PASSIVE,
-        "calloutId": Number, "what FwpsCalloutRegister3 gave; a callout that stays is a leak, which the unload reports";
+        "calloutId": Number, "returned by FwpsCalloutRegister3; unload reports a callout that stays as a leak";
     ),
     export!(FwpsFlowAssociateContext0, UP_TO_DISPATCH,
         "flowId": By(is_positive), "the flow handle of the metadata [FwpsFlowAssociateContext0]";
-        "layerId": By(keeps_contexts), "where every packet or every byte of a flow passes once [docs/ARCHITECTURE.md]";
+        "layerId": By(keeps_contexts), "a layer that every packet or byte of a flow passes once [docs/ARCHITECTURE.md]";
         "calloutId": By(is_positive), "the callout at that layer; another one is refused [FwpsFlowAssociateContext0]";
         "flowContext": By(is_positive), "0 is no context [FwpsFlowAssociateContext0]";
     ),
     export!(FwpsFlowRemoveContext0, PASSIVE,
-        "flowId": By(is_positive), "a flow that lasts longer than the driver [FwpsFlowRemoveContext0]";
-        "layerId": By(keeps_contexts), "where contexts are kept";
+        "flowId": By(is_positive), "a flow that outlives the driver [FwpsFlowRemoveContext0]";
+        "layerId": By(keeps_contexts), "a layer with flow contexts";
         "calloutId": By(is_positive), "the callout at that layer";
     ),
 ];
@@ -177,8 +177,7 @@ const CALLOUT_INSPECTION: u64 = 0x6004;
 const PERMIT_IF_CALLOUT_UNREGISTERED: u64 = 0x10;
 
 fn is_key(value: &Value, call: &Call, life: &Life<'_>) -> bool {
-    // The same key under one session twice would be refused; another filter's
-    // key is another one.
+    // Two filters have different keys.
     let Value::Guid(key) = value else { return false };
     let others = life.calls.iter().filter(|other| other.export == call.export);
     let mut others = others.filter(|other| other.guid("filter.layerKey") != call.guid("filter.layerKey"));
@@ -231,8 +230,8 @@ fn inspects(value: &Value, call: &Call, life: &Life<'_>) -> bool {
         && *value == Value::Number(CALLOUT_INSPECTION)
 }
 
-/// Contexts are kept where every segment and datagram of a flow passes once, and
-/// where its stream or its messages do ([docs/ARCHITECTURE.md]).
+/// Flow contexts are associated at the layers that every segment or datagram of a flow
+/// passes once, and at the stream and datagram layers ([docs/ARCHITECTURE.md]).
 fn is_followed(layer: &str) -> bool {
     let name = layer.replace("_V4", "").replace("_V6", "");
     ["INBOUND_TRANSPORT", "OUTBOUND_TRANSPORT", "STREAM", "DATAGRAM_DATA"].contains(&&*name)

@@ -11,33 +11,33 @@ use super::*;
 pub const CALLS: &[Export] = &[
     export!(EtwRegister, PASSIVE,
         "ProviderId": Expect::Guid(EVENTS), "the provider's documented GUID [docs/EVENTS.md]";
-        "EnableCallback": At(Code), "sessions that come and go are told to the driver [EtwRegister]";
+        "EnableCallback": At(Code), "tells the driver when sessions begin and end [EtwRegister]";
         "CallbackContext": At(Pool), "the channel, which outlives the registration [EtwRegister]";
         "RegHandle": LOCAL, OUT;
     ),
     export!(EtwSetInformation, PASSIVE,
-        "RegHandle": Number, "what EtwRegister gave";
+        "RegHandle": Number, "returned by EtwRegister";
         "InformationClass": Is(2), "EventProviderSetTraits: TraceLogging decoders find the provider's name in its traits [evntprov.h]";
         "EventInformation": At(Data), "a constant of the image [EventSetInformation]";
         "InformationLength": Is(2 + "Hushport".len() as u64 + 1), "the traits: their own size in 16 bits, and the name with its NUL [Provider Traits]";
     ),
     export!(EtwUnregister, PASSIVE,
-        "RegHandle": Number, "what EtwRegister gave";
+        "RegHandle": Number, "returned by EtwRegister";
     ),
     export!(EtwWriteTransfer, UP_TO_DISPATCH,
-        "RegHandle": Number, "what EtwRegister gave";
-        "EventDescriptor": LOCAL, "read during the call alone [EtwWriteTransfer]";
+        "RegHandle": Number, "returned by EtwRegister";
+        "EventDescriptor": LOCAL, "read only during the call [EtwWriteTransfer]";
         "EventDescriptor.Id": Is(0), "an event of TraceLogging is known by its name [TraceLoggingProvider.h]";
         "EventDescriptor.Version": Is(0), "as its Id [TraceLoggingProvider.h]";
         "EventDescriptor.Channel": Is(11), "WINEVENT_CHANNEL_TRACELOGGING: the event describes itself [winmeta.h]";
         "EventDescriptor.Level": Each(&[Is(3), Is(4), Is(5)]), "a warning for a deviation, information, and verbose [docs/EVENTS.md]";
         "EventDescriptor.Opcode": Is(0), "WINEVENT_OPCODE_INFO: no event is a start or a stop of an activity [winmeta.h]";
         "EventDescriptor.Task": Is(0), "WINEVENT_TASK_NONE [winmeta.h]";
-        "EventDescriptor.Keyword": Each(&[Is(1), Is(2), Is(4), Is(0x10), Is(0x20), Is(0x40)]), "one keyword each; nobody scans in this life [docs/EVENTS.md]";
+        "EventDescriptor.Keyword": Each(&[Is(1), Is(2), Is(4), Is(0x10), Is(0x20), Is(0x40)]), "one keyword each; no remote scans in this life [docs/EVENTS.md]";
         "ActivityId": NONE, "no event belongs to an activity [EtwWriteTransfer]";
         "RelatedActivityId": NONE, "no event belongs to an activity [EtwWriteTransfer]";
         "UserDataCount": Is(3), "traits, metadata and payload [TraceLoggingProvider.h]";
-        "UserData": LOCAL, "read during the call alone [EtwWriteTransfer]";
+        "UserData": LOCAL, "read only during the call [EtwWriteTransfer]";
         "UserData[0].Ptr": Number, "the traits";
         "UserData[0].Size": Is(2 + "Hushport".len() as u64 + 1), "the traits' size";
         "UserData[0].@u1": Is(2), "EVENT_DATA_DESCRIPTOR_TYPE_PROVIDER_METADATA [evntprov.h]";
@@ -50,55 +50,55 @@ pub const CALLS: &[Export] = &[
     ),
     export!(ExAllocatePool2, PASSIVE,
         "Flags": Is(0x40), "POOL_FLAG_NON_PAGED: all of it is read at DISPATCH_LEVEL; zeroed, since UNINITIALIZED is not set [POOL_FLAGS]";
-        "NumberOfBytes": By(is_positive), "a request for no bytes is a fault; one for too few ends at the pool's guard page [ExAllocatePool2]";
-        "Tag": Is(u32::from_le_bytes(*b"hush") as u64), "the driver's own tag, so that its memory can be found and its leaks counted [ExAllocatePool2]";
+        "NumberOfBytes": By(is_positive), "zero bytes is a violation; too few bytes fault at the guard page [ExAllocatePool2]";
+        "Tag": Is(u32::from_le_bytes(*b"hush") as u64), "the driver's own tag, to find its memory and count leaks [ExAllocatePool2]";
     ),
     export!(ExFreePoolWithTag, PASSIVE,
-        "P": At(Pool), "what ExAllocatePool2 gave [ExFreePoolWithTag]";
-        "Tag": Is(u32::from_le_bytes(*b"hush") as u64), "that of the allocation: another one is a bugcheck [ExFreePoolWithTag]";
+        "P": At(Pool), "returned by ExAllocatePool2 [ExFreePoolWithTag]";
+        "Tag": Is(u32::from_le_bytes(*b"hush") as u64), "the tag of the allocation; another one is a bugcheck [ExFreePoolWithTag]";
     ),
     export!(IoAllocateWorkItem, PASSIVE,
-        "DeviceObject": HANDLE, "the driver's device: the image stays while the work runs [IoAllocateWorkItem]";
+        "DeviceObject": HANDLE, "the driver's device: the image stays loaded while the work runs [IoAllocateWorkItem]";
     ),
     export!(IoCreateDevice, PASSIVE,
-        "DriverObject": HANDLE, "what DriverEntry was given [IoCreateDevice]";
-        "DeviceExtensionSize": Is(0), "no state hangs on the device";
+        "DriverObject": HANDLE, "the argument of DriverEntry [IoCreateDevice]";
+        "DeviceExtensionSize": Is(0), "the device has no extension";
         "DeviceName": NONE, "no name: nothing to open [docs/SECURITY.md]";
         "DeviceType": Is(0x12), "FILE_DEVICE_NETWORK [Specifying Device Types]";
-        "DeviceCharacteristics": Is(0x100), "FILE_DEVICE_SECURE_OPEN: what is set for every device, so that the security descriptor holds for its whole namespace [Specifying Device Characteristics]";
+        "DeviceCharacteristics": Is(0x100), "FILE_DEVICE_SECURE_OPEN: recommended for every device; the security descriptor applies to its whole namespace [Specifying Device Characteristics]";
         "Exclusive": FALSE, "nothing opens it [IoCreateDevice]";
         "DeviceObject": LOCAL, OUT;
     ),
     export!(IoDeleteDevice, PASSIVE,
-        "DeviceObject": HANDLE, "what IoCreateDevice gave";
+        "DeviceObject": HANDLE, "returned by IoCreateDevice";
     ),
     export!(IoFreeWorkItem, PASSIVE,
-        "IoWorkItem": HANDLE, "what IoAllocateWorkItem gave";
+        "IoWorkItem": HANDLE, "returned by IoAllocateWorkItem";
     ),
     export!(IoOpenDriverRegistryKey, PASSIVE,
-        "DriverObject": HANDLE, "what DriverEntry was given [IoOpenDriverRegistryKey]";
+        "DriverObject": HANDLE, "the argument of DriverEntry [IoOpenDriverRegistryKey]";
         "RegKeyType": Is(0), "DriverRegKeyParameters [wdm.h]";
-        "DesiredAccess": Is(0x1 | 0x10), "KEY_QUERY_VALUE and KEY_NOTIFY: the values are read and followed, and no more [wdm.h]";
+        "DesiredAccess": Is(0x1 | 0x10), "KEY_QUERY_VALUE and KEY_NOTIFY: the driver reads and watches values, nothing else [wdm.h]";
         "Flags": Is(0), "reserved [IoOpenDriverRegistryKey]";
         "DriverRegKey": LOCAL, OUT;
     ),
     export!(IoQueueWorkItem, PASSIVE,
-        "IoWorkItem": HANDLE, "what IoAllocateWorkItem gave, not queued";
+        "IoWorkItem": HANDLE, "returned by IoAllocateWorkItem, not queued";
         "WorkerRoutine": At(Code), "the driver's [IoQueueWorkItem]";
-        "QueueType": Is(1), "DelayedWorkQueue: what is put off may wait for the engine [WORK_QUEUE_TYPE]";
-        "Context": At(Pool), "the work, which is freed only when it has run";
+        "QueueType": Is(1), "DelayedWorkQueue: the work may wait for the engine [WORK_QUEUE_TYPE]";
+        "Context": At(Pool), "the work, freed only after it has run";
     ),
     export!(KeAcquireSpinLockRaiseToDpc, PASSIVE,
-        "SpinLock": LOCAL, "a lock of the caller's own, taken for the level alone";
+        "SpinLock": LOCAL, "a local lock, taken only to raise the IRQL";
     ),
     export!(KeDelayExecutionThread, PASSIVE,
         "WaitMode": Is(0), "KernelMode [KeDelayExecutionThread]";
         "Alertable": FALSE, "no APC ends the wait [KeDelayExecutionThread]";
-        "Interval": relative_ms(1), "a moment, relative, until what is busy is asked again";
+        "Interval": relative_ms(1), "1 ms, relative, before a busy object is tried again";
     ),
     export!(KeGetCurrentIrql, UP_TO_DISPATCH),
     export!(KeGetCurrentProcessorNumberEx, UP_TO_DISPATCH,
-        "ProcNumber": NONE, "optional: the number over all groups is what the call returns [KeGetCurrentProcessorNumberEx]";
+        "ProcNumber": NONE, "optional: the call returns the number over all groups [KeGetCurrentProcessorNumberEx]";
     ),
     export!(KeGetProcessorNumberFromIndex, PASSIVE,
         "ProcIndex": Each(&[Is(0), Is(1), Is(2), Is(3)]), "every processor in turn";
@@ -118,22 +118,22 @@ pub const CALLS: &[Export] = &[
     export!(KeQueryUnbiasedInterruptTime, UP_TO_DISPATCH),
     export!(KeReleaseSpinLock, &[2],
         "SpinLock": LOCAL, "the lock that was taken";
-        "NewIrql": Is(0), "the level of before: PASSIVE_LEVEL in this life";
+        "NewIrql": Is(0), "the previous IRQL: PASSIVE_LEVEL in this life";
     ),
     export!(KeRevertToUserGroupAffinityThread, PASSIVE,
-        "PreviousAffinity": LOCAL, "read during the call alone";
-        "PreviousAffinity.Mask": Is(0), "what the first change gave: nothing had bound the thread before, which zero stands for [KeRevertToUserGroupAffinityThread]";
+        "PreviousAffinity": LOCAL, "read only during the call";
+        "PreviousAffinity.Mask": Is(0), "returned by the first change: zero means that the thread had no affinity [KeRevertToUserGroupAffinityThread]";
         "PreviousAffinity.Group": Is(0), "its group";
         "PreviousAffinity.Reserved": Is(0), "reserved [GROUP_AFFINITY]";
     ),
     export!(KeSetEvent, PASSIVE,
         "Event": At(Pool), "the lock's";
-        "Increment": Is(0), "IO_NO_INCREMENT: nobody is hurried [KeSetEvent]";
-        "Wait": FALSE, "no wait follows, and the level stays as it is [KeSetEvent]";
+        "Increment": Is(0), "IO_NO_INCREMENT: no priority boost [KeSetEvent]";
+        "Wait": FALSE, "no wait follows [KeSetEvent]";
     ),
     export!(KeSetSystemGroupAffinityThread, PASSIVE,
-        "Affinity": LOCAL, "read during the call alone";
-        "Affinity.Mask": Each(&[Is(1), Is(2), Is(4), Is(8)]), "every processor in turn, and one at a time";
+        "Affinity": LOCAL, "read only during the call";
+        "Affinity.Mask": Each(&[Is(1), Is(2), Is(4), Is(8)]), "one processor at a time";
         "Affinity.Group": Is(0), "the only group of the machine";
         "Affinity.Reserved": Is(0), "must be zero [GROUP_AFFINITY]";
         "PreviousAffinity": LOCAL, OUT;
@@ -143,89 +143,89 @@ pub const CALLS: &[Export] = &[
     ),
     export!(KeWaitForSingleObject, PASSIVE,
         "Object": At(Pool), "the lock's event";
-        "WaitReason": Is(0), "Executive: on nobody's behalf [KeWaitForSingleObject]";
+        "WaitReason": Is(0), "Executive: a wait of the kernel [KeWaitForSingleObject]";
         "WaitMode": Is(0), "KernelMode: the stack stays resident [KeWaitForSingleObject]";
         "Alertable": FALSE, "no APC ends the wait [KeWaitForSingleObject]";
         "Timeout": NONE, "until the lock is free [KeWaitForSingleObject]";
     ),
     export!(PsCreateSystemThread, PASSIVE,
         "ThreadHandle": LOCAL, OUT;
-        "DesiredAccess": Is(0x10_0000), "SYNCHRONIZE: its end is waited for [PsCreateSystemThread]";
-        "ObjectAttributes": LOCAL, "read during the call alone";
+        "DesiredAccess": Is(0x10_0000), "SYNCHRONIZE: the driver waits for its end [PsCreateSystemThread]";
+        "ObjectAttributes": LOCAL, "read only during the call";
         "ObjectAttributes.Length": Is(48), "sizeof(OBJECT_ATTRIBUTES) [OBJECT_ATTRIBUTES]";
         "ObjectAttributes.RootDirectory": NONE, "no name";
-        "ObjectAttributes.ObjectName": NONE, "no name: nobody else can open it";
+        "ObjectAttributes.ObjectName": NONE, "no name: it cannot be opened";
         "ObjectAttributes.Attributes": Is(0x200), "OBJ_KERNEL_HANDLE: no process can use or close it [OBJECT_ATTRIBUTES]";
         "ObjectAttributes.SecurityDescriptor": NONE, "the default";
         "ObjectAttributes.SecurityQualityOfService": NONE, "the default";
         "ProcessHandle": NONE, "the system process [PsCreateSystemThread]";
         "ClientId": NONE, "not asked for [PsCreateSystemThread]";
         "StartRoutine": At(Code), "the driver's";
-        "StartContext": At(Pool), "what the thread works on, which outlives it";
+        "StartContext": At(Pool), "the state of the thread, which outlives it";
     ),
     export!(ZwClose, PASSIVE,
-        "Handle": HANDLE, "a handle that is open; one that is not is a bugcheck";
+        "Handle": HANDLE, "an open handle; any other is a bugcheck";
     ),
     export!(ZwCreateEvent, PASSIVE,
         "EventHandle": LOCAL, OUT;
-        "DesiredAccess": Is(0x10_0000 | 0x2), "SYNCHRONIZE and EVENT_MODIFY_STATE: waited for and set [ZwCreateEvent]";
-        "ObjectAttributes": LOCAL, "read during the call alone";
+        "DesiredAccess": Is(0x10_0000 | 0x2), "SYNCHRONIZE and EVENT_MODIFY_STATE, to wait for it and set it [ZwCreateEvent]";
+        "ObjectAttributes": LOCAL, "read only during the call";
         "ObjectAttributes.Length": Is(48), "sizeof(OBJECT_ATTRIBUTES) [OBJECT_ATTRIBUTES]";
         "ObjectAttributes.RootDirectory": NONE, "no name";
-        "ObjectAttributes.ObjectName": NONE, "no name: nobody else can open it";
+        "ObjectAttributes.ObjectName": NONE, "no name: it cannot be opened";
         "ObjectAttributes.Attributes": Is(0x200), "OBJ_KERNEL_HANDLE: no process can use or close it [OBJECT_ATTRIBUTES]";
         "ObjectAttributes.SecurityDescriptor": NONE, "the default";
         "ObjectAttributes.SecurityQualityOfService": NONE, "the default";
-        "EventType": Is(1), "SynchronizationEvent: a wait that it ends resets it [ZwCreateEvent]";
+        "EventType": Is(1), "SynchronizationEvent: a satisfied wait resets it [ZwCreateEvent]";
         "InitialState": FALSE, "nothing has changed yet [ZwCreateEvent]";
     ),
     export!(ZwNotifyChangeKey, PASSIVE,
         "KeyHandle": HANDLE, "the Parameters key";
-        "Event": HANDLE, "what the thread waits for [ZwNotifyChangeKey]";
-        "ApcRoutine": NONE, "the event tells [ZwNotifyChangeKey]";
+        "Event": HANDLE, "the event that the thread waits for [ZwNotifyChangeKey]";
+        "ApcRoutine": NONE, "the event is signaled [ZwNotifyChangeKey]";
         "ApcContext": NONE, "there is no routine";
-        "IoStatusBlock": At(Pool), "written when the change comes, long after the call";
+        "IoStatusBlock": At(Pool), "written when a value changes, after the call";
         "CompletionFilter": Is(4), "REG_NOTIFY_CHANGE_LAST_SET: values [ZwNotifyChangeKey]";
         "WatchTree": FALSE, "the key has no subkeys of interest [ZwNotifyChangeKey]";
         "Buffer": NONE, "reserved [ZwNotifyChangeKey]";
         "BufferSize": Is(0), "reserved [ZwNotifyChangeKey]";
-        "Asynchronous": TRUE, "the thread has other things to do meanwhile [ZwNotifyChangeKey]";
+        "Asynchronous": TRUE, "the thread does other work meanwhile [ZwNotifyChangeKey]";
     ),
     export!(ZwQueryValueKey, PASSIVE,
         "KeyHandle": HANDLE, "the Parameters key";
         "ValueName": Each(VALUES), "every documented value, and no other [docs/CONFIGURATION.md]";
         "KeyValueInformationClass": Is(2), "KeyValuePartialInformation [wdm.h]";
         "KeyValueInformation": At(Pool), "too large for a kernel stack";
-        "Length": Is(12 + 65_520), "the header, and the longest value that is read [docs/CONFIGURATION.md]";
+        "Length": Is(12 + 65_520), "the header and the longest accepted value [docs/CONFIGURATION.md]";
         "ResultLength": LOCAL, OUT;
     ),
     export!(ZwSetEvent, PASSIVE,
-        "EventHandle": HANDLE, "what ZwCreateEvent gave";
+        "EventHandle": HANDLE, "returned by ZwCreateEvent";
         "PreviousState": NONE, "not asked for [ZwSetEvent]";
     ),
     export!(ZwWaitForSingleObject, PASSIVE,
         "Handle": HANDLE, "the thread's event, or the thread";
         "Alertable": FALSE, "no APC ends the wait [ZwWaitForSingleObject]";
-        "Timeout": Each(&LOOKS), "for the thread's end without limit; for changes an eighth of ScanWindowMs, when scans are looked for [docs/ARCHITECTURE.md]";
+        "Timeout": Each(&LOOKS), "no limit for the thread's end; for changes an eighth of ScanWindowMs, then the driver checks for scans [docs/ARCHITECTURE.md]";
     ),
     export!(memcmp, PASSIVE,
-        "_Buf1": By(leads_somewhere), "as the compiler has it";
-        "_Buf2": By(leads_somewhere), "as the compiler has it";
-        "_Size": Number, "as the compiler has it; too much ends at a guard page";
+        "_Buf1": By(leads_somewhere), "chosen by the compiler";
+        "_Buf2": By(leads_somewhere), "chosen by the compiler";
+        "_Size": Number, "chosen by the compiler; too many bytes fault at a guard page";
     ),
     export!(memcpy, UP_TO_DISPATCH,
-        "_Dst": By(leads_somewhere), "as the compiler has it";
-        "_Src": By(leads_somewhere), "as the compiler has it";
-        "_MaxCount": Number, "as the compiler has it; too much ends at a guard page";
+        "_Dst": By(leads_somewhere), "chosen by the compiler";
+        "_Src": By(leads_somewhere), "chosen by the compiler";
+        "_MaxCount": Number, "chosen by the compiler; too many bytes fault at a guard page";
     ),
     export!(memset, UP_TO_DISPATCH,
-        "_Dst": By(leads_somewhere), "as the compiler has it";
-        "_Val": Number, "as the compiler has it";
-        "_Size": Number, "as the compiler has it; too much ends at a guard page";
+        "_Dst": By(leads_somewhere), "chosen by the compiler";
+        "_Val": Number, "chosen by the compiler";
+        "_Size": Number, "chosen by the compiler; too many bytes fault at a guard page";
     ),
 ];
 
-/// The thread's end; a look for scans by each window that there is.
+/// No limit for the thread's end; else the interval of the check for scans.
 const LOOKS: [Expect; 4] =
     [NONE, relative_ms(FIRST_WINDOW / 8), relative_ms(SECOND_WINDOW / 8), relative_ms(10_000 / 8)];
 

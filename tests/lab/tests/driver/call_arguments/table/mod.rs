@@ -29,8 +29,8 @@ pub const SECOND_WEIGHT: u32 = 0xfedc;
 pub const FIRST_WINDOW: u32 = 800;
 /// See [`FIRST_WINDOW`].
 pub const SECOND_WINDOW: u32 = 1_600;
-/// The key of the driver's provider. It must not change: by it a driver finds
-/// what an earlier run has left.
+/// The key of the driver's provider. It must not change, because a driver finds objects
+/// of earlier runs by this key.
 pub const PROVIDER: u128 = 0x5b8e21f6_7a3c_4d90_8f14_c2e6907b3d51;
 /// The key of its sublayer, for the same reason.
 const SUBLAYER: u128 = 0xd47a9c03_16eb_4f58_b02d_8a35f1e64c79;
@@ -48,12 +48,12 @@ const fn relative_ms(milliseconds: u32) -> Expect {
 const NONE: Expect = At(Null);
 const FALSE: Expect = Is(0);
 const TRUE: Expect = Is(1);
-/// A local variable: callers run on the stack that the call returns to.
+/// A local variable of the caller.
 const LOCAL: Expect = At(Stack);
-/// A handle, or an object of the system's: the machine stops at one that is not
-/// of the right kind and open.
+/// A handle or an object of the system. The machine stops if it has the wrong kind or
+/// is closed.
 const HANDLE: Expect = At(System);
-const OUT: &str = "a local, which the call writes before it returns";
+const OUT: &str = "a local, written by the call";
 
 fn is_positive(value: &Value, _: &Call, _: &Life<'_>) -> bool {
     matches!(value, Value::Number(1..))
