@@ -1,10 +1,8 @@
 //! Prepares the driver's source for the host.
 //!
-//! What is compiled is a copy of `src` in which two things read differently,
-//! because here they would mean something else than on Windows: the calling
-//! convention `"C"`, which is `"win64"`, and C's `long`, which has 32 bits.
-//! Lines stay where they are, so that what a sanitizer or a coverage report
-//! names is the driver's own.
+//! It compiles a copy of `src` with two changes, because the host differs from Windows:
+//! the calling convention `"C"` becomes `"win64"`, and C's `long` becomes 32 bits. Line
+//! numbers stay, so reports of sanitizers and coverage name lines of `src`.
 
 #[path = "../../../build.rs"]
 #[allow(dead_code, reason = "the driver's own build script, for its declarations")]
@@ -13,13 +11,13 @@ mod windows;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
-/// Layouts are those of the only Windows target that the host's processor runs.
+/// The Windows target with the host's processor. Its layouts are used.
 const TARGET: &str = "x86_64-pc-windows-msvc";
 
-/// Faults that `HUSHPORT_PLANTED` puts into the copy, by name: file, what it
-/// reads, and what instead. Whoever watches the copy has to find them.
+/// Faults that `HUSHPORT_PLANTED` plants in the copy: name, file, old and new texts. The
+/// sanitizers must find them.
 const PLANTED: [(&str, &str, &[[&str; 2]]); 2] = [
-    // A policy is shown before it is written, as far as other processors go.
+    // Other processors may see the policy before its contents.
     (
         "race",
         "kernel/current.rs",
@@ -31,7 +29,7 @@ const PLANTED: [(&str, &str, &[[&str; 2]]); 2] = [
             ],
         ],
     ),
-    // A byte too many of a packet.
+    // Reads one byte too many of a packet.
     (
         "overrun",
         "kernel/wfp/net_buffer.rs",
@@ -39,7 +37,7 @@ const PLANTED: [(&str, &str, &[[&str; 2]]); 2] = [
     ),
 ];
 
-/// Comes from the host's C library, in the host's convention.
+/// Functions of the host's C library, in the host's calling convention.
 const HOST_HAS: [&str; 4] = ["memcmp", "memcpy", "memmove", "memset"];
 
 fn main() {
@@ -90,8 +88,8 @@ fn natively(source: &str) -> String {
     source.replace("extern \"C\"", "extern \"win64\"")
 }
 
-/// A crate's root as `include!` takes it: attributes of the crate are for the
-/// file that includes it. Their lines stay, empty.
+/// A crate root for `include!`, without inner attributes and docs. Their lines stay
+/// empty.
 fn included(root: &str) -> String {
     let inner = |line: &str| line.starts_with("//!") || line.starts_with("#![");
     root.lines().map(|line| if inner(line) { "\n".to_owned() } else { format!("{line}\n") }).collect()

@@ -1,4 +1,4 @@
-//! A machine for either build of the driver.
+//! A machine that runs the image or the native build of the driver.
 #![expect(unsafe_code, reason = "names the native build's entry point")]
 
 use std::ffi::c_void;
@@ -20,11 +20,11 @@ unsafe extern "win64" {
     fn DriverEntry(object: *mut c_void, registry_path: *mut c_void) -> i32;
 }
 
-/// The native driver's variables are this process's, so one machine at a time
-/// has them: whether one does, and who waits for it.
+/// Whether a machine runs the native driver, and a wait for it. The driver's statics
+/// belong to the process, so one machine at a time can run it.
 static TAKEN: (Mutex<bool>, Condvar) = (Mutex::new(false), Condvar::new());
 
-/// The native driver's variables, for as long as this lives.
+/// The right to run the native driver, until this is dropped.
 struct Alone(());
 
 impl Alone {
@@ -43,7 +43,7 @@ impl Drop for Alone {
     }
 }
 
-/// A machine that runs the driver, in one build or the other.
+/// A machine that runs one build of the driver.
 pub struct Machine {
     build: Build,
 }
@@ -55,7 +55,7 @@ enum Build {
     Native { kernel: Arc<Kernel>, engine: Arc<Engine>, _alone: Alone },
 }
 
-/// A callout of the driver: the layer it is for, and its functions.
+/// A callout of the driver: its layer and its functions.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Callout {
@@ -64,7 +64,7 @@ pub struct Callout {
 }
 
 impl Machine {
-    /// One for the native build; waits until no other has it.
+    /// Makes a machine for the native build. Waits until no other machine runs it.
     pub fn native(options: Options) -> Self {
         let alone = Alone::wait();
         let kernel = Kernel::new(Arc::new(Direct), options);
@@ -73,12 +73,12 @@ impl Machine {
         Self { build: Build::Native { kernel, engine, _alone: alone } }
     }
 
-    /// One for the image.
+    /// Makes a machine for the image.
     pub fn image(options: Options) -> Self {
         Self { build: Build::Image(lab::hushport::machine(options)) }
     }
 
-    /// Its kernel.
+    /// The kernel of the machine.
     pub fn kernel(&self) -> &Arc<Kernel> {
         match &self.build {
             Build::Image(machine) => machine.kernel(),
@@ -86,7 +86,7 @@ impl Machine {
         }
     }
 
-    /// Its filter engine.
+    /// The filter engine of the machine.
     pub fn engine(&self) -> &Arc<Engine> {
         match &self.build {
             Build::Image(machine) => machine.engine(),
@@ -107,7 +107,7 @@ impl Machine {
     /// Runs the driver's `DriverEntry`.
     ///
     /// # Errors
-    /// Where it does not run then.
+    /// If the driver does not run afterwards.
     pub fn start(&mut self) -> Result<(), StartError> {
         let kernel = match &mut self.build {
             Build::Image(machine) => {
@@ -136,7 +136,7 @@ impl Machine {
         }
     }
 
-    /// The running driver's callouts, in the order in which it added them.
+    /// Callouts of the running driver, in the order of their registration.
     pub fn callouts(&self) -> Vec<Callout> {
         let engine = self.engine();
         let added = engine.journal().into_iter().filter_map(|change| match change {
@@ -149,7 +149,7 @@ impl Machine {
         });
         let mut callouts: Vec<Callout> = Vec::new();
         for callout in found {
-            // The journal remembers earlier starts, too.
+            // The journal also has earlier starts.
             if !callouts.iter().any(|known| known.layer.id == callout.layer.id) {
                 callouts.push(callout);
             }

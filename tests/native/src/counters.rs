@@ -1,6 +1,6 @@
-//! The driver's counters, where either build keeps them in pool.
+//! Reads the driver's counters from pool memory.
 //!
-//! Both have the same layout, so that the memory itself can be compared.
+//! Both builds have one layout, so their memory can be compared.
 
 use std::mem::{offset_of, size_of};
 
@@ -12,10 +12,10 @@ use machine::nt::{Kernel, foreign};
 /// Alignment of one processor's counters.
 const LINE: usize = 64;
 
-/// What the pool aligns to (`ExAllocatePool2`).
+/// Alignment of pool blocks (`ExAllocatePool2`).
 const POOL: usize = 16;
 
-/// Where a machine with one processor has its counters.
+/// Address of the counters on a machine with one processor.
 #[derive(Clone, Copy, Debug)]
 pub struct Kept {
     start: usize,
@@ -23,7 +23,7 @@ pub struct Kept {
 
 impl Kept {
     /// # Panics
-    /// If the driver keeps none, or the machine has more processors.
+    /// If the driver has no counters, or the machine has more processors.
     pub fn find(kernel: &Kernel) -> Self {
         assert_eq!(kernel.options().processors, 1, "one set of counters");
         let blocks = kernel.pool().leaks();
@@ -32,7 +32,7 @@ impl Kept {
         Self { start: processor + offset_of!(Processor, counters) }
     }
 
-    /// Every counter: a row of verdicts for each callout.
+    /// All counters: a row of verdicts for each callout.
     ///
     /// # Panics
     /// If the driver has freed them.
@@ -57,8 +57,7 @@ impl Kept {
     }
 }
 
-/// Every counter of a machine with one processor; a row of verdicts for each
-/// callout.
+/// All counters of a machine with one processor: a row of verdicts for each callout.
 ///
 /// # Panics
 /// If the driver keeps none, or the machine has more processors.
@@ -66,7 +65,7 @@ pub fn read(kernel: &Kernel) -> Vec<u64> {
     Kept::find(kernel).all()
 }
 
-/// Row and verdict of each counter that rose, and by how much.
+/// Row, verdict and increase of each counter that increased.
 pub fn rises(before: &[u64], after: &[u64]) -> Vec<(usize, usize, u64)> {
     let changed = before.iter().zip(after).enumerate().filter(|(_, (before, after))| before != after);
     let risen = changed.map(|(index, (before, after))| {

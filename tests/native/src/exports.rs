@@ -1,7 +1,7 @@
-//! What the driver imports, as symbols of this program.
+//! Symbols for the imports of the native driver.
 //!
-//! One symbol for each row of [`machine::exports`]: it jumps to the lab's function,
-//! arguments and all, so that no signature is said twice.
+//! Each row of [`machine::exports`] has a symbol that jumps to the lab's function with
+//! all arguments. So no signature is repeated.
 #![expect(unsafe_code, reason = "defines symbols and jumps")]
 
 use std::arch::naked_asm;
@@ -13,16 +13,16 @@ macro_rules! symbols {
 }
 
 macro_rules! symbol {
-    // Comes from the host's C library, in the host's convention.
+    // The host's C library defines it, in the host's calling convention.
     (rtl memcpy) => {};
     (rtl memmove) => {};
     (rtl memset) => {};
     (rtl memcmp) => {};
     ($file:ident $name:ident) => {
-        // SAFETY: the name is one of the kernel's, which no other code of this
-        // program defines.
+        // SAFETY: the name is an export of the kernel. No other code of this program
+        // defines it.
         #[unsafe(no_mangle)]
-        // SAFETY: jumps with registers and stack as they came.
+        // SAFETY: jumps with unchanged registers and stack.
         #[unsafe(naked)]
         extern "win64" fn $name() {
             naked_asm!("jmp {function}", function = sym machine::nt::$file::$name)

@@ -1,4 +1,4 @@
-//! Choices as indications: plain ones, and what an engine would never make.
+//! Makes indications from a fuzzer's choices, also invalid ones.
 
 use machine::nt::fwp::hostile::{Content, Indication, RawBuffer, RawData, RawMapping, RawMdl, RawValue};
 use machine::nt::types::{
@@ -16,7 +16,7 @@ const TCP: u8 = 6;
 /// Bytes of a TCP header without options (RFC 9293, 3.1).
 const HEADER: usize = 20;
 
-/// A segment at a layer; without further input a SYN that found no endpoint.
+/// A segment at a layer. Without input, a SYN without endpoint.
 pub fn choose(input: &mut Input<'_>, layer: &LayerInfo) -> Indication {
     let segment = Segment::choose(input, layer);
     let mut values = values(input, layer, &segment);
@@ -26,7 +26,7 @@ pub fn choose(input: &mut Input<'_>, layer: &LayerInfo) -> Indication {
             values.truncate(input.below(values.len() + 1));
             None
         }
-        // More than there are, but all that the layer has are there.
+        // A higher count than there are values. All values of the layer are there.
         false if said == layer.id.0 => {
             input.rarely().then(|| (values.len() as u32).saturating_add(input.u32()))
         }
@@ -50,7 +50,7 @@ struct Segment {
     local_port: u16,
     remote_port: u16,
     tcp_flags: u8,
-    /// Of the IP header.
+    /// Size of the IP header.
     before: usize,
     after: Vec<u8>,
 }
@@ -88,7 +88,7 @@ impl Segment {
             bytes.truncate(input.below(bytes.len() + 1));
         }
         let data_offset = match input.below(8) {
-            // The engine has stepped over the header, or has not.
+            // The data start behind the header or at it.
             0..=4 => self.before + HEADER,
             5 | 6 => self.before,
             _ => input.u32() as usize,
@@ -104,8 +104,7 @@ impl Segment {
     }
 }
 
-/// A chain over the bytes: one MDL, pieces of any lengths, empty ones, or too
-/// many.
+/// An MDL chain over the bytes: one MDL, MDLs of any lengths, empty ones, or too many.
 fn cut(input: &mut Input<'_>, bytes: &[u8]) -> Vec<RawMdl> {
     let most = match input.below(8) {
         0..=3 => {
@@ -165,8 +164,8 @@ fn bytes(kind: u32, input: &mut Input<'_>, length: usize) -> RawValue {
     RawValue { kind, content: Content::Bytes((0..length).map(|_| input.u8()).collect()) }
 }
 
-/// A value of any type. What the type says to be a pointer is NULL or leads to
-/// as many bytes as the type has: no callout can tell that it does not.
+/// A value of any type. A pointer is NULL or points to as many bytes as its type has,
+/// because no callout can check that.
 fn any_value(input: &mut Input<'_>) -> RawValue {
     match input.below(4) {
         0 => RawValue { kind: input.one_of(&[0, 1, 2, 3, 5, 6, 7]), content: Content::Word(input.u64()) },
@@ -190,7 +189,7 @@ fn metadata(input: &mut Input<'_>) -> FWPS_INCOMING_METADATA_VALUES0 {
     metadata.discardMetadata.discardModule = if input.rarely() { input.u32() % 8 } else { 1 };
     metadata.discardMetadata.discardReason = if input.rarely() { input.u32() % 64 } else { 4 };
     metadata.discardMetadata.filterId = input.u8().into();
-    // Values whose bit is not set are leftovers of something else.
+    // Metadata whose bit is not set have arbitrary values.
     metadata.flowHandle = if input.rarely() { 0 } else { 0xF10C };
     metadata.transportEndpointHandle = if input.rarely() { 0 } else { 0xE4D };
     metadata

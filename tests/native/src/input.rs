@@ -1,19 +1,19 @@
-//! A fuzzer's bytes as choices.
+//! Makes choices from a fuzzer's bytes.
 //!
-//! Where the bytes end every choice is its first, and those are made so that no
-//! bytes at all are the plainest case there is.
+//! When the bytes end, every choice takes its first alternative. Without any bytes this
+//! gives the simplest case.
 
-/// Bytes yet to be used.
+/// The bytes that are not used yet.
 #[derive(Clone, Debug)]
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    /// All of them.
+    /// Starts with all bytes.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    /// Whether every further choice is the first.
+    /// Whether all bytes are used.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -46,7 +46,7 @@ impl<'a> Input<'a> {
         u64::from_le_bytes(self.array())
     }
 
-    /// Once in sixteen times.
+    /// True in one of 16 cases.
     pub fn rarely(&mut self) -> bool {
         self.u8() >= 240
     }
@@ -56,7 +56,7 @@ impl<'a> Input<'a> {
         usize::from(self.u8()) % end
     }
 
-    /// One of them.
+    /// One of these.
     pub fn one_of<T: Copy>(&mut self, choices: &[T]) -> T {
         choices[self.below(choices.len())]
     }
@@ -70,12 +70,12 @@ impl<'a> Input<'a> {
     }
 }
 
-/// Bytes without end, from a seed (SplitMix64: Steele, Lea, Flood, 2014).
+/// Random numbers from a seed (SplitMix64: Steele, Lea, Flood, 2014).
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The same for the same seed.
+    /// Starts from a seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -89,8 +89,8 @@ impl Random {
         z ^ (z >> 31)
     }
 
-    /// At most `most` bytes: short ones, which leave choices plain, as often as
-    /// long ones.
+    /// At most `most` bytes. Short inputs, which give simple cases, are as frequent as long
+    /// ones.
     pub fn bytes(&mut self, most: usize) -> Vec<u8> {
         let length = (self.next_u64() as usize % (most + 1)) >> (self.next_u64() % 6);
         let words = std::iter::repeat_with(|| self.next_u64().to_le_bytes());

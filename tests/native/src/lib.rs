@@ -1,21 +1,19 @@
-//! The driver's source run natively in the lab.
+//! Runs the driver's source natively, for sanitizers, coverage and fuzzing.
 //!
-//! The image is what ships, and the lab runs it; what the lab cannot do with an
-//! image is watch every memory access, every race, every line. So the same
-//! source is compiled for the host, linked with the lab's own exports, and put
-//! under sanitizers, coverage and a fuzzer. That it behaves as the image does is
-//! not taken for granted but tested, case by case.
+//! The lab runs the shipping image, but it cannot check every memory access and race of
+//! an image. So this crate compiles the driver's source for the host and links it with
+//! the lab's exports. Tests compare its behaviour with the image.
 //!
 //! | module | what it does |
 //! |---|---|
-//! | [`bounds`] | indications that end one step too early, or lie about where they end |
-//! | [`exports`] | the driver's imports as symbols, which jump into the lab |
-//! | [`builds`] | a machine for either build |
-//! | [`input`] | a fuzzer's bytes as choices |
-//! | [`indication`] | choices as indications, plain or hostile |
-//! | [`oracle`] | what may be blocked, written without regard to the driver |
-//! | [`counters`] | the driver's counters, where either build keeps them in pool |
-//! | [`targets`] | what a fuzzer calls, and the tests |
+//! | [`bounds`] | indications that are too short or have wrong lengths |
+//! | [`exports`] | symbols for the driver's imports |
+//! | [`builds`] | a machine that runs one of the two builds |
+//! | [`input`] | choices from a fuzzer's bytes |
+//! | [`indication`] | indications from choices, valid or invalid |
+//! | [`oracle`] | indications that must not be blocked, by the documents |
+//! | [`counters`] | reads the driver's counters from pool memory |
+//! | [`targets`] | fuzz targets, also called by tests |
 
 pub mod bounds;
 pub mod builds;

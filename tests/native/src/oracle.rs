@@ -1,15 +1,14 @@
-//! What the driver may block, said without regard to how it decides.
+//! Indications that the driver must not block, by the documents.
 //!
-//! One-sided on purpose: it names everything that must pass. What is left over
-//! may be blocked; that it is, the lab's own tests hold the image to.
+//! It shares no code with the driver. The driver may block all other indications; the
+//! lab's tests check which of them it blocks.
 
 use machine::nt::fwp::hostile::{Content, Indication, RawBuffer, RawData, RawMapping, RawValue};
 use machine::nt::types::{FWPS_CLASSIFY_OUT0, data_type, metadata_field as field};
 use machine::wfp::{ActionType, LayerInfo, RIGHT_ACTION_WRITE, layers};
 
-/// The layers at which something is decided, by decision: over what the
-/// transport and the network layer discarded, over ICMP errors that go out, and
-/// over echo requests that come in.
+/// Deciding layers: the transport layer's discards, the network layer's discards,
+/// outbound ICMP errors, and inbound echo requests.
 const DECISIONS: [[&str; 2]; 4] = [
     ["INBOUND_TRANSPORT_V4_DISCARD", "INBOUND_TRANSPORT_V6_DISCARD"],
     ["INBOUND_IPPACKET_V4_DISCARD", "INBOUND_IPPACKET_V6_DISCARD"],
@@ -29,10 +28,10 @@ const LOOPBACK: u64 = 1;
 const IPSEC_SECURED: u64 = 2;
 /// `FWPS_DISCARD_MODULE_GENERAL` (`fwpstypes.h`).
 const GENERAL: u32 = 2;
-/// More MDLs than any header needs: what lies behind so many may go unread.
+/// MDLs that the driver walks at most. Data behind them may stay unread.
 const MDLS_READ: usize = 64;
 
-/// What the administrator asked for, as far as it matters here.
+/// The values of the policy that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the registry's own")]
 pub struct Asked {
@@ -48,10 +47,10 @@ impl Default for Asked {
     }
 }
 
-/// Holds what a callout left in `classifyOut` against what came in.
+/// Compares `classifyOut` before and after a callout.
 ///
 /// # Panics
-/// If it did what it must not.
+/// If the callout did something forbidden.
 pub fn check(asked: Asked, layer: &LayerInfo, indication: &Indication, after: Option<FWPS_CLASSIFY_OUT0>) {
     let (Some(before), Some(after)) = (indication.out, after) else { return };
     let others = |out: FWPS_CLASSIFY_OUT0| (out.outContext, out.filterId, out.flags, out.reserved);
@@ -79,7 +78,8 @@ pub fn must_pass(asked: Asked, layer: &LayerInfo, indication: &Indication) -> Op
     let Some(asked_for) = decision(layer.name) else {
         return Some("that callout decides nothing");
     };
-    // Its own layer, or what is said to be: families share a classifyFn.
+    // The callout's layer, or the layer id of the values: both families share a
+    // classifyFn.
     let said = layers().iter().find(|known| known.id.0 == indication.layer);
     let Some(layer) = said.filter(|said| decision(said.name) == Some(asked_for)) else {
         return Some("something else is decided at that layer, if anything");
@@ -138,8 +138,8 @@ fn word(value: &RawValue, kind: u32) -> Option<u64> {
     }
 }
 
-/// The flags of the header that ends or begins where the data starts, if it has
-/// these ports and is there.
+/// The flags of a TCP header that ends or begins at the start of the data, if it is
+/// complete and has these ports.
 fn tcp_flags(buffer: &RawBuffer, (source, destination): (u16, u16), size: Option<u32>) -> Option<u8> {
     let mut bytes: Vec<Option<u8>> = Vec::new();
     let chain = buffer.mdls.iter().cycle().take(if buffer.ring { MDLS_READ } else { buffer.mdls.len() });
@@ -147,7 +147,7 @@ fn tcp_flags(buffer: &RawBuffer, (source, destination): (u16, u16), size: Option
         let there = matches!(mdl.mapping, RawMapping::Pool | RawMapping::Mapped);
         bytes.extend(mdl.bytes.iter().map(|byte| there.then_some(*byte)));
     }
-    // Behind its data is nothing of the packet. The length has 32 bits.
+    // The packet ends with its data. The length has 32 bits.
     let end = u64::from(buffer.data_offset) + u64::from(buffer.data_length as u32);
     bytes.truncate(usize::try_from(end).unwrap_or(usize::MAX));
     let header = |back: u32| -> Option<Vec<u8>> {

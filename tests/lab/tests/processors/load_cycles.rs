@@ -27,7 +27,10 @@ fn cycles_leave_memory_flat() {
     if std::env::var_os(ALONE).is_none() {
         let mut alone = Command::new(std::env::current_exe().unwrap());
         alone.args(["--exact", "load_cycles::cycles_leave_memory_flat", "--nocapture"]);
-        assert!(alone.env(ALONE, "1").status().unwrap().success(), "said above");
+        let output = alone.env(ALONE, "1").output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && printed.contains("1 passed"), "{output:?}");
+        print!("{printed}");
         return;
     }
     let asked = std::env::var("HUSHPORT_LAB_CYCLES").ok();

@@ -1,6 +1,7 @@
-//! Classifies of the native build for callgrind to count, in parts behind each
-//! of which it writes what it has: every case a few times, so often, and twice
-//! as often.
+//! Runs classifies of the native build under callgrind.
+//!
+//! For each case, callgrind writes its counts after a warm-up, after N classifies, and
+//! after 2 N more.
 
 use anyhow::{Result, anyhow};
 use lab::bench::callouts::Callouts;
@@ -10,7 +11,7 @@ use machine::nt::fwp::prepared::{self, Prepared};
 use machine::nt::{Irql, Kernel, Options};
 use native::builds::Machine;
 
-/// Called a few times before it is counted.
+/// Warm-up calls of each case.
 const BEFORE: u64 = 8;
 
 fn main() -> Result<()> {
@@ -32,7 +33,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// What is counted; found by its name.
+/// The function that callgrind counts, by its name.
 #[inline(never)]
 fn part(kernel: &Kernel, call: &Prepared, rounds: u64) -> Result<()> {
     kernel.on_processor(0, Irql::DISPATCH, |kernel| {

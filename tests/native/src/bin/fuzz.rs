@@ -1,4 +1,4 @@
-//! libFuzzer over one of the targets, which `HUSHPORT_FUZZ` names.
+//! Runs libFuzzer on the target that `HUSHPORT_FUZZ` names.
 #![no_main]
 
 use std::sync::LazyLock;

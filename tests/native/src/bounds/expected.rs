@@ -1,4 +1,4 @@
-//! What must come of an indication of which only a part can be read.
+//! Expected verdicts on indications of which a part cannot be read.
 
 use hushport_native_driver::logic::callouts::CALLOUTS;
 use hushport_native_driver::logic::layers::{Decision, Role};
@@ -8,70 +8,69 @@ use machine::nt::types::metadata_field as field;
 
 use super::plain::{EXEMPT_PORT, Kind, Plain};
 
-/// What the registry holds, as far as it changes what is read or answered.
+/// Registry values that change what the driver reads or answers.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
     /// Its name.
     pub name: &'static str,
-    /// `CheckOrder`, `Trace` 2 and somebody who listens: every callout looks at
-    /// everything that it is shown.
+    /// `CheckOrder`, `Trace` 2 and a session: every callout reads the whole indication.
     pub looks: bool,
     /// `SilenceEcho`.
     pub echo: bool,
-    /// Lists of exemptions, of which the port alone matches, and for UDP.
+    /// Exemption lists. Only the UDP port matches.
     pub exempts: bool,
 }
 
-/// Every setup.
+/// All setups.
 pub const SETUPS: [Setup; 3] = [
     Setup { name: "by default", looks: false, echo: false, exempts: false },
     Setup { name: "with lists and echo", looks: false, echo: true, exempts: true },
     Setup { name: "watched, with lists and echo", looks: true, echo: true, exempts: true },
 ];
 
-/// How much of a packet's headers can be read.
+/// Which headers of a packet can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Headers {
-    /// All that the driver asks for.
+    /// All that the driver reads.
     Whole,
-    /// No more than where it comes from and its protocol.
+    /// Only source and protocol.
     Network,
-    /// Nothing.
+    /// None.
     Nothing,
 }
 
-/// How much of an indication can be read.
+/// Which parts of an indication can be read.
 #[derive(Clone, Debug)]
 pub struct Read {
-    /// The position of the field that cannot.
+    /// Position of the field that cannot be read.
     pub missing: Option<usize>,
-    /// Values that came, where they are fewer.
+    /// Number of values, if there are too few.
     pub count: Option<usize>,
-    /// Values and metadata are there at all.
+    /// Whether values and metadata are there.
     pub holds_together: bool,
-    /// The engine says why it was discarded.
+    /// Whether the engine gives the discard reason.
     pub reason: bool,
-    /// Of the packet.
+    /// Headers of the packet.
     pub headers: Headers,
 }
 
 impl Read {
-    /// All of it.
+    /// All parts.
     pub fn all() -> Self {
         Self { missing: None, count: None, holds_together: true, reason: true, headers: Headers::Whole }
     }
 
-    /// All but the field at a position.
+    /// All but one field.
     pub fn without(position: usize) -> Self {
         Self { missing: Some(position), ..Self::all() }
     }
 
-    /// All but a part of the headers.
+    /// All but some headers.
     pub fn with(headers: Headers) -> Self {
         Self { headers, ..Self::all() }
     }
 
-    /// Whether a field, by any of its names, can be read.
+    /// Whether a field can be read, by any of its names.
     fn has(&self, plain: &Plain, field: &str) -> bool {
         self.missing.is_none() || self.missing != plain.layer.field(field)
     }
@@ -92,7 +91,7 @@ impl Setup {
         ]
     }
 
-    /// The verdict over an indication of which so much can be read.
+    /// The verdict on an indication of which these parts can be read.
     ///
     /// # Panics
     /// If the driver has no callout at its layer.
@@ -105,7 +104,7 @@ impl Setup {
             Role::Decide(decision) => (callout.fields().count(), Some(decision)),
         };
         let short = read.count.is_some_and(|count| count < needed);
-        // A callout that only counts does not look.
+        // A callout that only counts reads nothing.
         let looks = decision.is_some() || callout.begins_flows || self.looks;
         if looks && (short || !read.holds_together) {
             return Verdict::Malformed;
@@ -123,7 +122,7 @@ impl Setup {
     }
 
     fn echo_request(&self, plain: &Plain, read: &Read) -> Verdict {
-        // Type and code stand where the ports would.
+        // Type and code are in the place of the ports.
         let told =
             ["IP_PROTOCOL", "IP_LOCAL_PORT", "IP_REMOTE_PORT"].iter().all(|field| read.has(plain, field));
         if plain.kind == Kind::Echo && told { Verdict::Silenced } else { Verdict::Observed }
@@ -134,7 +133,7 @@ impl Setup {
         match plain.kind {
             _ if !read.has(plain, "IP_PROTOCOL") => Verdict::OtherKind,
             Kind::Echo => Verdict::OtherKind,
-            // The ports tell that it is this segment's header.
+            // The ports show that this is the header of the segment.
             Kind::Reset if read.headers == Headers::Whole && is_named => Verdict::NoAnswer,
             Kind::Reset => Verdict::Silenced,
             Kind::Datagram => self.unless_exempt(plain, read.has(plain, "IP_LOCAL_PORT")),
@@ -147,13 +146,13 @@ impl Setup {
             Headers::Whole | Headers::Network => Some(plain.kind),
         };
         match protocol {
-            // The protocol alone tells that something would be answered.
+            // The protocol is enough to know that the stack would answer.
             None | Some(Kind::Reset | Kind::Echo) if !read.reason => Verdict::OtherKind,
             _ => self.unless_exempt(plain, self.is_port_named(plain, read)),
         }
     }
 
-    /// The addresses tell that it is this packet's header.
+    /// The addresses show that this is the header of the packet.
     fn header_named(&self, plain: &Plain, read: &Read) -> Headers {
         match read.has(plain, "IP_LOCAL_ADDRESS") && read.has(plain, "IP_REMOTE_ADDRESS") {
             true => read.headers,
@@ -171,5 +170,5 @@ impl Setup {
     }
 }
 
-/// Bits of the metadata that the driver reads a value by which it decides.
+/// Metadata bits of values that decide the verdict.
 pub const DECIDE_BY: u32 = field::DISCARD_REASON | field::IP_HEADER_SIZE;

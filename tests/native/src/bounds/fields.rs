@@ -1,4 +1,4 @@
-//! Values and metadata: too few, NULL, of another type, of another length.
+//! Values and metadata that are missing, NULL, or of a wrong type or length.
 
 use machine::nt::fwp::hostile::{Content, Indication, RawData, RawStream, RawValue};
 use machine::nt::types::metadata_field;
@@ -6,7 +6,7 @@ use machine::nt::types::metadata_field;
 use super::expected::{DECIDE_BY, Headers, Read};
 use super::{Cases, Expected};
 
-/// `FWP_DATA_TYPE` (`fwptypes.h`): every type there is, and one that is none.
+/// `FWP_DATA_TYPE` (`fwptypes.h`): all types, and an invalid one.
 const TYPES: [u32; 23] =
     [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 256, 257, 258, u32::MAX];
 
@@ -25,7 +25,7 @@ pub(super) fn add(cases: &mut Cases<'_>) {
     }
 }
 
-/// Every number of values up to all of them; all of them off their alignment.
+/// Every number of values, and values without alignment.
 fn counts(cases: &mut Cases<'_>) {
     let plain = cases.plain.indication.clone();
     let values = plain.values.clone().unwrap_or_default();
@@ -38,7 +38,7 @@ fn counts(cases: &mut Cases<'_>) {
     }
 }
 
-/// One value, every way it can be wrong.
+/// One wrong value, in every way.
 fn value(cases: &mut Cases<'_>, index: usize) {
     let plain = cases.plain.indication.clone();
     let name = cases.plain.layer.data_fields[index].name;
@@ -53,7 +53,7 @@ fn value(cases: &mut Cases<'_>, index: usize) {
     for other in TYPES.into_iter().filter(|other| *other != kind) {
         let value = RawValue { kind: other, content: content.clone() };
         put(format!("of type {other}"), value, Read::without(index));
-        // A pointer, if this type is one, to nothing.
+        // NULL, if this type is a pointer.
         let value = RawValue { kind: other, content: Content::Word(0) };
         put(format!("of type {other}, NULL"), value, Read::without(index));
     }
@@ -62,7 +62,7 @@ fn value(cases: &mut Cases<'_>, index: usize) {
         Content::Word(_) => {}
         Content::Bytes(bytes) => {
             put("NULL".into(), of(Content::Word(0)), Read::without(index));
-            // A SID says how many authorities follow it: one more than there are.
+            // A SID with one more authority than there are.
             if kind == machine::nt::types::data_type::SID {
                 let mut longer = bytes;
                 longer[1] += 1;
@@ -85,7 +85,7 @@ fn value(cases: &mut Cases<'_>, index: usize) {
     }
 }
 
-/// What the arguments lead to, absent one by one.
+/// Each pointer argument is NULL in turn.
 fn absent(cases: &mut Cases<'_>) {
     let plain = cases.plain.indication.clone();
     let nothing = Read { holds_together: false, ..Read::all() };
@@ -100,7 +100,7 @@ fn absent(cases: &mut Cases<'_>) {
     for (name, layer_data) in [("NULL", RawData::Null), ("no NET_BUFFER", RawData::Empty)] {
         let is_stream = cases.plain.layer.is_stream();
         if is_stream && layer_data == RawData::Empty {
-            // A NET_BUFFER_LIST where a stream's structure is due: nobody can tell.
+            // A NET_BUFFER_LIST instead of the stream structure. The driver cannot detect it.
             continue;
         }
         let indication = Indication { data: layer_data, ..plain.clone() };
@@ -108,7 +108,7 @@ fn absent(cases: &mut Cases<'_>) {
     }
 }
 
-/// Every bit of the metadata the other way round, and sizes one off.
+/// Each metadata bit inverted, and header sizes off by 1.
 fn metadata(cases: &mut Cases<'_>) {
     let plain = cases.plain.indication.clone();
     let Some(metadata) = plain.metadata else { return };
@@ -127,7 +127,7 @@ fn metadata(cases: &mut Cases<'_>) {
     for size in [0, 1, 7, 8, 19, 20, 21, 39, 40, 41, i32::MAX as u32, u32::MAX] {
         let mut transport = metadata;
         transport.transportHeaderSize = size;
-        // The header is found where it is, whatever its size is said to be.
+        // The driver finds the header without this size.
         let indication = Indication { metadata: Some(transport), ..plain.clone() };
         cases.add(format!("transportHeaderSize {size}"), indication, Read::all());
         let mut network = metadata;
@@ -136,13 +136,13 @@ fn metadata(cases: &mut Cases<'_>) {
         let is_right = size == metadata.ipHeaderSize;
         let headers = if is_right { Headers::Whole } else { Headers::Nothing };
         let either = [Read::with(headers), Read::all()];
-        // Behind a transport header nobody needs to know.
+        // Not needed if the data start behind the transport header.
         let either = if cases.plain.layer.name.contains("IPPACKET") { &either[..1] } else { &either[..] };
         cases.add_either(format!("ipHeaderSize {size}"), indication, either);
     }
 }
 
-/// A stream's own structure.
+/// The structure of the stream layer.
 fn stream(cases: &mut Cases<'_>) {
     let plain = cases.plain.indication.clone();
     let streams = STREAM_FLAGS.into_iter().flat_map(|flags| {

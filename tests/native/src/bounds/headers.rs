@@ -1,5 +1,4 @@
-//! Headers that say they are longer than they are: options, extension headers
-//! without end, data offsets.
+//! Headers with wrong lengths: options, extension headers, data offsets.
 
 use machine::nt::fwp::hostile::{RawBuffer, RawMdl};
 
@@ -8,25 +7,24 @@ use super::expected::{Headers, Read};
 use super::packets::shown;
 use super::plain::{Kind, Packet};
 
-/// Bytes of IPv6's fixed header (RFC 8200), and where it names what follows.
+/// Bytes of the fixed IPv6 header (RFC 8200), and the offset of its next-header field.
 const V6_HEADER: usize = 40;
 const V6_NEXT: usize = 6;
 
-/// Extension headers that are passed over: hop-by-hop, routing, fragment,
+/// Extension headers that the driver skips: hop-by-hop, routing, fragment,
 /// authentication, destination options.
 const EXTENSIONS: [u8; 5] = [0, 43, 44, 51, 60];
 
-/// Fragment, among them.
+/// The fragment header.
 const FRAGMENT: u8 = 44;
 
-/// The most of them that are passed over (`logic::ip`).
+/// The most extension headers that the driver skips (`logic::ip`).
 const MOST: usize = 7;
 
-/// Bytes of each as they are made here: the least that each can have, and one
-/// length for all of them.
+/// Bytes of each extension header in these tests: the minimum.
 const EXTENSION: usize = 8;
 
-/// Bytes of a page, which an MDL here does not exceed.
+/// Bytes of a page. An MDL here is not larger.
 const PAGE: usize = 4096;
 
 pub(super) fn add(cases: &mut Cases<'_>) {
@@ -42,13 +40,13 @@ pub(super) fn add(cases: &mut Cases<'_>) {
     }
 }
 
-/// Whether the layer's data start at the IP header or behind it: elsewhere nobody
-/// looks at that header.
+/// Whether the layer's data start at the IP header or behind it. At other layers the
+/// driver does not read that header.
 fn is_looked_at(cases: &Cases<'_>) -> bool {
     ["IPPACKET", "ICMP_ERROR"].iter().any(|part| cases.plain.layer.name.contains(part))
 }
 
-/// TCP's data offset: every number of words.
+/// TCP's data offset: every value.
 fn data_offsets(cases: &mut Cases<'_>, packet: &Packet) {
     for words in 0..16 {
         let mut bytes = packet.bytes.clone();
@@ -58,14 +56,14 @@ fn data_offsets(cases: &mut Cases<'_>, packet: &Packet) {
     }
 }
 
-/// IPv4's header length: every number of words, all of them and cut.
+/// IPv4's header length: every value, with the whole packet and a cut one.
 fn options(cases: &mut Cases<'_>, packet: &Packet, network: usize) {
     for words in 0..16 {
         let mut bytes = packet.bytes.clone();
         bytes[network] = 0x40 | words;
         let transport = network + usize::from(words) * 4;
         let moved = Packet { transport, ..packet.clone() };
-        // Other bytes are taken for a header: whatever they say.
+        // The driver takes other bytes for a header, so any verdict is right.
         let either = match transport == packet.transport || !is_looked_at(cases) {
             true => vec![Read::all()],
             false => [moved.headers(cases.plain.kind, bytes.len()), Headers::Network].map(Read::with).into(),
@@ -75,7 +73,7 @@ fn options(cases: &mut Cases<'_>, packet: &Packet, network: usize) {
     }
 }
 
-/// IPv6's extension headers: as many as are passed over, more, and without end.
+/// IPv6 extension headers: as many as the driver skips, more, and a cycle.
 fn extensions(cases: &mut Cases<'_>, packet: &Packet, network: usize) {
     for extension in EXTENSIONS {
         for count in 0..MOST + 3 {
@@ -102,8 +100,8 @@ fn extensions(cases: &mut Cases<'_>, packet: &Packet, network: usize) {
     }
 }
 
-/// Extension headers that lead to extension headers: to the end of a page, round
-/// and round, and of every length.
+/// Extension headers that name more extension headers: up to the end of a page, in a
+/// cycle, and of every length.
 fn endless(cases: &mut Cases<'_>, packet: &Packet, network: usize, extension: u8) {
     let headers = if is_looked_at(cases) { Headers::Nothing } else { Headers::Whole };
     let most = (PAGE - packet.bytes.len()) / EXTENSION;
@@ -120,7 +118,7 @@ fn endless(cases: &mut Cases<'_>, packet: &Packet, network: usize, extension: u8
         let mut extended = extended(packet, network, extension, 1);
         extended.bytes[network + V6_HEADER + 1] = length;
         let headers = match extension {
-            // A fragment's header has one size, whatever stands in that byte.
+            // A fragment header has a fixed size. The length byte does not matter.
             FRAGMENT => &[Headers::Whole][..],
             _ if is_looked_at(cases) => &[Headers::Nothing, Headers::Network],
             _ => &[Headers::Whole],
@@ -130,7 +128,7 @@ fn endless(cases: &mut Cases<'_>, packet: &Packet, network: usize, extension: u8
     }
 }
 
-/// Adds a packet whose IP header is longer, as the metadata say, too.
+/// Adds a packet with a longer IP header, and metadata that agree.
 fn add_extended(
     cases: &mut Cases<'_>,
     name: String,
@@ -146,7 +144,7 @@ fn add_extended(
     cases.add_either(name, indication, &either);
 }
 
-/// The packet with so many extension headers of a kind.
+/// The packet with `count` extension headers of a kind.
 fn extended(packet: &Packet, network: usize, extension: u8, count: usize) -> Packet {
     let mut bytes = packet.bytes.clone();
     let start = network + V6_HEADER;
@@ -156,8 +154,8 @@ fn extended(packet: &Packet, network: usize, extension: u8, count: usize) -> Pac
     }
     for index in (0..count).rev() {
         let next = if index + 1 == count { upper } else { extension };
-        // The length that means 8 bytes: 0 in units of 8 behind the first, and 0
-        // in units of 4 behind the first two.
+        // Length 0 means 8 bytes: units of 8 bytes without the first, or units of 4 bytes
+        // without the first two.
         bytes.splice(start..start, [next, 0, 0, 0, 0, 0, 0, 0]);
     }
     let added = count * EXTENSION;

@@ -1,9 +1,7 @@
-//! Indications that end one step too early, or lie about where they end: each
-//! part of each indication, at every layer that the driver stands at.
+//! Indications that are too short or have wrong lengths, at every callout.
 //!
-//! Whatever a callout is given ends at a guard page, so that a byte too many is
-//! a fault. What it must answer is said by [`Expected`], from the documents and
-//! without regard to how the driver reads.
+//! Everything that a callout gets ends at a guard page, so that it faults if it reads one
+//! byte too many. [`Expected`] has the expected verdict, from the documents.
 
 mod expected;
 mod fields;
@@ -24,27 +22,27 @@ pub use plain::{KINDS, Kind};
 
 use plain::Plain;
 
-/// One indication, and what must come of it.
+/// An indication and its expected verdict.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// What is wrong with it.
+    /// The difference.
     pub name: String,
-    /// What the callout is shown.
+    /// The indication.
     pub indication: Indication,
-    /// What is counted then.
+    /// The expected count.
     pub expected: Expected,
 }
 
-/// What a callout counts about an indication.
+/// The count of a callout for an indication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Expected {
     /// One of these verdicts, once.
     OneOf(Vec<Verdict>),
-    /// Nothing, for it does not say which layer it is from.
+    /// Nothing, because the indication does not name its layer.
     Nothing,
 }
 
-/// Every case at a callout for a packet of a kind.
+/// All cases of a kind at a callout.
 pub fn cases(callout: &Callout, setup: &Setup, kind: Kind) -> Vec<Case> {
     let plain = Plain::new(callout.layer, kind);
     let mut cases = Cases { setup, plain: &plain, cases: Vec::new() };
@@ -57,19 +55,19 @@ pub fn cases(callout: &Callout, setup: &Setup, kind: Kind) -> Vec<Case> {
     cases.cases
 }
 
-/// The number of the callout at a layer, by which the driver counts.
+/// The number of the callout at a layer, as in the driver's counters.
 ///
 /// # Panics
-/// If the driver has none there.
+/// If the driver has no callout there.
 pub fn number(callout: &Callout) -> usize {
     let at = CALLOUTS.iter().position(|known| known.layer_id == callout.layer.id.0);
     at.expect("the driver's table has the layer")
 }
 
-/// Holds the answer to a case against what was counted.
+/// Compares the decision and the counters with a case.
 ///
 /// # Errors
-/// What is wrong with it.
+/// The difference.
 pub fn check(case: &Case, counted: &[u64], after: Option<FWPS_CLASSIFY_OUT0>) -> Result<(), String> {
     let verdicts: Vec<_> = counted.iter().enumerate().filter(|(_, count)| **count != 0).collect();
     let blocked = match (&case.expected, &verdicts[..]) {
@@ -89,7 +87,7 @@ pub fn check(case: &Case, counted: &[u64], after: Option<FWPS_CLASSIFY_OUT0>) ->
     if is_right { Ok(()) } else { Err(format!("answered {after:?}")) }
 }
 
-/// Cases as they are made.
+/// The cases, while they are made.
 struct Cases<'a> {
     setup: &'a Setup,
     plain: &'a Plain,
@@ -97,12 +95,12 @@ struct Cases<'a> {
 }
 
 impl Cases<'_> {
-    /// An indication of which so much can be read.
+    /// Adds an indication of which these parts can be read.
     fn add(&mut self, name: impl Into<String>, indication: Indication, read: Read) {
         self.add_either(name, indication, &[read]);
     }
 
-    /// One of which this or that can be read: documents do not say which.
+    /// Adds an indication with several permitted verdicts: no document decides.
     fn add_either(&mut self, name: impl Into<String>, indication: Indication, read: &[Read]) {
         let verdicts = read.iter().map(|read| self.setup.verdict(self.plain, read)).collect();
         self.put(name, indication, Expected::OneOf(verdicts));

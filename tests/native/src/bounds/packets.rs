@@ -1,5 +1,4 @@
-//! Packets: cut at every byte, in one MDL and in many; lengths and offsets one
-//! short and one long; chains and lists that lead back to their beginning.
+//! Packets that are cut, with wrong lengths and offsets, and cyclic chains.
 
 use machine::nt::fwp::hostile::{Edge, Indication, RawBuffer, RawData, RawMapping, RawMdl};
 
@@ -7,14 +6,14 @@ use super::Cases;
 use super::expected::{Headers, Read};
 use super::plain::{Kind, Packet, Plain};
 
-/// The most MDLs that are looked through (`kernel::wfp::net_buffer`).
+/// The most MDLs that the driver walks (`kernel::wfp::net_buffer`).
 const MOST_MDLS: usize = 64;
 
-/// Bytes of a TCP header up to its flags, and of any other's first two words.
+/// Bytes that the driver reads: of a TCP header up to its flags, of others two words.
 const TCP_FLAGS: usize = 14;
 const TWO_WORDS: usize = 8;
 
-/// A flow context that leads to no flow.
+/// A flow context without a flow.
 const STALE: u64 = 0xDEAD_0000_0001;
 
 pub(super) fn add(cases: &mut Cases<'_>) {
@@ -36,12 +35,12 @@ pub(super) fn add(cases: &mut Cases<'_>) {
 }
 
 impl Packet {
-    /// All of it, in one MDL.
+    /// The whole packet in one MDL.
     pub(super) fn buffer(&self) -> RawBuffer {
         RawBuffer::over(&self.bytes, self.data_start)
     }
 
-    /// What can be read where the first `length` bytes are there.
+    /// The headers that can be read if the first `length` bytes are there.
     pub(super) fn headers(&self, kind: Kind, length: usize) -> Headers {
         let upper = if kind == Kind::Reset { TCP_FLAGS } else { TWO_WORDS };
         match () {
@@ -52,13 +51,13 @@ impl Packet {
     }
 }
 
-/// A layer's indication with another packet.
+/// An indication with another packet.
 pub(super) fn shown(plain: &Plain, buffer: RawBuffer) -> Indication {
     Indication { data: RawData::Buffers(vec![buffer]), ..plain.indication.clone() }
 }
 
-/// The first `length` bytes: in one MDL, in pieces, and with each length that
-/// says where they end one too long while the other is right.
+/// The first `length` bytes, in one MDL and in pieces. Also with one of the two lengths
+/// too long by 1.
 fn cut(cases: &mut Cases<'_>, packet: &Packet, length: usize) {
     let kind = cases.plain.kind;
     let bytes = &packet.bytes[..length];
@@ -74,8 +73,8 @@ fn cut(cases: &mut Cases<'_>, packet: &Packet, length: usize) {
     }
     let longer = RawBuffer { data_length: buffer.data_length + 1, ..buffer.clone() };
     cases.add(format!("cut to {length}, DataLength one long"), shown(cases.plain, longer), read.clone());
-    // Where the data are said to start behind the last byte, the two lengths agree
-    // that there is one more, and nobody can tell.
+    // If the data start behind the last byte, both lengths agree on one byte more. The
+    // driver cannot detect that.
     if packet.data_start <= length {
         let mdls = vec![RawMdl { byte_count: Some(length as u32 + 1), ..RawMdl::over(bytes) }];
         let longer = shown(cases.plain, RawBuffer { mdls, ..buffer.clone() });
@@ -96,8 +95,8 @@ fn cut(cases: &mut Cases<'_>, packet: &Packet, length: usize) {
     }
 }
 
-/// The same where the data start at the transport header and not behind it,
-/// whatever size the metadata give that header.
+/// Cut packets whose data start at the transport header instead of behind it, with any
+/// header size in the metadata.
 fn at_header(cases: &mut Cases<'_>, packet: &Packet) {
     for length in packet.transport..=packet.bytes.len() {
         let bytes = &packet.bytes[..length];
@@ -117,7 +116,7 @@ fn at_header(cases: &mut Cases<'_>, packet: &Packet) {
     }
 }
 
-/// Offsets that lead elsewhere: within the packet, to its end, beyond it.
+/// Wrong offsets: within the packet, to its end, beyond it.
 fn offsets(cases: &mut Cases<'_>, packet: &Packet) {
     let end = packet.bytes.len() as u32;
     let any = [Headers::Whole, Headers::Network, Headers::Nothing].map(Read::with);
@@ -130,7 +129,7 @@ fn offsets(cases: &mut Cases<'_>, packet: &Packet) {
             let read = if data_offset as usize == packet.data_start { &any[..1] } else { &any[..] };
             let name = format!("DataOffset {data_offset} at the {edge:?}");
             cases.add_either(name, shown(cases.plain, elsewhere.clone()), read);
-            // The data are said to have no end.
+            // The largest data length.
             let endless = RawBuffer { data_length: u64::MAX, ..elsewhere };
             let name = format!("DataOffset {data_offset} at the {edge:?}, DataLength without end");
             cases.add_either(name, shown(cases.plain, endless), read);
@@ -142,7 +141,7 @@ fn offsets(cases: &mut Cases<'_>, packet: &Packet) {
     }
 }
 
-/// MDLs that nobody has mapped, and none at all.
+/// MDLs that are not mapped, and no MDL.
 fn mappings(cases: &mut Cases<'_>, packet: &Packet) {
     let nothing = Read::with(Headers::Nothing);
     for mapping in [RawMapping::Unmapped, RawMapping::AtNull] {
@@ -157,14 +156,13 @@ fn mappings(cases: &mut Cases<'_>, packet: &Packet) {
     cases.add("no MDL", shown(cases.plain, buffer), nothing);
 }
 
-/// Chains of MDLs and lists of NET_BUFFERs that lead back to their beginning.
+/// Cyclic chains of MDLs and cyclic lists of NET_BUFFERs.
 fn cycles(cases: &mut Cases<'_>, packet: &Packet) {
     let kind = cases.plain.kind;
     for length in 0..=packet.bytes.len() {
         let buffer = RawBuffer { ring: true, ..RawBuffer::over(&packet.bytes[..length], packet.data_start) };
         let any = [Headers::Whole, Headers::Network, Headers::Nothing].map(Read::with);
-        // What comes round again is behind the data's end, if the data are said to
-        // end where the bytes do.
+        // With a correct data length, the repeated bytes are behind the end of the data.
         let either = match packet.data_start <= length {
             true => &[Read::with(packet.headers(kind, length))][..],
             false => &any,

@@ -1,14 +1,14 @@
-//! An indication with nothing amiss, as the engine shows it.
+//! Valid indications, from which the cases are made.
 
 use lab::bench::indication::{self, Subject};
 use lab::traffic::{self, Data, Family};
 use machine::nt::fwp::hostile::Indication;
 use machine::wfp::{DataType, LayerInfo, Value, layers};
 
-/// What is on its way.
+/// The kind of packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// A segment with RST: left alone if its header can be read, silenced if not.
+    /// A RST: NoAnswer if its header can be read, else Silenced.
     Reset,
     /// A datagram to [`EXEMPT_PORT`].
     Datagram,
@@ -16,47 +16,46 @@ pub enum Kind {
     Echo,
 }
 
-/// Every kind.
+/// All kinds.
 pub const KINDS: [Kind; 3] = [Kind::Reset, Kind::Datagram, Kind::Echo];
 
-/// The port that a list exempts, so that the verdict tells whether the header
-/// was read.
+/// An exempt port. The verdict shows whether the driver has read the header.
 pub const EXEMPT_PORT: u16 = 53;
 
 /// TCP's RST (RFC 9293, 3.1).
 const RST: u8 = 0x04;
 
-/// Bytes of an ICMP error before what it quotes (RFC 792, RFC 4443).
+/// Bytes of an ICMP error before the quoted packet (RFC 792, RFC 4443).
 const ERROR_HEADER: usize = 8;
 
-/// An indication with nothing amiss.
+/// A valid indication.
 #[derive(Clone, Debug)]
 pub struct Plain {
     /// The layer.
     pub layer: &'static LayerInfo,
-    /// What is shown.
+    /// The kind of packet.
     pub kind: Kind,
-    /// As it is shown.
+    /// The indication.
     pub indication: Indication,
-    /// The packet, at layers that show one.
+    /// The packet, if the layer shows one.
     pub packet: Option<Packet>,
 }
 
-/// A packet, and where its parts are.
+/// A packet and the offsets of its parts.
 #[derive(Clone, Debug)]
 pub struct Packet {
-    /// Its bytes. The last is its last header's: there is no payload.
+    /// Its bytes. It has no payload.
     pub bytes: Vec<u8>,
-    /// Where the data start.
+    /// Offset of the data.
     pub data_start: usize,
-    /// Where the transport header is.
+    /// Offset of the transport header.
     pub transport: usize,
-    /// Where the IP header is, if the layer shows it.
+    /// Offset of the IP header, if the layer shows it.
     pub network: Option<usize>,
 }
 
 impl Plain {
-    /// A kind at a layer.
+    /// The valid indication of a kind at a layer.
     pub fn new(layer: &'static LayerInfo, kind: Kind) -> Self {
         let family = if layer.name.contains("_V6") { Family::V6 } else { Family::V4 };
         let subject = subject(kind, family);
@@ -65,7 +64,7 @@ impl Plain {
         let mut packet = None;
         if let Data::Packet(bytes, data_start) = &mut shown.data {
             if layer.name.contains("ICMP_ERROR") {
-                // It quotes what came the other way.
+                // The error quotes a packet of the other direction.
                 *bytes = error(&subject, layer);
             }
             let transport = bytes.len() - subject.upper();
@@ -86,7 +85,7 @@ fn subject(kind: Kind, family: Family) -> Subject {
     match kind {
         Kind::Reset => Subject { flags: RST, ..syn },
         Kind::Datagram => Subject { protocol: indication::UDP, local_port: EXEMPT_PORT, payload: 0, ..syn },
-        // At layers that have ports as fields, type and code stand there.
+        // At layers with port fields, type and code are in these fields.
         Kind::Echo => match family {
             Family::V4 => Subject { protocol: 1, local_port: 8, remote_port: 0, ..syn },
             Family::V6 => Subject { protocol: 58, local_port: 128, remote_port: 0, ..syn },
@@ -94,7 +93,7 @@ fn subject(kind: Kind, family: Family) -> Subject {
     }
 }
 
-/// An ICMP error about a packet that came in, or that went out.
+/// An ICMP error about a received or a sent packet.
 fn error(subject: &Subject, layer: &LayerInfo) -> Vec<u8> {
     let family = if layer.name.contains("_V6") { "V6" } else { "V4" };
     let of = if layer.name.starts_with("OUTBOUND") { "INBOUND" } else { "OUTBOUND" };

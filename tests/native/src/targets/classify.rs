@@ -1,7 +1,7 @@
-//! Indications of every kind, put to the callouts of the native build.
+//! Fuzz target: any indication to the callouts of the native build.
 //!
-//! The driver must neither fault nor panic, must touch nothing but action and
-//! rights, and must not block what has to pass.
+//! The driver must not fault or panic. It may change only action and rights, and must
+//! not block indications that [`crate::oracle`] forbids to block.
 
 use std::cell::RefCell;
 
@@ -18,7 +18,7 @@ use crate::oracle::{self, Asked};
 /// The most indications of one input.
 const MOST: usize = 8;
 
-/// What the registry holds, and what the driver must make of it.
+/// Registry values, and the policy that they set.
 const POLICIES: [(&[(&str, u32)], Asked); 6] = {
     const DEFAULT: Asked = Asked { mode: 2, silence_tcp: true, exempt_loopback: true, exempt_ipsec: true };
     [
@@ -36,7 +36,7 @@ pub fn policy(number: usize) -> (&'static [(&'static str, u32)], Asked) {
     POLICIES[number % POLICIES.len()]
 }
 
-/// A machine with a policy, its driver running.
+/// A machine with a policy and a running driver.
 ///
 /// # Panics
 /// If the driver does not run.
@@ -47,7 +47,7 @@ pub fn start(machine: Machine, values: &[(&str, u32)]) -> Bench {
     Bench::start(machine)
 }
 
-/// A machine to ask the driver on.
+/// A machine, and the callouts of its driver.
 pub struct Bench {
     /// The machine.
     pub machine: Machine,
@@ -57,7 +57,7 @@ pub struct Bench {
 }
 
 impl Bench {
-    /// Starts the driver on a machine that has been prepared for it.
+    /// Starts the driver on a prepared machine.
     ///
     /// # Panics
     /// If the driver does not run.
@@ -68,7 +68,7 @@ impl Bench {
         Self { machine, callouts, room: Room::default() }
     }
 
-    /// The next indication of an input, and the callout it is for.
+    /// The next indication of an input, and its callout.
     pub fn choose(&self, input: &mut Input<'_>) -> (Callout, Indication) {
         let deciding = |callout: &&Callout| DECIDING.contains(&callout.layer.name);
         let callout = match input.u8() {
@@ -105,24 +105,24 @@ impl Bench {
 }
 
 thread_local! {
-    /// Starting the driver takes longer than thousands of questions, so it
-    /// runs until another policy is asked for.
+    /// A start takes longer than thousands of classifies, so the driver runs until an
+    /// input needs another policy.
     static RUNNING: RefCell<Option<(usize, Bench)>> = const { RefCell::new(None) };
 }
 
-/// Lets the driver stop that this thread's inputs have left running.
+/// Stops the driver that this thread's inputs have left running.
 pub fn finish() {
     if let Some((_, bench)) = RUNNING.take() {
         bench.end();
     }
 }
 
-/// The target under the default policy, which never has to restart the driver.
+/// The target with the default policy. It never restarts the driver.
 pub fn run(bytes: &[u8]) {
     under(0, Input::new(bytes));
 }
 
-/// The target under any policy.
+/// The target with any policy.
 pub fn run_any_policy(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     under(input.below(POLICIES.len()), input);
@@ -132,7 +132,7 @@ fn under(number: usize, mut input: Input<'_>) {
     let (values, asked) = policy(number);
     RUNNING.with_borrow_mut(|running| {
         if running.as_ref().is_none_or(|(current, _)| *current != number) {
-            // The last one first: it has the driver to itself.
+            // First stop the previous driver: only one can run.
             if let Some((_, bench)) = running.take() {
                 bench.end();
             }

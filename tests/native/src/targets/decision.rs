@@ -1,4 +1,4 @@
-//! The decision and the header's reader by themselves, over all they can get.
+//! Fuzz target: the decision and the header parser, with any input.
 
 use hushport_native_driver::logic::layers::Decision;
 use hushport_native_driver::logic::policy::values::ValueKind;

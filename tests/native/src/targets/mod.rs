@@ -1,6 +1,6 @@
-//! What a fuzzer calls with its bytes, and the tests with bytes from a seed.
+//! Fuzz targets. Tests call them with bytes from a seed.
 //!
-//! A target panics, or dies of a fault, where the driver did what it must not.
+//! A target panics or faults if the driver did something forbidden.
 
 pub mod classify;
 pub mod decision;
@@ -8,7 +8,7 @@ pub mod order;
 pub mod registry;
 pub mod replay;
 
-/// A target: its name, which is also its folder of inputs, and its function.
+/// A target: its name, which is also the name of its folder of inputs, and its function.
 #[derive(Clone, Copy, Debug)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Target {
@@ -16,7 +16,7 @@ pub struct Target {
     pub run: fn(&[u8]),
 }
 
-/// Every target.
+/// All targets.
 pub const TARGETS: [Target; 6] = [
     Target { name: "classify", run: classify::run },
     Target { name: "policies", run: classify::run_any_policy },
@@ -26,13 +26,13 @@ pub const TARGETS: [Target; 6] = [
     Target { name: "replay", run: replay::run },
 ];
 
-/// Lets the drivers stop that this thread's inputs have left running.
+/// Stops the drivers that this thread's inputs have left running.
 pub fn finish() {
     classify::finish();
     replay::finish();
 }
 
-/// The target of a name.
+/// The target with this name.
 pub fn named(name: &str) -> Option<Target> {
     TARGETS.into_iter().find(|target| target.name == name)
 }

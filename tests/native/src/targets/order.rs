@@ -1,8 +1,7 @@
-//! The watchers of the documented order, over layers in any order.
+//! Fuzz target: the order checks, with layers in any order.
 //!
-//! Beside them runs a second account of what is due, [`naive`], which looks
-//! through the rows and through everything that has passed. Both must say the
-//! same at every step.
+//! A second implementation, [`naive`], searches the rows and all earlier steps. Both
+//! must agree at every step.
 
 mod naive;
 
@@ -18,10 +17,10 @@ use naive::{Flow, Rows};
 
 /// The most steps of one input.
 const MOST: usize = 64;
-/// Walks that are remembered together.
+/// Walks that are followed at once.
 const TOGETHER: usize = 3;
 
-/// Every kind alone, nothing known, and some that go together.
+/// Each kind, no kind, and some combinations.
 const KINDS: [Kinds; 11] = [
     Kinds::ALL,
     Kinds::SYN,
@@ -39,7 +38,7 @@ const KINDS: [Kinds; 11] = [
 /// The target.
 ///
 /// # Panics
-/// If a watcher says what the other account does not.
+/// If the two implementations disagree.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     match input.below(4) {
@@ -50,14 +49,14 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// A place, and what is there.
+/// A step: layer, direction and kinds.
 struct Seen {
     place: LayerIndex,
     kinds: Kinds,
 }
 
 impl Seen {
-    /// Mostly what some row has next, else anything.
+    /// Usually the next step of some row, else any.
     fn choose(input: &mut Input<'_>, before: Option<LayerIndex>) -> Self {
         let choice = input.u8();
         let of_rows = || {
@@ -98,7 +97,7 @@ fn one_walk(input: &mut Input<'_>) {
     }
 }
 
-/// One step of both.
+/// One step of both implementations.
 fn compare(walk: &mut Walk, rows: &mut Rows, place: LayerIndex, kinds: Kinds, start: Start) {
     let before = *walk;
     let said = walk.step(place, kinds, start);
@@ -106,7 +105,7 @@ fn compare(walk: &mut Walk, rows: &mut Rows, place: LayerIndex, kinds: Kinds, st
     assert_eq!(walk.end().is_ok(), rows.may_end(), "{before:?} {place:?} {kinds:?}");
     let Err(Deviation { expected, seen }) = said else { return };
     assert_eq!(seen, Some(place));
-    // What was due would have been taken.
+    // An expected step is accepted.
     if let Some(expected) = expected {
         let mut instead = before;
         assert_eq!(instead.step(expected, kinds, start), Ok(()), "{before:?} {expected:?} {kinds:?}");

@@ -1,7 +1,6 @@
-//! Registry values of any type, length and content, read by a starting driver.
+//! Fuzz target: registry values of any type, length and content at the start.
 //!
-//! A driver that starts must hold to what the values say where they are of the
-//! right type and in range, and to its defaults where they are not.
+//! The driver must use values of the right type and range, and its defaults for others.
 
 use machine::nt::Options;
 use machine::nt::fwp::hostile::Room;
@@ -21,7 +20,7 @@ const MOST: usize = 4096;
 /// The target.
 ///
 /// # Panics
-/// If the driver does not start, stop and behave as it should.
+/// If the driver does not start, stop or follow its values.
 pub fn run(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let mut machine = Machine::native(Options { processors: 1, ..Options::default() });
@@ -30,7 +29,7 @@ pub fn run(bytes: &[u8]) {
         if let Some(data) = any_value(&mut input) {
             match value.kind {
                 ValueKind::Number { max, .. } => numbers.read(value.name, max, &data),
-                // What it exempts may be just what is asked below.
+                // It may exempt a packet that is shown below.
                 ValueKind::List { .. } => numbers.listed |= data.kind == REG_MULTI_SZ,
             }
             machine.set(value.name, data);
@@ -39,7 +38,7 @@ pub fn run(bytes: &[u8]) {
     machine.start().expect("no value keeps the driver from starting");
     let callouts = machine.callouts();
     let filters = machine.engine().objects().filters.len();
-    // Both families' discard twins and ICMP errors, and echo requests on demand.
+    // Discard layers and ICMP errors of both families; with SilenceEcho, echo requests.
     let deciding = if numbers.echo { 8 } else { 6 };
     let expected = if numbers.observe { callouts.len() } else { deciding };
     assert_eq!(filters, expected, "{numbers:?}");
@@ -56,7 +55,7 @@ pub fn run(bytes: &[u8]) {
     assert!(left.is_empty(), "{left}");
 }
 
-/// Nothing, a number in or out of range, or anything at all.
+/// No value, a number in or out of range, or any value.
 fn any_value(input: &mut Input<'_>) -> Option<RegistryValue> {
     match input.below(5) {
         0 => None,
@@ -67,7 +66,7 @@ fn any_value(input: &mut Input<'_>) -> Option<RegistryValue> {
     }
 }
 
-/// What the values ask for, as far as it shows.
+/// The policy that the values set, as far as the test can see it.
 #[derive(Clone, Copy, Debug)]
 struct Numbers {
     observe: bool,

@@ -1,5 +1,4 @@
-//! Captures of any segments in any roles, replayed with `CheckOrder`: whatever
-//! they hold, nothing is out of order, for there is no fault in the stack.
+//! Fuzz target: replay of any segments with `CheckOrder` has no deviation.
 
 use std::cell::RefCell;
 
@@ -10,11 +9,11 @@ use super::classify::{Bench, start};
 use crate::builds::Machine;
 
 thread_local! {
-    /// The driver, which takes longer to start than many captures take.
+    /// The driver. It runs on, because its start takes longer than many captures.
     static RUNNING: RefCell<Option<(Player, Bench)>> = const { RefCell::new(None) };
 }
 
-/// Lets the driver stop that this thread's inputs have left running.
+/// Stops the driver that this thread's inputs have left running.
 pub fn finish() {
     if let Some((player, bench)) = RUNNING.take() {
         drop(player);
@@ -25,7 +24,7 @@ pub fn finish() {
 /// The target.
 ///
 /// # Panics
-/// If the replay brings about a deviation.
+/// If the driver reports a deviation.
 pub fn run(bytes: &[u8]) {
     let found = RUNNING.with_borrow_mut(|running| {
         let (player, _) = running.get_or_insert_with(|| {
@@ -36,8 +35,8 @@ pub fn run(bytes: &[u8]) {
         player.play(bytes).expect("the capture is read")
     });
     if !found.is_empty() {
-        // A driver that still runs when the thread ends would end the process, and
-        // the message with it.
+        // If the driver still ran when the thread ends, the process would end without
+        // this message.
         finish();
         panic!("{found:#?}");
     }

@@ -1,6 +1,7 @@
-//! Every part of an indication one step too short or too long, at every layer,
-//! asked of the image and of the native build: no fault, nothing read beyond a
-//! guard page, an answer in bounded time, and the one that is expected.
+//! Indications that are too short or too long, at every layer and in both builds.
+//!
+//! The driver must not fault or read beyond a guard page. It must answer in bounded time
+//! with the expected verdict.
 
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
@@ -14,10 +15,10 @@ use native::builds::Machine;
 use native::counters::Kept;
 use native::targets::classify::Bench;
 
-/// One classify takes microseconds; one that takes so long has no end.
+/// A classify takes microseconds. After this time it counts as endless.
 const LONGEST: Duration = Duration::from_secs(120);
 
-/// Ends the process where a case does not end, and names it.
+/// Ends the process if a case does not end, and names the case.
 fn watch(test: String) -> Sender<String> {
     let (sender, receiver) = mpsc::channel::<String>();
     thread::spawn(move || {
@@ -36,7 +37,7 @@ fn watch(test: String) -> Sender<String> {
     sender
 }
 
-/// Asks a build everything; how many cases there were.
+/// Shows all cases to a build. Returns their number.
 fn ask_all(build: fn(Options) -> Machine, setup: &Setup, level: Irql) -> usize {
     let options = Options { processors: 1, classify_irql: level, ..Options::default() };
     let machine = build(options);

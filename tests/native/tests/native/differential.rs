@@ -1,5 +1,4 @@
-//! The image and the native build, asked the same: what either answers, counts
-//! and lets through must be equal.
+//! The image and the native build have equal verdicts, counters and packets.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -21,7 +20,7 @@ fn options() -> Options {
     Options { processors: 1, ..Options::default() }
 }
 
-/// Answers and rises of counters, indication by indication.
+/// Decision and counter changes of each indication.
 fn answers(bench: &mut Bench, seed: u64, count: usize) -> Vec<String> {
     let mut random = Random::new(seed);
     let mut before = counters::read(bench.machine.kernel());
@@ -56,8 +55,7 @@ fn the_same_indications_have_the_same_answers() {
     }
 }
 
-/// Every record of a host that gets the same packets, what it sends, and what
-/// the driver counts.
+/// Records of a host, the packets that it sends, and the driver's counters.
 fn walk(machine: Machine, family: Family, seed: u64) -> (Vec<String>, Vec<Vec<u8>>, Vec<u64>) {
     let bench = start(machine, &[]);
     let network = Network::default();
@@ -118,8 +116,8 @@ fn the_same_packets_walk_the_same() {
             for (image, native) in image.0.iter().zip(&native.0) {
                 assert_eq!(image, native, "{family:?} {options:?}");
             }
-            assert_eq!(image.1, native.1, "what is sent: {family:?} {options:?}");
-            assert_eq!(image.2, native.2, "what is counted: {family:?} {options:?}");
+            assert_eq!(image.1, native.1, "packets: {family:?} {options:?}");
+            assert_eq!(image.2, native.2, "counters: {family:?} {options:?}");
         }
     }
 }

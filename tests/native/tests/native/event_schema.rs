@@ -1,5 +1,4 @@
-//! The table of events, read by the lab's decoder: those too that no callout
-//! brings about yet.
+//! The lab's decoder reads all events of the table, with the right fields.
 
 use core::net::{Ipv4Addr, SocketAddr};
 

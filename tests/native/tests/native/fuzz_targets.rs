@@ -1,4 +1,4 @@
-//! The fuzzer's targets, over inputs from a seed and over those kept.
+//! Fuzz targets run over inputs from a seed and over kept inputs.
 
 use native::input::Random;
 use native::targets::{self, TARGETS, Target};
@@ -12,7 +12,7 @@ fn over_inputs_from_a_seed(name: &str, count: usize) {
     for _ in 0..count {
         let bytes = random.bytes(LONGEST);
         if let Err(found) = std::panic::catch_unwind(|| (target.run)(&bytes)) {
-            // To be kept with the fix.
+            // Keep it with the fix.
             let input = lab::setup::state().join(format!("found-{name}"));
             std::fs::write(&input, &bytes).unwrap();
             eprintln!("the input is in {}", input.display());
@@ -52,7 +52,7 @@ fn replay_over_inputs_from_a_seed() {
     over_inputs_from_a_seed("replay", 1_000);
 }
 
-/// Inputs that once found something, and some that reach far.
+/// Inputs that once found a fault, and inputs that reach much code.
 #[test]
 fn kept_inputs() {
     for Target { name, run } in TARGETS {

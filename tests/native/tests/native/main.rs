@@ -1,4 +1,4 @@
-//! The native build, held to the same as the image, and to the image itself.
+//! Tests of the native build, and comparisons with the image.
 
 mod bounds;
 mod differential;

@@ -1,13 +1,13 @@
-//! The native build coming and going under traffic, on many threads.
+//! Storms with the native build: load and unload under traffic, on many threads.
 //!
-//! What the image does there is tested by the lab; here the same is for what
-//! watches every access: `cargo lab sanitize` builds and runs it.
+//! The lab plays storms with the image. These are for sanitizers: `cargo lab sanitize`
+//! builds and runs them.
 
 use lab::storm::{self, Meanwhile};
 use machine::schedule::Scheduling;
 use native::builds::Machine;
 
-/// Seeds to play: `few` unless the environment asks for more.
+/// Seeds to play: `few`, or as many as `HUSHPORT_LAB_SEEDS` says.
 fn seeds(few: u64) -> std::ops::Range<u64> {
     let asked = std::env::var("HUSHPORT_LAB_SEEDS").ok();
     0..asked.map_or(few, |text| text.parse().expect("HUSHPORT_LAB_SEEDS is a number"))

@@ -1,9 +1,9 @@
-//! What is due, by looking through everything.
+//! Order checks that search all rows and all earlier steps.
 
 use hushport_native_driver::logic::layers::LAYERS;
 use hushport_native_driver::logic::order::{Direction, Kinds, LayerIndex, ROWS, Start, Step};
 
-/// The place of a layer.
+/// Index of a layer.
 fn place(name: &str) -> LayerIndex {
     let layer = LAYERS.iter().find(|layer| layer.name == name).expect("a layer of the table");
     LayerIndex::of_layer(layer.ids[0]).expect("a layer of the table")
@@ -13,7 +13,7 @@ fn is(seen: LayerIndex, name: &str) -> bool {
     seen == place(name)
 }
 
-/// Whether something of these kinds may be one of those.
+/// Whether kinds match.
 fn may_be(kinds: Kinds, others: Kinds) -> bool {
     let each = [
         Kinds::SYN,
@@ -32,14 +32,14 @@ fn surely(kinds: Kinds, others: Kinds) -> bool {
     others.or(kinds) == others
 }
 
-/// Row and position in it.
+/// Row, and position in the row.
 type At = (usize, usize);
 
-/// Where in the rows a walk may be.
+/// Positions in the rows at which a walk may be.
 #[derive(Clone, Debug, Default)]
 pub struct Rows {
     at: Vec<At>,
-    /// At a twin, with which it may be over.
+    /// At a discard layer, which may end the walk.
     discarded: bool,
 }
 
@@ -68,21 +68,21 @@ impl Rows {
         next.dedup();
         let good = !next.is_empty();
         if !good {
-            // One fault is one report: it goes on from here.
+            // One fault is reported once: the walk goes on from here.
             next = all().filter(|&(row, at)| ROWS[row].layers[at] == seen).collect();
         }
         (self.at, self.discarded) = (next, false);
         good
     }
 
-    /// Whether nothing need follow.
+    /// Whether the walk may be over.
     pub fn may_end(&self) -> bool {
         let ends = |&(row, at): &At| at + 1 == ROWS[row].layers.len();
         self.at.is_empty() || self.discarded || self.at.iter().any(ends)
     }
 
-    /// Where another walk begins behind one that may be over: a call's at the first
-    /// layer of a row, a packet's at the first layer that shows it.
+    /// Whether a new walk begins after one that may be over: a call at the first layer of
+    /// a row, a packet at the first layer that shows it.
     fn again(&self, kinds: Kinds) -> Vec<At> {
         if !self.may_end() {
             return Vec::new();
@@ -105,26 +105,26 @@ impl Rows {
     }
 }
 
-/// Everything that a flow or an endpoint has passed.
+/// All steps of a flow or an endpoint.
 #[derive(Debug)]
 pub struct Flow {
     passed: Vec<Step>,
-    /// Its beginning passed unseen.
+    /// Its beginning was not seen.
     joined: bool,
 }
 
 impl Flow {
-    /// Seen from its beginning.
+    /// Its beginning was seen.
     pub fn whole() -> Self {
         Self { passed: Vec::new(), joined: false }
     }
 
-    /// Met where it is established.
+    /// First seen when it is established.
     pub fn joined() -> Self {
         Self { joined: true, ..Self::whole() }
     }
 
-    /// Whether the step is in order; the error is what was due.
+    /// Checks a step. The error is the expected layer.
     pub fn step(&mut self, step: Step) -> Result<(), Option<LayerIndex>> {
         let result = self.due(step);
         self.passed.push(step);
