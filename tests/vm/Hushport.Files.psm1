@@ -1,5 +1,5 @@
-# Files of the results folder. All text is UTF-8 without a byte order mark, in
-# Windows PowerShell 5.1, too. What the plan needs after a crash is written
+# Files of the results folder. All text is UTF-8 without a byte order mark, also
+# in Windows PowerShell 5.1. Files that the plan needs after a crash are written
 # through to the disk.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
@@ -168,7 +168,7 @@ function Add-DurableLine {
     Write-Through -Path $Path -Mode 'Append' -Text "$Text`n"
 }
 
-# An object of JSON text, or nothing where the text is torn. A zero-filled tail
+# An object of JSON text, or nothing if the text is torn. A zero-filled tail
 # must be found here: some readers of JSON stop at the first NUL.
 function ConvertFrom-Record {
     param([Parameter(Mandatory)] [AllowEmptyString()] [string] $Text)
@@ -196,9 +196,9 @@ function Save-Record {
     Write-DurableFile -Path (Get-ResultPath -Name $Name) -Text (ConvertTo-Json -InputObject $ordered -Depth 6)
 }
 
-# The newest whole copy of a record. Lost is set where the file itself is torn or
-# missing, or where copies are there and none is whole. Test says whether a
-# whole copy also makes sense.
+# The newest whole copy of a record. Lost is set if the file itself is torn or
+# missing, or if there are copies and none is whole. Test tells whether a whole
+# copy is plausible.
 function Read-Record {
     param(
         [Parameter(Mandatory)] [string] $Name,
@@ -218,7 +218,7 @@ function Read-Record {
         }
     }
     if ($result.Found -and $null -eq $result.Value) { $result.Lost = $true }
-    # Between a new copy and its new name there is a new copy.
+    # A crash before the rename leaves the new copy under NAME.new.
     if ($result.Found -and -not [System.IO.File]::Exists($path) -and -not [System.IO.File]::Exists("$path.new")) {
         $result.Lost = $true
     }

@@ -1,21 +1,21 @@
-# What the plan changes on the machine, what was there before, and how it is put
-# back; what a crash leaves.
+# Settings of the machine that the plan changes: records and restores them. Also
+# collects dumps and events of crashes.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Files.psm1')
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Vm.psm1')
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Package.psm1')
 
-# Twice, in two folders: a crash that tears one leaves the other.
+# Two copies in two folders: a crash can tear only one.
 $script:FoundFiles = @('found.json', 'scripts/found.json')
 $script:CrashControl = 'HKLM:\SYSTEM\CurrentControlSet\Control\CrashControl'
 $script:MemoryManagement = 'HKLM:\SYSTEM\CurrentControlSet\Control\Session Manager\Memory Management'
 $script:Stores = @('Root', 'TrustedPublisher')
-# A kernel dump, a restart after it, and no deletion where the disk is small.
+# A kernel dump, then a restart; small disks keep the dump.
 $script:CrashSettings = [ordered]@{ CrashDumpEnabled = 2; AutoReboot = 1; AlwaysKeepMemoryDump = 1 }
 
-# What the machine has before Prepare changes it. A record that is there already
-# is kept: it is older, and so the true one.
+# Records the settings before Prepare changes them. An existing record is kept,
+# because it is older.
 function Save-FoundSetting {
     param([Parameter(Mandatory)] [string] $Package)
     $before = Read-FoundSetting
@@ -41,7 +41,7 @@ function Save-FoundSetting {
     foreach ($name in $script:FoundFiles) { Save-Record -Name $name -Record $found }
 }
 
-# What Save-FoundSetting recorded, as Read-Record gives it.
+# The record of Save-FoundSetting.
 function Read-FoundSetting {
     $result = @{ Found = $false; Lost = $false; Value = $null }
     foreach ($name in $script:FoundFiles) {
@@ -56,8 +56,8 @@ function Read-FoundSetting {
     $result
 }
 
-# on, off, or absent where the boot settings do not name it. The name is the
-# same in every language, the value is not.
+# on, off, or absent if the boot settings do not name it. The name is equal in
+# every language, the value is not.
 function Get-TestSigning {
     try {
         $text = Invoke-Program -Path 'bcdedit.exe' -Arguments @('/enum', '{current}')
@@ -85,7 +85,7 @@ function Test-StoredCertificate {
     $false
 }
 
-# Whether BitLocker or device encryption protects the system drive: then Windows
+# Whether BitLocker or device encryption protects the system drive. If so, Windows
 # asks for the recovery key after a change of the boot settings.
 function Test-Encryption {
     $drive = $env:SystemDrive
@@ -116,7 +116,7 @@ function Set-CrashSetting {
     }
 }
 
-# Puts back what Save-FoundSetting recorded, each setting by a check of its own.
+# Restores the settings of Save-FoundSetting, each with its own check.
 function Restore-FoundSetting {
     $record = Read-FoundSetting
     if ($record.Lost) {
@@ -181,14 +181,14 @@ function Remove-StoredCertificate {
     try {
         Remove-Item -Path "Cert:\LocalMachine\$Store\$Thumbprint"
     } catch {
-        # Prepare may not have come so far.
+        # Prepare may have failed before.
         if (-not (Test-StoredCertificate -Store $Store -Thumbprint $Thumbprint)) { return }
         $null = Invoke-Program -Path 'certutil.exe' -Arguments @('-delstore', $Store, $Thumbprint)
     }
     if (Test-StoredCertificate -Store $Store -Thumbprint $Thumbprint) { throw "the certificate is still in $Store" }
 }
 
-# Values: an object with the former values; nothing where there was none.
+# Values: an object with the former values; a value that is missing did not exist.
 function Restore-RegistryValue {
     param(
         [Parameter(Mandatory)] [string] $Path,
@@ -206,7 +206,7 @@ function Restore-RegistryValue {
     }
 }
 
-# Dumps of crashes and of live kernel reports that are younger than a time.
+# Crash dumps and live kernel dumps that are newer than a time.
 function Get-CrashDump {
     param([Parameter(Mandatory)] [datetime] $Since)
     $root = $env:SystemRoot
@@ -218,8 +218,8 @@ function Get-CrashDump {
         Where-Object { $null -ne $_ -and $_.LastWriteTime -gt $Since }
 }
 
-# Copies the dumps into the results folder, each under its time: the next crash
-# overwrites MEMORY.DMP. The names of those that are there.
+# Copies the dumps into the results folder, with their time in the name, because the
+# next crash overwrites MEMORY.DMP. Returns their names.
 function Save-CrashDump {
     param([Parameter(Mandatory)] [datetime] $Since)
     foreach ($dump in @(Get-CrashDump -Since $Since)) {
@@ -237,8 +237,8 @@ function Save-CrashDump {
     }
 }
 
-# Events of the System log that only a crash or a loss of power leaves: 41 of
-# Kernel-Power, 1001 of the bugcheck's report.
+# Events in the System log after a crash or a power loss: 41 of Kernel-Power, 1001
+# of the bugcheck report.
 function Get-CrashEvent {
     param([Parameter(Mandatory)] [datetime] $Since)
     $filter = @{ LogName = 'System'; Id = @(41, 1001); StartTime = $Since }

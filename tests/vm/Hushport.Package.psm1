@@ -1,10 +1,9 @@
-# Looks at a driver package before anything is changed on the machine.
+# Checks a driver package before anything is changed on the machine.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Files.psm1')
 
-# What is wrong with the package in a folder: one text for each fault, nothing
-# where it is whole.
+# The faults of the package in a folder, one text each. Nothing if it is whole.
 function Get-PackageFault {
     param([Parameter(Mandatory)] [string] $Path)
     if (-not [System.IO.Directory]::Exists($Path)) { return "there is no folder $Path" }
@@ -20,7 +19,7 @@ function Get-PackageFault {
     }
 }
 
-# The certificate's file: hushport-test.cer, else the one .cer that is there.
+# The file of the certificate: hushport-test.cer, else the only .cer.
 function Get-PackageCertificate {
     param([Parameter(Mandatory)] [string] $Path)
     $file = Join-Path -Path $Path -ChildPath 'hushport-test.cer'
@@ -46,7 +45,7 @@ function Get-PackageArchitecture {
     ''
 }
 
-# An INF that was not stamped has no version and no processor.
+# An INF that is not stamped has no version and no processor.
 function Get-InfFault {
     param([Parameter(Mandatory)] [string] $Path)
     $text = Read-Text -Path (Join-Path -Path $Path -ChildPath 'hushport.inf')
@@ -72,7 +71,7 @@ function Get-DriverFault {
     if ($driver -and $own -and $driver -ne $own) { "hushport.sys is for $driver, and this machine is $own" }
 }
 
-# amd64 or arm64. A 32-bit PowerShell has the machine's in the second variable.
+# amd64 or arm64. In a 32-bit PowerShell, the second variable has the machine's.
 function Get-MachineArchitecture {
     $name = $env:PROCESSOR_ARCHITECTURE
     if ($env:PROCESSOR_ARCHITEW6432) { $name = $env:PROCESSOR_ARCHITEW6432 }
@@ -80,8 +79,8 @@ function Get-MachineArchitecture {
     $name.ToLowerInvariant()
 }
 
-# The catalog lists files by their digests: of an INF's bytes, and of a driver's
-# image without its checksum and signature.
+# The catalog lists files by digest: of all bytes of an INF, and of a driver image
+# without checksum and signature.
 function Get-CatalogFault {
     param([Parameter(Mandatory)] [string] $Path)
     $catalog = [System.BitConverter]::ToString((Read-PackageBytes -Path $Path -Name 'hushport.cat'))

@@ -1,4 +1,4 @@
-# Runs the plans. Whatever happens, a plan ends with a verdict.
+# Runs the plans. Every plan ends with a verdict.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 foreach ($module in 'Files', 'Vm', 'Machine', 'Verifier', 'Trace', 'Scan', 'Steps', 'State') {
@@ -6,11 +6,11 @@ foreach ($module in 'Files', 'Vm', 'Machine', 'Verifier', 'Trace', 'Scan', 'Step
 }
 
 $script:TaskName = 'HushportTest'
-# A machine that crashed as often is not tested further.
+# After as many crashes the plan ends.
 $script:MostCrashes = 3
 
-# Runs one step. False where a prerequisite failed, so that the rest is
-# pointless. Whatever a step did not foresee is one failure of that step.
+# Runs one step. False if a prerequisite failed; then the plan ends. An unexpected
+# error is one failure of the step.
 function Invoke-Step {
     param(
         [Parameter(Mandatory)] [hashtable] $Entry,
@@ -45,8 +45,8 @@ function Invoke-Step {
     $true
 }
 
-# Goes on by itself after the next start of the machine, on battery power, too:
-# a VM on a laptop shows the host's battery.
+# Registers a task that continues the plan after the next start of the machine, also
+# on battery power: a VM on a laptop shows the battery of the host.
 function Register-Continuation {
     param([Parameter(Mandatory)] [hashtable] $Request)
     $command = "-NoProfile -ExecutionPolicy Bypass -File `"$($Request.Script)`" -Results `"$($Request.Results)`""
@@ -85,7 +85,7 @@ function Wait-Machine {
     }
 }
 
-# Restarts the machine. Returns only where that failed, with what happened.
+# Restarts the machine. Returns only if that failed, with the reason.
 function Restart-Machine {
     Write-Log -Text ('the machine restarts, and the plan goes on by itself; to look on: Get-Content ' +
         "'$(Get-ResultPath -Name 'log.txt')' -Encoding UTF8 -Tail 5 -Wait")
@@ -95,7 +95,7 @@ function Restart-Machine {
     } catch {
         return "$($_.Exception.Message)"
     }
-    # The machine goes down in a while; nothing else may begin.
+    # The machine shuts down soon; nothing else may begin.
     Start-Sleep -Seconds 600
     if ((Get-StartTime) -ne $before) { return '' }
     'it is still up ten minutes after the restart was asked for'
@@ -105,8 +105,8 @@ function Get-StartTime {
     try { "$((Get-CimInstance -ClassName Win32_OperatingSystem).LastBootUpTime.Ticks)" } catch { '' }
 }
 
-# The step in which the machine went down has failed. The plan goes on with the
-# next one, but after a crash in Start or the third crash with Collect.
+# The step in which the machine went down has failed. The plan continues with the
+# next step; after a crash in Start, or the third crash, with Collect.
 function Resume-Plan {
     param(
         [Parameter(Mandatory)] [hashtable] $State,
@@ -122,7 +122,7 @@ function Resume-Plan {
     $State.Running = $false
     $State.Crashes++
     if ($entry.Step -eq 'Remove' -and $State.Removals -eq 0) {
-        # What Prepare found must be put back: once more.
+        # The settings must be restored: try once more.
         $State.Removals++
         return
     }
@@ -133,8 +133,8 @@ function Resume-Plan {
     }
 }
 
-# Runs the plan from where it is; the number of failed checks, or -1 where the
-# machine is about to restart.
+# Continues the plan. Returns the number of failed checks, or -1 if the machine is
+# about to restart.
 function Invoke-Plan {
     param([Parameter(Mandatory)] [hashtable] $Request)
     $plan = @(Get-Plan)
@@ -153,7 +153,7 @@ function Invoke-Plan {
         Clear-CheckResult
     }
     $state.Process = Get-ProcessMark
-    # Before the task: it must find a plan.
+    # Save the state before the task exists, because the task needs it.
     $saved = Save-State -State $state
     if ($saved -and $state.Next -lt $plan.Count) { $saved = Register-Task -Request $Request }
     $collect = Get-CollectPlace -Plan $plan
@@ -165,7 +165,7 @@ function Invoke-Plan {
     Complete-Plan
 }
 
-# Ends a plan that cannot go on: collects, puts back, and says the verdict.
+# Ends a plan that cannot continue: collects, restores, and writes the verdict.
 function Stop-Plan {
     param([Parameter(Mandatory)] [hashtable] $Request)
     $plan = @(Get-Plan)
@@ -222,7 +222,7 @@ function Invoke-Remainder {
     }
 }
 
-# The verdict is on the disk before the task goes, and the state goes last.
+# First writes the verdict, then deletes the task, and the state last.
 function Complete-Plan {
     $null = Save-Verdict
     Set-CheckLabel -Label 'Plan'
@@ -236,7 +236,7 @@ function Complete-Plan {
     $failures
 }
 
-# Runs a plan without a restart, or single steps, now; the number of failures.
+# Runs a plan without a restart, or single steps. Returns the number of failures.
 function Invoke-List {
     param(
         [Parameter(Mandatory)] [hashtable] $Request,

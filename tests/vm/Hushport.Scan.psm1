@@ -1,23 +1,23 @@
-# The scans: by scan.py on another machine (Scan), or of the machine's own
-# addresses where there is no other (LocalScan, Witness).
+# The scans: by scan.py on another machine (Scan), or by this machine of its own
+# addresses (LocalScan, Witness).
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Files.psm1')
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Vm.psm1')
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Trace.psm1')
 
-# Ports on which nobody may listen, and the one on which the scan is controlled.
+# Ports that must be closed, and the control port.
 $script:ClosedTcp = @(113, 22222)
 $script:ClosedUdp = @(33333)
 $script:ControlPort = 47017
-# A scanner that hangs up as often is not waited for again.
+# After as many disconnects the step does not wait for the scanner again.
 $script:MostHangUps = 3
-# A request takes seconds; a scanner that says nothing for so long is gone.
+# A request takes seconds. After this time without an answer the scanner is gone.
 $script:AnswerMilliseconds = 300000
 # Windows asks a closed TCP port three times, which takes two seconds.
 $script:PatienceMilliseconds = 4000
 
-# The other end, scan.py, connects and is told what to scan and what to expect.
+# scan.py connects, and gets what to scan and what to expect.
 function Invoke-ScanStep {
     param([Parameter(Mandatory)] [hashtable] $Options)
     if ($Options.NoScan) {
@@ -51,8 +51,8 @@ function New-ControlListener {
     }
 }
 
-# Waits for a scanner. A scan knocks on the control port, too: connections that
-# are closed already are passed over.
+# Waits for a scanner. The scan also probes the control port, so connections that are
+# closed already are skipped.
 function Connect-Scanner {
     param([Parameter(Mandatory)] [hashtable] $Scanner)
     if ($null -ne $Scanner.Client) { $Scanner.Client.Close() }
@@ -82,8 +82,8 @@ function Connect-Scanner {
     $true
 }
 
-# This machine's addresses of both families, without loopback and without those
-# that only a machine without a network has. Nothing where Windows does not say.
+# This machine's addresses of both families, without loopback and automatic private
+# ones. Nothing if Windows does not list them.
 function Get-LocalAddress {
     try { $all = @(Get-NetIPAddress) } catch { Write-Log -Quiet -Text "Get-NetIPAddress: $($_.Exception.Message)"; return }
     foreach ($entry in $all) {
@@ -97,7 +97,8 @@ function Get-LocalAddress {
     }
 }
 
-# What is set before each request, in order. Also: the machine's IPv6 addresses.
+# Requests in order, each with a script that changes the driver before. Also: the
+# machine's IPv6 addresses.
 function Get-ScanPhase {
     param([AllowEmptyString()] [string] $Also = '')
     $closed = "tcp=$($script:ClosedTcp -join ',') udp=$($script:ClosedUdp -join ',') open=$($script:ControlPort)$Also"
@@ -154,8 +155,8 @@ function Invoke-ScanPhase {
     try { $Scanner.Writer.WriteLine('done') } catch { Write-Log -Quiet -Text "done: $($_.Exception.Message)" }
 }
 
-# Asks the scanner for one scan. Whether there is a scanner to go on with: where
-# it hangs up, that is one failure, and the next connection is asked again.
+# Requests one scan. If the scanner hangs up, that is one failure, and the next
+# connection gets the request again. Returns whether a scanner is connected.
 function Request-Scan {
     param(
         [Parameter(Mandatory)] [hashtable] $Scanner,
@@ -190,8 +191,8 @@ function Request-Scan {
     }
 }
 
-# The scan without a second machine: this machine's own addresses. Windows'
-# stealth leaves loopback alone, so its firewall changes nothing.
+# Scans this machine's own addresses. Windows' stealth mode does not apply to
+# loopback, so its firewall changes nothing.
 function Invoke-LocalScanStep {
     $addresses = @(Get-LocalAddress)
     Invoke-Check -Name 'this machine has addresses of both families' -Body {
@@ -269,8 +270,8 @@ function Get-PortState {
     }
 }
 
-# pktmon, Windows' own packet monitor, as a witness: for each probe it must show
-# a drop where our events say Silenced.
+# Compares with pktmon, the packet monitor of Windows: it must show a drop for each
+# probe that has an event Silenced.
 function Invoke-WitnessStep {
     foreach ($name in 'pktmon.etl', 'pktmon.txt', 'witness.txt') { [System.IO.File]::Delete((Get-ResultPath -Name $name)) }
     $null = Start-Driver
@@ -311,7 +312,7 @@ function Stop-PacketMonitor {
     $null = Invoke-Program -Path 'pktmon.exe' -Arguments @('filter', 'remove')
 }
 
-# Keeps both accounts in witness.txt and throws where they differ.
+# Writes both lists to witness.txt. Throws if they differ.
 function Compare-Witness {
     param(
         [Parameter(Mandatory)] [hashtable] $Trace,
@@ -334,7 +335,7 @@ function Compare-Witness {
     if ($wrong.Count -gt 0) { throw ($wrong -join '; ') }
 }
 
-# Drops of probes in pktmon's text: a line with the reason, then the packet's.
+# Drops of probes in pktmon's text: a line with the reason, then one with the packet.
 function Get-PacketDrop {
     param([Parameter(Mandatory)] [AllowEmptyString()] [string] $Text)
     $ports = (@($script:ClosedTcp) + @($script:ClosedUdp)) -join '|'

@@ -1,4 +1,4 @@
-# The plans, and the state that carries the long one across restarts and crashes.
+# The plans, and the state that lets a plan continue after restarts and crashes.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 foreach ($module in 'Files', 'Vm', 'Machine') {
@@ -6,10 +6,10 @@ foreach ($module in 'Files', 'Vm', 'Machine') {
 }
 
 $script:StateFile = 'state.json'
-# Steps that are no tests of the driver, so that nobody misses them.
+# Steps that do not test the driver.
 $script:NoTests = @('EnableStandard', 'EnableLowResources', 'DisableVerifier', 'Settings', 'Query', 'Collect', 'Remove')
 
-# What is done in which order; a restart follows where it says so.
+# The steps in order, and the restarts between them.
 function Get-Plan {
     $plan = @(@{ Step = 'Prepare'; Restart = $true }, @{ Step = 'Install' })
     foreach ($name in 'Start', 'Policy', 'Trace', 'Cycle', 'Scan') { $plan += @{ Step = $name } }
@@ -25,8 +25,8 @@ function Get-Plan {
     $plan
 }
 
-# The plan without a restart, for a machine that is in test mode already. What a
-# conformance driver measures belongs between Start and Policy.
+# The plan without a restart, for a machine that is in test mode already. Steps of a
+# conformance driver belong between Start and Policy.
 function Get-HostedPlan {
     foreach ($name in 'HostedPrepare', 'Install', 'Start', 'Policy', 'Trace', 'Cycle', 'LocalScan', 'Witness', 'Update') {
         @{ Step = $name }
@@ -52,7 +52,7 @@ function Get-CollectPlace {
     for ($place = 0; $place -lt $Plan.Count; $place++) { if ($Plan[$place].Step -eq 'Collect') { return $place } }
 }
 
-# What of a plan is left out, said once.
+# Logs the parts of a plan that are not run.
 function Write-NotTested {
     param([Parameter(Mandatory)] [AllowEmptyCollection()] [hashtable[]] $Entries)
     $groups = [ordered]@{}
@@ -88,7 +88,7 @@ function Get-FirstState {
     }
 }
 
-# Whether a state that was read makes sense.
+# Whether a state is plausible.
 function Test-State {
     param([Parameter(Mandatory)] [hashtable] $Record)
     $request = @{ Package = ''; Update = ''; Cycles = 1; ScanMinutes = 1; NoScan = $false; Keep = $false }
@@ -116,8 +116,8 @@ function Save-State {
     }
 }
 
-# The state of a plan that is under way, corrected by what the disk lost; $null
-# where no plan is under way.
+# The state of the current plan, corrected if the disk has lost a part. $null if there
+# is no plan.
 function Read-State {
     param([Parameter(Mandatory)] [hashtable] $Request)
     $read = Read-Record -Name $script:StateFile -Test { param($record) Test-State -Record $record }
@@ -130,12 +130,12 @@ function Read-State {
     if ($torn -gt 0) { $lost += "checks.jsonl has $torn torn lines" }
     $checks = @(Get-CheckResult)
     if ($null -eq $state) {
-        # Nothing says where the plan was: collect, put back, and end.
+        # The position in the plan is unknown: collect, restore, and end.
         $state = Get-FirstState -Request $Request
         $state.Since = Get-LostBeginning -Checks $checks
         $state.Next = Get-CollectPlace -Plan $plan
     } else {
-        # ConvertFrom-Json of PowerShell 7 makes a date of the text.
+        # ConvertFrom-Json of PowerShell 7 converts the text to a date.
         $state.Since = ([datetime] $state.Since).ToString('o')
         if ($checks.Count -lt $state.Checks) { $lost += "checks.jsonl has $($checks.Count) of $($state.Checks) results" }
         $last = Get-LastPlace -Checks $checks
@@ -162,7 +162,7 @@ function Get-LastPlace {
     $last
 }
 
-# When a plan began whose state is lost.
+# The time when a plan began, if its state is lost.
 function Get-LostBeginning {
     param([Parameter(Mandatory)] [AllowEmptyCollection()] [object[]] $Checks)
     $found = (Read-FoundSetting).Value
@@ -171,7 +171,7 @@ function Get-LostBeginning {
     (Get-Date).AddDays(-1).ToString('o')
 }
 
-# This process, told apart from a later one of the same number.
+# Identifies this process: its number and its start time.
 function Get-ProcessMark {
     param([int] $Id = $PID)
     try {
@@ -188,7 +188,7 @@ function Test-OtherProcess {
     $Mark -eq (Get-ProcessMark -Id ([int] $Matches[1]))
 }
 
-# The plan has ended: the next run begins a new one.
+# Deletes the state, so that the next run begins a new plan.
 function Remove-State {
     Remove-Record -Name $script:StateFile
 }

@@ -1,5 +1,5 @@
-# The steps of Test-Hushport.ps1, but for the scans. Each can be run alone and
-# again; each makes sure itself of what it needs, and says what it saw by checks.
+# The steps of Test-Hushport.ps1, without the scans. Each step can be run alone and
+# repeatedly. It checks its prerequisites, and reports by checks.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Files.psm1')
@@ -8,13 +8,13 @@ Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Package.
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Machine.psm1')
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Verifier.psm1')
 
-# Driver Verifier fails allocations from the first minute after the start of
-# the machine, as EnableLowResources asks; one more for safety.
+# Driver Verifier fails allocations from one minute after the start of the machine,
+# as EnableLowResources sets. One more minute for safety.
 $script:FaultFreeSeconds = 120
 
-# Prerequisites first, while nothing is changed. Then test mode, the certificate,
-# dumps, and a firewall that does not silence ports of its own accord. Takes
-# effect with the next start of the machine.
+# First checks prerequisites. Then sets test mode, certificate and dumps, and turns
+# off the firewall, which silences ports, too. Takes effect at the next start of the
+# machine.
 function Invoke-PrepareStep {
     param([Parameter(Mandatory)] [hashtable] $Options)
     Invoke-Check -Required -Name 'Windows 10 2004 or later' -Body {
@@ -55,7 +55,7 @@ function Import-PackageCertificate {
     }
 }
 
-# For a machine that cannot be restarted: it must be in test mode already.
+# For a machine that cannot be restarted. It must be in test mode already.
 function Invoke-HostedPrepareStep {
     param([Parameter(Mandatory)] [hashtable] $Options)
     Invoke-Check -Required -Name 'test signing is on already' -Body {
@@ -92,14 +92,14 @@ function Add-DriverPackage {
     param([Parameter(Mandatory)] [string] $Package)
     Invoke-Check -Required -Name 'pnputil takes the package' -Body {
         $inf = Join-Path -Path $Package -ChildPath 'hushport.inf'
-        # 259: it is there already. 3010: a restart is asked for.
+        # 259: it exists already. 3010: a restart is needed.
         Invoke-Program -Path 'pnputil.exe' -Arguments @('/add-driver', $inf, '/install') -Allowed @(0, 259, 3010)
     }
 }
 
-# Public reports contradict each other on whether pnputil runs the DefaultInstall
-# section of a driver without a device. Where it does not, InstallHinfSection
-# does, which Windows passes on to DiInstallDriver.
+# Public reports differ on whether pnputil runs the DefaultInstall section of a
+# driver without a device. If it does not, InstallHinfSection does; Windows passes
+# that on to DiInstallDriver.
 function Install-DriverService {
     param([Parameter(Mandatory)] [string] $Package)
     $present = { (Get-DriverState) -ne 'Absent' }
@@ -132,8 +132,8 @@ function Invoke-StartStep {
     Invoke-Check -Required -Name 'it starts again' -Body { Start-Driver }
 }
 
-# Every value is changed while the driver runs, also to what it must refuse.
-# What the changes do is what the scan looks at.
+# Changes every value while the driver runs, also to values that it must refuse. The
+# scan checks the effects.
 function Invoke-PolicyStep {
     $null = Start-Driver
     Invoke-Check -Name 'it runs through changes of its values' -Body {
@@ -160,8 +160,8 @@ function Invoke-PolicyStep {
     }
 }
 
-# Loads and unloads. Under low resources a start may be refused for want of
-# memory, but in order: nothing is left, and the next may succeed.
+# Loads and unloads. Under low resources a start may fail without memory. Then
+# nothing may be left, and the next start may succeed.
 function Invoke-CycleStep {
     param([Parameter(Mandatory)] [hashtable] $Options)
     $refusals = @()
@@ -191,7 +191,7 @@ function Invoke-CycleStep {
     }
 }
 
-# Throws where the cycles tested nothing.
+# Throws if the cycles tested nothing.
 function Assert-InjectedFault {
     param(
         [Parameter(Mandatory)] [int64] $Before,
@@ -223,8 +223,7 @@ function Wait-FaultInjection {
     }
 }
 
-# A package with a higher version takes over; what the administrator has set
-# stays.
+# Installs a package with a higher version. Values of the administrator stay.
 function Invoke-UpdateStep {
     param([Parameter(Mandatory)] [hashtable] $Options)
     if (-not $Options.Update) {
@@ -296,7 +295,7 @@ function Invoke-RemoveStep {
     Restore-FoundSetting
 }
 
-# A service that stays behind is deleted, and is a fault all the same.
+# Deletes a service that is left. That is a failure in any case.
 function Remove-DriverService {
     if (Wait-Condition -Seconds 10 -Condition { (Get-DriverState) -eq 'Absent' }) { return }
     $service = Get-DriverService

@@ -5,8 +5,8 @@ Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Files.ps
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Vm.psm1')
 
 # The TraceLogging provider Hushport. Its identifier is made from its name, as
-# TraceLoggingProvider.h describes: SHA-1 over a fixed name space and the name
-# in upper case, UTF-16BE.
+# TraceLoggingProvider.h describes: SHA-1 over a fixed name space and the name in
+# upper case, UTF-16BE.
 $script:ProviderId = '{6b703f15-888e-524f-a16f-9e8d456e674a}'
 $script:SessionName = 'hushport-test'
 
@@ -38,7 +38,7 @@ function Invoke-TraceStep {
 # first: a stale one must not pass.
 function Start-TraceSession {
     param([Parameter(Mandatory)] [string] $Name)
-    # A session of an earlier run that was cut short; there may be none.
+    # Stops the session of an aborted run, if there is one.
     try { Stop-TraceSession } catch { Write-Verbose -Message "$_" }
     foreach ($extension in 'etl', 'xml') { [System.IO.File]::Delete((Get-ResultPath -Name "$Name.$extension")) }
     $start = @('start', $script:SessionName, '-p', $script:ProviderId, '0xffffffffffffffff', '5',
@@ -92,8 +92,8 @@ function Get-EventName {
     ''
 }
 
-# Throws where the trace does not show Started, PolicyApplied with Mode 1, the
-# same with Mode 2, and Stopped, in this order.
+# Throws if the trace does not have Started, PolicyApplied with Mode 1, PolicyApplied
+# with Mode 2, and Stopped, in this order.
 function Assert-Trace {
     param([Parameter(Mandatory)] [hashtable] $Trace)
     if ($Trace.Lost -gt 0) { throw "the session lost $($Trace.Lost) events or buffers" }

@@ -1,4 +1,4 @@
-# Driver Verifier: the steps that switch it, and what it says.
+# Driver Verifier: steps that switch it, and its settings and counters.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Files.psm1')
@@ -10,14 +10,14 @@ $script:LowResources = 0x4
 
 function Invoke-EnableStandardStep {
     Invoke-Check -Required -Name 'Driver Verifier, standard flags, from the next start on' -Body {
-        # 2: with the next start.
+        # 2: takes effect at the next start.
         Invoke-Program -Path 'verifier.exe' -Arguments @('/standard', '/driver', 'hushport.sys') -Allowed @(0, 2)
     }
 }
 
-# A probability of 599 in 10000 all the time, for every tag and application, one
-# minute after the start. With the default, 600, Driver Verifier lets every
-# allocation fail for ten seconds now and then instead.
+# A constant probability of 599 in 10000, for every tag and application, from one
+# minute after the start. With the default, 600, Driver Verifier instead fails every
+# allocation for ten seconds from time to time.
 function Invoke-EnableLowResourcesStep {
     Invoke-Check -Required -Name 'Driver Verifier with low resources, from the next start on' -Body {
         $empty = Get-EmptyArgument
@@ -26,8 +26,7 @@ function Invoke-EnableLowResourcesStep {
     }
 }
 
-# How an empty argument is written for a program: PowerShell before 7.3 leaves
-# out an empty text.
+# An empty argument for a program. PowerShell before 7.3 drops an empty text.
 function Get-EmptyArgument {
     param([version] $Version = $PSVersionTable.PSVersion)
     if ($Version -ge [version] '7.3') { return '' }
@@ -40,7 +39,7 @@ function Invoke-DisableVerifierStep {
     }
 }
 
-# After a restart: what was asked for must be in force.
+# After a restart, the settings must be in force.
 function Invoke-SettingsStep {
     param([Parameter(Mandatory)] [hashtable] $Options)
     $required = $Options.Under -ne 'off'
@@ -49,7 +48,7 @@ function Invoke-SettingsStep {
     }
 }
 
-# What Driver Verifier says about the driver that it watches.
+# Checks that Driver Verifier watches the driver.
 function Invoke-QueryStep {
     param([Parameter(Mandatory)] [hashtable] $Options)
     for ($attempt = 0; $attempt -lt 20; $attempt++) {
@@ -62,9 +61,9 @@ function Invoke-QueryStep {
     }
 }
 
-# Driver Verifier without a restart. Microsoft has announced to drop /volatile
-# for /dif ... /now, which takes those of the standard rule classes that need no
-# restart. Where neither is taken, the log says so.
+# Driver Verifier without a restart. Microsoft has announced to replace /volatile by
+# /dif ... /now, which accepts the standard rule classes that need no restart. If
+# Windows accepts neither, the log says so.
 function Invoke-VolatileVerifierStep {
     Stop-Driver
     $ways = @(
@@ -92,8 +91,8 @@ function Invoke-VolatileVerifierStep {
     $null = Start-Driver
 }
 
-# Driver Verifier's settings: Flags, and whether they name the driver. Every
-# language of Windows has the numbers and the [X] in front of a flag.
+# Driver Verifier's settings: Flags, and whether they name the driver. The numbers
+# and the [X] before a flag are equal in every language of Windows.
 function Read-VerifierSetting {
     $text = Invoke-Program -Path 'verifier.exe' -Arguments @('/querysettings')
     $flags = 0
@@ -106,7 +105,7 @@ function Read-VerifierSetting {
     @{ Flags = $flags; Watched = ($text -match '(?i)\bhushport\.sys\b'); Text = $text }
 }
 
-# Throws where Driver Verifier does not have the settings that were asked for.
+# Throws if Driver Verifier does not have the expected settings.
 function Assert-VerifierSetting {
     param([Parameter(Mandatory)] [ValidateSet('standard', 'low-resources', 'off')] [string] $Under)
     $setting = Read-VerifierSetting
@@ -124,8 +123,8 @@ function Assert-VerifierSetting {
     }
 }
 
-# How many allocations Driver Verifier has failed since the start of the
-# machine; -1 where verifier /query does not say, as in other languages.
+# The number of allocations that Driver Verifier has failed since the start of the
+# machine. -1 if verifier /query does not show it, as in other languages.
 function Read-InjectedFault {
     $text = Invoke-Program -Path 'verifier.exe' -Arguments @('/query')
     foreach ($pattern in 'faults?\s*injected\D{0,40}?(\d+)', 'AllocationsFailedDeliberately\D{0,10}(\d+)',

@@ -1,10 +1,10 @@
-# What the steps share: checks, programs, the service, the filter engine.
+# Functions for all steps: checks, programs, the service, the filter engine.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Hushport.Files.psm1')
 
-# The driver's objects in the filter engine: one callout for each layer, and
-# the name that each carries.
+# The driver's objects in the filter engine: one callout for each layer, and the
+# prefix of their names.
 $script:ObjectName = 'hushport'
 $script:CalloutCount = 66
 
@@ -13,7 +13,7 @@ $script:CheckPlace = -1
 $script:LastPassed = $true
 # Checks that could not be written to checks.jsonl.
 $script:Unwritten = @()
-# How many lines checks.jsonl has; -1 where that is not known yet.
+# The number of lines in checks.jsonl; -1 if it is not known yet.
 $script:Written = -1
 
 # Place is the step's number in the plan, for Hushport.Plan.psm1.
@@ -63,7 +63,7 @@ function Clear-CheckResult {
     [System.IO.File]::Delete((Get-ResultPath -Name 'verdict.txt'))
 }
 
-# The checks that are on the disk, and how many lines are torn or zero-filled.
+# The checks on the disk, and the number of torn or zero-filled lines.
 function Read-CheckResult {
     $result = @{ Checks = @(); Torn = 0 }
     $file = Get-ResultPath -Name 'checks.jsonl'
@@ -81,8 +81,8 @@ function Read-CheckResult {
     $result
 }
 
-# Takes torn lines out of checks.jsonl, so that the next line stands alone. How
-# many there were.
+# Removes torn lines from checks.jsonl, so that the next line is separate. Returns
+# their number.
 function Repair-CheckFile {
     $result = Read-CheckResult
     if ($result.Torn -gt 0) {
@@ -93,18 +93,18 @@ function Repair-CheckFile {
     $result.Torn
 }
 
-# How many results checks.jsonl has, without reading it each time.
+# The number of results in checks.jsonl, without reading it each time.
 function Measure-CheckResult {
     if ($script:Written -lt 0) { $script:Written = (Read-CheckResult).Checks.Count }
     $script:Written
 }
 
-# Every check of this plan, those that the disk did not take included.
+# All checks of this plan, also those that could not be written.
 function Get-CheckResult {
     @((Read-CheckResult).Checks) + @($script:Unwritten)
 }
 
-# Runs a check, which fails where its body throws. A failed prerequisite
+# Runs a check, which fails if its body throws. A failed prerequisite
 # (-Required) ends the step: Invoke-Step of Hushport.Plan.psm1 catches this.
 function Invoke-Check {
     param(
@@ -126,7 +126,7 @@ function Invoke-Check {
     }
 }
 
-# Whether the check before passed: what builds on it is left out where it did not.
+# Whether the previous check passed. If not, dependent checks are skipped.
 function Test-LastCheck {
     $script:LastPassed
 }
@@ -136,8 +136,8 @@ function Assert-Equal {
     if ($Actual -ne $Expected) { throw "$What is $Actual, not $Expected" }
 }
 
-# Asks every so often until a condition holds. Whether it came to hold. The
-# number of questions is bounded, not the clock: a clock may jump.
+# Tests a condition repeatedly until it holds. Returns whether it holds. The number
+# of tests is bounded, not the time, because the clock may jump.
 function Wait-Condition {
     param(
         [Parameter(Mandatory)] [scriptblock] $Condition,
@@ -157,7 +157,7 @@ function Get-MemoryStatus {
     8, 14, 1450
 }
 
-# What the exit status of a program that starts drivers means.
+# The meaning of exit statuses of programs that start drivers.
 function Get-StatusMeaning {
     param([Parameter(Mandatory)] [int] $Status)
     $meanings = @{
@@ -178,15 +178,15 @@ function Get-StatusMeaning {
     ''
 }
 
-# Runs a program and gives back what it says; throws where its exit status is
-# none of those allowed. The whole text goes to log.txt.
+# Runs a program and returns its output. Throws if its exit status is not allowed.
+# The whole output goes to log.txt.
 function Invoke-Program {
     param(
         [Parameter(Mandatory)] [string] $Path,
         [AllowEmptyString()] [string[]] $Arguments = @(),
         [int[]] $Allowed = @(0)
     )
-    # What a program writes to its standard error is not an error to us.
+    # Output on standard error is not an error.
     $ErrorActionPreference = 'Continue'
     $global:LASTEXITCODE = 0
     $lines = @(& $Path @Arguments 2>&1 | ForEach-Object { "$_" })
@@ -215,7 +215,7 @@ function Get-DriverState {
     $service.State
 }
 
-# Starts the driver; the service controller's exit status, 0 for success.
+# Starts the driver. Returns the exit status of the service controller, 0 for success.
 function Start-Driver {
     param([int[]] $Allowed = @(0))
     if ((Get-DriverState) -eq 'Running') { return 0 }
@@ -238,7 +238,7 @@ function Get-ParametersPath {
     'HKLM:\SYSTEM\CurrentControlSet\Services\hushport\Parameters'
 }
 
-# Sets a value and gives the driver the time to take it.
+# Sets a value, and waits so that the driver can apply it.
 function Set-PolicyValue {
     param(
         [Parameter(Mandatory)] [string] $Name,
@@ -249,7 +249,7 @@ function Set-PolicyValue {
     Start-Sleep -Seconds 2
 }
 
-# A registry value, or nothing where there is none.
+# A registry value, or nothing if it does not exist.
 function Get-RegistryValue {
     param(
         [Parameter(Mandatory)] [string] $Path,
@@ -263,7 +263,7 @@ function Get-RegistryValue {
     $property.Value
 }
 
-# A property of an object, or nothing where it has none.
+# A property of an object, or nothing if it does not exist.
 function Get-PropertyValue {
     param(
         [Parameter(Mandatory)] $InputObject,
@@ -274,8 +274,8 @@ function Get-PropertyValue {
     $property.Value
 }
 
-# The filter engine's state, written anew. netsh appends a second root element
-# to the document, and does not escape what stands in names.
+# Writes the state of the filter engine and reads it. netsh appends a second root
+# element to the document, and does not escape names.
 function Get-EngineState {
     $file = Get-ResultPath -Name 'wfpstate.xml'
     [System.IO.File]::Delete($file)
@@ -300,8 +300,8 @@ function ConvertTo-EngineState {
     $state
 }
 
-# How many objects of one kind have a name that begins so. An empty name counts
-# all of them.
+# The number of objects of one kind whose names begin with a text. An empty text
+# counts all.
 function Measure-EngineObject {
     param(
         [Parameter(Mandatory)] [ValidateSet('providers', 'subLayers', 'callouts', 'filters')] [string] $Kind,
@@ -326,7 +326,7 @@ function Assert-EngineObject {
     if ($wrong.Count -gt 0) { throw ($wrong -join '; ') }
 }
 
-# The names under which the driver store has the package: oem12.inf.
+# Names of the package in the driver store, such as oem12.inf.
 function Get-PublishedName {
     Get-WindowsDriver -Online |
         Where-Object { ($_.OriginalFileName -split '[\\/]')[-1] -eq 'hushport.inf' } |

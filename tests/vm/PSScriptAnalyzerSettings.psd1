@@ -1,27 +1,26 @@
-# For Invoke-ScriptAnalyzer -Settings. Every rule is on but those below.
+# For Invoke-ScriptAnalyzer -Settings. All other rules are on.
 @{
     IncludeDefaultRules = $true
     ExcludeRules        = @(
-        # Write-Log writes to the console on purpose: a person looks on, and
-        # nothing reads the script's output as objects.
+        # Write-Log writes to the console for a person. No program reads the output
+        # of the script as objects.
         'PSAvoidUsingWriteHost'
-        # The functions are parts of one script. Nobody calls them at a prompt,
-        # so nobody can ask for -WhatIf.
+        # The functions are parts of one script and not called at a prompt, so -WhatIf
+        # is of no use.
         'PSUseShouldProcessForStateChangingFunctions'
-        # It does not look into script blocks: parameters that a check's body
-        # uses, or a function of the script, count as unused.
+        # The rule ignores script blocks: it reports parameters that only the body of
+        # a check or a function of the script uses.
         'PSReviewUnusedParameter'
-        # The script has help, for a person calls it. Its parts have comments.
+        # The script has help. Its functions have comments.
         'PSProvideCommentHelp'
-        # What plays Windows must be seen from every module: $global:Machine and
-        # functions in the global scope, such as sc.exe. $global:LASTEXITCODE is
-        # PowerShell's own.
+        # The mocks of Windows must be visible in every module: $global:Machine and
+        # global functions such as sc.exe. $global:LASTEXITCODE is PowerShell's.
         'PSAvoidGlobalVars'
         'PSAvoidGlobalFunctions'
-        # The same for the variables of Pester's BeforeAll, used in It.
+        # The rule does not see that It uses variables of Pester's BeforeAll.
         'PSUseDeclaredVarsMoreThanAssignments'
-        # Tests hold Windows' messages in other languages; no file that runs in
-        # Windows PowerShell 5.1 holds anything but ASCII.
+        # Tests contain messages of Windows in other languages. Files that run in
+        # Windows PowerShell 5.1 are ASCII.
         'PSUseBOMForUnicodeEncodedFile'
     )
     Rules               = @{

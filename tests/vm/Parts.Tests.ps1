@@ -1,5 +1,4 @@
-# The parts that read what Windows writes, each by itself, and the script's
-# parameters.
+# Functions that read output of Windows, and the parameters of the script.
 BeforeAll {
     . (Join-Path -Path $PSScriptRoot -ChildPath 'Windows.Table.ps1')
     Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Support.Tests.psm1') -Force

@@ -1,10 +1,10 @@
-# The whole plan on the Windows of Windows.Table.ps1.
+# The whole plan with the mocks of Windows.Table.ps1.
 BeforeAll {
     . (Join-Path -Path $PSScriptRoot -ChildPath 'Windows.Table.ps1')
     Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Support.Tests.psm1') -Force
     New-TestPackage -Path "$TestDrive/package"
     $plan = @{ Package = "$TestDrive/package"; Cycles = 4; NoScan = $true }
-    # What the machine of the table has before anybody changes it.
+    # The initial settings of the mocked machine.
     function Assert-AsItWas {
         $machine = $global:Machine
         @($machine.Firewall.Values) -join ',' | Should -Be 'True,False,True'

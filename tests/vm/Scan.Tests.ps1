@@ -1,11 +1,10 @@
-# The scan from the other end, with a scanner that runs beside, and the scan
-# without one.
+# The scan by another machine, with a concurrent scanner, and the scan without one.
 BeforeAll {
     . (Join-Path -Path $PSScriptRoot -ChildPath 'Windows.Table.ps1')
     Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Support.Tests.psm1') -Force
     New-TestPackage -Path "$TestDrive/package"
-    # Connects to the control port and answers; hangs up at the requests with
-    # these numbers, and comes again.
+    # Connects to the control port and answers. Hangs up at the requests with these
+    # numbers, and connects again.
     function Start-Scanner {
         param([int[]] $HangUp = @(), [string] $Answer = 'ok', [int] $Connections = 1, [string] $Address = '127.0.0.1')
         $shell = [powershell]::Create()
@@ -125,7 +124,7 @@ Describe 'The plan without a restart' {
         $global:Machine.TestSigning = 'Yes'
         New-TestPackage -Path "$TestDrive/update" -Version '1.2.4.0'
         $run = Invoke-Machine -Parameters @{ Hosted = $true; Package = "$TestDrive/package"; Update = "$TestDrive/update"; Cycles = 3 }
-        # Without addresses there is nothing to scan, and so no event.
+        # Without addresses there is no scan, and so no event.
         $run.Failed | ForEach-Object { "$($_.Step) $($_.Name) $($_.Failure)" } | Should -Be @(
             'LocalScan this machine has addresses of both families none of InterNetwork',
             'Witness pktmon and our events agree on the probes port 113: 0 events Silenced, 1 drops of pktmon; port 22222: 0 events Silenced, 1 drops of pktmon; port 33333: 0 events Silenced, 1 drops of pktmon')

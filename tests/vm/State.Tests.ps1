@@ -1,4 +1,4 @@
-# What a crash leaves of the files, at every point.
+# The plan survives crashes at every point of a file write.
 BeforeAll {
     . (Join-Path -Path $PSScriptRoot -ChildPath 'Windows.Table.ps1')
     Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath 'Support.Tests.psm1') -Force

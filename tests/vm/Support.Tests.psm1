@@ -1,9 +1,9 @@
-# What the Pester tests share: a package, a machine, and a run across restarts.
+# Functions for the Pester tests: a package, a machine, and runs with restarts.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 
-# A package as small as can be: an image, a stamped INF, a catalog that holds
-# their digests and the certificate, the certificate.
+# A minimal package: an image, a stamped INF, a certificate, and a catalog with their
+# digests and the certificate.
 function New-TestPackage {
     param(
         [Parameter(Mandatory)] [string] $Path,
@@ -29,9 +29,9 @@ function New-TestPackage {
     [System.IO.File]::WriteAllBytes("$Path/hushport.cat", [byte[]] $catalog)
 }
 
-# Runs Test-Hushport.ps1 from here and, after each restart, as its task says.
-# AtRestart is called with the results folder while the machine is down. The
-# copies are run with -Copies only: PowerShell has compiled the originals already.
+# Runs Test-Hushport.ps1, and after each restart its task. AtRestart is called with
+# the results folder while the machine is down. Only -Copies runs the copied scripts,
+# because PowerShell has compiled the originals already.
 function Invoke-Machine {
     param(
         [hashtable] $Parameters = @{},

@@ -2,41 +2,40 @@
 #Requires -RunAsAdministrator
 <#
 .SYNOPSIS
-Takes a fresh Windows test VM from nothing to a verdict on hushport.sys.
+Tests hushport.sys on a fresh Windows test VM and writes a verdict.
 
 .DESCRIPTION
-Goes through the steps in order, restarting the machine where a step asks for
-it, and goes on by itself afterwards. Ends with one line: N passed, N failed.
-What it saw is in the result folder: log.txt, checks.jsonl, verdict.txt,
-failures.txt, what Driver Verifier said, the traces, the event log, and dumps if
-there were any.
+Runs the steps in order. It restarts the machine when a step needs that, and
+continues afterwards. The last line is: N passed, N failed. The results folder has
+log.txt, checks.jsonl, verdict.txt, failures.txt, the output of Driver Verifier,
+traces, the event log, and dumps.
 
-It turns on test mode, trusts the package's certificate and turns the firewall
-off, and puts back at the end what it found: for a VM with a snapshot, not for a
-machine that somebody uses.
+It turns on test mode, trusts the certificate of the package, and turns the
+firewall off. At the end it restores the former settings. Use a VM with a snapshot,
+not a machine that is in use.
 
 .PARAMETER Package
 The folder that `cargo lab package` wrote.
 
 .PARAMETER Results
-The folder for the results, on a local disk. The scripts and the package are
-copied into it, for the continuation runs as SYSTEM, which has no mapped drives.
+The folder for the results, on a local disk. The scripts and the package are copied
+into it, because the plan continues as SYSTEM, which has no mapped drives.
 
 .PARAMETER Step
-Only these steps, now, without a restart: names with commas between. Without it,
-all of them.
+Runs only these steps, without a restart. Commas separate the names. The default is
+all steps.
 
 .PARAMETER Hosted
-The plan without a restart, for a machine that is in test mode already.
+Runs the plan without a restart, for a machine that is in test mode already.
 
 .PARAMETER Update
 A second package with a higher version, for the step Update of -Hosted.
 
 .PARAMETER NoScan
-Leaves out the scan from the other end (scan.py).
+Skips the scan by another machine (scan.py).
 
 .PARAMETER Keep
-Leaves the driver and the machine's settings as they are at the end.
+Does not remove the driver or restore the settings at the end.
 
 .EXAMPLE
 .\Test-Hushport.ps1 -Package C:\hushport
@@ -59,13 +58,13 @@ param(
 
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
-# In the order in which they build on each other: each is loaded once.
+# In the order of their dependencies, so that each is loaded once.
 foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Verifier', 'Trace', 'Scan', 'Steps', 'State', 'Plan') {
     Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath "Hushport.$module.psm1") -Force
 }
 
-# A full path, or a failure where the path is not on a local disk: the
-# continuation runs as SYSTEM.
+# The full path. Throws if it is not on a local disk, because the plan continues as
+# SYSTEM.
 function Resolve-LocalPath {
     param(
         [Parameter(Mandatory)] [string] $Path,
@@ -95,7 +94,7 @@ function Resolve-FullPath {
     }
 }
 
-# Step names with commas between: -File hands a list over as one text.
+# Step names with commas between, because -File passes a list as one text.
 function Get-StepList {
     $known = @(Get-StepName)
     foreach ($name in @(($Step -join ',') -split ',' | ForEach-Object { $_.Trim() } | Where-Object { $_ })) {
@@ -105,7 +104,7 @@ function Get-StepList {
     }
 }
 
-# Copies the scripts and the packages to where SYSTEM finds them after a restart.
+# Copies scripts and packages to a folder that SYSTEM can read after a restart.
 function Copy-Part {
     param(
         [Parameter(Mandatory)] [string] $From,
@@ -122,7 +121,7 @@ function Copy-Part {
     }
 }
 
-# Looks at a package and copies it; its new place.
+# Checks a package and copies it. Returns its new path.
 function Import-Package {
     param(
         [Parameter(Mandatory)] [string] $Path,
@@ -139,7 +138,7 @@ function Import-Package {
     $copy
 }
 
-# Everything that can be refused before anything on the machine is changed.
+# Checks that are possible before anything on the machine is changed.
 function Get-Request {
     $folder = $Results
     if (-not $folder) { $folder = Join-Path -Path $env:ProgramData -ChildPath 'hushport-test' }
@@ -154,16 +153,16 @@ function Get-Request {
         NoScan      = [bool] $NoScan
         Keep        = [bool] $Keep
         Script      = Join-Path -Path (Join-Path -Path $folder -ChildPath 'scripts') -ChildPath 'Test-Hushport.ps1'
-        # As the task runs it: from its copy, without a package.
+        # The task runs the copy, without a package.
         FromTask    = $PSScriptRoot -eq (Join-Path -Path $folder -ChildPath 'scripts') -and $Package -eq $PSScriptRoot
     }
 }
 
-# Brings everything into the results folder; whether it is all there.
+# Copies everything into the results folder. Returns whether all is there.
 function Initialize-Run {
     param([Parameter(Mandatory)] [hashtable] $Request)
     Clear-CheckResult
-    # What a step that needs no package does needs none.
+    # Some steps need no package.
     $needed = @('Prepare', 'HostedPrepare', 'Install', 'Update')
     $names = @($Request.Steps | ForEach-Object { $_.Step })
     if ($names.Count -eq 0 -or @($names | Where-Object { $needed -contains $_ }).Count -gt 0) {
@@ -178,7 +177,7 @@ function Initialize-Run {
     $true
 }
 
-# The number of failures.
+# Returns the number of failures.
 function Invoke-Request {
     param([Parameter(Mandatory)] [hashtable] $Request)
     $underWay = Test-Path -Path (Get-ResultPath -Name 'state.json*')
@@ -191,7 +190,7 @@ function Invoke-Request {
         return Invoke-Plan -Request $Request
     }
     if ($Request.FromTask -and -not $Hosted -and $Request.Steps.Count -eq 0) {
-        # A task that outlived its plan must not begin another one.
+        # A task without a plan must not begin a new plan.
         Unregister-Continuation
         Write-Log -Text 'no plan is under way'
         return 0
@@ -212,7 +211,7 @@ try {
 try {
     $failures = Invoke-Request -Request $request
 } catch {
-    # Not foreseen: the task must go all the same, and there must be a verdict.
+    # An unexpected error: the task must be deleted, and a verdict must be written.
     Write-Log -Quiet -Text "$($_.ScriptStackTrace)"
     Set-CheckLabel -Label 'Plan'
     Add-CheckResult -Name 'the plan comes to its end' -Failure "$($_.Exception.Message)"

@@ -1,11 +1,10 @@
-# Plays Windows: every command and cmdlet that the scripts use, on a small model
-# of the machine ($global:Machine). Whoever knows better corrects one row.
+# Mocks every command and cmdlet that the scripts use, on a small model of the machine
+# ($global:Machine). If Windows behaves otherwise, correct one row.
 #
-# A row answers one command: Command names it, When is matched against its
-# arguments, Fault names a fault that must be asked for, Do changes the model and
-# returns Text and Status (0 where it says nothing). The first row that fits
-# answers. Source says where the form of the output comes from; `guess` where it
-# comes from nowhere.
+# A row answers one command. Command is its name, When matches its arguments, and
+# Fault is a fault that a test must enable. Do changes the model and returns Text and
+# Status (default 0). The first matching row answers. Source is the source of the
+# output's form, or `guess`.
 [Diagnostics.CodeAnalysis.SuppressMessageAttribute('PSAvoidOverwritingBuiltInCmdlets', '',
     Justification = 'Playing the cmdlets of Windows is what this file is for.')]
 param()
@@ -31,7 +30,7 @@ function global:New-Machine {
     }
 }
 
-# The next start of the machine.
+# Starts the machine again.
 function global:Start-MachineAgain {
     $machine = $global:Machine
     $machine.Boots++
@@ -45,13 +44,13 @@ function global:Start-MachineAgain {
     if ($machine.Service) { $machine.Service.State = 'Stopped' }
 }
 
-# The machine goes down here and now: nothing behind this call runs.
+# The machine goes down at once. Nothing after this call runs.
 function global:Stop-MachineNow {
     $global:Machine.Restarting = $true
     exit 99
 }
 
-# Writes what netsh wfp show state writes: UTF-8 with a mark, a second root.
+# Writes the file of netsh wfp show state: UTF-8 with a mark, and a second root.
 function global:Write-EngineState {
     param([Parameter(Mandatory)] [string] $Path)
     $ours = $global:Machine.Service -and $global:Machine.Service.State -eq 'Running'
@@ -77,7 +76,7 @@ function global:Add-TraceEvent {
     if ($global:Machine.Session) { $global:Machine.Session.Events += @{ Name = $Name; Fields = $Fields } }
 }
 
-# What a session recorded, as tracerpt -of XML writes it.
+# The events of a session, as tracerpt -of XML writes them.
 function global:Write-TraceXml {
     param([Parameter(Mandatory)] [string] $Path, [Parameter(Mandatory)] [hashtable] $Session)
     $space = 'xmlns="http://schemas.microsoft.com/win/2004/08/events/event"'
@@ -256,7 +255,7 @@ $script:Rows = @(
     @{ Command = 'Remove-ItemProperty'; When = ''; Source = 'about_Providers'; Do = { param($m, $words, $named) $m.Registry[$named.Path].Remove($named.Name) } }
     @{ Command = 'Test-Path'; When = 'Cert:'; Source = 'about_Certificate_Provider'; Do = { param($m, $words, $named) @{ Value = $m.Certificates.ContainsKey($named.Path) } } }
     @{ Command = 'Remove-Item'; When = 'Cert:'; Source = 'about_Certificate_Provider'; Do = { param($m, $words, $named) $m.Certificates.Remove($named.Path) } }
-    # The clock: nothing waits in real time, but for a scanner that runs beside.
+    # The clock: nothing waits in real time, except for a concurrent scanner.
     @{ Command = 'Start-Sleep'; When = ''; Source = 'Microsoft Learn'
         Do = { param($m, $words, $named)
             if ($m.Scanner) { [System.Threading.Thread]::Sleep(5) }
@@ -327,7 +326,7 @@ function global:ConvertTo-NamedArgument {
     $named
 }
 
-# Answers a call by the first row that fits.
+# Answers a call by the first matching row.
 function global:Invoke-Row {
     param([string] $Command, [object[]] $Words)
     $machine = $global:Machine
@@ -357,8 +356,8 @@ foreach ($row in $script:Rows) {
     $global:WindowsRows[$row.Command] += $row
     if (-not $row.Source) { throw "no source: $($row.Command) $($row.When)" }
 }
-# A function for each command; in the global scope modules see it. Of files the
-# cmdlets themselves take care.
+# A global function for each command, so that modules see it. Calls on files go to the
+# real cmdlets.
 foreach ($name in @($global:WindowsRows.Keys)) {
     $pass = ''
     if ('Get-Item', 'Test-Path', 'Remove-Item' -contains $name) {
@@ -366,5 +365,5 @@ foreach ($name in @($global:WindowsRows.Keys)) {
     }
     Set-Item -Path "function:global:$name" -Value ([scriptblock]::Create("${pass}Invoke-Row -Command '$name' -Words `$args"))
 }
-# Asked so often that a row would be slow.
+# Called so often that a row would be slow.
 function global:Get-Date { $global:Machine.Now }

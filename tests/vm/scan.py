@@ -1,16 +1,15 @@
 #!/usr/bin/env python3
-"""The other end of the VM's scan: runs on the VM's host, Linux or Windows.
+"""Scans a test VM. Runs on the VM's host, Linux or Windows.
 
-Asks closed ports whether they answer, with nothing but the sockets of Python's
-own library (3.8 or later): a refused connection is a RST, a reset UDP socket an
-ICMP error.
+Probes closed ports with Python's sockets (3.8 or later): a refused connection is a
+RST, a reset UDP socket is an ICMP error.
 
-    scan.py HOST --control              does what Test-Hushport.ps1 asks for
+    scan.py HOST --control              scans that Test-Hushport.ps1 requests
     scan.py HOST --tcp 22,113 --expect silent
 
-With --control it waits for the machine, also while that restarts, and does as
-many scans as the plan has. Ends with `N passed, N failed`; the exit status is 1
-if anything failed.
+With --control it waits for the machine, also during restarts, and runs as many
+scans as the plan has. The last line is `N passed, N failed`. The exit status is 1
+if a scan failed.
 """
 
 import argparse
@@ -24,7 +23,7 @@ PATIENCE = 4.0
 # The plan scans twice: without Driver Verifier and with it.
 SCANS = 2
 
-# A timeout of a socket is a TimeoutError of its own since Python 3.10 only.
+# socket.timeout is TimeoutError only since Python 3.10.
 TIMEOUTS = (socket.timeout, TimeoutError)
 
 
@@ -33,7 +32,7 @@ def family_of(host):
 
 
 def endpoint(host, port):
-    """What connect takes, with the scope of a link-local address in it."""
+    """The address for connect, with the scope of a link-local address."""
     return socket.getaddrinfo(host, port)[0][4]
 
 
@@ -70,7 +69,7 @@ def udp_state(host, port, patience):
 
 
 def scan(host, request, patience):
-    """What is not as asked for, in words."""
+    """Differences from the expected states, as texts."""
     faults = []
     for kind, state in (("tcp", tcp_state), ("udp", udp_state), ("open", tcp_state)):
         expected = "open" if kind == "open" else request["expect"]
@@ -96,14 +95,14 @@ def parse(line):
 
 
 def ways_to(address):
-    """The address, and each interface's way to it where it is link-local."""
+    """The address; if it is link-local, one with the scope of each interface."""
     if not address.lower().startswith("fe80:"):
         return [address]
     return ["{}%{}".format(address, index) for index, _ in socket.if_nameindex()]
 
 
 def reachable(host, addresses, control, patience):
-    """The addresses of the other family at which the machine listens, as they are reached."""
+    """Reachable addresses of the other family at which the machine listens."""
     found = []
     for address in addresses:
         try:
@@ -123,7 +122,7 @@ def reachable(host, addresses, control, patience):
 
 
 class Scanner:
-    """Follows the machine: what it asked for and what was found."""
+    """Runs the scans that the machine requests, and keeps their outcomes."""
 
     def __init__(self, host, control, patience, wait):
         self.host, self.control, self.patience, self.wait = host, control, patience, wait
@@ -131,7 +130,7 @@ class Scanner:
         self.others = {}
 
     def connect(self):
-        """The machine's control connection, or None where it does not come up in time."""
+        """The control connection to the machine, or None after the time limit."""
         print("waiting for {} port {}".format(self.host, self.control), flush=True)
         end = time.monotonic() + self.wait
         while True:
@@ -143,14 +142,14 @@ class Scanner:
                 time.sleep(1)
 
     def others_of(self, request):
-        """The machine's other addresses that can be reached, asked once for each list."""
+        """Reachable addresses of the machine; each list is tried once."""
         addresses = tuple(request.get("also", []))
         if addresses not in self.others:
             self.others[addresses] = reachable(self.host, addresses, self.control, self.patience)
         return self.others[addresses]
 
     def answer(self, request):
-        """What is not as asked for, over every family that can be reached."""
+        """Differences from the request, over every reachable family."""
         others = self.others_of(request)
         if request["expect"] == "families":
             return [] if others else ["no address of the other family is reached: " + ",".join(request["also"])]
@@ -160,11 +159,11 @@ class Scanner:
         return faults
 
     def follow(self):
-        """One scan, until the machine says `done`; whether it did."""
+        """One scan, until the machine sends `done`. Returns whether it did."""
         control = self.connect()
         if control is None:
             return False
-        # The machine takes its time between two requests.
+        # The machine may need long between two requests.
         control.settimeout(self.wait)
         line = "its first request"
         try:

@@ -34,14 +34,14 @@ const MDLS_READ: usize = 64;
 /// The values of the policy that matter here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are the registry's own")]
-pub struct Asked {
+pub struct PolicyValues {
     pub mode: u32,
     pub silence_tcp: bool,
     pub exempt_loopback: bool,
     pub exempt_ipsec: bool,
 }
 
-impl Default for Asked {
+impl Default for PolicyValues {
     fn default() -> Self {
         Self { mode: 2, silence_tcp: true, exempt_loopback: true, exempt_ipsec: true }
     }
@@ -51,7 +51,12 @@ impl Default for Asked {
 ///
 /// # Panics
 /// If the callout did something forbidden.
-pub fn check(asked: Asked, layer: &LayerInfo, indication: &Indication, after: Option<FWPS_CLASSIFY_OUT0>) {
+pub fn check(
+    policy: PolicyValues,
+    layer: &LayerInfo,
+    indication: &Indication,
+    after: Option<FWPS_CLASSIFY_OUT0>,
+) {
     let (Some(before), Some(after)) = (indication.out, after) else { return };
     let others = |out: FWPS_CLASSIFY_OUT0| (out.outContext, out.filterId, out.flags, out.reserved);
     assert_eq!(others(after), others(before), "only action and rights are a callout's: {indication:#?}");
@@ -61,8 +66,8 @@ pub fn check(asked: Asked, layer: &LayerInfo, indication: &Indication, after: Op
         return;
     }
     if verdict == (ActionType::BLOCK.0, before.rights & !RIGHT_ACTION_WRITE) {
-        if let Some(reason) = must_pass(asked, layer, indication) {
-            panic!("blocked at {}, though {reason}: {asked:?} {indication:#?}", layer.name);
+        if let Some(reason) = must_pass(policy, layer, indication) {
+            panic!("blocked at {}, though {reason}: {policy:?} {indication:#?}", layer.name);
         }
     } else {
         assert_eq!(verdict, (ActionType::CONTINUE.0, before.rights), "no such answer: {indication:#?}");
@@ -70,7 +75,7 @@ pub fn check(asked: Asked, layer: &LayerInfo, indication: &Indication, after: Op
 }
 
 /// Why an indication to the callout at `layer` must pass, if it must.
-pub fn must_pass(asked: Asked, layer: &LayerInfo, indication: &Indication) -> Option<&'static str> {
+pub fn must_pass(policy: PolicyValues, layer: &LayerInfo, indication: &Indication) -> Option<&'static str> {
     let Indication { fixed: true, values: Some(values), metadata: Some(metadata), .. } = indication else {
         return Some("it does not hold together");
     };
@@ -90,10 +95,10 @@ pub fn must_pass(asked: Asked, layer: &LayerInfo, indication: &Indication) -> Op
     let has = |bit| metadata.currentMetadataValues & bit != 0;
     let discarded = has(field::DISCARD_REASON).then_some(metadata.discardMetadata);
     let reasons = [
-        (asked.mode != 2, "Mode says so"),
+        (policy.mode != 2, "Mode says so"),
         (asked_for == ECHO_REQUEST, "SilenceEcho is 0"),
-        (asked.exempt_loopback && flags & LOOPBACK != 0, "it is loopback"),
-        (asked.exempt_ipsec && flags & IPSEC_SECURED != 0, "IPsec secures it"),
+        (policy.exempt_loopback && flags & LOOPBACK != 0, "it is loopback"),
+        (policy.exempt_ipsec && flags & IPSEC_SECURED != 0, "IPsec secures it"),
         (
             layer.is_discard() && discarded.is_some_and(|why| why.discardModule == GENERAL),
             "a filter dropped it",
@@ -112,7 +117,7 @@ pub fn must_pass(asked: Asked, layer: &LayerInfo, indication: &Indication) -> Op
     let endpoint = has(field::TRANSPORT_ENDPOINT_HANDLE) && metadata.transportEndpointHandle != 0;
     let reasons = [
         (!matches!(protocol, Some(6 | 17)), "it is neither TCP nor UDP"),
-        (protocol == Some(6) && !asked.silence_tcp, "SilenceTcp says so"),
+        (protocol == Some(6) && !policy.silence_tcp, "SilenceTcp says so"),
         (has(field::FLOW_HANDLE) && metadata.flowHandle != 0, "it has a flow"),
         (endpoint && !of_listener, "it has an endpoint"),
     ];

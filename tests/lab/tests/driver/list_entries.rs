@@ -88,9 +88,9 @@ const OTHERS: &[(&str, &str)] = &[
     ("ExemptInterfaces", "0x6008000000001"),
 ];
 
-struct Asked(Bench);
+struct Running(Bench);
 
-impl Asked {
+impl Running {
     /// Sets a list. Returns reason and advice of each refused entry.
     fn refused(&self, list: &str, entries: &str) -> Vec<(String, String)> {
         let (kernel, key) = (self.0.machine.kernel(), parameters_key(SERVICE));
@@ -98,11 +98,11 @@ impl Asked {
         await_reading(kernel, list, kernel.registry().changes()).unwrap();
         let values = kernel.registry().values(&key);
         let state = State::read(kernel).unwrap();
-        let said = state.refused.iter().map(|refusal| (refusal.reason.clone(), refusal.text(&values)));
-        let said = said.collect();
+        let refused = state.refused.iter().map(|refusal| (refusal.reason.clone(), refusal.text(&values)));
+        let refused = refused.collect();
         kernel.delete_value(&key, list);
         await_reading(kernel, list, kernel.registry().changes()).unwrap();
-        said
+        refused
     }
 }
 
@@ -110,27 +110,27 @@ impl Asked {
 fn what_is_said_to_write_instead_is_taken() {
     let machine = hushport::machine(Options::default());
     machine.set("Mode", 2);
-    let asked = Asked(Bench::start(machine));
+    let running = Running(Bench::start(machine));
     for (list, entry, written) in ENTRIES {
-        let refused = asked.refused(list, entry);
+        let refused = running.refused(list, entry);
         assert_eq!(refused.len(), 1, "{list} {entry}");
         let text = &refused[0].1;
         assert!(text.contains("entry 1") && text.contains(entry) && text.contains(written), "{text}");
         let instead = forms::instead(list, entry).unwrap();
         assert!(instead == *written || instead.ends_with(written), "{entry}: {instead}");
-        assert_eq!(asked.refused(list, written), [], "{list} {entry}");
+        assert_eq!(running.refused(list, written), [], "{list} {entry}");
     }
     for (list, entry, part) in ADVICE {
-        let refused = asked.refused(list, entry);
+        let refused = running.refused(list, entry);
         let [(reason, text)] = &refused[..] else { panic!("{list} {entry}: {refused:?}") };
         assert!(text.contains(part) && text.contains(reason), "{entry}: {text}");
     }
     for (list, entry) in OTHERS {
-        let refused = asked.refused(list, entry);
+        let refused = running.refused(list, entry);
         let [(reason, text)] = &refused[..] else { panic!("{list} {entry}: {refused:?}") };
         assert!(text.contains(&forms::accepted(list)) && text.contains(reason), "{entry}: {text}");
     }
-    asked.0.end();
+    running.0.end();
 }
 
 /// The driver accepts correct entries.
@@ -138,13 +138,13 @@ fn what_is_said_to_write_instead_is_taken() {
 fn entries_that_are_good_are_taken() {
     let machine = hushport::machine(Options::default());
     machine.set("Mode", 2);
-    let asked = Asked(Bench::start(machine));
+    let running = Running(Bench::start(machine));
     for (list, entries) in [
         ("ExemptPorts", "80,443,8000-8100,53/UDP,0"),
         ("ExemptPrefixes", "0.0.0.0/0,::/0,::1,127.0.0.1,10.0.0.0/8,::ffff:10.0.0.0/104"),
         ("ExemptInterfaces", "1689399632855040,0x18000000000000"),
     ] {
-        assert_eq!(asked.refused(list, entries), [], "{list}");
+        assert_eq!(running.refused(list, entries), [], "{list}");
     }
-    asked.0.end();
+    running.0.end();
 }

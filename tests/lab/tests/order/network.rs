@@ -181,15 +181,17 @@ impl Net {
     fn send(&mut self) {
         self.peer.egress(self.now);
         while let Some(packet) = self.peer.outbound() {
-            let told = self.to_host.send(packet, self.now, &self.faults, &mut self.random, &mut self.tally);
-            if let Some(error) = told {
+            let returned =
+                self.to_host.send(packet, self.now, &self.faults, &mut self.random, &mut self.tally);
+            if let Some(error) = returned {
                 self.peer.ingress(&error, self.now);
             }
         }
         self.host.poll(self.now);
         while let Some(packet) = self.host.transmit() {
-            let told = self.to_peer.send(packet, self.now, &self.faults, &mut self.random, &mut self.tally);
-            if let Some(error) = told {
+            let returned =
+                self.to_peer.send(packet, self.now, &self.faults, &mut self.random, &mut self.tally);
+            if let Some(error) = returned {
                 self.host.receive(&error, self.now);
             }
         }

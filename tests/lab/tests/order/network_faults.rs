@@ -102,7 +102,7 @@ impl Link {
         let mut error = None;
         match forgery {
             Some(Forgery::Beside(other)) => self.put(other, now, faults, random),
-            Some(Forgery::Error(error)) => error = Some(error),
+            Some(Forgery::Error(icmp)) => error = Some(icmp),
             Some(Forgery::Instead(other)) => {
                 self.put(other, now, faults, random);
                 return None;

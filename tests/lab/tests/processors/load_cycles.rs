@@ -33,8 +33,8 @@ fn cycles_leave_memory_flat() {
         print!("{printed}");
         return;
     }
-    let asked = std::env::var("HUSHPORT_LAB_CYCLES").ok();
-    let cycles = asked.map_or(CYCLES, |text| text.parse().expect("HUSHPORT_LAB_CYCLES is a number"));
+    let given = std::env::var("HUSHPORT_LAB_CYCLES").ok();
+    let cycles = given.map_or(CYCLES, |text| text.parse().expect("HUSHPORT_LAB_CYCLES is a number"));
     let mut machine = hushport::machine(Options::default());
     let mut cycle = || {
         machine.start_file(file()).unwrap();

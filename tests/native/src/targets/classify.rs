@@ -13,26 +13,27 @@ use machine::nt::{Kernel, Options};
 use crate::builds::{Callout, Machine};
 use crate::indication::{DECIDING, choose};
 use crate::input::Input;
-use crate::oracle::{self, Asked};
+use crate::oracle::{self, PolicyValues};
 
 /// The most indications of one input.
 const MOST: usize = 8;
 
 /// Registry values, and the policy that they set.
-const POLICIES: [(&[(&str, u32)], Asked); 6] = {
-    const DEFAULT: Asked = Asked { mode: 2, silence_tcp: true, exempt_loopback: true, exempt_ipsec: true };
+const POLICIES: [(&[(&str, u32)], PolicyValues); 6] = {
+    const DEFAULT: PolicyValues =
+        PolicyValues { mode: 2, silence_tcp: true, exempt_loopback: true, exempt_ipsec: true };
     [
         (&[], DEFAULT),
-        (&[("ExemptLoopback", 0)], Asked { exempt_loopback: false, ..DEFAULT }),
-        (&[("ExemptIpsec", 0)], Asked { exempt_ipsec: false, ..DEFAULT }),
-        (&[("SilenceTcp", 0)], Asked { silence_tcp: false, ..DEFAULT }),
-        (&[("Mode", 1)], Asked { mode: 1, ..DEFAULT }),
-        (&[("Mode", 0)], Asked { mode: 0, ..DEFAULT }),
+        (&[("ExemptLoopback", 0)], PolicyValues { exempt_loopback: false, ..DEFAULT }),
+        (&[("ExemptIpsec", 0)], PolicyValues { exempt_ipsec: false, ..DEFAULT }),
+        (&[("SilenceTcp", 0)], PolicyValues { silence_tcp: false, ..DEFAULT }),
+        (&[("Mode", 1)], PolicyValues { mode: 1, ..DEFAULT }),
+        (&[("Mode", 0)], PolicyValues { mode: 0, ..DEFAULT }),
     ]
 };
 
 /// One of the [`POLICIES`], by number.
-pub fn policy(number: usize) -> (&'static [(&'static str, u32)], Asked) {
+pub fn policy(number: usize) -> (&'static [(&'static str, u32)], PolicyValues) {
     POLICIES[number % POLICIES.len()]
 }
 
@@ -72,7 +73,7 @@ impl Bench {
     pub fn choose(&self, input: &mut Input<'_>) -> (Callout, Indication) {
         let deciding = |callout: &&Callout| DECIDING.contains(&callout.layer.name);
         let callout = match input.u8() {
-            // Mostly where there is something to decide.
+            // Usually a deciding layer.
             choice @ 0..192 => self.callouts.iter().filter(deciding).nth(usize::from(choice % 2)),
             _ => self.callouts.get(input.below(self.callouts.len())),
         };
@@ -80,7 +81,7 @@ impl Bench {
         (callout, choose(input, callout.layer))
     }
 
-    /// Asks a callout.
+    /// Shows an indication to a callout.
     ///
     /// # Panics
     /// If that stops the machine.
@@ -95,7 +96,7 @@ impl Bench {
     /// Unloads the driver.
     ///
     /// # Panics
-    /// If the verifier found something, or the driver left something.
+    /// If the verifier has findings, or the driver leaves objects.
     pub fn end(mut self) {
         let findings = self.machine.kernel().verifier().findings();
         assert!(findings.is_empty(), "{findings:?}");
@@ -129,7 +130,7 @@ pub fn run_any_policy(bytes: &[u8]) {
 }
 
 fn under(number: usize, mut input: Input<'_>) {
-    let (values, asked) = policy(number);
+    let (values, policy) = policy(number);
     RUNNING.with_borrow_mut(|running| {
         if running.as_ref().is_none_or(|(current, _)| *current != number) {
             // First stop the previous driver: only one can run.
@@ -143,7 +144,7 @@ fn under(number: usize, mut input: Input<'_>) {
         for _ in 0..MOST {
             let (callout, indication) = bench.choose(&mut input);
             let after = bench.ask(&callout, &indication);
-            oracle::check(asked, callout.layer, &indication, after);
+            oracle::check(policy, callout.layer, &indication, after);
             if input.is_empty() {
                 break;
             }

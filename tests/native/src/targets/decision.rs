@@ -45,8 +45,8 @@ pub fn run(bytes: &[u8]) {
         || packet.flow
         || packet.discard.is_some_and(|discard| discard.module == Module::General)
         || packet.tcp_flags.is_some_and(|flags| flags.0 & 0x04 != 0);
-    let told = matches!(verdict, Verdict::Silenced | Verdict::Audited);
-    assert!(!(must_pass && told), "{packet:?} {policy:?} {verdict:?}");
+    let silenced = matches!(verdict, Verdict::Silenced | Verdict::Audited);
+    assert!(!(must_pass && silenced), "{packet:?} {policy:?} {verdict:?}");
     assert!(mode == 2 || verdict != Verdict::Silenced, "{packet:?} {policy:?} {verdict:?}");
     assert!(mode == 1 || verdict != Verdict::Audited, "{packet:?} {policy:?} {verdict:?}");
     assert_eq!(

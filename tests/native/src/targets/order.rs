@@ -49,7 +49,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// A step: layer, direction and kinds.
+/// A layer and the kinds of a packet.
 struct Seen {
     place: LayerIndex,
     kinds: Kinds,
@@ -100,10 +100,10 @@ fn one_walk(input: &mut Input<'_>) {
 /// One step of both implementations.
 fn compare(walk: &mut Walk, rows: &mut Rows, place: LayerIndex, kinds: Kinds, start: Start) {
     let before = *walk;
-    let said = walk.step(place, kinds, start);
-    assert_eq!(said.is_ok(), rows.step(place, kinds, start), "{before:?} {place:?} {kinds:?} {said:?}");
+    let result = walk.step(place, kinds, start);
+    assert_eq!(result.is_ok(), rows.step(place, kinds, start), "{before:?} {place:?} {kinds:?} {result:?}");
     assert_eq!(walk.end().is_ok(), rows.may_end(), "{before:?} {place:?} {kinds:?}");
-    let Err(Deviation { expected, seen }) = said else { return };
+    let Err(Deviation { expected, seen }) = result else { return };
     assert_eq!(seen, Some(place));
     // An expected step is accepted.
     if let Some(expected) = expected {
@@ -143,10 +143,10 @@ fn flow(input: &mut Input<'_>, order: Order, mut flow: Flow) {
         let Seen { place, kinds } = Seen::choose(input, last);
         let direction = input.one_of(&[Direction::Inbound, Direction::Outbound]);
         let step = Step { layer: place, direction, kinds };
-        let said = order.step(step);
+        let result = order.step(step);
         let due = flow.step(step).map_err(|expected| Deviation { expected, seen: Some(place) });
-        assert_eq!(said, due, "{step:?} after {flow:?}");
-        first = first.or(said.err());
+        assert_eq!(result, due, "{step:?} after {flow:?}");
+        first = first.or(result.err());
         assert_eq!(order.deviation(), first, "the first deviation stays");
         last = Some(place);
         if input.is_empty() {

@@ -46,7 +46,7 @@ fn ask_all(build: fn(Options) -> Machine, setup: &Setup, level: Irql) -> usize {
     let session = setup.looks.then(|| bench.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None));
     let kept = Kept::find(bench.machine.kernel());
     let watch = watch(format!("{} at {level:?}", setup.name));
-    let (mut asked, mut wrong) = (0, Vec::new());
+    let (mut shown, mut wrong) = (0, Vec::new());
     for callout in bench.callouts.clone() {
         let number = bounds::number(&callout);
         for kind in KINDS {
@@ -62,16 +62,16 @@ fn ask_all(build: fn(Options) -> Machine, setup: &Setup, level: Irql) -> usize {
                     bounds::check(&case, &counted, out).err().map(|error| format!("{name}: {error}")),
                 );
                 before = after;
-                asked += 1;
+                shown += 1;
             }
             session.iter().for_each(|session| drop(session.take()));
         }
     }
     drop(session);
     let list = wrong.iter().take(40).map(|one| format!("\n{one}")).collect::<String>();
-    assert!(wrong.is_empty(), "{}: {} of {asked}:{list}", setup.name, wrong.len());
+    assert!(wrong.is_empty(), "{}: {} of {shown}:{list}", setup.name, wrong.len());
     bench.end();
-    asked
+    shown
 }
 
 fn ask_both(setup: usize, level: Irql) {

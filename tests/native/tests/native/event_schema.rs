@@ -88,7 +88,7 @@ fn events_that_are_not_written_yet_are_read_as_they_are_meant() {
         ports: 16,
         window_ms: 10_000,
     };
-    let said = decoded(&scan);
-    assert_eq!(said[0].1, Value::Socket(SocketAddr::new(address.into(), 0)));
-    assert_eq!((&said[1].1, &said[2].1), (&text(""), &number(16)));
+    let fields = decoded(&scan);
+    assert_eq!(fields[0].1, Value::Socket(SocketAddr::new(address.into(), 0)));
+    assert_eq!((&fields[1].1, &fields[2].1), (&text(""), &number(16)));
 }

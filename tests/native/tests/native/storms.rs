@@ -9,8 +9,8 @@ use native::builds::Machine;
 
 /// Seeds to play: `few`, or as many as `HUSHPORT_LAB_SEEDS` says.
 fn seeds(few: u64) -> std::ops::Range<u64> {
-    let asked = std::env::var("HUSHPORT_LAB_SEEDS").ok();
-    0..asked.map_or(few, |text| text.parse().expect("HUSHPORT_LAB_SEEDS is a number"))
+    let seeds = std::env::var("HUSHPORT_LAB_SEEDS").ok();
+    0..seeds.map_or(few, |text| text.parse().expect("HUSHPORT_LAB_SEEDS is a number"))
 }
 
 fn storm(scheduling: fn(u64) -> Scheduling, seed: u64) {

@@ -25,7 +25,7 @@ use machine::wfp::Engine;
 
 use cases::{Case, Origin, Spot, UDP};
 pub use cases::{Decision, Kind};
-use oracle::{Asked, LISTS, verdict};
+use oracle::{LISTS, PolicyValues, verdict};
 
 /// A packet from a remote to a port without endpoint.
 pub fn packet_to(engine: &Engine, decision: Decision, kind: Kind, remote: IpAddr, port: u16) -> Indication {
@@ -67,7 +67,7 @@ struct Bench {
     machine: Machine,
     /// Gets only policy events, so that the driver writes no verdicts.
     policies: Trace,
-    asked: Asked,
+    policy: PolicyValues,
     /// `CheckOrder`.
     is_watched: bool,
     packets: Vec<(Case, Indication)>,
@@ -97,36 +97,36 @@ impl Bench {
         let every = DECISIONS.into_iter().flat_map(|decision| families.map(|family| (decision, family)));
         let cases = every.flat_map(|(decision, family)| cases::all(decision, family));
         let packets = cases.map(|case| (case, indication::of(&case, machine.engine()))).collect();
-        let asked = Asked::USUAL;
-        let bench = Self { machine, policies, asked, is_watched: false, packets, is_overruled };
+        let policy = PolicyValues::USUAL;
+        let bench = Self { machine, policies, policy, is_watched: false, packets, is_overruled };
         bench.wait();
         bench
     }
 
     /// Sets another policy, and waits until it is in force.
-    fn ask_for(&mut self, asked: Asked) {
-        let before = std::mem::replace(&mut self.asked, asked);
-        let flags = |asked: &Asked| {
+    fn set_policy(&mut self, policy: PolicyValues) {
+        let before = std::mem::replace(&mut self.policy, policy);
+        let flags = |policy: &PolicyValues| {
             [
-                ("Mode", asked.mode),
-                ("SilenceTcp", asked.tcp.into()),
-                ("SilenceUdp", asked.udp.into()),
-                ("SilenceProtocols", asked.protocols.into()),
-                ("SilenceEcho", asked.echo.into()),
-                ("ExemptLoopback", asked.exempt_loopback.into()),
-                ("ExemptIpsec", asked.exempt_ipsec.into()),
+                ("Mode", policy.mode),
+                ("SilenceTcp", policy.tcp.into()),
+                ("SilenceUdp", policy.udp.into()),
+                ("SilenceProtocols", policy.protocols.into()),
+                ("SilenceEcho", policy.echo.into()),
+                ("ExemptLoopback", policy.exempt_loopback.into()),
+                ("ExemptIpsec", policy.exempt_ipsec.into()),
             ]
         };
         let mut changed = false;
-        for ((name, number), (_, before)) in flags(&asked).into_iter().zip(flags(&before)) {
+        for ((name, number), (_, before)) in flags(&policy).into_iter().zip(flags(&before)) {
             if number != before {
                 self.machine.set(name, number);
                 changed = true;
             }
         }
-        if asked.lists != before.lists {
+        if policy.lists != before.lists {
             for (name, entries) in LISTS {
-                let entries = if asked.lists { entries } else { &[] };
+                let entries = if policy.lists { entries } else { &[] };
                 self.machine.set_value(name, RegistryValue::multi_sz(entries));
             }
             changed = true;
@@ -145,35 +145,35 @@ impl Bench {
 
     /// Waits until the policy that was set is in force.
     fn wait(&self) {
-        let asked = &self.asked;
+        let policy = &self.policy;
         let holds = || {
             let events = self.policies.events();
             let last = events.iter().rfind(|event| event.name == "PolicyApplied");
             last.is_some_and(|event| {
                 let flag = |name, is_set| event.field(name) == Some(&Value::Bool(is_set));
-                event.number("Mode") == u64::from(asked.mode)
-                    && flag("SilenceTcp", asked.tcp)
-                    && flag("SilenceUdp", asked.udp)
-                    && flag("SilenceProtocols", asked.protocols)
-                    && flag("SilenceEcho", asked.echo)
-                    && flag("ExemptLoopback", asked.exempt_loopback)
-                    && flag("ExemptIpsec", asked.exempt_ipsec)
+                event.number("Mode") == u64::from(policy.mode)
+                    && flag("SilenceTcp", policy.tcp)
+                    && flag("SilenceUdp", policy.udp)
+                    && flag("SilenceProtocols", policy.protocols)
+                    && flag("SilenceEcho", policy.echo)
+                    && flag("ExemptLoopback", policy.exempt_loopback)
+                    && flag("ExemptIpsec", policy.exempt_ipsec)
                     && flag("CheckOrder", self.is_watched)
                     && ["ExemptPorts", "ExemptPrefixes", "ExemptInterfaces"]
                         .iter()
-                        .all(|list| (event.number(list) > 0) == asked.lists)
+                        .all(|list| (event.number(list) > 0) == policy.lists)
             })
         };
         let end = Instant::now() + Duration::from_secs(20);
         while !holds() {
-            assert!(Instant::now() < end, "{asked:?} is not in force");
+            assert!(Instant::now() < end, "{policy:?} is not in force");
             std::thread::sleep(Duration::from_micros(200));
         }
         self.policies.take();
     }
 
     fn expected(&self, case: &Case) -> &'static str {
-        match verdict(case, &self.asked) {
+        match verdict(case, &self.policy) {
             "Silenced" if self.is_overruled => "Overruled",
             verdict => verdict,
         }
@@ -195,7 +195,7 @@ impl Bench {
                         blocked,
                         verdict == "Silenced",
                         "{verdict} at {irql}: {case:?} {:?}",
-                        self.asked
+                        self.policy
                     );
                 }
                 let place = (cases::layer(case.decision, case.family), verdict);
@@ -203,7 +203,7 @@ impl Bench {
                 shown += times;
             }
         });
-        assert_eq!(self.counts(), expected, "at {irql}: {:?}", self.asked);
+        assert_eq!(self.counts(), expected, "at {irql}: {:?}", self.policy);
         assert_eq!(self.total() - before, shown, "no other callout counts");
     }
 
@@ -241,14 +241,14 @@ impl Bench {
 }
 
 /// Policies that silence all kinds, all but one, and none.
-fn silences(usual: Asked) -> Vec<Asked> {
-    let none = Asked { tcp: false, udp: false, protocols: false, echo: false, ..usual };
+fn silences(usual: PolicyValues) -> Vec<PolicyValues> {
+    let none = PolicyValues { tcp: false, udp: false, protocols: false, echo: false, ..usual };
     vec![
         usual,
-        Asked { tcp: false, ..usual },
-        Asked { udp: false, ..usual },
-        Asked { protocols: false, ..usual },
-        Asked { echo: false, ..usual },
+        PolicyValues { tcp: false, ..usual },
+        PolicyValues { udp: false, ..usual },
+        PolicyValues { protocols: false, ..usual },
+        PolicyValues { echo: false, ..usual },
         none,
     ]
 }
@@ -259,11 +259,11 @@ fn hold_all(modes: &[u32]) {
     let mut bench = Bench::new(NblLayout::Contiguous, false);
     for &mode in modes {
         for lists in [false, true] {
-            for asked in silences(Asked { mode, lists, ..Asked::USUAL }) {
+            for policy in silences(PolicyValues { mode, lists, ..PolicyValues::USUAL }) {
                 for (exempt_loopback, exempt_ipsec) in
                     [(true, true), (false, true), (true, false), (false, false)]
                 {
-                    bench.ask_for(Asked { exempt_loopback, exempt_ipsec, ..asked });
+                    bench.set_policy(PolicyValues { exempt_loopback, exempt_ipsec, ..policy });
                     bench.hold(Irql::DISPATCH);
                     bench.hold(Irql::PASSIVE);
                 }
@@ -290,7 +290,7 @@ fn the_verdict_depends_on_nothing_else() {
     let mut bench = Bench::new(NblLayout::Pieces(7), false);
     for mode in [2, 1, 0] {
         for lists in [false, true] {
-            bench.ask_for(Asked { mode, lists, ..Asked::USUAL });
+            bench.set_policy(PolicyValues { mode, lists, ..PolicyValues::USUAL });
             bench.hold(Irql::APC);
             bench.watch(true);
             bench.hold(Irql::DISPATCH);
@@ -314,7 +314,7 @@ fn without_the_right_what_would_be_silenced_is_overruled() {
     let mut bench = Bench::new(NblLayout::Contiguous, true);
     for mode in [2, 1, 0] {
         for lists in [false, true] {
-            bench.ask_for(Asked { mode, lists, ..Asked::USUAL });
+            bench.set_policy(PolicyValues { mode, lists, ..PolicyValues::USUAL });
             bench.hold(Irql::DISPATCH);
             bench.hold(Irql::PASSIVE);
         }
@@ -329,8 +329,8 @@ fn the_cases_come_to_every_verdict() {
     for mode in [0, 1, 2] {
         for family in [Family::V4, Family::V6] {
             for decision in DECISIONS {
-                let asked = Asked { mode, lists: true, ..Asked::USUAL };
-                seen.extend(cases::all(decision, family).iter().map(|case| verdict(case, &asked)));
+                let policy = PolicyValues { mode, lists: true, ..PolicyValues::USUAL };
+                seen.extend(cases::all(decision, family).iter().map(|case| verdict(case, &policy)));
             }
         }
     }

@@ -11,7 +11,7 @@ use lab::traffic::Family;
 
 /// The values of a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Asked {
+pub struct PolicyValues {
     pub mode: u32,
     pub tcp: bool,
     pub udp: bool,
@@ -23,7 +23,7 @@ pub struct Asked {
     pub lists: bool,
 }
 
-impl Asked {
+impl PolicyValues {
     /// docs/CONFIGURATION.md, column "default", but for SilenceEcho.
     pub const USUAL: Self = Self {
         mode: 2,
@@ -56,40 +56,40 @@ enum Answer {
 }
 
 /// The verdict over a packet, as the events name it.
-pub fn verdict(case: &Case, asked: &Asked) -> &'static str {
+pub fn verdict(case: &Case, policy: &PolicyValues) -> &'static str {
     // Without SilenceEcho nothing is decided at that layer.
-    if case.decision == Decision::EchoRequest && !asked.echo {
+    if case.decision == Decision::EchoRequest && !policy.echo {
         return "Observed";
     }
     let answer = match answer(case) {
         Ok(answer) => answer,
         Err(verdict) => return verdict,
     };
-    if asked.mode == 0 {
+    if policy.mode == 0 {
         return "Off";
     }
-    let is_asked_for = match answer {
-        Answer::Reset => asked.tcp,
-        Answer::PortUnreachable => asked.udp,
-        Answer::ProtocolUnreachable => asked.protocols,
-        Answer::EchoReply => asked.echo,
+    let is_on = match answer {
+        Answer::Reset => policy.tcp,
+        Answer::PortUnreachable => policy.udp,
+        Answer::ProtocolUnreachable => policy.protocols,
+        Answer::EchoReply => policy.echo,
     };
-    if !is_asked_for {
+    if !is_on {
         return "OtherKind";
     }
     // FWP_CONDITION_FLAG_IS_LOOPBACK and _IS_IPSEC_SECURED (fwptypes.h).
-    if asked.exempt_loopback && case.flags & 1 != 0 {
+    if policy.exempt_loopback && case.flags & 1 != 0 {
         return "Loopback";
     }
-    if asked.exempt_ipsec && case.flags & 2 != 0 {
+    if policy.exempt_ipsec && case.flags & 2 != 0 {
         return "IpsecSecured";
     }
-    if asked.lists
+    if policy.lists
         && let Some(verdict) = exemption(case)
     {
         return verdict;
     }
-    if asked.mode == 1 { "Audited" } else { "Silenced" }
+    if policy.mode == 1 { "Audited" } else { "Silenced" }
 }
 
 /// docs/CONFIGURATION.md, "Lists".

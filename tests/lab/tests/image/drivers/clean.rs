@@ -1,4 +1,4 @@
-//! A driver that keeps every rule, with room to plant bad instructions.
+//! A driver that keeps every rule, with space for bad instructions.
 #![no_std]
 #![allow(non_snake_case, reason = "names of the NT API")]
 
@@ -22,7 +22,7 @@ pub extern "system" fn DriverEntry(index: usize, _: usize) -> i32 {
     TABLE.get(index).map_or(-1, |routine| routine())
 }
 
-/// Has no entry in `.pdata`; the tests write over its `nop`s.
+/// A leaf without `.pdata` entry. The tests overwrite its `nop`s.
 #[inline(never)]
 extern "system" fn leaf() -> i32 {
     unsafe { asm!(".rept 32", "nop", ".endr") };

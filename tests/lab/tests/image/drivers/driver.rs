@@ -1,7 +1,7 @@
-//! A driver whose routines do one wrong (or telling) thing each.
+//! A driver with one routine for each test.
 //!
-//! DriverEntry fills the table it is given with their addresses, in the order
-//! of `Routine` in `harness.rs`.
+//! DriverEntry writes their addresses into the table that it gets, in the order of
+//! `Routine` in `harness.rs`.
 #![no_std]
 #![allow(non_snake_case, non_upper_case_globals, reason = "names of the NT API")]
 
@@ -120,8 +120,8 @@ extern "system" fn ten(_: u64) -> u64 {
     unsafe { LabTen(1, 2, 3, 4, 5, 6, 7, 8, 9, 10) }
 }
 
-/// Fills every register that a callee must keep, calls an export, and returns a
-/// bit for each that changed.
+/// Fills every nonvolatile register, calls an export, and returns a bit for each register
+/// that changed.
 extern "system" fn registers(_: u64) -> u64 {
     let changed: u64;
     macro_rules! with_xmm {
@@ -211,7 +211,7 @@ extern "system" fn number(_: u64) -> u64 {
     u64::from(unsafe { LabNumber })
 }
 
-/// Calls itself through an export until the argument is used up.
+/// Calls itself through an export, as often as the argument says.
 extern "system" fn depth(left: u64) -> u64 {
     if left == 0 {
         0
@@ -220,7 +220,7 @@ extern "system" fn depth(left: u64) -> u64 {
     }
 }
 
-/// Calls an export with `bytes` less of the stack.
+/// Calls an export after it has used `bytes` of the stack.
 extern "system" fn brink(bytes: u64) -> u64 {
     unsafe {
         asm!(
@@ -237,11 +237,11 @@ extern "system" fn brink(bytes: u64) -> u64 {
     0
 }
 
-/// Named by every object file that computes with floating point.
+/// A symbol that object files with floating point need.
 #[unsafe(no_mangle)]
 static _fltused: i32 = 0;
 
-/// Named by the unwind tables of `core`; nothing unwinds.
+/// A symbol that the unwind tables of `core` need. Nothing unwinds.
 #[unsafe(no_mangle)]
 extern "C" fn __CxxFrameHandler3() {}
 
@@ -255,7 +255,7 @@ fn panic(info: &PanicInfo) -> ! {
     unsafe { KeBugCheckEx(0xDEAD, name, file.len() as u64, u64::from(line), 0) }
 }
 
-/// What the compiler calls by itself, and a prebuilt `core` does not bring.
+/// Functions that the compiler calls and that a prebuilt `core` lacks.
 mod memory {
     use core::arch::asm;
     use core::ffi::c_void;

@@ -1,5 +1,7 @@
-//! A driver with a security cookie, as the compiler's /GS makes one. Its entry
-//! returns the cookie, or stops the machine if that is still the compiler's.
+//! A driver with a security cookie, as with /GS.
+//!
+//! Its entry returns the cookie, or stops the machine if the cookie still has the
+//! compiler's value.
 #![no_std]
 #![allow(non_snake_case, non_upper_case_globals, reason = "names of the NT API")]
 #![allow(unexpected_cfgs, reason = "given on the command line")]
@@ -12,7 +14,7 @@ const DEFAULT: u64 = 0x0000_2B99_2DDF_A232;
 #[unsafe(no_mangle)]
 static mut __security_cookie: u64 = if cfg!(own_cookie) { 0x1234_5678 } else { DEFAULT };
 
-/// `IMAGE_LOAD_CONFIG_DIRECTORY64` up to the cookie; the linker finds it by name.
+/// `IMAGE_LOAD_CONFIG_DIRECTORY64` up to the cookie. The linker finds it by its name.
 #[repr(C)]
 pub struct LoadConfig {
     size: u32,

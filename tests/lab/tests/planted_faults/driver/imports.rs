@@ -1,4 +1,4 @@
-//! What the driver imports, pointers as plain numbers.
+//! Imports of the driver. Pointers are plain numbers.
 
 use super::{Callout, Ptr};
 
@@ -76,7 +76,7 @@ unsafe extern "system" {
     ) -> Ptr;
     pub fn MmUnmapLockedPages(base: Ptr, mdl: Ptr);
     pub fn memcpy(to: Ptr, from: Ptr, count: usize) -> Ptr;
-    // For the compiler.
+    // The compiler calls these.
     #[allow(dead_code)]
     pub fn memset(to: Ptr, byte: i32, count: usize) -> Ptr;
     #[allow(dead_code)]

@@ -13,7 +13,7 @@ fn is(seen: LayerIndex, name: &str) -> bool {
     seen == place(name)
 }
 
-/// Whether kinds match.
+/// Whether one kind is in both.
 fn may_be(kinds: Kinds, others: Kinds) -> bool {
     let each = [
         Kinds::SYN,
@@ -81,8 +81,8 @@ impl Rows {
         self.at.is_empty() || self.discarded || self.at.iter().any(ends)
     }
 
-    /// Whether a new walk begins after one that may be over: a call at the first layer of
-    /// a row, a packet at the first layer that shows it.
+    /// Positions at which a new walk may begin, if this one may be over: for a call the
+    /// first layer of a row, for a packet the first layer that shows it.
     fn again(&self, kinds: Kinds) -> Vec<At> {
         if !self.may_end() {
             return Vec::new();
@@ -124,7 +124,7 @@ impl Flow {
         Self { joined: true, ..Self::whole() }
     }
 
-    /// Checks a step. The error is the expected layer.
+    /// Checks a step. The error names the expected layer, if only one is expected.
     pub fn step(&mut self, step: Step) -> Result<(), Option<LayerIndex>> {
         let result = self.due(step);
         self.passed.push(step);
@@ -135,7 +135,7 @@ impl Flow {
         self.passed.iter().any(|step| is(step.layer, name))
     }
 
-    /// Since the flow was last authorized.
+    /// Whether the last authorization was refused.
     fn refused(&self) -> bool {
         let of = |step: &&Step| {
             let named = step.layer.layer().map_or("", |layer| layer.name);
