@@ -147,7 +147,7 @@ fn shell_lines_are_commands() {
     lab::commands::accepts(&["package", "--arch", "x86"]).unwrap_err();
 }
 
-/// A block of Rust names a file, and has lines that are there.
+/// Each line of a Rust block is in the file that the block names.
 #[test]
 fn examples_are_in_the_source() {
     let mut compared = 0;
@@ -160,7 +160,7 @@ fn examples_are_in_the_source() {
                     source = Some(read(path));
                     continue;
                 }
-                let source = source.as_ref().expect("the block begins with a file's name");
+                let source = source.as_ref().expect("the block begins with the name of a file");
                 let there = source.lines().any(|other| other.trim() == line);
                 assert!(there, "{}: not in the source: {line}", document.path.display());
                 compared += 1;

@@ -211,7 +211,7 @@ fn no_text_of_a_capture_acts_on_what_shows_it() {
     bytes.truncate(2);
     std::fs::write(&path, &bytes).unwrap();
     let engine = machine::wfp::Engine::new();
-    let watched = lab::report::Watched::of(&engine);
+    let watched = lab::flows::Watched::of(&engine);
     let (progress, listener) = (std::sync::Arc::new(|_| ()), Box::new(|_: &lab::trace::Entry<'_>| Ok(true)));
     let refused = lab::trace::play(&path, &plan(), engine, watched, progress, listener);
     let refused = format!("{:?}", refused.err().unwrap());

@@ -1,7 +1,7 @@
 //! The fields, the metadata and the data offsets of indications.
 
 use super::world::{CLOSED, PEER_PORT, PORT, World};
-use crate::host::{Application, DiscardMetadata, Event, Layer, OpenPoints, Options, definition};
+use crate::host::{Application, Event, Layer, OpenPoints, Options, definition};
 use crate::wfp::{FlowHandle, Value};
 use crate::wire::{Family, Network, TcpFlags};
 
