@@ -85,6 +85,8 @@ Describe 'A crash in the middle of the plan' {
 
 Describe 'Files cut short or zero-filled anywhere' {
     BeforeAll {
+        # Other test files leave modules of the same names.
+        Get-Module -Name 'Hushport.*' | Remove-Module -Force
         foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Verifier', 'Trace', 'Scan', 'Steps', 'State', 'Plan') {
             Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath "Hushport.$module.psm1") -Force
         }

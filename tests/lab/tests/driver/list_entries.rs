@@ -1,4 +1,4 @@
-//! List entries in the form of other tools: the driver refuses them, the lab advises.
+//! List entries in the form of other tools are refused, and the lab advises.
 //!
 //! The driver accepts what the lab advises to write instead.
 

@@ -1,4 +1,4 @@
-//! Calls into the driver, and its calls of exports, keep the calling convention.
+//! Calls into the driver and calls of exports keep the calling convention.
 
 use machine::image::{FaultKind, Stop};
 

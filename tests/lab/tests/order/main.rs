@@ -1,4 +1,4 @@
-//! `CheckOrder` on faulty networks: no false deviation, and true ones are reported.
+//! `CheckOrder` on faulty networks reports true deviations and no false ones.
 
 mod connections;
 mod lossy_wire;

@@ -1,4 +1,4 @@
-//! Property test: exchanges over a network with random faults have no deviation.
+//! Property test: exchanges over a network with faults have no deviation.
 //!
 //! The network loses, repeats, delays, reorders, merges, fragments and corrupts packets,
 //! and adds forged ones.

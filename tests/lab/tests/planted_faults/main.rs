@@ -1,4 +1,4 @@
-//! Each rule of the verifier finds the planted bug that breaks it, and only that.
+//! Each rule of the verifier finds the bug that breaks it, and only that.
 #![allow(missing_docs, reason = "a test has no interface")]
 
 mod run;

@@ -1,4 +1,4 @@
-//! Scheduled threads for tests, which can be stopped before any driver instruction.
+//! Scheduled threads, which can be stopped before any driver instruction.
 
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;

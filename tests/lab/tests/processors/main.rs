@@ -1,4 +1,4 @@
-//! The driver on several processors: load, unload, reload and BFE under traffic.
+//! Several processors: load, unload, reload and BFE restarts under traffic.
 //!
 //! `HUSHPORT_LAB_SEEDS=N` plays N seeds of each kind.
 

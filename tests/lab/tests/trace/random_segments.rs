@@ -1,4 +1,4 @@
-//! Property test: the replay of any segments never deviates from the documented order.
+//! Property test: the replay of any segments keeps the documented order.
 
 use lab::trace::arbitrary::Player;
 use proptest::prelude::*;

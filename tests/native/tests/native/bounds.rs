@@ -1,4 +1,4 @@
-//! Indications that are too short or too long, at every layer and in both builds.
+//! Indications that are too short or too long, at every layer, in both builds.
 //!
 //! The driver must not fault or read beyond a guard page. It must answer in bounded time
 //! with the expected verdict.

@@ -1,4 +1,4 @@
-//! Storms with the native build: load and unload under traffic, on many threads.
+//! Storms with the native build: load and unload under traffic.
 //!
 //! The lab plays storms with the image. These are for sanitizers: `cargo lab sanitize`
 //! builds and runs them.
