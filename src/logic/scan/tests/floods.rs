@@ -6,7 +6,11 @@ const SCAN_START: u64 = 2_000;
 
 /// A slow scanner among spoofed sources that send one segment each. It begins when
 /// they have taken every slot.
-fn flooded<const S: usize, const C: usize>(world: &mut World<S, C>, per_second: u64, seconds: u64) -> usize {
+pub fn flooded<const S: usize, const C: usize>(
+    world: &mut World<S, C>,
+    per_second: u64,
+    seconds: u64,
+) -> usize {
     let (mut next_port, mut source) = (0_u16, 0_u32);
     let step = 1_000_000 / per_second;
     let scan_every = 400_000;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::floods::flooded;
 use super::*;
 use crate::logic::tcp::TcpFlags;
 
