@@ -8,7 +8,7 @@ use machine::etw::Enable;
 use machine::nt::Options;
 use machine::nt::registry::RegistryValue;
 
-use super::super::play::play;
+use super::super::actors::play;
 use super::super::stage::file;
 use lab::hushport::EVENT_PROVIDER;
 
