@@ -118,14 +118,16 @@ impl<'a> Incoming<'a> {
         Some(Discard { module, reason: discard.discardReason })
     }
 
-    /// Whether the transport layer discarded it because no endpoint took it, and it
-    /// has no handle of a flow or an endpoint. One comparison in place of
-    /// [`discard`](Self::discard), [`flow`](Self::flow) and
-    /// [`endpoint`](Self::endpoint).
+    /// Whether the transport layer discarded it because no endpoint took it, it has
+    /// no handle of a flow or an endpoint, and the size of its transport header is
+    /// known. One comparison in place of [`discard`](Self::discard),
+    /// [`flow`](Self::flow), [`endpoint`](Self::endpoint) and
+    /// [`transport_header_size`](Self::transport_header_size).
     #[inline(always)]
     pub(super) fn found_no_endpoint(&self) -> bool {
         use ffi::FWPS_DISCARD_MODULE0_::FWPS_DISCARD_MODULE_TRANSPORT as TRANSPORT;
-        const PRESENT: u32 = ffi::FWPS_METADATA_FIELD_DISCARD_REASON;
+        const PRESENT: u32 =
+            ffi::FWPS_METADATA_FIELD_DISCARD_REASON | ffi::FWPS_METADATA_FIELD_TRANSPORT_HEADER_SIZE;
         const ABSENT: u32 =
             ffi::FWPS_METADATA_FIELD_FLOW_HANDLE | ffi::FWPS_METADATA_FIELD_TRANSPORT_ENDPOINT_HANDLE;
         // Module and reason are adjacent, so they are compared as one number.
