@@ -17,6 +17,7 @@
 //! | [`bench`] | what a classify costs: time, instructions, locks and writes |
 //! | [`mutate`] | changes of the driver, each of which a test must notice |
 //! | [`trace`] | plays a capture file through the driver |
+//! | [`explain`] | who decides on a machine, from what `netsh wfp show state` wrote there |
 //! | [`flows`] | the layers of each documented flow, as the driver's callouts saw them |
 //! | [`printable`] | escapes text from elsewhere, so that it is safe to print |
 //! | [`report`] | reports for people |
@@ -26,6 +27,7 @@
 pub mod bench;
 pub mod commands;
 pub mod counters;
+pub mod explain;
 pub mod flows;
 pub mod hushport;
 pub mod mutate;

@@ -4,6 +4,7 @@ mod bench;
 mod coverage;
 mod demo;
 mod driver;
+mod explain;
 mod faults;
 mod fuzz;
 mod mutate;
@@ -34,6 +35,8 @@ enum Lab {
     /// Scan a host without and with the driver, and print the layers of each
     /// connection beside the documented order
     Demo,
+    /// Say who decides on a machine, from what `netsh wfp show state` wrote there
+    Explain(explain::Arguments),
     /// Make every allocation and every kernel call of the driver fail in turn
     Faults(faults::Arguments),
     /// Run every test and lint
@@ -70,6 +73,7 @@ pub fn run() -> ExitCode {
     let outcome = match &lab {
         Lab::Bench(arguments) => bench::run(arguments),
         Lab::Demo => demo::run(),
+        Lab::Explain(arguments) => explain::run(arguments),
         Lab::Faults(arguments) => faults::run(arguments),
         Lab::Test(arguments) => test::run(arguments),
         Lab::Scan(arguments) => scan::run(arguments),

@@ -11,7 +11,7 @@ use machine::host::Application;
 use machine::nt::Trace;
 use machine::wire::{Family, Named};
 
-use super::{as_root, driver};
+use super::{as_root, driver, explain};
 use crate::hushport::EVENT_PROVIDER;
 use crate::policy::{Assignment, state};
 use crate::remote_registry;
@@ -41,6 +41,9 @@ pub struct Arguments {
     /// Change a point that the documents leave open; may be repeated
     #[arg(long, value_name = "NAME", value_parser = super::variant)]
     variant: Vec<&'static Variant>,
+    /// Add the filters that `netsh wfp show state` wrote on a machine
+    #[arg(long, value_name = "wfpstate.xml")]
+    state: Option<std::path::PathBuf>,
     /// Write every packet to this file at the end
     #[arg(long, value_name = "FILE.pcap")]
     pcap: Option<std::path::PathBuf>,
@@ -76,6 +79,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     for variant in &arguments.variant {
         variant.turn(&mut plan);
     }
+    plan.state = arguments.state.as_deref().map(explain::read).transpose()?.map(Arc::new);
     let mut world = World::start(&plan)?;
     if let Some(sys) = hushport {
         state::check(world.machine.kernel(), sys, &plan.values)?;

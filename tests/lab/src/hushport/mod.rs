@@ -14,6 +14,21 @@ pub const SERVICE: &str = "hushport";
 /// The provider of the driver's events, documented in docs/OBSERVE.md.
 pub const EVENT_PROVIDER: Guid = Guid::from_u128(0x6b703f15_888e_524f_a16f_9e8d456e674a);
 
+/// The key of the driver's sublayer.
+pub const SUBLAYER: Guid = Guid::from_u128(0xd47a9c03_16eb_4f58_b02d_8a35f1e64c79);
+
+/// The weight that the driver asks for its sublayer, unless `SublayerWeight` says
+/// another.
+pub const SUBLAYER_WEIGHT: u16 = 0x8000;
+
+/// The layers at which the driver decides; `#` stands for V4 or V6.
+pub const DECIDING_LAYERS: [&str; 4] = [
+    "INBOUND_TRANSPORT_#_DISCARD",
+    "INBOUND_IPPACKET_#_DISCARD",
+    "OUTBOUND_ICMP_ERROR_#",
+    "INBOUND_TRANSPORT_#",
+];
+
 /// Creates a machine for the driver, on which only BFE runs.
 pub fn machine(options: Options) -> Machine {
     Machine::new(SERVICE, options)

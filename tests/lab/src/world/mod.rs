@@ -13,6 +13,7 @@ use machine::nt::registry::RegistryValue;
 use machine::wire::{Family, Loss, Lossy, Namespace, Network, Recorder, Recording};
 use machine::{host, nt, wfp};
 
+use crate::explain;
 use crate::hushport::SERVICE;
 
 /// The plan of a world.
@@ -35,6 +36,8 @@ pub struct Plan<'a> {
     /// Whether a sublayer of higher weight hard-permits at every layer where the
     /// driver decides.
     pub stronger: bool,
+    /// Filters of a real machine, beside the driver's.
+    pub state: Option<Arc<explain::State>>,
     /// The machine.
     pub machine: nt::Options,
     /// A fault to plant in the order of layers.
@@ -84,6 +87,9 @@ impl Plan<'_> {
         }
         if self.stronger {
             stronger::add(machine.engine())?;
+        }
+        if let Some(state) = &self.state {
+            eprintln!("lab: {}", explain::load(state, machine.engine())?);
         }
         if let Some(driver) = self.driver {
             machine.start(driver).with_context(|| format!("{} does not start", driver.display()))?;

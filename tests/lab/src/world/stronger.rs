@@ -5,21 +5,19 @@ use machine::wfp::{
     ActionType, DisplayData, Engine, FILTER_FLAG_CLEAR_ACTION_RIGHT, Filter, Guid, Session, Sublayer, Value,
 };
 
+use crate::hushport::DECIDING_LAYERS;
+
 /// Adds a sublayer that hard-permits at every layer where the driver decides.
 pub fn add(engine: &Engine) -> Result<()> {
-    const LAYERS: [&str; 4] = [
-        "INBOUND_IPPACKET_#_DISCARD",
-        "INBOUND_TRANSPORT_#",
-        "INBOUND_TRANSPORT_#_DISCARD",
-        "OUTBOUND_ICMP_ERROR_#",
-    ];
     const SUBLAYER: Guid = Guid::from_u128(0x1c6b_70e4_52fd_4a0e_8f0c_31a9_57d2_b4e6);
     let display = DisplayData { name: Some("another vendor's".into()), description: None };
     let session = engine.open(Session { display: display.clone(), ..Session::default() })?;
     let sublayer =
         Sublayer { key: SUBLAYER, display: display.clone(), weight: u16::MAX, ..Sublayer::default() };
     engine.sublayer_add(session, sublayer).to_result()?;
-    for layer in LAYERS.into_iter().flat_map(|layer| ["V4", "V6"].map(|family| layer.replace('#', family))) {
+    for layer in
+        DECIDING_LAYERS.into_iter().flat_map(|layer| ["V4", "V6"].map(|family| layer.replace('#', family)))
+    {
         let filter = Filter {
             key: Guid::nil(),
             display: display.clone(),

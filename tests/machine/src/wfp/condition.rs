@@ -115,7 +115,7 @@ fn check_mask(applies: bool, valid: bool, match_type: MatchType) -> Result<(), S
 
 /// Whether a condition matches. An unknown value matches no condition, not even a
 /// negative one.
-pub(super) fn matches(match_type: MatchType, value: &Value, wanted: &Value) -> bool {
+pub fn matches(match_type: MatchType, value: &Value, wanted: &Value) -> bool {
     use MatchType as M;
     if *value == Value::Empty {
         return false;

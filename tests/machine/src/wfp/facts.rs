@@ -24,7 +24,7 @@ pub(super) fn enumerators(name: &str) -> Option<impl Iterator<Item = (&'static s
 }
 
 /// A GUID by its name in `DEFINE_GUID` or in a macro.
-pub(super) fn guid(name: &str) -> Option<Guid> {
+pub fn guid(name: &str) -> Option<Guid> {
     Guid::parse_str(GUIDS.get(name)?.as_str()?).ok()
 }
 

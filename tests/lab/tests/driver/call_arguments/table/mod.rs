@@ -33,7 +33,7 @@ pub const SECOND_WINDOW: u32 = 1_600;
 /// of earlier runs by this key.
 pub const PROVIDER: u128 = 0x5b8e21f6_7a3c_4d90_8f14_c2e6907b3d51;
 /// The key of its sublayer, for the same reason.
-const SUBLAYER: u128 = 0xd47a9c03_16eb_4f58_b02d_8a35f1e64c79;
+const SUBLAYER: u128 = lab::hushport::SUBLAYER.as_u128();
 /// The provider of its events (docs/EVENTS.md).
 const EVENTS: u128 = 0x6b703f15_888e_524f_a16f_9e8d456e674a;
 

@@ -1,0 +1,24 @@
+//! Who decides on a machine: the filters of `netsh wfp show state`, with hushport
+//! among them.
+//!
+//! | module | guarantee |
+//! |---|---|
+//! | `state` | reads the file; what is wrong with it has a line |
+//! | `load` | the filters in a running engine |
+//! | `model` | arbitration, with what is not known left open |
+//! | `packet` | a packet or an operation in one line, and the layers on its way |
+//! | `report` | the answer, for text and JSON |
+
+mod load;
+mod model;
+mod packet;
+mod report;
+mod state;
+mod text;
+
+pub use load::{Loaded, load};
+pub use model::{Decider, Does, Facts, Known, Layer, Outcome};
+pub use packet::Packet;
+pub use report::Report;
+pub use state::{Key, Problem, State};
+pub use text::write;
