@@ -1,0 +1,161 @@
+//! Packets and operations.
+
+use lab::explain::{Packet, Report, State};
+
+use super::written::*;
+
+/// The winners at a layer: blocked by, permitted by, for each case.
+fn winners(state: &State, packet: &str, app: Option<&str>, layer: &str) -> Vec<(bool, bool)> {
+    let mut packet: Packet = packet.parse().unwrap();
+    packet.app = app.map(str::to_owned);
+    let report = Report::new(state, Some(&packet)).packet.unwrap();
+    let mut layers = report.paths.into_iter().flat_map(|path| path.layers);
+    let layer = layers.find(|found| found.layer == layer).unwrap_or_else(|| panic!("{layer} is not passed"));
+    layer.winners.iter().map(|winner| (!winner.blocks.is_empty(), !winner.permits.is_empty())).collect()
+}
+
+const BLOCKED: (bool, bool) = (true, false);
+const PERMITTED: (bool, bool) = (false, true);
+const EITHER: (bool, bool) = (true, true);
+
+#[test]
+fn a_syn_to_a_closed_port() {
+    let state = Written::new().firewall().state();
+    for (more, expected) in [
+        ("profile=public", vec![BLOCKED, BLOCKED, PERMITTED]),
+        ("profile=private", vec![BLOCKED, PERMITTED, PERMITTED]),
+        ("", vec![BLOCKED, EITHER, PERMITTED]),
+        ("profile=public loopback", vec![PERMITTED]),
+        ("profile=public ipsec", vec![PERMITTED]),
+    ] {
+        let packet = format!("tcp syn 203.0.113.7:4000 -> :22 {more}");
+        assert_eq!(winners(&state, &packet, None, TRANSPORT_DISCARD), expected, "{more}");
+    }
+    // Only echo requests are decided before an endpoint is looked for.
+    assert_eq!(winners(&state, "tcp syn : -> :22", None, "INBOUND_TRANSPORT_V4"), [PERMITTED]);
+    assert_eq!(winners(&state, "icmp : -> :", None, "INBOUND_TRANSPORT_V4"), [BLOCKED, PERMITTED]);
+    assert_eq!(winners(&state, "icmp 13/0 : -> :", None, "INBOUND_TRANSPORT_V4"), [PERMITTED]);
+}
+
+#[test]
+fn every_field_is_compared() {
+    let range = "<rangeValue><valueLow><type>FWP_UINT16</type><uint16>20</uint16></valueLow>\
+                 <valueHigh><type>FWP_UINT16</type><uint16>30</uint16></valueHigh></rangeValue>";
+    let net = "<v6AddrMask><addr>2001:db8::</addr><prefixLength>32</prefixLength></v6AddrMask>";
+    for (layer, condition, matching, other) in [
+        (
+            TRANSPORT_DISCARD,
+            ("IP_LOCAL_PORT", "RANGE", "FWP_RANGE_TYPE", range),
+            "tcp : -> :30",
+            "tcp : -> :31",
+        ),
+        (
+            TRANSPORT_DISCARD,
+            ("IP_REMOTE_ADDRESS", "EQUAL", "FWP_UINT32", "<uint32>192.0.2.1</uint32>"),
+            "udp 192.0.2.1 -> :53",
+            "udp 192.0.2.2 -> :53",
+        ),
+        (
+            "INBOUND_TRANSPORT_V6_DISCARD",
+            ("IP_REMOTE_ADDRESS", "EQUAL", "FWP_V6_ADDR_MASK", net),
+            "tcp [2001:db8::1]:1 -> :22",
+            "tcp [2001:db9::1]:1 -> :22",
+        ),
+        (
+            TRANSPORT_DISCARD,
+            ("IP_PROTOCOL", "EQUAL", "FWP_UINT8", "<uint8>17</uint8>"),
+            "udp : -> :1",
+            "tcp : -> :1",
+        ),
+        (
+            "OUTBOUND_ICMP_ERROR_V4",
+            ("NEXTHOP_INTERFACE_PROFILE_ID", "EQUAL", "FWP_UINT32", "<uint32>2</uint32>"),
+            "udp : -> :1 profile=private",
+            "udp : -> :1 profile=domain",
+        ),
+        (
+            "ALE_AUTH_CONNECT_V4",
+            ("IP_REMOTE_PORT", "EQUAL", "FWP_UINT16", "<uint16>443</uint16>"),
+            "connect :4000 -> 192.0.2.1:443",
+            "connect :443 -> 192.0.2.1:4000",
+        ),
+        (
+            "ALE_AUTH_LISTEN_V4",
+            ("IP_LOCAL_PORT", "EQUAL", "FWP_UINT16", "<uint16>80</uint16>"),
+            "listen tcp :80",
+            "listen tcp :81",
+        ),
+    ] {
+        let state = Written::new().filter(layer, FIREWALL, ("BLOCK", "", ""), &[condition]).state();
+        let without_hushport = |packet: &str| {
+            let winners = winners(&state, packet, None, layer);
+            winners[usize::from(winners.len() > 1)]
+        };
+        assert_eq!(without_hushport(matching), BLOCKED, "{matching}");
+        assert_eq!(without_hushport(other), PERMITTED, "{other}");
+    }
+}
+
+#[test]
+fn programs_are_compared_behind_the_volume() {
+    let path: String = "\\device\\harddiskvolume3\\tools\\a.exe\0"
+        .encode_utf16()
+        .flat_map(u16::to_le_bytes)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let value = format!("<byteBlob><data>{path}</data></byteBlob>");
+    let condition = ("ALE_APP_ID", "EQUAL", "FWP_BYTE_BLOB_TYPE", &*value);
+    let layer = "ALE_AUTH_RECV_ACCEPT_V4";
+    let state = Written::new().filter(layer, FIREWALL, ("BLOCK", "", ""), &[condition]).state();
+    let accept = |app| winners(&state, "accept tcp : -> :80", app, layer);
+    assert_eq!(accept(Some("C:\\Tools\\A.exe")), [BLOCKED]);
+    assert_eq!(accept(Some("C:\\Tools\\B.exe")), [PERMITTED]);
+    assert_eq!(accept(None), [EITHER]);
+}
+
+/// Consecutive conditions on a field are joined by OR, others by AND.
+#[test]
+fn conditions_are_joined_as_documented() {
+    let port = |text| ("IP_LOCAL_PORT", "EQUAL", "FWP_UINT16", text);
+    let tcp = ("IP_PROTOCOL", "EQUAL", "FWP_UINT8", "<uint8>6</uint8>");
+    let conditions = [port("<uint16>1</uint16>"), port("<uint16>2</uint16>"), tcp];
+    let state = Written::new().filter(TRANSPORT_DISCARD, FIREWALL, ("BLOCK", "", ""), &conditions).state();
+    for (packet, expected) in [
+        ("tcp : -> :1", BLOCKED),
+        ("tcp : -> :2", BLOCKED),
+        ("tcp : -> :3", PERMITTED),
+        ("udp : -> :1", PERMITTED),
+    ] {
+        assert_eq!(winners(&state, packet, None, TRANSPORT_DISCARD)[1], expected, "{packet}");
+    }
+}
+
+#[test]
+fn what_makes_no_packet_is_refused() {
+    for text in [
+        "",
+        "sctp : -> :1",
+        "tcp syn",
+        "tcp : -> :65536",
+        "tcp : -> : :",
+        "tcp 192.0.2.1 -> [::1]:1",
+        "tcp : -> :1 profile=home",
+        "tcp : -> :1 colour=red",
+        "icmp 300/0 : -> :",
+    ] {
+        assert!(text.parse::<Packet>().is_err(), "{text}");
+    }
+}
+
+#[test]
+fn json_has_what_text_has() {
+    let packet = "tcp syn 203.0.113.7:4000 -> :22 profile=public".parse().unwrap();
+    let report = Report::new(&Written::new().firewall().state(), Some(&packet));
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["layers"][0]["layer"], TRANSPORT_DISCARD);
+    assert_eq!(json["layers"][0]["sublayers"][1]["filters"][0]["id"], 1);
+    assert_eq!(json["packet"]["paths"][0]["layers"][1]["winners"][0]["blocks"][0], "hushport");
+    let mut text = Vec::new();
+    lab::explain::write(&mut text, &report).unwrap();
+    assert!(String::from_utf8(text).unwrap().contains("=> Mode 2: blocked by hushport"));
+}

@@ -1,0 +1,132 @@
+//! The order at a layer, and what follows from it.
+
+use lab::explain::{Report, State};
+use lab::hushport::SUBLAYER;
+
+use super::written::*;
+
+fn consequences(state: &State, layer: &str) -> Vec<String> {
+    let report = Report::new(state, None);
+    report.layers.into_iter().find(|found| found.layer == layer).unwrap().consequences
+}
+
+#[test]
+fn windows_firewall_drops_afterwards() {
+    let lines = consequences(&Written::new().firewall().state(), TRANSPORT_DISCARD);
+    let expected = [
+        "Mode 2: closed ports do not answer on all networks, because hushport blocks them.",
+        "Mode 1: closed ports still do not answer on public networks, because Windows Firewall's Port Scanning \
+         Prevention Filter drops them afterwards.",
+        "Mode 1: closed ports answer on private networks, because Windows Firewall's filter \"filter 2\" (2) permits \
+         them afterwards.",
+        "Mode 1: closed ports answer on domain networks, because Windows Firewall's filter \"filter 3\" (3) permits \
+         them afterwards.",
+        "Mode 0, and what is exempt with AnswerExempt 0: as in Mode 1.",
+        "Mode 2, exempt with AnswerExempt 1: closed ports answer on all networks, because hushport permits them.",
+    ];
+    assert_eq!(lines, expected);
+    let v6 = consequences(&Written::new().firewall().state(), "INBOUND_TRANSPORT_V6_DISCARD");
+    assert!(
+        v6.contains(&"Mode 1: closed ports answer on all networks, because no filter decides.".into()),
+        "{v6:?}"
+    );
+}
+
+#[test]
+fn a_heavier_sublayer_decides_first() {
+    let permit = |flag| {
+        let written = Written::new().firewall().sublayer(OTHER, "another product", 65535);
+        consequences(
+            &written.filter(TRANSPORT_DISCARD, OTHER, ("PERMIT", "", flag), &[]).state(),
+            TRANSPORT_DISCARD,
+        )
+    };
+    assert_eq!(
+        permit("CLEAR_ACTION_RIGHT")[0],
+        "Mode 2: closed ports answer on all networks, because filter \"filter 4\" (4) permits them before hushport.",
+        "a hard permit",
+    );
+    assert!(permit("NONE")[0].ends_with("because hushport blocks them."), "a soft permit is overridden");
+}
+
+#[test]
+fn a_callout_of_another_product_may_do_anything() {
+    let written = Written::new().firewall().sublayer(OTHER, "", 65535).callout(TRANSPORT_DISCARD, CALLOUT);
+    let state = written.filter(TRANSPORT_DISCARD, OTHER, ("CALLOUT_TERMINATING", CALLOUT, ""), &[]).state();
+    let lines = consequences(&state, TRANSPORT_DISCARD);
+    assert!(lines[0].contains("not certain") && lines[0].contains(CALLOUT), "{lines:?}");
+    let unregistered = Written::new().sublayer(OTHER, "", 65535).filter(
+        TRANSPORT_DISCARD,
+        OTHER,
+        ("CALLOUT_TERMINATING", CALLOUT, ""),
+        &[],
+    );
+    let lines = consequences(&unregistered.state(), TRANSPORT_DISCARD);
+    assert!(lines[1].starts_with("Mode 1: closed ports still do not answer on all networks"), "{lines:?}");
+}
+
+#[test]
+fn what_is_not_known_is_named() {
+    let user = ("ALE_USER_ID", "EQUAL", "FWP_SECURITY_DESCRIPTOR_TYPE", "<sd>O:LS</sd>");
+    let foreign = ("NEVER_HEARD_OF", "EQUAL", "FWP_UINT32", "<uint32>1</uint32>");
+    for condition in [user, foreign] {
+        let written = Written::new().filter(TRANSPORT_DISCARD, FIREWALL, ("BLOCK", "", ""), &[condition]);
+        let lines = consequences(&written.state(), TRANSPORT_DISCARD);
+        assert!(lines[1].contains("not certain"), "{lines:?}");
+        assert!(lines[1].contains(&format!("depends on {}", condition.0)), "{lines:?}");
+    }
+}
+
+#[test]
+fn filters_out_of_force_decide_nothing() {
+    for flag in ["BOOTTIME", "DISABLED"] {
+        let state = Written::new().filter(TRANSPORT_DISCARD, FIREWALL, ("BLOCK", "", flag), &[]).state();
+        assert!(consequences(&state, TRANSPORT_DISCARD)[1].contains("no filter decides"), "{flag}");
+    }
+}
+
+#[test]
+fn hushport_stands_where_it_is_or_would_be() {
+    let place = |written: Written| {
+        let report = Report::new(&written.state(), None);
+        let layer = &report.layers[0];
+        let order = layer
+            .sublayers
+            .iter()
+            .map(|sublayer| (sublayer.weight, sublayer.is_hushport))
+            .collect::<Vec<_>>();
+        (report.hushport.in_file, report.hushport.weights, order)
+    };
+    // 0x8000 is UNIVERSAL's.
+    assert_eq!(
+        place(Written::new().firewall()),
+        (false, vec![32769, 32767], vec![(32769, true), (2, false)])
+    );
+    let key = format!("{{{SUBLAYER}}}").to_uppercase();
+    let there = Written::new().firewall().sublayer(&key, "hushport", 1);
+    assert_eq!(place(there), (true, vec![1], vec![(2, false), (1, true)]));
+}
+
+/// Where the two free weights make a difference, both are told.
+#[test]
+fn a_weight_that_matters_is_told() {
+    let written = Written::new().sublayer(OTHER, "", 32768);
+    let state = written.filter(TRANSPORT_DISCARD, OTHER, ("PERMIT", "", "CLEAR_ACTION_RIGHT"), &[]).state();
+    let lines = consequences(&state, TRANSPORT_DISCARD);
+    let mode_2: Vec<_> = lines.iter().filter(|line| line.starts_with("Mode 2:")).collect();
+    assert!(
+        mode_2[0].contains("do not answer") && mode_2[0].ends_with("(if its weight is 32769)"),
+        "{lines:?}"
+    );
+    assert!(
+        mode_2[1].contains("ports answer") && mode_2[1].ends_with("(if its weight is 32767)"),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn a_sublayer_without_weight_leaves_the_order_open() {
+    let state = Written::default().firewall().state();
+    let lines = consequences(&state, TRANSPORT_DISCARD);
+    assert_eq!(lines, [format!("Who decides is not known: the file has no weight of {FIREWALL}.")]);
+}
