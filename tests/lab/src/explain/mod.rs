@@ -18,7 +18,7 @@ mod text;
 
 pub use load::{Loaded, load};
 pub use model::{Decider, Does, Facts, Known, Layer, Outcome};
-pub use packet::Packet;
+pub use packet::{Packet, profile};
 pub use report::Report;
 pub use state::{Key, Problem, State};
 pub use text::write;

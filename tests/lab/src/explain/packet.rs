@@ -15,6 +15,15 @@ const IPSEC_SECURED: u32 = 2;
 /// document has them.
 pub const PROFILES: [(u32, &str); 3] = [(1, "public"), (2, "private"), (3, "domain")];
 
+/// The number of a profile by its name.
+///
+/// # Errors
+/// If it is none.
+pub fn profile(name: &str) -> Result<u32, String> {
+    let found = PROFILES.iter().find(|(_, known)| *known == name);
+    found.map(|&(number, _)| number).ok_or_else(|| format!("{name:?}: public, private or domain is wanted"))
+}
+
 /// What is asked about.
 #[derive(Clone, Debug)]
 pub struct Packet {
@@ -93,10 +102,7 @@ impl FromStr for Packet {
                 ("loopback", "") => packet.flags |= LOOPBACK,
                 ("ipsec", "") => packet.flags |= IPSEC_SECURED,
                 ("ipv6", "") => packet.v6 = true,
-                ("profile", name) => {
-                    let profile = PROFILES.iter().find(|(_, known)| *known == name);
-                    packet.profile = Some(profile.ok_or("profile is public, private or domain")?.0);
-                }
+                ("profile", name) => packet.profile = Some(profile(name)?),
                 ("interface", luid) => {
                     packet.interface = Some(luid.parse().map_err(|_| "interface is a LUID, a number")?);
                 }

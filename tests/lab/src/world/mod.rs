@@ -38,6 +38,8 @@ pub struct Plan<'a> {
     pub stronger: bool,
     /// Filters of a real machine, beside the driver's.
     pub state: Option<Arc<explain::State>>,
+    /// The number of the profile of the host's network.
+    pub profile: Option<u32>,
     /// The machine.
     pub machine: nt::Options,
     /// A fault to plant in the order of layers.
@@ -103,7 +105,8 @@ impl World {
     /// sockets being created.
     pub fn start(plan: &Plan<'_>) -> Result<Self> {
         let namespace = Namespace::new()?;
-        let options = host::Options::default();
+        let mut options = host::Options::default();
+        options.profile = plan.profile.unwrap_or(options.profile);
         let network = options.network.clone();
         let tun = namespace.tun(&network)?;
         let machine = plan.machine()?;
