@@ -3,6 +3,7 @@
 //!
 //! | module | guarantee |
 //! |---|---|
+//! | `source` | the file's text, decoded and repaired |
 //! | `state` | reads the file; what is wrong with it has a line |
 //! | `load` | the filters in a running engine |
 //! | `model` | arbitration, with what is not known left open |
@@ -13,6 +14,7 @@ mod load;
 mod model;
 mod packet;
 mod report;
+mod source;
 mod state;
 mod text;
 

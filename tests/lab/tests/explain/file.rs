@@ -54,7 +54,7 @@ fn values_of_conditions_have_their_types() {
         ("FWP_V4_ADDR_MASK", v4, Some(Value::V4AddrMask(0xc000_0200, 0xffff_ff00))),
         (
             "FWP_BYTE_BLOB_TYPE",
-            "<byteBlob><data>5c00</data></byteBlob>",
+            "<byteBlob><data>5C\n00</data></byteBlob>",
             Some(Value::ByteBlob([0x5c, 0].into())),
         ),
         ("FWP_RANGE_TYPE", range, Some(Value::Range(Box::new((Value::Uint16(1), Value::Uint16(9)))))),
