@@ -140,8 +140,6 @@ pub enum Does {
     Continue,
     /// It blocks.
     Block,
-    /// It permits with the right cleared (`AnswerExempt`), but never over a block.
-    Permit,
 }
 
 /// The possible ends at a layer.
@@ -293,7 +291,6 @@ impl<'a> Layer<'a> {
                 let says = match hushport {
                     Does::Continue => Says::Nothing,
                     Does::Block => Says::HardBlock,
-                    Does::Permit => Says::HardPermit,
                 };
                 here.insert(says, BTreeSet::from([Decider::Hushport]));
             } else {
@@ -313,9 +310,7 @@ impl<'a> Layer<'a> {
             let mut next = Ends::new();
             for (&before, deciders) in &current {
                 for (&says, others) in &here {
-                    let kept = says == Says::Nothing
-                        || before.is_hard() && says != Says::Veto
-                        || place.is_hushport && hushport == Does::Permit && before.blocks();
+                    let kept = says == Says::Nothing || before.is_hard() && says != Says::Veto;
                     let (says, deciders) = if kept { (before, deciders) } else { (says, others) };
                     next.entry(says).or_default().extend(deciders);
                 }

@@ -110,16 +110,12 @@ pub struct Winner {
 }
 
 /// What hushport does at a layer, and in which case.
-const CASES: [(&str, Does); 3] = [
-    ("Mode 2", Does::Block),
-    ("Mode 1", Does::Continue),
-    ("Mode 2, exempt with AnswerExempt 1", Does::Permit),
-];
+const CASES: [(&str, Does); 2] = [("Mode 2", Does::Block), ("Mode 1", Does::Continue)];
 const ECHO_CASES: [(&str, Does); 2] =
     [("Mode 2 with SilenceEcho 1", Does::Block), ("Mode 1, or SilenceEcho 0", Does::Continue)];
 
 /// The cases in which hushport lets others decide, too.
-const AS_IN_MODE_1: &str = "Mode 0, and what is exempt with AnswerExempt 0: as in Mode 1.";
+const AS_IN_MODE_1: &str = "Mode 0, and what is exempt: as in Mode 1.";
 
 impl Report {
     /// Explains a state, and a packet in it.
