@@ -77,7 +77,7 @@ pub fn policy(channel: &Channel, occasion: Occasion, policies: &Policies, irql: 
     let policy = current.values();
     let (allowed, number) = (allowed(&policy), policies.number());
     let applied = PolicyApplied::new(occasion.name(), number, &policy, current.exemptions());
-    // Release the policy: whoever replaces it waits for its readers.
+    // Release the policy: a thread that replaces it waits for its readers.
     drop(current);
     if occasion == Occasion::Rundown {
         channel.write(irql, || applied);

@@ -48,7 +48,7 @@ impl Filtering {
         let mut session = self.session.lock(irql);
         match (&*session, bfe::is_running(irql)) {
             (Session::Closed, true) => {
-                // Copy the policy: opening takes long, and whoever changes the
+                // Copy the policy: opening takes long, and a thread that changes the
                 // policy waits for its readers.
                 let policy = self.policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
                 match open(&policy, irql) {

@@ -16,14 +16,14 @@ use crate::logic::epoch::{Inside, Phase, Readers};
 /// The current value. A reader never waits, and writes no cache line that another
 /// processor writes. A replaced value is freed when its last reader has left.
 ///
-/// At DISPATCH_LEVEL a reader writes nothing at all: whoever replaces the value
+/// At DISPATCH_LEVEL a reader writes nothing at all: a thread that replaces the value
 /// waits until every processor has left that level. Below that level readers are
 /// counted.
 pub struct Current<T> {
     value: AtomicPtr<T>,
     phase: Phase,
     readers: PerCpu<Readers>,
-    /// Owns what `value` points to; locked by whoever replaces it.
+    /// Owns the value that `value` points to. `replace` locks it.
     owner: Mutex<PoolBox<T>>,
 }
 
@@ -59,7 +59,7 @@ impl<T: Send + Sync> Current<T> {
         Some(Reading { value, _inside: inside, stays_here: PhantomData })
     }
 
-    /// Replaces the value in one step, waits until nobody reads the old value, and
+    /// Replaces the value in one step, waits until the old value has no reader, and
     /// drops it.
     pub fn replace(&self, value: PoolBox<T>, irql: &Passive) {
         let mut owner = self.owner.lock(irql);

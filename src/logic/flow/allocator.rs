@@ -135,8 +135,8 @@ impl FlowAllocator {
     }
 
     fn reserve(&self) -> bool {
-        // Count first, then check. So whoever closes sees the count, or this flow is
-        // refused.
+        // Count first, then check. So the thread that closes sees the count, or this
+        // flow is refused.
         let before = self.flows.fetch_add(1, Ordering::SeqCst);
         if before < self.limit && !self.closed.load(Ordering::SeqCst) {
             return true;

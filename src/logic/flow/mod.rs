@@ -30,16 +30,16 @@
 //!
 //! - **Counting** in a slot with the flow's tag takes plain loads and stores. The
 //!   engine deletes a context only when no classify has it any more
-//!   (`FwpsFlowRemoveContext0`: STATUS_PENDING until then). So whoever finishes the
-//!   flow sees all counts.
+//!   (`FwpsFlowRemoveContext0`: STATUS_PENDING until then). So the thread that
+//!   finishes the flow sees all counts.
 //! - **Taking over** a slot from flow T: become a visitor of T, which succeeds while
 //!   T has contexts; add the counts to T's record; write the new tag and counts;
-//!   leave T. If T has no contexts but is not free yet, its counts belong to whoever
-//!   finishes it: the slot stays as it is, and the packet is counted in the record
+//!   leave T. If T has no contexts but is not free yet, its counts belong to the
+//!   thread that finishes it: the slot stays as it is, and the packet is counted in the record
 //!   of its own flow. If T is over (another generation, or free), its counts have
 //!   been fetched, and the slot is taken as it is.
-//! - **Finishing**: whoever releases the last context, or is the last visitor after
-//!   that, makes the word say "no contexts and no visitors". Only one can do that,
+//! - **Finishing**: the thread that releases the last context, or is the last visitor
+//!   after that, makes the word say "no contexts and no visitors". Only one can do that,
 //!   and then nobody becomes a visitor. If a processor's slot has another tag by
 //!   then, its counts are already in the record, and visible because visitors leave
 //!   with release ordering. If the slot has T's tag, nobody writes it, so its counts

@@ -77,8 +77,8 @@ impl<'s> Slots<'s> {
         }
     }
 
-    /// Takes the counts of a flow without contexts; to be called by whoever finishes
-    /// it.
+    /// Takes the counts of a flow without contexts. Only the thread that finishes the
+    /// flow calls this.
     pub(super) fn take(self, key: FlowKey) -> PackedCounts {
         let slot = self.slot(key).filter(|slot| slot.tag.load(Ordering::Acquire) == key.context());
         let Some(slot) = slot else { return PackedCounts::default() };

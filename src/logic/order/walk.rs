@@ -72,7 +72,7 @@ impl Walk {
                     return Ok(());
                 }
                 // Few rows begin at a later layer.
-                if here.first_shown() != 0 { onward | self.rows_of_next_walk(seen, kinds) } else { onward }
+                if here.first_shown() != 0 { onward | self.rows_of_next_walk(layer, kinds) } else { onward }
             }
         };
         let next = due & of(kinds);
@@ -88,11 +88,11 @@ impl Walk {
     /// The rows on which the next walk with this mark may begin here, if this one
     /// can be over. Any call may follow a call. Another packet with the same mark
     /// has the same direction, and its walk begins at the first layer that shows it.
-    fn rows_of_next_walk(self, seen: LayerIndex, kinds: Kinds) -> Rows {
+    fn rows_of_next_walk(self, layer: OrderLayer, kinds: Kinds) -> Rows {
         if !self.may_end() {
             return 0;
         }
-        let here = RowLayer::at(seen);
+        let OrderLayer { index: seen, row_layer: here } = layer;
         if kinds.within(Kinds::CALL) {
             return here.first();
         }
