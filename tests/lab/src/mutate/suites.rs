@@ -39,8 +39,9 @@ pub const UNIT: Suite = Suite {
 const LINKS: Suite = of_lab("link", &["--package", "hushport-lab", "--test", "driver"]);
 const LINK_TEST: &str = "linked_image::the_driver_links";
 
-/// The other suites. They run in the order of their duration.
-pub const SUITES: [Suite; 11] = [
+/// The other suites: every program of the lab's tests that runs the driver. They
+/// run in the order of their duration.
+pub const SUITES: [Suite; 14] = [
     of_lab("driver", &["--package", "hushport-lab", "--test", "driver"]),
     Suite {
         name: "native",
@@ -52,10 +53,13 @@ pub const SUITES: [Suite; 11] = [
     of_lab("cost", &["--package", "hushport-lab", "--test", "cost"]),
     of_lab("trace", &["--package", "hushport-lab", "--test", "trace"]),
     of_lab("package", &["--package", "hushport-lab", "--test", "package"]),
-    of_lab("observe", &["--package", "hushport-lab", "--test", "observe"]),
+    of_lab("order", &["--package", "hushport-lab", "--test", "order"]),
+    of_lab("explain", &["--package", "hushport-lab", "--test", "explain"]),
+    of_lab("policy_commands", &["--package", "hushport-lab", "--test", "policy_commands"]),
+    of_lab("simulated_host", &["--package", "hushport-lab", "--test", "simulated_host"]),
     of_lab("processors", &["--package", "hushport-lab", "--test", "processors"]),
-    of_lab("matrix", &["--package", "hushport-lab", "--test", "matrix"]),
-    of_lab("faults", &["--package", "hushport-lab", "--test", "faults"]),
+    of_lab("scan_matrix", &["--package", "hushport-lab", "--test", "scan_matrix"]),
+    of_lab("fault_sweep", &["--package", "hushport-lab", "--test", "fault_sweep"]),
 ];
 
 /// The time limit of a suite without changes, including the build.
@@ -215,5 +219,37 @@ impl<'a> Runner<'a> {
             command.args(["--", "--exact", LINK_TEST]);
         }
         command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::setup;
+
+    /// The programs that test the lab or the checkout, so that a change of the
+    /// driver means nothing to them.
+    const OTHERS: [&str; 6] = ["checkout", "docs", "image", "planted_faults", "time_limits", "wdk"];
+
+    #[test]
+    fn each_program_that_runs_the_driver_is_a_suite() {
+        for (package, folder) in [("hushport-lab", "lab"), ("hushport-native", "native")] {
+            let mut expected = programs_of(folder);
+            expected.retain(|program| !OTHERS.contains(&program.as_str()));
+            expected.sort();
+            let of_package = SUITES.iter().filter(|suite| suite.arguments.contains(&package));
+            let mut suites: Vec<&str> =
+                of_package.filter_map(|suite| suite.arguments.last().copied()).collect();
+            suites.sort_unstable();
+            assert_eq!(suites, expected, "{package}");
+        }
+    }
+
+    /// The test programs that cargo finds by the names of files and folders.
+    fn programs_of(folder: &str) -> Vec<String> {
+        let folder = setup::root().join("tests").join(folder).join("tests");
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let programs = entries.filter(|path| path.is_file() || path.join("main.rs").exists());
+        programs.map(|path| path.file_stem().unwrap().to_string_lossy().into_owned()).collect()
     }
 }
