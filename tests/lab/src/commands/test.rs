@@ -71,10 +71,45 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
 }
 
 /// Runs the examples in the documentation, which are not programs of their own.
+/// Prints their number, and cargo's output only if one fails.
 fn doc_tests(children: &Children) -> Result<bool> {
     children.step("the examples in the documentation");
     let mut cargo = setup::workspace_cargo("test");
     cargo.args(["--workspace", "--doc", "--quiet"]);
-    let status = children.status(&mut cargo).context("the examples in the documentation")?;
+    let (status, output) = children.output(&mut cargo).context("the examples in the documentation")?;
+    if !status.success() {
+        println!("{output}");
+    }
+    println!("{} examples passed", passed(&output));
     Ok(status.success())
+}
+
+/// The number of passed tests in cargo's output, which has a line of counts for
+/// each package.
+fn passed(output: &str) -> usize {
+    let counts = output.lines().filter_map(|line| line.strip_prefix("test result: "));
+    let counts = counts.filter_map(|counts| counts.split_once(". ")?.1.split_once(" passed"));
+    counts.filter_map(|(count, _)| count.parse::<usize>().ok()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passed_examples_of_all_packages_are_counted() {
+        let output = "
+running 2 tests
+..
+test result: ok. 2 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.31s
+
+running 0 tests
+
+test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+
+test result: FAILED. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.20s
+";
+        assert_eq!(passed(output), 5);
+        assert_eq!(passed("error: could not compile"), 0);
+    }
 }

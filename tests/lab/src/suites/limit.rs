@@ -75,7 +75,10 @@ impl Children {
     }
 
     /// Runs a command to its end. Returns its standard output as text.
-    pub(super) fn output(&self, command: &mut Command) -> Result<(ExitStatus, String)> {
+    ///
+    /// # Errors
+    /// As for [`Children::status`].
+    pub fn output(&self, command: &mut Command) -> Result<(ExitStatus, String)> {
         command.stdout(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
         let mut stdout = child.stdout.take().context("a pipe was asked for")?;
