@@ -18,7 +18,7 @@ use crate::logic::events::{
 use crate::logic::policy::{Policy, Trace, VALUES};
 use crate::logic::processor::Processor;
 use crate::logic::protocol::{TCP, UDP};
-use crate::logic::stealth::{Packet, PacketView, Verdict};
+use crate::logic::stealth::{Packet, Verdict};
 use crate::logic::tracelogging::{Event, Hex, Process, Socket, Text, traits};
 use crate::logic::{order, scan};
 
@@ -126,17 +126,14 @@ pub fn is_logged(channel: &Channel, verdict: Verdict) -> bool {
 }
 
 /// Logs the verdict of a deciding callout.
-pub fn verdict(
-    channel: &Channel,
-    incoming: &Incoming<'_>,
-    packet: &Packet,
-    verdict: Verdict,
-    irql: &MaxDispatch,
-) {
+#[cold]
+#[inline(never)]
+pub fn verdict(channel: &Channel, incoming: &Incoming<'_>, verdict: Verdict, irql: &MaxDispatch) {
+    let packet = incoming.described();
     if let Verdict::Silenced | Verdict::Audited = verdict {
-        channel.write(irql, || silenced(incoming, packet, verdict));
+        channel.write(irql, || silenced(incoming, &packet, verdict));
     }
-    channel.write(irql, || classified(incoming, packet, verdict));
+    channel.write(irql, || classified(incoming, &packet, verdict));
 }
 
 /// Whether every classify is logged.
@@ -147,7 +144,7 @@ pub fn is_classified(channel: &Channel) -> bool {
 
 /// Logs an indication at an observing layer.
 pub fn observed(channel: &Channel, incoming: &Incoming<'_>, irql: &MaxDispatch) {
-    channel.write(irql, || classified(incoming, &incoming.packet().to_packet(), Verdict::Observed));
+    channel.write(irql, || classified(incoming, &incoming.described(), Verdict::Observed));
 }
 
 fn silenced(incoming: &Incoming<'_>, packet: &Packet, verdict: Verdict) -> Silenced {
@@ -226,7 +223,7 @@ pub fn order_deviation(
     irql: &MaxDispatch,
 ) {
     channel.write(irql, || {
-        let packet = incoming.packet().to_packet();
+        let packet = incoming.described();
         let [local, remote] = sockets(incoming, &packet);
         OrderDeviation {
             layer: Text(incoming.layer()),

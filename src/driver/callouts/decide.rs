@@ -76,8 +76,12 @@ impl<D: Decide> Handler for Deciding<D> {
             false => (Verdict::Observed, None),
         };
         shared.count_and_meet(callout.index, verdict, met.as_ref(), &irql);
-        if word.order_check() != 0 || events::is_logged(&shared.channel, verdict) {
-            Self::inspect(shared, incoming.cold_copy(), verdict, word, &irql);
+        // Both read the packet again, so that the hot path need not keep any part of it.
+        if events::is_logged(&shared.channel, verdict) {
+            events::verdict(&shared.channel, &incoming.cold_copy(), verdict, &irql);
+        }
+        if word.order_check() != 0 {
+            shared.follow(&incoming.cold_copy(), word, &irql);
         }
         verdict.into()
     }
@@ -121,32 +125,6 @@ impl<D: Decide> Deciding<D> {
             Verdict::Silenced if !incoming.may_decide() => (Verdict::Overruled, met),
             verdict => (verdict, met),
         }
-    }
-
-    /// The cold path: logs the verdict and checks the order of layers. It reads the
-    /// packet again, so that the hot path need not keep any part of it.
-    #[cold]
-    #[inline(never)]
-    fn inspect(
-        shared: &Shared,
-        incoming: Incoming<'_>,
-        verdict: Verdict,
-        word: PolicyWord,
-        irql: &MaxDispatch,
-    ) {
-        if events::is_logged(&shared.channel, verdict) {
-            Self::log(shared, &incoming, verdict, irql);
-        }
-        if word.order_check() != 0 {
-            shared.follow(&incoming, word, irql);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn log(shared: &Shared, incoming: &Incoming<'_>, verdict: Verdict, irql: &MaxDispatch) {
-        let packet = D::packet(incoming).to_packet();
-        events::verdict(&shared.channel, incoming, &packet, verdict, irql);
     }
 }
 

@@ -10,8 +10,10 @@ use crate::ffi;
 use crate::logic::bytes::Bytes;
 use crate::logic::flow::FlowPackets;
 use crate::logic::ip::{self, Ends, Part};
+use crate::logic::layers::{Decision, Role};
 use crate::logic::order::{Direction, Kinds, Tracking};
 use crate::logic::protocol::{ICMP, ICMPV6, TCP, UDP};
+use crate::logic::stealth::{Packet, PacketView};
 use crate::logic::tcp::TcpFlags;
 use crate::logic::transport::{Header, Ports};
 
@@ -94,36 +96,55 @@ impl Incoming<'_> {
     /// headers: the layer has no fields for them.
     #[inline(always)]
     pub fn discarded_packet(&self) -> IndicatedPacket<'_, '_> {
-        match self.cold_copy().discarded_ports() {
-            Some((protocol, local_port)) => {
-                IndicatedPacket { protocol: Some(protocol), local_port, ..self.packet() }
-            }
-            None => self.packet(),
-        }
-    }
-
-    /// Not inlined: both the decision and the event use it.
-    #[inline(never)]
-    fn discarded_ports(self) -> Option<ProtocolAndPort> {
-        let Tracking::Packet(direction, positions) = &self.callout().tracking else { return None };
-        let known = self.known(positions)?;
-        match self.contiguous_ports(&known, *direction) {
-            Some(protocol_and_port) => Some(protocol_and_port),
-            None => self.scattered_discarded(&known, *direction),
+        let contiguous = || {
+            let Tracking::Packet(direction, positions) = &self.callout().tracking else { return None };
+            self.contiguous_ports(&self.known(positions)?, *direction)
+        };
+        match contiguous() {
+            Some(ports) => self.packet_with(Some(ports)),
+            None => self.packet_with(self.cold_copy().scattered_discarded()),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn scattered_discarded(&self, known: &Known<'_>, direction: Direction) -> Option<ProtocolAndPort> {
-        self.scattered_packet(known.ends(direction)?, direction).map(protocol_and_port)
+    fn scattered_discarded(self) -> Option<ProtocolAndPort> {
+        let Tracking::Packet(direction, positions) = &self.callout().tracking else { return None };
+        let ends = self.known(positions)?.ends(*direction)?;
+        self.scattered_packet(ends, *direction).map(protocol_and_port)
     }
 
     /// An ICMP error that is being sent: the packet that it quotes, which it
     /// answers.
     #[inline(always)]
     pub fn quoted(&self) -> IndicatedPacket<'_, '_> {
-        match self.cold_copy().quoted_ports() {
+        let ports = || {
+            let (buffer, ends) = self.error()?;
+            let contiguous = match buffer.contiguous(0) {
+                Some(bytes) => behind_ip(&AtOffset(bytes, ERROR_HEADER), ends),
+                None => None,
+            };
+            match contiguous {
+                Some(headers) if headers.is_whole() => Some(protocol_and_port(headers)),
+                _ => scattered_quoted(&buffer, ends),
+            }
+        };
+        self.packet_with(ports())
+    }
+
+    /// The NET_BUFFER of an ICMP error, and the addresses of the packet that it
+    /// quotes.
+    #[inline(always)]
+    fn error(&self) -> Option<(NetBuffer<'_>, Ends)> {
+        let Tracking::Error(positions) = &self.callout().tracking else { return None };
+        Some((self.net_buffer()?, self.known(positions)?.ends(Direction::Inbound)?))
+    }
+
+    /// The packet with protocol and local port from its headers, if they could be
+    /// read.
+    #[inline(always)]
+    fn packet_with(&self, ports: Option<ProtocolAndPort>) -> IndicatedPacket<'_, '_> {
+        match ports {
             Some((protocol, local_port)) => {
                 IndicatedPacket { protocol: Some(protocol), local_port, ..self.packet() }
             }
@@ -131,19 +152,18 @@ impl Incoming<'_> {
         }
     }
 
-    /// Not inlined, like [`discarded_ports`](Self::discarded_ports).
+    /// The packet that the callout decides about or observes, for an event.
     #[inline(never)]
-    fn quoted_ports(self) -> Option<ProtocolAndPort> {
-        let Tracking::Error(positions) = &self.callout().tracking else { return None };
-        let (buffer, ends) = (self.net_buffer()?, self.known(positions)?.ends(Direction::Inbound)?);
-        let contiguous = match buffer.contiguous(0) {
-            Some(bytes) => behind_ip(&AtOffset(bytes, ERROR_HEADER), ends),
-            None => None,
-        };
-        match contiguous {
-            Some(headers) if headers.is_whole() => Some(protocol_and_port(headers)),
-            _ => scattered_quoted(&buffer, ends),
+    pub fn described(&self) -> Packet {
+        match self.callout().role {
+            Role::Decide(Decision::TransportDiscard) => self.discarded_segment(),
+            Role::Decide(Decision::PacketDiscard) => self.packet_with(self.cold_copy().scattered_discarded()),
+            Role::Decide(Decision::IcmpError) => {
+                self.packet_with(self.error().and_then(|(buffer, ends)| scattered_quoted(&buffer, ends)))
+            }
+            Role::Decide(Decision::EchoRequest) | Role::Observe => self.packet(),
         }
+        .to_packet()
     }
 
     /// The NET_BUFFERs and payload bytes to count for the flow. `None` at layers

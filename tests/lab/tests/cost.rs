@@ -90,10 +90,8 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
 fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     let limits = [
         ("INBOUND_TRANSPORT", true, 190),
-        // Three instructions compare the header with the packet's length: an MDL may
-        // map more than the packet has.
-        ("INBOUND_IPPACKET", true, 396),
-        ("OUTBOUND_ICMP_ERROR", false, 420),
+        ("INBOUND_IPPACKET", true, 372),
+        ("OUTBOUND_ICMP_ERROR", false, 405),
         ("INBOUND_TRANSPORT", false, 72),
     ];
     for (name, discard, most) in limits {
