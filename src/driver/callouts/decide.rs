@@ -3,7 +3,6 @@
 use core::marker::PhantomData;
 
 use crate::driver::events;
-use crate::driver::policy::PolicyWord;
 use crate::driver::scans::Scans;
 use crate::driver::shared::{SHARED, Shared};
 use crate::kernel::irql::{InCallout, MaxDispatch};
