@@ -91,6 +91,15 @@ impl Subject {
         indication.set("IP_REMOTE_PORT", Value::Uint16(self.remote_port));
         indication.set("IP_LOCAL_INTERFACE", Value::Uint64(INTERFACE));
         indication.set("FLAGS", Value::Uint32(0));
+        if name.contains("ICMP_ERROR") {
+            // Port unreachable (RFC 792; RFC 4443, 3.1).
+            let [kind, code] = match self.family {
+                Family::V4 => [3, 3],
+                Family::V6 => [1, 4],
+            };
+            indication.set("ICMP_TYPE", Value::Uint16(kind));
+            indication.set("ICMP_CODE", Value::Uint16(code));
+        }
         // FWP_DIRECTION_INBOUND, FWP_DIRECTION_OUTBOUND (fwptypes.h).
         indication.set("DIRECTION", Value::Uint32(u32::from(!outbound)));
         indication
@@ -168,8 +177,9 @@ impl Subject {
             }
             _ if self.connects_with_a_packet(name) => Data::Packet(whole[ip..].to_vec(), 0),
             "OUTBOUND_ICMP_ERROR" | "INBOUND_ICMP_ERROR" => {
+                // An error that is sent quotes a packet that was received.
                 let mut error = vec![0; 8];
-                error.extend(whole);
+                error.extend(self.bytes(!outbound));
                 Data::Packet(error, 0)
             }
             "STREAM" => Data::Stream(vec![0; self.payload.max(1)], if outbound { SEND } else { RECEIVE }),
