@@ -210,7 +210,7 @@ fn part(bytes: &[u8], kind: u32) -> ffi::EVENT_DATA_DESCRIPTOR {
     part
 }
 
-/// A provider's registration, undone when dropped. Then nobody may write any more.
+/// A provider's registration, undone when dropped. No event may be written afterwards.
 pub struct ProviderRegistration(PoolArc<Channel>);
 
 impl ProviderRegistration {

@@ -111,7 +111,7 @@ impl Drop for Dispatch<'_> {
     }
 }
 
-/// A spin lock that nobody else uses, so it is always free. It only serves to raise
+/// A spin lock that nothing else uses, so it is always free. It only serves to raise
 /// the IRQL: x64 and arm64 have no function in common for that (wdm.h: KfRaiseIrql
 /// is exported on one and inline on the other).
 #[derive(Default)]

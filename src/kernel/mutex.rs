@@ -37,14 +37,14 @@ impl<T> Mutex<T> {
     pub fn new(value: T, _: &Passive) -> Result<Self> {
         let free = UnsafeCell::new(ffi::KEVENT::default());
         let inner = PoolBox::new(MutexState { free, value: UnsafeCell::new(value) })?;
-        // SAFETY: the event is in nonpaged pool and nobody waits on it yet.
+        // SAFETY: the event is in nonpaged pool, and no thread waits on it yet.
         unsafe {
             ffi::KeInitializeEvent(inner.free.get(), ffi::_EVENT_TYPE::SynchronizationEvent, 1);
         }
         Ok(Self(inner))
     }
 
-    /// Waits until nobody else holds the lock, and takes it.
+    /// Waits until no other thread holds the lock, and takes it.
     pub fn lock<'a>(&'a self, _: &'a Passive) -> Guard<'a, T> {
         // SAFETY: the event was initialized in `new`; waiting without a timeout
         // is allowed at PASSIVE_LEVEL, and not alertable it ends in success.

@@ -38,7 +38,7 @@ struct Watcher<F> {
     follower: F,
 }
 
-// SAFETY: the outcome is the system's to write, and nobody reads it.
+// SAFETY: only the system writes the outcome, and no code reads it.
 unsafe impl<F: Sync> Sync for Watcher<F> {}
 // SAFETY: as above.
 unsafe impl<F: Send> Send for Watcher<F> {}

@@ -1,4 +1,4 @@
-//! Waits until nobody reads a replaced value any more.
+//! Waits until no thread reads a replaced value any more.
 //!
 //! Readers count themselves in and out on their own processor, in the current phase.
 //! Whoever replaces a value changes the phase and waits until no processor has

@@ -148,7 +148,7 @@ impl Sum {
         }
     }
 
-    /// Packets and bytes; exact if nobody adds meanwhile.
+    /// Packets and bytes; exact if no other thread adds meanwhile.
     fn read(&self) -> (u64, u64) {
         let word = self.word.load(Ordering::Relaxed);
         let packets = u64::from(self.packets.load(Ordering::Relaxed)) << PACKETS_UNIT;
@@ -194,7 +194,7 @@ impl Sums {
         }
     }
 
-    /// The totals; exact if nobody adds meanwhile.
+    /// The totals; exact if no other thread adds meanwhile.
     pub(super) fn read(&self) -> Totals {
         let ((packets_out, bytes_out), (packets_in, bytes_in)) = (self.outbound.read(), self.inbound.read());
         Totals { packets: [packets_out, packets_in], bytes: [bytes_out, bytes_in] }

@@ -40,12 +40,12 @@
 //!   been fetched, and the slot is taken as it is.
 //! - **Finishing**: the thread that releases the last context, or is the last visitor
 //!   after that, makes the word say "no contexts and no visitors". Only one can do that,
-//!   and then nobody becomes a visitor. If a processor's slot has another tag by
+//!   and then no thread becomes a visitor. If a processor's slot has another tag by
 //!   then, its counts are already in the record, and visible because visitors leave
-//!   with release ordering. If the slot has T's tag, nobody writes it, so its counts
+//!   with release ordering. If the slot has T's tag, no thread writes it, so its counts
 //!   and its tag can be taken. The totals are exact, and the record is freed.
 //!
-//! Nobody waits. If the engine passes the context of a flow that is over, the packet
+//! No thread waits. If the engine passes the context of a flow that is over, the packet
 //! may not be counted, or may leave a tag of no flow. The next packet takes that
 //! slot without adding its counts, because no record has that generation. In `model`
 //! a model checker tries all of this.

@@ -92,7 +92,7 @@ pub(super) enum Visit {
     Inside,
     /// Not now: the flow is being finished, or other processors were faster.
     Refused,
-    /// The flow is over, and nobody uses its counts any more.
+    /// The flow is over, and no thread uses its counts any more.
     Over,
 }
 

@@ -23,7 +23,8 @@ pub struct Loaded {
     pub filters: usize,
     /// Filters that are left out, each with the reason.
     pub left_out: Vec<(u64, String)>,
-    /// Callouts whose code nobody has here, which let every packet pass.
+    /// Callouts of other drivers. Their code is missing here, so they let every packet
+    /// pass.
     pub callouts: usize,
 }
 

@@ -21,7 +21,7 @@ pub const PROFILES: [(u32, &str); 3] = [(1, "public"), (2, "private"), (3, "doma
 /// If it is none.
 pub fn profile(name: &str) -> Result<u32, String> {
     let found = PROFILES.iter().find(|(_, known)| *known == name);
-    found.map(|&(number, _)| number).ok_or_else(|| format!("{name:?}: public, private or domain is wanted"))
+    found.map(|&(number, _)| number).ok_or_else(|| format!("{name:?}: expected public, private or domain"))
 }
 
 /// What is asked about.
@@ -62,9 +62,9 @@ impl FromStr for Packet {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        const FORM: &str = "tcp [syn|ack|fin] FROM -> TO, udp FROM -> TO, icmp [TYPE/CODE] FROM -> TO, \
-                            accept|connect [tcp|udp] FROM -> TO or listen [tcp|udp] TO is wanted, \
-                            and behind it profile=public, interface=LUID, loopback, ipsec or ipv6";
+        const FORM: &str = "expected tcp [syn|ack|fin] FROM -> TO, udp FROM -> TO, icmp [TYPE/CODE] FROM -> TO, \
+                            accept|connect [tcp|udp] FROM -> TO or listen [tcp|udp] TO, \
+                            followed by profile=public, interface=LUID, loopback, ipsec or ipv6";
         let mut words = text.split_whitespace().peekable();
         let kind = match words.next() {
             Some("tcp") => Kind::Tcp { syn: !matches!(words.peek(), Some(&("ack" | "fin"))) },
@@ -109,7 +109,7 @@ impl FromStr for Packet {
                 (word, "") => match word.split_once('/') {
                     Some((kind, code)) if echo => {
                         let number = |text: &str| text.parse::<u8>().map(u16::from);
-                        let wrong = |_| format!("{word:?}: type and code of ICMP are wanted, such as 8/0");
+                        let wrong = |_| format!("{word:?}: expected type and code of ICMP, such as 8/0");
                         packet.icmp = (number(kind).map_err(wrong)?, number(code).map_err(wrong)?);
                         echo = false;
                     }
@@ -144,7 +144,7 @@ impl FromStr for Packet {
 
 /// `203.0.113.7:4000`, `:22`, `192.0.2.1`, `[2001:db8::1]:22`; `:` is any.
 fn end(text: &str) -> Result<End, String> {
-    let wrong = || format!("{text:?}: an address with or without :PORT is wanted");
+    let wrong = || format!("{text:?}: expected an address with or without :PORT");
     if let Ok(address) = text.parse() {
         return Ok(End { address: Some(address), port: None });
     }

@@ -105,8 +105,8 @@ impl<W: Witness> Replay<'_, W> {
         self.connections.0.insert(pair, connection);
     }
 
-    /// The state of a connection that began before the capture, when nobody
-    /// observed its authorization. A side with a listening port is the server,
+    /// The state of a connection that began before the capture, when its
+    /// authorization was not observed. A side with a listening port is the server,
     /// otherwise the side with the lower port.
     pub(super) fn adopted(&self, pair: Pair, index: u64, established: bool) -> State {
         let listens = self.survey.is_open(protocol::TCP, pair.0, index) || pair.0.port() < pair.1.port();

@@ -236,8 +236,8 @@ impl<'a, W: Witness> Replay<'a, W> {
         if item.reassembled {
             scene.flags |= flag::IS_REASSEMBLED;
         }
-        // A capture does not show whether anybody joined a group. A packet for a
-        // group gets no answer if nobody joined it.
+        // A capture does not show whether a host joined a group. A packet for a
+        // group gets no answer if no host joined it.
         let to_group = self.roles.is_group(parsed.destination.ip());
         let segment = match parsed.transport {
             Transport::Tcp(tcp) if !to_group => Some((tcp, self.meeting(item, tcp))),
