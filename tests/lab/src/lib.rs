@@ -15,6 +15,7 @@
 //! | [`counters`] | the driver's own counters |
 //! | [`package`] | the driver package: INF, catalog, test signatures |
 //! | [`bench`] | what a classify costs: time, instructions, locks and writes |
+//! | [`order`] | changes of the documented flows, and what the driver tells of each |
 //! | [`mutate`] | changes of the driver, each of which a test must notice |
 //! | [`trace`] | plays a capture file through the driver |
 //! | [`explain`] | who decides on a machine, from what `netsh wfp show state` wrote there |
@@ -31,6 +32,7 @@ pub mod explain;
 pub mod flows;
 pub mod hushport;
 pub mod mutate;
+pub mod order;
 pub mod package;
 pub mod policy;
 pub mod printable;

@@ -8,6 +8,7 @@ mod explain;
 mod faults;
 mod fuzz;
 mod mutate;
+mod order;
 mod package;
 mod pester;
 mod reg;
@@ -53,6 +54,9 @@ enum Lab {
     Coverage,
     /// Change the driver, one change at a time, and check that a test notices
     Mutate(mutate::Arguments),
+    /// Change the documented flows, one step at a time, and print what `CheckOrder`
+    /// tells
+    Order(order::Arguments),
     /// Build the driver package: .sys, .inf, .cat, .pdb and a test certificate
     Package(package::Arguments),
     /// Play a capture through the driver; print text, JSON lines or a page
@@ -82,6 +86,7 @@ pub fn run() -> ExitCode {
         Lab::Sanitize(arguments) => sanitize::run(arguments),
         Lab::Coverage => coverage::run(),
         Lab::Mutate(arguments) => mutate::run(arguments),
+        Lab::Order(arguments) => order::run(arguments),
         Lab::Package(arguments) => package::run(arguments),
         Lab::Trace(arguments) => trace::run(arguments),
         Lab::Up(arguments) => up::run(arguments),

@@ -1,12 +1,12 @@
 //! Builds the host's own answers: RST, echo reply, ICMP unreachable.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use etherparse::icmpv6::{ParameterProblemCode, ParameterProblemHeader};
 use etherparse::{Icmpv4Type, Icmpv6Type, IpHeaders, PacketBuilder, PacketBuilderStep};
 use etherparse::{icmpv4, icmpv6};
 
-use crate::wire::{Parsed, TcpFlags};
+use crate::wire::{Parsed, TcpFlags, compose};
 
 /// The hop limit of packets that Windows sends.
 pub(super) const HOP_LIMIT: u8 = 128;
@@ -95,6 +95,13 @@ pub(super) fn echo_reply(packet: &Parsed<'_>) -> Option<Vec<u8>> {
         }
     }
     .ok()?;
+    Some(bytes)
+}
+
+/// A datagram that this machine sends.
+pub(super) fn datagram(from: SocketAddr, to: SocketAddr, payload: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    compose::ip(from.ip(), to.ip()).udp(from.port(), to.port()).write(&mut bytes, payload).ok()?;
     Some(bytes)
 }
 

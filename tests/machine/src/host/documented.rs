@@ -23,54 +23,99 @@ use Expected::{Layer, Open, Segments};
 
 const OUT: &[&str] = &["OUTBOUND_TRANSPORT", "OUTBOUND_IPPACKET"];
 
-/// The documented layers of an event; `None` if no document lists them.
-pub fn sequence(event: Event) -> Option<&'static [Expected]> {
-    Some(match event {
-        Event::Bind => &[Layer("ALE_BIND_REDIRECT"), Layer("ALE_RESOURCE_ASSIGNMENT")],
-        Event::Listen => &[Layer("ALE_AUTH_LISTEN")],
-        Event::Connect => &[Layer("ALE_CONNECT_REDIRECT"), Layer("ALE_AUTH_CONNECT")],
-        Event::SynOut | Event::SynAckOut | Event::AckOut | Event::RstOut => {
-            &[Layer("OUTBOUND_TRANSPORT"), Layer("OUTBOUND_IPPACKET")]
-        }
-        Event::SynIn => {
-            &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_TRANSPORT"), Layer("ALE_AUTH_RECV_ACCEPT")]
-        }
-        Event::SynAckIn | Event::AckIn => {
-            &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_TRANSPORT"), Layer("ALE_FLOW_ESTABLISHED")]
-        }
-        Event::SynNobodyListening => {
-            &[Layer("INBOUND_IPPACKET"), Open("INBOUND_TRANSPORT"), Layer("INBOUND_TRANSPORT_DISCARD")]
-        }
-        Event::DataSent => &[Layer("STREAM"), Segments(OUT)],
-        Event::DataReceived => &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_TRANSPORT"), Layer("STREAM")],
-        Event::ReauthorizationPasses => &[
+/// The page that lists a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Page {
+    /// *TCP Packet Flows*.
+    Tcp,
+    /// *UDP Packet Flows*.
+    Udp,
+    /// Neither page. *ALE Layers*, *ALE Endpoint Lifetime* or *ALE Stateful
+    /// Filtering* say it.
+    Elsewhere,
+}
+
+/// A flow: what happens, and the layers that it passes, in order.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs, reason = "the fields say it")]
+pub struct Flow {
+    pub page: Page,
+    pub event: Event,
+    pub layers: &'static [Expected],
+}
+
+const fn flow(page: Page, event: Event, layers: &'static [Expected]) -> Flow {
+    Flow { page, event, layers }
+}
+
+const BIND: &[Expected] = &[Layer("ALE_BIND_REDIRECT"), Layer("ALE_RESOURCE_ASSIGNMENT")];
+const SEGMENT_OUT: &[Expected] = &[Layer("OUTBOUND_TRANSPORT"), Layer("OUTBOUND_IPPACKET")];
+const ESTABLISHED: &[Expected] =
+    &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_TRANSPORT"), Layer("ALE_FLOW_ESTABLISHED")];
+const REAUTHORIZATION_FAILS: &[Expected] = &[
+    Layer("INBOUND_IPPACKET"),
+    Layer("INBOUND_TRANSPORT"),
+    Layer("ALE_AUTH_RECV_ACCEPT"),
+    Layer("ALE_AUTH_RECV_ACCEPT_DISCARD"),
+];
+const FIRST_RECEIVE: &[Expected] = &[
+    Layer("INBOUND_IPPACKET"),
+    Layer("INBOUND_TRANSPORT"),
+    Layer("ALE_AUTH_RECV_ACCEPT"),
+    Layer("ALE_FLOW_ESTABLISHED"),
+    Layer("DATAGRAM_DATA"),
+];
+const LATER_SEND: &[Expected] =
+    &[Layer("DATAGRAM_DATA"), Layer("OUTBOUND_TRANSPORT"), Layer("OUTBOUND_IPPACKET")];
+
+/// Every documented flow, in the order of the pages.
+pub static FLOWS: [Flow; 28] = [
+    // TCP connection establishment. Both sides bind.
+    flow(Page::Tcp, Event::Bind, BIND),
+    flow(Page::Tcp, Event::Listen, &[Layer("ALE_AUTH_LISTEN")]),
+    flow(Page::Tcp, Event::Connect, &[Layer("ALE_CONNECT_REDIRECT"), Layer("ALE_AUTH_CONNECT")]),
+    flow(Page::Tcp, Event::SynOut, SEGMENT_OUT),
+    flow(
+        Page::Tcp,
+        Event::SynIn,
+        &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_TRANSPORT"), Layer("ALE_AUTH_RECV_ACCEPT")],
+    ),
+    flow(Page::Tcp, Event::SynAckOut, SEGMENT_OUT),
+    flow(Page::Tcp, Event::SynAckIn, ESTABLISHED),
+    flow(Page::Tcp, Event::AckOut, SEGMENT_OUT),
+    flow(Page::Tcp, Event::AckIn, ESTABLISHED),
+    // TCP SYN received with no one listening on the port or protocol.
+    flow(
+        Page::Tcp,
+        Event::SynNobodyListening,
+        &[Layer("INBOUND_IPPACKET"), Open("INBOUND_TRANSPORT"), Layer("INBOUND_TRANSPORT_DISCARD")],
+    ),
+    flow(Page::Tcp, Event::RstOut, SEGMENT_OUT),
+    // Data transmitted over a TCP connection.
+    flow(Page::Tcp, Event::DataSent, &[Layer("STREAM"), Segments(OUT)]),
+    flow(
+        Page::Tcp,
+        Event::DataReceived,
+        &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_TRANSPORT"), Layer("STREAM")],
+    ),
+    // Successful and failed reauthorization of a TCP packet.
+    flow(
+        Page::Tcp,
+        Event::ReauthorizationPasses,
+        &[
             Layer("INBOUND_IPPACKET"),
             Layer("INBOUND_TRANSPORT"),
             Layer("ALE_AUTH_RECV_ACCEPT"),
             Layer("STREAM"),
         ],
-        Event::ReauthorizationFails => &[
-            Layer("INBOUND_IPPACKET"),
-            Layer("INBOUND_TRANSPORT"),
-            Layer("ALE_AUTH_RECV_ACCEPT"),
-            Layer("ALE_AUTH_RECV_ACCEPT_DISCARD"),
-        ],
-        // From ALE Layers and ALE Endpoint Lifetime; the page of the flows does not
-        // list them.
-        Event::EndpointClosed => &[Layer("ALE_ENDPOINT_CLOSURE")],
-        Event::PortFreed => &[Layer("ALE_RESOURCE_RELEASE")],
-        Event::EndpointlessDatagram => &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_IPPACKET_DISCARD")],
-        Event::IcmpErrorOut => {
-            &[Layer("OUTBOUND_ICMP_ERROR"), Layer("OUTBOUND_TRANSPORT"), Layer("OUTBOUND_IPPACKET")]
-        }
-        Event::EchoRequestIn | Event::DatagramIn => &[
-            Layer("INBOUND_IPPACKET"),
-            Layer("INBOUND_TRANSPORT"),
-            Layer("ALE_AUTH_RECV_ACCEPT"),
-            Layer("ALE_FLOW_ESTABLISHED"),
-            Layer("DATAGRAM_DATA"),
-        ],
-        Event::FirstDatagramOut => &[
+    ),
+    flow(Page::Tcp, Event::ReauthorizationFails, REAUTHORIZATION_FAILS),
+    // UDP connection establishment. Both sides bind.
+    flow(Page::Udp, Event::Bind, BIND),
+    flow(
+        Page::Udp,
+        Event::FirstDatagramOut,
+        &[
             Layer("ALE_CONNECT_REDIRECT"),
             Layer("ALE_AUTH_CONNECT"),
             Layer("ALE_FLOW_ESTABLISHED"),
@@ -78,11 +123,48 @@ pub fn sequence(event: Event) -> Option<&'static [Expected]> {
             Layer("OUTBOUND_TRANSPORT"),
             Layer("OUTBOUND_IPPACKET"),
         ],
-        Event::EchoReplyOut | Event::DatagramOut => {
-            &[Layer("DATAGRAM_DATA"), Layer("OUTBOUND_TRANSPORT"), Layer("OUTBOUND_IPPACKET")]
-        }
-        _ => return None,
-    })
+    ),
+    flow(Page::Udp, Event::DatagramIn, FIRST_RECEIVE),
+    // UDP message received with no one listening on the port or protocol.
+    flow(
+        Page::Udp,
+        Event::EndpointlessDatagram,
+        &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_IPPACKET_DISCARD")],
+    ),
+    flow(
+        Page::Udp,
+        Event::IcmpErrorOut,
+        &[Layer("OUTBOUND_ICMP_ERROR"), Layer("OUTBOUND_TRANSPORT"), Layer("OUTBOUND_IPPACKET")],
+    ),
+    // Successful and failed reauthorization of a UDP packet.
+    flow(
+        Page::Udp,
+        Event::DatagramReauthorizationPasses,
+        &[
+            Layer("INBOUND_IPPACKET"),
+            Layer("INBOUND_TRANSPORT"),
+            Layer("ALE_AUTH_RECV_ACCEPT"),
+            Layer("DATAGRAM_DATA"),
+        ],
+    ),
+    flow(Page::Udp, Event::DatagramReauthorizationFails, REAUTHORIZATION_FAILS),
+    // "All non-TCP packet flows follow the same pattern as UDP packet flows."
+    flow(Page::Elsewhere, Event::EchoRequestIn, FIRST_RECEIVE),
+    // Later packets of a flow are authorized already.
+    flow(Page::Elsewhere, Event::DatagramOut, LATER_SEND),
+    flow(Page::Elsewhere, Event::EchoReplyOut, LATER_SEND),
+    flow(
+        Page::Elsewhere,
+        Event::LaterDatagramIn,
+        &[Layer("INBOUND_IPPACKET"), Layer("INBOUND_TRANSPORT"), Layer("DATAGRAM_DATA")],
+    ),
+    flow(Page::Elsewhere, Event::EndpointClosed, &[Layer("ALE_ENDPOINT_CLOSURE")]),
+    flow(Page::Elsewhere, Event::PortFreed, &[Layer("ALE_RESOURCE_RELEASE")]),
+];
+
+/// The documented layers of an event; `None` if no document lists them.
+pub fn sequence(event: Event) -> Option<&'static [Expected]> {
+    FLOWS.iter().find(|flow| flow.event == event).map(|flow| flow.layers)
 }
 
 /// The result of a comparison with the documents.

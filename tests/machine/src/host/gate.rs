@@ -133,7 +133,8 @@ impl Gate {
             data: scene.data(layer, discard.is_some(), &self.open_points),
         });
         self.counters.classified += 1;
-        let step = Step { layer: id, name, decision: decision.clone() };
+        let number = self.counters.classified;
+        let step = Step { layer: id, number, name, decision: decision.clone() };
         self.log.push(record, step);
         decision
     }

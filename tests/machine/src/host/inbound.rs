@@ -161,13 +161,13 @@ impl Host {
     /// Ends idle flows of datagrams, and drops incomplete datagrams.
     pub(super) fn expire(&mut self) {
         let now = self.gate.now;
-        let fresh = |last: &Duration| now.saturating_sub(*last) < IDLE;
         let filter = &self.gate.filter;
-        self.flows.retain(|_, (flow, last)| {
-            if !fresh(last) {
-                filter.flow_end(*flow);
+        self.flows.retain(|_, flow| {
+            let fresh = now.saturating_sub(flow.last) < IDLE;
+            if !fresh {
+                filter.flow_end(flow.handle);
             }
-            fresh(last)
+            fresh
         });
         for first in self.fragments.expire(now) {
             let error = Parsed::new(&first)

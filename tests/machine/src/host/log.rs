@@ -59,6 +59,8 @@ events! {
     EndpointlessDatagram = "datagram without endpoint",
     DatagramIn = "datagram in",
     LaterDatagramIn = "later datagram in",
+    DatagramReauthorizationPasses = "reauthorization by a datagram passes",
+    DatagramReauthorizationFails = "reauthorization by a datagram fails",
     FirstDatagramOut = "first datagram out",
     DatagramOut = "datagram out",
     IcmpErrorOut = "ICMP error out",
@@ -101,6 +103,8 @@ impl fmt::Display for Ends {
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Step {
     pub layer: LayerId,
+    /// The number of the indication among all of its host, counted from 1.
+    pub number: u64,
     /// Without prefix: `INBOUND_TRANSPORT_V4_DISCARD`.
     pub name: &'static str,
     pub decision: Decision,

@@ -63,6 +63,7 @@ pub use scene::Direction;
 pub use scene::{Scene, flag};
 pub use segment::{is_plain_syn, stream_flag};
 pub use sockets::{ConnectionId, Outcome, SocketError, State};
+pub use smoltcp::iface::SocketHandle;
 pub use stack::Stack;
 
 pub use open_points::{DataStart, DiscardMetadata, ListenerReason, OpenPoints, UdpDiscard, reason};

@@ -182,7 +182,7 @@ impl Host {
     }
 
     /// Passes an outbound packet through the layers that every one passes.
-    fn down(&mut self, record: RecordId, scene: &Scene<'_>, packet: Vec<u8>) {
+    pub(super) fn down(&mut self, record: RecordId, scene: &Scene<'_>, packet: Vec<u8>) {
         for layer in [Layer::OutboundTransport, Layer::OutboundIppacket] {
             if !self.gate.pass(record, layer, scene) {
                 return;

@@ -187,7 +187,7 @@ impl Host {
         self.gate.options.network.host_address(family)
     }
 
-    fn free_port(&mut self, remote: SocketAddr) -> u16 {
+    pub(super) fn free_port(&mut self, remote: SocketAddr) -> u16 {
         let own = self.own(Family::of(remote.ip()));
         loop {
             self.last_port = self.last_port.checked_add(1).unwrap_or(FIRST_EPHEMERAL_PORT);
