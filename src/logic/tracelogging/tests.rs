@@ -31,7 +31,7 @@ fn socket_addresses_have_the_layout_of_windows() {
 }
 
 #[test]
-fn what_does_not_fit_is_not_written_in_part() {
+fn a_value_that_does_not_fit_is_not_written_in_part() {
     let mut room = [0; 5];
     let mut payload = Payload::new(&mut room);
     1_u32.put(&mut payload);

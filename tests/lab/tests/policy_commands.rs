@@ -96,7 +96,7 @@ fn a_change_is_answered_with_what_is_in_force() {
 /// With `Trace` 0 the driver writes no events. The lab starts a second driver with
 /// equal values and reports its answer.
 #[test]
-fn a_driver_that_says_nothing_is_asked_all_the_same() {
+fn a_driver_that_reports_nothing_is_still_queried() {
     let up = Up::new(&["Trace=0", "ExemptPorts=22"]);
     let (_, policy) = up.change(&["ExemptPorts=80:443"]);
     assert_eq!((&*policy.refused[0].reason, policy.refused[0].entry), ("BadPort", 1));
@@ -113,7 +113,7 @@ fn a_driver_that_says_nothing_is_asked_all_the_same() {
 }
 
 #[test]
-fn what_is_refused_at_the_start_is_its_default() {
+fn a_value_refused_at_the_start_is_its_default() {
     let up = Up::new(&["ExemptPorts=ssh", "Mode=1", "ExemptPrefixes=10.0.0.0/8"]);
     let (_, policy) = up.change(&["ScanWindowMs=0"]);
     assert_eq!(policy.refused.len(), 2);

@@ -34,7 +34,7 @@ fn each_mode_is_as_expected_over_both_families() {
 /// For UDP and other protocols two layers can suppress the answer. The wire does
 /// not show which one did; the driver's counters do.
 #[test]
-fn the_driver_is_silent_where_it_can_be_by_the_layer_that_is_to_do_it() {
+fn each_silence_comes_from_the_expected_layer() {
     const IP: &str = "INBOUND_IPPACKET_DISCARD";
     const TRANSPORT: &str = "INBOUND_TRANSPORT_DISCARD";
     const ERROR: &str = "OUTBOUND_ICMP_ERROR";
@@ -68,7 +68,7 @@ fn the_driver_is_silent_where_it_can_be_by_the_layer_that_is_to_do_it() {
 }
 
 #[test]
-fn what_can_be_silent_with_tcp_alone_is() {
+fn tcp_alone_is_silent_where_udp_is_not() {
     let names = [
         "transport-before-discard",
         "reason-other",

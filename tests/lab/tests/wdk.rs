@@ -19,7 +19,7 @@ fn refused(arguments: &[&str]) -> String {
 }
 
 #[test]
-fn without_a_kit_one_line_says_what_is_wanted() {
+fn without_a_kit_one_line_says_what_is_missing() {
     let printed = refused(&[]);
     assert!(printed.contains("--content-root DIR") && printed.contains("DIR/Include/VERSION"), "{printed}");
 }

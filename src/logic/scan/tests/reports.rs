@@ -49,7 +49,7 @@ fn spread_over_processors_it_is_one_scan() {
 }
 
 #[test]
-fn one_port_over_and_over_is_no_scan() {
+fn probes_of_one_port_are_no_scan() {
     let mut world = Small::new(1, SETTINGS);
     for now in 0..60_000 {
         world.meet(0, SCANNER, 80 + (now % 15) as u16, now);

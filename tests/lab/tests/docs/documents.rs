@@ -85,7 +85,7 @@ fn anchor(heading: &str) -> String {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn links_have_targets() {
     let documents = Document::all();
     assert!(documents.len() >= 7, "{}", documents.len());
     let mut local = 0;

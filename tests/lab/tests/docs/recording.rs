@@ -38,7 +38,7 @@ fn every_guid_in_the_documents_is_the_providers() {
 }
 
 #[test]
-fn keywords_that_are_told_are_those_of_the_table() {
+fn documented_keywords_are_those_of_the_events() {
     assert_eq!(keywords(), 0x7f);
     let text = read("docs/OBSERVE.md");
     let named =

@@ -112,7 +112,7 @@ fn the_trace_is_of_our_provider() {
 }
 
 #[test]
-fn what_a_run_would_stumble_over_is_found() {
+fn faults_that_would_stop_a_run_are_found() {
     let known = functions();
     for (text, what) in [
         ("if ($true) { Get-Date", "syntax"),

@@ -140,7 +140,7 @@ fn windows_is_asked_on_every_image_in_both_shells() {
 }
 
 #[test]
-fn what_is_wrong_with_a_step_is_found() {
+fn faults_of_a_step_are_found() {
     assert_eq!(pinned("actions/checkout@3d3c42e5aac5ba805825da76410c181273ba90b1"), Ok(()));
     for uses in ["actions/checkout", "actions/checkout@v7", "actions/checkout@3d3c42e"] {
         assert!(pinned(uses).is_err(), "{uses}");

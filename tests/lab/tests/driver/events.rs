@@ -105,7 +105,7 @@ fn a_session_from_before_the_start_hears_the_whole_life() {
 }
 
 #[test]
-fn a_silenced_packet_is_said_with_all_that_is_known() {
+fn a_silenced_event_has_every_field() {
     for (mode, audited) in [(2, false), (1, true)] {
         let bench = Bench::new(Options::default(), &[("Mode", mode)]);
         let trace = session(&bench.machine);
@@ -131,7 +131,7 @@ fn a_silenced_packet_is_said_with_all_that_is_known() {
 }
 
 #[test]
-fn nobody_listening_costs_no_call() {
+fn without_a_session_no_etw_function_is_called() {
     let bench = Bench::new(Options::default(), &[("Trace", 2)]);
     let kernel = Arc::clone(bench.machine.kernel());
     let calls = || ["EtwWriteTransfer", "KeQueryInterruptTimePrecise"].map(|name| kernel.call_count(name));
@@ -188,7 +188,7 @@ fn sessions_get_what_their_level_and_keywords_ask_for() {
 }
 
 #[test]
-fn a_session_that_comes_or_asks_is_told_the_state() {
+fn a_session_that_starts_or_captures_state_gets_the_rundown() {
     let machine = hushport::machine(Options::default());
     machine.set("Mode", 1);
     machine.set("ScanPorts", 0);
@@ -219,7 +219,7 @@ fn a_session_that_comes_or_asks_is_told_the_state() {
 }
 
 #[test]
-fn a_change_of_the_registry_is_said_and_a_bad_one_named() {
+fn a_registry_change_is_printed_and_a_bad_value_named() {
     let machine = hushport::machine(Options::default());
     machine.set_value("ExemptPorts", RegistryValue::multi_sz(["113", "8100-8000"]));
     let trace = session(&machine);
@@ -247,7 +247,7 @@ fn a_change_of_the_registry_is_said_and_a_bad_one_named() {
 
 /// `Trace` 0 writes nothing, 1 verdicts, 2 every classify. It changes at run time.
 #[test]
-fn trace_says_how_much_is_said() {
+fn trace_sets_which_events_are_written() {
     let bench = Bench::new(Options::default(), &[("Trace", 0)]);
     let trace = session(&bench.machine);
     let ask = || {
@@ -287,7 +287,7 @@ fn trace_says_how_much_is_said() {
 
 /// Counters are written every 10 s of the driver's clock.
 #[test]
-fn counters_are_said_from_time_to_time() {
+fn counters_are_logged_at_intervals() {
     // Counters are written after a check for scans, here every 10 ms.
     let bench = Bench::new(Options::default(), &[("ScanWindowMs", 80)]);
     let trace = session(&bench.machine);
@@ -313,7 +313,7 @@ fn counters_are_said_from_time_to_time() {
 }
 
 #[test]
-fn too_many_are_held_back_and_the_next_says_how_many() {
+fn events_above_the_rate_are_suppressed_and_counted_in_the_next() {
     const SHOWN: u64 = 1300;
     const MOST: u64 = 1000;
     let bench = Bench::new(Options::default(), &[]);

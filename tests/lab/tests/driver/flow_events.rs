@@ -57,7 +57,7 @@ pub fn counters(trace: &Trace) -> Event {
 
 /// Packets and bytes differ by direction, so that an exchange shows.
 #[test]
-fn a_flow_is_told_with_all_that_it_was() {
+fn a_flow_event_has_every_field() {
     let world = start(&[]);
     let (stage, trace) = &world;
     for (ended, family) in (1..).zip([Family::V4, Family::V6]) {
@@ -100,7 +100,7 @@ fn flows_that_find_no_room_are_counted() {
 
 /// The driver writes no event if no session's level and keywords accept it.
 #[test]
-fn a_flow_is_written_for_whom_it_is_meant_alone() {
+fn a_flow_event_needs_a_session_with_its_level_and_keywords() {
     let values = [("Mode", RegistryValue::dword(2))];
     let mut stage = Stage::new(Options::default(), &values).unwrap();
     let kernel = Arc::clone(stage.machine.kernel());

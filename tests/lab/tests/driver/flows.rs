@@ -67,7 +67,7 @@ fn no_more_flows_are_watched_than_asked_for() {
 }
 
 #[test]
-fn connections_that_last_are_no_hindrance_to_the_unload() {
+fn open_connections_do_not_stop_the_unload() {
     let Watched { mut world, session: _session } = start(&plan(&[("CheckOrder", 1)]));
     let address = world.address(Family::V6, ECHO);
     let mut stream = world.namespace.run(move || TcpStream::connect(address).unwrap()).unwrap();

@@ -137,7 +137,7 @@ fn leave_behind(engine: &Engine, before: &[Change]) {
 }
 
 #[test]
-fn what_an_earlier_run_left_is_cleared_away() {
+fn leftovers_of_an_earlier_run_are_removed() {
     let mut machine = hushport::machine(Options::default());
     let engine = machine.engine().clone();
     machine.start(sys()).unwrap();

@@ -107,7 +107,7 @@ impl Running {
 }
 
 #[test]
-fn what_is_said_to_write_instead_is_taken() {
+fn the_entry_that_an_error_suggests_is_accepted() {
     let machine = hushport::machine(Options::default());
     machine.set("Mode", 2);
     let running = Running(Bench::start(machine));

@@ -50,7 +50,7 @@ fn with_the_driver_closed_ports_are_silent() {
 }
 
 #[test]
-fn they_are_silent_where_inbound_transport_comes_before_its_twin() {
+fn ports_are_silent_if_inbound_transport_comes_before_its_discard_layer() {
     let open_points = OpenPoints { transport_before_discard: true, ..OpenPoints::default() };
     expect(world(true, &[], open_points), "filtered", false);
 }

@@ -17,7 +17,7 @@ fn a_scan_is_reported_once_and_a_visitor_is_not() {
 
 /// If no session wants each verdict, packets take the fast path.
 #[test]
-fn a_scan_is_reported_to_who_wants_no_more() {
+fn a_scan_is_reported_once_on_the_fast_path() {
     let world = World::start(&plan(&[])).unwrap();
     let filter = Filter { level: 0, any: SCANS | COUNTERS, all: 0 };
     let enable = Enable { provider: EVENT_PROVIDER, filter, zero: ZeroKeyword::AsAll };

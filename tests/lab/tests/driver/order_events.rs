@@ -12,7 +12,7 @@ use super::flow_events::{FLOWS, WARNING, counters, end, show, start, taken};
 
 /// A packet is shown twice at one layer.
 #[test]
-fn a_deviation_is_told_with_all_that_is_known() {
+fn a_deviation_event_has_every_field() {
     let world = start(&[("CheckOrder", 1)]);
     let (stage, trace) = &world;
     let sides = [("10.0.0.2:443", "10.0.0.1:40000"), ("[fd77::2]:443", "[fd77::1]:40000")];
@@ -47,7 +47,7 @@ fn a_deviation_is_told_with_all_that_is_known() {
 /// The order of a flow is checked over changes of the policy, but not after a time in
 /// which `CheckOrder` was 0.
 #[test]
-fn a_flow_is_asked_as_long_as_it_was_watched() {
+fn a_flow_is_checked_over_changes_of_the_policy_but_not_after_a_gap() {
     let reload = |stage: &Stage, trace: &Trace, name: &str, value: u32| {
         trace.take();
         stage.machine.set(name, value);

@@ -138,7 +138,7 @@ fn every_technique_is_reported_by_its_name_over_both_families() {
 
 /// ICMP errors do not count as probes. Protocols other than TCP and UDP have no ports.
 #[test]
-fn what_meets_no_port_is_no_scan() {
+fn packets_without_a_port_are_no_scan() {
     let bench = Bench::new(4, WINDOW);
     for family in [Family::V4, Family::V6] {
         let error = Kind { icmp: Some(if family == Family::V4 { (3, 3) } else { (1, 4) }), ..Kind::of(UDP) };
@@ -222,7 +222,7 @@ fn steps(calls: &[Call]) -> Vec<Step> {
 /// docs/CONFIGURATION.md, ScanWindowMs: an eighth of the window, at least 10 ms and at
 /// most 10 s.
 #[test]
-fn looks_for_scans_are_an_eighth_of_the_window_apart() {
+fn scan_sweeps_are_an_eighth_of_the_window_apart() {
     for (window_ms, expected) in
         [(1, 10), (80, 10), (88, 11), (800, 100), (10_000, 1_250), (80_000, 10_000), (3_600_000, 10_000)]
     {
@@ -310,7 +310,7 @@ fn two_loads_remember_the_same_remotes_in_different_places() {
 /// Each check reads the tables of all processors, so it must not run more often. The
 /// tests that wait for reports show that it does not run less often.
 #[test]
-fn who_scans_is_looked_for_every_eighth_of_a_window() {
+fn scanners_are_searched_every_eighth_of_a_window() {
     let bench = Bench::new(4, 8_000);
     let kernel = bench.machine.kernel();
     let looks = || kernel.call_count("ZwWaitForSingleObject");

@@ -96,7 +96,7 @@ fn other_packets_are_not_blocked() {
 }
 
 #[test]
-fn what_the_engine_leaves_out_does_not_break_the_silence() {
+fn missing_metadata_does_not_break_the_silence() {
     let bench = Bench::new(Options::default(), &[]);
     let syn = Probe::syn("V4");
     let without = |metadata| Probe { metadata, ..syn.clone() };

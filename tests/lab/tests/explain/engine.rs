@@ -15,7 +15,7 @@ const SUBLAYERS: [&str; 3] = [
 proptest! {
     /// Where everything is known, there is one end, and it is the engine's.
     #[test]
-    fn what_is_known_ends_as_in_the_engine(
+    fn known_conditions_decide_as_the_engine_does(
         filters in prop::collection::vec((0..3_usize, any::<bool>(), any::<bool>(), 0..3_u8), 0..8),
         weights in Just([100_u16, 200, 300]).prop_shuffle(),
         protocol in 0..3_u8,

@@ -131,7 +131,7 @@ fn conditions_are_joined_as_documented() {
 }
 
 #[test]
-fn what_makes_no_packet_is_refused() {
+fn text_that_describes_no_packet_is_refused() {
     for text in [
         "",
         "sctp : -> :1",

@@ -65,7 +65,7 @@ fn a_callout_of_another_product_may_do_anything() {
 }
 
 #[test]
-fn what_is_not_known_is_named() {
+fn unknown_conditions_are_named() {
     let user = ("ALE_USER_ID", "EQUAL", "FWP_SECURITY_DESCRIPTOR_TYPE", "<sd>O:LS</sd>");
     let foreign = ("NEVER_HEARD_OF", "EQUAL", "FWP_UINT32", "<uint32>1</uint32>");
     for condition in [user, foreign] {
@@ -85,7 +85,7 @@ fn filters_out_of_force_decide_nothing() {
 }
 
 #[test]
-fn hushport_stands_where_it_is_or_would_be() {
+fn hushports_place_among_the_sublayers_is_shown() {
     let place = |written: Written| {
         let report = Report::new(&written.state(), None);
         let layer = &report.layers[0];
@@ -108,7 +108,7 @@ fn hushport_stands_where_it_is_or_would_be() {
 
 /// Where the two free weights make a difference, both are told.
 #[test]
-fn a_weight_that_matters_is_told() {
+fn a_weight_that_changes_the_result_is_reported() {
     let written = Written::new().sublayer(OTHER, "", 32768);
     let state = written.filter(TRANSPORT_DISCARD, OTHER, ("PERMIT", "", "CLEAR_ACTION_RIGHT"), &[]).state();
     let lines = consequences(&state, TRANSPORT_DISCARD);

@@ -126,7 +126,7 @@ fn engine(watched: &Watched) -> Arc<dyn Filter> {
 }
 
 #[test]
-fn what_loss_makes_of_a_handshake_is_in_order() {
+fn handshakes_under_loss_are_in_order() {
     let watched = Watched::start();
     for family in Family::BOTH {
         for (Connection { name, parts }, port) in CONNECTIONS.iter().zip(41_000..) {
@@ -158,7 +158,7 @@ fn what_loss_makes_of_a_handshake_is_in_order() {
 /// The host is in TIME-WAIT. Old segments come, and a SYN that opens a new
 /// connection between the same ends (RFC 9293, 3.10.7.4).
 #[test]
-fn what_comes_to_a_closed_connection_is_in_order() {
+fn late_segments_of_a_closed_connection_are_in_order() {
     let watched = Watched::start();
     for family in Family::BOTH {
         let mut host = host(engine(&watched), 6);

@@ -36,7 +36,7 @@ fn lines_are_keys_and_fields() {
 }
 
 #[test]
-fn what_is_no_inf_is_refused() {
+fn a_file_that_is_no_inf_is_refused() {
     for (text, line, problem) in [
         ("a = b", 1, "before the first section"),
         ("[a", 1, "no ]"),
@@ -78,7 +78,7 @@ fn the_stamp_changes_what_it_names_and_nothing_else() {
 
 proptest! {
     #[test]
-    fn no_text_upsets_the_reader(text in "[\\[\\]a-b=,;%\"\\\\ \n\t]{0,60}") {
+    fn any_text_is_parsed_or_refused_with_its_line(text in "[\\[\\]a-b=,;%\"\\\\ \n\t]{0,60}") {
         match Inf::parse(&text) {
             Ok(inf) => {
                 for line in inf.sections.iter().flat_map(|section| &section.lines) {

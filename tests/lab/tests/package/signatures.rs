@@ -100,7 +100,7 @@ fn a_changed_byte_is_seen() {
 }
 
 #[test]
-fn another_ones_signature_does_not_count() {
+fn a_signature_of_another_certificate_does_not_count() {
     let package = make(Target::X64, "foreign");
     let foreign = Certificate::at(&place().0.join("foreign-certificate")).unwrap();
     foreign.verify(&package.file("sys")).unwrap_err();

@@ -174,7 +174,7 @@ fn simple_blocks_and_a_second_section() {
 }
 
 #[test]
-fn what_was_read_of_a_truncated_file_counts() {
+fn a_truncated_file_is_reported_up_to_its_end() {
     let packets = packets();
     let file = pcap(&packets);
     let mut ends = vec![24];

@@ -154,7 +154,7 @@ fn other_files_are_refused() {
 
 /// A length beyond the file is not allocated.
 #[test]
-fn lengths_are_not_taken_on_trust() {
+fn a_length_beyond_the_file_is_not_allocated() {
     let mut file = pcap(&[]);
     for word in [0_u32, 0, u32::MAX, u32::MAX] {
         file.extend_from_slice(&word.to_le_bytes());

@@ -63,7 +63,7 @@ fn probe(html: &str, dark: bool) -> Value {
 }
 
 #[test]
-fn it_reads_well_whatever_the_number_of_connections() {
+fn the_page_works_with_any_number_of_connections() {
     setup::ensure(&[Need::CHROMIUM]).unwrap();
     for (count, dark) in [(1, false), (100, true), (10_000, false)] {
         let played = capture(count);

@@ -114,7 +114,7 @@ fn a_scan_in_fragments_is_seen() {
 }
 
 #[test]
-fn what_a_host_sends_in_fragments_is_played_whole() {
+fn fragments_of_a_capture_are_played_reassembled() {
     let (host, peer) = (at(HOST[0], 53), at(PEER[0], 4000));
     let mut packets = vec![udp(peer, host, b"question")];
     packets.extend(fragments(&udp(host, peer, &[7; 3000]), 1, 1480));
@@ -138,7 +138,7 @@ fn lone_fragments_are_forgotten_in_time() {
 }
 
 #[test]
-fn what_is_around_a_packet_is_taken_off_or_named() {
+fn link_headers_are_removed_or_named() {
     let probe = closed(at(HOST[0], 22), at(PEER[0], 4000)).swap_remove(0);
     let frame = |from_type_on: &[u8], packet: &[u8]| [&[2; 12][..], from_type_on, packet].concat();
     let frames = [

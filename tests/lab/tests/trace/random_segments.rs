@@ -22,7 +22,7 @@ proptest! {
 
     /// One driver plays several captures. One must not affect the next.
     #[test]
-    fn no_segments_bring_about_a_deviation(captures in prop::collection::vec(choices(), 1..25)) {
+    fn arbitrary_segments_cause_no_deviation(captures in prop::collection::vec(choices(), 1..25)) {
         let found = out_of_order(&captures);
         prop_assert!(found.is_empty(), "{found:#?}");
     }

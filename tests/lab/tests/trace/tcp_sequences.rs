@@ -50,7 +50,7 @@ fn a_closed_pair_is_used_again_without_its_syn() {
 }
 
 #[test]
-fn bytes_that_the_host_sends_on_a_closed_pair_begin_another_connection() {
+fn bytes_sent_on_a_closed_pair_begin_another_connection() {
     let (host, peer) = ends();
     let mut packets = exchange(host, peer);
     packets.push(tcp(host, peer, "PA", (508, 110), b"more"));

@@ -90,7 +90,7 @@ fn other_formats_are_named_with_what_to_do() {
 }
 
 #[test]
-fn an_empty_capture_is_said_to_be_empty() {
+fn an_empty_capture_is_reported_as_empty() {
     let section = Blocks::begin(false, None).1;
     for file in [pcap(&[]), section, gzip(&pcap(&[]))] {
         let played = play(&file, &plan(), &[]);

@@ -63,7 +63,7 @@ fn a_driver_that_only_audits_lets_the_answer_go() {
 
 /// A decision of another filter is not counted as the driver's.
 #[test]
-fn a_decision_of_somebody_elses_is_not_the_drivers() {
+fn a_decision_of_another_filter_is_not_counted_as_the_drivers() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture");
     std::fs::write(&path, pcap(&closed(at(HOST[0], 81), at(PEER[0], 4001)))).unwrap();
@@ -77,7 +77,7 @@ fn a_decision_of_somebody_elses_is_not_the_drivers() {
 }
 
 #[test]
-fn an_observer_that_is_off_is_not_missed() {
+fn an_observer_that_is_off_is_no_deviation() {
     let packets = exchange(at(HOST[0], 80), at(PEER[0], 4000));
     let relaxed = Plan { everywhere: false, ..plan() };
     let played = play(&pcap(&packets), &relaxed, &[("Observe", 0)]);
@@ -144,7 +144,7 @@ fn wrong_checksums_count_only_where_they_are_asked_for() {
 }
 
 #[test]
-fn what_there_is_no_room_for_is_counted() {
+fn connections_and_rows_beyond_the_limits_are_counted() {
     let packets: Vec<_> =
         (0..50).flat_map(|port| closed(at(HOST[0], 1000 + port), at(PEER[0], 4001))).collect();
     let limits = Limits { connections: 10, rows: 1 };
@@ -156,7 +156,7 @@ fn what_there_is_no_room_for_is_counted() {
 }
 
 #[test]
-fn json_lines_say_what_the_account_says() {
+fn json_lines_equal_the_text_report() {
     let mut packets = exchange(at(HOST[0], 80), at(PEER[0], 4000));
     packets.extend(closed(at(HOST[0], 81), at(PEER[0], 4001)));
     let directory = tempfile::tempdir().unwrap();

@@ -284,7 +284,7 @@ impl Freeing {
 /// The driver replaces the policy word before the policy. When the old policy is freed,
 /// no verdict uses its word.
 #[test]
-fn nothing_goes_by_a_policy_that_was_freed() {
+fn no_verdict_uses_a_freed_policy() {
     let options = Options { processors: PROCESSORS, classify_irql: Irql::PASSIVE, ..Options::default() };
     for seed in seeds(4) {
         play(options.clone(), seed, 0, |mut machine, play| {

@@ -87,7 +87,7 @@ fn fragments_are_reassembled_in_any_order() {
 }
 
 #[test]
-fn headers_among_the_parts_are_looked_at() {
+fn options_in_later_fragments_are_checked() {
     let mut world = world(Family::V6);
     let options = |option: u8| (60, vec![0, 0, option, 4, 0, 0, 0, 0]);
     for (option, answers) in [(0x05, 1), (0x45, 0), (0x85, 1)] {
