@@ -254,9 +254,10 @@ pub(super) const fn rows() -> [Row; COUNT] {
         documented("later send", K::DATAGRAM, &[DATAGRAM, OUT, OUT_IP]),
         // The pages' rows do not list INBOUND_TRANSPORT before its discard layer.
         open("no endpoint, by way of the layer", K::TCP.or(K::DATAGRAM), &[IN_IP, IN, IN_DISCARD]),
-        open("another segment without connection", K::TCP, &[IN_IP, IN_DISCARD]),
-        // Field reports name these layers for UDP, contrary to the page.
-        open("no endpoint, at transport", K::DATAGRAM, &[IN_IP, IN_DISCARD, IN_IP_DISCARD]),
+        // Real machines show UDP at INBOUND_TRANSPORT_DISCARD, contrary to the page. If it
+        // is blocked there, INBOUND_IPPACKET_DISCARD does not follow.
+        open("no endpoint or connection", K::TCP.or(K::DATAGRAM), &[IN_IP, IN_DISCARD]),
+        open("no endpoint, at both", K::DATAGRAM, &[IN_IP, IN_DISCARD, IN_IP_DISCARD]),
         // The later segments of a flow: acknowledgements, FIN, RST, keep-alives,
         // retransmissions. STREAM follows if they bring bytes or an end.
         tolerated("nothing for the stream", K::TCP, &[IN_IP, IN]),

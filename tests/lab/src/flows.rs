@@ -160,6 +160,7 @@ pub fn sequence(event: Event) -> String {
     let layers = documented::sequence(event).unwrap_or_default().iter().map(|expected| match expected {
         Expected::Layer(name) => (*name).to_owned(),
         Expected::Open(name) => format!("({name})"),
+        Expected::SomeOf(names) => names.join(" and/or "),
         Expected::Segments(names) => format!("{} …", names.join(" ")),
     });
     layers.collect::<Vec<_>>().join(" ")

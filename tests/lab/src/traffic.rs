@@ -130,29 +130,27 @@ impl Traffic {
         Indication { layer, values, metadata, data }
     }
 
-    fn value(&mut self, kind: Option<DataType>, name: &str) -> Value {
+    fn value(&mut self, kind: DataType, name: &str) -> Value {
         let random = &mut self.random;
         if random.once_in(8) {
             return Value::Empty;
         }
         let number = random.number();
         match kind {
-            Some(DataType::Uint8) if name == "IP_PROTOCOL" => {
-                Value::Uint8([6, 6, 17, 1, 58, 255][random.below(6)])
-            }
-            Some(DataType::Uint32) if name == "FLAGS" => Value::Uint32(FLAGS[random.below(FLAGS.len())]),
-            Some(DataType::Uint8) => Value::Uint8(number as u8),
-            Some(DataType::Uint16) => Value::Uint16(number as u16),
-            Some(DataType::Uint32) => Value::Uint32(number as u32),
-            Some(DataType::Uint64) => Value::Uint64(number),
-            Some(DataType::ByteArray16) => {
+            DataType::Uint8 if name == "IP_PROTOCOL" => Value::Uint8([6, 6, 17, 1, 58, 255][random.below(6)]),
+            DataType::Uint32 if name == "FLAGS" => Value::Uint32(FLAGS[random.below(FLAGS.len())]),
+            DataType::Uint8 => Value::Uint8(number as u8),
+            DataType::Uint16 => Value::Uint16(number as u16),
+            DataType::Uint32 => Value::Uint32(number as u32),
+            DataType::Uint64 => Value::Uint64(number),
+            DataType::ByteArray16 => {
                 let mut bytes = [0; 16];
                 random.fill(&mut bytes);
                 Value::ByteArray16(bytes)
             }
-            Some(DataType::ByteBlob) => Value::ByteBlob(self.blob()),
-            Some(DataType::Sid) => Value::Sid(self.blob()),
-            Some(DataType::TokenAccessInformation) => Value::TokenAccessInformation(self.blob()),
+            DataType::ByteBlob => Value::ByteBlob(self.blob()),
+            DataType::Sid => Value::Sid(self.blob()),
+            DataType::TokenAccessInformation => Value::TokenAccessInformation(self.blob()),
             _ => Value::Empty,
         }
     }

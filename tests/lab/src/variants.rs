@@ -6,7 +6,7 @@
 
 use machine::host::{DataStart, DiscardMetadata, ListenerReason, UdpDiscard, reason};
 use machine::nt::{Irql, MdlMapping, NblLayout};
-use machine::wfp::{AfterBlock, DiscardRights};
+use machine::wfp::{AfterBlock, AleFields, DiscardRights, SilentDrop, TakenWeight};
 
 use crate::world::Plan;
 
@@ -46,7 +46,7 @@ const fn variant(name: &'static str, what: &'static str, turn: for<'a> fn(&mut P
 }
 
 /// Every variant.
-pub static ALL: [Variant; 16] = [
+pub static ALL: [Variant; 20] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",
@@ -54,13 +54,13 @@ pub static ALL: [Variant; 16] = [
     ),
     variant(
         "udp-at-transport-discard",
-        "UDP without endpoint is discarded at INBOUND_TRANSPORT_DISCARD, as field reports show",
+        "UDP without endpoint is discarded at INBOUND_TRANSPORT_DISCARD only",
         |plan| plan.open_points.udp_discard = UdpDiscard::Transport,
     ),
     variant(
-        "udp-at-both-discards",
-        "UDP without endpoint is indicated at both inbound discard layers",
-        |plan| plan.open_points.udp_discard = UdpDiscard::Both,
+        "udp-at-ippacket-discard",
+        "UDP without endpoint is discarded at INBOUND_IPPACKET_DISCARD only, as documented",
+        |plan| plan.open_points.udp_discard = UdpDiscard::IpPacket,
     ),
     variant(
         "reason-other",
@@ -103,6 +103,24 @@ pub static ALL: [Variant; 16] = [
     }),
     variant("block-is-final", "a sublayer's block ends the evaluation of the other sublayers", |plan| {
         plan.engine.after_block = AfterBlock::Stop;
+    }),
+    variant(
+        "sublayer-weight-below",
+        "a sublayer whose weight is taken gets the next free one below",
+        |plan| {
+            plan.engine.taken_weight = TakenWeight::Below;
+        },
+    ),
+    variant(
+        "silent-drop-everything",
+        "Windows' callout SILENT_DROP drops whatever the transport layer discards",
+        |plan| plan.engine.silent_drop = SilentDrop::Everything,
+    ),
+    variant("ale-fields-older", "the ALE layers lack the reserved fields at their end", |plan| {
+        plan.engine.ale_fields = AleFields::Older;
+    }),
+    variant("ale-fields-newer", "the ALE layers have more fields at their end than the headers", |plan| {
+        plan.engine.ale_fields = AleFields::Newer;
     }),
     // ICMP errors for UDP and other protocols are still decided at
     // OUTBOUND_ICMP_ERROR.

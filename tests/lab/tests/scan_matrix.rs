@@ -1,5 +1,6 @@
 //! Part of the scan matrix with real nmap: each decision in each variant.
 
+use lab::explain::Firewall;
 use lab::scan::Technique::{self, Ack, Null, Ping, Protocol, Syn, Udp};
 use lab::scan::matrix::{self, Case, Outcome};
 use lab::setup::{self, Target};
@@ -39,19 +40,19 @@ fn each_silence_comes_from_the_expected_layer() {
     const TRANSPORT: &str = "INBOUND_TRANSPORT_DISCARD";
     const ERROR: &str = "OUTBOUND_ICMP_ERROR";
     let worlds: [(&[&str], &[&str]); 13] = [
-        (&[], &[IP]),
-        (&["transport-before-discard"], &[IP]),
+        (&[], &[TRANSPORT]),
+        (&["transport-before-discard"], &[TRANSPORT]),
         (&["udp-at-transport-discard"], &[TRANSPORT]),
-        (&["udp-at-both-discards"], &[TRANSPORT]),
-        (&["reason-other"], &[ERROR]),
+        (&["udp-at-ippacket-discard"], &[IP]),
+        (&["udp-at-ippacket-discard", "reason-other"], &[ERROR]),
         // Without a reason the driver reads the protocol, wherever the data starts.
-        (&["reason-absent"], &[IP]),
-        (&["reason-absent", "nbl-at-ip-header"], &[IP]),
-        (&["reason-absent", "nbl-at-payload", "nbl-in-pieces"], &[IP]),
+        (&["udp-at-ippacket-discard", "reason-absent"], &[IP]),
+        (&["udp-at-ippacket-discard", "reason-absent", "nbl-at-ip-header"], &[IP]),
+        (&["udp-at-ippacket-discard", "reason-absent", "nbl-at-payload", "nbl-in-pieces"], &[IP]),
         // The driver cannot read the discarded packet, so it blocks the ICMP error.
-        (&["reason-absent", "nbl-unmapped"], &[ERROR]),
-        (&["classify-passive", "block-is-final"], &[IP]),
-        (&["flow-handle-later"], &[IP]),
+        (&["udp-at-ippacket-discard", "reason-absent", "nbl-unmapped"], &[ERROR]),
+        (&["classify-passive", "block-is-final", "sublayer-weight-below"], &[TRANSPORT]),
+        (&["flow-handle-later"], &[TRANSPORT]),
         (&["discard-without-right"], &[ERROR]),
         (&["stronger-hard-permit"], &[]),
     ];
@@ -78,4 +79,26 @@ fn tcp_alone_is_silent_where_udp_is_not() {
     ];
     let v4 = |name| Case { families: vec![Family::V4], ..case(2, &[Syn, Ack, Null], &[name]) };
     hold(&names.map(v4));
+}
+
+/// Windows Firewall's stealth drops afterwards what the driver lets pass.
+#[test]
+fn beside_windows_firewall_closed_ports_are_silent_in_every_mode() {
+    let firewalls = [Firewall::on(), Firewall::off()];
+    let beside = |firewall: &Firewall, case: Case| Case { firewall: Some(firewall.clone()), ..case };
+    let cases = firewalls.iter().flat_map(|firewall| {
+        let all = [Syn, Null, Udp, Protocol, Ping];
+        [
+            case(0, &all, &[]),
+            case(1, &[Syn, Udp], &[]),
+            case(2, &all, &[]),
+            Case { exempt: true, ..case(2, &[Syn, Udp], &[]) },
+        ]
+        .map(|case| beside(firewall, case))
+    });
+    let cases: Vec<_> = cases.collect();
+    for outcome in hold(&cases) {
+        let silenced: u64 = outcome.silenced.values().sum();
+        assert_eq!(silenced > 0, outcome.case.mode == 2, "{}", outcome.case.name());
+    }
 }

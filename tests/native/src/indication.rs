@@ -149,11 +149,11 @@ fn values(input: &mut Input<'_>, layer: &LayerInfo, segment: &Segment) -> Vec<Ra
             ("IP_LOCAL_PORT", _) => word(data_type::UINT16, segment.local_port.into()),
             ("IP_REMOTE_PORT", _) => word(data_type::UINT16, segment.remote_port.into()),
             ("FLAGS", _) => word(data_type::UINT32, if input.rarely() { input.u32().into() } else { 0 }),
-            (_, Some(DataType::Uint8)) => word(data_type::UINT8, input.u8().into()),
-            (_, Some(DataType::Uint16)) => word(data_type::UINT16, input.u16().into()),
-            (_, Some(DataType::Uint32)) => word(data_type::UINT32, input.u32().into()),
-            (_, Some(DataType::Uint64)) => bytes(data_type::UINT64, input, 8),
-            (_, Some(DataType::ByteArray16)) => bytes(data_type::BYTE_ARRAY16, input, 16),
+            (_, DataType::Uint8) => word(data_type::UINT8, input.u8().into()),
+            (_, DataType::Uint16) => word(data_type::UINT16, input.u16().into()),
+            (_, DataType::Uint32) => word(data_type::UINT32, input.u32().into()),
+            (_, DataType::Uint64) => bytes(data_type::UINT64, input, 8),
+            (_, DataType::ByteArray16) => bytes(data_type::BYTE_ARRAY16, input, 16),
             _ => word(data_type::EMPTY, 0),
         }
     });

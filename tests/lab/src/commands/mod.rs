@@ -35,7 +35,7 @@ enum Lab {
     Bench(bench::Arguments),
     /// Scan a host without and with the driver, and print the layers of each
     /// connection beside the documented order
-    Demo,
+    Demo(demo::Arguments),
     /// Say who decides on a machine, from what `netsh wfp show state` wrote there
     Explain(explain::Arguments),
     /// Make every allocation and every kernel call of the driver fail in turn
@@ -76,7 +76,7 @@ pub fn run() -> ExitCode {
     }
     let outcome = match &lab {
         Lab::Bench(arguments) => bench::run(arguments),
-        Lab::Demo => demo::run(),
+        Lab::Demo(arguments) => demo::run(arguments),
         Lab::Explain(arguments) => explain::run(arguments),
         Lab::Faults(arguments) => faults::run(arguments),
         Lab::Test(arguments) => test::run(arguments),

@@ -22,8 +22,9 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<bool> {
     let sys = arguments.driver.sys()?;
     let mut is_good = true;
-    let mut counts = [(Fault::Dropped, "left out"), (Fault::Doubled, "doubled"), (Fault::Exchanged, "exchanged")]
-        .map(|(fault, name)| (fault, name, 0, 0));
+    let mut counts =
+        [(Fault::Dropped, "left out"), (Fault::Doubled, "doubled"), (Fault::Exchanged, "exchanged")]
+            .map(|(fault, name)| (fault, name, 0, 0));
     for family in Family::BOTH {
         for told in unchanged(sys, family)? {
             println!("WRONG, told without a change: {told:?}");

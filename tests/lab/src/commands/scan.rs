@@ -8,6 +8,7 @@ use comfy_table::presets;
 use machine::wire::Family;
 
 use super::{as_root, driver};
+use crate::explain::Firewall;
 use crate::scan::Technique;
 use crate::scan::matrix::{self, Case};
 use crate::setup::{self, Need};
@@ -26,6 +27,11 @@ pub struct Arguments {
     /// Scan only the base world, in this mode
     #[arg(long, value_parser = clap::value_parser!(u32).range(0..=2), conflicts_with_all = ["all", "variant"])]
     mode: Option<u32>,
+    /// Scan only worlds with Windows Firewall and its stock filters: in stealth for
+    /// every profile, for none, or for these; the host's network is public
+    #[arg(long, value_name = "on|off|PROFILES", value_parser = str::parse::<Firewall>,
+        conflicts_with_all = ["all", "variant"])]
+    firewall: Option<Firewall>,
     /// Use only this technique; may be repeated
     #[arg(long, value_enum)]
     technique: Vec<Technique>,
@@ -99,13 +105,20 @@ ICMP errors are counted on the wire. In every world, curl fetched a page through
   Xmas and Maimon probes of open ports with a RST as well.
 - If the host is silent, nmap calls the port `filtered`. If an open port may be silent, too, nmap calls it
   `open/filtered`. Open and closed ports then look alike.
-- `-sn` sends an echo request. The host answers unless SilenceEcho is 1. `-O` shows whether nmap found a closed TCP
+- `-sn` sends an echo request. The host answers unless SilenceEcho is 1, or Windows Firewall is there, whose stock
+  rules block it. `-O` shows whether nmap found a closed TCP
   port, which it needs to detect the system.
+- Worlds with Windows Firewall have its stock filters and a rule for the open ports. \"Stealth on\" means that it is in
+  stealth for the profile of the host's network. \"Exempt 113, 9999\" means that ExemptPorts has these ports.
 ";
 
 fn cases(arguments: &Arguments) -> Vec<Case> {
     const MODES: [u32; 3] = [0, 1, 2];
     let with = |mode, variants: Vec<&'static Variant>| Case { variants, ..Case::base(mode) };
+    if let Some(firewall) = &arguments.firewall {
+        let cases = beside(firewall).into_iter();
+        return cases.filter(|case| arguments.mode.is_none_or(|mode| case.mode == mode)).collect();
+    }
     if let Some(mode) = arguments.mode {
         return vec![Case::base(mode)];
     }
@@ -118,9 +131,18 @@ fn cases(arguments: &Arguments) -> Vec<Case> {
     // OS detection is slow, and its result over IPv6 does not differ.
     let os = |mode| Case { techniques: vec![Technique::Os], families: vec![Family::V4], ..Case::base(mode) };
     cases.extend([os(0), os(2)]);
+    cases.push(Case { exempt: true, techniques: vec![Technique::Syn, Technique::Udp], ..Case::base(2) });
+    cases.extend([Firewall::on(), Firewall::off()].iter().flat_map(beside));
     let modes = if arguments.all { &MODES[..] } else { &MODES[2..] };
     for variant in &variants::ALL {
         cases.extend(modes.iter().map(|mode| with(*mode, vec![variant])));
     }
     cases
+}
+
+/// Each mode, and an exemption, beside Windows Firewall.
+fn beside(firewall: &Firewall) -> Vec<Case> {
+    let base = |mode| Case { firewall: Some(firewall.clone()), ..Case::base(mode) };
+    let exempt = Case { exempt: true, techniques: vec![Technique::Syn, Technique::Udp], ..base(2) };
+    vec![base(0), base(1), base(2), exempt]
 }

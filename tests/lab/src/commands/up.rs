@@ -12,7 +12,7 @@ use machine::nt::Trace;
 use machine::wire::{Family, Named};
 
 use super::{as_root, driver, explain};
-use crate::explain::profile;
+use crate::explain::{Firewall, profile};
 use crate::hushport::EVENT_PROVIDER;
 use crate::policy::{Assignment, state};
 use crate::remote_registry;
@@ -45,9 +45,13 @@ pub struct Arguments {
     /// Add the filters that `netsh wfp show state` wrote on a machine
     #[arg(long, value_name = "wfpstate.xml")]
     state: Option<std::path::PathBuf>,
-    /// The profile of the host's network, which filters of the state ask for
-    #[arg(long, value_name = "public|private|domain", requires = "state", default_value = "public",
-        value_parser = profile)]
+    /// Add Windows Firewall with its stock filters: in stealth for every profile, for
+    /// none, or for these
+    #[arg(long, value_name = "on|off|PROFILES", value_parser = str::parse::<Firewall>,
+        conflicts_with = "state")]
+    firewall: Option<Firewall>,
+    /// The profile of the host's network, which filters ask for
+    #[arg(long, value_name = "public|private|domain", default_value = "public", value_parser = profile)]
     profile: u32,
     /// Write every packet to this file at the end
     #[arg(long, value_name = "FILE.pcap")]
@@ -85,7 +89,8 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         variant.turn(&mut plan);
     }
     plan.state = arguments.state.as_deref().map(explain::read).transpose()?.map(Arc::new);
-    plan.profile = plan.state.as_ref().map(|_| arguments.profile);
+    plan.firewall.clone_from(&arguments.firewall);
+    plan.profile = Some(arguments.profile);
     let mut world = World::start(&plan)?;
     if let Some(sys) = hushport {
         state::check(world.machine.kernel(), sys, &plan.values)?;

@@ -1,6 +1,5 @@
 //! A state's filters in a running engine.
 
-use std::collections::BTreeSet;
 use std::fmt;
 
 use anyhow::{Result, bail};
@@ -11,7 +10,6 @@ use machine::wfp::{
     NotifyType, RIGHT_ACTION_WRITE, Request, RuntimeFilter, Session, Sublayer, Value,
 };
 
-use super::model::is_silent_drop;
 use super::state::{self, Key, State};
 use crate::hushport::SUBLAYER;
 use crate::printable::printable;
@@ -47,15 +45,9 @@ pub fn load(state: &State, engine: &Engine) -> Result<Loaded> {
             weight: sublayer.weight,
             ..Sublayer::default()
         };
-        // Windows' own sublayers are there already.
+        // Windows' own are there already.
         let _added_or_there = engine.sublayer_add(session, object);
     }
-    let drops: BTreeSet<Guid> = state
-        .filters
-        .iter()
-        .filter(|filter| is_silent_drop(filter))
-        .filter_map(|filter| filter.callout.guid)
-        .collect();
     for callout in &state.callouts {
         let (Some(key), Some(layer)) = (callout.key.guid, callout.applicable_layer.guid) else { continue };
         let object = Callout {
@@ -69,9 +61,9 @@ pub fn load(state: &State, engine: &Engine) -> Result<Loaded> {
         if !callout.registered {
             continue;
         }
-        let drops = drops.contains(&key);
-        let registered = engine.callout_register(key, 0, std::sync::Arc::new(Stand { drops }));
-        loaded.callouts += usize::from(!drops && registered.is_ok());
+        // Windows' own are registered already.
+        let registered = engine.callout_register(key, 0, std::sync::Arc::new(Stand));
+        loaded.callouts += usize::from(registered.is_ok());
     }
     for filter in &state.filters {
         if filter.sublayer.is(SUBLAYER) || filter.has_flag("BOOTTIME") || filter.has_flag("DISABLED") {
@@ -143,24 +135,18 @@ fn display(name: &str) -> DisplayData {
     DisplayData { name: Some(name.to_owned()), description: None }
 }
 
-/// Stands for a callout of the state: it drops, or it lets pass.
-struct Stand {
-    drops: bool,
-}
+/// Stands for a callout of another product: it lets everything pass.
+struct Stand;
 
 impl CalloutDriver for Stand {
     fn classify(&self, _: &Request<'_>, filter: &RuntimeFilter, _: u64, out: &mut ClassifyOut) {
         if out.rights & RIGHT_ACTION_WRITE == 0 {
             return;
         }
-        if self.drops {
-            out.action = ActionType::BLOCK;
-            out.rights &= !RIGHT_ACTION_WRITE;
-        } else if filter.action == ActionType::CALLOUT_TERMINATING {
-            out.action = ActionType::PERMIT;
-        } else {
-            out.action = ActionType::CONTINUE;
-        }
+        out.action = match filter.action {
+            ActionType::CALLOUT_TERMINATING => ActionType::PERMIT,
+            _ => ActionType::CONTINUE,
+        };
     }
 
     fn notify(&self, _: NotifyType, _: Option<Guid>, _: &RuntimeFilter) -> Status {

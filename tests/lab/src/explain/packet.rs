@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use machine::host::PROFILES;
 use machine::wfp::Value;
 
 use super::model::{Facts, Known};
@@ -10,10 +11,6 @@ use crate::hushport::DECIDING_LAYERS;
 
 const LOOPBACK: u32 = 1;
 const IPSEC_SECURED: u32 = 2;
-
-/// The networks' profiles, by their numbers. These are taken from real machines; no
-/// document has them.
-pub const PROFILES: [(u32, &str); 3] = [(1, "public"), (2, "private"), (3, "domain")];
 
 /// The number of a profile by its name.
 ///

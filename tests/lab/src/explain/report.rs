@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use machine::host::PROFILES;
 use serde::Serialize;
 
 use super::model::{Decider, Does, Layer, Match, Outcome, Place, is_silent_drop, weights};
-use super::packet::{DecisionAt, PROFILES, Packet, probe};
+use super::packet::{DecisionAt, Packet, probe};
 use super::state::{Filter, Key, Problem, State, Sublayer};
 use crate::hushport::{DECIDING_LAYERS, SUBLAYER};
 use crate::printable::printable;

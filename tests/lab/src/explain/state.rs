@@ -307,7 +307,7 @@ fn filter(item: Node<'_, '_>) -> Result<Filter, String> {
     })
 }
 
-fn action_type(name: &str) -> Result<ActionType, String> {
+pub(super) fn action_type(name: &str) -> Result<ActionType, String> {
     Ok(match name {
         "FWP_ACTION_BLOCK" => ActionType::BLOCK,
         "FWP_ACTION_PERMIT" => ActionType::PERMIT,
@@ -333,7 +333,7 @@ fn condition(item: Node<'_, '_>) -> Result<Condition, String> {
     })
 }
 
-fn match_type(name: &str) -> Option<MatchType> {
+pub(super) fn match_type(name: &str) -> Option<MatchType> {
     Some(match name {
         "EQUAL" => MatchType::Equal,
         "GREATER" => MatchType::Greater,

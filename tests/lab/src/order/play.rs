@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use machine::host::{Application, Filter, Host, OpenPoints, Options, Record, SocketHandle, Stack};
+use machine::host::{
+    Application, Filter, Host, OpenPoints, Options, Record, SocketHandle, Stack, UdpDiscard,
+};
 use machine::wfp::{ActionType, Decision, FlowHandle, LayerId, Request};
 use machine::wire::{Family, Network, compose};
 
@@ -68,9 +70,10 @@ pub fn play(filter: Arc<dyn Filter>, family: Family) -> Result<Vec<Record>> {
     let network = Network::default();
     let swapped = Network { near: network.host, host: network.near, ..network };
     let options = Options { log_limit: 4096, ..Options::default() };
+    let of_the_pages = OpenPoints { udp_discard: UdpDiscard::IpPacket, ..OpenPoints::default() };
     let mut play = Play {
         family,
-        host: Host::new(Arc::clone(&policy) as _, options, OpenPoints::default()),
+        host: Host::new(Arc::clone(&policy) as _, options, of_the_pages),
         policy,
         peer: Stack::new(&Options { network: swapped, seed: 2, ..Options::default() }),
         now: Duration::ZERO,

@@ -8,17 +8,20 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use anyhow::{Context, Result, anyhow};
 use comfy_table::{ContentArrangement, Table};
-use machine::host::Application;
+use machine::host::{self, Application};
 use machine::nt::registry::RegistryValue;
 use machine::wire::Family;
 
 use crate::counters::Counters;
+use crate::explain::Firewall;
 use crate::scan::{self, States, Technique};
 use crate::variants::Variant;
 use crate::world::{Plan, World};
 
 const HTTP: u16 = 80;
 const ECHO: u16 = 7;
+/// Closed ports that are exempt in some cases, one of TCP and one of UDP.
+const EXEMPT: [u16; 2] = [113, 9999];
 const BODY: usize = 20_000;
 
 /// A world to scan, and the scans.
@@ -28,6 +31,10 @@ pub struct Case {
     pub mode: u32,
     /// `SilenceEcho`.
     pub silence_echo: bool,
+    /// Whether `ExemptPorts` has some of the closed ports.
+    pub exempt: bool,
+    /// Windows Firewall, if it is there.
+    pub firewall: Option<Firewall>,
     /// The variants of the world.
     pub variants: Vec<&'static Variant>,
     /// The techniques.
@@ -41,7 +48,15 @@ impl Case {
     pub fn base(mode: u32) -> Self {
         let techniques = Technique::ALL.into_iter().filter(|technique| *technique != Technique::Os).collect();
         let families = Family::BOTH.to_vec();
-        Self { mode, silence_echo: false, variants: Vec::new(), techniques, families }
+        Self {
+            mode,
+            silence_echo: false,
+            exempt: false,
+            firewall: None,
+            variants: Vec::new(),
+            techniques,
+            families,
+        }
     }
 
     /// The name in the matrix.
@@ -50,19 +65,41 @@ impl Case {
         if self.silence_echo {
             name += ", SilenceEcho 1";
         }
+        if self.exempt {
+            let [tcp, udp] = EXEMPT;
+            name = format!("{name}, exempt {tcp}, {udp}");
+        }
+        if self.firewall.is_some() {
+            let stealth = if self.firewall_is_stealthy() { "on" } else { "off" };
+            name = format!("{name}, Windows Firewall's stealth {stealth}");
+        }
         for variant in &self.variants {
             name = format!("{name}, {}", variant.name);
         }
         name
     }
 
-    /// Whether no RST and whether no ICMP error is expected.
-    fn silent(&self) -> [bool; 2] {
+    /// Whether the driver suppresses RSTs and whether it suppresses ICMP errors.
+    fn driver_silences(&self) -> [bool; 2] {
         let enforced = self.mode == 2;
         [
             enforced && self.variants.iter().all(|variant| variant.tcp_can_be_silent),
             enforced && self.variants.iter().all(|variant| variant.icmp_can_be_silent),
         ]
+    }
+
+    fn firewall_is_stealthy(&self) -> bool {
+        let public = host::Options::default().profile;
+        self.firewall.as_ref().is_some_and(|firewall| firewall.is_stealthy(public))
+    }
+
+    /// Whether nothing answers for a port or protocol: no RST, no ICMP error.
+    fn silent(&self, number: u16) -> [bool; 2] {
+        let is_exempt = self.exempt && EXEMPT.contains(&number);
+        let driver = self.driver_silences().map(|silences| silences && !is_exempt);
+        // Windows' callout drops what found no endpoint, not what a listener refuses.
+        let stealth = self.firewall_is_stealthy();
+        [driver[0] || stealth && number != HTTP, driver[1] || stealth]
     }
 }
 
@@ -86,10 +123,15 @@ fn numbers(technique: Technique, family: Family) -> &'static [u16] {
 /// as Windows answers them). If the host is silent, nmap reports `filtered` if
 /// every host must answer, otherwise `open|filtered`.
 fn expected(technique: Technique, number: u16, case: &Case) -> &'static str {
-    let [tcp, icmp] = case.silent();
+    let [tcp, icmp] = case.silent(number);
     match technique {
         Technique::Syn | Technique::Connect if number == HTTP => "open",
         Technique::Udp if number == ECHO => "open",
+        // The stock rules of Windows Firewall block echo requests. nmap takes any ICMP
+        // error over IPv4 as a sign of ICMP.
+        Technique::Ping if case.firewall.is_some() => "down",
+        Technique::Protocol if number == 58 && case.firewall.is_some() => "open|filtered",
+        Technique::Protocol if number == 1 && case.firewall.is_some() && icmp => "open|filtered",
         Technique::Protocol if [1, 58].contains(&number) => "open",
         Technique::Syn | Technique::Connect | Technique::Ack | Technique::Window if tcp => "filtered",
         Technique::Maimon | Technique::Null | Technique::Fin | Technique::Xmas if tcp => "open|filtered",
@@ -225,15 +267,19 @@ pub fn run(sys: &Path, cases: &[Case], workers: usize) -> Vec<Result<Outcome>> {
 /// Starts a case's world, scans it, fetches a page, and unloads the driver.
 fn play(sys: &Path, case: &Case) -> Result<Outcome> {
     let values = [("Mode", case.mode), ("SilenceEcho", case.silence_echo.into())];
-    let values = values.map(|(name, number)| (name.to_owned(), RegistryValue::dword(number)));
+    let mut values = values.map(|(name, number)| (name.to_owned(), RegistryValue::dword(number))).to_vec();
+    if case.exempt {
+        let ports = EXEMPT.map(|port| port.to_string());
+        values.push(("ExemptPorts".into(), RegistryValue::multi_sz(ports)));
+    }
     let listen = vec![(HTTP, Application::Http)];
+    let firewall = case.firewall.clone();
     let mut plan =
-        Plan { driver: Some(sys), values: values.to_vec(), listen, datagrams: vec![ECHO], ..Plan::default() };
+        Plan { driver: Some(sys), values, listen, datagrams: vec![ECHO], firewall, ..Plan::default() };
     for variant in &case.variants {
         variant.turn(&mut plan);
     }
     let mut world = World::start(&plan)?;
-    let [tcp, icmp] = case.silent();
     let (mut cells, mut faults) = (Vec::new(), Vec::new());
     for &family in &case.families {
         for &technique in &case.techniques {
@@ -252,7 +298,7 @@ fn play(sys: &Path, case: &Case) -> Result<Outcome> {
                 expected: states.iter().map(|n| (*n, expected(technique, *n, case).to_owned())).collect(),
                 resets: world.recorder.resets(family) - before[0],
                 unreachables: world.recorder.unreachables(family) - before[1],
-                may_answer: [!tcp, !icmp],
+                may_answer: [0, 1].map(|kind| states.iter().any(|number| !case.silent(*number)[kind])),
             });
         }
     }
@@ -262,7 +308,7 @@ fn play(sys: &Path, case: &Case) -> Result<Outcome> {
     let silenced = counted(&world, "Silenced")?;
     // The driver must count Overruled in worlds that overrule it, and only there.
     let overruled: u64 = counted(&world, "Overruled")?.values().sum();
-    if (case.mode == 2 && !tcp) != (overruled > 0) {
+    if (case.mode == 2 && !case.driver_silences()[0]) != (overruled > 0) {
         faults.push(format!("the driver counts Overruled {overruled} times"));
     }
     for &family in &case.families {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use machine::Machine;
 use machine::host::{Application, Disorder, Disordered, Filter, Host, HostHandle, OpenPoints, spawn};
 use machine::nt::registry::RegistryValue;
@@ -38,7 +38,9 @@ pub struct Plan<'a> {
     pub stronger: bool,
     /// Filters of a real machine, beside the driver's.
     pub state: Option<Arc<explain::State>>,
-    /// The number of the profile of the host's network.
+    /// Windows Firewall with its stock filters, beside the driver's.
+    pub firewall: Option<explain::Firewall>,
+    /// The number of the profile of the host's network; `None` is the host's default.
     pub profile: Option<u32>,
     /// The machine.
     pub machine: nt::Options,
@@ -92,6 +94,10 @@ impl Plan<'_> {
         }
         if let Some(state) = &self.state {
             eprintln!("lab: {}", explain::load(state, machine.engine())?);
+        }
+        if let Some(firewall) = &self.firewall {
+            let loaded = explain::load(&firewall.state(), machine.engine())?;
+            ensure!(loaded.left_out.is_empty(), "Windows Firewall: {loaded}");
         }
         if let Some(driver) = self.driver {
             machine.start(driver).with_context(|| format!("{} does not start", driver.display()))?;

@@ -68,7 +68,7 @@ fn mode_0_and_audit_answer_as_usual() {
 fn an_exempt_udp_port_answers_wherever_it_is_discarded() {
     let names = [
         "udp-at-transport-discard",
-        "udp-at-both-discards",
+        "udp-at-ippacket-discard",
         "reason-absent",
         "nbl-at-ip-header",
         "nbl-at-payload",

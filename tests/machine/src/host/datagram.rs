@@ -81,8 +81,7 @@ impl Host {
         self.datagram_sockets.insert(local, Socket { endpoint, echoes: false });
         let packet = answer::datagram(local, remote, payload).ok_or(SocketError::Unusable(remote))?;
         let parsed = Parsed::new(&packet).ok_or(SocketError::Unusable(remote))?;
-        let mut scene =
-            Scene { endpoint: Some(endpoint), ..Scene::packet(Direction::Outbound, parsed) };
+        let mut scene = Scene { endpoint: Some(endpoint), ..Scene::packet(Direction::Outbound, parsed) };
         let record = self.gate.open(scene.ends, Event::FirstDatagramOut);
         let blocked = |layer: Layer| SocketError::Blocked(scene.ends, layer.name());
         if !self.gate.pass(record, Layer::AleConnectRedirect, &scene) {

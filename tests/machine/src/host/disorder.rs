@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::filter::Filter;
 use crate::wfp::{
-    ActionType, Decision, FlowHandle, LayerData, LayerId, Metadata, Packet, Request, Value,
+    ActionType, AleFields, Decision, FlowHandle, LayerData, LayerId, Metadata, Packet, Request, Value,
 };
 
 /// A fault at a layer.
@@ -116,6 +116,10 @@ impl Filter for Disordered {
 
     fn generation(&self, layer: LayerId) -> u64 {
         self.inner.generation(layer)
+    }
+
+    fn ale_fields(&self) -> AleFields {
+        self.inner.ale_fields()
     }
 
     fn flow_create(&self) -> FlowHandle {

@@ -1,6 +1,6 @@
 //! The interface to a filter engine, so that tests can replace the engine.
 
-use crate::wfp::{Decision, Engine, FlowHandle, LayerId, Request};
+use crate::wfp::{AleFields, Decision, Engine, FlowHandle, LayerId, Request};
 
 /// The functions of a filter engine that a host calls.
 pub trait Filter: Send + Sync {
@@ -8,6 +8,10 @@ pub trait Filter: Send + Sync {
     fn classify(&self, request: &Request<'_>) -> Decision;
     /// Increases whenever a filter at the layer is added or removed.
     fn generation(&self, layer: LayerId) -> u64;
+    /// The data fields that the ALE layers have at their end.
+    fn ale_fields(&self) -> AleFields {
+        AleFields::default()
+    }
     /// Starts a data flow.
     fn flow_create(&self) -> FlowHandle;
     /// Ends a data flow.
@@ -21,6 +25,10 @@ impl Filter for Engine {
 
     fn generation(&self, layer: LayerId) -> u64 {
         self.generation(layer)
+    }
+
+    fn ale_fields(&self) -> AleFields {
+        self.options().ale_fields
     }
 
     fn flow_create(&self) -> FlowHandle {

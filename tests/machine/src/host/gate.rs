@@ -124,7 +124,8 @@ impl Gate {
             (Some(_), Some(discard_layer)) => discard_layer,
             (Some(_), None) => return PERMIT,
         };
-        let values = scene.values(&definition.fields, &self.options);
+        let fields = definition.fields(self.filter.ale_fields(), discard.is_some());
+        let values = scene.values(&fields, &self.options);
         let metadata = scene.metadata(layer, discard.flatten(), &self.options, &self.open_points);
         let decision = self.filter.classify(&Request {
             layer: id,

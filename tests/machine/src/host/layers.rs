@@ -4,12 +4,13 @@
 //! `FWPS_FIELDS_*` enums (`fwpsk.h`). A layer, its IPv6 form and its discard layer
 //! are one entry here; the tables distinguish them.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use serde_json::Value as Json;
 
-use crate::wfp::LayerId;
+use crate::wfp::{AleFields, LayerId};
 use crate::wire::Family;
 
 const ENUMS: &str = include_str!("../../facts/enums.json");
@@ -99,6 +100,7 @@ names! {
         NexthopTunnelType = "NEXTHOP_TUNNEL_TYPE",
         OriginalIcmpType = "ORIGINAL_ICMP_TYPE",
         OriginalProfileId = "ORIGINAL_PROFILE_ID",
+        PackageFamilyName = "PACKAGE_FAMILY_NAME",
         PeerName = "PEER_NAME",
         ProfileId = "PROFILE_ID",
         ReauthorizeReason = "REAUTHORIZE_REASON",
@@ -122,9 +124,28 @@ pub struct Definition {
     pub name: &'static str,
     /// Id and name of the discard layer, if there is one.
     pub discard: Option<(LayerId, &'static str)>,
-    /// The data fields in index order. The discard layer uses the positions of its
-    /// layer (inferred).
-    pub fields: Vec<Field>,
+    /// The data fields of the headers in index order. The discard layer uses the
+    /// positions of its layer.
+    fields: Vec<Field>,
+}
+
+impl Definition {
+    /// The data fields in index order, at the layer or at its discard layer.
+    pub fn fields(&self, ale_fields: AleFields, discard: bool) -> Cow<'_, [Field]> {
+        const RESERVED: [Field; 4] = [Field::Reserved0, Field::Reserved1, Field::Reserved2, Field::Reserved3];
+        let reserved = self.fields.iter().position(|field| RESERVED.contains(field));
+        let older = &self.fields[..reserved.unwrap_or(self.fields.len())];
+        match ale_fields {
+            _ if !self.name.starts_with("ALE_") => Cow::Borrowed(&self.fields),
+            AleFields::Headers => Cow::Borrowed(&self.fields),
+            AleFields::Older => Cow::Borrowed(older),
+            AleFields::Newer => {
+                let short = discard && self.name == "ALE_AUTH_RECV_ACCEPT_V6";
+                let before = if short { older } else { &self.fields };
+                before.iter().copied().chain([Field::PackageFamilyName]).collect()
+            }
+        }
+    }
 }
 
 /// The definition of a layer in a family.

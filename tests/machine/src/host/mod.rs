@@ -57,13 +57,13 @@ pub use gate::Gate;
 pub use inbound::{IDLE, echo_request};
 pub use layers::{Definition, Field, Layer, definition};
 pub use log::{Ends, Event, Log, Record, RecordId, Step};
-pub use options::{Interface, Options, Process};
+pub use options::{Interface, Options, PROFILES, Process};
 pub use run::{Finished, HostHandle, Report, spawn};
 pub use scene::Direction;
 pub use scene::{Scene, flag};
 pub use segment::{is_plain_syn, stream_flag};
-pub use sockets::{ConnectionId, Outcome, SocketError, State};
 pub use smoltcp::iface::SocketHandle;
+pub use sockets::{ConnectionId, Outcome, SocketError, State};
 pub use stack::Stack;
 
 pub use open_points::{DataStart, DiscardMetadata, ListenerReason, OpenPoints, UdpDiscard, reason};

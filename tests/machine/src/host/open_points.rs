@@ -61,11 +61,12 @@ pub enum DataStart {
 /// Where UDP without an endpoint is discarded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UdpDiscard {
-    /// At INBOUND_IPPACKET_DISCARD, as in *UDP Packet Flows*.
+    /// At INBOUND_IPPACKET_DISCARD only, as in *UDP Packet Flows*.
     IpPacket,
-    /// At INBOUND_TRANSPORT_DISCARD, as in field reports.
+    /// At INBOUND_TRANSPORT_DISCARD only.
     Transport,
-    /// At the transport layer's, then at the IP layer's discard layer.
+    /// At the transport layer's, where security events of real machines show it, then
+    /// at the IP layer's discard layer, which the documents name.
     Both,
 }
 
@@ -100,7 +101,7 @@ impl Default for OpenPoints {
             listener_reason: ListenerReason::ByFlags,
             transport_discard_start: DataStart::Payload,
             ippacket_discard_start: DataStart::TransportHeader,
-            udp_discard: UdpDiscard::IpPacket,
+            udp_discard: UdpDiscard::Both,
             flow_handle_at_authorization: true,
         }
     }

@@ -6,6 +6,14 @@ use std::time::Duration;
 
 use crate::wire::Network;
 
+/// The profiles of networks, by their numbers in the profile fields; 0 is none.
+///
+/// No document has the numbers. They follow from the filters of real machines: where
+/// profile 1 alone is connected, Windows' rules for public networks have filters, and
+/// those for private and domain networks have none; where 1 and 2 are, the rules for
+/// private networks ask for 2. 3 is what is left.
+pub const PROFILES: [(u32, &str); 3] = [(1, "public"), (2, "private"), (3, "domain")];
+
 /// The host's only interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Interface {
@@ -47,7 +55,7 @@ pub struct Options {
     pub process: Process,
     /// Compartment id; 1 is the default one.
     pub compartment: u32,
-    /// `NET_PROFILE` category of the interface: 0 public, 1 private, 2 domain.
+    /// The profile of the host's network, one of [`PROFILES`], or 0.
     pub profile: u32,
     /// The maximum number of half-open connections per listener.
     pub backlog: usize,
@@ -77,7 +85,7 @@ impl Default for Options {
                 sub_process_tag: None,
             },
             compartment: 1,
-            profile: 0,
+            profile: 1,
             backlog: 64,
             log_limit: 65_536,
             seed: 1,

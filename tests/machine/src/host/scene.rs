@@ -152,6 +152,7 @@ impl<'a> Scene<'a> {
             | Field::IpsecSecurityRealmId
             | Field::NapContext
             | Field::OriginalIcmpType
+            | Field::PackageFamilyName
             | Field::PeerName
             | Field::Reserved0
             | Field::Reserved1

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, RwLock};
 
 use super::lock::{read, write};
-use super::{CalloutDriver, Guid};
+use super::windows::WindowsCallout;
+use super::{CalloutDriver, Guid, SilentDrop, facts};
 use crate::schedule::{Bell, Waited};
 use crate::status::Status;
 
@@ -26,19 +27,37 @@ thread_local! {
 }
 
 /// All callout keys seen so far. A key keeps its run-time id.
-#[derive(Default)]
 pub(super) struct Callouts {
     by_key: RwLock<HashMap<Guid, Arc<Slot>>>,
+    /// The number of Windows' own.
+    built_in: usize,
 }
 
 impl Callouts {
+    /// Windows' own callouts.
+    pub(super) fn new(silent_drop: SilentDrop) -> Self {
+        let slots: HashMap<_, _> = (1..)
+            .zip(facts::windows_callouts())
+            .map(|(id, callout)| {
+                let slot = Slot::new(callout.key, id);
+                if let Some(flags) = callout.registered {
+                    let driver = Arc::new(WindowsCallout::named(callout.name, silent_drop));
+                    // It is the first registration of this slot.
+                    let _registered = slot.register(flags, driver, 0);
+                }
+                (callout.key, Arc::new(slot))
+            })
+            .collect();
+        Self { built_in: slots.len(), by_key: RwLock::new(slots) }
+    }
+
     /// The slot of a key; created if the key is new.
     pub(super) fn slot(&self, key: Guid) -> Arc<Slot> {
         if let Some(slot) = read(&self.by_key).get(&key) {
             return Arc::clone(slot);
         }
         let mut slots = write(&self.by_key);
-        let id = FIRST_ID + u32::try_from(slots.len()).unwrap_or(u32::MAX - FIRST_ID);
+        let id = FIRST_ID + u32::try_from(slots.len() - self.built_in).unwrap_or(u32::MAX - FIRST_ID);
         Arc::clone(slots.entry(key).or_insert_with(|| Arc::new(Slot::new(key, id))))
     }
 
@@ -50,11 +69,11 @@ impl Callouts {
         read(&self.by_key).values().find(|slot| slot.id == id).cloned()
     }
 
-    /// The keys that are registered now, in the order of registration.
+    /// The keys that drivers have registered, in the order of registration.
     pub(super) fn in_order(&self) -> Vec<Guid> {
         let slots = read(&self.by_key);
-        let present =
-            slots.values().filter_map(|slot| Some((read(&slot.state).as_ref()?.sequence, slot.key)));
+        let drivers = slots.values().filter(|slot| slot.id >= FIRST_ID);
+        let present = drivers.filter_map(|slot| Some((read(&slot.state).as_ref()?.sequence, slot.key)));
         let mut list: Vec<_> = present.collect();
         list.sort_unstable();
         list.into_iter().map(|(_, key)| key).collect()
@@ -63,7 +82,8 @@ impl Callouts {
     /// The callouts that drivers have left registered.
     pub(super) fn registered(&self) -> Vec<(Guid, u32)> {
         let slots = read(&self.by_key);
-        let present = slots.values().filter(|slot| read(&slot.state).is_some());
+        let drivers = slots.values().filter(|slot| slot.id >= FIRST_ID);
+        let present = drivers.filter(|slot| read(&slot.state).is_some());
         let mut list: Vec<_> = present.map(|slot| (slot.key, slot.id)).collect();
         list.sort_by_key(|(_, id)| *id);
         list

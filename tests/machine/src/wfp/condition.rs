@@ -67,17 +67,17 @@ fn check(field: &Field, match_type: MatchType, value: &Value) -> Result<(), Stat
     let given = value.data_type();
     match value {
         Value::V4AddrMask(_, mask) => {
-            let applies = field.is_ip_address() && field.data_type == Some(DataType::Uint32);
+            let applies = field.is_ip_address() && field.data_type == DataType::Uint32;
             return check_mask(applies, mask.leading_ones() == mask.count_ones(), match_type);
         }
         Value::V6AddrMask(_, length) => {
-            let applies = field.is_ip_address() && field.data_type == Some(DataType::ByteArray16);
+            let applies = field.is_ip_address() && field.data_type == DataType::ByteArray16;
             return check_mask(applies, *length <= 128, match_type);
         }
         Value::Range(ends) => {
             let (low, high) = &**ends;
             return match (match_type, compare(low, high)) {
-                _ if field.data_type != Some(low.data_type()) => Err(Status::FWP_TYPE_MISMATCH),
+                _ if field.data_type != low.data_type() => Err(Status::FWP_TYPE_MISMATCH),
                 (M::Range, Some(Ordering::Less | Ordering::Equal)) => Ok(()),
                 (M::Range, Some(Ordering::Greater)) => Err(Status::FWP_INVALID_RANGE),
                 (M::Range, None) => Err(Status::FWP_TYPE_MISMATCH),
@@ -89,7 +89,7 @@ fn check(field: &Field, match_type: MatchType, value: &Value) -> Result<(), Stat
     // Users and machines are tested with security descriptors. The engine does not
     // evaluate them, so no test is accepted for these fields.
     let opaque = given == DataType::TokenAccessInformation;
-    if given == DataType::Empty || opaque || field.data_type != Some(given) {
+    if given == DataType::Empty || opaque || field.data_type != given {
         return Err(Status::FWP_TYPE_MISMATCH);
     }
     let fits = match match_type {

@@ -54,10 +54,10 @@ impl Engine {
     /// An engine with these options for the open points.
     pub fn with_options(options: Options) -> Arc<Self> {
         Arc::new(Self {
-            core: Mutex::new(Core::new(options.bfe_state)),
-            options,
+            core: Mutex::new(Core::new(options.bfe_state, options.ale_fields)),
             transaction_free: Bell::default(),
-            callouts: Callouts::default(),
+            callouts: Callouts::new(options.silent_drop),
+            options,
             flows: Flows::default(),
             layers: (0..layer::layer_ids()).map(|_| LayerState::default()).collect(),
             last_id: AtomicU64::new(0),
@@ -127,8 +127,8 @@ impl Engine {
     /// If the layer is unknown, or the number or types of the values are not the
     /// layer's. That is a fault of the lab, not of the driver.
     pub fn classify(&self, request: &Request<'_>) -> Decision {
-        let layer = layer::layer_by_id(request.layer)
-            .unwrap_or_else(|| panic!("layer {} is unknown", request.layer.0));
+        let layer =
+            self.layer(request.layer).unwrap_or_else(|| panic!("layer {} is unknown", request.layer.0));
         assert_eq!(request.values.len(), layer.fields, "number of values at {}", layer.name);
         for (field, value) in layer.data_fields.iter().zip(request.values) {
             assert!(field.accepts(value), "{} of {} is {value:?}", field.name, layer.name);
@@ -169,7 +169,7 @@ impl Engine {
     /// `FwpsFlowAssociateContext0`.
     pub fn flow_associate(&self, flow: FlowHandle, layer: LayerId, callout_id: u32, context: u64) -> Status {
         let (slot, flow) = (self.callouts.find_id(callout_id), self.flows.find(flow));
-        let known = layer::layer_by_id(layer).is_some();
+        let known = self.layer(layer).is_some();
         // A callout that is being unregistered may still associate a context in a
         // classify.
         match (slot.as_ref().and_then(|slot| slot.enter_leaving()), flow) {
@@ -194,17 +194,17 @@ impl Engine {
 
     /// A layer by its run-time id.
     pub fn layer(&self, id: LayerId) -> Option<&'static LayerInfo> {
-        layer::layer_by_id(id)
+        layer::layer_by_id(self.options.ale_fields, id)
     }
 
     /// A layer by its management GUID.
     pub fn layer_by_key(&self, key: Guid) -> Option<&'static LayerInfo> {
-        layer::layer_by_key(key)
+        layer::layer_by_key(self.options.ale_fields, key)
     }
 
     /// A layer by its name without prefix, such as `STREAM_V4`.
     pub fn layer_by_name(&self, name: &str) -> Option<&'static LayerInfo> {
-        layer::layer_by_name(name)
+        layer::layer_by_name(self.options.ale_fields, name)
     }
 
     /// The changes so far without refused ones; if there are many, the last ones.

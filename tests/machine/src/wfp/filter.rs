@@ -21,7 +21,6 @@ pub(super) struct StoredFilter {
     pub(super) filter: Filter,
     pub(super) lifetime: Lifetime,
     pub(super) layer: &'static LayerInfo,
-    sublayer_sequence: u64,
     pub(super) active: Arc<ActiveFilter>,
 }
 
@@ -34,9 +33,9 @@ impl StoredFilter {
         self.filter.flags & FILTER_FLAG_BOOTTIME != 0
     }
 
-    /// The order of sublayers at a layer: heaviest first.
-    pub(super) fn sublayer_order(&self) -> (Reverse<u16>, u64) {
-        (Reverse(self.active.runtime.sublayer_weight), self.sublayer_sequence)
+    /// The order of sublayers at a layer: heaviest first. No two have one weight.
+    pub(super) fn sublayer_order(&self) -> Reverse<u16> {
+        Reverse(self.active.runtime.sublayer_weight)
     }
 
     /// The order of filters in a sublayer: heaviest first.
@@ -58,7 +57,7 @@ impl Store {
         check_filter_flags(&filter)?;
         let permanent = FLAG_PERSISTENT | FILTER_FLAG_BOOTTIME;
         let lifetime = caller.lifetime(filter.flags & permanent != 0)?;
-        let layer = layer::layer_by_key(filter.layer).ok_or(Status::FWP_LAYER_NOT_FOUND)?;
+        let layer = layer::layer_by_key(self.ale_fields, filter.layer).ok_or(Status::FWP_LAYER_NOT_FOUND)?;
         self.check_provider(filter.provider, lifetime)?;
         if filter.sublayer.is_nil() {
             // It is inferred that this is the default sublayer.
@@ -87,7 +86,6 @@ impl Store {
             filter,
             lifetime,
             layer,
-            sublayer_sequence: sublayer.sequence,
             active: Arc::new(ActiveFilter { runtime, conditions, slot }),
         });
         self.filters.insert(id, Arc::clone(&stored));

@@ -57,9 +57,9 @@ impl Engine {
     /// `FwpmProviderAdd0`.
     pub fn provider_add(&self, session: SessionId, mut provider: Provider) -> Status {
         self.fill(&mut provider.key);
-        let (key, sequence) = (provider.key, self.next_id());
+        let key = provider.key;
         status(self.edit(session, |store, caller| {
-            store.add_provider(caller, provider, sequence)?;
+            store.add_provider(caller, provider)?;
             Ok(((), Change::ProviderAdd { key }))
         }))
     }
@@ -72,12 +72,12 @@ impl Engine {
         }))
     }
 
-    /// `FwpmSubLayerAdd0`.
+    /// `FwpmSubLayerAdd0`. If its weight is taken, it gets a free one nearby.
     pub fn sublayer_add(&self, session: SessionId, mut sublayer: Sublayer) -> Status {
         self.fill(&mut sublayer.key);
-        let (key, sequence) = (sublayer.key, self.next_id());
+        let key = sublayer.key;
         status(self.edit(session, |store, caller| {
-            store.add_sublayer(caller, sublayer, sequence)?;
+            store.add_sublayer(caller, sublayer, self.options.taken_weight)?;
             Ok(((), Change::SublayerAdd { key }))
         }))
     }
@@ -93,10 +93,9 @@ impl Engine {
     /// `FwpmCalloutAdd0`. Returns the run-time id.
     pub fn callout_add(&self, session: SessionId, mut callout: Callout) -> Result<u32, Status> {
         self.fill(&mut callout.key);
-        let sequence = self.next_id();
         self.edit(session, |store, caller| {
             let (key, layer, provider) = (callout.key, callout.applicable_layer, callout.provider);
-            store.add_callout(caller, callout, sequence)?;
+            store.add_callout(caller, callout)?;
             Ok((self.callouts.slot(key).id, Change::CalloutAdd { key, layer, provider }))
         })
     }

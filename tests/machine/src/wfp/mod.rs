@@ -29,6 +29,7 @@ mod tests;
 mod transaction;
 mod value;
 mod violation;
+mod windows;
 
 pub use bfe::{BfeState, SubscriptionId};
 pub use callout::{CALLOUT_FLAG_CONDITIONAL_ON_FLOW, CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY};

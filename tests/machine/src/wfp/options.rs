@@ -29,6 +29,43 @@ pub enum DiscardRights {
     NoWrite,
 }
 
+/// The weight that a sublayer gets if the one that it asks for is taken.
+///
+/// On real machines no weight occurs twice. Sublayers that ask for a taken one stand
+/// at free ones nearby.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TakenWeight {
+    /// The next free one above; if there is none, the next one below.
+    #[default]
+    Above,
+    /// The next free one below; if there is none, the next one above.
+    Below,
+}
+
+/// The data fields that the ALE layers have at their end. All others are equal
+/// everywhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AleFields {
+    /// Without the reserved ones, as on real machines up to 24H2.
+    Older,
+    /// Those of the headers of WDK 10.0.22621.
+    #[default]
+    Headers,
+    /// With the name of the package family, as on newer real machines.
+    Newer,
+}
+
+/// What Windows' callout SILENT_DROP drops.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SilentDrop {
+    /// Packets without a listening endpoint, as documented. It permits what was
+    /// discarded for another reason.
+    #[default]
+    NoEndpoint,
+    /// Every packet that its filters see.
+    Everything,
+}
+
 /// The options of an engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -38,6 +75,12 @@ pub struct Options {
     pub discard_rights: DiscardRights,
     /// The value of `actionType` when a callout may write it.
     pub initial_action: ActionType,
+    /// The weight of a sublayer if the one that it asks for is taken.
+    pub taken_weight: TakenWeight,
+    /// The last data fields of the ALE layers.
+    pub ale_fields: AleFields,
+    /// What Windows' callout SILENT_DROP drops.
+    pub silent_drop: SilentDrop,
     /// The wait for the transaction lock if a session sets none (`FWPM_SESSION0`:
     /// 15 s).
     pub txn_wait: Duration,
@@ -51,6 +94,9 @@ impl Default for Options {
             after_block: AfterBlock::default(),
             discard_rights: DiscardRights::default(),
             initial_action: ActionType::CONTINUE,
+            taken_weight: TakenWeight::default(),
+            ale_fields: AleFields::default(),
+            silent_drop: SilentDrop::default(),
             txn_wait: Duration::from_secs(15),
             bfe_state: BfeState::Running,
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::lock::Locked;
 use super::store::{Entry, Lifetime};
-use super::{DisplayData, Engine, Guid, layer};
+use super::{DisplayData, Engine, Guid};
 
 /// The names of all objects that are left in the engine, for leak reports.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -65,7 +65,7 @@ impl Engine {
             flow_contexts: contexts
                 .iter()
                 .map(|(flow, (layer, id), context)| {
-                    let layer = layer::layer_by_id(*layer).map_or("?", |layer| layer.name);
+                    let layer = self.layer(*layer).map_or("?", |layer| layer.name);
                     let key = names.get(id).copied().unwrap_or_default();
                     format!("context {context:#x} of flow {} at {layer}, callout {{{key}}}", flow.0)
                 })

@@ -1,12 +1,12 @@
 //! The management objects, and the rules for references between them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::filter::StoredFilter;
 use super::{
-    CALLOUT_FLAG_PERSISTENT, Callout, DisplayData, FLAG_PERSISTENT, Guid, Provider, SessionId, Sublayer,
-    facts, layer,
+    AleFields, CALLOUT_FLAG_PERSISTENT, Callout, DisplayData, FLAG_PERSISTENT, Guid, Provider, SessionId,
+    Sublayer, TakenWeight, facts, layer,
 };
 use crate::status::Status;
 
@@ -71,9 +71,6 @@ impl Caller {
 pub(super) struct Entry<T> {
     pub(super) object: Arc<T>,
     pub(super) lifetime: Lifetime,
-    /// The position in the order of creation, which breaks ties of weight
-    /// (inferred).
-    pub(super) sequence: u64,
 }
 
 /// All management objects. A transaction works on a copy.
@@ -83,38 +80,39 @@ pub(super) struct Store {
     pub(super) sublayers: BTreeMap<Guid, Entry<Sublayer>>,
     pub(super) callouts: BTreeMap<Guid, Entry<Callout>>,
     pub(super) filters: BTreeMap<u64, Arc<StoredFilter>>,
+    /// The last data fields of the ALE layers.
+    pub(super) ale_fields: AleFields,
 }
 
 impl Store {
-    /// The built-in sublayers. No header contains their weights. The inspection
-    /// sublayer is documented as the lightest; the others get the middle weight.
-    pub(super) fn new() -> Self {
-        let sublayers = BUILT_IN_SUBLAYERS.iter().zip(0..).filter_map(|(name, sequence)| {
-            let key = facts::guid(&format!("FWPM_SUBLAYER_{name}"))?;
-            let display = DisplayData { name: Some((*name).to_owned()), description: None };
-            let weight = if *name == "INSPECTION" { 0 } else { 0x8000 };
-            let object = Arc::new(Sublayer { key, display, flags: 0, provider: None, weight });
-            Some((key, Entry { object, lifetime: Lifetime::BuiltIn, sequence }))
+    /// Windows' own sublayers and callouts.
+    pub(super) fn new(ale_fields: AleFields) -> Self {
+        fn entry<T>(key: Guid, object: T) -> (Guid, Entry<T>) {
+            (key, Entry { object: Arc::new(object), lifetime: Lifetime::BuiltIn })
+        }
+        let named = |name: &str| DisplayData { name: Some(name.to_owned()), description: None };
+        let sublayers = facts::windows_sublayers().map(|(name, key, weight)| {
+            entry(key, Sublayer { key, display: named(name), flags: 0, provider: None, weight })
+        });
+        let callouts = facts::windows_callouts().map(|callout| {
+            let facts::WindowsCallout { name, key, layer, flags, .. } = callout;
+            entry(key, Callout { key, display: named(name), flags, provider: None, applicable_layer: layer })
         });
         Self {
             providers: BTreeMap::new(),
             sublayers: sublayers.collect(),
-            callouts: BTreeMap::new(),
+            callouts: callouts.collect(),
             filters: BTreeMap::new(),
+            ale_fields,
         }
     }
 
-    pub(super) fn add_provider(
-        &mut self,
-        caller: Caller,
-        provider: Provider,
-        sequence: u64,
-    ) -> Result<(), Status> {
+    pub(super) fn add_provider(&mut self, caller: Caller, provider: Provider) -> Result<(), Status> {
         check_name(&provider.display)?;
         // DISABLED is read-only.
         check_flags(provider.flags, FLAG_PERSISTENT)?;
         let lifetime = caller.lifetime(provider.flags & FLAG_PERSISTENT != 0)?;
-        insert(&mut self.providers, provider.key, provider, lifetime, sequence)
+        insert(&mut self.providers, provider.key, provider, lifetime)
     }
 
     pub(super) fn delete_provider(&mut self, caller: Caller, key: Guid) -> Result<(), Status> {
@@ -131,14 +129,26 @@ impl Store {
     pub(super) fn add_sublayer(
         &mut self,
         caller: Caller,
-        sublayer: Sublayer,
-        sequence: u64,
+        mut sublayer: Sublayer,
+        taken: TakenWeight,
     ) -> Result<(), Status> {
         check_name(&sublayer.display)?;
         check_flags(sublayer.flags, FLAG_PERSISTENT)?;
         let lifetime = caller.lifetime(sublayer.flags & FLAG_PERSISTENT != 0)?;
         self.check_provider(sublayer.provider, lifetime)?;
-        insert(&mut self.sublayers, sublayer.key, sublayer, lifetime, sequence)
+        sublayer.weight = self.free_weight(sublayer.weight, taken).ok_or(Status::FWP_TOO_MANY_SUBLAYERS)?;
+        insert(&mut self.sublayers, sublayer.key, sublayer, lifetime)
+    }
+
+    /// The weight that a sublayer gets if it asks for `asked`: no two have one weight.
+    fn free_weight(&self, asked: u16, taken: TakenWeight) -> Option<u16> {
+        let used: BTreeSet<_> = self.sublayers.values().map(|entry| entry.object.weight).collect();
+        let above = (asked..=u16::MAX).find(|weight| !used.contains(weight));
+        let below = || (0..=asked).rev().find(|weight| !used.contains(weight));
+        match taken {
+            TakenWeight::Above => above.or_else(below),
+            TakenWeight::Below => below().or(above),
+        }
     }
 
     pub(super) fn delete_sublayer(&mut self, caller: Caller, key: Guid) -> Result<(), Status> {
@@ -149,20 +159,15 @@ impl Store {
         Ok(())
     }
 
-    pub(super) fn add_callout(
-        &mut self,
-        caller: Caller,
-        callout: Callout,
-        sequence: u64,
-    ) -> Result<(), Status> {
+    pub(super) fn add_callout(&mut self, caller: Caller, callout: Callout) -> Result<(), Status> {
         const USES_PROVIDER_CONTEXT: u32 = 0x2_0000;
         check_name(&callout.display)?;
         // REGISTERED is read-only.
         check_flags(callout.flags, CALLOUT_FLAG_PERSISTENT | USES_PROVIDER_CONTEXT)?;
         let lifetime = caller.lifetime(callout.flags & CALLOUT_FLAG_PERSISTENT != 0)?;
-        layer::layer_by_key(callout.applicable_layer).ok_or(Status::FWP_LAYER_NOT_FOUND)?;
+        layer::layer_by_key(self.ale_fields, callout.applicable_layer).ok_or(Status::FWP_LAYER_NOT_FOUND)?;
         self.check_provider(callout.provider, lifetime)?;
-        insert(&mut self.callouts, callout.key, callout, lifetime, sequence)
+        insert(&mut self.callouts, callout.key, callout, lifetime)
     }
 
     pub(super) fn delete_callout(&mut self, caller: Caller, key: Guid) -> Result<(), Status> {
@@ -198,28 +203,6 @@ impl Store {
     }
 }
 
-/// `FWPM_SUBLAYER_*` in `fwpmk.h`, without the alias `EDGE_TRAVERSAL`.
-const BUILT_IN_SUBLAYERS: [&str; 18] = [
-    "RPC_AUDIT",
-    "IPSEC_TUNNEL",
-    "UNIVERSAL",
-    "LIPS",
-    "SECURE_SOCKET",
-    "TCP_CHIMNEY_OFFLOAD",
-    "INSPECTION",
-    "TEREDO",
-    "IPSEC_FORWARD_OUTBOUND_TUNNEL",
-    "IPSEC_DOSP",
-    "TCP_TEMPLATES",
-    "IPSEC_SECURITY_REALM",
-    "MPSSVC_WSH",
-    "MPSSVC_WF",
-    "MPSSVC_QUARANTINE",
-    "MPSSVC_EDP",
-    "MPSSVC_TENANT_RESTRICTIONS",
-    "MPSSVC_APP_ISOLATION",
-];
-
 pub(super) fn built_in_sublayer(name: &str) -> Guid {
     facts::guid(&format!("FWPM_SUBLAYER_{name}")).unwrap_or_default()
 }
@@ -229,12 +212,11 @@ fn insert<T>(
     key: Guid,
     object: T,
     lifetime: Lifetime,
-    sequence: u64,
 ) -> Result<(), Status> {
     if table.contains_key(&key) {
         return Err(Status::FWP_ALREADY_EXISTS);
     }
-    table.insert(key, Entry { object: Arc::new(object), lifetime, sequence });
+    table.insert(key, Entry { object: Arc::new(object), lifetime });
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use super::journal::Journal;
 use super::lock::Locked;
 use super::store::{Caller, Lifetime, Store};
 use super::{
-    BfeState, Change, Engine, NotifyType, SESSION_FLAG_DYNAMIC, Session, SessionId, Subscription,
+    AleFields, BfeState, Change, Engine, NotifyType, SESSION_FLAG_DYNAMIC, Session, SessionId, Subscription,
     SubscriptionId, TXN_READ_ONLY,
 };
 use crate::status::Status;
@@ -54,11 +54,11 @@ struct Writer {
 }
 
 impl Core {
-    pub(super) fn new(bfe: BfeState) -> Self {
+    pub(super) fn new(bfe: BfeState, ale_fields: AleFields) -> Self {
         Self {
             bfe,
             sessions: BTreeMap::new(),
-            store: Store::new(),
+            store: Store::new(ale_fields),
             writer: None,
             readers: BTreeSet::new(),
             active: BTreeMap::new(),

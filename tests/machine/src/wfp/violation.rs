@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::LayerId;
+use super::{AleFields, LayerId};
 
 /// A broken rule, for the verifier and for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +41,8 @@ impl fmt::Display for Violation {
             write!(f, ", callout {id}")?;
         }
         if let Some(layer) = self.layer {
-            let name = super::layer_by_id(layer).map_or("unknown layer", |layer| layer.name);
+            let name =
+                super::layer_by_id(AleFields::default(), layer).map_or("unknown layer", |layer| layer.name);
             write!(f, ", {name}")?;
         }
         write!(f, ": {}", self.text)

@@ -112,8 +112,10 @@ fn fill(shown: &mut traffic::Indication) {
         shown.set("ICMP_CODE", Value::Uint16(unreachable[1]));
     }
     for (field, value) in shown.layer.data_fields.iter().zip(&mut shown.values) {
-        let Some(data_type) = field.data_type.filter(|_| *value == Value::Empty) else { continue };
-        *value = match data_type {
+        if *value != Value::Empty {
+            continue;
+        }
+        *value = match field.data_type {
             DataType::Uint8 => Value::Uint8(1),
             DataType::Uint16 => Value::Uint16(1),
             DataType::Uint32 => Value::Uint32(1),

@@ -154,7 +154,10 @@ fn writing_without_the_right_is_ignored_and_noted() {
         let violations = stack.engine.take_violations();
         assert_eq!(violations.len(), 1);
         assert_eq!(violations[0].rule, Rule::WriteWithoutRight);
-        assert_eq!(violations[0].layer, layer::layer_by_name(LAYER).map(|layer| layer.id));
+        assert_eq!(
+            violations[0].layer,
+            layer::layer_by_name(AleFields::Headers, LAYER).map(|layer| layer.id)
+        );
         assert_eq!(violations[0].callout_id, Some(stack.classify().invocations[0].callout_id));
     }
 }

@@ -4,7 +4,7 @@ use super::super::condition::{Conditions, matches};
 use super::*;
 
 fn compile(layer: &str, list: &[Condition]) -> Result<Conditions, Status> {
-    Conditions::compile(layer::layer_by_name(layer).unwrap(), list)
+    Conditions::compile(layer::layer_by_name(AleFields::Headers, layer).unwrap(), list)
 }
 
 fn refused(field: &str, match_type: MatchType, value: Value) -> Option<Status> {

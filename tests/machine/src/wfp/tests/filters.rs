@@ -149,7 +149,7 @@ fn narrower_conditions_weigh_more() {
 #[test]
 fn generations_rise_with_the_layers_filters() {
     let (engine, session) = engine();
-    let at = |name| engine.generation(layer::layer_by_name(name).unwrap().id);
+    let at = |name| engine.generation(layer::layer_by_name(AleFields::Headers, name).unwrap().id);
     let (here, elsewhere) = (at(LAYER), at("OUTBOUND_TRANSPORT_V4"));
     let id = engine.filter_add(session, filter(ActionType::PERMIT)).unwrap();
     assert_eq!(at(LAYER), here + 1);

@@ -5,7 +5,7 @@ use std::sync::Weak;
 use super::*;
 
 fn here() -> LayerId {
-    layer::layer_by_name(LAYER).unwrap().id
+    layer::layer_by_name(AleFields::Headers, LAYER).unwrap().id
 }
 
 fn on_flow(engine: &Engine, flow: FlowHandle) -> Decision {
@@ -59,7 +59,7 @@ fn associating_checks_its_parameters() {
 fn one_context_per_flow_layer_and_callout() {
     let (engine, id) = inspected(0, Fake::idle());
     let flow = engine.flow_create();
-    let elsewhere = layer::layer_by_name("OUTBOUND_TRANSPORT_V4").unwrap().id;
+    let elsewhere = layer::layer_by_name(AleFields::Headers, "OUTBOUND_TRANSPORT_V4").unwrap().id;
     assert_eq!(engine.flow_associate(flow, here(), id, 1), Status::SUCCESS);
     assert_eq!(engine.flow_associate(flow, here(), id, 2), Status::OBJECT_NAME_EXISTS);
     assert_eq!(engine.flow_associate(flow, elsewhere, id, 3), Status::SUCCESS);
@@ -111,7 +111,7 @@ fn the_end_of_a_flow_deletes_its_contexts() {
     let fake = Fake::idle();
     let (engine, id) = inspected(0, fake.clone());
     let (flow, other) = (engine.flow_create(), engine.flow_create());
-    let elsewhere = layer::layer_by_name("OUTBOUND_TRANSPORT_V4").unwrap().id;
+    let elsewhere = layer::layer_by_name(AleFields::Headers, "OUTBOUND_TRANSPORT_V4").unwrap().id;
     assert_eq!(engine.flow_associate(flow, here(), id, 1), Status::SUCCESS);
     assert_eq!(engine.flow_associate(flow, elsewhere, id, 2), Status::SUCCESS);
     assert_eq!(engine.flow_associate(other, here(), id, 3), Status::SUCCESS);

@@ -1,5 +1,9 @@
 //! The layer table: ids, keys, and fields of every layer that is indicated.
 
+use std::sync::LazyLock;
+
+use serde_json::Value as Json;
+
 use super::*;
 
 /// Names of the 66 layers with kernel-mode callouts, by family.
@@ -50,12 +54,87 @@ fn every_walked_layer_has_id_key_and_typed_fields() {
         assert_eq!(layer.fields, layer.data_fields.len());
         assert!(layer.fields >= 8, "{name} has {} fields", layer.fields);
         for field in &layer.data_fields {
-            let untyped = ["RESERVED_", "IPSEC_SECURITY_REALM_ID", "NAP_CONTEXT"];
-            let may_be_untyped = untyped.iter().any(|name| field.name.starts_with(name));
-            assert_eq!(field.data_type.is_none(), may_be_untyped, "{name}: {}", field.name);
-            let reserved = field.name.starts_with("RESERVED_");
-            assert_eq!(field.condition.is_none(), reserved, "{name}: {}", field.name);
+            assert!(field.condition.is_some(), "{name}: {}", field.name);
         }
+    }
+}
+
+/// Each layer of real machines, with its run-time id, its flags and its two forms of
+/// fields, which are equal for most.
+fn real_layers() -> impl Iterator<Item = (&'static str, u64, Vec<&'static str>, [&'static Json; 2])> {
+    static LAYERS: LazyLock<Json> =
+        LazyLock::new(|| serde_json::from_str(include_str!("../../../facts/windows/layers.json")).unwrap());
+    LAYERS.as_object().unwrap().iter().map(|(name, layer)| {
+        let flags = layer["flags"][0].as_array().unwrap().iter();
+        let flags = flags.map(|flag| flag.as_str().unwrap().strip_prefix("FWPM_LAYER_FLAG_").unwrap());
+        let shapes = layer["shapes"].as_array().unwrap();
+        let shapes = [&shapes[0]["fields"], &shapes[shapes.len() - 1]["fields"]];
+        (
+            name.strip_prefix("FWPM_LAYER_").unwrap_or(name),
+            layer["id"][0].as_u64().unwrap(),
+            flags.collect(),
+            shapes,
+        )
+    })
+}
+
+/// Two layers of real machines have no name in public headers ("ALE Accept Redirect").
+const NAMELESS: [u64; 2] = [83, 84];
+
+#[test]
+fn real_machines_have_these_layers() {
+    let mut kernel_mode = 0;
+    for (name, id, flags, _) in real_layers().filter(|layer| !NAMELESS.contains(&layer.1)) {
+        let layer = layer::layer_by_name(AleFields::Headers, name);
+        assert_eq!(layer.is_some(), flags.contains(&"KERNEL"), "{name}");
+        assert!(flags.contains(&"BUILTIN"), "{name}");
+        let Some(layer) = layer else { continue };
+        assert_eq!(u64::from(layer.id.0), id, "{name}");
+        assert_eq!(layer.is_stream(), flags.contains(&"BUFFERED"), "{name}");
+        assert!(flags.contains(&"CLASSIFY_MOSTLY"), "{name}");
+        kernel_mode += 1;
+    }
+    assert_eq!(kernel_mode, layers().len());
+}
+
+#[test]
+fn real_machines_have_these_fields_in_both_forms() {
+    let mut compared = 0;
+    for (name, _, _, shapes) in real_layers() {
+        for (ale_fields, fields) in [AleFields::Older, AleFields::Newer].into_iter().zip(shapes) {
+            let Some(layer) = layer::layer_by_name(ale_fields, name) else { continue };
+            let fields = fields.as_array().unwrap();
+            assert_eq!(layer.fields, fields.len(), "{name}, {ale_fields:?}");
+            for (own, real) in layer.data_fields.iter().zip(fields) {
+                let [condition, kind, data_type] = [0, 1, 2].map(|part| real[part].as_str().unwrap());
+                let text = format!("{name}: {}", own.name);
+                let key = facts::guid(&format!("FWPM_CONDITION_{condition}"));
+                assert_eq!(own.condition, Some(key.expect(condition)), "{text} is {condition}");
+                // Older machines give this one layer the addresses of IPv4.
+                let of_v4 = name == "OUTBOUND_NETWORK_CONNECTION_POLICY_V6" && ale_fields == AleFields::Older;
+                if !(of_v4 && own.is_ip_address()) {
+                    let number =
+                        facts::enumerators("FWP_DATA_TYPE").unwrap().find(|(name, _)| *name == data_type);
+                    assert_eq!(own.data_type as u64, number.unwrap().1, "{text} is {data_type}");
+                }
+                let reserved = condition.starts_with("RESERVED");
+                assert!(reserved || own.is_ip_address() == (kind == "IP_ADDRESS"), "{text} is {kind}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 2000, "{compared}");
+}
+
+/// The headers' form lies between: the fields of both others stand where it has them.
+#[test]
+fn fields_differ_only_at_the_end() {
+    for layer in layers() {
+        let older = layer::layer_by_id(AleFields::Older, layer.id).unwrap();
+        let newer = layer::layer_by_id(AleFields::Newer, layer.id).unwrap();
+        assert_eq!(older.data_fields, layer.data_fields[..older.fields], "{}", layer.name);
+        assert_eq!(older.data_fields, newer.data_fields[..older.fields], "{}", layer.name);
+        assert_eq!(older.fields < newer.fields, layer.name.starts_with("ALE_"), "{}", layer.name);
     }
 }
 
@@ -63,19 +142,20 @@ fn every_walked_layer_has_id_key_and_typed_fields() {
 fn ids_keep_the_documented_pattern() {
     for layer in layers() {
         if let Some(parent) = layer.name.strip_suffix("_DISCARD") {
-            let parent = layer::layer_by_name(parent).unwrap();
+            let parent = layer::layer_by_name(AleFields::Headers, parent).unwrap();
             assert_eq!(layer.id.0, parent.id.0 + 1, "{}", layer.name);
             assert_eq!(layer.data_fields, parent.data_fields);
         }
         if let Some(stem) = layer.name.strip_suffix("_V4") {
-            let v6 = layer::layer_by_name(&format!("{stem}_V6")).unwrap();
-            let twinned = layer::layer_by_name(&format!("{}_DISCARD", layer.name)).is_some();
+            let v6 = layer::layer_by_name(AleFields::Headers, &format!("{stem}_V6")).unwrap();
+            let twinned =
+                layer::layer_by_name(AleFields::Headers, &format!("{}_DISCARD", layer.name)).is_some();
             let apart = v6.id.0 - layer.id.0;
             assert_eq!(apart, if twinned { 2 } else { 1 }, "{}", layer.name);
             assert_eq!(layer.fields, v6.fields, "{}", layer.name);
         }
     }
-    let id = |name| layer::layer_by_name(name).unwrap().id.0;
+    let id = |name| layer::layer_by_name(AleFields::Headers, name).unwrap().id.0;
     assert_eq!(id("INBOUND_TRANSPORT_V4_DISCARD"), 13);
     assert_eq!(id("ALE_AUTH_RECV_ACCEPT_V6"), 46);
     assert_eq!(id("OUTBOUND_TRANSPORT_FAST"), 79);
@@ -83,7 +163,7 @@ fn ids_keep_the_documented_pattern() {
 
 #[test]
 fn fields_are_found_by_name_and_alias() {
-    let field = |layer, name| layer::layer_by_name(layer).unwrap().field(name);
+    let field = |layer, name| layer::layer_by_name(AleFields::Headers, layer).unwrap().field(name);
     assert_eq!(field("INBOUND_TRANSPORT_V4", "IP_REMOTE_PORT"), Some(5));
     assert_eq!(field("INBOUND_TRANSPORT_V6_DISCARD", "ICMP_CODE"), Some(5));
     assert_eq!(field("ALE_AUTH_CONNECT_V4", "ICMP_TYPE"), Some(4));
@@ -96,23 +176,23 @@ fn fields_are_found_by_name_and_alias() {
 #[test]
 fn types_follow_the_family() {
     let of = |layer: &str, name: &str| {
-        let layer = layer::layer_by_name(layer).unwrap();
+        let layer = layer::layer_by_name(AleFields::Headers, layer).unwrap();
         layer.data_fields[layer.field(name).unwrap()].data_type
     };
-    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_LOCAL_ADDRESS"), Some(DataType::Uint32));
-    assert_eq!(of("INBOUND_TRANSPORT_V6", "IP_LOCAL_ADDRESS"), Some(DataType::ByteArray16));
-    assert_eq!(of("IPFORWARD_V6", "IP_SOURCE_ADDRESS"), Some(DataType::ByteArray16));
-    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_LOCAL_ADDRESS_TYPE"), Some(DataType::Uint8));
-    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_PROTOCOL"), Some(DataType::Uint8));
-    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_LOCAL_PORT"), Some(DataType::Uint16));
-    assert_eq!(of("INBOUND_ICMP_ERROR_V6", "ICMP_TYPE"), Some(DataType::Uint16));
-    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_LOCAL_INTERFACE"), Some(DataType::Uint64));
-    assert_eq!(of("INBOUND_TRANSPORT_V4", "INTERFACE_INDEX"), Some(DataType::Uint32));
-    assert_eq!(of("INBOUND_TRANSPORT_V4", "INTERFACE_TYPE"), Some(DataType::Uint32));
-    assert_eq!(of("INBOUND_TRANSPORT_V4", "FLAGS"), Some(DataType::Uint32));
-    assert_eq!(of("ALE_AUTH_CONNECT_V4", "ALE_APP_ID"), Some(DataType::ByteBlob));
-    assert_eq!(of("ALE_AUTH_CONNECT_V4", "ALE_PACKAGE_ID"), Some(DataType::Sid));
-    let token = Some(DataType::TokenAccessInformation);
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_LOCAL_ADDRESS"), DataType::Uint32);
+    assert_eq!(of("INBOUND_TRANSPORT_V6", "IP_LOCAL_ADDRESS"), DataType::ByteArray16);
+    assert_eq!(of("IPFORWARD_V6", "IP_SOURCE_ADDRESS"), DataType::ByteArray16);
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_LOCAL_ADDRESS_TYPE"), DataType::Uint8);
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_PROTOCOL"), DataType::Uint8);
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_LOCAL_PORT"), DataType::Uint16);
+    assert_eq!(of("INBOUND_ICMP_ERROR_V6", "ICMP_TYPE"), DataType::Uint16);
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "IP_LOCAL_INTERFACE"), DataType::Uint64);
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "INTERFACE_INDEX"), DataType::Uint32);
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "INTERFACE_TYPE"), DataType::Uint32);
+    assert_eq!(of("INBOUND_TRANSPORT_V4", "FLAGS"), DataType::Uint32);
+    assert_eq!(of("ALE_AUTH_CONNECT_V4", "ALE_APP_ID"), DataType::ByteBlob);
+    assert_eq!(of("ALE_AUTH_CONNECT_V4", "ALE_PACKAGE_ID"), DataType::Sid);
+    let token = DataType::TokenAccessInformation;
     assert_eq!(of("ALE_AUTH_CONNECT_V4", "ALE_USER_ID"), token);
 }
 

@@ -10,6 +10,7 @@ mod layers;
 mod objects;
 mod oracle;
 mod transactions;
+mod windows;
 
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -99,7 +100,7 @@ fn named(name: &str) -> DisplayData {
 }
 
 fn layer_key(name: &str) -> Guid {
-    layer::layer_by_name(name).expect("a layer of the table").key
+    layer::layer_by_name(AleFields::Headers, name).expect("a layer of the table").key
 }
 
 fn provider(number: u128) -> Provider {
@@ -147,7 +148,7 @@ fn condition(field: &str, match_type: MatchType, value: Value) -> Condition {
 
 /// The values of a layer; all others are unknown.
 fn values(layer: &str, known: &[(&str, Value)]) -> Vec<Value> {
-    let layer = layer::layer_by_name(layer).expect("a layer of the table");
+    let layer = layer::layer_by_name(AleFields::Headers, layer).expect("a layer of the table");
     let mut values = vec![Value::Empty; layer.fields];
     for (name, value) in known {
         values[layer.field(name).expect("a field of the layer")] = value.clone();
@@ -156,7 +157,7 @@ fn values(layer: &str, known: &[(&str, Value)]) -> Vec<Value> {
 }
 
 fn classify_with(engine: &Engine, layer: &str, values: &[Value], metadata: &Metadata) -> Decision {
-    let layer = layer::layer_by_name(layer).expect("a layer of the table").id;
+    let layer = layer::layer_by_name(AleFields::Headers, layer).expect("a layer of the table").id;
     engine.classify(&Request { layer, values, metadata, data: LayerData::None })
 }
 

@@ -160,7 +160,7 @@ fn everything_left_is_named() {
     engine.filter_add(session, Filter { key: key(7), ..filter(ActionType::PERMIT) }).unwrap();
     engine.bfe_subscribe(Arc::new(|_| {})).unwrap();
     let flow = engine.flow_create();
-    let layer = layer::layer_by_name(LAYER).unwrap().id;
+    let layer = layer::layer_by_name(AleFields::Headers, LAYER).unwrap().id;
     assert_eq!(engine.flow_associate(flow, layer, id, 0xAB), Status::SUCCESS);
 
     let left = engine.objects();

@@ -61,7 +61,8 @@ fn world() -> impl Strategy<Value = (usize, World)> {
         proptest::sample::select(&[AfterBlock::EvaluateAll, AfterBlock::StopWhenHard, AfterBlock::Stop]);
     let rights = proptest::sample::select(&[DiscardRights::Write, DiscardRights::NoWrite]);
     let callouts = vec(proptest::option::weighted(0.8, behaviour()), 3);
-    (0..LAYERS.len(), vec(0..3u16, 4), vec(filter_of(), 0..8), callouts, after_block, rights).prop_map(
+    let weights = Just(vec![1000, 2000, 3000, 4000]).prop_shuffle();
+    (0..LAYERS.len(), weights, vec(filter_of(), 0..8), callouts, after_block, rights).prop_map(
         |(at, sublayers, filters, callouts, after_block, discard_rights)| {
             let world = World {
                 sublayers,

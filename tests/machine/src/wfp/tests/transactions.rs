@@ -20,7 +20,7 @@ fn abort_undoes_all_changes() {
     let (engine, session) = engine();
     let kept = engine.filter_add(session, filter(ActionType::BLOCK)).unwrap();
     let before = engine.objects();
-    let generation = engine.generation(layer::layer_by_name(LAYER).unwrap().id);
+    let generation = engine.generation(layer::layer_by_name(AleFields::Headers, LAYER).unwrap().id);
 
     assert_eq!(engine.transaction_begin(session, 0), Status::SUCCESS);
     assert_eq!(engine.provider_add(session, provider(1)), Status::SUCCESS);
@@ -33,7 +33,7 @@ fn abort_undoes_all_changes() {
 
     assert_eq!(engine.objects(), before);
     assert_eq!(classify(&engine, LAYER).filter_id, Some(kept));
-    assert_eq!(engine.generation(layer::layer_by_name(LAYER).unwrap().id), generation);
+    assert_eq!(engine.generation(layer::layer_by_name(AleFields::Headers, LAYER).unwrap().id), generation);
     assert_eq!(engine.provider_add(session, provider(1)), Status::SUCCESS);
 }
 
@@ -46,7 +46,7 @@ fn commit_makes_all_changes_at_once() {
     assert!(!classify(&engine, LAYER).blocked());
     assert_eq!(engine.transaction_commit(session), Status::SUCCESS);
     assert!(classify(&engine, LAYER).blocked());
-    let layer = layer::layer_by_name(LAYER).unwrap().id;
+    let layer = layer::layer_by_name(AleFields::Headers, LAYER).unwrap().id;
     assert_eq!(engine.generation(layer), 1, "one commit, one change");
 }
 
