@@ -81,6 +81,54 @@ fn positions_are_the_headers_in_both_families() {
     }
 }
 
+/// The layers of real machines, in both forms of the ALE layers, which differ at their
+/// end only.
+#[test]
+fn real_machines_have_these_layers_and_fields() {
+    let machines = table("windows/layers");
+    for (layer, family, discard, id, _) in rows() {
+        let name = format!("{}_{family:?}{}", layer.name, if discard { "_DISCARD" } else { "" });
+        let real = &machines[format!("FWPM_LAYER_{name}")];
+        assert_eq!(real["id"], Value::from([id]), "{name}");
+        let has_flag = |flag: &str| {
+            let flags = real["flags"][0].as_array().unwrap();
+            flags.contains(&Value::from(format!("FWPM_LAYER_FLAG_{flag}")))
+        };
+        assert!(has_flag("KERNEL"), "{name}");
+        assert_eq!(has_flag("BUFFERED"), layer.shows == Shows::Stream, "{name}");
+        let address = match family {
+            Family::V4 => "FWP_UINT32",
+            Family::V6 => "FWP_BYTE_ARRAY16_TYPE",
+        };
+        let direction = match layer.shows {
+            Shows::Segment(Way::Field(position)) => Some(position),
+            _ => None,
+        };
+        // Machines call type and code of ICMP by the names of the ports.
+        let Fields { icmp, local_port, remote_port, .. } = layer.fields;
+        let (kind, code) = icmp.map_or((None, None), |[kind, code]| (Some(kind), Some(code)));
+        let fields = [
+            (layer.fields.protocol, "IP_PROTOCOL", "FWP_UINT8"),
+            (layer.fields.local_address, "IP_LOCAL_ADDRESS", address),
+            (layer.fields.remote_address, "IP_REMOTE_ADDRESS", address),
+            (local_port.or(kind), "IP_LOCAL_PORT", "FWP_UINT16"),
+            (remote_port.or(code), "IP_REMOTE_PORT", "FWP_UINT16"),
+            (layer.fields.interface, "IP_LOCAL_INTERFACE", "FWP_UINT64"),
+            (layer.fields.flags, "FLAGS", "FWP_UINT32"),
+            (direction, "DIRECTION", "FWP_UINT32"),
+        ];
+        let shapes = real["shapes"].as_array().unwrap();
+        assert_eq!(shapes.len(), if layer.name.starts_with("ALE_") { 2 } else { 1 }, "{name}");
+        for shape in shapes {
+            for (position, field, data_type) in fields {
+                let Some(position) = position else { continue };
+                let real = &shape["fields"][usize::from(position)];
+                assert_eq!([&real[0], &real[2]], [field, data_type], "{name}, {position}");
+            }
+        }
+    }
+}
+
 #[test]
 fn layers_are_sorted_by_the_order_of_the_flows() {
     assert!(LAYERS.is_sorted_by_key(|layer| layer.first_met));
