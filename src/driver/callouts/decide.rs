@@ -121,7 +121,10 @@ impl<D: Decide> Deciding<D> {
             false => None,
         };
         match verdict {
-            Verdict::Silenced if !incoming.may_decide() => (Verdict::Overruled, met),
+            Verdict::Silenced if !incoming.may_decide() => match incoming.is_blocked() {
+                true => (Verdict::AlreadyBlocked, met),
+                false => (Verdict::Overruled, met),
+            },
             verdict => (verdict, met),
         }
     }

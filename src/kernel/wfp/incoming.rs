@@ -8,6 +8,7 @@ use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::net::IpAddr;
 
+use super::indication::Entry;
 use super::net_buffer::NetBuffer;
 use crate::ffi;
 use crate::logic::address::Address;
@@ -28,7 +29,7 @@ pub struct Incoming<'a> {
     pub(super) metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
     pub(super) layer_data: *mut c_void,
     pub(super) flow_context: u64,
-    pub(super) may_write: bool,
+    pub(super) entry: Entry,
     pub(super) of_call: PhantomData<&'a ()>,
 }
 
@@ -56,8 +57,8 @@ impl<'a> Incoming<'a> {
     /// in registers.
     #[inline(always)]
     pub fn cold_copy(&self) -> Self {
-        let Self { callout, layer, values, metadata, layer_data, flow_context, may_write, of_call } = *self;
-        Self { callout, layer, values, metadata, layer_data, flow_context, may_write, of_call }
+        let Self { callout, layer, values, metadata, layer_data, flow_context, entry, of_call } = *self;
+        Self { callout, layer, values, metadata, layer_data, flow_context, entry, of_call }
     }
 
     /// The positions of the layer's fields.
@@ -74,7 +75,12 @@ impl<'a> Incoming<'a> {
 
     /// Whether the engine still lets this callout write an action.
     pub fn may_decide(&self) -> bool {
-        self.may_write
+        self.entry.may_write
+    }
+
+    /// Whether a heavier sublayer has blocked.
+    pub fn is_blocked(&self) -> bool {
+        self.entry.is_blocked
     }
 
     /// The layer's name, in parts.

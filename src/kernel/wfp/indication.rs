@@ -8,6 +8,15 @@ use crate::ffi;
 use crate::logic::callouts::{Callout, Pair};
 use crate::logic::layers::Layer;
 
+/// What classifyOut says on entry.
+#[derive(Clone, Copy)]
+pub(super) struct Entry {
+    /// Whether the callout may write an action.
+    pub(super) may_write: bool,
+    /// Whether a heavier sublayer has blocked.
+    pub(super) is_blocked: bool,
+}
+
 /// What the engine passed to a classifyFn, after the NULL checks that every callout
 /// needs. Nothing else has been checked.
 #[derive(Clone, Copy)]
@@ -16,7 +25,7 @@ pub struct Indication<'a> {
     metadata: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
     layer_data: *mut c_void,
     flow_context: u64,
-    may_write: bool,
+    entry: Entry,
 }
 
 impl<'a> Indication<'a> {
@@ -31,9 +40,9 @@ impl<'a> Indication<'a> {
         metadata: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
         layer_data: *mut c_void,
         flow_context: u64,
-        may_write: bool,
+        entry: Entry,
     ) -> Self {
-        Self { fixed, metadata, layer_data, flow_context, may_write }
+        Self { fixed, metadata, layer_data, flow_context, entry }
     }
 
     /// The run-time id of the layer, as the engine passed it. It can be any number,
@@ -92,7 +101,7 @@ impl<'a> Indication<'a> {
             metadata,
             layer_data: self.layer_data,
             flow_context: self.flow_context,
-            may_write: self.may_write,
+            entry: self.entry,
             of_call: PhantomData,
         })
     }

@@ -26,6 +26,7 @@ pub const VERDICTS: [&str; Verdict::COUNT] = [
     "ExemptPrefix",
     "ExemptInterface",
     "Overruled",
+    "AlreadyBlocked",
     "Malformed",
 ];
 

@@ -81,6 +81,7 @@ fn names_are_in_the_order_of_their_numbers() {
             Verdict::ExemptPrefix,
             Verdict::ExemptInterface,
             Verdict::Overruled,
+            Verdict::AlreadyBlocked,
             Verdict::Malformed,
         ];
         assert_eq!(all[number] as usize, number);

@@ -43,9 +43,11 @@ pub enum Verdict {
     ExemptPrefix,
     /// Not blocked: `ExemptInterfaces`.
     ExemptInterface,
-    /// Not blocked, though it should be: another filter has taken the right to write
-    /// the action.
+    /// Not blocked, though it should be: another filter has permitted it and has taken
+    /// the right to write the action.
     Overruled,
+    /// Blocked by another filter, which has taken the right to write the action.
+    AlreadyBlocked,
     /// Not blocked: what the engine passed is incomplete or inconsistent.
     Malformed,
 }
@@ -56,6 +58,6 @@ impl Verdict {
 
     /// Whether the packet met a closed port and is not exempt.
     pub const fn is_closed_port(self) -> bool {
-        matches!(self, Self::Silenced | Self::Audited | Self::Overruled)
+        matches!(self, Self::Silenced | Self::Audited | Self::Overruled | Self::AlreadyBlocked)
     }
 }

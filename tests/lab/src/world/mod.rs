@@ -10,6 +10,7 @@ use anyhow::{Context, Result, ensure};
 use machine::Machine;
 use machine::host::{Application, Disorder, Disordered, Filter, Host, HostHandle, OpenPoints, spawn};
 use machine::nt::registry::RegistryValue;
+use machine::wfp::ActionType;
 use machine::wire::{Family, Loss, Lossy, Namespace, Network, Recorder, Recording};
 use machine::{host, nt, wfp};
 
@@ -90,7 +91,7 @@ impl Plan<'_> {
             machine.set_value(name, value.clone());
         }
         if self.stronger {
-            stronger::add(machine.engine())?;
+            stronger::add(machine.engine(), ActionType::PERMIT)?;
         }
         if let Some(state) = &self.state {
             eprintln!("lab: {}", explain::load(state, machine.engine())?);

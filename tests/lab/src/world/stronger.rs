@@ -7,8 +7,9 @@ use machine::wfp::{
 
 use crate::hushport::DECIDING_LAYERS;
 
-/// Adds a sublayer that hard-permits at every layer where the driver decides.
-pub fn add(engine: &Engine) -> Result<()> {
+/// Adds a sublayer that permits or blocks at every layer where the driver decides, and
+/// takes the right to write.
+pub fn add(engine: &Engine, action: ActionType) -> Result<()> {
     const SUBLAYER: Guid = Guid::from_u128(0x1c6b_70e4_52fd_4a0e_8f0c_31a9_57d2_b4e6);
     let display = DisplayData { name: Some("another vendor's".into()), description: None };
     let session = engine.open(Session { display: display.clone(), ..Session::default() })?;
@@ -27,7 +28,7 @@ pub fn add(engine: &Engine) -> Result<()> {
             sublayer: SUBLAYER,
             weight: Value::Empty,
             conditions: Vec::new(),
-            action: ActionType::PERMIT,
+            action,
             callout: None,
             raw_context: 0,
         };

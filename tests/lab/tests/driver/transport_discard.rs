@@ -51,7 +51,7 @@ fn stronger(bench: &Bench, family: &str, action: ActionType) {
 #[test]
 fn without_the_right_nothing_is_written() {
     for family in ["V4", "V6"] {
-        for (action, verdict) in [(ActionType::PERMIT, "Overruled"), (ActionType::BLOCK, "Overruled")] {
+        for (action, verdict) in [(ActionType::PERMIT, "Overruled"), (ActionType::BLOCK, "AlreadyBlocked")] {
             let bench = Bench::new(Options::default(), &[]);
             stronger(&bench, family, action);
             let (decision, counted) = bench.ask(&Probe::syn(family));

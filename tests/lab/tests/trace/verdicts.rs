@@ -68,7 +68,7 @@ fn a_decision_of_another_filter_is_not_counted_as_the_drivers() {
     let path = directory.path().join("capture");
     std::fs::write(&path, pcap(&closed(at(HOST[0], 81), at(PEER[0], 4001)))).unwrap();
     let mut machine = hushport::machine(nt::Options::default());
-    lab::world::stronger::add(machine.engine()).unwrap();
+    lab::world::stronger::add(machine.engine(), machine::wfp::ActionType::PERMIT).unwrap();
     machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
     let played = play_on(machine, &path, &plan());
     let answers = played.account.answers["INBOUND_TRANSPORT_V4_DISCARD"];

@@ -162,13 +162,12 @@ impl Run<'_> {
         let context = flow.as_ref().map_or(0, |flow| flow.begin_classify(layer, slot.id));
         let skipped = callout.flags & CALLOUT_FLAG_CONDITIONAL_ON_FLOW != 0 && context == 0;
         let called = (!skipped).then(|| {
-            // Without the right to write, a callout sees the decision that it may
-            // veto.
-            let before = match current.filter(|current| current.hard) {
-                Some(current) => ClassifyOut { action: current.action, rights: 0, flags: 0 },
-                None => {
-                    ClassifyOut { action: self.options.initial_action, rights: RIGHT_ACTION_WRITE, flags: 0 }
-                }
+            // A callout sees the action of the heavier sublayers, and whether it may
+            // write another.
+            let before = ClassifyOut {
+                action: current.map_or(self.options.initial_action, |current| current.action),
+                rights: if current.is_some_and(|current| current.hard) { 0 } else { RIGHT_ACTION_WRITE },
+                flags: 0,
             };
             let mut after = before;
             callout.driver.classify(self.request, filter, context, &mut after);

@@ -146,10 +146,11 @@ pub(super) fn decide(world: &World, numbers: [u16; 2]) -> Outcome {
                     // No flow has a context here.
                     Some(callout) if callout.conditional_on_flow => continue,
                     Some(callout) => {
-                        let see = if world.is_stream || right {
-                            (CONTINUE, 1, 0)
-                        } else {
-                            (action.unwrap_or(PERMIT), 0, 0)
+                        // On entry it sees the action of the heavier sublayers.
+                        let see = match action {
+                            _ if world.is_stream => (CONTINUE, 1, 0),
+                            None => (CONTINUE, 1, 0),
+                            Some(action) => (action, u32::from(right), 0),
                         };
                         let did = callout.run(see);
                         outcome.calls.push((index, see));

@@ -21,7 +21,7 @@ use machine::Machine;
 use machine::etw::{Enable, Filter, Value, ZeroKeyword};
 use machine::nt::registry::RegistryValue;
 use machine::nt::{Irql, NblLayout, Options, Trace};
-use machine::wfp::Engine;
+use machine::wfp::{ActionType, Engine};
 
 use cases::{Case, Origin, Spot, UDP};
 pub use cases::{Decision, Kind};
@@ -45,11 +45,12 @@ const DECISIONS: [Decision; 4] =
 
 /// Verdicts of docs/EVENTS.md, and how often a packet of that verdict is shown.
 /// Verdicts that exclude each other may share a number.
-const VERDICTS: [(&str, u64); 14] = [
+const VERDICTS: [(&str, u64); 15] = [
     ("Silenced", 1),
     ("Audited", 1),
     ("Off", 1),
     ("Overruled", 1),
+    ("AlreadyBlocked", 1),
     ("OtherKind", 2),
     ("Observed", 3),
     ("FilterDrop", 4),
@@ -71,22 +72,22 @@ struct Bench {
     /// `CheckOrder`.
     is_watched: bool,
     packets: Vec<(Case, Indication)>,
-    /// Whether a filter in a heavier sublayer overrules the driver.
-    is_overruled: bool,
+    /// What a filter in a heavier sublayer does, which has taken the right.
+    heavier: Option<ActionType>,
 }
 
 /// Verdicts by layer and name.
 type Counts = BTreeMap<(String, &'static str), u64>;
 
 impl Bench {
-    fn new(nbl_layout: NblLayout, is_overruled: bool) -> Self {
+    fn new(nbl_layout: NblLayout, heavier: Option<ActionType>) -> Self {
         let options = Options { classify_irql: Irql::PASSIVE, nbl_layout, ..Options::default() };
         let mut machine = hushport::machine(options);
         machine.set("SilenceEcho", 1);
         // No remote probes enough ports to be reported as a scan.
         machine.set("ScanPorts", 65_536);
-        if is_overruled {
-            stronger::add(machine.engine()).unwrap();
+        if let Some(action) = heavier {
+            stronger::add(machine.engine(), action).unwrap();
         }
         machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
         // Level and keyword of PolicyApplied (docs/EVENTS.md).
@@ -98,7 +99,7 @@ impl Bench {
         let cases = every.flat_map(|(decision, family)| cases::all(decision, family));
         let packets = cases.map(|case| (case, indication::of(&case, machine.engine()))).collect();
         let policy = PolicyValues::USUAL;
-        let bench = Self { machine, policies, policy, is_watched: false, packets, is_overruled };
+        let bench = Self { machine, policies, policy, is_watched: false, packets, heavier };
         bench.wait();
         bench
     }
@@ -174,7 +175,11 @@ impl Bench {
 
     fn expected(&self, case: &Case) -> &'static str {
         match verdict(case, &self.policy) {
-            "Silenced" if self.is_overruled => "Overruled",
+            "Silenced" => match self.heavier {
+                Some(ActionType::BLOCK) => "AlreadyBlocked",
+                Some(_) => "Overruled",
+                None => "Silenced",
+            },
             verdict => verdict,
         }
     }
@@ -193,7 +198,7 @@ impl Bench {
                     let blocked = engine.classify(&indication.request()).blocked();
                     assert_eq!(
                         blocked,
-                        verdict == "Silenced",
+                        verdict == "Silenced" || self.heavier == Some(ActionType::BLOCK),
                         "{verdict} at {irql}: {case:?} {:?}",
                         self.policy
                     );
@@ -256,7 +261,7 @@ fn silences(usual: PolicyValues) -> Vec<PolicyValues> {
 /// Checks every kind of silence and every exemption in some modes, at PASSIVE_LEVEL
 /// and at DISPATCH_LEVEL.
 fn hold_all(modes: &[u32]) {
-    let mut bench = Bench::new(NblLayout::Contiguous, false);
+    let mut bench = Bench::new(NblLayout::Contiguous, None);
     for &mode in modes {
         for lists in [false, true] {
             for policy in silences(PolicyValues { mode, lists, ..PolicyValues::USUAL }) {
@@ -287,7 +292,7 @@ fn enforced_each_packet_is_silenced_or_left_alone_as_documented() {
 /// The verdicts are equal.
 #[test]
 fn the_verdict_depends_on_nothing_else() {
-    let mut bench = Bench::new(NblLayout::Pieces(7), false);
+    let mut bench = Bench::new(NblLayout::Pieces(7), None);
     for mode in [2, 1, 0] {
         for lists in [false, true] {
             bench.set_policy(PolicyValues { mode, lists, ..PolicyValues::USUAL });
@@ -307,19 +312,21 @@ fn the_verdict_depends_on_nothing_else() {
     bench.end();
 }
 
-/// A filter in a heavier sublayer has cleared the right. Silenced becomes Overruled;
-/// other verdicts stay.
+/// A filter in a heavier sublayer has cleared the right. Silenced becomes Overruled or
+/// AlreadyBlocked; other verdicts stay.
 #[test]
-fn without_the_right_what_would_be_silenced_is_overruled() {
-    let mut bench = Bench::new(NblLayout::Contiguous, true);
-    for mode in [2, 1, 0] {
-        for lists in [false, true] {
-            bench.set_policy(PolicyValues { mode, lists, ..PolicyValues::USUAL });
-            bench.hold(Irql::DISPATCH);
-            bench.hold(Irql::PASSIVE);
+fn without_the_right_what_would_be_silenced_is_overruled_or_already_blocked() {
+    for heavier in [ActionType::PERMIT, ActionType::BLOCK] {
+        let mut bench = Bench::new(NblLayout::Contiguous, Some(heavier));
+        for mode in [2, 1, 0] {
+            for lists in [false, true] {
+                bench.set_policy(PolicyValues { mode, lists, ..PolicyValues::USUAL });
+                bench.hold(Irql::DISPATCH);
+                bench.hold(Irql::PASSIVE);
+            }
         }
+        bench.end();
     }
-    bench.end();
 }
 
 /// The oracle gives each verdict for some case, so each counter is tested.
@@ -334,6 +341,8 @@ fn the_cases_come_to_every_verdict() {
             }
         }
     }
-    let listed = VERDICTS.map(|(verdict, _)| verdict).into_iter().filter(|verdict| *verdict != "Overruled");
+    let of_others = ["Overruled", "AlreadyBlocked"];
+    let listed = VERDICTS.map(|(verdict, _)| verdict).into_iter();
+    let listed = listed.filter(|verdict| !of_others.contains(verdict));
     assert_eq!(seen, listed.collect());
 }
