@@ -2,24 +2,23 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use super::flows::{FlowSummary, Flows};
+use super::flows::FlowSummary;
 use super::policy::{Holds, Policies};
-use super::rare_counters::RareCounters;
+use super::shared::Shared;
 use crate::kernel::etw::{Channel, EventProvider};
 use crate::kernel::irql::MaxDispatch;
-use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{CALLOUTS, COUNT};
 use crate::logic::events::{
     Classified, Counters as Totals, Counts, EVENTS, FlowEnded, LayerCounters, OrderDeviation, PROVIDER,
-    PROVIDER_ID, PolicyApplied, PolicyRejected, REASONS, ScanDetected, Silenced, Started, Stopped,
-    layer_name, module, technique_name, verdict as verdict_name,
+    PROVIDER_ID, PolicyApplied, PolicyRejected, Protection as ProtectionEvent, REASONS, ScanDetected,
+    Silenced, Started, Stopped, layer_name, module, state_name, technique_name, verdict as verdict_name,
 };
 use crate::logic::policy::{Policy, Trace, VALUES};
-use crate::logic::processor::Processor;
+use crate::logic::protection::Protection;
 use crate::logic::protocol::{TCP, UDP};
 use crate::logic::stealth::{Packet, Verdict};
-use crate::logic::tracelogging::{Event, Hex, Process, Socket, Text, traits};
+use crate::logic::tracelogging::{Event, Hex, NtStatus, Process, Socket, Text, traits};
 use crate::logic::{order, scan};
 
 /// The driver's ETW provider.
@@ -31,7 +30,7 @@ pub static HUSHPORT: EventProvider =
 pub enum Occasion {
     /// The driver has started.
     Start,
-    /// The registry has changed.
+    /// The registry or the protection has changed.
     Change,
     /// A session has asked for the state.
     Rundown,
@@ -63,6 +62,16 @@ pub fn started(channel: &Channel, occasion: Occasion, irql: &MaxDispatch) {
         version: env!("CARGO_PKG_VERSION"),
         occasion: occasion.name(),
         callouts: COUNT as u32,
+    });
+}
+
+/// Logs which filters the engine has.
+pub fn protection(channel: &Channel, occasion: Occasion, protection: &Protection, irql: &MaxDispatch) {
+    channel.write(irql, || ProtectionEvent {
+        occasion: occasion.name(),
+        state: state_name(protection.state),
+        status: NtStatus(protection.status),
+        next_try_ms: protection.next_try_ms,
     });
 }
 
@@ -238,13 +247,8 @@ pub fn order_deviation(
 }
 
 /// Logs the counters, summed up over all processors.
-pub fn counters(
-    channel: &Channel,
-    processors: &PerCpu<Processor>,
-    flows: &Flows,
-    rare: &RareCounters,
-    irql: &MaxDispatch,
-) {
+pub fn counters(shared: &Shared, irql: &MaxDispatch) {
+    let Shared { channel, processors, flows, rare, .. } = shared;
     if !channel.is_open::<Totals>() && !channel.is_open::<LayerCounters>() {
         return;
     }
@@ -264,6 +268,7 @@ pub fn counters(
     }
     let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
     channel.write(irql, || Totals {
+        protection: state_name(shared.protection().state),
         verdicts: Counts(total),
         flows: flows.count(),
         flows_ended: of(&rare.flows_ended),

@@ -1,10 +1,17 @@
 //! The session with BFE: it holds our objects as long as BFE runs.
+//!
+//! The engine may refuse, because its lock is taken, memory is short or BFE is about to
+//! stop. After a refusal the driver's thread tries again until the engine has what the
+//! policy needs. [`Filtering::settle`] is the only place that decides when.
 
-use super::policy::Policies;
+use super::events::{self, Occasion};
+use super::shared::Shared;
+use crate::kernel::clock;
 use crate::kernel::irql::Passive;
 use crate::kernel::mutex::Mutex;
 use crate::kernel::pool::PoolArc;
 use crate::kernel::status::{Result, Status};
+use crate::kernel::thread::Signal;
 use crate::kernel::wfp::bfe::{self, BfeFollower, Subscription};
 use crate::kernel::wfp::engine::{
     CalloutObject, Display, Engine, Filter, FilterAction, Provider, Sublayer, Transaction,
@@ -12,14 +19,30 @@ use crate::kernel::wfp::engine::{
 use crate::logic::callouts::{CALLOUTS, Callout};
 use crate::logic::layers::{Guid, Role};
 use crate::logic::policy::Policy;
+use crate::logic::protection::{Backoff, Protection, State};
 
 const PROVIDER_KEY: Guid = 0x5b8e21f6_7a3c_4d90_8f14_c2e6907b3d51;
 const SUBLAYER_KEY: Guid = 0xd47a9c03_16eb_4f58_b02d_8a35f1e64c79;
 
-/// Keeps a session open while BFE runs.
+/// How long a transaction waits for the engine's lock, in milliseconds: when the driver
+/// starts, the engine's default of 15 s, because a refusal fails the start. Later, less:
+/// the driver tries again, and an unload waits for a try that runs.
+const LOCK_WAIT_AT_START_MS: u32 = 0;
+const LOCK_WAIT_MS: u32 = 2_000;
+
+/// Keeps a session open while BFE runs, with the filters that the policy needs.
 pub struct Filtering {
-    policies: PoolArc<Policies>,
-    session: Mutex<Session>,
+    shared: PoolArc<Shared>,
+    /// Wakes the driver's thread, which tries again.
+    signal: PoolArc<Signal>,
+    managed: Mutex<Managed>,
+}
+
+/// Only system threads, and the threads that load and unload the driver, hold its lock:
+/// no user can suspend them.
+struct Managed {
+    session: Session,
+    backoff: Backoff,
 }
 
 enum Session {
@@ -36,78 +59,127 @@ enum Session {
 }
 
 impl Filtering {
-    /// Starts without a session.
-    pub fn new(policies: PoolArc<Policies>, irql: &Passive) -> Result<Self> {
-        Ok(Self { policies, session: Mutex::new(Session::Closed, irql)? })
+    /// Starts without a session. The signal is that of the thread that calls
+    /// [`Self::retry_when_due`].
+    pub fn new(shared: PoolArc<Shared>, signal: PoolArc<Signal>, irql: &Passive) -> Result<Self> {
+        let managed = Managed { session: Session::Closed, backoff: Backoff::default() };
+        Ok(Self { shared, signal, managed: Mutex::new(managed, irql)? })
     }
 
-    /// Opens or closes the session, depending on the state of BFE. Fails if BFE runs
-    /// and refuses. Then no object is left in the engine, and the next change of
-    /// BFE's state tries again.
-    pub fn open_or_close(&self, irql: &Passive) -> Result {
-        let mut session = self.session.lock(irql);
-        match (&*session, bfe::is_running(irql)) {
-            (Session::Closed, true) => {
-                // Copy the policy: opening takes long, and a thread that changes the
-                // policy waits for its readers.
-                let policy = self.policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
-                match open(&policy, irql) {
-                    Ok(engine) => *session = Session::Open { engine, policy },
-                    // BFE stopped meanwhile. Its next change of state tries again.
-                    Err(_) if !bfe::is_running(irql) => {}
-                    Err(status) => return Err(status),
-                }
+    /// Adds and deletes filters so that they fit the policy in force, in one
+    /// transaction.
+    pub fn follow_policy(&self, irql: &Passive) {
+        // After a refusal the thread of this call tries again.
+        let _settled_or_refused = self.settle(&mut self.managed.lock(irql), LOCK_WAIT_MS, irql);
+    }
+
+    /// Asks the engine again if it has refused and the time has come. Returns how many
+    /// milliseconds are left until the next try, if one is needed.
+    pub fn retry_when_due(&self, irql: &Passive) -> Option<u32> {
+        let is_due = |protection: &Protection| protection.state.is_refused() && protection.next_try_ms == 0;
+        if is_due(&self.shared.protection()) {
+            let mut managed = self.managed.lock(irql);
+            // Another thread may have asked meanwhile.
+            if is_due(&self.shared.protection()) {
+                let _settled_or_refused = self.settle(&mut managed, LOCK_WAIT_MS, irql);
             }
-            (Session::Open { .. }, false) => *session = Session::Closed,
-            _ => {}
         }
-        Ok(())
-    }
-
-    /// Adds and deletes filters so that they fit a new policy, in one transaction.
-    /// If that fails, the filters stay as they are.
-    pub fn update_filters(&self, policy: &Policy, irql: &Passive) -> Result {
-        let mut session = self.session.lock(irql);
-        let Session::Open { engine, policy: before } = &mut *session else { return Ok(()) };
-        let has_changed =
-            |callout: &&Callout| callout.role.has_filter(before) != callout.role.has_filter(policy);
-        if CALLOUTS.iter().any(|callout| has_changed(&callout)) {
-            let (provider, sublayer) = (provider(), sublayer(before));
-            let mut transaction = engine.transaction(irql)?;
-            for callout in CALLOUTS.iter().filter(has_changed) {
-                if callout.role.has_filter(policy) {
-                    add_filter(&mut transaction, callout, &sublayer, &provider)?;
-                } else {
-                    transaction.delete_filter(callout.filter_key())?;
-                }
-            }
-            transaction.commit()?;
-        }
-        *before = *policy;
-        Ok(())
-    }
-
-    /// Closes a session that BFE has ended, even if BFE runs again by now.
-    fn close_interrupted(&self, irql: &Passive) {
-        let mut session = self.session.lock(irql);
-        if let Session::Open { .. } = *session {
-            *session = Session::Closed;
-        }
+        let Protection { state, next_try_ms, .. } = self.shared.protection();
+        state.is_refused().then_some(next_try_ms)
     }
 
     /// Closes the session for good.
     pub fn end(&self, irql: &Passive) {
-        *self.session.lock(irql) = Session::Ended;
+        self.managed.lock(irql).session = Session::Ended;
+    }
+
+    /// Gives the engine what the state of BFE and the policy ask for, or decides when
+    /// to try again. Between two tries the driver holds no lock and no transaction.
+    fn settle(&self, managed: &mut Managed, lock_wait_ms: u32, irql: &Passive) -> Result {
+        let Shared { policies, channel, shown, .. } = &*self.shared;
+        // Copy the policy: opening takes long, and a thread that changes the policy
+        // waits for its readers.
+        let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
+        let settled = managed.session.settle(&policy, lock_wait_ms, irql);
+        let state = match (&managed.session, &settled) {
+            (Session::Ended, _) => return Ok(()),
+            (Session::Open { .. }, Ok(())) => State::Active,
+            (Session::Closed, Ok(())) => State::WaitingForBfe,
+            (Session::Open { .. }, Err(_)) => State::Outdated,
+            (Session::Closed, Err(_)) => State::Refused,
+        };
+        let (status, next_try_ms) = match settled {
+            Ok(()) => {
+                managed.backoff = Backoff::default();
+                (0, 0)
+            }
+            Err(status) => (status.code(), managed.backoff.next()),
+        };
+        let protection = Protection { state, status, next_try_ms };
+        if shown.set(&protection, clock::milliseconds()) {
+            events::protection(channel, Occasion::Change, &protection, irql);
+        }
+        settled
+    }
+}
+
+impl Session {
+    /// Opens or closes the session, depending on the state of BFE, and makes the
+    /// filters fit the policy. Fails if BFE runs and refuses. Then the engine has no
+    /// object of ours, or the filters of the policy before.
+    fn settle(&mut self, policy: &Policy, lock_wait_ms: u32, irql: &Passive) -> Result {
+        let settled = match bfe::is_running(irql) {
+            true => self.fit(policy, lock_wait_ms, irql),
+            false => Ok(()),
+        };
+        if bfe::is_running(irql) {
+            return settled;
+        }
+        // BFE does not run, which is no refusal. Its next change of state tries again.
+        self.close();
+        Ok(())
+    }
+
+    fn fit(&mut self, policy: &Policy, lock_wait_ms: u32, irql: &Passive) -> Result {
+        if let Self::Open { engine, policy: before } = self {
+            let updated = update(engine, before, policy, irql);
+            if updated.is_ok() {
+                *before = *policy;
+            }
+            if !engine.is_lost() {
+                return updated;
+            }
+            // Close the session and open another: the engine deletes our objects, and
+            // no transaction is left.
+            self.close();
+        }
+        if let Self::Closed = self {
+            *self = Self::Open { engine: open(policy, lock_wait_ms, irql)?, policy: *policy };
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        if let Self::Open { .. } = self {
+            *self = Self::Closed;
+        }
     }
 }
 
 impl BfeFollower for PoolArc<Filtering> {
     fn follow(&self, interrupted: bool, irql: &Passive) {
+        let mut managed = self.managed.lock(irql);
         if interrupted {
-            self.close_interrupted(irql);
+            // BFE has ended the session, even if it runs again by now.
+            managed.session.close();
         }
-        // If BFE refuses now, its next change of state tries again.
-        let _open_or_closed = self.open_or_close(irql);
+        managed.backoff = Backoff::default();
+        let settled = self.settle(&mut managed, LOCK_WAIT_MS, irql);
+        drop(managed);
+        if settled.is_err() {
+            // The thread must learn when the next try is due.
+            self.signal.wake(irql);
+        }
     }
 }
 
@@ -116,18 +188,37 @@ impl BfeFollower for PoolArc<Filtering> {
 /// a refusal.
 pub fn begin(filtering: &Subscription<PoolArc<Filtering>>, irql: &Passive) -> Result {
     loop {
-        let before = filtering.changes();
-        match filtering.follower().open_or_close(irql) {
+        let (before, follower) = (filtering.changes(), filtering.follower());
+        match follower.settle(&mut follower.managed.lock(irql), LOCK_WAIT_AT_START_MS, irql) {
             Err(_) if filtering.changes() != before => {}
             result => return result,
         }
     }
 }
 
+/// Adds and deletes filters so that they fit a new policy, in one transaction. If that
+/// fails, the filters stay as they are, unless the session is lost.
+fn update(engine: &mut Engine, before: &Policy, policy: &Policy, irql: &Passive) -> Result {
+    let has_changed = |callout: &&Callout| callout.role.has_filter(before) != callout.role.has_filter(policy);
+    if !CALLOUTS.iter().any(|callout| has_changed(&callout)) {
+        return Ok(());
+    }
+    let (provider, sublayer) = (provider(), sublayer(before));
+    let mut transaction = engine.transaction(irql)?;
+    for callout in CALLOUTS.iter().filter(has_changed) {
+        if callout.role.has_filter(policy) {
+            add_filter(&mut transaction, callout, &sublayer, &provider)?;
+        } else {
+            transaction.delete_filter(callout.filter_key())?;
+        }
+    }
+    transaction.commit()
+}
+
 /// Adds every object to the engine in one transaction.
-fn open(policy: &Policy, irql: &Passive) -> Result<Engine> {
+fn open(policy: &Policy, lock_wait_ms: u32, irql: &Passive) -> Result<Engine> {
     let (provider, sublayer) = (provider(), sublayer(policy));
-    let mut engine = Engine::open(&provider.display, irql)?;
+    let mut engine = Engine::open(&provider.display, lock_wait_ms, irql)?;
     let mut transaction = engine.transaction(irql)?;
     match transaction.add_provider(&provider) {
         Err(Status::FWP_ALREADY_EXISTS) => {

@@ -21,10 +21,12 @@ use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::{PoolArc, PoolVec};
 use crate::kernel::published::Publication;
 use crate::kernel::status::Result;
+use crate::kernel::thread::Signal;
 use crate::kernel::watch::KeyWatch;
 use crate::kernel::wfp::bfe::Subscription;
 use crate::kernel::wfp::callout::CalloutRegistration;
 use crate::logic::policy::Policy;
+use crate::logic::protection::Shown;
 use filtering::Filtering;
 use flows::Flows;
 use policy::Policies;
@@ -58,17 +60,19 @@ impl entry::Lifecycle for Driver {
         let shared = SHARED.publish(PoolArc::new(Shared {
             scans: Scans::new(&policy, processors.all()),
             processors,
-            policies: policies.clone(),
+            policies,
             rare: RareCounters::default(),
             channel: channel.clone(),
             flows: Flows::new(policy.flow_limit, irql)?,
             order: order::OrderCheck::new(irql)?,
+            shown: Shown::new(),
         })?);
         let events = etw::ProviderRegistration::new::<Rundown>(channel, irql);
         let callouts = callouts::register(&device, &shared.flows, irql)?;
-        let filtering = PoolArc::new(Filtering::new(policies, irql)?)?;
+        let signal = PoolArc::new(Signal::new(irql)?)?;
+        let filtering = PoolArc::new(Filtering::new(shared.share(), signal.clone(), irql)?)?;
         let reload = Reload::new(shared.share(), filtering);
-        let following = follow(object, &device, reload, irql);
+        let following = follow(object, &device, reload, signal, irql);
         if following.is_err() {
             // A session may have been open meanwhile, and flows may have begun.
             shared.flows.close(irql);
@@ -100,11 +104,12 @@ fn follow(
     object: &DriverObject,
     device: &Device,
     reload: Reload,
+    signal: PoolArc<Signal>,
     irql: &Passive,
 ) -> Result<(Subscription<PoolArc<Filtering>>, KeyWatch<Reload>)> {
     let filtering = Subscription::new(device, reload.filtering.clone(), irql)?;
     filtering::begin(&filtering, irql)?;
     reload.started(irql);
-    let reload = KeyWatch::new(object, reload, irql)?;
+    let reload = KeyWatch::new(object, reload, signal, irql)?;
     Ok((filtering, reload))
 }

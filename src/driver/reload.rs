@@ -1,4 +1,5 @@
-//! Follows the registry: reloads the policy, sweeps for scans, logs counters.
+//! The driver's thread: reloads the policy, asks the engine again after a refusal,
+//! sweeps for scans, logs counters.
 
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -21,8 +22,8 @@ const SWEEP_INTERVAL_MS: RangeInclusive<u32> = 10..=10_000;
 /// Milliseconds between two `Counters` events.
 const COUNTERS_INTERVAL_MS: u64 = 10_000;
 
-/// Keeps the policy up to date with the registry. Between changes it sweeps for
-/// scans and logs the counters.
+/// Keeps the policy up to date with the registry. Between changes it asks the engine
+/// again after a refusal, sweeps for scans and logs the counters.
 pub struct Reload {
     shared: PoolArc<Shared>,
     /// The policy determines which filters there are.
@@ -37,21 +38,19 @@ impl Reload {
         Self { shared, filtering, counters_logged: AtomicU64::new(clock::milliseconds()) }
     }
 
-    /// Logs that the driver has started, and its policy.
+    /// Logs that the driver has started, its policy, and whether it has its filters.
     pub fn started(&self, irql: &Passive) {
         let Shared { channel, policies, .. } = &*self.shared;
         events::policy(channel, Occasion::Start, policies, irql);
         events::started(channel, Occasion::Start, irql);
+        events::protection(channel, Occasion::Start, &self.shared.protection(), irql);
     }
 
     /// Puts a good policy in force.
     fn replace(&self, applied: PoolBox<Applied>, irql: &Passive) {
         let Shared { policies, channel, .. } = &*self.shared;
-        let policy = applied.values();
         policies.replace(applied, irql);
-        // If the engine refuses, the filters stay as they are. The next change tries
-        // again.
-        let _updated_or_not = self.filtering.update_filters(&policy, irql);
+        self.filtering.follow_policy(irql);
         events::policy(channel, Occasion::Change, policies, irql);
     }
 
@@ -84,6 +83,7 @@ impl KeyFollower for Reload {
     }
 
     fn tick(&self, irql: &Passive) -> u32 {
+        let next_try = self.filtering.retry_when_due(irql);
         let Shared { policies, channel, processors, scans, rare, .. } = &*self.shared;
         let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
         let remotes = processors.all().iter().map(|processor| &processor.remotes);
@@ -96,7 +96,8 @@ impl KeyFollower for Reload {
             self.counters_logged.store(now, Ordering::Relaxed);
             self.shared.log_counters(irql);
         }
-        (policy.scan_window_ms / 8).clamp(*SWEEP_INTERVAL_MS.start(), *SWEEP_INTERVAL_MS.end())
+        let sweep = (policy.scan_window_ms / 8).clamp(*SWEEP_INTERVAL_MS.start(), *SWEEP_INTERVAL_MS.end());
+        next_try.map_or(sweep, |next_try| sweep.min(next_try))
     }
 }
 

@@ -23,6 +23,7 @@ impl Listen for Rundown {
             return;
         }
         events::started(channel, Occasion::Rundown, irql);
+        events::protection(channel, Occasion::Rundown, &shared.protection(), irql);
         events::policy(channel, Occasion::Rundown, &shared.policies, irql);
         shared.log_counters(irql);
     }

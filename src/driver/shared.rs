@@ -9,6 +9,7 @@ use super::order::OrderCheck;
 use super::policy::{Policies, PolicyWord};
 use super::rare_counters::RareCounters;
 use super::scans::Scans;
+use crate::kernel::clock;
 use crate::kernel::etw::Channel;
 use crate::kernel::irql::MaxDispatch;
 use crate::kernel::per_cpu::PerCpu;
@@ -19,6 +20,7 @@ use crate::logic::callouts::CalloutIndex;
 use crate::logic::flow::Flow;
 use crate::logic::order::Deviation;
 use crate::logic::processor::Processor;
+use crate::logic::protection::{Protection, Shown};
 use crate::logic::scan::Encounter;
 use crate::logic::stealth::Verdict;
 
@@ -44,6 +46,8 @@ pub struct Shared {
     pub order: OrderCheck,
     /// Where events are written.
     pub channel: PoolArc<Channel>,
+    /// Which filters the engine has.
+    pub shown: Shown,
 }
 
 /// Where the callout functions find the shared state.
@@ -122,9 +126,14 @@ impl Shared {
         events::order_deviation(&self.channel, incoming, deviation, irql);
     }
 
+    /// Which filters the engine has.
+    pub fn protection(&self) -> Protection {
+        self.shown.at(clock::milliseconds())
+    }
+
     /// Writes the counters to ETW, if a session listens.
     pub fn log_counters(&self, irql: &MaxDispatch) {
-        events::counters(&self.channel, &self.processors, &self.flows, &self.rare, irql);
+        events::counters(self, irql);
     }
 
     /// A flow's context is gone from one of its layers.

@@ -5,7 +5,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::irql::Passive;
-use super::pool::PoolBox;
+use super::pool::{PoolArc, PoolBox};
 use super::status::{Result, to_result};
 use crate::ffi;
 
@@ -23,7 +23,7 @@ pub struct Thread<R: ThreadBody> {
 }
 
 struct ThreadState<R> {
-    signal: Signal,
+    signal: PoolArc<Signal>,
     run: R,
 }
 
@@ -31,6 +31,7 @@ struct ThreadState<R> {
 pub struct Signal {
     event: KernelHandle,
     ending: AtomicBool,
+    woken: AtomicBool,
 }
 
 /// A kernel handle.
@@ -42,9 +43,9 @@ unsafe impl Send for KernelHandle {}
 unsafe impl Sync for KernelHandle {}
 
 impl<R: ThreadBody> Thread<R> {
-    /// Starts the thread.
-    pub fn new(run: R, irql: &Passive) -> Result<Self> {
-        let body = PoolBox::new(ThreadState { signal: Signal::new(irql)?, run })?;
+    /// Starts the thread, which waits for this signal. No other thread does.
+    pub fn new(run: R, signal: PoolArc<Signal>, _: &Passive) -> Result<Self> {
+        let body = PoolBox::new(ThreadState { signal, run })?;
         let attributes = kernel_handle();
         let mut handle = ptr::null_mut();
         // SAFETY: handle and attributes are locals, NULL means the system
@@ -77,15 +78,14 @@ unsafe extern "C" fn routine<R: ThreadBody>(context: *mut c_void) {
 impl<R: ThreadBody> Drop for Thread<R> {
     fn drop(&mut self) {
         self.body.signal.ending.store(true, Ordering::Release);
-        // SAFETY: the event is open; threads are only held at PASSIVE_LEVEL.
-        let set = unsafe { ffi::ZwSetEvent(self.body.signal.event.0, ptr::null_mut()) };
-        debug_assert!(to_result(set).is_ok(), "setting an open event succeeds");
+        self.body.signal.set();
         wait(&self.handle, ptr::null_mut());
     }
 }
 
 impl Signal {
-    fn new(_: &Passive) -> Result<Self> {
+    /// A signal that is not set.
+    pub fn new(_: &Passive) -> Result<Self> {
         let attributes = kernel_handle();
         let mut event = ptr::null_mut();
         // SAFETY: event and attributes are locals, and the call is made at
@@ -99,7 +99,26 @@ impl Signal {
                 0,
             )
         })?;
-        Ok(Self { event: KernelHandle(event), ending: AtomicBool::new(false) })
+        let event = KernelHandle(event);
+        Ok(Self { event, ending: AtomicBool::new(false), woken: AtomicBool::new(false) })
+    }
+
+    /// Ends the wait of the thread early. Without a thread it has no effect.
+    pub fn wake(&self, _: &Passive) {
+        self.woken.store(true, Ordering::Release);
+        self.set();
+    }
+
+    /// Whether [`wake`](Self::wake) was called since the last time this was asked.
+    pub fn was_woken(&self) -> bool {
+        self.woken.swap(false, Ordering::Acquire)
+    }
+
+    /// Called at PASSIVE_LEVEL only.
+    fn set(&self) {
+        // SAFETY: the event is open, and callers are at PASSIVE_LEVEL.
+        let set = unsafe { ffi::ZwSetEvent(self.event.0, ptr::null_mut()) };
+        debug_assert!(to_result(set).is_ok(), "setting an open event succeeds");
     }
 
     /// The event, for others to set.

@@ -5,6 +5,7 @@ use core::ptr;
 
 use super::entry::DriverObject;
 use super::irql::Passive;
+use super::pool::PoolArc;
 use super::registry::Key;
 use super::status::Result;
 use super::thread::{Signal, Thread, ThreadBody};
@@ -38,7 +39,8 @@ struct Watcher<F> {
     follower: F,
 }
 
-// SAFETY: only the system writes the outcome, and no code reads it.
+// SAFETY: the system writes the outcome on the thread that watches, and only this
+// thread reads it.
 unsafe impl<F: Sync> Sync for Watcher<F> {}
 // SAFETY: as above.
 unsafe impl<F: Send> Send for Watcher<F> {}
@@ -59,10 +61,10 @@ enum State {
 }
 
 impl<F: KeyFollower> KeyWatch<F> {
-    /// Starts watching.
-    pub fn new(driver: &DriverObject, follower: F, irql: &Passive) -> Result<Self> {
+    /// Starts watching. The signal wakes the thread, so that it ticks at once.
+    pub fn new(driver: &DriverObject, follower: F, signal: PoolArc<Signal>, irql: &Passive) -> Result<Self> {
         let outcome = UnsafeCell::new(ffi::IO_STATUS_BLOCK::default());
-        Ok(Self(Thread::new(Watcher { driver: driver.clone(), outcome, follower }, irql)?))
+        Ok(Self(Thread::new(Watcher { driver: driver.clone(), outcome, follower }, signal, irql)?))
     }
 }
 
@@ -97,14 +99,16 @@ impl<F: KeyFollower> Watcher<F> {
     fn wait(&self, signal: &Signal, mut patience: u32, irql: &Passive) -> bool {
         loop {
             let interval = self.follower.tick(irql);
-            let rare = signal.wait(interval.min(patience), irql);
+            let set = signal.wait(interval.min(patience), irql);
             if signal.is_ending() {
                 return false;
             }
             if patience != u32::MAX {
                 patience = patience.saturating_sub(interval);
             }
-            if rare || patience == 0 {
+            // The event may stand for a wake-up and a notification at once.
+            let notified = set && (!signal.was_woken() || self.has_outcome());
+            if notified || patience == 0 {
                 return true;
             }
         }
@@ -127,8 +131,23 @@ impl<F: KeyFollower> Watcher<F> {
         }
     }
 
+    /// Whether the notification has arrived. The system writes the outcome before it
+    /// sets the event.
+    fn has_outcome(&self) -> bool {
+        // SAFETY: the outcome lives as long as this, and the system writes it on this
+        // thread.
+        let outcome = unsafe { self.outcome.get().read_volatile() };
+        // SAFETY: both members of the union are numbers, and `notify` has set this one.
+        unsafe { outcome.__bindgen_anon_1.Status != ffi::STATUS_PENDING }
+    }
+
     /// Has the signal's event set at the next change of a value.
     fn notify(&self, key: &Key, signal: &Signal, _: &Passive) -> Result {
+        let mut pending = ffi::IO_STATUS_BLOCK::default();
+        pending.__bindgen_anon_1.Status = ffi::STATUS_PENDING;
+        // SAFETY: the outcome lives as long as this. The system writes it on this
+        // thread only.
+        unsafe { self.outcome.get().write_volatile(pending) };
         // SAFETY: key and event are open; the outcome stays where it is until
         // the key is closed and the thread that asks has ended; the call is
         // made at PASSIVE_LEVEL.

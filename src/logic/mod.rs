@@ -14,6 +14,7 @@ pub mod mix;
 pub mod order;
 pub mod policy;
 pub mod processor;
+pub mod protection;
 pub mod protocol;
 pub mod rate;
 pub mod scan;

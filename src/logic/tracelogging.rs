@@ -301,6 +301,19 @@ impl FieldValue for Process {
     }
 }
 
+/// An NTSTATUS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NtStatus(pub i32);
+
+impl FieldValue for NtStatus {
+    // TlgInUINT32, TlgOutNTSTATUS.
+    const TYPE: Type = Type { input: 8, output: 14, name: "status" };
+
+    fn put(&self, to: &mut Payload<'_>) {
+        to.put(&self.0.to_le_bytes());
+    }
+}
+
 /// A socket address. The port is 0 if there is none. Empty if the address is not
 /// known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

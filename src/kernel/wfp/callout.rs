@@ -1,6 +1,7 @@
 //! Callouts: their registration, and the functions that the engine calls.
 
 use core::ffi::c_void;
+use core::num::NonZeroU32;
 
 use super::guid;
 use super::indication::{Entry, Indication};
@@ -49,7 +50,8 @@ pub enum Action {
     Block,
 }
 
-/// Allows all offloads, so that observing costs no throughput.
+/// Allows all offloads, so that observing costs no throughput. Newer flags are higher
+/// bits (fwpsk.h).
 const FLAGS: u32 = ffi::FWP_CALLOUT_FLAG_ALLOW_OFFLOAD
     | ffi::FWP_CALLOUT_FLAG_ALLOW_RSC
     | ffi::FWP_CALLOUT_FLAG_ALLOW_USO
@@ -63,10 +65,11 @@ pub struct CalloutRegistration {
 
 impl CalloutRegistration {
     /// Registers `H` under a key. `flows` says whether the callout associates
-    /// contexts with flows. The engine may call at once, so the shared state must be
+    /// contexts with flows. If an older Windows refuses flags that it does not know,
+    /// the callout is registered without them. The engine may call at once, so the shared state must be
     /// published before this call and withdrawn only after this value is dropped.
     pub fn new<H: Handler>(device: &Device, key: Guid, flows: bool, _: &Passive) -> Result<Self> {
-        let callout = ffi::FWPS_CALLOUT3 {
+        let mut callout = ffi::FWPS_CALLOUT3 {
             calloutKey: guid(key),
             flags: FLAGS,
             classifyFn: Some(classify_thunk::<H>),
@@ -74,16 +77,31 @@ impl CalloutRegistration {
             flowDeleteFn: if flows { Some(flow_delete_thunk::<H>) } else { None },
         };
         let mut id = 0;
-        // SAFETY: the device is alive, callout and id are locals, the functions
-        // live as long as the image, and the call is made at PASSIVE_LEVEL.
-        to_result(unsafe { ffi::FwpsCalloutRegister3(device.as_ptr().cast(), &callout, &mut id) })?;
-        Ok(Self { id, _device: device.clone() })
+        loop {
+            // SAFETY: the device is alive, callout and id are locals, the functions
+            // live as long as the image, and the call is made at PASSIVE_LEVEL.
+            let status = unsafe { ffi::FwpsCalloutRegister3(device.as_ptr().cast(), &callout, &mut id) };
+            match (to_result(status), NonZeroU32::new(callout.flags)) {
+                (Ok(()), _) => return Ok(Self { id, _device: device.clone() }),
+                (Err(_), Some(flags)) if refuses_flags(status) => {
+                    // Register again without the newest of them.
+                    callout.flags &= !(1 << flags.ilog2());
+                }
+                (Err(status), _) => return Err(status),
+            }
+        }
     }
 
     /// The callout's run-time id.
     pub fn id(&self) -> u32 {
         self.id
     }
+}
+
+/// Whether the status can mean that the engine does not know a flag. No page says which
+/// status that is.
+fn refuses_flags(status: ffi::NTSTATUS) -> bool {
+    status == ffi::STATUS_FWP_INVALID_FLAGS || status == ffi::STATUS_INVALID_PARAMETER
 }
 
 impl Drop for CalloutRegistration {

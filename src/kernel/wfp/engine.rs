@@ -10,7 +10,12 @@ use crate::kernel::utf16::Utf16;
 use crate::logic::layers::Guid;
 
 /// An open session. It is dynamic: the engine deletes its objects when it is closed.
-pub struct Engine(ffi::HANDLE);
+pub struct Engine {
+    handle: ffi::HANDLE,
+    /// A transaction failed, and so did its abort. Nobody knows what is in force, and
+    /// the session may still hold the engine's lock.
+    lost: bool,
+}
 
 // SAFETY: a session may be used by any thread, one at a time.
 unsafe impl Send for Engine {}
@@ -85,11 +90,14 @@ impl Display {
 }
 
 impl Engine {
-    /// Opens a dynamic session. Fails if BFE does not run.
-    pub fn open(display: &Display, _: &Passive) -> Result<Self> {
+    /// Opens a dynamic session. Fails if BFE does not run. Its transactions wait for
+    /// the engine's lock for at most this many milliseconds; 0 is the engine's
+    /// default, 15 s.
+    pub fn open(display: &Display, lock_wait_ms: u32, _: &Passive) -> Result<Self> {
         let session = ffi::FWPM_SESSION0 {
             displayData: display.data(),
             flags: ffi::FWPM_SESSION_FLAG_DYNAMIC,
+            txnWaitTimeoutInMSec: lock_wait_ms,
             ..Default::default()
         };
         let mut handle = ptr::null_mut();
@@ -98,15 +106,23 @@ impl Engine {
         to_result(unsafe {
             ffi::FwpmEngineOpen0(ptr::null(), ffi::RPC_C_AUTHN_WINNT, ptr::null_mut(), &session, &mut handle)
         })?;
-        Ok(Self(handle))
+        Ok(Self { handle, lost: false })
+    }
+
+    /// Whether the session must be closed, because a transaction could neither be
+    /// committed nor aborted.
+    pub fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// Begins a transaction. No change is visible before the commit.
     pub fn transaction<'a>(&'a mut self, irql: &'a Passive) -> Result<Transaction<'a>> {
         // SAFETY: the session is open and, borrowed alone, in no transaction;
         // the call is made at PASSIVE_LEVEL.
-        to_result(unsafe { ffi::FwpmTransactionBegin0(self.0, 0) })?;
-        Ok(Transaction { engine: self, _irql: irql, open: true })
+        let begun = to_result(unsafe { ffi::FwpmTransactionBegin0(self.handle, 0) });
+        // If the call failed, only its reply may be lost. So abort in this case, too.
+        let transaction = Transaction { engine: self, _irql: irql, begun: begun.is_ok(), open: true };
+        begun.map(|()| transaction)
     }
 }
 
@@ -114,15 +130,18 @@ impl Drop for Engine {
     fn drop(&mut self) {
         // SAFETY: the session is open and closed once, here; sessions are only
         // held at PASSIVE_LEVEL. If BFE has closed it, the call fails harmlessly.
-        let _closed_or_gone = unsafe { ffi::FwpmEngineClose0(self.0) };
+        let _closed_or_gone = unsafe { ffi::FwpmEngineClose0(self.handle) };
     }
 }
 
-/// A transaction. Dropping it before the commit aborts it.
+/// A transaction. Unless it was committed, dropping it aborts it.
 #[must_use]
 pub struct Transaction<'a> {
     engine: &'a mut Engine,
     _irql: &'a Passive,
+    /// The engine has confirmed the beginning.
+    begun: bool,
+    /// The engine has not confirmed the commit.
     open: bool,
 }
 
@@ -136,7 +155,7 @@ impl Transaction<'_> {
         };
         // SAFETY: the session is open in a transaction at PASSIVE_LEVEL, and
         // the object is a local whose pointers outlive the call.
-        to_result(unsafe { ffi::FwpmProviderAdd0(self.engine.0, &object, ptr::null_mut()) })
+        to_result(unsafe { ffi::FwpmProviderAdd0(self.engine.handle, &object, ptr::null_mut()) })
     }
 
     /// Adds the sublayer.
@@ -150,7 +169,7 @@ impl Transaction<'_> {
             ..Default::default()
         };
         // SAFETY: as for the provider.
-        to_result(unsafe { ffi::FwpmSubLayerAdd0(self.engine.0, &object, ptr::null_mut()) })
+        to_result(unsafe { ffi::FwpmSubLayerAdd0(self.engine.handle, &object, ptr::null_mut()) })
     }
 
     /// Adds a callout.
@@ -164,7 +183,9 @@ impl Transaction<'_> {
             ..Default::default()
         };
         // SAFETY: as for the provider; the id is not asked for.
-        to_result(unsafe { ffi::FwpmCalloutAdd0(self.engine.0, &object, ptr::null_mut(), ptr::null_mut()) })
+        to_result(unsafe {
+            ffi::FwpmCalloutAdd0(self.engine.handle, &object, ptr::null_mut(), ptr::null_mut())
+        })
     }
 
     /// Adds a filter.
@@ -193,53 +214,58 @@ impl Transaction<'_> {
             ..Default::default()
         };
         // SAFETY: as for the provider; the id is not asked for.
-        to_result(unsafe { ffi::FwpmFilterAdd0(self.engine.0, &object, ptr::null_mut(), ptr::null_mut()) })
+        to_result(unsafe {
+            ffi::FwpmFilterAdd0(self.engine.handle, &object, ptr::null_mut(), ptr::null_mut())
+        })
     }
 
     /// Deletes a filter. Returns whether it existed.
     pub fn delete_filter(&mut self, key: Guid) -> Result<bool> {
         // SAFETY: the session is open in a transaction at PASSIVE_LEVEL, and
         // the key is a local.
-        let status = unsafe { ffi::FwpmFilterDeleteByKey0(self.engine.0, &guid(key)) };
+        let status = unsafe { ffi::FwpmFilterDeleteByKey0(self.engine.handle, &guid(key)) };
         deleted(status, ffi::STATUS_FWP_FILTER_NOT_FOUND)
     }
 
     /// Deletes a callout. Returns whether it existed.
     pub fn delete_callout(&mut self, key: Guid) -> Result<bool> {
         // SAFETY: as for a filter.
-        let status = unsafe { ffi::FwpmCalloutDeleteByKey0(self.engine.0, &guid(key)) };
+        let status = unsafe { ffi::FwpmCalloutDeleteByKey0(self.engine.handle, &guid(key)) };
         deleted(status, ffi::STATUS_FWP_CALLOUT_NOT_FOUND)
     }
 
     /// Deletes a sublayer. Returns whether it existed.
     pub fn delete_sublayer(&mut self, key: Guid) -> Result<bool> {
         // SAFETY: as for a filter.
-        let status = unsafe { ffi::FwpmSubLayerDeleteByKey0(self.engine.0, &guid(key)) };
+        let status = unsafe { ffi::FwpmSubLayerDeleteByKey0(self.engine.handle, &guid(key)) };
         deleted(status, ffi::STATUS_FWP_SUBLAYER_NOT_FOUND)
     }
 
     /// Deletes a provider. Returns whether it existed.
     pub fn delete_provider(&mut self, key: Guid) -> Result<bool> {
         // SAFETY: as for a filter.
-        let status = unsafe { ffi::FwpmProviderDeleteByKey0(self.engine.0, &guid(key)) };
+        let status = unsafe { ffi::FwpmProviderDeleteByKey0(self.engine.handle, &guid(key)) };
         deleted(status, ffi::STATUS_FWP_PROVIDER_NOT_FOUND)
     }
 
-    /// Makes all changes visible at once.
+    /// Makes all changes visible at once. If that fails, the transaction is aborted:
+    /// no document says that it is over.
     pub fn commit(mut self) -> Result {
-        // The transaction is over, whatever the result.
-        self.open = false;
         // SAFETY: the session is open in a transaction, at PASSIVE_LEVEL.
-        to_result(unsafe { ffi::FwpmTransactionCommit0(self.engine.0) })
+        let committed = to_result(unsafe { ffi::FwpmTransactionCommit0(self.engine.handle) });
+        self.open = committed.is_err();
+        committed
     }
 }
 
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if self.open {
-            // SAFETY: the session is open in a transaction, at PASSIVE_LEVEL.
-            // If it fails, closing the session aborts the transaction.
-            let _aborted = unsafe { ffi::FwpmTransactionAbort0(self.engine.0) };
+            // SAFETY: the session is open, at PASSIVE_LEVEL. Without a transaction the
+            // call fails.
+            let aborted = unsafe { ffi::FwpmTransactionAbort0(self.engine.handle) };
+            let never_begun = !self.begun && aborted == ffi::STATUS_FWP_NO_TXN_IN_PROGRESS;
+            self.engine.lost |= to_result(aborted).is_err() && !never_begun;
         }
     }
 }

@@ -9,9 +9,10 @@ mod tests;
 use super::policy::{Exemptions, Mode, Policy};
 use super::scan::Techniques;
 use super::tracelogging::{
-    Description, Event, Field, FieldValue, Hex, Payload, Process, Socket, Text, metadata, metadata_size,
+    Description, Event, Field, FieldValue, Hex, NtStatus, Payload, Process, Socket, Text, metadata,
+    metadata_size,
 };
-pub use names::{Counts, REASONS, VERDICTS, layer_name, module, technique_name, verdict};
+pub use names::{Counts, REASONS, VERDICTS, layer_name, module, state_name, technique_name, verdict};
 
 /// The provider's name.
 pub const PROVIDER: &str = "Hushport";
@@ -25,7 +26,7 @@ pub const LARGEST: usize = 256;
 
 /// Keywords, one bit each.
 pub mod keyword {
-    /// The start and the stop of the driver.
+    /// The start and the stop of the driver, and whether it has its filters.
     pub const LIFE: u64 = 0x1;
     /// The policy.
     pub const POLICY: u64 = 0x2;
@@ -144,6 +145,22 @@ events! {
         occasion: &'static str = "Occasion",
         /// The number of registered callouts.
         callouts: u32 = "Callouts",
+    }
+
+    /// Whether the driver has its filters in the filter engine. Without them closed
+    /// ports answer. Written when the driver starts, at each change of a field, which
+    /// includes each try that the engine refuses, and when a session asks for the
+    /// state.
+    Protection: WARNING, LIFE => {
+        /// Why it is written: `Start`, `Change` or `Rundown`.
+        occasion: &'static str = "Occasion",
+        /// Which filters the engine has; docs/EVENTS.md lists the states.
+        state: &'static str = "State",
+        /// The status with which the engine refused the last try; 0 if it did not.
+        status: NtStatus = "Status",
+        /// When the driver tries again, in ms from now; 0 if it need not, or if the
+        /// try is due.
+        next_try_ms: u32 = "NextTryMs",
     }
 
     /// A policy is in force. Written when the driver starts, when a change of the
@@ -314,6 +331,8 @@ events! {
     /// while a session listens, when a session asks for the state, and when the
     /// driver stops.
     Counters: INFORMATION, COUNTERS => {
+        /// Which filters the engine has now: the state of `Protection`.
+        protection: &'static str = "Protection",
         /// How many indications got each verdict.
         verdicts: Counts = "Verdicts",
         /// Flows that are watched now.

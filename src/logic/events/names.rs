@@ -2,6 +2,7 @@
 
 use crate::logic::order::LayerIndex;
 use crate::logic::policy::Reason;
+use crate::logic::protection::State;
 use crate::logic::scan::{Technique, Techniques};
 use crate::logic::stealth::{Module, Verdict};
 use crate::logic::tracelogging::{Field, FieldValue, Payload, TEXT, Text, Type};
@@ -79,6 +80,16 @@ impl FieldValue for Techniques {
             [comma.as_bytes(), name.as_bytes()]
         });
         to.put_counted(names.as_flattened());
+    }
+}
+
+/// The name of a state of the protection.
+pub const fn state_name(state: State) -> &'static str {
+    match state {
+        State::WaitingForBfe => "WaitingForBfe",
+        State::Active => "Active",
+        State::Refused => "Refused",
+        State::Outdated => "Outdated",
     }
 }
 

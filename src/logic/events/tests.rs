@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::logic::policy::{Policy, Reason, VALUES};
+use crate::logic::protection::State;
 use crate::logic::scan::{Encounter, Remote, Seed, Settings, Table, Technique, sweep};
 use crate::logic::stealth::Verdict;
 use crate::logic::tracelogging::{Description, FieldValue, Payload};
@@ -54,6 +55,10 @@ fn the_documentation_matches_the_table() {
     }
     for verdict in VERDICTS {
         assert!(head.contains(&format!("| `{verdict}` |")), "{verdict}");
+    }
+    for state in [State::WaitingForBfe, State::Active, State::Refused, State::Outdated] {
+        assert_eq!(format!("{state:?}"), state_name(state));
+        assert!(head.contains(&format!("| `{}` |", state_name(state))), "{state:?}");
     }
     for reason in &REASONS[1..] {
         assert!(head.contains(&format!("| `{reason}` |")), "{reason}");
@@ -115,6 +120,7 @@ fn the_largest_values_fit() {
     let verdicts = Counts([u64::MAX; Verdict::COUNT]);
     fits(LayerCounters { layer, verdicts });
     fits(Counters {
+        protection: "WaitingForBfe",
         verdicts,
         flows: u32::MAX,
         flows_ended: u64::MAX,

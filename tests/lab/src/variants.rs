@@ -6,7 +6,10 @@
 
 use machine::host::{DataStart, DiscardMetadata, ListenerReason, UdpDiscard, reason};
 use machine::nt::{Irql, MdlMapping, NblLayout};
-use machine::wfp::{AfterBlock, AleFields, DiscardRights, SilentDrop, TakenWeight};
+use machine::status::Status;
+use machine::wfp::{
+    AfterBlock, AleFields, CalloutFlags, DiscardRights, RunningCalls, SilentDrop, TakenWeight,
+};
 
 use crate::world::Plan;
 
@@ -21,6 +24,9 @@ pub struct Variant {
     pub tcp_can_be_silent: bool,
     /// Whether the driver can suppress an ICMP error there.
     pub icmp_can_be_silent: bool,
+    /// Whether packets pass other layers or look otherwise there, so that a scan can
+    /// show it.
+    pub concerns_packets: bool,
     turn: for<'a> fn(&mut Plan<'a>),
 }
 
@@ -42,11 +48,16 @@ impl Variant {
 const OTHER_REASON: u32 = 25;
 
 const fn variant(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan<'a>)) -> Variant {
-    Variant { name, what, tcp_can_be_silent: true, icmp_can_be_silent: true, turn }
+    Variant { name, what, tcp_can_be_silent: true, icmp_can_be_silent: true, concerns_packets: true, turn }
+}
+
+/// A variant about the driver's start or stop.
+const fn life(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan<'a>)) -> Variant {
+    Variant { concerns_packets: false, ..variant(name, what, turn) }
 }
 
 /// Every variant.
-pub static ALL: [Variant; 20] = [
+pub static ALL: [Variant; 26] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",
@@ -143,6 +154,29 @@ pub static ALL: [Variant; 20] = [
             |plan| plan.stronger = true,
         )
     },
+    life("flags-2004", "registration refuses callout flags that Windows 10 2004 does not know", |plan| {
+        plan.engine.callout_flags = CalloutFlags::Of2004;
+    }),
+    life("flags-21h2", "registration refuses callout flags that Windows 11 21H2 does not know", |plan| {
+        plan.engine.callout_flags = CalloutFlags::Of21H2;
+    }),
+    life("flags-22h2", "registration refuses callout flags that Windows 11 22H2 does not know", |plan| {
+        plan.engine.callout_flags = CalloutFlags::Of22H2;
+    }),
+    life(
+        "flags-refused-as-parameter",
+        "registration refuses unknown flags as an invalid parameter",
+        |plan| {
+            plan.engine.callout_flags = CalloutFlags::Of2004;
+            plan.engine.flags_refusal = Status::INVALID_PARAMETER;
+        },
+    ),
+    life("unregister-is-busy", "a callout cannot be unregistered while a classify runs", |plan| {
+        plan.engine.running_calls = RunningCalls::Refused;
+    }),
+    life("unregister-does-not-wait", "a callout is unregistered while a classify still runs", |plan| {
+        plan.engine.running_calls = RunningCalls::Ignored;
+    }),
 ];
 
 #[cfg(test)]

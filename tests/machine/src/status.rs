@@ -82,6 +82,8 @@ statuses! {
     FWP_CANNOT_PEND = 0xC022_0103;
     "RPC_NT_":
     SERVER_UNAVAILABLE = 0xC002_0017;
+    SERVER_TOO_BUSY = 0xC002_0018;
+    CALL_FAILED = 0xC002_001B;
 }
 
 impl Status {

@@ -134,7 +134,7 @@ fn cases(arguments: &Arguments) -> Vec<Case> {
     cases.push(Case { exempt: true, techniques: vec![Technique::Syn, Technique::Udp], ..Case::base(2) });
     cases.extend([Firewall::on(), Firewall::off()].iter().flat_map(beside));
     let modes = if arguments.all { &MODES[..] } else { &MODES[2..] };
-    for variant in &variants::ALL {
+    for variant in variants::ALL.iter().filter(|variant| variant.concerns_packets) {
         cases.extend(modes.iter().map(|mode| with(*mode, vec![variant])));
     }
     cases

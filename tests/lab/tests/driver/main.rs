@@ -16,6 +16,7 @@ mod order;
 mod order_events;
 mod policy;
 mod probe;
+mod protection;
 mod registration;
 mod scan_detection;
 #[path = "../support/mod.rs"]

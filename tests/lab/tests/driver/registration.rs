@@ -1,10 +1,15 @@
 //! Objects that the driver adds to the filter engine, and their order.
 
+use std::collections::BTreeMap;
+
 use lab::hushport;
 use lab::setup::{self, Target};
-use machine::Machine;
-use machine::nt::Options;
+use lab::variants::Variant;
+use lab::world::Plan;
+use machine::nt::{Effect, Failure, Options};
+use machine::status::Status;
 use machine::wfp::{Change, Engine, Guid};
+use machine::{Machine, StartError};
 
 /// Layers in the order of the page "TCP packet flows" (bind, listen, connect, SYN out,
 /// SYN in, SYN-ACK in, data), then the other layers. The flag says whether a layer has
@@ -149,4 +154,49 @@ fn without_observe_only_the_deciding_layers_have_filters() {
     let mut filtered = filtered(machine.engine());
     filtered.sort_unstable();
     assert_eq!(filtered, expected);
+}
+
+/// Registration refuses flags that a level of Windows does not know. The callouts are
+/// registered with the others.
+#[test]
+fn flags_that_windows_does_not_know_are_left_out() {
+    /// ALLOW_OFFLOAD, ALLOW_RSC, ALLOW_USO, ALLOW_URO (`fwpsk.h`).
+    const FLAGS: u32 = 0x2 | 0x40 | 0x100 | 0x200;
+    let names = ["flags-2004", "flags-21h2", "flags-22h2", "flags-refused-as-parameter"];
+    let mut plans = vec![Plan::default()];
+    plans.extend(names.map(|name| {
+        let mut plan = Plan::default();
+        Variant::named(name).unwrap().turn(&mut plan);
+        plan
+    }));
+    for plan in plans {
+        let mut machine = Machine::with(hushport::SERVICE, plan.machine, plan.engine.clone());
+        machine.kernel().journal().start();
+        machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
+        let what = format!("{:?}, {}", plan.engine.callout_flags, plan.engine.flags_refusal);
+        let objects = machine.engine().objects();
+        assert_eq!((objects.registered_callouts.len(), objects.filters.len()), (66, 66), "{what}");
+        let calls = machine.kernel().journal().take();
+        let mut last = BTreeMap::new();
+        for call in calls.iter().filter(|call| call.export == "FwpsCalloutRegister3") {
+            last.insert(call.guid("callout.calloutKey"), call.number("callout.flags").unwrap());
+        }
+        assert_eq!(last.len(), 66);
+        let kept = u64::from(FLAGS & plan.engine.callout_flags.known());
+        assert!(last.values().all(|flags| *flags == kept), "{what}: {last:x?}");
+        assert!(machine.stop().unwrap().is_empty());
+    }
+}
+
+/// A refusal for another reason is not tried again with fewer flags.
+#[test]
+fn a_callout_that_is_refused_for_another_reason_fails_the_start() {
+    let mut machine = hushport::machine(Options::default());
+    let failure = Failure { status: Status::INSUFFICIENT_RESOURCES, effect: Effect::Refused };
+    machine.faults().fail_next("FwpsCalloutRegister3", failure);
+    match machine.start(&setup::build(Target::X64).unwrap().sys) {
+        Err(StartError::Refused(Status::INSUFFICIENT_RESOURCES)) => {}
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(machine.kernel().call_count("FwpsCalloutRegister3"), 1);
 }

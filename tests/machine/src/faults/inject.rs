@@ -6,14 +6,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::table::{FALLIBLE, row};
-use crate::nt::{Effect, FailCalls, Failure};
+use crate::nt::{Caller, Effect, FailCalls, Failure};
 
 /// Which calls fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Mode {
     /// Only the planned one.
     Once,
-    /// The planned one and all later ones.
+    /// The planned one and all later ones. Of the calls of the driver's own threads,
+    /// only those to the engine's management interface fail.
     After,
 }
 
@@ -66,8 +67,10 @@ pub struct Faults {
 struct State {
     plan: Option<Plan>,
     paused: bool,
-    /// The next call of this row fails this way.
-    next: Option<(usize, Failure)>,
+    /// The call of this row fails this way, after so many more calls.
+    next: Option<(usize, usize, Failure)>,
+    /// Every call of these rows fails this way.
+    always: Vec<(usize, Failure)>,
     /// The rows of the calls so far.
     calls: Vec<usize>,
     injected: Vec<Injection>,
@@ -88,14 +91,30 @@ impl Faults {
         self.armed.store(true, Ordering::Release);
     }
 
-    /// Makes the next call of an export fail, whatever its number is.
+    /// Makes the next call of an export fail, whatever its number and its thread are.
     ///
     /// # Panics
     /// If the export is not in [`FALLIBLE`].
     pub fn fail_next(&self, name: &str, failure: Failure) {
-        let row = FALLIBLE.iter().position(|call| call.name == name);
-        let row = row.unwrap_or_else(|| panic!("{name} is not in the table of calls that can fail"));
-        self.state().next = Some((row, failure));
+        self.fail_after(name, 0, failure);
+    }
+
+    /// Makes a call of an export fail after so many calls of it that do not.
+    ///
+    /// # Panics
+    /// If the export is not in [`FALLIBLE`].
+    pub fn fail_after(&self, name: &str, calls: usize, failure: Failure) {
+        self.state().next = Some((row_of(name), calls, failure));
+        self.armed.store(true, Ordering::Release);
+    }
+
+    /// Makes every call of these exports fail, on every thread. This replaces what an
+    /// earlier call has set; without exports, all calls work again.
+    ///
+    /// # Panics
+    /// If an export is not in [`FALLIBLE`].
+    pub fn fail_always(&self, names: &[&str], failure: Failure) {
+        self.state().always = names.iter().map(|name| (row_of(name), failure)).collect();
         self.armed.store(true, Ordering::Release);
     }
 
@@ -119,16 +138,27 @@ impl Faults {
     }
 }
 
+/// The row in [`FALLIBLE`] of an export that a test names.
+fn row_of(name: &str) -> usize {
+    let row = FALLIBLE.iter().position(|call| call.name == name);
+    row.unwrap_or_else(|| panic!("{name} is not in the table of calls that can fail"))
+}
+
 impl FailCalls for Faults {
-    /// Also counts the call.
-    fn failure(&self, export: usize) -> Option<Failure> {
+    /// Also counts the call, unless the driver's own thread makes it.
+    fn failure(&self, export: usize, caller: Caller) -> Option<Failure> {
         if !self.armed.load(Ordering::Acquire) {
             return None;
         }
         let row = row(export)?;
         let mut state = self.state();
-        state.calls.push(row);
-        let failure = state.failure(row)?;
+        if caller == Caller::System {
+            state.calls.push(row);
+        }
+        let failure = match state.asked_for(row) {
+            Some(failure) => failure,
+            None => state.planned(row, caller)?,
+        };
         let number = state.calls.len();
         state.injected.push(Injection { number, row, failure });
         Some(failure)
@@ -136,19 +166,38 @@ impl FailCalls for Faults {
 }
 
 impl State {
-    fn failure(&mut self, row: usize) -> Option<Failure> {
-        if let Some((_, failure)) = self.next.take_if(|(next, _)| *next == row) {
-            return Some(failure);
+    /// The failure that a test has asked for by name.
+    fn asked_for(&mut self, row: usize) -> Option<Failure> {
+        if let Some((next, left, failure)) = &mut self.next
+            && *next == row
+        {
+            let failure = *failure;
+            match left.checked_sub(1) {
+                Some(less) => *left = less,
+                None => {
+                    self.next = None;
+                    return Some(failure);
+                }
+            }
         }
+        self.always.iter().find(|(always, _)| *always == row).map(|(_, failure)| *failure)
+    }
+
+    fn planned(&mut self, row: usize, caller: Caller) -> Option<Failure> {
         let plan = self.plan.filter(|_| !self.paused)?;
         let (number, call) = (self.calls.len(), &FALLIBLE[row]);
-        let failure = match number {
-            _ if number == plan.nth => plan.failure,
-            _ if number > plan.nth && plan.mode == Mode::After => {
-                let choice = mix(plan.seed ^ number as u64) % call.failures.len() as u64;
-                call.failures[choice as usize]
+        let choose = |number: usize| {
+            let choice = mix(plan.seed ^ number as u64) % call.failures.len() as u64;
+            call.failures[choice as usize]
+        };
+        let failure = match (caller, plan.mode) {
+            (Caller::DriverThread, Mode::After) if number >= plan.nth && call.name.starts_with("Fwpm") => {
+                choose(self.injected.len())
             }
-            _ => return None,
+            (Caller::DriverThread, _) => return None,
+            (Caller::System, _) if number == plan.nth => plan.failure,
+            (Caller::System, Mode::After) if number > plan.nth => choose(number),
+            (Caller::System, _) => return None,
         };
         if call.releases && failure.effect == Effect::Refused {
             if self.in_a_row == IN_A_ROW || self.refusals == REFUSALS {

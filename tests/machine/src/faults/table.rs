@@ -69,6 +69,8 @@ const ABORTED: Failure = refused(Status::FWP_SESSION_ABORTED);
 /// The object belongs to another open session.
 const WRONG_SESSION: Failure = refused(Status::FWP_WRONG_SESSION);
 const UNREACHABLE: Failure = refused(Status::SERVER_UNAVAILABLE);
+/// The wait for the engine's lock ended.
+const TIMEOUT: Failure = refused(Status::FWP_TIMEOUT);
 
 /// The calls that can fail.
 pub const FALLIBLE: &[Fallible] = &[
@@ -128,18 +130,21 @@ pub const FALLIBLE: &[Fallible] = &[
         &[done(Status::FWP_SESSION_ABORTED), done(Status::SERVER_UNAVAILABLE)]
     ),
     // FWPM_SESSION0: the wait for the lock ends with STATUS_FWP_TIMEOUT.
-    fallible!(fwp::FwpmTransactionBegin0(_, _), &[refused(Status::FWP_TIMEOUT), ABORTED, SHORT]),
+    fallible!(
+        fwp::FwpmTransactionBegin0(_, _),
+        &[TIMEOUT, ABORTED, SHORT, UNREACHABLE, done(Status::CALL_FAILED)]
+    ),
     // No page says whether a failed commit ends the transaction. Both are
     // simulated: it continues (refused), or it is over and in force (done).
     fallible!(
         fwp::FwpmTransactionCommit0(_),
-        &[SHORT, refused(Status::FWP_TXN_ABORTED), ABORTED, done(Status::SERVER_UNAVAILABLE)],
+        &[SHORT, refused(Status::FWP_TXN_ABORTED), ABORTED, UNREACHABLE, done(Status::SERVER_UNAVAILABLE)],
     ),
     release!(fwp::FwpmTransactionAbort0(_), &[ABORTED, SHORT, done(Status::SERVER_UNAVAILABLE)]),
-    fallible!(fwp::FwpmProviderAdd0(_, _, _), &[EXISTS, ABORTED, SHORT]),
+    fallible!(fwp::FwpmProviderAdd0(_, _, _), &[EXISTS, ABORTED, SHORT, TIMEOUT, UNREACHABLE]),
     fallible!(
         fwp::FwpmSubLayerAdd0(_, _, _),
-        &[EXISTS, refused(Status::FWP_PROVIDER_NOT_FOUND), ABORTED, SHORT]
+        &[EXISTS, refused(Status::FWP_PROVIDER_NOT_FOUND), ABORTED, SHORT, UNREACHABLE]
     ),
     fallible!(fwp::FwpmCalloutAdd0(_, _, _, _), &[EXISTS, ABORTED, SHORT]),
     fallible!(

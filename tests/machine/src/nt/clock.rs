@@ -22,6 +22,8 @@ pub struct Clock {
     system_at_start: u64,
     /// What the lab has added, in 100 ns units.
     added: AtomicU64,
+    /// The part of it that also passed for waits in progress.
+    passed: AtomicU64,
 }
 
 impl Default for Clock {
@@ -32,6 +34,7 @@ impl Default for Clock {
             start: Instant::now(),
             system_at_start: EPOCH_DIFFERENCE + since_1970,
             added: AtomicU64::new(0),
+            passed: AtomicU64::new(0),
         }
     }
 }
@@ -40,6 +43,19 @@ impl Clock {
     /// Moves the clock forward. Waits in progress do not end earlier.
     pub fn advance(&self, by: Duration) {
         self.added.fetch_add(units(by), Ordering::Relaxed);
+    }
+
+    /// Moves the clock forward for waits in progress, too; see [`Kernel::pass`].
+    ///
+    /// [`Kernel::pass`]: super::Kernel::pass
+    pub(super) fn pass(&self, by: Duration) {
+        self.advance(by);
+        self.passed.fetch_add(units(by), Ordering::Release);
+    }
+
+    /// How much time [`Self::pass`] has added.
+    pub(super) fn passed(&self) -> Duration {
+        Duration::from_nanos(self.passed.load(Ordering::Acquire).saturating_mul(100))
     }
 
     /// Time since the machine was made, in 100 ns units.

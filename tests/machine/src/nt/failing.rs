@@ -27,12 +27,21 @@ pub struct Failure {
     pub effect: Effect,
 }
 
+/// Who makes a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Caller {
+    /// The system: it loads the driver, unloads it, or calls it back.
+    System,
+    /// A thread that the driver has created. The order of its calls among the other
+    /// calls is not fixed.
+    DriverThread,
+}
+
 /// Decides which calls of a driver fail; see [`Kernel::set_fail_calls`].
 pub trait FailCalls: Send + Sync {
     /// How the starting call fails; `None` if it does not. `export` is its row in
-    /// [`crate::exports`]. Calls of system threads are not passed here, because
-    /// their order among the other calls is not fixed.
-    fn failure(&self, export: usize) -> Option<Failure>;
+    /// [`crate::exports`].
+    fn failure(&self, export: usize, caller: Caller) -> Option<Failure>;
 }
 
 /// An export whose calls can fail as [`FailCalls`] decides.
@@ -67,9 +76,9 @@ impl Answer for Address {
 /// nothing while it runs.
 fn call<T: Answer>(export: usize, real: impl FnOnce() -> T) -> T {
     let kernel = Kernel::current();
-    let of_system_thread = std::thread::current().name() == Some(SYSTEM_THREAD);
-    let failure = if of_system_thread { None } else { kernel.failure_of(export) };
-    match failure {
+    let of_driver = std::thread::current().name() == Some(SYSTEM_THREAD);
+    let caller = if of_driver { Caller::DriverThread } else { Caller::System };
+    match kernel.failure_of(export, caller) {
         None => real(),
         Some(failure) if failure.effect == Effect::Done => {
             let _answer_lost = real();

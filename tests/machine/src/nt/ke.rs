@@ -266,10 +266,18 @@ pub(super) fn wait(
     kernel: &Kernel,
     what: &dyn Fn() -> String,
     timeout: Option<i64>,
-    take: impl FnMut() -> bool,
+    mut take: impl FnMut() -> bool,
 ) -> Status {
     let timeout = timeout.map(|timeout| kernel.clock().until(timeout));
-    match kernel.bell.wait(what, timeout, take) {
+    let (before, mut over) = (kernel.clock().passed(), false);
+    let mut ready = || {
+        take() || {
+            over = timeout.is_some_and(|timeout| kernel.clock().passed() - before >= timeout);
+            over
+        }
+    };
+    match kernel.bell.wait(what, timeout, &mut ready) {
+        Waited::Ready if over => status::TIMEOUT,
         Waited::Ready => Status::SUCCESS,
         Waited::TimedOut => status::TIMEOUT,
         Waited::GaveUp => {

@@ -9,10 +9,11 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use super::clock::Clock;
 use super::cpu::{self, Irql, Processor, Stay};
-use super::failing::{FailCalls, Failure};
+use super::failing::{Caller, FailCalls, Failure};
 use super::guest::{Guest, Stop};
 use super::journal::Journal;
 use super::load::Loaded;
@@ -298,6 +299,13 @@ impl Kernel {
         &self.clock
     }
 
+    /// Lets this much time pass at once: the clock moves forward, and waits with a
+    /// timeout that is over end.
+    pub fn pass(&self, by: Duration) {
+        self.clock.pass(by);
+        self.bell.ring();
+    }
+
     /// The event providers and sessions.
     pub fn tracing(&self) -> &Tracing {
         &self.tracing
@@ -312,8 +320,8 @@ impl Kernel {
     }
 
     /// How a call of the export at `index` fails; `None` if it does not.
-    pub(super) fn failure_of(&self, index: usize) -> Option<Failure> {
-        self.fail_calls.get()?.failure(index)
+    pub(super) fn failure_of(&self, index: usize, caller: Caller) -> Option<Failure> {
+        self.fail_calls.get()?.failure(index, caller)
     }
 
     /// The work queue.

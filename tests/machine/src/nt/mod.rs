@@ -55,7 +55,7 @@ pub use clock::Clock;
 pub use cpu::Irql;
 pub use enter::{Export, resolve};
 pub use etw::Trace;
-pub use failing::{CanFail, Effect, FailCalls, Failure};
+pub use failing::{Caller, CanFail, Effect, FailCalls, Failure};
 pub use fwp::{MdlMapping, NblLayout};
 pub use guest::{Cause, Direct, Exception, Guest, Place, Stop};
 pub use kernel::Kernel;

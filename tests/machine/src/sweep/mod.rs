@@ -5,7 +5,7 @@
 //! failures; either that call fails alone, or all later ones fail, too. After each
 //! run the driver must have caused no stop and left nothing behind. If it refused
 //! to start, it must have returned the cause. It must have blocked nothing while
-//! incomplete, and it must have recovered when the failures ended.
+//! incomplete, and it must have recovered 10 s after the failures ended.
 //!
 //! | module | holds |
 //! |---|---|

@@ -7,7 +7,7 @@ use std::sync::{Arc, RwLock};
 
 use super::lock::{read, write};
 use super::windows::WindowsCallout;
-use super::{CalloutDriver, Guid, SilentDrop, facts};
+use super::{CalloutDriver, Guid, Options, RunningCalls, SilentDrop, facts};
 use crate::schedule::{Bell, Waited};
 use crate::status::Status;
 
@@ -15,8 +15,6 @@ use crate::status::Status;
 pub const CALLOUT_FLAG_CONDITIONAL_ON_FLOW: u32 = 1;
 /// `FWP_CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY`.
 pub const CALLOUT_FLAG_ENABLE_COMMIT_ADD_NOTIFY: u32 = 4;
-/// Every `FWP_CALLOUT_FLAG_*` that `fwpsk.h` defines.
-const KNOWN_FLAGS: u32 = 0x7FF;
 
 /// The first run-time id. Windows uses the lower ones for its own callouts.
 const FIRST_ID: u32 = 0x101;
@@ -124,9 +122,15 @@ impl Slot {
     }
 
     /// `FwpsCalloutRegister`.
-    pub(super) fn register(&self, flags: u32, driver: Arc<dyn CalloutDriver>, sequence: u64) -> Status {
-        if flags & !KNOWN_FLAGS != 0 {
-            return Status::FWP_INVALID_FLAGS;
+    pub(super) fn register(
+        &self,
+        flags: u32,
+        driver: Arc<dyn CalloutDriver>,
+        sequence: u64,
+        options: &Options,
+    ) -> Status {
+        if flags & !options.callout_flags.known() != 0 {
+            return options.flags_refusal;
         }
         let mut state = write(&self.state);
         match &*state {
@@ -143,9 +147,13 @@ impl Slot {
     /// `FwpsCalloutUnregister`. `has_contexts` tells whether flow contexts are
     /// left.
     ///
-    /// Waits until calls to the callout have returned, because the driver may free
-    /// what they use afterwards (inferred: the pages do not say so).
-    pub(super) fn unregister(&self, has_contexts: impl Fn() -> bool) -> Result<(), Unregister> {
+    /// By default it waits until calls to the callout have returned, because the driver
+    /// may free what they use afterwards (inferred: the pages do not say so).
+    pub(super) fn unregister(
+        &self,
+        has_contexts: impl Fn() -> bool,
+        running_calls: RunningCalls,
+    ) -> Result<(), Unregister> {
         let running = {
             let mut state = write(&self.state);
             let registration = match &mut *state {
@@ -158,6 +166,16 @@ impl Slot {
             }
             if INSIDE.with_borrow(|inside| inside.contains(&self.id)) {
                 return Err(Unregister::FromInside);
+            }
+            match running_calls {
+                RunningCalls::Awaited => {}
+                RunningCalls::Refused if registration.running.load(SeqCst) != 0 => {
+                    return Err(Status::DEVICE_BUSY.into());
+                }
+                RunningCalls::Refused | RunningCalls::Ignored => {
+                    *state = None;
+                    return Ok(());
+                }
             }
             registration.leaving = true;
             Arc::clone(&registration.running)

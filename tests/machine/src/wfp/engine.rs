@@ -85,27 +85,27 @@ impl Engine {
             return Err(Status::INVALID_PARAMETER);
         }
         let slot = self.callouts.slot(key);
-        slot.register(flags, driver, self.next_id()).to_result()?;
+        slot.register(flags, driver, self.next_id(), &self.options).to_result()?;
         self.record(Change::CalloutRegister { key, id: slot.id });
         Ok(slot.id)
     }
 
-    /// `FwpsCalloutUnregisterById0`. Waits until calls to the callout have
-    /// returned.
+    /// `FwpsCalloutUnregisterById0`; [`RunningCalls`](super::RunningCalls) says what
+    /// happens while a call of the callout runs.
     pub fn callout_unregister_by_id(&self, id: u32) -> Status {
         let slot = self.callouts.find_id(id);
         slot.map_or(Status::FWP_CALLOUT_NOT_FOUND, |slot| self.unregister(slot.key, id))
     }
 
-    /// `FwpsCalloutUnregisterByKey0`. Waits until calls to the callout have
-    /// returned.
+    /// `FwpsCalloutUnregisterByKey0`; see [`Self::callout_unregister_by_id`].
     pub fn callout_unregister_by_key(&self, key: Guid) -> Status {
         let slot = self.callouts.find(key);
         slot.map_or(Status::FWP_CALLOUT_NOT_FOUND, |slot| self.unregister(key, slot.id))
     }
 
     fn unregister(&self, key: Guid, id: u32) -> Status {
-        match self.callouts.slot(key).unregister(|| self.flows.has_contexts_of(id)) {
+        let has_contexts = || self.flows.has_contexts_of(id);
+        match self.callouts.slot(key).unregister(has_contexts, self.options.running_calls) {
             Ok(()) => {
                 self.record(Change::CalloutUnregister { key, id });
                 Status::SUCCESS

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{ActionType, BfeState};
+use crate::status::Status;
 
 /// What the engine does after a sublayer has blocked.
 ///
@@ -66,6 +67,52 @@ pub enum SilentDrop {
     Everything,
 }
 
+/// What unregistering a callout does while a call of it runs. The documents are silent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RunningCalls {
+    /// It waits until the call has returned.
+    #[default]
+    Awaited,
+    /// It is refused with `STATUS_DEVICE_BUSY`. A field report says that it fails
+    /// (ebpf-for-windows, issue 1272), but not with which status.
+    Refused,
+    /// It succeeds, and the call goes on.
+    Ignored,
+}
+
+/// A level of Windows, and the `FWP_CALLOUT_FLAG_*` that it knows.
+///
+/// `fwpsk.h` guards the newer flags: 0xFF and below are older than Windows 10 2004,
+/// ALLOW_USO needs `NTDDI_WIN10_19H1`, ALLOW_URO `NTDDI_WIN10_VB`, RESERVED2
+/// `NTDDI_WIN10_CO`. But the page of `FWPS_CALLOUT2` names build 25876 as the earliest
+/// that supports USO, and URO is documented from 24H2 on. A level knows a flag here if
+/// both sources agree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CalloutFlags {
+    /// Windows 10 2004.
+    Of2004,
+    /// Windows 11 21H2.
+    Of21H2,
+    /// Windows 11 22H2.
+    Of22H2,
+    /// Windows 11 24H2, which knows every flag of `fwpsk.h`.
+    Of24H2,
+}
+
+impl CalloutFlags {
+    /// All levels, the oldest first.
+    pub const ALL: [Self; 4] = [Self::Of2004, Self::Of21H2, Self::Of22H2, Self::Of24H2];
+
+    /// The flags that the level knows.
+    pub const fn known(self) -> u32 {
+        match self {
+            Self::Of2004 => 0x0FF,
+            Self::Of21H2 | Self::Of22H2 => 0x4FF,
+            Self::Of24H2 => 0x7FF,
+        }
+    }
+}
+
 /// The options of an engine.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -86,6 +133,12 @@ pub struct Options {
     pub txn_wait: Duration,
     /// The state of the Base Filtering Engine at the start.
     pub bfe_state: BfeState,
+    /// The flags with which a callout can be registered.
+    pub callout_flags: CalloutFlags,
+    /// The status that refuses other flags. No page says which.
+    pub flags_refusal: Status,
+    /// What unregistering does while a call of the callout runs.
+    pub running_calls: RunningCalls,
 }
 
 impl Default for Options {
@@ -99,6 +152,9 @@ impl Default for Options {
             silent_drop: SilentDrop::default(),
             txn_wait: Duration::from_secs(15),
             bfe_state: BfeState::Running,
+            callout_flags: CalloutFlags::Of24H2,
+            flags_refusal: Status::FWP_INVALID_FLAGS,
+            running_calls: RunningCalls::default(),
         }
     }
 }

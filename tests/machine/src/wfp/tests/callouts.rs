@@ -89,6 +89,75 @@ fn unregistering_waits_for_running_classifies() {
     assert!(engine.callout_register(key(1), 0, Fake::idle()).is_ok());
 }
 
+/// Runs `during` while a classify of the callout runs, and `after` when it has returned.
+fn while_a_classify_runs(
+    options: Options,
+    during: impl FnOnce(&Engine, u32) + Send,
+    after: impl FnOnce(&Engine, u32),
+) {
+    let (inside, leave) = (Arc::new(Barrier::new(2)), Arc::new(Barrier::new(2)));
+    let (entered, left) = (inside.clone(), leave.clone());
+    let fake = Arc::new(Fake::new(move |_, _, _| {
+        entered.wait();
+        left.wait();
+    }));
+    let engine = Engine::with_options(options);
+    let session = open(&engine);
+    let id = engine.callout_register(key(1), 0, fake).unwrap();
+    engine.callout_add(session, callout(1)).unwrap();
+    engine.filter_add(session, callout_filter(INSPECTION, 1)).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| classify(&engine, LAYER));
+        inside.wait();
+        during(&engine, id);
+        leave.wait();
+    });
+    after(&engine, id);
+}
+
+#[test]
+fn a_running_classify_can_make_unregistering_busy() {
+    let options = Options { running_calls: RunningCalls::Refused, ..Options::default() };
+    while_a_classify_runs(
+        options,
+        |engine, id| {
+            assert_eq!(engine.callout_unregister_by_id(id), Status::DEVICE_BUSY);
+            assert_eq!(engine.callout_unregister_by_key(key(1)), Status::DEVICE_BUSY);
+        },
+        |engine, id| assert_eq!(engine.callout_unregister_by_id(id), Status::SUCCESS),
+    );
+}
+
+#[test]
+fn unregistering_can_ignore_a_running_classify() {
+    let options = Options { running_calls: RunningCalls::Ignored, ..Options::default() };
+    while_a_classify_runs(
+        options,
+        |engine, id| {
+            assert_eq!(engine.callout_unregister_by_id(id), Status::SUCCESS);
+            assert!(engine.registered_callouts().is_empty());
+            assert!(classify(engine, LAYER).invocations.is_empty(), "no new call begins");
+        },
+        |engine, id| assert_eq!(engine.callout_unregister_by_id(id), Status::FWP_CALLOUT_NOT_FOUND),
+    );
+}
+
+#[test]
+fn a_level_of_windows_knows_its_flags_only() {
+    for level in CalloutFlags::ALL {
+        for refusal in [Status::FWP_INVALID_FLAGS, Status::INVALID_PARAMETER] {
+            let options = Options { callout_flags: level, flags_refusal: refusal, ..Options::default() };
+            let engine = Engine::with_options(options);
+            for bit in 0..12 {
+                let registered = engine.callout_register(key(bit + 1), 1 << bit, Fake::idle());
+                let known = level.known() & 1 << bit != 0;
+                assert_eq!(registered.is_ok(), known, "{level:?} {bit}");
+                assert!(known || registered == Err(refusal));
+            }
+        }
+    }
+}
+
 #[test]
 fn unregistering_from_inside_is_noted() {
     type Own = Option<(std::sync::Weak<Engine>, u32)>;

@@ -50,7 +50,7 @@ pub const CALLS: &[Export] = &[
         "session.displayData.name": Text("hushport"), "administrators see the owner of the session [FWPM_SESSION0]";
         "session.displayData.description": Text(PROVIDER_DOES), "its purpose [FWPM_SESSION0]";
         "session.flags": Is(1), "FWPM_SESSION_FLAG_DYNAMIC: all objects go with the session, however it ends [FWPM_SESSION0]";
-        "session.txnWaitTimeoutInMSec": Is(0), "the default, 15 s [FWPM_SESSION0]";
+        "session.txnWaitTimeoutInMSec": Each(&[Is(0), Is(2000)]), "when the driver starts, the default of 15 s; later 2 s, because it tries again [FWPM_SESSION0]";
         "session.processId": Is(0), "the engine fills it in [FWPM_SESSION0]";
         "session.sid": NONE, "the engine fills it in [FWPM_SESSION0]";
         "session.username": NONE, "the engine fills it in [FWPM_SESSION0]";
