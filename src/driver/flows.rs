@@ -79,8 +79,10 @@ impl Flows {
         let key = self.allocator.start(&self.records, &Begin { id, started, process, check })?;
         let (context, family) = (key.context(), incoming.callout().family);
         let (flow, mut contexts) = (self.flow(context)?, 0);
+        // The packets of a dual-stack socket's IPv4 flow may pass the layers of IPv4.
+        let is_mapped = incoming.is_mapped();
         for (callout, place) in self.callouts_with_contexts() {
-            if callout.family == family && callout.layer.flows.takes(protocol) {
+            if (callout.family == family || is_mapped) && callout.layer.flows.takes(protocol) {
                 flow.hold();
                 if flow::associate(id, place, context, irql) {
                     contexts += 1;

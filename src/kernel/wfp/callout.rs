@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use core::num::NonZeroU32;
 
 use super::guid;
-use super::indication::{Entry, Indication};
+use super::indication::Indication;
 use crate::ffi;
 use crate::kernel::device::Device;
 use crate::kernel::irql::{InCallout, Passive};
@@ -196,18 +196,15 @@ unsafe fn ask<H: Handler>(
     let shared = unsafe { H::shared().get() }?;
     // SAFETY: what the engine passes lives until the return, and layerData is of
     // the type that the layer uses ("Data Offset Positions").
-    let indication = unsafe { Indication::new(fixed, in_meta_values, layer_data, flow_context, entry(out)) };
+    let indication = unsafe { Indication::new(fixed, in_meta_values, layer_data, flow_context, out) };
     // SAFETY: a classifyFn runs at IRQL <= DISPATCH_LEVEL
     // (FWPS_CALLOUT_CLASSIFY_FN3).
     let token = unsafe { InCallout::assume() };
     classify(shared, &indication, &token)
 }
 
-fn entry(out: &ffi::FWPS_CLASSIFY_OUT0) -> Entry {
-    Entry { may_write: may_write(out), is_blocked: out.actionType == ffi::FWP_ACTION_BLOCK }
-}
-
-fn may_write(out: &ffi::FWPS_CLASSIFY_OUT0) -> bool {
+/// Whether the engine lets the callout write an action.
+pub(super) fn may_write(out: &ffi::FWPS_CLASSIFY_OUT0) -> bool {
     out.rights & ffi::FWPS_RIGHT_ACTION_WRITE != 0
 }
 

@@ -8,7 +8,7 @@ use core::ffi::c_void;
 use core::marker::PhantomData;
 use core::net::IpAddr;
 
-use super::indication::Entry;
+use super::callout::may_write;
 use super::net_buffer::NetBuffer;
 use crate::ffi;
 use crate::logic::address::Address;
@@ -29,7 +29,8 @@ pub struct Incoming<'a> {
     pub(super) metadata: &'a ffi::FWPS_INCOMING_METADATA_VALUES0,
     pub(super) layer_data: *mut c_void,
     pub(super) flow_context: u64,
-    pub(super) entry: Entry,
+    /// As it is on entry.
+    pub(super) out: &'a ffi::FWPS_CLASSIFY_OUT0,
     pub(super) of_call: PhantomData<&'a ()>,
 }
 
@@ -57,8 +58,8 @@ impl<'a> Incoming<'a> {
     /// in registers.
     #[inline(always)]
     pub fn cold_copy(&self) -> Self {
-        let Self { callout, layer, values, metadata, layer_data, flow_context, entry, of_call } = *self;
-        Self { callout, layer, values, metadata, layer_data, flow_context, entry, of_call }
+        let Self { callout, layer, values, metadata, layer_data, flow_context, out, of_call } = *self;
+        Self { callout, layer, values, metadata, layer_data, flow_context, out, of_call }
     }
 
     /// The positions of the layer's fields.
@@ -75,12 +76,12 @@ impl<'a> Incoming<'a> {
 
     /// Whether the engine still lets this callout write an action.
     pub fn may_decide(&self) -> bool {
-        self.entry.may_write
+        may_write(self.out)
     }
 
     /// Whether a heavier sublayer has blocked.
     pub fn is_blocked(&self) -> bool {
-        self.entry.is_blocked
+        self.out.actionType == ffi::FWP_ACTION_BLOCK
     }
 
     /// The layer's name, in parts.
@@ -95,6 +96,13 @@ impl<'a> Incoming<'a> {
         let [local, remote] =
             [(fields.local_address, fields.local_port), (fields.remote_address, fields.remote_port)];
         [local, remote].map(|(address, port)| (self.address(address), self.uint16(port)))
+    }
+
+    /// Whether the layer of IPv6 shows an IPv4 address, as the ALE layers may for a
+    /// dual-stack socket ("ALE Layers").
+    pub fn is_mapped(&self) -> bool {
+        let remote = self.address(self.fields().remote_address);
+        matches!(remote, Some(IpAddr::V6(remote)) if remote.to_ipv4_mapped().is_some())
     }
 
     /// The type and code of an ICMP message. Layers without fields for them have

@@ -8,15 +8,6 @@ use crate::ffi;
 use crate::logic::callouts::{Callout, Pair};
 use crate::logic::layers::Layer;
 
-/// What classifyOut says on entry.
-#[derive(Clone, Copy)]
-pub(super) struct Entry {
-    /// Whether the callout may write an action.
-    pub(super) may_write: bool,
-    /// Whether a heavier sublayer has blocked.
-    pub(super) is_blocked: bool,
-}
-
 /// What the engine passed to a classifyFn, after the NULL checks that every callout
 /// needs. Nothing else has been checked.
 #[derive(Clone, Copy)]
@@ -25,7 +16,7 @@ pub struct Indication<'a> {
     metadata: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
     layer_data: *mut c_void,
     flow_context: u64,
-    entry: Entry,
+    out: &'a ffi::FWPS_CLASSIFY_OUT0,
 }
 
 impl<'a> Indication<'a> {
@@ -40,9 +31,9 @@ impl<'a> Indication<'a> {
         metadata: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
         layer_data: *mut c_void,
         flow_context: u64,
-        entry: Entry,
+        out: &'a ffi::FWPS_CLASSIFY_OUT0,
     ) -> Self {
-        Self { fixed, metadata, layer_data, flow_context, entry }
+        Self { fixed, metadata, layer_data, flow_context, out }
     }
 
     /// The run-time id of the layer, as the engine passed it. It can be any number,
@@ -101,7 +92,7 @@ impl<'a> Indication<'a> {
             metadata,
             layer_data: self.layer_data,
             flow_context: self.flow_context,
-            entry: self.entry,
+            out: self.out,
             of_call: PhantomData,
         })
     }

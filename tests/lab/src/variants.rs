@@ -57,7 +57,7 @@ const fn life(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan
 }
 
 /// Every variant.
-pub static ALL: [Variant; 26] = [
+pub static ALL: [Variant; 25] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",
@@ -127,6 +127,9 @@ pub static ALL: [Variant; 26] = [
         "Windows' callout SILENT_DROP drops whatever the transport layer discards",
         |plan| plan.engine.silent_drop = SilentDrop::Everything,
     ),
+    variant("dual-stack", "the ALE layers of IPv6 show IPv4's connections with mapped addresses", |plan| {
+        plan.open_points.dual_stack = true;
+    }),
     variant("ale-fields-older", "the ALE layers lack the reserved fields at their end", |plan| {
         plan.engine.ale_fields = AleFields::Older;
     }),

@@ -1,9 +1,11 @@
 //! Real connections and datagrams: flows are counted, limited and released.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use lab::variants::Variant;
 use machine::wire::Family;
 
 use super::world::{ECHO, Watched, datagrams, end, eventually, exchange, noticed, plan, start};
@@ -39,6 +41,27 @@ fn datagrams_have_flows_too() {
     let contexts = world.machine.engine().objects().flow_contexts.len();
     // INBOUND_TRANSPORT, OUTBOUND_TRANSPORT and DATAGRAM_DATA, for two families.
     assert_eq!(contexts, 6);
+    end(world);
+}
+
+/// A dual-stack socket's flow is established at the layer of IPv6, and its packets pass
+/// those of IPv4.
+#[test]
+fn flows_with_mapped_addresses_are_counted_and_kept_in_order() {
+    let mut plan = plan(&[("CheckOrder", 1)]);
+    Variant::named("dual-stack").unwrap().turn(&mut plan);
+    let world = start(&plan);
+    exchange(&world, Family::V4, 1000, 10);
+    let now = eventually("the flow ends", &world, |now| now.flows_ended == 1);
+    assert_eq!((now.flows_in_order, now.deviations.len()), (1, 0), "{now:?}");
+    assert_eq!(now.bytes, [10_000; 2]);
+    assert!(now.packets.iter().all(|packets| (10..200).contains(packets)), "{now:?}");
+    datagrams(&world, Family::V4, 5);
+    assert!(noticed(&world).deviations.is_empty());
+    let shown = world.host.report().unwrap().log;
+    let layers: BTreeSet<_> = shown.records().flat_map(|record| record.layers()).collect();
+    assert!(layers.contains("ALE_FLOW_ESTABLISHED_V6") && layers.contains("INBOUND_TRANSPORT_V4"));
+    assert!(!layers.contains("ALE_FLOW_ESTABLISHED_V4") && !layers.contains("INBOUND_TRANSPORT_V6"));
     end(world);
 }
 

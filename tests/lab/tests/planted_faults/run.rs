@@ -55,7 +55,8 @@ pub fn run(sys: &Path, bug: &str) -> Outcome {
         machine.set("Bug", bug_id(bug));
     }
     let without_right = [rules::ACTION_WITHOUT_RIGHT.id, rules::RIGHT_RAISED.id].contains(&bug);
-    let session = prepare(machine.engine(), without_right);
+    let layer = layer(machine.engine(), bug);
+    let session = prepare(machine.engine(), layer, without_right);
     let started = machine.start(sys);
     if let Err(StartError::Refused(status)) = started {
         panic!("the driver does not know {bug}: {status}");
@@ -66,7 +67,7 @@ pub fn run(sys: &Path, bug: &str) -> Outcome {
     machine.kernel().work().drain(Options::default().drain_limit);
     let _session = machine.kernel().trace(Enable::all(Guid::from_bytes_le(*b"planted provider")), None);
     if machine.kernel().stopped().is_none() {
-        traffic(machine.engine(), session);
+        traffic(machine.engine(), layer, session);
         machine.engine().set_bfe_state(BfeState::StopPending);
     }
     if machine.kernel().stopped().is_none() {
@@ -81,10 +82,14 @@ pub fn run(sys: &Path, bug: &str) -> Outcome {
     }
 }
 
-const LAYER: &str = "INBOUND_TRANSPORT_V4";
-
-fn layer(engine: &Engine) -> &'static LayerInfo {
-    engine.layer_by_name(LAYER).expect("the layer")
+/// The layer of the driver's callout: where the bug can be committed.
+fn layer(engine: &Engine, bug: &str) -> &'static LayerInfo {
+    let name = match bug {
+        "FLOW_ESTABLISHED_BLOCKED" => "ALE_FLOW_ESTABLISHED_V4",
+        "STREAM_WITHOUT_ACTION" => "STREAM_V4",
+        _ => "INBOUND_TRANSPORT_V4",
+    };
+    engine.layer_by_name(name).expect("the layer")
 }
 
 fn callout_key() -> Guid {
@@ -113,14 +118,10 @@ fn filter(layer: &LayerInfo) -> Filter {
 
 /// Adds the object of the driver's callout and, if `hard_permit`, a hard permit that
 /// clears the callouts' right.
-fn prepare(engine: &Engine, hard_permit: bool) -> SessionId {
+fn prepare(engine: &Engine, layer: &LayerInfo, hard_permit: bool) -> SessionId {
     let session = engine.open(Session { display: display(), ..Session::default() }).expect("a session");
-    let callout = Callout {
-        key: callout_key(),
-        display: display(),
-        applicable_layer: layer(engine).key,
-        ..Callout::default()
-    };
+    let callout =
+        Callout { key: callout_key(), display: display(), applicable_layer: layer.key, ..Callout::default() };
     engine.callout_add(session, callout).expect("a callout");
     if hard_permit {
         let key = Guid::from_u128(0x5E1F);
@@ -131,7 +132,7 @@ fn prepare(engine: &Engine, hard_permit: bool) -> SessionId {
             flags: FILTER_FLAG_CLEAR_ACTION_RIGHT,
             action: ActionType::PERMIT,
             callout: None,
-            ..filter(layer(engine))
+            ..filter(layer)
         };
         engine.filter_add(session, permit).expect("a permit");
     }
@@ -139,15 +140,17 @@ fn prepare(engine: &Engine, hard_permit: bool) -> SessionId {
 }
 
 /// Adds a filter for the callout, shows a packet of a flow, and deletes the filter.
-fn traffic(engine: &Engine, session: SessionId) {
-    let layer = layer(engine);
+fn traffic(engine: &Engine, layer: &LayerInfo, session: SessionId) {
     // Fails if notifyFn stopped the machine.
     let Ok(filter) = engine.filter_add(session, filter(layer)) else {
         return;
     };
     let values = vec![Value::Empty; layer.fields];
     let metadata = Metadata { flow_handle: Some(engine.flow_create()), ..Metadata::default() };
-    let data = LayerData::Packet(Packet { bytes: &[0; 60], data_start: 40 });
+    let data = match layer.is_stream() {
+        true => LayerData::Stream { bytes: &[0; 20], flags: 0 },
+        false => LayerData::Packet(Packet { bytes: &[0; 60], data_start: 40 }),
+    };
     engine.classify(&Request { layer: layer.id, values: &values, metadata: &metadata, data });
     assert_eq!(engine.filter_delete_by_id(session, filter), Status::SUCCESS);
 }

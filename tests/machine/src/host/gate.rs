@@ -106,6 +106,7 @@ impl Gate {
 
     /// The generation of a layer's filters.
     pub fn generation(&self, layer: Layer, scene: &Scene<'_>) -> u64 {
+        let scene = scene.at(layer, &self.open_points);
         self.filter.generation(definition(layer, scene.family()).id)
     }
 
@@ -118,6 +119,7 @@ impl Gate {
         scene: &Scene<'_>,
         discard: Option<Option<Discard>>,
     ) -> Decision {
+        let scene = &scene.at(layer, &self.open_points);
         let definition = definition(layer, scene.family());
         let (id, name): (LayerId, _) = match (discard, definition.discard) {
             (None, _) => (definition.id, definition.name),

@@ -91,6 +91,9 @@ pub struct OpenPoints {
     pub udp_discard: UdpDiscard,
     /// Whether indications at the authorization layers already have a flow handle.
     pub flow_handle_at_authorization: bool,
+    /// Whether IPv4's sockets are dual-stack sockets, whose calls and connections the
+    /// ALE layers of IPv6 show with mapped addresses (*ALE Layers*: "may").
+    pub dual_stack: bool,
 }
 
 impl Default for OpenPoints {
@@ -103,6 +106,7 @@ impl Default for OpenPoints {
             ippacket_discard_start: DataStart::TransportHeader,
             udp_discard: UdpDiscard::Both,
             flow_handle_at_authorization: true,
+            dual_stack: false,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! The definition of a layer lists its fields. What a field holds is decided here,
 //! once for all layers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use super::layers::{Field, Layer};
@@ -81,6 +81,24 @@ impl<'a> Scene<'a> {
         Self { packet: Some((direction, parsed)), ..Self::call(ends, direction) }
     }
 
+    /// What a layer shows: the ALE layers may show a dual-stack socket's IPv4 addresses
+    /// as IPv6's.
+    pub fn at(&self, layer: Layer, open_points: &OpenPoints) -> Self {
+        let is_sockets = [protocol::TCP, protocol::UDP].contains(&self.ends.protocol);
+        if !open_points.dual_stack || !is_sockets || !layer.name().starts_with("ALE_") {
+            return *self;
+        }
+        let mapped = |mut address: SocketAddr| {
+            if let IpAddr::V4(v4) = address.ip() {
+                let v6 = if v4.is_unspecified() { Ipv6Addr::UNSPECIFIED } else { v4.to_ipv6_mapped() };
+                address.set_ip(v6.into());
+            }
+            address
+        };
+        let Ends { protocol, local, remote } = self.ends;
+        Self { ends: Ends { protocol, local: mapped(local), remote: remote.map(mapped) }, ..*self }
+    }
+
     /// The IP version of the addresses.
     pub fn family(&self) -> Family {
         Family::of(self.ends.local.ip())
@@ -134,7 +152,9 @@ impl<'a> Scene<'a> {
             Field::IcmpCode => Value::Uint16(self.ports().1),
             Field::Protocol => Value::Uint8(self.ends.protocol),
             Field::Direction => Value::Uint32(self.direction as u32),
-            Field::Flags => Value::Uint32(self.flags | options.extra_flags(remote)),
+            Field::Flags => {
+                Value::Uint32(self.flags | options.extra_flags(remote.map(|remote| remote.to_canonical())))
+            }
             Field::ReauthorizeReason => Value::Uint32(self.reauthorize_reason),
             Field::PromiscuousMode | Field::SocketProperty | Field::SystemPort => Value::Uint32(0),
             Field::CompartmentId => Value::Uint32(options.compartment),

@@ -147,6 +147,8 @@ fn engine_violation(violation: &wfp::Violation) -> Violation {
         wfp::Rule::UnknownAction => &rules::UNKNOWN_ACTION,
         wfp::Rule::InvalidAbsorb => &rules::INVALID_ABSORB,
         // Unsubscribing in the callback is detected before it reaches the engine.
+        wfp::Rule::BlockedFlow => &rules::FLOW_ESTABLISHED_BLOCKED,
+        wfp::Rule::NoStreamAction => &rules::STREAM_WITHOUT_ACTION,
         wfp::Rule::WaitsForItself => &rules::CALLOUT_DEADLOCK,
     };
     let callout = violation.callout_id.map_or(0, u64::from);

@@ -126,6 +126,11 @@ rules! {
     INVALID_ABSORB = LAB, None, "FWPS_CLASSIFY_OUT_FLAG_ABSORB where it is not valid, or without a block";
     NET_BUFFER_CHANGED = LAB, None, "returned from classify with the NET_BUFFER's data start moved";
 
+    // Filtering: what Microsoft's CodeQL queries for callout drivers (kmdf/queries/wfp)
+    // look for in source, found as it happens.
+    FLOW_ESTABLISHED_BLOCKED = LAB, None, "a callout at ALE_FLOW_ESTABLISHED returned Block";
+    STREAM_WITHOUT_ACTION = LAB, None, "a stream callout that does more than inspect set no action";
+
     // Events. Driver Verifier checks the argument of EtwUnregister. No document
     // covers the handles that events are written with.
     ETW_BAD_UNREGISTER = 0xC4, Some(0xDC), "passed EtwUnregister a handle that is not registered";

@@ -15,6 +15,9 @@ pub(super) const RUNTIME_FLAG_CLEAR_ACTION_RIGHT: u16 = 1;
 /// `FWPS_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED`.
 pub(super) const RUNTIME_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED: u16 = 2;
 
+/// No value of `FWP_ACTION_TYPE`, so that a callout that sets none is noticed.
+const NO_ACTION: ActionType = ActionType(0);
+
 /// A filter as classify sees it.
 pub(super) struct ActiveFilter {
     pub(super) runtime: RuntimeFilter,
@@ -144,7 +147,7 @@ impl Run<'_> {
             };
         };
         let (before, after) = self.invoke(slot, &callout, runtime, current)?;
-        self.judge(slot.id, before, after);
+        self.judge(slot.id, runtime.action, before, after);
         let result = verdict_of_callout(runtime, before, after)?;
         Some(Verdict { absorbed: result.absorbed && self.layer.allows_absorb(), ..result })
     }
@@ -164,8 +167,9 @@ impl Run<'_> {
         let called = (!skipped).then(|| {
             // A callout sees the action of the heavier sublayers, and whether it may
             // write another.
+            let so_far = current.map_or(self.options.initial_action, |current| current.action);
             let before = ClassifyOut {
-                action: current.map_or(self.options.initial_action, |current| current.action),
+                action: if self.must_act(filter.action) { NO_ACTION } else { so_far },
                 rights: if current.is_some_and(|current| current.hard) { 0 } else { RIGHT_ACTION_WRITE },
                 flags: 0,
             };
@@ -187,15 +191,25 @@ impl Run<'_> {
         Some((before, after))
     }
 
-    /// Reports the rules of `FWPS_CLASSIFY_OUT0` that the callout has broken.
-    fn judge(&mut self, callout_id: u32, before: ClassifyOut, after: ClassifyOut) {
+    /// Whether the callout of a filter must set an action, whatever it decides
+    /// (*Using a Callout for Deep Inspection*).
+    fn must_act(&self, action: ActionType) -> bool {
+        self.layer.is_stream() && action != ActionType::CALLOUT_INSPECTION
+    }
+
+    /// Reports the rules that the callout has broken: those of `FWPS_CLASSIFY_OUT0`,
+    /// and two of Microsoft's CodeQL queries for callout drivers.
+    fn judge(&mut self, callout_id: u32, of_filter: ActionType, before: ClassifyOut, after: ClassifyOut) {
+        let forgot = self.must_act(of_filter) && after.action == NO_ACTION;
         let mut note = |rule, text: String| {
             let (callout_id, layer) = (Some(callout_id), Some(self.layer.id));
             self.violations.push(Violation { callout_id, layer, rule, text });
         };
         let held = before.rights & RIGHT_ACTION_WRITE != 0;
         let (from, to) = (before.action.0, after.action.0);
-        if !is_return_value(after.action) {
+        if forgot {
+            note(Rule::NoStreamAction, "actionType is not set".into());
+        } else if !is_return_value(after.action) {
             note(Rule::UnknownAction, format!("actionType {to:#x} is not a value that a callout may return"));
         }
         if !held && before.action != after.action && !is_veto(before, after) {
@@ -206,6 +220,10 @@ impl Run<'_> {
         }
         if !held && after.rights & RIGHT_ACTION_WRITE != 0 {
             note(Rule::RightRaised, "the right to write actionType was set again".into());
+        }
+        let of_flow = self.layer.name.starts_with("ALE_FLOW_ESTABLISHED_") && !self.layer.is_discard();
+        if of_flow && held && after.action == ActionType::BLOCK && before.action != ActionType::BLOCK {
+            note(Rule::BlockedFlow, "the connection is closed".into());
         }
         if after.flags & CLASSIFY_OUT_FLAG_ABSORB != 0 {
             if !self.layer.allows_absorb() {

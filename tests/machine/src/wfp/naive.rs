@@ -148,12 +148,19 @@ pub(super) fn decide(world: &World, numbers: [u16; 2]) -> Outcome {
                     Some(callout) => {
                         // On entry it sees the action of the heavier sublayers.
                         let see = match action {
+                            _ if world.is_stream && filter.action != INSPECTION => (0, 1, 0),
                             _ if world.is_stream => (CONTINUE, 1, 0),
                             None => (CONTINUE, 1, 0),
                             Some(action) => (action, u32::from(right), 0),
                         };
                         let did = callout.run(see);
                         outcome.calls.push((index, see));
+                        // "Each non-inspection callout must set an action."
+                        if world.is_stream && filter.action != INSPECTION && did.0 == 0 {
+                            outcome.rules.push(Rule::NoStreamAction);
+                        } else {
+                            note_unknown_action(did, &mut outcome.rules);
+                        }
                         note_broken_rules(world, see, did, &mut outcome.rules);
                         veto = see.1 == 0 && see.0 == PERMIT && did.0 == BLOCK;
                         // "May be written only while the right is held."
@@ -237,10 +244,13 @@ fn all_conditions_hold(conditions: &[Condition], numbers: [u16; 2]) -> bool {
     true
 }
 
-fn note_broken_rules(world: &World, see: Out, did: Out, rules: &mut Vec<Rule>) {
+fn note_unknown_action(did: Out, rules: &mut Vec<Rule>) {
     if ![BLOCK, PERMIT, CONTINUE, NONE, NONE_NO_MATCH].contains(&did.0) {
         rules.push(Rule::UnknownAction);
     }
+}
+
+fn note_broken_rules(world: &World, see: Out, did: Out, rules: &mut Vec<Rule>) {
     if see.1 == 0 {
         let veto = see.0 == PERMIT && did.0 == BLOCK;
         if see.0 != did.0 && !veto {

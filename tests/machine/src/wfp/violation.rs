@@ -30,6 +30,11 @@ pub enum Rule {
     /// `FWPS_CLASSIFY_OUT_FLAG_ABSORB` at a layer where it is not valid, or without
     /// a block.
     InvalidAbsorb,
+    /// A block at ALE_FLOW_ESTABLISHED, where callouts should not decide (*Callout
+    /// Driver Programming Considerations*).
+    BlockedFlow,
+    /// A stream callout that does more than inspect has set no action.
+    NoStreamAction,
     /// A call from inside the callback that the call would have to wait for.
     WaitsForItself,
 }

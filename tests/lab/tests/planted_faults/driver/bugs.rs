@@ -153,6 +153,9 @@ bugs! {
     Classify RIGHT_RAISED => answer(1, 0x1002, 0);
     Classify UNKNOWN_ACTION => answer(1, 0x1234, 0);
     Classify INVALID_ABSORB => answer(1, 0x1002, 1);
+    Classify FLOW_ESTABLISHED_BLOCKED => answer(0, 0x1001, 0);
+    // Everywhere else, the driver's callout may leave the action as it is.
+    Classify STREAM_WITHOUT_ACTION => {};
     Classify NET_BUFFER_CHANGED => NdisAdvanceNetBufferDataStart(net_buffer(), 4, 0, 0);
 
     Unload ETW_BAD_UNREGISTER => {
