@@ -57,7 +57,7 @@ const fn life(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan
 }
 
 /// Every variant.
-pub static ALL: [Variant; 25] = [
+pub static ALL: [Variant; 27] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",

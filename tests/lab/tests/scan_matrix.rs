@@ -19,7 +19,7 @@ fn hold(cases: &[Case]) -> Vec<Outcome> {
 
 fn case(mode: u32, techniques: &[Technique], variants: &[&str]) -> Case {
     let variants = variants.iter().map(|name| Variant::named(name).unwrap()).collect();
-    Case { techniques: techniques.to_vec(), variants, ..Case::base(mode) }
+    Case { techniques: techniques.to_vec(), ..Case::of(mode, variants) }
 }
 
 #[test]
@@ -96,7 +96,8 @@ fn beside_windows_firewall_closed_ports_are_silent_in_every_mode() {
         ]
         .map(|case| beside(firewall, case))
     });
-    let cases: Vec<_> = cases.collect();
+    let everything = case(0, &[Syn, Null, Udp], &["silent-drop-everything"]);
+    let cases: Vec<_> = cases.chain([everything]).collect();
     for outcome in hold(&cases) {
         let silenced: u64 = outcome.silenced.values().sum();
         assert_eq!(silenced > 0, outcome.case.mode == 2, "{}", outcome.case.name());

@@ -114,7 +114,6 @@ ICMP errors are counted on the wire. In every world, curl fetched a page through
 
 fn cases(arguments: &Arguments) -> Vec<Case> {
     const MODES: [u32; 3] = [0, 1, 2];
-    let with = |mode, variants: Vec<&'static Variant>| Case { variants, ..Case::base(mode) };
     if let Some(firewall) = &arguments.firewall {
         let cases = beside(firewall).into_iter();
         return cases.filter(|case| arguments.mode.is_none_or(|mode| case.mode == mode)).collect();
@@ -124,7 +123,7 @@ fn cases(arguments: &Arguments) -> Vec<Case> {
     }
     if !arguments.variant.is_empty() {
         let modes = if arguments.all { &MODES[..] } else { &MODES[2..] };
-        return modes.iter().map(|mode| with(*mode, arguments.variant.clone())).collect();
+        return modes.iter().map(|mode| Case::of(*mode, arguments.variant.clone())).collect();
     }
     let mut cases: Vec<_> = MODES.map(Case::base).into();
     cases.push(Case { silence_echo: true, techniques: vec![Technique::Ping], ..Case::base(2) });
@@ -135,7 +134,7 @@ fn cases(arguments: &Arguments) -> Vec<Case> {
     cases.extend([Firewall::on(), Firewall::off()].iter().flat_map(beside));
     let modes = if arguments.all { &MODES[..] } else { &MODES[2..] };
     for variant in variants::ALL.iter().filter(|variant| variant.concerns_packets) {
-        cases.extend(modes.iter().map(|mode| with(*mode, vec![variant])));
+        cases.extend(modes.iter().map(|mode| Case::of(*mode, vec![variant])));
     }
     cases
 }

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use comfy_table::{ContentArrangement, Table};
 use machine::host::{self, Application};
 use machine::nt::registry::RegistryValue;
+use machine::wfp::SilentDrop;
 use machine::wire::Family;
 
 use crate::counters::Counters;
@@ -59,6 +60,20 @@ impl Case {
         }
     }
 
+    /// The base world with variants. Those of Windows Firewall's callout show only beside
+    /// Windows Firewall.
+    pub fn of(mode: u32, variants: Vec<&'static Variant>) -> Self {
+        let case = Self { variants, ..Self::base(mode) };
+        let has_firewall = case.silent_drop() != SilentDrop::default();
+        Self { firewall: has_firewall.then(Firewall::on), ..case }
+    }
+
+    fn silent_drop(&self) -> SilentDrop {
+        let mut plan = Plan::default();
+        self.variants.iter().for_each(|variant| variant.turn(&mut plan));
+        plan.engine.silent_drop
+    }
+
     /// The name in the matrix.
     pub fn name(&self) -> String {
         let mut name = format!("Mode {}", self.mode);
@@ -97,9 +112,11 @@ impl Case {
     fn silent(&self, number: u16) -> [bool; 2] {
         let is_exempt = self.exempt && EXEMPT.contains(&number);
         let driver = self.driver_silences().map(|silences| silences && !is_exempt);
-        // Windows' callout drops what found no endpoint, not what a listener refuses.
+        // By default Windows' callout drops what found no endpoint, not what a listener
+        // refuses.
         let stealth = self.firewall_is_stealthy();
-        [driver[0] || stealth && number != HTTP, driver[1] || stealth]
+        let everything = self.silent_drop() == SilentDrop::Everything;
+        [driver[0] || stealth && (number != HTTP || everything), driver[1] || stealth]
     }
 }
 
