@@ -113,7 +113,7 @@ impl Filtering {
                 managed.backoff = Backoff::default();
                 (0, 0)
             }
-            Err(status) => (status.code(), managed.backoff.next()),
+            Err(status) => (status.code(), managed.backoff.next_wait()),
         };
         let protection = Protection { state, status, next_try_ms };
         if shown.set(&protection, clock::milliseconds()) {

@@ -94,7 +94,7 @@ const DOUBLINGS: u32 = 4;
 
 impl Backoff {
     /// The wait after one more refusal, in milliseconds.
-    pub fn next(&mut self) -> u32 {
+    pub fn next_wait(&mut self) -> u32 {
         let wait = FIRST_MS << self.0;
         self.0 = (self.0 + 1).min(DOUBLINGS);
         wait
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn waits_double_and_are_bounded() {
         let mut backoff = Backoff::default();
-        let waits = [(); 7].map(|()| backoff.next());
+        let waits = [(); 7].map(|()| backoff.next_wait());
         assert_eq!(waits, [250, 500, 1000, 2000, 4000, 4000, 4000]);
     }
 

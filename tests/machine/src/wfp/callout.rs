@@ -41,7 +41,7 @@ impl Callouts {
                 if let Some(flags) = callout.registered {
                     let driver = Arc::new(WindowsCallout::named(callout.name, silent_drop));
                     // It is the first registration of this slot.
-                    let _registered = slot.register(flags, driver, 0);
+                    let _registered = slot.put(flags, driver, 0);
                 }
                 (callout.key, Arc::new(slot))
             })
@@ -132,6 +132,12 @@ impl Slot {
         if flags & !options.callout_flags.known() != 0 {
             return options.flags_refusal;
         }
+        self.put(flags, driver, sequence)
+    }
+
+    /// Registers with any flags: those of Windows' own callouts have no names in the
+    /// headers.
+    fn put(&self, flags: u32, driver: Arc<dyn CalloutDriver>, sequence: u64) -> Status {
         let mut state = write(&self.state);
         match &*state {
             Some(registration) if registration.leaving => Status::FWP_IN_USE,
