@@ -6,11 +6,12 @@ use super::callouts::{COUNT, CalloutIndex};
 use super::stealth::Verdict;
 
 /// The counts of one processor at one level, on cache lines of their own. A row is a
-/// callout, in the order of registration; a column is a verdict. The type contains
-/// only integers, so that it can be made in zeroed memory.
+/// verdict; a column is a callout, in the order of registration. Nearly always the
+/// verdict is a constant where it is counted, so the row costs nothing. The type
+/// contains only integers, so that it can be made in zeroed memory.
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub struct Counters([[AtomicU64; Verdict::COUNT]; COUNT]);
+pub struct Counters([[AtomicU64; COUNT]; Verdict::COUNT]);
 
 impl Counters {
     /// Counts without a locked instruction. Nobody else may count meanwhile.
@@ -31,13 +32,15 @@ impl Counters {
 
     /// Adds the counts of a callout to `sums`.
     pub fn add_to(&self, callout: CalloutIndex, sums: &mut [u64; Verdict::COUNT]) {
-        for (sum, count) in sums.iter_mut().zip(self.0.get(callout.number()).into_iter().flatten()) {
-            *sum = sum.wrapping_add(count.load(Relaxed));
+        for (sum, row) in sums.iter_mut().zip(&self.0) {
+            if let Some(count) = row.get(callout.number()) {
+                *sum = sum.wrapping_add(count.load(Relaxed));
+            }
         }
     }
 
     #[inline(always)]
     fn of(&self, callout: CalloutIndex, verdict: Verdict) -> Option<&AtomicU64> {
-        self.0.get(callout.number())?.get(verdict as usize)
+        self.0.get(verdict as usize)?.get(callout.number())
     }
 }
