@@ -140,6 +140,8 @@ pub enum Does {
     Continue,
     /// It blocks.
     Block,
+    /// It permits, so that no lighter sublayer can block (`AnswerExempt`).
+    Permit,
 }
 
 /// The possible ends at a layer.
@@ -291,6 +293,7 @@ impl<'a> Layer<'a> {
                 let says = match hushport {
                     Does::Continue => Says::Nothing,
                     Does::Block => Says::HardBlock,
+                    Does::Permit => Says::HardPermit,
                 };
                 here.insert(says, BTreeSet::from([Decider::Hushport]));
             } else {
@@ -310,7 +313,9 @@ impl<'a> Layer<'a> {
             let mut next = Ends::new();
             for (&before, deciders) in &current {
                 for (&says, others) in &here {
-                    let kept = says == Says::Nothing || before.is_hard() && says != Says::Veto;
+                    // hushport does not permit over a heavier sublayer's block.
+                    let stands = place.is_hushport && says == Says::HardPermit && before.blocks();
+                    let kept = says == Says::Nothing || before.is_hard() && says != Says::Veto || stands;
                     let (says, deciders) = if kept { (before, deciders) } else { (says, others) };
                     next.entry(says).or_default().extend(deciders);
                 }

@@ -218,7 +218,9 @@ impl Packet {
 
     /// What hushport decides about it at a layer.
     pub fn decision_at(&self, layer: &str) -> DecisionAt {
-        let is_echo = self.kind == Kind::Icmp && self.icmp.0 == if self.v6 { 128 } else { 8 };
+        // Echo, and the other requests of docs/SECURITY.md, "ICMP errors".
+        let requests: &[u16] = if self.v6 { &[128, 139] } else { &[8, 13, 15, 17] };
+        let is_echo = self.kind == Kind::Icmp && requests.contains(&self.icmp.0);
         let decides = DECIDING_LAYERS
             .iter()
             .any(|deciding| ["V4", "V6"].iter().any(|family| deciding.replace('#', family) == layer));

@@ -111,12 +111,19 @@ pub struct Winner {
 }
 
 /// What hushport does at a layer, and in which case.
-const CASES: [(&str, Does); 2] = [("Mode 2", Does::Block), ("Mode 1", Does::Continue)];
+const CASES: [(&str, Does); 3] =
+    [("Mode 2", Does::Block), ("Mode 1", Does::Continue), (ANSWER_EXEMPT, Does::Permit)];
+const ANSWER_EXEMPT: &str = "Exempt, with AnswerExempt 1";
 const ECHO_CASES: [(&str, Does); 2] =
     [("Mode 2 with SilenceEcho 1", Does::Block), ("Mode 1, or SilenceEcho 0", Does::Continue)];
 
 /// The cases in which hushport lets others decide, too.
 const AS_IN_MODE_1: &str = "Mode 0, and what is exempt: as in Mode 1.";
+
+/// What `ExemptProfiles` means at a layer.
+const PROFILE_IS_KNOWN: &str = "ExemptProfiles: what comes from networks of these profiles is exempt.";
+const PROFILE_IS_NOT_KNOWN: &str = "ExemptProfiles: hushport decides at OUTBOUND_ICMP_ERROR instead, because this \
+     layer has no field for the profile.";
 
 impl Report {
     /// Explains a state, and a packet in it.
@@ -210,6 +217,11 @@ fn consequences(state: &State, layer: &Layer<'_>, name: &str) -> Vec<String> {
         if does == Does::Continue {
             lines.push(AS_IN_MODE_1.into());
         }
+    }
+    match name {
+        _ if name.starts_with("INBOUND_IPPACKET") => lines.push(PROFILE_IS_NOT_KNOWN.into()),
+        _ if cases.len() == CASES.len() => lines.push(PROFILE_IS_KNOWN.into()),
+        _ => {}
     }
     lines
 }
@@ -344,9 +356,10 @@ fn explain_packet(state: &State, packet: &Packet, weight: u16) -> PacketReport {
         };
         let cases: &[_] = match packet.decision_at(name) {
             DecisionAt::None => &[("hushport only observes", Does::Continue)],
-            DecisionAt::Exempt => {
-                &[("hushport lets loopback and IPsec-secured packets pass", Does::Continue)]
-            }
+            DecisionAt::Exempt => &[
+                ("hushport lets loopback and IPsec-secured packets pass", Does::Continue),
+                (ANSWER_EXEMPT, Does::Permit),
+            ],
             DecisionAt::Echo => &ECHO_CASES,
             DecisionAt::Answer => &CASES,
         };

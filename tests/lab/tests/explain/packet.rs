@@ -22,11 +22,12 @@ const EITHER: (bool, bool) = (true, true);
 fn a_syn_to_a_closed_port() {
     let state = Written::new().firewall().state();
     for (more, expected) in [
-        ("profile=public", vec![BLOCKED, BLOCKED]),
-        ("profile=private", vec![BLOCKED, PERMITTED]),
-        ("", vec![BLOCKED, EITHER]),
-        ("profile=public loopback", vec![PERMITTED]),
-        ("profile=public ipsec", vec![PERMITTED]),
+        // The last case: what is exempt, with AnswerExempt 1.
+        ("profile=public", vec![BLOCKED, BLOCKED, PERMITTED]),
+        ("profile=private", vec![BLOCKED, PERMITTED, PERMITTED]),
+        ("", vec![BLOCKED, EITHER, PERMITTED]),
+        ("profile=public loopback", vec![PERMITTED, PERMITTED]),
+        ("profile=public ipsec", vec![PERMITTED, PERMITTED]),
     ] {
         let packet = format!("tcp syn 203.0.113.7:4000 -> :22 {more}");
         assert_eq!(winners(&state, &packet, None, TRANSPORT_DISCARD), expected, "{more}");
@@ -34,7 +35,8 @@ fn a_syn_to_a_closed_port() {
     // Only echo requests are decided before an endpoint is looked for.
     assert_eq!(winners(&state, "tcp syn : -> :22", None, "INBOUND_TRANSPORT_V4"), [PERMITTED]);
     assert_eq!(winners(&state, "icmp : -> :", None, "INBOUND_TRANSPORT_V4"), [BLOCKED, PERMITTED]);
-    assert_eq!(winners(&state, "icmp 13/0 : -> :", None, "INBOUND_TRANSPORT_V4"), [PERMITTED]);
+    assert_eq!(winners(&state, "icmp 13/0 : -> :", None, "INBOUND_TRANSPORT_V4"), [BLOCKED, PERMITTED]);
+    assert_eq!(winners(&state, "icmp 14/0 : -> :", None, "INBOUND_TRANSPORT_V4"), [PERMITTED]);
 }
 
 #[test]

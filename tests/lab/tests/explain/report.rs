@@ -22,6 +22,8 @@ fn windows_firewall_drops_afterwards() {
         "Mode 1: closed ports answer on domain networks, because Windows Firewall's filter \"filter 3\" (3) permits \
          them afterwards.",
         "Mode 0, and what is exempt: as in Mode 1.",
+        "Exempt, with AnswerExempt 1: closed ports answer on all networks, because hushport permits them.",
+        "ExemptProfiles: what comes from networks of these profiles is exempt.",
     ];
     assert_eq!(lines, expected);
     let v6 = consequences(&Written::new().firewall().state(), "INBOUND_TRANSPORT_V6_DISCARD");
@@ -46,6 +48,30 @@ fn a_heavier_sublayer_decides_first() {
         "a hard permit",
     );
     assert!(permit("NONE")[0].ends_with("because hushport blocks them."), "a soft permit is overridden");
+}
+
+/// A profile is decided at the error. Only there does AnswerExempt count for it.
+#[test]
+fn the_layer_without_a_profile_leaves_it_to_the_error() {
+    let state = Written::new().firewall().state();
+    let discard = consequences(&state, "INBOUND_IPPACKET_V4_DISCARD");
+    let error = consequences(&state, "OUTBOUND_ICMP_ERROR_V4");
+    let told = |lines: &[String], part: &str| lines.iter().any(|line| line.contains(part));
+    assert!(told(&discard, "decides at OUTBOUND_ICMP_ERROR instead"), "{discard:?}");
+    assert!(told(&error, "networks of these profiles is exempt"), "{error:?}");
+    assert!(told(&error, "Exempt, with AnswerExempt 1: ICMP port unreachable errors are sent"), "{error:?}");
+    let echo = consequences(&state, "INBOUND_TRANSPORT_V4");
+    assert!(!told(&echo, "AnswerExempt") && !told(&echo, "ExemptProfiles"), "{echo:?}");
+}
+
+/// AnswerExempt does not permit over a heavier sublayer's block.
+#[test]
+fn a_heavier_block_stands_with_answer_exempt() {
+    let written = Written::new().firewall().sublayer(OTHER, "another product", 65535);
+    let state = written.filter(TRANSPORT_DISCARD, OTHER, ("BLOCK", "", "NONE"), &[]).state();
+    let lines = consequences(&state, TRANSPORT_DISCARD);
+    let exempt = lines.iter().find(|line| line.starts_with("Exempt, with AnswerExempt 1")).unwrap();
+    assert!(exempt.contains("do not answer on all networks"), "{exempt}");
 }
 
 #[test]
