@@ -38,11 +38,11 @@ impl PolicyWord {
         Rules::of_bits(self.0 as u16)
     }
 
-    /// Whether a verdict needs the rules only: there are no lists of exemptions, and
-    /// the order is not checked.
+    /// Whether a verdict needs the rules only: they are a whole policy, and the order
+    /// is not checked.
     #[inline(always)]
     pub const fn is_only_rules(self) -> bool {
-        self.0 & !(Rules::WITHOUT_LISTS as u32) == 0
+        self.0 & !(Rules::WHOLE as u32) == 0
     }
 
     /// The number of the order check, 0 if the order is not checked.

@@ -49,6 +49,7 @@ impl Reload {
     /// Puts a good policy in force.
     fn replace(&self, applied: PoolBox<Applied>, irql: &Passive) {
         let Shared { policies, channel, .. } = &*self.shared;
+        self.shared.scans.apply(&applied.values());
         policies.replace(applied, irql);
         self.filtering.follow_policy(irql);
         events::policy(channel, Occasion::Change, policies, irql);

@@ -1,17 +1,20 @@
 //! Scan detection: the time and the key that all processors share.
 
+use core::sync::atomic::{AtomicU32, Ordering};
+
 use crate::kernel::clock;
 use crate::kernel::irql::Passive;
 use crate::logic::mix::mix;
 use crate::logic::policy::Policy;
 use crate::logic::processor::Remotes;
-use crate::logic::scan::{Encounter, Scan, Seed, Settings, Spans, Technique, sweep};
-use crate::logic::stealth::PacketView;
+use crate::logic::scan::{Encounter, Scan, Seed, Settings, Spans, sweep};
 
 /// The time and the key for all processors' tables.
 pub struct Scans {
     spans: Spans,
     seed: Seed,
+    /// `DynamicPortStart` of the policy in force.
+    dynamic_port_start: AtomicU32,
 }
 
 impl Scans {
@@ -19,15 +22,19 @@ impl Scans {
     /// driver, because the network does not know its address.
     pub fn new<T: ?Sized>(policy: &Policy, address: &T) -> Self {
         let seed = Seed::new(mix(clock::seed(address), 0));
-        Self { spans: Spans::new(clock::milliseconds(), policy.scan_window_ms), seed }
+        let spans = Spans::new(clock::milliseconds(), policy.scan_window_ms);
+        Self { spans, seed, dynamic_port_start: AtomicU32::new(policy.dynamic_port_start) }
     }
 
-    /// The encounter of a packet that has met a closed port; `None` if no scan sends
-    /// such a packet.
+    /// Takes over from a new policy what packets need.
+    pub fn apply(&self, policy: &Policy) {
+        self.dynamic_port_start.store(policy.dynamic_port_start, Ordering::Relaxed);
+    }
+
+    /// Whether a port is a dynamic port of this machine.
     #[inline(always)]
-    pub fn encounter(packet: &impl PacketView) -> Option<Encounter> {
-        let (remote, port, technique) = (packet.remote()?, packet.local_port()?, Technique::of(packet)?);
-        Some(Encounter { remote, port, technique })
+    pub fn is_dynamic(&self, port: Option<u16>) -> bool {
+        matches!(port, Some(port) if u32::from(port) >= self.dynamic_port_start.load(Ordering::Relaxed))
     }
 
     /// Notes an encounter on this processor.

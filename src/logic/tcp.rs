@@ -36,6 +36,12 @@ impl TcpFlags {
         self.without_ecn() == Self(SYN)
     }
 
+    /// Whether a segment of an open connection can have these flags: ACK is set in
+    /// all of them (RFC 9293, 3.10.7.4), and SYN and FIN never come together.
+    pub fn is_of_connection(self) -> bool {
+        self.0 & ACK != 0 && self.0 & (SYN | FIN) != SYN | FIN
+    }
+
     /// The flags without those of ECN (RFC 3168, 6.1.1), which make no difference.
     #[inline(always)]
     pub fn without_ecn(self) -> Self {

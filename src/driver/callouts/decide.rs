@@ -3,7 +3,7 @@
 use core::marker::PhantomData;
 
 use crate::driver::events;
-use crate::driver::scans::Scans;
+use crate::driver::policy::PolicyWord;
 use crate::driver::shared::{SHARED, Shared};
 use crate::kernel::irql::{InCallout, MaxDispatch};
 use crate::kernel::published::Published;
@@ -12,8 +12,8 @@ use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::indication::Indication;
 use crate::logic::callouts::{Callout, Pair};
 use crate::logic::layers::Decision;
-use crate::logic::scan::Encounter;
-use crate::logic::stealth::{PacketView, Rules, Verdict, decide};
+use crate::logic::scan::{Encounter, is_reply};
+use crate::logic::stealth::{Judgement, PacketView, Rules, Verdict, decide};
 
 /// A decision, taken by the callouts whose row in the table names it.
 pub trait Decide: 'static {
@@ -71,7 +71,12 @@ impl<D: Decide> Handler for Deciding<D> {
         }
         let word = shared.policies.word();
         let (verdict, met) = match D::is_needed(word.rules()) {
-            true => Self::decide(shared, word.rules(), &incoming, &irql),
+            true => match Self::decide(shared, word.rules(), &incoming, &irql) {
+                Decided::Usual(verdict, met) => (verdict, met),
+                Decided::Permit(verdict) => {
+                    return permit(shared, incoming.cold_copy(), verdict, word, &irql);
+                }
+            },
             false => (Verdict::Observed, None),
         };
         shared.count_and_meet(callout.index, verdict, met.as_ref(), &irql);
@@ -93,41 +98,96 @@ impl<D: Decide> Handler for Deciding<D> {
 impl<D: Decide> Deciding<D> {
     const CALLOUTS: Pair = Pair::deciding(D::DECISION);
 
-    /// Takes the decision. Also returns who has met a closed port, for scan
-    /// detection. The policy itself is read only if it has lists of exemptions;
-    /// otherwise its rules are enough.
+    /// Takes the decision. The policy itself is read only if its rules are not the
+    /// whole policy.
     #[inline(always)]
-    fn decide(
-        shared: &Shared,
-        rules: Rules,
-        incoming: &Incoming<'_>,
-        irql: &MaxDispatch,
-    ) -> (Verdict, Option<Encounter>) {
+    fn decide(shared: &Shared, rules: Rules, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Decided {
         let packet = D::packet(incoming);
-        let policy = match rules.has_lists() {
-            true => match shared.policies.current(irql) {
+        let policy = match rules.are_whole() {
+            true => None,
+            false => match shared.policies.current(irql) {
                 Some(policy) => Some(policy),
-                None => return (Verdict::Off, None),
+                None => return Decided::Usual(Verdict::Off, None),
             },
-            false => None,
         };
         let (rules, exemptions) = match &policy {
             Some(policy) => (policy.rules(), policy.exemptions()),
             None => (rules, None),
         };
-        let verdict = decide(D::DECISION, &packet, rules, exemptions);
-        let met = match D::DECISION.sees_probes() && verdict.is_closed_port() {
-            true => Scans::encounter(&packet),
-            false => None,
-        };
+        let Judgement { verdict, permit } = decide(D::DECISION, &packet, rules, exemptions);
+        if permit {
+            return Decided::Permit(verdict);
+        }
+        let is_closed_port = verdict.is_closed_port();
+        if D::DECISION == Decision::IcmpError
+            && let Some(exemptions) = exemptions
+            && is_closed_port
+            && exemptions.has_profiles()
+        {
+            meet_by_error(shared, incoming.cold_copy(), irql);
+        }
+        let is_probe = D::DECISION.sees_probes()
+            && is_closed_port
+            && !(shared.scans.is_dynamic(packet.local_port()) && is_late_reply(incoming.cold_copy()));
+        let met = if is_probe { Encounter::of(&packet) } else { None };
         match verdict {
             Verdict::Silenced if !incoming.may_decide() => match incoming.is_blocked() {
-                true => (Verdict::AlreadyBlocked, met),
-                false => (Verdict::Overruled, met),
+                true => Decided::Usual(Verdict::AlreadyBlocked, met),
+                false => Decided::Usual(Verdict::Overruled, met),
             },
-            verdict => (verdict, met),
+            verdict => Decided::Usual(verdict, met),
         }
     }
+}
+
+/// Counts and logs the verdict on a packet that is permitted.
+#[cold]
+#[inline(never)]
+fn permit(
+    shared: &Shared,
+    incoming: Incoming<'_>,
+    verdict: Verdict,
+    word: PolicyWord,
+    irql: &MaxDispatch,
+) -> Action {
+    shared.count(incoming.callout().index, verdict, irql);
+    if events::is_logged(&shared.channel, verdict) {
+        events::verdict(&shared.channel, &incoming, verdict, irql);
+    }
+    if word.order_check() != 0 {
+        shared.follow(&incoming, word, irql);
+    }
+    Action::Permit
+}
+
+/// Notes who has met a closed port by the error about its packet. The packet's own
+/// decision has been left to the error (`Deferred`).
+#[cold]
+#[inline(never)]
+fn meet_by_error(shared: &Shared, incoming: Incoming<'_>, irql: &MaxDispatch) {
+    let packet = incoming.described();
+    if !(shared.scans.is_dynamic(packet.local_port) && is_reply(&packet))
+        && let Some(met) = Encounter::of(&packet)
+        && let Some(processor) = shared.processors.current(irql)
+    {
+        shared.scans.meet(&processor.remotes, &met);
+    }
+}
+
+/// Whether a packet to a dynamic port is a late reply and no probe.
+#[cold]
+#[inline(never)]
+fn is_late_reply(incoming: Incoming<'_>) -> bool {
+    is_reply(&incoming.described())
+}
+
+/// What a decision leads to.
+enum Decided {
+    /// The verdict says what becomes of the packet. Also who has met a closed port,
+    /// for scan detection.
+    Usual(Verdict, Option<Encounter>),
+    /// The packet is permitted, in spite of lighter sublayers.
+    Permit(Verdict),
 }
 
 impl From<Verdict> for Action {

@@ -2,7 +2,6 @@
 
 use super::decide::Decide;
 use crate::driver::events;
-use crate::driver::scans::Scans;
 use crate::driver::shared::Shared;
 use crate::kernel::irql::InCallout;
 use crate::kernel::wfp::callout::Action;
@@ -24,8 +23,8 @@ impl Decide for TransportDiscard {
         incoming.discarded_segment()
     }
 
-    /// Answers for a segment to a closed port whose header is contiguous, under a
-    /// policy without lists of exemptions.
+    /// Answers for a segment to a closed port whose header is contiguous and that is
+    /// no late reply, under a policy that is only rules.
     #[inline(always)]
     fn classify_fast(
         shared: &Shared,
@@ -42,8 +41,8 @@ impl Decide for TransportDiscard {
         if !incoming.may_decide() {
             return None;
         }
-        let met = Scans::encounter(&segment)?;
-        Some(match decide(Self::DECISION, &segment, word.rules(), None) {
+        let met = Encounter::of(&segment)?;
+        Some(match decide(Self::DECISION, &segment, word.rules(), None).verdict {
             // One copy of the code for the common verdict, in which it is a
             // constant.
             Verdict::Silenced => settle(shared, met, callout.index, Verdict::Silenced, token),

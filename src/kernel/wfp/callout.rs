@@ -23,7 +23,7 @@ pub trait Handler: 'static {
     fn shared() -> &'static Published<Self::Shared>;
 
     /// The fast path of classifyFn: returns an action for the common indication,
-    /// `None` for any other. The action is the one that [`classify`](Self::classify)
+    /// `None` for any other. It never permits. The action is the one that [`classify`](Self::classify)
     /// would return, because both take the same decision.
     #[inline(always)]
     fn classify_fast(_: &Self::Shared, _: &Indication<'_>, _: &InCallout) -> Option<Action> {
@@ -48,6 +48,10 @@ pub enum Action {
     /// FWP_ACTION_BLOCK, and the right to write the action is cleared, so that no
     /// later filter can change it.
     Block,
+    /// FWP_ACTION_PERMIT, and the right to write the action is cleared, so that
+    /// filters in lighter sublayers cannot block. A block of a heavier sublayer
+    /// stands.
+    Permit,
 }
 
 /// Allows all offloads, so that observing costs no throughput. Newer flags are higher
@@ -137,9 +141,9 @@ unsafe extern "C" fn classify_thunk<H: Handler>(
     let answer =
         unsafe { ask::<H>(in_fixed_values, in_meta_values, layer_data, flow_context, out, H::classify_fast) };
     match answer {
-        Some(action) => action.apply(out),
+        Some(action @ (Action::Continue | Action::Block)) => action.apply(out),
         // SAFETY: as above.
-        None => unsafe {
+        Some(Action::Permit) | None => unsafe {
             classify_slow::<H>(
                 in_fixed_values,
                 in_meta_values,
@@ -222,7 +226,18 @@ impl Action {
                 out.actionType = ffi::FWP_ACTION_BLOCK;
                 out.rights &= !ffi::FWPS_RIGHT_ACTION_WRITE;
             }
+            Self::Permit => permit(out),
         }
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn permit(out: &mut ffi::FWPS_CLASSIFY_OUT0) {
+    // A heavier sublayer may have blocked and left the right.
+    if out.actionType != ffi::FWP_ACTION_BLOCK {
+        out.actionType = ffi::FWP_ACTION_PERMIT;
+        out.rights &= !ffi::FWPS_RIGHT_ACTION_WRITE;
     }
 }
 

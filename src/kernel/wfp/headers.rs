@@ -13,6 +13,7 @@ use crate::logic::ip::{self, Ends, Part};
 use crate::logic::layers::{Decision, Role};
 use crate::logic::order::{Direction, Kinds, Tracking};
 use crate::logic::protocol::{ICMP, ICMPV6, TCP, UDP};
+use crate::logic::scan::WELL_KNOWN_END;
 use crate::logic::stealth::{Packet, PacketView};
 use crate::logic::tcp::TcpFlags;
 use crate::logic::transport::{Header, Ports};
@@ -47,8 +48,9 @@ impl Incoming<'_> {
         }
     }
 
-    /// The segment in the common case: it found no endpoint, and its header is
-    /// contiguous.
+    /// The segment in the common case: it found no endpoint, its header is
+    /// contiguous, and it does not come from a well-known port, so that it is no late
+    /// reply.
     #[inline(always)]
     pub fn closed_port(&self) -> Option<IndicatedPacket<'_, '_>> {
         if !self.found_no_endpoint() {
@@ -56,8 +58,12 @@ impl Incoming<'_> {
         }
         let Some(TCP) = self.protocol() else { return None };
         let local_port = self.local_port()?;
-        let tcp_flags = self.contiguous_tcp_flags(local_port)?;
-        Some(IndicatedPacket { incoming: self, protocol: Some(TCP), local_port: Some(local_port), tcp_flags })
+        let (source, tcp_flags) = self.contiguous_tcp_flags(local_port)?;
+        if source < WELL_KNOWN_END {
+            return None;
+        }
+        let (protocol, local_port) = (Some(TCP), Some(local_port));
+        Some(IndicatedPacket { incoming: self, protocol, local_port, source: None, tcp_flags })
     }
 
     /// A discarded segment's flags. In the common case the header is contiguous, and
@@ -69,16 +75,16 @@ impl Incoming<'_> {
             None => None,
         };
         match contiguous {
-            Some(flags) => flags,
+            Some((_, flags)) => flags,
             None => self.cold_copy().scattered_tcp_flags(),
         }
     }
 
     #[inline(always)]
-    fn contiguous_tcp_flags(&self, destination: u16) -> Option<TcpFlags> {
+    fn contiguous_tcp_flags(&self, destination: u16) -> Option<(u16, TcpFlags)> {
         let header = self.net_buffer()?.piece(self.transport_header_size()?)?;
-        let source = self.uint16(self.fields().remote_port)?;
-        TcpFlags::between(Ports { source, destination }, header)
+        let source = self.remote_port()?;
+        Some((source, TcpFlags::between(Ports { source, destination }, header)?))
     }
 
     #[cold]
@@ -108,10 +114,10 @@ impl Incoming<'_> {
 
     #[cold]
     #[inline(never)]
-    fn scattered_discarded(self) -> Option<ProtocolAndPort> {
+    fn scattered_discarded(self) -> Option<ProtocolAndPorts> {
         let Tracking::Packet(direction, positions) = &self.callout().tracking else { return None };
         let ends = self.known(positions)?.ends(*direction)?;
-        self.scattered_packet(ends, *direction).map(protocol_and_port)
+        self.scattered_packet(ends, *direction).map(protocol_and_ports)
     }
 
     /// An ICMP error that is being sent: the packet that it quotes, which it
@@ -125,7 +131,7 @@ impl Incoming<'_> {
                 None => None,
             };
             match contiguous {
-                Some(headers) if headers.is_whole() => Some(protocol_and_port(headers)),
+                Some(headers) if headers.is_whole() => Some(protocol_and_ports(headers)),
                 _ => scattered_quoted(&buffer, ends),
             }
         };
@@ -140,16 +146,15 @@ impl Incoming<'_> {
         Some((self.net_buffer()?, self.known(positions)?.ends(Direction::Inbound)?))
     }
 
-    /// The packet with protocol and local port from its headers, if they could be
-    /// read.
+    /// The packet with protocol and ports from its headers, if they could be read.
     #[inline(always)]
-    fn packet_with(&self, ports: Option<ProtocolAndPort>) -> IndicatedPacket<'_, '_> {
-        match ports {
-            Some((protocol, local_port)) => {
-                IndicatedPacket { protocol: Some(protocol), local_port, ..self.packet() }
-            }
-            None => self.packet(),
-        }
+    fn packet_with(&self, ports: Option<ProtocolAndPorts>) -> IndicatedPacket<'_, '_> {
+        let Some((protocol, ports)) = ports else { return self.packet() };
+        let (source, local_port) = match ports {
+            Some(Ports { source, destination }) => (Some(source), Some(destination)),
+            None => (None, None),
+        };
+        IndicatedPacket { protocol: Some(protocol), local_port, source, ..self.packet() }
     }
 
     /// The packet that the callout decides about or observes, for an event.
@@ -263,19 +268,18 @@ fn places(direction: Direction, size: Option<u32>, fixed: Option<u32>) -> impl I
     [first, second, fixed].into_iter().flatten()
 }
 
-/// A packet's protocol, and its local port if the protocol has ports.
-pub(super) type ProtocolAndPort = (u8, Option<u16>);
+/// A packet's protocol, and its ports if the protocol has them.
+pub(super) type ProtocolAndPorts = (u8, Option<Ports>);
 
 #[inline(always)]
-fn protocol_and_port(headers: Headers) -> ProtocolAndPort {
-    let ports = headers.header.and_then(|header| header.ports);
-    (headers.protocol, ports.map(|ports| ports.destination))
+fn protocol_and_ports(headers: Headers) -> ProtocolAndPorts {
+    (headers.protocol, headers.header.and_then(|header| header.ports))
 }
 
 #[cold]
 #[inline(never)]
-fn scattered_quoted(buffer: &NetBuffer<'_>, ends: Ends) -> Option<ProtocolAndPort> {
-    behind_ip(&AtOffset(buffer.scattered(0), ERROR_HEADER), ends).map(protocol_and_port)
+fn scattered_quoted(buffer: &NetBuffer<'_>, ends: Ends) -> Option<ProtocolAndPorts> {
+    behind_ip(&AtOffset(buffer.scattered(0), ERROR_HEADER), ends).map(protocol_and_ports)
 }
 
 /// A packet's mark and kinds.

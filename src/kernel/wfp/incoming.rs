@@ -68,6 +68,12 @@ impl<'a> Incoming<'a> {
         &self.layer.fields
     }
 
+    /// The remote port, or the ICMP code.
+    #[inline(always)]
+    pub(super) fn remote_port(&self) -> Option<u16> {
+        self.uint16(self.fields().remote_port)
+    }
+
     /// The local port, or the ICMP type.
     #[inline(always)]
     pub(super) fn local_port(&self) -> Option<u16> {
@@ -191,6 +197,12 @@ impl<'a> Incoming<'a> {
     #[inline(always)]
     pub fn protocol(&self) -> Option<u8> {
         self.uint8(self.fields().protocol)
+    }
+
+    /// The profile of the network, if the layer has a field for it.
+    #[inline(always)]
+    pub(super) fn profile(&self) -> Option<u32> {
+        self.uint32(self.fields().profile)
     }
 
     /// Whether a flag is set in the field `FLAGS` at this position.

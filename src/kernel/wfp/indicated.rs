@@ -15,6 +15,8 @@ pub struct IndicatedPacket<'i, 'a> {
     pub(super) incoming: &'i Incoming<'a>,
     pub(super) protocol: Option<u8>,
     pub(super) local_port: Option<u16>,
+    /// The source port of a header that was read. `None`: the layer's field has it.
+    pub(super) source: Option<u16>,
     pub(super) tcp_flags: TcpFlags,
 }
 
@@ -27,6 +29,7 @@ impl Incoming<'_> {
             incoming: self,
             protocol,
             local_port: self.local_port(),
+            source: None,
             tcp_flags: TcpFlags::UNREAD,
         }
     }
@@ -51,6 +54,19 @@ impl PacketView for IndicatedPacket<'_, '_> {
     #[inline(always)]
     fn interface(&self) -> Option<u64> {
         self.incoming.uint64(self.incoming.fields().interface)
+    }
+
+    #[inline(always)]
+    fn profile(&self) -> Option<u32> {
+        self.incoming.profile()
+    }
+
+    #[inline(always)]
+    fn remote_port(&self) -> Option<u16> {
+        match self.source {
+            Some(source) => Some(source),
+            None => self.incoming.remote_port(),
+        }
     }
 
     #[inline(always)]

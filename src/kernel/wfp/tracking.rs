@@ -7,7 +7,7 @@
 
 use core::num::NonZeroU64;
 
-use super::headers::{Marked, ProtocolAndPort, is_between};
+use super::headers::{Marked, ProtocolAndPorts, is_between};
 use super::incoming::{EndsConsumer, Incoming, Known};
 use super::net_buffer::Contiguous;
 use crate::ffi;
@@ -170,11 +170,11 @@ impl Incoming<'_> {
         &self,
         known: &Known<'_>,
         direction: Direction,
-    ) -> Option<ProtocolAndPort> {
+    ) -> Option<ProtocolAndPorts> {
         let buffer = self.order_packet()?;
         let bytes = buffer.contiguous(self.ip_header_back(direction)?)?;
         let (_, offset, protocol) = known.with_ends(direction, FindUpper(&bytes))?;
-        Some((protocol, Header::at(&bytes, offset, protocol)?.ports.map(|ports| ports.destination)))
+        Some((protocol, Header::at(&bytes, offset, protocol)?.ports))
     }
 
     /// How many bytes before the data start the IP header begins.

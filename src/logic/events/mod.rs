@@ -177,9 +177,10 @@ events! {
         silence_tcp: bool = "SilenceTcp",
         /// No ICMP error from a UDP port without an endpoint.
         silence_udp: bool = "SilenceUdp",
-        /// No ICMP error for a protocol that no endpoint handles.
+        /// No ICMP error for a protocol that no endpoint handles, nor for a packet
+        /// that cannot be delivered.
         silence_protocols: bool = "SilenceProtocols",
-        /// No echo replies.
+        /// No echo replies, nor other ICMP answers that a stranger can provoke.
         silence_echo: bool = "SilenceEcho",
         /// Loopback traffic is answered.
         exempt_loopback: bool = "ExemptLoopback",
@@ -189,8 +190,12 @@ events! {
         exempt_ports: u32 = "ExemptPorts",
         /// Number of exempt prefixes; adjacent and overlapping prefixes are merged.
         exempt_prefixes: u32 = "ExemptPrefixes",
-        /// Number of exempt interfaces.
+        /// Number of exempt interfaces and types of interfaces.
         exempt_interfaces: u32 = "ExemptInterfaces",
+        /// Number of exempt profiles.
+        exempt_profiles: u32 = "ExemptProfiles",
+        /// What is exempt is permitted.
+        answer_exempt: bool = "AnswerExempt",
         /// The observing layers have filters.
         observe: bool = "Observe",
         /// The weight that the next session gives its sublayer.
@@ -205,6 +210,8 @@ events! {
         scan_ports: u32 = "ScanPorts",
         /// The time within which they must be met, in ms.
         scan_window_ms: u32 = "ScanWindowMs",
+        /// The first dynamic port; 65536 if none is.
+        dynamic_port_start: u32 = "DynamicPortStart",
     }
 
     /// A registry value is refused. Written for each refused value when the driver
@@ -373,8 +380,8 @@ impl PolicyApplied {
         policy: &Policy,
         exemptions: Option<&Exemptions>,
     ) -> Self {
-        let [exempt_ports, exempt_prefixes, exempt_interfaces] =
-            exemptions.map_or([0; 3], |exemptions| exemptions.counts());
+        let [exempt_ports, exempt_prefixes, exempt_interfaces, exempt_profiles] =
+            exemptions.map_or([0; 4], |exemptions| exemptions.counts());
         Self {
             occasion,
             number,
@@ -392,6 +399,8 @@ impl PolicyApplied {
             exempt_ports,
             exempt_prefixes,
             exempt_interfaces,
+            exempt_profiles,
+            answer_exempt: policy.answer_exempt,
             observe: policy.observe,
             sublayer_weight: policy.sublayer_weight.into(),
             trace: policy.trace as u32,
@@ -399,6 +408,7 @@ impl PolicyApplied {
             flow_limit: policy.flow_limit,
             scan_ports: policy.scan_ports,
             scan_window_ms: policy.scan_window_ms,
+            dynamic_port_start: policy.dynamic_port_start,
         }
     }
 }

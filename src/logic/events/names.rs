@@ -26,6 +26,8 @@ pub const VERDICTS: [&str; Verdict::COUNT] = [
     "ExemptPort",
     "ExemptPrefix",
     "ExemptInterface",
+    "ExemptProfile",
+    "Deferred",
     "Overruled",
     "AlreadyBlocked",
     "Malformed",
@@ -111,7 +113,7 @@ pub fn layer_name(layer_name: Option<LayerIndex>) -> Text<2> {
 }
 
 /// The names of the reasons for a refusal, by number; no reason has 0.
-pub const REASONS: [&str; Reason::NeverRemote as usize + 1] = [
+pub const REASONS: [&str; Reason::BadProfile as usize + 1] = [
     "",
     "WrongType",
     "WrongLength",
@@ -132,4 +134,5 @@ pub const REASONS: [&str; Reason::NeverRemote as usize + 1] = [
     "HostBits",
     "BadLuid",
     "NeverRemote",
+    "BadProfile",
 ];

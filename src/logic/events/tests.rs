@@ -85,6 +85,8 @@ fn names_are_in_the_order_of_their_numbers() {
             Verdict::ExemptPort,
             Verdict::ExemptPrefix,
             Verdict::ExemptInterface,
+            Verdict::ExemptProfile,
+            Verdict::Deferred,
             Verdict::Overruled,
             Verdict::AlreadyBlocked,
             Verdict::Malformed,
@@ -93,7 +95,7 @@ fn names_are_in_the_order_of_their_numbers() {
         assert_eq!(format!("{:?}", all[number]), *name);
     }
     for reason in
-        [Reason::WrongType, Reason::Unreadable, Reason::BadPort, Reason::HostBits, Reason::NeverRemote]
+        [Reason::WrongType, Reason::Unreadable, Reason::BadPort, Reason::HostBits, Reason::BadProfile]
     {
         assert_eq!(REASONS[reason as usize], format!("{reason:?}"));
     }

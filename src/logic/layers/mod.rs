@@ -186,10 +186,15 @@ pub struct Fields {
     pub interface: Option<u8>,
     /// `FLAGS`.
     pub flags: Option<u8>,
+    /// The profile of the network: `CURRENT_PROFILE_ID` where a packet arrives,
+    /// `NEXTHOP_INTERFACE_PROFILE_ID` where one leaves. Only for layers where the
+    /// driver decides.
+    pub profile: Option<u8>,
 }
 
 impl Fields {
-    /// The number of values up to the last of these fields.
+    /// The number of values up to the last of these fields, except the profile:
+    /// without it no profile is exempt, and everything else is decided.
     pub const fn count(&self) -> usize {
         let icmp = match self.icmp {
             Some([kind, code]) => [Some(kind), Some(code)],

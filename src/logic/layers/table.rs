@@ -118,7 +118,7 @@ pub const LAYERS: [Layer; 19] = [
             keys: [0xac4a9833_f69d_4648_b261_6dc84835ef39, 0x2a6ff955_3b2b_49d2_9848_ad9d72dcaab7],
             role: Role::Decide(Decision::TransportDiscard),
         }),
-        fields: at([0, 1, 2, 4, 5, 6, 9]),
+        fields: Fields { profile: Some(12), ..at([0, 1, 2, 4, 5, 6, 9]) },
         role: Role::Decide(Decision::EchoRequest),
         shows: Shows::Segment(Way::In),
         flows: FlowContexts::Every,
@@ -235,7 +235,7 @@ pub const LAYERS: [Layer; 19] = [
             keys: [0xb3598d36_0561_4588_a6bf_e955e3f6264b, 0x65f2e647_8d0c_4f47_b19b_33a4d3f1357c],
             role: Role::Observe,
         }),
-        fields: Fields { icmp: Some([4, 5]), ..at([NO, 0, 1, NO, NO, 3, 10]) },
+        fields: Fields { icmp: Some([4, 5]), profile: Some(11), ..at([NO, 0, 1, NO, NO, 3, 10]) },
         role: Role::Decide(Decision::IcmpError),
         shows: Shows::Error(Way::Out),
         flows: FlowContexts::Nothing,
@@ -275,5 +275,6 @@ const fn at(
         interface: field(interface),
         icmp: None,
         flags: field(flags),
+        profile: None,
     }
 }

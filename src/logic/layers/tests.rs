@@ -72,6 +72,13 @@ fn positions_are_the_headers_in_both_families() {
                 interface: position("IP_LOCAL_INTERFACE"),
                 icmp: position("ICMP_TYPE").zip(position("ICMP_CODE")).map(|(kind, code)| [kind, code]),
                 flags: position("FLAGS"),
+                // Only where the driver decides.
+                profile: match layer.name {
+                    // CURRENT_PROFILE_ID among the conditions.
+                    "INBOUND_TRANSPORT" => position("PROFILE_ID"),
+                    "OUTBOUND_ICMP_ERROR" => position("NEXTHOP_INTERFACE_PROFILE_ID"),
+                    _ => None,
+                },
             };
             assert_eq!(layer.fields, expected, "{prefix}");
             if let Shows::Segment(Way::Field(field)) = layer.shows {

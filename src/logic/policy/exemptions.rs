@@ -1,6 +1,7 @@
 //! The exemptions: packets that are answered in spite of the policy.
 
 use super::ports::PortSet;
+use super::profiles::Profiles;
 use super::ranges::{Full, Range, RangeSet};
 use crate::logic::address::Address;
 use crate::logic::protocol::{TCP, UDP};
@@ -11,7 +12,7 @@ pub const PREFIXES: usize = 1024;
 pub const INTERFACES: usize = 64;
 
 /// The lists of exemptions, made for fast lookups: a bitmap of ports, an index of
-/// address ranges, and a short list of interfaces.
+/// address ranges, a short list of interfaces, and a set of profiles.
 ///
 /// About 58 KB. The type contains only integers, and zero means empty, so that it
 /// can be made in zeroed memory, never on a kernel stack.
@@ -23,9 +24,10 @@ pub struct Exemptions {
     v4: RangeSet<u32, PREFIXES>,
     v6: RangeSet<u128, PREFIXES>,
     interfaces: Luids,
+    profiles: Profiles,
 }
 
-/// A short list of interface LUIDs, in no order.
+/// A short list of interface LUIDs and interface types, in no order.
 #[derive(Debug)]
 #[repr(C)]
 struct Luids {
@@ -38,17 +40,46 @@ impl Luids {
         self.luids.get(..self.length).unwrap_or(&[])
     }
 
+    /// Whether the interface or its type is in the list.
     fn contains(&self, luid: u64) -> bool {
-        self.all().contains(&luid)
+        let of_type = Interface::of_type(luid).0;
+        self.all().iter().any(|entry| *entry == luid || *entry == of_type)
     }
 
-    fn insert(&mut self, luid: u64) -> Result<(), Full> {
-        if self.contains(luid) {
+    fn insert(&mut self, Interface(entry): Interface) -> Result<(), Full> {
+        if self.all().contains(&entry) {
             return Ok(());
         }
-        *self.luids.get_mut(self.length).ok_or(Full)? = luid;
+        *self.luids.get_mut(self.length).ok_or(Full)? = entry;
         self.length += 1;
         Ok(())
+    }
+}
+
+/// One entry of `ExemptInterfaces`: a LUID, or a type for all interfaces of it.
+///
+/// A LUID has the interface's type in its upper 16 bits, and its lower 24 bits are
+/// reserved and 0 (`NET_LUID_LH`, ifdef.h). So a type is kept as a number that no
+/// LUID is: the type in its place, and 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interface(u64);
+
+const TYPE_SHIFT: u32 = 48;
+
+impl Interface {
+    /// An interface.
+    pub const fn luid(luid: u64) -> Self {
+        Self(luid)
+    }
+
+    /// All interfaces of a type (`IF_TYPE_*`, ipifcons.h).
+    pub const fn kind(kind: u16) -> Self {
+        Self((kind as u64) << TYPE_SHIFT | 1)
+    }
+
+    /// All interfaces that have the type of this one.
+    const fn of_type(luid: u64) -> Self {
+        Self::kind((luid >> TYPE_SHIFT) as u16)
     }
 }
 
@@ -65,7 +96,7 @@ pub struct Sender {
     pub interface: Option<u64>,
 }
 
-/// The list that a packet is on.
+/// The list that a packet is on, except `ExemptProfiles`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exemption {
     /// `ExemptPorts`.
@@ -108,10 +139,11 @@ impl Exemptions {
             v4: RangeSet::empty(),
             v6: RangeSet::empty(),
             interfaces: Luids { length: 0, luids: [0; INTERFACES] },
+            profiles: Profiles::NONE,
         }
     }
 
-    /// The first list that a packet is on.
+    /// The first list that a packet is on, except `ExemptProfiles`.
     #[inline(never)]
     pub fn of(&self, sender: &Sender) -> Option<Exemption> {
         let ports = match sender.protocol {
@@ -134,19 +166,31 @@ impl Exemptions {
         interface.then_some(Exemption::Interface)
     }
 
+    /// Whether `ExemptProfiles` has entries.
+    pub fn has_profiles(&self) -> bool {
+        !self.profiles.is_empty()
+    }
+
+    /// Whether `ExemptProfiles` has the profile of a packet's network. An unknown
+    /// profile is on no list.
+    pub fn has_profile(&self, profile: Option<u32>) -> bool {
+        profile.is_some_and(|profile| self.profiles.contains(profile))
+    }
+
     /// Whether all lists are empty.
     pub fn is_empty(&self) -> bool {
         let ports = self.tcp.is_empty() && self.udp.is_empty();
         let prefixes = self.v4.ranges().is_empty() && self.v6.ranges().is_empty();
-        ports && prefixes && self.interfaces.all().is_empty()
+        ports && prefixes && self.interfaces.all().is_empty() && self.profiles.is_empty()
     }
 
-    /// The number of ports (TCP and UDP counted separately), of prefixes and of
-    /// interfaces. Adjacent and overlapping prefixes are merged and count as one.
-    pub fn counts(&self) -> [u32; 3] {
+    /// The number of ports (TCP and UDP counted separately), of prefixes, of
+    /// interfaces and their types, and of profiles. Adjacent and overlapping
+    /// prefixes are merged and count as one.
+    pub fn counts(&self) -> [u32; 4] {
         let prefixes = self.v4.ranges().len().saturating_add(self.v6.ranges().len());
         let ports = self.tcp.count().saturating_add(self.udp.count());
-        [ports, prefixes as u32, self.interfaces.all().len() as u32]
+        [ports, prefixes as u32, self.interfaces.all().len() as u32, self.profiles.count()]
     }
 
     /// Adds ports.
@@ -167,9 +211,14 @@ impl Exemptions {
         }
     }
 
-    /// Adds an interface by its LUID.
-    pub fn insert_interface(&mut self, luid: u64) -> Result<(), Full> {
-        self.interfaces.insert(luid)
+    /// Adds an interface, or a type of interfaces.
+    pub fn insert_interface(&mut self, interface: Interface) -> Result<(), Full> {
+        self.interfaces.insert(interface)
+    }
+
+    /// Adds a profile by its number.
+    pub fn insert_profile(&mut self, profile: u32) {
+        self.profiles.insert(profile);
     }
 
     /// Removes all ports.
@@ -187,5 +236,10 @@ impl Exemptions {
     /// Removes all interfaces.
     pub fn clear_interfaces(&mut self) {
         self.interfaces.length = 0;
+    }
+
+    /// Removes all profiles.
+    pub fn clear_profiles(&mut self) {
+        self.profiles = Profiles::NONE;
     }
 }

@@ -7,6 +7,7 @@
 pub mod exemptions;
 pub mod parse;
 pub mod ports;
+pub mod profiles;
 pub mod ranges;
 pub mod reason;
 pub mod settings;
@@ -15,6 +16,7 @@ mod tests;
 pub mod values;
 
 pub use exemptions::{Exemption, Exemptions, Sender};
+pub use profiles::PROFILES;
 pub use reason::Reason;
 pub use settings::{Mode, Policy, Trace};
 pub use values::{RegistryValue, Rejected, VALUES};

@@ -1,8 +1,9 @@
-//! Parses lists of the registry: ports, prefixes, LUIDs.
+//! Parses lists of the registry: ports, prefixes, interfaces, profiles.
 //!
 //! The registry may hold anything, so every length and every number is checked.
 
-use super::exemptions::{PortEntry, Prefix};
+use super::exemptions::{Interface, PortEntry, Prefix};
+use super::profiles::PROFILES;
 use super::ranges::Range;
 use super::reason::{Reason, Refusal};
 
@@ -115,23 +116,43 @@ pub fn prefix(text: &[u8]) -> Result<Prefix, Reason> {
 }
 
 /// An entry of `ExemptInterfaces`: the value of a NET_LUID, `1689399632855040` or
-/// `0x6008000000000`.
+/// `0x6008000000000`, or a type of interfaces: `tunnel`, `ppp`, `53`.
 ///
-/// The upper 16 bits are the interface's type, which is never 0, and the lower 24
-/// bits are reserved (`NET_LUID_LH`, ifdef.h). So an interface index is refused. It
-/// is easily mistaken for the LUID and would never match.
-pub fn luid(text: &[u8]) -> Result<u64, Reason> {
+/// In a NET_LUID the upper 16 bits are the interface's type, which is never 0, and
+/// the lower 24 bits are reserved (`NET_LUID_LH`, ifdef.h). So a number is either a
+/// type or a LUID.
+pub fn interface(text: &[u8]) -> Result<Interface, Reason> {
     const TYPE: u64 = 0xffff << 48;
     const RESERVED: u64 = 0xff_ffff;
+    if let Some((_, kind)) = INTERFACE_TYPES.iter().find(|(name, _)| is_word(text, name)) {
+        return Ok(Interface::kind(*kind));
+    }
     let value = match text {
         [b'0', b'x' | b'X', digits @ ..] => number(digits, 16),
         digits => number(digits, 10),
     };
-    let value = value.ok_or(Reason::BadLuid)?;
-    match value & TYPE != 0 && value & RESERVED == 0 {
-        true => Ok(value),
-        false => Err(Reason::BadLuid),
+    match value {
+        Some(kind @ 1..=MAX_IF_TYPE) => Ok(Interface::kind(kind as u16)),
+        Some(luid) if luid & TYPE != 0 && luid & RESERVED == 0 => Ok(Interface::luid(luid)),
+        _ => Err(Reason::BadLuid),
     }
+}
+
+/// `IF_TYPE_TUNNEL` and `IF_TYPE_PPP` (ipifcons.h).
+const INTERFACE_TYPES: [(&str, u16); 2] = [("tunnel", 131), ("ppp", 23)];
+/// The largest type (ipifcons.h).
+const MAX_IF_TYPE: u64 = 281;
+
+/// An entry of `ExemptProfiles`: `domain`, `private`, `public`. Returns the
+/// profile's number.
+pub fn profile(text: &[u8]) -> Result<u32, Reason> {
+    let profile = PROFILES.iter().find(|(name, _)| is_word(text, name));
+    profile.map(|(_, number)| *number).ok_or(Reason::BadProfile)
+}
+
+fn is_word(text: &[u8], word: &str) -> bool {
+    // Smaller than `eq_ignore_ascii_case`, which compares many letters at once.
+    text.iter().map(u8::to_ascii_lowercase).eq(word.bytes())
 }
 
 /// The IPv4 prefix that an IPv4-mapped prefix means (RFC 4291, 2.5.5.2).

@@ -38,10 +38,12 @@ pub enum Reason {
     BadPrefixLength = 16,
     /// Address bits behind the prefix's length.
     HostBits = 17,
-    /// Not an interface LUID.
+    /// Neither an interface LUID nor an interface type.
     BadLuid = 18,
     /// A prefix that no packet can come from.
     NeverRemote = 19,
+    /// Not the name of a profile.
+    BadProfile = 20,
 }
 
 /// A refusal, without the name of the value.

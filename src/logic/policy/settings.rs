@@ -42,14 +42,19 @@ pub struct Policy {
     pub silence_tcp: bool,
     /// `SilenceUdp`: no ICMP error from a port without an endpoint.
     pub silence_udp: bool,
-    /// `SilenceProtocols`: no ICMP error for a protocol that no endpoint handles.
+    /// `SilenceProtocols`: no ICMP error for a protocol that no endpoint handles, nor
+    /// for a packet that cannot be delivered.
     pub silence_protocols: bool,
-    /// `SilenceEcho`: no echo replies.
+    /// `SilenceEcho`: no echo replies, nor other ICMP answers that a stranger can
+    /// provoke.
     pub silence_echo: bool,
     /// `ExemptLoopback`: loopback traffic is answered.
     pub exempt_loopback: bool,
     /// `ExemptIpsec`: IPsec-secured traffic is answered.
     pub exempt_ipsec: bool,
+    /// `AnswerExempt`: what is exempt is permitted, so that lighter sublayers cannot
+    /// silence it.
+    pub answer_exempt: bool,
     /// `Observe`: filters at the observing layers.
     pub observe: bool,
     /// `SublayerWeight`.
@@ -64,6 +69,8 @@ pub struct Policy {
     pub scan_ports: u32,
     /// `ScanWindowMs`: within this time.
     pub scan_window_ms: u32,
+    /// `DynamicPortStart`: the first dynamic port; 65536 means none.
+    pub dynamic_port_start: u32,
 }
 
 impl Policy {
@@ -76,6 +83,7 @@ impl Policy {
         silence_echo: false,
         exempt_loopback: true,
         exempt_ipsec: true,
+        answer_exempt: false,
         observe: true,
         sublayer_weight: 0x8000,
         trace: Trace::Verdicts,
@@ -83,5 +91,6 @@ impl Policy {
         flow_limit: 65536,
         scan_ports: 16,
         scan_window_ms: 10_000,
+        dynamic_port_start: 49152,
     };
 }

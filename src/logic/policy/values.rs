@@ -2,6 +2,7 @@
 
 use super::exemptions::{Exemptions, INTERFACES, PREFIXES};
 use super::parse;
+use super::profiles::PROFILES;
 use super::reason::{Reason, Refusal};
 use super::settings::{Mode, Policy, Trace};
 
@@ -23,6 +24,7 @@ pub struct RegistryValue {
     /// When a change takes effect.
     pub read: Read,
     /// What the value means, for the documentation.
+    #[cfg(test)]
     pub meaning: &'static str,
 }
 
@@ -150,6 +152,7 @@ macro_rules! switch {
                 get: |policy| policy.$field.into(),
             },
             read: Read::$read,
+            #[cfg(test)]
             meaning: $meaning,
         }
     };
@@ -168,13 +171,14 @@ macro_rules! number {
                 get: |policy| policy.$field,
             },
             read: Read::$read,
+            #[cfg(test)]
             meaning: $meaning,
         }
     };
 }
 
 /// Every value that the driver reads.
-pub static VALUES: [RegistryValue; 17] = [
+pub static VALUES: [RegistryValue; 20] = [
     RegistryValue {
         name: "Mode",
         kind: ValueKind::Number {
@@ -187,6 +191,7 @@ pub static VALUES: [RegistryValue; 17] = [
             get: |policy| policy.mode as u32,
         },
         read: Read::Live,
+        #[cfg(test)]
         meaning: "0 off, 1 count what would be suppressed, 2 suppress",
     },
     switch!("SilenceTcp", 1, silence_tcp, Live, "no RST from a TCP port without an endpoint"),
@@ -196,9 +201,15 @@ pub static VALUES: [RegistryValue; 17] = [
         1,
         silence_protocols,
         Live,
-        "no ICMP error for a protocol that no endpoint handles"
+        "no ICMP error for a protocol that no endpoint handles, nor for a packet that cannot be delivered"
     ),
-    switch!("SilenceEcho", 0, silence_echo, Live, "no echo replies"),
+    switch!(
+        "SilenceEcho",
+        0,
+        silence_echo,
+        Live,
+        "no echo replies, nor other ICMP answers that a stranger can provoke"
+    ),
     switch!("ExemptLoopback", 1, exempt_loopback, Live, "loopback traffic is answered"),
     switch!("ExemptIpsec", 1, exempt_ipsec, Live, "IPsec-secured traffic is answered"),
     RegistryValue {
@@ -212,6 +223,7 @@ pub static VALUES: [RegistryValue; 17] = [
             clear: Exemptions::clear_ports,
         },
         read: Read::Live,
+        #[cfg(test)]
         meaning: "local ports that are answered: 113, 8000-8100, 53/udp",
     },
     RegistryValue {
@@ -224,6 +236,7 @@ pub static VALUES: [RegistryValue; 17] = [
             clear: Exemptions::clear_prefixes,
         },
         read: Read::Live,
+        #[cfg(test)]
         meaning: "remote prefixes that are answered: 10.0.0.0/8, fd00::/8",
     },
     RegistryValue {
@@ -231,13 +244,35 @@ pub static VALUES: [RegistryValue; 17] = [
         kind: ValueKind::List {
             most: INTERFACES as u16,
             insert: |exemptions, text| {
-                exemptions.insert_interface(parse::luid(text)?).map_err(|_| Reason::TooManyEntries)
+                exemptions.insert_interface(parse::interface(text)?).map_err(|_| Reason::TooManyEntries)
             },
             clear: Exemptions::clear_interfaces,
         },
         read: Read::Live,
-        meaning: "LUIDs of interfaces on which all packets are answered",
+        #[cfg(test)]
+        meaning: "interfaces whose packets are answered, by LUID or type: 0x6008000000000, tunnel, ppp, 53",
     },
+    RegistryValue {
+        name: "ExemptProfiles",
+        kind: ValueKind::List {
+            most: PROFILES.len() as u16,
+            insert: |exemptions, text| {
+                exemptions.insert_profile(parse::profile(text)?);
+                Ok(())
+            },
+            clear: Exemptions::clear_profiles,
+        },
+        read: Read::Live,
+        #[cfg(test)]
+        meaning: "profiles of networks that are answered: domain, private, public",
+    },
+    switch!(
+        "AnswerExempt",
+        0,
+        answer_exempt,
+        Live,
+        "what is exempt is permitted, so that filters in lighter sublayers cannot silence it"
+    ),
     switch!("Observe", 1, observe, Live, "filters at the observing layers"),
     RegistryValue {
         name: "SublayerWeight",
@@ -249,6 +284,7 @@ pub static VALUES: [RegistryValue; 17] = [
             get: |policy| policy.sublayer_weight.into(),
         },
         read: Read::AtStart,
+        #[cfg(test)]
         meaning: "weight of the driver's sublayer",
     },
     RegistryValue {
@@ -267,6 +303,7 @@ pub static VALUES: [RegistryValue; 17] = [
             get: |policy| policy.trace as u32,
         },
         read: Read::Live,
+        #[cfg(test)]
         meaning: "0 nothing, 1 verdicts and summaries, 2 every classify",
     },
     switch!("CheckOrder", 0, check_order, Live, "check the documented order of layers"),
@@ -280,6 +317,14 @@ pub static VALUES: [RegistryValue; 17] = [
         "number of closed ports within the window that make a scan"
     ),
     number!("ScanWindowMs", 10000, 1..=3_600_000, scan_window_ms, Live, "length of the window, in ms"),
+    number!(
+        "DynamicPortStart",
+        49152,
+        1..=65536,
+        dynamic_port_start,
+        Live,
+        "first dynamic port: late replies to ports from it on are no scan; 65536 means no port"
+    ),
 ];
 
 #[cfg(test)]

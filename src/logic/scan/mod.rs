@@ -35,13 +35,20 @@
 //!   a window brings fewer sources than about eight times the cells in a row. More
 //!   sources can keep it out, but only while they last: a window later their slots
 //!   are free and their bits expired.
+//!
+//! # Late replies
+//!
+//! What a server still sends to a port that has just been closed is no probe, see
+//! [`is_reply`]. It is not counted.
 
+mod late_reply;
 mod queue;
 mod remote;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub use late_reply::{WELL_KNOWN_END, is_reply};
 pub use queue::ROWS;
 pub use remote::{Remote, Technique, Techniques};
 pub use table::{Encounter, Scan, Table, WAYS, sweep};

@@ -3,6 +3,8 @@
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
 
 use super::queue::Queue;
+use crate::logic::stealth::PacketView;
+
 use super::{Remote, SPANS, Seed, Settings, Technique, Techniques, estimate, port_bit};
 
 /// The slots in a set.
@@ -53,6 +55,16 @@ pub struct Encounter {
     pub port: u16,
     /// The technique.
     pub technique: Technique,
+}
+
+impl Encounter {
+    /// The encounter of a packet to a closed port; `None` if no scan sends such a
+    /// packet.
+    #[inline(always)]
+    pub fn of(packet: &impl PacketView) -> Option<Self> {
+        let (remote, port, technique) = (packet.remote()?, packet.local_port()?, Technique::of(packet)?);
+        Some(Self { remote, port, technique })
+    }
 }
 
 /// A remote that scans.

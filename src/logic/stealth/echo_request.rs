@@ -1,4 +1,4 @@
-//! The decision about echo requests (`SilenceEcho`).
+//! The decision about echo requests and other ICMP requests (`SilenceEcho`).
 //!
 //! They are blocked at INBOUND_TRANSPORT, which shows every echo request before the
 //! stack creates a flow. ALE_AUTH_RECV_ACCEPT shows only the first one of a flow, so
@@ -10,14 +10,17 @@ use super::{Answer, PacketView, Verdict};
 use crate::logic::layers::Family;
 use crate::logic::protocol::{ICMP, ICMPV6};
 
-/// The answer to a packet at INBOUND_TRANSPORT_V4/V6: an echo reply, or none that is
-/// decided here.
+/// The answer to a packet at INBOUND_TRANSPORT_V4/V6: the reply to a request, or none
+/// that is decided here.
 #[inline(always)]
 pub(super) fn answer(packet: &impl PacketView) -> Result<Answer, Verdict> {
     let icmp = packet.icmp().ok_or(Verdict::Observed)?;
-    // RFC 792, RFC 4443 4.1.
+    // Echo, timestamp, information, address mask (RFC 792, RFC 950); echo, node
+    // information (RFC 4443, 4.1; RFC 4620).
     match (icmp.family, packet.protocol(), icmp.kind) {
-        (Family::V4, Some(ICMP), 8) | (Family::V6, Some(ICMPV6), 128) => Ok(Answer::EchoReply),
+        (Family::V4, Some(ICMP), 8 | 13 | 15 | 17) | (Family::V6, Some(ICMPV6), 128 | 139) => {
+            Ok(Answer::EchoReply)
+        }
         _ => Err(Verdict::Observed),
     }
 }
@@ -35,19 +38,21 @@ mod tests {
     }
 
     fn verdict(packet: &Packet, policy: Policy) -> Verdict {
-        decide(Decision::EchoRequest, packet, Rules::new(&policy, false), None)
+        decide(Decision::EchoRequest, packet, Rules::new(&policy, false), None).verdict
     }
 
     #[test]
-    fn only_echo_requests_are_silenced_and_only_with_silence_echo() {
+    fn only_requests_are_silenced_and_only_with_silence_echo() {
         let asked = Policy { silence_echo: true, ..Policy::DEFAULT };
-        for (family, protocol, request) in [(Family::V4, ICMP, 8), (Family::V6, ICMPV6, 128)] {
+        for (family, protocol, requests) in
+            [(Family::V4, ICMP, &[8, 13, 15, 17][..]), (Family::V6, ICMPV6, &[128, 139])]
+        {
             for kind in 0..=255 {
                 let packet = message(family, protocol, kind);
-                let expected = if kind == request { Verdict::Silenced } else { Verdict::Observed };
+                let expected = if requests.contains(&kind) { Verdict::Silenced } else { Verdict::Observed };
                 assert_eq!(verdict(&packet, asked), expected, "{family:?} type {kind}");
             }
-            let packet = message(family, protocol, request);
+            let packet = message(family, protocol, requests[0]);
             assert_eq!(verdict(&packet, Policy::DEFAULT), Verdict::OtherKind);
             assert_eq!(verdict(&packet, Policy { mode: Mode::Audit, ..asked }), Verdict::Audited);
             assert_eq!(verdict(&packet, Policy { mode: Mode::Off, ..asked }), Verdict::Off);

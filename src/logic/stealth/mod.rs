@@ -14,6 +14,8 @@ use super::layers::Decision;
 use super::policy::{Exemption, Exemptions};
 
 pub use discard::{Discard, Module, inet, ip};
+#[cfg(test)]
+pub use discard::{INET_REASONS, Recipient};
 pub use packet::{ConditionFlags, Icmp, Packet, PacketView};
 pub use rules::Rules;
 pub use verdict::{Answer, Verdict};
@@ -26,7 +28,7 @@ pub fn decide(
     packet: &impl PacketView,
     rules: Rules,
     exemptions: Option<&Exemptions>,
-) -> Verdict {
+) -> Judgement {
     let answer = match decision {
         Decision::TransportDiscard => transport::answer(packet),
         Decision::PacketDiscard => network::discarded_packet(packet),
@@ -35,25 +37,52 @@ pub fn decide(
     };
     let answer = match answer {
         Ok(answer) => answer,
-        Err(verdict) => return verdict,
+        Err(verdict) => return Judgement::of(verdict),
     };
     if !rules.silence(answer) {
-        return if rules.are_off() { Verdict::Off } else { Verdict::OtherKind };
+        return Judgement::of(if rules.are_off() { Verdict::Off } else { Verdict::OtherKind });
     }
+    let exempt = |verdict| Judgement { verdict, permit: rules.permit_exempt() && answer.is_of_no_endpoint() };
     let flags = packet.condition_flags();
     if flags.has(rules.exempt()) {
         let loopback = flags.has(ConditionFlags::LOOPBACK) && rules.exempt().has(ConditionFlags::LOOPBACK);
-        return if loopback { Verdict::Loopback } else { Verdict::IpsecSecured };
+        return exempt(if loopback { Verdict::Loopback } else { Verdict::IpsecSecured });
     }
     // Last, so that only packets that would have been silenced count as exempt.
-    if let Some(exemptions) = exemptions
-        && let Some(exemption) = exemptions.of(&packet.sender())
-    {
-        return match exemption {
-            Exemption::Port => Verdict::ExemptPort,
-            Exemption::Prefix => Verdict::ExemptPrefix,
-            Exemption::Interface => Verdict::ExemptInterface,
-        };
+    if let Some(exemptions) = exemptions {
+        if let Some(exemption) = exemptions.of(&packet.sender()) {
+            return exempt(match exemption {
+                Exemption::Port => Verdict::ExemptPort,
+                Exemption::Prefix => Verdict::ExemptPrefix,
+                Exemption::Interface => Verdict::ExemptInterface,
+            });
+        }
+        if exemptions.has_profiles() {
+            match decision {
+                // This layer does not know the profile. OUTBOUND_ICMP_ERROR does.
+                Decision::PacketDiscard => return Judgement::of(Verdict::Deferred),
+                _ if exemptions.has_profile(packet.profile()) => return exempt(Verdict::ExemptProfile),
+                _ => {}
+            }
+        }
     }
-    if rules.only_count() { Verdict::Audited } else { Verdict::Silenced }
+    Judgement::of(if rules.only_count() { Verdict::Audited } else { Verdict::Silenced })
+}
+
+/// What is decided about a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// Whether it is permitted, so that no lighter sublayer can block it
+    /// (`AnswerExempt`). Only exempt packets without an endpoint are, and the errors
+    /// about them.
+    pub permit: bool,
+}
+
+impl Judgement {
+    #[inline(always)]
+    const fn of(verdict: Verdict) -> Self {
+        Self { verdict, permit: false }
+    }
 }

@@ -1,11 +1,9 @@
-//! The decisions about ICMP port and protocol unreachable, at two layers.
+//! The decisions about ICMP errors, at two layers.
 //!
 //! INBOUND_IPPACKET_DISCARD shows the packet before the error is made ("UDP packet
 //! flows"). This is cheaper, and it is the documented place. OUTBOUND_ICMP_ERROR
 //! shows the error itself ("Preventing port scanning"). This works wherever the
-//! stack discarded the packet, because type and code of the error are enough. Errors
-//! that TCP/IP needs have other types and codes and pass: fragmentation needed,
-//! packet too big, time exceeded, and the other codes of unreachable.
+//! stack discarded the packet, because type and code of the error are enough.
 
 use super::discard::{Discard, Module, ip};
 use super::{Answer, Icmp, PacketView, Verdict};
@@ -38,19 +36,47 @@ pub(super) fn discarded_packet(packet: &impl PacketView) -> Result<Answer, Verdi
 }
 
 /// Which answer the error at OUTBOUND_ICMP_ERROR_V4/V6 is.
-///
-/// RFC 792: destination unreachable, code 2 protocol, code 3 port. RFC 4443:
-/// destination unreachable (3.1), code 4 port; parameter problem (3.4), code 1
-/// unrecognized next header.
 #[inline(always)]
 pub(super) fn error(packet: &impl PacketView) -> Result<Answer, Verdict> {
     let Some(Icmp { family, kind, code }) = packet.icmp() else {
         return Err(Verdict::Malformed);
     };
+    error_of(family, kind, code).ok_or(Verdict::OtherKind)
+}
+
+/// The errors that can be suppressed (RFC 792; RFC 4443, 3). `None` for errors that
+/// are always sent, and for messages that are no errors, such as neighbour
+/// discovery.
+///
+/// By default these are the errors that Windows' own stealth mode suppresses: in
+/// published outputs of `netsh wfp show state`, ICMPv4 type 3 except codes 4 and 13,
+/// ICMPv6 type 1, and type 4 codes 0 to 2. `SilenceEcho` adds what else a stranger
+/// can provoke. TCP/IP needs fragmentation needed, packet too big and time exceeded.
+#[inline(always)]
+const fn error_of(family: Family, kind: u16, code: u16) -> Option<Answer> {
     match (family, kind, code) {
-        (Family::V4, 3, 2) | (Family::V6, 4, 1) => Ok(Answer::ProtocolUnreachable),
-        (Family::V4, 3, 3) | (Family::V6, 1, 4) => Ok(Answer::PortUnreachable),
-        _ => Err(Verdict::OtherKind),
+        (Family::V4, 3, 2) | (Family::V6, 4, 1) => Some(Answer::ProtocolUnreachable),
+        (Family::V4, 3, 3) | (Family::V6, 1, 4) => Some(Answer::PortUnreachable),
+        _ => rarer_error(family, kind, code),
+    }
+}
+
+/// The other errors of [`error_of`].
+#[cold]
+#[inline(never)]
+const fn rarer_error(family: Family, kind: u16, code: u16) -> Option<Answer> {
+    match (family, kind, code) {
+        // Fragmentation needed; packet too big; time exceeded.
+        (Family::V4, 3, 4) | (Family::V6, 2, _) | (Family::V4, 11, _) | (Family::V6, 3, _) => None,
+        // Administratively prohibited: a filter blocks a packet and asks for the
+        // error.
+        (Family::V4, 3, 13) => Some(Answer::ProvokedError),
+        // Destination unreachable; parameter problem in a header or an option.
+        (Family::V4, 3, _) | (Family::V6, 1, _) | (Family::V6, 4, 0 | 2) => Some(Answer::OtherError),
+        // Source quench, redirect, parameter problem (RFC 1122, 3.2.2); other errors
+        // of ICMPv6, which have types below 128 (RFC 4443, 2.1).
+        (Family::V4, 4 | 5 | 12, _) | (Family::V6, ..128, _) => Some(Answer::ProvokedError),
+        _ => None,
     }
 }
 
@@ -68,12 +94,13 @@ mod tests {
     }
 
     fn at_discard(packet: &Packet) -> Verdict {
-        decide(Decision::PacketDiscard, packet, Rules::new(&Policy::DEFAULT, false), None)
+        decide(Decision::PacketDiscard, packet, Rules::new(&Policy::DEFAULT, false), None).verdict
     }
 
     fn going_out(family: Family, kind: u16, code: u16, policy: &Policy) -> Verdict {
         let icmp = Some(Icmp { family, kind, code });
         decide(Decision::IcmpError, &Packet { icmp, ..Packet::default() }, Rules::new(policy, false), None)
+            .verdict
     }
 
     #[test]
@@ -111,23 +138,53 @@ mod tests {
         assert_eq!(at_discard(&packet(Module::General, 4)), Verdict::FilterDrop);
     }
 
+    /// The errors that Windows' own stealth mode suppresses.
+    fn windows_suppresses(family: Family, kind: u16, code: u16) -> bool {
+        match (family, kind) {
+            (Family::V4, 3) => ![4, 13].contains(&code),
+            (Family::V6, 1) => true,
+            (Family::V6, 4) => code <= 2,
+            _ => false,
+        }
+    }
+
+    /// Errors of RFC 792 and RFC 4443 that are always sent: fragmentation needed,
+    /// packet too big, time exceeded.
+    fn is_needed(family: Family, kind: u16, code: u16) -> bool {
+        match family {
+            Family::V4 => (kind, code) == (3, 4) || kind == 11,
+            Family::V6 => kind == 2 || kind == 3,
+        }
+    }
+
+    fn is_error(family: Family, kind: u16) -> bool {
+        match family {
+            Family::V4 => [3, 4, 5, 11, 12].contains(&kind),
+            Family::V6 => kind < 128,
+        }
+    }
+
     #[test]
-    fn exactly_four_errors_are_suppressed() {
-        let mut kept = Vec::new();
+    fn the_errors_of_windows_stealth_are_suppressed_and_with_silence_echo_all_others() {
+        let echo = Policy { silence_echo: true, ..Policy::DEFAULT };
         for family in Family::ALL {
-            for kind in 0..=255 {
-                for code in 0..=255 {
-                    match going_out(family, kind, code, &Policy::DEFAULT) {
-                        Verdict::Silenced => kept.push((family, kind, code)),
-                        verdict => assert_eq!(verdict, Verdict::OtherKind),
-                    }
-                }
+            for (kind, code) in (0..=300).flat_map(|kind| (0..=255).map(move |code| (kind, code))) {
+                let silenced = |is| if is { Verdict::Silenced } else { Verdict::OtherKind };
+                assert_eq!(
+                    going_out(family, kind, code, &Policy::DEFAULT),
+                    silenced(windows_suppresses(family, kind, code)),
+                    "{family:?} {kind} {code}"
+                );
+                assert_eq!(
+                    going_out(family, kind, code, &echo),
+                    silenced(is_error(family, kind) && !is_needed(family, kind, code)),
+                    "{family:?} {kind} {code}"
+                );
             }
         }
-        let expected = [(Family::V4, 3, 2), (Family::V4, 3, 3), (Family::V6, 1, 4), (Family::V6, 4, 1)];
-        assert_eq!(kept, expected);
         assert_eq!(
-            decide(Decision::IcmpError, &Packet::default(), Rules::new(&Policy::DEFAULT, false), None),
+            decide(Decision::IcmpError, &Packet::default(), Rules::new(&Policy::DEFAULT, false), None)
+                .verdict,
             Verdict::Malformed,
             "without type and code"
         );
@@ -150,10 +207,14 @@ mod tests {
             {
                 let packet = packet(Module::Network, reason);
                 assert_eq!(
-                    decide(Decision::PacketDiscard, &packet, Rules::new(&policy, false), None),
+                    decide(Decision::PacketDiscard, &packet, Rules::new(&policy, false), None).verdict,
                     expected
                 );
                 assert_eq!(going_out(Family::V4, 3, code, &policy), expected);
+            }
+            // Other errors have the switch of protocol unreachable.
+            for (family, kind, code) in [(Family::V4, 3, 1), (Family::V6, 1, 0), (Family::V6, 4, 2)] {
+                assert_eq!(going_out(family, kind, code, &policy), protocol);
             }
         }
     }

@@ -17,6 +17,8 @@ pub trait PacketView {
     fn local_port(&self) -> Option<u16>;
     fn remote_address(&self) -> Option<Address>;
     fn interface(&self) -> Option<u64>;
+    fn profile(&self) -> Option<u32>;
+    fn remote_port(&self) -> Option<u16>;
     fn condition_flags(&self) -> ConditionFlags;
     fn has_flow(&self) -> bool;
     fn has_endpoint(&self) -> bool;
@@ -62,6 +64,8 @@ pub trait PacketView {
             local_port: self.local_port(),
             remote_address: self.remote_address().map(IpAddr::from),
             interface: self.interface(),
+            profile: self.profile(),
+            remote_port: self.remote_port(),
             loopback: self.condition_flags().has(ConditionFlags::LOOPBACK),
             ipsec_secured: self.condition_flags().has(ConditionFlags::IPSEC_SECURED),
             flow: self.has_flow(),
@@ -84,6 +88,10 @@ pub struct Packet {
     pub remote_address: Option<IpAddr>,
     /// The LUID of the interface that received it.
     pub interface: Option<u64>,
+    /// The profile of the interface's network, if the layer has it.
+    pub profile: Option<u32>,
+    /// The source port.
+    pub remote_port: Option<u16>,
     /// `FWP_CONDITION_FLAG_IS_LOOPBACK`.
     pub loopback: bool,
     /// `FWP_CONDITION_FLAG_IS_IPSEC_SECURED`.
@@ -125,6 +133,14 @@ impl PacketView for Packet {
 
     fn interface(&self) -> Option<u64> {
         self.interface
+    }
+
+    fn profile(&self) -> Option<u32> {
+        self.profile
+    }
+
+    fn remote_port(&self) -> Option<u16> {
+        self.remote_port
     }
 
     fn condition_flags(&self) -> ConditionFlags {

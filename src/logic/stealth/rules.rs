@@ -7,8 +7,9 @@ use crate::logic::policy::{Mode, Policy};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rules(u16);
 
-/// Above the two condition flags, one bit for each suppressed [`Answer`]. With
-/// [`AUDITS`] the answers are only counted.
+/// Above the two condition flags, one bit for each of `SilenceTcp`, `SilenceUdp`,
+/// `SilenceProtocols` and `SilenceEcho`: the [`Answer`]s that are suppressed. With
+/// [`AUDITS`] they are only counted.
 const ANSWERS: u32 = 2;
 /// `Mode` 1: answers are only counted.
 const AUDITS: u16 = 1 << 6;
@@ -18,10 +19,13 @@ const OFF: u16 = 1 << 7;
 const LISTS: u16 = 1 << 8;
 /// `SilenceEcho`, in any `Mode`.
 const ECHO: u16 = 1 << 9;
+/// `AnswerExempt`, in `Mode` 2: what is exempt is permitted.
+const PERMITS: u16 = 1 << 10;
 
 impl Rules {
-    /// The bits that rules without lists of exemptions can have.
-    pub const WITHOUT_LISTS: u16 = !LISTS;
+    /// The bits that rules can have that are a whole policy: without lists of
+    /// exemptions, and without `AnswerExempt`.
+    pub const WHOLE: u16 = !(LISTS | PERMITS);
 
     /// The rules of a policy, with or without lists of exemptions.
     pub const fn new(policy: &Policy, lists: bool) -> Self {
@@ -37,6 +41,7 @@ impl Rules {
             (OFF, off),
             (LISTS, lists),
             (ECHO, policy.silence_echo),
+            (PERMITS, policy.answer_exempt && matches!(policy.mode, Mode::Enforce)),
         ];
         let (mut bits, mut at) = (0, 0);
         while at < all.len() {
@@ -67,10 +72,17 @@ impl Rules {
         Self(bits)
     }
 
-    /// Whether there are lists of exemptions.
+    /// Whether the rules are a whole policy. If not, there are lists of exemptions,
+    /// or what is exempt is permitted.
     #[inline(always)]
-    pub const fn has_lists(self) -> bool {
-        self.0 & LISTS != 0
+    pub const fn are_whole(self) -> bool {
+        self.0 & !Self::WHOLE == 0
+    }
+
+    /// Whether what is exempt is permitted.
+    #[inline(always)]
+    pub const fn permit_exempt(self) -> bool {
+        self.0 & PERMITS != 0
     }
 
     /// Whether echo requests are decided about.
@@ -102,5 +114,11 @@ impl Rules {
 }
 
 const fn suppressed_bit(answer: Answer) -> u16 {
-    1 << (answer as u32 + ANSWERS)
+    let value = match answer {
+        Answer::Reset => 0,
+        Answer::PortUnreachable => 1,
+        Answer::ProtocolUnreachable | Answer::OtherError => 2,
+        Answer::EchoReply | Answer::ProvokedError => 3,
+    };
+    1 << (ANSWERS + value)
 }

@@ -3,7 +3,8 @@
 use core::net::IpAddr;
 
 use super::*;
-use crate::logic::policy::exemptions::{Exemptions, PortEntry};
+use crate::logic::layers::Family;
+use crate::logic::policy::exemptions::{Exemptions, Interface, PortEntry};
 use crate::logic::policy::{Mode, Policy, parse};
 use crate::logic::protocol::{ICMP, TCP, UDP};
 use crate::logic::tcp::TcpFlags;
@@ -14,6 +15,8 @@ const SYN: Packet = Packet {
     local_port: Some(23),
     remote_address: Some(IpAddr::V4(core::net::Ipv4Addr::new(192, 0, 2, 1))),
     interface: Some(5),
+    profile: Some(2),
+    remote_port: Some(40_000),
     loopback: false,
     ipsec_secured: false,
     flow: false,
@@ -24,7 +27,7 @@ const SYN: Packet = Packet {
 };
 
 fn verdict(packet: Packet) -> Verdict {
-    decide(Decision::TransportDiscard, &packet, Rules::new(&Policy::DEFAULT, false), None)
+    decide(Decision::TransportDiscard, &packet, Rules::new(&Policy::DEFAULT, false), None).verdict
 }
 
 #[test]
@@ -76,7 +79,7 @@ fn every_reason_of_the_transport_layer_is_decided() {
         let reason = u32::try_from(reason.as_u64().unwrap()).unwrap();
         let expected = match &name["InetDiscard".len()..] {
             // The packet belongs to: nothing, an endpoint, a flow.
-            "EndpointNotFound" | "TcbNotInTcbTable" | "AckInvalid" => [Silenced, Endpoint, Endpoint],
+            "EndpointNotFound" | "AckInvalid" => [Silenced, Endpoint, Endpoint],
             "ExpectedSyn" | "ListenerInvalidFlags" | "PauseAccept" => [Silenced, Silenced, Endpoint],
             "SourceUnspecified" | "DestinationMulticast" | "HeaderInvalid" | "ChecksumInvalid" => {
                 [NoAnswer; 3]
@@ -89,8 +92,7 @@ fn every_reason_of_the_transport_layer_is_decided() {
             assert_eq!(verdict(packet), expected, "{name} {index}");
             // A datagram has no listener. Every reason but a missing socket
             // concerns a socket.
-            let nobodys = ["InetDiscardEndpointNotFound", "InetDiscardTcbNotInTcbTable"].contains(&&**name);
-            if !nobodys && expected != NoAnswer {
+            if &**name != "InetDiscardEndpointNotFound" && expected != NoAnswer {
                 let datagram = Packet { protocol: Some(UDP), tcp_flags: None, ..packet };
                 assert_eq!(verdict(datagram), Endpoint, "{name} {index}");
             }
@@ -125,10 +127,13 @@ fn silence_udp_silences_a_datagram_without_an_endpoint() {
     for (policy, expected) in
         [(Policy::DEFAULT, Verdict::Silenced), (tcp_off, Verdict::Silenced), (udp_off, Verdict::OtherKind)]
     {
-        assert_eq!(decide(Decision::TransportDiscard, &datagram, Rules::new(&policy, false), None), expected);
+        assert_eq!(
+            decide(Decision::TransportDiscard, &datagram, Rules::new(&policy, false), None).verdict,
+            expected
+        );
     }
     assert_eq!(
-        decide(Decision::TransportDiscard, &SYN, Rules::new(&udp_off, false), None),
+        decide(Decision::TransportDiscard, &SYN, Rules::new(&udp_off, false), None).verdict,
         Verdict::Silenced
     );
 }
@@ -143,14 +148,17 @@ fn the_policy_decides() {
         (Policy { exempt_loopback: false, ..policy }, Packet { loopback: true, ..SYN }, Verdict::Silenced),
         (Policy { exempt_ipsec: false, ..policy }, Packet { ipsec_secured: true, ..SYN }, Verdict::Silenced),
     ] {
-        assert_eq!(decide(Decision::TransportDiscard, &packet, Rules::new(&policy, false), None), expected);
+        assert_eq!(
+            decide(Decision::TransportDiscard, &packet, Rules::new(&policy, false), None).verdict,
+            expected
+        );
     }
 }
 
 #[test]
 fn an_exemption_changes_only_silenced_and_audited() {
     let mut exemptions = Box::new(Exemptions::empty());
-    exemptions.insert_interface(5).unwrap();
+    exemptions.insert_interface(Interface::luid(5)).unwrap();
     let over = |packet: &Packet, mode, exemptions| {
         decide(
             Decision::TransportDiscard,
@@ -158,6 +166,7 @@ fn an_exemption_changes_only_silenced_and_audited() {
             Rules::new(&Policy { mode, ..Policy::DEFAULT }, false),
             exemptions,
         )
+        .verdict
     };
     for mode in [Mode::Enforce, Mode::Audit] {
         assert_eq!(over(&SYN, mode, Some(&exemptions)), Verdict::ExemptInterface);
@@ -178,4 +187,126 @@ fn an_exemption_changes_only_silenced_and_audited() {
     let mut prefixes = Box::new(Exemptions::empty());
     prefixes.insert_prefix(parse::prefix(b"192.0.2.0/24").unwrap()).unwrap();
     assert_eq!(over(&SYN, Mode::Enforce, Some(&prefixes)), Verdict::ExemptPrefix);
+}
+
+/// The lists with one profile.
+fn with_profile(profile: u32) -> Box<Exemptions> {
+    let mut exemptions = Box::new(Exemptions::empty());
+    exemptions.insert_profile(profile);
+    exemptions
+}
+
+#[test]
+fn a_profile_is_exempt_where_it_is_known_and_the_other_layer_leaves_it_to_the_error() {
+    let exemptions = with_profile(2);
+    let over = |decision, packet: &Packet, mode| {
+        let rules = Rules::new(&Policy { mode, ..Policy::DEFAULT }, true);
+        decide(decision, packet, rules, Some(&exemptions)).verdict
+    };
+    let error = Packet {
+        protocol: Some(UDP),
+        icmp: Some(Icmp { family: Family::V4, kind: 3, code: 3 }),
+        discard: None,
+        tcp_flags: None,
+        ..SYN
+    };
+    for (decision, packet) in [(Decision::TransportDiscard, SYN), (Decision::IcmpError, error)] {
+        for (profile, expected) in [
+            (Some(2), Verdict::ExemptProfile),
+            (Some(1), Verdict::Silenced),
+            (Some(3), Verdict::Silenced),
+            (Some(0), Verdict::Silenced),
+            (Some(u32::MAX), Verdict::Silenced),
+            (None, Verdict::Silenced),
+        ] {
+            let packet = Packet { profile, ..packet };
+            assert_eq!(over(decision, &packet, Mode::Enforce), expected, "{decision:?} {profile:?}");
+        }
+    }
+    let datagram = Packet { protocol: Some(UDP), discard: None, tcp_flags: None, profile: None, ..SYN };
+    for (mode, expected) in
+        [(Mode::Enforce, Verdict::Deferred), (Mode::Audit, Verdict::Deferred), (Mode::Off, Verdict::Off)]
+    {
+        assert_eq!(over(Decision::PacketDiscard, &datagram, mode), expected);
+    }
+    let loopback = Packet { loopback: true, ..datagram };
+    assert_eq!(over(Decision::PacketDiscard, &loopback, Mode::Enforce), Verdict::Loopback);
+}
+
+#[test]
+fn only_with_answer_exempt_and_only_without_an_endpoint_is_what_is_exempt_permitted() {
+    let asked = Policy { answer_exempt: true, silence_echo: true, ..Policy::DEFAULT };
+    let mut exemptions = with_profile(2);
+    exemptions.insert_ports(PortEntry { tcp: true, udp: true, first: 113, last: 113 });
+    let permitted = |decision, packet: &Packet, policy: &Policy| {
+        decide(decision, packet, Rules::new(policy, true), Some(&exemptions)).permit
+    };
+    let at_port = Packet { local_port: Some(113), profile: None, ..SYN };
+    let in_profile = SYN;
+    let datagram = Packet { protocol: Some(UDP), discard: None, tcp_flags: None, ..at_port };
+    let error = |family, kind, code| Packet { icmp: Some(Icmp { family, kind, code }), ..datagram };
+    let echo = Packet {
+        protocol: Some(ICMP),
+        icmp: Some(Icmp { family: Family::V4, kind: 8, code: 0 }),
+        ..in_profile
+    };
+    let transport = Decision::TransportDiscard;
+    for (decision, packet, expected) in [
+        (transport, at_port, true),
+        (transport, in_profile, true),
+        (transport, Packet { loopback: true, profile: None, ..SYN }, true),
+        (transport, Packet { ipsec_secured: true, profile: None, ..SYN }, true),
+        (transport, Packet { profile: Some(1), ..SYN }, false),
+        (transport, Packet { endpoint: true, ..at_port }, false),
+        (transport, Packet { tcp_flags: Some(TcpFlags(0x14)), ..at_port }, false),
+        (Decision::PacketDiscard, datagram, true),
+        (Decision::PacketDiscard, Packet { local_port: Some(114), ..datagram }, false),
+        (Decision::IcmpError, error(Family::V4, 3, 3), true),
+        (Decision::IcmpError, error(Family::V6, 4, 1), true),
+        // Windows suppresses this one, but it says nothing about an endpoint.
+        (Decision::IcmpError, error(Family::V6, 4, 2), false),
+        (Decision::IcmpError, error(Family::V4, 11, 0), false),
+        (Decision::EchoRequest, echo, false),
+    ] {
+        assert_eq!(permitted(decision, &packet, &asked), expected, "{decision:?} {packet:?}");
+        for policy in [
+            Policy { answer_exempt: false, ..asked },
+            Policy { mode: Mode::Audit, ..asked },
+            Policy { mode: Mode::Off, ..asked },
+        ] {
+            assert!(!permitted(decision, &packet, &policy), "{policy:?} {packet:?}");
+        }
+    }
+}
+
+/// The names of the reasons stand at their numbers, and docs/SECURITY.md says of each
+/// what silence means.
+#[test]
+fn the_table_of_reasons_is_that_of_the_header_and_of_the_document() {
+    let enums = std::fs::read_to_string("tests/machine/facts/enums.json").unwrap();
+    let enums: serde_json::Value = serde_json::from_str(&enums).unwrap();
+    let document = std::fs::read_to_string("docs/SECURITY.md").unwrap();
+    let facts = enums["INET_DISCARD_REASON"].as_object().unwrap();
+    assert_eq!(facts.len(), INET_REASONS.len() + 1, "all but the largest");
+    for (number, (name, recipient)) in INET_REASONS.iter().enumerate() {
+        assert_eq!(facts[*name], number, "{name}");
+        let whose = match recipient {
+            Recipient::Nobody => "nobody's",
+            Recipient::Listener => "a listener's",
+            Recipient::ListenerOrConnection => "a listener's or a connection's",
+            Recipient::Connection => "a connection's or a socket's",
+            Recipient::Invalid => "invalid",
+        };
+        assert!(
+            document.contains(&format!("\n| {number} | `{name}` | {whose} |")),
+            "{number} {name} {whose}"
+        );
+    }
+    for name in enums["IP_DISCARD_REASON"].as_object().unwrap().keys() {
+        let number = enums["IP_DISCARD_REASON"][name].as_u64().unwrap();
+        // The page has the reasons below 12 and a few above.
+        if number <= 12 || [128, 129, 258, 286].contains(&number) {
+            assert!(document.contains(&format!("`{name}`")), "{name}");
+        }
+    }
 }

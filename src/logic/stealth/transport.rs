@@ -1,6 +1,6 @@
 //! The decision about discarded segments: a RST, or UDP port unreachable.
 
-use super::discard::{Discard, Module, inet};
+use super::discard::{Discard, Module, Recipient, recipient};
 use super::{Answer, PacketView, Verdict};
 use crate::logic::protocol::{TCP, UDP};
 
@@ -35,40 +35,13 @@ fn check_reason(packet: &impl PacketView, answer: Answer) -> Result<(), Verdict>
     let taken = match packet.discard() {
         Some(Discard { module: Module::General, .. }) => return Err(Verdict::FilterDrop),
         Some(Discard { module: Module::Transport, reason }) => match recipient(reason) {
-            Recipient::None => endpoint,
+            Recipient::Nobody => endpoint,
             Recipient::Listener if tcp => flow,
             Recipient::ListenerOrConnection if tcp => endpoint,
-            Recipient::Endpoint | Recipient::Listener | Recipient::ListenerOrConnection => true,
-            Recipient::Faulty => return Err(Verdict::NoAnswer),
+            Recipient::Connection | Recipient::Listener | Recipient::ListenerOrConnection => true,
+            Recipient::Invalid => return Err(Verdict::NoAnswer),
         },
         _ => endpoint,
     };
     if taken { Err(Verdict::Endpoint) } else { Ok(()) }
-}
-
-/// The endpoint that a discard reason refers to.
-enum Recipient {
-    /// None.
-    None,
-    /// A listener that cannot use the segment. Its RST would tell a scanner that the
-    /// port is open, because closed ports send none.
-    Listener,
-    /// A listener, or a connection in its handshake. For the connection the RST must
-    /// be sent, because it ends the peer's half-open connection (RFC 9293, 3.5.1).
-    ListenerOrConnection,
-    /// A connection or another socket.
-    Endpoint,
-    /// The segment is invalid; the stack does not answer it.
-    Faulty,
-}
-
-fn recipient(reason: u32) -> Recipient {
-    match reason {
-        inet::SOURCE_UNSPECIFIED..=inet::CHECKSUM_INVALID => Recipient::Faulty,
-        inet::EXPECTED_SYN | inet::LISTENER_INVALID_FLAGS | inet::PAUSE_ACCEPT => Recipient::Listener,
-        inet::ACK_INVALID => Recipient::ListenerOrConnection,
-        inet::TCB_NOT_IN_TCB_TABLE => Recipient::None,
-        inet::CONNECTED_PATH..=inet::ACCEPT_REDIRECTION => Recipient::Endpoint,
-        _ => Recipient::None,
-    }
 }

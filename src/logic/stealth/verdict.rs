@@ -9,8 +9,20 @@ pub enum Answer {
     PortUnreachable,
     /// ICMP protocol unreachable; ICMPv6 unrecognized next header.
     ProtocolUnreachable,
-    /// An echo reply.
+    /// Another ICMP error that Windows' own stealth mode suppresses.
+    OtherError,
+    /// An echo reply, or the reply to another ICMP request.
     EchoReply,
+    /// An ICMP error that Windows' own stealth mode sends, though a stranger can
+    /// provoke it.
+    ProvokedError,
+}
+
+impl Answer {
+    /// Whether it answers a packet for which there is no endpoint.
+    pub const fn is_of_no_endpoint(self) -> bool {
+        matches!(self, Self::Reset | Self::PortUnreachable | Self::ProtocolUnreachable)
+    }
 }
 
 /// What becomes of a packet, and why.
@@ -43,6 +55,10 @@ pub enum Verdict {
     ExemptPrefix,
     /// Not blocked: `ExemptInterfaces`.
     ExemptInterface,
+    /// Not blocked: `ExemptProfiles`.
+    ExemptProfile,
+    /// Not blocked here: the profile is not known yet. The ICMP error is decided.
+    Deferred,
     /// Not blocked, though it should be: another filter has permitted it and has taken
     /// the right to write the action.
     Overruled,

@@ -42,10 +42,9 @@ impl Variant {
     }
 }
 
-/// A discard reason other than the inferred one: at the transport layer
-/// `InetDiscardTcbNotInTcbTable`, at the network layer no value of
-/// `IP_DISCARD_REASON`.
-const OTHER_REASON: u32 = 25;
+/// A discard reason that neither `INET_DISCARD_REASON` nor `IP_DISCARD_REASON` has
+/// (`fwpsk.h`): a newer Windows may have more.
+const OTHER_REASON: u32 = 34;
 
 const fn variant(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan<'a>)) -> Variant {
     Variant { name, what, tcp_can_be_silent: true, icmp_can_be_silent: true, concerns_packets: true, turn }
@@ -75,7 +74,7 @@ pub static ALL: [Variant; 27] = [
     ),
     variant(
         "reason-other",
-        "packets without endpoint are discarded for another reason of the same module",
+        "packets without endpoint are discarded for a reason that the headers do not have",
         |plan| plan.open_points.discard_metadata = DiscardMetadata::Reason(OTHER_REASON),
     ),
     variant("reason-absent", "the metadata of the stack's discards hold no reason", |plan| {

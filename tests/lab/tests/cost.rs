@@ -90,8 +90,8 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
 fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     let limits = [
         ("INBOUND_TRANSPORT", true, 190),
-        ("INBOUND_IPPACKET", true, 345),
-        ("OUTBOUND_ICMP_ERROR", false, 325),
+        ("INBOUND_IPPACKET", true, 365),
+        ("OUTBOUND_ICMP_ERROR", false, 340),
         ("INBOUND_TRANSPORT", false, 72),
     ];
     for (name, discard, most) in limits {

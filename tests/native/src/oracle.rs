@@ -21,6 +21,8 @@ const ECHO_REQUEST: usize = 3;
 /// ExpectedSyn, ListenerInvalidFlags, PauseAccept.
 const TRANSPORT: u32 = 1;
 const OF_LISTENERS: [u32; 3] = [9, 23, 30];
+/// Reasons of connections: TcbRemoved, FinReceived, TcbNotInTcbTable, TimeWaitTcb.
+const OF_CONNECTIONS: [u32; 4] = [19, 22, 25, 28];
 
 /// `FWP_CONDITION_FLAG_IS_LOOPBACK`, `FWP_CONDITION_FLAG_IS_IPSEC_SECURED`
 /// (`fwptypes.h`).
@@ -39,13 +41,18 @@ pub struct PolicyValues {
     pub silence_tcp: bool,
     pub exempt_loopback: bool,
     pub exempt_ipsec: bool,
+    pub answer_exempt: bool,
 }
 
 impl Default for PolicyValues {
     fn default() -> Self {
-        Self { mode: 2, silence_tcp: true, exempt_loopback: true, exempt_ipsec: true }
+        let answer_exempt = false;
+        Self { mode: 2, silence_tcp: true, exempt_loopback: true, exempt_ipsec: true, answer_exempt }
     }
 }
+
+const LOOPBACK_REASON: &str = "it is loopback";
+const IPSEC_REASON: &str = "IPsec secures it";
 
 /// Compares `classifyOut` before and after a callout.
 ///
@@ -69,6 +76,18 @@ pub fn check(
         if let Some(reason) = must_pass(policy, layer, indication) {
             panic!("blocked at {}, though {reason}: {policy:?} {indication:#?}", layer.name);
         }
+    } else if verdict == (ActionType::PERMIT.0, before.rights & !RIGHT_ACTION_WRITE) {
+        // Without lists, only loopback and IPsec-secured packets are exempt.
+        let reason = must_pass(policy, layer, indication);
+        let is_exempt = matches!(reason, Some(LOOPBACK_REASON | IPSEC_REASON));
+        let may_permit = policy.answer_exempt && layer.name != "INBOUND_TRANSPORT_V4";
+        let may_permit = may_permit && layer.name != "INBOUND_TRANSPORT_V6";
+        assert!(may_permit && is_exempt, "permitted at {}: {policy:?} {indication:#?}", layer.name);
+        assert_ne!(before.actionType, ActionType::BLOCK.0, "over a block: {indication:#?}");
+    } else if policy.answer_exempt && before.actionType == ActionType::BLOCK.0 {
+        // The block of a heavier sublayer stands, or the driver continues.
+        let expected = [before.actionType, ActionType::CONTINUE.0];
+        assert!(expected.contains(&verdict.0) && verdict.1 == before.rights, "{indication:#?}");
     } else {
         assert_eq!(verdict, (ActionType::CONTINUE.0, before.rights), "no such answer: {indication:#?}");
     }
@@ -97,8 +116,8 @@ pub fn must_pass(policy: PolicyValues, layer: &LayerInfo, indication: &Indicatio
     let reasons = [
         (policy.mode != 2, "Mode says so"),
         (asked_for == ECHO_REQUEST, "SilenceEcho is 0"),
-        (policy.exempt_loopback && flags & LOOPBACK != 0, "it is loopback"),
-        (policy.exempt_ipsec && flags & IPSEC_SECURED != 0, "IPsec secures it"),
+        (policy.exempt_loopback && flags & LOOPBACK != 0, LOOPBACK_REASON),
+        (policy.exempt_ipsec && flags & IPSEC_SECURED != 0, IPSEC_REASON),
         (
             layer.is_discard() && discarded.is_some_and(|why| why.discardModule == GENERAL),
             "a filter dropped it",
@@ -114,12 +133,15 @@ pub fn must_pass(policy: PolicyValues, layer: &LayerInfo, indication: &Indicatio
     let of_listener = protocol == Some(6)
         && discarded
             .is_some_and(|why| why.discardModule == TRANSPORT && OF_LISTENERS.contains(&why.discardReason));
+    let of_connection = discarded
+        .is_some_and(|why| why.discardModule == TRANSPORT && OF_CONNECTIONS.contains(&why.discardReason));
     let endpoint = has(field::TRANSPORT_ENDPOINT_HANDLE) && metadata.transportEndpointHandle != 0;
     let reasons = [
         (!matches!(protocol, Some(6 | 17)), "it is neither TCP nor UDP"),
         (protocol == Some(6) && !policy.silence_tcp, "SilenceTcp says so"),
         (has(field::FLOW_HANDLE) && metadata.flowHandle != 0, "it has a flow"),
         (endpoint && !of_listener, "it has an endpoint"),
+        (of_connection, "a connection's segment was discarded"),
     ];
     if let Some((_, reason)) = reasons.into_iter().find(|(holds, _)| *holds) {
         return Some(reason);

@@ -154,16 +154,25 @@ fn prefixes_are_read() {
 }
 
 #[test]
-fn luids_are_read() {
+fn interfaces_are_read() {
     for (text, expected) in [
-        ("1689399632855040", Ok(1_689_399_632_855_040)),
-        ("0x6008000000000", Ok(0x6_0080_0000_0000)),
-        ("0X6008001000000", Ok(0x6_0080_0100_0000)),
+        ("1689399632855040", Ok(Interface::luid(1_689_399_632_855_040))),
+        ("0x6008000000000", Ok(Interface::luid(0x6_0080_0000_0000))),
+        ("0X6008001000000", Ok(Interface::luid(0x6_0080_0100_0000))),
         // The loopback interface.
-        ("0x18000000000000", Ok(24 << 48)),
-        ("18446744073692774400", Ok(u64::MAX << 24)),
-        // An interface index; reserved bits; type 0.
-        ("7", Err(Reason::BadLuid)),
+        ("0x18000000000000", Ok(Interface::luid(24 << 48))),
+        ("18446744073692774400", Ok(Interface::luid(u64::MAX << 24))),
+        // Types of ipifcons.h.
+        ("tunnel", Ok(Interface::kind(131))),
+        ("PPP", Ok(Interface::kind(23))),
+        ("1", Ok(Interface::kind(1))),
+        ("0x83", Ok(Interface::kind(131))),
+        ("281", Ok(Interface::kind(281))),
+        // No type; another name; reserved bits; type 0.
+        ("282", Err(Reason::BadLuid)),
+        ("65536", Err(Reason::BadLuid)),
+        ("tunnels", Err(Reason::BadLuid)),
+        ("tunnel 131", Err(Reason::BadLuid)),
         ("0x6008000000001", Err(Reason::BadLuid)),
         ("0x8000000000", Err(Reason::BadLuid)),
         ("18446744073709551615", Err(Reason::BadLuid)),
@@ -175,7 +184,7 @@ fn luids_are_read() {
         ("ff", Err(Reason::BadLuid)),
         ("-1", Err(Reason::BadLuid)),
     ] {
-        assert_eq!(luid(text.as_bytes()), expected, "{text}");
+        assert_eq!(interface(text.as_bytes()), expected, "{text}");
     }
 }
 
@@ -249,7 +258,7 @@ proptest! {
     #[test]
     fn arbitrary_data_do_not_panic(data in prop::collection::vec(any::<u8>(), 0..200)) {
         let _any = entries(&data);
-        let _any = (ports(&data), prefix(&data), luid(&data));
+        let _any = (ports(&data), prefix(&data), interface(&data), profile(&data));
     }
 
     #[test]

@@ -37,18 +37,23 @@ fn v4(octets: [u8; 4]) -> Option<Address> {
 }
 
 /// For each list: whether a packet that should be on it is on it.
-fn lists(exemptions: &Exemptions) -> [bool; 3] {
+fn lists(exemptions: &Exemptions) -> [bool; 4] {
     let nothing = Sender { protocol: Some(6), ..Sender::default() };
     let on = |remote| exemptions.of(&remote).is_some();
     [
         on(Sender { local_port: Some(113), ..nothing }),
         on(Sender { address: v4([10, 1, 2, 3]), ..nothing }),
         on(Sender { interface: Some(LUID), ..nothing }),
+        exemptions.has_profile(Some(2)),
     ]
 }
 
-const ENTRIES: [(&str, &str); 3] =
-    [("ExemptPorts", "113"), ("ExemptPrefixes", "10.0.0.0/8"), ("ExemptInterfaces", "0x6000005000000")];
+const ENTRIES: [(&str, &str); 4] = [
+    ("ExemptPorts", "113"),
+    ("ExemptPrefixes", "10.0.0.0/8"),
+    ("ExemptInterfaces", "0x6000005000000"),
+    ("ExemptProfiles", "private"),
+];
 
 /// The LUID among them.
 const LUID: u64 = 0x6_0000_0500_0000;
@@ -78,7 +83,7 @@ fn each_number_sets_itself_and_nothing_else() {
                 let ValueKind::Number { get, default, .. } = other.kind else { continue };
                 assert_eq!(get(&policy), default, "{} by {}", other.name, value.name);
             }
-            assert_eq!(lists(&tables), [false; 3]);
+            assert_eq!(lists(&tables), [false; 4]);
         }
     }
 }
@@ -138,6 +143,7 @@ fn a_list_has_its_limits() {
             let entry = |number: u16| match value.name {
                 "ExemptPrefixes" => format!("10.{}.{}.7", number / 256, number % 256),
                 "ExemptInterfaces" => format!("0x6{number:06x}000000"),
+                "ExemptProfiles" => "Domain".to_owned(),
                 _ => format!("{}", number + 1),
             };
             let entries: Vec<String> = (0..count).map(entry).collect();
@@ -251,7 +257,7 @@ fn the_document_has_the_table() {
     }
 }
 
-const REASONS: [Reason; 19] = [
+const REASONS: [Reason; 20] = [
     Reason::WrongType,
     Reason::WrongLength,
     Reason::OutOfRange,
@@ -271,6 +277,7 @@ const REASONS: [Reason; 19] = [
     Reason::HostBits,
     Reason::BadLuid,
     Reason::NeverRemote,
+    Reason::BadProfile,
 ];
 
 /// The examples in the document are taken or refused as it says.
@@ -317,4 +324,57 @@ fn an_exemption_says_which_list() {
     assert_eq!(tables.of(&Sender { interface: Some(LUID + (1 << 24)), ..elsewhere }), None);
     let unknown = Sender::default();
     assert_eq!(tables.of(&unknown), None);
+    assert!(tables.has_profiles() && !tables.has_profile(Some(1)) && !tables.has_profile(None));
+}
+
+/// A LUID changes with the adapter, the type does not (NET_LUID_LH, ifdef.h: the type
+/// is in the upper 16 bits).
+#[test]
+fn a_type_exempts_all_interfaces_of_it() {
+    let macros = std::fs::read_to_string("tests/machine/facts/macros.json").unwrap();
+    let macros: serde_json::Value = serde_json::from_str(&macros).unwrap();
+    for (entry, name) in [
+        ("tunnel", "IF_TYPE_TUNNEL"),
+        ("Tunnel", "IF_TYPE_TUNNEL"),
+        ("131", "IF_TYPE_TUNNEL"),
+        ("0x83", "IF_TYPE_TUNNEL"),
+        ("ppp", "IF_TYPE_PPP"),
+        ("53", "IF_TYPE_PROP_VIRTUAL"),
+        ("6", "IF_TYPE_ETHERNET_CSMACD"),
+    ] {
+        let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
+        let data = multi_sz(&[entry, entry]);
+        value("ExemptInterfaces").parse(REG_MULTI_SZ, &data, &mut policy, &mut tables).unwrap();
+        assert_eq!(tables.counts(), [0, 0, 1, 0], "twice the same entry is one");
+        let kind = macros[name][0].as_u64().unwrap();
+        let of = |luid| tables.of(&Sender { interface: Some(luid), ..Sender::default() });
+        for index in [0, 1, 0xff_ffff] {
+            assert_eq!(of(kind << 48 | index << 24), Some(Exemption::Interface), "{entry} {index}");
+            for other in [kind + 1, kind - 1, kind ^ 0x8000, kind << 1] {
+                assert_eq!(of(other << 48 | index << 24), None, "{entry} {other}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_profile_has_its_number_and_others_are_refused() {
+    for (entry, expected) in
+        [("public", Ok(1)), ("private", Ok(2)), ("DOMAIN", Ok(3)), ("2", Err(())), ("privat", Err(()))]
+    {
+        let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
+        let value = value("ExemptProfiles");
+        let read = value.parse(REG_MULTI_SZ, &multi_sz(&[entry]), &mut policy, &mut tables);
+        match expected {
+            Ok(number) => {
+                assert_eq!(read, Ok(()), "{entry}");
+                let profiles = (0..9).filter(|profile| tables.has_profile(Some(*profile)));
+                assert_eq!(profiles.collect::<Vec<_>>(), [number], "{entry}");
+            }
+            Err(()) => {
+                assert_eq!(read, Err(Rejected { entry: 1, ..value.rejected(Reason::BadProfile) }));
+                assert!(tables.is_empty(), "{entry}");
+            }
+        }
+    }
 }

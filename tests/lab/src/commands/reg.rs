@@ -9,7 +9,7 @@ use crate::remote_registry::{self, Policy, Reply, Request};
 /// What to read or change.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
-ExemptPorts, ExemptPrefixes and ExemptInterfaces are REG_MULTI_SZ, every other value is REG_DWORD. \
+ExemptPorts, ExemptPrefixes, ExemptInterfaces and ExemptProfiles are REG_MULTI_SZ, every other value is REG_DWORD. \
 NAME:dword=, NAME:sz= and NAME:multi_sz= set another type. \
 The command waits until the driver has read a change. If the driver refuses it, the exit status is 1.")]
 pub struct Arguments {

@@ -34,6 +34,7 @@ pub fn instead(name: &str, entry: &str) -> Option<String> {
         "ExemptPorts" => ports(entry),
         "ExemptPrefixes" => prefix(entry),
         "ExemptInterfaces" => interface(entry),
+        "ExemptProfiles" => profile(entry),
         _ => None,
     }
 }
@@ -299,6 +300,20 @@ fn interface(entry: &str) -> Option<String> {
         Err(_) => return None,
     };
     Some(format!("the LUID, not {what}. Get-NetAdapter shows it as NetLuid"))
+}
+
+/// Names and numbers that Windows' tools have for profiles.
+fn profile(entry: &str) -> Option<String> {
+    if is_everything(entry) {
+        return Some("domain,private,public".to_owned());
+    }
+    let written = match entry.to_ascii_lowercase().as_str() {
+        "1" => "public",
+        "2" | "work" | "home" | "standard" | "trusted" => "private",
+        "3" | "domainauthenticated" => "domain",
+        _ => return None,
+    };
+    Some(written.to_owned())
 }
 
 #[cfg(test)]

@@ -73,6 +73,20 @@ pub fn tcp(world: &World, family: Family, technique: &str, ports: &str) -> Resul
     states(&nmap(world, family, &[technique, "-Pn", "-p", ports])?).with_context(|| technique.to_owned())
 }
 
+/// Scans from a source port, which nmap cannot choose for every technique.
+pub fn from_port(
+    world: &World,
+    family: Family,
+    technique: Technique,
+    source: u16,
+    ports: &str,
+) -> Result<States> {
+    let option = technique.option();
+    let source = source.to_string();
+    states(&nmap(world, family, &[option, "-Pn", "-g", &source, "-p", ports])?)
+        .with_context(|| option.to_owned())
+}
+
 /// Scans with any technique: ports, or protocols for `-sO`. `-sn` and `-O` return
 /// one state, under 0. For `-sn` it is `up` or `down`. For `-O` it is `closed` if
 /// nmap found a closed TCP port that it needs to detect the system, otherwise

@@ -47,6 +47,10 @@ const ENTRIES: &[(&str, &str, &str)] = &[
     ("ExemptPrefixes", "*", "0.0.0.0/0,::/0"),
     ("ExemptPrefixes", "Any", "0.0.0.0/0,::/0"),
     ("ExemptPrefixes", "10.0.0.0/8;fd00::/8", "10.0.0.0/8,fd00::/8"),
+    ("ExemptProfiles", "work", "private"),
+    ("ExemptProfiles", "2", "private"),
+    ("ExemptProfiles", "DomainAuthenticated", "domain"),
+    ("ExemptProfiles", "all", "domain,private,public"),
 ];
 
 /// List, refused entry, and part of the advice.
@@ -68,7 +72,7 @@ const ADVICE: &[(&str, &str, &str)] = &[
     ("ExemptPrefixes", "0.0.0.0", "0.0.0.0/0 for every address"),
     ("ExemptPrefixes", "::", "::/0 for every address"),
     ("ExemptPrefixes", "::10.0.0.1", "10.0.0.1, the IPv4 address"),
-    ("ExemptInterfaces", "7", "not an interface's index"),
+    ("ExemptInterfaces", "300", "not an interface's index"),
     ("ExemptInterfaces", "Ethernet 2", "not an interface's name"),
     ("ExemptInterfaces", "00-15-5d-01-02-03", "not a MAC address"),
     ("ExemptInterfaces", "00:15:5d:01:02:03", "not a MAC address"),
@@ -85,6 +89,7 @@ const OTHERS: &[(&str, &str)] = &[
     ("ExemptPrefixes", "224.0.0.1"),
     ("ExemptPrefixes", "10.0.0.0/255.0.255.0"),
     ("ExemptInterfaces", "0"),
+    ("ExemptProfiles", "office"),
     ("ExemptInterfaces", "0x6008000000001"),
 ];
 
@@ -142,7 +147,8 @@ fn entries_that_are_good_are_taken() {
     for (list, entries) in [
         ("ExemptPorts", "80,443,8000-8100,53/UDP,0"),
         ("ExemptPrefixes", "0.0.0.0/0,::/0,::1,127.0.0.1,10.0.0.0/8,::ffff:10.0.0.0/104"),
-        ("ExemptInterfaces", "1689399632855040,0x18000000000000"),
+        ("ExemptInterfaces", "1689399632855040,0x18000000000000,tunnel,PPP,53"),
+        ("ExemptProfiles", "domain,Private,PUBLIC"),
     ] {
         assert_eq!(running.refused(list, entries), [], "{list}");
     }

@@ -1,5 +1,6 @@
 //! The shipping driver behaves as documented.
 
+mod answer_exempt;
 mod call_arguments;
 mod events;
 mod flow_events;

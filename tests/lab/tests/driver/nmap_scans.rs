@@ -59,6 +59,28 @@ fn is_a_scan_reported_once(world: Watched) {
     end(world);
 }
 
+/// A source port of a server does not hide a scan, unless it probes only dynamic ports.
+#[test]
+fn nmap_is_reported_from_a_well_known_port() {
+    let cases = [
+        (Family::V4, Technique::Udp, 53, "Udp"),
+        (Family::V6, Technique::Udp, 53, "Udp"),
+        (Family::V4, Technique::Ack, 443, "Ack"),
+        (Family::V4, Technique::Fin, 443, "Fin"),
+    ];
+    std::thread::scope(|scope| {
+        for (family, technique, source, name) in cases {
+            scope.spawn(move || {
+                let world = start(&plan(&[("ScanWindowMs", 8_000)]));
+                lab::scan::from_port(&world, family, technique, source, "100-140").unwrap();
+                let now = eventually(name, &world, |now| !now.scans.is_empty());
+                assert_eq!(now.scans[0].text("Techniques"), name, "{family} {technique:?}");
+                end(world);
+            });
+        }
+    });
+}
+
 /// Each scan has its own world, so nothing else is reported.
 #[test]
 fn nmap_is_reported_with_its_technique() {

@@ -49,6 +49,10 @@ fn the_lists_exempt_from_the_start_and_live() {
         ("ExemptPrefixes", ["::ffff:10.77.0.0/120", "2001:db8::/32"], ["ExemptPrefix", "Silenced"]),
         ("ExemptInterfaces", ["0x6007000000000", &luid], ["ExemptInterface"; 2]),
         ("ExemptInterfaces", ["0x6007000000000", "0x18000000000000"], ["Silenced"; 2]),
+        ("ExemptInterfaces", ["tunnel", "6"], ["ExemptInterface"; 2]),
+        ("ExemptInterfaces", ["tunnel", "ppp"], ["Silenced"; 2]),
+        ("ExemptProfiles", ["private", "Public"], ["ExemptProfile"; 2]),
+        ("ExemptProfiles", ["private", "domain"], ["Silenced"; 2]),
     ] {
         for live in [false, true] {
             let machine = hushport::machine(Options::default());

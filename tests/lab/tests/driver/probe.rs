@@ -87,6 +87,8 @@ impl Bench {
         set("IP_REMOTE_PORT", Value::Uint16(40_000));
         set("IP_LOCAL_INTERFACE", Value::Uint64(INTERFACE));
         set("FLAGS", Value::Uint32(probe.flags));
+        // A public network. The header's name for CURRENT_PROFILE_ID.
+        set("PROFILE_ID", Value::Uint32(1));
         // The driver does not read the IP header. TCP's header is behind 20 bytes.
         let mut bytes = vec![0; 20];
         bytes.extend(compose::tcp_header(40_000, 23, 0, probe.tcp_flags));

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use lab::hushport::{self, EVENT_PROVIDER};
+use lab::policy::state::await_reading;
 use lab::setup::{self, Target};
 use lab::traffic::Family;
 use machine::Machine;
@@ -14,7 +15,7 @@ use machine::nt::journal::{self, Call};
 use machine::nt::{Irql, Options, Trace, foreign};
 
 use super::events::settled;
-use super::verdicts::{Decision, Kind, packet_to};
+use super::verdicts::{Decision, Kind, packet_between, packet_to};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -147,6 +148,125 @@ fn packets_without_a_port_are_no_scan() {
     }
     bench.look(3);
     assert_eq!(bench.scans(), []);
+    bench.end();
+}
+
+/// The packets of a capture of raw IPv4 (LINKTYPE_IPV4): kind, sender, source port and
+/// destination port.
+fn captured(pcap: &[u8]) -> Vec<(Kind, IpAddr, u16, u16)> {
+    const IPV4: u32 = 228;
+    let word = |at: usize| u32::from_le_bytes(pcap[at..at + 4].try_into().unwrap());
+    assert_eq!((word(0), word(20)), (0xa1b2_c3d4, IPV4));
+    let (mut at, mut packets) = (24, Vec::new());
+    while at < pcap.len() {
+        let length = word(at + 8) as usize;
+        let packet = &pcap[at + 16..at + 16 + length];
+        let (header, transport) = packet.split_at(usize::from(packet[0] & 15) * 4);
+        let sender = Ipv4Addr::from(<[u8; 4]>::try_from(&header[12..16]).unwrap());
+        let port = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
+        let tcp_flags = if header[9] == TCP { transport[13] } else { 0 };
+        packets.push((Kind { tcp_flags, ..Kind::of(header[9]) }, sender.into(), port(0), port(2)));
+        at += 16 + length;
+    }
+    packets
+}
+
+/// A resolver's late replies, and the last segments of a server, to ports that were just
+/// closed: 40 of each. All of them come within one window.
+#[test]
+fn late_replies_are_no_scan_unless_the_dynamic_ports_begin_later() {
+    let captures: [(&[u8], &str); 2] = [
+        (include_bytes!("captures/late_dns.pcap"), "Udp"),
+        (include_bytes!("captures/late_tcp.pcap"), "Ack,Maimon"),
+    ];
+    let bench = Bench::new(4, WINDOW);
+    let engine = bench.machine.engine();
+    let show = || {
+        let mut senders = BTreeMap::new();
+        for (capture, technique) in captures {
+            for (kind, sender, source, port) in captured(capture) {
+                let layers = match kind.protocol {
+                    UDP => vec![Decision::TransportDiscard, Decision::PacketDiscard],
+                    _ => vec![Decision::TransportDiscard],
+                };
+                for decision in layers {
+                    let indication = packet_between(engine, decision, kind, (sender, source), port);
+                    bench.machine.kernel().on_processor(0, Irql::DISPATCH, |_| {
+                        assert!(engine.classify(&indication.request()).blocked(), "it is silenced");
+                    });
+                }
+                senders.insert(sender, technique.to_owned());
+            }
+        }
+        senders
+    };
+    assert_eq!(show().len(), 2);
+    bench.look(3);
+    assert_eq!(bench.scans(), []);
+    let kernel = bench.machine.kernel();
+    bench.machine.set("DynamicPortStart", 65_536);
+    await_reading(kernel, "DynamicPortStart", kernel.registry().changes()).unwrap();
+    let senders = show();
+    bench.look(3);
+    assert_eq!(reported(&bench.scans()), senders);
+    bench.end();
+}
+
+/// Peers of a program that has ended meet its one port, each from a port of its own. QUIC
+/// comes from port 443.
+#[test]
+fn many_peers_and_quic_are_no_scan() {
+    let bench = Bench::new(4, WINDOW);
+    let engine = bench.machine.engine();
+    bench.machine.kernel().on_processor(0, Irql::DISPATCH, |_| {
+        for number in 0..200 {
+            let peer = remote(Family::V4, number);
+            for kind in [Kind::of(UDP), segment(0x02), segment(0x10)] {
+                let from = (peer, 51_413 + u16::from(number));
+                let packet = packet_between(engine, Decision::TransportDiscard, kind, from, 51_413);
+                engine.classify(&packet.request());
+            }
+            let server = remote(Family::V6, 1);
+            let port = 50_000 + u16::from(number);
+            let quic = packet_between(engine, Decision::PacketDiscard, Kind::of(UDP), (server, 443), port);
+            engine.classify(&quic.request());
+        }
+    });
+    bench.look(3);
+    assert_eq!(bench.scans(), []);
+    bench.end();
+}
+
+/// A source port of a server does not hide a scan of other ports than dynamic ones, nor
+/// probes that no connection sends.
+#[test]
+fn a_scan_from_a_well_known_port_is_reported() {
+    let bench = Bench::new(4, WINDOW);
+    let engine = bench.machine.engine();
+    let low = 100..160;
+    let dynamic = 50_000..50_060;
+    let cases = [
+        (1, Kind::of(UDP), low.clone(), true),
+        (2, segment(0x10), low, true),
+        (3, segment(0x02), dynamic.clone(), true),
+        (4, segment(0x01), dynamic.clone(), true),
+        (5, segment(0x00), dynamic.clone(), true),
+        (6, segment(0x29), dynamic.clone(), true),
+        (7, segment(0x10), dynamic.clone(), false),
+        (8, Kind::of(UDP), dynamic, false),
+    ];
+    bench.machine.kernel().on_processor(0, Irql::DISPATCH, |_| {
+        for (number, kind, ports, _) in cases.clone() {
+            for port in ports {
+                let from = (remote(Family::V4, number), 53);
+                let packet = packet_between(engine, Decision::TransportDiscard, kind, from, port);
+                assert!(engine.classify(&packet.request()).blocked());
+            }
+        }
+    });
+    bench.look(3);
+    let expected = cases.iter().filter(|case| case.3).map(|case| remote(Family::V4, case.0));
+    assert_eq!(reported(&bench.scans()).into_keys().collect::<BTreeSet<_>>(), expected.collect());
     bench.end();
 }
 

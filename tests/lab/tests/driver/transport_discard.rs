@@ -84,6 +84,7 @@ fn other_packets_are_not_blocked() {
             ("a flow's", Probe { metadata: with_flow, ..syn.clone() }, "Endpoint"),
             ("an endpoint's", Probe { metadata: with_endpoint, ..syn.clone() }, "Endpoint"),
             ("of a connection", syn.clone().discarded(TRANSPORT, 10), "Endpoint"),
+            ("of a connection that was just closed", syn.clone().discarded(TRANSPORT, 25), "Endpoint"),
             ("with a wrong checksum", syn.clone().discarded(TRANSPORT, 3), "NoAnswer"),
             ("a reset", Probe { tcp_flags: RST, ..syn.clone() }, "NoAnswer"),
         ] {

@@ -19,9 +19,14 @@ use crate::oracle::{self, PolicyValues};
 const MOST: usize = 8;
 
 /// Registry values, and the policy that they set.
-const POLICIES: [(&[(&str, u32)], PolicyValues); 6] = {
-    const DEFAULT: PolicyValues =
-        PolicyValues { mode: 2, silence_tcp: true, exempt_loopback: true, exempt_ipsec: true };
+const POLICIES: [(&[(&str, u32)], PolicyValues); 7] = {
+    const DEFAULT: PolicyValues = PolicyValues {
+        mode: 2,
+        silence_tcp: true,
+        exempt_loopback: true,
+        exempt_ipsec: true,
+        answer_exempt: false,
+    };
     [
         (&[], DEFAULT),
         (&[("ExemptLoopback", 0)], PolicyValues { exempt_loopback: false, ..DEFAULT }),
@@ -29,6 +34,7 @@ const POLICIES: [(&[(&str, u32)], PolicyValues); 6] = {
         (&[("SilenceTcp", 0)], PolicyValues { silence_tcp: false, ..DEFAULT }),
         (&[("Mode", 1)], PolicyValues { mode: 1, ..DEFAULT }),
         (&[("Mode", 0)], PolicyValues { mode: 0, ..DEFAULT }),
+        (&[("AnswerExempt", 1)], PolicyValues { answer_exempt: true, ..DEFAULT }),
     ]
 };
 

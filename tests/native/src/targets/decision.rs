@@ -31,7 +31,7 @@ pub fn run(bytes: &[u8]) {
         }
     }
     let packet = packet(&mut input);
-    let verdict = decide(Decision::TransportDiscard, &packet, Rules::new(&policy, false), None);
+    let verdict = decide(Decision::TransportDiscard, &packet, Rules::new(&policy, false), None).verdict;
     let [mode, silence_tcp, silence_udp, exempt_loopback, exempt_ipsec] = numbers;
     let silence = match packet.protocol {
         Some(TCP) => silence_tcp == 1,
@@ -50,7 +50,7 @@ pub fn run(bytes: &[u8]) {
     assert!(mode == 2 || verdict != Verdict::Silenced, "{packet:?} {policy:?} {verdict:?}");
     assert!(mode == 1 || verdict != Verdict::Audited, "{packet:?} {policy:?} {verdict:?}");
     assert_eq!(
-        decide(Decision::TransportDiscard, &packet, Rules::new(&policy, false), None),
+        decide(Decision::TransportDiscard, &packet, Rules::new(&policy, false), None).verdict,
         verdict,
         "the same again"
     );

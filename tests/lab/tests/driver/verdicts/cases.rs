@@ -75,8 +75,10 @@ pub struct Origin {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Spot {
     pub port: u16,
+    pub remote_port: u16,
     pub remote: IpAddr,
     pub interface: Option<u64>,
+    pub profile: Option<u32>,
 }
 
 /// Neither flag; each alone; both; every other flag.
@@ -146,13 +148,27 @@ fn kinds(decision: Decision, family: Family) -> Vec<(Kind, Vec<Origin>)> {
             let quoted = [of(UDP), of(TCP), of(GRE), part(Shape::FirstFragment), part(Shape::LaterFragment)];
             // Port and protocol unreachable of this family, and of the other;
             // neighbours of theirs: no route, administratively prohibited,
-            // fragmentation needed, packet too big, time exceeded, redirect.
+            // fragmentation needed, packet too big, time exceeded, redirect; an unknown
+            // option, and a parameter problem of IPv4.
             let answers = match family {
                 Family::V4 => [(3, 3), (3, 2)],
                 Family::V6 => [(1, 4), (4, 1)],
             };
-            let others =
-                [(3, 3), (3, 2), (1, 4), (4, 1), (1, 0), (3, 13), (3, 4), (2, 0), (11, 0), (5, 1), (4, 0)];
+            let others = [
+                (3, 3),
+                (3, 2),
+                (1, 4),
+                (4, 1),
+                (1, 0),
+                (3, 13),
+                (3, 4),
+                (2, 0),
+                (11, 0),
+                (5, 1),
+                (4, 0),
+                (4, 2),
+                (12, 0),
+            ];
             let of_each = |quoted| answers.map(|(kind, code)| error(quoted, kind, code));
             let mut kinds: Vec<_> = quoted.into_iter().flat_map(of_each).collect();
             kinds.extend(
@@ -164,8 +180,9 @@ fn kinds(decision: Decision, family: Family) -> Vec<(Kind, Vec<Origin>)> {
             kinds.into_iter().map(|kind| (kind, nowhere.clone())).collect()
         }
         Decision::EchoRequest => {
-            let request = if family == Family::V4 { [8, 128] } else { [128, 8] };
-            let messages = [request[0], request[1], 0, 129].map(|kind| error(of(icmp), kind, 0));
+            // Echo, another request, the other family's, and replies.
+            let request = if family == Family::V4 { [8, 13, 128] } else { [128, 139, 8] };
+            let messages = [request[0], request[1], request[2], 0, 129].map(|kind| error(of(icmp), kind, 0));
             let others = [segment(SYN), of(UDP)];
             messages.into_iter().chain(others).map(|kind| (kind, nowhere.clone())).collect()
         }
@@ -233,7 +250,7 @@ fn spots(family: Family, protocol: u8) -> Vec<Spot> {
             [v6([0x2001, 0xdb8, 8, 0xffff, 0, 0, 0, 1]), v6([0xa001, 0xdb8, 9, 0, 0, 0, 0, 1])],
         ),
     };
-    let plain = Spot { port: 40, remote, interface: Some(ELSEWHERE) };
+    let plain = Spot { port: 40, remote_port: 40_000, remote, interface: Some(ELSEWHERE), profile: Some(1) };
     let exempt = Spot { port: if protocol == UDP { 53 } else { 113 }, ..plain };
     let mut spots = vec![plain];
     spots.extend([113, 53, 8000, 8100, 7999, 8101].map(|port| Spot { port, ..plain }));
@@ -241,6 +258,9 @@ fn spots(family: Family, protocol: u8) -> Vec<Spot> {
     // The exempt LUID; LUIDs that share its lower or upper half; none.
     let luids = [Some(EXEMPT_LUID), Some(EXEMPT_LUID ^ 1 << 48), Some(EXEMPT_LUID ^ 1 << 24), None];
     spots.extend(luids.map(|interface| Spot { interface, ..plain }));
+    // Another interface of an exempt type; the exempt profile, another one, and none.
+    spots.push(Spot { interface: Some(131 << 48 | 7 << 24), ..plain });
+    spots.extend([Some(2), Some(3), Some(0), None].map(|profile| Spot { profile, ..plain }));
     spots.push(Spot { remote: within, ..exempt });
     spots.push(Spot { remote: within, interface: Some(EXEMPT_LUID), ..plain });
     spots.push(Spot { interface: Some(EXEMPT_LUID), ..exempt });

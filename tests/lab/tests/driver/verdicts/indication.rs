@@ -8,8 +8,6 @@ use machine::wire::compose;
 
 use super::cases::{self, Case, Decision, Kind, Shape, TCP};
 
-/// The remote port.
-const REMOTE_PORT: u16 = 40_000;
 /// IPv6's fragment header (RFC 8200, 4.5).
 const FRAGMENT: u8 = 44;
 
@@ -53,12 +51,17 @@ fn set_fields(indication: &mut Indication, case: &Case) {
     if let Some(luid) = case.spot.interface {
         indication.set("IP_LOCAL_INTERFACE", Value::Uint64(luid));
     }
+    for field in ["PROFILE_ID", "NEXTHOP_INTERFACE_PROFILE_ID"] {
+        if let Some(profile) = case.spot.profile {
+            indication.set(field, Value::Uint32(profile));
+        }
+    }
     indication.set("FLAGS", Value::Uint32(case.flags));
     indication.set("IP_PROTOCOL", Value::Uint8(case.kind.protocol));
     // ICMP's type and code are in their own fields, or in the fields of the ports.
     let [first, second] = match case.kind.icmp {
         Some((kind, code)) => [kind, code],
-        None => [case.spot.port, REMOTE_PORT],
+        None => [case.spot.port, case.spot.remote_port],
     };
     for (field, value) in
         [("IP_LOCAL_PORT", first), ("IP_REMOTE_PORT", second), ("ICMP_TYPE", first), ("ICMP_CODE", second)]
@@ -115,8 +118,8 @@ fn upper(case: &Case) -> Vec<u8> {
     const PAYLOAD: usize = 4;
     let Kind { protocol, tcp_flags, .. } = case.kind;
     let mut upper = match protocol {
-        TCP => compose::tcp_header(REMOTE_PORT, case.spot.port, 0, tcp_flags).to_vec(),
-        _ => compose::udp_header(REMOTE_PORT, case.spot.port, PAYLOAD).to_vec(),
+        TCP => compose::tcp_header(case.spot.remote_port, case.spot.port, 0, tcp_flags).to_vec(),
+        _ => compose::udp_header(case.spot.remote_port, case.spot.port, PAYLOAD).to_vec(),
     };
     if let (Some((kind, code)), false) = (case.kind.icmp, case.decision == Decision::IcmpError) {
         upper.fill(0);

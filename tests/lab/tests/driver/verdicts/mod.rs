@@ -25,10 +25,21 @@ use machine::wfp::{ActionType, Engine};
 
 use cases::{Case, Origin, Spot, UDP};
 pub use cases::{Decision, Kind};
-use oracle::{LISTS, PolicyValues, verdict};
+use oracle::{EXEMPT_PROFILE, LISTS, PolicyValues, is_permitted, verdict};
 
 /// A packet from a remote to a port without endpoint.
 pub fn packet_to(engine: &Engine, decision: Decision, kind: Kind, remote: IpAddr, port: u16) -> Indication {
+    packet_between(engine, decision, kind, (remote, 40_000), port)
+}
+
+/// A packet from a remote's port to a port without endpoint.
+pub fn packet_between(
+    engine: &Engine,
+    decision: Decision,
+    kind: Kind,
+    (remote, remote_port): (IpAddr, u16),
+    port: u16,
+) -> Indication {
     let discard = match decision {
         Decision::TransportDiscard => Some((1, 4)),
         Decision::PacketDiscard => Some((0, if kind.protocol == UDP { 4 } else { 3 })),
@@ -36,7 +47,7 @@ pub fn packet_to(engine: &Engine, decision: Decision, kind: Kind, remote: IpAddr
     };
     let family = if remote.is_ipv4() { Family::V4 } else { Family::V6 };
     let origin = Origin { discard, flow: false, endpoint: false };
-    let spot = Spot { port, remote, interface: Some(1) };
+    let spot = Spot { port, remote_port, remote, interface: Some(1), profile: Some(1) };
     indication::of(&Case { decision, family, kind, origin, flags: 0, spot }, engine)
 }
 
@@ -45,7 +56,7 @@ const DECISIONS: [Decision; 4] =
 
 /// Verdicts of docs/EVENTS.md, and how often a packet of that verdict is shown.
 /// Verdicts that exclude each other may share a number.
-const VERDICTS: [(&str, u64); 15] = [
+const VERDICTS: [(&str, u64); 17] = [
     ("Silenced", 1),
     ("Audited", 1),
     ("Off", 1),
@@ -61,6 +72,8 @@ const VERDICTS: [(&str, u64); 15] = [
     ("ExemptInterface", 9),
     ("Loopback", 10),
     ("IpsecSecured", 11),
+    ("ExemptProfile", 12),
+    ("Deferred", 13),
 ];
 
 /// A running driver, and the packets of both families at every deciding layer.
@@ -116,6 +129,7 @@ impl Bench {
                 ("SilenceEcho", policy.echo.into()),
                 ("ExemptLoopback", policy.exempt_loopback.into()),
                 ("ExemptIpsec", policy.exempt_ipsec.into()),
+                ("AnswerExempt", policy.answer.into()),
             ]
         };
         let mut changed = false;
@@ -130,6 +144,11 @@ impl Bench {
                 let entries = if policy.lists { entries } else { &[] };
                 self.machine.set_value(name, RegistryValue::multi_sz(entries));
             }
+            changed = true;
+        }
+        if policy.profiles != before.profiles {
+            let profiles = policy.profiles.then_some(EXEMPT_PROFILE.0);
+            self.machine.set_value("ExemptProfiles", RegistryValue::multi_sz(profiles));
             changed = true;
         }
         // Without a change no policy is applied, so there is no event to wait for.
@@ -159,6 +178,8 @@ impl Bench {
                     && flag("SilenceEcho", policy.echo)
                     && flag("ExemptLoopback", policy.exempt_loopback)
                     && flag("ExemptIpsec", policy.exempt_ipsec)
+                    && flag("AnswerExempt", policy.answer)
+                    && (event.number("ExemptProfiles") > 0) == policy.profiles
                     && flag("CheckOrder", self.is_watched)
                     && ["ExemptPorts", "ExemptPrefixes", "ExemptInterfaces"]
                         .iter()
@@ -195,10 +216,18 @@ impl Bench {
                 let verdict = self.expected(case);
                 let (_, times) = VERDICTS.into_iter().find(|(known, _)| *known == verdict).unwrap();
                 for _ in 0..times {
-                    let blocked = engine.classify(&indication.request()).blocked();
+                    let decision = engine.classify(&indication.request());
+                    // Without the driver's permit the engine's own end is soft.
+                    let permitted = decision.action == ActionType::PERMIT && decision.hard;
+                    let is_blocked = verdict == "Silenced" || self.heavier == Some(ActionType::BLOCK);
+                    let is_permitted = match self.heavier {
+                        Some(heavier) => heavier == ActionType::PERMIT,
+                        None => is_permitted(case, &self.policy),
+                    };
+                    let expected = (is_blocked, is_permitted);
                     assert_eq!(
-                        blocked,
-                        verdict == "Silenced" || self.heavier == Some(ActionType::BLOCK),
+                        (decision.blocked(), permitted),
+                        expected,
                         "{verdict} at {irql}: {case:?} {:?}",
                         self.policy
                     );
@@ -288,6 +317,30 @@ fn enforced_each_packet_is_silenced_or_left_alone_as_documented() {
     hold_all(&[2]);
 }
 
+/// `ExemptProfiles` and `AnswerExempt`, with and without the other lists.
+#[test]
+fn profiles_are_exempt_and_what_is_exempt_is_permitted_as_documented() {
+    let mut bench = Bench::new(NblLayout::Contiguous, None);
+    for mode in [2, 1, 0] {
+        for (lists, profiles, answer) in [
+            (false, true, false),
+            (true, true, false),
+            (false, false, true),
+            (false, true, true),
+            (true, false, true),
+            (true, true, true),
+        ] {
+            for policy in silences(PolicyValues { mode, lists, profiles, answer, ..PolicyValues::USUAL }) {
+                bench.set_policy(policy);
+                bench.hold(Irql::DISPATCH);
+            }
+        }
+    }
+    bench.watch(true);
+    bench.hold(Irql::PASSIVE);
+    bench.end();
+}
+
 /// APC_LEVEL, `CheckOrder`, and events of verdicts take other paths through the driver.
 /// The verdicts are equal.
 #[test]
@@ -319,8 +372,8 @@ fn without_the_right_what_would_be_silenced_is_overruled_or_already_blocked() {
     for heavier in [ActionType::PERMIT, ActionType::BLOCK] {
         let mut bench = Bench::new(NblLayout::Contiguous, Some(heavier));
         for mode in [2, 1, 0] {
-            for lists in [false, true] {
-                bench.set_policy(PolicyValues { mode, lists, ..PolicyValues::USUAL });
+            for (lists, answer) in [(false, false), (true, false), (true, true)] {
+                bench.set_policy(PolicyValues { mode, lists, answer, ..PolicyValues::USUAL });
                 bench.hold(Irql::DISPATCH);
                 bench.hold(Irql::PASSIVE);
             }
@@ -336,7 +389,9 @@ fn the_cases_come_to_every_verdict() {
     for mode in [0, 1, 2] {
         for family in [Family::V4, Family::V6] {
             for decision in DECISIONS {
-                let policy = PolicyValues { mode, lists: true, ..PolicyValues::USUAL };
+                let policy = PolicyValues { mode, lists: true, profiles: true, ..PolicyValues::USUAL };
+                let usual = PolicyValues { profiles: false, ..policy };
+                seen.extend(cases::all(decision, family).iter().map(|case| verdict(case, &usual)));
                 seen.extend(cases::all(decision, family).iter().map(|case| verdict(case, &policy)));
             }
         }

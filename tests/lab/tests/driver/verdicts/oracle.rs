@@ -21,6 +21,10 @@ pub struct PolicyValues {
     pub exempt_ipsec: bool,
     /// Whether the three lists hold [`LISTS`].
     pub lists: bool,
+    /// Whether `ExemptProfiles` holds [`EXEMPT_PROFILE`].
+    pub profiles: bool,
+    /// `AnswerExempt`.
+    pub answer: bool,
 }
 
 impl PolicyValues {
@@ -34,6 +38,8 @@ impl PolicyValues {
         exempt_loopback: true,
         exempt_ipsec: true,
         lists: false,
+        profiles: false,
+        answer: false,
     };
 }
 
@@ -41,9 +47,12 @@ impl PolicyValues {
 pub const LISTS: [(&str, &[&str]); 3] = [
     ("ExemptPorts", &["113/tcp", "53/udp", "8000-8100"]),
     ("ExemptPrefixes", &["10.9.0.0/16", "2001:db8:9::/48"]),
-    ("ExemptInterfaces", &["0x6008012000000"]),
+    ("ExemptInterfaces", &["0x6008012000000", "tunnel"]),
 ];
+/// `ExemptProfiles`. Real machines show that private networks have the number 2.
+pub const EXEMPT_PROFILE: (&str, u32) = ("private", 2);
 /// The interface of [`LISTS`]. The lowest 24 bits of a LUID are reserved and zero.
+/// The highest 16 bits are the interface's type; 131 is a tunnel (ifdef.h, ipifcons.h).
 pub const EXEMPT_LUID: u64 = 0x6_0080_1200_0000;
 
 /// The answer that the stack would send to a packet.
@@ -52,7 +61,11 @@ enum Answer {
     Reset,
     PortUnreachable,
     ProtocolUnreachable,
+    /// Another ICMP error that Windows' own stealth mode suppresses.
+    OtherError,
     EchoReply,
+    /// Another ICMP error that a stranger can provoke.
+    ProvokedError,
 }
 
 /// The verdict over a packet, as the events name it.
@@ -71,8 +84,8 @@ pub fn verdict(case: &Case, policy: &PolicyValues) -> &'static str {
     let is_on = match answer {
         Answer::Reset => policy.tcp,
         Answer::PortUnreachable => policy.udp,
-        Answer::ProtocolUnreachable => policy.protocols,
-        Answer::EchoReply => policy.echo,
+        Answer::ProtocolUnreachable | Answer::OtherError => policy.protocols,
+        Answer::EchoReply | Answer::ProvokedError => policy.echo,
     };
     if !is_on {
         return "OtherKind";
@@ -89,7 +102,25 @@ pub fn verdict(case: &Case, policy: &PolicyValues) -> &'static str {
     {
         return verdict;
     }
+    if policy.profiles {
+        // INBOUND_IPPACKET_DISCARD has no field for the profile.
+        if case.decision == Decision::PacketDiscard {
+            return "Deferred";
+        }
+        if case.spot.profile == Some(EXEMPT_PROFILE.1) {
+            return "ExemptProfile";
+        }
+    }
     if policy.mode == 1 { "Audited" } else { "Silenced" }
+}
+
+/// Whether a packet is permitted (docs/SECURITY.md, "AnswerExempt").
+pub fn is_permitted(case: &Case, policy: &PolicyValues) -> bool {
+    let is_exempt = verdict(case, policy).starts_with("Exempt")
+        || ["Loopback", "IpsecSecured"].contains(&verdict(case, policy));
+    let of_no_endpoint =
+        matches!(answer(case), Ok(Answer::Reset | Answer::PortUnreachable | Answer::ProtocolUnreachable));
+    policy.answer && policy.mode == 2 && is_exempt && of_no_endpoint
 }
 
 /// docs/CONFIGURATION.md, "Lists".
@@ -110,7 +141,8 @@ fn exemption(case: &Case) -> Option<&'static str> {
     if is_listed {
         return Some("ExemptPrefix");
     }
-    (case.spot.interface == Some(EXEMPT_LUID)).then_some("ExemptInterface")
+    let is_tunnel = case.spot.interface.is_some_and(|luid| luid >> 48 == 131);
+    (case.spot.interface == Some(EXEMPT_LUID) || is_tunnel).then_some("ExemptInterface")
 }
 
 /// The protocol, if the packet has ports. Later fragments have payload in their place
@@ -142,8 +174,8 @@ fn segment(kind: &Kind, origin: &Origin) -> Result<Answer, &'static str> {
         Some((2, _)) => return Err("FilterDrop"),
         // InetDiscardSourceUnspecified to InetDiscardChecksumInvalid.
         Some((1, 0..=3)) => return Err("NoAnswer"),
-        // InetDiscardRst: of a connection.
-        Some((1, 10)) => return Err("Endpoint"),
+        // InetDiscardRst, InetDiscardTcbNotInTcbTable: of a connection.
+        Some((1, 10 | 25)) => return Err("Endpoint"),
         _ if origin.flow || origin.endpoint => return Err("Endpoint"),
         _ => {}
     }
@@ -169,11 +201,15 @@ fn packet(kind: &Kind, origin: &Origin) -> Result<Answer, &'static str> {
     }
 }
 
-/// RFC 792; RFC 4443, 3.1 and 3.4.
+/// RFC 792; RFC 4443, 3.1 and 3.4; docs/SECURITY.md, "ICMP errors".
 fn error(family: Family, kind: &Kind) -> Result<Answer, &'static str> {
     match (family, kind.icmp) {
         (Family::V4, Some((3, 2))) | (Family::V6, Some((4, 1))) => Ok(Answer::ProtocolUnreachable),
         (Family::V4, Some((3, 3))) | (Family::V6, Some((1, 4))) => Ok(Answer::PortUnreachable),
+        (Family::V4, Some((3, 0 | 1 | 5..=12 | 14..))) => Ok(Answer::OtherError),
+        (Family::V6, Some((1, _) | (4, 0 | 2))) => Ok(Answer::OtherError),
+        (Family::V4, Some((3, 13) | (4 | 5 | 12, _))) => Ok(Answer::ProvokedError),
+        (Family::V6, Some((4..=127 | 0, _))) => Ok(Answer::ProvokedError),
         _ => Err("OtherKind"),
     }
 }
@@ -181,7 +217,8 @@ fn error(family: Family, kind: &Kind) -> Result<Answer, &'static str> {
 /// RFC 792; RFC 4443, 4.1.
 fn echo(family: Family, kind: &Kind) -> Result<Answer, &'static str> {
     match (family, kind.protocol, kind.icmp) {
-        (Family::V4, ICMP, Some((8, _))) | (Family::V6, ICMPV6, Some((128, _))) => Ok(Answer::EchoReply),
+        (Family::V4, ICMP, Some((8 | 13 | 15 | 17, _))) => Ok(Answer::EchoReply),
+        (Family::V6, ICMPV6, Some((128 | 139, _))) => Ok(Answer::EchoReply),
         _ => Err("Observed"),
     }
 }

@@ -241,6 +241,8 @@ const VALUES: &[Expect] = &[
     Text("ExemptPorts"),
     Text("ExemptPrefixes"),
     Text("ExemptInterfaces"),
+    Text("ExemptProfiles"),
+    Text("AnswerExempt"),
     Text("Observe"),
     Text("SublayerWeight"),
     Text("Trace"),
@@ -248,6 +250,7 @@ const VALUES: &[Expect] = &[
     Text("FlowLimit"),
     Text("ScanPorts"),
     Text("ScanWindowMs"),
+    Text("DynamicPortStart"),
 ];
 
 fn leads_somewhere(value: &Value, _: &Call, _: &Life<'_>) -> bool {
