@@ -89,7 +89,12 @@ macro_rules! every_export { ($table:ident) => { $table! {
         FwpsCalloutUnregisterById0 FwpsCalloutUnregisterByKey0
         FwpmBfeStateGet0 FwpmBfeStateSubscribeChanges0
         FwpmBfeStateUnsubscribeChanges0 FwpsFlowAssociateContext0
-        FwpsFlowRemoveContext0;
+        FwpsFlowRemoveContext0 FwpsStreamInjectAsync0 FwpsStreamContinue0
+        FwpsInjectTransportSendAsync0 FwpsInjectTransportSendAsync1
+        FwpsInjectTransportReceiveAsync0 FwpsAcquireClassifyHandle0
+        FwpsReleaseClassifyHandle0 FwpsPendClassify0 FwpsCompleteClassify0
+        FwpsAcquireWritableLayerDataPointer0 FwpsRedirectHandleCreate0
+        FwpsRedirectHandleDestroy0;
 } }; }
 every_export!(table);
 
@@ -224,7 +229,9 @@ mod tests {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nt");
         for file in FILES.iter().collect::<BTreeSet<_>>() {
             let paths = match *file {
-                "fwp" => vec!["fwp/mod.rs".to_string(), "fwp/driver.rs".to_string()],
+                "fwp" => {
+                    vec!["fwp/mod.rs".to_string(), "fwp/driver.rs".to_string(), "fwp/contract.rs".to_string()]
+                }
                 file => vec![format!("{file}.rs")],
             };
             let items = paths.iter().flat_map(|path| {

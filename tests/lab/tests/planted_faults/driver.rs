@@ -77,6 +77,8 @@ static DONE: AtomicBool = AtomicBool::new(false);
 /// FWPS_CLASSIFY_OUT0 and NET_BUFFER_LIST of the current classify.
 static OUT: AtomicU64 = AtomicU64::new(0);
 static LIST: AtomicU64 = AtomicU64::new(0);
+/// The classifyContext of the current classify.
+static CONTEXT: AtomicU64 = AtomicU64::new(0);
 
 #[repr(C)]
 struct Callout {
@@ -171,8 +173,9 @@ extern "system" fn changed(_: Ptr, _: i32) {
     unsafe { commit(At::Bfe) };
 }
 
-extern "system" fn classify(values: Ptr, _: Ptr, data: u64, _: Ptr, _: Ptr, _: u64, out: u64) {
+extern "system" fn classify(values: Ptr, _: Ptr, data: u64, context: u64, _: Ptr, _: u64, out: u64) {
     OUT.store(out, SeqCst);
+    CONTEXT.store(context, SeqCst);
     LIST.store(data, SeqCst);
     unsafe {
         // FWPS_INCOMING_VALUES0.layerId.

@@ -86,7 +86,10 @@ pub fn run(sys: &Path, bug: &str) -> Outcome {
 fn layer(engine: &Engine, bug: &str) -> &'static LayerInfo {
     let name = match bug {
         "FLOW_ESTABLISHED_BLOCKED" => "ALE_FLOW_ESTABLISHED_V4",
-        "STREAM_WITHOUT_ACTION" => "STREAM_V4",
+        "STREAM_WITHOUT_ACTION" | "STREAM_INJECTED_WITHOUT_BLOCK" | "STREAM_CONTINUED_WHILE_INJECTING" => {
+            "STREAM_V4"
+        }
+        "PENDED_WITHOUT_BLOCK" | "REDIRECT_REAUTHORIZED" => "ALE_CONNECT_REDIRECT_V4",
         _ => "INBOUND_TRANSPORT_V4",
     };
     engine.layer_by_name(name).expect("the layer")
@@ -145,7 +148,10 @@ fn traffic(engine: &Engine, layer: &LayerInfo, session: SessionId) {
     let Ok(filter) = engine.filter_add(session, filter(layer)) else {
         return;
     };
-    let values = vec![Value::Empty; layer.fields];
+    let mut values = vec![Value::Empty; layer.fields];
+    if let Some(protocol) = layer.field("IP_PROTOCOL") {
+        values[protocol] = Value::Uint8(6);
+    }
     let metadata = Metadata { flow_handle: Some(engine.flow_create()), ..Metadata::default() };
     let data = match layer.is_stream() {
         true => LayerData::Stream { bytes: &[0; 20], flags: 0 },

@@ -129,6 +129,12 @@ rules! {
     // Filtering: what Microsoft's CodeQL queries for callout drivers (kmdf/queries/wfp)
     // look for in source, found as it happens.
     FLOW_ESTABLISHED_BLOCKED = LAB, None, "a callout at ALE_FLOW_ESTABLISHED returned Block";
+    STREAM_INJECTED_WITHOUT_BLOCK = LAB, None, "a stream callout injected data and did not return Block";
+    STREAM_CONTINUED_WHILE_INJECTING = LAB, None, "FwpsStreamContinue and FwpsStreamInjectAsync in one classify";
+    TCP_INJECTED_FROM_CLASSIFY = LAB, None, "a callout at a transport layer injected TCP from its classifyFn";
+    PENDED_WITHOUT_BLOCK = LAB, None, "a callout pended its classify and did not return a Block that is final";
+    REDIRECT_REAUTHORIZED = LAB, None, "a callout that redirects in its classifyFn asked for reauthorization";
+    REDIRECT_HANDLE_AGAIN = LAB, None, "a second redirect handle for one provider";
     STREAM_WITHOUT_ACTION = LAB, None, "a stream callout that does more than inspect set no action";
 
     // Events. Driver Verifier checks the argument of EtwUnregister. No document

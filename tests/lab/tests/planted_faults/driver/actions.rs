@@ -30,6 +30,7 @@ pub unsafe fn exercise() {
         let mut before = on_the_second_processor();
         KeRevertToUserGroupAffinityThread(before.as_mut_ptr() as Ptr);
         check(write_event(PROVIDER.load(SeqCst), &[7]));
+        FwpsRedirectHandleDestroy0(redirect_handle());
     }
 }
 
@@ -188,6 +189,32 @@ pub unsafe fn answer(rights: u32, action: u32, flags: u32) {
         ((out + 24) as *mut u32).write(rights);
         ((out + 28) as *mut u32).write(flags);
     }
+}
+
+/// Injects data into the stream, with a NET_BUFFER_LIST of zeros.
+pub unsafe fn inject_stream() {
+    let (callout, layer) = (CALLOUT_ID.load(SeqCst), LAYER.load(SeqCst) as u16);
+    unsafe { FwpsStreamInjectAsync0(0, 0, 0, 1, callout, layer, 0, DATA.at(), 1, completed(), 0) };
+}
+
+/// FWPS_INJECT_COMPLETE0.
+pub fn completed() -> Ptr {
+    extern "system" fn completed(_: Ptr, _: Ptr, _: u8) {}
+    completed as *const () as Ptr
+}
+
+/// A handle of the current classify.
+pub unsafe fn classify_handle() -> u64 {
+    let mut handle = 0u64;
+    check(unsafe { FwpsAcquireClassifyHandle0(CONTEXT.load(SeqCst) as Ptr, 0, &raw mut handle as Ptr) });
+    handle
+}
+
+pub unsafe fn redirect_handle() -> Ptr {
+    let mut handle: Ptr = 0;
+    let provider = b"planted provider".as_ptr() as Ptr;
+    check(unsafe { FwpsRedirectHandleCreate0(provider, 0, &raw mut handle as Ptr) });
+    handle
 }
 
 /// The NET_BUFFER of the current classify.

@@ -154,6 +154,25 @@ bugs! {
     Classify UNKNOWN_ACTION => answer(1, 0x1234, 0);
     Classify INVALID_ABSORB => answer(1, 0x1002, 1);
     Classify FLOW_ESTABLISHED_BLOCKED => answer(0, 0x1001, 0);
+    Classify STREAM_INJECTED_WITHOUT_BLOCK => { inject_stream(); answer(1, 0x1002, 0) };
+    Classify STREAM_CONTINUED_WHILE_INJECTING => {
+        inject_stream();
+        FwpsStreamContinue0(1, CALLOUT_ID.load(SeqCst), LAYER.load(SeqCst) as u16, 0)
+    };
+    Classify TCP_INJECTED_FROM_CLASSIFY => {
+        FwpsInjectTransportReceiveAsync0(0, 0, 0, 0, 2, 1, 0, 0, DATA.at(), completed(), 0)
+    };
+    Classify PENDED_WITHOUT_BLOCK => {
+        let handle = classify_handle();
+        check(FwpsPendClassify0(handle, 0, 0, OUT.load(SeqCst) as Ptr));
+        FwpsReleaseClassifyHandle0(handle)
+    };
+    Classify REDIRECT_REAUTHORIZED => {
+        let mut data: Ptr = 0;
+        let out = OUT.load(SeqCst) as Ptr;
+        FwpsAcquireWritableLayerDataPointer0(classify_handle(), 0, 1, &raw mut data as Ptr, out)
+    };
+    Entry REDIRECT_HANDLE_AGAIN => { redirect_handle(); redirect_handle() };
     // Everywhere else, the driver's callout may leave the action as it is.
     Classify STREAM_WITHOUT_ACTION => {};
     Classify NET_BUFFER_CHANGED => NdisAdvanceNetBufferDataStart(net_buffer(), 4, 0, 0);

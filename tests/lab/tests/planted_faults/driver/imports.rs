@@ -92,6 +92,40 @@ unsafe extern "system" {
     pub fn FwpsCalloutUnregisterById0(id: u32) -> i32;
     pub fn FwpmBfeStateSubscribeChanges0(device: Ptr, callback: Ptr, context: Ptr, handle: Ptr) -> i32;
     pub fn FwpmBfeStateUnsubscribeChanges0(handle: Ptr) -> i32;
+    pub fn FwpsStreamInjectAsync0(
+        handle: Ptr,
+        context: Ptr,
+        flags: u32,
+        flow: u64,
+        callout: u32,
+        layer: u16,
+        stream_flags: u32,
+        list: Ptr,
+        length: usize,
+        completed: Ptr,
+        completion_context: Ptr,
+    ) -> i32;
+    pub fn FwpsStreamContinue0(flow: u64, callout: u32, layer: u16, flags: u32) -> i32;
+    pub fn FwpsInjectTransportReceiveAsync0(
+        handle: Ptr,
+        context: Ptr,
+        reserved: Ptr,
+        flags: u32,
+        family: u16,
+        compartment: i32,
+        interface: u32,
+        sub_interface: u32,
+        list: Ptr,
+        completed: Ptr,
+        completion_context: Ptr,
+    ) -> i32;
+    pub fn FwpsAcquireClassifyHandle0(context: Ptr, flags: u32, handle: Ptr) -> i32;
+    pub fn FwpsReleaseClassifyHandle0(handle: u64);
+    pub fn FwpsPendClassify0(handle: u64, filter: u64, flags: u32, out: Ptr) -> i32;
+    pub fn FwpsAcquireWritableLayerDataPointer0(handle: u64, filter: u64, flags: u32, data: Ptr, out: Ptr)
+    -> i32;
+    pub fn FwpsRedirectHandleCreate0(provider: Ptr, flags: u32, handle: Ptr) -> i32;
+    pub fn FwpsRedirectHandleDestroy0(handle: Ptr);
     pub fn FwpsFlowAssociateContext0(flow: u64, layer: u16, callout: u32, context: u64) -> i32;
 }
 

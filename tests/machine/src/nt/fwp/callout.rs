@@ -12,6 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 use super::super::Kernel;
 use super::super::cpu::Irql;
 use super::super::types::FWPS_CALLOUT3;
+use super::contract::Inside;
 use super::incoming::Scratch;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
@@ -72,6 +73,8 @@ impl CalloutDriver for GuestCallout {
             return unregistered(filter, out);
         };
         let options = kernel.options();
+        let layer = kernel.engine().layer(request.layer);
+        let inside = layer.map(|layer| Inside::begin(layer, request.values));
         let answered = Scratch::with(|scratch| {
             let values = scratch.values(request);
             let metadata = scratch.metadata(request.metadata);
@@ -110,7 +113,12 @@ impl CalloutDriver for GuestCallout {
                 kernel.condemn(Violation::new(&rules::NET_BUFFER_CHANGED, parameters, text));
             }
             let raw = scratch.classify_result(raw_out);
-            Some(ClassifyOut { action: ActionType(raw.actionType), rights: raw.rights, flags: raw.flags })
+            let after =
+                ClassifyOut { action: ActionType(raw.actionType), rights: raw.rights, flags: raw.flags };
+            if let Some(violation) = inside.as_ref().and_then(|inside| inside.broken_by(&after)) {
+                kernel.condemn(violation);
+            }
+            Some(after)
         });
         let Some(after) = answered else {
             return unregistered(filter, out);

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | this one | the management exports: they read the driver's structures and call the engine |
 //! | [`driver`] | the exports for callouts, BFE state and flows |
+//! | [`contract`] | the exports for callouts that inject, pend and redirect |
 //! | [`read`] | reads management structures into the engine's objects |
 //! | [`callout`] | a driver's callout, as the engine calls it |
 //! | [`incoming`] | an indication as raw structures |
@@ -13,6 +14,7 @@
 #![expect(non_snake_case, reason = "the names are fwpkclnt's own")]
 
 mod callout;
+mod contract;
 mod driver;
 pub mod hostile;
 mod incoming;
@@ -31,6 +33,7 @@ use crate::verifier::{Violation, rules};
 use crate::wfp::{Engine, Guid, SessionId};
 
 pub use callout::{GuestCallout, Prototype};
+pub use contract::*;
 pub use driver::*;
 pub use packet::{MdlMapping, NblLayout};
 
