@@ -89,13 +89,17 @@ impl Running {
     /// The state, the status and the next try that a new session is told, and the
     /// state in `Counters`.
     fn told(&self) -> (String, u64, u64) {
-        let events = session(&self.machine).take();
-        // The driver's thread may try again meanwhile.
-        let mut told = named(&events, "Protection").into_iter();
-        let event = told.find(|event| event.text("Occasion") == "Rundown").unwrap();
-        let counters = named(&events, "Counters");
-        assert_eq!(counters[0].text("Protection"), event.text("State"), "{events:#?}");
-        (event.text("State").to_owned(), event.number("Status"), event.number("NextTryMs"))
+        for _ in 0..10 {
+            let events = session(&self.machine).take();
+            let mut told = named(&events, "Protection").into_iter();
+            let event = told.find(|event| event.text("Occasion") == "Rundown").unwrap();
+            let counters = named(&events, "Counters")[0];
+            // The driver's thread may have tried again between the two events.
+            if counters.text("Protection") == event.text("State") {
+                return (event.text("State").to_owned(), event.number("Status"), event.number("NextTryMs"));
+            }
+        }
+        panic!("Counters has another state than Protection");
     }
 
     /// Lets the time pass within which the driver must have recovered.
