@@ -121,7 +121,7 @@ pub const FALLIBLE: &[Fallible] = &[
     // "Other status codes: an error occurred", and "it must deregister the
     // callback function before the callout driver can be unloaded".
     release!(fwp::FwpmBfeStateUnsubscribeChanges0(_), &[SHORT]),
-    fallible!(fwp::FwpmEngineOpen0(_, _, _, _, _), &[UNREACHABLE, EXISTS, SHORT]),
+    fallible!(fwp::FwpmEngineOpen0(_, _, _, _, _), &[UNREACHABLE, EXISTS, SHORT, TIMEOUT]),
     // A close that fails and leaves the session open is not simulated, because no
     // page says that the handle can be used for another try. The remaining objects
     // permit everything once their callouts are gone.
@@ -144,27 +144,27 @@ pub const FALLIBLE: &[Fallible] = &[
     fallible!(fwp::FwpmProviderAdd0(_, _, _), &[EXISTS, ABORTED, SHORT, TIMEOUT, UNREACHABLE]),
     fallible!(
         fwp::FwpmSubLayerAdd0(_, _, _),
-        &[EXISTS, refused(Status::FWP_PROVIDER_NOT_FOUND), ABORTED, SHORT, UNREACHABLE]
+        &[EXISTS, refused(Status::FWP_PROVIDER_NOT_FOUND), ABORTED, SHORT, TIMEOUT, UNREACHABLE]
     ),
-    fallible!(fwp::FwpmCalloutAdd0(_, _, _, _), &[EXISTS, ABORTED, SHORT]),
+    fallible!(fwp::FwpmCalloutAdd0(_, _, _, _), &[EXISTS, ABORTED, SHORT, TIMEOUT, UNREACHABLE]),
     fallible!(
         fwp::FwpmFilterAdd0(_, _, _, _),
-        &[EXISTS, refused(Status::FWP_CALLOUT_NOT_FOUND), ABORTED, SHORT]
+        &[EXISTS, refused(Status::FWP_CALLOUT_NOT_FOUND), ABORTED, SHORT, TIMEOUT, UNREACHABLE]
     ),
     // Called for objects of an earlier run, and for filters that a new policy does
     // not need.
-    fallible!(fwp::FwpmFilterDeleteByKey0(_, _), &[ABORTED, WRONG_SESSION, SHORT]),
+    fallible!(fwp::FwpmFilterDeleteByKey0(_, _), &[ABORTED, WRONG_SESSION, SHORT, TIMEOUT, UNREACHABLE]),
     fallible!(
         fwp::FwpmCalloutDeleteByKey0(_, _),
-        &[refused(Status::FWP_IN_USE), WRONG_SESSION, ABORTED, SHORT]
+        &[refused(Status::FWP_IN_USE), WRONG_SESSION, ABORTED, SHORT, TIMEOUT, UNREACHABLE]
     ),
     fallible!(
         fwp::FwpmSubLayerDeleteByKey0(_, _),
-        &[refused(Status::FWP_IN_USE), WRONG_SESSION, ABORTED, SHORT]
+        &[refused(Status::FWP_IN_USE), WRONG_SESSION, ABORTED, SHORT, TIMEOUT, UNREACHABLE]
     ),
     fallible!(
         fwp::FwpmProviderDeleteByKey0(_, _),
-        &[refused(Status::FWP_IN_USE), WRONG_SESSION, ABORTED, SHORT]
+        &[refused(Status::FWP_IN_USE), WRONG_SESSION, ABORTED, SHORT, TIMEOUT, UNREACHABLE]
     ),
     // The flow is already over, or there is no memory for the context.
     fallible!(fwp::FwpsFlowAssociateContext0(_, _, _, _), &[refused(Status::INVALID_PARAMETER), SHORT]),
