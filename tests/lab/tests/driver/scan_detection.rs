@@ -9,10 +9,12 @@ use lab::hushport::{self, EVENT_PROVIDER};
 use lab::policy::state::await_reading;
 use lab::setup::{self, Target};
 use lab::traffic::Family;
+use lab::world::stronger;
 use machine::Machine;
 use machine::etw::{Enable, Event, Value};
 use machine::nt::journal::{self, Call};
 use machine::nt::{Irql, Options, Trace, foreign};
+use machine::wfp::ActionType;
 
 use super::events::settled;
 use super::verdicts::{Decision, Kind, packet_between, packet_to};
@@ -135,6 +137,22 @@ fn every_technique_is_reported_by_its_name_over_both_families() {
     assert_eq!(reported(&scans), expected);
     assert_eq!(scans.len(), expected.len(), "each once");
     bench.end();
+}
+
+/// A scanner is reported even if another filter has blocked its packets before the
+/// driver.
+#[test]
+fn what_a_heavier_sublayer_has_blocked_counts() {
+    let bench = Bench::new(4, 60_000);
+    stronger::add(bench.machine.engine(), ActionType::BLOCK).unwrap();
+    for (number, (name, decision, kind)) in (1..).zip([techniques()[0], techniques()[8]]) {
+        bench.show(0, decision, kind, remote(Family::V4, number), 100..160);
+        let end = Instant::now() + Duration::from_secs(30);
+        while reported(&bench.scans()).get(&remote(Family::V4, number)).is_none_or(|seen| seen != name) {
+            assert!(Instant::now() < end, "{name}: {:?}", bench.scans());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
 }
 
 /// ICMP errors do not count as probes. Protocols other than TCP and UDP have no ports.
