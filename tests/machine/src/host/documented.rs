@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use super::log::Event;
+use super::log::{Block, Event};
 
 /// One position in a documented sequence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,23 +209,23 @@ impl fmt::Display for Comparison {
 /// Compares the layers seen during an event with the documented ones.
 ///
 /// `seen` holds layer names with or without family (`STREAM_V4`, `STREAM`).
-/// `stopped` tells whether a filter blocked ([`Record::stopped`]). Then the
-/// sequence may end after the blocking layer or its discard layer, and the segment
-/// that follows starts again. `watched` tells which layers the observer sees, by
+/// `stopped` is the last block by a filter ([`Record::stopped`]). The sequence ends
+/// after its discard layer, or after the layer itself if the packet was absorbed or
+/// the layer has no discard layer. A segment that follows starts again. `watched` tells which layers the observer sees, by
 /// name without family; the others are not expected.
 ///
 /// [`Record::stopped`]: super::Record::stopped
 pub fn compare<'a>(
     event: Event,
     seen: impl IntoIterator<Item = &'a str>,
-    stopped: bool,
+    stopped: Option<Block>,
     watched: impl Fn(&str) -> bool,
 ) -> Comparison {
     let Some(sequence) = sequence(event) else {
         return Comparison::Undocumented;
     };
     let seen: Vec<String> = seen.into_iter().map(without_family).collect();
-    let mut matcher = Matcher { seen: &seen, position: 0, stopped };
+    let mut matcher = Matcher { seen: &seen, position: 0, stopped: stopped.is_some() };
     for expected in sequence {
         let (layers, optional, repeated) = match expected {
             SomeOf(names) => {
@@ -245,7 +245,7 @@ pub fn compare<'a>(
         let layers: Vec<&'static str> = layers.iter().copied().filter(|n| watched(n)).collect();
         loop {
             let found = matcher.take(&layers, repeated);
-            if matcher.stopped && matcher.at_end() && matcher.position > 0 {
+            if matcher.at_end() && stopped.is_some_and(|block| block.ends(&seen, &watched)) {
                 return Comparison::Match;
             }
             if let Err(name) = found
@@ -262,6 +262,23 @@ pub fn compare<'a>(
         None => Comparison::Match,
         Some(extra) => {
             Comparison::Deviation { position: matcher.position, expected: None, seen: Some(extra.clone()) }
+        }
+    }
+}
+
+/// Layers that have no discard layer in use.
+const WITHOUT_DISCARD: [&str; 3] = ["ALE_BIND_REDIRECT", "ALE_CONNECT_REDIRECT", "STREAM"];
+
+impl Block {
+    /// Whether these layers end as the block demands.
+    fn ends(&self, seen: &[String], watched: impl Fn(&str) -> bool) -> bool {
+        let layer = without_family(self.layer);
+        let twin = format!("{layer}_DISCARD");
+        let needs_twin = !self.absorbed && !WITHOUT_DISCARD.contains(&&*layer) && watched(&twin);
+        match seen.last() {
+            None => false,
+            Some(last) if needs_twin => *last == twin,
+            Some(last) => *last == layer || *last == twin || !watched(&layer),
         }
     }
 }
@@ -315,11 +332,11 @@ mod tests {
     use super::*;
 
     fn check(event: Event, seen: &[&str]) -> Comparison {
-        compare(event, seen.iter().copied(), false, |_| true)
+        compare(event, seen.iter().copied(), None, |_| true)
     }
 
-    fn check_stopped(event: Event, seen: &[&str]) -> Comparison {
-        compare(event, seen.iter().copied(), true, |_| true)
+    fn check_stopped(event: Event, seen: &[&str], layer: &'static str, absorbed: bool) -> Comparison {
+        compare(event, seen.iter().copied(), Some(Block { layer, absorbed }), |_| true)
     }
 
     #[test]
@@ -379,26 +396,51 @@ mod tests {
         const IN: &str = "INBOUND_IPPACKET";
         const TRANSPORT: &str = "INBOUND_TRANSPORT";
         const TWIN: &str = "INBOUND_TRANSPORT_DISCARD";
-        for seen in [&[IN][..], &[IN, TRANSPORT], &[IN, TRANSPORT, TWIN]] {
-            assert_eq!(check_stopped(Event::SynIn, seen), Comparison::Match);
+        for (seen, layer, absorbed) in [
+            (&[IN][..], IN, true),
+            (&[IN, "INBOUND_IPPACKET_DISCARD"], IN, false),
+            (&[IN, TRANSPORT], TRANSPORT, true),
+            (&[IN, TRANSPORT, TWIN], TRANSPORT, false),
+        ] {
+            assert_eq!(check_stopped(Event::SynIn, seen, layer, absorbed), Comparison::Match, "{seen:?}");
             assert_ne!(check(Event::SynIn, seen), Comparison::Match);
         }
-        for wrong in [&[TRANSPORT][..], &[IN, TWIN], &[IN, TRANSPORT, TWIN, "STREAM"]] {
-            let comparison = check_stopped(Event::SynIn, wrong);
+        for wrong in
+            [&[TRANSPORT][..], &[IN], &[IN, TRANSPORT], &[IN, TWIN], &[IN, TRANSPORT, TWIN, "STREAM"]]
+        {
+            let comparison = check_stopped(Event::SynIn, wrong, TRANSPORT, false);
             assert!(matches!(comparison, Comparison::Deviation { .. }), "{wrong:?}");
         }
         let (out, ip) = ("OUTBOUND_TRANSPORT", "OUTBOUND_IPPACKET");
         let discard = "OUTBOUND_TRANSPORT_DISCARD";
-        for seen in [
-            &["STREAM"][..],
-            &["STREAM", out, discard, out, ip],
-            &["STREAM", out, out, ip],
-            &["STREAM", out, ip, out],
+        for (seen, layer) in [
+            (&["STREAM"][..], "STREAM"),
+            (&["STREAM", out, discard, out, ip], out),
+            (&["STREAM", out, out, ip], out),
+            (&["STREAM", out, ip, out, discard], out),
         ] {
-            assert_eq!(check_stopped(Event::DataSent, seen), Comparison::Match);
+            assert_eq!(check_stopped(Event::DataSent, seen, layer, false), Comparison::Match, "{seen:?}");
         }
-        let comparison = check_stopped(Event::DataSent, &["STREAM", ip]);
+        let comparison = check_stopped(Event::DataSent, &["STREAM", ip], out, false);
         assert!(matches!(comparison, Comparison::Deviation { .. }));
+    }
+
+    /// A failed reauthorization ends with the discard layer, unless the packet was
+    /// absorbed.
+    #[test]
+    fn a_failed_reauthorization_ends_with_its_discard_layer() {
+        const ACCEPT: &str = "ALE_AUTH_RECV_ACCEPT";
+        let all = ["INBOUND_IPPACKET", "INBOUND_TRANSPORT", ACCEPT, "ALE_AUTH_RECV_ACCEPT_DISCARD"];
+        for event in [Event::ReauthorizationFails, Event::DatagramReauthorizationFails] {
+            for absorbed in [false, true] {
+                for count in 1..=all.len() {
+                    let is_right = count == if absorbed { 3 } else { 4 };
+                    let compared = check_stopped(event, &all[..count], ACCEPT, absorbed);
+                    let allowed = is_right || count == 4;
+                    assert_eq!(compared == Comparison::Match, allowed, "{event}, {absorbed}, {count}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -408,12 +450,12 @@ mod tests {
             compare(
                 Event::DataSent,
                 ["OUTBOUND_TRANSPORT_V4", "OUTBOUND_TRANSPORT_V4"],
-                false,
+                None,
                 transport_only
             ),
             Comparison::Match
         );
-        assert_eq!(compare(Event::DataSent, [], false, |_| false), Comparison::Match);
+        assert_eq!(compare(Event::DataSent, [], None, |_| false), Comparison::Match);
         assert_eq!(check(Event::FinOut, &[]), Comparison::Undocumented);
     }
 }

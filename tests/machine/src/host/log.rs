@@ -110,6 +110,15 @@ pub struct Step {
     pub decision: Decision,
 }
 
+/// A block by a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Block {
+    /// The layer, with or without family.
+    pub layer: &'static str,
+    /// Whether the block has ABSORB set, so that the discard layer is not indicated.
+    pub absorbed: bool,
+}
+
 /// The id of a record while it is in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RecordId(u64);
@@ -134,9 +143,11 @@ impl Record {
         self.steps.iter().map(|step| step.name)
     }
 
-    /// Whether a filter blocked at a layer that is not a discard layer.
-    pub fn stopped(&self) -> bool {
-        self.steps.iter().any(|step| step.decision.blocked() && !step.name.ends_with("_DISCARD"))
+    /// The last block at a layer that is not a discard layer.
+    pub fn stopped(&self) -> Option<Block> {
+        let blocked = |step: &&Step| step.decision.blocked() && !step.name.ends_with("_DISCARD");
+        let step = self.steps.iter().rfind(blocked)?;
+        Some(Block { layer: step.name, absorbed: step.decision.absorbed })
     }
 }
 

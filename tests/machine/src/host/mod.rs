@@ -56,7 +56,7 @@ pub use gate::Counters;
 pub use gate::Gate;
 pub use inbound::{IDLE, echo_request};
 pub use layers::{Definition, Field, Layer, definition};
-pub use log::{Ends, Event, Log, Record, RecordId, Step};
+pub use log::{Block, Ends, Event, Log, Record, RecordId, Step};
 pub use options::{Interface, Options, PROFILES, Process};
 pub use run::{Finished, HostHandle, Report, spawn};
 pub use scene::Direction;
