@@ -100,7 +100,11 @@ impl Filtering {
         // Copy the policy: opening takes long, and a thread that changes the policy
         // waits for its readers.
         let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
-        let settled = managed.session.settle(&policy, lock_wait_ms, irql);
+        let settled = managed.session.settle(&policy, lock_wait_ms, irql).map(|has_changed| {
+            if has_changed {
+                policies.restart_check();
+            }
+        });
         let state = match (&managed.session, &settled) {
             (Session::Ended, _) => return Ok(()),
             (Session::Open { .. }, Ok(())) => State::Active,
@@ -126,21 +130,22 @@ impl Filtering {
 impl Session {
     /// Opens or closes the session, depending on the state of BFE, and makes the
     /// filters fit the policy. Fails if BFE runs and refuses. Then the engine has no
-    /// object of ours, or the filters of the policy before.
-    fn settle(&mut self, policy: &Policy, lock_wait_ms: u32, irql: &Passive) -> Result {
+    /// object of ours, or the filters of the policy before. Returns whether filters were
+    /// added or deleted.
+    fn settle(&mut self, policy: &Policy, lock_wait_ms: u32, irql: &Passive) -> Result<bool> {
         let settled = match bfe::is_running(irql) {
             true => self.fit(policy, lock_wait_ms, irql),
-            false => Ok(()),
+            false => Ok(false),
         };
         if bfe::is_running(irql) {
             return settled;
         }
         // BFE does not run, which is no refusal. Its next change of state tries again.
         self.close();
-        Ok(())
+        Ok(false)
     }
 
-    fn fit(&mut self, policy: &Policy, lock_wait_ms: u32, irql: &Passive) -> Result {
+    fn fit(&mut self, policy: &Policy, lock_wait_ms: u32, irql: &Passive) -> Result<bool> {
         if let Self::Open { engine, policy: before } = self {
             let updated = update(engine, before, policy, irql);
             if updated.is_ok() {
@@ -153,10 +158,11 @@ impl Session {
             // no transaction is left.
             self.close();
         }
-        if let Self::Closed = self {
+        let is_closed = matches!(self, Self::Closed);
+        if is_closed {
             *self = Self::Open { engine: open(policy, lock_wait_ms, irql)?, policy: *policy };
         }
-        Ok(())
+        Ok(is_closed)
     }
 
     fn close(&mut self) {
@@ -197,11 +203,12 @@ pub fn begin(filtering: &Subscription<PoolArc<Filtering>>, irql: &Passive) -> Re
 }
 
 /// Adds and deletes filters so that they fit a new policy, in one transaction. If that
-/// fails, the filters stay as they are, unless the session is lost.
-fn update(engine: &mut Engine, before: &Policy, policy: &Policy, irql: &Passive) -> Result {
+/// fails, the filters stay as they are, unless the session is lost. Returns whether
+/// filters were added or deleted.
+fn update(engine: &mut Engine, before: &Policy, policy: &Policy, irql: &Passive) -> Result<bool> {
     let has_changed = |callout: &&Callout| callout.role.has_filter(before) != callout.role.has_filter(policy);
     if !CALLOUTS.iter().any(|callout| has_changed(&callout)) {
-        return Ok(());
+        return Ok(false);
     }
     let (provider, sublayer) = (provider(), sublayer(before));
     let mut transaction = engine.transaction(irql)?;
@@ -212,7 +219,7 @@ fn update(engine: &mut Engine, before: &Policy, policy: &Policy, irql: &Passive)
             transaction.delete_filter(callout.filter_key())?;
         }
     }
-    transaction.commit()
+    transaction.commit().map(|()| true)
 }
 
 /// Adds every object to the engine in one transaction.

@@ -67,6 +67,9 @@ impl entry::Lifecycle for Driver {
             order: order::OrderCheck::new(irql)?,
             shown: Shown::new(),
         })?);
+        if policy.checks_order() {
+            shared.order.prepare(irql);
+        }
         let events = etw::ProviderRegistration::new::<Rundown>(channel, irql);
         let callouts = callouts::register(&device, &shared.flows, irql)?;
         let signal = PoolArc::new(Signal::new(irql)?)?;

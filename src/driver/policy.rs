@@ -98,7 +98,7 @@ impl Policies {
         let key = Key::parameters(object, irql)?;
         let (applied, _refused) = read(key.as_ref(), &report, irql)?;
         report.applied.store(1, Ordering::Relaxed);
-        let (rules, check_order) = (applied.rules(), applied.policy.check_order);
+        let (rules, check_order) = (applied.rules(), applied.policy.checks_order());
         let policies = Self {
             report,
             current: Current::new(PoolBox::new(applied)?, irql)?,
@@ -117,16 +117,37 @@ impl Policies {
 
     /// Publishes the word of a policy. Only one thread at a time calls this.
     fn publish_word(&self, rules: Rules, check_order: bool) {
-        let order_check = match (check_order, self.word().order_check()) {
-            (false, _) => 0,
-            (true, 0) => {
-                let next = self.last_check.load(Ordering::Relaxed).wrapping_add(1).max(1);
-                self.last_check.store(next, Ordering::Relaxed);
-                next
-            }
-            (true, check) => check,
-        };
-        self.word.store(PolicyWord::new(rules, order_check).0, Ordering::Relaxed);
+        self.change_word(|word| {
+            let order_check = match (check_order, word.order_check()) {
+                (false, _) => 0,
+                (true, 0) => self.next_check(),
+                (true, check) => check,
+            };
+            PolicyWord::new(rules, order_check)
+        });
+    }
+
+    /// Begins another order check, if the order is checked: the filters have changed,
+    /// so what passed before was not seen.
+    pub fn restart_check(&self) {
+        self.change_word(|word| match word.order_check() {
+            0 => word,
+            _ => PolicyWord::new(word.rules(), self.next_check()),
+        });
+    }
+
+    fn change_word(&self, change: impl Fn(PolicyWord) -> PolicyWord) {
+        let changed = |word| Some(change(PolicyWord(word)).0);
+        let _before = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed);
+    }
+
+    fn next_check(&self) -> u16 {
+        let last = self.last_check.fetch_add(1, Ordering::Relaxed);
+        match last.wrapping_add(1) {
+            // 0 means no check.
+            0 => self.last_check.fetch_add(1, Ordering::Relaxed).wrapping_add(1),
+            next => next,
+        }
     }
 
     /// The policy in force.
@@ -165,7 +186,7 @@ impl Policies {
     pub fn replace(&self, applied: PoolBox<Applied>, irql: &Passive) {
         // The word comes first, so that no packet uses the old word after the old
         // policy has been freed.
-        self.publish_word(applied.rules(), applied.policy.check_order);
+        self.publish_word(applied.rules(), applied.policy.checks_order());
         self.current.replace(applied, irql);
         self.report.applied.fetch_add(1, Ordering::Relaxed);
     }
@@ -186,7 +207,7 @@ impl Policies {
             return false;
         }
         current.switch(mode);
-        self.publish_word(current.rules(), current.policy.check_order);
+        self.publish_word(current.rules(), current.policy.checks_order());
         self.report.applied.fetch_add(1, Ordering::Relaxed);
         true
     }

@@ -50,6 +50,9 @@ impl Reload {
     fn replace(&self, applied: PoolBox<Applied>, irql: &Passive) {
         let Shared { policies, channel, .. } = &*self.shared;
         self.shared.scans.apply(&applied.values());
+        if applied.values().checks_order() {
+            self.shared.order.prepare(irql);
+        }
         policies.replace(applied, irql);
         self.filtering.follow_policy(irql);
         events::policy(channel, Occasion::Change, policies, irql);

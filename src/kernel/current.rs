@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use core::ops::Deref;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use super::irql::{MaxDispatch, Passive};
+use super::irql::{Dispatch, MaxDispatch, Passive};
 use super::mutex::Mutex;
 use super::per_cpu::PerCpu;
 use super::pool::PoolBox;
@@ -57,6 +57,15 @@ impl<T: Send + Sync> Current<T> {
         // that this processor stays at DISPATCH_LEVEL for `'a`.
         let value = unsafe { &*value };
         Some(Reading { value, _inside: inside, stays_here: PhantomData })
+    }
+
+    /// The current value, at DISPATCH_LEVEL. The reader writes nothing.
+    #[inline(always)]
+    pub fn read_at_dispatch<'a>(&'a self, _: &'a Dispatch<'_>) -> &'a T {
+        let value = self.value.load(Ordering::SeqCst);
+        // SAFETY: as in `read`: the token proves that this processor stays at
+        // DISPATCH_LEVEL for `'a`.
+        unsafe { &*value }
     }
 
     /// Replaces the value in one step, waits until the old value has no reader, and

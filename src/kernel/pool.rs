@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::status::{Result, Status};
 use crate::ffi;
+use crate::logic::order::TieSet;
 use crate::logic::policy::Exemptions;
 use crate::logic::processor::Processor;
 
@@ -88,6 +89,8 @@ unsafe impl Zeroed for Exemptions {}
 
 // SAFETY: atomic integers and arrays of them.
 unsafe impl Zeroed for Processor {}
+// SAFETY: as above; zero means that there is no tie.
+unsafe impl Zeroed for TieSet {}
 
 impl<T: Zeroed> PoolBox<T> {
     /// A zeroed value, made in place. For values too large for a kernel stack.

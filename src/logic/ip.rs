@@ -39,6 +39,15 @@ impl Ends {
         Self::V6([a, b, c, d])
     }
 
+    /// Source and destination exchanged.
+    #[inline(always)]
+    pub const fn exchanged(self) -> Self {
+        match self {
+            Self::V4(ends) => Self::V4(ends.rotate_left(32)),
+            Self::V6([a, b, c, d]) => Self::V6([c, d, a, b]),
+        }
+    }
+
     /// A hash of both addresses, to be mixed further.
     #[inline(always)]
     pub const fn spread(self) -> u64 {

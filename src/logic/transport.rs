@@ -4,10 +4,12 @@ use core::num::NonZeroU64;
 
 use super::bytes::Bytes;
 use super::ip::Ends;
+use super::layers::Family;
 use super::mix::fold;
-use super::order::{Direction, Kinds};
+use super::order::{Direction, Kinds, Numbers};
 use super::protocol::{ICMP, ICMPV6, TCP, UDP};
-use super::tcp::TcpFlags;
+use super::stealth::Icmp;
+use super::tcp::{ACK, FIN, TcpFlags};
 
 /// Bytes that are read of a TCP header: up to the flags.
 pub const LONGEST: usize = 14;
@@ -61,6 +63,8 @@ pub struct Segment {
     pub flags: TcpFlags,
     /// The length of the header with its options, in bytes.
     pub header: u32,
+    /// The acknowledgment number.
+    pub acknowledgment: u32,
 }
 
 /// The position of UDP's and of ICMP's checksum in the first two words. The network
@@ -92,8 +96,10 @@ impl Header {
     #[inline(always)]
     pub fn of_tcp<B: Bytes + ?Sized>(bytes: &B, offset: u32) -> Option<Self> {
         let header = bytes.at::<LONGEST>(offset)?;
-        let (start, [.., length, flags]) = (u64::from_be_bytes(*header.first_chunk()?), header);
-        let segment = Segment { flags: TcpFlags(flags), header: u32::from(length >> 4) * 4 };
+        let (start, [.., a, b, c, d, length, flags]) = (u64::from_be_bytes(*header.first_chunk()?), header);
+        let acknowledgment = u32::from_be_bytes([a, b, c, d]);
+        let header = u32::from(length >> 4) * 4;
+        let segment = Segment { flags: TcpFlags(flags), header, acknowledgment };
         Some(Self { ports: Some(ports(start)), start, segment: Some(segment) })
     }
 
@@ -122,6 +128,39 @@ impl Header {
         }
     }
 
+    /// Whether it is the ICMP error port unreachable or protocol unreachable.
+    pub fn is_unreachable(&self, protocol: u8) -> bool {
+        let [kind, code] = [self.start >> 56, self.start >> 48 & 0xff].map(|byte| byte as u16);
+        let of = |family| Icmp { family, kind, code }.is_unreachable();
+        match protocol {
+            ICMP => of(Family::V4),
+            ICMPV6 => of(Family::V6),
+            _ => false,
+        }
+    }
+
+    /// The numbers of a TCP segment with this much payload.
+    #[inline(always)]
+    pub fn numbers(&self, payload: Option<u64>) -> Option<Numbers> {
+        let Segment { flags, acknowledgment, .. } = self.segment?;
+        Some(Numbers {
+            sequence: self.start as u32,
+            acknowledgment: if flags.0 & ACK != 0 { Some(acknowledgment) } else { None },
+            payload: payload.map(|payload| payload as u32),
+            fin: flags.0 & FIN != 0,
+        })
+    }
+
+    /// See [`pair`]. `ends`: of the local and the remote address.
+    #[inline(always)]
+    pub fn pair(&self, protocol: u8, ends: u64, direction: Direction) -> u64 {
+        let ports = (self.start >> 32) as u32;
+        match direction {
+            Direction::Outbound => pair(protocol, ends, ports),
+            Direction::Inbound => pair(protocol, ends, ports.rotate_left(16)),
+        }
+    }
+
     /// The kinds of the packet, for the order check. `payload`: the bytes behind the
     /// header, if known.
     #[inline(always)]
@@ -147,6 +186,27 @@ impl Header {
     #[inline(always)]
     pub fn mark(&self, protocol: u8, ends: Ends, direction: Direction) -> NonZeroU64 {
         self.beginning().mark(protocol, ends.spread(), direction)
+    }
+}
+
+/// A hash of a connection's ends; 0 if the protocol has no ports. `ends`: of the
+/// local and the remote address. `ports`: the local one in the upper half.
+#[inline(always)]
+pub const fn pair(protocol: u8, ends: u64, ports: u32) -> u64 {
+    match protocol {
+        TCP | UDP => fold(ends ^ SALT, (ports as u64 | (protocol as u64) << 32) ^ SALT) | 1,
+        _ => 0,
+    }
+}
+
+/// Protocols that hide the header above: ESP and AH (RFC 4303, RFC 4302), and ESP in
+/// UDP (RFC 3948).
+pub fn is_encapsulated(protocol: u8, header: &Header) -> bool {
+    const PORT: u16 = 4500;
+    match (protocol, header.ports) {
+        (50 | 51, _) => true,
+        (UDP, Some(Ports { source, destination })) => source == PORT || destination == PORT,
+        _ => false,
     }
 }
 
@@ -182,7 +242,7 @@ mod tests {
 
     use super::Direction::{Inbound, Outbound};
     use super::*;
-    use crate::logic::tcp::{ACK, FIN, RST};
+    use crate::logic::tcp::RST;
 
     const ENDS: Ends = Ends::v4(0x0a00_0001, 0x0a00_0002);
 
@@ -197,7 +257,7 @@ mod tests {
     fn a_segment_is_read() {
         let header = Header::read(TCP, &tcp(7, RST | ACK)).unwrap();
         assert_eq!(header.ports, Some(Ports { source: 0xbeef, destination: 443 }));
-        assert_eq!(header.segment, Some(Segment { flags: TcpFlags(0x14), header: 32 }));
+        assert_eq!(header.segment, Some(Segment { flags: TcpFlags(0x14), header: 32, acknowledgment: 1 }));
         assert_eq!(header.kinds(None), Kinds::RST);
         for (protocol, bytes) in [(TCP, 13), (UDP, 7), (1, 7)] {
             assert_eq!(Header::read(protocol, &[0; LONGEST][..bytes]), None);

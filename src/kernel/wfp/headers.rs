@@ -11,17 +11,20 @@ use crate::logic::bytes::Bytes;
 use crate::logic::flow::FlowPackets;
 use crate::logic::ip::{self, Ends, Part};
 use crate::logic::layers::{Decision, Role};
-use crate::logic::order::{Direction, Kinds, Tracking};
+use crate::logic::order::{Direction, Kinds, Numbers, Tracking};
 use crate::logic::protocol::{ICMP, ICMPV6, TCP, UDP};
 use crate::logic::scan::WELL_KNOWN_END;
 use crate::logic::stealth::{Packet, PacketView};
 use crate::logic::tcp::TcpFlags;
-use crate::logic::transport::{Header, Ports};
+use crate::logic::transport::{Header, Ports, is_encapsulated};
 
 /// Length of a UDP header (RFC 768), and of a TCP header without options (RFC 9293,
 /// 3.1), in bytes.
 const UDP_HEADER: u32 = 8;
 const TCP_HEADER: u32 = 20;
+
+/// Lengths of a TCP header with options, in bytes.
+const TCP_HEADERS: core::ops::RangeInclusive<u32> = 24..=60;
 
 /// Bytes of an ICMP error before the packet that it quotes (RFC 792, RFC 4443).
 const ERROR_HEADER: u32 = 8;
@@ -34,6 +37,8 @@ pub(super) struct Headers {
     /// Bytes from the start of that header to the end of the packet. `None` if the
     /// layer's data do not tell.
     length: Option<u64>,
+    /// Bytes from the start of the IP header to that header.
+    offset: u32,
     part: Part,
 }
 
@@ -204,8 +209,17 @@ impl Incoming<'_> {
             _ => None,
         };
         let buffer = self.net_buffer()?;
-        places(direction, self.transport_header_size(), fixed).find_map(|back| {
-            segment_at(&buffer.scattered(back), known, Some(buffer.length_from(back)), direction)
+        let at = |back| segment_at(&buffer.scattered(back), known, Some(buffer.length_from(back)), direction);
+        let size = self.transport_header_size();
+        let found = places(direction, size, fixed).find_map(at);
+        if found.is_some() || size.is_some() || fixed != Some(TCP_HEADER) {
+            return found;
+        }
+        // ALE_FLOW_ESTABLISHED does not say how long the header is, but the header
+        // does.
+        TCP_HEADERS.step_by(4).find_map(|back| {
+            let says = |headers: &Headers| headers.header?.segment.map(|segment| segment.header);
+            at(back).filter(|headers| says(headers) == Some(back))
         })
     }
 
@@ -217,7 +231,11 @@ impl Incoming<'_> {
         let behind_udp = size.and_then(|size| size.checked_add(UDP_HEADER));
         let buffer = self.net_buffer()?;
         let mut places = places(direction, size, behind_udp);
-        places.find_map(|back| behind_ip(&buffer.scattered(back), ends))
+        places.find_map(|back| {
+            let headers = behind_ip(&buffer.scattered(back), ends)?;
+            let length = buffer.length_from(back).checked_sub(headers.offset.into());
+            Some(Headers { length, ..headers })
+        })
     }
 
     #[inline(always)]
@@ -237,8 +255,8 @@ impl Headers {
         self.header.is_some()
     }
 
-    /// The packet's mark and kinds. `reassembled`: the packet is whole, even if its
-    /// IP header still says that it is a fragment.
+    /// The packet's mark and kinds. `ends`: source and destination. `reassembled`:
+    /// the packet is whole, even if its IP header still says that it is a fragment.
     pub(super) fn mark_and_kinds(
         self,
         ends: Ends,
@@ -250,10 +268,8 @@ impl Headers {
             return None;
         }
         let header = self.header?;
-        Some((
-            header.mark(self.protocol, ends, direction),
-            header.kinds(self.length.and_then(|length| header.payload(length))),
-        ))
+        let payload = self.length.and_then(|length| header.payload(length));
+        Some(Marked::of(&header, self.protocol, local_first(ends, direction).spread(), direction, payload))
     }
 }
 
@@ -282,8 +298,55 @@ fn scattered_quoted(buffer: &NetBuffer<'_>, ends: Ends) -> Option<ProtocolAndPor
     behind_ip(&AtOffset(buffer.scattered(0), ERROR_HEADER), ends).map(protocol_and_ports)
 }
 
-/// A packet's mark and kinds.
-pub(super) type Marked = (NonZeroU64, Kinds);
+/// By what a packet is recognized.
+#[derive(Clone, Copy)]
+pub(super) struct Marked {
+    pub(super) mark: NonZeroU64,
+    pub(super) kinds: Kinds,
+    pub(super) protocol: u8,
+    /// A hash of the local and the remote address.
+    pub(super) ends: u64,
+    /// A hash of the connection's ends, see [`Header::pair`].
+    pub(super) pair: u64,
+    pub(super) numbers: Option<Numbers>,
+    /// The header above is hidden.
+    pub(super) encapsulated: bool,
+    /// An ICMP error: port or protocol unreachable.
+    pub(super) unreachable: bool,
+}
+
+impl Marked {
+    /// `ends`: of the local and the remote address. `payload`: the bytes behind a TCP
+    /// header, if known.
+    #[inline(never)]
+    pub(super) fn of(
+        header: &Header,
+        protocol: u8,
+        ends: u64,
+        direction: Direction,
+        payload: Option<u64>,
+    ) -> Self {
+        Self {
+            mark: header.beginning().mark(protocol, ends, direction),
+            kinds: header.kinds(payload),
+            protocol,
+            ends,
+            pair: header.pair(protocol, ends, direction),
+            numbers: header.numbers(payload),
+            encapsulated: is_encapsulated(protocol, header),
+            unreachable: header.is_unreachable(protocol),
+        }
+    }
+}
+
+/// The local address first; `ends`: source and destination.
+#[inline(always)]
+pub(super) fn local_first(ends: Ends, direction: Direction) -> Ends {
+    match direction {
+        Direction::Outbound => ends,
+        Direction::Inbound => ends.exchanged(),
+    }
+}
 
 /// The transport header at the start of the bytes, if it is this packet's. `length`:
 /// of the bytes.
@@ -297,7 +360,7 @@ fn segment_at<B: Bytes>(
     let protocol = known.protocol()?;
     let header = Header::at(bytes, 0, protocol)?;
     let is_ours = is_between(&header, protocol, known.ports(), direction);
-    is_ours.then_some(Headers { protocol, header: Some(header), length, part: Part::Whole })
+    is_ours.then_some(Headers { protocol, header: Some(header), length, offset: 0, part: Part::Whole })
 }
 
 /// Whether a header belongs to the packet that the fields describe. The ports must
@@ -333,7 +396,7 @@ fn behind_ip<B: Bytes>(bytes: &B, ends: Ends) -> Option<Headers> {
         Part::Later => None,
         Part::Whole | Part::First => Header::at(bytes, offset, protocol),
     };
-    Some(Headers { protocol, header, length: None, part })
+    Some(Headers { protocol, header, length: None, offset, part })
 }
 
 /// Bytes at an offset in other bytes.

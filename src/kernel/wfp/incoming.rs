@@ -183,6 +183,11 @@ impl<'a> Incoming<'a> {
         }
     }
 
+    /// The handle of the endpoint that has made this one.
+    pub(super) fn parent_endpoint(&self) -> Option<u64> {
+        Some(self.metadata(ffi::FWPS_METADATA_FIELD_PARENT_ENDPOINT_HANDLE)?.parentEndpointHandle)
+    }
+
     /// The id of the process.
     pub fn process(&self) -> Option<u64> {
         Some(self.metadata(ffi::FWPS_METADATA_FIELD_PROCESS_ID)?.processId)
@@ -243,16 +248,28 @@ impl<'a> Incoming<'a> {
     }
 
     fn stream_direction(&self) -> Option<Direction> {
-        // SAFETY: at the layers that show a stream, layerData is this structure,
-        // alive until the classify returns, or NULL ("Data Offset Positions").
-        let packet = unsafe { self.layer_data.cast::<ffi::FWPS_STREAM_CALLOUT_IO_PACKET0>().as_ref() }?;
-        // SAFETY: NULL, or the structure's own data, as long alive.
-        let data = unsafe { packet.streamData.as_ref() }?;
+        let data = self.stream_data()?;
         match (data.flags & ffi::FWPS_STREAM_FLAG_SEND, data.flags & ffi::FWPS_STREAM_FLAG_RECEIVE) {
             (0, 0) => None,
             (0, _) => Some(Direction::Inbound),
             _ => Some(Direction::Outbound),
         }
+    }
+
+    /// The bytes at a layer that shows a stream, and whether the peer's end comes
+    /// with them.
+    pub(super) fn stream(&self) -> Option<(u32, bool)> {
+        let data = self.stream_data()?;
+        Some((data.dataLength as u32, data.flags & ffi::FWPS_STREAM_FLAG_RECEIVE_DISCONNECT != 0))
+    }
+
+    fn stream_data(&self) -> Option<&ffi::FWPS_STREAM_DATA0> {
+        let Shows::Stream = self.layer.shows else { return None };
+        // SAFETY: at the layers that show a stream, layerData is this structure,
+        // alive until the classify returns, or NULL ("Data Offset Positions").
+        let packet = unsafe { self.layer_data.cast::<ffi::FWPS_STREAM_CALLOUT_IO_PACKET0>().as_ref() }?;
+        // SAFETY: NULL, or the structure's own data, as long alive.
+        unsafe { packet.streamData.as_ref() }
     }
 
     /// The packet, at layers that show one.
@@ -283,11 +300,17 @@ impl<'a> Incoming<'a> {
     pub(super) fn order_packet(&self) -> Option<NetBuffer<'a>> {
         match &self.callout.tracking {
             Tracking::Packet(..) | Tracking::Segment(..) | Tracking::CallOrSegment(..) => {}
-            Tracking::Away | Tracking::Error(_) | Tracking::Call(_) | Tracking::Stream => return None,
+            Tracking::Away | Tracking::Error(_) | Tracking::Call(..) | Tracking::Stream(_) => return None,
         }
         // SAFETY: `Tracking` has packets and segments only where the layer shows
         // them (`Tracking::of`), as above.
         unsafe { NetBuffer::first(self.layer_data.cast::<ffi::NET_BUFFER_LIST>()) }
+    }
+
+    /// The address of layerData, as a number.
+    #[inline(always)]
+    pub(super) fn carrier(&self) -> u64 {
+        self.layer_data.addr() as u64
     }
 
     /// Whether layerData is NULL, so that there is no packet.
@@ -324,7 +347,7 @@ impl<'a> Incoming<'a> {
     }
 
     #[inline(always)]
-    fn uint8(&self, position: Option<u8>) -> Option<u8> {
+    pub(super) fn uint8(&self, position: Option<u8>) -> Option<u8> {
         let value = self.value(position, ffi::FWP_DATA_TYPE_::FWP_UINT8)?;
         // SAFETY: the type says which member is valid.
         Some(unsafe { value.get().__bindgen_anon_1.uint8 })

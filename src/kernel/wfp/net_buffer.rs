@@ -85,6 +85,16 @@ impl NetBuffer<'_> {
         (packets, bytes)
     }
 
+    /// The bytes behind headers of this many bytes each, which begin `back` bytes
+    /// before the data start, in all NET_BUFFERs of the list. `None` if the headers
+    /// are longer.
+    #[inline(always)]
+    pub fn payload(&self, back: u32, headers: u32) -> Option<u64> {
+        let (packets, bytes) = if self.next.is_null() { (1, self.data_length.into()) } else { self.totals() };
+        let packets = u64::from(packets);
+        (bytes + packets * u64::from(back)).checked_sub(packets * u64::from(headers))
+    }
+
     /// `N` bytes that begin `back` bytes before the data start and end at or before
     /// it, if the first MDL maps them. So they belong to the packet whatever its
     /// length, which saves one comparison over a [`Contiguous`].

@@ -1,6 +1,6 @@
 //! Checks the order in which packets and calls pass the layers.
 //!
-//! There are two checks, because they see different things:
+//! There are three checks, because they see different things:
 //!
 //! - A [`Walk`] follows one packet or one socket call along the [`ROWS`]. It
 //!   recognizes the packet by a mark, because some layers name neither flow nor
@@ -9,6 +9,9 @@
 //!   It knows what must have been passed once before something else, which a walk
 //!   cannot know: an established flow comes before its data, and STREAM before a
 //!   segment of data.
+//! - [`Ties`] know what a connection or an endpoint has passed from its beginning, on
+//!   all processors. So they tell what is missing. A walk cannot: its beginning may
+//!   have been on another processor.
 //!
 //! # What is not reported
 //!
@@ -38,16 +41,9 @@
 //!
 //! # What cannot be detected
 //!
-//! - STREAM is indicated per call to the sender, and per run of bytes to the
-//!   receiver. Without sequence numbers, a segment of data whose STREAM is missing
-//!   looks like a retransmission. Only the first one in each direction of a flow is
-//!   detected.
-//! - A segment whose data should have reached STREAM and did not looks like a
-//!   duplicate. An ACK that should have established the flow is detected only with
-//!   the data that follow.
-//! - One byte that is sent without a STREAM may be a keep-alive.
-//! - A second `listen`, a `bind` after a failure, or a SYN that is sent again looks
-//!   like a layer passed twice, once the first walk is over.
+//! `cargo lab order` prints it, with the reasons: a step that nothing later needs, the
+//! discard layer of a packet that may have been absorbed, and what a copy that another
+//! driver injects does not pass. What began before the check may begin anywhere.
 
 mod flow_order;
 mod layer;
@@ -55,6 +51,7 @@ mod rows;
 mod sets;
 #[cfg(test)]
 mod tests;
+mod ties;
 mod tracking;
 mod walk;
 mod walks;
@@ -63,6 +60,7 @@ pub use flow_order::{Direction, Order, Step};
 pub use layer::LayerIndex;
 pub use rows::{Basis, Kinds, ROWS, Row};
 pub use sets::OrderLayer;
+pub use ties::{Common, Numbers, Passing, TIE_SETS, TieSet, Ties, Told};
 pub use tracking::{Positions, Tracking};
 pub use walk::{Deviation, Start, Walk};
 pub use walks::Walks;

@@ -155,8 +155,8 @@ pub(super) const DATAGRAM: LayerIndex = LayerIndex::named("DATAGRAM_DATA");
 pub(super) const ERROR: LayerIndex = LayerIndex::named("OUTBOUND_ICMP_ERROR");
 pub(super) const ACCEPT_DISCARD: LayerIndex = ACCEPT.discard();
 pub(super) const CONNECT_DISCARD: LayerIndex = CONNECT.discard();
-const IN_DISCARD: LayerIndex = IN.discard();
-const IN_IP_DISCARD: LayerIndex = IN_IP.discard();
+pub(super) const IN_DISCARD: LayerIndex = IN.discard();
+pub(super) const IN_IP_DISCARD: LayerIndex = IN_IP.discard();
 
 const fn documented(name: &'static str, kinds: Kinds, layers: &'static [LayerIndex]) -> Row {
     Row { name, standing: Basis::Documented, kinds, layers }

@@ -15,8 +15,9 @@ pub enum Tracking {
     /// Not at all: an ICMP error does not show the packet that will be sent.
     /// Decisions use the positions.
     Error(Positions),
-    /// A socket call; the position of its flags, if it has them.
-    Call(Option<u8>),
+    /// A socket call; the position of its flags, if it has them, and those of both
+    /// ends, if it has them.
+    Call(Option<u8>, Option<Positions>),
     /// A packet, by its IP header.
     Packet(Direction, Positions),
     /// A packet, by its transport header.
@@ -24,7 +25,7 @@ pub enum Tracking {
     /// A packet, by its transport header, and a socket call; or only the call.
     CallOrSegment(Way, Positions),
     /// Bytes of a stream.
-    Stream,
+    Stream(Positions),
 }
 
 /// The positions of the data fields that identify a packet.
@@ -49,7 +50,7 @@ impl Tracking {
             return Self::Away;
         }
         match layer.shows {
-            Shows::Call => Self::Call(fields.flags),
+            Shows::Call => Self::Call(fields.flags, Positions::of_ends(fields)),
             Shows::Packet(way) => match (way, Positions::of_packet(fields)) {
                 (Way::In, Some(positions)) => Self::Packet(Direction::Inbound, positions),
                 (Way::Out, Some(positions)) => Self::Packet(Direction::Outbound, positions),
@@ -62,7 +63,10 @@ impl Tracking {
                     _ => panic!("addresses, ports and protocol are fields"),
                 }
             }
-            Shows::Stream => Self::Stream,
+            Shows::Stream => match Positions::of_ends(fields) {
+                Some(positions) => Self::Stream(positions),
+                None => panic!("addresses and ports are fields"),
+            },
             Shows::Error(_) | Shows::Forwarded => Self::Away,
         }
     }
@@ -81,6 +85,17 @@ impl Positions {
         match (addresses, fields.local_port, fields.remote_port, fields.protocol) {
             ((Some(local), Some(remote)), Some(local_port), Some(remote_port), Some(protocol)) => {
                 Some(Self::new([local, remote, local_port, remote_port, protocol]))
+            }
+            _ => None,
+        }
+    }
+
+    /// Without the protocol.
+    const fn of_ends(fields: &Fields) -> Option<Self> {
+        let addresses = (fields.local_address, fields.remote_address);
+        match (addresses, fields.local_port, fields.remote_port) {
+            ((Some(local), Some(remote)), Some(local_port), Some(remote_port)) => {
+                Some(Self::new([local, remote, local_port, remote_port, 0]))
             }
             _ => None,
         }
@@ -138,10 +153,10 @@ mod tests {
                     assert!(["STREAM_PACKET", "IPFORWARD"].contains(&callout.layer.name), "{name}");
                 }
                 Tracking::Error(_) => assert!(callout.layer.name.ends_with("ICMP_ERROR"), "{name}"),
-                Tracking::Call(flags) => {
+                Tracking::Call(flags, _) => {
                     assert_eq!((callout.layer.shows, callout.fields().flags), (Shows::Call, flags));
                 }
-                Tracking::Stream => assert_eq!(callout.layer.shows, Shows::Stream),
+                Tracking::Stream(_) => assert_eq!(callout.layer.shows, Shows::Stream),
                 Tracking::Packet(_, positions)
                 | Tracking::Segment(_, positions)
                 | Tracking::CallOrSegment(_, positions) => {

@@ -47,6 +47,11 @@ impl Walk {
         RowLayer::of_word(self.0)
     }
 
+    /// Whether the latest layer is this one.
+    pub(super) fn is_at(self, layer: OrderLayer) -> bool {
+        self.0 != 0 && self.at() == layer.row_layer
+    }
+
     /// Takes in the next layer.
     ///
     /// After a deviation the walk continues from the layer that was seen, so that

@@ -32,6 +32,8 @@ pub struct Walks<const N: usize> {
     /// without another packet in between.
     latest: Cell<u64>,
     walk: Cell<Walk>,
+    /// What carries the packet, see [`step_of`](Walks::step_of).
+    carrier: Cell<u64>,
     /// The index of the latest walk.
     place: Cell<usize>,
     oldest: Cell<usize>,
@@ -41,10 +43,14 @@ pub struct Walks<const N: usize> {
 /// The number of marks that are compared at once.
 const MAX: usize = 16;
 
-/// A walk that is not the latest, with its mark.
-#[repr(C, align(16))]
+/// A walk that is not the latest, with its mark and what carries its packet.
+#[repr(C, align(32))]
 #[derive(Clone, Copy, Debug)]
-struct Kept(u64, Walk);
+struct Kept(u64, Walk, u64);
+
+impl Kept {
+    const NONE: Self = Self(0, Walk::NEW, 0);
+}
 
 impl<const N: usize> Default for Walks<N> {
     fn default() -> Self {
@@ -53,9 +59,10 @@ impl<const N: usize> Default for Walks<N> {
             tags: Cell::new([0; MAX]),
             latest: Cell::new(0),
             walk: Cell::new(Walk::NEW),
+            carrier: Cell::new(0),
             place: Cell::new(0),
             oldest: Cell::new(0),
-            walks: [const { Cell::new(Kept(0, Walk::NEW)) }; N],
+            walks: [const { Cell::new(Kept::NONE) }; N],
         }
     }
 }
@@ -64,30 +71,51 @@ impl<const N: usize> Walks<N> {
     /// Takes in a step of the packet or call with this mark.
     #[inline(always)]
     pub fn step(&self, mark: u64, seen: LayerIndex, kinds: Kinds, start: Start) -> Result<(), Deviation> {
-        self.step_to(mark, OrderLayer::of(seen), kinds, start)
+        self.step_to(mark, OrderLayer::of(seen), kinds, start, 0)
     }
 
     /// Takes in a step of an indication, which may be at any layer of its walk.
+    ///
+    /// `carrier` is the address of the NET_BUFFER_LIST. If an equal packet comes to a
+    /// layer again in another one, it is another packet: it was sent again, or another
+    /// driver has injected a copy.
     #[inline(always)]
-    pub fn step_of(&self, mark: NonZeroU64, seen: OrderLayer, kinds: Kinds) -> Option<Deviation> {
-        self.step_to(mark.get(), seen, kinds, Start::AtAnyLayer).err()
+    pub fn step_of(
+        &self,
+        mark: NonZeroU64,
+        seen: OrderLayer,
+        kinds: Kinds,
+        carrier: u64,
+    ) -> Option<Deviation> {
+        self.step_to(mark.get(), seen, kinds, Start::AtAnyLayer, carrier).err()
     }
 
     #[inline(always)]
-    fn step_to(&self, mark: u64, seen: OrderLayer, kinds: Kinds, start: Start) -> Result<(), Deviation> {
+    fn step_to(
+        &self,
+        mark: u64,
+        seen: OrderLayer,
+        kinds: Kinds,
+        start: Start,
+        carrier: u64,
+    ) -> Result<(), Deviation> {
         if mark != self.latest.get() || mark == 0 {
             self.turn_to(mark);
         }
-        let mut walk = self.walk.get();
+        let (mut walk, before) = (self.walk.get(), self.walk.get());
         let stepped = walk.step_to(seen, kinds, start);
         self.walk.set(walk);
-        stepped
+        let carried = self.carrier.replace(carrier);
+        match stepped {
+            Err(_) if carried != carrier && before.is_at(seen) => Ok(()),
+            stepped => stepped,
+        }
     }
 
     /// Forgets all walks.
     pub fn clear(&self) {
         for kept in &self.walks {
-            kept.set(Kept(0, Walk::NEW));
+            kept.set(Kept::NONE);
         }
         self.tags.set([0; MAX]);
         self.latest.set(0);
@@ -98,7 +126,7 @@ impl<const N: usize> Walks<N> {
     #[inline(never)]
     fn turn_to(&self, mark: u64) {
         if let Some(kept) = self.walks.get(self.place.get() % MAX) {
-            kept.set(Kept(self.latest.get(), self.walk.get()));
+            kept.set(Kept(self.latest.get(), self.walk.get(), self.carrier.get()));
         }
         self.latest.set(mark);
         // Usually none is alike, because the packet is new.
@@ -114,10 +142,11 @@ impl<const N: usize> Walks<N> {
         let mut alike = self.alike(mark);
         while alike != 0 && mark != 0 {
             let place = alike.trailing_zeros() as usize / 8;
-            if let Some(Kept(known, walk)) = self.walks.get(place).map(Cell::get)
+            if let Some(Kept(known, walk, carrier)) = self.walks.get(place).map(Cell::get)
                 && known == mark
             {
                 self.walk.set(walk);
+                self.carrier.set(carrier);
                 self.place.set(place);
                 return;
             }

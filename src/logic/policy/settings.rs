@@ -74,6 +74,12 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Whether the order of layers is checked. Without filters at the observing
+    /// layers, most of them are not seen.
+    pub const fn checks_order(&self) -> bool {
+        self.check_order && self.observe
+    }
+
     /// The defaults.
     pub const DEFAULT: Self = Self {
         mode: Mode::Enforce,

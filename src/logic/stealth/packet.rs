@@ -118,6 +118,18 @@ pub struct Icmp {
     pub code: u16,
 }
 
+impl Icmp {
+    /// Whether it is the error port unreachable or protocol unreachable: RFC 792,
+    /// destination unreachable, code 2 protocol, code 3 port; RFC 4443, 3.1 code 4
+    /// port, 3.4 code 1 unrecognized next header.
+    pub const fn is_unreachable(self) -> bool {
+        matches!(
+            (self.family, self.kind, self.code),
+            (Family::V4, 3, 2 | 3) | (Family::V6, 1, 4) | (Family::V6, 4, 1)
+        )
+    }
+}
+
 impl PacketView for Packet {
     fn protocol(&self) -> Option<u8> {
         self.protocol

@@ -265,7 +265,8 @@ fn segment(stage: &Stage, context: u64) -> Prepared {
 }
 
 /// The cost that `CheckOrder` adds at each layer, for a new packet that passes the
-/// layers in order: no lock, no shared line, and a bounded number of instructions.
+/// layers in order: a bounded number of instructions; and no lock and no shared line,
+/// except where a tie is new or knows more.
 #[test]
 fn checking_the_order_is_bounded_at_every_layer() {
     let stages = [0, 1].map(|order| stage(&[("CheckOrder", order)]));
@@ -286,12 +287,13 @@ fn checking_the_order_is_bounded_at_every_layer() {
                     "{name}, {}: {added}, {with:#?}",
                     walk.name
                 );
-                assert_eq!(
-                    (with.locked, with.shared_writes),
-                    (without.locked, without.shared_writes),
-                    "{name}, {}: {with:#?}",
-                    walk.name
-                );
+                // A tie is written when it is new or knows more. That is what a
+                // packet that begins something does, and every STREAM.
+                let [locks, lines] =
+                    [with.locked - without.locked, with.shared_writes - without.shared_writes];
+                let steady = ["IPPACKET", "TRANSPORT"].iter().any(|part| name.contains(part));
+                let most = if steady && walk.name != "SYN in" && walk.name != "SYN dropped" { 0 } else { 2 };
+                assert!(locks <= most && lines <= most, "{name}, {}: {with:#?}", walk.name);
                 assert!(only_reads(with), "{name}, {}: {:?}", walk.name, with.exports);
                 seen.insert(name);
             }
@@ -311,23 +313,24 @@ static CARRIED: [&Walk; 4] =
 
 /// The limit for one layer.
 ///
-/// The order check finds a call by its handle and a packet by its headers. At some
-/// layers it looks for both, and for the flow. With the check on, a segment without
-/// endpoint and a flow's packet take the slow path.
+/// The order check finds a call by its handle, a packet by its headers, and both by
+/// their ties. Finding the tie and comparing the segment's numbers takes 600 to 700
+/// instructions: that is how a missing layer is noticed. With the check on, a segment
+/// without endpoint and a flow's packet take the slow path.
 fn most_added(layer: (&str, bool), family: Family, flows: bool) -> usize {
     let of_packet = match family {
-        Family::V4 => 358,
-        Family::V6 => 376,
+        Family::V4 => 1080,
+        Family::V6 => 1120,
     };
     match layer {
-        ("STREAM", _) if flows => 245,
-        ("STREAM", _) => 145,
-        ("INBOUND_TRANSPORT", true) => of_packet + 115,
-        ("ALE_AUTH_CONNECT", false) => of_packet + 145,
+        ("STREAM", _) if flows => 860,
+        ("STREAM", _) => 760,
+        ("INBOUND_TRANSPORT", _) | ("OUTBOUND_TRANSPORT", false) => of_packet + 170,
+        ("ALE_AUTH_CONNECT", false) => of_packet + 260,
         _ if flows => of_packet + 170,
         ("ALE_AUTH_RECV_ACCEPT" | "ALE_FLOW_ESTABLISHED", _) => of_packet,
-        (name, _) if name.starts_with("ALE") => 230,
-        _ => of_packet,
+        (name, _) if name.starts_with("ALE") => 960,
+        _ => of_packet + 40,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod flow;
 mod pages;
+mod ties;
 mod walks;
 
 use std::num::NonZeroU64;
@@ -48,7 +49,7 @@ fn classify(
 ) -> Option<Deviation> {
     const MARK: NonZeroU64 = NonZeroU64::new(7).unwrap();
     let layer = OrderLayer::of(layer(short));
-    let of_walk = walks.and_then(|walks| walks.step_of(MARK, layer, kinds));
+    let of_walk = walks.and_then(|walks| walks.step_of(MARK, layer, kinds, 0));
     match flow {
         Some(order) => order.step_with_walk(Some(Step { layer: layer.index, direction, kinds }), of_walk),
         None => of_walk,

@@ -9,6 +9,7 @@ mod play;
 mod reasons;
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,9 +17,11 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use machine::etw::Enable;
 use machine::host::documented::{FLOWS, Flow, Page, without_family};
-use machine::host::{Disorder, Disordered, Fault, Filter, Record, Step};
-use machine::nt;
-use machine::wire::Family;
+use machine::host::{
+    Application, Disorder, Disordered, Fault, Filter, Host, OpenPoints, Options, Record, Step,
+};
+use machine::wire::{Family, Network};
+use machine::{Machine, nt};
 
 use crate::hushport::{self, EVENT_PROVIDER};
 pub use reasons::reason;
@@ -49,7 +52,7 @@ pub struct Outcome {
 }
 
 /// An OrderDeviation.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields are the event's")]
 pub struct Told {
     pub layer: String,
@@ -152,6 +155,19 @@ pub fn outcome(sys: &Path, change: &Change) -> Result<Outcome> {
     Ok(Outcome { change: change.clone(), told: told.into_iter().next() })
 }
 
+/// Lets the order check of a running driver settle. The check begins with the first
+/// call that it sees. What was in progress then is over after two minutes.
+///
+/// # Errors
+/// If a filter blocks the call.
+pub fn settle(machine: &Machine) -> Result<()> {
+    let engine: Arc<dyn Filter> = Arc::clone(machine.engine()) as _;
+    let mut before = Host::new(engine, Options::default(), OpenPoints::default());
+    before.listen(SocketAddr::new(Network::default().host.0.into(), 1), Application::Hold)?;
+    machine.kernel().clock().advance(Duration::from_secs(120));
+    Ok(())
+}
+
 /// Starts the driver with `CheckOrder` 1 and without decisions, plays, and returns
 /// the host's log and the driver's OrderDeviations.
 fn run(sys: &Path, family: Family, disorder: Option<Disorder>) -> Result<(Vec<Record>, Vec<Told>)> {
@@ -159,10 +175,9 @@ fn run(sys: &Path, family: Family, disorder: Option<Disorder>) -> Result<(Vec<Re
     machine.set("CheckOrder", 1);
     machine.set("Mode", 0);
     machine.start(sys)?;
-    // What began before the check is over.
-    machine.kernel().clock().advance(Duration::from_secs(5));
-    let trace = machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
+    settle(&machine)?;
     let engine: Arc<dyn Filter> = Arc::clone(machine.engine()) as _;
+    let trace = machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
     let filter: Arc<dyn Filter> = match disorder {
         Some(disorder) => Arc::new(Disordered::new(engine, disorder)),
         None => engine,

@@ -151,6 +151,8 @@ impl Play {
 
     fn tcp_server(&mut self) -> Result<()> {
         self.host.listen(self.at_host(SERVER), Application::Echo)?;
+        let refused = self.peer_connects(PEER + 2, CLOSED)?;
+        self.peer.remove(refused);
         let client = self.peer_connects(PEER, SERVER)?;
         for bytes in [&b"first"[..], b"x", b"third"] {
             self.peer_sends(client, bytes)?;
@@ -164,8 +166,6 @@ impl Play {
         self.peer_sends(client, b"refused")?;
         self.policy_changes(false);
         self.peer_closes(client)?;
-        let refused = self.peer_connects(PEER + 2, CLOSED)?;
-        self.peer.remove(refused);
         self.host.unlisten(self.at_host(SERVER))?;
         self.run()
     }

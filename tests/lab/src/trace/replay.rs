@@ -110,8 +110,9 @@ pub struct Replay<'a, W> {
     witness: W,
     pub(super) connections: Connections,
     pub(super) flows: Flows,
-    /// Endpoint handles of bound sockets, and the time of their last packet.
-    endpoints: HashMap<(u8, SocketAddr), (u64, Duration)>,
+    /// Endpoint handles of bound sockets, by whether they listen, and the time of their
+    /// last packet.
+    endpoints: HashMap<(u8, SocketAddr, bool), (u64, Duration)>,
     last_handle: u64,
     /// The number of answers that must not be played, and the time at which that
     /// was decided.
@@ -172,7 +173,7 @@ impl<'a, W: Witness> Replay<'a, W> {
     /// socket with `listens` also listens.
     pub(super) fn endpoint(&mut self, protocol: u8, local: SocketAddr, listens: bool) -> u64 {
         let now = self.gate.now;
-        if let Some((endpoint, last)) = self.endpoints.get_mut(&(protocol, local)) {
+        if let Some((endpoint, last)) = self.endpoints.get_mut(&(protocol, local, listens)) {
             *last = now;
             return *endpoint;
         }
@@ -190,13 +191,13 @@ impl<'a, W: Witness> Replay<'a, W> {
             let _ = self.gate.pass(record, Layer::AleAuthListen, &scene);
         }
         make_room(&mut self.endpoints, |(_, last)| *last, |_| ());
-        self.endpoints.insert((protocol, local), (endpoint, now));
+        self.endpoints.insert((protocol, local, listens), (endpoint, now));
         endpoint
     }
 
     /// Frees the port of a socket.
     pub(super) fn release(&mut self, protocol: u8, local: SocketAddr) {
-        let Some((endpoint, _)) = self.endpoints.remove(&(protocol, local)) else {
+        let Some((endpoint, _)) = self.endpoints.remove(&(protocol, local, false)) else {
             return;
         };
         let ends = Ends { protocol, local, remote: None };

@@ -48,7 +48,7 @@ fn the_image_stays_below_its_limit() {
         let file = object::read::pe::PeFile64::parse(&*bytes).unwrap();
         let sizes = file.section_table().iter().map(|section| section.virtual_size.get(object::LittleEndian));
         let size: u32 = sizes.sum();
-        assert!((10_000..110 * 1024).contains(&size), "{target:?}: {size} bytes");
+        assert!((10_000..122 * 1024).contains(&size), "{target:?}: {size} bytes");
     }
 }
 

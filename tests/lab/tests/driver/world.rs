@@ -44,6 +44,7 @@ impl Deref for Watched {
 
 pub fn start(plan: &Plan<'_>) -> Watched {
     let world = World::start(plan).unwrap();
+    lab::order::settle(&world.machine).unwrap();
     let session = world.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
     Watched { world, session }
 }

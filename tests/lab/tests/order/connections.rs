@@ -12,7 +12,7 @@ use super::network::{Changing, HTTP, Watched, host, host_at, peer_at};
 use super::segment::{ACK, FIN, PSH, RST, SYN, Segment, fragments, unreachable};
 
 /// A segment of the peer: flags, sequence number relative to its SYN, bytes of payload.
-type Part = (u8, i32, usize);
+pub type Part = (u8, i32, usize);
 
 /// The connection of a client.
 struct Connection {
@@ -71,7 +71,7 @@ const fn connection(name: &'static str, parts: &'static [Part]) -> Connection {
 }
 
 /// A peer that sends segments written by hand.
-struct Peer {
+pub struct Peer {
     family: Family,
     port: u16,
     /// Sequence numbers behind the peer's SYN and the host's.
@@ -81,7 +81,7 @@ struct Peer {
 
 impl Peer {
     /// Sends the SYN and receives the SYN-ACK.
-    fn begin(host: &mut Host, family: Family, port: u16, sequence: u32, millis: u64) -> Self {
+    pub fn begin(host: &mut Host, family: Family, port: u16, sequence: u32, millis: u64) -> Self {
         let mut peer = Self { family, port, next: [sequence.wrapping_add(1), 0], millis };
         let answers = peer.send(host, &peer.segment((SYN, -1, 0)).packet());
         let mut answers = answers.iter().filter_map(|answer| Segment::read(answer));
@@ -104,7 +104,7 @@ impl Peer {
         std::iter::from_fn(|| host.transmit()).collect()
     }
 
-    fn tell(&mut self, host: &mut Host, parts: &[Part]) {
+    pub fn tell(&mut self, host: &mut Host, parts: &[Part]) {
         for part in parts {
             let packet = self.segment(*part).packet();
             self.send(host, &packet);
@@ -112,7 +112,7 @@ impl Peer {
     }
 
     /// Waits so many seconds.
-    fn wait(&mut self, host: &mut Host, seconds: u64) -> Vec<Vec<u8>> {
+    pub fn wait(&mut self, host: &mut Host, seconds: u64) -> Vec<Vec<u8>> {
         for _ in 0..seconds * 10 {
             self.millis += 100;
             host.poll(std::time::Duration::from_millis(self.millis));

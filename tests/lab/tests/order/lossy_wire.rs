@@ -62,6 +62,7 @@ fn a_third_of_everything_lost_is_no_deviation() {
         ..Plan::default()
     };
     let mut world = World::start(&plan).unwrap();
+    lab::order::settle(&world.machine).unwrap();
     let trace = world.machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
     let (done, end) = (Arc::new(Done::default()), Instant::now() + Duration::from_secs(seconds));
     let mut threads = Vec::new();

@@ -4,5 +4,7 @@ mod connections;
 mod lossy_wire;
 mod network;
 mod network_faults;
+mod omissions;
+mod quiet;
 mod random_exchanges;
 mod segment;

@@ -32,6 +32,7 @@ impl Watched {
         let mut machine = hushport::machine(nt::Options::default());
         machine.set("CheckOrder", 1);
         machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
+        lab::order::settle(&machine).unwrap();
         let trace = machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
         Self { machine, trace }
     }
