@@ -23,8 +23,8 @@ pub trait Handler: 'static {
     fn shared() -> &'static Published<Self::Shared>;
 
     /// The fast path of classifyFn: returns an action for the common indication,
-    /// `None` for any other. It never permits. The action is the one that [`classify`](Self::classify)
-    /// would return, because both take the same decision.
+    /// `None` for any other. It never permits. The action is the one that
+    /// [`classify`](Self::classify) would return, because both take the same decision.
     #[inline(always)]
     fn classify_fast(_: &Self::Shared, _: &Indication<'_>, _: &InCallout) -> Option<Action> {
         None

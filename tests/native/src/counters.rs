@@ -32,32 +32,32 @@ impl Kept {
         Self { start: processor + offset_of!(Processor, counters) }
     }
 
-    /// All counters: a row of verdicts for each callout.
+    /// All counters: the verdicts of one callout after those of another.
     ///
     /// # Panics
     /// If the driver has freed them.
     pub fn all(self) -> Vec<u64> {
-        self.sums(0, COUNT * Verdict::COUNT)
+        const COUNTERS: usize = COUNT * Verdict::COUNT;
+        // One set is for DISPATCH_LEVEL, one for the levels below.
+        let one_set = (COUNTERS * size_of::<u64>()).next_multiple_of(LINE);
+        let set = |at| foreign::read_array::<u64>(at, COUNTERS).expect("the counters can be read");
+        let [one, other] = [self.start, self.start + one_set].map(set);
+        // In memory a row is a verdict.
+        let places = (0..COUNT).flat_map(|callout| (0..Verdict::COUNT).map(move |row| row * COUNT + callout));
+        places.map(|place| one[place] + other[place]).collect()
     }
 
-    /// The row of one callout, by its number.
+    /// The verdicts of one callout, by its number.
     ///
     /// # Panics
     /// If the driver has freed them.
     pub fn row(self, callout: usize) -> Vec<u64> {
-        self.sums(callout * Verdict::COUNT, Verdict::COUNT)
-    }
-
-    /// One set is for DISPATCH_LEVEL, one for the levels below.
-    fn sums(self, first: usize, count: usize) -> Vec<u64> {
-        let one_set = (COUNT * Verdict::COUNT * size_of::<u64>()).next_multiple_of(LINE);
-        let first = self.start + first * size_of::<u64>();
-        let set = |at| foreign::read_array::<u64>(at, count).expect("the counters can be read");
-        set(first).iter().zip(set(first + one_set)).map(|(one, other)| one + other).collect()
+        self.all()[callout * Verdict::COUNT..][..Verdict::COUNT].to_vec()
     }
 }
 
-/// All counters of a machine with one processor: a row of verdicts for each callout.
+/// All counters of a machine with one processor: the verdicts of one callout after those
+/// of another.
 ///
 /// # Panics
 /// If the driver keeps none, or the machine has more processors.
@@ -65,7 +65,7 @@ pub fn read(kernel: &Kernel) -> Vec<u64> {
     Kept::find(kernel).all()
 }
 
-/// Row, verdict and increase of each counter that increased.
+/// Callout, verdict and increase of each counter that increased.
 pub fn rises(before: &[u64], after: &[u64]) -> Vec<(usize, usize, u64)> {
     let changed = before.iter().zip(after).enumerate().filter(|(_, (before, after))| before != after);
     let risen = changed.map(|(index, (before, after))| {

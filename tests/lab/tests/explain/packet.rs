@@ -32,7 +32,7 @@ fn a_syn_to_a_closed_port() {
         let packet = format!("tcp syn 203.0.113.7:4000 -> :22 {more}");
         assert_eq!(winners(&state, &packet, None, TRANSPORT_DISCARD), expected, "{more}");
     }
-    // Only echo requests are decided before an endpoint is looked for.
+    // Only requests of ICMP are decided before an endpoint is looked for.
     assert_eq!(winners(&state, "tcp syn : -> :22", None, "INBOUND_TRANSPORT_V4"), [PERMITTED]);
     assert_eq!(winners(&state, "icmp : -> :", None, "INBOUND_TRANSPORT_V4"), [BLOCKED, PERMITTED]);
     assert_eq!(winners(&state, "icmp 13/0 : -> :", None, "INBOUND_TRANSPORT_V4"), [BLOCKED, PERMITTED]);
