@@ -48,11 +48,15 @@ impl Ends {
         }
     }
 
-    /// A hash of both addresses, to be mixed further.
+    /// A hash of both addresses, to be mixed further. IPv4-mapped addresses have that of
+    /// the IPv4 addresses: a dual-stack socket passes the ALE layers of IPv6 with them.
     #[inline(always)]
     pub const fn spread(self) -> u64 {
         match self {
             Self::V4(ends) => ends,
+            Self::V6([0, b, 0, d]) if is_mapped(b) && is_mapped(d) => {
+                (b.to_be() & 0xffff_ffff) << 32 | d.to_be() & 0xffff_ffff
+            }
             // The local address has few different prefixes.
             Self::V6([a, b, c, d]) => fold(a ^ c.rotate_left(32) ^ SALT[0], b ^ SALT[1]) ^ d,
         }
@@ -71,6 +75,13 @@ impl Ends {
             _ => None,
         }
     }
+}
+
+/// Whether the second half of an address is that of an IPv4-mapped one (RFC 4291,
+/// 2.5.5.2).
+#[inline(always)]
+const fn is_mapped(half: u64) -> bool {
+    half.to_be() >> 32 == 0xffff
 }
 
 const fn words(address: &[u8; 16]) -> [u64; 2] {
@@ -195,6 +206,17 @@ mod tests {
             header[at..at + octets.len()].copy_from_slice(&octets);
         }
         (header, ends)
+    }
+
+    #[test]
+    fn a_mapped_address_has_the_hash_of_its_ipv4_address() {
+        let spread = |ends: [&str; 2]| {
+            let [source, destination] = ends.map(|end| end.parse::<IpAddr>().unwrap());
+            Ends::between(source, destination).unwrap().spread()
+        };
+        assert_eq!(spread(["::ffff:10.77.0.1", "::ffff:10.77.0.2"]), spread(V4));
+        assert_ne!(spread(["::ffff:10.77.0.1", "fd77::2"]), spread(V4));
+        assert_ne!(spread(["::fffe:10.77.0.1", "::ffff:10.77.0.2"]), spread(V4));
     }
 
     #[test]
