@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 
 use machine::host::documented::{self, Comparison, Expected};
-use machine::host::{Event, Log, Record};
+use machine::host::{Course, Event, Lifecycle, Lifecycles, Log, Record};
 use machine::wfp::{Change, Engine, Guid};
+use machine::wire::Family;
 
 /// The layers at which a driver has callouts, by the callout's key.
 pub struct Watched {
@@ -70,6 +71,8 @@ pub struct Flow {
     pub event: Event,
     /// How often it occurred.
     pub met: usize,
+    /// The families in which it occurred.
+    pub families: BTreeSet<Family>,
     /// The different sequences of layers that were seen.
     pub seen: BTreeSet<String>,
     /// The first deviation from the documented order.
@@ -93,11 +96,13 @@ impl Flows {
         if comparison == Comparison::Undocumented {
             return comparison;
         }
-        let empty = || Flow { event, met: 0, seen: BTreeSet::new(), deviation: None };
+        let empty =
+            || Flow { event, met: 0, families: BTreeSet::new(), seen: BTreeSet::new(), deviation: None };
         let flow = self.0.entry(event).or_insert_with(empty);
         flow.met += 1;
+        flow.families.insert(Family::of(record.ends.local.ip()));
         if flow.seen.len() < SEQUENCES {
-            flow.seen.insert(folded(&seen).join(" "));
+            flow.seen.insert(or_no_layer(folded(&seen).join(" ")));
         }
         if comparison != Comparison::Match && flow.deviation.is_none() {
             flow.deviation = Some(format!("{comparison} ({})", record.ends));
@@ -113,6 +118,31 @@ impl Flows {
 
 /// The maximum number of different sequences that are stored for an event.
 const SEQUENCES: usize = 32;
+
+/// The order of events in every connection and flow of a log.
+pub fn lifecycles(log: &Log) -> Lifecycles {
+    let mut lifecycles = Lifecycles::default();
+    log.records().for_each(|record| lifecycles.note(record));
+    lifecycles
+}
+
+/// What was seen of a lifecycle, in words.
+pub struct CourseText<'a>(pub &'static Lifecycle, pub &'a Course);
+
+impl fmt::Display for CourseText<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(lifecycle, course) = self;
+        writeln!(f, "  {} ({} begun, {} complete)", lifecycle.name, course.begun, course.complete)?;
+        for seen in &course.seen {
+            writeln!(f, "    seen        {seen}")?;
+        }
+        writeln!(f, "    documented  {} [{}]", lifecycle.text(), lifecycle.page.title())?;
+        match &course.deviation {
+            None => write!(f, "    match"),
+            Some(deviation) => write!(f, "    DIFFERS: {deviation}"),
+        }
+    }
+}
 
 /// Every event of a log that has a documented order, in the order of the documents.
 pub fn flows(log: &Log, watched: &Watched) -> Vec<Flow> {
@@ -146,7 +176,7 @@ impl fmt::Display for Flow {
         for seen in &self.seen {
             writeln!(f, "    seen        {seen}")?;
         }
-        writeln!(f, "    documented  {}", sequence(self.event))?;
+        writeln!(f, "    documented  {} [{}]", sequence(self.event), sources(self.event))?;
         match &self.deviation {
             None => write!(f, "    match"),
             Some(deviation) => write!(f, "    DIFFERS: {deviation}"),
@@ -157,11 +187,22 @@ impl fmt::Display for Flow {
 /// The documented order in words: optional layers in parentheses, an ellipsis for
 /// repetition.
 pub fn sequence(event: Event) -> String {
-    let layers = documented::sequence(event).unwrap_or_default().iter().map(|expected| match expected {
+    let Some(layers) = documented::sequence(event) else { return String::new() };
+    let layers = layers.iter().map(|expected| match expected {
         Expected::Layer(name) => (*name).to_owned(),
         Expected::Open(name) => format!("({name})"),
         Expected::SomeOf(names) => names.join(" and/or "),
         Expected::Segments(names) => format!("{} …", names.join(" ")),
     });
-    layers.collect::<Vec<_>>().join(" ")
+    or_no_layer(layers.collect::<Vec<_>>().join(" "))
+}
+
+/// The documents that list the layers of an event.
+pub fn sources(event: Event) -> String {
+    documented::pages(event).map(documented::Page::title).collect::<Vec<_>>().join("; ")
+}
+
+/// Some events are documented without a layer.
+fn or_no_layer(names: String) -> String {
+    if names.is_empty() { "no layer".to_owned() } else { names }
 }

@@ -56,7 +56,7 @@ const fn life(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan
 }
 
 /// Every variant.
-pub static ALL: [Variant; 27] = [
+pub static ALL: [Variant; 29] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",
@@ -111,6 +111,16 @@ pub static ALL: [Variant; 27] = [
     variant("flow-handle-later", "a first authorization has no flow handle yet", |plan| {
         plan.open_points.flow_handle_at_authorization = false;
     }),
+    variant(
+        "half-open-without-closure",
+        "an accepted connection that was not established gets no ALE_ENDPOINT_CLOSURE",
+        |plan| plan.open_points.half_open_closure = false,
+    ),
+    variant(
+        "wildcard-port-zero",
+        "a bind to port 0 shows port 0 at ALE_RESOURCE_ASSIGNMENT, not the port that was selected",
+        |plan| plan.open_points.selected_port_at_assignment = false,
+    ),
     variant("block-is-final", "a sublayer's block ends the evaluation of the other sublayers", |plan| {
         plan.engine.after_block = AfterBlock::Stop;
     }),

@@ -73,7 +73,7 @@ impl fmt::Display for Change {
         let page = match self.flow.page {
             Page::Tcp => "TCP",
             Page::Udp => "UDP",
-            Page::Elsewhere => "other",
+            _ => "other",
         };
         let fault = match self.fault {
             Fault::Dropped => "left out",
@@ -114,8 +114,8 @@ pub fn unchanged(sys: &Path, family: Family) -> Result<Vec<Told>> {
 pub fn changes(sys: &Path, family: Family) -> Result<Vec<Change>> {
     let (records, _) = run(sys, family, None)?;
     let mut changes = Vec::new();
-    for flow in FLOWS.iter().filter(|flow| flow.page != Page::Elsewhere) {
-        let protocol = if flow.page == Page::Tcp { 6 } else { 17 };
+    for flow in &FLOWS {
+        let Some(protocol) = flow.page.protocol() else { continue };
         let is_of_page = |record: &&Record| {
             let protocols = [protocol, 1, 58];
             record.event == flow.event && protocols.contains(&record.ends.protocol) && !record.is_rest

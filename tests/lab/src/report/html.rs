@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::svg::{escape, timeline};
 use super::trace::{facts, port_text};
-use crate::flows::sequence;
+use crate::flows::{sequence, sources};
 use crate::trace::{Account, Content, Conversation, Line, Played, Row, word};
 
 const STYLE: &str = include_str!("html/page.css");
@@ -82,6 +82,7 @@ impl<'a> Page<'a> {
         self.silenced(&mut page);
         self.connections(&mut page);
         self.order(&mut page);
+        self.lifecycles(&mut page);
         self.layers(&mut page);
         let data = in_script(&self.data().to_string());
         page.push_str("</main>\n");
@@ -151,7 +152,7 @@ impl<'a> Page<'a> {
     }
 
     fn order(&self, page: &mut String) {
-        let headings = ["Event", "Met", "Documented", "As the callouts saw it", "Order"];
+        let headings = ["Event", "Met", "Documented", "By", "As the callouts saw it", "Order"];
         open_table(page, "order", "Documented and observed order", &headings);
         for flow in self.account.flows.iter() {
             let (class, mark) = match &flow.deviation {
@@ -160,11 +161,34 @@ impl<'a> Page<'a> {
             };
             let seen: Vec<_> = flow.seen.iter().map(|seen| format!("<li>{}</li>", escape(seen))).collect();
             *page += &format!(
-                "<tr><th scope=\"row\">{}</th><td class=\"number\">{}</td><td class=\"names\">{}</td>\
+                "<tr><th scope=\"row\">{}</th><td class=\"number\">{}</td><td class=\"names\">{}</td><td>{}</td>\
                  <td class=\"names\"><ul>{}</ul></td><td class=\"{class}\">{mark}</td></tr>\n",
                 escape(flow.event.text()),
                 flow.met,
                 escape(&sequence(flow.event)),
+                escape(&sources(flow.event)),
+                seen.join(""),
+            );
+        }
+        page.push_str("</tbody></table></div></section>\n");
+    }
+
+    fn lifecycles(&self, page: &mut String) {
+        let headings = ["Connections", "Begun", "Complete", "Documented", "Seen", "Order"];
+        open_table(page, "events", "Documented and observed order of events", &headings);
+        for (lifecycle, course) in self.account.lifecycles.courses() {
+            let (class, mark) = match &course.deviation {
+                None => ("match", "as documented".to_owned()),
+                Some(deviation) => ("deviation", escape(deviation)),
+            };
+            let seen: Vec<_> = course.seen.iter().map(|seen| format!("<li>{}</li>", escape(seen))).collect();
+            *page += &format!(
+                "<tr><th scope=\"row\">{}</th><td class=\"number\">{}</td><td class=\"number\">{}</td>\
+                 <td>{}</td><td><ul>{}</ul></td><td class=\"{class}\">{mark}</td></tr>\n",
+                escape(lifecycle.name),
+                course.begun,
+                course.complete,
+                escape(&lifecycle.text()),
                 seen.join(""),
             );
         }

@@ -2,6 +2,7 @@
 
 use std::io::{Result, Write};
 
+use crate::flows::CourseText;
 use crate::trace::{Played, Port, Protocols, Summary};
 
 /// The maximum number of ports and of sources that are named.
@@ -16,6 +17,10 @@ pub fn trace_text(out: &mut impl Write, played: &Played, notes: &[String]) -> Re
     writeln!(out, "\neach documented flow, as the driver's callouts saw it")?;
     for flow in account.flows.iter() {
         writeln!(out, "{flow}")?;
+    }
+    writeln!(out, "\nthe events of each connection, in order; packets may be missing in a capture")?;
+    for (lifecycle, course) in account.lifecycles.courses() {
+        writeln!(out, "{}", CourseText(lifecycle, &course))?;
     }
     let (ports, others) = account.timeline.ports(NAMED);
     if !ports.is_empty() {

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use machine::host::documented::Comparison;
-use machine::host::{Ends, Event, Record};
+use machine::host::{Ends, Event, Lifecycles, Record};
 use machine::wfp::{ActionType, Invocation, RIGHT_ACTION_WRITE};
 use serde::Serialize;
 
@@ -104,6 +104,8 @@ pub struct Account {
     pub other_rows: u64,
     /// The events that have a documented order.
     pub flows: Flows,
+    /// The order of the events of each connection.
+    pub lifecycles: Lifecycles,
     /// The driver's answers by layer.
     pub answers: BTreeMap<&'static str, Answers>,
     /// The number of records, and of those in which the driver blocked.
@@ -134,6 +136,7 @@ impl Account {
             conversations: Vec::new(),
             other_rows: 0,
             flows: Flows::default(),
+            lifecycles: Lifecycles::default(),
             answers: BTreeMap::new(),
             records: 0,
             silenced: 0,
@@ -159,6 +162,7 @@ impl Account {
     /// answer at each layer.
     pub fn note(&mut self, record: &Record) -> (Comparison, Vec<Step>) {
         self.records += 1;
+        self.lifecycles.note(record);
         let (watched, everywhere) = (&self.watched, self.everywhere);
         let stands = |layer: &str| everywhere || watched.stands_at(layer);
         let order = self.flows.note(record, watched, stands);

@@ -142,9 +142,9 @@ impl<W: Witness> Replay<'_, W> {
             return;
         }
         let (flow, outbound) = (connection.flow, connection.state.direction == Direction::Outbound);
-        let (ends, indicated) = (connection.ends, connection.state.established || outbound);
+        let ends = connection.ends;
+        let indicated = connection.state.established || outbound || self.gate.open_points.half_open_closure;
         let scene = Scene { flow: Some(flow), ..connection.scene(None) };
-        // A half-open connection has no endpoint of its own yet.
         if indicated {
             let record = self.gate.open(ends, Event::EndpointClosed);
             self.gate.notify(record, Layer::AleEndpointClosure, &scene);

@@ -123,9 +123,8 @@ impl State {
         let answers = flags.has(SYN | ACK) && self.direction == Direction::Outbound && !self.established;
         let useless = self.closed || !flags.has(ACK) || (flags.has(SYN) && !answers);
         if useless || (!self.established && !self.acknowledged_by(tcp)) {
-            return Progress::nothing(match payload || flags.has(SYN) || !flags.has(ACK) {
+            return Progress::nothing(match payload || flags.has(SYN) || flags.has(FIN) || !flags.has(ACK) {
                 true => Event::NothingNew,
-                false if flags.has(FIN) => Event::FinIn,
                 false => Event::LaterAckIn,
             });
         }
@@ -143,11 +142,11 @@ impl State {
             shown |= stream_flag::RECEIVE_DISCONNECT;
         }
         let event = match (establishes, news) {
-            _ if flags.has(FIN) => Event::FinIn,
-            (true, _) if payload => Event::AckWithData,
-            (true, _) => Event::AckIn,
+            _ if finishes => Event::FinIn,
+            (true, true) => Event::AckInWithData,
+            (true, false) => Event::AckIn,
             (false, true) => Event::DataReceived,
-            (false, false) if payload => Event::NothingNew,
+            (false, false) if payload || flags.has(FIN) => Event::NothingNew,
             (false, false) => Event::LaterAckIn,
         };
         let stream = (news || finishes).then_some((shown, news));
@@ -176,13 +175,13 @@ impl State {
         // A host that sends data or a FIN has completed its handshake, even if the
         // segment that completed it is missing in the capture.
         let establishes = !self.established && stream.is_some();
+        let completes = self.direction == Direction::Outbound && !self.first_ack_sent;
         let event = match () {
+            () if news && completes => Event::AckOutWithData,
             () if news => Event::DataSent,
-            () if payload => Event::NothingNew,
-            () if flags.has(FIN) => Event::FinOut,
-            () if self.direction == Direction::Outbound && self.established && !self.first_ack_sent => {
-                Event::AckOut
-            }
+            () if finishes => Event::FinOut,
+            () if payload || flags.has(FIN) => Event::NothingNew,
+            () if completes && self.established => Event::AckOut,
             () => Event::LaterAckOut,
         };
         Progress { establishes, stream, finishes, ..Progress::nothing(event) }

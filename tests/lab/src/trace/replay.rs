@@ -134,6 +134,7 @@ impl<'a, W: Witness> Replay<'a, W> {
         let options = Options { log_limit: 256, ..Options::default() };
         let gate = Gate {
             filter,
+            arrival: options.interface.clone(),
             log: Log::new(options.log_limit),
             options,
             open_points,
@@ -255,6 +256,16 @@ impl<'a, W: Witness> Replay<'a, W> {
             (Transport::Malformed, _) => Event::Unusable,
             _ => self.datagram_event(item),
         };
+        // Its socket was there before the packet came.
+        match segment {
+            Some((_, meeting)) if meeting.is_for_listener() => {
+                self.endpoint(parsed.protocol, parsed.destination, true);
+            }
+            None if event == Event::DatagramIn => {
+                self.endpoint(parsed.protocol, parsed.destination, false);
+            }
+            _ => {}
+        }
         let record = self.gate.open(scene.ends, event);
         if event == Event::FragmentIn {
             scene.flags |= flag::IS_FRAGMENT;

@@ -41,6 +41,11 @@ enum Met {
 }
 
 impl Meeting {
+    /// Whether it is a SYN for a listener.
+    pub fn is_for_listener(&self) -> bool {
+        matches!(self.met, Met::Listener)
+    }
+
     /// Whether nothing of it is played.
     pub fn is_refused(&self) -> bool {
         matches!(self.met, Met::Refused)
@@ -213,6 +218,9 @@ impl<W: Witness> Replay<'_, W> {
             connection.refused = !self.gate.pass(record, Layer::AleFlowEstablished, &scene);
             if connection.refused {
                 return;
+            }
+            if connection.state.direction == Direction::Inbound {
+                self.gate.open(connection.ends, Event::Accept);
             }
         }
         if let Some((shown, bytes)) = progress.stream {

@@ -7,4 +7,5 @@ mod network_faults;
 mod omissions;
 mod quiet;
 mod random_exchanges;
+mod reauthorizations;
 mod segment;

@@ -2,17 +2,17 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use lab::hushport::{self, EVENT_PROVIDER};
 use lab::setup::{self, Target};
 use machine::Machine;
 use machine::etw::{Enable, Event};
-use machine::host::{Application, Filter, Host, OpenPoints, Options, Stack};
+use machine::host::{Application, Filter, Host, Layer, OpenPoints, Options, Stack, definition};
 use machine::nt::{self, Trace};
 use machine::schedule::Random;
-use machine::wfp::{Decision, FlowHandle, LayerId, Request};
+use machine::wfp::{ActionType, Decision, FlowHandle, LayerId, Request};
 use machine::wire::{Family, Network};
 
 use super::network_faults::{Link, NetworkFaults, Tally};
@@ -58,15 +58,22 @@ impl Watched {
     }
 }
 
-/// An engine whose filter generation a test can change.
+/// An engine whose filter generation a test can change. Another callout may pend
+/// connects.
 pub struct Changing {
     inner: Arc<dyn Filter>,
     changes: AtomicU64,
+    pends: AtomicBool,
 }
 
 impl Changing {
     pub fn new(inner: Arc<dyn Filter>) -> Arc<Self> {
-        Arc::new(Self { inner, changes: AtomicU64::new(0) })
+        Arc::new(Self { inner, changes: AtomicU64::new(0), pends: AtomicBool::new(false) })
+    }
+
+    /// Whether every connect is pended from now on.
+    pub fn pend(&self, pends: bool) {
+        self.pends.store(pends, Ordering::Relaxed);
     }
 
     /// All flows must be authorized again.
@@ -77,7 +84,13 @@ impl Changing {
 
 impl Filter for Changing {
     fn classify(&self, request: &Request<'_>) -> Decision {
-        self.inner.classify(request)
+        let decision = self.inner.classify(request);
+        let connects = Family::BOTH.map(|family| definition(Layer::AleAuthConnect, family).id);
+        match connects.contains(&request.layer) && self.pends.load(Ordering::Relaxed) {
+            // As FwpsPendOperation0 asks for.
+            true => Decision { action: ActionType::BLOCK, absorbed: true, ..decision },
+            false => decision,
+        }
     }
 
     fn generation(&self, layer: LayerId) -> u64 {

@@ -151,7 +151,7 @@ fn both_sides_may_ask_at_once() {
         tcp(host, peer, "PA", (501, 101), b"hello"),
     ];
     let played = played(&packets);
-    let events = [Event::SynOut, Event::SynAgain, Event::SynAckIn, Event::DataSent, Event::SynIn];
+    let events = [Event::SynOut, Event::SynAgain, Event::SynAckIn, Event::AckOutWithData, Event::SynIn];
     assert_eq!(met_of(&played, &events), [1, 1, 1, 1, 0]);
     assert_eq!(played.account.silenced, 0);
 }

@@ -36,10 +36,22 @@ fn a_connection_goes_as_documented_and_a_closed_port_is_silent() {
         }
         let account = &played.account;
         assert_eq!((account.silenced, account.suppressed, account.deviations), (1, 1, 0));
+        assert_eq!(complete(&played), ["TCP, server", "TCP, nobody listening"]);
         assert_eq!(account.timeline.length(), length(packets.len()));
         let refused = account.conversations.iter().find(|one| one.ends.local == at(host, 81)).unwrap();
         assert!(matches!(refused.rows[..], [_, ref kept] if matches!(kept.content, Content::Suppressed)));
     }
+}
+
+/// The lifecycles of which one connection or flow was complete. All of them are in
+/// order.
+fn complete(played: &trace::Played) -> Vec<&'static str> {
+    let courses = played.account.lifecycles.courses();
+    let names = courses.into_iter().map(|(lifecycle, course)| {
+        assert_eq!((course.complete, &course.deviation), (1, &None), "{}: {course:?}", lifecycle.name);
+        lifecycle.name
+    });
+    names.collect()
 }
 
 #[test]
@@ -127,6 +139,7 @@ fn datagrams_with_and_without_an_endpoint() {
                 .map(|event| met(&played, event))
                 .into();
         assert_eq!(met, [1, 2, 1, 1]);
+        assert_eq!(complete(&played), ["UDP, server", "UDP, client", "UDP, nobody listening"]);
         assert_eq!((played.account.silenced, played.account.deviations), (1, 0));
     }
 }

@@ -7,6 +7,7 @@ use smoltcp::iface::SocketHandle;
 use smoltcp::socket::tcp;
 
 use super::application::Session;
+use super::authorization::Authorization;
 use super::layers::Layer;
 use super::log::{Ends, Event, RecordId};
 use super::scene::{Direction, Scene};
@@ -34,8 +35,7 @@ pub(super) struct Connection {
     /// The listener's address and endpoint, for an accepted connection.
     pub parent: Option<(SocketAddr, u64)>,
     pub flow: FlowHandle,
-    /// The generation of the authorizing layer at the last authorization.
-    pub generation: u64,
+    pub authorization: Authorization,
     pub established: bool,
     pub peer_closed: bool,
     /// ENDPOINT_CLOSURE was indicated, and the flow has ended.
@@ -49,12 +49,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// A connection whose first SYN has just passed. `authorized` is its flow and
-    /// the generation of the authorizing layer.
+    /// A connection whose first SYN has just passed.
     pub fn new(
         handle: SocketHandle,
         scene: &Scene<'_>,
-        (flow, generation): (FlowHandle, u64),
+        (flow, authorization): (FlowHandle, Authorization),
         since: Duration,
         session: Session,
     ) -> Self {
@@ -68,7 +67,7 @@ impl Connection {
             endpoint,
             parent: None,
             flow,
-            generation,
+            authorization,
             established: false,
             peer_closed: false,
             closed: false,
@@ -154,8 +153,7 @@ impl Host {
         }
         let (flow, outbound) = (connection.flow, connection.direction == Direction::Outbound);
         let scene = Scene { flow: Some(flow), ..connection.scene(None) };
-        // A half-open connection has no endpoint of its own yet.
-        if connection.established || outbound {
+        if connection.established || outbound || self.gate.open_points.half_open_closure {
             let record = self.gate.open(scene.ends, Event::EndpointClosed);
             self.gate.notify(record, Layer::AleEndpointClosure, &scene);
         }

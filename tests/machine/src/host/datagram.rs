@@ -6,20 +6,23 @@ use std::time::Duration;
 
 use super::Host;
 use super::answer;
+use super::authorization::Authorization;
+use super::gate::Gate;
 use super::inbound::FLOWS_LIMIT;
 use super::layers::Layer;
 use super::log::{Ends, Event, RecordId};
 use super::scene::{Direction, Scene, flag};
-use super::segment::REASON_POLICY_CHANGE;
 use super::sockets::{SocketError, unspecified};
 use crate::wfp::FlowHandle;
+use crate::wire::protocol::UDP;
 use crate::wire::{Family, Parsed, Transport};
-
-const UDP: u8 = 17;
 
 /// Flows of datagrams. For echoes, the identifier stands for the remote port (*ALE
 /// Stateful Filtering*: 5-tuple, for ICMP 6-tuple).
-pub(super) type Flows = BTreeMap<(u8, SocketAddr, SocketAddr), Flow>;
+pub(super) type Flows = BTreeMap<Key, Flow>;
+
+/// Protocol, local and remote address.
+type Key = (u8, SocketAddr, SocketAddr);
 
 /// A flow of datagrams.
 pub(super) struct Flow {
@@ -28,8 +31,17 @@ pub(super) struct Flow {
     pub last: Duration,
     /// The direction of its first packet.
     direction: Direction,
-    /// The generation of the authorizing layer at the last authorization.
-    generation: u64,
+    authorization: Authorization,
+}
+
+impl Flow {
+    /// The layer that authorized the flow.
+    fn authorizing(&self) -> Layer {
+        match self.direction {
+            Direction::Inbound => Layer::AleAuthRecvAccept,
+            Direction::Outbound => Layer::AleAuthConnect,
+        }
+    }
 }
 
 /// Bound UDP sockets.
@@ -66,43 +78,58 @@ impl Host {
     /// it. Returns the socket's address.
     ///
     /// # Errors
-    /// If a filter blocks.
+    /// If a filter blocks. Then there is no socket.
     pub fn send_datagram(&mut self, remote: SocketAddr, payload: &[u8]) -> Result<SocketAddr, SocketError> {
-        let family = Family::of(remote.ip());
         let endpoint = self.handle();
-        let wildcard = bound(SocketAddr::new(unspecified(family), 0));
-        let binding = Scene {
-            endpoint: Some(endpoint),
-            flags: flag::IS_WILDCARD_BIND,
-            ..Scene::call(wildcard, Direction::Outbound)
-        };
-        self.bind(&binding)?;
-        let local = SocketAddr::new(self.own(family), self.free_port(remote));
+        let local = self.bind_any(UDP, endpoint, remote)?;
         self.datagram_sockets.insert(local, Socket { endpoint, echoes: false });
+        if let Err(error) = self.send_datagram_from(local, remote, payload) {
+            self.close_datagrams(local)?;
+            return Err(error);
+        }
+        Ok(local)
+    }
+
+    /// Sends a datagram from a bound UDP socket. The first one to a remote address
+    /// passes the authorization layers.
+    ///
+    /// # Errors
+    /// If there is no such socket, or a filter blocks.
+    pub fn send_datagram_from(
+        &mut self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        payload: &[u8],
+    ) -> Result<(), SocketError> {
+        let socket = self.datagram_sockets.get(&local).ok_or(SocketError::NotBound(local))?;
+        let endpoint = Some(socket.endpoint);
         let packet = answer::datagram(local, remote, payload).ok_or(SocketError::Unusable(remote))?;
         let parsed = Parsed::new(&packet).ok_or(SocketError::Unusable(remote))?;
-        let mut scene = Scene { endpoint: Some(endpoint), ..Scene::packet(Direction::Outbound, parsed) };
+        let mut scene = Scene { endpoint, ..Scene::packet(Direction::Outbound, parsed) };
+        let key = (UDP, local, remote);
+        if self.flows.contains_key(&key) {
+            let record = self.gate.open(scene.ends, Event::DatagramOut);
+            if self.authorize_again(record, key, &mut scene) {
+                self.send_of_flow(record, &scene, packet.clone());
+            }
+            return Ok(());
+        }
         let record = self.gate.open(scene.ends, Event::FirstDatagramOut);
-        let blocked = |layer: Layer| SocketError::Blocked(scene.ends, layer.name());
+        let ends = scene.ends;
+        let blocked = |layer: Layer| SocketError::Blocked(ends, layer.name());
         if !self.gate.pass(record, Layer::AleConnectRedirect, &scene) {
             return Err(blocked(Layer::AleConnectRedirect));
         }
-        let generation = self.gate.generation(Layer::AleAuthConnect, &scene);
-        let handle = self.gate.filter.flow_create();
-        let ends = scene.ends;
-        scene.flow = Some(handle);
-        for layer in [Layer::AleAuthConnect, Layer::AleFlowEstablished] {
-            if !self.gate.pass(record, layer, &scene) {
-                self.gate.filter.flow_end(handle);
-                return Err(SocketError::Blocked(ends, layer.name()));
-            }
+        let by = [Layer::AleAuthConnect, Layer::AleFlowEstablished];
+        self.begin_flow(record, key, &mut scene, by).map_err(blocked)?;
+        self.send_of_flow(record, &scene, packet.clone());
+        Ok(())
+    }
+
+    fn send_of_flow(&mut self, record: RecordId, scene: &Scene<'_>, packet: Vec<u8>) {
+        if self.gate.pass(record, Layer::DatagramData, scene) {
+            self.down(record, scene, packet);
         }
-        let flow = Flow { handle, last: self.gate.now, direction: Direction::Outbound, generation };
-        self.flows.insert((UDP, local, remote), flow);
-        if self.gate.pass(record, Layer::DatagramData, &scene) {
-            self.down(record, &scene, packet.clone());
-        }
-        Ok(local)
     }
 
     /// Closes a UDP socket, and ends its flows.
@@ -110,7 +137,7 @@ impl Host {
     /// # Errors
     /// If there is none.
     pub fn close_datagrams(&mut self, local: SocketAddr) -> Result<(), SocketError> {
-        let socket = self.datagram_sockets.remove(&local).ok_or(SocketError::NotListening(local))?;
+        let socket = self.datagram_sockets.remove(&local).ok_or(SocketError::NotBound(local))?;
         let scene =
             Scene { endpoint: Some(socket.endpoint), ..Scene::call(bound(local), Direction::Inbound) };
         let record = self.gate.open(scene.ends, Event::EndpointClosed);
@@ -161,90 +188,98 @@ impl Host {
     }
 
     /// Whether a datagram reaches its endpoint. The first one of a flow passes the
-    /// authorization layers. A later one passes the layer that authorized the flow if
-    /// the policy has changed since then (*ALE Reauthorization*).
+    /// authorization layers, `later` ones do not.
     #[must_use]
     fn admit(&mut self, record: RecordId, scene: &mut Scene<'_>, remote: SocketAddr, later: Event) -> bool {
         let key = (scene.ends.protocol, scene.ends.local, remote);
-        let known = self.flows.get_mut(&key).map(|flow| {
-            flow.last = self.gate.now;
-            (flow.handle, flow.direction, flow.generation)
-        });
-        scene.flow = known.map(|(handle, ..)| handle);
-        let authorizing = match known {
-            Some((_, Direction::Outbound, _)) => Layer::AleAuthConnect,
-            _ => Layer::AleAuthRecvAccept,
-        };
-        let generation = self.gate.generation(authorizing, scene);
-        let stale = known.is_some_and(|(.., authorized)| authorized != generation);
-        if known.is_some() {
+        let flow = self.flows.get(&key);
+        scene.flow = flow.map(|flow| flow.handle);
+        let known = flow.is_some();
+        if known {
             self.gate.log.rename(record, later);
         }
-        if known.is_none() || stale {
+        if !known || self.reasons(key, scene) != 0 {
             scene.flags |= flag::REQUIRES_ALE_CLASSIFY;
         }
         if !self.gate.pass(record, Layer::InboundTransport, scene) {
             return false;
         }
         scene.flags &= !flag::REQUIRES_ALE_CLASSIFY;
-        if stale && !self.reauthorize_datagram(record, key, *scene, authorizing, generation) {
-            return false;
-        }
-        if known.is_none() {
-            if self.flows.len() >= FLOWS_LIMIT {
-                return false;
-            }
-            let handle = self.gate.filter.flow_create();
-            scene.flow = Some(handle);
-            for layer in [Layer::AleAuthRecvAccept, Layer::AleFlowEstablished] {
-                if !self.gate.pass(record, layer, scene) {
-                    self.gate.filter.flow_end(handle);
-                    return false;
-                }
-            }
-            let flow = Flow { handle, last: self.gate.now, direction: Direction::Inbound, generation };
-            self.flows.insert(key, flow);
-        }
-        self.gate.pass(record, Layer::DatagramData, scene)
+        let by = [Layer::AleAuthRecvAccept, Layer::AleFlowEstablished];
+        let authorized = match known {
+            true => self.authorize_again(record, key, scene),
+            false => self.flows.len() < FLOWS_LIMIT && self.begin_flow(record, key, scene, by).is_ok(),
+        };
+        authorized && self.gate.pass(record, Layer::DatagramData, scene)
     }
 
-    /// Classifies a flow again at the layer that authorized it. If it is not
-    /// permitted, it ends.
-    fn reauthorize_datagram(
+    /// Authorizes a flow's first datagram at these layers. The error is the layer that
+    /// blocks.
+    fn begin_flow(
         &mut self,
         record: RecordId,
-        key: (u8, SocketAddr, SocketAddr),
-        scene: Scene<'_>,
-        layer: Layer,
-        generation: u64,
-    ) -> bool {
-        let scene = Scene {
-            flags: scene.flags | flag::IS_REAUTHORIZE,
-            reauthorize_reason: REASON_POLICY_CHANGE,
-            ..scene
-        };
-        let passes = self.gate.pass(record, layer, &scene);
-        let event = match (layer, passes) {
-            (Layer::AleAuthConnect, true) => Event::ReauthorizationPassesElsewhere,
-            (Layer::AleAuthConnect, false) => Event::ReauthorizationFailsElsewhere,
-            (_, true) => Event::DatagramReauthorizationPasses,
-            (_, false) => Event::DatagramReauthorizationFails,
+        key: Key,
+        scene: &mut Scene<'_>,
+        by: [Layer; 2],
+    ) -> Result<(), Layer> {
+        let generation = self.gate.generation(by[0], scene);
+        let handle = self.gate.filter.flow_create();
+        scene.flow = Some(handle);
+        for layer in by {
+            if !self.gate.pass(record, layer, scene) {
+                self.gate.filter.flow_end(handle);
+                return Err(layer);
+            }
+        }
+        let luid = arrival(&self.gate, scene).unwrap_or(self.gate.options.interface.luid);
+        let authorization = Authorization::new(generation, luid);
+        let flow = Flow { handle, last: self.gate.now, direction: scene.direction, authorization };
+        self.flows.insert(key, flow);
+        Ok(())
+    }
+
+    /// The reasons to authorize a flow again for this datagram; 0 if there is none.
+    fn reasons(&self, key: Key, scene: &Scene<'_>) -> u32 {
+        self.flows.get(&key).map_or(0, |flow| {
+            let generation = self.gate.generation(flow.authorizing(), scene);
+            flow.authorization.reasons(generation, arrival(&self.gate, scene))
+        })
+    }
+
+    /// Classifies a flow again at the layer that authorized it, if there is a reason
+    /// (*ALE Reauthorization*). If it is not permitted, it ends.
+    #[must_use]
+    fn authorize_again(&mut self, record: RecordId, key: Key, scene: &mut Scene<'_>) -> bool {
+        let reasons = self.reasons(key, scene);
+        let Some(flow) = self.flows.get_mut(&key) else { return false };
+        flow.last = self.gate.now;
+        scene.flow = Some(flow.handle);
+        if reasons == 0 {
+            return true;
+        }
+        let layer = flow.authorizing();
+        flow.authorization.renew(self.gate.generation(layer, scene), arrival(&self.gate, scene));
+        let again =
+            Scene { flags: scene.flags | flag::IS_REAUTHORIZE, reauthorize_reason: reasons, ..*scene };
+        let passes = self.gate.pass(record, layer, &again);
+        let by_receiver = layer == Layer::AleAuthRecvAccept && scene.passing() == Direction::Inbound;
+        let event = match (by_receiver, passes) {
+            (false, true) => Event::ReauthorizationPassesElsewhere,
+            (false, false) => Event::ReauthorizationFailsElsewhere,
+            (true, true) => Event::DatagramReauthorizationPasses,
+            (true, false) => Event::DatagramReauthorizationFails,
         };
         self.gate.log.rename(record, event);
-        match passes {
-            true => {
-                if let Some(flow) = self.flows.get_mut(&key) {
-                    flow.generation = generation;
-                }
-            }
-            false => {
-                if let Some(flow) = self.flows.remove(&key) {
-                    self.gate.filter.flow_end(flow.handle);
-                }
-            }
+        if !passes && let Some(flow) = self.flows.remove(&key) {
+            self.gate.filter.flow_end(flow.handle);
         }
         passes
     }
+}
+
+/// The interface on which a datagram has arrived; `None` if it is sent.
+fn arrival(gate: &Gate, scene: &Scene<'_>) -> Option<u64> {
+    (scene.passing() == Direction::Inbound).then_some(gate.arrival.luid)
 }
 
 fn bound(local: SocketAddr) -> Ends {

@@ -8,7 +8,7 @@ use super::filter::Filter;
 use super::layers::{Layer, definition};
 use super::log::{Ends, Event, Log, RecordId, Step};
 use super::open_points::{DiscardMetadata, OpenPoints, reason};
-use super::options::Options;
+use super::options::{Interface, Options};
 use super::scene::Scene;
 use crate::wfp::{Decision, Discard, LayerId, Request};
 
@@ -35,12 +35,26 @@ impl fmt::Display for Counters {
     }
 }
 
+/// Whether a layer lets a packet or call pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Passage {
+    /// It does.
+    Open,
+    /// A filter blocks.
+    Blocked,
+    /// A callout blocks and absorbs, as one does that pends an authorization
+    /// (`FwpsPendOperation0`).
+    Absorbed,
+}
+
 /// The connection between a host and its filter engine.
 pub struct Gate {
     /// The filter engine.
     pub filter: Arc<dyn Filter>,
     /// The properties of the machine.
     pub options: Options,
+    /// The interface on which the current packet has arrived.
+    pub arrival: Interface,
     /// The open points.
     pub open_points: OpenPoints,
     /// The log.
@@ -62,9 +76,15 @@ impl Gate {
     /// or no discard layer is in use (that of the stream layer is reserved).
     #[must_use]
     pub fn pass(&mut self, record: RecordId, layer: Layer, scene: &Scene<'_>) -> bool {
+        self.passage(record, layer, scene) == Passage::Open
+    }
+
+    /// Like [`Gate::pass`]; tells a block with ABSORB from another one.
+    #[must_use]
+    pub fn passage(&mut self, record: RecordId, layer: Layer, scene: &Scene<'_>) -> Passage {
         let decision = self.indicate(record, layer, scene, None);
         if !decision.blocked() {
-            return true;
+            return Passage::Open;
         }
         self.counters.blocked += 1;
         if !decision.absorbed && layer != Layer::Stream {
@@ -76,7 +96,7 @@ impl Gate {
             // The packet is dropped, whatever the discard layer returns.
             self.indicate(record, layer, scene, Some(Some(discard)));
         }
-        false
+        if decision.absorbed { Passage::Absorbed } else { Passage::Blocked }
     }
 
     /// Indicates at a layer whose answer has no effect.
@@ -127,7 +147,7 @@ impl Gate {
             (Some(_), None) => return PERMIT,
         };
         let fields = definition.fields(self.filter.ale_fields(), discard.is_some());
-        let values = scene.values(&fields, &self.options);
+        let values = scene.values(&fields, &self.options, &self.arrival);
         let metadata = scene.metadata(layer, discard.flatten(), &self.options, &self.open_points);
         let decision = self.filter.classify(&Request {
             layer: id,

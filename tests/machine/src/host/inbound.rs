@@ -9,6 +9,7 @@ use super::ip::{self, Refusal};
 use super::layers::Layer;
 use super::log::{Event, RecordId};
 use super::open_points::{UdpDiscard, reason};
+use super::options::Interface;
 use super::scene::{Direction, Scene, flag};
 use crate::wire::{Family, Parsed, Transport};
 
@@ -21,6 +22,14 @@ pub(super) const FLOWS_LIMIT: usize = 1024;
 impl Host {
     /// Processes a packet from the network.
     pub fn receive(&mut self, bytes: &[u8], now: Duration) {
+        let interface = self.gate.options.interface.clone();
+        self.receive_on(interface, bytes, now);
+    }
+
+    /// Processes a packet that arrives on some interface, as a weak host does (*ALE
+    /// Reauthorization*).
+    pub fn receive_on(&mut self, interface: Interface, bytes: &[u8], now: Duration) {
+        self.gate.arrival = interface;
         self.gate.now = now;
         self.gate.counters.received += 1;
         // A packet without an IP header reaches no layer.

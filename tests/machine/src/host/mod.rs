@@ -13,13 +13,14 @@
 //! | `outbound` | the outbound path, from an application to the network |
 //! | `gate` | one layer: classify, log, discard layer |
 //! | `scene`, `metadata`, `layers` | the content of an indication |
-//! | [`documented`] | the documented sequences, for comparison |
+//! | [`documented`], `lifecycle` | the documented order of layers and of events, for comparison |
 //! | `run` | a thread that drives a host over a wire |
 
 #![forbid(unsafe_code)]
 
 mod answer;
 mod application;
+mod authorization;
 mod connection;
 mod datagram;
 mod disorder;
@@ -30,6 +31,7 @@ mod gate;
 mod inbound;
 mod ip;
 mod layers;
+mod lifecycle;
 mod log;
 mod metadata;
 mod open_points;
@@ -49,6 +51,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use application::Application;
+pub use authorization::reauthorize_reason;
 pub use disorder::{Disorder, Disordered, Fault};
 pub use filter::Filter;
 pub use fragments::Fragments;
@@ -56,6 +59,7 @@ pub use gate::Counters;
 pub use gate::Gate;
 pub use inbound::{IDLE, echo_request};
 pub use layers::{Definition, Field, Layer, definition};
+pub use lifecycle::{Course, LIFECYCLES, Lifecycle, Lifecycles};
 pub use log::{Block, Ends, Event, Log, Record, RecordId, Step};
 pub use options::{Interface, Options, PROFILES, Process};
 pub use run::{Finished, HostHandle, Report, spawn};
@@ -69,7 +73,7 @@ pub use stack::Stack;
 pub use open_points::{DataStart, DiscardMetadata, ListenerReason, OpenPoints, UdpDiscard, reason};
 
 use connection::Connection;
-use sockets::Listener;
+use sockets::{Listener, Pended};
 
 /// A connection's addresses, local first.
 type Pair = (SocketAddr, SocketAddr);
@@ -81,6 +85,7 @@ pub struct Host {
     listeners: BTreeMap<SocketAddr, Listener>,
     connections: BTreeMap<Pair, Connection>,
     outcomes: BTreeMap<ConnectionId, Outcome>,
+    pended: BTreeMap<ConnectionId, Pended>,
     datagram_sockets: datagram::Sockets,
     flows: datagram::Flows,
     fragments: Fragments,
@@ -97,6 +102,7 @@ impl Host {
             stack: Stack::new(&options),
             gate: Gate {
                 filter,
+                arrival: options.interface.clone(),
                 log: Log::new(options.log_limit),
                 options,
                 open_points,
@@ -106,6 +112,7 @@ impl Host {
             listeners: BTreeMap::new(),
             connections: BTreeMap::new(),
             outcomes: BTreeMap::new(),
+            pended: BTreeMap::new(),
             datagram_sockets: datagram::Sockets::default(),
             flows: datagram::Flows::default(),
             fragments: Fragments::default(),

@@ -94,6 +94,13 @@ pub struct OpenPoints {
     /// Whether IPv4's sockets are dual-stack sockets, whose calls and connections the
     /// ALE layers of IPv6 show with mapped addresses (*ALE Layers*: "may").
     pub dual_stack: bool,
+    /// Whether ALE_ENDPOINT_CLOSURE is indicated for an accepted connection whose
+    /// handshake was not completed. *ALE Endpoint Lifetime Management*: for every
+    /// indication at ALE_AUTH_RECV_ACCEPT; *ALE Layers*: for a connected flow.
+    pub half_open_closure: bool,
+    /// Whether ALE_RESOURCE_ASSIGNMENT shows the port that the stack has selected for
+    /// a bind to port 0, as *ALE Layers* says, or port 0.
+    pub selected_port_at_assignment: bool,
 }
 
 impl Default for OpenPoints {
@@ -107,6 +114,8 @@ impl Default for OpenPoints {
             udp_discard: UdpDiscard::Both,
             flow_handle_at_authorization: true,
             dual_stack: false,
+            half_open_closure: true,
+            selected_port_at_assignment: true,
         }
     }
 }

@@ -89,12 +89,13 @@ impl Host {
             return false;
         };
         let scene = connection.scene(packet.map(|parsed| (Direction::Outbound, parsed)));
-        let now = self.gate.generation(connection.authorizing(), &scene);
-        if connection.closed || now == connection.generation {
+        let generation = self.gate.generation(connection.authorizing(), &scene);
+        let reasons = connection.authorization.reasons(generation, None);
+        if connection.closed || reasons == 0 {
             return true;
         }
         let record = self.gate.open(connection.ends, Event::ReauthorizationPassesElsewhere);
-        if self.reauthorize(record, pair, scene) {
+        if self.reauthorize(record, pair, scene, reasons) {
             return true;
         }
         self.gate.log.rename(record, Event::ReauthorizationFailsElsewhere);
@@ -143,21 +144,23 @@ impl Host {
         } else {
             Event::LaterAckOut
         };
-        let mut ends = Scene::packet(Direction::Outbound, *parsed).ends;
-        if let Some(connection) = self.connections.get_mut(&pair) {
-            ends = connection.ends;
-            if let Some(record) = connection.sending
-                && self.gate.log.event(record) == Some(event)
-            {
+        let Some(connection) = self.connections.get_mut(&pair) else {
+            return self.gate.open(Scene::packet(Direction::Outbound, *parsed).ends, event);
+        };
+        let ends = connection.ends;
+        let completes = connection.established
+            && connection.direction == Direction::Outbound
+            && !std::mem::replace(&mut connection.first_ack_sent, connection.established);
+        if let Some(record) = connection.sending {
+            if completes && event == Event::DataSent {
+                self.gate.log.rename(record, Event::AckOutWithData);
+            }
+            let begun = self.gate.log.event(record);
+            if begun == Some(event) || (event, begun) == (Event::DataSent, Some(Event::AckOutWithData)) {
                 return record;
             }
-            let handshake = event == Event::LaterAckOut
-                && connection.direction == Direction::Outbound
-                && !std::mem::replace(&mut connection.first_ack_sent, true);
-            if handshake {
-                return self.gate.open(ends, Event::AckOut);
-            }
         }
+        let event = if completes && event == Event::LaterAckOut { Event::AckOut } else { event };
         self.gate.open(ends, event)
     }
 

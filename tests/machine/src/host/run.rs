@@ -78,6 +78,39 @@ impl HostHandle {
         self.with(move |host| host.echo_datagrams(local))
     }
 
+    /// See [`Host::send_datagram`].
+    ///
+    /// # Errors
+    /// If the host has ended, and those of [`Host::send_datagram`].
+    pub fn send_datagram(
+        &self,
+        remote: SocketAddr,
+        payload: Vec<u8>,
+    ) -> Result<Result<SocketAddr, SocketError>, Finished> {
+        self.with(move |host| host.send_datagram(remote, &payload))
+    }
+
+    /// See [`Host::send_datagram_from`].
+    ///
+    /// # Errors
+    /// If the host has ended, and those of [`Host::send_datagram_from`].
+    pub fn send_datagram_from(
+        &self,
+        local: SocketAddr,
+        remote: SocketAddr,
+        payload: Vec<u8>,
+    ) -> Result<Result<(), SocketError>, Finished> {
+        self.with(move |host| host.send_datagram_from(local, remote, &payload))
+    }
+
+    /// See [`Host::close_datagrams`].
+    ///
+    /// # Errors
+    /// If the host has ended, and those of [`Host::close_datagrams`].
+    pub fn close_datagrams(&self, local: SocketAddr) -> Result<Result<(), SocketError>, Finished> {
+        self.with(move |host| host.close_datagrams(local))
+    }
+
     /// See [`Host::connect`].
     ///
     /// # Errors

@@ -126,11 +126,11 @@ impl<'a> Scene<'a> {
     }
 
     /// The values of a layer's data fields, in index order.
-    pub fn values(&self, fields: &[Field], options: &Options) -> Vec<Value> {
-        fields.iter().map(|&field| self.value(field, options)).collect()
+    pub fn values(&self, fields: &[Field], options: &Options, arrival: &Interface) -> Vec<Value> {
+        fields.iter().map(|&field| self.value(field, options, arrival)).collect()
     }
 
-    fn value(&self, field: Field, options: &Options) -> Value {
+    fn value(&self, field: Field, options: &Options, arrival: &Interface) -> Value {
         let local = self.ends.local.ip();
         let remote = self.ends.remote.map(|remote| remote.ip());
         let inbound = self.passing() == Direction::Inbound;
@@ -178,17 +178,18 @@ impl<'a> Scene<'a> {
             | Field::Reserved1
             | Field::Reserved2
             | Field::Reserved3 => Value::Empty,
-            interface => self.interface_value(interface, &options.interface),
+            field => self.interface_value(field, &options.interface, arrival),
         }
     }
 
     /// An interface is known for the local address of the packet. The other one is
     /// FWP_EMPTY, like all unknown values.
-    fn interface_value(&self, field: Field, interface: &Interface) -> Value {
+    fn interface_value(&self, field: Field, own: &Interface, arrived_on: &Interface) -> Value {
         let inbound = self.passing() == Direction::Inbound;
+        let interface = if inbound { arrived_on } else { own };
         let arrival = inbound.then_some(interface);
         let nexthop = (!inbound).then_some(interface);
-        let bound = (!self.ends.local.ip().is_unspecified()).then_some(interface);
+        let bound = (!self.ends.local.ip().is_unspecified()).then_some(own);
         let of = |interface: Option<&Interface>, value: fn(&Interface) -> Value| {
             interface.map_or(Value::Empty, value)
         };

@@ -4,6 +4,7 @@ use smoltcp::socket::tcp;
 
 use super::answer;
 use super::application::Session;
+use super::authorization::Authorization;
 use super::connection::Connection;
 use super::layers::Layer;
 use super::log::{Event, RecordId};
@@ -12,9 +13,6 @@ use super::scene::{Direction, Scene, flag};
 use super::sockets::unspecified;
 use super::{Host, Pair};
 use crate::wire::{Parsed, Tcp, TcpFlags};
-
-/// `FWP_CONDITION_REAUTHORIZE_REASON_POLICY_CHANGE` (`fwptypes.h`).
-pub(super) const REASON_POLICY_CHANGE: u32 = 1;
 
 /// `FWPS_STREAM_FLAG_*` (`fwpsk.h`).
 #[allow(missing_docs, reason = "the names are those of the headers")]
@@ -146,7 +144,7 @@ impl Host {
         {
             self.ingress(&parsed);
             if self.stack.state(handle) == tcp::State::SynReceived {
-                let authorized = (flow, generation);
+                let authorized = (flow, Authorization::new(generation, self.gate.arrival.luid));
                 let session = Session::server(application);
                 let mut connection = Connection::new(handle, &scene, authorized, self.gate.now, session);
                 connection.parent = Some((local, parent));
@@ -175,7 +173,9 @@ impl Host {
         let mut scene = connection.scene(packet);
         scene.flags = flags;
         let authorizing = connection.authorizing();
-        let stale = !connection.closed && self.gate.generation(authorizing, &scene) != connection.generation;
+        let generation = self.gate.generation(authorizing, &scene);
+        let reasons = connection.authorization.reasons(generation, Some(self.gate.arrival.luid));
+        let stale = !connection.closed && reasons != 0;
         if stale {
             scene.flags |= flag::REQUIRES_ALE_CLASSIFY;
         }
@@ -183,7 +183,7 @@ impl Host {
             return;
         }
         scene.flags = flags;
-        if stale && !self.reauthorize(record, pair, scene) {
+        if stale && !self.reauthorize(record, pair, scene, reasons) {
             let event = match authorizing {
                 Layer::AleAuthRecvAccept => Event::ReauthorizationFails,
                 _ => Event::ReauthorizationFailsElsewhere,
@@ -203,17 +203,25 @@ impl Host {
         }
     }
 
-    /// Classifies a connection again at the layer that authorized it. Returns
-    /// whether it is permitted.
+    /// Classifies a connection again at the layer that authorized it, for `reasons`
+    /// ([`reauthorize_reason`](super::reauthorize_reason)). Returns whether it is
+    /// permitted.
     #[must_use]
-    pub(super) fn reauthorize(&mut self, record: RecordId, pair: Pair, mut scene: Scene<'_>) -> bool {
+    pub(super) fn reauthorize(
+        &mut self,
+        record: RecordId,
+        pair: Pair,
+        mut scene: Scene<'_>,
+        reasons: u32,
+    ) -> bool {
         let Some(connection) = self.connections.get_mut(&pair) else {
             return false;
         };
         let layer = connection.authorizing();
-        connection.generation = self.gate.generation(layer, &scene);
+        let arrival = (scene.passing() == Direction::Inbound).then_some(self.gate.arrival.luid);
+        connection.authorization.renew(self.gate.generation(layer, &scene), arrival);
         scene.flags |= flag::IS_REAUTHORIZE;
-        scene.reauthorize_reason = REASON_POLICY_CHANGE;
+        scene.reauthorize_reason = reasons;
         self.gate.pass(record, layer, &scene)
     }
 
@@ -226,6 +234,7 @@ impl Host {
         connection.since = self.gate.now;
         let state = self.stack.state(connection.handle);
         let mut just_established = false;
+        let accepts = connection.parent.is_some();
         if !connection.established && is_synchronized(state) {
             connection.established = true;
             just_established = true;
@@ -233,6 +242,10 @@ impl Host {
                 connection.aborted = true;
                 self.stack.socket(connection.handle).abort();
                 return false;
+            }
+            if accepts {
+                // The applications accept at once.
+                self.gate.open(scene.ends, Event::Accept);
             }
         }
         let mut flags = 0;
@@ -247,7 +260,8 @@ impl Host {
         }
         let bytes = take(self.stack.socket(connection.handle));
         if bytes.is_empty() && (flags == 0 || !connection.established) {
-            if !parsed.payload().is_empty() {
+            let is_fin = parsed.has_flags(TcpFlags::FIN, TcpFlags::default());
+            if !parsed.payload().is_empty() || is_fin {
                 self.gate.log.rename(record, Event::NothingNew);
             }
             return false;
@@ -263,8 +277,8 @@ impl Host {
         if closed_now {
             connection.session.peer_closed();
         }
-        if just_established {
-            self.gate.log.rename(record, Event::AckWithData);
+        if just_established && !bytes.is_empty() && !closed_now {
+            self.gate.log.rename(record, Event::AckInWithData);
         }
         !bytes.is_empty()
     }

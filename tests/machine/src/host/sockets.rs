@@ -4,10 +4,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Host;
 use super::application::{Application, Session};
+use super::authorization::{Authorization, reauthorize_reason};
 use super::connection::Connection;
+use super::gate::Passage;
 use super::layers::Layer;
 use super::log::{Ends, Event};
 use super::scene::{Direction, Scene, flag};
+use crate::wfp::FlowHandle;
 use crate::wire::Family;
 
 /// The first port of the dynamic range (RFC 6335; Windows' default).
@@ -55,6 +58,19 @@ pub enum SocketError {
     /// Nobody listens there.
     #[error("{0} has no listener")]
     NotListening(SocketAddr),
+    /// No UDP socket is bound there.
+    #[error("{0} is not bound")]
+    NotBound(SocketAddr),
+    /// No such connect waits for its completion.
+    #[error("the connect is not pended")]
+    NotPended,
+}
+
+/// A connect that a callout has pended.
+pub(super) struct Pended {
+    ends: Ends,
+    flow: FlowHandle,
+    request: Vec<u8>,
 }
 
 /// A port with its application.
@@ -118,41 +134,76 @@ impl Host {
     /// # Errors
     /// If a filter blocks.
     pub fn connect(&mut self, remote: SocketAddr, request: Vec<u8>) -> Result<ConnectionId, SocketError> {
-        let family = Family::of(remote.ip());
         let endpoint = self.handle();
-        let binding = Scene {
-            endpoint: Some(endpoint),
-            flags: flag::IS_WILDCARD_BIND,
-            ..Scene::call(ends(SocketAddr::new(unspecified(family), 0), None), Direction::Outbound)
-        };
-        self.bind(&binding)?;
-        let local = SocketAddr::new(self.own(family), self.free_port(remote));
+        let local = self.bind_any(TCP, endpoint, remote)?;
         let flow = self.gate.filter.flow_create();
         let scene = Scene {
             endpoint: Some(endpoint),
             flow: Some(flow),
             ..Scene::call(ends(local, Some(remote)), Direction::Outbound)
         };
-        let bound = Scene { ends: ends(local, None), ..scene };
-        let generation = self.gate.generation(Layer::AleAuthConnect, &scene);
         let record = self.gate.open(scene.ends, Event::Connect);
+        let id = ConnectionId(endpoint);
         for layer in [Layer::AleConnectRedirect, Layer::AleAuthConnect] {
-            if !self.gate.pass(record, layer, &scene) {
-                self.gate.filter.flow_end(flow);
-                self.release(&bound);
-                return Err(SocketError::Blocked(scene.ends, layer.name()));
+            match self.gate.passage(record, layer, &scene) {
+                Passage::Open => {}
+                Passage::Absorbed if layer == Layer::AleAuthConnect => {
+                    self.pended.insert(id, Pended { ends: scene.ends, flow, request });
+                    return Ok(id);
+                }
+                Passage::Blocked | Passage::Absorbed => {
+                    self.gate.filter.flow_end(flow);
+                    self.release(&Scene { ends: ends(local, None), ..scene });
+                    return Err(SocketError::Blocked(scene.ends, layer.name()));
+                }
             }
         }
+        self.begin(&scene, request)?;
+        Ok(id)
+    }
+
+    /// Goes on with a connect that a callout pended, as `FwpsCompleteOperation0` does:
+    /// it is authorized again.
+    ///
+    /// # Errors
+    /// If a filter blocks, or no such connect is pended.
+    pub fn complete(&mut self, id: ConnectionId) -> Result<(), SocketError> {
+        let Pended { ends, flow, request } = self.pended.remove(&id).ok_or(SocketError::NotPended)?;
+        let scene =
+            Scene { endpoint: Some(id.0), flow: Some(flow), ..Scene::call(ends, Direction::Outbound) };
+        let again = Scene {
+            flags: flag::IS_REAUTHORIZE,
+            reauthorize_reason: reauthorize_reason::CLASSIFY_COMPLETION,
+            ..scene
+        };
+        let record = self.gate.open(ends, Event::CompletionPasses);
+        if self.gate.pass(record, Layer::AleAuthConnect, &again) {
+            return self.begin(&scene, request);
+        }
+        self.gate.log.rename(record, Event::CompletionFails);
+        self.gate.filter.flow_end(flow);
+        self.release(&Scene { ends: Ends { remote: None, ..ends }, ..scene });
+        self.outcomes.insert(id, Outcome { state: State::Aborted, received: Vec::new() });
+        Err(SocketError::Blocked(ends, Layer::AleAuthConnect.name()))
+    }
+
+    /// Sends the SYN of a connection that is authorized.
+    fn begin(&mut self, scene: &Scene<'_>, request: Vec<u8>) -> Result<(), SocketError> {
+        let Scene { ends: Ends { local, remote: Some(remote), .. }, flow: Some(flow), .. } = *scene else {
+            return Ok(());
+        };
         let Some(handle) = self.stack.connect(local, remote) else {
             self.gate.filter.flow_end(flow);
-            self.release(&bound);
+            self.release(&Scene { ends: ends(local, None), ..*scene });
             return Err(SocketError::Unusable(remote));
         };
+        let generation = self.gate.generation(Layer::AleAuthConnect, scene);
+        let authorized = (flow, Authorization::new(generation, self.gate.options.interface.luid));
         let session = Session::client(request);
-        let connection = Connection::new(handle, &scene, (flow, generation), self.gate.now, session);
+        let connection = Connection::new(handle, scene, authorized, self.gate.now, session);
         self.connections.insert((local, remote), connection);
         self.turn();
-        Ok(ConnectionId(endpoint))
+        Ok(())
     }
 
     /// The state of a connection that the host has made; `None` if the id is
@@ -161,6 +212,9 @@ impl Host {
         if let Some(outcome) = self.outcomes.get(&id) {
             return Some(outcome.clone());
         }
+        if self.pended.contains_key(&id) {
+            return Some(Outcome { state: State::Connecting, received: Vec::new() });
+        }
         let connection = self.connections.values().find(|c| c.id == id)?;
         let state = if connection.established { State::Open } else { State::Connecting };
         let received = connection.session.received().to_vec();
@@ -168,8 +222,34 @@ impl Host {
     }
 
     pub(super) fn bind(&mut self, scene: &Scene<'_>) -> Result<(), SocketError> {
-        let record = self.gate.open(scene.ends, Event::Bind);
-        for layer in [Layer::AleBindRedirect, Layer::AleResourceAssignment] {
+        self.bind_at([scene, scene])
+    }
+
+    /// Binds a socket to port 0 of every address. The stack selects a port of the
+    /// dynamic range. Returns the address from which it sends to `remote`.
+    pub(super) fn bind_any(
+        &mut self,
+        protocol: u8,
+        endpoint: u64,
+        remote: SocketAddr,
+    ) -> Result<SocketAddr, SocketError> {
+        let family = Family::of(remote.ip());
+        let port = self.free_port(remote);
+        let any = |port| {
+            let ends = Ends { protocol, local: SocketAddr::new(unspecified(family), port), remote: None };
+            let flags = flag::IS_WILDCARD_BIND;
+            Scene { endpoint: Some(endpoint), flags, ..Scene::call(ends, Direction::Outbound) }
+        };
+        let shown = if self.gate.open_points.selected_port_at_assignment { port } else { 0 };
+        self.bind_at([&any(0), &any(shown)])?;
+        Ok(SocketAddr::new(self.own(family), port))
+    }
+
+    /// Binds; the scenes are those of the two layers.
+    fn bind_at(&mut self, [redirect, assignment]: [&Scene<'_>; 2]) -> Result<(), SocketError> {
+        let record = self.gate.open(assignment.ends, Event::Bind);
+        for (layer, scene) in [(Layer::AleBindRedirect, redirect), (Layer::AleResourceAssignment, assignment)]
+        {
             if !self.gate.pass(record, layer, scene) {
                 return Err(SocketError::Blocked(scene.ends, layer.name()));
             }

@@ -2,7 +2,8 @@
 
 use super::assert_documented;
 use super::world::{CLOSED, PORT, World};
-use crate::host::{Application, Event, Layer, SocketError, State};
+use crate::host::{Application, Course, Event, Layer, Lifecycles, OpenPoints, Options, SocketError, State};
+use crate::wfp::Value;
 use crate::wire::Family;
 
 #[test]
@@ -14,20 +15,20 @@ fn a_server_connection_passes_the_documented_layers() {
         let peer = world.connect(PORT);
         assert_eq!(
             world.events(),
-            [Event::Bind, Event::Listen, Event::SynIn, Event::SynAckOut, Event::AckIn]
+            [Event::Bind, Event::Listen, Event::SynIn, Event::SynAckOut, Event::AckIn, Event::Accept]
         );
         world.send(peer, b"hello");
         assert_eq!(world.read(peer), b"hello");
-        assert_eq!(world.events()[5..], [Event::DataReceived, Event::DataSent, Event::LaterAckIn]);
+        assert_eq!(world.events()[6..], [Event::DataReceived, Event::DataSent, Event::LaterAckIn]);
         world.peer.socket(peer).close();
         world.run();
         assert_eq!(
-            world.events()[8..],
+            world.events()[9..],
             [Event::FinIn, Event::FinOut, Event::LaterAckIn, Event::EndpointClosed]
         );
         assert_eq!(world.fake.live_flows(), 0);
         world.host.unlisten(at).unwrap();
-        assert_eq!(world.events()[12..], [Event::EndpointClosed, Event::PortFreed]);
+        assert_eq!(world.events()[13..], [Event::EndpointClosed, Event::PortFreed]);
         assert_documented(
             &world.records(),
             &[
@@ -43,6 +44,10 @@ fn a_server_connection_passes_the_documented_layers() {
             ],
         );
         assert_eq!(world.layers(Event::DataSent), ["STREAM", "OUTBOUND_TRANSPORT", "OUTBOUND_IPPACKET"]);
+        let course = in_order(&world, "TCP, server");
+        let order = "bind, listen, SYN in, SYN-ACK out, ACK in, the server can accept, data received, data sent, \
+                     FIN in, FIN out, endpoint closed";
+        assert!(course.seen.contains(order), "{course:?}");
     }
 }
 
@@ -56,7 +61,14 @@ fn a_client_connection_passes_the_documented_layers() {
         world.run();
         assert_eq!(
             world.events()[..6],
-            [Event::Bind, Event::Connect, Event::SynOut, Event::SynAckIn, Event::DataSent, Event::LaterAckIn]
+            [
+                Event::Bind,
+                Event::Connect,
+                Event::SynOut,
+                Event::SynAckIn,
+                Event::AckOutWithData,
+                Event::LaterAckIn
+            ]
         );
         assert_eq!(world.read(server), b"question");
         assert_eq!(world.host.outcome(id).unwrap().state, State::Open);
@@ -72,12 +84,18 @@ fn a_client_connection_passes_the_documented_layers() {
             Event::Connect,
             Event::SynOut,
             Event::SynAckIn,
-            Event::DataSent,
+            Event::AckOutWithData,
             Event::DataReceived,
+            Event::FinIn,
+            Event::FinOut,
             Event::EndpointClosed,
             Event::PortFreed,
         ];
         assert_documented(&world.records(), &events);
+        // The acknowledgement of the answer is not the handshake's.
+        assert!(world.events().contains(&Event::LaterAckOut));
+        assert!(!world.events().contains(&Event::AckOut));
+        in_order(&world, "TCP, client");
     }
 }
 
@@ -90,6 +108,7 @@ fn the_handshakes_ack_is_sent_alone_without_data() {
         world.host.connect(to, Vec::new()).unwrap();
         world.run();
         assert_documented(&world.records(), &[Event::SynAckIn, Event::AckOut]);
+        in_order(&world, "TCP, client");
     }
 }
 
@@ -179,7 +198,63 @@ fn a_half_open_scan_leaves_nothing() {
     world.ip().tcp(50_000, PORT, 1001, 0).rst().write(&mut reset, &[]).unwrap();
     assert!(world.probe(&reset).is_empty());
     assert_eq!(world.fake.live_flows(), 0);
-    assert!(!world.events().contains(&Event::EndpointClosed));
+}
+
+#[test]
+fn a_half_open_connection_is_closed_or_not() {
+    for half_open_closure in [true, false] {
+        let open_points = OpenPoints { half_open_closure, ..OpenPoints::default() };
+        let mut world = World::with(Family::V6, Options::default(), open_points);
+        let at = world.host_at(PORT);
+        world.host.listen(at, Application::Hold).unwrap();
+        let syn = world.segment(PORT, crate::wire::TcpFlags::SYN);
+        assert_eq!(world.probe(&syn).len(), 1);
+        world.host.poll(world.now + std::time::Duration::from_secs(60));
+        assert_eq!(world.fake.live_flows(), 0);
+        let closed = world.events().iter().filter(|event| **event == Event::EndpointClosed).count();
+        assert_eq!(closed, usize::from(half_open_closure));
+        let course = in_order(&world, "TCP, server");
+        assert_eq!((course.begun, course.complete), (1, 0));
+    }
+}
+
+#[test]
+fn a_bind_to_port_0_shows_the_selected_port_or_0() {
+    for selected_port_at_assignment in [true, false] {
+        let open_points = OpenPoints { selected_port_at_assignment, ..OpenPoints::default() };
+        let mut world = World::with(Family::V4, Options::default(), open_points);
+        let local = world.host.send_datagram(world.peer_at(PORT), b"question").unwrap();
+        let port = |layer| world.fake.at(layer, Family::V4, false)[0].values[4].clone();
+        let selected = if selected_port_at_assignment { local.port() } else { 0 };
+        assert_eq!(port(Layer::AleResourceAssignment), Value::Uint16(selected));
+        // A callout may still choose another port there.
+        assert_eq!(port(Layer::AleBindRedirect), Value::Uint16(0));
+    }
+}
+
+#[test]
+fn a_server_gets_no_connection_that_a_filter_refused() {
+    for layer in [Layer::AleAuthRecvAccept, Layer::AleFlowEstablished] {
+        let mut world = World::new(Family::V4);
+        let at = world.host_at(PORT);
+        world.host.listen(at, Application::Echo).unwrap();
+        world.fake.block(layer, false, false);
+        world.connect(PORT);
+        assert!(world.events().contains(&Event::SynIn) && !world.events().contains(&Event::Accept));
+        assert_documented(&world.records(), &[Event::SynIn]);
+    }
+}
+
+/// Panics unless events of a lifecycle came in the documented order. Returns what was
+/// seen.
+fn in_order(world: &World, name: &str) -> Course {
+    let mut lifecycles = Lifecycles::default();
+    world.records().iter().for_each(|record| lifecycles.note(record));
+    let courses = lifecycles.courses();
+    let (_, course) =
+        courses.into_iter().find(|(lifecycle, _)| lifecycle.name == name).expect("the lifecycle is met");
+    assert_eq!(course.deviation, None, "{course:?}");
+    course
 }
 
 #[test]
