@@ -2,6 +2,7 @@
 
 mod actionlint;
 mod documents;
+mod flows;
 mod powershell;
 mod recording;
 mod scanner;

@@ -5,4 +5,5 @@ mod differential;
 mod event_schema;
 mod fuzz_targets;
 mod layers;
+mod order_rows;
 mod storms;
