@@ -25,6 +25,18 @@ fn without_a_callout() -> BTreeSet<String> {
     names
 }
 
+/// The sentence of README.md and docs/ARCHITECTURE.md.
+const CLAIM: &str = "The driver has a callout at every ALE, transport, IP packet, IP forward, stream, datagram and \
+                     ICMP error layer of IPv4 and IPv6, except those of the virtual switch, and at each of their \
+                     discard layers.";
+
+/// Whether the sentence says that a layer has a callout.
+fn is_claimed(name: &str) -> bool {
+    let kinds = ["ALE_", "_TRANSPORT_V", "_IPPACKET_", "IPFORWARD_", "STREAM_", "DATAGRAM_", "_ICMP_ERROR_"];
+    let of_a_family = ["_V4", "_V6"].iter().any(|family| name.contains(family));
+    of_a_family && !name.contains("VSWITCH") && kinds.iter().any(|kind| name.contains(kind))
+}
+
 #[test]
 fn every_layer_has_a_callout_or_a_reason() {
     let enums: serde_json::Value = serde_json::from_str(&read("tests/machine/facts/enums.json")).unwrap();
@@ -38,5 +50,12 @@ fn every_layer_has_a_callout_or_a_reason() {
         assert!(has_callout != has_reason, "{name}: callout: {has_callout}, reason: {has_reason}");
     }
     assert!(without.is_empty(), "no layers: {without:?}");
+    let callouts_by_name = |name: &str| callouts.contains(&layers[name].as_u64().unwrap());
+    for name in layers.keys().filter(|name| *name != "FWPS_BUILTIN_LAYER_MAX") {
+        assert_eq!(is_claimed(name), callouts_by_name(name), "{name}: the documents' sentence");
+    }
+    for document in ["README.md", "docs/ARCHITECTURE.md"] {
+        assert!(read(document).contains(CLAIM), "{document} does not say: {CLAIM}");
+    }
     assert_eq!(layers.len() - 1 - callouts.len(), 33, "layers without a callout");
 }
