@@ -26,7 +26,7 @@ const CMDLETS: &[(&str, &str)] = &[
     ("Get-Date", ""),
     ("Get-Item", "Path"),
     ("Get-ItemProperty", "Path Name"),
-    ("Get-NetAdapter", ""),
+    ("Get-NetAdapter", "IncludeHidden"),
     ("Get-NetFirewallProfile", ""),
     ("Get-NetIPAddress", ""),
     ("Get-PSDrive", "Name ErrorAction"),
