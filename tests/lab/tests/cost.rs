@@ -93,7 +93,7 @@ fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
         // Some instructions decide whether a packet may be a late reply, and whether it
         // is permitted.
         ("INBOUND_IPPACKET", true, 358),
-        ("OUTBOUND_ICMP_ERROR", false, 335),
+        ("OUTBOUND_ICMP_ERROR", false, 340),
         ("INBOUND_TRANSPORT", false, 72),
     ];
     for (name, discard, most) in limits {
