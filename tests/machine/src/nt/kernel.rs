@@ -181,6 +181,19 @@ impl Kernel {
         self.call_count("ZwWaitForSingleObject")
     }
 
+    /// Lets the driver's thread, if the driver has made one, come to a wait, but not for
+    /// longer than `patience`. `before`: the [`waits`](Self::waits) before the start.
+    pub fn let_thread_wait(&self, before: u64, patience: Duration) {
+        let end = std::time::Instant::now() + patience;
+        while self.call_count("PsCreateSystemThread") != 0
+            && self.waits() == before
+            && self.stopped().is_none()
+            && std::time::Instant::now() < end
+        {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+    }
+
     /// How often the driver called an export.
     pub fn call_count(&self, name: &str) -> u64 {
         let calls = self.calls();

@@ -160,7 +160,9 @@ impl<'a> Living<'a> {
         let waits = self.machine.kernel().waits();
         match self.machine.start_file(Arc::clone(file)) {
             Ok(()) => {
-                self.let_threads_wait(waits);
+                // Otherwise the thread might do what a change of BFE's state asks for, and
+                // the calls of the run would be others than without failures.
+                self.machine.kernel().let_thread_wait(waits, TRY);
                 // A driver that starts must keep its promises, whatever failed.
                 self.look("after DriverEntry", self.bfe == Bfe::Running, false);
                 return true;
@@ -175,7 +177,7 @@ impl<'a> Living<'a> {
         let waits = self.machine.kernel().waits();
         match self.machine.start_file(Arc::clone(file)) {
             Ok(()) => {
-                self.let_threads_wait(waits);
+                self.machine.kernel().let_thread_wait(waits, TRY);
                 self.look("after a second start, without failures", self.bfe == Bfe::Running, false);
                 true
             }
@@ -183,18 +185,6 @@ impl<'a> Living<'a> {
                 self.problem(format!("a second start, without failures: {error}"));
                 false
             }
-        }
-    }
-
-    /// Lets the driver's thread, if it has one, come to its first wait. Otherwise the
-    /// thread might do what a change of BFE's state asks for, and the calls of the run
-    /// would be others than without failures. `before`: the waits before the start.
-    fn let_threads_wait(&self, before: u64) {
-        let kernel = self.machine.kernel();
-        let has_thread = kernel.call_count("PsCreateSystemThread") != 0;
-        let end = Instant::now() + TRY;
-        while has_thread && kernel.waits() == before && kernel.stopped().is_none() && Instant::now() < end {
-            std::thread::sleep(POLL / 10);
         }
     }
 
