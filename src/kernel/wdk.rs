@@ -1,7 +1,7 @@
 //! Panic handler, C runtime symbols and allocator, by the WDK's crates.
 //!
 //! wdk-panic has the panic handler, wdk-sys the symbols of a C runtime. wdk is linked
-//! because the ecosystem's set-up asks for it; nothing of it is called. The
+//! because the ecosystem's set-up asks for it. The driver calls none of it. The
 //! allocator is the one that drivers in Rust register. Nothing of this driver
 //! allocates through it, so the linker removes it: it has one tag for all, no
 //! alignment above the pool's, and callers that cannot handle a failure. The

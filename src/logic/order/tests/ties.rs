@@ -52,7 +52,7 @@ impl World {
     }
 }
 
-/// In a settled check, a SYN that comes without INBOUND_IPPACKET is told; not in a new
+/// In a settled check, a SYN without INBOUND_IPPACKET is reported; not in a new
 /// one, and not where a tie was lost.
 #[test]
 fn what_was_not_seen_from_its_beginning_tells_nothing() {

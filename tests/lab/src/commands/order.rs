@@ -17,8 +17,8 @@ pub struct Arguments {
     untold: bool,
 }
 
-/// Plays every change. Returns whether each one is told or has a reason, and
-/// whether nothing is told without a change.
+/// Plays every change. Returns whether the driver reports each one, or a reason is
+/// known why it cannot, and whether it reports nothing without a change.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     let sys = arguments.driver.sys()?;
     let mut is_good = true;
