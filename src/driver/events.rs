@@ -6,7 +6,7 @@ use super::flows::FlowSummary;
 use super::policy::{Holds, Policies};
 use super::shared::Shared;
 use crate::kernel::etw::{Channel, EventProvider};
-use crate::kernel::irql::MaxDispatch;
+use crate::kernel::irql::{MaxDispatch, Passive};
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{CALLOUTS, COUNT};
 use crate::logic::events::{
@@ -81,13 +81,14 @@ pub fn protection(channel: &Channel, occasion: Occasion, protection: &Protection
 /// This also sets which events `Trace` allows. The event itself is still written if
 /// the new policy forbids all events. A rundown leaves the setting alone, because it
 /// can run on another thread than the one that reloads the policy.
-pub fn policy(channel: &Channel, occasion: Occasion, policies: &Policies, irql: &MaxDispatch) {
-    let Some(current) = policies.current(irql) else { return };
-    let policy = current.values();
-    let (allowed, number) = (allowed(&policy), policies.number());
-    let applied = PolicyApplied::new(occasion.name(), number, &policy, current.exemptions());
-    // Release the policy: a thread that replaces it waits for its readers.
-    drop(current);
+pub fn policy(channel: &Channel, occasion: Occasion, policies: &Policies, irql: &Passive) {
+    let number = policies.number();
+    let (allowed, applied) = irql.at_dispatch(|irql| {
+        let current = policies.current(irql);
+        let policy = current.values();
+        let applied = PolicyApplied::new(occasion.name(), number, &policy, current.exemptions());
+        (allowed(&policy), applied)
+    });
     if occasion == Occasion::Rundown {
         channel.write(irql, || applied);
     } else {
@@ -255,7 +256,7 @@ pub fn counters(shared: &Shared, irql: &MaxDispatch) {
     let mut total = [0; Verdict::COUNT];
     for callout in &CALLOUTS {
         let mut verdicts = [0; Verdict::COUNT];
-        for counters in processors.all().iter().flat_map(|processor| &processor.counters) {
+        for counters in processors.all().iter().map(|processor| &processor.counters) {
             counters.add_to(callout.index, &mut verdicts);
         }
         for (total, count) in total.iter_mut().zip(verdicts) {

@@ -97,9 +97,7 @@ impl Filtering {
     /// to try again. Between two tries the driver holds no lock and no transaction.
     fn settle(&self, managed: &mut Managed, lock_wait_ms: u32, irql: &Passive) -> Result {
         let Shared { policies, channel, shown, .. } = &*self.shared;
-        // Copy the policy: opening takes long, and a thread that changes the policy
-        // waits for its readers.
-        let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
+        let policy = policies.values(irql);
         let settled = managed.session.settle(&policy, lock_wait_ms, irql).map(|has_changed| {
             if has_changed {
                 policies.restart_check();

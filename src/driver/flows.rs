@@ -6,7 +6,7 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::kernel::clock;
-use crate::kernel::irql::{MaxDispatch, Passive};
+use crate::kernel::irql::{Dispatch, Passive};
 use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::PoolVec;
 use crate::kernel::prefetch;
@@ -64,21 +64,22 @@ impl Flows {
     }
 
     /// Begins to watch the flow that has just been established. `check` is the
-    /// number of the order check, 0 if the order is not checked. The flow may end
-    /// before this returns; then `over` is called.
+    /// number of the order check, 0 if the order is not checked. `use_flow` is called
+    /// once, with the flow if there is memory for it. The engine may end the flow
+    /// meanwhile; its record stays its own until `use_flow` returns. Returns a summary
+    /// of a flow that has ended by then.
     pub fn begin(
         &self,
         incoming: &Incoming<'_>,
         check: u16,
-        irql: &MaxDispatch,
-        over: impl FnOnce(FlowSummary),
-    ) -> Option<&Flow> {
-        let (id, protocol) = (incoming.flow()?, incoming.protocol()?);
-        // Process ids have 32 bits; the metadata's field has 64 (fwpsk.h).
-        let (started, process) = (clock::milliseconds(), incoming.process().unwrap_or(0) as u32);
-        let key = self.allocator.start(&self.records, &Begin { id, started, process, check })?;
-        let (context, family) = (key.context(), incoming.callout().family);
-        let (flow, mut contexts) = (self.flow(context)?, 0);
+        irql: &Dispatch<'_>,
+        use_flow: impl FnOnce(Option<&Flow>),
+    ) -> Option<FlowSummary> {
+        let Some((id, protocol, flow, context)) = self.start(incoming, check) else {
+            use_flow(None);
+            return None;
+        };
+        let (family, mut contexts) = (incoming.callout().family, 0);
         // The packets of a dual-stack socket's IPv4 flow may pass the layers of IPv4.
         let is_mapped = incoming.is_mapped();
         for (callout, place) in self.callouts_with_contexts() {
@@ -91,12 +92,19 @@ impl Flows {
                 }
             }
         }
+        use_flow(Some(flow));
         // From here on only the flow's contexts keep the record alive.
-        match self.release(context) {
-            Some(ended) if contexts != 0 => over(ended),
-            _ => {}
-        }
-        self.flow(context)
+        self.release(context).filter(|_| contexts != 0)
+    }
+
+    /// Takes a record for a flow and holds it. Returns the flow's handle, protocol,
+    /// record and context.
+    fn start(&self, incoming: &Incoming<'_>, check: u16) -> Option<(u64, u8, &Flow, u64)> {
+        let (id, protocol) = (incoming.flow()?, incoming.protocol()?);
+        // Process ids have 32 bits; the metadata's field has 64 (fwpsk.h).
+        let (started, process) = (clock::milliseconds(), incoming.process().unwrap_or(0) as u32);
+        let key = self.allocator.start(&self.records, &Begin { id, started, process, check })?;
+        Some((id, protocol, self.flow(key.context())?, key.context()))
     }
 
     /// The flow that a context leads to. The context may be any number.
@@ -108,11 +116,13 @@ impl Flows {
     /// number. Returns a summary if this call ended a flow: one that was over, but
     /// whose counts this processor had not yet handed over.
     #[inline(always)]
-    pub fn count_packet(&self, context: u64, passed: FlowPackets, irql: &MaxDispatch) -> Option<FlowSummary> {
-        let Some(slots) = self.processors.current_at_dispatch(irql) else {
-            FlowAllocator::count(&self.records, FlowKey::from_context(context), passed);
-            return None;
-        };
+    pub fn count_packet(
+        &self,
+        context: u64,
+        passed: FlowPackets,
+        irql: &Dispatch<'_>,
+    ) -> Option<FlowSummary> {
+        let slots = self.processors.current(irql)?;
         match Slots(slots).count(&self.allocator, &self.records, context, passed) {
             Counted::Done => None,
             Counted::TakenOver(flow) => {

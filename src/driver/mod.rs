@@ -25,7 +25,6 @@ use crate::kernel::thread::Signal;
 use crate::kernel::watch::KeyWatch;
 use crate::kernel::wfp::bfe::Subscription;
 use crate::kernel::wfp::callout::CalloutRegistration;
-use crate::logic::policy::Policy;
 use crate::logic::protection::Shown;
 use filtering::Filtering;
 use flows::Flows;
@@ -55,18 +54,21 @@ impl entry::Lifecycle for Driver {
         let policies = PoolArc::new(Policies::start(object, irql)?)?;
         let device = Device::create(object, irql)?;
         let channel = PoolArc::new(Channel::new(&events::HUSHPORT))?;
-        let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
+        let policy = policies.values(irql);
         let processors = PerCpu::zeroed(irql)?;
-        let shared = SHARED.publish(PoolArc::new(Shared {
-            scans: Scans::new(&policy, processors.all()),
-            processors,
-            policies,
-            rare: RareCounters::default(),
-            channel: channel.clone(),
-            flows: Flows::new(policy.flow_limit, irql)?,
-            order: order::OrderCheck::new(irql)?,
-            shown: Shown::new(),
-        })?);
+        let shared = SHARED.publish(
+            PoolArc::new(Shared {
+                scans: Scans::new(&policy, processors.all()),
+                processors,
+                policies,
+                rare: RareCounters::default(),
+                channel: channel.clone(),
+                flows: Flows::new(policy.flow_limit, irql)?,
+                order: order::OrderCheck::new(irql)?,
+                shown: Shown::new(),
+            })?,
+            irql,
+        );
         if policy.checks_order() {
             shared.order.prepare(irql);
         }

@@ -5,7 +5,7 @@ use core::cell::Cell;
 use crate::kernel::clock;
 use crate::kernel::current::Current;
 use crate::kernel::exclusive::Exclusive;
-use crate::kernel::irql::{Dispatch, LevelLock, MaxDispatch, Passive};
+use crate::kernel::irql::{Dispatch, Passive};
 use crate::kernel::pool::{PoolBox, PoolVec};
 use crate::kernel::status::Result;
 use crate::kernel::wfp::incoming::Incoming;
@@ -52,7 +52,7 @@ impl OrderCheck {
     /// Allocates the ties, before the order is checked for the first time. Without
     /// memory for them, the check goes on without them.
     pub fn prepare(&self, irql: &Passive) {
-        if self.ties.read(irql).is_some_and(|ties| ties.is_empty())
+        if irql.at_dispatch(|irql| self.ties.read(irql).is_empty())
             && let Ok(ties) = PoolVec::zeroed(TIE_SETS).and_then(PoolBox::new)
         {
             self.ties.replace(ties, irql);
@@ -61,37 +61,8 @@ impl OrderCheck {
 
     /// Takes in a classify, under the check with this number. Returns a deviation
     /// from the documented order, if this is one.
-    #[inline(always)]
+    #[inline(never)]
     pub fn see(
-        &self,
-        check: u16,
-        flow: Option<&Flow>,
-        incoming: &Incoming<'_>,
-        irql: &MaxDispatch,
-    ) -> Option<Deviation> {
-        match irql.dispatch() {
-            Some(irql) => self.see_at_dispatch(check, flow, incoming, &irql),
-            None => self.see_below_dispatch(check, flow, incoming, irql),
-        }
-    }
-
-    /// [`see`](Self::see) below DISPATCH_LEVEL.
-    #[cold]
-    #[inline(never)]
-    fn see_below_dispatch(
-        &self,
-        check: u16,
-        flow: Option<&Flow>,
-        incoming: &Incoming<'_>,
-        irql: &MaxDispatch,
-    ) -> Option<Deviation> {
-        let mut lock = LevelLock::default();
-        let irql = irql.raise(&mut lock);
-        self.see_at_dispatch(check, flow, incoming, &irql)
-    }
-
-    #[inline(never)]
-    fn see_at_dispatch(
         &self,
         check: u16,
         flow: Option<&Flow>,
@@ -102,7 +73,7 @@ impl OrderCheck {
         if here.check.get() != check {
             here.begin(check);
         }
-        let ties = Ties::new(self.ties.read_at_dispatch(irql), &self.common, check, clock::milliseconds);
+        let ties = Ties::new(self.ties.read(irql), &self.common, check, clock::milliseconds);
         let Some(tracked) = incoming.tracked() else { return untracked(&ties, incoming) };
         here.step(&ties, &tracked, flow, incoming, irql.processor())
     }

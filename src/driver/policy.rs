@@ -2,9 +2,9 @@
 
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use crate::kernel::current::{Current, Reading};
+use crate::kernel::current::Current;
 use crate::kernel::entry::DriverObject;
-use crate::kernel::irql::{MaxDispatch, Passive};
+use crate::kernel::irql::{Dispatch, Passive};
 use crate::kernel::pool::PoolBox;
 use crate::kernel::registry::{Key, Room, ValueError};
 use crate::kernel::status::Result;
@@ -151,8 +151,14 @@ impl Policies {
     }
 
     /// The policy in force.
-    pub fn current<'a>(&'a self, irql: &'a MaxDispatch) -> Option<Reading<'a, Applied>> {
+    #[inline(always)]
+    pub fn current<'a>(&'a self, irql: &'a Dispatch<'_>) -> &'a Applied {
         self.current.read(irql)
+    }
+
+    /// A copy of the policy in force, without its lists.
+    pub fn values(&self, irql: &Passive) -> Policy {
+        irql.at_dispatch(|irql| self.current(irql).values())
     }
 
     /// How many policies have been in force, including this one.
@@ -202,12 +208,16 @@ impl Policies {
     /// Puts a mode in force and keeps the rest of the policy. Returns whether the
     /// mode changed.
     fn switch(&self, mode: Mode, irql: &Passive) -> bool {
-        let Some(current) = self.current(irql) else { return false };
-        if current.rules().mode() == mode {
+        let (before, rules, checks_order) = irql.at_dispatch(|irql| {
+            let current = self.current(irql);
+            let before = current.rules().mode();
+            current.switch(mode);
+            (before, current.rules(), current.policy.checks_order())
+        });
+        if before == mode {
             return false;
         }
-        current.switch(mode);
-        self.publish_word(current.rules(), current.policy.checks_order());
+        self.publish_word(rules, checks_order);
         self.report.applied.fetch_add(1, Ordering::Relaxed);
         true
     }

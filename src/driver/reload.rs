@@ -13,8 +13,8 @@ use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolArc, PoolBox};
 use crate::kernel::registry::{Key, Room};
 use crate::kernel::watch::KeyFollower;
+use crate::logic::policy::Mode;
 use crate::logic::policy::values::mode;
-use crate::logic::policy::{Mode, Policy};
 
 /// Bounds of the time between two sweeps for scans, in milliseconds.
 const SWEEP_INTERVAL_MS: RangeInclusive<u32> = 10..=10_000;
@@ -89,7 +89,7 @@ impl KeyFollower for Reload {
     fn tick(&self, irql: &Passive) -> u32 {
         let next_try = self.filtering.retry_when_due(irql);
         let Shared { policies, channel, processors, scans, rare, .. } = &*self.shared;
-        let policy = policies.current(irql).map_or(Policy::DEFAULT, |current| current.values());
+        let policy = policies.values(irql);
         let remotes = processors.all().iter().map(|processor| &processor.remotes);
         scans.sweep(remotes, &policy, irql, |scan| {
             rare.scan();

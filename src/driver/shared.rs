@@ -11,7 +11,7 @@ use super::rare_counters::RareCounters;
 use super::scans::Scans;
 use crate::kernel::clock;
 use crate::kernel::etw::Channel;
-use crate::kernel::irql::MaxDispatch;
+use crate::kernel::irql::{Dispatch, MaxDispatch};
 use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::PoolArc;
 use crate::kernel::published::Published;
@@ -28,7 +28,7 @@ use crate::logic::stealth::Verdict;
 ///
 /// In a debugger: `hushport::driver::shared::SHARED` points here. The first word
 /// points to the [`Processor`]s, and the third is their number. Each processor ends
-/// with two sets of counters; a total is the sum over all sets.
+/// with its counters; a total is the sum over all processors.
 #[repr(C)]
 pub struct Shared {
     /// For each processor: counts of verdicts, and remotes that have met closed
@@ -56,7 +56,7 @@ pub static SHARED: Published<Shared> = Published::empty();
 impl Shared {
     /// Counts a verdict.
     #[inline(always)]
-    pub fn count(&self, at: CalloutIndex, verdict: Verdict, irql: &MaxDispatch) {
+    pub fn count(&self, at: CalloutIndex, verdict: Verdict, irql: &Dispatch<'_>) {
         self.count_and_meet(at, verdict, None, irql);
     }
 
@@ -67,26 +67,20 @@ impl Shared {
         at: CalloutIndex,
         verdict: Verdict,
         met: Option<&Encounter>,
-        irql: &MaxDispatch,
+        irql: &Dispatch<'_>,
     ) {
         let Some(processor) = self.processors.current(irql) else { return };
         if let Some(met) = met {
             self.scans.meet(&processor.remotes, met);
         }
-        let [at_dispatch, below] = &processor.counters;
-        if irql.is_dispatch() {
-            // No other thread runs on this processor.
-            at_dispatch.count_alone(at, verdict);
-        } else {
-            below.count(at, verdict);
-        }
+        processor.counters.count(at, verdict);
     }
 
     /// Counts the NET_BUFFERs and bytes of an indication for its flow. Every packet
     /// of a flow passes INBOUND_TRANSPORT or OUTBOUND_TRANSPORT once, with the
     /// flow's context. This is the only place that counts it.
     #[inline(always)]
-    pub fn count_flow_packet(&self, incoming: &Incoming<'_>, irql: &MaxDispatch) {
+    pub fn count_flow_packet(&self, incoming: &Incoming<'_>, irql: &Dispatch<'_>) {
         let context = incoming.flow_context();
         if context != 0
             && let Some(packets) = incoming.flow_packets()
@@ -99,14 +93,30 @@ impl Shared {
     /// Begins a flow at ALE_FLOW_ESTABLISHED, and checks the order if the policy
     /// asks for it.
     #[inline(always)]
-    pub fn follow(&self, incoming: &Incoming<'_>, word: PolicyWord, irql: &MaxDispatch) {
+    pub fn follow(&self, incoming: &Incoming<'_>, word: PolicyWord, irql: &Dispatch<'_>) {
         let check = word.order_check();
-        let flow = match (incoming.callout().begins_flows, incoming.flow_context()) {
-            (true, _) => self.begin_flow(incoming, check, irql),
+        if incoming.callout().begins_flows {
+            return self.begin_flow(incoming, check, irql);
+        }
+        // The engine keeps a flow's context while a classify has it.
+        let flow = match incoming.flow_context() {
             // Most packets and calls belong to no flow.
-            (false, 0) => None,
-            (false, context) => self.flows.flow(context),
+            0 => None,
+            context => self.flows.flow(context),
         };
+        self.check_order(check, flow, incoming, irql);
+    }
+
+    #[inline(never)]
+    fn begin_flow(&self, incoming: &Incoming<'_>, check: u16, irql: &Dispatch<'_>) {
+        let check_order = |flow: Option<&Flow>| self.check_order(check, flow, incoming, irql);
+        if let Some(ended) = self.flows.begin(incoming, check, irql, check_order) {
+            self.flow_ended(&ended, irql);
+        }
+    }
+
+    #[inline(always)]
+    fn check_order(&self, check: u16, flow: Option<&Flow>, incoming: &Incoming<'_>, irql: &Dispatch<'_>) {
         if check != 0
             && let Some(deviation) = self.order.see(check, flow, incoming, irql)
         {
@@ -114,14 +124,9 @@ impl Shared {
         }
     }
 
-    #[inline(never)]
-    fn begin_flow(&self, incoming: &Incoming<'_>, check: u16, irql: &MaxDispatch) -> Option<&Flow> {
-        self.flows.begin(incoming, check, irql, |ended| self.flow_ended(&ended, irql))
-    }
-
     #[cold]
     #[inline(never)]
-    fn deviated(&self, incoming: &Incoming<'_>, deviation: Deviation, irql: &MaxDispatch) {
+    fn deviated(&self, incoming: &Incoming<'_>, deviation: Deviation, irql: &Dispatch<'_>) {
         self.rare.deviation();
         events::order_deviation(&self.channel, incoming, deviation, irql);
     }
@@ -137,7 +142,7 @@ impl Shared {
     }
 
     /// A flow's context is gone from one of its layers.
-    pub fn flow_deleted(&self, context: u64, irql: &MaxDispatch) {
+    pub fn flow_deleted(&self, context: u64, irql: &Dispatch<'_>) {
         if let Some(ended) = self.flows.release(context) {
             self.flow_ended(&ended, irql);
         }
@@ -145,7 +150,7 @@ impl Shared {
 
     #[cold]
     #[inline(never)]
-    fn flow_ended(&self, ended: &FlowSummary, irql: &MaxDispatch) {
+    fn flow_ended(&self, ended: &FlowSummary, irql: &Dispatch<'_>) {
         self.rare.flow_ended();
         events::flow_ended(&self.channel, ended, irql);
     }

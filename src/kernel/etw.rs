@@ -287,7 +287,7 @@ unsafe extern "C" fn enable<L: Listen>(
     }
     // SAFETY: the registration is made after the publication. It is dropped, after
     // its callbacks have ended, before the publication ends.
-    if let Some(shared) = unsafe { L::shared().get() } {
+    if let Some(shared) = unsafe { L::shared().of_registered() } {
         L::rundown(shared, channel, &irql);
     }
 }

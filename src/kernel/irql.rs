@@ -1,104 +1,73 @@
 //! Tokens that prove the interrupt request level (IRQL).
+//!
+//! The driver works for the filter engine at DISPATCH_LEVEL only, because a thread
+//! below that level can be suspended by any thread of its process, for as long as it
+//! likes. Who waited for it would wait as long.
 
 use core::marker::PhantomData;
 use core::ops::Deref;
 
 use crate::ffi;
 
-/// PASSIVE_LEVEL (wdm.h).
-const PASSIVE_LEVEL: ffi::KIRQL = 0;
-
-/// Proves that IRQL <= DISPATCH_LEVEL on this processor, as long as it is borrowed.
-pub struct MaxDispatch {
-    /// The processor's number when the token was made.
-    processor: u32,
-    /// The level when the token was made.
-    level: ffi::KIRQL,
-    stays_here: PhantomData<*mut ()>,
-}
+/// Proves that IRQL <= DISPATCH_LEVEL, as long as it is borrowed.
+pub struct MaxDispatch(PhantomData<*mut ()>);
 
 /// Proves PASSIVE_LEVEL.
 pub struct Passive(MaxDispatch);
 
-/// Proves that the code runs inside a callout function that the filter engine
-/// called, at IRQL <= DISPATCH_LEVEL. Making it reads nothing.
-pub struct InCallout(PhantomData<*mut ()>);
-
-impl InCallout {
-    /// Makes the token without a check, at no cost.
-    ///
-    /// # Safety
-    /// The code runs inside a classifyFn or a flowDeleteFn until the token is
-    /// dropped, and does not change the IRQL while a token of
-    /// [`irql`](Self::irql) is alive.
-    #[inline(always)]
-    pub(super) unsafe fn assume() -> Self {
-        Self(PhantomData)
-    }
-
-    /// Reads the IRQL and the processor's number.
-    #[inline(always)]
-    pub fn irql(&self) -> MaxDispatch {
-        MaxDispatch::at(level())
-    }
+/// Proves that the IRQL is DISPATCH_LEVEL and stays so while the token is borrowed. No
+/// other thread runs on this processor meanwhile, this thread stays on it, and nobody
+/// can suspend it. If the IRQL was raised for the token, dropping it restores the level
+/// from before.
+#[must_use]
+pub struct Dispatch<'a> {
+    max: MaxDispatch,
+    processor: u32,
+    raised: Option<(&'a mut LevelLock, ffi::KIRQL)>,
 }
 
-impl MaxDispatch {
-    /// The processor's number. Below DISPATCH_LEVEL the thread may have moved since.
-    pub fn processor(&self) -> usize {
-        self.processor as usize
-    }
-
-    /// Whether the level is DISPATCH_LEVEL. Then no other thread runs on this
-    /// processor, and this thread stays on it, until the token is dropped.
-    pub fn is_dispatch(&self) -> bool {
-        u32::from(self.level) >= ffi::DISPATCH_LEVEL
-    }
-
-    /// The proof of DISPATCH_LEVEL, if that is the level.
+impl<'a> Dispatch<'a> {
+    /// The token, if the level is DISPATCH_LEVEL.
+    ///
+    /// # Safety
+    /// The IRQL is at most DISPATCH_LEVEL, and does not change until the token is
+    /// dropped.
     #[inline(always)]
-    pub fn dispatch(&self) -> Option<Dispatch<'_>> {
-        match self.is_dispatch() {
-            true => Some(Dispatch { processor: self.processor(), raised: None, stays_here: PhantomData }),
+    pub(super) unsafe fn current() -> Option<Self> {
+        match u32::from(level()) >= ffi::DISPATCH_LEVEL {
+            true => Some(Self::here(None)),
             false => None,
         }
     }
 
-    /// Raises the IRQL to DISPATCH_LEVEL. The processor is the one that the thread
-    /// is on then.
-    pub fn raise<'a>(&'a self, lock: &'a mut LevelLock) -> Dispatch<'a> {
-        let before = lock.take();
-        let processor = Self::at(ffi::DISPATCH_LEVEL as ffi::KIRQL).processor();
-        Dispatch { processor, raised: Some((lock, before)), stays_here: PhantomData }
+    /// The token, for which the level is raised if it is lower.
+    ///
+    /// # Safety
+    /// The IRQL is at most DISPATCH_LEVEL. No code uses another token until this one
+    /// is dropped, except to prove at most DISPATCH_LEVEL.
+    #[inline(always)]
+    pub(super) unsafe fn raise(lock: &'a mut LevelLock) -> Self {
+        match u32::from(level()) >= ffi::DISPATCH_LEVEL {
+            true => Self::here(None),
+            false => {
+                let before = lock.take();
+                Self::here(Some((lock, before)))
+            }
+        }
     }
 
-    fn at(level: ffi::KIRQL) -> Self {
+    #[inline(always)]
+    fn here(raised: Option<(&'a mut LevelLock, ffi::KIRQL)>) -> Self {
         // SAFETY: the argument may be NULL (its documentation); callable at any
         // IRQL.
         let processor = unsafe { ffi::KeGetCurrentProcessorNumberEx(core::ptr::null_mut()) };
-        Self { processor, level, stays_here: PhantomData }
+        Self { max: MaxDispatch(PhantomData), processor, raised }
     }
-}
 
-#[inline(always)]
-fn level() -> ffi::KIRQL {
-    // SAFETY: takes nothing; callable at any IRQL.
-    unsafe { ffi::KeGetCurrentIrql() }
-}
-
-/// Proves DISPATCH_LEVEL. If the IRQL was raised for it, dropping it restores the
-/// level from before.
-#[must_use]
-pub struct Dispatch<'a> {
-    processor: usize,
-    raised: Option<(&'a mut LevelLock, ffi::KIRQL)>,
-    stays_here: PhantomData<*mut ()>,
-}
-
-impl Dispatch<'_> {
     /// The processor's number.
+    #[inline(always)]
     pub fn processor(&self) -> usize {
-        self.processor
+        self.processor as usize
     }
 }
 
@@ -109,6 +78,20 @@ impl Drop for Dispatch<'_> {
             lock.release(*before);
         }
     }
+}
+
+impl Deref for Dispatch<'_> {
+    type Target = MaxDispatch;
+
+    fn deref(&self) -> &MaxDispatch {
+        &self.max
+    }
+}
+
+#[inline(always)]
+fn level() -> ffi::KIRQL {
+    // SAFETY: takes nothing; callable at any IRQL.
+    unsafe { ffi::KeGetCurrentIrql() }
 }
 
 /// A spin lock that nothing else uses, so it is always free. It only serves to raise
@@ -140,7 +123,16 @@ impl Passive {
     /// # Safety
     /// The code runs at PASSIVE_LEVEL until the token is dropped.
     pub(super) unsafe fn assume() -> Self {
-        Self(MaxDispatch::at(PASSIVE_LEVEL))
+        Self(MaxDispatch(PhantomData))
+    }
+
+    /// Calls `read` at DISPATCH_LEVEL, for as short a time as it takes to copy a few
+    /// values. It is `Send`, so it cannot use a token of the level from before.
+    pub fn at_dispatch<R>(&self, read: impl FnOnce(&Dispatch<'_>) -> R + Send) -> R {
+        let mut lock = LevelLock::default();
+        // SAFETY: the level is PASSIVE_LEVEL, and tokens are not `Send`.
+        let irql = unsafe { Dispatch::raise(&mut lock) };
+        read(&irql)
     }
 }
 

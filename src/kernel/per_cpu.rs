@@ -1,14 +1,14 @@
 //! A value for each processor, so that no cache line is written by two.
 
-use super::irql::{MaxDispatch, Passive};
+use super::irql::{Dispatch, Passive};
 use super::pool::{PoolVec, Zeroed};
 use super::status::Result;
 use crate::ffi;
 
 /// One `T` for each processor the machine can ever have.
 ///
-/// `T` should be aligned to cache lines. A thread below DISPATCH_LEVEL may move to
-/// another processor while it holds a reference, so `T` is shared.
+/// `T` should be aligned to cache lines. Another processor may read the values of all,
+/// so `T` is shared.
 #[repr(transparent)]
 pub struct PerCpu<T>(PoolVec<T>);
 
@@ -41,15 +41,10 @@ impl<T: Sync> PerCpu<T> {
         &self.0
     }
 
-    /// This processor's value.
-    pub fn current(&self, irql: &MaxDispatch) -> Option<&T> {
+    /// This processor's value. No other thread of this processor can use it until the
+    /// IRQL is lowered.
+    pub fn current(&self, irql: &Dispatch<'_>) -> Option<&T> {
         self.0.get(irql.processor())
-    }
-
-    /// This processor's value at DISPATCH_LEVEL, where no other thread of this
-    /// processor can use it until the IRQL is lowered; `None` below that level.
-    pub fn current_at_dispatch(&self, irql: &MaxDispatch) -> Option<&T> {
-        irql.is_dispatch().then(|| self.current(irql)).flatten()
     }
 }
 

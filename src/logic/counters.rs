@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use super::callouts::{COUNT, CalloutIndex};
 use super::stealth::Verdict;
 
-/// The counts of one processor at one level, on cache lines of their own. A row is a
+/// The counts of one processor, on cache lines of their own. A row is a
 /// verdict; a column is a callout, in the order of registration. Nearly always the
 /// verdict is a constant where it is counted, so the row costs nothing. The type
 /// contains only integers, so that it can be made in zeroed memory.
@@ -16,17 +16,9 @@ pub struct Counters([[AtomicU64; COUNT]; Verdict::COUNT]);
 impl Counters {
     /// Counts without a locked instruction. Nobody else may count meanwhile.
     #[inline(always)]
-    pub fn count_alone(&self, callout: CalloutIndex, verdict: Verdict) {
-        if let Some(count) = self.of(callout, verdict) {
-            count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
-        }
-    }
-
-    /// Counts where others may count meanwhile.
-    #[inline(always)]
     pub fn count(&self, callout: CalloutIndex, verdict: Verdict) {
         if let Some(count) = self.of(callout, verdict) {
-            count.fetch_add(1, Relaxed);
+            count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
         }
     }
 

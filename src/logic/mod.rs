@@ -5,7 +5,6 @@ pub mod address;
 pub mod bytes;
 pub mod callouts;
 pub mod counters;
-pub mod epoch;
 pub mod events;
 pub mod flow;
 pub mod ip;

@@ -15,9 +15,8 @@ const CELLS: usize = ROWS * 1024;
 pub struct Processor {
     /// The remotes that have met closed ports.
     pub remotes: Remotes,
-    /// The counts at DISPATCH_LEVEL, where no other thread of this processor counts;
-    /// then the counts below that level.
-    pub counters: [Counters; 2],
+    /// The counts. Only this processor counts here, at DISPATCH_LEVEL.
+    pub counters: Counters,
 }
 
 /// The remotes that one processor has seen.

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use crate::driver::events;
 use crate::driver::policy::PolicyWord;
 use crate::driver::shared::{SHARED, Shared};
-use crate::kernel::irql::{InCallout, MaxDispatch};
+use crate::kernel::irql::Dispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Handler};
 use crate::kernel::wfp::incoming::Incoming;
@@ -31,7 +31,12 @@ pub trait Decide: 'static {
 
     /// [`Handler::classify_fast`], for one of the two callouts.
     #[inline(always)]
-    fn classify_fast(_: &Shared, _: &'static Callout, _: &Indication<'_>, _: &InCallout) -> Option<Action> {
+    fn classify_fast(
+        _: &Shared,
+        _: &'static Callout,
+        _: &Indication<'_>,
+        _: &Dispatch<'_>,
+    ) -> Option<Action> {
         None
     }
 }
@@ -47,51 +52,50 @@ impl<D: Decide> Handler for Deciding<D> {
     }
 
     #[inline(always)]
-    fn classify_fast(shared: &Shared, indication: &Indication<'_>, token: &InCallout) -> Option<Action> {
+    fn classify_fast(shared: &Shared, indication: &Indication<'_>, irql: &Dispatch<'_>) -> Option<Action> {
         let Pair { v4, v6 } = Self::CALLOUTS;
         // One copy of the code for each family, in which the callout is a constant.
         match indication.layer_id() {
-            id if id == v4.layer_id => D::classify_fast(shared, v4, indication, token),
-            id if id == v6.layer_id => D::classify_fast(shared, v6, indication, token),
+            id if id == v4.layer_id => D::classify_fast(shared, v4, indication, irql),
+            id if id == v6.layer_id => D::classify_fast(shared, v6, indication, irql),
             _ => None,
         }
     }
 
     /// Views the indication, decides once, and counts the verdict.
-    fn classify(shared: &Shared, indication: &Indication<'_>, token: &InCallout) -> Action {
+    fn classify(shared: &Shared, indication: &Indication<'_>, irql: &Dispatch<'_>) -> Action {
         // A filter at another layer may name this callout. Nothing is decided there.
         let Some((callout, view)) = indication.view_of(Self::CALLOUTS) else { return Action::Continue };
         let Some(incoming) = view else {
-            shared.count(callout.index, Verdict::Malformed, &token.irql());
+            shared.count(callout.index, Verdict::Malformed, irql);
             return Action::Continue;
         };
-        let irql = token.irql();
         if const { Self::CALLOUTS.v4.flow_packets.is_some() } {
-            shared.count_flow_packet(&incoming, &irql);
+            shared.count_flow_packet(&incoming, irql);
         }
         let word = shared.policies.word();
         let (verdict, met) = match D::is_needed(word.rules()) {
-            true => match Self::decide(shared, word.rules(), &incoming, &irql) {
+            true => match Self::decide(shared, word.rules(), &incoming, irql) {
                 Decided::Usual(verdict, met) => (verdict, met),
                 Decided::Permit(verdict) => {
-                    return permit(shared, incoming.cold_copy(), verdict, word, &irql);
+                    return permit(shared, incoming.cold_copy(), verdict, word, irql);
                 }
             },
             false => (Verdict::Observed, None),
         };
-        shared.count_and_meet(callout.index, verdict, met.as_ref(), &irql);
+        shared.count_and_meet(callout.index, verdict, met.as_ref(), irql);
         // Both read the packet again, so that the hot path need not keep any part of it.
         if events::is_logged(&shared.channel, verdict) {
-            events::verdict(&shared.channel, &incoming.cold_copy(), verdict, &irql);
+            events::verdict(&shared.channel, &incoming.cold_copy(), verdict, irql);
         }
         if word.order_check() != 0 {
-            shared.follow(&incoming.cold_copy(), word, &irql);
+            shared.follow(&incoming.cold_copy(), word, irql);
         }
         verdict.into()
     }
 
-    fn flow_deleted(shared: &Shared, context: u64, token: &InCallout) {
-        shared.flow_deleted(context, &token.irql());
+    fn flow_deleted(shared: &Shared, context: u64, irql: &Dispatch<'_>) {
+        shared.flow_deleted(context, irql);
     }
 }
 
@@ -101,18 +105,14 @@ impl<D: Decide> Deciding<D> {
     /// Takes the decision. The policy itself is read only if its rules are not the
     /// whole policy.
     #[inline(always)]
-    fn decide(shared: &Shared, rules: Rules, incoming: &Incoming<'_>, irql: &MaxDispatch) -> Decided {
+    fn decide(shared: &Shared, rules: Rules, incoming: &Incoming<'_>, irql: &Dispatch<'_>) -> Decided {
         let packet = D::packet(incoming);
-        let policy = match rules.are_whole() {
-            true => None,
-            false => match shared.policies.current(irql) {
-                Some(policy) => Some(policy),
-                None => return Decided::Usual(Verdict::Off, None),
-            },
-        };
-        let (rules, exemptions) = match &policy {
-            Some(policy) => (policy.rules(), policy.exemptions()),
-            None => (rules, None),
+        let (rules, exemptions) = match rules.are_whole() {
+            true => (rules, None),
+            false => {
+                let policy = shared.policies.current(irql);
+                (policy.rules(), policy.exemptions())
+            }
         };
         let Judgement { verdict, permit } = decide(D::DECISION, &packet, rules, exemptions);
         if permit {
@@ -148,7 +148,7 @@ fn permit(
     incoming: Incoming<'_>,
     verdict: Verdict,
     word: PolicyWord,
-    irql: &MaxDispatch,
+    irql: &Dispatch<'_>,
 ) -> Action {
     shared.count(incoming.callout().index, verdict, irql);
     if events::is_logged(&shared.channel, verdict) {
@@ -164,7 +164,7 @@ fn permit(
 /// decision has been left to the error (`Deferred`).
 #[cold]
 #[inline(never)]
-fn meet_by_error(shared: &Shared, incoming: Incoming<'_>, irql: &MaxDispatch) {
+fn meet_by_error(shared: &Shared, incoming: Incoming<'_>, irql: &Dispatch<'_>) {
     let packet = incoming.described();
     if !(shared.scans.is_dynamic(packet.local_port) && is_reply(&packet))
         && let Some(met) = Encounter::of(&packet)

@@ -10,7 +10,7 @@
 use super::decide::Decide;
 use crate::driver::events;
 use crate::driver::shared::Shared;
-use crate::kernel::irql::InCallout;
+use crate::kernel::irql::Dispatch;
 use crate::kernel::wfp::callout::Action;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::indication::Indication;
@@ -39,18 +39,17 @@ impl Decide for EchoRequest {
         shared: &Shared,
         callout: &'static Callout,
         indication: &Indication<'_>,
-        token: &InCallout,
+        irql: &Dispatch<'_>,
     ) -> Option<Action> {
         let word = shared.policies.word();
         if Self::is_needed(word.rules()) || word.order_check() != 0 || events::is_classified(&shared.channel)
         {
             return None;
         }
-        let irql = token.irql();
         if indication.flow_context() != 0 {
-            shared.count_flow_packet(&indication.view(callout)?, &irql);
+            shared.count_flow_packet(&indication.view(callout)?, irql);
         }
-        shared.count(callout.index, Verdict::Observed, &irql);
+        shared.count(callout.index, Verdict::Observed, irql);
         Some(Action::Continue)
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::driver::events;
 use crate::driver::shared::{SHARED, Shared};
-use crate::kernel::irql::{InCallout, MaxDispatch};
+use crate::kernel::irql::Dispatch;
 use crate::kernel::published::Published;
 use crate::kernel::wfp::callout::{Action, Handler};
 use crate::kernel::wfp::incoming::Incoming;
@@ -23,7 +23,7 @@ impl Handler for Observe {
 
     /// Most indications are only counted.
     #[inline(always)]
-    fn classify_fast(shared: &Shared, indication: &Indication<'_>, token: &InCallout) -> Option<Action> {
+    fn classify_fast(shared: &Shared, indication: &Indication<'_>, irql: &Dispatch<'_>) -> Option<Action> {
         let word = shared.policies.word();
         if word.order_check() != 0 || events::is_classified(&shared.channel) {
             return None;
@@ -32,40 +32,39 @@ impl Handler for Observe {
             return None;
         }
         let index = callouts::observing(indication.layer_id())?;
-        shared.count(index, Verdict::Observed, &token.irql());
+        shared.count(index, Verdict::Observed, irql);
         Some(Action::Continue)
     }
 
-    fn classify(shared: &Shared, indication: &Indication<'_>, token: &InCallout) -> Action {
+    fn classify(shared: &Shared, indication: &Indication<'_>, irql: &Dispatch<'_>) -> Action {
         let Some(callout) = callouts::at_layer(indication.layer_id()) else { return Action::Continue };
         if callout.role != Role::Observe {
             // A filter at a layer of a deciding callout names this one.
             return Action::Continue;
         }
-        let irql = token.irql();
         let Some(incoming) = indication.view(callout) else {
-            shared.count(callout.index, Verdict::Malformed, &irql);
+            shared.count(callout.index, Verdict::Malformed, irql);
             return Action::Continue;
         };
-        shared.count_flow_packet(&incoming, &irql);
-        shared.count(callout.index, Verdict::Observed, &irql);
+        shared.count_flow_packet(&incoming, irql);
+        shared.count(callout.index, Verdict::Observed, irql);
         if events::is_classified(&shared.channel) {
-            log(shared, incoming.cold_copy(), &irql);
+            log(shared, incoming.cold_copy(), irql);
         }
         let word = shared.policies.word();
         if callout.begins_flows || word.order_check() != 0 {
-            shared.follow(&incoming.cold_copy(), word, &irql);
+            shared.follow(&incoming.cold_copy(), word, irql);
         }
         Action::Continue
     }
 
-    fn flow_deleted(shared: &Shared, context: u64, token: &InCallout) {
-        shared.flow_deleted(context, &token.irql());
+    fn flow_deleted(shared: &Shared, context: u64, irql: &Dispatch<'_>) {
+        shared.flow_deleted(context, irql);
     }
 }
 
 #[cold]
 #[inline(never)]
-fn log(shared: &Shared, incoming: Incoming<'_>, irql: &MaxDispatch) {
+fn log(shared: &Shared, incoming: Incoming<'_>, irql: &Dispatch<'_>) {
     events::observed(&shared.channel, &incoming, irql);
 }

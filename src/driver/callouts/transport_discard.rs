@@ -3,7 +3,7 @@
 use super::decide::Decide;
 use crate::driver::events;
 use crate::driver::shared::Shared;
-use crate::kernel::irql::InCallout;
+use crate::kernel::irql::Dispatch;
 use crate::kernel::wfp::callout::Action;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::indication::Indication;
@@ -30,7 +30,7 @@ impl Decide for TransportDiscard {
         shared: &Shared,
         callout: &'static Callout,
         indication: &Indication<'_>,
-        token: &InCallout,
+        irql: &Dispatch<'_>,
     ) -> Option<Action> {
         let word = shared.policies.word();
         if !word.is_only_rules() || events::is_verdict_logged(&shared.channel) {
@@ -45,18 +45,23 @@ impl Decide for TransportDiscard {
         Some(match decide(Self::DECISION, &segment, word.rules(), None).verdict {
             // One copy of the code for the common verdict, in which it is a
             // constant.
-            Verdict::Silenced => settle(shared, met, callout.index, Verdict::Silenced, token),
-            verdict => settle_rare(shared, met, callout.index, verdict, token),
+            Verdict::Silenced => settle(shared, met, callout.index, Verdict::Silenced, irql),
+            verdict => settle_rare(shared, met, callout.index, verdict, irql),
         })
     }
 }
 
 /// Remembers who has met a closed port, and counts the verdict.
 #[inline(always)]
-fn settle(shared: &Shared, met: Encounter, at: CalloutIndex, verdict: Verdict, token: &InCallout) -> Action {
-    let irql = token.irql();
+fn settle(
+    shared: &Shared,
+    met: Encounter,
+    at: CalloutIndex,
+    verdict: Verdict,
+    irql: &Dispatch<'_>,
+) -> Action {
     let met = if verdict.is_closed_port() { Some(&met) } else { None };
-    shared.count_and_meet(at, verdict, met, &irql);
+    shared.count_and_meet(at, verdict, met, irql);
     verdict.into()
 }
 
@@ -67,7 +72,7 @@ fn settle_rare(
     met: Encounter,
     at: CalloutIndex,
     verdict: Verdict,
-    token: &InCallout,
+    irql: &Dispatch<'_>,
 ) -> Action {
-    settle(shared, met, at, verdict, token)
+    settle(shared, met, at, verdict, irql)
 }

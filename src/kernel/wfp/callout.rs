@@ -7,13 +7,15 @@ use super::guid;
 use super::indication::Indication;
 use crate::ffi;
 use crate::kernel::device::Device;
-use crate::kernel::irql::{InCallout, Passive};
+use crate::kernel::irql::{Dispatch, LevelLock, Passive};
 use crate::kernel::published::Published;
 use crate::kernel::status::{Result, to_result};
 use crate::kernel::work_item::wait_until;
 use crate::logic::layers::Guid;
 
-/// The functions of a callout, as safe code.
+/// The functions of a callout, as safe code. They run at DISPATCH_LEVEL: if the engine
+/// calls at a lower level, the thunks raise it. Below DISPATCH_LEVEL the thread may be
+/// one of the process that sends or receives, whose other threads can suspend it.
 pub trait Handler: 'static {
     /// The state that all callouts share.
     type Shared: Sync + 'static;
@@ -26,16 +28,16 @@ pub trait Handler: 'static {
     /// `None` for any other. It never permits. The action is the one that
     /// [`classify`](Self::classify) would return, because both take the same decision.
     #[inline(always)]
-    fn classify_fast(_: &Self::Shared, _: &Indication<'_>, _: &InCallout) -> Option<Action> {
+    fn classify_fast(_: &Self::Shared, _: &Indication<'_>, _: &Dispatch<'_>) -> Option<Action> {
         None
     }
 
     /// classifyFn: returns the action for an indication.
-    fn classify(shared: &Self::Shared, indication: &Indication<'_>, token: &InCallout) -> Action;
+    fn classify(shared: &Self::Shared, indication: &Indication<'_>, irql: &Dispatch<'_>) -> Action;
 
     /// flowDeleteFn: a context that was associated with a flow for this callout is
     /// gone, because the flow ended or the context was removed.
-    fn flow_deleted(shared: &Self::Shared, context: u64, token: &InCallout);
+    fn flow_deleted(shared: &Self::Shared, context: u64, irql: &Dispatch<'_>);
 }
 
 /// What a callout returns to the engine.
@@ -123,8 +125,8 @@ impl Drop for CalloutRegistration {
 }
 
 /// FWPS_CALLOUT_CLASSIFY_FN3: checks the pointers, asks the handler, and writes the
-/// action once. If the fast path has no answer, [`classify_slow`] is called. It has
-/// the same arguments, so that the call is a jump.
+/// action once. If the fast path has no answer, or if the IRQL must be raised first,
+/// [`classify_slow`] is called. It has the same arguments, so that the call is a jump.
 unsafe extern "C" fn classify_thunk<H: Handler>(
     in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
     in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
@@ -137,9 +139,18 @@ unsafe extern "C" fn classify_thunk<H: Handler>(
     // SAFETY: the engine passes its own result structure, to be written by this
     // thread alone until the return, or NULL.
     let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
-    // SAFETY: as the engine passed them to this function, which is a classifyFn.
-    let answer =
-        unsafe { ask::<H>(in_fixed_values, in_meta_values, layer_data, flow_context, out, H::classify_fast) };
+    // SAFETY: a classifyFn runs at IRQL <= DISPATCH_LEVEL
+    // (FWPS_CALLOUT_CLASSIFY_FN3), and nothing below changes the level.
+    let answer = match unsafe { Dispatch::current() } {
+        None => None,
+        Some(irql) => {
+            let classify = H::classify_fast;
+            // SAFETY: as the engine passed them to this function, a classifyFn.
+            unsafe {
+                ask::<H>(in_fixed_values, in_meta_values, layer_data, flow_context, out, &irql, classify)
+            }
+        }
+    };
     match answer {
         Some(action @ (Action::Continue | Action::Block)) => action.apply(out),
         // SAFETY: as above.
@@ -170,12 +181,17 @@ unsafe extern "C" fn classify_slow<H: Handler>(
 ) {
     // SAFETY: as in the thunk.
     let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
-    let classify = |shared: &H::Shared, indication: &Indication<'_>, token: &InCallout| {
-        Some(H::classify(shared, indication, token))
+    let classify = |shared: &H::Shared, indication: &Indication<'_>, irql: &Dispatch<'_>| {
+        Some(H::classify(shared, indication, irql))
     };
+    let mut lock = LevelLock::default();
+    // SAFETY: a classifyFn runs at IRQL <= DISPATCH_LEVEL
+    // (FWPS_CALLOUT_CLASSIFY_FN3), and there is no other token.
+    let irql = unsafe { Dispatch::raise(&mut lock) };
     // SAFETY: as the engine passed them to the thunk, which is a classifyFn.
     let answer =
-        unsafe { ask::<H>(in_fixed_values, in_meta_values, layer_data, flow_context, out, classify) };
+        unsafe { ask::<H>(in_fixed_values, in_meta_values, layer_data, flow_context, out, &irql, classify) };
+    drop(irql);
     // The engine passed NULL: there is nothing to decide about.
     answer.unwrap_or(Action::Continue).apply(out);
 }
@@ -191,20 +207,16 @@ unsafe fn ask<H: Handler>(
     layer_data: *mut c_void,
     flow_context: u64,
     out: &ffi::FWPS_CLASSIFY_OUT0,
-    classify: impl FnOnce(&H::Shared, &Indication<'_>, &InCallout) -> Option<Action>,
+    irql: &Dispatch<'_>,
+    classify: impl FnOnce(&H::Shared, &Indication<'_>, &Dispatch<'_>) -> Option<Action>,
 ) -> Option<Action> {
     // SAFETY: the engine passes structures that live until the return, or NULL.
     let fixed = unsafe { in_fixed_values.as_ref() }?;
-    // SAFETY: callouts are registered after the publication and drained before
-    // its end, so the state outlives this call.
-    let shared = unsafe { H::shared().get() }?;
+    let shared = H::shared().get(irql)?;
     // SAFETY: what the engine passes lives until the return, and layerData is of
     // the type that the layer uses ("Data Offset Positions").
     let indication = unsafe { Indication::new(fixed, in_meta_values, layer_data, flow_context, out) };
-    // SAFETY: a classifyFn runs at IRQL <= DISPATCH_LEVEL
-    // (FWPS_CALLOUT_CLASSIFY_FN3).
-    let token = unsafe { InCallout::assume() };
-    classify(shared, &indication, &token)
+    classify(shared, &indication, irql)
 }
 
 /// Whether the engine lets the callout write an action.
@@ -243,13 +255,13 @@ fn permit(out: &mut ffi::FWPS_CLASSIFY_OUT0) {
 
 /// FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0.
 unsafe extern "C" fn flow_delete_thunk<H: Handler>(_layer: u16, _callout: u32, flow_context: u64) {
-    // SAFETY: a callout with flow contexts cannot be unregistered, and callouts
-    // are registered after the publication and drained before its end.
-    let Some(shared) = (unsafe { H::shared().get() }) else { return };
+    let mut lock = LevelLock::default();
     // SAFETY: this is a flowDeleteFn, which runs at IRQL <= DISPATCH_LEVEL
-    // (FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0).
-    let token = unsafe { InCallout::assume() };
-    H::flow_deleted(shared, flow_context, &token);
+    // (FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0), and there is no other token.
+    let irql = unsafe { Dispatch::raise(&mut lock) };
+    if let Some(shared) = H::shared().get(&irql) {
+        H::flow_deleted(shared, flow_context, &irql);
+    }
 }
 
 /// FWPS_CALLOUT_NOTIFY_FN3: filters are added and deleted. Unknown notifications

@@ -11,8 +11,7 @@
 //! which is a cache line. If the set is full of other remotes, it reads and writes
 //! [`ROWS`] cells instead. All of these belong to its own processor. A line is
 //! shared only with the sweep, which reads all slots and writes those that it
-//! reports, and with a thread below DISPATCH_LEVEL that has moved to another
-//! processor.
+//! reports.
 //!
 //! # Exactness
 //!

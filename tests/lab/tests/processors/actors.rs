@@ -15,6 +15,9 @@ use machine::wfp::Engine;
 /// The longest wait, in the schedule's time. A longer wait is a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long a thread may wait for its processor before others go on.
+const PREEMPTED: Duration = Duration::from_millis(100);
+
 /// A machine, and threads that the leader controls.
 pub struct Play {
     pub kernel: Arc<Kernel>,
@@ -87,7 +90,8 @@ impl Play {
     }
 
     /// Lets an actor call the driver on a processor at an IRQL. Waits until it has
-    /// reached the stop or has returned.
+    /// reached the stop or has returned, or until it waits for a processor that a
+    /// stopped thread holds at DISPATCH_LEVEL.
     pub fn stop_in(
         &self,
         actor: &Actor,
@@ -99,7 +103,10 @@ impl Play {
         stop.set(at);
         let (kernel, bell, there) = (Arc::clone(&self.kernel), Arc::clone(&self.bell), Arc::clone(stop));
         actor.start(move || there.call(&kernel, place, &bell, call));
-        self.wait("a thread to stop in the driver", || stop.is_reached() || !actor.is_busy());
+        // Time passes in the schedule only while no thread can run.
+        let ready = || stop.is_reached() || !actor.is_busy();
+        let _ready_or_preempted =
+            self.bell.wait(&|| "a thread to stop in the driver".to_owned(), Some(PREEMPTED), ready);
     }
 
     /// Lets a stopped thread go on.
