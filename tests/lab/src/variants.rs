@@ -5,7 +5,7 @@
 //! a variant follows it.
 
 use machine::host::{DataStart, DiscardMetadata, ListenerReason, UdpDiscard, reason};
-use machine::nt::{Irql, MdlMapping, NblLayout};
+use machine::nt::{EnableCallbacks, Irql, MdlMapping, NblLayout};
 use machine::status::Status;
 use machine::wfp::{
     AfterBlock, AleFields, CalloutFlags, DiscardRights, RunningCalls, SilentDrop, TakenWeight,
@@ -56,7 +56,7 @@ const fn life(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan
 }
 
 /// Every variant.
-pub static ALL: [Variant; 29] = [
+pub static ALL: [Variant; 30] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",
@@ -105,7 +105,7 @@ pub static ALL: [Variant; 29] = [
     variant("nbl-unmapped", "packets' MDLs are not mapped", |plan| {
         plan.machine.mdl_mapping = MdlMapping::Unmapped;
     }),
-    variant("classify-passive", "classifyFn runs at PASSIVE_LEVEL", |plan| {
+    variant("classify-passive", "classifyFn and flowDeleteFn run at PASSIVE_LEVEL", |plan| {
         plan.machine.classify_irql = Irql::PASSIVE;
     }),
     variant("flow-handle-later", "a first authorization has no flow handle yet", |plan| {
@@ -186,9 +186,16 @@ pub static ALL: [Variant; 29] = [
     life("unregister-is-busy", "a callout cannot be unregistered while a classify runs", |plan| {
         plan.engine.running_calls = RunningCalls::Refused;
     }),
-    life("unregister-does-not-wait", "a callout is unregistered while a classify still runs", |plan| {
-        plan.engine.running_calls = RunningCalls::Ignored;
-    }),
+    life(
+        "unregister-does-not-wait",
+        "a callout is unregistered while a classify or a flowDelete still runs",
+        |plan| plan.engine.running_calls = RunningCalls::Ignored,
+    ),
+    life(
+        "etw-unregister-does-not-wait",
+        "EtwUnregister returns while an enable callback still runs",
+        |plan| plan.machine.enable_callbacks = EnableCallbacks::Ignored,
+    ),
 ];
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use lab::hushport::Hushport;
 use lab::setup::{self, Target};
-use machine::faults::{FALLIBLE, INFALLIBLE};
+use machine::faults::{FALLIBLE, INFALLIBLE, Mode, Plan};
 use machine::image::{ImportName, PeFile};
-use machine::sweep::Sweep;
+use machine::sweep::{Bfe, Case, Sweep, Variant};
 
 const SEED: u64 = 1;
 /// Each run waits for BFE and for busy callouts. More jobs than processors end
@@ -25,7 +25,7 @@ fn planted(wrong: &str) -> Sweep {
     let source = setup::root().join("tests/lab/tests/fault_sweep/planted.rs");
     let arguments: &[&str] = if wrong.is_empty() { &[] } else { &["--cfg", wrong] };
     let driver = setup::compile(&source, arguments).unwrap_or_else(|error| panic!("{error:#}"));
-    Sweep::of(&Hushport, &Arc::new(PeFile::read(&driver).unwrap()), SEED, JOBS)
+    Sweep::of(&Hushport, &Arc::new(PeFile::read(&driver).unwrap()), Variant::Plain, SEED, JOBS)
 }
 
 /// The functions whose failure the driver did not survive, and the reports.
@@ -37,7 +37,7 @@ fn found(sweep: &Sweep) -> (BTreeSet<&'static str>, String) {
 
 #[test]
 fn the_driver_bears_every_failure() {
-    let sweep = Sweep::of(&Hushport, &hushport(), SEED, JOBS);
+    let sweep = Sweep::of(&Hushport, &hushport(), Variant::Plain, SEED, JOBS);
     println!("{sweep}");
     let reports: String = sweep.failed.iter().take(20).map(ToString::to_string).collect();
     assert!(sweep.passed(), "{sweep}\n{:?}\n{reports}", sweep.undisturbed);
@@ -53,6 +53,20 @@ fn the_driver_bears_every_failure() {
         assert!(sweep.tallies[call.name].failures > 0, "{} never failed", call.name);
     }
     assert!(sweep.tallies["ExAllocatePool2"].refused > 0);
+}
+
+/// A thread of a user's process is suspended in the driver, each time at another
+/// instruction. Every instruction has a run; `cargo lab faults --variant suspended` makes
+/// all runs.
+#[test]
+fn a_suspended_thread_of_a_user_holds_up_nothing() {
+    let (file, failure) = (hushport(), FALLIBLE[0].failures[0]);
+    for nth in 1..=64 {
+        let plan = Plan { nth, mode: Mode::Once, failure, seed: SEED };
+        let case = Case { variant: Variant::Suspended, bfe: Bfe::Running, plan };
+        let life = Sweep::only(&Hushport, &file, case);
+        assert!(life.problems.is_empty(), "{case}: {:?}", life.problems);
+    }
 }
 
 /// The sweep only fails calls that the table has.
@@ -110,7 +124,7 @@ fn two_sweeps_are_alike_whatever_the_number_of_jobs() {
     let source = setup::root().join("tests/lab/tests/fault_sweep/planted.rs");
     let driver = setup::compile(&source, &["--cfg", "leaks"]).unwrap();
     let file = Arc::new(PeFile::read(&driver).unwrap());
-    let [one, two] = [1, 3].map(|jobs| Sweep::of(&Hushport, &file, SEED, jobs));
+    let [one, two] = [1, 3].map(|jobs| Sweep::of(&Hushport, &file, Variant::Plain, SEED, jobs));
     assert_eq!(one.tallies, two.tallies);
     let cases = |sweep: &Sweep| sweep.failed.iter().map(|it| it.case.to_string()).collect::<Vec<_>>();
     assert_eq!(cases(&one), cases(&two));

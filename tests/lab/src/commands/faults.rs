@@ -10,7 +10,7 @@ use machine::faults::{FALLIBLE, Mode, Plan};
 use machine::image::PeFile;
 use machine::nt::{Effect, Failure};
 use machine::status::Status;
-use machine::sweep::{Bfe, Case, Sweep};
+use machine::sweep::{Bfe, Case, Sweep, Variant};
 
 use super::driver;
 
@@ -23,6 +23,10 @@ pub struct Arguments {
     /// Number of runs at a time [default: the number of processors]
     #[arg(long)]
     jobs: Option<NonZeroUsize>,
+    /// What happens beside the failures: `suspended` suspends a thread of a user's process
+    /// in the driver
+    #[arg(long, default_value = "plain", value_parser = one_of(Variant::ALL))]
+    variant: Variant,
     #[command(flatten)]
     driver: driver::Arguments,
     /// Make a single run, in which the call with this number fails
@@ -70,8 +74,8 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
 fn all(file: &Arc<PeFile>, arguments: &Arguments) -> Result<bool> {
     let jobs = arguments.jobs.or_else(|| std::thread::available_parallelism().ok());
     let begin = Instant::now();
-    let sweep =
-        Sweep::of(&*arguments.driver.expectations(), file, arguments.seed, jobs.map_or(1, NonZeroUsize::get));
+    let (expected, jobs) = (arguments.driver.expectations(), jobs.map_or(1, NonZeroUsize::get));
+    let sweep = Sweep::of(&*expected, file, arguments.variant, arguments.seed, jobs);
     for problem in &sweep.undisturbed {
         println!("WRONG without any failure: {problem}");
     }
@@ -87,7 +91,8 @@ fn all(file: &Arc<PeFile>, arguments: &Arguments) -> Result<bool> {
 fn one(file: &Arc<PeFile>, arguments: &Arguments, nth: usize, status: Status) -> Result<bool> {
     let effect = if arguments.done { Effect::Done } else { Effect::Refused };
     let plan = Plan { nth, mode: arguments.mode, failure: Failure { status, effect }, seed: arguments.seed };
-    let life = Sweep::only(&*arguments.driver.expectations(), file, Case { bfe: arguments.bfe, plan });
+    let case = Case { variant: arguments.variant, bfe: arguments.bfe, plan };
+    let life = Sweep::only(&*arguments.driver.expectations(), file, case);
     if life.injected.is_empty() {
         bail!("the driver makes fewer than {nth} calls that can fail");
     }

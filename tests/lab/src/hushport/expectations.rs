@@ -3,9 +3,12 @@
 //! Closed ports are silent or not, over both families. Connections pass. An idle
 //! driver holds nothing in the engine.
 
+use std::time::{Duration, Instant};
+
 use machine::Machine;
 use machine::etw::Enable;
 use machine::nt::Trace;
+use machine::nt::registry::RegistryValue;
 use machine::sweep::Expectations;
 use machine::wfp::{
     Discard, DisplayData, Engine, Guid, LayerData, Metadata, Packet, Provider, Request, Session, Value,
@@ -15,6 +18,12 @@ use machine::wire::{Family, compose};
 use crate::traffic::SYN;
 
 use super::{EVENT_PROVIDER, SERVICE};
+
+/// How long the driver may wait before it looks again, on the machine's clock.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// How long it may take to follow its configuration, on the host's clock.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The expectations of hushport in a sweep of failing calls.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +37,8 @@ impl Expectations for Hushport {
     fn prepare(&self, machine: &Machine) -> Vec<Trace> {
         // A small table, because a sweep makes thousands of runs.
         machine.set("FlowLimit", 64);
+        // A list, so that decisions read the policy itself.
+        machine.set_value("ExemptPorts", RegistryValue::multi_sz(["1"]));
         leave(machine.engine());
         // With a session, events are written, so that writing can fail.
         vec![machine.kernel().trace(Enable::all(EVENT_PROVIDER), None)]
@@ -54,6 +65,26 @@ impl Expectations for Hushport {
             problems.push(format!("does not protect, but holds {:?}", objects.sessions));
         }
         problems
+    }
+
+    fn follows(&self, machine: &Machine) -> Result<(), String> {
+        let filters = || machine.engine().objects().filters.len();
+        for (observe, expected) in [(0, 6), (1, 66)] {
+            machine.set("Observe", observe);
+            // The driver may wait before it looks at the registry, or asks the engine, again.
+            machine.kernel().pass(LOOK_AGAIN);
+            let end = Instant::now() + PATIENCE;
+            while filters() != expected && machine.kernel().stopped().is_none() {
+                if Instant::now() > end {
+                    return Err(format!(
+                        "with Observe {observe} it has {} filters, not {expected}",
+                        filters()
+                    ));
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        Ok(())
     }
 
     fn before_stop(&self, engine: &Engine) {

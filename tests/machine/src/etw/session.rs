@@ -145,12 +145,12 @@ impl Tracing {
         handle
     }
 
-    /// Unregisters a provider. Returns `false` while another thread executes its
-    /// callback.
-    pub fn unregister(&self, handle: u64) -> Result<bool, Misuse> {
+    /// Unregisters a provider. If callbacks are `awaited`, returns `false` while another
+    /// thread executes its callback.
+    pub fn unregister(&self, handle: u64, awaited: bool) -> Result<bool, Misuse> {
         let mut state = self.state();
         let registered = state.registered.get(&handle).ok_or_else(|| state.misuse(handle))?;
-        if registered.calling.is_some_and(|thread| thread != thread::current().id()) {
+        if awaited && registered.calling.is_some_and(|thread| thread != thread::current().id()) {
             return Ok(false);
         }
         state.registered.remove(&handle);

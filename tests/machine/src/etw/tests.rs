@@ -152,8 +152,8 @@ fn events_reach_the_sessions_that_want_them() {
         let Malformed(text) = tracing.write(handle, &change, 0).unwrap().unwrap_err();
         assert!(text.contains(complaint), "{text}");
     }
-    assert_eq!(tracing.unregister(handle), Ok(true));
-    assert_eq!(tracing.unregister(handle), Err(Misuse::Unregistered));
+    assert_eq!(tracing.unregister(handle, true), Ok(true));
+    assert_eq!(tracing.unregister(handle, true), Err(Misuse::Unregistered));
     assert_eq!(tracing.write(handle, &raw, 0), Err(Misuse::Unregistered));
     assert_eq!(tracing.write(1, &raw, 0), Err(Misuse::Unknown));
 }

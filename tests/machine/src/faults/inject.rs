@@ -1,9 +1,10 @@
 //! Makes planned calls of a driver fail in one machine.
 #![forbid(unsafe_code)]
 
+use std::cell::Cell;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::table::{FALLIBLE, row};
 use crate::nt::{Caller, Effect, FailCalls, Failure};
@@ -57,10 +58,19 @@ pub struct Injection {
 }
 
 /// The calls that fail in one machine; none until it is armed.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub struct Faults {
     armed: AtomicBool,
     state: Mutex<State>,
+    before: Mutex<Option<BeforeCall>>,
+}
+
+/// What happens before a call that can fail.
+pub type BeforeCall = Arc<dyn Fn() + Send + Sync>;
+
+thread_local! {
+    /// Whether this thread does what happens before a call.
+    static BEFORE: Cell<bool> = const { Cell::new(false) };
 }
 
 #[derive(Debug, Default)]
@@ -87,6 +97,8 @@ const REFUSALS: u32 = 6;
 impl Faults {
     /// Starts to count calls, and lets them fail as planned.
     pub fn arm(&self, plan: Option<Plan>) {
+        // What happened before an earlier call on this thread may have been abandoned.
+        BEFORE.set(false);
         *self.state() = State { plan, ..State::default() };
         self.armed.store(true, Ordering::Release);
     }
@@ -116,6 +128,12 @@ impl Faults {
     pub fn fail_always(&self, names: &[&str], failure: Failure) {
         self.state().always = names.iter().map(|name| (row_of(name), failure)).collect();
         self.armed.store(true, Ordering::Release);
+    }
+
+    /// Does this before each call of the system that can fail, on its thread. Calls
+    /// within it are not counted and do not fail.
+    pub fn before_each(&self, before: Option<BeforeCall>) {
+        *self.before.lock().unwrap_or_else(PoisonError::into_inner) = before;
     }
 
     /// Pauses failures; calls are still counted.
@@ -151,6 +169,15 @@ impl FailCalls for Faults {
             return None;
         }
         let row = row(export)?;
+        if BEFORE.get() {
+            return None;
+        }
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(before) = before.filter(|_| caller == Caller::System) {
+            BEFORE.set(true);
+            before();
+            BEFORE.set(false);
+        }
         let mut state = self.state();
         if caller == Caller::System {
             state.calls.push(row);

@@ -9,5 +9,5 @@
 pub mod inject;
 pub mod table;
 
-pub use inject::{Faults, Injection, Mode, Plan};
+pub use inject::{BeforeCall, Faults, Injection, Mode, Plan};
 pub use table::{FALLIBLE, Fallible, INFALLIBLE, entry};

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -60,6 +60,8 @@ pub struct Kernel {
     /// The simulated threads that now run together.
     session: Mutex<Option<Arc<Session>>>,
     thread_stepper: Mutex<Option<BeforeInstruction>>,
+    /// Calls of the driver's functions that the system does not await everywhere.
+    pub(super) callbacks: AtomicUsize,
     pub(super) loaded: Mutex<Option<Loaded>>,
     pub(super) bell: Bell,
 }
@@ -93,6 +95,7 @@ impl Kernel {
             log: Mutex::default(),
             session: Mutex::default(),
             thread_stepper: Mutex::default(),
+            callbacks: AtomicUsize::new(0),
             loaded: Mutex::default(),
             bell: Bell::default(),
         })
@@ -335,6 +338,13 @@ impl Kernel {
     /// How a call of the export at `index` fails; `None` if it does not.
     pub(super) fn failure_of(&self, index: usize, caller: Caller) -> Option<Failure> {
         self.fail_calls.get()?.failure(index, caller)
+    }
+
+    /// Whether another thread could suspend this one now: its IRQL is below
+    /// DISPATCH_LEVEL, and no critical region disables normal kernel APCs. That holds at
+    /// APC_LEVEL too, where Windows delays the APC.
+    pub fn can_suspend_thread(&self) -> bool {
+        cpu::irql() < Irql::DISPATCH && cpu::thread_state().critical_regions == 0
     }
 
     /// The work queue.

@@ -1,6 +1,7 @@
 //! Starts and stops a driver, and reports what it leaves behind.
 
 use std::fmt;
+use std::sync::atomic::Ordering;
 
 use super::cpu::Irql;
 use super::guest::Stop;
@@ -151,6 +152,11 @@ impl Kernel {
             kernel.call_driver(routine, &[object as u64], Irql::PASSIVE, "DriverUnload")
         })?;
         self.check_pending_code();
+        // Where unregistering does not wait for a call, the system keeps the image until
+        // the call has returned.
+        let what = || "calls into the driver to return".to_owned();
+        let none = || self.callbacks.load(Ordering::SeqCst) == 0;
+        let _none_or_too_late = self.bell.wait(&what, Some(self.options().drain_limit), none);
         self.work().drain(self.options().drain_limit);
         let report = self.check_left_behind()?;
         *self.loaded() = None;

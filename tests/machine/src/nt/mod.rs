@@ -60,7 +60,7 @@ pub use fwp::{MdlMapping, NblLayout};
 pub use guest::{Cause, Direct, Exception, Guest, Place, Stop};
 pub use kernel::Kernel;
 pub use load::{DriverImage, LeakReport, parameters_key};
-pub use options::Options;
+pub use options::{EnableCallbacks, Options};
 pub use stepwise::BeforeInstruction;
 
 pub(crate) use breach::Trouble;

@@ -6,6 +6,16 @@ use std::time::Duration;
 use super::cpu::Irql;
 use super::fwp::{MdlMapping, NblLayout};
 
+/// What `EtwUnregister` does while the enable callback runs. The documents are silent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EnableCallbacks {
+    /// It waits until the callback has returned.
+    #[default]
+    Awaited,
+    /// It succeeds, and the callback goes on.
+    Ignored,
+}
+
 /// Options of a simulated machine.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -14,8 +24,9 @@ pub struct Options {
     /// Number of processors in each group; the last group may have fewer. Windows
     /// groups up to 64 processors, or fewer if configured (bcdedit's `groupsize`).
     pub group_size: u32,
-    /// The IRQL at which classifyFn runs. It may be any up to DISPATCH_LEVEL
-    /// ("FWPS_CALLOUT_CLASSIFY_FN3", remarks); no document names a layer's own.
+    /// The IRQL at which classifyFn and flowDeleteFn run. It may be any up to
+    /// DISPATCH_LEVEL ("FWPS_CALLOUT_CLASSIFY_FN3", remarks,
+    /// "FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0"); no document names a layer's own.
     pub classify_irql: Irql,
     /// How packets are divided among MDLs.
     pub nbl_layout: NblLayout,
@@ -28,6 +39,8 @@ pub struct Options {
     pub build: u32,
     /// How long an unload waits for work items.
     pub drain_limit: Duration,
+    /// What `EtwUnregister` does while the enable callback runs.
+    pub enable_callbacks: EnableCallbacks,
     /// A wait without a timeout is a deadlock if it takes longer.
     pub hang_limit: Duration,
 }
@@ -56,6 +69,7 @@ impl Default for Options {
             net_buffers: 1,
             build: 22621,
             drain_limit: Duration::from_secs(5),
+            enable_callbacks: EnableCallbacks::default(),
             hang_limit: Duration::from_secs(30),
         }
     }

@@ -33,6 +33,12 @@ pub trait Expectations: Sync {
         Vec::new()
     }
 
+    /// Changes the driver's configuration and back, and checks that it follows. The calls
+    /// of the driver work meanwhile.
+    fn follows(&self, _machine: &Machine) -> Result<(), String> {
+        Ok(())
+    }
+
     /// Traffic before the driver is stopped.
     fn before_stop(&self, _engine: &Engine) {}
 

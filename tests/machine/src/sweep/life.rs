@@ -4,16 +4,60 @@
 //! work there, it must do it in every other run as soon as nothing fails any more.
 
 use std::fmt;
-use std::sync::Arc;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::Scope;
 use std::time::{Duration, Instant};
 
-use super::Expectations;
+use super::{Case, Expectations};
 use crate::assembly::{Machine, StartError};
 use crate::faults::{FALLIBLE, Injection, Plan};
 use crate::image::PeFile;
-use crate::nt::{Options, Trace};
+use crate::nt::{EnableCallbacks, Irql, Options, Trace};
 use crate::status::Status;
-use crate::wfp::{BfeState, Objects};
+use crate::wfp::{self, BfeState, Objects, RunningCalls};
+
+/// What happens beside the failures.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Variant {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// A thread of a user's process is suspended in the driver while it shows traffic,
+    /// from the start of the driver to its end. Where the system would wait for it, it
+    /// does not.
+    Suspended,
+}
+
+impl Variant {
+    /// All of them, by their names on a command line.
+    pub const ALL: [(&'static str, Self); 2] = [("plain", Self::Plain), ("suspended", Self::Suspended)];
+
+    fn machine(self, service: &str) -> Machine {
+        match self {
+            Self::Plain => Machine::new(service, Options::default()),
+            Self::Suspended => {
+                let kernel = Options {
+                    classify_irql: Irql::PASSIVE,
+                    enable_callbacks: EnableCallbacks::Ignored,
+                    ..Options::default()
+                };
+                let engine = wfp::Options { running_calls: RunningCalls::Ignored, ..wfp::Options::default() };
+                Machine::with(service, kernel, engine)
+            }
+        }
+    }
+}
+
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Plain => "plain",
+            Self::Suspended => "suspended",
+        })
+    }
+}
 
 /// The state of BFE when the driver is started.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,8 +106,8 @@ pub struct Life {
 
 impl Baseline {
     /// Runs without failures.
-    pub fn of(expected: &dyn Expectations, file: &Arc<PeFile>, bfe: Bfe) -> Self {
-        let mut living = Living::new(expected, bfe, None, None);
+    pub fn of(expected: &dyn Expectations, file: &Arc<PeFile>, variant: Variant, bfe: Bfe) -> Self {
+        let mut living = Living::new(expected, variant, bfe, None, None);
         living.pass(file);
         let calls = living.machine.faults().calls();
         Self { calls, works: living.promise.unwrap_or(false), problems: living.life.problems }
@@ -71,14 +115,9 @@ impl Baseline {
 }
 
 /// Runs with failing calls.
-pub fn live(
-    expected: &dyn Expectations,
-    file: &Arc<PeFile>,
-    bfe: Bfe,
-    baseline: &Baseline,
-    plan: Plan,
-) -> Life {
-    let mut living = Living::new(expected, bfe, Some(baseline.works), Some(plan));
+pub fn live(expected: &dyn Expectations, file: &Arc<PeFile>, baseline: &Baseline, case: Case) -> Life {
+    let Case { variant, bfe, plan } = case;
+    let mut living = Living::new(expected, variant, bfe, Some(baseline.works), Some(plan));
     living.pass(file);
     living.life.injected = living.machine.faults().injected();
     if living.life.injected.is_empty() {
@@ -92,7 +131,10 @@ struct Living<'a> {
     machine: Machine,
     /// Objects that an earlier run has left in the engine.
     left: Objects,
+    variant: Variant,
     bfe: Bfe,
+    /// The number of the call that fails; 0 if none does.
+    failing: usize,
     /// Whether the driver has to do its work; unknown in the first run.
     promise: Option<bool>,
     life: Life,
@@ -106,6 +148,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// machine's clock.
 const RECOVERY: Duration = Duration::from_secs(10);
 
+/// How long a thread is suspended at most, on the host's clock. Then the driver waits
+/// for it.
+const SUSPENDED: Duration = Duration::from_secs(30);
+
+/// The number of instructions at which a thread is suspended, one in each run.
+const PLACES: usize = 64;
+
 /// How often the driver is looked at meanwhile.
 const POLL: Duration = Duration::from_millis(1);
 
@@ -113,15 +162,23 @@ const POLL: Duration = Duration::from_millis(1);
 const TRY: Duration = Duration::from_secs(2);
 
 impl<'a> Living<'a> {
-    fn new(expected: &'a dyn Expectations, bfe: Bfe, promise: Option<bool>, plan: Option<Plan>) -> Self {
-        let machine = Machine::new(expected.service(), Options::default());
+    fn new(
+        expected: &'a dyn Expectations,
+        variant: Variant,
+        bfe: Bfe,
+        promise: Option<bool>,
+        plan: Option<Plan>,
+    ) -> Self {
+        let machine = variant.machine(expected.service());
         if bfe == Bfe::Late {
             machine.engine().set_bfe_state(BfeState::Stopped);
         }
         let sessions = expected.prepare(&machine);
         let left = machine.engine().objects();
         machine.faults().arm(plan);
-        Self { expected, machine, left, bfe, promise, life: Life::default(), _sessions: sessions }
+        let failing = plan.map_or(0, |plan| plan.nth);
+        let life = Life::default();
+        Self { expected, machine, left, variant, bfe, failing, promise, life, _sessions: sessions }
     }
 
     fn problem(&mut self, text: impl Into<String>) {
@@ -130,13 +187,22 @@ impl<'a> Living<'a> {
 
     fn pass(&mut self, file: &Arc<PeFile>) {
         if self.start(file) {
-            self.run();
-            self.expected.before_stop(self.machine.engine());
-            // The machine has stopped, or this stops the driver.
-            match self.machine.stop() {
-                Ok(left) if left.is_empty() => {}
-                Ok(left) => self.problem(format!("left behind: {left}")),
-                Err(stop) => self.problem(format!("the unload stopped the machine: {stop}")),
+            let held_up = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                if self.variant == Variant::Suspended {
+                    self.suspend(scope, &held_up);
+                }
+                self.run();
+                self.expected.before_stop(self.machine.engine());
+                // The machine has stopped, or this stops the driver.
+                match self.machine.stop() {
+                    Ok(left) if left.is_empty() => {}
+                    Ok(left) => self.problem(format!("left behind: {left}")),
+                    Err(stop) => self.problem(format!("the unload stopped the machine: {stop}")),
+                }
+            });
+            if held_up.load(Ordering::Relaxed) {
+                self.problem("a suspended thread of a user's process held up the driver");
             }
         }
         let (kernel, engine) = (self.machine.kernel(), self.machine.engine());
@@ -207,6 +273,39 @@ impl<'a> Living<'a> {
         self.look("after the refusal", false, false);
     }
 
+    /// Suspends a thread in the driver until the driver has freed its memory. Each run
+    /// suspends it at another instruction.
+    fn suspend<'scope>(&self, scope: &'scope Scope<'scope, '_>, held_up: &'scope AtomicBool)
+    where
+        'a: 'scope,
+    {
+        let (kernel, engine) = (Arc::clone(self.machine.kernel()), Arc::clone(self.machine.engine()));
+        let (expected, at) = (self.expected, self.failing % PLACES);
+        let (reached, waiting) = mpsc::channel();
+        scope.spawn(move || {
+            let mut passed = 0;
+            let before = |_| {
+                if !kernel.can_suspend_thread() || passed < at {
+                    passed += usize::from(kernel.can_suspend_thread());
+                    return ControlFlow::Continue(());
+                }
+                let _told = reached.send(());
+                let end = Instant::now() + SUSPENDED;
+                while kernel.pool().bytes().0 != 0 && kernel.stopped().is_none() {
+                    if Instant::now() > end {
+                        held_up.store(true, Ordering::Relaxed);
+                        break;
+                    }
+                    std::thread::sleep(POLL);
+                }
+                ControlFlow::Break(())
+            };
+            let _whatever = kernel.stepwise(before, || expected.works(&engine));
+            let _told = reached.send(());
+        });
+        let _told = waiting.recv();
+    }
+
     /// Stops and starts BFE. If the driver does not do its work afterwards, it must do
     /// it soon after its calls work again.
     fn run(&mut self) {
@@ -224,6 +323,13 @@ impl<'a> Living<'a> {
                 std::thread::sleep(POLL);
             }
             self.look("10 s after the calls work again", true, false);
+            self.machine.faults().pause(self.life.refused.is_some());
+        }
+        if self.variant == Variant::Suspended && self.machine.kernel().stopped().is_none() {
+            self.machine.faults().pause(true);
+            if let Err(problem) = self.expected.follows(&self.machine) {
+                self.problem(problem);
+            }
             self.machine.faults().pause(self.life.refused.is_some());
         }
     }

@@ -17,7 +17,7 @@ pub mod expectations;
 pub mod life;
 
 pub use expectations::{AnyDriver, Expectations};
-pub use life::{Baseline, Bfe, Life, live};
+pub use life::{Baseline, Bfe, Life, Variant, live};
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,6 +33,8 @@ use crate::nt::{Effect, Failure};
 /// A run: which call fails, and how.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
+    /// What happens beside the failures.
+    pub variant: Variant,
     /// The state of BFE at the start.
     pub bfe: Bfe,
     /// The call, and its failure.
@@ -84,8 +86,14 @@ pub struct Sweep {
 
 impl Sweep {
     /// Makes all runs, `jobs` at a time. The results do not depend on `jobs`.
-    pub fn of(expected: &dyn Expectations, file: &Arc<PeFile>, seed: u64, jobs: usize) -> Self {
-        let baselines = Bfe::ALL.map(|(_, bfe)| Baseline::of(expected, file, bfe));
+    pub fn of(
+        expected: &dyn Expectations,
+        file: &Arc<PeFile>,
+        variant: Variant,
+        seed: u64,
+        jobs: usize,
+    ) -> Self {
+        let baselines = Bfe::ALL.map(|(_, bfe)| Baseline::of(expected, file, variant, bfe));
         let mut sweep = Self { seed, works: baselines.iter().all(|it| it.works), ..Self::default() };
         for baseline in &baselines {
             sweep.undisturbed.extend(baseline.problems.iter().cloned());
@@ -96,7 +104,7 @@ impl Sweep {
         let cases: Vec<Case> = Bfe::ALL
             .iter()
             .zip(&baselines)
-            .flat_map(|((_, bfe), baseline)| cases(*bfe, baseline, seed))
+            .flat_map(|((_, bfe), baseline)| cases(variant, *bfe, baseline, seed))
             .collect();
         let lives = Mutex::new(vec![None; cases.len()]);
         let next = AtomicUsize::new(0);
@@ -106,7 +114,7 @@ impl Sweep {
                     loop {
                         let number = next.fetch_add(1, Ordering::Relaxed);
                         let Some(case) = cases.get(number) else { return };
-                        let life = live(expected, file, case.bfe, &baselines[case.bfe as usize], case.plan);
+                        let life = live(expected, file, &baselines[case.bfe as usize], *case);
                         lives.lock().unwrap_or_else(PoisonError::into_inner)[number] = Some(life);
                     }
                 });
@@ -121,7 +129,7 @@ impl Sweep {
 
     /// Makes one run, as [`Case`] prints it.
     pub fn only(expected: &dyn Expectations, file: &Arc<PeFile>, case: Case) -> Life {
-        live(expected, file, case.bfe, &Baseline::of(expected, file, case.bfe), case.plan)
+        live(expected, file, &Baseline::of(expected, file, case.variant, case.bfe), case)
     }
 
     fn note(&mut self, case: Case, life: Life) {
@@ -146,13 +154,13 @@ impl Sweep {
 }
 
 /// A run for every call and every way in which it can fail.
-fn cases(bfe: Bfe, baseline: &Baseline, seed: u64) -> Vec<Case> {
+fn cases(variant: Variant, bfe: Bfe, baseline: &Baseline, seed: u64) -> Vec<Case> {
     let mut cases = Vec::new();
     for (before, row) in baseline.calls.iter().enumerate() {
         for failure in FALLIBLE[*row].failures {
             for (_, mode) in Mode::ALL {
                 let plan = Plan { nth: before + 1, mode, failure: *failure, seed };
-                cases.push(Case { bfe, plan });
+                cases.push(Case { variant, bfe, plan });
             }
         }
     }
@@ -167,7 +175,11 @@ impl fmt::Display for Case {
         if effect == Effect::Done {
             write!(f, " --done")?;
         }
-        write!(f, " --bfe {} --seed {seed}", self.bfe)
+        write!(f, " --bfe {} --seed {seed}", self.bfe)?;
+        match self.variant {
+            Variant::Plain => Ok(()),
+            other => write!(f, " --variant {other}"),
+        }
     }
 }
 

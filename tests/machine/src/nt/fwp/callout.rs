@@ -161,7 +161,8 @@ impl CalloutDriver for GuestCallout {
             let arguments = [layer.0.into(), callout_id.into(), flow_context];
             let entry = self.callout.flowDeleteFn;
             // If the call failed, it has already stopped the machine.
-            let _ = kernel.call_driver(entry, &arguments, Irql::DISPATCH, "flowDeleteFn");
+            let level = kernel.options().classify_irql;
+            let _ = kernel.call_driver(entry, &arguments, level, "flowDeleteFn");
         }
     }
 }

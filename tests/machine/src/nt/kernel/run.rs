@@ -14,6 +14,25 @@ use super::Kernel;
 use crate::schedule::Joined;
 use crate::verifier::{Violation, rules};
 
+/// The routines whose return the system may not await when the driver unregisters them.
+const CALLBACKS: [&str; 3] = ["classifyFn", "flowDeleteFn", "enable callback"];
+
+/// A call of one of them.
+struct Callback<'a>(&'a Kernel);
+
+impl<'a> Callback<'a> {
+    fn begin(kernel: &'a Kernel) -> Self {
+        kernel.callbacks.fetch_add(1, Ordering::SeqCst);
+        Self(kernel)
+    }
+}
+
+impl Drop for Callback<'_> {
+    fn drop(&mut self) {
+        self.0.callbacks.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
 /// Name of the host threads that run a driver's system threads.
 pub(crate) const SYSTEM_THREAD: &str = "lab-thread";
 
@@ -38,6 +57,7 @@ impl Kernel {
         let stay = Stay::begin(self, processor, irql);
         let held = locks::held();
         let before = cpu::thread_state();
+        let callback = CALLBACKS.contains(&what).then(|| Callback::begin(self));
         let measured = self.stack_marks.is_due(what) && self.guest.measure_stack();
         // SAFETY: `entry` comes from the loader or from the driver. The driver gave
         // it as a routine with the prototype that is called here.
@@ -47,6 +67,7 @@ impl Kernel {
         let after = cpu::thread_state();
         cpu::restore(before);
         drop(stay);
+        drop(callback);
         if measured {
             self.stack_marks.note(what, self.guest.stack_used());
         }
