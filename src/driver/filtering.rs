@@ -7,6 +7,8 @@
 use super::events::{self, Occasion};
 use super::shared::Shared;
 use crate::kernel::clock;
+use crate::kernel::device::Device;
+use crate::kernel::ending::{End, Ending};
 use crate::kernel::irql::Passive;
 use crate::kernel::mutex::Mutex;
 use crate::kernel::pool::PoolArc;
@@ -86,11 +88,6 @@ impl Filtering {
         }
         let Protection { state, next_try_ms, .. } = self.shared.protection();
         state.is_refused().then_some(next_try_ms)
-    }
-
-    /// Closes the session for good.
-    pub fn end(&self, irql: &Passive) {
-        self.managed.lock(irql).session = Session::Ended;
     }
 
     /// Gives the engine what the state of BFE and the policy ask for, or decides when
@@ -187,10 +184,35 @@ impl BfeFollower for PoolArc<Filtering> {
     }
 }
 
+/// Follows the state of BFE, with a session while it runs. The fields are in the order
+/// in which they are dropped: first the session is closed for good, then nothing follows
+/// BFE any more.
+pub struct Following {
+    #[expect(dead_code, reason = "its drop closes the session")]
+    session: Ending<PoolArc<Filtering>>,
+    subscription: Subscription<PoolArc<Filtering>>,
+}
+
+impl End for PoolArc<Filtering> {
+    fn end(&self, irql: &Passive) {
+        self.managed.lock(irql).session = Session::Ended;
+    }
+}
+
+impl Following {
+    /// Begins to follow, and opens the session if BFE runs.
+    pub fn begin(device: &Device, filtering: &PoolArc<Filtering>, irql: &Passive) -> Result<Self> {
+        let subscription = Subscription::new(device, filtering.clone(), irql)?;
+        let following = Self { session: Ending::new(filtering.clone(), irql), subscription };
+        open_first(&following.subscription, irql)?;
+        Ok(following)
+    }
+}
+
 /// Opens the session for the first time. Tries again if BFE changed its state
 /// meanwhile: BFE may have stopped while the session was being opened, which is not
 /// a refusal.
-pub fn begin(filtering: &Subscription<PoolArc<Filtering>>, irql: &Passive) -> Result {
+fn open_first(filtering: &Subscription<PoolArc<Filtering>>, irql: &Passive) -> Result {
     loop {
         let (before, follower) = (filtering.changes(), filtering.follower());
         match follower.settle(&mut follower.managed.lock(irql), LOCK_WAIT_AT_START_MS, irql) {

@@ -164,23 +164,24 @@ impl Flows {
         self.allocator.refused()
     }
 
-    /// Removes every context and refuses new flows. A callout cannot be unregistered
-    /// while it has contexts.
+    /// Refuses new flows and removes every context. A callout cannot be unregistered
+    /// while it has contexts. A flow that is just beginning may get its contexts only
+    /// now: whoever is refused to unregister a callout asks again.
     pub fn close(&self, irql: &Passive) {
         self.allocator.close();
-        let remove_all = || {
-            for (_, flow) in FlowAllocator::live(&self.records) {
-                let id = flow.id();
-                for (_, place) in self.callouts_with_contexts() {
-                    flow::remove(id, place, irql);
-                }
+        self.remove_contexts(irql);
+    }
+
+    /// Asks the engine to remove every context. It deletes a context only after the
+    /// classify that has it returns. This does not wait until the flows have ended: a
+    /// thread may be suspended before it enters flowDeleteFn.
+    pub fn remove_contexts(&self, irql: &Passive) {
+        for (_, flow) in FlowAllocator::live(&self.records) {
+            let id = flow.id();
+            for (_, place) in self.callouts_with_contexts() {
+                flow::remove(id, place, irql);
             }
-            // The engine deletes a context only after the classify that has it
-            // returns, and a flow that is just beginning may get its contexts only
-            // now. So ask again.
-            self.allocator.flows() == 0
-        };
-        clock::wait_until(remove_all, irql);
+        }
     }
 
     fn callouts_with_contexts(&self) -> impl Iterator<Item = (&'static Callout, CalloutAtLayer)> {

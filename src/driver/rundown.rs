@@ -4,6 +4,7 @@ use super::events::{self, Occasion};
 use super::shared::{SHARED, Shared};
 use crate::kernel::etw::{Channel, Listen};
 use crate::kernel::irql::Passive;
+use crate::kernel::pool::PoolArc;
 use crate::kernel::published::Published;
 
 /// Writes the events that describe the driver's state.
@@ -14,6 +15,10 @@ impl Listen for Rundown {
 
     fn shared() -> &'static Published<Shared> {
         &SHARED
+    }
+
+    fn channel(shared: &Shared) -> &PoolArc<Channel> {
+        &shared.channel
     }
 
     fn rundown(shared: &Shared, channel: &Channel, irql: &Passive) {

@@ -11,10 +11,11 @@ use super::rare_counters::RareCounters;
 use super::scans::Scans;
 use crate::kernel::clock;
 use crate::kernel::etw::Channel;
-use crate::kernel::irql::{Dispatch, MaxDispatch};
+use crate::kernel::irql::{Dispatch, MaxDispatch, Passive};
 use crate::kernel::per_cpu::PerCpu;
 use crate::kernel::pool::PoolArc;
 use crate::kernel::published::Published;
+use crate::kernel::status::Result;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::CalloutIndex;
 use crate::logic::flow::Flow;
@@ -54,6 +55,22 @@ pub struct Shared {
 pub static SHARED: Published<Shared> = Published::empty();
 
 impl Shared {
+    /// The state at the start.
+    pub fn new(policies: PoolArc<Policies>, irql: &Passive) -> Result<Self> {
+        let policy = policies.values(irql);
+        let processors = PerCpu::zeroed(irql)?;
+        Ok(Self {
+            scans: Scans::new(&policy, processors.all()),
+            processors,
+            policies,
+            rare: RareCounters::default(),
+            channel: PoolArc::new(Channel::new(&events::HUSHPORT))?,
+            flows: Flows::new(policy.flow_limit, irql)?,
+            order: OrderCheck::new(irql)?,
+            shown: Shown::new(),
+        })
+    }
+
     /// Counts a verdict.
     #[inline(always)]
     pub fn count(&self, at: CalloutIndex, verdict: Verdict, irql: &Dispatch<'_>) {

@@ -1,7 +1,5 @@
 //! Monotonic time, which does not advance while the machine sleeps.
 
-use super::irql::Passive;
-use super::work_item;
 use crate::ffi;
 
 /// Units of [`now`] in a millisecond.
@@ -20,11 +18,6 @@ pub fn now() -> u64 {
 /// [`now`] in milliseconds.
 pub fn milliseconds() -> u64 {
     now() / PER_MS
-}
-
-/// Waits until `done` returns `true`, and lets other threads run meanwhile.
-pub fn wait_until(done: impl FnMut() -> bool, _: &Passive) {
-    work_item::wait_until(done);
 }
 
 /// A number that the network cannot guess. It mixes the counter behind the system's

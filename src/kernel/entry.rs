@@ -24,12 +24,11 @@ impl DriverObject {
     }
 }
 
-/// A driver: started when loaded, stopped when unloaded.
+/// A driver: started when loaded; dropped when unloaded, which stops everything in
+/// reverse order.
 pub trait Lifecycle: Sized + Send + Sync {
     /// Starts the driver. On failure undoes what was started before.
     fn start(object: &DriverObject, irql: &Passive) -> Result<Self>;
-    /// Stops everything, in reverse order.
-    fn stop(self, irql: &Passive);
 }
 
 /// Storage for the one running driver.
@@ -81,9 +80,9 @@ impl<D: Lifecycle> Instance<D> {
             // SAFETY: `running` says that a driver was written and not yet
             // taken.
             let driver = unsafe { self.driver.get().cast::<D>().read() };
-            // SAFETY: DriverUnload is called at PASSIVE_LEVEL (DRIVER_UNLOAD).
-            let irql = unsafe { Passive::assume() };
-            driver.stop(&irql);
+            // DriverUnload is called at PASSIVE_LEVEL (DRIVER_UNLOAD), where everything
+            // was started.
+            drop(driver);
         }
     }
 }

@@ -12,13 +12,15 @@
 //! [`logic::tracelogging`]: crate::logic::tracelogging
 
 use core::ffi::c_void;
+use core::marker::PhantomData;
 use core::ptr;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::clock;
+use super::critical_region::CriticalRegion;
 use super::irql::{MaxDispatch, Passive};
 use super::pool::PoolArc;
-use super::published::Published;
+use super::published::{Publication, Published};
 use super::wfp::guid;
 use crate::ffi;
 use crate::logic::events::LARGEST;
@@ -66,6 +68,9 @@ pub trait Listen: 'static {
 
     /// Where the state is published.
     fn shared() -> &'static Published<Self::Shared>;
+
+    /// The channel of the provider.
+    fn channel(shared: &Self::Shared) -> &PoolArc<Channel>;
 
     /// Writes the events that describe the state.
     fn rundown(shared: &Self::Shared, channel: &Channel, irql: &Passive);
@@ -165,7 +170,7 @@ impl Channel {
     #[inline(never)]
     fn transfer(&self, event: &Description, payload: &Payload<'_>, _: &MaxDispatch) {
         let Some(values) = payload.bytes() else { return };
-        let handle = self.handle.load(Ordering::Acquire);
+        let handle = self.handle.load(Ordering::SeqCst);
         if handle == 0 {
             return;
         }
@@ -210,25 +215,28 @@ fn part(bytes: &[u8], kind: u32) -> ffi::EVENT_DATA_DESCRIPTOR {
     part
 }
 
-/// A provider's registration, undone when dropped. No event may be written afterwards.
-pub struct ProviderRegistration(PoolArc<Channel>);
+/// A provider's registration, undone when dropped. Events that are written afterwards
+/// are lost. To be dropped at PASSIVE_LEVEL.
+///
+/// No page says whether EtwUnregister waits for callbacks that run. So the channel is
+/// not their context: they find the shared state as callouts do, are counted while they
+/// use it, and who frees it waits for them.
+pub struct ProviderRegistration<L: Listen>(PoolArc<Channel>, PhantomData<L>);
 
-impl ProviderRegistration {
+impl<L: Listen> ProviderRegistration<L> {
     /// Registers the channel's provider. A session may ask for the state before this
     /// returns. What is written then is lost, so the caller logs the state
     /// afterwards. If the system refuses, no session can listen; the driver works
     /// nevertheless.
-    pub fn new<L: Listen>(channel: PoolArc<Channel>, _: &Passive) -> Self {
+    pub fn new(shared: &Publication<L::Shared>, _: &Passive) -> Self {
+        let channel = L::channel(shared).clone();
         let id = guid(channel.provider.id);
         let mut handle = 0;
-        // SAFETY: id and handle are locals, the channel lives until the
-        // registration is undone (see Drop), and the call is made at
-        // PASSIVE_LEVEL.
-        let registered = unsafe {
-            ffi::EtwRegister(&id, Some(enable::<L>), ptr::from_ref(&*channel).cast_mut().cast(), &mut handle)
-        };
+        // SAFETY: id and handle are locals, the callback lives as long as the image and
+        // needs no context, and the call is made at PASSIVE_LEVEL.
+        let registered = unsafe { ffi::EtwRegister(&id, Some(enable::<L>), ptr::null_mut(), &mut handle) };
         if registered < 0 {
-            return Self(channel);
+            return Self(channel, PhantomData);
         }
         let traits = channel.provider.traits;
         // SAFETY: the handle is registered, the traits live as long as the
@@ -242,25 +250,29 @@ impl ProviderRegistration {
                 traits.len() as ffi::ULONG,
             )
         };
-        channel.handle.store(handle, Ordering::Release);
-        Self(channel)
+        channel.handle.store(handle, Ordering::SeqCst);
+        Self(channel, PhantomData)
     }
 }
 
-impl Drop for ProviderRegistration {
+impl<L: Listen> Drop for ProviderRegistration<L> {
     fn drop(&mut self) {
-        let handle = self.0.handle.load(Ordering::Acquire);
+        let handle = self.0.handle.swap(0, Ordering::SeqCst);
         if handle != 0 {
+            // SAFETY: registrations are made at PASSIVE_LEVEL, and dropped there.
+            let irql = unsafe { Passive::assume() };
+            // A callback or a classify may have loaded the handle.
+            L::shared().wait_for_users(&irql);
             // SAFETY: the handle is registered and unregistered once, here;
             // registrations are only held at PASSIVE_LEVEL.
             let gone = unsafe { ffi::EtwUnregister(handle) };
             debug_assert!(gone >= 0, "unregistering a registered handle succeeds");
-            self.0.handle.store(0, Ordering::Release);
         }
     }
 }
 
-/// ETWENABLECALLBACK: a session starts, stops, or asks for the state.
+/// ETWENABLECALLBACK: a session starts, stops, or asks for the state. It runs on the
+/// thread that controls the session, which others may suspend.
 unsafe extern "C" fn enable<L: Listen>(
     _source: *const ffi::GUID,
     control: ffi::ULONG,
@@ -268,12 +280,14 @@ unsafe extern "C" fn enable<L: Listen>(
     any: ffi::ULONGLONG,
     all: ffi::ULONGLONG,
     _filter: *mut ffi::EVENT_FILTER_DESCRIPTOR,
-    context: *mut c_void,
+    _context: *mut c_void,
 ) {
-    // SAFETY: the context is the channel, which outlives the registration.
-    let channel = unsafe { &*context.cast::<Channel>() };
     // SAFETY: enable callbacks run at PASSIVE_LEVEL (ETWENABLECALLBACK).
     let irql = unsafe { Passive::assume() };
+    let region = CriticalRegion::enter(&irql);
+    // Published before the registration, and gone only when the driver stops.
+    let Some(shared) = L::shared().enter(&region) else { return };
+    let channel = L::channel(&shared);
     match control {
         ffi::EVENT_CONTROL_CODE_DISABLE_PROVIDER => return channel.set_wanted(0),
         ffi::EVENT_CONTROL_CODE_ENABLE_PROVIDER => {
@@ -285,9 +299,5 @@ unsafe extern "C" fn enable<L: Listen>(
         // Not a control code of evntrace.h.
         _ => return,
     }
-    // SAFETY: the registration is made after the publication. It is dropped, after
-    // its callbacks have ended, before the publication ends.
-    if let Some(shared) = unsafe { L::shared().of_registered() } {
-        L::rundown(shared, channel, &irql);
-    }
+    L::rundown(&shared, channel, &irql);
 }

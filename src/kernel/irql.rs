@@ -17,66 +17,30 @@ pub struct Passive(MaxDispatch);
 
 /// Proves that the IRQL is DISPATCH_LEVEL and stays so while the token is borrowed. No
 /// other thread runs on this processor meanwhile, this thread stays on it, and nobody
-/// can suspend it. If the IRQL was raised for the token, dropping it restores the level
-/// from before.
-#[must_use]
+/// can suspend it.
 pub struct Dispatch<'a> {
     max: MaxDispatch,
     processor: u32,
-    raised: Option<(&'a mut LevelLock, ffi::KIRQL)>,
+    of_level: PhantomData<&'a ()>,
 }
 
-impl<'a> Dispatch<'a> {
-    /// The token, if the level is DISPATCH_LEVEL.
+impl Dispatch<'_> {
+    /// Makes the token without a check.
     ///
     /// # Safety
-    /// The IRQL is at most DISPATCH_LEVEL, and does not change until the token is
-    /// dropped.
+    /// The IRQL is DISPATCH_LEVEL until the token is dropped.
     #[inline(always)]
-    pub(super) unsafe fn current() -> Option<Self> {
-        match u32::from(level()) >= ffi::DISPATCH_LEVEL {
-            true => Some(Self::here(None)),
-            false => None,
-        }
-    }
-
-    /// The token, for which the level is raised if it is lower.
-    ///
-    /// # Safety
-    /// The IRQL is at most DISPATCH_LEVEL. No code uses another token until this one
-    /// is dropped, except to prove at most DISPATCH_LEVEL.
-    #[inline(always)]
-    pub(super) unsafe fn raise(lock: &'a mut LevelLock) -> Self {
-        match u32::from(level()) >= ffi::DISPATCH_LEVEL {
-            true => Self::here(None),
-            false => {
-                let before = lock.take();
-                Self::here(Some((lock, before)))
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn here(raised: Option<(&'a mut LevelLock, ffi::KIRQL)>) -> Self {
+    pub(super) unsafe fn assume() -> Self {
         // SAFETY: the argument may be NULL (its documentation); callable at any
         // IRQL.
         let processor = unsafe { ffi::KeGetCurrentProcessorNumberEx(core::ptr::null_mut()) };
-        Self { max: MaxDispatch(PhantomData), processor, raised }
+        Self { max: MaxDispatch(PhantomData), processor, of_level: PhantomData }
     }
 
     /// The processor's number.
     #[inline(always)]
     pub fn processor(&self) -> usize {
         self.processor as usize
-    }
-}
-
-impl Drop for Dispatch<'_> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        if let Some((lock, before)) = &mut self.raised {
-            lock.release(*before);
-        }
     }
 }
 
@@ -88,17 +52,35 @@ impl Deref for Dispatch<'_> {
     }
 }
 
+/// Whether the IRQL is DISPATCH_LEVEL, where it is at most that.
 #[inline(always)]
-fn level() -> ffi::KIRQL {
+pub(super) fn is_dispatch() -> bool {
     // SAFETY: takes nothing; callable at any IRQL.
-    unsafe { ffi::KeGetCurrentIrql() }
+    let level = unsafe { ffi::KeGetCurrentIrql() };
+    u32::from(level) >= ffi::DISPATCH_LEVEL
+}
+
+/// Calls `work` at DISPATCH_LEVEL. If the level is lower, raises it meanwhile.
+///
+/// # Safety
+/// The IRQL is at most DISPATCH_LEVEL. If it is lower, `work` uses no token of that
+/// level.
+pub(super) unsafe fn at_dispatch<R>(work: impl FnOnce(&Dispatch<'_>) -> R) -> R {
+    let mut lock = LevelLock::default();
+    let before = if is_dispatch() { None } else { Some(lock.take()) };
+    // SAFETY: the level is DISPATCH_LEVEL until it is restored below.
+    let result = work(&unsafe { Dispatch::assume() });
+    if let Some(before) = before {
+        lock.release(before);
+    }
+    result
 }
 
 /// A spin lock that nothing else uses, so it is always free. It only serves to raise
 /// the IRQL: x64 and arm64 have no function in common for that (wdm.h: KfRaiseIrql
 /// is exported on one and inline on the other).
 #[derive(Default)]
-pub struct LevelLock(ffi::ULONG_PTR);
+struct LevelLock(ffi::ULONG_PTR);
 
 impl LevelLock {
     #[cold]
@@ -129,10 +111,8 @@ impl Passive {
     /// Calls `read` at DISPATCH_LEVEL, for as short a time as it takes to copy a few
     /// values. It is `Send`, so it cannot use a token of the level from before.
     pub fn at_dispatch<R>(&self, read: impl FnOnce(&Dispatch<'_>) -> R + Send) -> R {
-        let mut lock = LevelLock::default();
         // SAFETY: the level is PASSIVE_LEVEL, and tokens are not `Send`.
-        let irql = unsafe { Dispatch::raise(&mut lock) };
-        read(&irql)
+        unsafe { at_dispatch(read) }
     }
 }
 

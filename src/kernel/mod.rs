@@ -5,8 +5,10 @@
 #![allow(unsafe_code, reason = "calls into the kernel and reads what it passes")]
 
 pub mod clock;
+pub mod critical_region;
 pub mod current;
 pub mod device;
+pub mod ending;
 pub mod entry;
 pub mod etw;
 pub mod exclusive;

@@ -30,10 +30,14 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 #[unsafe(no_mangle)]
 static _fltused: i32 = 0;
 
-/// The personality routine in the unwind tables of the prebuilt `core`. Nothing
-/// unwinds under `panic = "abort"`.
+/// EXCEPTION_DISPOSITION ExceptionContinueSearch (excpt.h).
+const CONTINUE_SEARCH: i32 = 1;
+
+/// The exception routine in the unwind tables of the prebuilt `core`. Nothing unwinds
+/// under `panic = "abort"`. If an exception passes a function that names the routine,
+/// the search for a handler goes on.
 // SAFETY: no other object defines it, for there is no C runtime.
 #[unsafe(no_mangle)]
 extern "C" fn __CxxFrameHandler3() -> i32 {
-    0
+    CONTINUE_SEARCH
 }

@@ -15,7 +15,7 @@ pub trait ThreadBody: Send + Sync {
     fn run(&self, signal: &Signal, irql: &Passive);
 }
 
-/// A thread at PASSIVE_LEVEL. Dropping it ends the thread and waits until the thread
+/// A system thread at PASSIVE_LEVEL, which no user can suspend. Dropping it ends the thread and waits until the thread
 /// object is signaled, so that the thread no longer runs any code of the image.
 pub struct Thread<R: ThreadBody> {
     handle: KernelHandle,
@@ -77,6 +77,8 @@ unsafe extern "C" fn routine<R: ThreadBody>(context: *mut c_void) {
 
 impl<R: ThreadBody> Drop for Thread<R> {
     fn drop(&mut self) {
+        // The thread shares the body until it has ended. The box of the body leads to
+        // it by an address, so `self` is no reference to it.
         self.body.signal.ending.store(true, Ordering::Release);
         self.body.signal.set();
         wait(&self.handle, ptr::null_mut());

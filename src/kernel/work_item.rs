@@ -14,7 +14,8 @@ pub trait Work: Send + Sync {
     fn run(&self, irql: &Passive);
 }
 
-/// A work item and its work. Dropping it waits until all requests are done.
+/// A work item and its work. Dropping it waits until all requests are done. They run on
+/// a system thread, which no user can suspend.
 pub struct WorkItem<W: Work>(PoolBox<WorkState<W>>);
 
 pub(super) struct WorkState<W> {
@@ -94,11 +95,20 @@ impl<W: Work> WorkState<W> {
     }
 }
 
+impl<W: Work> Drop for WorkItem<W> {
+    fn drop(&mut self) {
+        // Nobody makes requests any more. Wait for those that were made. The routine
+        // shares the state meanwhile, so this must not be `WorkState::drop`, which has
+        // the only reference.
+        let state: &WorkState<W> = &self.0;
+        wait_until(|| state.requests.load(Ordering::Acquire) == 0);
+    }
+}
+
 impl<W> Drop for WorkState<W> {
     fn drop(&mut self) {
-        // Nobody makes requests any more. Wait for those that were made.
-        wait_until(|| self.requests.load(Ordering::Acquire) == 0);
-        // SAFETY: the item is allocated and not queued; it is freed once, here.
+        // SAFETY: the item is allocated and not queued: a `WorkItem` has waited, or
+        // there was none and no request. It is freed once, here.
         unsafe { ffi::IoFreeWorkItem(self.item) };
     }
 }

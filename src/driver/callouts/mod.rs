@@ -7,12 +7,13 @@ mod observe;
 mod packet_discard;
 mod transport_discard;
 
-use super::flows::Flows;
+use super::shared::Shared;
 use crate::kernel::device::Device;
+use crate::kernel::ending::{End, Ending};
 use crate::kernel::irql::Passive;
-use crate::kernel::pool::PoolVec;
+use crate::kernel::pool::{PoolArc, PoolVec};
 use crate::kernel::status::Result;
-use crate::kernel::wfp::callout::CalloutRegistration;
+use crate::kernel::wfp::callout::{CalloutRegistration, FlowContexts};
 use crate::logic::callouts::{CALLOUTS, COUNT};
 use crate::logic::layers::{Decision, Role};
 use decide::Deciding;
@@ -22,9 +23,37 @@ use observe::Observe;
 use packet_discard::PacketDiscard;
 use transport_discard::TransportDiscard;
 
-/// Registers every callout. Dropping the list unregisters them in reverse order.
-pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVec<CalloutRegistration>> {
-    let mut registrations = PoolVec::with_capacity(COUNT)?;
+/// The registered callouts. The fields are in the order in which they are dropped: a
+/// callout with flow contexts cannot be unregistered. Flows may begin before the driver
+/// has a filter, because filters of others may name our callouts.
+pub struct Callouts {
+    #[expect(dead_code, reason = "its drop closes the flows")]
+    flows: Ending<OpenFlows>,
+    registrations: PoolVec<CalloutRegistration<OpenFlows>>,
+}
+
+/// Flows that may have contexts.
+#[derive(Clone)]
+pub struct OpenFlows(PoolArc<Shared>);
+
+impl FlowContexts for OpenFlows {
+    fn remove_all(&self, irql: &Passive) {
+        self.0.flows.remove_contexts(irql);
+    }
+}
+
+impl End for OpenFlows {
+    fn end(&self, irql: &Passive) {
+        self.0.flows.close(irql);
+    }
+}
+
+/// Registers every callout. Dropping them closes the flows and unregisters the callouts
+/// in reverse order.
+pub fn register(device: &Device, shared: PoolArc<Shared>, irql: &Passive) -> Result<Callouts> {
+    let open = OpenFlows(shared.clone());
+    let mut callouts =
+        Callouts { flows: Ending::new(open.clone(), irql), registrations: PoolVec::with_capacity(COUNT)? };
     for callout in &CALLOUTS {
         let register = match callout.role {
             Role::Observe => CalloutRegistration::new::<Observe>,
@@ -35,9 +64,9 @@ pub fn register(device: &Device, flows: &Flows, irql: &Passive) -> Result<PoolVe
             Role::Decide(Decision::IcmpError) => CalloutRegistration::new::<Deciding<IcmpError>>,
             Role::Decide(Decision::EchoRequest) => CalloutRegistration::new::<Deciding<EchoRequest>>,
         };
-        let registration = register(device, callout.key(), callout.has_flows(), irql)?;
-        flows.registered(callout.index, registration.id());
-        registrations.push(registration)?;
+        let registration = register(device, callout.key(), callout.has_flows(), &open, irql)?;
+        shared.flows.registered(callout.index, registration.id());
+        callouts.registrations.push(registration)?;
     }
-    Ok(registrations)
+    Ok(callouts)
 }

@@ -5,7 +5,8 @@ use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use crate::ffi;
 use crate::kernel::device::Device;
-use crate::kernel::irql::Passive;
+use crate::kernel::irql::{self, Dispatch, Passive};
+use crate::kernel::processors;
 use crate::kernel::status::{Result, to_result};
 use crate::kernel::work_item::{Work, WorkItem, WorkState, wait_until};
 
@@ -84,22 +85,28 @@ impl<F: BfeFollower> Work for FollowerItem<F> {
     }
 }
 
-/// FWPM_SERVICE_STATE_CHANGE_CALLBACK0. Its IRQL is not documented, and it must not
-/// unsubscribe. So a system thread does the work.
+/// FWPM_SERVICE_STATE_CHANGE_CALLBACK0. Its IRQL and its thread are not documented, and
+/// it must not unsubscribe. So a system thread does the work, and this runs at
+/// DISPATCH_LEVEL: who drops the subscription waits for it.
 unsafe extern "C" fn changed<F: BfeFollower>(
     context: *mut core::ffi::c_void,
     state: ffi::FWPM_SERVICE_STATE,
 ) {
-    let inner = context.cast::<WorkState<FollowerItem<F>>>();
-    // SAFETY: the context is the work item of the subscription, which is
-    // dropped only after this callback can no longer come.
-    let following = unsafe { &(*inner).work };
-    following.changes.fetch_add(1, Ordering::AcqRel);
-    if state != ffi::FWPM_SERVICE_STATE_::FWPM_SERVICE_RUNNING {
-        following.interrupted.store(true, Ordering::Release);
-    }
-    // SAFETY: as above.
-    unsafe { WorkState::request(inner) };
+    let note = |_: &Dispatch<'_>| {
+        let inner = context.cast::<WorkState<FollowerItem<F>>>();
+        // SAFETY: the context is the work item of the subscription, which is
+        // dropped only after this callback can no longer come.
+        let following = unsafe { &(*inner).work };
+        following.changes.fetch_add(1, Ordering::AcqRel);
+        if state != ffi::FWPM_SERVICE_STATE_::FWPM_SERVICE_RUNNING {
+            following.interrupted.store(true, Ordering::Release);
+        }
+        // SAFETY: as above.
+        unsafe { WorkState::request(inner) };
+    };
+    // SAFETY: such a callback is to queue a work item, so the IRQL is at most
+    // DISPATCH_LEVEL. There is no token yet.
+    unsafe { irql::at_dispatch(note) };
 }
 
 impl Drop for Change {
@@ -108,9 +115,11 @@ impl Drop for Change {
         // If the call fails, there is no choice but to try again.
         wait_until(|| {
             // SAFETY: the handle is a subscription's, and it is not used again
-            // once this has succeeded; waits for callbacks. Subscriptions are
-            // only held at PASSIVE_LEVEL.
+            // once this has succeeded. Subscriptions are only held at PASSIVE_LEVEL.
             to_result(unsafe { ffi::FwpmBfeStateUnsubscribeChanges0(self.0) }).is_ok()
         });
+        // No page says whether the call waits for a callback that runs.
+        // SAFETY: as above.
+        processors::wait_for_all(&unsafe { Passive::assume() });
     }
 }

@@ -2,12 +2,13 @@
 
 use core::ffi::c_void;
 use core::num::NonZeroU32;
+use core::ptr;
 
 use super::guid;
 use super::indication::Indication;
 use crate::ffi;
 use crate::kernel::device::Device;
-use crate::kernel::irql::{Dispatch, LevelLock, Passive};
+use crate::kernel::irql::{self, Dispatch, Passive};
 use crate::kernel::published::Published;
 use crate::kernel::status::{Result, to_result};
 use crate::kernel::work_item::wait_until;
@@ -63,18 +64,31 @@ const FLAGS: u32 = ffi::FWP_CALLOUT_FLAG_ALLOW_OFFLOAD
     | ffi::FWP_CALLOUT_FLAG_ALLOW_USO
     | ffi::FWP_CALLOUT_FLAG_ALLOW_URO;
 
-/// A registered callout.
-pub struct CalloutRegistration {
+/// The flow contexts that callouts have.
+pub trait FlowContexts: Clone {
+    /// Asks the engine to remove every context.
+    fn remove_all(&self, irql: &Passive);
+}
+
+/// A registered callout. Before it is dropped, no flow may get a context any more.
+pub struct CalloutRegistration<C: FlowContexts> {
     id: u32,
+    contexts: C,
     _device: Device,
 }
 
-impl CalloutRegistration {
+impl<C: FlowContexts> CalloutRegistration<C> {
     /// Registers `H` under a key. `flows` says whether the callout associates
     /// contexts with flows. If an older Windows refuses flags that it does not know,
-    /// the callout is registered without them. The engine may call at once, so the shared state must be
-    /// published before this call and withdrawn only after this value is dropped.
-    pub fn new<H: Handler>(device: &Device, key: Guid, flows: bool, _: &Passive) -> Result<Self> {
+    /// the callout is registered without them. The engine may call at once, so the shared
+    /// state is to be published before.
+    pub fn new<H: Handler>(
+        device: &Device,
+        key: Guid,
+        flows: bool,
+        contexts: &C,
+        _: &Passive,
+    ) -> Result<Self> {
         let mut callout = ffi::FWPS_CALLOUT3 {
             calloutKey: guid(key),
             flags: FLAGS,
@@ -88,7 +102,7 @@ impl CalloutRegistration {
             // live as long as the image, and the call is made at PASSIVE_LEVEL.
             let status = unsafe { ffi::FwpsCalloutRegister3(device.as_ptr().cast(), &callout, &mut id) };
             match (to_result(status), NonZeroU32::new(callout.flags)) {
-                (Ok(()), _) => return Ok(Self { id, _device: device.clone() }),
+                (Ok(()), _) => return Ok(Self { id, contexts: contexts.clone(), _device: device.clone() }),
                 (Err(_), Some(flags)) if refuses_flags(status) => {
                     // Register again without the newest of them.
                     callout.flags &= !(1 << flags.ilog2());
@@ -110,28 +124,35 @@ fn refuses_flags(status: ffi::NTSTATUS) -> bool {
     status == ffi::STATUS_FWP_INVALID_FLAGS || status == ffi::STATUS_INVALID_PARAMETER
 }
 
-impl Drop for CalloutRegistration {
+impl<C: FlowContexts> Drop for CalloutRegistration<C> {
     fn drop(&mut self) {
+        // SAFETY: registrations are made at PASSIVE_LEVEL, and dropped there.
+        let irql = unsafe { Passive::assume() };
         wait_until(|| {
-            // SAFETY: the id is a registered callout's; registrations are only
-            // held at PASSIVE_LEVEL.
+            // SAFETY: the id is a registered callout's; at PASSIVE_LEVEL.
             let status = unsafe { ffi::FwpsCalloutUnregisterById0(self.id) };
             // STATUS_DEVICE_BUSY while flows or another thread use the callout.
             // After any other failure the callout is still registered, too. The
             // image must not be unloaded before, so try again.
-            to_result(status).is_ok() || status == ffi::STATUS_FWP_CALLOUT_NOT_FOUND
+            let is_gone = to_result(status).is_ok() || status == ffi::STATUS_FWP_CALLOUT_NOT_FOUND;
+            if !is_gone {
+                // The engine may have refused to remove a context before.
+                self.contexts.remove_all(&irql);
+            }
+            is_gone
         });
     }
 }
 
 /// FWPS_CALLOUT_CLASSIFY_FN3: checks the pointers, asks the handler, and writes the
-/// action once. If the fast path has no answer, or if the IRQL must be raised first,
-/// [`classify_slow`] is called. It has the same arguments, so that the call is a jump.
+/// action once. If the fast path has no answer, [`classify_slow`] is called; if the IRQL
+/// must be raised, [`classify_below`] is. They have the same arguments, so that the call
+/// is a jump. Nobody uses the classify context, so it is not kept for them.
 unsafe extern "C" fn classify_thunk<H: Handler>(
     in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
     in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
     layer_data: *mut c_void,
-    classify_context: *const c_void,
+    _classify_context: *const c_void,
     filter: *const ffi::FWPS_FILTER3,
     flow_context: u64,
     classify_out: *mut ffi::FWPS_CLASSIFY_OUT0,
@@ -139,18 +160,27 @@ unsafe extern "C" fn classify_thunk<H: Handler>(
     // SAFETY: the engine passes its own result structure, to be written by this
     // thread alone until the return, or NULL.
     let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
-    // SAFETY: a classifyFn runs at IRQL <= DISPATCH_LEVEL
-    // (FWPS_CALLOUT_CLASSIFY_FN3), and nothing below changes the level.
-    let answer = match unsafe { Dispatch::current() } {
-        None => None,
-        Some(irql) => {
-            let classify = H::classify_fast;
-            // SAFETY: as the engine passed them to this function, a classifyFn.
-            unsafe {
-                ask::<H>(in_fixed_values, in_meta_values, layer_data, flow_context, out, &irql, classify)
-            }
-        }
-    };
+    if !irql::is_dispatch() {
+        // SAFETY: as the engine passed them to this function, which is a classifyFn and
+        // runs at IRQL <= DISPATCH_LEVEL (FWPS_CALLOUT_CLASSIFY_FN3).
+        return unsafe {
+            classify_below::<H>(
+                in_fixed_values,
+                in_meta_values,
+                layer_data,
+                ptr::null(),
+                filter,
+                flow_context,
+                classify_out,
+            )
+        };
+    }
+    // SAFETY: the level is DISPATCH_LEVEL, and nothing below changes it.
+    let irql = unsafe { Dispatch::assume() };
+    let classify = H::classify_fast;
+    // SAFETY: as the engine passed them to this function, which is a classifyFn.
+    let answer =
+        unsafe { ask::<H>(in_fixed_values, in_meta_values, layer_data, flow_context, out, &irql, classify) };
     match answer {
         Some(action @ (Action::Continue | Action::Block)) => action.apply(out),
         // SAFETY: as above.
@@ -159,7 +189,7 @@ unsafe extern "C" fn classify_thunk<H: Handler>(
                 in_fixed_values,
                 in_meta_values,
                 layer_data,
-                classify_context,
+                ptr::null(),
                 filter,
                 flow_context,
                 classify_out,
@@ -168,7 +198,7 @@ unsafe extern "C" fn classify_thunk<H: Handler>(
     }
 }
 
-/// The slow path of [`classify_thunk`].
+/// The slow path of [`classify_thunk`], at DISPATCH_LEVEL.
 #[inline(never)]
 unsafe extern "C" fn classify_slow<H: Handler>(
     in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
@@ -184,16 +214,42 @@ unsafe extern "C" fn classify_slow<H: Handler>(
     let classify = |shared: &H::Shared, indication: &Indication<'_>, irql: &Dispatch<'_>| {
         Some(H::classify(shared, indication, irql))
     };
-    let mut lock = LevelLock::default();
-    // SAFETY: a classifyFn runs at IRQL <= DISPATCH_LEVEL
-    // (FWPS_CALLOUT_CLASSIFY_FN3), and there is no other token.
-    let irql = unsafe { Dispatch::raise(&mut lock) };
+    // SAFETY: the thunk has checked or raised the level, and nothing below changes it.
+    let irql = unsafe { Dispatch::assume() };
     // SAFETY: as the engine passed them to the thunk, which is a classifyFn.
     let answer =
         unsafe { ask::<H>(in_fixed_values, in_meta_values, layer_data, flow_context, out, &irql, classify) };
-    drop(irql);
     // The engine passed NULL: there is nothing to decide about.
     answer.unwrap_or(Action::Continue).apply(out);
+}
+
+/// [`classify_thunk`] below DISPATCH_LEVEL.
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn classify_below<H: Handler>(
+    in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
+    in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
+    layer_data: *mut c_void,
+    _classify_context: *const c_void,
+    filter: *const ffi::FWPS_FILTER3,
+    flow_context: u64,
+    classify_out: *mut ffi::FWPS_CLASSIFY_OUT0,
+) {
+    // SAFETY: as the engine passed them to the thunk, at DISPATCH_LEVEL.
+    let classify = |_: &Dispatch<'_>| unsafe {
+        classify_slow::<H>(
+            in_fixed_values,
+            in_meta_values,
+            layer_data,
+            ptr::null(),
+            filter,
+            flow_context,
+            classify_out,
+        );
+    };
+    // SAFETY: a classifyFn runs at IRQL <= DISPATCH_LEVEL
+    // (FWPS_CALLOUT_CLASSIFY_FN3), and there is no token yet.
+    unsafe { irql::at_dispatch(classify) };
 }
 
 /// Checks the pointers and asks `classify`.
@@ -255,13 +311,14 @@ fn permit(out: &mut ffi::FWPS_CLASSIFY_OUT0) {
 
 /// FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0.
 unsafe extern "C" fn flow_delete_thunk<H: Handler>(_layer: u16, _callout: u32, flow_context: u64) {
-    let mut lock = LevelLock::default();
+    let delete = |irql: &Dispatch<'_>| {
+        if let Some(shared) = H::shared().get(irql) {
+            H::flow_deleted(shared, flow_context, irql);
+        }
+    };
     // SAFETY: this is a flowDeleteFn, which runs at IRQL <= DISPATCH_LEVEL
-    // (FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0), and there is no other token.
-    let irql = unsafe { Dispatch::raise(&mut lock) };
-    if let Some(shared) = H::shared().get(&irql) {
-        H::flow_deleted(shared, flow_context, &irql);
-    }
+    // (FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0), and there is no token yet.
+    unsafe { irql::at_dispatch(delete) };
 }
 
 /// FWPS_CALLOUT_NOTIFY_FN3: filters are added and deleted. Unknown notifications

@@ -135,8 +135,7 @@ impl FlowAllocator {
     }
 
     fn reserve(&self) -> bool {
-        // Count first, then check. So the thread that closes sees the count, or this
-        // flow is refused.
+        // Count first, then check, so that never more than the limit are let in.
         let before = self.flows.fetch_add(1, Ordering::SeqCst);
         if before < self.limit && !self.closed.load(Ordering::SeqCst) {
             return true;

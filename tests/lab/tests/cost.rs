@@ -80,7 +80,7 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
     let asked = ["KeGetCurrentIrql", "KeGetCurrentProcessorNumberEx"].map(|name| (name.to_owned(), 1));
     for layer in layers {
         let cost = at(&stage, layer.name, &common_packet(layer.name), Irql::DISPATCH);
-        assert!(cost.instructions <= 55, "{}: {cost:#?}", layer.name);
+        assert!(cost.instructions <= 58, "{}: {cost:#?}", layer.name);
         assert_eq!((cost.locked, cost.shared_writes), (0, 0), "{}: {cost:#?}", layer.name);
         assert_eq!(cost.exports, BTreeMap::from(asked.clone()), "{}", layer.name);
     }
@@ -89,12 +89,14 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
 #[test]
 fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     let limits = [
-        ("INBOUND_TRANSPORT", true, 190),
+        // The level is read before anything else, so the arguments are kept over two
+        // calls.
+        ("INBOUND_TRANSPORT", true, 202),
         // Some instructions decide whether a packet may be a late reply, and whether it
         // is permitted.
-        ("INBOUND_IPPACKET", true, 358),
-        ("OUTBOUND_ICMP_ERROR", false, 340),
-        ("INBOUND_TRANSPORT", false, 72),
+        ("INBOUND_IPPACKET", true, 372),
+        ("OUTBOUND_ICMP_ERROR", false, 354),
+        ("INBOUND_TRANSPORT", false, 84),
     ];
     for (name, discard, most) in limits {
         for family in [Family::V4, Family::V6] {
@@ -185,7 +187,7 @@ fn an_event_that_is_written_takes_one_lock() {
 fn below_dispatch_level_a_classify_raises_it_once() {
     for family in [Family::V4, Family::V6] {
         for (name, discard, most) in
-            [("INBOUND_TRANSPORT", true, 300), ("INBOUND_IPPACKET", false, 140), ("STREAM", false, 140)]
+            [("INBOUND_TRANSPORT", true, 420), ("INBOUND_IPPACKET", false, 200), ("STREAM", false, 200)]
         {
             let stage = stage(&[]);
             let layer = layer_name(name, family, discard);
@@ -209,7 +211,7 @@ fn a_segment_of_a_flow_shares_nothing() {
         // Segments are counted at the transport layers, outbound on the slow path.
         // At the stream layer nothing is counted.
         for (layer, sent, most) in
-            [("INBOUND_TRANSPORT", false, 116), ("OUTBOUND_TRANSPORT", true, 196), ("STREAM", false, 62)]
+            [("INBOUND_TRANSPORT", false, 128), ("OUTBOUND_TRANSPORT", true, 200), ("STREAM", false, 66)]
         {
             let layer = layer_name(layer, family, false);
             let subject = Subject { sent, ..Subject::data(family, machine::wfp::FlowHandle(1)) };

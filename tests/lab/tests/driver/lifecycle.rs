@@ -1,8 +1,14 @@
 //! Start and stop of the driver, also while BFE stops and starts.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use lab::bench::indication::Subject;
 use lab::hushport;
 use lab::setup::{self, Target};
+use lab::traffic::Family;
 use machine::StartError;
+use machine::faults::{FALLIBLE, Mode, Plan};
 use machine::nt::Options;
 use machine::status::Status;
 use machine::wfp::{
@@ -155,6 +161,55 @@ fn leftovers_of_an_earlier_run_are_removed() {
         assert!(left.is_empty(), "{left}");
         assert_eq!(engine.objects(), Default::default());
     }
+}
+
+/// Filters of others name the callouts, so a flow begins as soon as the callouts are
+/// registered, before the driver has a session. Whichever call of the start fails then,
+/// DriverEntry ends and leaves nothing: a callout with flow contexts cannot be
+/// unregistered.
+#[test]
+fn a_start_that_fails_with_an_open_flow_leaves_nothing() {
+    let mut machine = hushport::machine(Options::default());
+    machine.start(sys()).unwrap();
+    let objects = machine.engine().journal();
+    assert!(machine.stop().unwrap().is_empty());
+    let start = |plan: Option<Plan>| {
+        let mut machine = hushport::machine(Options::default());
+        let (engine, begun) = (machine.engine().clone(), Arc::<AtomicUsize>::default());
+        machine.set("FlowLimit", 64);
+        leave_behind(&engine, &objects);
+        let (here, contexts) = (engine.clone(), begun.clone());
+        let begin = move || {
+            if here.objects().flow_contexts.is_empty() {
+                let subject = Subject::data(Family::V4, here.flow_create());
+                let layer = here.layer_by_name("ALE_FLOW_ESTABLISHED_V4").unwrap();
+                here.classify(&subject.at(layer).request());
+                contexts.fetch_add(here.objects().flow_contexts.len(), Ordering::Relaxed);
+            }
+        };
+        machine.faults().before_each(Some(Arc::new(begin)));
+        machine.faults().arm(plan);
+        let started = machine.start(sys());
+        machine.faults().before_each(None);
+        let calls = machine.faults().calls();
+        match started {
+            Ok(()) => assert!(machine.stop().unwrap().is_empty()),
+            Err(StartError::Refused(_)) => {}
+            Err(other) => panic!("{plan:?}: {other}"),
+        }
+        let objects = engine.objects();
+        assert!(objects.registered_callouts.is_empty(), "{plan:?}: {objects:?}");
+        (calls, begun.load(Ordering::Relaxed))
+    };
+    let (calls, undisturbed) = start(None);
+    assert!(undisturbed > 0, "no flow had a context");
+    let mut with_flow = 0;
+    for (before, row) in calls.iter().enumerate() {
+        let failure = FALLIBLE[*row].failures[0];
+        let plan = Plan { nth: before + 1, mode: Mode::Once, failure, seed: 1 };
+        with_flow += usize::from(start(Some(plan)).1 > 0);
+    }
+    assert!(with_flow > 50, "of {} failures only {with_flow} had an open flow", calls.len());
 }
 
 /// `Observe` and `SilenceEcho` add and remove filters in one session.

@@ -143,7 +143,7 @@ pub const CALLS: &[Export] = &[
     export!(FwpsCalloutUnregisterById0, PASSIVE,
         "calloutId": Number, "returned by FwpsCalloutRegister3; unload reports a callout that stays as a leak";
     ),
-    export!(FwpsFlowAssociateContext0, UP_TO_DISPATCH,
+    export!(FwpsFlowAssociateContext0, DISPATCH,
         "flowId": By(is_positive), "the flow handle of the metadata [FwpsFlowAssociateContext0]";
         "layerId": By(keeps_contexts), "a layer that every packet or byte of a flow passes once [docs/ARCHITECTURE.md]";
         "calloutId": By(is_positive), "the callout at that layer; another one is refused [FwpsFlowAssociateContext0]";

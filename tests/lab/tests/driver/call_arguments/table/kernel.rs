@@ -12,7 +12,7 @@ pub const CALLS: &[Export] = &[
     export!(EtwRegister, PASSIVE,
         "ProviderId": Expect::Guid(EVENTS), "the provider's documented GUID [docs/EVENTS.md]";
         "EnableCallback": At(Code), "tells the driver when sessions begin and end [EtwRegister]";
-        "CallbackContext": At(Pool), "the channel, which outlives the registration [EtwRegister]";
+        "CallbackContext": NONE, "optional: a callback that comes late must find nothing that is freed [EtwRegister]";
         "RegHandle": LOCAL, OUT;
     ),
     export!(EtwSetInformation, PASSIVE,
@@ -82,7 +82,7 @@ pub const CALLS: &[Export] = &[
         "Flags": Is(0), "reserved [IoOpenDriverRegistryKey]";
         "DriverRegKey": LOCAL, OUT;
     ),
-    export!(IoQueueWorkItem, PASSIVE,
+    export!(IoQueueWorkItem, DISPATCH,
         "IoWorkItem": HANDLE, "returned by IoAllocateWorkItem, not queued";
         "WorkerRoutine": At(Code), "the driver's [IoQueueWorkItem]";
         "QueueType": Is(1), "DelayedWorkQueue: the work may wait for the engine [WORK_QUEUE_TYPE]";
@@ -96,6 +96,7 @@ pub const CALLS: &[Export] = &[
         "Alertable": FALSE, "no APC ends the wait [KeDelayExecutionThread]";
         "Interval": relative_ms(1), "1 ms, relative, before a busy object is tried again";
     ),
+    export!(KeEnterCriticalRegion, PASSIVE),
     export!(KeGetCurrentIrql, UP_TO_DISPATCH),
     export!(KeGetCurrentProcessorNumberEx, UP_TO_DISPATCH,
         "ProcNumber": NONE, "optional: the call returns the number over all groups [KeGetCurrentProcessorNumberEx]";
@@ -109,6 +110,7 @@ pub const CALLS: &[Export] = &[
         "Type": Is(1), "SynchronizationEvent: it lets one waiter through [KeInitializeEvent]";
         "State": TRUE, "signaled: the lock is free [KeInitializeEvent]";
     ),
+    export!(KeLeaveCriticalRegion, PASSIVE),
     export!(KeQueryInterruptTimePrecise, PASSIVE,
         "QpcTimeStamp": LOCAL, OUT;
     ),
@@ -116,7 +118,7 @@ pub const CALLS: &[Export] = &[
         "GroupNumber": Is(0xffff), "ALL_PROCESSOR_GROUPS [KeQueryMaximumProcessorCountEx]";
     ),
     export!(KeQueryUnbiasedInterruptTime, UP_TO_DISPATCH),
-    export!(KeReleaseSpinLock, &[2],
+    export!(KeReleaseSpinLock, DISPATCH,
         "SpinLock": LOCAL, "the lock that was taken";
         "NewIrql": Is(0), "the previous IRQL: PASSIVE_LEVEL in this life";
     ),

@@ -39,6 +39,7 @@ const EVENTS: u128 = 0x6b703f15_888e_524f_a16f_9e8d456e674a;
 
 const PASSIVE: &[u8] = &[0];
 const UP_TO_DISPATCH: &[u8] = &[0, 2];
+const DISPATCH: &[u8] = &[2];
 
 /// In units of 100 ns, relative: a negative number.
 const fn relative_ms(milliseconds: u32) -> Expect {
