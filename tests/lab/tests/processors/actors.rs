@@ -10,7 +10,7 @@ use lab::hushport;
 use machine::Machine;
 use machine::nt::{Irql, Kernel, Options};
 use machine::schedule::{Bell, Scheduling, Thread, Waited};
-use machine::wfp::Engine;
+use machine::wfp::{self, Engine};
 
 /// The longest wait, in the schedule's time. A longer wait is a failure.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,7 +29,18 @@ pub struct Play {
 /// Runs `lead` on a thread of a deterministic schedule, beside `actors` other threads.
 /// Afterwards the verifier must have no findings.
 pub fn play(options: Options, seed: u64, actors: usize, lead: impl FnOnce(Machine, &Play) + Send) {
-    let machine = hushport::machine(options);
+    play_with(options, wfp::Options::default(), seed, actors, lead);
+}
+
+/// [`play`], with options of the filter engine.
+pub fn play_with(
+    options: Options,
+    engine: wfp::Options,
+    seed: u64,
+    actors: usize,
+    lead: impl FnOnce(Machine, &Play) + Send,
+) {
+    let machine = Machine::with(hushport::SERVICE, options, engine);
     let (kernel, engine) = (machine.kernel().clone(), machine.engine().clone());
     let bell = Arc::<Bell>::default();
     let actors = (0..actors).map(|_| Arc::new(Actor::new(Arc::clone(&bell)))).collect();
@@ -177,6 +188,10 @@ pub struct Stop {
     executed: AtomicU64,
     /// Numbers of the instructions that called the kernel, if no stop was set.
     calls: Mutex<Vec<u64>>,
+    /// Whether only instructions count before which another thread can suspend this one.
+    suspends: AtomicBool,
+    /// How many of these the last call has come to.
+    suspendable: AtomicU64,
     stopped: AtomicBool,
     released: AtomicBool,
 }
@@ -185,9 +200,18 @@ pub struct Stop {
 pub const NOWHERE: u64 = u64::MAX;
 
 impl Stop {
+    /// A stop only where another thread can suspend the one that comes there; only such
+    /// instructions count.
+    pub fn suspension() -> Arc<Self> {
+        let stop = Self::default();
+        stop.suspends.store(true, Ordering::SeqCst);
+        Arc::new(stop)
+    }
+
     fn set(&self, at: u64) {
         self.at.store(at, Ordering::SeqCst);
         self.executed.store(0, Ordering::SeqCst);
+        self.suspendable.store(0, Ordering::SeqCst);
         self.stopped.store(false, Ordering::SeqCst);
         self.released.store(false, Ordering::SeqCst);
     }
@@ -204,6 +228,12 @@ impl Stop {
         let stride = (executed / others.max(1)).max(1);
         let calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         (0..executed).step_by(stride as usize).chain(calls.iter().copied()).collect()
+    }
+
+    /// How many instructions the last call has come to before which another thread could
+    /// have suspended it.
+    pub fn suspendable(&self) -> u64 {
+        self.suspendable.load(Ordering::SeqCst)
     }
 
     /// Whether the thread has reached the place.
@@ -225,7 +255,14 @@ impl Stop {
                 let last = self.executed().checked_sub(1).filter(|_| before != calls);
                 self.calls.lock().unwrap_or_else(PoisonError::into_inner).extend(last);
             }
-            if self.executed.fetch_add(1, Ordering::SeqCst) == self.at.load(Ordering::SeqCst) {
+            let mut number = self.executed.fetch_add(1, Ordering::SeqCst);
+            if self.suspends.load(Ordering::SeqCst) {
+                if !kernel.can_suspend_thread() {
+                    return flow;
+                }
+                number = self.suspendable.fetch_add(1, Ordering::SeqCst);
+            }
+            if number == self.at.load(Ordering::SeqCst) {
                 self.stopped.store(true, Ordering::SeqCst);
                 bell.ring();
                 let _gone_on = wait(bell, "to go on", || self.released.load(Ordering::SeqCst));

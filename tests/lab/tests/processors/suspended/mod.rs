@@ -3,3 +3,4 @@
 mod policy;
 mod rundown;
 mod stop;
+mod user_threads;

@@ -1,10 +1,10 @@
-//! The driver stops while threads are suspended before any of its instructions.
+//! The driver stops while threads are stopped before any of its instructions.
 //!
 //! The driver waits for these threads. No flow context, memory or event with a closed
 //! handle is left.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use lab::bench::indication::Subject;
 use lab::hushport::EVENT_PROVIDER;
 use lab::traffic::{Family, Indication};
 use machine::etw::Enable;
-use machine::nt::{Irql, Kernel, Options};
+use machine::nt::{EnableCallbacks, Irql, Kernel, Options};
 use machine::schedule;
-use machine::wfp::{BfeState, Engine, FlowHandle};
+use machine::wfp::{self, BfeState, Engine, FlowHandle, RunningCalls};
 
-use super::super::actors::{NOWHERE, Play, Stop, play};
+use super::super::actors::{NOWHERE, Play, Stop, play, play_with};
 use super::super::stage::{file, seeds};
 
 /// ACK (RFC 9293, 3.1): it ends a handshake.
@@ -104,11 +104,31 @@ fn options() -> Options {
     Options { classify_irql: Irql::PASSIVE, ..Options::default() }
 }
 
-/// Stops the driver while threads are suspended at these instructions of an act, one
-/// thread at each. Returns the places of the last act if it was not suspended.
-fn stop_during(act: Act, irql: Irql, ats: &[u64]) -> BTreeSet<u64> {
+/// Whether the engine and ETW wait for a callback that runs when the driver unregisters
+/// it. No page says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Callbacks {
+    Awaited,
+    Ignored,
+}
+
+impl Callbacks {
+    fn options(self) -> (Options, wfp::Options) {
+        let (enable_callbacks, running_calls) = match self {
+            Self::Awaited => (EnableCallbacks::Awaited, RunningCalls::Awaited),
+            Self::Ignored => (EnableCallbacks::Ignored, RunningCalls::Ignored),
+        };
+        let kernel = Options { enable_callbacks, ..options() };
+        (kernel, wfp::Options { running_calls, ..wfp::Options::default() })
+    }
+}
+
+/// Stops the driver while threads are stopped at these instructions of an act, one
+/// thread at each. Returns the places of the last act if it was not stopped.
+fn stop_during(callbacks: Callbacks, act: Act, irql: Irql, ats: &[u64]) -> BTreeSet<u64> {
     let at_which = Mutex::default();
-    play(options(), ats[0], ats.len() + 1, |mut machine, play| {
+    let (kernel, engine) = callbacks.options();
+    play_with(kernel, engine, ats[0], ats.len() + 1, |mut machine, play| {
         let [stopping, acting @ ..] = &play.actors[..] else { panic!("a thread more") };
         machine.set("Trace", 2);
         machine.start_file(file()).unwrap();
@@ -146,17 +166,28 @@ fn stop_during(act: Act, irql: Irql, ats: &[u64]) -> BTreeSet<u64> {
     at_which.into_inner().unwrap()
 }
 
-#[test]
-fn the_driver_stops_around_threads_at_any_instruction() {
-    for act in ACTS {
+fn stop_around(callbacks: Callbacks, acts: &[Act]) {
+    for act in acts {
         for irql in act.levels() {
-            let ats: Vec<_> = stop_during(act, *irql, &[NOWHERE]).into_iter().collect();
+            let ats: Vec<_> = stop_during(callbacks, *act, *irql, &[NOWHERE]).into_iter().collect();
             assert!(ats.len() > 5, "{act:?} at {irql}: {ats:?}");
             for ats in ats.chunks(act.threads(*irql)) {
-                stop_during(act, *irql, ats);
+                stop_during(callbacks, *act, *irql, ats);
             }
         }
     }
+}
+
+#[test]
+fn the_driver_stops_around_threads_at_any_instruction() {
+    stop_around(Callbacks::Awaited, &ACTS);
+}
+
+/// Who unregisters a callout or the ETW provider is not told when its last call has
+/// returned. The driver waits for the calls itself before it frees what they use.
+#[test]
+fn the_driver_waits_for_calls_that_nobody_else_awaits() {
+    stop_around(Callbacks::Ignored, &[Act::Syn(Family::V4), Act::Begin(Family::V4), Act::End, Act::Listen]);
 }
 
 /// Open flows of a thread. Then it ends the oldest.
@@ -251,6 +282,60 @@ fn a_flow_that_ends_while_it_begins_leaves_its_place() {
             let ended: Vec<_> = ats.map(|at| end_during_begin(play, &stop, (irql, at))).collect();
             // At some instructions the flow had a context already, at others not yet.
             assert!(play.is_stopped() || ended.contains(&0) && ended.contains(&1), "{ended:?}");
+            assert!(play.is_stopped() || machine.stop().unwrap().is_empty());
+        });
+    }
+}
+
+/// Flows of this test so far. Each has another remote port, so that the order check takes
+/// them for different connections.
+static PORTS: AtomicU16 = AtomicU16::new(1);
+
+fn begin_another(engine: &Engine, flow: FlowHandle) {
+    let remote_port = 20_000 + PORTS.fetch_add(1, Ordering::Relaxed);
+    let subject = Subject { flags: ACK, remote_port, ..Subject::data(Family::V4, flow) };
+    show(engine, "ALE_FLOW_ESTABLISHED_V4", &subject);
+}
+
+/// A flow ends while it begins, and the next flow begins. Returns whether the next flow
+/// kept its order.
+fn begin_next_during_begin(play: &Play, stop: &Arc<Stop>, (irql, at): (Irql, u64)) -> Vec<String> {
+    let [beginning, others] = &play.actors[..] else { panic!("two threads") };
+    let session = play.kernel.trace(Enable::all(EVENT_PROVIDER), None);
+    let [flow, next] = [(); 2].map(|()| play.engine.flow_create());
+    let engine = Arc::clone(&play.engine);
+    play.stop_in(beginning, stop, at, (1, irql), move || begin_another(&engine, flow));
+    let (kernel, engine) = (Arc::clone(&play.kernel), Arc::clone(&play.engine));
+    others.start(move || {
+        engine.flow_end(flow);
+        kernel.on_processor(2, Irql::DISPATCH, |_| begin_another(&engine, next));
+    });
+    play.let_others_run(20);
+    play.release(stop);
+    play.join(beginning);
+    play.join(others);
+    play.engine.flow_end(next);
+    let events = session.events();
+    let of_next = |event: &&machine::etw::Event| event.name == "FlowEnded" && event.number("Flow") == next.0;
+    events.iter().filter(of_next).map(|event| event.text("Order").to_owned()).collect()
+}
+
+/// The record of a flow that ended is the next one's. The order of the first must not be
+/// noted there.
+#[test]
+fn a_flow_that_ends_while_it_begins_leaves_no_step_to_the_next() {
+    for irql in [Irql::PASSIVE, Irql::DISPATCH] {
+        play(options(), 1, 2, |mut machine, play| {
+            machine.set("CheckOrder", 1);
+            machine.set("FlowLimit", 64);
+            machine.start_file(file()).unwrap();
+            play.let_others_run(20);
+            let stop = Arc::<Stop>::default();
+            assert_eq!(begin_next_during_begin(play, &stop, (irql, NOWHERE)), ["Kept"]);
+            for at in stop.places(places(100)) {
+                let kept = begin_next_during_begin(play, &stop, (irql, at));
+                assert!(play.is_stopped() || kept == ["Kept"], "{irql}, instruction {at}: {kept:?}");
+            }
             assert!(play.is_stopped() || machine.stop().unwrap().is_empty());
         });
     }
