@@ -23,7 +23,7 @@ use super::super::stage::file;
 const PORT: u16 = 23;
 
 /// Threads that are suspended at once, each at another instruction.
-const THREADS: usize = 8;
+const THREADS: usize = 16;
 
 /// What a user's thread does in the driver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
