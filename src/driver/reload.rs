@@ -90,7 +90,8 @@ impl KeyFollower for Reload {
         let next_try = self.filtering.retry_when_due(irql);
         let Shared { policies, channel, processors, scans, rare, .. } = &*self.shared;
         let policy = policies.values(irql);
-        let remotes = processors.all().iter().map(|processor| &processor.remotes);
+        let processors = processors.all();
+        let remotes = |number: usize| Some(&processors.get(number)?.remotes);
         scans.sweep(remotes, &policy, irql, |scan| {
             rare.scan();
             events::scan_detected(channel, &scan, policy.scan_window_ms, irql);

@@ -46,7 +46,7 @@ impl Scans {
     /// Reports scanning remotes; to be called every eighth of a window.
     pub fn sweep<'a>(
         &self,
-        processors: impl Iterator<Item = &'a Remotes> + Clone,
+        processors: impl Fn(usize) -> Option<&'a Remotes>,
         policy: &Policy,
         _: &Passive,
         report: impl FnMut(Scan),

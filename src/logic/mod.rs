@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+mod atomic;
 pub mod bytes;
 pub mod callouts;
 pub mod counters;

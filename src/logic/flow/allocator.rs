@@ -1,6 +1,6 @@
 //! Allocates and frees the records of flows.
 
-use super::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::logic::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use super::counts::{FlowPackets, Totals};
 use super::record::{Begin, Flow};
 use super::slots::Slots;

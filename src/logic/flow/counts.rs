@@ -1,6 +1,6 @@
 //! Counters of packets and bytes, packed so that one addition counts both.
 
-use super::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::logic::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::logic::order::Direction;
 
 /// Packets and bytes in both directions.

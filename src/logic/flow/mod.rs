@@ -51,7 +51,6 @@
 //! a model checker tries all of this.
 
 pub mod allocator;
-mod atomic;
 mod counts;
 pub mod record;
 pub mod slots;

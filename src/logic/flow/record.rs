@@ -1,6 +1,6 @@
 //! The record of a flow, on one cache line.
 
-use super::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::logic::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::counts::Sums;
 use crate::logic::order::Order;
 

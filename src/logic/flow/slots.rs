@@ -3,7 +3,7 @@
 //! [`super`] describes who may use a slot, and when.
 
 use super::allocator::{EndedFlow, FlowAllocator, FlowKey};
-use super::atomic::{AtomicU64, Ordering};
+use crate::logic::atomic::{AtomicU64, Ordering};
 use super::counts::{FlowPackets, PackedCounts};
 use super::record::{FIRST, Flow, Visit};
 

@@ -1,7 +1,8 @@
 //! Scan detection: remotes that meet many closed ports in a short time.
 //!
-//! Each processor has a [`Table`]. Only packets at the discard layers write it, with
-//! relaxed atomics and without a lock. [`sweep`] combines the tables, so a scan that
+//! Each processor has a [`Table`]. Only packets at the discard layers write it, without
+//! a lock. A slot has a version, so the sweep never takes the ports of one remote for
+//! those of another. [`sweep`] combines the tables, so a scan that
 //! RSS spreads over all processors is found as if one had seen it: sets of ports are
 //! bitmaps, and bitmaps are combined by OR.
 //!
@@ -9,9 +10,9 @@
 //!
 //! A packet reads the [`WAYS`] slots of its remote's set and writes one of them,
 //! which is a cache line. If the set is full of other remotes, it reads and writes
-//! [`ROWS`] cells instead. All of these belong to its own processor. A line is
-//! shared only with the sweep, which reads all slots and writes those that it
-//! reports.
+//! [`ROWS`] cells instead. All of these belong to its own processor, which writes them
+//! at DISPATCH_LEVEL. A line is shared only with the sweep, which reads all slots and
+//! writes those that it reports. A sweep takes time proportional to the slots.
 //!
 //! # Exactness
 //!
@@ -41,6 +42,7 @@
 //! [`is_reply`]. It is not counted.
 
 mod late_reply;
+mod merge;
 mod queue;
 mod remote;
 mod table;
@@ -48,9 +50,10 @@ mod table;
 mod tests;
 
 pub use late_reply::{WELL_KNOWN_END, is_reply};
+pub use merge::sweep;
 pub use queue::ROWS;
 pub use remote::{Remote, Technique, Techniques};
-pub use table::{Encounter, Scan, Table, WAYS, sweep};
+pub use table::{Encounter, Scan, Table, WAYS};
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 

@@ -50,8 +50,7 @@ impl Remote {
         [(self.0 >> 64) as u64, self.0 as u64]
     }
 
-    /// The hash of a remote. One remote in 2^64 has the hash 0, which means no
-    /// remote, and is not detected.
+    /// The hash of a remote.
     #[inline(always)]
     pub(super) const fn hash(self, Seed(seed): Seed) -> u64 {
         let [high, low] = self.halves();

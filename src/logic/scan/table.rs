@@ -1,40 +1,47 @@
-//! The remotes that one processor has seen, and the sweep over all processors.
+//! The remotes that one processor has seen.
 
-use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering::Relaxed};
-
+use super::merge::Merge;
 use super::queue::Queue;
+use crate::logic::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering, fence};
 use crate::logic::stealth::PacketView;
 
-use super::{Remote, SPANS, Seed, Settings, Technique, Techniques, estimate, port_bit};
+use super::{Remote, SPANS, Seed, Technique, Techniques, port_bit};
+use Ordering::{Acquire, Relaxed, Release};
 
 /// The slots in a set.
 pub const WAYS: usize = 4;
 
 /// One remote, on a cache line of its own.
+///
+/// Only the table's own processor writes a slot, at DISPATCH_LEVEL, so nothing
+/// interrupts it. The sweep reads slots on another processor: see [`RemoteSlot::read`].
+/// It writes `reported` and nothing else.
+///
+/// A slot of zeros has no ports, so it counts as free.
 #[derive(Debug, Default)]
 #[repr(align(64))]
 pub struct RemoteSlot {
-    /// The remote's hash; 0 means that the slot is free.
-    hash: AtomicU64,
-    /// Its address. Two threads that take a slot at once can mix up addresses, so
-    /// the address is valid only if it has the hash.
+    /// The remote's address.
     address: [AtomicU64; 2],
-    /// The span in which the remote was last seen.
-    span: AtomicU32,
-    /// The span in which it was last reported; valid with [`REPORTED`].
-    reported: AtomicU16,
-    state: AtomicU8,
-    techniques: AtomicU8,
     /// The ports that it met, by span.
     ports: [AtomicU64; SPANS as usize],
+    /// Changes with the remote. It is odd while the slot is being changed.
+    version: AtomicU32,
+    /// The span in which the remote was last seen.
+    span: AtomicU32,
+    /// The span in which it was last reported, and the version it belongs to
+    /// ([`tag`]).
+    reported: AtomicU32,
+    /// The number of ports met in the queue.
+    queued: AtomicU8,
+    techniques: AtomicU8,
 }
 
+#[cfg(not(loom))]
 const _: () = assert!(size_of::<RemoteSlot>() == 64);
 
-/// In [`RemoteSlot::state`]: [`REPORTED`] beside the number of ports met in the
-/// queue.
-const REPORTED: u8 = 0x80;
-const QUEUED: u8 = 0x3f;
+/// The largest [`RemoteSlot::queued`].
+const QUEUED: u32 = 0x3f;
 
 /// The remotes of one processor. The type contains only integers, and zero means
 /// empty, so that it can be made in zeroed memory.
@@ -44,6 +51,8 @@ pub struct Table<const SETS: usize, const CELLS: usize> {
     sets: [[RemoteSlot; WAYS]; SETS],
     /// For remotes without a slot.
     queue: Queue<CELLS>,
+    /// This table's part of the sweep's memory.
+    pub(super) merge: Merge,
 }
 
 /// A remote has met a closed port.
@@ -84,19 +93,19 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
     #[cfg(test)]
     pub fn empty() -> Self {
         use core::array::from_fn;
-        Self { sets: from_fn(|_| Default::default()), queue: Queue::empty() }
+        Self { sets: from_fn(|_| Default::default()), queue: Queue::empty(), merge: Merge::default() }
     }
 
     /// Whether a remote has a slot.
     #[cfg(test)]
     pub fn remembers(&self, remote: Remote, seed: Seed) -> bool {
-        self.slot_of(remote.hash(seed)).is_some()
+        self.slot_of(remote, remote.hash(seed)).is_some()
     }
 
     /// Notes an encounter. The seed is the same for all tables.
     #[inline(always)]
     pub fn meet(&self, met: &Encounter, span: u32, seed: Seed) {
-        let slot = match self.slot_of(met.remote.hash(seed)) {
+        let slot = match self.slot_of(met.remote, met.remote.hash(seed)) {
             Some(slot) => slot,
             // A copy, so that the encounter itself stays in registers.
             None => match self.enter(&Encounter { ..*met }, span, seed) {
@@ -117,7 +126,7 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
     #[cfg(test)]
     pub fn has_met(&self, met: &Encounter, span: u32, seed: Seed) -> bool {
         let (port, technique) = (1 << port_bit(met.port, seed), Techniques::bit(met.technique));
-        match self.slot_of(met.remote.hash(seed)) {
+        match self.slot_of(met.remote, met.remote.hash(seed)) {
             Some(slot) => slot.span.load(Relaxed) == span && slot.has(span, port, technique),
             None => false,
         }
@@ -140,29 +149,46 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
         if rank != 0 && queued <= rank {
             return None;
         }
-        slot.take(remote, hash, span, queued as u8 & QUEUED);
+        slot.take(remote, span, queued);
         Some(slot)
     }
 
     #[inline(always)]
     fn set(&self, hash: u64) -> &[RemoteSlot] {
-        match self.sets.get(set_of(hash, SETS)) {
+        self.set_number(set_of(hash, SETS))
+    }
+
+    /// The slots of a set; none behind the last set.
+    #[inline(always)]
+    pub(super) fn set_number(&self, number: usize) -> &[RemoteSlot] {
+        match self.sets.get(number) {
             Some(set) => set,
             None => &[],
         }
     }
 
+    /// The slot of a remote. One of the address's halves rarely tells two remotes
+    /// apart, so the other half is compared only in one slot.
     #[inline(always)]
-    fn slot_of(&self, hash: u64) -> Option<&RemoteSlot> {
-        let [first, second, third, fourth] = self.sets.get(set_of(hash, SETS))?;
-        match hash {
-            _ if first.hash.load(Relaxed) == hash => Some(first),
-            _ if second.hash.load(Relaxed) == hash => Some(second),
-            _ if third.hash.load(Relaxed) == hash => Some(third),
-            _ if fourth.hash.load(Relaxed) == hash => Some(fourth),
-            _ => None,
-        }
+    fn slot_of(&self, remote: Remote, hash: u64) -> Option<&RemoteSlot> {
+        let set @ [first, second, third, fourth] = self.sets.get(set_of(hash, SETS))?;
+        let [high, low] = remote.halves();
+        let slot = match low {
+            _ if first.low() == low => first,
+            _ if second.low() == low => second,
+            _ if third.low() == low => third,
+            _ if fourth.low() == low => fourth,
+            _ => return None,
+        };
+        if slot.high() == high { Some(slot) } else { other_slot_of(set, remote) }
     }
+}
+
+/// Finds the slot of a remote, where another remote has the same lower half.
+#[cold]
+#[inline(never)]
+fn other_slot_of(set: &[RemoteSlot; WAYS], remote: Remote) -> Option<&RemoteSlot> {
+    set.iter().find(|slot| slot.remote() == remote)
 }
 
 /// The set of a hash.
@@ -176,12 +202,56 @@ pub(super) const fn set_of(hash: u64, sets: usize) -> usize {
     }
 }
 
+/// What the sweep has read in a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub remote: Remote,
+    /// The ports met in the spans that are kept, as bits.
+    pub ports: u64,
+    /// The techniques, as bits.
+    pub techniques: u8,
+    /// Whether the remote was reported in the spans that are kept.
+    pub is_reported: bool,
+    version: u32,
+}
+
 impl RemoteSlot {
+    /// Reads the slot on any processor. `None` if it has no ports, or if its processor
+    /// gave it to another remote meanwhile.
+    ///
+    /// The version is read before the contents and after them. If both are the same
+    /// even number, the contents belong together: whoever reads anything that was
+    /// written later than [`take`](Self::take) began, also reads its odd version.
+    pub(super) fn read(&self, span: u32) -> Option<Seen> {
+        let version = self.version.load(Relaxed);
+        if !version.is_multiple_of(2) {
+            return None;
+        }
+        fence(Acquire);
+        let (remote, ports) = (self.remote(), self.ports(span));
+        let techniques = self.techniques.load(Relaxed);
+        fence(Acquire);
+        if self.version.load(Relaxed) != version || ports == 0 {
+            return None;
+        }
+        let reported = self.reported.load(Relaxed);
+        let since = (span as u16).wrapping_sub(reported as u16);
+        let is_reported = reported >> u16::BITS == tag(version) && u32::from(since) < SPANS;
+        Some(Seen { remote, ports, techniques, is_reported, version })
+    }
+
+    /// Notes that the remote was reported. If the slot has another remote by now, this
+    /// changes nothing for it.
+    pub(super) fn set_reported(&self, seen: &Seen, span: u32) {
+        self.reported.store(tag(seen.version) << u16::BITS | span & u32::from(u16::MAX), Relaxed);
+    }
+
     /// The ports met in the spans that are kept, as bits.
     fn ports(&self, span: u32) -> u64 {
         // How many spans ago the slot was last written. The entries of the spans
         // since then are from an earlier round.
         let age = span.wrapping_sub(self.span.load(Relaxed));
+        fence(Acquire);
         // Another processor may have a newer span.
         let age = if age > u32::MAX / 2 { 0 } else { age };
         let newest = span.wrapping_sub(age);
@@ -194,18 +264,18 @@ impl RemoteSlot {
 
     /// How difficult the remote is to evict; 0 means that the slot is free.
     fn rank(&self, span: u32) -> u32 {
-        if self.hash.load(Relaxed) == 0 {
-            return 0;
-        }
         match self.ports(span).count_ones() {
             0 => 0,
-            ports => ports.max(u32::from(self.state.load(Relaxed) & QUEUED)),
+            ports => ports.max(self.queued.load(Relaxed).into()),
         }
     }
 
-    fn take(&self, remote: Remote, hash: u64, span: u32, queued: u8) {
-        // The slot has no remote while it changes.
-        self.hash.store(0, Relaxed);
+    /// Gives the slot to another remote.
+    fn take(&self, remote: Remote, span: u32, queued: u32) {
+        let version = self.version.load(Relaxed);
+        self.version.store(version.wrapping_add(1), Relaxed);
+        // Whoever reads anything written below also reads the odd version.
+        fence(Release);
         for (to, half) in self.address.iter().zip(remote.halves()) {
             to.store(half, Relaxed);
         }
@@ -213,9 +283,11 @@ impl RemoteSlot {
             ports.store(0, Relaxed);
         }
         self.span.store(span, Relaxed);
-        self.state.store(queued, Relaxed);
+        self.queued.store(queued.min(QUEUED) as u8, Relaxed);
         self.techniques.store(0, Relaxed);
-        self.hash.store(hash, Relaxed);
+        // Whoever reads the new version also reads what was written above.
+        fence(Release);
+        self.version.store(version.wrapping_add(2), Relaxed);
     }
 
     /// Whether the bits of the port and of the technique are set.
@@ -248,56 +320,32 @@ impl RemoteSlot {
                 ports.store(0, Relaxed);
             }
         }
+        // Whoever reads the new span also reads the cleared ports.
+        fence(Release);
         self.span.store(span, Relaxed);
     }
 
+    #[inline(always)]
+    fn high(&self) -> u64 {
+        let [high, _] = &self.address;
+        high.load(Relaxed)
+    }
+
+    #[inline(always)]
+    fn low(&self) -> u64 {
+        let [_, low] = &self.address;
+        low.load(Relaxed)
+    }
+
     fn remote(&self) -> Remote {
-        let [high, low] = self.address.each_ref().map(|half| half.load(Relaxed));
-        Remote(u128::from(high) << 64 | u128::from(low))
-    }
-
-    fn reported_within(&self, span: u32) -> bool {
-        let since = (span as u16).wrapping_sub(self.reported.load(Relaxed));
-        self.state.load(Relaxed) & REPORTED != 0 && u32::from(since) < SPANS
-    }
-
-    fn set_reported(&self, span: u32) {
-        self.reported.store(span as u16, Relaxed);
-        self.state.fetch_or(REPORTED, Relaxed);
+        Remote(u128::from(self.high()) << 64 | u128::from(self.low()))
     }
 }
 
-/// Reports every remote that scans. A remote is not reported again while the ports
-/// of its last report are kept. To be called every eighth of a window, after the
-/// spans have been changed, at PASSIVE_LEVEL, by one thread. It takes time
-/// proportional to the slots of all tables.
-pub fn sweep<'a, const SETS: usize, const CELLS: usize>(
-    tables: impl Iterator<Item = &'a Table<SETS, CELLS>> + Clone,
-    span: u32,
-    settings: &Settings,
-    mut report: impl FnMut(Scan),
-) {
-    let needed = settings.bits().max(1);
-    for (number, table) in tables.clone().enumerate() {
-        for slot in table.sets.as_flattened() {
-            let (hash, remote) = (slot.hash.load(Relaxed), slot.remote());
-            if hash == 0 || remote.hash(settings.seed) != hash || slot.ports(span) == 0 {
-                continue;
-            }
-            let seen_before = |table: &Table<SETS, CELLS>| {
-                table.slot_of(hash).is_some_and(|slot| slot.remote() == remote && slot.ports(span) != 0)
-            };
-            if tables.clone().take(number).any(seen_before) {
-                continue;
-            }
-            let all = || tables.clone().filter_map(|table| table.slot_of(hash));
-            let bits = all().fold(0, |bits, slot| bits | slot.ports(span)).count_ones();
-            if bits < needed || all().any(|slot| slot.reported_within(span)) {
-                continue;
-            }
-            let techniques = all().fold(0, |bits, slot| bits | slot.techniques.load(Relaxed));
-            all().for_each(|slot| slot.set_reported(span));
-            report(Scan { remote, techniques: Techniques::of_bits(techniques), ports: estimate(bits) });
-        }
-    }
+/// The part of a version that is kept with a report. It is never 0.
+const fn tag(version: u32) -> u32 {
+    version & 0xffff | 1
 }
+
+#[cfg(all(test, loom))]
+mod model;

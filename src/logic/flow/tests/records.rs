@@ -5,7 +5,7 @@ use std::thread;
 
 use proptest::prelude::*;
 
-use super::super::atomic::{AtomicBool, Ordering};
+use crate::logic::atomic::{AtomicBool, Ordering};
 use super::super::record::FIRST;
 use super::super::*;
 use crate::logic::order::Direction;

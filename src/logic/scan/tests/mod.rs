@@ -49,9 +49,8 @@ impl<const SETS: usize, const CELLS: usize> World<SETS, CELLS> {
         while self.next_sweep <= now {
             let (at, mut found) = (self.next_sweep, Vec::new());
             let span = self.spans.advance_to(at, self.window_ms);
-            sweep(self.tables.iter().map(|table| &**table), span, &self.settings, |scan| {
-                found.push((at, scan))
-            });
+            let table = |number: usize| Some(&**self.tables.get(number)?);
+            sweep(table, span, &self.settings, |scan| found.push((at, scan)));
             self.scans.extend(found);
             self.next_sweep += TICK;
         }

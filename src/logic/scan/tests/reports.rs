@@ -147,7 +147,7 @@ fn techniques_are_reported_separately() {
         tables[1].meet(&Encounter { remote: SCANNER, port, technique: Technique::Udp }, 0, SETTINGS.seed);
     }
     let mut scans = Vec::new();
-    sweep(tables.iter(), 1, &SETTINGS, |scan| scans.push(scan));
+    sweep(|number| tables.get(number), 1, &SETTINGS, |scan| scans.push(scan));
     let has: Vec<_> = Technique::ALL.into_iter().filter(|t| scans[0].techniques.has(*t)).collect();
     assert_eq!(has, [Technique::Xmas, Technique::Udp]);
 }
@@ -198,4 +198,30 @@ proptest! {
             }
         }
     }
+}
+
+/// With full tables, the sweep looks at each table equally often, however many there
+/// are.
+#[test]
+fn a_sweep_takes_time_proportional_to_the_slots() {
+    const SETS: usize = 4;
+    let looks_at_each = |processors: usize| {
+        let tables: Vec<_> = (0..processors).map(|_| Box::new(Table::<SETS, 8>::empty())).collect();
+        for (number, table) in tables.iter().enumerate() {
+            for remote in 0..100 {
+                let met = |port| Encounter { remote: v4(number as u32 * 100 + remote), port, technique: Technique::Syn };
+                (0..20).for_each(|port| table.meet(&met(port), 0, SETTINGS.seed));
+            }
+        }
+        let (looks, mut scans) = (std::cell::Cell::new(0), 0);
+        let table = |number: usize| {
+            looks.set(looks.get() + 1);
+            Some(&**tables.get(number)?)
+        };
+        sweep(table, 0, &SETTINGS, |_| scans += 1);
+        assert_eq!(scans, processors * SETS * WAYS, "every slot has a remote of its own that scans");
+        looks.get() / processors
+    };
+    let [few, many] = [8, 256].map(looks_at_each);
+    assert!(many <= 2 * few, "{few} looks at each of 8 tables, {many} at each of 256");
 }
