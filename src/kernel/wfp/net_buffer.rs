@@ -2,9 +2,14 @@
 //!
 //! The data start is not moved: retreating a NET_BUFFER may allocate memory. The
 //! bytes that the stack has advanced over are still in the MDL chain.
+//!
+//! Others may write to these structures meanwhile: another callout may map an MDL on
+//! another processor. So no reference covers one of them, and each field is read by
+//! itself, through a raw pointer.
 
 use core::marker::PhantomData;
 use core::ptr;
+use core::sync::atomic::{AtomicI16, AtomicPtr, Ordering};
 
 use crate::ffi;
 use crate::logic::bytes::Bytes;
@@ -25,6 +30,18 @@ pub struct NetBuffer<'a> {
     of_list: PhantomData<&'a ffi::NET_BUFFER_LIST>,
 }
 
+/// Reads a field of a NET_BUFFER_LIST, NET_BUFFER or MDL that is alive. No reference
+/// to the structure is made.
+macro_rules! read {
+    ($structure:expr, $($field:tt)+) => {{
+        // SAFETY: the structure is alive: callers have the address from a live list,
+        // which its buffers and MDLs outlast, and have compared it with NULL.
+        let field = unsafe { &raw const (*$structure).$($field)+ };
+        // SAFETY: as above; the members of unions are views of the same plain words.
+        unsafe { field.read() }
+    }};
+}
+
 impl NetBuffer<'_> {
     /// The first NET_BUFFER of a list.
     ///
@@ -33,12 +50,12 @@ impl NetBuffer<'_> {
     /// as long as the result.
     #[inline(always)]
     pub unsafe fn first(list: *const ffi::NET_BUFFER_LIST) -> Option<Self> {
-        // SAFETY: by this function's contract.
-        let list = unsafe { list.as_ref() }?;
-        // SAFETY: the union's members are views of the same plain words.
-        let links = unsafe { list.__bindgen_anon_1.__bindgen_anon_1 };
+        if list.is_null() {
+            return None;
+        }
+        let first = read!(list, __bindgen_anon_1.__bindgen_anon_1.FirstNetBuffer);
         // SAFETY: a list's buffers live as long as the list.
-        unsafe { Self::at(links.FirstNetBuffer) }
+        unsafe { Self::at(first) }
     }
 
     /// # Safety
@@ -46,15 +63,17 @@ impl NetBuffer<'_> {
     /// as the result.
     #[inline(always)]
     unsafe fn at(buffer: *const ffi::NET_BUFFER) -> Option<Self> {
-        // SAFETY: by this function's contract.
-        let buffer = unsafe { buffer.as_ref() }?;
-        // SAFETY: the union's members are views of the same plain words.
-        let data = unsafe { buffer.__bindgen_anon_1.__bindgen_anon_1 };
-        // SAFETY: as above. The length has 32 bits; a view as SIZE_T has them in its
-        // lower half.
-        let data_length = unsafe { data.__bindgen_anon_1.DataLength };
-        let (chain, data_offset, next) = (data.MdlChain, data.DataOffset, data.Next.cast_const());
-        Some(Self { chain, data_offset, data_length, next, of_list: PhantomData })
+        if buffer.is_null() {
+            return None;
+        }
+        Some(Self {
+            chain: read!(buffer, __bindgen_anon_1.__bindgen_anon_1.MdlChain),
+            data_offset: read!(buffer, __bindgen_anon_1.__bindgen_anon_1.DataOffset),
+            // 32 bits; a view as SIZE_T has them in its lower half.
+            data_length: read!(buffer, __bindgen_anon_1.__bindgen_anon_1.__bindgen_anon_1.DataLength),
+            next: read!(buffer, __bindgen_anon_1.__bindgen_anon_1.Next),
+            of_list: PhantomData,
+        })
     }
 
     /// The end of the packet's data, counted like `DataOffset`. Bytes behind it do
@@ -100,9 +119,8 @@ impl NetBuffer<'_> {
     /// length, which saves one comparison over a [`Contiguous`].
     #[inline(always)]
     pub fn piece<const N: usize>(&self, back: u32) -> Option<[u8; N]> {
-        // SAFETY: a buffer's MDLs live as long as the buffer.
-        let mdl = unsafe { self.chain.as_ref() }?;
-        if (back as usize) < N || self.data_offset > mdl.ByteCount {
+        let mdl = self.first_mdl()?;
+        if (back as usize) < N || self.data_offset > read!(mdl, ByteCount) {
             return None;
         }
         let at = self.data_offset.checked_sub(back)?;
@@ -116,11 +134,16 @@ impl NetBuffer<'_> {
     /// part of the first MDL, if it is mapped.
     #[inline(always)]
     pub fn contiguous(&self, back: u32) -> Option<Contiguous<'_>> {
-        // SAFETY: a buffer's MDLs live as long as the buffer.
-        let mdl = unsafe { self.chain.as_ref() }?;
+        let mdl = self.first_mdl()?;
         let at = self.data_offset.checked_sub(back)?;
-        let length = self.end().min(mdl.ByteCount).checked_sub(at)?;
+        let length = self.end().min(read!(mdl, ByteCount)).checked_sub(at)?;
         Some(Contiguous { start: mapped(mdl)?.wrapping_add(at as usize), length, of_buffer: PhantomData })
+    }
+
+    /// The first MDL of the chain, which lives as long as the buffer.
+    #[inline(always)]
+    fn first_mdl(&self) -> Option<*const ffi::MDL> {
+        (!self.chain.is_null()).then_some(self.chain)
     }
 
     /// The bytes from `back` bytes before the data start on, in any number of MDLs.
@@ -138,16 +161,9 @@ impl NetBuffer<'_> {
             return None;
         }
         let mut rest = to;
-        let mut next = self.chain;
+        let mut mdl = self.first_mdl()?;
         for _ in 0..MAX_MDLS {
-            if rest.is_empty() {
-                break;
-            }
-            // SAFETY: a buffer's MDLs live as long as the buffer; the chain
-            // ends with NULL.
-            let mdl = unsafe { next.as_ref() }?;
-            next = mdl.Next;
-            let length = mdl.ByteCount as usize;
+            let length = read!(mdl, ByteCount) as usize;
             if let Some(here) = length.checked_sub(skip).filter(|here| *here != 0) {
                 let here = here.min(rest.len());
                 let (filled, left) = rest.split_at_mut_checked(here)?;
@@ -158,6 +174,14 @@ impl NetBuffer<'_> {
                 rest = left;
             }
             skip = skip.saturating_sub(length);
+            if rest.is_empty() {
+                break;
+            }
+            // The chain ends with NULL.
+            mdl = read!(mdl, Next);
+            if mdl.is_null() {
+                return None;
+            }
         }
         rest.is_empty().then_some(())
     }
@@ -197,11 +221,24 @@ impl Bytes for Scattered<'_> {
 }
 
 /// The address at which an MDL's bytes are mapped. It reads what
-/// MmGetSystemAddressForMdlSafe (wdm.h) reads, but does not map them, which may
-/// fail.
+/// MmGetSystemAddressForMdlSafe (wdm.h) reads, in the same order, but does not map
+/// them, which may fail.
+///
+/// The flags come first: before the MDL is mapped the address is not initialized, and
+/// after it is unmapped the address is stale.
 #[inline(always)]
-fn mapped(mdl: &ffi::MDL) -> Option<*const u8> {
+fn mapped(mdl: *const ffi::MDL) -> Option<*const u8> {
     let mapped = (ffi::MDL_MAPPED_TO_SYSTEM_VA | ffi::MDL_SOURCE_IS_NONPAGED_POOL) as ffi::CSHORT;
-    let address = mdl.MappedSystemVa.cast_const().cast::<u8>();
-    if mdl.MdlFlags & mapped != 0 && !address.is_null() { Some(address) } else { None }
+    // SAFETY: the MDL is alive (see `first_mdl`).
+    let flags = unsafe { &raw const (*mdl).MdlFlags };
+    // SAFETY: the field is alive and aligned; the driver only loads it.
+    let flags = unsafe { AtomicI16::from_ptr(flags.cast_mut()) }.load(Ordering::Acquire);
+    if flags & mapped == 0 {
+        return None;
+    }
+    // SAFETY: as above.
+    let address = unsafe { &raw const (*mdl).MappedSystemVa };
+    // SAFETY: as above.
+    let address = unsafe { AtomicPtr::from_ptr(address.cast_mut()) }.load(Ordering::Relaxed);
+    if address.is_null() { None } else { Some(address.cast_const().cast()) }
 }
