@@ -249,14 +249,15 @@ pub fn order_deviation(
 
 /// Logs the counters, summed up over all processors.
 pub fn counters(shared: &Shared, irql: &MaxDispatch) {
-    let Shared { channel, processors, flows, rare, .. } = shared;
+    let Shared { channel, processors, elsewhere, flows, rare, .. } = shared;
     if !channel.is_open::<Totals>() && !channel.is_open::<LayerCounters>() {
         return;
     }
     let mut total = [0; Verdict::COUNT];
     for callout in &CALLOUTS {
         let mut verdicts = [0; Verdict::COUNT];
-        for counters in processors.all().iter().map(|processor| &processor.counters) {
+        let of_processors = processors.all().iter().map(|processor| &processor.counters);
+        for counters in of_processors.chain([&**elsewhere]) {
             counters.add_to(callout.index, &mut verdicts);
         }
         for (total, count) in total.iter_mut().zip(verdicts) {

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use crate::kernel::clock;
 use crate::kernel::irql::{Dispatch, Passive};
 use crate::kernel::per_cpu::PerCpu;
-use crate::kernel::pool::PoolVec;
+use crate::kernel::pool::{PoolBox, PoolVec};
 use crate::kernel::prefetch;
 use crate::kernel::status::Result;
 use crate::kernel::wfp::flow::{self, CalloutAtLayer};
@@ -50,10 +50,14 @@ impl Flows {
     /// Starts without flows, with memory for `limit` of them.
     pub fn new(limit: u32, irql: &Passive) -> Result<Self> {
         let records = PoolVec::filled(FlowAllocator::records(limit))?;
-        let slots = |processors: &mut PoolVec<_>| processors.push(PoolVec::filled(Slots::number(limit))?);
-        let processors = PerCpu::try_new(slots, irql)?;
         let ids = [const { AtomicU32::new(0) }; COUNT];
-        Ok(Self { allocator: FlowAllocator::new(limit), records, processors, ids })
+        Ok(Self { allocator: FlowAllocator::new(limit), records, processors: PerCpu::new(irql)?, ids })
+    }
+
+    /// Prepares for a processor, which has counted nothing.
+    pub fn add(&self, processor: usize, irql: &Passive) -> Result {
+        let slots = Slots::number(self.allocator.limit());
+        self.processors.add(processor, || PoolBox::new(PoolVec::filled(slots)?), irql)
     }
 
     /// Stores a callout's run-time id; to be called before the callout has a filter.
@@ -122,7 +126,10 @@ impl Flows {
         passed: FlowPackets,
         irql: &Dispatch<'_>,
     ) -> Option<FlowSummary> {
-        let slots = self.processors.current(irql)?;
+        let Some(slots) = self.processors.current(irql) else {
+            FlowAllocator::count(&self.records, FlowKey::from_context(context), passed);
+            return None;
+        };
         match Slots(slots).count(&self.allocator, &self.records, context, passed) {
             Counted::Done => None,
             Counted::TakenOver(flow) => {

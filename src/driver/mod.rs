@@ -19,6 +19,7 @@ use crate::kernel::entry::{self, DriverObject};
 use crate::kernel::etw::ProviderRegistration;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::PoolArc;
+use crate::kernel::processors::ProcessorRegistration;
 use crate::kernel::published::Publication;
 use crate::kernel::status::Result;
 use crate::kernel::thread::Signal;
@@ -40,6 +41,7 @@ pub struct Driver {
     callouts: Callouts,
     last_events: Ending<LastEvents>,
     events: ProviderRegistration<Rundown>,
+    processors: ProcessorRegistration<Shared>,
     shared: Publication<Shared>,
     device: Device,
 }
@@ -67,6 +69,8 @@ impl entry::Lifecycle for Driver {
         if shared.policies.values(irql).checks_order() {
             shared.order.prepare(irql);
         }
+        // Before a callout can be called.
+        let processors = ProcessorRegistration::new(shared.share(), irql)?;
         let events = ProviderRegistration::new(&shared, irql);
         let callouts = callouts::register(&device, shared.share(), irql)?;
         let signal = PoolArc::new(Signal::new(irql)?)?;
@@ -76,6 +80,6 @@ impl entry::Lifecycle for Driver {
         reload.started(irql);
         let reload = KeyWatch::new(object, reload, signal, irql)?;
         let last_events = Ending::new(LastEvents(shared.share()), irql);
-        Ok(Self { reload, filtering, callouts, last_events, events, shared, device })
+        Ok(Self { reload, filtering, callouts, last_events, events, processors, shared, device })
     }
 }

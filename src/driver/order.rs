@@ -43,10 +43,15 @@ struct ProcessorWalks {
 impl OrderCheck {
     /// Nothing is under way.
     pub fn new(irql: &Passive) -> Result<Self> {
+        let ties = Current::new(PoolBox::new(PoolVec::with_capacity(0)?)?, irql)?;
+        Ok(Self { walks: Exclusive::new(irql)?, ties, common: Common::default() })
+    }
+
+    /// Prepares for a processor, on which nothing is under way.
+    pub fn add(&self, processor: usize, irql: &Passive) -> Result {
         let nothing =
             || ProcessorWalks { check: Cell::new(0), unauthorized: Cell::new(0), walks: Walks::default() };
-        let ties = Current::new(PoolBox::new(PoolVec::with_capacity(0)?)?, irql)?;
-        Ok(Self { walks: Exclusive::new(nothing, irql)?, ties, common: Common::default() })
+        self.walks.add(processor, nothing, irql)
     }
 
     /// Allocates the ties, before the order is checked for the first time. Without

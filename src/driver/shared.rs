@@ -13,11 +13,13 @@ use crate::kernel::clock;
 use crate::kernel::etw::Channel;
 use crate::kernel::irql::{Dispatch, MaxDispatch, Passive};
 use crate::kernel::per_cpu::PerCpu;
-use crate::kernel::pool::PoolArc;
+use crate::kernel::pool::{PoolArc, PoolBox};
+use crate::kernel::processors::PerProcessor;
 use crate::kernel::published::Published;
 use crate::kernel::status::Result;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::CalloutIndex;
+use crate::logic::counters::Counters;
 use crate::logic::flow::Flow;
 use crate::logic::order::Deviation;
 use crate::logic::processor::Processor;
@@ -28,13 +30,17 @@ use crate::logic::stealth::Verdict;
 /// The state that all callouts share.
 ///
 /// In a debugger: `hushport::driver::shared::SHARED` points here. The first word
-/// points to the [`Processor`]s, and the third is their number. Each processor ends
-/// with its counters; a total is the sum over all processors.
+/// points to a list of pointers to the [`Processor`]s of active processors, and the
+/// third is the length of the list, which may end with NULL pointers. Each processor
+/// ends with its counters; a total is the sum over all processors.
 #[repr(C)]
 pub struct Shared {
     /// For each processor: counts of verdicts, and remotes that have met closed
     /// ports.
     pub processors: PerCpu<Processor>,
+    /// The counts of processors that have no place of their own, because the system did
+    /// not announce them.
+    pub elsewhere: PoolBox<Counters>,
     /// The policy in force.
     pub policies: PoolArc<Policies>,
     /// Counts of rare events.
@@ -54,17 +60,26 @@ pub struct Shared {
 /// Where the callout functions find the shared state.
 pub static SHARED: Published<Shared> = Published::empty();
 
+impl PerProcessor for Shared {
+    fn add(&self, processor: usize, irql: &Passive) -> Result {
+        self.processors.add(processor, PoolBox::zeroed, irql)?;
+        self.flows.add(processor, irql)?;
+        self.order.add(processor, irql)
+    }
+}
+
 impl Shared {
     /// The state at the start.
     pub fn new(policies: PoolArc<Policies>, irql: &Passive) -> Result<Self> {
         let policy = policies.values(irql);
-        let processors = PerCpu::zeroed(irql)?;
+        let channel = PoolArc::new(Channel::new(&events::HUSHPORT))?;
         Ok(Self {
-            scans: Scans::new(&policy, processors.all()),
-            processors,
+            processors: PerCpu::new(irql)?,
+            elsewhere: PoolBox::zeroed()?,
+            scans: Scans::new(&policy, &*channel),
             policies,
             rare: RareCounters::default(),
-            channel: PoolArc::new(Channel::new(&events::HUSHPORT))?,
+            channel,
             flows: Flows::new(policy.flow_limit, irql)?,
             order: OrderCheck::new(irql)?,
             shown: Shown::new(),
@@ -86,7 +101,9 @@ impl Shared {
         met: Option<&Encounter>,
         irql: &Dispatch<'_>,
     ) {
-        let Some(processor) = self.processors.current(irql) else { return };
+        let Some(processor) = self.processors.current(irql) else {
+            return self.elsewhere.count_shared(at, verdict);
+        };
         if let Some(met) = met {
             self.scans.meet(&processor.remotes, met);
         }

@@ -16,13 +16,14 @@ typedef void *PVOID, *HANDLE;
 typedef char CHAR, CCHAR;
 typedef short SHORT, CSHORT;
 typedef long LONG, *PLONG;
-typedef LONG NTSTATUS, KPRIORITY;
+typedef LONG NTSTATUS, *PNTSTATUS, KPRIORITY;
 typedef int BOOL;
 typedef unsigned char UCHAR, BOOLEAN, UINT8, KIRQL;
 typedef unsigned short USHORT, UINT16, wchar_t, WCHAR, *PWCH;
 typedef unsigned int UINT32;
 typedef unsigned long ULONG, DWORD, ACCESS_MASK, *PULONG;
 typedef long long LONGLONG;
+typedef long long LONG_PTR;
 typedef unsigned long long ULONGLONG, ULONG64, UINT64, ULONG_PTR, SIZE_T, *PULONG64;
 typedef unsigned long long size_t;
 typedef signed char INT8;
@@ -138,6 +139,34 @@ typedef struct _GROUP_AFFINITY {
     USHORT Group;
     USHORT Reserved[3];
 } GROUP_AFFINITY, *PGROUP_AFFINITY;
+
+/* wdm.h: threads and processors */
+typedef struct _KTHREAD *PKTHREAD;
+typedef struct _OBJECT_TYPE *POBJECT_TYPE;
+typedef struct _OBJECT_HANDLE_INFORMATION *POBJECT_HANDLE_INFORMATION;
+
+#define HIGH_PRIORITY 31
+
+typedef enum {
+    KeProcessorAddStartNotify = 0,
+    KeProcessorAddCompleteNotify,
+    KeProcessorAddFailureNotify
+} KE_PROCESSOR_CHANGE_NOTIFY_STATE;
+
+typedef struct _KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT {
+    KE_PROCESSOR_CHANGE_NOTIFY_STATE State;
+    ULONG NtNumber;
+    NTSTATUS Status;
+    PROCESSOR_NUMBER ProcNumber;
+} KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT, *PKE_PROCESSOR_CHANGE_NOTIFY_CONTEXT;
+
+typedef void PROCESSOR_CALLBACK_FUNCTION(
+    PVOID CallbackContext,
+    PKE_PROCESSOR_CHANGE_NOTIFY_CONTEXT ChangeContext,
+    PNTSTATUS OperationStatus);
+typedef PROCESSOR_CALLBACK_FUNCTION *PPROCESSOR_CALLBACK_FUNCTION;
+
+#define KE_PROCESSOR_CHANGE_ADD_EXISTING 1
 
 #define OBJ_KERNEL_HANDLE 0x00000200
 
@@ -827,19 +856,27 @@ __attribute__((noreturn)) void KeBugCheckEx(
     ULONG_PTR BugCheckParameter2,
     ULONG_PTR BugCheckParameter3,
     ULONG_PTR BugCheckParameter4);
+void KeDeregisterProcessorChangeCallback(PVOID CallbackHandle);
 NTSTATUS KeDelayExecutionThread(KPROCESSOR_MODE WaitMode, BOOLEAN Alertable, PLARGE_INTEGER Interval);
 VOID KeEnterCriticalRegion(VOID);
 VOID KeLeaveCriticalRegion(VOID);
 KIRQL KeGetCurrentIrql(void);
 ULONG KeGetCurrentProcessorNumberEx(PPROCESSOR_NUMBER ProcNumber);
-NTSTATUS KeGetProcessorNumberFromIndex(ULONG ProcIndex, PPROCESSOR_NUMBER ProcNumber);
 void KeInitializeEvent(PRKEVENT Event, EVENT_TYPE Type, BOOLEAN State);
+KAFFINITY KeQueryGroupAffinity(USHORT GroupNumber);
 ULONG64 KeQueryInterruptTimePrecise(PULONG64 QpcTimeStamp);
+USHORT KeQueryMaximumGroupCount(void);
 ULONG KeQueryMaximumProcessorCountEx(USHORT GroupNumber);
 ULONGLONG KeQueryUnbiasedInterruptTime(void);
+PVOID KeRegisterProcessorChangeCallback(
+    PPROCESSOR_CALLBACK_FUNCTION CallbackFunction,
+    PVOID CallbackContext,
+    ULONG Flags);
 void KeReleaseSpinLock(PKSPIN_LOCK SpinLock, KIRQL NewIrql);
 void KeRevertToUserGroupAffinityThread(PGROUP_AFFINITY PreviousAffinity);
+LONG KeSetBasePriorityThread(PKTHREAD Thread, LONG Increment);
 LONG KeSetEvent(PRKEVENT Event, KPRIORITY Increment, BOOLEAN Wait);
+KPRIORITY KeSetPriorityThread(PKTHREAD Thread, KPRIORITY Priority);
 void KeSetSystemGroupAffinityThread(PGROUP_AFFINITY Affinity, PGROUP_AFFINITY PreviousAffinity);
 NTSTATUS KeWaitForSingleObject(
     PVOID Object,
@@ -847,6 +884,14 @@ NTSTATUS KeWaitForSingleObject(
     KPROCESSOR_MODE WaitMode,
     BOOLEAN Alertable,
     PLARGE_INTEGER Timeout);
+LONG_PTR ObfDereferenceObject(PVOID Object);
+NTSTATUS ObReferenceObjectByHandle(
+    HANDLE Handle,
+    ACCESS_MASK DesiredAccess,
+    POBJECT_TYPE ObjectType,
+    KPROCESSOR_MODE AccessMode,
+    PVOID *Object,
+    POBJECT_HANDLE_INFORMATION HandleInformation);
 NTSTATUS PsCreateSystemThread(
     PHANDLE ThreadHandle,
     ULONG DesiredAccess,

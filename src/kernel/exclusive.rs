@@ -2,11 +2,12 @@
 
 use super::irql::{Dispatch, Passive};
 use super::per_cpu::PerCpu;
+use super::pool::PoolBox;
 use super::status::Result;
 
-/// One `T` for each processor, used at DISPATCH_LEVEL only. At that level nothing
-/// else runs on the processor, and the code cannot move to another. So a `T` made of
-/// cells needs no lock, and may be entered again while it is in use.
+/// One `T` for each active processor, used at DISPATCH_LEVEL only. At that level
+/// nothing else runs on the processor, and the code cannot move to another. So a `T`
+/// made of cells needs no lock, and may be entered again while it is in use.
 #[repr(transparent)]
 pub struct Exclusive<T>(PerCpu<Own<T>>);
 
@@ -19,16 +20,20 @@ struct Own<T>(T);
 unsafe impl<T: Send> Sync for Own<T> {}
 
 impl<T: Send> Exclusive<T> {
-    /// Makes one `T` for each processor.
-    pub fn new(mut make: impl FnMut() -> T, irql: &Passive) -> Result<Self> {
-        Ok(Self(PerCpu::new(|| Own(make()), irql)?))
+    /// Starts without values.
+    pub fn new(irql: &Passive) -> Result<Self> {
+        Ok(Self(PerCpu::new(irql)?))
     }
 
-    /// This processor's value; `None` on a processor that the system did not count
-    /// at the start.
+    /// Gives the processor with this number a value, unless it has one.
+    pub fn add(&self, processor: usize, make: impl FnOnce() -> T, irql: &Passive) -> Result {
+        self.0.add(processor, || PoolBox::new(Own(make())), irql)
+    }
+
+    /// This processor's value; `None` if it has none.
     #[inline(always)]
     pub fn here<'a>(&'a self, irql: &'a Dispatch<'_>) -> Option<&'a T> {
-        match self.0.all().get(irql.processor()) {
+        match self.0.current(irql) {
             Some(Own(value)) => Some(value),
             None => None,
         }

@@ -1,55 +1,80 @@
-//! A value for each processor, so that no cache line is written by two.
+//! A value for each active processor, so that no cache line is written by two.
+
+use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use super::irql::{Dispatch, Passive};
-use super::pool::{PoolVec, Zeroed};
-use super::status::Result;
+use super::mutex::Mutex;
+use super::pool::{PoolBox, PoolVec};
+use super::status::{Result, Status};
 use crate::ffi;
 
-/// One `T` for each processor the machine can ever have.
+/// One `T` for each processor that is active or has been. A processor that may be
+/// added takes 32 bytes until then.
 ///
-/// `T` should be aligned to cache lines. Another processor may read the values of all,
-/// so `T` is shared.
-#[repr(transparent)]
-pub struct PerCpu<T>(PoolVec<T>);
-
-impl<T: Sync> PerCpu<T> {
-    /// Makes one `T` for each processor.
-    pub fn new(mut make: impl FnMut() -> T, irql: &Passive) -> Result<Self> {
-        Self::try_new(|values| values.push(make()), irql)
-    }
-
-    /// Makes one `T` for each processor, where that can fail: `push` adds one.
-    pub fn try_new(mut push: impl FnMut(&mut PoolVec<T>) -> Result, irql: &Passive) -> Result<Self> {
-        let count = count(irql);
-        let mut values = PoolVec::with_capacity(count)?;
-        for _ in 0..count {
-            push(&mut values)?;
-        }
-        Ok(Self(values))
-    }
-
-    /// One zeroed `T` for each processor, made in place.
-    pub fn zeroed(irql: &Passive) -> Result<Self>
-    where
-        T: Zeroed,
-    {
-        Ok(Self(PoolVec::zeroed(count(irql))?))
-    }
-
-    /// The values of all processors.
-    pub fn all(&self) -> &[T] {
-        &self.0
-    }
-
-    /// This processor's value. No other thread of this processor can use it until the
-    /// IRQL is lowered.
-    pub fn current(&self, irql: &Dispatch<'_>) -> Option<&T> {
-        self.0.get(irql.processor())
-    }
+/// A value never moves, and is freed with the whole. `T` should be aligned to cache
+/// lines. Another processor may read the values of all, so `T` is shared.
+#[repr(C)]
+pub struct PerCpu<T> {
+    /// The values in the order in which they were added: the first `count` places. The
+    /// others are NULL.
+    added: PoolVec<AtomicPtr<T>>,
+    count: AtomicUsize,
+    /// The values by the processor's number; NULL if the processor has none.
+    by_number: PoolVec<AtomicPtr<T>>,
+    owners: Mutex<PoolVec<PoolBox<T>>>,
 }
 
-fn count(_: &Passive) -> usize {
-    // SAFETY: takes a group number, no pointers; callable at any IRQL.
-    let count = unsafe { ffi::KeQueryMaximumProcessorCountEx(ffi::ALL_PROCESSOR_GROUPS as ffi::USHORT) };
-    count as usize
+impl<T: Sync> PerCpu<T> {
+    /// Starts without values.
+    pub fn new(irql: &Passive) -> Result<Self> {
+        // SAFETY: takes a group number, no pointers; callable at any IRQL.
+        let most = unsafe { ffi::KeQueryMaximumProcessorCountEx(ffi::ALL_PROCESSOR_GROUPS as ffi::USHORT) };
+        let most = most as usize;
+        Ok(Self {
+            added: PoolVec::filled(most)?,
+            count: AtomicUsize::new(0),
+            by_number: PoolVec::filled(most)?,
+            owners: Mutex::new(PoolVec::with_capacity(most)?, irql)?,
+        })
+    }
+
+    /// Gives the processor with this number a value, unless it has one from an earlier
+    /// time.
+    pub fn add(&self, processor: usize, make: impl FnOnce() -> Result<PoolBox<T>>, irql: &Passive) -> Result {
+        let mut owners = self.owners.lock(irql);
+        let number = owners.len();
+        let (Some(place), Some(next)) = (self.by_number.get(processor), self.added.get(number)) else {
+            return Err(Status::INSUFFICIENT_RESOURCES);
+        };
+        if !place.load(Ordering::Relaxed).is_null() {
+            return Ok(());
+        }
+        let value = make()?;
+        let pointer = value.as_ptr();
+        owners.push(value)?;
+        next.store(pointer, Ordering::Release);
+        self.count.store(number + 1, Ordering::Release);
+        place.store(pointer, Ordering::Release);
+        Ok(())
+    }
+
+    /// The values of all processors that have one.
+    pub fn all(&self) -> &[&T] {
+        let count = self.count.load(Ordering::Acquire).min(self.added.len());
+        let first = self.added.as_ptr().cast::<&T>();
+        // SAFETY: the first `count` places hold pointers to values that live as long as
+        // `self`, and are never written again. An AtomicPtr has the layout of a
+        // pointer, and so has a reference.
+        unsafe { core::slice::from_raw_parts(first, count) }
+    }
+
+    /// This processor's value; `None` if the system did not say that the processor
+    /// would become active. No other thread of this processor can use it until the
+    /// IRQL is lowered.
+    #[inline(always)]
+    pub fn current(&self, irql: &Dispatch<'_>) -> Option<&T> {
+        let value = self.by_number.get(irql.processor())?.load(Ordering::Acquire);
+        // SAFETY: NULL, or a value that lives as long as `self`.
+        unsafe { value.as_ref() }
+    }
 }

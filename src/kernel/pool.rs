@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 
 use super::status::{Result, Status};
 use crate::ffi;
+use crate::logic::counters::Counters;
 use crate::logic::order::TieSet;
 use crate::logic::policy::Exemptions;
 use crate::logic::processor::Processor;
@@ -89,6 +90,8 @@ unsafe impl Zeroed for Exemptions {}
 
 // SAFETY: atomic integers and arrays of them.
 unsafe impl Zeroed for Processor {}
+// SAFETY: as above.
+unsafe impl Zeroed for Counters {}
 // SAFETY: as above; zero means that there is no tie.
 unsafe impl Zeroed for TieSet {}
 

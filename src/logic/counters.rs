@@ -22,6 +22,15 @@ impl Counters {
         }
     }
 
+    /// Counts where several processors may count.
+    #[cold]
+    #[inline(never)]
+    pub fn count_shared(&self, callout: CalloutIndex, verdict: Verdict) {
+        if let Some(count) = self.of(callout, verdict) {
+            count.fetch_add(1, Relaxed);
+        }
+    }
+
     /// Adds the counts of a callout to `sums`.
     pub fn add_to(&self, callout: CalloutIndex, sums: &mut [u64; Verdict::COUNT]) {
         for (sum, row) in sums.iter_mut().zip(&self.0) {

@@ -17,6 +17,8 @@ pub mod processor;
 pub mod protection;
 pub mod protocol;
 pub mod rate;
+#[cfg(all(test, loom))]
+mod replaced_model;
 pub mod scan;
 pub mod stealth;
 pub mod tcp;

@@ -1,9 +1,9 @@
 //! Allocates and frees the records of flows.
 
-use crate::logic::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use super::counts::{FlowPackets, Totals};
 use super::record::{Begin, Flow};
 use super::slots::Slots;
+use crate::logic::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 /// Leads to a flow as long as the flow is live. Its context is never 0, because
 /// `FwpsFlowAssociateContext0` takes no context that is 0.
@@ -67,6 +67,11 @@ impl FlowAllocator {
             refused: AtomicU64::new(0),
             closed: AtomicBool::new(false),
         }
+    }
+
+    /// The most flows at once.
+    pub const fn limit(&self) -> u32 {
+        self.limit
     }
 
     /// The number of records for a limit.

@@ -155,3 +155,42 @@ fn a_late_packet_is_counted_once_or_not() {
         assert_eq!(machine.ended(1), (1, 1));
     });
 }
+
+/// A flow's engine deletes its only context while the flow begins, and then begins the
+/// next flow in the record. Whoever begins a flow holds the record until its last use.
+fn used_while_it_begins(keeps_hold: bool) {
+    loom::model(move || {
+        let records = Arc::new([Flow::default()]);
+        let allocator = Arc::new(FlowAllocator::new(1));
+        let begin = |id| Begin { id, ..Begin::default() };
+        let key = allocator.start(&*records, &begin(1)).unwrap();
+        let flow = FlowAllocator::flow(&*records, key).unwrap();
+        flow.hold();
+        let (there, of_there) = (allocator.clone(), records.clone());
+        let engine = thread::spawn(move || {
+            drop(there.release(&*of_there, key));
+            if let Some(next) = there.start(&*of_there, &Begin { id: 2, ..Begin::default() }) {
+                drop(there.release(&*of_there, next));
+            }
+        });
+        if !keeps_hold {
+            drop(allocator.release(&*records, key));
+        }
+        assert_eq!(flow.id(), 1, "the record is the flow's own while it is used");
+        if keeps_hold {
+            drop(allocator.release(&*records, key));
+        }
+        engine.join().unwrap();
+    });
+}
+
+#[test]
+fn a_record_is_its_flows_own_until_the_hold_is_released() {
+    used_while_it_begins(true);
+}
+
+#[test]
+#[should_panic]
+fn without_the_hold_the_record_may_be_another_flows() {
+    used_while_it_begins(false);
+}

@@ -1,7 +1,7 @@
 //! The record of a flow, on one cache line.
 
-use crate::logic::atomic::{AtomicU32, AtomicU64, Ordering};
 use super::counts::Sums;
+use crate::logic::atomic::{AtomicU32, AtomicU64, Ordering};
 use crate::logic::order::Order;
 
 /// A flow's record. Several processors may update it at once.

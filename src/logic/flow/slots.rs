@@ -3,9 +3,9 @@
 //! [`super`] describes who may use a slot, and when.
 
 use super::allocator::{EndedFlow, FlowAllocator, FlowKey};
-use crate::logic::atomic::{AtomicU64, Ordering};
 use super::counts::{FlowPackets, PackedCounts};
 use super::record::{FIRST, Flow, Visit};
+use crate::logic::atomic::{AtomicU64, Ordering};
 
 /// The most flows that a processor counts for at once: 64 KB. Of a thousand flows,
 /// spread over many more records, one packet in nine finds another flow in its slot.

@@ -166,6 +166,14 @@ pub static ALL: [Variant; 30] = [
             |plan| plan.stronger = true,
         )
     },
+    life(
+        "processors-possible",
+        "64 processors are possible, few are active, and KeGetProcessorNumberFromIndex accepts all",
+        |plan| {
+            plan.machine.possible = 64;
+            plan.machine.inactive_have_numbers = true;
+        },
+    ),
     life("flags-2004", "registration refuses callout flags that Windows 10 2004 does not know", |plan| {
         plan.engine.callout_flags = CalloutFlags::Of2004;
     }),

@@ -65,6 +65,12 @@ macro_rules! every_export { ($table:ident) => { $table! {
         KeGetProcessorNumberFromIndex KeSetSystemGroupAffinityThread
         KeRevertToUserGroupAffinityThread
         KeEnterCriticalRegion KeLeaveCriticalRegion;
+    "ntoskrnl.exe" => processors:
+        KeQueryGroupAffinity KeQueryMaximumGroupCount KeQueryActiveGroupCount
+        KeRegisterProcessorChangeCallback KeDeregisterProcessorChangeCallback;
+    "ntoskrnl.exe" => ob:
+        ObReferenceObjectByHandle ObfDereferenceObject KeSetPriorityThread
+        KeSetBasePriorityThread;
     "hal.dll" => ke: KeQueryPerformanceCounter;
     "ntoskrnl.exe" => io:
         IoCreateDevice IoDeleteDevice IoOpenDriverRegistryKey IoAllocateWorkItem
@@ -289,6 +295,7 @@ mod tests {
             "usize" | "u64" => "u64",
             "u32" => "u32",
             "u16" => "u16",
+            "i64" => "i64",
             "u8" | "BOOLEAN" | "KIRQL" => "u8",
             "i8" => "i8",
             "i32" | "NTSTATUS" => "i32",

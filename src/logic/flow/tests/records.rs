@@ -5,9 +5,9 @@ use std::thread;
 
 use proptest::prelude::*;
 
-use crate::logic::atomic::{AtomicBool, Ordering};
 use super::super::record::FIRST;
 use super::super::*;
+use crate::logic::atomic::{AtomicBool, Ordering};
 use crate::logic::order::Direction;
 
 fn begin(started: u64, process: u32) -> Begin {

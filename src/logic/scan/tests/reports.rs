@@ -209,7 +209,11 @@ fn a_sweep_takes_time_proportional_to_the_slots() {
         let tables: Vec<_> = (0..processors).map(|_| Box::new(Table::<SETS, 8>::empty())).collect();
         for (number, table) in tables.iter().enumerate() {
             for remote in 0..100 {
-                let met = |port| Encounter { remote: v4(number as u32 * 100 + remote), port, technique: Technique::Syn };
+                let met = |port| Encounter {
+                    remote: v4(number as u32 * 100 + remote),
+                    port,
+                    technique: Technique::Syn,
+                };
                 (0..20).for_each(|port| table.meet(&met(port), 0, SETTINGS.seed));
             }
         }

@@ -62,6 +62,8 @@ impl Figures {
         super::tracing::take(&mut figures, effort, base)?;
         say("the native build under callgrind");
         super::native::take(&mut figures)?;
+        say("1 to 512 processors");
+        super::native::take_processors(&mut figures)?;
         say("walks");
         figures.walks(effort)?;
         figures.flood(effort)?;
@@ -222,10 +224,15 @@ impl Figures {
             let stage = checked(&[number("FlowLimit", limit)])?;
             Ok(stage.kernel().pool().bytes().0 as f64)
         };
+        let possible = Options { possible: 64, ..Options::default() };
+        let values = with_base(&[number("FlowLimit", 0)]);
+        let of_possible = Stage::new(possible, &values)?.kernel().pool().bytes().0 as f64;
         let (none, some, many) = (held(0)?, held(LIMITS[0])?, held(LIMITS[1])?);
         let processors = f64::from(Options::default().processors);
         let flow = (many - some) / f64::from(LIMITS[1] - LIMITS[0]);
         self.add("nonpaged pool", format!("without flows, {processors} processors"), "bytes", none);
+        let name = format!("without flows, {processors} of 64 possible processors");
+        self.add("nonpaged pool", name, "bytes", of_possible);
         self.add("nonpaged pool", format!("FlowLimit {}", LIMITS[1]), "bytes", many);
         self.add("nonpaged pool for flows", "each in the limit", "bytes", flow);
         let rest = some - none - flow * f64::from(LIMITS[0]);

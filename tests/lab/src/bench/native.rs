@@ -1,4 +1,5 @@
-//! Counts the classifies of the native build under callgrind.
+//! Counts the classifies of the native build under callgrind, and measures what grows
+//! with the number of processors.
 //!
 //! This checks the numbers that [`super::count`] gets by stepping through the
 //! image: the same source, with another calling convention, counted by an
@@ -6,7 +7,7 @@
 
 use std::process::Command;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use machine::exports;
 use machine::nt::{Irql, Options};
 
@@ -84,6 +85,25 @@ pub(super) fn take(figures: &mut Figures) -> Result<()> {
         for (name, count) in counted {
             figures.add(&format!("counted in both builds: {way}"), name, "instructions", count);
         }
+    }
+    Ok(())
+}
+
+/// Adds what grows with the number of active processors: the sweep and the end of a
+/// flow. The simulated machine has at most 64 processors, so the native build's own
+/// structures are measured.
+pub(super) fn take_processors(figures: &mut Figures) -> Result<()> {
+    let output = Command::new(native::measured()?.program).output().context("cannot start the program")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for line in String::from_utf8(output.stdout)?.lines() {
+        let [what, processors, time] = line.split(' ').collect::<Vec<_>>()[..] else {
+            bail!("{line:?}: expected what, processors and nanoseconds");
+        };
+        let group = match what {
+            "sweep" => "a sweep with full tables, by active processors",
+            _ => "the end of a flow, by active processors",
+        };
+        figures.add(group, processors, "ns", time.parse().with_context(|| format!("{line:?}: no number"))?);
     }
     Ok(())
 }

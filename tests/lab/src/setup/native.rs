@@ -91,6 +91,13 @@ pub fn counted() -> Result<Built> {
     wrapped(&["build", "--bin", "count"], "as-it-ships", AS_IT_SHIPS)
 }
 
+/// Builds the program that measures what grows with the number of processors, with the
+/// driver as it ships.
+pub fn measured() -> Result<Built> {
+    ensure(&[Need::Libclang])?;
+    wrapped(&["build", "--bin", "processors"], "as-it-ships", AS_IT_SHIPS)
+}
+
 /// Builds with a script instead of rustc, next to the normal build.
 fn wrapped(arguments: &[&str], name: &str, script: &str) -> Result<Built> {
     let wrapper = state().join(name);
@@ -123,8 +130,9 @@ pub fn sanitized_tests(sanitizer: Sanitizer, planted: Option<&str>) -> Result<Bu
     build(cargo.arg("--target-dir").arg(state().join(folder)))
 }
 
-/// Runs the model checker over every interleaving of processors that count and end
-/// flows. Returns whether all results were right.
+/// Runs the model checker over every interleaving of the driver's concurrent
+/// structures. Each model also runs without what it shows to be needed, and must fail
+/// then. Returns whether all results were right.
 ///
 /// # Errors
 /// If cargo cannot be started.
@@ -132,7 +140,7 @@ pub fn model_checked() -> Result<bool> {
     let mut cargo = clean_command("cargo");
     cargo.current_dir(root()).env("RUSTUP_TOOLCHAIN", pinned()?).env("RUSTFLAGS", "--cfg loom");
     cargo.args(["test", "--package", "hushport", "--lib", "--no-default-features", "--release", "--locked"]);
-    cargo.arg("--target-dir").arg(state().join("loom")).args(["flow::model"]);
+    cargo.arg("--target-dir").arg(state().join("loom")).args(["model"]);
     Ok(cargo.status().with_context(|| format!("cannot start {cargo:?}"))?.success())
 }
 

@@ -40,7 +40,9 @@ fn the_image_keeps_every_rule() {
     assert!(report.imports.contains_key("fwpkclnt.sys"));
 }
 
-/// docs/PERFORMANCE.md promises this size. The image is nonpaged memory.
+/// docs/PERFORMANCE.md promises this size. The image is nonpaged memory. Three kilobytes
+/// of it serve processors that are added: memory that grows with them, and a walk over
+/// the active ones.
 #[test]
 fn the_image_stays_below_its_limit() {
     for target in [Target::X64, Target::Arm64] {
@@ -48,7 +50,7 @@ fn the_image_stays_below_its_limit() {
         let file = object::read::pe::PeFile64::parse(&*bytes).unwrap();
         let sizes = file.section_table().iter().map(|section| section.virtual_size.get(object::LittleEndian));
         let size: u32 = sizes.sum();
-        assert!((10_000..122 * 1024).contains(&size), "{target:?}: {size} bytes");
+        assert!((10_000..126 * 1024).contains(&size), "{target:?}: {size} bytes");
     }
 }
 

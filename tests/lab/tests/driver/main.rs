@@ -9,6 +9,7 @@ mod hostile_registry;
 mod lifecycle;
 mod linked_image;
 mod list_entries;
+mod mdl_loads;
 mod mode;
 mod net_buffer_lists;
 mod nmap;

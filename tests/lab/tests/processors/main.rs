@@ -2,11 +2,13 @@
 //!
 //! `HUSHPORT_LAB_SEEDS=N` plays N seeds of each kind.
 
+mod active;
 mod actors;
 mod deadlocks;
 mod flows;
 mod load_cycles;
 mod missing_key;
+mod models;
 mod processor_groups;
 mod stage;
 mod storms;

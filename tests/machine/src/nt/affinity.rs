@@ -7,10 +7,15 @@ use super::{Kernel, Options, Trouble, cpu, foreign};
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
-/// `KeGetProcessorNumberFromIndex`. All processors of the machine are active.
+/// `KeGetProcessorNumberFromIndex`. Whether it fails for a processor that is not active
+/// is a switch.
 pub extern "win64" fn KeGetProcessorNumberFromIndex(ProcIndex: u32, ProcNumber: Address) -> NTSTATUS {
     let kernel = enter!(KeGetProcessorNumberFromIndex);
-    if ProcIndex >= kernel.options().processors {
+    let numbered = match kernel.options().inactive_have_numbers {
+        true => kernel.options().possible(),
+        false => kernel.active_count(),
+    };
+    if ProcIndex >= numbered {
         return Status::INVALID_PARAMETER.0;
     }
     let (group, number) = kernel.options().group_and_number(ProcIndex);
@@ -29,7 +34,9 @@ pub extern "win64" fn KeSetSystemGroupAffinityThread(Affinity: Address, Previous
 }
 
 fn set(kernel: &Kernel, wanted: Address, previous: Address) -> Result<(), Trouble> {
-    let wanted = processors_of(kernel.options(), &foreign::read(wanted)?);
+    let wanted: GROUP_AFFINITY = foreign::read(wanted)?;
+    let wanted = GROUP_AFFINITY { Mask: wanted.Mask & kernel.active_in(wanted.Group), ..wanted };
+    let wanted = processors_of(kernel.options(), &wanted);
     let before = if wanted != 0 { cpu::set_affinity(kernel, wanted) } else { 0 };
     if previous != 0 {
         foreign::write(previous, &affinity_of(kernel.options(), before))?;

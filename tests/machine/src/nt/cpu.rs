@@ -88,7 +88,17 @@ struct Place {
     /// Number of critical regions that the thread is in. Normal kernel APCs are
     /// disabled in them.
     critical_regions: Cell<u32>,
+    /// The thread's priority. The lab does not model boosts, so it is also the base.
+    priority: Cell<i32>,
+    /// The address of the thread's object; 0 until it is asked for.
+    object: Cell<usize>,
 }
+
+/// The priority of the system process, and of its threads.
+pub(super) const NORMAL_PRIORITY: i32 = 8;
+
+/// After this time, Windows boosts a thread that a busy one keeps from running.
+const STARVED: Duration = Duration::from_secs(4);
 
 thread_local! {
     static PLACE: Place = const { Place {
@@ -98,6 +108,8 @@ thread_local! {
         callbacks: Cell::new(0),
         affinity: Cell::new(0),
         critical_regions: Cell::new(0),
+        priority: Cell::new(NORMAL_PRIORITY),
+        object: Cell::new(0),
     } };
 }
 
@@ -124,6 +136,8 @@ pub(super) struct ThreadState {
     pub(super) affinity: u64,
     /// Number of critical regions that the thread is in.
     pub(super) critical_regions: u32,
+    /// The thread's priority.
+    pub(super) priority: i32,
 }
 
 /// This thread's current state.
@@ -131,6 +145,7 @@ pub(super) fn thread_state() -> ThreadState {
     PLACE.with(|place| ThreadState {
         affinity: place.affinity.get(),
         critical_regions: place.critical_regions.get(),
+        priority: place.priority.get(),
     })
 }
 
@@ -139,7 +154,23 @@ pub(super) fn restore(thread_state: ThreadState) {
     PLACE.with(|place| {
         place.affinity.set(thread_state.affinity);
         place.critical_regions.set(thread_state.critical_regions);
+        place.priority.set(thread_state.priority);
     });
+}
+
+/// This thread's object, which `make` makes the first time.
+pub(super) fn thread_object(make: impl FnOnce() -> usize) -> usize {
+    PLACE.with(|place| {
+        if place.object.get() == 0 {
+            place.object.set(make());
+        }
+        place.object.get()
+    })
+}
+
+/// Sets this thread's priority. Returns the old one.
+pub(super) fn set_priority(priority: i32) -> i32 {
+    PLACE.with(|place| place.priority.replace(priority))
 }
 
 /// Enters a critical region.
@@ -212,12 +243,22 @@ pub(super) fn set_affinity(kernel: &Kernel, affinity: u64) -> u64 {
     if affinity != 0 && !raised {
         let there = if affinity >> here & 1 != 0 { here } else { affinity.trailing_zeros() };
         PLACE.with(|place| place.processor.set(there));
+        wait_behind_busy(kernel, there);
         // The lock orders memory as a context switch does: what ran at
         // DISPATCH_LEVEL on this processor is visible here, and the reverse.
         kernel.processor(there).lock();
         kernel.processor(there).unlock();
     }
     before
+}
+
+/// Waits while a busy thread of a higher priority keeps this one from its processor.
+fn wait_behind_busy(kernel: &Kernel, processor: u32) {
+    let priority = PLACE.with(|place| place.priority.get());
+    if kernel.is_kept_busy(processor, priority) {
+        let what = || format!("processor {processor}, which a busy thread has");
+        let _ = kernel.bell.wait(&what, Some(STARVED), || !kernel.is_kept_busy(processor, priority));
+    }
 }
 
 /// Waits while another thread is at DISPATCH_LEVEL on this thread's processor.

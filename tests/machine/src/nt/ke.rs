@@ -39,19 +39,18 @@ pub extern "win64" fn KeGetCurrentProcessorNumberEx(ProcNumber: Address) -> u32 
 /// `KeQueryMaximumProcessorCountEx`.
 pub extern "win64" fn KeQueryMaximumProcessorCountEx(GroupNumber: u16) -> u32 {
     let kernel = enter!(KeQueryMaximumProcessorCountEx);
-    processors(&kernel, GroupNumber)
+    match GroupNumber {
+        ALL_PROCESSOR_GROUPS => kernel.options().possible(),
+        group => kernel.options().group(group).len() as u32,
+    }
 }
 
-/// `KeQueryActiveProcessorCountEx`. No processor is ever added.
+/// `KeQueryActiveProcessorCountEx`.
 pub extern "win64" fn KeQueryActiveProcessorCountEx(GroupNumber: u16) -> u32 {
     let kernel = enter!(KeQueryActiveProcessorCountEx);
-    processors(&kernel, GroupNumber)
-}
-
-fn processors(kernel: &Kernel, group: u16) -> u32 {
-    match group {
-        ALL_PROCESSOR_GROUPS => kernel.options().processors,
-        group => kernel.options().group(group).len() as u32,
+    match GroupNumber {
+        ALL_PROCESSOR_GROUPS => kernel.active_count(),
+        group => kernel.active_in(group).count_ones(),
     }
 }
 

@@ -3,11 +3,11 @@
 
 mod run;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -43,6 +43,10 @@ pub struct Kernel {
     guest: Arc<dyn Guest>,
     engine: OnceLock<Arc<Engine>>,
     processors: Vec<Processor>,
+    /// How many of them are active.
+    pub(super) active: AtomicU32,
+    /// The priority of a busy thread, by processor.
+    busy: Mutex<BTreeMap<u32, i32>>,
     pool: Pool,
     registry: Registry<Notice>,
     verifier: Verifier,
@@ -69,13 +73,15 @@ pub struct Kernel {
 impl Kernel {
     /// Makes a machine without a driver. `guest` runs driver code.
     pub fn new(guest: Arc<dyn Guest>, options: Options) -> Arc<Self> {
-        assert!(matches!(options.processors, 1..=64), "1 to 64 processors");
+        assert!(options.processors >= 1 && options.possible() <= 64, "1 to 64 processors");
         assert!(matches!(options.group_size, 1..=64), "1 to 64 processors in a group");
         find_machines_by(super::threads::of_thread);
         let calls = (0..exports::count()).map(|_| AtomicU64::new(0)).collect();
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
-            processors: (0..options.processors).map(|_| Processor::default()).collect(),
+            active: AtomicU32::new(options.processors),
+            busy: Mutex::default(),
+            processors: (0..options.possible()).map(|_| Processor::default()).collect(),
             options,
             guest,
             engine: OnceLock::new(),
@@ -113,7 +119,7 @@ impl Kernel {
 
     /// Runs `f` with this thread on processor `n` at the given level.
     pub fn on_processor<R>(&self, n: u32, irql: Irql, f: impl FnOnce(&Self) -> R) -> R {
-        assert!(n < self.options.processors, "no processor {n}");
+        assert!(n < self.active_count(), "processor {n} is not active");
         let stay = Stay::begin(self, n, irql);
         let result = f(self);
         drop(stay);
@@ -226,6 +232,10 @@ impl Kernel {
     /// The machine's log.
     pub fn log_lines(&self) -> Vec<String> {
         lock(&self.log).iter().cloned().collect()
+    }
+
+    pub(super) fn busy(&self) -> MutexGuard<'_, BTreeMap<u32, i32>> {
+        lock(&self.busy)
     }
 
     pub(super) fn session(&self) -> MutexGuard<'_, Option<Arc<Session>>> {

@@ -213,12 +213,17 @@ impl Kernel {
             [&engine.sessions, &engine.providers, &engine.sublayers, &engine.callouts, &engine.filters];
         let managed: Vec<String> = managed.into_iter().flatten().cloned().collect();
         let threads: Vec<String> = self.objects().threads.iter().map(|at| format!("{at:#x}")).collect();
-        let kinds: [(&'static Rule, &[String]); 11] = [
+        let callbacks: Vec<String> =
+            self.objects().processor_callbacks.keys().map(|at| format!("{at:#x}")).collect();
+        let referenced: Vec<String> = self.objects().referenced.keys().map(|at| format!("{at:#x}")).collect();
+        let kinds: [(&'static Rule, &[String]); 13] = [
             (&rules::FLOW_CONTEXT_LEFT, &engine.flow_contexts),
             (&rules::NOTIFICATION_LEFT, &notified),
             (&rules::CALLOUTS_LEFT, &engine.registered_callouts),
             (&rules::SUBSCRIPTION_LEFT, &engine.subscriptions),
             (&rules::ETW_REGISTRATION_LEFT, &report.providers_of_events),
+            (&rules::PROCESSOR_CALLBACK_LEFT, &callbacks),
+            (&rules::REFERENCE_LEFT, &referenced),
             (&rules::THREAD_LEFT, &threads),
             (&rules::WORK_ITEM_LEFT, &report.work_items),
             (&rules::DEVICE_LEFT, &report.devices),

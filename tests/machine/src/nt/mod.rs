@@ -9,7 +9,7 @@
 //! | [`memory`], [`foreign`] | guarded pages; copies of what drivers point to |
 //! | [`pool`], [`registry`], [`work`], [`objects`] | the parts of which a machine has one each |
 //! | [`journal`] | every call of an export with its arguments, for tests |
-//! | [`ex`], [`ke`], [`affinity`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, mostly one file per prefix |
+//! | [`ex`], [`ke`], [`affinity`], [`processors`], [`ob`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, mostly one file per prefix |
 
 pub mod affinity;
 mod breach;
@@ -34,9 +34,11 @@ pub mod mapped;
 pub mod memory;
 pub mod mm;
 pub mod ndis;
+pub mod ob;
 pub mod objects;
 mod options;
 pub mod pool;
+pub mod processors;
 pub mod ps;
 pub mod registry;
 pub mod rtl;

@@ -89,6 +89,10 @@ pub struct Objects {
     pub subscriptions: BTreeMap<HANDLE, SubscriptionId>,
     /// MDLs that `NdisRetreatNetBufferDataStart` made, with their buffers.
     pub mdls: BTreeMap<Address, Guarded>,
+    /// Callbacks about added processors by their handles: function and context.
+    pub processor_callbacks: BTreeMap<Address, (Address, Address)>,
+    /// Number of the driver's references by object.
+    pub referenced: BTreeMap<Address, u32>,
     /// The callout that the driver last registered under each key.
     pub callouts: BTreeMap<Guid, FWPS_CALLOUT3>,
 }
@@ -109,6 +113,8 @@ impl Default for Objects {
             redirects: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             mdls: BTreeMap::new(),
+            processor_callbacks: BTreeMap::new(),
+            referenced: BTreeMap::new(),
             callouts: BTreeMap::new(),
         }
     }

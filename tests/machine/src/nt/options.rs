@@ -19,8 +19,14 @@ pub enum EnableCallbacks {
 /// Options of a simulated machine.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Number of simulated processors, 1 to 64.
+    /// Number of active processors at the start, 1 to 64.
     pub processors: u32,
+    /// Number of processors that the machine can have; those above `processors` may be
+    /// added. 0 means no more than `processors`.
+    pub possible: u32,
+    /// Whether `KeGetProcessorNumberFromIndex` gives numbers of processors that may be
+    /// added. No document says that it refuses them.
+    pub inactive_have_numbers: bool,
     /// Number of processors in each group; the last group may have fewer. Windows
     /// groups up to 64 processors, or fewer if configured (bcdedit's `groupsize`).
     pub group_size: u32,
@@ -46,6 +52,11 @@ pub struct Options {
 }
 
 impl Options {
+    /// Number of processors that the machine can have.
+    pub fn possible(&self) -> u32 {
+        self.possible.max(self.processors)
+    }
+
     /// A processor's group, and its number in the group.
     pub(super) fn group_and_number(&self, processor: u32) -> (u16, u8) {
         ((processor / self.group_size) as u16, (processor % self.group_size) as u8)
@@ -53,8 +64,8 @@ impl Options {
 
     /// A group's processors, as numbers over all groups.
     pub(super) fn group(&self, group: u16) -> Range<u32> {
-        let first = u32::from(group).saturating_mul(self.group_size).min(self.processors);
-        first..first.saturating_add(self.group_size).min(self.processors)
+        let first = u32::from(group).saturating_mul(self.group_size).min(self.possible());
+        first..first.saturating_add(self.group_size).min(self.possible())
     }
 }
 
@@ -62,6 +73,8 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             processors: 4,
+            possible: 0,
+            inactive_have_numbers: false,
             group_size: 64,
             classify_irql: Irql::DISPATCH,
             nbl_layout: NblLayout::Contiguous,

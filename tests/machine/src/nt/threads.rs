@@ -84,7 +84,7 @@ impl Machine for Watched {
     }
 
     fn processors(&self) -> u32 {
-        self.0.upgrade().map_or(1, |kernel| kernel.options().processors)
+        self.0.upgrade().map_or(1, |kernel| kernel.active_count())
     }
 
     fn place(&self) -> Option<(u32, bool)> {

@@ -99,6 +99,7 @@ rules! {
     APCS_DISABLED = LAB, None, "returned without balancing its critical regions";
     CRITICAL_REGION_UNDERFLOW = LAB, None, "left a critical region that was not entered";
     AFFINITY_CHANGED = LAB, None, "returned, or ended a thread, with another processor affinity than before";
+    PRIORITY_CHANGED = LAB, None, "a routine returned with another priority of its thread";
 
     // Locks: Verifier's deadlock detection.
     SELF_DEADLOCK = 0xC4, Some(0x1000), "acquired a lock that the thread already holds";
@@ -151,6 +152,8 @@ rules! {
     SUBSCRIPTION_LEFT = LAB, None, "unloaded with a BFE state subscription";
     ETW_REGISTRATION_LEFT = 0xC4, Some(0xDD), "unloaded with an event provider registered";
     NOTIFICATION_LEFT = LAB, None, "unloaded with a registry notification pending";
+    PROCESSOR_CALLBACK_LEFT = LAB, None, "unloaded with a callback about processors registered";
+    REFERENCE_LEFT = LAB, None, "unloaded with a reference to an object";
     DEVICE_LEFT = LAB, None, "unloaded with device objects";
     THREAD_LEFT = LAB, None, "unloaded while a thread of the driver was running";
     WORK_ITEM_LEFT = LAB, None, "unloaded with work items allocated";

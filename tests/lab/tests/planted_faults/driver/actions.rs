@@ -29,10 +29,30 @@ pub unsafe fn exercise() {
         KeLeaveCriticalRegion();
         let mut before = on_the_second_processor();
         KeRevertToUserGroupAffinityThread(before.as_mut_ptr() as Ptr);
+        let thread = this_thread();
+        let increment = KeSetBasePriorityThread(thread, 0);
+        KeSetPriorityThread(thread, 31);
+        KeSetBasePriorityThread(thread, increment);
+        ObfDereferenceObject(thread);
+        KeDeregisterProcessorChangeCallback(KeRegisterProcessorChangeCallback(
+            processor_added as *const () as Ptr,
+            0,
+            1,
+        ));
         check(write_event(PROVIDER.load(SeqCst), &[7]));
         FwpsRedirectHandleDestroy0(redirect_handle());
     }
 }
+
+/// A reference to this thread's object.
+pub unsafe fn this_thread() -> Ptr {
+    let mut object: Ptr = 0;
+    // The handle is NtCurrentThread().
+    check(unsafe { ObReferenceObjectByHandle(Ptr::MAX - 1, 0, 0, 0, &raw mut object as Ptr, 0) });
+    object
+}
+
+extern "system" fn processor_added(_: Ptr, _: Ptr, _: Ptr) {}
 
 /// Binds this thread to the machine's second processor. Returns the previous
 /// GROUP_AFFINITY.

@@ -112,6 +112,11 @@ bugs! {
     Notify APCS_DISABLED => KeEnterCriticalRegion();
     Entry CRITICAL_REGION_UNDERFLOW => KeLeaveCriticalRegion();
     Entry AFFINITY_CHANGED => { on_the_second_processor(); };
+    Entry PRIORITY_CHANGED => {
+        let thread = this_thread();
+        KeSetPriorityThread(thread, 31);
+        ObfDereferenceObject(thread)
+    };
 
     Classify SELF_DEADLOCK => {
         KeAcquireSpinLockAtDpcLevel(LOCK.at());
@@ -193,6 +198,8 @@ bugs! {
     Omission SUBSCRIPTION_LEFT => {};
     Omission ETW_REGISTRATION_LEFT => {};
     Unload NOTIFICATION_LEFT => watch(nothing as *const () as Ptr);
+    Unload PROCESSOR_CALLBACK_LEFT => KeRegisterProcessorChangeCallback(nothing as *const () as Ptr, 0, 0);
+    Unload REFERENCE_LEFT => this_thread();
     Unload THREAD_LEFT => {
         let mut thread: Ptr = 0;
         PsCreateSystemThread(&raw mut thread as Ptr, 0, 0, 0, 0, lingers as *const () as Ptr, 0);

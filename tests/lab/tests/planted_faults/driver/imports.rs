@@ -17,6 +17,19 @@ unsafe extern "system" {
     pub fn KeLeaveCriticalRegion();
     pub fn KeSetSystemGroupAffinityThread(affinity: Ptr, previous: Ptr);
     pub fn KeRevertToUserGroupAffinityThread(previous: Ptr);
+    pub fn KeSetPriorityThread(thread: Ptr, priority: i32) -> i32;
+    pub fn KeSetBasePriorityThread(thread: Ptr, increment: i32) -> i32;
+    pub fn KeRegisterProcessorChangeCallback(callback: Ptr, context: Ptr, flags: u32) -> Ptr;
+    pub fn KeDeregisterProcessorChangeCallback(handle: Ptr);
+    pub fn ObReferenceObjectByHandle(
+        handle: Ptr,
+        access: u32,
+        kind: Ptr,
+        mode: i8,
+        object: Ptr,
+        information: Ptr,
+    ) -> i32;
+    pub fn ObfDereferenceObject(object: Ptr) -> i64;
     pub fn KeGetCurrentIrql() -> u8;
     pub fn KfRaiseIrql(level: u8) -> u8;
     pub fn KeLowerIrql(level: u8);

@@ -247,6 +247,11 @@ impl Scratch {
         })
     }
 
+    /// The packet, if there is one.
+    pub(super) fn packet(&self) -> &PacketRoom {
+        &self.packet
+    }
+
     /// Whether the driver moved the packet's data start and did not restore it.
     pub(super) fn moved(&self, laid: &Laid) -> bool {
         let buffer = self.packet.buffer(laid);

@@ -2,7 +2,8 @@
 
 use super::super::memory::{Guarded, PAGE};
 use super::super::types::{
-    Address, MDL, MDL_PAGES_LOCKED, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER, NET_BUFFER_DATA, NET_BUFFER_LIST,
+    Address, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_PAGES_LOCKED, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER,
+    NET_BUFFER_DATA, NET_BUFFER_LIST,
 };
 
 /// How a packet's bytes are divided among MDLs. In every layout, the last byte ends
@@ -31,6 +32,9 @@ pub enum MdlMapping {
 
 /// Bytes between the buffers of two MDLs. A callout must not read them.
 const GAP: usize = 16;
+/// `MappedSystemVa` of an MDL that is not mapped: not initialized, or stale. Nothing is
+/// there.
+const STALE: Address = 0x1000;
 /// Content of the gaps.
 const GAP_FILL: u8 = 0xA5;
 
@@ -144,6 +148,27 @@ impl PacketRoom {
         }
     }
 
+    /// The address of the last MDL.
+    pub(super) fn last_mdl(&self) -> Address {
+        self.mdls.end() - size_of::<MDL>()
+    }
+
+    /// Maps the last MDL, as another callout may do on another processor: the address
+    /// first, then the flag. Or unmaps it.
+    pub(super) fn set_mapped(&self, mapped: bool) {
+        let mut mdl: MDL = self.mdls.get(self.last_mdl());
+        if mapped {
+            mdl.MappedSystemVa = mdl.StartVa.wrapping_add(mdl.ByteOffset as usize);
+            self.mdls.put(self.last_mdl(), &mdl);
+            mdl.MdlFlags |= MDL_MAPPED_TO_SYSTEM_VA;
+        } else {
+            mdl.MdlFlags &= !MDL_MAPPED_TO_SYSTEM_VA;
+            self.mdls.put(self.last_mdl(), &mdl);
+            mdl.MappedSystemVa = STALE;
+        }
+        self.mdls.put(self.last_mdl(), &mdl);
+    }
+
     /// The NET_BUFFER after the driver's call.
     pub(super) fn buffer(&self, laid: &Laid) -> NET_BUFFER_DATA {
         self.head.get(laid.buffer)
@@ -176,7 +201,7 @@ fn mdl(at: Address, length: usize, next: Address, mapping: MdlMapping) -> MDL {
     let pages = (at % PAGE + length).div_ceil(PAGE);
     let (flags, mapped) = match mapping {
         MdlMapping::Mapped => (MDL_SOURCE_IS_NONPAGED_POOL, at),
-        MdlMapping::Unmapped => (MDL_PAGES_LOCKED, 0),
+        MdlMapping::Unmapped => (MDL_PAGES_LOCKED, STALE),
     };
     MDL {
         Next: next,

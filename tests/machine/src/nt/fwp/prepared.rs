@@ -85,6 +85,17 @@ impl Prepared {
         self.with_entry(image::read_words as *const () as Address)
     }
 
+    /// The address of the packet's last MDL.
+    pub fn last_mdl(&self) -> u64 {
+        self.scratch.packet().last_mdl() as u64
+    }
+
+    /// Maps the packet's last MDL or unmaps it, as another callout may do on another
+    /// processor.
+    pub fn set_mapped(&self, mapped: bool) {
+        self.scratch.packet().set_mapped(mapped);
+    }
+
     /// The address of the packet's byte that is `before_end` bytes before its end.
     pub fn packet_byte(&self, before_end: usize) -> u64 {
         (self.scratch.end_of_packet() - before_end) as u64

@@ -103,6 +103,13 @@ impl Kernel {
             );
             self.condemn(Violation::new(&rules::AFFINITY_CHANGED, parameters, text));
         }
+        if before.priority != after.priority {
+            let text = format!(
+                "{what} was called with priority {} and returned with {}",
+                before.priority, after.priority
+            );
+            self.condemn(Violation::new(&rules::PRIORITY_CHANGED, [entry as u64, 0, 0], text));
+        }
         if before.critical_regions != after.critical_regions {
             let [before, after] = [before, after].map(|thread_state| thread_state.critical_regions);
             let text = format!("{what} was called in {before} critical regions and returned in {after}");

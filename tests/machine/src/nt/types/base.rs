@@ -31,6 +31,14 @@ raw! {
     /// `ntdef.h`.
     struct GROUP_AFFINITY { Mask: u64, Group: u16, Reserved: [u16; 3] }
 
+    /// `wdm.h`. `State` is a `KE_PROCESSOR_CHANGE_NOTIFY_STATE`.
+    struct KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT {
+        State: i32,
+        NtNumber: u32,
+        Status: i32,
+        ProcNumber: PROCESSOR_NUMBER,
+    }
+
     /// The header of every waitable object (`wdm.h`).
     struct DISPATCHER_HEADER {
         Type = "@u1.@s2.Type": u8,

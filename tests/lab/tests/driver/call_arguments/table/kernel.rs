@@ -91,6 +91,9 @@ pub const CALLS: &[Export] = &[
     export!(KeAcquireSpinLockRaiseToDpc, PASSIVE,
         "SpinLock": LOCAL, "a local lock, taken only to raise the IRQL";
     ),
+    export!(KeDeregisterProcessorChangeCallback, PASSIVE,
+        "CallbackHandle": HANDLE, "returned by KeRegisterProcessorChangeCallback";
+    ),
     export!(KeDelayExecutionThread, PASSIVE,
         "WaitMode": Is(0), "KernelMode [KeDelayExecutionThread]";
         "Alertable": FALSE, "no APC ends the wait [KeDelayExecutionThread]";
@@ -99,11 +102,10 @@ pub const CALLS: &[Export] = &[
     export!(KeEnterCriticalRegion, PASSIVE),
     export!(KeGetCurrentIrql, UP_TO_DISPATCH),
     export!(KeGetCurrentProcessorNumberEx, UP_TO_DISPATCH,
-        "ProcNumber": NONE, "optional: the call returns the number over all groups [KeGetCurrentProcessorNumberEx]";
-    ),
-    export!(KeGetProcessorNumberFromIndex, PASSIVE,
-        "ProcIndex": Each(&[Is(0), Is(1), Is(2), Is(3)]), "every processor in turn";
-        "ProcNumber": LOCAL, OUT;
+        "ProcNumber": Each(&[NONE, LOCAL]), "optional: the call returns the number over all groups; a walk compares the number in the group [KeGetCurrentProcessorNumberEx]";
+        "ProcNumber.Group": Number, OUT;
+        "ProcNumber.Number": Number, OUT;
+        "ProcNumber.Reserved": Number, OUT;
     ),
     export!(KeInitializeEvent, PASSIVE,
         "Event": At(Pool), "linked into lists of waiters, so resident and never moved [KeInitializeEvent]";
@@ -111,13 +113,22 @@ pub const CALLS: &[Export] = &[
         "State": TRUE, "signaled: the lock is free [KeInitializeEvent]";
     ),
     export!(KeLeaveCriticalRegion, PASSIVE),
+    export!(KeQueryGroupAffinity, PASSIVE,
+        "GroupNumber": Is(0), "the only group of the machine";
+    ),
     export!(KeQueryInterruptTimePrecise, PASSIVE,
         "QpcTimeStamp": LOCAL, OUT;
     ),
+    export!(KeQueryMaximumGroupCount, PASSIVE),
     export!(KeQueryMaximumProcessorCountEx, PASSIVE,
         "GroupNumber": Is(0xffff), "ALL_PROCESSOR_GROUPS [KeQueryMaximumProcessorCountEx]";
     ),
     export!(KeQueryUnbiasedInterruptTime, UP_TO_DISPATCH),
+    export!(KeRegisterProcessorChangeCallback, PASSIVE,
+        "CallbackFunction": At(Code), "called before a processor becomes active [KeRegisterProcessorChangeCallback]";
+        "CallbackContext": At(Pool), "the registration's state, freed after it is undone [KeRegisterProcessorChangeCallback]";
+        "Flags": Is(1), "KE_PROCESSOR_CHANGE_ADD_EXISTING: also called for each active processor, before the call returns [KeRegisterProcessorChangeCallback]";
+    ),
     export!(KeReleaseSpinLock, DISPATCH,
         "SpinLock": LOCAL, "the lock that was taken";
         "NewIrql": Is(0), "the previous IRQL: PASSIVE_LEVEL in this life";
@@ -128,10 +139,18 @@ pub const CALLS: &[Export] = &[
         "PreviousAffinity.Group": Is(0), "its group";
         "PreviousAffinity.Reserved": Is(0), "reserved [GROUP_AFFINITY]";
     ),
+    export!(KeSetBasePriorityThread, PASSIVE,
+        "Thread": HANDLE, "the calling thread, referenced";
+        "Increment": Is(0), "first the base priority of the process, to learn the thread's own; at the end the thread's own [KeSetBasePriorityThread]";
+    ),
     export!(KeSetEvent, PASSIVE,
         "Event": At(Pool), "the lock's";
         "Increment": Is(0), "IO_NO_INCREMENT: no priority boost [KeSetEvent]";
         "Wait": FALSE, "no wait follows [KeSetEvent]";
+    ),
+    export!(KeSetPriorityThread, PASSIVE,
+        "Thread": HANDLE, "the calling thread, referenced";
+        "Priority": Is(31), "HIGH_PRIORITY: no busy thread delays the walk [wdm.h]";
     ),
     export!(KeSetSystemGroupAffinityThread, PASSIVE,
         "Affinity": LOCAL, "read only during the call";
@@ -149,6 +168,17 @@ pub const CALLS: &[Export] = &[
         "WaitMode": Is(0), "KernelMode: the stack stays resident [KeWaitForSingleObject]";
         "Alertable": FALSE, "no APC ends the wait [KeWaitForSingleObject]";
         "Timeout": NONE, "until the lock is free [KeWaitForSingleObject]";
+    ),
+    export!(ObReferenceObjectByHandle, PASSIVE,
+        "Handle": HANDLE, "NtCurrentThread: the calling thread [wdm.h]";
+        "DesiredAccess": Is(0), "not checked in kernel mode [ObReferenceObjectByHandle]";
+        "ObjectType": NONE, "optional in kernel mode [ObReferenceObjectByHandle]";
+        "AccessMode": Is(0), "KernelMode [ObReferenceObjectByHandle]";
+        "Object": LOCAL, OUT;
+        "HandleInformation": NONE, "reserved [ObReferenceObjectByHandle]";
+    ),
+    export!(ObfDereferenceObject, PASSIVE,
+        "Object": HANDLE, "returned by ObReferenceObjectByHandle";
     ),
     export!(PsCreateSystemThread, PASSIVE,
         "ThreadHandle": LOCAL, OUT;

@@ -1,0 +1,80 @@
+//! Kernel: objects of threads, and their priorities (`wdm.h`, `ntddk.h`).
+#![expect(non_snake_case, reason = "the names are the NT API's own")]
+
+use super::cpu;
+use super::enter::enter;
+use super::types::{Address, HANDLE, NTSTATUS};
+use super::{Kernel, foreign};
+use crate::status::Status;
+use crate::verifier::{Violation, rules};
+
+/// `NtCurrentThread()`: the calling thread in place of a handle.
+const CURRENT_THREAD: HANDLE = usize::MAX - 1;
+
+/// `ObReferenceObjectByHandle`, of the calling thread only.
+pub extern "win64" fn ObReferenceObjectByHandle(
+    Handle: HANDLE,
+    DesiredAccess: u32,
+    ObjectType: Address,
+    AccessMode: i8,
+    Object: Address,
+    HandleInformation: Address,
+) -> NTSTATUS {
+    let kernel = enter!(ObReferenceObjectByHandle);
+    let _ = (DesiredAccess, ObjectType, AccessMode);
+    if Handle != CURRENT_THREAD || HandleInformation != 0 {
+        return Status::NOT_IMPLEMENTED.0;
+    }
+    let object = cpu::thread_object(|| kernel.objects().opaque());
+    *kernel.objects().referenced.entry(object).or_default() += 1;
+    kernel.settle(foreign::write(Object, &object), ());
+    Status::SUCCESS.0
+}
+
+/// `ObfDereferenceObject`. Returns the number of references that are left.
+pub extern "win64" fn ObfDereferenceObject(Object: Address) -> i64 {
+    let kernel = enter!(ObfDereferenceObject);
+    let mut objects = kernel.objects();
+    let left = objects.referenced.get(&Object).and_then(|count| count.checked_sub(1));
+    match left {
+        Some(0) => drop(objects.referenced.remove(&Object)),
+        Some(left) => drop(objects.referenced.insert(Object, left)),
+        None => {
+            drop(objects);
+            kernel.violate(bad("ObfDereferenceObject", Object));
+            return 0;
+        }
+    }
+    i64::from(left.unwrap_or(0))
+}
+
+/// `KeSetPriorityThread`, of the calling thread. Returns the old priority.
+pub extern "win64" fn KeSetPriorityThread(Thread: Address, Priority: i32) -> i32 {
+    let kernel = enter!(KeSetPriorityThread);
+    if !is_own(&kernel, Thread) || !(1..=31).contains(&Priority) {
+        kernel.violate(bad("KeSetPriorityThread", Thread));
+        return 0;
+    }
+    cpu::set_priority(Priority)
+}
+
+/// `KeSetBasePriorityThread`, of the calling thread, which is one of the system
+/// process. Returns the old increment over the priority of the process.
+pub extern "win64" fn KeSetBasePriorityThread(Thread: Address, Increment: i32) -> i32 {
+    let kernel = enter!(KeSetBasePriorityThread);
+    if !is_own(&kernel, Thread) {
+        kernel.violate(bad("KeSetBasePriorityThread", Thread));
+        return 0;
+    }
+    let priority = cpu::NORMAL_PRIORITY.saturating_add(Increment).clamp(1, 15);
+    cpu::set_priority(priority) - cpu::NORMAL_PRIORITY
+}
+
+/// Whether this is the calling thread's object, with a reference.
+fn is_own(kernel: &Kernel, thread: Address) -> bool {
+    kernel.objects().referenced.contains_key(&thread) && cpu::thread_object(|| 0) == thread
+}
+
+fn bad(call: &str, object: Address) -> Violation {
+    Violation::new(&rules::BAD_OBJECT, [object as u64, 0, 0], format!("{call}: not an object that it takes"))
+}
