@@ -42,6 +42,8 @@ fn change(play: &Play, exempt: bool, patience: Duration) {
     let ports = if exempt { ["23", "53/udp"] } else { ["24", "54/udp"] };
     let key = machine::nt::parameters_key(lab::hushport::SERVICE);
     play.kernel.set_value(&key, "ExemptPorts", RegistryValue::multi_sz(ports));
+    // The classify below has processor 0, which the driver's thread must visit.
+    play.let_others_run(500);
     let settled = || {
         play.kernel.pool().bytes().0 == rest && blocks(&play.kernel, &play.engine, 0) != exempt
             || play.is_stopped()
@@ -60,8 +62,7 @@ fn start(play: &Play, machine: &mut machine::Machine) {
 
 #[test]
 fn a_change_of_the_policy_and_an_unload_end_where_inactive_processors_have_numbers() {
-    for active in [2, 4, 1] {
-        println!("{active} active");
+    for active in [1, 2, 4] {
         play(possible(active), 1, 0, |mut machine, play| {
             start(play, &mut machine);
             for exempt in [true, false] {
