@@ -130,13 +130,14 @@ impl<D: Decide> Deciding<D> {
             && is_closed_port
             && !(shared.scans.is_dynamic(packet.local_port()) && is_late_reply(incoming.cold_copy()));
         let met = if is_probe { Encounter::of(&packet) } else { None };
-        match verdict {
-            Verdict::Silenced if !incoming.may_decide() => match incoming.is_blocked() {
+        if !incoming.may_decide() && is_closed_port {
+            // Mode 1, too, counts only what Mode 2 would block.
+            return match incoming.is_blocked() {
                 true => Decided::Usual(Verdict::AlreadyBlocked, met),
                 false => Decided::Usual(Verdict::Overruled, met),
-            },
-            verdict => Decided::Usual(verdict, met),
+            };
         }
+        Decided::Usual(verdict, met)
     }
 }
 

@@ -33,7 +33,7 @@ pub enum Verdict {
     Observed,
     /// Blocked: no answer is sent.
     Silenced,
-    /// Would have been blocked (`Mode` 1).
+    /// `Mode` 2 would block it (`Mode` 1).
     Audited,
     /// Not blocked: `Mode` 0.
     Off,
@@ -59,10 +59,11 @@ pub enum Verdict {
     ExemptProfile,
     /// Not blocked here: the profile is not known yet. The ICMP error is decided.
     Deferred,
-    /// Not blocked, though it should be: another filter has permitted it and has taken
-    /// the right to write the action.
+    /// Not blocked by `Mode` 2: another filter has permitted it and has taken the right
+    /// to write the action. `Mode` 1 counts it, too.
     Overruled,
-    /// Blocked by another filter, which has taken the right to write the action.
+    /// Blocked by another filter, which has taken the right to write the action. `Mode`
+    /// 1 counts it, too.
     AlreadyBlocked,
     /// Not blocked: what the engine passed is incomplete or inconsistent.
     Malformed,

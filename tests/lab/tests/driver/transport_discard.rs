@@ -51,8 +51,10 @@ fn stronger(bench: &Bench, family: &str, action: ActionType) {
 #[test]
 fn without_the_right_nothing_is_written() {
     for family in ["V4", "V6"] {
-        for (action, verdict) in [(ActionType::PERMIT, "Overruled"), (ActionType::BLOCK, "AlreadyBlocked")] {
-            let bench = Bench::new(Options::default(), &[]);
+        let actions = [(ActionType::PERMIT, "Overruled"), (ActionType::BLOCK, "AlreadyBlocked")];
+        // Mode 1 counts what Mode 2 would block. Mode 2 would not block this.
+        for (mode, (action, verdict)) in [1, 2].into_iter().flat_map(|mode| actions.map(|of| (mode, of))) {
+            let bench = Bench::new(Options::default(), &[("Mode", mode)]);
             stronger(&bench, family, action);
             let (decision, counted) = bench.ask(&Probe::syn(family));
             assert_eq!(counted, verdict);

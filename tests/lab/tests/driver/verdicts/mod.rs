@@ -196,10 +196,10 @@ impl Bench {
 
     fn expected(&self, case: &Case) -> &'static str {
         match verdict(case, &self.policy) {
-            "Silenced" => match self.heavier {
+            verdict @ ("Silenced" | "Audited") => match self.heavier {
                 Some(ActionType::BLOCK) => "AlreadyBlocked",
                 Some(_) => "Overruled",
-                None => "Silenced",
+                None => verdict,
             },
             verdict => verdict,
         }
@@ -365,8 +365,8 @@ fn the_verdict_depends_on_nothing_else() {
     bench.end();
 }
 
-/// A filter in a heavier sublayer has cleared the right. Silenced becomes Overruled or
-/// AlreadyBlocked; other verdicts stay.
+/// A filter in a heavier sublayer has cleared the right. Silenced and Audited become
+/// Overruled or AlreadyBlocked; other verdicts stay.
 #[test]
 fn without_the_right_what_would_be_silenced_is_overruled_or_already_blocked() {
     for heavier in [ActionType::PERMIT, ActionType::BLOCK] {
