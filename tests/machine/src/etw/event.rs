@@ -172,8 +172,8 @@ impl Serialize for Event {
     }
 }
 
-/// Formats a FILETIME as in RFC 3339.
-pub(super) fn utc(time: u64) -> String {
+/// Formats a FILETIME, as [`Event::time`] is, as in RFC 3339.
+pub fn utc(time: u64) -> String {
     const PER_SECOND: u64 = 10_000_000;
     const DAY: u64 = 86_400;
     let (seconds, fraction) = (time / PER_SECOND, time % PER_SECOND);

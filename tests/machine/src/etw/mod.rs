@@ -21,7 +21,7 @@ mod session;
 mod tests;
 pub mod value;
 
-pub use event::{Event, Filter, Raw};
+pub use event::{Event, Filter, Raw, utc};
 pub use session::{Called, Enable, Listening, Misuse, Registered, SessionId, Tracing, Turn, ZeroKeyword};
 pub use value::Value;
 

@@ -1,8 +1,12 @@
 //! The machine's time: the host's time plus what the lab adds.
 //!
+//! A machine with a time of its own ([`Options::own_time`]) has only what the lab adds.
+//!
 //! During a deterministic schedule, the schedule gives the time, so that a seed
 //! fixes it. Afterwards, time continues from the host's time plus the schedule's
 //! duration.
+//!
+//! [`Options::own_time`]: super::Options::own_time
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -18,29 +22,50 @@ const SCHEDULED_START: u64 = EPOCH_DIFFERENCE + 1_767_225_600 * 10_000_000;
 #[derive(Debug)]
 pub struct Clock {
     start: Instant,
-    /// System time at `start`, in 100 ns since 1601.
-    system_at_start: u64,
+    /// Whether the host's time does not count.
+    own_time: bool,
+    /// System time at `start`, in 100 ns since 1601. It wraps.
+    system_at_start: AtomicU64,
     /// What the lab has added, in 100 ns units.
     added: AtomicU64,
     /// The part of it that also passed for waits in progress.
     passed: AtomicU64,
 }
 
-impl Default for Clock {
-    fn default() -> Self {
+impl Clock {
+    /// A clock that starts now.
+    pub(super) fn new(own_time: bool) -> Self {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
         let since_1970 = since_1970.map_or(0, units);
         Self {
             start: Instant::now(),
-            system_at_start: EPOCH_DIFFERENCE + since_1970,
+            own_time,
+            system_at_start: AtomicU64::new(EPOCH_DIFFERENCE + since_1970),
             added: AtomicU64::new(0),
             passed: AtomicU64::new(0),
         }
     }
-}
 
-impl Clock {
-    /// Moves the clock forward. Waits in progress do not end earlier.
+    /// Whether time passes only as the lab lets it.
+    pub fn is_own_time(&self) -> bool {
+        self.own_time
+    }
+
+    /// Sets the system time, in time since 1970. It may go back. The time since the
+    /// machine was made does not change.
+    pub fn set_system_time(&self, since_1970: Duration) {
+        let system_time = EPOCH_DIFFERENCE.saturating_add(units(since_1970));
+        self.system_at_start.store(system_time.wrapping_sub(self.interrupt_time()), Ordering::Relaxed);
+    }
+
+    /// Moves a clock with a time of its own forward to a time since the machine was
+    /// made, in 100 ns units.
+    pub(super) fn move_to(&self, interrupt_time: u64) {
+        self.added.fetch_max(interrupt_time, Ordering::Relaxed);
+    }
+
+    /// Moves the clock forward. Waits in progress do not end earlier, except those of a
+    /// clock with a time of its own.
     pub fn advance(&self, by: Duration) {
         self.added.fetch_add(units(by), Ordering::Relaxed);
     }
@@ -60,14 +85,25 @@ impl Clock {
 
     /// Time since the machine was made, in 100 ns units.
     pub fn interrupt_time(&self) -> u64 {
-        let elapsed = schedule::now().unwrap_or_else(|| self.start.elapsed());
-        units(elapsed) + self.added.load(Ordering::Relaxed)
+        let added = self.added.load(Ordering::Relaxed);
+        if self.own_time {
+            return added;
+        }
+        units(schedule::now().unwrap_or_else(|| self.start.elapsed())) + added
+    }
+
+    /// Time since the machine was made.
+    pub fn since_start(&self) -> Duration {
+        Duration::from_nanos(self.interrupt_time().saturating_mul(100))
     }
 
     /// System time, in 100 ns units since 1601.
     pub fn system_time(&self) -> u64 {
-        let start = schedule::now().map_or(self.system_at_start, |_| SCHEDULED_START);
-        start + self.interrupt_time()
+        let start = match schedule::now() {
+            Some(_) => SCHEDULED_START,
+            None => self.system_at_start.load(Ordering::Relaxed),
+        };
+        start.wrapping_add(self.interrupt_time())
     }
 
     /// How long to wait for a kernel timeout. A negative timeout is relative,
@@ -81,7 +117,8 @@ impl Clock {
     }
 }
 
-fn units(duration: Duration) -> u64 {
+/// In 100 ns units.
+pub(super) fn units(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos() / 100).unwrap_or(u64::MAX)
 }
 
@@ -91,7 +128,7 @@ mod tests {
 
     #[test]
     fn timeouts_are_relative_or_absolute() {
-        let clock = Clock::default();
+        let clock = Clock::new(false);
         assert_eq!(clock.until(-10), Duration::from_micros(1));
         assert_eq!(clock.until(0), Duration::ZERO);
         let soon = clock.system_time() as i64 + 10_000_000;
@@ -99,5 +136,20 @@ mod tests {
         assert!(wait > Duration::from_millis(900) && wait <= Duration::from_secs(1));
         clock.advance(Duration::from_secs(2));
         assert_eq!(clock.until(soon), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_system_time_can_be_set_in_either_direction() {
+        let clock = Clock::new(true);
+        clock.advance(Duration::from_secs(5));
+        for since_1970 in [Duration::from_secs(3), Duration::ZERO, Duration::from_secs(1 << 31)] {
+            clock.set_system_time(since_1970);
+            assert_eq!(clock.system_time(), EPOCH_DIFFERENCE + units(since_1970));
+            assert_eq!(clock.interrupt_time(), 50_000_000);
+        }
+        clock.move_to(60_000_000);
+        assert_eq!(clock.system_time(), EPOCH_DIFFERENCE + 10_000_000 * ((1 << 31) + 1));
+        clock.move_to(0);
+        assert_eq!(clock.interrupt_time(), 60_000_000, "time never goes back");
     }
 }

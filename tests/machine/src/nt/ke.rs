@@ -267,6 +267,9 @@ pub(super) fn wait(
     timeout: Option<i64>,
     mut take: impl FnMut() -> bool,
 ) -> Status {
+    if kernel.options().own_time {
+        return kernel.wait_in_own_time(what, timeout, take);
+    }
     let timeout = timeout.map(|timeout| kernel.clock().until(timeout));
     let (before, mut over) = (kernel.clock().passed(), false);
     let mut ready = || {

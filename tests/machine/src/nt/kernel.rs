@@ -22,6 +22,7 @@ use super::objects::{Notice, Objects};
 use super::options::Options;
 use super::pool::Pool;
 use super::registry::{Registry, RegistryValue, Watch};
+use super::sleepers::Sleepers;
 use super::stack::StackMarks;
 use super::stepwise::BeforeInstruction;
 use super::work::WorkQueue;
@@ -53,6 +54,7 @@ pub struct Kernel {
     locks: LockOrder,
     stack_marks: StackMarks,
     clock: Clock,
+    pub(super) sleepers: Sleepers,
     tracing: Tracing,
     fail_calls: OnceLock<Arc<dyn FailCalls>>,
     calls: Box<[AtomicU64]>,
@@ -82,6 +84,7 @@ impl Kernel {
             active: AtomicU32::new(options.processors),
             busy: Mutex::default(),
             processors: (0..options.possible()).map(|_| Processor::default()).collect(),
+            clock: Clock::new(options.own_time),
             options,
             guest,
             engine: OnceLock::new(),
@@ -90,7 +93,7 @@ impl Kernel {
             verifier: Verifier::default(),
             locks: LockOrder::default(),
             stack_marks: StackMarks::default(),
-            clock: Clock::default(),
+            sleepers: Sleepers::default(),
             tracing: Tracing::default(),
             fail_calls: OnceLock::new(),
             calls,

@@ -42,6 +42,7 @@ pub mod processors;
 pub mod ps;
 pub mod registry;
 pub mod rtl;
+mod sleepers;
 mod stack;
 mod stepwise;
 mod threads;

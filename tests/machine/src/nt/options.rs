@@ -49,6 +49,11 @@ pub struct Options {
     pub enable_callbacks: EnableCallbacks,
     /// A wait without a timeout is a deadlock if it takes longer.
     pub hang_limit: Duration,
+    /// Whether time stands still unless the lab moves it ([`Kernel::run_until`]) or
+    /// code that is called from outside the driver waits. If not, time is the host's.
+    ///
+    /// [`Kernel::run_until`]: super::Kernel::run_until
+    pub own_time: bool,
 }
 
 impl Options {
@@ -84,6 +89,7 @@ impl Default for Options {
             drain_limit: Duration::from_secs(5),
             enable_callbacks: EnableCallbacks::default(),
             hang_limit: Duration::from_secs(30),
+            own_time: false,
         }
     }
 }

@@ -12,6 +12,8 @@ use super::types::Address;
 use super::{Kernel, threads};
 use crate::schedule::{Bell, Waited, closing};
 
+/// Begin of the names of the host threads that serve it.
+pub(super) const WORKER: &str = "worker ";
 /// Most worker threads. They are started as needed.
 pub(super) const MOST_WORKERS: usize = 4;
 
@@ -163,7 +165,7 @@ impl Queue {
             state.workers += 1;
             let (queue, number) = (Arc::clone(self), state.workers);
             std::thread::Builder::new()
-                .name(format!("worker {number}"))
+                .name(format!("{WORKER}{number}"))
                 .spawn(move || queue.serve(number))
                 .expect("the host has threads left");
         }
@@ -187,10 +189,14 @@ impl Queue {
                 state.idle -= 1;
             };
             drop(state);
-            if let Some(kernel) = self.kernel.upgrade() {
-                threads::run_job(&kernel, job, number);
+            let kernel = self.kernel.upgrade();
+            if let Some(kernel) = &kernel {
+                threads::run_job(kernel, job, number);
             }
             self.done(job);
+            if let Some(kernel) = kernel {
+                kernel.sleepers.ended();
+            }
         }
     }
 

@@ -48,6 +48,11 @@ impl Bell {
         seat::rang();
     }
 
+    /// How often it was rung.
+    pub fn rung(&self) -> u64 {
+        self.rung.load(Ordering::Acquire)
+    }
+
     /// Waits until `ready` returns true, at most for `timeout`; `what` names the
     /// wait in reports. `ready` may be abandoned, so this frame owns nothing while
     /// it runs.

@@ -176,6 +176,7 @@ impl Kernel {
             drop(objects);
             end.signaled.store(true, Ordering::Release);
             kernel.bell.ring();
+            kernel.sleepers.ended();
             drop(seated);
         };
         self.objects().threads.push(routine);

@@ -7,6 +7,7 @@
 mod classify;
 mod engine;
 mod load;
+mod own_time;
 mod packets;
 mod pool;
 mod registry;
