@@ -7,11 +7,9 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use machine::Machine;
-use machine::wfp::Engine;
 
 use super::driver;
 use crate::counters::Counters;
-use crate::flows::Watched;
 use crate::policy::{Assignment, state};
 use crate::printable::printable;
 use crate::report::{Page, trace_text};
@@ -79,6 +77,8 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         // expected.
         everywhere: arguments.driver.is_hushport() && !world.values.iter().any(|(name, _)| name == "Observe"),
     };
+    // The driver's time is the capture's.
+    world.machine.own_time = true;
     let mut machine = world.machine()?;
     if let Some(sys) = world.driver.filter(|_| arguments.driver.is_hushport()) {
         state::check(machine.kernel(), sys, &world.values)?;
@@ -122,15 +122,14 @@ fn play(arguments: &Arguments, plan: &trace::Plan, machine: &Machine) -> Result<
             Entry::Suppressed(at, ends) if events => {
                 writeln!(plain, "{:10.6} {ends} answer suppressed", at.as_secs_f64())?;
             }
+            Entry::Scan(scan) if events => writeln!(plain, "{:10.6} {scan}", scan.at.as_secs_f64())?,
             _ => {}
         }
         Ok(kernel.stopped().is_none())
     });
     let moves = bar.clone();
     let progress: Progress = Arc::new(move |bytes| moves.set_position(bytes));
-    let (engine, watched) = (machine.engine(), Watched::of(machine.engine()));
-    let filter = Arc::<Engine>::clone(engine);
-    let played = trace::play(&arguments.file, plan, filter, watched, progress, listener);
+    let played = trace::play(&arguments.file, plan, machine.kernel(), progress, listener);
     bar.finish_and_clear();
     let played = played?;
     plain.flush()?;
@@ -157,6 +156,9 @@ fn agree(played: &Played, machine: &Machine, counts: bool, notes: &mut Vec<Strin
     if let Some(stop) = machine.kernel().stopped() {
         notes.push(format!("the driver stopped the machine: {stop}"));
         return Ok(());
+    }
+    if machine.kernel().has_run_ahead() {
+        notes.push("a thread of the driver did not come to a wait, so its time is not exact".to_owned());
     }
     if counts {
         let counters = Counters::read(machine.kernel(), machine.engine())?;

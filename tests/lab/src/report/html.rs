@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::svg::{escape, timeline};
 use super::trace::{facts, port_text};
 use crate::flows::{sequence, sources};
-use crate::trace::{Account, Content, Conversation, Line, Played, Row, word};
+use crate::trace::{Account, Content, Conversation, Line, Played, Row, Scanner, word};
 
 const STYLE: &str = include_str!("html/page.css");
 const SCRIPT: &str = include_str!("html/page.js");
@@ -80,6 +80,7 @@ impl<'a> Page<'a> {
         );
         self.summary(&mut page);
         self.silenced(&mut page);
+        self.scans(&mut page);
         self.connections(&mut page);
         self.order(&mut page);
         self.lifecycles(&mut page);
@@ -132,6 +133,33 @@ impl<'a> Page<'a> {
             page.push_str("</tbody></table></details></figure>\n");
         }
         page.push_str("</section>\n");
+    }
+
+    fn scans(&self, page: &mut String) {
+        let scans = &self.account.scans;
+        if !scans.known {
+            return;
+        }
+        let headings =
+            ["Remote", "First report", "Seconds", "Last, seconds", "Reports", "Techniques", "Ports, about"];
+        open_table(page, "scans", "Scans that the driver reports", &headings);
+        for Scanner { scan, last, reports } in &scans.scanners {
+            *page += &format!(
+                "<tr><th scope=\"row\">{}</th><td>{}</td><td class=\"number\">{:.3}</td>\
+                 <td class=\"number\">{:.3}</td><td class=\"number\">{reports}</td><td>{}</td>\
+                 <td class=\"number\">{}</td></tr>\n",
+                scan.remote,
+                escape(&scan.time),
+                scan.at.as_secs_f64(),
+                last.as_secs_f64(),
+                escape(&scan.technique_names()),
+                scan.ports,
+            );
+        }
+        if scans.scanners.is_empty() {
+            *page += &format!("<tr><td colspan=\"{}\">None.</td></tr>\n", headings.len());
+        }
+        page.push_str("</tbody></table></div></section>\n");
     }
 
     fn layers(&self, page: &mut String) {

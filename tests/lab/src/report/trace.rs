@@ -3,10 +3,13 @@
 use std::io::{Result, Write};
 
 use crate::flows::CourseText;
-use crate::trace::{Played, Port, Protocols, Summary};
+use crate::trace::{Played, Port, Protocols, Scanner, Scans, Summary};
 
 /// The maximum number of ports and of sources that are named.
 const NAMED: usize = 10;
+
+/// The maximum number of scanners that are named.
+const NAMED_SCANNERS: usize = 100;
 
 /// Writes the report. Text from the capture is escaped before it comes here.
 pub fn trace_text(out: &mut impl Write, played: &Played, notes: &[String]) -> Result<()> {
@@ -36,6 +39,7 @@ pub fn trace_text(out: &mut impl Write, played: &Played, notes: &[String]) -> Re
         }
         rest(out, others.total)?;
     }
+    scans(out, played)?;
     writeln!(out, "\nthe driver's answers, by layer (asked, block, permit, continue)")?;
     for (layer, answers) in &account.answers {
         let (asked, blocked) = (answers.asked, answers.blocked);
@@ -50,6 +54,39 @@ pub fn trace_text(out: &mut impl Write, played: &Played, notes: &[String]) -> Re
     }
     for note in notes {
         writeln!(out, "NOTE: {note}")?;
+    }
+    Ok(())
+}
+
+/// The scanners, in the order of their first reports.
+fn scans(out: &mut impl Write, played: &Played) -> Result<()> {
+    let scans = &played.account.scans;
+    if scans.scanners.is_empty() {
+        return Ok(());
+    }
+    writeln!(
+        out,
+        "\nscans, as the driver reports them (first and last report, in seconds since the first packet)"
+    )?;
+    for Scanner { scan, last, reports } in scans.scanners.iter().take(NAMED_SCANNERS) {
+        writeln!(
+            out,
+            "  {}  {:.3}{}  {:<39} {}, about {} ports within {} s",
+            scan.time,
+            scan.at.as_secs_f64(),
+            match reports {
+                1 => String::new(),
+                count => format!(" to {:.3}, {count} reports", last.as_secs_f64()),
+            },
+            scan.remote,
+            scan.technique_names(),
+            scan.ports,
+            scan.window_ms as f64 / 1000.0,
+        )?;
+    }
+    let more = scans.scanners.len().saturating_sub(NAMED_SCANNERS);
+    if more > 0 {
+        writeln!(out, "  {more} more remotes")?;
     }
     Ok(())
 }
@@ -99,6 +136,7 @@ pub(super) fn facts(played: &Played) -> Vec<(&'static str, String)> {
         ("silenced", summary.silenced.to_string()),
         ("suppressed", format!("{} answers that the capture holds", summary.suppressed)),
         ("deviations", summary.deviations.to_string()),
+        ("scans", scans_in_a_line(summary.scans)),
     ]);
     let unplayed = summary.not_played;
     for (what, count) in [
@@ -107,6 +145,8 @@ pub(super) fn facts(played: &Played) -> Vec<(&'static str, String)> {
         ("cut short", tally.cut),
         ("bad checksums", tally.checksums),
         ("without a time", tally.untimed),
+        ("out of order", tally.disordered),
+        ("clock set", tally.clock_set),
         ("not the host's", unplayed.foreign),
         ("fragments out", unplayed.fragments_out),
         ("refused before", unplayed.refused),
@@ -131,6 +171,20 @@ pub(super) fn facts(played: &Played) -> Vec<(&'static str, String)> {
         facts.push(("not read", format!("frames of {}", tally.unread_links)));
     }
     facts
+}
+
+fn scans_in_a_line(scans: &Scans) -> String {
+    if !scans.known {
+        return "unknown: the driver writes no events".to_owned();
+    }
+    let mut text = format!("{} reports about {} remotes", scans.reports, scans.scanners.len());
+    if scans.others > 0 {
+        text += &format!("; {} about others", scans.others);
+    }
+    if scans.dropped > 0 {
+        text += &format!("; the driver's rate limit suppressed {} more", scans.dropped);
+    }
+    text
 }
 
 fn protocols(counts: &Protocols) -> String {

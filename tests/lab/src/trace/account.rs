@@ -9,6 +9,7 @@ use machine::host::{Ends, Event, Lifecycles, Record};
 use machine::wfp::{ActionType, Invocation, RIGHT_ACTION_WRITE};
 use serde::Serialize;
 
+use super::scans::Scans;
 use super::timeline::Timeline;
 use crate::flows::{Flows, Watched};
 
@@ -120,6 +121,8 @@ pub struct Account {
     pub deviating: Vec<String>,
     /// The silenced packets over time.
     pub timeline: Timeline,
+    /// The scans that the driver reported.
+    pub scans: Scans,
 }
 
 impl Account {
@@ -144,6 +147,7 @@ impl Account {
             deviations: 0,
             deviating: Vec::new(),
             timeline: Timeline::new(length),
+            scans: Scans::default(),
         }
     }
 

@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::capture::{Damage, Frame, Reader};
 use super::link::{self, Cast, Found, Skip, link_name};
+use super::time::{CaptureClock, Moment};
 use crate::printable::printable;
 
 /// An IP packet of the capture.
@@ -23,6 +24,8 @@ pub struct Item<'a> {
     /// Nanoseconds since 1970. A packet without a time has that of the packet
     /// before; `None` before the first packet with a time.
     pub at: Option<u64>,
+    /// When it was captured.
+    pub moment: Moment,
     /// The direction, if the file holds it.
     pub way: Option<Way>,
     /// The addressee, according to the link layer.
@@ -68,9 +71,16 @@ pub struct Tally {
     pub unread_links: Counts,
     /// Frames without a time in the file.
     pub untimed: u64,
+    /// How often the clock of the capturing machine was set.
+    pub clock_set: u64,
+    /// Frames that are earlier than one before, without those at which the clock was
+    /// set.
+    pub disordered: u64,
     /// Nanoseconds since 1970.
     pub first: Option<u64>,
     pub last: u64,
+    /// Nanoseconds from the first to the last frame, without what the clock was set by.
+    pub nanoseconds: u64,
     /// Options of the file that could not be used.
     pub warnings: Vec<String>,
     /// Where the file is damaged, and how.
@@ -80,7 +90,7 @@ pub struct Tally {
 impl Tally {
     /// The duration of the capture.
     pub fn length(&self) -> Duration {
-        Duration::from_nanos(self.last.saturating_sub(self.first.unwrap_or(self.last)))
+        Duration::from_nanos(self.nanoseconds)
     }
 
     /// Counts a frame that is skipped.
@@ -167,9 +177,12 @@ pub fn feed(input: impl Read, checksums: bool, visitor: &mut impl Visitor) -> Re
         Err(damage) => return Ok(Tally { damage: Some(damage.to_string()), ..Tally::default() }),
     };
     let fragments = Fragments::default();
-    let mut pass = Pass { checksums, visitor, tally: Tally::default(), fragments, cut_fragment: false };
+    let (tally, clock) = (Tally::default(), CaptureClock::default());
+    let mut pass = Pass { checksums, visitor, tally, clock, fragments, cut_fragment: false };
     let end = pass.frames(&mut reader)?;
-    let mut tally = pass.tally;
+    let Pass { mut tally, clock, .. } = pass;
+    (tally.clock_set, tally.disordered) = (clock.set, clock.disordered);
+    tally.nanoseconds = u64::try_from(clock.now().at.as_nanos()).unwrap_or(u64::MAX);
     tally.format = reader.format();
     tally.descriptions = reader.descriptions().to_vec();
     tally.warnings = reader.warnings().to_vec();
@@ -184,6 +197,7 @@ struct Pass<'a, V> {
     checksums: bool,
     visitor: &'a mut V,
     tally: Tally,
+    clock: CaptureClock,
     fragments: Fragments,
     /// A fragment was captured only in part, so a reassembled datagram may lack
     /// bytes.
@@ -219,8 +233,8 @@ impl<V: Visitor> Pass<'_, V> {
                 tally.last = tally.last.max(at);
             }
         }
-        // A missing time is replaced by that of the frame before. Time never goes
-        // back.
+        let moment = self.clock.next(frame.at);
+        // A missing time is replaced by that of the frame before.
         let at = tally.first.map(|_| frame.at.unwrap_or(tally.last));
         let Found { packet, way, cast } = match link::ip(frame.link, frame.bytes) {
             Ok(found) => found,
@@ -241,7 +255,7 @@ impl<V: Visitor> Pass<'_, V> {
             tally.elsewhere += 1;
             return Ok(true);
         }
-        let item = Item { index, at, way: frame.way.or(way), cast, parsed, reassembled: false };
+        let item = Item { index, at, moment, way: frame.way.or(way), cast, parsed, reassembled: false };
         self.item(item, cut)
     }
 
@@ -266,8 +280,7 @@ impl<V: Visitor> Pass<'_, V> {
         }
         self.tally.fragments += 1;
         self.cut_fragment |= cut;
-        let now = Duration::from_nanos(self.tally.last);
-        let Some(whole) = self.fragments.datagram(&parsed, now) else {
+        let Some(whole) = self.fragments.datagram(&parsed, item.moment.at) else {
             return Ok(true);
         };
         let Some(parsed) = Parsed::new(&whole) else {

@@ -11,7 +11,7 @@ use machine::host::documented::Comparison;
 use machine::wfp::ActionType;
 use serde::Serialize;
 
-use super::{Answers, Entry, Played, Step, Tally, Traffic, Unplayed};
+use super::{Answers, Entry, Played, Scan, Scans, Step, Tally, Traffic, Unplayed};
 
 #[derive(Serialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
@@ -33,6 +33,7 @@ enum Object<'a> {
         #[serde(flatten)]
         between: Between,
     },
+    Scan(&'a Scan),
     Summary(Summary<'a>),
 }
 
@@ -82,6 +83,8 @@ pub struct Summary<'a> {
     pub suppressed: u64,
     pub deviations: u64,
     pub deviating: &'a [String],
+    /// The driver's reports.
+    pub scans: &'a Scans,
     /// The host's packets by protocol.
     pub traffic: Traffic,
     pub not_played: Unplayed,
@@ -106,6 +109,7 @@ impl<'a> Summary<'a> {
             suppressed: account.suppressed,
             deviations: account.deviations,
             deviating: &account.deviating,
+            scans: &account.scans,
             traffic: played.traffic,
             not_played: played.unplayed,
             not_surveyed: played.unsurveyed,
@@ -132,6 +136,7 @@ impl<W: Write> Lines<W> {
             Entry::Suppressed(at, ends) => {
                 Object::Suppressed { at: at.as_secs_f64(), between: (*ends).into() }
             }
+            Entry::Scan(scan) => Object::Scan(scan),
             Entry::Record(record, order, steps) => {
                 let (order, deviation) = match order {
                     Comparison::Match => ("match", None),

@@ -12,6 +12,8 @@
 //! | `feed` | one pass over a file |
 //! | `roles`, `survey` | which side is the host, and who answers where |
 //! | `replay` | the host that plays the packets |
+//! | `time` | the capture's time, from its timestamps |
+//! | `scans` | moves the driver's time with it; the driver's reports of scans |
 //! | `progress` | what a segment does to its connection |
 //! | `segments`, `connection`, `datagrams` | the layers that a packet passes |
 //! | `room` | maps of bounded size |
@@ -22,8 +24,18 @@
 //! A capture does not show everything. A socket that never answers counts as
 //! closed. Segments reach the stream layer in the order of the capture. Data in
 //! the host's own SYN are not indicated as sent, because no document lists the
-//! layers that they pass. The kernel's clock does not follow the capture's, so the
-//! driver's scan reports do not, either.
+//! layers that they pass.
+//!
+//! # Time
+//!
+//! On a machine with a time of its own ([`Options::own_time`]) the driver's time is the
+//! capture's: its clocks, the waits of its threads, and the time of its events. A gap
+//! between two packets costs nothing: the driver's thread is woken as often as it would
+//! be until it can have nothing left to report, and then once at the end of the gap.
+//! Processing takes no time. Of timestamps that a clock cannot have, `time` says what is
+//! done.
+//!
+//! [`Options::own_time`]: machine::nt::Options::own_time
 
 #![forbid(unsafe_code)]
 
@@ -40,9 +52,11 @@ mod progress;
 mod replay;
 mod roles;
 mod room;
+mod scans;
 mod segments;
 mod source;
 mod survey;
+mod time;
 mod timeline;
 
 use std::path::Path;
@@ -51,6 +65,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use machine::host::{Counters, Ends, Filter, OpenPoints, Record};
+use machine::nt::Kernel;
 
 pub use account::{Account, Answers, Content, Conversation, Limits, Row, Step};
 pub use capture::{Damage, Frame, Reader};
@@ -59,10 +74,14 @@ pub use lines::{Lines, Summary, word};
 pub use link::{Cast, Found, Skip, ip, whole};
 pub use replay::{Finished, Protocols, Replay, Traffic, Unplayed, Witness};
 pub use roles::{Ballot, Prefix, Roles, Seen};
+pub use scans::{Scan, Scanner, Scans};
 pub use survey::Survey;
+pub use time::{CaptureClock, Moment};
 pub use timeline::{COLUMNS, Line, Port, Timeline};
 
+use crate::flows::Watched;
 use crate::printable::printable;
+use scans::Follower;
 
 /// How to play a capture.
 #[derive(Clone, Debug, Default)]
@@ -112,9 +131,11 @@ pub enum Entry<'a> {
     Record(&'a Record, &'a machine::host::documented::Comparison, &'a [Step]),
     /// An answer that was suppressed.
     Suppressed(Duration, Ends),
+    /// The driver has reported a scan.
+    Scan(&'a Scan),
 }
 
-/// Plays the capture at `path` to a filter engine.
+/// Plays the capture at `path` to the filter engine of a machine.
 ///
 /// # Errors
 /// If the file cannot be opened or is no capture, or if the listener returns an
@@ -122,8 +143,7 @@ pub enum Entry<'a> {
 pub fn play(
     path: &Path,
     plan: &Plan,
-    filter: Arc<dyn Filter>,
-    watched: crate::flows::Watched,
+    kernel: &Arc<Kernel>,
     progress: Progress,
     listener: Listener<'_>,
 ) -> Result<Played> {
@@ -137,11 +157,18 @@ pub fn play(
         [] => survey.roles(),
         prefixes => survey.roles_given(prefixes.to_vec()),
     };
-    let account = Account::new(watched, plan.everywhere, plan.limits, first.length());
-    let reporter = Reporter { account, listener, progress, offset: first.file_bytes, goes_on: true };
+    let watched = Watched::of(kernel.engine());
+    let mut account = Account::new(watched, plan.everywhere, plan.limits, first.length());
+    let follower = Follower::new(kernel);
+    account.scans.known = follower.known;
+    let filter = Arc::clone(kernel.engine()) as Arc<dyn Filter>;
+    let offset = first.file_bytes;
+    let reporter = Reporter { account, follower, listener, progress, offset, goes_on: true };
     let mut replay = Replay::new(filter, plan.open_points.clone(), &survey, &roles, reporter);
     let tally = read(path, plan.checksums, &mut replay)?;
-    let (Finished { counters, unplayed, traffic }, reporter) = replay.finish();
+    let (Finished { counters, unplayed, traffic }, mut reporter) = replay.finish();
+    let last = reporter.follower.end();
+    reporter.scans(&last)?;
     let (account, unsurveyed) = (reporter.account, survey.forgotten);
     Ok(Played { account, tally, roles, counters, unplayed, traffic, unsurveyed })
 }
@@ -149,13 +176,29 @@ pub fn play(
 /// Keeps the account and calls the listener.
 struct Reporter<'a> {
     account: Account,
+    follower: Follower,
     listener: Listener<'a>,
     progress: Progress,
     offset: u64,
     goes_on: bool,
 }
 
+impl Reporter<'_> {
+    fn scans(&mut self, scans: &[Scan]) -> Result<()> {
+        for scan in scans {
+            self.account.scans.note(scan);
+            self.goes_on &= (self.listener)(&Entry::Scan(scan))?;
+        }
+        Ok(())
+    }
+}
+
 impl Witness for Reporter<'_> {
+    fn time(&mut self, moment: Moment) -> Result<()> {
+        let scans = self.follower.follow(moment);
+        self.scans(&scans)
+    }
+
     fn record(&mut self, record: &Record) -> Result<()> {
         let (order, steps) = self.account.note(record);
         self.goes_on &= (self.listener)(&Entry::Record(record, &order, &steps))?;

@@ -24,6 +24,7 @@ use super::feed::{Item, Visitor};
 use super::roles::Roles;
 use super::room::make_room;
 use super::survey::Survey;
+use super::time::Moment;
 
 /// A protocol and two sockets, the local one first.
 pub(super) type Key = (u8, SocketAddr, SocketAddr);
@@ -34,6 +35,13 @@ pub trait Witness {
     fn record(&mut self, record: &Record) -> Result<()>;
     /// Receives an answer in the capture that the driver has suppressed.
     fn suppressed(&mut self, at: Duration, ends: Ends) -> Result<()>;
+    /// Is called before each packet with the time of the packet.
+    ///
+    /// # Errors
+    /// Ends the replay.
+    fn time(&mut self, _moment: Moment) -> Result<()> {
+        Ok(())
+    }
     /// Is called from time to time with the number of bytes of the file that have
     /// been played.
     fn position(&mut self, _bytes: u64) {}
@@ -119,7 +127,6 @@ pub struct Replay<'a, W> {
     due: HashMap<Key, (u32, Duration)>,
     pub(super) unplayed: Unplayed,
     traffic: Traffic,
-    start: Option<u64>,
 }
 
 impl<'a, W: Witness> Replay<'a, W> {
@@ -153,7 +160,6 @@ impl<'a, W: Witness> Replay<'a, W> {
             due: HashMap::new(),
             unplayed: Unplayed::default(),
             traffic: Traffic::default(),
-            start: None,
         }
     }
 
@@ -334,11 +340,8 @@ impl<'a, W: Witness> Replay<'a, W> {
 
 impl<W: Witness> Visitor for Replay<'_, W> {
     fn packet(&mut self, item: &Item<'_>) -> Result<bool> {
-        if let Some(at) = item.at {
-            let start = *self.start.get_or_insert(at);
-            // Time never goes back.
-            self.gate.now = self.gate.now.max(Duration::from_nanos(at.saturating_sub(start)));
-        }
+        self.gate.now = item.moment.at;
+        self.witness.time(item.moment)?;
         self.play(item).with_context(|| format!("frame {}", item.index + 1))?;
         for record in self.gate.log.take() {
             self.witness.record(&record)?;

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use lab::flows::Watched;
 use lab::hushport;
 use lab::setup::{self, Target};
 use lab::trace::{self, Plan, Played};
@@ -88,9 +87,35 @@ pub fn pcap_of(link: u32, packets: &[Vec<u8>]) -> Vec<u8> {
     file
 }
 
+/// The first timestamp of [`timed`], in seconds since 1970: 2023-11-14T22:13:20Z.
+pub const BEGIN: u64 = 1_700_000_000;
+
+/// A pcap file of raw IP with nanoseconds. The times are since [`BEGIN`].
+pub fn timed(packets: &[(Duration, Vec<u8>)]) -> Vec<u8> {
+    let begin = Duration::from_secs(BEGIN);
+    let stamped = packets.iter().map(|(at, packet)| (begin + *at, packet.clone()));
+    stamped_pcap(&stamped.collect::<Vec<_>>())
+}
+
+/// The same with times since 1970.
+pub fn stamped_pcap(packets: &[(Duration, Vec<u8>)]) -> Vec<u8> {
+    let mut file = Vec::new();
+    for word in [0xa1b2_3c4d, 0x0004_0002, 0, 0, 262_144, 101] {
+        file.extend_from_slice(&u32::to_le_bytes(word));
+    }
+    for (at, packet) in packets {
+        let length = packet.len() as u32;
+        for word in [at.as_secs() as u32, at.subsec_nanos(), length, length] {
+            file.extend_from_slice(&word.to_le_bytes());
+        }
+        file.extend_from_slice(packet);
+    }
+    file
+}
+
 /// A machine with values for the driver.
 pub fn machine(values: &[(&str, u32)]) -> Machine {
-    let mut machine = hushport::machine(nt::Options::default());
+    let mut machine = hushport::machine(nt::Options { own_time: true, ..nt::Options::default() });
     for (name, value) in values {
         machine.set(name, *value);
     }
@@ -111,9 +136,7 @@ pub fn play_file(path: &Path, plan: &Plan, values: &[(&str, u32)]) -> Played {
 }
 
 pub fn play_on(mut machine: Machine, path: &Path, plan: &Plan) -> Played {
-    let watched = Watched::of(machine.engine());
-    let filter = Arc::<machine::wfp::Engine>::clone(machine.engine());
-    let played = trace::play(path, plan, filter, watched, Arc::new(|_| ()), Box::new(|_| Ok(true))).unwrap();
+    let played = trace::play(path, plan, machine.kernel(), Arc::new(|_| ()), Box::new(|_| Ok(true))).unwrap();
     let findings = machine.kernel().verifier().findings();
     assert!(findings.is_empty(), "{findings:?}");
     assert!(machine.stop().unwrap().is_empty());

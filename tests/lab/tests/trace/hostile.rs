@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use lab::hushport;
 use lab::trace::{Replay, Roles, Survey, Visitor, Witness, feed};
 use machine::host::{Ends, Event, Filter, OpenPoints, Record};
+use machine::nt;
 use machine::wfp::{Decision, Engine, FlowHandle, LayerId, Request};
 use proptest::prelude::*;
 
@@ -146,11 +148,10 @@ fn changed_captures_are_played() {
 /// A file of another kind is refused, and the error names its kind.
 #[test]
 fn other_files_are_refused() {
-    let engine = Engine::new();
-    let watched = lab::flows::Watched::of(&engine);
+    let machine = hushport::machine(nt::Options::default());
     let path = lab::setup::root().join("Cargo.toml");
     let (progress, listener) = (Arc::new(|_| ()), Box::new(|_: &lab::trace::Entry<'_>| Ok(true)));
-    let refused = lab::trace::play(&path, &plan(), engine, watched, progress, listener);
+    let refused = lab::trace::play(&path, &plan(), machine.kernel(), progress, listener);
     assert!(refused.err().unwrap().to_string().contains("no capture file"));
 }
 

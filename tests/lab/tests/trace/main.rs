@@ -7,6 +7,7 @@ mod html_page;
 mod inference;
 mod live_host;
 mod random_segments;
+mod scans;
 mod tcp_sequences;
 mod tshark;
 mod unusual_formats;

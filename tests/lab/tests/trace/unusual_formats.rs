@@ -210,10 +210,9 @@ fn no_text_of_a_capture_acts_on_what_shows_it() {
     // An error that names the file escapes them, too.
     bytes.truncate(2);
     std::fs::write(&path, &bytes).unwrap();
-    let engine = machine::wfp::Engine::new();
-    let watched = lab::flows::Watched::of(&engine);
+    let machine = lab::hushport::machine(machine::nt::Options::default());
     let (progress, listener) = (std::sync::Arc::new(|_| ()), Box::new(|_: &lab::trace::Entry<'_>| Ok(true)));
-    let refused = lab::trace::play(&path, &plan(), engine, watched, progress, listener);
+    let refused = lab::trace::play(&path, &plan(), machine.kernel(), progress, listener);
     let refused = format!("{:?}", refused.err().unwrap());
     assert!(!refused.contains(['\u{202e}', '\u{1b}']) && refused.contains("\\u{202e}"), "{refused}");
 }

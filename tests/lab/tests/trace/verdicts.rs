@@ -2,13 +2,11 @@
 
 use std::sync::Arc;
 
-use lab::flows::Watched;
 use lab::hushport;
 use lab::setup::{self, Target};
 use lab::trace::{self, Content, Entry, Limits, Lines, Plan};
 use machine::host::Event;
 use machine::nt;
-use machine::wfp::Engine;
 use serde_json::Value;
 
 use super::captures::*;
@@ -79,7 +77,7 @@ fn a_decision_of_another_filter_is_not_counted_as_the_drivers() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("capture");
     std::fs::write(&path, pcap(&closed(at(HOST[0], 81), at(PEER[0], 4001)))).unwrap();
-    let mut machine = hushport::machine(nt::Options::default());
+    let mut machine = hushport::machine(nt::Options { own_time: true, ..nt::Options::default() });
     lab::world::stronger::add(machine.engine(), machine::wfp::ActionType::PERMIT).unwrap();
     machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
     let played = play_on(machine, &path, &plan());
@@ -176,11 +174,10 @@ fn json_lines_equal_the_text_report() {
     let path = directory.path().join("capture");
     std::fs::write(&path, pcap(&packets)).unwrap();
     let mut machine = machine(&[]);
-    let filter = Arc::<Engine>::clone(machine.engine());
-    let (mut bytes, watched) = (Vec::new(), Watched::of(machine.engine()));
+    let mut bytes = Vec::new();
     let mut lines = Lines::new(&mut bytes);
     let listener = Box::new(|entry: &Entry<'_>| lines.write(entry).map(|()| true));
-    let played = trace::play(&path, &plan(), filter, watched, Arc::new(|_| ()), listener).unwrap();
+    let played = trace::play(&path, &plan(), machine.kernel(), Arc::new(|_| ()), listener).unwrap();
     lines.finish(&played).unwrap();
     assert!(machine.stop().unwrap().is_empty());
     let text = String::from_utf8(bytes).unwrap();
