@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 
-use crate::explain::{Packet, Report, State, write};
+use crate::explain::{Configuration, Packet, Report, State, write};
+use crate::policy::{Assignment, assignment};
 use crate::printable::printable;
 
 /// The machine's filters, and what is asked about.
@@ -21,6 +22,11 @@ pub struct Arguments {
     /// The program that connects, listens or accepts
     #[arg(long, value_name = "PATH", requires = "packet")]
     app: Option<String>,
+    /// A value of the driver's policy, as in its registry key: a number, or strings
+    /// separated by commas. Says what the driver does with these values; without any,
+    /// what each mode does
+    #[arg(long, value_name = "NAME=VALUE", value_parser = str::parse::<Assignment>)]
+    set: Vec<Assignment>,
     /// Write JSON
     #[arg(long)]
     json: bool,
@@ -28,12 +34,14 @@ pub struct Arguments {
 
 /// Explains it; whether the file was whole.
 pub fn run(arguments: &Arguments) -> Result<bool> {
+    let values = assignment::resolve(&arguments.set)?;
     let state = read(&arguments.state)?;
     let mut packet = arguments.packet.clone();
     if let Some(packet) = &mut packet {
         packet.app.clone_from(&arguments.app);
     }
-    let report = Report::new(&state, packet.as_ref());
+    let configuration = Configuration::new(&values)?;
+    let report = Report::new(&state, packet.as_ref(), &configuration);
     let mut out = BufWriter::new(stdout().lock());
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &report)?;

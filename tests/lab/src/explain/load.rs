@@ -1,13 +1,15 @@
 //! A state's filters in a running engine.
 
 use std::fmt;
+use std::sync::Arc;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use machine::status::Status;
 use machine::wfp::{
-    ActionType, Callout, CalloutDriver, ClassifyOut, Condition, DisplayData, Engine,
-    FILTER_FLAG_CLEAR_ACTION_RIGHT, FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED, Filter, Guid, LayerId,
-    NotifyType, RIGHT_ACTION_WRITE, Request, RuntimeFilter, Session, Sublayer, Value,
+    ActionType, BfeState, CALLOUT_FLAG_PERSISTENT, Callout, CalloutDriver, ClassifyOut, Condition,
+    DisplayData, Engine, FILTER_FLAG_BOOTTIME, FILTER_FLAG_CLEAR_ACTION_RIGHT,
+    FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED, FLAG_PERSISTENT, Filter, Guid, LayerId, NotifyType,
+    RIGHT_ACTION_WRITE, Request, RuntimeFilter, Session, Sublayer, Value,
 };
 
 use super::state::{self, Key, State};
@@ -28,20 +30,42 @@ pub struct Loaded {
 
 /// Adds the sublayers, callouts and filters of a state, without hushport's own.
 ///
+/// Persistent filters outlive a stop of BFE, and filters for the boot stand in while it
+/// does not run. The others are lost with BFE; the services that made them start with it
+/// again and add them again.
+///
 /// # Errors
 /// If the engine refuses a session.
-pub fn load(state: &State, engine: &Engine) -> Result<Loaded> {
+pub fn load(state: &State, engine: &Arc<Engine>) -> Result<Loaded> {
     if state.filters.is_empty() {
         bail!("the state has no filters");
     }
+    let loaded = add(state, engine, |_| true)?;
+    let (again, services) = (state.clone(), Arc::downgrade(engine));
+    let start = move |state: BfeState| {
+        if let (BfeState::Running, Some(engine)) = (state, services.upgrade()) {
+            // BFE may have stopped again. Then it starts them again.
+            let _added_or_refused = add(&again, &engine, |filter| !filter.is_permanent());
+        }
+    };
+    engine.bfe_subscribe(Arc::new(start)).map_err(|status| anyhow!("the engine says {status:?}"))?;
+    Ok(loaded)
+}
+
+/// Adds the objects that are missing, and these filters.
+fn add(state: &State, engine: &Engine, wanted: impl Fn(&state::Filter) -> bool) -> Result<Loaded> {
     let session = engine.open(Session { display: display("the state"), ..Session::default() })?;
     engine.transaction_begin(session, 0).to_result()?;
     let mut loaded = Loaded::default();
+    // A persistent filter refers only to persistent objects.
+    let permanent = || state.filters.iter().filter(|filter| filter.is_permanent());
     for sublayer in state.sublayers.iter().filter(|sublayer| !sublayer.key.is(SUBLAYER)) {
         let Some(key) = sublayer.key.guid else { continue };
+        let persistent = sublayer.persistent || permanent().any(|filter| filter.sublayer == sublayer.key);
         let object = Sublayer {
             key,
             display: display(&sublayer.name),
+            flags: if persistent { FLAG_PERSISTENT } else { 0 },
             weight: sublayer.weight,
             ..Sublayer::default()
         };
@@ -50,10 +74,11 @@ pub fn load(state: &State, engine: &Engine) -> Result<Loaded> {
     }
     for callout in &state.callouts {
         let (Some(key), Some(layer)) = (callout.key.guid, callout.applicable_layer.guid) else { continue };
+        let persistent = callout.persistent || permanent().any(|filter| filter.callout == callout.key);
         let object = Callout {
             key,
             display: display(&callout.name),
-            flags: 0,
+            flags: if persistent { CALLOUT_FLAG_PERSISTENT } else { 0 },
             provider: None,
             applicable_layer: layer,
         };
@@ -62,11 +87,11 @@ pub fn load(state: &State, engine: &Engine) -> Result<Loaded> {
             continue;
         }
         // Windows' own are registered already.
-        let registered = engine.callout_register(key, 0, std::sync::Arc::new(Stand));
+        let registered = engine.callout_register(key, 0, Arc::new(Stand));
         loaded.callouts += usize::from(registered.is_ok());
     }
     for filter in &state.filters {
-        if filter.sublayer.is(SUBLAYER) || filter.has_flag("BOOTTIME") || filter.has_flag("DISABLED") {
+        if filter.sublayer.is(SUBLAYER) || filter.has_flag("DISABLED") || !wanted(filter) {
             continue;
         }
         match object(filter).and_then(|object| {
@@ -77,6 +102,8 @@ pub fn load(state: &State, engine: &Engine) -> Result<Loaded> {
         }
     }
     engine.transaction_commit(session).to_result()?;
+    // The objects stay: the session is not dynamic.
+    engine.close(session).to_result()?;
     Ok(loaded)
 }
 
@@ -103,6 +130,8 @@ fn object(filter: &state::Filter) -> Result<Filter, String> {
     for (name, flag) in [
         ("CLEAR_ACTION_RIGHT", FILTER_FLAG_CLEAR_ACTION_RIGHT),
         ("PERMIT_IF_CALLOUT_UNREGISTERED", FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED),
+        ("PERSISTENT", FLAG_PERSISTENT),
+        ("BOOTTIME", FILTER_FLAG_BOOTTIME),
     ] {
         flags |= if filter.has_flag(name) { flag } else { 0 };
     }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use machine::wfp::{ActionType, Guid, MatchType, Value, condition_holds, named_guid};
 
 use super::state::{Condition, Filter, State, Sublayer};
-use crate::hushport::{SUBLAYER, SUBLAYER_WEIGHT};
+use crate::hushport::SUBLAYER;
 
 /// What is known of a field.
 #[derive(Clone, Debug)]
@@ -26,19 +26,24 @@ pub enum Known {
 
 /// What is known of a packet or an operation, by the field's `FWPM_CONDITION_*`.
 #[derive(Clone, Debug, Default)]
-pub struct Facts(BTreeMap<Guid, Known>);
+pub struct Facts {
+    fields: BTreeMap<Guid, Known>,
+    /// Whether the stack found no endpoint for the packet, which is why it discards it;
+    /// `None` at a layer that discards nothing.
+    pub no_endpoint: Option<bool>,
+}
 
 impl Facts {
     /// Notes a field, named without prefix.
     pub fn set(&mut self, field: &str, known: Known) {
         if let Some(key) = named_guid(&format!("FWPM_CONDITION_{field}")) {
-            self.0.insert(key, known);
+            self.fields.insert(key, known);
         }
     }
 
     /// Whether a condition holds; `None` if that is not known.
     fn holds(&self, condition: &Condition) -> Option<bool> {
-        let known = self.0.get(&condition.field.guid?)?;
+        let known = self.fields.get(&condition.field.guid?)?;
         let (match_type, wanted) = (condition.match_type?, condition.value.as_ref()?);
         match known {
             // Other types than the field's make the comparison meaningless.
@@ -248,7 +253,7 @@ impl<'a> Layer<'a> {
                 continue;
             }
             let Some(unknown) = unknown_conditions(filter, facts) else { continue };
-            let says = self.says(filter);
+            let says = self.says(filter, facts);
             let is_last = unknown.is_empty() && !says.contains(&Says::Nothing);
             matches.push(Match { filter: index, unknown, says });
             if is_last {
@@ -259,7 +264,7 @@ impl<'a> Layer<'a> {
     }
 
     /// What a filter that matches can say.
-    fn says(&self, filter: &Filter) -> Vec<Says> {
+    fn says(&self, filter: &Filter, facts: &Facts) -> Vec<Says> {
         let clear = filter.has_flag("CLEAR_ACTION_RIGHT");
         let permit = if clear { Says::HardPermit } else { Says::SoftPermit };
         match filter.action {
@@ -274,7 +279,13 @@ impl<'a> Layer<'a> {
             return vec![if permits { permit } else { Says::HardBlock }];
         }
         if is_silent_drop(filter) {
-            return vec![Says::HardBlock];
+            // "Silently drops all incoming packets for which TCP does not have a listening
+            // endpoint" (Built-in Callout Identifiers). As the engine's model of it.
+            return vec![match (facts.no_endpoint, filter.action) {
+                (Some(true) | None, _) => Says::HardBlock,
+                (Some(false), ActionType::CALLOUT_TERMINATING) => permit,
+                (Some(false), _) => Says::Nothing,
+            }];
         }
         let mut says = vec![Says::SoftPermit, Says::HardPermit, Says::SoftBlock, Says::Veto];
         if filter.action == ActionType::CALLOUT_UNKNOWN {
@@ -360,15 +371,15 @@ fn unknown_conditions<'a>(filter: &'a Filter, facts: &Facts) -> Option<Vec<&'a C
 
 /// Where hushport's sublayer would be: the weight it asks for, or if that is taken
 /// the free ones nearby, above and below.
-pub fn weights(state: &State) -> Vec<u16> {
+pub fn weights(state: &State, asked: u16) -> Vec<u16> {
     let taken: BTreeSet<_> = state.sublayers.iter().map(|sublayer| sublayer.weight).collect();
     if let Some(own) = state.sublayers.iter().find(|sublayer| sublayer.key.is(SUBLAYER)) {
         return vec![own.weight];
     }
-    if !taken.contains(&SUBLAYER_WEIGHT) {
-        return vec![SUBLAYER_WEIGHT];
+    if !taken.contains(&asked) {
+        return vec![asked];
     }
-    let above = (SUBLAYER_WEIGHT..=u16::MAX).find(|weight| !taken.contains(weight));
-    let below = (0..SUBLAYER_WEIGHT).rev().find(|weight| !taken.contains(weight));
+    let above = (asked..=u16::MAX).find(|weight| !taken.contains(weight));
+    let below = (0..asked).rev().find(|weight| !taken.contains(weight));
     above.into_iter().chain(below).collect()
 }

@@ -6,11 +6,15 @@ use std::str::FromStr;
 use machine::host::PROFILES;
 use machine::wfp::Value;
 
+use super::configuration::{Answer, Configuration};
 use super::model::{Facts, Known};
 use crate::hushport::DECIDING_LAYERS;
 
 const LOOPBACK: u32 = 1;
 const IPSEC_SECURED: u32 = 2;
+
+/// When a segment comes too late for its connection.
+const ENDED: &str = "if its connection has just been closed";
 
 /// The number of a profile by its name.
 ///
@@ -158,8 +162,8 @@ fn end(text: &str) -> Result<End, String> {
 pub enum DecisionAt {
     /// Nothing.
     None,
-    /// Nothing by default (`ExemptLoopback`, `ExemptIpsec`).
-    Exempt,
+    /// Nothing: it belongs to a connection.
+    Connection,
     /// Whether an echo request is answered.
     Echo,
     /// Whether it is answered.
@@ -173,6 +177,8 @@ pub struct Path {
     pub when: &'static str,
     /// The layers, without prefix.
     pub layers: Vec<String>,
+    /// Whether the stack found no endpoint, if it discards the packet.
+    pub no_endpoint: Option<bool>,
 }
 
 impl Packet {
@@ -188,6 +194,7 @@ impl Packet {
             (Kind::Tcp { syn: false }, _) => &[
                 (closed, &["INBOUND_IPPACKET_#", "INBOUND_TRANSPORT_#_DISCARD"]),
                 ("if it is part of a connection", &["INBOUND_IPPACKET_#", "INBOUND_TRANSPORT_#"]),
+                (ENDED, &["INBOUND_IPPACKET_#", "INBOUND_TRANSPORT_#_DISCARD"]),
             ],
             (Kind::Udp, _) => &[
                 (
@@ -213,11 +220,33 @@ impl Packet {
         };
         let family = if self.v6 { "V6" } else { "V4" };
         let named = |layers: &[&str]| layers.iter().map(|layer| layer.replace('#', family)).collect();
-        paths.iter().map(|&(when, layers)| Path { when, layers: named(layers) }).collect()
+        let no_endpoint =
+            |when| [(closed, true), (ENDED, false)].iter().find(|of| of.0 == when).map(|of| of.1);
+        let path = |&(when, layers)| Path { when, layers: named(layers), no_endpoint: no_endpoint(when) };
+        paths.iter().map(path).collect()
     }
 
-    /// What hushport decides about it at a layer.
-    pub fn decision_at(&self, layer: &str) -> DecisionAt {
+    /// Whether hushport exempts it as loopback or as IPsec-secured.
+    pub fn is_exempt(&self, configuration: &Configuration) -> bool {
+        configuration.exempts(self.flags & LOOPBACK != 0, self.flags & IPSEC_SECURED != 0)
+    }
+
+    /// The profile of its network, if it is known.
+    pub fn profile(&self) -> Option<u32> {
+        self.profile
+    }
+
+    /// What is suppressed if it is silenced.
+    pub fn answer(&self) -> Answer {
+        match self.kind {
+            Kind::Icmp => Answer::Echo,
+            Kind::Udp => Answer::Udp,
+            _ => Answer::Tcp,
+        }
+    }
+
+    /// What hushport decides about it at a layer of a path.
+    pub fn decision_at(&self, layer: &str, path: &Path) -> DecisionAt {
         // Echo, and the other requests of docs/SECURITY.md, "ICMP errors".
         let requests: &[u16] = if self.v6 { &[128, 139] } else { &[8, 13, 15, 17] };
         let is_echo = self.kind == Kind::Icmp && requests.contains(&self.icmp.0);
@@ -227,15 +256,16 @@ impl Packet {
         let is_discarded = layer.ends_with("_DISCARD") || layer.starts_with("OUTBOUND_ICMP_ERROR");
         match () {
             () if !decides || !is_discarded && !is_echo => DecisionAt::None,
-            () if self.flags != 0 => DecisionAt::Exempt,
+            () if path.no_endpoint == Some(false) => DecisionAt::Connection,
             () if is_discarded => DecisionAt::Answer,
             () => DecisionAt::Echo,
         }
     }
 
-    /// What is known of it at a layer.
-    pub fn facts(&self, layer: &str) -> Facts {
+    /// What is known of it at a layer of a path.
+    pub fn facts(&self, layer: &str, path: &Path) -> Facts {
         let mut facts = Facts::default();
+        facts.no_endpoint = path.no_endpoint.filter(|_| layer.ends_with("_DISCARD"));
         common(&mut facts, self.flags, self.profile);
         for (name, address) in [("REMOTE", self.remote.address), ("LOCAL", self.local.address)] {
             let value = match address {
@@ -311,6 +341,7 @@ fn common(facts: &mut Facts, flags: u32, profile: Option<u32>) {
 pub fn probe(layer: &str, profile: u32) -> Facts {
     let mut facts = Facts::default();
     common(&mut facts, 0, Some(profile));
+    facts.no_endpoint = layer.ends_with("_DISCARD").then_some(true);
     let v6 = layer.contains("_V6");
     match layer {
         _ if layer.starts_with("OUTBOUND_ICMP_ERROR") => {

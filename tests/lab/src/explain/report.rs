@@ -5,8 +5,9 @@ use std::collections::BTreeSet;
 use machine::host::PROFILES;
 use serde::Serialize;
 
+use super::configuration::{Answer, Case, Configuration};
 use super::model::{Decider, Does, Layer, Match, Outcome, Place, is_silent_drop, weights};
-use super::packet::{DecisionAt, Packet, probe};
+use super::packet::{DecisionAt, Packet, Path, probe};
 use super::state::{Filter, Key, Problem, State, Sublayer};
 use crate::hushport::{DECIDING_LAYERS, SUBLAYER};
 use crate::printable::printable;
@@ -32,6 +33,8 @@ pub struct HushportPlace {
     pub in_file: bool,
     /// The weight, or the weights that the engine may give it.
     pub weights: Vec<u16>,
+    /// Its registry values.
+    pub values: String,
 }
 
 /// A layer where hushport decides.
@@ -103,17 +106,40 @@ pub struct PacketLayer {
 #[derive(Debug, Serialize)]
 #[allow(missing_docs, reason = "the names are those of the JSON")]
 pub struct Winner {
-    pub case: &'static str,
+    pub case: String,
     /// Who can block; empty if nobody does.
     pub blocks: Vec<String>,
     /// Who can permit; empty if it is certainly blocked.
     pub permits: Vec<String>,
 }
 
-/// What hushport does at a layer, and in which case.
+/// Whether a layer has a field for the profile of the network.
+fn knows_profile(layer: &str) -> bool {
+    !layer.starts_with("INBOUND_IPPACKET")
+}
+
+/// What hushport does at a layer, and in which case: if no values are given, the cases
+/// that they make.
+fn cases(of: &Configuration, layer: &str, answer: Answer, is_exempt: bool) -> Vec<Case> {
+    let fixed = match (answer, is_exempt) {
+        _ if !of.given.is_empty() => return of.cases(answer, knows_profile(layer), is_exempt),
+        (Answer::Echo, true) => &EXEMPT_ECHO_CASES[..],
+        (_, true) => &EXEMPT_CASES,
+        (Answer::Echo, false) => &ECHO_CASES,
+        (_, false) => &CASES,
+    };
+    fixed.iter().map(|&(name, does)| Case::new(name, does)).collect()
+}
+
+/// The cases if no values are given.
 const CASES: [(&str, Does); 3] =
     [("Mode 2", Does::Block), ("Mode 1", Does::Continue), (ANSWER_EXEMPT, Does::Permit)];
 const ANSWER_EXEMPT: &str = "Exempt, with AnswerExempt 1";
+const EXEMPT_CASES: [(&str, Does); 2] = [
+    ("hushport lets loopback and IPsec-secured packets pass", Does::Continue),
+    (ANSWER_EXEMPT, Does::Permit),
+];
+const EXEMPT_ECHO_CASES: [(&str, Does); 1] = [EXEMPT_CASES[0]];
 const ECHO_CASES: [(&str, Does); 2] =
     [("Mode 2 with SilenceEcho 1", Does::Block), ("Mode 1, or SilenceEcho 0", Does::Continue)];
 
@@ -126,13 +152,13 @@ const PROFILE_IS_NOT_KNOWN: &str = "ExemptProfiles: hushport decides at OUTBOUND
      layer has no field for the profile.";
 
 impl Report {
-    /// Explains a state, and a packet in it.
-    pub fn new(state: &State, packet: Option<&Packet>) -> Self {
-        let weights = weights(state);
+    /// Explains a state with hushport under these values, and a packet in it.
+    pub fn new(state: &State, packet: Option<&Packet>, of: &Configuration) -> Self {
+        let weights = weights(state, of.weight);
         let layers = DECIDING_LAYERS
             .iter()
             .flat_map(|layer| ["V4", "V6"].map(|family| layer.replace('#', family)))
-            .map(|layer| explain_layer(state, &layer, &weights))
+            .map(|layer| explain_layer(state, &layer, &weights, of))
             .collect();
         Self {
             sublayers: state.sublayers.len(),
@@ -142,21 +168,23 @@ impl Report {
             hushport: HushportPlace {
                 in_file: state.sublayers.iter().any(|sublayer| sublayer.key.is(SUBLAYER)),
                 weights: weights.clone(),
+                values: of.text(),
             },
             layers,
-            packet: packet.map(|packet| explain_packet(state, packet, weights[0])),
+            packet: packet.map(|packet| explain_packet(state, packet, weights[0], of)),
         }
     }
 }
 
-fn explain_layer(state: &State, name: &str, weights: &[u16]) -> LayerReport {
+fn explain_layer(state: &State, name: &str, weights: &[u16], of: &Configuration) -> LayerReport {
     let layers: Vec<_> = weights.iter().map(|&weight| Layer::new(state, name, weight)).collect();
     let of_place = |place: &Place<'_>| {
         let filters = place.filters.iter().map(|&index| filter_report(state, &state.filters[index]));
         sublayer_report(place, filters.collect())
     };
     let sublayers = layers[0].places.iter().map(of_place).collect();
-    let mut told: Vec<Vec<String>> = layers.iter().map(|layer| consequences(state, layer, name)).collect();
+    let mut told: Vec<Vec<String>> =
+        layers.iter().map(|layer| consequences(state, layer, name, of)).collect();
     told.dedup();
     let consequences = match &mut told[..] {
         [above, below] => {
@@ -170,33 +198,37 @@ fn explain_layer(state: &State, name: &str, weights: &[u16]) -> LayerReport {
 }
 
 /// What the order means, for each case and the networks where it is so.
-fn consequences(state: &State, layer: &Layer<'_>, name: &str) -> Vec<String> {
+fn consequences(state: &State, layer: &Layer<'_>, name: &str, of: &Configuration) -> Vec<String> {
     if !layer.unknown_sublayers.is_empty() {
         let lost: Vec<_> = layer.unknown_sublayers.iter().copied().map(printable).collect();
         return vec![format!("Who decides is not known: the file has no weight of {}.", lost.join(", "))];
     }
-    let (subject, no, yes) = match name {
+    let (answer, subject, no, yes) = match name {
         _ if name.starts_with("OUTBOUND_ICMP_ERROR") => {
-            ("ICMP port unreachable errors", "are not sent", "are sent")
+            (Answer::Udp, "ICMP port unreachable errors", "are not sent", "are sent")
         }
-        _ if name.starts_with("INBOUND_IPPACKET") => {
-            ("closed UDP ports and protocols", "do not answer", "answer, unless the ICMP error is blocked")
-        }
-        _ if name.ends_with("_DISCARD") => ("closed ports", "do not answer", "answer"),
-        _ => ("echo requests", "are not answered", "pass this layer"),
+        _ if name.starts_with("INBOUND_IPPACKET") => (
+            Answer::Udp,
+            "closed UDP ports and protocols",
+            "do not answer",
+            "answer, unless the ICMP error is blocked",
+        ),
+        _ if name.ends_with("_DISCARD") => (Answer::Tcp, "closed ports", "do not answer", "answer"),
+        _ => (Answer::Echo, "echo requests", "are not answered", "pass this layer"),
     };
-    let cases = if subject == "echo requests" { &ECHO_CASES[..] } else { &CASES[..] };
     let mut lines = Vec::new();
-    for &(case, does) in cases {
-        let mut groups: Vec<(Outcome, Vec<&str>)> = Vec::new();
+    for case in cases(of, name, answer, false) {
+        let mut groups: Vec<((Outcome, Does), Vec<&str>)> = Vec::new();
         for (profile, network) in PROFILES {
-            let outcome = layer.outcome(&probe(name, profile), does);
+            let does = case.does_on(profile);
+            let outcome = (layer.outcome(&probe(name, profile), does), does);
             match groups.iter_mut().find(|(other, _)| *other == outcome) {
                 Some((_, networks)) => networks.push(network),
                 None => groups.push((outcome, vec![network])),
             }
         }
-        for (outcome, networks) in groups {
+        let Case { name: case, .. } = &case;
+        for ((outcome, does), networks) in groups {
             let on = match networks.len() {
                 3 => "on all networks".to_owned(),
                 _ => format!("on {} networks", networks.join(" and ")),
@@ -214,13 +246,14 @@ fn consequences(state: &State, layer: &Layer<'_>, name: &str) -> Vec<String> {
                 ),
             });
         }
-        if does == Does::Continue {
+        if of.given.is_empty() && case.starts_with("Mode 1") {
             lines.push(AS_IN_MODE_1.into());
         }
     }
     match name {
+        _ if !of.given.is_empty() => {}
         _ if name.starts_with("INBOUND_IPPACKET") => lines.push(PROFILE_IS_NOT_KNOWN.into()),
-        _ if cases.len() == CASES.len() => lines.push(PROFILE_IS_KNOWN.into()),
+        _ if answer != Answer::Echo => lines.push(PROFILE_IS_KNOWN.into()),
         _ => {}
     }
     lines
@@ -346,25 +379,29 @@ fn filter_report(state: &State, filter: &Filter) -> FilterReport {
     }
 }
 
-fn explain_packet(state: &State, packet: &Packet, weight: u16) -> PacketReport {
-    let layer_report = |name: &String| {
-        let (layer, facts) = (Layer::new(state, name, weight), packet.facts(name));
+fn explain_packet(state: &State, packet: &Packet, weight: u16, of: &Configuration) -> PacketReport {
+    let layer_report = |path: &Path, name: &String| {
+        let (layer, facts) = (Layer::new(state, name, weight), packet.facts(name, path));
         let of_match = |found: Match<'_>| FilterReport {
             verdicts: found.verdicts(),
             unknown: Some(found.unknown.iter().map(|condition| printable(condition.field_name())).collect()),
             ..filter_report(state, &state.filters[found.filter])
         };
-        let cases: &[_] = match packet.decision_at(name) {
-            DecisionAt::None => &[("hushport only observes", Does::Continue)],
-            DecisionAt::Exempt => &[
-                ("hushport lets loopback and IPsec-secured packets pass", Does::Continue),
-                (ANSWER_EXEMPT, Does::Permit),
-            ],
-            DecisionAt::Echo => &ECHO_CASES,
-            DecisionAt::Answer => &CASES,
+        let decided = |answer| {
+            let cases = cases(of, name, answer, packet.is_exempt(of)).into_iter();
+            cases.flat_map(|case| case.on(packet.profile())).collect()
         };
-        let winner = |&(case, does): &(&'static str, Does)| {
-            let outcome = layer.outcome(&facts, does);
+        let cases: Vec<Case> = match packet.decision_at(name, path) {
+            DecisionAt::None => vec![Case::new("hushport only observes", Does::Continue)],
+            DecisionAt::Connection => {
+                vec![Case::new("hushport lets what belongs to a connection be answered", Does::Continue)]
+            }
+            DecisionAt::Echo => decided(Answer::Echo),
+            DecisionAt::Answer => decided(packet.answer()),
+        };
+        let winner = |case: Case| {
+            // Without exempt profiles it is the same on every network.
+            let outcome = layer.outcome(&facts, case.does_on(0));
             let named = |all: &BTreeSet<Decider>| {
                 let name = |decider: &Decider| match decider {
                     Decider::Nobody => "no filter".to_owned(),
@@ -373,7 +410,7 @@ fn explain_packet(state: &State, packet: &Packet, weight: u16) -> PacketReport {
                 };
                 all.iter().map(name).collect()
             };
-            Winner { case, blocks: named(&outcome.blocks), permits: named(&outcome.permits) }
+            Winner { case: case.name, blocks: named(&outcome.blocks), permits: named(&outcome.permits) }
         };
         PacketLayer {
             layer: name.clone(),
@@ -389,7 +426,7 @@ fn explain_packet(state: &State, packet: &Packet, weight: u16) -> PacketReport {
                 })
                 .filter(|sublayer| sublayer.is_hushport || !sublayer.filters.is_empty())
                 .collect(),
-            winners: cases.iter().map(winner).collect(),
+            winners: cases.into_iter().map(winner).collect(),
         }
     };
     let paths = packet.paths();
@@ -399,7 +436,7 @@ fn explain_packet(state: &State, packet: &Packet, weight: u16) -> PacketReport {
             .iter()
             .map(|path| PathReport {
                 when: path.when,
-                layers: path.layers.iter().map(layer_report).collect(),
+                layers: path.layers.iter().map(|name| layer_report(path, name)).collect(),
             })
             .collect(),
     }

@@ -78,6 +78,8 @@ pub struct Sublayer {
     pub key: Key,
     pub name: String,
     pub weight: u16,
+    /// `FWPM_SUBLAYER_FLAG_PERSISTENT`.
+    pub persistent: bool,
 }
 
 /// A callout.
@@ -89,6 +91,8 @@ pub struct Callout {
     pub applicable_layer: Key,
     /// `FWPM_CALLOUT_FLAG_REGISTERED`: its driver runs.
     pub registered: bool,
+    /// `FWPM_CALLOUT_FLAG_PERSISTENT`.
+    pub persistent: bool,
 }
 
 /// A provider.
@@ -119,6 +123,11 @@ pub struct Filter {
 }
 
 impl Filter {
+    /// Whether it outlives a stop of BFE. A filter for the boot does, too.
+    pub fn is_permanent(&self) -> bool {
+        self.has_flag("PERSISTENT") || self.has_flag("BOOTTIME")
+    }
+
     /// Whether it has a flag, named without its prefix.
     pub fn has_flag(&self, name: &str) -> bool {
         self.flags.iter().any(|flag| flag.strip_prefix("FWPM_FILTER_FLAG_") == Some(name))
@@ -270,9 +279,14 @@ fn flags(item: Node<'_, '_>) -> Vec<String> {
     flags.filter_map(|flag| Some(flag.text()?.trim().to_owned())).collect()
 }
 
+fn has_flag(item: Node<'_, '_>, name: &str) -> bool {
+    flags(item).iter().any(|flag| flag == name)
+}
+
 fn sublayer(item: Node<'_, '_>) -> Result<Sublayer, String> {
     let key = Key::new(needed(item, "subLayerKey")?);
-    Ok(Sublayer { key, name: display_name(item), weight: number(item, "weight")? })
+    let persistent = has_flag(item, "FWPM_SUBLAYER_FLAG_PERSISTENT");
+    Ok(Sublayer { key, name: display_name(item), weight: number(item, "weight")?, persistent })
 }
 
 fn provider(item: Node<'_, '_>) -> Result<Provider, String> {
@@ -284,7 +298,8 @@ fn callout(item: Node<'_, '_>) -> Result<Callout, String> {
         key: Key::new(needed(item, "calloutKey")?),
         name: display_name(item),
         applicable_layer: Key::new(needed(item, "applicableLayer")?),
-        registered: flags(item).iter().any(|flag| flag == "FWPM_CALLOUT_FLAG_REGISTERED"),
+        registered: has_flag(item, "FWPM_CALLOUT_FLAG_REGISTERED"),
+        persistent: has_flag(item, "FWPM_CALLOUT_FLAG_PERSISTENT"),
     })
 }
 

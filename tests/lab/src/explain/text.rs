@@ -23,6 +23,7 @@ pub fn write(out: &mut impl Write, report: &Report) -> Result<()> {
             weights.iter().map(u16::to_string).collect::<Vec<_>>().join(" or "),
         )?,
     }
+    writeln!(out, "hushport's values: {}", crate::printable::printable(&hushport.values))?;
     if let Some(packet) = packet {
         writeln!(out, "\n{}", packet.packet)?;
         for path in &packet.paths {

@@ -1,7 +1,7 @@
 //! The model's arbitration beside the engine's own.
 
 use lab::explain::{Decider, Does, Facts, Known, Layer, load};
-use machine::wfp::{ActionType, Engine, LayerData, Metadata, Request, Value};
+use machine::wfp::{ActionType, BfeState, Engine, LayerData, Metadata, Request, Value};
 use proptest::prelude::*;
 
 use super::written::*;
@@ -72,5 +72,36 @@ fn a_state_is_played() {
         let request =
             Request { layer: layer.id, values: &values, metadata: &metadata, data: LayerData::None };
         assert_eq!(engine.classify(&request).blocked(), blocked, "{profile}");
+    }
+}
+
+/// A persistent filter outlives BFE, one for the boot stands in while it is stopped, and
+/// the others come back with the services that made them.
+#[test]
+fn a_restart_of_bfe_keeps_the_filters() {
+    const ONE: &str = SUBLAYERS[0];
+    let written = Written::default()
+        .sublayer(ONE, "one", 100)
+        .filter(TRANSPORT_DISCARD, ONE, ("BLOCK", "", "BOOTTIME"), &[])
+        .filter(TRANSPORT_DISCARD, ONE, ("PERMIT", "", "PERSISTENT"), &[])
+        .filter("INBOUND_IPPACKET_V4_DISCARD", ONE, ("BLOCK", "", "NONE"), &[]);
+    let engine = Engine::new();
+    let loaded = load(&written.state(), &engine).unwrap();
+    assert_eq!((loaded.filters, loaded.left_out.len()), (3, 0), "{loaded}");
+    let blocked = |name: &str| {
+        let layer = engine.layer_by_name(name).unwrap();
+        let (values, metadata) = (vec![Value::Empty; layer.fields], Metadata::default());
+        let request =
+            Request { layer: layer.id, values: &values, metadata: &metadata, data: LayerData::None };
+        let decision = engine.classify(&request);
+        (decision.blocked(), decision.filter_id.is_some())
+    };
+    for _ in 0..2 {
+        assert_eq!(blocked(TRANSPORT_DISCARD), (false, true), "the persistent filter");
+        assert_eq!(blocked("INBOUND_IPPACKET_V4_DISCARD"), (true, true));
+        engine.set_bfe_state(BfeState::Stopped);
+        assert_eq!(blocked(TRANSPORT_DISCARD), (true, true), "the filter for the boot");
+        assert_eq!(blocked("INBOUND_IPPACKET_V4_DISCARD"), (false, false));
+        engine.set_bfe_state(BfeState::Running);
     }
 }

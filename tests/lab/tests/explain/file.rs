@@ -1,6 +1,6 @@
 //! Reading: encodings, repairs, damage.
 
-use lab::explain::{Report, State};
+use lab::explain::{Configuration, Report, State};
 use machine::wfp::{ActionType, MatchType, Value};
 
 use super::written::*;
@@ -87,7 +87,7 @@ fn a_file_that_breaks_off_says_where() {
         assert!(state.filters.len() >= most, "an object that was whole is whole in a longer file: {cut}");
         most = state.filters.len();
         seen.insert(sizes(&state));
-        Report::new(&state, None);
+        Report::new(&state, None, &Configuration::default());
     }
     assert!(seen.contains(&[0, 1, 2]) && seen.contains(&[1, 1, 3]), "{seen:?}");
 }
@@ -140,7 +140,7 @@ fn a_hostile_file_ends_in_an_error() {
         &[],
     );
     let mut text = Vec::new();
-    lab::explain::write(&mut text, &Report::new(&escape.state(), None)).unwrap();
+    lab::explain::write(&mut text, &Report::new(&escape.state(), None, &Configuration::default())).unwrap();
     let text = String::from_utf8(text).unwrap();
     assert!(text.contains("evil") && !text.contains(['\u{202e}', '\u{9b}']), "{text}");
 }

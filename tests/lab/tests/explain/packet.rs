@@ -1,6 +1,6 @@
 //! Packets and operations.
 
-use lab::explain::{Packet, Report, State};
+use lab::explain::{Configuration, Packet, Report, State};
 
 use super::written::*;
 
@@ -8,7 +8,7 @@ use super::written::*;
 fn winners(state: &State, packet: &str, app: Option<&str>, layer: &str) -> Vec<(bool, bool)> {
     let mut packet: Packet = packet.parse().unwrap();
     packet.app = app.map(str::to_owned);
-    let report = Report::new(state, Some(&packet)).packet.unwrap();
+    let report = Report::new(state, Some(&packet), &Configuration::default()).packet.unwrap();
     let mut layers = report.paths.into_iter().flat_map(|path| path.layers);
     let layer = layers.find(|found| found.layer == layer).unwrap_or_else(|| panic!("{layer} is not passed"));
     layer.winners.iter().map(|winner| (!winner.blocks.is_empty(), !winner.permits.is_empty())).collect()
@@ -37,6 +37,100 @@ fn a_syn_to_a_closed_port() {
     assert_eq!(winners(&state, "icmp : -> :", None, "INBOUND_TRANSPORT_V4"), [BLOCKED, PERMITTED]);
     assert_eq!(winners(&state, "icmp 13/0 : -> :", None, "INBOUND_TRANSPORT_V4"), [BLOCKED, PERMITTED]);
     assert_eq!(winners(&state, "icmp 14/0 : -> :", None, "INBOUND_TRANSPORT_V4"), [PERMITTED]);
+}
+
+/// SILENT_DROP drops what has no endpoint. It permits the late segments of a connection,
+/// as in the engine's model.
+#[test]
+fn the_callout_of_windows_drops_only_what_has_no_endpoint() {
+    let state = Written::new().firewall().state();
+    let packet: Packet = "tcp ack 203.0.113.7:4000 -> :22 profile=public".parse().unwrap();
+    let report = Report::new(&state, Some(&packet), &Configuration::default()).packet.unwrap();
+    let at_discard = |when: &str| {
+        let path = report.paths.iter().find(|path| path.when == when).unwrap();
+        let layer = path.layers.iter().find(|layer| layer.layer == TRANSPORT_DISCARD).unwrap();
+        let winners =
+            layer.winners.iter().map(|winner| (!winner.blocks.is_empty(), !winner.permits.is_empty()));
+        winners.collect::<Vec<_>>()
+    };
+    assert_eq!(at_discard("if no program has the port"), [BLOCKED, BLOCKED, PERMITTED]);
+    assert_eq!(at_discard("if its connection has just been closed"), [PERMITTED]);
+}
+
+/// With values, only what these values make of a packet is shown.
+#[test]
+fn values_say_what_this_configuration_does() {
+    let state = Written::new().firewall().state();
+    let cases = |values: &[&str], packet: &str, layer: &str| {
+        let packet: Packet = packet.parse().unwrap();
+        let report = Report::new(&state, Some(&packet), &configuration(values)).packet.unwrap();
+        let mut layers = report.paths.into_iter().flat_map(|path| path.layers);
+        let layer = layers.find(|found| found.layer == layer).unwrap();
+        let winners = layer.winners.into_iter();
+        let winners =
+            winners.map(|winner| (winner.case, (!winner.blocks.is_empty(), !winner.permits.is_empty())));
+        winners.collect::<Vec<_>>()
+    };
+    let (public, private) = ("tcp syn : -> :22 profile=public", "tcp syn : -> :22 profile=private");
+    let of = |name: &str, ends| (name.to_owned(), ends);
+    for (values, packet, expected) in [
+        (&["Mode=2"][..], private, vec![of("Mode 2", BLOCKED)]),
+        (&["Mode=1"], private, vec![of("Mode 1", PERMITTED)]),
+        (&["Mode=1"], public, vec![of("Mode 1", BLOCKED)]),
+        (&["Mode=0"], private, vec![of("Mode 0", PERMITTED)]),
+        (&["SilenceTcp=0"], private, vec![of("Mode 2 with SilenceTcp 0", PERMITTED)]),
+        (&["SilenceTcp=0"], "udp : -> :22 profile=private", vec![of("Mode 2", BLOCKED)]),
+        (&["ExemptProfiles=private"], private, vec![of("Mode 2, on a network of ExemptProfiles", PERMITTED)]),
+        (&["ExemptProfiles=Private"], public, vec![of("Mode 2", BLOCKED)]),
+        (
+            &["ExemptProfiles=public", "AnswerExempt=1"],
+            public,
+            vec![of("Mode 2, on a network of ExemptProfiles", PERMITTED)],
+        ),
+        (
+            &["ExemptProfiles=public", "AnswerExempt=1", "Mode=1"],
+            public,
+            vec![of("Mode 1, on a network of ExemptProfiles", BLOCKED)],
+        ),
+        (
+            &["ExemptProfiles=private"],
+            "tcp syn : -> :22",
+            vec![
+                // Its profile is not known, so neither is the firewall's filter.
+                of("Mode 2, on a network of ExemptProfiles", EITHER),
+                of("Mode 2, on other networks", BLOCKED),
+            ],
+        ),
+        (
+            &["ExemptPorts=22", "AnswerExempt=1"],
+            public,
+            vec![of("Mode 2", BLOCKED), of("Mode 2, what ExemptPorts names, with AnswerExempt 1", PERMITTED)],
+        ),
+        (&["Mode=2"], "tcp syn : -> :22 profile=private loopback", vec![of("Mode 2, exempt", PERMITTED)]),
+        (&["ExemptLoopback=0"], "tcp syn : -> :22 profile=private loopback", vec![of("Mode 2", BLOCKED)]),
+    ] {
+        assert_eq!(cases(values, packet, TRANSPORT_DISCARD), expected, "{values:?} {packet}");
+    }
+    let echo = |values| cases(values, "icmp : -> :", "INBOUND_TRANSPORT_V4");
+    assert_eq!(echo(&["Mode=2"]), [of("Mode 2 with SilenceEcho 0", PERMITTED)]);
+    assert_eq!(echo(&["SilenceEcho=1"]), [of("Mode 2 with SilenceEcho 1", BLOCKED)]);
+    assert_eq!(echo(&["SilenceEcho=1", "Mode=1"]), [of("Mode 1 with SilenceEcho 1", PERMITTED)]);
+    let udp = "udp : -> :22 profile=private";
+    assert_eq!(
+        cases(&["ExemptProfiles=domain"], udp, "INBOUND_IPPACKET_V4_DISCARD"),
+        [of("Mode 2 with ExemptProfiles", PERMITTED)]
+    );
+}
+
+#[test]
+fn values_that_the_driver_refuses_are_refused() {
+    for (value, expected) in
+        [("Mode=3", "0 to 2"), ("SilenceTcp=2", "0, 1"), ("ExemptProfiles=home", "public, private or domain")]
+    {
+        let values = lab::policy::assignment::resolve(&[value.parse().unwrap()]).unwrap();
+        let error = Configuration::new(&values).unwrap_err().to_string();
+        assert!(error.contains(expected), "{value}: {error}");
+    }
 }
 
 #[test]
@@ -152,7 +246,7 @@ fn text_that_describes_no_packet_is_refused() {
 #[test]
 fn json_has_what_text_has() {
     let packet = "tcp syn 203.0.113.7:4000 -> :22 profile=public".parse().unwrap();
-    let report = Report::new(&Written::new().firewall().state(), Some(&packet));
+    let report = Report::new(&Written::new().firewall().state(), Some(&packet), &Configuration::default());
     let json = serde_json::to_value(&report).unwrap();
     assert_eq!(json["layers"][0]["layer"], TRANSPORT_DISCARD);
     assert_eq!(json["layers"][0]["sublayers"][1]["filters"][0]["id"], 1);

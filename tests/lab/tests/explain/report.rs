@@ -1,12 +1,12 @@
 //! The order at a layer, and what follows from it.
 
-use lab::explain::{Report, State};
+use lab::explain::{Configuration, Report, State};
 use lab::hushport::SUBLAYER;
 
 use super::written::*;
 
 fn consequences(state: &State, layer: &str) -> Vec<String> {
-    let report = Report::new(state, None);
+    let report = Report::new(state, None, &Configuration::default());
     report.layers.into_iter().find(|found| found.layer == layer).unwrap().consequences
 }
 
@@ -30,6 +30,32 @@ fn windows_firewall_drops_afterwards() {
     assert!(
         v6.contains(&"Mode 1: closed ports answer on all networks, because no filter decides.".into()),
         "{v6:?}"
+    );
+}
+
+/// With values, each layer has the lines of these values only.
+#[test]
+fn values_say_what_follows() {
+    let of = |values: &[&str]| {
+        let report = Report::new(&Written::new().firewall().state(), None, &configuration(values));
+        report.layers.into_iter().find(|found| found.layer == TRANSPORT_DISCARD).unwrap().consequences
+    };
+    assert_eq!(
+        of(&["Mode=1"])[0],
+        "Mode 1: closed ports still do not answer on public networks, because Windows Firewall's Port Scanning \
+         Prevention Filter drops them afterwards."
+    );
+    assert!(of(&["Mode=1"]).iter().all(|line| line.starts_with("Mode 1: ")));
+    let private = of(&["ExemptProfiles=private"]);
+    assert_eq!(private.len(), 2, "{private:?}");
+    assert!(private[0].contains("do not answer on public and domain networks"), "{private:?}");
+    assert!(private[1].contains("answer on private networks"), "{private:?}");
+    let weight =
+        |values: &[&str]| Report::new(&Written::new().state(), None, &configuration(values)).hushport;
+    assert_eq!(weight(&["SublayerWeight=7"]).weights, [7]);
+    assert_eq!(
+        weight(&["Mode=1", "ExemptPorts=22,23"]).values,
+        "Mode=1 (REG_DWORD), ExemptPorts=22,23 (REG_MULTI_SZ)"
     );
 }
 
@@ -113,7 +139,7 @@ fn filters_out_of_force_decide_nothing() {
 #[test]
 fn hushports_place_among_the_sublayers_is_shown() {
     let place = |written: Written| {
-        let report = Report::new(&written.state(), None);
+        let report = Report::new(&written.state(), None, &Configuration::default());
         let layer = &report.layers[0];
         let order = layer
             .sublayers

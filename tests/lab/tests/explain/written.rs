@@ -1,5 +1,11 @@
 //! Writes files of the form of `netsh wfp show state`.
 
+/// hushport with these values.
+pub fn configuration(values: &[&str]) -> lab::explain::Configuration {
+    let values: Vec<_> = values.iter().map(|value| value.parse().unwrap()).collect();
+    lab::explain::Configuration::new(&lab::policy::assignment::resolve(&values).unwrap()).unwrap()
+}
+
 /// A file in the making.
 #[derive(Default)]
 pub struct Written {
