@@ -12,7 +12,7 @@ mod kit;
 ///
 /// `tests/lab` compares the linked driver with Microsoft's documentation: the module
 /// must be right, and Windows 10 2004 must have the function.
-const IMPORTS: &[(&str, &[&str])] = &[
+pub const IMPORTS: &[(&str, &[&str])] = &[
     (
         "ntoskrnl.exe",
         &[
@@ -93,7 +93,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 ];
 
 /// Declarations that no imported function refers to.
-const ITEMS: &[&str] = &[
+pub const ITEMS: &[&str] = &[
     "ALL_PROCESSOR_GROUPS",
     "DISPATCH_LEVEL",
     "EVENT_DATA_DESCRIPTOR.*",
@@ -125,8 +125,22 @@ const ITEMS: &[&str] = &[
 ];
 
 fn main() {
+    build(Path::new(""), "hushport", &Names { imports: IMPORTS, items: ITEMS });
+}
+
+/// What a driver uses of the kernel's declarations.
+pub struct Names<'a> {
+    /// Its imports, by the module that exports each.
+    pub imports: &'a [(&'a str, &'a [&'a str])],
+    /// Declarations that no imported function refers to.
+    pub items: &'a [&'a str],
+}
+
+/// Prepares the build of a driver over the declarations in `src/ffi` under `root`.
+/// `tests/conformance` calls this function, too.
+pub fn build(root: &Path, name: &str, names: &Names<'_>) {
     for file in ["build.rs", "src/ffi/kit.rs", "src/ffi/wdk.h"] {
-        println!("cargo::rerun-if-changed={file}");
+        println!("cargo::rerun-if-changed={}", root.join(file).display());
     }
     println!("cargo::rustc-check-cfg=cfg(driver)");
     // Targets other than Windows build only `logic`, for its tests.
@@ -136,8 +150,9 @@ fn main() {
     println!("cargo::rustc-cfg=driver");
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let target = env::var("TARGET").expect("cargo sets TARGET");
-    let text = bindings(&declarations(Path::new("src/ffi/wdk.h"), &target));
+    let text = bindings(&declarations_of(&root.join("src/ffi/wdk.h"), &target, names), names);
     fs::write(out.join("bindings.rs"), text).expect("OUT_DIR can be written");
+    println!("cargo::rustc-cdylib-link-arg=/PDBALTPATH:{name}.pdb");
     for argument in [
         "/NODEFAULTLIB",
         "/ENTRY:DriverEntry",
@@ -149,18 +164,22 @@ fn main() {
         "/RELEASE",
         "/OPT:REF,ICF",
         "/BREPRO",
-        "/PDBALTPATH:hushport.pdb",
     ] {
         println!("cargo::rustc-cdylib-link-arg={argument}");
     }
 }
 
+/// Generates the driver's declarations from a header. The native build in
+/// `tests/native` calls this function, too.
+pub fn declarations(header: &Path, target: &str) -> String {
+    declarations_of(header, target, &Names { imports: IMPORTS, items: ITEMS })
+}
+
 /// Generates declarations from a header.
 ///
 /// The options are those of wdk-build's `BuilderExt::wdk_default`, so that both
-/// builds have the same names and the same enum style. The native build in
-/// `tests/native` calls this function, too.
-pub fn declarations(header: &Path, target: &str) -> String {
+/// builds have the same names and the same enum style.
+fn declarations_of(header: &Path, target: &str, names: &Names<'_>) -> String {
     let mut builder = bindgen::builder()
         .header(header.to_str().expect("the path is UTF-8"))
         .clang_args([&format!("--target={target}"), "-fno-builtin", "-fms-extensions"])
@@ -170,7 +189,7 @@ pub fn declarations(header: &Path, target: &str) -> String {
         .default_enum_style(bindgen::EnumVariation::ModuleConsts)
         .must_use_type("NTSTATUS")
         .formatter(bindgen::Formatter::Prettyplease);
-    for item in ITEMS.iter().chain(IMPORTS.iter().flat_map(|(_, functions)| *functions)) {
+    for item in names.items.iter().chain(names.imports.iter().flat_map(|(_, functions)| *functions)) {
         builder = builder.allowlist_item(item);
     }
     builder.generate().expect("wdk.h is valid").to_string()
@@ -179,15 +198,15 @@ pub fn declarations(header: &Path, target: &str) -> String {
 /// Without a kit, the declarations are those of `wdk.h`, and the linker needs no
 /// import libraries.
 #[cfg(not(all(feature = "wdk", windows)))]
-fn bindings(ours: &str) -> String {
-    linked(ours, |module| format!("name = \"{module}\", kind = \"raw-dylib\", modifiers = \"+verbatim\""))
+fn bindings(ours: &str, names: &Names<'_>) -> String {
+    linked(ours, names, |module| format!("name = \"{module}\", kind = \"raw-dylib\", modifiers = \"+verbatim\""))
 }
 
 /// With a kit, both the declarations and the import libraries are the kit's.
 #[cfg(all(feature = "wdk", windows))]
-fn bindings(ours: &str) -> String {
-    let functions: Vec<&str> = IMPORTS.iter().flat_map(|(_, functions)| *functions).copied().collect();
-    linked(&kit::bindings(ours, &functions), |module| {
+fn bindings(ours: &str, names: &Names<'_>) -> String {
+    let functions: Vec<&str> = names.imports.iter().flat_map(|(_, functions)| *functions).copied().collect();
+    linked(&kit::bindings(ours, &functions), names, |module| {
         let (library, _) = module.rsplit_once('.').expect("a module is a file");
         format!("name = \"{library}\"")
     })
@@ -195,7 +214,7 @@ fn bindings(ours: &str) -> String {
 
 /// Adds a `link` attribute to the block of each function. bindgen writes one block
 /// for each function.
-fn linked(bindings: &str, link: impl Fn(&str) -> String) -> String {
+fn linked(bindings: &str, names: &Names<'_>, link: impl Fn(&str) -> String) -> String {
     let mut linked = String::with_capacity(bindings.len() * 2);
     let mut blocks = bindings.split("unsafe extern \"C\" {\n");
     linked.push_str(blocks.next().unwrap_or_default());
@@ -205,10 +224,11 @@ fn linked(bindings: &str, link: impl Fn(&str) -> String) -> String {
             .and_then(|(_, rest)| rest.split_once('('))
             .map(|(name, _)| name)
             .expect("a block declares a function");
-        let (module, _) = IMPORTS
+        let (module, _) = names
+            .imports
             .iter()
             .find(|(_, functions)| functions.contains(&function))
-            .unwrap_or_else(|| panic!("{function}: name its module in IMPORTS"));
+            .unwrap_or_else(|| panic!("{function}: name its module in `imports`"));
         linked.push_str(&format!("#[link({})]\nunsafe extern \"C\" {{\n{block}", link(module)));
     }
     linked

@@ -302,6 +302,8 @@ typedef struct _MDL {
 /* wdm.h, winnt.h: registry */
 #define KEY_QUERY_VALUE 0x0001
 #define KEY_NOTIFY 0x0010
+#define KEY_SET_VALUE 0x0002
+#define KEY_CREATE_SUB_KEY 0x0004
 #define REG_NOTIFY_CHANGE_LAST_SET 0x00000004
 
 typedef enum _DRIVER_REGKEY_TYPE { DriverRegKeyParameters, DriverRegKeyPersistentState } DRIVER_REGKEY_TYPE;
@@ -399,6 +401,7 @@ typedef UINT32 FWP_ACTION_TYPE;
 #define FWP_ACTION_FLAG_CALLOUT 0x00004000
 #define FWP_ACTION_BLOCK (0x00000001 | FWP_ACTION_FLAG_TERMINATING)
 #define FWP_ACTION_PERMIT (0x00000002 | FWP_ACTION_FLAG_TERMINATING)
+#define FWP_ACTION_CALLOUT_TERMINATING (0x00000003 | FWP_ACTION_FLAG_CALLOUT | FWP_ACTION_FLAG_TERMINATING)
 #define FWP_ACTION_CALLOUT_INSPECTION (0x00000004 | FWP_ACTION_FLAG_CALLOUT | FWP_ACTION_FLAG_NON_TERMINATING)
 #define FWP_ACTION_CALLOUT_UNKNOWN (0x00000005 | FWP_ACTION_FLAG_CALLOUT)
 #define FWP_ACTION_CONTINUE (0x00000006 | FWP_ACTION_FLAG_NON_TERMINATING)
@@ -469,6 +472,7 @@ typedef struct FWP_VALUE0_ {
 
 /* fwpmtypes.h */
 #define FWPM_SESSION_FLAG_DYNAMIC 0x00000001
+#define FWPM_FILTER_FLAG_CLEAR_ACTION_RIGHT 0x00000008
 #define FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED 0x00000010
 
 typedef struct FWPM_DISPLAY_DATA0_ {
@@ -863,6 +867,7 @@ VOID KeLeaveCriticalRegion(VOID);
 KIRQL KeGetCurrentIrql(void);
 ULONG KeGetCurrentProcessorNumberEx(PPROCESSOR_NUMBER ProcNumber);
 void KeInitializeEvent(PRKEVENT Event, EVENT_TYPE Type, BOOLEAN State);
+ULONG KeQueryActiveProcessorCountEx(USHORT GroupNumber);
 KAFFINITY KeQueryGroupAffinity(USHORT GroupNumber);
 ULONG64 KeQueryInterruptTimePrecise(PULONG64 QpcTimeStamp);
 USHORT KeQueryMaximumGroupCount(void);
@@ -907,6 +912,14 @@ NTSTATUS ZwCreateEvent(
     POBJECT_ATTRIBUTES ObjectAttributes,
     EVENT_TYPE EventType,
     BOOLEAN InitialState);
+NTSTATUS ZwCreateKey(
+    PHANDLE KeyHandle,
+    ACCESS_MASK DesiredAccess,
+    POBJECT_ATTRIBUTES ObjectAttributes,
+    ULONG TitleIndex,
+    PUNICODE_STRING Class,
+    ULONG CreateOptions,
+    PULONG Disposition);
 NTSTATUS ZwNotifyChangeKey(
     HANDLE KeyHandle,
     HANDLE Event,
@@ -925,6 +938,13 @@ NTSTATUS ZwQueryValueKey(
     PVOID KeyValueInformation,
     ULONG Length,
     PULONG ResultLength);
+NTSTATUS ZwSetValueKey(
+    HANDLE KeyHandle,
+    PUNICODE_STRING ValueName,
+    ULONG TitleIndex,
+    ULONG Type,
+    PVOID Data,
+    ULONG DataSize);
 NTSTATUS ZwSetEvent(HANDLE EventHandle, PLONG PreviousState);
 NTSTATUS ZwWaitForSingleObject(HANDLE Handle, BOOLEAN Alertable, PLARGE_INTEGER Timeout);
 int memcmp(const void *_Buf1, const void *_Buf2, size_t _Size);

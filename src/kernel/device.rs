@@ -43,7 +43,7 @@ impl Device {
         Ok(Self(PoolArc::new(created)?))
     }
 
-    pub(super) fn as_ptr(&self) -> ffi::PDEVICE_OBJECT {
+    pub(crate) fn as_ptr(&self) -> ffi::PDEVICE_OBJECT {
         self.0.0
     }
 }

@@ -19,7 +19,7 @@ unsafe impl Send for DriverObject {}
 unsafe impl Sync for DriverObject {}
 
 impl DriverObject {
-    pub(super) fn as_ptr(&self) -> *mut ffi::DRIVER_OBJECT {
+    pub(crate) fn as_ptr(&self) -> *mut ffi::DRIVER_OBJECT {
         self.0.as_ptr()
     }
 }

@@ -104,7 +104,7 @@ impl Passive {
     ///
     /// # Safety
     /// The code runs at PASSIVE_LEVEL until the token is dropped.
-    pub(super) unsafe fn assume() -> Self {
+    pub(crate) unsafe fn assume() -> Self {
         Self(MaxDispatch(PhantomData))
     }
 

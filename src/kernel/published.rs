@@ -12,7 +12,7 @@ use super::work_item::wait_until;
 
 /// A place for a value; empty until one is published.
 pub struct Published<T> {
-    value: AtomicPtr<T>,
+    pub(crate) value: AtomicPtr<T>,
     /// The users below DISPATCH_LEVEL.
     users: AtomicU32,
 }

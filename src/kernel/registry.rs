@@ -81,7 +81,7 @@ impl Key {
     }
 
     /// The raw handle.
-    pub(super) fn as_raw(&self) -> ffi::HANDLE {
+    pub(crate) fn as_raw(&self) -> ffi::HANDLE {
         self.0
     }
 

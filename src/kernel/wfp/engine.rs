@@ -11,7 +11,7 @@ use crate::logic::layers::Guid;
 
 /// An open session. It is dynamic: the engine deletes its objects when it is closed.
 pub struct Engine {
-    handle: ffi::HANDLE,
+    pub(crate) handle: ffi::HANDLE,
     /// A transaction failed, and so did its abort. Nobody knows what is in force, and
     /// the session may still hold the engine's lock.
     lost: bool,
@@ -84,7 +84,7 @@ impl Display {
         Self { name: Utf16::concat(name), description: Utf16::concat(&[description]) }
     }
 
-    fn data(&self) -> ffi::FWPM_DISPLAY_DATA0 {
+    pub(crate) fn data(&self) -> ffi::FWPM_DISPLAY_DATA0 {
         ffi::FWPM_DISPLAY_DATA0 { name: self.name.as_ptr(), description: self.description.as_ptr() }
     }
 }
@@ -137,7 +137,7 @@ impl Drop for Engine {
 /// A transaction. Unless it was committed, dropping it aborts it.
 #[must_use]
 pub struct Transaction<'a> {
-    engine: &'a mut Engine,
+    pub(crate) engine: &'a mut Engine,
     _irql: &'a Passive,
     /// The engine has confirmed the beginning.
     begun: bool,

@@ -15,7 +15,7 @@ use crate::ffi;
 use crate::logic::layers::Guid;
 
 /// A GUID in C's layout.
-pub(super) const fn guid(number: Guid) -> ffi::GUID {
+pub(crate) const fn guid(number: Guid) -> ffi::GUID {
     let bytes = (number as u64).to_be_bytes();
     ffi::GUID {
         Data1: (number >> 96) as ffi::ULONG,

@@ -10,6 +10,7 @@
 //! | [`traffic`], [`storm`] | indications of every kind from a seed; the driver starts and stops under them |
 //! | [`world`] | machine, host and network namespace, running; [`scan`] runs nmap in it |
 //! | [`variants`] | the points that the documents leave open, by name |
+//! | [`conformance`] | a driver that measures such points, in the lab's worlds; its reports from Windows |
 //! | [`policy`] | the driver's values, and which of them are in force |
 //! | [`remote_registry`] | the driver's values from another process, while a host is up |
 //! | [`counters`] | the driver's own counters |
@@ -27,6 +28,7 @@
 
 pub mod bench;
 pub mod commands;
+pub mod conformance;
 pub mod counters;
 pub mod explain;
 pub mod flows;

@@ -76,8 +76,8 @@ macro_rules! every_export { ($table:ident) => { $table! {
         IoCreateDevice IoDeleteDevice IoOpenDriverRegistryKey IoAllocateWorkItem
         IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem;
     "ntoskrnl.exe" => zw:
-        ZwOpenKey ZwQueryKey ZwQueryValueKey ZwNotifyChangeKey ZwCreateEvent
-        ZwSetEvent ZwWaitForSingleObject ZwClose;
+        ZwOpenKey ZwCreateKey ZwQueryKey ZwQueryValueKey ZwSetValueKey
+        ZwNotifyChangeKey ZwCreateEvent ZwSetEvent ZwWaitForSingleObject ZwClose;
     "ntoskrnl.exe" => ps: PsCreateSystemThread;
     "ntoskrnl.exe" => rtl:
         RtlInitUnicodeString RtlGetVersion memcpy memmove memset memcmp;

@@ -1,6 +1,7 @@
 //! The command line of `cargo lab`.
 
 mod bench;
+mod conformance;
 mod coverage;
 mod demo;
 mod driver;
@@ -33,6 +34,8 @@ use crate::variants::{self, Variant};
 enum Lab {
     /// Measure what a packet costs
     Bench(bench::Arguments),
+    /// Measure what the filter engine does where Microsoft's documents are open
+    Conformance(conformance::Arguments),
     /// Scan a host without and with the driver, and print the layers of each
     /// connection beside the documented order
     Demo(demo::Arguments),
@@ -76,6 +79,7 @@ pub fn run() -> ExitCode {
     }
     let outcome = match &lab {
         Lab::Bench(arguments) => bench::run(arguments),
+        Lab::Conformance(arguments) => conformance::run(arguments),
         Lab::Demo(arguments) => demo::run(arguments),
         Lab::Explain(arguments) => explain::run(arguments),
         Lab::Faults(arguments) => faults::run(arguments),

@@ -53,13 +53,31 @@ pub struct Driver {
 /// build.
 pub const DRIVERS: &str = "HUSHPORT_LAB_DRIVERS";
 
+/// The package of the shipping driver.
+pub(super) const HUSHPORT: &str = "hushport";
+/// The package of the driver that measures, in `tests/conformance`.
+const CONFORMANCE: &str = "hushport-conformance";
+
+/// The outcome of a build in this process, for each target.
+type Built = [OnceLock<Result<Driver, String>>; 2];
+
 /// Builds the shipping driver, once per process. Cargo decides what is up to date.
 pub fn build(target: Target) -> Result<&'static Driver> {
-    static BUILT: [OnceLock<Result<Driver, String>>; 2] = [const { OnceLock::new() }; 2];
-    let built = BUILT[target as usize].get_or_init(|| {
+    static BUILT: Built = [const { OnceLock::new() }; 2];
+    build_once(&BUILT, HUSHPORT, target)
+}
+
+/// Builds the driver that measures, as [`build`] builds the shipping one.
+pub fn build_conformance(target: Target) -> Result<&'static Driver> {
+    static BUILT: Built = [const { OnceLock::new() }; 2];
+    build_once(&BUILT, CONFORMANCE, target)
+}
+
+fn build_once(built: &'static Built, package: &str, target: Target) -> Result<&'static Driver> {
+    let built = built[target as usize].get_or_init(|| {
         let driver = match std::env::var_os(DRIVERS) {
-            Some(folder) => given(&Path::new(&folder).join(target.name())),
-            None => link(target),
+            Some(folder) => given(&Path::new(&folder).join(target.name()), package),
+            None => link(package, target),
         };
         driver.map_err(|error| format!("{error:#}"))
     });
@@ -67,8 +85,8 @@ pub fn build(target: Target) -> Result<&'static Driver> {
 }
 
 /// An existing driver, with the bindings that it was built from.
-fn given(folder: &Path) -> Result<Driver> {
-    let sys = folder.join("hushport.sys");
+fn given(folder: &Path, package: &str) -> Result<Driver> {
+    let sys = folder.join(package).with_extension("sys");
     if !sys.is_file() {
         bail!("{DRIVERS}: there is no {}", sys.display());
     }
@@ -77,15 +95,17 @@ fn given(folder: &Path) -> Result<Driver> {
     Ok(Driver { sys, bindings })
 }
 
-/// Runs clippy over the driver for one Windows target; warnings are errors.
+/// Runs clippy over both drivers for one Windows target; warnings are errors.
 pub fn lint(target: Target) -> Result<()> {
     let toolchain = toolchain(target)?;
-    let status = cargo(toolchain, "clippy", target)
-        .args(["--", "--deny", "warnings"])
-        .status()
-        .context("cannot start cargo clippy")?;
-    if !status.success() {
-        bail!("clippy reports problems in the driver for {}", target.triple());
+    for package in [HUSHPORT, CONFORMANCE] {
+        let status = cargo(toolchain, "clippy", package, target)
+            .args(["--", "--deny", "warnings"])
+            .status()
+            .context("cannot start cargo clippy")?;
+        if !status.success() {
+            bail!("clippy reports problems in {package} for {}", target.triple());
+        }
     }
     Ok(())
 }
@@ -103,43 +123,43 @@ pub(super) fn toolchain(target: Target) -> Result<&'static Toolchain> {
     found.as_ref().map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-fn cargo(toolchain: &Toolchain, verb: &str, target: Target) -> Command {
+fn cargo(toolchain: &Toolchain, verb: &str, package: &str, target: Target) -> Command {
     let mut command = toolchain.command("cargo");
     command
         .current_dir(root())
-        .args([verb, "--package", "hushport", "--lib", "--release", "--locked", "--no-default-features"])
+        .args([verb, "--package", package, "--lib", "--release", "--locked", "--no-default-features"])
         .args(["--target", target.triple()])
         .arg("--target-dir")
         .arg(state().join("driver"));
     command
 }
 
-fn link(target: Target) -> Result<Driver> {
+fn link(package: &str, target: Target) -> Result<Driver> {
     let toolchain = toolchain(target)?;
     let _guard = lock()?;
-    let mut command = cargo(toolchain, "build", target);
+    let mut command = cargo(toolchain, "build", package, target);
     command.arg("--message-format=json-render-diagnostics");
-    collect(command, target, &state().join(target.name()))
+    collect(command, package, target, &state().join(target.name()))
 }
 
 /// Runs a build with JSON messages and copies its results into a folder.
-pub(super) fn collect(mut command: Command, target: Target, directory: &Path) -> Result<Driver> {
+pub(super) fn collect(mut command: Command, package: &str, target: Target, directory: &Path) -> Result<Driver> {
     let output =
         command.stderr(Stdio::piped()).output().with_context(|| format!("cannot start {command:?}"))?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     if !output.status.success() {
-        bail!("the driver does not build for {}:\n{stderr}", target.triple());
+        bail!("{package} does not build for {}:\n{stderr}", target.triple());
     }
     let messages: Vec<Value> = String::from_utf8_lossy(&output.stdout)
         .lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect();
-    let (linked, out_dir) = built(&messages, "hushport")?;
-    let linked = linked.context("cargo names no hushport.dll")?;
+    let (linked, out_dir) = built(&messages, &package.replace('-', "_"))?;
+    let linked = linked.with_context(|| format!("cargo names no library of {package}"))?;
     std::fs::create_dir_all(directory)?;
-    let sys = directory.join("hushport.sys");
+    let sys = directory.join(package).with_extension("sys");
     replace(&linked, &sys)?;
-    replace(&linked.with_extension("pdb"), &directory.join("hushport.pdb"))?;
+    replace(&linked.with_extension("pdb"), &sys.with_extension("pdb"))?;
     Ok(Driver { sys, bindings: vec![out_dir.join("bindings.rs")] })
 }
 
@@ -237,12 +257,12 @@ mod tests {
     #[test]
     fn a_given_driver_has_its_bindings() {
         let folder = tempfile::tempdir().unwrap();
-        let error = given(folder.path()).unwrap_err().to_string();
+        let error = given(folder.path(), HUSHPORT).unwrap_err().to_string();
         assert!(error.contains(DRIVERS) && error.contains("hushport.sys"), "{error}");
         for file in ["hushport.sys", "hushport.pdb", "bindings.rs", "types.rs"] {
             std::fs::write(folder.path().join(file), "").unwrap();
         }
-        let driver = given(folder.path()).unwrap();
+        let driver = given(folder.path(), HUSHPORT).unwrap();
         assert_eq!(driver.sys, folder.path().join("hushport.sys"));
         assert_eq!(driver.bindings.len(), 2, "{:?}", driver.bindings);
     }

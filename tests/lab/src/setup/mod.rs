@@ -13,7 +13,7 @@ mod source;
 mod toolchain;
 
 pub use checkout::{checkout, profile_directory, root, state, state_of, target_directory};
-pub use driver::{DRIVERS, Driver, Lock, Target, build, exclusive, lint};
+pub use driver::{DRIVERS, Driver, Lock, Target, build, build_conformance, exclusive, lint};
 pub use packages::{Need, ensure};
 pub use single::compile;
 pub use toolchain::Toolchain;

@@ -10,7 +10,7 @@ use super::foreign::{self, BadPointer};
 use super::information::{answer, key_information, value_information};
 use super::ke;
 use super::objects::{Event, INVALID_HANDLE, Notice, Object};
-use super::registry::{Answered, Watch};
+use super::registry::{Answered, RegistryValue, Watch};
 use super::types::{
     Address, BOOLEAN, HANDLE, IO_STATUS_BLOCK, LARGE_INTEGER, NTSTATUS, OBJECT_ATTRIBUTES, WORK_QUEUE_ITEM,
 };
@@ -48,24 +48,106 @@ pub extern "win64" fn ZwOpenKey(
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
 }
 
-fn open_key(kernel: &Kernel, out: Address, attributes: Address) -> Result<Status, Trouble> {
+/// The path that attributes name, or the error that the call returns.
+fn path_of(kernel: &Kernel, attributes: Address) -> Result<Result<String, Status>, Trouble> {
     let attributes: OBJECT_ATTRIBUTES = foreign::read(attributes)?;
     if attributes.Length as usize != size_of::<OBJECT_ATTRIBUTES>() {
-        return Ok(Status::INVALID_PARAMETER);
+        return Ok(Err(Status::INVALID_PARAMETER));
     }
     let name = string(attributes.ObjectName)?;
-    let path = match attributes.RootDirectory {
-        0 => name,
-        root => match key(kernel, root) {
-            Ok(root) => format!(r"{root}\{name}"),
-            Err(status) => return Ok(status),
-        },
+    Ok(match attributes.RootDirectory {
+        0 => Ok(name),
+        root => key(kernel, root).map(|root| format!(r"{root}\{name}")),
+    })
+}
+
+fn open_key(kernel: &Kernel, out: Address, attributes: Address) -> Result<Status, Trouble> {
+    let path = match path_of(kernel, attributes)? {
+        Ok(path) => path,
+        Err(status) => return Ok(status),
     };
     let Some(generation) = kernel.registry().generation(&path) else {
         return Ok(Status::OBJECT_NAME_NOT_FOUND);
     };
     let handle = kernel.objects().open(Object::Key(path, generation));
     foreign::write(out, &handle)?;
+    Ok(Status::SUCCESS)
+}
+
+/// `ZwCreateKey`: opens the key, and creates it first if it does not exist. Only its
+/// parent must exist.
+pub extern "win64" fn ZwCreateKey(
+    KeyHandle: Address,
+    DesiredAccess: u32,
+    ObjectAttributes: Address,
+    TitleIndex: u32,
+    Class: Address,
+    CreateOptions: u32,
+    Disposition: Address,
+) -> NTSTATUS {
+    let kernel = enter!(ZwCreateKey);
+    let _ = (DesiredAccess, TitleIndex, Class, CreateOptions);
+    let outcome = create_key(&kernel, KeyHandle, ObjectAttributes, Disposition);
+    kernel.settle(outcome, Status::UNSUCCESSFUL).0
+}
+
+fn create_key(
+    kernel: &Kernel,
+    out: Address,
+    attributes: Address,
+    disposition: Address,
+) -> Result<Status, Trouble> {
+    /// `REG_CREATED_NEW_KEY` and `REG_OPENED_EXISTING_KEY` (`wdm.h`).
+    const NEW: u32 = 1;
+    const EXISTING: u32 = 2;
+    let path = match path_of(kernel, attributes)? {
+        Ok(path) => path,
+        Err(status) => return Ok(status),
+    };
+    let parent = path.rsplit_once('\\').map_or("", |(parent, _)| parent);
+    if kernel.registry().generation(parent).is_none() {
+        return Ok(Status::OBJECT_NAME_NOT_FOUND);
+    }
+    let existed = kernel.registry().has_key(&path);
+    let watches = kernel.registry().create_key(&path);
+    kernel.complete_watches(watches, Status::SUCCESS);
+    if disposition != 0 {
+        foreign::write(disposition, &if existed { EXISTING } else { NEW })?;
+    }
+    open_key(kernel, out, attributes)
+}
+
+/// `ZwSetValueKey`.
+pub extern "win64" fn ZwSetValueKey(
+    KeyHandle: HANDLE,
+    ValueName: Address,
+    TitleIndex: u32,
+    Type: u32,
+    Data: Address,
+    DataSize: u32,
+) -> NTSTATUS {
+    let kernel = enter!(ZwSetValueKey);
+    let _ = TitleIndex;
+    let outcome = set_value(&kernel, KeyHandle, ValueName, Type, Data, DataSize);
+    kernel.settle(outcome, Status::UNSUCCESSFUL).0
+}
+
+fn set_value(
+    kernel: &Kernel,
+    handle: HANDLE,
+    name: Address,
+    kind: u32,
+    data: Address,
+    size: u32,
+) -> Result<Status, Trouble> {
+    let name = string(name)?;
+    let path = match key(kernel, handle) {
+        Ok(path) => path,
+        Err(status) => return Ok(status),
+    };
+    let data = foreign::read_bytes(data, size as usize)?;
+    let watches = kernel.registry().set_value(&path, &name, RegistryValue { kind, data });
+    kernel.complete_watches(watches, Status::SUCCESS);
     Ok(Status::SUCCESS)
 }
 

@@ -71,7 +71,7 @@ impl Kit {
         let mut cargo = self.cargo(toolchain, "build", target)?;
         cargo.arg("--message-format=json-render-diagnostics");
         let folder = place().join(target.name());
-        let driver = collect(cargo, target, &folder)?;
+        let driver = collect(cargo, super::driver::HUSHPORT, target, &folder)?;
         let built = tree().join("target").join(target.triple()).join("release/build");
         keep_bindings(driver, of_wdk_sys(&built)?, &folder)
     }
