@@ -1,7 +1,7 @@
 # Runs the plans. Every plan ends with a verdict.
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
-foreach ($module in 'Files', 'Vm', 'Machine', 'Verifier', 'Trace', 'Scan', 'Steps', 'State') {
+foreach ($module in 'Files', 'Vm', 'Machine', 'Verifier', 'Trace', 'Scan', 'Conformance', 'Steps', 'State') {
     Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath "Hushport.$module.psm1")
 }
 

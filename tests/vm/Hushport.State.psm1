@@ -25,10 +25,9 @@ function Get-Plan {
     $plan
 }
 
-# The plan without a restart, for a machine that is in test mode already. Steps of a
-# conformance driver belong between Start and Policy.
+# The plan without a restart, for a machine that is in test mode already.
 function Get-HostedPlan {
-    foreach ($name in 'HostedPrepare', 'Install', 'Start', 'Policy', 'Trace', 'Cycle', 'LocalScan', 'Witness', 'Update') {
+    foreach ($name in 'HostedPrepare', 'Install', 'Start', 'Conformance', 'Policy', 'Trace', 'Cycle', 'LocalScan', 'Witness', 'Update') {
         @{ Step = $name }
     }
     @{ Step = 'VolatileVerifier' }

@@ -59,7 +59,7 @@ param(
 Set-StrictMode -Version Latest
 $ErrorActionPreference = 'Stop'
 # In the order of their dependencies, so that each is loaded once.
-foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Verifier', 'Trace', 'Scan', 'Steps', 'State', 'Plan') {
+foreach ($module in 'Files', 'Vm', 'Package', 'Machine', 'Verifier', 'Trace', 'Scan', 'Conformance', 'Steps', 'State', 'Plan') {
     Import-Module -Name (Join-Path -Path $PSScriptRoot -ChildPath "Hushport.$module.psm1") -Force
 }
 
@@ -134,7 +134,7 @@ function Import-Package {
         return ''
     }
     $copy = Get-ResultPath -Name $Name
-    Copy-Part -From $Path -To $copy -Extensions '.sys', '.inf', '.cat', '.cer', '.pdb'
+    Copy-Part -From $Path -To $copy -Extensions '.sys', '.inf', '.cat', '.cer', '.pdb', '.json'
     $copy
 }
 
@@ -163,7 +163,7 @@ function Initialize-Run {
     param([Parameter(Mandatory)] [hashtable] $Request)
     Clear-CheckResult
     # Some steps need no package.
-    $needed = @('Prepare', 'HostedPrepare', 'Install', 'Update')
+    $needed = @('Prepare', 'HostedPrepare', 'Install', 'Conformance', 'Update')
     $names = @($Request.Steps | ForEach-Object { $_.Step })
     if ($names.Count -eq 0 -or @($names | Where-Object { $needed -contains $_ }).Count -gt 0) {
         $Request.Package = Import-Package -Path $Request.Package -Name 'package'

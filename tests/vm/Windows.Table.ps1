@@ -26,7 +26,7 @@ function global:New-Machine {
         Firewall = [ordered]@{ Domain = 'True'; Private = 'False'; Public = 'True' }
         Verifier = @{ Flags = 0; Driver = ''; NextFlags = 0; NextDriver = ''; Injected = 0 }
         Session = $null; LastSession = $null; Inf = ''; Events = @(); Task = $null; Starts = 0; Scanner = $false
-        Addresses = @()
+        Addresses = @(); Conformance = ''
     }
 }
 
@@ -94,6 +94,8 @@ function global:Write-TraceXml {
     [System.IO.File]::WriteAllText($Path, "$text</Events>", [System.Text.Encoding]::Unicode)
 }
 
+$global:ConformanceKey = 'HKLM:\SYSTEM\CurrentControlSet\Services\hushport-conformance\Parameters'
+
 $script:Done = { @{ Text = 'The command completed successfully.' } }
 $script:Errors = 'Microsoft Learn, System Error Codes (0-1699)'
 $script:MessageTable = 'the message table of verifier.exe.mui, a public listing; the order of its lines is a guess'
@@ -131,6 +133,25 @@ $script:Rows = @(
         Source = 'Microsoft Learn, InstallHinfSectionW'; Do = { New-DriverService; @{ Text = '' } } }
 
     # sc
+    @{ Command = 'sc.exe'; When = '^create hushport-conformance type= kernel start= demand binPath= '; Source = 'Microsoft Learn, sc.exe create'
+        Do = { param($m) $m.Conformance = 'Stopped'; @{ Text = '[SC] CreateService SUCCESS' } } }
+    @{ Command = 'sc.exe'; When = '^start hushport-conformance'; Fault = 'conformance refused'; Source = $script:Errors
+        Do = { @{ Status = 577; Text = "[SC] StartService FAILED 577:`r`n`r`nWindows cannot verify the digital signature for this file." } } }
+    @{ Command = 'sc.exe'; When = '^start hushport-conformance'; Source = 'Microsoft Learn, sc.exe start'
+        Do = { param($m) $m.Conformance = 'Running'
+            $m.Registry["$global:ConformanceKey\Report"] = @{ 'Step' = 1; 'refused-probes' = 0 }
+            @{ Text = 'STATE : 4 RUNNING' } } }
+    @{ Command = 'sc.exe'; When = '^(stop|delete) hushport-conformance'; Source = 'Microsoft Learn, sc.exe; 1060, 1062: System Error Codes'
+        Do = { param($m, $words)
+            if (-not $m.Conformance) { return @{ Status = 1060; Text = '[SC] OpenService FAILED 1060: The specified service does not exist as an installed service.' } }
+            if ($words[0] -eq 'delete') {
+                $m.Conformance = ''
+                foreach ($key in @($m.Registry.Keys -like "$global:ConformanceKey*")) { $m.Registry.Remove($key) }
+                return @{ Text = '[SC] DeleteService SUCCESS' }
+            }
+            if ($m.Conformance -ne 'Running') { return @{ Status = 1062; Text = '[SC] ControlService FAILED 1062: The service has not been started.' } }
+            $m.Conformance = 'Stopped'
+            @{ Text = 'STATE : 3 STOP_PENDING' } } }
     @{ Command = 'sc.exe'; When = '^start hushport'; Fault = 'start 577'; Source = $script:Errors
         Do = { @{ Status = 577; Text = "[SC] StartService FAILED 577:`r`n`r`nWindows cannot verify the digital signature for this file." } } }
     @{ Command = 'sc.exe'; When = '^start hushport'; Fault = 'start 31'; Source = $script:Errors
@@ -214,6 +235,8 @@ $script:Rows = @(
     @{ Command = 'Get-Service'; When = 'BFE'; Source = 'Microsoft Learn, Get-Service'; Do = { @{ Value = [pscustomobject]@{ Name = 'BFE'; Status = 'Running' } } } }
     @{ Command = 'Get-NetIPAddress'; When = ''; Source = 'Microsoft Learn, MSFT_NetIPAddress'
         Do = { param($m) @{ Value = @($m.Addresses | ForEach-Object { [pscustomobject]@{ IPAddress = $_; AddressState = 'Preferred' } }) } } }
+    @{ Command = 'Get-NetConnectionProfile'; When = ''; Source = 'Microsoft Learn, MSFT_NetConnectionProfile'
+        Do = { @{ Value = [pscustomobject]@{ InterfaceIndex = 7; NetworkCategory = 'Public' } } } }
     @{ Command = 'Get-WindowsDriver'; When = ''; Source = 'Microsoft Learn, Get-WindowsDriver'
         Do = { param($m) @{ Value = @($m.Store | ForEach-Object { [pscustomobject] $_ }) } } }
     @{ Command = 'Confirm-SecureBootUEFI'; When = ''; Source = 'Microsoft Learn'; Do = { param($m) @{ Value = $m.SecureBoot } } }
@@ -251,6 +274,7 @@ $script:Rows = @(
     @{ Command = 'Get-Item'; When = 'HKLM'; Source = 'about_Providers'
         Do = { param($m, $words, $named) @{ Value = [pscustomobject]@{ Property = @($m.Registry[$named.Path].Keys) } } } }
     @{ Command = 'Set-ItemProperty'; When = ''; Source = 'about_Providers'; Do = { param($m, $words, $named) Set-PlayedValue -Path $named.Path -Name $named.Name -Value $named.Value } }
+    @{ Command = 'New-Item'; When = 'HKLM'; Source = 'about_Providers'; Do = { param($m, $words, $named) $m.Registry[$named.Path] = @{} } }
     @{ Command = 'New-ItemProperty'; When = ''; Source = 'about_Providers'; Do = { param($m, $words, $named) Set-PlayedValue -Path $named.Path -Name $named.Name -Value $named.Value } }
     @{ Command = 'Remove-ItemProperty'; When = ''; Source = 'about_Providers'; Do = { param($m, $words, $named) $m.Registry[$named.Path].Remove($named.Name) } }
     @{ Command = 'Test-Path'; When = 'Cert:'; Source = 'about_Certificate_Provider'; Do = { param($m, $words, $named) @{ Value = $m.Certificates.ContainsKey($named.Path) } } }
@@ -306,10 +330,25 @@ function global:Set-PlayedValue {
     param([string] $Path, [string] $Name, $Value)
     if (-not $global:Machine.Registry.ContainsKey($Path)) { $global:Machine.Registry[$Path] = @{} }
     $global:Machine.Registry[$Path][$Name] = $Value
+    if ($Path -eq $global:ConformanceKey -and $Name -eq 'Step') { Set-PlayedStep -Number $Value }
     $running = $global:Machine.Service -and $global:Machine.Service.State -eq 'Running'
     if ($running -and $Name -eq 'Mode' -and $Value -in 0, 1, 2) {
         Add-TraceEvent -Name 'PolicyApplied' -Fields @{ Occasion = 'Change'; Mode = $Value }
     }
+}
+
+# The conformance driver confirms a step. The values of its report are a few of the
+# lab's.
+function global:Set-PlayedStep {
+    param([Parameter(Mandatory)] [int] $Number)
+    $machine = $global:Machine
+    if ($machine.Conformance -ne 'Running' -or $machine.Faults['conformance stuck']) { return }
+    $report = $machine.Registry["$global:ConformanceKey\Report"]
+    $report['Step'] = $Number
+    if ($Number -lt 10) { return }
+    $report['lost'] = 0
+    $report['syn/V4'] = 'INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4_DISCARD'
+    $report['syn/V4/INBOUND_TRANSPORT_V4_DISCARD'] = 'irql=2 discard=1.4'
 }
 
 # The named arguments of a call: -Name Value, -Switch, -Name:Value.
@@ -360,7 +399,7 @@ foreach ($row in $script:Rows) {
 # real cmdlets.
 foreach ($name in @($global:WindowsRows.Keys)) {
     $pass = ''
-    if ('Get-Item', 'Test-Path', 'Remove-Item' -contains $name) {
+    if ('Get-Item', 'New-Item', 'Test-Path', 'Remove-Item' -contains $name) {
         $pass = "if (`"`$args`" -notmatch 'Cert:|HKLM:') { return Microsoft.PowerShell.Management\$name @args }; "
     }
     Set-Item -Path "function:global:$name" -Value ([scriptblock]::Create("${pass}Invoke-Row -Command '$name' -Words `$args"))
