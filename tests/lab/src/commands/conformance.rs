@@ -1,10 +1,13 @@
 //! `cargo lab conformance`: what the filter engine does where documents are open.
 
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
-use crate::conformance::{Report, Worlds, compare, play};
+use crate::conformance::{Difference, Report, Worlds, compare, play};
 use crate::setup::{self, Need, Target};
 use crate::variants::Variant;
 use crate::world::Plan;
@@ -16,21 +19,28 @@ pub struct Arguments {
     #[arg(long, value_name = "NAME", value_parser = super::variant, conflicts_with = "compare")]
     variant: Vec<&'static Variant>,
     /// Compare this report, from a run on Windows, with the lab's default world, and
-    /// name the variant that plays each difference
+    /// name the variants that play each difference; may be repeated
     #[arg(long, value_name = "FILE.json")]
-    compare: Option<PathBuf>,
+    compare: Vec<PathBuf>,
     /// Print the report as JSON, in the form that --compare reads
     #[arg(long, conflicts_with = "compare")]
     json: bool,
+    /// Append the differences to this file, as Markdown
+    #[arg(long, value_name = "FILE.md", requires = "compare")]
+    markdown: Option<PathBuf>,
     /// Use this driver instead of the hushport-conformance.sys of this checkout
     #[arg(long, value_name = "FILE.sys")]
     driver: Option<PathBuf>,
 }
 
-/// Reports, or compares. Returns whether a compared report agrees with the lab.
+/// Reports, or compares. A difference is no failure: it is what the command is for.
+///
+/// # Errors
+/// If a file is no report of a complete run.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     // A bad file is told before anything is built.
-    let compared = arguments.compare.as_deref().map(Report::read).transpose()?;
+    let compared = arguments.compare.iter().map(|path| Ok((path, Report::read(path)?)));
+    let compared = compared.collect::<Result<Vec<_>>>()?;
     let sys = match &arguments.driver {
         Some(file) => file,
         None => {
@@ -38,31 +48,57 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
             &setup::build_conformance(Target::X64)?.sys
         }
     };
-    match compared {
-        Some(report) => differences(&report, sys),
-        None => {
-            let mut plan = Plan::default();
-            arguments.variant.iter().for_each(|variant| variant.turn(&mut plan));
-            let report = play(sys, &mut plan)?;
-            match arguments.json {
-                true => println!("{}", serde_json::to_string_pretty(&report)?),
-                false => print!("{report}"),
+    if !compared.is_empty() {
+        let worlds = Worlds::play(sys)?;
+        for (path, report) in &compared {
+            let differences = compare(report, &worlds);
+            println!("{}:", path.display());
+            differences.iter().for_each(|difference| println!("{difference}"));
+            println!("{}", summary(&differences));
+            if let Some(file) = &arguments.markdown {
+                append(file, &markdown(path, &differences))?;
             }
-            Ok(true)
         }
+        return Ok(true);
+    }
+    let mut plan = Plan::default();
+    arguments.variant.iter().for_each(|variant| variant.turn(&mut plan));
+    let report = play(sys, &plan)?;
+    match arguments.json {
+        true => println!("{}", serde_json::to_string_pretty(&report)?),
+        false => print!("{report}"),
+    }
+    Ok(true)
+}
+
+fn summary(differences: &[Difference]) -> String {
+    let unplayed = differences.iter().filter(|difference| difference.variants.is_empty()).count();
+    match differences.len() {
+        0 => "no answer differs from the lab's default world".into(),
+        count => format!("{count} answers differ from the lab's default world; {unplayed} of them are in no variant"),
     }
 }
 
-fn differences(report: &Report, sys: &Path) -> Result<bool> {
-    let worlds = Worlds::play(sys)?;
-    let differences = compare(report, &worlds);
-    for difference in &differences {
-        println!("{difference}");
+fn markdown(path: &Path, differences: &[Difference]) -> String {
+    let mut text = format!("\n## Conformance: {}\n\n{}.\n", path.display(), summary(differences));
+    if !differences.is_empty() {
+        text += "\n| question | lab | report | played by |\n|---|---|---|---|\n";
     }
-    let unplayed = differences.iter().filter(|difference| difference.variants.is_empty()).count();
-    match differences.len() {
-        0 => println!("the report agrees with the lab's default world"),
-        count => println!("{count} answers differ from the lab's default world, {unplayed} of them in no variant"),
+    for Difference { question, lab, other, variants } in differences {
+        let answer = |answer: &Option<String>| match answer {
+            Some(answer) => format!("`{}`", answer.replace('|', "\\|")),
+            None => "no answer".to_owned(),
+        };
+        let played = if variants.is_empty() { "no variant".to_owned() } else { variants.join(", ") };
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "| `{question}` | {} | {} | {played} |", answer(lab), answer(other));
     }
-    Ok(differences.is_empty())
+    text
+}
+
+fn append(file: &Path, text: &str) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).append(true);
+    let opened = options.open(file).and_then(|mut file| file.write_all(text.as_bytes()));
+    opened.with_context(|| format!("--markdown {}", file.display()))
 }

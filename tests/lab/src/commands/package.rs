@@ -27,6 +27,9 @@ pub struct Arguments {
     /// The fourth number of the package's version; a higher number is an update
     #[arg(long, default_value_t = 0, value_name = "N")]
     revision: u16,
+    /// Add the driver that measures, and the table of its probes
+    #[arg(long)]
+    conformance: bool,
 }
 
 fn target(name: &str) -> Result<Target, String> {
@@ -48,12 +51,15 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         plan.os.clone_from(os);
     }
     plan.revision = arguments.revision;
+    plan.conformance = arguments.conformance;
     let package = plan.make(&Certificate::of_checkout()?)?;
     println!("{}", package.folder.display());
-    for name in ["hushport.sys", "hushport.inf", "hushport.cat", "hushport.pdb", "hushport-test.cer"] {
+    let measuring = ["hushport-conformance.sys", "hushport-conformance.json"];
+    let names = ["hushport.sys", "hushport.inf", "hushport.cat", "hushport.pdb", "hushport-test.cer"];
+    for name in names.iter().chain(measuring.iter().filter(|_| arguments.conformance)) {
         let contents = std::fs::read(package.folder.join(name))?;
         let digest: String = Sha256::digest(&contents).iter().map(|byte| format!("{byte:02x}")).collect();
-        println!("  {name:<18}{:>9} bytes  sha256 {digest}", contents.len());
+        println!("  {name:<26}{:>9} bytes  sha256 {digest}", contents.len());
     }
     println!("Both signatures verify, and the catalog's hashes match the .sys and the .inf.");
     println!("They are test signatures: a machine accepts them in test mode, if it trusts the .cer.");

@@ -32,11 +32,11 @@ impl Worlds {
     /// # Errors
     /// If the driver does not run in one of them.
     pub fn play(sys: &Path) -> Result<Self> {
-        let default = play(sys, &mut Plan::default())?;
+        let default = play(sys, &Plan::default())?;
         let variants = ALL.iter().map(|variant| {
             let mut plan = Plan::default();
             variant.turn(&mut plan);
-            let report = play(sys, &mut plan).with_context(|| format!("variant {}", variant.name))?;
+            let report = play(sys, &plan).with_context(|| format!("variant {}", variant.name))?;
             Ok((variant, report))
         });
         Ok(Self { variants: variants.collect::<Result<_>>()?, default })

@@ -34,7 +34,7 @@ const PEER: u16 = 41_000;
 ///
 /// # Errors
 /// If the driver does not start, does not go on, or leaves something behind.
-pub fn play(sys: &Path, plan: &mut Plan<'_>) -> Result<Report> {
+pub fn play(sys: &Path, plan: &Plan<'_>) -> Result<Report> {
     let plan = Plan {
         driver: Some(sys),
         service: Service(SERVICE),

@@ -25,6 +25,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::conformance::SERVICE;
 use crate::setup::{self, Target};
 use catalog::{Catalog, Description};
 use inf::Inf;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub os: String,
     /// The fourth number of the version.
     pub revision: u16,
+    /// Whether the folder also gets the driver that measures.
+    pub conformance: bool,
 }
 
 /// A package on the disk.
@@ -74,7 +77,7 @@ impl Plan {
             Target::X64 => "_v100_X64",
             Target::Arm64 => "_v100_ARM64",
         };
-        Ok(Self { target, out, time, os: os.to_owned(), revision: 0 })
+        Ok(Self { target, out, time, os: os.to_owned(), revision: 0, conformance: false })
     }
 
     /// Builds the driver, then writes, signs and checks the package.
@@ -96,7 +99,25 @@ impl Plan {
         std::fs::write(package.file("cat"), catalog::build(&description, &files)?)?;
         certificate.sign(&package.file("cat"), self.time)?;
         package.check()?;
+        if self.conformance {
+            self.add_conformance(certificate)?;
+        }
         Ok(package)
+    }
+
+    /// Adds the driver that measures, with a signature of its own, because it has no
+    /// INF and no catalog; and the table of its probes.
+    fn add_conformance(&self, certificate: &Certificate) -> Result<()> {
+        let built = setup::build_conformance(self.target)?;
+        let sys = self.out.join(SERVICE).with_extension("sys");
+        std::fs::copy(&built.sys, &sys)?;
+        std::fs::copy(built.sys.with_extension("pdb"), sys.with_extension("pdb"))?;
+        certificate.sign(&sys, self.time)?;
+        certificate.verify(&sys).with_context(|| format!("the signature of {SERVICE}.sys"))?;
+        let probes = setup::root().join("tests/conformance/probes.json");
+        std::fs::copy(&probes, sys.with_extension("json"))
+            .with_context(|| format!("cannot copy {}", probes.display()))?;
+        Ok(())
     }
 
     /// The stamped INF, checked against every rule.

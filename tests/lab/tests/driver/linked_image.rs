@@ -6,8 +6,10 @@ use lab::setup::{self, Target};
 use machine::image::lint::{self, Rule};
 use machine::image::{PeFile, Symbols};
 
-fn linked(target: Target) -> Arc<PeFile> {
-    Arc::new(PeFile::read(&setup::build(target).unwrap().sys).unwrap())
+/// The shipping driver and the one that measures, as linked for x64.
+fn linked() -> [Arc<PeFile>; 2] {
+    [setup::build(Target::X64), setup::build_conformance(Target::X64)]
+        .map(|driver| Arc::new(PeFile::read(&driver.unwrap().sys).unwrap()))
 }
 
 /// `cargo lab mutate` runs only this test to see whether a mutation links.
@@ -18,26 +20,29 @@ fn the_driver_links() {
 
 #[test]
 fn no_function_that_panics_or_ends_a_failed_allocation_is_left() {
-    let file = linked(Target::X64);
-    let symbols = Symbols::of(&file).unwrap();
-    let names: Vec<&str> = symbols.functions().iter().map(|function| &*function.name).collect();
-    // Symbols must be there, or nothing could be found.
-    assert!(names.iter().any(|name| name.contains("classify_thunk")), "{names:?}");
     let traces = ["core::panicking", "rust_begin_unwind", "panic_fmt", "panic_bounds", "unwrap_failed"];
     let allocation = ["handle_alloc_error", "alloc_error", "__rust_alloc", "capacity_overflow", "alloc::"];
-    let left: Vec<_> = names
-        .iter()
-        .filter(|name| traces.iter().chain(&allocation).any(|trace| name.contains(trace)))
-        .collect();
-    assert!(left.is_empty(), "{left:#?}");
+    for file in linked() {
+        let symbols = Symbols::of(&file).unwrap();
+        let names: Vec<&str> = symbols.functions().iter().map(|function| &*function.name).collect();
+        // Symbols must be there, or nothing could be found.
+        assert!(names.iter().any(|name| name.contains("callout::classify")), "{names:?}");
+        let left: Vec<_> = names
+            .iter()
+            .filter(|name| traces.iter().chain(&allocation).any(|trace| name.contains(trace)))
+            .collect();
+        assert!(left.is_empty(), "{}: {left:#?}", file.name());
+    }
 }
 
 #[test]
 fn the_image_keeps_every_rule() {
-    let report = lint::lint(&linked(Target::X64));
-    assert!(report.findings.is_empty(), "{:#?}", report.findings);
-    assert!(report.functions.len() > 10);
-    assert!(report.imports.contains_key("fwpkclnt.sys"));
+    for file in linked() {
+        let report = lint::lint(&file);
+        assert!(report.findings.is_empty(), "{}: {:#?}", file.name(), report.findings);
+        assert!(report.functions.len() > 10);
+        assert!(report.imports.contains_key("fwpkclnt.sys"));
+    }
 }
 
 /// docs/PERFORMANCE.md promises this size. The image is nonpaged memory. Three kilobytes
