@@ -199,7 +199,9 @@ fn declarations_of(header: &Path, target: &str, names: &Names<'_>) -> String {
 /// import libraries.
 #[cfg(not(all(feature = "wdk", windows)))]
 fn bindings(ours: &str, names: &Names<'_>) -> String {
-    linked(ours, names, |module| format!("name = \"{module}\", kind = \"raw-dylib\", modifiers = \"+verbatim\""))
+    linked(ours, names, |module| {
+        format!("name = \"{module}\", kind = \"raw-dylib\", modifiers = \"+verbatim\"")
+    })
 }
 
 /// With a kit, both the declarations and the import libraries are the kit's.

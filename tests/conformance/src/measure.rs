@@ -291,9 +291,7 @@ fn find(probes: &[Probe], shown: &Shown<'_>, window: Option<&Window>) -> Option<
             let port = if probe.is_client() { remote } else { local };
             u32::from(probe.protocol) == protocol
                 && match probe.role {
-                    Role::AnyPort => {
-                        layer.name == "ALE_RESOURCE_ASSIGNMENT" && flags & IS_WILDCARD_BIND != 0
-                    }
+                    Role::AnyPort => layer.name == "ALE_RESOURCE_ASSIGNMENT" && flags & IS_WILDCARD_BIND != 0,
                     _ => probe.port == 0 || port == Some(probe.port.into()),
                 }
         })
@@ -320,7 +318,8 @@ fn find(probes: &[Probe], shown: &Shown<'_>, window: Option<&Window>) -> Option<
 
 fn is_outbound(shows: Shows, shown: &Shown<'_>) -> bool {
     match shows {
-        Shows::CallOrSegment(way) | Shows::Segment(way) | Shows::Packet(way) | Shows::Error(way) => match way {
+        Shows::CallOrSegment(way) | Shows::Segment(way) | Shows::Packet(way) | Shows::Error(way) => match way
+        {
             Way::Out => true,
             Way::In => false,
             // FWP_DIRECTION_OUTBOUND is 0.

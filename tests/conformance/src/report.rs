@@ -145,7 +145,8 @@ impl Report {
         let suffix = if family == Family::V4 { "/V4" } else { "/V6" };
         let seen = |place: Place| {
             let of = move |seen: &&Seen| usize::from(seen.probe) == index && seen.place == place as u8;
-            let here = move |seen: &&Seen| callouts::at_layer(seen.layer).is_some_and(|at| at.family == family);
+            let here =
+                move |seen: &&Seen| callouts::at_layer(seen.layer).is_some_and(|at| at.family == family);
             state.records.iter().filter(of).filter(here)
         };
         // Each layer once, in the order in which the probe first passed it.
@@ -186,8 +187,8 @@ impl Report {
                 }
                 self.begin();
                 match at(place) {
-                    Some(seen) => self.on_entry(seen),
-                    None => self.bytes(b"not-called"),
+                    Some(seen) => self.name("called").bytes(b"yes").on_entry(seen),
+                    None => self.name("called").bytes(b"no"),
                 };
                 self.end(&[name, suffix, "/", a, b, c, at_place], irql);
             }

@@ -45,7 +45,8 @@ mod step {
 }
 
 /// FWPM_CALLOUT_WFP_TRANSPORT_LAYER_V4_SILENT_DROP and _V6 (fwpmk.h).
-const SILENT_DROP: [Guid; 2] = [0xeda08606_2494_4d78_89bc_67837c03b969, 0x8693cc74_a075_4156_b476_9286eece814e];
+const SILENT_DROP: [Guid; 2] =
+    [0xeda08606_2494_4d78_89bc_67837c03b969, 0x8693cc74_a075_4156_b476_9286eece814e];
 
 /// Milliseconds between two looks at the registry.
 const LOOK: u32 = 10;
@@ -127,9 +128,11 @@ impl Steps {
             let given = self.state.weight.load(Ordering::Acquire);
             report.begin();
             match asked {
-                Ok(asked) => report.name("asked").hex(asked.into()).name("given").signed(
-                    i32::try_from(given).unwrap_or(0) - i32::from(asked),
-                ),
+                Ok(asked) => report
+                    .name("asked")
+                    .hex(asked.into())
+                    .name("given")
+                    .signed(i32::try_from(given).unwrap_or(0) - i32::from(asked)),
                 Err(status) => report.status("refused", Some(status.code() as u32)),
             };
             report.end(&[name], irql);
@@ -197,7 +200,10 @@ impl Steps {
         report.begin().name("filter").bytes(if deleted.is_ok() { b"deleted" } else { b"kept" });
         report.name("deleted").decimal(state.deletions(Place::FilterDeleted));
         let removed = callout::remove(flow, FLOW_LAYER, state.id(Place::FilterDeleted));
-        report.status("remove", Some(removed)).name("deleted-after").decimal(state.deletions(Place::FilterDeleted));
+        report
+            .status("remove", Some(removed))
+            .name("deleted-after")
+            .decimal(state.deletions(Place::FilterDeleted));
         report.end(&["context/filter-deleted"], irql);
 
         let busy = state.id(Place::Busy);

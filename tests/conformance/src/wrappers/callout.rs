@@ -233,7 +233,11 @@ impl Shown<'_> {
     pub fn window(&self) -> Option<Window> {
         let has_packet = matches!(
             self.callout?.layer.shows,
-            Shows::CallOrSegment(_) | Shows::Segment(_) | Shows::Packet(_) | Shows::Error(_) | Shows::Forwarded
+            Shows::CallOrSegment(_)
+                | Shows::Segment(_)
+                | Shows::Packet(_)
+                | Shows::Error(_)
+                | Shows::Forwarded
         );
         if !has_packet {
             return None;

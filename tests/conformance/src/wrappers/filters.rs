@@ -45,11 +45,9 @@ pub fn add(
             ffi::FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED,
             callout,
         ),
-        Action::Decide(callout) => (
-            ffi::FWP_ACTION_CALLOUT_UNKNOWN,
-            ffi::FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED,
-            callout,
-        ),
+        Action::Decide(callout) => {
+            (ffi::FWP_ACTION_CALLOUT_UNKNOWN, ffi::FWPM_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED, callout)
+        }
         Action::Inspect(callout) => (ffi::FWP_ACTION_CALLOUT_INSPECTION, 0, callout),
     };
     let object = ffi::FWPM_FILTER0 {

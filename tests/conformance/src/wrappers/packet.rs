@@ -16,7 +16,7 @@ const MAX_MDLS: u32 = 512;
 pub struct Window {
     bytes: [u8; SIZE],
     present: [bool; SIZE],
-    /// Number of MDLs that hold bytes of the packet's data.
+    /// Number of MDLs that hold bytes of the packet.
     pub mdls: u32,
     /// Whether an MDL is mapped.
     pub mapped: bool,
@@ -50,9 +50,7 @@ impl Window {
             // one's link is NULL.
             let Some(mdl) = (unsafe { next.as_ref() }) else { break };
             let size = i64::from(mdl.ByteCount);
-            if size > 0 && at < end && at + size > start {
-                window.mdls += 1;
-            }
+            window.mdls += u32::from(size > 0);
             let mapping = ffi::MDL_MAPPED_TO_SYSTEM_VA | ffi::MDL_SOURCE_IS_NONPAGED_POOL;
             let is_mapped = u32::from(mdl.MdlFlags as u16) & mapping != 0 && !mdl.MappedSystemVa.is_null();
             window.mapped |= is_mapped;

@@ -80,14 +80,7 @@ impl ReportKey {
         // SAFETY: the key is open, the name and the data are the callers' and live
         // until the return, and callers are at PASSIVE_LEVEL.
         to_result(unsafe {
-            ffi::ZwSetValueKey(
-                self.0,
-                &mut name,
-                0,
-                kind,
-                data.cast_mut().cast(),
-                size as ffi::ULONG,
-            )
+            ffi::ZwSetValueKey(self.0, &mut name, 0, kind, data.cast_mut().cast(), size as ffi::ULONG)
         })
     }
 }

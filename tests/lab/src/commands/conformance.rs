@@ -75,7 +75,9 @@ fn summary(differences: &[Difference]) -> String {
     let unplayed = differences.iter().filter(|difference| difference.variants.is_empty()).count();
     match differences.len() {
         0 => "no answer differs from the lab's default world".into(),
-        count => format!("{count} answers differ from the lab's default world; {unplayed} of them are in no variant"),
+        count => format!(
+            "{count} answers differ from the lab's default world; {unplayed} of them are in no variant"
+        ),
     }
 }
 

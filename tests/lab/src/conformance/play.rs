@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, ensure};
 use etherparse::IpNumber;
 use machine::Machine;
+use machine::etw::Enable;
 use machine::host::{Application, Host, Options, SocketHandle, Stack};
 use machine::nt::parameters_key;
 use machine::nt::registry::RegistryValue;
+use machine::wfp::Guid;
 use machine::wire::{Family, Network, compose};
 
 use super::probe::{self, Probe, Send, probes};
@@ -36,23 +38,31 @@ const PEER: u16 = 41_000;
 /// If the driver does not start, does not go on, or leaves something behind.
 pub fn play(sys: &Path, plan: &Plan<'_>) -> Result<Report> {
     let plan = Plan {
-        driver: Some(sys),
+        driver: None,
         service: Service(SERVICE),
         values: vec![("Probes".to_owned(), probe::value())],
         ..plan.clone()
     };
-    let mut run = Run::new(plan.machine()?, &plan);
+    let mut machine = plan.machine()?;
+    let session = machine.kernel().trace(Enable::all(EVENT_PROVIDER), None);
+    machine.start(sys).with_context(|| format!("{} does not start", sys.display()))?;
+    let mut run = Run::new(machine, &plan);
     let outcome = run.all();
     let Run { mut machine, host, .. } = run;
     let report = outcome.and_then(|()| {
         let values = machine.kernel().registry().values(&report_key());
         Report::of_registry(values)
     })?;
+    report.ensure_told_by(&session.events())?;
+    drop(session);
     drop(host);
     let left = machine.stop().map_err(|stop| anyhow!("unload stopped the machine: {stop}"))?;
     ensure!(left.is_empty(), "the driver left behind: {left}");
     Ok(report)
 }
+
+/// The provider of the driver's events.
+const EVENT_PROVIDER: Guid = Guid::from_u128(0x8b0f7921_2386_5309_28b0_c6fab993f106);
 
 fn report_key() -> String {
     format!(r"{}\Report", parameters_key(SERVICE))

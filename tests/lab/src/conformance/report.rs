@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use machine::etw::Event;
 use machine::nt::registry::{REG_DWORD, REG_SZ, RegistryValue};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -39,7 +40,9 @@ impl Report {
     pub fn of_registry(values: Vec<(String, RegistryValue)>) -> Result<Self> {
         let values = values.into_iter().map(|(name, value)| {
             let text = match value.kind {
-                REG_DWORD => <[u8; 4]>::try_from(&value.data[..]).ok().map(|b| u32::from_le_bytes(b).to_string()),
+                REG_DWORD => {
+                    <[u8; 4]>::try_from(&value.data[..]).ok().map(|b| u32::from_le_bytes(b).to_string())
+                }
                 REG_SZ => text(&value.data),
                 _ => None,
             };
@@ -54,7 +57,8 @@ impl Report {
     /// # Errors
     /// If it is no report, or the run has not come to its end.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Self::parse(&text).with_context(|| format!("{} is no conformance report", path.display()))
     }
 
@@ -113,7 +117,21 @@ impl Report {
             .collect()
     }
 
-    /// The probes with a value for an address family, by the value's name.
+    /// Checks that the events of a run tell its texts, too.
+    pub(super) fn ensure_told_by(&self, events: &[Event]) -> Result<()> {
+        let mut told: BTreeMap<&str, String> = BTreeMap::new();
+        for event in events {
+            told.entry(event.text("Name")).or_default().push_str(event.text("Value"));
+        }
+        for (name, text) in self.values.iter().filter(|(name, _)| !OF_THE_RUN.contains(&name.as_str())) {
+            // An empty text takes no event.
+            let told = told.get(&**name).map_or("", String::as_str);
+            ensure!(told == text, "{name}: the events tell {told:?}, the registry {text:?}");
+        }
+        Ok(())
+    }
+
+    /// A value by its name.
     pub fn value(&self, name: &str) -> Option<&str> {
         self.values.get(name).map(String::as_str)
     }
@@ -139,7 +157,9 @@ mod tests {
     use super::*;
 
     fn file(values: &str) -> String {
-        format!(r#"{{"format": "{FORMAT}", "values": {{"Step": 10, "lost": 0, "refused-probes": 0{values}}}}}"#)
+        format!(
+            r#"{{"format": "{FORMAT}", "values": {{"Step": 10, "lost": 0, "refused-probes": 0{values}}}}}"#
+        )
     }
 
     #[test]

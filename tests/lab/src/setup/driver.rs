@@ -143,7 +143,12 @@ fn link(package: &str, target: Target) -> Result<Driver> {
 }
 
 /// Runs a build with JSON messages and copies its results into a folder.
-pub(super) fn collect(mut command: Command, package: &str, target: Target, directory: &Path) -> Result<Driver> {
+pub(super) fn collect(
+    mut command: Command,
+    package: &str,
+    target: Target,
+    directory: &Path,
+) -> Result<Driver> {
     let output =
         command.stderr(Stdio::piped()).output().with_context(|| format!("cannot start {command:?}"))?;
     let stderr = String::from_utf8_lossy(&output.stderr);

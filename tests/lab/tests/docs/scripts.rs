@@ -29,7 +29,7 @@ fn functions() -> BTreeMap<String, Function> {
 
 #[test]
 fn every_script_holds_together() {
-    assert_eq!(scripts().len(), 11);
+    assert_eq!(scripts().len(), 12);
     let known = functions();
     assert!(known.len() > 100, "{}", known.len());
     let mut wrong = Vec::new();
@@ -109,6 +109,11 @@ fn the_trace_is_of_our_provider() {
     // The header's own example.
     assert_eq!(provider_id("MyCompany.MyComponent").to_string(), "ce5fa4ea-ab00-5402-8b76-9f76ac858fb5");
     assert!(read(TRACE).contains(&format!("'{{{}}}'", provider_id("Hushport"))));
+    // The conformance driver's provider.
+    let id = provider_id("HushportConformance");
+    assert!(read("docs/CONFORMANCE.md").contains(&format!("`HushportConformance`, `{{{id}}}`")));
+    let number = id.to_string().replace("-", "_");
+    assert!(read("tests/conformance/src/events.rs").contains(&format!("0x{number}")));
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn command(line: &str, shell: Option<&str>) -> Result<(), String> {
         ["cargo", "make", "package-driver-flow", ..] => Ok(()),
         ["cargo", "make", task, ..] if tasks().contains_key(*task) => Ok(()),
         ["cargo", "make", task, ..] => Err(format!("there is no task {task}")),
-        ["cargo", "fmt" | "test" | "install", ..] => Ok(()),
+        ["cargo", "build" | "fmt" | "test" | "install", ..] => Ok(()),
         ["rustup", "target", "add", target] if Target::ALL.iter().any(|known| known.triple() == *target) => {
             Ok(())
         }
