@@ -21,6 +21,8 @@ Describe 'The step Conformance' {
         $report.values.Step | Should -Be 10
         $report.values.'syn/V4' | Should -Be 'INBOUND_IPPACKET_V4 INBOUND_TRANSPORT_V4_DISCARD'
         $report.windows.profiles | Should -Be '7 Public'
+        # Without addresses nothing was sent.
+        foreach ($name in 'ack', 'syn/V4', 'syn/V6') { $report.unsent | Should -Contain $name }
         $global:Machine.Conformance | Should -Be ''
         @($global:Machine.Registry.Keys -like '*hushport-conformance*').Count | Should -Be 0
         @($run.Console -like 'not measurable without a second machine: ack, fin, null, xmas, *').Count | Should -Be 1

@@ -14,6 +14,8 @@ $script:Parameters = "HKLM:\SYSTEM\CurrentControlSet\Services\$script:Service\Pa
 $script:ContextStep = 2
 $script:HoldStep = 3
 $script:LastStep = 10
+# The probes that were not sent.
+$script:Unsent = @()
 # Windows asks a closed TCP port three times, which takes two seconds.
 $script:PatienceMilliseconds = 3000
 
@@ -88,6 +90,7 @@ function Invoke-Measurement {
     )
     $run = @{ Probes = $Probes; Addresses = $Addresses; Listeners = @(); Flow = @() }
     $missing = @($Probes | Where-Object { $_.windows -eq 'second-machine' } | ForEach-Object { $_.name })
+    $script:Unsent = $missing
     Write-Log -Text "not measurable without a second machine: $($missing -join ', ')"
     if ($Addresses.Count -eq 0) { Write-Log -Text 'not measured: every probe, for this machine has no address' }
     try {
@@ -144,14 +147,20 @@ function Send-StepProbe {
         $family = "$(([System.Net.IPAddress] $address).AddressFamily)"
         if (-not $chosen.Contains($family)) { $chosen[$family] = $address }
     }
+    $suffixes = @{ InterNetwork = 'V4'; InterNetworkV6 = 'V6' }
     foreach ($probe in $Run.Probes) {
         if ((Get-ProbeNumber -Probe $probe -Name 'step') -ne $Number -or $probe.windows -eq 'second-machine') { continue }
-        foreach ($family in $chosen.Keys) {
+        foreach ($family in $suffixes.Keys) {
             # Flow contexts and the classify that waits are measured at the IPv4 layer.
             if ('flow', 'held' -contains $probe.role -and $family -ne 'InterNetwork') { continue }
+            if (-not $chosen.Contains($family)) {
+                $script:Unsent += "$($probe.name)/$($suffixes[$family])"
+                continue
+            }
             try {
                 Send-Probe -Run $Run -Probe $probe -Address $chosen[$family]
             } catch {
+                $script:Unsent += "$($probe.name)/$($suffixes[$family])"
                 Write-Log -Text "not measured: $($probe.name) to $($chosen[$family]) ($(ConvertTo-Line -Text $_.Exception.Message))"
             }
         }
@@ -209,6 +218,7 @@ function Save-ConformanceReport {
             build    = "$((Get-CimInstance -ClassName Win32_OperatingSystem).BuildNumber)"
             profiles = $profiles
         }
+        unsent  = @($script:Unsent)
         values  = $values
     }
     Write-ResultText -Name 'conformance.json' -Text (ConvertTo-Json -InputObject $report -Depth 6)

@@ -24,7 +24,7 @@ pub struct Report {
     length: usize,
 }
 
-/// The most values of one name that are written.
+/// The most layers that one probe can pass.
 const MAX_LAYERS: usize = 66;
 
 impl Report {

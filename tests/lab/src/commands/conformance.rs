@@ -54,9 +54,9 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
             let differences = compare(report, &worlds);
             println!("{}:", path.display());
             differences.iter().for_each(|difference| println!("{difference}"));
-            println!("{}", summary(&differences));
+            println!("{}", summary(report, &differences));
             if let Some(file) = &arguments.markdown {
-                append(file, &markdown(path, &differences))?;
+                append(file, &markdown(path, report, &differences))?;
             }
         }
         return Ok(true);
@@ -71,18 +71,23 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     Ok(true)
 }
 
-fn summary(differences: &[Difference]) -> String {
+fn summary(report: &Report, differences: &[Difference]) -> String {
     let unplayed = differences.iter().filter(|difference| difference.variants.is_empty()).count();
+    let unsent: Vec<_> = report.unsent().collect();
+    let unsent = match unsent.is_empty() {
+        true => String::new(),
+        false => format!("; not sent: {}", unsent.join(", ")),
+    };
     match differences.len() {
-        0 => "no answer differs from the lab's default world".into(),
+        0 => format!("no answer differs from the lab's default world{unsent}"),
         count => format!(
-            "{count} answers differ from the lab's default world; {unplayed} of them are in no variant"
+            "{count} answers differ from the lab's default world; {unplayed} of them are in no variant{unsent}"
         ),
     }
 }
 
-fn markdown(path: &Path, differences: &[Difference]) -> String {
-    let mut text = format!("\n## Conformance: {}\n\n{}.\n", path.display(), summary(differences));
+fn markdown(path: &Path, report: &Report, differences: &[Difference]) -> String {
+    let mut text = format!("\n## Conformance: {}\n\n{}.\n", path.display(), summary(report, differences));
     if !differences.is_empty() {
         text += "\n| question | lab | report | played by |\n|---|---|---|---|\n";
     }

@@ -56,12 +56,13 @@ pub struct Difference {
     pub variants: Vec<&'static str>,
 }
 
-/// The differences of a report from the default world. If no reports of variants are
-/// given, no difference names one.
+/// The differences of a report from the default world, without those about probes that
+/// were not sent.
 pub fn compare(report: &Report, worlds: &Worlds) -> Vec<Difference> {
     let (here, there) = (worlds.default.answers(), report.answers());
     let questions: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
-    let differing = questions.into_iter().filter(|question| here.get(*question) != there.get(*question));
+    let sent = questions.into_iter().filter(|question| !report.is_unsent(question));
+    let differing = sent.filter(|question| here.get(*question) != there.get(*question));
     let variants: Vec<_> =
         worlds.variants.iter().map(|(variant, report)| (variant.name, report.answers())).collect();
     let difference = |question: &String| {

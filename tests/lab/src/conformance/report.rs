@@ -1,6 +1,6 @@
 //! A report: the values that the driver wrote, by name.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
@@ -30,6 +30,9 @@ pub struct Report {
     format: &'static str,
     /// The values.
     values: BTreeMap<String, String>,
+    /// The probes that were not sent: `NAME`, or `NAME/V4` and `NAME/V6`.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    unsent: BTreeSet<String>,
 }
 
 impl Report {
@@ -49,7 +52,7 @@ impl Report {
             let text = text.with_context(|| format!("the report's value {name} is no text and no number"))?;
             Ok((name, text))
         });
-        Self { format: FORMAT, values: values.collect::<Result<_>>()? }.checked()
+        Self { format: FORMAT, values: values.collect::<Result<_>>()?, unsent: BTreeSet::new() }.checked()
     }
 
     /// Reads the file of a run on Windows.
@@ -82,7 +85,17 @@ impl Report {
             Value::Number(number) => Ok((name.clone(), number.to_string())),
             other => bail!("the value {name:?} is {other}, expected a text or a number"),
         });
-        Self { format: FORMAT, values: values.collect::<Result<_>>()? }.checked()
+        let unsent = match file.get("unsent") {
+            None | Some(Value::Null) => BTreeSet::new(),
+            // PowerShell writes a list of one text as that text.
+            Some(Value::String(name)) => BTreeSet::from([name.clone()]),
+            Some(Value::Array(names)) => {
+                let names = names.iter().map(|name| name.as_str().map(str::to_owned));
+                names.collect::<Option<_>>().context("\"unsent\" is expected to be a list of texts")?
+            }
+            Some(other) => bail!("\"unsent\" is {other}, expected a list of texts"),
+        };
+        Self { format: FORMAT, values: values.collect::<Result<_>>()?, unsent }.checked()
     }
 
     fn checked(self) -> Result<Self> {
@@ -96,6 +109,20 @@ impl Report {
             ensure!(count == "0", "{name} is {count}, expected 0");
         }
         Ok(self)
+    }
+
+    /// The probes that were not sent.
+    pub fn unsent(&self) -> impl Iterator<Item = &str> {
+        self.unsent.iter().map(String::as_str)
+    }
+
+    /// Whether a question is about a probe that was not sent.
+    pub fn is_unsent(&self, question: &str) -> bool {
+        self.unsent.iter().any(|probe| {
+            question
+                .strip_prefix(&**probe)
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', ' ']))
+        })
     }
 
     /// The questions that the report answers, and its answers. A value of the form
@@ -172,6 +199,22 @@ mod tests {
     }
 
     #[test]
+    fn questions_about_probes_that_were_not_sent_are_known() {
+        let text = file(r#"}, "unsent": ["ack", "udp/V6"], "more": {"a": 1"#);
+        let report = Report::parse(&text).unwrap();
+        for (question, unsent) in [
+            ("ack/V4", true),
+            ("ack/V6/INBOUND_TRANSPORT_V6 irql", true),
+            ("udp/V6/A", true),
+            ("udp/V4", false),
+            ("udp-server/V6", false),
+            ("acknowledged/V4", false),
+        ] {
+            assert_eq!(report.is_unsent(question), unsent, "{question}");
+        }
+    }
+
+    #[test]
     fn a_file_that_is_no_report_is_refused_with_what_was_expected() {
         let none = file("").replace("\"Step\": 10, ", "");
         for (text, expected) in [
@@ -184,6 +227,8 @@ mod tests {
             (&none, "Step is absent, expected 10"),
             (&file("").replace("\"Step\": 10", "\"Step\": 4"), "Step is 4, expected 10"),
             (&file("").replace("\"lost\": 0", "\"lost\": 3"), "lost is 3, expected 0"),
+            (&file(r#"}, "unsent": {"a": 1"#), "\"unsent\" is"),
+            (&file(r#"}, "unsent": [1], "more": {"a": 1"#), "\"unsent\" is expected"),
         ] {
             let error = format!("{:#}", Report::parse(text).unwrap_err());
             assert!(error.contains(expected), "{text}: {error}");
