@@ -212,7 +212,7 @@ impl Shown<'_> {
     pub fn discard(&self) -> Option<[u32; 2]> {
         let has = self.metadata() & ffi::FWPS_METADATA_FIELD_DISCARD_REASON != 0;
         let discard = &self.metadata.discardMetadata;
-        has.then(|| [discard.discardModule as u32, discard.discardReason])
+        has.then_some([discard.discardModule as u32, discard.discardReason])
     }
 
     /// The flow's handle.

@@ -12,7 +12,7 @@ mod report;
 
 pub use compare::{ALIKE, Difference, Worlds, compare};
 pub use play::play;
-pub use probe::{Means, Probe, Send, probes};
+pub use probe::{Means, Probe, Sent, probes};
 pub use report::{FORMAT, LAST_STEP, Report};
 
 /// The name of the driver's service.

@@ -15,7 +15,7 @@ use machine::nt::registry::RegistryValue;
 use machine::wfp::Guid;
 use machine::wire::{Family, Network, compose};
 
-use super::probe::{self, Probe, Send, probes};
+use super::probe::{self, Probe, Sent, probes};
 use super::{LAST_STEP, Report, SERVICE};
 use crate::world::{Plan, Service};
 
@@ -184,20 +184,20 @@ impl Run {
             step.tcp(from.port(), to.port(), 1000, 65_000)
         };
         match probe.send {
-            Send::Syn => segment(ip).syn().write(&mut packet, &[])?,
-            Send::Ack => segment(ip).ack(1).write(&mut packet, &[])?,
-            Send::Fin => segment(ip).fin().write(&mut packet, &[])?,
-            Send::Null => segment(ip).write(&mut packet, &[])?,
-            Send::Xmas => segment(ip).fin().psh().urg(0).write(&mut packet, &[])?,
-            Send::SynFin => segment(ip).syn().fin().write(&mut packet, &[])?,
-            Send::Udp => ip.udp(from.port(), to.port()).write(&mut packet, b"probe")?,
-            Send::Protocol => ip.write(&mut packet, IpNumber(probe.protocol), b"12345678")?,
-            Send::Connection => {
+            Sent::Syn => segment(ip).syn().write(&mut packet, &[])?,
+            Sent::Ack => segment(ip).ack(1).write(&mut packet, &[])?,
+            Sent::Fin => segment(ip).fin().write(&mut packet, &[])?,
+            Sent::Null => segment(ip).write(&mut packet, &[])?,
+            Sent::Xmas => segment(ip).fin().psh().urg(0).write(&mut packet, &[])?,
+            Sent::SynFin => segment(ip).syn().fin().write(&mut packet, &[])?,
+            Sent::Udp => ip.udp(from.port(), to.port()).write(&mut packet, b"probe")?,
+            Sent::Protocol => ip.write(&mut packet, IpNumber(probe.protocol), b"12345678")?,
+            Sent::Connection => {
                 let client = self.connect(probe, family)?;
                 return self.close(client);
             }
-            Send::Connect => return self.connected(probe, family),
-            Send::Nothing => return Ok(()),
+            Sent::Connect => return self.connected(probe, family),
+            Sent::Nothing => return Ok(()),
         }
         self.now += Duration::from_millis(1);
         self.host.receive(&packet, self.now);

@@ -21,7 +21,7 @@ pub struct Probe {
     #[serde(default)]
     pub listen: bool,
     /// What is sent.
-    pub send: Send,
+    pub send: Sent,
     /// The step in which it is sent, if it is not the first.
     pub step: Option<u32>,
     /// How it can be sent on Windows.
@@ -32,7 +32,7 @@ pub struct Probe {
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "kebab-case")]
 #[allow(missing_docs, reason = "the names say it")]
-pub enum Send {
+pub enum Sent {
     Syn,
     Ack,
     Fin,

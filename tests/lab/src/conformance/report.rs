@@ -167,7 +167,7 @@ impl Report {
 /// The text of a REG_SZ, without its zero.
 fn text(data: &[u8]) -> Option<String> {
     let units: Vec<u16> = data.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
-    Some(String::from_utf16(units.strip_suffix(&[0]).unwrap_or(&units)).ok()?)
+    String::from_utf16(units.strip_suffix(&[0]).unwrap_or(&units)).ok()
 }
 
 impl fmt::Display for Report {
