@@ -116,11 +116,11 @@ pub fn write<T: Plain>(address: usize, value: &T) -> Result<(), BadPointer> {
 /// Copies an array of structures from the driver.
 pub fn read_array<T: Plain>(address: usize, count: usize) -> Result<Vec<T>, BadPointer> {
     // In pieces, because a count that a driver passes may be any number.
-    const AT_ONCE: usize = 64;
+    const AT_ONCE: usize = 64 << 10;
     let mut values = Vec::new();
     while values.len() < count {
         let at = address.wrapping_add(values.len() * size_of::<T>());
-        let here = AT_ONCE.min(count - values.len());
+        let here = (AT_ONCE / size_of::<T>()).clamp(1, count - values.len());
         let bytes = read_bytes(at, here * size_of::<T>())?;
         values.extend(bytes.chunks_exact(size_of::<T>()).map(value::<T>));
     }
