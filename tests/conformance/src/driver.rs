@@ -24,12 +24,13 @@ use crate::steps::Steps;
 use crate::wrappers::callout::{self, Callouts, Place};
 use crate::wrappers::filters::{self, Action};
 
-/// The running driver. The fields are in the order in which they are stopped.
+/// The running driver. The fields are in the order in which they are dropped.
+#[expect(dead_code, reason = "dropping the fields stops the driver")]
 pub struct Conformance {
     thread: Thread<Steps>,
     objects: PoolArc<Objects>,
     callouts: PoolArc<Callouts>,
-    events: ProviderRegistration,
+    events: ProviderRegistration<NoState>,
     state: Publication<State>,
     device: Device,
 }
@@ -46,8 +47,8 @@ impl entry::Lifecycle for Conformance {
         let (probes, refused) = probe::parse(list.map_or(&[], |data| data.bytes))?;
         drop(room);
         report.number("refused-probes", refused, irql);
-        let state = STATE.publish(PoolArc::new(State::new(probes)?)?);
-        let events = ProviderRegistration::new::<NoState>(channel, irql);
+        let state = STATE.publish(PoolArc::new(State::new(probes, channel)?)?, irql);
+        let events = ProviderRegistration::new(&state, irql);
         let callouts = PoolArc::new(register(&device, &state, irql)?)?;
         let objects = PoolArc::new(Objects::add(irql)?)?;
         let steps = Steps {
@@ -60,16 +61,6 @@ impl entry::Lifecycle for Conformance {
         };
         let thread = Thread::new(steps, PoolArc::new(Signal::new(irql)?)?, irql)?;
         Ok(Self { thread, objects, callouts, events, state, device })
-    }
-
-    fn stop(self, _: &Passive) {
-        let Self { thread, objects, callouts, events, state, device } = self;
-        drop(thread);
-        drop(objects);
-        drop(callouts);
-        drop(events);
-        drop(state);
-        drop(device);
     }
 }
 

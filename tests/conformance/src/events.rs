@@ -3,6 +3,7 @@
 
 use crate::kernel::etw::{Channel, EventProvider, Listen};
 use crate::kernel::irql::Passive;
+use crate::kernel::pool::PoolArc;
 use crate::kernel::published::Published;
 use crate::logic::layers::Guid;
 use crate::logic::tracelogging::{
@@ -74,6 +75,10 @@ impl Listen for NoState {
 
     fn shared() -> &'static Published<State> {
         &STATE
+    }
+
+    fn channel(state: &State) -> &PoolArc<Channel> {
+        &state.channel
     }
 
     fn rundown(_: &State, _: &Channel, _: &Passive) {}

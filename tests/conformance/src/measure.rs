@@ -4,7 +4,8 @@
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::kernel::clock;
-use crate::kernel::pool::PoolVec;
+use crate::kernel::etw::Channel;
+use crate::kernel::pool::{PoolArc, PoolVec};
 use crate::kernel::published::Published;
 use crate::kernel::status::Result;
 use crate::logic::layers::{Family, FlowContexts, Shows, Way};
@@ -35,6 +36,8 @@ pub struct State {
     pub held: Held,
     /// The weight of the sublayer of the last filter that was added.
     pub weight: AtomicU32,
+    /// Where the measurements are written as events.
+    pub channel: PoolArc<Channel>,
 }
 
 /// A number that may not be there yet.
@@ -101,7 +104,7 @@ const IS_WILDCARD_BIND: u32 = 8;
 
 impl State {
     /// A state for these probes.
-    pub fn new(probes: PoolVec<Probe>) -> Result<Self> {
+    pub fn new(probes: PoolVec<Probe>, channel: PoolArc<Channel>) -> Result<Self> {
         Ok(Self {
             probes,
             records: Records::new(RECORDS)?,
@@ -111,6 +114,7 @@ impl State {
             flow_results: FlowResults::default(),
             held: Held::default(),
             weight: AtomicU32::new(0),
+            channel,
         })
     }
 

@@ -56,7 +56,7 @@ const fn life(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan
 }
 
 /// Every variant.
-pub static ALL: [Variant; 30] = [
+pub static ALL: [Variant; 31] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",

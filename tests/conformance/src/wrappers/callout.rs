@@ -13,7 +13,7 @@ use crate::kernel::pool::PoolVec;
 use crate::kernel::wfp::guid;
 use crate::logic::callouts::{self, Callout};
 use crate::logic::layers::{Guid, Shows};
-use crate::measure::{self, STATE};
+use crate::measure::{self, STATE, State};
 use crate::probe::Answer;
 
 /// What a callout is for. Each has functions of its own, so none needs a context.
@@ -40,6 +40,18 @@ pub enum Place {
     Weighed,
     /// It is registered only to try flags.
     Flags,
+}
+
+/// The published state, at any level: the questions are about what the engine itself
+/// does, so this driver does not raise the level as hushport does.
+///
+/// # Safety
+/// The publication outlives `'a`: the caller is a callback of a callout that is
+/// registered after the publication and unregistered before its end.
+unsafe fn state<'a>() -> Option<&'a State> {
+    let state = STATE.value.load(Ordering::Acquire);
+    // SAFETY: not null means published, and by this function's contract it stays so.
+    unsafe { state.as_ref() }
 }
 
 /// The number of places.
@@ -120,7 +132,7 @@ impl Drop for Callouts {
         clock::wait_until(
             || {
                 // SAFETY: the state is published until the callouts are gone.
-                if let Some(state) = unsafe { STATE.get() } {
+                if let Some(state) = unsafe { state() } {
                     measure::remove_contexts(state);
                 }
                 self.0.iter().all(|callout| {
@@ -272,7 +284,7 @@ unsafe extern "C" fn classify<const PLACE: u8>(
     let Some(metadata) = (unsafe { metadata.as_ref() }) else { return };
     // SAFETY: callouts are registered after the publication and unregistered before
     // its end.
-    let Some(state) = (unsafe { STATE.get() }) else { return };
+    let Some(state) = (unsafe { state() }) else { return };
     let callout = callouts::at_layer(fixed.layerId);
     let (rights, action) = (out.rights, out.actionType);
     let shown = Shown { fixed, metadata, callout, layer_data, flow_context, rights, action };
@@ -298,7 +310,7 @@ fn apply(answer: Answer, out: &mut ffi::FWPS_CLASSIFY_OUT0) {
 /// FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0.
 unsafe extern "C" fn flow_delete<const PLACE: u8>(_layer: u16, _callout: u32, _context: u64) {
     // SAFETY: as in a classifyFn: a callout with contexts is registered.
-    if let Some(state) = unsafe { STATE.get() } {
+    if let Some(state) = unsafe { state() } {
         measure::flow_deleted(state, PLACE);
     }
 }
@@ -314,7 +326,7 @@ unsafe extern "C" fn notify(
     let filter = unsafe { filter.as_ref() };
     // SAFETY: callouts are registered after the publication and unregistered before
     // its end.
-    let state = unsafe { STATE.get() };
+    let state = unsafe { state() };
     if let (Some(filter), Some(state)) = (filter, state)
         && kind == ffi::FWPS_CALLOUT_NOTIFY_TYPE_::FWPS_CALLOUT_NOTIFY_ADD_FILTER
     {
