@@ -30,12 +30,6 @@ impl TcpFlags {
         self.0 & RST != 0
     }
 
-    /// Whether the segment is a SYN and nothing else.
-    #[inline(always)]
-    pub fn is_syn(self) -> bool {
-        self.without_ecn() == Self(SYN)
-    }
-
     /// Whether a segment of an open connection can have these flags: ACK is set in
     /// all of them (RFC 9293, 3.10.7.4), and SYN and FIN never come together.
     pub fn is_of_connection(self) -> bool {

@@ -1,6 +1,7 @@
 //! Tests of what connections and endpoints have passed.
 
 use super::*;
+use crate::logic::order::ties::SETTLED_MS;
 use crate::logic::protocol::{TCP, UDP};
 
 /// A table and a clock.
@@ -78,6 +79,22 @@ fn a_full_table_tells_nothing() {
     for pair in 1..200_000 {
         assert_eq!(world.see("IN", Direction::Inbound, Kinds::SYN, pair << 20 | 1), None, "{pair}");
     }
+}
+
+/// A set that has lost a tie tells nothing until packets in progress then are over.
+#[test]
+fn a_set_that_has_lost_a_tie_tells_again_later() {
+    let mut world = World::new();
+    for pair in 1..200_000 {
+        assert_eq!(world.see("IN_IP", Direction::Inbound, Kinds::SYN, pair << 20 | 1), None);
+    }
+    let later = |world: &World, pair: u64| world.see("IN", Direction::Inbound, Kinds::SYN, pair << 20 | 1);
+    world.now += u64::from(SETTLED_MS) - 1;
+    for pair in 200_000..200_100 {
+        assert_eq!(later(&world, pair), None, "{pair}");
+    }
+    world.now += u64::from(SETTLED_MS);
+    assert_eq!(later(&world, 200_100), Some(layer("IN_IP")));
 }
 
 /// IPsec hides packets from the IP layers, and forwarded ones pass these only.
