@@ -37,14 +37,8 @@ impl Kept {
     /// # Panics
     /// If the driver has freed them.
     pub fn all(self) -> Vec<u64> {
-        const COUNTERS: usize = COUNT * Verdict::COUNT;
-        // One set is for DISPATCH_LEVEL, one for the levels below.
-        let one_set = (COUNTERS * size_of::<u64>()).next_multiple_of(LINE);
-        let set = |at| foreign::read_array::<u64>(at, COUNTERS).expect("the counters can be read");
-        let [one, other] = [self.start, self.start + one_set].map(set);
-        // In memory a row is a verdict.
-        let places = (0..COUNT).flat_map(|callout| (0..Verdict::COUNT).map(move |row| row * COUNT + callout));
-        places.map(|place| one[place] + other[place]).collect()
+        let memory = self.memory();
+        (0..COUNT).flat_map(|callout| verdicts(&memory, callout)).collect()
     }
 
     /// The verdicts of one callout, by its number.
@@ -52,8 +46,19 @@ impl Kept {
     /// # Panics
     /// If the driver has freed them.
     pub fn row(self, callout: usize) -> Vec<u64> {
-        self.all()[callout * Verdict::COUNT..][..Verdict::COUNT].to_vec()
+        verdicts(&self.memory(), callout).collect()
     }
+
+    fn memory(self) -> Vec<u8> {
+        const SIZE: usize = COUNT * Verdict::COUNT * size_of::<u64>();
+        foreign::read_bytes(self.start, SIZE).expect("the counters can be read")
+    }
+}
+
+/// The verdicts of one callout. In memory a row is a verdict.
+fn verdicts(memory: &[u8], callout: usize) -> impl Iterator<Item = u64> {
+    let places = (0..Verdict::COUNT).map(move |row| (row * COUNT + callout) * size_of::<u64>());
+    places.map(|at| u64::from_ne_bytes(memory[at..][..size_of::<u64>()].try_into().expect("eight bytes")))
 }
 
 /// All counters of a machine with one processor: the verdicts of one callout after those
