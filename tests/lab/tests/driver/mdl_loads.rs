@@ -104,7 +104,7 @@ fn on_arm64_the_flags_are_read_with_acquire_before_the_address() {
         let before = &code[at - NEAR..at];
         let mdl = before.iter().rev().find_map(|word| added(*word, pointer, FLAGS_AT));
         let mdl = mdl.unwrap_or_else(|| panic!("{at:#x}: no MDL: {before:x?}"));
-        let address = |word: &u32| *word & 0xffff_ffe0 == 0xf940_0000 | ADDRESS_AT / 8 << 10 | mdl << 5;
+        let address = |word: &u32| *word & 0xffff_ffe0 == 0xf940_0000 | (ADDRESS_AT / 8) << 10 | mdl << 5;
         let after = &code[at + 1..=at + NEAR];
         assert!(after.iter().any(address), "{at:#x}: no address after the flags: {after:x?}");
         let since_mdl = before.iter().rev().take_while(|word| added(**word, pointer, FLAGS_AT).is_none());

@@ -56,10 +56,8 @@ pub extern "win64" fn KeRegisterProcessorChangeCallback(
         return handle;
     }
     let active = kernel.active_count();
-    let started = (0..active).find_map(|number| match kernel.announce(callback, number, START) {
-        Ok(status) if status.is_success() => None,
-        _ => Some(number),
-    });
+    let started = (0..active)
+        .find(|&number| !kernel.announce(callback, number, START).is_ok_and(|status| status.is_success()));
     let (until, state) = started.map_or((active, COMPLETE), |failed| (failed, FAILURE));
     for number in 0..until {
         // If the callback does not return, the machine has stopped.
