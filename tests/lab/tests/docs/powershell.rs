@@ -118,6 +118,7 @@ const VERBS: &[&str] = &[
     "Restore",
     "Resume",
     "Save",
+    "Send",
     "Set",
     "Start",
     "Stop",
