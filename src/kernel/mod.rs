@@ -29,4 +29,4 @@ pub mod watch;
 #[cfg(feature = "wdk")]
 mod wdk;
 pub mod wfp;
-mod work_item;
+pub mod work_item;

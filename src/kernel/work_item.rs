@@ -115,7 +115,7 @@ impl<W> Drop for WorkState<W> {
 
 /// Waits until `done` returns `true`, and lets other threads run meanwhile. To be
 /// called at PASSIVE_LEVEL.
-pub(super) fn wait_until(mut done: impl FnMut() -> bool) {
+pub(crate) fn wait_until(mut done: impl FnMut() -> bool) {
     while !done() {
         pause();
     }

@@ -4,7 +4,6 @@
 use core::sync::atomic::Ordering;
 
 use crate::driver::{self, Objects};
-use crate::kernel::clock;
 use crate::kernel::device::Device;
 use crate::kernel::entry::DriverObject;
 use crate::kernel::irql::Passive;
@@ -13,6 +12,7 @@ use crate::kernel::pool::PoolArc;
 use crate::kernel::registry::{Key, Room};
 use crate::kernel::status::{Result, Status};
 use crate::kernel::thread::{Signal, ThreadBody};
+use crate::kernel::work_item::wait_until;
 use crate::logic::layers::{Family, Guid};
 use crate::measure::{FLOW_LAYER, State};
 use crate::report::Report;
@@ -111,13 +111,10 @@ impl Steps {
             let key = driver::key(Place::Flags, bit as u16);
             let (status, registered) = callout::register(&self.device, key, flag, Place::Flags, irql);
             if let Some(callout) = &registered {
-                clock::wait_until(
-                    || {
-                        let _status = callout.unregister(irql);
-                        callout.is_gone()
-                    },
-                    irql,
-                );
+                wait_until(|| {
+                    let _status = callout.unregister(irql);
+                    callout.is_gone()
+                });
             }
             report.begin().name("register").hex(status as u32);
             let mut name = [0u8; 7];
@@ -246,15 +243,12 @@ impl Steps {
 }
 
 /// Gives other threads time: callbacks that are not awaited.
-fn pause(irql: &Passive) {
+fn pause(_: &Passive) {
     let mut looks = 0;
-    clock::wait_until(
-        || {
-            looks += 1;
-            looks > 20
-        },
-        irql,
-    );
+    wait_until(|| {
+        looks += 1;
+        looks > 20
+    });
 }
 
 /// `0x` and the number that has this bit set, three digits.

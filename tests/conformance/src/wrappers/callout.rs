@@ -6,11 +6,11 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::packet::Window;
 use crate::ffi;
-use crate::kernel::clock;
 use crate::kernel::device::Device;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::PoolVec;
 use crate::kernel::wfp::guid;
+use crate::kernel::work_item::wait_until;
 use crate::logic::callouts::{self, Callout};
 use crate::logic::layers::{Guid, Shows};
 use crate::measure::{self, STATE, State};
@@ -129,21 +129,18 @@ impl Drop for Callouts {
         let irql = unsafe { Passive::assume() };
         // The image must not be unloaded before the engine has let go of every
         // callout, so it tries again.
-        clock::wait_until(
-            || {
-                // SAFETY: the state is published until the callouts are gone.
-                if let Some(state) = unsafe { state() } {
-                    measure::remove_contexts(state);
+        wait_until(|| {
+            // SAFETY: the state is published until the callouts are gone.
+            if let Some(state) = unsafe { state() } {
+                measure::remove_contexts(state);
+            }
+            self.0.iter().all(|callout| {
+                callout.is_gone() || {
+                    let _status = callout.unregister(&irql);
+                    callout.is_gone()
                 }
-                self.0.iter().all(|callout| {
-                    callout.is_gone() || {
-                        let _status = callout.unregister(&irql);
-                        callout.is_gone()
-                    }
-                })
-            },
-            &irql,
-        );
+            })
+        });
     }
 }
 
