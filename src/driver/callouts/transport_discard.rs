@@ -9,7 +9,7 @@ use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::indication::Indication;
 use crate::logic::callouts::{Callout, CalloutIndex};
 use crate::logic::layers::Decision;
-use crate::logic::scan::Encounter;
+use crate::logic::scan::{Encounter, Remote, Technique};
 use crate::logic::stealth::{PacketView, Verdict, decide};
 
 /// Decides whether a discarded segment is answered.
@@ -46,7 +46,11 @@ impl Decide for TransportDiscard {
             // One copy of the code for the common verdict, in which it is a
             // constant.
             Verdict::Silenced => settle(shared, met, callout.index, Verdict::Silenced, irql),
-            verdict => settle_rare(shared, met, callout.index, verdict, irql),
+            // The parts, so that the encounter itself stays in registers.
+            verdict => {
+                let Encounter { remote, port, technique } = met;
+                settle_rare(shared, remote, (port, technique), callout.index, verdict, irql)
+            }
         })
     }
 }
@@ -69,10 +73,11 @@ fn settle(
 #[inline(never)]
 fn settle_rare(
     shared: &Shared,
-    met: Encounter,
+    remote: Remote,
+    (port, technique): (u16, Technique),
     at: CalloutIndex,
     verdict: Verdict,
     irql: &Dispatch<'_>,
 ) -> Action {
-    settle(shared, met, at, verdict, irql)
+    settle(shared, Encounter { remote, port, technique }, at, verdict, irql)
 }

@@ -68,7 +68,15 @@ impl Incoming<'_> {
             return None;
         }
         let (protocol, local_port) = (Some(TCP), Some(local_port));
-        Some(IndicatedPacket { incoming: self, protocol, local_port, source: None, tcp_flags })
+        let has_no_endpoint = true;
+        Some(IndicatedPacket {
+            incoming: self,
+            protocol,
+            local_port,
+            source: None,
+            tcp_flags,
+            has_no_endpoint,
+        })
     }
 
     /// A discarded segment's flags. In the common case the header is contiguous, and

@@ -18,6 +18,9 @@ pub struct IndicatedPacket<'i, 'a> {
     /// The source port of a header that was read. `None`: the layer's field has it.
     pub(super) source: Option<u16>,
     pub(super) tcp_flags: TcpFlags,
+    /// The metadata were asked and say that it found no endpoint. They are not asked
+    /// again: what is read behind an acquire cannot be taken from a register.
+    pub(super) has_no_endpoint: bool,
 }
 
 impl Incoming<'_> {
@@ -31,6 +34,7 @@ impl Incoming<'_> {
             local_port: self.local_port(),
             source: None,
             tcp_flags: TcpFlags::UNREAD,
+            has_no_endpoint: false,
         }
     }
 }
@@ -108,7 +112,7 @@ impl PacketView for IndicatedPacket<'_, '_> {
 
     #[inline(always)]
     fn found_no_endpoint(&self) -> bool {
-        self.incoming.found_no_endpoint()
+        self.has_no_endpoint || self.incoming.found_no_endpoint()
     }
 
     #[inline(always)]

@@ -120,7 +120,7 @@ impl NetBuffer<'_> {
     #[inline(always)]
     pub fn piece<const N: usize>(&self, back: u32) -> Option<[u8; N]> {
         let mdl = self.first_mdl()?;
-        if (back as usize) < N || self.data_offset > read!(mdl, ByteCount) {
+        if self.data_offset > read!(mdl, ByteCount) || (back as usize) < N {
             return None;
         }
         let at = self.data_offset.checked_sub(back)?;

@@ -80,7 +80,7 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
     let asked = ["KeGetCurrentIrql", "KeGetCurrentProcessorNumberEx"].map(|name| (name.to_owned(), 1));
     for layer in layers {
         let cost = at(&stage, layer.name, &common_packet(layer.name), Irql::DISPATCH);
-        assert!(cost.instructions <= 58, "{}: {cost:#?}", layer.name);
+        assert!(cost.instructions <= 60, "{}: {cost:#?}", layer.name);
         assert_eq!((cost.locked, cost.shared_writes), (0, 0), "{}: {cost:#?}", layer.name);
         assert_eq!(cost.exports, BTreeMap::from(asked.clone()), "{}", layer.name);
     }
@@ -91,10 +91,10 @@ fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     let limits = [
         // The level is read before anything else, so the arguments are kept over two
         // calls.
-        ("INBOUND_TRANSPORT", true, 202),
+        ("INBOUND_TRANSPORT", true, 194),
         // Some instructions decide whether a packet may be a late reply, and whether it
         // is permitted.
-        ("INBOUND_IPPACKET", true, 372),
+        ("INBOUND_IPPACKET", true, 386),
         ("OUTBOUND_ICMP_ERROR", false, 354),
         ("INBOUND_TRANSPORT", false, 84),
     ];
@@ -139,7 +139,7 @@ fn callgrind_counts_nearly_as_many_in_the_native_build() {
         let most = 1.2 * stepped + 48.0;
         assert!((stepped..=most).contains(&native), "{name}: {native} native, {stepped} in the image");
         assert!(stepped <= 400.0 || !name.contains("exempt"), "{name}: {stepped}");
-        assert!(native <= 216.0 || !name.starts_with("a silenced SYN, V"), "{name}: {native}");
+        assert!(native <= 312.0 || !name.starts_with("a silenced SYN, V"), "{name}: {native}");
     }
 }
 

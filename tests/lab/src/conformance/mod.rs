@@ -10,7 +10,7 @@ mod play;
 mod probe;
 mod report;
 
-pub use compare::{ALIKE, Difference, Worlds, compare};
+pub use compare::{ALIKE, Difference, UNASKED, Worlds, compare};
 pub use play::play;
 pub use probe::{Means, Probe, Sent, probes};
 pub use report::{FORMAT, LAST_STEP, Report};

@@ -41,7 +41,7 @@ const LINK_TEST: &str = "linked_image::the_driver_links";
 
 /// The other suites: every program of the lab's tests that runs the driver. They
 /// run in the order of their duration.
-pub const SUITES: [Suite; 14] = [
+pub const SUITES: [Suite; 15] = [
     of_lab("driver", &["--package", "hushport-lab", "--test", "driver"]),
     Suite {
         name: "native",
@@ -57,6 +57,7 @@ pub const SUITES: [Suite; 14] = [
     of_lab("explain", &["--package", "hushport-lab", "--test", "explain"]),
     of_lab("policy_commands", &["--package", "hushport-lab", "--test", "policy_commands"]),
     of_lab("simulated_host", &["--package", "hushport-lab", "--test", "simulated_host"]),
+    of_lab("conformance", &["--package", "hushport-lab", "--test", "conformance"]),
     of_lab("processors", &["--package", "hushport-lab", "--test", "processors"]),
     of_lab("scan_matrix", &["--package", "hushport-lab", "--test", "scan_matrix"]),
     of_lab("fault_sweep", &["--package", "hushport-lab", "--test", "fault_sweep"]),

@@ -37,6 +37,7 @@ const REASONS: &[(&str, &str)] = &[
     ("PHANDLE", "ntdef.h: HANDLE *"),
     ("PWCH", "ntdef.h: WCHAR *"),
     ("wchar_t", "the compiler's own under MSVC: unsigned short"),
+    ("LONG_PTR", "basetsd.h: __int64"),
     ("ULONG64", "basetsd.h: unsigned __int64"),
     ("WCHAR", "ntdef.h: wchar_t"),
     ("LPWSTR", "ntdef.h: WCHAR *"),

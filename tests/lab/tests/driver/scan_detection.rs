@@ -424,7 +424,8 @@ fn places(remotes: &[Ipv6Addr]) -> Vec<usize> {
             block.windows(halves.len()).enumerate().filter(|(_, bytes)| *bytes == halves).map(|(at, _)| at)
         });
         let places: Vec<_> = places.collect();
-        assert_eq!(places.len(), 1, "{remote} is remembered in one place");
+        // Behind the slots is the memory in which a check has compared them.
+        assert!((1..=2).contains(&places.len()), "{remote} is remembered in one slot: {places:?}");
         places[0]
     };
     let places = remotes.iter().map(find).collect();

@@ -57,11 +57,16 @@ pub trait CanFail {
 /// The result of a failed call.
 trait Answer {
     fn failed(failure: Failure) -> Self;
+    fn has_failed(&self) -> bool;
 }
 
 impl Answer for NTSTATUS {
     fn failed(failure: Failure) -> Self {
         failure.status.0
+    }
+
+    fn has_failed(&self) -> bool {
+        *self < 0
     }
 }
 
@@ -69,6 +74,10 @@ impl Answer for NTSTATUS {
 impl Answer for Address {
     fn failed(_: Failure) -> Self {
         0
+    }
+
+    fn has_failed(&self) -> bool {
+        *self == 0
     }
 }
 
@@ -81,8 +90,9 @@ fn call<T: Answer>(export: usize, real: impl FnOnce() -> T) -> T {
     match kernel.failure_of(export, caller) {
         None => real(),
         Some(failure) if failure.effect == Effect::Done => {
-            let _answer_lost = real();
-            T::failed(failure)
+            // A call that fails by itself has done nothing.
+            let answer = real();
+            if answer.has_failed() { answer } else { T::failed(failure) }
         }
         Some(failure) => {
             kernel.count_call(export);

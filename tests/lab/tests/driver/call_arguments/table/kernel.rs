@@ -103,9 +103,6 @@ pub const CALLS: &[Export] = &[
     export!(KeGetCurrentIrql, UP_TO_DISPATCH),
     export!(KeGetCurrentProcessorNumberEx, UP_TO_DISPATCH,
         "ProcNumber": Each(&[NONE, LOCAL]), "optional: the call returns the number over all groups; a walk compares the number in the group [KeGetCurrentProcessorNumberEx]";
-        "ProcNumber.Group": Number, OUT;
-        "ProcNumber.Number": Number, OUT;
-        "ProcNumber.Reserved": Number, OUT;
     ),
     export!(KeInitializeEvent, PASSIVE,
         "Event": At(Pool), "linked into lists of waiters, so resident and never moved [KeInitializeEvent]";
