@@ -173,7 +173,8 @@ impl Flows {
 
     /// Refuses new flows and removes every context. A callout cannot be unregistered
     /// while it has contexts. A flow that is just beginning may get its contexts only
-    /// now: whoever is refused to unregister a callout asks again.
+    /// now. Then the engine refuses to unregister a callout, and the driver removes the
+    /// contexts again.
     pub fn close(&self, irql: &Passive) {
         self.allocator.close();
         self.remove_contexts(irql);

@@ -194,7 +194,7 @@ unsafe extern "C" fn changed<T: PerProcessor>(
 ) {
     // SAFETY: the context is the registration's state, which outlives it.
     let state = unsafe { &*context.cast::<State<T>>() };
-    // SAFETY: the system passes a structure of its own that nobody changes meanwhile.
+    // SAFETY: the system passes its own structure, which does not change during the call.
     let change = unsafe { &*change };
     if change.State != ffi::KE_PROCESSOR_CHANGE_NOTIFY_STATE::KeProcessorAddStartNotify {
         return;

@@ -2,7 +2,7 @@
 //!
 //! `kernel::current` and `kernel::processors` do this with the kernel's calls. In the
 //! model a processor is a lock: code at DISPATCH_LEVEL holds it, and a thread below that
-//! level runs there only when nobody does.
+//! level runs there only while the lock is free.
 
 use loom::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use loom::sync::{Arc, Mutex};

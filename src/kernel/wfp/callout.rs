@@ -214,7 +214,7 @@ unsafe extern "C" fn classify_slow<H: Handler>(
     let classify = |shared: &H::Shared, indication: &Indication<'_>, irql: &Dispatch<'_>| {
         Some(H::classify(shared, indication, irql))
     };
-    // SAFETY: the thunk has checked or raised the level, and nothing below changes it.
+    // SAFETY: the thunk has checked the level, and nothing below changes it.
     let irql = unsafe { Dispatch::assume() };
     // SAFETY: as the engine passed them to the thunk, which is a classifyFn.
     let answer =
@@ -223,7 +223,8 @@ unsafe extern "C" fn classify_slow<H: Handler>(
     answer.unwrap_or(Action::Continue).apply(out);
 }
 
-/// [`classify_thunk`] below DISPATCH_LEVEL.
+/// [`classify_thunk`] below DISPATCH_LEVEL: raises the level and begins again, so that
+/// every level has the same paths.
 #[cold]
 #[inline(never)]
 unsafe extern "C" fn classify_below<H: Handler>(
@@ -237,7 +238,7 @@ unsafe extern "C" fn classify_below<H: Handler>(
 ) {
     // SAFETY: as the engine passed them to the thunk, at DISPATCH_LEVEL.
     let classify = |_: &Dispatch<'_>| unsafe {
-        classify_slow::<H>(
+        classify_thunk::<H>(
             in_fixed_values,
             in_meta_values,
             layer_data,

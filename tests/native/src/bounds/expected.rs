@@ -19,16 +19,13 @@ pub struct Setup {
     pub echo: bool,
     /// Exemption lists. Only the UDP port matches.
     pub exempts: bool,
-    /// The engine calls below DISPATCH_LEVEL, so that every callout takes its slow path,
-    /// which checks the whole indication.
-    pub raises: bool,
 }
 
 /// All setups.
 pub const SETUPS: [Setup; 3] = [
-    Setup { name: "by default", looks: false, echo: false, exempts: false, raises: false },
-    Setup { name: "with lists and echo", looks: false, echo: true, exempts: true, raises: true },
-    Setup { name: "watched, with lists and echo", looks: true, echo: true, exempts: true, raises: false },
+    Setup { name: "by default", looks: false, echo: false, exempts: false },
+    Setup { name: "with lists and echo", looks: false, echo: true, exempts: true },
+    Setup { name: "watched, with lists and echo", looks: true, echo: true, exempts: true },
 ];
 
 /// Which headers of a packet can be read.
@@ -107,8 +104,8 @@ impl Setup {
             Role::Decide(decision) => (callout.fields().count(), Some(decision)),
         };
         let short = read.count.is_some_and(|count| count < needed);
-        // The fast path of a callout that only counts reads nothing.
-        let looks = decision.is_some() || callout.begins_flows || self.looks || self.raises;
+        // A callout that only counts reads nothing.
+        let looks = decision.is_some() || callout.begins_flows || self.looks;
         if looks && (short || !read.holds_together) {
             return Verdict::Malformed;
         }

@@ -38,8 +38,7 @@ fn watch(test: String) -> Sender<String> {
 }
 
 /// Shows all cases to a build. Returns their number.
-fn ask_all(build: fn(Options) -> Machine, setup: &Setup) -> usize {
-    let level = if setup.raises { Irql::PASSIVE } else { Irql::DISPATCH };
+fn ask_all(build: fn(Options) -> Machine, setup: &Setup, level: Irql) -> usize {
     let options = Options { processors: 1, classify_irql: level, ..Options::default() };
     let machine = build(options);
     setup.values().into_iter().for_each(|(name, value)| machine.set(name, value));
@@ -75,23 +74,24 @@ fn ask_all(build: fn(Options) -> Machine, setup: &Setup) -> usize {
     shown
 }
 
-fn ask_both(setup: usize) {
-    let [image, native] = [Machine::image, Machine::native].map(|build| ask_all(build, &SETUPS[setup]));
+fn ask_both(setup: usize, level: Irql) {
+    let [image, native] =
+        [Machine::image, Machine::native].map(|build| ask_all(build, &SETUPS[setup], level));
     assert_eq!(image, native);
     assert!(image > 50_000, "{image} cases");
 }
 
 #[test]
 fn by_default() {
-    ask_both(0);
+    ask_both(0, Irql::DISPATCH);
 }
 
 #[test]
 fn with_lists_and_echo_below_dispatch_level() {
-    ask_both(1);
+    ask_both(1, Irql::PASSIVE);
 }
 
 #[test]
 fn watched() {
-    ask_both(2);
+    ask_both(2, Irql::DISPATCH);
 }
