@@ -1,4 +1,5 @@
-//! Every allocation and every kernel call of the driver fails in turn.
+//! Every kind of allocation and kernel call of the driver fails in turn. Of the calls in
+//! loops some fail; `cargo lab faults` makes each of them fail.
 //!
 //! Planted drivers show that the sweep finds faults.
 
@@ -9,7 +10,7 @@ use lab::hushport::Hushport;
 use lab::setup::{self, Target};
 use machine::faults::{FALLIBLE, INFALLIBLE, Mode, Plan};
 use machine::image::{ImportName, PeFile};
-use machine::sweep::{Bfe, Case, Sweep, Variant};
+use machine::sweep::{Bfe, Case, Extent, Sweep, Variant};
 
 const SEED: u64 = 1;
 /// Each run waits for BFE and for busy callouts. More jobs than processors end
@@ -25,7 +26,7 @@ fn planted(wrong: &str) -> Sweep {
     let source = setup::root().join("tests/lab/tests/fault_sweep/planted.rs");
     let arguments: &[&str] = if wrong.is_empty() { &[] } else { &["--cfg", wrong] };
     let driver = setup::compile(&source, arguments).unwrap_or_else(|error| panic!("{error:#}"));
-    Sweep::of(&Hushport, &Arc::new(PeFile::read(&driver).unwrap()), Variant::Plain, SEED, JOBS)
+    Sweep::of(&Hushport, &Arc::new(PeFile::read(&driver).unwrap()), Variant::Plain, Extent::Loops, SEED, JOBS)
 }
 
 /// The functions whose failure the driver did not survive, and the reports.
@@ -37,7 +38,7 @@ fn found(sweep: &Sweep) -> (BTreeSet<&'static str>, String) {
 
 #[test]
 fn the_driver_bears_every_failure() {
-    let sweep = Sweep::of(&Hushport, &hushport(), Variant::Plain, SEED, JOBS);
+    let sweep = Sweep::of(&Hushport, &hushport(), Variant::Plain, Extent::Loops, SEED, JOBS);
     println!("{sweep}");
     let reports: String = sweep.failed.iter().take(20).map(ToString::to_string).collect();
     assert!(sweep.passed(), "{sweep}\n{:?}\n{reports}", sweep.undisturbed);
@@ -124,7 +125,7 @@ fn two_sweeps_are_alike_whatever_the_number_of_jobs() {
     let source = setup::root().join("tests/lab/tests/fault_sweep/planted.rs");
     let driver = setup::compile(&source, &["--cfg", "leaks"]).unwrap();
     let file = Arc::new(PeFile::read(&driver).unwrap());
-    let [one, two] = [1, 3].map(|jobs| Sweep::of(&Hushport, &file, Variant::Plain, SEED, jobs));
+    let [one, two] = [1, 3].map(|jobs| Sweep::of(&Hushport, &file, Variant::Plain, Extent::Loops, SEED, jobs));
     assert_eq!(one.tallies, two.tallies);
     let cases = |sweep: &Sweep| sweep.failed.iter().map(|it| it.case.to_string()).collect::<Vec<_>>();
     assert_eq!(cases(&one), cases(&two));

@@ -164,3 +164,74 @@ fn sequence_numbers_wrap() {
         );
     }
 }
+
+/// The calls and first packets of an endpoint, without one of the layers before.
+#[test]
+fn an_endpoint_that_skips_a_layer_is_told() {
+    let cases: [(&str, u8, &str, Option<&str>); 9] = [
+        ("BIND_REDIRECT", TCP, "LISTEN", Some("ASSIGNMENT")),
+        ("BIND_REDIRECT ASSIGNMENT", TCP, "CONNECT", Some("CONNECT_REDIRECT")),
+        ("BIND_REDIRECT ASSIGNMENT CONNECT_REDIRECT", TCP, "OUT", Some("CONNECT")),
+        ("BIND_REDIRECT ASSIGNMENT CONNECT_REDIRECT CONNECT", TCP, "OUT", None),
+        ("BIND_REDIRECT", UDP, "ACCEPT", Some("ASSIGNMENT")),
+        ("BIND_REDIRECT ASSIGNMENT", UDP, "ACCEPT", None),
+        ("BIND_REDIRECT ASSIGNMENT CONNECT_REDIRECT", UDP, "ESTABLISHED", Some("CONNECT")),
+        ("BIND_REDIRECT ASSIGNMENT CONNECT_REDIRECT CONNECT", UDP, "ESTABLISHED", None),
+        // It was bound before the check.
+        ("CONNECT_REDIRECT", TCP, "OUT", None),
+    ];
+    for (number, (passed, protocol, last, missing)) in cases.into_iter().enumerate() {
+        let world = World::new();
+        let show = |short: &str| {
+            let call = ["BIND_REDIRECT", "ASSIGNMENT", "LISTEN", "CONNECT_REDIRECT", "CONNECT"].contains(&short);
+            let kinds = match (call, protocol) {
+                (true, _) => Kinds::CALL,
+                (_, TCP) => Kinds::SYN,
+                _ => Kinds::DATAGRAM,
+            };
+            let direction = if short == "ACCEPT" { Direction::Inbound } else { Direction::Outbound };
+            let passing = World::passing(short, direction, kinds, 0);
+            let passing = Passing { protocol, endpoints: [number as u64 + 100, 0], ..passing };
+            let told = world.ties().see(&passing, || world.now);
+            told.deviation.and_then(|deviation| deviation.expected)
+        };
+        for short in passed.split(' ') {
+            show(short);
+        }
+        assert_eq!(show(last), missing.map(layer), "{passed}, then {last}");
+    }
+}
+
+/// Where IPsec hides packets from the IP layers, INBOUND_TRANSPORT shows where the peer
+/// begins to count.
+#[test]
+fn a_secured_connection_counts_from_the_peers_syn() {
+    for again in [false, true] {
+        let world = World::new();
+        world.ties().secures();
+        let show = |short, direction, kinds, numbers: Numbers, stream| {
+            let passing = World::passing(short, direction, kinds, 12);
+            let passing = Passing { numbers: Some(numbers), stream: (stream, false), ..passing };
+            let told = world.ties().see(&passing, || world.now);
+            told.deviation.and_then(|deviation| deviation.expected)
+        };
+        let at = |sequence, acknowledgment, payload| Numbers {
+            sequence,
+            acknowledgment,
+            payload: Some(payload),
+            fin: false,
+        };
+        let (inbound, outbound) = (Direction::Inbound, Direction::Outbound);
+        assert_eq!(show("CONNECT", outbound, Kinds::CALL, at(0, None, 0), 0), None);
+        assert_eq!(show("OUT", outbound, Kinds::SYN, at(70, None, 0), 0), None);
+        assert_eq!(show("IN", inbound, Kinds::SYN_ACK, at(500, Some(71), 0), 0), None);
+        assert_eq!(show("ESTABLISHED", outbound, Kinds::SYN_ACK, at(500, Some(71), 0), 0), None);
+        assert_eq!(show("IN", inbound, Kinds::DATA, at(501, Some(71), 10), 0), None);
+        if again {
+            // A copy that was on its way longer changes nothing.
+            assert_eq!(show("IN", inbound, Kinds::SYN_ACK, at(500, Some(71), 0), 0), None);
+        }
+        assert_eq!(show("STREAM", inbound, Kinds::DATA, at(0, None, 0), 10), None, "{again}");
+        assert_eq!(show("STREAM", inbound, Kinds::DATA, at(0, None, 0), 10), Some(layer("IN")), "{again}");
+    }
+}

@@ -10,7 +10,7 @@ use machine::faults::{FALLIBLE, Mode, Plan};
 use machine::image::PeFile;
 use machine::nt::{Effect, Failure};
 use machine::status::Status;
-use machine::sweep::{Bfe, Case, Sweep, Variant};
+use machine::sweep::{Bfe, Case, Extent, Sweep, Variant};
 
 use super::driver;
 
@@ -75,7 +75,7 @@ fn all(file: &Arc<PeFile>, arguments: &Arguments) -> Result<bool> {
     let jobs = arguments.jobs.or_else(|| std::thread::available_parallelism().ok());
     let begin = Instant::now();
     let (expected, jobs) = (arguments.driver.expectations(), jobs.map_or(1, NonZeroUsize::get));
-    let sweep = Sweep::of(&*expected, file, arguments.variant, arguments.seed, jobs);
+    let sweep = Sweep::of(&*expected, file, arguments.variant, Extent::All, arguments.seed, jobs);
     for problem in &sweep.undisturbed {
         println!("WRONG without any failure: {problem}");
     }

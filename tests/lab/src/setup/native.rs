@@ -40,16 +40,10 @@ case " $* " in
 esac
 "#;
 
-/// A script that runs instead of rustc, so that the driver's crate is compiled as
-/// it ships (`profile.release` of the workspace) and its dependencies are not built
-/// again.
-const AS_IT_SHIPS: &str = r#"#!/bin/sh
-case " $* " in
-*" --crate-name hushport_native_driver "*)
-    exec "$@" -Copt-level=s -Ccodegen-units=1 -Cdebug-assertions=off -Coverflow-checks=off ;;
-*) exec "$@" ;;
-esac
-"#;
+/// Changes of the lab's profile with which the driver's crate is compiled as it ships
+/// (`profile.release` of the workspace). Nothing that the lab has built changes.
+const AS_IT_SHIPS: [&str; 4] =
+    ["opt-level=\"s\"", "codegen-units=1", "debug-assertions=false", "overflow-checks=false"];
 
 /// A sanitizer, which checks every access to memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -82,31 +76,37 @@ pub fn fuzzer() -> Result<Built> {
 /// Builds the native tests with coverage of the driver.
 pub fn covered_tests() -> Result<Built> {
     ensure(&[Need::Libclang])?;
-    wrapped(&["test", "--no-run", "--test", "native"], "count-the-driver", COUNT_THE_DRIVER)
+    let wrapper = state().join("count-the-driver");
+    std::fs::write(&wrapper, COUNT_THE_DRIVER)?;
+    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
+    let mut cargo = cargo(&["test", "--no-run", "--test", "native"])?;
+    build(in_lab_target(&mut cargo).env("RUSTC_WORKSPACE_WRAPPER", &wrapper))
 }
 
 /// Builds the program that classifies under callgrind, with the driver as it ships.
 pub fn counted() -> Result<Built> {
-    ensure(&[Need::Libclang])?;
-    wrapped(&["build", "--bin", "count"], "as-it-ships", AS_IT_SHIPS)
+    as_it_ships("count")
 }
 
 /// Builds the program that measures what grows with the number of processors, with the
 /// driver as it ships.
 pub fn measured() -> Result<Built> {
-    ensure(&[Need::Libclang])?;
-    wrapped(&["build", "--bin", "processors"], "as-it-ships", AS_IT_SHIPS)
+    as_it_ships("processors")
 }
 
-/// Builds with a script instead of rustc, next to the normal build.
-fn wrapped(arguments: &[&str], name: &str, script: &str) -> Result<Built> {
-    let wrapper = state().join(name);
-    std::fs::write(&wrapper, script)?;
-    std::fs::set_permissions(&wrapper, std::fs::Permissions::from_mode(0o755))?;
-    // The target of the alias `lab`, whose folder has the dependencies.
-    let mut cargo = cargo(arguments)?;
-    cargo.args(["--target", "host-tuple"]);
-    build(cargo.arg("--target-dir").arg(target_directory()).env("RUSTC_WORKSPACE_WRAPPER", &wrapper))
+/// Builds a program with the driver as it ships, next to the normal build.
+fn as_it_ships(program: &str) -> Result<Built> {
+    ensure(&[Need::Libclang])?;
+    let mut cargo = cargo(&["build", "--bin", program])?;
+    for setting in AS_IT_SHIPS {
+        cargo.args(["--config", &format!("profile.lab.package.hushport-native-driver.{setting}")]);
+    }
+    build(in_lab_target(&mut cargo))
+}
+
+/// Lets cargo build in the folder of the alias `lab`, which has the dependencies.
+fn in_lab_target(cargo: &mut Command) -> &mut Command {
+    cargo.args(["--target", "host-tuple"]).arg("--target-dir").arg(target_directory())
 }
 
 /// Builds the native tests with a sanitizer; with a fault in the copy of the
@@ -139,8 +139,8 @@ pub fn sanitized_tests(sanitizer: Sanitizer, planted: Option<&str>) -> Result<Bu
 pub fn model_checked() -> Result<bool> {
     let mut cargo = clean_command("cargo");
     cargo.current_dir(root()).env("RUSTUP_TOOLCHAIN", pinned()?).env("RUSTFLAGS", "--cfg loom");
-    cargo.args(["test", "--package", "hushport", "--lib", "--no-default-features", "--release", "--locked"]);
-    cargo.arg("--target-dir").arg(state().join("loom")).args(["model"]);
+    cargo.args(["test", "--package", "hushport", "--lib", "--no-default-features", "--locked"]);
+    let cargo = in_lab_target(cargo.args(["--profile", "lab"])).args(["model"]);
     Ok(cargo.status().with_context(|| format!("cannot start {cargo:?}"))?.success())
 }
 

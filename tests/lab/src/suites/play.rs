@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -14,6 +15,12 @@ use super::limit::{Children, kill_with_descendants};
 use super::programs::Program;
 use super::summary::{Ended, Summary, Verdict};
 use super::{Limits, full_name, threads};
+
+/// The number of tests that run at the same time, for the test programs.
+const THREADS: &str = "RUST_TEST_THREADS";
+
+/// Many tests wait most of their time: for a scanner, a timeout, another process.
+const TESTS_PER_PROCESSOR: usize = 2;
 
 /// A line of a program's output.
 #[derive(Debug, PartialEq, Eq)]
@@ -83,6 +90,10 @@ impl<'a> Process<'a> {
         // compiler.
         command.env("RUSTC_BOOTSTRAP", "1").args(["-Z", "unstable-options", "--format", "json"]);
         command.arg("--exact").args(tests).stdout(Stdio::piped());
+        if std::env::var_os(THREADS).is_none() {
+            let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+            command.env(THREADS, (TESTS_PER_PROCESSOR * processors).to_string());
+        }
         let mut child =
             command.spawn().with_context(|| format!("cannot start {}", program.file.display()))?;
         let output = listen(child.stdout.take().context("a pipe was asked for")?);

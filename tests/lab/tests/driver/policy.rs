@@ -6,6 +6,7 @@ use machine::nt::registry::RegistryValue;
 use machine::nt::{NblLayout, Options, Trace, parameters_key};
 use machine::wfp::{Discard, LayerData, Metadata, Packet, Request, Value};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::events::{named, session};
 use super::probe::{Bench, INTERFACE, Probe};
@@ -142,10 +143,25 @@ fn a_key_that_goes_means_the_defaults_and_comes_back() {
 }
 
 #[test]
-fn without_a_key_the_driver_starts_and_ends() {
+fn without_values_the_driver_starts_and_ends() {
     for _ in 0..3 {
         Bench::start(hushport::machine(Options::default())).end();
     }
+}
+
+/// The driver looks for a missing key again and again, but applies the defaults once.
+#[test]
+fn a_key_that_stays_away_means_the_defaults_once() {
+    let bench = Bench::start(hushport::machine(Options { own_time: true, ..Options::default() }));
+    let kernel = bench.machine.kernel();
+    let after = |seconds| {
+        kernel.run_until(Duration::from_secs(seconds), Duration::MAX);
+        applied(&bench.machine)
+    };
+    let first = after(10);
+    kernel.delete_key(&parameters_key(SERVICE));
+    assert_eq!([after(20), after(80)], [first + 1; 2]);
+    bench.end();
 }
 
 /// Two processors classify while the policy changes. A policy that a classify still

@@ -10,7 +10,7 @@ use machine::nt::Options;
 use super::stage::file;
 
 /// Default number of cycles; `HUSHPORT_LAB_CYCLES=N` sets another.
-const CYCLES: u64 = 3500;
+const CYCLES: u64 = 2000;
 
 /// Environment variable of the child process that measures, without other tests.
 const ALONE: &str = "HUSHPORT_LAB_ALONE";

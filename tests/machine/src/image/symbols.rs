@@ -117,10 +117,9 @@ impl Symbols {
         let Some(id) = file.pdb.clone() else {
             return Err(SymbolError::NoRecord(file.name()));
         };
-        let path = pdb_path(&file.path, &id);
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        let entry = loaded.get_or_insert_default().entry((path, id));
-        entry.or_insert_with_key(|(path, id)| load(&file.name(), path, id)).clone()
+        let entry = loaded.get_or_insert_default().entry((file.path.clone(), id));
+        entry.or_insert_with_key(|(image, id)| load(&file.name(), &pdb_path(image, id), id)).clone()
     }
 
     /// The inline chain at an address, innermost first. The last function owns the

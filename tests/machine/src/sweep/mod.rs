@@ -41,6 +41,28 @@ pub struct Case {
     pub plan: Plan,
 }
 
+/// Which of the calls fail that a driver makes in loops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Extent {
+    /// Every call.
+    All,
+    /// Of the calls of one function the first and last four, and every eighth: the calls
+    /// between them are the same step of the same loop. Which eighth the seed decides.
+    Loops,
+}
+
+impl Extent {
+    const ENDS: usize = 4;
+    const STRIDE: usize = 8;
+
+    /// Whether the call with this number fails, of so many calls of its function.
+    fn has(self, number: usize, calls: usize, seed: u64) -> bool {
+        let from_end = number.min(calls - 1 - number);
+        let eighth = (seed % Self::STRIDE as u64) as usize;
+        self == Self::All || from_end < Self::ENDS || number % Self::STRIDE == eighth
+    }
+}
+
 /// A run with problems.
 #[derive(Clone, Debug)]
 pub struct Failed {
@@ -90,6 +112,7 @@ impl Sweep {
         expected: &dyn Expectations,
         file: &Arc<PeFile>,
         variant: Variant,
+        extent: Extent,
         seed: u64,
         jobs: usize,
     ) -> Self {
@@ -104,7 +127,7 @@ impl Sweep {
         let cases: Vec<Case> = Bfe::ALL
             .iter()
             .zip(&baselines)
-            .flat_map(|((_, bfe), baseline)| cases(variant, *bfe, baseline, seed))
+            .flat_map(|((_, bfe), baseline)| cases(variant, *bfe, baseline, extent, seed))
             .collect();
         let lives = Mutex::new(vec![None; cases.len()]);
         let next = AtomicUsize::new(0);
@@ -153,10 +176,18 @@ impl Sweep {
     }
 }
 
-/// A run for every call and every way in which it can fail.
-fn cases(variant: Variant, bfe: Bfe, baseline: &Baseline, seed: u64) -> Vec<Case> {
+/// A run for every call of this extent and every way in which it can fail.
+fn cases(variant: Variant, bfe: Bfe, baseline: &Baseline, extent: Extent, seed: u64) -> Vec<Case> {
     let mut cases = Vec::new();
+    let mut calls = BTreeMap::<usize, usize>::new();
+    baseline.calls.iter().for_each(|row| *calls.entry(*row).or_default() += 1);
+    let mut passed = BTreeMap::<usize, usize>::new();
     for (before, row) in baseline.calls.iter().enumerate() {
+        let passed = passed.entry(*row).or_default();
+        let number = std::mem::replace(passed, *passed + 1);
+        if !extent.has(number, calls[row], seed) {
+            continue;
+        }
         for failure in FALLIBLE[*row].failures {
             for (_, mode) in Mode::ALL {
                 let plan = Plan { nth: before + 1, mode, failure: *failure, seed };
