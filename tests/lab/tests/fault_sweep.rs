@@ -125,7 +125,8 @@ fn two_sweeps_are_alike_whatever_the_number_of_jobs() {
     let source = setup::root().join("tests/lab/tests/fault_sweep/planted.rs");
     let driver = setup::compile(&source, &["--cfg", "leaks"]).unwrap();
     let file = Arc::new(PeFile::read(&driver).unwrap());
-    let [one, two] = [1, 3].map(|jobs| Sweep::of(&Hushport, &file, Variant::Plain, Extent::Loops, SEED, jobs));
+    let [one, two] =
+        [1, 3].map(|jobs| Sweep::of(&Hushport, &file, Variant::Plain, Extent::Loops, SEED, jobs));
     assert_eq!(one.tallies, two.tallies);
     let cases = |sweep: &Sweep| sweep.failed.iter().map(|it| it.case.to_string()).collect::<Vec<_>>();
     assert_eq!(cases(&one), cases(&two));

@@ -183,7 +183,8 @@ fn an_endpoint_that_skips_a_layer_is_told() {
     for (number, (passed, protocol, last, missing)) in cases.into_iter().enumerate() {
         let world = World::new();
         let show = |short: &str| {
-            let call = ["BIND_REDIRECT", "ASSIGNMENT", "LISTEN", "CONNECT_REDIRECT", "CONNECT"].contains(&short);
+            let call =
+                ["BIND_REDIRECT", "ASSIGNMENT", "LISTEN", "CONNECT_REDIRECT", "CONNECT"].contains(&short);
             let kinds = match (call, protocol) {
                 (true, _) => Kinds::CALL,
                 (_, TCP) => Kinds::SYN,

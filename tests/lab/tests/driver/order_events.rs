@@ -1,11 +1,14 @@
 //! OrderDeviation: its fields, and when a flow's order is checked.
 
+use std::time::Duration;
+
 use lab::bench::indication::Subject;
 use lab::bench::stage::{Stage, layer_name};
-use lab::traffic::Family;
+use lab::traffic::{Data, Family, Indication};
 use machine::etw::Value;
 use machine::nt::registry::RegistryValue;
 use machine::nt::{Irql, Options, Trace};
+use machine::wfp::{self, FlowHandle};
 
 use super::events::{named, session, settled};
 use super::flow_events::{FLOWS, WARNING, counters, end, show, start, taken};
@@ -122,4 +125,61 @@ fn a_new_watch_knows_nothing_of_what_an_old_one_saw() {
         }
     }
     end((stage, trace));
+}
+
+/// The stack's ICMP error passes OUTBOUND_ICMP_ERROR before OUTBOUND_TRANSPORT. A socket
+/// may send one that does not: its first has an endpoint, later ones a flow, too.
+#[test]
+fn an_icmp_error_that_a_socket_sends_needs_no_error_layer() {
+    for family in [Family::V4, Family::V6] {
+        for (endpoint, flow, deviations) in [
+            (None, None, 1),
+            (Some(7), None, 0),
+            (None, Some(FlowHandle(9)), 0),
+            (Some(7), Some(FlowHandle(9)), 0),
+        ] {
+            let options = Options { own_time: true, ..Options::default() };
+            let stage = Stage::new(options, &[("CheckOrder", RegistryValue::dword(1))]).unwrap();
+            let trace = session(&stage.machine);
+            // The check begins with the first packet, and tells only of what it has seen from
+            // its beginning.
+            show(&stage, "INBOUND_IPPACKET", &Subject::syn(family));
+            stage.kernel().run_until(Duration::from_secs(100), Duration::MAX);
+            let discarded = Subject::datagram(family);
+            show(&stage, "INBOUND_IPPACKET", &discarded);
+            let engine = stage.machine.engine();
+            let layer = |name, discard| engine.layer_by_name(&layer_name(name, family, discard)).unwrap();
+            let shows = |shown: &Indication| {
+                stage.kernel().on_processor(0, Irql::DISPATCH, |_| engine.classify(&shown.request()));
+            };
+            shows(&discarded.at(layer("INBOUND_TRANSPORT", true)));
+            trace.take();
+            let mut error = discarded.at(layer("OUTBOUND_TRANSPORT", false));
+            port_unreachable(family, &mut error);
+            error.metadata.transport_endpoint_handle = endpoint;
+            error.metadata.flow_handle = flow;
+            shows(&error);
+            let events = trace.take();
+            let reported = named(&events, "OrderDeviation");
+            assert_eq!(reported.len(), deviations, "{family:?}, {endpoint:?}, {flow:?}: {reported:?}");
+            end((stage, trace));
+        }
+    }
+}
+
+/// Turns a packet at OUTBOUND_TRANSPORT into ICMP's port unreachable (RFC 792; RFC 4443,
+/// 3.1) to the same address.
+fn port_unreachable(family: Family, shown: &mut Indication) {
+    let (protocol, kind, code) = match family {
+        Family::V4 => (1, 3, 3),
+        Family::V6 => (58, 1, 4),
+    };
+    let mut bytes = vec![kind, code];
+    bytes.resize(8 + 28, 0);
+    shown.data = Data::Packet(bytes, 0);
+    shown.metadata.transport_header_size = Some(8);
+    shown.set("IP_PROTOCOL", wfp::Value::Uint8(protocol));
+    // At these layers the port fields hold type and code.
+    shown.set("IP_LOCAL_PORT", wfp::Value::Uint16(kind.into()));
+    shown.set("IP_REMOTE_PORT", wfp::Value::Uint16(code.into()));
 }
