@@ -236,3 +236,26 @@ fn a_secured_connection_counts_from_the_peers_syn() {
         assert_eq!(show("STREAM", inbound, Kinds::DATA, at(0, None, 0), 10), Some(layer("IN")), "{again}");
     }
 }
+
+/// A segment without data overtakes the SYN-ACK between INBOUND_IPPACKET and
+/// INBOUND_TRANSPORT, on another processor. When it passes the first, nothing is known of
+/// the peer's numbers yet.
+#[test]
+fn a_bare_segment_may_overtake_the_syn_ack() {
+    let world = World::new();
+    let show = |short, direction, kinds, sequence, acknowledgment| {
+        let passing = World::passing(short, direction, kinds, 13);
+        let numbers = Numbers { sequence, acknowledgment, payload: Some(0), fin: false };
+        let told = world.ties().see(&Passing { numbers: Some(numbers), ..passing }, || world.now);
+        told.deviation.and_then(|deviation| deviation.expected)
+    };
+    let (inbound, outbound) = (Direction::Inbound, Direction::Outbound);
+    assert_eq!(show("CONNECT", outbound, Kinds::CALL, 0, None), None);
+    for short in ["OUT", "OUT_IP"] {
+        assert_eq!(show(short, outbound, Kinds::SYN, 70, None), None);
+    }
+    assert_eq!(show("IN_IP", inbound, Kinds::SYN_ACK, 500, Some(71)), None);
+    assert_eq!(show("IN_IP", inbound, Kinds::BARE, 501, Some(71)), None);
+    assert_eq!(show("IN", inbound, Kinds::SYN_ACK, 500, Some(71)), None);
+    assert_eq!(show("IN", inbound, Kinds::BARE, 501, Some(71)), None);
+}
