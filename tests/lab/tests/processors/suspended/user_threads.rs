@@ -13,7 +13,7 @@ use lab::hushport::{EVENT_PROVIDER, SERVICE};
 use lab::traffic::{Family, Indication, SYN};
 use machine::etw::Enable;
 use machine::nt::registry::RegistryValue;
-use machine::nt::{EnableCallbacks, Irql, Kernel, Options, parameters_key};
+use machine::nt::{Irql, Kernel, Options, RunningCallbacks, parameters_key};
 use machine::wfp::{self, Engine, FlowHandle, RunningCalls};
 
 use super::super::actors::{NOWHERE, Play, Stop, play_with};
@@ -108,7 +108,8 @@ fn is_exempt(play: &Play) -> bool {
 fn options() -> (Options, wfp::Options) {
     let kernel = Options {
         classify_irql: Irql::PASSIVE,
-        enable_callbacks: EnableCallbacks::Ignored,
+        enable_callbacks: RunningCallbacks::Ignored,
+        processor_callbacks: RunningCallbacks::Ignored,
         ..Options::default()
     };
     (kernel, wfp::Options { running_calls: RunningCalls::Ignored, ..wfp::Options::default() })
