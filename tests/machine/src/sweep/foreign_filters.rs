@@ -11,8 +11,8 @@ use crate::image::PeFile;
 use crate::nt::Options;
 use crate::status::Status;
 use crate::wfp::{
-    ActionType, Callout, Change, DisplayData, Engine, Filter, Guid, LayerData, Metadata, Provider, Request,
-    Session, Sublayer, Value,
+    ActionType, Callout, Change, DisplayData, Engine, FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED, Filter,
+    Guid, LayerData, Metadata, Provider, Request, Session, Sublayer, Value,
 };
 
 /// The layer at which a flow begins.
@@ -66,7 +66,8 @@ pub fn leave_behind(engine: &Engine, before: &[Change]) {
                 let filter = Filter {
                     key,
                     display,
-                    flags: 0,
+                    // While the driver is gone, these filters block nothing.
+                    flags: FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED,
                     provider,
                     layer,
                     sublayer: own_sublayer,
