@@ -295,8 +295,12 @@ fn checking_the_order_is_bounded_at_every_layer() {
                 let [locks, lines] =
                     [with.locked - without.locked, with.shared_writes - without.shared_writes];
                 let steady = ["IPPACKET", "TRANSPORT"].iter().any(|part| name.contains(part));
-                let most = if steady && walk.name != "SYN in" && walk.name != "SYN dropped" { 0 } else { 2 };
-                assert!(locks <= most && lines <= most, "{name}, {}: {with:#?}", walk.name);
+                // The numbers of a connection that begins are exchanged one by one.
+                let most = match steady && walk.name != "SYN in" && walk.name != "SYN dropped" {
+                    true => [0, 0],
+                    false => [6, 2],
+                };
+                assert!(locks <= most[0] && lines <= most[1], "{name}, {}: {with:#?}", walk.name);
                 assert!(only_reads(with), "{name}, {}: {:?}", walk.name, with.exports);
                 seen.insert(name);
             }
