@@ -41,7 +41,7 @@ pub struct Driver {
     callouts: Callouts,
     last_events: Ending<LastEvents>,
     events: ProviderRegistration<Rundown>,
-    processors: ProcessorRegistration<Shared>,
+    processors: ProcessorRegistration,
     shared: Publication<Shared>,
     device: Device,
 }
@@ -70,7 +70,7 @@ impl entry::Lifecycle for Driver {
             shared.order.prepare(irql);
         }
         // Before a callout can be called.
-        let processors = ProcessorRegistration::new(shared.share(), irql)?;
+        let processors = ProcessorRegistration::new(&shared, irql)?;
         let events = ProviderRegistration::new(&shared, irql);
         let callouts = callouts::register(&device, shared.share(), irql)?;
         let signal = PoolArc::new(Signal::new(irql)?)?;

@@ -61,6 +61,10 @@ pub struct Shared {
 pub static SHARED: Published<Shared> = Published::empty();
 
 impl PerProcessor for Shared {
+    fn published() -> &'static Published<Self> {
+        &SHARED
+    }
+
     fn add(&self, processor: usize, irql: &Passive) -> Result {
         self.processors.add(processor, PoolBox::zeroed, irql)?;
         self.flows.add(processor, irql)?;

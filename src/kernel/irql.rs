@@ -37,6 +37,12 @@ impl Dispatch<'_> {
         Self { max: MaxDispatch(PhantomData), processor, of_level: PhantomData }
     }
 
+    /// A copy that lives no longer, so that the original can stay in registers.
+    #[inline(always)]
+    pub(super) fn cold_copy(&self) -> Dispatch<'_> {
+        Dispatch { max: MaxDispatch(PhantomData), processor: self.processor, of_level: PhantomData }
+    }
+
     /// The processor's number.
     #[inline(always)]
     pub fn processor(&self) -> usize {

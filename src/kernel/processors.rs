@@ -2,16 +2,23 @@
 
 use core::ffi::c_void;
 use core::ptr::{self, NonNull};
-use core::sync::atomic::{AtomicI32, Ordering};
 
+use super::critical_region::CriticalRegion;
 use super::irql::Passive;
-use super::pool::{PoolArc, PoolBox};
+use super::published::{Publication, Published};
 use super::status::{Result, Status, to_result};
 use super::work_item::pause;
 use crate::ffi;
 
-/// How often this thread tries to come to a processor, about a millisecond apart. On
-/// an active processor the first try succeeds.
+/// How often this thread tries to come to a processor, about a millisecond apart.
+///
+/// The first try succeeds if the processor is active: below DISPATCH_LEVEL the thread has
+/// moved when the call returns, and only a mask without an active processor changes
+/// nothing (KeSetSystemGroupAffinityThread, remarks). So a try fails only if the processor
+/// is not active any more, and then nothing runs there. Should a system break this promise,
+/// the driver has still waited a second. What ran at DISPATCH_LEVEL at the time of the call
+/// has ended by then, because the driver's code takes microseconds there. To try for ever
+/// would let the broken promise hold the driver up.
 const TRIES: u32 = 1_000;
 
 /// The processors of a group: the bits of an affinity.
@@ -139,48 +146,41 @@ impl Drop for Urgent {
 }
 
 /// Has something for each active processor.
-pub trait PerProcessor: Send + Sync {
+pub trait PerProcessor: Send + Sync + Sized + 'static {
+    /// Where the value is published.
+    fn published() -> &'static Published<Self>;
+
     /// Prepares for the processor with this number, before it becomes active. A
     /// processor may be announced again after it did not become active.
     fn add(&self, processor: usize, irql: &Passive) -> Result;
 }
 
 /// Prepares for each active processor, now and when one is added, until dropped.
-pub struct ProcessorRegistration<T: PerProcessor> {
-    handle: NonNull<c_void>,
-    _state: PoolBox<State<T>>,
-}
-
-struct State<T> {
-    prepared: PoolArc<T>,
-    /// Why preparing failed; 0 if it did not.
-    failed: AtomicI32,
-}
+///
+/// No page says whether undoing the registration waits for a callback that runs. So the
+/// callback has no context: it finds the published value, and is counted while it uses
+/// it. Who ends the publication waits for it.
+pub struct ProcessorRegistration(NonNull<c_void>);
 
 // SAFETY: the handle is only handed back to the system, which locks for itself.
-unsafe impl<T: PerProcessor> Send for ProcessorRegistration<T> {}
+unsafe impl Send for ProcessorRegistration {}
 // SAFETY: as above.
-unsafe impl<T: PerProcessor> Sync for ProcessorRegistration<T> {}
+unsafe impl Sync for ProcessorRegistration {}
 
-impl<T: PerProcessor> ProcessorRegistration<T> {
+impl ProcessorRegistration {
     /// Prepares for every active processor before it returns.
-    pub fn new(prepared: PoolArc<T>, _: &Passive) -> Result<Self> {
-        let state = PoolBox::new(State { prepared, failed: AtomicI32::new(0) })?;
-        // SAFETY: the function lives as long as the image, and the state longer than
-        // the registration; at PASSIVE_LEVEL.
+    pub fn new<T: PerProcessor>(_: &Publication<T>, _: &Passive) -> Result<Self> {
+        // SAFETY: the function lives as long as the image and needs no context; at
+        // PASSIVE_LEVEL.
         let handle = unsafe {
             ffi::KeRegisterProcessorChangeCallback(
                 Some(changed::<T>),
-                state.as_ptr().cast(),
+                ptr::null_mut(),
                 ffi::KE_PROCESSOR_CHANGE_ADD_EXISTING,
             )
         };
-        // The system gives no status of its own.
-        let failed = to_result(state.failed.load(Ordering::Acquire)).err();
-        match NonNull::new(handle) {
-            Some(handle) => Ok(Self { handle, _state: state }),
-            None => Err(failed.unwrap_or(Status::INSUFFICIENT_RESOURCES)),
-        }
+        // The system gives no status. Nothing but memory can be missing.
+        NonNull::new(handle).map(Self).ok_or(Status::INSUFFICIENT_RESOURCES)
     }
 }
 
@@ -188,12 +188,10 @@ impl<T: PerProcessor> ProcessorRegistration<T> {
 /// system does not add the processor. What was prepared for a processor that was not
 /// added stays: others may be reading it, and it serves when the processor comes.
 unsafe extern "C" fn changed<T: PerProcessor>(
-    context: ffi::PVOID,
+    _context: ffi::PVOID,
     change: ffi::PKE_PROCESSOR_CHANGE_NOTIFY_CONTEXT,
     operation: ffi::PNTSTATUS,
 ) {
-    // SAFETY: the context is the registration's state, which outlives it.
-    let state = unsafe { &*context.cast::<State<T>>() };
     // SAFETY: the system passes its own structure, which does not change during the call.
     let change = unsafe { &*change };
     if change.State != ffi::KE_PROCESSOR_CHANGE_NOTIFY_STATE::KeProcessorAddStartNotify {
@@ -202,17 +200,19 @@ unsafe extern "C" fn changed<T: PerProcessor>(
     // SAFETY: the callback is called at PASSIVE_LEVEL
     // (KeRegisterProcessorChangeCallback).
     let irql = unsafe { Passive::assume() };
-    if let Err(status) = state.prepared.add(change.NtNumber as usize, &irql) {
-        state.failed.store(status.code(), Ordering::Release);
+    let region = CriticalRegion::enter(&irql);
+    // Published before the registration, and gone only when the driver stops.
+    let Some(prepared) = T::published().enter(&region) else { return };
+    if let Err(status) = prepared.add(change.NtNumber as usize, &irql) {
         // SAFETY: the system passes a place for the status.
         unsafe { operation.write(status.code()) };
     }
 }
 
-impl<T: PerProcessor> Drop for ProcessorRegistration<T> {
+impl Drop for ProcessorRegistration {
     fn drop(&mut self) {
         // SAFETY: the handle is a registration's, undone once, here. Registrations are
         // held at PASSIVE_LEVEL.
-        unsafe { ffi::KeDeregisterProcessorChangeCallback(self.handle.as_ptr()) };
+        unsafe { ffi::KeDeregisterProcessorChangeCallback(self.0.as_ptr()) };
     }
 }

@@ -29,7 +29,10 @@ pub trait Decide: 'static {
         true
     }
 
-    /// [`Handler::classify_fast`], for one of the two callouts.
+    /// Whether there is a fast path.
+    const HAS_FAST_PATH: bool = false;
+
+    /// The fast path ([`Handler::classify_fast`]), for one of the two callouts.
     #[inline(always)]
     fn classify_fast(
         _: &Shared,
@@ -53,6 +56,9 @@ impl<D: Decide> Handler for Deciding<D> {
 
     #[inline(always)]
     fn classify_fast(shared: &Shared, indication: &Indication<'_>, irql: &Dispatch<'_>) -> Option<Action> {
+        if !D::HAS_FAST_PATH {
+            return Some(Self::classify(shared, indication, irql));
+        }
         let Pair { v4, v6 } = Self::CALLOUTS;
         // One copy of the code for each family, in which the callout is a constant.
         match indication.layer_id() {

@@ -23,6 +23,7 @@ pub struct EchoRequest;
 
 impl Decide for EchoRequest {
     const DECISION: Decision = Decision::EchoRequest;
+    const HAS_FAST_PATH: bool = true;
 
     #[inline(always)]
     fn packet<'i>(incoming: &'i Incoming<'_>) -> impl PacketView + 'i {

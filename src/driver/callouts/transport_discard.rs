@@ -17,6 +17,7 @@ pub struct TransportDiscard;
 
 impl Decide for TransportDiscard {
     const DECISION: Decision = Decision::TransportDiscard;
+    const HAS_FAST_PATH: bool = true;
 
     #[inline(always)]
     fn packet<'i>(incoming: &'i Incoming<'_>) -> impl PacketView + 'i {
@@ -32,11 +33,11 @@ impl Decide for TransportDiscard {
         indication: &Indication<'_>,
         irql: &Dispatch<'_>,
     ) -> Option<Action> {
+        let incoming = indication.view(callout)?;
         let word = shared.policies.word();
         if !word.is_only_rules() || events::is_verdict_logged(&shared.channel) {
             return None;
         }
-        let incoming = indication.view(callout)?;
         let segment = incoming.closed_port()?;
         if !incoming.may_decide() {
             return None;

@@ -26,11 +26,16 @@ pub trait Handler: 'static {
     fn shared() -> &'static Published<Self::Shared>;
 
     /// The fast path of classifyFn: returns an action for the common indication,
-    /// `None` for any other. It never permits. The action is the one that
-    /// [`classify`](Self::classify) would return, because both take the same decision.
+    /// `None` for any other. The action is the one that [`classify`](Self::classify) would
+    /// return, because both take the same decision. Without a fast path, it is
+    /// [`classify`](Self::classify) that answers.
     #[inline(always)]
-    fn classify_fast(_: &Self::Shared, _: &Indication<'_>, _: &Dispatch<'_>) -> Option<Action> {
-        None
+    fn classify_fast(
+        shared: &Self::Shared,
+        indication: &Indication<'_>,
+        irql: &Dispatch<'_>,
+    ) -> Option<Action> {
+        Some(Self::classify(shared, indication, irql))
     }
 
     /// classifyFn: returns the action for an indication.
@@ -144,22 +149,18 @@ impl<C: FlowContexts> Drop for CalloutRegistration<C> {
     }
 }
 
-/// FWPS_CALLOUT_CLASSIFY_FN3: checks the pointers, asks the handler, and writes the
-/// action once. If the fast path has no answer, [`classify_slow`] is called; if the IRQL
-/// must be raised, [`classify_below`] is. They have the same arguments, so that the call
-/// is a jump. Nobody uses the classify context, so it is not kept for them.
+/// FWPS_CALLOUT_CLASSIFY_FN3: checks the level and the pointers, asks the handler, and
+/// writes the action once. If the fast path has no answer, [`classify_slow`] is called; if
+/// the IRQL must be raised, [`classify_below`] is.
 unsafe extern "C" fn classify_thunk<H: Handler>(
     in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
     in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
     layer_data: *mut c_void,
     _classify_context: *const c_void,
-    filter: *const ffi::FWPS_FILTER3,
+    _filter: *const ffi::FWPS_FILTER3,
     flow_context: u64,
     classify_out: *mut ffi::FWPS_CLASSIFY_OUT0,
 ) {
-    // SAFETY: the engine passes its own result structure, to be written by this
-    // thread alone until the return, or NULL.
-    let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
     if !irql::is_dispatch() {
         // SAFETY: as the engine passed them to this function, which is a classifyFn and
         // runs at IRQL <= DISPATCH_LEVEL (FWPS_CALLOUT_CLASSIFY_FN3).
@@ -169,7 +170,7 @@ unsafe extern "C" fn classify_thunk<H: Handler>(
                 in_meta_values,
                 layer_data,
                 ptr::null(),
-                filter,
+                ptr::null(),
                 flow_context,
                 classify_out,
             )
@@ -177,50 +178,29 @@ unsafe extern "C" fn classify_thunk<H: Handler>(
     }
     // SAFETY: the level is DISPATCH_LEVEL, and nothing below changes it.
     let irql = unsafe { Dispatch::assume() };
-    let classify = H::classify_fast;
-    // SAFETY: as the engine passed them to this function, which is a classifyFn.
-    let answer =
-        unsafe { ask::<H>(in_fixed_values, in_meta_values, layer_data, flow_context, out, &irql, classify) };
-    match answer {
-        Some(action @ (Action::Continue | Action::Block)) => action.apply(out),
-        // SAFETY: as above.
-        Some(Action::Permit) | None => unsafe {
-            classify_slow::<H>(
-                in_fixed_values,
-                in_meta_values,
-                layer_data,
-                ptr::null(),
-                filter,
-                flow_context,
-                classify_out,
-            );
-        },
+    // SAFETY: the engine passes its own result structure, to be written by this
+    // thread alone until the return, or NULL.
+    let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
+    // SAFETY: the engine passes structures that live until the return, or NULL.
+    let fixed = unsafe { in_fixed_values.as_ref() };
+    let (Some(fixed), Some(shared)) = (fixed, H::shared().get(&irql)) else {
+        // There is nothing to decide about, or nobody to decide.
+        return Action::Continue.apply(out);
+    };
+    // SAFETY: what the engine passes lives until the return, and layerData is of the type
+    // that the layer uses ("Data Offset Positions").
+    let indication = unsafe { Indication::new(fixed, in_meta_values, layer_data, flow_context, out) };
+    match H::classify_fast(shared, &indication, &irql) {
+        Some(action) => action.apply(out),
+        None => classify_slow::<H>(shared, indication, irql.cold_copy()).apply(out),
     }
 }
 
-/// The slow path of [`classify_thunk`], at DISPATCH_LEVEL.
+/// The slow path of [`classify_thunk`]. It gets copies, so that the originals can stay in
+/// registers.
 #[inline(never)]
-unsafe extern "C" fn classify_slow<H: Handler>(
-    in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
-    in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
-    layer_data: *mut c_void,
-    _classify_context: *const c_void,
-    _filter: *const ffi::FWPS_FILTER3,
-    flow_context: u64,
-    classify_out: *mut ffi::FWPS_CLASSIFY_OUT0,
-) {
-    // SAFETY: as in the thunk.
-    let Some(out) = (unsafe { classify_out.as_mut() }) else { return };
-    let classify = |shared: &H::Shared, indication: &Indication<'_>, irql: &Dispatch<'_>| {
-        Some(H::classify(shared, indication, irql))
-    };
-    // SAFETY: the thunk has checked the level, and nothing below changes it.
-    let irql = unsafe { Dispatch::assume() };
-    // SAFETY: as the engine passed them to the thunk, which is a classifyFn.
-    let answer =
-        unsafe { ask::<H>(in_fixed_values, in_meta_values, layer_data, flow_context, out, &irql, classify) };
-    // The engine passed NULL: there is nothing to decide about.
-    answer.unwrap_or(Action::Continue).apply(out);
+fn classify_slow<H: Handler>(shared: &H::Shared, indication: Indication<'_>, irql: Dispatch<'_>) -> Action {
+    H::classify(shared, &indication, &irql)
 }
 
 /// [`classify_thunk`] below DISPATCH_LEVEL: raises the level and begins again, so that
@@ -232,7 +212,7 @@ unsafe extern "C" fn classify_below<H: Handler>(
     in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
     layer_data: *mut c_void,
     _classify_context: *const c_void,
-    filter: *const ffi::FWPS_FILTER3,
+    _filter: *const ffi::FWPS_FILTER3,
     flow_context: u64,
     classify_out: *mut ffi::FWPS_CLASSIFY_OUT0,
 ) {
@@ -243,7 +223,7 @@ unsafe extern "C" fn classify_below<H: Handler>(
             in_meta_values,
             layer_data,
             ptr::null(),
-            filter,
+            ptr::null(),
             flow_context,
             classify_out,
         );
@@ -251,29 +231,6 @@ unsafe extern "C" fn classify_below<H: Handler>(
     // SAFETY: a classifyFn runs at IRQL <= DISPATCH_LEVEL
     // (FWPS_CALLOUT_CLASSIFY_FN3), and there is no token yet.
     unsafe { irql::at_dispatch(classify) };
-}
-
-/// Checks the pointers and asks `classify`.
-///
-/// # Safety
-/// The caller is a classifyFn, and the arguments are as the engine passed them.
-#[inline(always)]
-unsafe fn ask<H: Handler>(
-    in_fixed_values: *const ffi::FWPS_INCOMING_VALUES0,
-    in_meta_values: *const ffi::FWPS_INCOMING_METADATA_VALUES0,
-    layer_data: *mut c_void,
-    flow_context: u64,
-    out: &ffi::FWPS_CLASSIFY_OUT0,
-    irql: &Dispatch<'_>,
-    classify: impl FnOnce(&H::Shared, &Indication<'_>, &Dispatch<'_>) -> Option<Action>,
-) -> Option<Action> {
-    // SAFETY: the engine passes structures that live until the return, or NULL.
-    let fixed = unsafe { in_fixed_values.as_ref() }?;
-    let shared = H::shared().get(irql)?;
-    // SAFETY: what the engine passes lives until the return, and layerData is of
-    // the type that the layer uses ("Data Offset Positions").
-    let indication = unsafe { Indication::new(fixed, in_meta_values, layer_data, flow_context, out) };
-    classify(shared, &indication, irql)
 }
 
 /// Whether the engine lets the callout write an action.

@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use super::table::{Scan, Seen, Table, WAYS};
-use super::{Remote, Seed, Settings, Techniques, estimate, scale};
+use super::{Remote, Seed, Settings, Techniques, estimate, mix, scale};
 
 /// The places that each table brings: twice its slots of a set, so at least half of
 /// all places are empty.
@@ -91,7 +91,9 @@ where
 
     /// The place of a remote, or an empty one for it. `None` if there is neither.
     fn place_of(&self, remote: Remote) -> Option<&'a Place> {
-        let first = scale(remote.hash(self.seed), self.places);
+        // The hash of a remote is one multiplication. Mixed, it spreads over the places
+        // whatever the key is.
+        let first = scale(mix(remote.hash(self.seed), 0), self.places);
         let numbers = (first..self.places).chain(0..first);
         let mut places = numbers.filter_map(|at| (self.tables)(at / PLACES)?.merge.places.get(at % PLACES));
         places.find(|place| place.is_empty() || place.remote() == remote)

@@ -116,18 +116,18 @@ impl<const SETS: usize, const CELLS: usize> Table<SETS, CELLS> {
         if slot.span.load(Relaxed) != span {
             slot.advance(span);
         }
-        let (port, technique) = (1 << port_bit(met.port, seed), Techniques::bit(met.technique));
-        if !slot.has(span, port, technique) {
-            slot.mark(span, port, technique);
+        let port = port_bit(met.port, seed);
+        if !slot.has(span, port, met.technique) {
+            slot.mark(span, port, met.technique);
         }
     }
 
     /// Whether noting an encounter would change nothing.
     #[cfg(test)]
     pub fn has_met(&self, met: &Encounter, span: u32, seed: Seed) -> bool {
-        let (port, technique) = (1 << port_bit(met.port, seed), Techniques::bit(met.technique));
+        let port = port_bit(met.port, seed);
         match self.slot_of(met.remote, met.remote.hash(seed)) {
-            Some(slot) => slot.span.load(Relaxed) == span && slot.has(span, port, technique),
+            Some(slot) => slot.span.load(Relaxed) == span && slot.has(span, port, met.technique),
             None => false,
         }
     }
@@ -290,21 +290,22 @@ impl RemoteSlot {
         self.version.store(version.wrapping_add(2), Relaxed);
     }
 
-    /// Whether the bits of the port and of the technique are set.
+    /// Whether the port's bit, which has this number, and the technique's are set.
     #[inline(always)]
-    fn has(&self, span: u32, port: u64, technique: u8) -> bool {
+    fn has(&self, span: u32, port: u32, technique: Technique) -> bool {
         let Some(ports) = self.ports.get((span % SPANS) as usize) else { return true };
-        ports.load(Relaxed) & port != 0 && self.techniques.load(Relaxed) & technique != 0
+        ports.load(Relaxed) & 1 << port != 0
+            && Techniques::of_bits(self.techniques.load(Relaxed)).has(technique)
     }
 
     /// Sets both bits.
     #[cold]
     #[inline(never)]
-    fn mark(&self, span: u32, port: u64, technique: u8) {
+    fn mark(&self, span: u32, port: u32, technique: Technique) {
         if let Some(ports) = self.ports.get((span % SPANS) as usize) {
-            ports.fetch_or(port, Relaxed);
+            ports.fetch_or(1 << port, Relaxed);
         }
-        self.techniques.fetch_or(technique, Relaxed);
+        self.techniques.fetch_or(Techniques::bit(technique), Relaxed);
     }
 
     /// Clears the spans since the last one.

@@ -5,7 +5,7 @@
 //! a variant follows it.
 
 use machine::host::{DataStart, DiscardMetadata, ListenerReason, UdpDiscard, reason};
-use machine::nt::{EnableCallbacks, Irql, MdlMapping, NblLayout};
+use machine::nt::{Irql, MdlMapping, NblLayout, RunningCallbacks};
 use machine::status::Status;
 use machine::wfp::{
     AfterBlock, AleFields, CalloutFlags, DiscardRights, RunningCalls, SilentDrop, TakenWeight,
@@ -56,7 +56,7 @@ const fn life(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan
 }
 
 /// Every variant.
-pub static ALL: [Variant; 31] = [
+pub static ALL: [Variant; 32] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",
@@ -202,7 +202,12 @@ pub static ALL: [Variant; 31] = [
     life(
         "etw-unregister-does-not-wait",
         "EtwUnregister returns while an enable callback still runs",
-        |plan| plan.machine.enable_callbacks = EnableCallbacks::Ignored,
+        |plan| plan.machine.enable_callbacks = RunningCallbacks::Ignored,
+    ),
+    life(
+        "processor-deregister-does-not-wait",
+        "KeDeregisterProcessorChangeCallback returns while the callback still runs",
+        |plan| plan.machine.processor_callbacks = RunningCallbacks::Ignored,
     ),
 ];
 

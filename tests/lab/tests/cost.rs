@@ -80,7 +80,9 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
     let asked = ["KeGetCurrentIrql", "KeGetCurrentProcessorNumberEx"].map(|name| (name.to_owned(), 1));
     for layer in layers {
         let cost = at(&stage, layer.name, &common_packet(layer.name), Irql::DISPATCH);
-        assert!(cost.instructions <= 60, "{}: {cost:#?}", layer.name);
+        // The level is read before anything else, so the arguments are kept over two
+        // calls.
+        assert!(cost.instructions <= 59, "{}: {cost:#?}", layer.name);
         assert_eq!((cost.locked, cost.shared_writes), (0, 0), "{}: {cost:#?}", layer.name);
         assert_eq!(cost.exports, BTreeMap::from(asked.clone()), "{}", layer.name);
     }
@@ -89,14 +91,12 @@ fn an_observing_layer_takes_a_few_instructions_and_shares_nothing() {
 #[test]
 fn a_decision_locks_nothing_allocates_nothing_and_shares_nothing() {
     let limits = [
-        // The level is read before anything else, so the arguments are kept over two
-        // calls.
-        ("INBOUND_TRANSPORT", true, 194),
+        ("INBOUND_TRANSPORT", true, 190),
         // Some instructions decide whether a packet may be a late reply, and whether it
         // is permitted.
-        ("INBOUND_IPPACKET", true, 386),
-        ("OUTBOUND_ICMP_ERROR", false, 354),
-        ("INBOUND_TRANSPORT", false, 84),
+        ("INBOUND_IPPACKET", true, 342),
+        ("OUTBOUND_ICMP_ERROR", false, 324),
+        ("INBOUND_TRANSPORT", false, 63),
     ];
     for (name, discard, most) in limits {
         for family in [Family::V4, Family::V6] {
@@ -121,7 +121,7 @@ fn a_segment_that_is_no_syn_or_not_simply_silenced_takes_little_more() {
             let stage = stage(&[("Mode", mode)]);
             let subject = Subject { flags: if mode == 2 { FIN } else { 0x02 }, ..Subject::syn(family) };
             let cost = at(&stage, &layer_name("INBOUND_TRANSPORT", family, true), &subject, Irql::DISPATCH);
-            assert!(cost.instructions <= 260, "{mode}: {cost:#?}");
+            assert!(cost.instructions <= 246, "{mode}: {cost:#?}");
             assert_eq!((cost.locked, cost.shared_writes), (0, 0), "{mode}: {cost:#?}");
         }
     }
@@ -138,8 +138,9 @@ fn callgrind_counts_nearly_as_many_in_the_native_build() {
         assert_eq!(name, same);
         let most = 1.2 * stepped + 48.0;
         assert!((stepped..=most).contains(&native), "{name}: {native} native, {stepped} in the image");
-        assert!(stepped <= 400.0 || !name.contains("exempt"), "{name}: {stepped}");
-        assert!(native <= 312.0 || !name.starts_with("a silenced SYN, V"), "{name}: {native}");
+        // If the policy with the prefixes were refused, the SYN would take the fast path.
+        assert!((400.0..=515.0).contains(&stepped) || !name.contains("exempt"), "{name}: {stepped}");
+        assert!(native <= 226.0 || !name.starts_with("a silenced SYN, V"), "{name}: {native}");
     }
 }
 
@@ -187,7 +188,7 @@ fn an_event_that_is_written_takes_one_lock() {
 fn below_dispatch_level_a_classify_raises_it_once() {
     for family in [Family::V4, Family::V6] {
         for (name, discard, most) in
-            [("INBOUND_TRANSPORT", true, 305), ("INBOUND_IPPACKET", false, 200), ("STREAM", false, 200)]
+            [("INBOUND_TRANSPORT", true, 285), ("INBOUND_IPPACKET", false, 150), ("STREAM", false, 150)]
         {
             let stage = stage(&[]);
             let layer = layer_name(name, family, discard);
@@ -211,7 +212,7 @@ fn a_segment_of_a_flow_shares_nothing() {
         // Segments are counted at the transport layers, outbound on the slow path.
         // At the stream layer nothing is counted.
         for (layer, sent, most) in
-            [("INBOUND_TRANSPORT", false, 128), ("OUTBOUND_TRANSPORT", true, 200), ("STREAM", false, 66)]
+            [("INBOUND_TRANSPORT", false, 110), ("OUTBOUND_TRANSPORT", true, 196), ("STREAM", false, 65)]
         {
             let layer = layer_name(layer, family, false);
             let subject = Subject { sent, ..Subject::data(family, machine::wfp::FlowHandle(1)) };
@@ -294,8 +295,12 @@ fn checking_the_order_is_bounded_at_every_layer() {
                 let [locks, lines] =
                     [with.locked - without.locked, with.shared_writes - without.shared_writes];
                 let steady = ["IPPACKET", "TRANSPORT"].iter().any(|part| name.contains(part));
-                let most = if steady && walk.name != "SYN in" && walk.name != "SYN dropped" { 0 } else { 2 };
-                assert!(locks <= most && lines <= most, "{name}, {}: {with:#?}", walk.name);
+                // The numbers of a connection that begins are exchanged one by one.
+                let most = match steady && walk.name != "SYN in" && walk.name != "SYN dropped" {
+                    true => [0, 0],
+                    false => [6, 2],
+                };
+                assert!(locks <= most[0] && lines <= most[1], "{name}, {}: {with:#?}", walk.name);
                 assert!(only_reads(with), "{name}, {}: {:?}", walk.name, with.exports);
                 seen.insert(name);
             }

@@ -10,7 +10,7 @@ use lab::hushport::Hushport;
 use lab::setup::{self, Target};
 use machine::faults::{FALLIBLE, INFALLIBLE, Mode, Plan};
 use machine::image::{ImportName, PeFile};
-use machine::sweep::{Bfe, Case, Extent, Sweep, Variant};
+use machine::sweep::{Baseline, Bfe, Case, Extent, Sweep, Variant, live};
 
 const SEED: u64 = 1;
 /// Each run waits for BFE and for busy callouts. More jobs than processors end
@@ -68,6 +68,27 @@ fn a_suspended_thread_of_a_user_holds_up_nothing() {
         let life = Sweep::only(&Hushport, &file, case);
         assert!(life.problems.is_empty(), "{case}: {:?}", life.problems);
     }
+}
+
+/// Filters of others name the callouts, so a flow begins as soon as the callouts are
+/// registered, before the driver has a session. Whichever call of the start fails then,
+/// DriverEntry ends and leaves nothing: a callout with flow contexts cannot be
+/// unregistered. `cargo lab faults --variant open-flow` makes all runs.
+#[test]
+fn a_start_that_fails_with_an_open_flow_leaves_nothing() {
+    let (file, variant) = (hushport(), Variant::OpenFlow);
+    let baseline = Baseline::of(&Hushport, &file, variant, Bfe::Running);
+    assert!(baseline.problems.is_empty(), "{:?}", baseline.problems);
+    let mut refused = 0;
+    for (before, row) in baseline.calls.iter().enumerate() {
+        let plan =
+            Plan { nth: before + 1, mode: Mode::Once, failure: FALLIBLE[*row].failures[0], seed: SEED };
+        let case = Case { variant, bfe: Bfe::Running, plan };
+        let life = live(&Hushport, &file, &baseline, case);
+        assert!(life.problems.is_empty(), "{case}: {:?}", life.problems);
+        refused += usize::from(life.refused.is_some());
+    }
+    assert!(refused > 50, "of {} failures only {refused} ended the start", baseline.calls.len());
 }
 
 /// The sweep only fails calls that the table has.

@@ -10,11 +10,11 @@ use crate::logic::atomic::planted::without_fences;
 
 /// Two remotes. Each meets a port of its own, with a technique of its own.
 const REMOTES: [Remote; 2] = [Remote(1 << 64 | 2), Remote(3 << 64 | 4)];
-const BITS: [(u64, u8); 2] = [(1, 1), (2, 2)];
+const MET: [(u32, Technique); 2] = [(0, Technique::Syn), (1, Technique::Fin)];
 
 fn enter(slot: &RemoteSlot, number: usize) {
     slot.take(REMOTES[number], 1, 0);
-    slot.mark(1, BITS[number].0, BITS[number].1);
+    slot.mark(1, MET[number].0, MET[number].1);
 }
 
 /// Runs a model with every thread preempted at most twice.
@@ -33,9 +33,9 @@ fn taken_while_read() {
         let owner = thread::spawn(move || enter(&there, 1));
         if let Some(seen) = slot.read(1) {
             let number = REMOTES.iter().position(|remote| *remote == seen.remote);
-            let (ports, technique) = BITS[number.expect("one of the remotes, whole")];
-            assert_eq!(seen.ports, ports, "the ports are those of the remote");
-            assert_eq!(seen.techniques & !technique, 0, "the techniques are those of the remote");
+            let (port, technique) = MET[number.expect("one of the remotes, whole")];
+            assert_eq!(seen.ports, 1 << port, "the ports are those of the remote");
+            assert_eq!(seen.techniques & !Techniques::bit(technique), 0, "the techniques, too");
         }
         owner.join().unwrap();
     });
@@ -63,11 +63,11 @@ fn advanced_while_read() {
     check(|| {
         let slot = Arc::new(RemoteSlot::default());
         slot.take(REMOTES[0], 0, 0);
-        slot.mark(0, 1, 1);
+        slot.mark(0, 0, Technique::Syn);
         let there = slot.clone();
         let owner = thread::spawn(move || {
             there.advance(SPANS);
-            there.mark(SPANS, 2, 1);
+            there.mark(SPANS, 1, Technique::Syn);
         });
         let there = slot.clone();
         let sweep = thread::spawn(move || {

@@ -201,20 +201,17 @@ proptest! {
 }
 
 /// With full tables, the sweep looks at each table equally often, however many there
-/// are.
+/// are, and even if the key is a small number.
 #[test]
 fn a_sweep_takes_time_proportional_to_the_slots() {
     const SETS: usize = 4;
-    let looks_at_each = |processors: usize| {
+    let looks_at_each = |processors: usize, seed: Seed| {
         let tables: Vec<_> = (0..processors).map(|_| Box::new(Table::<SETS, 8>::empty())).collect();
         for (number, table) in tables.iter().enumerate() {
             for remote in 0..100 {
-                let met = |port| Encounter {
-                    remote: v4(number as u32 * 100 + remote),
-                    port,
-                    technique: Technique::Syn,
-                };
-                (0..20).for_each(|port| table.meet(&met(port), 0, SETTINGS.seed));
+                let remote = Remote((number as u128 + 1) << 32 | remote);
+                let met = |port| Encounter { remote, port, technique: Technique::Syn };
+                (0..20).for_each(|port| table.meet(&met(port), 0, seed));
             }
         }
         let (looks, mut scans) = (std::cell::Cell::new(0), 0);
@@ -222,10 +219,12 @@ fn a_sweep_takes_time_proportional_to_the_slots() {
             looks.set(looks.get() + 1);
             Some(&**tables.get(number)?)
         };
-        sweep(table, 0, &SETTINGS, |_| scans += 1);
-        assert_eq!(scans, processors * SETS * WAYS, "every slot has a remote of its own that scans");
+        sweep(table, 0, &Settings { seed, ..SETTINGS }, |_| scans += 1);
+        assert!(scans >= processors * SETS * WAYS * 9 / 10, "nearly every slot has a remote that scans");
         looks.get() / processors
     };
-    let [few, many] = [8, 256].map(looks_at_each);
-    assert!(many <= 2 * few, "{few} looks at each of 8 tables, {many} at each of 256");
+    for seed in [SETTINGS.seed, Seed::new(0x5eed)] {
+        let [few, many] = [8, 256].map(|processors| looks_at_each(processors, seed));
+        assert!(many <= 2 * few, "{seed:?}: {few} looks at each of 8 tables, {many} at each of 256");
+    }
 }

@@ -82,7 +82,7 @@ pub fn prefixes(count: u32) -> Set {
         0 => format!("1.{}.{}.0/25", at / 256, at % 256),
         1 => format!("223.{}.{}.0/25", at / 256, at % 256),
         2 => format!("1:{at:x}::/48"),
-        _ => format!("fff0:{at:x}::/48"),
+        _ => format!("fec0:{at:x}::/48"),
     };
     let all: Vec<String> = (0..count).map(prefix).collect();
     let all: Vec<&str> = all.iter().map(String::as_str).collect();

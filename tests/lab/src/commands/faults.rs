@@ -24,7 +24,7 @@ pub struct Arguments {
     #[arg(long)]
     jobs: Option<NonZeroUsize>,
     /// What happens beside the failures: `suspended` suspends a thread of a user's process
-    /// in the driver
+    /// in the driver, `open-flow` has a flow open when callouts are registered
     #[arg(long, default_value = "plain", value_parser = one_of(Variant::ALL))]
     variant: Variant,
     #[command(flatten)]
@@ -47,7 +47,9 @@ pub struct Arguments {
 }
 
 /// Parses one of these choices by its name.
-fn one_of<T: Copy + Send + Sync + 'static>(all: [(&'static str, T); 2]) -> impl TypedValueParser<Value = T> {
+fn one_of<T: Copy + Send + Sync + 'static, const N: usize>(
+    all: [(&'static str, T); N],
+) -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(all.map(|(name, _)| name)).try_map(move |given| {
         let named = all.into_iter().find(|(name, _)| *name == given);
         named.map(|(_, choice)| choice).ok_or("no such choice")

@@ -18,11 +18,15 @@ pub const ALIKE: [(&str, &str, &str); 1] = [(
 )];
 
 /// Variants whose report is that of the default world, and why.
-pub const UNASKED: [(&str, &str); 2] = [
+pub const UNASKED: [(&str, &str); 3] = [
     ("processors-possible", "the numbers of processors belong to the machine, and the report shows both"),
     (
         "etw-unregister-does-not-wait",
         "a session would have to change at the moment at which the driver unloads",
+    ),
+    (
+        "processor-deregister-does-not-wait",
+        "a processor would have to be added at the moment at which the driver unloads",
     ),
 ];
 

@@ -9,9 +9,10 @@ use machine::Machine;
 use machine::etw::Enable;
 use machine::nt::Trace;
 use machine::nt::registry::RegistryValue;
-use machine::sweep::Expectations;
+use machine::sweep::{Expectations, open_flow};
 use machine::wfp::{
-    Discard, DisplayData, Engine, Guid, LayerData, Metadata, Packet, Provider, Request, Session, Value,
+    Discard, DisplayData, Engine, Guid, LayerData, Metadata, Objects, Packet, Provider, Request, Session,
+    Value,
 };
 use machine::wire::{Family, compose};
 
@@ -56,13 +57,12 @@ impl Expectations for Hushport {
         Ok(silent[0])
     }
 
-    fn problems(&self, engine: &Engine, works: bool) -> Vec<String> {
+    fn problems(&self, engine: &Engine, own: &Objects, works: bool) -> Vec<String> {
         let blocked = blocked_flow(engine).into_iter();
         let mut problems: Vec<_> =
             blocked.map(|layer| format!("a connection is blocked at {layer}")).collect();
-        let objects = engine.objects();
-        if !works && (!objects.sessions.is_empty() || !objects.filters.is_empty()) {
-            problems.push(format!("does not protect, but holds {:?}", objects.sessions));
+        if !works && (!own.sessions.is_empty() || !own.filters.is_empty()) {
+            problems.push(format!("does not protect, but holds {:?}", own.sessions));
         }
         problems
     }
@@ -89,9 +89,7 @@ impl Expectations for Hushport {
 
     fn before_stop(&self, engine: &Engine) {
         // A flow that outlives the driver.
-        let flow = engine.flow_create();
-        let metadata = Metadata { flow_handle: Some(flow), ..Metadata::default() };
-        blocks(engine, &layer("ALE_FLOW_ESTABLISHED", Family::V4, ""), &metadata);
+        open_flow(engine);
     }
 
     fn names_the_cause(&self) -> bool {

@@ -1,20 +1,12 @@
 //! Start and stop of the driver, also while BFE stops and starts.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use lab::bench::indication::Subject;
 use lab::hushport;
 use lab::setup::{self, Target};
-use lab::traffic::Family;
 use machine::StartError;
-use machine::faults::{FALLIBLE, Mode, Plan};
 use machine::nt::Options;
 use machine::status::Status;
-use machine::wfp::{
-    ActionType, BfeState, Callout, Change, DisplayData, Engine, Filter, Guid, Provider, SESSION_FLAG_DYNAMIC,
-    Session, Sublayer, Value,
-};
+use machine::sweep::leave_behind;
+use machine::wfp::{BfeState, Change, DisplayData, Provider, SESSION_FLAG_DYNAMIC, Session};
 
 use super::support::eventually;
 
@@ -99,49 +91,6 @@ fn a_start_that_the_engine_refuses_leaves_nothing() {
     assert!(machine.stop().unwrap().is_empty());
 }
 
-/// Adds the driver's objects in a session that does not end with the driver.
-fn leave_behind(engine: &Engine, before: &[Change]) {
-    let display = DisplayData { name: Some("left".into()), description: None };
-    let session = engine.open(Session { display: display.clone(), ..Session::default() }).unwrap();
-    let mut own_sublayer = Guid::nil();
-    for change in before {
-        let display = display.clone();
-        match *change {
-            Change::ProviderAdd { key } => {
-                let provider = Provider { key, display, ..Provider::default() };
-                assert_eq!(engine.provider_add(session, provider), Status::SUCCESS);
-            }
-            Change::SublayerAdd { key } => {
-                own_sublayer = key;
-                let sublayer = Sublayer { key, display, ..Sublayer::default() };
-                assert_eq!(engine.sublayer_add(session, sublayer), Status::SUCCESS);
-            }
-            Change::CalloutAdd { key, layer, provider } => {
-                let callout = Callout { key, display, provider, applicable_layer: layer, flags: 0 };
-                engine.callout_add(session, callout).unwrap();
-            }
-            Change::FilterAdd { key, layer, callout, provider } => {
-                let filter = Filter {
-                    key,
-                    display,
-                    flags: 0,
-                    provider,
-                    layer,
-                    sublayer: own_sublayer,
-                    weight: Value::Empty,
-                    conditions: Vec::new(),
-                    action: ActionType::CALLOUT_UNKNOWN,
-                    callout,
-                    raw_context: 0,
-                };
-                engine.filter_add(session, filter).unwrap();
-            }
-            _ => {}
-        }
-    }
-    assert_eq!(engine.close(session), Status::SUCCESS);
-}
-
 #[test]
 fn leftovers_of_an_earlier_run_are_removed() {
     let mut machine = hushport::machine(Options::default());
@@ -161,55 +110,6 @@ fn leftovers_of_an_earlier_run_are_removed() {
         assert!(left.is_empty(), "{left}");
         assert_eq!(engine.objects(), Default::default());
     }
-}
-
-/// Filters of others name the callouts, so a flow begins as soon as the callouts are
-/// registered, before the driver has a session. Whichever call of the start fails then,
-/// DriverEntry ends and leaves nothing: a callout with flow contexts cannot be
-/// unregistered.
-#[test]
-fn a_start_that_fails_with_an_open_flow_leaves_nothing() {
-    let mut machine = hushport::machine(Options::default());
-    machine.start(sys()).unwrap();
-    let objects = machine.engine().journal();
-    assert!(machine.stop().unwrap().is_empty());
-    let start = |plan: Option<Plan>| {
-        let mut machine = hushport::machine(Options::default());
-        let (engine, begun) = (machine.engine().clone(), Arc::<AtomicUsize>::default());
-        machine.set("FlowLimit", 64);
-        leave_behind(&engine, &objects);
-        let (here, contexts) = (engine.clone(), begun.clone());
-        let begin = move || {
-            if here.objects().flow_contexts.is_empty() {
-                let subject = Subject::data(Family::V4, here.flow_create());
-                let layer = here.layer_by_name("ALE_FLOW_ESTABLISHED_V4").unwrap();
-                here.classify(&subject.at(layer).request());
-                contexts.fetch_add(here.objects().flow_contexts.len(), Ordering::Relaxed);
-            }
-        };
-        machine.faults().before_each(Some(Arc::new(begin)));
-        machine.faults().arm(plan);
-        let started = machine.start(sys());
-        machine.faults().before_each(None);
-        let calls = machine.faults().calls();
-        match started {
-            Ok(()) => assert!(machine.stop().unwrap().is_empty()),
-            Err(StartError::Refused(_)) => {}
-            Err(other) => panic!("{plan:?}: {other}"),
-        }
-        let objects = engine.objects();
-        assert!(objects.registered_callouts.is_empty(), "{plan:?}: {objects:?}");
-        (calls, begun.load(Ordering::Relaxed))
-    };
-    let (calls, undisturbed) = start(None);
-    assert!(undisturbed > 0, "no flow had a context");
-    let mut with_flow = 0;
-    for (before, row) in calls.iter().enumerate() {
-        let failure = FALLIBLE[*row].failures[0];
-        let plan = Plan { nth: before + 1, mode: Mode::Once, failure, seed: 1 };
-        with_flow += usize::from(start(Some(plan)).1 > 0);
-    }
-    assert!(with_flow > 50, "of {} failures only {with_flow} had an open flow", calls.len());
 }
 
 /// `Observe` and `SilenceEcho` add and remove filters in one session.

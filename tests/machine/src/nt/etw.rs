@@ -7,7 +7,7 @@ use super::cpu::Irql;
 use super::enter::enter;
 use super::foreign;
 use super::types::{Address, EVENT_DATA_DESCRIPTOR, EVENT_DESCRIPTOR, GUID, NTSTATUS};
-use super::{EnableCallbacks, Kernel, Stop, Trouble};
+use super::{Kernel, RunningCallbacks, Stop, Trouble};
 use crate::etw::{Called, Enable, Event, Listening, Malformed, Misuse, Raw, SessionId, Turn};
 use crate::schedule::Waited;
 use crate::status::Status;
@@ -63,13 +63,13 @@ fn register(
     Ok(Status::SUCCESS)
 }
 
-/// `EtwUnregister`. [`EnableCallbacks`](super::EnableCallbacks) says what it does while
-/// the enable callback runs.
+/// `EtwUnregister`. `Options::enable_callbacks` says what it does while the enable
+/// callback runs.
 pub extern "win64" fn EtwUnregister(RegHandle: u64) -> NTSTATUS {
     let kernel = enter!(EtwUnregister);
     let mut misuse = None;
     let what = || "the return of an enable callback".to_owned();
-    let awaited = kernel.options().enable_callbacks == EnableCallbacks::Awaited;
+    let awaited = kernel.options().enable_callbacks == RunningCallbacks::Awaited;
     let waited = kernel.bell.wait(&what, None, || match kernel.tracing().unregister(RegHandle, awaited) {
         Ok(done) => done,
         Err(found) => {

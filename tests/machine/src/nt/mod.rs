@@ -63,7 +63,7 @@ pub use fwp::{MdlMapping, NblLayout};
 pub use guest::{Cause, Direct, Exception, Guest, Place, Stop};
 pub use kernel::Kernel;
 pub use load::{DriverImage, LeakReport, parameters_key};
-pub use options::{EnableCallbacks, Options};
+pub use options::{Options, RunningCallbacks};
 pub use stepwise::BeforeInstruction;
 
 pub(crate) use breach::Trouble;

@@ -67,6 +67,15 @@ pub struct WorkItem {
     pub queued: bool,
 }
 
+/// A callback about added processors.
+#[derive(Clone, Copy, Debug)]
+pub struct ProcessorCallback {
+    /// Its function and its context.
+    pub call: (Address, Address),
+    /// How many calls of it run.
+    pub running: u32,
+}
+
 /// All objects that have a handle or an address.
 #[derive(Debug)]
 pub struct Objects {
@@ -89,8 +98,8 @@ pub struct Objects {
     pub subscriptions: BTreeMap<HANDLE, SubscriptionId>,
     /// MDLs that `NdisRetreatNetBufferDataStart` made, with their buffers.
     pub mdls: BTreeMap<Address, Guarded>,
-    /// Callbacks about added processors by their handles: function and context.
-    pub processor_callbacks: BTreeMap<Address, (Address, Address)>,
+    /// Callbacks about added processors by their handles.
+    pub processor_callbacks: BTreeMap<Address, ProcessorCallback>,
     /// Number of the driver's references by object.
     pub referenced: BTreeMap<Address, u32>,
     /// The callout that the driver last registered under each key.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::cpu::Irql;
 use super::fwp::{MdlMapping, NblLayout};
 
-/// What `EtwUnregister` does while the enable callback runs. The documents are silent.
+/// What undoing a registration does while its callback runs. The documents are silent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum EnableCallbacks {
+pub enum RunningCallbacks {
     /// It waits until the callback has returned.
     #[default]
     Awaited,
@@ -46,7 +46,9 @@ pub struct Options {
     /// How long an unload waits for work items.
     pub drain_limit: Duration,
     /// What `EtwUnregister` does while the enable callback runs.
-    pub enable_callbacks: EnableCallbacks,
+    pub enable_callbacks: RunningCallbacks,
+    /// What `KeDeregisterProcessorChangeCallback` does while the callback runs.
+    pub processor_callbacks: RunningCallbacks,
     /// A wait without a timeout is a deadlock if it takes longer.
     pub hang_limit: Duration,
     /// Whether time stands still unless the lab moves it ([`Kernel::run_until`]) or
@@ -87,7 +89,8 @@ impl Default for Options {
             net_buffers: 1,
             build: 22621,
             drain_limit: Duration::from_secs(5),
-            enable_callbacks: EnableCallbacks::default(),
+            enable_callbacks: RunningCallbacks::default(),
+            processor_callbacks: RunningCallbacks::default(),
             hang_limit: Duration::from_secs(30),
             own_time: false,
         }

@@ -5,8 +5,10 @@ use std::sync::atomic::Ordering;
 
 use super::enter::enter;
 use super::guest::Stop;
+use super::objects::ProcessorCallback;
 use super::types::{Address, KE_PROCESSOR_CHANGE_NOTIFY_CONTEXT, PROCESSOR_NUMBER};
-use super::{Irql, Kernel};
+use super::{Irql, Kernel, RunningCallbacks};
+use crate::schedule::Waited;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
@@ -50,18 +52,18 @@ pub extern "win64" fn KeRegisterProcessorChangeCallback(
         return 0;
     }
     let handle = kernel.objects().opaque();
-    let callback = (CallbackFunction, CallbackContext);
-    kernel.objects().processor_callbacks.insert(handle, callback);
+    let call = (CallbackFunction, CallbackContext);
+    kernel.objects().processor_callbacks.insert(handle, ProcessorCallback { call, running: 0 });
     if Flags & ADD_EXISTING == 0 {
         return handle;
     }
     let active = kernel.active_count();
     let started = (0..active)
-        .find(|&number| !kernel.announce(callback, number, START).is_ok_and(|status| status.is_success()));
+        .find(|&number| !kernel.announce(handle, number, START).is_ok_and(|status| status.is_success()));
     let (until, state) = started.map_or((active, COMPLETE), |failed| (failed, FAILURE));
     for number in 0..until {
         // If the callback does not return, the machine has stopped.
-        let _ = kernel.announce(callback, number, state);
+        let _ = kernel.announce(handle, number, state);
     }
     kernel.leave_if_stopped();
     if state == FAILURE {
@@ -71,9 +73,17 @@ pub extern "win64" fn KeRegisterProcessorChangeCallback(
     handle
 }
 
-/// `KeDeregisterProcessorChangeCallback`.
+/// `KeDeregisterProcessorChangeCallback`. `Options::processor_callbacks` says what it does
+/// while the callback runs.
 pub extern "win64" fn KeDeregisterProcessorChangeCallback(CallbackHandle: Address) {
     let kernel = enter!(KeDeregisterProcessorChangeCallback);
+    if kernel.options().processor_callbacks == RunningCallbacks::Awaited {
+        let runs = || kernel.objects().processor_callbacks.get(&CallbackHandle).map(|found| found.running);
+        let what = || "the return of a processor callback".to_owned();
+        if kernel.bell.wait(&what, None, || runs().unwrap_or(0) == 0) != Waited::Ready {
+            kernel.leave_if_stopped();
+        }
+    }
     if kernel.objects().processor_callbacks.remove(&CallbackHandle).is_none() {
         let text = "KeDeregisterProcessorChangeCallback: no such registration";
         kernel.violate(Violation::new(&rules::BAD_OBJECT, [CallbackHandle as u64, 0, 0], text));
@@ -104,7 +114,7 @@ impl Kernel {
     pub fn add_processor(&self) -> Result<Status, Stop> {
         let number = self.active_count();
         assert!(number < self.options().possible(), "all processors are active");
-        let callbacks: Vec<_> = self.objects().processor_callbacks.values().copied().collect();
+        let callbacks: Vec<_> = self.objects().processor_callbacks.keys().copied().collect();
         let mut refused = None;
         for (at, callback) in callbacks.iter().enumerate() {
             let status = self.announce(*callback, number, START)?;
@@ -132,8 +142,23 @@ impl Kernel {
         self.active.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Calls a driver's callback about a processor. Returns the status that it left.
-    fn announce(
+    /// Calls a driver's callback about a processor, unless its registration is undone.
+    /// Returns the status that it left.
+    fn announce(&self, handle: Address, processor: u32, state: i32) -> Result<Status, Stop> {
+        let began = self.objects().processor_callbacks.get_mut(&handle).map(|callback| {
+            callback.running += 1;
+            callback.call
+        });
+        let Some(call) = began else { return Ok(Status::SUCCESS) };
+        let status = self.call_about(call, processor, state);
+        if let Some(callback) = self.objects().processor_callbacks.get_mut(&handle) {
+            callback.running -= 1;
+        }
+        self.bell.ring();
+        status
+    }
+
+    fn call_about(
         &self,
         (function, context): (Address, Address),
         processor: u32,

@@ -2,7 +2,7 @@
 
 use crate::Machine;
 use crate::nt::Trace;
-use crate::wfp::Engine;
+use crate::wfp::{Engine, Objects};
 
 /// The expectations of a driver whose calls fail. Methods with a default are for
 /// drivers of which more is known than that they load and unload.
@@ -28,8 +28,9 @@ pub trait Expectations: Sync {
         Ok(false)
     }
 
-    /// Other problems. `works`: whether the driver does its work.
-    fn problems(&self, _engine: &Engine, _works: bool) -> Vec<String> {
+    /// Other problems. `own`: what the engine holds beside the objects of others. `works`:
+    /// whether the driver does its work.
+    fn problems(&self, _engine: &Engine, _own: &Objects, _works: bool) -> Vec<String> {
         Vec::new()
     }
 

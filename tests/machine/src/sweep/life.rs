@@ -10,13 +10,14 @@ use std::sync::{Arc, mpsc};
 use std::thread::Scope;
 use std::time::{Duration, Instant};
 
+use super::foreign_filters::{leave_behind, objects_of, open_flow};
 use super::{Case, Expectations};
 use crate::assembly::{Machine, StartError};
 use crate::faults::{FALLIBLE, Injection, Plan};
 use crate::image::PeFile;
-use crate::nt::{EnableCallbacks, Irql, Options, Trace};
+use crate::nt::{Irql, Options, RunningCallbacks, Trace};
 use crate::status::Status;
-use crate::wfp::{self, BfeState, Objects, RunningCalls};
+use crate::wfp::{self, BfeState, Change, Objects, RunningCalls};
 
 /// What happens beside the failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -28,19 +29,24 @@ pub enum Variant {
     /// from the start of the driver to its end. Where the system would wait for it, it
     /// does not.
     Suspended,
+    /// Filters of others name the driver's callouts, and a flow is open from the moment on
+    /// at which the first of them is registered.
+    OpenFlow,
 }
 
 impl Variant {
     /// All of them, by their names on a command line.
-    pub const ALL: [(&'static str, Self); 2] = [("plain", Self::Plain), ("suspended", Self::Suspended)];
+    pub const ALL: [(&'static str, Self); 3] =
+        [("plain", Self::Plain), ("suspended", Self::Suspended), ("open-flow", Self::OpenFlow)];
 
     fn machine(self, service: &str) -> Machine {
         match self {
-            Self::Plain => Machine::new(service, Options::default()),
+            Self::Plain | Self::OpenFlow => Machine::new(service, Options::default()),
             Self::Suspended => {
                 let kernel = Options {
                     classify_irql: Irql::PASSIVE,
-                    enable_callbacks: EnableCallbacks::Ignored,
+                    enable_callbacks: RunningCallbacks::Ignored,
+                    processor_callbacks: RunningCallbacks::Ignored,
                     ..Options::default()
                 };
                 let engine = wfp::Options { running_calls: RunningCalls::Ignored, ..wfp::Options::default() };
@@ -55,6 +61,7 @@ impl fmt::Display for Variant {
         f.write_str(match self {
             Self::Plain => "plain",
             Self::Suspended => "suspended",
+            Self::OpenFlow => "open-flow",
         })
     }
 }
@@ -89,6 +96,8 @@ pub struct Baseline {
     pub calls: Vec<usize>,
     /// Whether the driver did its work while BFE was running.
     pub works: bool,
+    /// What others have added to the engine before the driver starts.
+    foreign: Vec<Change>,
     /// The problems in it.
     pub problems: Vec<String>,
 }
@@ -107,17 +116,24 @@ pub struct Life {
 impl Baseline {
     /// Runs without failures.
     pub fn of(expected: &dyn Expectations, file: &Arc<PeFile>, variant: Variant, bfe: Bfe) -> Self {
-        let mut living = Living::new(expected, variant, bfe, None, None);
+        let foreign = match (variant, bfe) {
+            (Variant::OpenFlow, Bfe::Running) => objects_of(expected, file),
+            _ => Vec::new(),
+        };
+        let mut living = Living::new(expected, variant, bfe, &foreign, None, None);
         living.pass(file);
+        if !foreign.is_empty() && !living.was_open.load(Ordering::Relaxed) {
+            living.problem("no flow had a context of the driver's while it started");
+        }
         let calls = living.machine.faults().calls();
-        Self { calls, works: living.promise.unwrap_or(false), problems: living.life.problems }
+        Self { calls, works: living.promise.unwrap_or(false), foreign, problems: living.life.problems }
     }
 }
 
 /// Runs with failing calls.
 pub fn live(expected: &dyn Expectations, file: &Arc<PeFile>, baseline: &Baseline, case: Case) -> Life {
     let Case { variant, bfe, plan } = case;
-    let mut living = Living::new(expected, variant, bfe, Some(baseline.works), Some(plan));
+    let mut living = Living::new(expected, variant, bfe, &baseline.foreign, Some(baseline.works), Some(plan));
     living.pass(file);
     living.life.injected = living.machine.faults().injected();
     if living.life.injected.is_empty() {
@@ -138,6 +154,8 @@ struct Living<'a> {
     /// Whether the driver has to do its work; unknown in the first run.
     promise: Option<bool>,
     life: Life,
+    /// Whether a flow had a context of the driver's while it started.
+    was_open: Arc<AtomicBool>,
     _sessions: Vec<Trace>,
 }
 
@@ -166,6 +184,7 @@ impl<'a> Living<'a> {
         expected: &'a dyn Expectations,
         variant: Variant,
         bfe: Bfe,
+        foreign: &[Change],
         promise: Option<bool>,
         plan: Option<Plan>,
     ) -> Self {
@@ -174,11 +193,15 @@ impl<'a> Living<'a> {
             machine.engine().set_bfe_state(BfeState::Stopped);
         }
         let sessions = expected.prepare(&machine);
+        if !foreign.is_empty() {
+            leave_behind(machine.engine(), foreign);
+        }
         let left = machine.engine().objects();
         machine.faults().arm(plan);
         let failing = plan.map_or(0, |plan| plan.nth);
         let life = Life::default();
-        Self { expected, machine, left, variant, bfe, failing, promise, life, _sessions: sessions }
+        let was_open = Arc::default();
+        Self { expected, machine, left, variant, bfe, failing, promise, life, was_open, _sessions: sessions }
     }
 
     fn problem(&mut self, text: impl Into<String>) {
@@ -224,7 +247,7 @@ impl<'a> Living<'a> {
     /// whether it runs.
     fn start(&mut self, file: &Arc<PeFile>) -> bool {
         let waits = self.machine.kernel().waits();
-        match self.machine.start_file(Arc::clone(file)) {
+        match self.load(file) {
             Ok(()) => {
                 // Otherwise the thread might do what a change of BFE's state asks for, and
                 // the calls of the run would be others than without failures.
@@ -241,7 +264,7 @@ impl<'a> Living<'a> {
         }
         self.machine.faults().pause(true);
         let waits = self.machine.kernel().waits();
-        match self.machine.start_file(Arc::clone(file)) {
+        match self.load(file) {
             Ok(()) => {
                 self.machine.kernel().let_thread_wait(waits, TRY);
                 self.look("after a second start, without failures", self.bfe == Bfe::Running, false);
@@ -252,6 +275,24 @@ impl<'a> Living<'a> {
                 false
             }
         }
+    }
+
+    /// Loads the driver. In the variant [`Variant::OpenFlow`] a flow begins as soon as it
+    /// gets a context.
+    fn load(&mut self, file: &Arc<PeFile>) -> Result<(), StartError> {
+        if self.variant == Variant::OpenFlow {
+            let (engine, was_open) = (Arc::clone(self.machine.engine()), Arc::clone(&self.was_open));
+            let begin = move || {
+                if engine.objects().flow_contexts.is_empty() {
+                    open_flow(&engine);
+                    was_open.fetch_or(!engine.objects().flow_contexts.is_empty(), Ordering::Relaxed);
+                }
+            };
+            self.machine.faults().before_each(Some(Arc::new(begin)));
+        }
+        let loaded = self.machine.start_file(Arc::clone(file));
+        self.machine.faults().before_each(None);
+        loaded
     }
 
     /// Checks the status of a refusal. Its cause is the last call that failed
@@ -377,12 +418,13 @@ impl<'a> Living<'a> {
     /// problems that last count.
     fn lasting_problems(&self, works: bool) -> Vec<String> {
         let engine = self.machine.engine();
-        let mut problems = self.expected.problems(engine, works);
+        let found = |works| self.expected.problems(engine, &engine.objects().without(&self.left), works);
+        let mut problems = found(works);
         let end = Instant::now() + TRY;
         while !problems.is_empty() && Instant::now() < end {
             std::thread::sleep(POLL);
             let works = self.expected.works(engine).unwrap_or(false);
-            let now = self.expected.problems(engine, works);
+            let now = found(works);
             problems.retain(|problem| now.contains(problem));
         }
         problems

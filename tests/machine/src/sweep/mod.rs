@@ -10,13 +10,16 @@
 //! | module | holds |
 //! |---|---|
 //! | [`expectations`] | what is known about a driver, and what it must do |
+//! | [`foreign_filters`] | filters of others that name the driver's callouts, and a flow that they show it |
 //! | [`life`] | one run of a driver, and the checks of it |
 #![forbid(unsafe_code)]
 
 pub mod expectations;
+pub mod foreign_filters;
 pub mod life;
 
 pub use expectations::{AnyDriver, Expectations};
+pub use foreign_filters::{leave_behind, open_flow};
 pub use life::{Baseline, Bfe, Life, Variant, live};
 
 use std::collections::BTreeMap;

@@ -12,7 +12,7 @@ use lab::bench::indication::Subject;
 use lab::hushport::EVENT_PROVIDER;
 use lab::traffic::{Family, Indication};
 use machine::etw::Enable;
-use machine::nt::{EnableCallbacks, Irql, Kernel, Options};
+use machine::nt::{Irql, Kernel, Options, RunningCallbacks};
 use machine::schedule;
 use machine::wfp::{self, BfeState, Engine, FlowHandle, RunningCalls};
 
@@ -37,9 +37,11 @@ enum Act {
     Bfe,
     /// An ETW session begins.
     Listen,
+    /// A processor is added.
+    Processor,
 }
 
-const ACTS: [Act; 8] = [
+const ACTS: [Act; 9] = [
     Act::Syn(Family::V4),
     Act::Syn(Family::V6),
     Act::Begin(Family::V4),
@@ -48,23 +50,24 @@ const ACTS: [Act; 8] = [
     Act::End,
     Act::Bfe,
     Act::Listen,
+    Act::Processor,
 ];
 
 impl Act {
     /// IRQLs at which it may happen.
     fn levels(self) -> &'static [Irql] {
         match self {
-            Self::Bfe | Self::Listen => &[Irql::PASSIVE],
+            Self::Bfe | Self::Listen | Self::Processor => &[Irql::PASSIVE],
             Self::Syn(Family::V6) | Self::Begin(Family::V6) => &[Irql::DISPATCH],
             _ => &[Irql::PASSIVE, Irql::DISPATCH],
         }
     }
 
     /// How many threads can do it at once. At DISPATCH_LEVEL, one on each processor. The
-    /// system reports changes of BFE and of sessions one at a time.
+    /// system reports changes of BFE, of sessions and of processors one at a time.
     fn threads(self, irql: Irql) -> usize {
         match (self, irql) {
-            (Self::Bfe | Self::Listen, _) => 1,
+            (Self::Bfe | Self::Listen | Self::Processor, _) => 1,
             (Self::End, _) | (_, Irql::DISPATCH) => 3,
             _ => 6,
         }
@@ -80,6 +83,7 @@ impl Act {
             Self::End => engine.flow_end(flow),
             Self::Bfe => engine.set_bfe_state(BfeState::StopPending),
             Self::Listen => drop(kernel.trace(Enable::all(EVENT_PROVIDER), None)),
+            Self::Processor => drop(kernel.add_processor()),
         }
     }
 }
@@ -101,11 +105,11 @@ fn places(few: u64) -> u64 {
 }
 
 fn options() -> Options {
-    Options { classify_irql: Irql::PASSIVE, ..Options::default() }
+    Options { classify_irql: Irql::PASSIVE, possible: 8, ..Options::default() }
 }
 
-/// Whether the engine and ETW wait for a callback that runs when the driver unregisters
-/// it. No page says it.
+/// Whether the engine and the kernel wait for a callback that runs when the driver
+/// unregisters it. No page says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Callbacks {
     Awaited,
@@ -114,11 +118,11 @@ enum Callbacks {
 
 impl Callbacks {
     fn options(self) -> (Options, wfp::Options) {
-        let (enable_callbacks, running_calls) = match self {
-            Self::Awaited => (EnableCallbacks::Awaited, RunningCalls::Awaited),
-            Self::Ignored => (EnableCallbacks::Ignored, RunningCalls::Ignored),
+        let (running, running_calls) = match self {
+            Self::Awaited => (RunningCallbacks::Awaited, RunningCalls::Awaited),
+            Self::Ignored => (RunningCallbacks::Ignored, RunningCalls::Ignored),
         };
-        let kernel = Options { enable_callbacks, ..options() };
+        let kernel = Options { enable_callbacks: running, processor_callbacks: running, ..options() };
         (kernel, wfp::Options { running_calls, ..wfp::Options::default() })
     }
 }
@@ -188,6 +192,12 @@ fn the_driver_stops_around_threads_at_any_instruction() {
 #[test]
 fn the_driver_waits_for_calls_that_nobody_else_awaits() {
     stop_around(Callbacks::Ignored, &[Act::Syn(Family::V4), Act::Begin(Family::V4), Act::End, Act::Listen]);
+}
+
+/// Who undoes the registration for processors is not told, either.
+#[test]
+fn the_driver_waits_for_a_callback_about_a_processor() {
+    stop_around(Callbacks::Ignored, &[Act::Processor]);
 }
 
 /// Open flows of a thread. Then it ends the oldest.

@@ -13,7 +13,7 @@ use lab::hushport::{EVENT_PROVIDER, SERVICE};
 use lab::traffic::{Family, Indication, SYN};
 use machine::etw::Enable;
 use machine::nt::registry::RegistryValue;
-use machine::nt::{EnableCallbacks, Irql, Kernel, Options, parameters_key};
+use machine::nt::{Irql, Kernel, Options, RunningCallbacks, parameters_key};
 use machine::wfp::{self, Engine, FlowHandle, RunningCalls};
 
 use super::super::actors::{NOWHERE, Play, Stop, play_with};
@@ -38,6 +38,8 @@ enum Act {
     End,
     /// An ETW session begins.
     Listen,
+    /// A processor is added.
+    Processor,
 }
 
 const TRAFFIC: [Act; 6] = [
@@ -64,6 +66,7 @@ impl Act {
             Self::Data => show(&engine, "INBOUND_TRANSPORT_V4", &Subject::data(Family::V4, flow)),
             Self::End => engine.flow_end(flow),
             Self::Listen => drop(kernel.trace(Enable::all(EVENT_PROVIDER), None)),
+            Self::Processor => drop(kernel.add_processor()),
         }
     }
 
@@ -76,10 +79,10 @@ impl Act {
         flow
     }
 
-    /// How many threads can do it at once: callbacks of one ETW provider come one at a
-    /// time.
+    /// How many threads can do it at once: callbacks of one ETW provider and about
+    /// processors come one at a time.
     fn threads(self) -> usize {
-        if self == Self::Listen { 1 } else { THREADS }
+        if matches!(self, Self::Listen | Self::Processor) { 1 } else { THREADS }
     }
 }
 
@@ -108,7 +111,9 @@ fn is_exempt(play: &Play) -> bool {
 fn options() -> (Options, wfp::Options) {
     let kernel = Options {
         classify_irql: Irql::PASSIVE,
-        enable_callbacks: EnableCallbacks::Ignored,
+        enable_callbacks: RunningCallbacks::Ignored,
+        processor_callbacks: RunningCallbacks::Ignored,
+        possible: 8,
         ..Options::default()
     };
     (kernel, wfp::Options { running_calls: RunningCalls::Ignored, ..wfp::Options::default() })
@@ -206,7 +211,7 @@ fn a_suspended_thread_holds_up_no_policy_no_sweep_and_no_counters() {
 /// so the engine itself waits for a suspended [`Act::Data`].
 #[test]
 fn a_suspended_thread_does_not_hold_up_the_unload() {
-    for act in TRAFFIC.into_iter().filter(|act| *act != Act::Data).chain([Act::Listen]) {
+    for act in TRAFFIC.into_iter().filter(|act| *act != Act::Data).chain([Act::Listen, Act::Processor]) {
         let places = places(act);
         for ats in places.chunks(act.threads()) {
             played(ats.len() + 1, |mut machine, play| {

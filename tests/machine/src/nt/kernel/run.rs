@@ -15,7 +15,7 @@ use crate::schedule::Joined;
 use crate::verifier::{Violation, rules};
 
 /// The routines whose return the system may not await when the driver unregisters them.
-const CALLBACKS: [&str; 3] = ["classifyFn", "flowDeleteFn", "enable callback"];
+const CALLBACKS: [&str; 4] = ["classifyFn", "flowDeleteFn", "enable callback", "processor callback"];
 
 /// A call of one of them.
 struct Callback<'a>(&'a Kernel);

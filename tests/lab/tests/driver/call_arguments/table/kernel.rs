@@ -123,7 +123,7 @@ pub const CALLS: &[Export] = &[
     export!(KeQueryUnbiasedInterruptTime, UP_TO_DISPATCH),
     export!(KeRegisterProcessorChangeCallback, PASSIVE,
         "CallbackFunction": At(Code), "called before a processor becomes active [KeRegisterProcessorChangeCallback]";
-        "CallbackContext": At(Pool), "the registration's state, freed after it is undone [KeRegisterProcessorChangeCallback]";
+        "CallbackContext": NONE, "optional: the callback finds the published state [KeRegisterProcessorChangeCallback]";
         "Flags": Is(1), "KE_PROCESSOR_CHANGE_ADD_EXISTING: also called for each active processor, before the call returns [KeRegisterProcessorChangeCallback]";
     ),
     export!(KeReleaseSpinLock, DISPATCH,
