@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -102,11 +103,15 @@ pub fn write(number: u64, event: &Event) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Reads events: each has the next number, and nothing follows the last one.
+/// Reads events: each has the next number, nothing follows the last one, and each
+/// answer has a question.
 #[derive(Debug, Default)]
 pub struct Reader {
     next: u64,
     phase: Phase,
+    is_ready: bool,
+    /// The number of questions without an answer.
+    asked: u64,
 }
 
 /// How far a run has come by its events.
@@ -122,6 +127,19 @@ enum Phase {
 }
 
 impl Reader {
+    /// Notes an [`Order::Ask`].
+    pub fn asked(&mut self) {
+        self.asked += 1;
+    }
+
+    /// Whether more events came in this time than the lab sends: signs of life, and
+    /// answers.
+    pub fn is_flooded(&self, time: Duration) -> bool {
+        const AT_ONCE: u64 = 1000;
+        const EACH_SECOND: u64 = 100;
+        self.next > AT_ONCE + EACH_SECOND * time.as_secs()
+    }
+
     /// The event in a message.
     ///
     /// # Errors
@@ -141,6 +159,13 @@ impl Reader {
             (Phase::Begun, _) => anyhow::bail!("a message before the walls were named"),
             (Phase::Over, _) => anyhow::bail!("a message after the last one"),
         };
+        match &event {
+            Event::Answer(_) => {
+                self.asked = self.asked.checked_sub(1).context("an answer without a question")?;
+            }
+            Event::Ready => ensure!(!std::mem::replace(&mut self.is_ready, true), "it is ready twice"),
+            _ => {}
+        }
         Ok(event)
     }
 }
@@ -164,6 +189,21 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_to_a_question_is_read_once_and_a_flood_is_seen() {
+        let mut reader = Reader::default();
+        reader.read(&write(0, &Event::Walls(Vec::new())).unwrap()).unwrap();
+        reader.asked();
+        let answer = |number| write(number, &Event::Answer("1".to_owned())).unwrap();
+        reader.read(&answer(1)).unwrap();
+        reader.read(&answer(2)).unwrap_err();
+        for number in 3..1001 {
+            assert!(!reader.is_flooded(Duration::ZERO), "{number}");
+            reader.read(&write(number, &Event::Alive(0)).unwrap()).unwrap();
+        }
+        assert!(reader.is_flooded(Duration::ZERO) && !reader.is_flooded(Duration::from_secs(1)));
+    }
+
+    #[test]
     fn hostile_messages_are_errors() {
         let walls = || write(0, &Event::Walls(Vec::new())).unwrap();
         let end = || write(1, &Event::Finished { well: true, token: 7, refused: Vec::new() }).unwrap();
@@ -176,6 +216,8 @@ mod tests {
             (vec![write(0, &Event::Ready).unwrap()], "before the walls"),
             (vec![walls(), walls()], "in place of"),
             (vec![walls(), write(1, &Event::Walls(Vec::new())).unwrap()], "twice"),
+            (vec![walls(), write(1, &Event::Answer("{}".to_owned())).unwrap()], "without a question"),
+            (vec![walls(), write(1, &Event::Ready).unwrap(), write(2, &Event::Ready).unwrap()], "twice"),
             (vec![walls(), end(), end()], "in place of"),
             (vec![walls(), end(), write(2, &Event::Alive(0)).unwrap()], "after the last"),
         ] {

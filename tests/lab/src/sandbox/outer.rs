@@ -87,6 +87,8 @@ pub enum Mode {
 
 /// The most text in bytes that a run prints, and the most bytes of a file.
 const MOST_TEXT: u64 = 4 << 30;
+/// The most text in bytes besides the results.
+const MOST_ERRORS: u64 = 64 << 20;
 
 /// What an outer process does beside the run.
 pub trait Wish {
@@ -171,7 +173,7 @@ pub fn judge(mut job: Job, wish: &mut dyn Wish) -> Result<Verdict> {
     }
     let mut copies: Vec<_> = opened.copies;
     copies.extend(child.stdout.take().map(|text| copy_text(text, stdout(), MOST_TEXT)));
-    copies.extend(child.stderr.take().map(|text| copy_text(text, stderr(), MOST_TEXT)));
+    copies.extend(child.stderr.take().map(|text| copy_text(text, stderr(), MOST_ERRORS)));
     let descriptors: Vec<_> = opened.descriptors.iter().map(AsFd::as_fd).collect();
     let start = serde_json::to_vec(&Order::Start(opened.start))?;
     channel::send(socket.as_fd(), &start, &descriptors).context("the start of the driver's process")?;
@@ -186,6 +188,7 @@ pub fn judge(mut job: Job, wish: &mut dyn Wish) -> Result<Verdict> {
         // A random number that is not 0.
         token: RandomState::new().build_hasher().finish() | 1,
         heard: Instant::now(),
+        begun: Instant::now(),
         job,
     };
     let talked = run.talk(wish, &copies);
@@ -267,6 +270,7 @@ struct Run {
     /// Names the lab's own last message.
     token: u64,
     heard: Instant,
+    begun: Instant,
     job: Job,
 }
 
@@ -276,11 +280,17 @@ impl Run {
         const TICK: Duration = Duration::from_millis(50);
         while self.verdict.faults.is_empty() {
             while let Some(order) = wish.order() {
+                if matches!(order, Order::Ask(_)) {
+                    self.reader.asked();
+                }
                 // If it is gone, the next message says so.
                 let _sent = self.send(&order);
             }
             if copies.iter().any(Copy::is_flooded) {
                 self.fault("the driver's process writes without an end");
+            }
+            if self.reader.is_flooded(self.begun.elapsed()) {
+                self.fault("the driver's process sends messages without an end");
             }
             let silent = self.heard.elapsed();
             if silent >= self.job.hang_limit {
