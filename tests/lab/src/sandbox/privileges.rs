@@ -9,11 +9,13 @@ use caps::{CapSet, Capability};
 pub(super) const NETWORK: [Capability; 4] =
     [Capability::CAP_KILL, Capability::CAP_SYS_ADMIN, Capability::CAP_NET_ADMIN, Capability::CAP_NET_RAW];
 
-/// What it needs to start further ones: to make namespaces, and to become nobody.
-const FURTHER: [Capability; 7] = [
+/// What it needs to start further ones: to make namespaces, to map root's id in a user
+/// namespace (CAP_SETFCAP, since Linux 5.12), and to become nobody.
+const FURTHER: [Capability; 8] = [
     Capability::CAP_KILL,
     Capability::CAP_NET_ADMIN,
     Capability::CAP_NET_RAW,
+    Capability::CAP_SETFCAP,
     Capability::CAP_SETGID,
     Capability::CAP_SETPCAP,
     Capability::CAP_SETUID,
