@@ -9,6 +9,7 @@
 //! | [`hushport`] | the driver's names and promises, which `machine` does not know |
 //! | [`traffic`], [`storm`] | indications of every kind from a seed; the driver starts and stops under them |
 //! | [`world`] | machine, host and network namespace, running; [`scan`] runs nmap in it |
+//! | [`sandbox`] | the process that runs a driver for a command, and the walls around it |
 //! | [`variants`] | the points that the documents leave open, by name |
 //! | [`conformance`] | a driver that measures such points, in the lab's worlds; its reports from Windows |
 //! | [`policy`] | the driver's values, and which of them are in force |
@@ -40,6 +41,7 @@ pub mod policy;
 pub mod printable;
 pub mod remote_registry;
 pub mod report;
+pub mod sandbox;
 pub mod scan;
 pub mod setup;
 pub mod storm;

@@ -74,14 +74,18 @@ pub struct Served {
 }
 
 impl Served {
-    /// Serves a service's values where [`ask`] looks for them. With the path of the
-    /// driver, replies hold its policy.
-    pub fn start(kernel: Arc<Kernel>, service: &str, driver: Option<&Path>) -> Result<Self> {
-        Self::at(setup::state().join("registry.sock"), kernel, service, driver)
+    /// Serves values where [`ask`] looks for them.
+    pub fn start(answer: Answer) -> Result<Self> {
+        Self::with(setup::state().join("registry.sock"), answer)
     }
 
-    /// Serves the values at a path.
+    /// Serves the values of a kernel in this process at a path.
     pub fn at(path: PathBuf, kernel: Arc<Kernel>, service: &str, driver: Option<&Path>) -> Result<Self> {
+        let mut registry = Registry::new(kernel, service, driver)?;
+        Self::with(path, Box::new(move |request| Ok(registry.reply(request))))
+    }
+
+    fn with(path: PathBuf, mut answer: Answer) -> Result<Self> {
         let lock = serve_alone(&path)?;
         // An earlier run that was killed may have left a socket.
         let _was_there = std::fs::remove_file(&path);
@@ -90,20 +94,16 @@ impl Served {
             .with_context(|| path.display().to_string())?;
         let over = Arc::new(AtomicBool::new(false));
         let closing = Arc::clone(&over);
-        let mut server = Server {
-            kernel,
-            key: parameters_key(service),
-            driver: driver.map(Path::to_owned),
-            good: Vec::new(),
-        };
-        server.begin()?;
         let thread = std::thread::Builder::new().name("registry".to_owned()).spawn(move || {
             for stream in listener.incoming() {
                 if closing.load(Ordering::SeqCst) {
                     return;
                 }
                 // A client that disconnects early does no harm.
-                let _answered_or_not = stream.map_err(Into::into).and_then(|stream| server.answer(stream));
+                let _answered_or_not = stream.map_err(Into::into).and_then(|mut stream| {
+                    let reply = answer(read(&stream)?)?;
+                    write(&mut stream, &reply)
+                });
             }
         })?;
         Ok(Self { path, over, thread: Some(thread), _lock: lock })
@@ -149,8 +149,11 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(short)
 }
 
-/// The server.
-struct Server {
+/// Gives the reply to a request.
+pub type Answer = Box<dyn FnMut(Request) -> Result<Reply> + Send>;
+
+/// The values of a driver that runs in this process.
+pub struct Registry {
     kernel: Arc<Kernel>,
     /// The key of the values.
     key: String,
@@ -159,25 +162,33 @@ struct Server {
     good: Vec<(String, RegistryValue)>,
 }
 
-impl Server {
+impl Registry {
+    /// The values of `service`. With the path of the driver, replies hold its policy.
     /// Reads what is in force before anything is changed.
-    fn begin(&mut self) -> Result<()> {
-        self.good = self.values();
-        if let Some(sys) = &self.driver {
-            let refused = State::of(&self.kernel, sys, &self.good)?.refused;
-            self.good.retain(|(name, _)| !refused.iter().any(|one| one.value.eq_ignore_ascii_case(name)));
+    ///
+    /// # Errors
+    /// If the driver does not report its policy.
+    pub fn new(kernel: Arc<Kernel>, service: &str, driver: Option<&Path>) -> Result<Self> {
+        let key = parameters_key(service);
+        let mut registry = Self { kernel, key, driver: driver.map(Path::to_owned), good: Vec::new() };
+        registry.good = registry.values();
+        if let Some(sys) = &registry.driver {
+            let refused = State::of(&registry.kernel, sys, &registry.good)?.refused;
+            registry.good.retain(|(name, _)| !refused.iter().any(|one| one.value.eq_ignore_ascii_case(name)));
         }
-        Ok(())
+        Ok(registry)
     }
 
     fn values(&self) -> Vec<(String, RegistryValue)> {
         self.kernel.registry().values(&self.key)
     }
 
-    fn answer(&mut self, mut stream: UnixStream) -> Result<()> {
+    /// Does what a request asks for. A failure to ask the driver is in the
+    /// reply.
+    pub fn reply(&mut self, request: Request) -> Reply {
         let mut reply = Reply::default();
         let mut last = None;
-        if let Request::Change(changes) = read(&stream)? {
+        if let Request::Change(changes) = request {
             let key = self.key.clone();
             for (name, value) in changes {
                 let was_there = self.kernel.registry().value(&key, &name).is_some();
@@ -201,7 +212,7 @@ impl Server {
                 Err(error) => reply.failure = Some(format!("{error:#}")),
             }
         }
-        write(&mut stream, &reply)
+        reply
     }
 
     /// The driver's policy after the last change.

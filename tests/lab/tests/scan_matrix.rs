@@ -5,11 +5,15 @@ use lab::scan::Technique::{self, Ack, Null, Ping, Protocol, Syn, Udp};
 use lab::scan::matrix::{self, Case, Outcome};
 use lab::setup::{self, Target};
 use lab::variants::Variant;
+use lab::world::World;
 use machine::wire::Family;
 
 fn hold(cases: &[Case]) -> Vec<Outcome> {
     let sys = &setup::build(Target::X64).unwrap().sys;
-    let outcomes: Vec<_> = matrix::run(sys, cases, 3).into_iter().map(Result::unwrap).collect();
+    let outcomes: Vec<_> = matrix::run(cases, 3, |_, case| World::start(&case.plan(sys)))
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
     for outcome in &outcomes {
         let table = outcome.table(comfy_table::presets::NOTHING);
         assert!(outcome.holds(), "{}\n{table}{:?}", outcome.case.name(), outcome.faults);

@@ -71,6 +71,8 @@ impl Figures {
         super::flows::take(&mut figures, effort, most_flows)?;
         say("two processors");
         figures.processors(effort)?;
+        say("the sandbox");
+        super::sandboxed::take(&mut figures, effort)?;
         say("memory, load and unload");
         figures.memory()?;
         figures.life(effort)?;

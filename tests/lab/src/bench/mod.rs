@@ -17,6 +17,7 @@
 //! | `order` | each layer of a walk in order |
 //! | `policies` | every layer under every policy that changes what a classify does |
 //! | `tracing` | what events cost, with a session and without |
+//! | [`sandboxed`] | what the sandbox costs |
 //! | [`report`] | the figures as text, JSON and a page, compared with earlier ones |
 
 pub mod callgrind;
@@ -31,6 +32,7 @@ pub mod native;
 mod order;
 mod policies;
 pub mod report;
+pub mod sandboxed;
 pub mod stage;
 pub mod time;
 mod tracing;

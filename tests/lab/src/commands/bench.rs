@@ -6,8 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::bench::figures::Figures;
-use crate::bench::report;
 use crate::bench::time::Effort;
+use crate::bench::{report, sandboxed};
+use crate::sandbox::inner;
 
 /// How to measure, and where to write the figures.
 #[derive(Debug, clap::Args)]
@@ -15,6 +16,9 @@ pub struct Arguments {
     /// Make shorter runs, with at most 131,072 flows
     #[arg(long)]
     quick: bool,
+    /// Measure only what the sandbox costs
+    #[arg(long)]
+    sandbox: bool,
     /// Write the figures to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -28,6 +32,13 @@ pub struct Arguments {
 
 /// Measures and prints the figures.
 pub fn run(arguments: &Arguments) -> Result<bool> {
+    let (effort, most_flows) = match arguments.quick {
+        true => (Effort { runs: 3, length: Duration::from_millis(1) }, 1 << 17),
+        false => (Effort { runs: 9, length: Duration::from_millis(5) }, 1 << 20),
+    };
+    if inner::is_inner() {
+        return sandboxed::answer(effort);
+    }
     let earlier = match &arguments.compare {
         Some(path) => {
             let text = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -38,11 +49,10 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         }
         None => None,
     };
-    let (effort, most_flows) = match arguments.quick {
-        true => (Effort { runs: 3, length: Duration::from_millis(1) }, 1 << 17),
-        false => (Effort { runs: 9, length: Duration::from_millis(5) }, 1 << 20),
+    let figures = match arguments.sandbox {
+        true => sandboxed::figures(effort)?,
+        false => Figures::take(effort, most_flows, |what| eprintln!("lab: {what}"))?,
     };
-    let figures = Figures::take(effort, most_flows, |what| eprintln!("lab: {what}"))?;
     print!("{}", report::text(&figures, earlier.as_ref()));
     let write = |path: &PathBuf, text: String| {
         std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))

@@ -1,13 +1,13 @@
 //! `cargo lab conformance`: what the filter engine does where documents are open.
 
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::conformance::{Difference, Report, Worlds, compare, play};
+use crate::sandbox::{Job, Mode, inner};
 use crate::setup::{self, Need, Target};
 use crate::variants::Variant;
 use crate::world::Plan;
@@ -31,6 +31,36 @@ pub struct Arguments {
     /// Use this driver instead of the hushport-conformance.sys of this checkout
     #[arg(long, value_name = "FILE.sys")]
     driver: Option<PathBuf>,
+    /// Run such a driver even where this machine lacks walls of the sandbox
+    #[arg(long, requires = "driver")]
+    without_box: bool,
+}
+
+impl Arguments {
+    /// What the driver's process gets.
+    ///
+    /// # Errors
+    /// If a file is no report of a complete run, or the driver cannot be built.
+    pub fn job(&self) -> Result<Job> {
+        // A bad file is told before anything is built.
+        for path in &self.compare {
+            Report::read(path)?;
+        }
+        let sys = match &self.driver {
+            Some(file) => file.clone(),
+            None => {
+                setup::ensure(&[Need::Libclang])?;
+                setup::build_conformance(Target::X64)?.sys.clone()
+            }
+        };
+        Ok(Job {
+            is_foreign: self.driver.is_some(),
+            without_box: self.without_box,
+            inputs: self.compare.clone(),
+            outputs: self.markdown.iter().map(|path| (path.clone(), Mode::Append)).collect(),
+            ..Job::of(sys)
+        })
+    }
 }
 
 /// Reports, or compares. A difference is no failure: it is what the command is for.
@@ -38,25 +68,19 @@ pub struct Arguments {
 /// # Errors
 /// If a file is no report of a complete run.
 pub fn run(arguments: &Arguments) -> Result<bool> {
-    // A bad file is told before anything is built.
     let compared = arguments.compare.iter().map(|path| Ok((path, Report::read(path)?)));
     let compared = compared.collect::<Result<Vec<_>>>()?;
-    let sys = match &arguments.driver {
-        Some(file) => file,
-        None => {
-            setup::ensure(&[Need::Libclang])?;
-            &setup::build_conformance(Target::X64)?.sys
-        }
-    };
+    let sys = inner::driver().context("this is not the driver's process")?;
     if !compared.is_empty() {
         let worlds = Worlds::play(sys)?;
+        let mut file = arguments.markdown.as_deref().map(inner::create).transpose()?;
         for (path, report) in &compared {
             let differences = compare(report, &worlds);
             println!("{}:", path.display());
             differences.iter().for_each(|difference| println!("{difference}"));
             println!("{}", summary(report, &differences));
-            if let Some(file) = &arguments.markdown {
-                append(file, &markdown(path, report, &differences))?;
+            if let Some(file) = &mut file {
+                file.write_all(markdown(path, report, &differences).as_bytes())?;
             }
         }
         return Ok(true);
@@ -101,11 +125,4 @@ fn markdown(path: &Path, report: &Report, differences: &[Difference]) -> String 
         let _ = writeln!(text, "| `{question}` | {} | {} | {played} |", answer(lab), answer(other));
     }
     text
-}
-
-fn append(file: &Path, text: &str) -> Result<()> {
-    let mut options = OpenOptions::new();
-    options.create(true).append(true);
-    let opened = options.open(file).and_then(|mut file| file.write_all(text.as_bytes()));
-    opened.with_context(|| format!("--markdown {}", file.display()))
 }

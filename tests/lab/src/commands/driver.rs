@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use machine::nt::registry::RegistryValue;
@@ -9,6 +10,7 @@ use machine::sweep::{AnyDriver, Expectations};
 
 use crate::hushport::{Hushport, SERVICE};
 use crate::policy::{Assignment, assignment};
+use crate::sandbox::{HANG_LIMIT, Job, inner};
 use crate::setup::{self, Need, Target};
 
 /// The driver to use. If its service name is not hushport's, the lab knows none of
@@ -21,17 +23,38 @@ pub struct Arguments {
     /// The name of its service [default: the name of the file without .sys]
     #[arg(long, value_name = "NAME", requires = "driver")]
     service: Option<String>,
+    /// Run such a driver even where this machine lacks walls of the sandbox
+    #[arg(long, requires = "driver")]
+    without_box: bool,
+    /// The most seconds that the driver may run without a call or a return
+    #[arg(long, value_name = "SECONDS", default_value_t = HANG_LIMIT.as_secs())]
+    hang_limit: u64,
 }
 
 impl Arguments {
+    /// What the driver's process gets for this driver.
+    ///
+    /// # Errors
+    /// If the build fails.
+    pub fn job(&self) -> Result<Job> {
+        let sys = self.sys()?.to_owned();
+        Ok(Job {
+            is_foreign: self.driver.is_some(),
+            without_box: self.without_box,
+            hang_limit: Duration::from_secs(self.hang_limit),
+            ..Job::of(sys)
+        })
+    }
+
     /// The path of the driver. Without `--driver`, hushport.sys is built first.
     ///
     /// # Errors
     /// If the build fails.
     pub fn sys(&self) -> Result<&Path> {
-        match &self.driver {
-            Some(file) => Ok(file),
-            None => {
+        match (&self.driver, inner::driver()) {
+            (Some(file), _) => Ok(file),
+            (None, Some(built)) => Ok(built),
+            (None, None) => {
                 setup::ensure(&[Need::Libclang])?;
                 Ok(&setup::build(Target::X64)?.sys)
             }

@@ -1,6 +1,6 @@
 //! `cargo lab explain`: who decides on a machine.
 
-use std::io::{BufWriter, Write, stdout};
+use std::io::{BufWriter, Read, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 use crate::explain::{Configuration, Packet, Report, State, write};
 use crate::policy::{Assignment, assignment};
 use crate::printable::printable;
+use crate::sandbox::inner;
 
 /// The machine's filters, and what is asked about.
 #[derive(Debug, clap::Args)]
@@ -58,9 +59,12 @@ pub fn read(file: &Path) -> Result<State> {
     /// Real ones have a few megabytes.
     const MOST_BYTES: u64 = 512 << 20;
     let name = || format!("--state {}", file.display());
-    let size = std::fs::metadata(file).with_context(name)?.len();
+    let mut opened = inner::open(file).with_context(name)?;
+    let size = opened.metadata().with_context(name)?.len();
     ensure!(size <= MOST_BYTES, "{}: {size} bytes are no state of a machine", name());
-    let state = State::read(&std::fs::read(file).with_context(name)?);
+    let mut bytes = Vec::new();
+    opened.read_to_end(&mut bytes).with_context(name)?;
+    let state = State::read(&bytes);
     for problem in &state.problems {
         eprintln!("lab: {}, line {}: {}", file.display(), problem.line, printable(&problem.text));
     }

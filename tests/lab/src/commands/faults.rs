@@ -13,6 +13,7 @@ use machine::status::Status;
 use machine::sweep::{Bfe, Case, Extent, Sweep, Variant};
 
 use super::driver;
+use crate::sandbox::Job;
 
 /// Which calls fail, and how.
 #[derive(Debug, clap::Args)]
@@ -63,6 +64,16 @@ fn status(name: &str) -> Result<Status, String> {
     })
 }
 
+impl Arguments {
+    /// What the driver's process gets.
+    ///
+    /// # Errors
+    /// If the driver cannot be built.
+    pub fn job(&self) -> Result<Job> {
+        self.driver.job()
+    }
+}
+
 /// Makes the runs. Returns whether the driver kept its promises in each of them.
 pub fn run(arguments: &Arguments) -> Result<bool> {
     let sys = arguments.driver.sys()?;
@@ -73,8 +84,16 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     }
 }
 
+/// The number of processors that this process may use. The standard library would read
+/// files for it.
+fn processors() -> Option<NonZeroUsize> {
+    let mine = nix::sched::sched_getaffinity(nix::unistd::Pid::from_raw(0)).ok()?;
+    let count = (0..nix::sched::CpuSet::count()).filter(|&number| mine.is_set(number).unwrap_or(false));
+    NonZeroUsize::new(count.count())
+}
+
 fn all(file: &Arc<PeFile>, arguments: &Arguments) -> Result<bool> {
-    let jobs = arguments.jobs.or_else(|| std::thread::available_parallelism().ok());
+    let jobs = arguments.jobs.or_else(processors);
     let begin = Instant::now();
     let (expected, jobs) = (arguments.driver.expectations(), jobs.map_or(1, NonZeroUsize::get));
     let sweep = Sweep::of(&*expected, file, arguments.variant, Extent::All, arguments.seed, jobs);

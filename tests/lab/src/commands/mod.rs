@@ -26,6 +26,8 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 use clap::{CommandFactory, Parser};
 
+use crate::sandbox::inner::{self, Began};
+use crate::sandbox::{self, Job, Nothing, Wish};
 use crate::variants::{self, Variant};
 
 /// Runs hushport.sys on Linux, between real scanners and a TCP host.
@@ -72,17 +74,38 @@ enum Lab {
 
 /// Runs the command that the arguments name.
 pub fn run() -> ExitCode {
+    let began = match inner::begin() {
+        Ok(Began::Between(code)) => return code,
+        Ok(began) => began,
+        Err(error) => {
+            eprintln!("lab: the sandbox: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
     let lab = Lab::parse();
-    if let Err(error) = crate::setup::checkout() {
-        eprintln!("lab: {error}");
-        return ExitCode::FAILURE;
+    let well = match began {
+        Began::Outer => crate::setup::checkout().and_then(|_| command(&lab)),
+        _ => command(&lab),
+    };
+    let well = well.unwrap_or_else(|error| {
+        eprintln!("lab: {error:#}");
+        false
+    });
+    match (began, well) {
+        (Began::Inner, _) => inner::finish(well),
+        (_, true) => ExitCode::SUCCESS,
+        (_, false) => ExitCode::FAILURE,
     }
-    let outcome = match &lab {
+}
+
+/// Runs a command. Returns whether all was well.
+fn command(lab: &Lab) -> Result<bool> {
+    match lab {
         Lab::Bench(arguments) => bench::run(arguments),
-        Lab::Conformance(arguments) => conformance::run(arguments),
+        Lab::Conformance(arguments) => apart(|| arguments.job(), || Nothing, || conformance::run(arguments)),
         Lab::Demo(arguments) => demo::run(arguments),
         Lab::Explain(arguments) => explain::run(arguments),
-        Lab::Faults(arguments) => faults::run(arguments),
+        Lab::Faults(arguments) => apart(|| arguments.job(), || Nothing, || faults::run(arguments)),
         Lab::Test(arguments) => test::run(arguments),
         Lab::Scan(arguments) => scan::run(arguments),
         Lab::Reg(arguments) => reg::run(arguments),
@@ -90,20 +113,23 @@ pub fn run() -> ExitCode {
         Lab::Sanitize(arguments) => sanitize::run(arguments),
         Lab::Coverage => coverage::run(),
         Lab::Mutate(arguments) => mutate::run(arguments),
-        Lab::Order(arguments) => order::run(arguments),
+        Lab::Order(arguments) => apart(|| arguments.job(), || Nothing, || order::run(arguments)),
         Lab::Package(arguments) => package::run(arguments),
-        Lab::Trace(arguments) => trace::run(arguments),
-        Lab::Up(arguments) => up::run(arguments),
+        Lab::Trace(arguments) => apart(|| arguments.job(), || arguments.wish(), || trace::run(arguments)),
+        Lab::Up(arguments) if inner::is_inner() => up::run(arguments),
+        Lab::Up(arguments) => up::start(arguments),
         Lab::Wdk(arguments) => wdk::run(arguments),
-    };
-    match outcome {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("lab: {error:#}");
-            ExitCode::FAILURE
-        }
     }
+}
+
+/// Runs a command that runs a driver: the outer process makes the driver's process,
+/// and that one runs the command.
+fn apart<W: Wish>(
+    job: impl FnOnce() -> Result<Job>,
+    wish: impl FnOnce() -> W,
+    command: impl FnOnce() -> Result<bool>,
+) -> Result<bool> {
+    if inner::is_inner() { command() } else { sandbox::run(job()?, &mut wish()) }
 }
 
 /// Whether these words after `cargo lab` are a valid command line; the error says

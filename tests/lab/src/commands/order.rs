@@ -6,6 +6,7 @@ use machine::wire::Family;
 
 use super::driver;
 use crate::order::{changes, outcome, unchanged};
+use crate::sandbox::Job;
 
 /// The driver to use.
 #[derive(Debug, clap::Args)]
@@ -15,6 +16,16 @@ pub struct Arguments {
     /// Print only the changes that are not told
     #[arg(long)]
     untold: bool,
+}
+
+impl Arguments {
+    /// What the driver's process gets.
+    ///
+    /// # Errors
+    /// If the driver cannot be built.
+    pub fn job(&self) -> Result<Job> {
+        self.driver.job()
+    }
 }
 
 /// Plays every change. Returns whether the driver reports each one, or a reason is

@@ -9,10 +9,13 @@ use machine::wire::Family;
 
 use super::{as_root, driver};
 use crate::explain::Firewall;
+use crate::sandbox::{self, inner};
 use crate::scan::Technique;
 use crate::scan::matrix::{self, Case};
+use crate::scan::scanned;
 use crate::setup::{self, Need};
 use crate::variants::{self, Variant};
+use crate::world::apart::Apart;
 
 /// What to scan [default: the base world in each mode, and each variant alone in
 /// mode 2].
@@ -56,19 +59,21 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         }
         return Ok(true);
     }
+    let cases = cases(arguments);
+    if let Some(case) = inner::task() {
+        let case = cases.get(case).context("no such world")?;
+        return scanned::host(&case.plan(arguments.driver.sys()?));
+    }
     setup::ensure(&[Need::NMAP, Need::IP, Need::CURL])?;
     ensure!(
         arguments.driver.is_hushport(),
         "the expected results are hushport's; --service must be hushport"
     );
-    let sys = arguments.driver.sys()?;
+    arguments.driver.sys()?;
     as_root()?;
-    let mut cases = cases(arguments);
-    for case in cases.iter_mut().filter(|_| !arguments.technique.is_empty()) {
-        case.techniques.retain(|technique| arguments.technique.contains(technique));
-    }
-    cases.retain(|case| !case.techniques.is_empty());
-    let outcomes = matrix::run(sys, &cases, arguments.jobs.max(1));
+    sandbox::drop_privileges()?;
+    let start = |index, _: &Case| Apart::start(arguments.driver.job()?, index);
+    let outcomes = matrix::run(&cases, arguments.jobs.max(1), start);
     let (mut well, mut cells, mut markdown) = (true, 0, String::from(HEAD));
     for outcome in outcomes {
         let outcome = outcome?;
@@ -112,7 +117,17 @@ ICMP errors are counted on the wire. In every world, curl fetched a page through
   stealth for the profile of the host's network. \"Exempt 113, 9999\" means that ExemptPorts has these ports.
 ";
 
+/// The worlds, with the techniques that were asked for.
 fn cases(arguments: &Arguments) -> Vec<Case> {
+    let mut cases = worlds(arguments);
+    for case in cases.iter_mut().filter(|_| !arguments.technique.is_empty()) {
+        case.techniques.retain(|technique| arguments.technique.contains(technique));
+    }
+    cases.retain(|case| !case.techniques.is_empty());
+    cases
+}
+
+fn worlds(arguments: &Arguments) -> Vec<Case> {
     const MODES: [u32; 3] = [0, 1, 2];
     if let Some(firewall) = &arguments.firewall {
         let cases = beside(firewall).into_iter();

@@ -13,6 +13,7 @@ use crate::counters::Counters;
 use crate::policy::{Assignment, state};
 use crate::printable::printable;
 use crate::report::{Page, trace_text};
+use crate::sandbox::{Job, Mode, Wish, inner};
 use crate::trace::{self, Entry, Limits, Lines, Played, Prefix, Progress};
 use crate::variants::Variant;
 use crate::world::{Plan, Service};
@@ -53,6 +54,43 @@ pub struct Arguments {
     /// Number of connections that the page shows in detail
     #[arg(long, value_name = "COUNT", default_value_t = Limits::default().connections)]
     connections: usize,
+}
+
+impl Arguments {
+    /// What the driver's process gets.
+    ///
+    /// # Errors
+    /// If a value is refused, or the driver cannot be built.
+    pub fn job(&self) -> Result<Job> {
+        self.driver.values(&self.set)?;
+        Ok(Job {
+            inputs: vec![self.file.clone()],
+            outputs: self.html.iter().map(|path| (path.clone(), Mode::Whole)).collect(),
+            ..self.driver.job()?
+        })
+    }
+
+    /// Shows how far the capture is played, on a terminal.
+    pub fn wish(&self) -> impl Wish + use<> {
+        let size = std::fs::metadata(&self.file).map_or(0, |file| file.len());
+        let shows = (self.json || self.events) && stdout().is_terminal();
+        Shown(if shows { ProgressBar::hidden() } else { bar(size.saturating_mul(2)) })
+    }
+}
+
+/// A progress bar over both passes.
+struct Shown(ProgressBar);
+
+impl Wish for Shown {
+    fn progress(&mut self, done: u64) {
+        self.0.set_position(done);
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
 }
 
 /// Plays the capture. Returns whether the file was complete and every flow as
@@ -107,9 +145,6 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
 }
 
 fn play(arguments: &Arguments, plan: &trace::Plan, machine: &Machine) -> Result<Played> {
-    let size = std::fs::metadata(&arguments.file).map_or(0, |file| file.len());
-    let shows = (arguments.json || arguments.events) && stdout().is_terminal();
-    let bar = if shows { ProgressBar::hidden() } else { bar(size.saturating_mul(2)) };
     let mut out = BufWriter::new(stdout().lock());
     let mut lines = Lines::new(&mut out);
     let (json, events) = (arguments.json, arguments.events);
@@ -127,11 +162,8 @@ fn play(arguments: &Arguments, plan: &trace::Plan, machine: &Machine) -> Result<
         }
         Ok(kernel.stopped().is_none())
     });
-    let moves = bar.clone();
-    let progress: Progress = Arc::new(move |bytes| moves.set_position(bytes));
-    let played = trace::play(&arguments.file, plan, machine.kernel(), progress, listener);
-    bar.finish_and_clear();
-    let played = played?;
+    let progress: Progress = Arc::new(inner::progress);
+    let played = trace::play(&arguments.file, plan, machine.kernel(), progress, listener)?;
     plain.flush()?;
     if json {
         lines.finish(&played)?;

@@ -1,24 +1,26 @@
 //! `cargo lab up`: keeps a host running, for tools of your own.
 
-use std::io::Write;
+use std::io::{BufWriter, Write};
 use std::path::Path;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use machine::etw::{Enable, Event};
 use machine::host::Application;
 use machine::nt::Trace;
-use machine::wire::{Family, Named};
+use machine::wire::{Family, Named, Namespace, Network};
 
 use super::{as_root, driver, explain};
 use crate::explain::{Firewall, profile};
 use crate::hushport::EVENT_PROVIDER;
 use crate::policy::{Assignment, state};
-use crate::remote_registry;
+use crate::remote_registry::{self, Registry};
+use crate::sandbox::{self, Job, Mode, Order, Wish, inner};
 use crate::setup::{self, Need};
 use crate::variants::Variant;
-use crate::world::{Plan, Service, World};
+use crate::world::{Hosted, Plan, Service};
 
 /// The host and its driver.
 #[derive(Debug, clap::Args)]
@@ -64,48 +66,117 @@ pub struct Arguments {
 
 const NAME: &str = "hushport";
 
-/// Runs the host until interrupted.
-pub fn run(arguments: &Arguments) -> Result<bool> {
+impl Arguments {
+    /// The path of `--events`, unless that is the terminal.
+    fn events_file(&self) -> Option<&Path> {
+        self.events.as_deref().filter(|path| path.as_os_str() != "-")
+    }
+
+    /// What the driver's process gets.
+    fn job(&self) -> Result<Job> {
+        let job = if self.no_driver { Job::without_driver() } else { self.driver.job()? };
+        let pcap = self.pcap.iter().map(|path| (path.clone(), Mode::Whole));
+        let events = self.events_file().map(|path| (path.to_owned(), Mode::Stream));
+        Ok(Job {
+            inputs: self.state.clone().into_iter().collect(),
+            outputs: pcap.chain(events).collect(),
+            ..job
+        })
+    }
+
+    /// The world, without a driver.
+    fn plan(&self) -> Result<Plan<'_>> {
+        let listen = match &self.listen[..] {
+            [] => vec![(80, Application::Http)],
+            listen => listen.to_vec(),
+        };
+        let values = self.driver.values(&self.set)?;
+        let mut plan = Plan { values, listen, datagrams: self.udp.clone(), ..Plan::default() };
+        for variant in &self.variant {
+            variant.turn(&mut plan);
+        }
+        plan.firewall.clone_from(&self.firewall);
+        plan.profile = Some(self.profile);
+        Ok(plan)
+    }
+}
+
+/// Makes the network, and runs the host in the driver's process until interrupted.
+///
+/// # Errors
+/// If something is missing on this machine.
+pub fn start(arguments: &Arguments) -> Result<bool> {
     setup::ensure(&[Need::IP])?;
-    let driver = match arguments.no_driver {
-        true => None,
-        false => Some(arguments.driver.sys()?),
-    };
+    let job = arguments.job()?;
+    let plan = arguments.plan()?;
+    as_root()?;
+    let (sender, orders) = mpsc::channel();
+    let stop = sender.clone();
+    ctrlc::set_handler(move || {
+        let _gone = stop.send(Order::Stop);
+    })?;
+    let network = Network::default();
+    let namespace = Namespace::new()?;
+    let wire = Some(namespace.tun(&network)?.into_descriptor());
+    let named = Named::attach(NAME, &namespace);
+    let (replies, reply) = mpsc::channel();
+    let _registry = remote_registry::Served::start(Box::new(move |request| {
+        // An answer that came too late for an earlier request.
+        while reply.try_recv().is_ok() {}
+        sender.send(Order::Ask(serde_json::to_string(&request)?))?;
+        let text: String = reply.recv_timeout(PATIENCE)?;
+        Ok(serde_json::from_str(&text)?)
+    }))?;
+    let enter = enter(&namespace, named.as_ref());
+    let driver = job.driver.clone();
+    let announce = move || announce(&plan, driver.as_deref(), &network, &enter);
+    sandbox::run(Job { wire, ..job }, &mut Outside { orders, replies, announce })
+}
+
+/// How long the driver's process may take to answer about the registry.
+const PATIENCE: Duration = Duration::from_secs(18);
+
+/// What the outer process does while the host runs.
+struct Outside<F> {
+    orders: Receiver<Order>,
+    replies: Sender<String>,
+    announce: F,
+}
+
+impl<F: Fn()> Wish for Outside<F> {
+    fn ready(&mut self) -> Result<()> {
+        (self.announce)();
+        Ok(())
+    }
+
+    fn order(&mut self) -> Option<Order> {
+        self.orders.try_recv().ok()
+    }
+
+    fn answered(&mut self, reply: String) {
+        // Nobody waits for an answer that nobody asked for.
+        let _heard = self.replies.send(reply);
+    }
+}
+
+/// Runs the host until the outer process says to stop.
+pub fn run(arguments: &Arguments) -> Result<bool> {
+    let orders = inner::orders().context("this is not the driver's process")?;
+    let driver = if arguments.no_driver { None } else { Some(arguments.driver.sys()?) };
     let service = arguments.driver.service();
     // Only hushport reports which values it accepts.
     let hushport = driver.filter(|_| arguments.driver.is_hushport());
-    as_root()?;
-    let (interrupted, interrupts) = mpsc::channel();
-    ctrlc::set_handler(move || {
-        let _gone = interrupted.send(());
-    })?;
-    let listen = match &arguments.listen[..] {
-        [] => vec![(80, Application::Http)],
-        listen => listen.to_vec(),
-    };
-    let (values, datagrams) = (arguments.driver.values(&arguments.set)?, arguments.udp.clone());
-    let mut plan = Plan { driver, service: Service(&service), values, listen, datagrams, ..Plan::default() };
-    for variant in &arguments.variant {
-        variant.turn(&mut plan);
-    }
-    plan.state = arguments.state.as_deref().map(explain::read).transpose()?.map(Arc::new);
-    plan.firewall.clone_from(&arguments.firewall);
-    plan.profile = Some(arguments.profile);
-    let mut world = World::start(&plan)?;
+    let state = arguments.state.as_deref().map(explain::read).transpose()?.map(Arc::new);
+    let plan = Plan { driver, service: Service(&service), state, ..arguments.plan()? };
+    let mut world = plan.hosted(inner::wire(&Network::default().interface)?)?;
     if let Some(sys) = hushport {
         state::check(world.machine.kernel(), sys, &plan.values)?;
     }
-    let _session = arguments.events.as_deref().map(|file| listen_to(&world, file)).transpose()?;
-    let _registry = remote_registry::Served::start(Arc::clone(world.machine.kernel()), &service, hushport)?;
-    let named = Named::attach(NAME, &world.namespace);
-    announce(&plan, &world, &enter(&world, named.as_ref()));
-    let mut stopped = false;
-    while interrupts.recv_timeout(Duration::from_millis(200)).is_err() {
-        if let Some(stop) = world.machine.kernel().stopped().filter(|_| !stopped) {
-            eprintln!("lab: the driver stopped the machine; its callouts are gone\n{stop}");
-            stopped = true;
-        }
-    }
+    let _session =
+        arguments.events.is_some().then(|| listen_to(&world, arguments.events_file())).transpose()?;
+    let mut registry = Registry::new(Arc::clone(world.machine.kernel()), &service, hushport)?;
+    inner::ready()?;
+    let stopped = serve(&world, &mut registry, &orders)?;
     println!();
     let report = world.host.report()?;
     println!("{}", report.counters);
@@ -120,20 +191,37 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         well = left.is_empty();
     }
     if let Some(path) = &arguments.pcap {
-        let file = std::fs::File::create(path).with_context(|| format!("--pcap {}", path.display()))?;
-        world.recorder.write_pcap(file)?;
+        let file = inner::create(path).with_context(|| format!("--pcap {}", path.display()))?;
+        world.recorder.write_pcap(BufWriter::new(file))?;
     }
     world.host.stop()?;
     Ok(well)
 }
 
-/// Writes the driver's events as they come.
-fn listen_to(world: &World, file: &Path) -> Result<Trace> {
-    let mut lines: Box<dyn Write + Send> = match file.as_os_str() == "-" {
-        true => Box::new(std::io::stdout()),
-        false => {
-            Box::new(std::fs::File::create(file).with_context(|| format!("--events {}", file.display()))?)
+/// Answers requests until the end. Returns whether the driver stopped the machine.
+fn serve(world: &Hosted, registry: &mut Registry, orders: &Receiver<Order>) -> Result<bool> {
+    let mut stopped = false;
+    loop {
+        match orders.recv_timeout(Duration::from_millis(200)) {
+            Ok(Order::Ask(request)) => {
+                let reply = registry.reply(serde_json::from_str(&request)?);
+                inner::answer(serde_json::to_string(&reply)?)?;
+            }
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(_) | Err(RecvTimeoutError::Disconnected) => return Ok(stopped),
         }
+        if let Some(stop) = world.machine.kernel().stopped().filter(|_| !stopped) {
+            eprintln!("lab: the driver stopped the machine; its callouts are gone\n{stop}");
+            stopped = true;
+        }
+    }
+}
+
+/// Writes the driver's events as they come.
+fn listen_to(world: &Hosted, file: Option<&Path>) -> Result<Trace> {
+    let mut lines: Box<dyn Write + Send> = match file {
+        None => Box::new(std::io::stdout()),
+        Some(file) => Box::new(inner::create(file).with_context(|| format!("--events {}", file.display()))?),
     };
     let write = move |event: &Event| {
         // A failed write, such as to a full disk, does not stop the host.
@@ -142,31 +230,31 @@ fn listen_to(world: &World, file: &Path) -> Result<Trace> {
     Ok(world.machine.kernel().trace(Enable::all(EVENT_PROVIDER), Some(Box::new(write))))
 }
 
-fn announce(plan: &Plan<'_>, world: &World, enter: &str) {
+fn announce(plan: &Plan<'_>, driver: Option<&Path>, network: &Network, enter: &str) {
     let ports: Vec<_> = plan.listen.iter().map(|(port, _)| port.to_string()).collect();
     let ports = ports.join(",");
-    let hosts = Family::BOTH.map(|family| world.network.host_address(family));
+    let hosts = Family::BOTH.map(|family| network.host_address(family));
     let [v4, v6] = &hosts;
-    println!("driver     {}", plan.driver.map_or("none".into(), |driver| driver.display().to_string()));
+    println!("driver     {}", driver.map_or("none".into(), |driver| driver.display().to_string()));
     for (name, value) in &plan.values {
         println!("           {name} = {}", remote_registry::text(value));
     }
     println!("host       {v4}, {v6}");
     println!("listening  {ports}");
-    println!("interface  {} in the namespace\n", world.network.interface);
+    println!("interface  {} in the namespace\n", network.interface);
     println!("reach it with");
     println!("  {enter} nmap -sS -Pn -n -p 1-100 {v4}");
     println!("  {enter} nmap -6 -sS -Pn -n --send-ip -p 1-100 {v6}");
     let port = plan.listen.first().map_or(80, |(port, _)| *port);
     println!("  {enter} curl http://{v4}:{port}/");
-    println!("  {enter} tcpdump -ni {}", world.network.interface);
+    println!("  {enter} tcpdump -ni {}", network.interface);
     println!("\nread and change the driver's values with");
     println!("  cargo lab reg");
     println!("\nCtrl-C ends it.");
 }
 
 /// The prefix that makes a command run in the host's network.
-fn enter(world: &World, named: Option<&Named>) -> String {
+fn enter(namespace: &Namespace, named: Option<&Named>) -> String {
     match named {
         Some(named) => format!("ip netns exec {}", named.name()),
         // If `ip netns` cannot name the namespace, it is entered through this
@@ -174,7 +262,7 @@ fn enter(world: &World, named: Option<&Named>) -> String {
         None => format!(
             "nsenter --preserve-credentials --user=/proc/{}/ns/user --net={}",
             std::process::id(),
-            world.namespace.path().display()
+            namespace.path().display()
         ),
     }
 }

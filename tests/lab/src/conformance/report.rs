@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::Path;
 
+use crate::sandbox::inner;
 use anyhow::{Context, Result, bail, ensure};
 use machine::etw::Event;
 use machine::nt::registry::{REG_DWORD, REG_SZ, RegistryValue};
@@ -60,8 +61,7 @@ impl Report {
     /// # Errors
     /// If it is no report, or the run has not come to its end.
     pub fn read(path: &Path) -> Result<Self> {
-        let text =
-            std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = inner::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Self::parse(&text).with_context(|| format!("{} is no conformance report", path.display()))
     }
 

@@ -230,7 +230,8 @@ mod tests {
 
     /// The programs that test the lab or the checkout, so that a change of the
     /// driver means nothing to them.
-    const OTHERS: [&str; 6] = ["checkout", "docs", "image", "planted_faults", "time_limits", "wdk"];
+    const OTHERS: [&str; 7] =
+        ["checkout", "docs", "image", "planted_faults", "sandbox", "time_limits", "wdk"];
 
     #[test]
     fn each_program_that_runs_the_driver_is_a_suite() {

@@ -3,9 +3,10 @@
 use std::fmt;
 
 use comfy_table::{ContentArrangement, Table, presets};
+use serde::{Deserialize, Serialize};
 
 /// One comparison.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct Check {
     pub what: String,

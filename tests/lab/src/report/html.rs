@@ -7,7 +7,6 @@
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::Result;
@@ -17,6 +16,7 @@ use serde_json::{Value, json};
 use super::svg::{escape, timeline};
 use super::trace::{facts, port_text};
 use crate::flows::{sequence, sources};
+use crate::sandbox::inner;
 use crate::trace::{Account, Content, Conversation, Line, Played, Row, Scanner, word};
 
 const STYLE: &str = include_str!("html/page.css");
@@ -54,13 +54,7 @@ impl<'a> Page<'a> {
     /// # Errors
     /// Those of the file system.
     pub fn write_to(&self, path: &Path) -> Result<()> {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")))?;
-        file.write_all(self.html().as_bytes())?;
-        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-        file.as_file().set_permissions(readable)?;
-        file.persist(path)?;
-        Ok(())
+        inner::write_whole(path, self.html().as_bytes())
     }
 
     /// The page as HTML.

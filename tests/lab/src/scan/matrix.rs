@@ -1,23 +1,24 @@
 //! Scans every world with every nmap technique and checks the results.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use comfy_table::{ContentArrangement, Table};
 use machine::host::{self, Application};
 use machine::nt::registry::RegistryValue;
 use machine::wfp::SilentDrop;
 use machine::wire::Family;
 
-use crate::counters::Counters;
 use crate::explain::Firewall;
+use crate::scan::scanned::Scanned;
 use crate::scan::{self, States, Technique};
 use crate::variants::Variant;
-use crate::world::{Plan, World};
+use crate::world::{Near, Plan};
 
 const HTTP: u16 = 80;
 const ECHO: u16 = 7;
@@ -72,6 +73,25 @@ impl Case {
         let mut plan = Plan::default();
         self.variants.iter().for_each(|variant| variant.turn(&mut plan));
         plan.engine.silent_drop
+    }
+
+    /// The world with this driver.
+    pub fn plan<'a>(&self, sys: &'a Path) -> Plan<'a> {
+        let values = [("Mode", self.mode), ("SilenceEcho", self.silence_echo.into())];
+        let values = values.map(|(name, number)| (name.to_owned(), RegistryValue::dword(number)));
+        let mut values = values.to_vec();
+        if self.exempt {
+            let ports = EXEMPT.map(|port| port.to_string());
+            values.push(("ExemptPorts".into(), RegistryValue::multi_sz(ports)));
+        }
+        let listen = vec![(HTTP, Application::Http)];
+        let firewall = self.firewall.clone();
+        let mut plan =
+            Plan { driver: Some(sys), values, listen, datagrams: vec![ECHO], firewall, ..Plan::default() };
+        for variant in &self.variants {
+            variant.turn(&mut plan);
+        }
+        plan
     }
 
     /// The name in the matrix.
@@ -238,10 +258,6 @@ pub struct Outcome {
     pub silenced: BTreeMap<&'static str, u64>,
 }
 
-/// The layers where the driver decides.
-const DECIDING: [&str; 4] =
-    ["INBOUND_IPPACKET_DISCARD", "INBOUND_TRANSPORT", "INBOUND_TRANSPORT_DISCARD", "OUTBOUND_ICMP_ERROR"];
-
 impl Outcome {
     /// Whether everything is as expected.
     pub fn holds(&self) -> bool {
@@ -267,8 +283,13 @@ impl Outcome {
     }
 }
 
-/// Runs cases, some at a time, because nmap mostly waits. The results are in order.
-pub fn run(sys: &Path, cases: &[Case], workers: usize) -> Vec<Result<Outcome>> {
+/// Runs cases, some at a time, because nmap mostly waits. `start` makes the world of the
+/// case with a number. The results are in order.
+pub fn run<W: Scanned>(
+    cases: &[Case],
+    workers: usize,
+    start: impl Fn(usize, &Case) -> Result<W> + Sync,
+) -> Vec<Result<Outcome>> {
     let next = AtomicUsize::new(0);
     let done = Mutex::new(BTreeMap::new());
     std::thread::scope(|scope| {
@@ -277,7 +298,8 @@ pub fn run(sys: &Path, cases: &[Case], workers: usize) -> Vec<Result<Outcome>> {
                 while let Some((index, case)) = Some(next.fetch_add(1, Ordering::SeqCst))
                     .and_then(|index| Some((index, cases.get(index)?)))
                 {
-                    let outcome = play(sys, case).with_context(|| case.name());
+                    let outcome = start(index, case).and_then(|world| play(world, case));
+                    let outcome = outcome.with_context(|| case.name());
                     done.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(index, outcome);
                 }
             });
@@ -286,28 +308,14 @@ pub fn run(sys: &Path, cases: &[Case], workers: usize) -> Vec<Result<Outcome>> {
     done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_values().collect()
 }
 
-/// Starts a case's world, scans it, fetches a page, and unloads the driver.
-fn play(sys: &Path, case: &Case) -> Result<Outcome> {
-    let values = [("Mode", case.mode), ("SilenceEcho", case.silence_echo.into())];
-    let mut values = values.map(|(name, number)| (name.to_owned(), RegistryValue::dword(number))).to_vec();
-    if case.exempt {
-        let ports = EXEMPT.map(|port| port.to_string());
-        values.push(("ExemptPorts".into(), RegistryValue::multi_sz(ports)));
-    }
-    let listen = vec![(HTTP, Application::Http)];
-    let firewall = case.firewall.clone();
-    let mut plan =
-        Plan { driver: Some(sys), values, listen, datagrams: vec![ECHO], firewall, ..Plan::default() };
-    for variant in &case.variants {
-        variant.turn(&mut plan);
-    }
-    let mut world = World::start(&plan)?;
+/// Scans a case's world, fetches a page, and unloads the driver.
+fn play(mut world: impl Scanned, case: &Case) -> Result<Outcome> {
     let (mut cells, mut faults) = (Vec::new(), Vec::new());
     for &family in &case.families {
         for &technique in &case.techniques {
             let numbers = numbers(technique, family);
             let list: Vec<_> = numbers.iter().map(ToString::to_string).collect();
-            let before = [world.recorder.resets(family), world.recorder.unreachables(family)];
+            let before = [world.resets(family)?, world.unreachables(family)?];
             let seen = scan::states_by(&world, family, technique, &list.join(","))?;
             let states = match technique {
                 Technique::Os => &[0],
@@ -318,8 +326,8 @@ fn play(sys: &Path, case: &Case) -> Result<Outcome> {
                 family,
                 seen,
                 expected: states.iter().map(|n| (*n, expected(technique, *n, case).to_owned())).collect(),
-                resets: world.recorder.resets(family) - before[0],
-                unreachables: world.recorder.unreachables(family) - before[1],
+                resets: world.resets(family)?.saturating_sub(before[0]),
+                unreachables: world.unreachables(family)?.saturating_sub(before[1]),
                 may_answer: [0, 1].map(|kind| states.iter().any(|number| !case.silent(*number)[kind])),
             });
         }
@@ -327,10 +335,10 @@ fn play(sys: &Path, case: &Case) -> Result<Outcome> {
     // Read before the exchange through the open port: on a busy machine a
     // retransmitted FIN may come after the connection is gone, and is then rightly
     // silenced.
-    let silenced = counted(&world, "Silenced")?;
+    let silenced = world.counted("Silenced")?;
     // The driver must count Overruled in worlds that overrule it, and only there. Mode 1
     // counts what Mode 2 would.
-    let overruled: u64 = counted(&world, "Overruled")?.values().sum();
+    let overruled: u64 = world.counted("Overruled")?.values().sum();
     if (case.mode != 0 && case.overrules_tcp()) != (overruled > 0) {
         faults.push(format!("the driver counts Overruled {overruled} times"));
     }
@@ -340,35 +348,15 @@ fn play(sys: &Path, case: &Case) -> Result<Outcome> {
             faults.push(format!("{family}: {fetched} of {BODY} bytes through port {HTTP}"));
         }
     }
-    let left = world.machine.stop().map_err(|stop| anyhow!("unload stopped the machine: {stop}"))?;
-    if !left.is_empty() {
-        faults.push(format!("left behind: {left}"));
-    }
-    world.host.stop()?;
+    faults.extend(world.end()?);
     Ok(Outcome { case: case.clone(), cells, faults, silenced })
 }
 
 /// Fetches a page through the open port. Returns the number of bytes.
-fn fetch(world: &World, family: Family) -> Result<usize> {
+fn fetch(world: &impl Near, family: Family) -> Result<usize> {
     let mut curl = Command::new("curl");
-    let url = format!("http://{}/bytes/{BODY}", world.address(family, HTTP));
+    let address = SocketAddr::new(world.network().host_address(family), HTTP);
+    let url = format!("http://{address}/bytes/{BODY}");
     curl.args(["--silent", "--max-time", "10", &url]);
-    Ok(world.namespace.output(curl)?.stdout.len())
-}
-
-/// How often the driver's callouts reached a verdict, by layer.
-fn counted(world: &World, verdict: &str) -> Result<BTreeMap<&'static str, u64>> {
-    let engine = world.machine.engine();
-    let counters = Counters::read(world.machine.kernel(), engine)?;
-    let count = |layer: &'static str| {
-        let count = Family::BOTH.iter().map(|family| {
-            let name = match layer.strip_suffix("_DISCARD") {
-                Some(parent) => format!("{parent}_{family:?}_DISCARD"),
-                None => format!("{layer}_{family:?}"),
-            };
-            counters.at(&name, engine).get(verdict).copied().unwrap_or(0)
-        });
-        (layer, count.sum())
-    };
-    Ok(DECIDING.into_iter().map(count).collect())
+    Ok(world.namespace().output(curl)?.stdout.len())
 }

@@ -1,6 +1,8 @@
-//! Runs nmap in a world's namespace; [`matrix`] compares all scans.
+//! Runs nmap in a world's namespace; [`matrix`] compares all scans. A world can be in
+//! this process or in the driver's own ([`scanned`]).
 
 pub mod matrix;
+pub mod scanned;
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -8,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use machine::wire::Family;
 
-use crate::world::World;
+use crate::world::Near;
 
 /// nmap's state of each port: `open`, `closed`, `filtered`, …
 pub type States = BTreeMap<u16, String>;
@@ -69,13 +71,13 @@ impl Technique {
 
 /// Scans the host's TCP ports with a technique such as `-sS`; `ports` is nmap's
 /// `-p`.
-pub fn tcp(world: &World, family: Family, technique: &str, ports: &str) -> Result<States> {
+pub fn tcp(world: &impl Near, family: Family, technique: &str, ports: &str) -> Result<States> {
     states(&nmap(world, family, &[technique, "-Pn", "-p", ports])?).with_context(|| technique.to_owned())
 }
 
 /// Scans from a source port, which nmap cannot choose for every technique.
 pub fn from_port(
-    world: &World,
+    world: &impl Near,
     family: Family,
     technique: Technique,
     source: u16,
@@ -91,7 +93,7 @@ pub fn from_port(
 /// one state, under 0. For `-sn` it is `up` or `down`. For `-O` it is `closed` if
 /// nmap found a closed TCP port that it needs to detect the system, otherwise
 /// `none`.
-pub fn states_by(world: &World, family: Family, technique: Technique, ports: &str) -> Result<States> {
+pub fn states_by(world: &impl Near, family: Family, technique: Technique, ports: &str) -> Result<States> {
     let option = technique.option();
     match technique {
         Technique::Ping => up(&nmap(world, family, &[option, "-PE", "--disable-arp-ping"])?),
@@ -105,16 +107,16 @@ pub fn states_by(world: &World, family: Family, technique: Technique, ports: &st
 }
 
 /// Runs nmap and returns its XML.
-fn nmap(world: &World, family: Family, arguments: &[&str]) -> Result<String> {
+fn nmap(world: &impl Near, family: Family, arguments: &[&str]) -> Result<String> {
     let mut nmap = Command::new("nmap");
     nmap.args(arguments).args(["-n", "--send-ip", "--max-retries", "2", "-T4"]);
     nmap.args(["--max-rtt-timeout", "200ms", "--min-hostgroup", "1", "-oX", "-"]);
     if family == Family::V6 {
         nmap.arg("-6");
     }
-    nmap.arg(world.network.host_address(family).to_string());
+    nmap.arg(world.network().host_address(family).to_string());
     let command = format!("{nmap:?}");
-    let output = world.namespace.output(nmap).context("nmap")?;
+    let output = world.namespace().output(nmap).context("nmap")?;
     if !output.status.success() {
         bail!("{command}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::fs::File;
 use std::io::{BufReader, Read};
 use std::path::Path;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use super::capture::{Damage, Frame, Reader};
 use super::link::{self, Cast, Found, Skip, link_name};
 use super::time::{CaptureClock, Moment};
 use crate::printable::printable;
+use crate::sandbox::inner;
 
 /// An IP packet of the capture.
 pub struct Item<'a> {
@@ -162,7 +162,7 @@ const STRIDE: u64 = 4096;
 /// If the file cannot be opened, or the visitor returns an error. A damaged file is
 /// no error; the tally says where it is damaged.
 pub fn read(path: &Path, checksums: bool, visitor: &mut impl Visitor) -> Result<Tally> {
-    let file = File::open(path)
+    let file = inner::open(path)
         .with_context(|| format!("cannot open {}", printable(&path.display().to_string())))?;
     feed(BufReader::with_capacity(1 << 18, file), checksums, visitor)
 }

@@ -1,5 +1,6 @@
 //! A running world: network namespace, machine, host, and maybe the driver.
 
+pub mod apart;
 pub mod stronger;
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,7 +12,7 @@ use machine::Machine;
 use machine::host::{Application, Disorder, Disordered, Filter, Host, HostHandle, OpenPoints, spawn};
 use machine::nt::registry::RegistryValue;
 use machine::wfp::ActionType;
-use machine::wire::{Family, Loss, Lossy, Namespace, Network, Recorder, Recording};
+use machine::wire::{Family, Loss, Lossy, Namespace, Network, Recorder, Recording, Tun};
 use machine::{host, nt, wfp};
 
 use crate::explain;
@@ -75,8 +76,39 @@ pub struct World {
     pub host: HostHandle,
 }
 
+/// The network's side of a world: where scanners and clients run.
+pub trait Near {
+    /// Their namespace.
+    fn namespace(&self) -> &Namespace;
+
+    /// The addresses.
+    fn network(&self) -> &Network;
+}
+
+impl Near for World {
+    fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    fn network(&self) -> &Network {
+        &self.network
+    }
+}
+
+/// A world without its network: what the process of the driver holds.
+pub struct Hosted {
+    /// The addresses.
+    pub network: Network,
+    /// Every packet that the host sent or received.
+    pub recorder: Arc<Recorder>,
+    /// The kernel, the engine and the driver.
+    pub machine: Machine,
+    /// The host between network and machine.
+    pub host: HostHandle,
+}
+
 /// The maximum size of the packets that a world records, in bytes.
-const KEPT_PACKETS: usize = 256 << 20;
+pub const KEPT_PACKETS: usize = 256 << 20;
 
 impl Plan<'_> {
     /// Creates the machine and starts its driver.
@@ -112,33 +144,9 @@ impl World {
     /// sockets being created.
     pub fn start(plan: &Plan<'_>) -> Result<Self> {
         let namespace = Namespace::new()?;
-        let mut options = host::Options::default();
-        options.profile = plan.profile.unwrap_or(options.profile);
-        let network = options.network.clone();
-        let tun = namespace.tun(&network)?;
-        let machine = plan.machine()?;
-        let recorder = Recorder::new(KEPT_PACKETS);
-        let mut filter: Arc<dyn Filter> = Arc::clone(machine.engine()) as _;
-        if let Some(disorder) = plan.disorder {
-            filter = Arc::new(Disordered::new(filter, disorder));
-        }
-        let host = Host::new(filter, options, plan.open_points.clone());
-        let wire = Lossy::new(tun, plan.loss);
-        let host = spawn(host, Recording::new(wire, Arc::clone(&recorder)))?;
-        let world = Self { namespace, network, recorder, machine, host };
-        for (port, application) in &plan.listen {
-            for family in Family::BOTH {
-                let local = world.address(family, *port);
-                world.host.listen(local, *application)?.with_context(|| format!("listening on {local}"))?;
-            }
-        }
-        for port in &plan.datagrams {
-            for family in Family::BOTH {
-                let local = world.address(family, *port);
-                world.host.echo_datagrams(local)?.with_context(|| format!("UDP {local}"))?;
-            }
-        }
-        Ok(world)
+        let tun = namespace.tun(&plan.options().network)?;
+        let Hosted { network, recorder, machine, host } = plan.hosted(tun)?;
+        Ok(Self { namespace, network, recorder, machine, host })
     }
 
     /// A port of the host.
@@ -152,5 +160,45 @@ impl World {
             Family::V4 => self.network.near.0.into(),
             Family::V6 => self.network.near.1.into(),
         }
+    }
+}
+
+impl Plan<'_> {
+    /// The options of the host.
+    fn options(&self) -> host::Options {
+        let mut options = host::Options::default();
+        options.profile = self.profile.unwrap_or(options.profile);
+        options
+    }
+
+    /// Starts machine, driver and host on the host's end of a wire.
+    ///
+    /// # Errors
+    /// If the driver does not start, or a port cannot be opened.
+    pub fn hosted(&self, tun: Tun) -> Result<Hosted> {
+        let (plan, options) = (self, self.options());
+        let network = options.network.clone();
+        let machine = plan.machine()?;
+        let recorder = Recorder::new(KEPT_PACKETS);
+        let mut filter: Arc<dyn Filter> = Arc::clone(machine.engine()) as _;
+        if let Some(disorder) = plan.disorder {
+            filter = Arc::new(Disordered::new(filter, disorder));
+        }
+        let host = Host::new(filter, options, plan.open_points.clone());
+        let wire = Lossy::new(tun, plan.loss);
+        let host = spawn(host, Recording::new(wire, Arc::clone(&recorder)))?;
+        for (port, application) in &plan.listen {
+            for family in Family::BOTH {
+                let local = SocketAddr::new(network.host_address(family), *port);
+                host.listen(local, *application)?.with_context(|| format!("listening on {local}"))?;
+            }
+        }
+        for port in &plan.datagrams {
+            for family in Family::BOTH {
+                let local = SocketAddr::new(network.host_address(family), *port);
+                host.echo_datagrams(local)?.with_context(|| format!("UDP {local}"))?;
+            }
+        }
+        Ok(Hosted { network, recorder, machine, host })
     }
 }

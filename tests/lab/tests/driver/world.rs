@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 
 use lab::hushport::EVENT_PROVIDER;
 use lab::setup::{self, Target};
-use lab::world::{Plan, World};
+use lab::world::{Near, Plan, World};
 use machine::etw::{Enable, Event};
 use machine::host::Application;
 use machine::nt::Trace;
 use machine::nt::registry::RegistryValue;
-use machine::wire::Family;
+use machine::wire::{Family, Namespace, Network};
 
 const OPEN: u16 = 80;
 pub const ECHO: u16 = 7;
@@ -39,6 +39,16 @@ impl Deref for Watched {
 
     fn deref(&self) -> &World {
         &self.world
+    }
+}
+
+impl Near for Watched {
+    fn namespace(&self) -> &Namespace {
+        self.world.namespace()
+    }
+
+    fn network(&self) -> &Network {
+        self.world.network()
     }
 }
 

@@ -4,7 +4,9 @@
 use std::arch::naked_asm;
 use std::ffi::c_void;
 use std::mem::offset_of;
+use std::sync::atomic::Ordering;
 
+use super::dispatch::{ALLOWED, BLOCKED};
 use super::fault;
 use super::registers::{restore_registers, save_registers};
 use super::report::{Backtrace, FaultReport, Stop};
@@ -45,8 +47,11 @@ pub unsafe fn call(entry: *const c_void, args: &[u64]) -> Result<u64, Stop> {
     for (register, &argument) in registers.iter_mut().zip(args) {
         *register = argument;
     }
+    control.shared.calls.fetch_add(1, Ordering::Relaxed);
+    control.shared.depth.fetch_add(1, Ordering::Relaxed);
     // SAFETY: `rsp` is aligned and has room below; the caller vouches for `entry`.
     let value = unsafe { enter(control, entry, &registers, rsp) };
+    control.shared.depth.fetch_sub(1, Ordering::Relaxed);
     match control.stop.take() {
         Some(stop) => Err(stop),
         None => Ok(value),
@@ -155,6 +160,8 @@ unsafe extern "sysv64" fn enter(
         "mov r8, [rdx + 16]",
         "mov r9, [rdx + 24]",
         "mov rdx, [rdx + 8]",
+        "inc qword ptr [rdi + {crossings}]",
+        "mov byte ptr [rdi + {selector}], {blocked}",
         "cmp qword ptr [rdi + {stepped}], 0",
         "je 2f",
         // The trap follows the call, at the driver's first instruction.
@@ -170,6 +177,9 @@ unsafe extern "sysv64" fn enter(
         host_rsp = const offset_of!(Control, host_rsp),
         kernel_rsp = const offset_of!(Control, kernel_rsp),
         stepped = const offset_of!(Control, stepped),
+        crossings = const offset_of!(Control, shared.crossings),
+        selector = const offset_of!(Control, shared.selector),
+        blocked = const BLOCKED,
         block = const -(BLOCK as isize),
         leave = sym leave,
     )
@@ -182,6 +192,7 @@ unsafe extern "sysv64" fn enter(
 #[unsafe(naked)]
 unsafe extern "sysv64" fn leave(control: &Control, value: u64) -> ! {
     naked_asm!(
+        "mov byte ptr [rdi + {selector}], {allowed}",
         "mov rax, rsi",
         "mov rsp, [rdi + {host_rsp}]",
         "ldmxcsr [rsp]",
@@ -191,6 +202,8 @@ unsafe extern "sysv64" fn leave(control: &Control, value: u64) -> ! {
         restore_registers!(),
         "cld",
         "ret",
+        selector = const offset_of!(Control, shared.selector),
+        allowed = const ALLOWED,
         host_rsp = const offset_of!(Control, host_rsp),
         kernel_rsp = const offset_of!(Control, kernel_rsp),
     )

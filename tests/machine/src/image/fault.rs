@@ -6,17 +6,19 @@
 
 use std::ffi::{c_int, c_void};
 use std::ptr::NonNull;
+use std::sync::atomic::Ordering;
 use std::sync::{Once, OnceLock};
 
 use iced_x86::{Code, Decoder, DecoderOptions, Instruction, OpKind, Register};
 
 use super::call::escape;
-use super::places;
+use super::dispatch::{self, ALLOWED, BLOCKED, SystemCall};
 use super::report::{Access, FaultKind, FaultReport, Stop};
 use super::stack::Control;
-use super::{step, stepping};
+use super::{control_register, places, step, stepping};
 
-const SIGNALS: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
+const SIGNALS: [c_int; 6] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
 const ALTERNATE_STACK: usize = 64 << 10;
 
 /// `#DB` (Intel SDM volume 3, chapter 6).
@@ -32,27 +34,21 @@ pub(super) fn install() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // Recorded before the handler can run.
-        let previous = SIGNALS.map(|signal| set_action(signal, None));
-        assert!(PREVIOUS.set(previous).is_ok(), "installed once");
-        // SAFETY: all bit patterns of `sigaction` are valid.
-        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-        action.sa_sigaction = handler as *const () as usize;
-        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        assert!(PREVIOUS.set(SIGNALS.map(action)).is_ok(), "installed once");
         for signal in SIGNALS {
-            set_action(signal, Some(&action));
+            dispatch::handle(signal, handler as *const () as usize, libc::SA_SIGINFO | libc::SA_ONSTACK);
         }
     });
 }
 
-fn set_action(signal: c_int, action: Option<&libc::sigaction>) -> libc::sigaction {
+/// The action of a signal.
+fn action(signal: c_int) -> libc::sigaction {
     // SAFETY: all bit patterns of `sigaction` are valid.
-    let mut previous: libc::sigaction = unsafe { std::mem::zeroed() };
-    let new = action.map_or(std::ptr::null(), std::ptr::from_ref);
-    // SAFETY: `new` is null or a complete action. Its handler does only what a
-    // signal handler may.
-    let result = unsafe { libc::sigaction(signal, new, &mut previous) };
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: changes no action, and writes one to the local.
+    let result = unsafe { libc::sigaction(signal, std::ptr::null(), &mut action) };
     assert!(result == 0, "sigaction({signal})");
-    previous
+    action
 }
 
 /// Registers at the moment of a fault.
@@ -61,9 +57,24 @@ pub(super) struct RawFault {
     signal: c_int,
     address: u64,
     registers: [i64; 23],
+    /// The system call that the driver made, for SIGSYS.
+    call: Option<SystemCall>,
 }
 
 extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    // The handler's own system calls must not be caught. If it returns to driver
+    // code, they are caught again.
+    let control = Control::existing();
+    let selector = control.map(|control| control.shared.selector.swap(ALLOWED, Ordering::Relaxed));
+    let goes_back = handle(signal, info, context, selector == Some(BLOCKED));
+    if let (Some(control), Some(selector), true) = (control, selector, goes_back) {
+        control.shared.selector.store(selector, Ordering::Relaxed);
+    }
+}
+
+/// Handles a signal; `in_driver` says whether driver code was running. Returns whether
+/// the interrupted code continues.
+fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, in_driver: bool) -> bool {
     // SAFETY: with SA_SIGINFO the kernel passes a valid siginfo.
     let information = unsafe { &*info };
     let code = information.si_code;
@@ -72,23 +83,51 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
     // A trap after a system call of an export body has another signal code.
     let stepped = signal == libc::SIGTRAP && registers[libc::REG_TRAPNO as usize] == DEBUG_EXCEPTION;
     if stepped && (step::record(registers) || stepping::step(registers)) {
-        return;
+        return true;
     }
-    match Control::existing() {
+    let call = (signal == libc::SIGSYS && code > 0).then(|| {
+        // SAFETY: the information of a SIGSYS that the system raised.
+        unsafe { SystemCall::of(info) }
+    });
+    let control = Control::existing();
+    let on_kernel_stack =
+        control.is_some_and(|control| control.stack().contains(&(registers[libc::REG_RSP as usize] as u64)));
+    if let Some(call) = call.filter(|_| code == dispatch::BY_FILTER && !in_driver && !on_kernel_stack) {
+        // The host's own code: the call fails.
+        dispatch::note_refused(call);
+        registers[libc::REG_RAX as usize] = -i64::from(libc::EPERM);
+        return true;
+    }
+    if signal == libc::SIGSEGV
+        && in_driver
+        && instruction_at(registers[libc::REG_RIP as usize] as u64)
+            .is_some_and(|instruction| control_register::run(registers, &instruction))
+    {
+        return true;
+    }
+    match control {
         // Positive codes are exceptions; processes send the others.
         Some(control) if code > 0 && control.host_rsp.get() != 0 && !control.reporting.get() => {
             // SAFETY: the signals handled carry an address when they are exceptions.
             let address = unsafe { information.si_addr() }.addr() as u64;
+            if call.is_some() {
+                // The pointer is behind the instruction, which has two bytes.
+                registers[libc::REG_RIP as usize] -= 2;
+            }
             control.reporting.set(true);
-            control.fault.set(Some(RawFault { signal, address, registers: *registers }));
+            control.fault.set(Some(RawFault { signal, address, registers: *registers, call }));
             // Continue as if `enter` had called `on_fault`. The frames below are
             // abandoned.
             registers[libc::REG_RSP as usize] = control.host_rsp.get() as i64 - 8;
             registers[libc::REG_RIP as usize] = on_fault as *const () as i64;
             registers[libc::REG_RDI as usize] = std::ptr::from_ref(control).addr() as i64;
             registers[libc::REG_EFL as usize] &= !FLAGS;
+            false
         }
-        _ => chain(signal, code, info, context),
+        _ => {
+            chain(signal, code, info, context);
+            true
+        }
     }
 }
 
@@ -147,12 +186,19 @@ impl RawFault {
     ///
     /// Vectors and error codes: Intel SDM volume 3, chapter 6.
     pub fn classify(&self, control: &Control) -> (FaultKind, Option<u64>, Option<String>) {
-        let instruction = self.instruction();
+        let instruction = instruction_at(self.rip());
         let name = instruction.map(|instruction| format!("{:?}", instruction.code()));
         let error = self.registers[libc::REG_ERR as usize];
+        if let Some(call) = self.call {
+            return (FaultKind::SystemCall(call), None, name);
+        }
         let (kind, address) = match self.registers[libc::REG_TRAPNO as usize] {
             0 if self.signal == libc::SIGFPE => (FaultKind::DivideError, None),
             3 => (FaultKind::Breakpoint, None),
+            // Some processors have it in 32-bit programs only.
+            6 if instruction.is_some_and(|instruction| instruction.code() == Code::Sysenter) => {
+                (FaultKind::PrivilegedInstruction, None)
+            }
             6 => (FaultKind::IllegalInstruction, None),
             13 => self.general_protection(instruction.as_ref()),
             14 if control.is_below_stack(self.address) && error & 0x10 == 0 => {
@@ -185,6 +231,9 @@ impl RawFault {
             let code = self.registers[libc::REG_RCX as usize] as u32;
             return (FaultKind::FastFail(code), None);
         }
+        if instruction.code() == Code::Int_imm8 {
+            return (FaultKind::Interrupt(instruction.immediate8()), None);
+        }
         if instruction.is_privileged() {
             return (FaultKind::PrivilegedInstruction, None);
         }
@@ -204,17 +253,24 @@ impl RawFault {
             address => (FaultKind::GeneralProtection, address),
         }
     }
+}
 
-    fn instruction(&self) -> Option<Instruction> {
-        let found = places::find(self.rip())?;
-        let code = found.file.image.get(found.rva as usize..)?;
-        let code = &code[..code.len().min(16)];
-        Decoder::with_ip(64, code, self.rip(), DecoderOptions::NONE).iter().next()
-    }
+/// The instruction at an address of a loaded image.
+fn instruction_at(rip: u64) -> Option<Instruction> {
+    let found = places::find(rip)?;
+    let code = found.file.image.get(found.rva as usize..)?;
+    let code = &code[..code.len().min(16)];
+    Decoder::with_ip(64, code, rip, DecoderOptions::NONE).iter().next()
 }
 
 /// The value of a general-purpose register among the registers a signal saved.
 pub(super) fn register(registers: &[i64; 23], register: Register) -> Option<u64> {
+    // Flat segments start at 0. Drivers do not use FS and GS.
+    Some(register_index(register).map_or(0, |index| registers[index] as u64))
+}
+
+/// The position of a general-purpose register among the registers a signal saved.
+pub(super) fn register_index(register: Register) -> Option<usize> {
     let index = match register.full_register() {
         Register::RAX => libc::REG_RAX,
         Register::RBX => libc::REG_RBX,
@@ -232,10 +288,9 @@ pub(super) fn register(registers: &[i64; 23], register: Register) -> Option<u64>
         Register::R13 => libc::REG_R13,
         Register::R14 => libc::REG_R14,
         Register::R15 => libc::REG_R15,
-        // Flat segments start at 0. Drivers do not use FS and GS.
-        _ => return Some(0),
+        _ => return None,
     };
-    Some(registers[index as usize] as u64)
+    Some(index as usize)
 }
 
 /// Whether bits 47 to 63 are all equal.

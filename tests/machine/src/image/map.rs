@@ -5,6 +5,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
+use super::arena;
 use super::pe::PAGE;
 
 /// Address space with a guard page on each side.
@@ -48,8 +49,13 @@ impl Reservation {
     /// Reserves `size` bytes, a multiple of the page size, without access.
     pub fn new(size: usize) -> io::Result<Self> {
         let guard = PAGE as usize;
-        // SAFETY: an anonymous mapping at an address of the kernel's choice.
-        let start = unsafe { map_none(std::ptr::null_mut(), size + 2 * guard, 0) }?;
+        let (at, flags) = match arena::take(size + 2 * guard) {
+            Some(at) => (std::ptr::with_exposed_provenance_mut(at? as usize), libc::MAP_FIXED),
+            None => (std::ptr::null_mut(), 0),
+        };
+        // SAFETY: an anonymous mapping at an address of the kernel's choice, or over
+        // pages of the arena that nothing uses.
+        let start = unsafe { map_none(at, size + 2 * guard, flags) }?;
         // SAFETY: the mapping is longer than one guard page.
         let base = unsafe { start.add(guard) };
         Ok(Self { base, size, owns: true })

@@ -9,6 +9,11 @@
 //! | `stack` | the 24 KB kernel stack of a thread, with guards on both sides |
 //! | `call` | calls into the driver, which end by return or by [`escape`] |
 //! | `registers` | saves and restores the host's registers around driver code |
+//! | `dispatch` | catches system calls of driver code |
+//! | `control_register` | the instructions for ring 0 that are modelled |
+//! | `provided` | files that are given as bytes |
+//! | `arena` | the addresses of all code, for a process that may map no other |
+//! | `running` | which threads are in driver code |
 //! | `fault` | CPU exceptions of driver code become [`Stop::Fault`] |
 //! | `report` | what stopped a driver, and its text |
 //! | `unwind` | the driver frames on the kernel stack |
@@ -21,17 +26,22 @@
 //! | `cookie` | the security cookie of an image compiled with /GS |
 //! | [`lint`] | rules that a linked driver keeps, checked on the file |
 
+mod arena;
 mod call;
+mod control_register;
 mod cookie;
 mod direct;
+mod dispatch;
 mod fault;
 pub mod lint;
 mod load;
 mod map;
 mod pe;
 mod places;
+mod provided;
 mod registers;
 mod report;
+mod running;
 mod stack;
 mod step;
 mod stepping;
@@ -40,21 +50,26 @@ mod thunk;
 mod types;
 mod unwind;
 
+pub use arena::{Arena, confine};
 pub use call::{
     arguments, backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset,
 };
+pub use control_register::{Cr8, model_cr8};
 pub use direct::{
     copy, current_irql, event_written, events_written, nothing, pass_time, processor_number, read_words,
     set_here, touch, unbiased_interrupt_time,
 };
+pub use dispatch::{SystemCall, catches_system_calls, let_system_calls_pass, refused_calls};
 pub use load::{Image, LoadError, MissingImport};
 pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
 pub use places::{
     NULL_REGION, Residence, describe, is_on_kernel_stack, register_describer, residence,
     section_is_executable,
 };
+pub use provided::provide;
 pub(crate) use registers::{restore_registers, save_registers};
 pub use report::{Access, Backtrace, FaultKind, FaultReport, Frame, SourceFrame, Stop};
+pub use running::{Running, running};
 pub use stack::KERNEL_STACK_SIZE;
 pub use step::{Access as StepAccess, Call, Trace, Walk, spin, trace};
 pub use stepping::stepping;

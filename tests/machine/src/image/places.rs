@@ -145,6 +145,25 @@ pub fn describe(address: u64) -> String {
         })
 }
 
+/// An address in code as debuggers write it: `sample!function+0x12`, `sample+0x1234`
+/// without symbols, or a description if it is in no image.
+pub(super) fn symbolic(address: u64) -> String {
+    let Some(InImage { file, rva }) = find(address) else {
+        return format!("{address:#x} ({})", describe(address));
+    };
+    let name = file.name();
+    let module = name.rsplit_once('.').map_or(&*name, |(module, _)| module);
+    let function = Symbols::of(&file).ok().and_then(|symbols| {
+        let functions = symbols.functions();
+        let after = functions.partition_point(|function| function.range.start <= rva);
+        functions[..after].last()
+    });
+    match function {
+        Some(function) => format!("{module}!{}+{:#x}", function.name, rva - function.range.start),
+        None => format!("{module}+{rva:#x}"),
+    }
+}
+
 fn in_image(address: u64) -> Option<String> {
     // Resolve symbols without the lock, because reading a PDB takes long.
     if let Some(InImage { file, rva }) = find(address) {

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::dispatch::SystemCall;
 use super::stack::Control;
 use super::{fault, places, thunk, unwind};
 
@@ -50,9 +51,13 @@ pub enum FaultKind {
     AccessViolation(Access),
     /// The kernel stack is exhausted.
     StackOverflow,
-    /// An instruction for ring 0, such as `mov cr8`. The lab runs the driver in
-    /// ring 3.
+    /// An instruction for ring 0, such as `hlt`, that the machine does not model. The
+    /// driver runs in ring 3.
     PrivilegedInstruction,
+    /// `int` with this vector, which has no documented meaning in a driver.
+    Interrupt(u8),
+    /// A system call of the host, which was not made.
+    SystemCall(SystemCall),
     /// An invalid instruction, or `ud2`.
     IllegalInstruction,
     /// `#GP` of another instruction, such as a misaligned SSE operand.
@@ -119,6 +124,30 @@ impl FaultReport {
     /// The line of [`Self::place`].
     pub fn line(&self) -> Option<u32> {
         self.place()?.line
+    }
+
+    /// The instruction that a driver must not execute, and where.
+    fn executed(&self) -> Option<String> {
+        let mnemonic = || {
+            let code = self.instruction.as_deref().unwrap_or("instruction");
+            code.split('_').next().unwrap_or_default().to_lowercase()
+        };
+        let what = match self.kind {
+            FaultKind::SystemCall(call) if !call.is_32_bit => format!("`syscall` ({call})"),
+            FaultKind::SystemCall(call) if self.instruction.as_deref() == Some("Int_imm8") => {
+                format!("`int 80h` ({call})")
+            }
+            // The system has lost its address.
+            FaultKind::SystemCall(call) => format!("`sysenter` ({call})"),
+            FaultKind::Interrupt(vector) => format!("`int {vector:02X}h`, which is not modelled,"),
+            FaultKind::PrivilegedInstruction => format!("`{}`, which is not modelled,", mnemonic()),
+            _ => return None,
+        };
+        let by = match &self.export {
+            Some(export) => format!(" in {export}, called by the driver"),
+            None => String::new(),
+        };
+        Some(format!("the driver executed {what} at {}{by}", places::symbolic(self.rip)))
     }
 
     /// The report of a call that did not start because the stack is exhausted.
@@ -218,6 +247,8 @@ impl fmt::Display for FaultKind {
             Self::AccessViolation(Access::Execute) => f.write_str("access violation executing"),
             Self::StackOverflow => f.write_str("kernel stack overflow"),
             Self::PrivilegedInstruction => f.write_str("privileged instruction"),
+            Self::Interrupt(vector) => write!(f, "interrupt {vector:02X}h"),
+            Self::SystemCall(call) => write!(f, "system call {call}"),
             Self::IllegalInstruction => f.write_str("illegal instruction"),
             Self::GeneralProtection => f.write_str("general protection fault"),
             Self::FastFail(code) => write!(f, "fast fail {code}"),
@@ -230,6 +261,10 @@ impl fmt::Display for FaultKind {
 
 impl fmt::Display for FaultReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(executed) = self.executed() {
+            writeln!(f, "{executed}")?;
+            return self.backtrace.fmt(f);
+        }
         self.kind.fmt(f)?;
         if let Some(address) = self.address {
             write!(f, " {address:#x}")?;

@@ -14,9 +14,11 @@
 use std::cell::{Cell, RefCell};
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64};
 
 use super::fault::{AlternateStack, RawFault};
 use super::report::Stop;
+use super::{dispatch, running};
 
 /// What Windows gives a kernel thread on x64 ("Using the Kernel Stack",
 /// Microsoft Learn: 24 KB).
@@ -33,6 +35,20 @@ const LEAST: u64 = 256;
 /// Content of stack memory that was not used.
 const UNUSED: u64 = 0xB5B5_5B5B_A5A5_5A5A;
 
+/// The part of a [`Control`] that other threads and the system read.
+#[repr(C)]
+pub(super) struct Shared {
+    /// How often the thread has entered or left driver code.
+    pub crossings: AtomicU64,
+    /// How often the host has called the driver.
+    pub calls: AtomicU64,
+    /// The number of calls in progress.
+    pub depth: AtomicU32,
+    /// Whether system calls of this thread are caught ([`dispatch`]): while driver
+    /// code runs.
+    pub selector: AtomicU8,
+}
+
 /// What assembly and fault handler need to know of a thread.
 #[repr(C)]
 pub(super) struct Control {
@@ -43,6 +59,8 @@ pub(super) struct Control {
     pub kernel_rsp: Cell<u64>,
     /// Not 0 while the thread steps through driver code ([`super::stepping`]).
     pub stepped: Cell<u64>,
+    /// What other threads may read.
+    pub shared: Shared,
     /// Set by an escape, taken when the call returns.
     pub stop: Cell<Option<Stop>>,
     /// Set by the fault handler, taken by the report.
@@ -160,7 +178,8 @@ struct Owner {
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        CONTROL.set(std::ptr::null());
+        running::end(CONTROL.replace(std::ptr::null()));
+        dispatch::end();
         // SAFETY: the mapping `create` made; the pointer to it was just cleared.
         unsafe { libc::munmap(self.mapping.as_ptr().cast(), 2 * BLOCK) };
     }
@@ -187,6 +206,12 @@ fn create() {
         host_rsp: Cell::new(0),
         kernel_rsp: Cell::new(0),
         stepped: Cell::new(0),
+        shared: Shared {
+            crossings: AtomicU64::new(0),
+            calls: AtomicU64::new(0),
+            depth: AtomicU32::new(0),
+            selector: AtomicU8::new(dispatch::ALLOWED),
+        },
         stop: Cell::new(None),
         fault: Cell::new(None),
         reporting: Cell::new(false),
@@ -202,6 +227,9 @@ fn create() {
     }
     CONTROL.set(control);
     let control = Control::of_thread();
+    // An old system does not catch system calls of driver code.
+    let _caught = dispatch::begin(control.shared.selector.as_ptr());
+    running::begin(control);
     for address in control.stack().step_by(8) {
         control.set_word(address, UNUSED);
     }

@@ -12,6 +12,7 @@ use pdb_addr2line::{Context, ContextPdbData, TypeFormatterFlags};
 use thiserror::Error;
 
 use super::pe::{PdbId, PeFile};
+use super::provided;
 use super::report::SourceFrame;
 use super::types::Types;
 
@@ -196,14 +197,14 @@ fn readable(name: String) -> String {
 
 /// The PDB beside the image: under the linker's name for it, else under the image's
 /// name.
-fn pdb_path(image: &Path, id: &PdbId) -> PathBuf {
+pub(super) fn pdb_path(image: &Path, id: &PdbId) -> PathBuf {
     let linked = id.path.rsplit(['/', '\\']).next().unwrap_or_default();
     let by_link = image.with_file_name(linked);
-    if !linked.is_empty() && by_link.is_file() { by_link } else { image.with_extension("pdb") }
+    if !linked.is_empty() && provided::is_file(&by_link) { by_link } else { image.with_extension("pdb") }
 }
 
 fn load(image: &str, path: &Path, wanted: &PdbId) -> Loaded {
-    let bytes = std::fs::read(path).map_err(|error| SymbolError::Missing {
+    let bytes = provided::read(path).map_err(|error| SymbolError::Missing {
         image: image.to_owned(),
         path: path.to_owned(),
         id: Box::new(wanted.clone()),

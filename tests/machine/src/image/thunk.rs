@@ -14,6 +14,7 @@ use std::mem::offset_of;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
+use super::dispatch::{ALLOWED, BLOCKED};
 use super::stack::{BLOCK, Control};
 
 /// Most arguments of a function that [`super::call`] calls or [`bind`] binds,
@@ -87,7 +88,7 @@ pub(super) fn name_of_body(body: u64) -> Option<String> {
 pub(super) fn is_gate(address: u64) -> bool {
     // The gate's code is shorter than this. The code after it never runs on a
     // kernel stack.
-    const LENGTH: u64 = 160;
+    const LENGTH: u64 = 192;
     address.checked_sub(gate as *const () as u64).is_some_and(|offset| offset < LENGTH)
 }
 
@@ -170,6 +171,15 @@ impl Thunks {
     }
 }
 
+/// Maps the pages of all thunks now rather than with the first one.
+pub(super) fn prepare() -> io::Result<()> {
+    let mut thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);
+    if thunks.arena.is_none() {
+        thunks.arena = Some(map_arena()?);
+    }
+    Ok(())
+}
+
 fn map_arena() -> io::Result<(usize, usize)> {
     let file: OwnedFd =
         nix::sys::memfd::memfd_create(c"import thunks", nix::sys::memfd::MFdFlags::MFD_CLOEXEC)?;
@@ -211,6 +221,8 @@ unsafe extern "win64" fn gate() {
         "push r11",
         "mov rbx, rsp",
         "and rbx, {block}",
+        "mov byte ptr [rbx + {selector}], {allowed}",
+        "inc qword ptr [rbx + {crossings}]",
         "push qword ptr [rbx + {kernel_rsp}]",
         "mov [rbx + {kernel_rsp}], rsp",
         "mov rsp, [rbx + {host_rsp}]",
@@ -231,6 +243,7 @@ unsafe extern "win64" fn gate() {
         "call r11",
         "mov rsp, [rbx + {kernel_rsp}]",
         "pop qword ptr [rbx + {kernel_rsp}]",
+        "mov byte ptr [rbx + {selector}], {blocked}",
         "add rsp, 8",
         "cmp qword ptr [rbx + {stepped}], 0",
         "pop rbx",
@@ -245,6 +258,10 @@ unsafe extern "win64" fn gate() {
         host_rsp = const offset_of!(Control, host_rsp),
         kernel_rsp = const offset_of!(Control, kernel_rsp),
         stepped = const offset_of!(Control, stepped),
+        crossings = const offset_of!(Control, shared.crossings),
+        selector = const offset_of!(Control, shared.selector),
+        allowed = const ALLOWED,
+        blocked = const BLOCKED,
         block = const -(BLOCK as isize),
     )
 }

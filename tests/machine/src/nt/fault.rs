@@ -88,6 +88,7 @@ fn trap(cause: Cause, instruction: u64, text: &str) -> Violation {
     let (rule, parameters) = match cause {
         Cause::StackOverflow => (&rules::STACK_OVERFLOW, [0; 3]),
         Cause::Privileged => (&rules::RING_0_INSTRUCTION, [instruction, 0, 0]),
+        Cause::SystemCall => (&rules::SYSTEM_CALL, [instruction, 0, 0]),
         Cause::IllegalInstruction => (&rules::ILLEGAL_INSTRUCTION, [instruction, 0, 0]),
         Cause::Divide => (&rules::DIVIDE_BY_ZERO, [instruction, 0, 0]),
         Cause::Breakpoint => (&rules::BREAKPOINT, [instruction, 0, 0]),

@@ -61,8 +61,10 @@ pub enum Cause {
     Execute,
     /// The kernel stack is exhausted.
     StackOverflow,
-    /// An instruction for ring 0.
+    /// An instruction for ring 0, or an interrupt, that is not modelled.
     Privileged,
+    /// A system call of the host.
+    SystemCall,
     /// An invalid instruction.
     IllegalInstruction,
     /// `#GP`: a misaligned or invalid operand.

@@ -31,7 +31,7 @@ use crate::exports;
 use crate::schedule::{Bell, Session, find_machines_by};
 use crate::verifier::Verifier;
 use crate::wfp::Engine;
-pub(crate) use run::SYSTEM_THREAD;
+pub use run::SYSTEM_THREAD;
 
 /// Most lines that a machine's log keeps.
 const LOG_LINES: usize = 1 << 16;

@@ -1,6 +1,7 @@
 //! Runs driver code of a mapped file on kernel stacks, and reports its faults.
 #![expect(unsafe_code, reason = "calls addresses that the driver registered")]
 
+use super::cpu;
 use super::guest::{Cause, Exception, Guest, Place, Stop};
 use super::types::Address;
 use crate::image::{self, Access, FaultKind, FaultReport, Residence};
@@ -12,6 +13,7 @@ pub struct Mapped;
 impl Guest for Mapped {
     unsafe fn call(&self, entry: Address, arguments: &[u64]) -> Result<u64, Stop> {
         image::register_describer(describe);
+        image::model_cr8(cpu::access_cr8);
         let entry = entry as *const std::ffi::c_void;
         // SAFETY: by this function's contract.
         unsafe { image::call(entry, arguments) }.map_err(|stop| match stop {
@@ -80,7 +82,8 @@ fn exception(report: &FaultReport) -> Exception {
         FaultKind::AccessViolation(Access::Write) => Cause::Write,
         FaultKind::AccessViolation(Access::Execute) => Cause::Execute,
         FaultKind::StackOverflow => Cause::StackOverflow,
-        FaultKind::PrivilegedInstruction => Cause::Privileged,
+        FaultKind::PrivilegedInstruction | FaultKind::Interrupt(_) => Cause::Privileged,
+        FaultKind::SystemCall(_) => Cause::SystemCall,
         FaultKind::IllegalInstruction => Cause::IllegalInstruction,
         FaultKind::FastFail(code) => Cause::FastFail(code),
         FaultKind::Breakpoint => Cause::Breakpoint,

@@ -61,13 +61,13 @@ pub use etw::Trace;
 pub use failing::{Caller, CanFail, Effect, FailCalls, Failure};
 pub use fwp::{MdlMapping, NblLayout};
 pub use guest::{Cause, Direct, Exception, Guest, Place, Stop};
-pub use kernel::Kernel;
+pub use kernel::{Kernel, SYSTEM_THREAD};
 pub use load::{DriverImage, LeakReport, parameters_key};
 pub use options::{Options, RunningCallbacks};
 pub use stepwise::BeforeInstruction;
 
 pub(crate) use breach::Trouble;
-pub(crate) use kernel::{Current, SYSTEM_THREAD};
+pub(crate) use kernel::Current;
 pub(crate) use threads::at_import;
 
 /// Status codes that only this kernel uses (`ntstatus.h`).

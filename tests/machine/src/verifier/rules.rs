@@ -70,7 +70,9 @@ rules! {
     STACK_OVERFLOW = 0x7F, Some(8), "double fault: the kernel stack is exhausted";
     FAST_FAIL = 0x139, None, "__fastfail: a security check failed";
     /// Windows can run it; the lab runs the driver in ring 3.
-    RING_0_INSTRUCTION = LAB, None, "ran an instruction that the lab does not support";
+    RING_0_INSTRUCTION = LAB, None, "ran an instruction that the lab does not model";
+    /// A driver is in kernel mode, where it has no system to call.
+    SYSTEM_CALL = LAB, None, "made a system call of the machine that runs the lab";
 
     // IRQL.
     RAISE_IRQL = 0xC4, Some(0x30), "invalid level passed to KeRaiseIrql";

@@ -3,7 +3,7 @@
 //! [`Tun`] is the kernel's end of the link, in a [`Namespace`] with the scanners
 //! and clients. [`MemoryWire`] is a link without a kernel. Both can be wrapped:
 //! [`Lossy`] loses and reorders packets, [`Recording`] stores every packet for a
-//! pcap file and for counts.
+//! pcap file and for counts; [`Observer`] does so from beside a TUN device.
 
 mod chain;
 pub mod compose;
@@ -11,6 +11,7 @@ mod lossy;
 mod memory;
 mod named;
 mod namespace;
+mod observer;
 mod packet;
 mod recorder;
 mod tun;
@@ -23,6 +24,7 @@ pub use lossy::{Loss, Lossy};
 pub use memory::MemoryWire;
 pub use named::Named;
 pub use namespace::{Namespace, Network};
+pub use observer::Observer;
 pub(crate) use packet::reassembled;
 pub use packet::{Family, Parsed, Tcp, TcpFlags, Transport, protocol};
 pub use recorder::{Captured, Recorder, Recording, Way};

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
@@ -60,7 +60,17 @@ impl Tun {
         // the call; TUNSETIFF accesses nothing beyond it.
         unsafe { request::set_interface(file.as_raw_fd(), &interface) }
             .map_err(|error| explain(name, "TUNSETIFF", &error.into()))?;
-        Ok(Self { file, name: name.to_owned(), buffer: Box::new([0; LARGEST_PACKET]) })
+        Ok(Self::from_descriptor(name, file.into()))
+    }
+
+    /// An interface that another process has opened and passed on.
+    pub fn from_descriptor(name: &str, descriptor: OwnedFd) -> Self {
+        Self { file: descriptor.into(), name: name.to_owned(), buffer: Box::new([0; LARGEST_PACKET]) }
+    }
+
+    /// The descriptor, for another process.
+    pub fn into_descriptor(self) -> OwnedFd {
+        self.file.into()
     }
 
     /// The interface's name.

@@ -75,7 +75,9 @@ bugs! {
     Entry BREAKPOINT => asm!("int3");
     Worker STACK_OVERFLOW => { recurse(100_000); };
     Entry FAST_FAIL => asm!("int 0x29", in("ecx") 7);
-    Entry RING_0_INSTRUCTION => asm!("mov {}, cr8", out(reg) _);
+    Entry RING_0_INSTRUCTION => asm!("wbinvd");
+    // openat.
+    Entry SYSTEM_CALL => asm!("syscall", inout("rax") 257_u64 => _, out("rcx") _, out("r11") _);
 
     Entry RAISE_IRQL => { KfRaiseIrql(DISPATCH); KfRaiseIrql(PASSIVE) };
     Entry LOWER_IRQL => KeLowerIrql(DISPATCH);

@@ -15,6 +15,8 @@ use object::pe;
 use object::read::pe::{ImageNtHeaders, ImageOptionalHeader, optional_header_magic};
 use thiserror::Error;
 
+use super::provided;
+
 /// Bytes in a page. Sections are protected in pages.
 pub(super) const PAGE: u32 = 4096;
 /// A larger image size means a broken header.
@@ -163,7 +165,7 @@ fn broken(what: impl std::fmt::Display) -> PeError {
 impl PeFile {
     /// Reads and parses a file.
     pub fn read(path: &Path) -> Result<Self, PeError> {
-        let bytes = std::fs::read(path).map_err(|source| PeError::Io { path: path.to_owned(), source })?;
+        let bytes = provided::read(path).map_err(|source| PeError::Io { path: path.to_owned(), source })?;
         Self::parse(path, bytes)
     }
 

@@ -34,7 +34,7 @@ impl Drop for Callback<'_> {
 }
 
 /// Name of the host threads that run a driver's system threads.
-pub(crate) const SYSTEM_THREAD: &str = "lab-thread";
+pub const SYSTEM_THREAD: &str = "lab-thread";
 
 impl Kernel {
     /// Runs driver code on the thread's processor, at `irql` or at the thread's
