@@ -1,8 +1,9 @@
 //! One table of everything a driver can import.
 //!
 //! A row gives the module, the file of `nt` that holds the function, and the
-//! function's name. `facts/functions.json` gives the number of arguments and the
-//! permitted IRQL; a test compares it with the functions' signatures.
+//! function's name. `facts/functions.json` (`facts/kmdf.json` for the framework) gives
+//! the number of arguments and the permitted IRQL; a test compares it with the
+//! functions' signatures.
 #![forbid(unsafe_code)]
 
 use std::sync::LazyLock;
@@ -47,7 +48,7 @@ macro_rules! table {
 #[rustfmt::skip]
 macro_rules! every_export { ($table:ident) => { $table! {
     "ntoskrnl.exe" => ex:
-        ExAllocatePool2 ExFreePool ExFreePoolWithTag
+        ExAllocatePool2 ExAllocatePoolWithTag ExFreePool ExFreePoolWithTag
         ExInitializeRundownProtection ExAcquireRundownProtection
         ExReleaseRundownProtection ExWaitForRundownProtectionRelease
         ExAcquireFastMutex ExReleaseFastMutex;
@@ -69,15 +70,83 @@ macro_rules! every_export { ($table:ident) => { $table! {
         KeQueryGroupAffinity KeQueryMaximumGroupCount KeQueryActiveGroupCount
         KeRegisterProcessorChangeCallback KeDeregisterProcessorChangeCallback;
     "ntoskrnl.exe" => ob:
-        ObReferenceObjectByHandle ObfDereferenceObject KeSetPriorityThread
+        ObReferenceObjectByHandle ObfReferenceObject ObfDereferenceObject KeSetPriorityThread
         KeSetBasePriorityThread;
     "hal.dll" => ke: KeQueryPerformanceCounter;
     "ntoskrnl.exe" => io:
         IoCreateDevice IoDeleteDevice IoOpenDriverRegistryKey IoAllocateWorkItem
         IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem;
+    "ntoskrnl.exe" => links:
+        IoCreateSymbolicLink IoDeleteSymbolicLink IoAllocateErrorLogEntry
+        IoFreeErrorLogEntry IoWriteErrorLogEntry;
+    "ntoskrnl.exe" => irp:
+        IofCompleteRequest IoCancelIrp IoAcquireCancelSpinLock
+        IoReleaseCancelSpinLock;
+    "ntoskrnl.exe" => process:
+        IoGetCurrentProcess PsGetProcessId PsGetCurrentProcessId
+        PsGetCurrentThreadId PsLookupProcessByProcessId IoGetRequestorProcess
+        IoGetRequestorProcessId IoIs32bitProcess;
+    "ntoskrnl.exe" => queued:
+        KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockAtDpcLevel
+        KeReleaseInStackQueuedSpinLock KeReleaseInStackQueuedSpinLockFromDpcLevel;
+    "ntoskrnl.exe" => strings:
+        RtlCopyUnicodeString RtlIntegerToUnicodeString
+        RtlAppendUnicodeStringToString RtlAppendUnicodeToString
+        RtlCompareUnicodeString RtlEqualUnicodeString RtlCompareMemory ExUuidCreate;
     "ntoskrnl.exe" => zw:
         ZwOpenKey ZwCreateKey ZwQueryKey ZwQueryValueKey ZwSetValueKey
         ZwNotifyChangeKey ZwCreateEvent ZwSetEvent ZwWaitForSingleObject ZwClose;
+    "wdfldr.sys" => wdf:
+        WdfVersionBind WdfVersionUnbind WdfVersionBindClass WdfVersionUnbindClass;
+    "Wdf01000.sys" => wdf:
+        WdfRequestRetrieveInputBuffer WdfRequestRetrieveOutputBuffer
+        WdfRequestRetrieveInputMemory WdfRequestRetrieveOutputMemory
+        WdfRequestRetrieveInputWdmMdl WdfRequestRetrieveOutputWdmMdl
+        WdfRequestRetrieveUnsafeUserInputBuffer
+        WdfRequestRetrieveUnsafeUserOutputBuffer
+        WdfRequestProbeAndLockUserBufferForRead
+        WdfRequestProbeAndLockUserBufferForWrite WdfMemoryGetBuffer WdfMemoryCreate
+        WdfMemoryCreatePreallocated WdfMemoryCopyToBuffer WdfMemoryCopyFromBuffer
+        WdfControlDeviceInitAllocate WdfDeviceInitFree WdfDeviceInitAssignName
+        WdfDeviceInitAssignSDDLString WdfDeviceInitSetDeviceClass
+        WdfDeviceInitSetDeviceType WdfDeviceInitSetCharacteristics
+        WdfDeviceInitSetExclusive WdfDeviceInitSetIoType
+        WdfDeviceInitSetFileObjectConfig WdfDeviceInitSetRequestAttributes
+        WdfDeviceInitSetIoInCallerContextCallback WdfDeviceCreate
+        WdfControlFinishInitializing WdfDeviceCreateSymbolicLink WdfDeviceGetDriver
+        WdfDeviceWdmGetDeviceObject WdfWdmDeviceGetWdfDeviceHandle
+        WdfDeviceGetDefaultQueue WdfDeviceGetFileObject
+        WdfDeviceConfigureRequestDispatching WdfFileObjectGetDevice
+        WdfFileObjectWdmGetFileObject WdfFileObjectGetFileName WdfDriverCreate
+        WdfDriverMiniportUnload WdfDriverWdmGetDriverObject
+        WdfWdmDriverGetWdfDriverHandle WdfDriverIsVersionAvailable
+        WdfDriverRetrieveVersionString WdfSpinLockCreate WdfSpinLockAcquire
+        WdfSpinLockRelease WdfWaitLockCreate WdfWaitLockAcquire WdfWaitLockRelease
+        WdfObjectGetTypedContextWorker WdfObjectAllocateContext
+        WdfObjectContextGetObject WdfObjectCreate WdfObjectReferenceActual
+        WdfObjectDereferenceActual WdfObjectDelete WdfIoQueueCreate WdfIoQueuePurge
+        WdfIoQueuePurgeSynchronously WdfIoQueueDrain WdfIoQueueDrainSynchronously
+        WdfIoQueueStop WdfIoQueueStopSynchronously WdfIoQueueStart WdfIoQueueGetState
+        WdfIoQueueGetDevice WdfIoQueueRetrieveNextRequest
+        WdfIoQueueRetrieveRequestByFileObject WdfIoQueueReadyNotify
+        WdfDriverOpenParametersRegistryKey WdfRegistryOpenKey WdfRegistryCreateKey
+        WdfRegistryClose WdfRegistryWdmGetHandle WdfRegistryQueryULong
+        WdfRegistryQueryUnicodeString WdfRegistryQueryString
+        WdfRegistryQueryMultiString WdfRegistryQueryValue WdfRegistryQueryMemory
+        WdfRegistryAssignULong WdfRegistryAssignValue WdfRegistryAssignUnicodeString
+        WdfRegistryRemoveValue WdfRequestComplete WdfRequestCompleteWithInformation
+        WdfRequestCompleteWithPriorityBoost WdfRequestSetInformation
+        WdfRequestGetInformation WdfRequestGetParameters WdfRequestGetFileObject
+        WdfRequestGetIoQueue WdfRequestWdmGetIrp WdfRequestGetRequestorMode
+        WdfRequestIsFrom32BitProcess WdfRequestGetRequestorProcessId
+        WdfRequestIsCanceled WdfRequestMarkCancelable WdfRequestMarkCancelableEx
+        WdfRequestUnmarkCancelable WdfRequestForwardToIoQueue WdfRequestRequeue
+        WdfDeviceEnqueueRequest WdfStringCreate WdfStringGetUnicodeString
+        WdfCollectionCreate WdfCollectionGetCount WdfCollectionAdd WdfCollectionRemove
+        WdfCollectionRemoveItem WdfCollectionGetItem WdfCollectionGetFirstItem
+        WdfCollectionGetLastItem WdfTimerCreate WdfTimerStart WdfTimerStop
+        WdfTimerGetParentObject WdfWorkItemCreate WdfWorkItemEnqueue WdfWorkItemFlush
+        WdfWorkItemGetParentObject;
     "ntoskrnl.exe" => ps: PsCreateSystemThread;
     "ntoskrnl.exe" => rtl:
         RtlInitUnicodeString RtlGetVersion memcpy memmove memset memcmp;
@@ -119,10 +188,18 @@ pub(crate) fn fact(index: usize) -> &'static Fact {
     &FACTS[index]
 }
 
-static FACTS: LazyLock<Vec<Fact>> = LazyLock::new(|| {
-    let text = include_str!("../facts/functions.json");
-    let facts: Value = serde_json::from_str(text).expect("the fact tables are JSON");
-    NAMES.iter().map(|name| Fact::read(name, &facts[name])).collect()
+static FACTS: LazyLock<Vec<Fact>> =
+    LazyLock::new(|| NAMES.iter().map(|name| Fact::read(name, &FUNCTIONS[*name])).collect());
+
+/// Every function of the headers: the kernel's, the filter engine's and the
+/// framework's.
+pub(crate) static FUNCTIONS: LazyLock<Value> = LazyLock::new(|| {
+    let read = |text| serde_json::from_str::<Value>(text).expect("the fact tables are JSON");
+    let mut functions = read(include_str!("../facts/functions.json"));
+    let mut kmdf = read(include_str!("../facts/kmdf.json"));
+    let all = functions.as_object_mut().expect("functions by name");
+    all.append(kmdf["functions"].as_object_mut().expect("functions by name"));
+    functions
 });
 
 impl Fact {
@@ -200,17 +277,13 @@ pub(crate) const fn equal(a: &[u8], b: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
-    use std::path::Path;
+    use std::path::{Path, PathBuf};
 
     use super::*;
 
-    fn facts() -> Value {
-        serde_json::from_str(include_str!("../facts/functions.json")).unwrap()
-    }
-
     #[test]
     fn modules_are_those_of_the_documentation() {
-        let facts = facts();
+        let facts = &*FUNCTIONS;
         for (name, module) in NAMES.iter().zip(MODULES) {
             assert_eq!(facts[name]["module"], *module, "{name}");
         }
@@ -230,18 +303,12 @@ mod tests {
     /// `enter!` with its own name. Each function has a row.
     #[test]
     fn every_function_matches_its_row() {
-        let facts = facts();
+        let facts = &*FUNCTIONS;
         let mut thunks = BTreeMap::new();
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nt");
         for file in FILES.iter().collect::<BTreeSet<_>>() {
-            let paths = match *file {
-                "fwp" => {
-                    vec!["fwp/mod.rs".to_string(), "fwp/driver.rs".to_string(), "fwp/contract.rs".to_string()]
-                }
-                file => vec![format!("{file}.rs")],
-            };
-            let items = paths.iter().flat_map(|path| {
-                let source = std::fs::read_to_string(directory.join(path)).unwrap();
+            let items = sources(&directory, file).into_iter().flat_map(|path| {
+                let source = std::fs::read_to_string(path).unwrap();
                 syn::parse_file(&source).unwrap().items
             });
             for item in items {
@@ -261,6 +328,15 @@ mod tests {
             assert_eq!(facts[&name]["abi"], Value::Array(classes), "{name}");
             let entered = entered_name(&function.block);
             assert_eq!(entered.as_deref(), Some(name.as_str()), "enter! of {name}");
+        }
+    }
+
+    /// The files of a module: one, or all in its folder.
+    fn sources(directory: &Path, module: &str) -> Vec<PathBuf> {
+        let folder = directory.join(module);
+        match folder.is_dir() {
+            true => std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect(),
+            false => vec![directory.join(format!("{module}.rs"))],
         }
     }
 

@@ -59,5 +59,5 @@ pub use stack::KERNEL_STACK_SIZE;
 pub use step::{Access as StepAccess, Call, Trace, Walk, spin, trace};
 pub use stepping::stepping;
 pub use symbols::{DataSymbol, Function, SymbolError, Symbols};
-pub use thunk::{Export, MAX_ARGUMENTS, bind};
+pub use thunk::{Export, MAX_ARGUMENTS, bind, name_of_missing};
 pub use unwind::{Bytes as UnwindBytes, unwinder};

@@ -35,6 +35,12 @@ pub enum Export {
         /// Its address.
         address: usize,
     },
+    /// A function that nobody provides. A call runs this `extern "win64"` function
+    /// instead; its only argument is the number for [`name_of_missing`].
+    Missing {
+        /// Its address.
+        address: usize,
+    },
 }
 
 impl Export {
@@ -50,6 +56,11 @@ impl Export {
         }
     }
 
+    /// A function that nobody provides; `function` reports the call.
+    pub fn missing(function: extern "win64" fn(u32)) -> Self {
+        Self::Missing { address: (function as *const c_void).expose_provenance() }
+    }
+
     /// A variable.
     pub fn data(variable: *const c_void) -> Self {
         Self::Data { address: variable.expose_provenance() }
@@ -62,19 +73,31 @@ impl Export {
 /// Used for import slots and for the result of MmGetSystemRoutineAddress. Only
 /// driver code may call the address: the code there expects a kernel stack.
 pub fn bind(module: &str, name: &str, export: Export) -> io::Result<u64> {
-    let (address, stack_arguments) = match export {
-        Export::Data { address } => return Ok(address as u64),
-        Export::Code { address, stack_arguments } => (address, stack_arguments),
-    };
+    if let Export::Data { address } = export {
+        return Ok(address as u64);
+    }
     let mut thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);
     let key = (format!("{module}!{name}"), export);
     if let Some(&thunk) = thunks.bound.get(&key) {
         return Ok(thunk);
     }
-    let thunk = thunks.add(address as u64, stack_arguments)?;
+    let number = thunks.names.len() as u32;
+    let (address, thunk) = match export {
+        Export::Data { address } => (address, address as u64),
+        Export::Code { address, stack_arguments } => {
+            (address, thunks.add(address as u64, u32::from(stack_arguments), None)?)
+        }
+        Export::Missing { address } => (address, thunks.add(address as u64, 0, Some(number))?),
+    };
     thunks.names.push((thunk, address as u64, key.0.clone()));
     thunks.bound.insert(key, thunk);
     Ok(thunk)
+}
+
+/// The name of the missing function with this number, as `module!name`.
+pub fn name_of_missing(number: u32) -> Option<String> {
+    let thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);
+    thunks.names.get(number as usize).map(|(_, _, name)| name.clone())
 }
 
 /// The export whose body is at `body`, as `module!name`.
@@ -140,7 +163,8 @@ struct Thunks {
 }
 
 impl Thunks {
-    fn add(&mut self, target: u64, stack_arguments: u8) -> io::Result<u64> {
+    /// Writes a thunk. `first` replaces the first argument.
+    fn add(&mut self, target: u64, stack_arguments: u32, first: Option<u32>) -> io::Result<u64> {
         let (write, execute) = match self.arena {
             Some(arena) => arena,
             None => *self.arena.insert(map_arena()?),
@@ -156,8 +180,17 @@ impl Thunks {
         };
         put(&[0x49, 0xBB]); // mov r11, target
         put(&target.to_le_bytes());
-        put(&[0x41, 0xBA]); // mov r10d, stack arguments
-        put(&u32::from(stack_arguments).to_le_bytes());
+        match first {
+            None => {
+                put(&[0x41, 0xBA]); // mov r10d, stack arguments
+                put(&stack_arguments.to_le_bytes());
+            }
+            Some(first) => {
+                put(&[0x45, 0x31, 0xD2]); // xor r10d, r10d
+                put(&[0xB9]); // mov ecx, first
+                put(&first.to_le_bytes());
+            }
+        }
         put(&[0x48, 0xB8]); // mov rax, gate
         put(&(gate as *const () as u64).to_le_bytes());
         put(&[0xFF, 0xE0]); // jmp rax

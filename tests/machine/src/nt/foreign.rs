@@ -127,6 +127,16 @@ pub fn read_array<T: Plain>(address: usize, count: usize) -> Result<Vec<T>, BadP
     Ok(values)
 }
 
+/// Copies a structure whose first word gives its size, which older drivers have
+/// smaller. The missing members are zero.
+pub fn read_sized<T: Plain>(address: usize) -> Result<T, BadPointer> {
+    let size: u32 = read(address)?;
+    let mut bytes = vec![0; size_of::<T>()];
+    let there = bytes.len().min(size as usize);
+    read_into(address, &mut bytes[..there])?;
+    Ok(value(&bytes))
+}
+
 /// Copies a structure if the pointer is not NULL.
 pub fn read_optional<T: Plain>(address: usize) -> Result<Option<T>, BadPointer> {
     match address {
@@ -160,6 +170,19 @@ pub fn read_wide(address: usize) -> Result<Option<String>, BadPointer> {
         }
     }
     Ok(Some(String::from_utf16_lossy(&units)))
+}
+
+/// Copies a NUL-terminated string of bytes; empty for NULL. Stops at the end of the
+/// page after the first.
+pub fn read_text(address: usize) -> Result<String, BadPointer> {
+    let mut bytes = Vec::new();
+    while address != 0 && bytes.len() < PAGE {
+        match read::<u8>(address + bytes.len())? {
+            0 => break,
+            byte => bytes.push(byte),
+        }
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn read_units(address: usize, count: usize) -> Result<Vec<u16>, BadPointer> {

@@ -10,6 +10,8 @@
 //! | [`pool`], [`registry`], [`work`], [`objects`] | the parts of which a machine has one each |
 //! | [`journal`] | every call of an export with its arguments, for tests |
 //! | [`ex`], [`ke`], [`affinity`], [`processors`], [`ob`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, mostly one file per prefix |
+//! | [`irp`], [`links`], [`process`] | devices as programs reach them: requests, links, processes |
+//! | [`wdf`] | the Kernel-Mode Driver Framework |
 
 pub mod affinity;
 mod breach;
@@ -25,28 +27,35 @@ pub mod fwp;
 pub mod guest;
 mod information;
 pub mod io;
+pub mod irp;
 pub mod journal;
 pub mod ke;
 mod kernel;
+pub mod links;
 mod load;
 mod locks;
 pub mod mapped;
 pub mod memory;
+mod missing;
 pub mod mm;
 pub mod ndis;
 pub mod ob;
 pub mod objects;
 mod options;
 pub mod pool;
+pub mod process;
 pub mod processors;
 pub mod ps;
+pub mod queued;
 pub mod registry;
 pub mod rtl;
 mod sleepers;
 mod stack;
 mod stepwise;
+pub mod strings;
 mod threads;
 pub mod types;
+pub mod wdf;
 pub mod work;
 pub mod zw;
 
@@ -57,6 +66,7 @@ pub use breach::describe_address;
 pub use clock::Clock;
 pub use cpu::Irql;
 pub use enter::{Export, resolve};
+pub use missing::missing;
 pub use etw::Trace;
 pub use failing::{Caller, CanFail, Effect, FailCalls, Failure};
 pub use fwp::{MdlMapping, NblLayout};

@@ -40,6 +40,16 @@ pub enum Job {
         /// `Parameter`.
         parameter: Address,
     },
+    /// A WDFWORKITEM of the framework.
+    FrameworkWorkItem {
+        /// Its handle.
+        handle: Address,
+    },
+    /// The deletion of an object of the framework.
+    DeleteObject {
+        /// Its handle.
+        handle: Address,
+    },
 }
 
 impl Job {

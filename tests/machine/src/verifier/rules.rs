@@ -119,6 +119,26 @@ rules! {
     WORK_ITEM_FREED_ACTIVE = 0xE4, Some(2), "a queued work item was freed";
     BAD_OBJECT = LAB, None, "passed an object that does not exist";
 
+    // Requests: what I/O verification checks.
+    IRP_COMPLETED_TWICE = 0x44, None, "completed a request that was completed";
+    IRP_COMPLETED_PENDING = 0xC9, Some(0x06), "completed a request with STATUS_PENDING";
+    IRP_CANCEL_ROUTINE_SET = 0xC9, Some(0x07), "completed a request whose cancel routine is set";
+    IRP_NOT_MARKED_PENDING = 0xC9, Some(0x23D), "returned STATUS_PENDING without IoMarkIrpPending";
+    IRP_MARKED_PENDING = 0xC9, Some(0x23E), "called IoMarkIrpPending and returned another status";
+    IRP_NOT_CANCELLED = 0xC4, Some(0x135), "a cancelled request was not completed in time";
+    IRP_NOT_COMPLETED = LAB, None, "returned from a dispatch routine without completing or pending the request";
+    /// Windows copies what lies behind the buffer to the program.
+    IRP_INFORMATION = LAB, None, "completed a buffered request with more information than its output buffer has";
+
+    // The Kernel-Mode Driver Framework's own checks.
+    WDF_NULL_PARAMETER = 0x10D, Some(0x4), "passed NULL to the framework where it needs a value";
+    WDF_BAD_HANDLE = 0x10D, Some(0x5), "passed the framework a handle of the wrong type or of a deleted object";
+    WDF_REQUEST_ERROR = 0x10D, Some(0x6), "used a request of the framework in a state that does not permit it";
+    WDF_OBJECT_ERROR = 0x10D, Some(0x7), "deleted an object of the framework in a wrong way";
+    /// The framework returns NULL, which a driver hardly expects.
+    WDF_CONTEXT_TYPE = LAB, None, "asked for a context of a type that the object does not have";
+    WDF_OBJECT_LEFT = LAB, None, "unloaded with references to objects of the framework";
+
     // Filtering: what the documentation of `FWPS_CLASSIFY_OUT0` states and Windows
     // does not check.
     ACTION_WITHOUT_RIGHT = LAB, None, "actionType written without FWPS_RIGHT_ACTION_WRITE, and it is no veto";
@@ -155,6 +175,7 @@ rules! {
     PROCESSOR_CALLBACK_LEFT = LAB, None, "unloaded with a callback about processors registered";
     REFERENCE_LEFT = LAB, None, "unloaded with a reference to an object";
     DEVICE_LEFT = LAB, None, "unloaded with device objects";
+    SYMBOLIC_LINK_LEFT = LAB, None, "unloaded with symbolic links";
     THREAD_LEFT = LAB, None, "unloaded while a thread of the driver was running";
     WORK_ITEM_LEFT = LAB, None, "unloaded with work items allocated";
     HANDLE_LEFT = LAB, None, "unloaded with handles open";
