@@ -81,10 +81,14 @@ macro_rules! every_export { ($table:ident) => { $table! {
     "ntoskrnl.exe" => ps: PsCreateSystemThread;
     "ntoskrnl.exe" => rtl:
         RtlInitUnicodeString RtlGetVersion memcpy memmove memset memcmp;
-    "ntoskrnl.exe" => mm: MmMapLockedPagesSpecifyCache MmUnmapLockedPages;
+    "ntoskrnl.exe" => mm:
+        MmMapLockedPagesSpecifyCache MmUnmapLockedPages IoAllocateMdl IoFreeMdl
+        MmBuildMdlForNonPagedPool;
     "ndis.sys" => ndis:
         NdisGetDataBuffer NdisRetreatNetBufferDataStart
-        NdisAdvanceNetBufferDataStart;
+        NdisAdvanceNetBufferDataStart NdisAllocateNetBufferListPool
+        NdisFreeNetBufferListPool NdisAllocateNetBufferPool NdisFreeNetBufferPool
+        NdisAllocateGenericObject NdisFreeGenericObject;
     "fwpkclnt.sys" => fwp:
         FwpmEngineOpen0 FwpmEngineClose0 FwpmTransactionBegin0
         FwpmTransactionCommit0 FwpmTransactionAbort0 FwpmProviderAdd0
@@ -100,7 +104,11 @@ macro_rules! every_export { ($table:ident) => { $table! {
         FwpsInjectTransportReceiveAsync0 FwpsAcquireClassifyHandle0
         FwpsReleaseClassifyHandle0 FwpsPendClassify0 FwpsCompleteClassify0
         FwpsAcquireWritableLayerDataPointer0 FwpsRedirectHandleCreate0
-        FwpsRedirectHandleDestroy0;
+        FwpsRedirectHandleDestroy0 FwpsAllocateNetBufferAndNetBufferList0
+        FwpsFreeNetBufferList0 FwpsInjectionHandleCreate0
+        FwpsInjectionHandleDestroy0 FwpsQueryPacketInjectionState0
+        FwpsInjectNetworkSendAsync0 FwpsInjectNetworkReceiveAsync0
+        FwpsInjectForwardAsync0;
 } }; }
 every_export!(table);
 
@@ -234,14 +242,12 @@ mod tests {
         let mut thunks = BTreeMap::new();
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nt");
         for file in FILES.iter().collect::<BTreeSet<_>>() {
-            let paths = match *file {
-                "fwp" => {
-                    vec!["fwp/mod.rs".to_string(), "fwp/driver.rs".to_string(), "fwp/contract.rs".to_string()]
-                }
-                file => vec![format!("{file}.rs")],
-            };
-            let items = paths.iter().flat_map(|path| {
-                let source = std::fs::read_to_string(directory.join(path)).unwrap();
+            // A prefix has a file, a folder, or both.
+            let folder = std::fs::read_dir(directory.join(file)).into_iter().flatten();
+            let inside = folder.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+            let own = Some(directory.join(format!("{file}.rs"))).filter(|path| path.exists());
+            let items = own.into_iter().chain(inside).flat_map(|path| {
+                let source = std::fs::read_to_string(path).unwrap();
                 syn::parse_file(&source).unwrap().items
             });
             for item in items {

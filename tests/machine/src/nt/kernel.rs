@@ -20,6 +20,7 @@ use super::load::Loaded;
 use super::locks::LockOrder;
 use super::objects::{Notice, Objects};
 use super::options::Options;
+use super::packets::Packets;
 use super::pool::Pool;
 use super::registry::{Registry, RegistryValue, Watch};
 use super::sleepers::Sleepers;
@@ -49,6 +50,7 @@ pub struct Kernel {
     /// The priority of a busy thread, by processor.
     busy: Mutex<BTreeMap<u32, i32>>,
     pool: Pool,
+    packets: Packets,
     registry: Registry<Notice>,
     verifier: Verifier,
     locks: LockOrder,
@@ -89,6 +91,7 @@ impl Kernel {
             guest,
             engine: OnceLock::new(),
             pool: Pool::default(),
+            packets: Packets::default(),
             registry: Registry::default(),
             verifier: Verifier::default(),
             locks: LockOrder::default(),
@@ -299,6 +302,11 @@ impl Kernel {
     /// Pool.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Drivers' lists of packets.
+    pub(super) fn packets(&self) -> &Packets {
+        &self.packets
     }
 
     /// The registry. Change values with [`Kernel::set_value`], which completes

@@ -1,5 +1,6 @@
 //! Starts and stops a driver, and reports what it leaves behind.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
 
@@ -44,6 +45,7 @@ pub struct LeakReport {
     pub handles: Vec<String>,
     pub devices: Vec<String>,
     pub work_items: Vec<String>,
+    pub packets: Vec<String>,
     pub providers_of_events: Vec<String>,
     pub engine: wfp::Objects,
 }
@@ -59,11 +61,12 @@ impl fmt::Display for LeakReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pool = self.pool.iter().map(Leak::to_string).collect();
         let engine = &self.engine;
-        let groups: [(&str, &Vec<String>); 13] = [
+        let groups: [(&str, &Vec<String>); 14] = [
             ("pool", &pool),
             ("handle", &self.handles),
             ("device", &self.devices),
             ("work item", &self.work_items),
+            ("packet", &self.packets),
             ("provider of events", &self.providers_of_events),
             ("registered callout", &engine.registered_callouts),
             ("session", &engine.sessions),
@@ -175,6 +178,7 @@ impl Kernel {
             handles: objects.describe_handles(),
             devices: objects.describe_devices(),
             work_items: work_items.collect(),
+            packets: self.packets_left().into_iter().map(|(_, text)| text).collect(),
             providers_of_events: self
                 .tracing()
                 .registered()
@@ -240,6 +244,14 @@ impl Kernel {
                 };
                 self.condemn(Violation::new(rule, parameters, things.join("; ")));
             }
+        }
+        let mut packets: BTreeMap<&str, (&'static Rule, Vec<String>)> = BTreeMap::new();
+        for (rule, text) in self.packets_left() {
+            packets.entry(rule.id).or_insert((rule, Vec::new())).1.push(text);
+        }
+        for (rule, things) in packets.into_values() {
+            let parameters = [0, 0, things.len() as u64];
+            self.condemn(Violation::new(rule, parameters, things.join("; ")));
         }
         match self.stopped() {
             Some(stop) => Err(stop.clone()),

@@ -37,6 +37,7 @@ pub mod ndis;
 pub mod ob;
 pub mod objects;
 mod options;
+mod packets;
 pub mod pool;
 pub mod processors;
 pub mod ps;
