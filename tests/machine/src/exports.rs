@@ -150,10 +150,14 @@ macro_rules! every_export { ($table:ident) => { $table! {
     "ntoskrnl.exe" => ps: PsCreateSystemThread;
     "ntoskrnl.exe" => rtl:
         RtlInitUnicodeString RtlGetVersion memcpy memmove memset memcmp;
-    "ntoskrnl.exe" => mm: MmMapLockedPagesSpecifyCache MmUnmapLockedPages;
+    "ntoskrnl.exe" => mm:
+        MmMapLockedPagesSpecifyCache MmUnmapLockedPages IoAllocateMdl IoFreeMdl
+        MmBuildMdlForNonPagedPool;
     "ndis.sys" => ndis:
         NdisGetDataBuffer NdisRetreatNetBufferDataStart
-        NdisAdvanceNetBufferDataStart;
+        NdisAdvanceNetBufferDataStart NdisAllocateNetBufferListPool
+        NdisFreeNetBufferListPool NdisAllocateNetBufferPool NdisFreeNetBufferPool
+        NdisAllocateGenericObject NdisFreeGenericObject;
     "fwpkclnt.sys" => fwp:
         FwpmEngineOpen0 FwpmEngineClose0 FwpmTransactionBegin0
         FwpmTransactionCommit0 FwpmTransactionAbort0 FwpmProviderAdd0
@@ -169,7 +173,11 @@ macro_rules! every_export { ($table:ident) => { $table! {
         FwpsInjectTransportReceiveAsync0 FwpsAcquireClassifyHandle0
         FwpsReleaseClassifyHandle0 FwpsPendClassify0 FwpsCompleteClassify0
         FwpsAcquireWritableLayerDataPointer0 FwpsRedirectHandleCreate0
-        FwpsRedirectHandleDestroy0;
+        FwpsRedirectHandleDestroy0 FwpsAllocateNetBufferAndNetBufferList0
+        FwpsFreeNetBufferList0 FwpsInjectionHandleCreate0
+        FwpsInjectionHandleDestroy0 FwpsQueryPacketInjectionState0
+        FwpsInjectNetworkSendAsync0 FwpsInjectNetworkReceiveAsync0
+        FwpsInjectForwardAsync0;
 } }; }
 every_export!(table);
 
@@ -277,7 +285,7 @@ pub(crate) const fn equal(a: &[u8], b: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use std::collections::{BTreeMap, BTreeSet};
-    use std::path::{Path, PathBuf};
+    use std::path::Path;
 
     use super::*;
 
@@ -307,7 +315,11 @@ mod tests {
         let mut thunks = BTreeMap::new();
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nt");
         for file in FILES.iter().collect::<BTreeSet<_>>() {
-            let items = sources(&directory, file).into_iter().flat_map(|path| {
+            // A prefix has a file, a folder, or both.
+            let folder = std::fs::read_dir(directory.join(file)).into_iter().flatten();
+            let inside = folder.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+            let own = Some(directory.join(format!("{file}.rs"))).filter(|path| path.exists());
+            let items = own.into_iter().chain(inside).flat_map(|path| {
                 let source = std::fs::read_to_string(path).unwrap();
                 syn::parse_file(&source).unwrap().items
             });
@@ -328,15 +340,6 @@ mod tests {
             assert_eq!(facts[&name]["abi"], Value::Array(classes), "{name}");
             let entered = entered_name(&function.block);
             assert_eq!(entered.as_deref(), Some(name.as_str()), "enter! of {name}");
-        }
-    }
-
-    /// The files of a module: one, or all in its folder.
-    fn sources(directory: &Path, module: &str) -> Vec<PathBuf> {
-        let folder = directory.join(module);
-        match folder.is_dir() {
-            true => std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect(),
-            false => vec![directory.join(format!("{module}.rs"))],
         }
     }
 

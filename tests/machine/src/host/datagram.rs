@@ -49,7 +49,7 @@ pub(super) type Sockets = BTreeMap<SocketAddr, Socket>;
 
 /// A bound UDP socket.
 pub(super) struct Socket {
-    endpoint: u64,
+    pub endpoint: u64,
     /// Whether it is an echo server. The others only read.
     echoes: bool,
 }

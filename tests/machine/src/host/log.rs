@@ -75,6 +75,7 @@ events! {
     Unusable = "unusable packet",
     OtherIn = "other packet in",
     OtherOut = "other packet out",
+    InjectedOut = "injected packet out",
 }
 
 impl fmt::Display for Event {

@@ -16,7 +16,9 @@ impl Scene<'_> {
         options: &Options,
         open_points: &OpenPoints,
     ) -> Metadata {
-        let mut metadata = Metadata { discard, ..Metadata::default() };
+        // The list of a stream holds its bytes, not the packet.
+        let injections = self.injections.filter(|_| layer != Layer::Stream).cloned();
+        let mut metadata = Metadata { discard, injections, ..Metadata::default() };
         for item in offered(layer) {
             self.offer(*item, layer, options, open_points, &mut metadata);
         }

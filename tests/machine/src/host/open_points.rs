@@ -101,6 +101,10 @@ pub struct OpenPoints {
     /// Whether ALE_RESOURCE_ASSIGNMENT shows the port that the stack has selected for
     /// a bind to port 0, as *ALE Layers* says, or port 0.
     pub selected_port_at_assignment: bool,
+    /// Whether an outgoing packet that a driver injects at the network layer passes the
+    /// layers from the top, as *Packet Injection Functions* says, or only
+    /// OUTBOUND_IPPACKET.
+    pub injected_from_the_top: bool,
 }
 
 impl Default for OpenPoints {
@@ -116,6 +120,7 @@ impl Default for OpenPoints {
             dual_stack: false,
             half_open_closure: true,
             selected_port_at_assignment: true,
+            injected_from_the_top: true,
         }
     }
 }

@@ -10,7 +10,7 @@ use super::layers::{Field, Layer};
 use super::log::Ends;
 use super::open_points::{DataStart, OpenPoints};
 use super::options::{Interface, Options};
-use crate::wfp::{FlowHandle, LayerData, Packet, Value};
+use crate::wfp::{FlowHandle, Injection, LayerData, Packet, Value};
 use crate::wire::{Family, Parsed, Transport, protocol};
 
 /// `FWP_CONDITION_FLAG_*` (`fwptypes.h`) that the host itself sets.
@@ -53,6 +53,8 @@ pub struct Scene<'a> {
     pub flags: u32,
     /// `FWP_CONDITION_REAUTHORIZE_REASON_*`; 0 unless it is a reauthorization.
     pub reauthorize_reason: u32,
+    /// How the packet was injected.
+    pub injections: Option<&'a Arc<[Injection]>>,
 }
 
 impl<'a> Scene<'a> {
@@ -68,6 +70,7 @@ impl<'a> Scene<'a> {
             parent: None,
             flags: 0,
             reauthorize_reason: 0,
+            injections: None,
         }
     }
 

@@ -67,7 +67,7 @@ impl Host {
         if let Some(connection) = self.connections.get(&pair) {
             let over = self.stack.state(connection.handle) == tcp::State::TimeWait;
             if !(over && is_plain_syn(tcp.flags)) {
-                return self.for_connection(record, scene.flags, pair, parsed);
+                return self.for_connection(record, scene, pair, parsed);
             }
             // A new connection may replace one in TIME-WAIT (RFC 9293, 3.10.7.4,
             // fourth).
@@ -165,13 +165,13 @@ impl Host {
         }
     }
 
-    fn for_connection(&mut self, record: RecordId, flags: u32, pair: Pair, parsed: Parsed<'_>) {
+    fn for_connection(&mut self, record: RecordId, arrived: Scene<'_>, pair: Pair, parsed: Parsed<'_>) {
+        let flags = arrived.flags;
         let Some(connection) = self.connections.get(&pair) else {
             return;
         };
         let packet = Some((Direction::Inbound, parsed));
-        let mut scene = connection.scene(packet);
-        scene.flags = flags;
+        let mut scene = Scene { flags, injections: arrived.injections, ..connection.scene(packet) };
         let authorizing = connection.authorizing();
         let generation = self.gate.generation(authorizing, &scene);
         let reasons = connection.authorization.reasons(generation, Some(self.gate.arrival.luid));

@@ -95,6 +95,13 @@ pub fn read<T: Plain>(address: usize) -> Result<T, BadPointer> {
     Ok(unsafe { value.assume_init() })
 }
 
+/// The structure that begins with these bytes. The rest of it is zero.
+pub fn value_of<T: Plain>(bytes: &[u8]) -> T {
+    let mut whole = bytes.to_vec();
+    whole.resize(size_of::<T>(), 0);
+    value(&whole)
+}
+
 /// The structure that these bytes are.
 fn value<T: Plain>(bytes: &[u8]) -> T {
     assert_eq!(bytes.len(), size_of::<T>());

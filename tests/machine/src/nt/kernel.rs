@@ -23,6 +23,7 @@ use super::locks::LockOrder;
 use super::memory::{Guarded, PAGE};
 use super::objects::{Notice, Objects};
 use super::options::Options;
+use super::packets::Packets;
 use super::pool::Pool;
 use super::registry::{Registry, RegistryValue, Watch};
 use super::sleepers::Sleepers;
@@ -54,6 +55,7 @@ pub struct Kernel {
     /// The priority of a busy thread, by processor.
     busy: Mutex<BTreeMap<u32, i32>>,
     pool: Pool,
+    packets: Packets,
     registry: Registry<Notice>,
     verifier: Verifier,
     locks: LockOrder,
@@ -103,6 +105,7 @@ impl Kernel {
             guest,
             engine: OnceLock::new(),
             pool: Pool::default(),
+            packets: Packets::default(),
             registry: Registry::default(),
             verifier: Verifier::default(),
             locks: LockOrder::default(),
@@ -354,6 +357,11 @@ impl Kernel {
     /// Pool.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Drivers' lists of packets.
+    pub(super) fn packets(&self) -> &Packets {
+        &self.packets
     }
 
     /// The registry. Change values with [`Kernel::set_value`], which completes

@@ -1,5 +1,6 @@
 //! Starts and stops a driver, and reports what it leaves behind.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
 
@@ -45,6 +46,7 @@ pub struct LeakReport {
     pub devices: Vec<String>,
     pub links: Vec<String>,
     pub work_items: Vec<String>,
+    pub packets: Vec<String>,
     pub providers_of_events: Vec<String>,
     pub engine: wfp::Objects,
 }
@@ -60,12 +62,13 @@ impl fmt::Display for LeakReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pool = self.pool.iter().map(Leak::to_string).collect();
         let engine = &self.engine;
-        let groups: [(&str, &Vec<String>); 14] = [
+        let groups: [(&str, &Vec<String>); 15] = [
             ("pool", &pool),
             ("handle", &self.handles),
             ("device", &self.devices),
             ("symbolic link", &self.links),
             ("work item", &self.work_items),
+            ("packet", &self.packets),
             ("provider of events", &self.providers_of_events),
             ("registered callout", &engine.registered_callouts),
             ("session", &engine.sessions),
@@ -181,6 +184,7 @@ impl Kernel {
             devices: objects.describe_devices(),
             links: objects.links.iter().map(|(link, device)| format!("{link} to {device}")).collect(),
             work_items: work_items.collect(),
+            packets: self.packets_left().into_iter().map(|(_, text)| text).collect(),
             providers_of_events: self
                 .tracing()
                 .registered()
@@ -257,6 +261,14 @@ impl Kernel {
                 };
                 self.condemn(Violation::new(rule, parameters, things.join("; ")));
             }
+        }
+        let mut packets: BTreeMap<&str, (&'static Rule, Vec<String>)> = BTreeMap::new();
+        for (rule, text) in self.packets_left() {
+            packets.entry(rule.id).or_insert((rule, Vec::new())).1.push(text);
+        }
+        for (rule, things) in packets.into_values() {
+            let parameters = [0, 0, things.len() as u64];
+            self.condemn(Violation::new(rule, parameters, things.join("; ")));
         }
         match self.stopped() {
             Some(stop) => Err(stop.clone()),

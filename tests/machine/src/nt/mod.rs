@@ -42,6 +42,7 @@ pub mod ndis;
 pub mod ob;
 pub mod objects;
 mod options;
+mod packets;
 pub mod pool;
 pub mod process;
 pub mod processors;

@@ -1,32 +1,24 @@
-//! NDIS: access to NET_BUFFERs (`nblapi.h`).
+//! NDIS: access to NET_BUFFERs (`nblapi.h`); [`lists`] has their pools.
 //!
 //! These exports are on a packet's path. They read structures directly, and a bad
 //! pointer faults as it does in ndis.sys.
 #![expect(unsafe_code, reason = "walks MDL chains in foreign memory")]
 #![expect(non_snake_case, reason = "the names are NDIS's own")]
 
+mod lists;
+
 use super::Kernel;
 use super::enter::enter;
 use super::memory::{Guarded, PAGE};
+use super::packets::{mdl_over, peek, poke, relocate};
 use super::types::{
     Address, BOOLEAN, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER_DATA, NTSTATUS,
-    Plain,
 };
 use crate::status::Status;
 
+pub use lists::*;
+
 // A NET_BUFFER begins with its NET_BUFFER_DATA. The exports use nothing else of it.
-
-fn peek<T: Plain>(address: Address) -> T {
-    // SAFETY: a structure in kernel or driver memory. A bad pointer faults, and the
-    // guest attributes the fault to the driver. `Plain` types have no invalid bit
-    // pattern.
-    unsafe { (address as *const T).read_unaligned() }
-}
-
-fn poke<T: Plain>(address: Address, value: &T) {
-    // SAFETY: as `peek`.
-    unsafe { (address as *mut T).write_unaligned(*value) };
-}
 
 /// The address of an MDL's bytes. Maps the MDL if necessary; `None` if that fails
 /// because the lab makes allocations fail.
@@ -108,22 +100,6 @@ fn copy(kernel: &Kernel, at: Address, offset: usize, needed: usize, storage: Add
     true
 }
 
-/// Computes the current MDL from the data's offset in the chain.
-fn relocate(buffer: &mut NET_BUFFER_DATA) {
-    let mut offset = buffer.DataOffset;
-    let mut at = buffer.MdlChain;
-    loop {
-        let mdl: MDL = peek(at);
-        if offset < mdl.ByteCount || mdl.Next == 0 {
-            break;
-        }
-        offset -= mdl.ByteCount;
-        at = mdl.Next;
-    }
-    buffer.CurrentMdl = at;
-    buffer.CurrentMdlOffset = offset;
-}
-
 /// `NdisRetreatNetBufferDataStart`. If the unused space before the data is too
 /// small, an MDL is inserted before the chain, which can fail. The lab does not
 /// call a driver's allocation handler: such a retreat fails.
@@ -166,16 +142,7 @@ fn prepend(kernel: &Kernel, next: Address, bytes: u32) -> Address {
     let memory = Guarded::new(PAGE + bytes as usize);
     let address = memory.start();
     let data = memory.end() - bytes as usize;
-    let mdl = MDL {
-        Next: next,
-        Size: size_of::<MDL>() as i16,
-        MdlFlags: MDL_SOURCE_IS_NONPAGED_POOL,
-        Process: 0,
-        MappedSystemVa: data,
-        StartVa: data & !(PAGE - 1),
-        ByteCount: bytes,
-        ByteOffset: (data % PAGE) as u32,
-    };
+    let mdl = mdl_over(data, bytes, next);
     memory.put(address, &mdl);
     kernel.objects().mdls.insert(address, memory);
     address

@@ -59,6 +59,7 @@ rules! {
     UNLOADED_CODE = 0xCE, None, "code of an unloaded driver was called, or can still be called";
     MALFORMED_STRING = 0xC4, Some(0xE4), "passed a malformed UNICODE_STRING";
     MEMCPY_OVERLAP = 0xC4, Some(0xF0), "memcpy with overlapping buffers";
+    MDL_PAGEABLE = LAB, None, "MmBuildMdlForNonPagedPool for pageable memory";
     MDL_BUGCHECK_ON_FAILURE = 0xC4, Some(0x82), "mapped an MDL with BugCheckOnFailure TRUE";
 
     // Unhandled exceptions. In a system thread, Windows reports 0x7E with the same
@@ -158,6 +159,14 @@ rules! {
     REDIRECT_HANDLE_AGAIN = LAB, None, "a second redirect handle for one provider";
     STREAM_WITHOUT_ACTION = LAB, None, "a stream callout that does more than inspect set no action";
 
+    // Packets and injection: what the reference pages of their functions ask for.
+    LIST_FREED_TWICE = LAB, None, "freed a NET_BUFFER_LIST that is already free";
+    LIST_FREED_WHILE_INJECTED = LAB, None, "freed a NET_BUFFER_LIST that is injected and not completed";
+    LIST_FREED_BY_OTHER = LAB, None, "freed a NET_BUFFER_LIST with a function for other lists";
+    LIST_INJECTED_TWICE = LAB, None, "injected a NET_BUFFER_LIST that is injected and not completed";
+    INJECTION_HANDLE = LAB, None, "used an injection handle that does not exist, or is destroyed";
+    PACKET_POOL_IN_USE = LAB, None, "freed a pool of NET_BUFFER_LISTs that are not all free";
+
     // Events. Driver Verifier checks the argument of EtwUnregister. No document
     // covers the handles that events are written with.
     ETW_BAD_UNREGISTER = 0xC4, Some(0xDC), "passed EtwUnregister a handle that is not registered";
@@ -179,6 +188,9 @@ rules! {
     THREAD_LEFT = LAB, None, "unloaded while a thread of the driver was running";
     WORK_ITEM_LEFT = LAB, None, "unloaded with work items allocated";
     HANDLE_LEFT = LAB, None, "unloaded with handles open";
+    CLONE_LEFT = LAB, None, "unloaded with clones of packets not freed";
+    LIST_LEFT = LAB, None, "unloaded with NET_BUFFER_LISTs not freed";
+    PACKET_POOL_LEFT = LAB, None, "unloaded with pools of NDIS not freed";
     FILTER_OBJECT_LEFT = LAB, None, "unloaded with filter engine objects left";
 
     // Image: Driver Verifier's code-integrity checks when an image is loaded.

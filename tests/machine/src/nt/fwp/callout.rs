@@ -74,7 +74,7 @@ impl CalloutDriver for GuestCallout {
         };
         let options = kernel.options();
         let layer = kernel.engine().layer(request.layer);
-        let inside = layer.map(|layer| Inside::begin(layer, request.values));
+        let inside = layer.map(|layer| Inside::begin(layer, request));
         let answered = Scratch::with(|scratch| {
             let values = scratch.values(request);
             let metadata = scratch.metadata(request.metadata);
@@ -84,6 +84,9 @@ impl CalloutDriver for GuestCallout {
                 laid.filter(|_| options.net_buffers > 1 && is_outbound(&kernel, request.layer))
             {
                 scratch.fill_list(&laid, options.net_buffers);
+            }
+            if let (Some(inside), Some(laid)) = (&inside, laid) {
+                inside.indicates(laid.list);
             }
             let raw_filter = scratch.filter(filter, self.context(filter));
             let raw_out = scratch.classify_out(out);

@@ -1,35 +1,41 @@
-//! Exports for callouts that inject, pend and redirect, and what they ask of a callout.
+//! Exports for callouts that pend and redirect, and what they ask of a callout.
 //!
 //! The rules are those of Microsoft's CodeQL queries for callout drivers
-//! (kmdf/queries/wfp), checked as the driver runs. The lab's host has no place for what
-//! a callout injects: it accepts and completes an injection, and the data are lost, as
-//! on a wire. Nothing waits for a pended classify: the call stays blocked. No connect
-//! request can be changed.
+//! (kmdf/queries/wfp), checked as the driver runs. Nothing waits for a pended classify:
+//! the call stays blocked. No connect request can be changed.
+#![expect(unsafe_code, reason = "reads the values of the classify that is running")]
 #![expect(non_snake_case, reason = "the names are fwpkclnt's own")]
 
 use std::cell::RefCell;
-use std::mem::offset_of;
+use std::net::IpAddr;
 
-use super::super::cpu::{self, Irql};
+use super::super::Trouble;
 use super::super::enter::enter;
 use super::super::foreign;
-use super::super::types::{Address, HANDLE, NET_BUFFER_LIST, NTSTATUS};
-use super::super::{Kernel, Trouble};
+use super::super::types::{Address, HANDLE, NTSTATUS};
+use super::inject::{AF_UNSPEC, Asked, inject, kind};
 use super::{REFUSED, bad_handle, key};
 use crate::status::Status;
 use crate::verifier::{Rule, Violation, rules};
-use crate::wfp::{ActionType, ClassifyOut, LayerInfo, RIGHT_ACTION_WRITE, Value};
+use crate::wfp::{
+    ActionType, ClassifyOut, Entry, FlowHandle, Injections, LayerInfo, RIGHT_ACTION_WRITE, Request, Value,
+};
 
+/// `IPPROTO_TCP` (`ws2def.h`).
 const TCP: Value = Value::Uint8(6);
 
 /// `FWPS_CLASSIFY_FLAG_REAUTHORIZE_IF_MODIFIED_BY_OTHERS` (`fwpsk.h`).
 const REAUTHORIZE: u32 = 1;
 
 /// What a callout has done in a classify that this thread is executing.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Calls {
     layer: &'static LayerInfo,
-    is_tcp: bool,
+    /// The indication's values. They live as long as the classify.
+    values: *const [Value],
+    /// The NET_BUFFER_LIST that is indicated, or 0, and how it was injected.
+    list: Address,
+    injections: Injections,
     injected: bool,
     continued: bool,
     pended: bool,
@@ -44,11 +50,23 @@ pub(super) struct Inside(());
 
 impl Inside {
     /// Begins one.
-    pub(super) fn begin(layer: &'static LayerInfo, values: &[Value]) -> Self {
-        let is_tcp = layer.field("IP_PROTOCOL").is_some_and(|at| values.get(at) == Some(&TCP));
-        let calls = Calls { layer, is_tcp, injected: false, continued: false, pended: false };
+    pub(super) fn begin(layer: &'static LayerInfo, request: &Request<'_>) -> Self {
+        let calls = Calls {
+            layer,
+            values: request.values,
+            list: 0,
+            injections: request.metadata.injections.clone(),
+            injected: false,
+            continued: false,
+            pended: false,
+        };
         INSIDE.with_borrow_mut(|inside| inside.push(calls));
         Self(())
+    }
+
+    /// The NET_BUFFER_LIST that is indicated.
+    pub(super) fn indicates(&self, list: Address) {
+        note(|calls| calls.list = list);
     }
 
     /// The rule that the result breaks, after what the callout has done.
@@ -58,9 +76,9 @@ impl Inside {
         let is_hard = blocks && after.rights & RIGHT_ACTION_WRITE == 0;
         match calls {
             Calls { injected: true, .. } if calls.layer.is_stream() && !blocks => {
-                Some(violation(&rules::STREAM_INJECTED_WITHOUT_BLOCK, calls))
+                Some(violation(&rules::STREAM_INJECTED_WITHOUT_BLOCK, &calls))
             }
-            Calls { pended: true, .. } if !is_hard => Some(violation(&rules::PENDED_WITHOUT_BLOCK, calls)),
+            Calls { pended: true, .. } if !is_hard => Some(violation(&rules::PENDED_WITHOUT_BLOCK, &calls)),
             _ => None,
         }
     }
@@ -73,7 +91,43 @@ impl Drop for Inside {
 }
 
 fn calls() -> Option<Calls> {
-    INSIDE.with_borrow(|inside| inside.last().copied())
+    INSIDE.with_borrow(|inside| inside.last().cloned())
+}
+
+/// How a list was injected, if this thread is executing its classify.
+pub(super) fn indicated(list: Address) -> Option<Injections> {
+    INSIDE.with_borrow(|inside| {
+        let calls = inside.iter().rfind(|calls| calls.list == list && list != 0)?;
+        Some(calls.injections.clone())
+    })
+}
+
+/// Protocol and local address of a list, if this thread is executing its classify.
+pub(super) fn origin(list: Address) -> Option<(u8, IpAddr)> {
+    INSIDE.with_borrow(|inside| inside.iter().rfind(|calls| calls.list == list)?.origin())
+}
+
+impl Calls {
+    fn value(&self, field: &str) -> Option<&Value> {
+        // SAFETY: the values of a request that `Inside` marks. Its classify is running on
+        // this thread, so the borrow of `Inside::begin`'s caller has not ended.
+        let values = unsafe { &*self.values };
+        values.get(self.layer.field(field)?)
+    }
+
+    fn is_tcp(&self) -> bool {
+        self.value("IP_PROTOCOL") == Some(&TCP)
+    }
+
+    fn origin(&self) -> Option<(u8, IpAddr)> {
+        let Value::Uint8(protocol) = self.value("IP_PROTOCOL")? else { return None };
+        let local = match self.value("IP_LOCAL_ADDRESS")? {
+            Value::Uint32(address) => IpAddr::from(address.to_be_bytes()),
+            Value::ByteArray16(address) => IpAddr::from(*address),
+            _ => return None,
+        };
+        Some((*protocol, local))
+    }
 }
 
 /// Notes a call, and returns what there was in the classify so far; `None` outside.
@@ -81,25 +135,12 @@ fn note(change: impl FnOnce(&mut Calls)) -> Option<Calls> {
     INSIDE.with_borrow_mut(|inside| {
         let calls = inside.last_mut()?;
         change(calls);
-        Some(*calls)
+        Some(calls.clone())
     })
 }
 
-fn violation(rule: &'static Rule, calls: Calls) -> Violation {
+fn violation(rule: &'static Rule, calls: &Calls) -> Violation {
     Violation::new(rule, [calls.layer.id.0.into(), 0, 0], calls.layer.name)
-}
-
-/// Completes an injection at once.
-fn complete(kernel: &Kernel, function: Address, context: Address, list: Address) -> Result<Status, Trouble> {
-    if function == 0 || list == 0 {
-        return Ok(Status::INVALID_PARAMETER);
-    }
-    foreign::write(list + offset_of!(NET_BUFFER_LIST, Status), &Status::SUCCESS.0)?;
-    let level = cpu::irql();
-    let arguments = [context as u64, list as u64, u64::from(level == Irql::DISPATCH)];
-    // If the call failed, it has already stopped the machine.
-    let _ = kernel.call_driver(function, &arguments, level, "completion function");
-    Ok(Status::SUCCESS)
 }
 
 /// `FwpsStreamInjectAsync0`.
@@ -117,9 +158,19 @@ pub extern "win64" fn FwpsStreamInjectAsync0(
     completionContext: HANDLE,
 ) -> NTSTATUS {
     let kernel = enter!(FwpsStreamInjectAsync0);
-    let _ = (injectionHandle, injectionContext, flags, flowId, calloutId, layerId, streamFlags, dataLength);
-    let outcome = both(note(|calls| calls.injected = true))
-        .and_then(|()| complete(&kernel, completionFn, completionContext, netBufferList));
+    // The list says how long the data are, and the flow says which callouts see them.
+    let _ = (flags, calloutId, layerId, dataLength);
+    let asked = Asked {
+        handle: injectionHandle,
+        context: injectionContext,
+        kind: kind::STREAM,
+        family: AF_UNSPEC,
+        list: netBufferList,
+        function: completionFn,
+        completion_context: completionContext,
+    };
+    let entry = Entry::Stream { flow: FlowHandle(flowId), flags: streamFlags };
+    let outcome = both(note(|calls| calls.injected = true)).and_then(|()| inject(&kernel, asked, |_| entry));
     kernel.settle(outcome, REFUSED).0
 }
 
@@ -139,78 +190,20 @@ pub extern "win64" fn FwpsStreamContinue0(
 fn both(calls: Option<Calls>) -> Result<(), Trouble> {
     match calls {
         Some(calls) if calls.injected && calls.continued => {
-            Err(violation(&rules::STREAM_CONTINUED_WHILE_INJECTING, calls).into())
+            Err(violation(&rules::STREAM_CONTINUED_WHILE_INJECTING, &calls).into())
         }
         _ => Ok(()),
     }
 }
 
-/// `FwpsInjectTransportSendAsync0`.
-pub extern "win64" fn FwpsInjectTransportSendAsync0(
-    injectionHandle: HANDLE,
-    injectionContext: HANDLE,
-    endpointHandle: u64,
-    flags: u32,
-    sendArgs: Address,
-    addressFamily: u16,
-    compartmentId: i32,
-    netBufferList: Address,
-    completionFn: Address,
-    completionContext: HANDLE,
-) -> NTSTATUS {
-    let kernel = enter!(FwpsInjectTransportSendAsync0);
-    let _ =
-        (injectionHandle, injectionContext, endpointHandle, flags, sendArgs, addressFamily, compartmentId);
-    kernel.settle(inject(&kernel, completionFn, completionContext, netBufferList), REFUSED).0
-}
-
-/// `FwpsInjectTransportSendAsync1`.
-pub extern "win64" fn FwpsInjectTransportSendAsync1(
-    injectionHandle: HANDLE,
-    injectionContext: HANDLE,
-    endpointHandle: u64,
-    flags: u32,
-    sendArgs: Address,
-    addressFamily: u16,
-    compartmentId: i32,
-    netBufferList: Address,
-    completionFn: Address,
-    completionContext: HANDLE,
-) -> NTSTATUS {
-    let kernel = enter!(FwpsInjectTransportSendAsync1);
-    let _ =
-        (injectionHandle, injectionContext, endpointHandle, flags, sendArgs, addressFamily, compartmentId);
-    kernel.settle(inject(&kernel, completionFn, completionContext, netBufferList), REFUSED).0
-}
-
-/// `FwpsInjectTransportReceiveAsync0`.
-pub extern "win64" fn FwpsInjectTransportReceiveAsync0(
-    injectionHandle: HANDLE,
-    injectionContext: HANDLE,
-    reserved: Address,
-    flags: u32,
-    addressFamily: u16,
-    compartmentId: i32,
-    interfaceIndex: u32,
-    subInterfaceIndex: u32,
-    netBufferList: Address,
-    completionFn: Address,
-    completionContext: HANDLE,
-) -> NTSTATUS {
-    let kernel = enter!(FwpsInjectTransportReceiveAsync0);
-    let _ = (injectionHandle, injectionContext, reserved, flags, addressFamily, compartmentId);
-    let _ = (interfaceIndex, subInterfaceIndex);
-    kernel.settle(inject(&kernel, completionFn, completionContext, netBufferList), REFUSED).0
-}
-
 /// *"Callouts at the transport layer cannot inject a new or cloned TCP packet from the
 /// classifyFn callout function"* (Callout Driver Programming Considerations).
-fn inject(kernel: &Kernel, function: Address, context: Address, list: Address) -> Result<Status, Trouble> {
+pub(super) fn may_inject() -> Result<(), Violation> {
     match calls() {
-        Some(calls) if calls.is_tcp && calls.layer.name.contains("BOUND_TRANSPORT_") => {
-            Err(violation(&rules::TCP_INJECTED_FROM_CLASSIFY, calls).into())
+        Some(calls) if calls.is_tcp() && calls.layer.name.contains("BOUND_TRANSPORT_") => {
+            Err(violation(&rules::TCP_INJECTED_FROM_CLASSIFY, &calls))
         }
-        _ => complete(kernel, function, context, list),
+        _ => Ok(()),
     }
 }
 
@@ -284,7 +277,7 @@ pub extern "win64" fn FwpsAcquireWritableLayerDataPointer0(
     let is_open = kernel.objects().classifies.contains(&(classifyHandle as Address));
     let acquired = classify_handle(is_open, classifyHandle).and_then(|()| match calls() {
         Some(calls) if flags & REAUTHORIZE != 0 && calls.layer.name.contains("_CONNECT_REDIRECT_") => {
-            Err(violation(&rules::REDIRECT_REAUTHORIZED, calls).into())
+            Err(violation(&rules::REDIRECT_REAUTHORIZED, &calls).into())
         }
         _ => Ok(Status::NOT_SUPPORTED),
     });

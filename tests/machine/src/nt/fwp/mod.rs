@@ -4,7 +4,9 @@
 //! |---|---|
 //! | this one | the management exports: they read the driver's structures and call the engine |
 //! | [`driver`] | the exports for callouts, BFE state and flows |
-//! | [`contract`] | the exports for callouts that inject, pend and redirect |
+//! | [`lists`] | the exports for lists that are injected: allocated, cloned, referenced |
+//! | [`inject`] | the exports that inject |
+//! | [`contract`] | the exports for callouts that pend and redirect |
 //! | [`read`] | reads management structures into the engine's objects |
 //! | [`callout`] | a driver's callout, as the engine calls it |
 //! | [`incoming`] | an indication as raw structures |
@@ -18,6 +20,8 @@ mod contract;
 mod driver;
 pub mod hostile;
 mod incoming;
+mod inject;
+mod lists;
 mod packet;
 pub mod prepared;
 mod read;
@@ -35,6 +39,8 @@ use crate::wfp::{Engine, Guid, SessionId};
 pub use callout::{GuestCallout, Prototype};
 pub use contract::*;
 pub use driver::*;
+pub use inject::*;
+pub use lists::*;
 pub use packet::{MdlMapping, NblLayout};
 
 /// What an export returns after a tolerated breach.

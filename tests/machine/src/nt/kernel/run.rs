@@ -143,14 +143,7 @@ impl Kernel {
 
     /// Runs a job of the work queue on a worker's thread.
     pub(in crate::nt) fn run_job(&self, job: Job, worker: usize) {
-        // Worker threads prefer the machine's last processors.
-        let processors = self.options.processors;
-        let preferred = processors - 1 - worker as u32 % processors;
-        // NT would use an idle processor rather than leave the thread on one where
-        // another thread is at DISPATCH_LEVEL.
-        let mut nearby = (0..processors).map(|step| (preferred + step) % processors);
-        let free = nearby.find(|processor| !self.processor(*processor).is_raised());
-        let processor = free.unwrap_or(preferred);
+        let processor = self.processor_for(worker);
         let (routine, arguments) = match job {
             Job::IoWorkItem { item, routine, object, context, extended } => {
                 if let Some(entry) = self.objects().work_items.get_mut(&item) {
@@ -169,6 +162,11 @@ impl Kernel {
                 return self
                     .on_processor(processor, Irql::PASSIVE, |kernel| wdf::delete_object(kernel, handle));
             }
+            Job::Injected { handle, list, function, context, status } => {
+                return self.on_processor(processor, Irql::PASSIVE, |kernel| {
+                    kernel.complete_injection((handle, list), (function, context), status);
+                });
+            }
         };
         // If the call failed, it has already stopped the machine.
         let _ = self.on_processor(processor, Irql::PASSIVE, |kernel| {
@@ -177,6 +175,17 @@ impl Kernel {
         if let Job::IoWorkItem { object, .. } = job {
             self.objects().release_device(object);
         }
+    }
+
+    /// The processor for a worker thread. They prefer the machine's last processors.
+    fn processor_for(&self, worker: usize) -> u32 {
+        let processors = self.options.processors;
+        let preferred = processors - 1 - worker as u32 % processors;
+        // NT would use an idle processor rather than leave the thread on one where
+        // another thread is at DISPATCH_LEVEL.
+        let mut nearby = (0..processors).map(|step| (preferred + step) % processors);
+        let free = nearby.find(|processor| !self.processor(*processor).is_raised());
+        free.unwrap_or(preferred)
     }
 
     /// Runs a driver's routine on a new thread. The returned event is set when the

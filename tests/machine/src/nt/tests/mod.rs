@@ -6,6 +6,7 @@
 
 mod classify;
 mod engine;
+mod injection;
 mod load;
 mod own_time;
 mod packets;

@@ -127,6 +127,14 @@ raw! {
         reserved1: u64,
     }
 
+    /// `fwpsk.h`. `FWPS_TRANSPORT_SEND_PARAMS1` begins with it.
+    struct FWPS_TRANSPORT_SEND_PARAMS0 {
+        remoteAddress: Address,
+        remoteScopeId: u32,
+        controlData: Address,
+        controlDataLength: u32,
+    }
+
     /// `fwpsk.h`.
     struct FWPS_STREAM_DATA_OFFSET0 {
         netBufferList: Address,

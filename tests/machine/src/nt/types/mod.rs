@@ -67,7 +67,7 @@ macro_rules! plain {
         unsafe impl $crate::nt::types::Plain for $type {}
     )* };
 }
-plain!(u8 u16 u32 u64 usize i8 i16 i32 i64);
+plain!(u8 u16 u32 u64 usize i8 i16 i32 i64 [u8; 4] [u8; 16]);
 
 /// Size of a member, from the type of a reference to it.
 const fn size_of_member<S, M>(_: fn(&S) -> &M) -> usize {
