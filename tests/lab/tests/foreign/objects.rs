@@ -3,7 +3,7 @@
 use machine::nt::Stop;
 use machine::nt::registry::RegistryValue;
 use machine::status::Status;
-use machine::verifier::rules;
+use machine::verifier::{Rule, rules};
 
 use super::kmdf::{Client, at, attributes, context_type, peek};
 use super::text;
@@ -67,49 +67,58 @@ fn an_object_has_one_context_of_each_type() {
     client.stop();
 }
 
-/// What a call must stop the machine with.
-fn breaks<const N: usize>(client: &Client, function: &str, arguments: [u64; N], code: [u64; 2], says: &str) {
+/// Checks that a call breaks this rule and no other.
+fn breaks<const N: usize>(client: &Client, function: &str, arguments: [u64; N], rule: &Rule, says: &str) {
     let stop = client.try_call(function, arguments).unwrap_err();
     assert!(text(&stop).contains(says), "{}", text(&stop));
-    match stop {
-        Stop::BugCheck { code: found, parameters, .. } => {
-            assert_eq!([u64::from(found), parameters[0]], code, "{function}");
-        }
-        other => panic!("{other:?}"),
-    }
+    let Stop::BugCheck { code, parameters, .. } = stop else { panic!("{stop:?}") };
+    assert_eq!(code, rule.code, "{function}");
+    assert!(rule.parameter.is_none_or(|parameter| parameters[0] == parameter), "{function}: {parameters:x?}");
+    let found = client.machine.kernel().verifier().findings();
+    assert_eq!(found.iter().map(|finding| finding.violation.rule.id).collect::<Vec<_>>(), [rule.id]);
 }
 
 #[test]
-fn wrong_and_stale_handles_are_bugchecks_that_name_them() {
+fn wrong_and_stale_handles_break_rules_that_name_them() {
     let client = Client::start(&[]);
     let object = create(&client, &attributes(0, 0, 0, 0));
     let says = format!("WDFOBJECT {object:#x} in place of a WDFQUEUE");
-    breaks(&client, "WdfIoQueueGetDevice", [object], [0x10D, 5], &says);
-    drop(client);
+    breaks(&client, "WdfIoQueueGetDevice", [object], &rules::WDF_BAD_HANDLE, &says);
 
     let client = Client::start(&[]);
     let object = create(&client, &attributes(0, 0, 0, 0));
     client.call("WdfObjectDelete", [object]);
     let says = format!("WDFOBJECT {object:#x}, which was deleted");
-    breaks(&client, "WdfObjectDelete", [object], [0x10D, 5], &says);
-    drop(client);
+    breaks(&client, "WdfObjectDelete", [object], &rules::WDF_BAD_HANDLE, &says);
 
     let client = Client::start(&[]);
-    breaks(&client, "WdfObjectDelete", [client.driver], [0x10D, 7], "WdfObjectDelete of WDFDRIVER");
-    drop(client);
+    let says = "WdfObjectDelete of WDFDRIVER";
+    breaks(&client, "WdfObjectDelete", [client.driver], &rules::WDF_OBJECT_ERROR, says);
 
     let client = Client::start(&[]);
     let object = create(&client, &attributes(0, 0, 0, 0));
-    let arguments = [object, 0, 0, 0];
-    breaks(&client, "WdfObjectDereferenceActual", arguments, [0x10D, 7], "WdfObjectDereference of WDFOBJECT");
-    drop(client);
+    let (rule, says) = (&rules::WDF_OBJECT_ERROR, "WdfObjectDereference of WDFOBJECT");
+    breaks(&client, "WdfObjectDereferenceActual", [object, 0, 0, 0], rule, says);
 
     let client = Client::start(&[]);
     let info = context_type(8);
-    let says = "has no context SAMPLE_CONTEXT";
-    let rule = u64::from(rules::WDF_CONTEXT_TYPE.code);
-    let arguments = [client.device, at(&*info)];
-    breaks(&client, "WdfObjectGetTypedContextWorker", arguments, [rule, client.device], says);
+    let (rule, says) = (&rules::WDF_CONTEXT_TYPE, "has no context SAMPLE_CONTEXT");
+    breaks(&client, "WdfObjectGetTypedContextWorker", [client.device, at(&*info)], rule, says);
+
+    let client = Client::start(&[]);
+    let arguments = [client.device, 0, 0, 0];
+    breaks(&client, "WdfIoQueueCreate", arguments, &rules::WDF_NULL_PARAMETER, "Config");
+}
+
+#[test]
+fn a_reference_that_is_never_released_is_found_at_unload() {
+    let mut client = Client::start(&[]);
+    let object = create(&client, &attributes(0, 0, 0, 0));
+    client.call("WdfObjectReferenceActual", [object, 0, 0, 0]);
+    client.file.take().unwrap().close().unwrap();
+    let stop = client.machine.stop().unwrap_err();
+    let says = format!("WDFOBJECT {object:#x} with 1 references");
+    assert!(text(&stop).contains(rules::WDF_OBJECT_LEFT.id) && text(&stop).contains(&says), "{}", text(&stop));
 }
 
 #[test]

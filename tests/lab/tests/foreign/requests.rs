@@ -81,7 +81,8 @@ fn an_error_copies_nothing_back_and_a_warning_does() {
 
 #[test]
 fn parameters_mdls_and_process_are_those_of_the_request() {
-    let client = Client::start(&[]);
+    // WdfRequestGetRequestorProcessId came after version 1.9.
+    let client = Client::start(&["--cfg", "minor33"]);
     let (_request, handle) = client.pend(OUT_DIRECT, &[1; 24], &[2; 40]);
     let parameters = [40u64, 0, 0, 0, 0];
     client.call("WdfRequestGetParameters", [handle, at(&parameters)]);

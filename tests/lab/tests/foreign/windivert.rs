@@ -34,7 +34,10 @@ fn start(sys: &std::path::Path) -> Machine {
     machine
 }
 
+/// Unloads the driver. Its worker must have ended: EvtDriverUnload deletes the
+/// sublayers before it waits for the worker, which deletes the filters in them.
 fn stop(mut machine: Machine) {
+    assert!(machine.kernel().work().drain(Duration::from_secs(5)), "the driver's worker goes on");
     let left = machine.stop().unwrap_or_else(|stop| panic!("{}", text(&stop)));
     assert!(left.is_empty(), "{left}");
     let kernel = machine.kernel();

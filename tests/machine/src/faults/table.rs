@@ -76,7 +76,13 @@ const TIMEOUT: Failure = refused(Status::FWP_TIMEOUT);
 pub const FALLIBLE: &[Fallible] = &[
     // It returns NULL.
     fallible!(ex::ExAllocatePool2(_, _, _), &[SHORT]),
+    fallible!(ex::ExAllocatePoolWithTag(_, _, _), &[SHORT]),
     fallible!(io::IoAllocateWorkItem(_), &[SHORT]),
+    fallible!(links::IoAllocateErrorLogEntry(_, _), &[SHORT]),
+    // The page also lists a collision of names.
+    fallible!(links::IoCreateSymbolicLink(_, _), &[SHORT, refused(Status::OBJECT_NAME_COLLISION)]),
+    // STATUS_RETRY: the system is not ready.
+    fallible!(strings::ExUuidCreate(_), &[refused(Status(0xC000_022D_u32 as i32))]),
     fallible!(processors::KeRegisterProcessorChangeCallback(_, _, _), &[SHORT]),
     fallible!(etw::EtwRegister(_, _, _, _), &[SHORT]),
     // From the page of EventSetInformation; the kernel's page has no list.
@@ -170,6 +176,37 @@ pub const FALLIBLE: &[Fallible] = &[
     // The flow is already over, or there is no memory for the context.
     fallible!(fwp::FwpsFlowAssociateContext0(_, _, _, _), &[refused(Status::INVALID_PARAMETER), SHORT]),
     release!(fwp::FwpsFlowRemoveContext0(_, _, _), &[refused(Status::UNSUCCESSFUL)]),
+    // The framework. Its pages name STATUS_INSUFFICIENT_RESOURCES for all of them.
+    fallible!(wdf::WdfDriverCreate(_, _, _, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfControlDeviceInitAllocate(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfDeviceInitAssignName(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfDeviceCreate(_, _, _, _), &[SHORT, refused(Status::OBJECT_NAME_COLLISION)]),
+    fallible!(wdf::WdfDeviceCreateSymbolicLink(_, _, _), &[SHORT, refused(Status::OBJECT_NAME_COLLISION)]),
+    fallible!(wdf::WdfIoQueueCreate(_, _, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfWorkItemCreate(_, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfTimerCreate(_, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfObjectCreate(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfObjectAllocateContext(_, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfMemoryCreate(_, _, _, _, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfSpinLockCreate(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfWaitLockCreate(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfStringCreate(_, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfCollectionCreate(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfRequestRetrieveInputBuffer(_, _, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfRequestRetrieveOutputBuffer(_, _, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfRequestRetrieveOutputWdmMdl(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfRequestProbeAndLockUserBufferForRead(_, _, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfRequestProbeAndLockUserBufferForWrite(_, _, _, _, _), &[SHORT]),
+    // The queue takes no requests any more: STATUS_WDF_BUSY.
+    fallible!(
+        wdf::WdfRequestForwardToIoQueue(_, _, _),
+        &[refused(Status(0xC020_0204_u32 as i32)), refused(Status::CANCELLED)]
+    ),
+    fallible!(wdf::WdfDeviceEnqueueRequest(_, _, _), &[refused(Status(0xC020_0204_u32 as i32))]),
+    fallible!(
+        wdf::WdfDriverOpenParametersRegistryKey(_, _, _, _, _),
+        &[SHORT, refused(Status::OBJECT_NAME_NOT_FOUND)]
+    ),
 ];
 
 /// The calls that cannot fail, or not in a way that a driver can see, with the
@@ -249,7 +286,7 @@ mod tests {
         let facts = &*crate::exports::FUNCTIONS;
         for call in FALLIBLE {
             let ret = facts[call.name]["ret"].as_str().unwrap();
-            assert!(["NTSTATUS", "PVOID", "PIO_WORKITEM"].contains(&ret), "{}: {ret}", call.name);
+            assert!(["NTSTATUS", "PVOID", "PIO_WORKITEM", "PWDFDEVICE_INIT"].contains(&ret), "{}: {ret}", call.name);
         }
         for (name, _) in INFALLIBLE {
             assert!(!FALLIBLE.iter().any(|call| call.name == *name), "{name} is in both tables");

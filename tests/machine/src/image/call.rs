@@ -101,7 +101,7 @@ pub fn call_site() -> Option<u64> {
 pub fn arguments(export: &str, count: usize) -> Option<Vec<u64>> {
     let control = Control::existing()?;
     let frame = ImportFrame::at(control, control.kernel_rsp.get())?;
-    let name = thunk::name_of_body(frame.body)?;
+    let name = frame.name(control)?;
     if name.rsplit_once('!')?.1 != export {
         return None;
     }

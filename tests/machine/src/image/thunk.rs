@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "writes code and switches stacks")]
 
 use std::arch::naked_asm;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::c_void;
 use std::io;
 use std::mem::offset_of;
@@ -87,7 +87,10 @@ pub fn bind(module: &str, name: &str, export: Export) -> io::Result<u64> {
         Export::Code { address, stack_arguments } => {
             (address, thunks.add(address as u64, u32::from(stack_arguments), None)?)
         }
-        Export::Missing { address } => (address, thunks.add(address as u64, 0, Some(number))?),
+        Export::Missing { address } => {
+            thunks.missing.insert(address as u64);
+            (address, thunks.add(address as u64, 0, Some(number))?)
+        }
     };
     thunks.names.push((thunk, address as u64, key.0.clone()));
     thunks.bound.insert(key, thunk);
@@ -100,9 +103,13 @@ pub fn name_of_missing(number: u32) -> Option<String> {
     thunks.names.get(number as usize).map(|(_, _, name)| name.clone())
 }
 
-/// The export whose body is at `body`, as `module!name`.
-pub(super) fn name_of_body(body: u64) -> Option<String> {
+/// The export whose body is at `body`, as `module!name`. `first`: the first argument,
+/// which tells missing functions apart.
+pub(super) fn name_of_body(body: u64, first: Option<u64>) -> Option<String> {
     let thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);
+    if thunks.missing.contains(&body) {
+        return thunks.names.get(first? as u32 as usize).map(|(_, _, name)| name.clone());
+    }
     thunks.names.iter().find(|&&(_, address, _)| address == body).map(|(_, _, name)| name.clone())
 }
 
@@ -145,6 +152,12 @@ impl ImportFrame {
             rsp: address + 40,
         })
     }
+
+    /// The export whose body runs, as `module!name`.
+    pub fn name(&self, control: &Control) -> Option<String> {
+        // The gate has stored the register arguments in the home space.
+        name_of_body(self.body, control.word(self.rsp))
+    }
 }
 
 const THUNK: usize = 32;
@@ -160,6 +173,8 @@ struct Thunks {
     used: usize,
     bound: HashMap<(String, Export), u64>,
     names: Vec<(u64, u64, String)>,
+    /// The functions that report calls of missing ones.
+    missing: BTreeSet<u64>,
 }
 
 impl Thunks {

@@ -15,10 +15,8 @@ impl Guest for Mapped {
         let entry = entry as *const std::ffi::c_void;
         // SAFETY: by this function's contract.
         unsafe { image::call(entry, arguments) }.map_err(|stop| match stop {
-            image::Stop::BugCheck { code, parameters, text, backtrace } => {
-                let text = if backtrace.0.is_empty() { text } else { format!("{text}\n{backtrace}") };
-                Stop::BugCheck { code, parameters, text }
-            }
+            // `trace` is in the text already.
+            image::Stop::BugCheck { code, parameters, text, .. } => Stop::BugCheck { code, parameters, text },
             image::Stop::Fault(report) => {
                 Stop::Fault { exception: exception(&report), text: report.to_string() }
             }
@@ -34,6 +32,10 @@ impl Guest for Mapped {
                 image::Stop::bug_check(0, [0; 4], text)
             }
         })
+    }
+
+    fn trace(&self) -> String {
+        image::backtrace().to_string()
     }
 
     fn frames(&self) -> Vec<u64> {

@@ -237,7 +237,8 @@ fn control(device: Ptr, irp: Ptr, location: Ptr) -> i32 {
         0x900 => complete(irp, 0, get::<u8>(system + input + 16).into()),
         0x901 => {
             complete(irp, 0, 0);
-            complete(irp, 0, 0)
+            unsafe { IofCompleteRequest(irp, 0) };
+            0
         }
         0x902 => PENDING,
         0x903 => {

@@ -77,6 +77,18 @@ pub unsafe fn leak() -> Ptr {
     black_box(unsafe { ExAllocatePool2(NON_PAGED, 48, TAG) })
 }
 
+/// Links to a device that need not exist.
+pub unsafe fn link() {
+    let names = [r"\??\planted", r"\Device\planted"].map(|name| {
+        let mut units = [0u16; 16];
+        let count = name.encode_utf16().zip(&mut units).map(|(unit, place)| *place = unit).count();
+        (units, 2 * count as u16)
+    });
+    let strings =
+        names.each_ref().map(|(units, length)| (*length, *length, 0u32, units.as_ptr() as Ptr));
+    unsafe { check(IoCreateSymbolicLink(&raw const strings[0] as Ptr, &raw const strings[1] as Ptr)) };
+}
+
 pub unsafe fn at<R>(level: u8, f: impl FnOnce() -> R) -> R {
     unsafe {
         let old = KfRaiseIrql(level);

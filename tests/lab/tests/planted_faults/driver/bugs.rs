@@ -50,6 +50,7 @@ bugs! {
     Entry POOL_FREE_IRQL => { let block = allocate(32); at(DEVICE, || free(block)) };
     Entry POOL_DOUBLE_FREE => { let block = allocate(32); free(block); free(block) };
     Unload POOL_LEAK => leak();
+    Unload SYMBOLIC_LINK_LEFT => link();
     Entry POOL_EXECUTABLE => ExAllocatePool2(EXECUTABLE, 32, TAG);
     Entry POOL_UNDERRUN => { let block = allocate(100); poke(block - 1, 1); free(block) };
     Entry POOL_OVERRUN => { let block = allocate(100); poke(block + 100, 1); free(block) };

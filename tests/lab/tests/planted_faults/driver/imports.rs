@@ -52,6 +52,7 @@ unsafe extern "system" {
         device: Ptr,
     ) -> i32;
     pub fn IoDeleteDevice(device: Ptr);
+    pub fn IoCreateSymbolicLink(link: Ptr, device: Ptr) -> i32;
     pub fn PsCreateSystemThread(
         thread: Ptr,
         access: u32,
