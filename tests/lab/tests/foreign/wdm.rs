@@ -98,6 +98,21 @@ fn a_driver_knows_its_caller_and_queued_locks_raise_the_level() {
 }
 
 #[test]
+fn cr8_gs_and_the_shared_page_are_played() {
+    let machine = start(&[]);
+    let file = open(&machine);
+    let reply = file.control(code(0x805, 0), &[], &[0; 64]).unwrap().reply().unwrap();
+    let words: Vec<u64> =
+        reply.output.chunks_exact(8).map(|word| u64::from_le_bytes(word.try_into().unwrap())).collect();
+    assert_eq!(words[..5], [0, 2, 0, 10, 1]);
+    let now = machine.kernel().clock().interrupt_time();
+    assert!(words[5] > 0 && words[5] <= now, "{} of {now}", words[5]);
+    assert_eq!(words[6], 0);
+    assert_ne!(words[7], 0);
+    stop(machine, file);
+}
+
+#[test]
 fn the_error_log_keeps_codes_and_strings() {
     let machine = start(&[]);
     let file = open(&machine);

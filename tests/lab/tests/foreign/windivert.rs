@@ -6,12 +6,16 @@
 mod client;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use lab::setup;
-use machine::Machine;
-use machine::nt::Options;
+use machine::faults::{FALLIBLE, Mode, Plan};
+use machine::image::PeFile;
+use machine::nt::{Effect, Failure, Options};
 use machine::status::Status;
+use machine::verifier::rules;
+use machine::{Machine, StartError};
 
 use super::kmdf::resident;
 use super::text;
@@ -57,10 +61,11 @@ fn it_starts_and_stops_and_leaves_nothing() {
 #[test]
 fn a_thousand_starts_and_stops_leave_memory_flat() {
     let Some(sys) = sys() else { return };
+    let file = Arc::new(PeFile::read(&sys).unwrap());
     let mut machine = Machine::new("WinDivert", Options::default());
     let mut after_warm_up = 0;
     for round in 0..1000 {
-        machine.start(&sys).unwrap_or_else(|error| panic!("round {round}: {error}"));
+        machine.start_file(Arc::clone(&file)).unwrap_or_else(|error| panic!("round {round}: {error}"));
         let left = machine.stop().unwrap_or_else(|stop| panic!("round {round}: {}", text(&stop)));
         assert!(left.is_empty(), "round {round}: {left}");
         if round == 500 {
@@ -69,6 +74,49 @@ fn a_thousand_starts_and_stops_leave_memory_flat() {
     }
     let now = resident();
     assert!(now < after_warm_up + (8 << 20), "{after_warm_up} bytes after 500 rounds, {now} after 1000");
+}
+
+/// Lets each call that can fail do so in turn, from the load over a handle to the
+/// unload. The driver may refuse to start, and its handles may refuse to open; nothing
+/// may stop the machine.
+#[test]
+fn each_call_that_fails_is_survived() {
+    let Some(sys) = sys() else { return };
+    let file = Arc::new(PeFile::read(&sys).unwrap());
+    let mut complaints = Vec::new();
+    for nth in 1.. {
+        let (injected, complaint) = live(&file, nth);
+        let Some(name) = injected else { break };
+        complaints.extend(complaint.map(|text| format!("call {nth}, {name}: {text}")));
+    }
+    assert!(complaints.is_empty(), "{} problems:\n{}", complaints.len(), complaints.join("\n"));
+}
+
+/// One life in which the call with this number fails. Returns the call, if there was
+/// one, and what stopped the machine.
+fn live(file: &Arc<PeFile>, nth: usize) -> (Option<&'static str>, Option<String>) {
+    let mut machine = Machine::new("WinDivert", Options::default());
+    // A driver cannot free what the engine refuses to delete.
+    for rule in [&rules::FILTER_OBJECT_LEFT, &rules::CALLOUTS_LEFT, &rules::FLOW_CONTEXT_LEFT] {
+        machine.kernel().verifier().tolerate(rule);
+    }
+    let failure = Failure { status: Status::INSUFFICIENT_RESOURCES, effect: Effect::Refused };
+    machine.faults().arm(Some(Plan { nth, mode: Mode::Once, failure, seed: 0 }));
+    let complaint = match machine.start_file(Arc::clone(file)) {
+        Err(StartError::Refused(_)) => None,
+        Err(error) => Some(error.to_string()),
+        Ok(()) => {
+            if let Ok(handle) = Divert::open(machine.kernel(), Layer::Network, 0, 0) {
+                let read = handle.start_receive(1500);
+                handle.close();
+                read.reply(None);
+            }
+            machine.kernel().work().drain(Duration::from_secs(5));
+            machine.stop().err().map(|stop| text(&stop))
+        }
+    };
+    let injected = machine.faults().injected().first().map(|injection| FALLIBLE[injection.row].name);
+    (injected, complaint)
 }
 
 #[test]

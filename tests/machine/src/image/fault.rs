@@ -14,7 +14,7 @@ use super::call::escape;
 use super::places;
 use super::report::{Access, FaultKind, FaultReport, Stop};
 use super::stack::Control;
-use super::{step, stepping};
+use super::{emulate, step, stepping};
 
 const SIGNALS: [c_int; 5] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP];
 const ALTERNATE_STACK: usize = 64 << 10;
@@ -72,6 +72,10 @@ extern "C" fn handler(signal: c_int, info: *mut libc::siginfo_t, context: *mut c
     // A trap after a system call of an export body has another signal code.
     let stepped = signal == libc::SIGTRAP && registers[libc::REG_TRAPNO as usize] == DEBUG_EXCEPTION;
     if stepped && (step::record(registers) || stepping::step(registers)) {
+        return;
+    }
+    let in_driver = |control: &&Control| control.host_rsp.get() != 0 && !control.reporting.get();
+    if code > 0 && Control::existing().filter(in_driver).is_some() && emulate::play(registers) {
         return;
     }
     match Control::existing() {
@@ -147,7 +151,7 @@ impl RawFault {
     ///
     /// Vectors and error codes: Intel SDM volume 3, chapter 6.
     pub fn classify(&self, control: &Control) -> (FaultKind, Option<u64>, Option<String>) {
-        let instruction = self.instruction();
+        let instruction = decode(self.rip());
         let name = instruction.map(|instruction| format!("{:?}", instruction.code()));
         let error = self.registers[libc::REG_ERR as usize];
         let (kind, address) = match self.registers[libc::REG_TRAPNO as usize] {
@@ -204,17 +208,24 @@ impl RawFault {
             address => (FaultKind::GeneralProtection, address),
         }
     }
+}
 
-    fn instruction(&self) -> Option<Instruction> {
-        let found = places::find(self.rip())?;
-        let code = found.file.image.get(found.rva as usize..)?;
-        let code = &code[..code.len().min(16)];
-        Decoder::with_ip(64, code, self.rip(), DecoderOptions::NONE).iter().next()
-    }
+/// The instruction of a driver at this address.
+pub(super) fn decode(rip: u64) -> Option<Instruction> {
+    let found = places::find(rip)?;
+    let code = found.file.image.get(found.rva as usize..)?;
+    let code = &code[..code.len().min(16)];
+    Decoder::with_ip(64, code, rip, DecoderOptions::NONE).iter().next()
 }
 
 /// The value of a general-purpose register among the registers a signal saved.
 pub(super) fn register(registers: &[i64; 23], register: Register) -> Option<u64> {
+    // Flat segments start at 0.
+    Some(index(register).map_or(0, |index| registers[index] as u64))
+}
+
+/// The place of a general-purpose register among the registers a signal saved.
+pub(super) fn index(register: Register) -> Option<usize> {
     let index = match register.full_register() {
         Register::RAX => libc::REG_RAX,
         Register::RBX => libc::REG_RBX,
@@ -232,10 +243,9 @@ pub(super) fn register(registers: &[i64; 23], register: Register) -> Option<u64>
         Register::R13 => libc::REG_R13,
         Register::R14 => libc::REG_R14,
         Register::R15 => libc::REG_R15,
-        // Flat segments start at 0. Drivers do not use FS and GS.
-        _ => return Some(0),
+        _ => return None,
     };
-    Some(registers[index as usize] as u64)
+    Some(index as usize)
 }
 
 /// Whether bits 47 to 63 are all equal.

@@ -24,6 +24,7 @@
 mod call;
 mod cookie;
 mod direct;
+mod emulate;
 mod fault;
 pub mod lint;
 mod load;
@@ -47,6 +48,7 @@ pub use direct::{
     copy, current_irql, event_written, events_written, nothing, pass_time, processor_number, read_words,
     set_here, touch, unbiased_interrupt_time,
 };
+pub use emulate::{Environment, register_environment};
 pub use load::{Image, LoadError, MissingImport};
 pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
 pub use places::{

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "calls addresses that the driver registered")]
 
 use super::guest::{Cause, Exception, Guest, Place, Stop};
+use super::ring;
 use super::types::Address;
 use crate::image::{self, Access, FaultKind, FaultReport, Residence};
 
@@ -12,6 +13,7 @@ pub struct Mapped;
 impl Guest for Mapped {
     unsafe fn call(&self, entry: Address, arguments: &[u64]) -> Result<u64, Stop> {
         image::register_describer(describe);
+        image::register_environment(ring::ENVIRONMENT);
         let entry = entry as *const std::ffi::c_void;
         // SAFETY: by this function's contract.
         unsafe { image::call(entry, arguments) }.map_err(|stop| match stop {

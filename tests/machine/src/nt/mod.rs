@@ -49,6 +49,7 @@ pub mod processors;
 pub mod ps;
 pub mod queued;
 pub mod registry;
+mod ring;
 pub mod rtl;
 mod sleepers;
 mod stack;

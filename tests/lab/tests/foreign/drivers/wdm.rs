@@ -233,6 +233,14 @@ fn control(device: Ptr, irp: Ptr, location: Ptr) -> i32 {
             ExUuidCreate(system + 16);
             complete(irp, status as u32, 32)
         },
+        // What a driver reads without a call.
+        0x805 => {
+            let words = ring();
+            for (at, word) in words.into_iter().enumerate() {
+                put(system + 8 * at, word);
+            }
+            complete(irp, 0, 64)
+        }
         // Bugs.
         0x900 => complete(irp, 0, get::<u8>(system + input + 16).into()),
         0x901 => {
@@ -263,6 +271,28 @@ fn control(device: Ptr, irp: Ptr, location: Ptr) -> i32 {
         }
         _ => complete(irp, INVALID_DEVICE_REQUEST, 0),
     }
+}
+
+/// The IRQL before, between and after two writes of cr8; version and build of the
+/// shared page; the high part of its interrupt time, twice; processor and thread.
+fn ring() -> [u64; 8] {
+    let (before, raised, after, major, is_ten, time, processor, thread): (u64, u64, u64, u64, u8, u64, u64, u64);
+    unsafe {
+        core::arch::asm!("mov {}, cr8", out(reg) before);
+        core::arch::asm!("mov cr8, {}", in(reg) 2u64);
+        core::arch::asm!("mov {}, cr8", out(reg) raised);
+        core::arch::asm!("mov cr8, {}", in(reg) before);
+        core::arch::asm!("mov {}, cr8", out(reg) after);
+        let page = 0xFFFF_F780_0000_0000u64;
+        core::arch::asm!("movzx {0:e}, byte ptr [{1} + 0x26c]", out(reg) major, in(reg) page);
+        core::arch::asm!(
+            "cmp dword ptr [{1} + 0x26c], 10", "sete {0}", out(reg_byte) is_ten, in(reg) page
+        );
+        core::arch::asm!("mov {0}, qword ptr [{1} + 8]", out(reg) time, in(reg) page);
+        core::arch::asm!("mov {0:e}, dword ptr gs:[0x1a4]", out(reg) processor);
+        core::arch::asm!("mov {}, qword ptr gs:[0x188]", out(reg) thread);
+    }
+    [before, raised, after, major, is_ten.into(), time, processor, thread]
 }
 
 extern "system" fn canceled(_: Ptr, irp: Ptr) {

@@ -76,7 +76,7 @@ bugs! {
     Entry BREAKPOINT => asm!("int3");
     Worker STACK_OVERFLOW => { recurse(100_000); };
     Entry FAST_FAIL => asm!("int 0x29", in("ecx") 7);
-    Entry RING_0_INSTRUCTION => asm!("mov {}, cr8", out(reg) _);
+    Entry RING_0_INSTRUCTION => asm!("mov {}, cr3", out(reg) _);
 
     Entry RAISE_IRQL => { KfRaiseIrql(DISPATCH); KfRaiseIrql(PASSIVE) };
     Entry LOWER_IRQL => KeLowerIrql(DISPATCH);

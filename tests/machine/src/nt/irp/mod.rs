@@ -62,7 +62,8 @@ pub(super) struct Irp {
     pub process: u32,
     /// The request of the framework that stands for it, or 0.
     pub framework: Address,
-    buffers: Buffers,
+    /// Its memory, until it is completed.
+    buffers: Option<Buffers>,
     reply: Arc<Mutex<Option<Reply>>>,
     /// What the dispatch routine returned; `None` while it runs.
     returned: Option<Status>,
@@ -136,7 +137,7 @@ pub(super) fn complete(kernel: &Kernel, irp: Address) -> Result<(), Trouble> {
     let information = header.IoStatus.Information;
     let mut irps = kernel.irps();
     let Some(known) = irps.get_mut(&irp) else { return Ok(()) };
-    if let Some(longest) = known.buffers.copied_back()
+    if let Some(longest) = known.buffers.as_ref().and_then(Buffers::copied_back)
         && status.0 >= 0
         && information > longest as u64
     {
@@ -146,13 +147,19 @@ pub(super) fn complete(kernel: &Kernel, irp: Address) -> Result<(), Trouble> {
         return Err(Violation::new(&rules::IRP_INFORMATION, parameters, text).into());
     }
     known.completed = Some(marked);
-    let output = known.buffers.finish(status, information)?;
+    let buffers = known.buffers.take();
+    let output = match &buffers {
+        Some(buffers) => buffers.finish(status, information)?,
+        None => Vec::new(),
+    };
     *known.reply.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
         Some(Reply { status, information, output });
-    let over = known.returned.is_some().then(|| irps.remove(&irp)).flatten();
+    if known.returned.is_some() {
+        irps.remove(&irp);
+    }
     drop(irps);
-    if let Some(over) = over {
-        over.buffers.release(kernel);
+    if let Some(buffers) = buffers {
+        buffers.release(kernel);
     }
     free_system_block(kernel, irp, IRP_TAG);
     kernel.bell.ring();

@@ -114,7 +114,7 @@ fn build(kernel: &Kernel, wanted: Wanted, reply: Arc<Mutex<Option<Reply>>>) -> A
         file: wanted.file,
         process: wanted.process,
         framework: 0,
-        buffers: wanted.buffers,
+        buffers: Some(wanted.buffers),
         reply,
         returned: None,
         completed: None,
@@ -125,16 +125,16 @@ fn build(kernel: &Kernel, wanted: Wanted, reply: Arc<Mutex<Option<Reply>>>) -> A
 
 /// Compares what the dispatch routine returned with what it did.
 fn check(kernel: &Kernel, irp: Address, status: Status) {
-    let (text, completed, over) = {
+    let (text, completed) = {
         let mut irps = kernel.irps();
         let Some(known) = irps.get_mut(&irp) else { return };
         known.returned = Some(status);
         let (text, completed) = (known.describe(irp), known.completed);
-        (text, completed, completed.and_then(|_| irps.remove(&irp)))
+        if completed.is_some() {
+            irps.remove(&irp);
+        }
+        (text, completed)
     };
-    if let Some(over) = over {
-        over.buffers.release(kernel);
-    }
     // A request that is not completed is still in memory.
     let control = || foreign::read::<IO_STACK_LOCATION>(stack_location(irp)).map_or(0, |it| it.Control);
     let marked = completed.unwrap_or_else(|| control() & super::PENDING_RETURNED != 0);
