@@ -108,7 +108,10 @@ macro_rules! every_export { ($table:ident) => { $table! {
         FwpsFreeNetBufferList0 FwpsInjectionHandleCreate0
         FwpsInjectionHandleDestroy0 FwpsQueryPacketInjectionState0
         FwpsInjectNetworkSendAsync0 FwpsInjectNetworkReceiveAsync0
-        FwpsInjectForwardAsync0;
+        FwpsInjectForwardAsync0 FwpsAllocateCloneNetBufferList0
+        FwpsFreeCloneNetBufferList0 FwpsReferenceNetBufferList0
+        FwpsDereferenceNetBufferList0 FwpsConstructIpHeaderForTransportPacket0
+        FwpsGetPacketListSecurityInformation0;
 } }; }
 every_export!(table);
 

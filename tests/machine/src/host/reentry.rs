@@ -38,6 +38,13 @@ impl Host {
         (1..AT_ONCE).contains(&served)
     }
 
+    /// Sets what wakes the host's thread for a request.
+    pub(super) fn wake_by(&self, wake: crate::wfp::Wake) {
+        if let Some(demands) = self.gate.filter.demands() {
+            demands.wake_by(wake);
+        }
+    }
+
     /// Whether requests wait.
     pub(super) fn has_demands(&self) -> bool {
         self.gate.filter.demands().is_some_and(|demands| !demands.is_empty())

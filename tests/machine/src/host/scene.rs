@@ -13,10 +13,11 @@ use super::options::{Interface, Options};
 use crate::wfp::{FlowHandle, Injection, LayerData, Packet, Value};
 use crate::wire::{Family, Parsed, Transport, protocol};
 
-/// `FWP_CONDITION_FLAG_*` (`fwptypes.h`) that the host itself sets.
+/// `FWP_CONDITION_FLAG_*` (`fwptypes.h`) that the host knows.
 #[allow(missing_docs, reason = "the names are those of the headers")]
 pub mod flag {
     pub const IS_LOOPBACK: u32 = 0x1;
+    pub const IS_IPSEC_SECURED: u32 = 0x2;
     pub const IS_REAUTHORIZE: u32 = 0x4;
     pub const IS_WILDCARD_BIND: u32 = 0x8;
     pub const IS_FRAGMENT: u32 = 0x20;

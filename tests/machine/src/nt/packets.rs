@@ -7,16 +7,18 @@
 mod memory;
 
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Kernel;
+use super::fwp::PacketRoom;
 use super::pool::{Pool, Where};
-use super::types::{Address, HANDLE};
+use super::types::{Address, HANDLE, NET_BUFFER_LIST};
 use crate::verifier::{Rule, Violation, rules};
 use crate::wfp::Injections;
 
-pub(super) use memory::{Room, Wanted, buffers, bytes_of, mdl_over, peek, pieces, poke, relocate};
+pub(super) use memory::{Wanted, buffers, bytes_of, mdl_over, peek, pieces, poke, relocate};
 
 /// What a pool handle of NDIS stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +64,55 @@ pub(super) struct List {
     pub(super) origin: Option<(u8, IpAddr)>,
     /// For a clone: its NET_BUFFERs and their MDLs, to which the driver must return it.
     pub(super) chain: Vec<(Address, Address)>,
+    /// Blocks that are freed with it.
+    pub(super) extra: Vec<Address>,
     /// Return addresses of the allocation.
     pub(super) stack: Vec<u64>,
 }
+
+/// How often something holds a list, in the list itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Count {
+    /// `ChildRefCount`.
+    Clones,
+    /// References of `FwpsReferenceNetBufferList0`, in a word that NDIS reserves.
+    References,
+}
+
+impl Count {
+    fn place(self, list: Address) -> Address {
+        list + match self {
+            Self::Clones => offset_of!(NET_BUFFER_LIST, ChildRefCount),
+            Self::References => offset_of!(NET_BUFFER_LIST, NdisReserved),
+        }
+    }
+
+    /// The number.
+    pub(super) fn get(self, list: Address) -> i32 {
+        peek(self.place(list))
+    }
+
+    /// Adds to it. The caller has locked the state.
+    pub(super) fn add(self, list: Address, change: i32) {
+        poke(self.place(list), &(self.get(list) + change));
+    }
+}
+
+/// Whether something holds a list.
+pub(super) fn is_held(list: Address) -> bool {
+    Count::Clones.get(list) != 0 || Count::References.get(list) != 0
+}
+
+/// A packet that a driver holds after its indication.
+#[derive(Debug)]
+pub(super) struct Kept {
+    room: PacketRoom,
+    injections: Injections,
+    origin: Option<(u8, IpAddr)>,
+}
+
+/// The most pages of packets that are kept for the next one that needs them.
+const SPARE: usize = 64;
 
 /// An injection handle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +132,8 @@ pub(super) struct State {
     pub(super) pools: BTreeMap<HANDLE, PoolKind>,
     pub(super) lists: BTreeMap<Address, List>,
     pub(super) handles: BTreeMap<HANDLE, Handle>,
+    kept: BTreeMap<Address, Kept>,
+    spare: Vec<PacketRoom>,
 }
 
 /// Packets of one machine.
@@ -115,6 +165,50 @@ impl Packets {
             _ => (&rules::BAD_OBJECT, "nobody allocated it".to_owned()),
         };
         Violation::new(rule, [list as u64, 0, 0], format!("NET_BUFFER_LIST {list:#x}: {text}"))
+    }
+
+    /// Keeps the packet of an indication that a driver holds, and gives other pages for
+    /// the next one.
+    pub(super) fn keep(
+        &self,
+        list: Address,
+        room: &mut PacketRoom,
+        injections: &Injections,
+        origin: Option<(u8, IpAddr)>,
+    ) {
+        let mut state = self.state();
+        if is_held(list) {
+            let room = std::mem::replace(room, state.spare.pop().unwrap_or_default());
+            state.kept.insert(list, Kept { room, injections: injections.clone(), origin });
+        }
+    }
+
+    /// How a kept packet was injected; `None` if it is not kept.
+    pub(super) fn kept(&self, list: Address) -> Option<Injections> {
+        self.state().kept.get(&list).map(|kept| kept.injections.clone())
+    }
+
+    /// Protocol and local address of a kept packet, or of a list.
+    pub(super) fn origin(&self, list: Address) -> Option<(u8, IpAddr)> {
+        let state = self.state();
+        let kept = state.kept.get(&list).and_then(|kept| kept.origin);
+        kept.or_else(|| state.lists.get(&list).and_then(|list| list.origin))
+    }
+
+    /// Ends a hold of a list. The pages of a packet that nothing holds are free.
+    pub(super) fn release(&self, list: Address, count: Count) {
+        let mut state = self.state();
+        // A list that was freed before its clone has no counts any more.
+        if self.memory.describe(list).is_some() && !state.lists.contains_key(&list) {
+            return;
+        }
+        count.add(list, -1);
+        if !is_held(list)
+            && let Some(kept) = state.kept.remove(&list)
+            && state.spare.len() < SPARE
+        {
+            state.spare.push(kept.room);
+        }
     }
 
     /// Removes a list that a driver frees. `of` says whether the function frees lists
@@ -157,6 +251,9 @@ impl Kernel {
             .pools
             .iter()
             .map(|(handle, kind)| (&rules::PACKET_POOL_LEFT, format!("{handle:#x}: {kind:?}")));
-        lists.chain(pools).collect()
+        let referenced = state.kept.keys().filter(|list| Count::References.get(**list) > 0);
+        let references =
+            referenced.map(|list| (&rules::LIST_REFERENCE_LEFT, format!("NET_BUFFER_LIST {list:#x}")));
+        lists.chain(pools).chain(references).collect()
     }
 }

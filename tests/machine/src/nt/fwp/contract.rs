@@ -107,6 +107,16 @@ pub(super) fn origin(list: Address) -> Option<(u8, IpAddr)> {
     INSIDE.with_borrow(|inside| inside.iter().rfind(|calls| calls.list == list)?.origin())
 }
 
+/// Whether the indication of a list has a `FWP_CONDITION_FLAG_*`, if this thread is
+/// executing its classify.
+pub(super) fn has_flag(list: Address, flag: u32) -> bool {
+    INSIDE.with_borrow(|inside| {
+        let calls = inside.iter().rfind(|calls| calls.list == list);
+        let flags = calls.and_then(|calls| calls.value("FLAGS"));
+        matches!(flags, Some(Value::Uint32(flags)) if flags & flag != 0)
+    })
+}
+
 impl Calls {
     fn value(&self, field: &str) -> Option<&Value> {
         // SAFETY: the values of a request that `Inside` marks. Its classify is running on

@@ -247,6 +247,11 @@ impl Scratch {
         })
     }
 
+    /// The pages of the packet, to keep them.
+    pub(super) fn packet_mut(&mut self) -> &mut PacketRoom {
+        &mut self.packet
+    }
+
     /// The packet, if there is one.
     pub(super) fn packet(&self) -> &PacketRoom {
         &self.packet

@@ -36,8 +36,8 @@ pub(super) mod kind {
 
 /// `ADDRESS_FAMILY` (`ws2def.h`).
 pub(super) const AF_UNSPEC: u16 = 0;
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 23;
+pub(super) const AF_INET: u16 = 2;
+pub(super) const AF_INET6: u16 = 23;
 
 /// `FwpsInjectionHandleCreate0`. For the network layer, the family must be given.
 pub extern "win64" fn FwpsInjectionHandleCreate0(
@@ -114,7 +114,7 @@ fn query(kernel: &Kernel, handle: HANDLE, list: Address, out: Address) -> Result
 
 /// How the packet of a list was injected.
 pub(super) fn injections_of(kernel: &Kernel, list: Address) -> Result<Injections, Violation> {
-    if let Some(injections) = contract::indicated(list) {
+    if let Some(injections) = contract::indicated(list).or_else(|| kernel.packets().kept(list)) {
         return Ok(injections);
     }
     let state = kernel.packets().state();

@@ -4,7 +4,8 @@
 //! |---|---|
 //! | this one | the management exports: they read the driver's structures and call the engine |
 //! | [`driver`] | the exports for callouts, BFE state and flows |
-//! | [`lists`] | the exports for lists that are injected: allocated, cloned, referenced |
+//! | [`lists`], [`clones`] | the exports for lists that are injected: allocated, cloned, referenced |
+//! | [`headers`] | the exports for IP headers and security information |
 //! | [`inject`] | the exports that inject |
 //! | [`contract`] | the exports for callouts that pend and redirect |
 //! | [`read`] | reads management structures into the engine's objects |
@@ -16,8 +17,10 @@
 #![expect(non_snake_case, reason = "the names are fwpkclnt's own")]
 
 mod callout;
+mod clones;
 mod contract;
 mod driver;
+mod headers;
 pub mod hostile;
 mod incoming;
 mod inject;
@@ -37,10 +40,13 @@ use crate::verifier::{Violation, rules};
 use crate::wfp::{Engine, Guid, SessionId};
 
 pub use callout::{GuestCallout, Prototype};
+pub use clones::*;
 pub use contract::*;
 pub use driver::*;
+pub use headers::*;
 pub use inject::*;
 pub use lists::*;
+pub(super) use packet::PacketRoom;
 pub use packet::{MdlMapping, NblLayout};
 
 /// What an export returns after a tolerated breach.

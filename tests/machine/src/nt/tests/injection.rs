@@ -1,7 +1,6 @@
 //! Injection: lists, handles, and where injected packets go.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -11,15 +10,11 @@ use super::super::ke::KeGetCurrentIrql;
 use super::super::mm::*;
 use super::super::ndis::*;
 use super::super::types::*;
-use super::super::{Irql, Kernel, Options, Stop};
-use super::{clean, drive, machine, peek, poke, stopped_by};
+use super::super::{Irql, Kernel};
+use super::{clean, drive, machine, peek, stopped_by};
 use crate::host::{self, Host, OpenPoints};
 use crate::status::Status;
 use crate::verifier::{Rule, rules};
-use crate::wfp::{
-    ActionType, CalloutDriver, ClassifyOut, Filter, Guid, LayerId, NotifyType, Request, RuntimeFilter,
-    Session, Sublayer, Value,
-};
 use crate::wire::{Network, Parsed, compose};
 
 const NETWORK: u32 = 4;
@@ -130,11 +125,6 @@ fn sent(host: &mut Host) -> Vec<Vec<u8>> {
 /// Lets the driver's worker threads finish.
 fn settle(kernel: &Kernel) {
     assert!(kernel.work().drain(Duration::from_secs(5)));
-}
-
-/// The layers of a host's last record.
-fn last_layers(host: &Host) -> Vec<&'static str> {
-    host.log().records().last().unwrap().layers().collect()
 }
 
 #[test]
