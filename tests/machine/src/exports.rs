@@ -111,7 +111,10 @@ macro_rules! every_export { ($table:ident) => { $table! {
         FwpsInjectForwardAsync0 FwpsAllocateCloneNetBufferList0
         FwpsFreeCloneNetBufferList0 FwpsReferenceNetBufferList0
         FwpsDereferenceNetBufferList0 FwpsConstructIpHeaderForTransportPacket0
-        FwpsGetPacketListSecurityInformation0;
+        FwpsGetPacketListSecurityInformation0 FwpsPendOperation0
+        FwpsCompleteOperation0 FwpsApplyModifiedLayerData0
+        FwpsQueryConnectionRedirectState0 FwpsCloneStreamData0
+        FwpsCopyStreamDataToBuffer0 FwpsDiscardClonedStreamData0 FwpsFlowAbort0;
 } }; }
 every_export!(table);
 

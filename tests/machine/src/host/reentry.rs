@@ -13,6 +13,7 @@ use super::log::Event;
 use super::options::Interface;
 use super::scene::{Direction, Scene, flag};
 use super::segment::stream_flag;
+use super::sockets::{ConnectionId, SocketError};
 use super::{Host, Pair};
 use crate::status::Status;
 use crate::wfp::{Demand, Demanded, Entry, FlowHandle, Injections};
@@ -59,8 +60,36 @@ impl Host {
                 let statuses: Vec<Status> = packets.into_iter().map(enter).collect();
                 statuses.into_iter().find(|status| !status.is_success()).unwrap_or(Status::SUCCESS)
             }
+            // Whether it still waits is the caller's business no more.
+            Demand::CompleteOperation { endpoint } => done(self.complete(ConnectionId(*endpoint))),
+            Demand::CompleteClassify { endpoint, permit } => {
+                done(self.complete_classify(ConnectionId(*endpoint), *permit))
+            }
+            Demand::Continue { flow } => {
+                self.resume(*flow);
+                Status::SUCCESS
+            }
+            Demand::Abort { flow } => self.abort(*flow),
         };
         demanded.end(status);
+    }
+
+    /// Ends a flow: TCP resets the connection.
+    fn abort(&mut self, flow: FlowHandle) -> Status {
+        if let Some(connection) = self.connections.values_mut().find(|it| it.flow == flow && !it.closed) {
+            connection.aborted = true;
+            self.stack.socket(connection.handle).abort();
+            return Status::SUCCESS;
+        }
+        let filter = &self.gate.filter;
+        self.flows.retain(|_, known| {
+            let ends = known.handle == flow;
+            if ends {
+                filter.flow_end(flow);
+            }
+            !ends
+        });
+        Status::SUCCESS
     }
 
     /// Passes an injected packet into the stack. The status says whether the stack has
@@ -170,6 +199,10 @@ impl Host {
         }
         Status::SUCCESS
     }
+}
+
+fn done(outcome: Result<(), SocketError>) -> Status {
+    outcome.map_or(Status::UNSUCCESSFUL, |()| Status::SUCCESS)
 }
 
 impl Drop for Host {

@@ -23,6 +23,7 @@ pub mod flag {
     pub const IS_FRAGMENT: u32 = 0x20;
     pub const REQUIRES_ALE_CLASSIFY: u32 = 0x100;
     pub const IS_REASSEMBLED: u32 = 0x400;
+    pub const IS_CONNECTION_REDIRECTED: u32 = 0x10_0000;
 }
 
 /// `FWP_DIRECTION` (`fwptypes.h`).
@@ -56,6 +57,8 @@ pub struct Scene<'a> {
     pub reauthorize_reason: u32,
     /// How the packet was injected.
     pub injections: Option<&'a Arc<[Injection]>>,
+    /// The remote address before a redirection, and the process that it leads to.
+    pub redirected: Option<(SocketAddr, u32)>,
 }
 
 impl<'a> Scene<'a> {
@@ -72,6 +75,7 @@ impl<'a> Scene<'a> {
             flags: 0,
             reauthorize_reason: 0,
             injections: None,
+            redirected: None,
         }
     }
 

@@ -175,7 +175,7 @@ impl Kernel {
         });
         LeakReport {
             pool: self.pool().leaks(),
-            handles: objects.describe_handles(),
+            handles: objects.describe_handles().into_iter().chain(self.packet_handles()).collect(),
             devices: objects.describe_devices(),
             work_items: work_items.collect(),
             packets: self.packets_left().into_iter().map(|(_, text)| text).collect(),

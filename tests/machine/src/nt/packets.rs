@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Kernel;
-use super::fwp::PacketRoom;
+use super::fwp::{Classification, Operation, PacketRoom};
 use super::pool::{Pool, Where};
 use super::types::{Address, HANDLE, NET_BUFFER_LIST};
 use crate::verifier::{Rule, Violation, rules};
@@ -132,6 +132,12 @@ pub(super) struct State {
     pub(super) pools: BTreeMap<HANDLE, PoolKind>,
     pub(super) lists: BTreeMap<Address, List>,
     pub(super) handles: BTreeMap<HANDLE, Handle>,
+    /// Pended operations by completion context.
+    pub(super) operations: BTreeMap<HANDLE, Operation>,
+    /// Classifies by handle.
+    pub(super) classifies: BTreeMap<HANDLE, Classification>,
+    /// Writable layer data by block.
+    pub(super) layer_data: BTreeMap<Address, Address>,
     kept: BTreeMap<Address, Kept>,
     spare: Vec<PacketRoom>,
 }
@@ -234,7 +240,21 @@ impl Packets {
     }
 }
 
+impl State {
+    /// Describes handles that are open.
+    fn describe_handles(&self) -> impl Iterator<Item = String> {
+        let injections = self.handles.keys().map(|handle| format!("{handle:#x}: injection"));
+        let open = self.classifies.iter().filter(|(_, classify)| classify.lost().is_none());
+        injections.chain(open.map(|(handle, _)| format!("{handle:#x}: classify")))
+    }
+}
+
 impl Kernel {
+    /// Handles for injection and classifies that a driver has not released.
+    pub(super) fn packet_handles(&self) -> Vec<String> {
+        self.packets().state().describe_handles().collect()
+    }
+
     /// What a driver has left of packets: the rule that each breaks, and a text.
     pub(super) fn packets_left(&self) -> Vec<(&'static Rule, String)> {
         let state = self.packets().state();
@@ -254,6 +274,8 @@ impl Kernel {
         let referenced = state.kept.keys().filter(|list| Count::References.get(**list) > 0);
         let references =
             referenced.map(|list| (&rules::LIST_REFERENCE_LEFT, format!("NET_BUFFER_LIST {list:#x}")));
-        lists.chain(pools).chain(references).collect()
+        let operations = state.operations.values().map(|it| (&rules::OPERATION_LOST, it.describe()));
+        let classifies = state.classifies.values().filter_map(|it| Some((&rules::CLASSIFY_LOST, it.lost()?)));
+        lists.chain(pools).chain(references).chain(operations).chain(classifies).collect()
     }
 }

@@ -7,7 +7,8 @@
 //! | [`lists`], [`clones`] | the exports for lists that are injected: allocated, cloned, referenced |
 //! | [`headers`] | the exports for IP headers and security information |
 //! | [`inject`] | the exports that inject |
-//! | [`contract`] | the exports for callouts that pend and redirect |
+//! | [`pend`], [`redirect`], [`stream`] | the exports for callouts that pend, redirect, and change streams |
+//! | [`contract`] | what a callout has done in the classify that is running |
 //! | [`read`] | reads management structures into the engine's objects |
 //! | [`callout`] | a driver's callout, as the engine calls it |
 //! | [`incoming`] | an indication as raw structures |
@@ -26,8 +27,11 @@ mod incoming;
 mod inject;
 mod lists;
 mod packet;
+mod pend;
 pub mod prepared;
 mod read;
+mod redirect;
+mod stream;
 mod whole;
 
 use super::enter::enter;
@@ -41,13 +45,20 @@ use crate::wfp::{Engine, Guid, SessionId};
 
 pub use callout::{GuestCallout, Prototype};
 pub use clones::*;
-pub use contract::*;
 pub use driver::*;
 pub use headers::*;
 pub use inject::*;
 pub use lists::*;
+pub use pend::{
+    FwpsAcquireClassifyHandle0, FwpsCompleteClassify0, FwpsCompleteOperation0, FwpsPendClassify0,
+    FwpsPendOperation0, FwpsReleaseClassifyHandle0,
+};
+pub use redirect::*;
+pub use stream::*;
+
 pub(super) use packet::PacketRoom;
 pub use packet::{MdlMapping, NblLayout};
+pub(super) use pend::{Classification, Operation};
 
 /// What an export returns after a tolerated breach.
 const REFUSED: Status = Status::UNSUCCESSFUL;

@@ -4,6 +4,7 @@
 //! one.
 #![expect(unsafe_code, reason = "plays the driver")]
 
+mod asynchronous;
 mod callouts;
 mod classify;
 mod engine;
