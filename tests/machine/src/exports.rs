@@ -88,7 +88,9 @@ macro_rules! every_export { ($table:ident) => { $table! {
         NdisGetDataBuffer NdisRetreatNetBufferDataStart
         NdisAdvanceNetBufferDataStart NdisAllocateNetBufferListPool
         NdisFreeNetBufferListPool NdisAllocateNetBufferPool NdisFreeNetBufferPool
-        NdisAllocateGenericObject NdisFreeGenericObject;
+        NdisAllocateGenericObject NdisFreeGenericObject
+        NdisRetreatNetBufferListDataStart NdisAdvanceNetBufferListDataStart
+        NdisCopyFromNetBufferToNetBuffer;
     "fwpkclnt.sys" => fwp:
         FwpmEngineOpen0 FwpmEngineClose0 FwpmTransactionBegin0
         FwpmTransactionCommit0 FwpmTransactionAbort0 FwpmProviderAdd0

@@ -110,6 +110,7 @@ fn offered(layer: Layer) -> &'static [Item] {
     match layer {
         Layer::InboundIppacket => &[IpHeader, Compartment],
         Layer::OutboundIppacket => &[IpHeader, Compartment, TransportHeader, PathMtu],
+        Layer::Ipforward => &[Compartment],
         Layer::InboundTransport => &[
             Flow,
             IpHeader,

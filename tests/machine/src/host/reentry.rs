@@ -127,6 +127,15 @@ impl Host {
             // "A packet or packet fragment injected with this function will not be
             // indicated to any WFP layer for filtering" (FwpsInjectForwardAsync0).
             Entry::Forward { .. } => match Parsed::new(&packet) {
+                Some(parsed) if self.gate.open_points.injected_forward_indicated => {
+                    let scene = Scene {
+                        injections: injections.as_ref(),
+                        ..Scene::packet(Direction::Inbound, parsed)
+                    };
+                    let record = self.gate.open(scene.ends, Event::Forwarded);
+                    self.forward(record, &scene, parsed);
+                    Status::SUCCESS
+                }
                 Some(_) => {
                     self.gate.counters.sent += 1;
                     self.outbound.push_back(packet);
@@ -156,7 +165,11 @@ impl Host {
             return Status::SUCCESS;
         }
         let is_fragment = matches!(parsed.transport, Transport::Fragment);
+        let is_own = parsed.source.ip() == self.own(parsed.family());
         let layers: &[Layer] = match is_fragment || !self.gate.open_points.injected_from_the_top {
+            // "If a packet … is modified to have a nonlocal source address, it will be
+            // delivered to the forwarding layer" (Packet Inspection Points).
+            _ if !is_own => &[Layer::Ipforward, Layer::OutboundIppacket],
             true => &[Layer::OutboundIppacket],
             false => &[Layer::OutboundTransport, Layer::OutboundIppacket],
         };

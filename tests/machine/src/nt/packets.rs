@@ -99,14 +99,15 @@ impl Count {
 }
 
 /// Whether something holds a list.
-pub(super) fn is_held(list: Address) -> bool {
+fn is_held(list: Address) -> bool {
     Count::Clones.get(list) != 0 || Count::References.get(list) != 0
 }
 
-/// A packet that a driver holds after its indication.
+/// A packet that a driver holds.
 #[derive(Debug)]
-pub(super) struct Kept {
-    room: PacketRoom,
+struct Kept {
+    /// Its pages; `None` until its classify returns.
+    room: Option<PacketRoom>,
     injections: Injections,
     origin: Option<(u8, IpAddr)>,
 }
@@ -173,19 +174,32 @@ impl Packets {
         Violation::new(rule, [list as u64, 0, 0], format!("NET_BUFFER_LIST {list:#x}: {text}"))
     }
 
-    /// Keeps the packet of an indication that a driver holds, and gives other pages for
-    /// the next one.
-    pub(super) fn keep(
+    /// Adds a hold of a list. Other threads may use the list from now on, if its classify
+    /// is running on this one: `indicated` is how it was injected, and its origin.
+    pub(super) fn hold(
         &self,
         list: Address,
-        room: &mut PacketRoom,
-        injections: &Injections,
-        origin: Option<(u8, IpAddr)>,
+        count: Count,
+        indicated: Option<(Injections, Option<(u8, IpAddr)>)>,
     ) {
         let mut state = self.state();
-        if is_held(list) {
-            let room = std::mem::replace(room, state.spare.pop().unwrap_or_default());
-            state.kept.insert(list, Kept { room, injections: injections.clone(), origin });
+        count.add(list, 1);
+        if let Some((injections, origin)) = indicated {
+            state.kept.entry(list).or_insert(Kept { room: None, injections, origin });
+        }
+    }
+
+    /// Keeps the packet of an indication that has returned if a driver holds it, and
+    /// gives other pages for the next one.
+    pub(super) fn keep(&self, list: Address, room: &mut PacketRoom) {
+        let mut state = self.state();
+        if !is_held(list) {
+            state.kept.remove(&list);
+            return;
+        }
+        let other = state.spare.pop().unwrap_or_default();
+        if let Some(kept) = state.kept.get_mut(&list) {
+            kept.room = Some(std::mem::replace(room, other));
         }
     }
 
@@ -209,11 +223,12 @@ impl Packets {
             return;
         }
         count.add(list, -1);
-        if !is_held(list)
-            && let Some(kept) = state.kept.remove(&list)
+        let ends = !is_held(list) && state.kept.get(&list).is_some_and(|kept| kept.room.is_some());
+        if ends
+            && let Some(room) = state.kept.remove(&list).and_then(|kept| kept.room)
             && state.spare.len() < SPARE
         {
-            state.spare.push(kept.room);
+            state.spare.push(room);
         }
     }
 

@@ -11,9 +11,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use super::super::Kernel;
 use super::super::cpu::Irql;
-use super::super::packets::is_held;
 use super::super::types::FWPS_CALLOUT3;
-use super::contract::{self, Inside};
+use super::contract::Inside;
 use super::incoming::Scratch;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
@@ -119,10 +118,8 @@ impl CalloutDriver for GuestCallout {
                 let text = format!("layer {}", request.layer.0);
                 kernel.condemn(Violation::new(&rules::NET_BUFFER_CHANGED, parameters, text));
             }
-            if let Some(laid) = laid.filter(|laid| is_held(laid.list)) {
-                let origin = contract::origin(laid.list);
-                let injections = &request.metadata.injections;
-                kernel.packets().keep(laid.list, scratch.packet_mut(), injections, origin);
+            if let Some(laid) = laid.filter(|_| inside.as_ref().is_some_and(Inside::holds)) {
+                kernel.packets().keep(laid.list, scratch.packet_mut());
             }
             let raw = scratch.classify_result(raw_out);
             let mut after =

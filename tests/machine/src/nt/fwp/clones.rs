@@ -102,9 +102,8 @@ pub(super) fn clone_list(
         extra: Vec::new(),
         stack: kernel.guest().frames(),
     };
-    let mut state = kernel.packets().state();
-    state.lists.insert(room.list, list);
-    Count::Clones.add(original, 1);
+    kernel.packets().state().lists.insert(room.list, list);
+    kernel.packets().hold(original, Count::Clones, contract::hold(original));
     Ok(Some(room.list))
 }
 
@@ -144,9 +143,7 @@ pub extern "win64" fn FwpsReferenceNetBufferList0(netBufferList: Address, intend
     let kernel = enter!(FwpsReferenceNetBufferList0);
     let _ = intendToModify;
     let referenced = injections_of(&kernel, netBufferList).map(|_| {
-        let state = kernel.packets().state();
-        Count::References.add(netBufferList, 1);
-        drop(state);
+        kernel.packets().hold(netBufferList, Count::References, contract::hold(netBufferList));
     });
     kernel.settle(referenced, ());
 }

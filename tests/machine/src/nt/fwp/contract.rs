@@ -36,6 +36,8 @@ pub(super) struct Calls {
     /// `FwpsPendClassify0` and `FwpsPendOperation0`.
     pub(super) pended: bool,
     pub(super) pended_operation: bool,
+    /// The packet was cloned or referenced.
+    held: bool,
 }
 
 thread_local! {
@@ -59,6 +61,7 @@ impl Inside {
             continued: false,
             pended: false,
             pended_operation: false,
+            held: false,
         };
         INSIDE.with_borrow_mut(|inside| inside.push(calls));
         Self(())
@@ -67,6 +70,11 @@ impl Inside {
     /// The NET_BUFFER_LIST that is indicated.
     pub(super) fn indicates(&self, list: Address) {
         note(|calls| calls.list = list);
+    }
+
+    /// Whether the packet was cloned or referenced.
+    pub(super) fn holds(&self) -> bool {
+        INSIDE.with_borrow(|inside| inside.last().is_some_and(|calls| calls.held))
     }
 
     /// The rule that the result breaks, after what the callout has done.
@@ -107,6 +115,16 @@ pub(super) fn indicated(list: Address) -> Option<Injections> {
     INSIDE.with_borrow(|inside| {
         let calls = inside.iter().rfind(|calls| calls.list == list && list != 0)?;
         Some(calls.injections.clone())
+    })
+}
+
+/// Notes that a list is cloned or referenced. If this thread is executing its classify,
+/// returns how it was injected, and its origin.
+pub(super) fn hold(list: Address) -> Option<(Injections, Option<(u8, IpAddr)>)> {
+    INSIDE.with_borrow_mut(|inside| {
+        let calls = inside.iter_mut().rfind(|calls| calls.list == list && list != 0)?;
+        calls.held = true;
+        Some((calls.injections.clone(), calls.origin()))
     })
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::super::cpu;
 use super::super::enter::enter;
 use super::super::foreign;
-use super::super::packets::{Handle, bytes_of};
+use super::super::packets::{Handle, State, bytes_of};
 use super::super::types::{Address, FWPS_TRANSPORT_SEND_PARAMS0, HANDLE, NET_BUFFER_LIST, NTSTATUS};
 use super::super::work::Job;
 use super::super::{Irql, Kernel, Trouble};
@@ -186,15 +186,16 @@ type Begun = (Injections, Option<(u8, IpAddr)>);
 /// Marks a list as injected. `None` if its handle is being destroyed.
 fn begin(kernel: &Kernel, asked: Asked) -> Result<Option<Begun>, Violation> {
     let mut state = kernel.packets().state();
-    let Some(handle) = state.handles.get_mut(&asked.handle).filter(|it| !it.closing) else {
+    let State { handles, lists, .. } = &mut *state;
+    let Some(handle) = handles.get_mut(&asked.handle).filter(|it| !it.closing) else {
         return Ok(None);
     };
-    handle.pending += 1;
-    let Some(list) = state.lists.get_mut(&asked.list) else { return Ok(None) };
+    let Some(list) = lists.get_mut(&asked.list) else { return Ok(None) };
     if list.injected {
         let text = format!("NET_BUFFER_LIST {:#x}", asked.list);
         return Err(Violation::new(&rules::LIST_INJECTED_TWICE, [asked.list as u64, 0, 0], text));
     }
+    handle.pending += 1;
     list.injected = true;
     let injection = Injection { handle: asked.handle as u64, context: asked.context as u64 };
     let earlier = list.injections.as_deref().unwrap_or_default();

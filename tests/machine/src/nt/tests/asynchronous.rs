@@ -148,14 +148,13 @@ extern "win64" fn look(values: u64, meta: u64, _: u64, _: u64, _: u64, _: u64, _
         0 => 0,
         at => peek::<u16>(at + 2).swap_bytes(),
     };
-    // ALE_FLAGS is the 11th field of AUTH_CONNECT (fwpsk.h).
     let values: FWPS_INCOMING_VALUES0 = peek(values as Address);
     let flags: FWP_VALUE0 = peek(values.incomingValue + FLAGS_OF_AUTH_CONNECT * 16);
     SEEN.set((flags.value as u32 & 0x10_0000, port, meta.localRedirectTargetPID));
 }
 
 /// The place of FLAGS at ALE_AUTH_CONNECT_V4 (`FWPS_FIELDS_ALE_AUTH_CONNECT_V4`).
-const FLAGS_OF_AUTH_CONNECT: usize = 11;
+const FLAGS_OF_AUTH_CONNECT: usize = 12;
 
 /// *Using Bind or Connect Redirection*.
 #[test]
@@ -237,7 +236,8 @@ fn a_pended_classify_ends_as_its_completion_says() {
         assert_eq!(CALLS.get(), calls);
         let expected = if state == State::Aborted { vec![] } else { vec![near(9090)] };
         assert_eq!(destinations(&mut host), expected);
-        assert!(kernel.leak_report().is_empty(), "{}", kernel.leak_report());
+        let left = kernel.leak_report();
+        assert!(left.handles.is_empty() && left.packets.is_empty(), "{left}");
     }
 }
 

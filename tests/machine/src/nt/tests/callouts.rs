@@ -199,16 +199,50 @@ fn a_referenced_packet_stays_as_it_is_until_it_is_released() {
     host.receive(&other, Duration::ZERO);
     let outcome = drive(&kernel, Irql::PASSIVE, || {
         let list = HELD.get();
-        assert_eq!(NdisRetreatNetBufferDataStart(first_buffer(list), 28, 0, 0), 0);
+        let before = peek::<NET_BUFFER_DATA>(first_buffer(list)).DataOffset;
+        assert_eq!(NdisRetreatNetBufferListDataStart(list, before, 0, 0, 0), 0);
         let clone = clone(list);
+        NdisAdvanceNetBufferListDataStart(list, before, 0, 0);
         FwpsDereferenceNetBufferList0(list, 0);
         let raw: NET_BUFFER_LIST = peek(clone);
         assert_eq!(raw.ParentNetBufferList, list);
         let data = NdisGetDataBuffer(raw.FirstNetBuffer, 32, 0, 1, 0);
-        assert_eq!(foreign::read_bytes(data, 32).unwrap(), echo_request());
+        assert!(foreign::read_bytes(data, 32).is_ok_and(|bytes| bytes == echo_request()));
         FwpsFreeCloneNetBufferList0(clone, 0);
     });
     clean(&kernel, outcome);
+    assert!(kernel.packets_left().is_empty(), "{:?}", kernel.packets_left());
+}
+
+extern "win64" fn hand_over(_: u64, _: u64, list: u64, _: u64, _: u64, _: u64, out: u64) {
+    FwpsReferenceNetBufferList0(list as Address, 1);
+    let kernel = KERNEL.get() as usize;
+    // Another thread of the driver uses the list while the classify runs.
+    let other = std::thread::spawn(move || {
+        let kernel = super::kernel_at(kernel);
+        let outcome = super::drive_on(kernel, 1, Irql::PASSIVE, || {
+            FwpsFreeCloneNetBufferList0(clone(list as Address), 0);
+            FwpsDereferenceNetBufferList0(list as Address, 0);
+        });
+        outcome.is_ok()
+    });
+    assert!(other.join().is_ok_and(|went_well| went_well));
+    absorb(out);
+}
+
+thread_local! {
+    static KERNEL: Cell<*const Kernel> = const { Cell::new(std::ptr::null()) };
+}
+
+#[test]
+fn another_thread_may_use_a_referenced_packet_at_once() {
+    let kernel = machine();
+    let mut host = world(&kernel);
+    watch(&kernel, "INBOUND_TRANSPORT_V4", hand_over);
+    KERNEL.set(Arc::as_ptr(&kernel));
+    host.receive(&echo_request(), Duration::ZERO);
+    host.receive(&echo_request(), Duration::ZERO);
+    assert!(run(&kernel, &mut host).is_empty());
     assert!(kernel.packets_left().is_empty(), "{:?}", kernel.packets_left());
 }
 
@@ -300,7 +334,7 @@ fn breaks(rule: &'static Rule, code: fn(Address)) {
 
 #[test]
 fn wrong_uses_of_clones_and_references_are_found() {
-    breaks(&rules::CLONE_LEFT, |list| drop(clone(list)));
+    breaks(&rules::CLONE_LEFT, |list| assert_ne!(clone(list), list));
     breaks(&rules::LIST_REFERENCE_LEFT, |list| FwpsReferenceNetBufferList0(list, 0));
     breaks(&rules::LIST_NOT_REFERENCED, |list| FwpsDereferenceNetBufferList0(list, 1));
     breaks(&rules::LIST_FREED_TWICE, |list| {
