@@ -93,6 +93,8 @@ macro_rules! every_export { ($table:ident) => { $table! {
         RtlCopyUnicodeString RtlIntegerToUnicodeString
         RtlAppendUnicodeStringToString RtlAppendUnicodeToString
         RtlCompareUnicodeString RtlEqualUnicodeString RtlCompareMemory ExUuidCreate;
+    "ntoskrnl.exe" => debug:
+        DbgPrint DbgPrintEx MmGetSystemRoutineAddress RtlUnicodeStringToInteger;
     "ntoskrnl.exe" => zw:
         ZwOpenKey ZwCreateKey ZwQueryKey ZwQueryValueKey ZwSetValueKey
         ZwNotifyChangeKey ZwCreateEvent ZwSetEvent ZwWaitForSingleObject ZwClose;
@@ -157,7 +159,9 @@ macro_rules! every_export { ($table:ident) => { $table! {
         NdisGetDataBuffer NdisRetreatNetBufferDataStart
         NdisAdvanceNetBufferDataStart NdisAllocateNetBufferListPool
         NdisFreeNetBufferListPool NdisAllocateNetBufferPool NdisFreeNetBufferPool
-        NdisAllocateGenericObject NdisFreeGenericObject;
+        NdisAllocateGenericObject NdisFreeGenericObject
+        NdisRetreatNetBufferListDataStart NdisAdvanceNetBufferListDataStart
+        NdisCopyFromNetBufferToNetBuffer;
     "fwpkclnt.sys" => fwp:
         FwpmEngineOpen0 FwpmEngineClose0 FwpmTransactionBegin0
         FwpmTransactionCommit0 FwpmTransactionAbort0 FwpmProviderAdd0
@@ -177,7 +181,13 @@ macro_rules! every_export { ($table:ident) => { $table! {
         FwpsFreeNetBufferList0 FwpsInjectionHandleCreate0
         FwpsInjectionHandleDestroy0 FwpsQueryPacketInjectionState0
         FwpsInjectNetworkSendAsync0 FwpsInjectNetworkReceiveAsync0
-        FwpsInjectForwardAsync0;
+        FwpsInjectForwardAsync0 FwpsAllocateCloneNetBufferList0
+        FwpsFreeCloneNetBufferList0 FwpsReferenceNetBufferList0
+        FwpsDereferenceNetBufferList0 FwpsConstructIpHeaderForTransportPacket0
+        FwpsGetPacketListSecurityInformation0 FwpsPendOperation0
+        FwpsCompleteOperation0 FwpsApplyModifiedLayerData0
+        FwpsQueryConnectionRedirectState0 FwpsCloneStreamData0
+        FwpsCopyStreamDataToBuffer0 FwpsDiscardClonedStreamData0 FwpsFlowAbort0;
 } }; }
 every_export!(table);
 

@@ -24,7 +24,8 @@ pub fn windivert() -> Result<PathBuf> {
     let driver = state().join("index").join("WinDivert64.sys");
     if !driver.is_file() {
         let folder = tempfile::tempdir()?;
-        download(folder.path(), &driver).context("WinDivert64.sys is not to be had from the package index")?;
+        download(folder.path(), &driver)
+            .context("WinDivert64.sys is not to be had from the package index")?;
     }
     let digest = Sha256::digest(std::fs::read(&driver)?);
     let found: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -142,7 +142,10 @@ fn each_way_to_pass_the_table_binds_and_unloads() {
         let client = Client::start(version);
         assert_eq!(client.call("WdfDeviceGetDriver", [client.device]), client.driver);
         let devices = client.machine.kernel().devices();
-        assert_eq!((devices[0].name.as_str(), &*devices[0].links), (r"\Device\Sample", &["sample".to_owned()][..]));
+        assert_eq!(
+            (devices[0].name.as_str(), &*devices[0].links),
+            (r"\Device\Sample", &["sample".to_owned()][..])
+        );
         client.stop();
     }
 }

@@ -118,7 +118,11 @@ fn a_reference_that_is_never_released_is_found_at_unload() {
     client.file.take().unwrap().close().unwrap();
     let stop = client.machine.stop().unwrap_err();
     let says = format!("WDFOBJECT {object:#x} with 1 references");
-    assert!(text(&stop).contains(rules::WDF_OBJECT_LEFT.id) && text(&stop).contains(&says), "{}", text(&stop));
+    assert!(
+        text(&stop).contains(rules::WDF_OBJECT_LEFT.id) && text(&stop).contains(&says),
+        "{}",
+        text(&stop)
+    );
 }
 
 #[test]
@@ -137,7 +141,10 @@ fn a_work_item_runs_once_for_all_calls_while_it_is_queued_and_flush_waits() {
         client.call("WdfWorkItemFlush", [item]);
     }
     let calls = client.calls();
-    assert_eq!(calls.iter().map(|(number, [first, ..])| (*number, *first)).collect::<Vec<_>>(), [(0, item); 3]);
+    assert_eq!(
+        calls.iter().map(|(number, [first, ..])| (*number, *first)).collect::<Vec<_>>(),
+        [(0, item); 3]
+    );
     client.stop();
 }
 

@@ -106,8 +106,7 @@ fn parameters_mdls_and_process_are_those_of_the_request() {
 fn a_programs_own_buffer_is_locked_in_its_context_only() {
     let client = Client::start(&[]);
     let (request, handle) = client.pend(CALLER_CONTEXT, &[7; 8], &[0; 8]);
-    let (address, length) =
-        buffer(&client, "WdfRequestRetrieveUnsafeUserInputBuffer", handle, 8).unwrap();
+    let (address, length) = buffer(&client, "WdfRequestRetrieveUnsafeUserInputBuffer", handle, 8).unwrap();
     let memory = 0u64;
     let lock = "WdfRequestProbeAndLockUserBufferForRead";
     assert_eq!(client.status(lock, [handle, address, length, at(&memory)]), Status::SUCCESS);
@@ -124,7 +123,8 @@ fn a_programs_own_buffer_is_locked_in_its_context_only() {
     // Another process asks the driver to lock what is the first one's.
     let (_request, handle) = client.pend(CALLER_CONTEXT, &[7; 8], &[]);
     let other = client.machine.kernel().open(r"\\.\Sample", PROCESS + 4, Access::FULL).unwrap();
-    let input: Vec<u8> = [278u64, handle, address, 8, at(&memory)].iter().flat_map(|w| w.to_le_bytes()).collect();
+    let input: Vec<u8> =
+        [278u64, handle, address, 8, at(&memory)].iter().flat_map(|w| w.to_le_bytes()).collect();
     let reply = other.control(0x22_2000, &input, &[0; 8]).unwrap().wait(None).unwrap().unwrap();
     assert_eq!(reply.output[..4], Status::INVALID_USER_BUFFER.0.to_le_bytes());
     other.close().unwrap();
@@ -191,6 +191,9 @@ fn files_are_cleaned_up_and_closed_and_names_go_on_after_the_devices() {
     client.call("WdfRequestComplete", [handle, 0]);
     assert!(request.reply().is_some());
     other.close().unwrap();
-    assert_eq!(client.calls().iter().map(|(n, [f, ..])| (*n, *f)).collect::<Vec<_>>(), [(91, file), (92, file)]);
+    assert_eq!(
+        client.calls().iter().map(|(n, [f, ..])| (*n, *f)).collect::<Vec<_>>(),
+        [(91, file), (92, file)]
+    );
     client.stop();
 }

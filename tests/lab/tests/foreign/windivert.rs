@@ -4,6 +4,7 @@
 //! cannot be reached, the tests say so and end.
 
 mod client;
+mod packets;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -125,7 +126,8 @@ fn a_handle_of_each_layer_opens_tells_its_version_and_closes() {
     let machine = start(&sys);
     for layer in Layer::ALL {
         let flags = layer.flags();
-        let handle = Divert::open(machine.kernel(), layer, 0, flags).unwrap_or_else(|error| panic!("{layer:?}: {error}"));
+        let handle = Divert::open(machine.kernel(), layer, 0, flags)
+            .unwrap_or_else(|error| panic!("{layer:?}: {error}"));
         assert_eq!(handle.parameter(client::VERSION_MAJOR), Ok(2), "{layer:?}");
         assert_eq!(handle.parameter(client::VERSION_MINOR), Ok(2), "{layer:?}");
         handle.close();
@@ -202,7 +204,7 @@ fn a_reflect_handle_sees_other_handles_open_and_close() {
         let reply = read.reply(None).unwrap();
         assert_eq!(reply.status, Status::SUCCESS);
         let address = read.address();
-        events.push((address.event, address.process, address.priority));
+        events.push((address.event(), address.process(), address.priority()));
     }
     // REFLECT_OPEN and REFLECT_CLOSE, of this process, with the priority it asked for.
     let process = client::PROCESS;

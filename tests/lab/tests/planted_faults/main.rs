@@ -91,6 +91,7 @@ fn without_a_bug_nothing_is_found_and_every_entry_point_is_measured() {
         "DriverEntry",
         "DriverUnload",
         "classifyFn",
+        "completion function",
         "enable callback",
         "notifyFn",
         "worker routine",

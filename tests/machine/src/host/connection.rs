@@ -50,6 +50,8 @@ pub(super) struct Connection {
     pub injected: Vec<u8>,
     /// A driver has injected the end of the stream.
     pub disconnect: bool,
+    /// Received bytes that a callout has deferred.
+    pub deferred: Option<Vec<u8>>,
 }
 
 impl Connection {
@@ -82,6 +84,7 @@ impl Connection {
             session,
             injected: Vec::new(),
             disconnect: false,
+            deferred: None,
         }
     }
 

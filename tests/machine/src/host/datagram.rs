@@ -69,7 +69,7 @@ impl Host {
         }
         let endpoint = self.handle();
         let scene = Scene { endpoint: Some(endpoint), ..Scene::call(bound(local), Direction::Inbound) };
-        self.bind(&scene)?;
+        let local = self.bind(&scene)?;
         self.datagram_sockets.insert(local, Socket { endpoint, echoes: true });
         Ok(())
     }

@@ -52,8 +52,14 @@ impl Host {
             scene.flags |= flag::IS_FRAGMENT;
         }
         if self.gate.pass(record, Layer::InboundIppacket, &scene) {
-            match ip::check(&parsed, &self.gate.options.network) {
+            // The source of a packet to the host itself is the host.
+            let checked = match flags & flag::IS_LOOPBACK {
+                0 => ip::check(&parsed, &self.gate.options.network),
+                _ => ip::headers(&parsed),
+            };
+            match checked {
                 Ok(()) => self.deliver(record, &scene, parsed),
+                Err(refusal) if self.forwards(refusal) => self.forward(record, &scene, parsed),
                 Err(refusal) => self.unusable(record, &scene, parsed, refusal),
             }
         }

@@ -76,6 +76,7 @@ events! {
     OtherIn = "other packet in",
     OtherOut = "other packet out",
     InjectedOut = "injected packet out",
+    Forwarded = "packet forwarded",
 }
 
 impl fmt::Display for Event {

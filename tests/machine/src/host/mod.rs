@@ -11,6 +11,7 @@
 //! | `ip`, `fragments` | the IP layer: refused packets, reassembly |
 //! | `inbound`, `segment`, `datagram` | the inbound path, from the network to the application |
 //! | `outbound` | the outbound path, from an application to the network |
+//! | `forward` | packets for others |
 //! | `reentry` | packets that drivers inject |
 //! | `gate` | one layer: classify, log, discard layer |
 //! | `scene`, `metadata`, `layers` | the content of an indication |
@@ -27,6 +28,7 @@ mod datagram;
 mod disorder;
 pub mod documented;
 mod filter;
+mod forward;
 mod fragments;
 mod gate;
 mod inbound;

@@ -13,6 +13,7 @@ use super::log::Event;
 use super::options::Interface;
 use super::scene::{Direction, Scene, flag};
 use super::segment::stream_flag;
+use super::sockets::{ConnectionId, SocketError};
 use super::{Host, Pair};
 use crate::status::Status;
 use crate::wfp::{Demand, Demanded, Entry, FlowHandle, Injections};
@@ -38,6 +39,13 @@ impl Host {
         (1..AT_ONCE).contains(&served)
     }
 
+    /// Sets what wakes the host's thread for a request.
+    pub(super) fn wake_by(&self, wake: crate::wfp::Wake) {
+        if let Some(demands) = self.gate.filter.demands() {
+            demands.wake_by(wake);
+        }
+    }
+
     /// Whether requests wait.
     pub(super) fn has_demands(&self) -> bool {
         self.gate.filter.demands().is_some_and(|demands| !demands.is_empty())
@@ -52,8 +60,36 @@ impl Host {
                 let statuses: Vec<Status> = packets.into_iter().map(enter).collect();
                 statuses.into_iter().find(|status| !status.is_success()).unwrap_or(Status::SUCCESS)
             }
+            // Whether it still waits is the caller's business no more.
+            Demand::CompleteOperation { endpoint } => done(self.complete(ConnectionId(*endpoint))),
+            Demand::CompleteClassify { endpoint, permit } => {
+                done(self.complete_classify(ConnectionId(*endpoint), *permit))
+            }
+            Demand::Continue { flow } => {
+                self.resume(*flow);
+                Status::SUCCESS
+            }
+            Demand::Abort { flow } => self.abort(*flow),
         };
         demanded.end(status);
+    }
+
+    /// Ends a flow: TCP resets the connection.
+    fn abort(&mut self, flow: FlowHandle) -> Status {
+        if let Some(connection) = self.connections.values_mut().find(|it| it.flow == flow && !it.closed) {
+            connection.aborted = true;
+            self.stack.socket(connection.handle).abort();
+            return Status::SUCCESS;
+        }
+        let filter = &self.gate.filter;
+        self.flows.retain(|_, known| {
+            let ends = known.handle == flow;
+            if ends {
+                filter.flow_end(flow);
+            }
+            !ends
+        });
+        Status::SUCCESS
     }
 
     /// Passes an injected packet into the stack. The status says whether the stack has
@@ -91,6 +127,15 @@ impl Host {
             // "A packet or packet fragment injected with this function will not be
             // indicated to any WFP layer for filtering" (FwpsInjectForwardAsync0).
             Entry::Forward { .. } => match Parsed::new(&packet) {
+                Some(parsed) if self.gate.open_points.injected_forward_indicated => {
+                    let scene = Scene {
+                        injections: injections.as_ref(),
+                        ..Scene::packet(Direction::Inbound, parsed)
+                    };
+                    let record = self.gate.open(scene.ends, Event::Forwarded);
+                    self.forward(record, &scene, parsed);
+                    Status::SUCCESS
+                }
                 Some(_) => {
                     self.gate.counters.sent += 1;
                     self.outbound.push_back(packet);
@@ -120,7 +165,11 @@ impl Host {
             return Status::SUCCESS;
         }
         let is_fragment = matches!(parsed.transport, Transport::Fragment);
+        let is_own = parsed.source.ip() == self.own(parsed.family());
         let layers: &[Layer] = match is_fragment || !self.gate.open_points.injected_from_the_top {
+            // "If a packet … is modified to have a nonlocal source address, it will be
+            // delivered to the forwarding layer" (Packet Inspection Points).
+            _ if !is_own => &[Layer::Ipforward, Layer::OutboundIppacket],
             true => &[Layer::OutboundIppacket],
             false => &[Layer::OutboundTransport, Layer::OutboundIppacket],
         };
@@ -163,6 +212,10 @@ impl Host {
         }
         Status::SUCCESS
     }
+}
+
+fn done(outcome: Result<(), SocketError>) -> Status {
+    outcome.map_or(Status::UNSUCCESSFUL, |()| Status::SUCCESS)
 }
 
 impl Drop for Host {

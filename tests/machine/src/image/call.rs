@@ -9,7 +9,7 @@ use super::fault;
 use super::registers::{restore_registers, save_registers};
 use super::report::{Backtrace, FaultReport, Stop};
 use super::stack::{BLOCK, Control};
-use super::thunk::{self, ImportFrame, MAX_ARGUMENTS};
+use super::thunk::{ImportFrame, MAX_ARGUMENTS};
 use super::unwind;
 
 /// Calls driver code on the thread's kernel stack, with the x64 calling convention.

@@ -42,8 +42,9 @@ pub(super) fn play(registers: &mut [i64; 23]) -> bool {
         return false;
     };
     let played = match instruction.code() {
-        Code::Mov_r64_cr if instruction.op1_register() == Register::CR8 => (environment.irql)()
-            .and_then(|irql| set(registers, instruction.op0_register(), irql.into())),
+        Code::Mov_r64_cr if instruction.op1_register() == Register::CR8 => {
+            (environment.irql)().and_then(|irql| set(registers, instruction.op0_register(), irql.into()))
+        }
         Code::Mov_cr_r64 if instruction.op0_register() == Register::CR8 => {
             let value = register(registers, instruction.op1_register());
             let level = value.and_then(|value| u8::try_from(value).ok());

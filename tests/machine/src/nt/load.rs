@@ -180,7 +180,7 @@ impl Kernel {
         });
         LeakReport {
             pool: self.pool().leaks(),
-            handles: objects.describe_handles(),
+            handles: objects.describe_handles().into_iter().chain(self.packet_handles()).collect(),
             devices: objects.describe_devices(),
             links: objects.links.iter().map(|(link, device)| format!("{link} to {device}")).collect(),
             work_items: work_items.collect(),

@@ -1,6 +1,6 @@
 //! The machine's objects for drivers: handles, devices, work items.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -86,8 +86,6 @@ pub struct Objects {
     pub work_items: BTreeMap<Address, WorkItem>,
     /// Engine handles by value.
     pub sessions: BTreeMap<HANDLE, SessionId>,
-    /// Classify handles.
-    pub classifies: BTreeSet<Address>,
     /// Redirect handles by value, with their providers.
     pub redirects: BTreeMap<HANDLE, Guid>,
     /// BFE change handles by value.
@@ -125,7 +123,6 @@ impl Default for Objects {
             devices: BTreeMap::new(),
             work_items: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            classifies: BTreeSet::new(),
             redirects: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             mdls: BTreeMap::new(),
@@ -217,9 +214,8 @@ impl Objects {
             Object::Event(_) => format!("{handle:#x}: event"),
             Object::Thread(_) => format!("{handle:#x}: thread"),
         };
-        let classifies = self.classifies.iter().map(|handle| format!("{handle:#x}: classify"));
         let redirects = self.redirects.keys().map(|handle| format!("{handle:#x}: redirect"));
-        self.handles.iter().map(describe).chain(classifies).chain(redirects).collect()
+        self.handles.iter().map(describe).chain(redirects).collect()
     }
 
     /// Describes device objects.

@@ -7,16 +7,18 @@
 mod memory;
 
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::Kernel;
+use super::fwp::{Classification, Operation, PacketRoom};
 use super::pool::{Pool, Where};
-use super::types::{Address, HANDLE};
+use super::types::{Address, HANDLE, NET_BUFFER_LIST};
 use crate::verifier::{Rule, Violation, rules};
 use crate::wfp::Injections;
 
-pub(super) use memory::{Room, Wanted, buffers, bytes_of, mdl_over, peek, pieces, poke, relocate};
+pub(super) use memory::{Wanted, buffers, bytes_of, mdl_over, peek, pieces, poke, relocate};
 
 /// What a pool handle of NDIS stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,9 +64,56 @@ pub(super) struct List {
     pub(super) origin: Option<(u8, IpAddr)>,
     /// For a clone: its NET_BUFFERs and their MDLs, to which the driver must return it.
     pub(super) chain: Vec<(Address, Address)>,
+    /// Blocks that are freed with it.
+    pub(super) extra: Vec<Address>,
     /// Return addresses of the allocation.
     pub(super) stack: Vec<u64>,
 }
+
+/// How often something holds a list, in the list itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Count {
+    /// `ChildRefCount`.
+    Clones,
+    /// References of `FwpsReferenceNetBufferList0`, in a word that NDIS reserves.
+    References,
+}
+
+impl Count {
+    fn place(self, list: Address) -> Address {
+        list + match self {
+            Self::Clones => offset_of!(NET_BUFFER_LIST, ChildRefCount),
+            Self::References => offset_of!(NET_BUFFER_LIST, NdisReserved),
+        }
+    }
+
+    /// The number.
+    pub(super) fn get(self, list: Address) -> i32 {
+        peek(self.place(list))
+    }
+
+    /// Adds to it. The caller has locked the state.
+    pub(super) fn add(self, list: Address, change: i32) {
+        poke(self.place(list), &(self.get(list) + change));
+    }
+}
+
+/// Whether something holds a list.
+fn is_held(list: Address) -> bool {
+    Count::Clones.get(list) != 0 || Count::References.get(list) != 0
+}
+
+/// A packet that a driver holds.
+#[derive(Debug)]
+struct Kept {
+    /// Its pages; `None` until its classify returns.
+    room: Option<PacketRoom>,
+    injections: Injections,
+    origin: Option<(u8, IpAddr)>,
+}
+
+/// The most pages of packets that are kept for the next one that needs them.
+const SPARE: usize = 64;
 
 /// An injection handle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,6 +133,14 @@ pub(super) struct State {
     pub(super) pools: BTreeMap<HANDLE, PoolKind>,
     pub(super) lists: BTreeMap<Address, List>,
     pub(super) handles: BTreeMap<HANDLE, Handle>,
+    /// Pended operations by completion context.
+    pub(super) operations: BTreeMap<HANDLE, Operation>,
+    /// Classifies by handle.
+    pub(super) classifies: BTreeMap<HANDLE, Classification>,
+    /// Writable layer data by block.
+    pub(super) layer_data: BTreeMap<Address, Address>,
+    kept: BTreeMap<Address, Kept>,
+    spare: Vec<PacketRoom>,
 }
 
 /// Packets of one machine.
@@ -117,6 +174,64 @@ impl Packets {
         Violation::new(rule, [list as u64, 0, 0], format!("NET_BUFFER_LIST {list:#x}: {text}"))
     }
 
+    /// Adds a hold of a list. Other threads may use the list from now on, if its classify
+    /// is running on this one: `indicated` is how it was injected, and its origin.
+    pub(super) fn hold(
+        &self,
+        list: Address,
+        count: Count,
+        indicated: Option<(Injections, Option<(u8, IpAddr)>)>,
+    ) {
+        let mut state = self.state();
+        count.add(list, 1);
+        if let Some((injections, origin)) = indicated {
+            state.kept.entry(list).or_insert(Kept { room: None, injections, origin });
+        }
+    }
+
+    /// Keeps the packet of an indication that has returned if a driver holds it, and
+    /// gives other pages for the next one.
+    pub(super) fn keep(&self, list: Address, room: &mut PacketRoom) {
+        let mut state = self.state();
+        if !is_held(list) {
+            state.kept.remove(&list);
+            return;
+        }
+        let other = state.spare.pop().unwrap_or_default();
+        if let Some(kept) = state.kept.get_mut(&list) {
+            kept.room = Some(std::mem::replace(room, other));
+        }
+    }
+
+    /// How a kept packet was injected; `None` if it is not kept.
+    pub(super) fn kept(&self, list: Address) -> Option<Injections> {
+        self.state().kept.get(&list).map(|kept| kept.injections.clone())
+    }
+
+    /// Protocol and local address of a kept packet, or of a list.
+    pub(super) fn origin(&self, list: Address) -> Option<(u8, IpAddr)> {
+        let state = self.state();
+        let kept = state.kept.get(&list).and_then(|kept| kept.origin);
+        kept.or_else(|| state.lists.get(&list).and_then(|list| list.origin))
+    }
+
+    /// Ends a hold of a list. The pages of a packet that nothing holds are free.
+    pub(super) fn release(&self, list: Address, count: Count) {
+        let mut state = self.state();
+        // A list that was freed before its clone has no counts any more.
+        if self.memory.describe(list).is_some() && !state.lists.contains_key(&list) {
+            return;
+        }
+        count.add(list, -1);
+        let ends = !is_held(list) && state.kept.get(&list).is_some_and(|kept| kept.room.is_some());
+        if ends
+            && let Some(room) = state.kept.remove(&list).and_then(|kept| kept.room)
+            && state.spare.len() < SPARE
+        {
+            state.spare.push(room);
+        }
+    }
+
     /// Removes a list that a driver frees. `of` says whether the function frees lists
     /// that were made this way.
     pub(super) fn take(&self, list: Address, of: impl Fn(Made) -> bool) -> Result<List, Violation> {
@@ -140,7 +255,21 @@ impl Packets {
     }
 }
 
+impl State {
+    /// Describes handles that are open.
+    fn describe_handles(&self) -> impl Iterator<Item = String> {
+        let injections = self.handles.keys().map(|handle| format!("{handle:#x}: injection"));
+        let open = self.classifies.iter().filter(|(_, classify)| classify.lost().is_none());
+        injections.chain(open.map(|(handle, _)| format!("{handle:#x}: classify")))
+    }
+}
+
 impl Kernel {
+    /// Handles for injection and classifies that a driver has not released.
+    pub(super) fn packet_handles(&self) -> Vec<String> {
+        self.packets().state().describe_handles().collect()
+    }
+
     /// What a driver has left of packets: the rule that each breaks, and a text.
     pub(super) fn packets_left(&self) -> Vec<(&'static Rule, String)> {
         let state = self.packets().state();
@@ -157,6 +286,11 @@ impl Kernel {
             .pools
             .iter()
             .map(|(handle, kind)| (&rules::PACKET_POOL_LEFT, format!("{handle:#x}: {kind:?}")));
-        lists.chain(pools).collect()
+        let referenced = state.kept.keys().filter(|list| Count::References.get(**list) > 0);
+        let references =
+            referenced.map(|list| (&rules::LIST_REFERENCE_LEFT, format!("NET_BUFFER_LIST {list:#x}")));
+        let operations = state.operations.values().map(|it| (&rules::OPERATION_LOST, it.describe()));
+        let classifies = state.classifies.values().filter_map(|it| Some((&rules::CLASSIFY_LOST, it.lost()?)));
+        lists.chain(pools).chain(references).chain(operations).chain(classifies).collect()
     }
 }

@@ -2,10 +2,10 @@
 #![expect(unsafe_code, reason = "compares driver memory")]
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
+use super::Trouble;
 use super::enter::enter;
 use super::foreign::{self, BadPointer};
 use super::types::{Address, BOOLEAN, GUID, NTSTATUS, UNICODE_STRING};
-use super::Trouble;
 use crate::status::Status;
 
 /// `RtlCopyUnicodeString`. Copies as much as fits, and a terminator if there is

@@ -164,7 +164,13 @@ rules! {
     LIST_FREED_WHILE_INJECTED = LAB, None, "freed a NET_BUFFER_LIST that is injected and not completed";
     LIST_FREED_BY_OTHER = LAB, None, "freed a NET_BUFFER_LIST with a function for other lists";
     LIST_INJECTED_TWICE = LAB, None, "injected a NET_BUFFER_LIST that is injected and not completed";
+    LIST_NOT_REFERENCED = LAB, None, "dereferenced a NET_BUFFER_LIST more often than referenced";
+    CLONE_CHANGED = LAB, None, "freed a clone whose NET_BUFFERs or MDLs are not those that it was made with";
     INJECTION_HANDLE = LAB, None, "used an injection handle that does not exist, or is destroyed";
+    OPERATION_NOT_ABSORBED = LAB, None, "a callout pended an operation and did not return Block with ABSORB";
+    OPERATION_COMPLETED_TWICE = LAB, None, "completed an operation that is not pended";
+    CLASSIFY_NOT_PENDED = LAB, None, "completed a classify that is not pended";
+    LAYER_DATA_NOT_APPLIED = LAB, None, "released a classify with writable layer data that were not applied";
     PACKET_POOL_IN_USE = LAB, None, "freed a pool of NET_BUFFER_LISTs that are not all free";
 
     // Events. Driver Verifier checks the argument of EtwUnregister. No document
@@ -190,6 +196,9 @@ rules! {
     HANDLE_LEFT = LAB, None, "unloaded with handles open";
     CLONE_LEFT = LAB, None, "unloaded with clones of packets not freed";
     LIST_LEFT = LAB, None, "unloaded with NET_BUFFER_LISTs not freed";
+    LIST_REFERENCE_LEFT = LAB, None, "unloaded with references to packets";
+    OPERATION_LOST = LAB, None, "unloaded with operations pended";
+    CLASSIFY_LOST = LAB, None, "unloaded with classifies pended";
     PACKET_POOL_LEFT = LAB, None, "unloaded with pools of NDIS not freed";
     FILTER_OBJECT_LEFT = LAB, None, "unloaded with filter engine objects left";
 

@@ -5,8 +5,8 @@
 //! waits as long as the host is busy. If no host is attached, packets are lost, as on
 //! a wire without a peer, and every request ends at once.
 
-use std::collections::VecDeque;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 
@@ -100,6 +100,41 @@ pub enum Demand {
         /// How they have been injected, with this injection as the last one.
         injections: Injections,
     },
+    /// To go on with an operation that a callout has pended (`FwpsCompleteOperation0`).
+    CompleteOperation {
+        /// The endpoint, whose handle is the completion handle.
+        endpoint: u64,
+    },
+    /// To go on with a classify that a callout has pended (`FwpsCompleteClassify0`).
+    CompleteClassify {
+        /// The endpoint of the indication.
+        endpoint: u64,
+        /// The callout's decision; `None` asks for another classify.
+        permit: Option<bool>,
+    },
+    /// To go on with a deferred stream (`FwpsStreamContinue0`).
+    Continue {
+        /// The flow.
+        flow: FlowHandle,
+    },
+    /// To end a flow (`FwpsFlowAbort0`).
+    Abort {
+        /// The flow.
+        flow: FlowHandle,
+    },
+}
+
+/// What a callout has made of a bind or connect request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Redirect {
+    /// The local address.
+    pub local: SocketAddr,
+    /// The remote address, for a connect.
+    pub remote: Option<SocketAddr>,
+    /// The filter whose callout has changed it.
+    pub filter: u64,
+    /// `localRedirectTargetPID`.
+    pub target: u32,
 }
 
 type Done = Box<dyn FnOnce(Status) + Send>;
@@ -138,6 +173,12 @@ pub struct Demands {
     queue: Mutex<VecDeque<Demanded>>,
     hosts: AtomicUsize,
     wake: Mutex<Option<Wake>>,
+    /// Changed requests, by the endpoint of their indication.
+    redirects: Mutex<BTreeMap<u64, Redirect>>,
+    /// Endpoints whose classify is pended.
+    pended: Mutex<BTreeSet<u64>>,
+    /// Flows whose stream is deferred.
+    deferred: Mutex<BTreeSet<FlowHandle>>,
 }
 
 impl Demands {
@@ -175,6 +216,41 @@ impl Demands {
             let left = std::mem::take(&mut *self.queue.locked());
             left.into_iter().for_each(|demanded| demanded.end(Status::UNSUCCESSFUL));
         }
+    }
+
+    /// Changes the request of an endpoint that is being indicated.
+    pub fn set_redirect(&self, endpoint: u64, redirect: Redirect) {
+        self.redirects.locked().insert(endpoint, redirect);
+    }
+
+    /// The request of an endpoint, if a callout has changed it.
+    pub fn redirect(&self, endpoint: u64) -> Option<Redirect> {
+        self.redirects.locked().get(&endpoint).copied()
+    }
+
+    /// Takes the changed request of an endpoint.
+    pub fn take_redirect(&self, endpoint: u64) -> Option<Redirect> {
+        self.redirects.locked().remove(&endpoint)
+    }
+
+    /// Notes that the classify of an endpoint is pended.
+    pub fn set_pended(&self, endpoint: u64) {
+        self.pended.locked().insert(endpoint);
+    }
+
+    /// Takes the note that the classify of an endpoint is pended.
+    pub fn take_pended(&self, endpoint: u64) -> bool {
+        self.pended.locked().remove(&endpoint)
+    }
+
+    /// Notes that the stream of a flow is deferred.
+    pub fn set_deferred(&self, flow: FlowHandle) {
+        self.deferred.locked().insert(flow);
+    }
+
+    /// Takes the note that the stream of a flow is deferred.
+    pub fn take_deferred(&self, flow: FlowHandle) -> bool {
+        self.deferred.locked().remove(&flow)
     }
 
     /// Sets what wakes the host for a request.

@@ -164,6 +164,11 @@ impl Engine {
         self.flows.create()
     }
 
+    /// Whether there is such a flow.
+    pub fn has_flow(&self, flow: FlowHandle) -> bool {
+        self.flows.find(flow).is_some()
+    }
+
     /// Ends a flow. `flowDeleteFn` is called for each of its contexts.
     pub fn flow_end(&self, flow: FlowHandle) {
         self.flows.end(flow, &self.callouts);

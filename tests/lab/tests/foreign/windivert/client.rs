@@ -61,6 +61,7 @@ const OUT_DIRECT: u32 = 2;
 const INITIALIZE: u32 = code(0x921, OUT_DIRECT, true);
 const STARTUP: u32 = code(0x922, IN_DIRECT, true);
 const RECV: u32 = code(0x923, OUT_DIRECT, false);
+const SEND: u32 = code(0x924, IN_DIRECT, true);
 const SET_PARAM: u32 = code(0x925, IN_DIRECT, true);
 const GET_PARAM: u32 = code(0x926, OUT_DIRECT, false);
 const SHUTDOWN: u32 = code(0x927, IN_DIRECT, true);
@@ -92,7 +93,8 @@ impl Divert {
         for (at, number) in [(8, 2u32), (12, 2), (16, 64)] {
             version[at..at + 4].copy_from_slice(&number.to_le_bytes());
         }
-        let reply = handle.ask(INITIALIZE, &ioctl([layer as u32, (priority + 30_000) as u32], flags), &version)?;
+        let reply =
+            handle.ask(INITIALIZE, &ioctl([layer as u32, (priority + 30_000) as u32], flags), &version)?;
         assert_eq!(reply.output[..8], 0x5359_5376_6964_5723_u64.to_le_bytes(), "WINDIVERT_MAGIC_SYS");
         // One test that holds for every packet: field ZERO equals 0; then accept.
         let mut filter = [0; 24];
@@ -142,6 +144,14 @@ impl Divert {
         Receive { request, address }
     }
 
+    /// Sends a packet with the address that came with it. Returns when the driver has
+    /// injected it.
+    pub fn send(&self, packet: &[u8], address: &[u8; 80]) -> Result<(), Status> {
+        let mut input = (std::ptr::from_ref(address).expose_provenance() as u64).to_le_bytes().to_vec();
+        input.extend(80u64.to_le_bytes());
+        self.ask(SEND, &input, packet).map(drop)
+    }
+
     pub fn close(self) {
         self.file.close().unwrap_or_else(|stop| panic!("{stop:?}"));
     }
@@ -154,12 +164,36 @@ pub struct Receive {
     address: Box<[u8; 80]>,
 }
 
-/// A `WINDIVERT_ADDRESS`, with the part for REFLECT events.
-#[derive(Debug, PartialEq, Eq)]
+/// A `WINDIVERT_ADDRESS`.
+#[derive(Debug)]
 pub struct Address {
-    pub event: u8,
-    pub process: u32,
-    pub priority: i16,
+    pub bytes: [u8; 80],
+}
+
+impl Address {
+    pub fn event(&self) -> u8 {
+        self.bytes[9]
+    }
+
+    /// Sniffed 1, outbound 2, loopback 4, impostor 8, IPv6 0x10.
+    pub fn bits(&self) -> u8 {
+        self.bytes[10] & 0x1F
+    }
+
+    /// The process of a REFLECT event.
+    pub fn process(&self) -> u32 {
+        u32::from_le_bytes(self.bytes[24..28].try_into().unwrap())
+    }
+
+    /// The priority in a REFLECT event.
+    pub fn priority(&self) -> i16 {
+        i16::from_le_bytes(self.bytes[40..42].try_into().unwrap())
+    }
+
+    /// Local port and protocol of a FLOW or SOCKET event.
+    pub fn local(&self) -> (u16, u8) {
+        (u16::from_le_bytes(self.bytes[68..70].try_into().unwrap()), self.bytes[72])
+    }
 }
 
 impl Receive {
@@ -170,11 +204,6 @@ impl Receive {
 
     pub fn address(&self) -> Address {
         // SAFETY: the box is this value's own; the driver has written it before the end.
-        let bytes = unsafe { std::ptr::from_ref(&*self.address).read_volatile() };
-        Address {
-            event: bytes[9],
-            process: u32::from_le_bytes(bytes[24..28].try_into().unwrap()),
-            priority: i16::from_le_bytes(bytes[40..42].try_into().unwrap()),
-        }
+        Address { bytes: unsafe { std::ptr::from_ref(&*self.address).read_volatile() } }
     }
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::super::cpu;
 use super::super::enter::enter;
 use super::super::foreign;
-use super::super::packets::{Handle, bytes_of};
+use super::super::packets::{Handle, State, bytes_of};
 use super::super::types::{Address, FWPS_TRANSPORT_SEND_PARAMS0, HANDLE, NET_BUFFER_LIST, NTSTATUS};
 use super::super::work::Job;
 use super::super::{Irql, Kernel, Trouble};
@@ -36,8 +36,8 @@ pub(super) mod kind {
 
 /// `ADDRESS_FAMILY` (`ws2def.h`).
 pub(super) const AF_UNSPEC: u16 = 0;
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 23;
+pub(super) const AF_INET: u16 = 2;
+pub(super) const AF_INET6: u16 = 23;
 
 /// `FwpsInjectionHandleCreate0`. For the network layer, the family must be given.
 pub extern "win64" fn FwpsInjectionHandleCreate0(
@@ -114,7 +114,7 @@ fn query(kernel: &Kernel, handle: HANDLE, list: Address, out: Address) -> Result
 
 /// How the packet of a list was injected.
 pub(super) fn injections_of(kernel: &Kernel, list: Address) -> Result<Injections, Violation> {
-    if let Some(injections) = contract::indicated(list) {
+    if let Some(injections) = contract::indicated(list).or_else(|| kernel.packets().kept(list)) {
         return Ok(injections);
     }
     let state = kernel.packets().state();
@@ -186,15 +186,16 @@ type Begun = (Injections, Option<(u8, IpAddr)>);
 /// Marks a list as injected. `None` if its handle is being destroyed.
 fn begin(kernel: &Kernel, asked: Asked) -> Result<Option<Begun>, Violation> {
     let mut state = kernel.packets().state();
-    let Some(handle) = state.handles.get_mut(&asked.handle).filter(|it| !it.closing) else {
+    let State { handles, lists, .. } = &mut *state;
+    let Some(handle) = handles.get_mut(&asked.handle).filter(|it| !it.closing) else {
         return Ok(None);
     };
-    handle.pending += 1;
-    let Some(list) = state.lists.get_mut(&asked.list) else { return Ok(None) };
+    let Some(list) = lists.get_mut(&asked.list) else { return Ok(None) };
     if list.injected {
         let text = format!("NET_BUFFER_LIST {:#x}", asked.list);
         return Err(Violation::new(&rules::LIST_INJECTED_TWICE, [asked.list as u64, 0, 0], text));
     }
+    handle.pending += 1;
     list.injected = true;
     let injection = Injection { handle: asked.handle as u64, context: asked.context as u64 };
     let earlier = list.injections.as_deref().unwrap_or_default();

@@ -1,7 +1,4 @@
-//! NET_BUFFER_LISTs for injection: allocated, cloned, referenced (`fwpsk.h`).
-//!
-//! A packet is indicated in pages that the next indication uses again. As long as a
-//! driver has clones of it or references to it, its pages are kept ([`Kept`]).
+//! NET_BUFFER_LISTs for injection (`fwpsk.h`).
 #![expect(non_snake_case, reason = "the names are fwpkclnt's own")]
 
 use super::super::enter::enter;
@@ -73,6 +70,7 @@ fn allocate(
         injections: None,
         origin: None,
         chain: Vec::new(),
+        extra: Vec::new(),
         stack: kernel.guest().frames(),
     };
     kernel.packets().state().lists.insert(room.list, list);

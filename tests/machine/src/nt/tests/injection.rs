@@ -1,7 +1,6 @@
 //! Injection: lists, handles, and where injected packets go.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -11,15 +10,11 @@ use super::super::ke::KeGetCurrentIrql;
 use super::super::mm::*;
 use super::super::ndis::*;
 use super::super::types::*;
-use super::super::{Irql, Kernel, Options, Stop};
-use super::{clean, drive, machine, peek, poke, stopped_by};
+use super::super::{Irql, Kernel};
+use super::{clean, drive, machine, peek, stopped_by};
 use crate::host::{self, Host, OpenPoints};
 use crate::status::Status;
 use crate::verifier::{Rule, rules};
-use crate::wfp::{
-    ActionType, CalloutDriver, ClassifyOut, Filter, Guid, LayerId, NotifyType, Request, RuntimeFilter,
-    Session, Sublayer, Value,
-};
 use crate::wire::{Network, Parsed, compose};
 
 const NETWORK: u32 = 4;
@@ -132,11 +127,6 @@ fn settle(kernel: &Kernel) {
     assert!(kernel.work().drain(Duration::from_secs(5)));
 }
 
-/// The layers of a host's last record.
-fn last_layers(host: &Host) -> Vec<&'static str> {
-    host.log().records().last().unwrap().layers().collect()
-}
-
 #[test]
 fn a_list_describes_the_bytes_of_its_mdl() {
     let kernel = machine();
@@ -241,6 +231,61 @@ fn a_sent_packet_passes_the_layers_from_the_top_and_leaves() {
         let seen: Vec<_> = host.log().records().flat_map(|record| record.layers()).collect();
         assert_eq!(seen, layers, "{by:?}");
     }
+}
+
+/// IPFORWARD: "where a received packet is forwarded". Its page says that a packet of
+/// FwpsInjectForwardAsync0 "will not be indicated to any WFP layer".
+#[test]
+fn a_router_forwards_and_what_is_injected_there_is_indicated_as_asked_for() {
+    let (near, _) = addresses();
+    let packet = udp(SocketAddr::new(near, 1000), "198.51.100.9:2000".parse().unwrap());
+    for indicated in [false, true] {
+        let kernel = machine();
+        let completed = Completed::default();
+        let points = OpenPoints { injected_forward_indicated: indicated, ..OpenPoints::default() };
+        let options = host::Options { forwards: true, ..host::Options::default() };
+        let mut host = Host::new(kernel.engine().clone(), options, points);
+        host.receive(&packet, Duration::ZERO);
+        let onward = sent(&mut host);
+        assert_eq!(onward.len(), 1);
+        assert_eq!(
+            (packet[8] - 1, Parsed::new(&onward[0]).unwrap().header_checksum_valid()),
+            (onward[0][8], true)
+        );
+        let layers = |host: &Host| -> Vec<_> { host.log().records().last().unwrap().layers().collect() };
+        assert_eq!(layers(&host), ["INBOUND_IPPACKET_V4", "IPFORWARD_V4", "OUTBOUND_IPPACKET_V4"]);
+        let outcome = drive(&kernel, Irql::PASSIVE, || {
+            let (list, _) = list(pool(), &packet);
+            assert_eq!(inject(By::Forward, handle(0, 0), list, &completed), 0);
+        });
+        clean(&kernel, outcome);
+        host.poll(Duration::from_millis(1));
+        assert_eq!(sent(&mut host).len(), 1);
+        let expected: &[&str] = match indicated {
+            true => &["IPFORWARD_V4", "OUTBOUND_IPPACKET_V4"],
+            false => &["INBOUND_IPPACKET_V4", "IPFORWARD_V4", "OUTBOUND_IPPACKET_V4"],
+        };
+        assert_eq!(layers(&host), expected, "the last record");
+    }
+}
+
+/// A packet to the host's own address comes back as loopback.
+#[test]
+fn a_packet_that_is_sent_to_the_host_itself_arrives() {
+    let kernel = machine();
+    let completed = Completed::default();
+    let mut host = host(&kernel);
+    let (_, own) = addresses();
+    let packet = echo_request(own, own);
+    let outcome = drive(&kernel, Irql::PASSIVE, || {
+        let (list, _) = list(pool(), &packet);
+        assert_eq!(inject(By::NetworkSend, handle(V4, NETWORK), list, &completed), 0);
+    });
+    clean(&kernel, outcome);
+    host.poll(Duration::from_millis(1));
+    settle(&kernel);
+    let seen: Vec<_> = host.log().records().flat_map(|record| record.layers()).collect();
+    assert!(seen.contains(&"ALE_AUTH_RECV_ACCEPT_V4"), "{seen:?}");
 }
 
 #[test]
@@ -348,4 +393,27 @@ fn wrong_uses_of_lists_and_handles_are_found() {
     breaks(&rules::BAD_OBJECT, |completed| {
         inject(By::NetworkSend, handle(V4, NETWORK), 0x1234, completed);
     });
+}
+
+/// "This number can be less than the value of BytesToCopy if the source runs out of data
+/// or the destination runs out of space" (NdisCopyFromNetBufferToNetBuffer).
+#[test]
+fn bytes_are_copied_between_buffers_as_far_as_they_go() {
+    let kernel = machine();
+    let (source, target) = (*b"0123456789", [b'.'; 6]);
+    let copied = 0u32;
+    let outcome = drive(&kernel, Irql::DISPATCH, || {
+        let pool = pool();
+        let first = |list: Address| peek::<NET_BUFFER_LIST>(list).FirstNetBuffer;
+        let (from, to) = (first(list(pool, &source).0), first(list(pool, &target).0));
+        let copy = |to_offset, count, from_offset| {
+            let at = &raw const copied as Address;
+            assert_eq!(NdisCopyFromNetBufferToNetBuffer(to, to_offset, count, from, from_offset, at), 0);
+            peek::<u32>(at)
+        };
+        (copy(1, 3, 8), copy(4, 9, 0), copy(0, 1, 20))
+    });
+    assert_eq!(clean(&kernel, outcome), (2, 2, 0));
+    let target = (0..6).map(|at| peek::<u8>(target.as_ptr() as Address + at)).collect::<Vec<_>>();
+    assert_eq!(target, b".89.01");
 }

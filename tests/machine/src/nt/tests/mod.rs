@@ -4,6 +4,8 @@
 //! one.
 #![expect(unsafe_code, reason = "plays the driver")]
 
+mod asynchronous;
+mod callouts;
 mod classify;
 mod engine;
 mod injection;

@@ -125,8 +125,7 @@ use raw;
 pub fn layouts() -> impl Iterator<Item = &'static Layout> {
     let kernel = [base::LAYOUTS, etw::LAYOUTS, io::LAYOUTS, irp::LAYOUTS, net::LAYOUTS];
     let others = [fwpm::LAYOUTS, fwps::LAYOUTS, wdf::LAYOUTS];
-    kernel.into_iter().chain(others)
-        .flatten()
+    kernel.into_iter().chain(others).flatten()
 }
 
 #[cfg(test)]

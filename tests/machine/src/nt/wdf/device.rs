@@ -484,6 +484,7 @@ pub extern "win64" fn WdfFileObjectGetFileName(DriverGlobals: Address, FileObjec
     let kernel = enter!(WdfFileObjectGetFileName);
     let _ = DriverGlobals;
     use super::super::types::FILE_OBJECT;
-    let get = || Ok(kernel.framework().file(FileObject)?.object + std::mem::offset_of!(FILE_OBJECT, FileName));
+    let get =
+        || Ok(kernel.framework().file(FileObject)?.object + std::mem::offset_of!(FILE_OBJECT, FileName));
     finish_value(&kernel, get())
 }

@@ -45,7 +45,8 @@ fn pass(kernel: &Kernel, object: Address, irp: Address) -> Result<Status, Troubl
     };
     match location.MajorFunction {
         major::CREATE => {
-            let file = match files.as_ref().map(|files| new_file(kernel, device, files, location.FileObject)) {
+            let file = match files.as_ref().map(|files| new_file(kernel, device, files, location.FileObject))
+            {
                 None => 0,
                 Some(made) => match made? {
                     Ok(file) => file,
@@ -65,8 +66,7 @@ fn pass(kernel: &Kernel, object: Address, irp: Address) -> Result<Status, Troubl
                     kernel.framework().request(request)?.place = Place::Driver;
                     mark_pending(irp)?;
                     let arguments = [device as u64, request as u64, file as u64];
-                    let _ =
-                        kernel.call_driver(callback, &arguments, Irql::PASSIVE, "EvtDeviceFileCreate");
+                    let _ = kernel.call_driver(callback, &arguments, Irql::PASSIVE, "EvtDeviceFileCreate");
                     Ok(Status::PENDING)
                 }
             }

@@ -188,7 +188,11 @@ pub extern "win64" fn WdfDriverRetrieveVersionString(
     let _ = DriverGlobals;
     let retrieve = || {
         kernel.framework().object_of(Driver, Kind::Driver)?;
-        strings::set(&kernel, String, &format!("Kernel Mode Driver Framework version {}.{}", bind::MAJOR, bind::MINOR))
+        strings::set(
+            &kernel,
+            String,
+            &format!("Kernel Mode Driver Framework version {}.{}", bind::MAJOR, bind::MINOR),
+        )
     };
     finish(&kernel, retrieve())
 }

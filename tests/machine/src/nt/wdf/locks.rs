@@ -42,7 +42,11 @@ pub extern "win64" fn WdfSpinLockCreate(
 }
 
 /// The address of a spin lock's word, and what `f` says of the level before.
-fn spin<R>(kernel: &Kernel, handle: Address, f: impl FnOnce(&AtomicU8) -> R) -> Result<(Address, R), Trouble> {
+fn spin<R>(
+    kernel: &Kernel,
+    handle: Address,
+    f: impl FnOnce(&AtomicU8) -> R,
+) -> Result<(Address, R), Trouble> {
     match &kernel.framework().object_of(handle, Kind::SpinLock)?.data {
         ObjectData::Lock(Data::Spin { word, level }) => Ok((word.start(), f(level))),
         other => unreachable!("a WDFSPINLOCK with {other:?}"),
@@ -97,7 +101,11 @@ fn set_taken(kernel: &Kernel, handle: Address, now: bool) -> Result<bool, Troubl
 
 /// `WdfWaitLockAcquire`. STATUS_TIMEOUT if the timeout expires. With a timeout of 0, it
 /// may be called at DISPATCH_LEVEL. The thread is in a critical region until the release.
-pub extern "win64" fn WdfWaitLockAcquire(DriverGlobals: Address, Lock: Address, Timeout: Address) -> NTSTATUS {
+pub extern "win64" fn WdfWaitLockAcquire(
+    DriverGlobals: Address,
+    Lock: Address,
+    Timeout: Address,
+) -> NTSTATUS {
     let only_tests = Timeout != 0 && foreign::read::<i64>(Timeout) == Ok(0);
     let ceiling = if only_tests { Irql::DISPATCH } else { Irql::PASSIVE };
     let kernel = enter!(WdfWaitLockAcquire, ceiling);
@@ -107,7 +115,8 @@ pub extern "win64" fn WdfWaitLockAcquire(DriverGlobals: Address, Lock: Address, 
         kernel.framework().object_of(Lock, Kind::WaitLock)?;
         kernel.locks().acquiring(Lock)?;
         let what = || format!("the WDFWAITLOCK {Lock:#x}");
-        let status = ke::wait(&kernel, &what, timeout, || set_taken(&kernel, Lock, true).is_ok_and(|was| !was));
+        let status =
+            ke::wait(&kernel, &what, timeout, || set_taken(&kernel, Lock, true).is_ok_and(|was| !was));
         if status == Status::SUCCESS {
             cpu::enter_critical_region();
             kernel.locks().acquired(Lock, LockKind::FastMutex);

@@ -40,13 +40,13 @@ pub use device::*;
 pub(super) use dispatch::{cancel, dispatch};
 pub use driver::*;
 pub use locks::*;
+pub(super) use object::delete_here as delete_object;
 pub use object::*;
 pub use queue::*;
 pub use registry::*;
 pub use request::*;
 pub use strings::*;
 pub use timer::*;
-pub(super) use object::delete_here as delete_object;
 pub(super) use work::run as run_work_item;
 pub use work::*;
 
@@ -116,7 +116,11 @@ enum Data {
     WorkItem(work::Data),
     Timer(timer::Data),
     /// Address and size. `tag`: of a block of pool that belongs to the object, or 0.
-    Memory { address: Address, size: usize, tag: u32 },
+    Memory {
+        address: Address,
+        size: usize,
+        tag: u32,
+    },
     Lock(locks::Data),
     Key(HANDLE),
     /// The pages that hold a `UNICODE_STRING` and its text.

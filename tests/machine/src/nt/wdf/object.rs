@@ -9,12 +9,13 @@
 use super::super::cpu::{self, Irql};
 use super::super::enter::enter;
 use super::super::pool::Wanted;
-use super::super::types::{
-    Address, NTSTATUS, WDF_OBJECT_ATTRIBUTES, WDF_OBJECT_CONTEXT_TYPE_INFO,
-};
+use super::super::types::{Address, NTSTATUS, WDF_OBJECT_ATTRIBUTES, WDF_OBJECT_CONTEXT_TYPE_INFO};
 use super::super::work::Job;
 use super::super::{Kernel, Trouble, foreign};
-use super::{Data, Framework, Kind, buffers, device, finish, finish_value, finish_void, not_null, queue, status, timer, work};
+use super::{
+    Data, Framework, Kind, buffers, device, finish, finish_value, finish_void, not_null, queue, status,
+    timer, work,
+};
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 

@@ -62,8 +62,7 @@ pub extern "win64" fn WdfIoQueueCreate(
             return Ok(Status::INVALID_PARAMETER);
         }
         let is_default = config.DefaultQueue != 0;
-        let callbacks =
-            [config.EvtIoDefault, config.EvtIoRead, config.EvtIoWrite, config.EvtIoDeviceControl];
+        let callbacks = [config.EvtIoDefault, config.EvtIoRead, config.EvtIoWrite, config.EvtIoDeviceControl];
         if config.DispatchType != MANUAL
             && callbacks.iter().chain([&config.EvtIoInternalDeviceControl]).all(|at| *at == 0)
         {
@@ -193,9 +192,9 @@ pub(super) fn present(kernel: &Kernel, queue: Address) {
 /// Takes the first request of a file (any, if 0) from a queue for the driver.
 fn take(framework: &mut Framework, queue: Address, file: Address) -> Option<Address> {
     let waiting: Vec<Address> = framework.queue(queue).ok()?.waiting.iter().copied().collect();
-    let found = waiting.into_iter().find(|request| {
-        file == 0 || framework.request(*request).is_ok_and(|request| request.file == file)
-    })?;
+    let found = waiting
+        .into_iter()
+        .find(|request| file == 0 || framework.request(*request).is_ok_and(|request| request.file == file))?;
     let data = framework.queue(queue).ok()?;
     data.waiting.retain(|request| *request != found);
     data.owned.insert(found);

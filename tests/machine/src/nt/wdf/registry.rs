@@ -250,8 +250,7 @@ pub extern "win64" fn WdfRegistryQueryMultiString(
             Ok(found) => found,
             Err(status) => return Ok(status),
         };
-        let units: Vec<u16> =
-            found.data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
+        let units: Vec<u16> = found.data.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect();
         for part in units.split(|unit| *unit == 0).filter(|part| !part.is_empty()) {
             match strings::create(&kernel, &std::string::String::from_utf16_lossy(part), StringsAttributes)? {
                 Ok(string) => {

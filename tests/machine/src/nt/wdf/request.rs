@@ -111,7 +111,11 @@ pub(super) fn complete(
         let data = framework.request(request)?;
         let information = information.unwrap_or(data.information);
         let refuse = |code, what: &str| {
-            Err(request_error(code, request, format!("{what}: WDFREQUEST {request:#x}, code {:#x}", data.code)))
+            Err(request_error(
+                code,
+                request,
+                format!("{what}: WDFREQUEST {request:#x}, code {:#x}", data.code),
+            ))
         };
         match data.place {
             Place::Completed => return refuse(fatal::NULL_IRP, "completed again"),

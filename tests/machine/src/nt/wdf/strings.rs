@@ -91,7 +91,10 @@ pub extern "win64" fn WdfCollectionCreate(
         not_null("Collection", Collection)?;
         let parent = Parent::Default(kernel.framework().driver_handle());
         let data = Data::Collection(Vec::new());
-        object::give(object::create(&kernel, Kind::Collection, CollectionAttributes, parent, data)?, Collection)
+        object::give(
+            object::create(&kernel, Kind::Collection, CollectionAttributes, parent, data)?,
+            Collection,
+        )
     };
     finish(&kernel, create())
 }
@@ -163,7 +166,11 @@ fn item(kernel: &Kernel, collection: Address, at: impl FnOnce(&[Address]) -> Opt
 }
 
 /// `WdfCollectionGetItem`. NULL if there is none.
-pub extern "win64" fn WdfCollectionGetItem(DriverGlobals: Address, Collection: Address, Index: u32) -> Address {
+pub extern "win64" fn WdfCollectionGetItem(
+    DriverGlobals: Address,
+    Collection: Address,
+    Index: u32,
+) -> Address {
     let kernel = enter!(WdfCollectionGetItem);
     let _ = DriverGlobals;
     item(&kernel, Collection, |items| items.get(Index as usize))

@@ -86,7 +86,8 @@ pub extern "win64" fn WdfTimerStart(DriverGlobals: Address, Timer: Address, DueT
 fn run(kernel: &Kernel, handle: Address, generation: u64, due: i64) {
     let mut due = due;
     loop {
-        let is_over = || kernel.framework().timer(handle).map_or(true, |timer| timer.generation != generation);
+        let is_over =
+            || kernel.framework().timer(handle).map_or(true, |timer| timer.generation != generation);
         let what = || format!("the WDFTIMER {handle:#x} to be due");
         let processor = kernel.options().processors - 1;
         kernel.on_processor(processor, Irql::PASSIVE, |kernel| {
