@@ -161,6 +161,9 @@ fn a_table_of_no_version_is_refused() {
 
 #[test]
 fn loads_again_and_again_leave_memory_flat() {
+    if !alone("kmdf::loads_again_and_again_leave_memory_flat") {
+        return;
+    }
     let mut after_warm_up = 0;
     for round in 0..60 {
         Client::start(&[]).stop();
@@ -170,6 +173,19 @@ fn loads_again_and_again_leave_memory_flat() {
     }
     let now = resident();
     assert!(now < after_warm_up + (4 << 20), "{after_warm_up} bytes after 20 rounds, {now} after 60");
+}
+
+/// Whether this process runs one test only. If not, runs the test in such a process.
+pub fn alone(test: &str) -> bool {
+    const ALONE: &str = "HUSHPORT_LAB_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = alone.args(["--exact", test]).env(ALONE, "1").output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && printed.contains("1 passed"), "{output:?}");
+    false
 }
 
 /// Bytes of memory that this process has.

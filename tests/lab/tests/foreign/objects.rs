@@ -53,7 +53,7 @@ fn an_object_has_one_context_of_each_type() {
     let object = create(&client, &attributes(0, 0, 0, 0));
     let (first, second) = (context_type(8), context_type(16));
     let context = 0u64;
-    let mut add = |info: &[u64; 5], expected| {
+    let add = |info: &[u64; 5], expected| {
         let given = attributes(0, 0, 0, at(info));
         let status = client.status("WdfObjectAllocateContext", [object, at(&given), at(&context)]);
         assert_eq!(status, expected);

@@ -6,6 +6,7 @@
 mod client;
 mod packets;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,12 +14,12 @@ use std::time::Duration;
 use lab::setup;
 use machine::faults::{FALLIBLE, Mode, Plan};
 use machine::image::PeFile;
-use machine::nt::{Effect, Failure, Options};
+use machine::nt::{Effect, Failure, Kernel, Options};
 use machine::status::Status;
 use machine::verifier::rules;
 use machine::{Machine, StartError};
 
-use super::kmdf::resident;
+use super::kmdf::{alone, resident};
 use super::text;
 use client::{Divert, Layer, flag};
 
@@ -62,6 +63,9 @@ fn it_starts_and_stops_and_leaves_nothing() {
 #[test]
 fn a_thousand_starts_and_stops_leave_memory_flat() {
     let Some(sys) = sys() else { return };
+    if !alone("windivert::a_thousand_starts_and_stops_leave_memory_flat") {
+        return;
+    }
     let file = Arc::new(PeFile::read(&sys).unwrap());
     let mut machine = Machine::new("WinDivert", Options::default());
     let mut after_warm_up = 0;
@@ -77,6 +81,11 @@ fn a_thousand_starts_and_stops_leave_memory_flat() {
     assert!(now < after_warm_up + (8 << 20), "{after_warm_up} bytes after 500 rounds, {now} after 1000");
 }
 
+/// What the driver does wrong if a call fails while a handle is opened
+/// (docs/DRIVERS.md): its destroy callback passes the engine handle that it has not got.
+const KNOWN: [&str; 4] = ["ExUuidCreate", "WdfIoQueueCreate", "WdfWorkItemCreate", "FwpmEngineOpen0"];
+const NO_ENGINE: &str = "used a handle that is not open: engine handle 0x0";
+
 /// Lets each call that can fail do so in turn, from the load over a handle to the
 /// unload. The driver may refuse to start, and its handles may refuse to open; nothing
 /// may stop the machine.
@@ -88,6 +97,8 @@ fn each_call_that_fails_is_survived() {
     for nth in 1.. {
         let (injected, complaint) = live(&file, nth);
         let Some(name) = injected else { break };
+        let known = |text: &String| KNOWN.contains(&name) && text.contains(NO_ENGINE);
+        let complaint = complaint.filter(|text| !known(text));
         complaints.extend(complaint.map(|text| format!("call {nth}, {name}: {text}")));
     }
     assert!(complaints.is_empty(), "{} problems:\n{}", complaints.len(), complaints.join("\n"));
@@ -107,17 +118,26 @@ fn live(file: &Arc<PeFile>, nth: usize) -> (Option<&'static str>, Option<String>
         Err(StartError::Refused(_)) => None,
         Err(error) => Some(error.to_string()),
         Ok(()) => {
-            if let Ok(handle) = Divert::open(machine.kernel(), Layer::Network, 0, 0) {
-                let read = handle.start_receive(1500);
-                handle.close();
-                read.reply(None);
+            // The client panics if the machine stops.
+            let _used = catch_unwind(AssertUnwindSafe(|| use_it(machine.kernel())));
+            match machine.kernel().stopped() {
+                Some(stop) => Some(text(stop)),
+                None => machine.stop().err().map(|stop| text(&stop)),
             }
-            machine.kernel().work().drain(Duration::from_secs(5));
-            machine.stop().err().map(|stop| text(&stop))
         }
     };
     let injected = machine.faults().injected().first().map(|injection| FALLIBLE[injection.row].name);
     (injected, complaint)
+}
+
+/// Opens a handle, begins to read, and closes the handle.
+fn use_it(kernel: &Arc<Kernel>) {
+    if let Ok(handle) = Divert::open(kernel, Layer::Network, 0, 0) {
+        let read = handle.start_receive(1500);
+        handle.close();
+        read.reply(None);
+    }
+    kernel.work().drain(Duration::from_secs(5));
 }
 
 #[test]

@@ -154,8 +154,11 @@ pub unsafe fn link() {
         let count = name.encode_utf16().zip(&mut units).map(|(unit, place)| *place = unit).count();
         (units, 2 * count as u16)
     });
-    let strings =
-        names.each_ref().map(|(units, length)| (*length, *length, 0u32, units.as_ptr() as Ptr));
+    // UNICODE_STRING: both lengths, and the buffer.
+    let strings = names.each_ref().map(|(units, length)| {
+        let length = u64::from(*length);
+        [length | length << 16, units.as_ptr() as u64]
+    });
     unsafe { check(IoCreateSymbolicLink(&raw const strings[0] as Ptr, &raw const strings[1] as Ptr)) };
 }
 
