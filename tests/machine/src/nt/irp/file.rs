@@ -276,12 +276,12 @@ impl File {
         }
         let kernel = &self.kernel;
         let what = || "the requests of a closed file to be completed".to_owned();
-        let limit = Some(kernel.options().drain_limit);
+        let limit = kernel.options().drain_limit;
         let none_left = || self.pending().is_empty() || kernel.stopped().is_some();
-        let _waited = in_kernel(kernel, |kernel| kernel.bell.wait(&what, limit, none_left));
+        let _waited = in_kernel(kernel, |kernel| kernel.bell.wait(&what, Some(limit), none_left));
         let left = self.describe_pending();
         if let Some((irp, text)) = left.first() {
-            let text = format!("{text}: cancelled, and not completed within {:?}", limit.unwrap_or_default());
+            let text = format!("{text}: cancelled, and not completed within {limit:?}");
             kernel.condemn(Violation::new(&rules::IRP_NOT_CANCELLED, [*irp as u64, 0, 0], text));
         }
         if let Some(stop) = kernel.stopped() {
