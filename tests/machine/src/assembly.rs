@@ -1,12 +1,13 @@
 //! Assembles kernel, filter engine and driver image into one machine.
 
+use std::cell::RefCell;
 use std::ffi::c_void;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::faults::{self, Faults};
 use crate::image::lint::{self, code_integrity};
-use crate::image::{Export, Image, LoadError, PeFile};
+use crate::image::{self, Export, Image, LoadError, MissingImport, PeFile};
 use crate::nt::mapped::Mapped;
 use crate::nt::registry::RegistryValue;
 use crate::nt::{self, DriverImage, Kernel, LeakReport, Options, Stop, parameters_key};
@@ -39,6 +40,9 @@ pub struct Machine {
     service: String,
     image: Option<Image>,
     direct: Direct,
+    /// Whether a driver is loaded although it imports functions that the lab lacks.
+    lenient: bool,
+    missing: Vec<MissingImport>,
 }
 
 /// Gives, by name, the functions to which a driver's imports are bound directly.
@@ -57,7 +61,24 @@ impl Machine {
         kernel.set_engine(Arc::clone(&engine));
         let faults = Arc::new(Faults::default());
         kernel.set_fail_calls(Arc::clone(&faults) as _);
-        Self { kernel, engine, faults, service: service.to_owned(), image: None, direct: |_| None }
+        kernel.set_linker(Box::new(|module, name, export| {
+            let bound = image::bind(module, name, link(name, export));
+            bound.expect("the host has memory for an import") as usize
+        }));
+        let service = service.to_owned();
+        let (image, missing) = (None, Vec::new());
+        Self { kernel, engine, faults, service, image, direct: |_| None, lenient: false, missing }
+    }
+
+    /// Loads drivers although they import functions that the lab does not model. A call
+    /// of one stops the machine; the report names the function and where it was called.
+    pub fn report_missing_at_call(&mut self) {
+        self.lenient = true;
+    }
+
+    /// The functions that the loaded driver imports and the lab does not model.
+    pub fn missing(&self) -> &[MissingImport] {
+        &self.missing
     }
 
     /// Binds a driver's imports directly to the functions that `direct` gives. Use
@@ -115,14 +136,18 @@ impl Machine {
     /// Loads a parsed file and runs its `DriverEntry`.
     pub fn start_file(&mut self, sys: Arc<PeFile>) -> Result<(), StartError> {
         self.check_image(&sys)?;
+        let missing = RefCell::new(Vec::new());
         let image = Image::map(sys, &|module, name| {
             if let Some(function) = (self.direct)(name) {
                 return Some(Export::data(function));
             }
-            let nt::Export { address, stack_args } = nt::resolve(module, name)?;
-            let address = faults::entry(name).map_or(address, |entry| entry as *const c_void);
-            Some(Export::code(address, REGISTERS + stack_args))
+            let export = nt::resolve(module, name);
+            if export.is_none() {
+                missing.borrow_mut().push(MissingImport { module: module.to_owned(), name: name.to_owned() });
+            }
+            (export.is_some() || self.lenient).then(|| link(name, export))
         })?;
+        self.missing = missing.into_inner();
         let driver = DriverImage {
             name: self.service.clone(),
             entry: image.entry() as usize,
@@ -161,6 +186,18 @@ impl Machine {
         let report = self.kernel.unload();
         self.image = None;
         report
+    }
+}
+
+/// What an import is bound to: the function, or what makes its calls fail, or what
+/// reports that there is none.
+fn link(name: &str, export: Option<nt::Export>) -> Export {
+    match export {
+        None => Export::missing(nt::missing),
+        Some(nt::Export { address, stack_args }) => {
+            let address = faults::entry(name).map_or(address, |entry| entry as *const c_void);
+            Export::code(address, REGISTERS + stack_args)
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! One table of everything a driver can import.
 //!
 //! A row gives the module, the file of `nt` that holds the function, and the
-//! function's name. `facts/functions.json` gives the number of arguments and the
-//! permitted IRQL; a test compares it with the functions' signatures.
+//! function's name. `facts/functions.json` (`facts/kmdf.json` for the framework) gives
+//! the number of arguments and the permitted IRQL; a test compares it with the
+//! functions' signatures.
 #![forbid(unsafe_code)]
 
 use std::sync::LazyLock;
@@ -47,7 +48,7 @@ macro_rules! table {
 #[rustfmt::skip]
 macro_rules! every_export { ($table:ident) => { $table! {
     "ntoskrnl.exe" => ex:
-        ExAllocatePool2 ExFreePool ExFreePoolWithTag
+        ExAllocatePool2 ExAllocatePoolWithTag ExFreePool ExFreePoolWithTag
         ExInitializeRundownProtection ExAcquireRundownProtection
         ExReleaseRundownProtection ExWaitForRundownProtectionRelease
         ExAcquireFastMutex ExReleaseFastMutex;
@@ -69,22 +70,98 @@ macro_rules! every_export { ($table:ident) => { $table! {
         KeQueryGroupAffinity KeQueryMaximumGroupCount KeQueryActiveGroupCount
         KeRegisterProcessorChangeCallback KeDeregisterProcessorChangeCallback;
     "ntoskrnl.exe" => ob:
-        ObReferenceObjectByHandle ObfDereferenceObject KeSetPriorityThread
+        ObReferenceObjectByHandle ObfReferenceObject ObfDereferenceObject KeSetPriorityThread
         KeSetBasePriorityThread;
     "hal.dll" => ke: KeQueryPerformanceCounter;
     "ntoskrnl.exe" => io:
         IoCreateDevice IoDeleteDevice IoOpenDriverRegistryKey IoAllocateWorkItem
         IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem;
+    "ntoskrnl.exe" => links:
+        IoCreateSymbolicLink IoDeleteSymbolicLink IoAllocateErrorLogEntry
+        IoFreeErrorLogEntry IoWriteErrorLogEntry;
+    "ntoskrnl.exe" => irp:
+        IofCompleteRequest IoCancelIrp IoAcquireCancelSpinLock
+        IoReleaseCancelSpinLock;
+    "ntoskrnl.exe" => process:
+        IoGetCurrentProcess PsGetProcessId PsGetCurrentProcessId
+        PsGetCurrentThreadId PsLookupProcessByProcessId IoGetRequestorProcess
+        IoGetRequestorProcessId IoIs32bitProcess;
+    "ntoskrnl.exe" => queued:
+        KeAcquireInStackQueuedSpinLock KeAcquireInStackQueuedSpinLockAtDpcLevel
+        KeReleaseInStackQueuedSpinLock KeReleaseInStackQueuedSpinLockFromDpcLevel;
+    "ntoskrnl.exe" => strings:
+        RtlCopyUnicodeString RtlIntegerToUnicodeString
+        RtlAppendUnicodeStringToString RtlAppendUnicodeToString
+        RtlCompareUnicodeString RtlEqualUnicodeString RtlCompareMemory ExUuidCreate;
+    "ntoskrnl.exe" => debug:
+        DbgPrint DbgPrintEx MmGetSystemRoutineAddress RtlUnicodeStringToInteger;
     "ntoskrnl.exe" => zw:
         ZwOpenKey ZwCreateKey ZwQueryKey ZwQueryValueKey ZwSetValueKey
         ZwNotifyChangeKey ZwCreateEvent ZwSetEvent ZwWaitForSingleObject ZwClose;
+    "wdfldr.sys" => wdf:
+        WdfVersionBind WdfVersionUnbind WdfVersionBindClass WdfVersionUnbindClass;
+    "Wdf01000.sys" => wdf:
+        WdfRequestRetrieveInputBuffer WdfRequestRetrieveOutputBuffer
+        WdfRequestRetrieveInputMemory WdfRequestRetrieveOutputMemory
+        WdfRequestRetrieveInputWdmMdl WdfRequestRetrieveOutputWdmMdl
+        WdfRequestRetrieveUnsafeUserInputBuffer
+        WdfRequestRetrieveUnsafeUserOutputBuffer
+        WdfRequestProbeAndLockUserBufferForRead
+        WdfRequestProbeAndLockUserBufferForWrite WdfMemoryGetBuffer WdfMemoryCreate
+        WdfMemoryCreatePreallocated WdfMemoryCopyToBuffer WdfMemoryCopyFromBuffer
+        WdfControlDeviceInitAllocate WdfDeviceInitFree WdfDeviceInitAssignName
+        WdfDeviceInitAssignSDDLString WdfDeviceInitSetDeviceClass
+        WdfDeviceInitSetDeviceType WdfDeviceInitSetCharacteristics
+        WdfDeviceInitSetExclusive WdfDeviceInitSetIoType
+        WdfDeviceInitSetFileObjectConfig WdfDeviceInitSetRequestAttributes
+        WdfDeviceInitSetIoInCallerContextCallback WdfDeviceCreate
+        WdfControlFinishInitializing WdfDeviceCreateSymbolicLink WdfDeviceGetDriver
+        WdfDeviceWdmGetDeviceObject WdfWdmDeviceGetWdfDeviceHandle
+        WdfDeviceGetDefaultQueue WdfDeviceGetFileObject
+        WdfDeviceConfigureRequestDispatching WdfFileObjectGetDevice
+        WdfFileObjectWdmGetFileObject WdfFileObjectGetFileName WdfDriverCreate
+        WdfDriverMiniportUnload WdfDriverWdmGetDriverObject
+        WdfWdmDriverGetWdfDriverHandle WdfDriverIsVersionAvailable
+        WdfDriverRetrieveVersionString WdfSpinLockCreate WdfSpinLockAcquire
+        WdfSpinLockRelease WdfWaitLockCreate WdfWaitLockAcquire WdfWaitLockRelease
+        WdfObjectGetTypedContextWorker WdfObjectAllocateContext
+        WdfObjectContextGetObject WdfObjectCreate WdfObjectReferenceActual
+        WdfObjectDereferenceActual WdfObjectDelete WdfIoQueueCreate WdfIoQueuePurge
+        WdfIoQueuePurgeSynchronously WdfIoQueueDrain WdfIoQueueDrainSynchronously
+        WdfIoQueueStop WdfIoQueueStopSynchronously WdfIoQueueStart WdfIoQueueGetState
+        WdfIoQueueGetDevice WdfIoQueueRetrieveNextRequest
+        WdfIoQueueRetrieveRequestByFileObject WdfIoQueueReadyNotify
+        WdfDriverOpenParametersRegistryKey WdfRegistryOpenKey WdfRegistryCreateKey
+        WdfRegistryClose WdfRegistryWdmGetHandle WdfRegistryQueryULong
+        WdfRegistryQueryUnicodeString WdfRegistryQueryString
+        WdfRegistryQueryMultiString WdfRegistryQueryValue WdfRegistryQueryMemory
+        WdfRegistryAssignULong WdfRegistryAssignValue WdfRegistryAssignUnicodeString
+        WdfRegistryRemoveValue WdfRequestComplete WdfRequestCompleteWithInformation
+        WdfRequestCompleteWithPriorityBoost WdfRequestSetInformation
+        WdfRequestGetInformation WdfRequestGetParameters WdfRequestGetFileObject
+        WdfRequestGetIoQueue WdfRequestWdmGetIrp WdfRequestGetRequestorMode
+        WdfRequestIsFrom32BitProcess WdfRequestGetRequestorProcessId
+        WdfRequestIsCanceled WdfRequestMarkCancelable WdfRequestMarkCancelableEx
+        WdfRequestUnmarkCancelable WdfRequestForwardToIoQueue WdfRequestRequeue
+        WdfDeviceEnqueueRequest WdfStringCreate WdfStringGetUnicodeString
+        WdfCollectionCreate WdfCollectionGetCount WdfCollectionAdd WdfCollectionRemove
+        WdfCollectionRemoveItem WdfCollectionGetItem WdfCollectionGetFirstItem
+        WdfCollectionGetLastItem WdfTimerCreate WdfTimerStart WdfTimerStop
+        WdfTimerGetParentObject WdfWorkItemCreate WdfWorkItemEnqueue WdfWorkItemFlush
+        WdfWorkItemGetParentObject;
     "ntoskrnl.exe" => ps: PsCreateSystemThread;
     "ntoskrnl.exe" => rtl:
         RtlInitUnicodeString RtlGetVersion memcpy memmove memset memcmp;
-    "ntoskrnl.exe" => mm: MmMapLockedPagesSpecifyCache MmUnmapLockedPages;
+    "ntoskrnl.exe" => mm:
+        MmMapLockedPagesSpecifyCache MmUnmapLockedPages IoAllocateMdl IoFreeMdl
+        MmBuildMdlForNonPagedPool;
     "ndis.sys" => ndis:
         NdisGetDataBuffer NdisRetreatNetBufferDataStart
-        NdisAdvanceNetBufferDataStart;
+        NdisAdvanceNetBufferDataStart NdisAllocateNetBufferListPool
+        NdisFreeNetBufferListPool NdisAllocateNetBufferPool NdisFreeNetBufferPool
+        NdisAllocateGenericObject NdisFreeGenericObject
+        NdisRetreatNetBufferListDataStart NdisAdvanceNetBufferListDataStart
+        NdisCopyFromNetBufferToNetBuffer;
     "fwpkclnt.sys" => fwp:
         FwpmEngineOpen0 FwpmEngineClose0 FwpmTransactionBegin0
         FwpmTransactionCommit0 FwpmTransactionAbort0 FwpmProviderAdd0
@@ -100,7 +177,17 @@ macro_rules! every_export { ($table:ident) => { $table! {
         FwpsInjectTransportReceiveAsync0 FwpsAcquireClassifyHandle0
         FwpsReleaseClassifyHandle0 FwpsPendClassify0 FwpsCompleteClassify0
         FwpsAcquireWritableLayerDataPointer0 FwpsRedirectHandleCreate0
-        FwpsRedirectHandleDestroy0;
+        FwpsRedirectHandleDestroy0 FwpsAllocateNetBufferAndNetBufferList0
+        FwpsFreeNetBufferList0 FwpsInjectionHandleCreate0
+        FwpsInjectionHandleDestroy0 FwpsQueryPacketInjectionState0
+        FwpsInjectNetworkSendAsync0 FwpsInjectNetworkReceiveAsync0
+        FwpsInjectForwardAsync0 FwpsAllocateCloneNetBufferList0
+        FwpsFreeCloneNetBufferList0 FwpsReferenceNetBufferList0
+        FwpsDereferenceNetBufferList0 FwpsConstructIpHeaderForTransportPacket0
+        FwpsGetPacketListSecurityInformation0 FwpsPendOperation0
+        FwpsCompleteOperation0 FwpsApplyModifiedLayerData0
+        FwpsQueryConnectionRedirectState0 FwpsCloneStreamData0
+        FwpsCopyStreamDataToBuffer0 FwpsDiscardClonedStreamData0 FwpsFlowAbort0;
 } }; }
 every_export!(table);
 
@@ -119,10 +206,18 @@ pub(crate) fn fact(index: usize) -> &'static Fact {
     &FACTS[index]
 }
 
-static FACTS: LazyLock<Vec<Fact>> = LazyLock::new(|| {
-    let text = include_str!("../facts/functions.json");
-    let facts: Value = serde_json::from_str(text).expect("the fact tables are JSON");
-    NAMES.iter().map(|name| Fact::read(name, &facts[name])).collect()
+static FACTS: LazyLock<Vec<Fact>> =
+    LazyLock::new(|| NAMES.iter().map(|name| Fact::read(name, &FUNCTIONS[*name])).collect());
+
+/// Every function of the headers: the kernel's, the filter engine's and the
+/// framework's.
+pub(crate) static FUNCTIONS: LazyLock<Value> = LazyLock::new(|| {
+    let read = |text| serde_json::from_str::<Value>(text).expect("the fact tables are JSON");
+    let mut functions = read(include_str!("../facts/functions.json"));
+    let mut kmdf = read(include_str!("../facts/kmdf.json"));
+    let all = functions.as_object_mut().expect("functions by name");
+    all.append(kmdf["functions"].as_object_mut().expect("functions by name"));
+    functions
 });
 
 impl Fact {
@@ -204,13 +299,9 @@ mod tests {
 
     use super::*;
 
-    fn facts() -> Value {
-        serde_json::from_str(include_str!("../facts/functions.json")).unwrap()
-    }
-
     #[test]
     fn modules_are_those_of_the_documentation() {
-        let facts = facts();
+        let facts = &*FUNCTIONS;
         for (name, module) in NAMES.iter().zip(MODULES) {
             assert_eq!(facts[name]["module"], *module, "{name}");
         }
@@ -230,18 +321,16 @@ mod tests {
     /// `enter!` with its own name. Each function has a row.
     #[test]
     fn every_function_matches_its_row() {
-        let facts = facts();
+        let facts = &*FUNCTIONS;
         let mut thunks = BTreeMap::new();
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/nt");
         for file in FILES.iter().collect::<BTreeSet<_>>() {
-            let paths = match *file {
-                "fwp" => {
-                    vec!["fwp/mod.rs".to_string(), "fwp/driver.rs".to_string(), "fwp/contract.rs".to_string()]
-                }
-                file => vec![format!("{file}.rs")],
-            };
-            let items = paths.iter().flat_map(|path| {
-                let source = std::fs::read_to_string(directory.join(path)).unwrap();
+            // A prefix has a file, a folder, or both.
+            let folder = std::fs::read_dir(directory.join(file)).into_iter().flatten();
+            let inside = folder.map(|entry| entry.unwrap().path()).filter(|path| path.is_file());
+            let own = Some(directory.join(format!("{file}.rs"))).filter(|path| path.exists());
+            let items = own.into_iter().chain(inside).flat_map(|path| {
+                let source = std::fs::read_to_string(path).unwrap();
                 syn::parse_file(&source).unwrap().items
             });
             for item in items {

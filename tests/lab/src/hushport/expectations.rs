@@ -35,6 +35,10 @@ impl Expectations for Hushport {
         SERVICE
     }
 
+    fn may_lack_imports(&self) -> bool {
+        false
+    }
+
     fn prepare(&self, machine: &Machine) -> Vec<Trace> {
         // A small table, because a sweep makes thousands of runs.
         machine.set("FlowLimit", 64);

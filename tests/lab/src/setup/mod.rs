@@ -5,6 +5,7 @@
 
 mod checkout;
 mod driver;
+mod index;
 pub mod kit;
 pub mod native;
 mod packages;
@@ -14,6 +15,7 @@ mod toolchain;
 
 pub use checkout::{checkout, profile_directory, root, state, state_of, target_directory};
 pub use driver::{DRIVERS, Driver, Lock, Target, build, build_conformance, exclusive, lint};
+pub use index::windivert;
 pub use packages::{Need, ensure};
 pub use single::compile;
 pub use toolchain::Toolchain;

@@ -117,6 +117,9 @@ impl Plan<'_> {
     /// If the driver does not start.
     pub fn machine(&self) -> Result<Machine> {
         let mut machine = Machine::with(self.service.0, self.machine.clone(), self.engine.clone());
+        if self.service.0 != SERVICE {
+            machine.report_missing_at_call();
+        }
         // The INF creates the key, so the driver can watch it from the start.
         let _nobody_watches = machine.kernel().registry().create_key(&nt::parameters_key(self.service.0));
         for (name, value) in &self.values {

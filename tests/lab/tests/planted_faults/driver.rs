@@ -77,6 +77,10 @@ static DONE: AtomicBool = AtomicBool::new(false);
 /// FWPS_CLASSIFY_OUT0 and NET_BUFFER_LIST of the current classify.
 static OUT: AtomicU64 = AtomicU64::new(0);
 static LIST: AtomicU64 = AtomicU64::new(0);
+static META: AtomicUsize = AtomicUsize::new(0);
+static INJECTION: AtomicUsize = AtomicUsize::new(0);
+/// Offset of completionHandle in FWPS_INCOMING_METADATA_VALUES0.
+const COMPLETION_HANDLE: usize = 104;
 /// The classifyContext of the current classify.
 static CONTEXT: AtomicU64 = AtomicU64::new(0);
 
@@ -132,6 +136,7 @@ pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
         let enabled = enabled as *const () as Ptr;
         check(EtwRegister(provider.as_ptr() as Ptr, enabled, 0, &raw mut handle as Ptr));
         PROVIDER.store(handle, SeqCst);
+        INJECTION.store(injection_handle(), SeqCst);
         exercise();
         queue(work as *const () as Ptr);
         commit(At::Entry);
@@ -153,6 +158,7 @@ extern "system" fn unload(_: Ptr) {
         if !keeps("SUBSCRIPTION_LEFT") {
             check(FwpmBfeStateUnsubscribeChanges0(SUBSCRIPTION.load(SeqCst)));
         }
+        check(FwpsInjectionHandleDestroy0(INJECTION.load(SeqCst)));
         if !keeps("WORK_ITEM_LEFT") {
             IoFreeWorkItem(WORK_ITEM.load(SeqCst));
         }
@@ -173,8 +179,9 @@ extern "system" fn changed(_: Ptr, _: i32) {
     unsafe { commit(At::Bfe) };
 }
 
-extern "system" fn classify(values: Ptr, _: Ptr, data: u64, context: u64, _: Ptr, _: u64, out: u64) {
+extern "system" fn classify(values: Ptr, meta: Ptr, data: u64, context: u64, _: Ptr, _: u64, out: u64) {
     OUT.store(out, SeqCst);
+    META.store(meta, SeqCst);
     CONTEXT.store(context, SeqCst);
     LIST.store(data, SeqCst);
     unsafe {

@@ -1,9 +1,11 @@
 //! One run of the planted driver, from load to unload.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use lab::setup;
 use machine::etw::Enable;
+use machine::host::{self, Host, OpenPoints};
 use machine::nt::{Options, Stop};
 use machine::status::Status;
 use machine::verifier::{Finding, Rule, rules};
@@ -82,6 +84,9 @@ pub fn run(sys: &Path, bug: &str) -> Outcome {
     }
 }
 
+/// The endpoint of the packet.
+const ENDPOINT: u64 = 0x77;
+
 /// The layer of the driver's callout: where the bug can be committed.
 fn layer(engine: &Engine, bug: &str) -> &'static LayerInfo {
     let name = match bug {
@@ -89,7 +94,14 @@ fn layer(engine: &Engine, bug: &str) -> &'static LayerInfo {
         "STREAM_WITHOUT_ACTION" | "STREAM_INJECTED_WITHOUT_BLOCK" | "STREAM_CONTINUED_WHILE_INJECTING" => {
             "STREAM_V4"
         }
-        "PENDED_WITHOUT_BLOCK" | "REDIRECT_REAUTHORIZED" => "ALE_CONNECT_REDIRECT_V4",
+        "PENDED_WITHOUT_BLOCK"
+        | "REDIRECT_REAUTHORIZED"
+        | "CLASSIFY_LOST"
+        | "CLASSIFY_NOT_PENDED"
+        | "LAYER_DATA_NOT_APPLIED" => "ALE_CONNECT_REDIRECT_V4",
+        "OPERATION_NOT_ABSORBED" | "OPERATION_COMPLETED_TWICE" | "OPERATION_LOST" => "ALE_AUTH_CONNECT_V4",
+        // No TCP may be injected from a transport layer.
+        "LIST_FREED_WHILE_INJECTED" | "LIST_INJECTED_TWICE" => "INBOUND_IPPACKET_V4",
         _ => "INBOUND_TRANSPORT_V4",
     };
     engine.layer_by_name(name).expect("the layer")
@@ -143,7 +155,7 @@ fn prepare(engine: &Engine, layer: &LayerInfo, hard_permit: bool) -> SessionId {
 }
 
 /// Adds a filter for the callout, shows a packet of a flow, and deletes the filter.
-fn traffic(engine: &Engine, layer: &LayerInfo, session: SessionId) {
+fn traffic(engine: &Arc<Engine>, layer: &LayerInfo, session: SessionId) {
     // Fails if notifyFn stopped the machine.
     let Ok(filter) = engine.filter_add(session, filter(layer)) else {
         return;
@@ -152,7 +164,14 @@ fn traffic(engine: &Engine, layer: &LayerInfo, session: SessionId) {
     if let Some(protocol) = layer.field("IP_PROTOCOL") {
         values[protocol] = Value::Uint8(6);
     }
-    let metadata = Metadata { flow_handle: Some(engine.flow_create()), ..Metadata::default() };
+    let metadata = Metadata {
+        flow_handle: Some(engine.flow_create()),
+        completion_handle: Some(ENDPOINT),
+        transport_endpoint_handle: Some(ENDPOINT),
+        ..Metadata::default()
+    };
+    // It does not take what is injected, like a host that is busy.
+    let _busy = Host::new(engine.clone(), host::Options::default(), OpenPoints::default());
     let data = match layer.is_stream() {
         true => LayerData::Stream { bytes: &[0; 20], flags: 0 },
         false => LayerData::Packet(Packet { bytes: &[0; 60], data_start: 40 }),
@@ -168,6 +187,8 @@ pub fn consequence(rule: &Rule) -> Option<&'static Rule> {
         "FLOW_CONTEXT_LEFT" => Some(&rules::CALLOUTS_LEFT),
         // To close the key would end the notification.
         "NOTIFICATION_LEFT" => Some(&rules::HANDLE_LEFT),
+        // A list is from a pool, which then cannot be freed.
+        "LIST_LEFT" => Some(&rules::PACKET_POOL_LEFT),
         _ => None,
     }
 }

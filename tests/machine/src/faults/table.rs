@@ -69,6 +69,10 @@ const ABORTED: Failure = refused(Status::FWP_SESSION_ABORTED);
 /// The object belongs to another open session.
 const WRONG_SESSION: Failure = refused(Status::FWP_WRONG_SESSION);
 const UNREACHABLE: Failure = refused(Status::SERVER_UNAVAILABLE);
+/// TCP/IP is not ready for injection.
+const NOT_READY: Failure = refused(Status::FWP_TCPIP_NOT_READY);
+/// The injection handle is being destroyed.
+const CLOSING: Failure = refused(Status::FWP_INJECT_HANDLE_CLOSING);
 /// The wait for the engine's lock ended.
 const TIMEOUT: Failure = refused(Status::FWP_TIMEOUT);
 
@@ -76,7 +80,13 @@ const TIMEOUT: Failure = refused(Status::FWP_TIMEOUT);
 pub const FALLIBLE: &[Fallible] = &[
     // It returns NULL.
     fallible!(ex::ExAllocatePool2(_, _, _), &[SHORT]),
+    fallible!(ex::ExAllocatePoolWithTag(_, _, _), &[SHORT]),
     fallible!(io::IoAllocateWorkItem(_), &[SHORT]),
+    fallible!(links::IoAllocateErrorLogEntry(_, _), &[SHORT]),
+    // The page also lists a collision of names.
+    fallible!(links::IoCreateSymbolicLink(_, _), &[SHORT, refused(Status::OBJECT_NAME_COLLISION)]),
+    // STATUS_RETRY: the system is not ready.
+    fallible!(strings::ExUuidCreate(_), &[refused(Status(0xC000_022D_u32 as i32))]),
     fallible!(processors::KeRegisterProcessorChangeCallback(_, _, _), &[SHORT]),
     fallible!(etw::EtwRegister(_, _, _, _), &[SHORT]),
     // From the page of EventSetInformation; the kernel's page has no list.
@@ -104,6 +114,9 @@ pub const FALLIBLE: &[Fallible] = &[
             SHORT,
         ],
     ),
+    fallible!(fwp::FwpsCalloutRegister0(_, _, _), &[EXISTS, SHORT]),
+    fallible!(fwp::FwpsCalloutRegister1(_, _, _), &[EXISTS, SHORT]),
+    fallible!(fwp::FwpsCalloutRegister2(_, _, _), &[EXISTS, SHORT]),
     fallible!(fwp::FwpsCalloutRegister3(_, _, _), &[EXISTS, SHORT]),
     // A driver may continue after STATUS_SUCCESS and "there is no such callout".
     // After any other status the callout is still registered, and "a callout driver
@@ -170,6 +183,69 @@ pub const FALLIBLE: &[Fallible] = &[
     // The flow is already over, or there is no memory for the context.
     fallible!(fwp::FwpsFlowAssociateContext0(_, _, _, _), &[refused(Status::INVALID_PARAMETER), SHORT]),
     release!(fwp::FwpsFlowRemoveContext0(_, _, _), &[refused(Status::UNSUCCESSFUL)]),
+    // The framework. Its pages name STATUS_INSUFFICIENT_RESOURCES for all of them.
+    fallible!(wdf::WdfDriverCreate(_, _, _, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfControlDeviceInitAllocate(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfDeviceInitAssignName(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfDeviceCreate(_, _, _, _), &[SHORT, refused(Status::OBJECT_NAME_COLLISION)]),
+    fallible!(wdf::WdfDeviceCreateSymbolicLink(_, _, _), &[SHORT, refused(Status::OBJECT_NAME_COLLISION)]),
+    fallible!(wdf::WdfIoQueueCreate(_, _, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfWorkItemCreate(_, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfTimerCreate(_, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfObjectCreate(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfObjectAllocateContext(_, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfMemoryCreate(_, _, _, _, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfSpinLockCreate(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfWaitLockCreate(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfStringCreate(_, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfCollectionCreate(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfRequestRetrieveInputBuffer(_, _, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfRequestRetrieveOutputBuffer(_, _, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfRequestRetrieveOutputWdmMdl(_, _, _), &[SHORT]),
+    fallible!(wdf::WdfRequestProbeAndLockUserBufferForRead(_, _, _, _, _), &[SHORT]),
+    fallible!(wdf::WdfRequestProbeAndLockUserBufferForWrite(_, _, _, _, _), &[SHORT]),
+    // The queue takes no requests any more: STATUS_WDF_BUSY.
+    fallible!(
+        wdf::WdfRequestForwardToIoQueue(_, _, _),
+        &[refused(Status(0xC020_0204_u32 as i32)), refused(Status::CANCELLED)]
+    ),
+    fallible!(wdf::WdfDeviceEnqueueRequest(_, _, _), &[refused(Status(0xC020_0204_u32 as i32))]),
+    fallible!(
+        wdf::WdfDriverOpenParametersRegistryKey(_, _, _, _, _),
+        &[SHORT, refused(Status::OBJECT_NAME_NOT_FOUND)]
+    ),
+    // These return NULL.
+    fallible!(mm::IoAllocateMdl(_, _, _, _, _), &[SHORT]),
+    fallible!(ndis::NdisAllocateNetBufferListPool(_, _), &[SHORT]),
+    fallible!(ndis::NdisAllocateNetBufferPool(_, _), &[SHORT]),
+    fallible!(ndis::NdisAllocateGenericObject(_, _, _), &[SHORT]),
+    fallible!(ndis::NdisRetreatNetBufferDataStart(_, _, _, _), &[SHORT]),
+    fallible!(ndis::NdisRetreatNetBufferListDataStart(_, _, _, _, _), &[SHORT]),
+    fallible!(fwp::FwpsAllocateNetBufferAndNetBufferList0(_, _, _, _, _, _, _), &[SHORT]),
+    fallible!(fwp::FwpsAllocateCloneNetBufferList0(_, _, _, _, _), &[SHORT]),
+    fallible!(fwp::FwpsCloneStreamData0(_, _, _, _, _), &[SHORT]),
+    fallible!(fwp::FwpsConstructIpHeaderForTransportPacket0(_, _, _, _, _, _, _, _, _, _, _, _, _), &[SHORT]),
+    fallible!(fwp::FwpsInjectionHandleCreate0(_, _, _), &[NOT_READY, SHORT]),
+    // "If the return value is not STATUS_SUCCESS, the completion function will not be
+    // called."
+    fallible!(fwp::FwpsInjectNetworkSendAsync0(_, _, _, _, _, _, _), &[NOT_READY, CLOSING, SHORT]),
+    fallible!(fwp::FwpsInjectNetworkReceiveAsync0(_, _, _, _, _, _, _, _, _), &[NOT_READY, CLOSING, SHORT]),
+    fallible!(fwp::FwpsInjectForwardAsync0(_, _, _, _, _, _, _, _, _), &[NOT_READY, CLOSING, SHORT]),
+    fallible!(fwp::FwpsInjectTransportSendAsync0(_, _, _, _, _, _, _, _, _, _), &[NOT_READY, CLOSING, SHORT]),
+    fallible!(fwp::FwpsInjectTransportSendAsync1(_, _, _, _, _, _, _, _, _, _), &[NOT_READY, CLOSING, SHORT]),
+    fallible!(
+        fwp::FwpsInjectTransportReceiveAsync0(_, _, _, _, _, _, _, _, _, _, _),
+        &[NOT_READY, CLOSING, SHORT]
+    ),
+    fallible!(fwp::FwpsStreamInjectAsync0(_, _, _, _, _, _, _, _, _, _, _), &[NOT_READY, CLOSING, SHORT]),
+    fallible!(
+        fwp::FwpsPendOperation0(_, _),
+        &[refused(Status::FWP_CANNOT_PEND), refused(Status::FWP_NULL_POINTER), NOT_READY]
+    ),
+    fallible!(fwp::FwpsAcquireClassifyHandle0(_, _, _), &[SHORT]),
+    fallible!(fwp::FwpsPendClassify0(_, _, _, _), &[refused(Status::FWP_CANNOT_PEND), SHORT]),
+    fallible!(fwp::FwpsAcquireWritableLayerDataPointer0(_, _, _, _, _), &[SHORT]),
+    fallible!(fwp::FwpsRedirectHandleCreate0(_, _, _), &[SHORT]),
 ];
 
 /// The calls that cannot fail, or not in a way that a driver can see, with the
@@ -246,11 +322,20 @@ mod tests {
     /// A call without a status or pointer cannot report a failure.
     #[test]
     fn calls_that_can_fail_return_a_status_or_a_pointer() {
-        let facts: serde_json::Value =
-            serde_json::from_str(include_str!("../../facts/functions.json")).unwrap();
+        let facts = &*crate::exports::FUNCTIONS;
         for call in FALLIBLE {
             let ret = facts[call.name]["ret"].as_str().unwrap();
-            assert!(["NTSTATUS", "PVOID", "PIO_WORKITEM"].contains(&ret), "{}: {ret}", call.name);
+            let known = [
+                "NTSTATUS",
+                "NDIS_STATUS",
+                "NDIS_HANDLE",
+                "PNDIS_GENERIC_OBJECT",
+                "PVOID",
+                "PMDL",
+                "PIO_WORKITEM",
+                "PWDFDEVICE_INIT",
+            ];
+            assert!(known.contains(&ret), "{}: {ret}", call.name);
         }
         for (name, _) in INFALLIBLE {
             assert!(!FALLIBLE.iter().any(|call| call.name == *name), "{name} is in both tables");

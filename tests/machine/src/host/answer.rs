@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::icmpv6::{ParameterProblemCode, ParameterProblemHeader};
-use etherparse::{Icmpv4Type, Icmpv6Type, IpHeaders, PacketBuilder, PacketBuilderStep};
+use etherparse::{Icmpv4Type, Icmpv6Type, IpHeaders, IpNumber, PacketBuilder, PacketBuilderStep};
 use etherparse::{icmpv4, icmpv6};
 
 use crate::wire::{Parsed, TcpFlags, compose};
@@ -29,7 +29,10 @@ pub(super) enum Problem {
 
 /// The IP header of an answer to `packet`.
 fn back(packet: &Parsed<'_>) -> PacketBuilderStep<IpHeaders> {
-    let (from, to) = (packet.destination.ip(), packet.source.ip());
+    headers(packet.destination.ip(), packet.source.ip())
+}
+
+fn headers(from: IpAddr, to: IpAddr) -> PacketBuilderStep<IpHeaders> {
     let headers = match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             let header = etherparse::Ipv4Header {
@@ -58,6 +61,17 @@ fn v6(address: IpAddr) -> [u8; 16] {
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
         IpAddr::V6(address) => address.octets(),
     }
+}
+
+/// A packet of these addresses around bytes that begin with a transport header. `None`
+/// if the addresses are of different families or the bytes are too many.
+pub(super) fn wrap(from: IpAddr, to: IpAddr, protocol: u8, bytes: &[u8]) -> Option<Vec<u8>> {
+    if from.is_ipv4() != to.is_ipv4() {
+        return None;
+    }
+    let mut packet = Vec::new();
+    headers(from, to).write(&mut packet, IpNumber(protocol), bytes).ok()?;
+    Some(packet)
 }
 
 /// The RST for a segment without a connection (RFC 9293, 3.10.7.1); `None` for a

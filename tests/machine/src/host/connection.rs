@@ -46,6 +46,12 @@ pub(super) struct Connection {
     /// The record of the data or FIN that is being sent.
     pub sending: Option<RecordId>,
     pub session: Session,
+    /// Bytes that drivers have injected, to be sent before those of the application.
+    pub injected: Vec<u8>,
+    /// A driver has injected the end of the stream.
+    pub disconnect: bool,
+    /// Received bytes that a callout has deferred.
+    pub deferred: Option<Vec<u8>>,
 }
 
 impl Connection {
@@ -76,6 +82,9 @@ impl Connection {
             aborted: false,
             sending: None,
             session,
+            injected: Vec::new(),
+            disconnect: false,
+            deferred: None,
         }
     }
 

@@ -49,7 +49,7 @@ pub(super) type Sockets = BTreeMap<SocketAddr, Socket>;
 
 /// A bound UDP socket.
 pub(super) struct Socket {
-    endpoint: u64,
+    pub endpoint: u64,
     /// Whether it is an echo server. The others only read.
     echoes: bool,
 }
@@ -69,7 +69,7 @@ impl Host {
         }
         let endpoint = self.handle();
         let scene = Scene { endpoint: Some(endpoint), ..Scene::call(bound(local), Direction::Inbound) };
-        self.bind(&scene)?;
+        let local = self.bind(&scene)?;
         self.datagram_sockets.insert(local, Socket { endpoint, echoes: true });
         Ok(())
     }

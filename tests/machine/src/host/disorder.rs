@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::filter::Filter;
 use crate::wfp::{
-    ActionType, AleFields, Decision, FlowHandle, LayerData, LayerId, Metadata, Packet, Request, Value,
+    ActionType, AleFields, Decision, Demands, FlowHandle, LayerData, LayerId, Metadata, Packet, Request,
+    Value,
 };
 
 /// A fault at a layer.
@@ -128,5 +129,9 @@ impl Filter for Disordered {
 
     fn flow_end(&self, flow: FlowHandle) {
         self.inner.flow_end(flow);
+    }
+
+    fn demands(&self) -> Option<&Demands> {
+        self.inner.demands()
     }
 }

@@ -1,6 +1,6 @@
 //! The interface to a filter engine, so that tests can replace the engine.
 
-use crate::wfp::{AleFields, Decision, Engine, FlowHandle, LayerId, Request};
+use crate::wfp::{AleFields, Decision, Demands, Engine, FlowHandle, LayerId, Request};
 
 /// The functions of a filter engine that a host calls.
 pub trait Filter: Send + Sync {
@@ -16,6 +16,10 @@ pub trait Filter: Send + Sync {
     fn flow_create(&self) -> FlowHandle;
     /// Ends a data flow.
     fn flow_end(&self, flow: FlowHandle);
+    /// What drivers ask of the stack; `None` if nothing can.
+    fn demands(&self) -> Option<&Demands> {
+        None
+    }
 }
 
 impl Filter for Engine {
@@ -37,5 +41,9 @@ impl Filter for Engine {
 
     fn flow_end(&self, flow: FlowHandle) {
         self.flow_end(flow);
+    }
+
+    fn demands(&self) -> Option<&Demands> {
+        Some(&self.demands)
     }
 }

@@ -11,6 +11,7 @@ use super::log::{Event, RecordId};
 use super::open_points::{UdpDiscard, reason};
 use super::options::Interface;
 use super::scene::{Direction, Scene, flag};
+use crate::wfp::Injections;
 use crate::wire::{Family, Parsed, Transport};
 
 /// The time after which an idle flow of datagrams ends (ALE Stateful Filtering).
@@ -29,26 +30,39 @@ impl Host {
     /// Processes a packet that arrives on some interface, as a weak host does (*ALE
     /// Reauthorization*).
     pub fn receive_on(&mut self, interface: Interface, bytes: &[u8], now: Duration) {
-        self.gate.arrival = interface;
         self.gate.now = now;
         self.gate.counters.received += 1;
         // A packet without an IP header reaches no layer.
-        let Some(parsed) = Parsed::new(bytes) else {
-            return;
-        };
-        let mut scene = Scene::packet(Direction::Inbound, parsed);
+        if Parsed::new(bytes).is_some() {
+            self.arrive(interface, bytes, &None, 0);
+        }
+        self.turn();
+    }
+
+    /// Passes a packet up from the bottom of the stack. `flags` are
+    /// `FWP_CONDITION_FLAG_*`.
+    pub(super) fn arrive(&mut self, interface: Interface, bytes: &[u8], injections: &Injections, flags: u32) {
+        let Some(parsed) = Parsed::new(bytes) else { return };
+        self.gate.arrival = interface;
+        let mut scene =
+            Scene { flags, injections: injections.as_ref(), ..Scene::packet(Direction::Inbound, parsed) };
         let event = self.event_of(&parsed);
         let record = self.gate.open(scene.ends, event);
         if matches!(parsed.transport, Transport::Fragment) {
-            scene.flags = flag::IS_FRAGMENT;
+            scene.flags |= flag::IS_FRAGMENT;
         }
         if self.gate.pass(record, Layer::InboundIppacket, &scene) {
-            match ip::check(&parsed, &self.gate.options.network) {
+            // The source of a packet to the host itself is the host.
+            let checked = match flags & flag::IS_LOOPBACK {
+                0 => ip::check(&parsed, &self.gate.options.network),
+                _ => ip::headers(&parsed),
+            };
+            match checked {
                 Ok(()) => self.deliver(record, &scene, parsed),
+                Err(refusal) if self.forwards(refusal) => self.forward(record, &scene, parsed),
                 Err(refusal) => self.unusable(record, &scene, parsed, refusal),
             }
         }
-        self.turn();
     }
 
     /// The event of a packet, before any layer has seen it.

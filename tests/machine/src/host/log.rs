@@ -75,6 +75,8 @@ events! {
     Unusable = "unusable packet",
     OtherIn = "other packet in",
     OtherOut = "other packet out",
+    InjectedOut = "injected packet out",
+    Forwarded = "packet forwarded",
 }
 
 impl fmt::Display for Event {

@@ -16,7 +16,9 @@ impl Scene<'_> {
         options: &Options,
         open_points: &OpenPoints,
     ) -> Metadata {
-        let mut metadata = Metadata { discard, ..Metadata::default() };
+        // The list of a stream holds its bytes, not the packet.
+        let injections = self.injections.filter(|_| layer != Layer::Stream).cloned();
+        let mut metadata = Metadata { discard, injections, ..Metadata::default() };
         for item in offered(layer) {
             self.offer(*item, layer, options, open_points, &mut metadata);
         }
@@ -66,6 +68,10 @@ impl Scene<'_> {
                     _ => None,
                 });
             }
+            Item::Redirect => {
+                to.original_destination = self.redirected.map(|(original, _)| original);
+                to.local_redirect_target_pid = self.redirected.map(|(_, target)| target);
+            }
             Item::SubProcessTag => to.sub_process_tag = options.process.sub_process_tag,
             Item::AleClassifyRequired => {
                 to.ale_classify_required = self.flags & flag::REQUIRES_ALE_CLASSIFY != 0;
@@ -94,15 +100,17 @@ enum Item {
     IcmpId,
     SubProcessTag,
     AleClassifyRequired,
+    Redirect,
 }
 
 /// The table "Metadata Fields at Each Filtering Layer", row by row. The host never
-/// has fragment data, control data or redirect fields.
+/// has fragment data, control data or redirect records.
 fn offered(layer: Layer) -> &'static [Item] {
     use Item::*;
     match layer {
         Layer::InboundIppacket => &[IpHeader, Compartment],
         Layer::OutboundIppacket => &[IpHeader, Compartment, TransportHeader, PathMtu],
+        Layer::Ipforward => &[Compartment],
         Layer::InboundTransport => &[
             Flow,
             IpHeader,
@@ -153,6 +161,7 @@ fn offered(layer: Layer) -> &'static [Item] {
             PacketDirection,
             IcmpId,
             SubProcessTag,
+            Redirect,
         ],
         Layer::AleFlowEstablished => {
             &[Flow, ProcessPath, Token, ProcessId, Endpoint, Parent, IcmpId, SubProcessTag]

@@ -11,6 +11,8 @@
 //! | `ip`, `fragments` | the IP layer: refused packets, reassembly |
 //! | `inbound`, `segment`, `datagram` | the inbound path, from the network to the application |
 //! | `outbound` | the outbound path, from an application to the network |
+//! | `forward` | packets for others |
+//! | `reentry` | packets that drivers inject |
 //! | `gate` | one layer: classify, log, discard layer |
 //! | `scene`, `metadata`, `layers` | the content of an indication |
 //! | [`documented`], `lifecycle` | the documented order of layers and of events, for comparison |
@@ -26,6 +28,7 @@ mod datagram;
 mod disorder;
 pub mod documented;
 mod filter;
+mod forward;
 mod fragments;
 mod gate;
 mod inbound;
@@ -37,6 +40,7 @@ mod metadata;
 mod open_points;
 mod options;
 mod outbound;
+mod reentry;
 mod run;
 mod scene;
 mod segment;
@@ -98,6 +102,9 @@ pub struct Host {
 impl Host {
     /// A host without sockets.
     pub fn new(filter: Arc<dyn Filter>, options: Options, open_points: OpenPoints) -> Self {
+        if let Some(demands) = filter.demands() {
+            demands.attach();
+        }
         Self {
             stack: Stack::new(&options),
             gate: Gate {
@@ -142,6 +149,9 @@ impl Host {
 
     /// The time until [`Host::poll`] has something to do, if any.
     pub fn poll_delay(&mut self) -> Option<Duration> {
+        if self.has_demands() {
+            return Some(Duration::ZERO);
+        }
         self.stack.delay(self.gate.now)
     }
 

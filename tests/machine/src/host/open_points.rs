@@ -18,6 +18,7 @@ pub mod reason {
     pub const IP_BAD_LENGTH: u32 = 5;
     pub const IP_MALFORMED_HEADER: u32 = 6;
     pub const IP_BAD_CHECKSUM: u32 = 12;
+    pub const IP_HOP_LIMIT_EXCEEDED: u32 = 128;
     pub const IP_IPSEC_FAILURE: u32 = 262;
     pub const IP_BAD_OPTION: u32 = 286;
     pub const INET_CHECKSUM_INVALID: u32 = 3;
@@ -101,6 +102,16 @@ pub struct OpenPoints {
     /// Whether ALE_RESOURCE_ASSIGNMENT shows the port that the stack has selected for
     /// a bind to port 0, as *ALE Layers* says, or port 0.
     pub selected_port_at_assignment: bool,
+    /// Whether an outgoing packet that a driver injects at the network layer passes the
+    /// layers from the top, as *Packet Injection Functions* says, or only
+    /// OUTBOUND_IPPACKET.
+    pub injected_from_the_top: bool,
+    /// Whether a forwarded packet passes OUTBOUND_IPPACKET after IPFORWARD. *Management
+    /// Filtering Layer Identifiers* has "the sent packet" there.
+    pub forwarded_at_outbound: bool,
+    /// Whether a packet of `FwpsInjectForwardAsync0` is indicated again. Its page says no;
+    /// *Packet Injection Functions* says that an injected packet is.
+    pub injected_forward_indicated: bool,
 }
 
 impl Default for OpenPoints {
@@ -116,6 +127,9 @@ impl Default for OpenPoints {
             dual_stack: false,
             half_open_closure: true,
             selected_port_at_assignment: true,
+            injected_from_the_top: true,
+            forwarded_at_outbound: true,
+            injected_forward_indicated: false,
         }
     }
 }

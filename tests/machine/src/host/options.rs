@@ -69,6 +69,8 @@ pub struct Options {
     /// `FWP_CONDITION_FLAG_*` to set on all traffic with a remote address. With it,
     /// a test can declare traffic as loopback (1) or secured by IPsec (2).
     pub extra_flags: Vec<(IpAddr, u32)>,
+    /// Whether it forwards packets for other addresses, back to its network.
+    pub forwards: bool,
 }
 
 impl Default for Options {
@@ -91,6 +93,7 @@ impl Default for Options {
             seed: 1,
             keep_alive: None,
             extra_flags: Vec::new(),
+            forwards: false,
         }
     }
 }

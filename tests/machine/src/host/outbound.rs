@@ -20,17 +20,36 @@ impl Host {
             let pairs: Vec<Pair> = self.connections.keys().copied().collect();
             let mut handed_over = false;
             for pair in pairs {
-                handed_over |= self.hand_over(pair);
+                handed_over |= self.hand_over_injected(pair) || self.hand_over(pair);
             }
             self.stack.egress(self.gate.now);
             while let Some(packet) = self.stack.outbound() {
                 self.send_segment(packet);
             }
-            if !handed_over {
+            // What drivers ask of the stack comes in while callouts see the packets.
+            if !self.serve() && !handed_over {
                 break;
             }
         }
         self.reap();
+    }
+
+    /// Passes bytes that drivers have injected to TCP, without showing them to the
+    /// callouts of the stream. Returns whether anything changed.
+    fn hand_over_injected(&mut self, pair: Pair) -> bool {
+        let Some(connection) = self.connections.get_mut(&pair) else { return false };
+        let socket = self.stack.socket(connection.handle);
+        if !connection.established || !socket.may_send() {
+            return false;
+        }
+        let taken = socket.send_slice(&connection.injected).unwrap_or(0);
+        connection.injected.drain(..taken);
+        let ends = connection.disconnect && connection.injected.is_empty() && !connection.close_sent;
+        if ends {
+            connection.close_sent = true;
+            socket.close();
+        }
+        taken > 0 || ends
     }
 
     /// Passes the next bytes of an application's output, or its end, to TCP.

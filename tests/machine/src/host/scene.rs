@@ -10,18 +10,20 @@ use super::layers::{Field, Layer};
 use super::log::Ends;
 use super::open_points::{DataStart, OpenPoints};
 use super::options::{Interface, Options};
-use crate::wfp::{FlowHandle, LayerData, Packet, Value};
+use crate::wfp::{FlowHandle, Injection, LayerData, Packet, Value};
 use crate::wire::{Family, Parsed, Transport, protocol};
 
-/// `FWP_CONDITION_FLAG_*` (`fwptypes.h`) that the host itself sets.
+/// `FWP_CONDITION_FLAG_*` (`fwptypes.h`) that the host knows.
 #[allow(missing_docs, reason = "the names are those of the headers")]
 pub mod flag {
     pub const IS_LOOPBACK: u32 = 0x1;
+    pub const IS_IPSEC_SECURED: u32 = 0x2;
     pub const IS_REAUTHORIZE: u32 = 0x4;
     pub const IS_WILDCARD_BIND: u32 = 0x8;
     pub const IS_FRAGMENT: u32 = 0x20;
     pub const REQUIRES_ALE_CLASSIFY: u32 = 0x100;
     pub const IS_REASSEMBLED: u32 = 0x400;
+    pub const IS_CONNECTION_REDIRECTED: u32 = 0x10_0000;
 }
 
 /// `FWP_DIRECTION` (`fwptypes.h`).
@@ -53,6 +55,10 @@ pub struct Scene<'a> {
     pub flags: u32,
     /// `FWP_CONDITION_REAUTHORIZE_REASON_*`; 0 unless it is a reauthorization.
     pub reauthorize_reason: u32,
+    /// How the packet was injected.
+    pub injections: Option<&'a Arc<[Injection]>>,
+    /// The remote address before a redirection, and the process that it leads to.
+    pub redirected: Option<(SocketAddr, u32)>,
 }
 
 impl<'a> Scene<'a> {
@@ -68,6 +74,8 @@ impl<'a> Scene<'a> {
             parent: None,
             flags: 0,
             reauthorize_reason: 0,
+            injections: None,
+            redirected: None,
         }
     }
 
@@ -163,7 +171,13 @@ impl<'a> Scene<'a> {
             | Field::OriginalProfileId
             | Field::CurrentProfileId
             | Field::LocalInterfaceProfileId
-            | Field::NexthopInterfaceProfileId => Value::Uint32(options.profile),
+            | Field::NexthopInterfaceProfileId
+            | Field::ArrivalInterfaceProfileId => Value::Uint32(options.profile),
+            // A packet that is forwarded: its own addresses.
+            Field::SourceAddress => self.packet.map_or(Value::Empty, |(_, it)| address(it.source.ip())),
+            Field::DestinationAddress => {
+                self.packet.map_or(Value::Empty, |(_, it)| address(it.destination.ip()))
+            }
             // Unknown for this traffic, or without a documented type.
             Field::EffectiveName
             | Field::RemoteMachineId
@@ -199,6 +213,13 @@ impl<'a> Scene<'a> {
             Field::SubInterfaceIndex => Value::Uint32(interface.sub_index),
             Field::InterfaceType => of(bound, |i| Value::Uint32(i.kind)),
             Field::TunnelType => of(bound, |i| Value::Uint32(i.tunnel)),
+            // The lab's host forwards to the network from which a packet has come.
+            Field::SourceInterfaceIndex => Value::Uint32(arrived_on.index),
+            Field::SourceSubInterfaceIndex => Value::Uint32(arrived_on.sub_index),
+            Field::PhysicalArrivalInterface => Value::Uint64(arrived_on.luid),
+            Field::ForwardInterface | Field::PhysicalNexthopInterface => Value::Uint64(own.luid),
+            Field::DestinationInterfaceIndex => Value::Uint32(own.index),
+            Field::DestinationSubInterfaceIndex => Value::Uint32(own.sub_index),
             Field::ArrivalInterface => of(arrival, |i| Value::Uint64(i.luid)),
             Field::ArrivalInterfaceIndex => of(arrival, |i| Value::Uint32(i.index)),
             Field::ArrivalInterfaceType => of(arrival, |i| Value::Uint32(i.kind)),
@@ -225,7 +246,7 @@ impl<'a> Scene<'a> {
             (Layer::InboundIppacket, true) => open_points.ippacket_discard_start,
             (Layer::InboundIppacket, false) => DataStart::TransportHeader,
             (Layer::InboundTransport, false) => DataStart::Payload,
-            (Layer::OutboundIppacket, _) => DataStart::IpHeader,
+            (Layer::OutboundIppacket | Layer::Ipforward, _) => DataStart::IpHeader,
             // No IP header exists at these layers yet.
             (Layer::OutboundTransport | Layer::OutboundIcmpError, _) => DataStart::TransportHeader,
             // A connect call of TCP has no packet yet ("Data Offset Positions").
@@ -245,7 +266,8 @@ impl<'a> Scene<'a> {
         let Some((direction, parsed)) = self.packet else {
             return LayerData::None;
         };
-        let headless = direction == Direction::Outbound && layer != Layer::OutboundIppacket;
+        let has_header = matches!(layer, Layer::OutboundIppacket | Layer::Ipforward);
+        let headless = direction == Direction::Outbound && !has_header;
         let (bytes, ip_header) =
             if headless { (parsed.transport_bytes(), 0) } else { (parsed.bytes, parsed.ip_header_size) };
         let data_start = match start {

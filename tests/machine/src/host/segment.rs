@@ -6,12 +6,14 @@ use super::answer;
 use super::application::Session;
 use super::authorization::Authorization;
 use super::connection::Connection;
+use super::gate::Gate;
 use super::layers::Layer;
 use super::log::{Event, RecordId};
 use super::open_points::{ListenerReason, reason};
 use super::scene::{Direction, Scene, flag};
 use super::sockets::unspecified;
 use super::{Host, Pair};
+use crate::wfp::FlowHandle;
 use crate::wire::{Parsed, Tcp, TcpFlags};
 
 /// `FWPS_STREAM_FLAG_*` (`fwpsk.h`).
@@ -67,7 +69,7 @@ impl Host {
         if let Some(connection) = self.connections.get(&pair) {
             let over = self.stack.state(connection.handle) == tcp::State::TimeWait;
             if !(over && is_plain_syn(tcp.flags)) {
-                return self.for_connection(record, scene.flags, pair, parsed);
+                return self.for_connection(record, scene, pair, parsed);
             }
             // A new connection may replace one in TIME-WAIT (RFC 9293, 3.10.7.4,
             // fourth).
@@ -165,13 +167,13 @@ impl Host {
         }
     }
 
-    fn for_connection(&mut self, record: RecordId, flags: u32, pair: Pair, parsed: Parsed<'_>) {
+    fn for_connection(&mut self, record: RecordId, arrived: Scene<'_>, pair: Pair, parsed: Parsed<'_>) {
+        let flags = arrived.flags;
         let Some(connection) = self.connections.get(&pair) else {
             return;
         };
         let packet = Some((Direction::Inbound, parsed));
-        let mut scene = connection.scene(packet);
-        scene.flags = flags;
+        let mut scene = Scene { flags, injections: arrived.injections, ..connection.scene(packet) };
         let authorizing = connection.authorizing();
         let generation = self.gate.generation(authorizing, &scene);
         let reasons = connection.authorization.reasons(generation, Some(self.gate.arrival.luid));
@@ -258,6 +260,12 @@ impl Host {
             connection.peer_closed = true;
             flags |= stream_flag::RECEIVE_DISCONNECT;
         }
+        if connection.deferred.is_some() {
+            // "Deferring an inbound data stream will cause the network stack to stop
+            // acknowledging data" (FWPS_STREAM_CALLOUT_IO_PACKET0). They stay in TCP's
+            // buffer until its window is full.
+            return false;
+        }
         let bytes = take(self.stack.socket(connection.handle));
         if bytes.is_empty() && (flags == 0 || !connection.established) {
             let is_fin = parsed.has_flags(TcpFlags::FIN, TcpFlags::default());
@@ -271,6 +279,11 @@ impl Host {
         }
         let scene = Scene { stream: Some((&bytes, flags | stream_flag::RECEIVE)), ..scene };
         let passed = self.gate.pass(record, Layer::Stream, &scene);
+        if is_deferred(&self.gate, connection.flow) {
+            connection.peer_closed &= !closed_now;
+            connection.deferred = Some(bytes);
+            return true;
+        }
         if passed {
             connection.session.data(&bytes);
         }
@@ -282,6 +295,40 @@ impl Host {
         }
         !bytes.is_empty()
     }
+}
+
+impl Host {
+    /// Goes on with a stream that a callout has deferred: its data are indicated again,
+    /// with what has come since.
+    pub(super) fn resume(&mut self, flow: FlowHandle) {
+        let Some(connection) = self.connections.values_mut().find(|it| it.flow == flow && !it.closed) else {
+            return;
+        };
+        let Some(mut bytes) = connection.deferred.take() else { return };
+        bytes.extend(take(self.stack.socket(connection.handle)));
+        let closed_now = !connection.peer_closed && has_peer_closed(self.stack.state(connection.handle));
+        let end = if closed_now { stream_flag::RECEIVE_DISCONNECT } else { 0 };
+        let record = self.gate.open(connection.ends, Event::DataReceived);
+        let stream = Some((&bytes[..], stream_flag::RECEIVE | end));
+        let scene = Scene { stream, ..connection.scene(None) };
+        let passed = self.gate.pass(record, Layer::Stream, &scene);
+        if is_deferred(&self.gate, flow) {
+            connection.deferred = Some(bytes);
+            return;
+        }
+        if passed {
+            connection.session.data(&bytes);
+        }
+        if closed_now {
+            connection.peer_closed = true;
+            connection.session.peer_closed();
+        }
+    }
+}
+
+/// Whether a callout has deferred the stream that it has just seen.
+fn is_deferred(gate: &Gate, flow: FlowHandle) -> bool {
+    gate.filter.demands().is_some_and(|demands| demands.take_deferred(flow))
 }
 
 fn is_synchronized(state: tcp::State) -> bool {

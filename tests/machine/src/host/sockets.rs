@@ -8,9 +8,9 @@ use super::authorization::{Authorization, reauthorize_reason};
 use super::connection::Connection;
 use super::gate::Passage;
 use super::layers::Layer;
-use super::log::{Ends, Event};
+use super::log::{Ends, Event, RecordId};
 use super::scene::{Direction, Scene, flag};
-use crate::wfp::FlowHandle;
+use crate::wfp::{FlowHandle, Redirect};
 use crate::wire::Family;
 
 /// The first port of the dynamic range (RFC 6335; Windows' default).
@@ -71,6 +71,9 @@ pub(super) struct Pended {
     ends: Ends,
     flow: FlowHandle,
     request: Vec<u8>,
+    /// The layer, and what a redirection has changed.
+    at: Layer,
+    redirected: Option<(SocketAddr, u32)>,
 }
 
 /// A port with its application.
@@ -92,9 +95,14 @@ impl Host {
         if self.listeners.contains_key(&local) {
             return Err(SocketError::InUse(local));
         }
-        let scene =
-            Scene { endpoint: Some(self.handle()), ..Scene::call(ends(local, None), Direction::Inbound) };
-        self.bind(&scene)?;
+        let endpoint = Some(self.handle());
+        let asked = Scene { endpoint, ..Scene::call(ends(local, None), Direction::Inbound) };
+        let local = self.bind(&asked)?;
+        if self.listeners.contains_key(&local) {
+            self.release(&asked);
+            return Err(SocketError::InUse(local));
+        }
+        let scene = Scene { ends: ends(local, None), ..asked };
         let record = self.gate.open(scene.ends, Event::Listen);
         if !self.gate.pass(record, Layer::AleAuthListen, &scene) {
             self.release(&scene);
@@ -143,23 +151,108 @@ impl Host {
             ..Scene::call(ends(local, Some(remote)), Direction::Outbound)
         };
         let record = self.gate.open(scene.ends, Event::Connect);
-        let id = ConnectionId(endpoint);
-        for layer in [Layer::AleConnectRedirect, Layer::AleAuthConnect] {
-            match self.gate.passage(record, layer, &scene) {
-                Passage::Open => {}
-                Passage::Absorbed if layer == Layer::AleAuthConnect => {
-                    self.pended.insert(id, Pended { ends: scene.ends, flow, request });
-                    return Ok(id);
-                }
-                Passage::Blocked | Passage::Absorbed => {
-                    self.gate.filter.flow_end(flow);
-                    self.release(&Scene { ends: ends(local, None), ..scene });
-                    return Err(SocketError::Blocked(scene.ends, layer.name()));
-                }
+        self.redirect(record, scene, request)?;
+        Ok(ConnectionId(endpoint))
+    }
+
+    /// Indicates a connect at ALE_CONNECT_REDIRECT, and goes on with it.
+    fn redirect(&mut self, record: RecordId, scene: Scene<'_>, request: Vec<u8>) -> Result<(), SocketError> {
+        let layer = Layer::AleConnectRedirect;
+        match self.gate.passage(record, layer, &scene) {
+            Passage::Open => self.authorize(record, scene, request),
+            _ if self.take_pended(&scene) => {
+                self.pend(layer, &scene, request);
+                Ok(())
             }
+            Passage::Blocked | Passage::Absorbed => Err(self.refuse_connect(&scene, layer)),
         }
-        self.begin(&scene, request)?;
-        Ok(id)
+    }
+
+    /// Indicates a connect at ALE_AUTH_CONNECT, with what a callout has made of its
+    /// request, and goes on with it.
+    fn authorize(
+        &mut self,
+        record: RecordId,
+        mut scene: Scene<'_>,
+        request: Vec<u8>,
+    ) -> Result<(), SocketError> {
+        if let (Some(redirect), Some(original)) = (self.take_redirect(&scene), scene.ends.remote)
+            && let Some(remote) = redirect.remote.map(canonical)
+            && remote != original
+        {
+            // "Changing the local address and port of a flow … isn't supported in the
+            // connect-redirect layer" (Using Bind or Connect Redirection).
+            if remote.is_ipv4() != original.is_ipv4() {
+                return Err(self.refuse_connect(&scene, Layer::AleConnectRedirect));
+            }
+            scene.ends.remote = Some(remote);
+            scene.flags |= flag::IS_CONNECTION_REDIRECTED;
+            scene.redirected = Some((original, redirect.target));
+        }
+        let layer = Layer::AleAuthConnect;
+        match self.gate.passage(record, layer, &scene) {
+            Passage::Open => self.begin(&scene, request),
+            Passage::Absorbed => {
+                self.pend(layer, &scene, request);
+                Ok(())
+            }
+            Passage::Blocked => Err(self.refuse_connect(&scene, layer)),
+        }
+    }
+
+    fn pend(&mut self, at: Layer, scene: &Scene<'_>, request: Vec<u8>) {
+        let Scene { ends, flow: Some(flow), endpoint: Some(endpoint), redirected, .. } = *scene else {
+            return;
+        };
+        self.pended.insert(ConnectionId(endpoint), Pended { ends, flow, request, at, redirected });
+    }
+
+    fn refuse_connect(&mut self, scene: &Scene<'_>, layer: Layer) -> SocketError {
+        if let Some(flow) = scene.flow {
+            self.gate.filter.flow_end(flow);
+        }
+        self.release(&Scene { ends: ends(scene.ends.local, None), ..*scene });
+        SocketError::Blocked(scene.ends, layer.name())
+    }
+
+    /// Whether a callout has pended the classify of this endpoint.
+    fn take_pended(&self, scene: &Scene<'_>) -> bool {
+        let demands = self.gate.filter.demands();
+        demands.zip(scene.endpoint).is_some_and(|(demands, endpoint)| demands.take_pended(endpoint))
+    }
+
+    /// What a callout has made of the request of this endpoint.
+    fn take_redirect(&self, scene: &Scene<'_>) -> Option<Redirect> {
+        self.gate.filter.demands()?.take_redirect(scene.endpoint?)
+    }
+
+    /// Goes on with a connect whose classify at ALE_CONNECT_REDIRECT a callout has
+    /// pended. `permit` is the callout's decision; without one, the connect is indicated
+    /// again.
+    ///
+    /// # Errors
+    /// If a filter blocks, or no such connect is pended.
+    pub(super) fn complete_classify(
+        &mut self,
+        id: ConnectionId,
+        permit: Option<bool>,
+    ) -> Result<(), SocketError> {
+        if self.pended.get(&id).is_none_or(|pended| pended.at != Layer::AleConnectRedirect) {
+            return Err(SocketError::NotPended);
+        }
+        let Pended { ends, flow, request, .. } = self.pended.remove(&id).ok_or(SocketError::NotPended)?;
+        let scene =
+            Scene { endpoint: Some(id.0), flow: Some(flow), ..Scene::call(ends, Direction::Outbound) };
+        let record = self.gate.open(ends, Event::Connect);
+        let gone_on = match permit {
+            Some(true) => self.authorize(record, scene, request),
+            Some(false) => Err(self.refuse_connect(&scene, Layer::AleConnectRedirect)),
+            None => self.redirect(record, scene, request),
+        };
+        if gone_on.is_err() {
+            self.outcomes.insert(id, Outcome { state: State::Aborted, received: Vec::new() });
+        }
+        gone_on
     }
 
     /// Goes on with a connect that a callout pended, as `FwpsCompleteOperation0` does:
@@ -168,11 +261,20 @@ impl Host {
     /// # Errors
     /// If a filter blocks, or no such connect is pended.
     pub fn complete(&mut self, id: ConnectionId) -> Result<(), SocketError> {
-        let Pended { ends, flow, request } = self.pended.remove(&id).ok_or(SocketError::NotPended)?;
-        let scene =
-            Scene { endpoint: Some(id.0), flow: Some(flow), ..Scene::call(ends, Direction::Outbound) };
+        if self.pended.get(&id).is_none_or(|pended| pended.at != Layer::AleAuthConnect) {
+            return Err(SocketError::NotPended);
+        }
+        let Pended { ends, flow, request, redirected, .. } =
+            self.pended.remove(&id).ok_or(SocketError::NotPended)?;
+        let flags = redirected.map_or(0, |_| flag::IS_CONNECTION_REDIRECTED);
+        let scene = Scene {
+            endpoint: Some(id.0),
+            flow: Some(flow),
+            redirected,
+            ..Scene::call(ends, Direction::Outbound)
+        };
         let again = Scene {
-            flags: flag::IS_REAUTHORIZE,
+            flags: flag::IS_REAUTHORIZE | flags,
             reauthorize_reason: reauthorize_reason::CLASSIFY_COMPLETION,
             ..scene
         };
@@ -221,8 +323,9 @@ impl Host {
         Some(Outcome { state, received })
     }
 
-    pub(super) fn bind(&mut self, scene: &Scene<'_>) -> Result<(), SocketError> {
-        self.bind_at([scene, scene])
+    /// Binds. Returns the local address, which a callout may have changed.
+    pub(super) fn bind(&mut self, scene: &Scene<'_>) -> Result<SocketAddr, SocketError> {
+        self.bind_at([scene, scene]).map(|local| local.unwrap_or(scene.ends.local))
     }
 
     /// Binds a socket to port 0 of every address. The stack selects a port of the
@@ -241,20 +344,38 @@ impl Host {
             Scene { endpoint: Some(endpoint), flags, ..Scene::call(ends, Direction::Outbound) }
         };
         let shown = if self.gate.open_points.selected_port_at_assignment { port } else { 0 };
-        self.bind_at([&any(0), &any(shown)])?;
+        // A callout may have bound it to a port; the host has one address.
+        let port = match self.bind_at([&any(0), &any(shown)])? {
+            Some(local) if local.port() != 0 => local.port(),
+            _ => port,
+        };
         Ok(SocketAddr::new(self.own(family), port))
     }
 
-    /// Binds; the scenes are those of the two layers.
-    fn bind_at(&mut self, [redirect, assignment]: [&Scene<'_>; 2]) -> Result<(), SocketError> {
+    /// Binds; the scenes are those of the two layers. Returns the local address if a
+    /// callout has changed it.
+    fn bind_at(
+        &mut self,
+        [redirect, assignment]: [&Scene<'_>; 2],
+    ) -> Result<Option<SocketAddr>, SocketError> {
         let record = self.gate.open(assignment.ends, Event::Bind);
-        for (layer, scene) in [(Layer::AleBindRedirect, redirect), (Layer::AleResourceAssignment, assignment)]
-        {
-            if !self.gate.pass(record, layer, scene) {
-                return Err(SocketError::Blocked(scene.ends, layer.name()));
-            }
+        if !self.gate.pass(record, Layer::AleBindRedirect, redirect) {
+            return Err(SocketError::Blocked(redirect.ends, Layer::AleBindRedirect.name()));
         }
-        Ok(())
+        let given = redirect.ends.local;
+        let changed = self.take_redirect(redirect).map(|it| canonical(it.local)).filter(|it| *it != given);
+        let mut assignment = *assignment;
+        if let Some(local) = changed {
+            let own = local.ip().is_unspecified() || local.ip() == self.own(Family::of(local.ip()));
+            if !own || local.is_ipv4() != given.is_ipv4() {
+                return Err(SocketError::Unusable(local));
+            }
+            assignment.ends.local = local;
+        }
+        if !self.gate.pass(record, Layer::AleResourceAssignment, &assignment) {
+            return Err(SocketError::Blocked(assignment.ends, Layer::AleResourceAssignment.name()));
+        }
+        Ok(changed)
     }
 
     pub(super) fn release(&mut self, scene: &Scene<'_>) {
@@ -277,6 +398,11 @@ impl Host {
             }
         }
     }
+}
+
+/// The IPv4 address that a dual-stack socket's mapped one stands for.
+fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 pub(super) fn ends(local: SocketAddr, remote: Option<SocketAddr>) -> Ends {

@@ -11,7 +11,7 @@ use super::fault;
 use super::registers::{restore_registers, save_registers};
 use super::report::{Backtrace, FaultReport, Stop};
 use super::stack::{BLOCK, Control};
-use super::thunk::{self, ImportFrame, MAX_ARGUMENTS};
+use super::thunk::{ImportFrame, MAX_ARGUMENTS};
 use super::unwind;
 
 /// Calls driver code on the thread's kernel stack, with the x64 calling convention.
@@ -106,7 +106,7 @@ pub fn call_site() -> Option<u64> {
 pub fn arguments(export: &str, count: usize) -> Option<Vec<u64>> {
     let control = Control::existing()?;
     let frame = ImportFrame::at(control, control.kernel_rsp.get())?;
-    let name = thunk::name_of_body(frame.body)?;
+    let name = frame.name(control)?;
     if name.rsplit_once('!')?.1 != export {
         return None;
     }

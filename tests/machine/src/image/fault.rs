@@ -15,7 +15,7 @@ use super::call::escape;
 use super::dispatch::{self, ALLOWED, BLOCKED, SystemCall};
 use super::report::{Access, FaultKind, FaultReport, Stop};
 use super::stack::Control;
-use super::{control_register, places, step, stepping};
+use super::{emulate, places, step, stepping};
 
 const SIGNALS: [c_int; 6] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE, libc::SIGTRAP, libc::SIGSYS];
@@ -98,11 +98,7 @@ fn handle(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void, in_dr
         registers[libc::REG_RAX as usize] = -i64::from(libc::EPERM);
         return true;
     }
-    if signal == libc::SIGSEGV
-        && in_driver
-        && instruction_at(registers[libc::REG_RIP as usize] as u64)
-            .is_some_and(|instruction| control_register::run(registers, &instruction))
-    {
+    if signal == libc::SIGSEGV && in_driver && emulate::play(registers) {
         return true;
     }
     match control {
@@ -186,7 +182,7 @@ impl RawFault {
     ///
     /// Vectors and error codes: Intel SDM volume 3, chapter 6.
     pub fn classify(&self, control: &Control) -> (FaultKind, Option<u64>, Option<String>) {
-        let instruction = instruction_at(self.rip());
+        let instruction = decode(self.rip());
         let name = instruction.map(|instruction| format!("{:?}", instruction.code()));
         let error = self.registers[libc::REG_ERR as usize];
         if let Some(call) = self.call {
@@ -255,8 +251,8 @@ impl RawFault {
     }
 }
 
-/// The instruction at an address of a loaded image.
-fn instruction_at(rip: u64) -> Option<Instruction> {
+/// The instruction of a driver at this address.
+pub(super) fn decode(rip: u64) -> Option<Instruction> {
     let found = places::find(rip)?;
     let code = found.file.image.get(found.rva as usize..)?;
     let code = &code[..code.len().min(16)];
@@ -265,12 +261,12 @@ fn instruction_at(rip: u64) -> Option<Instruction> {
 
 /// The value of a general-purpose register among the registers a signal saved.
 pub(super) fn register(registers: &[i64; 23], register: Register) -> Option<u64> {
-    // Flat segments start at 0. Drivers do not use FS and GS.
-    Some(register_index(register).map_or(0, |index| registers[index] as u64))
+    // Flat segments start at 0.
+    Some(index(register).map_or(0, |index| registers[index] as u64))
 }
 
-/// The position of a general-purpose register among the registers a signal saved.
-pub(super) fn register_index(register: Register) -> Option<usize> {
+/// The place of a general-purpose register among the registers a signal saved.
+pub(super) fn index(register: Register) -> Option<usize> {
     let index = match register.full_register() {
         Register::RAX => libc::REG_RAX,
         Register::RBX => libc::REG_RBX,

@@ -10,11 +10,11 @@
 //! | `call` | calls into the driver, which end by return or by [`escape`] |
 //! | `registers` | saves and restores the host's registers around driver code |
 //! | `dispatch` | catches system calls of driver code |
-//! | `control_register` | the instructions for ring 0 that are modelled |
 //! | `provided` | files that are given as bytes |
 //! | `arena` | the addresses of all code, for a process that may map no other |
 //! | `running` | which threads are in driver code |
 //! | `fault` | CPU exceptions of driver code become [`Stop::Fault`] |
+//! | `emulate` | the IRQL in cr8, the processor's block behind gs, the page that is shared with programs |
 //! | `report` | what stopped a driver, and its text |
 //! | `unwind` | the driver frames on the kernel stack |
 //! | `places` | the image, loaded or unloaded, that holds an address |
@@ -28,10 +28,10 @@
 
 mod arena;
 mod call;
-mod control_register;
 mod cookie;
 mod direct;
 mod dispatch;
+mod emulate;
 mod fault;
 pub mod lint;
 mod load;
@@ -54,12 +54,12 @@ pub use arena::{Arena, confine};
 pub use call::{
     arguments, backtrace, call, call_site, escape, in_call, stack_remaining, stack_used, stack_used_reset,
 };
-pub use control_register::{Cr8, model_cr8};
 pub use direct::{
     copy, current_irql, event_written, events_written, nothing, pass_time, processor_number, read_words,
     set_here, touch, unbiased_interrupt_time,
 };
 pub use dispatch::{SystemCall, catches_system_calls, let_system_calls_pass, refused_calls};
+pub use emulate::{Environment, register_environment};
 pub use load::{Image, LoadError, MissingImport};
 pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
 pub use places::{
@@ -74,5 +74,5 @@ pub use stack::KERNEL_STACK_SIZE;
 pub use step::{Access as StepAccess, Call, Trace, Walk, spin, trace};
 pub use stepping::stepping;
 pub use symbols::{DataSymbol, Function, SymbolError, Symbols};
-pub use thunk::{Export, MAX_ARGUMENTS, bind};
+pub use thunk::{Export, MAX_ARGUMENTS, bind, name_of_missing};
 pub use unwind::{Bytes as UnwindBytes, unwinder};

@@ -178,7 +178,7 @@ impl FaultReport {
             at: address.map(places::describe),
             rip: raw.rip(),
             instruction,
-            export: body.and_then(|frame| thunk::name_of_body(frame.body)),
+            export: body.and_then(|frame| frame.name(control)),
             backtrace: unwind::walk(control, (!in_export).then_some(raw)),
         }
     }

@@ -7,7 +7,7 @@
 #![expect(unsafe_code, reason = "writes code and switches stacks")]
 
 use std::arch::naked_asm;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::c_void;
 use std::io;
 use std::mem::offset_of;
@@ -36,6 +36,12 @@ pub enum Export {
         /// Its address.
         address: usize,
     },
+    /// A function that nobody provides. A call runs this `extern "win64"` function
+    /// instead; its only argument is the number for [`name_of_missing`].
+    Missing {
+        /// Its address.
+        address: usize,
+    },
 }
 
 impl Export {
@@ -51,6 +57,11 @@ impl Export {
         }
     }
 
+    /// A function that nobody provides; `function` reports the call.
+    pub fn missing(function: extern "win64" fn(u32)) -> Self {
+        Self::Missing { address: (function as *const c_void).expose_provenance() }
+    }
+
     /// A variable.
     pub fn data(variable: *const c_void) -> Self {
         Self::Data { address: variable.expose_provenance() }
@@ -63,24 +74,43 @@ impl Export {
 /// Used for import slots and for the result of MmGetSystemRoutineAddress. Only
 /// driver code may call the address: the code there expects a kernel stack.
 pub fn bind(module: &str, name: &str, export: Export) -> io::Result<u64> {
-    let (address, stack_arguments) = match export {
-        Export::Data { address } => return Ok(address as u64),
-        Export::Code { address, stack_arguments } => (address, stack_arguments),
-    };
+    if let Export::Data { address } = export {
+        return Ok(address as u64);
+    }
     let mut thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);
     let key = (format!("{module}!{name}"), export);
     if let Some(&thunk) = thunks.bound.get(&key) {
         return Ok(thunk);
     }
-    let thunk = thunks.add(address as u64, stack_arguments)?;
+    let number = thunks.names.len() as u32;
+    let (address, thunk) = match export {
+        Export::Data { address } => (address, address as u64),
+        Export::Code { address, stack_arguments } => {
+            (address, thunks.add(address as u64, u32::from(stack_arguments), None)?)
+        }
+        Export::Missing { address } => {
+            thunks.missing.insert(address as u64);
+            (address, thunks.add(address as u64, 0, Some(number))?)
+        }
+    };
     thunks.names.push((thunk, address as u64, key.0.clone()));
     thunks.bound.insert(key, thunk);
     Ok(thunk)
 }
 
-/// The export whose body is at `body`, as `module!name`.
-pub(super) fn name_of_body(body: u64) -> Option<String> {
+/// The name of the missing function with this number, as `module!name`.
+pub fn name_of_missing(number: u32) -> Option<String> {
     let thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);
+    thunks.names.get(number as usize).map(|(_, _, name)| name.clone())
+}
+
+/// The export whose body is at `body`, as `module!name`. `first`: the first argument,
+/// which tells missing functions apart.
+pub(super) fn name_of_body(body: u64, first: Option<u64>) -> Option<String> {
+    let thunks = THUNKS.lock().unwrap_or_else(PoisonError::into_inner);
+    if thunks.missing.contains(&body) {
+        return thunks.names.get(first? as u32 as usize).map(|(_, _, name)| name.clone());
+    }
     thunks.names.iter().find(|&&(_, address, _)| address == body).map(|(_, _, name)| name.clone())
 }
 
@@ -123,6 +153,12 @@ impl ImportFrame {
             rsp: address + 40,
         })
     }
+
+    /// The export whose body runs, as `module!name`.
+    pub fn name(&self, control: &Control) -> Option<String> {
+        // The gate has stored the register arguments in the home space.
+        name_of_body(self.body, control.word(self.rsp))
+    }
 }
 
 const THUNK: usize = 32;
@@ -138,10 +174,13 @@ struct Thunks {
     used: usize,
     bound: HashMap<(String, Export), u64>,
     names: Vec<(u64, u64, String)>,
+    /// The functions that report calls of missing ones.
+    missing: BTreeSet<u64>,
 }
 
 impl Thunks {
-    fn add(&mut self, target: u64, stack_arguments: u8) -> io::Result<u64> {
+    /// Writes a thunk. `first` replaces the first argument.
+    fn add(&mut self, target: u64, stack_arguments: u32, first: Option<u32>) -> io::Result<u64> {
         let (write, execute) = match self.arena {
             Some(arena) => arena,
             None => *self.arena.insert(map_arena()?),
@@ -157,8 +196,17 @@ impl Thunks {
         };
         put(&[0x49, 0xBB]); // mov r11, target
         put(&target.to_le_bytes());
-        put(&[0x41, 0xBA]); // mov r10d, stack arguments
-        put(&u32::from(stack_arguments).to_le_bytes());
+        match first {
+            None => {
+                put(&[0x41, 0xBA]); // mov r10d, stack arguments
+                put(&stack_arguments.to_le_bytes());
+            }
+            Some(first) => {
+                put(&[0x45, 0x31, 0xD2]); // xor r10d, r10d
+                put(&[0xB9]); // mov ecx, first
+                put(&first.to_le_bytes());
+            }
+        }
         put(&[0x48, 0xB8]); // mov rax, gate
         put(&(gate as *const () as u64).to_le_bytes());
         put(&[0xFF, 0xE0]); // jmp rax

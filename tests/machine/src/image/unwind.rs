@@ -15,7 +15,7 @@ use super::places;
 use super::report::{Backtrace, Frame};
 use super::stack::Control;
 use super::symbols::Symbols;
-use super::thunk::{ImportFrame, is_gate, name_of_body};
+use super::thunk::{ImportFrame, is_gate};
 
 /// More frames do not fit in 24 KB.
 const MOST_FRAMES: usize = super::KERNEL_STACK_SIZE / 16;
@@ -33,7 +33,7 @@ pub(super) fn walk(control: &Control, fault: Option<&RawFault>) -> Backtrace {
     }
     let mut link = control.kernel_rsp.get();
     while let Some(import) = ImportFrame::at(control, link) {
-        let name = name_of_body(import.body);
+        let name = import.name(control);
         frames.push(Frame {
             address: import.body,
             place: name.unwrap_or_else(|| "export".to_owned()),

@@ -79,6 +79,14 @@ impl Kernel {
     /// Stops the machine from an export and leaves the driver's call. The caller
     /// must not own anything with a destructor.
     pub(crate) fn stop(&self, stop: Stop) -> ! {
+        let stop = match stop {
+            Stop::BugCheck { code, parameters, text } => {
+                let trace = self.guest().trace();
+                let text = if trace.is_empty() { text } else { format!("{text}\n{trace}") };
+                Stop::BugCheck { code, parameters, text }
+            }
+            other => other,
+        };
         self.halt(stop.clone());
         self.guest().escape(stop)
     }

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Kernel;
-use crate::image::Cr8;
 pub use crate::irql::Irql;
 use crate::notes::{self, Note};
 use crate::schedule;
@@ -221,19 +220,6 @@ pub(super) fn set_irql(kernel: &Kernel, irql: Irql) {
         }
         place.irql.set(irql);
     });
-}
-
-/// Does what an instruction of the driver does with cr8, which holds the IRQL. Refuses
-/// a level that does not exist, and a thread outside of any machine.
-pub(super) fn access_cr8(access: Cr8) -> Option<u8> {
-    if kernel().is_null() {
-        return None;
-    }
-    if let Cr8::Write(level) = access {
-        let level = u8::try_from(level).ok().filter(|&level| level <= Irql::HIGH.0)?;
-        set_irql(&Kernel::current(), Irql(level));
-    }
-    Some(irql().0)
 }
 
 /// Moves this thread to another processor, as the system may do below

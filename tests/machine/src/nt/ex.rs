@@ -35,6 +35,34 @@ pub extern "win64" fn ExAllocatePool2(Flags: u64, NumberOfBytes: usize, Tag: u32
     kernel.settle(allocate(&kernel, Flags, NumberOfBytes, Tag), 0)
 }
 
+/// `POOL_TYPE` (`wdm.h`).
+mod pool_type {
+    /// Set for paged pool.
+    pub(super) const PAGED: i32 = 1;
+    pub(super) const CACHE_ALIGNED: i32 = 4;
+    /// `POOL_RAISE_IF_ALLOCATION_FAILURE`.
+    pub(super) const RAISE: i32 = 16;
+    /// `POOL_NX_ALLOCATION`.
+    pub(super) const NO_EXECUTE: i32 = 512;
+}
+
+/// `ExAllocatePoolWithTag`. The memory is not initialized.
+pub extern "win64" fn ExAllocatePoolWithTag(PoolType: i32, NumberOfBytes: usize, Tag: u32) -> Address {
+    let kernel = enter!(ExAllocatePoolWithTag, Irql::HIGH);
+    let has = |bit| PoolType & bit != 0;
+    let kind = match () {
+        () if has(pool_type::PAGED) => pool_flag::PAGED,
+        () if has(pool_type::NO_EXECUTE) => pool_flag::NON_PAGED,
+        () => pool_flag::NON_PAGED_EXECUTE,
+    };
+    let when = |bit, flag| if has(bit) { flag } else { 0 };
+    let flags = kind
+        | pool_flag::UNINITIALIZED
+        | when(pool_type::CACHE_ALIGNED, pool_flag::CACHE_ALIGNED)
+        | when(pool_type::RAISE, pool_flag::RAISE_ON_FAILURE);
+    kernel.settle(allocate(&kernel, flags, NumberOfBytes, Tag), 0)
+}
+
 fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Result<Address, Violation> {
     let irql = cpu::irql();
     let kinds = pool_flag::NON_PAGED | pool_flag::NON_PAGED_EXECUTE | pool_flag::PAGED;

@@ -126,3 +126,7 @@ can_fail!(a: A, b: B, c: C, d: D);
 can_fail!(a: A, b: B, c: C, d: D, e: E);
 can_fail!(a: A, b: B, c: C, d: D, e: E, f: F);
 can_fail!(a: A, b: B, c: C, d: D, e: E, f: F, g: G);
+can_fail!(a: A, b: B, c: C, d: D, e: E, f: F, g: G, h: H, i: I);
+can_fail!(a: A, b: B, c: C, d: D, e: E, f: F, g: G, h: H, i: I, j: J);
+can_fail!(a: A, b: B, c: C, d: D, e: E, f: F, g: G, h: H, i: I, j: J, k: K);
+can_fail!(a: A, b: B, c: C, d: D, e: E, f: F, g: G, h: H, i: I, j: J, k: K, l: L, m: M);

@@ -44,7 +44,8 @@ impl Kernel {
     /// The rule that an invalid access breaks, and a description of the address.
     fn access_rule(&self, address: u64, access: u64, irql: Irql) -> (&'static Rule, String) {
         let place = image::residence(address);
-        match self.pool().describe(address as Address) {
+        let packets = || self.packets().describe(address as Address);
+        match self.pool().describe(address as Address).or_else(packets) {
             _ if place == Some(Residence::Unloaded) => (&rules::UNLOADED_CODE, image::describe(address)),
             Some((Where::Freed, text)) => (&rules::FREED_POOL_ACCESS, text),
             Some((Where::Live, text)) if access == EXECUTE => (&rules::EXECUTE_DATA, text),

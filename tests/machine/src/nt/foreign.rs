@@ -95,6 +95,13 @@ pub fn read<T: Plain>(address: usize) -> Result<T, BadPointer> {
     Ok(unsafe { value.assume_init() })
 }
 
+/// The structure that begins with these bytes. The rest of it is zero.
+pub fn value_of<T: Plain>(bytes: &[u8]) -> T {
+    let mut whole = bytes.to_vec();
+    whole.resize(size_of::<T>(), 0);
+    value(&whole)
+}
+
 /// The structure that these bytes are.
 fn value<T: Plain>(bytes: &[u8]) -> T {
     assert_eq!(bytes.len(), size_of::<T>());
@@ -125,6 +132,16 @@ pub fn read_array<T: Plain>(address: usize, count: usize) -> Result<Vec<T>, BadP
         values.extend(bytes.chunks_exact(size_of::<T>()).map(value::<T>));
     }
     Ok(values)
+}
+
+/// Copies a structure whose first word gives its size, which older drivers have
+/// smaller. The missing members are zero.
+pub fn read_sized<T: Plain>(address: usize) -> Result<T, BadPointer> {
+    let size: u32 = read(address)?;
+    let mut bytes = vec![0; size_of::<T>()];
+    let there = bytes.len().min(size as usize);
+    read_into(address, &mut bytes[..there])?;
+    Ok(value(&bytes))
 }
 
 /// Copies a structure if the pointer is not NULL.
@@ -160,6 +177,19 @@ pub fn read_wide(address: usize) -> Result<Option<String>, BadPointer> {
         }
     }
     Ok(Some(String::from_utf16_lossy(&units)))
+}
+
+/// Copies a NUL-terminated string of bytes; empty for NULL. Stops at the end of the
+/// page after the first.
+pub fn read_text(address: usize) -> Result<String, BadPointer> {
+    let mut bytes = Vec::new();
+    while address != 0 && bytes.len() < PAGE {
+        match read::<u8>(address + bytes.len())? {
+            0 => break,
+            byte => bytes.push(byte),
+        }
+    }
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 fn read_units(address: usize, count: usize) -> Result<Vec<u16>, BadPointer> {

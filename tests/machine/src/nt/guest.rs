@@ -105,6 +105,12 @@ pub trait Guest: Send + Sync {
     /// `Err`. No frame of the abandoned call may own anything with a destructor.
     fn escape(&self, stop: Stop) -> !;
 
+    /// The frames of the driver and of the exports on this thread, in words. Empty if
+    /// unknown.
+    fn trace(&self) -> String {
+        String::new()
+    }
+
     /// Return addresses of the driver's frames on this thread, innermost first.
     /// Empty if unknown.
     fn frames(&self) -> Vec<u64> {

@@ -14,8 +14,10 @@ use crate::verifier::{Violation, rules};
 
 /// `IO_TYPE_DEVICE` (`wdm.h`).
 const IO_TYPE_DEVICE: i16 = 3;
+/// `DO_EXCLUSIVE` (`wdm.h`).
+const DO_EXCLUSIVE: u32 = 0x8;
 /// `DO_DEVICE_INITIALIZING` (`wdm.h`).
-const DO_DEVICE_INITIALIZING: u32 = 0x80;
+pub(super) const DO_DEVICE_INITIALIZING: u32 = 0x80;
 
 /// The default of every `MajorFunction` entry. It refuses the request.
 pub(super) extern "win64" fn invalid_device_request(_: Address, _: Address) -> NTSTATUS {
@@ -38,40 +40,45 @@ pub extern "win64" fn IoCreateDevice(
     DeviceObject: Address,
 ) -> NTSTATUS {
     let kernel = enter!(IoCreateDevice);
-    // Nothing opens devices in this machine.
-    let _ = Exclusive;
+    let exclusive = if Exclusive == 0 { 0 } else { DO_EXCLUSIVE };
     let template = DEVICE_OBJECT {
-        Type: IO_TYPE_DEVICE,
         DriverObject,
-        Flags: DO_DEVICE_INITIALIZING,
+        Flags: DO_DEVICE_INITIALIZING | exclusive,
         Characteristics: DeviceCharacteristics,
         DeviceType,
-        StackSize: 1,
         ..DEVICE_OBJECT::zeroed()
     };
     let extension = DeviceExtensionSize as usize;
-    let outcome = create_device(&kernel, template, extension, DeviceName, DeviceObject);
-    kernel.settle(outcome, Status::UNSUCCESSFUL).0
+    let create = || {
+        let name = match DeviceName {
+            0 => String::new(),
+            at => foreign::read_unicode_string(at).map_err(|bad| Trouble::String(at, bad))?,
+        };
+        match create_device(&kernel, template, extension, name)? {
+            Ok(device) => foreign::write(DeviceObject, &device)?,
+            Err(status) => return Ok(status),
+        }
+        Ok::<_, Trouble>(Status::SUCCESS)
+    };
+    kernel.settle(create(), Status::UNSUCCESSFUL).0
 }
 
-fn create_device(
+/// Creates a device object. Returns its address.
+pub(super) fn create_device(
     kernel: &Kernel,
     mut device: DEVICE_OBJECT,
     extension: usize,
-    name: Address,
-    out: Address,
-) -> Result<Status, Trouble> {
+    name: String,
+) -> Result<Result<Address, Status>, Trouble> {
+    device.Type = IO_TYPE_DEVICE;
+    device.StackSize = 1;
     if kernel.driver_name(device.DriverObject).is_none() {
         return Err(no_such_object("DRIVER_OBJECT", device.DriverObject));
     }
-    let name = match name {
-        0 => String::new(),
-        at => foreign::read_unicode_string(at).map_err(|bad| Trouble::String(at, bad))?,
-    };
     let mut objects = kernel.objects();
     let taken = |device: &Device| device.name.eq_ignore_ascii_case(&name);
     if !name.is_empty() && objects.devices.values().any(taken) {
-        return Ok(Status::OBJECT_NAME_COLLISION);
+        return Ok(Err(Status::OBJECT_NAME_COLLISION));
     }
     let room = (size_of::<DEVICE_OBJECT>() + extension).next_multiple_of(16);
     let memory = Guarded::new(room);
@@ -83,12 +90,11 @@ fn create_device(
     }
     device.NextDevice = objects.devices.keys().next_back().copied().unwrap_or(0);
     memory.put(address, &device);
-    let entry = Device { memory, name, references: 0, deleted: false };
+    let entry = Device { memory, name, references: 0, deleted: false, open: 0, framework: 0 };
     objects.devices.insert(address, entry);
     drop(objects);
     kernel.link_devices(address);
-    foreign::write(out, &address)?;
-    Ok(Status::SUCCESS)
+    Ok(Ok(address))
 }
 
 /// `IoDeleteDevice`. The object stays until no work item refers to it.
@@ -97,7 +103,7 @@ pub extern "win64" fn IoDeleteDevice(DeviceObject: Address) {
     kernel.settle(delete_device(&kernel, DeviceObject), ());
 }
 
-fn delete_device(kernel: &Kernel, address: Address) -> Result<(), Trouble> {
+pub(super) fn delete_device(kernel: &Kernel, address: Address) -> Result<(), Trouble> {
     let mut objects = kernel.objects();
     if !objects.delete_device(address) {
         return Err(no_such_object("DEVICE_OBJECT", address));

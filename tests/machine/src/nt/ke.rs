@@ -121,7 +121,7 @@ pub extern "win64" fn KeAcquireSpinLockAtDpcLevel(SpinLock: Address) {
     acquire(&kernel, SpinLock);
 }
 
-fn acquire(kernel: &Kernel, address: Address) {
+pub(super) fn acquire(kernel: &Kernel, address: Address) {
     let word = lock_word(address);
     if let Err(violation) = kernel.locks().acquiring(address) {
         // The lock is not taken, even if the breach is tolerated.
@@ -153,10 +153,15 @@ pub extern "win64" fn KeReleaseSpinLockFromDpcLevel(SpinLock: Address) {
     release(&kernel, SpinLock);
 }
 
-fn release(kernel: &Kernel, address: Address) {
+pub(super) fn release(kernel: &Kernel, address: Address) {
     let taken = lock_word(address).load(Ordering::Relaxed) != 0;
     kernel.settle(kernel.locks().releasing(address, Kind::Spin, taken), ());
     lock_word(address).store(0, Ordering::Release);
+}
+
+/// Whether this processor owns a spin lock.
+pub(super) fn is_owned(address: Address) -> bool {
+    lock_word(address).load(Ordering::Relaxed) == owner()
 }
 
 fn signal_state<'a>(event: Address) -> &'a AtomicI32 {

@@ -13,18 +13,24 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::cpu::{self, Irql, Processor, Stay};
+use super::enter::Export;
 use super::failing::{Caller, FailCalls, Failure};
 use super::guest::{Guest, Stop};
+use super::irp::Irps;
 use super::journal::Journal;
 use super::load::Loaded;
 use super::locks::LockOrder;
+use super::memory::{Guarded, PAGE};
 use super::objects::{Notice, Objects};
 use super::options::Options;
+use super::packets::Packets;
 use super::pool::Pool;
 use super::registry::{Registry, RegistryValue, Watch};
 use super::sleepers::Sleepers;
 use super::stack::StackMarks;
 use super::stepwise::BeforeInstruction;
+use super::types::Address;
+use super::wdf::Framework;
 use super::work::WorkQueue;
 use crate::etw::Tracing;
 use crate::exports;
@@ -49,6 +55,7 @@ pub struct Kernel {
     /// The priority of a busy thread, by processor.
     busy: Mutex<BTreeMap<u32, i32>>,
     pool: Pool,
+    packets: Packets,
     registry: Registry<Notice>,
     verifier: Verifier,
     locks: LockOrder,
@@ -70,7 +77,16 @@ pub struct Kernel {
     pub(super) callbacks: AtomicUsize,
     pub(super) loaded: Mutex<Option<Loaded>>,
     pub(super) bell: Bell,
+    irps: Mutex<Irps>,
+    /// A page with the lock of cancel routines.
+    cancel_lock: Guarded,
+    framework: Mutex<Framework>,
+    linker: OnceLock<Linker>,
 }
+
+/// Gives the address that a driver calls for a function: module, name, and the
+/// function, if there is one. A call of a missing function is reported by its name.
+pub type Linker = Box<dyn Fn(&str, &str, Option<Export>) -> Address + Send + Sync>;
 
 impl Kernel {
     /// Makes a machine without a driver. `guest` runs driver code.
@@ -89,6 +105,7 @@ impl Kernel {
             guest,
             engine: OnceLock::new(),
             pool: Pool::default(),
+            packets: Packets::default(),
             registry: Registry::default(),
             verifier: Verifier::default(),
             locks: LockOrder::default(),
@@ -107,6 +124,10 @@ impl Kernel {
             callbacks: AtomicUsize::new(0),
             loaded: Mutex::default(),
             bell: Bell::default(),
+            irps: Mutex::default(),
+            cancel_lock: Guarded::new(PAGE),
+            framework: Mutex::default(),
+            linker: OnceLock::new(),
         })
     }
 
@@ -277,6 +298,43 @@ impl Kernel {
         &self.processors[n as usize]
     }
 
+    /// The requests that are not over.
+    pub(super) fn irps(&self) -> MutexGuard<'_, Irps> {
+        lock(&self.irps)
+    }
+
+    /// The address of the lock of cancel routines.
+    pub(super) fn cancel_lock(&self) -> Address {
+        self.cancel_lock.start()
+    }
+
+    /// The state of the Kernel-Mode Driver Framework.
+    pub(super) fn framework(&self) -> MutexGuard<'_, Framework> {
+        lock(&self.framework)
+    }
+
+    /// Sets what gives addresses for functions that a driver finds at run time.
+    ///
+    /// # Panics
+    /// If it is already set.
+    pub fn set_linker(&self, linker: Linker) {
+        assert!(self.linker.set(linker).is_ok(), "set_linker was called twice");
+    }
+
+    /// The address that a driver calls for an export of a module, or for one that
+    /// the module lacks.
+    pub(super) fn link(&self, module: &str, name: &str) -> Address {
+        self.bind(module, name, super::resolve(module, name))
+    }
+
+    /// The address that a driver calls for a function.
+    pub(super) fn bind(&self, module: &str, name: &str, export: Option<Export>) -> Address {
+        match self.linker.get() {
+            Some(linker) => linker(module, name, export),
+            None => export.map_or(0, |export| export.address as Address),
+        }
+    }
+
     pub(super) fn objects(&self) -> MutexGuard<'_, Objects> {
         lock(&self.objects)
     }
@@ -299,6 +357,11 @@ impl Kernel {
     /// Pool.
     pub fn pool(&self) -> &Pool {
         &self.pool
+    }
+
+    /// Drivers' lists of packets.
+    pub(super) fn packets(&self) -> &Packets {
+        &self.packets
     }
 
     /// The registry. Change values with [`Kernel::set_value`], which completes

@@ -1,5 +1,6 @@
 //! Starts and stops a driver, and reports what it leaves behind.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::Ordering;
 
@@ -7,7 +8,7 @@ use super::cpu::Irql;
 use super::guest::Stop;
 use super::memory::{Guarded, PAGE};
 use super::pool::Leak;
-use super::types::{Address, DRIVER_EXTENSION, DRIVER_OBJECT, UNICODE_STRING};
+use super::types::{Address, DEVICE_OBJECT, DRIVER_EXTENSION, DRIVER_OBJECT, UNICODE_STRING};
 use super::{Kernel, io};
 use crate::status::Status;
 use crate::verifier::{Rule, Violation, rules};
@@ -43,7 +44,9 @@ pub struct LeakReport {
     pub pool: Vec<Leak>,
     pub handles: Vec<String>,
     pub devices: Vec<String>,
+    pub links: Vec<String>,
     pub work_items: Vec<String>,
+    pub packets: Vec<String>,
     pub providers_of_events: Vec<String>,
     pub engine: wfp::Objects,
 }
@@ -59,11 +62,13 @@ impl fmt::Display for LeakReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let pool = self.pool.iter().map(Leak::to_string).collect();
         let engine = &self.engine;
-        let groups: [(&str, &Vec<String>); 13] = [
+        let groups: [(&str, &Vec<String>); 15] = [
             ("pool", &pool),
             ("handle", &self.handles),
             ("device", &self.devices),
+            ("symbolic link", &self.links),
             ("work item", &self.work_items),
+            ("packet", &self.packets),
             ("provider of events", &self.providers_of_events),
             ("registered callout", &engine.registered_callouts),
             ("session", &engine.sessions),
@@ -123,6 +128,7 @@ impl Kernel {
         })?;
         let status = Status(status as u32 as i32);
         if status.is_success() {
+            self.finish_initializing();
             return Ok(status);
         }
         self.check_pending_code();
@@ -139,7 +145,7 @@ impl Kernel {
     /// What stopped the machine. A leak also stops it.
     ///
     /// # Panics
-    /// If no driver is loaded.
+    /// If no driver is loaded, or a device of it is open: Windows keeps such a driver.
     pub fn unload(&self) -> Result<LeakReport, Stop> {
         let (object, routine) = {
             let loaded = self.loaded();
@@ -148,6 +154,8 @@ impl Kernel {
             (loaded.memory.start(), object.DriverUnload)
         };
         assert_ne!(routine, 0, "the driver has no unload routine");
+        let open = self.objects().files.len();
+        assert_eq!(open, 0, "{open} files of the driver's devices are open");
         self.on_processor(0, Irql::PASSIVE, |kernel| {
             kernel.call_driver(routine, &[object as u64], Irql::PASSIVE, "DriverUnload")
         })?;
@@ -172,9 +180,11 @@ impl Kernel {
         });
         LeakReport {
             pool: self.pool().leaks(),
-            handles: objects.describe_handles(),
+            handles: objects.describe_handles().into_iter().chain(self.packet_handles()).collect(),
             devices: objects.describe_devices(),
+            links: objects.links.iter().map(|(link, device)| format!("{link} to {device}")).collect(),
             work_items: work_items.collect(),
+            packets: self.packets_left().into_iter().map(|(_, text)| text).collect(),
             providers_of_events: self
                 .tracing()
                 .registered()
@@ -190,6 +200,16 @@ impl Kernel {
 
     fn engine_objects(&self) -> wfp::Objects {
         self.engine_if_used().map(|engine| engine.objects()).unwrap_or_default()
+    }
+
+    /// Lets devices that DriverEntry has created be opened. Those of the framework wait
+    /// for WdfControlFinishInitializing.
+    fn finish_initializing(&self) {
+        for (address, device) in self.objects().devices.iter().filter(|(_, device)| device.framework == 0) {
+            let mut object: DEVICE_OBJECT = device.memory.get(*address);
+            object.Flags &= !io::DO_DEVICE_INITIALIZING;
+            device.memory.put(*address, &object);
+        }
     }
 
     /// Reports `WORK_QUEUE_ITEM`s that can run after the unload. An `IO_WORKITEM`
@@ -216,7 +236,7 @@ impl Kernel {
         let callbacks: Vec<String> =
             self.objects().processor_callbacks.keys().map(|at| format!("{at:#x}")).collect();
         let referenced: Vec<String> = self.objects().referenced.keys().map(|at| format!("{at:#x}")).collect();
-        let kinds: [(&'static Rule, &[String]); 13] = [
+        let kinds: [(&'static Rule, &[String]); 14] = [
             (&rules::FLOW_CONTEXT_LEFT, &engine.flow_contexts),
             (&rules::NOTIFICATION_LEFT, &notified),
             (&rules::CALLOUTS_LEFT, &engine.registered_callouts),
@@ -226,6 +246,7 @@ impl Kernel {
             (&rules::REFERENCE_LEFT, &referenced),
             (&rules::THREAD_LEFT, &threads),
             (&rules::WORK_ITEM_LEFT, &report.work_items),
+            (&rules::SYMBOLIC_LINK_LEFT, &report.links),
             (&rules::DEVICE_LEFT, &report.devices),
             (&rules::HANDLE_LEFT, &report.handles),
             (&rules::FILTER_OBJECT_LEFT, &managed),
@@ -240,6 +261,14 @@ impl Kernel {
                 };
                 self.condemn(Violation::new(rule, parameters, things.join("; ")));
             }
+        }
+        let mut packets: BTreeMap<&str, (&'static Rule, Vec<String>)> = BTreeMap::new();
+        for (rule, text) in self.packets_left() {
+            packets.entry(rule.id).or_insert((rule, Vec::new())).1.push(text);
+        }
+        for (rule, things) in packets.into_values() {
+            let parameters = [0, 0, things.len() as u64];
+            self.condemn(Violation::new(rule, parameters, things.join("; ")));
         }
         match self.stopped() {
             Some(stop) => Err(stop.clone()),

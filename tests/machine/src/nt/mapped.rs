@@ -1,8 +1,8 @@
 //! Runs driver code of a mapped file on kernel stacks, and reports its faults.
 #![expect(unsafe_code, reason = "calls addresses that the driver registered")]
 
-use super::cpu;
 use super::guest::{Cause, Exception, Guest, Place, Stop};
+use super::ring;
 use super::types::Address;
 use crate::image::{self, Access, FaultKind, FaultReport, Residence};
 
@@ -13,14 +13,12 @@ pub struct Mapped;
 impl Guest for Mapped {
     unsafe fn call(&self, entry: Address, arguments: &[u64]) -> Result<u64, Stop> {
         image::register_describer(describe);
-        image::model_cr8(cpu::access_cr8);
+        image::register_environment(ring::ENVIRONMENT);
         let entry = entry as *const std::ffi::c_void;
         // SAFETY: by this function's contract.
         unsafe { image::call(entry, arguments) }.map_err(|stop| match stop {
-            image::Stop::BugCheck { code, parameters, text, backtrace } => {
-                let text = if backtrace.0.is_empty() { text } else { format!("{text}\n{backtrace}") };
-                Stop::BugCheck { code, parameters, text }
-            }
+            // `trace` is in the text already.
+            image::Stop::BugCheck { code, parameters, text, .. } => Stop::BugCheck { code, parameters, text },
             image::Stop::Fault(report) => {
                 Stop::Fault { exception: exception(&report), text: report.to_string() }
             }
@@ -36,6 +34,10 @@ impl Guest for Mapped {
                 image::Stop::bug_check(0, [0; 4], text)
             }
         })
+    }
+
+    fn trace(&self) -> String {
+        image::backtrace().to_string()
     }
 
     fn frames(&self) -> Vec<u64> {

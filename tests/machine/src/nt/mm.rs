@@ -1,11 +1,15 @@
 //! Memory manager: mapping MDLs (`wdm.h`).
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
+mod mdl;
+
 use super::cpu::Irql;
 use super::enter::enter;
 use super::foreign::{self, BadPointer};
 use super::types::{Address, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_SOURCE_IS_NONPAGED_POOL};
 use crate::verifier::{Violation, rules};
+
+pub use mdl::*;
 
 /// `KernelMode` (`wdm.h`).
 const KERNEL_MODE: i8 = 0;

@@ -10,11 +10,14 @@
 //! | [`pool`], [`registry`], [`work`], [`objects`] | the parts of which a machine has one each |
 //! | [`journal`] | every call of an export with its arguments, for tests |
 //! | [`ex`], [`ke`], [`affinity`], [`processors`], [`ob`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, mostly one file per prefix |
+//! | [`irp`], [`links`], [`process`] | devices as programs reach them: requests, links, processes |
+//! | [`wdf`] | the Kernel-Mode Driver Framework |
 
 pub mod affinity;
 mod breach;
 mod clock;
 pub mod cpu;
+pub mod debug;
 mod enter;
 pub mod etw;
 pub mod ex;
@@ -25,28 +28,37 @@ pub mod fwp;
 pub mod guest;
 mod information;
 pub mod io;
+pub mod irp;
 pub mod journal;
 pub mod ke;
 mod kernel;
+pub mod links;
 mod load;
 mod locks;
 pub mod mapped;
 pub mod memory;
+mod missing;
 pub mod mm;
 pub mod ndis;
 pub mod ob;
 pub mod objects;
 mod options;
+mod packets;
 pub mod pool;
+pub mod process;
 pub mod processors;
 pub mod ps;
+pub mod queued;
 pub mod registry;
+mod ring;
 pub mod rtl;
 mod sleepers;
 mod stack;
 mod stepwise;
+pub mod strings;
 mod threads;
 pub mod types;
+pub mod wdf;
 pub mod work;
 pub mod zw;
 
@@ -63,6 +75,7 @@ pub use fwp::{MdlMapping, NblLayout};
 pub use guest::{Cause, Direct, Exception, Guest, Place, Stop};
 pub use kernel::{Kernel, SYSTEM_THREAD};
 pub use load::{DriverImage, LeakReport, parameters_key};
+pub use missing::missing;
 pub use options::{Options, RunningCallbacks};
 pub use stepwise::BeforeInstruction;
 

@@ -1,32 +1,26 @@
-//! NDIS: access to NET_BUFFERs (`nblapi.h`).
+//! NDIS: access to NET_BUFFERs (`nblapi.h`); [`lists`] has their pools.
 //!
 //! These exports are on a packet's path. They read structures directly, and a bad
 //! pointer faults as it does in ndis.sys.
 #![expect(unsafe_code, reason = "walks MDL chains in foreign memory")]
 #![expect(non_snake_case, reason = "the names are NDIS's own")]
 
+mod lists;
+
 use super::Kernel;
 use super::enter::enter;
+use super::foreign::{self, BadPointer};
 use super::memory::{Guarded, PAGE};
+use super::packets::{mdl_over, peek, pieces, poke, relocate};
 use super::types::{
-    Address, BOOLEAN, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER_DATA, NTSTATUS,
-    Plain,
+    Address, BOOLEAN, MDL, MDL_MAPPED_TO_SYSTEM_VA, MDL_SOURCE_IS_NONPAGED_POOL, NET_BUFFER_DATA,
+    NET_BUFFER_LIST, NTSTATUS,
 };
 use crate::status::Status;
 
+pub use lists::*;
+
 // A NET_BUFFER begins with its NET_BUFFER_DATA. The exports use nothing else of it.
-
-fn peek<T: Plain>(address: Address) -> T {
-    // SAFETY: a structure in kernel or driver memory. A bad pointer faults, and the
-    // guest attributes the fault to the driver. `Plain` types have no invalid bit
-    // pattern.
-    unsafe { (address as *const T).read_unaligned() }
-}
-
-fn poke<T: Plain>(address: Address, value: &T) {
-    // SAFETY: as `peek`.
-    unsafe { (address as *mut T).write_unaligned(*value) };
-}
 
 /// The address of an MDL's bytes. Maps the MDL if necessary; `None` if that fails
 /// because the lab makes allocations fail.
@@ -108,22 +102,6 @@ fn copy(kernel: &Kernel, at: Address, offset: usize, needed: usize, storage: Add
     true
 }
 
-/// Computes the current MDL from the data's offset in the chain.
-fn relocate(buffer: &mut NET_BUFFER_DATA) {
-    let mut offset = buffer.DataOffset;
-    let mut at = buffer.MdlChain;
-    loop {
-        let mdl: MDL = peek(at);
-        if offset < mdl.ByteCount || mdl.Next == 0 {
-            break;
-        }
-        offset -= mdl.ByteCount;
-        at = mdl.Next;
-    }
-    buffer.CurrentMdl = at;
-    buffer.CurrentMdlOffset = offset;
-}
-
 /// `NdisRetreatNetBufferDataStart`. If the unused space before the data is too
 /// small, an MDL is inserted before the chain, which can fail. The lab does not
 /// call a driver's allocation handler: such a retreat fails.
@@ -134,27 +112,31 @@ pub extern "win64" fn NdisRetreatNetBufferDataStart(
     AllocateMdlHandler: Address,
 ) -> NTSTATUS {
     let kernel = enter!(NdisRetreatNetBufferDataStart);
-    let mut buffer: NET_BUFFER_DATA = peek(NetBuffer);
-    if DataOffsetDelta <= buffer.DataOffset {
-        buffer.DataOffset -= DataOffsetDelta;
+    retreat(&kernel, NetBuffer, DataOffsetDelta, DataBackFill, AllocateMdlHandler).0
+}
+
+fn retreat(kernel: &Kernel, net_buffer: Address, delta: u32, backfill: u32, handler: Address) -> Status {
+    let mut buffer: NET_BUFFER_DATA = peek(net_buffer);
+    if delta <= buffer.DataOffset {
+        buffer.DataOffset -= delta;
     } else {
-        if AllocateMdlHandler != 0 {
+        if handler != 0 {
             kernel.log("NdisRetreatNetBufferDataStart: AllocateMdlHandler is not called");
-            return Status::INSUFFICIENT_RESOURCES.0;
+            return Status::INSUFFICIENT_RESOURCES;
         }
-        let missing = DataOffsetDelta - buffer.DataOffset;
-        let bytes = missing.saturating_add(DataBackFill);
-        let front = prepend(&kernel, buffer.MdlChain, bytes);
+        let missing = delta - buffer.DataOffset;
+        let bytes = missing.saturating_add(backfill);
+        let front = prepend(kernel, buffer.MdlChain, bytes);
         if front == 0 {
-            return Status::INSUFFICIENT_RESOURCES.0;
+            return Status::INSUFFICIENT_RESOURCES;
         }
         buffer.MdlChain = front;
-        buffer.DataOffset = DataBackFill;
+        buffer.DataOffset = backfill;
     }
-    buffer.stDataLength += u64::from(DataOffsetDelta);
+    buffer.stDataLength += u64::from(delta);
     relocate(&mut buffer);
-    poke(NetBuffer, &buffer);
-    Status::SUCCESS.0
+    poke(net_buffer, &buffer);
+    Status::SUCCESS
 }
 
 /// A new MDL of `bytes` bytes before `next`. 0 while the lab makes allocations
@@ -166,16 +148,7 @@ fn prepend(kernel: &Kernel, next: Address, bytes: u32) -> Address {
     let memory = Guarded::new(PAGE + bytes as usize);
     let address = memory.start();
     let data = memory.end() - bytes as usize;
-    let mdl = MDL {
-        Next: next,
-        Size: size_of::<MDL>() as i16,
-        MdlFlags: MDL_SOURCE_IS_NONPAGED_POOL,
-        Process: 0,
-        MappedSystemVa: data,
-        StartVa: data & !(PAGE - 1),
-        ByteCount: bytes,
-        ByteOffset: (data % PAGE) as u32,
-    };
+    let mdl = mdl_over(data, bytes, next);
     memory.put(address, &mdl);
     kernel.objects().mdls.insert(address, memory);
     address
@@ -192,11 +165,15 @@ pub extern "win64" fn NdisAdvanceNetBufferDataStart(
     let kernel = enter!(NdisAdvanceNetBufferDataStart);
     // The handler belongs to an allocation handler, which is never called.
     let _ = FreeMdlHandler;
-    let mut buffer: NET_BUFFER_DATA = peek(NetBuffer);
-    buffer.DataOffset = buffer.DataOffset.saturating_add(DataOffsetDelta);
-    buffer.stDataLength = buffer.stDataLength.saturating_sub(DataOffsetDelta.into());
+    advance(&kernel, NetBuffer, DataOffsetDelta, FreeMdl != 0);
+}
+
+fn advance(kernel: &Kernel, net_buffer: Address, delta: u32, free: bool) {
+    let mut buffer: NET_BUFFER_DATA = peek(net_buffer);
+    buffer.DataOffset = buffer.DataOffset.saturating_add(delta);
+    buffer.stDataLength = buffer.stDataLength.saturating_sub(delta.into());
     relocate(&mut buffer);
-    while FreeMdl != 0 && buffer.MdlChain != buffer.CurrentMdl {
+    while free && buffer.MdlChain != buffer.CurrentMdl {
         let front: MDL = peek(buffer.MdlChain);
         if kernel.objects().mdls.remove(&buffer.MdlChain).is_none() {
             break;
@@ -204,5 +181,96 @@ pub extern "win64" fn NdisAdvanceNetBufferDataStart(
         buffer.MdlChain = front.Next;
         buffer.DataOffset -= front.ByteCount;
     }
-    poke(NetBuffer, &buffer);
+    poke(net_buffer, &buffer);
+}
+
+/// `NdisRetreatNetBufferListDataStart`. If a NET_BUFFER cannot be retreated, those before
+/// it are advanced again.
+pub extern "win64" fn NdisRetreatNetBufferListDataStart(
+    NetBufferList: Address,
+    DataOffsetDelta: u32,
+    DataBackFill: u32,
+    AllocateMdlHandler: Address,
+    FreeMdlHandler: Address,
+) -> NTSTATUS {
+    let kernel = enter!(NdisRetreatNetBufferListDataStart);
+    let _ = FreeMdlHandler;
+    let first = first_buffer(NetBufferList);
+    let mut at = first;
+    while at != 0 {
+        let status = retreat(&kernel, at, DataOffsetDelta, DataBackFill, AllocateMdlHandler);
+        if !status.is_success() {
+            let mut done = first;
+            while done != at {
+                advance(&kernel, done, DataOffsetDelta, true);
+                done = next(done);
+            }
+            return status.0;
+        }
+        at = next(at);
+    }
+    Status::SUCCESS.0
+}
+
+/// `NdisAdvanceNetBufferListDataStart`.
+pub extern "win64" fn NdisAdvanceNetBufferListDataStart(
+    NetBufferList: Address,
+    DataOffsetDelta: u32,
+    FreeMdl: BOOLEAN,
+    FreeMdlHandler: Address,
+) {
+    let kernel = enter!(NdisAdvanceNetBufferListDataStart);
+    let _ = FreeMdlHandler;
+    let mut at = first_buffer(NetBufferList);
+    while at != 0 {
+        advance(&kernel, at, DataOffsetDelta, FreeMdl != 0);
+        at = next(at);
+    }
+}
+
+fn first_buffer(list: Address) -> Address {
+    peek::<NET_BUFFER_LIST>(list).FirstNetBuffer
+}
+
+fn next(buffer: Address) -> Address {
+    peek::<NET_BUFFER_DATA>(buffer).Next
+}
+
+/// `NdisCopyFromNetBufferToNetBuffer`. The destination's MDLs limit what is copied, not
+/// its length, which the caller updates.
+pub extern "win64" fn NdisCopyFromNetBufferToNetBuffer(
+    Destination: Address,
+    DestinationOffset: u32,
+    BytesToCopy: u32,
+    Source: Address,
+    SourceOffset: u32,
+    BytesCopied: Address,
+) -> NTSTATUS {
+    let kernel = enter!(NdisCopyFromNetBufferToNetBuffer);
+    let ends = [(Destination, DestinationOffset), (Source, SourceOffset)];
+    kernel.settle(copy_between(ends, BytesToCopy as usize, BytesCopied), Status::UNSUCCESSFUL).0
+}
+
+fn copy_between(
+    [(to, to_offset), (from, from_offset)]: [(Address, u32); 2],
+    most: usize,
+    copied: Address,
+) -> Result<Status, BadPointer> {
+    let room = NET_BUFFER_DATA { stDataLength: u64::MAX, ..foreign::read(to)? };
+    let mut bytes = Vec::new();
+    for (at, length) in pieces(&foreign::read(from)?)? {
+        bytes.extend(foreign::read_bytes(at, length)?);
+    }
+    let mut rest = bytes.get(from_offset as usize..).unwrap_or_default();
+    rest = &rest[..rest.len().min(most)];
+    let (mut skip, wanted) = (to_offset as usize, rest.len());
+    for (at, length) in pieces(&room)? {
+        let here = skip.min(length);
+        skip -= here;
+        let part = (length - here).min(rest.len());
+        foreign::write_bytes(at + here, &rest[..part])?;
+        rest = &rest[part..];
+    }
+    foreign::write(copied, &((wanted - rest.len()) as u32))?;
+    Ok(Status::SUCCESS)
 }

@@ -1,4 +1,4 @@
-//! Kernel: objects of threads, and their priorities (`wdm.h`, `ntddk.h`).
+//! Kernel: references to objects, and priorities of threads (`wdm.h`, `ntddk.h`).
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
 use super::cpu;
@@ -29,6 +29,30 @@ pub extern "win64" fn ObReferenceObjectByHandle(
     *kernel.objects().referenced.entry(object).or_default() += 1;
     kernel.settle(foreign::write(Object, &object), ());
     Status::SUCCESS.0
+}
+
+/// `ObfReferenceObject`. Returns the number of the driver's references.
+pub extern "win64" fn ObfReferenceObject(Object: Address) -> i64 {
+    let kernel = enter!(ObfReferenceObject);
+    let known = is_object(&kernel, Object);
+    if !known {
+        kernel.violate(bad("ObfReferenceObject", Object));
+        return 0;
+    }
+    let mut objects = kernel.objects();
+    let count = objects.referenced.entry(Object).or_default();
+    *count += 1;
+    i64::from(*count)
+}
+
+/// Whether this is an object that a driver can reference.
+fn is_object(kernel: &Kernel, address: Address) -> bool {
+    let objects = kernel.objects();
+    objects.referenced.contains_key(&address)
+        || objects.processes.contains_key(&address)
+        || objects.devices.contains_key(&address)
+        || objects.files.contains_key(&address)
+        || cpu::thread_object(|| 0) == address
 }
 
 /// `ObfDereferenceObject`. Returns the number of references that are left.

@@ -1,9 +1,10 @@
 //! The machine's objects for drivers: handles, devices, work items.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use super::links::ErrorLogEntry;
 use super::memory::Guarded;
 use super::types::{Address, FWPS_CALLOUT3, HANDLE};
 use crate::wfp::{Guid, SessionId, SubscriptionId};
@@ -56,6 +57,10 @@ pub struct Device {
     pub references: u32,
     /// Whether the driver has deleted it. It is kept while it is referenced.
     pub deleted: bool,
+    /// Number of open files.
+    pub open: u32,
+    /// The framework's object for it, or 0 if its driver handles requests itself.
+    pub framework: Address,
 }
 
 /// An `IO_WORKITEM`.
@@ -90,8 +95,6 @@ pub struct Objects {
     pub work_items: BTreeMap<Address, WorkItem>,
     /// Engine handles by value.
     pub sessions: BTreeMap<HANDLE, SessionId>,
-    /// Classify handles.
-    pub classifies: BTreeSet<Address>,
     /// Redirect handles by value, with their providers.
     pub redirects: BTreeMap<HANDLE, Guid>,
     /// BFE change handles by value.
@@ -104,6 +107,17 @@ pub struct Objects {
     pub referenced: BTreeMap<Address, u32>,
     /// The callout that the driver last registered under each key.
     pub callouts: BTreeMap<Guid, FWPS_CALLOUT3>,
+    /// Ids of processes by their objects.
+    pub processes: BTreeMap<Address, u32>,
+    /// Names of devices by the links to them. The links are in lower case, without
+    /// their folder.
+    pub links: BTreeMap<String, String>,
+    /// Devices by their open file objects.
+    pub files: BTreeMap<Address, Address>,
+    /// Entries of the error log.
+    pub error_log: Vec<ErrorLogEntry>,
+    /// Number of GUIDs that `ExUuidCreate` has made.
+    pub uuids: u32,
 }
 
 impl Default for Objects {
@@ -118,13 +132,17 @@ impl Default for Objects {
             devices: BTreeMap::new(),
             work_items: BTreeMap::new(),
             sessions: BTreeMap::new(),
-            classifies: BTreeSet::new(),
             redirects: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
             mdls: BTreeMap::new(),
             processor_callbacks: BTreeMap::new(),
             referenced: BTreeMap::new(),
             callouts: BTreeMap::new(),
+            processes: BTreeMap::new(),
+            links: BTreeMap::new(),
+            files: BTreeMap::new(),
+            error_log: Vec::new(),
+            uuids: 0,
         }
     }
 }
@@ -177,6 +195,27 @@ impl Objects {
         }
     }
 
+    /// Opens a device. `false` if it is open already, and exclusive.
+    pub fn open_device(&mut self, address: Address, exclusive: bool) -> bool {
+        let Some(device) = self.devices.get_mut(&address).filter(|device| !exclusive || device.open == 0)
+        else {
+            return false;
+        };
+        device.open += 1;
+        device.references += 1;
+        true
+    }
+
+    /// Closes a file object.
+    pub fn close_file(&mut self, file: Address) {
+        if let Some(address) = self.files.remove(&file) {
+            if let Some(device) = self.devices.get_mut(&address) {
+                device.open -= 1;
+            }
+            self.release_device(address);
+        }
+    }
+
     /// Describes open handles.
     pub fn describe_handles(&self) -> Vec<String> {
         let describe = |(handle, object): (&HANDLE, &Object)| match object {
@@ -184,9 +223,8 @@ impl Objects {
             Object::Event(_) => format!("{handle:#x}: event"),
             Object::Thread(_) => format!("{handle:#x}: thread"),
         };
-        let classifies = self.classifies.iter().map(|handle| format!("{handle:#x}: classify"));
         let redirects = self.redirects.keys().map(|handle| format!("{handle:#x}: redirect"));
-        self.handles.iter().map(describe).chain(classifies).chain(redirects).collect()
+        self.handles.iter().map(describe).chain(redirects).collect()
     }
 
     /// Describes device objects.

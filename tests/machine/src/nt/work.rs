@@ -8,9 +8,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use super::types::Address;
+use super::types::{Address, HANDLE};
 use super::{Kernel, threads};
 use crate::schedule::{Bell, Waited, closing};
+use crate::status::Status;
 
 /// Begin of the names of the host threads that serve it.
 pub(super) const WORKER: &str = "worker ";
@@ -39,6 +40,29 @@ pub enum Job {
         routine: Address,
         /// `Parameter`.
         parameter: Address,
+    },
+    /// A WDFWORKITEM of the framework.
+    FrameworkWorkItem {
+        /// Its handle.
+        handle: Address,
+    },
+    /// The deletion of an object of the framework.
+    DeleteObject {
+        /// Its handle.
+        handle: Address,
+    },
+    /// The completion of an injection.
+    Injected {
+        /// The injection handle.
+        handle: HANDLE,
+        /// The list that was injected.
+        list: Address,
+        /// The driver's completion function.
+        function: Address,
+        /// Its context.
+        context: Address,
+        /// The result.
+        status: Status,
     },
 }
 

@@ -20,7 +20,7 @@ use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
 /// Path of a handle's key, or the error that the call returns.
-fn key(kernel: &Kernel, handle: HANDLE) -> Result<String, Status> {
+pub(super) fn key(kernel: &Kernel, handle: HANDLE) -> Result<String, Status> {
     match kernel.objects().handle(handle) {
         Some(Object::Key(path, generation)) => match kernel.registry().generation(path) {
             Some(now) if now == *generation => Ok(path.clone()),

@@ -10,6 +10,12 @@ pub trait Expectations: Sync {
     /// The name of the driver's service.
     fn service(&self) -> &str;
 
+    /// Whether the driver is loaded although it imports functions that the lab does not
+    /// model.
+    fn may_lack_imports(&self) -> bool {
+        true
+    }
+
     /// Prepares a machine before the driver is loaded: registry values, and objects
     /// that an earlier run left in the engine. The sessions listen until the run
     /// ends.

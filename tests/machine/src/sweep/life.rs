@@ -188,7 +188,10 @@ impl<'a> Living<'a> {
         promise: Option<bool>,
         plan: Option<Plan>,
     ) -> Self {
-        let machine = variant.machine(expected.service());
+        let mut machine = variant.machine(expected.service());
+        if expected.may_lack_imports() {
+            machine.report_missing_at_call();
+        }
         if bfe == Bfe::Late {
             machine.engine().set_bfe_state(BfeState::Stopped);
         }

@@ -59,6 +59,7 @@ rules! {
     UNLOADED_CODE = 0xCE, None, "code of an unloaded driver was called, or can still be called";
     MALFORMED_STRING = 0xC4, Some(0xE4), "passed a malformed UNICODE_STRING";
     MEMCPY_OVERLAP = 0xC4, Some(0xF0), "memcpy with overlapping buffers";
+    MDL_PAGEABLE = LAB, None, "MmBuildMdlForNonPagedPool for pageable memory";
     MDL_BUGCHECK_ON_FAILURE = 0xC4, Some(0x82), "mapped an MDL with BugCheckOnFailure TRUE";
 
     // Unhandled exceptions. In a system thread, Windows reports 0x7E with the same
@@ -121,6 +122,26 @@ rules! {
     WORK_ITEM_FREED_ACTIVE = 0xE4, Some(2), "a queued work item was freed";
     BAD_OBJECT = LAB, None, "passed an object that does not exist";
 
+    // Requests: what I/O verification checks.
+    IRP_COMPLETED_TWICE = 0x44, None, "completed a request that was completed";
+    IRP_COMPLETED_PENDING = 0xC9, Some(0x06), "completed a request with STATUS_PENDING";
+    IRP_CANCEL_ROUTINE_SET = 0xC9, Some(0x07), "completed a request whose cancel routine is set";
+    IRP_NOT_MARKED_PENDING = 0xC9, Some(0x23D), "returned STATUS_PENDING without IoMarkIrpPending";
+    IRP_MARKED_PENDING = 0xC9, Some(0x23E), "called IoMarkIrpPending and returned another status";
+    IRP_NOT_CANCELLED = 0xC4, Some(0x135), "a cancelled request was not completed in time";
+    IRP_NOT_COMPLETED = LAB, None, "returned from a dispatch routine without completing or pending the request";
+    /// Windows copies what lies behind the buffer to the program.
+    IRP_INFORMATION = LAB, None, "completed a buffered request with more information than its output buffer has";
+
+    // The Kernel-Mode Driver Framework's own checks.
+    WDF_NULL_PARAMETER = 0x10D, Some(0x4), "passed NULL to the framework where it needs a value";
+    WDF_BAD_HANDLE = 0x10D, Some(0x5), "passed the framework a handle of the wrong type or of a deleted object";
+    WDF_REQUEST_ERROR = 0x10D, Some(0x6), "used a request of the framework in a state that does not permit it";
+    WDF_OBJECT_ERROR = 0x10D, Some(0x7), "deleted an object of the framework in a wrong way";
+    /// The framework returns NULL, which a driver hardly expects.
+    WDF_CONTEXT_TYPE = LAB, None, "asked for a context of a type that the object does not have";
+    WDF_OBJECT_LEFT = LAB, None, "unloaded with references to objects of the framework";
+
     // Filtering: what the documentation of `FWPS_CLASSIFY_OUT0` states and Windows
     // does not check.
     ACTION_WITHOUT_RIGHT = LAB, None, "actionType written without FWPS_RIGHT_ACTION_WRITE, and it is no veto";
@@ -140,6 +161,20 @@ rules! {
     REDIRECT_HANDLE_AGAIN = LAB, None, "a second redirect handle for one provider";
     STREAM_WITHOUT_ACTION = LAB, None, "a stream callout that does more than inspect set no action";
 
+    // Packets and injection: what the reference pages of their functions ask for.
+    LIST_FREED_TWICE = LAB, None, "freed a NET_BUFFER_LIST that is already free";
+    LIST_FREED_WHILE_INJECTED = LAB, None, "freed a NET_BUFFER_LIST that is injected and not completed";
+    LIST_FREED_BY_OTHER = LAB, None, "freed a NET_BUFFER_LIST with a function for other lists";
+    LIST_INJECTED_TWICE = LAB, None, "injected a NET_BUFFER_LIST that is injected and not completed";
+    LIST_NOT_REFERENCED = LAB, None, "dereferenced a NET_BUFFER_LIST more often than referenced";
+    CLONE_CHANGED = LAB, None, "freed a clone whose NET_BUFFERs or MDLs are not those that it was made with";
+    INJECTION_HANDLE = LAB, None, "used an injection handle that does not exist, or is destroyed";
+    OPERATION_NOT_ABSORBED = LAB, None, "a callout pended an operation and did not return Block with ABSORB";
+    OPERATION_COMPLETED_TWICE = LAB, None, "completed an operation that is not pended";
+    CLASSIFY_NOT_PENDED = LAB, None, "completed a classify that is not pended";
+    LAYER_DATA_NOT_APPLIED = LAB, None, "released a classify with writable layer data that were not applied";
+    PACKET_POOL_IN_USE = LAB, None, "freed a pool of NET_BUFFER_LISTs that are not all free";
+
     // Events. Driver Verifier checks the argument of EtwUnregister. No document
     // covers the handles that events are written with.
     ETW_BAD_UNREGISTER = 0xC4, Some(0xDC), "passed EtwUnregister a handle that is not registered";
@@ -157,9 +192,16 @@ rules! {
     PROCESSOR_CALLBACK_LEFT = LAB, None, "unloaded with a callback about processors registered";
     REFERENCE_LEFT = LAB, None, "unloaded with a reference to an object";
     DEVICE_LEFT = LAB, None, "unloaded with device objects";
+    SYMBOLIC_LINK_LEFT = LAB, None, "unloaded with symbolic links";
     THREAD_LEFT = LAB, None, "unloaded while a thread of the driver was running";
     WORK_ITEM_LEFT = LAB, None, "unloaded with work items allocated";
     HANDLE_LEFT = LAB, None, "unloaded with handles open";
+    CLONE_LEFT = LAB, None, "unloaded with clones of packets not freed";
+    LIST_LEFT = LAB, None, "unloaded with NET_BUFFER_LISTs not freed";
+    LIST_REFERENCE_LEFT = LAB, None, "unloaded with references to packets";
+    OPERATION_LOST = LAB, None, "unloaded with operations pended";
+    CLASSIFY_LOST = LAB, None, "unloaded with classifies pended";
+    PACKET_POOL_LEFT = LAB, None, "unloaded with pools of NDIS not freed";
     FILTER_OBJECT_LEFT = LAB, None, "unloaded with filter engine objects left";
 
     // Image: Driver Verifier's code-integrity checks when an image is loaded.

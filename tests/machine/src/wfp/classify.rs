@@ -1,6 +1,6 @@
 //! The input and the output of a classify.
 
-use super::{Guid, Value};
+use super::{Guid, Injections, Value};
 use crate::status::Status;
 
 /// A run-time layer id (`FWPS_BUILTIN_LAYERS`).
@@ -44,8 +44,12 @@ pub struct Metadata {
     pub packet_direction: Option<u32>,
     pub icmp_id_and_sequence: Option<u32>,
     pub sub_process_tag: Option<u32>,
+    pub original_destination: Option<std::net::SocketAddr>,
+    pub local_redirect_target_pid: Option<u32>,
     /// `FWPS_METADATA_FIELD_ALE_CLASSIFY_REQUIRED`, a bit without a field.
     pub ale_classify_required: bool,
+    /// How the packet was injected. No field: `FwpsQueryPacketInjectionState0` tells it.
+    pub injections: Injections,
 }
 
 /// A packet in a NET_BUFFER_LIST.

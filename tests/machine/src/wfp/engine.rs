@@ -11,8 +11,8 @@ use super::journal::Journal;
 use super::lock::{Locked, read, write};
 use super::transaction::Core;
 use super::{
-    CalloutDriver, Change, Decision, FlowHandle, Guid, LayerId, LayerInfo, Options, Request, Rule, Violation,
-    layer,
+    CalloutDriver, Change, Decision, Demands, FlowHandle, Guid, LayerId, LayerInfo, Options, Request, Rule,
+    Violation, layer,
 };
 use crate::schedule::Bell;
 use crate::status::Status;
@@ -34,6 +34,8 @@ pub struct Engine {
     /// Indexed by run-time layer id.
     layers: Vec<LayerState>,
     last_id: AtomicU64,
+    /// What drivers ask of the stack.
+    pub demands: Demands,
     violations: Mutex<Vec<Violation>>,
     observer: OnceLock<Observer>,
 }
@@ -61,6 +63,7 @@ impl Engine {
             flows: Flows::default(),
             layers: (0..layer::layer_ids()).map(|_| LayerState::default()).collect(),
             last_id: AtomicU64::new(0),
+            demands: Demands::default(),
             violations: Mutex::default(),
             observer: OnceLock::new(),
         })
@@ -159,6 +162,11 @@ impl Engine {
     /// Creates a data flow.
     pub fn flow_create(&self) -> FlowHandle {
         self.flows.create()
+    }
+
+    /// Whether there is such a flow.
+    pub fn has_flow(&self, flow: FlowHandle) -> bool {
+        self.flows.find(flow).is_some()
     }
 
     /// Ends a flow. `flowDeleteFn` is called for each of its contexts.

@@ -2,10 +2,13 @@
 
 use std::net::IpAddr;
 
+use etherparse::checksum::Sum16BitWords;
 use etherparse::{
     IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6FragmentHeader, Ipv6Header,
     PacketBuilder, PacketBuilderStep, TcpHeader, UdpHeader,
 };
+
+use super::protocol;
 
 /// The hop limit of a composed packet.
 const HOPS: u8 = 64;
@@ -56,6 +59,58 @@ pub fn ip_header(from: IpAddr, to: IpAddr, protocol: u8, length: usize) -> Vec<u
         }
         _ => panic!("{from} and {to} are of different families"),
     }
+}
+
+/// The options of an IPv4 header; none for another header.
+pub fn v4_options(header: &[u8]) -> &[u8] {
+    match header.first() {
+        Some(first) if first >> 4 == 4 => header.get(Ipv4Header::MIN_LEN..).unwrap_or_default(),
+        _ => &[],
+    }
+}
+
+/// A packet around bytes that begin with a transport header, with all checksums. `None`
+/// if the addresses are of different families, or the bytes are too many or no header of
+/// the protocol.
+pub fn around(from: IpAddr, to: IpAddr, protocol: u8, options: &[u8], rest: &[u8]) -> Option<Vec<u8>> {
+    if from.is_ipv4() != to.is_ipv4() || (!options.is_empty() && from.is_ipv6()) {
+        return None;
+    }
+    let length = u16::try_from(Ipv4Header::MIN_LEN.max(Ipv6Header::LEN) + options.len() + rest.len());
+    length.ok()?;
+    let mut packet = ip_header(from, to, protocol, options.len() + rest.len());
+    if from.is_ipv4() {
+        packet[0] += (options.len() / 4) as u8;
+        packet.extend_from_slice(options);
+        let sum = Sum16BitWords::new().add_slice(&packet).ones_complement();
+        packet[10..12].copy_from_slice(&sum.to_ne_bytes());
+    }
+    let mut rest = rest.to_vec();
+    // The place of the checksum, and whether it covers the addresses (RFC 9293, 768, 792,
+    // 4443).
+    let (place, with_addresses) = match protocol {
+        protocol::TCP => (16, true),
+        protocol::UDP => (6, true),
+        protocol::ICMPV6 => (2, true),
+        protocol::ICMP => (2, false),
+        _ => return Some([packet, rest].concat()),
+    };
+    rest.get_mut(place..place + 2)?.fill(0);
+    let mut sum = Sum16BitWords::new();
+    if with_addresses {
+        for address in [from, to] {
+            sum = match address {
+                IpAddr::V4(address) => sum.add_4bytes(address.octets()),
+                IpAddr::V6(address) => sum.add_16bytes(address.octets()),
+            };
+        }
+        sum = sum.add_4bytes((rest.len() as u32).to_be_bytes()).add_2bytes([0, protocol]);
+    }
+    let sum = sum.add_slice(&rest).ones_complement();
+    // A sum of zero means none, for UDP.
+    let sum = if sum == 0 && protocol == protocol::UDP { u16::MAX } else { sum };
+    rest[place..place + 2].copy_from_slice(&sum.to_ne_bytes());
+    Some([packet, rest].concat())
 }
 
 /// A TCP header without options. `flags` is the octet of RFC 9293, 3.1; the

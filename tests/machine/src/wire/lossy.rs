@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use super::Wire;
+use super::{Waker, Wire};
 use crate::schedule::Random;
 
 /// What happens to packets in either direction, in percent.
@@ -83,6 +83,10 @@ impl<W: Wire> Wire for Lossy<W> {
 
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         if self.inbound.ready.is_empty() { self.wire.wait(timeout) } else { Ok(()) }
+    }
+
+    fn waker(&mut self) -> Option<Waker> {
+        self.wire.waker()
     }
 }
 

@@ -2,16 +2,18 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
-use super::Wire;
+use super::{Waker, Wire};
 
 /// The packets of one direction, and the reader that waits for them.
 #[derive(Default)]
 struct Queue {
     packets: Mutex<VecDeque<Vec<u8>>>,
     arrival: Condvar,
+    woken: AtomicBool,
 }
 
 /// The maximum number of packets in a direction; further ones are dropped.
@@ -57,8 +59,21 @@ impl Wire for MemoryWire {
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         let packets = self.inbound.packets.lock().unwrap_or_else(PoisonError::into_inner);
         // A timeout needs no handling, because the caller reads next.
-        drop(self.inbound.arrival.wait_timeout_while(packets, timeout, |packets| packets.is_empty()));
+        let none = |packets: &mut VecDeque<_>| {
+            packets.is_empty() && !self.inbound.woken.swap(false, Ordering::AcqRel)
+        };
+        drop(self.inbound.arrival.wait_timeout_while(packets, timeout, none));
         Ok(())
+    }
+
+    fn waker(&mut self) -> Option<Waker> {
+        let queue = Arc::clone(&self.inbound);
+        Some(Arc::new(move || {
+            let packets = queue.packets.lock().unwrap_or_else(PoisonError::into_inner);
+            queue.woken.store(true, Ordering::Release);
+            drop(packets);
+            queue.arrival.notify_one();
+        }))
     }
 }
 

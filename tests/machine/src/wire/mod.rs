@@ -17,6 +17,7 @@ mod recorder;
 mod tun;
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub(crate) use chain::{Chain, Extension, FIXED as V6_FIXED, extension};
@@ -53,4 +54,12 @@ pub trait Wire: Send {
     /// # Errors
     /// Those of the device.
     fn wait(&mut self, timeout: Duration) -> io::Result<()>;
+
+    /// What ends a [`wait`](Self::wait) early, from another thread. `None`: nothing does.
+    fn waker(&mut self) -> Option<Waker> {
+        None
+    }
 }
+
+/// Wakes who waits for a wire.
+pub type Waker = Arc<dyn Fn() + Send + Sync>;

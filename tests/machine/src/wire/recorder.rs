@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use pcap_file::pcap::{PcapHeader, PcapPacket, PcapWriter};
 use pcap_file::{DataLink, Endianness, PcapError, TsResolution};
 
-use super::{Family, Parsed, TcpFlags, Transport, Wire};
+use super::{Family, Parsed, TcpFlags, Transport, Waker, Wire};
 
 /// The direction of a packet, seen from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -174,6 +174,10 @@ impl<W: Wire> Wire for Recording<W> {
 
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
         self.wire.wait(timeout)
+    }
+
+    fn waker(&mut self) -> Option<Waker> {
+        self.wire.waker()
     }
 }
 

@@ -2,14 +2,16 @@
 #![expect(unsafe_code, reason = "TUNSETIFF is an ioctl, which nix offers as an unsafe function only")]
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{LARGEST_PACKET, Wire};
+use super::{LARGEST_PACKET, Waker, Wire};
 
 /// The device that creates TUN interfaces.
 const CLONE_DEVICE: &str = "/dev/net/tun";
@@ -28,6 +30,8 @@ pub struct Tun {
     file: File,
     name: String,
     buffer: Box<[u8; LARGEST_PACKET]>,
+    /// Whether it was woken, and the pipe that then has a byte.
+    wakes: Option<(Arc<AtomicBool>, PipeReader)>,
 }
 
 impl Tun {
@@ -65,7 +69,12 @@ impl Tun {
 
     /// An interface that another process has opened and passed on.
     pub fn from_descriptor(name: &str, descriptor: OwnedFd) -> Self {
-        Self { file: descriptor.into(), name: name.to_owned(), buffer: Box::new([0; LARGEST_PACKET]) }
+        Self {
+            file: descriptor.into(),
+            name: name.to_owned(),
+            buffer: Box::new([0; LARGEST_PACKET]),
+            wakes: None,
+        }
     }
 
     /// The descriptor, for another process.
@@ -101,12 +110,32 @@ impl Wire for Tun {
     }
 
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+        let mut fds = vec![PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
+        fds.extend(self.wakes.iter().map(|(_, pipe)| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(()),
-            Err(error) => Err(explain(&self.name, "poll", &error.into())),
+        let woken = match poll(&mut fds, timeout) {
+            Ok(_) => fds.get(1).and_then(PollFd::any).unwrap_or(false),
+            Err(nix::errno::Errno::EINTR) => false,
+            Err(error) => return Err(explain(&self.name, "poll", &error.into())),
+        };
+        if let Some((flag, pipe)) = self.wakes.as_mut().filter(|_| woken) {
+            // The byte is there. A wake after the flag is cleared writes another one.
+            flag.store(false, Ordering::Release);
+            pipe.read_exact(&mut [0])?;
         }
+        Ok(())
+    }
+
+    fn waker(&mut self) -> Option<Waker> {
+        let (reader, writer) = io::pipe().ok()?;
+        let flag = Arc::new(AtomicBool::new(false));
+        self.wakes = Some((Arc::clone(&flag), reader));
+        Some(Arc::new(move || {
+            if !flag.swap(true, Ordering::AcqRel) {
+                // If the reader is gone, nobody waits.
+                let _ = (&writer).write_all(&[0]);
+            }
+        }))
     }
 }
 

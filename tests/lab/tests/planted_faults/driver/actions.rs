@@ -41,7 +41,77 @@ pub unsafe fn exercise() {
         ));
         check(write_event(PROVIDER.load(SeqCst), &[7]));
         FwpsRedirectHandleDestroy0(redirect_handle());
+        let pool = packet_pool();
+        send(list(pool));
+        // Waits until the packet is completed.
+        check(FwpsInjectionHandleDestroy0(INJECTION.load(SeqCst)));
+        NdisFreeNetBufferListPool(pool);
+        INJECTION.store(injection_handle(), SeqCst);
     }
+}
+
+/// A handle for every kind of injection.
+pub unsafe fn injection_handle() -> Ptr {
+    const AF_INET: u16 = 2;
+    // FWPS_INJECTION_TYPE_STREAM, TRANSPORT, NETWORK and FORWARD.
+    const ALL: u32 = 15;
+    let mut handle: Ptr = 0;
+    check(unsafe { FwpsInjectionHandleCreate0(AF_INET, ALL, &raw mut handle as Ptr) });
+    handle
+}
+
+/// A pool of NET_BUFFER_LISTs with a NET_BUFFER each.
+pub unsafe fn packet_pool() -> Ptr {
+    // NET_BUFFER_LIST_POOL_PARAMETERS, revision 1: header (NDIS_OBJECT_TYPE_DEFAULT,
+    // revision, size), ProtocolId, fAllocateNetBuffer, ContextSize, PoolTag, DataSize.
+    let parameters = [0x0010_0180u32, 0x0000_0100, TAG, 0, 0];
+    unsafe { NdisAllocateNetBufferListPool(0, parameters.as_ptr() as Ptr) }
+}
+
+/// A list without data.
+pub unsafe fn bare_list(pool: Ptr) -> Ptr {
+    unsafe { list_over(pool, 0, 0) }
+}
+
+/// A list over bytes of the image.
+pub unsafe fn list(pool: Ptr) -> Ptr {
+    unsafe {
+        let mdl = IoAllocateMdl(DATA.at(), 20, 0, 0, 0);
+        MmBuildMdlForNonPagedPool(mdl);
+        list_over(pool, mdl, 20)
+    }
+}
+
+unsafe fn list_over(pool: Ptr, mdl: Ptr, length: usize) -> Ptr {
+    let mut list: Ptr = 0;
+    let out = &raw mut list as Ptr;
+    check(unsafe { FwpsAllocateNetBufferAndNetBufferList0(pool, 0, 0, mdl, 0, length, out) });
+    list
+}
+
+/// Injects a list into the send path.
+pub unsafe fn send(list: Ptr) {
+    let handle = INJECTION.load(SeqCst);
+    unsafe { FwpsInjectNetworkSendAsync0(handle, 0, 0, 1, list, completed(), 0) };
+}
+
+/// A clone of the current classify's list.
+pub unsafe fn clone_list() -> Ptr {
+    let mut clone: Ptr = 0;
+    let list = LIST.load(SeqCst) as Ptr;
+    check(unsafe { FwpsAllocateCloneNetBufferList0(list, 0, 0, 0, &raw mut clone as Ptr) });
+    clone
+}
+
+/// Pends the operation of the current classify. Returns its completion context.
+pub unsafe fn pend_operation() -> Ptr {
+    let mut context: Ptr = 0;
+    unsafe {
+        // FWPS_INCOMING_METADATA_VALUES0.completionHandle.
+        let handle = ((META.load(SeqCst) + COMPLETION_HANDLE) as *const Ptr).read();
+        check(FwpsPendOperation0(handle, &raw mut context as Ptr));
+    }
+    context
 }
 
 /// A reference to this thread's object.
@@ -75,6 +145,21 @@ pub unsafe fn free(block: Ptr) {
 pub unsafe fn leak() -> Ptr {
     // `black_box` prevents a tail call, which would leave no frame.
     black_box(unsafe { ExAllocatePool2(NON_PAGED, 48, TAG) })
+}
+
+/// Links to a device that need not exist.
+pub unsafe fn link() {
+    let names = [r"\??\planted", r"\Device\planted"].map(|name| {
+        let mut units = [0u16; 16];
+        let count = name.encode_utf16().zip(&mut units).map(|(unit, place)| *place = unit).count();
+        (units, 2 * count as u16)
+    });
+    // UNICODE_STRING: both lengths, and the buffer.
+    let strings = names.each_ref().map(|(units, length)| {
+        let length = u64::from(*length);
+        [length | length << 16, units.as_ptr() as u64]
+    });
+    unsafe { check(IoCreateSymbolicLink(&raw const strings[0] as Ptr, &raw const strings[1] as Ptr)) };
 }
 
 pub unsafe fn at<R>(level: u8, f: impl FnOnce() -> R) -> R {
@@ -211,15 +296,26 @@ pub unsafe fn answer(rights: u32, action: u32, flags: u32) {
     }
 }
 
-/// Injects data into the stream, with a NET_BUFFER_LIST of zeros.
+/// Injects data into the received stream.
 pub unsafe fn inject_stream() {
     let (callout, layer) = (CALLOUT_ID.load(SeqCst), LAYER.load(SeqCst) as u16);
-    unsafe { FwpsStreamInjectAsync0(0, 0, 0, 1, callout, layer, 0, DATA.at(), 1, completed(), 0) };
+    let handle = INJECTION.load(SeqCst);
+    unsafe {
+        let list = list(packet_pool());
+        check(FwpsStreamInjectAsync0(handle, 0, 0, 1, callout, layer, 1, list, 20, completed(), 0));
+    }
 }
 
-/// FWPS_INJECT_COMPLETE0.
+/// FWPS_INJECT_COMPLETE0. Frees the list and its MDL.
 pub fn completed() -> Ptr {
-    extern "system" fn completed(_: Ptr, _: Ptr, _: u8) {}
+    extern "system" fn completed(_: Ptr, list: Ptr, _: u8) {
+        unsafe {
+            // NET_BUFFER.MdlChain.
+            let mdl = ((first_buffer(list) + 32) as *const Ptr).read();
+            FwpsFreeNetBufferList0(list);
+            IoFreeMdl(mdl);
+        }
+    }
     completed as *const () as Ptr
 }
 
@@ -239,8 +335,13 @@ pub unsafe fn redirect_handle() -> Ptr {
 
 /// The NET_BUFFER of the current classify.
 pub unsafe fn net_buffer() -> Ptr {
+    unsafe { first_buffer(LIST.load(SeqCst) as Ptr) }
+}
+
+/// The first NET_BUFFER of a list.
+pub unsafe fn first_buffer(list: Ptr) -> Ptr {
     // NET_BUFFER_LIST: Next, FirstNetBuffer.
-    unsafe { ((LIST.load(SeqCst) + 8) as *const Ptr).read() }
+    unsafe { ((list + 8) as *const Ptr).read() }
 }
 
 #[inline(never)]

@@ -50,6 +50,7 @@ bugs! {
     Entry POOL_FREE_IRQL => { let block = allocate(32); at(DEVICE, || free(block)) };
     Entry POOL_DOUBLE_FREE => { let block = allocate(32); free(block); free(block) };
     Unload POOL_LEAK => leak();
+    Unload SYMBOLIC_LINK_LEFT => link();
     Entry POOL_EXECUTABLE => ExAllocatePool2(EXECUTABLE, 32, TAG);
     Entry POOL_UNDERRUN => { let block = allocate(100); poke(block - 1, 1); free(block) };
     Entry POOL_OVERRUN => { let block = allocate(100); poke(block + 100, 1); free(block) };
@@ -67,6 +68,9 @@ bugs! {
     Unload UNLOADED_CODE => { ZwClose(watch(slow as *const () as Ptr)); };
     Entry MALFORMED_STRING => query(KEY.load(SeqCst), &[3, 4]);
     Entry MEMCPY_OVERLAP => memcpy(black_box(DATA.at()), black_box(DATA.at() + 4), 32);
+    Entry MDL_PAGEABLE => {
+        MmBuildMdlForNonPagedPool(IoAllocateMdl(ExAllocatePool2(PAGED, 32, TAG), 32, 0, 0, 0))
+    };
     Entry MDL_BUGCHECK_ON_FAILURE => MmMapLockedPagesSpecifyCache(DATA.at(), 0, 1, 0, 1, 0);
 
     Entry ACCESS_VIOLATION => peek(0x28);
@@ -184,6 +188,53 @@ bugs! {
     Classify STREAM_WITHOUT_ACTION => {};
     Classify NET_BUFFER_CHANGED => NdisAdvanceNetBufferDataStart(net_buffer(), 4, 0, 0);
 
+    Entry LIST_FREED_TWICE => {
+        let list = bare_list(packet_pool());
+        FwpsFreeNetBufferList0(list);
+        FwpsFreeNetBufferList0(list)
+    };
+    Classify LIST_FREED_WHILE_INJECTED => {
+        let list = list(packet_pool());
+        send(list);
+        FwpsFreeNetBufferList0(list)
+    };
+    Entry LIST_FREED_BY_OTHER => FwpsFreeCloneNetBufferList0(bare_list(packet_pool()), 0);
+    Classify LIST_INJECTED_TWICE => {
+        let list = list(packet_pool());
+        send(list);
+        send(list)
+    };
+    Classify LIST_NOT_REFERENCED => FwpsDereferenceNetBufferList0(LIST.load(SeqCst) as Ptr, 1);
+    Classify CLONE_CHANGED => {
+        let clone = clone_list();
+        let buffer = first_buffer(clone);
+        NdisRetreatNetBufferDataStart(buffer, 200, 0, 0);
+        NdisAdvanceNetBufferDataStart(buffer, 200, 0, 0);
+        FwpsFreeCloneNetBufferList0(clone, 0)
+    };
+    Entry INJECTION_HANDLE => {
+        FwpsInjectionHandleDestroy0(INJECTION.load(SeqCst));
+        send(list(packet_pool()))
+    };
+    Classify OPERATION_NOT_ABSORBED => pend_operation();
+    Classify OPERATION_COMPLETED_TWICE => {
+        let operation = pend_operation();
+        FwpsCompleteOperation0(operation, 0);
+        FwpsCompleteOperation0(operation, 0)
+    };
+    Classify CLASSIFY_NOT_PENDED => FwpsCompleteClassify0(classify_handle(), 0, 0);
+    Classify LAYER_DATA_NOT_APPLIED => {
+        let (handle, mut data) = (classify_handle(), 0);
+        let out = OUT.load(SeqCst) as Ptr;
+        FwpsAcquireWritableLayerDataPointer0(handle, 0, 0, &raw mut data as *mut Ptr as Ptr, out);
+        FwpsReleaseClassifyHandle0(handle)
+    };
+    Entry PACKET_POOL_IN_USE => {
+        let pool = packet_pool();
+        bare_list(pool);
+        NdisFreeNetBufferListPool(pool)
+    };
+
     Unload ETW_BAD_UNREGISTER => {
         EtwUnregister(PROVIDER.load(SeqCst));
         EtwUnregister(PROVIDER.load(SeqCst))
@@ -210,6 +261,17 @@ bugs! {
     Omission DEVICE_LEFT => {};
     Omission WORK_ITEM_LEFT => {};
     Omission HANDLE_LEFT => {};
+    Classify CLONE_LEFT => clone_list();
+    Unload LIST_LEFT => bare_list(packet_pool());
+    Classify LIST_REFERENCE_LEFT => FwpsReferenceNetBufferList0(LIST.load(SeqCst) as Ptr, 0);
+    Classify OPERATION_LOST => { pend_operation(); answer(0, 0x1001, 1) };
+    Classify CLASSIFY_LOST => {
+        let handle = classify_handle();
+        check(FwpsPendClassify0(handle, 0, 0, OUT.load(SeqCst) as Ptr));
+        FwpsReleaseClassifyHandle0(handle);
+        answer(0, 0x1001, 0)
+    };
+    Unload PACKET_POOL_LEFT => packet_pool();
     Entry FILTER_OBJECT_LEFT => {
         let mut engine: Ptr = 0;
         FwpmEngineOpen0(0, 10, 0, 0, &raw mut engine as Ptr)

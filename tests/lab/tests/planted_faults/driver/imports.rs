@@ -52,6 +52,7 @@ unsafe extern "system" {
         device: Ptr,
     ) -> i32;
     pub fn IoDeleteDevice(device: Ptr);
+    pub fn IoCreateSymbolicLink(link: Ptr, device: Ptr) -> i32;
     pub fn PsCreateSystemThread(
         thread: Ptr,
         access: u32,
@@ -88,6 +89,9 @@ unsafe extern "system" {
         priority: u32,
     ) -> Ptr;
     pub fn MmUnmapLockedPages(base: Ptr, mdl: Ptr);
+    pub fn IoAllocateMdl(buffer: Ptr, length: u32, secondary: u8, quota: u8, irp: Ptr) -> Ptr;
+    pub fn IoFreeMdl(mdl: Ptr);
+    pub fn MmBuildMdlForNonPagedPool(mdl: Ptr);
     pub fn memcpy(to: Ptr, from: Ptr, count: usize) -> Ptr;
     // The compiler calls these.
     #[allow(dead_code)]
@@ -139,10 +143,41 @@ unsafe extern "system" {
     -> i32;
     pub fn FwpsRedirectHandleCreate0(provider: Ptr, flags: u32, handle: Ptr) -> i32;
     pub fn FwpsRedirectHandleDestroy0(handle: Ptr);
+    pub fn FwpsInjectionHandleCreate0(family: u16, flags: u32, handle: Ptr) -> i32;
+    pub fn FwpsInjectionHandleDestroy0(handle: Ptr) -> i32;
+    pub fn FwpsInjectNetworkSendAsync0(
+        handle: Ptr,
+        context: Ptr,
+        flags: u32,
+        compartment: i32,
+        list: Ptr,
+        completed: Ptr,
+        completion_context: Ptr,
+    ) -> i32;
+    pub fn FwpsAllocateNetBufferAndNetBufferList0(
+        pool: Ptr,
+        context: u16,
+        backfill: u16,
+        mdl: Ptr,
+        offset: u32,
+        length: usize,
+        list: Ptr,
+    ) -> i32;
+    pub fn FwpsFreeNetBufferList0(list: Ptr);
+    pub fn FwpsAllocateCloneNetBufferList0(list: Ptr, lists: Ptr, buffers: Ptr, flags: u32, clone: Ptr) -> i32;
+    pub fn FwpsFreeCloneNetBufferList0(clone: Ptr, flags: u32);
+    pub fn FwpsReferenceNetBufferList0(list: Ptr, modify: u8);
+    pub fn FwpsDereferenceNetBufferList0(list: Ptr, dispatch: u8);
+    pub fn FwpsPendOperation0(handle: Ptr, context: Ptr) -> i32;
+    pub fn FwpsCompleteOperation0(context: Ptr, list: Ptr);
+    pub fn FwpsCompleteClassify0(handle: u64, flags: u32, out: Ptr);
     pub fn FwpsFlowAssociateContext0(flow: u64, layer: u16, callout: u32, context: u64) -> i32;
 }
 
 #[link(name = "ndis.sys", kind = "raw-dylib", modifiers = "+verbatim")]
 unsafe extern "system" {
+    pub fn NdisAllocateNetBufferListPool(handle: Ptr, parameters: Ptr) -> Ptr;
+    pub fn NdisFreeNetBufferListPool(pool: Ptr);
+    pub fn NdisRetreatNetBufferDataStart(buffer: Ptr, delta: u32, backfill: u32, handler: Ptr) -> i32;
     pub fn NdisAdvanceNetBufferDataStart(buffer: Ptr, delta: u32, free: u8, handler: Ptr);
 }

@@ -16,7 +16,10 @@ use super::contract::Inside;
 use super::incoming::Scratch;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
-use crate::wfp::{ActionType, CalloutDriver, ClassifyOut, Guid, LayerId, NotifyType, Request, RuntimeFilter};
+use crate::wfp::{
+    ActionType, CalloutDriver, ClassifyOut, Demand, FlowHandle, Guid, LayerData, LayerId, NotifyType,
+    Request, RuntimeFilter,
+};
 
 /// `FWPS_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED` (`fwpstypes.h`).
 const PERMIT_IF_CALLOUT_UNREGISTERED: u16 = 2;
@@ -74,7 +77,7 @@ impl CalloutDriver for GuestCallout {
         };
         let options = kernel.options();
         let layer = kernel.engine().layer(request.layer);
-        let inside = layer.map(|layer| Inside::begin(layer, request.values));
+        let inside = layer.map(|layer| Inside::begin(layer, request));
         let answered = Scratch::with(|scratch| {
             let values = scratch.values(request);
             let metadata = scratch.metadata(request.metadata);
@@ -84,6 +87,9 @@ impl CalloutDriver for GuestCallout {
                 laid.filter(|_| options.net_buffers > 1 && is_outbound(&kernel, request.layer))
             {
                 scratch.fill_list(&laid, options.net_buffers);
+            }
+            if let (Some(inside), Some(laid)) = (&inside, laid) {
+                inside.indicates(laid.list);
             }
             let raw_filter = scratch.filter(filter, self.context(filter));
             let raw_out = scratch.classify_out(out);
@@ -112,9 +118,15 @@ impl CalloutDriver for GuestCallout {
                 let text = format!("layer {}", request.layer.0);
                 kernel.condemn(Violation::new(&rules::NET_BUFFER_CHANGED, parameters, text));
             }
+            if let Some(laid) = laid.filter(|_| inside.as_ref().is_some_and(Inside::holds)) {
+                kernel.packets().keep(laid.list, scratch.packet_mut());
+            }
             let raw = scratch.classify_result(raw_out);
-            let after =
+            let mut after =
                 ClassifyOut { action: ActionType(raw.actionType), rights: raw.rights, flags: raw.flags };
+            if let (LayerData::Stream { .. }, Some(flow)) = (request.data, request.metadata.flow_handle) {
+                stream_acts(&kernel, scratch.stream_action(data), flow, filter, &mut after);
+            }
             if let Some(violation) = inside.as_ref().and_then(|inside| inside.broken_by(&after)) {
                 kernel.condemn(violation);
             }
@@ -165,6 +177,35 @@ impl CalloutDriver for GuestCallout {
             let _ = kernel.call_driver(entry, &arguments, level, "flowDeleteFn");
         }
     }
+}
+
+/// `FWPS_STREAM_ACTION_TYPE` (`fwpsk.h`).
+mod stream_action {
+    pub(super) const NONE: u32 = 0;
+    pub(super) const DROP_CONNECTION: u32 = 2;
+    pub(super) const DEFER: u32 = 3;
+}
+
+/// Does what a callout asks of a stream. Unless it asks for nothing, the action that it
+/// returned is ignored (`FWPS_STREAM_CALLOUT_IO_PACKET0`). The lab's streams are not
+/// buffered: a callout that needs more data sees them as they come.
+fn stream_acts(
+    kernel: &Kernel,
+    action: u32,
+    flow: FlowHandle,
+    filter: &RuntimeFilter,
+    after: &mut ClassifyOut,
+) {
+    let demands = &kernel.engine().demands;
+    match action {
+        stream_action::NONE => return,
+        stream_action::DROP_CONNECTION if filter.action == ActionType::CALLOUT_UNKNOWN => {
+            demands.demand(Demand::Abort { flow }, |_| ());
+        }
+        stream_action::DEFER => demands.set_deferred(flow),
+        _ => {}
+    }
+    after.action = ActionType::CONTINUE;
 }
 
 /// Whether a layer indicates outbound lists. If TCP/IP sends several packets at

@@ -11,6 +11,7 @@ use super::super::types::{
     metadata_field as field,
 };
 use super::packet::{Laid, MdlMapping, NblLayout, PacketRoom};
+use super::redirect::storage;
 use crate::wfp::{ClassifyOut, LayerData, Metadata, Request, RuntimeFilter, Value};
 
 /// Pages for the structures of one classify; each thread keeps its own. The value
@@ -157,7 +158,8 @@ impl Scratch {
     /// `FWPS_INCOMING_METADATA_VALUES0`.
     pub(super) fn metadata(&mut self, metadata: &Metadata) -> Address {
         let path = metadata.process_path.as_ref().map(|path| self.blob(path));
-        Self::put_last(&self.metadata, &raw_metadata(metadata, path))
+        let original = metadata.original_destination.map(|original| self.point_to(&storage(original)));
+        Self::put_last(&self.metadata, &raw_metadata(metadata, path, original))
     }
 
     /// `FWPS_FILTER3` with the given context. Conditions are left out.
@@ -247,6 +249,16 @@ impl Scratch {
         })
     }
 
+    /// `streamAction` of the `FWPS_STREAM_CALLOUT_IO_PACKET0` at `data`.
+    pub(super) fn stream_action(&self, data: Address) -> u32 {
+        self.pointed.get::<FWPS_STREAM_CALLOUT_IO_PACKET0>(data).streamAction
+    }
+
+    /// The pages of the packet, to keep them.
+    pub(super) fn packet_mut(&mut self) -> &mut PacketRoom {
+        &mut self.packet
+    }
+
     /// The packet, if there is one.
     pub(super) fn packet(&self) -> &PacketRoom {
         &self.packet
@@ -260,9 +272,13 @@ impl Scratch {
     }
 }
 
-/// The metadata as a callout sees them. The process path is a pointer, so the
-/// caller gives its address.
-pub(super) fn raw_metadata(metadata: &Metadata, path: Option<Address>) -> FWPS_INCOMING_METADATA_VALUES0 {
+/// The metadata as a callout sees them. The process path and the original destination are
+/// pointers, so the caller gives their addresses.
+pub(super) fn raw_metadata(
+    metadata: &Metadata,
+    path: Option<Address>,
+    original: Option<Address>,
+) -> FWPS_INCOMING_METADATA_VALUES0 {
     let mut raw = FWPS_INCOMING_METADATA_VALUES0::zeroed();
     let mut present = 0;
     // Sets a field and its bit.
@@ -290,6 +306,8 @@ pub(super) fn raw_metadata(metadata: &Metadata, path: Option<Address>) -> FWPS_I
     field!(metadata.completion_handle.map(|handle| handle as Address), COMPLETION_HANDLE => completionHandle);
     field!(metadata.sub_process_tag.map(|tag| tag as Address), SUB_PROCESS_TAG => subProcessTag);
     field!(path, PROCESS_PATH => processPath);
+    field!(original, ORIGINAL_DESTINATION => originalDestination);
+    field!(metadata.local_redirect_target_pid, LOCAL_REDIRECT_TARGET_PID => localRedirectTargetPID);
     let discard = metadata.discard.map(|discard| FWPS_DISCARD_METADATA0 {
         discardModule: discard.module,
         discardReason: discard.reason,

@@ -4,7 +4,11 @@
 //! |---|---|
 //! | this one | the management exports: they read the driver's structures and call the engine |
 //! | [`driver`] | the exports for callouts, BFE state and flows |
-//! | [`contract`] | the exports for callouts that inject, pend and redirect |
+//! | [`lists`], [`clones`] | the exports for lists that are injected: allocated, cloned, referenced |
+//! | [`headers`] | the exports for IP headers and security information |
+//! | [`inject`] | the exports that inject |
+//! | [`pend`], [`redirect`], [`stream`] | the exports for callouts that pend, redirect, and change streams |
+//! | [`contract`] | what a callout has done in the classify that is running |
 //! | [`read`] | reads management structures into the engine's objects |
 //! | [`callout`] | a driver's callout, as the engine calls it |
 //! | [`incoming`] | an indication as raw structures |
@@ -14,13 +18,20 @@
 #![expect(non_snake_case, reason = "the names are fwpkclnt's own")]
 
 mod callout;
+mod clones;
 mod contract;
 mod driver;
+mod headers;
 pub mod hostile;
 mod incoming;
+mod inject;
+mod lists;
 mod packet;
+mod pend;
 pub mod prepared;
 mod read;
+mod redirect;
+mod stream;
 mod whole;
 
 use super::enter::enter;
@@ -33,9 +44,21 @@ use crate::verifier::{Violation, rules};
 use crate::wfp::{Engine, Guid, SessionId};
 
 pub use callout::{GuestCallout, Prototype};
-pub use contract::*;
+pub use clones::*;
 pub use driver::*;
+pub use headers::*;
+pub use inject::*;
+pub use lists::*;
+pub use pend::{
+    FwpsAcquireClassifyHandle0, FwpsCompleteClassify0, FwpsCompleteOperation0, FwpsPendClassify0,
+    FwpsPendOperation0, FwpsReleaseClassifyHandle0,
+};
+pub use redirect::*;
+pub use stream::*;
+
+pub(super) use packet::PacketRoom;
 pub use packet::{MdlMapping, NblLayout};
+pub(super) use pend::{Classification, Operation};
 
 /// What an export returns after a tolerated breach.
 const REFUSED: Status = Status::UNSUCCESSFUL;

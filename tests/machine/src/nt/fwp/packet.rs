@@ -40,7 +40,7 @@ const GAP_FILL: u8 = 0xA5;
 
 /// Pages for one packet at a time. They grow, and are reused.
 #[derive(Debug)]
-pub(super) struct PacketRoom {
+pub(in crate::nt) struct PacketRoom {
     /// NET_BUFFER_LIST and NET_BUFFER.
     head: Guarded,
     mdls: Guarded,

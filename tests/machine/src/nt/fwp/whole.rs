@@ -28,7 +28,7 @@ impl Indication {
             count: None,
             skew: 0,
             fixed: true,
-            metadata: Some(raw_metadata(request.metadata, None)),
+            metadata: Some(raw_metadata(request.metadata, None, None)),
             data,
             flow_context: 0,
             out: Some(FWPS_CLASSIFY_OUT0 {

@@ -10,6 +10,7 @@ use super::super::foreign;
 use super::super::guest::Place;
 use super::super::types::GUID;
 use super::{Argument, Value};
+use crate::exports;
 
 /// Structures that callers fill in. Their fields are recorded as arguments. Other
 /// pointers lead to objects of the system, or to memory that the call writes.
@@ -59,8 +60,7 @@ struct Type {
 }
 
 static FUNCTIONS: LazyLock<HashMap<String, Vec<Declared>>> = LazyLock::new(|| {
-    let facts: Json = parse(include_str!("../../../facts/functions.json"));
-    let functions = facts.as_object().into_iter().flatten();
+    let functions = exports::FUNCTIONS.as_object().into_iter().flatten();
     functions.map(|(name, fact)| (name.clone(), parameters(fact))).collect()
 });
 

@@ -9,6 +9,7 @@ use super::super::guest::Stop;
 use super::super::locks;
 use super::super::objects::Event;
 use super::super::types::Address;
+use super::super::wdf;
 use super::super::work::Job;
 use super::Kernel;
 use crate::schedule::Joined;
@@ -48,12 +49,26 @@ impl Kernel {
         irql: Irql,
         what: &'static str,
     ) -> Result<u64, Stop> {
+        let inside = std::ptr::eq(cpu::kernel(), self);
+        let irql = if inside { irql.max(cpu::irql()) } else { irql };
+        self.call_driver_to(entry, arguments, irql, irql, what)
+    }
+
+    /// As [`Self::call_driver`], for a routine that returns at another level than it
+    /// is called at.
+    pub(crate) fn call_driver_to(
+        &self,
+        entry: Address,
+        arguments: &[u64],
+        irql: Irql,
+        returns_at: Irql,
+        what: &'static str,
+    ) -> Result<u64, Stop> {
         if let Some(stop) = self.stopped() {
             return Err(stop.clone());
         }
         let inside = std::ptr::eq(cpu::kernel(), self);
         let processor = if inside { cpu::processor() } else { 0 };
-        let irql = if inside { irql.max(cpu::irql()) } else { irql };
         let stay = Stay::begin(self, processor, irql);
         let held = locks::held();
         let before = cpu::thread_state();
@@ -76,7 +91,7 @@ impl Kernel {
             let text = format!("{what} returned with {locks} held");
             self.condemn(Violation::new(&rules::SPIN_LOCK_HELD, [locks as u64, 0, 0], text));
         }
-        if left_at != irql {
+        if left_at != returns_at {
             let [before, after] = [irql, left_at].map(|irql| irql.0.into());
             let first = arguments.first().copied().unwrap_or(0);
             let (rule, parameters) = match what {
@@ -128,6 +143,7 @@ impl Kernel {
 
     /// Runs a job of the work queue on a worker's thread.
     pub(in crate::nt) fn run_job(&self, job: Job, worker: usize) {
+        let processor = self.processor_for(worker);
         let (routine, arguments) = match job {
             Job::IoWorkItem { item, routine, object, context, extended } => {
                 if let Some(entry) = self.objects().work_items.get_mut(&item) {
@@ -138,15 +154,20 @@ impl Kernel {
                 (routine, arguments.collect::<Vec<_>>())
             }
             Job::WorkQueueItem { routine, parameter } => (routine, vec![parameter as u64]),
+            Job::FrameworkWorkItem { handle } => {
+                return self
+                    .on_processor(processor, Irql::PASSIVE, |kernel| wdf::run_work_item(kernel, handle));
+            }
+            Job::DeleteObject { handle } => {
+                return self
+                    .on_processor(processor, Irql::PASSIVE, |kernel| wdf::delete_object(kernel, handle));
+            }
+            Job::Injected { handle, list, function, context, status } => {
+                return self.on_processor(processor, Irql::PASSIVE, |kernel| {
+                    kernel.complete_injection((handle, list), (function, context), status);
+                });
+            }
         };
-        // Worker threads prefer the machine's last processors.
-        let processors = self.options.processors;
-        let preferred = processors - 1 - worker as u32 % processors;
-        // NT would use an idle processor rather than leave the thread on one where
-        // another thread is at DISPATCH_LEVEL.
-        let mut nearby = (0..processors).map(|step| (preferred + step) % processors);
-        let free = nearby.find(|processor| !self.processor(*processor).is_raised());
-        let processor = free.unwrap_or(preferred);
         // If the call failed, it has already stopped the machine.
         let _ = self.on_processor(processor, Irql::PASSIVE, |kernel| {
             kernel.call_driver(routine, &arguments, Irql::PASSIVE, "worker routine")
@@ -156,14 +177,24 @@ impl Kernel {
         }
     }
 
+    /// The processor for a worker thread. They prefer the machine's last processors.
+    fn processor_for(&self, worker: usize) -> u32 {
+        let processors = self.options.processors;
+        let preferred = processors - 1 - worker as u32 % processors;
+        // NT would use an idle processor rather than leave the thread on one where
+        // another thread is at DISPATCH_LEVEL.
+        let mut nearby = (0..processors).map(|step| (preferred + step) % processors);
+        let free = nearby.find(|processor| !self.processor(*processor).is_raised());
+        free.unwrap_or(preferred)
+    }
+
     /// Runs a driver's routine on a new thread. The returned event is set when the
     /// thread has ended. `None` if the host cannot create a thread.
     pub(in crate::nt) fn start_thread(&self, routine: Address, context: Address) -> Option<Arc<Event>> {
         let ended = Arc::new(Event { signaled: AtomicBool::new(false), synchronization: false });
-        let (kernel, end) = (self.me.upgrade()?, Arc::clone(&ended));
-        let seat = self.session().as_ref().map(|session| session.join("system thread"));
-        let run = move || {
-            let seated = seat.map(Joined::sit);
+        let end = Arc::clone(&ended);
+        self.objects().threads.push(routine);
+        let started = self.start_system_thread(move |kernel| {
             // If the call failed, it has already stopped the machine.
             let _ = kernel.on_processor(kernel.options.processors - 1, Irql::PASSIVE, |kernel| {
                 let call = || kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, "system thread");
@@ -175,15 +206,25 @@ impl Kernel {
             }
             drop(objects);
             end.signaled.store(true, Ordering::Release);
+        });
+        if !started {
+            self.objects().threads.pop();
+        }
+        started.then_some(ended)
+    }
+
+    /// Runs `body` on a new thread of the system process. `false` if the host cannot
+    /// create a thread.
+    pub(in crate::nt) fn start_system_thread(&self, body: impl FnOnce(&Kernel) + Send + 'static) -> bool {
+        let Some(kernel) = self.me.upgrade() else { return false };
+        let seat = self.session().as_ref().map(|session| session.join("system thread"));
+        let run = move || {
+            let seated = seat.map(Joined::sit);
+            body(&kernel);
             kernel.bell.ring();
             kernel.sleepers.ended();
             drop(seated);
         };
-        self.objects().threads.push(routine);
-        let started = std::thread::Builder::new().name(SYSTEM_THREAD.into()).spawn(run);
-        if started.is_err() {
-            self.objects().threads.pop();
-        }
-        started.is_ok().then_some(ended)
+        std::thread::Builder::new().name(SYSTEM_THREAD.into()).spawn(run).is_ok()
     }
 }

@@ -64,9 +64,26 @@ impl Pool {
     pub fn allocate(&self, wanted: Wanted) -> usize {
         let mut state = self.state();
         state.allocations += 1;
-        if state.short(wanted.size) {
-            return 0;
+        match state.short(wanted.size) {
+            true => 0,
+            false => self.open_block(&mut state, wanted, false),
         }
+    }
+
+    /// Allocates a block for the system itself. No driver has to free it, and it
+    /// never fails. It is not initialized.
+    ///
+    /// # Panics
+    /// If the host has no memory left.
+    pub(super) fn allocate_for_system(&self, size: usize, tag: u32) -> usize {
+        let wanted =
+            Wanted { size, tag, paged: false, zeroed: false, cache_aligned: false, stack: Vec::new() };
+        let address = self.open_block(&mut self.state(), wanted, true);
+        assert_ne!(address, 0, "the host has memory left");
+        address
+    }
+
+    fn open_block(&self, state: &mut State, wanted: Wanted, of_system: bool) -> usize {
         let pages = round_to_pages(wanted.size) / PAGE;
         let first = state.take_pages(pages, &self.arena);
         let Some(first) = first.filter(|&first| self.arena.open(first, pages * PAGE)) else {
@@ -91,6 +108,7 @@ impl Pool {
             paged: wanted.paged,
             pages,
             stack: wanted.stack,
+            of_system,
             freed: None,
         };
         state.blocks.insert(first, block);
@@ -202,7 +220,7 @@ impl Pool {
     /// Blocks that are not freed, in address order.
     pub fn leaks(&self) -> Vec<Leak> {
         let state = self.state();
-        let live = state.blocks.values().filter(|block| block.freed.is_none());
+        let live = state.blocks.values().filter(|block| block.freed.is_none() && !block.of_system);
         live.map(|block| Leak {
             address: block.start,
             size: block.size,

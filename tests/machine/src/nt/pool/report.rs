@@ -84,6 +84,8 @@ pub(super) struct Block {
     pub(super) pages: usize,
     /// Return addresses of the allocation.
     pub(super) stack: Vec<u64>,
+    /// Whether the system allocated it for itself.
+    pub(super) of_system: bool,
     /// Return addresses of the free, if the block is freed.
     pub(super) freed: Option<Vec<u64>>,
 }

@@ -4,8 +4,11 @@
 //! one.
 #![expect(unsafe_code, reason = "plays the driver")]
 
+mod asynchronous;
+mod callouts;
 mod classify;
 mod engine;
+mod injection;
 mod load;
 mod own_time;
 mod packets;

@@ -1,6 +1,6 @@
 //! `fwpstypes.h`, `fwpsk.h`: structures that a callout gets.
 
-use super::{Address, FWP_VALUE0, GUID, raw};
+use super::{Address, FWP_VALUE0, GUID, HANDLE, raw};
 
 raw! {
     /// `fwpsk.h`. `FWPS_CALLOUT0` to `3` differ only in the prototypes of their
@@ -127,6 +127,43 @@ raw! {
         reserved1: u64,
     }
 
+    /// `fwpsk.h`. `FWPS_TRANSPORT_SEND_PARAMS1` begins with it.
+    struct FWPS_TRANSPORT_SEND_PARAMS0 {
+        remoteAddress: Address,
+        remoteScopeId: u32,
+        controlData: Address,
+        controlDataLength: u32,
+    }
+
+    /// `ws2def.h`. The family comes first, then the port in network order.
+    struct SOCKADDR_STORAGE {
+        ss_family: u16,
+        __ss_pad1: [u8; 6],
+        __ss_align: u64,
+        __ss_pad2: [u64; 14],
+    }
+
+    /// `fwpsk.h`.
+    struct FWPS_CONNECT_REQUEST0 {
+        localAddressAndPort: SOCKADDR_STORAGE,
+        remoteAddressAndPort: SOCKADDR_STORAGE,
+        portReservationToken: u64,
+        localRedirectTargetPID: u32,
+        previousVersion: Address,
+        modifierFilterId: u64,
+        localRedirectHandle: HANDLE,
+        localRedirectContext: Address,
+        localRedirectContextSize: usize,
+    }
+
+    /// `fwpsk.h`.
+    struct FWPS_BIND_REQUEST0 {
+        localAddressAndPort: SOCKADDR_STORAGE,
+        portReservationToken: u64,
+        previousVersion: Address,
+        modifierFilterId: u64,
+    }
+
     /// `fwpsk.h`.
     struct FWPS_STREAM_DATA_OFFSET0 {
         netBufferList: Address,
@@ -175,5 +212,7 @@ pub mod metadata_field {
     pub const ALE_CLASSIFY_REQUIRED: u32 = 0x40_0000;
     pub const PARENT_ENDPOINT_HANDLE: u32 = 0x400_0000;
     pub const ICMP_ID_AND_SEQUENCE: u32 = 0x800_0000;
+    pub const LOCAL_REDIRECT_TARGET_PID: u32 = 0x1000_0000;
+    pub const ORIGINAL_DESTINATION: u32 = 0x2000_0000;
     pub const SUB_PROCESS_TAG: u32 = 0x8000_0000;
 }

@@ -11,14 +11,18 @@ mod etw;
 mod fwpm;
 mod fwps;
 mod io;
+mod irp;
 mod net;
+mod wdf;
 
 pub use base::*;
 pub use etw::*;
 pub use fwpm::*;
 pub use fwps::*;
 pub use io::*;
+pub use irp::*;
 pub use net::*;
+pub use wdf::*;
 
 /// An address from the driver. It may be invalid.
 pub type Address = usize;
@@ -63,7 +67,7 @@ macro_rules! plain {
         unsafe impl $crate::nt::types::Plain for $type {}
     )* };
 }
-plain!(u8 u16 u32 u64 usize i8 i16 i32 i64);
+plain!(u8 u16 u32 u64 usize i8 i16 i32 i64 [u8; 4] [u8; 16]);
 
 /// Size of a member, from the type of a reference to it.
 const fn size_of_member<S, M>(_: fn(&S) -> &M) -> usize {
@@ -119,9 +123,9 @@ use raw;
 
 /// Every declared structure.
 pub fn layouts() -> impl Iterator<Item = &'static Layout> {
-    [base::LAYOUTS, etw::LAYOUTS, io::LAYOUTS, net::LAYOUTS, fwpm::LAYOUTS, fwps::LAYOUTS]
-        .into_iter()
-        .flatten()
+    let kernel = [base::LAYOUTS, etw::LAYOUTS, io::LAYOUTS, irp::LAYOUTS, net::LAYOUTS];
+    let others = [fwpm::LAYOUTS, fwps::LAYOUTS, wdf::LAYOUTS];
+    kernel.into_iter().chain(others).flatten()
 }
 
 #[cfg(test)]
@@ -131,7 +135,9 @@ mod tests {
 
     #[test]
     fn every_structure_is_laid_out_as_in_the_headers() {
-        let facts: Value = serde_json::from_str(include_str!("../../../facts/layouts.x64.json")).unwrap();
+        let mut facts: Value = serde_json::from_str(include_str!("../../../facts/layouts.x64.json")).unwrap();
+        let mut kmdf: Value = serde_json::from_str(include_str!("../../../facts/kmdf.json")).unwrap();
+        facts.as_object_mut().unwrap().append(kmdf["layouts"].as_object_mut().unwrap());
         for layout in layouts() {
             let fact = resolve(&facts, layout.name);
             assert_eq!(fact["size"], layout.size, "size of {}", layout.name);

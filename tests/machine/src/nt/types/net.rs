@@ -46,6 +46,27 @@ raw! {
         Status = "@u2.Status": i32,
         NetBufferListInfo: [Address; 27],
     }
+
+    /// `nbl.h`. The context's data follow it.
+    #[repr(align(16))]
+    struct NET_BUFFER_LIST_CONTEXT { Next: Address, Size: u16, Offset: u16 }
+
+    /// `objectheader.h`.
+    struct NDIS_OBJECT_HEADER { Type: u8, Revision: u8, Size: u16 }
+
+    /// `nblapi.h`. Revision 1 ends before `Flags`.
+    struct NET_BUFFER_LIST_POOL_PARAMETERS {
+        Header: NDIS_OBJECT_HEADER,
+        ProtocolId: u8,
+        fAllocateNetBuffer: u8,
+        ContextSize: u16,
+        PoolTag: u32,
+        DataSize: u32,
+        Flags: u32,
+    }
+
+    /// `nblapi.h`. Revision 1 ends before `Flags`.
+    struct NET_BUFFER_POOL_PARAMETERS { Header: NDIS_OBJECT_HEADER, PoolTag: u32, DataSize: u32, Flags: u32 }
 }
 
 /// `NdisReserved`, which the header aligns to 16 bytes.

@@ -1,0 +1,318 @@
+//! A WDM driver with one device. It answers requests in its dispatch routines, keeps
+//! some of them with a cancel routine, and has a bug that a program can ask for.
+#![no_std]
+#![allow(non_snake_case, reason = "names of the NT API")]
+#![allow(unexpected_cfgs, reason = "the test chooses how reads pass their buffer")]
+
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+type Ptr = usize;
+
+/// `DO_BUFFERED_IO`, `DO_DIRECT_IO` or neither.
+#[cfg(not(any(direct, neither)))]
+const TRANSFER: u32 = 4;
+#[cfg(direct)]
+const TRANSFER: u32 = 0x10;
+#[cfg(neither)]
+const TRANSFER: u32 = 0;
+
+const INVALID_DEVICE_REQUEST: u32 = 0xC000_0010;
+const CANCELLED: u32 = 0xC000_0120;
+const PENDING: i32 = 0x103;
+
+#[link(name = "ntoskrnl.exe", kind = "raw-dylib", modifiers = "+verbatim")]
+unsafe extern "system" {
+    fn IoCreateDevice(
+        driver: Ptr,
+        extension: u32,
+        name: Ptr,
+        kind: u32,
+        characteristics: u32,
+        exclusive: u8,
+        device: Ptr,
+    ) -> i32;
+    fn IoDeleteDevice(device: Ptr);
+    fn IoCreateSymbolicLink(link: Ptr, device: Ptr) -> i32;
+    fn IoDeleteSymbolicLink(link: Ptr) -> i32;
+    fn IofCompleteRequest(irp: Ptr, boost: i8);
+    fn IoReleaseCancelSpinLock(irql: u8);
+    fn IoGetRequestorProcess(irp: Ptr) -> Ptr;
+    fn IoGetCurrentProcess() -> Ptr;
+    fn PsGetProcessId(process: Ptr) -> Ptr;
+    fn ObfReferenceObject(object: Ptr) -> i64;
+    fn ObfDereferenceObject(object: Ptr) -> i64;
+    fn IoAllocateErrorLogEntry(object: Ptr, size: u8) -> Ptr;
+    fn IoWriteErrorLogEntry(entry: Ptr);
+    fn MmMapLockedPagesSpecifyCache(mdl: Ptr, mode: i8, cache: i32, at: Ptr, fatal: u32, priority: u32) -> Ptr;
+    fn KeAcquireInStackQueuedSpinLock(lock: Ptr, handle: Ptr);
+    fn KeReleaseInStackQueuedSpinLock(handle: Ptr);
+    fn KeGetCurrentIrql() -> u8;
+    fn RtlCopyUnicodeString(to: Ptr, from: Ptr);
+    fn RtlIntegerToUnicodeString(value: u32, base: u32, string: Ptr) -> i32;
+    fn ExAllocatePoolWithTag(kind: i32, size: usize, tag: u32) -> Ptr;
+    fn ExFreePoolWithTag(block: Ptr, tag: u32);
+    fn ExUuidCreate(uuid: Ptr) -> i32;
+    fn KeStallExecutionProcessor(microseconds: u32);
+}
+
+#[repr(C)]
+struct UnicodeString {
+    length: u16,
+    maximum: u16,
+    buffer: Ptr,
+}
+
+const fn wide<const N: usize>(text: &[u8; N]) -> [u16; N] {
+    let (mut units, mut at) = ([0; N], 0);
+    while at < N {
+        units[at] = text[at] as u16;
+        at += 1;
+    }
+    units
+}
+
+static NAME: [u16; 12] = wide(b"\\Device\\Wdm\0");
+static LINK: [u16; 19] = wide(b"\\DosDevices\\Wdm-1\0\0");
+static DEVICE: AtomicUsize = AtomicUsize::new(0);
+static LOCK: AtomicUsize = AtomicUsize::new(0);
+/// The request that waits to be cancelled.
+static WAITING: AtomicUsize = AtomicUsize::new(0);
+
+fn string(text: &'static [u16], length: usize) -> UnicodeString {
+    UnicodeString { length: 2 * length as u16, maximum: 2 * length as u16, buffer: text.as_ptr() as Ptr }
+}
+
+#[unsafe(no_mangle)]
+pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
+    let (name, link) = (string(&NAME, 11), string(&LINK, 17));
+    let mut device: Ptr = 0;
+    unsafe {
+        let status = IoCreateDevice(driver, 16, &raw const name as Ptr, 0x22, 0, 1, &raw mut device as Ptr);
+        if status < 0 {
+            return status;
+        }
+        DEVICE.store(device, SeqCst);
+        // DEVICE_OBJECT.Flags.
+        let flags = (device + 48) as *mut u32;
+        flags.write(flags.read() | TRANSFER);
+        let status = IoCreateSymbolicLink(&raw const link as Ptr, &raw const name as Ptr);
+        if status < 0 {
+            IoDeleteDevice(device);
+            return status;
+        }
+        ((driver + 104) as *mut Ptr).write(unload as *const () as Ptr);
+        // IRP_MJ_CREATE, CLOSE, READ, WRITE, DEVICE_CONTROL, CLEANUP.
+        for major in [0, 2, 3, 4, 14, 18] {
+            ((driver + 112 + 8 * major) as *mut Ptr).write(dispatch as *const () as Ptr);
+        }
+    }
+    0
+}
+
+extern "system" fn unload(_: Ptr) {
+    let link = string(&LINK, 17);
+    unsafe {
+        IoDeleteSymbolicLink(&raw const link as Ptr);
+        IoDeleteDevice(DEVICE.load(SeqCst));
+    }
+}
+
+fn get<T: Copy>(address: Ptr) -> T {
+    unsafe { (address as *const T).read() }
+}
+
+fn put<T>(address: Ptr, value: T) {
+    unsafe { (address as *mut T).write(value) };
+}
+
+/// Completes a request: IRP.IoStatus.
+fn complete(irp: Ptr, status: u32, information: u64) -> i32 {
+    put(irp + 48, u64::from(status));
+    put(irp + 56, information);
+    unsafe { IofCompleteRequest(irp, 0) };
+    status as i32
+}
+
+extern "system" fn dispatch(device: Ptr, irp: Ptr) -> i32 {
+    // IRP.Tail.Overlay.CurrentStackLocation.
+    let location: Ptr = get(irp + 184);
+    let length = get::<u32>(location + 8) as usize;
+    match get::<u8>(location) {
+        3 => complete(irp, 0, fill(transfer(irp), length)),
+        4 => complete(irp, 0, sum(transfer(irp), length)),
+        14 => control(device, irp, location),
+        _ => complete(irp, 0, 0),
+    }
+}
+
+/// The buffer of a read or a write.
+fn transfer(irp: Ptr) -> Ptr {
+    match TRANSFER {
+        // IRP.AssociatedIrp.SystemBuffer, IRP.MdlAddress, IRP.UserBuffer.
+        4 => get(irp + 24),
+        0x10 => mapped(irp),
+        _ => get(irp + 112),
+    }
+}
+
+fn mapped(irp: Ptr) -> Ptr {
+    unsafe { MmMapLockedPagesSpecifyCache(get(irp + 8), 0, 1, 0, 0, 16) }
+}
+
+fn fill(buffer: Ptr, length: usize) -> u64 {
+    for at in 0..length {
+        put(buffer + at, at as u8);
+    }
+    length as u64
+}
+
+fn sum(buffer: Ptr, length: usize) -> u64 {
+    (0..length).map(|at| u64::from(get::<u8>(buffer + at))).sum()
+}
+
+/// I/O control requests, by the function in their code.
+fn control(device: Ptr, irp: Ptr, location: Ptr) -> i32 {
+    let output = get::<u32>(location + 8) as usize;
+    let input = get::<u32>(location + 16) as usize;
+    let code: u32 = get(location + 24);
+    let system: Ptr = get(irp + 24);
+    match code >> 2 & 0xFFF {
+        // The sum of the input, into the output.
+        0x800 => {
+            let (from, to) = match code & 3 {
+                0 => (system, system),
+                3 => (get(location + 32), get(irp + 112)),
+                _ => (system, mapped(irp)),
+            };
+            put(to, sum(from, input));
+            complete(irp, 0, output.min(8) as u64)
+        }
+        // Waits for its cancellation.
+        0x801 => {
+            put(location + 3, get::<u8>(location + 3) | 1);
+            WAITING.store(irp, SeqCst);
+            put(irp + 104, canceled as *const () as Ptr);
+            PENDING
+        }
+        // The ids of both processes, and the levels around a queued spin lock.
+        0x802 => unsafe {
+            let process = IoGetRequestorProcess(irp);
+            ObfReferenceObject(process);
+            put(system, PsGetProcessId(process) as u64);
+            put(system + 8, PsGetProcessId(IoGetCurrentProcess()) as u64);
+            ObfDereferenceObject(process);
+            let mut handle = [0u64; 3];
+            KeAcquireInStackQueuedSpinLock(LOCK.as_ptr() as Ptr, handle.as_mut_ptr() as Ptr);
+            put(system + 16, u64::from(KeGetCurrentIrql()));
+            KeReleaseInStackQueuedSpinLock(handle.as_mut_ptr() as Ptr);
+            put(system + 24, u64::from(KeGetCurrentIrql()));
+            complete(irp, 0, 32)
+        },
+        // An entry of the error log with two strings.
+        0x803 => unsafe {
+            let entry = IoAllocateErrorLogEntry(device, 48 + 16);
+            put(entry + 4, 2u16);
+            put(entry + 6, 48u16);
+            put(entry + 12, 0x4004_0001u32);
+            for (at, unit) in [0x61u16, 0, 0x62, 0x63, 0].into_iter().enumerate() {
+                put(entry + 48 + 2 * at, unit);
+            }
+            IoWriteErrorLogEntry(entry);
+            complete(irp, 0, 0)
+        },
+        // Strings, GUIDs and old pool: the text of a number, copied.
+        0x804 => unsafe {
+            let block = ExAllocatePoolWithTag(512, 16, u32::from_le_bytes(*b"Text"));
+            let mut from = UnicodeString { length: 0, maximum: 16, buffer: block };
+            let status = RtlIntegerToUnicodeString(0xBEEF, 16, &raw mut from as Ptr);
+            let mut to = UnicodeString { length: 0, maximum: 6, buffer: system };
+            RtlCopyUnicodeString(&raw mut to as Ptr, &raw const from as Ptr);
+            put(system + 8, u64::from(to.length));
+            ExFreePoolWithTag(block, u32::from_le_bytes(*b"Text"));
+            ExUuidCreate(system + 16);
+            complete(irp, status as u32, 32)
+        },
+        // What a driver reads without a call.
+        0x805 => {
+            let words = ring();
+            for (at, word) in words.into_iter().enumerate() {
+                put(system + 8 * at, word);
+            }
+            complete(irp, 0, 64)
+        }
+        // Bugs.
+        0x900 => complete(irp, 0, get::<u8>(system + input + 16).into()),
+        0x901 => {
+            complete(irp, 0, 0);
+            unsafe { IofCompleteRequest(irp, 0) };
+            0
+        }
+        0x902 => PENDING,
+        0x903 => {
+            put(location + 3, get::<u8>(location + 3) | 1);
+            complete(irp, 0, 0)
+        }
+        0x904 => 0,
+        0x905 => complete(irp, PENDING as u32, 0),
+        0x906 => {
+            put(irp + 104, canceled as *const () as Ptr);
+            complete(irp, 0, 0)
+        }
+        0x907 => complete(irp, 0, 4096),
+        0x908 => unsafe {
+            KeStallExecutionProcessor(1);
+            complete(irp, 0, 0)
+        },
+        0x909 => {
+            put(system + 8, get::<u64>(system + input - 8));
+            complete(irp, 0, 0);
+            get::<u8>(system).into()
+        }
+        _ => complete(irp, INVALID_DEVICE_REQUEST, 0),
+    }
+}
+
+/// The IRQL before, between and after two writes of cr8; version and build of the
+/// shared page; the high part of its interrupt time, twice; processor and thread.
+fn ring() -> [u64; 8] {
+    let (before, raised, after, major, is_ten, time, processor, thread): (u64, u64, u64, u64, u8, u64, u64, u64);
+    unsafe {
+        core::arch::asm!("mov {}, cr8", out(reg) before);
+        core::arch::asm!("mov cr8, {}", in(reg) 2u64);
+        core::arch::asm!("mov {}, cr8", out(reg) raised);
+        core::arch::asm!("mov cr8, {}", in(reg) before);
+        core::arch::asm!("mov {}, cr8", out(reg) after);
+        let page = 0xFFFF_F780_0000_0000u64;
+        core::arch::asm!("movzx {0:e}, byte ptr [{1} + 0x26c]", out(reg) major, in(reg) page);
+        core::arch::asm!(
+            "cmp dword ptr [{1} + 0x26c], 10", "sete {0}", out(reg_byte) is_ten, in(reg) page
+        );
+        core::arch::asm!("mov {0}, qword ptr [{1} + 8]", out(reg) time, in(reg) page);
+        core::arch::asm!("mov {0:e}, dword ptr gs:[0x1a4]", out(reg) processor);
+        core::arch::asm!("mov {}, qword ptr gs:[0x188]", out(reg) thread);
+    }
+    [before, raised, after, major, is_ten.into(), time, processor, thread]
+}
+
+extern "system" fn canceled(_: Ptr, irp: Ptr) {
+    // IRP.CancelIrql.
+    unsafe { IoReleaseCancelSpinLock(get(irp + 69)) };
+    WAITING.store(0, SeqCst);
+    complete(irp, CANCELLED, 0);
+}
+
+/// A symbol that object files with floating point need.
+#[unsafe(no_mangle)]
+static _fltused: i32 = 0;
+
+/// A symbol that the unwind tables of `core` need. Nothing unwinds.
+#[unsafe(no_mangle)]
+extern "C" fn __CxxFrameHandler3() {}
+
+#[panic_handler]
+fn panic(_: &PanicInfo) -> ! {
+    loop {
+        unsafe { core::arch::asm!("int3") };
+    }
+}

@@ -1,0 +1,162 @@
+//! The memory of a request, for each of the four ways to pass buffers.
+
+use super::super::Kernel;
+use super::super::foreign::{self, BadPointer};
+use super::super::memory::{Guarded, PAGE};
+use super::super::types::{Address, MDL, MDL_PAGES_LOCKED};
+use crate::status::Status;
+
+/// The tag of the I/O manager's copies of buffers.
+const BUFFER_TAG: u32 = u32::from_le_bytes(*b"IoSB");
+/// The tag of the I/O manager's MDLs.
+const MDL_TAG: u32 = u32::from_le_bytes(*b"Mdl ");
+
+/// How a request passes its buffers (`METHOD_*`, `wdm.h`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    /// The I/O manager copies both buffers.
+    Buffered,
+    /// It copies the input, and locks the pages of the second buffer, from which
+    /// the driver reads.
+    InDirect,
+    /// As above; the driver writes into the second buffer.
+    OutDirect,
+    /// The driver gets the program's addresses.
+    Neither,
+}
+
+impl Method {
+    /// The method in the lowest bits of an I/O control code.
+    pub fn of_code(code: u32) -> Self {
+        match code & 3 {
+            0 => Self::Buffered,
+            1 => Self::InDirect,
+            2 => Self::OutDirect,
+            _ => Self::Neither,
+        }
+    }
+}
+
+/// A buffer of a program. It ends at a guard page.
+#[derive(Debug)]
+pub(super) struct UserBuffer {
+    pages: Guarded,
+    length: usize,
+}
+
+impl UserBuffer {
+    /// A buffer with these bytes; `None` for an empty one.
+    pub fn new(bytes: &[u8]) -> Option<Self> {
+        if bytes.is_empty() {
+            return None;
+        }
+        let pages = Guarded::new(bytes.len());
+        let buffer = Self { length: bytes.len(), pages };
+        buffer.pages.put_bytes(buffer.address(), bytes);
+        Some(buffer)
+    }
+
+    pub fn address(&self) -> Address {
+        self.pages.end() - self.length
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        foreign::read_bytes(self.address(), self.length).unwrap_or_default()
+    }
+}
+
+/// The memory of a request.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    pub method: Method,
+    pub input: Option<UserBuffer>,
+    pub output: Option<UserBuffer>,
+    /// The I/O manager's copy, or 0.
+    pub system: Address,
+    /// The MDL of the second buffer, or 0.
+    pub mdl: Address,
+}
+
+impl Buffers {
+    /// No memory.
+    pub fn none() -> Self {
+        Self { method: Method::Neither, input: None, output: None, system: 0, mdl: 0 }
+    }
+
+    /// The memory of a request with `input`, and with room for `output` bytes, which
+    /// hold `filled` before the request.
+    pub fn new(kernel: &Kernel, method: Method, input: &[u8], output: &[u8]) -> Self {
+        let mut it = Self {
+            method,
+            input: UserBuffer::new(input),
+            output: UserBuffer::new(output),
+            system: 0,
+            mdl: 0,
+        };
+        let copied = match method {
+            Method::Buffered => input.len().max(output.len()),
+            Method::InDirect | Method::OutDirect => input.len(),
+            Method::Neither => 0,
+        };
+        if copied > 0 {
+            // What the program did not pass is not initialized, as on Windows.
+            it.system = kernel.pool().allocate_for_system(copied, BUFFER_TAG);
+            foreign::write_bytes(it.system, input).expect("the I/O manager's own memory");
+        }
+        if let (Method::InDirect | Method::OutDirect, Some(buffer)) = (method, &it.output) {
+            it.mdl = mdl(kernel, buffer);
+        }
+        it
+    }
+
+    /// Most bytes that are copied back to the program; `None` if none are.
+    pub fn copied_back(&self) -> Option<usize> {
+        let length = self.output.as_ref().map(|buffer| buffer.length);
+        length.filter(|_| self.method == Method::Buffered)
+    }
+
+    /// Copies the result to the program, and returns its buffer. An error status
+    /// copies nothing.
+    pub fn finish(&self, status: Status, information: u64) -> Result<Vec<u8>, BadPointer> {
+        /// `NT_ERROR` (`ntdef.h`): the two highest bits are set.
+        fn is_error(status: Status) -> bool {
+            status.0 as u32 >> 30 == 3
+        }
+        let Some(output) = &self.output else { return Ok(Vec::new()) };
+        if self.method == Method::Buffered && !is_error(status) {
+            let length = (information as usize).min(output.length);
+            let bytes = foreign::read_bytes(self.system, length)?;
+            foreign::write_bytes(output.address(), &bytes)?;
+        }
+        Ok(output.bytes())
+    }
+
+    /// Frees the I/O manager's memory.
+    pub fn release(self, kernel: &Kernel) {
+        for (address, tag) in [(self.system, BUFFER_TAG), (self.mdl, MDL_TAG)] {
+            if address != 0 {
+                super::free_system_block(kernel, address, tag);
+            }
+        }
+    }
+}
+
+/// An MDL of a program's locked pages.
+fn mdl(kernel: &Kernel, buffer: &UserBuffer) -> Address {
+    let start = buffer.address();
+    let offset = start % PAGE;
+    let pages = (offset + buffer.length).div_ceil(PAGE);
+    // The numbers of the pages follow the structure.
+    let size = size_of::<MDL>() + 8 * pages;
+    let address = kernel.pool().allocate_for_system(size, MDL_TAG);
+    let mdl = MDL {
+        Size: size as i16,
+        MdlFlags: MDL_PAGES_LOCKED,
+        StartVa: start - offset,
+        ByteCount: buffer.length as u32,
+        ByteOffset: offset as u32,
+        ..MDL::zeroed()
+    };
+    foreign::write(address, &mdl).expect("the I/O manager's own memory");
+    address
+}

@@ -1,0 +1,180 @@
+//! I/O requests: how programs reach a driver's devices.
+//!
+//! | module | content |
+//! |---|---|
+//! | this one | the table of requests, and the exports that drivers call |
+//! | [`file`] | what a program does: open, read, write, control, cancel, close |
+//! | [`buffers`] | a request's memory: the program's, and the I/O manager's copy of it |
+//! | [`send`] | builds a request, calls the driver, checks what it returns |
+#![expect(non_snake_case, reason = "the names are the NT API's own")]
+
+mod buffers;
+mod cancel;
+mod file;
+mod send;
+
+use std::collections::BTreeMap;
+use std::mem::offset_of;
+use std::sync::{Arc, Mutex};
+
+use super::enter::enter;
+use super::foreign;
+use super::types::{Address, IO_STACK_LOCATION, IO_STATUS_BLOCK, IRP};
+use super::{Kernel, Trouble, cpu};
+use crate::status::Status;
+use crate::verifier::{Violation, rules};
+
+use buffers::Buffers;
+pub use cancel::*;
+pub use file::{Access, Device, File, OpenError, Reply, Request};
+pub(super) use send::Wanted;
+
+/// `IRP_MJ_*` (`wdm.h`).
+pub mod major {
+    #![allow(missing_docs, reason = "the names are wdm.h's own")]
+    pub const CREATE: u8 = 0x00;
+    pub const CLOSE: u8 = 0x02;
+    pub const READ: u8 = 0x03;
+    pub const WRITE: u8 = 0x04;
+    pub const DEVICE_CONTROL: u8 = 0x0E;
+    pub const INTERNAL_DEVICE_CONTROL: u8 = 0x0F;
+    pub const CLEANUP: u8 = 0x12;
+}
+
+/// `SL_PENDING_RETURNED` (`wdm.h`), which `IoMarkIrpPending` sets.
+const PENDING_RETURNED: u8 = 1;
+
+/// The tag of a request's memory.
+const IRP_TAG: u32 = u32::from_le_bytes(*b"Irp ");
+
+/// A request that is not over.
+#[derive(Debug)]
+pub(super) struct Irp {
+    /// `IRP_MJ_*`.
+    pub major: u8,
+    /// The I/O control code, for a device control request.
+    pub code: u32,
+    /// The device object.
+    pub device: Address,
+    /// The file object.
+    pub file: Address,
+    /// The id of the process that made it.
+    pub process: u32,
+    /// The request of the framework that stands for it, or 0.
+    pub framework: Address,
+    /// Its memory, until it is completed.
+    buffers: Option<Buffers>,
+    reply: Arc<Mutex<Option<Reply>>>,
+    /// What the dispatch routine returned; `None` while it runs.
+    returned: Option<Status>,
+    /// Whether the driver marked it pending, once it is completed.
+    completed: Option<bool>,
+}
+
+impl Irp {
+    fn describe(&self, address: Address) -> String {
+        let name = match self.major {
+            major::CREATE => "IRP_MJ_CREATE",
+            major::CLOSE => "IRP_MJ_CLOSE",
+            major::READ => "IRP_MJ_READ",
+            major::WRITE => "IRP_MJ_WRITE",
+            major::CLEANUP => "IRP_MJ_CLEANUP",
+            _ => return format!("IRP {address:#x}, control code {:#x}", self.code),
+        };
+        format!("IRP {address:#x}, {name}")
+    }
+}
+
+/// The requests of a machine that are not over, by address.
+pub(super) type Irps = BTreeMap<Address, Irp>;
+
+/// The id of the process that made a request.
+pub(super) fn requestor(kernel: &Kernel, irp: Address) -> Result<u32, Violation> {
+    let id = kernel.irps().get(&irp).map(|known| known.process);
+    id.ok_or_else(|| not_a_request(irp))
+}
+
+fn not_a_request(irp: Address) -> Violation {
+    Violation::new(&rules::BAD_OBJECT, [irp as u64, 0, 0], format!("{irp:#x} is no IRP, or it is over"))
+}
+
+/// The address of a request's only stack location.
+pub(super) fn stack_location(irp: Address) -> Address {
+    irp + size_of::<IRP>()
+}
+
+/// `IofCompleteRequest`.
+pub extern "win64" fn IofCompleteRequest(Irp: Address, PriorityBoost: i8) {
+    let kernel = enter!(IofCompleteRequest);
+    // The lab does not model priority boosts.
+    let _ = PriorityBoost;
+    kernel.settle(complete(&kernel, Irp), ());
+}
+
+/// Completes a request with the status that its driver has written into it.
+pub(super) fn complete(kernel: &Kernel, irp: Address) -> Result<(), Trouble> {
+    let (known, text) = {
+        let irps = kernel.irps();
+        let known = irps.get(&irp);
+        (known.map(|known| known.completed.is_some()), known.map(|known| known.describe(irp)))
+    };
+    let text = text.unwrap_or_else(|| format!("IRP {irp:#x}"));
+    if known != Some(false) {
+        return Err(Violation::new(&rules::IRP_COMPLETED_TWICE, [irp as u64, 0, 0], text).into());
+    }
+    let header: IRP = foreign::read(irp)?;
+    let status = Status(header.IoStatus.Pointer as u32 as i32);
+    if [Status::PENDING.0, -1].contains(&status.0) {
+        let parameters = [u64::from(status.0 as u32), irp as u64, 0];
+        return Err(Violation::new(&rules::IRP_COMPLETED_PENDING, parameters, text).into());
+    }
+    if header.CancelRoutine != 0 {
+        let parameters = [header.CancelRoutine as u64, irp as u64, 0];
+        return Err(Violation::new(&rules::IRP_CANCEL_ROUTINE_SET, parameters, text).into());
+    }
+    let location: IO_STACK_LOCATION = foreign::read(stack_location(irp))?;
+    let marked = location.Control & PENDING_RETURNED != 0;
+    let information = header.IoStatus.Information;
+    let mut irps = kernel.irps();
+    let Some(known) = irps.get_mut(&irp) else { return Ok(()) };
+    if let Some(longest) = known.buffers.as_ref().and_then(Buffers::copied_back)
+        && status.0 >= 0
+        && information > longest as u64
+    {
+        drop(irps);
+        let text = format!("{text}: Information {information}, the output buffer has {longest} bytes");
+        let parameters = [irp as u64, information, longest as u64];
+        return Err(Violation::new(&rules::IRP_INFORMATION, parameters, text).into());
+    }
+    known.completed = Some(marked);
+    let buffers = known.buffers.take();
+    let output = match &buffers {
+        Some(buffers) => buffers.finish(status, information)?,
+        None => Vec::new(),
+    };
+    *known.reply.lock().unwrap_or_else(std::sync::PoisonError::into_inner) =
+        Some(Reply { status, information, output });
+    if known.returned.is_some() {
+        irps.remove(&irp);
+    }
+    drop(irps);
+    if let Some(buffers) = buffers {
+        buffers.release(kernel);
+    }
+    free_system_block(kernel, irp, IRP_TAG);
+    kernel.bell.ring();
+    Ok(())
+}
+
+/// Frees memory of the I/O manager's, which a driver may have overrun.
+fn free_system_block(kernel: &Kernel, address: Address, tag: u32) {
+    if let Err(violation) = kernel.pool().free(address, tag, cpu::irql(), kernel.guest().frames()) {
+        kernel.condemn(violation);
+    }
+}
+
+/// Writes the status with which a request will be completed.
+pub(super) fn set_status(irp: Address, status: Status, information: u64) -> Result<(), Trouble> {
+    let block = IO_STATUS_BLOCK { Pointer: u64::from(status.0 as u32), Information: information };
+    Ok(foreign::write(irp + offset_of!(IRP, IoStatus), &block)?)
+}

@@ -1,0 +1,149 @@
+//! Builds a request, passes it to the driver, and checks what the driver returns.
+
+use std::mem::offset_of;
+use std::sync::{Arc, Mutex};
+
+use super::super::cpu::Irql;
+use super::super::guest::Stop;
+use super::super::types::{Address, DEVICE_OBJECT, DRIVER_OBJECT, IO_STACK_LOCATION, IRP, LIST_ENTRY};
+use super::super::{Kernel, cpu, foreign, process, wdf};
+use super::buffers::Buffers;
+use super::{IRP_TAG, Irp, Reply, major, stack_location};
+use crate::status::Status;
+use crate::verifier::{Violation, rules};
+
+/// `IO_TYPE_IRP` (`wdm.h`).
+const IO_TYPE_IRP: i16 = 6;
+/// `UserMode` (`wdm.h`).
+const USER_MODE: i8 = 1;
+
+/// A request to make.
+pub(in crate::nt) struct Wanted {
+    pub major: u8,
+    pub code: u32,
+    pub device: Address,
+    pub file: Address,
+    pub process: u32,
+    pub(super) parameters: [u64; 4],
+    pub(super) buffers: Buffers,
+}
+
+/// A request that the driver has got.
+pub(super) struct Sent {
+    pub irp: Address,
+    pub reply: Arc<Mutex<Option<Reply>>>,
+}
+
+/// Passes a request to its driver at PASSIVE_LEVEL.
+pub(super) fn send(kernel: &Kernel, wanted: Wanted) -> Result<Sent, Stop> {
+    let reply = Arc::new(Mutex::new(None));
+    let (device, major, process) = (wanted.device, wanted.major, wanted.process);
+    let irp = build(kernel, wanted, Arc::clone(&reply));
+    let pass = |kernel: &Kernel| process::run_in(process, || dispatch(kernel, device, major, irp));
+    let status = match std::ptr::eq(cpu::kernel(), kernel) {
+        true => pass(kernel),
+        false => kernel.on_processor(0, Irql::PASSIVE, pass),
+    }?;
+    check(kernel, irp, status);
+    match kernel.stopped() {
+        Some(stop) => Err(stop.clone()),
+        None => Ok(Sent { irp, reply }),
+    }
+}
+
+/// Calls the dispatch routine of the device's driver.
+fn dispatch(kernel: &Kernel, device: Address, major: u8, irp: Address) -> Result<Status, Stop> {
+    if kernel.objects().devices.get(&device).is_some_and(|device| device.framework != 0) {
+        return wdf::dispatch(kernel, device, irp);
+    }
+    let object: DEVICE_OBJECT = foreign::read(device).expect("a device object");
+    let routine = object.DriverObject + offset_of!(DRIVER_OBJECT, MajorFunction) + 8 * usize::from(major);
+    let routine: Address = foreign::read(routine).expect("a driver object");
+    if routine == super::super::io::invalid_device_request as *const () as Address {
+        // The default entry of the table is the system's own.
+        let _ = super::set_status(irp, super::super::status::INVALID_DEVICE_REQUEST, 0);
+        let _ = super::complete(kernel, irp);
+        return Ok(super::super::status::INVALID_DEVICE_REQUEST);
+    }
+    let value =
+        kernel.call_driver(routine, &[device as u64, irp as u64], Irql::PASSIVE, "dispatch routine")?;
+    Ok(Status(value as u32 as i32))
+}
+
+/// Writes the request into memory, and enters it in the table.
+fn build(kernel: &Kernel, wanted: Wanted, reply: Arc<Mutex<Option<Reply>>>) -> Address {
+    let size = size_of::<IRP>() + size_of::<IO_STACK_LOCATION>();
+    let irp = kernel.pool().allocate_for_system(size, IRP_TAG);
+    let list = irp + offset_of!(IRP, ThreadListEntry);
+    let is_control = matches!(wanted.major, major::DEVICE_CONTROL | major::INTERNAL_DEVICE_CONTROL);
+    let input = wanted.buffers.input.as_ref().map_or(0, |buffer| buffer.address());
+    let output = wanted.buffers.output.as_ref().map_or(0, |buffer| buffer.address());
+    let header = IRP {
+        Type: IO_TYPE_IRP,
+        Size: size as u16,
+        MdlAddress: wanted.buffers.mdl,
+        SystemBuffer: wanted.buffers.system,
+        ThreadListEntry: LIST_ENTRY { Flink: list, Blink: list },
+        RequestorMode: USER_MODE,
+        StackCount: 1,
+        CurrentLocation: 1,
+        UserBuffer: if output == 0 && !is_control { input } else { output },
+        Thread: cpu::thread_object(|| kernel.objects().opaque()),
+        CurrentStackLocation: stack_location(irp),
+        OriginalFileObject: wanted.file,
+        ..IRP::zeroed()
+    };
+    let mut parameters = wanted.parameters;
+    if is_control && wanted.code & 3 == 3 {
+        // Type3InputBuffer.
+        parameters[3] = input as u64;
+    }
+    let location = IO_STACK_LOCATION {
+        MajorFunction: wanted.major,
+        Parameters: parameters,
+        DeviceObject: wanted.device,
+        FileObject: wanted.file,
+        ..IO_STACK_LOCATION::zeroed()
+    };
+    foreign::write(irp, &header).expect("the I/O manager's own memory");
+    foreign::write(stack_location(irp), &location).expect("the I/O manager's own memory");
+    let entry = Irp {
+        major: wanted.major,
+        code: wanted.code,
+        device: wanted.device,
+        file: wanted.file,
+        process: wanted.process,
+        framework: 0,
+        buffers: Some(wanted.buffers),
+        reply,
+        returned: None,
+        completed: None,
+    };
+    kernel.irps().insert(irp, entry);
+    irp
+}
+
+/// Compares what the dispatch routine returned with what it did.
+fn check(kernel: &Kernel, irp: Address, status: Status) {
+    let (text, completed) = {
+        let mut irps = kernel.irps();
+        let Some(known) = irps.get_mut(&irp) else { return };
+        known.returned = Some(status);
+        let (text, completed) = (known.describe(irp), known.completed);
+        if completed.is_some() {
+            irps.remove(&irp);
+        }
+        (text, completed)
+    };
+    // A request that is not completed is still in memory.
+    let control = || foreign::read::<IO_STACK_LOCATION>(stack_location(irp)).map_or(0, |it| it.Control);
+    let marked = completed.unwrap_or_else(|| control() & super::PENDING_RETURNED != 0);
+    let rule = match (status == Status::PENDING, marked, completed.is_some()) {
+        (true, false, _) => &rules::IRP_NOT_MARKED_PENDING,
+        (false, true, _) => &rules::IRP_MARKED_PENDING,
+        (false, false, false) => &rules::IRP_NOT_COMPLETED,
+        _ => return,
+    };
+    let text = format!("{text}: the dispatch routine returned {status}");
+    kernel.condemn(Violation::new(rule, [irp as u64, u64::from(status.0 as u32), 0], text));
+}

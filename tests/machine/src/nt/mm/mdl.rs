@@ -1,0 +1,103 @@
+//! Memory descriptor lists (`wdm.h`).
+#![expect(non_snake_case, reason = "the names are the NT API's own")]
+
+use std::mem::offset_of;
+
+use super::super::cpu;
+use super::super::enter::enter;
+use super::super::foreign::{self, BadPointer};
+use super::super::memory::PAGE;
+use super::super::pool::Wanted;
+use super::super::types::{Address, BOOLEAN, MDL, MDL_SOURCE_IS_NONPAGED_POOL};
+use super::super::{Kernel, Trouble};
+use crate::verifier::{Violation, rules};
+
+/// The pool tag of MDLs.
+const TAG: u32 = u32::from_le_bytes(*b"Mdl ");
+/// Offset of `IRP.MdlAddress` (`wdm.h`).
+const IRP_MDL_ADDRESS: usize = 8;
+/// The most bytes that an MDL of a driver describes: 4 GB less a page.
+const MOST_BYTES: u32 = u32::MAX - PAGE as u32;
+
+/// `IoAllocateMdl`. The MDL is in nonpaged pool, so a leak of it is a leak of pool.
+/// NULL if there is no memory or the buffer is too large.
+pub extern "win64" fn IoAllocateMdl(
+    VirtualAddress: Address,
+    Length: u32,
+    SecondaryBuffer: BOOLEAN,
+    ChargeQuota: BOOLEAN,
+    Irp: Address,
+) -> Address {
+    let kernel = enter!(IoAllocateMdl);
+    // "Reserved for system use. Drivers must set this parameter to FALSE."
+    let _ = ChargeQuota;
+    kernel.settle(allocate(&kernel, VirtualAddress, Length, (SecondaryBuffer != 0, Irp)), 0)
+}
+
+fn allocate(
+    kernel: &Kernel,
+    buffer: Address,
+    length: u32,
+    (secondary, irp): (bool, Address),
+) -> Result<Address, Trouble> {
+    if length > MOST_BYTES {
+        return Ok(0);
+    }
+    let pages = (buffer % PAGE + length as usize).div_ceil(PAGE);
+    let size = size_of::<MDL>() + pages * size_of::<u64>();
+    let stack = kernel.guest().frames();
+    let wanted = Wanted { size, tag: TAG, paged: false, zeroed: true, cache_aligned: false, stack };
+    let at = kernel.pool().allocate(wanted);
+    if at == 0 {
+        return Ok(0);
+    }
+    let mdl = MDL {
+        Size: i16::try_from(size).unwrap_or(i16::MAX),
+        StartVa: buffer & !(PAGE - 1),
+        ByteOffset: (buffer % PAGE) as u32,
+        ByteCount: length,
+        ..MDL::zeroed()
+    };
+    foreign::write(at, &mdl)?;
+    if irp != 0 {
+        foreign::write(last_link(irp, secondary)?, &at)?;
+    }
+    Ok(at)
+}
+
+/// The link that a new MDL of an IRP gets: the IRP's own, or that of its last MDL.
+fn last_link(irp: Address, secondary: bool) -> Result<Address, BadPointer> {
+    let mut link = irp.wrapping_add(IRP_MDL_ADDRESS);
+    while secondary {
+        match foreign::read::<Address>(link)? {
+            0 => break,
+            mdl => link = mdl + offset_of!(MDL, Next),
+        }
+    }
+    Ok(link)
+}
+
+/// `IoFreeMdl`.
+pub extern "win64" fn IoFreeMdl(Mdl: Address) {
+    let kernel = enter!(IoFreeMdl);
+    let freed = kernel.pool().free(Mdl, TAG, cpu::irql(), kernel.guest().frames());
+    kernel.settle(freed.map(drop), ());
+}
+
+/// `MmBuildMdlForNonPagedPool`. The MDL's memory is resident, so it needs no mapping.
+pub extern "win64" fn MmBuildMdlForNonPagedPool(MemoryDescriptorList: Address) {
+    let kernel = enter!(MmBuildMdlForNonPagedPool);
+    kernel.settle(build(&kernel, MemoryDescriptorList), ());
+}
+
+fn build(kernel: &Kernel, address: Address) -> Result<(), Trouble> {
+    let mut mdl: MDL = foreign::read(address)?;
+    let buffer = mdl.StartVa.wrapping_add(mdl.ByteOffset as usize);
+    if kernel.pool().is_paged(buffer) {
+        let text = format!("the MDL at {address:#x} describes {buffer:#x}");
+        return Err(Violation::new(&rules::MDL_PAGEABLE, [address as u64, 0, 0], text).into());
+    }
+    mdl.MappedSystemVa = buffer;
+    mdl.MdlFlags |= MDL_SOURCE_IS_NONPAGED_POOL;
+    Ok(foreign::write(address, &mdl)?)
+}
