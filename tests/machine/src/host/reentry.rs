@@ -61,7 +61,19 @@ impl Host {
                 statuses.into_iter().find(|status| !status.is_success()).unwrap_or(Status::SUCCESS)
             }
             // Whether it still waits is the caller's business no more.
-            Demand::CompleteOperation { endpoint } => done(self.complete(ConnectionId(*endpoint))),
+            Demand::CompleteOperation { endpoint } => {
+                let endpoint = *endpoint;
+                done(
+                    match (
+                        self.pended_listens.contains_key(&endpoint),
+                        self.pended_datagrams.remove(&endpoint),
+                    ) {
+                        (true, _) => self.complete_listen(endpoint),
+                        (false, Some(ends)) => self.complete_datagram(endpoint, ends),
+                        (false, None) => self.complete(ConnectionId(endpoint)),
+                    },
+                )
+            }
             Demand::CompleteClassify { endpoint, permit } => {
                 done(self.complete_classify(ConnectionId(*endpoint), *permit))
             }
