@@ -46,6 +46,11 @@ impl Host {
         }
     }
 
+    /// Whether drivers can ask anything of this host.
+    pub(super) fn can_be_asked(&self) -> bool {
+        self.gate.filter.demands().is_some()
+    }
+
     /// Whether requests wait.
     pub(super) fn has_demands(&self) -> bool {
         self.gate.filter.demands().is_some_and(|demands| !demands.is_empty())
