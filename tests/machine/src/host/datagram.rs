@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use super::Host;
 use super::answer;
-use super::authorization::Authorization;
-use super::gate::Gate;
+use super::authorization::{Authorization, reauthorize_reason};
+use super::gate::{Gate, Passage};
 use super::inbound::FLOWS_LIMIT;
 use super::layers::Layer;
 use super::log::{Ends, Event, RecordId};
 use super::scene::{Direction, Scene, flag};
-use super::sockets::{SocketError, unspecified};
+use super::sockets::{SocketError, canonical, unspecified};
 use crate::wfp::FlowHandle;
 use crate::wire::protocol::UDP;
 use crate::wire::{Family, Parsed, Transport};
@@ -120,10 +120,73 @@ impl Host {
         if !self.gate.pass(record, Layer::AleConnectRedirect, &scene) {
             return Err(blocked(Layer::AleConnectRedirect));
         }
+        if let Some((elsewhere, target)) = self.redirected(&scene) {
+            let packet =
+                answer::datagram(local, elsewhere, payload).ok_or(SocketError::Unusable(elsewhere))?;
+            let parsed = Parsed::new(&packet).ok_or(SocketError::Unusable(elsewhere))?;
+            let scene = Scene {
+                endpoint,
+                flags: flag::IS_CONNECTION_REDIRECTED,
+                redirected: Some((remote, target)),
+                ..Scene::packet(Direction::Outbound, parsed)
+            };
+            return self.send_first(record, scene, packet.clone());
+        }
+        self.send_first(record, scene, packet.clone())
+    }
+
+    /// Authorizes a flow that a socket begins, and sends its first datagram. If a callout
+    /// pends it, "any pended packet data is flushed from memory" (FwpsPendOperation0).
+    fn send_first(
+        &mut self,
+        record: RecordId,
+        mut scene: Scene<'_>,
+        packet: Vec<u8>,
+    ) -> Result<(), SocketError> {
+        let Scene { ends, endpoint: Some(endpoint), .. } = scene else { return Ok(()) };
+        let key = (UDP, ends.local, ends.remote.unwrap_or(ends.local));
+        if self.flows.contains_key(&key) {
+            // A redirection has led to a remote address that the socket knows.
+            if self.authorize_again(record, key, &mut scene) {
+                self.send_of_flow(record, &scene, packet);
+            }
+            return Ok(());
+        }
         let by = [Layer::AleAuthConnect, Layer::AleFlowEstablished];
-        self.begin_flow(record, key, &mut scene, by).map_err(blocked)?;
-        self.send_of_flow(record, &scene, packet.clone());
+        match self.begin_flow(record, key, &mut scene, by) {
+            Ok(()) => self.send_of_flow(record, &scene, packet),
+            Err((Layer::AleAuthConnect, Passage::Absorbed)) => {
+                self.pended_datagrams.insert(endpoint, ends);
+            }
+            Err((layer, _)) => return Err(SocketError::Blocked(ends, layer.name())),
+        }
         Ok(())
+    }
+
+    /// Goes on with a flow whose first datagram a callout has pended: it is authorized
+    /// again. "Non-TCP connections only create state entries" (FwpsPendOperation0).
+    pub(super) fn complete_datagram(&mut self, endpoint: u64, ends: Ends) -> Result<(), SocketError> {
+        let key = (UDP, ends.local, ends.remote.unwrap_or(ends.local));
+        let record = self.gate.open(ends, Event::CompletionPasses);
+        let mut scene = Scene {
+            endpoint: Some(endpoint),
+            flags: flag::IS_REAUTHORIZE,
+            reauthorize_reason: reauthorize_reason::CLASSIFY_COMPLETION,
+            ..Scene::call(ends, Direction::Outbound)
+        };
+        let by = [Layer::AleAuthConnect, Layer::AleFlowEstablished];
+        self.begin_flow(record, key, &mut scene, by).map_err(|(layer, _)| {
+            self.gate.log.rename(record, Event::CompletionFails);
+            SocketError::Blocked(ends, layer.name())
+        })
+    }
+
+    /// The remote address to which a callout has redirected a datagram, and the process
+    /// there.
+    fn redirected(&self, scene: &Scene<'_>) -> Option<(SocketAddr, u32)> {
+        let redirect = self.gate.filter.demands()?.take_redirect(scene.endpoint?)?;
+        let remote = canonical(redirect.remote?);
+        (Some(remote) != scene.ends.remote).then_some((remote, redirect.target))
     }
 
     fn send_of_flow(&mut self, record: RecordId, scene: &Scene<'_>, packet: Vec<u8>) {
@@ -214,21 +277,22 @@ impl Host {
     }
 
     /// Authorizes a flow's first datagram at these layers. The error is the layer that
-    /// blocks.
+    /// blocks, and how.
     fn begin_flow(
         &mut self,
         record: RecordId,
         key: Key,
         scene: &mut Scene<'_>,
         by: [Layer; 2],
-    ) -> Result<(), Layer> {
+    ) -> Result<(), (Layer, Passage)> {
         let generation = self.gate.generation(by[0], scene);
         let handle = self.gate.filter.flow_create();
         scene.flow = Some(handle);
         for layer in by {
-            if !self.gate.pass(record, layer, scene) {
+            let passage = self.gate.passage(record, layer, scene);
+            if passage != Passage::Open {
                 self.gate.filter.flow_end(handle);
-                return Err(layer);
+                return Err((layer, passage));
             }
         }
         let luid = arrival(&self.gate, scene).unwrap_or(self.gate.options.interface.luid);

@@ -77,7 +77,7 @@ pub use stack::Stack;
 pub use open_points::{DataStart, DiscardMetadata, ListenerReason, OpenPoints, UdpDiscard, reason};
 
 use connection::Connection;
-use sockets::{Listener, Pended};
+use sockets::{Listener, Pended, PendedListen};
 
 /// A connection's addresses, local first.
 type Pair = (SocketAddr, SocketAddr);
@@ -90,6 +90,9 @@ pub struct Host {
     connections: BTreeMap<Pair, Connection>,
     outcomes: BTreeMap<ConnectionId, Outcome>,
     pended: BTreeMap<ConnectionId, Pended>,
+    pended_listens: BTreeMap<u64, PendedListen>,
+    /// First datagrams that callouts have pended, by endpoint.
+    pended_datagrams: BTreeMap<u64, Ends>,
     datagram_sockets: datagram::Sockets,
     flows: datagram::Flows,
     fragments: Fragments,
@@ -120,6 +123,8 @@ impl Host {
             connections: BTreeMap::new(),
             outcomes: BTreeMap::new(),
             pended: BTreeMap::new(),
+            pended_listens: BTreeMap::new(),
+            pended_datagrams: BTreeMap::new(),
             datagram_sockets: datagram::Sockets::default(),
             flows: datagram::Flows::default(),
             fragments: Fragments::default(),

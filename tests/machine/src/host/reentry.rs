@@ -46,6 +46,11 @@ impl Host {
         }
     }
 
+    /// Whether drivers can ask anything of this host.
+    pub(super) fn can_be_asked(&self) -> bool {
+        self.gate.filter.demands().is_some()
+    }
+
     /// Whether requests wait.
     pub(super) fn has_demands(&self) -> bool {
         self.gate.filter.demands().is_some_and(|demands| !demands.is_empty())
@@ -61,7 +66,19 @@ impl Host {
                 statuses.into_iter().find(|status| !status.is_success()).unwrap_or(Status::SUCCESS)
             }
             // Whether it still waits is the caller's business no more.
-            Demand::CompleteOperation { endpoint } => done(self.complete(ConnectionId(*endpoint))),
+            Demand::CompleteOperation { endpoint } => {
+                let endpoint = *endpoint;
+                done(
+                    match (
+                        self.pended_listens.contains_key(&endpoint),
+                        self.pended_datagrams.remove(&endpoint),
+                    ) {
+                        (true, _) => self.complete_listen(endpoint),
+                        (false, Some(ends)) => self.complete_datagram(endpoint, ends),
+                        (false, None) => self.complete(ConnectionId(endpoint)),
+                    },
+                )
+            }
             Demand::CompleteClassify { endpoint, permit } => {
                 done(self.complete_classify(ConnectionId(*endpoint), *permit))
             }

@@ -170,7 +170,9 @@ fn report(host: &Host) -> Report {
 /// Runs until the sender of commands is dropped.
 fn drive(host: &mut Host, wire: &mut impl Wire, commands: &mpsc::Receiver<Command>) -> io::Result<()> {
     let start = Instant::now();
-    if let Some(wake) = wire.waker() {
+    if host.can_be_asked()
+        && let Some(wake) = wire.waker()
+    {
         host.wake_by(wake);
     }
     let mut packet = Vec::new();

@@ -18,6 +18,21 @@ pub(super) const FIRST_EPHEMERAL_PORT: u16 = 49_152;
 
 const TCP: u8 = 6;
 
+/// The layer at which a bind is authorized.
+const ASSIGNMENT: Layer = Layer::AleResourceAssignment;
+
+/// The result of a bind that no filter has blocked.
+enum Bound {
+    /// To the address that was asked for, or to the one that a callout has chosen.
+    To(Option<SocketAddr>),
+    /// A callout has pended the bind to this address.
+    Pended(SocketAddr),
+}
+
+fn local_of(scene: &Scene<'_>) -> SocketAddr {
+    scene.ends.local
+}
+
 /// A connection that the host has made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId(pub(super) u64);
@@ -76,6 +91,13 @@ pub(super) struct Pended {
     redirected: Option<(SocketAddr, u32)>,
 }
 
+/// A listen call that a callout has pended.
+pub(super) struct PendedListen {
+    ends: Ends,
+    application: Application,
+    at: Layer,
+}
+
 /// A port with its application.
 pub(super) struct Listener {
     pub application: Application,
@@ -97,20 +119,62 @@ impl Host {
         }
         let endpoint = Some(self.handle());
         let asked = Scene { endpoint, ..Scene::call(ends(local, None), Direction::Inbound) };
-        let local = self.bind(&asked)?;
+        let local = match self.bind_at([&asked, &asked])? {
+            Bound::To(local) => local.unwrap_or(local_of(&asked)),
+            Bound::Pended(at) => {
+                self.pend_listen(&Scene { ends: ends(at, None), ..asked }, application, ASSIGNMENT);
+                return Ok(());
+            }
+        };
+        self.listen_at(&Scene { ends: ends(local, None), ..asked }, application)
+    }
+
+    /// Indicates a listen call of a bound socket, and goes on with it.
+    fn listen_at(&mut self, scene: &Scene<'_>, application: Application) -> Result<(), SocketError> {
+        let local = scene.ends.local;
         if self.listeners.contains_key(&local) {
-            self.release(&asked);
+            self.release(scene);
             return Err(SocketError::InUse(local));
         }
-        let scene = Scene { ends: ends(local, None), ..asked };
         let record = self.gate.open(scene.ends, Event::Listen);
-        if !self.gate.pass(record, Layer::AleAuthListen, &scene) {
-            self.release(&scene);
-            return Err(SocketError::Blocked(scene.ends, Layer::AleAuthListen.name()));
+        match self.gate.passage(record, Layer::AleAuthListen, scene) {
+            Passage::Open => {
+                let endpoint = scene.endpoint.unwrap_or_default();
+                self.listeners.insert(local, Listener { application, endpoint });
+                Ok(())
+            }
+            Passage::Absorbed => {
+                self.pend_listen(scene, application, Layer::AleAuthListen);
+                Ok(())
+            }
+            Passage::Blocked => {
+                self.release(scene);
+                Err(SocketError::Blocked(scene.ends, Layer::AleAuthListen.name()))
+            }
         }
-        let endpoint = scene.endpoint.unwrap_or_default();
-        let listener = Listener { application, endpoint };
-        self.listeners.insert(local, listener);
+    }
+
+    fn pend_listen(&mut self, scene: &Scene<'_>, application: Application, at: Layer) {
+        let listen = PendedListen { ends: scene.ends, application, at };
+        self.pended_listens.insert(scene.endpoint.unwrap_or_default(), listen);
+    }
+
+    /// Goes on with a listen call that a callout has pended: it is authorized again.
+    pub(super) fn complete_listen(&mut self, endpoint: u64) -> Result<(), SocketError> {
+        let PendedListen { ends, application, at } =
+            self.pended_listens.remove(&endpoint).ok_or(SocketError::NotPended)?;
+        let scene = Scene { endpoint: Some(endpoint), ..Scene::call(ends, Direction::Inbound) };
+        let again = Scene { flags: flag::IS_REAUTHORIZE, ..scene };
+        let event = if at == ASSIGNMENT { Event::Bind } else { Event::Listen };
+        let record = self.gate.open(ends, event);
+        if !self.gate.pass(record, at, &again) {
+            self.release(&scene);
+            return Err(SocketError::Blocked(ends, at.name()));
+        }
+        if at == ASSIGNMENT {
+            return self.listen_at(&scene, application);
+        }
+        self.listeners.insert(ends.local, Listener { application, endpoint });
         Ok(())
     }
 
@@ -325,7 +389,10 @@ impl Host {
 
     /// Binds. Returns the local address, which a callout may have changed.
     pub(super) fn bind(&mut self, scene: &Scene<'_>) -> Result<SocketAddr, SocketError> {
-        self.bind_at([scene, scene]).map(|local| local.unwrap_or(scene.ends.local))
+        match self.bind_at([scene, scene])? {
+            Bound::To(local) => Ok(local.unwrap_or(local_of(scene))),
+            Bound::Pended(_) => Err(SocketError::Blocked(scene.ends, ASSIGNMENT.name())),
+        }
     }
 
     /// Binds a socket to port 0 of every address. The stack selects a port of the
@@ -346,18 +413,15 @@ impl Host {
         let shown = if self.gate.open_points.selected_port_at_assignment { port } else { 0 };
         // A callout may have bound it to a port; the host has one address.
         let port = match self.bind_at([&any(0), &any(shown)])? {
-            Some(local) if local.port() != 0 => local.port(),
-            _ => port,
+            Bound::To(Some(local)) if local.port() != 0 => local.port(),
+            Bound::To(_) => port,
+            Bound::Pended(_) => return Err(SocketError::Blocked(any(0).ends, ASSIGNMENT.name())),
         };
         Ok(SocketAddr::new(self.own(family), port))
     }
 
-    /// Binds; the scenes are those of the two layers. Returns the local address if a
-    /// callout has changed it.
-    fn bind_at(
-        &mut self,
-        [redirect, assignment]: [&Scene<'_>; 2],
-    ) -> Result<Option<SocketAddr>, SocketError> {
+    /// Binds; the scenes are those of the two layers.
+    fn bind_at(&mut self, [redirect, assignment]: [&Scene<'_>; 2]) -> Result<Bound, SocketError> {
         let record = self.gate.open(assignment.ends, Event::Bind);
         if !self.gate.pass(record, Layer::AleBindRedirect, redirect) {
             return Err(SocketError::Blocked(redirect.ends, Layer::AleBindRedirect.name()));
@@ -372,10 +436,11 @@ impl Host {
             }
             assignment.ends.local = local;
         }
-        if !self.gate.pass(record, Layer::AleResourceAssignment, &assignment) {
-            return Err(SocketError::Blocked(assignment.ends, Layer::AleResourceAssignment.name()));
+        match self.gate.passage(record, ASSIGNMENT, &assignment) {
+            Passage::Open => Ok(Bound::To(changed)),
+            Passage::Absorbed => Ok(Bound::Pended(assignment.ends.local)),
+            Passage::Blocked => Err(SocketError::Blocked(assignment.ends, ASSIGNMENT.name())),
         }
-        Ok(changed)
     }
 
     pub(super) fn release(&mut self, scene: &Scene<'_>) {
@@ -401,7 +466,7 @@ impl Host {
 }
 
 /// The IPv4 address that a dual-stack socket's mapped one stands for.
-fn canonical(address: SocketAddr) -> SocketAddr {
+pub(super) fn canonical(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 

@@ -76,9 +76,12 @@ impl LayerInfo {
 
     /// Whether `FWPS_CLASSIFY_OUT_FLAG_ABSORB` is valid here
     /// (`FWPS_CLASSIFY_OUT0`). At `ALE_FLOW_ESTABLISHED` it is valid but
-    /// discouraged.
+    /// discouraged. The page has no list entry for three layers where others ask for it:
+    /// `FwpsPendOperation0` at the layers of bind and listen, *Processing Classify
+    /// Callouts Asynchronously* for packets, which IPFORWARD has, too.
     pub fn allows_absorb(&self) -> bool {
-        const FAMILIES: [&str; 8] = [
+        const FAMILIES: [&str; 9] = [
+            "IPFORWARD_",
             "BOUND_MAC_FRAME_",
             "VSWITCH_ETHERNET",
             "BOUND_IPPACKET_",
@@ -88,7 +91,13 @@ impl LayerInfo {
             "STREAM_PACKET_",
             "ALE_",
         ];
-        const ALE: [&str; 3] = ["ALE_AUTH_RECV_ACCEPT_", "ALE_AUTH_CONNECT_", "ALE_FLOW_ESTABLISHED_"];
+        const ALE: [&str; 5] = [
+            "ALE_RESOURCE_ASSIGNMENT_",
+            "ALE_AUTH_LISTEN_",
+            "ALE_AUTH_RECV_ACCEPT_",
+            "ALE_AUTH_CONNECT_",
+            "ALE_FLOW_ESTABLISHED_",
+        ];
         !self.is_discard()
             && FAMILIES.iter().any(|family| self.name.contains(family))
             && (!self.name.starts_with("ALE_") || ALE.iter().any(|ale| self.name.starts_with(ale)))

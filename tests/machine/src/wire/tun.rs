@@ -121,7 +121,10 @@ impl Wire for Tun {
         if let Some((flag, pipe)) = self.wakes.as_mut().filter(|_| woken) {
             // The byte is there. A wake after the flag is cleared writes another one.
             flag.store(false, Ordering::Release);
-            pipe.read_exact(&mut [0])?;
+            if pipe.read(&mut [0])? == 0 {
+                // Nobody can wake it any more.
+                self.wakes = None;
+            }
         }
         Ok(())
     }

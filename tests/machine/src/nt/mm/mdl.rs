@@ -14,6 +14,8 @@ use crate::verifier::{Violation, rules};
 
 /// The pool tag of MDLs.
 const TAG: u32 = u32::from_le_bytes(*b"Mdl ");
+/// The most MDLs of an IRP.
+const MOST_MDLS: usize = 1 << 16;
 /// Offset of `IRP.MdlAddress` (`wdm.h`).
 const IRP_MDL_ADDRESS: usize = 8;
 /// The most bytes that an MDL of a driver describes: 4 GB less a page.
@@ -68,7 +70,7 @@ fn allocate(
 /// The link that a new MDL of an IRP gets: the IRP's own, or that of its last MDL.
 fn last_link(irp: Address, secondary: bool) -> Result<Address, BadPointer> {
     let mut link = irp.wrapping_add(IRP_MDL_ADDRESS);
-    while secondary {
+    for _ in 0..if secondary { MOST_MDLS } else { 0 } {
         match foreign::read::<Address>(link)? {
             0 => break,
             mdl => link = mdl + offset_of!(MDL, Next),

@@ -88,6 +88,62 @@ fn a_pended_connect_goes_on_after_its_completion() {
     stopped_by(&kernel, outcome, &rules::OPERATION_COMPLETED_TWICE);
 }
 
+/// Completes the operation that `pend_operation` has pended.
+fn complete_operation(kernel: &Kernel, host: &mut Host) {
+    let outcome = drive(kernel, Irql::DISPATCH, || FwpsCompleteOperation0(HANDLE.get() as Address, 0));
+    clean(kernel, outcome);
+    host.poll(Duration::from_millis(2));
+    assert_eq!(CALLS.get(), 2);
+}
+
+extern "win64" fn pend_once(_: u64, meta: u64, _: u64, _: u64, _: u64, _: u64, out: u64) {
+    if first() {
+        HANDLE.set(out_handle(|at| FwpsPendOperation0(metadata(meta).completionHandle, at)));
+        absorb(out);
+    }
+}
+
+#[test]
+fn a_pended_listen_listens_after_its_completion() {
+    let own = SocketAddr::new(Network::default().host_address(Family::V4), 80);
+    for layer in ["ALE_RESOURCE_ASSIGNMENT_V4", "ALE_AUTH_LISTEN_V4"] {
+        let kernel = machine();
+        let mut host = world(&kernel);
+        watch(&kernel, layer, pend_once);
+        host.listen(own, Application::Hold).unwrap();
+        assert!(host.unlisten(own).is_err(), "{layer}: it does not listen yet");
+        complete_operation(&kernel, &mut host);
+        assert!(host.unlisten(own).is_ok(), "{layer}");
+    }
+}
+
+/// "Non-TCP connections only create state entries. Any pended packet data is flushed"
+/// (FwpsPendOperation0).
+#[test]
+fn a_pended_datagram_is_lost_and_its_flow_begins_at_the_completion() {
+    let kernel = machine();
+    let mut host = world(&kernel);
+    watch(&kernel, "ALE_AUTH_CONNECT_V4", pend_once);
+    let local = host.send_datagram(near(9), b"one").unwrap();
+    complete_operation(&kernel, &mut host);
+    assert!(destinations(&mut host).is_empty());
+    host.send_datagram_from(local, near(9), b"two").unwrap();
+    assert_eq!(destinations(&mut host), [near(9)]);
+    assert_eq!(CALLS.get(), 2, "the flow is authorized");
+}
+
+#[test]
+fn a_redirected_datagram_goes_where_the_callout_says() {
+    let kernel = machine();
+    let mut host = world(&kernel);
+    watch(&kernel, "ALE_CONNECT_REDIRECT_V4", redirect);
+    watch(&kernel, "ALE_AUTH_CONNECT_V4", look);
+    let local = host.send_datagram(near(53), b"one").unwrap();
+    host.send_datagram_from(local, near(53), b"two").unwrap();
+    assert_eq!(destinations(&mut host), [near(8080), near(8080)]);
+    assert_eq!(SEEN.get(), (0x10_0000, 53, 31));
+}
+
 extern "win64" fn pend_without_absorb(_: u64, meta: u64, _: u64, _: u64, _: u64, _: u64, _: u64) {
     out_handle(|at| FwpsPendOperation0(metadata(meta).completionHandle, at));
 }

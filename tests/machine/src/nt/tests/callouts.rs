@@ -271,6 +271,7 @@ fn a_transport_packet_gets_its_ip_header_and_passes_the_layer_again() {
     assert_eq!(SEEN.take(), [([0, 0], 0), ([1, 2], 7)]);
     let reply = Parsed::new(&replies[0]).unwrap();
     let network = Network::default();
+    assert_eq!(reply.protocol, crate::wire::protocol::ICMP);
     assert_eq!(reply.source.ip(), network.host_address(Family::V4));
     assert_eq!(reply.destination.ip(), std::net::IpAddr::from(network.near.0));
     assert!(reply.checksum_valid() && reply.header_checksum_valid());
@@ -305,6 +306,7 @@ fn a_constructed_header_has_the_given_addresses_and_right_checksums() {
     let packet = Parsed::new(&packets[0]).unwrap();
     assert_eq!(packet.source.ip().to_string(), "192.0.2.99");
     assert_eq!((packet.destination, packet.payload()), (near, &b"hello"[..]));
+    assert_ne!(packet.transport_bytes()[6..8], [0, 0], "UDP has a checksum");
     assert!(packet.checksum_valid() && packet.header_checksum_valid());
     assert!(kernel.packets_left().is_empty(), "{:?}", kernel.packets_left());
 }

@@ -227,7 +227,7 @@ fn a_sent_packet_passes_the_layers_from_the_top_and_leaves() {
         host.poll(Duration::from_millis(1));
         settle(&kernel);
         assert_eq!(completed.calls.load(SeqCst), 1);
-        assert_eq!(sent(&mut host), [packet.clone()]);
+        assert_eq!(sent(&mut host), std::slice::from_ref(&packet));
         let seen: Vec<_> = host.log().records().flat_map(|record| record.layers()).collect();
         assert_eq!(seen, layers, "{by:?}");
     }

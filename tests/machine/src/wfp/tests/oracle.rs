@@ -10,7 +10,7 @@ use super::*;
 const RESULTS: [u32; 7] = [naive::BLOCK, naive::PERMIT, naive::CONTINUE, 7, 8, 0x5003, 0xDEAD];
 /// A plain layer, one without ABSORB, a discard layer, a stream layer.
 const LAYERS: [&str; 4] =
-    ["INBOUND_TRANSPORT_V4", "ALE_AUTH_LISTEN_V4", "INBOUND_TRANSPORT_V6_DISCARD", "STREAM_V4"];
+    ["INBOUND_TRANSPORT_V4", "ALE_BIND_REDIRECT_V4", "INBOUND_TRANSPORT_V6_DISCARD", "STREAM_V4"];
 /// The two fields that conditions test; all four layers have them.
 const FIELDS: [&str; 2] = ["IP_LOCAL_PORT", "FLAGS"];
 
