@@ -37,7 +37,7 @@ struct Inner {
 struct Files {
     inputs: BTreeMap<PathBuf, File>,
     outputs: BTreeMap<PathBuf, File>,
-    wire: Option<OwnedFd>,
+    wire: Option<Tun>,
 }
 
 static INNER: OnceLock<Inner> = OnceLock::new();
@@ -81,7 +81,7 @@ fn second_stage(mut builder: Builder) -> Result<()> {
     ensure!(descriptors.len() == start.descriptors(), "descriptors are missing");
     let files = Files::sort(&start, descriptors)?;
     let others = files.outputs.values().map(AsRawFd::as_raw_fd);
-    let others = others.chain(files.wire.iter().map(AsRawFd::as_raw_fd)).collect();
+    let others = others.chain(files.wire.iter().flat_map(Tun::written)).collect();
     builder.second_stage(&filter::Writable { socket: socket.as_raw_fd(), others })?;
     let inner = Inner {
         driver: start.driver,
@@ -138,7 +138,8 @@ impl Files {
             paths.iter().cloned().zip(descriptors.by_ref().map(File::from)).collect()
         };
         let (inputs, outputs) = (named(&start.inputs), named(&start.outputs));
-        Ok(Self { inputs, outputs, wire: descriptors.next() })
+        let wire = descriptors.next().map(|wire| Tun::from_descriptor("", wire)).transpose()?;
+        Ok(Self { inputs, outputs, wire })
     }
 }
 
@@ -227,7 +228,7 @@ pub fn create(path: &Path) -> io::Result<File> {
 /// If it opened none.
 pub fn wire(name: &str) -> Result<Tun> {
     let wire = inner().and_then(|inner| lock(&inner.files).wire.take());
-    Ok(Tun::from_descriptor(name, wire.context("no TUN device was opened")?))
+    Ok(wire.context("no TUN device was opened")?.named(name))
 }
 
 /// Says that the host runs.

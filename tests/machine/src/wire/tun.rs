@@ -2,8 +2,8 @@
 #![expect(unsafe_code, reason = "TUNSETIFF is an ioctl, which nix offers as an unsafe function only")]
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, PipeReader, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,8 +30,15 @@ pub struct Tun {
     file: File,
     name: String,
     buffer: Box<[u8; LARGEST_PACKET]>,
-    /// Whether it was woken, and the pipe that then has a byte.
-    wakes: Option<(Arc<AtomicBool>, PipeReader)>,
+    wakes: Wakes,
+}
+
+/// What ends a wait early.
+struct Wakes {
+    /// Whether it was woken. Then the pipe has a byte.
+    woken: Arc<AtomicBool>,
+    reader: PipeReader,
+    writer: Arc<PipeWriter>,
 }
 
 impl Tun {
@@ -64,17 +71,32 @@ impl Tun {
         // the call; TUNSETIFF accesses nothing beyond it.
         unsafe { request::set_interface(file.as_raw_fd(), &interface) }
             .map_err(|error| explain(name, "TUNSETIFF", &error.into()))?;
-        Ok(Self::from_descriptor(name, file.into()))
+        Self::from_descriptor(name, file.into())
     }
 
     /// An interface that another process has opened and passed on.
-    pub fn from_descriptor(name: &str, descriptor: OwnedFd) -> Self {
-        Self {
+    ///
+    /// # Errors
+    /// If no pipe can be made.
+    pub fn from_descriptor(name: &str, descriptor: OwnedFd) -> io::Result<Self> {
+        let (reader, writer) = io::pipe()?;
+        Ok(Self {
             file: descriptor.into(),
             name: name.to_owned(),
             buffer: Box::new([0; LARGEST_PACKET]),
-            wakes: None,
-        }
+            wakes: Wakes { woken: Arc::default(), reader, writer: Arc::new(writer) },
+        })
+    }
+
+    /// Sets the interface's name.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        Self { name: name.to_owned(), ..self }
+    }
+
+    /// The descriptors that it writes to.
+    pub fn written(&self) -> [RawFd; 2] {
+        [self.file.as_raw_fd(), self.wakes.writer.as_raw_fd()]
     }
 
     /// The descriptor, for another process.
@@ -110,33 +132,28 @@ impl Wire for Tun {
     }
 
     fn wait(&mut self, timeout: Duration) -> io::Result<()> {
-        let mut fds = vec![PollFd::new(self.file.as_fd(), PollFlags::POLLIN)];
-        fds.extend(self.wakes.iter().map(|(_, pipe)| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
+        let mut fds =
+            [self.file.as_fd(), self.wakes.reader.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-        let woken = match poll(&mut fds, timeout) {
-            Ok(_) => fds.get(1).and_then(PollFd::any).unwrap_or(false),
+        let is_woken = match poll(&mut fds, timeout) {
+            Ok(_) => fds[1].any().unwrap_or(false),
             Err(nix::errno::Errno::EINTR) => false,
             Err(error) => return Err(explain(&self.name, "poll", &error.into())),
         };
-        if let Some((flag, pipe)) = self.wakes.as_mut().filter(|_| woken) {
+        if is_woken {
             // The byte is there. A wake after the flag is cleared writes another one.
-            flag.store(false, Ordering::Release);
-            if pipe.read(&mut [0])? == 0 {
-                // Nobody can wake it any more.
-                self.wakes = None;
-            }
+            self.wakes.woken.store(false, Ordering::Release);
+            self.wakes.reader.read_exact(&mut [0])?;
         }
         Ok(())
     }
 
     fn waker(&mut self) -> Option<Waker> {
-        let (reader, writer) = io::pipe().ok()?;
-        let flag = Arc::new(AtomicBool::new(false));
-        self.wakes = Some((Arc::clone(&flag), reader));
+        let (woken, writer) = (Arc::clone(&self.wakes.woken), Arc::clone(&self.wakes.writer));
         Some(Arc::new(move || {
-            if !flag.swap(true, Ordering::AcqRel) {
+            if !woken.swap(true, Ordering::AcqRel) {
                 // If the reader is gone, nobody waits.
-                let _ = (&writer).write_all(&[0]);
+                let _ = (&*writer).write_all(&[0]);
             }
         }))
     }
