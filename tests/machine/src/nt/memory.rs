@@ -33,11 +33,15 @@ impl Reservation {
     /// Reserves `bytes`, rounded up to pages. `None` if the host has no address
     /// space left.
     pub fn new(bytes: usize) -> Option<Self> {
+        Self::at(None, bytes)
+    }
+
+    /// Reserves `bytes`, at this address if it is free.
+    pub fn at(wanted: Option<NonZeroUsize>, bytes: usize) -> Option<Self> {
         let bytes = NonZeroUsize::new(round_to_pages(bytes))?;
         let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_NORESERVE;
-        // SAFETY: a new anonymous mapping at an address of the host's choice
-        // affects no other memory.
-        let base = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, flags) };
+        // SAFETY: without MAP_FIXED a new anonymous mapping affects no other memory.
+        let base = unsafe { mmap_anonymous(wanted, bytes, ProtFlags::PROT_NONE, flags) };
         Some(Self { base: base.ok()?, bytes: bytes.get() })
     }
 

@@ -9,6 +9,8 @@
 mod report;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cpu::Irql;
@@ -55,8 +57,21 @@ pub struct Pool {
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { arena: Reservation::new(ARENA).expect("the host has address space"), state: Mutex::default() }
+        let arena = Reservation::at(wanted_address(), ARENA).expect("the host has address space");
+        Self { arena, state: Mutex::default() }
     }
+}
+
+/// Where the arena of the calling thread's machines begins, if nothing else is there. All
+/// machines that a thread makes one after the other have it at one address. So what a
+/// driver makes of addresses, such as the key of a hash, is the same in each run.
+fn wanted_address() -> Option<NonZeroUsize> {
+    /// Addresses that the host gives out last.
+    const FIRST: usize = 0x2000_0000_0000;
+    const PLACES: usize = 1024;
+    static THREADS: AtomicUsize = AtomicUsize::new(0);
+    thread_local!(static NUMBER: usize = THREADS.fetch_add(1, Ordering::Relaxed));
+    NonZeroUsize::new(FIRST + NUMBER.with(|number| number % PLACES) * ARENA)
 }
 
 impl Pool {
