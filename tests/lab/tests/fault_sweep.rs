@@ -29,6 +29,15 @@ fn planted(wrong: &str) -> Sweep {
     Sweep::of(&Hushport, &Arc::new(PeFile::read(&driver).unwrap()), Variant::Plain, Extent::Loops, SEED, JOBS)
 }
 
+/// The names of the functions that the driver imports.
+fn imports(file: &PeFile) -> BTreeSet<String> {
+    let names = file.imports.iter().filter_map(|import| match &import.name {
+        ImportName::Name(name) => Some(name.clone()),
+        ImportName::Ordinal(_) => None,
+    });
+    names.collect()
+}
+
 /// The functions whose failure the driver did not survive, and the reports.
 fn found(sweep: &Sweep) -> (BTreeSet<&'static str>, String) {
     assert!(sweep.undisturbed.is_empty(), "{:?}", sweep.undisturbed);
@@ -50,7 +59,8 @@ fn the_driver_bears_every_failure() {
     }
     // Each life has one session when BFE first runs and one after its restart.
     assert_eq!(sweep.tallies["FwpmTransactionCommit0"].calls, 4);
-    for call in FALLIBLE {
+    let imports = imports(&hushport());
+    for call in FALLIBLE.iter().filter(|call| imports.contains(call.name)) {
         assert!(sweep.tallies[call.name].failures > 0, "{} never failed", call.name);
     }
     assert!(sweep.tallies["ExAllocatePool2"].refused > 0);
@@ -80,15 +90,16 @@ fn a_start_that_fails_with_an_open_flow_leaves_nothing() {
     let baseline = Baseline::of(&Hushport, &file, variant, Bfe::Running);
     assert!(baseline.problems.is_empty(), "{:?}", baseline.problems);
     let mut refused = 0;
-    for (before, row) in baseline.calls.iter().enumerate() {
-        let plan =
-            Plan { nth: before + 1, mode: Mode::Once, failure: FALLIBLE[*row].failures[0], seed: SEED };
+    let failing = Extent::Loops.of(&baseline.calls, SEED);
+    for before in &failing {
+        let failure = FALLIBLE[baseline.calls[*before]].failures[0];
+        let plan = Plan { nth: before + 1, mode: Mode::Once, failure, seed: SEED };
         let case = Case { variant, bfe: Bfe::Running, plan };
         let life = live(&Hushport, &file, &baseline, case);
         assert!(life.problems.is_empty(), "{case}: {:?}", life.problems);
         refused += usize::from(life.refused.is_some());
     }
-    assert!(refused > 50, "of {} failures only {refused} ended the start", baseline.calls.len());
+    assert!(refused > 30, "of {} failures only {refused} ended the start", failing.len());
 }
 
 /// The sweep only fails calls that the table has.
@@ -103,11 +114,7 @@ fn every_import_can_fail_or_it_is_said_why_not() {
             *name
         }))
         .collect();
-    let names = file.imports.iter().filter_map(|import| match &import.name {
-        ImportName::Name(name) => Some(name.clone()),
-        ImportName::Ordinal(_) => None,
-    });
-    let imports: Vec<String> = names.collect();
+    let imports = imports(&file);
     assert!(imports.len() > 25, "{imports:?}");
     let unknown: Vec<_> = imports.iter().filter(|name| !known.contains(name.as_str())).collect();
     assert!(unknown.is_empty(), "say in machine::faults::table how they fail: {unknown:?}");

@@ -228,10 +228,10 @@ mod tests {
     use super::*;
     use crate::setup;
 
-    /// The programs that test the lab or the checkout, so that a change of the
-    /// driver means nothing to them.
-    const OTHERS: [&str; 7] =
-        ["checkout", "docs", "image", "planted_faults", "sandbox", "time_limits", "wdk"];
+    /// The programs that test the lab, other drivers or the checkout, so that a change of
+    /// the driver means nothing to them.
+    const OTHERS: [&str; 8] =
+        ["checkout", "docs", "foreign", "image", "planted_faults", "sandbox", "time_limits", "wdk"];
 
     #[test]
     fn each_program_that_runs_the_driver_is_a_suite() {

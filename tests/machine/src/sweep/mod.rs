@@ -58,6 +58,21 @@ impl Extent {
     const ENDS: usize = 4;
     const STRIDE: usize = 8;
 
+    /// The positions of the calls that fail, of the calls of a run: the rows of their
+    /// functions.
+    pub fn of(self, calls: &[usize], seed: u64) -> Vec<usize> {
+        let (mut all, mut passed) = (BTreeMap::<usize, usize>::new(), BTreeMap::<usize, usize>::new());
+        for row in calls {
+            *all.entry(*row).or_default() += 1;
+        }
+        let fails = |(_, row): &(usize, &usize)| {
+            let passed = passed.entry(**row).or_default();
+            let number = std::mem::replace(passed, *passed + 1);
+            self.has(number, all[*row], seed)
+        };
+        calls.iter().enumerate().filter(fails).map(|(at, _)| at).collect()
+    }
+
     /// Whether the call with this number fails, of so many calls of its function.
     fn has(self, number: usize, calls: usize, seed: u64) -> bool {
         let from_end = number.min(calls - 1 - number);
@@ -182,16 +197,9 @@ impl Sweep {
 /// A run for every call of this extent and every way in which it can fail.
 fn cases(variant: Variant, bfe: Bfe, baseline: &Baseline, extent: Extent, seed: u64) -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut calls = BTreeMap::<usize, usize>::new();
-    baseline.calls.iter().for_each(|row| *calls.entry(*row).or_default() += 1);
-    let mut passed = BTreeMap::<usize, usize>::new();
-    for (before, row) in baseline.calls.iter().enumerate() {
-        let passed = passed.entry(*row).or_default();
-        let number = std::mem::replace(passed, *passed + 1);
-        if !extent.has(number, calls[row], seed) {
-            continue;
-        }
-        for failure in FALLIBLE[*row].failures {
+    for before in extent.of(&baseline.calls, seed) {
+        let row = baseline.calls[before];
+        for failure in FALLIBLE[row].failures {
             for (_, mode) in Mode::ALL {
                 let plan = Plan { nth: before + 1, mode, failure: *failure, seed };
                 cases.push(Case { variant, bfe, plan });
