@@ -12,8 +12,9 @@ use crate::notes;
 /// The duration of a step in the machine's time.
 const STEP: Duration = Duration::from_micros(1);
 /// A wait without a timeout counts as endless after this number of steps of other
-/// threads.
-const PATIENCE: u64 = 400_000;
+/// threads. Each instruction may be a step, and a thread that waits for a busy processor
+/// gets it only by chance between two stays of another.
+const PATIENCE: u64 = 2_000_000;
 /// A turn that takes longer than this in the host's time is stuck outside the lab's
 /// own waits.
 const STUCK: Duration = Duration::from_secs(120);
