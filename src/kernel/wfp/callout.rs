@@ -184,7 +184,7 @@ unsafe extern "C" fn classify_thunk<H: Handler>(
     // SAFETY: the engine passes structures that live until the return, or NULL.
     let fixed = unsafe { in_fixed_values.as_ref() };
     let (Some(fixed), Some(shared)) = (fixed, H::shared().get(&irql)) else {
-        // There is nothing to decide about, or nobody to decide.
+        // The engine shows no values, or the driver has not started or has ended.
         return Action::Continue.apply(out);
     };
     // SAFETY: what the engine passes lives until the return, and layerData is of the type

@@ -70,7 +70,7 @@ const FILTER_KEY: Guid = 0xb04e6a97_2c5d_4d18_9f36_c81a7de20000;
 const SUBLAYER_KEY: Guid = 0x5a93f1d2_08b7_4be6_a4cd_16e7029c0000;
 const PROVIDER_KEY: Guid = 0x3f7c25b8_6ad0_4291_b15e_90d4c8a70000;
 
-/// The sublayers by their weights, which nothing of Windows' has.
+/// The weights of the sublayers. No sublayer of Windows has one of them.
 const OBSERVERS: u16 = 0xFFF0;
 const HEAVY: u16 = 0x7A30;
 /// The sublayer of the filter that the steps change.

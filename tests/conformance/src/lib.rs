@@ -18,7 +18,7 @@
 //! | [`measure`] | what a callout does: describe, decide |
 //! | [`steps`], [`report`] | what the thread does; what it writes |
 //!
-//! Targets other than Windows build nothing of it.
+//! On other targets than Windows the crate is empty.
 #![cfg_attr(driver, no_std)]
 
 #[cfg(driver)]

@@ -42,7 +42,7 @@ impl Arguments {
     /// # Errors
     /// If a file is no report of a complete run, or the driver cannot be built.
     pub fn job(&self) -> Result<Job> {
-        // A bad file is told before anything is built.
+        // Files are checked before anything is built.
         for path in &self.compare {
             Report::read(path)?;
         }

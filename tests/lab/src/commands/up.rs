@@ -154,7 +154,7 @@ impl<F: Fn()> Wish for Outside<F> {
     }
 
     fn answered(&mut self, reply: String) {
-        // Nobody waits for an answer that nobody asked for.
+        // If the outer process has gone, nothing needs the answer.
         let _heard = self.replies.send(reply);
     }
 }

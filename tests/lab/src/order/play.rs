@@ -100,24 +100,9 @@ impl Play {
 
     /// Runs both sides until neither sends anything more.
     fn run(&mut self) -> Result<()> {
-        for _ in 0..1000 {
-            self.now += Duration::from_millis(1);
-            self.peer.egress(self.now);
-            let mut silence = true;
-            while let Some(packet) = self.peer.outbound() {
-                self.host.receive(&packet, self.now);
-                silence = false;
-            }
-            self.host.poll(self.now);
-            while let Some(packet) = self.host.transmit() {
-                self.peer.ingress(&packet, self.now);
-                silence = false;
-            }
-            if silence {
-                return Ok(());
-            }
-        }
-        anyhow::bail!("the host and the peer do not stop sending")
+        let is_over = self.host.exchange(&mut self.peer, &mut self.now, |_| ());
+        anyhow::ensure!(is_over, "the host and the peer do not stop sending");
+        Ok(())
     }
 
     fn policy_changes(&self, refuses: bool) {

@@ -165,6 +165,31 @@ impl Host {
         self.outbound.pop_front()
     }
 
+    /// Runs this host and its peer until neither sends anything more; `now` moves on.
+    /// `sent` gets this host's packets after the peer. Returns `false` if they still send
+    /// after 1,000 rounds of a millisecond.
+    pub fn exchange(&mut self, peer: &mut Stack, now: &mut Duration, mut sent: impl FnMut(Vec<u8>)) -> bool {
+        for _ in 0..1000 {
+            *now += Duration::from_millis(1);
+            peer.egress(*now);
+            let mut is_silent = true;
+            while let Some(packet) = peer.outbound() {
+                self.receive(&packet, *now);
+                is_silent = false;
+            }
+            self.poll(*now);
+            while let Some(packet) = self.transmit() {
+                peer.ingress(&packet, *now);
+                sent(packet);
+                is_silent = false;
+            }
+            if is_silent {
+                return true;
+            }
+        }
+        false
+    }
+
     fn handle(&mut self) -> u64 {
         self.last_handle += 1;
         self.last_handle

@@ -176,7 +176,7 @@ impl Inside {
     }
 
     fn events(&self) -> Result<&Trace> {
-        self.events.as_ref().context("nobody listens to the driver's events")
+        self.events.as_ref().context("no session receives the driver's events")
     }
 }
 

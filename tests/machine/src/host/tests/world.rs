@@ -59,25 +59,8 @@ impl World {
 
     /// Runs both sides until neither sends anything more.
     pub fn run(&mut self) {
-        for _ in 0..1000 {
-            self.now += Duration::from_millis(1);
-            self.peer.egress(self.now);
-            let mut silence = true;
-            while let Some(packet) = self.peer.outbound() {
-                self.host.receive(&packet, self.now);
-                silence = false;
-            }
-            self.host.poll(self.now);
-            while let Some(packet) = self.host.transmit() {
-                self.peer.ingress(&packet, self.now);
-                self.sent.push(packet);
-                silence = false;
-            }
-            if silence {
-                return;
-            }
-        }
-        panic!("the host and the peer do not stop sending");
+        let is_over = self.host.exchange(&mut self.peer, &mut self.now, |packet| self.sent.push(packet));
+        assert!(is_over, "the host and the peer do not stop sending");
     }
 
     /// Passes a packet to the host, and returns what it sends, without the peer.
