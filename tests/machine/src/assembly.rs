@@ -2,8 +2,9 @@
 
 use std::cell::RefCell;
 use std::ffi::c_void;
+use std::ops::{Deref, DerefMut};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::faults::{self, Faults};
 use crate::image::lint::{self, code_integrity};
@@ -32,17 +33,27 @@ pub enum StartError {
     Refused(Status),
 }
 
-/// One simulated machine.
+/// One simulated machine. It can have several drivers. What concerns a driver is in
+/// [`Driver`]; a machine stands for its first one, so a machine with one driver needs no
+/// other value.
 pub struct Machine {
+    first: Driver,
+}
+
+/// A driver of a machine: its service, its image while it is loaded, and the calls of it
+/// that fail.
+pub struct Driver {
     kernel: Arc<Kernel>,
-    engine: Arc<Engine>,
     faults: Arc<Faults>,
     service: String,
     image: Option<Image>,
     direct: Direct,
-    /// Whether a driver is loaded although it imports functions that the lab lacks.
+    /// Whether it is loaded although it imports functions that the lab lacks.
     lenient: bool,
     missing: Vec<MissingImport>,
+    /// Images of loaded drivers whose values were dropped. They stay mapped as long as
+    /// the machine has a value.
+    abandoned: Arc<Mutex<Vec<Image>>>,
 }
 
 /// Gives, by name, the functions to which a driver's imports are bound directly.
@@ -57,20 +68,45 @@ impl Machine {
     /// Makes a machine with the given options for kernel and filter engine.
     pub fn with(service: &str, options: Options, engine: wfp::Options) -> Self {
         let kernel = Kernel::new(Arc::new(Mapped), options);
-        let engine = Engine::with_options(engine);
-        kernel.set_engine(Arc::clone(&engine));
-        let faults = Arc::new(Faults::default());
-        kernel.set_fail_calls(Arc::clone(&faults) as _);
+        kernel.set_engine(Engine::with_options(engine));
         kernel.set_linker(Box::new(|module, name, export| {
             let bound = image::bind(module, name, link(name, export));
             bound.expect("the host has memory for an import") as usize
         }));
-        let service = service.to_owned();
-        let (image, missing) = (None, Vec::new());
-        Self { kernel, engine, faults, service, image, direct: |_| None, lenient: false, missing }
+        Self { first: Driver::new(kernel, service, Arc::default()) }
     }
 
-    /// Loads drivers although they import functions that the lab does not model. A call
+    /// One more driver of this machine, for another service. It is started and stopped
+    /// by itself.
+    pub fn driver(&self, service: &str) -> Driver {
+        Driver::new(Arc::clone(&self.first.kernel), service, Arc::clone(&self.first.abandoned))
+    }
+}
+
+impl Deref for Machine {
+    type Target = Driver;
+
+    fn deref(&self) -> &Driver {
+        &self.first
+    }
+}
+
+impl DerefMut for Machine {
+    fn deref_mut(&mut self) -> &mut Driver {
+        &mut self.first
+    }
+}
+
+impl Driver {
+    fn new(kernel: Arc<Kernel>, service: &str, abandoned: Arc<Mutex<Vec<Image>>>) -> Self {
+        let faults = Arc::new(Faults::default());
+        kernel.set_fail_calls(service, Arc::clone(&faults) as _);
+        let service = service.to_owned();
+        let (image, missing) = (None, Vec::new());
+        Self { kernel, faults, service, image, direct: |_| None, lenient: false, missing, abandoned }
+    }
+
+    /// Loads the driver although it imports functions that the lab does not model. A call
     /// of one stops the machine; the report names the function and where it was called.
     pub fn report_missing_at_call(&mut self) {
         self.lenient = true;
@@ -81,21 +117,21 @@ impl Machine {
         &self.missing
     }
 
-    /// Binds a driver's imports directly to the functions that `direct` gives. Use
+    /// Binds the driver's imports directly to the functions that `direct` gives. Use
     /// it to measure: the checks at an import cost more than the driver itself.
     /// Such functions run unchecked on the kernel stack.
     pub fn bind_directly(&mut self, direct: Direct) {
         self.direct = direct;
     }
 
-    /// The kernel.
+    /// The machine's kernel.
     pub fn kernel(&self) -> &Arc<Kernel> {
         &self.kernel
     }
 
-    /// The filter engine.
+    /// The machine's filter engine.
     pub fn engine(&self) -> &Arc<Engine> {
-        &self.engine
+        self.kernel.engine()
     }
 
     /// Chooses which calls of the driver fail.
@@ -125,7 +161,18 @@ impl Machine {
 
     /// Whether the driver has queried a value of this name.
     pub fn has_read(&self, name: &str) -> bool {
-        self.kernel.registry().was_read(name)
+        self.kernel.last_reading_of(&self.service, name).is_some()
+    }
+
+    /// The exports that the driver called, in all its loads, and how often it called
+    /// each.
+    pub fn calls(&self) -> Vec<(&'static str, u64)> {
+        self.kernel.calls_of(&self.service)
+    }
+
+    /// How often the driver waited for an object.
+    pub fn waits(&self) -> u64 {
+        self.kernel.waits_of(&self.service)
     }
 
     /// Loads the driver and runs its `DriverEntry`.
@@ -173,7 +220,8 @@ impl Machine {
             let text = format!("{}: {}", file.name(), details.join("; "));
             // Windows puts addresses in the image here; the image is not mapped
             // yet.
-            self.kernel.condemn(Violation::new(image_rule(findings[0].rule), [0; 3], text));
+            let violation = Violation::new(image_rule(findings[0].rule), [0; 3], text);
+            self.kernel.condemn_image(&self.service, violation);
         }
         match self.kernel.stopped() {
             Some(stop) => Err(StartError::Stopped(stop.clone())),
@@ -183,9 +231,18 @@ impl Machine {
 
     /// Unloads the driver and reports what it leaked.
     pub fn stop(&mut self) -> Result<LeakReport, Stop> {
-        let report = self.kernel.unload();
+        let report = self.kernel.unload_driver(&self.service);
         self.image = None;
         report
+    }
+}
+
+impl Drop for Driver {
+    /// The code of a driver that was not stopped stays: the machine may call it.
+    fn drop(&mut self) {
+        if let Some(image) = self.image.take() {
+            self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(image);
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 //! | module | guarantee |
 //! |---|---|
 //! | [`status`] | NTSTATUS values by their names in `ntstatus.h` |
+//! | [`driver`] | tells the drivers of a machine apart |
 //! | [`notes`] | shows other processes what a hanging process waits for |
 //! | [`schedule`] | simulated threads run one at a time, in an order that a seed fixes |
 //! | [`verifier`] | Driver Verifier's rules, each with its bugcheck code |
@@ -26,6 +27,7 @@
 //! | [`sweep`] | makes every call of a driver fail in turn |
 
 pub mod assembly;
+pub mod driver;
 pub mod etw;
 #[macro_use]
 pub mod exports;
@@ -42,4 +44,5 @@ pub mod verifier;
 pub mod wfp;
 pub mod wire;
 
-pub use assembly::{Machine, StartError};
+pub use assembly::{Driver, Machine, StartError};
+pub use driver::DriverId;

@@ -12,7 +12,7 @@ use machine::nt::{Kernel, Options};
 use serde::{Deserialize, Serialize};
 
 use super::{forms, table};
-use crate::hushport::{self, EVENT_PROVIDER};
+use crate::hushport::{self, EVENT_PROVIDER, SERVICE};
 
 /// The driver looks for a missing key every 5 s.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -144,8 +144,8 @@ pub fn await_reading(kernel: &Kernel, name: &str, change: u64) -> Result<()> {
         }
         // The driver's thread handles a change completely before it waits for the
         // next one.
-        let read = kernel.registry().last_reading(name);
-        if read.is_some_and(|read| read.change >= change && kernel.waits() > read.waits) {
+        let read = kernel.last_reading_of(SERVICE, name);
+        if read.is_some_and(|read| read.change >= change && kernel.waits_of(SERVICE) > read.waits) {
             return Ok(());
         }
         if Instant::now() > end {

@@ -63,11 +63,11 @@ impl Running {
         machine.set("FlowLimit", 64);
         // The driver's thread sleeps long if nothing else wakes it.
         machine.set("ScanWindowMs", 3_600_000);
-        let waits = machine.kernel().waits();
+        let waits = machine.waits();
         machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
         // The thread reads the registry once more when it begins, and would ask the
         // engine, too.
-        machine.kernel().let_thread_wait(waits, Duration::from_secs(10));
+        machine.kernel().let_thread_wait(machine.service(), waits, Duration::from_secs(10));
         let (engine, trace) = (Arc::clone(machine.engine()), session(&machine));
         Self { machine, engine, trace }
     }

@@ -117,7 +117,8 @@ fn the_error_log_keeps_codes_and_strings() {
     let machine = start(&[]);
     let file = open(&machine);
     file.control(code(0x803, 0), &[], &[]).unwrap();
-    let entry = ErrorLogEntry { code: 0x4004_0001, strings: vec!["a".into(), "bc".into()] };
+    let strings = vec!["a".into(), "bc".into()];
+    let entry = ErrorLogEntry { source: "wdm".into(), code: 0x4004_0001, strings };
     assert_eq!(machine.kernel().error_log(), [entry]);
     stop(machine, file);
 }

@@ -7,6 +7,7 @@ use std::thread::{self, ThreadId};
 
 use super::event::{Event, Filter, Raw};
 use super::{Malformed, schema};
+use crate::driver::Origin;
 use crate::wfp::Guid;
 
 /// The number of a session.
@@ -61,8 +62,8 @@ pub struct Registered {
     pub callback: usize,
     /// The context of the callback.
     pub context: usize,
-    /// The address of the caller that registered it; 0 if unknown.
-    pub caller: u64,
+    /// Who has registered it.
+    pub origin: Origin,
     /// Its traits, if it has set them.
     pub traits: Option<Vec<u8>>,
     /// The thread that is executing its callback.
@@ -136,11 +137,11 @@ const FIRST_HANDLE: u64 = 0xFFFF_9900_0000_0000;
 
 impl Tracing {
     /// Registers a provider.
-    pub fn register(&self, provider: Guid, callback: usize, context: usize, caller: u64) -> u64 {
+    pub fn register(&self, provider: Guid, callback: usize, context: usize, origin: Origin) -> u64 {
         let mut state = self.state();
         let number = state.registered.len() + state.unregistered.len() + 1;
         let handle = FIRST_HANDLE + 0x100 * number as u64;
-        let registered = Registered { provider, callback, context, caller, traits: None, calling: None };
+        let registered = Registered { provider, callback, context, origin, traits: None, calling: None };
         state.registered.insert(handle, registered);
         handle
     }

@@ -6,6 +6,7 @@ use super::event::utc;
 use super::schema::{Count, In, out, schema, traits};
 use super::value::values;
 use super::*;
+use crate::driver::Origin;
 use crate::wfp::Guid;
 
 /// Metadata, with this text after the tag.
@@ -121,7 +122,7 @@ fn invalid_metadata_is_refused() {
 #[test]
 fn events_reach_the_sessions_that_want_them() {
     let (provider, tracing) = (Guid::from_u128(1), Tracing::default());
-    let handle = tracing.register(provider, 0, 0, 0);
+    let handle = tracing.register(provider, 0, 0, Origin::default());
     let traits = b"\x05\0Hi\0";
     assert_eq!(tracing.set_traits(handle, traits), Ok(Ok(())));
     let filter = |level, any, all| Enable { filter: Filter { level, any, all }, ..Enable::all(provider) };

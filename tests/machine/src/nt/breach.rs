@@ -1,10 +1,13 @@
 //! Reports breaches of rules and stops the machine.
 
+use std::sync::Arc;
+
 use super::Kernel;
 use super::cpu::{self, Irql};
 use super::foreign::{BadPointer, BadString};
 use super::guest::Stop;
 use super::types::Address;
+use crate::driver::{DriverId, Origin};
 use crate::verifier::{Finding, Violation, rules};
 use crate::wfp::{self, Engine};
 
@@ -35,9 +38,11 @@ impl Kernel {
     /// Reports a breach that an export detected. A fatal breach ends the driver's
     /// call here, so the caller must not own anything with a destructor.
     pub(crate) fn violate(&self, violation: Violation) {
-        let stack = self.guest().frames();
+        let Origin { driver, stack } = self.origin();
+        let violation = self.with_name(violation, driver);
         let stop = bugcheck(&violation);
-        if self.verifier().report(Finding { violation, stack }) {
+        let driver = Arc::clone(self.service_name(driver));
+        if self.verifier().report(Finding { violation, driver, stack }) {
             self.stop(stop);
         }
     }
@@ -69,9 +74,15 @@ impl Kernel {
     /// Reports a breach that was detected outside driver code. A fatal breach stops
     /// the machine at the driver's next call of an export.
     pub(crate) fn condemn(&self, violation: Violation) {
+        self.condemn_driver(self.caller(), violation);
+    }
+
+    /// As [`Self::condemn`], for a breach of a certain driver.
+    pub(crate) fn condemn_driver(&self, driver: DriverId, violation: Violation) {
+        let violation = self.with_name(violation, driver);
         let stop = bugcheck(&violation);
-        let stack = Vec::new();
-        if self.verifier().report(Finding { violation, stack }) {
+        let (driver, stack) = (Arc::clone(self.service_name(driver)), Vec::new());
+        if self.verifier().report(Finding { violation, driver, stack }) {
             self.halt(stop);
         }
     }
@@ -98,12 +109,13 @@ impl Kernel {
         }
     }
 
-    /// Records what ended a driver call at `irql`. A fault breaks a rule, and
+    /// Records what ended a call of `driver` at `irql`. A fault breaks a rule, and
     /// becomes the bugcheck that Windows would show.
-    pub(super) fn driver_stopped(&self, stop: Stop, irql: Irql) -> Stop {
+    pub(super) fn driver_stopped(&self, stop: Stop, irql: Irql, driver: DriverId) -> Stop {
         let stop = match stop {
             Stop::Fault { exception, text } => {
-                let violation = self.exception(&exception, irql, &text);
+                let driver = self.faulting(exception.instruction, driver);
+                let violation = self.with_name(self.exception(&exception, irql, &text), driver);
                 let parameters = violation.bugcheck_parameters();
                 let stop = Stop::BugCheck {
                     code: violation.rule.code,
@@ -112,7 +124,8 @@ impl Kernel {
                 };
                 // Fatal even if the rule is tolerated, because the call cannot
                 // continue.
-                self.verifier().report(Finding { violation, stack: Vec::new() });
+                let driver = Arc::clone(self.service_name(driver));
+                self.verifier().report(Finding { violation, driver, stack: Vec::new() });
                 stop
             }
             bugcheck => bugcheck,
@@ -141,7 +154,7 @@ impl Kernel {
         let machine = self.weak();
         engine.set_observer(Box::new(move |violation| {
             if let Some(kernel) = machine.upgrade() {
-                kernel.condemn(engine_violation(violation));
+                kernel.condemn_driver(violation.driver, engine_violation(violation));
             }
         }));
     }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::Kernel;
+use crate::driver::DriverId;
 pub use crate::irql::Irql;
 use crate::notes::{self, Note};
 use crate::schedule;
@@ -92,6 +93,8 @@ struct Place {
     priority: Cell<i32>,
     /// The address of the thread's object; 0 until it is asked for.
     object: Cell<usize>,
+    /// The driver that the thread runs, and whether the kernel acts for it.
+    acting: Cell<(DriverId, bool)>,
 }
 
 /// The priority of the system process, and of its threads.
@@ -110,6 +113,7 @@ thread_local! {
         critical_regions: Cell::new(0),
         priority: Cell::new(NORMAL_PRIORITY),
         object: Cell::new(0),
+        acting: Cell::new((DriverId::SYSTEM, false)),
     } };
 }
 
@@ -185,6 +189,33 @@ pub(super) fn leave_critical_region() -> bool {
         place.critical_regions.set(left.unwrap_or(0));
         left.is_some()
     })
+}
+
+/// The driver that this thread runs, and whether the kernel acts for it there.
+pub(super) fn acting() -> (DriverId, bool) {
+    PLACE.with(|place| place.acting.get())
+}
+
+/// The stay of a thread in a driver. Dropping it returns to the driver before.
+#[must_use]
+pub(super) struct Acting {
+    outer: (DriverId, bool),
+    /// Not `Send`: it belongs to its thread.
+    here: PhantomData<*const ()>,
+}
+
+impl Acting {
+    /// This thread runs the driver. `for_it`: the kernel acts for the driver.
+    pub(super) fn begin(driver: DriverId, for_it: bool) -> Self {
+        let outer = PLACE.with(|place| place.acting.replace((driver, for_it)));
+        Self { outer, here: PhantomData }
+    }
+}
+
+impl Drop for Acting {
+    fn drop(&mut self) {
+        PLACE.with(|place| place.acting.set(self.outer));
+    }
 }
 
 /// Whether this thread is in a BFE state callback.

@@ -29,7 +29,11 @@ pub extern "win64" fn DbgPrintEx(ComponentId: u32, Level: u32, Format: Address) 
 
 fn print(kernel: &Kernel, format: Address, arguments: &[u64]) -> Result<(), Trouble> {
     let format = foreign::read_text(format)?;
-    kernel.log(formatted(&format, arguments)?.trim_end().to_owned());
+    let text = formatted(&format, arguments)?;
+    kernel.log(match kernel.distinguishing_name(kernel.caller()) {
+        Some(driver) => format!("{driver}: {}", text.trim_end()),
+        None => text.trim_end().to_owned(),
+    });
     Ok(())
 }
 

@@ -56,10 +56,11 @@ pub(crate) use enter;
 /// is on, and checks the IRQL.
 pub(crate) fn enter_below(index: usize, ceiling: Option<Irql>) -> Current {
     let kernel = Kernel::current();
-    kernel.count_call(index);
+    let caller = kernel.caller();
+    kernel.count_call(index, caller);
     at_import(&kernel, name(index));
     kernel.leave_if_stopped();
-    kernel.journal().record(&kernel, name(index), cpu::irql());
+    kernel.journal().record(&kernel, caller, name(index), cpu::irql());
     let fact = fact(index);
     let (irql, max) = (cpu::irql(), ceiling.unwrap_or(fact.max));
     if irql < fact.min || irql > max {

@@ -53,8 +53,7 @@ fn register(
     let provider = foreign::read::<GUID>(id)?.to_guid();
     // Check the pointer before registering, so that no handle is lost.
     foreign::write(out, &0_u64)?;
-    let caller = kernel.guest().frames().first().copied().unwrap_or(0);
-    let handle = kernel.tracing().register(provider, callback, context, caller);
+    let handle = kernel.tracing().register(provider, callback, context, kernel.origin());
     if kernel.tracing().is_wanted(provider) {
         // If the callback failed, it has already stopped the machine.
         let _ = kernel.notify_provider(handle, ENABLE, Guid::nil());

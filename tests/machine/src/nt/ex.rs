@@ -99,7 +99,7 @@ fn allocate(kernel: &Kernel, flags: u64, size: usize, tag: u32) -> Result<Addres
         paged,
         zeroed: flags & pool_flag::UNINITIALIZED == 0,
         cache_aligned: flags & pool_flag::CACHE_ALIGNED != 0,
-        stack: kernel.guest().frames(),
+        origin: kernel.origin(),
     });
     if address == 0 && flags & pool_flag::RAISE_ON_FAILURE != 0 {
         return refuse(&rules::POOL_RAISE, [0, 0, 0], text());

@@ -87,7 +87,8 @@ fn call<T: Answer>(export: usize, real: impl FnOnce() -> T) -> T {
     let kernel = Kernel::current();
     let of_driver = std::thread::current().name() == Some(SYSTEM_THREAD);
     let caller = if of_driver { Caller::DriverThread } else { Caller::System };
-    match kernel.failure_of(export, caller) {
+    let driver = kernel.caller();
+    match kernel.failure_of(export, driver, caller) {
         None => real(),
         Some(failure) if failure.effect == Effect::Done => {
             // A call that fails by itself has done nothing.
@@ -95,7 +96,7 @@ fn call<T: Answer>(export: usize, real: impl FnOnce() -> T) -> T {
             if answer.has_failed() { answer } else { T::failed(failure) }
         }
         Some(failure) => {
-            kernel.count_call(export);
+            kernel.count_call(export, driver);
             kernel.leave_if_stopped();
             T::failed(failure)
         }

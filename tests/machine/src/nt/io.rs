@@ -72,9 +72,9 @@ pub(super) fn create_device(
 ) -> Result<Result<Address, Status>, Trouble> {
     device.Type = IO_TYPE_DEVICE;
     device.StackSize = 1;
-    if kernel.driver_name(device.DriverObject).is_none() {
+    let Some((driver, _)) = kernel.driver_with(device.DriverObject) else {
         return Err(no_such_object("DRIVER_OBJECT", device.DriverObject));
-    }
+    };
     let mut objects = kernel.objects();
     let taken = |device: &Device| device.name.eq_ignore_ascii_case(&name);
     if !name.is_empty() && objects.devices.values().any(taken) {
@@ -88,12 +88,13 @@ pub(super) fn create_device(
     if extension > 0 {
         device.DeviceExtension = address + size_of::<DEVICE_OBJECT>();
     }
-    device.NextDevice = objects.devices.keys().next_back().copied().unwrap_or(0);
     memory.put(address, &device);
-    let entry = Device { memory, name, references: 0, deleted: false, open: 0, framework: 0 };
+    objects.devices_made += 1;
+    let number = objects.devices_made;
+    let entry = Device { driver, number, memory, name, references: 0, deleted: false, open: 0, framework: 0 };
     objects.devices.insert(address, entry);
     drop(objects);
-    kernel.link_devices(address);
+    kernel.link_devices(driver);
     Ok(Ok(address))
 }
 
@@ -104,14 +105,11 @@ pub extern "win64" fn IoDeleteDevice(DeviceObject: Address) {
 }
 
 pub(super) fn delete_device(kernel: &Kernel, address: Address) -> Result<(), Trouble> {
-    let mut objects = kernel.objects();
-    if !objects.delete_device(address) {
+    let driver = kernel.device_driver(address);
+    if !kernel.objects().delete_device(address) {
         return Err(no_such_object("DEVICE_OBJECT", address));
     }
-    let mut left = objects.devices.iter().filter(|(_, device)| !device.deleted);
-    let first = left.next_back().map_or(0, |(address, _)| *address);
-    drop(objects);
-    kernel.link_devices(first);
+    kernel.link_devices(driver);
     Ok(())
 }
 
@@ -154,7 +152,7 @@ fn open_driver_key(
     let Some(generation) = kernel.registry().generation(&path) else {
         return Ok(Status::OBJECT_NAME_NOT_FOUND);
     };
-    let handle: HANDLE = kernel.objects().open(Object::Key(path, generation));
+    let handle: HANDLE = kernel.objects().open(kernel.caller(), Object::Key(path, generation));
     foreign::write(out, &handle)?;
     Ok(Status::SUCCESS)
 }
@@ -169,12 +167,13 @@ fn allocate_work_item(kernel: &Kernel, device: Address) -> Result<Address, Troub
     if kernel.pool().take_shortage() {
         return Ok(0);
     }
+    let driver = kernel.caller();
     let mut objects = kernel.objects();
     if !objects.devices.contains_key(&device) {
         return Err(no_such_object("DEVICE_OBJECT", device));
     }
     let item = objects.opaque();
-    let entry = WorkItem { device, queued: false };
+    let entry = WorkItem { driver, device, queued: false };
     objects.work_items.insert(item, entry);
     Ok(item)
 }
@@ -221,12 +220,12 @@ fn queue(
         return Err(Violation::new(&rules::WORK_ITEM_QUEUED_TWICE, parameters, text).into());
     }
     entry.queued = true;
-    let object = entry.device;
+    let (object, driver) = (entry.device, entry.driver);
     if let Some(device) = objects.devices.get_mut(&object) {
         device.references += 1;
     }
     drop(objects);
-    kernel.work().push(Job::IoWorkItem { item, routine, object, context, extended });
+    kernel.work().push(Job::IoWorkItem { item, routine, object, context, extended }, driver);
     Ok(())
 }
 

@@ -8,17 +8,18 @@
 mod decode;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::cpu::Irql;
 use super::guest::Place;
 use super::{Kernel, SYSTEM_THREAD};
+use crate::driver::DriverId;
 use crate::wfp::Guid;
 
 /// Most calls that a journal keeps. [`Journal::lost`] counts further ones.
 const MOST_CALLS: usize = 1 << 20;
 
-/// The calls of one machine's driver. Records nothing before [`Self::start`].
+/// The calls of one machine's drivers. Records nothing before [`Self::start`].
 #[derive(Debug, Default)]
 pub struct Journal {
     recording: AtomicBool,
@@ -34,6 +35,8 @@ struct State {
 /// A call of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
+    /// The service of the driver that made it.
+    pub driver: Arc<str>,
     /// The export's name.
     pub export: &'static str,
     /// The IRQL of the call.
@@ -112,7 +115,7 @@ impl Journal {
     }
 
     /// Records this thread's call, if the driver made it.
-    pub(crate) fn record(&self, kernel: &Kernel, export: &'static str, irql: Irql) {
+    pub(crate) fn record(&self, kernel: &Kernel, caller: DriverId, export: &'static str, irql: Irql) {
         if !self.recording.load(Ordering::Acquire) {
             return;
         }
@@ -120,7 +123,8 @@ impl Journal {
         let on_system_thread = std::thread::current().name() == Some(SYSTEM_THREAD);
         let mut state = self.state();
         if state.calls.len() < MOST_CALLS {
-            state.calls.push(Call { export, irql, on_system_thread, arguments });
+            let driver = Arc::clone(kernel.service_name(caller));
+            state.calls.push(Call { driver, export, irql, on_system_thread, arguments });
         } else {
             state.lost += 1;
         }

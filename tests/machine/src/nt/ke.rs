@@ -321,7 +321,10 @@ pub extern "win64" fn KeBugCheckEx(
     kernel.stop(Stop::BugCheck {
         code: BugCheckCode,
         parameters: [BugCheckParameter1, BugCheckParameter2, BugCheckParameter3, BugCheckParameter4],
-        text: "KeBugCheckEx".into(),
+        text: match kernel.distinguishing_name(kernel.caller()) {
+            Some(driver) => format!("driver {driver}: KeBugCheckEx"),
+            None => "KeBugCheckEx".into(),
+        },
     })
 }
 

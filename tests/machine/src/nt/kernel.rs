@@ -7,18 +7,17 @@ use std::collections::{BTreeMap, VecDeque};
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use super::clock::Clock;
 use super::cpu::{self, Irql, Processor, Stay};
+use super::drivers::Drivers;
 use super::enter::Export;
-use super::failing::{Caller, FailCalls, Failure};
 use super::guest::{Guest, Stop};
 use super::irp::Irps;
 use super::journal::Journal;
-use super::load::Loaded;
 use super::locks::LockOrder;
 use super::memory::{Guarded, PAGE};
 use super::objects::{Notice, Objects};
@@ -27,13 +26,10 @@ use super::packets::Packets;
 use super::pool::Pool;
 use super::registry::{Registry, RegistryValue, Watch};
 use super::sleepers::Sleepers;
-use super::stack::StackMarks;
-use super::stepwise::BeforeInstruction;
 use super::types::Address;
 use super::wdf::Framework;
 use super::work::WorkQueue;
 use crate::etw::Tracing;
-use crate::exports;
 use crate::schedule::{Bell, Session, find_machines_by};
 use crate::verifier::Verifier;
 use crate::wfp::Engine;
@@ -59,12 +55,9 @@ pub struct Kernel {
     registry: Registry<Notice>,
     verifier: Verifier,
     locks: LockOrder,
-    stack_marks: StackMarks,
     clock: Clock,
     pub(super) sleepers: Sleepers,
     tracing: Tracing,
-    fail_calls: OnceLock<Arc<dyn FailCalls>>,
-    calls: Box<[AtomicU64]>,
     journal: Journal,
     stopped: OnceLock<Stop>,
     work: WorkQueue,
@@ -72,10 +65,7 @@ pub struct Kernel {
     log: Mutex<VecDeque<String>>,
     /// The simulated threads that now run together.
     session: Mutex<Option<Arc<Session>>>,
-    thread_stepper: Mutex<Option<BeforeInstruction>>,
-    /// Calls of the driver's functions that the system does not await everywhere.
-    pub(super) callbacks: AtomicUsize,
-    pub(super) loaded: Mutex<Option<Loaded>>,
+    pub(super) drivers: Drivers,
     pub(super) bell: Bell,
     irps: Mutex<Irps>,
     /// A page with the lock of cancel routines.
@@ -94,7 +84,6 @@ impl Kernel {
         assert!(options.processors >= 1 && options.possible() <= 64, "1 to 64 processors");
         assert!(matches!(options.group_size, 1..=64), "1 to 64 processors in a group");
         find_machines_by(super::threads::of_thread);
-        let calls = (0..exports::count()).map(|_| AtomicU64::new(0)).collect();
         Arc::new_cyclic(|me| Self {
             me: Weak::clone(me),
             active: AtomicU32::new(options.processors),
@@ -109,20 +98,15 @@ impl Kernel {
             registry: Registry::default(),
             verifier: Verifier::default(),
             locks: LockOrder::default(),
-            stack_marks: StackMarks::default(),
             sleepers: Sleepers::default(),
             tracing: Tracing::default(),
-            fail_calls: OnceLock::new(),
-            calls,
             journal: Journal::default(),
             stopped: OnceLock::new(),
             work: WorkQueue::new(Weak::clone(me)),
             objects: Mutex::default(),
             log: Mutex::default(),
             session: Mutex::default(),
-            thread_stepper: Mutex::default(),
-            callbacks: AtomicUsize::new(0),
-            loaded: Mutex::default(),
+            drivers: Drivers::default(),
             bell: Bell::default(),
             irps: Mutex::default(),
             cancel_lock: Guarded::new(PAGE),
@@ -200,26 +184,19 @@ impl Kernel {
         self.complete_watches(watches, super::status::NOTIFY_CLEANUP);
     }
 
-    /// The exports that the driver called, and how often it called each.
-    pub fn calls(&self) -> Vec<(&'static str, u64)> {
-        let counted = self.calls.iter().enumerate().filter_map(|(index, calls)| {
-            let calls = calls.load(Ordering::Relaxed);
-            (calls > 0).then(|| (exports::name(index), calls))
-        });
-        counted.collect()
-    }
-
-    /// How often the driver called ZwWaitForSingleObject.
+    /// How often the drivers called ZwWaitForSingleObject.
     pub fn waits(&self) -> u64 {
         self.call_count("ZwWaitForSingleObject")
     }
 
-    /// Lets the driver's thread, if the driver has made one, come to a wait, but not for
-    /// longer than `patience`. `before`: the [`waits`](Self::waits) before the start.
-    pub fn let_thread_wait(&self, before: u64, patience: Duration) {
+    /// Lets the thread of a service's driver, if the driver has made one, come to a wait,
+    /// but not for longer than `patience`. `before`: the [`waits_of`](Self::waits_of) the
+    /// driver before the start.
+    pub fn let_thread_wait(&self, service: &str, before: u64, patience: Duration) {
         let end = std::time::Instant::now() + patience;
-        while self.call_count("PsCreateSystemThread") != 0
-            && self.waits() == before
+        let has_thread = || self.calls_of(service).iter().any(|(name, _)| *name == "PsCreateSystemThread");
+        while has_thread()
+            && self.waits_of(service) == before
             && self.stopped().is_none()
             && std::time::Instant::now() < end
         {
@@ -227,16 +204,11 @@ impl Kernel {
         }
     }
 
-    /// How often the driver called an export.
+    /// How often the drivers called an export.
     pub fn call_count(&self, name: &str) -> u64 {
         let calls = self.calls();
         let found = calls.iter().find(|(export, _)| *export == name);
         found.map_or(0, |(_, calls)| *calls)
-    }
-
-    /// Counts a call of the export at `index` of the table.
-    pub(crate) fn count_call(&self, index: usize) {
-        self.calls[index].fetch_add(1, Ordering::Relaxed);
     }
 
     /// The journal of calls with their arguments. Off until [`Journal::start`].
@@ -264,11 +236,6 @@ impl Kernel {
 
     pub(super) fn session(&self) -> MutexGuard<'_, Option<Arc<Session>>> {
         lock(&self.session)
-    }
-
-    /// The hook that the driver's own threads call before each instruction.
-    pub(super) fn thread_stepper(&self) -> MutexGuard<'_, Option<BeforeInstruction>> {
-        lock(&self.thread_stepper)
     }
 
     /// The filter engine, created at the first call.
@@ -380,12 +347,6 @@ impl Kernel {
         &self.locks
     }
 
-    /// Most bytes of kernel stack used by each kind of entry point, in the measured
-    /// calls: the first 64 calls, then one in 64.
-    pub fn stack_marks(&self) -> Vec<(&'static str, usize)> {
-        self.stack_marks.all()
-    }
-
     /// Time.
     pub fn clock(&self) -> &Clock {
         &self.clock
@@ -401,19 +362,6 @@ impl Kernel {
     /// The event providers and sessions.
     pub fn tracing(&self) -> &Tracing {
         &self.tracing
-    }
-
-    /// Sets what decides which calls of the driver fail.
-    ///
-    /// # Panics
-    /// If it is already set.
-    pub fn set_fail_calls(&self, fail_calls: Arc<dyn FailCalls>) {
-        assert!(self.fail_calls.set(fail_calls).is_ok(), "set_fail_calls was called twice");
-    }
-
-    /// How a call of the export at `index` fails; `None` if it does not.
-    pub(super) fn failure_of(&self, index: usize, caller: Caller) -> Option<Failure> {
-        self.fail_calls.get()?.failure(index, caller)
     }
 
     /// Whether another thread could suspend this one now: its IRQL is below

@@ -3,6 +3,7 @@
 
 use super::enter::enter;
 use super::foreign::{self, BadPointer};
+use super::objects::Link;
 use super::pool::Wanted;
 use super::types::{Address, IO_ERROR_LOG_PACKET, NTSTATUS};
 use super::{Kernel, Trouble};
@@ -47,11 +48,12 @@ impl Kernel {
         let Some(name) = link_name(link) else {
             return Status::OBJECT_PATH_NOT_FOUND;
         };
+        let driver = self.caller();
         let mut objects = self.objects();
         if objects.links.contains_key(&name) {
             return Status::OBJECT_NAME_COLLISION;
         }
-        objects.links.insert(name, device);
+        objects.links.insert(name, Link { driver, device });
         Status::SUCCESS
     }
 
@@ -75,7 +77,7 @@ impl Kernel {
             Some(name) => {
                 let (link, rest) = name.split_at(name.find('\\').unwrap_or(name.len()));
                 let rest = &path[path.len() - rest.len()..];
-                format!("{}{rest}", objects.links.get(link)?)
+                format!("{}{rest}", objects.links.get(link)?.device)
             }
         };
         let live = objects.devices.iter().filter(|(_, device)| !device.deleted && !device.name.is_empty());
@@ -100,6 +102,8 @@ fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str
 /// An entry of the error log, which Windows copies to the System event log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ErrorLogEntry {
+    /// The service of the driver that wrote it, which is the event's source.
+    pub source: String,
     /// `ErrorCode`.
     pub code: u32,
     /// The strings that the message inserts.
@@ -126,14 +130,15 @@ pub extern "win64" fn IoAllocateErrorLogEntry(IoObject: Address, EntrySize: u8) 
         paged: false,
         zeroed: true,
         cache_aligned: false,
-        stack: kernel.guest().frames(),
+        origin: kernel.origin(),
     })
 }
 
 /// `IoWriteErrorLogEntry`. The entry belongs to the I/O manager then.
 pub extern "win64" fn IoWriteErrorLogEntry(ElEntry: Address) {
     let kernel = enter!(IoWriteErrorLogEntry);
-    match read_entry(ElEntry) {
+    let source = kernel.service_name(kernel.caller()).to_string();
+    match read_entry(source, ElEntry) {
         Ok(entry) => kernel.objects().error_log.push(entry),
         Err(bad) => kernel.settle(Err(bad), ()),
     }
@@ -151,7 +156,7 @@ fn free_entry(kernel: &Kernel, entry: Address) {
     kernel.settle(freed.map(drop), ());
 }
 
-fn read_entry(address: Address) -> Result<ErrorLogEntry, BadPointer> {
+fn read_entry(source: String, address: Address) -> Result<ErrorLogEntry, BadPointer> {
     let packet: IO_ERROR_LOG_PACKET = foreign::read(address)?;
     let mut at = address + usize::from(packet.StringOffset);
     let mut strings = Vec::new();
@@ -160,5 +165,5 @@ fn read_entry(address: Address) -> Result<ErrorLogEntry, BadPointer> {
         at += 2 * (text.encode_utf16().count() + 1);
         strings.push(text);
     }
-    Ok(ErrorLogEntry { code: packet.ErrorCode as u32, strings })
+    Ok(ErrorLogEntry { source, code: packet.ErrorCode as u32, strings })
 }

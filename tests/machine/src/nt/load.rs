@@ -1,15 +1,20 @@
-//! Starts and stops a driver, and reports what it leaves behind.
+//! Starts and stops drivers, and reports what they leave behind.
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::cpu::Irql;
 use super::guest::Stop;
 use super::memory::{Guarded, PAGE};
+use super::objects::{Device, WorkItem};
 use super::pool::Leak;
 use super::types::{Address, DEVICE_OBJECT, DRIVER_EXTENSION, DRIVER_OBJECT, UNICODE_STRING};
 use super::{Kernel, io};
+use crate::driver::DriverId;
+use crate::image::{self, Residence};
 use crate::status::Status;
 use crate::verifier::{Rule, Violation, rules};
 use crate::wfp;
@@ -30,11 +35,30 @@ pub struct DriverImage {
 /// A loaded driver.
 #[derive(Debug)]
 pub(super) struct Loaded {
+    pub(super) id: DriverId,
     image: DriverImage,
+    /// Whether the image is mapped. Otherwise the driver is native code.
+    pub(super) is_mapped: bool,
     /// Pages that start with the `DRIVER_OBJECT`; its strings follow.
     memory: Guarded,
-    /// Objects in the filter engine before the driver was loaded.
-    others: wfp::Objects,
+}
+
+impl Loaded {
+    /// The addresses of its image.
+    pub(super) fn range(&self) -> Range<u64> {
+        let base = self.image.base as u64;
+        base..base + u64::from(self.image.size)
+    }
+
+    /// The address of its driver object.
+    fn object(&self) -> Address {
+        self.memory.start()
+    }
+
+    /// The name of its service.
+    pub(super) fn service(&self) -> &str {
+        &self.image.name
+    }
 }
 
 /// What a driver left behind.
@@ -108,104 +132,139 @@ impl Kernel {
     /// is removed, and must not have left anything behind.
     ///
     /// # Panics
-    /// If a driver is already loaded. A machine runs one driver.
+    /// If the driver of the service is already loaded.
     pub fn load_driver(&self, image: DriverImage) -> Result<Status, Stop> {
+        assert!(self.loaded_as(&image.name).is_none(), "a driver of {} is already loaded", image.name);
         let watches = self.registry().create_key(&parameters_key(&image.name));
         self.complete_watches(watches, Status::SUCCESS);
-        let others = self.engine_objects();
         let memory = Guarded::new(2 * PAGE);
         let registry_path = driver_object(&memory, &image);
-        let object = memory.start();
         let entry = image.entry;
-        {
-            let mut loaded = self.loaded();
-            assert!(loaded.is_none(), "a driver is already loaded");
-            *loaded = Some(Loaded { image, memory, others });
-        }
-        let arguments = [object as u64, registry_path as u64];
+        let id = self.drivers.next_id(&image.name);
+        let is_mapped = image::residence(image.base as u64) == Some(Residence::Loaded);
+        let loaded = Arc::new(Loaded { id, image, is_mapped, memory });
+        self.drivers.add(Arc::clone(&loaded));
+        let arguments = [loaded.object() as u64, registry_path as u64];
         let status = self.on_processor(0, Irql::PASSIVE, |kernel| {
+            let _for_it = kernel.act_for(id);
             kernel.call_driver(entry, &arguments, Irql::PASSIVE, "DriverEntry")
         })?;
         let status = Status(status as u32 as i32);
         if status.is_success() {
-            self.finish_initializing();
+            self.finish_initializing(id);
             return Ok(status);
         }
-        self.check_pending_code();
-        self.check_left_behind()?;
-        *self.loaded() = None;
+        self.check_pending_code(id);
+        self.check_left_behind(id)?;
+        self.drivers.remove(&loaded);
         Ok(status)
     }
 
-    /// Unloads the driver: calls `DriverUnload` at PASSIVE_LEVEL on processor 0,
-    /// waits for its work items, which reference the device, and reports what is
-    /// left behind.
+    /// Unloads the only driver; see [`Self::unload_driver`].
+    ///
+    /// # Errors
+    /// As [`Self::unload_driver`].
+    ///
+    /// # Panics
+    /// As [`Self::unload_driver`], and if not exactly one driver is loaded.
+    pub fn unload(&self) -> Result<LeakReport, Stop> {
+        let loaded = self.drivers.loaded();
+        let [only] = &loaded[..] else { panic!("{} drivers are loaded", loaded.len()) };
+        self.unload_driver(only.service())
+    }
+
+    /// Unloads the driver of a service: calls `DriverUnload` at PASSIVE_LEVEL on
+    /// processor 0, waits for its work items, which reference the device, and reports
+    /// what it leaves behind.
     ///
     /// # Errors
     /// What stopped the machine. A leak also stops it.
     ///
     /// # Panics
-    /// If no driver is loaded, or a device of it is open: Windows keeps such a driver.
-    pub fn unload(&self) -> Result<LeakReport, Stop> {
-        let (object, routine) = {
-            let loaded = self.loaded();
-            let loaded = loaded.as_ref().expect("a driver is loaded");
-            let object: DRIVER_OBJECT = loaded.memory.get(loaded.memory.start());
-            (loaded.memory.start(), object.DriverUnload)
-        };
+    /// If the driver is not loaded, or a device of it is open: Windows keeps such a
+    /// driver.
+    pub fn unload_driver(&self, service: &str) -> Result<LeakReport, Stop> {
+        let loaded = self.loaded_as(service).unwrap_or_else(|| panic!("{service} is not loaded"));
+        let id = loaded.id;
+        let object: DRIVER_OBJECT = loaded.memory.get(loaded.object());
+        let routine = object.DriverUnload;
         assert_ne!(routine, 0, "the driver has no unload routine");
-        let open = self.objects().files.len();
+        let open = self.open_files(id);
         assert_eq!(open, 0, "{open} files of the driver's devices are open");
         self.on_processor(0, Irql::PASSIVE, |kernel| {
-            kernel.call_driver(routine, &[object as u64], Irql::PASSIVE, "DriverUnload")
+            let _for_it = kernel.act_for(id);
+            kernel.call_driver(routine, &[loaded.object() as u64], Irql::PASSIVE, "DriverUnload")
         })?;
-        self.check_pending_code();
+        self.check_pending_code(id);
         // Where unregistering does not wait for a call, the system keeps the image until
         // the call has returned.
         let what = || "calls into the driver to return".to_owned();
-        let none = || self.callbacks.load(Ordering::SeqCst) == 0;
+        let callbacks = &self.drivers.service_of(id).callbacks;
+        let none = || callbacks.load(Ordering::SeqCst) == 0;
         let _none_or_too_late = self.bell.wait(&what, Some(self.options().drain_limit), none);
-        self.work().drain(self.options().drain_limit);
-        let report = self.check_left_behind()?;
-        *self.loaded() = None;
+        self.work().drain_of(id, self.options().drain_limit);
+        let report = self.check_left_behind(id)?;
+        self.drivers.remove(&loaded);
         Ok(report)
     }
 
-    /// What the driver has not released so far.
-    pub fn leak_report(&self) -> LeakReport {
-        let objects = self.objects();
-        let work_items = objects.work_items.iter().map(|(address, item)| {
-            let state = if item.queued { "queued" } else { "idle" };
-            format!("{address:#x}: {state}")
-        });
-        LeakReport {
-            pool: self.pool().leaks(),
-            handles: objects.describe_handles().into_iter().chain(self.packet_handles()).collect(),
-            devices: objects.describe_devices(),
-            links: objects.links.iter().map(|(link, device)| format!("{link} to {device}")).collect(),
-            work_items: work_items.collect(),
-            packets: self.packets_left().into_iter().map(|(_, text)| text).collect(),
-            providers_of_events: self
-                .tracing()
-                .registered()
-                .iter()
-                .map(|(_, it)| it.provider.to_string())
-                .collect(),
-            engine: match self.loaded().as_ref() {
-                Some(loaded) => self.engine_objects().without(&loaded.others),
-                None => self.engine_objects(),
-            },
-        }
+    /// The loaded driver of a service.
+    pub(super) fn loaded_as(&self, service: &str) -> Option<Arc<Loaded>> {
+        self.drivers.find(|driver| driver.service().eq_ignore_ascii_case(service))
     }
 
-    fn engine_objects(&self) -> wfp::Objects {
-        self.engine_if_used().map(|engine| engine.objects()).unwrap_or_default()
+    /// The services of the loaded drivers, in the order in which they were loaded.
+    pub fn loaded_services(&self) -> Vec<String> {
+        self.drivers.loaded().iter().map(|driver| driver.service().to_owned()).collect()
+    }
+
+    fn open_files(&self, driver: DriverId) -> usize {
+        let objects = self.objects();
+        let devices = objects.files.values().filter_map(|device| objects.devices.get(device));
+        devices.filter(|device| device.driver == driver).count()
+    }
+
+    /// What all drivers have not released so far.
+    pub fn leak_report(&self) -> LeakReport {
+        self.report_of(|_| true)
+    }
+
+    /// What the loaded driver of a service has not released so far.
+    ///
+    /// # Panics
+    /// If it is not loaded.
+    pub fn leak_report_of(&self, service: &str) -> LeakReport {
+        let id = self.loaded_as(service).unwrap_or_else(|| panic!("{service} is not loaded")).id;
+        self.report_of(|driver| driver == id)
+    }
+
+    fn report_of(&self, of: impl Fn(DriverId) -> bool) -> LeakReport {
+        let objects = self.objects();
+        let links = objects.links.iter().filter(|(_, link)| of(link.driver));
+        let work_items = objects.work_items.iter().filter(|(_, item)| of(item.driver));
+        let state = |item: &WorkItem| if item.queued { "queued" } else { "idle" };
+        let registered = self.tracing().registered();
+        LeakReport {
+            pool: self.pool().leaks().into_iter().filter(|leak| of(leak.origin.driver)).collect(),
+            handles: objects.describe_handles(&of).into_iter().chain(self.packet_handles(&of)).collect(),
+            devices: objects.describe_devices(&of),
+            links: links.map(|(name, link)| format!("{name} to {}", link.device)).collect(),
+            work_items: work_items.map(|(at, item)| format!("{at:#x}: {}", state(item))).collect(),
+            packets: self.packets_left(&of).into_iter().map(|(_, text)| text).collect(),
+            providers_of_events: registered
+                .iter()
+                .filter(|(_, it)| of(it.origin.driver))
+                .map(|(_, it)| it.provider.to_string())
+                .collect(),
+            engine: self.engine_objects(of),
+        }
     }
 
     /// Lets devices that DriverEntry has created be opened. Those of the framework wait
     /// for WdfControlFinishInitializing.
-    fn finish_initializing(&self) {
-        for (address, device) in self.objects().devices.iter().filter(|(_, device)| device.framework == 0) {
+    fn finish_initializing(&self, driver: DriverId) {
+        let own = |device: &Device| device.driver == driver && device.framework == 0;
+        for (address, device) in self.objects().devices.iter().filter(|(_, device)| own(device)) {
             let mut object: DEVICE_OBJECT = device.memory.get(*address);
             object.Flags &= !io::DO_DEVICE_INITIALIZING;
             device.memory.put(*address, &object);
@@ -214,28 +273,25 @@ impl Kernel {
 
     /// Reports `WORK_QUEUE_ITEM`s that can run after the unload. An `IO_WORKITEM`
     /// references its device and so keeps the driver; a `WORK_QUEUE_ITEM` does not.
-    fn check_pending_code(&self) {
-        let count = self.work().bare();
+    fn check_pending_code(&self, driver: DriverId) {
+        let count = self.work().bare(driver);
         if count > 0 {
             let text = format!("{count} WORK_QUEUE_ITEM queued or running");
-            self.condemn(Violation::new(&rules::UNLOADED_CODE, [0, 8, 0], text));
+            self.condemn_driver(driver, Violation::new(&rules::UNLOADED_CODE, [0, 8, 0], text));
         }
     }
 
-    /// Reports each kind of leftover as a breach of its rule.
-    fn check_left_behind(&self) -> Result<LeakReport, Stop> {
-        let report = self.leak_report();
+    /// Reports each kind of leftover of a driver as a breach of its rule.
+    fn check_left_behind(&self, driver: DriverId) -> Result<LeakReport, Stop> {
+        let report = self.report_of(|of| of == driver);
         let engine = &report.engine;
         let pool: Vec<String> = report.pool.iter().map(|leak| self.describe_leak(leak)).collect();
-        let notified = self.registry().has_watch(|_| true).then(|| "ZwNotifyChangeKey".to_owned());
-        let notified: Vec<String> = notified.into_iter().collect();
+        let notified = self.registry().has_watch(|notice| notice.driver == driver);
+        let notified: Vec<String> = notified.then(|| "ZwNotifyChangeKey".to_owned()).into_iter().collect();
         let managed =
             [&engine.sessions, &engine.providers, &engine.sublayers, &engine.callouts, &engine.filters];
         let managed: Vec<String> = managed.into_iter().flatten().cloned().collect();
-        let threads: Vec<String> = self.objects().threads.iter().map(|at| format!("{at:#x}")).collect();
-        let callbacks: Vec<String> =
-            self.objects().processor_callbacks.keys().map(|at| format!("{at:#x}")).collect();
-        let referenced: Vec<String> = self.objects().referenced.keys().map(|at| format!("{at:#x}")).collect();
+        let [threads, callbacks, referenced] = self.objects().addresses_of(driver);
         let kinds: [(&'static Rule, &[String]); 14] = [
             (&rules::FLOW_CONTEXT_LEFT, &engine.flow_contexts),
             (&rules::NOTIFICATION_LEFT, &notified),
@@ -255,20 +311,20 @@ impl Kernel {
         for (rule, things) in kinds {
             if !things.is_empty() {
                 let parameters = match *rule == rules::ETW_REGISTRATION_LEFT {
-                    true => self.first_registration(),
+                    true => self.first_registration(driver),
                     // 0xC4/0x62: name, reserved, count.
                     false => [0, 0, things.len() as u64],
                 };
-                self.condemn(Violation::new(rule, parameters, things.join("; ")));
+                self.condemn_driver(driver, Violation::new(rule, parameters, things.join("; ")));
             }
         }
         let mut packets: BTreeMap<&str, (&'static Rule, Vec<String>)> = BTreeMap::new();
-        for (rule, text) in self.packets_left() {
+        for (rule, text) in self.packets_left(|of| of == driver) {
             packets.entry(rule.id).or_insert((rule, Vec::new())).1.push(text);
         }
         for (rule, things) in packets.into_values() {
             let parameters = [0, 0, things.len() as u64];
-            self.condemn(Violation::new(rule, parameters, things.join("; ")));
+            self.condemn_driver(driver, Violation::new(rule, parameters, things.join("; ")));
         }
         match self.stopped() {
             Some(stop) => Err(stop.clone()),
@@ -277,46 +333,50 @@ impl Kernel {
     }
 
     /// 0xC4/0xDD: address of the registration, driver start, handle.
-    fn first_registration(&self) -> [u64; 3] {
-        let base = self.loaded().as_ref().map_or(0, |loaded| loaded.image.base as u64);
+    fn first_registration(&self, driver: DriverId) -> [u64; 3] {
+        let base = self.drivers.find(|it| it.id == driver).map_or(0, |loaded| loaded.image.base as u64);
         let registered = self.tracing().registered();
-        registered.first().map_or([0; 3], |(handle, it)| [it.caller, base, *handle])
+        let first = registered.iter().find(|(_, it)| it.origin.driver == driver);
+        let caller = |stack: &[u64]| stack.first().copied().unwrap_or(0);
+        first.map_or([0; 3], |(handle, it)| [caller(&it.origin.stack), base, *handle])
     }
 
     /// Describes a leak and its allocation's call stack. Must run while the driver
     /// is loaded, so that addresses have names.
     fn describe_leak(&self, leak: &Leak) -> String {
-        let frames = leak.stack.iter().map(|&address| format!("\n  {}", self.guest().describe(address)));
+        let frames = leak.origin.stack.iter();
+        let frames = frames.map(|&address| format!("\n  {}", self.guest().describe(address)));
         frames.fold(leak.to_string(), |text, frame| text + &frame)
     }
 
-    /// The service name of the loaded driver, if `object` is its driver object.
+    /// The driver whose driver object this is, with the name of its service.
+    pub(super) fn driver_with(&self, object: Address) -> Option<(DriverId, String)> {
+        let loaded = self.drivers.find(|driver| driver.object() == object)?;
+        Some((loaded.id, loaded.service().to_owned()))
+    }
+
+    /// The name of the service whose driver object this is.
     pub(super) fn driver_name(&self, object: Address) -> Option<String> {
-        let loaded = self.loaded();
-        let loaded = loaded.as_ref()?;
-        (loaded.memory.start() == object).then(|| loaded.image.name.clone())
+        self.driver_with(object).map(|(_, name)| name)
     }
 
-    /// Address range of the loaded image.
-    pub(super) fn image_range(&self) -> Option<std::ops::Range<u64>> {
-        let loaded = self.loaded();
-        let image = &loaded.as_ref()?.image;
-        let base = image.base as u64;
-        Some(base..base + u64::from(image.size))
-    }
-
-    /// Links the device list that starts at `first` into the driver object.
-    pub(super) fn link_devices(&self, first: Address) {
-        let loaded = self.loaded();
-        if let Some(Loaded { memory, .. }) = loaded.as_ref() {
-            let mut object: DRIVER_OBJECT = memory.get(memory.start());
-            object.DeviceObject = first;
-            memory.put(memory.start(), &object);
+    /// Links a driver's devices, the newest first, and its driver object to them.
+    pub(super) fn link_devices(&self, driver: DriverId) {
+        let objects = self.objects();
+        let own = objects.devices.iter().filter(|(_, device)| device.driver == driver && !device.deleted);
+        let mut own: Vec<_> = own.collect();
+        own.sort_by_key(|(_, device)| device.number);
+        let mut next = 0;
+        for (address, device) in own {
+            let object: DEVICE_OBJECT = device.memory.get(*address);
+            device.memory.put(*address, &DEVICE_OBJECT { NextDevice: next, ..object });
+            next = *address;
         }
-    }
-
-    fn loaded(&self) -> std::sync::MutexGuard<'_, Option<Loaded>> {
-        self.loaded.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        drop(objects);
+        if let Some(loaded) = self.drivers.find(|it| it.id == driver) {
+            let object: DRIVER_OBJECT = loaded.memory.get(loaded.object());
+            loaded.memory.put(loaded.object(), &DRIVER_OBJECT { DeviceObject: next, ..object });
+        }
     }
 }
 

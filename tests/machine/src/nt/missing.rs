@@ -11,9 +11,10 @@ pub extern "win64" fn missing(number: u32) {
     let kernel = Kernel::current();
     kernel.leave_if_stopped();
     let name = image::name_of_missing(number).unwrap_or_default();
+    let of = kernel.distinguishing_name(kernel.caller()).map(|name| format!("{name} ")).unwrap_or_default();
     kernel.stop(Stop::BugCheck {
         code: rules::LAB,
         parameters: [0; 4],
-        text: format!("the driver called {name}, which the lab does not model"),
+        text: format!("the driver {of}called {name}, which the lab does not model"),
     })
 }

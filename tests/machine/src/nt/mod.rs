@@ -18,6 +18,7 @@ mod breach;
 mod clock;
 pub mod cpu;
 pub mod debug;
+mod drivers;
 mod enter;
 pub mod etw;
 pub mod ex;

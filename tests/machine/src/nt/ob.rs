@@ -26,12 +26,13 @@ pub extern "win64" fn ObReferenceObjectByHandle(
         return Status::NOT_IMPLEMENTED.0;
     }
     let object = cpu::thread_object(|| kernel.objects().opaque());
-    *kernel.objects().referenced.entry(object).or_default() += 1;
+    let driver = kernel.caller();
+    kernel.objects().reference(object, driver);
     kernel.settle(foreign::write(Object, &object), ());
     Status::SUCCESS.0
 }
 
-/// `ObfReferenceObject`. Returns the number of the driver's references.
+/// `ObfReferenceObject`. Returns the number of the drivers' references.
 pub extern "win64" fn ObfReferenceObject(Object: Address) -> i64 {
     let kernel = enter!(ObfReferenceObject);
     let known = is_object(&kernel, Object);
@@ -39,10 +40,8 @@ pub extern "win64" fn ObfReferenceObject(Object: Address) -> i64 {
         kernel.violate(bad("ObfReferenceObject", Object));
         return 0;
     }
-    let mut objects = kernel.objects();
-    let count = objects.referenced.entry(Object).or_default();
-    *count += 1;
-    i64::from(*count)
+    let driver = kernel.caller();
+    kernel.objects().reference(Object, driver) as i64
 }
 
 /// Whether this is an object that a driver can reference.
@@ -58,18 +57,15 @@ fn is_object(kernel: &Kernel, address: Address) -> bool {
 /// `ObfDereferenceObject`. Returns the number of references that are left.
 pub extern "win64" fn ObfDereferenceObject(Object: Address) -> i64 {
     let kernel = enter!(ObfDereferenceObject);
-    let mut objects = kernel.objects();
-    let left = objects.referenced.get(&Object).and_then(|count| count.checked_sub(1));
+    let driver = kernel.caller();
+    let left = kernel.objects().dereference(Object, driver);
     match left {
-        Some(0) => drop(objects.referenced.remove(&Object)),
-        Some(left) => drop(objects.referenced.insert(Object, left)),
+        Some(left) => left as i64,
         None => {
-            drop(objects);
             kernel.violate(bad("ObfDereferenceObject", Object));
-            return 0;
+            0
         }
     }
-    i64::from(left.unwrap_or(0))
 }
 
 /// `KeSetPriorityThread`, of the calling thread. Returns the old priority.

@@ -1,4 +1,5 @@
-//! The machine's objects for drivers: handles, devices, work items.
+//! The machine's objects for drivers: handles, devices, work items. Each is some
+//! driver's.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use super::links::ErrorLogEntry;
 use super::memory::Guarded;
 use super::types::{Address, FWPS_CALLOUT3, HANDLE};
+use crate::driver::DriverId;
 use crate::wfp::{Guid, SessionId, SubscriptionId};
 
 /// Bugcheck 0x93's code for a handle that is not open. 0 stands for a protected
@@ -36,6 +38,8 @@ pub enum Object {
 /// How a registry change is reported.
 #[derive(Clone, Debug)]
 pub struct Notice {
+    /// The driver that is told.
+    pub driver: DriverId,
     /// Identifies the notice.
     pub id: Address,
     /// Set when the key changes.
@@ -49,6 +53,10 @@ pub struct Notice {
 /// A device object with its extension.
 #[derive(Debug)]
 pub struct Device {
+    /// Its driver.
+    pub driver: DriverId,
+    /// Counts the devices in the order of their creation.
+    pub number: u64,
     /// The pages that hold it.
     pub memory: Guarded,
     /// Its name, empty if it has none.
@@ -66,6 +74,8 @@ pub struct Device {
 /// An `IO_WORKITEM`.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkItem {
+    /// The driver that has allocated it.
+    pub driver: DriverId,
     /// The device object for which it was allocated.
     pub device: Address,
     /// Whether it is queued and no worker has taken it.
@@ -75,43 +85,57 @@ pub struct WorkItem {
 /// A callback about added processors.
 #[derive(Clone, Copy, Debug)]
 pub struct ProcessorCallback {
+    /// The driver that has registered it.
+    pub driver: DriverId,
     /// Its function and its context.
     pub call: (Address, Address),
     /// How many calls of it run.
     pub running: u32,
 }
 
+/// A symbolic link.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// The driver that has made it.
+    pub driver: DriverId,
+    /// The name of the device.
+    pub device: String,
+}
+
 /// All objects that have a handle or an address.
 #[derive(Debug)]
 pub struct Objects {
-    handles: BTreeMap<HANDLE, Object>,
+    /// With the driver that has opened each.
+    handles: BTreeMap<HANDLE, (Object, DriverId)>,
     next_handle: HANDLE,
     next_opaque: Address,
-    /// Start routines of the driver's running threads.
-    pub threads: Vec<Address>,
+    /// Number of devices so far.
+    pub devices_made: u64,
+    /// Start routines of the drivers' running threads.
+    pub threads: Vec<(Address, DriverId)>,
     /// By address of the `DEVICE_OBJECT`.
     pub devices: BTreeMap<Address, Device>,
     /// By address.
     pub work_items: BTreeMap<Address, WorkItem>,
     /// Engine handles by value.
     pub sessions: BTreeMap<HANDLE, SessionId>,
-    /// Redirect handles by value, with their providers.
-    pub redirects: BTreeMap<HANDLE, Guid>,
+    /// Redirect handles by value, with their providers and drivers.
+    pub redirects: BTreeMap<HANDLE, (Guid, DriverId)>,
     /// BFE change handles by value.
     pub subscriptions: BTreeMap<HANDLE, SubscriptionId>,
     /// MDLs that `NdisRetreatNetBufferDataStart` made, with their buffers.
     pub mdls: BTreeMap<Address, Guarded>,
     /// Callbacks about added processors by their handles.
     pub processor_callbacks: BTreeMap<Address, ProcessorCallback>,
-    /// Number of the driver's references by object.
-    pub referenced: BTreeMap<Address, u32>,
+    /// References by object, each with its driver.
+    pub referenced: BTreeMap<Address, Vec<DriverId>>,
     /// The callout that the driver last registered under each key.
     pub callouts: BTreeMap<Guid, FWPS_CALLOUT3>,
     /// Ids of processes by their objects.
     pub processes: BTreeMap<Address, u32>,
     /// Names of devices by the links to them. The links are in lower case, without
     /// their folder.
-    pub links: BTreeMap<String, String>,
+    pub links: BTreeMap<String, Link>,
     /// Devices by their open file objects.
     pub files: BTreeMap<Address, Address>,
     /// Entries of the error log.
@@ -128,6 +152,7 @@ impl Default for Objects {
             next_handle: 0xFFFF_FFFF_8000_0004,
             // Addresses in the kernel's half. A driver that uses them faults.
             next_opaque: 0xFFFF_9800_0000_0000,
+            devices_made: 0,
             threads: Vec::new(),
             devices: BTreeMap::new(),
             work_items: BTreeMap::new(),
@@ -148,22 +173,22 @@ impl Default for Objects {
 }
 
 impl Objects {
-    /// Opens a handle for an object.
-    pub fn open(&mut self, object: Object) -> HANDLE {
+    /// Opens a handle of a driver for an object.
+    pub fn open(&mut self, driver: DriverId, object: Object) -> HANDLE {
         let handle = self.next_handle;
         self.next_handle += 4;
-        self.handles.insert(handle, object);
+        self.handles.insert(handle, (object, driver));
         handle
     }
 
     /// The object of a handle.
     pub fn handle(&self, handle: HANDLE) -> Option<&Object> {
-        self.handles.get(&handle)
+        self.handles.get(&handle).map(|(object, _)| object)
     }
 
     /// Closes a handle. Returns its object.
     pub fn close(&mut self, handle: HANDLE) -> Option<Object> {
-        self.handles.remove(&handle)
+        self.handles.remove(&handle).map(|(object, _)| object)
     }
 
     /// A unique address for an opaque object. It faults when it is dereferenced.
@@ -216,24 +241,59 @@ impl Objects {
         }
     }
 
-    /// Describes open handles.
-    pub fn describe_handles(&self) -> Vec<String> {
-        let describe = |(handle, object): (&HANDLE, &Object)| match object {
+    /// References an object for a driver. Returns the number of references.
+    pub fn reference(&mut self, object: Address, driver: DriverId) -> usize {
+        let references = self.referenced.entry(object).or_default();
+        references.push(driver);
+        references.len()
+    }
+
+    /// Ends a reference of a driver, or of another one if it has none itself. Returns
+    /// the number that is left; `None` if there was none.
+    pub fn dereference(&mut self, object: Address, driver: DriverId) -> Option<usize> {
+        let references = self.referenced.get_mut(&object)?;
+        let own = references.iter().position(|of| *of == driver);
+        references.swap_remove(own.unwrap_or(0));
+        let left = references.len();
+        if left == 0 {
+            self.referenced.remove(&object);
+        }
+        Some(left)
+    }
+
+    /// A driver's threads, callbacks about processors, and referenced objects.
+    pub fn addresses_of(&self, driver: DriverId) -> [Vec<String>; 3] {
+        let text = |at: &Address| format!("{at:#x}");
+        let threads = self.threads.iter().filter(|(_, of)| *of == driver);
+        let callbacks = self.processor_callbacks.iter().filter(|(_, it)| it.driver == driver);
+        let referenced = self.referenced.iter().filter(|(_, of)| of.contains(&driver));
+        [
+            threads.map(|(at, _)| text(at)).collect(),
+            callbacks.map(|(at, _)| text(at)).collect(),
+            referenced.map(|(at, _)| text(at)).collect(),
+        ]
+    }
+
+    /// Describes open handles of the drivers of which `of` is true.
+    pub fn describe_handles(&self, of: impl Fn(DriverId) -> bool) -> Vec<String> {
+        let describe = |(handle, (object, _)): (&HANDLE, &(Object, DriverId))| match object {
             Object::Key(path, _) => format!("{handle:#x}: key {path}"),
             Object::Event(_) => format!("{handle:#x}: event"),
             Object::Thread(_) => format!("{handle:#x}: thread"),
         };
-        let redirects = self.redirects.keys().map(|handle| format!("{handle:#x}: redirect"));
-        self.handles.iter().map(describe).chain(redirects).collect()
+        let redirects = self.redirects.iter().filter(|(_, (_, driver))| of(*driver));
+        let redirects = redirects.map(|(handle, _)| format!("{handle:#x}: redirect"));
+        let handles = self.handles.iter().filter(|(_, (_, driver))| of(*driver));
+        handles.map(describe).chain(redirects).collect()
     }
 
-    /// Describes device objects.
-    pub fn describe_devices(&self) -> Vec<String> {
+    /// Describes device objects of the drivers of which `of` is true.
+    pub fn describe_devices(&self, of: impl Fn(DriverId) -> bool) -> Vec<String> {
         let describe = |(address, device): (&Address, &Device)| match device.name.as_str() {
             "" => format!("{address:#x}: unnamed device"),
             name => format!("{address:#x}: {name}"),
         };
-        let left = self.devices.iter().filter(|(_, device)| !device.deleted);
+        let left = self.devices.iter().filter(|(_, device)| !device.deleted && of(device.driver));
         left.map(describe).collect()
     }
 }

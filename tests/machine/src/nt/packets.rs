@@ -15,6 +15,7 @@ use super::Kernel;
 use super::fwp::{Classification, Operation, PacketRoom};
 use super::pool::{Pool, Where};
 use super::types::{Address, HANDLE, NET_BUFFER_LIST};
+use crate::driver::{DriverId, Origin};
 use crate::verifier::{Rule, Violation, rules};
 use crate::wfp::Injections;
 
@@ -66,8 +67,8 @@ pub(super) struct List {
     pub(super) chain: Vec<(Address, Address)>,
     /// Blocks that are freed with it.
     pub(super) extra: Vec<Address>,
-    /// Return addresses of the allocation.
-    pub(super) stack: Vec<u64>,
+    /// Who has allocated it.
+    pub(super) made_by: Origin,
 }
 
 /// How often something holds a list, in the list itself.
@@ -110,6 +111,8 @@ struct Kept {
     room: Option<PacketRoom>,
     injections: Injections,
     origin: Option<(u8, IpAddr)>,
+    /// The drivers that reference it, each as often as it does.
+    referenced_by: Vec<DriverId>,
 }
 
 /// The most pages of packets that are kept for the next one that needs them.
@@ -118,6 +121,7 @@ const SPARE: usize = 64;
 /// An injection handle.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Handle {
+    pub(super) driver: DriverId,
     /// `FWPS_INJECTION_TYPE_*`.
     pub(super) kinds: u32,
     /// `AF_UNSPEC`, `AF_INET` or `AF_INET6`.
@@ -130,7 +134,8 @@ pub(super) struct Handle {
 
 #[derive(Debug, Default)]
 pub(super) struct State {
-    pub(super) pools: BTreeMap<HANDLE, PoolKind>,
+    /// With their drivers.
+    pub(super) pools: BTreeMap<HANDLE, (PoolKind, DriverId)>,
     pub(super) lists: BTreeMap<Address, List>,
     pub(super) handles: BTreeMap<HANDLE, Handle>,
     /// Pended operations by completion context.
@@ -178,6 +183,7 @@ impl Packets {
     /// is running on this one: `indicated` is how it was injected, and its origin.
     pub(super) fn hold(
         &self,
+        driver: DriverId,
         list: Address,
         count: Count,
         indicated: Option<(Injections, Option<(u8, IpAddr)>)>,
@@ -185,7 +191,11 @@ impl Packets {
         let mut state = self.state();
         count.add(list, 1);
         if let Some((injections, origin)) = indicated {
-            state.kept.entry(list).or_insert(Kept { room: None, injections, origin });
+            let kept = Kept { room: None, injections, origin, referenced_by: Vec::new() };
+            state.kept.entry(list).or_insert(kept);
+        }
+        if let (Count::References, Some(kept)) = (count, state.kept.get_mut(&list)) {
+            kept.referenced_by.push(driver);
         }
     }
 
@@ -216,13 +226,19 @@ impl Packets {
     }
 
     /// Ends a hold of a list. The pages of a packet that nothing holds are free.
-    pub(super) fn release(&self, list: Address, count: Count) {
+    pub(super) fn release(&self, driver: DriverId, list: Address, count: Count) {
         let mut state = self.state();
         // A list that was freed before its clone has no counts any more.
         if self.memory.describe(list).is_some() && !state.lists.contains_key(&list) {
             return;
         }
         count.add(list, -1);
+        if let (Count::References, Some(kept)) = (count, state.kept.get_mut(&list)) {
+            let own = kept.referenced_by.iter().position(|of| *of == driver).unwrap_or(0);
+            if own < kept.referenced_by.len() {
+                kept.referenced_by.swap_remove(own);
+            }
+        }
         let ends = !is_held(list) && state.kept.get(&list).is_some_and(|kept| kept.room.is_some());
         if ends
             && let Some(room) = state.kept.remove(&list).and_then(|kept| kept.room)
@@ -256,41 +272,46 @@ impl Packets {
 }
 
 impl State {
-    /// Describes handles that are open.
-    fn describe_handles(&self) -> impl Iterator<Item = String> {
-        let injections = self.handles.keys().map(|handle| format!("{handle:#x}: injection"));
-        let open = self.classifies.iter().filter(|(_, classify)| classify.lost().is_none());
-        injections.chain(open.map(|(handle, _)| format!("{handle:#x}: classify")))
+    /// Describes open handles of the drivers of which `of` is true.
+    fn describe_handles(&self, of: impl Fn(DriverId) -> bool) -> Vec<String> {
+        let injections = self.handles.iter().filter(|(_, handle)| of(handle.driver));
+        let injections = injections.map(|(handle, _)| format!("{handle:#x}: injection"));
+        let open = self.classifies.iter().filter(|(_, it)| of(it.driver) && it.lost().is_none());
+        injections.chain(open.map(|(handle, _)| format!("{handle:#x}: classify"))).collect()
     }
 }
 
 impl Kernel {
-    /// Handles for injection and classifies that a driver has not released.
-    pub(super) fn packet_handles(&self) -> Vec<String> {
-        self.packets().state().describe_handles().collect()
+    /// Handles for injection and classifies that drivers have not released.
+    pub(super) fn packet_handles(&self, of: impl Fn(DriverId) -> bool) -> Vec<String> {
+        self.packets().state().describe_handles(of)
     }
 
-    /// What a driver has left of packets: the rule that each breaks, and a text.
-    pub(super) fn packets_left(&self) -> Vec<(&'static Rule, String)> {
+    /// What drivers have left of packets: the rule that each breaks, and a text.
+    pub(super) fn packets_left(&self, of: impl Fn(DriverId) -> bool) -> Vec<(&'static Rule, String)> {
         let state = self.packets().state();
-        let lists = state.lists.iter().map(|(address, list)| {
+        let lists = state.lists.iter().filter(|(_, list)| of(list.made_by.driver));
+        let lists = lists.map(|(address, list)| {
             let rule = match list.made {
                 Made::Cloned { .. } => &rules::CLONE_LEFT,
                 Made::Allocated => &rules::LIST_LEFT,
             };
             let place = if list.injected { ", injected" } else { "" };
-            let frames = list.stack.iter().map(|&at| format!("\n  {}", self.guest().describe(at)));
+            let frames = list.made_by.stack.iter().map(|&at| format!("\n  {}", self.guest().describe(at)));
             (rule, format!("NET_BUFFER_LIST {address:#x}{place}{}", frames.collect::<String>()))
         });
         let pools = state
             .pools
             .iter()
-            .map(|(handle, kind)| (&rules::PACKET_POOL_LEFT, format!("{handle:#x}: {kind:?}")));
-        let referenced = state.kept.keys().filter(|list| Count::References.get(**list) > 0);
+            .filter(|(_, (_, driver))| of(*driver))
+            .map(|(handle, (kind, _))| (&rules::PACKET_POOL_LEFT, format!("{handle:#x}: {kind:?}")));
+        let referenced = state.kept.iter().filter(|(_, kept)| kept.referenced_by.iter().any(|it| of(*it)));
         let references =
-            referenced.map(|list| (&rules::LIST_REFERENCE_LEFT, format!("NET_BUFFER_LIST {list:#x}")));
-        let operations = state.operations.values().map(|it| (&rules::OPERATION_LOST, it.describe()));
-        let classifies = state.classifies.values().filter_map(|it| Some((&rules::CLASSIFY_LOST, it.lost()?)));
+            referenced.map(|(list, _)| (&rules::LIST_REFERENCE_LEFT, format!("NET_BUFFER_LIST {list:#x}")));
+        let operations = state.operations.values().filter(|it| of(it.driver));
+        let operations = operations.map(|it| (&rules::OPERATION_LOST, it.describe()));
+        let classifies = state.classifies.values().filter(|it| of(it.driver));
+        let classifies = classifies.filter_map(|it| Some((&rules::CLASSIFY_LOST, it.lost()?)));
         lists.chain(pools).chain(references).chain(operations).chain(classifies).collect()
     }
 }

@@ -86,13 +86,14 @@ pub extern "win64" fn PsGetCurrentThreadId() -> HANDLE {
 pub extern "win64" fn PsLookupProcessByProcessId(ProcessId: HANDLE, Process: Address) -> NTSTATUS {
     let kernel = enter!(PsLookupProcessByProcessId);
     let outcome = || {
+        let driver = kernel.caller();
         let found = {
             let mut objects = kernel.objects();
             let found = objects.processes.iter().find(|(_, id)| **id as HANDLE == ProcessId);
             let Some(object) = found.map(|(object, _)| *object) else {
                 return Ok(Status::INVALID_CID);
             };
-            *objects.referenced.entry(object).or_default() += 1;
+            objects.reference(object, driver);
             object
         };
         foreign::write(Process, &found)?;

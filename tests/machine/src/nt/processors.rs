@@ -51,9 +51,10 @@ pub extern "win64" fn KeRegisterProcessorChangeCallback(
     if kernel.pool().take_shortage() {
         return 0;
     }
-    let handle = kernel.objects().opaque();
+    let (driver, handle) = (kernel.caller(), kernel.objects().opaque());
     let call = (CallbackFunction, CallbackContext);
-    kernel.objects().processor_callbacks.insert(handle, ProcessorCallback { call, running: 0 });
+    let callback = ProcessorCallback { driver, call, running: 0 };
+    kernel.objects().processor_callbacks.insert(handle, callback);
     if Flags & ADD_EXISTING == 0 {
         return handle;
     }

@@ -32,7 +32,7 @@ fn create(kernel: &Kernel, out: Address, routine: Address, context: Address) -> 
     let Some(ended) = kernel.start_thread(routine, context) else {
         return Ok(Status::INSUFFICIENT_RESOURCES);
     };
-    let handle = kernel.objects().open(Object::Thread(ended));
+    let handle = kernel.objects().open(kernel.caller(), Object::Thread(ended));
     foreign::write(out, &handle)?;
     Ok(Status::SUCCESS)
 }

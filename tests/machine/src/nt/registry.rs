@@ -7,6 +7,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::driver::DriverId;
+
 /// A registry value: its `REG_*` type and raw bytes.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct RegistryValue {
@@ -77,9 +79,11 @@ pub struct Answered {
     pub length: u32,
 }
 
-/// A query by the driver.
+/// A query by a driver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Read {
+    /// The driver.
+    pub driver: DriverId,
     /// Full path of the key.
     pub key: String,
     /// The name with the driver's spelling.
@@ -138,8 +142,8 @@ struct State<T> {
     /// Replies that replace stored values, one for each query, by upper-case path
     /// and name.
     replies: BTreeMap<(String, String), VecDeque<Reply>>,
-    /// The last query of each value, by upper-case name.
-    readings: BTreeMap<String, Reading>,
+    /// The last query of each value, by upper-case name and driver.
+    readings: BTreeMap<(String, DriverId), Reading>,
     /// Number of changes of values.
     changes: u64,
     keys_made: u64,
@@ -165,6 +169,15 @@ impl<T> Default for Registry<T> {
             }),
         }
     }
+}
+
+/// The driver that queries a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// The driver.
+    pub driver: DriverId,
+    /// Number of its waits for an object so far.
+    pub waits: u64,
 }
 
 /// Summary of a key as in `KEY_FULL_INFORMATION`. Lengths are in bytes.
@@ -275,17 +288,19 @@ impl<T> Registry<T> {
         self.state().changes
     }
 
-    /// The last query of a value with this name, in any key.
-    pub fn last_reading(&self, name: &str) -> Option<Reading> {
-        self.state().readings.get(&name.to_uppercase()).copied()
+    /// The last query of a value with this name, in any key, by the drivers of which
+    /// `of` is true.
+    pub fn last_reading(&self, name: &str, of: impl Fn(DriverId) -> bool) -> Option<Reading> {
+        let (state, name) = (self.state(), name.to_uppercase());
+        let by_them = state.readings.iter().filter(|((read, driver), _)| *read == name && of(*driver));
+        by_them.map(|(_, reading)| *reading).max_by_key(|reading| (reading.change, reading.waits))
     }
 
-    /// Answers a query by the driver. `waits` is the number of the driver's waits
-    /// for an object so far.
-    pub fn read(&self, key: &str, name: &str, waits: u64) -> Option<Answered> {
+    /// Answers a query by a driver.
+    pub fn read(&self, key: &str, name: &str, reader: Reader) -> Option<Answered> {
         let mut state = self.state();
-        let reading = Reading { change: state.changes, waits };
-        state.readings.insert(name.to_uppercase(), reading);
+        let reading = Reading { change: state.changes, waits: reader.waits };
+        state.readings.insert((name.to_uppercase(), reader.driver), reading);
         let of = (normal(key), name.to_uppercase());
         let reply = state.replies.get_mut(&of).and_then(VecDeque::pop_front);
         let value = match reply {
@@ -299,7 +314,8 @@ impl<T> Registry<T> {
         if state.reads.len() == READS {
             state.reads.pop_front();
         }
-        state.reads.push_back(Read { key: key.to_string(), name: name.to_string(), found: value.is_some() });
+        let (key, name, driver) = (key.to_string(), name.to_string(), reader.driver);
+        state.reads.push_back(Read { driver, key, name, found: value.is_some() });
         value
     }
 
@@ -308,11 +324,12 @@ impl<T> Registry<T> {
         self.state().reads.iter().cloned().collect()
     }
 
-    /// Whether one of the last queries was for this name.
-    pub fn was_read(&self, name: &str) -> bool {
+    /// Whether one of the last queries was for this name, by a driver of which `of` is
+    /// true.
+    pub fn was_read(&self, name: &str, of: impl Fn(DriverId) -> bool) -> bool {
         let state = self.state();
         let wanted = name.to_uppercase();
-        state.reads.iter().any(|read| read.name.to_uppercase() == wanted)
+        state.reads.iter().any(|read| read.name.to_uppercase() == wanted && of(read.driver))
     }
 
     /// Summary of a key; `None` if it does not exist.
@@ -386,6 +403,10 @@ mod tests {
 
     const KEY: &str = r"\Registry\Machine\System\Test";
 
+    fn reader(waits: u64) -> Reader {
+        Reader { driver: DriverId::SYSTEM, waits }
+    }
+
     fn watch(subtree: bool, notice: u32) -> Watch<u32> {
         Watch { key: KEY.into(), handle: 4, filter: NOTIFY_CHANGE_LAST_SET, subtree, notice }
     }
@@ -394,12 +415,12 @@ mod tests {
     fn names_are_compared_without_case() {
         let registry = Registry::<u32>::default();
         assert!(registry.set_value(KEY, "Mode", RegistryValue::dword(1)).is_empty());
-        let read = registry.read(&KEY.to_lowercase(), "MODE", 0).unwrap();
+        let read = registry.read(&KEY.to_lowercase(), "MODE", reader(0)).unwrap();
         assert_eq!(read, Answered { name: "Mode".into(), value: RegistryValue::dword(1), length: 4 });
-        assert!(registry.was_read("mode"));
-        assert!(!registry.was_read("Trace"));
-        assert!(registry.read(KEY, "Trace", 0).is_none());
-        assert!(registry.was_read("Trace") && !registry.reads()[1].found);
+        assert!(registry.was_read("mode", |_| true));
+        assert!(!registry.was_read("Trace", |_| true));
+        assert!(registry.read(KEY, "Trace", reader(0)).is_none());
+        assert!(registry.was_read("Trace", |_| true) && !registry.reads()[1].found);
     }
 
     #[test]
@@ -408,8 +429,9 @@ mod tests {
         let _ = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
         let claim = Reply::Claims { value: RegistryValue::dword(3), length: 9 };
         registry.script(KEY, "mode", vec![Reply::Value(RegistryValue::sz("2")), claim]);
-        let read =
-            || registry.read(KEY, "Mode", 0).map(|answered| (answered.value, answered.length)).unwrap();
+        let read = || {
+            registry.read(KEY, "Mode", reader(0)).map(|answered| (answered.value, answered.length)).unwrap()
+        };
         assert_eq!(read(), (RegistryValue::sz("2"), 4));
         assert_eq!(read(), (RegistryValue::dword(3), 9));
         assert_eq!(read(), (RegistryValue::dword(1), 4));
@@ -418,12 +440,15 @@ mod tests {
     #[test]
     fn a_reading_records_the_changes_before_it() {
         let registry = Registry::<u32>::default();
-        assert_eq!(registry.last_reading("Mode"), None);
+        assert_eq!(registry.last_reading("Mode", |_| true), None);
         let _ = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
-        registry.read(KEY, "Mode", 7);
-        assert_eq!(registry.last_reading("mode"), Some(Reading { change: registry.changes(), waits: 7 }));
+        registry.read(KEY, "Mode", reader(7));
+        assert_eq!(
+            registry.last_reading("mode", |_| true),
+            Some(Reading { change: registry.changes(), waits: 7 })
+        );
         let _ = registry.delete_value(KEY, "Mode");
-        assert!(registry.last_reading("Mode").unwrap().change < registry.changes());
+        assert!(registry.last_reading("Mode", |_| true).unwrap().change < registry.changes());
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Runs a machine's threads one instruction of the driver at a time.
 
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use super::Kernel;
+use super::load::Loaded;
+use crate::driver::DriverId;
 use crate::image;
 
 /// Called before an instruction of the driver, with the instruction's offset in the
@@ -11,35 +13,52 @@ use crate::image;
 pub type BeforeInstruction = Arc<dyn Fn(u64) -> ControlFlow<()> + Send + Sync>;
 
 impl Kernel {
-    /// Runs `f`. Calls `before` for each instruction of the loaded image that this
-    /// thread executes in `f`, with the instruction's offset in the image. The
-    /// thread keeps its IRQL and processor until `before` returns. After a break it
-    /// runs at full speed.
+    /// Runs `f`. Calls `before` for each instruction of a driver that this thread
+    /// executes in `f`, with the instruction's offset in the image: of the only loaded
+    /// driver, or of the one that was loaded first. The thread keeps its IRQL and
+    /// processor until `before` returns. After a break it runs at full speed.
     ///
     /// `before` may wait for other threads. It must not panic, and must not call
     /// the driver on this thread. It is not called for an image that is loaded
     /// later, or for a driver without an image.
     ///
     /// # Panics
-    /// If this thread is already in the driver.
-    pub fn stepwise<R>(&self, mut before: impl FnMut(u64) -> ControlFlow<()>, f: impl FnOnce() -> R) -> R {
-        let Some(image) = self.image_range() else { return f() };
-        let base = image.start;
-        image::stepping(image, |address| before(address - base), f)
+    /// If this thread is already in a driver.
+    pub fn stepwise<R>(&self, before: impl FnMut(u64) -> ControlFlow<()>, f: impl FnOnce() -> R) -> R {
+        step(self.drivers.find(|_| true), before, f)
     }
 
-    /// Runs the driver's own threads stepwise that start from now on. `None` ends
-    /// this for threads that start later.
-    pub fn step_driver_threads(&self, before: Option<BeforeInstruction>) {
-        *self.thread_stepper() = before;
+    /// As [`Self::stepwise`], for the instructions of a service's driver.
+    ///
+    /// # Panics
+    /// As [`Self::stepwise`].
+    pub fn stepwise_in<R>(
+        &self,
+        service: &str,
+        before: impl FnMut(u64) -> ControlFlow<()>,
+        f: impl FnOnce() -> R,
+    ) -> R {
+        step(self.loaded_as(service), before, f)
     }
 
-    /// Runs a thread of the driver, stepwise if requested.
-    pub(super) fn run_stepped<R>(&self, f: impl FnOnce() -> R) -> R {
-        let before = self.thread_stepper().clone();
+    /// Runs a thread of a driver, stepwise if requested.
+    pub(super) fn run_stepped<R>(&self, driver: DriverId, f: impl FnOnce() -> R) -> R {
+        let stepper = &self.drivers.service_of(driver).thread_stepper;
+        let before = stepper.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match before {
-            Some(before) => self.stepwise(|offset| before(offset), f),
+            Some(before) => step(self.drivers.find(|it| it.id == driver), |offset| before(offset), f),
             None => f(),
         }
     }
+}
+
+fn step<R>(
+    driver: Option<Arc<Loaded>>,
+    mut before: impl FnMut(u64) -> ControlFlow<()>,
+    f: impl FnOnce() -> R,
+) -> R {
+    let Some(driver) = driver else { return f() };
+    let image = driver.range();
+    let base = image.start;
+    image::stepping(image, |address| before(address - base), f)
 }

@@ -8,6 +8,7 @@ use super::cpu::{self, Irql};
 use super::guest::Stop;
 use super::kernel::{Kernel, SYSTEM_THREAD};
 use super::work;
+use crate::driver::DriverId;
 use crate::schedule::{self, Log, Machine, Scheduling, Session, Thread, Waited};
 
 /// Number of threads that serve the work queue in a deterministic schedule.
@@ -134,13 +135,13 @@ pub(crate) fn at_import(kernel: &Kernel, name: &'static str) {
 }
 
 /// Runs a job on a worker thread outside of deterministic schedules.
-pub(super) fn run_job(kernel: &Kernel, job: work::Job, number: usize) {
+pub(super) fn run_job(kernel: &Kernel, (job, driver): (work::Job, DriverId), number: usize) {
     match kernel.parallel_session() {
         Some(session) => {
             let seated = session.sit(number);
-            kernel.run_job(job, number);
+            kernel.run_job(job, driver, number);
             drop(seated);
         }
-        None => kernel.run_job(job, number),
+        None => kernel.run_job(job, driver, number),
     }
 }

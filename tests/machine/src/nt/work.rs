@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::types::{Address, HANDLE};
 use super::{Kernel, threads};
+use crate::driver::DriverId;
 use crate::schedule::{Bell, Waited, closing};
 use crate::status::Status;
 
@@ -19,7 +20,7 @@ pub(super) const WORKER: &str = "worker ";
 pub(super) const MOST_WORKERS: usize = 4;
 
 /// A job for a worker thread.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Job {
     /// A work item that `IoAllocateWorkItem` allocated.
     IoWorkItem {
@@ -67,6 +68,7 @@ pub enum Job {
 }
 
 impl Job {
+    /// Whether it references no device object.
     fn is_bare(self) -> bool {
         matches!(self, Self::WorkQueueItem { .. })
     }
@@ -90,11 +92,9 @@ struct Queue {
 
 #[derive(Debug, Default)]
 struct State {
-    jobs: VecDeque<Job>,
-    running: usize,
-    /// Number of `WORK_QUEUE_ITEM`s queued or running. They reference no device
-    /// object.
-    bare: usize,
+    /// Queued jobs, and those that run, with their drivers.
+    jobs: VecDeque<(Job, DriverId)>,
+    running: Vec<(Job, DriverId)>,
     workers: usize,
     idle: usize,
     /// Whether only threads of a schedule take jobs.
@@ -109,11 +109,10 @@ impl WorkQueue {
         Self { queue: Arc::new(Queue { kernel, state, more, bell }) }
     }
 
-    /// Queues a job.
-    pub(super) fn push(&self, job: Job) {
+    /// Queues a job of a driver.
+    pub(super) fn push(&self, job: Job, driver: DriverId) {
         let mut state = self.queue.state();
-        state.bare += usize::from(job.is_bare());
-        state.jobs.push_back(job);
+        state.jobs.push_back((job, driver));
         self.queue.wake_worker(&mut state);
         drop(state);
         self.queue.bell.ring();
@@ -122,12 +121,17 @@ impl WorkQueue {
     /// Number of jobs queued or running.
     pub fn pending(&self) -> usize {
         let state = self.queue.state();
-        state.jobs.len() + state.running
+        state.jobs.len() + state.running.len()
     }
 
-    /// Number of `WORK_QUEUE_ITEM`s queued or running.
-    pub fn bare(&self) -> usize {
-        self.queue.state().bare
+    /// Number of a driver's jobs queued or running.
+    fn pending_of(&self, driver: DriverId) -> usize {
+        self.queue.state().all().filter(|(_, of)| *of == driver).count()
+    }
+
+    /// Number of a driver's `WORK_QUEUE_ITEM`s queued or running.
+    pub fn bare(&self, driver: DriverId) -> usize {
+        self.queue.state().all().filter(|(job, of)| *of == driver && job.is_bare()).count()
     }
 
     /// Waits until no job is queued or running. `false` if `limit` expires first,
@@ -135,6 +139,13 @@ impl WorkQueue {
     pub fn drain(&self, limit: Duration) -> bool {
         let what = || "work items to end".to_owned();
         self.queue.bell.wait(&what, Some(limit), || self.pending() == 0) == Waited::Ready
+    }
+
+    /// Waits until no job of a driver is queued or running. `false` as for
+    /// [`Self::drain`].
+    pub fn drain_of(&self, driver: DriverId, limit: Duration) -> bool {
+        let what = || "work items to end".to_owned();
+        self.queue.bell.wait(&what, Some(limit), || self.pending_of(driver) == 0) == Waited::Ready
     }
 
     /// Sets whether only [`Self::serve_scheduled`] takes jobs.
@@ -155,9 +166,9 @@ impl WorkQueue {
                 taken.is_some() || closing()
             });
             match taken {
-                Some(job) => {
-                    kernel.run_job(job, 0);
-                    self.queue.done(job);
+                Some((job, driver)) => {
+                    kernel.run_job(job, driver, 0);
+                    self.queue.done((job, driver));
                 }
                 None if waited == Waited::Ready => return,
                 // The machine has stopped, and the other threads leave one by one.
@@ -224,19 +235,25 @@ impl Queue {
         }
     }
 
-    fn done(&self, job: Job) {
+    fn done(&self, job: (Job, DriverId)) {
         let mut state = self.state();
-        state.running -= 1;
-        state.bare -= usize::from(job.is_bare());
+        if let Some(at) = state.running.iter().position(|running| *running == job) {
+            state.running.swap_remove(at);
+        }
         drop(state);
         self.bell.ring();
     }
 }
 
 impl State {
-    fn take(&mut self) -> Option<Job> {
+    fn take(&mut self) -> Option<(Job, DriverId)> {
         let job = self.jobs.pop_front()?;
-        self.running += 1;
+        self.running.push(job);
         Some(job)
+    }
+
+    /// The jobs that are queued or run.
+    fn all(&self) -> impl Iterator<Item = &(Job, DriverId)> {
+        self.jobs.iter().chain(&self.running)
     }
 }

@@ -69,7 +69,7 @@ fn open_key(kernel: &Kernel, out: Address, attributes: Address) -> Result<Status
     let Some(generation) = kernel.registry().generation(&path) else {
         return Ok(Status::OBJECT_NAME_NOT_FOUND);
     };
-    let handle = kernel.objects().open(Object::Key(path, generation));
+    let handle = kernel.objects().open(kernel.caller(), Object::Key(path, generation));
     foreign::write(out, &handle)?;
     Ok(Status::SUCCESS)
 }
@@ -196,7 +196,7 @@ type Found = Result<Answered, Status>;
 fn query_value(kernel: &Kernel, handle: HANDLE, name: Address) -> Result<Found, Trouble> {
     let name = string(name)?;
     Ok(key(kernel, handle).and_then(|path| {
-        let value = kernel.registry().read(&path, &name, kernel.waits());
+        let value = kernel.registry().read(&path, &name, kernel.reader());
         value.ok_or(Status::OBJECT_NAME_NOT_FOUND)
     }))
 }
@@ -257,6 +257,7 @@ impl NotifyRequest {
     /// Adds the watch. Returns the notice's id.
     fn register(self, kernel: &Kernel) -> Result<Address, Status> {
         let key = key(kernel, self.handle)?;
+        let driver = kernel.caller();
         let mut objects = kernel.objects();
         let event = match self.event {
             0 => None,
@@ -276,7 +277,7 @@ impl NotifyRequest {
             handle: self.handle,
             filter: self.filter,
             subtree: self.subtree,
-            notice: Notice { id, event, work_item: self.work_item, status_block: self.status_block },
+            notice: Notice { driver, id, event, work_item: self.work_item, status_block: self.status_block },
         });
         Ok(id)
     }
@@ -285,15 +286,16 @@ impl NotifyRequest {
 /// Completes a watch: first the status block, then work item and event.
 pub(super) fn complete_watch(kernel: &Kernel, notice: &Notice, status: Status) {
     let block = IO_STATUS_BLOCK { Pointer: u64::from(status.0 as u32), Information: 0 };
+    let driver = notice.driver;
     if let Err(bad) = foreign::write(notice.status_block, &block) {
-        kernel.condemn(kernel.bad_pointer(bad));
+        kernel.condemn_driver(driver, kernel.bad_pointer(bad));
     }
     if notice.work_item != 0 {
         match foreign::read::<WORK_QUEUE_ITEM>(notice.work_item) {
             Ok(item) => kernel
                 .work()
-                .push(Job::WorkQueueItem { routine: item.WorkerRoutine, parameter: item.Parameter }),
-            Err(bad) => kernel.condemn(kernel.bad_pointer(bad)),
+                .push(Job::WorkQueueItem { routine: item.WorkerRoutine, parameter: item.Parameter }, driver),
+            Err(bad) => kernel.condemn_driver(driver, kernel.bad_pointer(bad)),
         }
     }
     if let Some(event) = &notice.event {
@@ -321,7 +323,7 @@ fn create_event(kernel: &Kernel, out: Address, kind: i32, signaled: bool) -> Res
         return Ok(Status::INVALID_PARAMETER);
     }
     let event = Event { signaled: AtomicBool::new(signaled), synchronization: kind == 1 };
-    let handle = kernel.objects().open(Object::Event(Arc::new(event)));
+    let handle = kernel.objects().open(kernel.caller(), Object::Event(Arc::new(event)));
     foreign::write(out, &handle)?;
     Ok(Status::SUCCESS)
 }

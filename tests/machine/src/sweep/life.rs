@@ -249,12 +249,12 @@ impl<'a> Living<'a> {
     /// Loads the driver; if it refuses, a second time without failures. Returns
     /// whether it runs.
     fn start(&mut self, file: &Arc<PeFile>) -> bool {
-        let waits = self.machine.kernel().waits();
+        let waits = self.machine.waits();
         match self.load(file) {
             Ok(()) => {
                 // Otherwise the thread might do what a change of BFE's state asks for, and
                 // the calls of the run would be others than without failures.
-                self.machine.kernel().let_thread_wait(waits, TRY);
+                self.machine.kernel().let_thread_wait(self.machine.service(), waits, TRY);
                 // A driver that starts must keep its promises, whatever failed.
                 self.look("after DriverEntry", self.bfe == Bfe::Running, false);
                 return true;
@@ -266,10 +266,10 @@ impl<'a> Living<'a> {
             }
         }
         self.machine.faults().pause(true);
-        let waits = self.machine.kernel().waits();
+        let waits = self.machine.waits();
         match self.load(file) {
             Ok(()) => {
-                self.machine.kernel().let_thread_wait(waits, TRY);
+                self.machine.kernel().let_thread_wait(self.machine.service(), waits, TRY);
                 self.look("after a second start, without failures", self.bfe == Bfe::Running, false);
                 true
             }

@@ -9,7 +9,7 @@ pub mod rules;
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A rule that a driver must keep.
 #[derive(Debug, PartialEq, Eq)]
@@ -78,6 +78,8 @@ impl fmt::Display for Violation {
 pub struct Finding {
     /// The broken rule and the details.
     pub violation: Violation,
+    /// The service of the driver; empty if no driver has broken the rule.
+    pub driver: Arc<str>,
     /// Return addresses in the driver, innermost first. Empty if the lab detected
     /// the breach after the driver had returned.
     pub stack: Vec<u64>,
@@ -134,8 +136,10 @@ mod tests {
     #[test]
     fn a_tolerated_rule_is_still_reported() {
         let verifier = Verifier::default();
-        let finding =
-            |rule| Finding { violation: Violation::new(rule, [1, 2, 3], "test"), stack: Vec::new() };
+        let finding = |rule| {
+            let violation = Violation::new(rule, [1, 2, 3], "test");
+            Finding { violation, driver: "".into(), stack: Vec::new() }
+        };
         assert!(verifier.report(finding(&rules::POOL_DOUBLE_FREE)));
         verifier.tolerate(&rules::POOL_DOUBLE_FREE);
         assert!(!verifier.report(finding(&rules::POOL_DOUBLE_FREE)));

@@ -9,6 +9,7 @@ use super::{
     ActionType, AfterBlock, CLASSIFY_OUT_FLAG_ABSORB, ClassifyOut, Decision, DiscardRights, Invocation,
     LayerInfo, Options, RIGHT_ACTION_WRITE, Request, Rule, RuntimeFilter, Violation,
 };
+use crate::driver::DriverId;
 
 /// `FWPS_FILTER_FLAG_CLEAR_ACTION_RIGHT`.
 pub(super) const RUNTIME_FLAG_CLEAR_ACTION_RIGHT: u16 = 1;
@@ -147,7 +148,7 @@ impl Run<'_> {
             };
         };
         let (before, after) = self.invoke(slot, &callout, runtime, current)?;
-        self.judge(slot.id, runtime.action, before, after);
+        self.judge((callout.driver.owner(), slot.id), runtime.action, before, after);
         let result = verdict_of_callout(runtime, before, after)?;
         Some(Verdict { absorbed: result.absorbed && self.layer.allows_absorb(), ..result })
     }
@@ -199,11 +200,17 @@ impl Run<'_> {
 
     /// Reports the rules that the callout has broken: those of `FWPS_CLASSIFY_OUT0`,
     /// and two of Microsoft's CodeQL queries for callout drivers.
-    fn judge(&mut self, callout_id: u32, of_filter: ActionType, before: ClassifyOut, after: ClassifyOut) {
+    fn judge(
+        &mut self,
+        (driver, callout_id): (DriverId, u32),
+        of_filter: ActionType,
+        before: ClassifyOut,
+        after: ClassifyOut,
+    ) {
         let forgot = self.must_act(of_filter) && after.action == NO_ACTION;
         let mut note = |rule, text: String| {
             let (callout_id, layer) = (Some(callout_id), Some(self.layer.id));
-            self.violations.push(Violation { callout_id, layer, rule, text });
+            self.violations.push(Violation { driver, callout_id, layer, rule, text });
         };
         let held = before.rights & RIGHT_ACTION_WRITE != 0;
         let (from, to) = (before.action.0, after.action.0);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use super::activation::Notices;
 use super::lock::Locked;
 use super::{Engine, Rule};
+use crate::driver::DriverId;
 use crate::schedule::{Bell, Waited};
 use crate::status::Status;
 
@@ -34,6 +35,7 @@ type Callback = Arc<dyn Fn(BfeState) + Send + Sync>;
 /// `FwpmBfeStateSubscribeChanges0`.
 #[derive(Clone)]
 pub(super) struct Subscription {
+    pub(super) owner: DriverId,
     callback: Callback,
     running: Arc<(AtomicUsize, Bell)>,
 }
@@ -78,8 +80,13 @@ impl Engine {
     /// `FwpmBfeStateSubscribeChanges0`. The callback may call back into the
     /// engine.
     pub fn bfe_subscribe(&self, callback: Callback) -> Result<SubscriptionId, Status> {
+        self.bfe_subscribe_for(DriverId::SYSTEM, callback)
+    }
+
+    /// As [`Self::bfe_subscribe`], for a driver.
+    pub fn bfe_subscribe_for(&self, owner: DriverId, callback: Callback) -> Result<SubscriptionId, Status> {
         let id = SubscriptionId(self.next_id());
-        let subscription = Subscription { callback, running: Arc::default() };
+        let subscription = Subscription { owner, callback, running: Arc::default() };
         self.core.locked().subscriptions.insert(id, subscription);
         Ok(id)
     }
@@ -93,7 +100,7 @@ impl Engine {
         };
         if INSIDE.with_borrow(|inside| inside.contains(&id)) {
             let text = "unsubscribed from inside the callback, which deadlocks";
-            self.violate(None, Rule::WaitsForItself, text);
+            self.violate((subscription.owner, None), Rule::WaitsForItself, text);
             return Status::SUCCESS;
         }
         let (count, returned) = &*subscription.running;

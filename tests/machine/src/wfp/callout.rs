@@ -8,6 +8,7 @@ use std::sync::{Arc, RwLock};
 use super::lock::{read, write};
 use super::windows::WindowsCallout;
 use super::{CalloutDriver, Guid, Options, RunningCalls, SilentDrop, facts};
+use crate::driver::DriverId;
 use crate::schedule::{Bell, Waited};
 use crate::status::Status;
 
@@ -77,13 +78,13 @@ impl Callouts {
         list.into_iter().map(|(_, key)| key).collect()
     }
 
-    /// The callouts that drivers have left registered.
-    pub(super) fn registered(&self) -> Vec<(Guid, u32)> {
+    /// The callouts that drivers have left registered: key, id and driver.
+    pub(super) fn registered(&self) -> Vec<(Guid, u32, DriverId)> {
         let slots = read(&self.by_key);
         let drivers = slots.values().filter(|slot| slot.id >= FIRST_ID);
         let present = drivers.filter(|slot| read(&slot.state).is_some());
-        let mut list: Vec<_> = present.map(|slot| (slot.key, slot.id)).collect();
-        list.sort_by_key(|(_, id)| *id);
+        let mut list: Vec<_> = present.map(|slot| (slot.key, slot.id, slot.owner())).collect();
+        list.sort_by_key(|(_, id, _)| *id);
         list
     }
 }
@@ -119,6 +120,12 @@ pub(super) struct Entered<'a> {
 impl Slot {
     fn new(key: Guid, id: u32) -> Self {
         Self { key, id, state: RwLock::new(None), left: Bell::default() }
+    }
+
+    /// The driver that has registered it.
+    pub(super) fn owner(&self) -> DriverId {
+        let state = read(&self.state);
+        state.as_ref().map_or(DriverId::SYSTEM, |registration| registration.driver.owner())
     }
 
     /// `FwpsCalloutRegister`.

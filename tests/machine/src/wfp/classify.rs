@@ -1,6 +1,7 @@
 //! The input and the output of a classify.
 
 use super::{Guid, Injections, Value};
+use crate::driver::DriverId;
 use crate::status::Status;
 
 /// A run-time layer id (`FWPS_BUILTIN_LAYERS`).
@@ -153,6 +154,10 @@ pub enum NotifyType {
 /// The engine holds no lock of its own when it calls them, so they may call back
 /// into it.
 pub trait CalloutDriver: Send + Sync {
+    /// The driver to which it belongs.
+    fn owner(&self) -> DriverId {
+        DriverId::SYSTEM
+    }
     /// `classifyFn`.
     fn classify(
         &self,

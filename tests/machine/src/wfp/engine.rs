@@ -14,6 +14,7 @@ use super::{
     CalloutDriver, Change, Decision, Demands, FlowHandle, Guid, LayerId, LayerInfo, Options, Request, Rule,
     Violation, layer,
 };
+use crate::driver::DriverId;
 use crate::schedule::Bell;
 use crate::status::Status;
 
@@ -108,7 +109,9 @@ impl Engine {
 
     fn unregister(&self, key: Guid, id: u32) -> Status {
         let has_contexts = || self.flows.has_contexts_of(id);
-        match self.callouts.slot(key).unregister(has_contexts, self.options.running_calls) {
+        let slot = self.callouts.slot(key);
+        let driver = slot.owner();
+        match slot.unregister(has_contexts, self.options.running_calls) {
             Ok(()) => {
                 self.record(Change::CalloutUnregister { key, id });
                 Status::SUCCESS
@@ -116,7 +119,7 @@ impl Engine {
             Err(Unregister::Refused(status)) => status,
             Err(Unregister::FromInside) => {
                 let text = "the callout is unregistered from inside one of its functions";
-                self.violate(Some(id), Rule::WaitsForItself, text);
+                self.violate((driver, Some(id)), Rule::WaitsForItself, text);
                 Status::FWP_IN_USE
             }
         }
@@ -244,9 +247,9 @@ impl Engine {
 
     // Internal.
 
-    pub(super) fn violate(&self, callout_id: Option<u32>, rule: Rule, text: &str) {
+    pub(super) fn violate(&self, (driver, callout_id): (DriverId, Option<u32>), rule: Rule, text: &str) {
         let text = text.to_owned();
-        self.note(Violation { callout_id, layer: None, rule, text });
+        self.note(Violation { driver, callout_id, layer: None, rule, text });
     }
 
     fn note(&self, violation: Violation) {

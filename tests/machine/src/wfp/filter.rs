@@ -14,12 +14,15 @@ use super::{
     FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED, FLAG_PERSISTENT, Filter, LayerInfo, RuntimeFilter, Value,
     layer,
 };
+use crate::driver::DriverId;
 use crate::status::Status;
 
 /// A filter as the engine stores it.
 pub(super) struct StoredFilter {
     pub(super) filter: Filter,
     pub(super) lifetime: Lifetime,
+    /// The driver that has added it.
+    pub(super) owner: DriverId,
     pub(super) layer: &'static LayerInfo,
     pub(super) active: Arc<ActiveFilter>,
 }
@@ -85,6 +88,7 @@ impl Store {
         let stored = Arc::new(StoredFilter {
             filter,
             lifetime,
+            owner: caller.owner,
             layer,
             active: Arc::new(ActiveFilter { runtime, conditions, slot }),
         });

@@ -6,6 +6,7 @@ use super::{
     BfeState, Callout, Change, Engine, Filter, Guid, Provider, SESSION_FLAG_DYNAMIC, Session, SessionId,
     Sublayer,
 };
+use crate::driver::DriverId;
 use crate::status::Status;
 
 /// The run-time ids of filters are greater than this; no id is used twice.
@@ -15,7 +16,12 @@ const FIRST_FILTER_ID: u64 = 0x1_0000;
 impl Engine {
     /// `FwpmEngineOpen0`. Fails unless the Base Filtering Engine runs. The page
     /// says only "RPC error code", so the status is inferred.
-    pub fn open(&self, mut session: Session) -> Result<SessionId, Status> {
+    pub fn open(&self, session: Session) -> Result<SessionId, Status> {
+        self.open_for(DriverId::SYSTEM, session)
+    }
+
+    /// As [`Self::open`], for a driver. What is added in the session is the driver's.
+    pub fn open_for(&self, owner: DriverId, mut session: Session) -> Result<SessionId, Status> {
         if session.flags & !SESSION_FLAG_DYNAMIC != 0 {
             return Err(Status::FWP_INVALID_FLAGS);
         }
@@ -28,7 +34,7 @@ impl Engine {
         if core.sessions.values().any(|open| open.session.key == session.key) {
             return Err(Status::FWP_ALREADY_EXISTS);
         }
-        core.sessions.insert(id, Open::new(session));
+        core.sessions.insert(id, Open::new(session, owner));
         core.journal.push(Change::EngineOpen);
         Ok(id)
     }

@@ -8,6 +8,7 @@ use super::{
     AleFields, CALLOUT_FLAG_PERSISTENT, Callout, DisplayData, FLAG_PERSISTENT, Guid, Provider, SessionId,
     Sublayer, TakenWeight, facts, layer,
 };
+use crate::driver::DriverId;
 use crate::status::Status;
 
 /// The lifetime of an object (*Object Management*).
@@ -41,6 +42,8 @@ impl Lifetime {
 /// The caller, on which the lifetime of an object depends.
 #[derive(Clone, Copy)]
 pub(super) struct Caller {
+    /// The driver that has opened the session.
+    pub(super) owner: DriverId,
     pub(super) session: SessionId,
     pub(super) dynamic: bool,
 }
@@ -71,6 +74,8 @@ impl Caller {
 pub(super) struct Entry<T> {
     pub(super) object: Arc<T>,
     pub(super) lifetime: Lifetime,
+    /// The driver that has added it.
+    pub(super) owner: DriverId,
 }
 
 /// All management objects. A transaction works on a copy.
@@ -88,7 +93,8 @@ impl Store {
     /// Windows' own sublayers and callouts.
     pub(super) fn new(ale_fields: AleFields) -> Self {
         fn entry<T>(key: Guid, object: T) -> (Guid, Entry<T>) {
-            (key, Entry { object: Arc::new(object), lifetime: Lifetime::BuiltIn })
+            let owner = DriverId::SYSTEM;
+            (key, Entry { object: Arc::new(object), lifetime: Lifetime::BuiltIn, owner })
         }
         let named = |name: &str| DisplayData { name: Some(name.to_owned()), description: None };
         let sublayers = facts::windows_sublayers().map(|(name, key, weight)| {
@@ -112,7 +118,7 @@ impl Store {
         // DISABLED is read-only.
         check_flags(provider.flags, FLAG_PERSISTENT)?;
         let lifetime = caller.lifetime(provider.flags & FLAG_PERSISTENT != 0)?;
-        insert(&mut self.providers, provider.key, provider, lifetime)
+        insert(&mut self.providers, provider.key, provider, (lifetime, caller.owner))
     }
 
     pub(super) fn delete_provider(&mut self, caller: Caller, key: Guid) -> Result<(), Status> {
@@ -137,7 +143,7 @@ impl Store {
         let lifetime = caller.lifetime(sublayer.flags & FLAG_PERSISTENT != 0)?;
         self.check_provider(sublayer.provider, lifetime)?;
         sublayer.weight = self.free_weight(sublayer.weight, taken).ok_or(Status::FWP_TOO_MANY_SUBLAYERS)?;
-        insert(&mut self.sublayers, sublayer.key, sublayer, lifetime)
+        insert(&mut self.sublayers, sublayer.key, sublayer, (lifetime, caller.owner))
     }
 
     /// The weight that a sublayer gets if it asks for `asked`: no two have one weight.
@@ -167,7 +173,7 @@ impl Store {
         let lifetime = caller.lifetime(callout.flags & CALLOUT_FLAG_PERSISTENT != 0)?;
         layer::layer_by_key(self.ale_fields, callout.applicable_layer).ok_or(Status::FWP_LAYER_NOT_FOUND)?;
         self.check_provider(callout.provider, lifetime)?;
-        insert(&mut self.callouts, callout.key, callout, lifetime)
+        insert(&mut self.callouts, callout.key, callout, (lifetime, caller.owner))
     }
 
     pub(super) fn delete_callout(&mut self, caller: Caller, key: Guid) -> Result<(), Status> {
@@ -211,12 +217,12 @@ fn insert<T>(
     table: &mut BTreeMap<Guid, Entry<T>>,
     key: Guid,
     object: T,
-    lifetime: Lifetime,
+    (lifetime, owner): (Lifetime, DriverId),
 ) -> Result<(), Status> {
     if table.contains_key(&key) {
         return Err(Status::FWP_ALREADY_EXISTS);
     }
-    table.insert(key, Entry { object: Arc::new(object), lifetime });
+    table.insert(key, Entry { object: Arc::new(object), lifetime, owner });
     Ok(())
 }
 

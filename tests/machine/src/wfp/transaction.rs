@@ -17,6 +17,7 @@ use super::{
     AleFields, BfeState, Change, Engine, NotifyType, SESSION_FLAG_DYNAMIC, Session, SessionId, Subscription,
     SubscriptionId, TXN_READ_ONLY,
 };
+use crate::driver::DriverId;
 use crate::status::Status;
 
 /// `INFINITE`.
@@ -38,6 +39,8 @@ pub(super) struct Core {
 /// An open handle.
 pub(super) struct Open {
     pub(super) session: Session,
+    /// The driver that has opened it.
+    pub(super) owner: DriverId,
     /// The engine has stopped: the handle can only be closed.
     aborted: bool,
     /// `FWPM_TXN_*` of the explicit transaction in progress.
@@ -299,7 +302,7 @@ impl Core {
     fn caller(&self, session: SessionId) -> Caller {
         let open = self.sessions.get(&session);
         let dynamic = open.is_some_and(|open| open.session.flags & SESSION_FLAG_DYNAMIC != 0);
-        Caller { session, dynamic }
+        Caller { owner: open.map_or(DriverId::SYSTEM, |open| open.owner), session, dynamic }
     }
 
     /// A description of the session and of its transaction.
@@ -320,7 +323,7 @@ impl Core {
 }
 
 impl Open {
-    pub(super) fn new(session: Session) -> Self {
-        Self { session, aborted: false, transaction: None }
+    pub(super) fn new(session: Session, owner: DriverId) -> Self {
+        Self { session, owner, aborted: false, transaction: None }
     }
 }

@@ -3,10 +3,13 @@
 use std::fmt;
 
 use super::{AleFields, LayerId};
+use crate::driver::DriverId;
 
 /// A broken rule, for the verifier and for reports.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
+    /// The driver of the callout.
+    pub driver: DriverId,
     /// Run-time id of the callout, if the rule concerns one.
     pub callout_id: Option<u32>,
     /// The layer, if the rule concerns one.

@@ -29,7 +29,7 @@ fn a_refused_value_is_reported_while_the_registry_is_read_again() {
         let before = move |_| {
             let Some(kernel) = kernel.upgrade() else { return ControlFlow::Continue(()) };
             let change = here.change.load(Ordering::SeqCst);
-            let read = kernel.registry().last_reading("Mode");
+            let read = kernel.last_reading_of(lab::hushport::SERVICE, "Mode");
             if change != 0 && read.is_some_and(|read| read.change >= change) {
                 here.change.store(0, Ordering::SeqCst);
                 here.stopped.store(true, Ordering::SeqCst);

@@ -14,6 +14,7 @@ use super::super::cpu::Irql;
 use super::super::types::FWPS_CALLOUT3;
 use super::contract::Inside;
 use super::incoming::Scratch;
+use crate::driver::DriverId;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 use crate::wfp::{
@@ -33,9 +34,10 @@ pub enum Prototype {
     Windows7,
 }
 
-/// A registered callout of the loaded driver.
+/// A registered callout of a loaded driver.
 pub struct GuestCallout {
     kernel: Weak<Kernel>,
+    driver: DriverId,
     callout: FWPS_CALLOUT3,
     prototype: Prototype,
     /// Contexts that notifyFn wrote into filters, by filter id.
@@ -45,8 +47,9 @@ pub struct GuestCallout {
 
 impl GuestCallout {
     /// A callout as the driver registered it.
-    pub fn new(kernel: Weak<Kernel>, callout: FWPS_CALLOUT3, prototype: Prototype) -> Self {
-        Self { kernel, callout, prototype, contexts: Mutex::default(), has_contexts: AtomicBool::new(false) }
+    pub fn new(kernel: Weak<Kernel>, driver: DriverId, callout: FWPS_CALLOUT3, prototype: Prototype) -> Self {
+        let (contexts, has_contexts) = (Mutex::default(), AtomicBool::new(false));
+        Self { kernel, driver, callout, prototype, contexts, has_contexts }
     }
 
     fn contexts(&self) -> MutexGuard<'_, BTreeMap<u64, u64>> {
@@ -64,6 +67,10 @@ impl GuestCallout {
 }
 
 impl CalloutDriver for GuestCallout {
+    fn owner(&self) -> DriverId {
+        self.driver
+    }
+
     fn classify(
         &self,
         request: &Request<'_>,
@@ -116,7 +123,8 @@ impl CalloutDriver for GuestCallout {
             if laid.is_some_and(|laid| scratch.moved(&laid)) {
                 let parameters = [request.layer.0.into(), 0, 0];
                 let text = format!("layer {}", request.layer.0);
-                kernel.condemn(Violation::new(&rules::NET_BUFFER_CHANGED, parameters, text));
+                let violation = Violation::new(&rules::NET_BUFFER_CHANGED, parameters, text);
+                kernel.condemn_driver(self.driver, violation);
             }
             if let Some(laid) = laid.filter(|_| inside.as_ref().is_some_and(Inside::holds)) {
                 kernel.packets().keep(laid.list, scratch.packet_mut());
@@ -128,7 +136,7 @@ impl CalloutDriver for GuestCallout {
                 stream_acts(&kernel, scratch.stream_action(data), flow, filter, &mut after);
             }
             if let Some(violation) = inside.as_ref().and_then(|inside| inside.broken_by(&after)) {
-                kernel.condemn(violation);
+                kernel.condemn_driver(self.driver, violation);
             }
             Some(after)
         });

@@ -100,10 +100,10 @@ pub(super) fn clone_list(
         origin,
         chain,
         extra: Vec::new(),
-        stack: kernel.guest().frames(),
+        made_by: kernel.origin(),
     };
     kernel.packets().state().lists.insert(room.list, list);
-    kernel.packets().hold(original, Count::Clones, contract::hold(original));
+    kernel.packets().hold(kernel.caller(), original, Count::Clones, contract::hold(original));
     Ok(Some(room.list))
 }
 
@@ -123,7 +123,7 @@ pub(super) fn free_clone(kernel: &Kernel, clone: Address) -> Result<(), Trouble>
         chain.push((buffer, foreign::read::<NET_BUFFER_DATA>(buffer)?.MdlChain));
     }
     if let Made::Cloned { parent } = list.made {
-        kernel.packets().release(parent, Count::Clones);
+        kernel.packets().release(kernel.caller(), parent, Count::Clones);
     }
     for extra in list.extra {
         kernel.packets().free(kernel, extra)?;
@@ -143,7 +143,8 @@ pub extern "win64" fn FwpsReferenceNetBufferList0(netBufferList: Address, intend
     let kernel = enter!(FwpsReferenceNetBufferList0);
     let _ = intendToModify;
     let referenced = injections_of(&kernel, netBufferList).map(|_| {
-        kernel.packets().hold(netBufferList, Count::References, contract::hold(netBufferList));
+        let indicated = contract::hold(netBufferList);
+        kernel.packets().hold(kernel.caller(), netBufferList, Count::References, indicated);
     });
     kernel.settle(referenced, ());
 }
@@ -161,6 +162,6 @@ fn dereference(kernel: &Kernel, list: Address) -> Result<(), Violation> {
         let text = format!("NET_BUFFER_LIST {list:#x}");
         return Err(Violation::new(&rules::LIST_NOT_REFERENCED, [list as u64, 0, 0], text));
     }
-    kernel.packets().release(list, Count::References);
+    kernel.packets().release(kernel.caller(), list, Count::References);
     Ok(())
 }

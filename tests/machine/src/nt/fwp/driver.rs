@@ -74,7 +74,7 @@ fn register(
     if callout.classifyFn == 0 || callout.notifyFn == 0 {
         return Ok(Status::INVALID_PARAMETER);
     }
-    let guest = GuestCallout::new(kernel.weak(), callout, prototype);
+    let guest = GuestCallout::new(kernel.weak(), kernel.caller(), callout, prototype);
     let key = callout.calloutKey.to_guid();
     kernel.objects().callouts.insert(key, callout);
     let id = kernel.engine().callout_register(key, callout.flags, Arc::new(guest));
@@ -125,7 +125,7 @@ fn subscribe(
         return Err(Violation::new(&rules::BAD_OBJECT, [device as u64, 0, 0], text).into());
     }
     foreign::write(out, &0usize)?;
-    let machine = kernel.weak();
+    let (machine, driver) = (kernel.weak(), kernel.caller());
     let notify = move |state: BfeState| {
         if let Some(kernel) = machine.upgrade() {
             let inside = InCallback::begin();
@@ -135,7 +135,7 @@ fn subscribe(
             drop(inside);
         }
     };
-    let id = match kernel.engine().bfe_subscribe(Arc::new(notify)) {
+    let id = match kernel.engine().bfe_subscribe_for(driver, Arc::new(notify)) {
         Ok(id) => id,
         Err(status) => return Ok(status),
     };

@@ -55,7 +55,8 @@ pub extern "win64" fn FwpsInjectionHandleCreate0(
         return Status::INSUFFICIENT_RESOURCES.0;
     }
     let value = kernel.objects().opaque();
-    let handle = Handle { kinds, family: addressFamily, ..Handle::default() };
+    let driver = kernel.caller();
+    let handle = Handle { driver, kinds, family: addressFamily, ..Handle::default() };
     let created = foreign::write(injectionHandle, &value).map(|()| {
         kernel.packets().state().handles.insert(value, handle);
         Status::SUCCESS
@@ -170,11 +171,11 @@ pub(super) fn inject(
         return Ok(Status::FWP_INJECT_HANDLE_CLOSING);
     };
     let demand = Demand::Inject { entry: entry(origin), packets, injections };
-    let machine = kernel.weak();
+    let (machine, driver) = (kernel.weak(), kernel.caller());
     kernel.engine().demands.demand(demand, move |status| {
         if let Some(kernel) = machine.upgrade() {
             let Asked { handle, list, function, completion_context: context, .. } = asked;
-            kernel.work().push(Job::Injected { handle, list, function, context, status });
+            kernel.work().push(Job::Injected { handle, list, function, context, status }, driver);
         }
     });
     Ok(Status::SUCCESS)

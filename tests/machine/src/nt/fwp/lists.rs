@@ -38,7 +38,7 @@ fn allocate(
     out: Address,
 ) -> Result<Status, Trouble> {
     match kernel.packets().state().pools.get(&pool) {
-        Some(PoolKind::Lists { with_buffer: true, data: 0, .. }) => {}
+        Some((PoolKind::Lists { with_buffer: true, data: 0, .. }, _)) => {}
         Some(_) => return Ok(Status::INVALID_PARAMETER),
         None => {
             let text = format!("pool of NET_BUFFER_LISTs {pool:#x}");
@@ -71,7 +71,7 @@ fn allocate(
         origin: None,
         chain: Vec::new(),
         extra: Vec::new(),
-        stack: kernel.guest().frames(),
+        made_by: kernel.origin(),
     };
     kernel.packets().state().lists.insert(room.list, list);
     foreign::write(out, &room.list)?;

@@ -86,7 +86,7 @@ fn open(kernel: &Kernel, session: Address, out: Address) -> Result<Status, Troub
     let session = read::session(session)?;
     // Check the handle pointer before the session opens.
     foreign::write(out, &0usize)?;
-    let id = match kernel.engine().open(session) {
+    let id = match kernel.engine().open_for(kernel.caller(), session) {
         Ok(id) => id,
         Err(status) => return Ok(status),
     };

@@ -8,6 +8,7 @@ use super::super::types::{Address, FWPS_CLASSIFY_OUT0, HANDLE, NTSTATUS};
 use super::super::{Kernel, Trouble};
 use super::contract::{calls, note};
 use super::{REFUSED, bad_handle};
+use crate::driver::DriverId;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 use crate::wfp::{ActionType, Demand};
@@ -15,6 +16,7 @@ use crate::wfp::{ActionType, Demand};
 /// A pended operation.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::nt) struct Operation {
+    pub(in crate::nt) driver: DriverId,
     layer: &'static str,
     completion: u64,
 }
@@ -22,6 +24,7 @@ pub(in crate::nt) struct Operation {
 /// A classify that a driver has a handle for.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::nt) struct Classification {
+    pub(in crate::nt) driver: DriverId,
     pub(super) layer: &'static str,
     pub(super) endpoint: Option<u64>,
     /// Handles and the pend, each once.
@@ -63,7 +66,7 @@ fn pend_operation(kernel: &Kernel, handle: HANDLE, out: Address) -> Result<Statu
     let context = kernel.objects().opaque();
     foreign::write(out, &context)?;
     note(|calls| calls.pended_operation = true);
-    let operation = Operation { layer: inside.layer.name, completion };
+    let operation = Operation { driver: kernel.caller(), layer: inside.layer.name, completion };
     kernel.packets().state().operations.insert(context, operation);
     Ok(Status::SUCCESS)
 }
@@ -104,7 +107,8 @@ pub extern "win64" fn FwpsAcquireClassifyHandle0(
     let (layer, endpoint) = (inside.layer.name, inside.endpoint);
     drop(inside);
     let handle = kernel.objects().opaque();
-    let classify = Classification { layer, endpoint, references: 1, pended: false, data: 0 };
+    let driver = kernel.caller();
+    let classify = Classification { driver, layer, endpoint, references: 1, pended: false, data: 0 };
     let written = foreign::write(classifyHandle, &(handle as u64)).map(|()| {
         kernel.packets().state().classifies.insert(handle, classify);
         Status::SUCCESS

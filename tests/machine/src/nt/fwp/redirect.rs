@@ -200,13 +200,14 @@ pub extern "win64" fn FwpsRedirectHandleCreate0(
         return Status::INVALID_PARAMETER.0;
     }
     let created = key(providerGuid).and_then(|provider| {
+        let driver = kernel.caller();
         let mut objects = kernel.objects();
-        if objects.redirects.values().any(|known| *known == provider) {
+        if objects.redirects.values().any(|known| *known == (provider, driver)) {
             let text = format!("provider {provider}");
             return Err(Violation::new(&rules::REDIRECT_HANDLE_AGAIN, [0; 3], text).into());
         }
         let handle = objects.opaque();
-        objects.redirects.insert(handle, provider);
+        objects.redirects.insert(handle, (provider, driver));
         drop(objects);
         foreign::write(redirectHandle, &handle)?;
         Ok(Status::SUCCESS)

@@ -62,6 +62,7 @@ pub(super) fn cancel(kernel: &Kernel, irp: Address) -> Result<bool, Stop> {
         release_and_lower(kernel, old);
         return Ok(false);
     };
+    let _for_it = kernel.act_for(kernel.device_driver(device));
     let mut header: IRP = foreign::read(irp).expect("a request in the table");
     header.Cancel = 1;
     foreign::write(irp + offset_of!(IRP, Cancel), &header.Cancel).expect("as above");

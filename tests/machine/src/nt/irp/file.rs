@@ -116,7 +116,7 @@ impl Kernel {
         let objects = self.objects();
         let live = objects.devices.values().filter(|device| !device.deleted);
         let links = |name: &str| {
-            let of_device = objects.links.iter().filter(|(_, target)| target.eq_ignore_ascii_case(name));
+            let of_device = objects.links.iter().filter(|(_, link)| link.device.eq_ignore_ascii_case(name));
             of_device.map(|(link, _)| link.clone()).collect()
         };
         live.map(|device| Device { links: links(&device.name), name: device.name.clone() }).collect()
@@ -262,10 +262,12 @@ impl File {
         if self.object == 0 {
             return Ok(());
         }
+        let for_it = self.kernel.act_for(self.kernel.device_driver(self.device));
         let outcome = if was_open { self.clean_up_and_close() } else { Ok(()) };
         let object = std::mem::take(&mut self.object);
         self.kernel.objects().close_file(object);
         super::free_system_block(&self.kernel, object, FILE_TAG);
+        drop(for_it);
         outcome
     }
 

@@ -38,6 +38,7 @@ pub(super) struct Sent {
 pub(super) fn send(kernel: &Kernel, wanted: Wanted) -> Result<Sent, Stop> {
     let reply = Arc::new(Mutex::new(None));
     let (device, major, process) = (wanted.device, wanted.major, wanted.process);
+    let _for_it = kernel.act_for(kernel.device_driver(device));
     let irp = build(kernel, wanted, Arc::clone(&reply));
     let pass = |kernel: &Kernel| process::run_in(process, || dispatch(kernel, device, major, irp));
     let status = match std::ptr::eq(cpu::kernel(), kernel) {

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::super::cpu::{self, Irql, Stay, ThreadState};
+use super::super::cpu::{self, Acting, Irql, Stay, ThreadState};
+use super::super::drivers::Service;
 use super::super::guest::Stop;
 use super::super::locks;
 use super::super::objects::Event;
@@ -12,19 +13,20 @@ use super::super::types::Address;
 use super::super::wdf;
 use super::super::work::Job;
 use super::Kernel;
+use crate::driver::DriverId;
 use crate::schedule::Joined;
 use crate::verifier::{Violation, rules};
 
 /// The routines whose return the system may not await when the driver unregisters them.
 const CALLBACKS: [&str; 4] = ["classifyFn", "flowDeleteFn", "enable callback", "processor callback"];
 
-/// A call of one of them.
-struct Callback<'a>(&'a Kernel);
+/// A call of one of them, of a driver.
+struct Callback<'a>(&'a Service);
 
 impl<'a> Callback<'a> {
-    fn begin(kernel: &'a Kernel) -> Self {
-        kernel.callbacks.fetch_add(1, Ordering::SeqCst);
-        Self(kernel)
+    fn begin(service: &'a Service) -> Self {
+        service.callbacks.fetch_add(1, Ordering::SeqCst);
+        Self(service)
     }
 }
 
@@ -38,7 +40,7 @@ impl Drop for Callback<'_> {
 pub const SYSTEM_THREAD: &str = "lab-thread";
 
 impl Kernel {
-    /// Runs driver code on the thread's processor, at `irql` or at the thread's
+    /// Runs a driver's code on the thread's processor, at `irql` or at the thread's
     /// IRQL if that is higher. A thread from outside the machine runs on processor
     /// 0. Checks the state in which the driver returns. A bugcheck or fault stops
     /// the machine; a stopped machine runs no driver code.
@@ -72,8 +74,11 @@ impl Kernel {
         let stay = Stay::begin(self, processor, irql);
         let held = locks::held();
         let before = cpu::thread_state();
-        let callback = CALLBACKS.contains(&what).then(|| Callback::begin(self));
-        let measured = self.stack_marks.is_due(what) && self.guest.measure_stack();
+        let driver = self.driver_of(entry);
+        let service = self.drivers.service_of(driver);
+        let callback = CALLBACKS.contains(&what).then(|| Callback::begin(service));
+        let measured = service.stack_marks.is_due(what) && self.guest.measure_stack();
+        let acting = Acting::begin(driver, false);
         // SAFETY: `entry` comes from the loader or from the driver. The driver gave
         // it as a routine with the prototype that is called here.
         let outcome = unsafe { self.guest.call(entry, arguments) };
@@ -83,10 +88,13 @@ impl Kernel {
         cpu::restore(before);
         drop(stay);
         drop(callback);
+        drop(acting);
+        // What follows is still about this driver.
+        let _for_it = self.act_for(driver);
         if measured {
-            self.stack_marks.note(what, self.guest.stack_used());
+            service.stack_marks.note(what, self.guest.stack_used());
         }
-        let value = outcome.map_err(|stop| self.driver_stopped(stop, left_at))?;
+        let value = outcome.map_err(|stop| self.driver_stopped(stop, left_at, driver))?;
         if locks > 0 {
             let text = format!("{what} returned with {locks} held");
             self.condemn(Violation::new(&rules::SPIN_LOCK_HELD, [locks as u64, 0, 0], text));
@@ -142,7 +150,8 @@ impl Kernel {
     }
 
     /// Runs a job of the work queue on a worker's thread.
-    pub(in crate::nt) fn run_job(&self, job: Job, worker: usize) {
+    pub(in crate::nt) fn run_job(&self, job: Job, driver: DriverId, worker: usize) {
+        let _for_it = self.act_for(driver);
         let processor = self.processor_for(worker);
         let (routine, arguments) = match job {
             Job::IoWorkItem { item, routine, object, context, extended } => {
@@ -193,15 +202,16 @@ impl Kernel {
     pub(in crate::nt) fn start_thread(&self, routine: Address, context: Address) -> Option<Arc<Event>> {
         let ended = Arc::new(Event { signaled: AtomicBool::new(false), synchronization: false });
         let end = Arc::clone(&ended);
-        self.objects().threads.push(routine);
+        let driver = self.caller();
+        self.objects().threads.push((routine, driver));
         let started = self.start_system_thread(move |kernel| {
             // If the call failed, it has already stopped the machine.
             let _ = kernel.on_processor(kernel.options.processors - 1, Irql::PASSIVE, |kernel| {
                 let call = || kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, "system thread");
-                kernel.run_stepped(call)
+                kernel.run_stepped(driver, call)
             });
             let mut objects = kernel.objects();
-            if let Some(at) = objects.threads.iter().position(|thread| *thread == routine) {
+            if let Some(at) = objects.threads.iter().position(|thread| *thread == (routine, driver)) {
                 objects.threads.swap_remove(at);
             }
             drop(objects);

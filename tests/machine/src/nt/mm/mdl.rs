@@ -47,8 +47,8 @@ fn allocate(
     }
     let pages = (buffer % PAGE + length as usize).div_ceil(PAGE);
     let size = size_of::<MDL>() + pages * size_of::<u64>();
-    let stack = kernel.guest().frames();
-    let wanted = Wanted { size, tag: TAG, paged: false, zeroed: true, cache_aligned: false, stack };
+    let origin = kernel.origin();
+    let wanted = Wanted { size, tag: TAG, paged: false, zeroed: true, cache_aligned: false, origin };
     let at = kernel.pool().allocate(wanted);
     if at == 0 {
         return Ok(0);

@@ -93,14 +93,14 @@ fn make(kernel: &Kernel, kind: PoolKind) -> HANDLE {
     if kernel.pool().take_shortage() {
         return 0;
     }
-    let handle = kernel.objects().opaque();
-    kernel.packets().state().pools.insert(handle, kind);
+    let (driver, handle) = (kernel.caller(), kernel.objects().opaque());
+    kernel.packets().state().pools.insert(handle, (kind, driver));
     handle
 }
 
 fn free(kernel: &Kernel, handle: HANDLE, is: impl Fn(PoolKind) -> bool) -> Result<(), Violation> {
     let mut state = kernel.packets().state();
-    if !state.pools.get(&handle).copied().is_some_and(is) {
+    if !state.pools.get(&handle).is_some_and(|(kind, _)| is(*kind)) {
         let text = format!("NDIS pool or object {handle:#x}");
         return Err(Violation::new(&rules::BAD_OBJECT, [handle as u64, 0, 0], text));
     }

@@ -110,7 +110,7 @@ impl super::Packets {
             paged: false,
             zeroed: true,
             cache_aligned: false,
-            stack: kernel.guest().frames(),
+            origin: kernel.origin(),
         });
         if list == 0 {
             return None;

@@ -15,6 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cpu::Irql;
 use super::memory::{PAGE, Reservation, round_to_pages};
+use crate::driver::Origin;
 use crate::verifier::{Rule, Violation, rules};
 
 use report::Block;
@@ -91,8 +92,14 @@ impl Pool {
     /// # Panics
     /// If the host has no memory left.
     pub(super) fn allocate_for_system(&self, size: usize, tag: u32) -> usize {
-        let wanted =
-            Wanted { size, tag, paged: false, zeroed: false, cache_aligned: false, stack: Vec::new() };
+        let wanted = Wanted {
+            size,
+            tag,
+            paged: false,
+            zeroed: false,
+            cache_aligned: false,
+            origin: Origin::default(),
+        };
         let address = self.open_block(&mut self.state(), wanted, true);
         assert_ne!(address, 0, "the host has memory left");
         address
@@ -122,7 +129,7 @@ impl Pool {
             tag: wanted.tag,
             paged: wanted.paged,
             pages,
-            stack: wanted.stack,
+            origin: wanted.origin,
             of_system,
             freed: None,
         };
@@ -240,7 +247,7 @@ impl Pool {
             address: block.start,
             size: block.size,
             tag: PoolTag(block.tag),
-            stack: block.stack.clone(),
+            origin: block.origin.clone(),
         })
         .collect()
     }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::driver::Origin;
+
 /// Which allocations fail.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shortage {
@@ -22,14 +24,14 @@ pub struct Leak {
     pub size: usize,
     /// Its tag.
     pub tag: PoolTag,
-    /// Return addresses of the allocation.
-    pub stack: Vec<u64>,
+    /// Who has allocated it.
+    pub origin: Origin,
 }
 
 impl fmt::Display for Leak {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes, tag {}, at {:#x}", self.size, self.tag, self.address)?;
-        match self.stack.first() {
+        match self.origin.stack.first() {
             Some(caller) => write!(f, ", allocated from {caller:#x}"),
             None => Ok(()),
         }
@@ -70,8 +72,8 @@ pub struct Wanted {
     pub zeroed: bool,
     /// Whether it is aligned to a cache line.
     pub cache_aligned: bool,
-    /// Return addresses of the allocation.
-    pub stack: Vec<u64>,
+    /// Who allocates it.
+    pub origin: Origin,
 }
 
 /// An allocated or freed block.
@@ -82,8 +84,8 @@ pub(super) struct Block {
     pub(super) tag: u32,
     pub(super) paged: bool,
     pub(super) pages: usize,
-    /// Return addresses of the allocation.
-    pub(super) stack: Vec<u64>,
+    /// Who has allocated it.
+    pub(super) origin: Origin,
     /// Whether the system allocated it for itself.
     pub(super) of_system: bool,
     /// Return addresses of the free, if the block is freed.
@@ -101,10 +103,12 @@ impl Block {
         let block_text = match &self.freed {
             Some(stack) => format!(
                 "freed pool block, tag {tag}, {size} bytes, allocated from {}, freed from {}",
-                from(&self.stack),
+                from(&self.origin.stack),
                 from(stack)
             ),
-            None => format!("pool block, tag {tag}, {size} bytes, allocated from {}", from(&self.stack)),
+            None => {
+                format!("pool block, tag {tag}, {size} bytes, allocated from {}", from(&self.origin.stack))
+            }
         };
         let end = self.start + size;
         if address < self.start {

@@ -9,6 +9,7 @@ use super::super::ndis::NdisRetreatNetBufferDataStart;
 use super::super::types::*;
 use super::super::{Direct, Irql, Kernel, Options, foreign};
 use super::{machine, peek, poke};
+use crate::driver::DriverId;
 use crate::status::Status;
 use crate::verifier::rules;
 use crate::wfp::{
@@ -25,7 +26,7 @@ fn callout(kernel: &Kernel, classify: Classify, notify: Notify) -> GuestCallout 
         notifyFn: notify as *const () as Address,
         ..FWPS_CALLOUT3::zeroed()
     };
-    GuestCallout::new(kernel.weak(), raw, Prototype::Windows7)
+    GuestCallout::new(kernel.weak(), DriverId::SYSTEM, raw, Prototype::Windows7)
 }
 
 fn filter() -> RuntimeFilter {
@@ -184,7 +185,7 @@ fn the_oldest_prototype_has_no_context_and_passive_level_can_be_asked_for() {
     let options = Options { classify_irql: Irql::PASSIVE, ..Options::default() };
     let kernel = Kernel::new(Arc::new(Direct), options);
     let raw = FWPS_CALLOUT3 { classifyFn: inspect_vista as *const () as Address, ..FWPS_CALLOUT3::zeroed() };
-    let driver = GuestCallout::new(kernel.weak(), raw, Prototype::Vista);
+    let driver = GuestCallout::new(kernel.weak(), DriverId::SYSTEM, raw, Prototype::Vista);
     let (metadata, mut out) = (Metadata::default(), fresh());
     driver.classify(&request(&[], &metadata, LayerData::None), &filter(), 4, &mut out);
     assert!(kernel.stopped().is_none(), "{:?}", kernel.stopped());

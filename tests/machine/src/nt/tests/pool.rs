@@ -5,6 +5,7 @@ use super::super::memory::PAGE;
 use super::super::pool::{Shortage, Wanted, Where};
 use super::super::{Cause, Exception, Irql, Kernel, Options, Stop, describe_address, foreign};
 use super::{clean, drive, machine, peek, poke, stopped_by};
+use crate::driver::Origin;
 use crate::verifier::{Rule, rules};
 
 const NON_PAGED: u64 = 0x40;
@@ -193,7 +194,7 @@ fn a_fault_breaks_the_rule_for_its_address() {
             paged: false,
             zeroed: true,
             cache_aligned: false,
-            stack: Vec::new(),
+            origin: Origin::default(),
         });
         kernel.pool().free(block, TAG, Irql::PASSIVE, Vec::new()).unwrap();
         if let Some(offset) = offset {

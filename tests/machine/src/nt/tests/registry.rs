@@ -89,7 +89,9 @@ fn a_query_returns_what_fits_in_the_buffer() {
     assert_eq!(answer[0], 0xEE);
     let (status, ..) = query(&kernel, key, "Missing", PARTIAL, 128);
     assert_eq!(status, Status::OBJECT_NAME_NOT_FOUND);
-    assert!(kernel.registry().was_read("missing") && !kernel.registry().was_read("Trace"));
+    assert!(
+        kernel.registry().was_read("missing", |_| true) && !kernel.registry().was_read("Trace", |_| true)
+    );
     let (status, ..) = query(&kernel, 0x44, "Mode", PARTIAL, 128);
     assert_eq!(status, Status::INVALID_HANDLE);
     let (status, ..) = query(&kernel, key, "Mode", 9, 128);

@@ -7,6 +7,7 @@ use super::super::types::LARGE_INTEGER;
 use super::super::zw::*;
 use super::super::{Irql, status};
 use super::{clean, drive, machine, peek};
+use crate::driver::DriverId;
 use crate::status::Status;
 
 fn address<T>(value: &T) -> usize {
@@ -40,7 +41,7 @@ fn a_wait_for_a_thread_ends_with_the_thread() {
     let (created, started, early, event, thread) = clean(&kernel, outcome);
     assert_eq!((created, started, early), (0, 0, status::TIMEOUT.0));
     assert_eq!(RAN.load(Ordering::SeqCst), 0);
-    assert_eq!(kernel.objects().threads, [routine]);
+    assert_eq!(kernel.objects().threads, [(routine, DriverId::SYSTEM)]);
     let previous = 7i32;
     let outcome = drive(&kernel, Irql::PASSIVE, || {
         let wrong = ZwSetEvent(thread, 0);

@@ -11,7 +11,8 @@ use super::super::types::{
     Address, NTSTATUS, WDF_BIND_INFO, WDF_BIND_INFO2, WDF_DRIVER_CONFIG, WDF_DRIVER_GLOBALS,
 };
 use super::super::{Kernel, Trouble, foreign};
-use super::{finish, object};
+use super::{Framework, bad_handle, finish, object};
+use crate::driver::DriverId;
 use crate::exports;
 use crate::status::Status;
 
@@ -37,7 +38,7 @@ static FUNCTIONS: LazyLock<Vec<String>> = LazyLock::new(|| {
     placed.into_iter().map(|(_, name)| name).collect()
 });
 
-/// The driver that is bound.
+/// A driver that is bound.
 #[derive(Debug)]
 pub(super) struct Client {
     /// `WDF_DRIVER_GLOBALS`.
@@ -58,6 +59,14 @@ impl Client {
     /// The tag of memory that the framework allocates for the driver.
     pub fn tag(&self) -> u32 {
         self.globals.get::<WDF_DRIVER_GLOBALS>(self.globals.start()).DriverTag
+    }
+}
+
+impl Framework {
+    /// The driver with these `WDF_DRIVER_GLOBALS`, and its WDFDRIVER.
+    fn bound_to(&self, globals: Address) -> Option<(DriverId, Address)> {
+        let found = self.clients.iter().find(|(_, client)| client.globals.start() == globals)?;
+        Some((*found.0, found.1.driver))
     }
 }
 
@@ -84,7 +93,7 @@ fn bind(kernel: &Kernel, driver: Address, info_at: Address, out: Address) -> Res
         ));
         return Ok(Status::INVALID_PARAMETER);
     }
-    let Some(service) = kernel.driver_name(driver) else { return Ok(Status::INVALID_PARAMETER) };
+    let Some((owner, service)) = kernel.driver_with(driver) else { return Ok(Status::INVALID_PARAMETER) };
     let table: Vec<u8> = FUNCTIONS[..info.FuncCount as usize]
         .iter()
         .flat_map(|name| kernel.link(MODULE, name).to_le_bytes())
@@ -113,14 +122,9 @@ fn bind(kernel: &Kernel, driver: Address, info_at: Address, out: Address) -> Res
     }
     globals.put(globals.start(), &WDF_DRIVER_GLOBALS { DriverName: name, ..WDF_DRIVER_GLOBALS::zeroed() });
     foreign::write(out, &globals.start())?;
-    kernel.framework().client = Some(Client {
-        globals,
-        _table: table,
-        object: driver,
-        driver: 0,
-        config: WDF_DRIVER_CONFIG::zeroed(),
-        service,
-    });
+    let (object, config) = (driver, WDF_DRIVER_CONFIG::zeroed());
+    let client = Client { globals, _table: table, object, driver: 0, config, service };
+    kernel.framework().clients.insert(owner, client);
     Ok(Status::SUCCESS)
 }
 
@@ -131,14 +135,17 @@ pub extern "win64" fn WdfVersionUnbind(
     ComponentGlobals: Address,
 ) -> NTSTATUS {
     let kernel = enter!(WdfVersionUnbind);
-    let _ = (RegistryPath, BindInfo, ComponentGlobals);
+    let _ = (RegistryPath, BindInfo);
     let unbind = || {
-        let driver = kernel.framework().client.as_ref().map_or(0, |client| client.driver);
+        let Some((owner, driver)) = kernel.framework().bound_to(ComponentGlobals) else {
+            let text = format!("{ComponentGlobals:#x} are the globals of no driver");
+            return Err(bad_handle(ComponentGlobals, text).into());
+        };
         if driver != 0 {
             object::delete(&kernel, driver)?;
         }
-        object::report_left(&kernel);
-        kernel.framework().client = None;
+        object::report_left(&kernel, owner);
+        kernel.framework().clients.remove(&owner);
         Ok(Status::SUCCESS)
     };
     finish(&kernel, unbind())
@@ -179,10 +186,12 @@ pub(super) fn unload_routine(kernel: &Kernel) -> Address {
 }
 
 /// The `DriverUnload` of a driver that the framework created. Calls EvtDriverUnload.
-extern "win64" fn unload(_driver_object: Address) {
+extern "win64" fn unload(driver_object: Address) {
     let kernel = Kernel::current();
     kernel.leave_if_stopped();
-    super::driver::unload(&kernel);
+    if let Some((driver, _)) = kernel.driver_with(driver_object) {
+        super::driver::unload(&kernel, driver);
+    }
     kernel.leave_if_stopped();
 }
 

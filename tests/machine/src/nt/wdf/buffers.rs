@@ -408,13 +408,10 @@ pub(super) fn create_memory(
         let parameters = [cpu::irql().0.into(), 1, size as u64];
         return Err(Violation::new(&rules::POOL_PAGED_IRQL, parameters, "WdfMemoryCreate").into());
     }
-    let (default_tag, driver) = {
-        let framework = kernel.framework();
-        (framework.tag(), framework.driver_handle())
-    };
+    let (default_tag, driver) = (kernel.wdf_tag(), kernel.wdf_driver());
     let tag = if tag == 0 { default_tag } else { tag };
-    let stack = kernel.guest().frames();
-    let wanted = Wanted { size, tag, paged, zeroed: false, cache_aligned: false, stack };
+    let origin = kernel.origin();
+    let wanted = Wanted { size, tag, paged, zeroed: false, cache_aligned: false, origin };
     let address = kernel.pool().allocate(wanted);
     if address == 0 {
         return Ok(Err(Status::INSUFFICIENT_RESOURCES));
@@ -471,7 +468,7 @@ pub extern "win64" fn WdfMemoryCreatePreallocated(
         }
         let address = not_null("Buffer", Buffer)?;
         let data = Data::Memory { address, size: BufferSize, tag: 0 };
-        let parent = Parent::Default(kernel.framework().driver_handle());
+        let parent = Parent::Default(kernel.wdf_driver());
         object::give(object::create(&kernel, Kind::Memory, Attributes, parent, data)?, Memory)
     };
     finish(&kernel, create())

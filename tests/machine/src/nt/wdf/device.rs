@@ -9,6 +9,7 @@ use super::super::types::{
 use super::super::{Kernel, Trouble, foreign, io};
 use super::object::{self, Parent};
 use super::{Data as ObjectData, Framework, Kind, finish, finish_value, finish_void, not_null};
+use crate::driver::DriverId;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
@@ -29,6 +30,8 @@ mod io_type {
 /// What a driver puts into a `WDFDEVICE_INIT`.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Init {
+    /// The driver that has allocated it.
+    pub owner: DriverId,
     name: String,
     kind: u32,
     characteristics: u32,
@@ -91,10 +94,10 @@ pub extern "win64" fn WdfControlDeviceInitAllocate(
     let kernel = enter!(WdfControlDeviceInitAllocate);
     let _ = (DriverGlobals, SDDLString);
     let allocate = || {
-        let handle = kernel.objects().opaque();
+        let (owner, handle) = (kernel.caller(), kernel.objects().opaque());
         let mut framework = kernel.framework();
         framework.object_of(Driver, Kind::Driver)?;
-        framework.inits.insert(handle, Init { io_type: io_type::BUFFERED, ..Init::default() });
+        framework.inits.insert(handle, Init { owner, io_type: io_type::BUFFERED, ..Init::default() });
         Ok(handle)
     };
     finish_value(&kernel, allocate())
@@ -286,7 +289,7 @@ pub extern "win64" fn WdfDeviceCreate(
 fn create(kernel: &Kernel, init: Init, attributes: Address) -> Result<Result<Address, Status>, Trouble> {
     let (driver, driver_object) = {
         let framework = kernel.framework();
-        let client = framework.client.as_ref().expect("a driver that calls the framework is bound");
+        let client = framework.clients.get(&init.owner).expect("a driver that has a WDFDEVICE_INIT is bound");
         (client.driver, client.object)
     };
     let exclusive = if init.exclusive { flag::EXCLUSIVE } else { 0 };
@@ -398,7 +401,7 @@ pub extern "win64" fn WdfDeviceGetDriver(DriverGlobals: Address, Device: Address
     let get = || {
         let mut framework = kernel.framework();
         framework.device(Device)?;
-        Ok(framework.driver_handle())
+        Ok(framework.driver_handle(framework.owner(Device)))
     };
     finish_value(&kernel, get())
 }

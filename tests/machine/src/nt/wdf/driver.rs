@@ -11,6 +11,7 @@ use super::super::types::{
 use super::super::{Kernel, foreign};
 use super::object::{self, Parent};
 use super::{Data, Kind, bind, boolean, finish, finish_value, finish_void, not_null, strings};
+use crate::driver::DriverId;
 use crate::status::Status;
 
 /// `WDF_DRIVER_INIT_FLAGS` (`wdfdriver.h`).
@@ -46,7 +47,7 @@ pub extern "win64" fn WdfDriverCreate(
         {
             return Ok(Status::INVALID_PARAMETER);
         }
-        if kernel.framework().driver_handle() != 0 {
+        if kernel.wdf_driver() != 0 {
             return Ok(Status::DRIVER_INTERNAL_ERROR);
         }
         set_tag(&kernel, &config);
@@ -56,7 +57,8 @@ pub extern "win64" fn WdfDriverCreate(
                 Err(status) => return Ok(status),
             };
         let mut framework = kernel.framework();
-        let client = framework.client.as_mut().expect("a driver that calls the framework is bound");
+        let client =
+            framework.clients.get_mut(&kernel.caller()).expect("a driver that calls the framework is bound");
         client.driver = handle;
         client.config = config;
         let globals_at = client.globals.start();
@@ -86,7 +88,8 @@ fn set_tag(kernel: &Kernel, config: &WDF_DRIVER_CONFIG) {
     /// The tag of samples, which the framework does not take.
     const SAMPLE: u32 = u32::from_le_bytes(*b"Ddk ");
     let mut framework = kernel.framework();
-    let client = framework.client.as_mut().expect("a driver that calls the framework is bound");
+    let client =
+        framework.clients.get_mut(&kernel.caller()).expect("a driver that calls the framework is bound");
     let tag = match config.DriverPoolTag {
         0 | SAMPLE => {
             let mut tag = *b"FxDr";
@@ -106,10 +109,10 @@ fn set_tag(kernel: &Kernel, config: &WDF_DRIVER_CONFIG) {
 
 /// Runs what `DriverUnload` of a driver of the framework does: the driver's callback,
 /// then the deletion of its control devices.
-pub(super) fn unload(kernel: &Kernel) {
+pub(super) fn unload(kernel: &Kernel, owner: DriverId) {
     let (driver, callback) = {
         let framework = kernel.framework();
-        let client = framework.client.as_ref();
+        let client = framework.clients.get(&owner);
         client.map_or((0, 0), |client| (client.driver, client.config.EvtDriverUnload))
     };
     if callback != 0 {
@@ -117,7 +120,8 @@ pub(super) fn unload(kernel: &Kernel) {
     }
     let devices: Vec<Address> = {
         let framework = kernel.framework();
-        let devices = framework.objects.iter().filter(|(_, object)| object.kind == Kind::Device);
+        let own = |object: &object::Object| object.kind == Kind::Device && object.owner == owner;
+        let devices = framework.objects.iter().filter(|(_, object)| own(object));
         devices.map(|(handle, _)| *handle).collect()
     };
     for device in devices {
@@ -131,7 +135,8 @@ pub extern "win64" fn WdfDriverMiniportUnload(DriverGlobals: Address, Driver: Ad
     let _ = DriverGlobals;
     let check = || {
         kernel.framework().object_of(Driver, Kind::Driver)?;
-        unload(&kernel);
+        let owner = kernel.framework().owner(Driver);
+        unload(&kernel, owner);
         Ok(())
     };
     finish_void(&kernel, check());
@@ -144,7 +149,8 @@ pub extern "win64" fn WdfDriverWdmGetDriverObject(DriverGlobals: Address, Driver
     let get = || {
         let mut framework = kernel.framework();
         framework.object_of(Driver, Kind::Driver)?;
-        Ok(framework.client.as_ref().map_or(0, |client| client.object))
+        let client = framework.clients.get(&framework.owner(Driver));
+        Ok(client.map_or(0, |client| client.object))
     };
     finish_value(&kernel, get())
 }
@@ -157,8 +163,8 @@ pub extern "win64" fn WdfWdmDriverGetWdfDriverHandle(
     let kernel = enter!(WdfWdmDriverGetWdfDriverHandle);
     let _ = DriverGlobals;
     let framework = kernel.framework();
-    let mine = framework.client.as_ref().filter(|client| client.object == DriverObject);
-    mine.map_or(0, |client| client.driver)
+    let found = framework.clients.values().find(|client| client.object == DriverObject);
+    found.map_or(0, |client| client.driver)
 }
 
 /// `WdfDriverIsVersionAvailable`.

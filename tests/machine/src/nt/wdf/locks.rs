@@ -26,7 +26,7 @@ fn create(kernel: &Kernel, kind: Kind, attributes: Address, out: Address) -> Res
         Kind::SpinLock => Data::Spin { word: Guarded::new(PAGE), level: AtomicU8::new(0) },
         _ => Data::Wait { taken: false },
     };
-    let parent = Parent::Default(kernel.framework().driver_handle());
+    let parent = Parent::Default(kernel.wdf_driver());
     object::give(object::create(kernel, kind, attributes, parent, ObjectData::Lock(data))?, out)
 }
 

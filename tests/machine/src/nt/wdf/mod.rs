@@ -31,6 +31,7 @@ use std::collections::BTreeMap;
 use super::memory::Guarded;
 use super::types::{Address, BOOLEAN, HANDLE, NTSTATUS};
 use super::{Kernel, Trouble};
+use crate::driver::DriverId;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
@@ -132,7 +133,8 @@ enum Data {
 /// The framework's state in one machine.
 #[derive(Debug, Default)]
 pub(super) struct Framework {
-    client: Option<bind::Client>,
+    /// The drivers that are bound.
+    clients: BTreeMap<DriverId, bind::Client>,
     objects: BTreeMap<Address, object::Object>,
     /// What `WdfControlDeviceInitAllocate` made and no device has taken.
     inits: BTreeMap<Address, device::Init>,

@@ -6,6 +6,8 @@
 //! the parent's reference count is zero, the framework calls the parent object's"
 //! (EVT_WDF_OBJECT_CONTEXT_DESTROY).
 
+use std::collections::BTreeMap;
+
 use super::super::cpu::{self, Irql};
 use super::super::enter::enter;
 use super::super::pool::Wanted;
@@ -16,6 +18,7 @@ use super::{
     Data, Framework, Kind, buffers, device, finish, finish_value, finish_void, not_null, queue, status,
     timer, work,
 };
+use crate::driver::DriverId;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
@@ -30,6 +33,8 @@ pub(super) enum State {
 /// An object.
 #[derive(Debug)]
 pub(super) struct Object {
+    /// Its driver.
+    pub owner: DriverId,
     pub kind: Kind,
     /// Its parent, or 0.
     pub parent: Address,
@@ -48,8 +53,9 @@ struct Context {
     /// The address of the type's information.
     kind: Address,
     name: String,
-    /// Its memory, or 0.
+    /// Its memory, or 0, and the memory's tag.
     memory: Address,
+    tag: u32,
     cleanup: Address,
     destroy: Address,
 }
@@ -66,14 +72,26 @@ pub(super) enum Parent {
 }
 
 impl Framework {
-    /// The WDFDRIVER, or 0.
-    pub fn driver_handle(&self) -> Address {
-        self.client.as_ref().map_or(0, |client| client.driver)
+    /// The WDFDRIVER of a driver, or 0.
+    pub fn driver_handle(&self, driver: DriverId) -> Address {
+        self.clients.get(&driver).map_or(0, |client| client.driver)
     }
 
-    /// The tag of memory that the framework allocates for the driver.
-    pub fn tag(&self) -> u32 {
-        self.client.as_ref().map_or(0, super::bind::Client::tag)
+    /// The driver of an object; the system if there is no such object.
+    pub fn owner(&self, handle: Address) -> DriverId {
+        self.objects.get(&handle).map_or(DriverId::SYSTEM, |object| object.owner)
+    }
+}
+
+impl Kernel {
+    /// The WDFDRIVER of the calling driver, or 0.
+    pub(super) fn wdf_driver(&self) -> Address {
+        self.framework().driver_handle(self.caller())
+    }
+
+    /// The tag of memory that the framework allocates for the calling driver.
+    pub(super) fn wdf_tag(&self) -> u32 {
+        self.framework().clients.get(&self.caller()).map_or(0, super::bind::Client::tag)
     }
 }
 
@@ -111,14 +129,23 @@ pub(super) fn create(
             Err(status) => return Ok(Err(status)),
         },
     };
+    let owner = kernel.caller();
     let mut framework = kernel.framework();
     if parent != 0 {
         framework.object(parent)?;
     }
     let handle = framework.new_handle(kind);
     let contexts = context.into_iter().collect();
-    let object =
-        Object { kind, parent, children: Vec::new(), references: 1, state: State::Live, contexts, data };
+    let object = Object {
+        owner,
+        kind,
+        parent,
+        children: Vec::new(),
+        references: 1,
+        state: State::Live,
+        contexts,
+        data,
+    };
     framework.objects.insert(handle, object);
     if parent != 0 {
         framework.object(parent)?.children.push(handle);
@@ -132,6 +159,7 @@ fn context(kernel: &Kernel, given: &WDF_OBJECT_ATTRIBUTES) -> Result<Result<Cont
         kind: 0,
         name: String::new(),
         memory: 0,
+        tag: kernel.wdf_tag(),
         cleanup: given.EvtCleanupCallback,
         destroy: given.EvtDestroyCallback,
     };
@@ -148,11 +176,11 @@ fn context(kernel: &Kernel, given: &WDF_OBJECT_ATTRIBUTES) -> Result<Result<Cont
     };
     context.memory = kernel.pool().allocate(Wanted {
         size: size.max(1),
-        tag: kernel.framework().tag(),
+        tag: context.tag,
         paged: false,
         zeroed: true,
         cache_aligned: false,
-        stack: kernel.guest().frames(),
+        origin: kernel.origin(),
     });
     match context.memory {
         0 => Ok(Err(Status::INSUFFICIENT_RESOURCES)),
@@ -233,7 +261,7 @@ pub extern "win64" fn WdfObjectAllocateContext(
         };
         match status {
             Status::SUCCESS => object.contexts.push(context),
-            _ => free(&kernel, &framework, context.memory),
+            _ => free_block(&kernel, context.memory, context.tag),
         }
         drop(framework);
         if Context != 0 {
@@ -267,7 +295,7 @@ pub extern "win64" fn WdfObjectCreate(
     let kernel = enter!(WdfObjectCreate);
     let _ = DriverGlobals;
     let create = || {
-        let parent = Parent::Default(kernel.framework().driver_handle());
+        let parent = Parent::Default(kernel.wdf_driver());
         give(create(&kernel, Kind::General, Attributes, parent, Data::General)?, Object)
     };
     finish(&kernel, create())
@@ -361,7 +389,8 @@ pub(super) fn delete(kernel: &Kernel, handle: Address) -> Result<(), Trouble> {
     };
     let passive = || tree.iter().any(|(_, kind)| needs_passive(*kind));
     if cpu::irql() > Irql::PASSIVE && passive() {
-        kernel.work().push(Job::DeleteObject { handle });
+        let driver = kernel.framework().owner(handle);
+        kernel.work().push(Job::DeleteObject { handle }, driver);
         return Ok(());
     }
     delete_here(kernel, handle);
@@ -457,9 +486,8 @@ pub(super) fn release(kernel: &Kernel, handle: Address) {
         }
         object
     };
-    let framework = kernel.framework();
     for context in object.contexts.iter().filter(|context| context.memory != 0) {
-        free(kernel, &framework, context.memory);
+        free_block(kernel, context.memory, context.tag);
     }
     match object.data {
         Data::Memory { address, tag, .. } if tag != 0 => free_block(kernel, address, tag),
@@ -467,11 +495,6 @@ pub(super) fn release(kernel: &Kernel, handle: Address) {
         Data::Request(request) => buffers::release(kernel, request.mdls),
         _ => {}
     }
-}
-
-/// Frees memory of a context.
-fn free(kernel: &Kernel, framework: &Framework, address: Address) {
-    free_block(kernel, address, framework.tag());
 }
 
 /// Frees memory that the framework allocated for the driver.
@@ -482,15 +505,16 @@ pub(super) fn free_block(kernel: &Kernel, address: Address, tag: u32) {
     }
 }
 
-/// Reports the objects that the driver still references when it is unbound.
-pub(super) fn report_left(kernel: &Kernel) {
+/// Reports the objects that a driver still references when it is unbound.
+pub(super) fn report_left(kernel: &Kernel, driver: DriverId) {
     let left: Vec<String> = {
         let mut framework = kernel.framework();
-        let left = std::mem::take(&mut framework.objects);
-        framework.inits.clear();
+        let left: BTreeMap<_, _> =
+            framework.objects.extract_if(.., |_, object| object.owner == driver).collect();
+        framework.inits.retain(|_, init| init.owner != driver);
         for context in left.values().flat_map(|object| &object.contexts) {
             if context.memory != 0 {
-                free(kernel, &framework, context.memory);
+                free_block(kernel, context.memory, context.tag);
             }
         }
         let describe = |(handle, object): (&Address, &Object)| {
@@ -500,6 +524,7 @@ pub(super) fn report_left(kernel: &Kernel) {
     };
     if !left.is_empty() {
         let parameters = [left.len() as u64, 0, 0];
-        kernel.condemn(Violation::new(&rules::WDF_OBJECT_LEFT, parameters, left.join("; ")));
+        let violation = Violation::new(&rules::WDF_OBJECT_LEFT, parameters, left.join("; "));
+        kernel.condemn_driver(driver, violation);
     }
 }

@@ -20,8 +20,8 @@ fn open(kernel: &Kernel, path: String, attributes: Address, out: Address) -> Res
     let Some(generation) = kernel.registry().generation(&path) else {
         return Ok(Status::OBJECT_NAME_NOT_FOUND);
     };
-    let handle: HANDLE = kernel.objects().open(Object::Key(path, generation));
-    let parent = Parent::Default(kernel.framework().driver_handle());
+    let handle: HANDLE = kernel.objects().open(kernel.caller(), Object::Key(path, generation));
+    let parent = Parent::Default(kernel.wdf_driver());
     let made = object::create(kernel, Kind::Key, attributes, parent, Data::Key(handle));
     if !matches!(made, Ok(Ok(_))) {
         kernel.objects().close(handle);
@@ -49,7 +49,8 @@ pub extern "win64" fn WdfDriverOpenParametersRegistryKey(
         let service = {
             let mut framework = kernel.framework();
             framework.object_of(Driver, Kind::Driver)?;
-            framework.client.as_ref().map(|client| client.service.clone()).unwrap_or_default()
+            let client = framework.clients.get(&framework.owner(Driver));
+            client.map(|client| client.service.clone()).unwrap_or_default()
         };
         open(&kernel, parameters_key(&service), KeyAttributes, Key)
     };
@@ -136,7 +137,7 @@ pub extern "win64" fn WdfRegistryWdmGetHandle(DriverGlobals: Address, Key: Addre
 fn value(kernel: &Kernel, key: Address, name: Address) -> Result<Result<RegistryValue, Status>, Trouble> {
     let name = string(not_null("ValueName", name)?)?;
     Ok(path(kernel, key)?.and_then(|path| {
-        let found = kernel.registry().read(&path, &name, kernel.waits());
+        let found = kernel.registry().read(&path, &name, kernel.reader());
         found.map(|found| found.value).ok_or(Status::OBJECT_NAME_NOT_FOUND)
     }))
 }

@@ -36,7 +36,7 @@ pub(super) fn create(
     text: &str,
     attributes: Address,
 ) -> Result<Result<Address, Status>, Trouble> {
-    let parent = Parent::Default(kernel.framework().driver_handle());
+    let parent = Parent::Default(kernel.wdf_driver());
     object::create(kernel, Kind::String, attributes, parent, Data::String(pages(text)))
 }
 
@@ -89,7 +89,7 @@ pub extern "win64" fn WdfCollectionCreate(
     let _ = DriverGlobals;
     let create = || {
         not_null("Collection", Collection)?;
-        let parent = Parent::Default(kernel.framework().driver_handle());
+        let parent = Parent::Default(kernel.wdf_driver());
         let data = Data::Collection(Vec::new());
         object::give(
             object::create(&kernel, Kind::Collection, CollectionAttributes, parent, data)?,

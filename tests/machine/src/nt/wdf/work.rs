@@ -49,7 +49,8 @@ pub extern "win64" fn WdfWorkItemEnqueue(DriverGlobals: Address, WorkItem: Addre
     let enqueue = || {
         let was_queued = std::mem::replace(&mut kernel.framework().work_item(WorkItem)?.queued, true);
         if !was_queued {
-            kernel.work().push(Job::FrameworkWorkItem { handle: WorkItem });
+            let driver = kernel.framework().owner(WorkItem);
+            kernel.work().push(Job::FrameworkWorkItem { handle: WorkItem }, driver);
         }
         Ok(())
     };
