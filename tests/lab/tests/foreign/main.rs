@@ -5,8 +5,10 @@
 
 mod kmdf;
 mod objects;
+mod puppet;
 mod queues;
 mod requests;
+mod several;
 mod wdm;
 mod windivert;
 

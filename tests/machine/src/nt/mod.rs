@@ -6,6 +6,7 @@
 //! | [`types`] | structures with the layout of the WDK headers |
 //! | [`guest`] | calls driver code and abandons it |
 //! | [`cpu`] | processors and IRQL |
+//! | `drivers`, `load` | which driver calls; their start and end |
 //! | [`memory`], [`foreign`] | guarded pages; copies of what drivers point to |
 //! | [`pool`], [`registry`], [`work`], [`objects`] | the parts of which a machine has one each |
 //! | [`journal`] | every call of an export with its arguments, for tests |

@@ -1,0 +1,235 @@
+//! A WDM driver that calls what a program asks it to call. Two builds of it, with
+//! different names, can run in one machine.
+#![no_std]
+#![allow(non_snake_case, reason = "names of the NT API")]
+#![allow(unexpected_cfgs, reason = "the test chooses the name")]
+
+use core::panic::PanicInfo;
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+
+type Ptr = usize;
+
+#[cfg(not(two))]
+const NUMBER: u16 = b'1' as u16;
+#[cfg(two)]
+const NUMBER: u16 = b'2' as u16;
+
+macro_rules! imports {
+    ($($module:literal: $($name:ident)*;)*) => {
+        $(
+            #[link(name = $module, kind = "raw-dylib", modifiers = "+verbatim")]
+            unsafe extern "system" {
+                $(fn $name();)*
+            }
+        )*
+        /// The functions in the order in which the program numbers them.
+        fn function(number: u64) -> Ptr {
+            let all = [$($($name as unsafe extern "system" fn()),*),*];
+            all.get(number as usize).map_or(0, |function| *function as Ptr)
+        }
+    };
+}
+
+imports! {
+    "ntoskrnl.exe":
+        ExAllocatePool2 ExFreePoolWithTag IoCreateDevice IoDeleteDevice IoCreateSymbolicLink
+        IoDeleteSymbolicLink IoAllocateWorkItem IoQueueWorkItem IoFreeWorkItem ZwCreateEvent
+        ZwSetEvent ZwClose ZwNotifyChangeKey IoOpenDriverRegistryKey EtwRegister EtwUnregister
+        KeRegisterProcessorChangeCallback IoGetCurrentProcess ObfReferenceObject
+        ObfDereferenceObject IoAllocateMdl IoFreeMdl KeBugCheckEx PsCreateSystemThread
+        KeDelayExecutionThread IofCompleteRequest KeStallExecutionProcessor ZwQueryValueKey;
+    "fwpkclnt.sys":
+        FwpmEngineOpen0 FwpmEngineClose0 FwpmSubLayerAdd0 FwpmSubLayerDeleteByKey0
+        FwpmCalloutAdd0 FwpmCalloutDeleteByKey0 FwpmFilterAdd0 FwpmFilterDeleteById0
+        FwpsCalloutRegister3 FwpsCalloutUnregisterById0 FwpsFlowAssociateContext0
+        FwpsFlowRemoveContext0 FwpmBfeStateSubscribeChanges0 FwpmBfeStateUnsubscribeChanges0
+        FwpsInjectionHandleCreate0 FwpsInjectionHandleDestroy0 FwpsRedirectHandleCreate0
+        FwpsRedirectHandleDestroy0 FwpsAllocateNetBufferAndNetBufferList0
+        FwpsFreeNetBufferList0;
+    "ndis.sys": NdisAllocateNetBufferListPool NdisFreeNetBufferListPool;
+}
+
+type Call = extern "system" fn(u64, u64, u64, u64, u64, u64, u64, u64, u64, u64, u64) -> u64;
+
+fn call_at(address: Ptr, arguments: [u64; 11]) -> u64 {
+    let function: Call = unsafe { core::mem::transmute(address) };
+    let [a, b, c, d, e, f, g, h, i, j, k] = arguments;
+    function(a, b, c, d, e, f, g, h, i, j, k)
+}
+
+/// A function with at most four arguments.
+fn call(function: unsafe extern "system" fn(), arguments: [u64; 4]) -> u64 {
+    let [a, b, c, d] = arguments;
+    call_at(function as Ptr, [a, b, c, d, 0, 0, 0, 0, 0, 0, 0])
+}
+
+#[repr(C)]
+struct UnicodeString {
+    length: u16,
+    maximum: u16,
+    buffer: Ptr,
+}
+
+const fn wide<const N: usize>(text: &[u8; N]) -> [u16; N] {
+    let (mut units, mut at) = ([0; N], 0);
+    while at < N {
+        units[at] = if text[at] == b'#' { NUMBER } else { text[at] as u16 };
+        at += 1;
+    }
+    units
+}
+
+static NAME: [u16; 16] = wide(b"\\Device\\Puppet-#");
+static LINK: [u16; 12] = wide(b"\\??\\Puppet-#");
+static DEVICE: AtomicUsize = AtomicUsize::new(0);
+static DRIVER: AtomicUsize = AtomicUsize::new(0);
+
+/// The action of the callout, or 0; the calls of classifyFn, notifyFn, flowDeleteFn and
+/// of the work routine; whether the work routine goes on.
+static WORDS: [AtomicU64; 6] = [const { AtomicU64::new(0) }; 6];
+const ACTION: usize = 0;
+const CLASSIFIED: usize = 1;
+const NOTIFIED: usize = 2;
+const DELETED: usize = 3;
+const WORKED: usize = 4;
+const WORKS: usize = 5;
+
+fn string(text: &'static [u16]) -> UnicodeString {
+    let length = 2 * text.len() as u16;
+    UnicodeString { length, maximum: length, buffer: text.as_ptr() as Ptr }
+}
+
+#[unsafe(no_mangle)]
+pub extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
+    let (name, link) = (string(&NAME), string(&LINK));
+    let mut device: Ptr = 0;
+    let out = &raw mut device as u64;
+    let arguments = [driver as u64, 0, &raw const name as u64, 0x22, 0, 0, out, 0, 0, 0, 0];
+    let status = call_at(IoCreateDevice as Ptr, arguments) as u32 as i32;
+    if status < 0 {
+        return status;
+    }
+    DRIVER.store(driver, SeqCst);
+    DEVICE.store(device, SeqCst);
+    call(IoCreateSymbolicLink, [&raw const link as u64, &raw const name as u64, 0, 0]);
+    unsafe {
+        ((driver + 104) as *mut Ptr).write(unload as *const () as Ptr);
+        // IRP_MJ_CREATE, CLOSE, DEVICE_CONTROL, CLEANUP.
+        for major in [0, 2, 14, 18] {
+            ((driver + 112 + 8 * major) as *mut Ptr).write(dispatch as *const () as Ptr);
+        }
+    }
+    0
+}
+
+extern "system" fn unload(_: Ptr) {
+    let link = string(&LINK);
+    call(IoDeleteSymbolicLink, [&raw const link as u64, 0, 0, 0]);
+    call(IoDeleteDevice, [DEVICE.load(SeqCst) as u64, 0, 0, 0]);
+}
+
+fn get<T: Copy>(address: Ptr) -> T {
+    unsafe { (address as *const T).read_volatile() }
+}
+
+fn put<T>(address: Ptr, value: T) {
+    unsafe { (address as *mut T).write_volatile(value) };
+}
+
+extern "system" fn dispatch(_: Ptr, irp: Ptr) -> i32 {
+    // IRP.Tail.Overlay.CurrentStackLocation, IRP.AssociatedIrp.SystemBuffer.
+    let location: Ptr = get(irp + 184);
+    let information = match get::<u8>(location) {
+        14 => control(get::<u32>(location + 24), get(irp + 24)),
+        _ => 0,
+    };
+    put(irp + 48, 0u64);
+    put(irp + 56, information);
+    call(IofCompleteRequest, [irp as u64, 0, 0, 0]);
+    0
+}
+
+fn control(code: u32, buffer: Ptr) -> u64 {
+    let first: u64 = get(buffer);
+    let mut arguments = [0u64; 11];
+    for (at, argument) in arguments.iter_mut().enumerate() {
+        *argument = get(buffer + 8 + 8 * at);
+    }
+    match code >> 2 & 0xFFF {
+        // Calls an import.
+        0x800 => put(buffer, call_at(function(first), arguments)),
+        // Calls an address.
+        0x801 => put(buffer, call_at(first as Ptr, arguments)),
+        // Reads a byte.
+        0x802 => put(buffer, u64::from(get::<u8>(first as Ptr))),
+        // The driver's own addresses.
+        _ => {
+            let own = [
+                DRIVER.load(SeqCst) as u64,
+                DEVICE.load(SeqCst) as u64,
+                WORDS.as_ptr() as u64,
+                classify as *const () as u64,
+                notify as *const () as u64,
+                flow_delete as *const () as u64,
+                work as *const () as u64,
+                told as *const () as u64,
+            ];
+            for (at, word) in own.into_iter().enumerate() {
+                put(buffer + 8 * at, word);
+            }
+            return 64;
+        }
+    }
+    8
+}
+
+fn count(word: &AtomicU64) {
+    word.fetch_add(1, SeqCst);
+}
+
+extern "system" fn classify(_: u64, _: u64, _: u64, _: u64, _: u64, _: u64, out: Ptr) {
+    count(&WORDS[CLASSIFIED]);
+    let action = WORDS[ACTION].load(SeqCst);
+    // FWPS_CLASSIFY_OUT0.rights.
+    if action != 0 && get::<u32>(out + 24) & 1 != 0 {
+        put(out, action as u32);
+    }
+}
+
+extern "system" fn notify(_: u64, _: u64, _: u64) -> i32 {
+    count(&WORDS[NOTIFIED]);
+    0
+}
+
+extern "system" fn flow_delete(_: u64, _: u64, _: u64) {
+    count(&WORDS[DELETED]);
+}
+
+/// Any other callback, and a system thread.
+extern "system" fn told(_: u64, _: u64, _: u64) -> u64 {
+    0
+}
+
+/// Works until it is told to end.
+extern "system" fn work(_: u64, _: u64) {
+    count(&WORDS[WORKED]);
+    let millisecond = -10_000i64;
+    while WORDS[WORKS].load(SeqCst) != 0 {
+        call(KeDelayExecutionThread, [0, 0, &raw const millisecond as u64, 0]);
+    }
+}
+
+/// A symbol that object files with floating point need.
+#[unsafe(no_mangle)]
+static _fltused: i32 = 0;
+
+/// A symbol that the unwind tables of `core` need. Nothing unwinds.
+#[unsafe(no_mangle)]
+extern "C" fn __CxxFrameHandler3() {}
+
+#[panic_handler]
+fn panic(_: &PanicInfo) -> ! {
+    loop {
+        unsafe { core::arch::asm!("int3") };
+    }
+}
