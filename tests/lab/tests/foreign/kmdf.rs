@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use machine::Machine;
 use machine::nt::irp::{Access, File, Reply, Request};
 use machine::nt::{Options, Stop};
 use machine::status::Status;
+use machine::{Driver, Machine};
 
 use super::{driver, text};
 
@@ -25,11 +25,11 @@ static PLACES: LazyLock<HashMap<String, u64>> = LazyLock::new(|| {
     functions.iter().filter_map(|(name, fact)| Some((name.clone(), fact["place"].as_u64()?))).collect()
 });
 
-/// A machine with the driver, and an open handle of its device.
+/// The driver in its machine, and an open handle of its device.
 pub struct Client {
     // Dropped first: a driver with open files cannot be unloaded.
     pub file: Option<File>,
-    pub machine: Machine,
+    pub machine: Driver,
     pub driver: u64,
     pub device: u64,
     pub queue: u64,
@@ -42,9 +42,15 @@ pub type Call = (u64, [u64; 4]);
 
 impl Client {
     pub fn start(arguments: &[&str]) -> Self {
-        let mut machine = Machine::new("sample", Options::default());
+        Self::start_in(&Machine::new("nobody", Options::default()), "sample", arguments)
+    }
+
+    /// Starts the driver of a service: `sample`, or `second` with its own name.
+    pub fn start_in(machine: &Machine, service: &str, arguments: &[&str]) -> Self {
+        let mut machine = machine.driver(service);
         machine.start(&driver("kmdf.rs", arguments)).expect("the driver starts");
-        let file = machine.kernel().open(r"\\.\Sample", PROCESS, Access::FULL).expect("the device opens");
+        let path = format!(r"\\.\{service}");
+        let file = machine.kernel().open(&path, PROCESS, Access::FULL).expect("the device opens");
         let words = words(&done(file.control(ADDRESSES, &[], &[0; 72]).unwrap()));
         let [driver, device, queue] = words[..3].try_into().unwrap();
         let callbacks = words[3..9].try_into().unwrap();
@@ -97,7 +103,6 @@ impl Client {
         self.file.take().unwrap().close().unwrap_or_else(|stop| panic!("{}", text(&stop)));
         let left = self.machine.stop().unwrap_or_else(|stop| panic!("{}", text(&stop)));
         assert!(left.is_empty(), "{left}");
-        assert!(self.machine.kernel().devices().is_empty());
     }
 }
 

@@ -3,12 +3,14 @@
 #![allow(missing_docs, reason = "a test has no interface")]
 #![allow(unsafe_code, reason = "calls of a driver take addresses")]
 
+mod beside;
 mod kmdf;
 mod objects;
 mod puppet;
 mod queues;
 mod requests;
 mod several;
+mod several_kmdf;
 mod wdm;
 mod windivert;
 

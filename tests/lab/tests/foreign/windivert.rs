@@ -3,7 +3,7 @@
 //! Assertions come from WinDivert's public documentation and header. If the index
 //! cannot be reached, the tests say so and end.
 
-mod client;
+pub mod client;
 mod packets;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,7 +24,7 @@ use super::text;
 use client::{Divert, Layer, flag};
 
 /// The driver, or a line that says why there is none.
-fn sys() -> Option<PathBuf> {
+pub fn sys() -> Option<PathBuf> {
     match setup::windivert() {
         Ok(driver) => Some(driver),
         Err(error) => {

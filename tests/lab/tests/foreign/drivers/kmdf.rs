@@ -5,7 +5,7 @@
 //! every other request until it is told what to do with it.
 #![no_std]
 #![allow(non_snake_case, reason = "names of the NT API")]
-#![allow(unexpected_cfgs, reason = "the test chooses the version")]
+#![allow(unexpected_cfgs, reason = "the test chooses the version and the name")]
 
 use core::cell::UnsafeCell;
 use core::panic::PanicInfo;
@@ -117,8 +117,14 @@ impl<const N: usize> Wide<N> {
 }
 
 static COMPONENT: Wide<12> = wide(b"KmdfLibrary\0");
+#[cfg(not(second))]
 static NAME: Wide<15> = wide(b"\\Device\\Sample\0");
+#[cfg(not(second))]
 static LINK: Wide<11> = wide(b"\\??\\Sample\0");
+#[cfg(second)]
+static NAME: Wide<15> = wide(b"\\Device\\Second\0");
+#[cfg(second)]
+static LINK: Wide<11> = wide(b"\\??\\Second\0");
 
 /// Calls a function of the framework.
 fn call(place: usize, arguments: [u64; 7]) -> u64 {
@@ -157,7 +163,7 @@ pub extern "system" fn DriverEntry(driver: Ptr, path: Ptr) -> i32 {
     check!(unsafe { WdfVersionBind(driver, path, BIND.at(), GLOBALS.at()) });
     let status = create(driver, path);
     if status < 0 {
-        unsafe { WdfVersionUnbind(path, BIND.at(), GLOBALS.at()) };
+        unsafe { WdfVersionUnbind(path, BIND.at(), GLOBALS.get(0) as Ptr) };
     }
     status
 }
@@ -202,7 +208,7 @@ fn create(driver: Ptr, path: Ptr) -> i32 {
 extern "system" fn displaced_unload(driver: Ptr) {
     let framework: extern "system" fn(Ptr) = unsafe { core::mem::transmute(DISPLACED_UNLOAD.load(SeqCst)) };
     framework(driver);
-    unsafe { WdfVersionUnbind(0, BIND.at(), GLOBALS.at()) };
+    unsafe { WdfVersionUnbind(0, BIND.at(), GLOBALS.get(0) as Ptr) };
 }
 
 /// Records a call of a callback.
