@@ -125,6 +125,9 @@ impl ProcessorWalks {
         let of_walk = match tracked.mark {
             Some(mark) => {
                 let stepped = self.walks.step_of(mark, layer, tracked.kinds, tracked.carrier(incoming));
+                if incoming.is_blocked() {
+                    self.walks.block();
+                }
                 stepped.filter(|_| !incoming.may_stop(tracked))
             }
             None => None,

@@ -52,6 +52,11 @@ impl Walk {
         self.0 != 0 && self.at() == layer.row_layer
     }
 
+    /// The walk of a packet that was blocked where it is: it may be over.
+    pub(super) fn blocked(self) -> Self {
+        if self.0 == 0 { self } else { Self(self.0 | DISCARDED) }
+    }
+
     /// Takes in the next layer.
     ///
     /// After a deviation the walk continues from the layer that was seen, so that

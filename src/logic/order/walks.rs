@@ -112,6 +112,14 @@ impl<const N: usize> Walks<N> {
         }
     }
 
+    /// The latest packet was blocked. It may have been absorbed, so that no layer shows
+    /// its end; an equal packet may come next, in the same NET_BUFFER_LIST.
+    #[cold]
+    #[inline(never)]
+    pub fn block(&self) {
+        self.walk.set(self.walk.get().blocked());
+    }
+
     /// Forgets all walks.
     pub fn clear(&self) {
         for kept in &self.walks {

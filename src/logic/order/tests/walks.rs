@@ -1,6 +1,7 @@
 //! Tests of packets and calls that are under way together.
 
 use std::collections::VecDeque;
+use std::num::NonZeroU64;
 
 use proptest::prelude::*;
 
@@ -39,6 +40,39 @@ fn a_new_flow_may_begin_with_the_datagram_of_an_earlier_one() {
             assert_eq!(stepped, Ok(()), "{short}");
         }
     }
+}
+
+/// A filter of a heavier sublayer takes a packet without a trace. Then an equal packet
+/// comes: the next acknowledgement, or the packet itself, which another driver injects.
+#[test]
+fn an_equal_packet_may_follow_one_that_was_blocked() {
+    const LIST: u64 = 0x1000;
+    const INJECTED: u64 = 0x2000;
+    let mark = NonZeroU64::MIN;
+    for kinds in [Kinds::BARE, Kinds::SYN, Kinds::DATAGRAM] {
+        // A datagram that is sent comes to DATAGRAM_DATA first.
+        let sent = (kinds != Kinds::DATAGRAM).then_some(("OUT", "OUT_IP"));
+        for (short, next) in [("IN_IP", "IN")].into_iter().chain(sent) {
+            let walks = Walks::<4>::default();
+            let step = |short, list| walks.step_of(mark, OrderLayer::of(layer(short)), kinds, list);
+            assert_eq!(step(short, LIST), None);
+            assert!(step(short, LIST).is_some(), "{kinds:?} at {short}: twice in one list");
+            walks.block();
+            assert_eq!(step(short, LIST), None, "{kinds:?} at {short}");
+            walks.block();
+            assert_eq!(step(short, INJECTED), None, "{kinds:?} at {short}");
+            assert_eq!(step(next, INJECTED), None, "{kinds:?} at {short}");
+        }
+    }
+    // A lighter sublayer may override the block, and the discard layer may come.
+    let walks = Walks::<4>::default();
+    let step = |short, list| walks.step_of(mark, OrderLayer::of(layer(short)), Kinds::SYN, list);
+    assert_eq!(step("IN_IP", LIST), None);
+    walks.block();
+    assert_eq!(step("IN", LIST), None);
+    assert!(step("IN", LIST).is_some());
+    walks.block();
+    assert_eq!(step("IN-D", LIST), None);
 }
 
 #[test]

@@ -5,19 +5,18 @@
 
 pub mod client;
 mod packets;
+mod storm;
+mod sweep;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use lab::setup;
-use machine::faults::{FALLIBLE, Mode, Plan};
+use machine::Machine;
 use machine::image::PeFile;
-use machine::nt::{Effect, Failure, Kernel, Options};
+use machine::nt::Options;
 use machine::status::Status;
-use machine::verifier::rules;
-use machine::{Machine, StartError};
 
 use super::kmdf::{alone, resident};
 use super::text;
@@ -35,7 +34,11 @@ pub fn sys() -> Option<PathBuf> {
 }
 
 fn start(sys: &std::path::Path) -> Machine {
-    let mut machine = Machine::new("WinDivert", Options::default());
+    start_with(sys, Options::default())
+}
+
+fn start_with(sys: &std::path::Path, options: Options) -> Machine {
+    let mut machine = Machine::new("WinDivert", options);
     machine.start(sys).unwrap_or_else(|error| panic!("{error}"));
     machine
 }
@@ -79,65 +82,6 @@ fn a_thousand_starts_and_stops_leave_memory_flat() {
     }
     let now = resident();
     assert!(now < after_warm_up + (8 << 20), "{after_warm_up} bytes after 500 rounds, {now} after 1000");
-}
-
-/// What the driver does wrong if a call fails while a handle is opened
-/// (docs/DRIVERS.md): its destroy callback passes the engine handle that it has not got.
-const KNOWN: [&str; 4] = ["ExUuidCreate", "WdfIoQueueCreate", "WdfWorkItemCreate", "FwpmEngineOpen0"];
-const NO_ENGINE: &str = "used a handle that is not open: engine handle 0x0";
-
-/// Lets each call that can fail do so in turn, from the load over a handle to the
-/// unload. The driver may refuse to start, and its handles may refuse to open; nothing
-/// may stop the machine.
-#[test]
-fn each_call_that_fails_is_survived() {
-    let Some(sys) = sys() else { return };
-    let file = Arc::new(PeFile::read(&sys).unwrap());
-    let mut complaints = Vec::new();
-    for nth in 1.. {
-        let (injected, complaint) = live(&file, nth);
-        let Some(name) = injected else { break };
-        let known = |text: &String| KNOWN.contains(&name) && text.contains(NO_ENGINE);
-        let complaint = complaint.filter(|text| !known(text));
-        complaints.extend(complaint.map(|text| format!("call {nth}, {name}: {text}")));
-    }
-    assert!(complaints.is_empty(), "{} problems:\n{}", complaints.len(), complaints.join("\n"));
-}
-
-/// One life in which the call with this number fails. Returns the call, if there was
-/// one, and what stopped the machine.
-fn live(file: &Arc<PeFile>, nth: usize) -> (Option<&'static str>, Option<String>) {
-    let mut machine = Machine::new("WinDivert", Options::default());
-    // A driver cannot free what the engine refuses to delete.
-    for rule in [&rules::FILTER_OBJECT_LEFT, &rules::CALLOUTS_LEFT, &rules::FLOW_CONTEXT_LEFT] {
-        machine.kernel().verifier().tolerate(rule);
-    }
-    let failure = Failure { status: Status::INSUFFICIENT_RESOURCES, effect: Effect::Refused };
-    machine.faults().arm(Some(Plan { nth, mode: Mode::Once, failure, seed: 0 }));
-    let complaint = match machine.start_file(Arc::clone(file)) {
-        Err(StartError::Refused(_)) => None,
-        Err(error) => Some(error.to_string()),
-        Ok(()) => {
-            // The client panics if the machine stops.
-            let _used = catch_unwind(AssertUnwindSafe(|| use_it(machine.kernel())));
-            match machine.kernel().stopped() {
-                Some(stop) => Some(text(stop)),
-                None => machine.stop().err().map(|stop| text(&stop)),
-            }
-        }
-    };
-    let injected = machine.faults().injected().first().map(|injection| FALLIBLE[injection.row].name);
-    (injected, complaint)
-}
-
-/// Opens a handle, begins to read, and closes the handle.
-fn use_it(kernel: &Arc<Kernel>) {
-    if let Ok(handle) = Divert::open(kernel, Layer::Network, 0, 0) {
-        let read = handle.start_receive(1500);
-        handle.close();
-        read.reply(None);
-    }
-    kernel.work().drain(Duration::from_secs(5));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::Machine;
 use crate::nt::Trace;
+use crate::verifier::Rule;
 use crate::wfp::{Engine, Objects};
 
 /// The expectations of a driver whose calls fail. Methods with a default are for
@@ -44,6 +45,20 @@ pub trait Expectations: Sync {
     /// of the driver work meanwhile.
     fn follows(&self, _machine: &Machine) -> Result<(), String> {
         Ok(())
+    }
+
+    /// Whether it starts before BFE does, and then waits for it.
+    fn starts_without_bfe(&self) -> bool {
+        true
+    }
+
+    /// What programs do with the driver after it has started.
+    fn use_it(&self, _machine: &Machine) {}
+
+    /// The rules about leftovers that it breaks if a call failed that it needs to remove
+    /// them.
+    fn may_leave(&self) -> &[&'static Rule] {
+        &[]
     }
 
     /// Traffic before the driver is stopped.

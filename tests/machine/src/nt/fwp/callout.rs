@@ -89,6 +89,7 @@ impl CalloutDriver for GuestCallout {
             let values = scratch.values(request);
             let metadata = scratch.metadata(request.metadata);
             let (layout, mapping) = (options.nbl_layout, options.mdl_mapping);
+            scratch.choose_room(request.metadata.injections.is_some());
             let (data, laid) = scratch.layer_data(&request.data, layout, mapping);
             if let Some(laid) =
                 laid.filter(|_| options.net_buffers > 1 && is_outbound(&kernel, request.layer))

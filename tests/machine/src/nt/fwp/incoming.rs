@@ -26,6 +26,10 @@ pub(super) struct Scratch {
     pointed: Guarded,
     used: usize,
     packet: PacketRoom,
+    /// The room for packets that were injected, or for others, while `packet` is the one
+    /// for the other kind.
+    other_packet: PacketRoom,
+    is_for_injected: bool,
 }
 
 thread_local! {
@@ -55,6 +59,8 @@ impl Scratch {
             pointed: room(4, 4 * PAGE),
             used: 0,
             packet,
+            other_packet: PacketRoom::default(),
+            is_for_injected: false,
         }
     }
 
@@ -201,6 +207,15 @@ impl Scratch {
     /// Copies a GUID to where pointers may lead.
     pub(super) fn guid(&mut self, guid: crate::wfp::Guid) -> Address {
         self.point_to(&GUID::from(guid))
+    }
+
+    /// Chooses the pages for a packet. A driver injects a list of its own, so callouts
+    /// never see it at the address of a list from the stack.
+    pub(super) fn choose_room(&mut self, is_injected: bool) {
+        if self.is_for_injected != is_injected {
+            std::mem::swap(&mut self.packet, &mut self.other_packet);
+            self.is_for_injected = is_injected;
+        }
     }
 
     /// `layerData`, and the layout of its packet.
