@@ -13,6 +13,7 @@ mod order;
 mod package;
 mod pester;
 mod reg;
+mod run;
 mod sanitize;
 mod scan;
 mod test;
@@ -51,6 +52,8 @@ enum Lab {
     Scan(scan::Arguments),
     /// Read and change the driver's registry values while `up` runs
     Reg(reg::Arguments),
+    /// Run any WFP driver: load it, put it under traffic, check it, unload it
+    Run(run::Arguments),
     /// Fuzz the driver's source, built natively with AddressSanitizer
     Fuzz(fuzz::Arguments),
     /// Run the native tests with AddressSanitizer and with ThreadSanitizer
@@ -109,6 +112,7 @@ fn command(lab: &Lab) -> Result<bool> {
         Lab::Test(arguments) => test::run(arguments),
         Lab::Scan(arguments) => scan::run(arguments),
         Lab::Reg(arguments) => reg::run(arguments),
+        Lab::Run(arguments) => run::run(arguments),
         Lab::Fuzz(arguments) => fuzz::run(arguments),
         Lab::Sanitize(arguments) => sanitize::run(arguments),
         Lab::Coverage => coverage::run(),

@@ -78,7 +78,7 @@ impl Arguments {
         let pcap = self.pcap.iter().map(|path| (path.clone(), Mode::Whole));
         let events = self.events_file().map(|path| (path.to_owned(), Mode::Stream));
         Ok(Job {
-            inputs: self.state.clone().into_iter().collect(),
+            inputs: self.state.iter().chain(&job.inputs).cloned().collect(),
             outputs: pcap.chain(events).collect(),
             ..job
         })
@@ -91,7 +91,9 @@ impl Arguments {
             listen => listen.to_vec(),
         };
         let values = self.driver.values(&self.set)?;
-        let mut plan = Plan { values, listen, datagrams: self.udp.clone(), ..Plan::default() };
+        let registry = self.driver.registry()?;
+        let datagrams = self.udp.clone();
+        let mut plan = Plan { values, registry, listen, datagrams, ..Plan::default() };
         for variant in &self.variant {
             variant.turn(&mut plan);
         }

@@ -171,6 +171,21 @@ impl Kernel {
         Ok(report)
     }
 
+    /// Whether a driver is loaded that has a `DriverUnload` routine. Windows cannot
+    /// unload one without.
+    pub fn can_unload(&self) -> bool {
+        let loaded = self.loaded();
+        loaded.as_ref().is_some_and(|loaded| {
+            let object: DRIVER_OBJECT = loaded.memory.get(loaded.memory.start());
+            object.DriverUnload != 0
+        })
+    }
+
+    /// The number of open files of drivers' devices.
+    pub fn open_files(&self) -> usize {
+        self.objects().files.len()
+    }
+
     /// What the driver has not released so far.
     pub fn leak_report(&self) -> LeakReport {
         let objects = self.objects();

@@ -121,6 +121,11 @@ impl Slot {
         Self { key, id, state: RwLock::new(None), left: Bell::default() }
     }
 
+    /// The `FWP_CALLOUT_FLAG_*` of the registration; `None` if there is none.
+    pub(super) fn flags(&self) -> Option<u32> {
+        read(&self.state).as_ref().map(|registration| registration.flags)
+    }
+
     /// `FwpsCalloutRegister`.
     pub(super) fn register(
         &self,

@@ -1,0 +1,189 @@
+//! The part of `cargo lab run` in the driver's process: a host with the driver.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use machine::Machine;
+use machine::wire::{Family, Network};
+use serde::{Deserialize, Serialize};
+
+use super::{Verdict, report, show};
+use crate::flows::Watched;
+use crate::programs::Programs;
+use crate::report::Page;
+use crate::sandbox::inner;
+use crate::trace::{Account, Limits};
+use crate::world::{Hosted, Plan, apart};
+
+/// What the outer process asks.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Question {
+    /// Did the driver start, and what has it registered? Answer: [`Told`].
+    Shown,
+    /// Does the machine run, and does no program ask for the end? Answer: a bool.
+    Runs,
+    /// Write the page of layers. Answer: nothing.
+    Page(PathBuf),
+    /// End the connections of programs, unload, and report. Answer: [`Told`].
+    Unload,
+    /// The rest of the text. Answer: [`Told`].
+    More,
+}
+
+/// A part of a text, and a verdict.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Told {
+    /// The text.
+    pub text: String,
+    /// Whether there is more of it.
+    pub more: bool,
+    /// How it stands with the driver.
+    pub verdict: Verdict,
+}
+
+/// Most bytes of a part; an answer has a limit.
+const PART: usize = 16 << 10;
+
+/// How long the connections of programs may take to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Inside {
+    /// The host with the machine; the machine alone if the driver does not run.
+    world: World,
+    programs: Option<Programs>,
+    text: String,
+    verdict: Verdict,
+    service: String,
+}
+
+enum World {
+    Hosted(Box<Hosted>),
+    Alone(Box<Machine>),
+}
+
+impl World {
+    fn machine(&mut self) -> &mut Machine {
+        match self {
+            Self::Hosted(hosted) => &mut hosted.machine,
+            Self::Alone(machine) => machine,
+        }
+    }
+}
+
+/// Plays it, until nothing more is asked. `has_programs`: programs may reach the
+/// driver's devices.
+///
+/// # Errors
+/// If the host does not start, or the outer process is gone.
+pub fn run(plan: &Plan<'_>, has_programs: bool) -> Result<bool> {
+    let sys = plan.driver.context("a driver")?;
+    let mut machine = Plan { driver: None, ..plan.clone() }.machine()?;
+    let others = machine.engine().inventory();
+    let wire = inner::wire(&Network::default().interface)?;
+    let mut inside = match machine.start(sys) {
+        Err(error) => {
+            let verdict = Verdict::of_start(&error, machine.kernel());
+            let text = report::text(machine.kernel());
+            let service = plan.service.0.to_owned();
+            Inside { world: World::Alone(Box::new(machine)), programs: None, text, verdict, service }
+        }
+        Ok(()) => {
+            let mut text = String::new();
+            for missing in machine.missing() {
+                text += &format!("not modelled, and reported when it is called: {missing}\n");
+            }
+            let own = machine.engine().inventory().without(&others);
+            text += &show::objects(machine.engine(), &own);
+            text += &show::devices(&machine.kernel().devices());
+            let world = World::Hosted(Box::new(plan.host(machine, wire)?));
+            let service = plan.service.0.to_owned();
+            Inside { world, programs: None, text, verdict: Verdict::Well, service }
+        }
+    };
+    if has_programs && inside.verdict == Verdict::Well {
+        let kernel = Arc::clone(inside.world.machine().kernel());
+        inside.programs = Some(Programs::start(kernel, inner::programs()?)?);
+    }
+    apart::serve(|question| inside.answer(question))?;
+    let well = inside.verdict == Verdict::Well;
+    if let World::Hosted(hosted) = inside.world {
+        hosted.host.stop()?;
+    }
+    Ok(well)
+}
+
+impl Inside {
+    fn answer(&mut self, question: Question) -> Result<serde_json::Value> {
+        Ok(match question {
+            Question::Shown | Question::More => serde_json::to_value(self.part())?,
+            Question::Runs => {
+                let is_over = self.programs.as_ref().is_some_and(Programs::want_the_end);
+                let has_stopped = self.world.machine().kernel().stopped().is_some();
+                serde_json::to_value(!is_over && !has_stopped)?
+            }
+            Question::Page(path) => {
+                self.write_page(&path)?;
+                serde_json::Value::Null
+            }
+            Question::Unload => {
+                self.unload();
+                serde_json::to_value(self.part())?
+            }
+        })
+    }
+
+    /// The next part of the text.
+    fn part(&mut self) -> Told {
+        let mut end = PART.min(self.text.len());
+        while !self.text.is_char_boundary(end) {
+            end -= 1;
+        }
+        let rest = self.text.split_off(end);
+        let text = std::mem::replace(&mut self.text, rest);
+        Told { text, more: !self.text.is_empty(), verdict: self.verdict.clone() }
+    }
+
+    fn unload(&mut self) {
+        let held = self.programs.take().and_then(|programs| programs.end(PATIENCE));
+        let World::Hosted(hosted) = &mut self.world else { return };
+        let machine = &mut hosted.machine;
+        let kernel = Arc::clone(machine.kernel());
+        self.verdict = match held {
+            _ if kernel.stopped().is_some() => Verdict::of(&kernel),
+            Some(held) => Verdict::Stays(held),
+            None if !kernel.can_unload() => Verdict::Stays("it has no unload routine".to_owned()),
+            None => {
+                // What stopped the machine, and what was left, is in the kernel.
+                let _left = machine.stop();
+                Verdict::of(&kernel)
+            }
+        };
+        self.text = report::text(&kernel);
+        for line in kernel.log_lines() {
+            self.text += &format!("log: {}\n", crate::printable::printable(&line));
+        }
+    }
+
+    /// Writes a page of all events, as `cargo lab trace` does for a capture.
+    fn write_page(&self, path: &std::path::Path) -> Result<()> {
+        let World::Hosted(hosted) = &self.world else { return Ok(()) };
+        let log = hosted.host.report()?.log;
+        let length = log.records().last().map_or(Duration::ZERO, |record| record.at);
+        let watched = Watched::of(hosted.machine.engine());
+        let mut account = Account::new(watched, false, Limits::default(), length);
+        for record in log.records() {
+            // The page shows the comparison with the documents.
+            let _ = account.note(record);
+        }
+        let hosts = Family::BOTH.map(|family| hosted.network.host_address(family).to_string());
+        let facts = vec![
+            ("host", hosts.join(", ")),
+            ("events", account.records.to_string()),
+            ("blocked", account.silenced.to_string()),
+        ];
+        let title = format!("cargo lab run {}", self.service);
+        Page::new(&title, facts, &account, &[]).of_driver(&self.service).write_to(path)
+    }
+}
