@@ -40,6 +40,8 @@ impl Filter for Moving {
             *handle = handle.map(|handle| handle | self.endpoints << 32);
         }
         self.classifies.fetch_add(1, Ordering::Relaxed);
+        // Where no filter calls the driver, nothing else lets the other threads run.
+        schedule::note("a classify", processor.into());
         let level = self.kernel.options().classify_irql;
         let request = Request { metadata: &metadata, ..*request };
         self.kernel.on_processor(processor, level, |_| self.engine.classify(&request))
