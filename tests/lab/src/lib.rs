@@ -15,6 +15,7 @@
 //! | [`policy`] | the driver's values, and which of them are in force |
 //! | [`remote_registry`] | the driver's values from another process, while a host is up |
 //! | [`anydriver`] | any driver in the lab: what it registers, and what was wrong with its run |
+//! | [`divert`] | a handle of WinDivert, as its library opens one |
 //! | [`programs`] | programs outside that open devices of a loaded driver |
 //! | [`registry_file`] | what `reg export` writes, for the keys of a service |
 //! | [`counters`] | the driver's own counters |
@@ -35,6 +36,7 @@ pub mod bench;
 pub mod commands;
 pub mod conformance;
 pub mod counters;
+pub mod divert;
 pub mod explain;
 pub mod flows;
 pub mod hushport;

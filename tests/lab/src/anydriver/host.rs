@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use machine::Machine;
+use machine::nt::Kernel;
 use machine::wire::{Family, Network};
 use serde::{Deserialize, Serialize};
 
 use super::{Verdict, report, show};
 use crate::flows::Watched;
-use crate::programs::Programs;
 use crate::report::Page;
 use crate::sandbox::inner;
 use crate::trace::{Account, Limits};
@@ -49,10 +49,19 @@ const PART: usize = 16 << 10;
 /// How long the connections of programs may take to end.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// What uses the driver's devices meanwhile, in the driver's process.
+pub trait Companion {
+    /// Whether the run should end.
+    fn wants_the_end(&self) -> bool;
+
+    /// Closes everything. Returns what does not close in time.
+    fn end(self: Box<Self>, patience: Duration) -> Option<String>;
+}
+
 struct Inside {
     /// The host with the machine; the machine alone if the driver does not run.
     world: World,
-    programs: Option<Programs>,
+    companion: Option<Box<dyn Companion>>,
     text: String,
     verdict: Verdict,
     service: String,
@@ -72,12 +81,14 @@ impl World {
     }
 }
 
-/// Plays it, until nothing more is asked. `has_programs`: programs may reach the
-/// driver's devices.
+/// Plays it, until nothing more is asked. `companion` begins when the driver runs.
 ///
 /// # Errors
 /// If the host does not start, or the outer process is gone.
-pub fn run(plan: &Plan<'_>, has_programs: bool) -> Result<bool> {
+pub fn run(
+    plan: &Plan<'_>,
+    companion: impl FnOnce(Arc<Kernel>) -> Result<Option<Box<dyn Companion>>>,
+) -> Result<bool> {
     let sys = plan.driver.context("a driver")?;
     let mut machine = Plan { driver: None, ..plan.clone() }.machine()?;
     let others = machine.engine().inventory();
@@ -87,7 +98,7 @@ pub fn run(plan: &Plan<'_>, has_programs: bool) -> Result<bool> {
             let verdict = Verdict::of_start(&error, machine.kernel());
             let text = report::text(machine.kernel());
             let service = plan.service.0.to_owned();
-            Inside { world: World::Alone(Box::new(machine)), programs: None, text, verdict, service }
+            Inside { world: World::Alone(Box::new(machine)), companion: None, text, verdict, service }
         }
         Ok(()) => {
             let mut text = String::new();
@@ -99,12 +110,11 @@ pub fn run(plan: &Plan<'_>, has_programs: bool) -> Result<bool> {
             text += &show::devices(&machine.kernel().devices());
             let world = World::Hosted(Box::new(plan.host(machine, wire)?));
             let service = plan.service.0.to_owned();
-            Inside { world, programs: None, text, verdict: Verdict::Well, service }
+            Inside { world, companion: None, text, verdict: Verdict::Well, service }
         }
     };
-    if has_programs && inside.verdict == Verdict::Well {
-        let kernel = Arc::clone(inside.world.machine().kernel());
-        inside.programs = Some(Programs::start(kernel, inner::programs()?)?);
+    if inside.verdict == Verdict::Well {
+        inside.companion = companion(Arc::clone(inside.world.machine().kernel()))?;
     }
     apart::serve(|question| inside.answer(question))?;
     let well = inside.verdict == Verdict::Well;
@@ -119,7 +129,7 @@ impl Inside {
         Ok(match question {
             Question::Shown | Question::More => serde_json::to_value(self.part())?,
             Question::Runs => {
-                let is_over = self.programs.as_ref().is_some_and(Programs::want_the_end);
+                let is_over = self.companion.as_ref().is_some_and(|one| one.wants_the_end());
                 let has_stopped = self.world.machine().kernel().stopped().is_some();
                 serde_json::to_value(!is_over && !has_stopped)?
             }
@@ -146,7 +156,7 @@ impl Inside {
     }
 
     fn unload(&mut self) {
-        let held = self.programs.take().and_then(|programs| programs.end(PATIENCE));
+        let held = self.companion.take().and_then(|companion| companion.end(PATIENCE));
         let World::Hosted(hosted) = &mut self.world else { return };
         let machine = &mut hosted.machine;
         let kernel = Arc::clone(machine.kernel());
@@ -155,6 +165,9 @@ impl Inside {
             Some(held) => Verdict::Stays(held),
             None if !kernel.can_unload() => Verdict::Stays("it has no unload routine".to_owned()),
             None => {
+                // What a close has left to the driver's worker ends first, as it does on
+                // a machine that is not in such a hurry.
+                kernel.work().drain(PATIENCE);
                 // What stopped the machine, and what was left, is in the kernel.
                 let _left = machine.stop();
                 Verdict::of(&kernel)

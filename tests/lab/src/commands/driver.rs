@@ -57,12 +57,25 @@ pub struct How {
     /// Its symbols [default: the file with the extension .pdb beside it]
     #[arg(long, value_name = "FILE.pdb", requires = "driver")]
     pdb: Option<PathBuf>,
+    #[command(flatten)]
+    limits: Limits,
+}
+
+/// How a driver is kept from doing harm.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Limits {
     /// Run such a driver even where this machine lacks walls of the sandbox
-    #[arg(long, requires = "driver")]
+    #[arg(long)]
     without_box: bool,
     /// The most seconds that the driver may run without a call or a return
     #[arg(long, value_name = "SECONDS", default_value_t = HANG_LIMIT.as_secs())]
     hang_limit: u64,
+}
+
+impl From<Limits> for How {
+    fn from(limits: Limits) -> Self {
+        Self { service: None, registry: None, pdb: None, limits }
+    }
 }
 
 impl Arguments {
@@ -86,8 +99,8 @@ impl Arguments {
         }
         Ok(Job {
             is_foreign: self.driver.is_some(),
-            without_box: self.how.without_box,
-            hang_limit: Duration::from_secs(self.how.hang_limit),
+            without_box: self.how.limits.without_box,
+            hang_limit: Duration::from_secs(self.how.limits.hang_limit),
             symbols: self.how.pdb.clone(),
             inputs: self.how.registry.iter().cloned().collect(),
             ..Job::of(sys)

@@ -4,6 +4,7 @@ mod bench;
 mod conformance;
 mod coverage;
 mod demo;
+mod divert;
 mod driver;
 mod explain;
 mod faults;
@@ -42,6 +43,8 @@ enum Lab {
     /// Scan a host without and with the driver, and print the layers of each
     /// connection beside the documented order
     Demo(demo::Arguments),
+    /// Open a handle of WinDivert: print packets, send them back, drop some
+    Divert(divert::Arguments),
     /// Say who decides on a machine, from what `netsh wfp show state` wrote there
     Explain(explain::Arguments),
     /// Make every allocation and every kernel call of the driver fail in turn
@@ -107,6 +110,7 @@ fn command(lab: &Lab) -> Result<bool> {
         Lab::Bench(arguments) => bench::run(arguments),
         Lab::Conformance(arguments) => apart(|| arguments.job(), || Nothing, || conformance::run(arguments)),
         Lab::Demo(arguments) => demo::run(arguments),
+        Lab::Divert(arguments) => divert::run(arguments),
         Lab::Explain(arguments) => explain::run(arguments),
         Lab::Faults(arguments) => apart(|| arguments.job(), || Nothing, || faults::run(arguments)),
         Lab::Test(arguments) => test::run(arguments),

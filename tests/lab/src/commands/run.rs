@@ -13,12 +13,13 @@ use anyhow::{Context, Result};
 use machine::host::Application;
 use machine::image::PeFile;
 use machine::sweep::Variant;
-use machine::wire::Family;
+use machine::wire::{Family, Named};
 
-use super::{as_root, driver, faults};
-use crate::anydriver::host::{self, Question, Told};
+use super::{as_root, driver, faults, up};
+use crate::anydriver::host::{self, Companion, Question, Told};
 use crate::anydriver::{Verdict, seeded};
 use crate::policy::Assignment;
+use crate::programs::Programs;
 use crate::programs::server::Server;
 use crate::sandbox::{self, Job, Mode, Nothing, inner};
 use crate::scan;
@@ -79,15 +80,16 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         service: Service(&service),
         values: driver.values(&arguments.set)?,
         registry: driver.registry()?,
-        listen: vec![(HTTP, Application::Http), (ECHO, Application::Echo)],
-        datagrams: vec![ECHO],
-        ..Plan::default()
+        ..served()
     };
     plan.machine.processors = arguments.processors;
     let sys = driver.sys()?;
     match inner::task() {
         None => outside(arguments, &driver, &plan),
-        Some(HOST) => host::run(&Plan { driver: Some(sys), ..plan }, arguments.socket.is_some()),
+        Some(HOST) => host::run(&Plan { driver: Some(sys), ..plan }, |kernel| {
+            let programs = arguments.socket.as_ref().map(|_| Programs::start(kernel, inner::programs()?));
+            Ok(programs.transpose()?.map(|programs| Box::new(programs) as Box<dyn Companion>))
+        }),
         Some(SEEDED) => Ok(seeded::play(&plan, sys, arguments.seed.unwrap_or_default())? == Verdict::Well),
         Some(FAULTS) => {
             let file = PeFile::read(sys).with_context(|| format!("cannot read {}", sys.display()))?;
@@ -95,6 +97,12 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         }
         Some(other) => anyhow::bail!("there is no part {other}"),
     }
+}
+
+/// A host with a page and an echo.
+pub fn served() -> Plan<'static> {
+    let listen = vec![(HTTP, Application::Http), (ECHO, Application::Echo)];
+    Plan { listen, datagrams: vec![ECHO], ..Plan::default() }
 }
 
 /// What a part of the command came to.
@@ -148,6 +156,15 @@ fn on_a_host(arguments: &Arguments, job: Job) -> Result<Part> {
     let mut world = Apart::start(Job { outputs: page, programs, ..job }, HOST)?;
     let played = play(arguments, &mut world);
     drop(server);
+    let (verdict, is_well) = judged(world, played)?;
+    Ok(Part { what: "", is_well, verdict })
+}
+
+/// Ends a world. Returns the verdict in words, and whether all was well.
+///
+/// # Errors
+/// The one of the play, if the driver's process has no fault.
+pub fn judged(world: Apart, played: Result<Verdict>) -> Result<(String, bool)> {
     let ended = world.end()?;
     ended.tell();
     let verdict = match (played, &ended.faults[..]) {
@@ -155,7 +172,7 @@ fn on_a_host(arguments: &Arguments, job: Job) -> Result<Part> {
         (_, [first, ..]) => format!("the driver's process failed: {}", sandbox::shown(first)),
         (Err(error), []) => return Err(error),
     };
-    Ok(Part { what: "", is_well: ended.holds(), verdict })
+    Ok((verdict, ended.holds()))
 }
 
 fn play(arguments: &Arguments, world: &mut Apart) -> Result<Verdict> {
@@ -174,7 +191,9 @@ fn play(arguments: &Arguments, world: &mut Apart) -> Result<Verdict> {
         }
     }
     if let Some(path) = &arguments.socket {
-        serve(world, path)?;
+        let _named = announce(world);
+        println!("socket   {}", path.display());
+        until_the_end(world)?;
     }
     if let Some(path) = &arguments.trace {
         world
@@ -187,7 +206,7 @@ fn play(arguments: &Arguments, world: &mut Apart) -> Result<Verdict> {
 }
 
 /// Prints what the driver's process tells. Returns its verdict.
-fn told(world: &mut Apart, question: &Question) -> Result<Verdict> {
+pub fn told(world: &mut Apart, question: &Question) -> Result<Verdict> {
     let mut part: Told = world.ask(question)?;
     loop {
         print!("{}", sandbox::shown(&part.text));
@@ -198,18 +217,28 @@ fn told(world: &mut Apart, question: &Question) -> Result<Verdict> {
     }
 }
 
-/// Waits until Ctrl-C, until a program asks for the end, or until the machine stops.
-fn serve(world: &mut Apart, path: &std::path::Path) -> Result<()> {
+/// Waits until Ctrl-C, until the driver's process asks for the end, or until the
+/// machine stops.
+pub fn until_the_end(world: &mut Apart) -> Result<()> {
     const LOOK: Duration = Duration::from_millis(100);
     let over = Arc::new(AtomicBool::new(false));
     let end = Arc::clone(&over);
     ctrlc::set_handler(move || end.store(true, Ordering::SeqCst))?;
-    println!("socket   {}\nCtrl-C ends it.", path.display());
+    println!("Ctrl-C ends it.");
     std::io::stdout().flush()?;
     while !over.load(Ordering::SeqCst) && world.ask(&Question::Runs)? {
         std::thread::sleep(LOOK);
     }
     Ok(())
+}
+
+/// Says how to reach the host. Its network has a name until the result is dropped.
+pub fn announce(world: &Apart) -> Option<Named> {
+    let named = Named::attach(up::NAME, world.namespace());
+    let enter = up::enter(world.namespace(), named.as_ref());
+    let [v4, v6] = Family::BOTH.map(|family| world.network().host_address(family));
+    println!("host     {v4}, {v6}\nreach it with\n  {enter} curl http://{v4}/");
+    named
 }
 
 /// A page over TCP and an echo over UDP, in words.
@@ -258,7 +287,7 @@ fn scanned(world: &Apart, family: Family) -> Result<String> {
 }
 
 /// How curl ended, in words.
-fn fetched(world: &Apart, family: Family) -> Result<String> {
+pub fn fetched(world: &Apart, family: Family) -> Result<String> {
     let url = format!("http://{}/", SocketAddr::new(world.network().host_address(family), HTTP));
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--max-time", "5", "--write-out", " %{http_code}", &url]);

@@ -64,7 +64,8 @@ pub struct Arguments {
     events: Option<std::path::PathBuf>,
 }
 
-const NAME: &str = "hushport";
+/// The name of the network, for `ip netns`.
+pub const NAME: &str = "hushport";
 
 impl Arguments {
     /// The path of `--events`, unless that is the terminal.
@@ -256,7 +257,7 @@ fn announce(plan: &Plan<'_>, driver: Option<&Path>, network: &Network, enter: &s
 }
 
 /// The prefix that makes a command run in the host's network.
-fn enter(namespace: &Namespace, named: Option<&Named>) -> String {
+pub fn enter(namespace: &Namespace, named: Option<&Named>) -> String {
     match named {
         Some(named) => format!("ip netns exec {}", named.name()),
         // If `ip netns` cannot name the namespace, it is entered through this

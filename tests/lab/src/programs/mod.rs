@@ -29,6 +29,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use machine::nt::Kernel;
 
+use crate::anydriver::host::Companion;
 use process::{Process, Shared};
 use protocol::{Asked, Reply};
 use stream::{Message, Packed};
@@ -116,14 +117,14 @@ impl Programs {
         std::thread::Builder::new().name("programs".to_owned()).spawn(listen)?;
         Ok(())
     }
+}
 
-    /// Whether a program asked for the end of the run.
-    pub fn want_the_end(&self) -> bool {
+impl Companion for Programs {
+    fn wants_the_end(&self) -> bool {
         self.shared.is_over.load(Ordering::SeqCst)
     }
 
-    /// Ends every process. Returns what does not end in time.
-    pub fn end(self, patience: Duration) -> Option<String> {
+    fn end(self: Box<Self>, patience: Duration) -> Option<String> {
         self.over.store(true, Ordering::SeqCst);
         let all = std::mem::take(&mut *lock(&self.processes));
         let named: Vec<_> = all.values().map(Arc::clone).collect();
