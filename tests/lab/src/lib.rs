@@ -20,7 +20,7 @@
 //! | [`registry_file`] | what `reg export` writes, for the keys of a service |
 //! | [`counters`] | the driver's own counters |
 //! | [`package`] | the driver package: INF, catalog, test signatures |
-//! | [`bench`] | what a classify costs: time, instructions, locks and writes |
+//! | [`mod@bench`] | what a classify costs: time, instructions, locks and writes |
 //! | [`order`] | changes of the documented flows, and what the driver tells of each |
 //! | [`mutate`] | changes of the driver, each of which a test must notice |
 //! | [`trace`] | plays a capture file through the driver |

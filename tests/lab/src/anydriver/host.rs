@@ -54,8 +54,17 @@ pub trait Companion {
     /// Whether the run should end.
     fn wants_the_end(&self) -> bool;
 
-    /// Closes everything. Returns what does not close in time.
-    fn end(self: Box<Self>, patience: Duration) -> Option<String>;
+    /// Closes everything.
+    fn end(self: Box<Self>, patience: Duration) -> Ended;
+}
+
+/// How the end of a [`Companion`] was.
+#[derive(Clone, Debug, Default)]
+pub struct Ended {
+    /// What it has to say, as lines.
+    pub said: String,
+    /// What does not close.
+    pub held: Option<String>,
 }
 
 struct Inside {
@@ -156,7 +165,8 @@ impl Inside {
     }
 
     fn unload(&mut self) {
-        let held = self.companion.take().and_then(|companion| companion.end(PATIENCE));
+        let companion = self.companion.take();
+        let Ended { said, held } = companion.map(|companion| companion.end(PATIENCE)).unwrap_or_default();
         let World::Hosted(hosted) = &mut self.world else { return };
         let machine = &mut hosted.machine;
         let kernel = Arc::clone(machine.kernel());
@@ -173,7 +183,7 @@ impl Inside {
                 Verdict::of(&kernel)
             }
         };
-        self.text = report::text(&kernel);
+        self.text = said + &report::text(&kernel);
         for line in kernel.log_lines() {
             self.text += &format!("log: {}\n", crate::printable::printable(&line));
         }

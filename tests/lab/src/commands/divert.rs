@@ -109,7 +109,7 @@ fn on_a_host(arguments: &Arguments, job: Job) -> Result<String> {
 }
 
 fn play(arguments: &Arguments, world: &mut Apart) -> Result<Verdict> {
-    let verdict = run::told(world, &Question::Shown)?;
+    let verdict = run::told(world, &Question::Shown, false)?;
     if verdict != Verdict::Well {
         return Ok(verdict);
     }
@@ -122,5 +122,5 @@ fn play(arguments: &Arguments, world: &mut Apart) -> Result<Verdict> {
         run::until_the_end(world)?;
     }
     drop(named);
-    run::told(world, &Question::Unload)
+    run::told(world, &Question::Unload, true)
 }

@@ -176,7 +176,7 @@ pub fn judged(world: Apart, played: Result<Verdict>) -> Result<(String, bool)> {
 }
 
 fn play(arguments: &Arguments, world: &mut Apart) -> Result<Verdict> {
-    let verdict = told(world, &Question::Shown)?;
+    let verdict = told(world, &Question::Shown, true)?;
     if verdict != Verdict::Well {
         return Ok(verdict);
     }
@@ -202,14 +202,20 @@ fn play(arguments: &Arguments, world: &mut Apart) -> Result<Verdict> {
         println!("the page is {}", path.display());
     }
     println!("unload");
-    told(world, &Question::Unload)
+    told(world, &Question::Unload, true)
 }
 
-/// Prints what the driver's process tells. Returns its verdict.
-pub fn told(world: &mut Apart, question: &Question) -> Result<Verdict> {
+/// Asks, and prints what the driver's process tells if `is_shown` says so. Returns its
+/// verdict.
+///
+/// # Errors
+/// If the driver's process is gone.
+pub fn told(world: &mut Apart, question: &Question, is_shown: bool) -> Result<Verdict> {
     let mut part: Told = world.ask(question)?;
     loop {
-        print!("{}", sandbox::shown(&part.text));
+        if is_shown || part.verdict != Verdict::Well {
+            print!("{}", sandbox::shown(&part.text));
+        }
         if !part.more {
             return Ok(part.verdict);
         }

@@ -24,7 +24,7 @@ use anyhow::{Context, Result, anyhow};
 use machine::nt::Kernel;
 use machine::wire::{Parsed, TcpFlags, Transport};
 
-use crate::anydriver::host::Companion;
+use crate::anydriver::host::{Companion, Ended};
 pub use address::Layer;
 use device::Handle;
 pub use filter::Wanted;
@@ -82,23 +82,24 @@ impl Companion for Diverting {
         self.thread.is_finished()
     }
 
-    fn end(self: Box<Self>, patience: Duration) -> Option<String> {
+    fn end(self: Box<Self>, patience: Duration) -> Ended {
         self.over.store(true, Ordering::SeqCst);
         let end = Instant::now() + patience;
-        while !self.thread.is_finished() {
-            if Instant::now() > end {
-                return Some("a request of WinDivert's handle does not end".to_owned());
-            }
+        while !self.thread.is_finished() && Instant::now() < end {
             std::thread::sleep(Duration::from_millis(1));
         }
         let [received, sent, dropped] = [&self.counts.received, &self.counts.sent, &self.counts.dropped]
             .map(|count| count.load(Ordering::SeqCst));
-        println!("received {received}, sent back {sent}, dropped {dropped}");
-        match self.thread.join() {
+        let said = format!("received {received}, sent back {sent}, dropped {dropped}\n");
+        if !self.thread.is_finished() {
+            return Ended { said, held: Some("a request of WinDivert's handle does not end".to_owned()) };
+        }
+        let held = match self.thread.join() {
             Ok(Ok(())) => None,
             Ok(Err(error)) => Some(format!("{error:#}")),
             Err(_) => Some("the thread of WinDivert's handle panicked".to_owned()),
-        }
+        };
+        Ended { said, held }
     }
 }
 

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use machine::nt::Kernel;
 
-use crate::anydriver::host::Companion;
+use crate::anydriver::host::{Companion, Ended};
 use process::{Process, Shared};
 use protocol::{Asked, Reply};
 use stream::{Message, Packed};
@@ -124,7 +124,14 @@ impl Companion for Programs {
         self.shared.is_over.load(Ordering::SeqCst)
     }
 
-    fn end(self: Box<Self>, patience: Duration) -> Option<String> {
+    fn end(self: Box<Self>, patience: Duration) -> Ended {
+        Ended { held: self.end_all(patience), ..Ended::default() }
+    }
+}
+
+impl Programs {
+    /// Ends every process. Returns what does not end in time.
+    fn end_all(self, patience: Duration) -> Option<String> {
         self.over.store(true, Ordering::SeqCst);
         let all = std::mem::take(&mut *lock(&self.processes));
         let named: Vec<_> = all.values().map(Arc::clone).collect();
