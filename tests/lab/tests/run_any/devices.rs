@@ -107,8 +107,8 @@ fn code(function: u32) -> u32 {
 /// The blocks of a language in docs/DRIVERS.md.
 fn blocks(language: &str) -> Vec<String> {
     let text = std::fs::read_to_string(setup::root().join("docs/DRIVERS.md")).unwrap();
-    let blocks = text.split(&format!("```{language}\n")).skip(1);
-    blocks.map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
+    let begin = format!("```{language}\n");
+    text.split(&begin).skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect()
 }
 
 #[test]
