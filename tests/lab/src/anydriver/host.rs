@@ -98,42 +98,57 @@ pub fn run(
     plan: &Plan<'_>,
     companion: impl FnOnce(Arc<Kernel>) -> Result<Option<Box<dyn Companion>>>,
 ) -> Result<bool> {
-    let sys = plan.driver.context("a driver")?;
-    let mut machine = Plan { driver: None, ..plan.clone() }.machine()?;
-    let others = machine.engine().inventory();
-    let wire = inner::wire(&Network::default().interface)?;
-    let mut inside = match machine.start(sys) {
-        Err(error) => {
-            let verdict = Verdict::of_start(&error, machine.kernel());
-            let text = report::text(machine.kernel());
-            let service = plan.service.0.to_owned();
-            Inside { world: World::Alone(Box::new(machine)), companion: None, text, verdict, service }
+    let mut companion = Some(companion);
+    let mut inside = None;
+    // The driver starts with the first question: whoever asks tells how a start ended
+    // that does not come back.
+    apart::serve(|question| {
+        if let Some(companion) = companion.take() {
+            inside = Some(Inside::start(plan, companion)?);
         }
-        Ok(()) => {
-            let mut text = String::new();
-            for missing in machine.missing() {
-                text += &format!("not modelled, and reported when it is called: {missing}\n");
-            }
-            let own = machine.engine().inventory().without(&others);
-            text += &show::objects(machine.engine(), &own);
-            text += &show::devices(&machine.kernel().devices());
-            let world = World::Hosted(Box::new(plan.host(machine, wire)?));
-            let service = plan.service.0.to_owned();
-            Inside { world, companion: None, text, verdict: Verdict::Well, service }
-        }
-    };
-    if inside.verdict == Verdict::Well {
-        inside.companion = companion(Arc::clone(inside.world.machine().kernel()))?;
-    }
-    apart::serve(|question| inside.answer(question))?;
-    let well = inside.verdict == Verdict::Well;
+        inside.as_mut().context("the host has not started")?.answer(question)
+    })?;
+    let Some(inside) = inside else { return Ok(false) };
     if let World::Hosted(hosted) = inside.world {
         hosted.host.stop()?;
     }
-    Ok(well)
+    Ok(inside.verdict == Verdict::Well)
 }
 
 impl Inside {
+    fn start(
+        plan: &Plan<'_>,
+        companion: impl FnOnce(Arc<Kernel>) -> Result<Option<Box<dyn Companion>>>,
+    ) -> Result<Self> {
+        let sys = plan.driver.context("a driver")?;
+        let mut machine = Plan { driver: None, ..plan.clone() }.machine()?;
+        let others = machine.engine().inventory();
+        let wire = inner::wire(&Network::default().interface)?;
+        let service = plan.service.0.to_owned();
+        if let Err(error) = machine.start(sys) {
+            let verdict = Verdict::of_start(&error, machine.kernel());
+            let text = report::text(machine.kernel());
+            return Ok(Self {
+                world: World::Alone(Box::new(machine)),
+                companion: None,
+                text,
+                verdict,
+                service,
+            });
+        }
+        let missing = machine.missing().iter();
+        let missing =
+            missing.map(|function| format!("not modelled, and reported when it is called: {function}\n"));
+        let mut text: String = missing.collect();
+        let own = machine.engine().inventory().without(&others);
+        text += &show::objects(machine.engine(), &own);
+        text += &show::devices(&machine.kernel().devices());
+        let hosted = plan.host(machine, wire)?;
+        let companion = companion(Arc::clone(hosted.machine.kernel()))?;
+        let world = World::Hosted(Box::new(hosted));
+        Ok(Self { world, companion, text, verdict: Verdict::Well, service })
+    }
+
     fn answer(&mut self, question: Question) -> Result<serde_json::Value> {
         Ok(match question {
             Question::Shown | Question::More => serde_json::to_value(self.part())?,

@@ -54,19 +54,19 @@ fn run(driver: &Path, arguments: &[&str]) -> Outcome {
     Outcome::of(command)
 }
 
-fn compiled(source: &str) -> PathBuf {
+fn compiled(source: &str, arguments: &[&str]) -> PathBuf {
     let source = setup::root().join("tests/lab/tests").join(source);
-    setup::compile(&source, &[]).unwrap_or_else(|error| panic!("{error:#}"))
+    setup::compile(&source, arguments).unwrap_or_else(|error| panic!("{error:#}"))
 }
 
 /// A driver with a device that answers requests.
 fn wdm() -> PathBuf {
-    compiled("foreign/drivers/wdm.rs")
+    compiled("foreign/drivers/wdm.rs", &[])
 }
 
 /// A driver with one bug for each rule. The value `Bug` chooses it.
 fn planted() -> PathBuf {
-    compiled("planted_faults/driver.rs")
+    compiled("planted_faults/driver.rs", &[])
 }
 
 /// The number of a bug in the planted driver: FNV-1a of the rule's name.

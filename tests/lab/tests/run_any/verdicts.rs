@@ -4,7 +4,7 @@ use lab::setup::{self, Target};
 use machine::nt::{Options, parameters_key};
 use machine::{Machine, verifier::rules};
 
-use super::{bug, planted, run, wdm};
+use super::{bug, compiled, planted, run, wdm};
 
 #[test]
 fn a_driver_is_shown_used_and_unloaded() {
@@ -34,7 +34,7 @@ fn callouts_and_filters_are_shown_and_a_page_is_written() {
         "66 registered callouts",
         "INBOUND_TRANSPORT_V4_DISCARD: \"",
         "ALLOW_OFFLOAD",
-        "CALLOUT_TERMINATING",
+        "CALLOUT_UNKNOWN \"hushport ",
         "CALLOUT_INSPECTION",
         "1 sublayer\n",
         "1 provider\n",
@@ -88,15 +88,15 @@ fn values_come_from_a_file_as_reg_export_writes_it() {
     let file = file.to_str().unwrap();
     let key = r"HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Services";
     let text = format!(
-        "Windows Registry Editor Version 5.00\r\n\r\n[{key}\\driver\\Parameters]\r\n\"Bug\"=dword:00000001\r\n\r\n[{key}\\Other]\r\n"
+        "Windows Registry Editor Version 5.00\r\n\r\n[{key}\\driver\\Parameters]\r\n\"Bug\"=dword:{:08x}\r\n\r\n[{key}\\Other]\r\n",
+        bug(rules::POOL_LEAK.id)
     );
     let wide = text.encode_utf16().flat_map(u16::to_le_bytes);
     std::fs::write(file, [0xFF, 0xFE].into_iter().chain(wide).collect::<Vec<u8>>()).unwrap();
-    // The planted driver refuses a number that is no bug's.
     let outcome = run(&planted(), &["--registry", file]);
-    outcome.expect("the driver refused to start: DriverEntry returned STATUS_INVALID_PARAMETER");
+    outcome.expect("leftovers: POOL_LEAK");
     outcome.contains(&[&format!("line 6: [{key}\\Other] is not a key of the service driver")]);
-    // For another service these are others' keys, and the driver starts.
+    // For another service these are others' keys, and the driver has no bug.
     run(&planted(), &["--registry", file, "--service", "planted"]).expect("well");
     std::fs::write(file, text.replace("dword:", "number:")).unwrap();
     let wrong = run(&planted(), &["--registry", file]);
@@ -127,6 +127,16 @@ fn a_file_that_is_no_driver_is_refused() {
     let missing = run(&folder.path().join("missing.sys"), &[]);
     assert!(!missing.succeeded);
     missing.contains(&["cannot read", "missing.sys"]);
+}
+
+#[test]
+fn a_driver_may_refuse_or_stay_or_not_come_back() {
+    let driver = |arguments: &[&str]| compiled("run_any/drivers.rs", arguments);
+    let refused = run(&driver(&["--cfg", "refuses"]), &["--traffic", "--seed", "1", "--faults"]);
+    refused.expect("the driver refused to start: DriverEntry returned STATUS_INSUFFICIENT_RESOURCES");
+    run(&driver(&[]), &[]).expect("the driver cannot be unloaded: it has no unload routine");
+    let spins = run(&driver(&["--cfg", "spins"]), &["--hang-limit", "3"]);
+    spins.expect("the driver's process failed: the driver did not come back for 3 s");
 }
 
 #[test]
