@@ -1,7 +1,6 @@
 //! The socket, in the outer process. It passes lines on, and limits what they take.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
@@ -37,7 +36,7 @@ pub struct Server {
 
 struct Shared {
     /// To the driver's process.
-    requests: Mutex<File>,
+    requests: Mutex<UnixStream>,
     clients: Mutex<BTreeMap<u64, Client>>,
     over: AtomicBool,
 }
@@ -59,7 +58,6 @@ impl Server {
         let path = std::path::absolute(path)?;
         let listener = listen(&path).with_context(|| format!("--socket {}", path.display()))?;
         let (ours, theirs) = UnixStream::pair()?;
-        let ours = File::from(OwnedFd::from(ours));
         let replies = ours.try_clone()?;
         let shared = Arc::new(Shared {
             requests: Mutex::new(ours),
@@ -81,6 +79,8 @@ impl Drop for Server {
         let _woken = short(&self.path).and_then(|(_folder, short)| UnixStream::connect(short));
         let _gone = std::fs::remove_file(&self.path);
         self.shared.disconnect_all();
+        // The thread that passes replies on ends with the stream.
+        let _closed = lock(&self.shared.requests).shutdown(Shutdown::Both);
     }
 }
 
@@ -227,7 +227,7 @@ fn write(mut stream: UnixStream, replies: &Receiver<Vec<u8>>, unread: &AtomicUsi
 
 /// Passes replies to the programs, until the driver's process ends. What that process
 /// says is passed on as it is: a program must not trust it more than the driver.
-fn route(replies: File, shared: &Shared) {
+fn route(replies: UnixStream, shared: &Shared) {
     let mut lines = BufReader::new(replies);
     while let Ok(Some(Packed { client, message: Message::Text(text) })) = stream::read(&mut lines) {
         if let Some(known) = lock(&shared.clients).get(&client) {
@@ -243,6 +243,8 @@ fn route(replies: File, shared: &Shared) {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     /// Answers each line with itself, as the driver's process would with a reply.
