@@ -84,7 +84,7 @@ pub struct Scan {
     /// The techniques that it has used.
     pub techniques: Techniques,
     /// An estimate of the ports that it met. The error is a tenth up to 64 ports and
-    /// a fifth up to 200. At most the [`estimate`] of a full bitmap.
+    /// a fifth up to 200. At most the estimate of a full bitmap.
     pub ports: u32,
 }
 

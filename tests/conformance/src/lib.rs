@@ -13,10 +13,10 @@
 //! | module | guarantee |
 //! |---|---|
 //! | `ffi`, `kernel`, `logic` | hushport's own, compiled from `src` |
-//! | [`wrappers`] | SAFE WRAPPERS of this driver: its only hand-written unsafe |
-//! | [`probe`] | which packets are measured, and what callouts do to them |
-//! | [`measure`] | what a callout does: describe, decide |
-//! | [`steps`], [`report`] | what the thread does; what it writes |
+//! | `wrappers` | SAFE WRAPPERS of this driver: its only hand-written unsafe |
+//! | `probe` | which packets are measured, and what callouts do to them |
+//! | `measure` | what a callout does: describe, decide |
+//! | `steps`, `report` | what the thread does; what it writes |
 //!
 //! On other targets than Windows the crate is empty.
 #![cfg_attr(driver, no_std)]

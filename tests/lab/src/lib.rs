@@ -14,9 +14,13 @@
 //! | [`conformance`] | a driver that measures such points, in the lab's worlds; its reports from Windows |
 //! | [`policy`] | the driver's values, and which of them are in force |
 //! | [`remote_registry`] | the driver's values from another process, while a host is up |
+//! | [`anydriver`] | any driver in the lab: what it registers, and what was wrong with its run |
+//! | [`divert`] | a handle of WinDivert, as its library opens one |
+//! | [`programs`] | programs outside that open devices of a loaded driver |
+//! | [`registry_file`] | what `reg export` writes, for the keys of a service |
 //! | [`counters`] | the driver's own counters |
 //! | [`package`] | the driver package: INF, catalog, test signatures |
-//! | [`bench`] | what a classify costs: time, instructions, locks and writes |
+//! | [`mod@bench`] | what a classify costs: time, instructions, locks and writes |
 //! | [`order`] | changes of the documented flows, and what the driver tells of each |
 //! | [`mutate`] | changes of the driver, each of which a test must notice |
 //! | [`trace`] | plays a capture file through the driver |
@@ -27,10 +31,12 @@
 //! | [`suites`] | every test under a time limit |
 //! | [`commands`] | `cargo lab …` |
 
+pub mod anydriver;
 pub mod bench;
 pub mod commands;
 pub mod conformance;
 pub mod counters;
+pub mod divert;
 pub mod explain;
 pub mod flows;
 pub mod hushport;
@@ -39,6 +45,8 @@ pub mod order;
 pub mod package;
 pub mod policy;
 pub mod printable;
+pub mod programs;
+pub mod registry_file;
 pub mod remote_registry;
 pub mod report;
 pub mod sandbox;

@@ -136,7 +136,7 @@ fn serve_alone(path: &Path) -> Result<Flock<File>> {
 /// A path to the socket that fits into a socket address, which holds 108 bytes. It
 /// leads through the descriptor of the folder, which must stay open until the path
 /// was used.
-fn short(path: &Path) -> io::Result<(File, PathBuf)> {
+pub(crate) fn short(path: &Path) -> io::Result<(File, PathBuf)> {
     let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
     let folder = File::open(path.parent().ok_or_else(invalid)?)?;
     let name = path.file_name().ok_or_else(invalid)?;

@@ -113,7 +113,7 @@ impl<'a> Ties<'a> {
         Self { sets, common, check }
     }
 
-    /// IPsec secures packets, see [`SECURED`].
+    /// IPsec secures packets, see `SECURED`.
     pub fn secures(&self) {
         self.common.set(SECURED);
     }

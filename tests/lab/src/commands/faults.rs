@@ -93,16 +93,31 @@ fn processors() -> Option<NonZeroUsize> {
 }
 
 fn all(file: &Arc<PeFile>, arguments: &Arguments) -> Result<bool> {
-    let jobs = arguments.jobs.or_else(processors);
+    sweep(file, &arguments.driver, arguments.variant, arguments.seed, arguments.jobs)
+}
+
+/// Makes every run, prints what is wrong, and the counts. Returns whether the driver
+/// kept its promises.
+///
+/// # Errors
+/// If a file that belongs to the driver cannot be read.
+pub fn sweep(
+    file: &Arc<PeFile>,
+    driver: &driver::Arguments,
+    variant: Variant,
+    seed: u64,
+    jobs: Option<NonZeroUsize>,
+) -> Result<bool> {
+    let jobs = jobs.or_else(processors);
     let begin = Instant::now();
-    let (expected, jobs) = (arguments.driver.expectations(), jobs.map_or(1, NonZeroUsize::get));
-    let sweep = Sweep::of(&*expected, file, arguments.variant, Extent::All, arguments.seed, jobs);
+    let (expected, jobs) = (driver.expectations()?, jobs.map_or(1, NonZeroUsize::get));
+    let sweep = Sweep::of(&*expected, file, variant, Extent::All, seed, jobs);
     for problem in &sweep.undisturbed {
         println!("WRONG without any failure: {problem}");
     }
     for failed in &sweep.failed {
         print!("WRONG: {failed}");
-        println!("    to reproduce: cargo lab faults {}{}", failed.case, arguments.driver.again());
+        println!("    to reproduce: cargo lab faults {}{}", failed.case, driver.again());
     }
     println!("{sweep}, in {:.1} s", begin.elapsed().as_secs_f64());
     println!("* the call did its work and returned the failure status");
@@ -113,7 +128,7 @@ fn one(file: &Arc<PeFile>, arguments: &Arguments, nth: usize, status: Status) ->
     let effect = if arguments.done { Effect::Done } else { Effect::Refused };
     let plan = Plan { nth, mode: arguments.mode, failure: Failure { status, effect }, seed: arguments.seed };
     let case = Case { variant: arguments.variant, bfe: arguments.bfe, plan };
-    let life = Sweep::only(&*arguments.driver.expectations(), file, case);
+    let life = Sweep::only(&*arguments.driver.expectations()?, file, case);
     if life.injected.is_empty() {
         bail!("the driver makes fewer than {nth} calls that can fail");
     }

@@ -4,6 +4,7 @@ mod bench;
 mod conformance;
 mod coverage;
 mod demo;
+mod divert;
 mod driver;
 mod explain;
 mod faults;
@@ -13,6 +14,7 @@ mod order;
 mod package;
 mod pester;
 mod reg;
+mod run;
 mod sanitize;
 mod scan;
 mod test;
@@ -41,6 +43,8 @@ enum Lab {
     /// Scan a host without and with the driver, and print the layers of each
     /// connection beside the documented order
     Demo(demo::Arguments),
+    /// Open a handle of WinDivert: print packets, send them back, drop some
+    Divert(divert::Arguments),
     /// Say who decides on a machine, from what `netsh wfp show state` wrote there
     Explain(explain::Arguments),
     /// Make every allocation and every kernel call of the driver fail in turn
@@ -51,6 +55,8 @@ enum Lab {
     Scan(scan::Arguments),
     /// Read and change the driver's registry values while `up` runs
     Reg(reg::Arguments),
+    /// Run any WFP driver: load it, put it under traffic, check it, unload it
+    Run(run::Arguments),
     /// Fuzz the driver's source, built natively with AddressSanitizer
     Fuzz(fuzz::Arguments),
     /// Run the native tests with AddressSanitizer and with ThreadSanitizer
@@ -104,11 +110,13 @@ fn command(lab: &Lab) -> Result<bool> {
         Lab::Bench(arguments) => bench::run(arguments),
         Lab::Conformance(arguments) => apart(|| arguments.job(), || Nothing, || conformance::run(arguments)),
         Lab::Demo(arguments) => demo::run(arguments),
+        Lab::Divert(arguments) => divert::run(arguments),
         Lab::Explain(arguments) => explain::run(arguments),
         Lab::Faults(arguments) => apart(|| arguments.job(), || Nothing, || faults::run(arguments)),
         Lab::Test(arguments) => test::run(arguments),
         Lab::Scan(arguments) => scan::run(arguments),
         Lab::Reg(arguments) => reg::run(arguments),
+        Lab::Run(arguments) => run::run(arguments),
         Lab::Fuzz(arguments) => fuzz::run(arguments),
         Lab::Sanitize(arguments) => sanitize::run(arguments),
         Lab::Coverage => coverage::run(),

@@ -24,6 +24,7 @@ impl Arguments {
     /// # Errors
     /// If the driver cannot be built.
     pub fn job(&self) -> Result<Job> {
+        self.driver.refuse_registry()?;
         self.driver.job()
     }
 }

@@ -69,6 +69,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         arguments.driver.is_hushport(),
         "the expected results are hushport's; --service must be hushport"
     );
+    arguments.driver.refuse_registry()?;
     arguments.driver.sys()?;
     as_root()?;
     sandbox::drop_privileges()?;

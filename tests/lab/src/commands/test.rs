@@ -55,6 +55,14 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
             bail!("clippy reports problems in the workspace");
         }
     }
+    if all {
+        children.step("the documentation of the workspace");
+        let mut doc = setup::workspace_cargo("doc");
+        doc.args(["--workspace", "--no-deps"]).env("RUSTDOCFLAGS", "--deny warnings");
+        if !children.status(&mut doc)?.success() {
+            bail!("cargo doc reports problems in the workspace");
+        }
+    }
     children.step("build the tests");
     let packages: Vec<&str> = arguments.package.iter().map(String::as_str).collect();
     let programs = suites::chosen(suites::build(&packages, &children)?, &arguments.names);

@@ -63,10 +63,11 @@ impl Arguments {
     /// If a value is refused, or the driver cannot be built.
     pub fn job(&self) -> Result<Job> {
         self.driver.values(&self.set)?;
+        let job = self.driver.job()?;
         Ok(Job {
-            inputs: vec![self.file.clone()],
+            inputs: [&self.file].into_iter().chain(&job.inputs).cloned().collect(),
             outputs: self.html.iter().map(|path| (path.clone(), Mode::Whole)).collect(),
-            ..self.driver.job()?
+            ..job
         })
     }
 
@@ -101,6 +102,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         driver: Some(arguments.driver.sys()?),
         service: Service(&service),
         values: arguments.driver.values(&arguments.set)?,
+        registry: arguments.driver.registry()?,
         ..Plan::default()
     };
     for variant in &arguments.variant {
@@ -137,7 +139,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     }
     if let Some(path) = &arguments.html {
         let title = arguments.file.file_name().unwrap_or_default().to_string_lossy();
-        let page = Page::of_capture(&title, &played, &notes);
+        let page = Page::of_capture(&title, &played, &notes).of_driver(format!("{service}.sys"));
         page.write_to(path).with_context(|| format!("--html {}", path.display()))?;
         eprintln!("lab: the page is {}", printable(&path.display().to_string()));
     }

@@ -64,7 +64,8 @@ pub struct Arguments {
     events: Option<std::path::PathBuf>,
 }
 
-const NAME: &str = "hushport";
+/// The name of the network, for `ip netns`.
+pub const NAME: &str = "hushport";
 
 impl Arguments {
     /// The path of `--events`, unless that is the terminal.
@@ -78,7 +79,7 @@ impl Arguments {
         let pcap = self.pcap.iter().map(|path| (path.clone(), Mode::Whole));
         let events = self.events_file().map(|path| (path.to_owned(), Mode::Stream));
         Ok(Job {
-            inputs: self.state.clone().into_iter().collect(),
+            inputs: self.state.iter().chain(&job.inputs).cloned().collect(),
             outputs: pcap.chain(events).collect(),
             ..job
         })
@@ -91,7 +92,9 @@ impl Arguments {
             listen => listen.to_vec(),
         };
         let values = self.driver.values(&self.set)?;
-        let mut plan = Plan { values, listen, datagrams: self.udp.clone(), ..Plan::default() };
+        let registry = self.driver.registry()?;
+        let datagrams = self.udp.clone();
+        let mut plan = Plan { values, registry, listen, datagrams, ..Plan::default() };
         for variant in &self.variant {
             variant.turn(&mut plan);
         }
@@ -254,7 +257,7 @@ fn announce(plan: &Plan<'_>, driver: Option<&Path>, network: &Network, enter: &s
 }
 
 /// The prefix that makes a command run in the host's network.
-fn enter(namespace: &Namespace, named: Option<&Named>) -> String {
+pub fn enter(namespace: &Namespace, named: Option<&Named>) -> String {
     match named {
         Some(named) => format!("ip netns exec {}", named.name()),
         // If `ip netns` cannot name the namespace, it is entered through this

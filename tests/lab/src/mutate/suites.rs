@@ -230,8 +230,17 @@ mod tests {
 
     /// The programs that test the lab, other drivers or the checkout, so that a change of
     /// the driver means nothing to them.
-    const OTHERS: [&str; 8] =
-        ["checkout", "docs", "foreign", "image", "planted_faults", "sandbox", "time_limits", "wdk"];
+    const OTHERS: [&str; 9] = [
+        "checkout",
+        "docs",
+        "foreign",
+        "image",
+        "planted_faults",
+        "run_any",
+        "sandbox",
+        "time_limits",
+        "wdk",
+    ];
 
     #[test]
     fn each_program_that_runs_the_driver_is_a_suite() {

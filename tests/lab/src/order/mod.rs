@@ -24,6 +24,7 @@ use machine::wire::{Family, Network};
 use machine::{Machine, nt};
 
 use crate::hushport::{self, EVENT_PROVIDER};
+pub use play::play;
 pub use reasons::reason;
 
 /// A change of one step of a documented flow.

@@ -28,6 +28,7 @@ const LINES: usize = 12;
 /// The content of a page.
 pub struct Page<'a> {
     title: &'a str,
+    driver: String,
     facts: Vec<(&'static str, String)>,
     account: &'a Account,
     notes: &'a [String],
@@ -41,7 +42,12 @@ impl<'a> Page<'a> {
         account: &'a Account,
         notes: &'a [String],
     ) -> Self {
-        Self { title, facts, account, notes }
+        Self { title, driver: "hushport.sys".to_owned(), facts, account, notes }
+    }
+
+    /// Names another driver.
+    pub fn of_driver(self, driver: impl Into<String>) -> Self {
+        Self { driver: driver.into(), ..self }
     }
 
     /// A page for a played capture.
@@ -60,7 +66,7 @@ impl<'a> Page<'a> {
     /// The page as HTML.
     pub fn html(&self) -> String {
         let nonce = nonce();
-        let title = escape(self.title);
+        let (title, driver) = (escape(self.title), escape(&self.driver));
         let mut page = format!(
             "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
@@ -69,7 +75,7 @@ impl<'a> Page<'a> {
              style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; base-uri 'none'; form-action 'none'\">\n\
              <title>{title}: hushport</title>\n<style nonce=\"{nonce}\">\n{STYLE}</style>\n</head>\n<body>\n\
              <a class=\"skip\" href=\"#connections\">To the connections</a>\n\
-             <header><h1>{title}</h1><p>The answers of hushport.sys to each packet, layer by layer.</p></header>\n\
+             <header><h1>{title}</h1><p>The answers of {driver} to each packet, layer by layer.</p></header>\n\
              <main>\n"
         );
         self.summary(&mut page);

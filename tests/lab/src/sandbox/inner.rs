@@ -38,6 +38,7 @@ struct Files {
     inputs: BTreeMap<PathBuf, File>,
     outputs: BTreeMap<PathBuf, File>,
     wire: Option<Tun>,
+    programs: Option<File>,
 }
 
 static INNER: OnceLock<Inner> = OnceLock::new();
@@ -81,6 +82,7 @@ fn second_stage(mut builder: Builder) -> Result<()> {
     ensure!(descriptors.len() == start.descriptors(), "descriptors are missing");
     let files = Files::sort(&start, descriptors)?;
     let others = files.outputs.values().map(AsRawFd::as_raw_fd);
+    let others = others.chain(files.programs.as_ref().map(AsRawFd::as_raw_fd));
     let others = others.chain(files.wire.iter().flat_map(Tun::written)).collect();
     builder.second_stage(&filter::Writable { socket: socket.as_raw_fd(), others })?;
     let inner = Inner {
@@ -138,8 +140,10 @@ impl Files {
             paths.iter().cloned().zip(descriptors.by_ref().map(File::from)).collect()
         };
         let (inputs, outputs) = (named(&start.inputs), named(&start.outputs));
-        let wire = descriptors.next().map(|wire| Tun::from_descriptor("", wire)).transpose()?;
-        Ok(Self { inputs, outputs, wire })
+        let wire = start.wire.then(|| descriptors.next()).flatten();
+        let wire = wire.map(|wire| Tun::from_descriptor("", wire)).transpose()?;
+        let programs = start.programs.then(|| descriptors.next()).flatten().map(File::from);
+        Ok(Self { inputs, outputs, wire, programs })
     }
 }
 
@@ -229,6 +233,15 @@ pub fn create(path: &Path) -> io::Result<File> {
 pub fn wire(name: &str) -> Result<Tun> {
     let wire = inner().and_then(|inner| lock(&inner.files).wire.take());
     Ok(wire.context("no TUN device was opened")?.named(name))
+}
+
+/// The stream for the requests of programs; once.
+///
+/// # Errors
+/// If the outer process gave none.
+pub fn programs() -> Result<File> {
+    let programs = inner().and_then(|inner| lock(&inner.files).programs.take());
+    programs.context("no stream for programs was opened")
 }
 
 /// Says that the host runs.

@@ -36,6 +36,8 @@ pub struct Start {
     pub outputs: Vec<PathBuf>,
     /// Whether the host's end of a TUN device follows.
     pub wire: bool,
+    /// Whether a stream for the requests of programs follows.
+    pub programs: bool,
     /// Which part of the command's work it does, for a command that starts several.
     pub task: usize,
 }
@@ -43,7 +45,8 @@ pub struct Start {
 impl Start {
     /// The number of descriptors that belong to it.
     pub fn descriptors(&self) -> usize {
-        self.images.len() + self.inputs.len() + self.outputs.len() + usize::from(self.wire)
+        let files = self.images.len() + self.inputs.len() + self.outputs.len();
+        files + usize::from(self.wire) + usize::from(self.programs)
     }
 }
 

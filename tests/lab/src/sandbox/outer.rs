@@ -33,12 +33,16 @@ pub struct Job {
     pub without_box: bool,
     /// Files that are read whole: drivers. Their symbols are added.
     pub images: Vec<PathBuf>,
+    /// The symbols of the driver, if they are not beside it.
+    pub symbols: Option<PathBuf>,
     /// Other files that it reads.
     pub inputs: Vec<PathBuf>,
     /// Files that it writes, and how.
     pub outputs: Vec<(PathBuf, Mode)>,
     /// The host's end of a TUN device.
     pub wire: Option<OwnedFd>,
+    /// The inner process's end of a stream for the requests of programs.
+    pub programs: Option<OwnedFd>,
     /// Which part of the command's work it does, for a command that starts several.
     pub task: usize,
     /// Whether this process starts no other one after it.
@@ -61,9 +65,11 @@ impl Job {
             is_foreign: false,
             without_box: false,
             images: vec![sys],
+            symbols: None,
             inputs: Vec::new(),
             outputs: Vec::new(),
             wire: None,
+            programs: None,
             task: 0,
             is_last: true,
             hang_limit: HANG_LIMIT,
@@ -162,6 +168,9 @@ pub fn judge(mut job: Job, wish: &mut dyn Wish) -> Result<Verdict> {
     let kept: &[_] = if job.wire.is_some() { &privileges::NETWORK } else { &privileges::ALONE };
     let mut inner = Command::new("/proc/self/exe");
     inner.args(std::env::args_os().skip(1)).env_clear().env(STAGE, "first");
+    // Without this, freeing much memory makes the C library read a file of /proc, which
+    // the filter refuses in the middle of the allocator.
+    inner.env("MALLOC_TRIM_THRESHOLD_", isize::MAX.to_string());
     inner.envs(std::env::var_os(WITHOUT).map(|walls| (WITHOUT, walls)));
     inner.stdin(theirs).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = inner.spawn().context("cannot start the driver's process")?;
@@ -180,6 +189,7 @@ pub fn judge(mut job: Job, wish: &mut dyn Wish) -> Result<Verdict> {
     drop(descriptors);
     drop(opened.descriptors);
     drop(job.wire.take());
+    drop(job.programs.take());
     let mut run = Run {
         socket,
         reader: Reader::default(),
@@ -218,17 +228,21 @@ struct Opened {
 
 impl Opened {
     fn of(job: &mut Job) -> Result<Self> {
+        // Each file under the name by which the inner process finds it.
         let mut images = Vec::new();
         for image in &job.images {
-            let symbols = image.with_extension("pdb");
-            images.push(image.clone());
-            images.extend(symbols.is_file().then_some(symbols));
+            let beside = image.with_extension("pdb");
+            images.push((image.clone(), image.clone()));
+            let given = job.symbols.clone().filter(|_| job.driver.as_ref() == Some(image));
+            let symbols = given.or_else(|| beside.is_file().then(|| beside.clone()));
+            images.extend(symbols.map(|symbols| (beside, symbols)));
         }
         let open = |path: &Path| File::open(path).with_context(|| format!("cannot read {}", path.display()));
         let mut descriptors = Vec::new();
-        for path in images.iter().chain(&job.inputs) {
+        for path in images.iter().map(|(_, file)| file).chain(&job.inputs) {
             descriptors.push(OwnedFd::from(open(path)?));
         }
+        let images = images.into_iter().map(|(name, _)| name).collect();
         let (mut copies, mut whole) = (Vec::new(), Vec::new());
         for (path, mode) in &job.outputs {
             let cannot = || format!("cannot write {}", path.display());
@@ -246,8 +260,8 @@ impl Opened {
             copies.push(copy_file(reader, file, MOST_TEXT));
             descriptors.push(writer.into());
         }
-        if let Some(wire) = &job.wire {
-            descriptors.push(wire.try_clone()?);
+        for descriptor in job.wire.iter().chain(&job.programs) {
+            descriptors.push(descriptor.try_clone()?);
         }
         let start = Start {
             driver: job.driver.clone(),
@@ -255,6 +269,7 @@ impl Opened {
             inputs: job.inputs.clone(),
             outputs: job.outputs.iter().map(|(path, _)| path.clone()).collect(),
             wire: job.wire.is_some(),
+            programs: job.programs.is_some(),
             task: job.task,
         };
         Ok(Self { start, descriptors, copies, whole })

@@ -1,7 +1,7 @@
 //! Installs what the lab needs, and builds the driver.
 //!
 //! All files are under `target/lab`. The machine itself is changed only by `apt-get
-//! install` of the packages in [`packages`], and only as root.
+//! install` of the packages in `packages`, and only as root.
 
 mod checkout;
 mod driver;

@@ -17,6 +17,7 @@ use machine::{host, nt, wfp};
 
 use crate::explain;
 use crate::hushport::SERVICE;
+use crate::registry_file::Changes;
 
 /// The plan of a world.
 #[derive(Clone, Debug, Default)]
@@ -27,6 +28,8 @@ pub struct Plan<'a> {
     pub service: Service<'a>,
     /// The values in the driver's `Parameters` key.
     pub values: Vec<(String, RegistryValue)>,
+    /// The keys of the driver's service that a file gives.
+    pub registry: Changes,
     /// Ports that listen, on both families, and their applications.
     pub listen: Vec<(u16, Application)>,
     /// UDP ports that echo, on both families.
@@ -121,7 +124,8 @@ impl Plan<'_> {
             machine.report_missing_at_call();
         }
         // The INF creates the key, so the driver can watch it from the start.
-        let _nobody_watches = machine.kernel().registry().create_key(&nt::parameters_key(self.service.0));
+        machine.kernel().create_key(&nt::parameters_key(self.service.0));
+        self.registry.apply(machine.kernel());
         for (name, value) in &self.values {
             machine.set_value(name, value.clone());
         }
@@ -179,9 +183,16 @@ impl Plan<'_> {
     /// # Errors
     /// If the driver does not start, or a port cannot be opened.
     pub fn hosted(&self, tun: Tun) -> Result<Hosted> {
+        self.host(self.machine()?, tun)
+    }
+
+    /// Starts the host of a machine on the host's end of a wire.
+    ///
+    /// # Errors
+    /// If a port cannot be opened.
+    pub fn host(&self, machine: Machine, tun: Tun) -> Result<Hosted> {
         let (plan, options) = (self, self.options());
         let network = options.network.clone();
-        let machine = plan.machine()?;
         let recorder = Recorder::new(KEPT_PACKETS);
         let mut filter: Arc<dyn Filter> = Arc::clone(machine.engine()) as _;
         if let Some(disorder) = plan.disorder {

@@ -177,6 +177,12 @@ impl Kernel {
         self.complete_watches(watches, crate::status::Status::SUCCESS)
     }
 
+    /// Creates a registry key and its parents, and completes the driver's watches.
+    pub fn create_key(&self, path: &str) {
+        let watches = self.registry.create_key(path);
+        self.complete_watches(watches, crate::status::Status::SUCCESS);
+    }
+
     /// Deletes a registry key with its subkeys, and completes the driver's watches
     /// of them.
     pub fn delete_key(&self, path: &str) {

@@ -218,6 +218,20 @@ impl Kernel {
         self.drivers.loaded().iter().map(|driver| driver.service().to_owned()).collect()
     }
 
+    /// Whether the driver of a service is loaded and has a `DriverUnload` routine.
+    /// Windows cannot unload one without.
+    pub fn can_unload(&self, service: &str) -> bool {
+        self.loaded_as(service).is_some_and(|driver| {
+            let object: DRIVER_OBJECT = driver.memory.get(driver.memory.start());
+            object.DriverUnload != 0
+        })
+    }
+
+    /// The number of open files of all drivers' devices.
+    pub fn all_open_files(&self) -> usize {
+        self.objects().files.len()
+    }
+
     fn open_files(&self, driver: DriverId) -> usize {
         let objects = self.objects();
         let devices = objects.files.values().filter_map(|device| objects.devices.get(device));

@@ -76,7 +76,7 @@ pub use failing::{Caller, CanFail, Effect, FailCalls, Failure};
 pub use fwp::{MdlMapping, NblLayout};
 pub use guest::{Cause, Direct, Exception, Guest, Place, Stop};
 pub use kernel::{Kernel, SYSTEM_THREAD};
-pub use load::{DriverImage, LeakReport, parameters_key};
+pub use load::{DriverImage, LeakReport, parameters_key, service_key};
 pub use missing::missing;
 pub use options::{Options, RunningCallbacks};
 pub use stepwise::BeforeInstruction;

@@ -1,4 +1,4 @@
-//! NDIS: access to NET_BUFFERs (`nblapi.h`); [`lists`] has their pools.
+//! NDIS: access to NET_BUFFERs (`nblapi.h`); `lists` has their pools.
 //!
 //! These exports are on a packet's path. They read structures directly, and a bad
 //! pointer faults as it does in ndis.sys.

@@ -5,7 +5,10 @@
 //! the machine with the rule's bugcheck, unless the rule is tolerated.
 #![forbid(unsafe_code)]
 
+mod bugchecks;
 pub mod rules;
+
+pub use bugchecks::bugcheck_name;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -24,6 +27,19 @@ pub struct Rule {
     pub parameter: Option<u64>,
     /// What the driver did wrong, in words.
     pub text: &'static str,
+}
+
+impl Rule {
+    /// Whether the rule is about what a driver leaves behind at its unload. The names
+    /// of these rules end alike.
+    pub fn is_about_leftovers(&self) -> bool {
+        self.id.ends_with("_LEFT") || self.id == rules::POOL_LEAK.id
+    }
+
+    /// Whether the rule is about the IRQL of a call or of a return.
+    pub fn is_about_irql(&self) -> bool {
+        self.id.contains("IRQL")
+    }
 }
 
 /// A detected breach that is not reported yet.
@@ -131,6 +147,18 @@ mod tests {
             .collect();
         let coded = rules::ALL.iter().filter(|rule| rule.code != rules::LAB);
         assert_eq!(codes.len(), coded.count());
+    }
+
+    #[test]
+    fn rules_are_grouped_by_their_names() {
+        let left: Vec<_> = rules::ALL.iter().filter(|rule| rule.is_about_leftovers()).collect();
+        assert!(left.iter().all(|rule| rule.text.contains("unload")), "{left:?}");
+        assert!(rules::THREAD_LEFT.is_about_leftovers() && rules::LIST_LEFT.is_about_leftovers());
+        assert!(!rules::POOL_DOUBLE_FREE.is_about_leftovers());
+        for rule in [&rules::API_IRQL, &rules::ZW_IRQL, &rules::WORKER_IRQL, &rules::IRQL_CHANGED] {
+            assert!(rule.is_about_irql(), "{}", rule.id);
+        }
+        assert!(!rules::POOL_LEAK.is_about_irql());
     }
 
     #[test]

@@ -128,6 +128,11 @@ impl Slot {
         state.as_ref().map_or(DriverId::SYSTEM, |registration| registration.driver.owner())
     }
 
+    /// The `FWP_CALLOUT_FLAG_*` of the registration; `None` if there is none.
+    pub(super) fn flags(&self) -> Option<u32> {
+        read(&self.state).as_ref().map(|registration| registration.flags)
+    }
+
     /// `FwpsCalloutRegister`.
     pub(super) fn register(
         &self,

@@ -107,6 +107,17 @@ pub(super) fn macros(prefix: &str) -> impl Iterator<Item = (&'static str, u64)> 
         .filter_map(move |(name, entry)| Some((name.strip_prefix(prefix)?, bits(entry.get(1)?.as_str()?)?)))
 }
 
+/// The names of the bits of `flags`, by macros with this prefix such as
+/// `FWPM_FILTER_FLAG_`. Bits without a name are a number at the end.
+pub fn flag_names(prefix: &str, flags: u32) -> Vec<String> {
+    let mut known: Vec<_> =
+        macros(prefix).filter(|(_, bit)| *bit != 0 && u64::from(flags) & bit == *bit).collect();
+    known.sort_by_key(|(_, bit)| *bit);
+    let unknown = known.iter().fold(u64::from(flags), |left, (_, bit)| left & !bit);
+    let names = known.into_iter().map(|(name, _)| name.to_owned());
+    names.chain((unknown != 0).then(|| format!("{unknown:#x}"))).collect()
+}
+
 /// The bit pattern of an integer macro.
 fn bits(text: &str) -> Option<u64> {
     u64::from_str_radix(text.strip_prefix("0x")?, 16).ok()

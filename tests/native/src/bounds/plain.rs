@@ -10,7 +10,7 @@ use machine::wfp::{DataType, LayerInfo, Value, layers};
 pub enum Kind {
     /// A RST: NoAnswer if its header can be read, else Silenced.
     Reset,
-    /// A datagram to [`EXEMPT_PORT`].
+    /// A datagram to `EXEMPT_PORT`.
     Datagram,
     /// An echo request.
     Echo,

@@ -38,7 +38,7 @@ const POLICIES: [(&[(&str, u32)], PolicyValues); 7] = {
     ]
 };
 
-/// One of the [`POLICIES`], by number.
+/// One of the `POLICIES`, by number.
 pub fn policy(number: usize) -> (&'static [(&'static str, u32)], PolicyValues) {
     POLICIES[number % POLICIES.len()]
 }

@@ -1,6 +1,6 @@
 //! Fuzz target: the order checks, with layers in any order.
 //!
-//! A second implementation, [`naive`], searches the rows and all earlier steps. Both
+//! A second implementation, `naive`, searches the rows and all earlier steps. Both
 //! must agree at every step.
 
 mod naive;

@@ -1,7 +1,7 @@
 //! The Windows build on Linux, against the headers of an existing WDK.
 //!
 //! The driver's source, its manifest, its build script and the crates are those of
-//! a build on Windows. [`patch`] makes the only changes, text by text, in copies
+//! a build on Windows. `patch` makes the only changes, text by text, in copies
 //! under `target/lab/wdk`; nothing else is written.
 
 mod mirror;

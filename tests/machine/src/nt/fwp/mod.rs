@@ -3,18 +3,18 @@
 //! | module | content |
 //! |---|---|
 //! | this one | the management exports: they read the driver's structures and call the engine |
-//! | [`driver`] | the exports for callouts, BFE state and flows |
-//! | [`lists`], [`clones`] | the exports for lists that are injected: allocated, cloned, referenced |
-//! | [`headers`] | the exports for IP headers and security information |
-//! | [`inject`] | the exports that inject |
-//! | [`pend`], [`redirect`], [`stream`] | the exports for callouts that pend, redirect, and change streams |
-//! | [`contract`] | what a callout has done in the classify that is running |
-//! | [`read`] | reads management structures into the engine's objects |
-//! | [`callout`] | a driver's callout, as the engine calls it |
-//! | [`incoming`] | an indication as raw structures |
+//! | `driver` | the exports for callouts, BFE state and flows |
+//! | `lists`, `clones` | the exports for lists that are injected: allocated, cloned, referenced |
+//! | `headers` | the exports for IP headers and security information |
+//! | `inject` | the exports that inject |
+//! | `pend`, `redirect`, `stream` | the exports for callouts that pend, redirect, and change streams |
+//! | `contract` | what a callout has done in the classify that is running |
+//! | `read` | reads management structures into the engine's objects |
+//! | `callout` | a driver's callout, as the engine calls it |
+//! | `incoming` | an indication as raw structures |
 //! | [`hostile`] | indications that an engine would not make |
 //! | [`prepared`] | an indication laid out once, for many calls |
-//! | [`packet`] | a packet as NET_BUFFER_LIST, NET_BUFFER and MDLs |
+//! | `packet` | a packet as NET_BUFFER_LIST, NET_BUFFER and MDLs |
 #![expect(non_snake_case, reason = "the names are fwpkclnt's own")]
 
 mod callout;

@@ -11,6 +11,7 @@ use super::super::{Kernel, cpu, foreign};
 use super::buffers::{Buffers, Method};
 use super::send::{self, Sent};
 use super::{Wanted, cancel, major};
+use crate::schedule::Waited;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
@@ -120,6 +121,13 @@ impl Kernel {
             of_device.map(|(link, _)| link.clone()).collect()
         };
         live.map(|device| Device { links: links(&device.name), name: device.name.clone() }).collect()
+    }
+
+    /// Waits until `over` returns true, at most for `limit`. It is asked again whenever a
+    /// request is completed or the machine stops. Returns whether it did.
+    pub fn wait_for_requests(&self, limit: Duration, over: impl FnMut() -> bool) -> bool {
+        let what = || "some request to be completed".to_owned();
+        in_kernel(self, |kernel| kernel.bell.wait(&what, Some(limit), over)) == Waited::Ready
     }
 
     /// Opens a device for a process: `\\.\Sample`, `\??\Sample` or `\Device\Sample`.

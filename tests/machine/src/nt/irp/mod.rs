@@ -4,8 +4,8 @@
 //! |---|---|
 //! | this one | the table of requests, and the exports that drivers call |
 //! | [`file`] | what a program does: open, read, write, control, cancel, close |
-//! | [`buffers`] | a request's memory: the program's, and the I/O manager's copy of it |
-//! | [`send`] | builds a request, calls the driver, checks what it returns |
+//! | `buffers` | a request's memory: the program's, and the I/O manager's copy of it |
+//! | `send` | builds a request, calls the driver, checks what it returns |
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
 mod buffers;

@@ -2,11 +2,11 @@
 //!
 //! | module | content |
 //! |---|---|
-//! | [`bind`] | binds a driver to the table of functions of its version |
-//! | [`object`] | objects: parents, references, contexts, deletion |
-//! | [`driver`], [`device`], [`queue`], [`request`] | how requests reach a driver's callbacks |
-//! | [`buffers`] | a request's buffers and memory objects |
-//! | [`work`], [`timer`], [`locks`], [`strings`], [`registry`] | the other objects |
+//! | `bind` | binds a driver to the table of functions of its version |
+//! | `object` | objects: parents, references, contexts, deletion |
+//! | `driver`, `device`, `queue`, `request` | how requests reach a driver's callbacks |
+//! | `buffers` | a request's buffers and memory objects |
+//! | `work`, `timer`, `locks`, `strings`, `registry` | the other objects |
 //!
 //! Sources are the reference pages of the functions and the public headers. A handle
 //! is an address that faults. The driver reaches only contexts and buffers.
