@@ -108,7 +108,7 @@ pub fn play(plan: &Plan<'_>, sys: &Path, seed: u64) -> Result<Verdict> {
                 *ended = Some(Verdict::of_start(&error, machine.kernel()));
                 break;
             }
-            if !machine.kernel().can_unload() {
+            if !machine.kernel().can_unload(machine.service()) {
                 *ended = Some(Verdict::Stays("it has no unload routine".to_owned()));
                 break;
             }

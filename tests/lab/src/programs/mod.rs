@@ -148,7 +148,7 @@ impl Programs {
             std::thread::sleep(Duration::from_millis(1));
         }
         let _ended = self.completions.join();
-        let left = self.shared.kernel.open_files();
+        let left = self.shared.kernel.all_open_files();
         (left > 0).then(|| format!("{left} files of its devices are open"))
     }
 }

@@ -60,7 +60,7 @@ impl Engine {
             let own = entries.filter(|entry| entry.lifetime != Lifetime::BuiltIn);
             own.map(|entry| T::clone(&entry.object)).collect()
         }
-        let registered = self.callouts.registered().into_iter().filter_map(|(key, id)| {
+        let registered = self.callouts.registered().into_iter().filter_map(|(key, id, _)| {
             let flags = self.callouts.find(key)?.flags()?;
             Some(RegisteredCallout { key, id, flags })
         });
