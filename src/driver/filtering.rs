@@ -93,7 +93,7 @@ impl Filtering {
     /// Gives the engine what the state of BFE and the policy ask for, or decides when
     /// to try again. Between two tries the driver holds no lock and no transaction.
     fn settle(&self, managed: &mut Managed, lock_wait_ms: u32, irql: &Passive) -> Result {
-        let Shared { policies, channel, shown, .. } = &*self.shared;
+        let Shared { policies, channel, event_log, shown, .. } = &*self.shared;
         let policy = policies.values(irql);
         let settled = managed.session.settle(&policy, lock_wait_ms, irql).map(|has_changed| {
             if has_changed {
@@ -117,6 +117,7 @@ impl Filtering {
         let protection = Protection { state, status, next_try_ms };
         if shown.set(&protection, clock::milliseconds()) {
             events::protection(channel, Occasion::Change, &protection, irql);
+            event_log.protection(&protection, irql);
         }
         settled
     }

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod callouts;
+mod event_log;
 mod events;
 mod filtering;
 mod flows;
@@ -53,6 +54,7 @@ impl End for LastEvents {
     fn end(&self, irql: &Passive) {
         self.0.log_counters(irql);
         events::stopped(&self.0.channel, irql);
+        self.0.event_log.stopped(irql);
     }
 }
 
@@ -65,7 +67,7 @@ impl entry::Lifecycle for Driver {
     fn start(object: &DriverObject, irql: &Passive) -> Result<Self> {
         let policies = PoolArc::new(Policies::start(object, irql)?)?;
         let device = Device::create(object, irql)?;
-        let shared = SHARED.publish(PoolArc::new(Shared::new(policies, irql)?)?, irql);
+        let shared = SHARED.publish(PoolArc::new(Shared::new(object, policies, irql)?)?, irql);
         if shared.policies.values(irql).checks_order() {
             shared.order.prepare(irql);
         }

@@ -8,6 +8,7 @@ use crate::kernel::irql::{Dispatch, Passive};
 use crate::kernel::pool::PoolBox;
 use crate::kernel::registry::{Key, Room, ValueError};
 use crate::kernel::status::Result;
+use crate::logic::events::REASONS;
 use crate::logic::policy::{Exemptions, Mode, Policy, Reason, Rejected, VALUES};
 use crate::logic::stealth::Rules;
 
@@ -88,6 +89,27 @@ pub enum Holds {
     LastPolicy,
     /// The previous policy with the registry's `Mode`, which is 0 or 1.
     LastPolicyExceptMode,
+}
+
+impl Holds {
+    /// The name in events and entries.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Default => "Default",
+            Self::LastPolicy => "LastPolicy",
+            Self::LastPolicyExceptMode => "LastPolicyExceptMode",
+        }
+    }
+}
+
+/// A refused value, as events and entries name it.
+pub struct Refusal {
+    /// The name of the value.
+    pub value: &'static str,
+    /// The name of the reason.
+    pub reason: &'static str,
+    /// The entry of a list, counted from 1; 0 if it is not about an entry.
+    pub entry: u32,
 }
 
 impl Policies {
@@ -171,6 +193,15 @@ impl Policies {
     pub fn refused(&self) -> impl Iterator<Item = Option<(u8, u32)>> {
         let refused = self.report.refused.iter().map(|refused| refused.load(Ordering::Relaxed));
         refused.map(|refused| (refused != 0).then_some((refused as u8, (refused >> 8) as u32)))
+    }
+
+    /// What was refused when the registry was last read.
+    pub fn refusals(&self) -> impl Iterator<Item = Refusal> {
+        VALUES.iter().zip(self.refused()).filter_map(|(value, refused)| {
+            let (reason, entry) = refused?;
+            let reason = REASONS.get(usize::from(reason)).copied().unwrap_or_default();
+            Some(Refusal { value: value.name, reason, entry })
+        })
     }
 
     /// What has been in force since then, if something was refused.

@@ -2,7 +2,7 @@
 //! sweeps for scans, logs counters.
 
 use core::ops::RangeInclusive;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::events::{self, Occasion};
 use super::filtering::Filtering;
@@ -30,26 +30,37 @@ pub struct Reload {
     pub filtering: PoolArc<Filtering>,
     /// When the counters were last logged, in milliseconds.
     counters_logged: AtomicU64,
+    /// Whether the thread has read the registry, which the start has read before.
+    has_followed: AtomicBool,
 }
 
 impl Reload {
     /// Follows nothing yet.
     pub fn new(shared: PoolArc<Shared>, filtering: PoolArc<Filtering>) -> Self {
-        Self { shared, filtering, counters_logged: AtomicU64::new(clock::milliseconds()) }
+        let counters_logged = AtomicU64::new(clock::milliseconds());
+        Self { shared, filtering, counters_logged, has_followed: AtomicBool::new(false) }
     }
 
-    /// Logs that the driver has started, its policy, and whether it has its filters.
+    /// Tells events and event log that the driver has started, its policy, and whether it
+    /// has its filters.
     pub fn started(&self, irql: &Passive) {
-        let Shared { channel, policies, .. } = &*self.shared;
+        let Shared { channel, event_log, policies, .. } = &*self.shared;
+        let protection = self.shared.protection();
         events::policy(channel, Occasion::Start, policies, irql);
         events::started(channel, Occasion::Start, irql);
-        events::protection(channel, Occasion::Start, &self.shared.protection(), irql);
+        events::protection(channel, Occasion::Start, &protection, irql);
+        let policy = policies.values(irql);
+        event_log.apply(&policy);
+        event_log.started(&policy, irql);
+        event_log.refused(policies, irql);
+        event_log.protection(&protection, irql);
     }
 
     /// Puts a good policy in force.
     fn replace(&self, applied: PoolBox<Applied>, irql: &Passive) {
-        let Shared { policies, channel, .. } = &*self.shared;
+        let Shared { policies, channel, event_log, .. } = &*self.shared;
         self.shared.scans.apply(&applied.values());
+        event_log.apply(&applied.values());
         if applied.values().checks_order() {
             self.shared.order.prepare(irql);
         }
@@ -60,11 +71,15 @@ impl Reload {
 
     /// Keeps the policy in force, except the registry's `Mode` if that is 0 or 1.
     fn keep(&self, key: Option<&Key>, irql: &Passive) {
-        let Shared { policies, channel, .. } = &*self.shared;
+        let Shared { policies, channel, event_log, .. } = &*self.shared;
         let mode = key.and_then(|key| mode_alone(key, irql)).filter(|mode| *mode != Mode::Enforce);
         match policies.keep(mode, irql) {
             true => events::policy(channel, Occasion::Change, policies, irql),
             false => events::rejected(channel, Occasion::Change, policies, irql),
+        }
+        match self.has_followed.load(Ordering::Relaxed) {
+            true => event_log.refused(policies, irql),
+            false => event_log.refused_again(policies, irql),
         }
     }
 }
@@ -76,26 +91,28 @@ impl KeyFollower for Reload {
     /// so that the driver can always be switched off.
     fn follow(&self, key: Option<&Key>, irql: &Passive) {
         let applied = match self.shared.policies.read(key, irql) {
-            Ok((applied, 0)) => PoolBox::new(applied),
-            Ok(_) => return self.keep(key, irql),
-            Err(status) => Err(status),
+            Ok((applied, 0)) => PoolBox::new(applied).ok(),
+            Ok(_) | Err(_) => None,
         };
         match applied {
-            Ok(applied) => self.replace(applied, irql),
-            Err(_) => self.keep(key, irql),
+            Some(applied) => self.replace(applied, irql),
+            None => self.keep(key, irql),
         }
+        self.has_followed.store(true, Ordering::Relaxed);
     }
 
     fn tick(&self, irql: &Passive) -> u32 {
         let next_try = self.filtering.retry_when_due(irql);
-        let Shared { policies, channel, processors, scans, rare, .. } = &*self.shared;
+        let Shared { policies, channel, event_log, processors, scans, rare, flows, .. } = &*self.shared;
         let policy = policies.values(irql);
         let processors = processors.all();
         let remotes = |number: usize| Some(&processors.get(number)?.remotes);
         scans.sweep(remotes, &policy, irql, |scan| {
             rare.scan();
             events::scan_detected(channel, &scan, policy.scan_window_ms, irql);
+            event_log.scan_detected(&scan, policy.scan_window_ms, irql);
         });
+        event_log.tick(|| self.shared.overruled(), flows.refused(), &policy, irql);
         let now = clock::milliseconds();
         if now.saturating_sub(self.counters_logged.load(Ordering::Relaxed)) >= COUNTERS_INTERVAL_MS {
             self.counters_logged.store(now, Ordering::Relaxed);

@@ -3,6 +3,7 @@
 //! Beside its decision each callout counts, follows flows, checks the order and
 //! notes who meets closed ports.
 
+use super::event_log::EventLog;
 use super::events;
 use super::flows::{FlowSummary, Flows};
 use super::order::OrderCheck;
@@ -10,6 +11,7 @@ use super::policy::{Policies, PolicyWord};
 use super::rare_counters::RareCounters;
 use super::scans::Scans;
 use crate::kernel::clock;
+use crate::kernel::entry::DriverObject;
 use crate::kernel::etw::Channel;
 use crate::kernel::irql::{Dispatch, MaxDispatch, Passive};
 use crate::kernel::per_cpu::PerCpu;
@@ -18,7 +20,7 @@ use crate::kernel::processors::PerProcessor;
 use crate::kernel::published::Published;
 use crate::kernel::status::Result;
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::callouts::CalloutIndex;
+use crate::logic::callouts::{CALLOUTS, Callout, CalloutIndex};
 use crate::logic::counters::Counters;
 use crate::logic::flow::Flow;
 use crate::logic::order::Deviation;
@@ -53,6 +55,8 @@ pub struct Shared {
     pub order: OrderCheck,
     /// Where events are written.
     pub channel: PoolArc<Channel>,
+    /// The System event log.
+    pub event_log: EventLog,
     /// Which filters the engine has.
     pub shown: Shown,
 }
@@ -74,7 +78,7 @@ impl PerProcessor for Shared {
 
 impl Shared {
     /// The state at the start.
-    pub fn new(policies: PoolArc<Policies>, irql: &Passive) -> Result<Self> {
+    pub fn new(driver: &DriverObject, policies: PoolArc<Policies>, irql: &Passive) -> Result<Self> {
         let policy = policies.values(irql);
         let channel = PoolArc::new(Channel::new(&events::HUSHPORT))?;
         Ok(Self {
@@ -84,6 +88,7 @@ impl Shared {
             policies,
             rare: RareCounters::default(),
             channel,
+            event_log: EventLog::new(driver),
             flows: Flows::new(policy.flow_limit, irql)?,
             order: OrderCheck::new(irql)?,
             shown: Shown::new(),
@@ -167,6 +172,25 @@ impl Shared {
     fn deviated(&self, incoming: &Incoming<'_>, deviation: Deviation, irql: &Dispatch<'_>) {
         self.rare.deviation();
         events::order_deviation(&self.channel, incoming, deviation, irql);
+    }
+
+    /// How many indications at a callout got each verdict, on all processors.
+    pub fn verdicts(&self, at: CalloutIndex) -> [u64; Verdict::COUNT] {
+        let mut verdicts = [0; Verdict::COUNT];
+        let of_processors = self.processors.all().iter().map(|processor| &processor.counters);
+        for counters in of_processors.chain([&*self.elsewhere]) {
+            counters.add_to(at, &mut verdicts);
+        }
+        verdicts
+    }
+
+    /// How many packets other filters have permitted that the driver would have blocked.
+    pub fn overruled(&self) -> u64 {
+        let of_callout = |callout: &Callout| {
+            let verdicts = self.verdicts(callout.index);
+            verdicts.get(Verdict::Overruled as usize).copied().unwrap_or(0)
+        };
+        CALLOUTS.iter().map(of_callout).fold(0, u64::wrapping_add)
     }
 
     /// Which filters the engine has.

@@ -12,7 +12,9 @@ use super::tracelogging::{
     Description, Event, Field, FieldValue, Hex, NtStatus, Payload, Process, Socket, Text, metadata,
     metadata_size,
 };
-pub use names::{Counts, REASONS, VERDICTS, layer_name, module, state_name, technique_name, verdict};
+pub use names::{
+    Counts, REASONS, VERDICTS, layer_name, module, state_name, technique_name, technique_names, verdict,
+};
 
 /// The provider's name.
 pub const PROVIDER: &str = "Hushport";
@@ -202,6 +204,8 @@ events! {
         sublayer_weight: u32 = "SublayerWeight",
         /// 0 no events, 1 verdicts and summaries, 2 every classify.
         trace: u32 = "Trace",
+        /// Entries are written to the System event log.
+        event_log: bool = "EventLog",
         /// The order of layers is checked.
         check_order: bool = "CheckOrder",
         /// The most flows that are watched at once.
@@ -404,6 +408,7 @@ impl PolicyApplied {
             observe: policy.observe,
             sublayer_weight: policy.sublayer_weight.into(),
             trace: policy.trace as u32,
+            event_log: policy.event_log,
             check_order: policy.check_order,
             flow_limit: policy.flow_limit,
             scan_ports: policy.scan_ports,

@@ -178,7 +178,7 @@ macro_rules! number {
 }
 
 /// Every value that the driver reads.
-pub static VALUES: [RegistryValue; 20] = [
+pub static VALUES: [RegistryValue; 21] = [
     RegistryValue {
         name: "Mode",
         kind: ValueKind::Number {
@@ -306,6 +306,7 @@ pub static VALUES: [RegistryValue; 20] = [
         #[cfg(test)]
         meaning: "0 nothing, 1 verdicts and summaries, 2 every classify",
     },
+    switch!("EventLog", 1, event_log, Live, "entries in the System event log"),
     switch!("CheckOrder", 0, check_order, Live, "check the documented order of layers"),
     number!("FlowLimit", 65536, 0..=1 << 20, flow_limit, AtStart, "the most flows that are watched at once"),
     number!(
