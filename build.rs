@@ -1,4 +1,5 @@
-//! Generates the declarations with bindgen, and sets the linker's options.
+//! Generates the declarations with bindgen, compiles the resources, and sets the linker's
+//! options.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -7,6 +8,8 @@ use std::{env, fs};
 #[cfg(all(feature = "wdk", windows))]
 #[path = "src/ffi/kit.rs"]
 mod kit;
+#[path = "src/ffi/resources.rs"]
+mod resources;
 
 /// Every function the driver imports, by the module that exports it.
 ///
@@ -128,7 +131,7 @@ pub const ITEMS: &[&str] = &[
 ];
 
 fn main() {
-    build(Path::new(""), "hushport", &Names { imports: IMPORTS, items: ITEMS });
+    build(Path::new(""), "hushport", &Names { imports: IMPORTS, items: ITEMS }, true);
 }
 
 /// What a driver uses of the kernel's declarations.
@@ -140,9 +143,16 @@ pub struct Names<'a> {
 }
 
 /// Prepares the build of a driver over the declarations in `src/ffi` under `root`.
-/// `tests/conformance` calls this function, too.
-pub fn build(root: &Path, name: &str, names: &Names<'_>) {
-    for file in ["build.rs", "src/ffi/kit.rs", "src/ffi/wdk.h"] {
+/// `has_messages` says whether it writes to the event log. `tests/conformance` calls this
+/// function, too.
+pub fn build(root: &Path, name: &str, names: &Names<'_>, has_messages: bool) {
+    for file in [
+        "build.rs",
+        "src/ffi/kit.rs",
+        "src/ffi/resources.rs",
+        "src/ffi/wdk.h",
+        "src/logic/event_log/messages.rs",
+    ] {
         println!("cargo::rerun-if-changed={}", root.join(file).display());
     }
     println!("cargo::rustc-check-cfg=cfg(driver)");
@@ -155,6 +165,7 @@ pub fn build(root: &Path, name: &str, names: &Names<'_>) {
     let target = env::var("TARGET").expect("cargo sets TARGET");
     let text = bindings(&declarations_of(&root.join("src/ffi/wdk.h"), &target, names), names);
     fs::write(out.join("bindings.rs"), text).expect("OUT_DIR can be written");
+    resources::compile(&out, name, has_messages);
     println!("cargo::rustc-cdylib-link-arg=/PDBALTPATH:{name}.pdb");
     for argument in [
         "/NODEFAULTLIB",

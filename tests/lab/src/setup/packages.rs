@@ -23,6 +23,8 @@ impl Need {
     pub const IP: Self = Self::Program("ip", "iproute2");
     /// `curl`.
     pub const CURL: Self = Self::Program("curl", "curl");
+    /// `llvm-rc`, which compiles the driver's resources.
+    pub const LLVM_RC: Self = Self::Program("llvm-rc", "llvm");
     /// `chromium`, in which pages are tested.
     pub const CHROMIUM: Self = Self::Program("chromium", "chromium");
     /// `g++`, which compiles libFuzzer.
