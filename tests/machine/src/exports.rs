@@ -77,8 +77,9 @@ macro_rules! every_export { ($table:ident) => { $table! {
         IoCreateDevice IoDeleteDevice IoOpenDriverRegistryKey IoAllocateWorkItem
         IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem;
     "ntoskrnl.exe" => links:
-        IoCreateSymbolicLink IoDeleteSymbolicLink IoAllocateErrorLogEntry
-        IoFreeErrorLogEntry IoWriteErrorLogEntry;
+        IoCreateSymbolicLink IoDeleteSymbolicLink;
+    "ntoskrnl.exe" => error_log:
+        IoAllocateErrorLogEntry IoFreeErrorLogEntry IoWriteErrorLogEntry;
     "ntoskrnl.exe" => irp:
         IofCompleteRequest IoCancelIrp IoAcquireCancelSpinLock
         IoReleaseCancelSpinLock;

@@ -2,6 +2,7 @@
 
 mod answer_exempt;
 mod call_arguments;
+mod event_log;
 mod events;
 mod flow_events;
 mod flows;

@@ -82,7 +82,7 @@ pub const FALLIBLE: &[Fallible] = &[
     fallible!(ex::ExAllocatePool2(_, _, _), &[SHORT]),
     fallible!(ex::ExAllocatePoolWithTag(_, _, _), &[SHORT]),
     fallible!(io::IoAllocateWorkItem(_), &[SHORT]),
-    fallible!(links::IoAllocateErrorLogEntry(_, _), &[SHORT]),
+    fallible!(error_log::IoAllocateErrorLogEntry(_, _), &[SHORT]),
     // The page also lists a collision of names.
     fallible!(links::IoCreateSymbolicLink(_, _), &[SHORT, refused(Status::OBJECT_NAME_COLLISION)]),
     // STATUS_RETRY: the system is not ready.

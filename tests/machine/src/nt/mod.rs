@@ -10,6 +10,7 @@
 //! | [`pool`], [`registry`], [`work`], [`objects`] | the parts of which a machine has one each |
 //! | [`journal`] | every call of an export with its arguments, for tests |
 //! | [`ex`], [`ke`], [`affinity`], [`processors`], [`ob`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, mostly one file per prefix |
+//! | [`error_log`] | entries of the System event log |
 //! | [`irp`], [`links`], [`process`] | devices as programs reach them: requests, links, processes |
 //! | [`wdf`] | the Kernel-Mode Driver Framework |
 
@@ -19,6 +20,7 @@ mod clock;
 pub mod cpu;
 pub mod debug;
 mod enter;
+pub mod error_log;
 pub mod etw;
 pub mod ex;
 mod failing;

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::links::ErrorLogEntry;
+use super::error_log::{ErrorLogEntry, OpenEntry};
 use super::memory::Guarded;
 use super::types::{Address, FWPS_CALLOUT3, HANDLE};
+use crate::image::Messages;
 use crate::wfp::{Guid, SessionId, SubscriptionId};
 
 /// Bugcheck 0x93's code for a handle that is not open. 0 stands for a protected
@@ -116,6 +117,10 @@ pub struct Objects {
     pub files: BTreeMap<Address, Address>,
     /// Entries of the error log.
     pub error_log: Vec<ErrorLogEntry>,
+    /// Entries that are not yet written, by their addresses.
+    pub open_entries: BTreeMap<Address, OpenEntry>,
+    /// The texts of entries, by the service.
+    pub messages: BTreeMap<String, Messages>,
     /// Number of GUIDs that `ExUuidCreate` has made.
     pub uuids: u32,
 }
@@ -142,6 +147,8 @@ impl Default for Objects {
             links: BTreeMap::new(),
             files: BTreeMap::new(),
             error_log: Vec::new(),
+            open_entries: BTreeMap::new(),
+            messages: BTreeMap::new(),
             uuids: 0,
         }
     }

@@ -120,6 +120,7 @@ rules! {
     BAD_HANDLE = 0x93, None, "used a handle that is not open";
     WORK_ITEM_QUEUED_TWICE = 0xE4, Some(1), "an active work item was queued";
     WORK_ITEM_FREED_ACTIVE = 0xE4, Some(2), "a queued work item was freed";
+    ERROR_LOG_ENTRY = LAB, None, "wrote an error log entry with wrong sizes or strings, or without a message";
     BAD_OBJECT = LAB, None, "passed an object that does not exist";
 
     // Requests: what I/O verification checks.
