@@ -55,7 +55,8 @@ impl EventLog {
 
     /// The driver has started.
     pub fn started(&self, policy: &Policy, irql: &Passive) {
-        let strings = Strings::new().text(env!("CARGO_PKG_VERSION")).number(policy.mode as u64);
+        let mut strings = Strings::new();
+        strings.text(env!("CARGO_PKG_VERSION")).number(policy.mode as u64);
         self.write(STARTED, &strings, irql);
     }
 
@@ -71,7 +72,8 @@ impl EventLog {
     pub fn refused(&self, policies: &Policies, irql: &Passive) {
         self.refusals.store(digest(policies), Ordering::Relaxed);
         for refusal in policies.refusals() {
-            let strings = Strings::new()
+            let mut strings = Strings::new();
+            strings
                 .text(refusal.value)
                 .text(refusal.reason)
                 .number(refusal.entry.into())
@@ -100,7 +102,8 @@ impl EventLog {
         match is_protected {
             true => self.write(PROTECTION_REGAINED, &Strings::new(), irql),
             false => {
-                let strings = Strings::new().text(state_name(protection.state)).status(protection.status);
+                let mut strings = Strings::new();
+                strings.text(state_name(protection.state)).status(protection.status);
                 self.write_about(PROTECTION_LOST, protection.status, &strings, irql);
             }
         }
@@ -110,7 +113,8 @@ impl EventLog {
     pub fn scan_detected(&self, scan: &Scan, window_ms: u32, irql: &Passive) {
         // A sweep covers less than one and a half windows.
         let seconds = (u64::from(window_ms) * 3).div_ceil(2 * 1000);
-        let strings = Strings::new()
+        let mut strings = Strings::new();
+        strings
             .address(scan.remote.address().into())
             .number(scan.ports.into())
             .number(seconds)
@@ -131,10 +135,11 @@ impl EventLog {
         if self.overruled.is_due(now)
             && let Some(more) = self.overruled.report(overruled(), now)
         {
-            self.write(OVERRULED, &Strings::new().number(more), irql);
+            self.write(OVERRULED, Strings::new().number(more), irql);
         }
         if let Some(more) = self.flows_refused.report(flows_refused, now) {
-            let strings = Strings::new().number(more).number(policy.flow_limit.into());
+            let mut strings = Strings::new();
+            strings.number(more).number(policy.flow_limit.into());
             self.write(FLOWS_REFUSED, &strings, irql);
         }
     }
@@ -144,6 +149,7 @@ impl EventLog {
     }
 
     /// Writes an entry about a status, if the log is on and the limit admits it.
+    #[inline(never)]
     fn write_about(&self, message: MessageCode, status: i32, strings: &Strings, irql: &Passive) {
         if !self.is_on.load(Ordering::Relaxed) {
             return;
@@ -154,9 +160,11 @@ impl EventLog {
         }
     }
 
+    #[inline(never)]
     fn sum_up(&self, left_out: u32, irql: &Passive) {
         if left_out != 0 {
-            let strings = Strings::new().number(left_out.into()).number(PER_MINUTE.into());
+            let mut strings = Strings::new();
+            strings.number(left_out.into()).number(PER_MINUTE.into());
             self.log.write(ENTRIES_LEFT_OUT, 0, &strings, irql);
         }
     }

@@ -37,8 +37,8 @@ impl Strings {
     /// Adds a string that consists of these ASCII parts. What does not fit is cut off;
     /// room for the ends of later strings is kept. Does nothing if there are [`MOST`]
     /// strings.
-    #[must_use]
-    pub fn with(mut self, parts: &[&[u8]]) -> Self {
+    #[inline(never)]
+    pub fn with(&mut self, parts: &[&[u8]]) -> &mut Self {
         if self.count == MOST {
             return self;
         }
@@ -51,22 +51,21 @@ impl Strings {
     }
 
     /// Adds a text.
-    #[must_use]
-    pub fn text(self, text: &str) -> Self {
+    pub fn text(&mut self, text: &str) -> &mut Self {
         self.with(&[text.as_bytes()])
     }
 
     /// Adds a decimal number.
-    #[must_use]
-    pub fn number(self, number: u64) -> Self {
+    #[inline(never)]
+    pub fn number(&mut self, number: u64) -> &mut Self {
         let mut digits = Digits::new();
         digits.decimal(number);
         self.with(&[digits.text()])
     }
 
     /// Adds an NTSTATUS, as `0xC0220012`.
-    #[must_use]
-    pub fn status(self, status: i32) -> Self {
+    #[inline(never)]
+    pub fn status(&mut self, status: i32) -> &mut Self {
         let mut digits = Digits::new();
         for place in (0..8).rev() {
             digits.digit(u64::from(status as u32 >> (4 * place) & 0xf));
@@ -76,8 +75,8 @@ impl Strings {
     }
 
     /// Adds an address, in the form of RFC 5952.
-    #[must_use]
-    pub fn address(self, address: Address) -> Self {
+    #[inline(never)]
+    pub fn address(&mut self, address: Address) -> &mut Self {
         let mut digits = Digits::new();
         match address {
             Address::V4(address) => digits.v4(address),
