@@ -91,7 +91,7 @@ impl Policy {
         exempt_ipsec: true,
         answer_exempt: false,
         observe: true,
-        sublayer_weight: 0x8000,
+        sublayer_weight: 0x7000,
         trace: Trace::Verdicts,
         check_order: false,
         flow_limit: 65536,
