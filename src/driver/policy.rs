@@ -5,7 +5,7 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use crate::kernel::current::Current;
 use crate::kernel::entry::DriverObject;
 use crate::kernel::irql::{Dispatch, Passive};
-use crate::kernel::pool::PoolBox;
+use crate::kernel::pool::{PoolBox, tag};
 use crate::kernel::registry::{Key, Room, ValueError};
 use crate::kernel::status::Result;
 use crate::logic::events::REASONS;
@@ -123,7 +123,7 @@ impl Policies {
         let (rules, check_order) = (applied.rules(), applied.policy.checks_order());
         let policies = Self {
             report,
-            current: Current::new(PoolBox::new(applied)?, irql)?,
+            current: Current::new(PoolBox::new(tag::APPLIED, applied)?, irql)?,
             word: AtomicU32::new(PolicyWord::new(rules, 0).0),
             last_check: AtomicU16::new(0),
         };
@@ -296,8 +296,8 @@ fn read(key: Option<&Key>, report: &Report, irql: &Passive) -> Result<(Applied, 
         report.refused.iter().for_each(|noted| noted.store(0, Ordering::Relaxed));
         return Ok((Applied::new(policy, None), refused));
     };
-    let mut room = PoolBox::<Room>::zeroed()?;
-    let mut exemptions = PoolBox::<Exemptions>::zeroed()?;
+    let mut room = PoolBox::<Room>::zeroed(tag::VALUE)?;
+    let mut exemptions = PoolBox::<Exemptions>::zeroed(tag::EXEMPTIONS)?;
     for (value, noted) in VALUES.iter().zip(&report.refused) {
         let parsed = match key.value(value.name, &mut *room, irql) {
             Ok(Some(data)) => value.parse(data.kind, data.bytes, &mut policy, &mut exemptions),

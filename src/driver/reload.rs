@@ -1,5 +1,5 @@
-//! The driver's thread: reloads the policy, asks the engine again after a refusal,
-//! sweeps for scans, logs counters.
+//! The driver's thread: reloads the policy, follows BFE, asks the engine again after a
+//! refusal, sweeps for scans, logs counters.
 
 use core::ops::RangeInclusive;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,7 +10,7 @@ use super::policy::Applied;
 use super::shared::Shared;
 use crate::kernel::clock;
 use crate::kernel::irql::Passive;
-use crate::kernel::pool::{PoolArc, PoolBox};
+use crate::kernel::pool::{PoolArc, PoolBox, tag};
 use crate::kernel::registry::{Key, Room};
 use crate::kernel::watch::KeyFollower;
 use crate::logic::policy::Mode;
@@ -22,8 +22,8 @@ const SWEEP_INTERVAL_MS: RangeInclusive<u32> = 10..=10_000;
 /// Milliseconds between two `Counters` events.
 const COUNTERS_INTERVAL_MS: u64 = 10_000;
 
-/// Keeps the policy up to date with the registry. Between changes it asks the engine
-/// again after a refusal, sweeps for scans and logs the counters.
+/// Keeps the policy up to date with the registry. Between changes it follows BFE, asks
+/// the engine again after a refusal, sweeps for scans and logs the counters.
 pub struct Reload {
     shared: PoolArc<Shared>,
     /// The policy determines which filters there are.
@@ -91,7 +91,7 @@ impl KeyFollower for Reload {
     /// so that the driver can always be switched off.
     fn follow(&self, key: Option<&Key>, irql: &Passive) {
         let applied = match self.shared.policies.read(key, irql) {
-            Ok((applied, 0)) => PoolBox::new(applied).ok(),
+            Ok((applied, 0)) => PoolBox::new(tag::APPLIED, applied).ok(),
             Ok(_) | Err(_) => None,
         };
         match applied {
@@ -102,7 +102,7 @@ impl KeyFollower for Reload {
     }
 
     fn tick(&self, irql: &Passive) -> u32 {
-        let next_try = self.filtering.retry_when_due(irql);
+        let next_try = self.filtering.settle_when_due(irql);
         let Shared { policies, channel, event_log, processors, scans, rare, flows, .. } = &*self.shared;
         let policy = policies.values(irql);
         let processors = processors.all();

@@ -15,7 +15,7 @@ use crate::kernel::entry::DriverObject;
 use crate::kernel::etw::Channel;
 use crate::kernel::irql::{Dispatch, MaxDispatch, Passive};
 use crate::kernel::per_cpu::PerCpu;
-use crate::kernel::pool::{PoolArc, PoolBox};
+use crate::kernel::pool::{PoolArc, PoolBox, tag};
 use crate::kernel::processors::PerProcessor;
 use crate::kernel::published::Published;
 use crate::kernel::status::Result;
@@ -70,7 +70,7 @@ impl PerProcessor for Shared {
     }
 
     fn add(&self, processor: usize, irql: &Passive) -> Result {
-        self.processors.add(processor, PoolBox::zeroed, irql)?;
+        self.processors.add(processor, || PoolBox::zeroed(tag::PROCESSOR), irql)?;
         self.flows.add(processor, irql)?;
         self.order.add(processor, irql)
     }
@@ -80,10 +80,10 @@ impl Shared {
     /// The state at the start.
     pub fn new(driver: &DriverObject, policies: PoolArc<Policies>, irql: &Passive) -> Result<Self> {
         let policy = policies.values(irql);
-        let channel = PoolArc::new(Channel::new(&events::HUSHPORT))?;
+        let channel = PoolArc::new(tag::CHANNEL, Channel::new(&events::HUSHPORT))?;
         Ok(Self {
             processors: PerCpu::new(irql)?,
-            elsewhere: PoolBox::zeroed()?,
+            elsewhere: PoolBox::zeroed(tag::COUNTERS)?,
             scans: Scans::new(&policy, &*channel),
             policies,
             rare: RareCounters::default(),

@@ -7,6 +7,10 @@ use core::panic::PanicInfo;
 
 use crate::ffi;
 
+/// The bug check's code: `hush`. It must not be one of Windows' own (KeBugCheckEx), which
+/// are small or statuses of Microsoft. This one has the customer's bit of a status.
+const PANIC: ffi::ULONG = u32::from_le_bytes(*b"hush");
+
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let location = info.location();
@@ -16,11 +20,11 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     // SAFETY: takes numbers only and may be called at any IRQL.
     unsafe {
         ffi::KeBugCheckEx(
-            ffi::MANUALLY_INITIATED_CRASH,
-            u32::from_le_bytes(*b"hush").into(),
+            PANIC,
             file as ffi::ULONG_PTR,
             length as ffi::ULONG_PTR,
             line.into(),
+            0,
         )
     }
 }

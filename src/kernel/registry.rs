@@ -68,7 +68,7 @@ impl Key {
             ffi::IoOpenDriverRegistryKey(
                 driver.as_ptr(),
                 ffi::_DRIVER_REGKEY_TYPE::DriverRegKeyParameters,
-                ffi::KEY_QUERY_VALUE | ffi::KEY_NOTIFY,
+                ffi::KEY_QUERY_VALUE,
                 0,
                 &mut handle,
             )
@@ -80,9 +80,31 @@ impl Key {
         }
     }
 
-    /// The raw handle.
-    pub(crate) fn as_raw(&self) -> ffi::HANDLE {
-        self.0
+    /// When the key or one of its values was last changed, in units of 100 ns of the
+    /// system's time (KEY_BASIC_INFORMATION). Fails if the key is deleted.
+    pub fn last_write_time(&self, _: &Passive) -> Result<i64> {
+        // The key's name follows the structure. A part of it may be missing.
+        let mut information = [ffi::KEY_BASIC_INFORMATION::default(); 4];
+        let mut length = 0;
+        // SAFETY: the handle is open, the buffer is a local of the length given, and the
+        // call is made at PASSIVE_LEVEL.
+        let queried = to_result(unsafe {
+            ffi::ZwQueryKey(
+                self.0,
+                ffi::_KEY_INFORMATION_CLASS::KeyBasicInformation,
+                ptr::from_mut(&mut information).cast(),
+                size_of_val(&information) as ffi::ULONG,
+                &mut length,
+            )
+        });
+        if let Err(status) = queried
+            && !status.is(ffi::STATUS_BUFFER_OVERFLOW)
+        {
+            return Err(status);
+        }
+        let [ffi::KEY_BASIC_INFORMATION { LastWriteTime, .. }, ..] = information;
+        // SAFETY: all members of the union are numbers of its 8 bytes.
+        Ok(unsafe { LastWriteTime.QuadPart })
     }
 
     /// Reads a value of any type; `None` if it does not exist.

@@ -1,15 +1,13 @@
 //! Follows the Parameters key: its changes, its deletion, its creation.
 
-use core::cell::UnsafeCell;
-use core::ptr;
-
+use super::clock;
 use super::entry::DriverObject;
 use super::irql::Passive;
 use super::pool::PoolArc;
 use super::registry::Key;
 use super::status::Result;
 use super::thread::{Signal, Thread, ThreadBody};
-use crate::ffi;
+use super::work_item::pause;
 
 /// Follows the values of the key.
 pub trait KeyFollower: Send + Sync {
@@ -17,154 +15,115 @@ pub trait KeyFollower: Send + Sync {
     /// watching begins, for changes made before, and after every change.
     fn follow(&self, key: Option<&Key>, irql: &Passive);
 
-    /// Called repeatedly while nothing changes. Returns the time until the next
-    /// call, in milliseconds.
+    /// Called repeatedly, and at once when the signal is woken. Returns the time until
+    /// the next call, in milliseconds.
     fn tick(&self, irql: &Passive) -> u32;
 }
 
 /// Watches the key until dropped, on a thread of its own.
 ///
-/// ZwNotifyChangeKey could queue a work item instead (its ApcRoutine). But that is a
-/// WORK_QUEUE_ITEM, which does not keep the image in memory: its last instructions
-/// could run after the unload. A notification also belongs to the thread that asked
-/// for it, and the system may end a worker thread at any time.
+/// The thread looks at the key's time of change. ZwNotifyChangeKey has no form for it.
+/// With an event the caller is placed into a wait state, and a synchronous call cannot be
+/// ended for an unload. Its third form queues a WORK_QUEUE_ITEM, which does not keep the
+/// image in memory: its last instructions could run after the unload.
 pub struct KeyWatch<F: KeyFollower>(
     #[expect(dead_code, reason = "its drop ends the watch")] Thread<Watcher<F>>,
 );
 
 struct Watcher<F> {
     driver: DriverObject,
-    /// The system writes it when a notification arrives.
-    outcome: UnsafeCell<ffi::IO_STATUS_BLOCK>,
     follower: F,
 }
 
-// SAFETY: the system writes the outcome on the thread that watches, and only this
-// thread reads it.
-unsafe impl<F: Sync> Sync for Watcher<F> {}
-// SAFETY: as above.
-unsafe impl<F: Send> Send for Watcher<F> {}
+/// The most milliseconds between two looks at the key.
+const LOOK_MS: u64 = 1_250;
 
-/// Milliseconds until the next attempt, while the key does not exist or cannot be
-/// watched.
-const LOOK_AGAIN: u32 = 5_000;
+/// A change later than this, in milliseconds, has another time than a change that has
+/// been seen: the system's time advances at least every 15.625 ms.
+const TICK_MS: u32 = 16;
 
-/// What is known about the key.
+/// How often a key is looked at anew that changes all the time.
+const LOOKS: u32 = 8;
+
+/// What was seen of the key.
+#[derive(Default)]
+struct Seen {
+    /// The key, if it exists.
+    key: Option<Key>,
+    state: Option<State>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Its next change will be notified.
-    Watched,
-    /// It does not exist.
+    /// The key does not exist.
     Missing,
-    /// It cannot be opened or watched now.
-    Unknown,
+    /// It was last changed at this time.
+    Changed(i64),
 }
 
 impl<F: KeyFollower> KeyWatch<F> {
     /// Starts watching. The signal wakes the thread, so that it ticks at once.
     pub fn new(driver: &DriverObject, follower: F, signal: PoolArc<Signal>, irql: &Passive) -> Result<Self> {
-        let outcome = UnsafeCell::new(ffi::IO_STATUS_BLOCK::default());
-        Ok(Self(Thread::new(Watcher { driver: driver.clone(), outcome, follower }, signal, irql)?))
+        Ok(Self(Thread::new(Watcher { driver: driver.clone(), follower }, signal, irql)?))
     }
 }
 
 impl<F: KeyFollower> ThreadBody for Watcher<F> {
     fn run(&self, signal: &Signal, irql: &Passive) {
-        let (mut key, mut before) = (None, State::Unknown);
-        loop {
-            // Ask for the next notification before reading the values, so that no
-            // change is missed.
-            let state = self.ask(&mut key, signal, irql);
-            if signal.is_ending() {
-                // Closing the key ends the notice that is still to come.
-                return;
+        let mut seen = Seen::default();
+        // When the next tick is due, and the milliseconds until then. A wait that is over
+        // counts as its length, because the clock may be behind by a tick of the system.
+        let (mut due, mut left) = (0, 0);
+        while !signal.is_ending() {
+            self.look(&mut seen, irql);
+            if left == 0 {
+                left = u64::from(self.follower.tick(irql));
+                due = clock::milliseconds() + left;
             }
-            match state {
-                State::Watched => self.follower.follow(key.as_ref(), irql),
-                State::Missing if before != State::Missing => self.follower.follow(None, irql),
-                State::Missing | State::Unknown => {}
-            }
-            before = state;
-            let patience = if state == State::Watched { u32::MAX } else { LOOK_AGAIN };
-            if !self.wait(signal, patience, irql) {
-                return;
-            }
+            let interval = left.min(LOOK_MS);
+            left = match signal.wait(interval as u32, irql) {
+                true => 0,
+                false => (left - interval).min(due.saturating_sub(clock::milliseconds())),
+            };
         }
     }
 }
 
 impl<F: KeyFollower> Watcher<F> {
-    /// Ticks until a notification arrives or `patience` ends; [`u32::MAX`] never
-    /// ends. Returns `false` if the thread must end.
-    fn wait(&self, signal: &Signal, mut patience: u32, irql: &Passive) -> bool {
-        loop {
-            let interval = self.follower.tick(irql);
-            let set = signal.wait(interval.min(patience), irql);
-            if signal.is_ending() {
-                return false;
-            }
-            if patience != u32::MAX {
-                patience = patience.saturating_sub(interval);
-            }
-            // The event may stand for a wake-up and a notification at once.
-            let notified = set && (!signal.was_woken() || self.has_outcome());
-            if notified || patience == 0 {
-                return true;
+    /// Looks at the key, and has a change followed. If the key cannot be opened or
+    /// queried now, nothing is known.
+    fn look(&self, seen: &mut Seen, irql: &Passive) {
+        let Ok(mut state) = self.state(&mut seen.key, irql) else { return };
+        if seen.state == Some(state) {
+            return;
+        }
+        if matches!(state, State::Changed(_)) {
+            // Until the time has advanced, another change would leave no trace.
+            for _ in 0..LOOKS {
+                pause(TICK_MS);
+                match self.state(&mut seen.key, irql) {
+                    Ok(now) if now != state => state = now,
+                    Ok(_) | Err(_) => break,
+                }
             }
         }
+        seen.state = Some(state);
+        self.follower.follow(seen.key.as_ref(), irql);
     }
 
-    /// Asks for a notification. If the open key has been deleted, opens the one that
-    /// exists now.
-    fn ask(&self, key: &mut Option<Key>, signal: &Signal, irql: &Passive) -> State {
-        if key.as_ref().is_some_and(|key| self.notify(key, signal, irql).is_ok()) {
-            return State::Watched;
+    /// When the key was last changed. If the open key has been deleted, opens the one
+    /// that exists now.
+    fn state(&self, key: &mut Option<Key>, irql: &Passive) -> Result<State> {
+        if let Some(time) = key.as_ref().and_then(|key| key.last_write_time(irql).ok()) {
+            return Ok(State::Changed(time));
         }
-        *key = match Key::parameters(&self.driver, irql) {
-            Ok(Some(key)) => Some(key),
-            Ok(None) => return State::Missing,
-            Err(_) => return State::Unknown,
+        *key = None;
+        let found = Key::parameters(&self.driver, irql)?;
+        let state = match &found {
+            None => State::Missing,
+            Some(found) => State::Changed(found.last_write_time(irql)?),
         };
-        match key.as_ref().map(|key| self.notify(key, signal, irql)) {
-            Some(Ok(())) => State::Watched,
-            _ => State::Unknown,
-        }
-    }
-
-    /// Whether the notification has arrived. The system writes the outcome before it
-    /// sets the event.
-    fn has_outcome(&self) -> bool {
-        // SAFETY: the outcome lives as long as this, and the system writes it on this
-        // thread.
-        let outcome = unsafe { self.outcome.get().read_volatile() };
-        // SAFETY: both members of the union are numbers, and `notify` has set this one.
-        unsafe { outcome.__bindgen_anon_1.Status != ffi::STATUS_PENDING }
-    }
-
-    /// Has the signal's event set at the next change of a value.
-    fn notify(&self, key: &Key, signal: &Signal, _: &Passive) -> Result {
-        let mut pending = ffi::IO_STATUS_BLOCK::default();
-        pending.__bindgen_anon_1.Status = ffi::STATUS_PENDING;
-        // SAFETY: the outcome lives as long as this. The system writes it on this
-        // thread only.
-        unsafe { self.outcome.get().write_volatile(pending) };
-        // SAFETY: key and event are open; the outcome stays where it is until
-        // the key is closed and the thread that asks has ended; the call is
-        // made at PASSIVE_LEVEL.
-        let asked = unsafe {
-            ffi::ZwNotifyChangeKey(
-                key.as_raw(),
-                signal.event(),
-                None,
-                ptr::null_mut(),
-                self.outcome.get(),
-                ffi::REG_NOTIFY_CHANGE_LAST_SET,
-                0,
-                ptr::null_mut(),
-                0,
-                1,
-            )
-        };
-        super::status::to_result(asked)
+        *key = found;
+        Ok(state)
     }
 }

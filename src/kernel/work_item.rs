@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::device::Device;
 use super::irql::Passive;
-use super::pool::PoolBox;
+use super::pool::{PoolBox, tag};
 use super::status::{Result, Status, to_result};
 use crate::ffi;
 
@@ -42,7 +42,7 @@ impl<W: Work> WorkItem<W> {
             return Err(Status::INSUFFICIENT_RESOURCES);
         }
         let inner = WorkState { item, requests: AtomicU32::new(0), work, _device: device.clone() };
-        Ok(Self(PoolBox::new(inner)?))
+        Ok(Self(PoolBox::new(tag::WORK_ITEM, inner)?))
     }
 
     /// The address for [`WorkState::request`].
@@ -117,13 +117,14 @@ impl<W> Drop for WorkState<W> {
 /// called at PASSIVE_LEVEL.
 pub(crate) fn wait_until(mut done: impl FnMut() -> bool) {
     while !done() {
-        pause();
+        pause(1);
     }
 }
 
-pub(super) fn pause() {
-    // Relative, in units of 100 ns: 1 ms.
-    let mut interval = ffi::LARGE_INTEGER { QuadPart: -10_000 };
+/// Waits for this many milliseconds. To be called at PASSIVE_LEVEL.
+pub(super) fn pause(milliseconds: u32) {
+    // Relative, in units of 100 ns.
+    let mut interval = ffi::LARGE_INTEGER { QuadPart: i64::from(milliseconds) * -10_000 };
     // SAFETY: `interval` is a local, and callers are at PASSIVE_LEVEL, where
     // everything that waits is dropped.
     let waited = unsafe {

@@ -93,7 +93,7 @@ impl Policy {
         exempt_ipsec: true,
         answer_exempt: false,
         observe: true,
-        sublayer_weight: 0x8000,
+        sublayer_weight: 0x7000,
         trace: Trace::Verdicts,
         event_log: true,
         check_order: false,

@@ -277,7 +277,7 @@ pub static VALUES: [RegistryValue; 21] = [
     RegistryValue {
         name: "SublayerWeight",
         kind: ValueKind::Number {
-            default: 0x8000,
+            default: 0x7000,
             min: 0,
             max: 0xffff,
             set: |policy, number| policy.sublayer_weight = number as u16,

@@ -150,7 +150,7 @@ macro_rules! every_export { ($table:ident) => { $table! {
         WdfCollectionGetLastItem WdfTimerCreate WdfTimerStart WdfTimerStop
         WdfTimerGetParentObject WdfWorkItemCreate WdfWorkItemEnqueue WdfWorkItemFlush
         WdfWorkItemGetParentObject;
-    "ntoskrnl.exe" => ps: PsCreateSystemThread;
+    "ntoskrnl.exe" => ps: PsCreateSystemThread PsTerminateSystemThread;
     "ntoskrnl.exe" => rtl:
         RtlInitUnicodeString RtlGetVersion memcpy memmove memset memcmp;
     "ntoskrnl.exe" => mm:

@@ -19,7 +19,7 @@ pub const SUBLAYER: Guid = Guid::from_u128(0xd47a9c03_16eb_4f58_b02d_8a35f1e64c7
 
 /// The weight that the driver asks for its sublayer, unless `SublayerWeight` says
 /// another.
-pub const SUBLAYER_WEIGHT: u16 = 0x8000;
+pub const SUBLAYER_WEIGHT: u16 = 0x7000;
 
 /// The layers at which the driver decides; `#` stands for V4 or V6.
 pub const DECIDING_LAYERS: [&str; 4] = [

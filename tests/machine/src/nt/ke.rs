@@ -10,6 +10,7 @@ use super::enter::enter;
 use super::foreign;
 use super::guest::Stop;
 use super::locks::Kind;
+use super::sleepers::is_drivers_own;
 use super::types::{
     Address, BOOLEAN, DISPATCHER_HEADER, KEVENT, KIRQL, LARGE_INTEGER, LIST_ENTRY, NTSTATUS, PROCESSOR_NUMBER,
 };
@@ -247,7 +248,7 @@ pub extern "win64" fn KeWaitForSingleObject(
         false => signal_state(Object).load(Ordering::Acquire) != 0,
     };
     let what = || format!("the event at {Object:#x}");
-    wait(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
+    wait_for_object(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
 }
 
 /// Whether a thread may wait at its IRQL. At DISPATCH_LEVEL it may only test the
@@ -263,6 +264,30 @@ fn may_wait(object: Address, timeout: Address, value: Option<LARGE_INTEGER>) -> 
     // The reference calls the first parameter the address of the IRQL.
     let parameters = [irql.0.into(), object as u64, timeout as u64];
     Err(Violation::new(rule, parameters, format!("KeWaitForSingleObject at {irql}")))
+}
+
+/// Waits as [`wait`] for an object. A thread of the driver that waits so has done its
+/// work, while a delay is a part of it.
+pub(super) fn wait_for_object(
+    kernel: &Kernel,
+    what: &dyn Fn() -> String,
+    timeout: Option<i64>,
+    mut take: impl FnMut() -> bool,
+) -> Status {
+    if kernel.options().own_time || !is_drivers_own() {
+        return wait(kernel, what, timeout, take);
+    }
+    let number = kernel.sleepers.begin(None);
+    let waited = wait(kernel, what, timeout, || {
+        let rung = kernel.bell.rung();
+        let taken = take();
+        if !taken {
+            kernel.sleepers.looked(number, rung);
+        }
+        taken
+    });
+    kernel.sleepers.end(number);
+    waited
 }
 
 /// Waits until `take` succeeds. Holds no lock while it calls `take`.

@@ -106,7 +106,11 @@ impl Kernel {
             engine: OnceLock::new(),
             pool: Pool::default(),
             packets: Packets::default(),
-            registry: Registry::default(),
+            registry: {
+                let machine = Weak::clone(me);
+                let time = move || machine.upgrade().map_or(0, |kernel: Arc<Self>| kernel.clock.system_time());
+                Registry::with_time(Box::new(time))
+            },
             verifier: Verifier::default(),
             locks: LockOrder::default(),
             stack_marks: StackMarks::default(),
@@ -212,19 +216,6 @@ impl Kernel {
     /// How often the driver called ZwWaitForSingleObject.
     pub fn waits(&self) -> u64 {
         self.call_count("ZwWaitForSingleObject")
-    }
-
-    /// Lets the driver's thread, if the driver has made one, come to a wait, but not for
-    /// longer than `patience`. `before`: the [`waits`](Self::waits) before the start.
-    pub fn let_thread_wait(&self, before: u64, patience: Duration) {
-        let end = std::time::Instant::now() + patience;
-        while self.call_count("PsCreateSystemThread") != 0
-            && self.waits() == before
-            && self.stopped().is_none()
-            && std::time::Instant::now() < end
-        {
-            std::thread::sleep(Duration::from_micros(100));
-        }
     }
 
     /// How often the driver called an export.

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A registry value: its `REG_*` type and raw bytes.
@@ -123,6 +124,28 @@ struct Key {
     values: BTreeMap<String, (String, RegistryValue)>,
     /// Distinguishes the key from deleted keys with the same path.
     generation: u64,
+    /// When the key or one of its values was last changed (`LastWriteTime`).
+    changed_at: u64,
+}
+
+/// Units of the system's time in one of its ticks, 15.625 ms. Changes in one tick have one
+/// time.
+const TICK: u64 = 156_250;
+
+/// Gives the system's time, in units of 100 ns since 1601.
+struct SystemTime(Box<dyn Fn() -> u64 + Send + Sync>);
+
+impl SystemTime {
+    fn tick(&self) -> u64 {
+        let now = self.0();
+        now - now % TICK
+    }
+}
+
+impl fmt::Debug for SystemTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SystemTime")
+    }
 }
 
 /// Number of queries that are kept.
@@ -148,12 +171,21 @@ struct State<T> {
 /// The registry of a machine. `T` is how a watcher is notified.
 #[derive(Debug)]
 pub struct Registry<T> {
+    time: SystemTime,
     state: Mutex<State<T>>,
 }
 
 impl<T> Default for Registry<T> {
     fn default() -> Self {
+        Self::with_time(Box::new(|| 0))
+    }
+}
+
+impl<T> Registry<T> {
+    /// An empty registry. `time` gives the system's time, in units of 100 ns since 1601.
+    pub fn with_time(time: Box<dyn Fn() -> u64 + Send + Sync>) -> Self {
         Self {
+            time: SystemTime(time),
             state: Mutex::new(State {
                 keys: BTreeMap::new(),
                 watches: Vec::new(),
@@ -168,9 +200,11 @@ impl<T> Default for Registry<T> {
 }
 
 /// Summary of a key as in `KEY_FULL_INFORMATION`. Lengths are in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct KeySummary {
+    pub name: String,
+    pub last_write_time: u64,
     pub subkeys: u32,
     pub longest_subkey: u32,
     pub values: u32,
@@ -190,9 +224,13 @@ impl<T> Registry<T> {
         for end in ends {
             if !state.keys.contains_key(&upper[..end]) {
                 state.keys_made += 1;
-                let key = Key { generation: state.keys_made, ..Key::default() };
+                let key =
+                    Key { generation: state.keys_made, changed_at: self.time.tick(), ..Key::default() };
                 state.keys.insert(upper[..end].to_string(), key);
                 let parent = upper[..end].rsplit_once('\\').map_or("", |(parent, _)| parent);
+                if let Some(parent) = state.keys.get_mut(parent) {
+                    parent.changed_at = self.time.tick();
+                }
                 fired.extend(state.take_watches(parent, NOTIFY_CHANGE_NAME));
             }
         }
@@ -205,13 +243,18 @@ impl<T> Registry<T> {
     }
 
     /// Sets a value, and creates its key if necessary. Returns the watches that
-    /// fire; a watch fires once.
+    /// fire; a watch fires once. A value that is as before is no change
+    /// (`ZwNotifyChangeKey`, REG_NOTIFY_CHANGE_LAST_SET).
     #[must_use = "the watches must be completed"]
     pub fn set_value(&self, key: &str, name: &str, value: RegistryValue) -> Vec<Watch<T>> {
         let mut fired = self.create_key(key);
         let mut state = self.state();
-        let values = &mut state.keys.entry(normal(key)).or_default().values;
-        values.insert(name.to_uppercase(), (name.to_string(), value));
+        let entry = state.keys.entry(normal(key)).or_default();
+        if entry.values.get(&name.to_uppercase()).is_some_and(|(_, before)| *before == value) {
+            return fired;
+        }
+        entry.values.insert(name.to_uppercase(), (name.to_string(), value));
+        entry.changed_at = self.time.tick();
         state.changes += 1;
         fired.extend(state.take_watches(&normal(key), NOTIFY_CHANGE_LAST_SET));
         fired
@@ -222,8 +265,13 @@ impl<T> Registry<T> {
     #[must_use = "the watches must be completed"]
     pub fn delete_value(&self, key: &str, name: &str) -> Vec<Watch<T>> {
         let mut state = self.state();
-        let values = state.keys.get_mut(&normal(key)).map(|key| &mut key.values);
-        match values.and_then(|values| values.remove(&name.to_uppercase())) {
+        let entry = state.keys.get_mut(&normal(key));
+        let removed = entry.and_then(|key| {
+            let removed = key.values.remove(&name.to_uppercase())?;
+            key.changed_at = self.time.tick();
+            Some(removed)
+        });
+        match removed {
             Some(_) => {
                 state.changes += 1;
                 state.take_watches(&normal(key), NOTIFY_CHANGE_LAST_SET)
@@ -326,6 +374,8 @@ impl<T> Registry<T> {
         let subkeys: Vec<u32> = subkeys.filter(|s| !s.contains('\\')).map(bytes).collect();
         let values = || key.values.values();
         Some(KeySummary {
+            name: path.rsplit_once('\\').map_or(path, |(_, name)| name).to_owned(),
+            last_write_time: key.changed_at,
             subkeys: subkeys.len() as u32,
             longest_subkey: subkeys.into_iter().max().unwrap_or(0),
             values: key.values.len() as u32,

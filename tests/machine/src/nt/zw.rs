@@ -151,7 +151,7 @@ fn set_value(
     Ok(Status::SUCCESS)
 }
 
-/// `ZwQueryKey` with `KeyFullInformation`. Keys have no write time.
+/// `ZwQueryKey` with `KeyBasicInformation` or `KeyFullInformation`.
 pub extern "win64" fn ZwQueryKey(
     KeyHandle: HANDLE,
     KeyInformationClass: i32,
@@ -374,7 +374,7 @@ pub extern "win64" fn ZwWaitForSingleObject(
         Some(Object::Thread(_)) => format!("the end of the thread of handle {Handle:#x}"),
         _ => format!("the event of handle {Handle:#x}"),
     };
-    ke::wait(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
+    ke::wait_for_object(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
 }
 
 /// `ZwClose`. Closing a watched key completes its watches with

@@ -8,6 +8,7 @@ use super::super::cpu::{self, Irql, Stay, ThreadState};
 use super::super::guest::Stop;
 use super::super::locks;
 use super::super::objects::Event;
+use super::super::ps;
 use super::super::types::Address;
 use super::super::wdf;
 use super::super::work::Job;
@@ -36,6 +37,9 @@ impl Drop for Callback<'_> {
 
 /// Name of the host threads that run a driver's system threads.
 pub const SYSTEM_THREAD: &str = "lab-thread";
+
+/// What the start routine of a driver's thread is called.
+const SYSTEM_THREAD_ROUTINE: &str = "system thread";
 
 impl Kernel {
     /// Runs driver code on the thread's processor, at `irql` or at the thread's
@@ -74,9 +78,11 @@ impl Kernel {
         let before = cpu::thread_state();
         let callback = CALLBACKS.contains(&what).then(|| Callback::begin(self));
         let measured = self.stack_marks.is_due(what) && self.guest.measure_stack();
+        let outer = ps::entered(what == SYSTEM_THREAD_ROUTINE);
         // SAFETY: `entry` comes from the loader or from the driver. The driver gave
         // it as a routine with the prototype that is called here.
         let outcome = unsafe { self.guest.call(entry, arguments) };
+        let outcome = if ps::left(outer) { Ok(0) } else { outcome };
         let (left_at, locks) = (cpu::irql(), locks::held().saturating_sub(held));
         locks::forget_since(held);
         let after = cpu::thread_state();
@@ -197,7 +203,7 @@ impl Kernel {
         let started = self.start_system_thread(move |kernel| {
             // If the call failed, it has already stopped the machine.
             let _ = kernel.on_processor(kernel.options.processors - 1, Irql::PASSIVE, |kernel| {
-                let call = || kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, "system thread");
+                let call = || kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, SYSTEM_THREAD_ROUTINE);
                 kernel.run_stepped(call)
             });
             let mut objects = kernel.objects();
