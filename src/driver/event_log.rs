@@ -3,7 +3,7 @@
 
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::policy::{Holds, Policies};
+use super::policy::Policies;
 use crate::kernel::clock;
 use crate::kernel::entry::DriverObject;
 use crate::kernel::error_log::ErrorLog;
@@ -14,7 +14,6 @@ use crate::logic::event_log::messages::{
 };
 use crate::logic::event_log::{Growth, MINUTE_MS, MessageCode, PER_MINUTE, Strings};
 use crate::logic::events::{state_name, technique_names};
-use crate::logic::mix::mix;
 use crate::logic::policy::Policy;
 use crate::logic::protection::{Protection, State};
 use crate::logic::rate::RateLimit;
@@ -70,14 +69,15 @@ impl EventLog {
 
     /// Values are refused.
     pub fn refused(&self, policies: &Policies, irql: &Passive) {
-        self.refusals.store(digest(policies), Ordering::Relaxed);
+        self.refusals.store(policies.digest_of_refusals(), Ordering::Relaxed);
         for refusal in policies.refusals() {
             let mut strings = Strings::new();
             strings
                 .text(refusal.value)
                 .text(refusal.reason)
                 .number(refusal.entry.into())
-                .text(policies.holds().name());
+                .text(policies.holds().name())
+                .text(refusal.source);
             self.write(POLICY_REFUSED, &strings, irql);
         }
     }
@@ -85,7 +85,7 @@ impl EventLog {
     /// Values are refused after the registry was read for the second time, right after
     /// the start. Writes nothing if it is what the start has written.
     pub fn refused_again(&self, policies: &Policies, irql: &Passive) {
-        if self.refusals.load(Ordering::Relaxed) != digest(policies) {
+        if self.refusals.load(Ordering::Relaxed) != policies.digest_of_refusals() {
             self.refused(policies, irql);
         }
     }
@@ -173,10 +173,4 @@ impl EventLog {
 /// The number of a span of the limit.
 fn minute(now: u64) -> u32 {
     (now / MINUTE_MS) as u32
-}
-
-/// A hash of what is refused.
-fn digest(policies: &Policies) -> u64 {
-    let each = |hash, (reason, entry): (u8, u32)| mix(hash, u64::from(reason) << 32 | u64::from(entry));
-    policies.refused().map(Option::unwrap_or_default).fold(1, each)
 }

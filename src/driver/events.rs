@@ -76,7 +76,13 @@ pub fn policy(channel: &Channel, occasion: Occasion, policies: &Policies, irql: 
     let (allowed, applied) = irql.at_dispatch(|irql| {
         let current = policies.current(irql);
         let policy = current.values();
-        let applied = PolicyApplied::new(occasion.name(), number, &policy, current.exemptions());
+        let applied = PolicyApplied::new(
+            occasion.name(),
+            number,
+            &policy,
+            current.exemptions(),
+            current.group_policy(),
+        );
         (allowed(&policy), applied)
     });
     if occasion == Occasion::Rundown {
@@ -97,6 +103,7 @@ pub fn rejected(channel: &Channel, occasion: Occasion, policies: &Policies, irql
             value: refusal.value,
             reason: refusal.reason,
             entry: refusal.entry,
+            source: refusal.source,
             holds: policies.holds().name(),
         });
     }

@@ -11,7 +11,7 @@ use super::shared::Shared;
 use crate::kernel::clock;
 use crate::kernel::irql::Passive;
 use crate::kernel::pool::{PoolArc, PoolBox, tag};
-use crate::kernel::registry::{Key, Room};
+use crate::kernel::registry::{Keys, Room, Source};
 use crate::kernel::watch::KeyFollower;
 use crate::logic::policy::Mode;
 use crate::logic::policy::values::mode;
@@ -70,9 +70,9 @@ impl Reload {
     }
 
     /// Keeps the policy in force, except the registry's `Mode` if that is 0 or 1.
-    fn keep(&self, key: Option<&Key>, irql: &Passive) {
+    fn keep(&self, keys: &Keys, irql: &Passive) {
         let Shared { policies, channel, event_log, .. } = &*self.shared;
-        let mode = key.and_then(|key| mode_alone(key, irql)).filter(|mode| *mode != Mode::Enforce);
+        let mode = mode_alone(keys, irql).filter(|(mode, _)| *mode != Mode::Enforce);
         match policies.keep(mode, irql) {
             true => events::policy(channel, Occasion::Change, policies, irql),
             false => events::rejected(channel, Occasion::Change, policies, irql),
@@ -89,14 +89,14 @@ impl KeyFollower for Reload {
     /// because a part of a new policy can mean the opposite of the whole. It also
     /// stays if there is no memory for a new one. `Mode` 0 and 1 always take effect,
     /// so that the driver can always be switched off.
-    fn follow(&self, key: Option<&Key>, irql: &Passive) {
-        let applied = match self.shared.policies.read(key, irql) {
+    fn follow(&self, keys: &Keys, irql: &Passive) {
+        let applied = match self.shared.policies.read(keys, irql) {
             Ok((applied, 0)) => PoolBox::new(tag::APPLIED, applied).ok(),
             Ok(_) | Err(_) => None,
         };
         match applied {
             Some(applied) => self.replace(applied, irql),
-            None => self.keep(key, irql),
+            None => self.keep(keys, irql),
         }
         self.has_followed.store(true, Ordering::Relaxed);
     }
@@ -123,9 +123,9 @@ impl KeyFollower for Reload {
     }
 }
 
-/// The registry's `Mode`, if it is valid. Allocates no memory.
-fn mode_alone(key: &Key, irql: &Passive) -> Option<Mode> {
+/// The registry's `Mode`, if it is valid, and where it is from. Allocates no memory.
+fn mode_alone(keys: &Keys, irql: &Passive) -> Option<(Mode, Source)> {
     let mut room = Room::<[u8; size_of::<u32>()]>::empty();
-    let data = key.value("Mode", &mut room, irql).ok()??;
-    mode(data.kind, data.bytes)
+    let (source, data) = keys.value("Mode", &mut room, irql).ok()??;
+    Some((mode(data.kind, data.bytes)?, source))
 }

@@ -1,28 +1,28 @@
-//! Follows the Parameters key: its changes, its deletion, its creation.
+//! Follows the keys of the driver's values: their changes, deletion and creation.
 
 use super::clock;
 use super::entry::DriverObject;
 use super::irql::Passive;
 use super::pool::PoolArc;
-use super::registry::Key;
+use super::registry::{Key, Keys, Source};
 use super::status::Result;
 use super::thread::{Signal, Thread, ThreadBody};
 use super::work_item::pause;
 
-/// Follows the values of the key.
+/// Follows the values of the keys.
 pub trait KeyFollower: Send + Sync {
-    /// Reads the values; `key` is `None` if the key does not exist. Called once when
-    /// watching begins, for changes made before, and after every change.
-    fn follow(&self, key: Option<&Key>, irql: &Passive);
+    /// Reads the values. Called once when watching begins, for changes made before, and
+    /// after every change.
+    fn follow(&self, keys: &Keys, irql: &Passive);
 
     /// Called repeatedly, and at once when the signal is woken. Returns the time until
     /// the next call, in milliseconds.
     fn tick(&self, irql: &Passive) -> u32;
 }
 
-/// Watches the key until dropped, on a thread of its own.
+/// Watches the keys until dropped, on a thread of its own.
 ///
-/// The thread looks at the key's time of change. ZwNotifyChangeKey has no form for it.
+/// The thread looks at each key's time of change. ZwNotifyChangeKey has no form for it.
 /// With an event the caller is placed into a wait state, and a synchronous call cannot be
 /// ended for an unload. Its third form queues a WORK_QUEUE_ITEM, which does not keep the
 /// image in memory: its last instructions could run after the unload.
@@ -35,7 +35,7 @@ struct Watcher<F> {
     follower: F,
 }
 
-/// The most milliseconds between two looks at the key.
+/// The most milliseconds between two looks at the keys.
 const LOOK_MS: u64 = 1_250;
 
 /// A change later than this, in milliseconds, has another time than a change that has
@@ -45,12 +45,11 @@ const TICK_MS: u32 = 16;
 /// How often a key is looked at anew that changes all the time.
 const LOOKS: u32 = 8;
 
-/// What was seen of the key.
-#[derive(Default)]
+/// What was seen of the keys.
 struct Seen {
-    /// The key, if it exists.
-    key: Option<Key>,
-    state: Option<State>,
+    keys: Keys,
+    /// In the order of [`Source::ALL`]; `None` before the first look.
+    states: Option<[State; Source::ALL.len()]>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,7 +69,7 @@ impl<F: KeyFollower> KeyWatch<F> {
 
 impl<F: KeyFollower> ThreadBody for Watcher<F> {
     fn run(&self, signal: &Signal, irql: &Passive) {
-        let mut seen = Seen::default();
+        let mut seen = Seen { keys: Keys { group_policy: None, parameters: None }, states: None };
         // When the next tick is due, and the milliseconds until then. A wait that is over
         // counts as its length, because the clock may be behind by a tick of the system.
         let (mut due, mut left) = (0, 0);
@@ -90,35 +89,46 @@ impl<F: KeyFollower> ThreadBody for Watcher<F> {
 }
 
 impl<F: KeyFollower> Watcher<F> {
-    /// Looks at the key, and has a change followed. If the key cannot be opened or
+    /// Looks at the keys, and has a change followed. If a key cannot be opened or
     /// queried now, nothing is known.
     fn look(&self, seen: &mut Seen, irql: &Passive) {
-        let Ok(mut state) = self.state(&mut seen.key, irql) else { return };
-        if seen.state == Some(state) {
+        let Ok(mut states) = self.states(&mut seen.keys, irql) else { return };
+        if seen.states == Some(states) {
             return;
         }
-        if matches!(state, State::Changed(_)) {
-            // Until the time has advanced, another change would leave no trace.
-            for _ in 0..LOOKS {
-                pause(TICK_MS);
-                match self.state(&mut seen.key, irql) {
-                    Ok(now) if now != state => state = now,
-                    Ok(_) | Err(_) => break,
-                }
+        // Until the time has advanced, another change would leave no trace.
+        for _ in 0..PAUSES {
+            let now = clock::system_time();
+            let is_fresh =
+                |state: &State| matches!(state, State::Changed(time) if now.abs_diff(*time) < TICK);
+            if !states.iter().any(is_fresh) {
+                break;
+            }
+            pause();
+            match self.states(&mut seen.keys, irql) {
+                Ok(changed) => states = changed,
+                Err(_) => return,
             }
         }
-        seen.state = Some(state);
-        self.follower.follow(seen.key.as_ref(), irql);
+        seen.states = Some(states);
+        self.follower.follow(&seen.keys, irql);
     }
 
-    /// When the key was last changed. If the open key has been deleted, opens the one
-    /// that exists now.
-    fn state(&self, key: &mut Option<Key>, irql: &Passive) -> Result<State> {
+    fn states(&self, keys: &mut Keys, irql: &Passive) -> Result<[State; Source::ALL.len()]> {
+        Ok([
+            self.state(&mut keys.group_policy, Source::GroupPolicy, irql)?,
+            self.state(&mut keys.parameters, Source::Parameters, irql)?,
+        ])
+    }
+
+    /// When a key was last changed. If the open key has been deleted, opens the one that
+    /// exists now.
+    fn state(&self, key: &mut Option<Key>, source: Source, irql: &Passive) -> Result<State> {
         if let Some(time) = key.as_ref().and_then(|key| key.last_write_time(irql).ok()) {
             return Ok(State::Changed(time));
         }
         *key = None;
-        let found = Key::parameters(&self.driver, irql)?;
+        let found = Key::open(source, &self.driver, irql)?;
         let state = match &found {
             None => State::Missing,
             Some(found) => State::Changed(found.last_write_time(irql)?),

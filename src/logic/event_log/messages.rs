@@ -109,10 +109,10 @@ messages! {
 
     /// A registry value was refused.
     POLICY_REFUSED = 3, Warning, Policy,
-        "hushport refuses the registry value %2: %3, entry %4 (0: the value as a whole). In force: \
+        "hushport refuses the value %2 (from: %6): %3, entry %4 (0: the value as a whole). In force: \
             %5.",
-        "A registry value was refused: its name, the reason, the entry of a list, and what is in \
-            force instead. Written for each refused value, at the start and after a change.";
+        "A registry value was refused: its name, the reason, the entry of a list, what is in force \
+            instead, and whether the value is from Registry or GroupPolicy. Written for each refused value, at the start and after a change.";
 
     /// The engine does not have the filters that the policy needs.
     PROTECTION_LOST = 4, Error, Protection,

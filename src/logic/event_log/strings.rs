@@ -7,7 +7,7 @@ use crate::logic::address::Address;
 pub const ROOM: usize = 96;
 
 /// The most strings that an entry has.
-pub const MOST: usize = 4;
+pub const MOST: usize = 5;
 
 /// The strings that replace `%2` and the following numbers of a message, each with its
 /// terminating zero.

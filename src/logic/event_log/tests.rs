@@ -88,8 +88,9 @@ fn the_strings_of_every_entry_fit() {
         .text(longest(&mut VALUES.iter().map(|value| value.name)))
         .text(longest(&mut REASONS.iter().copied()))
         .number(u16::MAX.into())
-        .text("LastPolicyExceptMode");
-    assert_eq!(texts(&refused).last().unwrap(), "LastPolicyExceptMode");
+        .text("LastPolicyExceptMode")
+        .text("GroupPolicy");
+    assert_eq!(texts(&refused).last().unwrap(), "GroupPolicy");
 }
 
 #[test]

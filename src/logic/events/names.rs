@@ -1,7 +1,7 @@
 //! The names that event fields use for the driver's own types.
 
 use crate::logic::order::LayerIndex;
-use crate::logic::policy::Reason;
+use crate::logic::policy::{Reason, VALUES, ValueSet};
 use crate::logic::protection::State;
 use crate::logic::scan::{Technique, Techniques};
 use crate::logic::stealth::{Module, Verdict};
@@ -74,6 +74,22 @@ impl FieldValue for Techniques {
 
     fn put(&self, to: &mut Payload<'_>) {
         to.put_counted(technique_names(*self).as_flattened());
+    }
+}
+
+impl FieldValue for ValueSet {
+    const TYPE: Type = TEXT;
+
+    fn put(&self, to: &mut Payload<'_>) {
+        let mut parts = [[&[][..]; 2]; VALUES.len()];
+        let mut first = true;
+        for (index, (value, [comma, name])) in VALUES.iter().zip(&mut parts).enumerate() {
+            if self.has(index) {
+                *comma = if core::mem::take(&mut first) { b"" } else { b"," };
+                *name = value.name.as_bytes();
+            }
+        }
+        to.put_counted(parts.as_flattened());
     }
 }
 

@@ -65,6 +65,41 @@ pub enum Read {
     AtStart,
 }
 
+/// A set of [`VALUES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ValueSet(u32);
+
+const _: () = assert!(VALUES.len() <= u32::BITS as usize);
+
+impl ValueSet {
+    /// No values.
+    pub const EMPTY: Self = Self(0);
+
+    /// The set with these bits, one for each value.
+    pub const fn of_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// One bit for each value.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Whether the value with this index is in it.
+    pub const fn has(self, index: usize) -> bool {
+        self.0 >> (index as u32 % u32::BITS) & 1 != 0
+    }
+
+    /// The set with this value, or without it.
+    pub const fn with(self, index: usize, is_in: bool) -> Self {
+        let bit = 1 << (index as u32 % u32::BITS);
+        Self(if is_in { self.0 | bit } else { self.0 & !bit })
+    }
+}
+
+/// The index of `Mode`.
+pub const MODE: usize = 0;
+
 /// A value that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejected {

@@ -108,7 +108,8 @@ impl Kernel {
             packets: Packets::default(),
             registry: {
                 let machine = Weak::clone(me);
-                let time = move || machine.upgrade().map_or(0, |kernel: Arc<Self>| kernel.clock.system_time());
+                let time =
+                    move || machine.upgrade().map_or(0, |kernel: Arc<Self>| kernel.clock.system_time());
                 Registry::with_time(Box::new(time))
             },
             verifier: Verifier::default(),

@@ -5,9 +5,9 @@ use std::cell::Cell;
 
 use super::enter::enter;
 use super::foreign::{self, BadPointer};
+use super::guest::Stop;
 use super::objects::Object;
 use super::types::{Address, HANDLE, NTSTATUS};
-use super::guest::Stop;
 use super::{Kernel, Trouble};
 use crate::status::Status;
 

@@ -224,8 +224,7 @@ impl<T> Registry<T> {
         for end in ends {
             if !state.keys.contains_key(&upper[..end]) {
                 state.keys_made += 1;
-                let key =
-                    Key { generation: state.keys_made, changed_at: self.time.tick(), ..Key::default() };
+                let key = Key { generation: state.keys_made, changed_at: self.time.tick(), ..Key::default() };
                 state.keys.insert(upper[..end].to_string(), key);
                 let parent = upper[..end].rsplit_once('\\').map_or("", |(parent, _)| parent);
                 if let Some(parent) = state.keys.get_mut(parent) {

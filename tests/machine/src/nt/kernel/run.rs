@@ -203,7 +203,8 @@ impl Kernel {
         let started = self.start_system_thread(move |kernel| {
             // If the call failed, it has already stopped the machine.
             let _ = kernel.on_processor(kernel.options.processors - 1, Irql::PASSIVE, |kernel| {
-                let call = || kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, SYSTEM_THREAD_ROUTINE);
+                let call =
+                    || kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, SYSTEM_THREAD_ROUTINE);
                 kernel.run_stepped(call)
             });
             let mut objects = kernel.objects();
