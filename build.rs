@@ -42,6 +42,7 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
             "KeQueryInterruptTimePrecise",
             "KeQueryMaximumGroupCount",
             "KeQueryMaximumProcessorCountEx",
+            "KeQuerySystemTimePrecise",
             "KeQueryUnbiasedInterruptTime",
             "KeRegisterProcessorChangeCallback",
             "KeRevertToUserGroupAffinityThread",

@@ -58,7 +58,8 @@ impl OrderCheck {
     /// memory for them, the check goes on without them.
     pub fn prepare(&self, irql: &Passive) {
         if irql.at_dispatch(|irql| self.ties.read(irql).is_empty())
-            && let Ok(ties) = PoolVec::zeroed(tag::TIES, TIE_SETS).and_then(|ties| PoolBox::new(tag::TIES, ties))
+            && let Ok(ties) =
+                PoolVec::zeroed(tag::TIES, TIE_SETS).and_then(|ties| PoolBox::new(tag::TIES, ties))
         {
             self.ties.replace(ties, irql);
         }

@@ -18,15 +18,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     let length = location.map_or(0, |location| location.file().len());
     let line = location.map_or(0, |location| location.line());
     // SAFETY: takes numbers only and may be called at any IRQL.
-    unsafe {
-        ffi::KeBugCheckEx(
-            PANIC,
-            file as ffi::ULONG_PTR,
-            length as ffi::ULONG_PTR,
-            line.into(),
-            0,
-        )
-    }
+    unsafe { ffi::KeBugCheckEx(PANIC, file as ffi::ULONG_PTR, length as ffi::ULONG_PTR, line.into(), 0) }
 }
 
 /// Compilers refer to this symbol where code uses floating point.

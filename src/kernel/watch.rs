@@ -38,12 +38,12 @@ struct Watcher<F> {
 /// The most milliseconds between two looks at the key.
 const LOOK_MS: u64 = 1_250;
 
-/// A change later than this, in milliseconds, has another time than a change that has
-/// been seen: the system's time advances at least every 15.625 ms.
-const TICK_MS: u32 = 16;
+/// A change that is older than this has another time than any later one: the system's time
+/// advances at least every 15.625 ms.
+const TICK: u64 = 16 * clock::PER_MS;
 
-/// How often a key is looked at anew that changes all the time.
-const LOOKS: u32 = 8;
+/// The most milliseconds for which a key is left unread that changes all the time.
+const PAUSES: u32 = 256;
 
 /// What was seen of the key.
 #[derive(Default)]
@@ -97,14 +97,16 @@ impl<F: KeyFollower> Watcher<F> {
         if seen.state == Some(state) {
             return;
         }
-        if matches!(state, State::Changed(_)) {
-            // Until the time has advanced, another change would leave no trace.
-            for _ in 0..LOOKS {
-                pause(TICK_MS);
-                match self.state(&mut seen.key, irql) {
-                    Ok(now) if now != state => state = now,
-                    Ok(_) | Err(_) => break,
-                }
+        // Until the time has advanced, another change would leave no trace.
+        for _ in 0..PAUSES {
+            match state {
+                State::Changed(time) if clock::system_time().abs_diff(time) < TICK => {}
+                State::Changed(_) | State::Missing => break,
+            }
+            pause();
+            match self.state(&mut seen.key, irql) {
+                Ok(now) => state = now,
+                Err(_) => return,
             }
         }
         seen.state = Some(state);

@@ -52,8 +52,10 @@ impl End for OpenFlows {
 /// in reverse order.
 pub fn register(device: &Device, shared: PoolArc<Shared>, irql: &Passive) -> Result<Callouts> {
     let open = OpenFlows(shared.clone());
-    let mut callouts =
-        Callouts { flows: Ending::new(open.clone(), irql), registrations: PoolVec::with_capacity(tag::CALLOUTS, COUNT)? };
+    let mut callouts = Callouts {
+        flows: Ending::new(open.clone(), irql),
+        registrations: PoolVec::with_capacity(tag::CALLOUTS, COUNT)?,
+    };
     for callout in &CALLOUTS {
         let register = match callout.role {
             Role::Observe => CalloutRegistration::new::<Observe>,

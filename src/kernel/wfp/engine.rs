@@ -227,9 +227,7 @@ impl Transaction<'_> {
         let status = unsafe { ffi::FwpmFilterDeleteByKey0(self.engine.handle, &guid(key)) };
         match to_result(status) {
             Ok(()) => Ok(true),
-            Err(_)
-                if status == ffi::STATUS_FWP_FILTER_NOT_FOUND || status == ffi::STATUS_FWP_NOT_FOUND =>
-            {
+            Err(_) if status == ffi::STATUS_FWP_FILTER_NOT_FOUND || status == ffi::STATUS_FWP_NOT_FOUND => {
                 Ok(false)
             }
             Err(status) => Err(status),

@@ -16,6 +16,7 @@ use super::cpu::{self, Irql, Processor, Stay};
 use super::enter::Export;
 use super::failing::{Caller, FailCalls, Failure};
 use super::guest::{Guest, Stop};
+use super::initialized::SpinLocks;
 use super::irp::Irps;
 use super::journal::Journal;
 use super::load::Loaded;
@@ -59,6 +60,7 @@ pub struct Kernel {
     registry: Registry<Notice>,
     verifier: Verifier,
     locks: LockOrder,
+    pub(super) spin_locks: SpinLocks,
     stack_marks: StackMarks,
     clock: Clock,
     pub(super) sleepers: Sleepers,
@@ -108,11 +110,13 @@ impl Kernel {
             packets: Packets::default(),
             registry: {
                 let machine = Weak::clone(me);
-                let time = move || machine.upgrade().map_or(0, |kernel: Arc<Self>| kernel.clock.system_time());
+                let time =
+                    move || machine.upgrade().map_or(0, |kernel: Arc<Self>| kernel.clock.system_time());
                 Registry::with_time(Box::new(time))
             },
             verifier: Verifier::default(),
             locks: LockOrder::default(),
+            spin_locks: SpinLocks::default(),
             stack_marks: StackMarks::default(),
             sleepers: Sleepers::default(),
             tracing: Tracing::default(),
