@@ -47,6 +47,7 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
             "KeQueryInterruptTimePrecise",
             "KeQueryMaximumGroupCount",
             "KeQueryMaximumProcessorCountEx",
+            "KeQuerySystemTimePrecise",
             "KeQueryUnbiasedInterruptTime",
             "KeRegisterProcessorChangeCallback",
             "KeRevertToUserGroupAffinityThread",

@@ -892,6 +892,7 @@ KAFFINITY KeQueryGroupAffinity(USHORT GroupNumber);
 ULONG64 KeQueryInterruptTimePrecise(PULONG64 QpcTimeStamp);
 USHORT KeQueryMaximumGroupCount(void);
 ULONG KeQueryMaximumProcessorCountEx(USHORT GroupNumber);
+void KeQuerySystemTimePrecise(PLARGE_INTEGER CurrentTime);
 ULONGLONG KeQueryUnbiasedInterruptTime(void);
 PVOID KeRegisterProcessorChangeCallback(
     PPROCESSOR_CALLBACK_FUNCTION CallbackFunction,

@@ -69,7 +69,7 @@ fn visit(group: u16, mask: ffi::KAFFINITY, before: &mut Option<ffi::GROUP_AFFINI
         if is_here(group, mask) || active(group) & mask == 0 {
             return;
         }
-        pause(1);
+        pause();
     }
 }
 

@@ -38,12 +38,12 @@ struct Watcher<F> {
 /// The most milliseconds between two looks at the keys.
 const LOOK_MS: u64 = 1_250;
 
-/// A change later than this, in milliseconds, has another time than a change that has
-/// been seen: the system's time advances at least every 15.625 ms.
-const TICK_MS: u32 = 16;
+/// A change that is older than this has another time than any later one: the system's time
+/// advances at least every 15.625 ms.
+const TICK: u64 = 16 * clock::PER_MS;
 
-/// How often a key is looked at anew that changes all the time.
-const LOOKS: u32 = 8;
+/// The most milliseconds for which a key is left unread that changes all the time.
+const PAUSES: u32 = 256;
 
 /// What was seen of the keys.
 struct Seen {

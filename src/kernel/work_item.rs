@@ -117,14 +117,14 @@ impl<W> Drop for WorkState<W> {
 /// called at PASSIVE_LEVEL.
 pub(crate) fn wait_until(mut done: impl FnMut() -> bool) {
     while !done() {
-        pause(1);
+        pause();
     }
 }
 
-/// Waits for this many milliseconds. To be called at PASSIVE_LEVEL.
-pub(super) fn pause(milliseconds: u32) {
-    // Relative, in units of 100 ns.
-    let mut interval = ffi::LARGE_INTEGER { QuadPart: i64::from(milliseconds) * -10_000 };
+/// Waits for a millisecond. To be called at PASSIVE_LEVEL.
+pub(super) fn pause() {
+    // Relative, in units of 100 ns: 1 ms.
+    let mut interval = ffi::LARGE_INTEGER { QuadPart: -10_000 };
     // SAFETY: `interval` is a local, and callers are at PASSIVE_LEVEL, where
     // everything that waits is dropped.
     let waited = unsafe {

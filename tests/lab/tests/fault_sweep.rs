@@ -136,7 +136,7 @@ fn planted_faults_are_found() {
         ("leaks", "IoCreateDevice", "POOL_LEAK"),
         ("keeps_device", "FwpsCalloutRegister3", "DEVICE_LEFT"),
         ("hides_cause", "IoCreateDevice", "DriverEntry returned STATUS_UNSUCCESSFUL, expected"),
-        ("impatient", "FwpsCalloutUnregisterById0", "CALLOUTS_LEFT"),
+        ("impatient", "FwpsCalloutUnregisterById0", "DEVICE_IN_USE"),
     ];
     for (wrong, function, text) in cases {
         let (functions, reports) = found(&planted(wrong));

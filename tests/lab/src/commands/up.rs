@@ -192,6 +192,9 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
             if left.is_empty() { "nothing".into() } else { left.to_string() }
         );
         well = left.is_empty();
+        for advised in world.machine.kernel().verifier().advice() {
+            println!("against advice: {}", advised.violation);
+        }
     }
     if let Some(log) = &mut log {
         log.follow(&world);

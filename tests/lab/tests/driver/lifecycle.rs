@@ -2,6 +2,8 @@
 
 use lab::hushport;
 use lab::setup::{self, Target};
+use lab::variants;
+use lab::world::Plan;
 use machine::StartError;
 use machine::etw::Enable;
 use machine::nt::{Effect, Failure, Options};
@@ -161,6 +163,30 @@ fn foreign_objects_after_a_restart_of_bfe_are_told_until_they_are_gone() {
     protection("Active", Status::SUCCESS);
     drop(trace);
     assert!(machine.stop().unwrap().is_empty());
+}
+
+/// A start, a restart of BFE, a change of the policy and a stop, in each world that differs
+/// in them.
+#[test]
+fn a_life_is_well_in_every_world() {
+    for variant in variants::ALL.iter().filter(|variant| !variant.concerns_packets) {
+        let name = variant.name;
+        let mut plan = Plan { driver: Some(sys()), ..Plan::default() };
+        variant.turn(&mut plan);
+        let mut machine = plan.machine().unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let engine = machine.engine().clone();
+        assert_eq!(engine.objects().filters.len(), 66, "{name}");
+        engine.set_bfe_state(BfeState::Stopped);
+        engine.set_bfe_state(BfeState::Running);
+        eventually(name, || engine.objects().filters.len() == 66);
+        machine.set("Observe", 0);
+        machine.kernel().pass(hushport::LOOK);
+        eventually(name, || engine.objects().filters.len() == 6);
+        let findings = machine.kernel().verifier().findings();
+        assert!(findings.is_empty(), "{name}: {findings:?}");
+        let left = machine.stop().unwrap_or_else(|stop| panic!("{name}: {stop}"));
+        assert!(left.is_empty(), "{name}: {left}");
+    }
 }
 
 /// `Observe` and `SilenceEcho` add and remove filters in one session.

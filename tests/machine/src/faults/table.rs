@@ -269,6 +269,7 @@ pub const INFALLIBLE: &[(&str, &str)] = &[
     ("KeQueryInterruptTimePrecise", "returns a time"),
     ("KeQueryMaximumGroupCount", "returns a number"),
     ("KeQueryMaximumProcessorCountEx", "returns a number"),
+    ("KeQuerySystemTimePrecise", "returns nothing but a time"),
     ("KeQueryUnbiasedInterruptTime", "returns a time"),
     ("KeRevertToUserGroupAffinityThread", "returns nothing"),
     ("KeSetBasePriorityThread", "returns an increment"),

@@ -16,6 +16,7 @@ use super::cpu::{self, Irql, Processor, Stay};
 use super::enter::Export;
 use super::failing::{Caller, FailCalls, Failure};
 use super::guest::{Guest, Stop};
+use super::initialized::SpinLocks;
 use super::irp::Irps;
 use super::journal::Journal;
 use super::load::Loaded;
@@ -59,6 +60,7 @@ pub struct Kernel {
     registry: Registry<Notice>,
     verifier: Verifier,
     locks: LockOrder,
+    pub(super) spin_locks: SpinLocks,
     stack_marks: StackMarks,
     clock: Clock,
     pub(super) sleepers: Sleepers,
@@ -114,6 +116,7 @@ impl Kernel {
             },
             verifier: Verifier::default(),
             locks: LockOrder::default(),
+            spin_locks: SpinLocks::default(),
             stack_marks: StackMarks::default(),
             sleepers: Sleepers::default(),
             tracing: Tracing::default(),

@@ -114,7 +114,8 @@ impl Kernel {
         self.complete_watches(watches, Status::SUCCESS);
         let others = self.engine_objects();
         let memory = Guarded::new(2 * PAGE);
-        let registry_path = driver_object(&memory, &image);
+        driver_object(&memory, &image);
+        let (path_memory, registry_path) = registry_path(&image);
         let object = memory.start();
         let entry = image.entry;
         {
@@ -125,7 +126,11 @@ impl Kernel {
         let arguments = [object as u64, registry_path as u64];
         let status = self.on_processor(0, Irql::PASSIVE, |kernel| {
             kernel.call_driver(entry, &arguments, Irql::PASSIVE, "DriverEntry")
-        })?;
+        });
+        // "The driver must save a copy of the string, because the pointer will be
+        // invalid after DriverEntry returns" (DRIVER_INITIALIZE).
+        drop(path_memory);
+        let status = status?;
         let status = Status(status as u32 as i32);
         if status.is_success() {
             self.finish_initializing();
@@ -133,8 +138,15 @@ impl Kernel {
         }
         self.check_pending_code();
         self.check_left_behind()?;
-        *self.loaded() = None;
+        self.forget_driver();
         Ok(status)
+    }
+
+    /// The driver is gone.
+    fn forget_driver(&self) {
+        self.spin_locks.clear();
+        self.objects().has_subscribed = false;
+        *self.loaded() = None;
     }
 
     /// Unloads the driver: calls `DriverUnload` at PASSIVE_LEVEL on processor 0,
@@ -167,7 +179,7 @@ impl Kernel {
         let _none_or_too_late = self.bell.wait(&what, Some(self.options().drain_limit), none);
         self.work().drain(self.options().drain_limit);
         let report = self.check_left_behind()?;
-        *self.loaded() = None;
+        self.forget_driver();
         Ok(report)
     }
 
@@ -290,6 +302,11 @@ impl Kernel {
         frames.fold(leak.to_string(), |text, frame| text + &frame)
     }
 
+    /// The address of the loaded driver's object.
+    pub(super) fn driver_object(&self) -> Address {
+        self.loaded().as_ref().map_or(0, |loaded| loaded.memory.start())
+    }
+
     /// The service name of the loaded driver, if `object` is its driver object.
     pub(super) fn driver_name(&self, object: Address) -> Option<String> {
         let loaded = self.loaded();
@@ -320,11 +337,22 @@ impl Kernel {
     }
 }
 
-/// Fills in the driver object. Returns the address of the registry path.
-fn driver_object(memory: &Guarded, image: &DriverImage) -> Address {
+/// The registry path for DriverEntry, in a page of its own whose end is the path's, and its
+/// address.
+fn registry_path(image: &DriverImage) -> (Guarded, Address) {
+    let bytes: Vec<u8> = service_key(&image.name).encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let memory = Guarded::new(PAGE);
+    let buffer = memory.end() - bytes.len();
+    memory.put_bytes(buffer, &bytes);
+    let (length, at) = (bytes.len() as u16, memory.start());
+    memory.put(at, &UNICODE_STRING { Length: length, MaximumLength: length, Buffer: buffer });
+    (memory, at)
+}
+
+/// Fills in the driver object.
+fn driver_object(memory: &Guarded, image: &DriverImage) {
     let object_at = memory.start();
     let extension_at = object_at + size_of::<DRIVER_OBJECT>();
-    let path_at = extension_at + size_of::<DRIVER_EXTENSION>();
     let mut text_at = object_at + PAGE;
     let mut string = |text: &str| {
         let bytes: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -334,7 +362,6 @@ fn driver_object(memory: &Guarded, image: &DriverImage) -> Address {
         text_at += bytes.len().next_multiple_of(8);
         string
     };
-    memory.put(path_at, &string(&service_key(&image.name)));
     let object = DRIVER_OBJECT {
         // IO_TYPE_DRIVER (wdm.h).
         Type: 4,
@@ -354,5 +381,4 @@ fn driver_object(memory: &Guarded, image: &DriverImage) -> Address {
         ..DRIVER_EXTENSION::zeroed()
     };
     memory.put(extension_at, &extension);
-    path_at
 }

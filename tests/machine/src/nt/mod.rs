@@ -29,6 +29,7 @@ pub mod foreign;
 pub mod fwp;
 pub mod guest;
 mod information;
+mod initialized;
 pub mod io;
 pub mod irp;
 pub mod journal;

@@ -26,8 +26,9 @@ pub struct Event {
 /// The object of a handle.
 #[derive(Clone, Debug)]
 pub enum Object {
-    /// A registry key: its path, and its generation among the keys of that path.
-    Key(String, u64),
+    /// A registry key: its path, its generation among the keys of that path, and the
+    /// access that the handle has.
+    Key(String, u64, u32),
     /// An event that `ZwCreateEvent` created.
     Event(Arc<Event>),
     /// A thread that `PsCreateSystemThread` created: the event that its end sets.
@@ -67,7 +68,7 @@ pub struct Device {
 /// An `IO_WORKITEM`.
 #[derive(Clone, Copy, Debug)]
 pub struct WorkItem {
-    /// The device object for which it was allocated.
+    /// The device object for which it was allocated, or 0 if it is the driver object.
     pub device: Address,
     /// Whether it is queued and no worker has taken it.
     pub queued: bool,
@@ -100,6 +101,14 @@ pub struct Objects {
     pub redirects: BTreeMap<HANDLE, Guid>,
     /// BFE change handles by value.
     pub subscriptions: BTreeMap<HANDLE, SubscriptionId>,
+    /// Devices with which callouts are registered, by the callouts' ids.
+    pub callout_devices: BTreeMap<u32, Address>,
+    /// Devices with which subscriptions were made, by their handles.
+    pub subscription_devices: BTreeMap<HANDLE, Address>,
+    /// Whether a driver has subscribed to changes of BFE's state.
+    pub has_subscribed: bool,
+    /// Objects for which threads wait, by the number of the wait.
+    pub awaited: BTreeMap<u64, Object>,
     /// MDLs that `NdisRetreatNetBufferDataStart` made, with their buffers.
     pub mdls: BTreeMap<Address, Guarded>,
     /// Callbacks about added processors by their handles.
@@ -139,6 +148,10 @@ impl Default for Objects {
             sessions: BTreeMap::new(),
             redirects: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
+            callout_devices: BTreeMap::new(),
+            subscription_devices: BTreeMap::new(),
+            has_subscribed: false,
+            awaited: BTreeMap::new(),
             mdls: BTreeMap::new(),
             processor_callbacks: BTreeMap::new(),
             referenced: BTreeMap::new(),
@@ -177,6 +190,21 @@ impl Objects {
     pub fn opaque(&mut self) -> Address {
         self.next_opaque += 0x100;
         self.next_opaque
+    }
+
+    /// What refers to a device object, in words.
+    pub fn users_of_device(&self, address: Address) -> Vec<String> {
+        let of = |user: &Address| *user == address;
+        let callouts = self.callout_devices.iter().filter(|(_, device)| of(device));
+        let callouts = callouts.map(|(id, _)| format!("callout {id:#x}"));
+        let subscriptions = self.subscription_devices.values().filter(|device| of(device));
+        let subscriptions = subscriptions.map(|_| "a subscription to BFE's state".to_owned());
+        // A work item that is queued or runs has a reference to its device.
+        let referenced = self.devices.get(&address).is_some_and(|device| device.references > 0);
+        let idle = |item: &WorkItem| of(&item.device) && !item.queued && !referenced;
+        let items = self.work_items.iter().filter(|(_, item)| idle(item));
+        let items = items.map(|(item, _)| format!("work item {item:#x}"));
+        callouts.chain(subscriptions).chain(items).collect()
     }
 
     /// Deletes a device object, at once if it is not referenced. `false` if there
@@ -226,7 +254,7 @@ impl Objects {
     /// Describes open handles.
     pub fn describe_handles(&self) -> Vec<String> {
         let describe = |(handle, object): (&HANDLE, &Object)| match object {
-            Object::Key(path, _) => format!("{handle:#x}: key {path}"),
+            Object::Key(path, ..) => format!("{handle:#x}: key {path}"),
             Object::Event(_) => format!("{handle:#x}: event"),
             Object::Thread(_) => format!("{handle:#x}: thread"),
         };

@@ -7,12 +7,12 @@ use super::enter::enter;
 use super::foreign::{self, BadPointer};
 use super::guest::Stop;
 use super::objects::Object;
-use super::types::{Address, HANDLE, NTSTATUS};
+use super::types::{Address, HANDLE, NTSTATUS, OBJECT_ATTRIBUTES};
 use super::{Kernel, Trouble};
 use crate::status::Status;
 
-/// `PsCreateSystemThread`. The machine has no processes and no client ids, so
-/// arguments for these are not supported.
+/// `PsCreateSystemThread`. The machine has no other process, so an argument for one is not
+/// supported.
 pub extern "win64" fn PsCreateSystemThread(
     ThreadHandle: Address,
     DesiredAccess: u32,
@@ -23,11 +23,12 @@ pub extern "win64" fn PsCreateSystemThread(
     StartContext: Address,
 ) -> NTSTATUS {
     let kernel = enter!(PsCreateSystemThread);
-    let _ = (DesiredAccess, ObjectAttributes);
-    if ProcessHandle != 0 || ClientId != 0 {
+    let _ = DesiredAccess;
+    if ProcessHandle != 0 {
         return Status::NOT_IMPLEMENTED.0;
     }
-    let outcome = create(&kernel, ThreadHandle, StartRoutine, StartContext).map_err(Trouble::from);
+    let outs = (ThreadHandle, ClientId);
+    let outcome = create(&kernel, outs, ObjectAttributes, StartRoutine, StartContext).map_err(Trouble::from);
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
 }
 
@@ -62,11 +63,34 @@ pub extern "win64" fn PsTerminateSystemThread(ExitStatus: NTSTATUS) -> NTSTATUS 
     kernel.guest().escape(Stop::ThreadEnded)
 }
 
-fn create(kernel: &Kernel, out: Address, routine: Address, context: Address) -> Result<Status, BadPointer> {
+fn create(
+    kernel: &Kernel,
+    (out, client): (Address, Address),
+    attributes: Address,
+    routine: Address,
+    context: Address,
+) -> Result<Status, BadPointer> {
+    /// OBJ_PERMANENT, OBJ_EXCLUSIVE and OBJ_OPENIF (`ntdef.h`): not valid for a thread.
+    const NOT_OF_THREADS: u32 = 0x10 | 0x20 | 0x80;
+    /// The id of the system process.
+    const SYSTEM: u64 = 4;
+    if attributes != 0 {
+        let attributes: OBJECT_ATTRIBUTES = foreign::read(attributes)?;
+        let is_whole = attributes.Length as usize == size_of::<OBJECT_ATTRIBUTES>();
+        if !is_whole || attributes.Attributes & NOT_OF_THREADS != 0 {
+            return Ok(Status::INVALID_PARAMETER);
+        }
+    }
     let Some(ended) = kernel.start_thread(routine, context) else {
         return Ok(Status::INSUFFICIENT_RESOURCES);
     };
     let handle = kernel.objects().open(Object::Thread(ended));
     foreign::write(out, &handle)?;
+    if client != 0 {
+        // CLIENT_ID: the ids of process and thread.
+        let thread = kernel.objects().opaque() as u64 & 0xFFFF_FFFC;
+        foreign::write(client, &SYSTEM)?;
+        foreign::write(client + size_of::<u64>(), &thread)?;
+    }
     Ok(Status::SUCCESS)
 }

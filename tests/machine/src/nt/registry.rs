@@ -148,6 +148,17 @@ impl fmt::Debug for SystemTime {
     }
 }
 
+/// What a handle listens to.
+#[derive(Debug)]
+struct Listener {
+    /// The key's path, in upper case.
+    key: String,
+    filter: u32,
+    subtree: bool,
+    /// It has changed since the last notice.
+    has_changed: bool,
+}
+
 /// Number of queries that are kept.
 const READS: usize = 4096;
 
@@ -156,6 +167,8 @@ struct State<T> {
     /// Keys by upper-case path.
     keys: BTreeMap<String, Key>,
     watches: Vec<Watch<T>>,
+    /// What the handles listen to that have had a notice, and whether it has happened since.
+    listeners: BTreeMap<usize, Listener>,
     /// The last queries.
     reads: VecDeque<Read>,
     /// Replies that replace stored values, one for each query, by upper-case path
@@ -189,6 +202,7 @@ impl<T> Registry<T> {
             state: Mutex::new(State {
                 keys: BTreeMap::new(),
                 watches: Vec::new(),
+                listeners: BTreeMap::new(),
                 reads: VecDeque::new(),
                 replies: BTreeMap::new(),
                 readings: BTreeMap::new(),
@@ -383,9 +397,24 @@ impl<T> Registry<T> {
         })
     }
 
-    /// Adds a watch.
-    pub fn watch(&self, watch: Watch<T>) {
-        self.state().watches.push(watch);
+    /// Adds a watch. If the key has changed since the last notice of the handle, returns the
+    /// watch, which is complete.
+    #[must_use = "a watch that is complete must be completed"]
+    pub fn watch(&self, watch: Watch<T>) -> Option<Watch<T>> {
+        let mut state = self.state();
+        let listener = Listener {
+            key: normal(&watch.key),
+            filter: watch.filter,
+            subtree: watch.subtree,
+            has_changed: false,
+        };
+        // The first request of a handle says what it listens to.
+        let known = state.listeners.entry(watch.handle).or_insert(listener);
+        if std::mem::take(&mut known.has_changed) {
+            return Some(watch);
+        }
+        state.watches.push(watch);
+        None
     }
 
     /// Whether a pending watch matches.
@@ -397,6 +426,7 @@ impl<T> Registry<T> {
     #[must_use = "the watches must be completed"]
     pub fn take_watches_of(&self, handle: usize) -> Vec<Watch<T>> {
         let mut state = self.state();
+        state.listeners.remove(&handle);
         state.watches.extract_if(.., |watch| watch.handle == handle).collect()
     }
 
@@ -414,13 +444,19 @@ impl Answered {
 
 impl<T> State<T> {
     fn take_watches(&mut self, upper: &str, change: u32) -> Vec<Watch<T>> {
-        let concerned = |watch: &mut Watch<T>| {
-            let watched = normal(&watch.key);
-            let below =
-                upper.strip_prefix(&watched).is_some_and(|rest| watch.subtree && rest.starts_with('\\'));
-            watch.filter & change != 0 && (upper == watched || below)
+        let concerns = |key: &str, filter: u32, subtree: bool| {
+            let below = upper.strip_prefix(key).is_some_and(|rest| subtree && rest.starts_with('\\'));
+            filter & change != 0 && (upper == key || below)
         };
-        self.watches.extract_if(.., concerned).collect()
+        let concerned = |watch: &mut Watch<T>| concerns(&normal(&watch.key), watch.filter, watch.subtree);
+        let taken: Vec<_> = self.watches.extract_if(.., concerned).collect();
+        for (handle, listener) in &mut self.listeners {
+            let is_told = taken.iter().any(|watch| watch.handle == *handle);
+            if !is_told && concerns(&listener.key, listener.filter, listener.subtree) {
+                listener.has_changed = true;
+            }
+        }
+        taken
     }
 }
 
@@ -478,7 +514,7 @@ mod tests {
     #[test]
     fn a_watch_fires_once() {
         let registry = Registry::default();
-        registry.watch(watch(false, 1));
+        assert!(registry.watch(watch(false, 1)).is_none());
         let fired = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
         assert_eq!(fired.len(), 1);
         assert!(registry.set_value(KEY, "Mode", RegistryValue::dword(0)).is_empty());
@@ -487,8 +523,8 @@ mod tests {
     #[test]
     fn a_change_of_a_subkey_fires_only_subtree_watches() {
         let registry = Registry::default();
-        registry.watch(watch(false, 1));
-        registry.watch(watch(true, 2));
+        assert!(registry.watch(watch(false, 1)).is_none());
+        assert!(registry.watch(watch(true, 2)).is_none());
         let below = format!(r"{KEY}\Parameters");
         let fired = registry.set_value(&below, "Mode", RegistryValue::dword(1));
         assert_eq!(fired.iter().map(|w| w.notice).collect::<Vec<_>>(), [2]);
@@ -500,7 +536,7 @@ mod tests {
     fn deleting_a_missing_value_fires_no_watch() {
         let registry = Registry::default();
         let _ = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
-        registry.watch(watch(false, 1));
+        assert!(registry.watch(watch(false, 1)).is_none());
         assert!(registry.delete_value(KEY, "Trace").is_empty());
         assert_eq!(registry.delete_value(KEY, "mode").len(), 1);
     }
@@ -512,7 +548,7 @@ mod tests {
         let _ = registry.set_value(&below, "Mode", RegistryValue::dword(1));
         let _ = registry.create_key(&format!("{KEY}2"));
         let before = registry.generation(&below);
-        registry.watch(watch(false, 1));
+        assert!(registry.watch(watch(false, 1)).is_none());
         assert_eq!(registry.delete_key(KEY).len(), 1);
         assert!(!registry.has_key(KEY) && !registry.has_key(&below));
         assert!(registry.has_key(&format!("{KEY}2")));

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::cpu::{self, Irql, Stay, ThreadState};
 use super::super::guest::Stop;
+use super::super::ke;
 use super::super::locks;
 use super::super::objects::Event;
 use super::super::ps;
@@ -17,7 +18,8 @@ use crate::schedule::Joined;
 use crate::verifier::{Violation, rules};
 
 /// The routines whose return the system may not await when the driver unregisters them.
-const CALLBACKS: [&str; 4] = ["classifyFn", "flowDeleteFn", "enable callback", "processor callback"];
+const CALLBACKS: [&str; 5] =
+    ["classifyFn", "flowDeleteFn", "enable callback", "processor callback", "BFE callback"];
 
 /// A call of one of them.
 struct Callback<'a>(&'a Kernel);
@@ -93,6 +95,9 @@ impl Kernel {
             self.stack_marks.note(what, self.guest.stack_used());
         }
         let value = outcome.map_err(|stop| self.driver_stopped(stop, left_at))?;
+        if let Err(violation) = ke::instead_of_wait("the return") {
+            self.condemn(violation);
+        }
         if locks > 0 {
             let text = format!("{what} returned with {locks} held");
             self.condemn(Violation::new(&rules::SPIN_LOCK_HELD, [locks as u64, 0, 0], text));

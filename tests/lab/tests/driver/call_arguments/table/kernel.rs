@@ -93,7 +93,7 @@ pub const CALLS: &[Export] = &[
     export!(KeDelayExecutionThread, PASSIVE,
         "WaitMode": Is(0), "KernelMode [KeDelayExecutionThread]";
         "Alertable": FALSE, "no APC ends the wait [KeDelayExecutionThread]";
-        "Interval": Each(&[relative_ms(1), relative_ms(16)]), "relative: 1 ms before a busy object is tried again, a tick of the system's time before a changed key is read";
+        "Interval": relative_ms(1), "1 ms, relative, before a busy object is tried again, or a key that has just changed is looked at again";
     ),
     export!(KeEnterCriticalRegion, PASSIVE),
     export!(KeGetCurrentIrql, UP_TO_DISPATCH),
@@ -118,6 +118,9 @@ pub const CALLS: &[Export] = &[
     export!(KeQueryMaximumGroupCount, PASSIVE),
     export!(KeQueryMaximumProcessorCountEx, PASSIVE,
         "GroupNumber": Is(0xffff), "ALL_PROCESSOR_GROUPS [KeQueryMaximumProcessorCountEx]";
+    ),
+    export!(KeQuerySystemTimePrecise, PASSIVE,
+        "CurrentTime": LOCAL, OUT;
     ),
     export!(KeQueryUnbiasedInterruptTime, UP_TO_DISPATCH),
     export!(KeRegisterProcessorChangeCallback, PASSIVE,
