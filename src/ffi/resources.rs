@@ -7,6 +7,7 @@ use std::path::Path;
 use std::{env, fs};
 
 #[path = "../logic/event_log/messages.rs"]
+#[allow(dead_code, reason = "the driver uses the rest")]
 mod messages;
 
 /// English of the United States, which is the language of all resources (winnt.h).
