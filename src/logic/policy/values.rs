@@ -364,4 +364,6 @@ pub static VALUES: [RegistryValue; 21] = [
 ];
 
 #[cfg(test)]
+mod admx;
+#[cfg(test)]
 pub(super) mod tests;

@@ -6,6 +6,7 @@ mod event_log;
 mod events;
 mod flow_events;
 mod flows;
+mod group_policy;
 mod hostile_registry;
 mod lifecycle;
 mod linked_image;

@@ -56,6 +56,10 @@ pub const CALLS: &[Export] = &[
     export!(ExFreePool, PASSIVE,
         "P": At(Pool), "returned by ExAllocatePool2 [ExAllocatePool2, remarks]";
     ),
+    export!(IoAllocateErrorLogEntry, PASSIVE,
+        "IoObject": HANDLE, "the argument of DriverEntry: entries about no device [IoAllocateErrorLogEntry]";
+        "EntrySize": By(is_an_entry), "an IO_ERROR_LOG_PACKET and its strings, at most ERROR_LOG_MAXIMUM_SIZE [IoAllocateErrorLogEntry]";
+    ),
     export!(IoAllocateWorkItem, PASSIVE,
         "DeviceObject": HANDLE, "the driver's device: the image stays loaded while the work runs [IoAllocateWorkItem]";
     ),
@@ -86,6 +90,9 @@ pub const CALLS: &[Export] = &[
         "WorkerRoutine": At(Code), "the driver's [IoQueueWorkItem]";
         "QueueType": Is(1), "DelayedWorkQueue: drivers must specify it [IoQueueWorkItem]";
         "Context": At(Pool), "the work, freed only after it has run";
+    ),
+    export!(IoWriteErrorLogEntry, PASSIVE,
+        "ElEntry": HANDLE, "returned by IoAllocateErrorLogEntry; the system's from here on [IoWriteErrorLogEntry]";
     ),
     export!(KeDeregisterProcessorChangeCallback, PASSIVE,
         "CallbackHandle": HANDLE, "returned by KeRegisterProcessorChangeCallback";
@@ -212,15 +219,26 @@ pub const CALLS: &[Export] = &[
         "EventType": Is(1), "SynchronizationEvent: a satisfied wait resets it [ZwCreateEvent]";
         "InitialState": FALSE, "nothing has changed yet [ZwCreateEvent]";
     ),
+    export!(ZwOpenKey, PASSIVE,
+        "KeyHandle": LOCAL, OUT;
+        "DesiredAccess": Is(0x1), "KEY_QUERY_VALUE: the driver reads values and the time of the last change, nothing else [ZwQueryKey, remarks]";
+        "ObjectAttributes": LOCAL, "read only during the call";
+        "ObjectAttributes.Length": Is(48), "sizeof(OBJECT_ATTRIBUTES) [OBJECT_ATTRIBUTES]";
+        "ObjectAttributes.RootDirectory": NONE, "the name is a full path";
+        "ObjectAttributes.ObjectName": Text(r"\Registry\Machine\SOFTWARE\Policies\hushport"), "the key of Group Policy [docs/CONFIGURATION.md]";
+        "ObjectAttributes.Attributes": Is(0x240), "OBJ_KERNEL_HANDLE: no process can use or close it; OBJ_CASE_INSENSITIVE: as all names of the registry [OBJECT_ATTRIBUTES]";
+        "ObjectAttributes.SecurityDescriptor": NONE, "nothing is created";
+        "ObjectAttributes.SecurityQualityOfService": NONE, "nothing is created";
+    ),
     export!(ZwQueryKey, PASSIVE,
-        "KeyHandle": HANDLE, "the Parameters key";
+        "KeyHandle": HANDLE, "the Parameters key, or the key of Group Policy";
         "KeyInformationClass": Is(0), "KeyBasicInformation: the time of the last change [KEY_BASIC_INFORMATION]";
         "KeyInformation": LOCAL, OUT;
         "Length": Is(4 * 24), "sizeof(KEY_BASIC_INFORMATION), with room for the key's name [KEY_BASIC_INFORMATION]";
         "ResultLength": LOCAL, OUT;
     ),
     export!(ZwQueryValueKey, PASSIVE,
-        "KeyHandle": HANDLE, "the Parameters key";
+        "KeyHandle": HANDLE, "the Parameters key, or the key of Group Policy";
         "ValueName": Each(VALUES), "every documented value, and no other [docs/CONFIGURATION.md]";
         "KeyValueInformationClass": Is(2), "KeyValuePartialInformation [wdm.h]";
         "KeyValueInformation": At(Pool), "too large for a kernel stack";
@@ -274,12 +292,17 @@ const VALUES: &[Expect] = &[
     Text("Observe"),
     Text("SublayerWeight"),
     Text("Trace"),
+    Text("EventLog"),
     Text("CheckOrder"),
     Text("FlowLimit"),
     Text("ScanPorts"),
     Text("ScanWindowMs"),
     Text("DynamicPortStart"),
 ];
+
+fn is_an_entry(value: &Value, _: &Call, _: &Life<'_>) -> bool {
+    matches!(value, Value::Number(size) if (48..=240).contains(size))
+}
 
 /// Letters in the range that a tag may have (ExAllocatePool2), with the driver's two first.
 fn is_a_tag(value: &Value, _: &Call, _: &Life<'_>) -> bool {
