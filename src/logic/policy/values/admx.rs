@@ -148,7 +148,11 @@ fn explanation(value: &RegistryValue, help: &Help) -> String {
         ValueKind::Number { default, min: 0, max: 1, .. } => {
             let [on, off] = ["Enabled means yes, disabled means no.", "Not configured means "];
             let default = if default == 1 { "yes" } else { "no" };
-            write!(text, "\n\n{on} {off}what the service's own value {} says, by default {default}.", value.name)
+            write!(
+                text,
+                "\n\n{on} {off}what the service's own value {} says, by default {default}.",
+                value.name
+            )
         }
         ValueKind::Number { default, min, max, .. } => write!(
             text,

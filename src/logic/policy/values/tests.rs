@@ -206,7 +206,10 @@ fn every_case_is_taken_or_refused_as_the_file_says() {
 fn module_table() -> String {
     let rows = VALUES.iter().map(|value| match value.kind {
         ValueKind::Number { default, min, max, .. } => {
-            format!("    @{{ Name = '{}'; Kind = 'Number'; Default = {default}; Least = {min}; Most = {max} }}\n", value.name)
+            format!(
+                "    @{{ Name = '{}'; Kind = 'Number'; Default = {default}; Least = {min}; Most = {max} }}\n",
+                value.name
+            )
         }
         ValueKind::List { most, .. } => {
             format!("    @{{ Name = '{}'; Kind = 'List'; Default = @(); Most = {most} }}\n", value.name)

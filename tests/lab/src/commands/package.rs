@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 
-use crate::package::{FILES, Plan};
 use crate::package::signing::Certificate;
+use crate::package::{FILES, Plan};
 use crate::setup::{self, Need, Target};
 
 /// What to build.

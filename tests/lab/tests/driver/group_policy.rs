@@ -40,7 +40,9 @@ fn applied(machine: &Machine) -> Event {
 fn refused(machine: &Machine) -> Vec<[String; 4]> {
     let events = session(machine).events();
     let rejected = named(&events, "PolicyRejected").into_iter();
-    rejected.map(|event| ["Value", "Reason", "Source", "Holds"].map(|field| event.text(field).to_owned())).collect()
+    rejected
+        .map(|event| ["Value", "Reason", "Source", "Holds"].map(|field| event.text(field).to_owned()))
+        .collect()
 }
 
 fn stop(mut machine: Machine) {

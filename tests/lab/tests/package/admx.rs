@@ -63,7 +63,8 @@ fn faults(admx: &str, adml: &str) -> Vec<String> {
     let mut used: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
     for attribute in admx.descendants().flat_map(|node| node.attributes()) {
         for kind in ["string", "presentation"] {
-            let inner = attribute.value().strip_prefix(&format!("$({kind}.")).and_then(|rest| rest.strip_suffix(')'));
+            let inner =
+                attribute.value().strip_prefix(&format!("$({kind}.")).and_then(|rest| rest.strip_suffix(')'));
             if let Some(name) = inner {
                 used.entry(kind).or_default().insert(name.to_owned());
             }
@@ -77,7 +78,10 @@ fn faults(admx: &str, adml: &str) -> Vec<String> {
         }
     }
     for string in adml.descendants().filter(|node| node.has_tag_name((NAMESPACE, "string"))) {
-        check(!string.text().unwrap_or_default().trim().is_empty(), format!("{:?} is empty", string.attribute("id")));
+        check(
+            !string.text().unwrap_or_default().trim().is_empty(),
+            format!("{:?} is empty", string.attribute("id")),
+        );
     }
     let categories = named(admx, "category", "name");
     let definitions = named(admx, "definition", "name");
@@ -85,7 +89,15 @@ fn faults(admx: &str, adml: &str) -> Vec<String> {
         let name = policy.attribute("name").unwrap_or_default();
         order(
             policy,
-            &["parentCategory", "supportedOn", "enabledValue", "disabledValue", "enabledList", "disabledList", "elements"],
+            &[
+                "parentCategory",
+                "supportedOn",
+                "enabledValue",
+                "disabledValue",
+                "enabledList",
+                "disabledList",
+                "elements",
+            ],
             &mut check,
         );
         let reference = |tag: &str| {
@@ -96,18 +108,24 @@ fn faults(admx: &str, adml: &str) -> Vec<String> {
         check(definitions.contains(&reference("supportedOn")), format!("{name}: supportedOn"));
         check(policy.attribute("class") == Some("Machine"), format!("{name}: class"));
         let key = policy.attribute("key").unwrap_or_default();
-        check(!key.is_empty() && !key.starts_with("HK") && !key.starts_with('\\'), format!("{name}: key {key}"));
+        check(
+            !key.is_empty() && !key.starts_with("HK") && !key.starts_with('\\'),
+            format!("{name}: key {key}"),
+        );
         for attribute in ["displayName", "explainText"] {
             let text = policy.attribute(attribute).unwrap_or_default();
             check(text.starts_with("$(string."), format!("{name}: {attribute}"));
         }
         // Each element has its control, of the right kind, in the policy's presentation.
-        let presentation = policy.attribute("presentation").map(|text| {
-            text.trim_start_matches("$(presentation.").trim_end_matches(')').to_owned()
-        });
+        let presentation = policy
+            .attribute("presentation")
+            .map(|text| text.trim_start_matches("$(presentation.").trim_end_matches(')').to_owned());
         let controls: BTreeMap<String, String> = adml
             .descendants()
-            .filter(|node| node.attribute("id").map(str::to_owned) == presentation && node.has_tag_name((NAMESPACE, "presentation")))
+            .filter(|node| {
+                node.attribute("id").map(str::to_owned) == presentation
+                    && node.has_tag_name((NAMESPACE, "presentation"))
+            })
             .flat_map(|node| node.children())
             .filter_map(|node| Some((node.attribute("refId")?.to_owned(), node.tag_name().name().to_owned())))
             .collect();
@@ -117,7 +135,10 @@ fn faults(admx: &str, adml: &str) -> Vec<String> {
             .flat_map(|node| node.children().filter(Node::is_element).collect::<Vec<_>>())
             .collect();
         check(controls.len() == elements.len(), format!("{name}: {} controls", controls.len()));
-        check(policy.attribute("valueName").is_some() != !elements.is_empty(), format!("{name}: valueName and elements"));
+        check(
+            policy.attribute("valueName").is_some() != !elements.is_empty(),
+            format!("{name}: valueName and elements"),
+        );
         for element in elements {
             let (id, tag) = (element.attribute("id").unwrap_or_default(), element.tag_name().name());
             let control = match tag {
@@ -135,7 +156,10 @@ fn faults(admx: &str, adml: &str) -> Vec<String> {
                 check(least <= most && most <= Some(u32::MAX.into()), format!("{name}: limits"));
             }
             if tag == "multiText" {
-                check(number("maxStrings", 0).is_some() && number("maxLength", 1023) > Some(0), format!("{name}: limits"));
+                check(
+                    number("maxStrings", 0).is_some() && number("maxLength", 1023) > Some(0),
+                    format!("{name}: limits"),
+                );
             }
         }
     }
@@ -150,7 +174,10 @@ fn order(node: Node<'_, '_>, names: &[&str], check: &mut impl FnMut(bool, String
         .map(|child| names.iter().position(|name| child.has_tag_name((NAMESPACE, *name))))
         .collect();
     let known = places.iter().all(Option::is_some);
-    check(known && places.is_sorted_by(|one, other| one < other), format!("the children of {:?}", node.tag_name()));
+    check(
+        known && places.is_sorted_by(|one, other| one < other),
+        format!("the children of {:?}", node.tag_name()),
+    );
 }
 
 #[test]
@@ -175,7 +202,11 @@ fn each_rule_of_the_schema_can_be_broken() {
         (false, "<decimal id=\"ScanPorts\"", "<text id=\"ScanPorts\""),
         (false, "minValue=\"1\" maxValue=\"65536\"", "minValue=\"65537\" maxValue=\"65536\""),
         (false, "maxStrings=\"1024\"", "maxStrings=\"many\""),
-        (false, "<parentCategory ref=\"Hushport\" />\n      <supportedOn ref=\"SUPPORTED_Hushport\" />", "<supportedOn ref=\"SUPPORTED_Hushport\" />\n      <parentCategory ref=\"Hushport\" />"),
+        (
+            false,
+            "<parentCategory ref=\"Hushport\" />\n      <supportedOn ref=\"SUPPORTED_Hushport\" />",
+            "<supportedOn ref=\"SUPPORTED_Hushport\" />\n      <parentCategory ref=\"Hushport\" />",
+        ),
         (true, "<string id=\"Mode_1\">", "<string id=\"Mode_7\">"),
         (true, "<string id=\"Mode_1\">", "<string id=\"Mode_2\">"),
         (true, "refId=\"ScanPorts\"", "refId=\"ScanPort\""),
