@@ -163,7 +163,7 @@ impl Key {
 
     /// Opens `Parameters` under the driver's service key; `None` if it does not
     /// exist.
-    fn parameters(driver: &DriverObject, _: &Passive) -> Result<Option<Self>> {
+    pub fn parameters(driver: &DriverObject, _: &Passive) -> Result<Option<Self>> {
         let mut handle = ptr::null_mut();
         // SAFETY: the driver object is the system's, `handle` is a local, and
         // the call is made at PASSIVE_LEVEL.
@@ -204,6 +204,19 @@ impl Key {
         let [ffi::KEY_BASIC_INFORMATION { LastWriteTime, .. }, ..] = information;
         // SAFETY: all members of the union are numbers of its 8 bytes.
         Ok(unsafe { LastWriteTime.QuadPart })
+    }
+
+    /// Reads a value of any type; `None` if it does not exist.
+    pub fn value<'r>(
+        &self,
+        name: &str,
+        room: &'r mut Room<[u8]>,
+        irql: &Passive,
+    ) -> core::result::Result<Option<Data<'r>>, ValueError> {
+        match self.read(name, room, irql)? {
+            true => room.data().map(Some),
+            false => Ok(None),
+        }
     }
 
     /// Reads a value of any type. Returns whether it exists.

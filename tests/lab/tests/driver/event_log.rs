@@ -89,8 +89,8 @@ fn a_refused_value_is_written_once_and_again_after_each_change() {
     let machine = start(&[("Mode", 3), ("ScanPorts", 0)]);
     let refused = |value: &str, reason: &str, entry: u32, holds: &str| {
         format!(
-            "3 Warning Policy: hushport refuses the registry value {value}: {reason}, entry {entry} (0: \
-             the value as a whole). In force: {holds}."
+            "3 Warning Policy: hushport refuses the value {value} (from: Registry): {reason}, entry {entry} \
+             (0: the value as a whole). In force: {holds}."
         )
     };
     let mut expected = vec![

@@ -92,7 +92,7 @@ pub const CALLS: &[Export] = &[
         "Context": At(Pool), "the work, freed only after it has run";
     ),
     export!(IoWriteErrorLogEntry, PASSIVE,
-        "ElEntry": HANDLE, "returned by IoAllocateErrorLogEntry; the system's from here on [IoWriteErrorLogEntry]";
+        "ElEntry": At(Pool), "returned by IoAllocateErrorLogEntry; the system's from here on [IoWriteErrorLogEntry]";
     ),
     export!(KeDeregisterProcessorChangeCallback, PASSIVE,
         "CallbackHandle": HANDLE, "returned by KeRegisterProcessorChangeCallback";
