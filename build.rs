@@ -1,4 +1,5 @@
-//! Generates the declarations with bindgen, and sets the linker's options.
+//! Generates the declarations with bindgen, compiles the resources, and sets the linker's
+//! options.
 
 use std::path::{Path, PathBuf};
 use std::{env, fs};
@@ -7,6 +8,8 @@ use std::{env, fs};
 #[cfg(all(feature = "wdk", windows))]
 #[path = "src/ffi/kit.rs"]
 mod kit;
+#[path = "src/ffi/resources.rs"]
+mod resources;
 
 /// Every function the driver imports, by the module that exports it.
 ///
@@ -21,14 +24,15 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
             "EtwUnregister",
             "EtwWriteTransfer",
             "ExAllocatePool2",
-            "ExFreePoolWithTag",
+            "ExFreePool",
+            "IoAllocateErrorLogEntry",
             "IoAllocateWorkItem",
             "IoCreateDevice",
             "IoDeleteDevice",
             "IoFreeWorkItem",
             "IoOpenDriverRegistryKey",
             "IoQueueWorkItem",
-            "KeAcquireSpinLockRaiseToDpc",
+            "IoWriteErrorLogEntry",
             "KeBugCheckEx",
             "KeDelayExecutionThread",
             "KeDeregisterProcessorChangeCallback",
@@ -37,25 +41,31 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
             "KeGetCurrentProcessorNumberEx",
             "KeInitializeEvent",
             "KeLeaveCriticalRegion",
+            // arm64 has KfLowerIrql in its place.
+            "KeLowerIrql",
             "KeQueryGroupAffinity",
             "KeQueryInterruptTimePrecise",
             "KeQueryMaximumGroupCount",
             "KeQueryMaximumProcessorCountEx",
+            "KeQuerySystemTimePrecise",
             "KeQueryUnbiasedInterruptTime",
             "KeRegisterProcessorChangeCallback",
-            "KeReleaseSpinLock",
             "KeRevertToUserGroupAffinityThread",
             "KeSetBasePriorityThread",
             "KeSetEvent",
             "KeSetPriorityThread",
             "KeSetSystemGroupAffinityThread",
             "KeWaitForSingleObject",
+            "KfLowerIrql",
+            "KfRaiseIrql",
             "ObReferenceObjectByHandle",
             "ObfDereferenceObject",
             "PsCreateSystemThread",
+            "PsTerminateSystemThread",
             "ZwClose",
             "ZwCreateEvent",
-            "ZwNotifyChangeKey",
+            "ZwOpenKey",
+            "ZwQueryKey",
             "ZwQueryValueKey",
             "ZwSetEvent",
             "ZwWaitForSingleObject",
@@ -72,15 +82,12 @@ pub const IMPORTS: &[(&str, &[&str])] = &[
             "FwpmBfeStateSubscribeChanges0",
             "FwpmBfeStateUnsubscribeChanges0",
             "FwpmCalloutAdd0",
-            "FwpmCalloutDeleteByKey0",
             "FwpmEngineClose0",
             "FwpmEngineOpen0",
             "FwpmFilterAdd0",
             "FwpmFilterDeleteByKey0",
             "FwpmProviderAdd0",
-            "FwpmProviderDeleteByKey0",
             "FwpmSubLayerAdd0",
-            "FwpmSubLayerDeleteByKey0",
             "FwpmTransactionAbort0",
             "FwpmTransactionBegin0",
             "FwpmTransactionCommit0",
@@ -105,19 +112,19 @@ pub const ITEMS: &[&str] = &[
     "FWP_.*",
     "GROUP_AFFINITY",
     "HIGH_PRIORITY",
-    "KEY_NOTIFY",
+    "KEY_BASIC_INFORMATION",
     "KEY_QUERY_VALUE",
     "KEY_VALUE_PARTIAL_INFORMATION",
     "KE_PROCESSOR_CHANGE_.*",
     "MDL_.*",
     "NET_BUFFER.*",
+    "OBJ_CASE_INSENSITIVE",
     "OBJ_KERNEL_HANDLE",
     "PROCESSOR_NUMBER",
-    "REG_NOTIFY_CHANGE_LAST_SET",
     "SYNCHRONIZE",
     "DRIVER_INITIALIZE",
     "DRIVER_OBJECT",
-    "IO_STATUS_BLOCK",
+    "IO_ERROR_LOG_PACKET",
     "KEVENT",
     "MDL",
     "OBJECT_ATTRIBUTES",
@@ -125,7 +132,7 @@ pub const ITEMS: &[&str] = &[
 ];
 
 fn main() {
-    build(Path::new(""), "hushport", &Names { imports: IMPORTS, items: ITEMS });
+    build(Path::new(""), "hushport", &Names { imports: IMPORTS, items: ITEMS }, true);
 }
 
 /// What a driver uses of the kernel's declarations.
@@ -137,9 +144,16 @@ pub struct Names<'a> {
 }
 
 /// Prepares the build of a driver over the declarations in `src/ffi` under `root`.
-/// `tests/conformance` calls this function, too.
-pub fn build(root: &Path, name: &str, names: &Names<'_>) {
-    for file in ["build.rs", "src/ffi/kit.rs", "src/ffi/wdk.h"] {
+/// `has_messages` says whether it writes to the event log. `tests/conformance` calls this
+/// function, too.
+pub fn build(root: &Path, name: &str, names: &Names<'_>, has_messages: bool) {
+    for file in [
+        "build.rs",
+        "src/ffi/kit.rs",
+        "src/ffi/resources.rs",
+        "src/ffi/wdk.h",
+        "src/logic/event_log/messages.rs",
+    ] {
         println!("cargo::rerun-if-changed={}", root.join(file).display());
     }
     println!("cargo::rustc-check-cfg=cfg(driver)");
@@ -152,6 +166,7 @@ pub fn build(root: &Path, name: &str, names: &Names<'_>) {
     let target = env::var("TARGET").expect("cargo sets TARGET");
     let text = bindings(&declarations_of(&root.join("src/ffi/wdk.h"), &target, names), names);
     fs::write(out.join("bindings.rs"), text).expect("OUT_DIR can be written");
+    resources::compile(&out, name, has_messages);
     println!("cargo::rustc-cdylib-link-arg=/PDBALTPATH:{name}.pdb");
     for argument in [
         "/NODEFAULTLIB",

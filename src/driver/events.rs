@@ -3,7 +3,7 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use super::flows::FlowSummary;
-use super::policy::{Holds, Policies};
+use super::policy::Policies;
 use super::shared::Shared;
 use crate::kernel::etw::{Channel, EventProvider};
 use crate::kernel::irql::{MaxDispatch, Passive};
@@ -11,10 +11,10 @@ use crate::kernel::wfp::incoming::Incoming;
 use crate::logic::callouts::{CALLOUTS, COUNT};
 use crate::logic::events::{
     Classified, Counters as Totals, Counts, EVENTS, FlowEnded, LayerCounters, OrderDeviation, PROVIDER,
-    PROVIDER_ID, PolicyApplied, PolicyRejected, Protection as ProtectionEvent, REASONS, ScanDetected,
-    Silenced, Started, Stopped, layer_name, module, state_name, technique_name, verdict as verdict_name,
+    PROVIDER_ID, PolicyApplied, PolicyRejected, Protection as ProtectionEvent, ScanDetected, Silenced,
+    Started, Stopped, layer_name, module, state_name, technique_name, verdict as verdict_name,
 };
-use crate::logic::policy::{Policy, Trace, VALUES};
+use crate::logic::policy::{Policy, Trace};
 use crate::logic::protection::Protection;
 use crate::logic::protocol::{TCP, UDP};
 use crate::logic::stealth::{Packet, Verdict};
@@ -42,16 +42,6 @@ impl Occasion {
             Self::Start => "Start",
             Self::Change => "Change",
             Self::Rundown => "Rundown",
-        }
-    }
-}
-
-impl Holds {
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Default => "Default",
-            Self::LastPolicy => "LastPolicy",
-            Self::LastPolicyExceptMode => "LastPolicyExceptMode",
         }
     }
 }
@@ -86,7 +76,13 @@ pub fn policy(channel: &Channel, occasion: Occasion, policies: &Policies, irql: 
     let (allowed, applied) = irql.at_dispatch(|irql| {
         let current = policies.current(irql);
         let policy = current.values();
-        let applied = PolicyApplied::new(occasion.name(), number, &policy, current.exemptions());
+        let applied = PolicyApplied::new(
+            occasion.name(),
+            number,
+            &policy,
+            current.exemptions(),
+            current.group_policy(),
+        );
         (allowed(&policy), applied)
     });
     if occasion == Occasion::Rundown {
@@ -101,13 +97,13 @@ pub fn policy(channel: &Channel, occasion: Occasion, policies: &Policies, irql: 
 
 /// Logs the values that were refused when the registry was last read.
 pub fn rejected(channel: &Channel, occasion: Occasion, policies: &Policies, irql: &MaxDispatch) {
-    for (value, refused) in VALUES.iter().zip(policies.refused()) {
-        let Some((reason, entry)) = refused else { continue };
+    for refusal in policies.refusals() {
         channel.write(irql, || PolicyRejected {
             occasion: occasion.name(),
-            value: value.name,
-            reason: REASONS.get(usize::from(reason)).copied().unwrap_or_default(),
-            entry,
+            value: refusal.value,
+            reason: refusal.reason,
+            entry: refusal.entry,
+            source: refusal.source,
             holds: policies.holds().name(),
         });
     }
@@ -249,17 +245,13 @@ pub fn order_deviation(
 
 /// Logs the counters, summed up over all processors.
 pub fn counters(shared: &Shared, irql: &MaxDispatch) {
-    let Shared { channel, processors, elsewhere, flows, rare, .. } = shared;
+    let Shared { channel, flows, rare, .. } = shared;
     if !channel.is_open::<Totals>() && !channel.is_open::<LayerCounters>() {
         return;
     }
     let mut total = [0; Verdict::COUNT];
     for callout in &CALLOUTS {
-        let mut verdicts = [0; Verdict::COUNT];
-        let of_processors = processors.all().iter().map(|processor| &processor.counters);
-        for counters in of_processors.chain([&**elsewhere]) {
-            counters.add_to(callout.index, &mut verdicts);
-        }
+        let verdicts = shared.verdicts(callout.index);
         for (total, count) in total.iter_mut().zip(verdicts) {
             *total = u64::wrapping_add(*total, count);
         }

@@ -3,6 +3,11 @@
 //! The engine may refuse, because its lock is taken, memory is short or BFE is about to
 //! stop. After a refusal the driver's thread tries again until the engine has what the
 //! policy needs. [`Filtering::settle`] is the only place that decides when.
+//!
+//! After the start only the driver's thread asks the engine: to wait for the engine's lock
+//! takes long, which a system work item must not.
+
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::events::{self, Occasion};
 use super::shared::Shared;
@@ -12,7 +17,7 @@ use crate::kernel::ending::{End, Ending};
 use crate::kernel::irql::Passive;
 use crate::kernel::mutex::Mutex;
 use crate::kernel::pool::PoolArc;
-use crate::kernel::status::{Result, Status};
+use crate::kernel::status::Result;
 use crate::kernel::thread::Signal;
 use crate::kernel::wfp::bfe::{self, BfeFollower, Subscription};
 use crate::kernel::wfp::engine::{
@@ -37,11 +42,15 @@ pub struct Filtering {
     shared: PoolArc<Shared>,
     /// Wakes the driver's thread, which tries again.
     signal: PoolArc<Signal>,
+    /// BFE has changed its state since the driver's thread last looked.
+    has_changed: AtomicBool,
+    /// BFE was not running at some time since then.
+    interrupted: AtomicBool,
     managed: Mutex<Managed>,
 }
 
-/// Only system threads, and the threads that load and unload the driver, hold its lock:
-/// no user can suspend them.
+/// Only the driver's thread, and the threads that load and unload the driver, hold its
+/// lock: no user can suspend them.
 struct Managed {
     session: Session,
     backoff: Backoff,
@@ -62,10 +71,16 @@ enum Session {
 
 impl Filtering {
     /// Starts without a session. The signal is that of the thread that calls
-    /// [`Self::retry_when_due`].
+    /// [`Self::settle_when_due`].
     pub fn new(shared: PoolArc<Shared>, signal: PoolArc<Signal>, irql: &Passive) -> Result<Self> {
         let managed = Managed { session: Session::Closed, backoff: Backoff::default() };
-        Ok(Self { shared, signal, managed: Mutex::new(managed, irql)? })
+        Ok(Self {
+            shared,
+            signal,
+            has_changed: AtomicBool::new(false),
+            interrupted: AtomicBool::new(false),
+            managed: Mutex::new(managed, irql)?,
+        })
     }
 
     /// Adds and deletes filters so that they fit the policy in force, in one
@@ -75,16 +90,22 @@ impl Filtering {
         let _settled_or_refused = self.settle(&mut self.managed.lock(irql), LOCK_WAIT_MS, irql);
     }
 
-    /// Asks the engine again if it has refused and the time has come. Returns how many
-    /// milliseconds are left until the next try, if one is needed.
-    pub fn retry_when_due(&self, irql: &Passive) -> Option<u32> {
-        let is_due = |protection: &Protection| protection.state.is_refused() && protection.next_try_ms == 0;
-        if is_due(&self.shared.protection()) {
+    /// Follows a change of BFE's state, and asks the engine again if it has refused and
+    /// the time has come. Returns how many milliseconds are left until the next try, if
+    /// one is needed.
+    pub fn settle_when_due(&self, irql: &Passive) -> Option<u32> {
+        let has_changed = self.has_changed.swap(false, Ordering::AcqRel);
+        let Protection { state, next_try_ms, .. } = self.shared.protection();
+        if has_changed || state.is_refused() && next_try_ms == 0 {
             let mut managed = self.managed.lock(irql);
-            // Another thread may have asked meanwhile.
-            if is_due(&self.shared.protection()) {
-                let _settled_or_refused = self.settle(&mut managed, LOCK_WAIT_MS, irql);
+            if self.interrupted.swap(false, Ordering::AcqRel) {
+                // BFE has ended the session, even if it runs again by now.
+                managed.session.close();
             }
+            if has_changed {
+                managed.backoff = Backoff::default();
+            }
+            let _settled_or_refused = self.settle(&mut managed, LOCK_WAIT_MS, irql);
         }
         let Protection { state, next_try_ms, .. } = self.shared.protection();
         state.is_refused().then_some(next_try_ms)
@@ -93,7 +114,7 @@ impl Filtering {
     /// Gives the engine what the state of BFE and the policy ask for, or decides when
     /// to try again. Between two tries the driver holds no lock and no transaction.
     fn settle(&self, managed: &mut Managed, lock_wait_ms: u32, irql: &Passive) -> Result {
-        let Shared { policies, channel, shown, .. } = &*self.shared;
+        let Shared { policies, channel, event_log, shown, .. } = &*self.shared;
         let policy = policies.values(irql);
         let settled = managed.session.settle(&policy, lock_wait_ms, irql).map(|has_changed| {
             if has_changed {
@@ -117,6 +138,7 @@ impl Filtering {
         let protection = Protection { state, status, next_try_ms };
         if shown.set(&protection, clock::milliseconds()) {
             events::protection(channel, Occasion::Change, &protection, irql);
+            event_log.protection(&protection, irql);
         }
         settled
     }
@@ -168,19 +190,11 @@ impl Session {
 }
 
 impl BfeFollower for PoolArc<Filtering> {
-    fn follow(&self, interrupted: bool, irql: &Passive) {
-        let mut managed = self.managed.lock(irql);
-        if interrupted {
-            // BFE has ended the session, even if it runs again by now.
-            managed.session.close();
-        }
-        managed.backoff = Backoff::default();
-        let settled = self.settle(&mut managed, LOCK_WAIT_MS, irql);
-        drop(managed);
-        if settled.is_err() {
-            // The thread must learn when the next try is due.
-            self.signal.wake(irql);
-        }
+    fn note(&self, interrupted: bool, irql: &Passive) {
+        // In this order: who sees the change sees the interruption.
+        self.interrupted.fetch_or(interrupted, Ordering::AcqRel);
+        self.has_changed.store(true, Ordering::Release);
+        self.signal.wake(irql);
     }
 }
 
@@ -242,18 +256,14 @@ fn update(engine: &mut Engine, before: &Policy, policy: &Policy, irql: &Passive)
     transaction.commit().map(|()| true)
 }
 
-/// Adds every object to the engine in one transaction.
+/// Adds every object to the engine in one transaction. Nothing of an earlier session can
+/// be left, because the engine deletes a dynamic session's objects when it ends. So if
+/// there is an object with one of the keys, it is somebody else's, and the engine refuses.
 fn open(policy: &Policy, lock_wait_ms: u32, irql: &Passive) -> Result<Engine> {
     let (provider, sublayer) = (provider(), sublayer(policy));
     let mut engine = Engine::open(&provider.display, lock_wait_ms, irql)?;
     let mut transaction = engine.transaction(irql)?;
-    match transaction.add_provider(&provider) {
-        Err(Status::FWP_ALREADY_EXISTS) => {
-            clear(&mut transaction)?;
-            transaction.add_provider(&provider)?;
-        }
-        added => added?,
-    }
+    transaction.add_provider(&provider)?;
     transaction.add_sublayer(&sublayer, &provider)?;
     for callout in &CALLOUTS {
         let (key, layer) = (callout.key(), callout.layer_key());
@@ -264,21 +274,6 @@ fn open(policy: &Policy, lock_wait_ms: u32, irql: &Passive) -> Result<Engine> {
     }
     transaction.commit()?;
     Ok(engine)
-}
-
-/// Deletes the objects that an earlier run has left. The engine refuses this if they
-/// belong to a session that is still open or if others use them. Then another
-/// instance of the driver runs, and this one must not start.
-fn clear(transaction: &mut Transaction<'_>) -> Result {
-    for callout in &CALLOUTS {
-        transaction.delete_filter(callout.filter_key())?;
-    }
-    for callout in &CALLOUTS {
-        transaction.delete_callout(callout.key())?;
-    }
-    transaction.delete_sublayer(SUBLAYER_KEY)?;
-    transaction.delete_provider(PROVIDER_KEY)?;
-    Ok(())
 }
 
 fn add_filter(

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use crate::kernel::clock;
 use crate::kernel::irql::{Dispatch, Passive};
 use crate::kernel::per_cpu::PerCpu;
-use crate::kernel::pool::{PoolBox, PoolVec};
+use crate::kernel::pool::{PoolBox, PoolVec, tag};
 use crate::kernel::prefetch;
 use crate::kernel::status::Result;
 use crate::kernel::wfp::flow::{self, CalloutAtLayer};
@@ -49,7 +49,7 @@ pub struct FlowSummary {
 impl Flows {
     /// Starts without flows, with memory for `limit` of them.
     pub fn new(limit: u32, irql: &Passive) -> Result<Self> {
-        let records = PoolVec::filled(FlowAllocator::records(limit))?;
+        let records = PoolVec::filled(tag::FLOWS, FlowAllocator::records(limit))?;
         let ids = [const { AtomicU32::new(0) }; COUNT];
         Ok(Self { allocator: FlowAllocator::new(limit), records, processors: PerCpu::new(irql)?, ids })
     }
@@ -57,7 +57,8 @@ impl Flows {
     /// Prepares for a processor, which has counted nothing.
     pub fn add(&self, processor: usize, irql: &Passive) -> Result {
         let slots = Slots::number(self.allocator.limit());
-        self.processors.add(processor, || PoolBox::new(PoolVec::filled(slots)?), irql)
+        let make = || PoolBox::new(tag::SLOTS, PoolVec::filled(tag::SLOTS, slots)?);
+        self.processors.add(processor, make, irql)
     }
 
     /// Stores a callout's run-time id; to be called before the callout has a filter.

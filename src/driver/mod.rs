@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod callouts;
+mod event_log;
 mod events;
 mod filtering;
 mod flows;
@@ -18,7 +19,7 @@ use crate::kernel::ending::{End, Ending};
 use crate::kernel::entry::{self, DriverObject};
 use crate::kernel::etw::ProviderRegistration;
 use crate::kernel::irql::Passive;
-use crate::kernel::pool::PoolArc;
+use crate::kernel::pool::{PoolArc, tag};
 use crate::kernel::processors::ProcessorRegistration;
 use crate::kernel::published::Publication;
 use crate::kernel::status::Result;
@@ -53,6 +54,7 @@ impl End for LastEvents {
     fn end(&self, irql: &Passive) {
         self.0.log_counters(irql);
         events::stopped(&self.0.channel, irql);
+        self.0.event_log.stopped(irql);
     }
 }
 
@@ -63,9 +65,9 @@ impl entry::Lifecycle for Driver {
     /// Success means that the driver protects, or that BFE does not run yet and the
     /// driver will protect as soon as it does.
     fn start(object: &DriverObject, irql: &Passive) -> Result<Self> {
-        let policies = PoolArc::new(Policies::start(object, irql)?)?;
+        let policies = PoolArc::new(tag::POLICIES, Policies::start(object, irql)?)?;
         let device = Device::create(object, irql)?;
-        let shared = SHARED.publish(PoolArc::new(Shared::new(policies, irql)?)?, irql);
+        let shared = SHARED.publish(PoolArc::new(tag::SHARED, Shared::new(object, policies, irql)?)?, irql);
         if shared.policies.values(irql).checks_order() {
             shared.order.prepare(irql);
         }
@@ -73,8 +75,8 @@ impl entry::Lifecycle for Driver {
         let processors = ProcessorRegistration::new(&shared, irql)?;
         let events = ProviderRegistration::new(&shared, irql);
         let callouts = callouts::register(&device, shared.share(), irql)?;
-        let signal = PoolArc::new(Signal::new(irql)?)?;
-        let filtering = PoolArc::new(Filtering::new(shared.share(), signal.clone(), irql)?)?;
+        let signal = PoolArc::new(tag::SIGNAL, Signal::new(irql)?)?;
+        let filtering = PoolArc::new(tag::FILTERING, Filtering::new(shared.share(), signal.clone(), irql)?)?;
         let reload = Reload::new(shared.share(), filtering.clone());
         let filtering = Following::begin(&device, &filtering, irql)?;
         reload.started(irql);

@@ -6,7 +6,7 @@ use crate::kernel::clock;
 use crate::kernel::current::Current;
 use crate::kernel::exclusive::Exclusive;
 use crate::kernel::irql::{Dispatch, Passive};
-use crate::kernel::pool::{PoolBox, PoolVec};
+use crate::kernel::pool::{PoolBox, PoolVec, tag};
 use crate::kernel::status::Result;
 use crate::kernel::wfp::incoming::Incoming;
 use crate::kernel::wfp::tracking::Tracked;
@@ -43,7 +43,7 @@ struct ProcessorWalks {
 impl OrderCheck {
     /// Nothing is under way.
     pub fn new(irql: &Passive) -> Result<Self> {
-        let ties = Current::new(PoolBox::new(PoolVec::with_capacity(0)?)?, irql)?;
+        let ties = Current::new(PoolBox::new(tag::TIES, PoolVec::with_capacity(tag::TIES, 0)?)?, irql)?;
         Ok(Self { walks: Exclusive::new(irql)?, ties, common: Common::default() })
     }
 
@@ -51,14 +51,15 @@ impl OrderCheck {
     pub fn add(&self, processor: usize, irql: &Passive) -> Result {
         let nothing =
             || ProcessorWalks { check: Cell::new(0), unauthorized: Cell::new(0), walks: Walks::default() };
-        self.walks.add(processor, nothing, irql)
+        self.walks.add(tag::WALKS, processor, nothing, irql)
     }
 
     /// Allocates the ties, before the order is checked for the first time. Without
     /// memory for them, the check goes on without them.
     pub fn prepare(&self, irql: &Passive) {
         if irql.at_dispatch(|irql| self.ties.read(irql).is_empty())
-            && let Ok(ties) = PoolVec::zeroed(TIE_SETS).and_then(PoolBox::new)
+            && let Ok(ties) =
+                PoolVec::zeroed(tag::TIES, TIE_SETS).and_then(|ties| PoolBox::new(tag::TIES, ties))
         {
             self.ties.replace(ties, irql);
         }

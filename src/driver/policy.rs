@@ -5,10 +5,13 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use crate::kernel::current::Current;
 use crate::kernel::entry::DriverObject;
 use crate::kernel::irql::{Dispatch, Passive};
-use crate::kernel::pool::PoolBox;
-use crate::kernel::registry::{Key, Room, ValueError};
+use crate::kernel::pool::{PoolBox, tag};
+use crate::kernel::registry::{Keys, Room, Source, ValueError};
 use crate::kernel::status::Result;
-use crate::logic::policy::{Exemptions, Mode, Policy, Reason, Rejected, VALUES};
+use crate::logic::events::REASONS;
+use crate::logic::mix::mix;
+use crate::logic::policy::values::MODE;
+use crate::logic::policy::{Exemptions, Mode, Policy, Reason, Rejected, VALUES, ValueSet};
 use crate::logic::stealth::Rules;
 
 /// The policy in force, and what was refused.
@@ -59,6 +62,9 @@ pub struct Applied {
     rules: AtomicU16,
     policy: Policy,
     exemptions: Option<PoolBox<Exemptions>>,
+    /// Which values are from Group Policy, as a [`ValueSet`]. The source of `Mode` can
+    /// change alone, too.
+    group_policy: AtomicU32,
 }
 
 /// What was applied, and what was refused.
@@ -71,8 +77,8 @@ struct Report {
     /// Policies that have been put in force.
     applied: AtomicU32,
     /// What was refused when the registry was last read, indexed as `VALUES`. The
-    /// low 8 bits are the reason, the bits above them the entry; 0 means not
-    /// refused.
+    /// low 8 bits are the reason, the bits above them the entry, and the highest bit says
+    /// that the value is from Group Policy; 0 means not refused.
     refused: [AtomicU64; VALUES.len()],
     /// What is in force if something was refused: a [`Holds`].
     holds: AtomicU8,
@@ -90,18 +96,52 @@ pub enum Holds {
     LastPolicyExceptMode,
 }
 
+impl Holds {
+    /// The name in events and entries.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Default => "Default",
+            Self::LastPolicy => "LastPolicy",
+            Self::LastPolicyExceptMode => "LastPolicyExceptMode",
+        }
+    }
+}
+
+/// A refused value, as events and entries name it.
+pub struct Refusal {
+    /// The name of the value.
+    pub value: &'static str,
+    /// The name of the reason.
+    pub reason: &'static str,
+    /// The entry of a list, counted from 1; 0 if it is not about an entry.
+    pub entry: u32,
+    /// The name of the key that has it.
+    pub source: &'static str,
+}
+
+/// The name of the key that has a value, in events and entries.
+const fn source_name(source: Source) -> &'static str {
+    match source {
+        Source::GroupPolicy => "GroupPolicy",
+        Source::Parameters => "Registry",
+    }
+}
+
+/// In [`Report::refused`]: the value is from Group Policy.
+const GROUP_POLICY: u64 = 1 << 63;
+
 impl Policies {
     /// Reads the policy at the start. There is no previous policy to keep, so a
     /// refused value means its default, and the other values apply as set.
     pub fn start(object: &DriverObject, irql: &Passive) -> Result<Self> {
         let report = Report::default();
-        let key = Key::parameters(object, irql)?;
-        let (applied, _refused) = read(key.as_ref(), &report, irql)?;
+        let keys = Keys::open(object, irql)?;
+        let (applied, _refused) = read(&keys, &report, irql)?;
         report.applied.store(1, Ordering::Relaxed);
         let (rules, check_order) = (applied.rules(), applied.policy.checks_order());
         let policies = Self {
             report,
-            current: Current::new(PoolBox::new(applied)?, irql)?,
+            current: Current::new(PoolBox::new(tag::APPLIED, applied)?, irql)?,
             word: AtomicU32::new(PolicyWord::new(rules, 0).0),
             last_check: AtomicU16::new(0),
         };
@@ -166,11 +206,28 @@ impl Policies {
         self.report.applied.load(Ordering::Relaxed)
     }
 
-    /// Reason and entry of what was refused when the registry was last read, in the
+    /// What was refused when the registry was last read, as [`Report`] holds it, in the
     /// order of `VALUES`.
-    pub fn refused(&self) -> impl Iterator<Item = Option<(u8, u32)>> {
-        let refused = self.report.refused.iter().map(|refused| refused.load(Ordering::Relaxed));
-        refused.map(|refused| (refused != 0).then_some((refused as u8, (refused >> 8) as u32)))
+    fn refused(&self) -> impl Iterator<Item = u64> {
+        self.report.refused.iter().map(|refused| refused.load(Ordering::Relaxed))
+    }
+
+    /// A hash of what was refused when the registry was last read.
+    pub fn digest_of_refusals(&self) -> u64 {
+        self.refused().fold(1, mix)
+    }
+
+    /// What was refused when the registry was last read.
+    pub fn refusals(&self) -> impl Iterator<Item = Refusal> {
+        VALUES.iter().zip(self.refused()).filter(|(_, refused)| *refused != 0).map(|(value, refused)| {
+            let source = if refused & GROUP_POLICY != 0 { Source::GroupPolicy } else { Source::Parameters };
+            Refusal {
+                value: value.name,
+                reason: REASONS.get(usize::from(refused as u8)).copied().unwrap_or_default(),
+                entry: (refused >> 8) as u32,
+                source: source_name(source),
+            }
+        })
     }
 
     /// What has been in force since then, if something was refused.
@@ -182,10 +239,10 @@ impl Policies {
         }
     }
 
-    /// Reads every value of the key into a new policy, and notes what was refused.
+    /// Reads every value of the keys into a new policy, and notes what was refused.
     /// Also returns how many values were refused.
-    pub fn read(&self, key: Option<&Key>, irql: &Passive) -> Result<(Applied, usize)> {
-        read(key, &self.report, irql)
+    pub fn read(&self, keys: &Keys, irql: &Passive) -> Result<(Applied, usize)> {
+        read(keys, &self.report, irql)
     }
 
     /// Puts a good policy in force.
@@ -199,19 +256,19 @@ impl Policies {
 
     /// Keeps the policy in force, except its mode if one is given. Returns whether
     /// the mode changed.
-    pub fn keep(&self, mode: Option<Mode>, irql: &Passive) -> bool {
+    pub fn keep(&self, mode: Option<(Mode, Source)>, irql: &Passive) -> bool {
         let holds = if mode.is_some() { Holds::LastPolicyExceptMode } else { Holds::LastPolicy };
         self.report.holds.store(holds as u8, Ordering::Relaxed);
-        mode.is_some_and(|mode| self.switch(mode, irql))
+        mode.is_some_and(|(mode, source)| self.switch(mode, source, irql))
     }
 
     /// Puts a mode in force and keeps the rest of the policy. Returns whether the
     /// mode changed.
-    fn switch(&self, mode: Mode, irql: &Passive) -> bool {
+    fn switch(&self, mode: Mode, source: Source, irql: &Passive) -> bool {
         let (before, rules, checks_order) = irql.at_dispatch(|irql| {
             let current = self.current(irql);
             let before = current.rules().mode();
-            current.switch(mode);
+            current.switch(mode, source);
             (before, current.rules(), current.policy.checks_order())
         });
         if before == mode {
@@ -229,9 +286,15 @@ impl Applied {
         Policy { mode: self.rules().mode(), ..self.policy }
     }
 
-    fn new(policy: Policy, exemptions: Option<PoolBox<Exemptions>>) -> Self {
+    fn new(policy: Policy, exemptions: Option<PoolBox<Exemptions>>, group_policy: ValueSet) -> Self {
         let rules = Rules::new(&policy, exemptions.is_some());
-        Self { rules: AtomicU16::new(rules.bits()), policy, exemptions }
+        let group_policy = AtomicU32::new(group_policy.bits());
+        Self { rules: AtomicU16::new(rules.bits()), policy, exemptions, group_policy }
+    }
+
+    /// Which values are from Group Policy.
+    pub fn group_policy(&self) -> ValueSet {
+        ValueSet::of_bits(self.group_policy.load(Ordering::Relaxed))
     }
 
     /// The rules, with the mode in force.
@@ -242,7 +305,9 @@ impl Applied {
 
     /// Changes only the mode, while others read the policy. This needs no memory, so
     /// it cannot fail.
-    fn switch(&self, mode: Mode) {
+    fn switch(&self, mode: Mode, source: Source) {
+        let group_policy = self.group_policy().with(MODE, source == Source::GroupPolicy);
+        self.group_policy.store(group_policy.bits(), Ordering::Relaxed);
         let rules = Rules::new(&Policy { mode, ..self.policy }, self.exemptions.is_some());
         self.rules.store(rules.bits(), Ordering::Relaxed);
     }
@@ -259,30 +324,30 @@ impl Applied {
 
 /// Reads every value into a new policy. A value that is absent or refused means its
 /// default. Also returns how many values were refused.
-fn read(key: Option<&Key>, report: &Report, irql: &Passive) -> Result<(Applied, usize)> {
-    let (mut policy, mut refused) = (Policy::DEFAULT, 0);
-    let Some(key) = key else {
-        report.refused.iter().for_each(|noted| noted.store(0, Ordering::Relaxed));
-        return Ok((Applied::new(policy, None), refused));
-    };
-    let mut room = PoolBox::<Room>::zeroed()?;
-    let mut exemptions = PoolBox::<Exemptions>::zeroed()?;
-    for (value, noted) in VALUES.iter().zip(&report.refused) {
-        let parsed = match key.value(value.name, &mut *room, irql) {
-            Ok(Some(data)) => value.parse(data.kind, data.bytes, &mut policy, &mut exemptions),
-            Ok(None) => Ok(()),
-            Err(ValueError::TooLong) => Err(value.rejected(Reason::TooLong)),
-            Err(ValueError::Unreadable(_)) => Err(value.rejected(Reason::Unreadable)),
+fn read(keys: &Keys, report: &Report, irql: &Passive) -> Result<(Applied, usize)> {
+    let (mut policy, mut refused, mut group_policy) = (Policy::DEFAULT, 0, ValueSet::EMPTY);
+    let mut room = PoolBox::<Room>::zeroed(tag::VALUE)?;
+    let mut exemptions = PoolBox::<Exemptions>::zeroed(tag::EXEMPTIONS)?;
+    for ((index, value), noted) in VALUES.iter().enumerate().zip(&report.refused) {
+        let (source, parsed) = match keys.value(value.name, &mut *room, irql) {
+            Ok(Some((source, data))) => {
+                (source, value.parse(data.kind, data.bytes, &mut policy, &mut exemptions))
+            }
+            Ok(None) => (Source::Parameters, Ok(())),
+            Err((source, ValueError::TooLong)) => (source, Err(value.rejected(Reason::TooLong))),
+            Err((source, ValueError::Unreadable(_))) => (source, Err(value.rejected(Reason::Unreadable))),
         };
+        group_policy = group_policy.with(index, source == Source::GroupPolicy);
         // A session that asks meanwhile sees what was refused before, or now.
-        noted.store(parsed.map_or_else(encode, |()| 0), Ordering::Relaxed);
+        noted.store(parsed.map_or_else(|refused| encode(refused, source), |()| 0), Ordering::Relaxed);
         refused += usize::from(parsed.is_err());
     }
     let exemptions = (!exemptions.is_empty()).then_some(exemptions);
-    Ok((Applied::new(policy, exemptions), refused))
+    Ok((Applied::new(policy, exemptions, group_policy), refused))
 }
 
 /// A refusal as [`Report`] holds it.
-fn encode(rejected: Rejected) -> u64 {
-    rejected.reason as u64 | u64::from(rejected.entry) << 8
+fn encode(rejected: Rejected, source: Source) -> u64 {
+    let of_source = if source == Source::GroupPolicy { GROUP_POLICY } else { 0 };
+    rejected.reason as u64 | u64::from(rejected.entry) << 8 | of_source
 }

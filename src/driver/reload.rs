@@ -1,8 +1,8 @@
-//! The driver's thread: reloads the policy, asks the engine again after a refusal,
-//! sweeps for scans, logs counters.
+//! The driver's thread: reloads the policy, follows BFE, asks the engine again after a
+//! refusal, sweeps for scans, logs counters.
 
 use core::ops::RangeInclusive;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::events::{self, Occasion};
 use super::filtering::Filtering;
@@ -10,8 +10,8 @@ use super::policy::Applied;
 use super::shared::Shared;
 use crate::kernel::clock;
 use crate::kernel::irql::Passive;
-use crate::kernel::pool::{PoolArc, PoolBox};
-use crate::kernel::registry::{Key, Room};
+use crate::kernel::pool::{PoolArc, PoolBox, tag};
+use crate::kernel::registry::{Keys, Room, Source};
 use crate::kernel::watch::KeyFollower;
 use crate::logic::policy::Mode;
 use crate::logic::policy::values::mode;
@@ -22,34 +22,45 @@ const SWEEP_INTERVAL_MS: RangeInclusive<u32> = 10..=10_000;
 /// Milliseconds between two `Counters` events.
 const COUNTERS_INTERVAL_MS: u64 = 10_000;
 
-/// Keeps the policy up to date with the registry. Between changes it asks the engine
-/// again after a refusal, sweeps for scans and logs the counters.
+/// Keeps the policy up to date with the registry. Between changes it follows BFE, asks
+/// the engine again after a refusal, sweeps for scans and logs the counters.
 pub struct Reload {
     shared: PoolArc<Shared>,
     /// The policy determines which filters there are.
     pub filtering: PoolArc<Filtering>,
     /// When the counters were last logged, in milliseconds.
     counters_logged: AtomicU64,
+    /// Whether the thread has read the registry, which the start has read before.
+    has_followed: AtomicBool,
 }
 
 impl Reload {
     /// Follows nothing yet.
     pub fn new(shared: PoolArc<Shared>, filtering: PoolArc<Filtering>) -> Self {
-        Self { shared, filtering, counters_logged: AtomicU64::new(clock::milliseconds()) }
+        let counters_logged = AtomicU64::new(clock::milliseconds());
+        Self { shared, filtering, counters_logged, has_followed: AtomicBool::new(false) }
     }
 
-    /// Logs that the driver has started, its policy, and whether it has its filters.
+    /// Tells events and event log that the driver has started, its policy, and whether it
+    /// has its filters.
     pub fn started(&self, irql: &Passive) {
-        let Shared { channel, policies, .. } = &*self.shared;
+        let Shared { channel, event_log, policies, .. } = &*self.shared;
+        let protection = self.shared.protection();
         events::policy(channel, Occasion::Start, policies, irql);
         events::started(channel, Occasion::Start, irql);
-        events::protection(channel, Occasion::Start, &self.shared.protection(), irql);
+        events::protection(channel, Occasion::Start, &protection, irql);
+        let policy = policies.values(irql);
+        event_log.apply(&policy);
+        event_log.started(&policy, irql);
+        event_log.refused(policies, irql);
+        event_log.protection(&protection, irql);
     }
 
     /// Puts a good policy in force.
     fn replace(&self, applied: PoolBox<Applied>, irql: &Passive) {
-        let Shared { policies, channel, .. } = &*self.shared;
+        let Shared { policies, channel, event_log, .. } = &*self.shared;
         self.shared.scans.apply(&applied.values());
+        event_log.apply(&applied.values());
         if applied.values().checks_order() {
             self.shared.order.prepare(irql);
         }
@@ -59,12 +70,16 @@ impl Reload {
     }
 
     /// Keeps the policy in force, except the registry's `Mode` if that is 0 or 1.
-    fn keep(&self, key: Option<&Key>, irql: &Passive) {
-        let Shared { policies, channel, .. } = &*self.shared;
-        let mode = key.and_then(|key| mode_alone(key, irql)).filter(|mode| *mode != Mode::Enforce);
+    fn keep(&self, keys: &Keys, irql: &Passive) {
+        let Shared { policies, channel, event_log, .. } = &*self.shared;
+        let mode = mode_alone(keys, irql).filter(|(mode, _)| *mode != Mode::Enforce);
         match policies.keep(mode, irql) {
             true => events::policy(channel, Occasion::Change, policies, irql),
             false => events::rejected(channel, Occasion::Change, policies, irql),
+        }
+        match self.has_followed.load(Ordering::Relaxed) {
+            true => event_log.refused(policies, irql),
+            false => event_log.refused_again(policies, irql),
         }
     }
 }
@@ -74,28 +89,30 @@ impl KeyFollower for Reload {
     /// because a part of a new policy can mean the opposite of the whole. It also
     /// stays if there is no memory for a new one. `Mode` 0 and 1 always take effect,
     /// so that the driver can always be switched off.
-    fn follow(&self, key: Option<&Key>, irql: &Passive) {
-        let applied = match self.shared.policies.read(key, irql) {
-            Ok((applied, 0)) => PoolBox::new(applied),
-            Ok(_) => return self.keep(key, irql),
-            Err(status) => Err(status),
+    fn follow(&self, keys: &Keys, irql: &Passive) {
+        let applied = match self.shared.policies.read(keys, irql) {
+            Ok((applied, 0)) => PoolBox::new(tag::APPLIED, applied).ok(),
+            Ok(_) | Err(_) => None,
         };
         match applied {
-            Ok(applied) => self.replace(applied, irql),
-            Err(_) => self.keep(key, irql),
+            Some(applied) => self.replace(applied, irql),
+            None => self.keep(keys, irql),
         }
+        self.has_followed.store(true, Ordering::Relaxed);
     }
 
     fn tick(&self, irql: &Passive) -> u32 {
-        let next_try = self.filtering.retry_when_due(irql);
-        let Shared { policies, channel, processors, scans, rare, .. } = &*self.shared;
+        let next_try = self.filtering.settle_when_due(irql);
+        let Shared { policies, channel, event_log, processors, scans, rare, flows, .. } = &*self.shared;
         let policy = policies.values(irql);
         let processors = processors.all();
         let remotes = |number: usize| Some(&processors.get(number)?.remotes);
         scans.sweep(remotes, &policy, irql, |scan| {
             rare.scan();
             events::scan_detected(channel, &scan, policy.scan_window_ms, irql);
+            event_log.scan_detected(&scan, policy.scan_window_ms, irql);
         });
+        event_log.tick(|| self.shared.overruled(), flows.refused(), &policy, irql);
         let now = clock::milliseconds();
         if now.saturating_sub(self.counters_logged.load(Ordering::Relaxed)) >= COUNTERS_INTERVAL_MS {
             self.counters_logged.store(now, Ordering::Relaxed);
@@ -106,9 +123,9 @@ impl KeyFollower for Reload {
     }
 }
 
-/// The registry's `Mode`, if it is valid. Allocates no memory.
-fn mode_alone(key: &Key, irql: &Passive) -> Option<Mode> {
+/// The registry's `Mode`, if it is valid, and where it is from. Allocates no memory.
+fn mode_alone(keys: &Keys, irql: &Passive) -> Option<(Mode, Source)> {
     let mut room = Room::<[u8; size_of::<u32>()]>::empty();
-    let data = key.value("Mode", &mut room, irql).ok()??;
-    mode(data.kind, data.bytes)
+    let (source, data) = keys.value("Mode", &mut room, irql).ok()??;
+    Some((mode(data.kind, data.bytes)?, source))
 }

@@ -3,6 +3,7 @@
 //! Beside its decision each callout counts, follows flows, checks the order and
 //! notes who meets closed ports.
 
+use super::event_log::EventLog;
 use super::events;
 use super::flows::{FlowSummary, Flows};
 use super::order::OrderCheck;
@@ -10,15 +11,16 @@ use super::policy::{Policies, PolicyWord};
 use super::rare_counters::RareCounters;
 use super::scans::Scans;
 use crate::kernel::clock;
+use crate::kernel::entry::DriverObject;
 use crate::kernel::etw::Channel;
 use crate::kernel::irql::{Dispatch, MaxDispatch, Passive};
 use crate::kernel::per_cpu::PerCpu;
-use crate::kernel::pool::{PoolArc, PoolBox};
+use crate::kernel::pool::{PoolArc, PoolBox, tag};
 use crate::kernel::processors::PerProcessor;
 use crate::kernel::published::Published;
 use crate::kernel::status::Result;
 use crate::kernel::wfp::incoming::Incoming;
-use crate::logic::callouts::CalloutIndex;
+use crate::logic::callouts::{CALLOUTS, Callout, CalloutIndex};
 use crate::logic::counters::Counters;
 use crate::logic::flow::Flow;
 use crate::logic::order::Deviation;
@@ -53,6 +55,8 @@ pub struct Shared {
     pub order: OrderCheck,
     /// Where events are written.
     pub channel: PoolArc<Channel>,
+    /// The System event log.
+    pub event_log: EventLog,
     /// Which filters the engine has.
     pub shown: Shown,
 }
@@ -66,7 +70,7 @@ impl PerProcessor for Shared {
     }
 
     fn add(&self, processor: usize, irql: &Passive) -> Result {
-        self.processors.add(processor, PoolBox::zeroed, irql)?;
+        self.processors.add(processor, || PoolBox::zeroed(tag::PROCESSOR), irql)?;
         self.flows.add(processor, irql)?;
         self.order.add(processor, irql)
     }
@@ -74,16 +78,17 @@ impl PerProcessor for Shared {
 
 impl Shared {
     /// The state at the start.
-    pub fn new(policies: PoolArc<Policies>, irql: &Passive) -> Result<Self> {
+    pub fn new(driver: &DriverObject, policies: PoolArc<Policies>, irql: &Passive) -> Result<Self> {
         let policy = policies.values(irql);
-        let channel = PoolArc::new(Channel::new(&events::HUSHPORT))?;
+        let channel = PoolArc::new(tag::CHANNEL, Channel::new(&events::HUSHPORT))?;
         Ok(Self {
             processors: PerCpu::new(irql)?,
-            elsewhere: PoolBox::zeroed()?,
+            elsewhere: PoolBox::zeroed(tag::COUNTERS)?,
             scans: Scans::new(&policy, &*channel),
             policies,
             rare: RareCounters::default(),
             channel,
+            event_log: EventLog::new(driver),
             flows: Flows::new(policy.flow_limit, irql)?,
             order: OrderCheck::new(irql)?,
             shown: Shown::new(),
@@ -167,6 +172,25 @@ impl Shared {
     fn deviated(&self, incoming: &Incoming<'_>, deviation: Deviation, irql: &Dispatch<'_>) {
         self.rare.deviation();
         events::order_deviation(&self.channel, incoming, deviation, irql);
+    }
+
+    /// How many indications at a callout got each verdict, on all processors.
+    pub fn verdicts(&self, at: CalloutIndex) -> [u64; Verdict::COUNT] {
+        let mut verdicts = [0; Verdict::COUNT];
+        let of_processors = self.processors.all().iter().map(|processor| &processor.counters);
+        for counters in of_processors.chain([&*self.elsewhere]) {
+            counters.add_to(at, &mut verdicts);
+        }
+        verdicts
+    }
+
+    /// How many packets other filters have permitted that the driver would have blocked.
+    pub fn overruled(&self) -> u64 {
+        let of_callout = |callout: &Callout| {
+            let verdicts = self.verdicts(callout.index);
+            verdicts.get(Verdict::Overruled as usize).copied().unwrap_or(0)
+        };
+        CALLOUTS.iter().map(of_callout).fold(0, u64::wrapping_add)
     }
 
     /// Which filters the engine has.

@@ -56,9 +56,12 @@ pub fn bindings(ours: &str, functions: &[&str]) -> String {
     for header in OF_WDK_SYS {
         builder = builder.blocklist_file(format!(r"(?i).*[/\\]{}", header.replace('.', r"\.")));
     }
+    // A processor may lack a function that the other has.
+    let declares = |name: &&&str| ours.contains(&format!("pub fn {name}("));
+    let functions: Vec<&str> = functions.iter().filter(declares).copied().collect();
     let ours = names(ours);
-    for name in ours.iter().copied().chain(functions.iter().copied()) {
-        builder = builder.allowlist_item(name);
+    for name in ours.iter().chain(&functions) {
+        builder = builder.allowlist_item(*name);
     }
     let kits = builder.generate().expect("the kit's headers parse").to_string();
     let declared = names(&kits);

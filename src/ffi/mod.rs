@@ -27,3 +27,7 @@ mod declarations {
 
 pub use constants::*;
 pub use declarations::*;
+
+/// A macro on arm64 (wdm.h).
+#[cfg(target_arch = "aarch64")]
+pub use declarations::KfLowerIrql as KeLowerIrql;

@@ -31,7 +31,6 @@ typedef short INT16;
 typedef int INT32;
 typedef long long INT64;
 typedef CCHAR KPROCESSOR_MODE;
-typedef ULONG_PTR KSPIN_LOCK, *PKSPIN_LOCK;
 typedef PVOID PSECURITY_DESCRIPTOR;
 typedef WCHAR *LPWSTR;
 typedef HANDLE *PHANDLE;
@@ -168,6 +167,7 @@ typedef PROCESSOR_CALLBACK_FUNCTION *PPROCESSOR_CALLBACK_FUNCTION;
 
 #define KE_PROCESSOR_CHANGE_ADD_EXISTING 1
 
+#define OBJ_CASE_INSENSITIVE 0x00000040
 #define OBJ_KERNEL_HANDLE 0x00000200
 
 typedef struct _OBJECT_ATTRIBUTES {
@@ -272,15 +272,21 @@ typedef VOID KSTART_ROUTINE(PVOID StartContext);
 typedef KSTART_ROUTINE *PKSTART_ROUTINE;
 typedef struct _CLIENT_ID *PCLIENT_ID;
 
-typedef struct _IO_STATUS_BLOCK {
-    union {
-        NTSTATUS Status;
-        PVOID Pointer;
-    };
-    ULONG_PTR Information;
-} IO_STATUS_BLOCK, *PIO_STATUS_BLOCK;
-
-typedef VOID (*PIO_APC_ROUTINE)(PVOID ApcContext, PIO_STATUS_BLOCK IoStatusBlock, ULONG Reserved);
+typedef struct _IO_ERROR_LOG_PACKET {
+    UCHAR MajorFunctionCode;
+    UCHAR RetryCount;
+    USHORT DumpDataSize;
+    USHORT NumberOfStrings;
+    USHORT StringOffset;
+    USHORT EventCategory;
+    NTSTATUS ErrorCode;
+    ULONG UniqueErrorValue;
+    NTSTATUS FinalStatus;
+    ULONG SequenceNumber;
+    ULONG IoControlCode;
+    LARGE_INTEGER DeviceOffset;
+    ULONG DumpData[1];
+} IO_ERROR_LOG_PACKET;
 
 /* wdm.h: memory */
 typedef ULONG64 POOL_FLAGS;
@@ -301,12 +307,19 @@ typedef struct _MDL {
 
 /* wdm.h, winnt.h: registry */
 #define KEY_QUERY_VALUE 0x0001
-#define KEY_NOTIFY 0x0010
 #define KEY_SET_VALUE 0x0002
 #define KEY_CREATE_SUB_KEY 0x0004
-#define REG_NOTIFY_CHANGE_LAST_SET 0x00000004
 
 typedef enum _DRIVER_REGKEY_TYPE { DriverRegKeyParameters, DriverRegKeyPersistentState } DRIVER_REGKEY_TYPE;
+
+typedef enum _KEY_INFORMATION_CLASS { KeyBasicInformation } KEY_INFORMATION_CLASS;
+
+typedef struct _KEY_BASIC_INFORMATION {
+    LARGE_INTEGER LastWriteTime;
+    ULONG TitleIndex;
+    ULONG NameLength;
+    WCHAR Name[1];
+} KEY_BASIC_INFORMATION;
 
 typedef enum _KEY_VALUE_INFORMATION_CLASS {
     KeyValueBasicInformation,
@@ -830,7 +843,8 @@ NTSTATUS EtwWriteTransfer(
     ULONG UserDataCount,
     PEVENT_DATA_DESCRIPTOR UserData);
 PVOID ExAllocatePool2(POOL_FLAGS Flags, SIZE_T NumberOfBytes, ULONG Tag);
-void ExFreePoolWithTag(PVOID P, ULONG Tag);
+void ExFreePool(PVOID P);
+PVOID IoAllocateErrorLogEntry(PVOID IoObject, UCHAR EntrySize);
 PIO_WORKITEM IoAllocateWorkItem(PDEVICE_OBJECT DeviceObject);
 NTSTATUS IoCreateDevice(
     PDRIVER_OBJECT DriverObject,
@@ -853,7 +867,7 @@ void IoQueueWorkItem(
     PIO_WORKITEM_ROUTINE WorkerRoutine,
     WORK_QUEUE_TYPE QueueType,
     PVOID Context);
-KIRQL KeAcquireSpinLockRaiseToDpc(PKSPIN_LOCK SpinLock);
+void IoWriteErrorLogEntry(PVOID ElEntry);
 __attribute__((noreturn)) void KeBugCheckEx(
     ULONG BugCheckCode,
     ULONG_PTR BugCheckParameter1,
@@ -864,6 +878,12 @@ void KeDeregisterProcessorChangeCallback(PVOID CallbackHandle);
 NTSTATUS KeDelayExecutionThread(KPROCESSOR_MODE WaitMode, BOOLEAN Alertable, PLARGE_INTEGER Interval);
 VOID KeEnterCriticalRegion(VOID);
 VOID KeLeaveCriticalRegion(VOID);
+KIRQL KfRaiseIrql(KIRQL NewIrql);
+#if defined(__aarch64__)
+void KfLowerIrql(KIRQL NewIrql);
+#else
+void KeLowerIrql(KIRQL NewIrql);
+#endif
 KIRQL KeGetCurrentIrql(void);
 ULONG KeGetCurrentProcessorNumberEx(PPROCESSOR_NUMBER ProcNumber);
 void KeInitializeEvent(PRKEVENT Event, EVENT_TYPE Type, BOOLEAN State);
@@ -872,12 +892,12 @@ KAFFINITY KeQueryGroupAffinity(USHORT GroupNumber);
 ULONG64 KeQueryInterruptTimePrecise(PULONG64 QpcTimeStamp);
 USHORT KeQueryMaximumGroupCount(void);
 ULONG KeQueryMaximumProcessorCountEx(USHORT GroupNumber);
+void KeQuerySystemTimePrecise(PLARGE_INTEGER CurrentTime);
 ULONGLONG KeQueryUnbiasedInterruptTime(void);
 PVOID KeRegisterProcessorChangeCallback(
     PPROCESSOR_CALLBACK_FUNCTION CallbackFunction,
     PVOID CallbackContext,
     ULONG Flags);
-void KeReleaseSpinLock(PKSPIN_LOCK SpinLock, KIRQL NewIrql);
 void KeRevertToUserGroupAffinityThread(PGROUP_AFFINITY PreviousAffinity);
 LONG KeSetBasePriorityThread(PKTHREAD Thread, LONG Increment);
 LONG KeSetEvent(PRKEVENT Event, KPRIORITY Increment, BOOLEAN Wait);
@@ -905,6 +925,7 @@ NTSTATUS PsCreateSystemThread(
     PCLIENT_ID ClientId,
     PKSTART_ROUTINE StartRoutine,
     PVOID StartContext);
+NTSTATUS PsTerminateSystemThread(NTSTATUS ExitStatus);
 NTSTATUS ZwClose(HANDLE Handle);
 NTSTATUS ZwCreateEvent(
     PHANDLE EventHandle,
@@ -920,17 +941,13 @@ NTSTATUS ZwCreateKey(
     PUNICODE_STRING Class,
     ULONG CreateOptions,
     PULONG Disposition);
-NTSTATUS ZwNotifyChangeKey(
+NTSTATUS ZwOpenKey(PHANDLE KeyHandle, ACCESS_MASK DesiredAccess, POBJECT_ATTRIBUTES ObjectAttributes);
+NTSTATUS ZwQueryKey(
     HANDLE KeyHandle,
-    HANDLE Event,
-    PIO_APC_ROUTINE ApcRoutine,
-    PVOID ApcContext,
-    PIO_STATUS_BLOCK IoStatusBlock,
-    ULONG CompletionFilter,
-    BOOLEAN WatchTree,
-    PVOID Buffer,
-    ULONG BufferSize,
-    BOOLEAN Asynchronous);
+    KEY_INFORMATION_CLASS KeyInformationClass,
+    PVOID KeyInformation,
+    ULONG Length,
+    PULONG ResultLength);
 NTSTATUS ZwQueryValueKey(
     HANDLE KeyHandle,
     PUNICODE_STRING ValueName,
@@ -968,12 +985,9 @@ NTSTATUS FwpmEngineOpen0(
     const FWPM_SESSION0 *session,
     HANDLE *engineHandle);
 NTSTATUS FwpmFilterAdd0(HANDLE engineHandle, const FWPM_FILTER0 *filter, PSECURITY_DESCRIPTOR sd, UINT64 *id);
-NTSTATUS FwpmCalloutDeleteByKey0(HANDLE engineHandle, const GUID *key);
 NTSTATUS FwpmFilterDeleteByKey0(HANDLE engineHandle, const GUID *key);
 NTSTATUS FwpmProviderAdd0(HANDLE engineHandle, const FWPM_PROVIDER0 *provider, PSECURITY_DESCRIPTOR sd);
-NTSTATUS FwpmProviderDeleteByKey0(HANDLE engineHandle, const GUID *key);
 NTSTATUS FwpmSubLayerAdd0(HANDLE engineHandle, const FWPM_SUBLAYER0 *subLayer, PSECURITY_DESCRIPTOR sd);
-NTSTATUS FwpmSubLayerDeleteByKey0(HANDLE engineHandle, const GUID *key);
 NTSTATUS FwpmTransactionAbort0(HANDLE engineHandle);
 NTSTATUS FwpmTransactionBegin0(HANDLE engineHandle, UINT32 flags);
 NTSTATUS FwpmTransactionCommit0(HANDLE engineHandle);

@@ -1,4 +1,4 @@
-//! Monotonic time, which does not advance while the machine sleeps.
+//! Monotonic time, which does not advance while the machine sleeps, and the system's time.
 
 use crate::ffi;
 
@@ -18,6 +18,16 @@ pub fn now() -> u64 {
 /// [`now`] in milliseconds.
 pub fn milliseconds() -> u64 {
     now() / PER_MS
+}
+
+/// The system's time, in units of 100 ns since 1601. It can be set, also back. Callable at
+/// any IRQL.
+pub fn system_time() -> i64 {
+    let mut time = ffi::LARGE_INTEGER { QuadPart: 0 };
+    // SAFETY: the time is a local; callable at any IRQL.
+    unsafe { ffi::KeQuerySystemTimePrecise(&mut time) };
+    // SAFETY: all members of the union are numbers of its 8 bytes.
+    unsafe { time.QuadPart }
 }
 
 /// A number that the network cannot guess. It mixes the counter behind the system's

@@ -4,7 +4,7 @@ use core::ptr;
 
 use super::entry::DriverObject;
 use super::irql::Passive;
-use super::pool::PoolArc;
+use super::pool::{PoolArc, tag};
 use super::status::{Result, to_result};
 use crate::ffi;
 
@@ -40,7 +40,7 @@ impl Device {
             )
         })?;
         let created = Created(device);
-        Ok(Self(PoolArc::new(created)?))
+        Ok(Self(PoolArc::new(tag::DEVICE, created)?))
     }
 
     pub(crate) fn as_ptr(&self) -> ffi::PDEVICE_OBJECT {

@@ -2,7 +2,7 @@
 
 use super::irql::{Dispatch, Passive};
 use super::per_cpu::PerCpu;
-use super::pool::PoolBox;
+use super::pool::{PoolBox, Tag};
 use super::status::Result;
 
 /// One `T` for each active processor, used at DISPATCH_LEVEL only. At that level
@@ -26,8 +26,8 @@ impl<T: Send> Exclusive<T> {
     }
 
     /// Gives the processor with this number a value, unless it has one.
-    pub fn add(&self, processor: usize, make: impl FnOnce() -> T, irql: &Passive) -> Result {
-        self.0.add(processor, || PoolBox::new(Own(make())), irql)
+    pub fn add(&self, tag: Tag, processor: usize, make: impl FnOnce() -> T, irql: &Passive) -> Result {
+        self.0.add(processor, || PoolBox::new(tag, Own(make())), irql)
     }
 
     /// This processor's value; `None` if it has none.

@@ -72,37 +72,29 @@ pub(super) fn is_dispatch() -> bool {
 /// The IRQL is at most DISPATCH_LEVEL. If it is lower, `work` uses no token of that
 /// level.
 pub(super) unsafe fn at_dispatch<R>(work: impl FnOnce(&Dispatch<'_>) -> R) -> R {
-    let mut lock = LevelLock::default();
-    let before = if is_dispatch() { None } else { Some(lock.take()) };
+    let before = if is_dispatch() { None } else { Some(raise()) };
     // SAFETY: the level is DISPATCH_LEVEL until it is restored below.
     let result = work(&unsafe { Dispatch::assume() });
     if let Some(before) = before {
-        lock.release(before);
+        lower(before);
     }
     result
 }
 
-/// A spin lock that nothing else uses, so it is always free. It only serves to raise
-/// the IRQL: x64 and arm64 have no function in common for that (wdm.h: KfRaiseIrql
-/// is exported on one and inline on the other).
-#[derive(Default)]
-struct LevelLock(ffi::ULONG_PTR);
+/// Raises the level to DISPATCH_LEVEL. Returns the level from before.
+#[cold]
+#[inline(never)]
+fn raise() -> ffi::KIRQL {
+    // SAFETY: callable at any IRQL up to the new one; the callers are below it.
+    unsafe { ffi::KfRaiseIrql(ffi::DISPATCH_LEVEL as ffi::KIRQL) }
+}
 
-impl LevelLock {
-    #[cold]
-    #[inline(never)]
-    fn take(&mut self) -> ffi::KIRQL {
-        // SAFETY: the lock is alive and initialized: 0 is free
-        // (KeInitializeSpinLock); the IRQL is at most DISPATCH_LEVEL.
-        unsafe { ffi::KeAcquireSpinLockRaiseToDpc(&mut self.0) }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn release(&mut self, before: ffi::KIRQL) {
-        // SAFETY: this thread took the lock, and was at that level before.
-        unsafe { ffi::KeReleaseSpinLock(&mut self.0, before) };
-    }
+/// Restores the level from before [`raise`].
+#[cold]
+#[inline(never)]
+fn lower(before: ffi::KIRQL) {
+    // SAFETY: the level is what the last call of KfRaiseIrql on this thread returned.
+    unsafe { ffi::KeLowerIrql(before) };
 }
 
 impl Passive {

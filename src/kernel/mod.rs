@@ -10,6 +10,7 @@ pub mod current;
 pub mod device;
 pub mod ending;
 pub mod entry;
+pub mod error_log;
 pub mod etw;
 pub mod exclusive;
 pub mod irql;

@@ -6,7 +6,7 @@ use core::ops::{Deref, DerefMut};
 use core::ptr;
 
 use super::irql::Passive;
-use super::pool::PoolBox;
+use super::pool::{PoolBox, tag};
 use super::status::Result;
 use crate::ffi;
 
@@ -36,7 +36,7 @@ impl<T> Mutex<T> {
     /// waiters are linked to it.
     pub fn new(value: T, _: &Passive) -> Result<Self> {
         let free = UnsafeCell::new(ffi::KEVENT::default());
-        let inner = PoolBox::new(MutexState { free, value: UnsafeCell::new(value) })?;
+        let inner = PoolBox::new(tag::MUTEX, MutexState { free, value: UnsafeCell::new(value) })?;
         // SAFETY: the event is in nonpaged pool, and no thread waits on it yet.
         unsafe {
             ffi::KeInitializeEvent(inner.free.get(), ffi::_EVENT_TYPE::SynchronizationEvent, 1);

@@ -7,6 +7,10 @@ use core::panic::PanicInfo;
 
 use crate::ffi;
 
+/// The bug check's code: `hush`. It must not be one of Windows' own (KeBugCheckEx), which
+/// are small or statuses of Microsoft. This one has the customer's bit of a status.
+const PANIC: ffi::ULONG = u32::from_le_bytes(*b"hush");
+
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
     let location = info.location();
@@ -14,15 +18,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     let length = location.map_or(0, |location| location.file().len());
     let line = location.map_or(0, |location| location.line());
     // SAFETY: takes numbers only and may be called at any IRQL.
-    unsafe {
-        ffi::KeBugCheckEx(
-            ffi::MANUALLY_INITIATED_CRASH,
-            u32::from_le_bytes(*b"hush").into(),
-            file as ffi::ULONG_PTR,
-            length as ffi::ULONG_PTR,
-            line.into(),
-        )
-    }
+    unsafe { ffi::KeBugCheckEx(PANIC, file as ffi::ULONG_PTR, length as ffi::ULONG_PTR, line.into(), 0) }
 }
 
 /// Compilers refer to this symbol where code uses floating point.

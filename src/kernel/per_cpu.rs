@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
 
 use super::irql::{Dispatch, Passive};
 use super::mutex::Mutex;
-use super::pool::{PoolBox, PoolVec};
+use super::pool::{PoolBox, PoolVec, tag};
 use super::status::{Result, Status};
 use crate::ffi;
 
@@ -31,10 +31,10 @@ impl<T: Sync> PerCpu<T> {
         let most = unsafe { ffi::KeQueryMaximumProcessorCountEx(ffi::ALL_PROCESSOR_GROUPS as ffi::USHORT) };
         let most = most as usize;
         Ok(Self {
-            added: PoolVec::filled(most)?,
+            added: PoolVec::filled(tag::PER_CPU, most)?,
             count: AtomicUsize::new(0),
-            by_number: PoolVec::filled(most)?,
-            owners: Mutex::new(PoolVec::with_capacity(most)?, irql)?,
+            by_number: PoolVec::filled(tag::PER_CPU, most)?,
+            owners: Mutex::new(PoolVec::with_capacity(tag::PER_CPU, most)?, irql)?,
         })
     }
 

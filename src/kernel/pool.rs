@@ -1,4 +1,4 @@
-//! Nonpaged pool: fallible, under one tag, with any alignment.
+//! Nonpaged pool: fallible, with any alignment, and a tag for each kind of allocation.
 
 use core::marker::PhantomData;
 use core::mem::{align_of, size_of};
@@ -13,8 +13,63 @@ use crate::logic::order::TieSet;
 use crate::logic::policy::Exemptions;
 use crate::logic::processor::Processor;
 
-/// Shows as `hush` in a debugger's pool listing.
-const TAG: ffi::ULONG = u32::from_le_bytes(*b"hush");
+/// The tag of an allocation. A debugger's pool listing shows its four letters.
+#[derive(Clone, Copy)]
+pub struct Tag(ffi::ULONG);
+
+impl Tag {
+    /// The tag with these letters.
+    pub const fn new(letters: &[u8; 4]) -> Self {
+        Self(u32::from_le_bytes(*letters))
+    }
+}
+
+/// The tags: one for each kind of allocation, so that debuggers and verifiers show which
+/// code has made it (ExAllocatePool2). `!poolused 2 hu*` lists all of them.
+pub mod tag {
+    use super::Tag;
+
+    /// A policy in force.
+    pub const APPLIED: Tag = Tag::new(b"huAp");
+    /// Registrations of callouts.
+    pub const CALLOUTS: Tag = Tag::new(b"huCa");
+    /// What writes ETW events.
+    pub const CHANNEL: Tag = Tag::new(b"huCh");
+    /// Counters that processors share.
+    pub const COUNTERS: Tag = Tag::new(b"huCo");
+    /// The owner of the device object.
+    pub const DEVICE: Tag = Tag::new(b"huDe");
+    /// Lists of exemptions.
+    pub const EXEMPTIONS: Tag = Tag::new(b"huEx");
+    /// The state of the session with the filter engine.
+    pub const FILTERING: Tag = Tag::new(b"huFi");
+    /// Records of flows.
+    pub const FLOWS: Tag = Tag::new(b"huFl");
+    /// Locks, with what they protect.
+    pub const MUTEX: Tag = Tag::new(b"huMu");
+    /// The policies.
+    pub const POLICIES: Tag = Tag::new(b"huPo");
+    /// Counters and remotes of a processor.
+    pub const PROCESSOR: Tag = Tag::new(b"huPr");
+    /// Lists of what processors have.
+    pub const PER_CPU: Tag = Tag::new(b"huPc");
+    /// The state that all callouts share.
+    pub const SHARED: Tag = Tag::new(b"huSh");
+    /// What wakes a thread.
+    pub const SIGNAL: Tag = Tag::new(b"huSi");
+    /// Slots in which a processor counts for flows.
+    pub const SLOTS: Tag = Tag::new(b"huSl");
+    /// What a thread runs.
+    pub const THREAD: Tag = Tag::new(b"huTh");
+    /// What connections and endpoints have passed.
+    pub const TIES: Tag = Tag::new(b"huTi");
+    /// A buffer for a registry value.
+    pub const VALUE: Tag = Tag::new(b"huVa");
+    /// The packets and calls under way on a processor.
+    pub const WALKS: Tag = Tag::new(b"huWa");
+    /// A work item and its work.
+    pub const WORK_ITEM: Tag = Tag::new(b"huWo");
+}
 
 /// The alignment of ExAllocatePool2 on 64-bit Windows (its documentation).
 const POOL_ALIGNMENT: usize = 16;
@@ -30,13 +85,13 @@ struct Block {
 }
 
 impl Block {
-    fn allocate(size: usize, align: usize) -> Result<Self> {
+    fn allocate(tag: Tag, size: usize, align: usize) -> Result<Self> {
         let spare = align.saturating_sub(POOL_ALIGNMENT);
         // The pool takes a request for no bytes as a bug of the caller.
         let size = size.max(1).checked_add(spare).ok_or(Status::INSUFFICIENT_RESOURCES)?;
         // SAFETY: size and tag are not zero, and the flags ask for nonpaged
         // pool, which may be had at any IRQL at which this crate runs.
-        let base = unsafe { ffi::ExAllocatePool2(ffi::POOL_FLAG_NON_PAGED, size as ffi::SIZE_T, TAG) };
+        let base = unsafe { ffi::ExAllocatePool2(ffi::POOL_FLAG_NON_PAGED, size as ffi::SIZE_T, tag.0) };
         let base = NonNull::new(base.cast::<u8>()).ok_or(Status::INSUFFICIENT_RESOURCES)?;
         let offset = base.as_ptr().align_offset(align).min(spare);
         // SAFETY: `spare` bytes more than `size` were allocated.
@@ -47,9 +102,8 @@ impl Block {
 
 impl Drop for Block {
     fn drop(&mut self) {
-        // SAFETY: `base` came from ExAllocatePool2 under this tag and is freed
-        // once, here.
-        unsafe { ffi::ExFreePoolWithTag(self.base.as_ptr().cast(), TAG) };
+        // SAFETY: `base` came from ExAllocatePool2 and is freed once, here.
+        unsafe { ffi::ExFreePool(self.base.as_ptr().cast()) };
     }
 }
 
@@ -66,8 +120,8 @@ unsafe impl<T: Sync> Sync for PoolBox<T> {}
 
 impl<T> PoolBox<T> {
     /// Moves a value into pool.
-    pub fn new(value: T) -> Result<Self> {
-        let block = Block::allocate(size_of::<T>(), align_of::<T>())?;
+    pub fn new(tag: Tag, value: T) -> Result<Self> {
+        let block = Block::allocate(tag, size_of::<T>(), align_of::<T>())?;
         // SAFETY: the block is fresh, large enough and aligned for a `T`.
         unsafe { block.data.cast::<T>().write(value) };
         Ok(Self { block, owns: PhantomData })
@@ -97,8 +151,8 @@ unsafe impl Zeroed for TieSet {}
 
 impl<T: Zeroed> PoolBox<T> {
     /// A zeroed value, made in place. For values too large for a kernel stack.
-    pub fn zeroed() -> Result<Self> {
-        let block = Block::allocate(size_of::<T>(), align_of::<T>())?;
+    pub fn zeroed(tag: Tag) -> Result<Self> {
+        let block = Block::allocate(tag, size_of::<T>(), align_of::<T>())?;
         Ok(Self { block, owns: PhantomData })
     }
 }
@@ -149,8 +203,8 @@ struct ArcState<T> {
 
 impl<T> PoolArc<T> {
     /// Moves a value into pool.
-    pub fn new(value: T) -> Result<Self> {
-        let counted = PoolBox::new(ArcState { owners: AtomicUsize::new(1), value })?;
+    pub fn new(tag: Tag, value: T) -> Result<Self> {
+        let counted = PoolBox::new(tag, ArcState { owners: AtomicUsize::new(1), value })?;
         Ok(Self { counted: core::mem::ManuallyDrop::new(counted), shares: PhantomData })
     }
 }
@@ -202,28 +256,28 @@ unsafe impl<T: Sync> Sync for PoolVec<T> {}
 
 impl<T> PoolVec<T> {
     /// An empty list with room for `capacity` values.
-    pub fn with_capacity(capacity: usize) -> Result<Self> {
+    pub fn with_capacity(tag: Tag, capacity: usize) -> Result<Self> {
         let size = size_of::<T>().checked_mul(capacity).ok_or(Status::INSUFFICIENT_RESOURCES)?;
-        let block = Block::allocate(size, align_of::<T>())?;
+        let block = Block::allocate(tag, size, align_of::<T>())?;
         Ok(Self { block, length: 0, capacity, owns: PhantomData })
     }
 
     /// A list of `count` zeroed values.
-    pub fn zeroed(count: usize) -> Result<Self>
+    pub fn zeroed(tag: Tag, count: usize) -> Result<Self>
     where
         T: Zeroed,
     {
-        let mut values = Self::with_capacity(count)?;
+        let mut values = Self::with_capacity(tag, count)?;
         values.length = count;
         Ok(values)
     }
 
     /// A list of `count` default values.
-    pub fn filled(count: usize) -> Result<Self>
+    pub fn filled(tag: Tag, count: usize) -> Result<Self>
     where
         T: Default,
     {
-        let mut values = Self::with_capacity(count)?;
+        let mut values = Self::with_capacity(tag, count)?;
         for _ in 0..count {
             values.push(T::default())?;
         }

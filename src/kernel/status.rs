@@ -1,6 +1,6 @@
 //! NTSTATUS as an error.
 
-use crate::ffi::{NTSTATUS, STATUS_FWP_ALREADY_EXISTS, STATUS_INSUFFICIENT_RESOURCES};
+use crate::ffi::{NTSTATUS, STATUS_INSUFFICIENT_RESOURCES};
 
 /// An NTSTATUS that means failure.
 ///
@@ -14,9 +14,6 @@ pub type Result<T = ()> = core::result::Result<T, Status>;
 impl Status {
     /// `STATUS_INSUFFICIENT_RESOURCES`.
     pub const INSUFFICIENT_RESOURCES: Self = Self(STATUS_INSUFFICIENT_RESOURCES);
-
-    /// `STATUS_FWP_ALREADY_EXISTS`.
-    pub const FWP_ALREADY_EXISTS: Self = Self(STATUS_FWP_ALREADY_EXISTS);
 
     /// The raw code.
     pub fn code(self) -> NTSTATUS {

@@ -5,7 +5,7 @@ use core::ptr;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use super::irql::Passive;
-use super::pool::{PoolArc, PoolBox};
+use super::pool::{PoolArc, PoolBox, tag};
 use super::status::{Result, to_result};
 use crate::ffi;
 
@@ -31,7 +31,6 @@ struct ThreadState<R> {
 pub struct Signal {
     event: KernelHandle,
     ending: AtomicBool,
-    woken: AtomicBool,
 }
 
 /// A kernel handle.
@@ -45,7 +44,7 @@ unsafe impl Sync for KernelHandle {}
 impl<R: ThreadBody> Thread<R> {
     /// Starts the thread, which waits for this signal. No other thread does.
     pub fn new(run: R, signal: PoolArc<Signal>, _: &Passive) -> Result<Self> {
-        let body = PoolBox::new(ThreadState { signal, run })?;
+        let body = PoolBox::new(tag::THREAD, ThreadState { signal, run })?;
         let attributes = kernel_handle();
         let mut handle = ptr::null_mut();
         // SAFETY: handle and attributes are locals, NULL means the system
@@ -66,13 +65,17 @@ impl<R: ThreadBody> Thread<R> {
     }
 }
 
-/// KSTART_ROUTINE; returning ends the thread.
+/// KSTART_ROUTINE. It must end the thread itself (PsCreateSystemThread, remarks).
 unsafe extern "C" fn routine<R: ThreadBody>(context: *mut c_void) {
     // SAFETY: the context is the body, which outlives the thread.
     let body = unsafe { &*context.cast::<ThreadState<R>>() };
     // SAFETY: a system thread starts at PASSIVE_LEVEL (PsCreateSystemThread).
     let irql = unsafe { Passive::assume() };
     body.run.run(&body.signal, &irql);
+    // SAFETY: this is a system thread of the driver's, at PASSIVE_LEVEL. Its frames own
+    // nothing.
+    let failed = unsafe { ffi::PsTerminateSystemThread(ffi::STATUS_SUCCESS) };
+    debug_assert!(to_result(failed).is_ok(), "a system thread can end itself");
 }
 
 impl<R: ThreadBody> Drop for Thread<R> {
@@ -102,18 +105,12 @@ impl Signal {
             )
         })?;
         let event = KernelHandle(event);
-        Ok(Self { event, ending: AtomicBool::new(false), woken: AtomicBool::new(false) })
+        Ok(Self { event, ending: AtomicBool::new(false) })
     }
 
     /// Ends the wait of the thread early. Without a thread it has no effect.
     pub fn wake(&self, _: &Passive) {
-        self.woken.store(true, Ordering::Release);
         self.set();
-    }
-
-    /// Whether [`wake`](Self::wake) was called since the last time this was asked.
-    pub fn was_woken(&self) -> bool {
-        self.woken.swap(false, Ordering::Acquire)
     }
 
     /// Called at PASSIVE_LEVEL only.
@@ -121,11 +118,6 @@ impl Signal {
         // SAFETY: the event is open, and callers are at PASSIVE_LEVEL.
         let set = unsafe { ffi::ZwSetEvent(self.event.0, ptr::null_mut()) };
         debug_assert!(to_result(set).is_ok(), "setting an open event succeeds");
-    }
-
-    /// The event, for others to set.
-    pub(super) fn event(&self) -> ffi::HANDLE {
-        self.event.0
     }
 
     /// Whether the thread must end. To be asked after any wait: the end is noted

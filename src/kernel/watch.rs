@@ -1,170 +1,139 @@
-//! Follows the Parameters key: its changes, its deletion, its creation.
+//! Follows the keys of the driver's values: their changes, deletion and creation.
 
-use core::cell::UnsafeCell;
-use core::ptr;
-
+use super::clock;
 use super::entry::DriverObject;
 use super::irql::Passive;
 use super::pool::PoolArc;
-use super::registry::Key;
+use super::registry::{Key, Keys, Source};
 use super::status::Result;
 use super::thread::{Signal, Thread, ThreadBody};
-use crate::ffi;
+use super::work_item::pause;
 
-/// Follows the values of the key.
+/// Follows the values of the keys.
 pub trait KeyFollower: Send + Sync {
-    /// Reads the values; `key` is `None` if the key does not exist. Called once when
-    /// watching begins, for changes made before, and after every change.
-    fn follow(&self, key: Option<&Key>, irql: &Passive);
+    /// Reads the values. Called once when watching begins, for changes made before, and
+    /// after every change.
+    fn follow(&self, keys: &Keys, irql: &Passive);
 
-    /// Called repeatedly while nothing changes. Returns the time until the next
-    /// call, in milliseconds.
+    /// Called repeatedly, and at once when the signal is woken. Returns the time until
+    /// the next call, in milliseconds.
     fn tick(&self, irql: &Passive) -> u32;
 }
 
-/// Watches the key until dropped, on a thread of its own.
+/// Watches the keys until dropped, on a thread of its own.
 ///
-/// ZwNotifyChangeKey could queue a work item instead (its ApcRoutine). But that is a
-/// WORK_QUEUE_ITEM, which does not keep the image in memory: its last instructions
-/// could run after the unload. A notification also belongs to the thread that asked
-/// for it, and the system may end a worker thread at any time.
+/// The thread looks at each key's time of change. ZwNotifyChangeKey has no form for it.
+/// With an event the caller is placed into a wait state, and a synchronous call cannot be
+/// ended for an unload. Its third form queues a WORK_QUEUE_ITEM, which does not keep the
+/// image in memory: its last instructions could run after the unload.
 pub struct KeyWatch<F: KeyFollower>(
     #[expect(dead_code, reason = "its drop ends the watch")] Thread<Watcher<F>>,
 );
 
 struct Watcher<F> {
     driver: DriverObject,
-    /// The system writes it when a notification arrives.
-    outcome: UnsafeCell<ffi::IO_STATUS_BLOCK>,
     follower: F,
 }
 
-// SAFETY: the system writes the outcome on the thread that watches, and only this
-// thread reads it.
-unsafe impl<F: Sync> Sync for Watcher<F> {}
-// SAFETY: as above.
-unsafe impl<F: Send> Send for Watcher<F> {}
+/// The most milliseconds between two looks at the keys.
+const LOOK_MS: u64 = 1_250;
 
-/// Milliseconds until the next attempt, while the key does not exist or cannot be
-/// watched.
-const LOOK_AGAIN: u32 = 5_000;
+/// A change that is older than this has another time than any later one: the system's time
+/// advances at least every 15.625 ms.
+const TICK: u64 = 16 * clock::PER_MS;
 
-/// What is known about the key.
+/// The most milliseconds for which a key is left unread that changes all the time.
+const PAUSES: u32 = 256;
+
+/// What was seen of the keys.
+struct Seen {
+    keys: Keys,
+    /// In the order of [`Source::ALL`]; `None` before the first look.
+    states: Option<[State; Source::ALL.len()]>,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
-    /// Its next change will be notified.
-    Watched,
-    /// It does not exist.
+    /// The key does not exist.
     Missing,
-    /// It cannot be opened or watched now.
-    Unknown,
+    /// It was last changed at this time.
+    Changed(i64),
 }
 
 impl<F: KeyFollower> KeyWatch<F> {
     /// Starts watching. The signal wakes the thread, so that it ticks at once.
     pub fn new(driver: &DriverObject, follower: F, signal: PoolArc<Signal>, irql: &Passive) -> Result<Self> {
-        let outcome = UnsafeCell::new(ffi::IO_STATUS_BLOCK::default());
-        Ok(Self(Thread::new(Watcher { driver: driver.clone(), outcome, follower }, signal, irql)?))
+        Ok(Self(Thread::new(Watcher { driver: driver.clone(), follower }, signal, irql)?))
     }
 }
 
 impl<F: KeyFollower> ThreadBody for Watcher<F> {
     fn run(&self, signal: &Signal, irql: &Passive) {
-        let (mut key, mut before) = (None, State::Unknown);
-        loop {
-            // Ask for the next notification before reading the values, so that no
-            // change is missed.
-            let state = self.ask(&mut key, signal, irql);
-            if signal.is_ending() {
-                // Closing the key ends the notice that is still to come.
-                return;
+        let mut seen = Seen { keys: Keys { group_policy: None, parameters: None }, states: None };
+        // When the next tick is due, and the milliseconds until then. A wait that is over
+        // counts as its length, because the clock may be behind by a tick of the system.
+        let (mut due, mut left) = (0, 0);
+        while !signal.is_ending() {
+            self.look(&mut seen, irql);
+            if left == 0 {
+                left = u64::from(self.follower.tick(irql));
+                due = clock::milliseconds() + left;
             }
-            match state {
-                State::Watched => self.follower.follow(key.as_ref(), irql),
-                State::Missing if before != State::Missing => self.follower.follow(None, irql),
-                State::Missing | State::Unknown => {}
-            }
-            before = state;
-            let patience = if state == State::Watched { u32::MAX } else { LOOK_AGAIN };
-            if !self.wait(signal, patience, irql) {
-                return;
-            }
+            let interval = left.min(LOOK_MS);
+            left = match signal.wait(interval as u32, irql) {
+                true => 0,
+                false => (left - interval).min(due.saturating_sub(clock::milliseconds())),
+            };
         }
     }
 }
 
 impl<F: KeyFollower> Watcher<F> {
-    /// Ticks until a notification arrives or `patience` ends; [`u32::MAX`] never
-    /// ends. Returns `false` if the thread must end.
-    fn wait(&self, signal: &Signal, mut patience: u32, irql: &Passive) -> bool {
-        loop {
-            let interval = self.follower.tick(irql);
-            let set = signal.wait(interval.min(patience), irql);
-            if signal.is_ending() {
-                return false;
+    /// Looks at the keys, and has a change followed. If a key cannot be opened or
+    /// queried now, nothing is known.
+    fn look(&self, seen: &mut Seen, irql: &Passive) {
+        let Ok(mut states) = self.states(&mut seen.keys, irql) else { return };
+        if seen.states == Some(states) {
+            return;
+        }
+        // Until the time has advanced, another change would leave no trace.
+        for _ in 0..PAUSES {
+            let now = clock::system_time();
+            let is_fresh =
+                |state: &State| matches!(state, State::Changed(time) if now.abs_diff(*time) < TICK);
+            if !states.iter().any(is_fresh) {
+                break;
             }
-            if patience != u32::MAX {
-                patience = patience.saturating_sub(interval);
-            }
-            // The event may stand for a wake-up and a notification at once.
-            let notified = set && (!signal.was_woken() || self.has_outcome());
-            if notified || patience == 0 {
-                return true;
+            pause();
+            match self.states(&mut seen.keys, irql) {
+                Ok(changed) => states = changed,
+                Err(_) => return,
             }
         }
+        seen.states = Some(states);
+        self.follower.follow(&seen.keys, irql);
     }
 
-    /// Asks for a notification. If the open key has been deleted, opens the one that
+    fn states(&self, keys: &mut Keys, irql: &Passive) -> Result<[State; Source::ALL.len()]> {
+        Ok([
+            self.state(&mut keys.group_policy, Source::GroupPolicy, irql)?,
+            self.state(&mut keys.parameters, Source::Parameters, irql)?,
+        ])
+    }
+
+    /// When a key was last changed. If the open key has been deleted, opens the one that
     /// exists now.
-    fn ask(&self, key: &mut Option<Key>, signal: &Signal, irql: &Passive) -> State {
-        if key.as_ref().is_some_and(|key| self.notify(key, signal, irql).is_ok()) {
-            return State::Watched;
+    fn state(&self, key: &mut Option<Key>, source: Source, irql: &Passive) -> Result<State> {
+        if let Some(time) = key.as_ref().and_then(|key| key.last_write_time(irql).ok()) {
+            return Ok(State::Changed(time));
         }
-        *key = match Key::parameters(&self.driver, irql) {
-            Ok(Some(key)) => Some(key),
-            Ok(None) => return State::Missing,
-            Err(_) => return State::Unknown,
+        *key = None;
+        let found = Key::open(source, &self.driver, irql)?;
+        let state = match &found {
+            None => State::Missing,
+            Some(found) => State::Changed(found.last_write_time(irql)?),
         };
-        match key.as_ref().map(|key| self.notify(key, signal, irql)) {
-            Some(Ok(())) => State::Watched,
-            _ => State::Unknown,
-        }
-    }
-
-    /// Whether the notification has arrived. The system writes the outcome before it
-    /// sets the event.
-    fn has_outcome(&self) -> bool {
-        // SAFETY: the outcome lives as long as this, and the system writes it on this
-        // thread.
-        let outcome = unsafe { self.outcome.get().read_volatile() };
-        // SAFETY: both members of the union are numbers, and `notify` has set this one.
-        unsafe { outcome.__bindgen_anon_1.Status != ffi::STATUS_PENDING }
-    }
-
-    /// Has the signal's event set at the next change of a value.
-    fn notify(&self, key: &Key, signal: &Signal, _: &Passive) -> Result {
-        let mut pending = ffi::IO_STATUS_BLOCK::default();
-        pending.__bindgen_anon_1.Status = ffi::STATUS_PENDING;
-        // SAFETY: the outcome lives as long as this. The system writes it on this
-        // thread only.
-        unsafe { self.outcome.get().write_volatile(pending) };
-        // SAFETY: key and event are open; the outcome stays where it is until
-        // the key is closed and the thread that asks has ended; the call is
-        // made at PASSIVE_LEVEL.
-        let asked = unsafe {
-            ffi::ZwNotifyChangeKey(
-                key.as_raw(),
-                signal.event(),
-                None,
-                ptr::null_mut(),
-                self.outcome.get(),
-                ffi::REG_NOTIFY_CHANGE_LAST_SET,
-                0,
-                ptr::null_mut(),
-                0,
-                1,
-            )
-        };
-        super::status::to_result(asked)
+        *key = found;
+        Ok(state)
     }
 }

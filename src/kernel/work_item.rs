@@ -4,7 +4,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use super::device::Device;
 use super::irql::Passive;
-use super::pool::PoolBox;
+use super::pool::{PoolBox, tag};
 use super::status::{Result, Status, to_result};
 use crate::ffi;
 
@@ -42,7 +42,7 @@ impl<W: Work> WorkItem<W> {
             return Err(Status::INSUFFICIENT_RESOURCES);
         }
         let inner = WorkState { item, requests: AtomicU32::new(0), work, _device: device.clone() };
-        Ok(Self(PoolBox::new(inner)?))
+        Ok(Self(PoolBox::new(tag::WORK_ITEM, inner)?))
     }
 
     /// The address for [`WorkState::request`].
@@ -121,6 +121,7 @@ pub(crate) fn wait_until(mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Waits for a millisecond. To be called at PASSIVE_LEVEL.
 pub(super) fn pause() {
     // Relative, in units of 100 ns: 1 ms.
     let mut interval = ffi::LARGE_INTEGER { QuadPart: -10_000 };

@@ -6,6 +6,7 @@ mod atomic;
 pub mod bytes;
 pub mod callouts;
 pub mod counters;
+pub mod event_log;
 pub mod events;
 pub mod flow;
 pub mod ip;

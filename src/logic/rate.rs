@@ -28,14 +28,23 @@ impl RateLimit {
     /// how many were suppressed before it, or `None` if it is suppressed itself.
     pub fn admit(&self, span: u32, most: u32) -> Option<u32> {
         if self.count(span, most) {
-            // Load first, so that nothing is written if nothing was suppressed.
-            let suppressed =
-                if self.suppressed.load(Relaxed) == 0 { 0 } else { self.suppressed.swap(0, Relaxed) };
-            return Some(suppressed);
+            return Some(self.take_suppressed());
         }
         let more = |number: u32| Some(number.saturating_add(1));
         let _counted = self.suppressed.fetch_update(Relaxed, Relaxed, more);
         None
+    }
+
+    /// Whether something was suppressed in an earlier span than this one and not
+    /// reported.
+    pub fn owes(&self, span: u32) -> bool {
+        self.suppressed.load(Relaxed) != 0 && (self.span.load(Relaxed) >> 32) as u32 != span
+    }
+
+    /// How many were suppressed since the last one that was admitted. Forgets them.
+    pub fn take_suppressed(&self) -> u32 {
+        // Load first, so that nothing is written if nothing was suppressed.
+        if self.suppressed.load(Relaxed) == 0 { 0 } else { self.suppressed.swap(0, Relaxed) }
     }
 
     fn count(&self, span: u32, most: u32) -> bool {
@@ -71,6 +80,11 @@ mod tests {
         assert_eq!(limit.admit(8, 2), None);
         assert_eq!(limit.admit(9, 0), None);
         assert_eq!(limit.admit(10, 1), Some(2));
+        assert!(!limit.owes(11), "nothing was suppressed since");
+        assert_eq!(limit.admit(10, 1), None);
+        assert!(!limit.owes(10), "the span may bring more");
+        assert!(limit.owes(11));
+        assert_eq!((limit.take_suppressed(), limit.take_suppressed()), (1, 0));
     }
 
     #[test]

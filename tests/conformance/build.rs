@@ -18,5 +18,5 @@ fn main() {
     let imports: Vec<_> = hushport::IMPORTS.iter().copied().chain([IMPORTS]).collect();
     let items: Vec<_> = hushport::ITEMS.iter().chain(ITEMS).copied().collect();
     let names = hushport::Names { imports: &imports, items: &items };
-    hushport::build(Path::new("../.."), "hushport-conformance", &names);
+    hushport::build(Path::new("../.."), "hushport-conformance", &names, false);
 }

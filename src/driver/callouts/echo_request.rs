@@ -4,8 +4,8 @@
 //!
 //! *Developing IPsec-Compatible Callout Drivers* asks callouts to permit packets
 //! here that still require an ALE classify, so that the authorization layers can
-//! apply IPsec's rules to them. A block does not weaken those rules, and
-//! IPsec-secured traffic is exempt by default.
+//! apply IPsec's rules to them. A block does not weaken those rules.
+//! docs/CONFIGURATION.md says what it means for remotes that use IPsec.
 
 use super::decide::Decide;
 use crate::driver::events;

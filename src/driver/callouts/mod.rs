@@ -11,7 +11,7 @@ use super::shared::Shared;
 use crate::kernel::device::Device;
 use crate::kernel::ending::{End, Ending};
 use crate::kernel::irql::Passive;
-use crate::kernel::pool::{PoolArc, PoolVec};
+use crate::kernel::pool::{PoolArc, PoolVec, tag};
 use crate::kernel::status::Result;
 use crate::kernel::wfp::callout::{CalloutRegistration, FlowContexts};
 use crate::logic::callouts::{CALLOUTS, COUNT};
@@ -52,8 +52,10 @@ impl End for OpenFlows {
 /// in reverse order.
 pub fn register(device: &Device, shared: PoolArc<Shared>, irql: &Passive) -> Result<Callouts> {
     let open = OpenFlows(shared.clone());
-    let mut callouts =
-        Callouts { flows: Ending::new(open.clone(), irql), registrations: PoolVec::with_capacity(COUNT)? };
+    let mut callouts = Callouts {
+        flows: Ending::new(open.clone(), irql),
+        registrations: PoolVec::with_capacity(tag::CALLOUTS, COUNT)?,
+    };
     for callout in &CALLOUTS {
         let register = match callout.role {
             Role::Observe => CalloutRegistration::new::<Observe>,

@@ -10,7 +10,8 @@ use crate::kernel::processors;
 use crate::kernel::status::{Result, to_result};
 use crate::kernel::work_item::{Work, WorkItem, WorkState, wait_until};
 
-/// Whether BFE runs, so that a session can be opened.
+/// Whether BFE runs, so that a session can be opened. To be called only after
+/// [`Subscription::new`] has returned (FwpmBfeStateGet0, remarks).
 pub fn is_running(_: &Passive) -> bool {
     // SAFETY: takes nothing; allowed up to DISPATCH_LEVEL.
     unsafe { ffi::FwpmBfeStateGet0() == ffi::FWPM_SERVICE_STATE_::FWPM_SERVICE_RUNNING }
@@ -18,14 +19,15 @@ pub fn is_running(_: &Passive) -> bool {
 
 /// Follows the state of BFE.
 pub trait BfeFollower: Send + Sync {
-    /// Reacts to the current state. `interrupted` says that BFE was not running at
+    /// Notes that the state has changed. `interrupted` says that BFE was not running at
     /// some time since the last call, even if it runs again. Then the old session is
-    /// gone.
-    fn follow(&self, interrupted: bool, irql: &Passive);
+    /// gone. This runs in a system work item, so it must be short, and it may run before
+    /// [`Subscription::new`] has returned.
+    fn note(&self, interrupted: bool, irql: &Passive);
 }
 
-/// A subscription. [`BfeFollower::follow`] runs on a system thread after every
-/// change of state, until the subscription is dropped.
+/// A subscription. [`BfeFollower::note`] runs on a system thread after every change of
+/// state, until the subscription is dropped.
 pub struct Subscription<F: BfeFollower> {
     change: Change,
     item: WorkItem<FollowerItem<F>>,
@@ -81,7 +83,7 @@ impl<F: BfeFollower> Subscription<F> {
 
 impl<F: BfeFollower> Work for FollowerItem<F> {
     fn run(&self, irql: &Passive) {
-        self.follower.follow(self.interrupted.swap(false, Ordering::AcqRel), irql);
+        self.follower.note(self.interrupted.swap(false, Ordering::AcqRel), irql);
     }
 }
 

@@ -219,33 +219,19 @@ impl Transaction<'_> {
         })
     }
 
-    /// Deletes a filter. Returns whether it existed.
+    /// Deletes a filter that this session has added. Returns whether it existed. The
+    /// engine refuses to delete other sessions' objects in a dynamic session.
     pub fn delete_filter(&mut self, key: Guid) -> Result<bool> {
         // SAFETY: the session is open in a transaction at PASSIVE_LEVEL, and
         // the key is a local.
         let status = unsafe { ffi::FwpmFilterDeleteByKey0(self.engine.handle, &guid(key)) };
-        deleted(status, ffi::STATUS_FWP_FILTER_NOT_FOUND)
-    }
-
-    /// Deletes a callout. Returns whether it existed.
-    pub fn delete_callout(&mut self, key: Guid) -> Result<bool> {
-        // SAFETY: as for a filter.
-        let status = unsafe { ffi::FwpmCalloutDeleteByKey0(self.engine.handle, &guid(key)) };
-        deleted(status, ffi::STATUS_FWP_CALLOUT_NOT_FOUND)
-    }
-
-    /// Deletes a sublayer. Returns whether it existed.
-    pub fn delete_sublayer(&mut self, key: Guid) -> Result<bool> {
-        // SAFETY: as for a filter.
-        let status = unsafe { ffi::FwpmSubLayerDeleteByKey0(self.engine.handle, &guid(key)) };
-        deleted(status, ffi::STATUS_FWP_SUBLAYER_NOT_FOUND)
-    }
-
-    /// Deletes a provider. Returns whether it existed.
-    pub fn delete_provider(&mut self, key: Guid) -> Result<bool> {
-        // SAFETY: as for a filter.
-        let status = unsafe { ffi::FwpmProviderDeleteByKey0(self.engine.handle, &guid(key)) };
-        deleted(status, ffi::STATUS_FWP_PROVIDER_NOT_FOUND)
+        match to_result(status) {
+            Ok(()) => Ok(true),
+            Err(_) if status == ffi::STATUS_FWP_FILTER_NOT_FOUND || status == ffi::STATUS_FWP_NOT_FOUND => {
+                Ok(false)
+            }
+            Err(status) => Err(status),
+        }
     }
 
     /// Makes all changes visible at once. If that fails, the transaction is aborted:
@@ -267,13 +253,5 @@ impl Drop for Transaction<'_> {
             let never_begun = !self.begun && aborted == ffi::STATUS_FWP_NO_TXN_IN_PROGRESS;
             self.engine.lost |= to_result(aborted).is_err() && !never_begun;
         }
-    }
-}
-
-fn deleted(status: ffi::NTSTATUS, not_found: ffi::NTSTATUS) -> Result<bool> {
-    match to_result(status) {
-        Ok(()) => Ok(true),
-        Err(_) if status == not_found || status == ffi::STATUS_FWP_NOT_FOUND => Ok(false),
-        Err(status) => Err(status),
     }
 }

@@ -6,13 +6,15 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-use super::policy::{Exemptions, Mode, Policy};
+use super::policy::{Exemptions, Mode, Policy, ValueSet};
 use super::scan::Techniques;
 use super::tracelogging::{
     Description, Event, Field, FieldValue, Hex, NtStatus, Payload, Process, Socket, Text, metadata,
     metadata_size,
 };
-pub use names::{Counts, REASONS, VERDICTS, layer_name, module, state_name, technique_name, verdict};
+pub use names::{
+    Counts, REASONS, VERDICTS, layer_name, module, state_name, technique_name, technique_names, verdict,
+};
 
 /// The provider's name.
 pub const PROVIDER: &str = "Hushport";
@@ -22,7 +24,7 @@ pub const PROVIDER: &str = "Hushport";
 pub const PROVIDER_ID: super::layers::Guid = 0x6b703f15_888e_524f_a16f_9e8d456e674a;
 
 /// The most bytes of values that an event can have.
-pub const LARGEST: usize = 256;
+pub const LARGEST: usize = 384;
 
 /// Keywords, one bit each.
 pub mod keyword {
@@ -119,6 +121,7 @@ macro_rules! events {
                     level: level::$level,
                     keyword: keyword::$keyword,
                     per_second: events!(@limit $($per_second)?),
+                    #[cfg(test)]
                     fields: Self::FIELDS,
                     metadata: &metadata::<{ metadata_size(stringify!($name), Self::FIELDS) }>(
                         stringify!($name),
@@ -202,6 +205,8 @@ events! {
         sublayer_weight: u32 = "SublayerWeight",
         /// 0 no events, 1 verdicts and summaries, 2 every classify.
         trace: u32 = "Trace",
+        /// Entries are written to the System event log.
+        event_log: bool = "EventLog",
         /// The order of layers is checked.
         check_order: bool = "CheckOrder",
         /// The most flows that are watched at once.
@@ -212,6 +217,9 @@ events! {
         scan_window_ms: u32 = "ScanWindowMs",
         /// The first dynamic port; 65536 if none is.
         dynamic_port_start: u32 = "DynamicPortStart",
+        /// The names of the values that Group Policy sets, separated by commas. The
+        /// others are from the service's own key, or have their defaults.
+        group_policy: ValueSet = "GroupPolicy",
     }
 
     /// A registry value is refused. Written for each refused value when the driver
@@ -230,6 +238,8 @@ events! {
         /// a whole. `LastPolicyExceptMode`: the previous policy with the registry's
         /// `Mode`, which is 0 or 1.
         holds: &'static str = "Holds",
+        /// Where the value is from: `Registry`, the service's own key, or `GroupPolicy`.
+        source: &'static str = "Source",
     }
 
     /// A packet gets no answer, or would get none in `Mode` 2. Written for each
@@ -379,6 +389,7 @@ impl PolicyApplied {
         number: u32,
         policy: &Policy,
         exemptions: Option<&Exemptions>,
+        group_policy: ValueSet,
     ) -> Self {
         let [exempt_ports, exempt_prefixes, exempt_interfaces, exempt_profiles] =
             exemptions.map_or([0; 4], |exemptions| exemptions.counts());
@@ -404,11 +415,13 @@ impl PolicyApplied {
             observe: policy.observe,
             sublayer_weight: policy.sublayer_weight.into(),
             trace: policy.trace as u32,
+            event_log: policy.event_log,
             check_order: policy.check_order,
             flow_limit: policy.flow_limit,
             scan_ports: policy.scan_ports,
             scan_window_ms: policy.scan_window_ms,
             dynamic_port_start: policy.dynamic_port_start,
+            group_policy,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The names that event fields use for the driver's own types.
 
 use crate::logic::order::LayerIndex;
-use crate::logic::policy::Reason;
+use crate::logic::policy::{Reason, VALUES, ValueSet};
 use crate::logic::protection::State;
 use crate::logic::scan::{Technique, Techniques};
 use crate::logic::stealth::{Module, Verdict};
@@ -73,16 +73,36 @@ impl FieldValue for Techniques {
     const TYPE: Type = TEXT;
 
     fn put(&self, to: &mut Payload<'_>) {
-        let mut first = true;
-        let names = Technique::ALL.map(|technique| {
-            let [comma, name] = match self.has(technique) {
-                false => ["", ""],
-                true => [if core::mem::take(&mut first) { "" } else { "," }, technique_name(technique)],
-            };
-            [comma.as_bytes(), name.as_bytes()]
-        });
-        to.put_counted(names.as_flattened());
+        to.put_counted(technique_names(*self).as_flattened());
     }
+}
+
+impl FieldValue for ValueSet {
+    const TYPE: Type = TEXT;
+
+    fn put(&self, to: &mut Payload<'_>) {
+        let mut parts = [[&[][..]; 2]; VALUES.len()];
+        let mut first = true;
+        for (index, (value, [comma, name])) in VALUES.iter().zip(&mut parts).enumerate() {
+            if self.has(index) {
+                *comma = if core::mem::take(&mut first) { b"" } else { b"," };
+                *name = value.name.as_bytes();
+            }
+        }
+        to.put_counted(parts.as_flattened());
+    }
+}
+
+/// The names of techniques with commas between them, as the parts of one text.
+pub fn technique_names(techniques: Techniques) -> [[&'static [u8]; 2]; Technique::ALL.len()] {
+    let mut first = true;
+    Technique::ALL.map(|technique| {
+        let [comma, name] = match techniques.has(technique) {
+            false => ["", ""],
+            true => [if core::mem::take(&mut first) { "" } else { "," }, technique_name(technique)],
+        };
+        [comma.as_bytes(), name.as_bytes()]
+    })
 }
 
 /// The name of a state of the protection.

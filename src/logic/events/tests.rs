@@ -1,7 +1,7 @@
 //! Compares the table of events with the documentation and with other tables.
 
 use super::*;
-use crate::logic::policy::{Policy, Reason, VALUES};
+use crate::logic::policy::{Policy, Reason, VALUES, ValueSet};
 use crate::logic::protection::State;
 use crate::logic::scan::{Encounter, Remote, Seed, Settings, Table, Technique, sweep};
 use crate::logic::stealth::Verdict;
@@ -131,7 +131,13 @@ fn the_largest_values_fit() {
         scans: u64::MAX,
         events_dropped: u64::MAX,
     });
-    fits(PolicyApplied::new("Rundown", u32::MAX, &Policy::DEFAULT, None));
+    fits(PolicyApplied::new(
+        "Rundown",
+        u32::MAX,
+        &Policy::DEFAULT,
+        None,
+        ValueSet::of_bits((1 << VALUES.len()) - 1),
+    ));
     fits(Silenced {
         layer,
         audited: true,

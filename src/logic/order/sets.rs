@@ -62,7 +62,11 @@ struct RowTables {
 }
 
 static ROWS_AT: [LayerRows; MAX] = all().at_layer;
-static ROWS_FROM: [[Rows; ALL]; ALL] = all().from;
+/// Sets of rows that come from one layer to another. Few pairs of layers follow each
+/// other on a row, so each set is stored once. The first set is empty.
+static STEPS: [Rows; steps().count] = steps_alone();
+/// By layer, and by the layer before it: the place in [`STEPS`].
+static STEP_AT: [[u8; ALL]; ALL] = steps().at;
 /// Room for all layers on rows, so that no index is out of bounds.
 const MAX: usize = 32;
 const _: () = assert!(ALL <= MAX && MAX.is_power_of_two());
@@ -140,7 +144,8 @@ impl RowLayer {
     #[inline(always)]
     pub(super) fn from(self, other: Self) -> Rows {
         let at = usize::from(self.0) * ALL + usize::from(other.0);
-        ROWS_FROM.as_flattened().get(at).copied().unwrap_or(0)
+        let step = STEP_AT.as_flattened().get(at).copied().unwrap_or(0);
+        STEPS.get(usize::from(step)).copied().unwrap_or(0)
     }
 }
 
@@ -219,6 +224,45 @@ const fn all() -> RowTables {
         row += 1;
     }
     row_layers
+}
+
+/// The different sets of [`RowTables::from`], and where each stands.
+struct Steps {
+    sets: [Rows; MOST_STEPS],
+    count: usize,
+    at: [[u8; ALL]; ALL],
+}
+
+/// What a place of one byte can tell apart.
+const MOST_STEPS: usize = 1 << u8::BITS;
+
+const fn steps() -> Steps {
+    let from = all().from;
+    let mut steps = Steps { sets: [0; MOST_STEPS], count: 1, at: [[0; ALL]; ALL] };
+    let mut pair = 0;
+    while pair < ALL * ALL {
+        let (layer, before) = (pair / ALL, pair % ALL);
+        let mut step = 0;
+        while step < steps.count && steps.sets[step] != from[layer][before] {
+            step += 1;
+        }
+        if step == steps.count {
+            steps.sets[step] = from[layer][before];
+            steps.count += 1;
+        }
+        steps.at[layer][before] = step as u8;
+        pair += 1;
+    }
+    steps
+}
+
+const fn steps_alone() -> [Rows; steps().count] {
+    let (steps, mut alone, mut step) = (steps(), [0; steps().count], 0);
+    while step < alone.len() {
+        alone[step] = steps.sets[step];
+        step += 1;
+    }
+    alone
 }
 
 const fn of_kinds() -> [[Rows; 16]; 2] {

@@ -19,4 +19,4 @@ pub use exemptions::{Exemption, Exemptions, Sender};
 pub use profiles::PROFILES;
 pub use reason::Reason;
 pub use settings::{Mode, Policy, Trace};
-pub use values::{RegistryValue, Rejected, VALUES};
+pub use values::{RegistryValue, Rejected, VALUES, ValueSet};

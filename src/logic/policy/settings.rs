@@ -61,6 +61,8 @@ pub struct Policy {
     pub sublayer_weight: u16,
     /// `Trace`.
     pub trace: Trace,
+    /// `EventLog`: entries in the System event log.
+    pub event_log: bool,
     /// `CheckOrder`: the order of layers is checked.
     pub check_order: bool,
     /// `FlowLimit`: the most flows that are watched at once.
@@ -91,8 +93,9 @@ impl Policy {
         exempt_ipsec: true,
         answer_exempt: false,
         observe: true,
-        sublayer_weight: 0x8000,
+        sublayer_weight: 0x7000,
         trace: Trace::Verdicts,
+        event_log: true,
         check_order: false,
         flow_limit: 65536,
         scan_ports: 16,

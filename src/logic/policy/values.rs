@@ -65,6 +65,41 @@ pub enum Read {
     AtStart,
 }
 
+/// A set of [`VALUES`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ValueSet(u32);
+
+const _: () = assert!(VALUES.len() <= u32::BITS as usize);
+
+impl ValueSet {
+    /// No values.
+    pub const EMPTY: Self = Self(0);
+
+    /// The set with these bits, one for each value.
+    pub const fn of_bits(bits: u32) -> Self {
+        Self(bits)
+    }
+
+    /// One bit for each value.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Whether the value with this index is in it.
+    pub const fn has(self, index: usize) -> bool {
+        self.0 >> (index as u32 % u32::BITS) & 1 != 0
+    }
+
+    /// The set with this value, or without it.
+    pub const fn with(self, index: usize, is_in: bool) -> Self {
+        let bit = 1 << (index as u32 % u32::BITS);
+        Self(if is_in { self.0 | bit } else { self.0 & !bit })
+    }
+}
+
+/// The index of `Mode`.
+pub const MODE: usize = 0;
+
 /// A value that was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejected {
@@ -178,7 +213,7 @@ macro_rules! number {
 }
 
 /// Every value that the driver reads.
-pub static VALUES: [RegistryValue; 20] = [
+pub static VALUES: [RegistryValue; 21] = [
     RegistryValue {
         name: "Mode",
         kind: ValueKind::Number {
@@ -277,7 +312,7 @@ pub static VALUES: [RegistryValue; 20] = [
     RegistryValue {
         name: "SublayerWeight",
         kind: ValueKind::Number {
-            default: 0x8000,
+            default: 0x7000,
             min: 0,
             max: 0xffff,
             set: |policy, number| policy.sublayer_weight = number as u16,
@@ -306,6 +341,7 @@ pub static VALUES: [RegistryValue; 20] = [
         #[cfg(test)]
         meaning: "0 nothing, 1 verdicts and summaries, 2 every classify",
     },
+    switch!("EventLog", 1, event_log, Live, "entries in the System event log"),
     switch!("CheckOrder", 0, check_order, Live, "check the documented order of layers"),
     number!("FlowLimit", 65536, 0..=1 << 20, flow_limit, AtStart, "the most flows that are watched at once"),
     number!(
@@ -327,5 +363,7 @@ pub static VALUES: [RegistryValue; 20] = [
     ),
 ];
 
+#[cfg(test)]
+mod admx;
 #[cfg(test)]
 pub(super) mod tests;

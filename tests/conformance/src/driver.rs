@@ -9,7 +9,7 @@ use crate::kernel::entry::{self, DriverObject};
 use crate::kernel::etw::{Channel, ProviderRegistration};
 use crate::kernel::irql::Passive;
 use crate::kernel::mutex::Mutex;
-use crate::kernel::pool::{PoolArc, PoolBox, PoolVec};
+use crate::kernel::pool::{PoolArc, PoolBox, PoolVec, tag};
 use crate::kernel::published::Publication;
 use crate::kernel::registry::{Key, Room};
 use crate::kernel::status::{Result, Status};
@@ -38,19 +38,19 @@ pub struct Conformance {
 impl entry::Lifecycle for Conformance {
     fn start(object: &DriverObject, irql: &Passive) -> Result<Self> {
         let device = Device::create(object, irql)?;
-        let channel = PoolArc::new(Channel::new(&events::PROVIDER))?;
+        let channel = PoolArc::new(tag::CHANNEL, Channel::new(&events::PROVIDER))?;
         channel.permit(u32::MAX);
         let mut report = Report::open(object, channel.clone(), irql)?;
         let parameters = Key::parameters(object, irql)?.ok_or(Status::INSUFFICIENT_RESOURCES)?;
-        let mut room = PoolBox::<Room>::zeroed()?;
+        let mut room = PoolBox::<Room>::zeroed(tag::VALUE)?;
         let list = parameters.value("Probes", &mut *room, irql).ok().flatten();
         let (probes, refused) = probe::parse(list.map_or(&[], |data| data.bytes))?;
         drop(room);
         report.number("refused-probes", refused, irql);
-        let state = STATE.publish(PoolArc::new(State::new(probes, channel)?)?, irql);
+        let state = STATE.publish(PoolArc::new(tag::SHARED, State::new(probes, channel)?)?, irql);
         let events = ProviderRegistration::new(&state, irql);
-        let callouts = PoolArc::new(register(&device, &state, irql)?)?;
-        let objects = PoolArc::new(Objects::add(irql)?)?;
+        let callouts = PoolArc::new(tag::CALLOUTS, register(&device, &state, irql)?)?;
+        let objects = PoolArc::new(tag::FILTERING, Objects::add(irql)?)?;
         let steps = Steps {
             state: state.share(),
             callouts: callouts.clone(),
@@ -59,7 +59,7 @@ impl entry::Lifecycle for Conformance {
             driver: object.clone(),
             report: Mutex::new(report, irql)?,
         };
-        let thread = Thread::new(steps, PoolArc::new(Signal::new(irql)?)?, irql)?;
+        let thread = Thread::new(steps, PoolArc::new(tag::SIGNAL, Signal::new(irql)?)?, irql)?;
         Ok(Self { thread, objects, callouts, events, state, device })
     }
 }
@@ -113,7 +113,7 @@ fn placed() -> impl Iterator<Item = (Place, u16)> {
 }
 
 fn register(device: &Device, state: &State, irql: &Passive) -> Result<Callouts> {
-    let mut callouts = Callouts(PoolVec::with_capacity(placed().count())?);
+    let mut callouts = Callouts(PoolVec::with_capacity(tag::CALLOUTS, placed().count())?);
     for (place, layer) in placed() {
         let (status, registered) = callout::register(device, key(place, layer), FLAGS, place, irql);
         let registered = registered.ok_or(crate::kernel::status::to_result(status).err());

@@ -56,7 +56,6 @@ impl Event for Measured<'_> {
         level: 4,
         keyword: 1,
         per_second: None,
-        fields: FIELDS,
         metadata: &metadata::<{ metadata_size("Measured", FIELDS) }>("Measured", FIELDS),
     };
 

@@ -4,7 +4,7 @@
 //! role, divided by spaces. Whoever sends the probes writes the list, so the driver
 //! knows no port of its own.
 
-use crate::kernel::pool::PoolVec;
+use crate::kernel::pool::{PoolVec, Tag};
 use crate::kernel::status::Result;
 
 /// The most probes.
@@ -141,7 +141,7 @@ fn number(digits: &[u8]) -> Option<u32> {
 
 /// Reads the list. Returns how many lines are no probe, too.
 pub fn parse(multi_sz: &[u8]) -> Result<(PoolVec<Probe>, u32)> {
-    let mut probes = PoolVec::with_capacity(MAX)?;
+    let mut probes = PoolVec::with_capacity(Tag::new(b"hcPr"), MAX)?;
     let mut refused = 0;
     let units = multi_sz.chunks_exact(2).map(|unit| match unit {
         [low, 0] => *low,

@@ -5,7 +5,7 @@ use crate::events::{Ascii, Measured, PART};
 use crate::kernel::entry::DriverObject;
 use crate::kernel::etw::Channel;
 use crate::kernel::irql::Passive;
-use crate::kernel::pool::{PoolArc, PoolBox};
+use crate::kernel::pool::{PoolArc, PoolBox, Tag};
 use crate::kernel::status::Result;
 use crate::kernel::utf16::Utf16;
 use crate::logic::callouts::{self, Callout};
@@ -31,7 +31,7 @@ impl Report {
     /// Opens the key of the report.
     pub fn open(driver: &DriverObject, channel: PoolArc<Channel>, irql: &Passive) -> Result<Self> {
         let key = ReportKey::create(driver, irql)?;
-        Ok(Self { key, channel, text: PoolBox::zeroed()?, length: 0 })
+        Ok(Self { key, channel, text: PoolBox::zeroed(Tag::new(b"hcRe"))?, length: 0 })
     }
 
     /// Writes a number.

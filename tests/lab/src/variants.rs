@@ -4,6 +4,8 @@
 //! can be combined. If the documents say anything about a point, the world without
 //! a variant follows it.
 
+use std::time::Duration;
+
 use machine::host::{DataStart, DiscardMetadata, ListenerReason, UdpDiscard, reason};
 use machine::nt::{Irql, MdlMapping, NblLayout, RunningCallbacks};
 use machine::status::Status;
@@ -56,7 +58,7 @@ const fn life(name: &'static str, what: &'static str, turn: for<'a> fn(&mut Plan
 }
 
 /// Every variant.
-pub static ALL: [Variant; 32] = [
+pub static ALL: [Variant; 37] = [
     variant(
         "transport-before-discard",
         "a segment without endpoint is indicated at INBOUND_TRANSPORT before its discard layer",
@@ -107,6 +109,22 @@ pub static ALL: [Variant; 32] = [
     }),
     variant("classify-passive", "classifyFn and flowDeleteFn run at PASSIVE_LEVEL", |plan| {
         plan.machine.classify_irql = Irql::PASSIVE;
+    }),
+    life("notify-dispatch", "notifyFn runs at DISPATCH_LEVEL", |plan| {
+        plan.machine.notify_irql = Irql::DISPATCH;
+    }),
+    life(
+        "notify-unknown",
+        "notifyFn also gets a type of notification that the headers do not have",
+        |plan| {
+            plan.machine.unknown_notifications = true;
+        },
+    ),
+    life("bfe-callback-dispatch", "callbacks about BFE's state run at DISPATCH_LEVEL", |plan| {
+        plan.machine.bfe_irql = Irql::DISPATCH;
+    }),
+    life("clock-ticks", "the system's time moves in steps of 15.625 ms", |plan| {
+        plan.machine.clock_tick = Duration::from_micros(15_625);
     }),
     variant("flow-handle-later", "a first authorization has no flow handle yet", |plan| {
         plan.open_points.flow_handle_at_authorization = false;
@@ -198,6 +216,11 @@ pub static ALL: [Variant; 32] = [
         "unregister-does-not-wait",
         "a callout is unregistered while a classify or a flowDelete still runs",
         |plan| plan.engine.running_calls = RunningCalls::Ignored,
+    ),
+    life(
+        "bfe-unsubscribe-does-not-wait",
+        "FwpmBfeStateUnsubscribeChanges0 returns while the callback still runs",
+        |plan| plan.engine.bfe_callbacks = RunningCalls::Ignored,
     ),
     life(
         "etw-unregister-does-not-wait",

@@ -182,8 +182,7 @@ fn an_event_that_is_written_takes_one_lock() {
 }
 
 /// Below DISPATCH_LEVEL the driver raises the level for the time of the classify. Then
-/// it works as at that level: no lock, no shared line. The lock with which it raises the
-/// level is on its stack.
+/// it works as at that level: no lock, no shared line.
 #[test]
 fn below_dispatch_level_a_classify_raises_it_once() {
     for family in [Family::V4, Family::V6] {
@@ -195,7 +194,7 @@ fn below_dispatch_level_a_classify_raises_it_once() {
             let cost = at(&stage, &layer, &Subject::syn(family), Irql::PASSIVE);
             assert!(cost.instructions <= most, "{layer}: {cost:#?}");
             assert_eq!((cost.locked, cost.shared_writes), (0, 0), "{layer}: {cost:#?}");
-            for name in ["KeAcquireSpinLockRaiseToDpc", "KeReleaseSpinLock"] {
+            for name in ["KfRaiseIrql", "KeLowerIrql"] {
                 assert_eq!(cost.exports.get(name), Some(&1), "{layer}: {:?}", cost.exports);
             }
         }
@@ -372,7 +371,7 @@ fn below_dispatch_level_the_order_raises_it_once() {
     let stage = stage(&[("CheckOrder", 1)]);
     let packets = walks::DATAGRAM_SENT.packets(&stage, Family::V4).unwrap();
     for cost in costs(&stage, Irql::PASSIVE, &packets).unwrap() {
-        for name in ["KeAcquireSpinLockRaiseToDpc", "KeReleaseSpinLock"] {
+        for name in ["KfRaiseIrql", "KeLowerIrql"] {
             assert_eq!(cost.exports.get(name), Some(&1), "{:?}", cost.exports);
         }
         assert_eq!((cost.locked, cost.shared_writes), (0, 0), "{cost:#?}");

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::faults::{self, Faults};
 use crate::image::lint::{self, code_integrity};
-use crate::image::{self, Export, Image, LoadError, MissingImport, PeFile};
+use crate::image::{self, Export, Image, LoadError, Messages, MissingImport, PeFile};
 use crate::nt::mapped::Mapped;
 use crate::nt::registry::RegistryValue;
 use crate::nt::{self, DriverImage, Kernel, LeakReport, Options, Stop, parameters_key};
@@ -195,6 +195,9 @@ impl Driver {
             (export.is_some() || self.lenient).then(|| link(name, export))
         })?;
         self.missing = missing.into_inner();
+        // Windows loads an image with damaged resources, and Event Viewer finds no text.
+        let messages = Messages::of_file(&image.file().bytes).unwrap_or_default();
+        self.kernel.set_messages(&self.service, messages);
         let driver = DriverImage {
             name: self.service.clone(),
             entry: image.entry() as usize,

@@ -77,8 +77,9 @@ macro_rules! every_export { ($table:ident) => { $table! {
         IoCreateDevice IoDeleteDevice IoOpenDriverRegistryKey IoAllocateWorkItem
         IoQueueWorkItem IoQueueWorkItemEx IoFreeWorkItem;
     "ntoskrnl.exe" => links:
-        IoCreateSymbolicLink IoDeleteSymbolicLink IoAllocateErrorLogEntry
-        IoFreeErrorLogEntry IoWriteErrorLogEntry;
+        IoCreateSymbolicLink IoDeleteSymbolicLink;
+    "ntoskrnl.exe" => error_log:
+        IoAllocateErrorLogEntry IoFreeErrorLogEntry IoWriteErrorLogEntry;
     "ntoskrnl.exe" => irp:
         IofCompleteRequest IoCancelIrp IoAcquireCancelSpinLock
         IoReleaseCancelSpinLock;
@@ -149,7 +150,7 @@ macro_rules! every_export { ($table:ident) => { $table! {
         WdfCollectionGetLastItem WdfTimerCreate WdfTimerStart WdfTimerStop
         WdfTimerGetParentObject WdfWorkItemCreate WdfWorkItemEnqueue WdfWorkItemFlush
         WdfWorkItemGetParentObject;
-    "ntoskrnl.exe" => ps: PsCreateSystemThread;
+    "ntoskrnl.exe" => ps: PsCreateSystemThread PsTerminateSystemThread;
     "ntoskrnl.exe" => rtl:
         RtlInitUnicodeString RtlGetVersion memcpy memmove memset memcmp;
     "ntoskrnl.exe" => mm:

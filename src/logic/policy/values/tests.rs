@@ -162,6 +162,77 @@ fn a_list_has_its_limits() {
     }
 }
 
+/// A value and what becomes of it. The tests of `inf/Hushport.psm1` read the same file.
+#[derive(Debug)]
+struct Case {
+    value: &'static RegistryValue,
+    kind: u32,
+    data: Vec<u8>,
+    /// The reason and the entry, if it is refused.
+    refused: Option<(String, u64)>,
+}
+
+fn cases() -> Vec<Case> {
+    let text = std::fs::read_to_string("src/logic/policy/values/cases.json").unwrap();
+    let cases: Vec<serde_json::Value> = serde_json::from_str(&text).unwrap();
+    let case = |case: &serde_json::Value| {
+        let (kind, data) = match case["entries"].as_array() {
+            Some(entries) => {
+                let entries: Vec<&str> = entries.iter().map(|entry| entry.as_str().unwrap()).collect();
+                (REG_MULTI_SZ, multi_sz(&entries))
+            }
+            None => (REG_DWORD, dword(u32::try_from(case["number"].as_u64().unwrap()).unwrap()).to_vec()),
+        };
+        let entry = case["entry"].as_u64().unwrap_or(u64::from(kind == REG_MULTI_SZ));
+        let refused = case["reason"].as_str().map(|reason| (reason.to_owned(), entry));
+        Case { value: value(case["value"].as_str().unwrap()), kind, data, refused }
+    };
+    cases.iter().map(case).collect()
+}
+
+#[test]
+fn every_case_is_taken_or_refused_as_the_file_says() {
+    let cases = cases();
+    assert!(cases.len() > 120, "{}", cases.len());
+    for case in cases {
+        let (mut policy, mut tables) = (Policy::DEFAULT, exemptions());
+        let parsed = case.value.parse(case.kind, &case.data, &mut policy, &mut tables);
+        let refused = parsed.err().map(|refused| (format!("{:?}", refused.reason), refused.entry.into()));
+        assert_eq!(refused, case.refused, "{case:?}");
+    }
+}
+
+/// The table in `inf/Hushport.psm1`.
+fn module_table() -> String {
+    let rows = VALUES.iter().map(|value| match value.kind {
+        ValueKind::Number { default, min, max, .. } => {
+            format!(
+                "    @{{ Name = '{}'; Kind = 'Number'; Default = {default}; Least = {min}; Most = {max} }}\n",
+                value.name
+            )
+        }
+        ValueKind::List { most, .. } => {
+            format!("    @{{ Name = '{}'; Kind = 'List'; Default = @(); Most = {most} }}\n", value.name)
+        }
+    });
+    rows.collect()
+}
+
+/// With HUSHPORT_WRITE_DOCS set, this writes the table of the module.
+#[test]
+fn the_module_has_the_table() {
+    const MARKS: [&str; 2] = ["$script:Values = @(\n", ")\n# The end of the table.\n"];
+    let path = "inf/Hushport.psm1";
+    let file = std::fs::read_to_string(path).unwrap();
+    let (head, rest) = file.split_once(MARKS[0]).unwrap();
+    let (table, tail) = rest.split_once(MARKS[1]).unwrap();
+    if std::env::var_os("HUSHPORT_WRITE_DOCS").is_some() {
+        std::fs::write(path, [head, MARKS[0], &module_table(), MARKS[1], tail].concat()).unwrap();
+        return;
+    }
+    assert_eq!(table, module_table(), "{path} differs from the table; HUSHPORT_WRITE_DOCS=1 writes it");
+}
+
 proptest! {
     /// Whatever a value holds, only its own part of the policy changes.
     #[test]

@@ -3,7 +3,7 @@
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use crate::kernel::pool::{PoolVec, Zeroed};
+use crate::kernel::pool::{PoolVec, Tag, Zeroed};
 use crate::kernel::status::Result;
 
 /// The most data fields of a layer that are described.
@@ -77,7 +77,7 @@ pub struct Records {
 impl Records {
     /// An empty table.
     pub fn new(count: usize) -> Result<Self> {
-        Ok(Self { places: PoolVec::filled(count)?, next: AtomicU32::new(0) })
+        Ok(Self { places: PoolVec::filled(Tag::new(b"hcPl"), count)?, next: AtomicU32::new(0) })
     }
 
     /// Adds a record; drops it if the table is full.

@@ -188,7 +188,9 @@ impl Inside {
         self.verdict = match held {
             _ if kernel.stopped().is_some() => Verdict::of(&kernel),
             Some(held) => Verdict::Stays(held),
-            None if !kernel.can_unload(machine.service()) => Verdict::Stays("it has no unload routine".to_owned()),
+            None if !kernel.can_unload(machine.service()) => {
+                Verdict::Stays("it has no unload routine".to_owned())
+            }
             None => {
                 // What a close has left to the driver's worker ends first, as it does on
                 // a machine that is not in such a hurry.

@@ -81,6 +81,7 @@ fn stop_head(stop: &Stop) -> String {
         Stop::BugCheck { code: number, text, .. } => format!("bugcheck {}: {}", code(*number), first(text)),
         Stop::Fault { text, .. } => first(text),
         Stop::Deadlock { waits } => format!("deadlock: {}", first(waits)),
+        Stop::ThreadEnded => stop.to_string(),
     }
 }
 
@@ -137,6 +138,7 @@ pub fn stop_text(stop: &Stop) -> String {
         }
         Stop::Fault { text, .. } => text.clone(),
         Stop::Deadlock { waits } => format!("deadlock: {waits}"),
+        Stop::ThreadEnded => stop.to_string(),
     }
 }
 

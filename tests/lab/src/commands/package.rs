@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use sha2::{Digest, Sha256};
 
-use crate::package::Plan;
 use crate::package::signing::Certificate;
+use crate::package::{FILES, Plan};
 use crate::setup::{self, Need, Target};
 
 /// What to build.
@@ -55,8 +55,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     let package = plan.make(&Certificate::of_checkout()?)?;
     println!("{}", package.folder.display());
     let measuring = ["hushport-conformance.sys", "hushport-conformance.json"];
-    let names = ["hushport.sys", "hushport.inf", "hushport.cat", "hushport.pdb", "hushport-test.cer"];
-    for name in names.iter().chain(measuring.iter().filter(|_| arguments.conformance)) {
+    for name in FILES.iter().chain(measuring.iter().filter(|_| arguments.conformance)) {
         let contents = std::fs::read(package.folder.join(name))?;
         let digest: String = Sha256::digest(&contents).iter().map(|byte| format!("{byte:02x}")).collect();
         println!("  {name:<26}{:>9} bytes  sha256 {digest}", contents.len());

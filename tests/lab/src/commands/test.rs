@@ -36,7 +36,7 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     children.guard();
     let all = arguments.names.is_empty() && arguments.package.is_empty();
     setup::ensure(&[Need::Libclang, Need::NMAP, Need::IP, Need::CURL, Need::CHROMIUM])?;
-    setup::ensure(&[Need::OPENSSL, Need::OSSLSIGNCODE, Need::PYTHON, Need::VALGRIND])?;
+    setup::ensure(&[Need::OPENSSL, Need::OSSLSIGNCODE, Need::PYTHON, Need::PEFILE, Need::VALGRIND])?;
     if all {
         for target in Target::ALL {
             children.step(&format!("build the driver for {}", target.triple()));

@@ -206,6 +206,9 @@ fn agree(played: &Played, machine: &Machine, counts: bool, notes: &mut Vec<Strin
     for finding in machine.kernel().verifier().findings() {
         notes.push(finding.violation.to_string());
     }
+    for advised in machine.kernel().verifier().advice() {
+        notes.push(format!("against advice: {}", advised.violation));
+    }
     Ok(())
 }
 

@@ -62,25 +62,25 @@ pub struct Arguments {
     /// each; - is the terminal
     #[arg(long, value_name = "FILE|-")]
     events: Option<std::path::PathBuf>,
+    /// Write the driver's entries of the System event log to this file as they come, as
+    /// Event Viewer shows them; - is the terminal
+    #[arg(long, value_name = "FILE|-")]
+    event_log: Option<std::path::PathBuf>,
 }
 
 /// The name of the network, for `ip netns`.
 pub const NAME: &str = "hushport";
 
 impl Arguments {
-    /// The path of `--events`, unless that is the terminal.
-    fn events_file(&self) -> Option<&Path> {
-        self.events.as_deref().filter(|path| path.as_os_str() != "-")
-    }
-
     /// What the driver's process gets.
     fn job(&self) -> Result<Job> {
         let job = if self.no_driver { Job::without_driver() } else { self.driver.job()? };
         let pcap = self.pcap.iter().map(|path| (path.clone(), Mode::Whole));
-        let events = self.events_file().map(|path| (path.to_owned(), Mode::Stream));
+        let streams = [&self.events, &self.event_log].into_iter().flatten();
+        let streams = streams.filter_map(|path| Some((file(path)?.to_owned(), Mode::Stream)));
         Ok(Job {
             inputs: self.state.iter().chain(&job.inputs).cloned().collect(),
-            outputs: pcap.chain(events).collect(),
+            outputs: pcap.chain(streams).collect(),
             ..job
         })
     }
@@ -175,11 +175,14 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     if let Some(sys) = hushport {
         state::check(world.machine.kernel(), sys, &plan.values)?;
     }
-    let _session =
-        arguments.events.is_some().then(|| listen_to(&world, arguments.events_file())).transpose()?;
+    let _session = arguments.events.as_deref().map(|path| listen_to(&world, path)).transpose()?;
+    let mut log = match &arguments.event_log {
+        Some(path) => Some(EventLog { lines: lines("--event-log", path)?, written: 0 }),
+        None => None,
+    };
     let mut registry = Registry::new(Arc::clone(world.machine.kernel()), &service, hushport)?;
     inner::ready()?;
-    let stopped = serve(&world, &mut registry, &orders)?;
+    let stopped = serve(&world, &mut registry, &orders, log.as_mut())?;
     println!();
     let report = world.host.report()?;
     println!("{}", report.counters);
@@ -192,6 +195,12 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
             if left.is_empty() { "nothing".into() } else { left.to_string() }
         );
         well = left.is_empty();
+        for advised in world.machine.kernel().verifier().advice() {
+            println!("against advice: {}", advised.violation);
+        }
+    }
+    if let Some(log) = &mut log {
+        log.follow(&world);
     }
     if let Some(path) = &arguments.pcap {
         let file = inner::create(path).with_context(|| format!("--pcap {}", path.display()))?;
@@ -202,9 +211,17 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
 }
 
 /// Answers requests until the end. Returns whether the driver stopped the machine.
-fn serve(world: &Hosted, registry: &mut Registry, orders: &Receiver<Order>) -> Result<bool> {
+fn serve(
+    world: &Hosted,
+    registry: &mut Registry,
+    orders: &Receiver<Order>,
+    mut log: Option<&mut EventLog>,
+) -> Result<bool> {
     let mut stopped = false;
     loop {
+        if let Some(log) = &mut log {
+            log.follow(world);
+        }
         match orders.recv_timeout(Duration::from_millis(200)) {
             Ok(Order::Ask(request)) => {
                 let reply = registry.reply(serde_json::from_str(&request)?);
@@ -220,12 +237,44 @@ fn serve(world: &Hosted, registry: &mut Registry, orders: &Receiver<Order>) -> R
     }
 }
 
-/// Writes the driver's events as they come.
-fn listen_to(world: &Hosted, file: Option<&Path>) -> Result<Trace> {
-    let mut lines: Box<dyn Write + Send> = match file {
+/// The file of an option, unless that is the terminal.
+fn file(path: &Path) -> Option<&Path> {
+    Some(path).filter(|path| path.as_os_str() != "-")
+}
+
+/// Where an option's lines go.
+fn lines(option: &str, path: &Path) -> Result<Box<dyn Write + Send>> {
+    Ok(match file(path) {
         None => Box::new(std::io::stdout()),
-        Some(file) => Box::new(inner::create(file).with_context(|| format!("--events {}", file.display()))?),
-    };
+        Some(file) => Box::new(inner::create(file).with_context(|| format!("{option} {}", file.display()))?),
+    })
+}
+
+/// Shows the System event log as it grows.
+struct EventLog {
+    lines: Box<dyn Write + Send>,
+    written: usize,
+}
+
+impl EventLog {
+    /// Writes what is new.
+    fn follow(&mut self, world: &Hosted) {
+        let kernel = world.machine.kernel();
+        for entry in kernel.error_log().iter().skip(self.written) {
+            let messages = kernel.messages(&entry.source);
+            let (severity, source, id) = (entry.severity(), &entry.source, entry.id());
+            let (category, text) = (entry.category(&messages), entry.text(&messages));
+            // A failed write, such as to a full disk, does not stop the host.
+            let _written = writeln!(self.lines, "{severity}  {source}  event {id} ({category})  {text}")
+                .and_then(|()| self.lines.flush());
+            self.written += 1;
+        }
+    }
+}
+
+/// Writes the driver's events as they come.
+fn listen_to(world: &Hosted, path: &Path) -> Result<Trace> {
+    let mut lines = lines("--events", path)?;
     let write = move |event: &Event| {
         // A failed write, such as to a full disk, does not stop the host.
         let _written = writeln!(lines, "{}", event.json()).and_then(|()| lines.flush());

@@ -18,7 +18,15 @@ pub const ALIKE: [(&str, &str, &str); 1] = [(
 )];
 
 /// Variants whose report is that of the default world, and why.
-pub const UNASKED: [(&str, &str); 3] = [
+pub const UNASKED: [(&str, &str); 8] = [
+    ("notify-dispatch", "the report does not ask for the level of notifyFn"),
+    ("notify-unknown", "a type of notification that no header has comes from a newer Windows"),
+    ("bfe-callback-dispatch", "the driver that measures does not subscribe to BFE's state"),
+    ("clock-ticks", "the length of a tick belongs to the machine"),
+    (
+        "bfe-unsubscribe-does-not-wait",
+        "BFE would have to change its state at the moment at which the driver unloads",
+    ),
     ("processors-possible", "the numbers of processors belong to the machine, and the report shows both"),
     (
         "etw-unregister-does-not-wait",

@@ -10,10 +10,7 @@ use machine::etw::Enable;
 use machine::nt::Trace;
 use machine::nt::registry::RegistryValue;
 use machine::sweep::{Expectations, open_flow};
-use machine::wfp::{
-    Discard, DisplayData, Engine, Guid, LayerData, Metadata, Objects, Packet, Provider, Request, Session,
-    Value,
-};
+use machine::wfp::{Discard, Engine, LayerData, Metadata, Objects, Packet, Request, Value};
 use machine::wire::{Family, compose};
 
 use crate::traffic::SYN;
@@ -25,6 +22,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// How long it may take to follow its configuration, on the host's clock.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// `Observe`, and the number of filters with it.
+const CONFIGURATIONS: [(u32, usize); 2] = [(0, 6), (1, 66)];
 
 /// The expectations of hushport in a sweep of failing calls.
 #[derive(Clone, Copy, Debug)]
@@ -44,7 +44,6 @@ impl Expectations for Hushport {
         machine.set("FlowLimit", 64);
         // A list, so that decisions read the policy itself.
         machine.set_value("ExemptPorts", RegistryValue::multi_sz(["1"]));
-        leave(machine.engine());
         // With a session, events are written, so that writing can fail.
         vec![machine.kernel().trace(Enable::all(EVENT_PROVIDER), None)]
     }
@@ -71,12 +70,19 @@ impl Expectations for Hushport {
         problems
     }
 
-    fn follows(&self, machine: &Machine) -> Result<(), String> {
-        let filters = || machine.engine().objects().filters.len();
-        for (observe, expected) in [(0, 6), (1, 66)] {
-            machine.set("Observe", observe);
+    fn configure(&self, machine: &Machine, step: usize) -> bool {
+        if let Some((observe, _)) = CONFIGURATIONS.get(step) {
+            machine.set("Observe", *observe);
             // The driver may wait before it looks at the registry, or asks the engine, again.
             machine.kernel().pass(LOOK_AGAIN);
+        }
+        step < CONFIGURATIONS.len()
+    }
+
+    fn follows(&self, machine: &Machine) -> Result<(), String> {
+        let filters = || machine.engine().objects().filters.len();
+        for (step, (observe, expected)) in CONFIGURATIONS.into_iter().enumerate() {
+            self.configure(machine, step);
             let end = Instant::now() + PATIENCE;
             while filters() != expected && machine.kernel().stopped().is_none() {
                 if Instant::now() > end {
@@ -110,21 +116,6 @@ fn silent(engine: &Engine) -> [bool; 2] {
         blocks(engine, &layer("INBOUND_TRANSPORT", family, "_DISCARD"), &metadata)
     })
 }
-
-/// Adds the objects that the driver would have left behind if its session were not
-/// dynamic.
-fn leave(engine: &Engine) {
-    let display = DisplayData { name: Some("left".into()), description: None };
-    if let Ok(session) = engine.open(Session { display: display.clone(), ..Session::default() }) {
-        let provider = Provider { key: PROVIDER, display, ..Provider::default() };
-        // If BFE starts late, no engine can hold such objects yet.
-        let _added_or_no_engine = engine.provider_add(session, provider);
-        let _closed = engine.close(session);
-    }
-}
-
-/// The driver's provider.
-const PROVIDER: Guid = Guid::from_u128(0x5b8e21f6_7a3c_4d90_8f14_c2e6907b3d51);
 
 /// The layers that an accepted connection passes.
 const FLOW: [&str; 11] = [

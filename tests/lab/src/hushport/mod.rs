@@ -2,6 +2,8 @@
 
 mod expectations;
 
+use std::time::Duration;
+
 use machine::Machine;
 use machine::nt::Options;
 use machine::wfp::Guid;
@@ -19,7 +21,11 @@ pub const SUBLAYER: Guid = Guid::from_u128(0xd47a9c03_16eb_4f58_b02d_8a35f1e64c7
 
 /// The weight that the driver asks for its sublayer, unless `SublayerWeight` says
 /// another.
-pub const SUBLAYER_WEIGHT: u16 = 0x8000;
+pub const SUBLAYER_WEIGHT: u16 = 0x7000;
+
+/// The longest time after which the driver sees a change of its values. Tests let it pass
+/// at once.
+pub const LOOK: Duration = Duration::from_millis(1_250);
 
 /// The layers at which the driver decides; `#` stands for V4 or V6.
 pub const DECIDING_LAYERS: [&str; 4] = [

@@ -32,6 +32,29 @@ use inf::Inf;
 use signing::Certificate;
 use stamp::Stamp;
 
+/// Files that go into the package as they are: from the checkout, and their names there.
+const ADDED: [(&str, &str); 3] = [
+    ("inf/hushport.admx", "hushport.admx"),
+    ("inf/en-US/hushport.adml", "en-US/hushport.adml"),
+    ("inf/Hushport.psm1", "Hushport.psm1"),
+];
+
+/// What a person reads first.
+const README: &str = include_str!("README.txt");
+
+/// Every file of a package, by its name in the folder.
+pub const FILES: [&str; 9] = [
+    "hushport.sys",
+    "hushport.inf",
+    "hushport.cat",
+    "hushport.pdb",
+    "hushport-test.cer",
+    "hushport.admx",
+    "en-US/hushport.adml",
+    "Hushport.psm1",
+    "README.txt",
+];
+
 /// The source of the INF.
 pub const INX: &str = "inf/hushport.inx";
 
@@ -98,11 +121,28 @@ impl Plan {
         let files = [("hushport.sys", &std::fs::read(&sys)?[..]), ("hushport.inf", inf.as_bytes())];
         std::fs::write(package.file("cat"), catalog::build(&description, &files)?)?;
         certificate.sign(&package.file("cat"), self.time)?;
+        self.add_files()?;
         package.check()?;
         if self.conformance {
             self.add_conformance(certificate)?;
         }
         Ok(package)
+    }
+
+    /// Adds what administrators use, and what a person reads first.
+    fn add_files(&self) -> Result<()> {
+        for (from, name) in ADDED {
+            let to = self.out.join(name);
+            if let Some(folder) = to.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            std::fs::copy(setup::root().join(from), &to).with_context(|| format!("cannot copy {from}"))?;
+        }
+        let [major, minor, patch, revision] = version(self.revision)?;
+        let text = README.replace("{version}", &format!("{major}.{minor}.{patch}.{revision}"));
+        // Notepad of old versions of Windows wants both characters at the end of a line.
+        std::fs::write(self.out.join("README.txt"), text.replace('\n', "\r\n"))?;
+        Ok(())
     }
 
     /// Adds the driver that measures, with a signature of its own, because it has no

@@ -24,6 +24,18 @@ const NO_CLOBBER: u32 = 2;
 /// FLG_ADDREG_TYPE_DWORD and FLG_ADDREG_TYPE_MULTI_SZ (setupapi.h).
 const DWORD: u32 = 0x0001_0001;
 const MULTI_SZ: u32 = 0x0001_0000;
+/// FLG_ADDREG_TYPE_EXPAND_SZ.
+const EXPAND_SZ: u32 = 0x0002_0000;
+
+/// The values of an event source, with their flags.
+const EVENT_SOURCE: [(&str, u32); 4] = [
+    ("EventMessageFile", EXPAND_SZ),
+    ("CategoryMessageFile", EXPAND_SZ),
+    ("CategoryCount", DWORD),
+    ("TypesSupported", DWORD),
+];
+/// EVENTLOG_ERROR_TYPE, _WARNING_TYPE and _INFORMATION_TYPE (winnt.h).
+const ALL_TYPES: u32 = 7;
 
 /// The rules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -48,6 +60,9 @@ pub enum Rule {
     File,
     /// The service is a kernel driver that is started from DIRID 13.
     Service,
+    /// The event source: message files from DIRID 13, a number of categories, and all
+    /// types of entries.
+    EventSource,
     /// AddReg: HKR, below Parameters, typed, never overwrites an administrator's
     /// value.
     Registry,
@@ -55,7 +70,7 @@ pub enum Rule {
 
 impl Rule {
     /// All rules.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Version,
         Self::DriverVer,
         Self::NoDevices,
@@ -66,6 +81,7 @@ impl Rule {
         Self::File,
         Self::Service,
         Self::Registry,
+        Self::EventSource,
     ];
 }
 
@@ -266,9 +282,10 @@ impl<'a> Check<'a> {
         }
         for line in lines {
             // SPSVCINST_ASSOCSERVICE (2) is for a device's function driver.
-            if !line.field(1).is_empty() || line.fields.len() != 3 {
-                self.fault(Rule::Service, line.line, "expected name,, section");
+            if !line.field(1).is_empty() || line.fields.len() != 4 {
+                self.fault(Rule::Service, line.line, "expected name,, section, section of the event log");
             }
+            self.event_source(line);
             let Some(service) = self.names(line.field(2), line.line) else { continue };
             self.service(service);
             for entry in service.entries("AddReg") {
@@ -313,12 +330,53 @@ impl<'a> Check<'a> {
             }
         }
         let binary = self.inf.value(name, "ServiceBinary").unwrap_or_default();
-        let file = match Token::split(binary)[..] {
+        if self.stored_file(binary).is_none() {
+            self.fault(Rule::Service, service.line, format!("ServiceBinary = {binary}"));
+        }
+    }
+
+    /// The path of a file that is copied to the driver store, in a field.
+    fn stored_file<'t>(&self, field: &'t str) -> Option<&'t str> {
+        let file = match Token::split(field)[..] {
             [Token::Directory(DRIVER_STORE), Token::Text(path)] => path.strip_prefix('\\'),
             _ => None,
         };
-        if file.is_none_or(|file| self.inf.value("SourceDisksFiles", file).is_none()) {
-            self.fault(Rule::Service, service.line, format!("ServiceBinary = {binary}"));
+        file.filter(|file| self.inf.value("SourceDisksFiles", file).is_some())
+    }
+
+    /// The section of the event log that AddService names ("Registering for Event
+    /// Logging" on the page of AddService).
+    fn event_source(&mut self, service: &Line) {
+        let Some(section) = self.names(service.field(3), service.line) else { return };
+        self.directives(&section.name, &["AddReg"], Rule::Declarative);
+        for name in section.entries("AddReg").flat_map(|entry| &entry.fields) {
+            let Some(values) = self.names(name, section.line) else { continue };
+            self.twice(name);
+            for (value, flags) in EVENT_SOURCE {
+                let of_name = |line: &&Line| line.field(2).eq_ignore_ascii_case(value);
+                let Some(line) = values.lines.iter().find(of_name) else {
+                    self.fault(Rule::EventSource, values.line, format!("no {value}"));
+                    continue;
+                };
+                let has_type = line.key.is_none()
+                    && line.field(0).eq_ignore_ascii_case("HKR")
+                    && line.field(1).is_empty()
+                    && line.fields.len() == 5
+                    && number(line.field(3)) == Some(flags);
+                let is_right = match flags {
+                    EXPAND_SZ => self.stored_file(line.field(4)).is_some(),
+                    _ if value == "TypesSupported" => number(line.field(4)) == Some(ALL_TYPES),
+                    _ => number(line.field(4)).is_some_and(|number| number > 0),
+                };
+                if !has_type || !is_right {
+                    self.fault(Rule::EventSource, line.line, format!("{value}: flags or value"));
+                }
+            }
+            for line in &values.lines {
+                if !EVENT_SOURCE.iter().any(|(value, _)| line.field(2).eq_ignore_ascii_case(value)) {
+                    self.fault(Rule::EventSource, line.line, format!("{} is unknown", line.field(2)));
+                }
+            }
         }
     }
 

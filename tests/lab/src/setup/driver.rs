@@ -122,7 +122,7 @@ pub(super) fn toolchain(target: Target) -> Result<&'static Toolchain> {
     let found = TOOLCHAINS[target as usize].get_or_init(|| {
         // Test processes run concurrently; one of them does the set-up.
         let _guard = lock().map_err(|error| format!("{error:#}"))?;
-        ensure(&[Need::Libclang])
+        ensure(&[Need::Libclang, Need::LLVM_RC])
             .and_then(|()| Toolchain::ensure(target))
             .map_err(|error| format!("{error:#}"))
     });

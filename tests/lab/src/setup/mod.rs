@@ -16,7 +16,7 @@ mod toolchain;
 pub use checkout::{checkout, profile_directory, root, state, state_of, target_directory};
 pub use driver::{DRIVERS, Driver, Lock, Target, build, build_conformance, exclusive, lint};
 pub use index::windivert;
-pub use packages::{Need, ensure};
+pub use packages::{DEBIAN_PYTHON, Need, ensure};
 pub use single::compile;
 pub use toolchain::Toolchain;
 

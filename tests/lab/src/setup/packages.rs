@@ -14,6 +14,8 @@ pub enum Need {
     Libclang,
     /// A program on the PATH, and its package.
     Program(&'static str, &'static str),
+    /// A module of [`DEBIAN_PYTHON`], and its package.
+    PythonModule(&'static str, &'static str),
 }
 
 impl Need {
@@ -23,6 +25,8 @@ impl Need {
     pub const IP: Self = Self::Program("ip", "iproute2");
     /// `curl`.
     pub const CURL: Self = Self::Program("curl", "curl");
+    /// `llvm-rc`, which compiles the driver's resources.
+    pub const LLVM_RC: Self = Self::Program("llvm-rc", "llvm");
     /// `chromium`, in which pages are tested.
     pub const CHROMIUM: Self = Self::Program("chromium", "chromium");
     /// `g++`, which compiles libFuzzer.
@@ -33,6 +37,8 @@ impl Need {
     pub const OSSLSIGNCODE: Self = Self::Program("osslsigncode", "osslsigncode");
     /// `python3`, for the scanner on the other side of a VM.
     pub const PYTHON: Self = Self::Program("python3", "python3");
+    /// `pefile`, an independent reader of PE files.
+    pub const PEFILE: Self = Self::PythonModule("pefile", "python3-pefile");
     /// `valgrind`, whose callgrind counts instructions.
     pub const VALGRIND: Self = Self::Program("valgrind", "valgrind");
     /// `xz`, for a library source given as `.tar.xz`.
@@ -41,7 +47,7 @@ impl Need {
     fn package(self) -> &'static str {
         match self {
             Self::Libclang => "libclang-dev",
-            Self::Program(_, package) => package,
+            Self::Program(_, package) | Self::PythonModule(_, package) => package,
         }
     }
 
@@ -49,6 +55,7 @@ impl Need {
         match self {
             Self::Libclang => libclang_present(),
             Self::Program(program, _) => program_present(program),
+            Self::PythonModule(module, _) => python_has(module),
         }
     }
 }
@@ -96,6 +103,15 @@ fn is_administrator() -> bool {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let users = map.lines().filter_map(|line| line.split_whitespace().nth(2)?.parse::<u32>().ok());
     nix::unistd::geteuid().is_root() && users.fold(0_u32, u32::saturating_add) > 1
+}
+
+/// Debian's own Python, which has the modules of packages. Another one may be the first on
+/// the PATH.
+pub const DEBIAN_PYTHON: &str = "/usr/bin/python3";
+
+fn python_has(module: &str) -> bool {
+    let import = std::process::Command::new(DEBIAN_PYTHON).args(["-c", &format!("import {module}")]).output();
+    import.is_ok_and(|output| output.status.success())
 }
 
 fn program_present(program: &str) -> bool {

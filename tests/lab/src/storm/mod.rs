@@ -19,7 +19,7 @@ use machine::wfp::{BfeState, Engine};
 use machine::{Machine, StartError};
 use promise::{EXEMPT, Promise, Wanted};
 
-use crate::hushport::{self, SERVICE};
+use crate::hushport::{self, LOOK, SERVICE};
 use crate::traffic::{Family, Indication, SYN, Traffic};
 
 /// A machine with a driver that can be started and stopped repeatedly.
@@ -255,6 +255,7 @@ impl Stage {
                 4 => drop(set("ExemptPorts", RegistryValue::multi_sz(["22", "80-90/udp"]))),
                 _ => drop(set("Mode", RegistryValue::dword(random.below(4) as u32))),
             }
+            self.kernel.pass(LOOK);
             rest("the registry rests", random.below(60));
         }
     }

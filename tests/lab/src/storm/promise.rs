@@ -6,7 +6,7 @@ use machine::nt::registry::RegistryValue;
 use machine::nt::{Kernel, parameters_key};
 use machine::schedule::Random;
 
-use crate::hushport::SERVICE;
+use crate::hushport::{LOOK, SERVICE};
 
 /// The port that [`Wanted::SilentBut`] exempts.
 pub(super) const EXEMPT: u16 = 22;
@@ -44,6 +44,7 @@ impl Wanted {
         let quiet = matches!(self, Self::Silent | Self::SilentBut);
         let mode = if quiet { 2 } else { random.below(2) as u32 };
         kernel.set_value(&key, "Mode", RegistryValue::dword(mode));
+        kernel.pass(LOOK);
     }
 
     /// Whether a SYN to a closed port must be blocked; `None` if unknown.

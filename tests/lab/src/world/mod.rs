@@ -11,7 +11,8 @@ use anyhow::{Context, Result, ensure};
 use machine::Machine;
 use machine::host::{Application, Disorder, Disordered, Filter, Host, HostHandle, OpenPoints, spawn};
 use machine::nt::registry::RegistryValue;
-use machine::wfp::ActionType;
+use machine::verifier::rules;
+use machine::wfp::{ActionType, NO_ACTION};
 use machine::wire::{Family, Loss, Lossy, Namespace, Network, Recorder, Recording, Tun};
 use machine::{host, nt, wfp};
 
@@ -119,9 +120,18 @@ impl Plan<'_> {
     /// # Errors
     /// If the driver does not start.
     pub fn machine(&self) -> Result<Machine> {
-        let mut machine = Machine::with(self.service.0, self.machine.clone(), self.engine.clone());
-        if self.service.0 != SERVICE {
+        let is_foreign = self.service.0 != SERVICE;
+        let mut engine = self.engine.clone();
+        if is_foreign {
+            // It shows whether a callout sets an action.
+            engine.initial_action = NO_ACTION;
+        }
+        let mut machine = Machine::with(self.service.0, self.machine.clone(), engine);
+        if is_foreign {
             machine.report_missing_at_call();
+            for rule in rules::OF_CLASSIFY {
+                machine.kernel().verifier().tolerate(rule);
+            }
         }
         // The INF creates the key, so the driver can watch it from the start.
         machine.kernel().create_key(&nt::parameters_key(self.service.0));

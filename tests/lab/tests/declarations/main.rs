@@ -21,7 +21,6 @@ use support::facts;
 /// Declarations that no table has: name, and source or reason.
 const REASONS: &[(&str, &str)] = &[
     ("RPC_C_AUTHN_WINNT", "rpcdce.h, a header of user mode: 10"),
-    ("MANUALLY_INITIATED_CRASH", "bugcodes.h, which the tables leave out: 0xE2"),
     ("EVENT_CONTROL_CODE_DISABLE_PROVIDER", "evntrace.h, a header of user mode: 0"),
     ("EVENT_CONTROL_CODE_ENABLE_PROVIDER", "evntrace.h: 1"),
     ("EVENT_CONTROL_CODE_CAPTURE_STATE", "evntrace.h: 2"),

@@ -97,7 +97,7 @@ fn a_session_from_before_the_start_hears_the_whole_life() {
     assert_eq!(events[0].text("Occasion"), "Start");
     assert_eq!((events[0].number("Number"), events[3].number("Number")), (1, 2));
     let expected =
-        [("Mode", 2), ("SublayerWeight", 0x8000), ("Trace", 1), ("ScanPorts", 16), ("FlowLimit", 65536)];
+        [("Mode", 2), ("SublayerWeight", 0x7000), ("Trace", 1), ("ScanPorts", 16), ("FlowLimit", 65536)];
     for (field, number) in expected {
         assert_eq!(events[0].number(field), number, "{field}");
     }

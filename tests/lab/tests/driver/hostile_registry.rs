@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use lab::hushport::{self, SERVICE};
+use lab::hushport::{self, LOOK, SERVICE};
 use machine::etw::Event;
 use machine::nt::registry::{RegistryValue, Reply};
 use machine::nt::{Options, Trace, parameters_key};
@@ -29,7 +29,9 @@ fn read_with(bench: &Bench, trace: &Trace, replies: Vec<Reply>) -> Event {
     trace.take();
     kernel.registry().script(&parameters_key(SERVICE), PORTS, replies);
     // After any change the driver reads all values.
-    bench.machine.set("ScanPorts", 16);
+    let ports = kernel.registry().changes() as u32 % 100 + 1;
+    bench.machine.set("ScanPorts", ports);
+    kernel.pass(LOOK);
     let end = Instant::now() + Duration::from_secs(20);
     loop {
         let events = trace.events().into_iter();

@@ -2,8 +2,11 @@
 
 use lab::hushport;
 use lab::setup::{self, Target};
+use lab::variants;
+use lab::world::Plan;
 use machine::StartError;
-use machine::nt::Options;
+use machine::etw::Enable;
+use machine::nt::{Effect, Failure, Options};
 use machine::status::Status;
 use machine::sweep::leave_behind;
 use machine::wfp::{BfeState, Change, DisplayData, Provider, SESSION_FLAG_DYNAMIC, Session};
@@ -80,7 +83,7 @@ fn a_start_that_the_engine_refuses_leaves_nothing() {
     let in_the_way = Provider { key, display, ..Provider::default() };
     assert_eq!(engine.provider_add(session, in_the_way), Status::SUCCESS);
     match machine.start(sys()) {
-        Err(StartError::Refused(status)) => assert_eq!(status, Status::FWP_WRONG_SESSION),
+        Err(StartError::Refused(status)) => assert_eq!(status, Status::FWP_ALREADY_EXISTS),
         other => panic!("{other:?}"),
     }
     let objects = engine.objects();
@@ -91,24 +94,98 @@ fn a_start_that_the_engine_refuses_leaves_nothing() {
     assert!(machine.stop().unwrap().is_empty());
 }
 
+/// Objects of somebody else with the driver's keys. A dynamic session cannot delete them
+/// (`FwpmProviderDeleteByKey0`), so the start fails, and says why. The driver's own objects
+/// cannot be left: they are gone with its session, however it ends.
 #[test]
-fn leftovers_of_an_earlier_run_are_removed() {
+fn foreign_objects_with_the_drivers_keys_are_named_and_left_alone() {
     let mut machine = hushport::machine(Options::default());
     let engine = machine.engine().clone();
     machine.start(sys()).unwrap();
     let before = engine.journal();
+    // The session ends while its objects are in use.
+    engine.set_bfe_state(BfeState::Stopped);
+    assert!(engine.objects().providers.is_empty() && engine.objects().filters.is_empty());
+    engine.set_bfe_state(BfeState::Running);
     assert!(machine.stop().unwrap().is_empty());
     // All objects; the provider with some objects; the provider with fewer.
-    for (kept, filters) in [(before.len(), 66), (80, 1), (72, 0)] {
+    for kept in [before.len(), 80, 72] {
         leave_behind(&engine, &before[..before.len().min(kept)]);
-        assert!(engine.objects().filters.len() >= filters);
-        assert_eq!(engine.objects().providers.len(), 1);
-        machine.set("Observe", 0);
+        let foreign = engine.objects();
+        assert_eq!(foreign.providers.len(), 1);
+        match machine.start(sys()) {
+            Err(StartError::Refused(status)) => assert_eq!(status, Status::FWP_ALREADY_EXISTS),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(engine.objects(), foreign, "the driver leaves others' objects alone");
+        engine.set_bfe_state(BfeState::Stopped);
+        engine.set_bfe_state(BfeState::Running);
         machine.start(sys()).unwrap();
-        assert_eq!(engine.objects().filters.len(), 6);
-        let left = machine.stop().unwrap();
-        assert!(left.is_empty(), "{left}");
+        assert!(machine.stop().unwrap().is_empty());
         assert_eq!(engine.objects(), Default::default());
+    }
+}
+
+/// If such objects appear while BFE restarts, the driver says so and tries again until
+/// they are gone.
+#[test]
+fn foreign_objects_after_a_restart_of_bfe_are_told_until_they_are_gone() {
+    let mut machine = hushport::machine(Options::default());
+    let engine = machine.engine().clone();
+    machine.start(sys()).unwrap();
+    let before = engine.journal();
+    let trace = machine.kernel().trace(Enable::all(hushport::EVENT_PROVIDER), None);
+    let protection = |state: &str, status: Status| {
+        eventually(state, || {
+            trace.events().iter().rfind(|event| event.name == "Protection").is_some_and(|event| {
+                event.text("State") == state && event.number("Status") == u64::from(status.0 as u32)
+            })
+        });
+    };
+    engine.set_bfe_state(BfeState::Stopped);
+    protection("WaitingForBfe", Status::SUCCESS);
+    engine.set_bfe_state(BfeState::Running);
+    protection("Active", Status::SUCCESS);
+    engine.set_bfe_state(BfeState::Stopped);
+    protection("WaitingForBfe", Status::SUCCESS);
+    machine.faults().fail_next(
+        "FwpmEngineOpen0",
+        Failure { status: Status::INSUFFICIENT_RESOURCES, effect: Effect::Refused },
+    );
+    engine.set_bfe_state(BfeState::Running);
+    leave_behind(&engine, &before);
+    protection("Refused", Status::FWP_ALREADY_EXISTS);
+    let foreign = engine.objects().providers.len();
+    assert_eq!(foreign, 1);
+    // The objects are not persistent, so they end with BFE.
+    engine.set_bfe_state(BfeState::Stopped);
+    engine.set_bfe_state(BfeState::Running);
+    protection("Active", Status::SUCCESS);
+    drop(trace);
+    assert!(machine.stop().unwrap().is_empty());
+}
+
+/// A start, a restart of BFE, a change of the policy and a stop, in each world that differs
+/// in them.
+#[test]
+fn a_life_is_well_in_every_world() {
+    for variant in variants::ALL.iter().filter(|variant| !variant.concerns_packets) {
+        let name = variant.name;
+        let mut plan = Plan { driver: Some(sys()), ..Plan::default() };
+        variant.turn(&mut plan);
+        let mut machine = plan.machine().unwrap_or_else(|error| panic!("{name}: {error:#}"));
+        let engine = machine.engine().clone();
+        assert_eq!(engine.objects().filters.len(), 66, "{name}");
+        engine.set_bfe_state(BfeState::Stopped);
+        engine.set_bfe_state(BfeState::Running);
+        eventually(name, || engine.objects().filters.len() == 66);
+        machine.set("Observe", 0);
+        machine.kernel().pass(hushport::LOOK);
+        eventually(name, || engine.objects().filters.len() == 6);
+        let findings = machine.kernel().verifier().findings();
+        assert!(findings.is_empty(), "{name}: {findings:?}");
+        let left = machine.stop().unwrap_or_else(|stop| panic!("{name}: {stop}"));
+        assert!(left.is_empty(), "{name}: {left}");
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The driver accepts what the lab advises to write instead.
 
-use lab::hushport::{self, SERVICE};
+use lab::hushport::{self, LOOK, SERVICE};
 use lab::policy::state::await_reading;
 use lab::policy::{State, forms};
 use machine::nt::registry::RegistryValue;
@@ -100,12 +100,14 @@ impl Running {
     fn refused(&self, list: &str, entries: &str) -> Vec<(String, String)> {
         let (kernel, key) = (self.0.machine.kernel(), parameters_key(SERVICE));
         kernel.set_value(&key, list, RegistryValue::multi_sz(entries.split(',')));
+        kernel.pass(LOOK);
         await_reading(kernel, list, kernel.registry().changes()).unwrap();
         let values = kernel.registry().values(&key);
         let state = State::read(kernel).unwrap();
         let refused = state.refused.iter().map(|refusal| (refusal.reason.clone(), refusal.text(&values)));
         let refused = refused.collect();
         kernel.delete_value(&key, list);
+        kernel.pass(LOOK);
         await_reading(kernel, list, kernel.registry().changes()).unwrap();
         refused
     }

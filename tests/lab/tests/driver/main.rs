@@ -2,9 +2,11 @@
 
 mod answer_exempt;
 mod call_arguments;
+mod event_log;
 mod events;
 mod flow_events;
 mod flows;
+mod group_policy;
 mod hostile_registry;
 mod lifecycle;
 mod linked_image;

@@ -1,6 +1,6 @@
 //! `Mode` 0 and 1 take effect even if other values are refused.
 
-use lab::hushport::{self, SERVICE};
+use lab::hushport::{self, LOOK, SERVICE};
 use lab::policy::state::await_reading;
 use machine::etw::Event;
 use machine::nt::registry::RegistryValue;
@@ -46,6 +46,7 @@ impl Running {
             Some(value) => kernel.set_value(&key, name, value),
             None => kernel.delete_value(&key, name),
         };
+        kernel.pass(LOOK);
         self.read(name, kernel.registry().changes());
         let mut events = self.trace.take();
         events.retain(|event| event.name.starts_with("Policy"));
@@ -99,8 +100,9 @@ fn it_can_always_be_switched_off_and_to_audit() {
         assert_eq!(events[0].name, "PolicyApplied");
         assert_eq!(events[0].text("Occasion"), "Change");
         assert_eq!(running.verdict(), verdict);
-        // A second, equal value applies no new policy.
-        let events = running.mode(mode);
+        // An equal mode applies no new policy when the values are read again.
+        let port = running.bench.machine.kernel().registry().changes() as u32 + 1;
+        let events = running.change("DynamicPortStart", Some(RegistryValue::dword(port)));
         assert_eq!((applied(&events), refused(&events)), (vec![], vec![EXCEPT]));
     }
     // A second bad value, and a session that asks for the state.

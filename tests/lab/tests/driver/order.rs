@@ -26,7 +26,8 @@ fn the_watch_can_be_switched_while_connections_last() {
     for on in [1, 0, 1, 0, 1] {
         echo(b"between");
         world.machine.set("CheckOrder", on);
-        std::thread::sleep(Duration::from_millis(50));
+        world.machine.kernel().pass(lab::hushport::LOOK);
+        std::thread::sleep(Duration::from_millis(150));
         echo(b"behind");
         exchange(&world, Family::V6, 10, 2);
     }

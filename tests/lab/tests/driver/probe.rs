@@ -114,6 +114,8 @@ impl Bench {
     pub fn end(mut self) {
         let findings = self.machine.kernel().verifier().findings();
         assert!(findings.is_empty(), "{findings:?}");
+        let advice = self.machine.kernel().verifier().advice();
+        assert!(advice.is_empty(), "{advice:?}");
         assert!(self.machine.stop().unwrap().is_empty());
     }
 }

@@ -63,11 +63,10 @@ impl Running {
         machine.set("FlowLimit", 64);
         // The driver's thread sleeps long if nothing else wakes it.
         machine.set("ScanWindowMs", 3_600_000);
-        let waits = machine.waits();
         machine.start(&setup::build(Target::X64).unwrap().sys).unwrap();
         // The thread reads the registry once more when it begins, and would ask the
         // engine, too.
-        machine.kernel().let_thread_wait(machine.service(), waits, Duration::from_secs(10));
+        assert!(machine.kernel().let_threads_wait(Duration::from_secs(10)));
         let (engine, trace) = (Arc::clone(machine.engine()), session(&machine));
         Self { machine, engine, trace }
     }
@@ -83,7 +82,7 @@ impl Running {
 
     /// Waits until the driver has followed BFE.
     fn settle(&self) {
-        assert!(self.machine.kernel().work().drain(Duration::from_secs(20)));
+        assert!(self.machine.kernel().let_threads_wait(Duration::from_secs(20)));
     }
 
     fn filters(&self) -> usize {

@@ -138,6 +138,8 @@ pub fn datagrams(world: &World, family: Family, count: usize) {
 pub fn end(watched: Watched) {
     let Watched { mut world, session } = watched;
     drop(session);
+    let advice = world.machine.kernel().verifier().advice();
+    assert!(advice.is_empty(), "{advice:?}");
     let findings = world.machine.kernel().verifier().findings();
     assert!(findings.is_empty(), "{findings:?}");
     let left = world.machine.stop().unwrap();

@@ -30,5 +30,6 @@ fn text(stop: &Stop) -> String {
     match stop {
         Stop::BugCheck { text, .. } | Stop::Fault { text, .. } => text.clone(),
         Stop::Deadlock { waits } => waits.clone(),
+        Stop::ThreadEnded => stop.to_string(),
     }
 }

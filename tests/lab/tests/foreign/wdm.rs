@@ -1,8 +1,8 @@
 //! A WDM driver: devices, dispatch routines, buffers, cancellation.
 
 use machine::Machine;
+use machine::nt::error_log::ErrorLogEntry;
 use machine::nt::irp::{Access, File, OpenError};
-use machine::nt::links::ErrorLogEntry;
 use machine::nt::{Options, Stop};
 use machine::status::Status;
 
@@ -117,9 +117,15 @@ fn the_error_log_keeps_codes_and_strings() {
     let machine = start(&[]);
     let file = open(&machine);
     file.control(code(0x803, 0), &[], &[]).unwrap();
-    let strings = vec!["a".into(), "bc".into()];
-    let entry = ErrorLogEntry { source: "wdm".into(), code: 0x4004_0001, strings };
-    assert_eq!(machine.kernel().error_log(), [entry]);
+    let log = machine.kernel().error_log();
+    let [ErrorLogEntry { source, code: 0x4004_0001, category: 0, status: 0, strings, data }] = &log[..]
+    else {
+        panic!("{log:?}");
+    };
+    assert_eq!(
+        (source.as_str(), &strings[..], &data[..]),
+        (machine.service(), &["a".into(), "bc".into()][..], &[][..])
+    );
     stop(machine, file);
 }
 
@@ -148,6 +154,12 @@ fn each_bug_stops_the_machine_with_its_rule() {
         (0x907, "IRP_INFORMATION"),
         (0x908, "the driver called ntoskrnl.exe!KeStallExecutionProcessor"),
         (0x909, "FREED_POOL_ACCESS"),
+        (0x910, "ERROR_LOG_ENTRY"),
+        (0x911, "ERROR_LOG_ENTRY"),
+        (0x912, "ERROR_LOG_ENTRY"),
+        (0x913, "ERROR_LOG_ENTRY"),
+        (0x914, "ERROR_LOG_ENTRY"),
+        (0x915, "ERROR_LOG_ENTRY"),
     ];
     for (function, says) in bugs {
         let machine = start(&[]);

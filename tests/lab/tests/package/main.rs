@@ -1,5 +1,7 @@
-//! The driver package: rules of the INF, signatures and catalog.
+//! The driver package: rules of the INF, resources, signatures and catalog.
 
+mod admx;
 mod inf;
 mod inf_rules;
+mod resources;
 mod signatures;

@@ -49,6 +49,11 @@ fn a_package_for_each_processor_verifies() {
     for target in Target::ALL {
         let package = make(target, target.name());
         package.check().unwrap();
+        for name in lab::package::FILES {
+            assert!(package.folder.join(name).is_file(), "{name}");
+        }
+        let readme = std::fs::read_to_string(package.folder.join("README.txt")).unwrap();
+        assert!(readme.starts_with("hushport 0.1.0.0\r\n") && !readme.contains('{'), "{readme}");
         let inf = std::fs::read_to_string(package.file("inf")).unwrap();
         assert!(inf.contains("DriverVer   = 02/03/2026,0.1.0.0\n"), "{inf}");
         // The signature is present and not padded.

@@ -108,6 +108,7 @@ pub unsafe extern "system" fn DriverEntry(driver: Ptr, _: Ptr) -> i32 {
             return 0xC000_000D_u32 as i32;
         }
         BUG.store(bug, SeqCst);
+        commit(At::Start);
         let mut device: Ptr = 0;
         check(IoCreateDevice(driver, 0, 0, 0x12, 0x100, 0, &raw mut device as Ptr));
         DEVICE_OBJECT.store(device, SeqCst);
@@ -165,7 +166,9 @@ extern "system" fn unload(_: Ptr) {
         if !keeps("HANDLE_LEFT") {
             check(ZwClose(KEY.load(SeqCst)));
         }
-        if !keeps("DEVICE_LEFT") {
+        // What is left refers to the device.
+        let in_use = ["CALLOUTS_LEFT", "FLOW_CONTEXT_LEFT", "SUBSCRIPTION_LEFT", "WORK_ITEM_LEFT"];
+        if !keeps("DEVICE_LEFT") && !in_use.into_iter().any(keeps) {
             IoDeleteDevice(DEVICE_OBJECT.load(SeqCst));
         }
     }

@@ -11,7 +11,7 @@ use machine::status::Status;
 use machine::verifier::{Finding, Rule, rules};
 use machine::wfp::{
     ActionType, BfeState, Callout, DisplayData, Engine, FILTER_FLAG_CLEAR_ACTION_RIGHT, Filter, Guid,
-    LayerData, LayerInfo, Metadata, Packet, Request, Session, SessionId, Sublayer, Value,
+    LayerData, LayerInfo, Metadata, NO_ACTION, Packet, Request, Session, SessionId, Sublayer, Value,
 };
 use machine::{Machine, StartError};
 
@@ -38,6 +38,8 @@ pub struct Outcome {
     pub findings: Vec<Finding>,
     /// Why the machine stopped, if it did.
     pub stop: Option<Stop>,
+    /// What the driver does against advice.
+    pub advice: Vec<&'static str>,
     /// The most kernel stack that each kind of entry point used.
     pub stack: Vec<(&'static str, usize)>,
 }
@@ -52,7 +54,15 @@ impl Outcome {
 /// Loads the driver with a bug chosen by name ("" for none). Shows it a packet and a
 /// change of BFE, and unloads it.
 pub fn run(sys: &Path, bug: &str) -> Outcome {
-    let mut machine = Machine::new("planted", Options::default());
+    let engine = machine::wfp::Options {
+        // An engine that passes no action shows whether a callout sets one.
+        initial_action: match bug {
+            "ACTION_UNSET" => NO_ACTION,
+            _ => ActionType::CONTINUE,
+        },
+        ..Default::default()
+    };
+    let mut machine = Machine::with("planted", Options::default(), engine);
     if !bug.is_empty() {
         machine.set("Bug", bug_id(bug));
     }
@@ -69,7 +79,7 @@ pub fn run(sys: &Path, bug: &str) -> Outcome {
     machine.kernel().work().drain(Options::default().drain_limit);
     let _session = machine.kernel().trace(Enable::all(Guid::from_bytes_le(*b"planted provider")), None);
     if machine.kernel().stopped().is_none() {
-        traffic(machine.engine(), layer, session);
+        traffic(machine.engine(), layer, session, bug);
         machine.engine().set_bfe_state(BfeState::StopPending);
     }
     if machine.kernel().stopped().is_none() {
@@ -79,6 +89,7 @@ pub fn run(sys: &Path, bug: &str) -> Outcome {
     let kernel = machine.kernel();
     Outcome {
         findings: kernel.verifier().findings(),
+        advice: kernel.verifier().advice().iter().map(|finding| finding.violation.rule.id).collect(),
         stop: kernel.stopped().cloned(),
         stack: kernel.stack_marks(),
     }
@@ -106,6 +117,9 @@ fn layer(engine: &Engine, bug: &str) -> &'static LayerInfo {
     };
     engine.layer_by_name(name).expect("the layer")
 }
+
+/// A sublayer lighter than FWPM_SUBLAYER_UNIVERSAL.
+const LIGHT: Guid = Guid::from_u128(0x1167);
 
 fn callout_key() -> Guid {
     Guid::from_bytes_le(*b"planted callout.")
@@ -138,6 +152,8 @@ fn prepare(engine: &Engine, layer: &LayerInfo, hard_permit: bool) -> SessionId {
     let callout =
         Callout { key: callout_key(), display: display(), applicable_layer: layer.key, ..Callout::default() };
     engine.callout_add(session, callout).expect("a callout");
+    let light = Sublayer { key: LIGHT, display: display(), weight: 0x100, ..Sublayer::default() };
+    assert_eq!(engine.sublayer_add(session, light), Status::SUCCESS);
     if hard_permit {
         let key = Guid::from_u128(0x5E1F);
         let sublayer = Sublayer { key, display: display(), weight: u16::MAX, ..Sublayer::default() };
@@ -155,9 +171,11 @@ fn prepare(engine: &Engine, layer: &LayerInfo, hard_permit: bool) -> SessionId {
 }
 
 /// Adds a filter for the callout, shows a packet of a flow, and deletes the filter.
-fn traffic(engine: &Arc<Engine>, layer: &LayerInfo, session: SessionId) {
+fn traffic(engine: &Arc<Engine>, layer: &LayerInfo, session: SessionId, bug: &str) {
     // Fails if notifyFn stopped the machine.
-    let Ok(filter) = engine.filter_add(session, filter(layer)) else {
+    let sublayer = if bug == "SUBLAYER_NOT_LIGHTER" { Guid::nil() } else { LIGHT };
+    let flags = if bug == "PERMIT_KEEPS_RIGHT" { FILTER_FLAG_CLEAR_ACTION_RIGHT } else { 0 };
+    let Ok(filter) = engine.filter_add(session, Filter { sublayer, flags, ..filter(layer) }) else {
         return;
     };
     let mut values = vec![Value::Empty; layer.fields];
@@ -168,6 +186,7 @@ fn traffic(engine: &Arc<Engine>, layer: &LayerInfo, session: SessionId) {
         flow_handle: Some(engine.flow_create()),
         completion_handle: Some(ENDPOINT),
         transport_endpoint_handle: Some(ENDPOINT),
+        ale_classify_required: bug == "ALE_REQUIRED_BLOCKED",
         ..Metadata::default()
     };
     // It does not take what is injected, like a host that is busy.
@@ -180,15 +199,17 @@ fn traffic(engine: &Arc<Engine>, layer: &LayerInfo, session: SessionId) {
     assert_eq!(engine.filter_delete_by_id(session, filter), Status::SUCCESS);
 }
 
-/// A second rule that a bug cannot avoid to break.
-pub fn consequence(rule: &Rule) -> Option<&'static Rule> {
+/// The other rules that a bug cannot avoid to break.
+pub fn consequences(rule: &Rule) -> Vec<&'static Rule> {
     match rule.id {
-        // A flow context prevents that its callout is unregistered.
-        "FLOW_CONTEXT_LEFT" => Some(&rules::CALLOUTS_LEFT),
+        // A flow context prevents that its callout is unregistered. What refers to a device
+        // prevents that the device is deleted.
+        "FLOW_CONTEXT_LEFT" => vec![&rules::CALLOUTS_LEFT, &rules::DEVICE_LEFT],
+        "CALLOUTS_LEFT" | "SUBSCRIPTION_LEFT" | "WORK_ITEM_LEFT" => vec![&rules::DEVICE_LEFT],
         // To close the key would end the notification.
-        "NOTIFICATION_LEFT" => Some(&rules::HANDLE_LEFT),
+        "NOTIFICATION_LEFT" => vec![&rules::HANDLE_LEFT],
         // A list is from a pool, which then cannot be freed.
-        "LIST_LEFT" => Some(&rules::PACKET_POOL_LEFT),
-        _ => None,
+        "LIST_LEFT" => vec![&rules::PACKET_POOL_LEFT],
+        _ => vec![],
     }
 }

@@ -42,6 +42,7 @@ fn change(play: &Play, exempt: bool, patience: Duration) {
     let ports = if exempt { ["23", "53/udp"] } else { ["24", "54/udp"] };
     let key = machine::nt::parameters_key(lab::hushport::SERVICE);
     play.kernel.set_value(&key, "ExemptPorts", RegistryValue::multi_sz(ports));
+    play.kernel.pass(lab::hushport::LOOK);
     // The classify below has processor 0, which the driver's thread must visit.
     play.let_others_run(500);
     let settled = || {
@@ -57,6 +58,7 @@ fn start(play: &Play, machine: &mut machine::Machine) {
     play.let_others_run(100);
     let key = machine::nt::parameters_key(lab::hushport::SERVICE);
     play.kernel.set_value(&key, "ExemptPorts", RegistryValue::multi_sz(["24", "54/udp"]));
+    play.kernel.pass(lab::hushport::LOOK);
     play.let_others_run(100);
 }
 
@@ -95,7 +97,8 @@ fn a_processor_may_be_added_while_the_policy_changes() {
                 exempt = !exempt;
                 let ports = if exempt { ["23", "53/udp"] } else { ["24", "54/udp"] };
                 play.kernel.set_value(&key, "ExemptPorts", RegistryValue::multi_sz(ports));
-                play.let_others_run(20);
+                play.kernel.pass(lab::hushport::LOOK);
+                play.let_others_run(40);
             }
             play.join(&play.actors[0]);
             for exempt in [false, true] {

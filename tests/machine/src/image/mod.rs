@@ -3,6 +3,7 @@
 //! | file | guarantee |
 //! |---|---|
 //! | `pe` | a PE32+ file as a flat image and checked tables; safe code, hostile input gives errors |
+//! | `messages` | the message table of an image, hostile input gives errors |
 //! | `load` | an image mapped, relocated, bound and protected as Windows does it |
 //! | `map` | pages: reserve, protect, revoke |
 //! | `thunk` | import slots that switch from the driver's stack to the host's |
@@ -36,6 +37,7 @@ mod fault;
 pub mod lint;
 mod load;
 mod map;
+mod messages;
 mod pe;
 mod places;
 mod provided;
@@ -61,6 +63,7 @@ pub use direct::{
 pub use dispatch::{SystemCall, catches_system_calls, let_system_calls_pass, refused_calls};
 pub use emulate::{Environment, register_environment};
 pub use load::{Image, LoadError, MissingImport};
+pub use messages::{Messages, insert};
 pub use pe::{Import, ImportName, PdbId, PeError, PeFile, Relocation, Section};
 pub use places::{
     NULL_REGION, Residence, describe, is_on_kernel_stack, register_describer, residence,

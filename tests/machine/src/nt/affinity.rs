@@ -35,6 +35,11 @@ pub extern "win64" fn KeSetSystemGroupAffinityThread(Affinity: Address, Previous
 
 fn set(kernel: &Kernel, wanted: Address, previous: Address) -> Result<(), Trouble> {
     let wanted: GROUP_AFFINITY = foreign::read(wanted)?;
+    // A mask is valid if it names only processors of the group.
+    let wanted = match is_valid(kernel.options(), &wanted) {
+        true => wanted,
+        false => GROUP_AFFINITY { Mask: 0, ..wanted },
+    };
     let wanted = GROUP_AFFINITY { Mask: wanted.Mask & kernel.active_in(wanted.Group), ..wanted };
     let wanted = processors_of(kernel.options(), &wanted);
     let before = if wanted != 0 { cpu::set_affinity(kernel, wanted) } else { 0 };
@@ -54,6 +59,12 @@ pub extern "win64" fn KeRevertToUserGroupAffinityThread(PreviousAffinity: Addres
         let _bound_to = cpu::set_affinity(&kernel, previous);
     });
     kernel.settle(reverted, ());
+}
+
+/// Whether an affinity names only processors that its group has, active or not.
+fn is_valid(options: &Options, affinity: &GROUP_AFFINITY) -> bool {
+    let count = options.group(affinity.Group).len() as u32;
+    count != 0 && affinity.Mask & !(u64::MAX >> (u64::BITS - count)) == 0
 }
 
 /// The processors of an affinity, one bit each over all groups; 0 if it is not
@@ -107,6 +118,8 @@ mod tests {
             let one = affinity_of(&options, 1 << bit);
             assert_eq!((one.Group, processors_of(&options, &one)), (bit / 4, 1 << bit));
         }
+        assert!(is_valid(&options, &affinity(1, 0b11)) && !is_valid(&options, &affinity(1, 0b110)));
+        assert!(!is_valid(&options, &affinity(2, 1)));
         let one_group = Options { processors: 64, ..Options::default() };
         assert_eq!(processors_of(&one_group, &affinity(0, u64::MAX)), u64::MAX);
     }

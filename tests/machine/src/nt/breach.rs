@@ -137,7 +137,24 @@ impl Kernel {
     /// The breach for a bad pointer: to freed pool, beyond a block, or to unmapped
     /// memory.
     pub(crate) fn bad_pointer(&self, bad: BadPointer) -> Violation {
-        self.bad_pointer_at(bad, cpu::irql())
+        self.pageable(bad).unwrap_or_else(|| self.bad_pointer_at(bad, cpu::irql()))
+    }
+
+    /// The breach if a function of the kernel accesses pageable memory at a level at which
+    /// the system cannot bring it in.
+    fn pageable(&self, access: BadPointer) -> Option<Violation> {
+        let irql = cpu::irql();
+        (irql >= Irql::DISPATCH && self.pool().is_paged(access.address)).then(|| {
+            // Bugcheck 0xA: address, IRQL, read or write, and the instruction.
+            let parameters = [access.address as u64, irql.0.into(), access.write.into()];
+            let text = format!("{:#x} is in paged pool, at {irql}", access.address);
+            Violation::new(&rules::PAGEABLE_RAISED, parameters, text)
+        })
+    }
+
+    /// Refuses pageable memory for an access that a function of the kernel makes directly.
+    pub(super) fn may_touch(&self, address: Address, write: bool) -> Result<(), Violation> {
+        self.pageable(BadPointer { address, write }).map_or(Ok(()), Err)
     }
 
     /// Refuses pageable memory for an object that other processors access at any

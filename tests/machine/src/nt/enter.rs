@@ -61,6 +61,9 @@ pub(crate) fn enter_below(index: usize, ceiling: Option<Irql>) -> Current {
     at_import(&kernel, name(index));
     kernel.leave_if_stopped();
     kernel.journal().record(&kernel, caller, name(index), cpu::irql());
+    if let Err(violation) = super::ke::instead_of_wait(name(index)) {
+        kernel.violate(violation);
+    }
     let fact = fact(index);
     let (irql, max) = (cpu::irql(), ceiling.unwrap_or(fact.max));
     if irql < fact.min || irql > max {

@@ -7,7 +7,7 @@ use super::cpu::Irql;
 use super::enter::enter;
 use super::foreign;
 use super::types::{Address, EVENT_DATA_DESCRIPTOR, EVENT_DESCRIPTOR, GUID, NTSTATUS};
-use super::{Kernel, RunningCallbacks, Stop, Trouble};
+use super::{Kernel, RunningCallbacks, Stop, Trouble, status};
 use crate::etw::{Called, Enable, Event, Listening, Malformed, Misuse, Raw, SessionId, Turn};
 use crate::schedule::Waited;
 use crate::status::Status;
@@ -106,14 +106,17 @@ fn set(
     information: Address,
     length: u32,
 ) -> Result<Status, Trouble> {
-    if class != SET_TRAITS || length > LARGEST {
+    if class != SET_TRAITS {
+        return Ok(status::INVALID_DEVICE_REQUEST);
+    }
+    if length > LARGEST {
         return Ok(Status::INVALID_PARAMETER);
     }
     let traits = foreign::read_bytes(information, length as usize)?;
     match kernel.tracing().set_traits(handle, &traits) {
         Ok(Ok(())) => Ok(Status::SUCCESS),
         Ok(Err(malformed)) => Err(undecodable(handle, &malformed).into()),
-        Err(misuse) => Err(misused("EtwSetInformation", handle, misuse).into()),
+        Err(_) => Ok(Status::INVALID_HANDLE),
     }
 }
 

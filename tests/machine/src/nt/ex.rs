@@ -123,6 +123,7 @@ fn free(kernel: &Kernel, address: Address, tag: u32) -> Result<(), Violation> {
     let stack = kernel.guest().frames();
     let size = kernel.pool().free(address, tag, cpu::irql(), stack)?;
     kernel.locks().forget(address..address + size);
+    kernel.spin_locks.forget(address..address + size);
     Ok(())
 }
 
@@ -210,6 +211,8 @@ pub extern "win64" fn ExAcquireFastMutex(FastMutex: Address) {
         kernel.violate(violation);
         return;
     }
+    let event = FastMutex + offset_of!(FAST_MUTEX, Event);
+    kernel.settle(ke::initialized(event), ());
     let what = || format!("the fast mutex at {FastMutex:#x}");
     let _taken = ke::wait(&kernel, &what, None, || {
         // ExInitializeFastMutex (`wdm.h`, inline) sets Count to 1.

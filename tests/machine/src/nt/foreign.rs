@@ -12,6 +12,8 @@ use std::mem::MaybeUninit;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv, process_vm_writev};
 use nix::unistd::Pid;
 
+use super::Kernel;
+use super::cpu::{self, Irql};
 use super::memory::PAGE;
 use super::types::{GUID, Plain, UNICODE_STRING};
 use crate::wfp::Guid;
@@ -53,8 +55,20 @@ pub fn read_bytes(address: usize, len: usize) -> Result<Vec<u8>, BadPointer> {
     Ok(bytes)
 }
 
+/// Whether the memory is pageable, and this thread is at a level at which the system could
+/// not bring it in (Driver Verifier's *force IRQL checking*).
+fn is_paged_out(address: usize) -> bool {
+    cpu::irql() >= Irql::DISPATCH && !cpu::kernel().is_null() && {
+        let kernel = Kernel::current();
+        kernel.pool().has_paged() && kernel.pool().is_paged(address)
+    }
+}
+
 /// Fills `bytes` from `address`.
 fn read_into(address: usize, bytes: &mut [u8]) -> Result<(), BadPointer> {
+    if is_paged_out(address) {
+        return Err(BadPointer { address, write: false });
+    }
     let mut done = 0;
     while done < bytes.len() {
         let bad = BadPointer { address: address.wrapping_add(done), write: false };
@@ -71,6 +85,9 @@ fn read_into(address: usize, bytes: &mut [u8]) -> Result<(), BadPointer> {
 
 /// Copies bytes to the driver.
 pub fn write_bytes(address: usize, bytes: &[u8]) -> Result<(), BadPointer> {
+    if is_paged_out(address) {
+        return Err(BadPointer { address, write: true });
+    }
     let mut done = 0;
     while done < bytes.len() {
         let bad = BadPointer { address: address.wrapping_add(done), write: true };

@@ -32,6 +32,8 @@ pub enum Stop {
         /// What happened, in words.
         text: String,
     },
+    /// The driver's thread has ended itself. Nothing is wrong.
+    ThreadEnded,
     /// No thread can continue.
     Deadlock {
         /// Which thread waits for what.
@@ -84,6 +86,7 @@ impl fmt::Display for Stop {
                 write!(f, "bugcheck {code:#x} ({a:#x}, {b:#x}, {c:#x}, {d:#x}): {text}")
             }
             Self::Fault { text, .. } => f.write_str(text),
+            Self::ThreadEnded => f.write_str("the thread has ended itself"),
             Self::Deadlock { waits } => write!(f, "deadlock: {waits}"),
         }
     }

@@ -31,18 +31,28 @@ pub(super) fn answer(
     })
 }
 
-/// `KEY_FULL_INFORMATION`, and how many of its bytes must fit. Keys have no write
-/// time, title or class.
+/// `KEY_BASIC_INFORMATION` or `KEY_FULL_INFORMATION`, and how many of its bytes must
+/// fit. Keys have no title or class.
 pub(super) fn key_information(class: i32, summary: &KeySummary) -> Result<(Vec<u8>, usize), Status> {
+    /// `KeyBasicInformation` (`wdm.h`).
+    const BASIC: i32 = 0;
     /// `KeyFullInformation` (`wdm.h`).
     const FULL: i32 = 2;
+    let [low, high] = [summary.last_write_time as u32, (summary.last_write_time >> 32) as u32];
+    if class == BASIC {
+        let name: Vec<u8> = summary.name.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let fields = [low, high, 0, name.len() as u32];
+        let bytes: Vec<u8> = fields.into_iter().flat_map(u32::to_le_bytes).collect();
+        let fixed = bytes.len();
+        return Ok(([bytes, name].concat(), fixed));
+    }
     if class != FULL {
         return Err(Status::INVALID_PARAMETER);
     }
     let fixed = offset_of!(KEY_FULL_INFORMATION, Class);
     let fields = [
-        0,
-        0,
+        low,
+        high,
         0,
         fixed as u32,
         0,

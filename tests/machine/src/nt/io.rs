@@ -101,7 +101,22 @@ pub(super) fn create_device(
 /// `IoDeleteDevice`. The object stays until no work item refers to it.
 pub extern "win64" fn IoDeleteDevice(DeviceObject: Address) {
     let kernel = enter!(IoDeleteDevice);
-    kernel.settle(delete_device(&kernel, DeviceObject), ());
+    let deleted = is_unused(&kernel, DeviceObject)
+        .map_err(Trouble::from)
+        .and_then(|()| delete_device(&kernel, DeviceObject));
+    kernel.settle(deleted, ());
+}
+
+/// Refuses to delete a device object to which a registration or a work item refers.
+fn is_unused(kernel: &Kernel, device: Address) -> Result<(), Violation> {
+    let users = kernel.objects().users_of_device(device);
+    match users.is_empty() {
+        true => Ok(()),
+        false => {
+            let parameters = [device as u64, users.len() as u64, 0];
+            Err(Violation::new(&rules::DEVICE_IN_USE, parameters, users.join("; ")))
+        }
+    }
 }
 
 pub(super) fn delete_device(kernel: &Kernel, address: Address) -> Result<(), Trouble> {
@@ -122,17 +137,16 @@ pub extern "win64" fn IoOpenDriverRegistryKey(
     DriverRegKey: Address,
 ) -> NTSTATUS {
     let kernel = enter!(IoOpenDriverRegistryKey);
-    // A key's security does not apply to kernel callers.
-    let _ = DesiredAccess;
-    let outcome = open_driver_key(&kernel, DriverObject, RegKeyType, Flags, DriverRegKey);
+    // The driver may have whatever access it asks for.
+    let asked = (RegKeyType, DesiredAccess, Flags);
+    let outcome = open_driver_key(&kernel, DriverObject, asked, DriverRegKey);
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
 }
 
 fn open_driver_key(
     kernel: &Kernel,
     driver: Address,
-    kind: i32,
-    flags: u32,
+    (kind, access, flags): (i32, u32, u32),
     out: Address,
 ) -> Result<Status, Trouble> {
     /// `DRIVER_REGKEY_TYPE` (`wdm.h`).
@@ -152,7 +166,7 @@ fn open_driver_key(
     let Some(generation) = kernel.registry().generation(&path) else {
         return Ok(Status::OBJECT_NAME_NOT_FOUND);
     };
-    let handle: HANDLE = kernel.objects().open(kernel.caller(), Object::Key(path, generation));
+    let handle: HANDLE = kernel.objects().open(kernel.caller(), Object::Key(path, generation, access));
     foreign::write(out, &handle)?;
     Ok(Status::SUCCESS)
 }
@@ -168,14 +182,26 @@ fn allocate_work_item(kernel: &Kernel, device: Address) -> Result<Address, Troub
         return Ok(0);
     }
     let driver = kernel.caller();
+    // A driver object is allowed, for IoQueueWorkItemEx.
+    let device = if kernel.driver_name(device).is_some() { 0 } else { device };
     let mut objects = kernel.objects();
-    if !objects.devices.contains_key(&device) {
+    if device != 0 && !objects.devices.contains_key(&device) {
         return Err(no_such_object("DEVICE_OBJECT", device));
     }
     let item = objects.opaque();
     let entry = WorkItem { driver, device, queued: false };
     objects.work_items.insert(item, entry);
     Ok(item)
+}
+
+/// "Drivers must specify DelayedWorkQueue" (`IoQueueWorkItem`).
+fn is_delayed(queue: i32) -> Result<(), Violation> {
+    /// `DelayedWorkQueue` (`wdm.h`).
+    const DELAYED: i32 = 1;
+    match queue {
+        DELAYED => Ok(()),
+        other => Err(Violation::new(&rules::WORK_QUEUE_TYPE, [other as u64, 0, 0], format!("queue {other}"))),
+    }
 }
 
 /// `IoQueueWorkItem`. The routine gets the device object and the context.
@@ -186,8 +212,7 @@ pub extern "win64" fn IoQueueWorkItem(
     Context: Address,
 ) {
     let kernel = enter!(IoQueueWorkItem);
-    // One worker serves all queue types.
-    let _ = QueueType;
+    kernel.settle(is_delayed(QueueType), ());
     kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, Context, false), ());
 }
 
@@ -199,7 +224,7 @@ pub extern "win64" fn IoQueueWorkItemEx(
     Context: Address,
 ) {
     let kernel = enter!(IoQueueWorkItemEx);
-    let _ = QueueType;
+    kernel.settle(is_delayed(QueueType), ());
     kernel.settle(queue(&kernel, IoWorkItem, WorkerRoutine, Context, true), ());
 }
 
@@ -214,13 +239,23 @@ fn queue(
     let Some(entry) = objects.work_items.get_mut(&item) else {
         return Err(no_such_object("IO_WORKITEM", item));
     };
+    // "If the caller will later pass the work item to IoQueueWorkItem, DeviceObject must
+    // point to a device object" (IoAllocateWorkItem).
+    if entry.device == 0 && !extended {
+        let text = format!("work item {item:#x}");
+        return Err(Violation::new(&rules::WORK_ITEM_OF_DRIVER, [item as u64, 0, 0], text).into());
+    }
     if entry.queued {
         let text = format!("work item {item:#x}");
         let parameters = [item as u64, 0, 0];
         return Err(Violation::new(&rules::WORK_ITEM_QUEUED_TWICE, parameters, text).into());
     }
     entry.queued = true;
-    let (object, driver) = (entry.device, entry.driver);
+    let driver = entry.driver;
+    let object = match entry.device {
+        0 => kernel.driver_object(driver),
+        device => device,
+    };
     if let Some(device) = objects.devices.get_mut(&object) {
         device.references += 1;
     }

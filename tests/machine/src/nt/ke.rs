@@ -2,14 +2,18 @@
 #![expect(unsafe_code, reason = "works on locks and events in driver memory")]
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
+use std::cell::Cell;
 use std::mem::offset_of;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
+use super::clock::units;
 use super::cpu::{self, Backoff, Irql};
 use super::enter::enter;
 use super::foreign;
 use super::guest::Stop;
+use super::initialized;
 use super::locks::Kind;
+use super::sleepers::is_drivers_own;
 use super::types::{
     Address, BOOLEAN, DISPATCHER_HEADER, KEVENT, KIRQL, LARGE_INTEGER, LIST_ENTRY, NTSTATUS, PROCESSOR_NUMBER,
 };
@@ -18,6 +22,8 @@ use crate::schedule::Waited;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 
+/// `NotificationEvent` (`wdm.h`).
+const NOTIFICATION_EVENT: u8 = 0;
 /// `SynchronizationEvent` (`wdm.h`): the `Type` of its dispatcher header.
 const SYNCHRONIZATION_EVENT: u8 = 1;
 /// `ALL_PROCESSOR_GROUPS` (`ntdef.h`).
@@ -103,6 +109,7 @@ fn owner() -> usize {
 pub extern "win64" fn KeInitializeSpinLock(SpinLock: Address) {
     let kernel = enter!(KeInitializeSpinLock);
     kernel.settle(kernel.resident(SpinLock), ());
+    kernel.spin_locks.initialize(kernel.caller(), SpinLock);
     lock_word(SpinLock).store(0, Ordering::Release);
 }
 
@@ -112,6 +119,7 @@ pub extern "win64" fn KeAcquireSpinLockRaiseToDpc(SpinLock: Address) -> KIRQL {
     let old = cpu::irql();
     cpu::set_irql(&kernel, old.max(Irql::DISPATCH));
     acquire(&kernel, SpinLock);
+    initialized::raised(SpinLock, old);
     old.0
 }
 
@@ -122,6 +130,7 @@ pub extern "win64" fn KeAcquireSpinLockAtDpcLevel(SpinLock: Address) {
 }
 
 pub(super) fn acquire(kernel: &Kernel, address: Address) {
+    kernel.settle(kernel.spin_locks.check(kernel.caller(), address), ());
     let word = lock_word(address);
     if let Err(violation) = kernel.locks().acquiring(address) {
         // The lock is not taken, even if the breach is tolerated.
@@ -141,6 +150,7 @@ pub extern "win64" fn KeReleaseSpinLock(SpinLock: Address, NewIrql: KIRQL) {
     let kernel = enter!(KeReleaseSpinLock);
     release(&kernel, SpinLock);
     let (old, new) = (cpu::irql(), Irql(NewIrql));
+    kernel.settle(initialized::released(SpinLock, new), ());
     match new <= Irql::DISPATCH {
         true => cpu::set_irql(&kernel, new),
         false => kernel.violate(bad_level(&rules::LOWER_IRQL, old, new)),
@@ -177,6 +187,37 @@ fn event_type(event: Address) -> u8 {
     unsafe { (event as *const u8).read_volatile() }
 }
 
+/// Whether `KeInitializeEvent` has made the event: the list of its waiters, which the lab
+/// leaves empty, leads to itself.
+pub(super) fn initialized(event: Address) -> Result<(), Violation> {
+    let list = event + offset_of!(DISPATCHER_HEADER, WaitListHead);
+    // SAFETY: an aligned word of a dispatcher header in driver memory. A bad pointer
+    // faults, as above.
+    match unsafe { (list as *const usize).read_volatile() } == list {
+        true => Ok(()),
+        false => Err(Violation::new(
+            &rules::EVENT_UNINITIALIZED,
+            [event as u64, 0, 0],
+            format!("event {event:#x}"),
+        )),
+    }
+}
+
+thread_local! {
+    /// Whether this thread has called KeSetEvent with `Wait` TRUE and not waited since.
+    static MUST_WAIT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// To be called when a driver calls an export or returns. A wait must follow KeSetEvent
+/// with `Wait` TRUE immediately.
+pub(super) fn instead_of_wait(export: &str) -> Result<(), Violation> {
+    const WAITS: [&str; 3] = ["KeWaitForSingleObject", "KeWaitForMultipleObjects", "KeWaitForMutexObject"];
+    match MUST_WAIT.take() && !WAITS.contains(&export) {
+        false => Ok(()),
+        true => Err(Violation::new(&rules::EVENT_WITHOUT_WAIT, [0; 3], format!("{export} follows"))),
+    }
+}
+
 /// `KeInitializeEvent`.
 pub extern "win64" fn KeInitializeEvent(Event: Address, Type: i32, State: BOOLEAN) {
     let kernel = enter!(KeInitializeEvent);
@@ -203,6 +244,8 @@ pub extern "win64" fn KeSetEvent(Event: Address, Increment: i32, Wait: BOOLEAN) 
     let kernel = enter!(KeSetEvent, ceiling);
     // The lab does not model priority boosts.
     let _ = Increment;
+    kernel.settle(initialized(Event), ());
+    MUST_WAIT.set(Wait != 0);
     let previous = signal_state(Event).swap(1, Ordering::AcqRel);
     kernel.bell.ring();
     previous
@@ -210,19 +253,22 @@ pub extern "win64" fn KeSetEvent(Event: Address, Increment: i32, Wait: BOOLEAN) 
 
 /// `KeClearEvent`.
 pub extern "win64" fn KeClearEvent(Event: Address) {
-    enter!(KeClearEvent);
+    let kernel = enter!(KeClearEvent);
+    kernel.settle(initialized(Event), ());
     signal_state(Event).store(0, Ordering::Release);
 }
 
 /// `KeResetEvent`. Returns the previous state.
 pub extern "win64" fn KeResetEvent(Event: Address) -> i32 {
-    enter!(KeResetEvent);
+    let kernel = enter!(KeResetEvent);
+    kernel.settle(initialized(Event), ());
     signal_state(Event).swap(0, Ordering::AcqRel)
 }
 
 /// `KeReadStateEvent`.
 pub extern "win64" fn KeReadStateEvent(Event: Address) -> i32 {
-    enter!(KeReadStateEvent);
+    let kernel = enter!(KeReadStateEvent);
+    kernel.settle(initialized(Event), ());
     signal_state(Event).load(Ordering::Acquire)
 }
 
@@ -241,13 +287,17 @@ pub extern "win64" fn KeWaitForSingleObject(
     let _ = (WaitReason, WaitMode, Alertable);
     let timeout = kernel.settle(foreign::read_optional::<LARGE_INTEGER>(Timeout), None);
     kernel.settle(may_wait(Object, Timeout, timeout), ());
-    let synchronization = event_type(Object) == SYNCHRONIZATION_EVENT;
+    let kind = event_type(Object);
+    if matches!(kind, NOTIFICATION_EVENT | SYNCHRONIZATION_EVENT) {
+        kernel.settle(initialized(Object), ());
+    }
+    let synchronization = kind == SYNCHRONIZATION_EVENT;
     let take = || match synchronization {
         true => signal_state(Object).compare_exchange(1, 0, Ordering::AcqRel, Ordering::Relaxed).is_ok(),
         false => signal_state(Object).load(Ordering::Acquire) != 0,
     };
     let what = || format!("the event at {Object:#x}");
-    wait(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
+    wait_for_object(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
 }
 
 /// Whether a thread may wait at its IRQL. At DISPATCH_LEVEL it may only test the
@@ -263,6 +313,30 @@ fn may_wait(object: Address, timeout: Address, value: Option<LARGE_INTEGER>) -> 
     // The reference calls the first parameter the address of the IRQL.
     let parameters = [irql.0.into(), object as u64, timeout as u64];
     Err(Violation::new(rule, parameters, format!("KeWaitForSingleObject at {irql}")))
+}
+
+/// Waits as [`wait`] for an object. A thread of the driver that waits so has done its
+/// work, while a delay is a part of it.
+pub(super) fn wait_for_object(
+    kernel: &Kernel,
+    what: &dyn Fn() -> String,
+    timeout: Option<i64>,
+    mut take: impl FnMut() -> bool,
+) -> Status {
+    if kernel.options().own_time || !is_drivers_own() {
+        return wait(kernel, what, timeout, take);
+    }
+    let number = kernel.sleepers.begin(None);
+    let waited = wait(kernel, what, timeout, || {
+        let rung = kernel.bell.rung();
+        let taken = take();
+        if !taken {
+            kernel.sleepers.looked(number, rung);
+        }
+        taken
+    });
+    kernel.sleepers.end(number);
+    waited
 }
 
 /// Waits until `take` succeeds. Holds no lock while it calls `take`.
@@ -350,10 +424,12 @@ pub extern "win64" fn KeQueryInterruptTimePrecise(QpcTimeStamp: Address) -> u64 
     time
 }
 
-/// `KeQueryUnbiasedInterruptTime`. The machine never sleeps.
+/// `KeQueryUnbiasedInterruptTime`. The machine never sleeps. The time moves in ticks
+/// (`Options::clock_tick`).
 pub extern "win64" fn KeQueryUnbiasedInterruptTime() -> u64 {
     let kernel = enter!(KeQueryUnbiasedInterruptTime);
-    kernel.clock().interrupt_time()
+    let (time, tick) = (kernel.clock().interrupt_time(), units(kernel.options().clock_tick));
+    time - time.checked_rem(tick).unwrap_or(0)
 }
 
 /// `KeQuerySystemTimePrecise`, in 100 ns units since 1601.

@@ -16,6 +16,7 @@ use super::cpu::{self, Irql, Processor, Stay};
 use super::drivers::Drivers;
 use super::enter::Export;
 use super::guest::{Guest, Stop};
+use super::initialized::SpinLocks;
 use super::irp::Irps;
 use super::journal::Journal;
 use super::locks::LockOrder;
@@ -55,6 +56,7 @@ pub struct Kernel {
     registry: Registry<Notice>,
     verifier: Verifier,
     locks: LockOrder,
+    pub(super) spin_locks: SpinLocks,
     clock: Clock,
     pub(super) sleepers: Sleepers,
     tracing: Tracing,
@@ -95,9 +97,15 @@ impl Kernel {
             engine: OnceLock::new(),
             pool: Pool::default(),
             packets: Packets::default(),
-            registry: Registry::default(),
+            registry: {
+                let machine = Weak::clone(me);
+                let time =
+                    move || machine.upgrade().map_or(0, |kernel: Arc<Self>| kernel.clock.system_time());
+                Registry::with_time(Box::new(time))
+            },
             verifier: Verifier::default(),
             locks: LockOrder::default(),
+            spin_locks: SpinLocks::default(),
             sleepers: Sleepers::default(),
             tracing: Tracing::default(),
             journal: Journal::default(),
@@ -193,21 +201,6 @@ impl Kernel {
     /// How often the drivers called ZwWaitForSingleObject.
     pub fn waits(&self) -> u64 {
         self.call_count("ZwWaitForSingleObject")
-    }
-
-    /// Lets the thread of a service's driver, if the driver has made one, come to a wait,
-    /// but not for longer than `patience`. `before`: the [`waits_of`](Self::waits_of) the
-    /// driver before the start.
-    pub fn let_thread_wait(&self, service: &str, before: u64, patience: Duration) {
-        let end = std::time::Instant::now() + patience;
-        let has_thread = || self.calls_of(service).iter().any(|(name, _)| *name == "PsCreateSystemThread");
-        while has_thread()
-            && self.waits_of(service) == before
-            && self.stopped().is_none()
-            && std::time::Instant::now() < end
-        {
-            std::thread::sleep(Duration::from_micros(100));
-        }
     }
 
     /// How often the drivers called an export.

@@ -1,19 +1,12 @@
-//! I/O manager: symbolic links to devices, and the error log (`wdm.h`).
+//! I/O manager: symbolic links to devices (`wdm.h`).
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
 use super::enter::enter;
-use super::foreign::{self, BadPointer};
+use super::foreign;
 use super::objects::Link;
-use super::pool::Wanted;
-use super::types::{Address, IO_ERROR_LOG_PACKET, NTSTATUS};
+use super::types::{Address, NTSTATUS};
 use super::{Kernel, Trouble};
 use crate::status::Status;
-use crate::verifier::{Violation, rules};
-
-/// `ERROR_LOG_MAXIMUM_SIZE` (`wdm.h`): most bytes of an entry.
-const LARGEST_ENTRY: usize = 240;
-/// The tag of entries of the error log.
-const ENTRY_TAG: u32 = u32::from_le_bytes(*b"IoEr");
 
 /// The folders of the object manager that hold the links of all users.
 const LINK_FOLDERS: [&str; 3] = [r"\??\", r"\dosdevices\", r"\global??\"];
@@ -87,83 +80,9 @@ impl Kernel {
         });
         found.next()
     }
-
-    /// The entries that drivers wrote to the error log.
-    pub fn error_log(&self) -> Vec<ErrorLogEntry> {
-        self.objects().error_log.clone()
-    }
 }
 
 fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     let head = text.get(..prefix.len())?;
     head.eq_ignore_ascii_case(prefix).then(|| &text[prefix.len()..])
-}
-
-/// An entry of the error log, which Windows copies to the System event log.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ErrorLogEntry {
-    /// The service of the driver that wrote it, which is the event's source.
-    pub source: String,
-    /// `ErrorCode`.
-    pub code: u32,
-    /// The strings that the message inserts.
-    pub strings: Vec<String>,
-}
-
-/// `IoAllocateErrorLogEntry`. NULL if the size is not one that an entry can have,
-/// or while the lab makes allocations fail.
-pub extern "win64" fn IoAllocateErrorLogEntry(IoObject: Address, EntrySize: u8) -> Address {
-    let kernel = enter!(IoAllocateErrorLogEntry);
-    let known = kernel.objects().devices.contains_key(&IoObject) || kernel.driver_name(IoObject).is_some();
-    if !known {
-        let text = format!("IoAllocateErrorLogEntry: {IoObject:#x} is no driver or device");
-        kernel.violate(Violation::new(&rules::BAD_OBJECT, [IoObject as u64, 0, 0], text));
-        return 0;
-    }
-    let size = usize::from(EntrySize);
-    if !(size_of::<IO_ERROR_LOG_PACKET>()..=LARGEST_ENTRY).contains(&size) {
-        return 0;
-    }
-    kernel.pool().allocate(Wanted {
-        size,
-        tag: ENTRY_TAG,
-        paged: false,
-        zeroed: true,
-        cache_aligned: false,
-        origin: kernel.origin(),
-    })
-}
-
-/// `IoWriteErrorLogEntry`. The entry belongs to the I/O manager then.
-pub extern "win64" fn IoWriteErrorLogEntry(ElEntry: Address) {
-    let kernel = enter!(IoWriteErrorLogEntry);
-    let source = kernel.service_name(kernel.caller()).to_string();
-    match read_entry(source, ElEntry) {
-        Ok(entry) => kernel.objects().error_log.push(entry),
-        Err(bad) => kernel.settle(Err(bad), ()),
-    }
-    free_entry(&kernel, ElEntry);
-}
-
-/// `IoFreeErrorLogEntry`.
-pub extern "win64" fn IoFreeErrorLogEntry(ElEntry: Address) {
-    let kernel = enter!(IoFreeErrorLogEntry);
-    free_entry(&kernel, ElEntry);
-}
-
-fn free_entry(kernel: &Kernel, entry: Address) {
-    let freed = kernel.pool().free(entry, ENTRY_TAG, super::cpu::irql(), kernel.guest().frames());
-    kernel.settle(freed.map(drop), ());
-}
-
-fn read_entry(source: String, address: Address) -> Result<ErrorLogEntry, BadPointer> {
-    let packet: IO_ERROR_LOG_PACKET = foreign::read(address)?;
-    let mut at = address + usize::from(packet.StringOffset);
-    let mut strings = Vec::new();
-    for _ in 0..packet.NumberOfStrings {
-        let text = foreign::read_wide(at)?.unwrap_or_default();
-        at += 2 * (text.encode_utf16().count() + 1);
-        strings.push(text);
-    }
-    Ok(ErrorLogEntry { source, code: packet.ErrorCode as u32, strings })
 }

@@ -138,7 +138,8 @@ impl Kernel {
         let watches = self.registry().create_key(&parameters_key(&image.name));
         self.complete_watches(watches, Status::SUCCESS);
         let memory = Guarded::new(2 * PAGE);
-        let registry_path = driver_object(&memory, &image);
+        driver_object(&memory, &image);
+        let (path_memory, registry_path) = registry_path(&image);
         let entry = image.entry;
         let id = self.drivers.next_id(&image.name);
         let is_mapped = image::residence(image.base as u64) == Some(Residence::Loaded);
@@ -148,7 +149,11 @@ impl Kernel {
         let status = self.on_processor(0, Irql::PASSIVE, |kernel| {
             let _for_it = kernel.act_for(id);
             kernel.call_driver(entry, &arguments, Irql::PASSIVE, "DriverEntry")
-        })?;
+        });
+        // "The driver must save a copy of the string, because the pointer will be
+        // invalid after DriverEntry returns" (DRIVER_INITIALIZE).
+        drop(path_memory);
+        let status = status?;
         let status = Status(status as u32 as i32);
         if status.is_success() {
             self.finish_initializing(id);
@@ -156,8 +161,15 @@ impl Kernel {
         }
         self.check_pending_code(id);
         self.check_left_behind(id)?;
-        self.drivers.remove(&loaded);
+        self.forget_driver(&loaded);
         Ok(status)
+    }
+
+    /// The driver is gone.
+    fn forget_driver(&self, loaded: &Arc<Loaded>) {
+        self.spin_locks.clear(loaded.id);
+        self.objects().subscribed.remove(&loaded.id);
+        self.drivers.remove(loaded);
     }
 
     /// Unloads the only driver; see [`Self::unload_driver`].
@@ -204,7 +216,7 @@ impl Kernel {
         let _none_or_too_late = self.bell.wait(&what, Some(self.options().drain_limit), none);
         self.work().drain_of(id, self.options().drain_limit);
         let report = self.check_left_behind(id)?;
-        self.drivers.remove(&loaded);
+        self.forget_driver(&loaded);
         Ok(report)
     }
 
@@ -363,6 +375,11 @@ impl Kernel {
         frames.fold(leak.to_string(), |text, frame| text + &frame)
     }
 
+    /// The address of a driver's object; 0 if it is not loaded.
+    pub(super) fn driver_object(&self, driver: DriverId) -> Address {
+        self.drivers.find(|loaded| loaded.id == driver).map_or(0, |loaded| loaded.object())
+    }
+
     /// The driver whose driver object this is, with the name of its service.
     pub(super) fn driver_with(&self, object: Address) -> Option<(DriverId, String)> {
         let loaded = self.drivers.find(|driver| driver.object() == object)?;
@@ -394,11 +411,22 @@ impl Kernel {
     }
 }
 
-/// Fills in the driver object. Returns the address of the registry path.
-fn driver_object(memory: &Guarded, image: &DriverImage) -> Address {
+/// The registry path for DriverEntry, in a page of its own whose end is the path's, and its
+/// address.
+fn registry_path(image: &DriverImage) -> (Guarded, Address) {
+    let bytes: Vec<u8> = service_key(&image.name).encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let memory = Guarded::new(PAGE);
+    let buffer = memory.end() - bytes.len();
+    memory.put_bytes(buffer, &bytes);
+    let (length, at) = (bytes.len() as u16, memory.start());
+    memory.put(at, &UNICODE_STRING { Length: length, MaximumLength: length, Buffer: buffer });
+    (memory, at)
+}
+
+/// Fills in the driver object.
+fn driver_object(memory: &Guarded, image: &DriverImage) {
     let object_at = memory.start();
     let extension_at = object_at + size_of::<DRIVER_OBJECT>();
-    let path_at = extension_at + size_of::<DRIVER_EXTENSION>();
     let mut text_at = object_at + PAGE;
     let mut string = |text: &str| {
         let bytes: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
@@ -408,7 +436,6 @@ fn driver_object(memory: &Guarded, image: &DriverImage) -> Address {
         text_at += bytes.len().next_multiple_of(8);
         string
     };
-    memory.put(path_at, &string(&service_key(&image.name)));
     let object = DRIVER_OBJECT {
         // IO_TYPE_DRIVER (wdm.h).
         Type: 4,
@@ -428,5 +455,4 @@ fn driver_object(memory: &Guarded, image: &DriverImage) -> Address {
         ..DRIVER_EXTENSION::zeroed()
     };
     memory.put(extension_at, &extension);
-    path_at
 }

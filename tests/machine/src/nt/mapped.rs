@@ -33,6 +33,7 @@ impl Guest for Mapped {
             Stop::Fault { text, .. } | Stop::Deadlock { waits: text } => {
                 image::Stop::bug_check(0, [0; 4], text)
             }
+            Stop::ThreadEnded => image::Stop::bug_check(0, [0; 4], ""),
         })
     }
 

@@ -11,6 +11,7 @@
 //! | [`pool`], [`registry`], [`work`], [`objects`] | the parts of which a machine has one each |
 //! | [`journal`] | every call of an export with its arguments, for tests |
 //! | [`ex`], [`ke`], [`affinity`], [`processors`], [`ob`], [`io`], [`zw`], [`rtl`], [`mm`], [`ps`], [`ndis`], [`fwp`], [`etw`] | the exports, mostly one file per prefix |
+//! | [`error_log`] | entries of the System event log |
 //! | [`irp`], [`links`], [`process`] | devices as programs reach them: requests, links, processes |
 //! | [`wdf`] | the Kernel-Mode Driver Framework |
 
@@ -21,6 +22,7 @@ pub mod cpu;
 pub mod debug;
 mod drivers;
 mod enter;
+pub mod error_log;
 pub mod etw;
 pub mod ex;
 mod failing;
@@ -29,6 +31,7 @@ pub mod foreign;
 pub mod fwp;
 pub mod guest;
 mod information;
+mod initialized;
 pub mod io;
 pub mod irp;
 pub mod journal;

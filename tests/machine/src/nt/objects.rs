@@ -1,14 +1,15 @@
 //! The machine's objects for drivers: handles, devices, work items. Each is some
 //! driver's.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use super::links::ErrorLogEntry;
+use super::error_log::{ErrorLogEntry, OpenEntry};
 use super::memory::Guarded;
 use super::types::{Address, FWPS_CALLOUT3, HANDLE};
 use crate::driver::DriverId;
+use crate::image::Messages;
 use crate::wfp::{Guid, SessionId, SubscriptionId};
 
 /// Bugcheck 0x93's code for a handle that is not open. 0 stands for a protected
@@ -27,8 +28,9 @@ pub struct Event {
 /// The object of a handle.
 #[derive(Clone, Debug)]
 pub enum Object {
-    /// A registry key: its path, and its generation among the keys of that path.
-    Key(String, u64),
+    /// A registry key: its path, its generation among the keys of that path, and the
+    /// access that the handle has.
+    Key(String, u64, u32),
     /// An event that `ZwCreateEvent` created.
     Event(Arc<Event>),
     /// A thread that `PsCreateSystemThread` created: the event that its end sets.
@@ -76,7 +78,7 @@ pub struct Device {
 pub struct WorkItem {
     /// The driver that has allocated it.
     pub driver: DriverId,
-    /// The device object for which it was allocated.
+    /// The device object for which it was allocated, or 0 if it is the driver object.
     pub device: Address,
     /// Whether it is queued and no worker has taken it.
     pub queued: bool,
@@ -123,6 +125,14 @@ pub struct Objects {
     pub redirects: BTreeMap<HANDLE, (Guid, DriverId)>,
     /// BFE change handles by value.
     pub subscriptions: BTreeMap<HANDLE, SubscriptionId>,
+    /// Devices with which callouts are registered, by the callouts' ids.
+    pub callout_devices: BTreeMap<u32, Address>,
+    /// Devices with which subscriptions were made, by their handles.
+    pub subscription_devices: BTreeMap<HANDLE, Address>,
+    /// The drivers that have subscribed to changes of BFE's state.
+    pub subscribed: BTreeSet<DriverId>,
+    /// Objects for which threads wait, by the number of the wait.
+    pub awaited: BTreeMap<u64, Object>,
     /// MDLs that `NdisRetreatNetBufferDataStart` made, with their buffers.
     pub mdls: BTreeMap<Address, Guarded>,
     /// Callbacks about added processors by their handles.
@@ -140,6 +150,10 @@ pub struct Objects {
     pub files: BTreeMap<Address, Address>,
     /// Entries of the error log.
     pub error_log: Vec<ErrorLogEntry>,
+    /// Entries that are not yet written, by their addresses.
+    pub open_entries: BTreeMap<Address, OpenEntry>,
+    /// The texts of entries, by the service.
+    pub messages: BTreeMap<String, Messages>,
     /// Number of GUIDs that `ExUuidCreate` has made.
     pub uuids: u32,
 }
@@ -159,6 +173,10 @@ impl Default for Objects {
             sessions: BTreeMap::new(),
             redirects: BTreeMap::new(),
             subscriptions: BTreeMap::new(),
+            callout_devices: BTreeMap::new(),
+            subscription_devices: BTreeMap::new(),
+            subscribed: BTreeSet::new(),
+            awaited: BTreeMap::new(),
             mdls: BTreeMap::new(),
             processor_callbacks: BTreeMap::new(),
             referenced: BTreeMap::new(),
@@ -167,6 +185,8 @@ impl Default for Objects {
             links: BTreeMap::new(),
             files: BTreeMap::new(),
             error_log: Vec::new(),
+            open_entries: BTreeMap::new(),
+            messages: BTreeMap::new(),
             uuids: 0,
         }
     }
@@ -195,6 +215,21 @@ impl Objects {
     pub fn opaque(&mut self) -> Address {
         self.next_opaque += 0x100;
         self.next_opaque
+    }
+
+    /// What refers to a device object, in words.
+    pub fn users_of_device(&self, address: Address) -> Vec<String> {
+        let of = |user: &Address| *user == address;
+        let callouts = self.callout_devices.iter().filter(|(_, device)| of(device));
+        let callouts = callouts.map(|(id, _)| format!("callout {id:#x}"));
+        let subscriptions = self.subscription_devices.values().filter(|device| of(device));
+        let subscriptions = subscriptions.map(|_| "a subscription to BFE's state".to_owned());
+        // A work item that is queued or runs has a reference to its device.
+        let referenced = self.devices.get(&address).is_some_and(|device| device.references > 0);
+        let idle = |item: &WorkItem| of(&item.device) && !item.queued && !referenced;
+        let items = self.work_items.iter().filter(|(_, item)| idle(item));
+        let items = items.map(|(item, _)| format!("work item {item:#x}"));
+        callouts.chain(subscriptions).chain(items).collect()
     }
 
     /// Deletes a device object, at once if it is not referenced. `false` if there
@@ -277,7 +312,7 @@ impl Objects {
     /// Describes open handles of the drivers of which `of` is true.
     pub fn describe_handles(&self, of: impl Fn(DriverId) -> bool) -> Vec<String> {
         let describe = |(handle, (object, _)): (&HANDLE, &(Object, DriverId))| match object {
-            Object::Key(path, _) => format!("{handle:#x}: key {path}"),
+            Object::Key(path, ..) => format!("{handle:#x}: key {path}"),
             Object::Event(_) => format!("{handle:#x}: event"),
             Object::Thread(_) => format!("{handle:#x}: thread"),
         };

@@ -34,6 +34,14 @@ pub struct Options {
     /// DISPATCH_LEVEL ("FWPS_CALLOUT_CLASSIFY_FN3", remarks,
     /// "FWPS_CALLOUT_FLOW_DELETE_NOTIFY_FN0"); no document names a layer's own.
     pub classify_irql: Irql,
+    /// The IRQL at which notifyFn runs. It may be any up to DISPATCH_LEVEL
+    /// ("FWPS_CALLOUT_NOTIFY_FN3").
+    pub notify_irql: Irql,
+    /// The IRQL at which callbacks about BFE's state run. No page says it.
+    pub bfe_irql: Irql,
+    /// Whether each filter that is added is followed by a notification of a type that
+    /// `FWPS_CALLOUT_NOTIFY_TYPE` does not have: a newer Windows may have more.
+    pub unknown_notifications: bool,
     /// How packets are divided among MDLs.
     pub nbl_layout: NblLayout,
     /// Whether packets' MDLs are already mapped.
@@ -49,6 +57,9 @@ pub struct Options {
     pub enable_callbacks: RunningCallbacks,
     /// What `KeDeregisterProcessorChangeCallback` does while the callback runs.
     pub processor_callbacks: RunningCallbacks,
+    /// The steps in which `KeQueryUnbiasedInterruptTime` moves: a tick of the system's
+    /// clock, at most 15.625 ms ("KeQueryTimeIncrement").
+    pub clock_tick: Duration,
     /// A wait without a timeout is a deadlock if it takes longer.
     pub hang_limit: Duration,
     /// Whether time stands still unless the lab moves it ([`Kernel::run_until`]) or
@@ -84,6 +95,9 @@ impl Default for Options {
             inactive_have_numbers: false,
             group_size: 64,
             classify_irql: Irql::DISPATCH,
+            notify_irql: Irql::PASSIVE,
+            bfe_irql: Irql::PASSIVE,
+            unknown_notifications: false,
             nbl_layout: NblLayout::Contiguous,
             mdl_mapping: MdlMapping::Mapped,
             net_buffers: 1,
@@ -91,6 +105,7 @@ impl Default for Options {
             drain_limit: Duration::from_secs(5),
             enable_callbacks: RunningCallbacks::default(),
             processor_callbacks: RunningCallbacks::default(),
+            clock_tick: Duration::ZERO,
             hang_limit: Duration::from_secs(30),
             own_time: false,
         }

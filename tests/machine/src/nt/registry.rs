@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::driver::DriverId;
@@ -127,6 +128,39 @@ struct Key {
     values: BTreeMap<String, (String, RegistryValue)>,
     /// Distinguishes the key from deleted keys with the same path.
     generation: u64,
+    /// When the key or one of its values was last changed (`LastWriteTime`).
+    changed_at: u64,
+}
+
+/// Units of the system's time in one of its ticks, 15.625 ms. Changes in one tick have one
+/// time.
+const TICK: u64 = 156_250;
+
+/// Gives the system's time, in units of 100 ns since 1601.
+struct SystemTime(Box<dyn Fn() -> u64 + Send + Sync>);
+
+impl SystemTime {
+    fn tick(&self) -> u64 {
+        let now = self.0();
+        now - now % TICK
+    }
+}
+
+impl fmt::Debug for SystemTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SystemTime")
+    }
+}
+
+/// What a handle listens to.
+#[derive(Debug)]
+struct Listener {
+    /// The key's path, in upper case.
+    key: String,
+    filter: u32,
+    subtree: bool,
+    /// It has changed since the last notice.
+    has_changed: bool,
 }
 
 /// Number of queries that are kept.
@@ -137,6 +171,8 @@ struct State<T> {
     /// Keys by upper-case path.
     keys: BTreeMap<String, Key>,
     watches: Vec<Watch<T>>,
+    /// What the handles listen to that have had a notice, and whether it has happened since.
+    listeners: BTreeMap<usize, Listener>,
     /// The last queries.
     reads: VecDeque<Read>,
     /// Replies that replace stored values, one for each query, by upper-case path
@@ -152,15 +188,25 @@ struct State<T> {
 /// The registry of a machine. `T` is how a watcher is notified.
 #[derive(Debug)]
 pub struct Registry<T> {
+    time: SystemTime,
     state: Mutex<State<T>>,
 }
 
 impl<T> Default for Registry<T> {
     fn default() -> Self {
+        Self::with_time(Box::new(|| 0))
+    }
+}
+
+impl<T> Registry<T> {
+    /// An empty registry. `time` gives the system's time, in units of 100 ns since 1601.
+    pub fn with_time(time: Box<dyn Fn() -> u64 + Send + Sync>) -> Self {
         Self {
+            time: SystemTime(time),
             state: Mutex::new(State {
                 keys: BTreeMap::new(),
                 watches: Vec::new(),
+                listeners: BTreeMap::new(),
                 reads: VecDeque::new(),
                 replies: BTreeMap::new(),
                 readings: BTreeMap::new(),
@@ -181,9 +227,11 @@ pub struct Reader {
 }
 
 /// Summary of a key as in `KEY_FULL_INFORMATION`. Lengths are in bytes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the fields say it")]
 pub struct KeySummary {
+    pub name: String,
+    pub last_write_time: u64,
     pub subkeys: u32,
     pub longest_subkey: u32,
     pub values: u32,
@@ -203,9 +251,12 @@ impl<T> Registry<T> {
         for end in ends {
             if !state.keys.contains_key(&upper[..end]) {
                 state.keys_made += 1;
-                let key = Key { generation: state.keys_made, ..Key::default() };
+                let key = Key { generation: state.keys_made, changed_at: self.time.tick(), ..Key::default() };
                 state.keys.insert(upper[..end].to_string(), key);
                 let parent = upper[..end].rsplit_once('\\').map_or("", |(parent, _)| parent);
+                if let Some(parent) = state.keys.get_mut(parent) {
+                    parent.changed_at = self.time.tick();
+                }
                 fired.extend(state.take_watches(parent, NOTIFY_CHANGE_NAME));
             }
         }
@@ -218,13 +269,18 @@ impl<T> Registry<T> {
     }
 
     /// Sets a value, and creates its key if necessary. Returns the watches that
-    /// fire; a watch fires once.
+    /// fire; a watch fires once. A value that is as before is no change
+    /// (`ZwNotifyChangeKey`, REG_NOTIFY_CHANGE_LAST_SET).
     #[must_use = "the watches must be completed"]
     pub fn set_value(&self, key: &str, name: &str, value: RegistryValue) -> Vec<Watch<T>> {
         let mut fired = self.create_key(key);
         let mut state = self.state();
-        let values = &mut state.keys.entry(normal(key)).or_default().values;
-        values.insert(name.to_uppercase(), (name.to_string(), value));
+        let entry = state.keys.entry(normal(key)).or_default();
+        if entry.values.get(&name.to_uppercase()).is_some_and(|(_, before)| *before == value) {
+            return fired;
+        }
+        entry.values.insert(name.to_uppercase(), (name.to_string(), value));
+        entry.changed_at = self.time.tick();
         state.changes += 1;
         fired.extend(state.take_watches(&normal(key), NOTIFY_CHANGE_LAST_SET));
         fired
@@ -235,8 +291,13 @@ impl<T> Registry<T> {
     #[must_use = "the watches must be completed"]
     pub fn delete_value(&self, key: &str, name: &str) -> Vec<Watch<T>> {
         let mut state = self.state();
-        let values = state.keys.get_mut(&normal(key)).map(|key| &mut key.values);
-        match values.and_then(|values| values.remove(&name.to_uppercase())) {
+        let entry = state.keys.get_mut(&normal(key));
+        let removed = entry.and_then(|key| {
+            let removed = key.values.remove(&name.to_uppercase())?;
+            key.changed_at = self.time.tick();
+            Some(removed)
+        });
+        match removed {
             Some(_) => {
                 state.changes += 1;
                 state.take_watches(&normal(key), NOTIFY_CHANGE_LAST_SET)
@@ -343,6 +404,8 @@ impl<T> Registry<T> {
         let subkeys: Vec<u32> = subkeys.filter(|s| !s.contains('\\')).map(bytes).collect();
         let values = || key.values.values();
         Some(KeySummary {
+            name: path.rsplit_once('\\').map_or(path, |(_, name)| name).to_owned(),
+            last_write_time: key.changed_at,
             subkeys: subkeys.len() as u32,
             longest_subkey: subkeys.into_iter().max().unwrap_or(0),
             values: key.values.len() as u32,
@@ -351,9 +414,24 @@ impl<T> Registry<T> {
         })
     }
 
-    /// Adds a watch.
-    pub fn watch(&self, watch: Watch<T>) {
-        self.state().watches.push(watch);
+    /// Adds a watch. If the key has changed since the last notice of the handle, returns the
+    /// watch, which is complete.
+    #[must_use = "a watch that is complete must be completed"]
+    pub fn watch(&self, watch: Watch<T>) -> Option<Watch<T>> {
+        let mut state = self.state();
+        let listener = Listener {
+            key: normal(&watch.key),
+            filter: watch.filter,
+            subtree: watch.subtree,
+            has_changed: false,
+        };
+        // The first request of a handle says what it listens to.
+        let known = state.listeners.entry(watch.handle).or_insert(listener);
+        if std::mem::take(&mut known.has_changed) {
+            return Some(watch);
+        }
+        state.watches.push(watch);
+        None
     }
 
     /// Whether a pending watch matches.
@@ -365,6 +443,7 @@ impl<T> Registry<T> {
     #[must_use = "the watches must be completed"]
     pub fn take_watches_of(&self, handle: usize) -> Vec<Watch<T>> {
         let mut state = self.state();
+        state.listeners.remove(&handle);
         state.watches.extract_if(.., |watch| watch.handle == handle).collect()
     }
 
@@ -382,13 +461,19 @@ impl Answered {
 
 impl<T> State<T> {
     fn take_watches(&mut self, upper: &str, change: u32) -> Vec<Watch<T>> {
-        let concerned = |watch: &mut Watch<T>| {
-            let watched = normal(&watch.key);
-            let below =
-                upper.strip_prefix(&watched).is_some_and(|rest| watch.subtree && rest.starts_with('\\'));
-            watch.filter & change != 0 && (upper == watched || below)
+        let concerns = |key: &str, filter: u32, subtree: bool| {
+            let below = upper.strip_prefix(key).is_some_and(|rest| subtree && rest.starts_with('\\'));
+            filter & change != 0 && (upper == key || below)
         };
-        self.watches.extract_if(.., concerned).collect()
+        let concerned = |watch: &mut Watch<T>| concerns(&normal(&watch.key), watch.filter, watch.subtree);
+        let taken: Vec<_> = self.watches.extract_if(.., concerned).collect();
+        for (handle, listener) in &mut self.listeners {
+            let is_told = taken.iter().any(|watch| watch.handle == *handle);
+            if !is_told && concerns(&listener.key, listener.filter, listener.subtree) {
+                listener.has_changed = true;
+            }
+        }
+        taken
     }
 }
 
@@ -454,7 +539,7 @@ mod tests {
     #[test]
     fn a_watch_fires_once() {
         let registry = Registry::default();
-        registry.watch(watch(false, 1));
+        assert!(registry.watch(watch(false, 1)).is_none());
         let fired = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
         assert_eq!(fired.len(), 1);
         assert!(registry.set_value(KEY, "Mode", RegistryValue::dword(0)).is_empty());
@@ -463,8 +548,8 @@ mod tests {
     #[test]
     fn a_change_of_a_subkey_fires_only_subtree_watches() {
         let registry = Registry::default();
-        registry.watch(watch(false, 1));
-        registry.watch(watch(true, 2));
+        assert!(registry.watch(watch(false, 1)).is_none());
+        assert!(registry.watch(watch(true, 2)).is_none());
         let below = format!(r"{KEY}\Parameters");
         let fired = registry.set_value(&below, "Mode", RegistryValue::dword(1));
         assert_eq!(fired.iter().map(|w| w.notice).collect::<Vec<_>>(), [2]);
@@ -476,7 +561,7 @@ mod tests {
     fn deleting_a_missing_value_fires_no_watch() {
         let registry = Registry::default();
         let _ = registry.set_value(KEY, "Mode", RegistryValue::dword(1));
-        registry.watch(watch(false, 1));
+        assert!(registry.watch(watch(false, 1)).is_none());
         assert!(registry.delete_value(KEY, "Trace").is_empty());
         assert_eq!(registry.delete_value(KEY, "mode").len(), 1);
     }
@@ -488,7 +573,7 @@ mod tests {
         let _ = registry.set_value(&below, "Mode", RegistryValue::dword(1));
         let _ = registry.create_key(&format!("{KEY}2"));
         let before = registry.generation(&below);
-        registry.watch(watch(false, 1));
+        assert!(registry.watch(watch(false, 1)).is_none());
         assert_eq!(registry.delete_key(KEY).len(), 1);
         assert!(!registry.has_key(KEY) && !registry.has_key(&below));
         assert!(registry.has_key(&format!("{KEY}2")));

@@ -3,6 +3,7 @@
 #![expect(non_snake_case, reason = "the names are the NT API's own")]
 
 use super::Kernel;
+use super::cpu::{self, Irql};
 use super::enter::enter;
 use super::foreign::{self, BadPointer};
 use super::types::{Address, NTSTATUS, RTL_OSVERSIONINFOEXW, RTL_OSVERSIONINFOW, UNICODE_STRING};
@@ -63,6 +64,15 @@ fn version(kernel: &Kernel, address: Address) -> Result<(), BadPointer> {
     Ok(())
 }
 
+/// Reports pageable memory at a level at which it cannot be brought in.
+fn touch<const N: usize>(kernel: &Kernel, accesses: [(Address, bool); N]) {
+    if cpu::irql() >= Irql::DISPATCH && kernel.pool().has_paged() {
+        for (address, write) in accesses {
+            kernel.settle(kernel.may_touch(address, write), ());
+        }
+    }
+}
+
 /// `memcpy`. Overlapping buffers are a breach.
 pub extern "win64" fn memcpy(_Dst: Address, _Src: Address, _MaxCount: usize) -> Address {
     let kernel = enter!(memcpy);
@@ -72,6 +82,7 @@ pub extern "win64" fn memcpy(_Dst: Address, _Src: Address, _MaxCount: usize) -> 
         let text = String::new();
         kernel.violate(Violation::new(&rules::MEMCPY_OVERLAP, parameters, text));
     }
+    touch(&kernel, [(_Src, false), (_Dst, true)]);
     // SAFETY: memory of the driver's choice. A bad pointer faults, and the guest
     // attributes the fault to the driver. `copy` permits overlap.
     unsafe { std::ptr::copy(_Src as *const u8, _Dst as *mut u8, _MaxCount) };
@@ -80,7 +91,8 @@ pub extern "win64" fn memcpy(_Dst: Address, _Src: Address, _MaxCount: usize) -> 
 
 /// `memmove`.
 pub extern "win64" fn memmove(_Dst: Address, _Src: Address, _Size: usize) -> Address {
-    enter!(memmove);
+    let kernel = enter!(memmove);
+    touch(&kernel, [(_Src, false), (_Dst, true)]);
     // SAFETY: as in `memcpy`.
     unsafe { std::ptr::copy(_Src as *const u8, _Dst as *mut u8, _Size) };
     _Dst
@@ -88,7 +100,8 @@ pub extern "win64" fn memmove(_Dst: Address, _Src: Address, _Size: usize) -> Add
 
 /// `memset`.
 pub extern "win64" fn memset(_Dst: Address, _Val: i32, _Size: usize) -> Address {
-    enter!(memset);
+    let kernel = enter!(memset);
+    touch(&kernel, [(_Dst, true)]);
     // SAFETY: as in `memcpy`.
     unsafe { std::ptr::write_bytes(_Dst as *mut u8, _Val as u8, _Size) };
     _Dst
@@ -96,7 +109,8 @@ pub extern "win64" fn memset(_Dst: Address, _Val: i32, _Size: usize) -> Address 
 
 /// `memcmp`.
 pub extern "win64" fn memcmp(_Buf1: Address, _Buf2: Address, _Size: usize) -> i32 {
-    enter!(memcmp);
+    let kernel = enter!(memcmp);
+    touch(&kernel, [(_Buf1, false), (_Buf2, false)]);
     let byte = |address: Address, index| {
         let at = (address as *const u8).wrapping_add(index);
         // SAFETY: as in `memcpy`.

@@ -1,4 +1,5 @@
-//! Waits on a machine with a time of its own ([`Options::own_time`]).
+//! Waits of the driver's own threads, above all on a machine with a time of its own
+//! ([`Options::own_time`]).
 //!
 //! Time moves from the end of one wait to the next. Before it moves, each thread of the
 //! driver must wait, so a thread needs no time for what it does. One thread at a time
@@ -50,6 +51,33 @@ struct Wait {
 impl Sleepers {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that a thread of the driver begins to wait. `timeout` as in [`Wait`]. Returns
+    /// the wait's number.
+    pub(super) fn begin(&self, timeout: Option<(u64, u64)>) -> u64 {
+        let mut state = self.state();
+        state.last += 1;
+        let number = state.last;
+        state.waits.insert(number, Wait { timeout, looked_at: None });
+        number
+    }
+
+    /// Notes that the thread has looked and must wait. `rung`: how often the machine's bell
+    /// had rung before it looked.
+    pub(super) fn looked(&self, number: u64, rung: u64) {
+        let mut state = self.state();
+        let Some(wait) = state.waits.get_mut(&number) else { return };
+        let is_news = wait.looked_at.replace(rung) != Some(rung);
+        drop(state);
+        if is_news {
+            self.looked.ring();
+        }
+    }
+
+    /// Notes that a wait has ended.
+    pub(super) fn end(&self, number: u64) {
+        self.state().waits.remove(&number);
     }
 
     /// To be called when a thread or a job of the driver has ended.
@@ -120,6 +148,16 @@ impl Kernel {
         self.sleepers.state().next().filter(|_| self.stopped().is_none())
     }
 
+    /// Lets the driver's threads and work items do what there is to do, but not for longer
+    /// than `patience`. Returns whether each of them waits or has ended.
+    pub fn let_threads_wait(&self, patience: Duration) -> bool {
+        let end = Instant::now() + patience;
+        while !self.is_calm() && Instant::now() < end {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        self.is_calm()
+    }
+
     /// Whether each of the driver's threads waits and knows what has changed.
     fn is_calm(&self) -> bool {
         let rung = self.bell.rung();
@@ -154,13 +192,7 @@ impl Kernel {
         timeout: Option<(u64, u64)>,
         mut take: impl FnMut() -> bool,
     ) -> Status {
-        let number = {
-            let mut state = self.sleepers.state();
-            state.last += 1;
-            let number = state.last;
-            state.waits.insert(number, Wait { timeout, looked_at: None });
-            number
-        };
+        let number = self.sleepers.begin(timeout);
         let mut over = false;
         let mut ready = || {
             let rung = self.bell.rung();
@@ -168,19 +200,19 @@ impl Kernel {
                 return true;
             }
             let now = self.clock().interrupt_time();
-            let mut state = self.sleepers.state();
-            let Some(wait) = state.waits.get_mut(&number) else { return true };
-            over = wait.timeout.is_some_and(|(end, _)| end <= now);
-            let is_news = !over && wait.looked_at.replace(rung) != Some(rung);
-            drop(state);
-            if is_news {
-                self.sleepers.looked.ring();
+            let timeout = match self.sleepers.state().waits.get(&number) {
+                Some(wait) => wait.timeout,
+                None => return true,
+            };
+            over = timeout.is_some_and(|(end, _)| end <= now);
+            if !over {
+                self.sleepers.looked(number, rung);
             }
             over
         };
         // The host's time does not end the wait.
         let waited = self.bell.wait(what, timeout.map(|_| Duration::MAX), &mut ready);
-        self.sleepers.state().waits.remove(&number);
+        self.sleepers.end(number);
         match waited {
             Waited::Ready if over => status::TIMEOUT,
             Waited::Ready => Status::SUCCESS,
@@ -218,7 +250,7 @@ impl Kernel {
 }
 
 /// Whether this thread runs the driver's system threads or jobs.
-fn is_drivers_own() -> bool {
+pub(super) fn is_drivers_own() -> bool {
     let thread = std::thread::current();
     thread.name().is_some_and(|name| name == SYSTEM_THREAD || name.starts_with(WORKER))
 }

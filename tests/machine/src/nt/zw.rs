@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::cpu::Irql;
 use super::enter::enter;
-use super::foreign::{self, BadPointer};
+use super::foreign;
 use super::information::{answer, key_information, value_information};
 use super::ke;
 use super::objects::{Event, INVALID_HANDLE, Notice, Object};
@@ -22,7 +22,7 @@ use crate::verifier::{Violation, rules};
 /// Path of a handle's key, or the error that the call returns.
 pub(super) fn key(kernel: &Kernel, handle: HANDLE) -> Result<String, Status> {
     match kernel.objects().handle(handle) {
-        Some(Object::Key(path, generation)) => match kernel.registry().generation(path) {
+        Some(Object::Key(path, generation, _)) => match kernel.registry().generation(path) {
             Some(now) if now == *generation => Ok(path.clone()),
             _ => Err(status::KEY_DELETED),
         },
@@ -42,9 +42,7 @@ pub extern "win64" fn ZwOpenKey(
     ObjectAttributes: Address,
 ) -> NTSTATUS {
     let kernel = enter!(ZwOpenKey);
-    // A key's security does not apply to kernel callers.
-    let _ = DesiredAccess;
-    let outcome = open_key(&kernel, KeyHandle, ObjectAttributes);
+    let outcome = open_key(&kernel, KeyHandle, DesiredAccess, ObjectAttributes);
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
 }
 
@@ -61,7 +59,9 @@ fn path_of(kernel: &Kernel, attributes: Address) -> Result<Result<String, Status
     })
 }
 
-fn open_key(kernel: &Kernel, out: Address, attributes: Address) -> Result<Status, Trouble> {
+/// A key's security does not apply to kernel callers, so the handle has the access that
+/// was asked for.
+fn open_key(kernel: &Kernel, out: Address, access: u32, attributes: Address) -> Result<Status, Trouble> {
     let path = match path_of(kernel, attributes)? {
         Ok(path) => path,
         Err(status) => return Ok(status),
@@ -69,7 +69,7 @@ fn open_key(kernel: &Kernel, out: Address, attributes: Address) -> Result<Status
     let Some(generation) = kernel.registry().generation(&path) else {
         return Ok(Status::OBJECT_NAME_NOT_FOUND);
     };
-    let handle = kernel.objects().open(kernel.caller(), Object::Key(path, generation));
+    let handle = kernel.objects().open(kernel.caller(), Object::Key(path, generation, access));
     foreign::write(out, &handle)?;
     Ok(Status::SUCCESS)
 }
@@ -86,14 +86,15 @@ pub extern "win64" fn ZwCreateKey(
     Disposition: Address,
 ) -> NTSTATUS {
     let kernel = enter!(ZwCreateKey);
-    let _ = (DesiredAccess, TitleIndex, Class, CreateOptions);
-    let outcome = create_key(&kernel, KeyHandle, ObjectAttributes, Disposition);
+    let _ = (TitleIndex, Class, CreateOptions);
+    let outcome = create_key(&kernel, KeyHandle, DesiredAccess, ObjectAttributes, Disposition);
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
 }
 
 fn create_key(
     kernel: &Kernel,
     out: Address,
+    access: u32,
     attributes: Address,
     disposition: Address,
 ) -> Result<Status, Trouble> {
@@ -114,7 +115,7 @@ fn create_key(
     if disposition != 0 {
         foreign::write(disposition, &if existed { EXISTING } else { NEW })?;
     }
-    open_key(kernel, out, attributes)
+    open_key(kernel, out, access, attributes)
 }
 
 /// `ZwSetValueKey`.
@@ -151,7 +152,7 @@ fn set_value(
     Ok(Status::SUCCESS)
 }
 
-/// `ZwQueryKey` with `KeyFullInformation`. Keys have no write time.
+/// `ZwQueryKey` with `KeyBasicInformation` or `KeyFullInformation`.
 pub extern "win64" fn ZwQueryKey(
     KeyHandle: HANDLE,
     KeyInformationClass: i32,
@@ -234,7 +235,9 @@ pub extern "win64" fn ZwNotifyChangeKey(
         subtree: WatchTree != 0,
     };
     let id = match request.register(&kernel) {
-        Ok(id) => id,
+        Ok(Some(id)) => id,
+        // The event has occurred already: it has not to be awaited.
+        Ok(None) => return Status::SUCCESS.0,
         Err(status) => return status.0,
     };
     if Asynchronous == 0 {
@@ -254,10 +257,21 @@ struct NotifyRequest {
 }
 
 impl NotifyRequest {
-    /// Adds the watch. Returns the notice's id.
-    fn register(self, kernel: &Kernel) -> Result<Address, Status> {
+    /// Adds the watch. Returns the notice's id; `None` if the key has changed since the
+    /// last notice of this handle, so that the watch is complete at once.
+    fn register(self, kernel: &Kernel) -> Result<Option<Address>, Status> {
+        /// `KEY_NOTIFY` and `KEY_ALL_ACCESS`'s generic form (`winnt.h`).
+        const NOTIFY: u32 = 0x10;
+        const GENERIC: u32 = 0xF000_0000 | 0x0200_0000;
         let key = key(kernel, self.handle)?;
         let driver = kernel.caller();
+        let access = match kernel.objects().handle(self.handle) {
+            Some(Object::Key(_, _, access)) => *access,
+            _ => 0,
+        };
+        if access & (NOTIFY | GENERIC) == 0 {
+            return Err(Status::ACCESS_DENIED);
+        }
         let mut objects = kernel.objects();
         let event = match self.event {
             0 => None,
@@ -272,14 +286,20 @@ impl NotifyRequest {
         }
         let id = objects.opaque();
         drop(objects);
-        kernel.registry().watch(Watch {
+        let complete = kernel.registry().watch(Watch {
             key,
             handle: self.handle,
             filter: self.filter,
             subtree: self.subtree,
             notice: Notice { driver, id, event, work_item: self.work_item, status_block: self.status_block },
         });
-        Ok(id)
+        match complete {
+            None => Ok(Some(id)),
+            Some(watch) => {
+                kernel.complete_watches(vec![watch], Status::SUCCESS);
+                Ok(None)
+            }
+        }
     }
 }
 
@@ -313,14 +333,33 @@ pub extern "win64" fn ZwCreateEvent(
     InitialState: BOOLEAN,
 ) -> NTSTATUS {
     let kernel = enter!(ZwCreateEvent);
-    let _ = (DesiredAccess, ObjectAttributes);
-    let outcome = create_event(&kernel, EventHandle, EventType, InitialState != 0);
+    let _ = DesiredAccess;
+    let outcome = create_event(&kernel, EventHandle, ObjectAttributes, EventType, InitialState != 0);
     kernel.settle(outcome, Status::UNSUCCESSFUL).0
 }
 
-fn create_event(kernel: &Kernel, out: Address, kind: i32, signaled: bool) -> Result<Status, BadPointer> {
+fn create_event(
+    kernel: &Kernel,
+    out: Address,
+    attributes: Address,
+    kind: i32,
+    signaled: bool,
+) -> Result<Status, Trouble> {
+    if attributes != 0 {
+        let attributes: OBJECT_ATTRIBUTES = foreign::read(attributes)?;
+        if attributes.Length as usize != size_of::<OBJECT_ATTRIBUTES>() {
+            return Ok(Status::INVALID_PARAMETER);
+        }
+        // Without a directory, a name is a path from the root.
+        if attributes.ObjectName != 0
+            && attributes.RootDirectory == 0
+            && !string(attributes.ObjectName)?.starts_with('\\')
+        {
+            return Ok(Status::OBJECT_PATH_SYNTAX_BAD);
+        }
+    }
     if !matches!(kind, 0 | 1) {
-        return Ok(Status::INVALID_PARAMETER);
+        return Ok(Status::INVALID_PARAMETER_4);
     }
     let event = Event { signaled: AtomicBool::new(signaled), synchronization: kind == 1 };
     let handle = kernel.objects().open(kernel.caller(), Object::Event(Arc::new(event)));
@@ -360,23 +399,31 @@ pub extern "win64" fn ZwWaitForSingleObject(
     let kernel = enter!(ZwWaitForSingleObject, ceiling);
     let _ = Alertable;
     let timeout = kernel.settle(timeout, None);
-    match kernel.objects().handle(Handle) {
-        Some(Object::Event(_) | Object::Thread(_)) => {}
-        Some(_) => return Status::OBJECT_TYPE_MISMATCH.0,
-        None => return Status::INVALID_HANDLE.0,
-    }
-    // Look up the handle each time, so that the wait owns nothing. Closing the
-    // handle ends the wait.
-    let take = || match kernel.objects().handle(Handle) {
+    // The wait references the object, so closing the handle does not end it. The machine
+    // keeps the reference, so that a call that is abandoned owns nothing.
+    let number = {
+        let mut objects = kernel.objects();
+        let object = match objects.handle(Handle) {
+            Some(object @ (Object::Event(_) | Object::Thread(_))) => object.clone(),
+            Some(_) => return Status::OBJECT_TYPE_MISMATCH.0,
+            None => return Status::INVALID_HANDLE.0,
+        };
+        let number = objects.opaque() as u64;
+        objects.awaited.insert(number, object);
+        number
+    };
+    let take = || match kernel.objects().awaited.get(&number) {
         Some(Object::Event(event)) if event.synchronization => event.signaled.swap(false, Ordering::AcqRel),
         Some(Object::Event(event) | Object::Thread(event)) => event.signaled.load(Ordering::Acquire),
         _ => true,
     };
-    let what = || match kernel.objects().handle(Handle) {
+    let what = || match kernel.objects().awaited.get(&number) {
         Some(Object::Thread(_)) => format!("the end of the thread of handle {Handle:#x}"),
         _ => format!("the event of handle {Handle:#x}"),
     };
-    ke::wait(&kernel, &what, timeout.map(|t| t.QuadPart), take).0
+    let waited = ke::wait_for_object(&kernel, &what, timeout.map(|t| t.QuadPart), take);
+    kernel.objects().awaited.remove(&number);
+    waited.0
 }
 
 /// `ZwClose`. Closing a watched key completes its watches with

@@ -17,8 +17,7 @@ pub trait Expectations: Sync {
         true
     }
 
-    /// Prepares a machine before the driver is loaded: registry values, and objects
-    /// that an earlier run left in the engine. The sessions listen until the run
+    /// Prepares a machine before the driver is loaded. The sessions listen until the run
     /// ends.
     fn prepare(&self, _machine: &Machine) -> Vec<Trace> {
         Vec::new()
@@ -39,6 +38,13 @@ pub trait Expectations: Sync {
     /// whether the driver does its work.
     fn problems(&self, _engine: &Engine, _own: &Objects, _works: bool) -> Vec<String> {
         Vec::new()
+    }
+
+    /// Changes the driver's configuration, and lets the time pass within which the driver
+    /// looks at it. The last step restores what was before. Returns `false` if there is no
+    /// such step. The calls of the driver may fail meanwhile.
+    fn configure(&self, _machine: &Machine, _step: usize) -> bool {
+        false
     }
 
     /// Changes the driver's configuration and back, and checks that it follows. The calls

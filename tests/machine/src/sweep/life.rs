@@ -17,7 +17,7 @@ use crate::faults::{FALLIBLE, Injection, Plan};
 use crate::image::PeFile;
 use crate::nt::{Irql, Options, RunningCallbacks, Trace};
 use crate::status::Status;
-use crate::wfp::{self, BfeState, Change, Objects, RunningCalls};
+use crate::wfp::{self, BfeState, Change, DisplayData, Objects, RunningCalls, Session};
 
 /// What happens beside the failures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,8 +29,9 @@ pub enum Variant {
     /// from the start of the driver to its end. Where the system would wait for it, it
     /// does not.
     Suspended,
-    /// Filters of others name the driver's callouts, and a flow is open from the moment on
-    /// at which the first of them is registered.
+    /// Others have added objects with the driver's keys, and filters that name its
+    /// callouts. A flow is open from the moment on at which the first callout is
+    /// registered. The driver cannot add its objects then, and refuses to start.
     OpenFlow,
 }
 
@@ -261,12 +262,11 @@ impl<'a> Living<'a> {
     /// Loads the driver; if it refuses, a second time without failures. Returns
     /// whether it runs.
     fn start(&mut self, file: &Arc<PeFile>) -> bool {
-        let waits = self.machine.waits();
         match self.load(file) {
             Ok(()) => {
                 // Otherwise the thread might do what a change of BFE's state asks for, and
                 // the calls of the run would be others than without failures.
-                self.machine.kernel().let_thread_wait(self.machine.service(), waits, TRY);
+                self.machine.kernel().let_threads_wait(TRY);
                 // A driver that starts must keep its promises, whatever failed.
                 self.expected.use_it(&self.machine);
                 self.look("after DriverEntry", self.bfe == Bfe::Running, false);
@@ -279,10 +279,15 @@ impl<'a> Living<'a> {
             }
         }
         self.machine.faults().pause(true);
-        let waits = self.machine.waits();
+        if self.variant == Variant::OpenFlow {
+            // The objects of others go with the engine.
+            self.machine.engine().set_bfe_state(BfeState::Stopped);
+            self.machine.engine().set_bfe_state(BfeState::Running);
+            self.left = Objects::default();
+        }
         match self.load(file) {
             Ok(()) => {
-                self.machine.kernel().let_thread_wait(self.machine.service(), waits, TRY);
+                self.machine.kernel().let_threads_wait(TRY);
                 self.expected.use_it(&self.machine);
                 self.look("after a second start, without failures", self.bfe == Bfe::Running, false);
                 true
@@ -320,6 +325,7 @@ impl<'a> Living<'a> {
         let cause = injected.iter().rev().find(|injection| !FALLIBLE[injection.row].releases);
         match cause {
             Some(_) if !self.expected.names_the_cause() => {}
+            _ if self.variant == Variant::OpenFlow && status == Status::FWP_ALREADY_EXISTS => {}
             Some(cause) if cause.failure.status == status => {}
             Some(cause) => self.problem(format!(
                 "DriverEntry returned {status}, expected {}, the status of {}",
@@ -374,6 +380,9 @@ impl<'a> Living<'a> {
         }
         self.change("when BFE stops", &[BfeState::StopPending, BfeState::Stopped], false);
         self.change("when BFE starts again", &[BfeState::StartPending, BfeState::Running], true);
+        if self.variant == Variant::Plain {
+            self.reconfigure();
+        }
         let works = self.expected.works(self.machine.engine());
         if self.promise == Some(true) && works != Ok(true) && self.machine.kernel().stopped().is_none() {
             self.machine.faults().pause(true);
@@ -404,8 +413,25 @@ impl<'a> Living<'a> {
             if !kernel.work().drain(PATIENCE) {
                 self.problem(format!("{when}: deferred work does not end"));
             }
+            kernel.let_threads_wait(TRY);
         }
         self.look(when, running, self.machine.faults().injected().len() > before);
+    }
+
+    /// Changes the driver's configuration and back. A failure meanwhile may leave the
+    /// machine unprotected.
+    fn reconfigure(&mut self) {
+        let mut step = 0;
+        loop {
+            let before = self.machine.faults().injected().len();
+            if self.machine.kernel().stopped().is_some() || !self.expected.configure(&self.machine, step) {
+                return;
+            }
+            self.machine.kernel().let_threads_wait(TRY);
+            let failed = self.machine.faults().injected().len() > before;
+            self.look("when the configuration changes", true, failed);
+            step += 1;
+        }
     }
 
     /// Checks what the driver does to traffic. `running`: BFE runs, so the driver
@@ -428,9 +454,25 @@ impl<'a> Living<'a> {
             (false, true) => self.problem(format!("{when}: expected the driver not to {work}")),
             _ => {}
         }
+        if running && !self.can_begin_transaction() {
+            self.problem(format!("{when}: the driver keeps the engine's lock"));
+        }
         for problem in self.lasting_problems(works) {
             self.problem(format!("{when}: {problem}"));
         }
+    }
+
+    /// Whether others can change the engine's objects, or soon can.
+    fn can_begin_transaction(&self) -> bool {
+        let engine = self.machine.engine();
+        let display = DisplayData { name: Some("another program".into()), description: None };
+        let txn_wait_timeout_ms = TRY.as_millis() as u32;
+        let Ok(session) = engine.open(Session { display, txn_wait_timeout_ms, ..Session::default() }) else {
+            return true;
+        };
+        let begun = engine.transaction_begin(session, 0);
+        let _closed_or_engine_stopped = engine.close(session);
+        begun.is_success()
     }
 
     /// The other problems. A thread of the driver may be about to try again, so only

@@ -105,6 +105,8 @@ pub struct Finding {
 #[derive(Debug, Default)]
 pub struct Verifier {
     findings: Mutex<Vec<Finding>>,
+    /// Findings of rules that are advice.
+    advice: Mutex<Vec<Finding>>,
     tolerated: Mutex<BTreeSet<&'static str>>,
 }
 
@@ -119,8 +121,24 @@ impl Verifier {
         lock(&self.findings).clone()
     }
 
-    /// Keeps the finding. Returns whether it is fatal.
+    /// What the driver does against advice, each once.
+    pub fn advice(&self) -> Vec<Finding> {
+        lock(&self.advice).clone()
+    }
+
+    /// Keeps the finding. Returns whether it is fatal. Advice never is.
     pub fn report(&self, finding: Finding) -> bool {
+        if rules::ADVICE.contains(&finding.violation.rule) {
+            let mut advice = lock(&self.advice);
+            let is_same = |known: &Finding| {
+                known.violation.rule == finding.violation.rule
+                    && known.violation.detail == finding.violation.detail
+            };
+            if !advice.iter().any(is_same) {
+                advice.push(finding);
+            }
+            return false;
+        }
         let fatal = !lock(&self.tolerated).contains(finding.violation.rule.id);
         lock(&self.findings).push(finding);
         fatal

@@ -53,6 +53,7 @@ rules! {
     FREED_POOL_ACCESS = 0xD5, None, "accessed freed pool";
     BEYOND_POOL_ACCESS = 0xD6, None, "accessed memory beyond a pool block";
     BAD_POINTER = 0x50, None, "used a pointer to unmapped memory";
+    PAGEABLE_RAISED = 0x0A, None, "a kernel function accessed pageable memory at DISPATCH_LEVEL or above";
     BAD_POINTER_RAISED = 0xD1, None, "accessed unmapped memory at DISPATCH_LEVEL or above";
     READ_ONLY_WRITE = 0xBE, None, "wrote to read-only memory";
     EXECUTE_DATA = 0xFC, None, "ran memory that is not executable";
@@ -100,6 +101,7 @@ rules! {
     WORKER_APCS_DISABLED = 0x01, None, "a worker routine returned with kernel APCs disabled";
     /// Windows checks only worker routines and system calls.
     APCS_DISABLED = LAB, None, "returned without balancing its critical regions";
+    EVENT_WITHOUT_WAIT = LAB, None, "called KeSetEvent with Wait TRUE and did not wait at once";
     CRITICAL_REGION_UNDERFLOW = LAB, None, "left a critical region that was not entered";
     AFFINITY_CHANGED = LAB, None, "returned, or ended a thread, with another processor affinity than before";
     PRIORITY_CHANGED = LAB, None, "a routine returned with another priority of its thread";
@@ -107,10 +109,13 @@ rules! {
     // Locks: Verifier's deadlock detection.
     SELF_DEADLOCK = 0xC4, Some(0x1000), "acquired a lock that the thread already holds";
     LOCK_ORDER = 0xC4, Some(0x1001), "acquired locks in another order than before";
+    LOCK_UNINITIALIZED = 0xC4, Some(0x1002), "acquired a lock that was not initialized";
     LOCK_RELEASE_ORDER = 0xC4, Some(0x1003), "released spin locks out of order";
     LOCK_RELEASED_ELSEWHERE = 0xC4, Some(0x1004), "released a lock that another thread holds";
     LOCK_NOT_ACQUIRED = 0xC4, Some(0x1007), "released a lock that no thread holds";
     LOCK_PAGEABLE = 0xC4, Some(0xE1), "a synchronization object in pageable memory";
+    SPIN_LOCK_LEVEL = LAB, None, "released a spin lock to another level than it was acquired at";
+    EVENT_UNINITIALIZED = LAB, None, "used an event that was not initialized";
     SPIN_LOCK_HELD = LAB, None, "returned while holding a lock";
     RUNDOWN_UNDERFLOW = LAB, None, "rundown protection released more often than acquired";
     CALLBACK_DEADLOCK = LAB, None, "unsubscribed from BFE changes inside the callback";
@@ -120,6 +125,10 @@ rules! {
     BAD_HANDLE = 0x93, None, "used a handle that is not open";
     WORK_ITEM_QUEUED_TWICE = 0xE4, Some(1), "an active work item was queued";
     WORK_ITEM_FREED_ACTIVE = 0xE4, Some(2), "a queued work item was freed";
+    ERROR_LOG_ENTRY = LAB, None, "wrote an error log entry with wrong sizes or strings, or without a message";
+    WORK_QUEUE_TYPE = LAB, None, "queued a work item to another queue than DelayedWorkQueue";
+    WORK_ITEM_OF_DRIVER = LAB, None, "passed IoQueueWorkItem a work item that was allocated for a driver object";
+    DEVICE_IN_USE = LAB, None, "deleted a device object that a registration or a work item refers to";
     BAD_OBJECT = LAB, None, "passed an object that does not exist";
 
     // Requests: what I/O verification checks.
@@ -160,6 +169,16 @@ rules! {
     REDIRECT_REAUTHORIZED = LAB, None, "a callout that redirects in its classifyFn asked for reauthorization";
     REDIRECT_HANDLE_AGAIN = LAB, None, "a second redirect handle for one provider";
     STREAM_WITHOUT_ACTION = LAB, None, "a stream callout that does more than inspect set no action";
+
+    STATE_BEFORE_SUBSCRIPTION = LAB, None, "called FwpmBfeStateGet0 before FwpmBfeStateSubscribeChanges0";
+
+    // Filtering: what the pages advise callouts to do. A machine reports it and goes on
+    // ([`ADVICE`]).
+    BLOCK_KEEPS_RIGHT = LAB, None, "returned Block without clearing FWPS_RIGHT_ACTION_WRITE";
+    PERMIT_KEEPS_RIGHT = LAB, None, "returned Permit for a filter with CLEAR_ACTION_RIGHT without clearing the right";
+    ALE_REQUIRED_BLOCKED = LAB, None, "blocked a packet at a transport layer that needs an ALE classify";
+    ACTION_UNSET = LAB, None, "a callout that does more than inspect left actionType as it was";
+    SUBLAYER_NOT_LIGHTER = LAB, None, "a transport or ALE callout in a sublayer not lighter than FWPM_SUBLAYER_UNIVERSAL";
 
     // Packets and injection: what the reference pages of their functions ask for.
     LIST_FREED_TWICE = LAB, None, "freed a NET_BUFFER_LIST that is already free";
@@ -209,3 +228,22 @@ rules! {
     IMAGE_UNALIGNED = 0xC4, Some(0x2004), "a section that is not aligned to a page";
     IMAGE_EXECUTABLE_IMPORTS = 0xC4, Some(0x2005), "the import address table in an executable section";
 }
+
+/// Advice of the pages for callouts ("FWPS_CALLOUT_CLASSIFY_FN2", "WFP Layer
+/// Requirements and Restrictions", "Developing IPsec-Compatible Callout Drivers"). A driver
+/// that does otherwise may work, so a machine reports it and goes on.
+pub static ADVICE: [&Rule; 5] =
+    [&BLOCK_KEEPS_RIGHT, &PERMIT_KEEPS_RIGHT, &ALE_REQUIRED_BLOCKED, &ACTION_UNSET, &SUBLAYER_NOT_LIGHTER];
+
+/// What Microsoft's CodeQL queries for callout drivers look for. Other people's drivers are
+/// told, and go on.
+pub static OF_CLASSIFY: [&Rule; 8] = [
+    &FLOW_ESTABLISHED_BLOCKED,
+    &STREAM_INJECTED_WITHOUT_BLOCK,
+    &STREAM_CONTINUED_WHILE_INJECTING,
+    &TCP_INJECTED_FROM_CLASSIFY,
+    &PENDED_WITHOUT_BLOCK,
+    &REDIRECT_REAUTHORIZED,
+    &REDIRECT_HANDLE_AGAIN,
+    &STREAM_WITHOUT_ACTION,
+];

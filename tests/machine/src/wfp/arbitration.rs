@@ -7,7 +7,7 @@ use super::condition::Conditions;
 use super::flow::Flow;
 use super::{
     ActionType, AfterBlock, CLASSIFY_OUT_FLAG_ABSORB, ClassifyOut, Decision, DiscardRights, Invocation,
-    LayerInfo, Options, RIGHT_ACTION_WRITE, Request, Rule, RuntimeFilter, Violation,
+    LayerInfo, NO_ACTION, Options, RIGHT_ACTION_WRITE, Request, Rule, RuntimeFilter, Violation,
 };
 use crate::driver::DriverId;
 
@@ -15,9 +15,6 @@ use crate::driver::DriverId;
 pub(super) const RUNTIME_FLAG_CLEAR_ACTION_RIGHT: u16 = 1;
 /// `FWPS_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED`.
 pub(super) const RUNTIME_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED: u16 = 2;
-
-/// No value of `FWP_ACTION_TYPE`, so that a callout that sets none is noticed.
-const NO_ACTION: ActionType = ActionType(0);
 
 /// A filter as classify sees it.
 pub(super) struct ActiveFilter {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
 use super::activation::Notices;
 use super::lock::Locked;
-use super::{Engine, Rule};
+use super::{Engine, Rule, RunningCalls};
 use crate::driver::DriverId;
 use crate::schedule::{Bell, Waited};
 use crate::status::Status;
@@ -104,6 +104,14 @@ impl Engine {
             return Status::SUCCESS;
         }
         let (count, returned) = &*subscription.running;
+        match self.options.bfe_callbacks {
+            RunningCalls::Refused if count.load(SeqCst) != 0 => {
+                self.core.locked().subscriptions.insert(id, subscription);
+                return Status::DEVICE_BUSY;
+            }
+            RunningCalls::Awaited => {}
+            RunningCalls::Refused | RunningCalls::Ignored => return Status::SUCCESS,
+        }
         let what = || format!("callbacks of BFE state subscription {} to return", id.0);
         match returned.wait(&what, None, || count.load(SeqCst) == 0) {
             Waited::Ready => Status::SUCCESS,

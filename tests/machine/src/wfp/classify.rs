@@ -109,6 +109,9 @@ impl ActionType {
     pub const NONE_NO_MATCH: Self = Self(0x0008);
 }
 
+/// No value of `FWP_ACTION_TYPE`, so that a callout that sets none is noticed.
+pub const NO_ACTION: ActionType = ActionType(0);
+
 /// `FWPS_RIGHT_ACTION_WRITE`.
 pub const RIGHT_ACTION_WRITE: u32 = 1;
 /// `FWPS_CLASSIFY_OUT_FLAG_ABSORB`.

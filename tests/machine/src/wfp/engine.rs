@@ -9,6 +9,7 @@ use super::filter::StoredFilter;
 use super::flow::Flows;
 use super::journal::Journal;
 use super::lock::{Locked, read, write};
+use super::store::Lifetime;
 use super::transaction::Core;
 use super::{
     CalloutDriver, Change, Decision, Demands, FlowHandle, Guid, LayerId, LayerInfo, Options, Request, Rule,
@@ -107,6 +108,11 @@ impl Engine {
         slot.map_or(Status::FWP_CALLOUT_NOT_FOUND, |slot| self.unregister(key, slot.id))
     }
 
+    /// The run-time id of a callout's key, if the key is known.
+    pub fn callout_id(&self, key: Guid) -> Option<u32> {
+        self.callouts.find(key).map(|slot| slot.id)
+    }
+
     fn unregister(&self, key: Guid, id: u32) -> Status {
         let has_contexts = || self.flows.has_contexts_of(id);
         let slot = self.callouts.slot(key);
@@ -180,13 +186,25 @@ impl Engine {
     /// `FwpsFlowAssociateContext0`.
     pub fn flow_associate(&self, flow: FlowHandle, layer: LayerId, callout_id: u32, context: u64) -> Status {
         let (slot, flow) = (self.callouts.find_id(callout_id), self.flows.find(flow));
-        let known = self.layer(layer).is_some();
+        let known = self.layer(layer).is_some_and(|layer| match &slot {
+            Some(slot) => self.may_have_context(slot.key, layer.key),
+            None => false,
+        });
         // A callout that is being unregistered may still associate a context in a
         // classify.
         match (slot.as_ref().and_then(|slot| slot.enter_leaving()), flow) {
             (Some(callout), Some(flow)) if known => flow.associate(layer, &callout, callout_id, context),
             _ => Status::INVALID_PARAMETER,
         }
+    }
+
+    /// Whether a callout can have contexts at a layer: it is no callout of Windows, and its
+    /// object, if there is one, is for the layer.
+    fn may_have_context(&self, callout: Guid, layer: Guid) -> bool {
+        let core = self.core.locked();
+        let object = core.store.callouts.get(&callout);
+        object
+            .is_none_or(|entry| entry.lifetime != Lifetime::BuiltIn && entry.object.applicable_layer == layer)
     }
 
     /// `FwpsFlowRemoveContext0`.

@@ -139,6 +139,9 @@ pub struct Options {
     pub flags_refusal: Status,
     /// What unregistering does while a call of the callout runs.
     pub running_calls: RunningCalls,
+    /// What unsubscribing from changes of BFE's state does while the callback runs. The
+    /// pages only say that the callback must not do it.
+    pub bfe_callbacks: RunningCalls,
 }
 
 impl Default for Options {
@@ -155,6 +158,7 @@ impl Default for Options {
             callout_flags: CalloutFlags::Of24H2,
             flags_refusal: Status::FWP_INVALID_FLAGS,
             running_calls: RunningCalls::default(),
+            bfe_callbacks: RunningCalls::default(),
         }
     }
 }

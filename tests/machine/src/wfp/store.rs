@@ -60,12 +60,18 @@ impl Caller {
         }
     }
 
-    /// The dynamic objects of another session cannot be deleted (inferred).
+    /// A dynamic session can delete what was added in it, and nothing else (the pages of
+    /// `FwpmFilterDeleteByKey0` and its relatives). They name two statuses: for an object of
+    /// another dynamic session, and for one that was not added in any. It is inferred that
+    /// a session that is not dynamic cannot delete the objects of one that is.
     fn may_delete(self, lifetime: Lifetime) -> Result<(), Status> {
         match lifetime {
             Lifetime::BuiltIn => Err(Status::FWP_BUILTIN_OBJECT),
             Lifetime::Dynamic(owner) if owner != self.session => Err(Status::FWP_WRONG_SESSION),
-            _ => Ok(()),
+            Lifetime::Static | Lifetime::Persistent if self.dynamic => {
+                Err(Status::FWP_DYNAMIC_SESSION_IN_PROGRESS)
+            }
+            Lifetime::Dynamic(_) | Lifetime::Static | Lifetime::Persistent => Ok(()),
         }
     }
 }

@@ -12,12 +12,12 @@ use machine::nt::registry::RegistryValue;
 use machine::nt::{Effect, Failure};
 use machine::nt::{Irql, Options, Trace, parameters_key};
 use machine::status::Status;
-use machine::wfp::{BfeState, DisplayData, Engine, Guid, Provider, Session};
+use machine::wfp::{BfeState, Engine};
 use machine::{Machine, StartError};
 use std::sync::Arc;
 
 use super::super::support::eventually;
-use super::table::{FIRST_WEIGHT, FIRST_WINDOW, PROCESSORS, PROVIDER, SECOND_WEIGHT, SECOND_WINDOW};
+use super::table::{FIRST_WEIGHT, FIRST_WINDOW, PROCESSORS, SECOND_WEIGHT, SECOND_WINDOW};
 
 /// A machine that records calls, and a session for events.
 pub struct Living {
@@ -26,17 +26,11 @@ pub struct Living {
 }
 
 impl Living {
-    /// Makes a machine on which an earlier run left the provider.
+    /// Makes a machine.
     pub fn new() -> Self {
         // Classifies run at the level of the calling thread.
         let options = Options { processors: PROCESSORS, classify_irql: Irql::PASSIVE, ..Options::default() };
         let machine = hushport::machine(options);
-        let engine = machine.engine();
-        let display = DisplayData { name: Some("left".into()), description: None };
-        let left = engine.open(Session { display: display.clone(), ..Session::default() }).unwrap();
-        let provider = Provider { key: Guid::from_u128(PROVIDER), display, ..Provider::default() };
-        assert_eq!(engine.provider_add(left, provider), Status::SUCCESS);
-        assert_eq!(engine.close(left), Status::SUCCESS);
         for (name, number) in [
             ("SublayerWeight", FIRST_WEIGHT),
             ("ScanWindowMs", FIRST_WINDOW),

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use lab::counters::Counters;
-use lab::hushport::{self, EVENT_PROVIDER};
+use lab::hushport::{self, EVENT_PROVIDER, LOOK};
 use lab::setup::{self, Target};
 use lab::traffic::{Family, Indication};
 use lab::world::stronger;
@@ -165,6 +165,7 @@ impl Bench {
 
     /// Waits until the policy that was set is in force.
     fn wait(&self) {
+        self.machine.kernel().pass(LOOK);
         let policy = &self.policy;
         let holds = || {
             let events = self.policies.events();

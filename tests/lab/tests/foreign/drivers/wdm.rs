@@ -210,17 +210,7 @@ fn control(device: Ptr, irp: Ptr, location: Ptr) -> i32 {
             complete(irp, 0, 32)
         },
         // An entry of the error log with two strings.
-        0x803 => unsafe {
-            let entry = IoAllocateErrorLogEntry(device, 48 + 16);
-            put(entry + 4, 2u16);
-            put(entry + 6, 48u16);
-            put(entry + 12, 0x4004_0001u32);
-            for (at, unit) in [0x61u16, 0, 0x62, 0x63, 0].into_iter().enumerate() {
-                put(entry + 48 + 2 * at, unit);
-            }
-            IoWriteErrorLogEntry(entry);
-            complete(irp, 0, 0)
-        },
+        0x803 => log_entry(device, irp, 0, 2, 48),
         // Strings, GUIDs and old pool: the text of a number, copied.
         0x804 => unsafe {
             let block = ExAllocatePoolWithTag(512, 16, u32::from_le_bytes(*b"Text"));
@@ -241,7 +231,14 @@ fn control(device: Ptr, irp: Ptr, location: Ptr) -> i32 {
             }
             complete(irp, 0, 64)
         }
-        // Bugs.
+        // Bugs. The second string does not end, the strings begin beyond the entry, at an
+        // odd address and in the dump data, the dump data are no multiple of 4 and too long.
+        0x910 => log_entry(device, irp, 0, 3, 60),
+        0x911 => log_entry(device, irp, 0, 1, 66),
+        0x912 => log_entry(device, irp, 0, 1, 49),
+        0x913 => log_entry(device, irp, 12, 2, 48),
+        0x914 => log_entry(device, irp, 3, 2, 48),
+        0x915 => log_entry(device, irp, 28, 0, 0),
         0x900 => complete(irp, 0, get::<u8>(system + input + 16).into()),
         0x901 => {
             complete(irp, 0, 0);
@@ -270,6 +267,22 @@ fn control(device: Ptr, irp: Ptr, location: Ptr) -> i32 {
             get::<u8>(system).into()
         }
         _ => complete(irp, INVALID_DEVICE_REQUEST, 0),
+    }
+}
+
+/// Writes an entry of 64 bytes to the error log, with the strings "a" and "bc" at 48.
+fn log_entry(device: Ptr, irp: Ptr, data: u16, strings: u16, offset: u16) -> i32 {
+    unsafe {
+        let entry = IoAllocateErrorLogEntry(device, 48 + 16);
+        put(entry + 2, data);
+        put(entry + 4, strings);
+        put(entry + 6, offset);
+        put(entry + 12, 0x4004_0001u32);
+        for (at, unit) in [0x61u16, 0, 0x62, 0x63, 0, 0x64, 0x64, 0x64].into_iter().enumerate() {
+            put(entry + 48 + 2 * at, unit);
+        }
+        IoWriteErrorLogEntry(entry);
+        complete(irp, 0, 0)
     }
 }
 

@@ -23,8 +23,11 @@ pub unsafe fn exercise() {
         wait(Some(0));
         wait(Some(-1));
         at(DISPATCH, || wait(Some(0)));
-        KeSetEvent(EVENT.at(), 0, 0);
+        KeSetEvent(EVENT.at(), 0, 1);
         wait(None);
+        let paged = ExAllocatePool2(PAGED, 32, TAG);
+        memcpy(black_box(paged), black_box(DATA.at()), 32);
+        free(paged);
         KeEnterCriticalRegion();
         KeLeaveCriticalRegion();
         let mut before = on_the_second_processor();

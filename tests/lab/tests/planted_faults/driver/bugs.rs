@@ -11,6 +11,8 @@ use super::*;
 /// Where a bug is committed.
 #[derive(Clone, Copy, PartialEq)]
 pub enum At {
+    /// At the begin of DriverEntry.
+    Start,
     /// At the end of DriverEntry.
     Entry,
     Worker,
@@ -62,6 +64,10 @@ bugs! {
     Classify FREED_POOL_ACCESS => { let block = allocate(32); free(block); peek(block) };
     Classify BEYOND_POOL_ACCESS => poke(allocate(4096) + 4096, 1);
     Entry BAD_POINTER => peek(NOWHERE);
+    Entry PAGEABLE_RAISED => {
+        let block = ExAllocatePool2(PAGED, 32, TAG);
+        at(DISPATCH, || memcpy(black_box(block), black_box(DATA.at()), 32))
+    };
     Classify BAD_POINTER_RAISED => peek(NOWHERE);
     Entry READ_ONLY_WRITE => poke(&raw const READ_ONLY as Ptr, 1);
     Entry EXECUTE_DATA => run(DATA.at());
@@ -116,6 +122,7 @@ bugs! {
 
     Worker WORKER_APCS_DISABLED => KeEnterCriticalRegion();
     Notify APCS_DISABLED => KeEnterCriticalRegion();
+    Entry EVENT_WITHOUT_WAIT => { KeSetEvent(EVENT.at(), 0, 1); KeGetCurrentIrql() };
     Entry CRITICAL_REGION_UNDERFLOW => KeLeaveCriticalRegion();
     Entry AFFINITY_CHANGED => { on_the_second_processor(); };
     Entry PRIORITY_CHANGED => {
@@ -129,6 +136,7 @@ bugs! {
         KeAcquireSpinLockAtDpcLevel(LOCK.at())
     };
     Entry LOCK_ORDER => { nest(LOCK.at(), OTHER_LOCK.at()); nest(OTHER_LOCK.at(), LOCK.at()) };
+    Entry LOCK_UNINITIALIZED => KeAcquireSpinLockRaiseToDpc(DATA.at());
     Entry LOCK_RELEASE_ORDER => {
         let old = KeAcquireSpinLockRaiseToDpc(LOCK.at());
         KeAcquireSpinLockAtDpcLevel(OTHER_LOCK.at());
@@ -144,6 +152,11 @@ bugs! {
     };
     Classify LOCK_NOT_ACQUIRED => KeReleaseSpinLockFromDpcLevel(LOCK.at());
     Entry LOCK_PAGEABLE => KeInitializeEvent(ExAllocatePool2(PAGED, 24, TAG), 0, 0);
+    Entry SPIN_LOCK_LEVEL => {
+        KeAcquireSpinLockRaiseToDpc(LOCK.at());
+        KeReleaseSpinLock(LOCK.at(), DISPATCH)
+    };
+    Entry EVENT_UNINITIALIZED => KeSetEvent(DATA.at(), 0, 0);
     Classify SPIN_LOCK_HELD => KeAcquireSpinLockAtDpcLevel(LOCK.at());
     Entry RUNDOWN_UNDERFLOW => {
         ExInitializeRundownProtection(RUNDOWN.at());
@@ -158,6 +171,13 @@ bugs! {
         IoQueueWorkItem(item, nothing as *const () as Ptr, 1, 0)
     };
     Entry WORK_ITEM_FREED_ACTIVE => IoFreeWorkItem(behind_a_slow_one());
+    Entry WORK_QUEUE_TYPE => {
+        IoQueueWorkItem(IoAllocateWorkItem(DEVICE_OBJECT.load(SeqCst)), nothing as *const () as Ptr, 0, 0)
+    };
+    Entry WORK_ITEM_OF_DRIVER => {
+        IoQueueWorkItem(IoAllocateWorkItem(DRIVER.load(SeqCst)), nothing as *const () as Ptr, 1, 0)
+    };
+    Unload DEVICE_IN_USE => IoDeleteDevice(DEVICE_OBJECT.load(SeqCst));
     Entry BAD_OBJECT => IoDeleteDevice(DATA.at());
 
     Classify ACTION_WITHOUT_RIGHT => answer(0, 0x2006, 0);
@@ -186,6 +206,13 @@ bugs! {
     Entry REDIRECT_HANDLE_AGAIN => { redirect_handle(); redirect_handle() };
     // Everywhere else, the driver's callout may leave the action as it is.
     Classify STREAM_WITHOUT_ACTION => {};
+    Start STATE_BEFORE_SUBSCRIPTION => FwpmBfeStateGet0();
+    Classify BLOCK_KEEPS_RIGHT => answer(1, 0x1001, 0);
+    Classify PERMIT_KEEPS_RIGHT => answer(1, 0x1002, 0);
+    Classify ALE_REQUIRED_BLOCKED => answer(0, 0x1001, 0);
+    // With an engine that passes no action, or in another sublayer.
+    Classify ACTION_UNSET => {};
+    Classify SUBLAYER_NOT_LIGHTER => answer(1, 0x2006, 0);
     Classify NET_BUFFER_CHANGED => NdisAdvanceNetBufferDataStart(net_buffer(), 4, 0, 0);
 
     Entry LIST_FREED_TWICE => {

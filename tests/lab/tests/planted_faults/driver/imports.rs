@@ -107,6 +107,7 @@ unsafe extern "system" {
     pub fn FwpmEngineOpen0(server: Ptr, service: u32, identity: Ptr, session: Ptr, engine: Ptr) -> i32;
     pub fn FwpsCalloutRegister1(device: Ptr, callout: *const Callout, id: Ptr) -> i32;
     pub fn FwpsCalloutUnregisterById0(id: u32) -> i32;
+    pub fn FwpmBfeStateGet0() -> i32;
     pub fn FwpmBfeStateSubscribeChanges0(device: Ptr, callback: Ptr, context: Ptr, handle: Ptr) -> i32;
     pub fn FwpmBfeStateUnsubscribeChanges0(handle: Ptr) -> i32;
     pub fn FwpsStreamInjectAsync0(

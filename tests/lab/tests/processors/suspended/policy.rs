@@ -54,6 +54,7 @@ struct Seen {
 fn set(kernel: &Kernel, exempt: bool) {
     let ports = if exempt { ["23", "53/udp"] } else { ["24", "54/udp"] };
     kernel.set_value(&parameters_key(SERVICE), "ExemptPorts", RegistryValue::multi_sz(ports));
+    kernel.pass(lab::hushport::LOOK);
 }
 
 impl Changing<'_> {
@@ -73,7 +74,7 @@ impl Changing<'_> {
     fn change(&mut self, free: u32, seen: &mut Seen) {
         self.exempt = !self.exempt;
         set(&self.play.kernel, self.exempt);
-        self.play.let_others_run(10);
+        self.play.let_others_run(30);
         if self.play.is_stopped() {
             return;
         }

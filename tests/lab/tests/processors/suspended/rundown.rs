@@ -45,6 +45,7 @@ fn a_refused_value_is_reported_while_the_registry_is_read_again() {
         play.let_others_run(200);
         halt.change.store(play.kernel.registry().changes() + 1, Ordering::SeqCst);
         machine.set("ScanPorts", 17);
+        play.kernel.pass(lab::hushport::LOOK);
         play.wait("the driver's reading of Mode", || halt.stopped.load(Ordering::SeqCst));
         let events = play.kernel.trace(Enable::all(EVENT_PROVIDER), None).events();
         let rejected: Vec<_> = events

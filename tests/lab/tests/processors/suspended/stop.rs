@@ -136,7 +136,7 @@ fn stop_during(callbacks: Callbacks, act: Act, irql: Irql, ats: &[u64]) -> BTree
         let [stopping, acting @ ..] = &play.actors[..] else { panic!("a thread more") };
         machine.set("Trace", 2);
         machine.start_file(file()).unwrap();
-        play.let_others_run(20);
+        play.let_others_run(40);
         let session = play.kernel.trace(Enable::all(EVENT_PROVIDER), None);
         let flows: Vec<_> = acting.iter().map(|_| play.engine.flow_create()).collect();
         if !matches!(act, Act::Begin(_)) {
@@ -154,7 +154,7 @@ fn stop_during(callbacks: Callbacks, act: Act, irql: Irql, ats: &[u64]) -> BTree
         let left = Arc::new(Mutex::new(None));
         let said = Arc::clone(&left);
         stopping.start(move || *said.lock().unwrap() = machine.stop().ok());
-        play.let_others_run(20);
+        play.let_others_run(40);
         for stop in &stops {
             play.release(stop);
             play.let_others_run(1);
@@ -211,7 +211,7 @@ fn the_driver_stops_while_flows_begin() {
         play(options(), seed, 3, |mut machine, play| {
             let [stopping, beginning @ ..] = &play.actors[..] else { panic!("three threads") };
             machine.start_file(file()).unwrap();
-            play.let_others_run(20);
+            play.let_others_run(40);
             let over = Arc::<AtomicBool>::default();
             for (processor, actor) in (1..).zip(beginning) {
                 let (kernel, engine) = (Arc::clone(&play.kernel), Arc::clone(&play.engine));
@@ -258,7 +258,7 @@ fn end_during_begin(play: &Play, stop: &Arc<Stop>, (irql, at): (Irql, u64)) -> u
     let begun = !play.engine.objects().flow_contexts.is_empty();
     let engine = Arc::clone(&play.engine);
     ending.start(move || engine.flow_end(flow));
-    play.let_others_run(20);
+    play.let_others_run(40);
     play.release(stop);
     play.join(beginning);
     play.join(ending);
@@ -285,7 +285,7 @@ fn a_flow_that_ends_while_it_begins_leaves_its_place() {
         play(options(), 1, 2, |mut machine, play| {
             machine.set("FlowLimit", 1);
             machine.start_file(file()).unwrap();
-            play.let_others_run(20);
+            play.let_others_run(40);
             let stop = Arc::<Stop>::default();
             end_during_begin(play, &stop, (irql, NOWHERE));
             let ats = stop.places(places(100)).into_iter();
@@ -320,7 +320,7 @@ fn begin_next_during_begin(play: &Play, stop: &Arc<Stop>, (irql, at): (Irql, u64
         engine.flow_end(flow);
         kernel.on_processor(2, Irql::DISPATCH, |_| begin_another(&engine, next));
     });
-    play.let_others_run(20);
+    play.let_others_run(40);
     play.release(stop);
     play.join(beginning);
     play.join(others);
@@ -339,7 +339,7 @@ fn a_flow_that_ends_while_it_begins_leaves_no_step_to_the_next() {
             machine.set("CheckOrder", 1);
             machine.set("FlowLimit", 64);
             machine.start_file(file()).unwrap();
-            play.let_others_run(20);
+            play.let_others_run(40);
             let stop = Arc::<Stop>::default();
             assert_eq!(begin_next_during_begin(play, &stop, (irql, NOWHERE)), ["Kept"]);
             for at in stop.places(places(100)) {

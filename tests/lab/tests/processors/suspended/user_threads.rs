@@ -98,6 +98,7 @@ fn begin(engine: &Engine, flow: FlowHandle) {
 fn set(kernel: &Kernel, exempt: bool) {
     let ports = if exempt { ["23", "53/udp"] } else { ["24", "54/udp"] };
     kernel.set_value(&parameters_key(SERVICE), "ExemptPorts", RegistryValue::multi_sz(ports));
+    kernel.pass(lab::hushport::LOOK);
 }
 
 /// Whether the policy in force exempts the port.

@@ -10,18 +10,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 use super::super::Kernel;
-use super::super::cpu::Irql;
 use super::super::types::FWPS_CALLOUT3;
+use super::advice;
 use super::contract::Inside;
 use super::incoming::Scratch;
 use crate::driver::DriverId;
 use crate::status::Status;
 use crate::verifier::{Violation, rules};
 use crate::wfp::{
-    ActionType, CalloutDriver, ClassifyOut, Demand, FlowHandle, Guid, LayerData, LayerId, NotifyType,
-    Request, RuntimeFilter,
+    ActionType, CalloutDriver, ClassifyOut, Demand, FlowHandle, Guid, LayerData, LayerId, LayerInfo,
+    NO_ACTION, NotifyType, Request, RuntimeFilter,
 };
 
+/// A type that `FWPS_CALLOUT_NOTIFY_TYPE` does not have (`fwpsk.h`).
+const UNKNOWN_NOTIFICATION: u64 = 0x7FFF;
 /// `FWPS_FILTER_FLAG_PERMIT_IF_CALLOUT_UNREGISTERED` (`fwpstypes.h`).
 const PERMIT_IF_CALLOUT_UNREGISTERED: u16 = 2;
 
@@ -139,6 +141,17 @@ impl CalloutDriver for GuestCallout {
             if let Some(violation) = inside.as_ref().and_then(|inside| inside.broken_by(&after)) {
                 kernel.condemn_driver(self.driver, violation);
             }
+            if let Some(layer) = layer {
+                for violation in advice::of(layer, request, filter, out, &after) {
+                    kernel.condemn(violation);
+                }
+            }
+            if out.action == NO_ACTION
+                && after.action == NO_ACTION
+                && !layer.is_some_and(LayerInfo::is_stream)
+            {
+                after.action = ActionType::CONTINUE;
+            }
             Some(after)
         });
         let Some(after) = answered else {
@@ -157,8 +170,15 @@ impl CalloutDriver for GuestCallout {
             let raw_filter = scratch.filter(filter, before);
             let arguments = [kind as u64, key as u64, raw_filter as u64];
             let entry = self.callout.notifyFn;
-            let outcome = kernel.call_driver(entry, &arguments, Irql::PASSIVE, "notifyFn");
-            (outcome, scratch.filter_context(raw_filter))
+            let level = kernel.options().notify_irql;
+            let outcome = kernel.call_driver(entry, &arguments, level, "notifyFn");
+            let after = scratch.filter_context(raw_filter);
+            if outcome.is_ok() && kind == NotifyType::AddFilter && kernel.options().unknown_notifications {
+                // A driver that does not know the type ignores it.
+                let arguments = [UNKNOWN_NOTIFICATION, key as u64, raw_filter as u64];
+                let _status = kernel.call_driver(entry, &arguments, level, "notifyFn");
+            }
+            (outcome, after)
         });
         match kind {
             NotifyType::DeleteFilter => {

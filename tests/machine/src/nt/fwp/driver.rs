@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::super::cpu::{self, InCallback, Irql};
+use super::super::cpu::{self, InCallback};
 use super::super::enter::enter;
 use super::super::foreign;
 use super::super::types::{Address, FWPS_CALLOUT3, HANDLE, NTSTATUS};
@@ -78,30 +78,50 @@ fn register(
     let key = callout.calloutKey.to_guid();
     kernel.objects().callouts.insert(key, callout);
     let id = kernel.engine().callout_register(key, callout.flags, Arc::new(guest));
+    if let Ok(id) = id {
+        kernel.objects().callout_devices.insert(id, device);
+    }
     give_id(id, out)
 }
 
 /// `FwpsCalloutUnregisterById0`.
 pub extern "win64" fn FwpsCalloutUnregisterById0(calloutId: u32) -> NTSTATUS {
     let kernel = enter!(FwpsCalloutUnregisterById0);
-    kernel.engine().callout_unregister_by_id(calloutId).0
+    let status = kernel.engine().callout_unregister_by_id(calloutId);
+    if status.is_success() {
+        kernel.objects().callout_devices.remove(&calloutId);
+    }
+    status.0
 }
 
 /// `FwpsCalloutUnregisterByKey0`.
 pub extern "win64" fn FwpsCalloutUnregisterByKey0(calloutKey: Address) -> NTSTATUS {
     let kernel = enter!(FwpsCalloutUnregisterByKey0);
-    let outcome = key(calloutKey).map(|key| kernel.engine().callout_unregister_by_key(key));
+    let outcome = key(calloutKey).map(|key| {
+        let id = kernel.engine().callout_id(key);
+        let status = kernel.engine().callout_unregister_by_key(key);
+        if let Some(id) = id.filter(|_| status.is_success()) {
+            kernel.objects().callout_devices.remove(&id);
+        }
+        status
+    });
     kernel.settle(outcome, REFUSED).0
 }
 
 /// `FwpmBfeStateGet0`.
 pub extern "win64" fn FwpmBfeStateGet0() -> i32 {
     let kernel = enter!(FwpmBfeStateGet0);
+    // "Before calling FwpmBfeStateGet0, the callout driver must call the
+    // FwpmBfeStateSubscribeChanges0 function."
+    if !kernel.objects().subscribed.contains(&kernel.caller()) {
+        let text = "FwpmBfeStateGet0";
+        kernel.violate(Violation::new(&rules::STATE_BEFORE_SUBSCRIPTION, [0; 3], text));
+    }
     kernel.engine().bfe_state() as i32
 }
 
-/// `FwpmBfeStateSubscribeChanges0`. The callback runs at PASSIVE_LEVEL on the
-/// thread that changes the state.
+/// `FwpmBfeStateSubscribeChanges0`. The callback runs on the thread that changes the
+/// state, at `Options::bfe_irql`.
 pub extern "win64" fn FwpmBfeStateSubscribeChanges0(
     deviceObject: Address,
     callback: Address,
@@ -131,7 +151,8 @@ fn subscribe(
             let inside = InCallback::begin();
             let arguments = [context as u64, state as u64];
             // If the call failed, it has already stopped the machine.
-            let _ = kernel.call_driver(callback, &arguments, Irql::PASSIVE, "BFE callback");
+            let level = kernel.options().bfe_irql;
+            let _ = kernel.call_driver(callback, &arguments, level, "BFE callback");
             drop(inside);
         }
     };
@@ -143,6 +164,8 @@ fn subscribe(
         let mut objects = kernel.objects();
         let handle = objects.opaque();
         objects.subscriptions.insert(handle, id);
+        objects.subscription_devices.insert(handle, device);
+        objects.subscribed.insert(kernel.caller());
         handle
     };
     foreign::write(out, &handle)?;
@@ -161,9 +184,15 @@ fn unsubscribe(kernel: &Kernel, handle: HANDLE) -> Result<Status, Trouble> {
         let parameters = [handle as u64, 0, 0];
         return Err(Violation::new(&rules::CALLBACK_DEADLOCK, parameters, "").into());
     }
-    let id = kernel.objects().subscriptions.remove(&handle);
+    let id = kernel.objects().subscriptions.get(&handle).copied();
     let id = id.ok_or_else(|| bad_handle("change handle", handle))?;
-    Ok(kernel.engine().bfe_unsubscribe(id))
+    let status = kernel.engine().bfe_unsubscribe(id);
+    if status.is_success() {
+        let mut objects = kernel.objects();
+        objects.subscriptions.remove(&handle);
+        objects.subscription_devices.remove(&handle);
+    }
+    Ok(status)
 }
 
 /// `FwpsFlowAssociateContext0`.

@@ -8,6 +8,7 @@
 //! | `headers` | the exports for IP headers and security information |
 //! | `inject` | the exports that inject |
 //! | `pend`, `redirect`, `stream` | the exports for callouts that pend, redirect, and change streams |
+//! | `advice` | what the pages advise callouts to do in a classify |
 //! | `contract` | what a callout has done in the classify that is running |
 //! | `read` | reads management structures into the engine's objects |
 //! | `callout` | a driver's callout, as the engine calls it |
@@ -17,6 +18,7 @@
 //! | `packet` | a packet as NET_BUFFER_LIST, NET_BUFFER and MDLs |
 #![expect(non_snake_case, reason = "the names are fwpkclnt's own")]
 
+mod advice;
 mod callout;
 mod clones;
 mod contract;

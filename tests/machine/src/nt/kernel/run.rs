@@ -7,8 +7,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::super::cpu::{self, Acting, Irql, Stay, ThreadState};
 use super::super::drivers::Service;
 use super::super::guest::Stop;
+use super::super::ke;
 use super::super::locks;
 use super::super::objects::Event;
+use super::super::ps;
 use super::super::types::Address;
 use super::super::wdf;
 use super::super::work::Job;
@@ -18,7 +20,8 @@ use crate::schedule::Joined;
 use crate::verifier::{Violation, rules};
 
 /// The routines whose return the system may not await when the driver unregisters them.
-const CALLBACKS: [&str; 4] = ["classifyFn", "flowDeleteFn", "enable callback", "processor callback"];
+const CALLBACKS: [&str; 5] =
+    ["classifyFn", "flowDeleteFn", "enable callback", "processor callback", "BFE callback"];
 
 /// A call of one of them, of a driver.
 struct Callback<'a>(&'a Service);
@@ -38,6 +41,9 @@ impl Drop for Callback<'_> {
 
 /// Name of the host threads that run a driver's system threads.
 pub const SYSTEM_THREAD: &str = "lab-thread";
+
+/// What the start routine of a driver's thread is called.
+const SYSTEM_THREAD_ROUTINE: &str = "system thread";
 
 impl Kernel {
     /// Runs a driver's code on the thread's processor, at `irql` or at the thread's
@@ -79,9 +85,11 @@ impl Kernel {
         let callback = CALLBACKS.contains(&what).then(|| Callback::begin(service));
         let measured = service.stack_marks.is_due(what) && self.guest.measure_stack();
         let acting = Acting::begin(driver, false);
+        let outer = ps::entered(what == SYSTEM_THREAD_ROUTINE);
         // SAFETY: `entry` comes from the loader or from the driver. The driver gave
         // it as a routine with the prototype that is called here.
         let outcome = unsafe { self.guest.call(entry, arguments) };
+        let outcome = if ps::left(outer) { Ok(0) } else { outcome };
         let (left_at, locks) = (cpu::irql(), locks::held().saturating_sub(held));
         locks::forget_since(held);
         let after = cpu::thread_state();
@@ -95,6 +103,9 @@ impl Kernel {
             service.stack_marks.note(what, self.guest.stack_used());
         }
         let value = outcome.map_err(|stop| self.driver_stopped(stop, left_at, driver))?;
+        if let Err(violation) = ke::instead_of_wait("the return") {
+            self.condemn(violation);
+        }
         if locks > 0 {
             let text = format!("{what} returned with {locks} held");
             self.condemn(Violation::new(&rules::SPIN_LOCK_HELD, [locks as u64, 0, 0], text));
@@ -207,7 +218,8 @@ impl Kernel {
         let started = self.start_system_thread(move |kernel| {
             // If the call failed, it has already stopped the machine.
             let _ = kernel.on_processor(kernel.options.processors - 1, Irql::PASSIVE, |kernel| {
-                let call = || kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, "system thread");
+                let call =
+                    || kernel.call_driver(routine, &[context as u64], Irql::PASSIVE, SYSTEM_THREAD_ROUTINE);
                 kernel.run_stepped(driver, call)
             });
             let mut objects = kernel.objects();

@@ -10,7 +10,7 @@ mod report;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cpu::Irql;
@@ -54,12 +54,13 @@ struct State {
 pub struct Pool {
     arena: Reservation,
     state: Mutex<State>,
+    has_paged: AtomicBool,
 }
 
 impl Default for Pool {
     fn default() -> Self {
         let arena = Reservation::at(wanted_address(), ARENA).expect("the host has address space");
-        Self { arena, state: Mutex::default() }
+        Self { arena, state: Mutex::default(), has_paged: AtomicBool::new(false) }
     }
 }
 
@@ -123,6 +124,7 @@ impl Pool {
         self.fill(end, first + pages * PAGE, SLACK);
         state.bytes += wanted.size;
         state.most_bytes = state.most_bytes.max(state.bytes);
+        self.has_paged.fetch_or(wanted.paged, Ordering::Relaxed);
         let block = Block {
             start,
             size: wanted.size,
@@ -261,6 +263,11 @@ impl Pool {
     /// `None` while the pool is locked.
     pub fn try_describe(&self, address: usize) -> Option<(Where, String)> {
         self.state.try_lock().ok()?.describe(address)
+    }
+
+    /// Whether there was ever a block of paged pool.
+    pub fn has_paged(&self) -> bool {
+        self.has_paged.load(Ordering::Relaxed)
     }
 
     /// Whether an address is in a block of paged pool.

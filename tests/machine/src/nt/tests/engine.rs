@@ -188,9 +188,11 @@ fn left(undo: impl FnOnce(Kept)) -> (Arc<Kernel>, Result<LeakReport, Stop>) {
     let layer = layer_key(&kernel);
     let outcome = drive(&kernel, Irql::PASSIVE, || {
         undo(start(driver, layer));
-        IoDeleteDevice(peek::<DRIVER_OBJECT>(driver).DeviceObject);
     });
     clean(&kernel, outcome);
+    // IoDeleteDevice would find what is left.
+    let device = *kernel.objects().devices.keys().next().expect("the driver's device");
+    assert!(super::super::io::delete_device(&kernel, device).is_ok());
     let report = kernel.unload();
     (kernel, report)
 }

@@ -1,6 +1,6 @@
 //! Loading, devices, work items and unloading.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use super::super::ex::ExAllocatePool2;
 use super::super::io::*;
@@ -104,12 +104,29 @@ extern "win64" fn leaky_handle(driver: Address, _: Address) -> i32 {
 }
 
 extern "win64" fn leaky_work_item(driver: Address, _: Address) -> i32 {
-    extern "win64" fn unload(driver: Address) {
-        IoDeleteDevice(peek::<DRIVER_OBJECT>(driver).DeviceObject);
-    }
-    set_unload(driver, unload);
-    assert_ne!(IoAllocateWorkItem(create_device(driver)), 0);
+    set_unload(driver, nothing);
+    // A driver object is allowed, too.
+    assert_ne!(IoAllocateWorkItem(driver), 0);
     0
+}
+
+/// The path that DriverEntry got.
+static PATH: AtomicUsize = AtomicUsize::new(0);
+
+extern "win64" fn keeps_the_path(driver: Address, path: Address) -> i32 {
+    set_unload(driver, nothing);
+    let string: UNICODE_STRING = peek(path);
+    let end = string.Buffer + usize::from(string.Length);
+    assert!(foreign::read::<u8>(end).is_err(), "behind the path is a guard page");
+    PATH.store(path, Ordering::SeqCst);
+    0
+}
+
+#[test]
+fn the_registry_path_is_gone_after_driver_entry() {
+    let kernel = machine();
+    assert!(kernel.load_driver(image(keeps_the_path)).unwrap().is_success());
+    assert!(foreign::read::<u8>(PATH.load(Ordering::SeqCst)).is_err());
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::super::load::parameters_key;
+use super::super::objects::Object;
 use super::super::registry::RegistryValue;
 use super::super::types::{
     IO_STATUS_BLOCK, LARGE_INTEGER, LIST_ENTRY, OBJECT_ATTRIBUTES, UNICODE_STRING, WORK_QUEUE_ITEM,
@@ -11,6 +12,7 @@ use super::super::types::{
 use super::super::zw::*;
 use super::super::{Irql, Kernel, status};
 use super::{clean, drive, machine, peek, stopped_by};
+use crate::driver::DriverId;
 use crate::status::Status;
 use crate::verifier::rules;
 
@@ -151,14 +153,18 @@ fn a_change_queues_the_work_item() {
     assert!(kernel.work().drain(Duration::from_secs(5)));
     assert_eq!(RAN.load(Ordering::SeqCst), 5);
     assert_eq!(peek::<u64>(address(&block)), 0);
-    // The watch fired once. A new request also completes when the handle is closed.
+    // The watch fired once. A change since then completes the next request at once. A new
+    // request also completes when the handle is closed.
     kernel.delete_value(&path, "Mode");
     assert!(kernel.work().drain(Duration::from_secs(5)));
     assert_eq!(RAN.load(Ordering::SeqCst), 5);
+    assert_eq!(watch(4), Status::SUCCESS);
+    assert!(kernel.work().drain(Duration::from_secs(5)));
+    assert_eq!(RAN.load(Ordering::SeqCst), 10);
     assert_eq!(watch(4), Status::PENDING);
     assert_eq!(clean(&kernel, drive(&kernel, Irql::PASSIVE, || ZwClose(key))), 0);
     assert!(kernel.work().drain(Duration::from_secs(5)));
-    assert_eq!(RAN.load(Ordering::SeqCst), 10);
+    assert_eq!(RAN.load(Ordering::SeqCst), 15);
     assert_eq!(peek::<u64>(address(&block)), status::NOTIFY_CLEANUP.0 as u64);
 }
 
@@ -182,6 +188,70 @@ fn a_change_sets_the_event() {
         (first, ZwWaitForSingleObject(event, 0, address(&now)), ZwClose(event))
     });
     assert_eq!(clean(&kernel, outcome), (0, status::TIMEOUT.0, 0));
+}
+
+/// Requests a notice of changed values. Returns the status.
+fn request(kernel: &Kernel, key: usize, block: &IO_STATUS_BLOCK) -> Status {
+    let ask = || ZwNotifyChangeKey(key, 0, 0, 0, address(block), 4, 0, 0, 0, 1);
+    Status(clean(kernel, drive(kernel, Irql::PASSIVE, ask)))
+}
+
+/// What happens between two requests of a handle completes the second one at once
+/// (STATUS_SUCCESS; STATUS_PENDING only if "the event has not yet occurred").
+#[test]
+fn a_change_between_two_requests_completes_the_second() {
+    let (kernel, key) = prepared();
+    let block = IO_STATUS_BLOCK { Pointer: 99, Information: 99 };
+    let set = |number| kernel.set_value(&parameters_key("sample"), "Mode", RegistryValue::dword(number));
+    assert_eq!(set(7), 0, "nobody listens");
+    assert_eq!(request(&kernel, key, &block), Status::PENDING);
+    assert_eq!(set(7), 0, "an equal value is no change");
+    assert_eq!(set(8), 1);
+    assert_eq!(set(9), 0, "the notice was for the first change");
+    assert_eq!(request(&kernel, key, &block), Status::SUCCESS);
+    assert_eq!(peek::<u64>(address(&block)), 0);
+    assert_eq!(request(&kernel, key, &block), Status::PENDING);
+}
+
+#[test]
+fn a_notice_needs_the_right_to_it() {
+    let (kernel, _) = prepared();
+    let block = IO_STATUS_BLOCK::zeroed();
+    for (access, expected) in
+        [(1, Status::ACCESS_DENIED), (0x10, Status::PENDING), (0x2_0019, Status::PENDING)]
+    {
+        let generation = kernel.registry().generation(&parameters_key("sample")).unwrap();
+        let object = Object::Key(parameters_key("sample"), generation, access);
+        let key = kernel.objects().open(DriverId::SYSTEM, object);
+        assert_eq!(request(&kernel, key, &block), expected, "{access:#x}");
+    }
+}
+
+/// `LastWriteTime` moves with the system's tick, and only if something changes.
+#[test]
+fn a_key_has_the_time_of_its_last_change() {
+    let (kernel, key) = prepared();
+    let time = || {
+        let (buffer, needed) = ([0u64; 8], 0u32);
+        let ask = || ZwQueryKey(key, 0, address(&buffer), 64, address(&needed));
+        assert_eq!(clean(&kernel, drive(&kernel, Irql::PASSIVE, ask)), 0);
+        // LastWriteTime, TitleIndex, NameLength, Name: "Parameters".
+        assert_eq!(
+            (peek::<u32>(address(&buffer) + 12), peek::<u16>(address(&buffer) + 16)),
+            (20, b'P'.into())
+        );
+        peek::<u64>(address(&buffer))
+    };
+    let first = time();
+    kernel.clock().advance(Duration::from_secs(1));
+    kernel.set_value(&parameters_key("sample"), "Mode", RegistryValue::dword(2));
+    assert_eq!(time(), first, "the value is as before");
+    kernel.set_value(&parameters_key("sample"), "Mode", RegistryValue::dword(3));
+    let second = time();
+    assert!(second >= first + 9_000_000 && second % 156_250 == 0, "{first} {second}");
+    kernel.clock().advance(Duration::from_secs(1));
+    kernel.delete_value(&parameters_key("sample"), "Mode");
+    assert!(time() > second);
 }
 
 #[test]

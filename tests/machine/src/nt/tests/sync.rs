@@ -254,6 +254,8 @@ fn fast_mutexes_raise_to_apc_level_and_record_their_owner() {
     let mutex = FAST_MUTEX { Count: 1, ..FAST_MUTEX::zeroed() };
     let mutex = address(&mutex);
     let outcome = drive(&kernel, Irql::PASSIVE, || {
+        // ExInitializeFastMutex (`wdm.h`, inline).
+        KeInitializeEvent(mutex + std::mem::offset_of!(FAST_MUTEX, Event), 1, 0);
         ExAcquireFastMutex(mutex);
         let inside = KeGetCurrentIrql();
         ExReleaseFastMutex(mutex);

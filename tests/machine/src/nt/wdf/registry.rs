@@ -20,7 +20,7 @@ fn open(kernel: &Kernel, path: String, attributes: Address, out: Address) -> Res
     let Some(generation) = kernel.registry().generation(&path) else {
         return Ok(Status::OBJECT_NAME_NOT_FOUND);
     };
-    let handle: HANDLE = kernel.objects().open(kernel.caller(), Object::Key(path, generation));
+    let handle: HANDLE = kernel.objects().open(kernel.caller(), Object::Key(path, generation, u32::MAX));
     let parent = Parent::Default(kernel.wdf_driver());
     let made = object::create(kernel, Kind::Key, attributes, parent, Data::Key(handle));
     if !matches!(made, Ok(Ok(_))) {

@@ -49,6 +49,8 @@ fn associating_checks_its_parameters() {
     assert_eq!(engine.flow_associate(flow, here(), id + 9, 1), invalid, "no such callout");
     assert_eq!(engine.flow_associate(flow, LayerId(999), id, 1), invalid, "no such layer");
     assert_eq!(engine.flow_associate(FlowHandle(99), here(), id, 1), invalid, "no such flow");
+    let elsewhere = layer::layer_by_name(AleFields::Headers, "OUTBOUND_TRANSPORT_V4").unwrap().id;
+    assert_eq!(engine.flow_associate(flow, elsewhere, id, 1), invalid, "another layer");
     let mut without = Fake::returning(ActionType::CONTINUE);
     without.has_flow_delete = false;
     let other = engine.callout_register(key(2), 0, Arc::new(without)).unwrap();
@@ -62,7 +64,8 @@ fn one_context_per_flow_layer_and_callout() {
     let elsewhere = layer::layer_by_name(AleFields::Headers, "OUTBOUND_TRANSPORT_V4").unwrap().id;
     assert_eq!(engine.flow_associate(flow, here(), id, 1), Status::SUCCESS);
     assert_eq!(engine.flow_associate(flow, here(), id, 2), Status::OBJECT_NAME_EXISTS);
-    assert_eq!(engine.flow_associate(flow, elsewhere, id, 3), Status::SUCCESS);
+    let other = engine.callout_register(key(2), 0, Fake::idle()).unwrap();
+    assert_eq!(engine.flow_associate(flow, elsewhere, other, 3), Status::SUCCESS);
     assert_eq!(engine.objects().flow_contexts.len(), 2);
 }
 
@@ -113,7 +116,8 @@ fn the_end_of_a_flow_deletes_its_contexts() {
     let (flow, other) = (engine.flow_create(), engine.flow_create());
     let elsewhere = layer::layer_by_name(AleFields::Headers, "OUTBOUND_TRANSPORT_V4").unwrap().id;
     assert_eq!(engine.flow_associate(flow, here(), id, 1), Status::SUCCESS);
-    assert_eq!(engine.flow_associate(flow, elsewhere, id, 2), Status::SUCCESS);
+    let second = engine.callout_register(key(2), 0, fake.clone()).unwrap();
+    assert_eq!(engine.flow_associate(flow, elsewhere, second, 2), Status::SUCCESS);
     assert_eq!(engine.flow_associate(other, here(), id, 3), Status::SUCCESS);
     engine.flow_end(flow);
     assert_eq!(*fake.deleted.locked(), [1, 2]);

@@ -131,6 +131,27 @@ fn built_in_and_foreign_dynamic_objects_cannot_be_deleted() {
     assert_eq!(engine.provider_delete(dynamic, key(1)), Status::SUCCESS);
 }
 
+/// The pages of the DeleteByKey functions: "can be called within a dynamic session if the
+/// corresponding object was added during the same session", and the statuses otherwise.
+#[test]
+fn a_dynamic_session_deletes_only_what_it_has_added() {
+    let (engine, session) = engine();
+    assert_eq!(engine.provider_add(session, provider(1)), Status::SUCCESS);
+    assert_eq!(engine.sublayer_add(session, sublayer(1, 0)), Status::SUCCESS);
+    engine.callout_add(session, callout(1)).unwrap();
+    let id = engine.filter_add(session, filter(ActionType::BLOCK)).unwrap();
+    let (one, other) = (open_dynamic(&engine), open_dynamic(&engine));
+    let refused = Status::FWP_DYNAMIC_SESSION_IN_PROGRESS;
+    assert_eq!(engine.provider_delete(one, key(1)), refused);
+    assert_eq!(engine.sublayer_delete(one, key(1)), refused);
+    assert_eq!(engine.callout_delete(one, key(1)), refused);
+    assert_eq!(engine.filter_delete_by_id(one, id), refused);
+    assert_eq!(engine.provider_add(other, provider(2)), Status::SUCCESS);
+    assert_eq!(engine.provider_delete(one, key(2)), Status::FWP_WRONG_SESSION);
+    assert_eq!(engine.provider_delete(other, key(2)), Status::SUCCESS);
+    assert_eq!(engine.provider_delete(session, key(1)), Status::SUCCESS);
+}
+
 #[test]
 fn closing_a_dynamic_session_deletes_its_objects() {
     let (engine, session) = engine();

@@ -34,10 +34,6 @@ pub const CALLS: &[Export] = &[
         "sd": NONE, "the default security descriptor [FwpmCalloutAdd0]";
         "id": NONE, "the run-time id is that of FwpsCalloutRegister3 [FwpmCalloutAdd0]";
     ),
-    export!(FwpmCalloutDeleteByKey0, PASSIVE,
-        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
-        "key": By(|value, _, life| matches!(value, Value::Guid(key) if life.has_passed("FwpmCalloutAdd0", "callout.calloutKey", *key))), "may be left by an earlier run";
-    ),
     export!(FwpmEngineClose0, PASSIVE,
         "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
     ),
@@ -90,7 +86,7 @@ pub const CALLS: &[Export] = &[
     export!(FwpmProviderAdd0, PASSIVE,
         "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
         "provider": LOCAL, "copied by the engine [FwpmProviderAdd0]";
-        "provider.providerKey": Expect::Guid(PROVIDER), "a constant, so that a later run finds leftover objects [FWPM_PROVIDER0]";
+        "provider.providerKey": Expect::Guid(PROVIDER), "a constant, so that a second instance is refused [FWPM_PROVIDER0]";
         "provider.displayData.name": Text("hushport"), "the product's name [FWPM_PROVIDER0]";
         "provider.displayData.description": Text(PROVIDER_DOES), "what it does [FWPM_PROVIDER0]";
         "provider.flags": Is(0), "not persistent [FWPM_PROVIDER0]";
@@ -99,14 +95,10 @@ pub const CALLS: &[Export] = &[
         "provider.serviceName": NONE, "for persistent objects only [FWPM_PROVIDER0]";
         "sd": NONE, "the default security descriptor [FwpmProviderAdd0]";
     ),
-    export!(FwpmProviderDeleteByKey0, PASSIVE,
-        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
-        "key": Expect::Guid(PROVIDER), "left by an earlier run";
-    ),
     export!(FwpmSubLayerAdd0, PASSIVE,
         "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
         "subLayer": LOCAL, "copied by the engine [FwpmSubLayerAdd0]";
-        "subLayer.subLayerKey": Expect::Guid(SUBLAYER), "a constant, so that a later run finds leftover objects [FWPM_SUBLAYER0]";
+        "subLayer.subLayerKey": Expect::Guid(SUBLAYER), "a constant, so that tools recognize it [FWPM_SUBLAYER0]";
         "subLayer.displayData.name": Text("hushport"), "the product's name [FWPM_SUBLAYER0]";
         "subLayer.displayData.description": Text("Filters of hushport"), "what is in it [FWPM_SUBLAYER0]";
         "subLayer.flags": Is(0), "not persistent [FWPM_SUBLAYER0]";
@@ -115,10 +107,6 @@ pub const CALLS: &[Export] = &[
         "subLayer.providerData.data": NONE, "there is no provider data";
         "subLayer.weight": Each(&[Is(FIRST_WEIGHT as u64), Is(SECOND_WEIGHT as u64)]), "SublayerWeight, read at the start and when BFE has been restarted [docs/CONFIGURATION.md]";
         "sd": NONE, "the default security descriptor [FwpmSubLayerAdd0]";
-    ),
-    export!(FwpmSubLayerDeleteByKey0, PASSIVE,
-        "engineHandle": HANDLE, "returned by FwpmEngineOpen0";
-        "key": Expect::Guid(SUBLAYER), "left by an earlier run";
     ),
     export!(FwpmTransactionAbort0, PASSIVE,
         "engineHandle": HANDLE, "returned by FwpmEngineOpen0";

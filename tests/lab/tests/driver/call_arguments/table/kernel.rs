@@ -51,11 +51,14 @@ pub const CALLS: &[Export] = &[
     export!(ExAllocatePool2, PASSIVE,
         "Flags": Is(0x40), "POOL_FLAG_NON_PAGED: all of it is read at DISPATCH_LEVEL; zeroed, since UNINITIALIZED is not set [POOL_FLAGS]";
         "NumberOfBytes": By(is_positive), "zero bytes is a violation; too few bytes fault at the guard page [ExAllocatePool2]";
-        "Tag": Is(u32::from_le_bytes(*b"hush") as u64), "the driver's own tag, to find its memory and count leaks [ExAllocatePool2]";
+        "Tag": By(is_a_tag), "a tag for each kind of allocation, to see which code has made it [ExAllocatePool2]";
     ),
-    export!(ExFreePoolWithTag, PASSIVE,
-        "P": At(Pool), "returned by ExAllocatePool2 [ExFreePoolWithTag]";
-        "Tag": Is(u32::from_le_bytes(*b"hush") as u64), "the tag of the allocation; another one is a bugcheck [ExFreePoolWithTag]";
+    export!(ExFreePool, PASSIVE,
+        "P": At(Pool), "returned by ExAllocatePool2 [ExAllocatePool2, remarks]";
+    ),
+    export!(IoAllocateErrorLogEntry, PASSIVE,
+        "IoObject": HANDLE, "the argument of DriverEntry: entries about no device [IoAllocateErrorLogEntry]";
+        "EntrySize": By(is_an_entry), "an IO_ERROR_LOG_PACKET and its strings, at most ERROR_LOG_MAXIMUM_SIZE [IoAllocateErrorLogEntry]";
     ),
     export!(IoAllocateWorkItem, PASSIVE,
         "DeviceObject": HANDLE, "the driver's device: the image stays loaded while the work runs [IoAllocateWorkItem]";
@@ -78,18 +81,18 @@ pub const CALLS: &[Export] = &[
     export!(IoOpenDriverRegistryKey, PASSIVE,
         "DriverObject": HANDLE, "the argument of DriverEntry [IoOpenDriverRegistryKey]";
         "RegKeyType": Is(0), "DriverRegKeyParameters [wdm.h]";
-        "DesiredAccess": Is(0x1 | 0x10), "KEY_QUERY_VALUE and KEY_NOTIFY: the driver reads and watches values, nothing else [wdm.h]";
+        "DesiredAccess": Is(0x1), "KEY_QUERY_VALUE: the driver reads values and the time of the last change, nothing else [ZwQueryKey, remarks]";
         "Flags": Is(0), "reserved [IoOpenDriverRegistryKey]";
         "DriverRegKey": LOCAL, OUT;
     ),
     export!(IoQueueWorkItem, DISPATCH,
         "IoWorkItem": HANDLE, "returned by IoAllocateWorkItem, not queued";
         "WorkerRoutine": At(Code), "the driver's [IoQueueWorkItem]";
-        "QueueType": Is(1), "DelayedWorkQueue: the work may wait for the engine [WORK_QUEUE_TYPE]";
+        "QueueType": Is(1), "DelayedWorkQueue: drivers must specify it [IoQueueWorkItem]";
         "Context": At(Pool), "the work, freed only after it has run";
     ),
-    export!(KeAcquireSpinLockRaiseToDpc, PASSIVE,
-        "SpinLock": LOCAL, "a local lock, taken only to raise the IRQL";
+    export!(IoWriteErrorLogEntry, PASSIVE,
+        "ElEntry": At(Pool), "returned by IoAllocateErrorLogEntry; the system's from here on [IoWriteErrorLogEntry]";
     ),
     export!(KeDeregisterProcessorChangeCallback, PASSIVE,
         "CallbackHandle": HANDLE, "returned by KeRegisterProcessorChangeCallback";
@@ -97,7 +100,7 @@ pub const CALLS: &[Export] = &[
     export!(KeDelayExecutionThread, PASSIVE,
         "WaitMode": Is(0), "KernelMode [KeDelayExecutionThread]";
         "Alertable": FALSE, "no APC ends the wait [KeDelayExecutionThread]";
-        "Interval": relative_ms(1), "1 ms, relative, before a busy object is tried again";
+        "Interval": relative_ms(1), "1 ms, relative, before a busy object is tried again, or a key that has just changed is looked at again";
     ),
     export!(KeEnterCriticalRegion, PASSIVE),
     export!(KeGetCurrentIrql, UP_TO_DISPATCH),
@@ -110,6 +113,9 @@ pub const CALLS: &[Export] = &[
         "State": TRUE, "signaled: the lock is free [KeInitializeEvent]";
     ),
     export!(KeLeaveCriticalRegion, PASSIVE),
+    export!(KeLowerIrql, DISPATCH,
+        "NewIrql": Is(0), "returned by KfRaiseIrql: PASSIVE_LEVEL in this life [KeLowerIrql]";
+    ),
     export!(KeQueryGroupAffinity, PASSIVE,
         "GroupNumber": Is(0), "the only group of the machine";
     ),
@@ -120,15 +126,14 @@ pub const CALLS: &[Export] = &[
     export!(KeQueryMaximumProcessorCountEx, PASSIVE,
         "GroupNumber": Is(0xffff), "ALL_PROCESSOR_GROUPS [KeQueryMaximumProcessorCountEx]";
     ),
+    export!(KeQuerySystemTimePrecise, PASSIVE,
+        "CurrentTime": LOCAL, OUT;
+    ),
     export!(KeQueryUnbiasedInterruptTime, UP_TO_DISPATCH),
     export!(KeRegisterProcessorChangeCallback, PASSIVE,
         "CallbackFunction": At(Code), "called before a processor becomes active [KeRegisterProcessorChangeCallback]";
         "CallbackContext": NONE, "optional: the callback finds the published state [KeRegisterProcessorChangeCallback]";
         "Flags": Is(1), "KE_PROCESSOR_CHANGE_ADD_EXISTING: also called for each active processor, before the call returns [KeRegisterProcessorChangeCallback]";
-    ),
-    export!(KeReleaseSpinLock, DISPATCH,
-        "SpinLock": LOCAL, "the lock that was taken";
-        "NewIrql": Is(0), "the previous IRQL: PASSIVE_LEVEL in this life";
     ),
     export!(KeRevertToUserGroupAffinityThread, PASSIVE,
         "PreviousAffinity": LOCAL, "read only during the call";
@@ -166,6 +171,9 @@ pub const CALLS: &[Export] = &[
         "Alertable": FALSE, "no APC ends the wait [KeWaitForSingleObject]";
         "Timeout": NONE, "until the lock is free [KeWaitForSingleObject]";
     ),
+    export!(KfRaiseIrql, PASSIVE,
+        "NewIrql": Is(2), "DISPATCH_LEVEL [wdm.h]";
+    ),
     export!(ObReferenceObjectByHandle, PASSIVE,
         "Handle": HANDLE, "NtCurrentThread: the calling thread [wdm.h]";
         "DesiredAccess": Is(0), "not checked in kernel mode [ObReferenceObjectByHandle]";
@@ -192,6 +200,9 @@ pub const CALLS: &[Export] = &[
         "StartRoutine": At(Code), "the driver's";
         "StartContext": At(Pool), "the state of the thread, which outlives it";
     ),
+    export!(PsTerminateSystemThread, PASSIVE,
+        "ExitStatus": Is(0), "STATUS_SUCCESS [PsTerminateSystemThread]";
+    ),
     export!(ZwClose, PASSIVE,
         "Handle": HANDLE, "an open handle; any other is a bugcheck";
     ),
@@ -208,20 +219,26 @@ pub const CALLS: &[Export] = &[
         "EventType": Is(1), "SynchronizationEvent: a satisfied wait resets it [ZwCreateEvent]";
         "InitialState": FALSE, "nothing has changed yet [ZwCreateEvent]";
     ),
-    export!(ZwNotifyChangeKey, PASSIVE,
-        "KeyHandle": HANDLE, "the Parameters key";
-        "Event": HANDLE, "the event that the thread waits for [ZwNotifyChangeKey]";
-        "ApcRoutine": NONE, "the event is signaled [ZwNotifyChangeKey]";
-        "ApcContext": NONE, "there is no routine";
-        "IoStatusBlock": At(Pool), "written when a value changes, after the call";
-        "CompletionFilter": Is(4), "REG_NOTIFY_CHANGE_LAST_SET: values [ZwNotifyChangeKey]";
-        "WatchTree": FALSE, "the key has no subkeys of interest [ZwNotifyChangeKey]";
-        "Buffer": NONE, "reserved [ZwNotifyChangeKey]";
-        "BufferSize": Is(0), "reserved [ZwNotifyChangeKey]";
-        "Asynchronous": TRUE, "the thread does other work meanwhile [ZwNotifyChangeKey]";
+    export!(ZwOpenKey, PASSIVE,
+        "KeyHandle": LOCAL, OUT;
+        "DesiredAccess": Is(0x1), "KEY_QUERY_VALUE: the driver reads values and the time of the last change, nothing else [ZwQueryKey, remarks]";
+        "ObjectAttributes": LOCAL, "read only during the call";
+        "ObjectAttributes.Length": Is(48), "sizeof(OBJECT_ATTRIBUTES) [OBJECT_ATTRIBUTES]";
+        "ObjectAttributes.RootDirectory": NONE, "the name is a full path";
+        "ObjectAttributes.ObjectName": Text(r"\Registry\Machine\SOFTWARE\Policies\hushport"), "the key of Group Policy [docs/CONFIGURATION.md]";
+        "ObjectAttributes.Attributes": Is(0x240), "OBJ_KERNEL_HANDLE: no process can use or close it; OBJ_CASE_INSENSITIVE: as all names of the registry [OBJECT_ATTRIBUTES]";
+        "ObjectAttributes.SecurityDescriptor": NONE, "nothing is created";
+        "ObjectAttributes.SecurityQualityOfService": NONE, "nothing is created";
+    ),
+    export!(ZwQueryKey, PASSIVE,
+        "KeyHandle": HANDLE, "the Parameters key, or the key of Group Policy";
+        "KeyInformationClass": Is(0), "KeyBasicInformation: the time of the last change [KEY_BASIC_INFORMATION]";
+        "KeyInformation": LOCAL, OUT;
+        "Length": Is(4 * 24), "sizeof(KEY_BASIC_INFORMATION), with room for the key's name [KEY_BASIC_INFORMATION]";
+        "ResultLength": LOCAL, OUT;
     ),
     export!(ZwQueryValueKey, PASSIVE,
-        "KeyHandle": HANDLE, "the Parameters key";
+        "KeyHandle": HANDLE, "the Parameters key, or the key of Group Policy";
         "ValueName": Each(VALUES), "every documented value, and no other [docs/CONFIGURATION.md]";
         "KeyValueInformationClass": Is(2), "KeyValuePartialInformation [wdm.h]";
         "KeyValueInformation": At(Pool), "too large for a kernel stack";
@@ -235,7 +252,7 @@ pub const CALLS: &[Export] = &[
     export!(ZwWaitForSingleObject, PASSIVE,
         "Handle": HANDLE, "the thread's event, or the thread";
         "Alertable": FALSE, "no APC ends the wait [ZwWaitForSingleObject]";
-        "Timeout": Each(&LOOKS), "no limit for the thread's end; for changes an eighth of ScanWindowMs, then the driver checks for scans [docs/ARCHITECTURE.md]";
+        "Timeout": Each(&LOOKS), "no limit for the thread's end; for changes an eighth of ScanWindowMs, then the driver checks for scans; at most 1250 ms, then it looks for changes [docs/ARCHITECTURE.md]";
     ),
     export!(memcmp, PASSIVE,
         "_Buf1": By(leads_somewhere), "chosen by the compiler";
@@ -275,12 +292,24 @@ const VALUES: &[Expect] = &[
     Text("Observe"),
     Text("SublayerWeight"),
     Text("Trace"),
+    Text("EventLog"),
     Text("CheckOrder"),
     Text("FlowLimit"),
     Text("ScanPorts"),
     Text("ScanWindowMs"),
     Text("DynamicPortStart"),
 ];
+
+fn is_an_entry(value: &Value, _: &Call, _: &Life<'_>) -> bool {
+    matches!(value, Value::Number(size) if (48..=240).contains(size))
+}
+
+/// Letters in the range that a tag may have (ExAllocatePool2), with the driver's two first.
+fn is_a_tag(value: &Value, _: &Call, _: &Life<'_>) -> bool {
+    let Value::Number(tag) = value else { return false };
+    let letters = (*tag as u32).to_le_bytes();
+    letters.starts_with(b"hu") && letters.iter().all(|letter| (b' '..=b'~').contains(letter))
+}
 
 fn leads_somewhere(value: &Value, _: &Call, _: &Life<'_>) -> bool {
     matches!(value, Value::Pointer(place, _) if *place != Null)
