@@ -100,7 +100,7 @@ pub struct Arguments {
     keep: bool,
 
     /// Boot this kernel instead of Windows, for another guest that speaks the protocol
-    #[arg(long, value_name = "FILE", requires = "initrd", requires = "disk", help_heading = "Other guests")]
+    #[arg(long, value_name = "FILE", requires = "initrd", help_heading = "Other guests")]
     kernel: Option<PathBuf>,
     /// Its initial file system
     #[arg(long, value_name = "FILE", requires = "kernel", help_heading = "Other guests")]

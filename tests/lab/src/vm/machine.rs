@@ -203,7 +203,8 @@ fn arguments(config: &Config, folder: &Folder, sockets: &Sockets) -> Result<Vec<
     }
     let mut drive = |place: usize, id: &str, device: &str, format: &str, file: &Path, more: &str| {
         add(&["-drive", &format!("id={id},if=none,format={format},file={}{more}", value(file))]);
-        add(&["-device", &format!("{device},drive={id},bus=ide.{place},bootindex={place}")]);
+        // QEMU gives the first place to another kernel.
+        add(&["-device", &format!("{device},drive={id},bus=ide.{place},bootindex={}", place + 1)]);
     };
     // Without TRIM, the disk of an installation would only grow.
     drive(0, "disk", "ide-hd", "qcow2", &folder.file(media::DISK), ",discard=unmap,detect-zeroes=unmap");

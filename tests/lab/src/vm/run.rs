@@ -117,6 +117,8 @@ const MOST_CRASHES: usize = 8;
 const TICK: Duration = Duration::from_millis(200);
 /// A medium of Windows asks for a key within five seconds after the firmware has started.
 const KEYS: Duration = Duration::from_secs(60);
+/// Restarts within this time are one.
+const ONE_RESET: Duration = Duration::from_secs(2);
 /// How long the scanner may go on after the step of the scan.
 const SCAN_GRACE: Duration = Duration::from_secs(15);
 
@@ -137,6 +139,8 @@ pub struct Run<'a> {
     /// Since when `progress.took` and `progress.whole` have been added up.
     counted: Instant,
     key: Instant,
+    /// The last restart, until the guest says something.
+    reset: Option<Instant>,
 }
 
 impl<'a> Run<'a> {
@@ -159,11 +163,14 @@ impl<'a> Run<'a> {
             let _over = to_here.send(Event::Qmp(event));
         };
         let connected = Qmp::connect(&sockets.qmp(), Duration::from_secs(20), event);
-        let mut qmp = match (connected, processes.ended()?) {
-            (Ok(qmp), _) => qmp,
-            (Err(_), Some(reason)) => bail!("{reason}"),
-            (Err(error), None) => return Err(error),
-        };
+        let mut qmp = connected.or_else(|error| {
+            // Its last words say more than that it is gone.
+            let _running = processes.wait(Duration::from_secs(1));
+            match processes.ended()? {
+                Some(reason) => bail!("{reason}"),
+                None => Err(error),
+            }
+        })?;
         listen(&sockets, sender.clone())?;
         let link_to = folder.file(SCREEN_SOCKET);
         let _old = std::fs::remove_file(&link_to);
@@ -192,6 +199,7 @@ impl<'a> Run<'a> {
             sockets,
             counted: now,
             key: now,
+            reset: None,
         })
     }
 
@@ -274,6 +282,7 @@ impl<'a> Run<'a> {
 
     /// A line of the guest.
     fn hear(&mut self, line: Line) -> Result<()> {
+        self.reset = None;
         match line {
             Line::Setup(pass) => self.enter(Kind::Setup, format!("installing: {pass}")),
             Line::Boot(system) => {
@@ -338,6 +347,11 @@ impl<'a> Run<'a> {
 
     /// The machine has restarted.
     fn restarted(&mut self) -> Option<End> {
+        // A system tries several ways to restart a machine, one after the other.
+        let earlier = self.reset.replace(Instant::now());
+        if earlier.is_some_and(|earlier| earlier.elapsed() < ONE_RESET) {
+            return None;
+        }
         // The firmware and Windows Setup restart the machine without a word.
         if matches!(self.progress.kind, Kind::Start | Kind::Setup) {
             return None;
