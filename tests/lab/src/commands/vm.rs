@@ -37,7 +37,8 @@ pub struct Arguments {
     #[arg(long, value_name = "FILE.png", group = "source")]
     screen: Option<PathBuf>,
 
-    /// The image to install, by its number or name [default: the only one]
+    /// The image to install, by its number or name [default: the only one, as for an
+    /// empty text]
     #[arg(long, value_name = "N|NAME", requires = "iso")]
     image: Option<String>,
     /// The language of Windows, such as en-US [default: the image's]
@@ -125,7 +126,8 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
         arguments.resume || arguments.iso.is_some() || arguments.disk.is_some(),
         "expected --iso FILE.iso, --disk FILE or --resume; `cargo lab vm --help` says more"
     );
-    for file in arguments.iso.iter().chain(&arguments.disk).chain(&arguments.kernel).chain(&arguments.initrd) {
+    for file in arguments.iso.iter().chain(&arguments.disk).chain(&arguments.kernel).chain(&arguments.initrd)
+    {
         ensure!(file.is_file(), "{}: there is no such file", file.display());
     }
     setup::ensure(&needs(arguments))?;
@@ -154,7 +156,8 @@ pub fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.resume && progress.checks.iter().any(|check| !check.failure.is_empty()) {
         println!("checks that failed before the interruption count");
     }
-    let command = if arguments.work.is_some() { format!(" --work {}", work.display()) } else { String::new() };
+    let command =
+        if arguments.work.is_some() { format!(" --work {}", work.display()) } else { String::new() };
     let (end, progress) = Run::start(&config, &folder, progress, (sender, receiver))
         .and_then(Run::watch)
         .with_context(|| format!("the machine is in {}", work.display()))?;
@@ -200,13 +203,18 @@ fn prepare(arguments: &Arguments, folder: &Folder) -> Result<Config> {
             folder.path().display()
         );
     }
+    // A machine that was kept may be the source of another run.
+    for file in arguments.iso.iter().chain(&arguments.disk) {
+        let inside = file.canonicalize()?.starts_with(folder.path());
+        ensure!(!inside, "{}: this folder is cleared first; --work DIR uses another one", file.display());
+    }
     folder.clear()?;
     let results = results_folder(arguments.results.as_deref())?;
     let keyboard = |language: &str| arguments.keyboard.clone().unwrap_or_else(|| language.to_owned());
     let source = match (&arguments.iso, &arguments.disk) {
         (Some(iso), _) => {
             let list = images::of_medium(iso, folder.path())?;
-            let image = images::chosen(&list, arguments.image.as_deref())?;
+            let image = images::chosen(&list, arguments.image.as_deref().filter(|image| !image.is_empty()))?;
             let language = images::language(&image, arguments.language.as_deref())?;
             println!("image {}: {}, {language}", image.index, image.name);
             Source::Medium {
@@ -220,7 +228,9 @@ fn prepare(arguments: &Arguments, folder: &Folder) -> Result<Config> {
         (None, Some(file)) => {
             media::format_of(file)?;
             let language = arguments.language.clone().unwrap_or_else(|| "en-US".to_owned());
-            println!("a machine that is installed already: if nothing starts by itself, run in it, elevated:");
+            println!(
+                "a machine that is installed already: if nothing starts by itself, run in it, elevated:"
+            );
             println!(
                 "  powershell.exe -ExecutionPolicy Bypass -File D:\\vm\\Start-TestMachine.ps1 (D: is the CD)"
             );
@@ -242,7 +252,9 @@ fn prepare(arguments: &Arguments, folder: &Folder) -> Result<Config> {
         _ => None,
     };
     let package = match &arguments.package {
-        Some(package) => package.canonicalize().with_context(|| format!("--package {}", package.display()))?,
+        Some(package) => {
+            package.canonicalize().with_context(|| format!("--package {}", package.display()))?
+        }
         None => {
             let mut plan = Plan::new(Target::X64, setup::state().join("vm/package"))?;
             plan.conformance = true;

@@ -134,7 +134,8 @@ mod tests {
         let error = boots(&qemu, "tcg", "max", &[0xeb, 0xfe], Duration::from_secs(3)).unwrap_err();
         assert!(error.to_string().starts_with("a test program does not end"), "{error}");
         // Another number.
-        let error = boots(&qemu, "tcg", "max", &[0xb0, 1, 0xba, 0xf4, 0, 0xee, 0xeb, 0xfe], long).unwrap_err();
+        let error =
+            boots(&qemu, "tcg", "max", &[0xb0, 1, 0xba, 0xf4, 0, 0xee, 0xeb, 0xfe], long).unwrap_err();
         assert!(error.to_string().contains("exit status: 3"), "{error}");
         // An option that QEMU does not know.
         boots(&qemu, "tcg", "max,hv-dance", &PROGRAM, long).unwrap_err();

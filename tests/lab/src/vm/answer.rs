@@ -151,10 +151,30 @@ const ROWS: &[Row] = &[
     row(WINDOWS_PE, INTERNATIONAL_PE, "UserLocale", LANGUAGE),
     // An EFI system partition, a reserved one and Windows', as "UEFI/GPT-based hard drive
     // partitions" says.
-    row(WINDOWS_PE, SETUP, "DiskConfiguration/Disk[1]/CreatePartitions/CreatePartition[1]/Type", Fixed("EFI")),
-    row(WINDOWS_PE, SETUP, "DiskConfiguration/Disk[1]/CreatePartitions/CreatePartition[1]/Size", Fixed("300")),
-    row(WINDOWS_PE, SETUP, "DiskConfiguration/Disk[1]/CreatePartitions/CreatePartition[2]/Type", Fixed("MSR")),
-    row(WINDOWS_PE, SETUP, "DiskConfiguration/Disk[1]/CreatePartitions/CreatePartition[2]/Size", Fixed("128")),
+    row(
+        WINDOWS_PE,
+        SETUP,
+        "DiskConfiguration/Disk[1]/CreatePartitions/CreatePartition[1]/Type",
+        Fixed("EFI"),
+    ),
+    row(
+        WINDOWS_PE,
+        SETUP,
+        "DiskConfiguration/Disk[1]/CreatePartitions/CreatePartition[1]/Size",
+        Fixed("300"),
+    ),
+    row(
+        WINDOWS_PE,
+        SETUP,
+        "DiskConfiguration/Disk[1]/CreatePartitions/CreatePartition[2]/Type",
+        Fixed("MSR"),
+    ),
+    row(
+        WINDOWS_PE,
+        SETUP,
+        "DiskConfiguration/Disk[1]/CreatePartitions/CreatePartition[2]/Size",
+        Fixed("128"),
+    ),
     row(
         WINDOWS_PE,
         SETUP,
@@ -329,7 +349,8 @@ const ROWS: &[Row] = &[
 ];
 
 /// Lists whose items have a place in an order.
-const ORDERED: [&str; 4] = ["CreatePartition", "ModifyPartition", "RunSynchronousCommand", "SynchronousCommand"];
+const ORDERED: [&str; 4] =
+    ["CreatePartition", "ModifyPartition", "RunSynchronousCommand", "SynchronousCommand"];
 
 /// Writes a pass to the serial port. If there is no port, the installation goes on. The
 /// redirection is in front, because `cmd` takes a digit before it for a handle.
@@ -359,7 +380,8 @@ struct Node {
 impl Node {
     /// Puts a text at the end of a path.
     fn put(&mut self, path: &'static str, text: String) {
-        let Some((first, rest)) = path.split_once('/').map(|(first, rest)| (first, Some(rest))).or(Some((path, None)))
+        let Some((first, rest)) =
+            path.split_once('/').map(|(first, rest)| (first, Some(rest))).or(Some((path, None)))
         else {
             return;
         };

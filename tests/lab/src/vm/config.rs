@@ -125,7 +125,8 @@ impl Limits {
 /// Parses `setup=90m`, `step=45s` or `whole=8h`.
 pub fn limit(text: &str) -> Result<(Kind, Duration), String> {
     let names: Vec<&str> = KINDS.iter().map(|(_, name, _)| *name).collect();
-    let expected = format!("{text:?}: expected PHASE=TIME, such as step=90m; PHASE is one of {}", names.join(", "));
+    let expected =
+        format!("{text:?}: expected PHASE=TIME, such as step=90m; PHASE is one of {}", names.join(", "));
     let (name, time) = text.split_once('=').ok_or_else(|| expected.clone())?;
     let (kind, ..) = KINDS.iter().find(|(_, known, _)| *known == name).ok_or_else(|| expected.clone())?;
     let digits = time.trim_end_matches(char::is_alphabetic);
@@ -231,7 +232,9 @@ mod tests {
     fn limits_are_parsed_and_others_are_longer_under_emulation() {
         assert_eq!(limit("step=90m"), Ok((Kind::Step, Duration::from_secs(5400))));
         assert_eq!(limit("whole=8h"), Ok((Kind::Whole, Duration::from_secs(28_800))));
-        for wrong in ["step", "step=", "step=5", "step=5d", "dance=5m", "step=0s", "step=-1m", "step=9999999h", "=5m"] {
+        for wrong in
+            ["step", "step=", "step=5", "step=5d", "dance=5m", "step=0s", "step=-1m", "step=9999999h", "=5m"]
+        {
             limit(wrong).unwrap_err();
         }
         let others = [(Kind::Boot, Duration::from_secs(5))];

@@ -102,7 +102,8 @@ fn image(node: roxmltree::Node<'_, '_>) -> Result<Image> {
         }
         at.and_then(|node| node.text()).map(str::to_owned)
     };
-    let index = node.attribute("INDEX").and_then(|index| index.parse().ok()).context("an image has no INDEX")?;
+    let index =
+        node.attribute("INDEX").and_then(|index| index.parse().ok()).context("an image has no INDEX")?;
     let name = text(&["NAME"]).unwrap_or_default();
     let named = format!("image {index} ({name})");
     let architecture = text(&["WINDOWS", "ARCH"]).with_context(|| format!("{named} is not of Windows"))?;
@@ -132,16 +133,17 @@ pub fn chosen(images: &[Image], wanted: Option<&str>) -> Result<Image> {
     let found: Vec<&Image> = match wanted {
         None => images.iter().collect(),
         Some(wanted) => {
-            let same = |image: &&Image| {
-                image.index.to_string() == wanted || image.name.eq_ignore_ascii_case(wanted)
-            };
+            let same =
+                |image: &&Image| image.index.to_string() == wanted || image.name.eq_ignore_ascii_case(wanted);
             images.iter().filter(same).collect()
         }
     };
     match (&found[..], wanted) {
         ([image], _) => Ok((*image).clone()),
         ([], Some(wanted)) => bail!("--image {wanted}: there is no such image; the medium has: {list}"),
-        (_, Some(wanted)) => bail!("--image {wanted}: several images have this name; give a number of: {list}"),
+        (_, Some(wanted)) => {
+            bail!("--image {wanted}: several images have this name; give a number of: {list}")
+        }
         (_, None) => bail!("the medium has several images; choose one with --image: {list}"),
     }
 }

@@ -199,7 +199,14 @@ fn arguments(config: &Config, folder: &Folder, sockets: &Sockets) -> Result<Vec<
         add(&["-drive", &format!("if=pflash,unit=1,format=raw,file={}", value(&own))]);
     }
     if let Some(kernel) = &config.kernel {
-        add(&["-kernel", &value(&kernel.kernel), "-initrd", &value(&kernel.initrd), "-append", &kernel.append]);
+        add(&[
+            "-kernel",
+            &value(&kernel.kernel),
+            "-initrd",
+            &value(&kernel.initrd),
+            "-append",
+            &kernel.append,
+        ]);
     }
     let mut drive = |place: usize, id: &str, device: &str, format: &str, file: &Path, more: &str| {
         add(&["-drive", &format!("id={id},if=none,format={format},file={}{more}", value(file))]);

@@ -2,10 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -117,6 +121,8 @@ const MOST_CRASHES: usize = 8;
 const TICK: Duration = Duration::from_millis(200);
 /// A medium of Windows asks for a key within five seconds after the firmware has started.
 const KEYS: Duration = Duration::from_secs(60);
+/// How long after QEMU's end its last events may take.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Restarts within this time are one.
 const ONE_RESET: Duration = Duration::from_secs(2);
 /// How long the scanner may go on after the step of the scan.
@@ -141,6 +147,8 @@ pub struct Run<'a> {
     key: Instant,
     /// The last restart, until the guest says something.
     reset: Option<Instant>,
+    /// Since when QEMU is known to have ended.
+    gone: Option<Instant>,
 }
 
 impl<'a> Run<'a> {
@@ -157,12 +165,7 @@ impl<'a> Run<'a> {
         let (sender, events) = events;
         let (link, sockets) = (Link::new()?, Sockets::new()?);
         let mut processes = Processes::start(config, folder, &sockets, &link)?;
-        let to_here = sender.clone();
-        let event = move |event| {
-            // After the run nobody listens.
-            let _over = to_here.send(Event::Qmp(event));
-        };
-        let connected = Qmp::connect(&sockets.qmp(), Duration::from_secs(20), event);
+        let connected = connect(&sockets, &sender);
         let mut qmp = connected.or_else(|error| {
             // Its last words say more than that it is gone.
             let _running = processes.wait(Duration::from_secs(1));
@@ -171,7 +174,6 @@ impl<'a> Run<'a> {
                 None => Err(error),
             }
         })?;
-        listen(&sockets, sender.clone())?;
         let link_to = folder.file(SCREEN_SOCKET);
         let _old = std::fs::remove_file(&link_to);
         std::os::unix::fs::symlink(sockets.screen(), link_to)?;
@@ -200,6 +202,7 @@ impl<'a> Run<'a> {
             counted: now,
             key: now,
             reset: None,
+            gone: None,
         })
     }
 
@@ -219,11 +222,16 @@ impl<'a> Run<'a> {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => bail!("no more events"),
             };
+            let is_quiet = event.is_none();
             let end = match event {
                 Some(event) => self.take(event)?,
                 None => None,
             };
-            if let Some(end) = end.or(self.tick()?) {
+            let end = match end {
+                Some(end) => Some(end),
+                None => self.tick(is_quiet)?,
+            };
+            if let Some(end) = end {
                 break end;
             }
         };
@@ -329,8 +337,10 @@ impl<'a> Run<'a> {
                 return Ok(Some(End::Off));
             }
             "GUEST_PANICKED" => {
-                let arguments = ["arg1", "arg2", "arg3", "arg4", "arg5"].map(|name| data["info"][name].as_u64());
-                let numbers: Vec<String> = arguments.iter().flatten().map(|number| format!("{number:#x}")).collect();
+                let arguments =
+                    ["arg1", "arg2", "arg3", "arg4", "arg5"].map(|name| data["info"][name].as_u64());
+                let numbers: Vec<String> =
+                    arguments.iter().flatten().map(|number| format!("{number:#x}")).collect();
                 self.progress.fail(STAYS_UP, format!("Windows stopped with bugcheck {}", numbers.join(", ")));
             }
             "BLOCK_IO_ERROR" => {
@@ -372,10 +382,16 @@ impl<'a> Run<'a> {
         None
     }
 
-    fn tick(&mut self) -> Result<Option<End>> {
+    /// `is_quiet`: no event is waiting.
+    fn tick(&mut self, is_quiet: bool) -> Result<Option<End>> {
         self.count();
         self.display.tick(&self.progress.phase, self.progress.took);
+        // QEMU's last events may come after its end.
         if let Some(reason) = self.processes.ended()? {
+            let since = *self.gone.get_or_insert_with(Instant::now);
+            if !is_quiet || since.elapsed() < LAST_WORDS {
+                return Ok(None);
+            }
             if !self.progress.ended {
                 self.progress.fail(TO_THE_END, reason);
             }
@@ -477,21 +493,62 @@ fn arrive(qmp: &mut Qmp) -> Result<()> {
     Ok(())
 }
 
-/// Reads the serial port until QEMU is gone.
-fn listen(sockets: &Sockets, events: Sender<Event>) -> Result<()> {
-    let mut stream = qmp::connect(&sockets.serial(), Duration::from_secs(10))?;
-    let read = move || {
-        let (mut lines, mut buffer) = (Lines::default(), [0; 4096]);
-        while let Ok(length @ 1..) = stream.read(&mut buffer) {
-            for line in lines.take(&buffer[..length]) {
-                if events.send(Event::Line(line)).is_err() {
-                    return;
+/// The serial port. QEMU writes a guest's line before it reports what the guest does next.
+/// So whoever takes an event reads the port first, and both come in their order.
+struct Serial {
+    stream: UnixStream,
+    lines: Lines,
+    events: Sender<Event>,
+}
+
+impl Serial {
+    /// Takes what is there. Returns whether more may come.
+    fn drain(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return false,
+                Ok(length) => {
+                    for line in self.lines.take(&buffer[..length]) {
+                        if self.events.send(Event::Line(line)).is_err() {
+                            return false;
+                        }
+                    }
                 }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return true,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return false,
+            }
+        }
+    }
+}
+
+/// Connects to the serial port and to QMP. What both say are events.
+fn connect(sockets: &Sockets, events: &Sender<Event>) -> Result<Qmp> {
+    let stream = qmp::connect(&sockets.serial(), Duration::from_secs(20))?;
+    stream.set_nonblocking(true)?;
+    let waits = stream.try_clone()?;
+    let serial = Serial { stream, lines: Lines::default(), events: events.clone() };
+    let serial = Arc::new(Mutex::new(serial));
+    let port = Arc::clone(&serial);
+    let read = move || {
+        loop {
+            let mut ready = [PollFd::new(waits.as_fd(), PollFlags::POLLIN)];
+            let polled = poll(&mut ready, PollTimeout::NONE);
+            let failed = polled.is_err_and(|error| error != nix::errno::Errno::EINTR);
+            if failed || !port.lock().unwrap_or_else(PoisonError::into_inner).drain() {
+                return;
             }
         }
     };
     std::thread::Builder::new().name("serial".into()).spawn(read).context("the serial port")?;
-    Ok(())
+    let events = events.clone();
+    let event = move |event| {
+        serial.lock().unwrap_or_else(PoisonError::into_inner).drain();
+        // After the run nobody listens.
+        let _over = events.send(Event::Qmp(event));
+    };
+    Qmp::connect(&sockets.qmp(), Duration::from_secs(20), event)
 }
 
 /// A channel for the events of a run.

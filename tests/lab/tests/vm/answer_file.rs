@@ -6,9 +6,7 @@ use lab::vm::answer::{self, Choice, FIRST_LOGON, USER, Version};
 use lab::vm::line::Line;
 use roxmltree::{Document, Node};
 
-use super::requirements::{
-    CHECKS_OF_11, Hardware, ITEMS, Kind, NEEDED, SETTINGS, SETUP, SHELL, VERSIONS,
-};
+use super::requirements::{CHECKS_OF_11, Hardware, ITEMS, Kind, NEEDED, SETTINGS, SETUP, SHELL, VERSIONS};
 
 const SPACE: &str = "urn:schemas-microsoft-com:unattend";
 const CONFIGURATION: &str = "http://schemas.microsoft.com/WMIConfig/2002/State";
@@ -80,7 +78,8 @@ fn walk(
         seen.push(name);
         let number = seen.iter().filter(|other| **other == name).count();
         let step = if is_item { format!("{name}[{number}]") } else { name.to_owned() };
-        let join = |path: &str, step: &str| if path.is_empty() { step.to_owned() } else { format!("{path}/{step}") };
+        let join =
+            |path: &str, step: &str| if path.is_empty() { step.to_owned() } else { format!("{path}/{step}") };
         let (path, plain) = (join(path, &step), join(plain, name));
         if child.children().any(|child| child.is_element()) {
             walk(child, place, &path, &plain, all)?;
@@ -107,7 +106,9 @@ fn is_valid(kind: Kind, value: &str) -> bool {
             let numbers = value.split_once(':').is_some_and(|(language, keyboard)| {
                 language.len() == 4
                     && keyboard.len() == 8
-                    && [language, keyboard].iter().all(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()))
+                    && [language, keyboard]
+                        .iter()
+                        .all(|text| text.bytes().all(|byte| byte.is_ascii_hexdigit()))
             });
             numbers || is_language(value)
         }
@@ -126,7 +127,9 @@ fn faults(text: &str, version: Option<Version>, hardware: &Hardware) -> Vec<Stri
             (*component, *pass, *path) == (&setting.component, &setting.pass, &setting.plain)
         });
         match known {
-            None => faults.push(format!("{} has no {} in {}", setting.component, setting.plain, setting.pass)),
+            None => {
+                faults.push(format!("{} has no {} in {}", setting.component, setting.plain, setting.pass))
+            }
             Some((.., kind)) if !is_valid(*kind, &setting.value) => {
                 faults.push(format!("{}: {:?} is no {kind:?}", setting.path, setting.value));
             }
@@ -174,9 +177,8 @@ fn faults(text: &str, version: Option<Version>, hardware: &Hardware) -> Vec<Stri
 /// Windows goes to a partition that is created and formatted; `Extend` and `Size` exclude
 /// each other.
 fn disk_faults(all: &[Read]) -> Vec<String> {
-    let at = |path: String| {
-        all.iter().find(|setting| setting.path == path).map(|setting| setting.value.as_str())
-    };
+    let at =
+        |path: String| all.iter().find(|setting| setting.path == path).map(|setting| setting.value.as_str());
     let partition = |number: &str, field: &str| {
         at(format!("DiskConfiguration/Disk[1]/CreatePartitions/CreatePartition[{number}]/{field}"))
     };
@@ -226,9 +228,9 @@ fn version_faults(all: &[Read], version: Option<Version>, hardware: &Hardware) -
     // An installed machine may have any version.
     let (is_eleven, is_server) = known.map_or((true, true), |(_, eleven, server)| (*eleven, *server));
     for (name, passes) in CHECKS_OF_11 {
-        let command =
-            format!("reg.exe add HKLM\\SYSTEM\\Setup\\LabConfig /v {name} /t REG_DWORD /d 1 /f");
-        let turned_off = commands.iter().any(|setting| setting.pass == "windowsPE" && setting.value == command);
+        let command = format!("reg.exe add HKLM\\SYSTEM\\Setup\\LabConfig /v {name} /t REG_DWORD /d 1 /f");
+        let turned_off =
+            commands.iter().any(|setting| setting.pass == "windowsPE" && setting.value == command);
         expect(name, turned_off, version.is_some() && is_eleven && !passes(hardware));
     }
     expect("BypassNRO", has("specialize", "CurrentVersion\\OOBE /v BypassNRO "), is_eleven);

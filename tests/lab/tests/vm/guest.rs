@@ -91,7 +91,8 @@ fn download(folder: &Path, name: &str, to: &Path) -> Result<(), String> {
     // As root, apt downloads as another user unless it is told not to.
     apt.args(["-o", "APT::Sandbox::User=root", "download", name]).current_dir(work.path());
     let output = apt.output().map_err(|error| format!("apt-get: {error}"))?;
-    let file = std::fs::read_dir(work.path()).into_iter().flatten().flatten().map(|entry| entry.path()).next();
+    let file =
+        std::fs::read_dir(work.path()).into_iter().flatten().flatten().map(|entry| entry.path()).next();
     let Some(file) = file.filter(|_| output.status.success()) else {
         return Err(format!("apt-get cannot download {name}"));
     };

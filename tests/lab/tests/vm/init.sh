@@ -72,9 +72,11 @@ network() {
     [ -n "$address" ] && return
     address=10.77.0.2
     ip link set lo up
+    # Nobody else has these addresses.
+    echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad
     ip link set eth0 up
     ip addr add $address/24 dev eth0
-    ip -6 addr add fd77::2/64 dev eth0 nodad
+    ip -6 addr add fd77::2/64 dev eth0
 }
 
 # The scanner connects, and gets two requests.

@@ -9,9 +9,12 @@ use lab::vm::images;
 /// A medium like Windows' own: UDF, with a list of these images (name and build). `None`,
 /// with a notice, if a program is missing.
 pub fn windows(folder: &Path, list: &[(&str, &str)]) -> Option<PathBuf> {
-    for (program, package) in
-        [("wimcapture", "wimtools"), ("genisoimage", "genisoimage"), ("7z", "p7zip-full"), ("wiminfo", "wimtools")]
-    {
+    for (program, package) in [
+        ("wimcapture", "wimtools"),
+        ("genisoimage", "genisoimage"),
+        ("7z", "p7zip-full"),
+        ("wiminfo", "wimtools"),
+    ] {
         if Command::new(program).arg("--help").output().is_err() {
             println!("skipped: {program} (Debian's {package}) is not installed");
             return None;
@@ -36,7 +39,11 @@ pub fn windows(folder: &Path, list: &[(&str, &str)]) -> Option<PathBuf> {
         ];
         for (path, value) in properties {
             let number = (index + 1).to_string();
-            run(Command::new("wiminfo").arg(&wim).arg(number).arg("--image-property").arg(format!("{path}={value}")));
+            run(Command::new("wiminfo")
+                .arg(&wim)
+                .arg(number)
+                .arg("--image-property")
+                .arg(format!("{path}={value}")));
         }
     }
     let iso = folder.join("windows.iso");
@@ -77,13 +84,22 @@ fn what_is_no_medium_is_named() {
     let no_image = fault(&text);
     assert!(no_image.contains("text.iso: cannot read it as a disk image"), "{no_image}");
     let other = folder.path().join("other.iso");
-    run(Command::new("genisoimage").args(["-quiet", "-udf", "-o"]).arg(&other).arg(folder.path().join("contents")));
+    run(Command::new("genisoimage")
+        .args(["-quiet", "-udf", "-o"])
+        .arg(&other)
+        .arg(folder.path().join("contents")));
     let no_windows = fault(&other);
-    assert!(no_windows.contains("other.iso: it has no sources/install.wim and no sources/install.esd"), "{no_windows}");
+    assert!(
+        no_windows.contains("other.iso: it has no sources/install.wim and no sources/install.esd"),
+        "{no_windows}"
+    );
     let tree = folder.path().join("broken/sources");
     std::fs::create_dir_all(&tree).unwrap();
     std::fs::write(tree.join("install.wim"), vec![7; 9999]).unwrap();
-    run(Command::new("genisoimage").args(["-quiet", "-udf", "-o"]).arg(&other).arg(folder.path().join("broken")));
+    run(Command::new("genisoimage")
+        .args(["-quiet", "-udf", "-o"])
+        .arg(&other)
+        .arg(folder.path().join("broken")));
     let broken = fault(&other);
     assert!(broken.contains("its list of images"), "{broken}");
 }

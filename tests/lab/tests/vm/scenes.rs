@@ -46,7 +46,8 @@ impl Stage {
             std::fs::write(package.join(name), name).unwrap();
         }
         let disk = folder.path().join("disk.qcow2");
-        let made = Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(disk).arg("16M").status();
+        let made =
+            Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(disk).arg("16M").status();
         assert!(made.unwrap().success());
         Some(Self { folder, guest })
     }
@@ -120,7 +121,8 @@ fn play(command: &mut Command) -> Played {
 #[test]
 fn a_machine_is_installed_tested_and_gone() {
     let Some(stage) = Stage::new() else { return };
-    let Some(iso) = medium::windows(stage.folder.path(), &[("Windows 11 Enterprise Evaluation", "26100")]) else {
+    let Some(iso) = medium::windows(stage.folder.path(), &[("Windows 11 Enterprise Evaluation", "26100")])
+    else {
         return;
     };
     lab::setup::ensure(&[lab::setup::Need::NMAP, lab::setup::Need::PYTHON]).unwrap();
@@ -129,7 +131,13 @@ fn a_machine_is_installed_tested_and_gone() {
     assert!(played.success);
     // 24 of the guest, two scans, and what this side checks in every run.
     assert_eq!(played.last(), "33 passed, 0 failed");
-    for phase in ["installing: windowsPE", "installing: specialize", "installing: first-logon", "starting again", "Scan-standard"] {
+    for phase in [
+        "installing: windowsPE",
+        "installing: specialize",
+        "installing: first-logon",
+        "starting again",
+        "Scan-standard",
+    ] {
         assert!(played.output.lines().any(|line| line.ends_with(&format!(" s  {phase}"))), "{phase}");
     }
     assert_eq!(stage.result("verdict.txt"), b"24 passed, 0 failed\n");
@@ -158,8 +166,19 @@ fn a_machine_that_hangs_leaves_a_picture_and_its_results_so_far() {
     let Some(stage) = Stage::new() else { return };
     let played = stage.play("hang", &["--no-scan", "--limit", "step=4s"]);
     let failed = played.failed();
-    assert!(failed.iter().any(|line| *line == "every phase ends within its limit: in \"Start\", the phase took more than 4s"), "{failed:?}");
-    assert!(failed.iter().any(|line| line.starts_with("every step of the plan ran: not tested: Start, Conformance")), "{failed:?}");
+    assert!(
+        failed
+            .iter()
+            .any(|line| *line
+                == "every phase ends within its limit: in \"Start\", the phase took more than 4s"),
+        "{failed:?}"
+    );
+    assert!(
+        failed
+            .iter()
+            .any(|line| line.starts_with("every step of the plan ran: not tested: Start, Conformance")),
+        "{failed:?}"
+    );
     assert!(!played.success);
     assert_eq!(&stage.result("screen-limit.png")[..8], b"\x89PNG\r\n\x1a\n");
     assert!(stage.result("checks.jsonl").starts_with(b"{\"Step\":\"Prepare\""));
@@ -187,7 +206,9 @@ fn a_machine_that_lies_is_not_believed() {
     assert!(failed.contains(&agrees), "{failed:?}");
     assert!(failed.contains(&"every step of the plan ran: not tested: Conformance"), "{failed:?}");
     for scan in ["Scan", "Scan-standard"] {
-        let start = format!("the scan from outside, {scan}: silent tcp=113: tcp 113 is answered, not silent; nmap calls tcp 113 closed, not filtered");
+        let start = format!(
+            "the scan from outside, {scan}: silent tcp=113: tcp 113 is answered, not silent; nmap calls tcp 113 closed, not filtered"
+        );
         assert!(failed.iter().any(|line| line.starts_with(&start)), "{failed:?}");
     }
     assert_eq!((played.success, failed.len()), (false, 4));
@@ -207,7 +228,10 @@ fn a_machine_that_turns_itself_off_has_failed() {
     let Some(stage) = Stage::new() else { return };
     let played = stage.play("off", &["--no-scan"]);
     let failed = played.failed();
-    assert!(failed.contains(&"the machine runs to the end of its plan: it turned itself off during \"Trace\""), "{failed:?}");
+    assert!(
+        failed.contains(&"the machine runs to the end of its plan: it turned itself off during \"Trace\""),
+        "{failed:?}"
+    );
     assert!(!played.success);
 }
 
