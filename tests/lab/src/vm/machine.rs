@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::config::{Config, Folder, Source};
 use super::media;
 use super::network::{INTERFACE, Link};
+use crate::setup::Need;
 
 /// What QEMU is called.
 const QEMU: &str = "qemu-system-x86_64";
@@ -27,6 +28,20 @@ const SECURE: [&str; 2] = ["OVMF_CODE_4M.secboot.fd", "OVMF_VARS_4M.ms.fd"];
 pub const STATE: &str = "machine.state";
 /// A link to the socket for pictures of the screen.
 pub const SCREEN_SOCKET: &str = "screen.socket";
+
+/// What the tests of virtual machines need besides QEMU itself.
+pub const TEST_NEEDS: [Need; 10] = [
+    Need::QEMU_IMG,
+    Need::OVMF,
+    Need::SWTPM,
+    Need::XORRISO,
+    Need::MTOOLS,
+    Need::WIMINFO,
+    Need::SEVEN_ZIP,
+    Need::NMAP,
+    Need::IP,
+    Need::Program("genisoimage", "genisoimage"),
+];
 
 /// The program QEMU.
 ///

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 
 use cpio::newc;
+use lab::vm::machine;
 use object::{Object, ObjectSection};
 
 /// What the guest loads: its disks and media, their file systems, and the network card.
@@ -27,16 +28,9 @@ pub fn guest() -> Result<Guest, String> {
 }
 
 fn make() -> Result<Guest, String> {
-    for (program, package) in [("qemu-system-x86_64", "qemu-system-x86"), ("qemu-img", "qemu-utils")] {
-        Command::new(program)
-            .arg("--version")
-            .output()
-            .map_err(|_| format!("{program} (Debian's {package}) is not installed"))?;
-    }
-    for (program, package) in [("xorriso", "xorriso"), ("mformat", "mtools")] {
-        let there = Command::new(program).arg("--version").output();
-        there.map_err(|_| format!("{program} (Debian's {package}) is not installed"))?;
-    }
+    machine::qemu()
+        .and_then(|_| lab::setup::ensure(&machine::TEST_NEEDS))
+        .map_err(|reason| format!("{reason:#}"))?;
     if !Path::new("/dev/net/tun").exists() {
         return Err("there is no /dev/net/tun".to_owned());
     }

@@ -4,22 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use lab::vm::answer::Version;
-use lab::vm::images;
+use lab::vm::{images, machine};
 
 /// A medium like Windows' own: UDF, with a list of these images (name and build). `None`,
 /// with a notice, if a program is missing.
 pub fn windows(folder: &Path, list: &[(&str, &str)]) -> Option<PathBuf> {
-    for (program, package) in [
-        ("wimcapture", "wimtools"),
-        ("genisoimage", "genisoimage"),
-        ("7z", "p7zip-full"),
-        ("wiminfo", "wimtools"),
-    ] {
-        if Command::new(program).arg("--help").output().is_err() {
-            println!("skipped: {program} (Debian's {package}) is not installed");
-            return None;
-        }
-    }
+    let ready = machine::qemu().and_then(|_| lab::setup::ensure(&machine::TEST_NEEDS));
+    ready.map_err(|reason| println!("skipped: {reason:#}")).ok()?;
     let tree = folder.join("medium");
     let contents = folder.join("contents");
     std::fs::create_dir_all(tree.join("sources")).unwrap();
