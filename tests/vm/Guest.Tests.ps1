@@ -162,6 +162,14 @@ Describe 'The watcher' {
         @($lines -match '^boot ').Count | Should -Be 3
         @($lines -match '^log ') | Should -Be 'log one', 'log two'
     }
+    It 'on a disk with an earlier run starts a new plan' {
+        Write-Result 'verdict.txt' "9 passed, 9 failed`n"
+        Write-Result 'watch.json' '{"Since":"2026-11-01T00:00:00Z","Offset":0,"Dumps":[],"Started":true,"Sequence":1,"Complete":true}'
+        Install-GuestMachine
+        Invoke-GuestWatch -Plan { Write-Result 'verdict.txt' "1 passed, 0 failed`n" }
+        $global:Machine.Process | Should -Not -BeNullOrEmpty
+        @(Get-SentLine) -match '^verdict ' | Should -Be 'verdict 1 passed, 0 failed'
+    }
     It 'with a torn record goes on with the plan that is under way' {
         Write-Result 'state.json' '{}'
         Write-Result 'watch.json' '{"Complete":'

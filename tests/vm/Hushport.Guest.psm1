@@ -66,6 +66,9 @@ function Install-Machine {
     }
     Copy-DurableFile -Path (Join-Path -Path $Medium -ChildPath "vm/$script:DescriptionFile") `
         -Destination (Get-ResultPath -Name $script:DescriptionFile)
+    # What an earlier run left on this disk is not of this one.
+    Remove-Record -Name $script:RecordFile
+    [System.IO.File]::Delete((Get-ResultPath -Name 'verdict.txt'))
     $watch = Join-Path -Path $Folder -ChildPath 'vm/Watch-TestMachine.ps1'
     $command = "-NoProfile -ExecutionPolicy Bypass -File `"$watch`""
     $action = New-ScheduledTaskAction -Execute 'powershell.exe' -Argument $command

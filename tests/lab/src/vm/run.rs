@@ -13,6 +13,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::accelerator::Accelerator;
 use super::config::{Config, Folder, Kind, Saved, Source};
 use super::display::Display;
 use super::line::{Counts, Line, Lines};
@@ -119,8 +120,10 @@ impl Progress {
 /// After as many restarts that nobody announced, the machine will not recover.
 const MOST_CRASHES: usize = 8;
 const TICK: Duration = Duration::from_millis(200);
-/// A medium of Windows asks for a key within five seconds after the firmware has started.
+/// A medium of Windows asks for a key for five seconds after the firmware has started.
+/// Until the guest's first line, one is pressed each second, at most so long.
 const KEYS: Duration = Duration::from_secs(60);
+const KEYS_EMULATED: Duration = Duration::from_secs(300);
 /// How long after QEMU's end its last events may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Restarts within this time are one.
@@ -400,10 +403,12 @@ impl<'a> Run<'a> {
         if self.scan_over.is_some_and(|over| Instant::now() > over) {
             self.end_scan("it goes on after the step");
         }
+        let emulated = self.config.accelerator == Accelerator::Emulation;
+        let keys = if emulated { KEYS_EMULATED } else { KEYS };
         let waits_for_key = self.progress.kind == Kind::Start
             && self.config.kernel.is_none()
             && matches!(self.config.source, Source::Medium { .. })
-            && self.progress.took < KEYS.min(self.config.limits.of(Kind::Start));
+            && self.progress.took < keys;
         if waits_for_key && self.key.elapsed() > Duration::from_secs(1) {
             self.key = Instant::now();
             self.qmp.press("ret")?;
